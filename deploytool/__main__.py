@@ -1,0 +1,5 @@
+"""`python -m deploytool` is `deploytool`."""
+
+from deploytool.cli import main
+
+main()

@@ -1,0 +1,51 @@
+"""A file with a past: what it is, who made it, and from what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from deploytool.plain import Json
+
+Notes = Mapping[str, Json]
+
+
+class Kind(str, Enum):
+    """What an artifact is; the value is its file name on disk."""
+
+    WEIGHTS = "weights.safetensors"
+    GOLDEN = "golden.npz"
+    SCRIPT = "script.pt"
+    GRAPH = "graph.onnx"
+    ENGINE = "engine.plan"
+    REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One file that a stage made; `fresh` if this run made it, else an earlier run did and a receipt proves it."""
+
+    kind: Kind
+    path: Path
+    key: str
+    made_by: str
+    notes: Notes
+    seconds: float
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a stage is handed: the artifacts of the kinds it takes, oldest first."""
+
+    artifacts: tuple[Artifact, ...]
+
+    def chain(self, kind: Kind) -> tuple[Artifact, ...]:
+        """Every artifact of one kind, oldest first."""
+        return tuple(artifact for artifact in self.artifacts if artifact.kind is kind)
+
+    def latest(self, kind: Kind) -> Artifact:
+        """The artifact of one kind that the next stage works on."""
+        return self.chain(kind)[-1]

@@ -1,0 +1,54 @@
+"""An ONNX graph as ONNX Runtime runs it, on exactly the provider that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnxruntime as ort
+
+from deploytool.backends import Array, Session
+from deploytool.errors import MissingBackend, StageFailed
+
+_PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_FATAL = 4  # log severity: ONNX Runtime prints lesser messages on stderr by itself, the exception says enough
+
+
+def fingerprint() -> str:
+    """The version of ONNX Runtime."""
+    return f"onnxruntime {ort.__version__}"
+
+
+@contextmanager
+def start(path: Path, device: str = "cpu") -> Iterator[Session]:
+    """The graph of a file on the CPU or on CUDA; a silent fall-back from CUDA to the CPU is impossible."""
+    session = _session(path, device)
+    names = [output.name for output in session.get_outputs()]
+
+    def call(**inputs: Array) -> dict[str, Array]:
+        return dict(zip(names, session.run(names, inputs), strict=True))
+
+    yield call
+
+
+def _session(path: Path, device: str) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not slow a rival
+    if device == "cuda":
+        ort.preload_dlls()
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        session = ort.InferenceSession(path, options, providers=[_PROVIDER[device]])
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        if device == "cpu":
+            raise StageFailed(f"ONNX Runtime refuses {path}: {error}", "see its message; is the file whole?") from error
+        raise _no_cuda(str(error)) from error
+    if session.get_providers()[0] != _PROVIDER[device]:
+        raise _no_cuda(f"it fell back to {session.get_providers()[0]}")
+    return session
+
+
+def _no_cuda(why: str) -> MissingBackend:
+    return MissingBackend(f"ONNX Runtime cannot run on CUDA: {why}", "install the `gpu` extra and a CUDA 13 driver")

@@ -1,0 +1,33 @@
+"""A TorchScript file as torch runs it; torch has deprecated the format, users still ask for it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from deploytool.backends import Array, Session
+from deploytool.backends.eager import checked, fingerprint
+
+__all__ = ["fingerprint", "start"]
+
+
+@contextmanager
+def start(path: Path, device: str = "cpu") -> Iterator[Session]:
+    """The script of a file; it carries the names of its inputs and outputs itself."""
+    names: dict[str, bytes] = {"inputs": b"", "outputs": b""}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit as a whole is deprecated: known, see above
+        script = torch.jit.load(path, map_location=checked(device), _extra_files=names)  # type: ignore[no-untyped-call]  # torch.jit has no types
+    inputs, outputs = (names[side].decode().split() for side in ("inputs", "outputs"))  # torch left bytes there
+
+    def call(**given: Array) -> dict[str, Array]:
+        with torch.inference_mode():
+            made = script(*(torch.from_numpy(given[name]).to(device) for name in inputs))
+        made = made if isinstance(made, tuple) else (made,)
+        return {name: output.cpu().numpy() for name, output in zip(outputs, made, strict=True)}
+
+    yield call

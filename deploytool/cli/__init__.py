@@ -1,0 +1,49 @@
+"""The front door: the only place that prints, reads the environment, and exits."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from deploytool import machine
+from deploytool.cli import export, models, screen, show, targets
+from deploytool.errors import DeployError, MissingBackend
+
+_EXIT_CODES = """
+Exit codes: 0 all that was asked for held · 2 bad input · 3 parity failed · 4 too slow · 5 a backend is missing ·
+6 not verified although required · 7 a tool refused the model · 130 interrupted
+"""
+
+app = typer.Typer(
+    name="deploytool",
+    help="Turns a PyTorch model into files an edge device can run, and proves that they are right and faster.",
+    epilog=_EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("export", epilog=_EXIT_CODES)(export.export)
+app.command("models")(models.models)
+app.command("targets")(targets.targets)
+app.command("show")(show.show)
+
+
+def main() -> None:
+    """Runs the command line; a failure we know ends with one problem, one remedy and its own exit code."""
+    try:
+        _both_runtimes()
+        app()
+    except DeployError as error:
+        screen.failure(error, as_json="--json" in sys.argv)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _both_runtimes() -> None:
+    if machine.version("onnxruntime") and machine.version("onnxruntime-gpu"):
+        raise MissingBackend(
+            "onnxruntime and onnxruntime-gpu are both installed, and each overwrites the other's files",
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install the one you want",
+        )

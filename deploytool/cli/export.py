@@ -1,0 +1,136 @@
+"""`deploytool export`: the whole road, from a model's name to files that are proved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploytool import catalog, pipeline, report, targets
+from deploytool.artifact import Artifact
+from deploytool.cli import screen, summary
+from deploytool.errors import BadInput, MissingBackend, NotVerified, ParityFailed, TooSlow
+from deploytool.report import Report
+from deploytool.spec import Batch, Decision, Job, Options
+
+
+class Exporter(str, Enum):
+    """The two exporters of torch.onnx."""
+
+    torchscript = "torchscript"
+    dynamo = "dynamo"
+
+
+class Io(str, Enum):
+    """The type of the FP16 graph's inputs and outputs."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+
+
+class Runner(str, Enum):
+    """What runs the graphs in the parity check."""
+
+    onnxruntime = "onnxruntime"
+    reference = "reference"
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A name that `deploytool models` lists.")],
+    trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT engines too.")] = False,
+    for_: Annotated[str, typer.Option("--for", help="Targets to build for, with commas; implies --trt.")] = "",
+    batch: Annotated[str, typer.Option(help="Batch sizes of the engine: N, or SMALLEST:TYPICAL:LARGEST.")] = "1:8:32",
+    exporter: Annotated[Exporter, typer.Option(help="Which exporter of torch.onnx.")] = Exporter.torchscript,
+    opset: Annotated[int, typer.Option(min=18, max=20, help="The ONNX opset.")] = 18,
+    io: Annotated[Io, typer.Option(help="The type of the FP16 graph's inputs and outputs.")] = Io.fp32,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the weights and of the golden images.")] = 0,
+    images: Annotated[int, typer.Option(min=1, max=4096, help="How many golden images.")] = 8,
+    runner: Annotated[Runner, typer.Option(help="What runs the graphs; reference is slow numpy.")] = Runner.onnxruntime,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Time for measuring speed.")] = 3.0,
+    min_speedup: Annotated[float | None, typer.Option(min=0, help="Fail below this speed-up against eager.")] = None,
+    require: Annotated[
+        bool, typer.Option("--require", help="Fail unless everything asked for was measured here.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="artifacts/MODEL")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Makes TorchScript, ONNX, FP16 ONNX and with --trt an engine of MODEL, and proves each against the eager model.
+
+    Examples: deploytool export shufflenet_g3 --trt · deploytool export mixnet_s --for rtx40,orin --batch 1:4:16
+    """
+    console = screen.people(as_json=as_json)
+    found = catalog.find(model)
+    wanted = [name for name in for_.replace(" ", "").split(",") if name]
+    decisions = targets.decide(wanted) if trt or wanted else ()
+    for decision in decisions:
+        screen.say(console, f"{decision.target:>12}  {decision.verdict}: {decision.why}")
+    _refuse(decisions, require=require)
+    options = Options(
+        seed=seed,
+        images=images,
+        exporter=exporter.value,
+        opset=opset,
+        batch=_batch(batch),
+        io=io.value,
+        targets=decisions,
+        engines=targets.engines(decisions),
+        runner=runner.value,
+        min_speedup=min_speedup,
+        seconds=seconds,
+    )
+    recipe = [verb for verb in targets.ROAD if options.engines or verb != "build"]
+    home = out or Path("artifacts") / found.name
+    artifacts = screen.follow(console, recipe, lambda watch: pipeline.run(Job(found, options, watch), recipe, home))
+    written = report.read(artifacts[-1].path)
+    if as_json:
+        screen.document({"run": str(home), "artifacts": [_plain(a, home) for a in artifacts], "report": written})
+    summary.show(console, written, home)
+    _judge(written, require=require)
+
+
+def _refuse(decisions: Sequence[Decision], *, require: bool) -> None:
+    """Ends before any work is done, if no engine can come of it or not all that are required."""
+    if decisions and targets.flavour() is None:
+        raise MissingBackend("no TensorRT can build here: none is installed", "pip install 'deploytool[cpu]'")
+    unserved = [decision for decision in decisions if decision.verdict != targets.HERE]
+    if require and unserved:
+        raise NotVerified(f"no engine for {unserved[0].target}: {unserved[0].why}", "leave it out, or drop --require")
+
+
+def _batch(text: str) -> Batch:
+    sizes = text.split(":")
+    if len(sizes) not in (1, 3) or not all(size.isdecimal() for size in sizes):
+        raise BadInput(f"--batch {text} is no batch size", "write --batch 8, or --batch 1:8:32")
+    smallest, typical, largest = map(int, sizes * 3 if len(sizes) == 1 else sizes)
+    if not 1 <= smallest <= typical <= largest:
+        raise BadInput(
+            f"--batch {text} does not grow from at least 1", "write SMALLEST:TYPICAL:LARGEST, such as 1:8:32"
+        )
+    return Batch(smallest, typical, largest)
+
+
+def _plain(artifact: Artifact, home: Path) -> dict[str, object]:
+    file = artifact.path.relative_to(home)
+    return {"stage": artifact.made_by, "file": str(file), "fresh": artifact.fresh, "seconds": artifact.seconds}
+
+
+def _judge(written: Report, *, require: bool) -> None:
+    """Ends with 0 only if everything that was asked for held."""
+    failed = report.broken(written)
+    if failed:
+        raise ParityFailed(f"parity failed: {failed[0]}", "see the hops above: the first that fails is where it broke")
+    gate = written.gate
+    if gate and gate.status == report.MEASURED and not gate.reached:
+        raise TooSlow(
+            f"{gate.stage} is not surely {gate.min_speedup:g}× eager", "see the speed table above, or ask for less"
+        )
+    pending = report.unmeasured(written)
+    if require and pending:
+        raise NotVerified(f"not verified here: {pending[0]}", "run it on a machine with that device, or drop --require")
+    if gate and not gate.reached:
+        raise NotVerified(
+            f"the speed of {gate.stage} is {gate.status}", "measure it on the device, or drop --min-speedup"
+        )

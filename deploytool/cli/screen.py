@@ -1,0 +1,71 @@
+"""What people see: tables and lines on stdout, or on stderr where stdout belongs to a JSON document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from deploytool import plain
+from deploytool.artifact import Artifact
+from deploytool.errors import DeployError
+
+Watch = Callable[[int, int], None]
+
+_COLUMNS = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+
+
+def people(*, as_json: bool) -> Console:
+    """Where text for people goes."""
+    return Console(stderr=as_json, highlight=False)
+
+
+def document(value: object) -> None:
+    """Puts one JSON document on stdout."""
+    typer.echo(plain.text(value), nl=False)
+
+
+def say(console: Console, line: str) -> None:
+    """One line as it is: file names keep their brackets, and nothing breaks a path in two."""
+    console.print(line, markup=False, soft_wrap=True)
+
+
+def table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table; a column whose name begins with > is aligned to the right."""
+    drawn = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        drawn.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    console.print(drawn, markup=False)
+
+
+def failure(error: DeployError, *, as_json: bool) -> None:
+    """The problem and the remedy, one line each on stderr, and a JSON document where one was asked for."""
+    typer.secho(f"deploytool: {error}", fg="red", err=True)
+    typer.echo(f"  → {error.remedy}", err=True)
+    if as_json:
+        problem = {"problem": str(error), "remedy": error.remedy, "exit_code": error.exit_code}
+        typer.echo(json.dumps({"error": problem}))
+
+
+def follow(
+    console: Console, recipe: Sequence[str], start: Callable[[Watch], Iterable[Artifact]]
+) -> tuple[Artifact, ...]:
+    """Goes along with a run: a line for each artifact, and a progress bar where there is a terminal."""
+    made: list[Artifact] = []
+    bar_console = Console(stderr=True)
+    with Progress(*_COLUMNS, console=bar_console, transient=True, disable=not bar_console.is_terminal) as progress:
+        bar = progress.add_task(recipe[0], total=None)
+        for artifact in start(lambda done, total: progress.update(bar, completed=done, total=total)):
+            made.append(artifact)
+            how = f"{artifact.seconds:.1f} s" if artifact.fresh else "kept"
+            say(console, f"{artifact.made_by:>12}  {how:>6}  {artifact.path}")
+            upcoming = recipe[len(made)] if len(made) < len(recipe) else "done"
+            progress.reset(bar, description=upcoming, total=None)
+    return tuple(made)

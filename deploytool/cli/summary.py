@@ -1,0 +1,83 @@
+"""What a run showed, as tables and one verdict; drawn from the report and from nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from deploytool import report, targets
+from deploytool.cli import screen
+from deploytool.report import Check, Engine, Hop, Report, Speed
+
+_NONE = "–"
+_DEFAULT = {"tensorrt": "the GPU it was built on", "tensorrt_rtx": "8.0, 8.6, 8.9, 12.0 and later"}
+
+
+def show(console: Console, written: Report, home: Path) -> None:
+    """The hops, the speeds, the targets, the verdict and the next step."""
+    title = f"{written.model}: parity on {written.images} golden images (largest error / largest output)"
+    columns = ("artifact", ">size", ">vs before", ">vs FP64", ">top-1", "status")
+    screen.table(console, title, columns, [_hop(hop, home) for hop in written.hops])
+    title = f"Speed at batch {written.batch}, {written.rounds} rounds in turn on {written.device}"
+    columns = ("artifact", ">latency", ">eager", "speed-up (95 % interval)")
+    screen.table(console, title, columns, [_speed(speed) for speed in written.speeds])
+    for line in (*_engines(written, home), *_closing(written, home)):
+        screen.say(console, line)
+
+
+def _hop(hop: Hop, home: Path) -> tuple[str, ...]:
+    file = home / hop.stage / hop.file
+    size = f"{file.stat().st_size / 1e6:.1f} MB" if file.is_file() else "missing"
+    if not hop.checks:
+        return (f"{hop.stage}/{hop.file}", size, _NONE, _NONE, _NONE, hop.status)
+    before = _error(hop.checks[0]) if len(hop.checks) > 1 else _NONE
+    truth = hop.checks[-1]
+    verdict = "FAIL" if any(check.broken for check in hop.checks) else "pass"
+    where = "" if hop.device == "cpu" else f" on {hop.device}"
+    status = f"{hop.status}{where}: {verdict}"
+    return (f"{hop.stage}/{hop.file}", size, before, _error(truth), f"{truth.parity.top1:.0%}", status)
+
+
+def _error(check: Check) -> str:
+    return f"{check.parity.max_error:.1e}"
+
+
+def _speed(speed: Speed) -> tuple[str, ...]:
+    name = f"{speed.stage}/{speed.file}"
+    if speed.ratio is None:
+        return (name, _NONE, _NONE, speed.status)
+    latency, eager = f"{speed.latency_ms:.2f} ms", f"{speed.eager_ms:.2f} ms"
+    return (name, latency, eager, f"{speed.ratio:.2f}× ({speed.low:.2f}–{speed.high:.2f})")
+
+
+def _engines(written: Report, home: Path) -> list[str]:
+    """What each engine is for, and where the targets stand that have none."""
+    lines = [f"{home / 'build' / engine.file}: {_serves(engine, written)}" for engine in written.engines]
+    for target in written.targets:
+        if target.verdict == targets.ON_DEVICE:
+            lines.append(f"{target.target}: to be built on the device, from {home / 'halve' / 'graph.onnx'}")
+        elif target.verdict == targets.NOT_SERVED:
+            lines.append(f"{target.target}: not served ({target.why})")
+    return lines
+
+
+def _serves(engine: Engine, written: Report) -> str:
+    capabilities = ", ".join(engine.capabilities) or _DEFAULT[engine.flavour]
+    names = [
+        target.target
+        for target in written.targets
+        if (target.verdict, target.flavour) == (targets.HERE, engine.flavour)
+        and (not engine.capabilities or target.capability in engine.capabilities)
+    ]
+    return f"{engine.flavour} {engine.version} for {' '.join(names)} (compute capability {capabilities})"
+
+
+def _closing(written: Report, home: Path) -> list[str]:
+    """The verdict, what is still to be done, and how to see all this again."""
+    failed, pending = report.broken(written), report.unmeasured(written)
+    if failed:
+        return [f"Verdict: FAIL. {line}" for line in failed] + [f"See what each stage did: deploytool show {home}"]
+    lines = ["Verdict: pass." if not pending else "Verdict: pass for all that ran here."]
+    lines += [f"Not verified here: {line}" for line in pending]
+    return [*lines, f"See it again: deploytool show {home}"]

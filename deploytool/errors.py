@@ -1,0 +1,58 @@
+"""Every way to fail, in one place: the problem, the remedy, and the exit code a script can rely on.
+
+    DeployError
+    ├── BadInput            2   what was asked for does not exist or makes no sense
+    ├── ParityFailed        3   an artifact computes something else than its source
+    ├── TooSlow             4   the speed-up that was asked for was measured and not reached
+    ├── MissingBackend      5   a library this machine lacks, or two that break each other
+    ├── NotVerified         6   asked to be verified, and this machine cannot verify it
+    └── StageFailed         7   a tool refused the model: exporter, simplifier, converter or builder
+
+An interruption (Ctrl-C) ends with 130, as everywhere.
+"""
+
+
+class DeployError(Exception):
+    """A failure with a remedy; `str()` is the problem, `exit_code` is what the process ends with."""
+
+    exit_code = 1
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem)
+        self.remedy = remedy
+
+
+class BadInput(DeployError):
+    """What was asked for does not exist or makes no sense."""
+
+    exit_code = 2
+
+
+class ParityFailed(DeployError):
+    """An artifact computes something else than the artifact or the model it was made from."""
+
+    exit_code = 3
+
+
+class TooSlow(DeployError):
+    """The speed-up that was asked for was measured and not reached."""
+
+    exit_code = 4
+
+
+class MissingBackend(DeployError):
+    """A library or device that this machine lacks, or two libraries that break each other."""
+
+    exit_code = 5
+
+
+class NotVerified(DeployError):
+    """Verification was required, and this machine cannot give it."""
+
+    exit_code = 6
+
+
+class StageFailed(DeployError):
+    """A tool refused the model: exporter, simplifier, converter or builder."""
+
+    exit_code = 7

@@ -1,0 +1,50 @@
+"""The golden sample: images, the inputs made of them, and what the source model answers, in one file without code."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from deploytool.errors import BadInput
+
+Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Golden cases, the case being the first axis of every array.
+
+    `pixels` are uint8 NHWC images; `inputs` what the model was given; `outputs` its FP32 answers; `reference` its
+    FP64 answers.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    inputs: Arrays
+    outputs: Arrays
+    reference: Arrays
+
+
+def write(path: Path, golden: Golden) -> None:
+    """Writes the sample as one .npz file, the same bytes for the same sample."""
+    groups = {"input": golden.inputs, "output": golden.outputs, "reference": golden.reference}
+    arrays = {f"{group}.{name}": array for group, named in groups.items() for name, array in named.items()}
+    np.savez(path, allow_pickle=False, pixels=golden.pixels, **arrays)
+
+
+def read(path: Path) -> Golden:
+    """The sample of a file; raises BadInput if the file is something else."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Golden(file["pixels"], _group(file, "input"), _group(file, "output"), _group(file, "reference"))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path} is no golden sample: {error}", "export again to record a new one") from error
+
+
+def _group(file: Arrays, group: str) -> dict[str, npt.NDArray[Any]]:
+    return {name.partition(".")[2]: file[name] for name in file if name.partition(".")[0] == group}

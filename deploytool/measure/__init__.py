@@ -1,0 +1,1 @@
+"""What is true: numpy in, numbers out."""

@@ -1,0 +1,89 @@
+"""Compares two answers to the same inputs, and holds the result against a written tolerance."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import numpy.typing as npt
+
+from deploytool.golden import Arrays
+from deploytool.report import Check, Parity, Tolerance
+
+FP32 = Tolerance(max_error=1e-5, cosine=1 - 1e-8, snr_db=90.0, top1=1.0, top5=1.0)
+FP16 = Tolerance(max_error=2e-3, cosine=1 - 1e-4, snr_db=40.0, top1=1.0, top5=0.9)
+_LARGEST_SNR_DB = 400.0  # what equal answers score: JSON has no infinity
+
+Floats = npt.NDArray[np.float64]
+
+
+def check(got: Arrays, expected: Arrays, against: str, tolerance: Tolerance) -> Check:
+    """The comparison of `got` with `expected`, and which figures break the tolerance."""
+    parity = compare(got, expected)
+    worse = [field.name for field in fields(tolerance) if _breaks(field.name, parity, tolerance)]
+    return Check(against, parity, tolerance, tuple(worse) + (("bad",) if parity.bad else ()))
+
+
+def _breaks(figure: str, parity: Parity, tolerance: Tolerance) -> bool:
+    value, limit = getattr(parity, figure), getattr(tolerance, figure)
+    return not (value <= limit if figure == "max_error" else value >= limit)
+
+
+def compare(got: Arrays, expected: Arrays) -> Parity:
+    """How far `got` lies from `expected`: the worst output decides; outputs are (cases, ...) of the same shapes."""
+    each = [_compare(np.asarray(got[name], np.float64), np.asarray(expected[name], np.float64)) for name in expected]
+    return Parity(
+        max_error=max(parity.max_error for parity in each),
+        cosine=min(parity.cosine for parity in each),
+        snr_db=min(parity.snr_db for parity in each),
+        top1=min(parity.top1 for parity in each),
+        top5=min(parity.top5 for parity in each),
+        bad=sum(parity.bad for parity in each),
+    )
+
+
+def _compare(got: Floats, expected: Floats) -> Parity:
+    if got.shape != expected.shape:
+        raise ValueError(f"shapes differ: {got.shape} and {expected.shape}")
+    bad = int((~np.isfinite(got)).sum())
+    if bad:
+        return Parity(
+            max_error=float(np.finfo(np.float64).max), cosine=-1.0, snr_db=-_LARGEST_SNR_DB, top1=0.0, top5=0.0, bad=bad
+        )
+    error = np.abs(got - expected)
+    scale = float(np.abs(expected).max())
+    return Parity(
+        max_error=float(error.max()) / scale if scale else float(error.max()),
+        cosine=_cosine(got, expected),
+        snr_db=_snr_db(error, expected),
+        top1=_agreement(got, expected, 1),
+        top5=_agreement(got, expected, 5),
+        bad=0,
+    )
+
+
+def _cosine(got: Floats, expected: Floats) -> float:
+    """The smallest cosine over the cases; two zero vectors agree."""
+    a, b = got.reshape(len(got), -1), expected.reshape(len(expected), -1)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    both_zero = ~a.any(axis=1) & ~b.any(axis=1)
+    cosines = (a * b).sum(axis=1) / np.where(lengths == 0, 1, lengths)
+    return float(np.where(both_zero, 1.0, cosines).min())
+
+
+def _snr_db(error: Floats, expected: Floats) -> float:
+    noise, signal = float((error**2).sum()), float((expected**2).sum())
+    if noise == 0:
+        return _LARGEST_SNR_DB
+    return 10 * float(np.log10(signal / noise)) if signal else -_LARGEST_SNR_DB
+
+
+def _agreement(got: Floats, expected: Floats, count: int) -> float:
+    """The share of the `count` best classes of `expected` that are among those of `got`; the mean over the cases."""
+    count = min(count, expected.shape[-1])
+    best = [
+        np.argsort(-scores.reshape(-1, scores.shape[-1]), axis=1, kind="stable")[:, :count]
+        for scores in (got, expected)
+    ]
+    shared = [len(set(mine) & set(theirs)) / count for mine, theirs in zip(*best, strict=True)]
+    return float(np.mean(shared))

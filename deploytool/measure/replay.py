@@ -1,0 +1,26 @@
+"""Replays golden inputs through a session, in batches the session can take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from deploytool.golden import Arrays
+from deploytool.spec import Batch
+
+
+def replay(session: Callable[..., Arrays], inputs: Arrays, batch: Batch) -> Arrays:
+    """The session's answers to all cases of `inputs`, in their order.
+
+    A last batch below the smallest allowed is filled up with the first cases, whose extra answers are dropped.
+    """
+    cases = len(next(iter(inputs.values())))
+    size = max(batch.smallest, min(batch.largest, cases))
+    parts = []
+    for start in range(0, cases, size):
+        wanted = np.arange(start, min(start + size, cases))
+        filled = np.resize(wanted, max(len(wanted), batch.smallest))
+        answer = session(**{name: np.ascontiguousarray(array[filled]) for name, array in inputs.items()})
+        parts.append({name: array[: len(wanted)] for name, array in answer.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

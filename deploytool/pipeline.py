@@ -1,0 +1,150 @@
+"""The corridor: takes a job through the stages of a recipe, and skips whatever a receipt proves is already there."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from deploytool import factory, machine, plain, receipt, stages
+from deploytool.artifact import Artifact, Given, Kind
+from deploytool.errors import BadInput
+from deploytool.receipt import Receipt
+from deploytool.spec import Job
+from deploytool.stages import STAGES
+
+_PACKAGE = Path(__file__).parent
+_ABOVE = ("cli", "stages", "pipeline.py", "catalog.py", "targets.py")  # what no stage's result depends on
+
+
+def check(recipe: Sequence[str]) -> None:
+    """Refuses, before the first minute is spent, a recipe in which a stage takes what nothing before it makes."""
+    made: set[Kind] = set()
+    for verb in recipe:
+        missing = [kind.name.lower() for kind in STAGES[verb].takes if kind not in made]
+        if missing:
+            raise BadInput(
+                f"{verb} takes {' and '.join(missing)}, and no stage before it makes that", "mend the recipe"
+            )
+        made.add(STAGES[verb].makes)
+
+
+def run(job: Job, recipe: Sequence[str], home: Path) -> Iterator[Artifact]:
+    """Yields each artifact as it comes to be, in the order of the recipe; `home` holds one room a stage.
+
+    Raises BadInput if `home` cannot be written or holds something else, and whatever a stage raises; a stage that
+    fails leaves nothing behind.
+    """
+    check(recipe)
+    _enter(home, recipe)
+    shelf: list[Artifact] = []
+    for verb in recipe:
+        contract = STAGES[verb]
+        wanted = (*contract.takes, *contract.welcomes)
+        given = Given(tuple(artifact for artifact in shelf if artifact.kind in wanted))
+        key = _key(verb, job, given)
+        artifact = _found(home / verb, key) or _made(verb, job, home, given, key)
+        shelf.append(artifact)
+        yield artifact
+
+
+def rooms(home: Path) -> list[tuple[Path, Receipt]]:
+    """Every room of a run that a receipt seals, in the order of the stages."""
+    found = [(home / verb, receipt.read(home / verb)) for verb in STAGES]
+    return [(room, sealed) for room, sealed in found if sealed is not None]
+
+
+def _key(verb: str, job: Job, given: Given) -> str:
+    """One digest of everything the stage's result depends on."""
+    contract = STAGES[verb]
+    return plain.digest(
+        verb,
+        _stage_source(verb),
+        job.model,
+        _model_source(job.model.factory),
+        {name: getattr(job.options, name) for name in contract.reads},
+        {artifact.made_by: artifact.key for artifact in given.artifacts},
+        _versions(verb),
+        [*machine.gpus(), machine.cpu()] if contract.here else [],
+    )
+
+
+def _versions(verb: str) -> dict[str, str]:
+    return {name: found for name in STAGES[verb].libraries if (found := machine.version(name))}
+
+
+@cache
+def _stage_source(verb: str) -> str:
+    """The stage's own file and every file on the floors below it."""
+    below = [path for path in sorted(_PACKAGE.rglob("*.py")) if path.relative_to(_PACKAGE).parts[0] not in _ABOVE]
+    return plain.digest([plain.file_digest(path) for path in (_PACKAGE / "stages" / f"{verb}.py", *below)])
+
+
+@cache
+def _model_source(reference: str) -> str:
+    return plain.digest([plain.file_digest(path) for path in factory.sources(reference)])
+
+
+def _found(room: Path, key: str) -> Artifact | None:
+    """What an earlier run left in the room, if its receipt bears this key and its files are untouched."""
+    sealed = receipt.read(room)
+    if sealed is None or sealed.key != key or not receipt.proves(room, sealed):
+        return None
+    return Artifact(
+        sealed.kind, room / sealed.kind.value, key, sealed.made_by, sealed.notes, sealed.seconds, fresh=False
+    )
+
+
+def _made(verb: str, job: Job, home: Path, given: Given, key: str) -> Artifact:
+    """Makes the artifact in a room nobody sees, seals it, and only then puts the room in its place."""
+    kind, room = STAGES[verb].makes, home / verb
+    _forget(home, verb)
+    with _workshop(home) as bench:
+        begun = time.perf_counter()
+        notes = stages.load(verb).make(job, bench / kind.value, given)
+        seconds = round(time.perf_counter() - begun, 3)
+        parents = {artifact.made_by: artifact.key for artifact in given.artifacts}
+        sealed = Receipt(kind, verb, key, parents, receipt.digests(bench), _versions(verb), seconds, notes)
+        receipt.write(bench, sealed)
+        bench.replace(room)
+    return Artifact(kind, room / kind.value, key, verb, sealed.notes, seconds, fresh=True)
+
+
+def _forget(home: Path, verb: str) -> None:
+    """Empties the room of a stage, and the rooms of all that was made from what it held."""
+    stale = {verb}
+    for room, sealed in rooms(home):
+        if sealed.made_by in stale or stale & set(sealed.parents):
+            stale.add(sealed.made_by)
+            shutil.rmtree(room)
+
+
+@contextmanager
+def _workshop(home: Path) -> Iterator[Path]:
+    """A folder to work in beside the rooms, gone afterwards unless it became one."""
+    bench = Path(tempfile.mkdtemp(prefix=".making-", dir=home))
+    try:
+        bench.chmod(0o755)
+        yield bench
+    finally:
+        shutil.rmtree(bench, ignore_errors=True)
+
+
+def _enter(home: Path, recipe: Sequence[str]) -> None:
+    """Makes the run's folder and sweeps what a killed run left; refuses a folder that holds somebody else's things."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        for left in home.glob(".making-*"):
+            shutil.rmtree(left)
+        with _workshop(home):
+            pass
+    except OSError as error:
+        raise BadInput(f"cannot write to {home}: {error.strerror}", "choose another folder with --out") from error
+    for verb in recipe:
+        room = home / verb
+        if room.exists() and not (room / receipt.FILE).is_file():
+            raise BadInput(f"{room} was not made by deploytool", "move it away, or choose another folder with --out")

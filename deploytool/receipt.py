@@ -1,0 +1,52 @@
+"""A receipt proves that a room holds what its key promises: it is written last, and read before anything is rebuilt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploytool import plain
+from deploytool.artifact import Kind, Notes
+
+FILE = "receipt.json"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a stage made in a room: from which parents, of which bytes, with which versions, in how many seconds."""
+
+    kind: Kind
+    made_by: str
+    key: str
+    parents: Mapping[str, str]
+    files: Mapping[str, str]
+    versions: Mapping[str, str]
+    seconds: float
+    notes: Notes
+
+
+def write(room: Path, receipt: Receipt) -> None:
+    """Seals the room."""
+    (room / FILE).write_text(plain.text(receipt), encoding="utf-8")
+
+
+def read(room: Path) -> Receipt | None:
+    """The receipt of a room, or None where there is none that can be read."""
+    try:
+        return plain.decode(Receipt, json.loads((room / FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def proves(room: Path, receipt: Receipt) -> bool:
+    """Whether every file of the room is there with the bytes it was sealed with."""
+    return all(
+        (room / name).is_file() and plain.file_digest(room / name) == digest for name, digest in receipt.files.items()
+    )
+
+
+def digests(room: Path) -> dict[str, str]:
+    """The SHA-256 of every file in a room, its receipt aside."""
+    return {path.name: plain.file_digest(path) for path in sorted(room.iterdir()) if path.name != FILE}

@@ -1,0 +1,161 @@
+"""The report: what was checked, against what, with which tolerance and verdict; terminal and files say the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploytool import plain
+from deploytool.errors import BadInput
+from deploytool.spec import Decision
+
+SCHEMA = "deploytool.report/1"
+MEASURED, BUILT_NOT_RUN = "measured", "built, not run"
+
+
+def unavailable(why: str) -> str:
+    """The word for what could not be done here, with its reason."""
+    return f"unavailable ({why})"
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far two answers to the same inputs lie apart, over all outputs and cases.
+
+    `max_error` is the largest absolute error over the largest absolute expected value; `snr_db` the power of the
+    expected values over that of the error, in decibel; `top1` and `top5` the share of cases whose best class (five
+    best classes) agree; `bad` the number of NaN and infinite values.
+    """
+
+    max_error: float
+    cosine: float
+    snr_db: float
+    top1: float
+    top5: float
+    bad: int
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The worst parity that passes."""
+
+    max_error: float
+    cosine: float
+    snr_db: float
+    top1: float
+    top5: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison; `broken` names the figures beyond tolerance, and is empty when it holds."""
+
+    against: str
+    parity: Parity
+    tolerance: Tolerance
+    broken: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One artifact of the road and what running it showed; `status` is one of the report's words."""
+
+    stage: str
+    file: str
+    runner: str
+    device: str
+    status: str
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One artifact's latency beside eager's, measured in turn in one process.
+
+    Latencies are medians in milliseconds for one batch; `ratio` is eager's over the artifact's, with the bounds of a
+    95 % bootstrap interval.
+    """
+
+    stage: str
+    file: str
+    runner: str
+    status: str
+    latency_ms: float | None = None
+    eager_ms: float | None = None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine file: what built it, for which compute capabilities (none: what its flavour covers by itself).
+
+    `layers` counts the network's layers by the type they give; `seconds` is the time the build took.
+    """
+
+    file: str
+    bytes: int
+    flavour: str
+    version: str
+    capabilities: tuple[str, ...]
+    layers: Mapping[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A speed-up that was asked for, and whether the artifact that ships was measured and reached it."""
+
+    min_speedup: float
+    stage: str
+    status: str
+    reached: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a run showed about the artifacts it made."""
+
+    schema: str
+    model: str
+    device: str
+    batch: int
+    rounds: int
+    images: int
+    hops: tuple[Hop, ...]
+    speeds: tuple[Speed, ...]
+    gate: Gate | None
+    engines: tuple[Engine, ...]
+    targets: tuple[Decision, ...]
+    versions: Mapping[str, str]
+
+
+def broken(report: Report) -> tuple[str, ...]:
+    """One line for every check that failed."""
+    return tuple(
+        f"{hop.stage} against {check.against}: {', '.join(check.broken)}"
+        for hop in report.hops
+        for check in hop.checks
+        if check.broken
+    )
+
+
+def unmeasured(report: Report) -> tuple[str, ...]:
+    """One line for every artifact that could not be run here."""
+    return tuple(f"{hop.stage}: {hop.status}" for hop in report.hops if hop.status != MEASURED)
+
+
+def read(path: Path) -> Report:
+    """The report of a file; raises BadInput if the file is something else."""
+    try:
+        return plain.decode(Report, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BadInput(f"{path} is no report of this version", "export again to write a new one") from error
+
+
+def write(path: Path, report: Report) -> None:
+    """Writes the report as JSON."""
+    path.write_text(plain.text(report), encoding="utf-8")

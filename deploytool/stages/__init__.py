@@ -1,0 +1,63 @@
+"""How an artifact is made: one file a verb; this table says what each takes, makes and reads, without loading it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from deploytool.artifact import Given, Kind, Notes
+from deploytool.spec import Job
+
+
+class Stage(Protocol):
+    """Satisfied by a module `stages/<verb>.py`."""
+
+    def make(self, job: Job, out: Path, given: Given) -> Notes:
+        """Writes the artifact to `out` (and nothing outside its folder) and says what is worth knowing about it."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a stage takes (and takes too where it is there), makes, and reads of the options.
+
+    `libraries` are the distributions whose version changes what it makes; `here` says that this machine's devices do.
+    """
+
+    takes: tuple[Kind, ...]
+    makes: Kind
+    reads: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    welcomes: tuple[Kind, ...] = ()
+    here: bool = False
+
+
+_ORT = ("onnxruntime", "onnxruntime-gpu")
+_TRT = ("tensorrt", "tensorrt-rtx")
+
+STAGES: Mapping[str, Contract] = {
+    "instantiate": Contract((), Kind.WEIGHTS, ("seed",), ("torch", "safetensors")),
+    "record": Contract((Kind.WEIGHTS,), Kind.GOLDEN, ("seed", "images"), ("torch", "numpy")),
+    "script": Contract((Kind.WEIGHTS, Kind.GOLDEN), Kind.SCRIPT, (), ("torch",)),
+    "translate": Contract(
+        (Kind.WEIGHTS, Kind.GOLDEN), Kind.GRAPH, ("exporter", "opset"), ("torch", "onnx", "onnxscript")
+    ),
+    "simplify": Contract((Kind.GRAPH, Kind.GOLDEN), Kind.GRAPH, ("runner",), ("onnxsim", *_ORT)),
+    "halve": Contract((Kind.GRAPH,), Kind.GRAPH, ("io",), ("onnx", *_ORT)),
+    "build": Contract((Kind.GRAPH,), Kind.ENGINE, ("batch", "engines"), _TRT, here=True),
+    "validate": Contract(
+        (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
+        Kind.REPORT,
+        ("batch", "io", "runner", "seconds", "min_speedup", "targets"),
+        ("torch", *_ORT, *_TRT),
+        welcomes=(Kind.SCRIPT, Kind.ENGINE),
+        here=True,
+    ),
+}
+
+
+def load(verb: str) -> Stage:
+    """The stage called `verb`; its heavy library is imported here and not before."""
+    return cast("Stage", import_module(f"deploytool.stages.{verb}"))

@@ -1,0 +1,48 @@
+"""Puts FP16 into the graph itself, with explicit casts: TensorRT 11 and RTX know no other way, TensorRT 10 follows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
+
+from deploytool.artifact import Given, Kind, Notes
+from deploytool.errors import StageFailed
+from deploytool.spec import Job
+
+_HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+_SHARE = 0.9  # of the heavy nodes must run in FP16 before a graph is called FP16
+_SMALLEST, _LARGEST = 5.96e-8, 65504.0  # FP16's smallest subnormal and largest finite number: clip there, not before
+
+
+def make(job: Job, out: Path, given: Given) -> Notes:
+    """Writes the FP16 graph, with FP32 inputs and outputs unless `io` is fp16.
+
+    Raises StageFailed if fewer than nine tenths of its heavy nodes end up in FP16.
+    """
+    graph = onnx.load(given.latest(Kind.GRAPH).path)
+    keep = job.options.io == "fp32"
+    half = convert_float_to_float16(graph, min_positive_val=_SMALLEST, max_finite_val=_LARGEST, keep_io_types=keep)
+    OnnxModel.graph_topological_sort(half.graph)  # the converter appends the casts of the inputs behind their readers
+    onnx.checker.check_model(half, full_check=True)
+    halved, heavy = count_half(half)
+    if halved < _SHARE * heavy:
+        raise StageFailed(
+            f"only {halved} of {heavy} Conv, MatMul and Gemm nodes would run in FP16: that is no FP16 graph",
+            "deploy the FP32 graph of the simplify stage, or report the model",
+        )
+    out.write_bytes(half.SerializeToString(deterministic=True))
+    casts = sum(node.op_type == "Cast" for node in half.graph.node)
+    return {"io": job.options.io, "heavy_nodes": heavy, "heavy_nodes_fp16": halved, "casts": casts}
+
+
+def count_half(graph: onnx.ModelProto) -> tuple[int, int]:
+    """How many Conv, ConvTranspose, MatMul and Gemm nodes compute in FP16, and how many there are."""
+    typed = onnx.shape_inference.infer_shapes(graph, strict_mode=True).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*typed.input, *typed.value_info, *typed.output)}
+    types |= {weight.name: weight.data_type for weight in typed.initializer}
+    heavy = [node for node in typed.node if node.op_type in _HEAVY]
+    half = [node for node in heavy if all(types[name] == onnx.TensorProto.FLOAT16 for name in node.input if name)]
+    return len(half), len(heavy)

@@ -1,0 +1,182 @@
+"""Validates: parity of every hop against the hop before and against the FP64 source, and speed against eager."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from deploytool import backends, golden, machine, plain, report
+from deploytool.artifact import Artifact, Given, Kind, Notes
+from deploytool.backends import Session, eager, tensorrt
+from deploytool.errors import MissingBackend
+from deploytool.golden import Arrays, Golden
+from deploytool.measure import latency, parity
+from deploytool.measure.replay import replay
+from deploytool.report import MEASURED, Engine, Gate, Hop, Report, Speed, Tolerance
+from deploytool.spec import Job
+
+_EAGER, _TRUTH = "eager", "FP64"
+_HALF = ("halve", "build")  # the stages whose artifacts compute in FP16
+_LIBRARIES = ("deploytool", "torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One artifact on one device: how to start it, what it came from, and how far it may stray."""
+
+    stage: str
+    file: str
+    runner: str
+    device: str
+    before: str
+    open: Callable[[], AbstractContextManager[Session]]
+    absent: str | None = None  # the word for an artifact that is known not to run here
+
+    @property
+    def tolerance(self) -> Tolerance:
+        return parity.FP16 if self.stage in _HALF else parity.FP32
+
+
+def make(job: Job, out: Path, given: Given) -> Notes:
+    """Writes the report; a failed check stands in the report and is no error: the front door decides what it means."""
+    sample = golden.read(given.latest(Kind.GOLDEN).path)
+    devices = ("cpu", "cuda") if machine.gpus() else ("cpu",)
+    steps = [step for device in devices for step in _steps(job, given, device)] + _engines(given)
+    source = given.latest(Kind.GOLDEN)
+    truth = parity.check(sample.outputs, sample.reference, _TRUTH, parity.FP32)
+    answers: dict[str, Arrays] = {_EAGER: sample.outputs}
+    hops = [Hop(source.made_by, source.path.name, _EAGER, "cpu", MEASURED, (truth,))]
+    hops += [_parity(step, answers, sample, job) for step in steps]
+    timed = [step for step in steps if step.device == devices[-1]]
+    speeds, rounds = _speed(given.latest(Kind.WEIGHTS), timed, sample, job, devices[-1])
+    written = Report(
+        schema=report.SCHEMA,
+        model=job.model.name,
+        device=machine.gpus()[0].name if machine.gpus() else machine.cpu(),
+        batch=job.options.batch.smallest,
+        rounds=rounds,
+        images=len(sample.pixels),
+        hops=tuple(hops),
+        speeds=speeds,
+        gate=_gate(job.options.min_speedup, speeds, engine=bool(given.chain(Kind.ENGINE))),
+        engines=_built(given),
+        targets=job.options.targets,
+        versions={name: found for name in _LIBRARIES if (found := machine.version(name))},
+    )
+    report.write(out, written)
+    return {"broken": list(report.broken(written)), "unmeasured": list(report.unmeasured(written))}
+
+
+def _steps(job: Job, given: Given, device: str) -> list[_Step]:
+    """The script and every graph, oldest first; each graph's hop before is the graph before."""
+    before = _EAGER
+    steps = [_step(artifact, "torchscript", device, before) for artifact in given.chain(Kind.SCRIPT)]
+    for artifact in given.chain(Kind.GRAPH):
+        steps.append(_step(artifact, job.options.runner, device, before))
+        before = artifact.made_by
+    return steps
+
+
+def _step(artifact: Artifact, runner: str, device: str, before: str) -> _Step:
+    start = partial(backends.load(runner).start, artifact.path, device)
+    return _Step(artifact.made_by, artifact.path.name, runner, device, before, start)
+
+
+def _engines(given: Given) -> list[_Step]:
+    """Every engine file; one that is not for a GPU of this machine is built, not run."""
+    before, steps = given.latest(Kind.GRAPH).made_by, []
+    for engine in _built(given):
+        artifact = given.latest(Kind.ENGINE)
+        start = partial(tensorrt.start, artifact.path.with_name(engine.file), "cuda", engine.flavour)
+        absent = None if tensorrt.serves(engine.flavour, engine.capabilities) else report.BUILT_NOT_RUN
+        steps.append(_Step(artifact.made_by, engine.file, engine.flavour, "cuda", before, start, absent))
+    return steps
+
+
+def _built(given: Given) -> tuple[Engine, ...]:
+    """What the build stage says of each engine."""
+    notes = [artifact.notes["engines"] for artifact in given.chain(Kind.ENGINE)]
+    return tuple(engine for each in notes for engine in plain.decode(tuple[Engine, ...], each))
+
+
+def _parity(step: _Step, answers: dict[str, Arrays], sample: Golden, job: Job) -> Hop:
+    """Runs the golden inputs through the artifact; its answers stay for the hop after it."""
+    hop = Hop(step.stage, step.file, step.runner, step.device, step.absent or MEASURED, ())
+    if step.absent:
+        return hop
+    try:
+        with step.open() as session:
+            got = replay(session, _inputs(step, sample, job), job.options.batch)
+    except MissingBackend as error:
+        return replace(hop, status=report.unavailable(str(error)))
+    answers[step.stage] = got
+    checks = (
+        parity.check(got, answers[step.before], step.before, step.tolerance),
+        parity.check(got, sample.reference, _TRUTH, step.tolerance),
+    )
+    return replace(hop, checks=checks)
+
+
+def _inputs(step: _Step, sample: Golden, job: Job) -> Arrays:
+    if step.stage in _HALF and job.options.io == "fp16":
+        return {name: array.astype(np.float16) for name, array in sample.inputs.items()}
+    return sample.inputs
+
+
+def _speed(
+    weights: Artifact, steps: list[_Step], sample: Golden, job: Job, device: str
+) -> tuple[tuple[Speed, ...], int]:
+    """Every artifact beside eager, in turn, one batch of the smallest size, answers in host memory on both sides."""
+    speeds = {step: Speed(step.stage, step.file, step.runner, step.absent or MEASURED) for step in steps}
+    calls: dict[str, Callable[[], object]] = {}
+    size = job.options.batch.smallest
+    with ExitStack() as stack:
+        source = stack.enter_context(eager.start(weights.path, device))
+        calls[_EAGER] = partial(source, **_first(sample.inputs, size))
+        for step in steps:
+            if step.absent:
+                continue
+            try:
+                session = stack.enter_context(step.open())
+            except MissingBackend as error:
+                speeds[step] = replace(speeds[step], status=report.unavailable(str(error)))
+                continue
+            calls[f"{step.stage}/{step.file}"] = partial(
+                session, **_first(_inputs(step, sample, job), job.options.batch.smallest)
+            )
+        taken = latency.interleave(calls, job.options.seconds, watch=job.watch)
+    for step in steps:
+        mine = taken.get(f"{step.stage}/{step.file}")
+        if mine is not None:
+            speeds[step] = _measured(speeds[step], taken[_EAGER], mine)
+    return tuple(speeds.values()), len(taken[_EAGER])
+
+
+def _first(inputs: Arrays, size: int) -> Arrays:
+    return {name: np.resize(array, (size, *array.shape[1:])) for name, array in inputs.items()}
+
+
+def _measured(speed: Speed, slow: latency.Milliseconds, fast: latency.Milliseconds) -> Speed:
+    found = latency.ratio(slow, fast)
+    median, baseline = float(np.median(fast)), float(np.median(slow))
+    return replace(speed, latency_ms=median, eager_ms=baseline, ratio=found.value, low=found.low, high=found.high)
+
+
+def _gate(min_speedup: float | None, speeds: tuple[Speed, ...], *, engine: bool) -> Gate | None:
+    """The speed-up asked for against what ships: the engine where there is one, else the fastest graph.
+
+    It is reached when the lower bound of the interval is.
+    """
+    if min_speedup is None:
+        return None
+    shipped = [speed for speed in speeds if (speed.stage == "build") == engine and speed.stage != "script"]
+    measured = [speed for speed in shipped if speed.low is not None]
+    if not measured:
+        return Gate(min_speedup, shipped[0].stage, shipped[0].status, reached=False)
+    best = max(measured, key=lambda speed: speed.low or 0.0)
+    return Gate(min_speedup, best.stage, MEASURED, reached=(best.low or 0.0) >= min_speedup)

@@ -1,0 +1,90 @@
+"""The few pieces that several families are built from: padding as asked for, sizes as plain numbers, first weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deploytool.errors import BadInput
+
+PADDINGS = ("symmetric", "same")
+
+
+def require_choice(option: str, value: object, choices: Sequence[object]) -> None:
+    """Raises BadInput unless `value` is one of `choices`."""
+    if value not in choices:
+        raise BadInput(f"{option} cannot be {value!r}", f"choose {option} from {', '.join(map(repr, choices))}")
+
+
+def require_positive(option: str, value: float) -> None:
+    """Raises BadInput unless `value` is greater than zero."""
+    if not value > 0:
+        raise BadInput(f"{option} cannot be {value!r}", f"give a {option} greater than zero")
+
+
+def round_to_multiple(value: float, of: int) -> int:
+    """The multiple of `of` nearest to `value`, never less than nine tenths of it: how papers scale channel counts."""
+    nearest = max(of, int(value + of / 2) // of * of)
+    return nearest if nearest >= 0.9 * value else nearest + of
+
+
+def plain_size(x: Tensor) -> tuple[int, int]:
+    """Height and width of `x`; an ONNX export is told the bare numbers, and keeps them as constants.
+
+    Everywhere else (eager, TorchScript) they follow the tensor, so the model goes on accepting any size.
+    """
+    height, width = x.shape[2:]
+    if not torch.onnx.is_in_onnx_export():
+        return height, width
+    with warnings.catch_warnings():  # the exporter warns that the numbers become constants: they are meant to
+        warnings.simplefilter("ignore")
+        return int(height), int(width)
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's SAME padding of one side, (before, after), for a kernel no smaller than its stride.
+
+    As little as gives `size / stride` outputs, rounded up; an odd pixel goes after.
+    """
+    steps = -(-size // stride) - 1
+    total = steps * stride + kernel - size
+    return total // 2, total - total // 2
+
+
+class SamePadConv2d(nn.Conv2d):
+    """A square convolution that pads as TensorFlow does: by what its input's size asks for, more after than before."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        height, width = plain_size(input)
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        sides = same_padding(width, kernel, stride) + same_padding(height, kernel, stride)
+        return super().forward(F.pad(input, sides))
+
+
+def convolution(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, padding: str = "symmetric"
+) -> nn.Conv2d:
+    """A convolution without bias, for a batch norm follows; at stride 1 both paddings are the same."""
+    if padding == "same" and stride > 1:
+        return SamePadConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+
+
+def set_first_weights(model: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_in") -> None:
+    """He's normal weights for convolutions, N(0, 0.01) for the classifier; batch norms keep their 1 and 0.
+
+    `fan_in` keeps the scale of what flows forward, also through a depthwise convolution, whose `fan_out` torch counts
+    over all channels; `fan_out` therefore suits networks whose shortcuts carry the scale.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")
+        elif isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, 0.0, 0.01)
+        if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.bias is not None:
+            nn.init.zeros_(layer.bias)
