@@ -40,9 +40,9 @@ def write(path: Path, golden: Golden) -> None:
 def read(path: Path) -> Golden:
     """The sample of a file; raises BadInput if the file is something else."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return Golden(file["pixels"], _group(file, "input"), _group(file, "output"), _group(file, "reference"))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path} is no golden sample: {error}", "export again to record a new one") from error
 
 

@@ -117,8 +117,9 @@ def _made(verb: str, job: Job, home: Path, given: Given, key: str) -> Artifact:
 def _forget(home: Path, verb: str) -> None:
     """Empties the room of a stage, and the rooms of all that was made from what it held."""
     stale = {verb}
+    shutil.rmtree(home / verb, ignore_errors=True)  # also where its receipt cannot be read
     for room, sealed in rooms(home):
-        if sealed.made_by in stale or stale & set(sealed.parents):
+        if stale & set(sealed.parents):
             stale.add(sealed.made_by)
             shutil.rmtree(room)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -45,15 +45,27 @@ def module(path: Path) -> nn.Module:
 
 @contextmanager
 def start(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Iterator[Session]:
-    """The model of a weights file in the given precision; TF32 stays off, so that FP32 means FP32."""
+    """The model of a weights file in the given precision."""
     model = definition(path)
-    yield session(module(path).to(checked(device), dtype), model, dtype)
+    with exact():
+        yield session(module(path).to(checked(device), dtype), model, dtype)
+
+
+def exact() -> AbstractContextManager[None]:
+    """Convolutions in full FP32: on a GPU, torch would round their inputs to TF32."""
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return flags
+
+
+def devices() -> tuple[str, ...]:
+    """What this torch can run on, the slowest first."""
+    return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
 def checked(device: str) -> torch.device:
     """The torch device of that name; raises MissingBackend where it cannot be used."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise MissingBackend("torch sees no CUDA device", "run without a GPU, or install the GPU extra and a driver")
+    if device not in devices():
+        raise MissingBackend(f"torch cannot run on {device} here", "install the gpu extra and a driver")
     return torch.device(device)
 
 

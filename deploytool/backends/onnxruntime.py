@@ -12,6 +12,7 @@ from deploytool.backends import Array, Session
 from deploytool.errors import MissingBackend, StageFailed
 
 _PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_SETTINGS = {"cpu": {}, "cuda": {"use_tf32": "0"}}  # FP32 means FP32
 _FATAL = 4  # log severity: ONNX Runtime prints lesser messages on stderr by itself, the exception says enough
 
 
@@ -40,7 +41,7 @@ def _session(path: Path, device: str) -> ort.InferenceSession:
         ort.preload_dlls()
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        session = ort.InferenceSession(path, options, providers=[_PROVIDER[device]])
+        session = ort.InferenceSession(path, options, providers=[(_PROVIDER[device], _SETTINGS[device])])
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         if device == "cpu":
             raise StageFailed(f"ONNX Runtime refuses {path}: {error}", "see its message; is the file whole?") from error

@@ -23,7 +23,7 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
     """The graph of a file on the CPU, which is all it knows."""
     if device != "cpu":
         raise MissingBackend(f"the reference evaluator does not run on {device}", "use --runner onnxruntime")
-    evaluator = ReferenceEvaluator(path)
+    evaluator = ReferenceEvaluator(str(path))
 
     def call(**inputs: Array) -> dict[str, Array]:
         return dict(zip(evaluator.output_names, evaluator.run(None, inputs), strict=True))

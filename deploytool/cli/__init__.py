@@ -8,7 +8,7 @@ import typer
 
 from deploytool import machine
 from deploytool.cli import export, models, screen, show, targets
-from deploytool.errors import DeployError, MissingBackend
+from deploytool.errors import BadInput, DeployError, MissingBackend
 
 _EXIT_CODES = """
 Exit codes: 0 all that was asked for held · 2 bad input · 3 parity failed · 4 too slow · 5 a backend is missing ·
@@ -37,6 +37,10 @@ def main() -> None:
     except DeployError as error:
         screen.failure(error, as_json="--json" in sys.argv)
         sys.exit(error.exit_code)
+    except OSError as error:
+        problem = BadInput(f"{error.filename or 'a file'}: {error.strerror}", "check the path, its rights and the disk")
+        screen.failure(problem, as_json="--json" in sys.argv)
+        sys.exit(problem.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
 

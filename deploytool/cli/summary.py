@@ -20,8 +20,8 @@ def show(console: Console, written: Report, home: Path) -> None:
     columns = ("artifact", ">size", ">vs before", ">vs FP64", ">top-1", "status")
     screen.table(console, title, columns, [_hop(hop, home) for hop in written.hops])
     title = f"Speed at batch {written.batch}, {written.rounds} rounds in turn on {written.device}"
-    columns = ("artifact", ">latency", ">eager", "speed-up (95 % interval)")
-    screen.table(console, title, columns, [_speed(speed) for speed in written.speeds])
+    speed_columns = ("artifact", ">latency", ">eager", "speed-up (95 % interval)")
+    screen.table(console, title, speed_columns, [_speed(speed) for speed in written.speeds])
     for line in (*_engines(written, home), *_closing(written, home)):
         screen.say(console, line)
 

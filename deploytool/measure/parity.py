@@ -45,7 +45,7 @@ def compare(got: Arrays, expected: Arrays) -> Parity:
 def _compare(got: Floats, expected: Floats) -> Parity:
     if got.shape != expected.shape:
         raise ValueError(f"shapes differ: {got.shape} and {expected.shape}")
-    bad = int((~np.isfinite(got)).sum())
+    bad = int((~np.isfinite(got)).sum() + (~np.isfinite(expected)).sum())
     if bad:
         return Parity(
             max_error=float(np.finfo(np.float64).max), cosine=-1.0, snr_db=-_LARGEST_SNR_DB, top1=0.0, top5=0.0, bad=bad

@@ -9,8 +9,10 @@ import numpy as np
 from deploytool.golden import Arrays
 from deploytool.spec import Batch
 
+_USUAL = Batch()
 
-def replay(session: Callable[..., Arrays], inputs: Arrays, batch: Batch) -> Arrays:
+
+def replay(session: Callable[..., Arrays], inputs: Arrays, batch: Batch = _USUAL) -> Arrays:
     """The session's answers to all cases of `inputs`, in their order.
 
     A last batch below the smallest allowed is filled up with the first cases, whose extra answers are dropped.

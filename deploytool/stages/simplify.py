@@ -12,6 +12,7 @@ from deploytool.artifact import Given, Kind, Notes
 from deploytool.child import run_limited
 from deploytool.errors import ParityFailed
 from deploytool.measure import parity
+from deploytool.measure.replay import replay
 from deploytool.spec import Job
 
 _SECONDS, _GIBIBYTES = 300.0, 8.0
@@ -46,7 +47,7 @@ def _prove(runner: str, after: Path, before: Path, sample: Path) -> float:
     inputs = golden.read(sample).inputs
     backend = backends.load(runner)
     with backend.start(after) as simplified, backend.start(before) as original:
-        found = parity.check(simplified(**inputs), original(**inputs), "the graph before", parity.FP32)
+        found = parity.check(replay(simplified, inputs), replay(original, inputs), "the graph before", parity.FP32)
     if found.broken:
         raise ParityFailed(
             f"onnxsim changed what the graph computes: error {found.parity.max_error:.1e} of the largest output",

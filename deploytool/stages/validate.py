@@ -45,7 +45,7 @@ class _Step:
 def make(job: Job, out: Path, given: Given) -> Notes:
     """Writes the report; a failed check stands in the report and is no error: the front door decides what it means."""
     sample = golden.read(given.latest(Kind.GOLDEN).path)
-    devices = ("cpu", "cuda") if machine.gpus() else ("cpu",)
+    devices = eager.devices()
     steps = [step for device in devices for step in _steps(job, given, device)] + _engines(given)
     source = given.latest(Kind.GOLDEN)
     truth = parity.check(sample.outputs, sample.reference, _TRUTH, parity.FP32)
@@ -57,7 +57,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     written = Report(
         schema=report.SCHEMA,
         model=job.model.name,
-        device=machine.gpus()[0].name if machine.gpus() else machine.cpu(),
+        device=machine.gpus()[0].name if "cuda" in devices else machine.cpu(),
         batch=job.options.batch.smallest,
         rounds=rounds,
         images=len(sample.pixels),

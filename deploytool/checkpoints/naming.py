@@ -1,0 +1,69 @@
+"""How a source's names meet ours: a table of places, block by block, in the order in which both list them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from deploytool.spec import Option, Preprocessing
+
+Options = Mapping[str, Option]
+Names = Mapping[str, str]  # our place: theirs
+
+
+def _ours(options: Options) -> Names:
+    return {}
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one source writes the checkpoints of one family.
+
+    sign: a pattern that some of its keys begin with, and no key of another source.
+    names: our places and theirs, for a definition with these options; a place that is not listed is called the same.
+    options: what the weights need of our definition.
+    preprocessing: what they need of a picture; without one, what the model says.
+    """
+
+    sign: str
+    names: Callable[[Options], Names] = _ours
+    options: Options = field(default_factory=dict)
+    preprocessing: Preprocessing | None = None
+
+
+def places(template: str, lengths: Sequence[int], first: tuple[int, int] = (0, 0)) -> list[str]:
+    """The places of all blocks, stage by stage, when stages and blocks are counted from `first`."""
+    stage, block = first
+    return [template.format(stage + s, block + b) for s, length in enumerate(lengths) for b in range(length)]
+
+
+SHUFFLENET_UNITS = places("stage{}.{}", (4, 8, 4), (2, 0))
+MOBILENET_BLOCKS = places("blocks.{}.{}", (1, 2, 2, 6, 2))
+
+
+def block_by_block(ours: Sequence[str], theirs: Sequence[str], parts: Names) -> dict[str, str]:
+    """The places of every part of every block: `parts` tells our part from theirs."""
+    return {
+        f"{our}.{part}": f"{their}.{their_part}"
+        for our, their in zip(ours, theirs, strict=True)
+        for part, their_part in parts.items()
+    }
+
+
+def their_key(key: str, names: Names) -> str:
+    """What they call our `key`: the place is looked up, what stands behind it (`weight`, `0.weight`) stays."""
+    for cut in range(len(key), 0, -1):
+        if key[cut : cut + 1] == "." and key[:cut] in names:
+            return names[key[:cut]] + key[cut:]
+    return key
+
+
+def quoted(key: object) -> str:
+    """A key as a message shows it: on one line and not too long, whatever a file may call its tensors."""
+    text = repr(key)
+    return text if len(text) <= 100 else f"{text[:99]}…"
+
+
+def shape_text(shape: Iterable[int]) -> str:
+    """A shape as people write it; a single number has none."""
+    return " × ".join(map(str, shape)) or "a single number"

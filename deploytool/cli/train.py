@@ -1,0 +1,91 @@
+"""`deploytool train`: teaches a model from labelled pictures, and leaves weights that `export` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from deploytool import catalog
+from deploytool.cli import screen
+from deploytool.training.recipe import Epoch, Recipe
+
+_COLUMNS = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+_USUAL = Recipe()
+
+
+def train(
+    model: Annotated[str, typer.Argument(help="A name that `deploytool models` lists.")],
+    data: Annotated[Path, typer.Option(help="CIFAR-10's binary files, or folders of pictures.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where the weights go.", show_default="artifacts/MODEL/train")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="How often every picture is seen.")] = _USUAL.epochs,
+    batch: Annotated[int, typer.Option(min=2, help="Pictures learned from at once.")] = _USUAL.batch,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Of Adam, to begin with.")] = _USUAL.learning_rate,
+    step: Annotated[int, typer.Option(min=1, help="Epochs after which the learning rate falls.")] = _USUAL.step,
+    gamma: Annotated[float, typer.Option(min=0, max=1, help="What it is then multiplied by.")] = _USUAL.gamma,
+    validation: Annotated[float, typer.Option(min=0.01, max=0.5, help="Share held out.")] = _USUAL.validation,
+    padding: Annotated[int, typer.Option(min=0, help="Pixels by which pictures are shifted.")] = _USUAL.padding,
+    flip: Annotated[bool, typer.Option(help="Mirror half of the pictures: not for digits or letters.")] = _USUAL.flip,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all that is random.")] = _USUAL.seed,
+    resume: Annotated[bool, typer.Option(help="Go on where an interrupted run stopped.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Trains MODEL on the pictures in --data: as many classes as they have, at their size.
+
+    DIR holds CIFAR-10's binary files, or `train` and `test` with one sub-folder a class, or just those sub-folders.
+    Example: deploytool train mobilenet_v1_cifar --data cifar-10-batches-bin
+    """
+    from deploytool.training import course, loop, outcome  # here begins torch
+
+    console = screen.people(as_json=as_json)
+    found = catalog.find(model)
+    recipe = Recipe(
+        epochs=epochs,
+        batch=batch,
+        learning_rate=learning_rate,
+        step=step,
+        gamma=gamma,
+        validation=validation,
+        padding=padding,
+        flip=flip,
+        seed=seed,
+    )
+    home = out or Path("artifacts") / found.name / "train"
+    prepared = course.prepare(found, data, recipe)
+    pictures, side = prepared.data, prepared.data.preprocessing.crop
+    screen.say(console, f"{found.name} for {len(pictures.classes)} classes at {side}×{side}")
+    counts = (len(part) for part in (pictures.train, pictures.validation, pictures.test))
+    screen.say(console, "pictures: {} to learn from, {} for validation, {} for the test".format(*counts))
+    history = _follow(console, epochs, lambda watch: loop.train(prepared, home, watch, resume))
+    results = loop.finish(prepared, home)
+    if as_json:
+        screen.document({"run": str(home), "recipe": recipe, "results": results, "history": history})
+    screen.say(console, f"test accuracy {results.test.accuracy:.2%} with the weights of epoch {results.best_epoch}")
+    screen.say(console, f"next: deploytool export {found.name} --weights {home / outcome.WEIGHTS}")
+
+
+def _follow(console: Console, epochs: int, start: Callable[[screen.Watch], Iterable[Epoch]]) -> tuple[Epoch, ...]:
+    """Goes along with a training: a line for each epoch, and a progress bar where there is a terminal."""
+    history: list[Epoch] = []
+    bar_console = Console(stderr=True)
+    with Progress(*_COLUMNS, console=bar_console, transient=True, disable=not bar_console.is_terminal) as progress:
+        bar = progress.add_task("epoch 1", total=None)
+        for record in start(lambda done, total: progress.update(bar, completed=done, total=total)):
+            history.append(record)
+            screen.say(console, _line(record, epochs))
+            progress.reset(bar, description=f"epoch {record.epoch + 1}", total=None)
+    return tuple(history)
+
+
+def _line(record: Epoch, epochs: int) -> str:
+    return (
+        f"epoch {record.epoch:>{len(str(epochs))}}/{epochs}  rate {record.learning_rate:<8.4g}"
+        f"  loss {record.train.loss:.4f}  accuracy {record.train.accuracy:.2%}"
+        f"  validation {record.validation.loss:.4f}  {record.validation.accuracy:.2%}  {record.seconds:.1f} s"
+    )

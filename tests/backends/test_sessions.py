@@ -1,0 +1,87 @@
+"""Every backend that runs here, on the artifacts of one finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+
+from deploytool import backends, golden
+from deploytool.backends import eager, onnxruntime
+from deploytool.errors import MissingBackend, StageFailed
+from tests.conftest import TINY
+
+RUNS = {
+    "eager": "instantiate/weights.safetensors",
+    "torchscript": "script/script.pt",
+    "onnxruntime": "simplify/graph.onnx",
+    "reference": "simplify/graph.onnx",
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_backend_answers_as_the_model_does(finished: Path, name: str) -> None:
+    sample = golden.read(finished / "record" / "golden.npz")
+    with backends.load(name).start(finished / RUNS[name]) as session:
+        got = session(**sample.inputs)["logits"]
+        single = session(input=sample.inputs["input"][2:3])["logits"]
+    np.testing.assert_allclose(got, sample.reference["logits"], atol=1e-5)
+    np.testing.assert_allclose(single, got[2:3], atol=1e-5)
+    assert got.dtype == np.float32
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_backend_names_its_version(name: str) -> None:
+    library, version = backends.load(name).fingerprint().split()
+    assert library.split(".")[0] in {"torch", "onnxruntime", "onnx"}
+    assert version[0].isdecimal()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("name", RUNS)
+def test_cuda_without_a_gpu_is_an_error_and_no_silent_fall_back(finished: Path, name: str) -> None:
+    with pytest.raises(MissingBackend), backends.load(name).start(finished / RUNS[name], "cuda"):
+        pass
+
+
+def test_a_session_that_fell_back_is_refused(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = ort.InferenceSession
+    monkeypatch.setattr(ort, "InferenceSession", lambda path, options, providers: real(path))
+    with pytest.raises(MissingBackend, match="it fell back to CPUExecutionProvider"):
+        onnxruntime._session(finished / RUNS["onnxruntime"], "cuda")
+
+
+def test_garbage_is_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "graph.onnx"
+    file.write_bytes(b"garbage")
+    with (
+        pytest.raises(StageFailed, match=r"ONNX Runtime refuses .*graph.onnx"),
+        onnxruntime.start(file),
+    ):
+        pass
+
+
+def test_a_weights_file_is_the_whole_model(finished: Path) -> None:
+    path = finished / RUNS["eager"]
+    assert eager.definition(path) == TINY
+    assert not eager.module(path).training
+    assert not any(parameter.requires_grad for parameter in eager.module(path).parameters())
+
+
+def test_tf32_is_off_while_a_session_runs(finished: Path) -> None:
+    before = torch.backends.cudnn.allow_tf32
+    for name in ("eager", "torchscript"):
+        with backends.load(name).start(finished / RUNS[name]):
+            assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.allow_tf32 == before
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["eager", "torchscript", "onnxruntime"])
+def test_a_backend_answers_the_same_on_cuda(finished: Path, name: str) -> None:
+    sample = golden.read(finished / "record" / "golden.npz")
+    with backends.load(name).start(finished / RUNS[name], "cuda") as session:
+        np.testing.assert_allclose(session(**sample.inputs)["logits"], sample.reference["logits"], atol=1e-5)

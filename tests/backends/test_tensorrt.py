@@ -1,0 +1,229 @@
+"""The engine's life against a fake driver that moves real memory: what a GPU would be asked, in which order."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploytool import machine
+from deploytool.backends import tensorrt
+from deploytool.errors import MissingBackend, StageFailed
+from deploytool.machine import Gpu
+
+OK = 0
+
+
+class FakeCuda:
+    """The CUDA runtime with the host's memory for the GPU's; graphs replay the context they captured."""
+
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)  # noqa: N815  # CUDA's names
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
+
+    def __init__(self, context: FakeContext, capture: int = OK) -> None:
+        self.context, self.capture = context, capture
+        self.calls: list[str] = []
+        self.memory: dict[int, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> tuple[Any, ...]:
+            self.calls.append(name)
+            act = getattr(type(self), f"do_{name}", None)
+            return (OK, *act(self, *arguments)) if act else (OK,)
+
+        return call
+
+    def do_cudaMalloc(self, size: int) -> tuple[int]:  # noqa: N802
+        buffer = ctypes.create_string_buffer(size)
+        self.memory[ctypes.addressof(buffer)] = buffer
+        return (ctypes.addressof(buffer),)
+
+    def do_cudaFree(self, address: int) -> tuple[()]:  # noqa: N802
+        del self.memory[address]
+        return ()
+
+    def do_cudaMemcpyAsync(self, to: int, source: int, size: int, kind: int, stream: int) -> tuple[()]:  # noqa: N802
+        ctypes.memmove(to, source, size)
+        return ()
+
+    def do_cudaStreamCreate(self) -> tuple[int]:  # noqa: N802
+        return (7,)
+
+    def do_cudaEventCreate(self) -> tuple[int]:  # noqa: N802
+        return (8,)
+
+    def cudaStreamEndCapture(self, stream: int) -> tuple[int, str]:  # noqa: N802
+        self.calls.append("cudaStreamEndCapture")
+        return (self.capture, "graph")
+
+    def do_cudaGraphInstantiate(self, graph: str, flags: int) -> tuple[str]:  # noqa: N802
+        return ("executable",)
+
+    def do_cudaGraphLaunch(self, graph: str, stream: int) -> tuple[()]:  # noqa: N802
+        self.context.compute()
+        return ()
+
+    def do_cudaEventElapsedTime(self, begun: int, ended: int) -> tuple[float]:  # noqa: N802
+        return (0.25,)
+
+
+class FakeContext:
+    """Doubles its input."""
+
+    def __init__(self) -> None:
+        self.shape: tuple[int, ...] = ()
+        self.address: dict[str, int] = {}
+        self.works = True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shape = shape
+        return shape[0] <= 8
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.shape
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.address[name] = address
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        self.compute()
+        return self.works
+
+    def compute(self) -> None:
+        count = int(np.prod(self.shape))
+        given, made = (np.ctypeslib.as_array((ctypes.c_float * count).from_address(self.address[n])) for n in "xy")
+        made[:] = given * 2
+
+
+class Mode(enum.Enum):
+    INPUT = 0
+    OUTPUT = 1
+
+
+class FakeTrt:
+    """As much of TensorRT as an engine needs to run."""
+
+    Logger = type("Logger", (), {"ERROR": 1, "__init__": lambda self, severity: None})
+    TensorIOMode = Mode
+
+    def __init__(self, context: FakeContext, plan_is_good: bool = True) -> None:
+        self.context, self.plan_is_good = context, plan_is_good
+
+    def Runtime(self, logger: object) -> Any:  # noqa: N802
+        engine = SimpleNamespace(
+            num_io_tensors=2,
+            get_tensor_name=lambda index: "xy"[index],
+            get_tensor_mode=lambda name: Mode.INPUT if name == "x" else Mode.OUTPUT,
+            get_tensor_dtype=lambda name: "float",
+            create_execution_context=lambda: self.context,
+        )
+        return SimpleNamespace(deserialize_cuda_engine=lambda plan: engine if self.plan_is_good else None)
+
+    def nptype(self, dtype: str) -> type:
+        return np.float32
+
+
+@pytest.fixture
+def context() -> FakeContext:
+    return FakeContext()
+
+
+X = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def test_an_engine_copies_in_runs_and_copies_out(context: FakeContext) -> None:
+    cuda = FakeCuda(context)
+    engine = tensorrt.Engine(FakeTrt(context), cuda, b"plan")
+    np.testing.assert_array_equal(engine(x=X)["y"], X * 2)
+    np.testing.assert_array_equal(engine(x=X + 1)["y"], X * 2 + 2)
+    assert engine.gpu_ms == [0.25, 0.25]
+
+
+def test_the_run_is_captured_once_a_shape_and_replayed(context: FakeContext) -> None:
+    cuda = FakeCuda(context)
+    engine = tensorrt.Engine(FakeTrt(context), cuda, b"plan")
+    for batch in (X, X, X[:1], X[:1]):
+        np.testing.assert_array_equal(engine(x=batch)["y"], batch * 2)
+    assert cuda.calls.count("cudaStreamBeginCapture") == 2
+    assert cuda.calls.count("cudaGraphLaunch") == 4
+
+
+def test_an_engine_that_cannot_be_captured_is_enqueued(context: FakeContext) -> None:
+    cuda = FakeCuda(context, capture=900)
+    engine = tensorrt.Engine(FakeTrt(context), cuda, b"plan")
+    np.testing.assert_array_equal(engine(x=X)["y"], X * 2)
+    assert "cudaGraphLaunch" not in cuda.calls
+
+
+def test_closing_gives_everything_back(context: FakeContext) -> None:
+    cuda = FakeCuda(context)
+    engine = tensorrt.Engine(FakeTrt(context), cuda, b"plan")
+    engine(x=X)
+    assert len(cuda.memory) == 2
+    engine.close()
+    assert cuda.memory == {}
+    assert {"cudaGraphExecDestroy", "cudaEventDestroy", "cudaStreamDestroy"} <= set(cuda.calls)
+
+
+def test_answers_are_not_overwritten_by_the_next_call(context: FakeContext) -> None:
+    engine = tensorrt.Engine(FakeTrt(context), FakeCuda(context), b"plan")
+    first = engine(x=X)["y"]
+    engine(x=X + 5)
+    np.testing.assert_array_equal(first, X * 2)
+
+
+def test_refusals_are_named(context: FakeContext) -> None:
+    with pytest.raises(StageFailed, match="TensorRT refuses the engine on this GPU"):
+        tensorrt.Engine(FakeTrt(context, plan_is_good=False), FakeCuda(context), b"plan")
+    engine = tensorrt.Engine(FakeTrt(context), FakeCuda(context), b"plan")
+    with pytest.raises(StageFailed, match=r"does not take x of shape \(9, 3\)"):
+        engine(x=np.zeros((9, 3), np.float32))
+    context.works = False
+    with pytest.raises(StageFailed, match="could not run the engine"):
+        engine(x=X)
+
+
+def test_a_cuda_error_is_a_failure(context: FakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(context)
+    engine = tensorrt.Engine(FakeTrt(context), cuda, b"plan")
+    monkeypatch.setattr(cuda, "cudaMalloc", lambda size: (2, None), raising=False)
+    with pytest.raises(StageFailed, match="CUDA reports 2"):
+        engine(x=X)
+
+
+def test_without_a_driver_no_runtime_is_touched(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: ())
+    monkeypatch.setattr(tensorrt, "library", lambda name: pytest.fail("a runtime was loaded"))
+    with pytest.raises(MissingBackend, match="an engine needs a CUDA GPU"), tensorrt.start(tmp_path / "none"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("flavour", "capabilities", "gpu", "runs"),
+    [
+        ("tensorrt", (), "9.0", True),
+        ("tensorrt_rtx", (), "8.9", True),
+        ("tensorrt_rtx", (), "9.0", False),
+        ("tensorrt_rtx", (), "7.5", False),
+        ("tensorrt_rtx", ("7.5",), "7.5", True),
+        ("tensorrt_rtx", ("8.6",), "8.9", False),
+    ],
+)
+def test_whom_an_engine_serves(
+    monkeypatch: pytest.MonkeyPatch, flavour: str, capabilities: tuple[str, ...], gpu: str, runs: bool
+) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: (Gpu("some GPU", gpu),))
+    assert tensorrt.serves(flavour, capabilities) is runs
+    monkeypatch.setattr(machine, "gpus", lambda: ())
+    assert not tensorrt.serves(flavour, capabilities)
+
+
+def test_a_library_that_is_not_there_is_named() -> None:
+    with pytest.raises(MissingBackend, match="tensorrt cannot be imported") as caught:
+        tensorrt.library("tensorrt")
+    assert caught.value.remedy == "pip install tensorrt"

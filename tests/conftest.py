@@ -1,0 +1,91 @@
+"""What many tests need: a tiny model, and one finished run of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deploytool import machine, pipeline, targets
+from deploytool.artifact import Artifact, Given, Kind
+from deploytool.spec import Job, Model, Options, Preprocessing, Tensor
+
+ROOT = Path(__file__).parents[1]
+TINY = Model(
+    name="tiny",
+    factory=f"{Path(__file__).parent / 'tiny.py'}:tiny",
+    options={"classes": 10},
+    inputs=(Tensor("input", ("batch", 3, 32, 32)),),
+    outputs=(Tensor("logits", ("batch", 10)),),
+    preprocessing=Preprocessing(resize=32, crop=32),
+)
+QUICK = Options(images=4, seconds=0.1)
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def shelf(run: Path) -> Given:
+    """The artifacts of a finished run, as a later stage would be handed them."""
+    made = []
+    for room, sealed in pipeline.rooms(run):
+        path = room / sealed.kind.value
+        made.append(Artifact(sealed.kind, path, sealed.key, sealed.made_by, sealed.notes, sealed.seconds, fresh=False))
+    return Given(tuple(made))
+
+
+@pytest.fixture(scope="session")
+def with_engine() -> Options:
+    """The options of a run that builds the default TensorRT-RTX engine."""
+    decisions = targets.decide(("rtx40",))
+    return dataclasses.replace(QUICK, targets=decisions, engines=targets.engines(decisions))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, with_engine: Options) -> Path:
+    """A finished run of the tiny model, engine and all; tests must not change it."""
+    home = tmp_path_factory.mktemp("run") / "tiny"
+    made = list(pipeline.run(Job(TINY, with_engine), targets.ROAD, home))
+    assert [artifact.kind for artifact in made][-1] is Kind.REPORT
+    return home
+
+
+@pytest.fixture
+def run_copy(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run that a test may spoil."""
+    return Path(shutil.copytree(finished, tmp_path / "tiny"))
+
+
+@pytest.fixture
+def deploytool(tmp_path: Path) -> Command:
+    """The command line in a fresh process and an empty folder."""
+
+    def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "deploytool", *arguments]
+        settings = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **environment}
+        return subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
+
+    return call
+
+
+def modules_of(program: str) -> set[str]:
+    """The top-level modules that a program has imported when it ends."""
+    ending = "\nimport json, sys; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    command = [sys.executable, "-c", program + ending]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked gpu say why they are skipped where there is none."""
+    if machine.gpus():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA driver answers on this machine"))

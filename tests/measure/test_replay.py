@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from deploytool.backends import Array
+from deploytool.measure.replay import replay
+from deploytool.spec import Batch
+
+
+@pytest.mark.parametrize(
+    ("batch", "sizes"),
+    [
+        (Batch(1, 8, 32), [7]),
+        (Batch(1, 2, 4), [4, 3]),
+        (Batch(1, 1, 1), [1] * 7),
+        (Batch(4, 4, 4), [4, 4]),
+        (Batch(16, 16, 16), [16]),
+    ],
+)
+def test_all_cases_come_back_in_order_in_batches_the_session_takes(batch: Batch, sizes: list[int]) -> None:
+    seen = []
+
+    def session(**inputs: Array) -> dict[str, Array]:
+        seen.append(len(inputs["x"]))
+        return {"y": inputs["x"] * 2}
+
+    inputs = {"x": np.arange(7, dtype=np.float32)}
+    np.testing.assert_array_equal(replay(session, inputs, batch)["y"], inputs["x"] * 2)
+    assert seen == sizes

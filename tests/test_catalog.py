@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+
+from deploytool import catalog
+from deploytool.errors import BadInput
+from tests.conftest import modules_of
+
+
+@pytest.mark.parametrize("name", ["shufflenet_g3", "ShuffleNet-G3", "shuffleNet_g3_", " shufflenet_g3 "])
+def test_a_name_is_found_however_it_is_spelled(name: str) -> None:
+    assert catalog.find(name).name == "shufflenet_g3"
+
+
+def test_a_wrong_name_gets_the_closest_one() -> None:
+    with pytest.raises(BadInput, match="there is no model 'shuflenet_g3'") as caught:
+        catalog.find("shuflenet_g3")
+    assert caught.value.remedy == "did you mean shufflenet_g3?"
+    with pytest.raises(BadInput) as caught:
+        catalog.find("zzz")
+    assert caught.value.remedy == "`deploytool models` lists them"
+
+
+def test_the_catalog_needs_no_torch() -> None:
+    assert not {"torch", "onnx"} & modules_of("from deploytool import catalog; catalog.find('mixnet_s')")

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploytool import golden
+from deploytool.errors import BadInput
+from deploytool.golden import Golden
+
+SAMPLE = Golden(
+    np.zeros((2, 4, 4, 3), np.uint8),
+    {"input": np.ones((2, 3, 4, 4), np.float32)},
+    {"logits": np.ones((2, 5), np.float32), "features.map": np.ones((2, 1), np.float32)},
+    {"logits": np.ones((2, 5)), "features.map": np.ones((2, 1))},
+)
+
+
+def test_a_sample_comes_back_with_its_types(tmp_path: Path) -> None:
+    golden.write(tmp_path / "golden.npz", SAMPLE)
+    found = golden.read(tmp_path / "golden.npz")
+    assert {name: array.dtype for name, array in found.reference.items()} == {
+        "logits": np.float64,
+        "features.map": np.float64,
+    }
+    assert found.inputs["input"].dtype == np.float32
+    assert found.outputs.keys() == SAMPLE.outputs.keys()
+    np.testing.assert_array_equal(found.pixels, SAMPLE.pixels)
+
+
+def test_the_same_sample_has_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a.npz", "b.npz"):
+        golden.write(tmp_path / name, SAMPLE)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_something_else_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "golden.npz"
+    golden.write(file, SAMPLE)
+    whole = file.read_bytes()
+    np.savez(tmp_path / "other.npz", x=np.zeros(1))
+    np.savez(tmp_path / "pickle.npz", pixels=np.array([{}], dtype=object))
+    for spoiled in (b"", b"garbage", whole[:200], (tmp_path / "other.npz").read_bytes()):
+        file.write_bytes(spoiled)
+        with pytest.raises(BadInput, match="is no golden sample"):
+            golden.read(file)
+    with pytest.raises(BadInput, match="is no golden sample"):
+        golden.read(tmp_path / "pickle.npz")

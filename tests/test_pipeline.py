@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from deploytool import machine, pipeline, receipt, stages, targets
+from deploytool.artifact import Given, Kind, Notes
+from deploytool.errors import BadInput, StageFailed
+from deploytool.spec import Job, Options
+from deploytool.stages import STAGES
+from tests.conftest import QUICK, TINY, modules_of
+
+SHORT = ("instantiate", "record", "translate", "simplify")
+
+
+def run(home: Path, options: Options = QUICK, recipe: tuple[str, ...] = SHORT) -> dict[str, bool]:
+    """Which stage had to make its artifact anew."""
+    return {artifact.made_by: artifact.fresh for artifact in pipeline.run(Job(TINY, options), recipe, home)}
+
+
+def fresh(home: Path, options: Options = QUICK) -> set[str]:
+    return {verb for verb, made in run(home, options).items() if made}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    assert fresh(tmp_path / "run") == set(SHORT)
+    return tmp_path / "run"
+
+
+def test_the_road_is_possible() -> None:
+    pipeline.check(targets.ROAD)
+    assert set(targets.ROAD) == set(STAGES)
+
+
+def test_an_impossible_order_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="translate takes golden, and no stage before it makes that"):
+        next(pipeline.run(Job(TINY, QUICK), ("instantiate", "translate"), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_run_makes_nothing(home: Path) -> None:
+    assert fresh(home) == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "made"),
+    [
+        ({"seed": 1}, set(SHORT)),
+        ({"images": 5}, {"record", "translate", "simplify"}),
+        ({"opset": 19}, {"translate", "simplify"}),
+        ({"runner": "reference"}, {"simplify"}),
+        ({"io": "fp16"}, set()),
+    ],
+)
+def test_an_option_remakes_only_what_depends_on_it(home: Path, change: dict[str, object], made: set[str]) -> None:
+    assert fresh(home, dataclasses.replace(QUICK, **change)) == made  # type: ignore[arg-type]  # names of fields
+
+
+@pytest.mark.parametrize("spoil", ["edit", "delete", "receipt"])
+def test_what_was_spoiled_is_noticed_and_remade(home: Path, spoil: str) -> None:
+    file = home / "translate" / "graph.onnx"
+    if spoil == "edit":
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+    elif spoil == "delete":
+        file.unlink()
+    else:
+        (home / "translate" / receipt.FILE).write_text("{")
+    assert fresh(home) >= {"translate"}
+    assert fresh(home) == set()
+
+
+def test_the_same_job_gives_the_same_bytes(home: Path, tmp_path: Path) -> None:
+    run(tmp_path / "again")
+    for verb in SHORT:
+        one, two = (receipt.read(folder / verb) for folder in (home, tmp_path / "again"))
+        assert one is not None
+        assert two is not None
+        assert (one.key, one.files) == (two.key, two.files)
+
+
+def test_another_source_of_the_model_is_another_model(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_model_source", lambda reference: "edited")
+    assert fresh(home) == set(SHORT)
+
+
+def test_another_version_of_a_library_remakes_what_it_made(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "version", lambda name: "0" if name == "onnxsim" else "1")
+    run(home)
+    monkeypatch.setattr(machine, "version", lambda name: "2" if name == "onnxsim" else "1")
+    assert fresh(home) == {"simplify"}
+
+
+def test_a_stage_that_fails_leaves_nothing_behind(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def make(self, job: Job, out: Path, given: Given) -> Notes:
+            out.write_bytes(b"half")
+            raise StageFailed("refused", "try another")
+
+    monkeypatch.setattr(stages, "load", lambda verb: Failing())
+    with pytest.raises(StageFailed):
+        run(home, dataclasses.replace(QUICK, images=5))
+    left = {path.name for path in home.iterdir()}
+    assert left == {"instantiate"}, "what was made from the old golden sample is gone, and no half room is there"
+
+
+def test_an_interruption_leaves_no_half_room(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def make(self, job: Job, out: Path, given: Given) -> Notes:
+            out.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "load", lambda verb: Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        run(home, dataclasses.replace(QUICK, seed=5))
+    assert list(home.iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_swept(home: Path) -> None:
+    (home / ".making-killed").mkdir()
+    run(home)
+    assert not list(home.glob(".making-*"))
+
+
+def test_somebody_elses_folder_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "simplify").mkdir()
+    (tmp_path / "simplify" / "thesis.tex").write_text("mine")
+    with pytest.raises(BadInput, match="simplify was not made by deploytool"):
+        run(tmp_path)
+    assert (tmp_path / "simplify" / "thesis.tex").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"simplify"}
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for home in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(BadInput, match=f"cannot write to {home}"):
+            run(home)
+
+
+def test_a_run_that_is_all_there_imports_nothing_heavy(home: Path) -> None:
+    program = f"""
+from deploytool import pipeline
+from tests.conftest import QUICK, TINY
+from deploytool.spec import Job
+from pathlib import Path
+made = list(pipeline.run(Job(TINY, QUICK), {SHORT!r}, Path({str(home)!r})))
+assert not any(artifact.fresh for artifact in made)
+"""
+    assert not {"torch", "onnx", "onnxruntime", "tensorrt_rtx"} & modules_of(program)
+
+
+def test_the_artifacts_are_what_the_table_says(finished: Path) -> None:
+    found = {room.name: sealed.kind for room, sealed in pipeline.rooms(finished)}
+    assert found == {verb: STAGES[verb].makes for verb in targets.ROAD}
+    assert Kind.REPORT.value in {path.name for path in (finished / "validate").iterdir()}

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+
+from deploytool import machine, targets
+from deploytool.errors import BadInput
+from deploytool.machine import Gpu
+
+RTX, FULL = "tensorrt-rtx", "tensorrt"
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, installed: tuple[str, ...], *gpus: Gpu) -> None:
+    monkeypatch.setattr(machine, "version", lambda name: "1.0" if name in installed else None)
+    monkeypatch.setattr(machine, "gpus", lambda: gpus)
+
+
+def verdicts(*names: str) -> dict[str, str]:
+    return {decision.target: decision.verdict for decision in targets.decide(names)}
+
+
+def test_without_a_gpu_rtx_builds_for_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, (RTX, FULL))
+    assert targets.flavour() == "tensorrt_rtx"
+    here = {name for name, verdict in verdicts(*targets.TARGETS, "this").items() if verdict == targets.HERE}
+    assert here == {"rtx20", "a100", "rtx30", "rtx40", "rtx50", "gb10"}
+    assert verdicts("orin", "thor", "h100", "h200") == dict.fromkeys(
+        ("orin", "thor", "h100", "h200"), targets.ON_DEVICE
+    )
+    assert verdicts("this") == {"this": targets.NOT_SERVED}
+
+
+def test_a_gpu_with_the_full_tensorrt_builds_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, (FULL,), Gpu("NVIDIA H200", "9.0"))
+    assert targets.flavour() == "tensorrt"
+    (decision,) = targets.decide(())
+    assert (decision.target, decision.verdict, decision.capability) == ("this", targets.HERE, "9.0")
+    assert verdicts("h200", "h100", "rtx40") == {
+        "h200": targets.HERE,
+        "h100": targets.HERE,
+        "rtx40": targets.ON_DEVICE,
+    }
+
+
+def test_rtx_does_not_serve_a_gpu_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, (RTX,), Gpu("NVIDIA H200", "9.0"))
+    assert verdicts("this", "h200") == {"this": targets.NOT_SERVED, "h200": targets.ON_DEVICE}
+    pretend(monkeypatch, (RTX,), Gpu("NVIDIA L4", "8.9"))
+    assert verdicts("this", "rtx40") == {"this": targets.HERE, "rtx40": targets.HERE}
+
+
+def test_with_nothing_installed_nothing_is_built_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, ())
+    assert targets.flavour() is None
+    assert set(verdicts(*targets.TARGETS).values()) == {targets.ON_DEVICE}
+    assert targets.engines(targets.decide(tuple(targets.TARGETS))) == ()
+
+
+def test_every_decision_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    for installed in ((), (RTX,), (FULL,), (RTX, FULL)):
+        for gpus in ((), (Gpu("NVIDIA H200", "9.0"),), (Gpu("NVIDIA L4", "8.9"),)):
+            pretend(monkeypatch, installed, *gpus)
+            assert all(decision.why for decision in targets.decide((*targets.TARGETS, "this")))
+
+
+def test_the_default_is_one_portable_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, (RTX,))
+    (plan,) = targets.engines(targets.decide(()))
+    assert (plan.file, plan.flavour, plan.capabilities) == ("engine.plan", "tensorrt_rtx", ())
+
+
+def test_turing_gets_an_engine_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, (RTX,))
+    plans = targets.engines(targets.decide(("rtx20", "rtx40", "rtx30", "rtx40", "orin")))
+    assert [(plan.file, plan.capabilities) for plan in plans] == [
+        ("engine.plan", ("8.6", "8.9")),
+        ("engine_2.plan", ("7.5",)),
+    ]
+
+
+def test_an_unknown_target_gets_the_closest_one() -> None:
+    with pytest.raises(BadInput, match="there is no target 'rtx41'") as caught:
+        targets.decide(("rtx41",))
+    assert "did you mean rtx4" in caught.value.remedy
