@@ -29,7 +29,7 @@ def show(
         screen.document([sealed for _, sealed in found])
         return
     rows = [_row(room, sealed) for room, sealed in found]
-    screen.table(screen.people(as_json=False), f"Run {path}", ("artifact", ">seconds", "digest", "state"), rows)
+    screen.table(screen.people(as_json=False), "What was made", ("artifact", ">seconds", "digest", "state"), rows)
     written = path / "validate" / Kind.REPORT.value
     if written.is_file():
         summary.show(screen.people(as_json=False), report.read(written), path)

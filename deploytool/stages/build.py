@@ -134,6 +134,7 @@ def _monitor(trt: Any, watch: Callable[[int, int], None]) -> Any:
             return True
 
         def phase_finish(self, phase_name: str) -> None:
-            self._outermost.pop(phase_name, None)
+            if total := self._outermost.pop(phase_name, None):
+                watch(total, total)
 
     return Monitor()

@@ -46,13 +46,14 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     """Writes the report; a failed check stands in the report and is no error: the front door decides what it means."""
     sample = golden.read(given.latest(Kind.GOLDEN).path)
     devices = eager.devices()
-    steps = [step for device in devices for step in _steps(job, given, device)] + _engines(given)
+    engines = _engines(given)
+    steps = [step for device in devices for step in _steps(job, given, device)] + engines
     source = given.latest(Kind.GOLDEN)
     truth = parity.check(sample.outputs, sample.reference, _TRUTH, parity.FP32)
     answers: dict[str, Arrays] = {_EAGER: sample.outputs}
     hops = [Hop(source.made_by, source.path.name, _EAGER, "cpu", MEASURED, (truth,))]
     hops += [_parity(step, answers, sample, job) for step in steps]
-    timed = [step for step in steps if step.device == devices[-1]]
+    timed = _steps(job, given, devices[-1]) + engines
     speeds, rounds = _speed(given.latest(Kind.WEIGHTS), timed, sample, job, devices[-1])
     written = Report(
         schema=report.SCHEMA,

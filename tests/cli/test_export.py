@@ -1,0 +1,190 @@
+"""`deploytool export` in fresh processes, as a user starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import onnx
+import pytest
+
+from deploytool import catalog
+from deploytool.cli import export
+from deploytool.errors import BadInput, DeployError, NotVerified, ParityFailed, TooSlow
+from deploytool.report import MEASURED, SCHEMA, Check, Gate, Hop, Parity, Report, Tolerance
+from deploytool.spec import Batch
+from tests.conftest import Command
+
+MODEL = "mobilenet_v1_cifar"
+FILES = {
+    "instantiate/weights.safetensors",
+    "record/golden.npz",
+    "script/script.pt",
+    "translate/graph.onnx",
+    "simplify/graph.onnx",
+    "halve/graph.onnx",
+    "build/engine.plan",
+    "validate/report.json",
+}
+QUICK = ("--images", "4", "--seconds", "0.1")
+
+
+def files(run: Path) -> set[str]:
+    return {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and path.name != "receipt.json"}
+
+
+def test_the_whole_road_and_back_again(deploytool: Command, tmp_path: Path) -> None:
+    first = deploytool("export", MODEL, "--trt", *QUICK)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr == ""
+    run = tmp_path / "artifacts" / MODEL
+    assert files(run) == FILES
+    for verb in ("translate", "simplify", "halve"):
+        onnx.checker.check_model(onnx.load(run / verb / "graph.onnx"), full_check=True)
+    passed = {line.split("/")[0].strip() for line in first.stdout.splitlines() if "measured: pass" in line}
+    assert passed == {"record", "script", "translate", "simplify", "halve"}
+    assert "built, not run" in first.stdout
+    assert "rtx40" in first.stdout
+    assert "Verdict: pass for all that ran here." in first.stdout
+
+    again = deploytool("export", MODEL, "--trt", *QUICK, "--json")
+    assert again.returncode == 0
+    document = json.loads(again.stdout)
+    assert {artifact["file"] for artifact in document["artifacts"]} == FILES
+    assert not any(artifact["fresh"] for artifact in document["artifacts"])
+    assert document["report"]["schema"] == SCHEMA
+    assert document["report"]["model"] == MODEL
+    assert "kept" in again.stderr
+
+    shown = deploytool("show", f"artifacts/{MODEL}")
+    assert shown.returncode == 0
+    assert first.stdout[first.stdout.index(f"{MODEL}: parity") :] in shown.stdout
+
+
+def test_without_trt_there_is_no_engine(deploytool: Command, tmp_path: Path) -> None:
+    done = deploytool("export", MODEL, *QUICK, "--out", "here", "--require")
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "here") == FILES - {"build/engine.plan"}
+    assert "Verdict: pass." in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "problem", "remedy"),
+    [
+        (("shuflenet_g3",), 2, "there is no model 'shuflenet_g3'", "did you mean shufflenet_g3?"),
+        ((MODEL, "--batch", "0"), 2, "--batch 0 does not grow from at least 1", "such as 1:8:32"),
+        ((MODEL, "--batch", "8:4:2"), 2, "--batch 8:4:2 does not grow", "SMALLEST:TYPICAL:LARGEST"),
+        ((MODEL, "--batch", "two"), 2, "--batch two is no batch size", "write --batch 8"),
+        ((MODEL, "--for", "rtx99"), 2, "there is no target 'rtx99'", "did you mean rtx"),
+        ((MODEL, "--for", "orin,rtx40", "--require"), 6, "no engine for orin", "drop --require"),
+        ((MODEL, "--out", "/proc/here"), 2, "cannot write to /proc/here", "--out"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(
+    deploytool: Command, tmp_path: Path, arguments: tuple[str, ...], code: int, problem: str, remedy: str
+) -> None:
+    done = deploytool("export", *arguments)
+    assert done.returncode == code
+    said = done.stderr.splitlines()
+    assert len(said) == 2
+    assert said[0].startswith(f"deploytool: {problem}")
+    assert remedy in said[1]
+    assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [(MODEL, "--opset", "7"), (MODEL, "--exporter", "magic"), ("--trt",), (MODEL, "-x")]
+)
+def test_a_wrong_option_is_usage_and_no_traceback(deploytool: Command, arguments: tuple[str, ...]) -> None:
+    done = deploytool("export", *arguments)
+    assert done.returncode == 2
+    assert "Usage: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_failure_is_json_too_where_json_was_asked_for(deploytool: Command) -> None:
+    done = deploytool("export", "nothing", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout) == {
+        "error": {"problem": "there is no model 'nothing'", "remedy": "`deploytool models` lists them", "exit_code": 2}
+    }
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_one_may_not_write_to(deploytool: Command, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=stat.S_IRUSR | stat.S_IXUSR)
+    done = deploytool("export", MODEL, "--out", "locked/run")
+    assert done.returncode == 2
+    assert "cannot write to locked/run: Permission denied" in done.stderr
+
+
+def test_a_folder_of_somebody_else(deploytool: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "build").mkdir(parents=True)
+    (tmp_path / "mine" / "build" / "thesis.pdf").write_text("mine")
+    done = deploytool("export", MODEL, "--trt", "--out", "mine")
+    assert done.returncode == 2
+    assert "mine/build was not made by deploytool" in done.stderr
+    assert files(tmp_path / "mine") == {"build/thesis.pdf"}
+
+
+def test_a_gate_that_cannot_be_measured_is_not_passed(deploytool: Command) -> None:
+    done = deploytool("export", MODEL, "--trt", *QUICK, "--min-speedup", "0.01")
+    assert done.returncode == 6
+    assert "the speed of build is built, not run" in done.stderr
+
+
+def test_a_gate_that_is_measured_and_missed(deploytool: Command) -> None:
+    done = deploytool("export", MODEL, *QUICK, "--min-speedup", "1000")
+    assert done.returncode == 4
+    assert "is not surely 1000× eager" in done.stderr
+
+
+TOLERANCE = Tolerance(1e-5, 1.0, 90.0, 1.0, 1.0)
+GOOD = Hop("halve", "graph.onnx", "onnxruntime", "cpu", MEASURED, ())
+WORSE = Check("simplify", Parity(1.0, 0.0, 0.0, 0.0, 0.0, 0), TOLERANCE, ("max_error",))
+BAD = Hop("halve", "graph.onnx", "onnxruntime", "cpu", MEASURED, (WORSE,))
+PENDING = Hop("build", "engine.plan", "tensorrt_rtx", "cuda", "built, not run", ())
+
+
+def written(*hops: Hop, gate: Gate | None = None) -> Report:
+    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, hops, (), gate, (), (), {})
+
+
+@pytest.mark.parametrize(
+    ("report", "require", "ending"),
+    [
+        (written(GOOD), True, None),
+        (written(GOOD, PENDING), False, None),
+        (written(GOOD, PENDING), True, NotVerified),
+        (written(BAD, PENDING), True, ParityFailed),
+        (written(GOOD, gate=Gate(2.0, "simplify", MEASURED, reached=True)), False, None),
+        (written(GOOD, gate=Gate(2.0, "simplify", MEASURED, reached=False)), False, TooSlow),
+        (written(BAD, gate=Gate(2.0, "simplify", MEASURED, reached=False)), False, ParityFailed),
+        (written(GOOD, PENDING, gate=Gate(2.0, "build", "built, not run", reached=False)), False, NotVerified),
+    ],
+)
+def test_how_a_report_ends(report: Report, require: bool, ending: type[DeployError] | None) -> None:
+    if ending is None:
+        export._judge(report, require=require)
+        return
+    with pytest.raises(ending):
+        export._judge(report, require=require)
+
+
+def test_every_failure_has_its_own_exit_code() -> None:
+    codes = [kind.exit_code for kind in DeployError.__subclasses__()]
+    assert sorted(codes) == [2, 3, 4, 5, 6, 7]
+
+
+def test_batches() -> None:
+    assert export._batch("4") == Batch(4, 4, 4)
+    assert export._batch("1:2:3") == Batch(1, 2, 3)
+    for text in ("", "1:2", "-1", "1:2:3:4", "1.5"):
+        with pytest.raises(BadInput):
+            export._batch(text)
+
+
+def test_the_default_model_of_the_readme_exists() -> None:
+    assert catalog.find("shufflenet_g3").parameters == 1_865_728

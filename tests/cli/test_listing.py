@@ -1,0 +1,98 @@
+"""`models`, `targets`, `show` and `--help`: what one looks at before and after."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deploytool import catalog
+from deploytool.targets import TARGETS
+from tests.conftest import Command, modules_of
+
+HEAVY = {"torch", "onnx", "onnxruntime", "onnxsim", "tensorrt_rtx", "safetensors"}
+
+
+def test_models_lists_every_figure(deploytool: Command) -> None:
+    done = deploytool("models")
+    assert done.returncode == 0
+    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if "×" in line}
+    assert rows["shufflenet_g3"] == ["3×224×224", "1000", "1,865,728", "137,460,672"]
+    assert rows["mobilenet_v1_cifar"] == ["3×32×32", "10", "3,217,226", "46,354,432"]
+    assert set(rows) == {model.name for model in catalog.models()}
+
+
+def test_models_as_json_says_the_same(deploytool: Command) -> None:
+    listed = {model["name"]: model for model in json.loads(deploytool("models", "--json").stdout)}
+    for model in catalog.models():
+        assert (listed[model.name]["parameters"], listed[model.name]["macs"]) == (model.parameters, model.macs)
+
+
+def test_targets_says_for_each_what_becomes_of_it_and_why(deploytool: Command) -> None:
+    decisions = {each["target"]: each for each in json.loads(deploytool("targets", "--json").stdout)}
+    assert set(decisions) == {*TARGETS, "this"}
+    assert all(each["verdict"] and each["why"] for each in decisions.values())
+    assert all(name in deploytool("targets").stdout for name in decisions)
+
+
+@pytest.mark.parametrize("arguments", ["--help", "models", "targets", "export --help"])
+def test_looking_around_imports_nothing_heavy(arguments: str) -> None:
+    program = f"""
+import sys
+from deploytool.cli import app
+sys.stdout, stdout = open("/dev/null", "w"), sys.stdout
+app({arguments.split()!r}, standalone_mode=False)
+sys.stdout.close()
+sys.stdout = stdout
+"""
+    assert not HEAVY & modules_of(program)
+
+
+def test_help_lists_the_exit_codes(deploytool: Command) -> None:
+    for arguments in ((), ("export",)):
+        said = deploytool(*arguments, "--help").stdout
+        assert all(f" {code} " in said for code in (0, 2, 3, 4, 5, 6, 7, 130))
+
+
+def test_show_tells_a_changed_artifact_from_an_untouched_one(deploytool: Command, run_copy: Path) -> None:
+    assert "CHANGED" not in deploytool("show", str(run_copy)).stdout
+    (run_copy / "halve" / "graph.onnx").write_bytes(b"other")
+    assert deploytool("show", str(run_copy)).stdout.count("CHANGED since it was made") == 1
+    assert "CHANGED since it was made" in deploytool("show", str(run_copy / "halve" / "graph.onnx")).stdout
+
+
+def test_show_of_one_artifact_names_its_past(deploytool: Command, run_copy: Path) -> None:
+    said = deploytool("show", str(run_copy / "build" / "engine.plan")).stdout
+    assert "as made" in said
+    assert "halve" in said
+    assert "tensorrt_rtx" in said
+    sealed = json.loads(deploytool("show", str(run_copy / "halve" / "graph.onnx"), "--json").stdout)
+    assert sealed["made_by"] == "halve"
+
+
+def test_show_refuses_what_is_no_run(deploytool: Command, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for path, problem in ((".", "holds no run"), ("notes.txt", "is no artifact of a run"), ("nowhere", "holds no run")):
+        done = deploytool("show", path)
+        assert done.returncode == 2
+        assert problem in done.stderr
+        assert len(done.stderr.splitlines()) == 2
+
+
+def test_show_of_a_spoiled_report(deploytool: Command, run_copy: Path) -> None:
+    (run_copy / "validate" / "report.json").write_text("{}")
+    done = deploytool("show", str(run_copy))
+    assert done.returncode == 2
+    assert "is no report of this version" in done.stderr
+
+
+def test_two_onnxruntimes_are_found_at_start_up(deploytool: Command, tmp_path: Path) -> None:
+    info = tmp_path / "site" / "onnxruntime_gpu-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.0\n")
+    root = Path(__file__).parents[2]
+    done = deploytool("models", PYTHONPATH=f"{root}:{tmp_path / 'site'}")
+    assert done.returncode == 5
+    assert "onnxruntime and onnxruntime-gpu are both installed" in done.stderr
+    assert "pip uninstall" in done.stderr

@@ -1,0 +1,99 @@
+"""Real engines, built by TensorRT-RTX on a machine without a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from deploytool import plain
+from deploytool.artifact import Artifact, Given, Kind
+from deploytool.errors import BadInput, StageFailed
+from deploytool.report import Engine
+from deploytool.spec import Batch, EnginePlan, Job, Options
+from deploytool.stages import build
+from tests.conftest import QUICK, TINY, shelf
+
+RTX = "tensorrt_rtx"
+
+
+def with_graph(path: Path) -> Given:
+    return Given((Artifact(Kind.GRAPH, path, "key", "halve", {}, 0.0, fresh=True),))
+
+
+def options(*plans: EnginePlan, batch: Batch = Batch()) -> Options:  # noqa: B008  # frozen
+    return dataclasses.replace(QUICK, engines=plans or (EnginePlan("engine.plan", RTX),), batch=batch)
+
+
+def test_an_engine_is_built_and_described(finished: Path) -> None:
+    (artifact,) = shelf(finished).chain(Kind.ENGINE)
+    (engine,) = plain.decode(tuple[Engine, ...], artifact.notes["engines"])
+    assert engine.file == "engine.plan"
+    assert engine.bytes == artifact.path.stat().st_size > 10_000
+    assert (engine.flavour, engine.capabilities) == (RTX, ("8.9",))
+    assert engine.layers["HALF"] > engine.layers["FLOAT"]
+
+
+def test_tensorrts_own_log_is_kept(finished: Path) -> None:
+    (artifact,) = shelf(finished).chain(Kind.ENGINE)
+    log = artifact.notes["log"]
+    assert isinstance(log, list)
+    assert any("Opset version:    18" in str(line) for line in log)
+
+
+def test_two_builds_give_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        build.make(Job(TINY, options()), tmp_path / name / "engine.plan", shelf(finished))
+    assert (tmp_path / "a" / "engine.plan").read_bytes() == (tmp_path / "b" / "engine.plan").read_bytes()
+
+
+def test_turing_gets_its_own_file(finished: Path, tmp_path: Path) -> None:
+    plans = (EnginePlan("engine.plan", RTX, ("8.6", "8.9")), EnginePlan("engine_2.plan", RTX, ("7.5",)))
+    notes = build.make(Job(TINY, options(*plans)), tmp_path / "engine.plan", shelf(finished))
+    assert [engine.capabilities for engine in plain.decode(tuple[Engine, ...], notes["engines"])] == [
+        ("8.6", "8.9"),
+        ("7.5",),
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"engine.plan", "engine_2.plan"}
+
+
+def test_the_build_reports_its_progress(finished: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    job = Job(TINY, options(), watch=lambda done, total: seen.append((done, total)))
+    build.make(job, tmp_path / "engine.plan", shelf(finished))
+    assert seen == sorted(seen)
+    assert seen[-1][0] == seen[-1][1] > 1
+
+
+def test_an_engine_that_would_be_fp32_is_refused(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match="only 0 of 4 convolution and matrix layers are FP16"):
+        build.make(Job(TINY, options()), tmp_path / "engine.plan", with_graph(finished / "simplify" / "graph.onnx"))
+    assert not (tmp_path / "engine.plan").exists()
+
+
+def test_an_operator_tensorrt_does_not_take_is_named(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Det", ["input"], ["logits"], "the_odd_one")],
+        "graph",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT16, ["batch", 3, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT16, ["batch"])],
+    )
+    path = tmp_path / "graph.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    with pytest.raises(StageFailed, match="TensorRT does not take Det node 'the_odd_one'"):
+        build.make(Job(TINY, options()), tmp_path / "engine.plan", with_graph(path))
+
+
+def test_garbage_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "graph.onnx").write_bytes(b"garbage")
+    with pytest.raises((StageFailed, BadInput)):
+        build.make(Job(TINY, options()), tmp_path / "engine.plan", with_graph(tmp_path / "graph.onnx"))
+
+
+def test_a_profile_of_one_size(finished: Path, tmp_path: Path) -> None:
+    build.make(Job(TINY, options(batch=Batch(4, 4, 4))), tmp_path / "engine.plan", shelf(finished))
+    assert (tmp_path / "engine.plan").stat().st_size > 10_000

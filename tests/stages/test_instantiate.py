@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from deploytool import images
+from deploytool.artifact import Given
+from deploytool.backends import eager
+from deploytool.spec import Job, Options, Preprocessing
+from deploytool.stages import instantiate
+from tests.conftest import QUICK, TINY
+
+GIVEN = Given(())
+
+
+def make(out: Path, seed: int = 0) -> bytes:
+    instantiate.make(Job(TINY, Options(seed=seed)), out, GIVEN)
+    return out.read_bytes()
+
+
+def test_the_seed_decides_and_nothing_else(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    first = make(tmp_path / "a")
+    state = torch.get_rng_state()
+    assert make(tmp_path / "b") == first
+    assert make(tmp_path / "c", seed=1) != first
+    assert torch.equal(torch.get_rng_state(), state), "the user's random numbers are their own"
+
+
+def test_logits_differ_between_images_it_was_not_calibrated_on(tmp_path: Path) -> None:
+    make(tmp_path / "weights")
+    batch = images.normalise(images.dead_leaves(32, 32, 32, seed=99), Preprocessing())
+    with eager.start(tmp_path / "weights") as session:
+        logits = session(input=batch)["logits"]
+    assert len(set(logits.argmax(1).tolist())) >= 4
+    assert logits.std(axis=0).mean() > 0.5 * logits.std()
+
+
+def test_a_deep_network_does_not_amplify_noise() -> None:
+    """Plain random weights fail this by a factor of hundreds: what FP16 rounds would drown the logits."""
+
+    def block(channels: int) -> list[nn.Module]:
+        return [nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
+
+    torch.manual_seed(0)
+    first = [nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    deep = [layer for _ in range(30) for layer in block(16)]
+    net = nn.Sequential(*first, *deep, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)).eval()
+    batch = torch.from_numpy(images.normalise(images.dead_leaves(16, 32, 32, seed=1), Preprocessing()))
+    with torch.no_grad():
+        instantiate.calibrate(net, batch)
+        clean, noisy = net(batch), net(batch * (1 + 1e-3 * torch.randn_like(batch)))
+    assert (clean - noisy).abs().max() / clean.abs().max() < 2e-2
+    assert not net.training
+
+
+def test_the_notes_count_the_parameters(tmp_path: Path) -> None:
+    notes = instantiate.make(Job(TINY, QUICK), tmp_path / "weights", GIVEN)
+    module = eager.module(tmp_path / "weights")
+    assert notes == {"weights": "seed 0", "parameters": sum(np.prod(p.shape) for p in module.parameters())}

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from deploytool import report
+from deploytool.report import BUILT_NOT_RUN, MEASURED, Report, Speed
+from deploytool.spec import Batch, Job, Options
+from deploytool.stages import validate
+from tests.conftest import QUICK, TINY, shelf
+
+
+def validated(run: Path, out: Path, options: Options = QUICK) -> Report:
+    validate.make(Job(TINY, options), out / "report.json", shelf(run))
+    return report.read(out / "report.json")
+
+
+def spoil(graph: Path, weight: str, factor: float) -> None:
+    """Scales one value of a weight."""
+    model = onnx.load(graph)
+    held = next(one for one in model.graph.initializer if weight in one.name)
+    values = numpy_helper.to_array(held).copy()
+    values.flat[0] *= factor
+    held.CopyFrom(numpy_helper.from_array(values, held.name))
+    onnx.save(model, graph)
+
+
+def test_every_hop_is_measured_against_the_one_before_and_the_source(finished: Path) -> None:
+    written = report.read(finished / "validate" / "report.json")
+    checks = {hop.stage: [check.against for check in hop.checks] for hop in written.hops}
+    assert checks == {
+        "record": ["FP64"],
+        "script": ["eager", "FP64"],
+        "translate": ["eager", "FP64"],
+        "simplify": ["translate", "FP64"],
+        "halve": ["simplify", "FP64"],
+        "build": [],
+    }
+    assert {hop.stage: hop.status for hop in written.hops} == dict.fromkeys(checks, MEASURED) | {"build": BUILT_NOT_RUN}
+    assert report.broken(written) == ()
+    assert report.unmeasured(written) == (f"build: {BUILT_NOT_RUN}",)
+
+
+def test_speed_is_measured_for_all_that_runs_here(finished: Path) -> None:
+    written = report.read(finished / "validate" / "report.json")
+    assert {speed.stage: speed.status for speed in written.speeds} == {
+        "script": MEASURED,
+        "translate": MEASURED,
+        "simplify": MEASURED,
+        "halve": MEASURED,
+        "build": BUILT_NOT_RUN,
+    }
+    for speed in written.speeds:
+        if speed.ratio is None:
+            assert speed.latency_ms is None
+        else:
+            assert speed.low is not None
+            assert speed.high is not None
+            assert 0 < speed.low <= speed.ratio <= speed.high
+    assert written.device
+    assert written.rounds >= 7
+
+
+@pytest.mark.parametrize("stage", ["translate", "simplify", "halve"])
+def test_a_fault_is_blamed_on_its_hop(run_copy: Path, tmp_path: Path, stage: str) -> None:
+    spoil(run_copy / stage / "graph.onnx", "classifier.weight", factor=3.0)
+    failed = report.broken(validated(run_copy, tmp_path))
+    assert failed[0].startswith(f"{stage} against ")
+    after = ("translate", "simplify", "halve")
+    following = after[after.index(stage) + 1 :]
+    hops_after = [line for line in failed if line.split()[0] in following and "FP64" not in line]
+    assert len(hops_after) == len(following[:1]), "the hop after a lone fault strays from it, no other does"
+
+
+def test_a_fault_in_the_script_is_its_own(run_copy: Path, tmp_path: Path) -> None:
+    script, other = (run_copy / "script" / "script.pt"), tmp_path / "other"
+    from deploytool import pipeline
+
+    list(pipeline.run(Job(TINY, dataclasses.replace(QUICK, seed=3)), ("instantiate", "record", "script"), other))
+    script.write_bytes((other / "script" / "script.pt").read_bytes())
+    assert {line.split()[0] for line in report.broken(validated(run_copy, tmp_path))} == {"script"}
+
+
+@pytest.mark.parametrize("batch", [Batch(1, 1, 1), Batch(3, 3, 3), Batch(16, 16, 16)])
+def test_any_batch_range_is_served(run_copy: Path, tmp_path: Path, batch: Batch) -> None:
+    written = validated(run_copy, tmp_path, dataclasses.replace(QUICK, batch=batch))
+    assert report.broken(written) == ()
+    assert written.batch == batch.smallest
+
+
+def test_half_inputs_are_handed_over_as_such(run_copy: Path, tmp_path: Path) -> None:
+    from deploytool import pipeline, targets
+
+    options = dataclasses.replace(QUICK, io="fp16")
+    recipe = [verb for verb in targets.ROAD if verb != "build"]
+    written = report.read(list(pipeline.run(Job(TINY, options), recipe, run_copy))[-1].path)
+    assert report.broken(written) == ()
+
+
+def test_nan_in_an_artifact_is_counted(run_copy: Path, tmp_path: Path) -> None:
+    spoil(run_copy / "halve" / "graph.onnx", "classifier.weight", factor=np.nan)
+    written = validated(run_copy, tmp_path)
+    (halve,) = (hop for hop in written.hops if hop.stage == "halve")
+    assert all("bad" in check.broken and check.parity.bad == 4 for check in halve.checks)
+
+
+def speed(stage: str, low: float | None) -> Speed:
+    status = MEASURED if low is not None else BUILT_NOT_RUN
+    return Speed(stage, "file", "runner", status, 1.0, 2.0, low and low + 0.1, low, low and low + 0.2)
+
+
+@pytest.mark.parametrize(
+    ("speeds", "engine", "stage", "reached"),
+    [
+        ((speed("simplify", 2.1), speed("halve", 0.9)), False, "simplify", True),
+        ((speed("simplify", 1.9), speed("halve", 0.9)), False, "simplify", False),
+        ((speed("script", 9.0), speed("simplify", 1.0)), False, "simplify", False),
+        ((speed("simplify", 9.0), speed("build", 1.5)), True, "build", False),
+        ((speed("simplify", 1.0), speed("build", 2.5)), True, "build", True),
+        ((speed("simplify", 9.0), speed("build", None)), True, "build", False),
+    ],
+)
+def test_the_gate_judges_what_ships_by_its_lower_bound(
+    speeds: tuple[Speed, ...], engine: bool, stage: str, reached: bool
+) -> None:
+    gate = validate._gate(2.0, speeds, engine=engine)
+    assert gate is not None
+    assert (gate.stage, gate.reached) == (stage, reached)
+    assert gate.status == (MEASURED if any(s.low for s in speeds if s.stage == stage) else BUILT_NOT_RUN)
+
+
+def test_no_gate_was_asked_for() -> None:
+    assert validate._gate(None, (), engine=False) is None

@@ -1,0 +1,213 @@
+"""The doorman: the laws of the house, each a test that breaks when somebody breaks the law."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tomllib
+
+from deploytool import backends, stages
+from deploytool.artifact import Kind
+from deploytool.spec import Options
+from deploytool.stages import STAGES
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "deploytool"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+BACKENDS = sorted(path.stem for path in (PACKAGE / "backends").glob("[a-z]*.py"))
+HEAVY = ("torch", "safetensors", "onnx", "onnxruntime", "onnxsim", "tensorrt", "tensorrt_rtx", "cuda", "PIL")
+ADDRESSES = {  # module: the heavy library whose address it is
+    "deploytool.backends.eager": "torch",
+    "deploytool.backends.onnxruntime": "onnxruntime",
+    "deploytool.backends.reference": "onnx",
+    "deploytool.backends.torchscript": "torch",
+    "deploytool.stages.halve": "onnx",
+    "deploytool.stages.instantiate": "torch",
+    "deploytool.stages.record": "torch",
+    "deploytool.stages.script": "torch",
+    "deploytool.stages.simplify": "onnx",
+    "deploytool.stages.translate": "onnx",
+    "deploytool.stages.validate": "torch",
+}
+
+
+def nodes(path: Path) -> Iterator[ast.AST]:
+    return ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def copied_house(tmp_path: Path) -> Path:
+    skip = shutil.ignore_patterns("__pycache__")
+    for folder in ("deploytool", "models"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=skip)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "contract"),
+    [
+        ("deploytool/receipt.py", "from deploytool import pipeline", "Imports only go down"),
+        ("deploytool/spec.py", "from deploytool import machine", "Imports only go down"),
+        ("deploytool/attic.py", "", "Imports only go down"),
+        ("deploytool/stages/halve.py", "from deploytool.stages import simplify", "Stages do not know each other"),
+        ("deploytool/measure/parity.py", "import torch", "Each heavy library has its address"),
+        ("models/layers.py", "from deploytool import machine", "Definitions know nothing of the toolchain"),
+    ],
+)
+def test_a_broken_floor_is_noticed(copied_house: Path, file: str, line: str, contract: str) -> None:
+    with (copied_house / file).open("a") as opened:
+        opened.write(f"\n{line}\n")
+    done = lint_imports(copied_house)
+    assert done.returncode != 0
+    broken = [" ".join(part.split()) for part in re.split(r"\b(?:KEPT|BROKEN)\b", done.stdout)]
+    assert any(contract in part for part in broken)
+    assert "BROKEN" in done.stdout or "Missing layer" in done.stdout or "unmatched" in done.stdout.lower()
+
+
+def test_the_floors_hold() -> None:
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("verb", STAGES)
+def test_a_stage_satisfies_its_protocol(verb: str) -> None:
+    made, promised = stages.load(verb).make, stages.Stage.make
+    assert list(inspect.signature(made).parameters) == list(inspect.signature(promised).parameters)[1:]
+
+
+def test_every_stage_file_is_in_the_table() -> None:
+    assert {path.stem for path in (PACKAGE / "stages").glob("[a-z]*.py")} == set(STAGES)
+
+
+@pytest.mark.parametrize("verb", STAGES)
+def test_a_stage_reads_only_the_options_it_declares(verb: str) -> None:
+    read = {
+        node.attr
+        for node in nodes(PACKAGE / "stages" / f"{verb}.py")
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value.attr == "options"
+    }
+    assert read == set(STAGES[verb].reads)
+    assert read <= set(Options.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("verb", STAGES)
+def test_a_stage_takes_only_what_it_declares(verb: str) -> None:
+    asked = {
+        Kind[node.args[0].attr]
+        for node in nodes(PACKAGE / "stages" / f"{verb}.py")
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in {"latest", "chain"}
+        and isinstance(node.args[0], ast.Attribute)
+    }
+    assert asked == {*STAGES[verb].takes, *STAGES[verb].welcomes}
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_backend_satisfies_its_protocol(name: str) -> None:
+    backend = backends.load(name)
+    assert isinstance(backend.fingerprint(), str)
+    path, device = list(inspect.signature(backend.start).parameters.values())[:2]
+    assert (path.name, device.name) == ("path", "device")
+    assert device.default in ("cpu", "cuda")
+    rest = list(inspect.signature(backend.start).parameters.values())[2:]
+    assert all(parameter.default is not inspect.Parameter.empty for parameter in rest)
+
+
+def test_each_heavy_library_has_its_address_and_everything_else_does_without() -> None:
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in SOURCES
+        if path.name != "__main__.py"
+    ]
+    program = f"""
+import importlib, json, sys
+for heavy in {HEAVY!r}:
+    sys.modules[heavy] = None
+failed = []
+for name in {names!r}:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        failed.append(name)
+print(json.dumps(failed))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(json.loads(done.stdout)) == set(ADDRESSES)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_door_speaks(path: Path) -> None:
+    if "cli" in path.relative_to(PACKAGE).parts:
+        return
+    names = {node.id for node in nodes(path) if isinstance(node, ast.Name)}
+    attributes = {
+        f"{node.value.id}.{node.attr}"
+        for node in nodes(path)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+    assert not {"print", "input", "exit"} & names
+    assert not {"os.environ", "os.getenv", "sys.exit", "sys.stdout", "sys.stderr"} & attributes
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_is_a_room_and_its_first_line_says_which(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 250
+    sentence = ast.get_docstring(ast.parse("\n".join(lines)))
+    assert sentence
+    assert sentence.splitlines()[0].endswith((".", "?"))
+
+
+def test_no_room_has_a_name_that_says_nothing() -> None:
+    empty = re.compile("manager|helper|utils?|base|common|core|handler|processor|wrapper")
+    names = [path.stem for folder in ("deploytool", "models", "tests") for path in (ROOT / folder).rglob("*.py")]
+    assert not [name for name in names if empty.fullmatch(name) or empty.search(name.replace("_", " "))]
+
+
+def test_the_top_level_is_the_one_the_user_fixed() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    top = {name.split("/")[0] for name in tracked if not name.startswith(".")}
+    folders = {"artifacts", "deploytool", "models", "tests"}
+    assert top == folders | {"CHANGELOG.md", "LICENSE", "Makefile", "README.md", "constraints.txt", "pyproject.toml"}
+
+
+def test_what_is_tested_is_what_is_asked_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras["export"], *extras["cpu"], *extras["dev"]]
+    names = {re.split(r"[<>=\[]", one)[0] for one in asked} - {"deploytool"}
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    assert names <= pinned
+    assert "torch>=2.11" in asked
+
+
+def test_the_wheel_carries_the_zoo_and_nothing_outside_its_name(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
+    subprocess.run(build, capture_output=True, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "site")  # our own archive, made a moment ago
+    assert "deploytool/models/specs.py" in names
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"deploytool"}
+    program = "from deploytool import catalog, factory; print(catalog.find('mixnet_s').name, factory.zoo_folder())"
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); {program}"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["mixnet_s", str(tmp_path / "site" / "deploytool" / "models")]

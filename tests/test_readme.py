@@ -1,0 +1,59 @@
+"""The README tells the truth: its commands run, its tables are those of the code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+from deploytool import errors
+from deploytool.measure import parity
+from tests.conftest import ROOT, Command
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+LINES = [line.partition("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
+
+
+def test_every_command_runs(deploytool: Command) -> None:
+    commands = [line for line in LINES if line.startswith("deploytool ")]
+    assert len(commands) >= 8
+    for command in commands:
+        arguments = shlex.split(command)[1:]
+        if arguments[0] == "export":
+            arguments += ["--seconds", "0.1"]
+        done = deploytool(*arguments)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def test_every_make_target_is_there() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = set(re.findall(r"make ([a-z-]+)", " ".join([*LINES, *re.findall(r"`([^`]*)`", README)])))
+    assert {"demo", "test", "lint", "test-all", "bench"} <= named
+    assert named <= set(targets)
+
+
+def test_every_exit_code_is_listed_in_readme_and_help(deploytool: Command) -> None:
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+    known = {kind.exit_code for kind in errors.DeployError.__subclasses__()}
+    assert listed == known | {0, 130}
+    said = re.search(r"Exit codes:(.*)", deploytool("--help").stdout, re.DOTALL)
+    assert said is not None
+    assert {int(code) for code in re.findall(r"\b(\d+) [a-z]", said[1])} == listed
+
+
+def test_the_tolerances_are_those_of_the_code() -> None:
+    for name, tolerance in (("FP32", parity.FP32), ("FP16", parity.FP16)):
+        row = next(line for line in README.splitlines() if line.startswith(f"| {name} ("))
+        _, _, error, cosine, noise, top1, _ = (cell.strip() for cell in row.split("|"))
+        assert float(error) == tolerance.max_error
+        assert 1 - float(cosine.removeprefix("1 − ")) == tolerance.cosine
+        assert float(noise.removesuffix(" dB")) == tolerance.snr_db
+        assert (top1, tolerance.top1) == ("all", 1.0)
+
+
+def test_every_path_is_there() -> None:
+    for path in re.findall(r"`((?:deploytool|models|tests)/[\w/.]+\.py)`", README):
+        assert (ROOT / path).is_file(), path
+    assert (ROOT / "artifacts").is_dir()
+    assert Path(ROOT / "constraints.txt").is_file()
