@@ -52,10 +52,11 @@ def block_by_block(ours: Sequence[str], theirs: Sequence[str], parts: Names) -> 
 
 def their_key(key: str, names: Names) -> str:
     """What they call our `key`: the place is looked up, what stands behind it (`weight`, `0.weight`) stays."""
-    for cut in range(len(key), 0, -1):
-        if key[cut : cut + 1] == "." and key[:cut] in names:
-            return names[key[:cut]] + key[cut:]
-    return key
+    place, dot, rest = key.rpartition(".")
+    while dot and place not in names:
+        place, dot, _ = place.rpartition(".")
+        rest = key[len(place) + 1 :]
+    return f"{names[place]}.{rest}" if dot else key
 
 
 def quoted(key: object) -> str:

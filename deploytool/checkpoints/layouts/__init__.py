@@ -17,10 +17,7 @@ class Layout(Protocol):
     """One source of checkpoints; satisfied by a module of this folder, whose file name is the layout's name."""
 
     __name__: str
-
-    @property
-    def FAMILIES(self) -> Mapping[str, Family]:  # noqa: N802  # a constant of the module
-        """How the source writes each family it has weights of."""
+    FAMILIES: Mapping[str, Family]  # how the source writes each family it has weights of
 
 
 LAYOUTS: tuple[Layout, ...] = (torchvision, timm, megvii, pytorchcv, mmpretrain, huggingface, ours)

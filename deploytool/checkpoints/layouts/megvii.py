@@ -1,4 +1,4 @@
-"""Megvii's own ShuffleNets: shuffled the other way round, after the depthwise convolution, on BGR pixels as they are."""
+"""Megvii's own ShuffleNets: shuffled the other way round, after the depthwise convolution, on raw BGR pixels."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def mixnet(options: Options) -> Names:
 
 def squeezenet(options: Options) -> Names:
     """A stage for each run of fires between two max-pools."""
-    stages = FIRES[str(options.get("version", "1.0"))]
+    stages = FIRES.get(str(options.get("version")), FIRES["1.0"])
     ours = [f"features.{fire}" for fires in stages for fire in fires]
     return {
         "features.0": "features.init_block.conv",
@@ -89,14 +89,14 @@ def squeezenet(options: Options) -> Names:
     }
 
 
-PAPER = {
+PAPER: Options = {
     "stem": "imagenet",
     "shuffle_order": "paper",
     "shuffle_place": "before",
     "concat_order": "main_first",
     "classifier_bias": True,
 }
-SYMMETRIC = {"padding": "symmetric", "bn_eps": 1e-5}
+SYMMETRIC: Options = {"padding": "symmetric", "bn_eps": 1e-5}
 
 FAMILIES: Mapping[str, Family] = {
     "shufflenet": Family(r"features\.stage\d\.unit\d\.compress_conv1\.", shufflenet, PAPER, Preprocessing()),

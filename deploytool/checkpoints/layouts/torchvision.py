@@ -8,7 +8,5 @@ from deploytool.checkpoints.naming import Family
 from deploytool.spec import Preprocessing
 
 FAMILIES: Mapping[str, Family] = {
-    "squeezenet": Family(
-        sign=r"features\.\d+\.squeeze\.", options={"bypass": "none"}, preprocessing=Preprocessing()
-    ),
+    "squeezenet": Family(sign=r"features\.\d+\.squeeze\.", options={"bypass": "none"}, preprocessing=Preprocessing()),
 }

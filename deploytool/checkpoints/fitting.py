@@ -1,0 +1,102 @@
+"""Fits a checkpoint's tensors to a definition: every key and every shape, or the first one that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import import_module
+
+import torch
+
+from deploytool import factory
+from deploytool.checkpoints.layouts import contradiction, family_of
+from deploytool.checkpoints.naming import Family, Names, quoted, shape_text, their_key
+from deploytool.errors import BadInput
+from deploytool.spec import Model
+
+Tensors = Mapping[str, torch.Tensor]
+COUNTER = ".num_batches_tracked"  # counts training steps; inference needs it not, and old files have it not
+_CLASSIFIERS = ("classifier.weight", "classifier.1.weight")
+
+
+def settle(model: Model, family: Family, tensors: Tensors) -> Model:
+    """The model with the options, the classes and the preprocessing that these weights want; not if it is not ours."""
+    if family_of(model) is None:
+        return model
+    options = {**model.options, **family.options}
+    names = family.names(options)
+    heads = [tensors[key] for key in (their_key(ours, names) for ours in _CLASSIFIERS) if key in tensors]
+    if heads and heads[0].dim() > 0:
+        options["classes"] = heads[0].shape[0]
+    classes = options.get("classes", model.outputs[0].shape[-1])
+    outputs = tuple(replace(output, shape=(*output.shape[:-1], int(classes or 0))) for output in model.outputs)
+    seen = family.preprocessing or model.preprocessing
+    preprocessing = replace(seen, resize=model.preprocessing.resize, crop=model.preprocessing.crop)
+    published = options == model.options
+    return replace(
+        model,
+        options=options,
+        outputs=outputs,
+        preprocessing=preprocessing,
+        parameters=model.parameters if published else None,
+        macs=model.macs if published else None,
+    )
+
+
+def wanted(model: Model) -> Tensors:
+    """The definition's own state dict, its numbers being of no interest; of our zoo not even allocated."""
+    build = factory.resolve(model.factory)
+    is_ours = family_of(model) is not None
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta" if is_ours else "cpu"):
+            state: dict[str, torch.Tensor] = build(**model.options).state_dict()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as failure:
+        if not is_ours:
+            raise
+        problem = f"{model.name} cannot be made with the options {quoted(dict(model.options))}"
+        raise BadInput(problem, "leave out those that it does not have") from failure
+    return state
+
+
+def difference(tensors: Tensors, ours: Tensors, names: Names) -> str | None:
+    """The first thing in which a checkpoint is not what the definition wants; None if it is."""
+    theirs = {their_key(key, names): like for key, like in ours.items()}
+    for key, like in theirs.items():
+        if key not in tensors and not key.endswith(COUNTER):
+            return f"it lacks {quoted(key)}"
+        if key in tensors and tensors[key].shape != like.shape:
+            return f"{quoted(key)} is {shape_text(tensors[key].shape)}, not {shape_text(like.shape)}"
+    extra = next((key for key in tensors if key not in theirs), None)
+    return None if extra is None else f"it has {quoted(extra)} besides"
+
+
+def take(tensors: Tensors, ours: Tensors, names: Names) -> dict[str, torch.Tensor]:
+    """The checkpoint's numbers under our keys, in our types; raises BadInput for numbers that are none."""
+    state: dict[str, torch.Tensor] = {}
+    for key, like in ours.items():
+        their = their_key(key, names)
+        given = tensors.get(their)
+        state[key] = torch.zeros((), dtype=like.dtype) if given is None else _converted(their, given, like.dtype)
+    return state
+
+
+def _converted(key: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if tensor.dtype != dtype and not (tensor.dtype.is_floating_point and dtype.is_floating_point):
+        raise BadInput(f"{quoted(key)} is of {tensor.dtype}, not {dtype}", "give the weights before quantisation")
+    taken = tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
+    if dtype.is_floating_point and taken.numel() and not torch.stack(taken.aminmax()).isfinite().all():
+        raise BadInput(
+            f"{quoted(key)} holds numbers that are not finite", "give a checkpoint from a run that converged"
+        )
+    return taken
+
+
+def sibling(model: Model, family: Family, tensors: Tensors) -> str | None:
+    """The name of the zoo's model that these weights do fit, where there is one, the closest first."""
+    zoo: tuple[Model, ...] = import_module(f"{factory.ZOO}.specs").ZOO
+    for other in sorted(zoo, key=lambda other: -len(other.options.items() & model.options.items())):
+        if other.factory == model.factory and contradiction(other, family.options) is None:
+            settled = settle(other, family, tensors)
+            if difference(tensors, wanted(settled), family.names(settled.options)) is None:
+                return other.name
+    return None
