@@ -1,27 +1,42 @@
-"""Finds a model by its name, however it is spelled, without importing torch."""
+"""Finds a model by its name, however it is spelled, or by the place of its factory, without importing torch."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
 
 from deploytool import factory
 from deploytool.errors import BadInput
-from deploytool.spec import Model
+from deploytool.spec import Model, Option, Preprocessing, Tensor
+
+GROUP = "deploytool.models"  # the entry points by which other packages add models: each names a sequence of Model
 
 
 def models() -> tuple[Model, ...]:
-    """Every model of the zoo, in the order of its table."""
+    """Every model of the zoo, in the order of its table, then those that installed packages add."""
     factory.mount_zoo()
     zoo: tuple[Model, ...] = import_module(f"{factory.ZOO}.specs").ZOO
-    return zoo
+    return (*zoo, *(model for point in entry_points(group=GROUP) for model in point.load()))
 
 
-def find(name: str) -> Model:
-    """The model called `name`; case, dashes and stray underscores do not matter.
+def find(name: str, inputs: Sequence[Tensor] = (), arguments: Mapping[str, Option] | None = None) -> Model:
+    """The model called `name`, or the one that the factory at `file.py:function` or `module:function` makes.
 
-    Raises BadInput with the closest name if there is none.
+    `inputs` say what it is fed, where that is not known or to be otherwise; `arguments` go to its factory.
+    Raises BadInput for an unknown name, with the closest one, and for a factory whose inputs nobody declared.
     """
+    model = _own(name, inputs) if ":" in name else _known(name)
+    if inputs:
+        model = replace(model, inputs=tuple(inputs), preprocessing=_fed(model.preprocessing, inputs[0]))
+    return replace(model, options={**model.options, **(arguments or {})})
+
+
+def _known(name: str) -> Model:
+    """Case, dashes and stray underscores do not matter."""
     known = {model.name: model for model in models()}
     plain = name.strip().lower().replace("-", "_").strip("_")
     if plain in known:
@@ -29,3 +44,20 @@ def find(name: str) -> Model:
     close = difflib.get_close_matches(plain, known, 1, cutoff=0.5)
     hint = f"did you mean {close[0]}?" if close else "`deploytool models` lists them"
     raise BadInput(f"there is no model {name!r}", hint)
+
+
+def _own(reference: str, inputs: Sequence[Tensor]) -> Model:
+    if not inputs:
+        raise BadInput(f"nobody says what {reference} takes", "declare it: --input 3x224x224")
+    factory.sources(reference)  # raises where there is none
+    where, _, function = reference.rpartition(":")
+    stem = Path(where).stem if where.endswith(".py") else where.rpartition(".")[2]
+    return Model(f"{stem}_{function}", reference, outputs=())
+
+
+def _fed(preprocessing: Preprocessing, tensor: Tensor) -> Preprocessing:
+    """The preprocessing at another image size, in the proportion of resize and crop it had."""
+    if not tensor.is_image() or not isinstance(tensor.shape[2], int):
+        return preprocessing
+    crop = tensor.shape[2]
+    return replace(preprocessing, crop=crop, resize=round(crop * preprocessing.resize / preprocessing.crop))

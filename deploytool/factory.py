@@ -28,6 +28,11 @@ def mount_zoo() -> None:
         _load_file(ZOO, zoo_folder() / "__init__.py", search=[str(zoo_folder())])
 
 
+def is_zoo(reference: str) -> bool:
+    """Whether `reference` names a definition of our own."""
+    return reference.startswith(f"{ZOO}.")
+
+
 def resolve(reference: str) -> Callable[..., Any]:
     """The callable that `reference` names.
 
@@ -42,13 +47,19 @@ def resolve(reference: str) -> Callable[..., Any]:
 
 
 def sources(reference: str) -> tuple[Path, ...]:
-    """The files that define `reference`, found without importing them; for our zoo, every definition in it."""
+    """The files that define `reference`, found without importing them: its own and those beside it.
+
+    Raises BadInput if there are none.
+    """
     where = reference.rpartition(":")[0]
     if where.endswith(".py"):
-        return (Path(where),)
-    if where.startswith(ZOO + "."):
+        return tuple(sorted(_existing(where).parent.glob("*.py")))
+    if is_zoo(reference):
         return tuple(path for path in sorted(zoo_folder().glob("*.py")) if path.name != "specs.py")
-    spec = importlib.util.find_spec(where)
+    try:
+        spec = importlib.util.find_spec(where) if where else None
+    except ImportError:
+        spec = None
     if spec is None or spec.origin is None:
         raise BadInput(
             f"there is no module {where!r}", "check the spelling, or give the path: path/to/file.py:function"
@@ -56,17 +67,26 @@ def sources(reference: str) -> tuple[Path, ...]:
     return (Path(spec.origin),)
 
 
+def _existing(where: str) -> Path:
+    if not Path(where).is_file():
+        raise BadInput(f"there is no file {where}", "check the path: path/to/file.py:function")
+    return Path(where).resolve()
+
+
 def _module(where: str, reference: str) -> ModuleType:
     if where.endswith(".py"):
-        path = Path(where)
-        if not path.is_file():
-            raise BadInput(f"there is no file {where}", "check the path: path/to/file.py:function")
+        path = _existing(where)
+        if str(path.parent) not in sys.path:
+            sys.path.insert(0, str(path.parent))  # the file may import what lies beside it
         return _load_file(f"deploytool_user_{path.stem}", path)
     if not where:
         raise BadInput(f"{reference!r} names no module", "write package.module:function or path/to/file.py:function")
     if where.startswith(ZOO):
         mount_zoo()
-    return importlib.import_module(where)
+    try:
+        return importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        raise BadInput(f"{reference}: {error}", "check the spelling, or install it") from error
 
 
 def _load_file(name: str, path: Path, search: list[str] | None = None) -> ModuleType:

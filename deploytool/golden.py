@@ -20,28 +20,30 @@ Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 class Golden:
     """Golden cases, the case being the first axis of every array.
 
-    `pixels` are uint8 NHWC images; `inputs` what the model was given; `outputs` its FP32 answers; `reference` its
-    FP64 answers.
+    `pixels` are uint8 NHWC images (0 × 0 where the model takes none); `inputs` what the model was given; `outputs` its
+    FP32 answers; `reference` its FP64 answers; `labels` the true classes, -1 where nobody knows.
     """
 
     pixels: npt.NDArray[np.uint8]
     inputs: Arrays
     outputs: Arrays
     reference: Arrays
+    labels: npt.NDArray[np.int64]
 
 
 def write(path: Path, golden: Golden) -> None:
     """Writes the sample as one .npz file, the same bytes for the same sample."""
     groups = {"input": golden.inputs, "output": golden.outputs, "reference": golden.reference}
     arrays = {f"{group}.{name}": array for group, named in groups.items() for name, array in named.items()}
-    np.savez(path, allow_pickle=False, pixels=golden.pixels, **arrays)
+    np.savez(path, allow_pickle=False, pixels=golden.pixels, labels=golden.labels, **arrays)
 
 
 def read(path: Path) -> Golden:
     """The sample of a file; raises BadInput if the file is something else."""
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return Golden(file["pixels"], _group(file, "input"), _group(file, "output"), _group(file, "reference"))
+            inputs, outputs, reference = (_group(file, group) for group in ("input", "output", "reference"))
+            return Golden(file["pixels"], inputs, outputs, reference, file["labels"])
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path} is no golden sample: {error}", "export again to record a new one") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,14 +26,15 @@ class Parity:
 
     `max_error` is the largest absolute error over the largest absolute expected value; `snr_db` the power of the
     expected values over that of the error, in decibel; `top1` and `top5` the share of cases whose best class (five
-    best classes) agree; `bad` the number of NaN and infinite values.
+    best classes) agree, ties aside, None where the outputs are no scores of classes; `bad` the number of NaN and
+    infinite values.
     """
 
     max_error: float
     cosine: float
     snr_db: float
-    top1: float
-    top5: float
+    top1: float | None
+    top5: float | None
     bad: int
 
 
@@ -59,6 +60,36 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How often an artifact names the class that the FP64 source does.
+
+    `top1` lies in [`low`, `high`] with 95 % confidence; `top5` is the share of cases whose class is among the
+    artifact's five best; `flips` are the cases with another class, each with the margin that was lost, worst first.
+    """
+
+    cases: int
+    top1: float
+    low: float
+    high: float
+    top5: float
+    flips: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The share of labels that the artifact and the source have right, and the cases only one of them has.
+
+    `p_value` is McNemar's: how likely so uneven a split is by chance alone.
+    """
+
+    artifact: float
+    source: float
+    lost: int
+    won: int
+    p_value: float
+
+
+@dataclass(frozen=True)
 class Hop:
     """One artifact of the road and what running it showed; `status` is one of the report's words."""
 
@@ -68,6 +99,8 @@ class Hop:
     device: str
     status: str
     checks: tuple[Check, ...]
+    agreement: Agreement | None = None
+    accuracy: Accuracy | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +150,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a run showed about the artifacts it made."""
+    """Everything a run showed about the artifacts it made; `data` is the folder the golden images are from, if any."""
 
     schema: str
     model: str
@@ -125,12 +158,28 @@ class Report:
     batch: int
     rounds: int
     images: int
+    data: str | None
     hops: tuple[Hop, ...]
     speeds: tuple[Speed, ...]
     gate: Gate | None
     engines: tuple[Engine, ...]
     targets: tuple[Decision, ...]
     versions: Mapping[str, str]
+
+
+def gate(min_speedup: float | None, speeds: Sequence[Speed], *, engine: bool) -> Gate | None:
+    """The speed-up asked for against what ships: the engine where there is one, else the fastest graph.
+
+    It is reached when the lower bound of the interval is.
+    """
+    if min_speedup is None:
+        return None
+    shipped = [speed for speed in speeds if (speed.stage == "build") == engine and speed.stage != "script"]
+    measured = [speed for speed in shipped if speed.low is not None]
+    if not measured:
+        return Gate(min_speedup, shipped[0].stage, shipped[0].status, reached=False)
+    best = max(measured, key=lambda speed: speed.low or 0.0)
+    return Gate(min_speedup, best.stage, MEASURED, reached=(best.low or 0.0) >= min_speedup)
 
 
 def broken(report: Report) -> tuple[str, ...]:

@@ -7,14 +7,24 @@ from dataclasses import dataclass, field
 
 Option = bool | int | float | str | None
 
+BATCH = "batch"  # the word for the first dimension of every input and output
+
 
 @dataclass(frozen=True)
 class Tensor:
-    """One input or output; a word in the shape is a free dimension."""
+    """One input or output; a word in the shape is a free dimension, and the first is always the batch.
+
+    `below` bounds the values of an integer input: they lie in 0 … below - 1.
+    """
 
     name: str
     shape: tuple[int | str, ...]
     dtype: str = "float32"
+    below: int = 2
+
+    def is_image(self) -> bool:
+        """Whether this is a batch of images of three channels."""
+        return self.dtype == "float32" and len(self.shape) == 4 and self.shape[1] == 3
 
 
 @dataclass(frozen=True)
@@ -53,8 +63,8 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The batch sizes an engine must serve, and the one it is tuned for."""
+class Range:
+    """The sizes of a free dimension that an engine must serve, and the one it is tuned for."""
 
     smallest: int = 1
     typical: int = 8
@@ -75,6 +85,14 @@ class EnginePlan:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A file or folder of the user's, with the digest of what was in it when the run began."""
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
 class Decision:
     """What becomes of one target on this machine, and why."""
 
@@ -90,10 +108,14 @@ class Options:
     """Everything a user can choose about a run; which stage reads what stands in `stages.STAGES`."""
 
     seed: int = 0
+    weights: Source | None = None
+    trust_code: bool = False
     images: int = 8
+    data: Source | None = None
     exporter: str = "torchscript"
     opset: int = 18
-    batch: Batch = Batch()
+    batch: Range = Range()
+    sizes: Mapping[str, Range] = field(default_factory=dict)
     io: str = "fp32"
     targets: tuple[Decision, ...] = ()
     engines: tuple[EnginePlan, ...] = ()

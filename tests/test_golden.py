@@ -14,6 +14,7 @@ SAMPLE = Golden(
     {"input": np.ones((2, 3, 4, 4), np.float32)},
     {"logits": np.ones((2, 5), np.float32), "features.map": np.ones((2, 1), np.float32)},
     {"logits": np.ones((2, 5)), "features.map": np.ones((2, 1))},
+    np.array([3, -1]),
 )
 
 

@@ -31,6 +31,9 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.backends.onnxruntime": "onnxruntime",
     "deploytool.backends.reference": "onnx",
     "deploytool.backends.torchscript": "torch",
+    "deploytool.images": "PIL",
+    "deploytool.samples": "PIL, through images",
+    "deploytool.measure.corners": "PIL, through samples",
     "deploytool.stages.halve": "onnx",
     "deploytool.stages.instantiate": "torch",
     "deploytool.stages.record": "torch",
@@ -39,6 +42,7 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.stages.translate": "onnx",
     "deploytool.stages.validate": "torch",
 }
+TORCH_ROOMS = ("deploytool.checkpoints", "deploytool.training")  # all of them may need torch
 
 
 def nodes(path: Path) -> Iterator[ast.AST]:
@@ -100,7 +104,8 @@ def test_a_stage_reads_only_the_options_it_declares(verb: str) -> None:
     read = {
         node.attr
         for node in nodes(PACKAGE / "stages" / f"{verb}.py")
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value.attr == "options"
+        if isinstance(node, ast.Attribute)
+        and "options" in (getattr(node.value, "attr", ""), getattr(node.value, "id", ""))
     }
     assert read == set(STAGES[verb].reads)
     assert read <= set(Options.__dataclass_fields__)
@@ -149,7 +154,7 @@ for name in {names!r}:
 print(json.dumps(failed))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert set(json.loads(done.stdout)) == set(ADDRESSES)
+    assert {name for name in json.loads(done.stdout) if not name.startswith(TORCH_ROOMS)} == set(ADDRESSES)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from deploytool import machine
-from deploytool.cli import export, models, screen, show, targets
+from deploytool.cli import export, models, screen, show, targets, train
 from deploytool.errors import BadInput, DeployError, MissingBackend
 
 _EXIT_CODES = """
@@ -27,6 +27,7 @@ app.command("export", epilog=_EXIT_CODES)(export.export)
 app.command("models")(models.models)
 app.command("targets")(targets.targets)
 app.command("show")(show.show)
+app.command("train")(train.train)
 
 
 def main() -> None:

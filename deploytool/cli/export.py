@@ -11,10 +11,12 @@ import typer
 
 from deploytool import catalog, pipeline, report, targets
 from deploytool.artifact import Artifact
-from deploytool.cli import screen, summary
-from deploytool.errors import BadInput, MissingBackend, NotVerified, ParityFailed, TooSlow
+from deploytool.cli import asked, screen, summary
+from deploytool.errors import MissingBackend, NotVerified, ParityFailed, TooSlow
 from deploytool.report import Report
-from deploytool.spec import Batch, Decision, Job, Options
+from deploytool.spec import Decision, Job, Options
+
+_DRAWN, _PHOTOGRAPHS = 8, 64  # golden images, unless --images says how many
 
 
 class Exporter(str, Enum):
@@ -39,15 +41,21 @@ class Runner(str, Enum):
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A name that `deploytool models` lists.")],
+    model: Annotated[str, typer.Argument(help="A name, or your own: file.py:factory, package.module:factory.")],
     trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT engines too.")] = False,
     for_: Annotated[str, typer.Option("--for", help="Targets to build for, with commas; implies --trt.")] = "",
-    batch: Annotated[str, typer.Option(help="Batch sizes of the engine: N, or SMALLEST:TYPICAL:LARGEST.")] = "1:8:32",
+    batch: Annotated[str, typer.Option(help="Range sizes of the engine: N, or SMALLEST:TYPICAL:LARGEST.")] = "1:8:32",
     exporter: Annotated[Exporter, typer.Option(help="Which exporter of torch.onnx.")] = Exporter.torchscript,
     opset: Annotated[int, typer.Option(min=18, max=20, help="The ONNX opset.")] = 18,
     io: Annotated[Io, typer.Option(help="The type of the FP16 graph's inputs and outputs.")] = Io.fp32,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights and of the golden images.")] = 0,
-    images: Annotated[int, typer.Option(min=1, max=4096, help="How many golden images.")] = 8,
+    weights: Annotated[Path | None, typer.Option(help="A checkpoint: .safetensors, .pth or .pt.")] = None,
+    trust_code: Annotated[bool, typer.Option("--trust-code", help="Open checkpoints that are programs.")] = False,
+    input_: Annotated[list[str] | None, typer.Option("--input", help="[NAME=]3x224x224[:DTYPE[:BELOW]]")] = None,
+    size: Annotated[list[str] | None, typer.Option(help="WORD=MIN:TYPICAL:MAX, for a free size of an input.")] = None,
+    arg: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, an argument of the model's factory.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A folder of photographs for the golden images.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, max=4096, help="How many golden images.")] = None,
     runner: Annotated[Runner, typer.Option(help="What runs the graphs; reference is slow numpy.")] = Runner.onnxruntime,
     seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Time for measuring speed.")] = 3.0,
     min_speedup: Annotated[float | None, typer.Option(min=0, help="Fail below this speed-up against eager.")] = None,
@@ -62,7 +70,8 @@ def export(
     Examples: deploytool export shufflenet_g3 --trt · deploytool export mixnet_s --for rtx40,orin --batch 1:4:16
     """
     console = screen.people(as_json=as_json)
-    found = catalog.find(model)
+    found = catalog.find(model, asked.tensors(input_ or ()), asked.arguments(arg or ()))
+    sizes = asked.sizes(size or (), found.inputs)
     wanted = [name for name in for_.replace(" ", "").split(",") if name]
     decisions = targets.decide(wanted) if trt or wanted else ()
     for decision in decisions:
@@ -70,10 +79,14 @@ def export(
     _refuse(decisions, require=require)
     options = Options(
         seed=seed,
-        images=images,
+        weights=asked.file(weights) if weights else None,
+        trust_code=trust_code,
+        images=images or (_PHOTOGRAPHS if data else _DRAWN),
+        data=asked.folder(data) if data else None,
         exporter=exporter.value,
         opset=opset,
-        batch=_batch(batch),
+        batch=asked.span("--batch", batch),
+        sizes=sizes,
         io=io.value,
         targets=decisions,
         engines=targets.engines(decisions),
@@ -98,18 +111,6 @@ def _refuse(decisions: Sequence[Decision], *, require: bool) -> None:
     unserved = [decision for decision in decisions if decision.verdict != targets.HERE]
     if require and unserved:
         raise NotVerified(f"no engine for {unserved[0].target}: {unserved[0].why}", "leave it out, or drop --require")
-
-
-def _batch(text: str) -> Batch:
-    sizes = text.split(":")
-    if len(sizes) not in (1, 3) or not all(size.isdecimal() for size in sizes):
-        raise BadInput(f"--batch {text} is no batch size", "write --batch 8, or --batch 1:8:32")
-    smallest, typical, largest = map(int, sizes * 3 if len(sizes) == 1 else sizes)
-    if not 1 <= smallest <= typical <= largest:
-        raise BadInput(
-            f"--batch {text} does not grow from at least 1", "write SMALLEST:TYPICAL:LARGEST, such as 1:8:32"
-        )
-    return Batch(smallest, typical, largest)
 
 
 def _plain(artifact: Artifact, home: Path) -> dict[str, object]:

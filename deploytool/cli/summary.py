@@ -19,11 +19,27 @@ def show(console: Console, written: Report, home: Path) -> None:
     title = f"{written.model}: parity on {written.images} golden images (largest error / largest output)"
     columns = ("artifact", ">size", ">vs before", ">vs FP64", ">top-1", "status")
     screen.table(console, title, columns, [_hop(hop, home) for hop in written.hops])
+    if written.data and any(hop.agreement for hop in written.hops):
+        _agreement(console, written)
     title = f"Speed at batch {written.batch}, {written.rounds} rounds in turn on {written.device}"
     speed_columns = ("artifact", ">latency", ">eager", "speed-up (95 % interval)")
     screen.table(console, title, speed_columns, [_speed(speed) for speed in written.speeds])
     for line in (*_engines(written, home), *_closing(written, home)):
         screen.say(console, line)
+
+
+def _agreement(console: Console, written: Report) -> None:
+    """How often each artifact names the source's class on the user's photographs, and what the labels say."""
+    title = f"Agreement with the source on {written.images} photographs of {written.data}"
+    columns = ("artifact", "same class (95 % interval)", ">top-5", ">flips", "worst flip", "accuracy")
+    rows = []
+    for hop in written.hops:
+        if (found := hop.agreement) is not None:
+            share = f"{found.top1:.1%} ({found.low:.1%}–{found.high:.1%})"
+            worst = f"margin {found.flips[0][1]:.1e}" if found.flips else _NONE
+            known = f"{hop.accuracy.artifact:.1%} (p {hop.accuracy.p_value:.2g})" if hop.accuracy else _NONE
+            rows.append((f"{hop.stage}/{hop.file}", share, f"{found.top5:.1%}", str(len(found.flips)), worst, known))
+    screen.table(console, title, columns, rows)
 
 
 def _hop(hop: Hop, home: Path) -> tuple[str, ...]:
@@ -36,7 +52,8 @@ def _hop(hop: Hop, home: Path) -> tuple[str, ...]:
     verdict = "FAIL" if any(check.broken for check in hop.checks) else "pass"
     where = "" if hop.device == "cpu" else f" on {hop.device}"
     status = f"{hop.status}{where}: {verdict}"
-    return (f"{hop.stage}/{hop.file}", size, before, _error(truth), f"{truth.parity.top1:.0%}", status)
+    top1 = _NONE if truth.parity.top1 is None else f"{truth.parity.top1:.0%}"
+    return (f"{hop.stage}/{hop.file}", size, before, _error(truth), top1, status)
 
 
 def _error(check: Check) -> str:

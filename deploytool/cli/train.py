@@ -38,7 +38,8 @@ def train(
 ) -> None:
     """Trains MODEL on the pictures in --data: as many classes as they have, at their size.
 
-    DIR holds CIFAR-10's binary files, or `train` and `test` with one sub-folder a class, or just those sub-folders.
+    The folder holds CIFAR-10's binary files, or `train` and `test` with one sub-folder a class each, or one sub-folder
+    a class, of which a share is then split off for the test. Interrupted, the same command goes on where it stopped.
     Example: deploytool train mobilenet_v1_cifar --data cifar-10-batches-bin
     """
     from deploytool.training import course, loop, outcome  # here begins torch

@@ -11,53 +11,59 @@ from deploytool.golden import Arrays
 from deploytool.report import Check, Parity, Tolerance
 
 FP32 = Tolerance(max_error=1e-5, cosine=1 - 1e-8, snr_db=90.0, top1=1.0, top5=1.0)
-FP16 = Tolerance(max_error=2e-3, cosine=1 - 1e-4, snr_db=40.0, top1=1.0, top5=0.9)
+FP16 = Tolerance(max_error=2e-3, cosine=1 - 1e-4, snr_db=40.0, top1=1.0, top5=1.0)
 _LARGEST_SNR_DB = 400.0  # what equal answers score: JSON has no infinity
+_WORST = float(np.finfo(np.float64).max)  # the error of what is no number
 
 Floats = npt.NDArray[np.float64]
 
 
 def check(got: Arrays, expected: Arrays, against: str, tolerance: Tolerance) -> Check:
-    """The comparison of `got` with `expected`, and which figures break the tolerance."""
-    parity = compare(got, expected)
+    """The comparison of `got` with `expected`, and which figures break the tolerance.
+
+    Two classes whose scores lie within twice the tolerated error are tied, and either may come first.
+    """
+    parity = compare(got, expected, tie=2 * tolerance.max_error)
     worse = [field.name for field in fields(tolerance) if _breaks(field.name, parity, tolerance)]
     return Check(against, parity, tolerance, tuple(worse) + (("bad",) if parity.bad else ()))
 
 
 def _breaks(figure: str, parity: Parity, tolerance: Tolerance) -> bool:
     value, limit = getattr(parity, figure), getattr(tolerance, figure)
-    return not (value <= limit if figure == "max_error" else value >= limit)
+    return value is not None and not (value <= limit if figure == "max_error" else value >= limit)
 
 
-def compare(got: Arrays, expected: Arrays) -> Parity:
-    """How far `got` lies from `expected`: the worst output decides; outputs are (cases, ...) of the same shapes."""
-    each = [_compare(np.asarray(got[name], np.float64), np.asarray(expected[name], np.float64)) for name in expected]
+def compare(got: Arrays, expected: Arrays, tie: float = 0.0) -> Parity:
+    """How far `got` lies from `expected`: the worst output decides; outputs are (cases, ...) of the same shapes.
+
+    `tie` is the lead, relative to the largest expected value, up to which two classes count as equally good.
+    """
+    pairs = [(np.asarray(got[name], np.float64), np.asarray(expected[name], np.float64)) for name in expected]
+    each = [_compare(*pair, tie) for pair in pairs]
     return Parity(
         max_error=max(parity.max_error for parity in each),
         cosine=min(parity.cosine for parity in each),
         snr_db=min(parity.snr_db for parity in each),
-        top1=min(parity.top1 for parity in each),
-        top5=min(parity.top5 for parity in each),
+        top1=min((parity.top1 for parity in each if parity.top1 is not None), default=None),
+        top5=min((parity.top5 for parity in each if parity.top5 is not None), default=None),
         bad=sum(parity.bad for parity in each),
     )
 
 
-def _compare(got: Floats, expected: Floats) -> Parity:
+def _compare(got: Floats, expected: Floats, tie: float) -> Parity:
     if got.shape != expected.shape:
         raise ValueError(f"shapes differ: {got.shape} and {expected.shape}")
     bad = int((~np.isfinite(got)).sum() + (~np.isfinite(expected)).sum())
     if bad:
-        return Parity(
-            max_error=float(np.finfo(np.float64).max), cosine=-1.0, snr_db=-_LARGEST_SNR_DB, top1=0.0, top5=0.0, bad=bad
-        )
+        return Parity(_WORST, cosine=-1.0, snr_db=-_LARGEST_SNR_DB, top1=0.0, top5=0.0, bad=bad)
     error = np.abs(got - expected)
     scale = float(np.abs(expected).max())
     return Parity(
-        max_error=float(error.max()) / scale if scale else float(error.max()),
+        max_error=float(error.max()) / (scale or 1.0),
         cosine=_cosine(got, expected),
         snr_db=_snr_db(error, expected),
-        top1=_agreement(got, expected, 1),
-        top5=_agreement(got, expected, 5),
+        top1=_agreement(got, expected, 1, tie * scale),
+        top5=_agreement(got, expected, 5, tie * scale),
         bad=0,
     )
 
@@ -78,12 +84,11 @@ def _snr_db(error: Floats, expected: Floats) -> float:
     return 10 * float(np.log10(signal / noise)) if signal else -_LARGEST_SNR_DB
 
 
-def _agreement(got: Floats, expected: Floats, count: int) -> float:
-    """The share of the `count` best classes of `expected` that are among those of `got`; the mean over the cases."""
-    count = min(count, expected.shape[-1])
-    best = [
-        np.argsort(-scores.reshape(-1, scores.shape[-1]), axis=1, kind="stable")[:, :count]
-        for scores in (got, expected)
-    ]
-    shared = [len(set(mine) & set(theirs)) / count for mine, theirs in zip(*best, strict=True)]
-    return float(np.mean(shared))
+def _agreement(got: Floats, expected: Floats, count: int, tie: float) -> float | None:
+    """The share of `got`'s best classes that are among `expected`'s or tied with them; None if these are no classes."""
+    if expected.ndim != 2 or expected.shape[1] == 1:
+        return None
+    count = min(count, expected.shape[1])
+    best = np.argsort(-got, axis=1, kind="stable")[:, :count]
+    last = np.sort(expected, axis=1)[:, -count]
+    return float((np.take_along_axis(expected, best, axis=1) >= last[:, None] - tie).mean())

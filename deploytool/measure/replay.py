@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from deploytool.golden import Arrays
-from deploytool.spec import Batch
+from deploytool.spec import Range
 
-_USUAL = Batch()
+_USUAL = Range()
 
 
-def replay(session: Callable[..., Arrays], inputs: Arrays, batch: Batch = _USUAL) -> Arrays:
+def replay(session: Callable[..., Arrays], inputs: Arrays, batch: Range = _USUAL) -> Arrays:
     """The session's answers to all cases of `inputs`, in their order.
 
     A last batch below the smallest allowed is filled up with the first cases, whose extra answers are dropped.

@@ -38,19 +38,19 @@ _ORT = ("onnxruntime", "onnxruntime-gpu")
 _TRT = ("tensorrt", "tensorrt-rtx")
 
 STAGES: Mapping[str, Contract] = {
-    "instantiate": Contract((), Kind.WEIGHTS, ("seed",), ("torch", "safetensors")),
-    "record": Contract((Kind.WEIGHTS,), Kind.GOLDEN, ("seed", "images"), ("torch", "numpy")),
+    "instantiate": Contract((), Kind.WEIGHTS, ("seed", "weights", "trust_code", "sizes"), ("torch", "safetensors")),
+    "record": Contract((Kind.WEIGHTS,), Kind.GOLDEN, ("seed", "images", "data", "sizes"), ("torch", "numpy", "pillow")),
     "script": Contract((Kind.WEIGHTS, Kind.GOLDEN), Kind.SCRIPT, (), ("torch",)),
     "translate": Contract(
         (Kind.WEIGHTS, Kind.GOLDEN), Kind.GRAPH, ("exporter", "opset"), ("torch", "onnx", "onnxscript")
     ),
     "simplify": Contract((Kind.GRAPH, Kind.GOLDEN), Kind.GRAPH, ("runner",), ("onnxsim", *_ORT)),
     "halve": Contract((Kind.GRAPH,), Kind.GRAPH, ("io",), ("onnx", *_ORT)),
-    "build": Contract((Kind.GRAPH,), Kind.ENGINE, ("batch", "engines"), _TRT, here=True),
+    "build": Contract((Kind.GRAPH,), Kind.ENGINE, ("batch", "sizes", "engines"), _TRT, here=True),
     "validate": Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
         Kind.REPORT,
-        ("batch", "io", "runner", "seconds", "min_speedup", "targets"),
+        ("batch", "sizes", "data", "io", "runner", "seconds", "min_speedup", "targets"),
         ("torch", *_ORT, *_TRT),
         welcomes=(Kind.SCRIPT, Kind.ENGINE),
         here=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import tensorrt
 from deploytool.errors import StageFailed
 from deploytool.report import Engine
-from deploytool.spec import Batch, EnginePlan, Job, Tensor
+from deploytool.spec import BATCH, EnginePlan, Job, Range, Tensor
 
 _HEAVY = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 _SHARE = 0.9  # of the heavy layers must be FP16: TensorRT turns silently to FP32 if the graph was
@@ -48,7 +48,9 @@ def _build(trt: Any, logger: Any, graph: bytes, plan: EnginePlan, job: Job) -> t
         raise _refused(parser)
     layers = _census(trt, network)
     config = builder.create_builder_config()
-    config.add_optimization_profile(_profile(builder, job.model.inputs, job.options.batch))
+    config.add_optimization_profile(
+        _profile(builder, job.model.inputs, {**job.options.sizes, BATCH: job.options.batch})
+    )
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.progress_monitor = _monitor(trt, job.watch)
     _aim(trt, config, plan)
@@ -79,13 +81,12 @@ def _census(trt: Any, network: Any) -> Counter[str]:
     return Counter(layer.get_output(0).dtype.name for layer in layers if layer.num_outputs)
 
 
-def _profile(builder: Any, inputs: tuple[Tensor, ...], batch: Batch) -> Any:
+def _profile(builder: Any, inputs: tuple[Tensor, ...], free: Mapping[str, Range]) -> Any:
     profile = builder.create_optimization_profile()
     for tensor in inputs:
-        sizes = (batch.smallest, batch.typical, batch.largest)
-        profile.set_shape(
-            tensor.name, *([size if isinstance(side, str) else side for side in tensor.shape] for size in sizes)
-        )
+        sides = [free[side] if isinstance(side, str) else Range(side, side, side) for side in tensor.shape]
+        shapes = ([getattr(side, end) for side in sides] for end in ("smallest", "typical", "largest"))
+        profile.set_shape(tensor.name, *shapes)
     return profile
 
 

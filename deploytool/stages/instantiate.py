@@ -1,119 +1,93 @@
-"""Instantiates a definition and gives it weights: without a checkpoint, seeded ones that behave like trained ones."""
+"""Instantiates a definition and gives it weights: a checkpoint's, the factory's own, or seeded ones for our zoo."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from deploytool import factory, images
+from deploytool import checkpoints, factory, plain, samples
 from deploytool.artifact import Given, Notes
 from deploytool.backends import eager
-from deploytool.spec import Job, Model
+from deploytool.checkpoints import seeded
+from deploytool.errors import DeployError, StageFailed
+from deploytool.spec import BATCH, Job, Model, Options, Tensor
 
 _IMAGES = 16  # enough for the statistics of a batch norm
-_PATCHES = 128  # windows of a layer's input that its filters are drawn from
 
 
 def make(job: Job, out: Path, given: Given) -> Notes:
-    """Writes the weights, seeded by the option `seed`, with the definition they belong to."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(job.options.seed)
-        module: nn.Module = factory.resolve(job.model.factory)(**job.model.options)
-        calibrate(module.eval(), _batch(job.model, job.options.seed))
-    eager.save(module, job.model, out)
-    return {"weights": f"seed {job.options.seed}", "parameters": sum(p.numel() for p in module.parameters())}
+    """Writes the weights with the definition they belong to: of a checkpoint, as the factory made them, or seeded.
 
-
-def _batch(model: Model, seed: int) -> torch.Tensor:
-    height, width = (int(side) for side in model.inputs[0].shape[-2:])
-    pixels = images.dead_leaves(_IMAGES, height, width, seed + 1)
-    return torch.from_numpy(images.normalise(pixels, model.preprocessing))
-
-
-def calibrate(module: nn.Module, batch: torch.Tensor) -> None:
-    """Draws weights that respond to `batch` (float32 NCHW) as trained ones do, in place.
-
-    Independent random weights make a deep network chaotic: what rounding adds in the first layer has grown a
-    hundredfold in the last, and every image gets the same class. So each filter is half noise and half a random
-    mixture of what its layer sees, which favours the directions in which images differ; batch norms get the
-    statistics of the batch; outputs are centred, so that logits differ between images.
-    After P. Krähenbühl et al., "Data-dependent initializations of convolutional neural networks", ICLR 2016.
+    Raises BadInput if the checkpoint does not fit, StageFailed if the user's code fails.
     """
-    layers = [layer for layer in module.modules() if _is_drawn(layer)]
-    last = _last_called(module, layers, batch[:2])
-    hooks = [layer.register_forward_pre_hook(_draw) for layer in layers]
-    hooks += [layer.register_forward_hook(_centre if layer is last else _shift) for layer in layers]
-    for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain average over the batches seen
-            nn.init.uniform_(norm.weight, 0.6, 1.4)
-            nn.init.normal_(norm.bias, 0.3, 0.2)
-            norm.train()
-    module(batch)
-    for hook in hooks:
-        hook.remove()
-    module.eval()
+    options, model = job.options, job.model
+    typical = samples.sides(options.sizes, "typical")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(options.seed)
+        if options.weights is not None:
+            loaded = checkpoints.load(Path(options.weights.path), model, trust_code=options.trust_code)
+            model, origin = loaded.model, f"{loaded.layout} checkpoint, SHA-256 {options.weights.digest}"
+            module = _made(model)
+            module.load_state_dict(loaded.state)
+        else:
+            module, origin = _made(model), "as the factory made them"
+            if factory.is_zoo(model.factory):
+                origin = f"seed {options.seed}"
+                seeded.calibrate(module, _batch(model, options.seed, typical))
+        model = _with_outputs(module, model, options, typical)
+    eager.save(module, model, out)
+    return {"weights": origin, "parameters": sum(p.numel() for p in module.parameters()), "model": plain.encode(model)}
 
 
-def _is_drawn(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.dilation == (1, 1))
+def _made(model: Model) -> nn.Module:
+    try:
+        module = factory.resolve(model.factory)(**model.options)
+    except DeployError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        raise StageFailed(f"{model.factory} raises {type(error).__name__}: {error}", "see --arg, or mend it") from error
+    if not isinstance(module, nn.Module):
+        raise StageFailed(f"{model.factory} gives a {type(module).__name__}", "return a torch.nn.Module")
+    return module.eval()
 
 
-def _last_called(module: nn.Module, layers: list[nn.Module], batch: torch.Tensor) -> nn.Module | None:
-    called: list[nn.Module] = []
-    hooks = [layer.register_forward_hook(lambda layer, given, out: called.append(layer)) for layer in layers]
-    module(batch)
-    for hook in hooks:
-        hook.remove()
-    return called[-1] if called else None
+def _batch(model: Model, seed: int, sizes: Mapping[str, int]) -> torch.Tensor:
+    _, inputs = samples.draw(model, _IMAGES, seed + 1, sizes)
+    return torch.from_numpy(inputs[model.inputs[0].name])
 
 
-def _draw(layer: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-    """Sets the filters: unit vectors, half noise and half a mixture of the windows the layer is looking at."""
-    assert isinstance(layer, (nn.Conv2d, nn.Linear))
-    seen = _windows(layer, given[0])
-    seen = seen - seen.mean(0)
-    count, groups, size = seen.shape
-    filters = layer.weight.shape[0] // groups
-    mixture = torch.einsum("gfw,wgs->gfs", torch.randn(groups, filters, count), seen)
-    noise = torch.randn(groups, filters, size)
-    drawn = functional.normalize(mixture, dim=2) + functional.normalize(noise, dim=2)
-    layer.weight.copy_(functional.normalize(drawn, dim=2).reshape(layer.weight.shape))
+def _with_outputs(module: nn.Module, model: Model, options: Options, typical: Mapping[str, int]) -> Model:
+    """The model with its outputs as they are: their number, types and sizes, and which of these are free."""
+    example = _answers(module, model, 2, typical)
+    other = _answers(module, model, 3, samples.sides(options.sizes, "largest"))
+    names = [tensor.name for tensor in model.outputs]
+    if len(names) != len(example):
+        names = ["logits"] if len(example) == 1 else [f"output_{number}" for number in range(len(example))]
+    outputs = [_output(name, *pair) for name, *pair in zip(names, example, other, strict=True)]
+    return replace(model, outputs=tuple(outputs))
 
 
-def _windows(layer: nn.Conv2d | nn.Linear, given: torch.Tensor) -> torch.Tensor:
-    """Random windows of the layer's input: windows × groups × values of one filter."""
-    if isinstance(layer, nn.Linear):
-        return given.reshape(-1, 1, given.shape[-1])
-    (height, width), padding = layer.kernel_size, layer._reversed_padding_repeated_twice
-    padded = functional.pad(given, padding)
-    count, _, rows, columns = padded.shape
-    places = [torch.randint(high, (_PATCHES,)).tolist() for high in (count, rows - height + 1, columns - width + 1)]
-    windows = [padded[n, :, y : y + height, x : x + width] for n, y, x in zip(*places, strict=True)]
-    return torch.stack(windows).reshape(_PATCHES, layer.groups, -1)
+def _answers(module: nn.Module, model: Model, count: int, sizes: Mapping[str, int]) -> list[torch.Tensor]:
+    _, inputs = samples.draw(model, count, 0, sizes)
+    given = [torch.from_numpy(inputs[tensor.name]) for tensor in model.inputs]
+    try:
+        made = module(*given)
+    except Exception as error:  # the user's own code may raise anything
+        fed = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StageFailed(f"{model.name} does not run on {fed}: {reason}", "declare its inputs: --input") from error
+    outputs = list(made) if isinstance(made, (tuple, list)) else [made]
+    if not all(isinstance(output, torch.Tensor) and output.dim() > 0 and len(output) == count for output in outputs):
+        raise StageFailed(f"{model.name} gives something else than tensors with the batch first", "return such tensors")
+    return outputs
 
 
-def _centre(layer: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
-    """Gives the output unit scale, and each of its channels mean 0; a layer without bias is left to its norm."""
-    return _rescale(layer, output, spread=0.0, level=0.0)
-
-
-def _shift(layer: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
-    """The same with channel means as a batch norm would give them, for a layer that an activation follows."""
-    return _rescale(layer, output, spread=0.2, level=0.3)
-
-
-def _rescale(layer: nn.Module, output: torch.Tensor, spread: float, level: float) -> torch.Tensor | None:
-    assert isinstance(layer, (nn.Conv2d, nn.Linear))
-    if layer.bias is None:
-        return None
-    channel = 1 if isinstance(layer, nn.Conv2d) else output.dim() - 1
-    mean = output.mean([axis for axis in range(output.dim()) if axis != channel], keepdim=True)
-    scale, wanted = output.std(), torch.randn_like(mean) * spread + level
-    layer.weight.div_(scale)
-    layer.bias.sub_(mean.flatten()).div_(scale).add_(wanted.flatten())
-    return (output - mean) / scale + wanted
+def _output(name: str, example: torch.Tensor, other: torch.Tensor) -> Tensor:
+    """An output with what differs between two examples as a free size."""
+    sizes = zip(example.shape[1:], other.shape[1:], strict=True)
+    free = [one if one == two else f"{name}_{axis}" for axis, (one, two) in enumerate(sizes, start=1)]
+    return Tensor(name, (BATCH, *free), str(example.dtype).removeprefix("torch."))

@@ -16,10 +16,11 @@ from deploytool.spec import Job, Tensor
 
 def make(job: Job, out: Path, given: Given) -> Notes:
     """Writes the frozen trace; the names of its inputs and outputs travel inside the file."""
-    module = eager.module(given.latest(Kind.WEIGHTS).path)
+    weights = given.latest(Kind.WEIGHTS).path
+    module, model = eager.module(weights), eager.definition(weights)
     sample = golden.read(given.latest(Kind.GOLDEN).path)
-    example = tuple(torch.from_numpy(sample.inputs[tensor.name]) for tensor in job.model.inputs)
-    names = {"inputs": _names(job.model.inputs), "outputs": _names(job.model.outputs)}
+    example = tuple(torch.from_numpy(sample.inputs[tensor.name]) for tensor in model.inputs)
+    names = {"inputs": _names(model.inputs), "outputs": _names(model.outputs)}
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", DeprecationWarning

@@ -18,20 +18,23 @@ from deploytool import golden
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import eager
 from deploytool.errors import StageFailed
-from deploytool.spec import Job, Tensor
+from deploytool.spec import Job, Model, Tensor
+
+Example = tuple[torch.Tensor, ...]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # where the dynamo exporter leaves the module path of a node
 
 
 def make(job: Job, out: Path, given: Given) -> Notes:
     """Writes the graph with the exporter that was chosen; raises StageFailed if the exporter refuses the model."""
-    module = eager.module(given.latest(Kind.WEIGHTS).path)
+    weights = given.latest(Kind.WEIGHTS).path
+    module, model = eager.module(weights), eager.definition(weights)
     sample = golden.read(given.latest(Kind.GOLDEN).path)
-    example = tuple(torch.from_numpy(sample.inputs[tensor.name][:2]) for tensor in job.model.inputs)
+    example = tuple(torch.from_numpy(sample.inputs[tensor.name][:2]) for tensor in model.inputs)
     export = {"torchscript": _torchscript, "dynamo": _dynamo}[job.options.exporter]
     with _quiet():
         try:
-            graph = export(job, module, example)
+            graph = export(module, model, example, job.options.opset)
         except Exception as error:  # whatever an exporter raises, the user's model was refused
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             other = "dynamo" if job.options.exporter == "torchscript" else "torchscript"
@@ -44,31 +47,31 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     return {"exporter": job.options.exporter, "opset": graph.opset_import[0].version, "nodes": len(graph.graph.node)}
 
 
-def _torchscript(job: Job, module: nn.Module, example: tuple[torch.Tensor, ...]) -> onnx.ModelProto:
+def _torchscript(module: nn.Module, model: Model, example: Example, opset: int) -> onnx.ModelProto:
     file = io.BytesIO()
-    tensors = (*job.model.inputs, *job.model.outputs)
+    tensors = (*model.inputs, *model.outputs)
     torch.onnx.export(
         module,
         example,
         file,  # type: ignore[arg-type]  # the stub forgets that this exporter takes a file object
         dynamo=False,
-        opset_version=job.options.opset,
-        input_names=[tensor.name for tensor in job.model.inputs],
-        output_names=[tensor.name for tensor in job.model.outputs],
+        opset_version=opset,
+        input_names=[tensor.name for tensor in model.inputs],
+        output_names=[tensor.name for tensor in model.outputs],
         dynamic_axes={tensor.name: _free(tensor) for tensor in tensors},
     )
     return onnx.load_from_string(file.getvalue())
 
 
-def _dynamo(job: Job, module: nn.Module, example: tuple[torch.Tensor, ...]) -> onnx.ModelProto:
+def _dynamo(module: nn.Module, model: Model, example: Example, opset: int) -> onnx.ModelProto:
     program = torch.onnx.export(
         module,
         example,
         dynamo=True,
-        opset_version=job.options.opset,
-        input_names=[tensor.name for tensor in job.model.inputs],
-        output_names=[tensor.name for tensor in job.model.outputs],
-        dynamic_shapes=tuple(_free(tensor) for tensor in job.model.inputs),
+        opset_version=opset,
+        input_names=[tensor.name for tensor in model.inputs],
+        output_names=[tensor.name for tensor in model.outputs],
+        dynamic_shapes=tuple(_free(tensor) for tensor in model.inputs),
         external_data=False,
         verbose=False,
     )

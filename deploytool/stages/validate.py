@@ -16,11 +16,13 @@ from deploytool.backends import Session, eager, tensorrt
 from deploytool.errors import MissingBackend
 from deploytool.golden import Arrays, Golden
 from deploytool.measure import latency, parity
+from deploytool.measure.agreement import accuracy, agreement
+from deploytool.measure.corners import Corner, corners
 from deploytool.measure.replay import replay
-from deploytool.report import MEASURED, Engine, Gate, Hop, Report, Speed, Tolerance
-from deploytool.spec import Job
+from deploytool.report import MEASURED, Engine, Hop, Report, Speed, Tolerance
+from deploytool.spec import Job, Range
 
-_EAGER, _TRUTH = "eager", "FP64"
+_EAGER, _TRUTH, _OTHER_BATCH = "eager", "FP64", "itself at the largest batch"
 _HALF = ("halve", "build")  # the stages whose artifacts compute in FP16
 _LIBRARIES = ("deploytool", "torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
 
@@ -48,11 +50,11 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     devices = eager.devices()
     engines = _engines(given)
     steps = [step for device in devices for step in _steps(job, given, device)] + engines
-    source = given.latest(Kind.GOLDEN)
-    truth = parity.check(sample.outputs, sample.reference, _TRUTH, parity.FP32)
     answers: dict[str, Arrays] = {_EAGER: sample.outputs}
-    hops = [Hop(source.made_by, source.path.name, _EAGER, "cpu", MEASURED, (truth,))]
-    hops += [_parity(step, answers, sample, job) for step in steps]
+    hops = [_source_hop(given.latest(Kind.GOLDEN), sample)]
+    with eager.start(given.latest(Kind.WEIGHTS).path) as source:
+        extremes = corners(job.model, job.options.sizes, source)
+    hops += [_parity(step, answers, sample, extremes, job) for step in steps]
     timed = _steps(job, given, devices[-1]) + engines
     speeds, rounds = _speed(given.latest(Kind.WEIGHTS), timed, sample, job, devices[-1])
     written = Report(
@@ -61,10 +63,11 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         device=machine.gpus()[0].name if "cuda" in devices else machine.cpu(),
         batch=job.options.batch.smallest,
         rounds=rounds,
-        images=len(sample.pixels),
+        images=len(sample.labels),
+        data=job.options.data.path if job.options.data else None,
         hops=tuple(hops),
         speeds=speeds,
-        gate=_gate(job.options.min_speedup, speeds, engine=bool(given.chain(Kind.ENGINE))),
+        gate=report.gate(job.options.min_speedup, speeds, engine=bool(given.chain(Kind.ENGINE))),
         engines=_built(given),
         targets=job.options.targets,
         versions={name: found for name in _LIBRARIES if (found := machine.version(name))},
@@ -105,28 +108,42 @@ def _built(given: Given) -> tuple[Engine, ...]:
     return tuple(engine for each in notes for engine in plain.decode(tuple[Engine, ...], each))
 
 
-def _parity(step: _Step, answers: dict[str, Arrays], sample: Golden, job: Job) -> Hop:
-    """Runs the golden inputs through the artifact; its answers stay for the hop after it."""
+def _source_hop(artifact: Artifact, sample: Golden) -> Hop:
+    """The eager model itself, in FP32 against FP64."""
+    truth = parity.check(sample.outputs, sample.reference, _TRUTH, parity.FP32)
+    hop = Hop(artifact.made_by, artifact.path.name, _EAGER, "cpu", MEASURED, (truth,))
+    return replace(hop, agreement=agreement(sample.outputs, sample), accuracy=accuracy(sample.outputs, sample))
+
+
+def _parity(step: _Step, answers: dict[str, Arrays], sample: Golden, extremes: list[Corner], job: Job) -> Hop:
+    """Runs the golden inputs at both ends of the batch range, and the corners; the answers stay for the next hop."""
     hop = Hop(step.stage, step.file, step.runner, step.device, step.absent or MEASURED, ())
     if step.absent:
         return hop
+    limits = job.options.batch
     try:
         with step.open() as session:
-            got = replay(session, _inputs(step, sample, job), job.options.batch)
+            given = _inputs(step, sample.inputs, job)
+            got = replay(session, given, limits)
+            single = replay(session, given, Range(limits.smallest, limits.smallest, limits.smallest))
+            beyond = [replay(session, _inputs(step, corner.inputs, job), limits) for corner in extremes]
     except MissingBackend as error:
         return replace(hop, status=report.unavailable(str(error)))
+    compared = [(got, answers[step.before], step.before)]
+    compared += [(at, corner.answers, corner.name) for at, corner in zip(beyond, extremes, strict=True)]
+    compared += [(single, got, _OTHER_BATCH), (got, sample.reference, _TRUTH)]
+    checks = tuple(parity.check(mine, theirs, name, step.tolerance) for mine, theirs, name in compared)
     answers[step.stage] = got
-    checks = (
-        parity.check(got, answers[step.before], step.before, step.tolerance),
-        parity.check(got, sample.reference, _TRUTH, step.tolerance),
-    )
-    return replace(hop, checks=checks)
+    return replace(hop, checks=checks, agreement=agreement(got, sample), accuracy=accuracy(got, sample))
 
 
-def _inputs(step: _Step, sample: Golden, job: Job) -> Arrays:
+def _inputs(step: _Step, inputs: Arrays, job: Job) -> Arrays:
+    """The inputs in the types the artifact takes: with `io` fp16, halves are handed over as such."""
     if step.stage in _HALF and job.options.io == "fp16":
-        return {name: array.astype(np.float16) for name, array in sample.inputs.items()}
-    return sample.inputs
+        return {
+            name: array.astype(np.float16) if array.dtype == np.float32 else array for name, array in inputs.items()
+        }
+    return inputs
 
 
 def _speed(
@@ -148,7 +165,7 @@ def _speed(
                 speeds[step] = replace(speeds[step], status=report.unavailable(str(error)))
                 continue
             calls[f"{step.stage}/{step.file}"] = partial(
-                session, **_first(_inputs(step, sample, job), job.options.batch.smallest)
+                session, **_first(_inputs(step, sample.inputs, job), job.options.batch.smallest)
             )
         taken = latency.interleave(calls, job.options.seconds, watch=job.watch)
     for step in steps:
@@ -166,18 +183,3 @@ def _measured(speed: Speed, slow: latency.Milliseconds, fast: latency.Millisecon
     found = latency.ratio(slow, fast)
     median, baseline = float(np.median(fast)), float(np.median(slow))
     return replace(speed, latency_ms=median, eager_ms=baseline, ratio=found.value, low=found.low, high=found.high)
-
-
-def _gate(min_speedup: float | None, speeds: tuple[Speed, ...], *, engine: bool) -> Gate | None:
-    """The speed-up asked for against what ships: the engine where there is one, else the fastest graph.
-
-    It is reached when the lower bound of the interval is.
-    """
-    if min_speedup is None:
-        return None
-    shipped = [speed for speed in speeds if (speed.stage == "build") == engine and speed.stage != "script"]
-    measured = [speed for speed in shipped if speed.low is not None]
-    if not measured:
-        return Gate(min_speedup, shipped[0].stage, shipped[0].status, reached=False)
-    best = max(measured, key=lambda speed: speed.low or 0.0)
-    return Gate(min_speedup, best.stage, MEASURED, reached=(best.low or 0.0) >= min_speedup)

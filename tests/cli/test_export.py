@@ -12,9 +12,8 @@ import pytest
 
 from deploytool import catalog
 from deploytool.cli import export
-from deploytool.errors import BadInput, DeployError, NotVerified, ParityFailed, TooSlow
+from deploytool.errors import DeployError, NotVerified, ParityFailed, TooSlow
 from deploytool.report import MEASURED, SCHEMA, Check, Gate, Hop, Parity, Report, Tolerance
-from deploytool.spec import Batch
 from tests.conftest import Command
 
 MODEL = "mobilenet_v1_cifar"
@@ -74,9 +73,9 @@ def test_without_trt_there_is_no_engine(deploytool: Command, tmp_path: Path) -> 
     ("arguments", "code", "problem", "remedy"),
     [
         (("shuflenet_g3",), 2, "there is no model 'shuflenet_g3'", "did you mean shufflenet_g3?"),
-        ((MODEL, "--batch", "0"), 2, "--batch 0 does not grow from at least 1", "such as 1:8:32"),
+        ((MODEL, "--batch", "0"), 2, "--batch 0 does not grow from at least 1", "1:8:32"),
         ((MODEL, "--batch", "8:4:2"), 2, "--batch 8:4:2 does not grow", "SMALLEST:TYPICAL:LARGEST"),
-        ((MODEL, "--batch", "two"), 2, "--batch two is no batch size", "write --batch 8"),
+        ((MODEL, "--batch", "two"), 2, "--batch two is no size", "write --batch 8"),
         ((MODEL, "--for", "rtx99"), 2, "there is no target 'rtx99'", "did you mean rtx"),
         ((MODEL, "--for", "orin,rtx40", "--require"), 6, "no engine for orin", "drop --require"),
         ((MODEL, "--out", "/proc/here"), 2, "cannot write to /proc/here", "--out"),
@@ -149,7 +148,7 @@ PENDING = Hop("build", "engine.plan", "tensorrt_rtx", "cuda", "built, not run", 
 
 
 def written(*hops: Hop, gate: Gate | None = None) -> Report:
-    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, hops, (), gate, (), (), {})
+    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, None, hops, (), gate, (), (), {})
 
 
 @pytest.mark.parametrize(
@@ -176,14 +175,6 @@ def test_how_a_report_ends(report: Report, require: bool, ending: type[DeployErr
 def test_every_failure_has_its_own_exit_code() -> None:
     codes = [kind.exit_code for kind in DeployError.__subclasses__()]
     assert sorted(codes) == [2, 3, 4, 5, 6, 7]
-
-
-def test_batches() -> None:
-    assert export._batch("4") == Batch(4, 4, 4)
-    assert export._batch("1:2:3") == Batch(1, 2, 3)
-    for text in ("", "1:2", "-1", "1:2:3:4", "1.5"):
-        with pytest.raises(BadInput):
-            export._batch(text)
 
 
 def test_the_default_model_of_the_readme_exists() -> None:

@@ -5,20 +5,20 @@ import pytest
 
 from deploytool.backends import Array
 from deploytool.measure.replay import replay
-from deploytool.spec import Batch
+from deploytool.spec import Range
 
 
 @pytest.mark.parametrize(
     ("batch", "sizes"),
     [
-        (Batch(1, 8, 32), [7]),
-        (Batch(1, 2, 4), [4, 3]),
-        (Batch(1, 1, 1), [1] * 7),
-        (Batch(4, 4, 4), [4, 4]),
-        (Batch(16, 16, 16), [16]),
+        (Range(1, 8, 32), [7]),
+        (Range(1, 2, 4), [4, 3]),
+        (Range(1, 1, 1), [1] * 7),
+        (Range(4, 4, 4), [4, 4]),
+        (Range(16, 16, 16), [16]),
     ],
 )
-def test_all_cases_come_back_in_order_in_batches_the_session_takes(batch: Batch, sizes: list[int]) -> None:
+def test_all_cases_come_back_in_order_in_batches_the_session_takes(batch: Range, sizes: list[int]) -> None:
     seen = []
 
     def session(**inputs: Array) -> dict[str, Array]:

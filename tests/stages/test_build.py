@@ -13,7 +13,7 @@ from deploytool import plain
 from deploytool.artifact import Artifact, Given, Kind
 from deploytool.errors import BadInput, StageFailed
 from deploytool.report import Engine
-from deploytool.spec import Batch, EnginePlan, Job, Options
+from deploytool.spec import EnginePlan, Job, Options, Range
 from deploytool.stages import build
 from tests.conftest import QUICK, TINY, shelf
 
@@ -24,7 +24,7 @@ def with_graph(path: Path) -> Given:
     return Given((Artifact(Kind.GRAPH, path, "key", "halve", {}, 0.0, fresh=True),))
 
 
-def options(*plans: EnginePlan, batch: Batch = Batch()) -> Options:  # noqa: B008  # frozen
+def options(*plans: EnginePlan, batch: Range = Range()) -> Options:  # noqa: B008  # frozen
     return dataclasses.replace(QUICK, engines=plans or (EnginePlan("engine.plan", RTX),), batch=batch)
 
 
@@ -95,5 +95,5 @@ def test_garbage_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_profile_of_one_size(finished: Path, tmp_path: Path) -> None:
-    build.make(Job(TINY, options(batch=Batch(4, 4, 4))), tmp_path / "engine.plan", shelf(finished))
+    build.make(Job(TINY, options(batch=Range(4, 4, 4))), tmp_path / "engine.plan", shelf(finished))
     assert (tmp_path / "engine.plan").stat().st_size > 10_000

@@ -9,6 +9,7 @@ from torch import nn
 from deploytool import images
 from deploytool.artifact import Given
 from deploytool.backends import eager
+from deploytool.checkpoints import seeded
 from deploytool.spec import Job, Options, Preprocessing
 from deploytool.stages import instantiate
 from tests.conftest import QUICK, TINY
@@ -51,7 +52,7 @@ def test_a_deep_network_does_not_amplify_noise() -> None:
     net = nn.Sequential(*first, *deep, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)).eval()
     batch = torch.from_numpy(images.normalise(images.dead_leaves(16, 32, 32, seed=1), Preprocessing()))
     with torch.no_grad():
-        instantiate.calibrate(net, batch)
+        seeded.calibrate(net, batch)
         clean, noisy = net(batch), net(batch * (1 + 1e-3 * torch.randn_like(batch)))
     assert (clean - noisy).abs().max() / clean.abs().max() < 2e-2
     assert not net.training

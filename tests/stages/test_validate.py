@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from deploytool import report
 from deploytool.report import BUILT_NOT_RUN, MEASURED, Report, Speed
-from deploytool.spec import Batch, Job, Options
+from deploytool.spec import Job, Options, Range
 from deploytool.stages import validate
 from tests.conftest import QUICK, TINY, shelf
 
@@ -86,8 +86,8 @@ def test_a_fault_in_the_script_is_its_own(run_copy: Path, tmp_path: Path) -> Non
     assert {line.split()[0] for line in report.broken(validated(run_copy, tmp_path))} == {"script"}
 
 
-@pytest.mark.parametrize("batch", [Batch(1, 1, 1), Batch(3, 3, 3), Batch(16, 16, 16)])
-def test_any_batch_range_is_served(run_copy: Path, tmp_path: Path, batch: Batch) -> None:
+@pytest.mark.parametrize("batch", [Range(1, 1, 1), Range(3, 3, 3), Range(16, 16, 16)])
+def test_any_batch_range_is_served(run_copy: Path, tmp_path: Path, batch: Range) -> None:
     written = validated(run_copy, tmp_path, dataclasses.replace(QUICK, batch=batch))
     assert report.broken(written) == ()
     assert written.batch == batch.smallest
@@ -128,11 +128,11 @@ def speed(stage: str, low: float | None) -> Speed:
 def test_the_gate_judges_what_ships_by_its_lower_bound(
     speeds: tuple[Speed, ...], engine: bool, stage: str, reached: bool
 ) -> None:
-    gate = validate._gate(2.0, speeds, engine=engine)
+    gate = report.gate(2.0, speeds, engine=engine)
     assert gate is not None
     assert (gate.stage, gate.reached) == (stage, reached)
     assert gate.status == (MEASURED if any(s.low for s in speeds if s.stage == stage) else BUILT_NOT_RUN)
 
 
 def test_no_gate_was_asked_for() -> None:
-    assert validate._gate(None, (), engine=False) is None
+    assert report.gate(None, (), engine=False) is None

@@ -1,0 +1,92 @@
+"""What the user asked for, from words on the command line to plain data; a wrong word gets one clear line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from deploytool import plain
+from deploytool.errors import BadInput
+from deploytool.spec import BATCH, Option, Range, Source, Tensor
+
+_DTYPES = ("float32", "float64", "float16", "int64", "int32", "bool")
+
+
+def span(option: str, text: str) -> Range:
+    """The range that `N` or `SMALLEST:TYPICAL:LARGEST` names."""
+    sizes = text.split(":")
+    if len(sizes) not in (1, 3) or not all(size.isdecimal() for size in sizes):
+        raise BadInput(f"{option} {text} is no size", f"write {option} 8, or {option} 1:8:32")
+    smallest, typical, largest = map(int, sizes * 3 if len(sizes) == 1 else sizes)
+    if not 1 <= smallest <= typical <= largest:
+        raise BadInput(f"{option} {text} does not grow from at least 1", "write SMALLEST:TYPICAL:LARGEST: 1:8:32")
+    return Range(smallest, typical, largest)
+
+
+def tensors(texts: Sequence[str]) -> tuple[Tensor, ...]:
+    """The inputs in their order; no two may bear one name."""
+    found = tuple(_tensor(text, number) for number, text in enumerate(texts))
+    names = [tensor.name for tensor in found]
+    if len(set(names)) < len(names):
+        raise BadInput(
+            f"two inputs are called {max(names, key=names.count)}", "give each a name: --input NAME=3x224x224"
+        )
+    return found
+
+
+def _tensor(text: str, number: int) -> Tensor:
+    """The input that `[NAME=]3x224x224[:DTYPE[:BELOW]]` declares, the batch left out; a word is a free size."""
+    name, equals, rest = text.rpartition("=")
+    shape, dtype, below, *more = [*rest.split(":"), "", ""][: max(3, rest.count(":") + 1)]
+    sides = shape.split("x")
+    if more or not all(re.fullmatch(r"[1-9]\d*|[A-Za-wyz_]\w*", side) for side in sides):
+        raise BadInput(f"--input {text} is no input", "write [NAME=]3x224x224[:DTYPE[:BELOW]], free sizes as words")
+    if (dtype or "float32") not in _DTYPES or not (below or "2").isdecimal() or int(below or 2) < 1:
+        raise BadInput(f"--input {text} has no type we know", f"choose from {', '.join(_DTYPES)}")
+    usual = f"input_{number}" if number else "input"
+    dims = (int(side) if side.isdecimal() else side for side in sides)
+    return Tensor(name if equals else usual, (BATCH, *dims), dtype or "float32", int(below or 2))
+
+
+def sizes(texts: Sequence[str], inputs: Sequence[Tensor]) -> dict[str, Range]:
+    """The range of every free size of the inputs, the batch aside."""
+    given = {word: span(f"--size {word}", text) for word, _, text in (each.partition("=") for each in texts)}
+    free = {side for tensor in inputs for side in tensor.shape[1:] if isinstance(side, str)}
+    for word in sorted(free - set(given)):
+        raise BadInput(f"nobody says how large {word} is", f"give its range: --size {word}=SMALLEST:TYPICAL:LARGEST")
+    for word in sorted(set(given) - free):
+        raise BadInput(f"no input has a free size {word}", f"free sizes are: {', '.join(sorted(free)) or 'none'}")
+    return given
+
+
+def arguments(texts: Sequence[str]) -> dict[str, Option]:
+    """The factory's arguments: `NAME=VALUE`, where a value is a JSON number, true, false or null, or else a string."""
+    found: dict[str, Option] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise BadInput(f"--arg {text} is no argument", "write NAME=VALUE")
+        try:
+            read = json.loads(value)
+        except ValueError:
+            read = value
+        found[name] = read if isinstance(read, (bool, int, float, str)) or read is None else value
+    return found
+
+
+def file(path: Path) -> Source:
+    """A file of the user's, by its content."""
+    if not path.is_file():
+        raise BadInput(f"there is no file {path}", "check the path")
+    return Source(str(path), plain.file_digest(path))
+
+
+def folder(path: Path) -> Source:
+    """A folder of the user's, by the names, sizes and times of what is in it."""
+    if not path.is_dir():
+        raise BadInput(f"there is no folder {path}", "check the path")
+    inside = [each for each in sorted(path.rglob("*")) if each.is_file()]
+    listed = [(str(each.relative_to(path)), each.stat().st_size, each.stat().st_mtime_ns) for each in inside]
+    return Source(str(path), plain.digest(listed))

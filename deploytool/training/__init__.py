@@ -1,0 +1,1 @@
+"""Teaches a model from labelled pictures, and can be interrupted at any time."""

@@ -1,0 +1,83 @@
+"""`deploytool train` tells what it does, epoch by epoch, and ends with the next step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from deploytool.cli.train import train
+from deploytool.errors import BadInput
+from tests.conftest import modules_of
+
+app = typer.Typer()
+app.command()(train)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twenty dark and twenty bright pictures, 16 × 16."""
+    for name, level in (("dark", 0), ("light", 200)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (16, 16), (level + number,) * 3).save(tmp_path / "data" / name / f"{number}.png")
+    return tmp_path / "data"
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["mobilenet_v1_025", *arguments])
+
+
+def test_a_line_for_each_epoch_and_the_next_step_last(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said = call("--data", str(folder), "--out", str(out), "--epochs", "3", "--step", "2", "--batch", "8")
+    assert said.exit_code == 0, said.output
+    lines = said.stdout.splitlines()
+    assert lines[0] == "mobilenet_v1_025 for 2 classes at 16×16"
+    assert lines[1] == "pictures: 32 to learn from, 4 for validation, 4 for the test"
+    assert [line.partition("  loss")[0] for line in lines[2:5]] == [
+        *("epoch 1/3  rate 0.01    ", "epoch 2/3  rate 0.01    ", "epoch 3/3  rate 0.005   ")
+    ]
+    assert lines[-2].startswith("test accuracy ")
+    assert lines[-1] == f"next: deploytool export mobilenet_v1_025 --weights {out / 'weights.safetensors'}"
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("checkpoint.pt", "curve.svg", "history.csv", "training.json", "weights.safetensors")
+    ]
+
+
+def test_one_document_on_stdout_and_the_same_again_from_the_checkpoint(folder: Path, tmp_path: Path) -> None:
+    asked = ("--data", str(folder), "--out", str(tmp_path / "out"), "--epochs", "1", "--no-flip", "--json")
+    first, again = (json.loads(call(*asked).stdout) for _ in range(2))
+    assert first == again
+    assert first["recipe"]["flip"] is False
+    assert len(first["history"]) == 1
+    assert set(first["results"]) == {"best_epoch", "validation", "test", "seconds"}
+
+
+def test_another_recipe_in_the_same_folder_needs_a_word(folder: Path, tmp_path: Path) -> None:
+    asked = ("--data", str(folder), "--out", str(tmp_path / "out"), "--epochs", "1")
+    assert call(*asked).exit_code == 0
+    assert isinstance(call(*asked, "--seed", "7").exception, BadInput)
+    assert call(*asked, "--seed", "7", "--no-resume").exit_code == 0
+
+
+def test_a_missing_folder_is_bad_input(tmp_path: Path) -> None:
+    assert isinstance(call("--data", str(tmp_path / "nowhere")).exception, BadInput)
+
+
+def test_the_command_costs_no_torch_until_it_is_called() -> None:
+    assert "torch" not in modules_of("import deploytool.cli.train")

@@ -1,0 +1,69 @@
+"""Small pictures to learn from, and small networks on one thread: two would spend their time waiting for each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deploytool.images import Pixels
+from deploytool.spec import Model, Preprocessing, Tensor
+from deploytool.training import course
+from deploytool.training.course import Course
+from deploytool.training.recipe import Recipe
+
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+DROPPING = Model(
+    name="dropping",
+    factory=f"{Path(__file__).parent / 'dropping.py'}:dropping",
+    inputs=(Tensor("input", ("batch", 3, 224, 224)),),
+    preprocessing=Preprocessing(),
+    parameters=1,
+    macs=1,
+)
+QUICK = Recipe(epochs=4, batch=16, step=2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def pictures(count: int, seed: int = 0) -> tuple[Pixels, list[int]]:
+    """Noise whose brightness tells the class: 32 × 32, in ten classes."""
+    labels = [place % 10 for place in range(count)]
+    noise = np.random.default_rng(seed).integers(0, 30, (count, 32, 32, 3))
+    return (noise + 22 * np.array(labels)[:, None, None, None]).astype(np.uint8), labels
+
+
+def write_cifar(folder: Path, train: tuple[Pixels, list[int]], test: tuple[Pixels, list[int]]) -> Path:
+    """The pictures as CIFAR-10's binary files, those to learn from in two of them."""
+    half = len(train[1]) // 2
+    files = {
+        "data_batch_1.bin": (train[0][:half], train[1][:half]),
+        "data_batch_2.bin": (train[0][half:], train[1][half:]),
+        "test_batch.bin": test,
+    }
+    for name, (pixels, labels) in files.items():
+        planes = pixels.transpose(0, 3, 1, 2).reshape(len(labels), -1)
+        (folder / name).write_bytes(np.column_stack([np.array(labels, np.uint8), planes]).tobytes())
+    (folder / "batches.meta.txt").write_text("\n".join(NAMES) + "\n\n")
+    return folder
+
+
+@pytest.fixture
+def cifar_folder(tmp_path: Path) -> Path:
+    (tmp_path / "cifar").mkdir()
+    return write_cifar(tmp_path / "cifar", pictures(100), pictures(40, seed=1))
+
+
+@pytest.fixture
+def quick(cifar_folder: Path) -> Course:
+    """A course of four epochs, each of six batches."""
+    return course.prepare(DROPPING, cifar_folder, QUICK)

@@ -1,0 +1,67 @@
+"""A checkpoint is whole or not there, and reading one cannot run code."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from deploytool.errors import BadInput
+from deploytool.training import checkpoint
+from deploytool.training.checkpoint import Checkpoint
+from deploytool.training.recipe import Epoch, Score
+
+EPOCH = Epoch(1, 0.01, Score(2.0, 0.1), Score(1.9, 0.2), 3.5)
+SAVED = Checkpoint("key", (EPOCH,), {"weight": torch.arange(3.0)}, {"state": {}, "param_groups": []}, {})
+
+
+def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
+    assert checkpoint.read(tmp_path) is None
+    checkpoint.write(tmp_path, SAVED)
+    got = checkpoint.read(tmp_path)
+    assert got is not None
+    assert (got.key, got.history, got.optimizer) == (SAVED.key, SAVED.history, SAVED.optimizer)
+    assert torch.equal(got.module["weight"], SAVED.module["weight"])
+
+
+def test_a_write_that_is_killed_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.write(tmp_path, SAVED)
+    before = (tmp_path / checkpoint.FILE).read_bytes()
+
+    def killed(content: Any, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.write(tmp_path, SAVED)
+    assert (tmp_path / checkpoint.FILE).read_bytes() == before
+
+
+class Trap:
+    """What a hostile checkpoint would hold: a command that runs as it is unpickled."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (self.command,)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    torch.save(Trap(f"touch '{tmp_path / 'sprung'}'"), tmp_path / checkpoint.FILE)
+    with pytest.raises(BadInput, match="is no checkpoint"):
+        checkpoint.read(tmp_path)
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("cut", [0, 10, 300])
+def test_a_damaged_checkpoint_is_refused(cut: int, tmp_path: Path) -> None:
+    checkpoint.write(tmp_path, SAVED)
+    path = tmp_path / checkpoint.FILE
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(BadInput, match="is no checkpoint"):
+        checkpoint.read(tmp_path)
