@@ -77,4 +77,4 @@ def mcnemar(lost: int, won: int) -> float:
     """The two-sided exact p-value that `lost` and `won` are as uneven by chance."""
     trials = lost + won
     tail = sum(math.comb(trials, count) for count in range(min(lost, won) + 1))
-    return min(1.0, 2 * tail / 2.0**trials)
+    return min(1.0, 2 * tail / (1 << trials))

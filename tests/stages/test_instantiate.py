@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from deploytool import images
+from deploytool import catalog, images
 from deploytool.artifact import Given
 from deploytool.backends import eager
 from deploytool.checkpoints import seeded
-from deploytool.spec import Job, Options, Preprocessing
+from deploytool.spec import Job, Options, Preprocessing, Tensor
 from deploytool.stages import instantiate
 from tests.conftest import QUICK, TINY
 
@@ -31,12 +31,14 @@ def test_the_seed_decides_and_nothing_else(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), state), "the user's random numbers are their own"
 
 
-def test_logits_differ_between_images_it_was_not_calibrated_on(tmp_path: Path) -> None:
-    make(tmp_path / "weights")
-    batch = images.normalise(images.dead_leaves(32, 32, 32, seed=99), Preprocessing())
+def test_logits_of_the_zoo_differ_between_images_it_was_not_calibrated_on(tmp_path: Path) -> None:
+    model = catalog.find("mobilenet_v1_025", [Tensor("input", ("batch", 3, 64, 64))])
+    notes = instantiate.make(Job(model, QUICK), tmp_path / "weights", GIVEN)
+    assert notes["weights"] == "seed 0"
+    batch = images.normalise(images.dead_leaves(32, 64, 64, seed=99), Preprocessing())
     with eager.start(tmp_path / "weights") as session:
         logits = session(input=batch)["logits"]
-    assert len(set(logits.argmax(1).tolist())) >= 4
+    assert len(set(logits.argmax(1).tolist())) >= 8
     assert logits.std(axis=0).mean() > 0.5 * logits.std()
 
 
@@ -58,7 +60,9 @@ def test_a_deep_network_does_not_amplify_noise() -> None:
     assert not net.training
 
 
-def test_the_notes_count_the_parameters(tmp_path: Path) -> None:
+def test_somebody_elses_model_keeps_the_weights_its_factory_gives(tmp_path: Path) -> None:
     notes = instantiate.make(Job(TINY, QUICK), tmp_path / "weights", GIVEN)
     module = eager.module(tmp_path / "weights")
-    assert notes == {"weights": "seed 0", "parameters": sum(np.prod(p.shape) for p in module.parameters())}
+    assert notes["weights"] == "as the factory made them"
+    assert notes["parameters"] == sum(np.prod(p.shape) for p in module.parameters())
+    assert torch.equal(module.get_parameter("stem.1.weight"), torch.ones(8))

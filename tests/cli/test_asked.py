@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from deploytool.cli import asked
+from deploytool.errors import BadInput
+from deploytool.spec import Range, Tensor
+
+
+def test_spans() -> None:
+    assert asked.span("--batch", "4") == Range(4, 4, 4)
+    assert asked.span("--batch", "1:2:3") == Range(1, 2, 3)
+
+
+@pytest.mark.parametrize("text", ["", "1:2", "-1", "0", "1:2:3:4", "1.5", "3:2:1", "two"])
+def test_no_spans(text: str) -> None:
+    with pytest.raises(BadInput, match=f"--batch {text}"):
+        asked.span("--batch", text)
+
+
+@pytest.mark.parametrize(
+    ("texts", "tensors"),
+    [
+        (["3x224x224"], [Tensor("input", ("batch", 3, 224, 224))]),
+        (["image=3xHxW"], [Tensor("image", ("batch", 3, "H", "W"))]),
+        (["tokens=16:int64:1000"], [Tensor("tokens", ("batch", 16), "int64", 1000)]),
+        (["3x8x8:float64"], [Tensor("input", ("batch", 3, 8, 8), "float64")]),
+        (["3x8x8", "7"], [Tensor("input", ("batch", 3, 8, 8)), Tensor("input_1", ("batch", 7))]),
+    ],
+)
+def test_inputs(texts: list[str], tensors: list[Tensor]) -> None:
+    assert asked.tensors(texts) == tuple(tensors)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3x", "3x0x8", "3x-1", "a=b=", "3x8:int7", "3x8:int64:none", "3x8:int64:0", "3x8:int64:5:6", "3,8"]
+)
+def test_no_inputs(text: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(f"--input {text}")):
+        asked.tensors([text])
+
+
+def test_two_inputs_of_one_name() -> None:
+    with pytest.raises(BadInput, match="two inputs are called image"):
+        asked.tensors(["image=3x8x8", "image=1x8x8"])
+
+
+def test_every_free_size_needs_a_range_and_nothing_else_has_one() -> None:
+    inputs = [Tensor("image", ("batch", 3, "H", "W"))]
+    assert asked.sizes(["W=1:2:3", "H=8"], inputs) == {"W": Range(1, 2, 3), "H": Range(8, 8, 8)}
+    with pytest.raises(BadInput, match="nobody says how large W is"):
+        asked.sizes(["H=8"], inputs)
+    with pytest.raises(BadInput, match="no input has a free size batch"):
+        asked.sizes(["H=8", "W=8", "batch=4"], inputs)
+
+
+def test_arguments() -> None:
+    texts = ["depth=3", "width=0.5", "plain=true", "none=null", "name=resnet", "text=a=b", 'quoted="3"', "list=[1]"]
+    assert asked.arguments(texts) == {
+        "depth": 3,
+        "width": 0.5,
+        "plain": True,
+        "none": None,
+        "name": "resnet",
+        "text": "a=b",
+        "quoted": "3",
+        "list": "[1]",
+    }
+    for text in ("depth", "=3", "two words=3"):
+        with pytest.raises(BadInput, match="is no argument"):
+            asked.arguments([text])
+
+
+def test_files_and_folders_go_by_what_is_in_them(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    one, whole = asked.file(tmp_path / "a"), asked.folder(tmp_path)
+    (tmp_path / "a").write_text("22")
+    assert asked.file(tmp_path / "a").digest != one.digest
+    assert asked.folder(tmp_path).digest != whole.digest
+    with pytest.raises(BadInput, match="there is no file"):
+        asked.file(tmp_path)
+    with pytest.raises(BadInput, match="there is no folder"):
+        asked.folder(tmp_path / "a")
