@@ -31,14 +31,14 @@ def show(console: Console, written: Report, home: Path) -> None:
 def _agreement(console: Console, written: Report) -> None:
     """How often each artifact names the source's class on the user's photographs, and what the labels say."""
     title = f"Agreement with the source on {written.images} photographs of {written.data}"
-    columns = ("artifact", "same class (95 % interval)", ">top-5", ">flips", "worst flip", "accuracy")
+    columns = ("artifact", ">same class", "95 % interval", "flips", "accuracy")
     rows = []
     for hop in written.hops:
         if (found := hop.agreement) is not None:
-            share = f"{found.top1:.1%} ({found.low:.1%}–{found.high:.1%})"
-            worst = f"margin {found.flips[0][1]:.1e}" if found.flips else _NONE
+            flips = f"{len(found.flips)} (margin ≤ {found.flips[0][1]:.0e})" if found.flips else "0"
             known = f"{hop.accuracy.artifact:.1%} (p {hop.accuracy.p_value:.2g})" if hop.accuracy else _NONE
-            rows.append((f"{hop.stage}/{hop.file}", share, f"{found.top5:.1%}", str(len(found.flips)), worst, known))
+            interval = f"{found.low:.1%}–{found.high:.1%}"
+            rows.append((f"{hop.stage}/{hop.file}", f"{found.top1:.1%}", interval, flips, known))
     screen.table(console, title, columns, rows)
 
 

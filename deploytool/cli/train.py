@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deploytool import catalog
-from deploytool.cli import screen
+from deploytool.cli import asked, screen
 from deploytool.training.recipe import Epoch, Recipe
 
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -33,6 +33,7 @@ def train(
     padding: Annotated[int, typer.Option(min=0, help="Pixels by which pictures are shifted.")] = _USUAL.padding,
     flip: Annotated[bool, typer.Option(help="Mirror half of the pictures: not for digits or letters.")] = _USUAL.flip,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all that is random.")] = _USUAL.seed,
+    arg: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, an argument of the model's factory.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on where an interrupted run stopped.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
@@ -45,7 +46,7 @@ def train(
     from deploytool.training import course, loop, outcome  # here begins torch
 
     console = screen.people(as_json=as_json)
-    found = catalog.find(model)
+    found = catalog.find(model, arguments=asked.arguments(arg or ()))
     recipe = Recipe(
         epochs=epochs,
         batch=batch,
