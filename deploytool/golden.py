@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from deploytool import plain
 from deploytool.errors import BadInput
+from deploytool.spec import Preprocessing
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
@@ -21,7 +24,8 @@ class Golden:
     """Golden cases, the case being the first axis of every array.
 
     `pixels` are uint8 NHWC images (0 × 0 where the model takes none); `inputs` what the model was given; `outputs` its
-    FP32 answers; `reference` its FP64 answers; `labels` the true classes, -1 where nobody knows.
+    FP32 answers; `reference` its FP64 answers; `labels` the true classes, -1 where nobody knows; `preprocessing` how
+    pixels become inputs.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -29,13 +33,16 @@ class Golden:
     outputs: Arrays
     reference: Arrays
     labels: npt.NDArray[np.int64]
+    preprocessing: Preprocessing
 
 
 def write(path: Path, golden: Golden) -> None:
     """Writes the sample as one .npz file, the same bytes for the same sample."""
     groups = {"input": golden.inputs, "output": golden.outputs, "reference": golden.reference}
     arrays = {f"{group}.{name}": array for group, named in groups.items() for name, array in named.items()}
-    np.savez(path, allow_pickle=False, pixels=golden.pixels, labels=golden.labels, **arrays)
+    preprocessing = np.array(plain.text(golden.preprocessing))
+    described: Arrays = {"pixels": golden.pixels, "labels": golden.labels, "preprocessing": preprocessing}
+    np.savez(path, allow_pickle=False, **described, **arrays)
 
 
 def read(path: Path) -> Golden:
@@ -43,7 +50,8 @@ def read(path: Path) -> Golden:
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             inputs, outputs, reference = (_group(file, group) for group in ("input", "output", "reference"))
-            return Golden(file["pixels"], inputs, outputs, reference, file["labels"])
+            preprocessing = plain.decode(Preprocessing, json.loads(str(file["preprocessing"])))
+            return Golden(file["pixels"], inputs, outputs, reference, file["labels"], preprocessing)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path} is no golden sample: {error}", "export again to record a new one") from error
 

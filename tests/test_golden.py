@@ -8,6 +8,7 @@ import pytest
 from deploytool import golden
 from deploytool.errors import BadInput
 from deploytool.golden import Golden
+from deploytool.spec import Preprocessing
 
 SAMPLE = Golden(
     np.zeros((2, 4, 4, 3), np.uint8),
@@ -15,6 +16,7 @@ SAMPLE = Golden(
     {"logits": np.ones((2, 5), np.float32), "features.map": np.ones((2, 1), np.float32)},
     {"logits": np.ones((2, 5)), "features.map": np.ones((2, 1))},
     np.array([3, -1]),
+    Preprocessing(crop=4, channels="BGR", mean=(0.1, 0.2, 0.3)),
 )
 
 
@@ -28,6 +30,7 @@ def test_a_sample_comes_back_with_its_types(tmp_path: Path) -> None:
     assert found.inputs["input"].dtype == np.float32
     assert found.outputs.keys() == SAMPLE.outputs.keys()
     np.testing.assert_array_equal(found.pixels, SAMPLE.pixels)
+    assert found.preprocessing == SAMPLE.preprocessing
 
 
 def test_the_same_sample_has_the_same_bytes(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -36,14 +37,19 @@ def main() -> None:
         _both_runtimes()
         app()
     except DeployError as error:
-        screen.failure(error, as_json="--json" in sys.argv)
-        sys.exit(error.exit_code)
+        _end(error)
     except OSError as error:
-        problem = BadInput(f"{error.filename or 'a file'}: {error.strerror}", "check the path, its rights and the disk")
-        screen.failure(problem, as_json="--json" in sys.argv)
-        sys.exit(problem.exit_code)
+        problem = f"{error.filename or 'a file'}: {error.strerror}"
+        _end(BadInput(problem, "check the path, its rights and the disk"))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _end(error: DeployError) -> NoReturn:
+    screen.failure(error)
+    if "--json" in sys.argv:
+        screen.document({"error": screen.told(error)})
+    sys.exit(error.exit_code)
 
 
 def _both_runtimes() -> None:

@@ -12,7 +12,7 @@ import typer
 from deploytool import catalog, pipeline, report, targets
 from deploytool.artifact import Artifact
 from deploytool.cli import asked, screen, summary
-from deploytool.errors import MissingBackend, NotVerified, ParityFailed, TooSlow
+from deploytool.errors import DeployError, MissingBackend, NotVerified, ParityFailed, TooSlow
 from deploytool.report import Report
 from deploytool.spec import Decision, Job, Options
 
@@ -98,10 +98,14 @@ def export(
     home = out or Path("artifacts") / found.name
     artifacts = screen.follow(console, recipe, lambda watch: pipeline.run(Job(found, options, watch), recipe, home))
     written = report.read(artifacts[-1].path)
+    failure = _failure(written, require=require)
     if as_json:
-        screen.document({"run": str(home), "artifacts": [_plain(a, home) for a in artifacts], "report": written})
+        made = [_plain(artifact, home) for artifact in artifacts]
+        screen.document({"run": str(home), "artifacts": made, "report": written, "error": screen.told(failure)})
     summary.show(console, written, home)
-    _judge(written, require=require)
+    if failure:
+        screen.failure(failure)
+        raise typer.Exit(failure.exit_code)
 
 
 def _refuse(decisions: Sequence[Decision], *, require: bool) -> None:
@@ -118,20 +122,18 @@ def _plain(artifact: Artifact, home: Path) -> dict[str, object]:
     return {"stage": artifact.made_by, "file": str(file), "fresh": artifact.fresh, "seconds": artifact.seconds}
 
 
-def _judge(written: Report, *, require: bool) -> None:
-    """Ends with 0 only if everything that was asked for held."""
-    failed = report.broken(written)
+def _failure(written: Report, *, require: bool) -> DeployError | None:
+    """What keeps the run from ending with 0: it does only if everything that was asked for held."""
+    failed, pending, gate = report.broken(written), report.unmeasured(written), written.gate
     if failed:
-        raise ParityFailed(f"parity failed: {failed[0]}", "see the hops above: the first that fails is where it broke")
-    gate = written.gate
+        return ParityFailed(f"parity failed: {failed[0]}", "see the hops above: the first that fails is where it broke")
     if gate and gate.status == report.MEASURED and not gate.reached:
-        raise TooSlow(
-            f"{gate.stage} is not surely {gate.min_speedup:g}× eager", "see the speed table above, or ask for less"
-        )
-    pending = report.unmeasured(written)
+        problem = f"{gate.stage} is not surely {gate.min_speedup:g}× as fast as eager"
+        return TooSlow(problem, "see the speed table above, or ask for less")
     if require and pending:
-        raise NotVerified(f"not verified here: {pending[0]}", "run it on a machine with that device, or drop --require")
+        return NotVerified(f"not verified here: {pending[0]}", "run it where that device is, or drop --require")
     if gate and not gate.reached:
-        raise NotVerified(
-            f"the speed of {gate.stage} is {gate.status}", "measure it on the device, or drop --min-speedup"
+        return NotVerified(
+            f"the speed of {gate.stage}: {gate.status}", "measure it on the device, or drop --min-speedup"
         )
+    return None

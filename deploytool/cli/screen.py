@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 
 import typer
@@ -45,13 +44,17 @@ def table(console: Console, title: str, columns: Sequence[str], rows: Iterable[S
     console.print(drawn, markup=False)
 
 
-def failure(error: DeployError, *, as_json: bool) -> None:
-    """The problem and the remedy, one line each on stderr, and a JSON document where one was asked for."""
+def failure(error: DeployError) -> None:
+    """The problem and the remedy, one line each, on stderr."""
     typer.secho(f"deploytool: {error}", fg="red", err=True)
     typer.echo(f"  → {error.remedy}", err=True)
-    if as_json:
-        problem = {"problem": str(error), "remedy": error.remedy, "exit_code": error.exit_code}
-        typer.echo(json.dumps({"error": problem}))
+
+
+def told(error: DeployError | None) -> dict[str, str | int] | None:
+    """A failure as it stands in a JSON document."""
+    if error is None:
+        return None
+    return {"problem": str(error), "remedy": error.remedy, "exit_code": error.exit_code}
 
 
 def follow(

@@ -95,6 +95,11 @@ def _closing(written: Report, home: Path) -> list[str]:
     failed, pending = report.broken(written), report.unmeasured(written)
     if failed:
         return [f"Verdict: FAIL. {line}" for line in failed] + [f"See what each stage did: deploytool show {home}"]
-    lines = ["Verdict: pass." if not pending else "Verdict: pass for all that ran here."]
-    lines += [f"Not verified here: {line}" for line in pending]
-    return [*lines, f"See it again: deploytool show {home}"]
+    if not pending:
+        return ["Verdict: pass.", f"See it again: deploytool show {home}"]
+    lines = ["Verdict: pass for all that ran here.", *(f"Not verified here: {line}" for line in pending)]
+    return [
+        *lines,
+        "Next: the same command with --require on a machine that can run it.",
+        f"See it again: deploytool show {home}",
+    ]

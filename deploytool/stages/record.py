@@ -29,7 +29,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     model = eager.definition(weights)
     with eager.start(weights) as single, eager.start(weights, dtype=torch.float64) as double:
         pixels, inputs, labels = _photographs(job, model) if job.options.data else _drawn(job, model, single)
-        sample = Golden(pixels, inputs, replay(single, inputs), replay(double, inputs), labels)
+        sample = Golden(pixels, inputs, replay(single, inputs), replay(double, inputs), labels, model.preprocessing)
     if not all(np.isfinite(answer).all() for answer in sample.outputs.values()):
         raise StageFailed("the model itself answers with NaN or infinite values", "check its weights")
     golden.write(out, sample)

@@ -164,9 +164,7 @@ def _speed(
             except MissingBackend as error:
                 speeds[step] = replace(speeds[step], status=report.unavailable(str(error)))
                 continue
-            calls[f"{step.stage}/{step.file}"] = partial(
-                session, **_first(_inputs(step, sample.inputs, job), job.options.batch.smallest)
-            )
+            calls[f"{step.stage}/{step.file}"] = partial(session, **_first(_inputs(step, sample.inputs, job), size))
         taken = latency.interleave(calls, job.options.seconds, watch=job.watch)
     for step in steps:
         mine = taken.get(f"{step.stage}/{step.file}")

@@ -5,6 +5,7 @@ import pytest
 
 from deploytool.golden import Golden
 from deploytool.measure.agreement import accuracy, agreement, mcnemar, wilson
+from deploytool.spec import Preprocessing
 
 SCORES = np.eye(6)[[0, 1, 2, 3, 4, 5, 0, 1]] * 2.0
 
@@ -12,7 +13,7 @@ SCORES = np.eye(6)[[0, 1, 2, 3, 4, 5, 0, 1]] * 2.0
 def sample(reference: object = SCORES, labels: object = (-1,) * 8) -> Golden:
     scores = np.asarray(reference)
     pixels = np.zeros((len(scores), 0, 0, 3), np.uint8)
-    return Golden(pixels, {}, {"logits": scores}, {"logits": scores}, np.asarray(labels))
+    return Golden(pixels, {}, {"logits": scores}, {"logits": scores}, np.asarray(labels), Preprocessing())
 
 
 def test_equal_answers_agree() -> None:
