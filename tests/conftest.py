@@ -17,6 +17,8 @@ from deploytool import machine, pipeline, targets
 from deploytool.artifact import Artifact, Given, Kind
 from deploytool.spec import Job, Model, Options, Preprocessing, Tensor
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads would wait for each other where the machine is busy
+
 ROOT = Path(__file__).parents[1]
 TINY = Model(
     name="tiny",

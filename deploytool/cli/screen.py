@@ -57,13 +57,18 @@ def told(error: DeployError | None) -> dict[str, str | int] | None:
     return {"problem": str(error), "remedy": error.remedy, "exit_code": error.exit_code}
 
 
+def progress_bar(console: Console) -> Progress:
+    """A bar that is silent where there is no terminal; lines on the same terminal must share its console."""
+    shown = console if console.is_terminal else Console(stderr=True)
+    return Progress(*_COLUMNS, console=shown, transient=True, disable=not shown.is_terminal)
+
+
 def follow(
     console: Console, recipe: Sequence[str], start: Callable[[Watch], Iterable[Artifact]]
 ) -> tuple[Artifact, ...]:
     """Goes along with a run: a line for each artifact, and a progress bar where there is a terminal."""
     made: list[Artifact] = []
-    bar_console = Console(stderr=True)
-    with Progress(*_COLUMNS, console=bar_console, transient=True, disable=not bar_console.is_terminal) as progress:
+    with progress_bar(console) as progress:
         bar = progress.add_task(recipe[0], total=None)
         for artifact in start(lambda done, total: progress.update(bar, completed=done, total=total)):
             made.append(artifact)

@@ -8,13 +8,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deploytool import catalog
 from deploytool.cli import asked, screen
 from deploytool.training.recipe import Epoch, Recipe
 
-_COLUMNS = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
 _USUAL = Recipe()
 
 
@@ -75,8 +73,7 @@ def train(
 def _follow(console: Console, epochs: int, start: Callable[[screen.Watch], Iterable[Epoch]]) -> tuple[Epoch, ...]:
     """Goes along with a training: a line for each epoch, and a progress bar where there is a terminal."""
     history: list[Epoch] = []
-    bar_console = Console(stderr=True)
-    with Progress(*_COLUMNS, console=bar_console, transient=True, disable=not bar_console.is_terminal) as progress:
+    with screen.progress_bar(console) as progress:
         bar = progress.add_task("epoch 1", total=None)
         for record in start(lambda done, total: progress.update(bar, completed=done, total=total)):
             history.append(record)

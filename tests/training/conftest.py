@@ -1,13 +1,11 @@
-"""Small pictures to learn from, and small networks on one thread: two would spend their time waiting for each other."""
+"""Small pictures to learn from, and a small network to teach."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from deploytool.images import Pixels
 from deploytool.spec import Model, Preprocessing, Tensor
@@ -25,14 +23,6 @@ DROPPING = Model(
     macs=1,
 )
 QUICK = Recipe(epochs=4, batch=16, step=2)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def pictures(count: int, seed: int = 0) -> tuple[Pixels, list[int]]:
