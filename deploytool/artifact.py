@@ -25,10 +25,14 @@ class Kind(str, Enum):
 
 @dataclass(frozen=True)
 class Artifact:
-    """One file that a stage made; `fresh` if this run made it, else an earlier run did and a receipt proves it."""
+    """One file that a stage made, with its SHA-256.
+
+    It is `fresh` if this run made it; else an earlier run did, and a receipt proves it.
+    """
 
     kind: Kind
     path: Path
+    digest: str
     key: str
     made_by: str
     notes: Notes

@@ -18,7 +18,9 @@ from deploytool.spec import Job
 from deploytool.stages import STAGES
 
 _PACKAGE = Path(__file__).parent
-_ABOVE = ("cli", "stages", "training", "pipeline.py", "catalog.py", "targets.py")  # what no stage's result depends on
+_WEIGHTS = Kind.WEIGHTS.value
+# what no stage's result depends on
+_ABOVE = ("cli", "stages", "training", "cost.py", "pipeline.py", "catalog.py", "targets.py")
 
 
 def check(recipe: Sequence[str]) -> None:
@@ -47,7 +49,7 @@ def run(job: Job, recipe: Sequence[str], home: Path) -> Iterator[Artifact]:
         wanted = (*contract.takes, *contract.welcomes)
         given = Given(tuple(artifact for artifact in shelf if artifact.kind in wanted))
         key = _key(verb, job, given)
-        artifact = _found(home / verb, key) or _made(verb, job, home, given, key)
+        artifact = _found(home / verb, key) or _made(verb, job, home, given, key, shelf)
         shelf.append(artifact)
         yield artifact
 
@@ -94,12 +96,15 @@ def _found(room: Path, key: str) -> Artifact | None:
     sealed = receipt.read(room)
     if sealed is None or sealed.key != key or not receipt.proves(room, sealed):
         return None
-    return Artifact(
-        sealed.kind, room / sealed.kind.value, key, sealed.made_by, sealed.notes, sealed.seconds, fresh=False
-    )
+    return _artifact(room, sealed, fresh=False)
 
 
-def _made(verb: str, job: Job, home: Path, given: Given, key: str) -> Artifact:
+def _artifact(room: Path, sealed: Receipt, *, fresh: bool) -> Artifact:
+    path, digest = room / sealed.kind.value, sealed.files[sealed.kind.value]
+    return Artifact(sealed.kind, path, digest, sealed.key, sealed.made_by, sealed.notes, sealed.seconds, fresh)
+
+
+def _made(verb: str, job: Job, home: Path, given: Given, key: str, shelf: Sequence[Artifact]) -> Artifact:
     """Makes the artifact in a room nobody sees, seals it, and only then puts the room in its place."""
     kind, room = STAGES[verb].makes, home / verb
     _forget(home, verb)
@@ -108,10 +113,12 @@ def _made(verb: str, job: Job, home: Path, given: Given, key: str) -> Artifact:
         notes = stages.load(verb).make(job, bench / kind.value, given)
         seconds = round(time.perf_counter() - begun, 3)
         parents = {artifact.made_by: artifact.key for artifact in given.artifacts}
-        sealed = Receipt(kind, verb, key, parents, receipt.digests(bench), _versions(verb), seconds, notes)
+        files = receipt.digests(bench)
+        weights = next((artifact.digest for artifact in shelf if artifact.kind is Kind.WEIGHTS), files.get(_WEIGHTS))
+        sealed = Receipt(kind, verb, key, parents, weights, files, _versions(verb), seconds, notes)
         receipt.write(bench, sealed)
         bench.replace(room)
-    return Artifact(kind, room / kind.value, key, verb, sealed.notes, seconds, fresh=True)
+    return _artifact(room, sealed, fresh=True)
 
 
 def _forget(home: Path, verb: str) -> None:

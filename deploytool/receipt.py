@@ -15,12 +15,16 @@ FILE = "receipt.json"
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a stage made in a room: from which parents, of which bytes, with which versions, in how many seconds."""
+    """What a stage made in a room: from which parents, of which bytes, with which versions, in how many seconds.
+
+    `weights` is the SHA-256 of the weights it all began with.
+    """
 
     kind: Kind
     made_by: str
     key: str
     parents: Mapping[str, str]
+    weights: str | None
     files: Mapping[str, str]
     versions: Mapping[str, str]
     seconds: float

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from deploytool import machine, pipeline, targets
-from deploytool.artifact import Artifact, Given, Kind
+from deploytool.artifact import Given, Kind
 from deploytool.spec import Job, Model, Options, Preprocessing, Tensor
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads would wait for each other where the machine is busy
@@ -35,11 +35,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 def shelf(run: Path) -> Given:
     """The artifacts of a finished run, as a later stage would be handed them."""
-    made = []
-    for room, sealed in pipeline.rooms(run):
-        path = room / sealed.kind.value
-        made.append(Artifact(sealed.kind, path, sealed.key, sealed.made_by, sealed.notes, sealed.seconds, fresh=False))
-    return Given(tuple(made))
+    return Given(tuple(pipeline._artifact(room, sealed, fresh=False) for room, sealed in pipeline.rooms(run)))
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.backends.onnxruntime": "onnxruntime",
     "deploytool.backends.reference": "onnx",
     "deploytool.backends.torchscript": "torch",
+    "deploytool.cost": "torch",
     "deploytool.images": "PIL",
     "deploytool.samples": "PIL, through images",
     "deploytool.measure.corners": "PIL, through samples",

@@ -156,3 +156,8 @@ def test_the_artifacts_are_what_the_table_says(finished: Path) -> None:
     found = {room.name: sealed.kind for room, sealed in pipeline.rooms(finished)}
     assert found == {verb: STAGES[verb].makes for verb in targets.ROAD}
     assert Kind.REPORT.value in {path.name for path in (finished / "validate").iterdir()}
+
+
+def test_every_receipt_names_the_weights_it_all_began_with(finished: Path) -> None:
+    sealed = dict(pipeline.rooms(finished))
+    assert {one.weights for one in sealed.values()} == {sealed[finished / "instantiate"].files[Kind.WEIGHTS.value]}

@@ -14,7 +14,7 @@ def room(tmp_path: Path) -> Path:
     (tmp_path / "graph.onnx").write_bytes(b"graph")
     (tmp_path / "extra.bin").write_bytes(b"extra")
     files = receipt.digests(tmp_path)
-    receipt.write(tmp_path, Receipt(Kind.GRAPH, "halve", "key", {"simplify": "k"}, files, {}, 0.5, {"casts": 2}))
+    receipt.write(tmp_path, Receipt(Kind.GRAPH, "halve", "key", {"simplify": "k"}, "w", files, {}, 0.5, {"casts": 2}))
     return tmp_path
 
 

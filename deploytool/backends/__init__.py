@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Any, Protocol, TypeAlias, cast
 
 import numpy.typing as npt
 
+from deploytool.errors import StageFailed
+
 Array: TypeAlias = npt.NDArray[Any]
+FIXED = "if a size is fixed in the model, take it from x.shape: len(), int() and numbers are fixed at export"
 
 
 class Session(Protocol):
@@ -27,6 +31,21 @@ class Backend(Protocol):
 
     def start(self, path: Path, device: str = "cpu") -> AbstractContextManager[Session]:
         """The artifact, ready to be called on "cpu" or "cuda"; raises MissingBackend if the device is not there."""
+
+
+def failed(what: str, inputs: Mapping[str, Array], reason: str) -> StageFailed:
+    """One line for an artifact that could not be run on these inputs."""
+    fed = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
+    return StageFailed(f"{what} fails on {fed}: {' '.join(reason.split())}", FIXED)
+
+
+def answered(what: str, inputs: Mapping[str, Array], outputs: dict[str, Array]) -> dict[str, Array]:
+    """The outputs, if each has as many cases as the inputs; raises StageFailed for one of another batch."""
+    cases = len(next(iter(inputs.values())))
+    for name, array in outputs.items():
+        if array.shape[:1] != (cases,):
+            raise StageFailed(f"{what} gives {name} as {array.shape} for a batch of {cases}", FIXED)
+    return outputs
 
 
 def load(name: str) -> Backend:

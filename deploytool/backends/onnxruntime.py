@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import onnxruntime as ort
 
-from deploytool.backends import Array, Session
+from deploytool.backends import Array, Session, answered, failed
 from deploytool.errors import MissingBackend, StageFailed
 
 _PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -28,7 +29,11 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
     names = [output.name for output in session.get_outputs()]
 
     def call(**inputs: Array) -> dict[str, Array]:
-        return dict(zip(names, session.run(names, inputs), strict=True))
+        try:
+            made = session.run(names, inputs)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            raise failed("ONNX Runtime", inputs, _reason(error)) from error
+        return answered("ONNX Runtime", inputs, dict(zip(names, made, strict=True)))
 
     yield call
 
@@ -49,6 +54,14 @@ def _session(path: Path, device: str) -> ort.InferenceSession:
     if session.get_providers()[0] != _PROVIDER[device]:
         raise _no_cuda(f"it fell back to {session.get_providers()[0]}")
     return session
+
+
+def _reason(error: Exception) -> str:
+    """The node and what it says, without the signatures of C++ functions between them."""
+    text = str(error)
+    node = re.search(r"running (\w+) node\. Name:('.*?')", text)
+    said = re.split(r"\] : \d+ : \w+ : |Status Message: |\) |was false\. ", text)[-1]
+    return f"{node[1]} node {node[2]}: {said}" if node else said
 
 
 def _no_cuda(why: str) -> MissingBackend:

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from deploytool.backends import Array, Session
+from deploytool.backends import Array, Session, answered, failed
 from deploytool.errors import MissingBackend
 
 
@@ -26,6 +26,10 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
     evaluator = ReferenceEvaluator(str(path))
 
     def call(**inputs: Array) -> dict[str, Array]:
-        return dict(zip(evaluator.output_names, evaluator.run(None, inputs), strict=True))
+        try:
+            made: list[Array] = evaluator.run(None, inputs)  # type: ignore[assignment]  # without names, a list
+        except Exception as error:  # each operator raises what its numpy functions raise
+            raise failed("the reference evaluator", inputs, f"{type(error).__name__}: {error}") from error
+        return answered("the reference evaluator", inputs, dict(zip(evaluator.output_names, made, strict=True)))
 
     yield call

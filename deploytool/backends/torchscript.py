@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from deploytool.backends import Array, Session
+from deploytool.backends import Array, Session, answered, failed
 from deploytool.backends.eager import checked, exact, fingerprint
 
 __all__ = ["fingerprint", "start"]
@@ -25,10 +25,15 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
     inputs, outputs = (names[side].decode().split() for side in ("inputs", "outputs"))  # torch left bytes there
 
     def call(**given: Array) -> dict[str, Array]:
-        with torch.inference_mode():
-            made = script(*(torch.from_numpy(given[name]).to(device) for name in inputs))
-        made = made if isinstance(made, tuple) else (made,)
-        return {name: output.cpu().numpy() for name, output in zip(outputs, made, strict=True)}
+        try:
+            with torch.inference_mode():
+                made = script(*(torch.from_numpy(given[name]).to(device) for name in inputs))
+        except RuntimeError as error:  # its own stack comes first, the reason last
+            raise failed("TorchScript", given, str(error).strip().splitlines()[-1]) from error
+        made = made if isinstance(made, (tuple, list)) else (made,)
+        return answered(
+            "TorchScript", given, {name: output.cpu().numpy() for name, output in zip(outputs, made, strict=True)}
+        )
 
     with exact():
         yield call

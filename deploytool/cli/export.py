@@ -119,7 +119,7 @@ def _refuse(decisions: Sequence[Decision], *, require: bool) -> None:
 
 def _plain(artifact: Artifact, home: Path) -> dict[str, object]:
     file = artifact.path.relative_to(home)
-    return {"stage": artifact.made_by, "file": str(file), "fresh": artifact.fresh, "seconds": artifact.seconds}
+    return {"stage": artifact.made_by, "file": str(file), "sha256": artifact.digest, "fresh": artifact.fresh}
 
 
 def _failure(written: Report, *, require: bool) -> DeployError | None:

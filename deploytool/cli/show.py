@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploytool import pipeline, receipt, report
+from deploytool import catalog, pipeline, receipt, report
 from deploytool.artifact import Kind
-from deploytool.cli import screen, summary
+from deploytool.cli import asked, screen, summary
 from deploytool.errors import BadInput
 from deploytool.receipt import Receipt
+from deploytool.spec import Model
+
+if TYPE_CHECKING:
+    from deploytool.cost import Cost
 
 
 def show(
-    path: Annotated[Path, typer.Argument(help="A run's folder, or a file in it.")],
+    what: Annotated[str, typer.Argument(help="A run's folder, a file in it, or with --cost a model.")],
+    cost: Annotated[bool, typer.Option("--cost", help="What each layer of a model costs.")] = False,
+    input_: Annotated[list[str] | None, typer.Option("--input", help="With --cost: as for export.")] = None,
+    arg: Annotated[list[str] | None, typer.Option(help="With --cost: as for export.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Shows a run's report, or where one of its artifacts came from and whether it is still what was made."""
+    """Shows a run's report, where one of its artifacts came from, or what each layer of a model costs.
+
+    Examples: deploytool show artifacts/shufflenet_g3 · deploytool show --cost mobilenet_v1
+    """
+    if cost:
+        _cost(catalog.find(what, asked.tensors(input_ or ()), asked.arguments(arg or ())), as_json=as_json)
+        return
+    path = Path(what)
     if path.is_file():
-        _artifact(path, as_json)
+        _artifact(path, as_json=as_json)
         return
     found = pipeline.rooms(path)
     if not found:
@@ -28,11 +42,35 @@ def show(
     if as_json:
         screen.document([sealed for _, sealed in found])
         return
-    rows = [_row(room, sealed) for room, sealed in found]
-    screen.table(screen.people(as_json=False), "What was made", ("artifact", ">seconds", "digest", "state"), rows)
+    console, rows = screen.people(as_json=False), [_row(room, sealed) for room, sealed in found]
+    screen.table(console, "What was made", ("artifact", ">seconds", "digest", "state"), rows)
     written = path / "validate" / Kind.REPORT.value
     if written.is_file():
-        summary.show(screen.people(as_json=False), report.read(written), path)
+        summary.show(console, report.read(written), path)
+
+
+def _cost(model: Model, *, as_json: bool) -> None:
+    from deploytool.cost import costs  # here begins torch
+
+    layers = costs(model)
+    if as_json:
+        screen.document(layers)
+        return
+    total = sum(layer.macs for layer in layers) or 1
+    rows = [
+        (layer.layer, _words(layer), "×".join(map(str, layer.output)), f"{layer.parameters:,}", f"{layer.macs:,}")
+        for layer in layers
+    ]
+    columns = ("layer", "kind (1/g of a dense one)", ">output", ">parameters", ">MACs")
+    console = screen.people(as_json=False)
+    screen.table(console, f"{model.name}, batch 1", columns, rows)
+    parameters = sum(layer.parameters for layer in layers)
+    screen.say(console, f"{parameters:,} parameters in these layers, {total:,} multiply-accumulates")
+
+
+def _words(layer: Cost) -> str:
+    kernel = f" {layer.kernel}×{layer.kernel}" if layer.kernel > 1 else ""
+    return f"{layer.kind}{kernel}" + (f" (1/{layer.groups})" if layer.groups > 1 else "")
 
 
 def _row(room: Path, sealed: Receipt) -> tuple[str, ...]:
@@ -41,7 +79,7 @@ def _row(room: Path, sealed: Receipt) -> tuple[str, ...]:
     return (f"{room.name}/{sealed.kind.value}", f"{sealed.seconds:.2f}", digest, state)
 
 
-def _artifact(path: Path, as_json: bool) -> None:
+def _artifact(path: Path, *, as_json: bool) -> None:
     sealed = receipt.read(path.parent)
     if sealed is None or path.name not in sealed.files:
         raise BadInput(f"{path} is no artifact of a run: no receipt beside it names it", "give a file that export made")

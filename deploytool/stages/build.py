@@ -49,7 +49,7 @@ def _build(trt: Any, logger: Any, graph: bytes, plan: EnginePlan, job: Job) -> t
     layers = _census(trt, network)
     config = builder.create_builder_config()
     config.add_optimization_profile(
-        _profile(builder, job.model.inputs, {**job.options.sizes, BATCH: job.options.batch})
+        _profile(builder, network, job.model.inputs, {**job.options.sizes, BATCH: job.options.batch})
     )
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.progress_monitor = _monitor(trt, job.watch)
@@ -81,10 +81,12 @@ def _census(trt: Any, network: Any) -> Counter[str]:
     return Counter(layer.get_output(0).dtype.name for layer in layers if layer.num_outputs)
 
 
-def _profile(builder: Any, inputs: tuple[Tensor, ...], free: Mapping[str, Range]) -> Any:
+def _profile(builder: Any, network: Any, inputs: tuple[Tensor, ...], free: Mapping[str, Range]) -> Any:
+    """The graph says how large its inputs are, as a checkpoint may have settled it; the model, what is free."""
     profile = builder.create_optimization_profile()
-    for tensor in inputs:
-        sides = [free[side] if isinstance(side, str) else Range(side, side, side) for side in tensor.shape]
+    for index, tensor in enumerate(inputs):
+        sizes = zip(tensor.shape, network.get_input(index).shape, strict=True)
+        sides = [free[side] if isinstance(side, str) else Range(size, size, size) for side, size in sizes]
         shapes = ([getattr(side, end) for side in sides] for end in ("smallest", "typical", "largest"))
         profile.set_shape(tensor.name, *shapes)
     return profile

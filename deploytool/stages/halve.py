@@ -24,9 +24,13 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     """
     graph = onnx.load(given.latest(Kind.GRAPH).path)
     keep = job.options.io == "fp32"
-    half = convert_float_to_float16(graph, min_positive_val=_SMALLEST, max_finite_val=_LARGEST, keep_io_types=keep)
-    OnnxModel.graph_topological_sort(half.graph)  # the converter appends the casts of the inputs behind their readers
-    onnx.checker.check_model(half, full_check=True)
+    try:
+        half = convert_float_to_float16(graph, min_positive_val=_SMALLEST, max_finite_val=_LARGEST, keep_io_types=keep)
+        OnnxModel.graph_topological_sort(half.graph)  # the converter appends the inputs' casts behind their readers
+        onnx.checker.check_model(half, full_check=True)
+    except Exception as error:  # whatever the converter or the checker raises, the graph was refused
+        reason = " ".join(str(error).split())
+        raise StageFailed(f"the graph cannot be FP16: {reason}", "deploy the graph of the simplify stage") from error
     halved, heavy = count_half(half)
     if halved < _SHARE * heavy:
         raise StageFailed(

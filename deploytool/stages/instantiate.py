@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from deploytool.errors import DeployError, StageFailed
 from deploytool.spec import BATCH, Job, Model, Options, Tensor
 
 _IMAGES = 16  # enough for the statistics of a batch norm
+_TYPES = ("float32", "float64", "float16", "int64", "int32", "bool")  # of outputs: numpy has no bfloat16
 
 
 def make(job: Job, out: Path, given: Given) -> Notes:
@@ -29,6 +30,8 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(options.seed)
         if options.weights is not None:
+            if not factory.is_zoo(model.factory):
+                _made(model)  # what the user's own code raises is not the checkpoint's fault
             loaded = checkpoints.load(Path(options.weights.path), model, trust_code=options.trust_code)
             model, origin = loaded.model, f"{loaded.layout} checkpoint, SHA-256 {options.weights.digest}"
             module = _made(model)
@@ -37,6 +40,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
             module, origin = _made(model), "as the factory made them"
             if factory.is_zoo(model.factory):
                 origin = f"seed {options.seed}"
+                _answers(module, model, 2, typical)  # raises where it cannot take these inputs
                 seeded.calibrate(module, _batch(model, options.seed, typical))
         model = _with_outputs(module, model, options, typical)
     eager.save(module, model, out)
@@ -48,9 +52,10 @@ def _made(model: Model) -> nn.Module:
         module = factory.resolve(model.factory)(**model.options)
     except DeployError:
         raise
-    except Exception as error:  # the user's own code may raise anything
-        raise StageFailed(f"{model.factory} raises {type(error).__name__}: {error}", "see --arg, or mend it") from error
-    if not isinstance(module, nn.Module):
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise StageFailed(f"{model.factory} raises {reason}", "see --arg, or mend it") from error
+    if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
         raise StageFailed(f"{model.factory} gives a {type(module).__name__}", "return a torch.nn.Module")
     return module.eval()
 
@@ -62,32 +67,32 @@ def _batch(model: Model, seed: int, sizes: Mapping[str, int]) -> torch.Tensor:
 
 def _with_outputs(module: nn.Module, model: Model, options: Options, typical: Mapping[str, int]) -> Model:
     """The model with its outputs as they are: their number, types and sizes, and which of these are free."""
-    example = _answers(module, model, 2, typical)
-    other = _answers(module, model, 3, samples.sides(options.sizes, "largest"))
+    example, alone = _answers(module, model, 2, typical), _answers(module, model, 1, typical)
+    ends = [_answers(module, model, 1, samples.sides(options.sizes, end)) for end in ("smallest", "largest")]
     names = [tensor.name for tensor in model.outputs]
     if len(names) != len(example):
         names = ["logits"] if len(example) == 1 else [f"output_{number}" for number in range(len(example))]
-    outputs = [_output(name, *pair) for name, *pair in zip(names, example, other, strict=True)]
+    for name, one, two in zip(names, alone, example, strict=True):
+        if one.shape[1:] != two.shape[1:]:
+            what = f"{model.name} gives {name} as {tuple(one.shape)} of 1 case, and as {tuple(two.shape)} of 2"
+            raise StageFailed(what, "let only the first dimension of an output depend on the batch")
+    outputs = [_output(model, name, *each) for name, *each in zip(names, example, *ends, strict=True)]
     return replace(model, outputs=tuple(outputs))
 
 
-def _answers(module: nn.Module, model: Model, count: int, sizes: Mapping[str, int]) -> list[torch.Tensor]:
+def _answers(module: nn.Module, model: Model, count: int, sizes: Mapping[str, int]) -> Sequence[torch.Tensor]:
     _, inputs = samples.draw(model, count, 0, sizes)
-    given = [torch.from_numpy(inputs[tensor.name]) for tensor in model.inputs]
-    try:
-        made = module(*given)
-    except Exception as error:  # the user's own code may raise anything
-        fed = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StageFailed(f"{model.name} does not run on {fed}: {reason}", "declare its inputs: --input") from error
-    outputs = list(made) if isinstance(made, (tuple, list)) else [made]
-    if not all(isinstance(output, torch.Tensor) and output.dim() > 0 and len(output) == count for output in outputs):
-        raise StageFailed(f"{model.name} gives something else than tensors with the batch first", "return such tensors")
-    return outputs
+    return eager.run(module, model, {tensor.name: torch.from_numpy(inputs[tensor.name]) for tensor in model.inputs})
 
 
-def _output(name: str, example: torch.Tensor, other: torch.Tensor) -> Tensor:
-    """An output with what differs between two examples as a free size."""
-    sizes = zip(example.shape[1:], other.shape[1:], strict=True)
-    free = [one if one == two else f"{name}_{axis}" for axis, (one, two) in enumerate(sizes, start=1)]
-    return Tensor(name, (BATCH, *free), str(example.dtype).removeprefix("torch."))
+def _output(model: Model, name: str, example: torch.Tensor, *ends: torch.Tensor) -> Tensor:
+    """An output with what differs between the examples as a free size."""
+    dtype = str(example.dtype).removeprefix("torch.")
+    if dtype not in _TYPES or any(end.dim() != example.dim() for end in ends):
+        what = f"{model.name} gives {name} as {dtype} in {example.dim()} dimensions"
+        raise StageFailed(what, f"give {', '.join(_TYPES)}, and always as many dimensions")
+    free = [
+        side if all(end.shape[axis] == side for end in ends) else f"{name}_{axis}"
+        for axis, side in enumerate(example.shape[1:], start=1)
+    ]
+    return Tensor(name, (BATCH, *free), dtype)

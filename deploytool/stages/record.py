@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from deploytool import folders, golden, images, samples
 from deploytool.artifact import Given, Kind, Notes
@@ -27,7 +26,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     """
     weights = given.latest(Kind.WEIGHTS).path
     model = eager.definition(weights)
-    with eager.start(weights) as single, eager.start(weights, dtype=torch.float64) as double:
+    with eager.start(weights) as single, eager.start(weights, double=True) as double:
         pixels, inputs, labels = _photographs(job, model) if job.options.data else _drawn(job, model, single)
         sample = Golden(pixels, inputs, replay(single, inputs), replay(double, inputs), labels, model.preprocessing)
     if not all(np.isfinite(answer).all() for answer in sample.outputs.values()):

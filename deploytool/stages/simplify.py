@@ -46,8 +46,9 @@ def make(job: Job, out: Path, given: Given) -> Notes:
 def _prove(runner: str, after: Path, before: Path, sample: Path) -> float:
     inputs = golden.read(sample).inputs
     backend = backends.load(runner)
-    with backend.start(after) as simplified, backend.start(before) as original:
-        found = parity.check(replay(simplified, inputs), replay(original, inputs), "the graph before", parity.FP32)
+    with backend.start(before) as original, backend.start(after) as simplified:
+        expected, got = replay(original, inputs), replay(simplified, inputs)
+    found = parity.check(got, expected, "the graph before", parity.FP32)
     if found.broken:
         raise ParityFailed(
             f"onnxsim changed what the graph computes: error {found.parity.max_error:.1e} of the largest output",

@@ -9,7 +9,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from torch import nn
@@ -30,21 +33,26 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     weights = given.latest(Kind.WEIGHTS).path
     module, model = eager.module(weights), eager.definition(weights)
     sample = golden.read(given.latest(Kind.GOLDEN).path)
-    example = tuple(torch.from_numpy(sample.inputs[tensor.name][:2]) for tensor in model.inputs)
+    example = tuple(_two(sample.inputs[tensor.name]) for tensor in model.inputs)
     export = {"torchscript": _torchscript, "dynamo": _dynamo}[job.options.exporter]
     with _quiet():
         try:
             graph = export(module, model, example, job.options.opset)
+            _clean(graph)
+            onnx.checker.check_model(graph, full_check=True)
         except Exception as error:  # whatever an exporter raises, the user's model was refused
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             other = "dynamo" if job.options.exporter == "torchscript" else "torchscript"
             raise StageFailed(
                 f"the {job.options.exporter} exporter refuses the model: {first}", f"try --exporter {other}"
             ) from error
-    _clean(graph)
-    onnx.checker.check_model(graph, full_check=True)
     out.write_bytes(graph.SerializeToString(deterministic=True))
     return {"exporter": job.options.exporter, "opset": graph.opset_import[0].version, "nodes": len(graph.graph.node)}
+
+
+def _two(cases: npt.NDArray[Any]) -> torch.Tensor:
+    """Two cases: a batch of one would be taken for a fixed size."""
+    return torch.from_numpy(np.resize(cases, (2, *cases.shape[1:])))
 
 
 def _torchscript(module: nn.Module, model: Model, example: Example, opset: int) -> onnx.ModelProto:
@@ -108,6 +116,7 @@ def _quiet() -> Iterator[None]:
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    torch._C._jit_set_onnx_log_enabled(False)  # C++ prints whole graphs on stdout
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")

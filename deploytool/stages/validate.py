@@ -13,13 +13,13 @@ import numpy as np
 from deploytool import backends, golden, machine, plain, report
 from deploytool.artifact import Artifact, Given, Kind, Notes
 from deploytool.backends import Session, eager, tensorrt
-from deploytool.errors import MissingBackend
+from deploytool.errors import MissingBackend, StageFailed
 from deploytool.golden import Arrays, Golden
 from deploytool.measure import latency, parity
 from deploytool.measure.agreement import accuracy, agreement
 from deploytool.measure.corners import Corner, corners
 from deploytool.measure.replay import replay
-from deploytool.report import MEASURED, Engine, Hop, Report, Speed, Tolerance
+from deploytool.report import MEASURED, Check, Engine, Hop, Report, Speed, Tolerance
 from deploytool.spec import Job, Range
 
 _EAGER, _TRUTH, _OTHER_BATCH = "eager", "FP64", "itself at the largest batch"
@@ -124,17 +124,25 @@ def _parity(step: _Step, answers: dict[str, Arrays], sample: Golden, extremes: l
     try:
         with step.open() as session:
             given = _inputs(step, sample.inputs, job)
-            got = replay(session, given, limits)
+            full = replay(session, _first(given, max(limits.largest, len(sample.labels))), limits)
+            got: Arrays = {name: array[: len(sample.labels)] for name, array in full.items()}
             single = replay(session, given, Range(limits.smallest, limits.smallest, limits.smallest))
             beyond = [replay(session, _inputs(step, corner.inputs, job), limits) for corner in extremes]
     except MissingBackend as error:
         return replace(hop, status=report.unavailable(str(error)))
-    compared = [(got, answers[step.before], step.before)]
+    compared: list[tuple[Arrays, Arrays, str]] = [(got, answers[step.before], step.before)]
     compared += [(at, corner.answers, corner.name) for at, corner in zip(beyond, extremes, strict=True)]
     compared += [(single, got, _OTHER_BATCH), (got, sample.reference, _TRUTH)]
-    checks = tuple(parity.check(mine, theirs, name, step.tolerance) for mine, theirs, name in compared)
+    checks = tuple(_check(step, *each) for each in compared)
     answers[step.stage] = got
     return replace(hop, checks=checks, agreement=agreement(got, sample), accuracy=accuracy(got, sample))
+
+
+def _check(step: _Step, got: Arrays, expected: Arrays, against: str) -> Check:
+    try:
+        return parity.check(got, expected, against, step.tolerance)
+    except ValueError as error:
+        raise StageFailed(f"{step.stage}/{step.file} against {against}: {error}", backends.FIXED) from error
 
 
 def _inputs(step: _Step, inputs: Arrays, job: Job) -> Arrays:

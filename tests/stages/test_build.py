@@ -21,7 +21,7 @@ RTX = "tensorrt_rtx"
 
 
 def with_graph(path: Path) -> Given:
-    return Given((Artifact(Kind.GRAPH, path, "key", "halve", {}, 0.0, fresh=True),))
+    return Given((Artifact(Kind.GRAPH, path, "digest", "key", "halve", {}, 0.0, fresh=True),))
 
 
 def options(*plans: EnginePlan, batch: Range = Range()) -> Options:  # noqa: B008  # frozen

@@ -30,7 +30,7 @@ def matmul(weight: np.ndarray[tuple[int, ...], np.dtype[np.float32]], folder: Pa
     )
     path = folder / "graph.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    return Given((Artifact(Kind.GRAPH, path, "key", "simplify", {}, 0.0, fresh=True),))
+    return Given((Artifact(Kind.GRAPH, path, "digest", "key", "simplify", {}, 0.0, fresh=True),))
 
 
 def test_the_graph_is_fp16_with_fp32_inputs_and_outputs(finished: Path) -> None:
