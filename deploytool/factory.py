@@ -47,24 +47,29 @@ def resolve(reference: str) -> Callable[..., Any]:
 
 
 def sources(reference: str) -> tuple[Path, ...]:
-    """The files that define `reference`, found without importing them: its own and those beside it.
+    """The files that define `reference`, found without importing them: its own and those it may import.
 
-    Raises BadInput if there are none.
+    Of a file these lie beside it, in packages too; of a module they are its whole package. Raises BadInput if there
+    is no such file or module.
     """
     where = reference.rpartition(":")[0]
     if where.endswith(".py"):
-        return tuple(sorted(_existing(where).parent.glob("*.py")))
+        folder = _existing(where).parent
+        packages = [found.parent for found in folder.glob("*/__init__.py")]
+        return tuple(sorted((*folder.glob("*.py"), *(path for package in packages for path in package.rglob("*.py")))))
     if is_zoo(reference):
         return tuple(path for path in sorted(zoo_folder().glob("*.py")) if path.name != "specs.py")
     try:
         spec = importlib.util.find_spec(where) if where else None
-    except ImportError:
-        spec = None
+        package = importlib.util.find_spec(where.partition(".")[0]) if spec else None
+    except (ImportError, ValueError):  # ValueError: a module that was made by hand and has no spec
+        spec = package = None
     if spec is None or spec.origin is None:
         raise BadInput(
             f"there is no module {where!r}", "check the spelling, or give the path: path/to/file.py:function"
         )
-    return (Path(spec.origin),)
+    folders = package.submodule_search_locations or () if package else ()
+    return tuple(sorted({Path(spec.origin), *(path for folder in folders for path in Path(folder).rglob("*.py"))}))
 
 
 def _existing(where: str) -> Path:

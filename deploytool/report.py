@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,6 +123,34 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """How many weights there are, how many are too small for FP16, and how many it keeps with fewer digits (subnormal)."""
+
+    all: int
+    flushed: int
+    subnormal: int
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How near an FP16 graph comes to the ends of FP16 on the golden inputs.
+
+    `largest` is the largest absolute value that a node makes, and `node` that node; FP16 ends at 65504. Beyond 512 FP16
+    has steps of half and more: `coarse` are the nodes that get there, the largest first.
+    """
+
+    node: str
+    largest: float
+    coarse: tuple[str, ...]
+    weights: Weights
+
+    @property
+    def overflows(self) -> bool:
+        """Whether a value is beyond what FP16 can hold."""
+        return self.largest > 65504
+
+
+@dataclass(frozen=True)
 class Engine:
     """One engine file: what built it, for which compute capabilities (none: what its flavour covers by itself).
 
@@ -162,39 +190,10 @@ class Report:
     hops: tuple[Hop, ...]
     speeds: tuple[Speed, ...]
     gate: Gate | None
+    reach: Reach | None
     engines: tuple[Engine, ...]
     targets: tuple[Decision, ...]
     versions: Mapping[str, str]
-
-
-def gate(min_speedup: float | None, speeds: Sequence[Speed], *, engine: bool) -> Gate | None:
-    """The speed-up asked for against what ships: the engine where there is one, else the fastest graph.
-
-    It is reached when the lower bound of the interval is.
-    """
-    if min_speedup is None:
-        return None
-    shipped = [speed for speed in speeds if (speed.stage == "build") == engine and speed.stage != "script"]
-    measured = [speed for speed in shipped if speed.low is not None]
-    if not measured:
-        return Gate(min_speedup, shipped[0].stage, shipped[0].status, reached=False)
-    best = max(measured, key=lambda speed: speed.low or 0.0)
-    return Gate(min_speedup, best.stage, MEASURED, reached=(best.low or 0.0) >= min_speedup)
-
-
-def broken(report: Report) -> tuple[str, ...]:
-    """One line for every check that failed."""
-    return tuple(
-        f"{hop.stage} against {check.against}: {', '.join(check.broken)}"
-        for hop in report.hops
-        for check in hop.checks
-        if check.broken
-    )
-
-
-def unmeasured(report: Report) -> tuple[str, ...]:
-    """One line for every artifact that could not be run here."""
-    return tuple(f"{hop.stage}: {hop.status}" for hop in report.hops if hop.status != MEASURED)
 
 
 def read(path: Path) -> Report:

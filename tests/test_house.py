@@ -30,6 +30,7 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.backends.eager": "torch",
     "deploytool.backends.onnxruntime": "onnxruntime",
     "deploytool.backends.reference": "onnx",
+    "deploytool.backends.rounded": "onnx",
     "deploytool.backends.torchscript": "torch",
     "deploytool.cost": "torch",
     "deploytool.images": "PIL",

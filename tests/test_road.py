@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from deploytool import catalog, factory, pipeline, report, targets
+from deploytool import catalog, factory, pipeline, report, targets, verdict
 from deploytool.report import Hop
 from deploytool.spec import Job, Options
 
@@ -28,7 +28,7 @@ def walk(name: str, home: Path) -> None:
     options = Options(seconds=0.1, targets=decisions, engines=targets.engines(decisions))
     made = list(pipeline.run(Job(catalog.find(name), options), targets.ROAD, home))
     written = report.read(made[-1].path)
-    assert report.broken(written) == ()
+    assert verdict.broken(written) == ()
     hops = {hop.stage: hop for hop in written.hops}
     assert {hop.status for verb, hop in hops.items() if verb != "build"} == {report.MEASURED}
     assert all(error <= 1e-5 for verb in ("record", "script", "translate", "simplify") for error in errors(hops[verb]))
@@ -54,7 +54,7 @@ def test_the_dynamo_exporter_goes_down_the_same_road(tmp_path: Path) -> None:
     options = Options(exporter="dynamo", opset=20, seconds=0.1)
     recipe = [verb for verb in targets.ROAD if verb != "build"]
     made = list(pipeline.run(Job(catalog.find("shufflenet_g3_x0_25"), options), recipe, tmp_path))
-    assert report.broken(report.read(made[-1].path)) == ()
+    assert verdict.broken(report.read(made[-1].path)) == ()
 
 
 def test_another_seed_is_another_model_that_passes_too(tmp_path: Path) -> None:
@@ -64,6 +64,6 @@ def test_another_seed_is_another_model_that_passes_too(tmp_path: Path) -> None:
     for seed in (1, 2):
         job = Job(model, dataclasses.replace(Options(seconds=0.1), seed=seed))
         made = list(pipeline.run(job, recipe, tmp_path / str(seed)))
-        assert report.broken(report.read(made[-1].path)) == ()
+        assert verdict.broken(report.read(made[-1].path)) == ()
         weights.append(made[0].path.read_bytes())
     assert weights[0] != weights[1]

@@ -109,7 +109,10 @@ def run(
     outputs = made if isinstance(made, (tuple, list)) and made else [made]
     for output in outputs:
         if not isinstance(output, torch.Tensor):
-            raise StageFailed(f"{model.name} gives a {type(output).__name__}", "return a tensor, or a tuple of tensors")
+            where = "" if output is made else " among its outputs"
+            raise StageFailed(
+                f"{model.name} gives a {type(output).__name__}{where}", "return a tensor, or a tuple of tensors"
+            )
         if output.shape[:1] != fed[0].shape[:1]:
             what = f"{model.name} gives a tensor {tuple(output.shape)} for a batch of {len(fed[0])}"
             raise StageFailed(what, "put the batch first in every output, and keep it there")

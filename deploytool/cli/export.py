@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from deploytool import catalog, pipeline, report, targets
+from deploytool import catalog, pipeline, report, targets, verdict
 from deploytool.artifact import Artifact
 from deploytool.cli import asked, screen, summary
 from deploytool.errors import DeployError, MissingBackend, NotVerified, ParityFailed, TooSlow
@@ -124,7 +124,7 @@ def _plain(artifact: Artifact, home: Path) -> dict[str, object]:
 
 def _failure(written: Report, *, require: bool) -> DeployError | None:
     """What keeps the run from ending with 0: it does only if everything that was asked for held."""
-    failed, pending, gate = report.broken(written), report.unmeasured(written), written.gate
+    failed, pending, gate = verdict.broken(written), verdict.unmeasured(written), written.gate
     if failed:
         return ParityFailed(f"parity failed: {failed[0]}", "see the hops above: the first that fails is where it broke")
     if gate and gate.status == report.MEASURED and not gate.reached:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deploytool import report, targets
+from deploytool import targets, verdict
 from deploytool.cli import screen
 from deploytool.report import Check, Engine, Hop, Report, Speed
 
 _NONE = "–"
+_ROUNDED = "rounded"  # the backend that computes as FP16 hardware does
 _DEFAULT = {"tensorrt": "the GPU it was built on", "tensorrt_rtx": "8.0, 8.6, 8.9, 12.0 and later"}
 
 
@@ -24,7 +25,7 @@ def show(console: Console, written: Report, home: Path) -> None:
     title = f"Speed at batch {written.batch}, {written.rounds} rounds in turn on {written.device}"
     speed_columns = ("artifact", ">latency", ">eager", "speed-up (95 % interval)")
     screen.table(console, title, speed_columns, [_speed(speed) for speed in written.speeds])
-    for line in (*_engines(written, home), *_closing(written, home)):
+    for line in (*_reach(written), *_engines(written, home), *_closing(written, home)):
         screen.say(console, line)
 
 
@@ -45,15 +46,17 @@ def _agreement(console: Console, written: Report) -> None:
 def _hop(hop: Hop, home: Path) -> tuple[str, ...]:
     file = home / hop.stage / hop.file
     size = f"{file.stat().st_size / 1e6:.1f} MB" if file.is_file() else "missing"
+    name = f"{hop.stage}/{hop.file}"
     if not hop.checks:
-        return (f"{hop.stage}/{hop.file}", size, _NONE, _NONE, _NONE, hop.status)
+        return (name, size, _NONE, _NONE, _NONE, hop.status)
+    if hop.runner == _ROUNDED:
+        name, size = "  in FP16 arithmetic", ""
     before = _error(hop.checks[0]) if len(hop.checks) > 1 else _NONE
     truth = hop.checks[-1]
-    verdict = "FAIL" if any(check.broken for check in hop.checks) else "pass"
+    held = "FAIL" if any(check.broken for check in hop.checks) else "pass"
     where = "" if hop.device == "cpu" else f" on {hop.device}"
-    status = f"{hop.status}{where}: {verdict}"
     top1 = _NONE if truth.parity.top1 is None else f"{truth.parity.top1:.0%}"
-    return (f"{hop.stage}/{hop.file}", size, before, _error(truth), top1, status)
+    return (name, size, before, _error(truth), top1, f"{hop.status}{where}: {held}")
 
 
 def _error(check: Check) -> str:
@@ -66,6 +69,20 @@ def _speed(speed: Speed) -> tuple[str, ...]:
         return (name, _NONE, _NONE, speed.status)
     latency, eager = f"{speed.latency_ms:.2f} ms", f"{speed.eager_ms:.2f} ms"
     return (name, latency, eager, f"{speed.ratio:.2f}× ({speed.low:.2f}–{speed.high:.2f})")
+
+
+def _reach(written: Report) -> list[str]:
+    """How near the FP16 graph comes to the ends of FP16."""
+    if (reach := written.reach) is None:
+        return []
+    lines = [f"FP16 range: largest value {reach.largest:.4g} of 65504, made by {reach.node}"]
+    if reach.coarse:
+        lines.append(f"  beyond 512, where FP16 has steps of half: {', '.join(reach.coarse[:5])}")
+    weights = reach.weights
+    return [
+        *lines,
+        f"  {weights.flushed:,} of {weights.all:,} weights are too small for FP16, {weights.subnormal:,} lose digits",
+    ]
 
 
 def _engines(written: Report, home: Path) -> list[str]:
@@ -92,7 +109,7 @@ def _serves(engine: Engine, written: Report) -> str:
 
 def _closing(written: Report, home: Path) -> list[str]:
     """The verdict, what is still to be done, and how to see all this again."""
-    failed, pending = report.broken(written), report.unmeasured(written)
+    failed, pending = verdict.broken(written), verdict.unmeasured(written)
     if failed:
         return [f"Verdict: FAIL. {line}" for line in failed] + [f"See what each stage did: deploytool show {home}"]
     if not pending:

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
+from deploytool import plain
 from deploytool.artifact import Given, Kind, Notes
+from deploytool.child import run_limited
 from deploytool.errors import StageFailed
+from deploytool.report import Weights
 from deploytool.spec import Job
 
 _HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _SHARE = 0.9  # of the heavy nodes must run in FP16 before a graph is called FP16
 _SMALLEST, _LARGEST = 5.96e-8, 65504.0  # FP16's smallest subnormal and largest finite number: clip there, not before
 
+_SECONDS, _GIBIBYTES = 300.0, 8.0
+
+# A graph that crashes ONNX Runtime (1.31 optimises some FP16 attention into a segmentation fault) ends this child only.
+_PROGRAM = """
+import sys
+sys.path.remove("")
+import onnxruntime
+onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+"""
+
 
 def make(job: Job, out: Path, given: Given) -> Notes:
     """Writes the FP16 graph, with FP32 inputs and outputs unless `io` is fp16.
 
-    Raises StageFailed if fewer than nine tenths of its heavy nodes end up in FP16.
+    Raises StageFailed if fewer than nine tenths of its heavy nodes end up in FP16, or if it crashes ONNX Runtime.
     """
     graph = onnx.load(given.latest(Kind.GRAPH).path)
-    keep = job.options.io == "fp32"
+    keep, weights = job.options.io == "fp32", _weights(graph)
     try:
         half = convert_float_to_float16(graph, min_positive_val=_SMALLEST, max_finite_val=_LARGEST, keep_io_types=keep)
         OnnxModel.graph_topological_sort(half.graph)  # the converter appends the inputs' casts behind their readers
@@ -38,8 +53,31 @@ def make(job: Job, out: Path, given: Given) -> Notes:
             "deploy the FP32 graph of the simplify stage, or report the model",
         )
     out.write_bytes(half.SerializeToString(deterministic=True))
+    if job.options.runner == "onnxruntime":
+        _open(out)
     casts = sum(node.op_type == "Cast" for node in half.graph.node)
-    return {"io": job.options.io, "heavy_nodes": heavy, "heavy_nodes_fp16": halved, "casts": casts}
+    counts = {"heavy_nodes": heavy, "heavy_nodes_fp16": halved, "casts": casts}
+    return {"io": job.options.io, **counts, "weights": plain.encode(weights)}
+
+
+def _weights(graph: onnx.ModelProto) -> Weights:
+    """What FP16 does to the FP32 weights of a graph."""
+    singles = [weight for weight in graph.graph.initializer if weight.data_type == onnx.TensorProto.FLOAT]
+    arrays = [onnx.numpy_helper.to_array(weight).ravel() for weight in singles]
+    sizes = np.abs(np.concatenate(arrays or [np.zeros(0)]))
+    half = np.finfo(np.float16)
+    flushed = (sizes > 0) & (sizes < half.smallest_subnormal)
+    subnormal = (sizes >= half.smallest_subnormal) & (sizes < half.smallest_normal)
+    return Weights(len(sizes), int(flushed.sum()), int(subnormal.sum()))
+
+
+def _open(graph: Path) -> None:
+    try:
+        run_limited(
+            [sys.executable, "-c", _PROGRAM, str(graph)], what="ONNX Runtime", seconds=_SECONDS, gibibytes=_GIBIBYTES
+        )
+    except StageFailed as error:
+        raise StageFailed(f"the FP16 graph cannot be opened: {error}", "try --runner reference") from error
 
 
 def count_half(graph: onnx.ModelProto) -> tuple[int, int]:

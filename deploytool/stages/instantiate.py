@@ -13,7 +13,7 @@ from deploytool import checkpoints, factory, plain, samples
 from deploytool.artifact import Given, Notes
 from deploytool.backends import eager
 from deploytool.checkpoints import seeded
-from deploytool.errors import DeployError, StageFailed
+from deploytool.errors import BadInput, DeployError, StageFailed
 from deploytool.spec import BATCH, Job, Model, Options, Tensor
 
 _IMAGES = 16  # enough for the statistics of a batch norm
@@ -26,6 +26,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     Raises BadInput if the checkpoint does not fit, StageFailed if the user's code fails.
     """
     options, model = job.options, job.model
+    _check_words(model)
     typical = samples.sides(options.sizes, "typical")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(options.seed)
@@ -45,6 +46,15 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         model = _with_outputs(module, model, options, typical)
     eager.save(module, model, out)
     return {"weights": origin, "parameters": sum(p.numel() for p in module.parameters()), "model": plain.encode(model)}
+
+
+def _check_words(model: Model) -> None:
+    """Raises BadInput for a name that a file format cannot carry, and for a size that would follow the batch."""
+    for tensor in model.inputs:
+        if tensor.name.split() != [tensor.name]:
+            raise BadInput(f"an input is called {tensor.name!r}", "give it a name without blanks: --input NAME=SIZES")
+        if BATCH in tensor.shape[1:]:
+            raise BadInput(f"{tensor.name} has a size called {BATCH} besides its first", "call it something else")
 
 
 def _made(model: Model) -> nn.Module:
@@ -72,6 +82,8 @@ def _with_outputs(module: nn.Module, model: Model, options: Options, typical: Ma
     names = [tensor.name for tensor in model.outputs]
     if len(names) != len(example):
         names = ["logits"] if len(example) == 1 else [f"output_{number}" for number in range(len(example))]
+    if both := {tensor.name for tensor in model.inputs} & set(names):
+        raise BadInput(f"{model.name} has an output called {min(both)} too", "give the input another name")
     for name, one, two in zip(names, alone, example, strict=True):
         if one.shape[1:] != two.shape[1:]:
             what = f"{model.name} gives {name} as {tuple(one.shape)} of 1 case, and as {tuple(two.shape)} of 2"

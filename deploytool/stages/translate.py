@@ -114,12 +114,13 @@ def _clean(graph: onnx.ModelProto) -> None:
 def _quiet() -> Iterator[None]:
     """Keeps both exporters' progress chatter off stdout and off the log; what matters they raise."""
     logger = logging.getLogger("torch.onnx")
-    level = logger.level
+    level, printed = logger.level, torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *said: None  # C++ would print the whole graph, past redirect_stdout
     logger.setLevel(logging.ERROR)
-    torch._C._jit_set_onnx_log_enabled(False)  # C++ prints whole graphs on stdout
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
+        torch._C._jit_onnx_log = printed
         logger.setLevel(level)

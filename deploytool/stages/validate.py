@@ -10,20 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import backends, golden, machine, plain, report
+from deploytool import backends, golden, machine, plain, report, verdict
 from deploytool.artifact import Artifact, Given, Kind, Notes
-from deploytool.backends import Session, eager, tensorrt
+from deploytool.backends import Session, eager, rounded, tensorrt
 from deploytool.errors import MissingBackend, StageFailed
 from deploytool.golden import Arrays, Golden
 from deploytool.measure import latency, parity
 from deploytool.measure.agreement import accuracy, agreement
 from deploytool.measure.corners import Corner, corners
 from deploytool.measure.replay import replay
-from deploytool.report import MEASURED, Check, Engine, Hop, Report, Speed, Tolerance
+from deploytool.report import MEASURED, Check, Engine, Hop, Reach, Report, Speed, Tolerance, Weights
 from deploytool.spec import Job, Range
 
 _EAGER, _TRUTH, _OTHER_BATCH = "eager", "FP64", "itself at the largest batch"
 _HALF = ("halve", "build")  # the stages whose artifacts compute in FP16
+_AT_ONCE = 8  # images, so that all intermediate values of a batch fit into memory
 _LIBRARIES = ("deploytool", "torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
 
 
@@ -49,7 +50,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     sample = golden.read(given.latest(Kind.GOLDEN).path)
     devices = eager.devices()
     engines = _engines(given)
-    steps = [step for device in devices for step in _steps(job, given, device)] + engines
+    steps = [step for device in devices for step in _steps(job, given, device)] + _arithmetic(given) + engines
     answers: dict[str, Arrays] = {_EAGER: sample.outputs}
     hops = [_source_hop(given.latest(Kind.GOLDEN), sample)]
     with eager.start(given.latest(Kind.WEIGHTS).path) as source:
@@ -67,13 +68,14 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         data=job.options.data.path if job.options.data else None,
         hops=tuple(hops),
         speeds=speeds,
-        gate=report.gate(job.options.min_speedup, speeds, engine=bool(given.chain(Kind.ENGINE))),
+        gate=verdict.gate(job.options.min_speedup, speeds, engine=bool(given.chain(Kind.ENGINE))),
+        reach=_reach(given, sample, job),
         engines=_built(given),
         targets=job.options.targets,
         versions={name: found for name in _LIBRARIES if (found := machine.version(name))},
     )
     report.write(out, written)
-    return {"broken": list(report.broken(written)), "unmeasured": list(report.unmeasured(written))}
+    return {"broken": list(verdict.broken(written)), "unmeasured": list(verdict.unmeasured(written))}
 
 
 def _steps(job: Job, given: Given, device: str) -> list[_Step]:
@@ -84,6 +86,12 @@ def _steps(job: Job, given: Given, device: str) -> list[_Step]:
         steps.append(_step(artifact, job.options.runner, device, before))
         before = artifact.made_by
     return steps
+
+
+def _arithmetic(given: Given) -> list[_Step]:
+    """The FP16 graph with every result rounded, as FP16 hardware does and ONNX Runtime on a CPU does not."""
+    before, halved = given.chain(Kind.GRAPH)[-2:]
+    return [_step(halved, "rounded", "cpu", before.made_by)] if halved.made_by in _HALF else []
 
 
 def _step(artifact: Artifact, runner: str, device: str, before: str) -> _Step:
@@ -106,6 +114,20 @@ def _built(given: Given) -> tuple[Engine, ...]:
     """What the build stage says of each engine."""
     notes = [artifact.notes["engines"] for artifact in given.chain(Kind.ENGINE)]
     return tuple(engine for each in notes for engine in plain.decode(tuple[Engine, ...], each))
+
+
+def _reach(given: Given, sample: Golden, job: Job) -> Reach | None:
+    """How near the values of the FP16 graph come to the ends of FP16, on the golden inputs."""
+    halved = given.latest(Kind.GRAPH)
+    if halved.made_by not in _HALF:
+        return None
+    largest: dict[str, float] = {}
+    for start in range(0, len(sample.labels), _AT_ONCE):
+        few = {name: array[start : start + _AT_ONCE] for name, array in sample.inputs.items()}
+        for node, value in rounded.ranges(halved.path, few).items():
+            largest[node] = max(value, largest.get(node, 0.0))
+    weights = plain.decode(Weights, halved.notes["weights"])
+    return verdict.reach(largest, weights)
 
 
 def _source_hop(artifact: Artifact, sample: Golden) -> Hop:

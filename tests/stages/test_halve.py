@@ -62,7 +62,8 @@ def test_a_graph_that_stays_fp32_is_refused(finished: Path, tmp_path: Path, monk
 def test_weights_are_clipped_at_the_limits_of_fp16_and_not_before(tmp_path: Path) -> None:
     weight = np.array([[20000.0, -60000.0, 1e6, 1e-7, 3e-8]], np.float32)
     given = matmul(weight, tmp_path)
-    halve.make(Job(TINY, QUICK), tmp_path / "half.onnx", given)
+    notes = halve.make(Job(TINY, QUICK), tmp_path / "half.onnx", given)
+    assert notes["weights"] == {"all": 5, "flushed": 1, "subnormal": 1}
     (kept,) = onnx.load(tmp_path / "half.onnx").graph.initializer
     got = numpy_helper.to_array(kept)[0]
     np.testing.assert_array_equal(got[:3], np.array([20000, -60000, 65504], np.float16))

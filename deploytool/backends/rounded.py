@@ -1,0 +1,114 @@
+"""An FP16 graph as FP16 hardware computes it: every result is rounded to FP16, and sums inside an operator are FP32.
+
+ONNX Runtime on a CPU computes an FP16 graph in FP32 from end to end and so hides what overflows. Here the graph is
+rewritten first: FP32 operators on the FP16 weights, and behind each of them a cast to FP16 and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from deploytool.backends import Array, Session
+from deploytool.errors import MissingBackend
+
+_EXACT = "/exact"  # the result of a node before it is rounded
+
+_EXACT = "/exact"  # the result of a node before it is rounded
+
+
+def fingerprint() -> str:
+    """The version of ONNX Runtime, which computes the FP32 operators."""
+    return f"onnxruntime {ort.__version__}"
+
+
+@contextmanager
+def start(path: Path, device: str = "cpu") -> Iterator[Session]:
+    """The graph of a file, every result rounded, on the CPU; inputs and outputs are FP32."""
+    if device != "cpu":
+        raise MissingBackend(f"FP16 arithmetic is not emulated on {device}", "run the graph there instead")
+    session = _session(rounded(onnx.load(path)))
+    names = [output.name for output in session.get_outputs()]
+
+    def call(**inputs: Array) -> dict[str, Array]:
+        return dict(zip(names, session.run(names, _widened(inputs)), strict=True))
+
+    yield call
+
+
+def _session(graph: onnx.ModelProto) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # fusions would skip the rounding
+    options.log_severity_level = 4
+    return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def ranges(path: Path, inputs: Mapping[str, Array]) -> dict[str, float]:
+    """The largest absolute value that each node of an FP16 graph makes before it is rounded, by the node's name."""
+    graph = rounded(onnx.load(path))
+    makers = {node.output[0]: node.name for node in graph.graph.node if node.output[0].endswith(_EXACT)}
+    for exact, maker in makers.items():
+        sizes, largest = f"{maker}/sizes", f"{maker}/largest"
+        graph.graph.node.append(helper.make_node("Abs", [exact], [sizes]))
+        graph.graph.node.append(helper.make_node("ReduceMax", [sizes], [largest], keepdims=0))
+        graph.graph.output.append(helper.make_tensor_value_info(largest, TensorProto.FLOAT, []))
+    session = _session(graph)
+    names = [f"{maker}/largest" for maker in makers.values()]
+    return {
+        name.removesuffix("/largest"): float(found)
+        for name, found in zip(names, session.run(names, _widened(inputs)), strict=True)
+    }
+
+
+def _widened(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in inputs.items()}
+
+
+def rounded(half: onnx.ModelProto) -> onnx.ModelProto:
+    """The FP32 graph that computes what FP16 hardware makes of `half`."""
+    graph = onnx.shape_inference.infer_shapes(half, strict_mode=True).graph
+    halves = {value.name for value in (*graph.input, *graph.value_info, *graph.output) if _is_half(value)}
+    weights = [_single(weight) for weight in graph.initializer]
+    nodes = [each for node in graph.node for each in _rounding(node, halves)]
+    inputs, outputs = ([_as_single(value) for value in values] for values in (graph.input, graph.output))
+    made = helper.make_graph(nodes, graph.name, inputs, outputs, weights)
+    return helper.make_model(made, opset_imports=half.opset_import, ir_version=half.ir_version)
+
+
+def _is_half(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.elem_type == TensorProto.FLOAT16)
+
+
+def _single(weight: TensorProto) -> TensorProto:
+    if weight.data_type != TensorProto.FLOAT16:
+        return weight
+    return numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float32), weight.name)
+
+
+def _as_single(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    if _is_half(value):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+    return value
+
+
+def _rounding(node: onnx.NodeProto, halves: set[str]) -> list[onnx.NodeProto]:
+    """The node in FP32, with every FP16 result of it rounded to FP16 and widened again."""
+    nodes = [node]
+    for attribute in node.attribute:
+        if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
+            attribute.i = TensorProto.FLOAT
+        if attribute.HasField("t"):
+            attribute.t.CopyFrom(_single(attribute.t))
+    for place, name in enumerate(node.output):
+        if name in halves:
+            exact, half = name + _EXACT, f"{name}/half"
+            node.output[place] = exact
+            nodes.append(helper.make_node("Cast", [exact], [half], half, to=TensorProto.FLOAT16))
+            nodes.append(helper.make_node("Cast", [half], [name], f"{name}/single", to=TensorProto.FLOAT))
+    return nodes

@@ -1,0 +1,51 @@
+"""What a report means: which checks failed, what is still to be measured, and whether a wish was met."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from deploytool.report import MEASURED, Gate, Reach, Report, Speed, Weights
+
+_COARSE = 512.0  # from here on, FP16 has steps of half and more
+_BEYOND = 1e38  # stands for infinite values, which JSON does not have
+
+
+def reach(largest: Mapping[str, float], weights: Weights) -> Reach:
+    """The reach of a graph whose nodes make values as large as `largest` says; infinite and NaN are the largest."""
+    finite = {node: value if value <= _BEYOND else _BEYOND for node, value in largest.items()}
+    ordered = sorted(finite, key=lambda node: -finite[node])
+    coarse = tuple(node for node in ordered if finite[node] > _COARSE)
+    return Reach(ordered[0], finite[ordered[0]], coarse, weights)
+
+
+def gate(min_speedup: float | None, speeds: Sequence[Speed], *, engine: bool) -> Gate | None:
+    """The speed-up asked for against what ships: the engine where there is one, else the fastest graph.
+
+    It is reached when the lower bound of the interval is.
+    """
+    if min_speedup is None:
+        return None
+    shipped = [speed for speed in speeds if (speed.stage == "build") == engine and speed.stage != "script"]
+    measured = [speed for speed in shipped if speed.low is not None]
+    if not measured:
+        return Gate(min_speedup, shipped[0].stage, shipped[0].status, reached=False)
+    best = max(measured, key=lambda speed: speed.low or 0.0)
+    return Gate(min_speedup, best.stage, MEASURED, reached=(best.low or 0.0) >= min_speedup)
+
+
+def broken(report: Report) -> tuple[str, ...]:
+    """One line for every check that failed."""
+    lines = [
+        f"{hop.stage} against {check.against}: {', '.join(check.broken)}"
+        for hop in report.hops
+        for check in hop.checks
+        if check.broken
+    ]
+    if report.reach and report.reach.overflows:
+        lines.append(f"FP16 overflows: {report.reach.node} makes {report.reach.largest:.3g}, and FP16 ends at 65504")
+    return tuple(lines)
+
+
+def unmeasured(report: Report) -> tuple[str, ...]:
+    """One line for every artifact that could not be run here."""
+    return tuple(f"{hop.stage}: {hop.status}" for hop in report.hops if hop.status != MEASURED)
