@@ -124,7 +124,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Weights:
-    """How many weights there are, how many are too small for FP16, and how many it keeps with fewer digits (subnormal)."""
+    """How many weights there are, are too small for FP16, and are kept by it with fewer digits (subnormal)."""
 
     all: int
     flushed: int
