@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from deploytool import catalog, factory, pipeline, report, targets, verdict
+from deploytool import catalog, factory, machine, pipeline, report, targets, verdict
 from deploytool.report import Hop
 from deploytool.spec import Job, Options
 
@@ -67,3 +67,14 @@ def test_another_seed_is_another_model_that_passes_too(tmp_path: Path) -> None:
         assert verdict.broken(report.read(made[-1].path)) == ()
         weights.append(made[0].path.read_bytes())
     assert weights[0] != weights[1]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_everything_is_measured_on_it(tmp_path: Path) -> None:
+    recipe = [verb for verb in targets.ROAD if verb != "build"]
+    job = Job(catalog.find("shufflenet_g3"), Options(seconds=1.0))
+    written = report.read(list(pipeline.run(job, recipe, tmp_path))[-1].path)
+    assert written.device == machine.gpus()[0].name
+    assert verdict.broken(written) == ()
+    assert {speed.status for speed in written.speeds} == {report.MEASURED}
+    assert {hop.device for hop in written.hops} == {"cpu", "cuda"}
