@@ -20,8 +20,6 @@ from deploytool.errors import MissingBackend
 
 _EXACT = "/exact"  # the result of a node before it is rounded
 
-_EXACT = "/exact"  # the result of a node before it is rounded
-
 
 def fingerprint() -> str:
     """The version of ONNX Runtime, which computes the FP32 operators."""

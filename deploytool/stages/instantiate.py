@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -79,6 +80,13 @@ def _with_outputs(module: nn.Module, model: Model, options: Options, typical: Ma
     """The model with its outputs as they are: their number, types and sizes, and which of these are free."""
     example, alone = _answers(module, model, 2, typical), _answers(module, model, 1, typical)
     ends = [_answers(module, model, 1, samples.sides(options.sizes, end)) for end in ("smallest", "largest")]
+    for tensor in example:
+        if _dtype(tensor) not in _TYPES:
+            raise StageFailed(f"{model.name} gives a tensor of {_dtype(tensor)}", f"give one of {', '.join(_TYPES)}")
+    again = _answers(module, model, 2, typical)
+    if not all(np.allclose(one.numpy(), two.numpy(), equal_nan=True) for one, two in zip(example, again, strict=True)):
+        what = f"{model.name} answers the same inputs differently each time"
+        raise StageFailed(what, "let it draw no random numbers, nor drop any, where self.training is false")
     names = [tensor.name for tensor in model.outputs]
     if len(names) != len(example):
         names = ["logits"] if len(example) == 1 else [f"output_{number}" for number in range(len(example))]
@@ -99,12 +107,15 @@ def _answers(module: nn.Module, model: Model, count: int, sizes: Mapping[str, in
 
 def _output(model: Model, name: str, example: torch.Tensor, *ends: torch.Tensor) -> Tensor:
     """An output with what differs between the examples as a free size."""
-    dtype = str(example.dtype).removeprefix("torch.")
-    if dtype not in _TYPES or any(end.dim() != example.dim() for end in ends):
-        what = f"{model.name} gives {name} as {dtype} in {example.dim()} dimensions"
-        raise StageFailed(what, f"give {', '.join(_TYPES)}, and always as many dimensions")
+    if any(end.dim() != example.dim() for end in ends):
+        what = f"{model.name} gives {name} now in {example.dim()} dimensions and now in {ends[0].dim()}"
+        raise StageFailed(what, "give always as many")
     free = [
         side if all(end.shape[axis] == side for end in ends) else f"{name}_{axis}"
         for axis, side in enumerate(example.shape[1:], start=1)
     ]
-    return Tensor(name, (BATCH, *free), dtype)
+    return Tensor(name, (BATCH, *free), _dtype(example))
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

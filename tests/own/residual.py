@@ -1,0 +1,36 @@
+"""A small residual network: bottlenecks, a projection where the size changes, one addition each."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    def __init__(self, given: int, made: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(given, made // 2, 1, bias=False),
+            nn.BatchNorm2d(made // 2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(made // 2, made, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(made),
+        )
+        self.shortcut = nn.Identity() if given == made else nn.Conv2d(given, made, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+def make(classes: int = 10, width: int = 16) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        Block(width, width, 1),
+        Block(width, 2 * width, 2),
+        Block(2 * width, 2 * width, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(2 * width, classes),
+    )
