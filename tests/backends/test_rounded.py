@@ -24,7 +24,9 @@ def chain(folder: Path, *factors: float) -> Path:
         for place in range(len(factors))
     ]
     nodes.append(helper.make_node("Cast", [names[-1]], ["y"], "out", to=TensorProto.FLOAT))
-    weights = [numpy_helper.from_array(np.array(factor, np.float16), f"f{place}") for place, factor in enumerate(factors)]
+    weights = [
+        numpy_helper.from_array(np.array(factor, np.float16), f"f{place}") for place, factor in enumerate(factors)
+    ]
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch"]) for name in "xy"]
     graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:], weights)
     path = folder / "graph.onnx"
