@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from deploytool import factory
@@ -18,9 +18,27 @@ GROUP = "deploytool.models"  # the entry points by which other packages add mode
 
 def models() -> tuple[Model, ...]:
     """Every model of the zoo, in the order of its table, then those that installed packages add."""
+    return (*_zoo(), *_added())
+
+
+def _zoo() -> tuple[Model, ...]:
     factory.mount_zoo()
     zoo: tuple[Model, ...] = import_module(f"{factory.ZOO}.specs").ZOO
-    return (*zoo, *(model for point in entry_points(group=GROUP) for model in point.load()))
+    return zoo
+
+
+def _added() -> tuple[Model, ...]:
+    """What other packages add; raises BadInput, and names the package, if one of them cannot be loaded."""
+    return tuple(model for point in entry_points(group=GROUP) for model in _loaded(point))
+
+
+def _loaded(point: EntryPoint) -> Sequence[Model]:
+    try:
+        models: Sequence[Model] = point.load()
+    except Exception as error:  # somebody else's code may raise anything
+        what = f"the models of {point.value} cannot be loaded: {type(error).__name__}: {error}"
+        raise BadInput(what, "mend or uninstall the package that adds them") from error
+    return models
 
 
 def find(name: str, inputs: Sequence[Tensor] = (), arguments: Mapping[str, Option] | None = None) -> Model:
@@ -37,8 +55,11 @@ def find(name: str, inputs: Sequence[Tensor] = (), arguments: Mapping[str, Optio
 
 def _known(name: str) -> Model:
     """Case, dashes and stray underscores do not matter."""
-    known = {model.name: model for model in models()}
     plain = name.strip().lower().replace("-", "_").strip("_")
+    known = {model.name: model for model in _zoo()}
+    if plain in known:
+        return known[plain]
+    known |= {model.name: model for model in _added()}
     if plain in known:
         return known[plain]
     close = difflib.get_close_matches(plain, known, 1, cutoff=0.5)

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from deploytool.stages import STAGES
 _PACKAGE = Path(__file__).parent
 _WEIGHTS = Kind.WEIGHTS.value
 # what no stage's result depends on
-_ABOVE = ("cli", "stages", "training", "cost.py", "pipeline.py", "catalog.py", "targets.py")
+_ABOVE = ("cli", "stages", "training", "tracing", "cost.py", "pipeline.py", "catalog.py", "targets.py")
 
 
 def check(recipe: Sequence[str]) -> None:
@@ -44,14 +44,17 @@ def run(job: Job, recipe: Sequence[str], home: Path) -> Iterator[Artifact]:
     check(recipe)
     _enter(home, recipe)
     shelf: list[Artifact] = []
-    for verb in recipe:
-        contract = STAGES[verb]
-        wanted = (*contract.takes, *contract.welcomes)
-        given = Given(tuple(artifact for artifact in shelf if artifact.kind in wanted))
-        key = _key(verb, job, given)
-        artifact = _found(home / verb, key) or _made(verb, job, home, given, key, shelf)
-        shelf.append(artifact)
-        yield artifact
+    try:
+        for verb in recipe:
+            contract = STAGES[verb]
+            wanted = (*contract.takes, *contract.welcomes)
+            given = Given(tuple(artifact for artifact in shelf if artifact.kind in wanted))
+            key = _key(verb, job, given)
+            shelf.append(_found(home / verb, key) or _made(verb, job, home, given, key, shelf))
+            yield shelf[-1]
+    finally:
+        with suppress(OSError):
+            home.rmdir()  # which only an empty folder allows
 
 
 def rooms(home: Path) -> list[tuple[Path, Receipt]]:

@@ -23,3 +23,19 @@ def test_a_wrong_name_gets_the_closest_one() -> None:
 
 def test_the_catalog_needs_no_torch() -> None:
     assert not {"torch", "onnx"} & modules_of("from deploytool import catalog; catalog.find('mixnet_s')")
+
+
+class Broken:
+    """An entry point of a package that cannot be imported."""
+
+    value = "their.models:ALL"
+
+    def load(self) -> object:
+        raise ImportError("no module named theirs")
+
+
+def test_a_package_that_cannot_add_its_models_is_named_and_stops_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "entry_points", lambda group: [Broken()])
+    assert catalog.find("mixnet_s").name == "mixnet_s"
+    with pytest.raises(BadInput, match=r"the models of their\.models:ALL cannot be loaded: ImportError"):
+        catalog.models()

@@ -44,7 +44,7 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.stages.translate": "onnx",
     "deploytool.stages.validate": "torch",
 }
-TORCH_ROOMS = ("deploytool.checkpoints", "deploytool.training")  # all of them may need torch
+TORCH_ROOMS = ("deploytool.checkpoints", "deploytool.tracing", "deploytool.training")  # all of them may need torch
 
 
 def nodes(path: Path) -> Iterator[ast.AST]:

@@ -115,7 +115,18 @@ def test_an_interruption_leaves_no_half_room(home: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(stages, "load", lambda verb: Interrupted())
     with pytest.raises(KeyboardInterrupt):
         run(home, dataclasses.replace(QUICK, seed=5))
-    assert list(home.iterdir()) == []
+    assert not home.exists()
+
+
+def test_a_run_that_made_nothing_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        def make(self, job: Job, out: Path, given: Given) -> Notes:
+            raise StageFailed("refused", "try another")
+
+    monkeypatch.setattr(stages, "load", lambda verb: Refusing())
+    with pytest.raises(StageFailed):
+        run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_a_killed_run_left_is_swept(home: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import typer
 
 from deploytool import machine
-from deploytool.cli import export, models, screen, show, targets, train
+from deploytool.cli import blame, export, models, screen, show, targets, train
 from deploytool.errors import BadInput, DeployError, MissingBackend
 
 _EXIT_CODES = """
@@ -29,10 +30,12 @@ app.command("models")(models.models)
 app.command("targets")(targets.targets)
 app.command("show")(show.show)
 app.command("train")(train.train)
+app.command("blame")(blame.blame)
 
 
 def main() -> None:
     """Runs the command line; a failure we know ends with one problem, one remedy and its own exit code."""
+    sys.path.append(str(Path.cwd()))  # where `package.module:factory` may lie, as with `python -m`
     try:
         _both_runtimes()
         app()

@@ -23,4 +23,5 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
 def _row(model: Model) -> tuple[str, ...]:
     figures = (f"{figure:,}" if figure else "" for figure in (model.parameters, model.macs))
     shape = "×".join(str(side) for side in model.inputs[0].shape[1:])
-    return (model.name, shape, str(model.outputs[0].shape[-1]), *figures)
+    classes = str(model.outputs[0].shape[-1]) if model.outputs else ""
+    return (model.name, shape, classes, *figures)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext, redirect_stdout
 
 import typer
 from rich import box
@@ -68,7 +70,8 @@ def follow(
 ) -> tuple[Artifact, ...]:
     """Goes along with a run: a line for each artifact, and a progress bar where there is a terminal."""
     made: list[Artifact] = []
-    with progress_bar(console) as progress:
+    apart = redirect_stdout(sys.stderr) if console.stderr else nullcontext()  # a model that prints spoils no document
+    with apart, progress_bar(console) as progress:
         bar = progress.add_task(recipe[0], total=None)
         for artifact in start(lambda done, total: progress.update(bar, completed=done, total=total)):
             made.append(artifact)

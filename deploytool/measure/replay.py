@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from deploytool.errors import StageFailed
 from deploytool.golden import Arrays
 from deploytool.spec import Range
 
@@ -24,5 +25,8 @@ def replay(session: Callable[..., Arrays], inputs: Arrays, batch: Range = _USUAL
         wanted = np.arange(start, min(start + size, cases))
         filled = np.resize(wanted, max(len(wanted), batch.smallest))
         answer = session(**{name: np.ascontiguousarray(array[filled]) for name, array in inputs.items()})
+        for name, array in answer.items():
+            if len(array) != len(filled):
+                raise StageFailed(f"{name} has {len(array)} answers to {len(filled)} cases", "leave the batch free")
         parts.append({name: array[: len(wanted)] for name, array in answer.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from deploytool.backends import Array
+from deploytool.errors import StageFailed
 from deploytool.measure.replay import replay
 from deploytool.spec import Range
 
@@ -28,3 +29,8 @@ def test_all_cases_come_back_in_order_in_batches_the_session_takes(batch: Range,
     inputs = {"x": np.arange(7, dtype=np.float32)}
     np.testing.assert_array_equal(replay(session, inputs, batch)["y"], inputs["x"] * 2)
     assert seen == sizes
+
+
+def test_a_session_that_answers_another_number_of_cases_is_refused() -> None:
+    with pytest.raises(StageFailed, match="y has 1 answers to 3 cases"):
+        replay(lambda **inputs: {"y": inputs["x"][:1]}, {"x": np.zeros(3)})

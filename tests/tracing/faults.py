@@ -27,6 +27,10 @@ def zero_channel(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
     _rewrite(graph, node, lambda weight: _put(weight, _loudest(weight), 0 * weight[0]))
 
 
+def overflow(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    _rewrite(graph, node, lambda weight: _put(weight, _loudest(weight), np.full_like(weight[0], np.inf)))
+
+
 def permute_channels(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
     _rewrite(graph, node, lambda weight: np.roll(weight, 1, axis=0))
 

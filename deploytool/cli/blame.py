@@ -1,0 +1,105 @@
+"""`deploytool blame`: which stage broke a run, and which layer of the model it broke."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deploytool import pipeline, receipt
+from deploytool.artifact import Kind
+from deploytool.cli import screen
+from deploytool.errors import BadInput, ParityFailed
+from deploytool.receipt import Receipt
+
+if TYPE_CHECKING:
+    from deploytool.tracing.finding import Finding, Hop
+    from deploytool.tracing.strip import Layer
+
+_NEXT = {
+    "translate": "try the other exporter (--exporter), or write that layer in another way",
+    "simplify": "deploy translate/graph.onnx, and report both graphs to onnxsim",
+    "halve": "deploy simplify/graph.onnx, or keep that layer in a range that FP16 can hold",
+}
+_OPTIMISED = "this is what ONNX Runtime's optimiser does to a sound file: try another version of it"
+_NO_LAYER = {
+    "translate": _OPTIMISED,
+    "simplify": _OPTIMISED,
+    "halve": "FP16 is too coarse for this model as a whole: deploy simplify/graph.onnx",
+}
+_CHANGED = "the file is not the one that the stage made: export again"
+
+
+def blame(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, with every layer's error.")] = False,
+) -> None:
+    """Finds the first graph of a run that strays from the one before, and in it the first layer that does.
+
+    Example: deploytool blame artifacts/shufflenet_g3
+    """
+    console, rooms = screen.people(as_json=as_json), pipeline.rooms(run)
+    kept = {sealed.kind: room / sealed.kind.value for room, sealed in rooms}
+    graphs = [(room.name, room / Kind.GRAPH.value) for room, sealed in rooms if sealed.kind is Kind.GRAPH]
+    if not graphs or not {Kind.WEIGHTS, Kind.GOLDEN} <= set(kept):
+        raise BadInput(f"{run} holds no run with a graph", "give a folder that `deploytool export` made")
+
+    from deploytool.tracing import finding  # here begins torch
+
+    found = finding.blame(kept[Kind.WEIGHTS], kept[Kind.GOLDEN], graphs)
+    failure = _failure(found.finding, rooms) if found.finding else None
+    if as_json:
+        screen.document({"run": str(run), "blame": found, "error": screen.told(failure)})
+    columns = ("graph", ">vs before", "verdict", "worst layer", "its module", ">error", ">noise floor")
+    screen.table(console, "The worst layer of each graph", columns, [_row(hop) for hop in found.hops])
+    if found.finding is None:
+        screen.say(console, "No graph strays from the one before or from the source: nobody is to blame.")
+        return
+    for line in _lines(found.finding):
+        screen.say(console, line)
+    if failure:
+        screen.failure(failure)
+        raise typer.Exit(failure.exit_code)
+
+
+def _row(hop: Hop) -> tuple[str, ...]:
+    verdict = "FAIL" if any(check.broken for check in hop.checks) else "pass"
+    cells = (hop.stage, f"{hop.checks[0].parity.max_error:.1e}", verdict)
+    judged = [layer for layer in hop.layers if layer.error is not None]
+    if not judged:
+        return (*cells, "–", "–", "–", "–")
+    worst = max(judged, key=lambda layer: (layer.error or 0.0) / layer.floor)
+    return (*cells, f"{worst.op} {worst.node}", _module(worst.module), f"{worst.error:.1e}", f"{worst.floor:.1e}")
+
+
+def _lines(finding: Finding) -> list[str]:
+    """The finding, a line for each thing to know."""
+    lines = [f"{finding.stage}/{Kind.GRAPH.value} strays from {finding.against}"]
+    if finding.layer is None:
+        return [*lines, "  and yet no tensor leaves its noise floor: no one layer is at fault"]
+    layer = finding.layer
+    lines += [
+        f"  first in       {_module(finding.module)}" + (", whose tensor is lost" if finding.lost else ""),
+        f"  seen at        {layer.op} {layer.node}, tensor {layer.tensor}",
+        f"  error there    {_error(layer)} (noise floor {layer.floor:.1e})",
+    ]
+    if finding.before:
+        lines.append(f"  error before   {_error(finding.before)} (at {finding.before.tensor})")
+    return lines
+
+
+def _failure(finding: Finding, rooms: list[tuple[Path, Receipt]]) -> ParityFailed:
+    """The exit, with the next step: a spoiled file is made again, a whole one is worked on."""
+    where = f"first in {_module(finding.module)}" if finding.layer else "in no one layer"
+    whole = all(receipt.proves(room, sealed) for room, sealed in rooms if room.name == finding.stage)
+    remedy = (_NEXT if finding.layer else _NO_LAYER)[finding.stage] if whole else _CHANGED
+    return ParityFailed(f"{finding.stage} strays from {finding.against}, {where}", remedy)
+
+
+def _module(path: str) -> str:
+    return path or "the model itself"
+
+
+def _error(layer: Layer) -> str:
+    return "unknown, for nothing else has its shape" if layer.error is None else f"{layer.error:.1e}"

@@ -1,0 +1,118 @@
+"""Who is to blame: the first graph of a run that strays from the one before, and in it the first tensor that does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deploytool import golden
+from deploytool.backends import FIXED, onnxruntime
+from deploytool.errors import StageFailed
+from deploytool.golden import Arrays, Golden
+from deploytool.measure import parity
+from deploytool.measure.replay import replay
+from deploytool.report import Check
+from deploytool.tracing import opened, source, strip
+from deploytool.tracing.strip import Layer, Strip
+
+_CASES = 2  # golden cases that are followed through every tensor: those the graph is worst at
+_EAGER, _TRUTH = "eager", "FP64"
+_HALF = "halve"  # the stage whose graph computes in FP16
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One graph against the one before (eager, for the first) and the FP64 source, and all its layers in order."""
+
+    stage: str
+    checks: tuple[Check, ...]
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The first hop that strays, the first layer in it that does, and the worst layer that this one is made from.
+
+    `module` is where to look: the layer's own, or, if something is `lost`, that of a tensor which the layer is made
+    from in the graph before and which is not in this one. There is no layer if no tensor leaves its noise floor: then
+    the arithmetic itself is beyond the tolerance, or what ONNX Runtime's optimiser makes of it.
+    """
+
+    stage: str
+    against: str
+    module: str
+    lost: bool
+    layer: Layer | None
+    before: Layer | None
+
+
+@dataclass(frozen=True)
+class Blame:
+    """Every hop of a run, the golden cases that were followed, and the finding, if any hop strays."""
+
+    hops: tuple[Hop, ...]
+    cases: tuple[int, ...]
+    finding: Finding | None
+
+
+@np.errstate(invalid="ignore", over="ignore")  # an infinite value is a finding, not a warning
+def blame(weights: Path, sample: Path, graphs: Sequence[tuple[str, Path]]) -> Blame:
+    """Replays the golden sample through the graphs (stage and file, oldest first), and looks into all their tensors.
+
+    Raises StageFailed if a graph cannot be run, or answers in other shapes than the one before.
+    """
+    taken = golden.read(sample)
+    checks, cases = _judged(taken, graphs)
+    inputs: Arrays = {name: array[cases] for name, array in taken.inputs.items()}
+    model = source.listen(weights, inputs)
+    hops, finding, known = [], None, model.calls
+    for stage, path in graphs:
+        drawn = strip.draw(opened.run(path, inputs), (*model.inputs, *known), model.modules)
+        hops.append(Hop(stage, checks[stage], drawn.layers))
+        broken = [check.against for check in checks[stage] if check.broken]
+        if broken and finding is None:
+            finding = _finding(stage, broken[0], drawn)
+        known = drawn.known
+    return Blame(tuple(hops), tuple(cases), finding)
+
+
+def _finding(stage: str, against: str, drawn: Strip) -> Finding:
+    lost = drawn.missing is not None
+    module = drawn.missing or (drawn.strayed.module if drawn.strayed and not lost else "")
+    return Finding(stage, against, module, lost, drawn.strayed, drawn.before)
+
+
+def _judged(taken: Golden, graphs: Sequence[tuple[str, Path]]) -> tuple[dict[str, tuple[Check, ...]], list[int]]:
+    """The checks of every hop, and the cases that the first hop to stray is worst at."""
+    checks: dict[str, tuple[Check, ...]] = {}
+    worst, before, against = list(range(len(taken.labels))), taken.outputs, _EAGER
+    sound = True
+    for stage, path in graphs:
+        got = _replayed(path, taken.inputs)
+        tolerance = parity.FP16 if stage == _HALF else parity.FP32
+        try:
+            checks[stage] = (
+                parity.check(got, before, against, tolerance),
+                parity.check(got, taken.reference, _TRUTH, tolerance),
+            )
+        except ValueError as error:
+            raise StageFailed(f"{stage}/{path.name} against {against}: {error}", FIXED) from error
+        if sound and any(check.broken for check in checks[stage]):
+            worst, sound = _worst(got, taken.reference), False
+        before, against = got, stage
+    return checks, worst[:_CASES]
+
+
+def _replayed(path: Path, inputs: Arrays) -> Arrays:
+    with onnxruntime.start(path) as session:
+        return replay(session, opened.fed(path, inputs))
+
+
+def _worst(got: Arrays, expected: Arrays) -> list[int]:
+    """The cases by their error, the largest first."""
+    apart = [np.abs(np.asarray(got[name], np.float64) - expected[name]) for name in expected]
+    errors = np.max([np.nan_to_num(each, nan=np.inf).reshape(len(each), -1).max(axis=1) for each in apart], axis=0)
+    return [int(case) for case in np.argsort(-errors, kind="stable")]

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from deploytool.tracing.known import Known, error, module_path
+
+MODULES = {"", "stem", "stem.0", "stem.1", "net", "net.stem", "net.stem.0", "stage2", "stage2.0", "stage2.0.compress"}
+
+
+@pytest.mark.parametrize(
+    ("node", "module"),
+    [
+        ("/stem/stem.0/Conv", "stem.0"),
+        ("/stem/1/Conv_0", "stem.1"),
+        ("/net/stem/stem.0/Conv", "net.stem.0"),
+        ("/stage2/stage2.0/compress/Conv", "stage2.0.compress"),
+        ("/stage2/0/compress/Conv_12", "stage2.0.compress"),
+        ("/stage2/0/elsewhere/Conv_12", "stage2.0"),
+        ("/Transpose", ""),
+        ("/model/Reshape_4", ""),
+        ("graph_input_cast0", ""),
+        ("", ""),
+    ],
+)
+def test_a_nodes_name_leads_to_its_module(node: str, module: str) -> None:
+    assert module_path(node, MODULES) == module
+
+
+def test_an_error_is_relative_to_the_largest_value_and_always_a_number() -> None:
+    assert error(np.array([1.0, 4.5]), np.array([1.0, 4.0])) == 0.125
+    assert error(np.array([0.5]), np.array([0.0])) == 0.5
+    assert error(np.zeros((2, 0)), np.zeros((2, 0))) == 0.0
+    for bad in (np.nan, np.inf):
+        assert json.loads(json.dumps(error(np.array([bad]), np.array([1.0])), allow_nan=False)) > 1e300
+
+
+def test_the_floor_is_a_few_times_the_noise_and_never_below_rounding() -> None:
+    quiet, noisy = (Known("", "", np.zeros(1), noise, 1e3 * noise) for noise in (0.0, 1e-5))
+    assert 0 < quiet.floor(half=False) < 1e-5 < noisy.floor(half=False)
+    assert 1e-3 < quiet.floor(half=True) < 1e-2 < noisy.floor(half=True)
