@@ -51,7 +51,7 @@ def blame(
     failure = _failure(found.finding, rooms) if found.finding else None
     if as_json:
         screen.document({"run": str(run), "blame": found, "error": screen.told(failure)})
-    columns = ("graph", ">vs before", "verdict", "worst layer", "its module", ">error", ">noise floor")
+    columns = ("graph", ">vs before", "verdict", "worst layer", ">error", ">noise floor")
     screen.table(console, "The worst layer of each graph", columns, [_row(hop) for hop in found.hops])
     if found.finding is None:
         screen.say(console, "No graph strays from the one before or from the source: nobody is to blame.")
@@ -68,9 +68,9 @@ def _row(hop: Hop) -> tuple[str, ...]:
     cells = (hop.stage, f"{hop.checks[0].parity.max_error:.1e}", verdict)
     judged = [layer for layer in hop.layers if layer.error is not None]
     if not judged:
-        return (*cells, "–", "–", "–", "–")
+        return (*cells, "–", "–", "–")
     worst = max(judged, key=lambda layer: (layer.error or 0.0) / layer.floor)
-    return (*cells, f"{worst.op} {worst.node}", _module(worst.module), f"{worst.error:.1e}", f"{worst.floor:.1e}")
+    return (*cells, _module(worst.module), f"{worst.error:.1e}", f"{worst.floor:.1e}")
 
 
 def _lines(finding: Finding) -> list[str]:

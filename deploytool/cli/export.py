@@ -126,7 +126,7 @@ def _failure(written: Report, *, require: bool) -> DeployError | None:
     """What keeps the run from ending with 0: it does only if everything that was asked for held."""
     failed, pending, gate = verdict.broken(written), verdict.unmeasured(written), written.gate
     if failed:
-        return ParityFailed(f"parity failed: {failed[0]}", "see the hops above: the first that fails is where it broke")
+        return ParityFailed(f"parity failed: {failed[0]}", "`deploytool blame` names the layer")
     if gate and gate.status == report.MEASURED and not gate.reached:
         problem = f"{gate.stage} is not surely {gate.min_speedup:g}× as fast as eager"
         return TooSlow(problem, "see the speed table above, or ask for less")
