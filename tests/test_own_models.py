@@ -197,7 +197,7 @@ def test_a_refusal_names_what_it_is_about(name: str, exporter: str, line: str, w
     with pytest.raises(StageFailed, match=line) as refusal:
         walk(f"foreign:{name}", ["16"], exporter)
     assert "\n" not in f"{refusal.value}{refusal.value.remedy}"
-    assert all((room / "receipt.json").is_file() for room in (tmp_path / "run").iterdir())
+    assert all((room / "receipt.json").is_file() for room in (tmp_path / "run").glob("*"))
 
 
 def test_the_exporter_says_nothing_but_its_refusal(walk: Walk, capfd: pytest.CaptureFixture[str]) -> None:
