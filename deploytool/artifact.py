@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deploytool.plain import Json
 
-Notes = Mapping[str, Json]
+Notes = Mapping[str, Json]  # under "remarks", lines that the report repeats
 
 
 class Kind(str, Enum):

@@ -178,7 +178,10 @@ class Gate:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a run showed about the artifacts it made; `data` is the folder the golden images are from, if any."""
+    """Everything a run showed about the artifacts it made; `data` is the folder the golden images are from, if any.
+
+    `remarks` are what its stages want to be known: what they went on without, and what they chose.
+    """
 
     schema: str
     model: str
@@ -193,6 +196,7 @@ class Report:
     reach: Reach | None
     engines: tuple[Engine, ...]
     targets: tuple[Decision, ...]
+    remarks: tuple[str, ...]
     versions: Mapping[str, str]
 
 

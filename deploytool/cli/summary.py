@@ -25,7 +25,7 @@ def show(console: Console, written: Report, home: Path) -> None:
     title = f"Speed at batch {written.batch}, {written.rounds} rounds in turn on {written.device}"
     speed_columns = ("artifact", ">latency", ">eager", "speed-up (95 % interval)")
     screen.table(console, title, speed_columns, [_speed(speed) for speed in written.speeds])
-    for line in (*_reach(written), *_engines(written, home), *_closing(written, home)):
+    for line in (*_reach(written), *written.remarks, *_engines(written, home), *_closing(written, home)):
         screen.say(console, line)
 
 

@@ -72,6 +72,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         reach=_reach(given, sample, job),
         engines=_built(given),
         targets=job.options.targets,
+        remarks=_remarks(given),
         versions={name: found for name in _LIBRARIES if (found := machine.version(name))},
     )
     report.write(out, written)
@@ -114,6 +115,12 @@ def _built(given: Given) -> tuple[Engine, ...]:
     """What the build stage says of each engine."""
     notes = [artifact.notes["engines"] for artifact in given.chain(Kind.ENGINE)]
     return tuple(engine for each in notes for engine in plain.decode(tuple[Engine, ...], each))
+
+
+def _remarks(given: Given) -> tuple[str, ...]:
+    """What the stages before want to be known, each line with its stage."""
+    said = [(each.made_by, plain.decode(tuple[str, ...], each.notes.get("remarks", []))) for each in given.artifacts]
+    return tuple(f"{verb}: {line}" for verb, lines in said for line in lines)
 
 
 def _reach(given: Given, sample: Golden, job: Job) -> Reach | None:

@@ -157,7 +157,7 @@ PENDING = Hop("build", "engine.plan", "tensorrt_rtx", "cuda", "built, not run", 
 
 
 def written(*hops: Hop, gate: Gate | None = None) -> Report:
-    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, None, hops, (), gate, None, (), (), {})
+    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, None, hops, (), gate, None, (), (), (), {})
 
 
 @pytest.mark.parametrize(

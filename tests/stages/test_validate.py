@@ -9,6 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from deploytool import report, verdict
+from deploytool.artifact import Given
 from deploytool.report import BUILT_NOT_RUN, MEASURED, Report, Speed
 from deploytool.spec import Job, Options, Range
 from deploytool.stages import validate
@@ -45,6 +46,17 @@ def test_every_hop_is_measured_against_the_one_before_and_the_source(finished: P
     assert {hop.stage: hop.status for hop in written.hops} == dict.fromkeys(checks, MEASURED) | {"build": BUILT_NOT_RUN}
     assert verdict.broken(written) == ()
     assert verdict.unmeasured(written) == (f"build: {BUILT_NOT_RUN}",)
+
+
+def test_what_a_stage_wants_to_be_known_stands_in_the_report(finished: Path, tmp_path: Path) -> None:
+    artifacts = [
+        dataclasses.replace(each, notes={**each.notes, "remarks": ["went on without"]})
+        if each.made_by == "simplify"
+        else each
+        for each in shelf(finished).artifacts
+    ]
+    validate.make(Job(TINY, QUICK), tmp_path / "report.json", Given(tuple(artifacts)))
+    assert report.read(tmp_path / "report.json").remarks == ("simplify: went on without",)
 
 
 def test_speed_is_measured_for_all_that_runs_here(finished: Path) -> None:
