@@ -20,12 +20,31 @@ Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
+class Floor:
+    """How far rounding alone moves the answers.
+
+    `max_error` is the largest move over the largest answer, `rms` the root mean square over that of the answers.
+    """
+
+    max_error: float
+    rms: float
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What FP32 and FP16 arithmetic move the answers by."""
+
+    fp32: Floor
+    fp16: Floor
+
+
+@dataclass(frozen=True)
 class Golden:
     """Golden cases, the case being the first axis of every array.
 
     `pixels` are uint8 NHWC images (0 × 0 where the model takes none); `inputs` what the model was given; `outputs` its
     FP32 answers; `reference` its FP64 answers; `labels` the true classes, -1 where nobody knows; `preprocessing` how
-    pixels become inputs.
+    pixels become inputs; `noise` what its own arithmetic moves the answers by.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -34,14 +53,16 @@ class Golden:
     reference: Arrays
     labels: npt.NDArray[np.int64]
     preprocessing: Preprocessing
+    noise: Noise
 
 
 def write(path: Path, golden: Golden) -> None:
     """Writes the sample as one .npz file, the same bytes for the same sample."""
     groups = {"input": golden.inputs, "output": golden.outputs, "reference": golden.reference}
     arrays = {f"{group}.{name}": array for group, named in groups.items() for name, array in named.items()}
-    preprocessing = np.array(plain.text(golden.preprocessing))
-    described: Arrays = {"pixels": golden.pixels, "labels": golden.labels, "preprocessing": preprocessing}
+    texts = {"preprocessing": golden.preprocessing, "noise": golden.noise}
+    described: dict[str, npt.NDArray[Any]] = {"pixels": golden.pixels, "labels": golden.labels}
+    described |= {name: np.array(plain.text(value)) for name, value in texts.items()}
     np.savez(path, allow_pickle=False, **described, **arrays)
 
 
@@ -51,7 +72,8 @@ def read(path: Path) -> Golden:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             inputs, outputs, reference = (_group(file, group) for group in ("input", "output", "reference"))
             preprocessing = plain.decode(Preprocessing, json.loads(str(file["preprocessing"])))
-            return Golden(file["pixels"], inputs, outputs, reference, file["labels"], preprocessing)
+            noise = plain.decode(Noise, json.loads(str(file["noise"])))
+            return Golden(file["pixels"], inputs, outputs, reference, file["labels"], preprocessing, noise)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path} is no golden sample: {error}", "export again to record a new one") from error
 

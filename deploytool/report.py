@@ -91,7 +91,10 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Hop:
-    """One artifact of the road and what running it showed; `status` is one of the report's words."""
+    """One artifact of the road and what running it showed; `status` is one of the report's words.
+
+    `noise` is the largest error that rounding alone makes in the source model, in the arithmetic of this artifact.
+    """
 
     stage: str
     file: str
@@ -99,6 +102,7 @@ class Hop:
     device: str
     status: str
     checks: tuple[Check, ...]
+    noise: float | None = None
     agreement: Agreement | None = None
     accuracy: Accuracy | None = None
 
@@ -180,6 +184,7 @@ class Gate:
 class Report:
     """Everything a run showed about the artifacts it made; `data` is the folder the golden images are from, if any.
 
+    `margin` is the smallest lead of a best class over the second on the golden images, over the largest output.
     `remarks` are what its stages want to be known: what they went on without, and what they chose.
     """
 
@@ -189,6 +194,7 @@ class Report:
     batch: int
     rounds: int
     images: int
+    margin: float
     data: str | None
     hops: tuple[Hop, ...]
     speeds: tuple[Speed, ...]

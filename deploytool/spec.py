@@ -120,6 +120,7 @@ class Options:
     targets: tuple[Decision, ...] = ()
     engines: tuple[EnginePlan, ...] = ()
     runner: str = "onnxruntime"
+    tolerance: Mapping[str, float] = field(default_factory=dict)
     min_speedup: float | None = None
     seconds: float = 3.0
 

@@ -18,6 +18,12 @@ def reach(largest: Mapping[str, float], weights: Weights) -> Reach:
     return Reach(ordered[0], finite[ordered[0]], coarse, weights)
 
 
+def tolerated(report: Report) -> dict[str, float]:
+    """The largest error that was allowed in FP32, and in FP16 where the run got there."""
+    limits = {hop.runner: hop.checks[-1].tolerance.max_error for hop in report.hops if hop.checks}
+    return {name: limits[runner] for name, runner in (("fp32", "eager"), ("fp16", "rounded")) if runner in limits}
+
+
 def gate(min_speedup: float | None, speeds: Sequence[Speed], *, engine: bool) -> Gate | None:
     """The speed-up asked for against what ships: the engine where there is one, else the fastest graph.
 

@@ -7,7 +7,7 @@ import pytest
 
 from deploytool import golden
 from deploytool.errors import BadInput
-from deploytool.golden import Golden
+from deploytool.golden import Floor, Golden, Noise
 from deploytool.spec import Preprocessing
 
 SAMPLE = Golden(
@@ -17,6 +17,7 @@ SAMPLE = Golden(
     {"logits": np.ones((2, 5)), "features.map": np.ones((2, 1))},
     np.array([3, -1]),
     Preprocessing(crop=4, channels="BGR", mean=(0.1, 0.2, 0.3)),
+    Noise(Floor(1e-7, 2e-8), Floor(1e-3, 5e-4)),
 )
 
 
@@ -31,6 +32,7 @@ def test_a_sample_comes_back_with_its_types(tmp_path: Path) -> None:
     assert found.outputs.keys() == SAMPLE.outputs.keys()
     np.testing.assert_array_equal(found.pixels, SAMPLE.pixels)
     assert found.preprocessing == SAMPLE.preprocessing
+    assert found.noise == SAMPLE.noise
 
 
 def test_the_same_sample_has_the_same_bytes(tmp_path: Path) -> None:

@@ -33,7 +33,10 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.backends.rounded": "onnx",
     "deploytool.backends.torchscript": "torch",
     "deploytool.cost": "torch",
+    "deploytool.hops": "onnx, through backends",
     "deploytool.images": "PIL",
+    "deploytool.noise": "torch",
+    "deploytool.speeds": "torch, through backends",
     "deploytool.samples": "PIL, through images",
     "deploytool.measure.corners": "PIL, through samples",
     "deploytool.stages.halve": "onnx",
@@ -44,11 +47,18 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.stages.translate": "onnx",
     "deploytool.stages.validate": "torch",
 }
+HANDED = {"validate": ("hops.py", "speeds.py")}  # files on lower floors to which a stage hands its job
 TORCH_ROOMS = ("deploytool.checkpoints", "deploytool.tracing", "deploytool.training")  # all of them may need torch
 
 
 def nodes(path: Path) -> Iterator[ast.AST]:
     return ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def sources(verb: str) -> Iterator[ast.AST]:
+    """What stands in a stage's file, and in those it hands its job to."""
+    for path in (PACKAGE / "stages" / f"{verb}.py", *(PACKAGE / name for name in HANDED.get(verb, ()))):
+        yield from nodes(path)
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -105,7 +115,7 @@ def test_every_stage_file_is_in_the_table() -> None:
 def test_a_stage_reads_only_the_options_it_declares(verb: str) -> None:
     read = {
         node.attr
-        for node in nodes(PACKAGE / "stages" / f"{verb}.py")
+        for node in sources(verb)
         if isinstance(node, ast.Attribute)
         and "options" in (getattr(node.value, "attr", ""), getattr(node.value, "id", ""))
     }
@@ -117,7 +127,7 @@ def test_a_stage_reads_only_the_options_it_declares(verb: str) -> None:
 def test_a_stage_takes_only_what_it_declares(verb: str) -> None:
     asked = {
         Kind[node.args[0].attr]
-        for node in nodes(PACKAGE / "stages" / f"{verb}.py")
+        for node in sources(verb)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr in {"latest", "chain"}

@@ -31,18 +31,44 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
     """The graph of a file, every result rounded, on the CPU; inputs and outputs are FP32."""
     if device != "cpu":
         raise MissingBackend(f"FP16 arithmetic is not emulated on {device}", "run the graph there instead")
-    session = _session(rounded(onnx.load(path)))
+    yield _called(_session(rounded(onnx.load(path)), optimise=False))  # fusions would skip the rounding
+
+
+@contextmanager
+def widened(path: Path) -> Iterator[Session]:
+    """The FP16 graph of a file with every operator in FP32: its weights are FP16's, and nothing else is."""
+    yield _called(_session(rounded(onnx.load(path), results=False)))
+
+
+@contextmanager
+def narrowed(path: Path, half: Path) -> Iterator[Session]:
+    """The FP32 graph of a file with those weights rounded to FP16 that are FP16 in the graph `half`.
+
+    What it answers is what `half` must answer too when it is widened, FP32 noise aside.
+    """
+    graph = onnx.load(path)
+    types = {weight.name: weight.data_type for weight in onnx.load(half).graph.initializer}
+    halves = {name for name, data_type in types.items() if data_type == TensorProto.FLOAT16}
+    for weight in graph.graph.initializer:
+        if weight.name in halves:
+            exact = numpy_helper.to_array(weight)
+            weight.CopyFrom(numpy_helper.from_array(exact.astype(np.float16).astype(np.float32), weight.name))
+    yield _called(_session(graph))
+
+
+def _called(session: ort.InferenceSession) -> Session:
     names = [output.name for output in session.get_outputs()]
 
     def call(**inputs: Array) -> dict[str, Array]:
-        return dict(zip(names, session.run(names, _widened(inputs)), strict=True))
+        return dict(zip(names, session.run(names, _singles(inputs)), strict=True))
 
-    yield call
+    return call
 
 
-def _session(graph: onnx.ModelProto) -> ort.InferenceSession:
+def _session(graph: onnx.ModelProto, *, optimise: bool = True) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # fusions would skip the rounding
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
@@ -56,22 +82,22 @@ def ranges(path: Path, inputs: Mapping[str, Array]) -> dict[str, float]:
         graph.graph.node.append(helper.make_node("Abs", [exact], [sizes]))
         graph.graph.node.append(helper.make_node("ReduceMax", [sizes], [largest], keepdims=0))
         graph.graph.output.append(helper.make_tensor_value_info(largest, TensorProto.FLOAT, []))
-    session = _session(graph)
+    session = _session(graph, optimise=False)
     names = [f"{maker}/largest" for maker in makers.values()]
     return {
         name.removesuffix("/largest"): float(found)
-        for name, found in zip(names, session.run(names, _widened(inputs)), strict=True)
+        for name, found in zip(names, session.run(names, _singles(inputs)), strict=True)
     }
 
 
-def _widened(inputs: Mapping[str, Array]) -> dict[str, Array]:
+def _singles(inputs: Mapping[str, Array]) -> dict[str, Array]:
     return {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in inputs.items()}
 
 
-def rounded(half: onnx.ModelProto) -> onnx.ModelProto:
-    """The FP32 graph that computes what FP16 hardware makes of `half`."""
+def rounded(half: onnx.ModelProto, *, results: bool = True) -> onnx.ModelProto:
+    """The FP32 graph that computes what FP16 hardware makes of `half`; or exactly, if `results` are not rounded."""
     graph = onnx.shape_inference.infer_shapes(half, strict_mode=True).graph
-    halves = {value.name for value in (*graph.input, *graph.value_info, *graph.output) if _is_half(value)}
+    halves = {value.name for value in (*graph.input, *graph.value_info, *graph.output) if results and _is_half(value)}
     weights = [_single(weight) for weight in graph.initializer]
     nodes = [each for node in graph.node for each in _rounding(node, halves)]
     inputs, outputs = ([_as_single(value) for value in values] for values in (graph.input, graph.output))

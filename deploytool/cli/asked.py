@@ -76,6 +76,20 @@ def arguments(texts: Sequence[str]) -> dict[str, Option]:
     return found
 
 
+def tolerances(texts: Sequence[str]) -> dict[str, float]:
+    """The largest errors, relative to the largest output, that `fp32=ERROR` and `fp16=ERROR` allow."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            found[name] = -1.0
+        if name not in ("fp32", "fp16") or not 0 < found[name] <= 1:
+            raise BadInput(f"--tolerance {text} is no tolerance", "write --tolerance fp16=2e-3, or fp32=1e-5")
+    return found
+
+
 def file(path: Path) -> Source:
     """A file of the user's, by its content."""
     if not path.is_file():

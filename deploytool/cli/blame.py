@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploytool import pipeline, receipt
+from deploytool import pipeline, receipt, report, verdict
 from deploytool.artifact import Kind
 from deploytool.cli import screen
 from deploytool.errors import BadInput, ParityFailed
@@ -47,7 +47,8 @@ def blame(
 
     from deploytool.tracing import finding  # here begins torch
 
-    found = finding.blame(kept[Kind.WEIGHTS], kept[Kind.GOLDEN], graphs)
+    wanted = verdict.tolerated(report.read(kept[Kind.REPORT])) if Kind.REPORT in kept else {}
+    found = finding.blame(kept[Kind.WEIGHTS], kept[Kind.GOLDEN], graphs, wanted)
     failure = _failure(found.finding, rooms) if found.finding else None
     if as_json:
         screen.document({"run": str(run), "blame": found, "error": screen.told(failure)})

@@ -58,6 +58,9 @@ def export(
     images: Annotated[int | None, typer.Option(min=1, max=4096, help="How many golden images.")] = None,
     runner: Annotated[Runner, typer.Option(help="What runs the graphs; reference is slow numpy.")] = Runner.onnxruntime,
     seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Time for measuring speed.")] = 3.0,
+    tolerance: Annotated[
+        list[str] | None, typer.Option(help="fp16=ERROR or fp32=ERROR, instead of what follows from the noise.")
+    ] = None,
     min_speedup: Annotated[float | None, typer.Option(min=0, help="Fail below this speed-up against eager.")] = None,
     require: Annotated[
         bool, typer.Option("--require", help="Fail unless everything asked for was measured here.")
@@ -91,6 +94,7 @@ def export(
         targets=decisions,
         engines=targets.engines(decisions),
         runner=runner.value,
+        tolerance=asked.tolerances(tolerance or ()),
         min_speedup=min_speedup,
         seconds=seconds,
     )

@@ -11,15 +11,17 @@ from deploytool.cli import screen
 from deploytool.report import Check, Engine, Hop, Report, Speed
 
 _NONE = "–"
-_ROUNDED = "rounded"  # the backend that computes as FP16 hardware does
+_AGAIN = {"widened": "  as converted", "rounded": "  in FP16 arithmetic"}  # the FP16 graph, run in other ways
 _DEFAULT = {"tensorrt": "the GPU it was built on", "tensorrt_rtx": "8.0, 8.6, 8.9, 12.0 and later"}
 
 
 def show(console: Console, written: Report, home: Path) -> None:
     """The hops, the speeds, the targets, the verdict and the next step."""
     title = f"{written.model}: parity on {written.images} golden images (largest error / largest output)"
-    columns = ("artifact", ">size", ">vs before", ">vs FP64", ">top-1", "status")
+    columns = ("artifact", ">size", ">vs before", ">vs FP64", ">/ noise", ">top-1", "status")
     screen.table(console, title, columns, [_hop(hop, home) for hop in written.hops])
+    for line in _tolerances(written):
+        screen.say(console, line)
     if written.data and any(hop.agreement for hop in written.hops):
         _agreement(console, written)
     title = f"Speed at batch {written.batch}, {written.rounds} rounds in turn on {written.device}"
@@ -48,15 +50,24 @@ def _hop(hop: Hop, home: Path) -> tuple[str, ...]:
     size = f"{file.stat().st_size / 1e6:.1f} MB" if file.is_file() else "missing"
     name = f"{hop.stage}/{hop.file}"
     if not hop.checks:
-        return (name, size, _NONE, _NONE, _NONE, hop.status)
-    if hop.runner == _ROUNDED:
-        name, size = "  in FP16 arithmetic", ""
+        return (name, size, _NONE, _NONE, _NONE, _NONE, hop.status)
+    if hop.runner in _AGAIN:
+        name, size = _AGAIN[hop.runner], ""
     before = _error(hop.checks[0]) if len(hop.checks) > 1 else _NONE
     truth = hop.checks[-1]
     held = "FAIL" if any(check.broken for check in hop.checks) else "pass"
     where = "" if hop.device == "cpu" else f" on {hop.device}"
     top1 = _NONE if truth.parity.top1 is None else f"{truth.parity.top1:.0%}"
-    return (name, size, before, _error(truth), top1, f"{hop.status}{where}: {held}")
+    noise = f"{truth.parity.max_error / hop.noise:.1f}×" if hop.noise else _NONE
+    return (name, size, before, _error(truth), noise, top1, f"{hop.status}{where}: {held}")
+
+
+def _tolerances(written: Report) -> list[str]:
+    """What was allowed, and what the noise of the model and the margin of its decisions make of that."""
+    noise = {"fp32": written.hops[0].noise, "fp16": written.hops[-1].noise}
+    limits = verdict.tolerated(written)
+    each = [f"{name.upper()} {limits[name]:.1e} (noise {noise[name]:.1e})" for name in limits]
+    return [f"Tolerated: {', '.join(each)}; the closest decision has a margin of {written.margin:.1e}"]
 
 
 def _error(check: Check) -> str:

@@ -1,21 +1,53 @@
-"""Compares two answers to the same inputs, and holds the result against a written tolerance."""
+"""Compares two answers to the same inputs, and holds the result against a tolerance that follows from the noise.
+
+Rounding moves the answers of a sound artifact, and nobody knows exactly how far: so many times the noise of the model
+itself is allowed. The largest error of all varies most and gets the most room; the root mean square hardly varies, and
+is what notices a fault that the largest error would let pass.
+"""
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
-from deploytool.golden import Arrays
+from deploytool.golden import Arrays, Floor, Noise
 from deploytool.report import Check, Parity, Tolerance
 
-FP32 = Tolerance(max_error=1e-5, cosine=1 - 1e-8, snr_db=90.0, top1=1.0, top5=1.0)
-FP16 = Tolerance(max_error=2e-3, cosine=1 - 1e-4, snr_db=40.0, top1=1.0, top5=1.0)
+COARSEST = 1e-2  # beyond one percent of the largest output, decisions with a clear margin could fall otherwise
+ROOM32 = Floor(max_error=16.0, rms=6.0)  # times the noise; sound graphs reach 2.6 and 1.8
+ROOM16 = Floor(max_error=4.0, rms=4.0)  # sound graphs reach 1.1 and 1.6
+_ONCE32, _ONCE16 = Floor(2.0**-24, 2.0**-26), Floor(2.0**-11, 2.0**-13)  # rounded once: no noise counts for less
+_UNEVEN = 3.0  # one case may err that much more than all of them together
 _LARGEST_SNR_DB = 400.0  # what equal answers score: JSON has no infinity
 _WORST = float(np.finfo(np.float64).max)  # the error of what is no number
 
 Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """The worst that passes in FP32, and in FP16."""
+
+    fp32: Tolerance
+    fp16: Tolerance
+
+
+def tolerances(noise: Noise, wanted: Mapping[str, float]) -> Tolerances:
+    """What follows from the noise of a model; `wanted` may name the largest error itself, for "fp32" and "fp16"."""
+    return Tolerances(
+        _tolerance(noise.fp32, ROOM32, _ONCE32, wanted.get("fp32")),
+        _tolerance(noise.fp16, ROOM16, _ONCE16, wanted.get("fp16")),
+    )
+
+
+def _tolerance(noise: Floor, room: Floor, least: Floor, wanted: float | None) -> Tolerance:
+    largest = room.max_error * max(noise.max_error, least.max_error)
+    most = min(largest, COARSEST) if wanted is None else wanted
+    rms = room.rms * max(noise.rms, least.rms) * most / largest
+    return Tolerance(most, 1 - (_UNEVEN * rms) ** 2 / 2, -20 * float(np.log10(rms)), top1=1.0, top5=1.0)
 
 
 def check(got: Arrays, expected: Arrays, against: str, tolerance: Tolerance) -> Check:

@@ -44,13 +44,13 @@ STAGES: Mapping[str, Contract] = {
     "translate": Contract(
         (Kind.WEIGHTS, Kind.GOLDEN), Kind.GRAPH, ("exporter", "opset"), ("torch", "onnx", "onnxscript")
     ),
-    "simplify": Contract((Kind.GRAPH, Kind.GOLDEN), Kind.GRAPH, ("runner",), ("onnxsim", *_ORT)),
+    "simplify": Contract((Kind.GRAPH, Kind.GOLDEN), Kind.GRAPH, ("runner", "tolerance"), ("onnxsim", *_ORT)),
     "halve": Contract((Kind.GRAPH,), Kind.GRAPH, ("io", "runner"), ("onnx", *_ORT)),
     "build": Contract((Kind.GRAPH,), Kind.ENGINE, ("batch", "sizes", "engines"), _TRT, here=True),
     "validate": Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
         Kind.REPORT,
-        ("batch", "sizes", "data", "io", "runner", "seconds", "min_speedup", "targets"),
+        ("batch", "sizes", "data", "io", "runner", "seconds", "tolerance", "min_speedup", "targets"),
         ("torch", *_ORT, *_TRT),
         welcomes=(Kind.SCRIPT, Kind.ENGINE),
         here=True,

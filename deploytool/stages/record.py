@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from deploytool import folders, golden, images, samples
+from deploytool import folders, golden, images, noise, samples
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import Session, eager
 from deploytool.errors import BadInput, StageFailed
@@ -28,11 +28,12 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     model = eager.definition(weights)
     with eager.start(weights) as single, eager.start(weights, double=True) as double:
         pixels, inputs, labels = _photographs(job, model) if job.options.data else _drawn(job, model, single)
-        sample = Golden(pixels, inputs, replay(single, inputs), replay(double, inputs), labels, model.preprocessing)
-    if not all(np.isfinite(answer).all() for answer in sample.outputs.values()):
+        outputs, reference = replay(single, inputs), replay(double, inputs)
+    if not all(np.isfinite(answer).all() for answer in outputs.values()):
         raise StageFailed("the model itself answers with NaN or infinite values", "check its weights")
-    golden.write(out, sample)
-    return {"images": len(sample.labels), "smallest_margin": float(_margins(model, sample.outputs).min())}
+    moved = noise.measure(weights, inputs, reference)
+    golden.write(out, Golden(pixels, inputs, outputs, reference, labels, model.preprocessing, moved))
+    return {"images": len(labels), "smallest_margin": float(_margins(model, outputs).min())}
 
 
 def _photographs(job: Job, model: Model) -> tuple[images.Pixels, Arrays, npt.NDArray[np.int64]]:

@@ -39,16 +39,16 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     graph.producer_name, graph.producer_version = plain.producer_name, plain.producer_version
     onnx.checker.check_model(graph, full_check=True)
     out.write_bytes(graph.SerializeToString(deterministic=True))
-    error = _prove(job.options.runner, out, before, given.latest(Kind.GOLDEN).path)
+    error = _prove(job, out, before, given.latest(Kind.GOLDEN).path)
     return {"nodes": len(graph.graph.node), "nodes_before": len(plain.graph.node), "max_error": error}
 
 
-def _prove(runner: str, after: Path, before: Path, sample: Path) -> float:
-    inputs = golden.read(sample).inputs
-    backend = backends.load(runner)
+def _prove(job: Job, after: Path, before: Path, recorded: Path) -> float:
+    sample, backend = golden.read(recorded), backends.load(job.options.runner)
+    tolerance = parity.tolerances(sample.noise, job.options.tolerance).fp32
     with backend.start(before) as original, backend.start(after) as simplified:
-        expected, got = replay(original, inputs), replay(simplified, inputs)
-    found = parity.check(got, expected, "the graph before", parity.FP32)
+        expected, got = replay(original, sample.inputs), replay(simplified, sample.inputs)
+    found = parity.check(got, expected, "the graph before", tolerance)
     if found.broken:
         raise ParityFailed(
             f"onnxsim changed what the graph computes: error {found.parity.max_error:.1e} of the largest output",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from deploytool.tracing.strip import Layer, Strip
 
 _CASES = 2  # golden cases that are followed through every tensor: those the graph is worst at
 _EAGER, _TRUTH = "eager", "FP64"
+_DERIVED: Mapping[str, float] = {}  # nothing asked for: the tolerances follow from the noise
 _HALF = "halve"  # the stage whose graph computes in FP16
 
 
@@ -59,13 +60,16 @@ class Blame:
 
 
 @np.errstate(invalid="ignore", over="ignore")  # an infinite value is a finding, not a warning
-def blame(weights: Path, sample: Path, graphs: Sequence[tuple[str, Path]]) -> Blame:
+def blame(
+    weights: Path, sample: Path, graphs: Sequence[tuple[str, Path]], wanted: Mapping[str, float] = _DERIVED
+) -> Blame:
     """Replays the golden sample through the graphs (stage and file, oldest first), and looks into all their tensors.
 
+    `wanted` are the tolerances that were asked for, if any were.
     Raises StageFailed if a graph cannot be run, or answers in other shapes than the one before.
     """
     taken = golden.read(sample)
-    checks, cases = _judged(taken, graphs)
+    checks, cases = _judged(taken, graphs, wanted)
     inputs: Arrays = {name: array[cases] for name, array in taken.inputs.items()}
     model = source.listen(weights, inputs)
     hops, finding, known = [], None, model.calls
@@ -85,14 +89,16 @@ def _finding(stage: str, against: str, drawn: Strip) -> Finding:
     return Finding(stage, against, module, lost, drawn.strayed, drawn.before)
 
 
-def _judged(taken: Golden, graphs: Sequence[tuple[str, Path]]) -> tuple[dict[str, tuple[Check, ...]], list[int]]:
+def _judged(
+    taken: Golden, graphs: Sequence[tuple[str, Path]], wanted: Mapping[str, float]
+) -> tuple[dict[str, tuple[Check, ...]], list[int]]:
     """The checks of every hop, and the cases that the first hop to stray is worst at."""
     checks: dict[str, tuple[Check, ...]] = {}
     worst, before, against = list(range(len(taken.labels))), taken.outputs, _EAGER
-    sound = True
+    allowed, sound = parity.tolerances(taken.noise, wanted), True
     for stage, path in graphs:
         got = _replayed(path, taken.inputs)
-        tolerance = parity.FP16 if stage == _HALF else parity.FP32
+        tolerance = allowed.fp16 if stage == _HALF else allowed.fp32
         try:
             checks[stage] = (
                 parity.check(got, before, against, tolerance),

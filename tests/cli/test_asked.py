@@ -74,6 +74,13 @@ def test_arguments() -> None:
             asked.arguments([text])
 
 
+def test_tolerances() -> None:
+    assert asked.tolerances(["fp16=2e-3", "fp32=0.00001"]) == {"fp16": 2e-3, "fp32": 1e-5}
+    for text in ("fp16", "fp16=", "fp8=1e-3", "fp16=0", "fp16=-1", "fp16=2", "fp16=nan", "1e-3"):
+        with pytest.raises(BadInput, match=f"--tolerance {text} is no tolerance"):
+            asked.tolerances([text])
+
+
 def test_files_and_folders_go_by_what_is_in_them(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1")
     one, whole = asked.file(tmp_path / "a"), asked.folder(tmp_path)

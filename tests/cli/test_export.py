@@ -43,7 +43,7 @@ def test_the_whole_road_and_back_again(deploytool: Command, tmp_path: Path) -> N
     for verb in ("translate", "simplify", "halve"):
         onnx.checker.check_model(onnx.load(run / verb / "graph.onnx"), full_check=True)
     passed = {line.split("/")[0].strip() for line in first.stdout.splitlines() if "measured: pass" in line}
-    assert {name.split()[0] for name in passed} == {"record", "script", "translate", "simplify", "halve", "in"}
+    assert {name.split()[0] for name in passed} == {"record", "script", "translate", "simplify", "halve", "as", "in"}
     assert "built, not run" in first.stdout
     assert "rtx40" in first.stdout
     assert "Verdict: pass for all that ran here." in first.stdout
@@ -157,7 +157,7 @@ PENDING = Hop("build", "engine.plan", "tensorrt_rtx", "cuda", "built, not run", 
 
 
 def written(*hops: Hop, gate: Gate | None = None) -> Report:
-    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, None, hops, (), gate, None, (), (), (), {})
+    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, 0.01, None, hops, (), gate, None, (), (), (), {})
 
 
 @pytest.mark.parametrize(

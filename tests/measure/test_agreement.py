@@ -3,17 +3,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deploytool.golden import Golden
+from deploytool.golden import Floor, Golden, Noise
 from deploytool.measure.agreement import accuracy, agreement, mcnemar, wilson
 from deploytool.spec import Preprocessing
 
+NOISE = Noise(Floor(1e-7, 1e-8), Floor(1e-3, 1e-4))
 SCORES = np.eye(6)[[0, 1, 2, 3, 4, 5, 0, 1]] * 2.0
 
 
 def sample(reference: object = SCORES, labels: object = (-1,) * 8) -> Golden:
     scores = np.asarray(reference)
     pixels = np.zeros((len(scores), 0, 0, 3), np.uint8)
-    return Golden(pixels, {}, {"logits": scores}, {"logits": scores}, np.asarray(labels), Preprocessing())
+    return Golden(pixels, {}, {"logits": scores}, {"logits": scores}, np.asarray(labels), Preprocessing(), NOISE)
 
 
 def test_equal_answers_agree() -> None:

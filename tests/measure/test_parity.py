@@ -3,10 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from deploytool.golden import Floor, Noise
 from deploytool.measure import parity
 from deploytool.report import Parity, Tolerance
 
 EXPECTED = np.random.default_rng(0).normal(size=(4, 20))
+NOISE = Noise(Floor(4e-7, 2e-7), Floor(1e-3, 4e-4))
+ALLOWED = parity.tolerances(NOISE, {})
 
 
 def of(got: object, expected: object = EXPECTED) -> Parity:
@@ -51,7 +54,7 @@ def test_fewer_classes_than_five() -> None:
 def test_a_single_bad_value_fails_everything(value: float) -> None:
     got = EXPECTED.copy()
     got[3, 3] = value
-    check = parity.check({"logits": got}, {"logits": EXPECTED}, "source", parity.FP16)
+    check = parity.check({"logits": got}, {"logits": EXPECTED}, "source", ALLOWED.fp16)
     assert check.parity.bad == 1
     assert set(check.broken) == {"max_error", "cosine", "snr_db", "top1", "top5", "bad"}
     assert of(EXPECTED, got).bad == 1
@@ -68,10 +71,48 @@ def test_different_shapes_are_refused() -> None:
         of(EXPECTED[:, :19])
 
 
-@pytest.mark.parametrize(("tolerance", "limit"), [(parity.FP32, 1e-5), (parity.FP16, 2e-3)])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize(("part", "broken"), [(0.95, False), (1.05, True)])
-def test_tolerances_bite_where_they_say(tolerance: Tolerance, limit: float, part: float, broken: bool) -> None:
+def test_tolerances_bite_where_they_say(precision: str, part: float, broken: bool) -> None:
+    tolerance: Tolerance = getattr(ALLOWED, precision)
     got = EXPECTED.copy()
-    got[2, 7] += part * limit * np.abs(EXPECTED).max()
+    got[2, 7] += part * tolerance.max_error * np.abs(EXPECTED).max()
     check = parity.check({"logits": got}, {"logits": EXPECTED}, "source", tolerance)
     assert ("max_error" in check.broken) is broken
+
+
+def test_tolerances_follow_from_the_noise() -> None:
+    assert ALLOWED.fp32.max_error == pytest.approx(16 * NOISE.fp32.max_error)
+    assert ALLOWED.fp16.max_error == pytest.approx(4 * NOISE.fp16.max_error)
+    twice = parity.tolerances(Noise(NOISE.fp32, Floor(2e-3, 8e-4)), {})
+    assert twice.fp32 == ALLOWED.fp32
+    assert twice.fp16.max_error == 2 * ALLOWED.fp16.max_error
+    assert twice.fp16.snr_db == pytest.approx(ALLOWED.fp16.snr_db - 20 * np.log10(2))
+    assert twice.fp16.cosine < ALLOWED.fp16.cosine < 1
+
+
+def test_a_noisy_model_gets_no_more_room_than_its_decisions_bear() -> None:
+    for noise in (0.1, 1.0):
+        wild = parity.tolerances(Noise(NOISE.fp32, Floor(noise, noise)), {}).fp16
+        assert wild.max_error == parity.COARSEST
+        assert wild.snr_db == pytest.approx(-20 * np.log10(parity.COARSEST))
+
+
+def test_a_model_without_noise_may_still_round() -> None:
+    calm = parity.tolerances(Noise(Floor(0.0, 0.0), Floor(0.0, 0.0)), {})
+    assert calm.fp32.max_error == 16 * 2.0**-24
+    assert calm.fp16.max_error == 4 * 2.0**-11
+
+
+def test_the_user_may_ask_for_another_tolerance_and_all_its_figures_follow() -> None:
+    asked = parity.tolerances(NOISE, {"fp16": 1e-3})
+    assert asked.fp32 == ALLOWED.fp32
+    assert asked.fp16.max_error == 1e-3
+    assert asked.fp16.snr_db == pytest.approx(ALLOWED.fp16.snr_db + 20 * np.log10(4))
+
+
+def test_a_small_error_everywhere_breaks_the_signal_to_noise_before_the_largest_error() -> None:
+    got = EXPECTED + ALLOWED.fp16.max_error * np.abs(EXPECTED).max() * 0.95 * np.sign(EXPECTED)
+    check = parity.check({"logits": got}, {"logits": EXPECTED}, "source", ALLOWED.fp16)
+    assert "snr_db" in check.broken
+    assert "max_error" not in check.broken

@@ -1,0 +1,183 @@
+"""The hops of a run: how each artifact is started, what it is held against, and how far it may stray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from deploytool import backends, plain, report
+from deploytool.artifact import Artifact, Given, Kind
+from deploytool.backends import Session, rounded, tensorrt
+from deploytool.errors import MissingBackend, StageFailed
+from deploytool.golden import Arrays, Golden
+from deploytool.measure import parity
+from deploytool.measure.agreement import accuracy, agreement
+from deploytool.measure.corners import Corner
+from deploytool.measure.parity import Tolerances
+from deploytool.measure.replay import replay
+from deploytool.report import MEASURED, Check, Engine, Hop, Tolerance
+from deploytool.spec import Job, Range
+
+EAGER = "eager"
+_TRUTH, _OTHER_BATCH, _SAME_WEIGHTS = "FP64", "itself at the largest batch", "{} with its weights in FP16"
+_HALF = ("halve", "build")  # the stages whose artifacts compute in FP16
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artifact on one device: how to start it, and what it came from.
+
+    `exact` says that it is run as the graph it came from would be, so that only FP32 noise may lie between them;
+    `absent` is the report's word for an artifact that is known not to run here.
+    """
+
+    stage: str
+    file: str
+    runner: str
+    device: str
+    before: str
+    open: Callable[[], AbstractContextManager[Session]]
+    exact: bool = False
+    absent: str | None = None
+
+    @property
+    def half(self) -> bool:
+        """Whether the artifact computes in FP16."""
+        return self.stage in _HALF
+
+
+def on(device: str, job: Job, given: Given) -> list[Step]:
+    """The script and every graph, oldest first; each graph's hop before is the graph before."""
+    before = EAGER
+    steps = [_step(artifact, "torchscript", device, before) for artifact in given.chain(Kind.SCRIPT)]
+    for artifact in given.chain(Kind.GRAPH):
+        steps.append(_step(artifact, job.options.runner, device, before))
+        before = artifact.made_by
+    return steps
+
+
+def of_half(given: Given) -> list[Step]:
+    """The FP16 graph twice more: as it was converted, and in FP16 arithmetic.
+
+    As converted: every operator in FP32, against the graph before with its weights in FP16. In FP16 arithmetic: every
+    result rounded, as FP16 hardware does and ONNX Runtime on a CPU does not.
+    """
+    before, halved = given.chain(Kind.GRAPH)[-2:]
+    if halved.made_by not in _HALF:
+        return []
+    converted = partial(rounded.widened, halved.path)
+    same = _SAME_WEIGHTS.format(before.made_by)
+    return [
+        Step(halved.made_by, halved.path.name, "widened", "cpu", same, converted, exact=True),
+        _step(halved, "rounded", "cpu", before.made_by),
+    ]
+
+
+def origins(job: Job, given: Given, sample: Golden) -> dict[str, Arrays]:
+    """The answers that no artifact gives and that hops are held against all the same."""
+    answers = {EAGER: sample.outputs}
+    before, halved = given.chain(Kind.GRAPH)[-2:]
+    if halved.made_by in _HALF:
+        with rounded.narrowed(before.path, halved.path) as session:
+            answers[_SAME_WEIGHTS.format(before.made_by)] = replay(session, _halves(sample.inputs, job))
+    return answers
+
+
+def engines(given: Given) -> list[Step]:
+    """Every engine file; one that is not for a GPU of this machine is built, not run."""
+    before, steps = given.latest(Kind.GRAPH).made_by, []
+    for engine in built(given):
+        artifact = given.latest(Kind.ENGINE)
+        start = partial(tensorrt.start, artifact.path.with_name(engine.file), "cuda", engine.flavour)
+        absent = None if tensorrt.serves(engine.flavour, engine.capabilities) else report.BUILT_NOT_RUN
+        steps.append(Step(artifact.made_by, engine.file, engine.flavour, "cuda", before, start, absent=absent))
+    return steps
+
+
+def built(given: Given) -> tuple[Engine, ...]:
+    """What the build stage says of each engine."""
+    notes = [artifact.notes["engines"] for artifact in given.chain(Kind.ENGINE)]
+    return tuple(engine for each in notes for engine in plain.decode(tuple[Engine, ...], each))
+
+
+def _step(artifact: Artifact, runner: str, device: str, before: str) -> Step:
+    start = partial(backends.load(runner).start, artifact.path, device)
+    return Step(artifact.made_by, artifact.path.name, runner, device, before, start)
+
+
+def source(artifact: Artifact, sample: Golden, allowed: Tolerances) -> Hop:
+    """The eager model itself, in FP32 against FP64."""
+    truth = parity.check(sample.outputs, sample.reference, _TRUTH, allowed.fp32)
+    hop = Hop(artifact.made_by, artifact.path.name, EAGER, "cpu", MEASURED, (truth,), sample.noise.fp32.max_error)
+    return replace(hop, agreement=agreement(sample.outputs, sample), accuracy=accuracy(sample.outputs, sample))
+
+
+def judge(
+    steps: list[Step], answers: dict[str, Arrays], sample: Golden, extremes: list[Corner], job: Job
+) -> Iterator[Hop]:
+    """Runs the golden inputs at both ends of the batch range, and the corners, through each step in turn.
+
+    `answers` holds those of the artifacts before, by stage.
+    """
+    allowed = parity.tolerances(sample.noise, job.options.tolerance)
+    for step in steps:
+        noise = sample.noise.fp16 if step.half else sample.noise.fp32
+        hop = Hop(step.stage, step.file, step.runner, step.device, step.absent or MEASURED, (), noise.max_error)
+        try:
+            yield hop if step.absent else _judged(hop, step, answers, sample, extremes, job, allowed)
+        except MissingBackend as error:
+            yield replace(hop, status=report.unavailable(str(error)))
+
+
+def _judged(
+    hop: Hop,
+    step: Step,
+    answers: dict[str, Arrays],
+    sample: Golden,
+    extremes: list[Corner],
+    job: Job,
+    allowed: Tolerances,
+) -> Hop:
+    limits = job.options.batch
+    with step.open() as session:
+        given = inputs(step, sample.inputs, job)
+        full = replay(session, first(given, max(limits.largest, len(sample.labels))), limits)
+        got: Arrays = {name: array[: len(sample.labels)] for name, array in full.items()}
+        single = replay(session, given, Range(limits.smallest, limits.smallest, limits.smallest))
+        beyond = [replay(session, inputs(step, corner.inputs, job), limits) for corner in extremes]
+    far = allowed.fp16 if step.half else allowed.fp32
+    near = allowed.fp32 if step.exact else far
+    compared = [(got, answers[step.before], step.before, near)]
+    compared += [(at, corner.answers, corner.name, far) for at, corner in zip(beyond, extremes, strict=True)]
+    compared += [(single, got, _OTHER_BATCH, near), (got, sample.reference, _TRUTH, far)]
+    checks = tuple(_check(step, *each) for each in compared)
+    answers[step.stage] = got
+    return replace(hop, checks=checks, agreement=agreement(got, sample), accuracy=accuracy(got, sample))
+
+
+def _check(step: Step, got: Arrays, expected: Arrays, against: str, tolerance: Tolerance) -> Check:
+    try:
+        return parity.check(got, expected, against, tolerance)
+    except ValueError as error:
+        raise StageFailed(f"{step.stage}/{step.file} against {against}: {error}", backends.FIXED) from error
+
+
+def inputs(step: Step, arrays: Arrays, job: Job) -> Arrays:
+    """The inputs in the types the artifact takes."""
+    return _halves(arrays, job) if step.half else arrays
+
+
+def _halves(arrays: Arrays, job: Job) -> Arrays:
+    """The inputs of an FP16 artifact: with `io` fp16, halves are handed over as such."""
+    if job.options.io == "fp32":
+        return arrays
+    return {name: array.astype(np.float16) if array.dtype == np.float32 else array for name, array in arrays.items()}
+
+
+def first(arrays: Arrays, size: int) -> Arrays:
+    """The first `size` cases, begun again where there are fewer."""
+    return {name: np.resize(array, (size, *array.shape[1:])) for name, array in arrays.items()}
