@@ -20,6 +20,7 @@ class Kind(str, Enum):
     SCRIPT = "script.pt"
     GRAPH = "graph.onnx"
     ENGINE = "engine.plan"
+    PROOF = "proof.json"
     REPORT = "report.json"
 
 

@@ -66,6 +66,23 @@ def write(path: Path, golden: Golden) -> None:
     np.savez(path, allow_pickle=False, **described, **arrays)
 
 
+def write_cases(path: Path, pixels: npt.NDArray[np.uint8], inputs: Arrays) -> None:
+    """Writes cases that a golden sample should have besides its own: pixels and inputs, without answers."""
+    arrays = {f"input.{name}": array for name, array in inputs.items()}
+    np.savez(path, allow_pickle=False, pixels=pixels, **arrays)
+
+
+def read_cases(path: Path) -> tuple[npt.NDArray[np.uint8], Arrays]:
+    """The pixels and inputs of a file of cases; raises BadInput if the file is something else."""
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return file["pixels"], _group(file, "input")
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise BadInput(
+            f"{path} holds no golden cases: {error}", "give the file that `deploytool prove` made"
+        ) from error
+
+
 def read(path: Path) -> Golden:
     """The sample of a file; raises BadInput if the file is something else."""
     try:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from deploytool import weights_file
 from deploytool.backends import eager
 from deploytool.golden import Arrays, Floor, Noise
 from deploytool.measure import parity
@@ -36,7 +37,7 @@ def measure(weights: Path, inputs: Arrays, reference: Arrays) -> Noise:
 
     It never counts for more than the answers themselves: 1 stands for an overflow too.
     """
-    module, model = eager.module(weights), eager.definition(weights)
+    module, model = eager.module(weights), weights_file.definition(weights)
     few = {name: torch.from_numpy(array[:_CASES]) for name, array in inputs.items()}
     truth = {name: array[:_CASES] for name, array in reference.items()}
     single = [_alone(module, model, few), _channels_last(module, model, few)]

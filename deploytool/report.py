@@ -9,6 +9,7 @@ from pathlib import Path
 
 from deploytool import plain
 from deploytool.errors import BadInput
+from deploytool.proof import Proof
 from deploytool.spec import Decision
 
 SCHEMA = "deploytool.report/1"
@@ -200,6 +201,7 @@ class Report:
     speeds: tuple[Speed, ...]
     gate: Gate | None
     reach: Reach | None
+    proof: Proof | None
     engines: tuple[Engine, ...]
     targets: tuple[Decision, ...]
     remarks: tuple[str, ...]

@@ -112,6 +112,7 @@ class Options:
     trust_code: bool = False
     images: int = 8
     data: Source | None = None
+    cases: Source | None = None
     exporter: str = "torchscript"
     opset: int = 18
     batch: Range = Range()
@@ -121,6 +122,7 @@ class Options:
     engines: tuple[EnginePlan, ...] = ()
     runner: str = "onnxruntime"
     tolerance: Mapping[str, float] = field(default_factory=dict)
+    faults: int = 1
     min_speedup: float | None = None
     seconds: float = 3.0
 

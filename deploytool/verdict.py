@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from deploytool.proof import Proof
 from deploytool.report import MEASURED, Gate, Reach, Report, Speed, Weights
 
 _COARSE = 512.0  # from here on, FP16 has steps of half and more
@@ -50,6 +51,15 @@ def broken(report: Report) -> tuple[str, ...]:
     if report.reach and report.reach.overflows:
         lines.append(f"FP16 overflows: {report.reach.node} makes {report.reach.largest:.3g}, and FP16 ends at 65504")
     return tuple(lines)
+
+
+def missing(proof: Proof) -> str:
+    """What a proof says the golden cases miss: how many faults, and the worst."""
+    worst = max(proof.missed, key=lambda missed: missed.effect)
+    matter = len(proof.missed) + sum(power.caught for family in proof.families for power in family.power.values())
+    what = f"{worst.family.replace('_', ' ')} at {worst.place}"
+    worst_of = f"{worst.effect:.0f}× the tolerance of the {worst.check} check"
+    return f"{len(proof.missed)} of {matter} faults: {what}, {worst_of}"
 
 
 def unmeasured(report: Report) -> tuple[str, ...]:

@@ -36,11 +36,14 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.hops": "onnx, through backends",
     "deploytool.images": "PIL",
     "deploytool.noise": "torch",
+    "deploytool.proving": "onnx, PIL through samples",
+    "deploytool.weights_file": "safetensors",
     "deploytool.speeds": "torch, through backends",
     "deploytool.samples": "PIL, through images",
     "deploytool.measure.corners": "PIL, through samples",
     "deploytool.stages.halve": "onnx",
     "deploytool.stages.instantiate": "torch",
+    "deploytool.stages.prove": "onnx, through proving",
     "deploytool.stages.record": "torch",
     "deploytool.stages.script": "torch",
     "deploytool.stages.simplify": "onnx",
@@ -48,7 +51,8 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.stages.validate": "torch",
 }
 HANDED = {"validate": ("hops.py", "speeds.py")}  # files on lower floors to which a stage hands its job
-TORCH_ROOMS = ("deploytool.checkpoints", "deploytool.tracing", "deploytool.training")  # all of them may need torch
+# all of them may need torch, or onnx
+HEAVY_ROOMS = ("deploytool.checkpoints", "deploytool.faults", "deploytool.tracing", "deploytool.training")
 
 
 def nodes(path: Path) -> Iterator[ast.AST]:
@@ -166,7 +170,7 @@ for name in {names!r}:
 print(json.dumps(failed))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert {name for name in json.loads(done.stdout) if not name.startswith(TORCH_ROOMS)} == set(ADDRESSES)
+    assert {name for name in json.loads(done.stdout) if not name.startswith(HEAVY_ROOMS)} == set(ADDRESSES)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))

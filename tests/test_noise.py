@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploytool import golden, noise
+from deploytool import golden, noise, weights_file
 from deploytool.backends import eager, onnxruntime, rounded
 from deploytool.golden import Golden, Noise
 from deploytool.measure import parity
@@ -45,7 +45,7 @@ def test_an_overflow_in_fp16_is_noise_without_end_but_none_in_fp32(
     finished: Path, sample: Golden, tmp_path: Path
 ) -> None:
     weights = finished / "instantiate" / "weights.safetensors"
-    module, model = eager.module(weights), eager.definition(weights)
+    module, model = eager.module(weights), weights_file.definition(weights)
     module.get_parameter("stem.0.weight").mul_(1e6)
     module.get_parameter("classifier.weight").mul_(1e-6)
     loud = tmp_path / "weights.safetensors"

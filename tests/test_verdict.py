@@ -16,7 +16,7 @@ def check(*broken: str) -> Check:
 
 
 def written(*hops: Hop, reach: Reach | None = None) -> Report:
-    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, 0.01, None, hops, (), None, reach, (), (), (), {})
+    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, 0.01, None, hops, (), None, reach, None, (), (), (), {})
 
 
 def hop(stage: str, *checks: Check, status: str = MEASURED) -> Hop:

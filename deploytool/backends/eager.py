@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from deploytool import factory, plain
+from deploytool import factory, plain, weights_file
 from deploytool.backends import Array, Session
 from deploytool.errors import MissingBackend, StageFailed
 from deploytool.spec import Model
@@ -38,15 +37,9 @@ def save(module: nn.Module, model: Model, path: Path) -> None:
     save_file(own, path, metadata={"model": json.dumps(plain.encode(model))})
 
 
-def definition(path: Path) -> Model:
-    """The definition that a weights file belongs to."""
-    with safe_open(path, framework="numpy") as file:
-        return plain.decode(Model, json.loads(file.metadata()["model"]))
-
-
 def module(path: Path) -> nn.Module:
     """The model of a weights file, on the CPU, in evaluation mode; what it draws beside its weights is always alike."""
-    model = definition(path)
+    model = weights_file.definition(path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made: nn.Module = factory.resolve(model.factory)(**model.options)
@@ -57,7 +50,7 @@ def module(path: Path) -> nn.Module:
 @contextmanager
 def start(path: Path, device: str = "cpu", double: bool = False) -> Iterator[Session]:
     """The model of a weights file as it is, or with all that is floating-point in FP64."""
-    model, made = definition(path), module(path).to(checked(device))
+    model, made = weights_file.definition(path), module(path).to(checked(device))
     with exact():
         yield session(made.double() if double else made, model, double)
 

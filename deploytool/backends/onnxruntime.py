@@ -23,8 +23,8 @@ def fingerprint() -> str:
 
 
 @contextmanager
-def start(path: Path, device: str = "cpu") -> Iterator[Session]:
-    """The graph of a file on the CPU or on CUDA; a silent fall-back from CUDA to the CPU is impossible."""
+def start(path: Path | bytes, device: str = "cpu") -> Iterator[Session]:
+    """The graph of a file, or in its bytes, on the CPU or on CUDA; a silent fall-back to the CPU is impossible."""
     session = _session(path, device)
     names = [output.name for output in session.get_outputs()]
 
@@ -38,7 +38,7 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
     yield call
 
 
-def _session(path: Path, device: str) -> ort.InferenceSession:
+def _session(path: Path | bytes, device: str) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not slow a rival
@@ -49,7 +49,8 @@ def _session(path: Path, device: str) -> ort.InferenceSession:
         session = ort.InferenceSession(path, options, providers=[(_PROVIDER[device], _SETTINGS[device])])
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         if device == "cpu":
-            raise StageFailed(f"ONNX Runtime refuses {path}: {error}", "see its message; is the file whole?") from error
+            what = path if isinstance(path, Path) else "the graph"
+            raise StageFailed(f"ONNX Runtime refuses {what}: {error}", "see its message; is the file whole?") from error
         raise _no_cuda(str(error)) from error
     if session.get_providers()[0] != _PROVIDER[device]:
         raise _no_cuda(f"it fell back to {session.get_providers()[0]}")

@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 
 from deploytool import machine
-from deploytool.cli import blame, export, models, screen, show, targets, train
+from deploytool.cli import blame, export, models, prove, screen, show, targets, train
 from deploytool.errors import BadInput, DeployError, MissingBackend
 
 _EXIT_CODES = """
@@ -30,6 +30,7 @@ app.command("models")(models.models)
 app.command("targets")(targets.targets)
 app.command("show")(show.show)
 app.command("train")(train.train)
+app.command("prove")(prove.prove)
 app.command("blame")(blame.blame)
 
 

@@ -13,6 +13,7 @@ from deploytool import catalog, pipeline, report, targets, verdict
 from deploytool.artifact import Artifact
 from deploytool.cli import asked, screen, summary
 from deploytool.errors import DeployError, MissingBackend, NotVerified, ParityFailed, TooSlow
+from deploytool.proof import CASES
 from deploytool.report import Report
 from deploytool.spec import Decision, Job, Options
 
@@ -56,7 +57,9 @@ def export(
     arg: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, an argument of the model's factory.")] = None,
     data: Annotated[Path | None, typer.Option(help="A folder of photographs for the golden images.")] = None,
     images: Annotated[int | None, typer.Option(min=1, max=4096, help="How many golden images.")] = None,
+    cases: Annotated[Path | None, typer.Option(help="More golden cases, from a file that `prove` made.")] = None,
     runner: Annotated[Runner, typer.Option(help="What runs the graphs; reference is slow numpy.")] = Runner.onnxruntime,
+    faults: Annotated[int, typer.Option(min=1, help="Faults of each kind to plant in the proof.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Time for measuring speed.")] = 3.0,
     tolerance: Annotated[
         list[str] | None, typer.Option(help="fp16=ERROR or fp32=ERROR, instead of what follows from the noise.")
@@ -86,6 +89,7 @@ def export(
         trust_code=trust_code,
         images=images or (_PHOTOGRAPHS if data else _DRAWN),
         data=asked.folder(data) if data else None,
+        cases=asked.file(cases) if cases else None,
         exporter=exporter.value,
         opset=opset,
         batch=asked.span("--batch", batch),
@@ -95,6 +99,7 @@ def export(
         engines=targets.engines(decisions),
         runner=runner.value,
         tolerance=asked.tolerances(tolerance or ()),
+        faults=faults,
         min_speedup=min_speedup,
         seconds=seconds,
     )
@@ -102,7 +107,7 @@ def export(
     home = out or Path("artifacts") / found.name
     artifacts = screen.follow(console, recipe, lambda watch: pipeline.run(Job(found, options, watch), recipe, home))
     written = report.read(artifacts[-1].path)
-    failure = _failure(written, require=require)
+    failure = _failure(written, home, require=require)
     if as_json:
         made = [_plain(artifact, home) for artifact in artifacts]
         screen.document({"run": str(home), "artifacts": made, "report": written, "error": screen.told(failure)})
@@ -126,7 +131,7 @@ def _plain(artifact: Artifact, home: Path) -> dict[str, object]:
     return {"stage": artifact.made_by, "file": str(file), "sha256": artifact.digest, "fresh": artifact.fresh}
 
 
-def _failure(written: Report, *, require: bool) -> DeployError | None:
+def _failure(written: Report, home: Path, *, require: bool) -> DeployError | None:
     """What keeps the run from ending with 0: it does only if everything that was asked for held."""
     failed, pending, gate = verdict.broken(written), verdict.unmeasured(written), written.gate
     if failed:
@@ -134,6 +139,9 @@ def _failure(written: Report, *, require: bool) -> DeployError | None:
     if gate and gate.status == report.MEASURED and not gate.reached:
         problem = f"{gate.stage} is not surely {gate.min_speedup:g}× as fast as eager"
         return TooSlow(problem, "see the speed table above, or ask for less")
+    if written.proof and written.proof.missed:
+        remedy = f"export again with --cases {home / 'prove' / CASES}"
+        return NotVerified(f"the golden cases miss {verdict.missing(written.proof)}", remedy)
     if require and pending:
         return NotVerified(f"not verified here: {pending[0]}", "run it where that device is, or drop --require")
     if gate and not gate.reached:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from deploytool import targets, verdict
 from deploytool.cli import screen
+from deploytool.proof import CASES, ENGINE, GRAPH, Proof
 from deploytool.report import Check, Engine, Hop, Report, Speed
 
 _NONE = "–"
@@ -27,7 +28,8 @@ def show(console: Console, written: Report, home: Path) -> None:
     title = f"Speed at batch {written.batch}, {written.rounds} rounds in turn on {written.device}"
     speed_columns = ("artifact", ">latency", ">eager", "speed-up (95 % interval)")
     screen.table(console, title, speed_columns, [_speed(speed) for speed in written.speeds])
-    for line in (*_reach(written), *written.remarks, *_engines(written, home), *_closing(written, home)):
+    findings = (*_reach(written), *_proof(written), *written.remarks)
+    for line in (*findings, *_engines(written, home), *_closing(written, home)):
         screen.say(console, line)
 
 
@@ -96,6 +98,24 @@ def _reach(written: Report) -> list[str]:
     ]
 
 
+def _proof(written: Report) -> list[str]:
+    return proof(written.proof) if written.proof else []
+
+
+def proof(found: Proof) -> list[str]:
+    """What the checks were proved to catch."""
+    if not found.families:
+        return ["Proof: none, for the graph as it is fails its checks"]
+    planted, same = (sum(getattr(each, name) for each in found.families) for name in ("planted", "equivalent"))
+    each = []
+    for check, name in ((GRAPH, "the graph check"), (ENGINE, "the FP16 check")):
+        caught, missed = found.count(check, "caught"), found.count(check, "missed")
+        if caught + missed:
+            each.append(f"{name} caught {caught} of {caught + missed}")
+    changed = f"; {same} change nothing, proved" if same else ""
+    return [f"Proof: of {planted} planted faults, as far as they matter, {' and '.join(each)}{changed}"]
+
+
 def _engines(written: Report, home: Path) -> list[str]:
     """What each engine is for, and where the targets stand that have none."""
     lines = [f"{home / 'build' / engine.file}: {_serves(engine, written)}" for engine in written.engines]
@@ -123,6 +143,11 @@ def _closing(written: Report, home: Path) -> list[str]:
     failed, pending = verdict.broken(written), verdict.unmeasured(written)
     if failed:
         return [f"Verdict: FAIL. {line}" for line in failed] + [f"Next: find the layer with: deploytool blame {home}"]
+    if written.proof and written.proof.missed:
+        return [
+            f"Verdict: not proven. The golden cases miss {verdict.missing(written.proof)}",
+            f"Next: export again with --cases {home / 'prove' / CASES}",
+        ]
     if not pending:
         return ["Verdict: pass.", f"See it again: deploytool show {home}"]
     lines = ["Verdict: pass for all that ran here.", *(f"Not verified here: {line}" for line in pending)]

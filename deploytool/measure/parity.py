@@ -82,6 +82,20 @@ def compare(got: Arrays, expected: Arrays, tie: float = 0.0) -> Parity:
     )
 
 
+def errors(got: Arrays, expected: Arrays) -> Floats:
+    """The largest error of each case, relative to the largest expected value of all cases; infinite where it is bad."""
+    worst = [_errors(np.asarray(got[name], np.float64), np.asarray(expected[name], np.float64)) for name in expected]
+    largest: Floats = np.max(worst, axis=0)
+    return largest
+
+
+def _errors(got: Floats, expected: Floats) -> Floats:
+    with np.errstate(invalid="ignore"):
+        apart = np.nan_to_num(np.abs(got - expected), nan=_WORST, posinf=_WORST)
+    largest: Floats = apart.reshape(len(apart), -1).max(axis=1) / (float(np.abs(expected).max()) or 1.0)
+    return largest
+
+
 def _compare(got: Floats, expected: Floats, tie: float) -> Parity:
     if got.shape != expected.shape:
         raise ValueError(f"shapes differ: {got.shape} and {expected.shape}")

@@ -39,7 +39,9 @@ _TRT = ("tensorrt", "tensorrt-rtx")
 
 STAGES: Mapping[str, Contract] = {
     "instantiate": Contract((), Kind.WEIGHTS, ("seed", "weights", "trust_code", "sizes"), ("torch", "safetensors")),
-    "record": Contract((Kind.WEIGHTS,), Kind.GOLDEN, ("seed", "images", "data", "sizes"), ("torch", "numpy", "pillow")),
+    "record": Contract(
+        (Kind.WEIGHTS,), Kind.GOLDEN, ("seed", "images", "data", "cases", "sizes"), ("torch", "numpy", "pillow")
+    ),
     "script": Contract((Kind.WEIGHTS, Kind.GOLDEN), Kind.SCRIPT, (), ("torch",)),
     "translate": Contract(
         (Kind.WEIGHTS, Kind.GOLDEN), Kind.GRAPH, ("exporter", "opset"), ("torch", "onnx", "onnxscript")
@@ -47,12 +49,15 @@ STAGES: Mapping[str, Contract] = {
     "simplify": Contract((Kind.GRAPH, Kind.GOLDEN), Kind.GRAPH, ("runner", "tolerance"), ("onnxsim", *_ORT)),
     "halve": Contract((Kind.GRAPH,), Kind.GRAPH, ("io", "runner"), ("onnx", *_ORT)),
     "build": Contract((Kind.GRAPH,), Kind.ENGINE, ("batch", "sizes", "engines"), _TRT, here=True),
+    "prove": Contract(
+        (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH), Kind.PROOF, ("seed", "tolerance", "faults"), ("onnx", "pillow", *_ORT)
+    ),
     "validate": Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
         Kind.REPORT,
         ("batch", "sizes", "data", "io", "runner", "seconds", "tolerance", "min_speedup", "targets"),
         ("torch", *_ORT, *_TRT),
-        welcomes=(Kind.SCRIPT, Kind.ENGINE),
+        welcomes=(Kind.SCRIPT, Kind.ENGINE, Kind.PROOF),
         here=True,
     ),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from deploytool import folders, golden, images, noise, samples
+from deploytool import folders, golden, images, noise, samples, weights_file
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import Session, eager
 from deploytool.errors import BadInput, StageFailed
@@ -25,9 +25,11 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     Raises BadInput if the folder cannot be used, StageFailed if the model answers with NaN or infinite values.
     """
     weights = given.latest(Kind.WEIGHTS).path
-    model = eager.definition(weights)
+    model = weights_file.definition(weights)
     with eager.start(weights) as single, eager.start(weights, double=True) as double:
         pixels, inputs, labels = _photographs(job, model) if job.options.data else _drawn(job, model, single)
+        if job.options.cases:
+            pixels, inputs, labels = _joined(pixels, inputs, labels, Path(job.options.cases.path))
         outputs, reference = replay(single, inputs), replay(double, inputs)
     if not all(np.isfinite(answer).all() for answer in outputs.values()):
         raise StageFailed("the model itself answers with NaN or infinite values", "check its weights")
@@ -63,6 +65,19 @@ def _drawn(job: Job, model: Model, session: Session) -> tuple[images.Pixels, Arr
     best = np.argsort(-np.minimum(np.concatenate(margins), _CLEAR), kind="stable")[:wanted]
     chosen = {name: np.concatenate([arrays[name] for arrays in inputs])[best] for name in inputs[0]}
     return np.concatenate(pixels)[best], chosen, np.full(wanted, -1)
+
+
+def _joined(
+    pixels: images.Pixels, inputs: Arrays, labels: npt.NDArray[np.int64], more: Path
+) -> tuple[images.Pixels, Arrays, npt.NDArray[np.int64]]:
+    """The cases with those of a file behind them; raises BadInput if they are of another model."""
+    further, arrays = golden.read_cases(more)
+    if {name: (array.shape[1:], array.dtype) for name, array in arrays.items()} != {
+        name: (array.shape[1:], array.dtype) for name, array in inputs.items()
+    }:
+        raise BadInput(f"the cases of {more} are no inputs of this model", "give those of a run of the same model")
+    joined = {name: np.concatenate([array, arrays[name]]) for name, array in inputs.items()}
+    return np.concatenate([pixels, further]), joined, np.append(labels, np.full(len(further), -1))
 
 
 def _margins(model: Model, answers: Arrays) -> npt.NDArray[np.float64]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from deploytool import golden
+from deploytool import golden, weights_file
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import eager
 from deploytool.errors import StageFailed
@@ -22,7 +22,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     it refuses the model.
     """
     weights = given.latest(Kind.WEIGHTS).path
-    module, model = eager.module(weights), eager.definition(weights)
+    module, model = eager.module(weights), weights_file.definition(weights)
     sample = golden.read(given.latest(Kind.GOLDEN).path)
     example = tuple(torch.from_numpy(sample.inputs[tensor.name]) for tensor in model.inputs)
     names = {"inputs": _names(model.inputs), "outputs": _names(model.outputs)}

@@ -17,7 +17,7 @@ import onnx
 import torch
 from torch import nn
 
-from deploytool import golden
+from deploytool import golden, weights_file
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import eager
 from deploytool.errors import StageFailed
@@ -31,7 +31,7 @@ _SCOPES = "pkg.torch.onnx.name_scopes"  # where the dynamo exporter leaves the m
 def make(job: Job, out: Path, given: Given) -> Notes:
     """Writes the graph with the exporter that was chosen; raises StageFailed if the exporter refuses the model."""
     weights = given.latest(Kind.WEIGHTS).path
-    module, model = eager.module(weights), eager.definition(weights)
+    module, model = eager.module(weights), weights_file.definition(weights)
     sample = golden.read(given.latest(Kind.GOLDEN).path)
     example = tuple(_two(sample.inputs[tensor.name]) for tensor in model.inputs)
     export = {"torchscript": _torchscript, "dynamo": _dynamo}[job.options.exporter]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from deploytool import golden, hops, machine, plain, report, speeds, verdict
@@ -10,6 +11,7 @@ from deploytool.backends import eager, rounded
 from deploytool.golden import Golden
 from deploytool.measure import parity
 from deploytool.measure.corners import corners
+from deploytool.proof import Proof
 from deploytool.report import Reach, Report, Weights
 from deploytool.spec import Job
 
@@ -42,6 +44,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         speeds=found,
         gate=verdict.gate(job.options.min_speedup, found, engine=bool(given.chain(Kind.ENGINE))),
         reach=_reach(given, sample),
+        proof=_proof(given),
         engines=hops.built(given),
         targets=job.options.targets,
         remarks=_remarks(given),
@@ -55,6 +58,12 @@ def _remarks(given: Given) -> tuple[str, ...]:
     """What the stages before want to be known, each line with its stage."""
     said = [(each.made_by, plain.decode(tuple[str, ...], each.notes.get("remarks", []))) for each in given.artifacts]
     return tuple(f"{verb}: {line}" for verb, lines in said for line in lines)
+
+
+def _proof(given: Given) -> Proof | None:
+    """What the prove stage found, where it stood in the recipe."""
+    found = [json.loads(each.path.read_text(encoding="utf-8")) for each in given.chain(Kind.PROOF)]
+    return plain.decode(Proof, found[-1]) if found else None
 
 
 def _reach(given: Given, sample: Golden) -> Reach | None:

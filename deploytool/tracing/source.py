@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from deploytool import weights_file
 from deploytool.backends import eager
 from deploytool.golden import Arrays
 from deploytool.spec import Model
@@ -38,7 +39,7 @@ def listen(weights: Path, inputs: Arrays) -> Source:
     The FP16 noise is that of FP64 arithmetic whose weights and results are rounded to FP16 at every call. A call that
     gives what an earlier one gave already (a dropout at rest) is not heard. Noise is never larger than the values.
     """
-    module, model = eager.module(weights), eager.definition(weights)
+    module, model = eager.module(weights), weights_file.definition(weights)
     single = _heard(module, model, inputs)
     exact = _heard(module.double(), model, inputs, double=True)
     for weight in module.parameters():

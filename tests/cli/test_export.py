@@ -13,6 +13,7 @@ import pytest
 from deploytool import catalog
 from deploytool.cli import export
 from deploytool.errors import DeployError, NotVerified, ParityFailed, TooSlow
+from deploytool.proof import Missed, Proof
 from deploytool.report import MEASURED, SCHEMA, Check, Gate, Hop, Parity, Report, Tolerance
 from tests.conftest import Command
 
@@ -25,6 +26,7 @@ FILES = {
     "simplify/graph.onnx",
     "halve/graph.onnx",
     "build/engine.plan",
+    "prove/proof.json",
     "validate/report.json",
 }
 QUICK = ("--images", "4", "--seconds", "0.1")
@@ -153,11 +155,12 @@ TOLERANCE = Tolerance(1e-5, 1.0, 90.0, 1.0, 1.0)
 GOOD = Hop("halve", "graph.onnx", "onnxruntime", "cpu", MEASURED, ())
 WORSE = Check("simplify", Parity(1.0, 0.0, 0.0, 0.0, 0.0, 0), TOLERANCE, ("max_error",))
 BAD = Hop("halve", "graph.onnx", "onnxruntime", "cpu", MEASURED, (WORSE,))
+DOUBTFUL = Proof((), (Missed("graph", "bias_dropped", "/stem/Conv_output_0", 0.1, 7.0),), 8, (3,))
 PENDING = Hop("build", "engine.plan", "tensorrt_rtx", "cuda", "built, not run", ())
 
 
-def written(*hops: Hop, gate: Gate | None = None) -> Report:
-    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, 0.01, None, hops, (), gate, None, (), (), (), {})
+def written(*hops: Hop, gate: Gate | None = None, proof: Proof | None = None) -> Report:
+    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, 0.01, None, hops, (), gate, None, proof, (), (), (), {})
 
 
 @pytest.mark.parametrize(
@@ -167,6 +170,9 @@ def written(*hops: Hop, gate: Gate | None = None) -> Report:
         (written(GOOD, PENDING), False, None),
         (written(GOOD, PENDING), True, NotVerified),
         (written(BAD, PENDING), True, ParityFailed),
+        (written(GOOD, proof=Proof((), (), 8, ())), True, None),
+        (written(GOOD, proof=DOUBTFUL), False, NotVerified),
+        (written(BAD, proof=DOUBTFUL), False, ParityFailed),
         (written(GOOD, gate=Gate(2.0, "simplify", MEASURED, reached=True)), False, None),
         (written(GOOD, gate=Gate(2.0, "simplify", MEASURED, reached=False)), False, TooSlow),
         (written(BAD, gate=Gate(2.0, "simplify", MEASURED, reached=False)), False, ParityFailed),
@@ -174,7 +180,7 @@ def written(*hops: Hop, gate: Gate | None = None) -> Report:
     ],
 )
 def test_how_a_report_ends(report: Report, require: bool, ending: type[DeployError] | None) -> None:
-    failure = export._failure(report, require=require)
+    failure = export._failure(report, Path("run"), require=require)
     assert failure is None if ending is None else type(failure) is ending
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from deploytool import images
+from deploytool import images, weights_file
 from deploytool.backends import eager
 from deploytool.training import curve, loop
 from deploytool.training.course import Course
@@ -30,7 +30,7 @@ def trained(quick: Course, tmp_path: Path) -> tuple[Path, tuple[Epoch, ...], Res
 def test_the_weights_file_is_the_whole_model(trained: tuple[Path, tuple[Epoch, ...], Results], quick: Course) -> None:
     out, _, results = trained
     path, test = out / "weights.safetensors", quick.data.test
-    model = eager.definition(path)
+    model = weights_file.definition(path)
     assert model == quick.model
     with eager.start(path) as session:
         logits = session(input=images.normalise(test.pixels, model.preprocessing))["logits"]

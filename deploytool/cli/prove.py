@@ -1,0 +1,80 @@
+"""`deploytool prove`: what the golden cases and tolerances of a run catch, shown by planting faults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploytool import pipeline, report, verdict
+from deploytool.artifact import Kind
+from deploytool.cli import screen, summary
+from deploytool.errors import BadInput, NotVerified
+from deploytool.proof import CASES, ENGINE, GRAPH, Family
+
+_FRESH = 64  # cases that faults which were not caught are tried on
+
+
+def prove(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    faults: Annotated[int, typer.Option(min=1, help="How many faults of each kind.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the faults.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Plants faults in the graph that a run ships, and counts how many of them its checks catch.
+
+    Example: deploytool prove artifacts/shufflenet_g3 --faults 50
+    """
+    console, rooms = screen.people(as_json=as_json), pipeline.rooms(run)
+    kept = {sealed.kind: room / sealed.kind.value for room, sealed in rooms}
+    graphs = [(room / Kind.GRAPH.value, sealed) for room, sealed in rooms if sealed.kind is Kind.GRAPH]
+    if len(graphs) < 2 or not {Kind.WEIGHTS, Kind.GOLDEN} <= set(kept):
+        raise BadInput(f"{run} holds no run with graphs to prove", "give a folder that `deploytool export` made")
+
+    from deploytool import proving  # here begins onnx
+
+    (before, _), (graph, sealed) = graphs[-2:]
+    wanted = verdict.tolerated(report.read(kept[Kind.REPORT])) if Kind.REPORT in kept else {}
+    half = "weights" in sealed.notes
+    subject = proving.subject(
+        kept[Kind.WEIGHTS], kept[Kind.GOLDEN], before, graph, half=half, wanted=wanted, fresh=_FRESH
+    )
+    with screen.progress_bar(console) as progress:
+        bar = progress.add_task("prove", total=None)
+        proof = proving.prove(
+            subject, faults, seed, lambda done, total: progress.update(bar, completed=done, total=total)
+        )
+    failure = None
+    if not proof.families:
+        failure = NotVerified("the checks fail on the graph as it is", f"find the layer: deploytool blame {run}")
+    elif proof.missed:
+        proving.write_helpful(run / CASES, subject, proof)
+        remedy = f"export again with --cases {run / CASES}: with these {len(proof.helpful)} all are caught"
+        failure = NotVerified(f"the golden cases miss {verdict.missing(proof)}", remedy)
+    if as_json:
+        screen.document({"run": str(run), "proof": proof, "error": screen.told(failure)})
+    columns = ("fault", ">planted", ">same", ">graph", ">least", ">FP16", ">least")
+    rows = [_row(family) for family in proof.families]
+    screen.table(
+        console,
+        f"Faults planted in {graph}: those that matter and were caught, and the least error noticed",
+        columns,
+        rows,
+    )
+    for line in summary.proof(proof):
+        screen.say(console, line)
+    if failure:
+        screen.failure(failure)
+        raise typer.Exit(failure.exit_code)
+
+
+def _row(family: Family) -> tuple[str, ...]:
+    cells = [family.name.replace("_", " "), str(family.planted), str(family.equivalent or "")]
+    for check in (GRAPH, ENGINE):
+        power = family.power.get(check)
+        matter = power.caught + power.missed if power else 0
+        smallest = power.smallest if power else None
+        cells += [f"{power.caught}/{matter}" if power and matter else "–"]
+        cells += ["–" if smallest is None else f"{smallest:.0e}"]
+    return tuple(cells)

@@ -1,0 +1,61 @@
+"""What a parity check has been proved to catch: faults that were planted, by family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+CASES = "cases.npz"  # the file of the cases that would help
+GRAPH, ENGINE = "graph", "engine"  # the two checks: of the graph as converted, and of whatever computes it in FP16
+
+
+@dataclass(frozen=True)
+class Power:
+    """What became of the faults of one family in one check.
+
+    `caught` were noticed on the golden cases. Of the others, `harmless` move no fresh case by more than twice the
+    tolerance, and `missed` do. `smallest` is the smallest error on the golden cases that was noticed.
+    """
+
+    caught: int
+    harmless: int
+    missed: int
+    smallest: float | None
+
+
+@dataclass(frozen=True)
+class Family:
+    """The faults of one family: how many were planted, and how many are proved to change nothing."""
+
+    name: str
+    planted: int
+    equivalent: int
+    power: Mapping[str, Power]
+
+
+@dataclass(frozen=True)
+class Missed:
+    """A fault that a check missed, and how far it moves fresh cases, in multiples of the tolerance."""
+
+    check: str
+    family: str
+    place: str
+    size: float | None
+    effect: float
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the checks of a run catch; `fresh` cases were drawn to judge what they did not.
+
+    `helpful` are those among them with which every missed fault would have been caught.
+    """
+
+    families: tuple[Family, ...]
+    missed: tuple[Missed, ...]
+    fresh: int
+    helpful: tuple[int, ...]
+
+    def count(self, check: str, what: str) -> int:
+        """How many faults of all families were `caught`, `harmless` or `missed` in one check."""
+        return sum(getattr(family.power[check], what) for family in self.families if check in family.power)

@@ -1,0 +1,193 @@
+"""Proves the parity check: plants faults in the graph that ships, and counts what the golden cases make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from deploytool import faults, golden, images, samples, weights_file
+from deploytool.backends import Session, onnxruntime, rounded
+from deploytool.errors import StageFailed
+from deploytool.faults import Fault
+from deploytool.faults.graph import Graph, Weight
+from deploytool.golden import Arrays, Golden
+from deploytool.measure import parity
+from deploytool.measure.parity import Tolerances
+from deploytool.measure.replay import replay
+from deploytool.proof import ENGINE, GRAPH, Family, Missed, Power, Proof
+from deploytool.report import Tolerance
+
+_SEED = 1 << 20  # of fresh cases: no golden sample is drawn with it
+_MATTERS = 2.0  # times the tolerance: what moves a fresh case further must be noticed
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is put to the proof: the graph that ships, the graph it was made from, and the golden sample.
+
+    `half` says that the graph computes in FP16; `state` are the source model's weights by name; `pixels` and `fresh`
+    are cases that are not in the sample.
+    """
+
+    graph: Path
+    before: Path
+    half: bool
+    sample: Golden
+    allowed: Tolerances
+    state: Mapping[str, Weight]
+    pixels: images.Pixels
+    fresh: Arrays
+
+
+def subject(
+    weights: Path, recorded: Path, before: Path, graph: Path, *, half: bool, wanted: Mapping[str, float], fresh: int
+) -> Subject:
+    """The subject of a run's files; `wanted` are the tolerances that were asked for, `fresh` cases are drawn."""
+    sample, model = golden.read(recorded), weights_file.definition(weights)
+    sizes = {
+        word: sample.inputs[tensor.name].shape[axis]
+        for tensor in model.inputs
+        for axis, word in enumerate(tensor.shape)
+        if isinstance(word, str)
+    }
+    pixels, inputs = samples.draw(model, fresh, _SEED, sizes)
+    allowed, state = parity.tolerances(sample.noise, wanted), weights_file.state(weights)
+    return Subject(graph, before, half, sample, allowed, state, pixels, inputs)
+
+
+@dataclass(frozen=True)
+class _Check:
+    """One check: what it expects of the golden and of the fresh cases, and what it tolerates."""
+
+    expected: Arrays
+    fresh: Arrays
+    tolerance: Tolerance
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One fault in one check: its largest error on the golden cases, and on the fresh ones where it was not caught."""
+
+    caught: bool
+    error: float
+    fresh: tuple[float, ...] = ()
+
+
+def prove(subject: Subject, count: int, seed: int, watch: Callable[[int, int], None]) -> Proof:
+    """Plants up to `count` faults of every family; the same seed plants the same faults.
+
+    Where a check fails on the sound graph itself, nothing can be proved of it, and there are no families.
+    """
+    sound, checks = _sound(subject), _checks(subject)
+    if not _holds(sound, subject, checks):
+        return Proof((), (), 0, ())
+    families, missed, wanted = [], [], []
+    for number, name in enumerate(faults.FAMILIES):
+        watch(number, len(faults.FAMILIES))
+        rng = np.random.default_rng((seed, number))
+        planted = list(islice(faults.load(name).faults(sound, rng), count))
+        trials = [_try(sound, fault, subject, checks) for fault in planted if fault.same is None]
+        families.append(Family(name, len(planted), len(planted) - len(trials), _powers(trials, checks)))
+        tried = [fault for fault in planted if fault.same is None]
+        for fault, trial in zip(tried, trials, strict=True):
+            for check, found in trial.items():
+                limit = checks[check].tolerance.max_error
+                if _misses(found, limit):
+                    missed.append(Missed(check, name, fault.place, fault.size, max(found.fresh) / limit))
+                    wanted.append({case for case, error in enumerate(found.fresh) if error > limit})
+    return Proof(tuple(families), tuple(missed), len(subject.pixels), _cover(wanted))
+
+
+def write_helpful(path: Path, subject: Subject, proof: Proof) -> None:
+    """Writes the cases with which the golden sample would have caught every fault."""
+    chosen = list(proof.helpful)
+    golden.write_cases(path, subject.pixels[chosen], {name: array[chosen] for name, array in subject.fresh.items()})
+
+
+def _sound(subject: Subject) -> Graph:
+    """The graph with every operator in FP32, so that what a fault does is not lost in rounding."""
+    model = onnx.load(subject.graph)
+    made = rounded.rounded(model, results=False) if subject.half else model
+    return Graph(made, subject.half, subject.state, subject.sample.preprocessing)
+
+
+def _checks(subject: Subject) -> dict[str, _Check]:
+    """The checks of the run: of the graph as converted, and of what FP16 makes of it, where there is FP16."""
+    sample, fresh, allowed = subject.sample, subject.fresh, subject.allowed
+    exact = partial(onnxruntime.start, subject.before)
+    if not subject.half:
+        return {GRAPH: _Check(_answers(exact, sample.inputs), _answers(exact, fresh), allowed.fp32)}
+    narrow = partial(rounded.narrowed, subject.before, subject.graph)
+    return {
+        GRAPH: _Check(_answers(narrow, sample.inputs), _answers(narrow, fresh), allowed.fp32),
+        ENGINE: _Check(sample.reference, _answers(exact, fresh), allowed.fp16),
+    }
+
+
+def _answers(open_: Callable[[], AbstractContextManager[Session]], inputs: Arrays) -> Arrays:
+    with open_() as session:
+        return replay(session, inputs)
+
+
+def _holds(sound: Graph, subject: Subject, checks: Mapping[str, _Check]) -> bool:
+    with onnxruntime.start(sound.model.SerializeToString()) as session:
+        got = replay(session, subject.sample.inputs)
+    return not any(_judged(got, check).caught for check in checks.values())
+
+
+def _try(sound: Graph, fault: Fault, subject: Subject, checks: Mapping[str, _Check]) -> dict[str, _Trial]:
+    spoiled = sound.copy()
+    fault.plant(spoiled)
+    try:
+        with onnxruntime.start(spoiled.model.SerializeToString()) as session:
+            got = replay(session, subject.sample.inputs)
+            found = {name: _judged(got, check) for name, check in checks.items()}
+            if not all(trial.caught for trial in found.values()):
+                fresh = replay(session, subject.fresh)
+                found = {name: _moved(trial, fresh, checks[name]) for name, trial in found.items()}
+    except (StageFailed, ValueError):  # a graph that does not run, or answers in other shapes, deceives nobody
+        return {name: _Trial(True, float("inf")) for name in checks}
+    return found
+
+
+def _judged(got: Arrays, check: _Check) -> _Trial:
+    found = parity.check(got, check.expected, "", check.tolerance)
+    return _Trial(bool(found.broken), found.parity.max_error)
+
+
+def _moved(trial: _Trial, fresh: Arrays, check: _Check) -> _Trial:
+    if trial.caught:
+        return trial
+    return _Trial(False, trial.error, tuple(parity.errors(fresh, check.fresh)))
+
+
+def _misses(trial: _Trial, limit: float) -> bool:
+    return not trial.caught and bool(max(trial.fresh) > _MATTERS * limit)
+
+
+def _powers(trials: list[dict[str, _Trial]], checks: Mapping[str, _Check]) -> dict[str, Power]:
+    powers = {}
+    for name, check in checks.items():
+        mine = [trial[name] for trial in trials]
+        caught = [trial.error for trial in mine if trial.caught]
+        missed = sum(_misses(trial, check.tolerance.max_error) for trial in mine)
+        smallest = min((error for error in caught if error < 1), default=None)
+        powers[name] = Power(len(caught), len(mine) - len(caught) - missed, missed, smallest)
+    return powers
+
+
+def _cover(wanted: list[set[int]]) -> tuple[int, ...]:
+    """A few cases, one at least of every set: each time the one that most of the sets left want."""
+    chosen: list[int] = []
+    while wanted:
+        votes = [case for cases in wanted for case in sorted(cases)]
+        chosen.append(max(votes, key=votes.count))
+        wanted = [cases for cases in wanted if chosen[-1] not in cases]
+    return tuple(sorted(chosen))

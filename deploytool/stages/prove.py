@@ -1,0 +1,31 @@
+"""Proves the checks of the run: plants faults in the graph that ships, and counts what the golden cases catch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deploytool import plain, proving
+from deploytool.artifact import Given, Kind, Notes
+from deploytool.proof import CASES
+from deploytool.spec import Job
+
+_FRESH = 8  # cases that faults which were not caught are tried on
+
+
+def make(job: Job, out: Path, given: Given) -> Notes:
+    """Writes the proof, and beside it the fresh cases that would have caught what the golden ones missed."""
+    before, graph = given.chain(Kind.GRAPH)[-2:]
+    subject = proving.subject(
+        given.latest(Kind.WEIGHTS).path,
+        given.latest(Kind.GOLDEN).path,
+        before.path,
+        graph.path,
+        half="weights" in graph.notes,
+        wanted=job.options.tolerance,
+        fresh=_FRESH,
+    )
+    proof = proving.prove(subject, job.options.faults, job.options.seed, job.watch)
+    out.write_text(plain.text(proof), encoding="utf-8")
+    if proof.helpful:
+        proving.write_helpful(out.with_name(CASES), subject, proof)
+    return {"planted": sum(family.planted for family in proof.families), "missed": len(proof.missed)}
