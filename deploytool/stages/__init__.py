@@ -42,9 +42,12 @@ STAGES: Mapping[str, Contract] = {
     "record": Contract((Kind.WEIGHTS,), Kind.GOLDEN, ("seed", "images", "data", "sizes"), ("torch", "numpy", "pillow")),
     "script": Contract((Kind.WEIGHTS, Kind.GOLDEN), Kind.SCRIPT, (), ("torch",)),
     "translate": Contract(
-        (Kind.WEIGHTS, Kind.GOLDEN), Kind.GRAPH, ("exporter", "opset"), ("torch", "onnx", "onnxscript")
+        (Kind.WEIGHTS, Kind.GOLDEN),
+        Kind.GRAPH,
+        ("exporter", "opset", "runner", "sizes"),
+        ("torch", "onnx", "onnxscript", *_ORT),
     ),
-    "simplify": Contract((Kind.GRAPH, Kind.GOLDEN), Kind.GRAPH, ("runner",), ("onnxsim", *_ORT)),
+    "simplify": Contract((Kind.GRAPH, Kind.GOLDEN), Kind.GRAPH, ("runner", "sizes"), ("onnxsim", *_ORT)),
     "halve": Contract((Kind.GRAPH,), Kind.GRAPH, ("io", "runner"), ("onnx", *_ORT)),
     "build": Contract((Kind.GRAPH,), Kind.ENGINE, ("batch", "sizes", "engines"), _TRT, here=True),
     "validate": Contract(
