@@ -93,8 +93,8 @@ def _questions(job: Job, before: Path, inputs: Arrays) -> tuple[Question, ...]:
     """What the graph before answers: to all golden cases, in other batches, and at the corners of free sizes."""
     name = "the graph before"
     with backends.load(job.options.runner).start(before) as original:
-        more = trial.questions(job.model, job.options.sizes, inputs, original, name)
-        return (Question(name, inputs, replay(original, inputs)), *more)
+        golden_cases = Question(name, inputs, replay(original, inputs))
+        return (golden_cases, *trial.questions(job.model, job.options.sizes, inputs, original, name))
 
 
 def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> None:
