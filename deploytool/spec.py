@@ -26,6 +26,10 @@ class Tensor:
         """Whether this is a batch of images of three channels."""
         return self.dtype == "float32" and len(self.shape) == 4 and self.shape[1] == 3
 
+    def free(self) -> dict[int, str]:
+        """The word of every axis whose size is free."""
+        return {axis: size for axis, size in enumerate(self.shape) if isinstance(size, str)}
+
 
 @dataclass(frozen=True)
 class Preprocessing:

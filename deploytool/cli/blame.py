@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deploytool.tracing.strip import Layer
 
 _NEXT = {
-    "translate": "try the other exporter (--exporter), or write that layer in another way",
+    "translate": "try --exporter auto, or write that layer in another way",
     "simplify": "deploy translate/graph.onnx, and report both graphs to onnxsim",
     "halve": "deploy simplify/graph.onnx, or keep that layer in a range that FP16 can hold",
 }

@@ -21,10 +21,11 @@ _DRAWN, _PHOTOGRAPHS = 8, 64  # golden images, unless --images says how many
 
 
 class Exporter(str, Enum):
-    """The two exporters of torch.onnx."""
+    """The two exporters of torch.onnx, or the better proved of both."""
 
     torchscript = "torchscript"
     dynamo = "dynamo"
+    auto = "auto"
 
 
 class Io(str, Enum):
@@ -46,7 +47,7 @@ def export(
     trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT engines too.")] = False,
     for_: Annotated[str, typer.Option("--for", help="Targets to build for, with commas; implies --trt.")] = "",
     batch: Annotated[str, typer.Option(help="Range sizes of the engine: N, or SMALLEST:TYPICAL:LARGEST.")] = "1:8:32",
-    exporter: Annotated[Exporter, typer.Option(help="Which exporter of torch.onnx.")] = Exporter.torchscript,
+    exporter: Annotated[Exporter, typer.Option(help="Of torch.onnx; auto proves both.")] = Exporter.torchscript,
     opset: Annotated[int, typer.Option(min=18, max=20, help="The ONNX opset.")] = 18,
     io: Annotated[Io, typer.Option(help="The type of the FP16 graph's inputs and outputs.")] = Io.fp32,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights and of the golden images.")] = 0,

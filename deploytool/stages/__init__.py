@@ -44,9 +44,12 @@ STAGES: Mapping[str, Contract] = {
     ),
     "script": Contract((Kind.WEIGHTS, Kind.GOLDEN), Kind.SCRIPT, (), ("torch",)),
     "translate": Contract(
-        (Kind.WEIGHTS, Kind.GOLDEN), Kind.GRAPH, ("exporter", "opset"), ("torch", "onnx", "onnxscript")
+        (Kind.WEIGHTS, Kind.GOLDEN),
+        Kind.GRAPH,
+        ("exporter", "opset", "runner", "sizes", "tolerance"),
+        ("torch", "onnx", "onnxscript", *_ORT),
     ),
-    "simplify": Contract((Kind.GRAPH, Kind.GOLDEN), Kind.GRAPH, ("runner", "tolerance"), ("onnxsim", *_ORT)),
+    "simplify": Contract((Kind.GRAPH, Kind.GOLDEN), Kind.GRAPH, ("runner", "sizes", "tolerance"), ("onnxsim", *_ORT)),
     "halve": Contract((Kind.GRAPH,), Kind.GRAPH, ("io", "runner"), ("onnx", *_ORT)),
     "build": Contract((Kind.GRAPH,), Kind.ENGINE, ("batch", "sizes", "engines"), _TRT, here=True),
     "prove": Contract(

@@ -1,8 +1,14 @@
-"""Simplifies the graph with onnxsim, in a limited child process, and proves the result against what it replaces."""
+"""Simplifies the graph with onnxsim, in a limited child process, and proves the result against what it replaces.
+
+Where onnxsim fails or its result does, the run goes on: without the pass that is at fault, or else without onnxsim.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
@@ -10,48 +16,155 @@ import onnx
 from deploytool import backends, golden
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.child import run_limited
-from deploytool.errors import ParityFailed
-from deploytool.measure import parity
+from deploytool.errors import ParityFailed, StageFailed
+from deploytool.golden import Arrays
+from deploytool.halving import culprits
+from deploytool.measure import parity, trial
 from deploytool.measure.replay import replay
+from deploytool.measure.trial import Question
+from deploytool.report import Tolerance
 from deploytool.spec import Job
 
-_SECONDS, _GIBIBYTES = 300.0, 8.0
+_SECONDS, _SEARCH_SECONDS, _GIBIBYTES = 300.0, 300.0, 8.0  # of a run of onnxsim, and of all that search a culprit
+_SHORTEST_SECONDS, _PATIENCE = 10.0, 10.0  # a run of the search hangs after that long, or so many times the idle run's
+_MOST = 3  # passes that are left out before onnxsim itself is
+
+_FOLDING, _SHAPES = "constant folding", "shape inference"  # steps of onnxsim that are no passes; left out last
+
+_ALL = ("onnxsim",)
 
 # onnxsim imports torch where it finds it, and does not need it; `certify` and `check_n` prove less than we do below.
-_PROGRAM = """
+_START = """
 import sys
 sys.path.remove("")
 sys.modules["torch"] = None
-import onnx, onnxsim
-simple, _ = onnxsim.simplify(onnx.load(sys.argv[1]), check_n=0, certify=False)
+import onnxsim
+"""
+_PASSES = f"""{_START}
+sys.argv = ["onnxsim", "--list-default-optimizers"]
+onnxsim.main()
+"""
+_PROGRAM = f"""{_START}
+import json, onnx
+off = json.loads(sys.argv[3])
+simple, _ = onnxsim.simplify(
+    onnx.load(sys.argv[1]),
+    check_n=0,
+    certify=False,
+    skipped_optimizers=off,
+    skip_constant_folding="{_FOLDING}" in off,
+    skip_shape_inference="{_SHAPES}" in off,
+)
 onnx.save(simple, sys.argv[2])
 """
 
 
+Attempt = Callable[[Sequence[str], float], float]
+
+
 def make(job: Job, out: Path, given: Given) -> Notes:
-    """Writes the simplified graph; raises StageFailed if onnxsim fails, ParityFailed if its result differs."""
-    before = given.latest(Kind.GRAPH).path
-    run_limited(
-        [sys.executable, "-c", _PROGRAM, str(before), str(out)], what="onnxsim", seconds=_SECONDS, gibibytes=_GIBIBYTES
-    )
-    graph, plain = onnx.load(out), onnx.load(before)
-    del graph.metadata_props[:]
-    graph.producer_name, graph.producer_version = plain.producer_name, plain.producer_version
-    onnx.checker.check_model(graph, full_check=True)
-    out.write_bytes(graph.SerializeToString(deterministic=True))
-    error = _prove(job, out, before, given.latest(Kind.GOLDEN).path)
-    return {"nodes": len(graph.graph.node), "nodes_before": len(plain.graph.node), "max_error": error}
+    """Writes the simplified graph, or the graph as it was where nothing that onnxsim makes of it holds.
 
-
-def _prove(job: Job, after: Path, before: Path, recorded: Path) -> float:
-    sample, backend = golden.read(recorded), backends.load(job.options.runner)
+    Raises StageFailed only for a graph that does not run as it was.
+    """
+    before, sample = given.latest(Kind.GRAPH).path, golden.read(given.latest(Kind.GOLDEN).path)
+    asked = _questions(job, before, sample.inputs)
     tolerance = parity.tolerances(sample.noise, job.options.tolerance).fp32
-    with backend.start(before) as original, backend.start(after) as simplified:
-        expected, got = replay(original, sample.inputs), replay(simplified, sample.inputs)
-    found = parity.check(got, expected, "the graph before", tolerance)
-    if found.broken:
-        raise ParityFailed(
-            f"onnxsim changed what the graph computes: error {found.parity.max_error:.1e} of the largest output",
-            "report it to onnxsim with the graph of the translate stage",
-        )
-    return found.parity.max_error
+
+    def attempt(off: Sequence[str], seconds: float) -> float:
+        _simplify(before, out, off, seconds)
+        return _prove(job.options.runner, out, asked, tolerance)
+
+    left_out: tuple[str, ...] = ()
+    remarks: list[str] = []
+    try:
+        error = attempt((), _SECONDS)
+    except (StageFailed, ParityFailed) as trouble:
+        left_out, errors = _search(attempt)
+        if left_out == _ALL:
+            out.write_bytes(before.read_bytes())
+            errors = [_prove(job.options.runner, out, asked, tolerance)]
+        error = errors[-1]
+        remarks.append(f"{trouble}: went on without {_named(left_out)}")
+    nodes, nodes_before = (len(onnx.load(path).graph.node) for path in (out, before))
+    counts = {"nodes": nodes, "nodes_before": nodes_before, "max_error": error}
+    return {**counts, "left_out": list(left_out), "remarks": remarks}
+
+
+def _questions(job: Job, before: Path, inputs: Arrays) -> tuple[Question, ...]:
+    """What the graph before answers: to all golden cases, in other batches, and at the corners of free sizes."""
+    name = "the graph before"
+    with backends.load(job.options.runner).start(before) as original:
+        golden_cases = Question(name, inputs, replay(original, inputs))
+        return (golden_cases, *trial.questions(job.model, job.options.sizes, inputs, original, name))
+
+
+def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> None:
+    """Writes what onnxsim makes of a graph with the passes and steps in `off` left out."""
+    command = [sys.executable, "-c", _PROGRAM, str(before), str(out), json.dumps(list(off))]
+    run_limited(command, what="onnxsim", seconds=seconds, gibibytes=_GIBIBYTES)
+    try:
+        graph, plain = onnx.load(out), onnx.load(before)
+        del graph.metadata_props[:]
+        graph.producer_name, graph.producer_version = plain.producer_name, plain.producer_version
+        onnx.checker.check_model(graph, full_check=True)
+        out.write_bytes(graph.SerializeToString(deterministic=True))
+    except Exception as error:  # the file is whatever onnxsim left, and onnx's exceptions share no base class
+        said = " ".join(str(error).replace(str(out), "it").split())
+        raise StageFailed(f"onnxsim wrote no sound graph: {said}", "report it to onnxsim") from error
+
+
+def _prove(runner: str, graph: Path, asked: Sequence[Question], tolerance: Tolerance) -> float:
+    """The error of a graph's answers; raises ParityFailed if they are others, StageFailed if it gives none."""
+    try:
+        with backends.load(runner).start(graph) as session:
+            checks = trial.marks(session, asked, tolerance)
+    except StageFailed as error:
+        said = " ".join(str(error).replace(str(graph), "it").split())
+        raise StageFailed(f"what onnxsim wrote does not run: {said}", error.remedy) from error
+    for check in checks:
+        if check.broken:
+            raise ParityFailed(
+                f"onnxsim changed what the graph computes (error {check.parity.max_error:.1e} against {check.against})",
+                "report it to onnxsim with the graph of the translate stage",
+            )
+    return max(check.parity.max_error for check in checks)
+
+
+def _search(attempt: Attempt) -> tuple[tuple[str, ...], list[float]]:
+    """What must be left out for the result to hold, and the errors of the runs that held, the last one's graph written.
+
+    A run hangs after `_PATIENCE` times what onnxsim takes with everything left out.
+    """
+    deadline, patience, errors = time.monotonic() + _SEARCH_SECONDS, _SECONDS, list[float]()
+
+    def holds(off: Sequence[str]) -> bool:
+        nonlocal patience
+        begun = time.monotonic()
+        if begun >= deadline:
+            return False
+        try:
+            errors.append(attempt(off, min(patience, deadline - begun)))
+        except (StageFailed, ParityFailed):
+            return False
+        if len(errors) == 1:
+            patience = max(_SHORTEST_SECONDS, _PATIENCE * (time.monotonic() - begun))
+        return True
+
+    found = culprits((*_passes(), _SHAPES, _FOLDING), holds, _MOST)
+    return (_ALL if found is None else found), errors
+
+
+def _passes() -> list[str]:
+    """The names of onnxsim's passes; none where it does not tell."""
+    try:
+        said = run_limited([sys.executable, "-c", _PASSES], what="onnxsim", seconds=_SECONDS, gibibytes=_GIBIBYTES)
+    except StageFailed:
+        return []
+    return said.split()
+
+
+def _named(left_out: tuple[str, ...]) -> str:
+    if left_out == _ALL:
+        return "onnxsim"
+    return "its " + " and ".join(name if name in (_SHAPES, _FOLDING) else f"pass {name}" for name in left_out)

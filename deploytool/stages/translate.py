@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import io
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +15,76 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
-from torch import nn
 
-from deploytool import golden, weights_file
+from deploytool import backends, golden, weights_file
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import eager
 from deploytool.errors import StageFailed
-from deploytool.spec import Job, Model, Tensor
+from deploytool.exporters import dynamo, torchscript
+from deploytool.golden import Golden
+from deploytool.measure import parity, trial
+from deploytool.measure.trial import Question
+from deploytool.plain import Json
+from deploytool.spec import Job
 
-Example = tuple[torch.Tensor, ...]
+_EXPORTERS = {"torchscript": torchscript.export, "dynamo": dynamo.export}
+_AUTO = "auto"
+_NOISE = 4.0  # errors up to so many times the noise are equal: another order of sums moves them as far
+_FREE = ("Constant", "Identity")  # nodes that cost nothing where the graph runs
 
-_SCOPES = "pkg.torch.onnx.name_scopes"  # where the dynamo exporter leaves the module path of a node
+
+@dataclass(frozen=True)
+class _Candidate:
+    """What one exporter made of the model: its error against FP64, and why it cannot be kept, if it cannot."""
+
+    exporter: str
+    graph: onnx.ModelProto | None = None
+    max_error: float | None = None
+    why: str = ""
 
 
 def make(job: Job, out: Path, given: Given) -> Notes:
-    """Writes the graph with the exporter that was chosen; raises StageFailed if the exporter refuses the model."""
+    """Writes the graph of the exporter that was chosen, or with "auto" the better proved of both.
+
+    Raises StageFailed if that exporter refuses the model, or with "auto" if no exporter's graph holds.
+    """
     weights = given.latest(Kind.WEIGHTS).path
-    module, model = eager.module(weights), weights_file.definition(weights)
     sample = golden.read(given.latest(Kind.GOLDEN).path)
+    if job.options.exporter != _AUTO:
+        graph = _translated(job.options.exporter, weights, sample, job.options.opset)
+        _write(graph, out)
+        return {"exporter": job.options.exporter, **_size(graph)}
+    asked = _questions(job, weights, sample)
+    tried = [_candidate(exporter, job, weights, sample, asked, out) for exporter in _EXPORTERS]
+    kept, why = _better(tried, sample.noise.fp32.max_error)
+    assert kept.graph is not None  # what holds has one
+    _write(kept.graph, out)
+    remark = f"kept the graph of the {kept.exporter} exporter ({_told(kept)}): {why}"
+    facts: list[Json] = [_facts(candidate, kept) for candidate in tried]
+    return {"exporter": kept.exporter, **_size(kept.graph), "candidates": facts, "remarks": [remark]}
+
+
+def _translated(exporter: str, weights: Path, sample: Golden, opset: int) -> onnx.ModelProto:
+    module, model = eager.module(weights), weights_file.definition(weights)
     example = tuple(_two(sample.inputs[tensor.name]) for tensor in model.inputs)
-    export = {"torchscript": _torchscript, "dynamo": _dynamo}[job.options.exporter]
     with _quiet():
         try:
-            graph = export(module, model, example, job.options.opset)
+            graph = _EXPORTERS[exporter](module, model, example, opset)
             _clean(graph)
             onnx.checker.check_model(graph, full_check=True)
         except Exception as error:  # whatever an exporter raises, the user's model was refused
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            other = "dynamo" if job.options.exporter == "torchscript" else "torchscript"
+            other = "dynamo" if exporter == "torchscript" else "torchscript"
             raise StageFailed(
-                f"the {job.options.exporter} exporter refuses the model: {first}", f"try --exporter {other}"
+                f"the {exporter} exporter refuses the model: {_reason(error)}", f"try --exporter {other}"
             ) from error
-    out.write_bytes(graph.SerializeToString(deterministic=True))
-    return {"exporter": job.options.exporter, "opset": graph.opset_import[0].version, "nodes": len(graph.graph.node)}
+    return graph
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what was raised first: dynamo's own error only says in which of its steps that was."""
+    first = error.__cause__ or error
+    lines = str(first).strip().splitlines()
+    return lines[0] if lines else type(first).__name__
 
 
 def _two(cases: npt.NDArray[Any]) -> torch.Tensor:
@@ -55,49 +92,81 @@ def _two(cases: npt.NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(np.resize(cases, (2, *cases.shape[1:])))
 
 
-def _torchscript(module: nn.Module, model: Model, example: Example, opset: int) -> onnx.ModelProto:
-    file = io.BytesIO()
-    tensors = (*model.inputs, *model.outputs)
-    torch.onnx.export(
-        module,
-        example,
-        file,  # type: ignore[arg-type]  # the stub forgets that this exporter takes a file object
-        dynamo=False,
-        opset_version=opset,
-        input_names=[tensor.name for tensor in model.inputs],
-        output_names=[tensor.name for tensor in model.outputs],
-        dynamic_axes={tensor.name: _free(tensor) for tensor in tensors},
-    )
-    return onnx.load_from_string(file.getvalue())
+def _write(graph: onnx.ModelProto, out: Path) -> None:
+    out.write_bytes(graph.SerializeToString(deterministic=True))
 
 
-def _dynamo(module: nn.Module, model: Model, example: Example, opset: int) -> onnx.ModelProto:
-    program = torch.onnx.export(
-        module,
-        example,
-        dynamo=True,
-        opset_version=opset,
-        input_names=[tensor.name for tensor in model.inputs],
-        output_names=[tensor.name for tensor in model.outputs],
-        dynamic_shapes=tuple(_free(tensor) for tensor in model.inputs),
-        external_data=False,
-        verbose=False,
-    )
-    assert program is not None  # it is None only for the other exporter
-    graph = program.model_proto
-    for number, node in enumerate(graph.graph.node):
-        node.name = f"/{_module_path(node)}/{node.op_type}_{number}"
-    return graph
+def _size(graph: onnx.ModelProto) -> dict[str, Json]:
+    return {"opset": graph.opset_import[0].version, "nodes": len(graph.graph.node)}
 
 
-def _free(tensor: Tensor) -> dict[int, str]:
-    return {axis: size for axis, size in enumerate(tensor.shape) if isinstance(size, str)}
+def _questions(job: Job, weights: Path, sample: Golden) -> tuple[Question, ...]:
+    """All golden cases with the FP64 answers; other batches and the corners of free sizes with the eager model's."""
+    with eager.start(weights) as source:
+        more = trial.questions(weights_file.definition(weights), job.options.sizes, sample.inputs, source, "eager")
+    return (Question("FP64", sample.inputs, sample.reference), *more)
 
 
-def _module_path(node: onnx.NodeProto) -> str:
-    scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "['', '']")
-    modules = [scope for scope in ast.literal_eval(scopes)[:-1] if scope]  # the last scope is the operation itself
-    return modules[-1].replace(".", "/") if modules else "model"
+def _candidate(
+    exporter: str, job: Job, weights: Path, sample: Golden, asked: Sequence[Question], out: Path
+) -> _Candidate:
+    """Translates and tries; whatever goes wrong is the reason not to keep it."""
+    try:
+        graph = _translated(exporter, weights, sample, job.options.opset)
+    except StageFailed as error:
+        return _Candidate(exporter, why=str(error))
+    _write(graph, out)
+    tolerance = parity.tolerances(sample.noise, job.options.tolerance).fp32
+    try:
+        with backends.load(job.options.runner).start(out) as session:
+            checks = trial.marks(session, asked, tolerance)
+    except StageFailed as error:
+        said = " ".join(str(error).replace(str(out), "it").split())
+        return _Candidate(exporter, graph, why=f"the graph of the {exporter} exporter does not hold: {said}")
+    wrong = [f"{check.parity.max_error:.1e} against {check.against}" for check in checks if check.broken]
+    why = f"the graph of the {exporter} exporter is wrong: error {wrong[0]}" if wrong else ""
+    return _Candidate(exporter, graph, checks[0].parity.max_error, why)
+
+
+def _better(tried: Sequence[_Candidate], noise: float) -> tuple[_Candidate, str]:
+    """Of those that hold the more exact one, of equally exact ones the one with fewer operations, else the first.
+
+    Raises StageFailed if none holds.
+    """
+    hold = [candidate for candidate in tried if not candidate.why]
+    if not hold:
+        raise StageFailed("; ".join(candidate.why for candidate in tried), backends.FIXED)
+    best = min(hold, key=lambda candidate: (_excess(candidate, noise), _operations(candidate)))
+    (other,) = (candidate for candidate in tried if candidate is not best)
+    if other.why:
+        return best, other.why
+    if _excess(other, noise) > _excess(best, noise):
+        what = "less exact"
+    else:
+        what = "as exact and less simple" if _operations(other) > _operations(best) else "no better"
+    return best, f"that of the {other.exporter} exporter is {what} ({_told(other)})"
+
+
+def _excess(candidate: _Candidate, noise: float) -> float:
+    """The error, where it is more than noise."""
+    error = candidate.max_error or 0.0
+    return error if error > _NOISE * noise else 0.0
+
+
+def _operations(candidate: _Candidate) -> int:
+    nodes = candidate.graph.graph.node if candidate.graph else ()
+    return sum(node.op_type not in _FREE for node in nodes)
+
+
+def _told(candidate: _Candidate) -> str:
+    return f"{_operations(candidate)} operations, error {candidate.max_error:.1e}"
+
+
+def _facts(candidate: _Candidate, kept: _Candidate) -> Json:
+    verdict = "kept" if candidate is kept else "failed" if candidate.why else "held"
+    nodes = len(candidate.graph.graph.node) if candidate.graph else None
+    facts = {"exporter": candidate.exporter, "nodes": nodes, "max_error": candidate.max_error}
+    return {**facts, "verdict": verdict, "why": candidate.why}
 
 
 def _clean(graph: onnx.ModelProto) -> None:
@@ -112,15 +181,14 @@ def _clean(graph: onnx.ModelProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps both exporters' progress chatter off stdout and off the log; what matters they raise."""
-    logger = logging.getLogger("torch.onnx")
-    level, printed = logger.level, torch._C._jit_onnx_log
+    """Keeps both exporters' chatter off stdout, stderr and the log; what matters they raise."""
+    disabled, printed = logging.root.manager.disable, torch._C._jit_onnx_log
     torch._C._jit_onnx_log = lambda *said: None  # C++ would print the whole graph, past redirect_stdout
-    logger.setLevel(logging.ERROR)
+    logging.disable()
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         torch._C._jit_onnx_log = printed
-        logger.setLevel(level)
+        logging.disable(disabled)

@@ -31,6 +31,15 @@ class Determinant(Having):
         return torch.linalg.det(self.name(vector).unflatten(1, (1, 3, 3)))  # type: ignore[no-any-return]  # no types
 
 
+class Asking(Having):
+    """Asks for a value before it goes on, and always goes the same way."""
+
+    def forward(self, vector: Tensor) -> Tensor:
+        if vector.abs().max() > 1000:
+            return vector
+        return self.name(vector)  # type: ignore[no-any-return]  # a Module call
+
+
 class Dropping(Having):
     """Forgets that dropout is for training."""
 

@@ -1,18 +1,56 @@
 from __future__ import annotations
 
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnx.parser
 import pytest
 
-from deploytool.errors import ParityFailed, StageFailed
-from deploytool.spec import Job
+from deploytool import golden, pipeline, report, targets, verdict
+from deploytool.artifact import Artifact, Given, Kind, Notes
+from deploytool.errors import StageFailed
+from deploytool.golden import Floor, Golden, Noise
+from deploytool.spec import Job, Model, Preprocessing, Tensor
 from deploytool.stages import simplify
 from tests.conftest import QUICK, TINY, shelf
 
+Plant = Callable[[Mapping[str, str]], None]
 
-def make(finished: Path, out: Path) -> None:
-    simplify.make(Job(TINY, QUICK), out, shelf(finished))
+
+def remarks(notes: Notes) -> list[str]:
+    said = notes["remarks"]
+    assert isinstance(said, list)
+    return said
+
+
+def make(finished: Path, out: Path) -> Notes:
+    return simplify.make(Job(TINY, QUICK), out, before(finished))
+
+
+def before(run: Path) -> Given:
+    """What the stage was handed: nothing that came after it."""
+    return Given(tuple(artifact for artifact in shelf(run).artifacts if artifact.made_by in ("record", "translate")))
+
+
+@pytest.fixture
+def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plant:
+    """Puts a simplifier with faults, each in the pass it is given for, in the place of onnxsim."""
+
+    def planted(faults: Mapping[str, str]) -> None:
+        early = tmp_path / "early"
+        early.mkdir()
+        shutil.copy(Path(__file__).with_name("planted_onnxsim.py"), early / "onnxsim.py")
+        monkeypatch.setenv("PYTHONPATH", str(early))
+        monkeypatch.setenv("FAULTS", json.dumps(faults))
+
+    return planted
 
 
 def test_the_simplified_graph_is_smaller_and_whole(finished: Path) -> None:
@@ -24,26 +62,131 @@ def test_the_simplified_graph_is_smaller_and_whole(finished: Path) -> None:
     assert not after.metadata_props
 
 
-def test_a_simplifier_that_changes_the_result_is_caught(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_holds_is_left_whole_and_nothing_is_remarked(finished: Path) -> None:
+    (notes,) = (artifact.notes for artifact in shelf(finished).chain(Kind.GRAPH) if artifact.made_by == "simplify")
+    assert (notes["left_out"], notes["remarks"]) == ([], [])
+
+
+ERROR = r"error \d\.\de-\d\d"
+
+
+@pytest.mark.parametrize(
+    ("faults", "left_out", "remark"),
+    [
+        (
+            {"fuse_two": "change"},
+            ["fuse_two"],
+            rf"onnxsim changed what the graph computes \({ERROR} against the graph before\): "
+            "went on without its pass fuse_two",
+        ),
+        (
+            {"fuse_one": "change", "fuse_five": "change"},
+            ["fuse_one", "fuse_five"],
+            r"onnxsim changed .*: went on without its pass fuse_one and pass fuse_five",
+        ),
+        (
+            {"fuse_five": "fix_the_batch"},
+            ["fuse_five"],
+            "what onnxsim wrote does not run: ONNX Runtime fails on .*: went on without its pass fuse_five",
+        ),
+        ({"fuse_one": "crash"}, ["fuse_one"], "onnxsim was killed by SIGABRT.*: went on without its pass fuse_one"),
+        ({"fuse_four": "write_rubbish"}, ["fuse_four"], "onnxsim wrote no sound graph: .* without its pass fuse_four"),
+        (
+            {"constant folding": "swell"},
+            ["constant folding"],
+            "onnxsim ended with status 1: MemoryError: went on without its constant folding",
+        ),
+        ({"itself": "change"}, ["onnxsim"], "onnxsim changed what .*: went on without onnxsim"),
+        ({"itself": "write_nothing"}, ["onnxsim"], "onnxsim wrote no sound graph: .*: went on without onnxsim"),
+        ({"itself": "cut"}, ["onnxsim"], "onnxsim wrote no sound graph: .*: went on without onnxsim"),
+        ({"itself": "rename_the_output"}, ["onnxsim"], "it gives other and should give logits: went on without onnx"),
+    ],
+    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",
+)
+def test_what_is_at_fault_is_left_out_and_named(
+    faults: Mapping[str, str], left_out: list[str], remark: str, finished: Path, tmp_path: Path, plant: Plant
 ) -> None:
-    spoil = """
-weight = next(w for w in simple.graph.initializer if w.name.startswith("classifier.weight"))
-values = onnx.numpy_helper.to_array(weight).copy()
-values[3, 3] += 1e-3
-weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-onnx.save(simple, sys.argv[2])
+    plant(faults)
+    notes = make(finished, tmp_path / "graph.onnx")
+    assert notes["left_out"] == left_out
+    (said,) = remarks(notes)
+    assert re.search(remark, said), said
+    assert "\n" not in said
+    assert str(tmp_path) not in said
+    plain, after = (onnx.load(path) for path in (finished / "translate" / "graph.onnx", tmp_path / "graph.onnx"))
+    assert after == plain  # what was planted simplifies nothing
+    assert notes["max_error"] == 0.0
+
+
+def test_a_pass_that_hangs_is_left_out(
+    finished: Path, tmp_path: Path, plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant({"fuse_five": "hang"})
+    for limit, value in {"_SECONDS": 3.0, "_SHORTEST_SECONDS": 1.0, "_PATIENCE": 1.5}.items():
+        monkeypatch.setattr(simplify, limit, value)
+    notes = make(finished, tmp_path / "graph.onnx")
+    assert remarks(notes) == ["onnxsim was stopped after 3 s: went on without its pass fuse_five"]
+
+
+def test_a_search_that_takes_too_long_ends_without_onnxsim(
+    finished: Path, tmp_path: Path, plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant({"itself": "hang"})
+    for limit in ("_SECONDS", "_SEARCH_SECONDS"):
+        monkeypatch.setattr(simplify, limit, 2.0)
+    notes = make(finished, tmp_path / "graph.onnx")
+    assert remarks(notes) == ["onnxsim was stopped after 2 s: went on without onnxsim"]
+    assert (tmp_path / "graph.onnx").read_bytes() == (finished / "translate" / "graph.onnx").read_bytes()
+
+
+def test_a_graph_that_did_not_run_before_is_an_error(run_copy: Path, tmp_path: Path) -> None:
+    (run_copy / "translate" / "graph.onnx").write_bytes(b"rubbish")
+    with pytest.raises(StageFailed, match="ONNX Runtime refuses"):
+        make(run_copy, tmp_path / "graph.onnx")
+
+
+def test_the_run_goes_on_is_measured_and_says_so(tmp_path: Path, plant: Plant) -> None:
+    plant({"fuse_three": "change"})
+    recipe = [verb for verb in targets.ROAD if verb != "build"]
+    written = report.read(list(pipeline.run(Job(TINY, QUICK), recipe, tmp_path / "run"))[-1].path)
+    assert verdict.broken(written) == ()
+    (hop,) = (hop for hop in written.hops if hop.stage == "simplify")
+    assert (hop.status, hop.checks[0].parity.max_error) == (report.MEASURED, 0.0)
+    (line,) = written.remarks
+    assert re.fullmatch(rf"simplify: onnxsim changed .*{ERROR}.*: went on without its pass fuse_three", line)
+
+
+def test_the_child_imports_no_torch(finished: Path, tmp_path: Path) -> None:
+    told = "[name for name in sys.modules if name.startswith('torch.')], 'onnx' in sys.modules"
+    files = [str(finished / "translate" / "graph.onnx"), str(tmp_path / "graph.onnx")]
+    command = [sys.executable, "-c", f"{simplify._PROGRAM}\nprint({told})", *files, "[]"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[] True"
+
+
+NOISE = Noise(Floor(1e-7, 1e-7), Floor(1e-3, 1e-3))
+EXPONENTIAL = """
+<ir_version: 9, opset_import: ["" : 18]>
+answer (float[batch, 4] input) => (int64[batch, 1] logits) <float large = {1000.0}>
+{
+    scaled = Mul (input, large)
+    grown = Exp (scaled)
+    logits = ArgMax <axis = 1> (grown)
+}
 """
-    monkeypatch.setattr(simplify, "_PROGRAM", simplify._PROGRAM + spoil)
-    with pytest.raises(ParityFailed, match="onnxsim changed what the graph computes: error"):
-        make(finished, tmp_path / "graph.onnx")
 
 
-def test_a_crash_is_one_line(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simplify, "_PROGRAM", "import os; os.abort()")
-    with pytest.raises(StageFailed, match="onnxsim was killed by SIGABRT"):
-        make(finished, tmp_path / "graph.onnx")
-
-
-def test_the_child_needs_no_torch() -> None:
-    assert 'sys.modules["torch"] = None' in simplify._PROGRAM
+def test_a_pass_of_the_real_onnxsim_that_changes_what_is_computed_is_named(finished: Path, tmp_path: Path) -> None:
+    """Where two exponentials overflow, the first infinity wins; onnxsim drops Exp as monotone, and the larger wins."""
+    inputs = {"input": np.array([[0.25, 0.5, -1, 0], [-1, 0.5, 0.25, 1], [1, 2, 3, 4], [-1, -2, 0.1, 0.2]], np.float32)}
+    model = Model("exponential", "none", {}, (Tensor("input", ("batch", 4)),), (Tensor("logits", ("batch", 1)),))
+    files = {Kind.GOLDEN: tmp_path / "golden.npz", Kind.GRAPH: tmp_path / "before.onnx"}
+    onnx.save(onnx.parser.parse_model(EXPONENTIAL), files[Kind.GRAPH])
+    pixels, labels = np.zeros((4, 0, 0, 3), np.uint8), np.full(4, -1)
+    golden.write(files[Kind.GOLDEN], Golden(pixels, inputs, {}, {}, labels, Preprocessing(), NOISE))
+    made = [Artifact(kind, path, "", "", "", {}, 0.0, fresh=True) for kind, path in files.items()]
+    notes = simplify.make(Job(model, QUICK), tmp_path / "graph.onnx", Given(tuple(made)))
+    (said,) = remarks(notes)
+    assert said.startswith("onnxsim changed what the graph computes (error ")
+    assert said.endswith("): went on without its pass eliminate_nop_monotone_argmax")
+    assert [node.op_type for node in onnx.load(tmp_path / "graph.onnx").graph.node] == ["Mul", "Exp", "ArgMax"]

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 import torch
 
-from deploytool import golden
+from deploytool import catalog, golden, pipeline, plain
 from deploytool.backends import onnxruntime
+from deploytool.cli import asked
 from deploytool.errors import StageFailed
 from deploytool.measure import parity
 from deploytool.measure.replay import replay
@@ -17,6 +20,8 @@ from deploytool.stages import translate
 from tests.conftest import QUICK, ROOT, TINY, shelf
 
 EXPORTERS = ("torchscript", "dynamo")
+OWN = ROOT / "tests" / "own"
+ROAD = ("instantiate", "record", "translate")
 
 
 @pytest.fixture(scope="module", params=EXPORTERS)
@@ -96,3 +101,63 @@ def test_a_refused_model_is_named_with_the_other_exporter(
             translate.make(Job(TINY, options(exporter)), tmp_path / "graph.onnx", shelf(finished))
         assert caught.value.remedy == f"try --exporter {other}"
     assert not (tmp_path / "graph.onnx").exists()
+
+
+def test_auto_keeps_the_very_graph_its_exporter_makes(translated: Path, finished: Path, tmp_path: Path) -> None:
+    notes = translate.make(Job(TINY, options("auto")), tmp_path / "graph.onnx", shelf(finished))
+    assert notes["exporter"] == "dynamo"
+    if "dynamo" in str(translated):
+        assert (tmp_path / "graph.onnx").read_bytes() == translated.read_bytes()
+    (remark,) = plain.decode(tuple[str, ...], notes["remarks"])
+    told = r"\d+ operations, error \d\.\de-0[678]"
+    why = "that of the torchscript exporter is as exact and less simple"
+    assert re.fullmatch(rf"kept the graph of the dynamo exporter \({told}\): {why} \({told}\)", remark)
+    facts = {fact["exporter"]: fact for fact in plain.decode(list[dict[str, Any]], notes["candidates"])}
+    assert list(facts) == list(EXPORTERS)
+    assert [fact["verdict"] for fact in facts.values()] == ["held", "kept"]
+    assert all(0 < fact["max_error"] < 1e-6 and fact["nodes"] > 10 for fact in facts.values())
+
+
+def candidate(exporter: str, max_error: float, operations: int, why: str = "") -> translate._Candidate:
+    nodes = [onnx.helper.make_node("Relu", ["a"], ["b"])] * operations
+    idle = [onnx.helper.make_node("Constant", [], ["c"], value_float=1.0)] * (50 - operations)
+    return translate._Candidate(exporter, onnx.ModelProto(graph=onnx.GraphProto(node=nodes + idle)), max_error, why)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept", "why"),
+    [
+        ((2e-7, 20), (2e-7, 20), 0, "is no better"),
+        ((2e-7, 20), (2e-7, 19), 1, "is as exact and less simple"),
+        ((2e-7, 20), (1e-7, 21), 0, "is as exact and less simple"),
+        ((3e-7, 20), (1e-7, 20), 0, "is no better"),
+        ((9e-6, 20), (1e-7, 30), 1, "is less exact"),
+        ((1e-7, 30), (9e-6, 20), 0, "is less exact"),
+        ((8e-6, 20), (9e-6, 10), 0, "is less exact"),
+        ((1e-7, 20, "it is wrong"), (9e-6, 90), 1, "it is wrong"),
+        ((9e-6, 90), (1e-7, 20, "it is wrong"), 0, "it is wrong"),
+    ],
+)
+def test_exactness_comes_first_then_few_operations(
+    first: tuple[Any, ...], second: tuple[Any, ...], kept: int, why: str
+) -> None:
+    tried = [candidate("torchscript", *first), candidate("dynamo", *second)]
+    best, said = translate._better(tried, noise=1e-7)
+    assert best is tried[kept]
+    assert why in said
+
+
+def test_where_nothing_holds_every_reason_is_given() -> None:
+    tried = [candidate("torchscript", 1.0, 2, "it is wrong"), translate._Candidate("dynamo", why="it is refused")]
+    with pytest.raises(StageFailed, match=r"^it is wrong; it is refused$"):
+        translate._better(tried, noise=1e-7)
+
+
+def test_the_chatter_of_a_refusal_is_kept_off_the_terminal(
+    finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tensors = asked.tensors(["16"])
+    made = pipeline.run(Job(catalog.find(f"{OWN}/foreign.py:Asking", tensors), options("dynamo")), ROAD, tmp_path)
+    with pytest.raises(StageFailed, match="dynamo exporter refuses the model: Could not guard on data-dependent"):
+        list(made)
+    assert capfd.readouterr() == ("", "")

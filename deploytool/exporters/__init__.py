@@ -1,0 +1,1 @@
+"""How a model becomes a graph: one file an exporter of torch.onnx, all with the same `export()`."""

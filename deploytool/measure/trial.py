@@ -1,0 +1,64 @@
+"""Tries a graph on questions with known answers: many cases, few, one alone, and the corners of every free size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from deploytool.errors import StageFailed
+from deploytool.golden import Arrays
+from deploytool.measure import parity
+from deploytool.measure.corners import Corner, corners
+from deploytool.measure.replay import replay
+from deploytool.report import Check, Tolerance
+from deploytool.spec import Model, Range
+
+_FEW = 3  # neither the one nor the two cases of an example: a batch fixed at export shows
+
+
+@dataclass(frozen=True)
+class Question:
+    """Inputs, the answers to them, and who gave those."""
+
+    against: str
+    inputs: Arrays
+    answers: Arrays
+
+
+def questions(
+    model: Model, sizes: Mapping[str, Range], inputs: Arrays, source: Callable[..., Arrays], name: str
+) -> tuple[Question, ...]:
+    """What a graph must answer as `source`, called `name`: three cases, one alone, and every corner of `sizes`."""
+    batches = {f"{name}, {count} at once": _first(inputs, count) for count in (_FEW, 1)}
+    asked = [Question(against, few, replay(source, few)) for against, few in batches.items()]
+    extremes = corners(model, sizes, source)
+    at_corners = (Question(_named(corner, name), corner.inputs, corner.answers) for corner in extremes)
+    return (*asked, *at_corners)
+
+
+def _named(corner: Corner, source: str) -> str:
+    return f"{source}{corner.name.removeprefix('eager')}"
+
+
+def _first(inputs: Arrays, count: int) -> Arrays:
+    return {name: np.resize(array, (count, *array.shape[1:])) for name, array in inputs.items()}
+
+
+def marks(session: Callable[..., Arrays], asked: Sequence[Question], tolerance: Tolerance) -> tuple[Check, ...]:
+    """How the session's answers compare, question by question.
+
+    Raises StageFailed if it fails on one of them, or gives other outputs or shapes.
+    """
+    return tuple(_mark(session, question, tolerance) for question in asked)
+
+
+def _mark(session: Callable[..., Arrays], question: Question, tolerance: Tolerance) -> Check:
+    got = replay(session, question.inputs)
+    if set(got) != set(question.answers):
+        raise StageFailed(f"it gives {', '.join(got)} and should give {', '.join(question.answers)}", "report it")
+    try:
+        return parity.check(got, question.answers, question.against, tolerance)
+    except ValueError as error:
+        raise StageFailed(f"against {question.against}, {error}", "report it") from error

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from deploytool.backends import Array
+from deploytool.errors import StageFailed
+from deploytool.golden import Arrays
+from deploytool.measure import trial
+from deploytool.report import Tolerance
+from deploytool.spec import Model, Range, Tensor
+
+Session = Callable[..., Arrays]
+MODEL = Model("sum", "none", {}, (Tensor("input", ("batch", "n")),), (Tensor("logits", ("batch", 1)),))
+INPUTS = {"input": np.arange(8, dtype=np.float32).reshape(2, 4)}
+SIZES = {"n": Range(3, 4, 9)}
+
+TOLERANCE = Tolerance(max_error=1e-5, cosine=1 - 1e-8, snr_db=90.0, top1=1.0, top5=1.0)
+
+
+def source(input: Array) -> Arrays:
+    return {"logits": input.sum(axis=1, keepdims=True)}
+
+
+@pytest.fixture
+def asked() -> tuple[trial.Question, ...]:
+    return trial.questions(MODEL, SIZES, INPUTS, source, "the source")
+
+
+def broken(session: Session, asked: tuple[trial.Question, ...]) -> list[str]:
+    return [check.against for check in trial.marks(session, asked, TOLERANCE) if check.broken]
+
+
+def test_three_cases_one_alone_and_every_corner_are_asked(asked: tuple[trial.Question, ...]) -> None:
+    shapes = {question.against: question.inputs["input"].shape for question in asked}
+    assert shapes == {
+        "the source, 3 at once": (3, 4),
+        "the source, 1 at once": (1, 4),
+        "the source at n 3": (2, 3),
+        "the source at n 9": (2, 9),
+    }
+    assert broken(source, asked) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        (lambda array: len(array) == 1, ["the source, 1 at once"]),
+        (lambda array: len(array) == 3, ["the source, 3 at once"]),
+        (lambda array: array.shape[1] > 4, ["the source at n 9"]),
+    ],
+)
+def test_what_is_wrong_in_one_place_only_is_seen(
+    wrong: Callable[[Array], bool], where: list[str], asked: tuple[trial.Question, ...]
+) -> None:
+    def slip(input: Array) -> Arrays:
+        return {"logits": source(input)["logits"] * (1.001 if wrong(input) else 1)}
+
+    assert broken(slip, asked) == where
+
+
+@pytest.mark.parametrize(
+    ("session", "line"),
+    [
+        (lambda **inputs: {"other": inputs["input"]}, "it gives other and should give logits"),
+        (lambda **inputs: {"logits": inputs["input"]}, "against the source, 3 at once, shapes differ"),
+        (lambda **inputs: {"logits": inputs["input"][:1]}, "logits has 1 answers to 3 cases"),
+    ],
+)
+def test_other_outputs_are_a_failure(session: Session, line: str, asked: tuple[trial.Question, ...]) -> None:
+    with pytest.raises(StageFailed, match=line):
+        trial.marks(session, asked, TOLERANCE)
