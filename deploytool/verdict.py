@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from deploytool.report import MEASURED, Gate, Reach, Report, Speed, Weights
 
+KEEP = "--keep-fp32 auto"  # the option that mends a model which FP16 is too small or too coarse for
+_HALF = ("halve", "build")  # the stages whose artifacts compute in FP16
 _COARSE = 512.0  # from here on, FP16 has steps of half and more
 _BEYOND = 1e38  # stands for infinite values, which JSON does not have
 
@@ -44,6 +46,13 @@ def broken(report: Report) -> tuple[str, ...]:
     if report.reach and report.reach.overflows:
         lines.append(f"FP16 overflows: {report.reach.node} makes {report.reach.largest:.3g}, and FP16 ends at 65504")
     return tuple(lines)
+
+
+def mends(report: Report) -> bool:
+    """Whether keeping some layers in FP32 may mend what failed: FP16 alone did, and nothing was kept yet."""
+    failed = {hop.stage for hop in report.hops for check in hop.checks if check.broken}
+    searched = any(line.startswith("halve: kept in FP32") for line in report.remarks)
+    return bool(broken(report)) and failed <= set(_HALF) and not searched
 
 
 def unmeasured(report: Report) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deploytool import plain
 from deploytool.errors import BadInput
-from deploytool.spec import BATCH, Option, Range, Source, Tensor
+from deploytool.spec import AUTO, BATCH, Option, Range, Source, Tensor
 
 _DTYPES = ("float32", "float64", "float16", "int64", "int32", "bool")
 
@@ -74,6 +74,14 @@ def arguments(texts: Sequence[str]) -> dict[str, Option]:
             read = value
         found[name] = read if isinstance(read, (bool, int, float, str)) or read is None else value
     return found
+
+
+def kept(text: str) -> tuple[str, ...]:
+    """The modules and nodes that `--keep-fp32 auto` or `--keep-fp32 stage2.0,classifier` names."""
+    names = tuple(name for name in (each.strip() for each in text.split(",")) if name)
+    if AUTO in names and len(names) > 1:
+        raise BadInput(f"--keep-fp32 {text} asks for a search and names what it should find", "write one of the two")
+    return names
 
 
 def file(path: Path) -> Source:

@@ -45,7 +45,12 @@ STAGES: Mapping[str, Contract] = {
         (Kind.WEIGHTS, Kind.GOLDEN), Kind.GRAPH, ("exporter", "opset"), ("torch", "onnx", "onnxscript")
     ),
     "simplify": Contract((Kind.GRAPH, Kind.GOLDEN), Kind.GRAPH, ("runner",), ("onnxsim", *_ORT)),
-    "halve": Contract((Kind.GRAPH,), Kind.GRAPH, ("io", "runner"), ("onnx", *_ORT)),
+    "halve": Contract(
+        (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
+        Kind.GRAPH,
+        ("io", "keep_fp32", "runner"),
+        ("onnx", "safetensors", "numpy", *_ORT),
+    ),
     "build": Contract((Kind.GRAPH,), Kind.ENGINE, ("batch", "sizes", "engines"), _TRT, here=True),
     "validate": Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
