@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 Option = bool | int | float | str | None
 
+AUTO = "auto"  # instead of a choice: whatever a search finds
 BATCH = "batch"  # the word for the first dimension of every input and output
 
 
@@ -109,7 +110,10 @@ class Decision:
 
 @dataclass(frozen=True)
 class Options:
-    """Everything a user can choose about a run; which stage reads what stands in `stages.STAGES`."""
+    """Everything a user can choose about a run; which stage reads what stands in `stages.STAGES`.
+
+    `keep_fp32` are modules of the source model or nodes of its graph to keep in FP32, or the one word `auto`.
+    """
 
     seed: int = 0
     weights: Source | None = None
@@ -122,6 +126,7 @@ class Options:
     batch: Range = Range()
     sizes: Mapping[str, Range] = field(default_factory=dict)
     io: str = "fp32"
+    keep_fp32: tuple[str, ...] = ()
     targets: tuple[Decision, ...] = ()
     engines: tuple[EnginePlan, ...] = ()
     runner: str = "onnxruntime"

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from deploytool.proof import Proof
 from deploytool.report import MEASURED, Gate, Reach, Report, Speed, Weights
 
+KEEP = "--keep-fp32 auto"  # the option that mends a model which FP16 is too small or too coarse for
+_HALF = ("halve", "build")  # the stages whose artifacts compute in FP16
 _COARSE = 512.0  # from here on, FP16 has steps of half and more
 _BEYOND = 1e38  # stands for infinite values, which JSON does not have
 
@@ -60,6 +62,13 @@ def missing(proof: Proof) -> str:
     what = f"{worst.family.replace('_', ' ')} at {worst.place}"
     worst_of = f"{worst.effect:.0f}× the tolerance of the {worst.check} check"
     return f"{len(proof.missed)} of {matter} faults: {what}, {worst_of}"
+
+
+def mends(report: Report) -> bool:
+    """Whether keeping some layers in FP32 may mend what failed: FP16 alone did, and nothing was kept yet."""
+    failed = {hop.stage for hop in report.hops for check in hop.checks if check.broken}
+    searched = any(line.startswith("halve: kept in FP32") for line in report.remarks)
+    return bool(broken(report)) and failed <= set(_HALF) and not searched
 
 
 def unmeasured(report: Report) -> tuple[str, ...]:

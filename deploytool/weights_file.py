@@ -21,6 +21,12 @@ def definition(path: Path) -> Model:
         return plain.decode(Model, json.loads(file.metadata()["model"]))
 
 
+def names(path: Path) -> list[str]:
+    """The names of all weights."""
+    with safe_open(path, framework="numpy") as file:
+        return list(file.keys())
+
+
 def state(path: Path) -> dict[str, npt.NDArray[Any]]:
     """The floating-point weights by name, those left out that numpy has no type for."""
     with safe_open(path, framework="numpy") as file:

@@ -41,6 +41,7 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.proving": "onnx, PIL through samples",
     "deploytool.weights_file": "safetensors",
     "deploytool.speeds": "torch, through backends",
+    "deploytool.precision": "onnx",
     "deploytool.samples": "PIL, through images",
     "deploytool.measure.corners": "PIL, through samples",
     "deploytool.measure.trial": "PIL, through corners",

@@ -41,9 +41,7 @@ def test_it_foretells_the_error_of_the_graphs(finished: Path, sample: Golden) ->
     assert sample.noise.fp16.max_error / 5 < half < 5 * sample.noise.fp16.max_error
 
 
-def test_an_overflow_in_fp16_is_noise_without_end_but_none_in_fp32(
-    finished: Path, sample: Golden, tmp_path: Path
-) -> None:
+def test_an_overflow_in_fp16_is_no_noise(finished: Path, sample: Golden, tmp_path: Path) -> None:
     weights = finished / "instantiate" / "weights.safetensors"
     module, model = eager.module(weights), weights_file.definition(weights)
     module.get_parameter("stem.0.weight").mul_(1e6)
@@ -53,7 +51,7 @@ def test_an_overflow_in_fp16_is_noise_without_end_but_none_in_fp32(
     with eager.start(loud, double=True) as exact:
         reference = replay(exact, sample.inputs)
     found = measured(loud, dataclasses.replace(sample, reference=reference))
-    assert found.fp16.max_error == 1.0
+    assert found.fp16.max_error < 1e-2
     assert found.fp32.max_error < 1e-5
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -53,3 +54,22 @@ def test_the_reach_names_the_node_that_gets_furthest(
     lines = verdict.broken(written(reach=reach))
     assert bool(lines) is overflows
     assert not lines or node in lines[0]
+
+
+OVERFLOW = Reach("/stem/Conv", 1e6, ("/stem/Conv",), WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("report", "mends"),
+    [
+        (written(hop("halve", check())), False),
+        (written(hop("halve", check("max_error"))), True),
+        (written(hop("halve", check()), reach=OVERFLOW), True),
+        (written(hop("build", check("bad")), reach=OVERFLOW), True),
+        (written(hop("simplify", check("max_error")), hop("halve", check("max_error"))), False),
+    ],
+)
+def test_fp32_may_mend_what_fp16_alone_broke(report: Report, mends: bool) -> None:
+    assert verdict.mends(report) is mends
+    kept = dataclasses.replace(report, remarks=("halve: kept in FP32: stem (1 of 9 nodes)",))
+    assert verdict.mends(kept) is False

@@ -6,7 +6,7 @@ rewritten first: FP32 operators on the FP16 weights, and behind each of them a c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from deploytool.backends import Array, Session
 from deploytool.errors import MissingBackend
 
 _EXACT = "/exact"  # the result of a node before it is rounded
+_AT_ONCE = 8  # cases, so that all intermediate values of a batch fit into memory
 
 
 def fingerprint() -> str:
@@ -73,21 +74,57 @@ def _session(graph: onnx.ModelProto, *, optimise: bool = True) -> ort.InferenceS
     return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
+def examined(half: onnx.ModelProto, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
+    """The answers of a graph in memory, and the largest absolute value that it rounds to FP16 anywhere."""
+    halves = {value.name for value in half.graph.input if _is_half(value)}
+    given = {name: array.astype(np.float16) if name in halves else array for name, array in inputs.items()}
+    graph = rounded(half)
+    ends = [output.name for output in graph.graph.output]
+    largest = _measure(graph, [node.output[0] for node in graph.graph.node if node.output[0].endswith(_EXACT)])
+    parts = _run(graph, [*ends, *largest], given)
+    answers = {name: np.concatenate([part[place] for part in parts]) for place, name in enumerate(ends)}
+    return answers, float(np.max([part[len(ends) :] for part in parts], initial=0.0))
+
+
 def ranges(path: Path, inputs: Mapping[str, Array]) -> dict[str, float]:
     """The largest absolute value that each node of an FP16 graph makes before it is rounded, by the node's name."""
     graph = rounded(onnx.load(path))
     makers = {node.output[0]: node.name for node in graph.graph.node if node.output[0].endswith(_EXACT)}
-    for exact, maker in makers.items():
-        sizes, largest = f"{maker}/sizes", f"{maker}/largest"
-        graph.graph.node.append(helper.make_node("Abs", [exact], [sizes]))
+    found = _sizes(graph, list(makers), inputs)
+    return {maker: found[exact] for exact, maker in makers.items()}
+
+
+def largest(single: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, float]:
+    """The largest absolute value of each FP32 tensor of an FP32 graph, its inputs among them, by the tensor's name."""
+    graph = onnx.shape_inference.infer_shapes(single, strict_mode=True)
+    values = (*graph.graph.input, *graph.graph.value_info, *graph.graph.output)
+    tensors = {value.name: None for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+    return _sizes(graph, list(tensors), inputs)
+
+
+def _sizes(graph: onnx.ModelProto, tensors: Sequence[str], inputs: Mapping[str, Array]) -> dict[str, float]:
+    """The largest absolute value of each of these tensors; the graph is changed."""
+    parts: Array = np.array(_run(graph, _measure(graph, tensors), inputs))
+    return dict(zip(tensors, parts.max(axis=0).tolist(), strict=True))
+
+
+def _run(graph: onnx.ModelProto, names: Sequence[str], inputs: Mapping[str, Array]) -> list[list[Array]]:
+    """These outputs, for a few cases at a time."""
+    session, cases = _session(graph, optimise=False), len(next(iter(inputs.values())))
+    batches = (slice(first, first + _AT_ONCE) for first in range(0, cases, _AT_ONCE))
+    return [session.run(names, {name: array[few] for name, array in _singles(inputs).items()}) for few in batches]
+
+
+def _measure(graph: onnx.ModelProto, tensors: Sequence[str]) -> list[str]:
+    """Adds to a graph the largest absolute value of each of these tensors, as outputs of the names returned."""
+    names = []
+    for tensor in tensors:
+        sizes, largest = f"{tensor}/sizes", f"{tensor}/largest"
+        graph.graph.node.append(helper.make_node("Abs", [tensor], [sizes]))
         graph.graph.node.append(helper.make_node("ReduceMax", [sizes], [largest], keepdims=0))
         graph.graph.output.append(helper.make_tensor_value_info(largest, TensorProto.FLOAT, []))
-    session = _session(graph, optimise=False)
-    names = [f"{maker}/largest" for maker in makers.values()]
-    return {
-        name.removesuffix("/largest"): float(found)
-        for name, found in zip(names, session.run(names, _singles(inputs)), strict=True)
-    }
+        names.append(largest)
+    return names
 
 
 def _singles(inputs: Mapping[str, Array]) -> dict[str, Array]:

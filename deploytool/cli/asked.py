@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deploytool import plain
 from deploytool.errors import BadInput
-from deploytool.spec import BATCH, Option, Range, Source, Tensor
+from deploytool.spec import AUTO, BATCH, Option, Range, Source, Tensor
 
 _DTYPES = ("float32", "float64", "float16", "int64", "int32", "bool")
 
@@ -88,6 +88,14 @@ def tolerances(texts: Sequence[str]) -> dict[str, float]:
         if name not in ("fp32", "fp16") or not 0 < found[name] <= 1:
             raise BadInput(f"--tolerance {text} is no tolerance", "write --tolerance fp16=2e-3, or fp32=1e-5")
     return found
+
+
+def kept(text: str) -> tuple[str, ...]:
+    """The modules and nodes that `--keep-fp32 auto` or `--keep-fp32 stage2.0,classifier` names."""
+    names = tuple(name for name in (each.strip() for each in text.split(",")) if name)
+    if AUTO in names and len(names) > 1:
+        raise BadInput(f"--keep-fp32 {text} asks for a search and names what it should find", "write one of the two")
+    return names
 
 
 def file(path: Path) -> Source:

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 _NEXT = {
     "translate": "try --exporter auto, or write that layer in another way",
     "simplify": "deploy translate/graph.onnx, and report both graphs to onnxsim",
-    "halve": "deploy simplify/graph.onnx, or keep that layer in a range that FP16 can hold",
+    "halve": f"export again with {verdict.KEEP}, or deploy simplify/graph.onnx",
 }
 _OPTIMISED = "this is what ONNX Runtime's optimiser does to a sound file: try another version of it"
 _NO_LAYER = {
     "translate": _OPTIMISED,
     "simplify": _OPTIMISED,
-    "halve": "FP16 is too coarse for this model as a whole: deploy simplify/graph.onnx",
+    "halve": f"FP16 is too coarse for so much of it: export again with {verdict.KEEP}, or deploy simplify/graph.onnx",
 }
 _CHANGED = "the file is not the one that the stage made: export again"
 

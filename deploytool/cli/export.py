@@ -50,6 +50,9 @@ def export(
     exporter: Annotated[Exporter, typer.Option(help="Of torch.onnx; auto proves both.")] = Exporter.torchscript,
     opset: Annotated[int, typer.Option(min=18, max=20, help="The ONNX opset.")] = 18,
     io: Annotated[Io, typer.Option(help="The type of the FP16 graph's inputs and outputs.")] = Io.fp32,
+    keep_fp32: Annotated[
+        str, typer.Option("--keep-fp32", help="Modules or nodes to keep in FP32, with commas; auto finds the fewest.")
+    ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights and of the golden images.")] = 0,
     weights: Annotated[Path | None, typer.Option(help="A checkpoint: .safetensors, .pth or .pt.")] = None,
     trust_code: Annotated[bool, typer.Option("--trust-code", help="Open checkpoints that are programs.")] = False,
@@ -96,6 +99,7 @@ def export(
         batch=asked.span("--batch", batch),
         sizes=sizes,
         io=io.value,
+        keep_fp32=asked.kept(keep_fp32),
         targets=decisions,
         engines=targets.engines(decisions),
         runner=runner.value,
@@ -136,7 +140,8 @@ def _failure(written: Report, home: Path, *, require: bool) -> DeployError | Non
     """What keeps the run from ending with 0: it does only if everything that was asked for held."""
     failed, pending, gate = verdict.broken(written), verdict.unmeasured(written), written.gate
     if failed:
-        return ParityFailed(f"parity failed: {failed[0]}", "`deploytool blame` names the layer")
+        remedy = f"try {verdict.KEEP}; " if verdict.mends(written) else ""
+        return ParityFailed(f"parity failed: {failed[0]}", f"{remedy}`deploytool blame` names the layer")
     if gate and gate.status == report.MEASURED and not gate.reached:
         problem = f"{gate.stage} is not surely {gate.min_speedup:g}× as fast as eager"
         return TooSlow(problem, "see the speed table above, or ask for less")

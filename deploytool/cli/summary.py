@@ -142,7 +142,9 @@ def _closing(written: Report, home: Path) -> list[str]:
     """The verdict, what is still to be done, and how to see all this again."""
     failed, pending = verdict.broken(written), verdict.unmeasured(written)
     if failed:
-        return [f"Verdict: FAIL. {line}" for line in failed] + [f"Next: find the layer with: deploytool blame {home}"]
+        keep = [f"Next: the same command with {verdict.KEEP}"] if verdict.mends(written) else []
+        blame = f"Next: find the layer with: deploytool blame {home}"
+        return [*(f"Verdict: FAIL. {line}" for line in failed), *keep, blame]
     if written.proof and written.proof.missed:
         return [
             f"Verdict: not proven. The golden cases miss {verdict.missing(written.proof)}",

@@ -50,7 +50,12 @@ STAGES: Mapping[str, Contract] = {
         ("torch", "onnx", "onnxscript", *_ORT),
     ),
     "simplify": Contract((Kind.GRAPH, Kind.GOLDEN), Kind.GRAPH, ("runner", "sizes", "tolerance"), ("onnxsim", *_ORT)),
-    "halve": Contract((Kind.GRAPH,), Kind.GRAPH, ("io", "runner"), ("onnx", *_ORT)),
+    "halve": Contract(
+        (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
+        Kind.GRAPH,
+        ("io", "keep_fp32", "runner", "tolerance"),
+        ("onnx", "safetensors", "numpy", *_ORT),
+    ),
     "build": Contract((Kind.GRAPH,), Kind.ENGINE, ("batch", "sizes", "engines"), _TRT, here=True),
     "prove": Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH), Kind.PROOF, ("seed", "tolerance", "faults"), ("onnx", "pillow", *_ORT)

@@ -16,7 +16,7 @@ from deploytool.report import Engine
 from deploytool.spec import BATCH, EnginePlan, Job, Range, Tensor
 
 _HEAVY = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
-_SHARE = 0.9  # of the heavy layers must be FP16: TensorRT turns silently to FP32 if the graph was
+_SHARE = 0.9  # of the heavy layers that are not kept in FP32 on purpose must be FP16: no engine is FP32 in silence
 
 
 def make(job: Job, out: Path, given: Given) -> Notes:
@@ -24,12 +24,13 @@ def make(job: Job, out: Path, given: Given) -> Notes:
 
     Raises MissingBackend if a flavour cannot be imported, StageFailed if TensorRT refuses the graph or builds FP32.
     """
-    graph = given.latest(Kind.GRAPH).path.read_bytes()
+    taken = given.latest(Kind.GRAPH)
+    graph, kept = taken.path.read_bytes(), plain.decode(int, taken.notes.get("heavy_nodes_kept", 0))
     engines, log = [], []
     for plan in job.options.engines:
         trt = tensorrt.library(plan.flavour)
         logger, begun = _logger(trt), time.perf_counter()
-        engine, layers = _build(trt, logger, graph, plan, job)
+        engine, layers = _build(trt, logger, graph, kept, plan, job)
         out.with_name(plan.file).write_bytes(engine)
         seconds = round(time.perf_counter() - begun, 3)
         engines.append(
@@ -39,14 +40,14 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     return {"engines": plain.encode(engines), "log": log}
 
 
-def _build(trt: Any, logger: Any, graph: bytes, plan: EnginePlan, job: Job) -> tuple[bytes, Counter[str]]:
+def _build(trt: Any, logger: Any, graph: bytes, kept: int, plan: EnginePlan, job: Job) -> tuple[bytes, Counter[str]]:
     """The engine's bytes, and how many of its network's layers give which type."""
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(graph):
         raise _refused(parser)
-    layers = _census(trt, network)
+    layers = _census(trt, network, kept)
     config = builder.create_builder_config()
     config.add_optimization_profile(
         _profile(builder, network, job.model.inputs, {**job.options.sizes, BATCH: job.options.batch})
@@ -68,12 +69,12 @@ def _refused(parser: Any) -> StageFailed:
     )
 
 
-def _census(trt: Any, network: Any) -> Counter[str]:
+def _census(trt: Any, network: Any, kept: int) -> Counter[str]:
     """How many layers give which type; raises StageFailed if the heavy ones are not FP16."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     heavy = [layer for layer in layers if layer.type.name in _HEAVY]
     half = sum(layer.get_output(0).dtype == trt.DataType.HALF for layer in heavy)
-    if half < _SHARE * len(heavy):
+    if half < _SHARE * (len(heavy) - kept):
         raise StageFailed(
             f"only {half} of {len(heavy)} convolution and matrix layers are FP16: this would be an FP32 engine",
             "build from the graph of the halve stage",

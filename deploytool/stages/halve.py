@@ -7,20 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnxruntime.transformers.float16 import convert_float_to_float16
-from onnxruntime.transformers.onnx_model import OnnxModel
 
-from deploytool import plain
+from deploytool import golden, plain, precision, scopes, weights_file
 from deploytool.artifact import Given, Kind, Notes
+from deploytool.backends import rounded
 from deploytool.child import run_limited
 from deploytool.errors import StageFailed
-from deploytool.report import Weights
-from deploytool.spec import Job
+from deploytool.golden import Golden
+from deploytool.measure import parity
+from deploytool.measure.narrowing import MOST, Judged, Kept, narrow
+from deploytool.precision import LARGEST, Halved
+from deploytool.report import Tolerance, Weights
+from deploytool.spec import AUTO, Job
 
 _HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
-_SHARE = 0.9  # of the heavy nodes must run in FP16 before a graph is called FP16
-_SMALLEST, _LARGEST = 5.96e-8, 65504.0  # FP16's smallest subnormal and largest finite number: clip there, not before
-
+_SHARE = 0.9  # of the heavy nodes that are not kept in FP32 on purpose must run in FP16
+_LEAST = 0.5  # of all heavy nodes must, before a graph is called FP16
 _SECONDS, _GIBIBYTES = 300.0, 8.0
 
 # A graph that crashes ONNX Runtime (1.31 optimises some FP16 attention into a segmentation fault) ends this child only.
@@ -33,41 +35,105 @@ onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 
 
 def make(job: Job, out: Path, given: Given) -> Notes:
-    """Writes the FP16 graph, with FP32 inputs and outputs unless `io` is fp16.
+    """Writes the FP16 graph, with FP32 inputs and outputs unless `io` is fp16, and `keep_fp32` in FP32.
 
-    Raises StageFailed if fewer than nine tenths of its heavy nodes end up in FP16, or if it crashes ONNX Runtime.
+    Raises BadInput if nothing is called as `keep_fp32` says, StageFailed if no small part in FP32 makes the rest hold,
+    if too few of the heavy nodes end up in FP16, or if the graph crashes ONNX Runtime.
     """
     graph = onnx.load(given.latest(Kind.GRAPH).path)
-    keep, weights = job.options.io == "fp32", _weights(graph)
     try:
-        half = convert_float_to_float16(graph, min_positive_val=_SMALLEST, max_finite_val=_LARGEST, keep_io_types=keep)
-        OnnxModel.graph_topological_sort(half.graph)  # the converter appends the inputs' casts behind their readers
-        onnx.checker.check_model(half, full_check=True)
+        halved = precision.halve(graph, keep_io=job.options.io == "fp32")
     except Exception as error:  # whatever the converter or the checker raises, the graph was refused
         reason = " ".join(str(error).split())
         raise StageFailed(f"the graph cannot be FP16: {reason}", "deploy the graph of the simplify stage") from error
+    wanted, names, evaluations = job.options.keep_fp32, [node.name for node in halved.nodes], 0
+    kept, modules = Kept(), frozenset[str]()
+    if wanted:
+        modules = scopes.modules(weights_file.names(given.latest(Kind.WEIGHTS).path))
+    if wanted == (AUTO,):
+        kept, evaluations = _searched(halved, golden.read(given.latest(Kind.GOLDEN).path), modules, job)
+    elif wanted:
+        kept = scopes.meant(wanted, names, modules)
+    half = halved.keeping(kept)
+    counts = _counted(half, kept)
+    out.write_bytes(half.SerializeToString(deterministic=True))
+    if job.options.runner == "onnxruntime":
+        _open(out)
+    listed = scopes.named(kept, names, modules)
+    notes = {"io": job.options.io, **counts, "weights": plain.encode(_weights(graph, half))}
+    if not wanted:
+        return notes
+    where = {name: scopes.module_path(name, modules) for name in names if name in kept}
+    told = _told(listed, len(kept), len(names), evaluations)
+    return {**notes, "kept": where, "keep_fp32": listed, "evaluations": evaluations, "remarks": [told]}
+
+
+def _told(listed: list[str], kept: int, nodes: int, evaluations: int) -> str:
+    searched = f", {evaluations} evaluations" if evaluations else ""
+    return f"kept in FP32: {', '.join(listed) or 'nothing'} ({kept} of {nodes} nodes{searched})"
+
+
+def _counted(half: onnx.ModelProto, kept: Kept) -> dict[str, int]:
+    """How many heavy nodes there are, in FP16, and kept on purpose; raises StageFailed if this is no FP16 graph."""
     halved, heavy = count_half(half)
-    if halved < _SHARE * heavy:
+    meant = sum(node.op_type in _HEAVY for node in half.graph.node if node.name in kept)
+    if halved < _LEAST * heavy and meant:
+        raise StageFailed(
+            f"{meant} of {heavy} Conv, MatMul and Gemm nodes are kept in FP32: that is no FP16 graph",
+            "keep less with --keep-fp32, or deploy the FP32 graph of the simplify stage",
+        )
+    if halved < _SHARE * (heavy - meant):
         raise StageFailed(
             f"only {halved} of {heavy} Conv, MatMul and Gemm nodes would run in FP16: that is no FP16 graph",
             "deploy the FP32 graph of the simplify stage, or report the model",
         )
-    out.write_bytes(half.SerializeToString(deterministic=True))
-    if job.options.runner == "onnxruntime":
-        _open(out)
     casts = sum(node.op_type == "Cast" for node in half.graph.node)
-    counts = {"heavy_nodes": heavy, "heavy_nodes_fp16": halved, "casts": casts}
-    return {"io": job.options.io, **counts, "weights": plain.encode(weights)}
+    return {"heavy_nodes": heavy, "heavy_nodes_fp16": halved, "heavy_nodes_kept": meant, "casts": casts}
 
 
-def _weights(graph: onnx.ModelProto) -> Weights:
-    """What FP16 does to the FP32 weights of a graph."""
-    singles = [weight for weight in graph.graph.initializer if weight.data_type == onnx.TensorProto.FLOAT]
+def _searched(halved: Halved, sample: Golden, modules: frozenset[str], job: Job) -> tuple[Kept, int]:
+    """The fewest nodes in FP32 with which FP16 arithmetic holds on the golden sample, and how many sets were tried.
+
+    Raises StageFailed if nothing short of everything holds.
+    """
+    names = [node.name for node in halved.nodes]
+    heavy = {node.name: float(node.op_type in _HEAVY) for node in halved.nodes}
+    tolerance = parity.tolerances(sample.noise, job.options.tolerance).fp16
+    tried: dict[Kept, Judged] = {}
+
+    def judge(kept: Kept) -> Judged:
+        if kept not in tried:
+            tried[kept] = judged(halved.keeping(kept), sample, tolerance)
+            job.watch(len(tried), max(len(tried), MOST))
+        return tried[kept]
+
+    if judge(Kept()).holds:
+        return Kept(), len(tried)
+    found = narrow(names, judge, halved.beyond(sample.inputs), scopes.grouped(names, modules), heavy)
+    if found.kept is None or len(found.kept) == len(names):
+        raise StageFailed(
+            "no part of the graph can be FP16: even so its answers are beyond the tolerance or beyond 65504",
+            "deploy the FP32 graph of the simplify stage",
+        )
+    return found.kept, len(tried)
+
+
+def judged(half: onnx.ModelProto, sample: Golden, tolerance: Tolerance) -> Judged:
+    """Whether FP16 arithmetic stays near the FP64 source, and nothing in it is beyond 65504."""
+    got, largest = rounded.examined(half, sample.inputs)
+    check = parity.check(got, sample.reference, "FP64", tolerance)
+    return Judged(not check.broken and largest <= LARGEST, check.parity.max_error)
+
+
+def _weights(graph: onnx.ModelProto, half: onnx.ModelProto) -> Weights:
+    """What FP16 does to the FP32 weights of a graph, those aside that stay FP32."""
+    halves = {weight.name for weight in half.graph.initializer if weight.data_type == onnx.TensorProto.FLOAT16}
+    singles = [weight for weight in graph.graph.initializer if weight.name in halves]
     arrays = [onnx.numpy_helper.to_array(weight).ravel() for weight in singles]
     sizes = np.abs(np.concatenate(arrays or [np.zeros(0)]))
-    half = np.finfo(np.float16)
-    flushed = (sizes > 0) & (sizes < half.smallest_subnormal)
-    subnormal = (sizes >= half.smallest_subnormal) & (sizes < half.smallest_normal)
+    half_info = np.finfo(np.float16)
+    flushed = (sizes > 0) & (sizes < half_info.smallest_subnormal)
+    subnormal = (sizes >= half_info.smallest_subnormal) & (sizes < half_info.smallest_normal)
     return Weights(len(sizes), int(flushed.sum()), int(subnormal.sum()))
 
 

@@ -25,10 +25,9 @@ from deploytool.golden import Golden
 from deploytool.measure import parity, trial
 from deploytool.measure.trial import Question
 from deploytool.plain import Json
-from deploytool.spec import Job
+from deploytool.spec import AUTO, Job
 
 _EXPORTERS = {"torchscript": torchscript.export, "dynamo": dynamo.export}
-_AUTO = "auto"
 _NOISE = 4.0  # errors up to so many times the noise are equal: another order of sums moves them as far
 _FREE = ("Constant", "Identity")  # nodes that cost nothing where the graph runs
 
@@ -50,7 +49,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     """
     weights = given.latest(Kind.WEIGHTS).path
     sample = golden.read(given.latest(Kind.GOLDEN).path)
-    if job.options.exporter != _AUTO:
+    if job.options.exporter != AUTO:
         graph = _translated(job.options.exporter, weights, sample, job.options.opset)
         _write(graph, out)
         return {"exporter": job.options.exporter, **_size(graph)}

@@ -15,7 +15,6 @@ from deploytool.proof import Proof
 from deploytool.report import Reach, Report, Weights
 from deploytool.spec import Job
 
-_AT_ONCE = 8  # images, so that all intermediate values of a batch fit into memory
 _LIBRARIES = ("deploytool", "torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
 
 
@@ -71,9 +70,4 @@ def _reach(given: Given, sample: Golden) -> Reach | None:
     halved = given.latest(Kind.GRAPH)
     if "weights" not in halved.notes:
         return None
-    largest: dict[str, float] = {}
-    for start in range(0, len(sample.labels), _AT_ONCE):
-        few = {name: array[start : start + _AT_ONCE] for name, array in sample.inputs.items()}
-        for node, value in rounded.ranges(halved.path, few).items():
-            largest[node] = max(value, largest.get(node, 0.0))
-    return verdict.reach(largest, plain.decode(Weights, halved.notes["weights"]))
+    return verdict.reach(rounded.ranges(halved.path, sample.inputs), plain.decode(Weights, halved.notes["weights"]))

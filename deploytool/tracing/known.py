@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -53,17 +52,3 @@ def error(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
     exact = np.asarray(expected, np.float64)
     apart = np.abs(np.asarray(got, np.float64) - exact).max(initial=0.0)
     return float(apart / (np.abs(exact).max(initial=0.0) or 1.0)) if np.isfinite(apart) else _WORST
-
-
-def module_path(node: str, modules: Collection[str]) -> str:
-    """The PyTorch module that the name of an ONNX node leads to, "" if it leads no further than the model itself.
-
-    The scopes of `/stem/stem.0/Conv` (torchscript, which repeats itself) and of `/stem/0/Conv_12` (dynamo) are
-    followed one by one, as far as there are such modules.
-    """
-    path = ""
-    for scope in node.split("/")[1:-1]:
-        beside = path.rpartition(".")[0]
-        ways = (f"{path}.{scope}", f"{beside}.{scope}", scope)
-        path = next((way.lstrip(".") for way in ways if way.lstrip(".") in modules), path)
-    return path

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deploytool.tracing.known import Known, error, module_path
+from deploytool.scopes import module_path
+from deploytool.tracing.known import Known, error
 from deploytool.tracing.opened import Point
 
 Matches = Mapping[str, Known]

@@ -91,3 +91,21 @@ def test_files_and_folders_go_by_what_is_in_them(tmp_path: Path) -> None:
         asked.file(tmp_path)
     with pytest.raises(BadInput, match="there is no folder"):
         asked.folder(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("", ()),
+        ("auto", ("auto",)),
+        ("stage2.0, classifier,", ("stage2.0", "classifier")),
+        ("/pool/Add", ("/pool/Add",)),
+    ],
+)
+def test_what_to_keep(text: str, names: tuple[str, ...]) -> None:
+    assert asked.kept(text) == names
+
+
+def test_a_search_stands_alone() -> None:
+    with pytest.raises(BadInput, match="asks for a search and names what it should find"):
+        asked.kept("auto,classifier")

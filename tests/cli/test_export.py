@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -81,6 +82,7 @@ def test_without_trt_there_is_no_engine(deploytool: Command, tmp_path: Path) -> 
         ((MODEL, "--batch", "two"), 2, "--batch two is no size", "write --batch 8"),
         ((MODEL, "--for", "rtx99"), 2, "there is no target 'rtx99'", "did you mean rtx"),
         ((MODEL, "--for", "orin,rtx40", "--require"), 6, "no engine for orin", "drop --require"),
+        ((MODEL, "--keep-fp32", "auto,stem"), 2, "--keep-fp32 auto,stem asks for a search and names", "one of the two"),
         ((MODEL, "--out", "/proc/here"), 2, "cannot write to /proc/here", "--out"),
     ],
 )
@@ -182,6 +184,16 @@ def written(*hops: Hop, gate: Gate | None = None, proof: Proof | None = None) ->
 def test_how_a_report_ends(report: Report, require: bool, ending: type[DeployError] | None) -> None:
     failure = export._failure(report, Path("run"), require=require)
     assert failure is None if ending is None else type(failure) is ending
+
+
+def test_the_remedy_for_what_fp16_breaks_is_to_keep_some_of_it() -> None:
+    failure = export._failure(written(GOOD, BAD), Path("run"), require=False)
+    assert failure is not None
+    assert failure.remedy == "try --keep-fp32 auto; `deploytool blame` names the layer"
+    sooner = dataclasses.replace(BAD, stage="simplify")
+    other = export._failure(written(sooner, BAD), Path("run"), require=False)
+    assert other is not None
+    assert other.remedy == "`deploytool blame` names the layer"
 
 
 def test_every_failure_has_its_own_exit_code() -> None:

@@ -14,7 +14,7 @@ from deploytool.artifact import Artifact, Given, Kind
 from deploytool.errors import BadInput, StageFailed
 from deploytool.report import Engine
 from deploytool.spec import EnginePlan, Job, Options, Range
-from deploytool.stages import build
+from deploytool.stages import build, halve
 from tests.conftest import QUICK, TINY, shelf
 
 RTX = "tensorrt_rtx"
@@ -73,6 +73,20 @@ def test_an_engine_that_would_be_fp32_is_refused(finished: Path, tmp_path: Path)
     with pytest.raises(StageFailed, match="only 0 of 4 convolution and matrix layers are FP16"):
         build.make(Job(TINY, options()), tmp_path / "engine.plan", with_graph(finished / "simplify" / "graph.onnx"))
     assert not (tmp_path / "engine.plan").exists()
+
+
+def test_a_graph_with_layers_kept_in_fp32_is_built(finished: Path, tmp_path: Path) -> None:
+    before = Given(tuple(each for each in shelf(finished).artifacts if each.made_by not in ("halve", "build")))
+    job = Job(TINY, dataclasses.replace(options(), keep_fp32=("grouped", "depthwise")))
+    notes = halve.make(job, tmp_path / "graph.onnx", before)
+    mixed = Artifact(Kind.GRAPH, tmp_path / "graph.onnx", "digest", "key", "halve", notes, 0.0, fresh=True)
+    (engine,) = plain.decode(tuple[Engine, ...], build.make(job, tmp_path / "engine.plan", Given((mixed,)))["engines"])
+    whole = plain.decode(tuple[Engine, ...], shelf(finished).latest(Kind.ENGINE).notes["engines"])[0]
+    assert engine.layers["FLOAT"] > whole.layers["FLOAT"]
+    assert engine.layers["HALF"] < whole.layers["HALF"]
+    assert (tmp_path / "engine.plan").stat().st_size == engine.bytes
+    with pytest.raises(StageFailed, match="only 2 of 4 convolution and matrix layers are FP16"):
+        build.make(job, tmp_path / "engine.plan", with_graph(tmp_path / "graph.onnx"))
 
 
 def test_an_operator_tensorrt_does_not_take_is_named(tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from deploytool import precision
 from deploytool.artifact import Artifact, Given, Kind
-from deploytool.errors import StageFailed
+from deploytool.errors import BadInput, StageFailed
+from deploytool.measure.narrowing import Judged
 from deploytool.spec import Job
 from deploytool.stages import halve
-from tests.conftest import QUICK, TINY, shelf
+from tests.conftest import QUICK, TINY, modules_of, shelf
 
 
 def types(graph: onnx.ModelProto) -> list[int]:
@@ -53,7 +55,7 @@ def test_io_fp16_leaves_no_cast(finished: Path, tmp_path: Path) -> None:
 
 
 def test_a_graph_that_stays_fp32_is_refused(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(halve, "convert_float_to_float16", lambda graph, **_: graph)
+    monkeypatch.setattr(precision, "convert_float_to_float16", lambda graph, **_: graph)
     with pytest.raises(StageFailed, match="only 0 of 4 Conv, MatMul and Gemm nodes would run in FP16"):
         halve.make(Job(TINY, QUICK), tmp_path / "graph.onnx", Given(shelf(finished).chain(Kind.GRAPH)[:2]))
     assert not (tmp_path / "graph.onnx").exists()
@@ -68,3 +70,89 @@ def test_weights_are_clipped_at_the_limits_of_fp16_and_not_before(tmp_path: Path
     got = numpy_helper.to_array(kept)[0]
     np.testing.assert_array_equal(got[:3], np.array([20000, -60000, 65504], np.float16))
     assert got[3] == np.float16(1e-7)
+
+
+def keeping(*names: str) -> Job:
+    return Job(TINY, dataclasses.replace(QUICK, keep_fp32=names))
+
+
+def before_halve(run: Path) -> Given:
+    return Given(tuple(artifact for artifact in shelf(run).artifacts if artifact.made_by not in ("halve", "build")))
+
+
+def test_what_is_named_is_kept_in_fp32(finished: Path, tmp_path: Path) -> None:
+    notes = halve.make(keeping("grouped", "/pool/AveragePool"), tmp_path / "graph.onnx", before_halve(finished))
+    graph = onnx.load(tmp_path / "graph.onnx")
+    onnx.checker.check_model(graph, full_check=True)
+    assert halve.count_half(graph) == (3, 4)
+    kept = {"/grouped/grouped.0/Conv": "grouped.0", "/grouped/grouped.2/Relu": "grouped", "/pool/AveragePool": ""}
+    assert notes["kept"] == kept
+    assert notes["keep_fp32"] == ["grouped", "/pool/AveragePool"]
+    assert notes["remarks"] == ["kept in FP32: grouped, /pool/AveragePool (3 of 13 nodes)"]
+    assert notes["casts"] == 6
+    all_weights = halve.make(Job(TINY, QUICK), tmp_path / "plain.onnx", before_halve(finished))["weights"]
+    few_weights = notes["weights"]
+    assert isinstance(all_weights, dict)
+    assert isinstance(few_weights, dict)
+    assert few_weights["all"] == all_weights["all"] - 8 * 4  # the filters of `grouped`; its biases others have too
+
+
+def test_an_unknown_name_is_refused_with_the_nearest(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no module and no FP16 node is called 'group'") as refused:
+        halve.make(keeping("group"), tmp_path / "graph.onnx", before_halve(finished))
+    assert "grouped" in refused.value.remedy
+    assert not (tmp_path / "graph.onnx").exists()
+
+
+def test_a_graph_that_is_mostly_kept_is_refused(finished: Path, tmp_path: Path) -> None:
+    half = ("stem", "grouped")
+    assert halve.make(keeping(*half), tmp_path / "graph.onnx", before_halve(finished))["heavy_nodes_kept"] == 2
+    (tmp_path / "graph.onnx").unlink()
+    with pytest.raises(StageFailed, match="3 of 4 Conv, MatMul and Gemm nodes are kept in FP32"):
+        halve.make(keeping(*half, "classifier"), tmp_path / "graph.onnx", before_halve(finished))
+    assert not (tmp_path / "graph.onnx").exists()
+
+
+def test_a_search_keeps_nothing_where_fp16_is_enough(finished: Path, tmp_path: Path) -> None:
+    notes = halve.make(keeping("auto"), tmp_path / "graph.onnx", before_halve(finished))
+    assert (tmp_path / "graph.onnx").read_bytes() == (finished / "halve" / "graph.onnx").read_bytes()
+    assert (notes["kept"], notes["keep_fp32"], notes["evaluations"]) == ({}, [], 1)
+    assert "kept in FP32: nothing (0 of" in str(notes["remarks"])
+
+
+def test_a_search_without_an_answer_says_so(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(halve, "judged", lambda half, sample, tolerance: Judged(False, 1.0))
+    with pytest.raises(StageFailed, match="no part of the graph can be FP16") as refused:
+        halve.make(keeping("auto"), tmp_path / "graph.onnx", before_halve(finished))
+    assert refused.value.remedy == "deploy the FP32 graph of the simplify stage"
+
+
+def test_a_search_tells_how_far_it_is(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        halve,
+        "judged",
+        lambda half, sample, tolerance: Judged(halve.count_half(half)[0] < 4, 4.0 - halve.count_half(half)[0]),
+    )
+    job = dataclasses.replace(keeping("auto"), watch=lambda done, total: seen.append((done, total)))
+    notes = halve.make(job, tmp_path / "graph.onnx", before_halve(finished))
+    assert notes["heavy_nodes_kept"] == 1
+    assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
+    assert all(done <= total for done, total in seen)
+
+
+def test_keeping_needs_no_torch(finished: Path, tmp_path: Path) -> None:
+    program = f"""
+import dataclasses, sys
+from pathlib import Path
+from deploytool import pipeline
+from deploytool.artifact import Given
+from deploytool.spec import Job, Model, Options
+from deploytool.stages import halve
+rooms = pipeline.rooms(Path({str(finished)!r}))
+given = [pipeline._artifact(*room, fresh=False) for room in rooms if room[0].name not in ("halve", "build")]
+job = Job(Model("tiny", ""), Options(keep_fp32=("auto",)))
+halve.make(job, Path({str(tmp_path / "graph.onnx")!r}), Given(tuple(given)))
+"""
+    assert "torch" not in modules_of(program)
+    assert (tmp_path / "graph.onnx").is_file()

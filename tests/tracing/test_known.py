@@ -3,30 +3,8 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pytest
 
-from deploytool.tracing.known import Known, error, module_path
-
-MODULES = {"", "stem", "stem.0", "stem.1", "net", "net.stem", "net.stem.0", "stage2", "stage2.0", "stage2.0.compress"}
-
-
-@pytest.mark.parametrize(
-    ("node", "module"),
-    [
-        ("/stem/stem.0/Conv", "stem.0"),
-        ("/stem/1/Conv_0", "stem.1"),
-        ("/net/stem/stem.0/Conv", "net.stem.0"),
-        ("/stage2/stage2.0/compress/Conv", "stage2.0.compress"),
-        ("/stage2/0/compress/Conv_12", "stage2.0.compress"),
-        ("/stage2/0/elsewhere/Conv_12", "stage2.0"),
-        ("/Transpose", ""),
-        ("/model/Reshape_4", ""),
-        ("graph_input_cast0", ""),
-        ("", ""),
-    ],
-)
-def test_a_nodes_name_leads_to_its_module(node: str, module: str) -> None:
-    assert module_path(node, MODULES) == module
+from deploytool.tracing.known import Known, error
 
 
 def test_an_error_is_relative_to_the_largest_value_and_always_a_number() -> None:
