@@ -57,13 +57,13 @@ def subject(
         for axis, word in enumerate(tensor.shape)
         if isinstance(word, str)
     }
-    pixels, inputs = samples.draw(model, fresh, _SEED, sizes)
+    pixels, inputs = samples.draw(model, fresh, _SEED, sizes, hard=True)
     allowed, state = parity.tolerances(sample.noise, wanted), weights_file.state(weights)
     return Subject(graph, before, half, sample, allowed, state, pixels, inputs)
 
 
 @dataclass(frozen=True)
-class _Check:
+class Check:
     """One check: what it expects of the golden and of the fresh cases, and what it tolerates."""
 
     expected: Arrays
@@ -72,7 +72,7 @@ class _Check:
 
 
 @dataclass(frozen=True)
-class _Trial:
+class Trial:
     """One fault in one check: its largest error on the golden cases, and on the fresh ones where it was not caught."""
 
     caught: bool
@@ -85,15 +85,15 @@ def prove(subject: Subject, count: int, seed: int, watch: Callable[[int, int], N
 
     Where a check fails on the sound graph itself, nothing can be proved of it, and there are no families.
     """
-    sound, checks = _sound(subject), _checks(subject)
-    if not _holds(sound, subject, checks):
+    sound, checks = sound_graph(subject), checks_of(subject)
+    if not holds(sound, subject, checks):
         return Proof((), (), 0, ())
     families, missed, wanted = [], [], []
     for number, name in enumerate(faults.FAMILIES):
         watch(number, len(faults.FAMILIES))
         rng = np.random.default_rng((seed, number))
         planted = list(islice(faults.load(name).faults(sound, rng), count))
-        trials = [_try(sound, fault, subject, checks) for fault in planted if fault.same is None]
+        trials = [attempt(sound, fault, subject, checks) for fault in planted if fault.same is None]
         families.append(Family(name, len(planted), len(planted) - len(trials), _powers(trials, checks)))
         tried = [fault for fault in planted if fault.same is None]
         for fault, trial in zip(tried, trials, strict=True):
@@ -111,23 +111,23 @@ def write_helpful(path: Path, subject: Subject, proof: Proof) -> None:
     golden.write_cases(path, subject.pixels[chosen], {name: array[chosen] for name, array in subject.fresh.items()})
 
 
-def _sound(subject: Subject) -> Graph:
+def sound_graph(subject: Subject) -> Graph:
     """The graph with every operator in FP32, so that what a fault does is not lost in rounding."""
     model = onnx.load(subject.graph)
     made = rounded.rounded(model, results=False) if subject.half else model
     return Graph(made, subject.half, subject.state, subject.sample.preprocessing)
 
 
-def _checks(subject: Subject) -> dict[str, _Check]:
+def checks_of(subject: Subject) -> dict[str, Check]:
     """The checks of the run: of the graph as converted, and of what FP16 makes of it, where there is FP16."""
     sample, fresh, allowed = subject.sample, subject.fresh, subject.allowed
     exact = partial(onnxruntime.start, subject.before)
     if not subject.half:
-        return {GRAPH: _Check(_answers(exact, sample.inputs), _answers(exact, fresh), allowed.fp32)}
+        return {GRAPH: Check(_answers(exact, sample.inputs), _answers(exact, fresh), allowed.fp32)}
     narrow = partial(rounded.narrowed, subject.before, subject.graph)
     return {
-        GRAPH: _Check(_answers(narrow, sample.inputs), _answers(narrow, fresh), allowed.fp32),
-        ENGINE: _Check(sample.reference, _answers(exact, fresh), allowed.fp16),
+        GRAPH: Check(_answers(narrow, sample.inputs), _answers(narrow, fresh), allowed.fp32),
+        ENGINE: Check(sample.reference, _answers(exact, fresh), allowed.fp16),
     }
 
 
@@ -136,13 +136,15 @@ def _answers(open_: Callable[[], AbstractContextManager[Session]], inputs: Array
         return replay(session, inputs)
 
 
-def _holds(sound: Graph, subject: Subject, checks: Mapping[str, _Check]) -> bool:
+def holds(sound: Graph, subject: Subject, checks: Mapping[str, Check]) -> bool:
+    """Whether the checks pass the graph as it is."""
     with onnxruntime.start(sound.model.SerializeToString()) as session:
         got = replay(session, subject.sample.inputs)
     return not any(_judged(got, check).caught for check in checks.values())
 
 
-def _try(sound: Graph, fault: Fault, subject: Subject, checks: Mapping[str, _Check]) -> dict[str, _Trial]:
+def attempt(sound: Graph, fault: Fault, subject: Subject, checks: Mapping[str, Check]) -> dict[str, Trial]:
+    """What the checks make of one fault; a graph that does not run, or answers in other shapes, deceives nobody."""
     spoiled = sound.copy()
     fault.plant(spoiled)
     try:
@@ -152,27 +154,27 @@ def _try(sound: Graph, fault: Fault, subject: Subject, checks: Mapping[str, _Che
             if not all(trial.caught for trial in found.values()):
                 fresh = replay(session, subject.fresh)
                 found = {name: _moved(trial, fresh, checks[name]) for name, trial in found.items()}
-    except (StageFailed, ValueError):  # a graph that does not run, or answers in other shapes, deceives nobody
-        return {name: _Trial(True, float("inf")) for name in checks}
+    except (StageFailed, ValueError):
+        return {name: Trial(True, float("inf")) for name in checks}
     return found
 
 
-def _judged(got: Arrays, check: _Check) -> _Trial:
+def _judged(got: Arrays, check: Check) -> Trial:
     found = parity.check(got, check.expected, "", check.tolerance)
-    return _Trial(bool(found.broken), found.parity.max_error)
+    return Trial(bool(found.broken), found.parity.max_error)
 
 
-def _moved(trial: _Trial, fresh: Arrays, check: _Check) -> _Trial:
+def _moved(trial: Trial, fresh: Arrays, check: Check) -> Trial:
     if trial.caught:
         return trial
-    return _Trial(False, trial.error, tuple(parity.errors(fresh, check.fresh)))
+    return Trial(False, trial.error, tuple(parity.errors(fresh, check.fresh)))
 
 
-def _misses(trial: _Trial, limit: float) -> bool:
+def _misses(trial: Trial, limit: float) -> bool:
     return not trial.caught and bool(max(trial.fresh) > _MATTERS * limit)
 
 
-def _powers(trials: list[dict[str, _Trial]], checks: Mapping[str, _Check]) -> dict[str, Power]:
+def _powers(trials: list[dict[str, Trial]], checks: Mapping[str, Check]) -> dict[str, Power]:
     powers = {}
     for name, check in checks.items():
         mine = [trial[name] for trial in trials]

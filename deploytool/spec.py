@@ -118,7 +118,7 @@ class Options:
     seed: int = 0
     weights: Source | None = None
     trust_code: bool = False
-    images: int = 8
+    images: int = 12
     data: Source | None = None
     cases: Source | None = None
     exporter: str = "torchscript"

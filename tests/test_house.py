@@ -37,6 +37,7 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.exporters.torchscript": "torch",
     "deploytool.hops": "onnx, through backends",
     "deploytool.images": "PIL",
+    "deploytool.coverage": "torch",
     "deploytool.noise": "torch",
     "deploytool.proving": "onnx, PIL through samples",
     "deploytool.weights_file": "safetensors",

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto
 
 from deploytool import precision
-from deploytool.golden import Golden
+from deploytool.golden import Floor, Golden, Noise
 from deploytool.measure import parity
 from deploytool.measure.narrowing import Judged, Kept, narrow
 from deploytool.precision import Halved
@@ -21,6 +21,8 @@ from deploytool.stages.halve import judged
 from tests import planted
 
 Plant = Callable[[], onnx.ModelProto]
+
+NOISE = Noise(Floor(1e-6, 1e-6), Floor(5e-4, 2.5e-3))  # FP16 may err by 2e-3, and 40 dB
 
 
 def answers(graph: onnx.ModelProto, inputs: dict[str, planted.Array]) -> planted.Array:
@@ -32,7 +34,9 @@ def sample(graph: onnx.ModelProto) -> Golden:
     inputs = planted.images()
     logits = answers(graph, inputs)
     none, labels = np.zeros((len(logits), 0, 0, 3), np.uint8), np.full(len(logits), -1)
-    return Golden(none, inputs, {"logits": logits}, {"logits": logits.astype(np.float64)}, labels, Preprocessing())
+    return Golden(
+        none, inputs, {"logits": logits}, {"logits": logits.astype(np.float64)}, labels, Preprocessing(), NOISE
+    )
 
 
 def names(halved: Halved) -> list[str]:

@@ -17,7 +17,7 @@ from deploytool.proof import CASES
 from deploytool.report import Report
 from deploytool.spec import Decision, Job, Options
 
-_DRAWN, _PHOTOGRAPHS = 8, 64  # golden images, unless --images says how many
+_DRAWN, _PHOTOGRAPHS = 12, 64  # golden images, unless --images says how many
 
 
 class Exporter(str, Enum):

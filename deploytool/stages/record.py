@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from deploytool import folders, golden, images, noise, samples, weights_file
+from deploytool import coverage, folders, golden, images, noise, samples, weights_file
 from deploytool.artifact import Given, Kind, Notes
-from deploytool.backends import Session, eager
+from deploytool.backends import eager
 from deploytool.errors import BadInput, StageFailed
 from deploytool.golden import Arrays, Golden
 from deploytool.measure.replay import replay
 from deploytool.spec import Job, Model
 
 _CLEAR = 0.01  # of the largest output: far beyond what FP16 may move, so a changed top-1 is a fault and not a tie
-_ROUNDS = 6
+_MORE = 16  # cases that are drawn beyond those wanted, at most as many again, so that there is a choice
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class _Cases:
+    """Golden cases without answers."""
+
+    pixels: images.Pixels
+    inputs: Arrays
+    labels: npt.NDArray[np.int64]
+
+    def joined(self, pixels: images.Pixels, inputs: Arrays) -> _Cases:
+        """These cases, and others of unknown classes behind them."""
+        both = {name: np.concatenate([array, inputs[name]]) for name, array in self.inputs.items()}
+        labels = np.append(self.labels, np.full(len(pixels), -1))
+        return _Cases(np.concatenate([self.pixels, pixels]), both, labels)
+
+    def few(self, chosen: Sequence[int]) -> _Cases:
+        """Some of these cases."""
+        inputs = {name: array[chosen] for name, array in self.inputs.items()}
+        return _Cases(self.pixels[chosen], inputs, self.labels[chosen])
 
 
 def make(job: Job, out: Path, given: Given) -> Notes:
@@ -26,19 +49,20 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     """
     weights = given.latest(Kind.WEIGHTS).path
     model = weights_file.definition(weights)
+    cases = _photographs(job, model) if job.options.data else _drawn(job, model, weights)
+    if job.options.cases:
+        cases = cases.joined(*_further(Path(job.options.cases.path), cases.inputs))
     with eager.start(weights) as single, eager.start(weights, double=True) as double:
-        pixels, inputs, labels = _photographs(job, model) if job.options.data else _drawn(job, model, single)
-        if job.options.cases:
-            pixels, inputs, labels = _joined(pixels, inputs, labels, Path(job.options.cases.path))
-        outputs, reference = replay(single, inputs), replay(double, inputs)
+        outputs, reference = replay(single, cases.inputs), replay(double, cases.inputs)
     if not all(np.isfinite(answer).all() for answer in outputs.values()):
         raise StageFailed("the model itself answers with NaN or infinite values", "check its weights")
-    moved = noise.measure(weights, inputs, reference)
-    golden.write(out, Golden(pixels, inputs, outputs, reference, labels, model.preprocessing, moved))
-    return {"images": len(labels), "smallest_margin": float(_margins(model, outputs).min())}
+    moved = noise.measure(weights, cases.inputs, reference)
+    sample = Golden(cases.pixels, cases.inputs, outputs, reference, cases.labels, model.preprocessing, moved)
+    golden.write(out, sample)
+    return {"images": len(cases.labels), "smallest_margin": float(_margins(model, outputs).min())}
 
 
-def _photographs(job: Job, model: Model) -> tuple[images.Pixels, Arrays, npt.NDArray[np.int64]]:
+def _photographs(job: Job, model: Model) -> _Cases:
     """The user's photographs as the model's input, with their labels where the folder has classes."""
     assert job.options.data is not None
     tensor, crop = model.inputs[0], model.preprocessing.crop
@@ -47,37 +71,38 @@ def _photographs(job: Job, model: Model) -> tuple[images.Pixels, Arrays, npt.NDA
     found = folders.read(Path(job.options.data.path), limit=job.options.images, seed=job.options.seed)
     pixels = np.stack([images.fit(images.read(path), model.preprocessing) for path in found.paths])
     labels = np.array(found.labels or [-1] * len(pixels), np.int64)
-    return pixels, {tensor.name: images.normalise(pixels, model.preprocessing)}, labels
+    return _Cases(pixels, {tensor.name: images.normalise(pixels, model.preprocessing)}, labels)
 
 
-def _drawn(job: Job, model: Model, session: Session) -> tuple[images.Pixels, Arrays, npt.NDArray[np.int64]]:
-    """Drawn cases whose class the model is sure of; the surest, where too few are sure enough."""
+def _drawn(job: Job, model: Model, weights: Path) -> _Cases:
+    """Drawn cases whose class the model is sure of, those that show most of it; the surest, where there are too few."""
     wanted, sizes = job.options.images, samples.sides(job.options.sizes, "typical")
-    pixels, inputs, margins = [], [], []
+    cases, margins, extremes = None, [], []
     for attempt in range(_ROUNDS):
         # the calibration batch of `instantiate` has seed + 1: golden images are never among it
-        drawn, arrays = samples.draw(model, wanted, (job.options.seed + 1) * 1000 + attempt, sizes)
-        pixels.append(drawn)
-        inputs.append(arrays)
-        margins.append(_margins(model, replay(session, arrays)))
-        if (np.concatenate(margins) >= _CLEAR).sum() >= wanted:
-            break
-    best = np.argsort(-np.minimum(np.concatenate(margins), _CLEAR), kind="stable")[:wanted]
-    chosen = {name: np.concatenate([arrays[name] for arrays in inputs])[best] for name in inputs[0]}
-    return np.concatenate(pixels)[best], chosen, np.full(wanted, -1)
+        seed = (job.options.seed + 1) * 1000 + attempt
+        pixels, inputs = samples.draw(model, wanted + min(wanted, _MORE), seed, sizes, hard=True)
+        fresh = _Cases(pixels, inputs, np.full(len(pixels), -1))
+        cases = cases.joined(pixels, inputs) if cases else fresh
+        answers, heard = coverage.listen(weights, inputs)
+        margins.append(_margins(model, answers))
+        extremes.append(heard)
+        clear = np.flatnonzero(np.concatenate(margins) >= _CLEAR)
+        if len(clear) >= wanted:
+            chosen = clear[coverage.choose(np.concatenate(extremes)[clear], wanted)]
+            return cases.few(sorted(chosen))
+    assert cases is not None  # there is at least one round
+    return cases.few(np.argsort(-np.concatenate(margins), kind="stable")[:wanted].tolist())
 
 
-def _joined(
-    pixels: images.Pixels, inputs: Arrays, labels: npt.NDArray[np.int64], more: Path
-) -> tuple[images.Pixels, Arrays, npt.NDArray[np.int64]]:
-    """The cases with those of a file behind them; raises BadInput if they are of another model."""
-    further, arrays = golden.read_cases(more)
+def _further(file: Path, inputs: Arrays) -> tuple[images.Pixels, Arrays]:
+    """The cases of a file; raises BadInput if they are of another model."""
+    pixels, arrays = golden.read_cases(file)
     if {name: (array.shape[1:], array.dtype) for name, array in arrays.items()} != {
         name: (array.shape[1:], array.dtype) for name, array in inputs.items()
     }:
-        raise BadInput(f"the cases of {more} are no inputs of this model", "give those of a run of the same model")
-    joined = {name: np.concatenate([array, arrays[name]]) for name, array in inputs.items()}
-    return np.concatenate([pixels, further]), joined, np.append(labels, np.full(len(further), -1))
+        raise BadInput(f"the cases of {file} are no inputs of this model", "give those of a run of the same model")
+    return pixels, arrays
 
 
 def _margins(model: Model, answers: Arrays) -> npt.NDArray[np.float64]:
