@@ -46,13 +46,16 @@ STAGES: Mapping[str, Contract] = {
     ),
     "simplify": Contract((Kind.GRAPH, Kind.GOLDEN), Kind.GRAPH, ("runner",), ("onnxsim", *_ORT)),
     "halve": Contract((Kind.GRAPH,), Kind.GRAPH, ("io", "runner"), ("onnx", *_ORT)),
-    "build": Contract((Kind.GRAPH,), Kind.ENGINE, ("batch", "sizes", "engines"), _TRT, here=True),
+    "lint": Contract((Kind.GOLDEN, Kind.GRAPH), Kind.CANARY, ("runner",), ("onnx", *_ORT)),
+    "build": Contract(
+        (Kind.GRAPH,), Kind.ENGINE, ("batch", "sizes", "engines"), _TRT, welcomes=(Kind.CANARY,), here=True
+    ),
     "validate": Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
         Kind.REPORT,
         ("batch", "sizes", "data", "io", "runner", "seconds", "min_speedup", "targets"),
         ("torch", *_ORT, *_TRT),
-        welcomes=(Kind.SCRIPT, Kind.ENGINE),
+        welcomes=(Kind.SCRIPT, Kind.CANARY, Kind.ENGINE),
         here=True,
     ),
 }

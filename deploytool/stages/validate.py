@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import backends, golden, machine, plain, report, verdict
+from deploytool import backends, canaries, golden, machine, plain, report, verdict
 from deploytool.artifact import Artifact, Given, Kind, Notes
 from deploytool.backends import Session, eager, rounded, tensorrt
+from deploytool.canaries import Canaries
 from deploytool.errors import MissingBackend, StageFailed
 from deploytool.golden import Arrays, Golden
 from deploytool.measure import latency, parity
@@ -38,6 +39,7 @@ class _Step:
     device: str
     before: str
     open: Callable[[], AbstractContextManager[Session]]
+    graph: Path | None = None
     absent: str | None = None  # the word for an artifact that is known not to run here
 
     @property
@@ -55,7 +57,8 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     hops = [_source_hop(given.latest(Kind.GOLDEN), sample)]
     with eager.start(given.latest(Kind.WEIGHTS).path) as source:
         extremes = corners(job.model, job.options.sizes, source)
-    hops += [_parity(step, answers, sample, extremes, job) for step in steps]
+    kept = _canaries(given)
+    hops += [_parity(step, answers, sample, extremes, kept, job) for step in steps]
     timed = _steps(job, given, devices[-1]) + engines
     speeds, rounds = _speed(given.latest(Kind.WEIGHTS), timed, sample, job, devices[-1])
     written = Report(
@@ -97,7 +100,8 @@ def _arithmetic(given: Given) -> list[_Step]:
 
 def _step(artifact: Artifact, runner: str, device: str, before: str) -> _Step:
     start = partial(backends.load(runner).start, artifact.path, device)
-    return _Step(artifact.made_by, artifact.path.name, runner, device, before, start)
+    graph = artifact.path if artifact.kind is Kind.GRAPH else None
+    return _Step(artifact.made_by, artifact.path.name, runner, device, before, start, graph)
 
 
 def _engines(given: Given) -> list[_Step]:
@@ -107,7 +111,7 @@ def _engines(given: Given) -> list[_Step]:
         artifact = given.latest(Kind.ENGINE)
         start = partial(tensorrt.start, artifact.path.with_name(engine.file), "cuda", engine.flavour)
         absent = None if tensorrt.serves(engine.flavour, engine.capabilities) else report.BUILT_NOT_RUN
-        steps.append(_Step(artifact.made_by, engine.file, engine.flavour, "cuda", before, start, absent))
+        steps.append(_Step(artifact.made_by, engine.file, engine.flavour, "cuda", before, start, absent=absent))
     return steps
 
 
@@ -144,7 +148,9 @@ def _source_hop(artifact: Artifact, sample: Golden) -> Hop:
     return replace(hop, agreement=agreement(sample.outputs, sample), accuracy=accuracy(sample.outputs, sample))
 
 
-def _parity(step: _Step, answers: dict[str, Arrays], sample: Golden, extremes: list[Corner], job: Job) -> Hop:
+def _parity(
+    step: _Step, answers: dict[str, Arrays], sample: Golden, extremes: list[Corner], kept: Canaries, job: Job
+) -> Hop:
     """Runs the golden inputs at both ends of the batch range, and the corners; the answers stay for the next hop."""
     hop = Hop(step.stage, step.file, step.runner, step.device, step.absent or MEASURED, ())
     if step.absent:
@@ -162,9 +168,25 @@ def _parity(step: _Step, answers: dict[str, Arrays], sample: Golden, extremes: l
     compared: list[tuple[Arrays, Arrays, str]] = [(got, answers[step.before], step.before)]
     compared += [(at, corner.answers, corner.name) for at, corner in zip(beyond, extremes, strict=True)]
     compared += [(single, got, _OTHER_BATCH), (got, sample.reference, _TRUTH)]
-    checks = tuple(_check(step, *each) for each in compared)
+    *checks, truth = [_check(step, *each) for each in compared]
+    checks += _on_the_way(step, got, sample, kept, job)
     answers[step.stage] = got
-    return replace(hop, checks=checks, agreement=agreement(got, sample), accuracy=accuracy(got, sample))
+    return replace(hop, checks=(*checks, truth), agreement=agreement(got, sample), accuracy=accuracy(got, sample))
+
+
+def _canaries(given: Given) -> Canaries:
+    """What the lint kept, if it found anything."""
+    files = [artifact.path for artifact in given.chain(Kind.CANARY)]
+    return canaries.read(files[-1]) if files else Canaries({})
+
+
+def _on_the_way(step: _Step, got: Arrays, sample: Golden, kept: Canaries, job: Job) -> tuple[Check, ...]:
+    """The canaries that the artifact has: an engine gives them among its answers, of a graph a copy is made to."""
+    if step.graph and kept.values:
+        start = partial(backends.load(step.runner).start, device=step.device)
+        few = _inputs(step, canaries.first(sample.inputs), job)
+        got = canaries.answers(step.graph, kept.values, start, few, job.options.batch)
+    return canaries.checks(kept, got, step.tolerance)
 
 
 def _check(step: _Step, got: Arrays, expected: Arrays, against: str) -> Check:

@@ -24,6 +24,7 @@ FILES = {
     "translate/graph.onnx",
     "simplify/graph.onnx",
     "halve/graph.onnx",
+    "lint/canary.npz",
     "build/engine.plan",
     "validate/report.json",
 }
