@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploytool import plain
-from deploytool.tracing.finding import Blame, blame
+from deploytool.tracing.finding import Blame, examine
 from tests.tracing import faults
 from tests.tracing.conftest import MODELS, Runs
 from tests.tracing.faults import Plant
@@ -34,7 +34,7 @@ PLACES: list[Place] = [
 
 def blamed(run: Path, **spoiled: Path) -> Blame:
     graphs = [(stage, spoiled.get(stage, run / stage / "graph.onnx")) for stage in STAGES]
-    return blame(run / "instantiate" / "weights.safetensors", run / "record" / "golden.npz", graphs)
+    return examine(run / "instantiate" / "weights.safetensors", run / "record" / "golden.npz", graphs)[0]
 
 
 @pytest.mark.parametrize(
