@@ -49,9 +49,11 @@ def blame(
     if not graphs or not {Kind.WEIGHTS, Kind.GOLDEN} <= set(kept):
         raise BadInput(f"{run} holds no run with a graph", "give a folder that `deploytool export` made")
 
+    from deploytool import canaries
     from deploytool.tracing import finding, pack, reduce  # here begins torch
 
-    found, clue = finding.examine(kept[Kind.WEIGHTS], kept[Kind.GOLDEN], graphs)
+    watched = canaries.read(kept[Kind.CANARY]).values if Kind.CANARY in kept else ()
+    found, clue = finding.examine(kept[Kind.WEIGHTS], kept[Kind.GOLDEN], graphs, tuple(watched))
     small = reduce.reduce(clue) if reduce_ and clue else None
     packed = pack.write(run, clue, small) if clue and small else None
     failure = _failure(found.finding, rooms) if found.finding else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,10 +77,13 @@ class Clue:
 
 
 @np.errstate(invalid="ignore", over="ignore")  # an infinite value is a finding, not a warning
-def examine(weights: Path, sample: Path, graphs: Sequence[tuple[str, Path]]) -> tuple[Blame, Clue | None]:
+def examine(
+    weights: Path, sample: Path, graphs: Sequence[tuple[str, Path]], canaries: Collection[str] = ()
+) -> tuple[Blame, Clue | None]:
     """Replays the golden sample through the graphs (stage and file, oldest first), and looks into all their tensors.
 
-    There is a clue where there is a finding.
+    A graph strays too that is right at its outputs and beyond the noise at a canary. There is a clue where there is a
+    finding.
     Raises StageFailed if a graph cannot be run, or answers in other shapes than the one before.
     """
     taken = golden.read(sample)
@@ -92,6 +95,7 @@ def examine(weights: Path, sample: Path, graphs: Sequence[tuple[str, Path]]) -> 
         drawn = strip.draw(opened.run(path, inputs), (*model.inputs, *known), model.modules)
         hops.append(Hop(stage, checks[stage], drawn.layers))
         broken = [check.against for check in checks[stage] if check.broken]
+        broken += [f"canary {tensor}" for tensor in canaries if tensor in drawn.wrong]
         if broken and finding is None:
             finding = _finding(stage, broken[0], drawn)
             first = checks[stage][0]

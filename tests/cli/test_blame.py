@@ -14,7 +14,8 @@ from deploytool.cli import app
 from deploytool.cli.blame import blame
 from deploytool.errors import BadInput
 from deploytool.spec import Job, Options
-from tests.conftest import TINY
+from tests.conftest import QUICK, TINY
+from tests.stages.test_lint import C2F
 from tests.tracing import faults
 
 if not any(command.callback is blame for command in app.registered_commands):
@@ -115,3 +116,16 @@ def test_a_run_with_a_pack_is_still_a_run(run_copy: Path, with_engine: Options) 
     assert {artifact.made_by for artifact in made if artifact.fresh} >= {"simplify"}
     assert (run_copy / "blame" / "show.py").is_file()
     assert call(str(run_copy)).exit_code == 0
+
+
+def test_a_fault_that_only_a_canary_sees_is_named_and_reduced(tmp_path: Path) -> None:
+    recipe = [verb for verb in targets.ROAD if verb not in ("script", "build", "validate")]
+    list(pipeline.run(Job(C2F, QUICK), recipe, tmp_path))
+    assert "nobody is to blame" in call(str(tmp_path)).stdout
+    graph = tmp_path / "halve" / "graph.onnx"
+    tensor = faults.plant(graph, graph, "Conv", 2, faults.move_padding)
+    done = call(str(tmp_path), "--reduce")
+    assert done.exit_code == 3
+    assert "halve/graph.onnx strays from canary /1/Add_1_output_0" in done.stdout
+    assert f"tensor {tensor}" in done.stdout
+    assert "(1 node)" in done.stdout
