@@ -19,6 +19,7 @@ class Kind(str, Enum):
     GOLDEN = "golden.npz"
     SCRIPT = "script.pt"
     GRAPH = "graph.onnx"
+    CANARY = "canary.npz"
     ENGINE = "engine.plan"
     PROOF = "proof.json"
     REPORT = "report.json"

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
-from deploytool import backends, plain, report
+from deploytool import backends, canaries, plain, report
 from deploytool.artifact import Artifact, Given, Kind
 from deploytool.backends import Session, rounded, tensorrt
+from deploytool.canaries import Canaries
 from deploytool.errors import MissingBackend, StageFailed
 from deploytool.golden import Arrays, Golden
 from deploytool.measure import parity
@@ -31,8 +33,8 @@ _HALF = ("halve", "build")  # the stages whose artifacts compute in FP16
 class Step:
     """One artifact on one device: how to start it, and what it came from.
 
-    `exact` says that it is run as the graph it came from would be, so that only FP32 noise may lie between them;
-    `absent` is the report's word for an artifact that is known not to run here.
+    `graph` is its file if it is one. `exact` says that it is run as the graph it came from would be, so that only FP32
+    noise may lie between them; `absent` is the report's word for an artifact that is known not to run here.
     """
 
     stage: str
@@ -41,6 +43,7 @@ class Step:
     device: str
     before: str
     open: Callable[[], AbstractContextManager[Session]]
+    graph: Path | None = None
     exact: bool = False
     absent: str | None = None
 
@@ -106,7 +109,8 @@ def built(given: Given) -> tuple[Engine, ...]:
 
 def _step(artifact: Artifact, runner: str, device: str, before: str) -> Step:
     start = partial(backends.load(runner).start, artifact.path, device)
-    return Step(artifact.made_by, artifact.path.name, runner, device, before, start)
+    graph = artifact.path if artifact.kind is Kind.GRAPH else None
+    return Step(artifact.made_by, artifact.path.name, runner, device, before, start, graph)
 
 
 def source(artifact: Artifact, sample: Golden, allowed: Tolerances) -> Hop:
@@ -117,7 +121,12 @@ def source(artifact: Artifact, sample: Golden, allowed: Tolerances) -> Hop:
 
 
 def judge(
-    steps: list[Step], answers: dict[str, Arrays], sample: Golden, extremes: list[Corner], job: Job
+    steps: list[Step],
+    answers: dict[str, Arrays],
+    sample: Golden,
+    extremes: list[Corner],
+    kept: Canaries,
+    job: Job,
 ) -> Iterator[Hop]:
     """Runs the golden inputs at both ends of the batch range, and the corners, through each step in turn.
 
@@ -128,7 +137,7 @@ def judge(
         noise = sample.noise.fp16 if step.half else sample.noise.fp32
         hop = Hop(step.stage, step.file, step.runner, step.device, step.absent or MEASURED, (), noise.max_error)
         try:
-            yield hop if step.absent else _judged(hop, step, answers, sample, extremes, job, allowed)
+            yield hop if step.absent else _judged(hop, step, answers, sample, extremes, kept, job, allowed)
         except MissingBackend as error:
             yield replace(hop, status=report.unavailable(str(error)))
 
@@ -139,6 +148,7 @@ def _judged(
     answers: dict[str, Arrays],
     sample: Golden,
     extremes: list[Corner],
+    kept: Canaries,
     job: Job,
     allowed: Tolerances,
 ) -> Hop:
@@ -154,9 +164,21 @@ def _judged(
     compared = [(got, answers[step.before], step.before, near)]
     compared += [(at, corner.answers, corner.name, far) for at, corner in zip(beyond, extremes, strict=True)]
     compared += [(single, got, _OTHER_BATCH, near), (got, sample.reference, _TRUTH, far)]
-    checks = tuple(_check(step, *each) for each in compared)
+    *checks, truth = [_check(step, *each) for each in compared]
+    checks += _on_the_way(step, got, sample, kept, far, job)
     answers[step.stage] = got
-    return replace(hop, checks=checks, agreement=agreement(got, sample), accuracy=accuracy(got, sample))
+    return replace(hop, checks=(*checks, truth), agreement=agreement(got, sample), accuracy=accuracy(got, sample))
+
+
+def _on_the_way(
+    step: Step, got: Arrays, sample: Golden, kept: Canaries, tolerance: Tolerance, job: Job
+) -> tuple[Check, ...]:
+    """The canaries that the artifact has: an engine gives them among its answers, of a graph a copy is made to."""
+    if step.graph and kept.values:
+        start = partial(backends.load(step.runner).start, device=step.device)
+        few = inputs(step, canaries.first(sample.inputs), job)
+        got = canaries.answers(step.graph, kept.values, start, few, job.options.batch)
+    return canaries.checks(kept, got, tolerance)
 
 
 def _check(step: Step, got: Arrays, expected: Arrays, against: str, tolerance: Tolerance) -> Check:

@@ -16,9 +16,9 @@ def module_path(node: str, modules: Collection[str]) -> str:
     """
     path = ""
     for scope in node.split("/")[1:-1]:
-        beside = path.rpartition(".")[0]
-        ways = (f"{path}.{scope}", f"{beside}.{scope}", scope)
-        path = next((way.lstrip(".") for way in ways if way.lstrip(".") in modules), path)
+        parts = path.split(".") if path else []
+        ways = (".".join([*parts[:depth], scope]) for depth in range(len(parts), -1, -1))
+        path = next((way for way in ways if way in modules), path)
     return path
 
 

@@ -6,7 +6,9 @@ from deploytool import scopes
 from deploytool.errors import BadInput
 from deploytool.scopes import module_path
 
-MODULES = {"", "stem", "stem.0", "stem.1", "net", "net.stem", "net.stem.0", "stage2", "stage2.0", "stage2.0.compress"}
+DEEP = {"1", "1.parts", "1.parts.0", "1.parts.0.0", "1.parts.0.0.2"}
+MODULES = DEEP | {"", "stem", "stem.0", "stem.1", "net", "net.stem", "net.stem.0"}
+MODULES |= {"stage2", "stage2.0", "stage2.0.compress"}
 
 
 @pytest.mark.parametrize(
@@ -17,6 +19,7 @@ MODULES = {"", "stem", "stem.0", "stem.1", "net", "net.stem", "net.stem.0", "sta
         ("/net/stem/stem.0/Conv", "net.stem.0"),
         ("/stage2/stage2.0/compress/Conv", "stage2.0.compress"),
         ("/stage2/0/compress/Conv_12", "stage2.0.compress"),
+        ("/1/parts.0/parts.0.0/parts.0.0.2/Conv", "1.parts.0.0.2"),
         ("/stage2/0/elsewhere/Conv_12", "stage2.0"),
         ("/Transpose", ""),
         ("/model/Reshape_4", ""),

@@ -36,9 +36,13 @@ _PORTABLE = ("8.0", "8.6", "8.9", "12.0", "12.1")  # what a TensorRT-RTX engine 
 
 def serves(flavour: str, capabilities: Sequence[str]) -> bool:
     """Whether an engine of that flavour for those compute capabilities is meant for the first GPU of this machine."""
-    if not machine.gpus():
-        return False
-    return flavour == "tensorrt" or machine.gpus()[0].capability in (capabilities or _PORTABLE)
+    return any(gpu.capability in covered(flavour, capabilities) for gpu in machine.gpus()[:1])
+
+
+def covered(flavour: str, capabilities: Sequence[str]) -> tuple[str, ...]:
+    """The compute capabilities of an engine for which these, or none, were named."""
+    own = tuple(gpu.capability for gpu in machine.gpus()[:1]) if flavour == "tensorrt" else _PORTABLE
+    return tuple(capabilities) or own
 
 
 @contextmanager

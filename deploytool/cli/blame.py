@@ -15,6 +15,7 @@ from deploytool.receipt import Receipt
 
 if TYPE_CHECKING:
     from deploytool.tracing.finding import Finding, Hop
+    from deploytool.tracing.reduce import Mismatch
     from deploytool.tracing.strip import Layer
 
 _NEXT = {
@@ -34,10 +35,13 @@ _CHANGED = "the file is not the one that the stage made: export again"
 def blame(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, with every layer's error.")] = False,
+    reduce_: Annotated[
+        bool, typer.Option("--reduce", help="Write the smallest graph that shows it, into RUN/blame.")
+    ] = False,
 ) -> None:
     """Finds the first graph of a run that strays from the one before, and in it the first layer that does.
 
-    Example: deploytool blame artifacts/shufflenet_g3
+    Examples: deploytool blame artifacts/shufflenet_g3 · deploytool blame artifacts/shufflenet_g3 --reduce
     """
     console, rooms = screen.people(as_json=as_json), pipeline.rooms(run)
     kept = {sealed.kind: room / sealed.kind.value for room, sealed in rooms}
@@ -45,20 +49,29 @@ def blame(
     if not graphs or not {Kind.WEIGHTS, Kind.GOLDEN} <= set(kept):
         raise BadInput(f"{run} holds no run with a graph", "give a folder that `deploytool export` made")
 
-    from deploytool.tracing import finding  # here begins torch
+    from deploytool import canaries
+    from deploytool.tracing import finding, pack, reduce  # here begins torch
 
     wanted = verdict.tolerated(report.read(kept[Kind.REPORT])) if Kind.REPORT in kept else {}
-    found = finding.blame(kept[Kind.WEIGHTS], kept[Kind.GOLDEN], graphs, wanted)
+    watched = canaries.read(kept[Kind.CANARY]).values if Kind.CANARY in kept else ()
+    found, clue = finding.examine(kept[Kind.WEIGHTS], kept[Kind.GOLDEN], graphs, wanted, tuple(watched))
+    small = reduce.reduce(clue) if reduce_ and clue else None
+    packed = pack.write(run, clue, small) if clue and small else None
     failure = _failure(found.finding, rooms) if found.finding else None
     if as_json:
-        screen.document({"run": str(run), "blame": found, "error": screen.told(failure)})
+        place = str(packed) if packed else None
+        screen.document({"run": str(run), "blame": found, "pack": place, "error": screen.told(failure)})
     columns = ("graph", ">vs before", "verdict", "worst layer", ">error", ">noise floor")
     screen.table(console, "The worst layer of each graph", columns, [_row(hop) for hop in found.hops])
     if found.finding is None:
         screen.say(console, "No graph strays from the one before or from the source: nobody is to blame.")
+        if reduce_:
+            screen.say(console, "Nothing to reduce: no failure pack was written.")
         return
     for line in _lines(found.finding):
         screen.say(console, line)
+    if reduce_:
+        screen.say(console, _packed(packed, small))
     if failure:
         screen.failure(failure)
         raise typer.Exit(failure.exit_code)
@@ -88,6 +101,14 @@ def _lines(finding: Finding) -> list[str]:
     if finding.before:
         lines.append(f"  error before   {_error(finding.before)} (at {finding.before.tensor})")
     return lines
+
+
+def _packed(place: Path | None, small: Mismatch | None) -> str:
+    if place is None or small is None:
+        return "Nothing was written: no part of the graph shows the mismatch by itself."
+    count = len(small.excerpt.nodes)
+    nodes = "1 node" if count == 1 else f"{count} nodes"
+    return f"Failure pack: {place} ({nodes}); show it with: python {place / 'show.py'}"
 
 
 def _failure(finding: Finding, rooms: list[tuple[Path, Receipt]]) -> ParityFailed:

@@ -56,7 +56,10 @@ STAGES: Mapping[str, Contract] = {
         ("io", "keep_fp32", "runner", "tolerance"),
         ("onnx", "safetensors", "numpy", *_ORT),
     ),
-    "build": Contract((Kind.GRAPH,), Kind.ENGINE, ("batch", "sizes", "engines"), _TRT, here=True),
+    "lint": Contract((Kind.GOLDEN, Kind.GRAPH), Kind.CANARY, ("runner",), ("onnx", *_ORT)),
+    "build": Contract(
+        (Kind.GRAPH,), Kind.ENGINE, ("batch", "sizes", "engines"), _TRT, welcomes=(Kind.CANARY,), here=True
+    ),
     "prove": Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH), Kind.PROOF, ("seed", "tolerance", "faults"), ("onnx", "pillow", *_ORT)
     ),
@@ -65,7 +68,7 @@ STAGES: Mapping[str, Contract] = {
         Kind.REPORT,
         ("batch", "sizes", "data", "io", "runner", "seconds", "tolerance", "min_speedup", "targets"),
         ("torch", *_ORT, *_TRT),
-        welcomes=(Kind.SCRIPT, Kind.ENGINE, Kind.PROOF),
+        welcomes=(Kind.SCRIPT, Kind.CANARY, Kind.ENGINE, Kind.PROOF),
         here=True,
     ),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from deploytool import plain
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import tensorrt
 from deploytool.errors import StageFailed
+from deploytool.miscompiles import Hit
 from deploytool.report import Engine
 from deploytool.spec import BATCH, EnginePlan, Job, Range, Tensor
 
@@ -22,25 +23,51 @@ _SHARE = 0.9  # of the heavy layers that are not kept in FP32 on purpose must be
 def make(job: Job, out: Path, given: Given) -> Notes:
     """Writes every engine that was planned, the first to `out` and the others beside it.
 
+    An engine that a known miscompile can hit gives the canaries too: `canaries` says which engine gives which.
     Raises MissingBackend if a flavour cannot be imported, StageFailed if TensorRT refuses the graph or builds FP32.
     """
     taken = given.latest(Kind.GRAPH)
     graph, kept = taken.path.read_bytes(), plain.decode(int, taken.notes.get("heavy_nodes_kept", 0))
-    engines, log = [], []
+    engines, log, remarks, given_too = [], [], [], {}
     for plan in job.options.engines:
         trt = tensorrt.library(plan.flavour)
         logger, begun = _logger(trt), time.perf_counter()
-        engine, layers = _build(trt, logger, graph, kept, plan, job)
+        hits, remark = _endangered(_hits(given), plan, trt.__version__)
+        engine, layers = _build(trt, logger, graph, kept, plan, hits, job)
         out.with_name(plan.file).write_bytes(engine)
         seconds = round(time.perf_counter() - begun, 3)
         engines.append(
             Engine(plan.file, len(engine), plan.flavour, trt.__version__, plan.capabilities, layers, seconds)
         )
         log += logger.lines
-    return {"engines": plain.encode(engines), "log": log}
+        remarks += remark
+        given_too[plan.file] = [hit.place.tensor for hit in hits]
+    return {"engines": plain.encode(engines), "log": log, "canaries": given_too, "remarks": remarks}
 
 
-def _build(trt: Any, logger: Any, graph: bytes, kept: int, plan: EnginePlan, job: Job) -> tuple[bytes, Counter[str]]:
+def _hits(given: Given) -> tuple[Hit, ...]:
+    """The places that the lint found."""
+    return tuple(
+        hit for artifact in given.chain(Kind.CANARY) for hit in plain.decode(tuple[Hit, ...], artifact.notes["hits"])
+    )
+
+
+def _endangered(hits: tuple[Hit, ...], plan: EnginePlan, version: str) -> tuple[tuple[Hit, ...], list[str]]:
+    """Those of the places that this engine can be wrong at, and a line on what is done there."""
+    here = tuple(
+        hit for hit in hits if hit.endangers(plan.flavour, version, tensorrt.covered(plan.flavour, plan.capabilities))
+    )
+    issues = ", ".join(dict.fromkeys(hit.issue for hit in here or hits))
+    if here:
+        return here, [f"{plan.file} can be hit by {issues}: it gives {len(here)} tensors more, the canaries"]
+    if hits:
+        return here, [f"{plan.file} has no canaries: {issues} is not reported for {plan.flavour} {version} there"]
+    return here, []
+
+
+def _build(
+    trt: Any, logger: Any, graph: bytes, kept: int, plan: EnginePlan, hits: tuple[Hit, ...], job: Job
+) -> tuple[bytes, Counter[str]]:
     """The engine's bytes, and how many of its network's layers give which type."""
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -48,6 +75,7 @@ def _build(trt: Any, logger: Any, graph: bytes, kept: int, plan: EnginePlan, job
     if not parser.parse(graph):
         raise _refused(parser)
     layers = _census(trt, network, kept)
+    _mark(network, {hit.place.tensor for hit in hits})
     config = builder.create_builder_config()
     config.add_optimization_profile(
         _profile(builder, network, job.model.inputs, {**job.options.sizes, BATCH: job.options.batch})
@@ -67,6 +95,19 @@ def _refused(parser: Any) -> StageFailed:
     return StageFailed(
         f"TensorRT does not take {where}: {error.desc()}", "change that operator, or deploy the ONNX graph"
     )
+
+
+def _mark(network: Any, tensors: Collection[str]) -> None:
+    """Makes outputs of tensors on the way.
+
+    They are answers of fused layers: to mark an operand would take it out of the buffer that it is misread in.
+    """
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        for place in range(layer.num_outputs):
+            tensor = layer.get_output(place)
+            if tensor.name in tensors and not tensor.is_network_output:
+                network.mark_output(tensor)
 
 
 def _census(trt: Any, network: Any, kept: int) -> Counter[str]:

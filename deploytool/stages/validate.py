@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from deploytool import golden, hops, machine, plain, report, speeds, verdict
+from deploytool import canaries, golden, hops, machine, plain, report, speeds, verdict
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import eager, rounded
+from deploytool.canaries import Canaries
 from deploytool.golden import Golden
 from deploytool.measure import parity
 from deploytool.measure.corners import corners
@@ -27,7 +28,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     with eager.start(weights.path) as source:
         extremes = corners(job.model, job.options.sizes, source)
     first = hops.source(recorded, sample, parity.tolerances(sample.noise, job.options.tolerance))
-    judged = hops.judge(steps, hops.origins(job, given, sample), sample, extremes, job)
+    judged = hops.judge(steps, hops.origins(job, given, sample), sample, extremes, _canaries(given), job)
     timed = hops.on(devices[-1], job, given) + engines
     found, rounds = speeds.measure(weights.path, timed, sample.inputs, job, devices[-1])
     written = Report(
@@ -51,6 +52,12 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     )
     report.write(out, written)
     return {"broken": list(verdict.broken(written)), "unmeasured": list(verdict.unmeasured(written))}
+
+
+def _canaries(given: Given) -> Canaries:
+    """What the lint kept, if it found anything."""
+    files = [artifact.path for artifact in given.chain(Kind.CANARY)]
+    return canaries.read(files[-1]) if files else Canaries({})
 
 
 def _remarks(given: Given) -> tuple[str, ...]:

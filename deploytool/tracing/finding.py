@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from deploytool.measure import parity
 from deploytool.measure.replay import replay
 from deploytool.report import Check
 from deploytool.tracing import opened, source, strip
+from deploytool.tracing.known import Known
 from deploytool.tracing.strip import Layer, Strip
 
 _CASES = 2  # golden cases that are followed through every tensor: those the graph is worst at
@@ -59,28 +60,54 @@ class Blame:
     finding: Finding | None
 
 
+@dataclass(frozen=True)
+class Clue:
+    """What a mismatch can be made small from: the strayed graph, the cases that were followed, and what is known of it.
+
+    `before` is the stage that its tensors are held against, `known` what is known of those, in their order, and
+    `tolerated` how far its outputs may stray.
+    """
+
+    stage: str
+    before: str
+    graph: Path
+    inputs: Arrays
+    tolerated: float
+    known: tuple[Known, ...]
+    drawn: Strip
+
+
 @np.errstate(invalid="ignore", over="ignore")  # an infinite value is a finding, not a warning
-def blame(
-    weights: Path, sample: Path, graphs: Sequence[tuple[str, Path]], wanted: Mapping[str, float] = _DERIVED
-) -> Blame:
+def examine(
+    weights: Path,
+    sample: Path,
+    graphs: Sequence[tuple[str, Path]],
+    wanted: Mapping[str, float] = _DERIVED,
+    canaries: Collection[str] = (),
+) -> tuple[Blame, Clue | None]:
     """Replays the golden sample through the graphs (stage and file, oldest first), and looks into all their tensors.
 
-    `wanted` are the tolerances that were asked for, if any were.
+    `wanted` are the tolerances that were asked for, if any were. A graph strays too that is right at its outputs and
+    beyond the noise at a canary. There is a clue where there is a finding.
+
     Raises StageFailed if a graph cannot be run, or answers in other shapes than the one before.
     """
     taken = golden.read(sample)
     checks, cases = _judged(taken, graphs, wanted)
     inputs: Arrays = {name: array[cases] for name, array in taken.inputs.items()}
     model = source.listen(weights, inputs)
-    hops, finding, known = [], None, model.calls
+    hops, finding, clue, known = [], None, None, model.calls
     for stage, path in graphs:
         drawn = strip.draw(opened.run(path, inputs), (*model.inputs, *known), model.modules)
         hops.append(Hop(stage, checks[stage], drawn.layers))
         broken = [check.against for check in checks[stage] if check.broken]
+        broken += [f"canary {tensor}" for tensor in canaries if tensor in drawn.wrong]
         if broken and finding is None:
             finding = _finding(stage, broken[0], drawn)
+            first = checks[stage][0]
+            clue = Clue(stage, first.against, path, inputs, first.tolerance.max_error, tuple(known), drawn)
         known = drawn.known
-    return Blame(tuple(hops), tuple(cases), finding)
+    return Blame(tuple(hops), tuple(cases), finding), clue
 
 
 def _finding(stage: str, against: str, drawn: Strip) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,8 @@ def run(graph: Path, inputs: Arrays) -> tuple[Point, ...]:
     """Every point of the graph in topological order; nothing is optimised, so that every tensor exists."""
     model = onnx.load(graph)
     outputs = {output.name for output in model.graph.output}
-    nodes = _dependent(model.graph)
-    names = [name for node in nodes for name in node.output if name]
-    for name in names:
-        if name not in outputs:
-            model.graph.output.append(onnx.ValueInfoProto(name=name))
-    given = fed(graph, inputs)
-    values = dict(zip(names, _answers(model, names, given), strict=True))
+    nodes, given = dependent(model.graph), fed(graph, inputs)
+    values = everything(model, given)
     floats = {name for name, value in {**values, **given}.items() if getattr(value, "dtype", np.dtype("O")).kind == "f"}
     return tuple(
         Point(name, node.name, node.op_type, tuple(s for s in node.input if s in floats), name in outputs, values[name])
@@ -59,7 +55,15 @@ def run(graph: Path, inputs: Arrays) -> tuple[Point, ...]:
     )
 
 
-def _dependent(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+def everything(model: onnx.ModelProto, inputs: Arrays) -> dict[str, Any]:
+    """What every node of the graph makes, by the tensor's name; the model is given all of them as outputs."""
+    outputs = {output.name for output in model.graph.output}
+    names = [name for node in model.graph.node for name in node.output if name]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
+    return dict(zip(names, answers(model, names, inputs), strict=True))
+
+
+def dependent(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """The nodes that depend on an input: what is made of constants alone is a weight."""
     reached, nodes = {each.name for each in graph.input} - {each.name for each in graph.initializer}, []
     for node in graph.node:
@@ -69,13 +73,15 @@ def _dependent(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     return nodes
 
 
-def _answers(model: onnx.ModelProto, names: list[str], inputs: Arrays) -> list[Any]:
+def answers(model: onnx.ModelProto, names: Sequence[str], inputs: Arrays, *, optimised: bool = False) -> list[Any]:
+    """These outputs of the graph, from ONNX Runtime on the CPU; raises StageFailed if it cannot run it."""
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return list(session.run(names, dict(inputs)))
+        return list(session.run(list(names), dict(inputs)))
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         raise StageFailed(
             f"ONNX Runtime cannot open the graph: {error}", "see its message; is the file whole?"

@@ -43,7 +43,8 @@ class Strip:
     """The layers of a graph in topological order, and as what its tensors are known to the graph after.
 
     `strayed` is the first layer that leaves the noise, `before` the worst of those it is made from; `missing` is the
-    module of a tensor that it is made from in the graph before, and that this graph has lost.
+    module of a tensor that it is made from in the graph before, and that this graph has lost. `matched` is what the
+    tensors were found to be, as far as that is known, and `wrong` are those that leave the noise.
     """
 
     layers: tuple[Layer, ...]
@@ -51,6 +52,8 @@ class Strip:
     strayed: Layer | None
     before: Layer | None
     missing: str | None
+    matched: Matches
+    wrong: frozenset[str]
 
 
 def draw(points: Sequence[Point], known: Sequence[Known], modules: Collection[str]) -> Strip:
@@ -73,6 +76,8 @@ def draw(points: Sequence[Point], known: Sequence[Known], modules: Collection[st
         strayed=layers[first.tensor] if first else None,
         before=max(made_from, key=lambda layer: layer.error or 0.0, default=None),
         missing=_missing(matches.get(first.tensor), points, known) if first else None,
+        matched=matches,
+        wrong=frozenset(point.tensor for point in wrong),
     )
 
 

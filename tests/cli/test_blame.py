@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from deploytool import pipeline, targets
 from deploytool.cli import app
 from deploytool.cli.blame import blame
 from deploytool.errors import BadInput
+from deploytool.spec import Job, Options
+from tests.conftest import QUICK, TINY
+from tests.stages.test_lint import C2F
 from tests.tracing import faults
 
 if not any(command.callback is blame for command in app.registered_commands):
@@ -65,3 +71,61 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     done = call(str(tmp_path))
     assert isinstance(done.exception, BadInput)
     assert "holds no run" in str(done.exception)
+
+
+@pytest.mark.parametrize("stage", ["translate", "simplify", "halve"])
+def test_reduce_writes_a_pack_that_shows_the_fault(run_copy: Path, tmp_path: Path, stage: str) -> None:
+    spoil(run_copy, stage)
+    done = call(str(run_copy), "--reduce")
+    assert done.exit_code == 3
+    script = run_copy / "blame" / "show.py"
+    assert f"Failure pack: {script.parent} (1 node); show it with: python {script}" in done.stdout
+    shown = subprocess.run([sys.executable, "-I", str(script)], cwd="/", capture_output=True, text=True, check=False)
+    assert shown.returncode == 1
+    assert "of the largest expected value" in shown.stdout
+    assert shown.stdout.endswith("MISMATCH\n")
+    assert not list(run_copy.glob(".making-*"))
+
+
+def test_reduce_of_a_sound_run_writes_nothing_and_says_so(run_copy: Path) -> None:
+    before = set(run_copy.rglob("*"))
+    done = call(str(run_copy), "--reduce")
+    assert done.exit_code == 0
+    assert "Nothing to reduce: no failure pack was written." in done.stdout
+    assert set(run_copy.rglob("*")) == before
+
+
+def test_without_reduce_nothing_is_written(run_copy: Path) -> None:
+    spoil(run_copy, "halve")
+    before = set(run_copy.rglob("*"))
+    assert "Failure pack" not in call(str(run_copy)).stdout
+    assert set(run_copy.rglob("*")) == before
+
+
+def test_json_says_where_the_pack_is(run_copy: Path) -> None:
+    spoil(run_copy, "simplify")
+    told: dict[str, Any] = json.loads(call(str(run_copy), "--json", "--reduce").stdout)
+    assert told["pack"] == str(run_copy / "blame")
+    assert json.loads(call(str(run_copy), "--json").stdout)["pack"] is None
+
+
+def test_a_run_with_a_pack_is_still_a_run(run_copy: Path, with_engine: Options) -> None:
+    spoil(run_copy, "simplify")
+    call(str(run_copy), "--reduce")
+    made = list(pipeline.run(Job(TINY, with_engine), targets.ROAD, run_copy))
+    assert {artifact.made_by for artifact in made if artifact.fresh} >= {"simplify"}
+    assert (run_copy / "blame" / "show.py").is_file()
+    assert call(str(run_copy)).exit_code == 0
+
+
+def test_a_fault_that_only_a_canary_sees_is_named_and_reduced(tmp_path: Path) -> None:
+    recipe = [verb for verb in targets.ROAD if verb not in ("script", "build", "validate")]
+    list(pipeline.run(Job(C2F, QUICK), recipe, tmp_path))
+    assert "nobody is to blame" in call(str(tmp_path)).stdout
+    graph = tmp_path / "halve" / "graph.onnx"
+    tensor = faults.plant(graph, graph, "Conv", 2, faults.move_padding)
+    done = call(str(tmp_path), "--reduce")
+    assert done.exit_code == 3
+    assert "halve/graph.onnx strays from canary /1/Add_1_output_0" in done.stdout
+    assert f"tensor {tensor}" in done.stdout
+    assert "(1 node)" in done.stdout

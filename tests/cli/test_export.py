@@ -26,6 +26,7 @@ FILES = {
     "translate/graph.onnx",
     "simplify/graph.onnx",
     "halve/graph.onnx",
+    "lint/canary.npz",
     "build/engine.plan",
     "prove/proof.json",
     "validate/report.json",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploytool import plain
-from deploytool.tracing.finding import Blame, blame
+from deploytool.tracing.finding import Blame, examine
 from tests.tracing import faults
 from tests.tracing.conftest import MODELS, Runs
 from tests.tracing.faults import Plant
@@ -39,7 +39,7 @@ def blamed(run: Path, **spoiled: Path) -> Blame:
 
 def held(run: Path, tolerance: Mapping[str, float], spoiled: Mapping[str, Path]) -> Blame:
     graphs = [(stage, spoiled.get(stage, run / stage / "graph.onnx")) for stage in STAGES]
-    return blame(run / "instantiate" / "weights.safetensors", run / "record" / "golden.npz", graphs, tolerance)
+    return examine(run / "instantiate" / "weights.safetensors", run / "record" / "golden.npz", graphs, tolerance)[0]
 
 
 @pytest.mark.parametrize(

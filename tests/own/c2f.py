@@ -1,0 +1,33 @@
+"""A network of C2f blocks, as in YOLO v8: a split, bottlenecks with a shortcut, and a concat that reads both."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def unit(given: int, made: int, side: int, stride: int = 1) -> nn.Sequential:
+    layers = nn.Conv2d(given, made, side, stride, side // 2, bias=False), nn.BatchNorm2d(made), nn.SiLU(inplace=True)
+    return nn.Sequential(*layers)
+
+
+class C2f(nn.Module):
+    def __init__(self, width: int, bottlenecks: int) -> None:
+        super().__init__()
+        half = width // 2
+        self.first = unit(width, width, 1)
+        self.bottlenecks = nn.ModuleList(
+            nn.Sequential(unit(half, half, 3), unit(half, half, 3)) for _ in range(bottlenecks)
+        )
+        self.last = unit(half * (2 + bottlenecks), width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = list(self.first(x).chunk(2, 1))
+        for bottleneck in self.bottlenecks:
+            parts.append(parts[-1] + bottleneck(parts[-1]))
+        return self.last(torch.cat(parts, 1))  # type: ignore[no-any-return]  # a Module call
+
+
+def make(classes: int = 10, width: int = 16, bottlenecks: int = 2) -> nn.Module:
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
+    return nn.Sequential(unit(3, width, 3, 2), C2f(width, bottlenecks), pool)
