@@ -21,6 +21,7 @@ class Kind(str, Enum):
     GRAPH = "graph.onnx"
     ENGINE = "engine.plan"
     REPORT = "report.json"
+    BUNDLE = "bundle/manifest.json"
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,7 @@ class Options:
     runner: str = "onnxruntime"
     min_speedup: float | None = None
     seconds: float = 3.0
+    sequence: int = 1
 
 
 def _unwatched(done: int, total: int) -> None:

@@ -38,6 +38,7 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.measure.corners": "PIL, through samples",
     "deploytool.stages.halve": "onnx",
     "deploytool.stages.instantiate": "torch",
+    "deploytool.stages.pack": "onnx",
     "deploytool.stages.record": "torch",
     "deploytool.stages.script": "torch",
     "deploytool.stages.simplify": "onnx",

@@ -31,14 +31,14 @@ def library(name: str) -> Any:
         raise MissingBackend(f"{name} cannot be imported: {error}", f"pip install {_PACKAGES[name]}") from error
 
 
-_PORTABLE = ("8.0", "8.6", "8.9", "12.0", "12.1")  # what a TensorRT-RTX engine without named capabilities covers
+PORTABLE = ("8.0", "8.6", "8.9", "12.0", "12.1")  # what a TensorRT-RTX engine without named capabilities covers
 
 
 def serves(flavour: str, capabilities: Sequence[str]) -> bool:
     """Whether an engine of that flavour for those compute capabilities is meant for the first GPU of this machine."""
     if not machine.gpus():
         return False
-    return flavour == "tensorrt" or machine.gpus()[0].capability in (capabilities or _PORTABLE)
+    return flavour == "tensorrt" or machine.gpus()[0].capability in (capabilities or PORTABLE)
 
 
 @contextmanager

@@ -9,12 +9,12 @@ from typing import NoReturn
 import typer
 
 from deploytool import machine
-from deploytool.cli import blame, export, models, screen, show, targets, train
+from deploytool.cli import blame, export, models, pack, screen, show, targets, train
 from deploytool.errors import BadInput, DeployError, MissingBackend
 
 _EXIT_CODES = """
 Exit codes: 0 all that was asked for held · 2 bad input · 3 parity failed · 4 too slow · 5 a backend is missing ·
-6 not verified although required · 7 a tool refused the model · 130 interrupted
+6 not verified although required · 7 a tool refused the model · 8 a bundle was refused · 130 interrupted
 """
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command("targets")(targets.targets)
 app.command("show")(show.show)
 app.command("train")(train.train)
 app.command("blame")(blame.blame)
+app.command("pack")(pack.pack)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from deploytool.measure.agreement import accuracy, agreement
 from deploytool.measure.corners import Corner, corners
 from deploytool.measure.replay import replay
 from deploytool.report import MEASURED, Check, Engine, Hop, Reach, Report, Speed, Tolerance, Weights
-from deploytool.spec import Job, Range
+from deploytool.spec import BATCH, Job, Range
 
 _EAGER, _TRUTH, _OTHER_BATCH = "eager", "FP64", "itself at the largest batch"
 _HALF = ("halve", "build")  # the stages whose artifacts compute in FP16
@@ -76,7 +76,12 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         versions={name: found for name in _LIBRARIES if (found := machine.version(name))},
     )
     report.write(out, written)
-    return {"broken": list(verdict.broken(written)), "unmeasured": list(verdict.unmeasured(written))}
+    serves = {"free": {**job.options.sizes, BATCH: job.options.batch}, "io": job.options.io}
+    return {
+        "broken": list(verdict.broken(written)),
+        "unmeasured": list(verdict.unmeasured(written)),
+        "serves": plain.encode(serves),
+    }
 
 
 def _steps(job: Job, given: Given, device: str) -> list[_Step]:
