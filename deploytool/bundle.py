@@ -19,7 +19,7 @@ from deploytool.spec import Decision, Option, Preprocessing, Range, Tensor
 SCHEMA = "deploytool.bundle/1"
 MANIFEST, SIGNATURE = "manifest.json", "model.sig"
 BESIDE = (MANIFEST, SIGNATURE)  # the two files that no manifest names: one is itself, the other signs it
-_LONGEST_MANIFEST = 4 << 20  # bytes: nobody's manifest is longer, and nobody may fill our memory
+LONGEST = 4 << 20  # bytes of a manifest or signature: nobody may fill our memory
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -144,7 +144,7 @@ def digest(manifest: Manifest) -> str:
 
 def seal(folder: Path) -> str:
     """The SHA-256 of the manifest: the name of this very bundle, engines and all, down to the last byte."""
-    return hashlib.sha256(files.read(folder / MANIFEST, _LONGEST_MANIFEST)).hexdigest()
+    return hashlib.sha256(files.read(folder / MANIFEST, LONGEST)).hexdigest()
 
 
 def describe(folder: Path, path: str, role: Role) -> File:
@@ -163,7 +163,7 @@ def read(folder: Path) -> Manifest:
     Raises Refused if there is none, if it is of another version, or if it is not written as we write it: each value
     has one text, so that what was read is what was signed.
     """
-    raw = files.read(folder / MANIFEST, _LONGEST_MANIFEST)
+    raw = files.read(folder / MANIFEST, LONGEST)
     try:
         data = json.loads(raw)
         if data["schema"] != SCHEMA:

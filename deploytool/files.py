@@ -85,3 +85,14 @@ def _opened(path: Path) -> int:
         os.close(opened)
         raise Refused(f"{path} is no plain file", AGAIN)
     return opened
+
+
+def publish(path: Path, content: bytes) -> None:
+    """Puts a file in its place as a whole: whoever reads it sees the old bytes or the new, also after a crash."""
+    making = path.with_name(f".{path.name}.{os.getpid()}.making")
+    with making.open("wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
+    making.replace(path)
+    settle(path.parent)

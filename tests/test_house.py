@@ -162,7 +162,7 @@ print(json.dumps(failed))
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_only_the_door_speaks(path: Path) -> None:
-    if "cli" in path.relative_to(PACKAGE).parts:
+    if "cli" in path.relative_to(PACKAGE).parts or path.name == "__main__.py":
         return
     names = {node.id for node in nodes(path) if isinstance(node, ast.Name)}
     attributes = {

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from deploytool import plain
+from deploytool import builder, plain
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import tensorrt
-from deploytool.errors import StageFailed
 from deploytool.report import Engine
-from deploytool.spec import BATCH, EnginePlan, Job, Range, Tensor
-
-_HEAVY = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
-_SHARE = 0.9  # of the heavy layers must be FP16: TensorRT turns silently to FP32 if the graph was
+from deploytool.spec import BATCH, Job
 
 
 def make(job: Job, out: Path, given: Given) -> Notes:
@@ -25,119 +18,14 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     Raises MissingBackend if a flavour cannot be imported, StageFailed if TensorRT refuses the graph or builds FP32.
     """
     graph = given.latest(Kind.GRAPH).path.read_bytes()
-    engines, log = [], []
+    free = {**job.options.sizes, BATCH: job.options.batch}
+    engines: list[Engine] = []
+    log: list[str] = []
     for plan in job.options.engines:
-        trt = tensorrt.library(plan.flavour)
-        logger, begun = _logger(trt), time.perf_counter()
-        engine, layers = _build(trt, logger, graph, plan, job)
-        out.with_name(plan.file).write_bytes(engine)
-        seconds = round(time.perf_counter() - begun, 3)
-        engines.append(
-            Engine(plan.file, len(engine), plan.flavour, trt.__version__, plan.capabilities, layers, seconds)
-        )
-        log += logger.lines
+        trt, begun = tensorrt.library(plan.flavour), time.perf_counter()
+        built = builder.build(trt, graph, plan, job.model.inputs, free, job.watch)
+        out.with_name(plan.file).write_bytes(built.engine)
+        seconds, size = round(time.perf_counter() - begun, 3), len(built.engine)
+        engines.append(Engine(plan.file, size, plan.flavour, trt.__version__, plan.capabilities, built.layers, seconds))
+        log += built.log
     return {"engines": plain.encode(engines), "log": log}
-
-
-def _build(trt: Any, logger: Any, graph: bytes, plan: EnginePlan, job: Job) -> tuple[bytes, Counter[str]]:
-    """The engine's bytes, and how many of its network's layers give which type."""
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(graph):
-        raise _refused(parser)
-    layers = _census(trt, network)
-    config = builder.create_builder_config()
-    config.add_optimization_profile(
-        _profile(builder, network, job.model.inputs, {**job.options.sizes, BATCH: job.options.batch})
-    )
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.progress_monitor = _monitor(trt, job.watch)
-    _aim(trt, config, plan)
-    engine = builder.build_serialized_network(network, config)
-    if engine is None:
-        raise StageFailed(f"{plan.flavour} could not build the engine: {logger.last_error()}", "see its message")
-    return bytes(engine), layers
-
-
-def _refused(parser: Any) -> StageFailed:
-    error = parser.get_error(0)
-    where = f"{error.node_operator()} node {error.node_name()!r}" if error.node_name() else "the graph"
-    return StageFailed(
-        f"TensorRT does not take {where}: {error.desc()}", "change that operator, or deploy the ONNX graph"
-    )
-
-
-def _census(trt: Any, network: Any) -> Counter[str]:
-    """How many layers give which type; raises StageFailed if the heavy ones are not FP16."""
-    layers = [network.get_layer(index) for index in range(network.num_layers)]
-    heavy = [layer for layer in layers if layer.type.name in _HEAVY]
-    half = sum(layer.get_output(0).dtype == trt.DataType.HALF for layer in heavy)
-    if half < _SHARE * len(heavy):
-        raise StageFailed(
-            f"only {half} of {len(heavy)} convolution and matrix layers are FP16: this would be an FP32 engine",
-            "build from the graph of the halve stage",
-        )
-    return Counter(layer.get_output(0).dtype.name for layer in layers if layer.num_outputs)
-
-
-def _profile(builder: Any, network: Any, inputs: tuple[Tensor, ...], free: Mapping[str, Range]) -> Any:
-    """The graph says how large its inputs are, as a checkpoint may have settled it; the model, what is free."""
-    profile = builder.create_optimization_profile()
-    for index, tensor in enumerate(inputs):
-        sizes = zip(tensor.shape, network.get_input(index).shape, strict=True)
-        sides = [free[side] if isinstance(side, str) else Range(size, size, size) for side, size in sizes]
-        shapes = ([getattr(side, end) for side in sides] for end in ("smallest", "typical", "largest"))
-        profile.set_shape(tensor.name, *shapes)
-    return profile
-
-
-def _aim(trt: Any, config: Any, plan: EnginePlan) -> None:
-    """Names the GPUs the engine is for; only TensorRT-RTX can, the full TensorRT builds for the GPU it runs on."""
-    if not plan.capabilities:
-        return
-    config.num_compute_capabilities = len(plan.capabilities)
-    for index, capability in enumerate(plan.capabilities):
-        config.set_compute_capability(getattr(trt.ComputeCapability, "SM" + capability.replace(".", "")), index)
-
-
-def _logger(trt: Any) -> Any:
-    class Log(trt.ILogger):  # type: ignore[misc]  # the bindings are chosen at run time and carry no types
-        """Keeps what TensorRT says, for the receipt; it must outlive the builder."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.lines: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.INFO:
-                self.lines.append(f"{severity.name}: {message}")
-
-        def last_error(self) -> str:
-            return next((line for line in reversed(self.lines) if "ERROR" in line), "it gave no reason")
-
-    return Log()
-
-
-def _monitor(trt: Any, watch: Callable[[int, int], None]) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # as above
-        """Reports the outermost phase; TensorRT calls it from its own threads."""
-
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self._outermost: dict[str, int] = {}
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            if parent_phase is None:
-                self._outermost[phase_name] = num_steps
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            if phase_name in self._outermost:
-                watch(step + 1, self._outermost[phase_name])
-            return True
-
-        def phase_finish(self, phase_name: str) -> None:
-            if total := self._outermost.pop(phase_name, None):
-                watch(total, total)
-
-    return Monitor()
