@@ -35,7 +35,10 @@ def run_limited(
     """
 
     def limit() -> None:
-        if gibibytes != math.inf:
+        if gibibytes == math.inf:
+            with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123  # after a fork
+                score.write("1000")  # if the machine itself runs out of memory, this one goes first
+        else:
             resource.setrlimit(resource.RLIMIT_AS, (int(gibibytes * GIBIBYTE),) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

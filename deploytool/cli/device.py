@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deploytool.cli import screen
-from deploytool.device import commands
-from deploytool.device.commands import Told
+
+if TYPE_CHECKING:
+    from deploytool.device.commands import Told
 
 
 class Least(str, Enum):
@@ -25,12 +26,14 @@ _Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's fold
 _Require = Annotated[Least | None, typer.Option(help="Fail if only something slower works.")]
 _Build = Annotated[bool, typer.Option("--build", help="Build an engine here first, where one can.")]
 _Root = Annotated[Path, typer.Option(help="Where bundles are installed.")]
+_Seal = Annotated[str | None, typer.Option(help="The seal of the bundle you mean; any other is refused.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def verify(
     bundle: _Bundle,
     root: Annotated[Path | None, typer.Option(help="Refuse what is older than what is installed there.")] = None,
+    seal: _Seal = None,
     require: _Require = None,
     build: _Build = False,
     as_json: _Json = False,
@@ -39,11 +42,16 @@ def verify(
 
     Example: deploytool verify artifacts/shufflenet_g3/pack/bundle
     """
-    _show(commands.verify(bundle, root=root, require=_word(require), build=build, say=_say), as_json=as_json)
+    from deploytool.device import commands  # here begins numpy
+
+    told = commands.verify(bundle, root=root, seal=seal, require=_word(require), build=build, say=_say)
+    _show(told, as_json=as_json)
 
 
 def build(bundle: _Bundle, as_json: _Json = False) -> None:
     """Builds an engine for this machine from the bundle's graph, proves it, and keeps it beside the bundle."""
+    from deploytool.device import commands
+
     _show(commands.build(bundle, say=_say), as_json=as_json)
 
 
@@ -55,6 +63,8 @@ def run(
     as_json: _Json = False,
 ) -> None:
     """Says what the model sees in pictures, by the first way that works here."""
+    from deploytool.device import commands
+
     _show(commands.run(bundle, images, top=top, require=_word(require)), as_json=as_json)
 
 
@@ -66,19 +76,31 @@ def bench(
     as_json: _Json = False,
 ) -> None:
     """Times every way to run the bundle that works here, each in a process of its own."""
+    from deploytool.device import commands
+
     told = commands.bench(bundle, seconds=seconds, require=_word(require), build=build, say=_say)
     _show(told, as_json=as_json)
 
 
 def install(
-    bundle: _Bundle, root: _Root, require: _Require = None, build: _Build = False, as_json: _Json = False
+    bundle: _Bundle,
+    root: _Root,
+    seal: _Seal = None,
+    require: _Require = None,
+    build: _Build = False,
+    as_json: _Json = False,
 ) -> None:
     """Copies a bundle under a root, proves it there, and only then turns to it; the one before is kept."""
-    _show(commands.install(bundle, root, require=_word(require), build=build, say=_say), as_json=as_json)
+    from deploytool.device import commands
+
+    told = commands.install(bundle, root, seal=seal, require=_word(require), build=build, say=_say)
+    _show(told, as_json=as_json)
 
 
 def rollback(root: _Root, as_json: _Json = False) -> None:
     """Turns back to the bundle before."""
+    from deploytool.device import commands
+
     _show(commands.rollback(root), as_json=as_json)
 
 

@@ -61,11 +61,15 @@ def _say(line: str) -> None:
 
 def _commands() -> dict[str, Callable[[argparse.Namespace], Told]]:
     return {
-        "verify": lambda it: commands.verify(it.bundle, root=it.root, require=it.require, build=it.build, say=_say),
+        "verify": lambda it: commands.verify(
+            it.bundle, root=it.root, seal=it.seal, require=it.require, build=it.build, say=_say
+        ),
         "build": lambda it: commands.build(it.bundle, say=_say),
         "run": lambda it: commands.run(it.bundle, it.images, top=it.top, require=it.require),
         "bench": lambda it: commands.bench(it.bundle, seconds=it.seconds, require=it.require, build=it.build, say=_say),
-        "install": lambda it: commands.install(it.bundle, it.root, require=it.require, build=it.build, say=_say),
+        "install": lambda it: commands.install(
+            it.bundle, it.root, seal=it.seal, require=it.require, build=it.build, say=_say
+        ),
         "rollback": lambda it: commands.rollback(it.root),
     }
 
@@ -89,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--build", action="store_true", help="build an engine here first, where one can")
         if name in ("verify", "install", "rollback"):
             one.add_argument("--root", type=Path, required=name != "verify", help="where bundles are installed")
+        if name in ("verify", "install"):
+            one.add_argument("--seal", help="the SHA-256 of the manifest one means; any other is refused")
         if name == "run":
             one.add_argument("images", type=Path, nargs="+", help="pictures")
             one.add_argument("--top", type=int, default=5, help="how many classes")

@@ -51,10 +51,16 @@ class Installed:
 
 
 def verify(
-    folder: Path, *, root: Path | None = None, require: str | None = None, build: bool = False, say: Say
+    folder: Path,
+    *,
+    root: Path | None = None,
+    seal: str | None = None,
+    require: str | None = None,
+    build: bool = False,
+    say: Say,
 ) -> Told:
     """Papers, target, golden cases; with `root`, the sequence against what is installed there."""
-    checked = verifying.papers(folder, installing.asked(root))
+    checked = verifying.papers(folder, installing.asked(root, seal))
     return _verified(checked, _QUICK, require, build=build, every=False, say=say)
 
 
@@ -108,7 +114,9 @@ def run(folder: Path, images: Sequence[Path], *, top: int, require: str | None =
     return Told(tuple(telling.ran(ran.tier, ran.guesses)), ran)
 
 
-def install(folder: Path, root: Path, *, require: str | None = None, build: bool = False, say: Say) -> Told:
+def install(
+    folder: Path, root: Path, *, seal: str | None = None, require: str | None = None, build: bool = False, say: Say
+) -> Told:
     """Publishes a bundle under `root`, proves it there, and turns to it."""
     shown: list[Verified] = []
 
@@ -120,7 +128,7 @@ def install(folder: Path, root: Path, *, require: str | None = None, build: bool
         if failure:
             raise failure
 
-    turned = installing.install(folder, root, prove)
+    turned = installing.install(folder, root, prove, seal)
     lines = (*telling.verified(shown[-1], every=False), *telling.pointer(turned, root))
     return Told(lines, Installed(turned, shown[-1]))
 

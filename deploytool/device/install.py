@@ -52,22 +52,22 @@ def home(root: Path, seal: str) -> Path:
     return root / _BUNDLES / seal
 
 
-def asked(root: Path | None) -> Asked:
+def asked(root: Path | None, seal: str | None = None) -> Asked:
     """What a bundle must keep to that is to be installed there."""
     found = pointer(root) if root else None
-    return Asked(found.sequence, found.refused) if found else Asked()
+    return Asked(found.sequence, found.refused, seal) if found else Asked(seal=seal)
 
 
-def install(source: Path, root: Path, prove: Prove) -> Pointer:
+def install(source: Path, root: Path, prove: Prove, seal: str | None = None) -> Pointer:
     """Copies a bundle into the root, proves it there, and only then makes it the current one.
 
-    Raises Refused for bytes that are not the manifest's and for an older sequence, and what `prove` raises; the bundle
-    that ran before then still does.
+    `seal` is that of the bundle one means, if it is known. Raises Refused for bytes that are not the manifest's and for
+    an older sequence, and what `prove` raises; the bundle that ran before then still does.
     """
     (root / _BUNDLES).mkdir(parents=True, exist_ok=True)
     with _locked(root):
         before = pointer(root)
-        checked = verify.papers(source, asked(root))
+        checked = verify.papers(source, asked(root, seal))
         place = home(root, checked.seal)
         if not _whole(place):
             _publish(checked, place, root)

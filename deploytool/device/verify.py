@@ -19,10 +19,14 @@ HELD = "held"
 
 @dataclass(frozen=True)
 class Asked:
-    """What a bundle's papers are held against: the lowest sequence that is still welcome, and seals that are not."""
+    """What a bundle's papers are held against.
+
+    That is the lowest sequence still welcome, the seals that are not, and the one seal that will do, if it is known.
+    """
 
     sequence: int | None = None
     refused: tuple[str, ...] = ()
+    seal: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,10 @@ class Verified:
 
 def papers(folder: Path, asked: Asked = Asked()) -> Papers:
     """Checks a bundle in the order of `CHECKS`; raises Refused at the first that fails, before anything is loaded."""
-    manifest, seal = bundle.read(folder), bundle.seal(folder)
+    seal = bundle.seal(folder)
+    if asked.seal is not None and seal != asked.seal:
+        raise Refused(f"{folder} is another bundle: its seal is {seal}", "check the seal, or get the bundle again")
+    manifest = bundle.read(folder)
     steps = tuple(Step(name, check(folder, manifest, seal, asked)) for name, check in CHECKS)
     return Papers(folder, manifest, seal, steps)
 
