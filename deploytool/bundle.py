@@ -14,7 +14,7 @@ from pathlib import Path
 from deploytool import files, plain
 from deploytool.errors import Refused
 from deploytool.report import Tolerance
-from deploytool.spec import Decision, Option, Preprocessing, Range, Tensor
+from deploytool.spec import BATCH, Decision, Option, Preprocessing, Range, Tensor
 
 SCHEMA = "deploytool.bundle/1"
 MANIFEST, SIGNATURE = "manifest.json", "model.sig"
@@ -191,6 +191,8 @@ def _problem(manifest: Manifest) -> str | None:
     if type(manifest.sequence) is not int or manifest.sequence < 0:
         return "its sequence is no number"
     named = [graph.path for graph in manifest.graphs] + [manifest.golden.path, manifest.recipe, *manifest.golden.images]
+    if not manifest.graphs:
+        return "it has no graph"
     unknown = sorted(set(named) - {file.path for file in manifest.files})
     if unknown:
         return f"it speaks of {unknown[0]}, and lists no such file"
@@ -205,7 +207,7 @@ def _untyped(manifest: Manifest) -> str | None:
     sides = [side for tensor in (*manifest.inputs, *manifest.outputs) for side in tensor.shape]
     limits = [getattr(each, field.name) for each in manifest.tolerances.values() for field in fields(each)]
     texts = [value for engine in manifest.engines for value in _texts(engine)]
-    if not all(type(size) is int and 0 < size < 1 << 31 for size in ranges):
+    if BATCH not in manifest.free or not all(type(size) is int and 0 < size < 1 << 31 for size in ranges):
         return "a free size has no range"
     if not all(type(side) in (int, str) for side in sides) or not manifest.inputs or not manifest.outputs:
         return "an input or output has no shape"
