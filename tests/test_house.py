@@ -75,6 +75,8 @@ def copied_house(tmp_path: Path) -> Path:
         ("deploytool/attic.py", "", "Imports only go down"),
         ("deploytool/stages/halve.py", "from deploytool.stages import simplify", "Stages do not know each other"),
         ("deploytool/measure/parity.py", "import torch", "Each heavy library has its address"),
+        ("deploytool/device/here.py", "import typer", "A device needs none of the desk's libraries"),
+        ("deploytool/measure/replay.py", "import onnx", "A device needs none of the desk's libraries"),
         ("models/layers.py", "from deploytool import machine", "Definitions know nothing of the toolchain"),
     ],
 )
