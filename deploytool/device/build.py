@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +22,7 @@ from deploytool.device.ways import BUILT, Way, missing
 from deploytool.device.worker import Request, Trial
 from deploytool.errors import BadInput, DeployError, MissingBackend, ParityFailed, StageFailed
 
+_MAKING = ".making-"
 _FLAVOURS = ("tensorrt", "tensorrt_rtx")  # the full one first: it tunes for the very GPU
 _RTX = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 _HOURS = Limits(seconds=4 * 3600.0)  # TensorRT times every kernel it knows
@@ -87,16 +90,21 @@ def build(
     MissingBackend where nothing can build it, StageFailed or ParityFailed if it is refused or computes something else.
     """
     name = flavour(found)
-    record = _read(built, folder, manifest, found, name) or _make(folder, manifest, found, built, name, watch)
-    if record.trial is None:
-        tried = prober(_way(built, record))
-        if not tried.passed:
-            _forget(built, record)
-            failure = ParityFailed if tried.trial else StageFailed
-            raise failure(f"the engine built here was thrown away: {tried.status}", "run the graph: see `verify`")
-        record = replace(record, trial=tried.trial)
-        _write(built, record)
-    return record
+    with _alone(built):
+        record = _read(built, folder, manifest, found, name) or _make(folder, manifest, found, built, name, watch)
+        return record if record.trial else _proved(built, record, prober)
+
+
+def _proved(built: Path, record: Record, prober: Prober) -> Record:
+    """The record with its trial; an engine that fails it is thrown away."""
+    tried = prober(_way(built, record))
+    if not tried.passed:
+        _forget(built, record)
+        failure = ParityFailed if tried.trial else StageFailed
+        raise failure(f"the engine built here was thrown away: {tried.status}", "run the graph: see `verify`")
+    proved = replace(record, trial=tried.trial)
+    _write(built, proved)
+    return proved
 
 
 def _make(
@@ -109,14 +117,14 @@ def _make(
         *("onnx", "cuda", name, graph.precision, graph.io),
     )
     path = f"{name}_{found.version(name)}_{found.capability}.plan"
-    with _bench(built) as bench:
-        made = bench / path
+    with tempfile.TemporaryDirectory(prefix=_MAKING, dir=built) as bench:
+        made = Path(bench, path)
         capabilities = (found.capability,) if name == "tensorrt_rtx" else ()
         request = Request("build", str(folder), manifest, way, "", out=str(made), capabilities=capabilities)
         probe.ask(request, limits=_HOURS, heard=lambda line: _heard(line, watch))
-        file = bundle.describe(bench, path, Role.ENGINE)
-        files.hold(made, file.size, file.sha256, built / f".{path}.making")
-        (built / f".{path}.making").replace(built / path)
+        file = bundle.describe(Path(bench), path, Role.ENGINE)
+        files.hold(made, file.size, file.sha256, made.with_suffix(".whole"))  # which is on the disk, not on its way
+        made.with_suffix(".whole").replace(built / path)
     record = Record(
         *(bundle.seal(folder), source.sha256, name, found.version(name), found.gpu, found.capability, found.cuda),
         *(graph.precision, graph.io, file, None),
@@ -132,15 +140,18 @@ def _heard(line: str, watch: Callable[[int, int], None]) -> None:
 
 
 @contextmanager
-def _bench(built: Path) -> Iterator[Path]:
+def _alone(built: Path) -> Iterator[None]:
+    """One build at a time, which sweeps what a killed one left."""
     built.mkdir(mode=0o700, exist_ok=True)
     _ours(built)
-    bench = built / f".making-{os.getpid()}"
-    bench.mkdir()
+    opened = os.open(built, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield bench
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        for left in built.glob(f"{_MAKING}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
     finally:
-        shutil.rmtree(bench, ignore_errors=True)
+        os.close(opened)
 
 
 def _ours(built: Path) -> None:

@@ -175,6 +175,8 @@ def _sweep(root: Path, keep: Pointer) -> None:
     """Removes what a killed install left and every bundle that is neither current nor previous."""
     for left in root.glob(f"{_STAGE}*"):
         shutil.rmtree(left, ignore_errors=True)
+    for making in root.glob(f".{_POINTER}.*"):
+        making.unlink(missing_ok=True)
     for place in (root / _BUNDLES).iterdir():
         if place.name.partition(".")[0] not in (keep.current, keep.previous):
             shutil.rmtree(place, ignore_errors=True)

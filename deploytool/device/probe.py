@@ -24,6 +24,7 @@ WORKER = (sys.executable, "-c", _PROGRAM, _ROOT)
 
 _LONGEST_ANSWER = 16 << 20  # bytes
 _PASSED = "measured"
+_KINDS = {kind.__name__: kind for kind in DeployError.__subclasses__()}
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def ask(
 ) -> Answer:
     """The child's answer to a request.
 
-    Raises StageFailed if it crashes, hangs, runs out of memory or says nothing one can read, and for what it refuses.
+    Raises StageFailed if it crashes, hangs, runs out of memory or says nothing one can read, and what it raised itself.
     """
     what = f"{request.way.tier} ({Path(request.way.path).name})"
     with tempfile.TemporaryDirectory(prefix="deploytool-") as bench:
@@ -103,7 +104,7 @@ def ask(
         except (DeployError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise StageFailed(f"{what} gave no answer", "leave it out, or report it") from error
     if found.problem:
-        raise StageFailed(found.problem, found.remedy)
+        raise _KINDS.get(found.kind, StageFailed)(found.problem, found.remedy)
     return found
 
 

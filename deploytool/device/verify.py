@@ -62,13 +62,23 @@ class Verified:
 
 
 def papers(folder: Path, asked: Asked = Asked()) -> Papers:
-    """Checks a bundle in the order of `CHECKS`; raises Refused at the first that fails, before anything is loaded."""
+    """Checks a bundle in the order of `UNREAD` and `CHECKS`.
+
+    Raises Refused at the first that fails, before anything but the manifest is read.
+    """
     seal = bundle.seal(folder)
-    if asked.seal is not None and seal != asked.seal:
-        raise Refused(f"{folder} is another bundle: its seal is {seal}", "check the seal, or get the bundle again")
+    first = tuple(Step(name, status) for name, check in UNREAD if (status := check(folder, seal, asked)))
     manifest = bundle.read(folder)
-    steps = tuple(Step(name, check(folder, manifest, seal, asked)) for name, check in CHECKS)
-    return Papers(folder, manifest, seal, steps)
+    then = tuple(Step(name, check(folder, manifest, seal, asked)) for name, check in CHECKS)
+    return Papers(folder, manifest, seal, first + then)
+
+
+def _seal(folder: Path, seal: str, asked: Asked) -> str | None:
+    if asked.seal is None:
+        return None
+    if seal != asked.seal:
+        raise Refused(f"{folder} is another bundle: its seal is {seal}", "check the seal, or get the bundle again")
+    return HELD
 
 
 def _digests(folder: Path, manifest: Manifest, seal: str, asked: Asked) -> str:
@@ -86,7 +96,9 @@ def _sequence(folder: Path, manifest: Manifest, seal: str, asked: Asked) -> str:
     return f"{HELD}: {manifest.sequence}, {known}"
 
 
+Unread = Callable[[Path, str, Asked], str | None]  # None where nothing was asked
 Check = Callable[[Path, Manifest, str, Asked], str]
+UNREAD: tuple[tuple[str, Unread], ...] = (("seal", _seal),)  # before the manifest is parsed
 CHECKS: tuple[tuple[str, Check], ...] = (("digests", _digests), ("sequence", _sequence))
 
 

@@ -72,10 +72,11 @@ class Guess:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of it; `problem` and `remedy` if it was refused."""
+    """What came of it; `problem`, `remedy` and the kind of error if it was refused."""
 
     problem: str = ""
     remedy: str = ""
+    kind: str = ""
     trial: Trial | None = None
     guesses: tuple[Guess, ...] = ()
     layers: tuple[tuple[str, int], ...] = ()
@@ -87,7 +88,7 @@ def main(path: str) -> None:
     try:
         answer = {"try": _try, "answer": _answer, "build": _build}[request.task](request)
     except DeployError as error:
-        answer = Answer(str(error), error.remedy)
+        answer = Answer(str(error), error.remedy, type(error).__name__)
     Path(request.answer).write_text(plain.text(answer), encoding="utf-8")
 
 

@@ -96,7 +96,7 @@ def test_run_names_the_classes_of_pictures(door: Command, packed: Path) -> None:
         assert guess["scores"] == sorted(guess["scores"], reverse=True)
     assert door("run", str(packed), str(packed / "none.png")).returncode == 2
     refused = door("run", str(packed), str(packed / "recipe.json"))
-    assert refused.returncode == 7
+    assert refused.returncode == 2
     assert "cannot be read as a picture" in refused.stderr
 
 
@@ -146,3 +146,16 @@ def test_pack_makes_a_new_folder_and_says_what_is_next(deploytool: Command, run_
     document = json.loads(deploytool("pack", str(run_copy), "--json").stdout)
     assert document["digest"] == bundle.digest(bundle.read(run_copy / "pack" / "bundle"))
     assert deploytool("pack", str(tmp_path / "bundle")).returncode == 2
+
+
+def test_export_packs_in_one_go_if_all_that_was_asked_for_held(deploytool: Command, tmp_path: Path) -> None:
+    tiny = f"{Path(__file__).parents[1] / 'tiny.py'}:tiny"
+    options = ["--input", "3x32x32", "--images", "4", "--seconds", "0.1", "--out", "run", "--pack", "--sequence", "5"]
+    document = json.loads(deploytool("export", tiny, *options, "--json").stdout)
+    assert document["error"] is None
+    assert document["artifacts"][-1]["file"] == "pack/bundle/manifest.json"
+    manifest = bundle.read(tmp_path / "run" / "pack" / "bundle")
+    assert (manifest.sequence, manifest.engines) == (5, ())
+    shutil.rmtree(tmp_path / "run" / "pack")
+    assert deploytool("export", tiny, *options, "--min-speedup", "1000").returncode == 4
+    assert not (tmp_path / "run" / "pack").exists()

@@ -91,6 +91,12 @@ def test_one_that_does_not_hold_is_thrown_away(checked: Papers, tmp_path: Path) 
     assert list((tmp_path / "built").iterdir()) == []
 
 
+def test_what_a_killed_build_left_is_swept(checked: Papers, built: Path) -> None:
+    (built / ".making-1").mkdir()
+    again(checked, built)
+    assert {path.suffix for path in built.iterdir()} == {".plan", ".json"}
+
+
 def test_an_engine_others_could_have_written_is_not_taken(checked: Papers, built: Path) -> None:
     again(checked, built)
     built.chmod(0o777)
