@@ -144,12 +144,25 @@ OF_THE_MANIFEST: tuple[Tamper, ...] = (manifest_entry, manifest_shape)
 TAMPERS: tuple[Tamper, ...] = (*OF_FILES, *OF_THE_MANIFEST, old)
 
 
-def restored(clean: Path, folder: Path) -> Path:
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a bundle."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def restored(clean: dict[str, bytes], folder: Path) -> Path:
     """The folder as it was before it was tampered with."""
     linked = folder.with_name(f"{folder.name}.linked")
     if linked.is_dir():
         shutil.rmtree(linked)
     linked.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(clean, folder)
+    for path in sorted(folder.rglob("*"), reverse=True):  # only what changed: writing is slow
+        if path.is_symlink() or (path.is_file() and path.relative_to(folder).as_posix() not in clean):
+            path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+    for name, content in clean.items():
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
     return folder

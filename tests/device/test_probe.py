@@ -70,6 +70,7 @@ def test_a_fault_leads_to_the_next_tier_and_is_told(
         assert isinstance(failure, ParityFailed if fault == "wrong output" else NotVerified)
         assert f"{tier}: {found[place].status}" in str(failure)
     else:
+        assert len(found) == place + 2  # what is below the one that serves is not tried
         assert served is not None
         assert served.tier == TIERS[place + 1]
         assert probe.shortfall(found, None) is None
