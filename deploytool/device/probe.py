@@ -19,7 +19,12 @@ from deploytool.errors import DeployError, NotVerified, ParityFailed, StageFaile
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 # The folder one stands in is no place to import from: it may be the bundle's.
-_PROGRAM = "import sys; sys.path[0] = sys.argv[1]; from deploytool.device import worker; worker.main(sys.argv[2])"
+_PROGRAM = """
+import sys
+sys.path = [sys.argv[1], *(place for place in sys.path if place)]
+from deploytool.device import worker
+worker.main(sys.argv[2])
+"""
 WORKER = (sys.executable, "-c", _PROGRAM, _ROOT)
 
 _LONGEST_ANSWER = 16 << 20  # bytes

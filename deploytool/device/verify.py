@@ -70,6 +70,8 @@ def papers(folder: Path, asked: Asked = Asked()) -> Papers:
     first = tuple(Step(name, status) for name, check in UNREAD if (status := check(folder, seal, asked)))
     manifest = bundle.read(folder)
     then = tuple(Step(name, check(folder, manifest, seal, asked)) for name, check in CHECKS)
+    if bundle.seal(folder) != seal:
+        raise Refused(f"{folder} changed while it was checked", "check it where nobody else writes")
     return Papers(folder, manifest, seal, first + then)
 
 

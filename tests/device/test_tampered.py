@@ -61,6 +61,20 @@ def test_any_bit_of_the_manifest_counts_for_whoever_knows_its_seal(clean: Path, 
         assert refused(tmp_path / "bundle", Asked(seal=seal))
 
 
+def test_a_manifest_that_changes_while_it_is_checked_is_refused(
+    clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, check = small.restored(small.contents(clean), tmp_path / "bundle"), bundle.check
+
+    def slow(place: Path, manifest: bundle.Manifest) -> None:
+        check(place, manifest)
+        bundle.write(place, dataclasses.replace(manifest, sequence=9))
+
+    monkeypatch.setattr(bundle, "check", slow)
+    with pytest.raises(Refused, match="changed while it was checked"):
+        verify.papers(folder)
+
+
 def test_a_whole_forgery_is_what_a_signature_is_for(clean: Path, tmp_path: Path) -> None:
     """Other bytes under a manifest that names them agree with each other: digests alone cannot tell who wrote them."""
     folder = small.restored(small.contents(clean), tmp_path / "bundle")
