@@ -1,5 +1,22 @@
-"""`python -m deploytool` is `deploytool`."""
+"""`python -m deploytool` is `deploytool`; a device, which lacks the desk's libraries, is shown its own door."""
 
-from deploytool.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """The command line, or one line where it cannot be: the exit code is that of a missing backend."""
+    try:
+        from deploytool.cli import main as front_door
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich"):
+            raise
+        sys.stderr.write(
+            f"deploytool: {error.name} is not installed, as on a device\n"
+            "  → use python -m deploytool.device, or pip install 'deploytool[cpu]' for the desk\n"
+        )
+        sys.exit(5)
+    front_door()
+
+
+if __name__ == "__main__":
+    main()

@@ -23,6 +23,7 @@ class Kind(str, Enum):
     ENGINE = "engine.plan"
     PROOF = "proof.json"
     REPORT = "report.json"
+    BUNDLE = "bundle/manifest.json"
 
 
 @dataclass(frozen=True)

@@ -2,36 +2,106 @@
 
 from __future__ import annotations
 
+import math
+import os
 import resource
 import signal
 import subprocess
-from collections.abc import Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import IO
 
 from deploytool.errors import StageFailed
 
 GIBIBYTE = 1 << 30
+_MOST_LINES, _LONGEST_LINE = 10_000, 10_000
 
 
-def run_limited(command: Sequence[str], *, what: str, seconds: float, gibibytes: float) -> str:
+def run_limited(
+    command: Sequence[str],
+    *,
+    what: str,
+    seconds: float,
+    gibibytes: float,
+    heard: Callable[[str], None] | None = None,
+) -> str:
     """What `command` wrote on stdout; `what` is its name in messages.
 
-    The limits are wall-clock seconds and gibibytes of address space.
+    The limits are wall-clock seconds and gibibytes of address space, of which infinity is none: CUDA reserves more
+    than any machine has. `heard` is called with each line as it comes, from another thread.
     Raises StageFailed if it crashes, hangs, runs out of memory, or ends with a non-zero status.
     """
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (int(gibibytes * GIBIBYTE),) * 2)
+        if gibibytes == math.inf:
+            with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123  # after a fork
+                score.write("1000")  # if the machine itself runs out of memory, this one goes first
+        else:
+            resource.setrlimit(resource.RLIMIT_AS, (int(gibibytes * GIBIBYTE),) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds, preexec_fn=limit, stdin=subprocess.DEVNULL
-        )
-    except subprocess.TimeoutExpired:
-        raise StageFailed(f"{what} was stopped after {seconds:g} s", "give it more time, or leave it out") from None
-    if done.returncode == 0:
-        return done.stdout
-    raise StageFailed(f"{what} {_ending(done.returncode)}: {_last_line(done.stderr)}", "leave it out, or report it")
+    with _started(command, limit) as process:
+        listening = _listen(process, heard)
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise StageFailed(f"{what} was stopped after {seconds:g} s", "give it more time, or leave it out") from None
+        finally:
+            _end(process)
+            said, complained = (each.ended() for each in listening)
+    if code == 0:
+        return said
+    raise StageFailed(f"{what} {_ending(code)}: {_last_line(complained)}", "leave it out, or report it")
+
+
+def _started(command: Sequence[str], limit: Callable[[], None]) -> subprocess.Popen[str]:
+    """In a process group of its own, so that what it starts ends with it."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        preexec_fn=limit,
+        start_new_session=True,
+    )
+
+
+class _Ear(threading.Thread):
+    """Keeps what a pipe says, the end of it where it says too much."""
+
+    def __init__(self, pipe: IO[str], heard: Callable[[str], None] | None) -> None:
+        super().__init__(daemon=True)
+        self._pipe, self._heard = pipe, heard
+        self._lines: deque[str] = deque(maxlen=_MOST_LINES)
+        self.start()
+
+    def run(self) -> None:
+        while line := self._pipe.readline(_LONGEST_LINE):
+            self._lines.append(line)
+            if self._heard:
+                self._heard(line)
+
+    def ended(self) -> str:
+        """All that was said; a grandchild that keeps the pipe open is not waited for."""
+        self.join(1.0)
+        return "".join(self._lines)
+
+
+def _listen(process: subprocess.Popen[str], heard: Callable[[str], None] | None) -> tuple[_Ear, _Ear]:
+    assert process.stdout is not None
+    assert process.stderr is not None
+    return _Ear(process.stdout, heard), _Ear(process.stderr, None)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Kills the child and whatever it started, if they still run."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _ending(code: int) -> str:

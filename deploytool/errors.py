@@ -6,7 +6,8 @@
     ├── TooSlow             4   the speed-up that was asked for was measured and not reached
     ├── MissingBackend      5   a library this machine lacks, or two that break each other
     ├── NotVerified         6   asked to be verified, and this machine cannot verify it
-    └── StageFailed         7   a tool refused the model: exporter, simplifier, converter or builder
+    ├── StageFailed         7   a tool refused the model: exporter, simplifier, converter or builder
+    └── Refused             8   a bundle that must not be used: other bytes than its manifest names, or too old
 
 An interruption (Ctrl-C) ends with 130, as everywhere.
 """
@@ -56,3 +57,9 @@ class StageFailed(DeployError):
     """A tool refused the model: exporter, simplifier, converter or builder."""
 
     exit_code = 7
+
+
+class Refused(DeployError):
+    """A bundle that must not be used: its bytes are not those its manifest names, or it is older than what runs."""
+
+    exit_code = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -93,6 +93,20 @@ def read(path: Path) -> Golden:
             return Golden(file["pixels"], inputs, outputs, reference, file["labels"], preprocessing, noise)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path} is no golden sample: {error}", "export again to record a new one") from error
+
+
+def first(sample: Golden, count: int) -> Golden:
+    """The first `count` cases of a sample, all of them if there are fewer."""
+    groups = (sample.inputs, sample.outputs, sample.reference)
+    inputs, outputs, reference = ({name: array[:count] for name, array in each.items()} for each in groups)
+    return replace(
+        sample,
+        pixels=sample.pixels[:count],
+        inputs=inputs,
+        outputs=outputs,
+        reference=reference,
+        labels=sample.labels[:count],
+    )
 
 
 def _group(file: Arrays, group: str) -> dict[str, npt.NDArray[Any]]:

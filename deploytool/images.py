@@ -42,6 +42,11 @@ def read(path: Path) -> Pixels:
         return np.array(_rgb(ImageOps.exif_transpose(image)))
 
 
+def write(path: Path, pixels: Pixels) -> None:
+    """Writes a picture (uint8, height × width × 3) as PNG, which keeps every pixel."""
+    Image.fromarray(pixels).save(path, format="PNG")
+
+
 def stored_size(path: Path) -> tuple[int, int]:
     """Height and width as the file's header has them: nothing is decoded, and nothing turned upright.
 

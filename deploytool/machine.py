@@ -33,6 +33,19 @@ def gpus() -> tuple[Gpu, ...]:
     return tuple(_gpu(cuda, index) for index in range(count.value))
 
 
+@cache
+def cuda() -> str:
+    """The CUDA version that the driver serves at most, such as "13.0"; empty where no driver answers."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ""
+    version = ctypes.c_int()
+    if driver.cuInit(0) != 0 or driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+        return ""
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
 def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu:
     device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
     major, minor = ctypes.c_int(), ctypes.c_int()

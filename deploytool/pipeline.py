@@ -10,17 +10,17 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from deploytool import factory, machine, plain, receipt, stages
+from deploytool import factory, machine, plain, receipt, stages, weights_file
 from deploytool.artifact import Artifact, Given, Kind
 from deploytool.errors import BadInput
 from deploytool.receipt import Receipt
-from deploytool.spec import Job
+from deploytool.spec import Job, Options
 from deploytool.stages import STAGES
 
 _PACKAGE = Path(__file__).parent
 _WEIGHTS = Kind.WEIGHTS.value
 # what no stage's result depends on
-_ABOVE = ("cli", "stages", "training", "tracing", "cost.py", "pipeline.py", "catalog.py", "targets.py")
+_ABOVE = ("cli", "device", "stages", "training", "tracing", "cost.py", "pipeline.py", "catalog.py", "targets.py")
 
 
 def check(recipe: Sequence[str]) -> None:
@@ -57,6 +57,26 @@ def run(job: Job, recipe: Sequence[str], home: Path) -> Iterator[Artifact]:
             home.rmdir()  # which only an empty folder allows
 
 
+def extend(verb: str, options: Options, home: Path) -> Artifact:
+    """The artifact of one more stage on what a finished run left; of the options, those that it reads matter.
+
+    Raises BadInput if the run lacks what the stage takes, or if a file is not as its stage made it.
+    """
+    found = rooms(home)
+    shelf = [_artifact(room, sealed, fresh=False) for room, sealed in found if sealed.made_by != verb]
+    wanted = (*STAGES[verb].takes, *STAGES[verb].welcomes)
+    missing = [kind.name.lower() for kind in STAGES[verb].takes if kind not in {made.kind for made in shelf}]
+    if missing:
+        raise BadInput(f"{home} holds no finished run: it lacks the {missing[0]}", "`deploytool export` makes one")
+    for room, sealed in found:
+        if sealed.made_by != verb and not receipt.proves(room, sealed):
+            raise BadInput(f"{room} is not as its stage made it", "export again: only that stage is repeated")
+    given = Given(tuple(artifact for artifact in shelf if artifact.kind in wanted))
+    job = Job(weights_file.definition(given.latest(Kind.WEIGHTS).path), options)
+    key = _key(verb, job, given)
+    return _found(home / verb, key) or _made(verb, job, home, given, key, shelf)
+
+
 def rooms(home: Path) -> list[tuple[Path, Receipt]]:
     """Every room of a run that a receipt seals, in the order of the stages."""
     found = [(home / verb, receipt.read(home / verb)) for verb in STAGES]
@@ -69,8 +89,7 @@ def _key(verb: str, job: Job, given: Given) -> str:
     return plain.digest(
         verb,
         _stage_source(verb),
-        job.model,
-        _model_source(job.model.factory),
+        [job.model, _model_source(job.model.factory)] if contract.model else [],
         {name: getattr(job.options, name) for name in contract.reads},
         {artifact.made_by: artifact.key for artifact in given.artifacts},
         _versions(verb),
@@ -117,8 +136,8 @@ def _made(verb: str, job: Job, home: Path, given: Given, key: str, shelf: Sequen
         seconds = round(time.perf_counter() - begun, 3)
         parents = {artifact.made_by: artifact.key for artifact in given.artifacts}
         files = receipt.digests(bench)
-        weights = next((artifact.digest for artifact in shelf if artifact.kind is Kind.WEIGHTS), files.get(_WEIGHTS))
-        sealed = Receipt(kind, verb, key, parents, weights, files, _versions(verb), seconds, notes)
+        begin = next((artifact.digest for artifact in shelf if artifact.kind is Kind.WEIGHTS), files.get(_WEIGHTS))
+        sealed = Receipt(kind, verb, key, parents, begin, files, _versions(verb), seconds, notes)
         receipt.write(bench, sealed)
         bench.replace(room)
     return _artifact(room, sealed, fresh=True)

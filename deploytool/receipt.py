@@ -52,5 +52,6 @@ def proves(room: Path, receipt: Receipt) -> bool:
 
 
 def digests(room: Path) -> dict[str, str]:
-    """The SHA-256 of every file in a room, its receipt aside."""
-    return {path.name: plain.file_digest(path) for path in sorted(room.iterdir()) if path.name != FILE}
+    """The SHA-256 of every file in a room and in its folders, its receipt aside."""
+    inside = [path for path in sorted(room.rglob("*")) if path.is_file() and path != room / FILE]
+    return {path.relative_to(room).as_posix(): plain.file_digest(path) for path in inside}

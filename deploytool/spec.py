@@ -134,6 +134,7 @@ class Options:
     faults: int = 1
     min_speedup: float | None = None
     seconds: float = 3.0
+    sequence: int = 1
 
 
 def _unwatched(done: int, total: int) -> None:

@@ -1,33 +1,56 @@
-"""The weights file of a run: the weights, with the definition they belong to; read here without torch."""
+"""The weights file of a run: the weights, with the definition they belong to; read without the library that wrote it.
+
+The format is that of safetensors: eight bytes that say how long the header is, the header in JSON, then the values.
+"""
 
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
-from safetensors import safe_open
 
 from deploytool import plain
+from deploytool.errors import BadInput
 from deploytool.spec import Model
 
-_FLOATS = ("F16", "F32", "F64")  # what numpy has
+_LONGEST = 100 << 20  # bytes of header that safetensors itself allows
+_LENGTH = struct.Struct("<Q")
+_FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}  # what numpy has
+_METADATA = "__metadata__"
 
 
 def definition(path: Path) -> Model:
-    """The definition that a weights file belongs to."""
-    with safe_open(path, framework="numpy") as file:
-        return plain.decode(Model, json.loads(file.metadata()["model"]))
+    """The definition that a weights file belongs to; raises BadInput if the file names none."""
+    try:
+        return plain.decode(Model, json.loads(_header(path)[_METADATA]["model"]))
+    except (OSError, struct.error, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path} names no model: {error}", "export again to make it anew") from error
 
 
 def names(path: Path) -> list[str]:
     """The names of all weights."""
-    with safe_open(path, framework="numpy") as file:
-        return list(file.keys())
+    return [name for name in _header(path) if name != _METADATA]
 
 
 def state(path: Path) -> dict[str, npt.NDArray[Any]]:
     """The floating-point weights by name, those left out that numpy has no type for."""
-    with safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys() if file.get_slice(name).get_dtype() in _FLOATS}  # noqa: SIM118  # it is no mapping
+    with path.open("rb") as file:
+        (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
+    values = np.memmap(path, np.uint8, "r", offset=_LENGTH.size + length)
+    found = {}
+    for name, entry in _header(path).items():
+        if entry.get("dtype") in _FLOATS:
+            begin, end = entry["data_offsets"]
+            found[name] = np.frombuffer(values[begin:end].tobytes(), _FLOATS[entry["dtype"]]).reshape(entry["shape"])
+    return found
+
+
+def _header(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
+        header: dict[str, Any] = json.loads(file.read(min(length, _LONGEST)))
+    return header

@@ -54,6 +54,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory, with_engine: Options) -> 
     return home
 
 
+@pytest.fixture(scope="session")
+def packed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the finished run; tests must not change it."""
+    home = shutil.copytree(finished, tmp_path_factory.mktemp("packed") / "tiny")
+    return pipeline.extend("pack", QUICK, home).path.parent
+
+
 @pytest.fixture
 def run_copy(finished: Path, tmp_path: Path) -> Path:
     """A copy of the finished run that a test may spoil."""

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import math
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -32,3 +35,35 @@ def test_how_it_ended_is_named(program: str, problem: str) -> None:
 def test_a_hang_is_stopped() -> None:
     with pytest.raises(StageFailed, match=r"the tool was stopped after 0\.5 s"):
         run("import time; time.sleep(60)", seconds=0.5)
+
+
+def test_each_line_is_heard_as_it_comes() -> None:
+    heard: list[str] = []
+    program = "import time; print('1/2', flush=True); time.sleep(0.1); print('2/2')"
+    command = [sys.executable, "-c", program]
+    said = run_limited(command, what="the tool", seconds=20.0, gibibytes=math.inf, heard=heard.append)
+    assert heard == ["1/2\n", "2/2\n"]
+    assert said == "1/2\n2/2\n"
+
+
+def test_what_it_started_ends_with_it() -> None:
+    program = "import subprocess; print(subprocess.Popen(['sleep', '60']).pid, flush=True)"
+    begun = time.monotonic()
+    pid = int(run(program))
+    assert time.monotonic() - begun < 10
+    for _ in range(50):
+        if not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]:
+            return
+        time.sleep(0.1)
+    pytest.fail("the grandchild still runs")
+
+
+def test_a_flood_of_words_does_not_fill_our_memory() -> None:
+    said = run("import os\nfor _ in range(200): os.write(1, b'x' * 100_000 + b'\\n')")
+    assert len(said) <= 100_000_000
+    assert said.endswith("x\n")
+
+
+def test_without_a_limit_on_memory_it_is_the_first_to_go() -> None:
+    command = [sys.executable, "-c", "print(open('/proc/self/oom_score_adj').read())"]
+    assert run_limited(command, what="the tool", seconds=20.0, gibibytes=math.inf).split() == ["1000"]

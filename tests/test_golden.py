@@ -53,3 +53,10 @@ def test_something_else_is_refused(tmp_path: Path) -> None:
             golden.read(file)
     with pytest.raises(BadInput, match="is no golden sample"):
         golden.read(tmp_path / "pickle.npz")
+
+
+def test_the_first_cases_are_a_sample_of_their_own() -> None:
+    one = golden.first(SAMPLE, 1)
+    assert (len(one.pixels), len(one.inputs["input"]), len(one.labels)) == (1, 1, 1)
+    assert all(len(array) == 1 for array in (*one.outputs.values(), *one.reference.values()))
+    assert len(golden.first(SAMPLE, 9).labels) == 2

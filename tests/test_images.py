@@ -182,3 +182,9 @@ def test_a_photograph_becomes_an_input() -> None:
     batch = images.normalise(images.fit(photo, usual)[None], usual)
     assert batch.shape == (1, 3, 224, 224)
     assert -2.2 < batch.min() < batch.max() < 2.7
+
+
+def test_a_written_picture_is_read_as_it_was(tmp_path: Path) -> None:
+    pixels = images.dead_leaves(1, 20, 30, 0)[0]
+    images.write(tmp_path / "a.png", pixels)
+    assert np.array_equal(images.read(tmp_path / "a.png"), pixels)

@@ -17,6 +17,10 @@ class FakeDriver:
     def cuInit(self, flags: int) -> int:  # noqa: N802  # the driver's own name
         return 0 if self.works else 100
 
+    def cuDriverGetVersion(self, version: ctypes._Pointer[ctypes.c_int]) -> int:  # noqa: N802
+        version._obj.value = 13020  # type: ignore[attr-defined]  # what byref() holds
+        return 0
+
     def cuDeviceGetCount(self, count: ctypes._Pointer[ctypes.c_int]) -> int:  # noqa: N802
         count._obj.value = 1  # type: ignore[attr-defined]  # what byref() holds
         return 0
@@ -31,6 +35,13 @@ class FakeDriver:
     def cuDeviceGetAttribute(self, value: ctypes._Pointer[ctypes.c_int], which: int, device: object) -> int:  # noqa: N802
         value._obj.value = {75: 9, 76: 0}[which]  # type: ignore[attr-defined]
         return 0
+
+
+def test_what_cuda_a_driver_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(works=True))
+    assert machine.cuda.__wrapped__() == "13.2"
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(works=False))
+    assert machine.cuda.__wrapped__() == ""
 
 
 def test_gpus_of_a_driver_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 from deploytool import errors
@@ -15,15 +18,30 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 LINES = [line.partition("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
 
 
-def test_every_command_runs(deploytool: Command) -> None:
-    commands = [line for line in LINES if line.startswith("deploytool ")]
-    assert len(commands) >= 8
+def back_door(folder: Path, arguments: list[str]) -> None:
+    command, settings = [sys.executable, "-m", "deploytool.device", *arguments], {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_command_runs(deploytool: Command, tmp_path: Path) -> None:
+    commands = [line for line in LINES if line.startswith(("deploytool ", "python -m deploytool.device "))]
+    assert len(commands) >= 14
     for command in commands:
-        arguments = shlex.split(command)[1:]
+        arguments = shlex.split(command.removeprefix("python -m "))
+        if arguments[0] == "deploytool.device":
+            back_door(tmp_path, arguments[1:])
+            continue
+        arguments = arguments[1:]
         if arguments[0] == "export":
             arguments += ["--seconds", "0.1"]
         done = deploytool(*arguments)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def test_every_line_of_a_block_is_a_command_that_some_test_runs() -> None:
+    known = ("deploytool ", "make ", "python -m deploytool.device ")
+    assert not [line for line in LINES if line and not line.startswith(known)]
 
 
 def test_every_make_target_is_there() -> None:

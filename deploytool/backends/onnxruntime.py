@@ -12,8 +12,9 @@ import onnxruntime as ort
 from deploytool.backends import Array, Session, answered, failed
 from deploytool.errors import MissingBackend, StageFailed
 
-_PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_SETTINGS = {"cpu": {}, "cuda": {"use_tf32": "0"}}  # FP32 means FP32
+_PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+_SETTINGS = {"cpu": {}, "cuda": {"use_tf32": "0"}, "tensorrt": {"trt_fp16_enable": "1"}}  # on CUDA, FP32 means FP32
+_BESIDE = {"cpu": (), "cuda": (), "tensorrt": ("cuda",)}  # CUDA takes the nodes that TensorRT leaves
 _FATAL = 4  # log severity: ONNX Runtime prints lesser messages on stderr by itself, the exception says enough
 
 
@@ -24,7 +25,7 @@ def fingerprint() -> str:
 
 @contextmanager
 def start(path: Path | bytes, device: str = "cpu") -> Iterator[Session]:
-    """The graph of a file, or in its bytes, on the CPU or on CUDA; a silent fall-back to the CPU is impossible."""
+    """The graph of a file, or in its bytes, on the CPU, CUDA or TensorRT; silently it never becomes a lesser one."""
     session = _session(path, device)
     names = [output.name for output in session.get_outputs()]
 
@@ -42,18 +43,21 @@ def _session(path: Path | bytes, device: str) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not slow a rival
-    if device == "cuda":
+    if _PROVIDER[device] not in ort.get_available_providers():
+        raise _lost(device, f"this build of it has no {_PROVIDER[device]}")
+    if device != "cpu":
         ort.preload_dlls()
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    wanted = [(_PROVIDER[each], _SETTINGS[each]) for each in (device, *_BESIDE[device])]
     try:
-        session = ort.InferenceSession(path, options, providers=[(_PROVIDER[device], _SETTINGS[device])])
+        session = ort.InferenceSession(path, options, providers=wanted)
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         if device == "cpu":
             what = path if isinstance(path, Path) else "the graph"
             raise StageFailed(f"ONNX Runtime refuses {what}: {error}", "see its message; is the file whole?") from error
-        raise _no_cuda(str(error)) from error
+        raise _lost(device, str(error)) from error
     if session.get_providers()[0] != _PROVIDER[device]:
-        raise _no_cuda(f"it fell back to {session.get_providers()[0]}")
+        raise _lost(device, f"it fell back to {session.get_providers()[0]}")
     return session
 
 
@@ -65,5 +69,7 @@ def _reason(error: Exception) -> str:
     return f"{node[1]} node {node[2]}: {said}" if node else said
 
 
-def _no_cuda(why: str) -> MissingBackend:
+def _lost(device: str, why: str) -> MissingBackend:
+    if device == "tensorrt":
+        return MissingBackend(f"ONNX Runtime cannot use TensorRT: {why}", "install the TensorRT release it is made for")
     return MissingBackend(f"ONNX Runtime cannot run on CUDA: {why}", "install the `gpu` extra and a CUDA 13 driver")

@@ -31,7 +31,7 @@ def library(name: str) -> Any:
         raise MissingBackend(f"{name} cannot be imported: {error}", f"pip install {_PACKAGES[name]}") from error
 
 
-_PORTABLE = ("8.0", "8.6", "8.9", "12.0", "12.1")  # what a TensorRT-RTX engine without named capabilities covers
+PORTABLE = ("8.0", "8.6", "8.9", "12.0", "12.1")  # what a TensorRT-RTX engine without named capabilities covers
 
 
 def serves(flavour: str, capabilities: Sequence[str]) -> bool:
@@ -41,7 +41,7 @@ def serves(flavour: str, capabilities: Sequence[str]) -> bool:
 
 def covered(flavour: str, capabilities: Sequence[str]) -> tuple[str, ...]:
     """The compute capabilities of an engine for which these, or none, were named."""
-    own = tuple(gpu.capability for gpu in machine.gpus()[:1]) if flavour == "tensorrt" else _PORTABLE
+    own = tuple(gpu.capability for gpu in machine.gpus()[:1]) if flavour == "tensorrt" else PORTABLE
     return tuple(capabilities) or own
 
 

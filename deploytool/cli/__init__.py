@@ -9,12 +9,12 @@ from typing import NoReturn
 import typer
 
 from deploytool import machine
-from deploytool.cli import blame, export, models, prove, screen, show, targets, train
+from deploytool.cli import blame, device, export, models, pack, prove, screen, show, targets, train
 from deploytool.errors import BadInput, DeployError, MissingBackend
 
 _EXIT_CODES = """
 Exit codes: 0 all that was asked for held · 2 bad input · 3 parity failed · 4 too slow · 5 a backend is missing ·
-6 not verified although required · 7 a tool refused the model · 130 interrupted
+6 not verified although required · 7 a tool refused the model · 8 a bundle was refused · 130 interrupted
 """
 
 app = typer.Typer(
@@ -32,6 +32,13 @@ app.command("show")(show.show)
 app.command("train")(train.train)
 app.command("prove")(prove.prove)
 app.command("blame")(blame.blame)
+app.command("pack")(pack.pack)
+app.command("verify")(device.verify)
+app.command("build")(device.build)
+app.command("run")(device.run)
+app.command("bench")(device.bench)
+app.command("install")(device.install)
+app.command("rollback")(device.rollback)
 
 
 def main() -> None:

@@ -72,6 +72,8 @@ def export(
     require: Annotated[
         bool, typer.Option("--require", help="Fail unless everything asked for was measured here.")
     ] = False,
+    pack: Annotated[bool, typer.Option("--pack", help="Pack a bundle if everything asked for held.")] = False,
+    sequence: Annotated[int, typer.Option(min=0, help="With --pack: a device refuses a lower one.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="artifacts/MODEL")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
@@ -107,12 +109,15 @@ def export(
         faults=faults,
         min_speedup=min_speedup,
         seconds=seconds,
+        sequence=sequence,
     )
     recipe = [verb for verb in targets.ROAD if options.engines or verb != "build"]
     home = out or Path("artifacts") / found.name
     artifacts = screen.follow(console, recipe, lambda watch: pipeline.run(Job(found, options, watch), recipe, home))
     written = report.read(artifacts[-1].path)
     failure = _failure(written, home, require=require)
+    if pack and not failure:
+        artifacts += screen.follow(console, ["pack"], lambda watch: [pipeline.extend("pack", options, home)])
     if as_json:
         made = [_plain(artifact, home) for artifact in artifacts]
         screen.document({"run": str(home), "artifacts": made, "report": written, "error": screen.told(failure)})

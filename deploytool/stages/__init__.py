@@ -23,7 +23,8 @@ class Stage(Protocol):
 class Contract:
     """What a stage takes (and takes too where it is there), makes, and reads of the options.
 
-    `libraries` are the distributions whose version changes what it makes; `here` says that this machine's devices do.
+    `libraries` are the distributions whose version changes what it makes; `here` says that this machine's devices do;
+    `model`, that the model's own definition does, and not only what was made of it.
     """
 
     takes: tuple[Kind, ...]
@@ -32,6 +33,7 @@ class Contract:
     libraries: tuple[str, ...] = ()
     welcomes: tuple[Kind, ...] = ()
     here: bool = False
+    model: bool = True
 
 
 _ORT = ("onnxruntime", "onnxruntime-gpu")
@@ -70,6 +72,14 @@ STAGES: Mapping[str, Contract] = {
         ("torch", *_ORT, *_TRT),
         welcomes=(Kind.SCRIPT, Kind.CANARY, Kind.ENGINE, Kind.PROOF),
         here=True,
+    ),
+    "pack": Contract(
+        (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH, Kind.REPORT),
+        Kind.BUNDLE,
+        ("sequence",),
+        ("onnx", "pillow"),
+        welcomes=(Kind.ENGINE,),
+        model=False,
     ),
 }
 

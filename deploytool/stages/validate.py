@@ -14,7 +14,7 @@ from deploytool.measure import parity
 from deploytool.measure.corners import corners
 from deploytool.proof import Proof
 from deploytool.report import Reach, Report, Weights
-from deploytool.spec import Job
+from deploytool.spec import BATCH, Job
 
 _LIBRARIES = ("deploytool", "torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
 
@@ -51,7 +51,12 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         versions={name: version for name in _LIBRARIES if (version := machine.version(name))},
     )
     report.write(out, written)
-    return {"broken": list(verdict.broken(written)), "unmeasured": list(verdict.unmeasured(written))}
+    serves = {"free": {**job.options.sizes, BATCH: job.options.batch}, "io": job.options.io}
+    return {
+        "broken": list(verdict.broken(written)),
+        "unmeasured": list(verdict.unmeasured(written)),
+        "serves": plain.encode(serves),
+    }
 
 
 def _canaries(given: Given) -> Canaries:

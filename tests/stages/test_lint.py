@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from deploytool import canaries, catalog, golden, hops, miscompiles, pipeline, plain, report, verdict
+from deploytool import builder, canaries, catalog, golden, hops, miscompiles, pipeline, plain, report, verdict
 from deploytool.artifact import Kind
 from deploytool.backends import Array, Session, onnxruntime
 from deploytool.hops import Step
@@ -166,13 +166,13 @@ def test_an_engine_that_can_be_hit_gives_the_canaries(
 ) -> None:
     """As if TensorRT-RTX had the fault: it is what builds here."""
     marked: list[list[str]] = []
-    real = build._mark
+    real = builder._mark
 
     def watched(network: object, tensors: Collection[str]) -> None:
         real(network, tensors)
         marked.append(outputs(network))
 
-    monkeypatch.setattr(build, "_mark", watched)
+    monkeypatch.setattr(builder, "_mark", watched)
     built(copied, tmp_path / "engine.plan")
     pattern = miscompiles.MISCOMPILES[0]
     monkeypatch.setattr(pattern, "SEEN", (Seen("tensorrt_rtx", "1.0", None, ("12.0",)),))

@@ -1,0 +1,249 @@
+"""What leaves for a device: a folder whose manifest names every file by size and SHA-256, and what it is for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from enum import Enum
+from pathlib import Path
+
+from deploytool import files, plain
+from deploytool.errors import Refused
+from deploytool.report import Tolerance
+from deploytool.spec import BATCH, Decision, Option, Preprocessing, Range, Tensor
+
+SCHEMA = "deploytool.bundle/1"
+MANIFEST, SIGNATURE = "manifest.json", "model.sig"
+BESIDE = (MANIFEST, SIGNATURE)  # the two files that no manifest names: one is itself, the other signs it
+LONGEST = 4 << 20  # bytes of a manifest or signature: nobody may fill our memory
+_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Role(str, Enum):
+    """What a file of a bundle is for."""
+
+    GRAPH = "graph"
+    ENGINE = "engine"
+    GOLDEN = "golden"
+    IMAGE = "image"
+    RECIPE = "recipe"
+    SERVER = "server"
+
+
+@dataclass(frozen=True)
+class File:
+    """One file: its path in the bundle with slashes, its size in bytes, the SHA-256 of its bytes."""
+
+    path: str
+    size: int
+    sha256: str
+    role: Role
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX graph; `precision` is fp32 or fp16, and `io` the type of its floating-point inputs and outputs."""
+
+    path: str
+    precision: str
+    io: str
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine, and the machines it is for: exactly this release, and one of each list.
+
+    `capabilities` are those of the GPU, such as 8.9; `systems` such as linux; `processors` such as x86_64; `cuda` is
+    the driver floor, the CUDA version that the driver must at least serve, empty where none is known.
+    """
+
+    file: File
+    flavour: str
+    version: str
+    capabilities: tuple[str, ...]
+    systems: tuple[str, ...]
+    processors: tuple[str, ...]
+    cuda: str
+    precision: str
+    io: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The golden cases: the file with their tensors and answers, and a picture of each case that is one."""
+
+    path: str
+    cases: int
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where it all came from: the definition, the weights (SHA-256), the artifacts by stage, versions and choices."""
+
+    factory: str
+    arguments: Mapping[str, Option]
+    weights: str
+    artifacts: Mapping[str, str]
+    versions: Mapping[str, str]
+    choices: Mapping[str, Option]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything there is to know of a bundle, before one byte of its other files is believed.
+
+    `files` are all files but the engines, which no builder makes twice alike and which name their own; `free` gives
+    the range of every free size of the inputs, the batch with them; `tolerances` how far an answer may stray, by
+    precision; a later `sequence` replaces a lower one and never the other way round.
+    """
+
+    schema: str
+    name: str
+    sequence: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    free: Mapping[str, Range]
+    preprocessing: Preprocessing
+    graphs: tuple[Graph, ...]
+    golden: Sample
+    tolerances: Mapping[str, Tolerance]
+    recipe: str
+    files: tuple[File, ...]
+    engines: tuple[Engine, ...]
+    targets: tuple[Decision, ...]
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a device builds its own engine: from which graph, for which sizes; `trtexec` says the same in one line."""
+
+    graph: str
+    precision: str
+    io: str
+    inputs: tuple[Tensor, ...]
+    free: Mapping[str, Range]
+    trtexec: str
+
+
+def every(manifest: Manifest) -> tuple[File, ...]:
+    """All files of a bundle, engines too, in the order of their paths."""
+    return tuple(sorted((*manifest.files, *(engine.file for engine in manifest.engines)), key=lambda file: file.path))
+
+
+def digest(manifest: Manifest) -> str:
+    """The same for the same inputs: a digest of everything but the engines and what became of the targets."""
+    return hashlib.sha256(plain.text(replace(manifest, engines=(), targets=())).encode()).hexdigest()
+
+
+def seal(folder: Path) -> str:
+    """The SHA-256 of the manifest: the name of this very bundle, engines and all, down to the last byte."""
+    return hashlib.sha256(files.read(folder / MANIFEST, LONGEST)).hexdigest()
+
+
+def describe(folder: Path, path: str, role: Role) -> File:
+    """The entry of a file as it is now."""
+    return File(path, (folder / path).stat().st_size, plain.file_digest(folder / path), role)
+
+
+def write(folder: Path, manifest: Manifest) -> None:
+    """Puts the manifest beside the files it names."""
+    (folder / MANIFEST).write_text(plain.text(manifest), encoding="utf-8")
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest of a bundle; nothing else is read.
+
+    Raises Refused if there is none, if it is of another version, or if it is not written as we write it: each value
+    has one text, so that what was read is what was signed.
+    """
+    raw = files.read(folder / MANIFEST, LONGEST)
+    try:
+        data = json.loads(raw)
+        if data["schema"] != SCHEMA:
+            raise Refused(f"{folder} is a bundle of another kind: {data['schema']}", "use the deploytool it is for")
+        manifest = plain.decode(Manifest, data)
+        canonical = plain.text(manifest).encode() == raw
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise Refused(f"{folder / MANIFEST} is no manifest of this version: {error}", files.AGAIN) from error
+    problem = _problem(manifest) if canonical else "it is not written as deploytool writes it"
+    if problem:
+        raise Refused(f"{folder / MANIFEST} cannot be right: {problem}", files.AGAIN)
+    return manifest
+
+
+def _problem(manifest: Manifest) -> str | None:
+    """What is wrong with a manifest as such; its values come from anywhere and have any type."""
+    listed = every(manifest)
+    for file in listed:
+        if not (isinstance(file.path, str) and _PATH.fullmatch(file.path) and file.path not in BESIDE):
+            return f"{file.path!r} is no path in a bundle"
+        if type(file.size) is not int or file.size < 0 or not _SHA256.fullmatch(str(file.sha256)):
+            return f"{file.path} has no size or no digest"
+    if len({file.path.casefold() for file in listed}) < len(listed):
+        return "it names a file twice"
+    if type(manifest.sequence) is not int or manifest.sequence < 0:
+        return "its sequence is no number"
+    named = [graph.path for graph in manifest.graphs] + [manifest.golden.path, manifest.recipe, *manifest.golden.images]
+    if not manifest.graphs:
+        return "it has no graph"
+    unknown = sorted(set(named) - {file.path for file in manifest.files})
+    if unknown:
+        return f"it speaks of {unknown[0]}, and lists no such file"
+    if any(engine.file.role is not Role.ENGINE for engine in manifest.engines):
+        return "an engine is listed as something else"
+    return _untyped(manifest)
+
+
+def _untyped(manifest: Manifest) -> str | None:
+    """The first value of a type that would trip whoever uses it."""
+    ranges = [getattr(each, field.name) for each in manifest.free.values() for field in fields(each)]
+    sides = [side for tensor in (*manifest.inputs, *manifest.outputs) for side in tensor.shape]
+    limits = [getattr(each, field.name) for each in manifest.tolerances.values() for field in fields(each)]
+    texts = [value for engine in manifest.engines for value in _texts(engine)]
+    if BATCH not in manifest.free or not all(type(size) is int and 0 < size < 1 << 31 for size in ranges):
+        return "a free size has no range"
+    if not all(type(side) in (int, str) for side in sides) or not manifest.inputs or not manifest.outputs:
+        return "an input or output has no shape"
+    if not all(type(limit) in (int, float) for limit in limits) or not {
+        graph.precision for graph in manifest.graphs
+    } <= set(manifest.tolerances):
+        return "a tolerance is no number"
+    return None if all(isinstance(text, str) for text in texts) else "an engine's target is not in words"
+
+
+def _texts(engine: Engine) -> Iterable[object]:
+    lists = (engine.capabilities, engine.systems, engine.processors)
+    return (engine.flavour, engine.version, engine.cuda, *(value for each in lists for value in each))
+
+
+def recipe(folder: Path, manifest: Manifest) -> Recipe:
+    """How to build an engine on the device; its file must have been checked before."""
+    return plain.decode(Recipe, json.loads((folder / manifest.recipe).read_text(encoding="utf-8")))
+
+
+def check(folder: Path, manifest: Manifest, absent: Iterable[str] = ()) -> None:
+    """Holds every file against the manifest: names and kinds first, then sizes and digests; nothing is parsed.
+
+    `absent` are paths that may be missing, as engines of other devices are where only one's own were fetched. Raises
+    Refused for a file that is missing, one too many, no plain file, or of other bytes.
+    """
+    listed = {file.path: file for file in every(manifest)}
+    folders = {path[: slash.start()] for path in listed for slash in re.finditer("/", path)}
+    found = dict(files.listing(folder))
+    for path, mode in sorted(found.items()):
+        if path not in {*listed, *folders, *BESIDE}:
+            raise Refused(f"{folder / path} is not in the manifest", files.AGAIN)
+        if not (stat.S_ISDIR(mode) if path in folders else stat.S_ISREG(mode)):
+            raise Refused(f"{folder / path} is no plain file", files.AGAIN)
+    missing = sorted(set(listed) - set(found) - set(absent))
+    if missing:
+        raise Refused(f"{folder / missing[0]} is missing", files.AGAIN)
+    for path in sorted(set(listed) & set(found)):
+        files.hold(folder / path, listed[path].size, listed[path].sha256)

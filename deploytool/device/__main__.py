@@ -1,0 +1,107 @@
+"""`python -m deploytool.device`: the device's commands with the standard library's own parser."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from deploytool import plain
+from deploytool.device import commands, telling
+from deploytool.device.commands import Told
+from deploytool.device.ways import LEAST
+from deploytool.errors import BadInput, DeployError
+
+_EPILOG = """exit codes: 0 all that was asked for held, 2 bad input, 3 parity failed, 5 a backend is missing,
+6 not verified although required, 7 a tool refused the model, 8 a bundle was refused, 130 interrupted"""
+_HELP = {
+    "verify": "check a bundle's bytes and age, and what it computes on this machine",
+    "build": "build an engine for this machine from the bundle's graph, and prove it",
+    "run": "say what the model sees in pictures",
+    "bench": "time every way to run the bundle that works here",
+    "install": "copy a bundle under a root, prove it there, and turn to it",
+    "rollback": "turn back to the bundle before",
+}
+
+
+def main() -> None:
+    """Parses, does, prints; a failure ends with one problem, one remedy and its own exit code."""
+    asked = _parser().parse_args()
+    try:
+        told = _commands()[asked.command](asked)
+    except DeployError as error:
+        told = Told((), None, error)
+    except OSError as error:
+        told = Told(
+            (), None, BadInput(f"{error.filename or 'a file'}: {error.strerror}", "check the path and its rights")
+        )
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if asked.json:
+        sys.stdout.write(plain.text({"result": told.document, "error": _error(told.failure)}))
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in told.lines)
+    if told.failure:
+        for line in telling.failure(str(told.failure), told.failure.remedy):
+            _say(line)
+        sys.exit(told.failure.exit_code)
+
+
+def _error(failure: DeployError | None) -> dict[str, str | int] | None:
+    if failure is None:
+        return None
+    return {"problem": str(failure), "remedy": failure.remedy, "exit_code": failure.exit_code}
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def _commands() -> dict[str, Callable[[argparse.Namespace], Told]]:
+    return {
+        "verify": lambda it: commands.verify(
+            it.bundle, root=it.root, seal=it.seal, require=it.require, build=it.build, say=_say
+        ),
+        "build": lambda it: commands.build(it.bundle, say=_say),
+        "run": lambda it: commands.run(it.bundle, it.images, top=it.top, require=it.require),
+        "bench": lambda it: commands.bench(it.bundle, seconds=it.seconds, require=it.require, build=it.build, say=_say),
+        "install": lambda it: commands.install(
+            it.bundle, it.root, seal=it.seal, require=it.require, build=it.build, say=_say
+        ),
+        "rollback": lambda it: commands.rollback(it.root),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m deploytool.device",
+        description="Verifies, builds, runs and installs a bundle on the device it is for.",
+        epilog=_EPILOG,
+    )
+    added = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, what in _HELP.items():
+        one = added.add_parser(name, help=what, description=what)
+        one.add_argument("--json", action="store_true", help="print one JSON document")
+        if name != "rollback":
+            place = "a bundle's folder" + (", or an install root" if name == "run" else "")
+            one.add_argument("bundle", type=Path, help=place)
+        if name not in ("build", "rollback"):
+            one.add_argument("--require", choices=LEAST, help="fail if only something slower works")
+        if name in ("verify", "bench", "install"):
+            one.add_argument("--build", action="store_true", help="build an engine here first, where one can")
+        if name in ("verify", "install", "rollback"):
+            one.add_argument("--root", type=Path, required=name != "verify", help="where bundles are installed")
+        if name in ("verify", "install"):
+            one.add_argument("--seal", help="the SHA-256 of the manifest one means; any other is refused")
+        if name == "run":
+            one.add_argument("images", type=Path, nargs="+", help="pictures")
+            one.add_argument("--top", type=int, default=5, help="how many classes")
+        if name == "bench":
+            one.add_argument("--seconds", type=float, default=3.0, help="for each way that works")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

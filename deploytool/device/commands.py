@@ -1,0 +1,162 @@
+"""The commands of the device: what each does, and what it has to say, for whichever door prints it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from deploytool import bundle
+from deploytool.device import build as building
+from deploytool.device import install as installing
+from deploytool.device import probe, telling
+from deploytool.device import verify as verifying
+from deploytool.device.here import here
+from deploytool.device.install import Pointer
+from deploytool.device.probe import Prober
+from deploytool.device.verify import Papers, Verified
+from deploytool.device.worker import Guess, Request
+from deploytool.errors import BadInput, DeployError
+
+Say = Callable[[str], None]
+
+_QUICK = 0.3  # seconds of timing where it is not the point
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command has to say: lines for people, a document for programs, and how it failed if it did."""
+
+    lines: tuple[str, ...]
+    document: object
+    failure: DeployError | None = None
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What `run` showed: the way that served, and what it said of each picture."""
+
+    tier: str
+    guesses: tuple[Guess, ...]
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What `install` showed, and where the pointer stands now."""
+
+    pointer: Pointer
+    verified: Verified
+
+
+def verify(
+    folder: Path,
+    *,
+    root: Path | None = None,
+    seal: str | None = None,
+    require: str | None = None,
+    build: bool = False,
+    say: Say,
+) -> Told:
+    """Papers, target, golden cases; with `root`, the sequence against what is installed there."""
+    checked = verifying.papers(folder, installing.asked(root, seal))
+    return _verified(checked, _QUICK, require, build=build, every=False, say=say)
+
+
+def bench(folder: Path, *, seconds: float, require: str | None = None, build: bool = False, say: Say) -> Told:
+    """The same with every way that runs here, each timed for `seconds` in a process of its own."""
+    return _verified(verifying.papers(folder), seconds, require, build=build, every=True, say=say)
+
+
+def _verified(checked: Papers, seconds: float, require: str | None, *, build: bool, every: bool, say: Say) -> Told:
+    if build:
+        _built(checked, say)
+    found = verifying.verify(checked, here(), _prober(checked, seconds), every=every)
+    failure = probe.shortfall(found.tried, require)
+    return Told(tuple(telling.verified(found, every=every)), found, failure)
+
+
+def build(folder: Path, *, say: Say) -> Told:
+    """An engine for this machine from the bundle's graph, proved and kept beside the bundle."""
+    checked = verifying.papers(folder)
+    record = building.build(
+        *(folder, checked.manifest, here(), building.place(folder), _prober(checked, _QUICK)), _progress(say)
+    )
+    return Told(tuple(telling.built(record, building.place(folder))), record)
+
+
+def _built(checked: Papers, say: Say) -> None:
+    """Builds where it can: what fails is no failure yet, for the ways below still stand."""
+    try:
+        place = building.place(checked.folder)
+        building.build(checked.folder, checked.manifest, here(), place, _prober(checked, _QUICK), _progress(say))
+    except DeployError as error:
+        say(f"no engine was built: {error}")
+
+
+def run(folder: Path, images: Sequence[Path], *, top: int, require: str | None = None) -> Told:
+    """What the model says of pictures, by the first way that works here."""
+    place = _place(folder)
+    checked = verifying.papers(place)
+    missing = next((image for image in images if not image.is_file()), None)
+    if missing:
+        raise BadInput(f"there is no file {missing}", "check the path")
+    routes = verifying.routes(checked, here())
+    tried = probe.climb(routes, _prober(checked, 0.0))
+    failure = probe.shortfall(tried, require)
+    if failure:
+        raise failure
+    way = routes[len(tried) - 1]
+    paths = tuple(str(image.absolute()) for image in images)
+    answer = probe.ask(Request("answer", str(place), checked.manifest, way, "", pictures=paths, top=top))
+    ran = Ran(way.tier, answer.guesses)
+    return Told(tuple(telling.ran(ran.tier, ran.guesses)), ran)
+
+
+def install(
+    folder: Path, root: Path, *, seal: str | None = None, require: str | None = None, build: bool = False, say: Say
+) -> Told:
+    """Publishes a bundle under `root`, proves it there, and turns to it."""
+    shown: list[Verified] = []
+
+    def prove(checked: Papers) -> None:
+        if build:
+            _built(checked, say)
+        shown.append(verifying.verify(checked, here(), _prober(checked, _QUICK)))
+        failure = probe.shortfall(shown[-1].tried, require)
+        if failure:
+            raise failure
+
+    turned = installing.install(folder, root, prove, seal)
+    lines = (*telling.verified(shown[-1], every=False), *telling.pointer(turned, root))
+    return Told(lines, Installed(turned, shown[-1]))
+
+
+def rollback(root: Path) -> Told:
+    """Turns back to the bundle before."""
+    turned = installing.rollback(root)
+    return Told(tuple(telling.pointer(turned, root)), turned)
+
+
+def _place(folder: Path) -> Path:
+    """A bundle itself, or the current one of an install root."""
+    found = None if (folder / bundle.MANIFEST).exists() else installing.pointer(folder)
+    return installing.home(folder, found.current) if found else folder
+
+
+def _prober(checked: Papers, seconds: float) -> Prober:
+    return partial(probe.probe, folder=checked.folder, manifest=checked.manifest, seconds=seconds)
+
+
+def _progress(say: Say) -> Callable[[int, int], None]:
+    """How far a build is and how long it may still take, a line each time it comes further."""
+    begun, seen = time.monotonic(), 0
+
+    def watch(done: int, total: int) -> None:
+        nonlocal seen
+        if done != seen:
+            seen = done
+            say(telling.progress(done, total, time.monotonic() - begun))
+
+    return watch

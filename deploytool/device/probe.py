@@ -1,0 +1,143 @@
+"""Sends work on a bundle into a child process with limits, and tells what became of each way to run it."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from deploytool import files, plain
+from deploytool.bundle import Manifest
+from deploytool.child import run_limited
+from deploytool.device.ways import LEAST, Way
+from deploytool.device.worker import Answer, Request, Trial
+from deploytool.errors import DeployError, NotVerified, ParityFailed, StageFailed
+
+_ROOT = str(Path(__file__).resolve().parents[2])
+# The folder one stands in is no place to import from: it may be the bundle's.
+_PROGRAM = """
+import sys
+sys.path = [sys.argv[1], *(place for place in sys.path if place)]
+from deploytool.device import worker
+worker.main(sys.argv[2])
+"""
+WORKER = (sys.executable, "-c", _PROGRAM, _ROOT)
+
+_LONGEST_ANSWER = 16 << 20  # bytes
+_PASSED = "measured"
+_KINDS = {kind.__name__: kind for kind in DeployError.__subclasses__()}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a child may take: wall-clock seconds, and gibibytes of memory on a CPU (CUDA reserves what it likes)."""
+
+    seconds: float = 120.0
+    gibibytes: float = 8.0
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What became of one way; `status` is `measured`, or why it was skipped or failed."""
+
+    tier: str
+    file: str
+    status: str
+    trial: Trial | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether it ran here and answered as it should."""
+        return self.status == _PASSED
+
+
+Prober = Callable[[Way], Tried]
+
+
+def probe(
+    way: Way,
+    folder: Path,
+    manifest: Manifest,
+    seconds: float,
+    worker: Sequence[str] = WORKER,
+    limits: Limits = Limits(),
+) -> Tried:
+    """Runs the golden cases one way, and times it for `seconds`; whatever goes wrong there stands in the status."""
+    name = Path(way.path).name
+    if way.absent:
+        return Tried(way.tier, name, way.absent)
+    try:
+        request = Request("try", str(folder), manifest, way, "", seconds)
+        trial = ask(request, worker=worker, limits=replace(limits, seconds=limits.seconds + seconds)).trial
+    except DeployError as error:
+        return Tried(way.tier, name, str(error))
+    if trial is None:
+        return Tried(way.tier, name, "it gave no answer")
+    if trial.check.broken:
+        return Tried(way.tier, name, f"golden mismatch: {_worst(trial)}", trial)
+    return Tried(way.tier, name, _PASSED, trial)
+
+
+def _worst(trial: Trial) -> str:
+    found, limit = trial.check.parity, trial.check.tolerance
+    return f"error {found.max_error:.1e} of the largest output, {limit.max_error:.0e} is tolerated"
+
+
+def ask(
+    request: Request,
+    *,
+    worker: Sequence[str] = WORKER,
+    limits: Limits = Limits(),
+    heard: Callable[[str], None] | None = None,
+) -> Answer:
+    """The child's answer to a request.
+
+    Raises StageFailed if it crashes, hangs, runs out of memory or says nothing one can read, and what it raised itself.
+    """
+    what = f"{request.way.tier} ({Path(request.way.path).name})"
+    with tempfile.TemporaryDirectory(prefix="deploytool-") as bench:
+        asked, answer = Path(bench, "request.json"), Path(bench, "answer.json")
+        asked.write_text(plain.text(replace(request, answer=str(answer))), encoding="utf-8")
+        memory = limits.gibibytes if request.way.device == "cpu" else math.inf
+        run_limited([*worker, str(asked)], what=what, seconds=limits.seconds, gibibytes=memory, heard=heard)
+        try:
+            found = plain.decode(Answer, json.loads(files.read(answer, _LONGEST_ANSWER)))
+        except (DeployError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StageFailed(f"{what} gave no answer", "leave it out, or report it") from error
+    if found.problem:
+        raise _KINDS.get(found.kind, StageFailed)(found.problem, found.remedy)
+    return found
+
+
+def climb(ways: Sequence[Way], prober: Prober, *, every: bool = False) -> tuple[Tried, ...]:
+    """Tries one way after the other down to the first that works; with `every`, all of them."""
+    tried: list[Tried] = []
+    for way in ways:
+        tried.append(prober(way))
+        if tried[-1].passed and not every:
+            break
+    return tuple(tried)
+
+
+def chosen(tried: Sequence[Tried]) -> Tried | None:
+    """The way that serves: the first that passed."""
+    return next((each for each in tried if each.passed), None)
+
+
+def shortfall(tried: Sequence[Tried], require: str | None) -> DeployError | None:
+    """What is wrong if no way works, or only ways below the one that is required (trt, cuda or cpu)."""
+    found = chosen(tried)
+    if found and (require is None or found.tier in LEAST[require]):
+        return None
+    above = tried if found is None else tried[: tried.index(found)]
+    why = "; ".join(f"{each.tier}: {each.status}" for each in above)
+    if found:
+        problem = f"{require} is required, and only {found.tier} works here: {why}"
+        return NotVerified(problem, "mend it, or require less")
+    if any(each.trial and each.trial.check.broken for each in tried):
+        return ParityFailed(f"nothing here computes what the model does: {why}", "pack the bundle again, or report it")
+    return NotVerified(f"nothing here runs the model: {why}", "install onnxruntime, which needs no GPU")

@@ -1,0 +1,73 @@
+"""What the device's commands say to people, in plain lines that need no terminal and no library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from deploytool.device.build import Record
+from deploytool.device.install import Pointer
+from deploytool.device.probe import Tried
+from deploytool.device.verify import Verified
+from deploytool.device.worker import Guess
+
+
+def verified(found: Verified, *, every: bool) -> Iterator[str]:
+    """The papers, what became of each way, and what serves."""
+    yield f"{found.bundle}: {found.name}, sequence {found.sequence}, seal {found.seal[:12]}"
+    yield from (f"  {step.name:<14}{step.status}" for step in found.steps)
+    yield from (f"  {each.tier:<14}{_told(each)}" for each in found.tried)
+    if found.tier is None:
+        yield "Nothing here runs this model."
+    elif every:
+        yield f"The first that works here serves: {found.tier}."
+    else:
+        yield f"It works here: {found.tier} serves."
+
+
+def _told(each: Tried) -> str:
+    if not each.passed or each.trial is None:
+        return f"skipped: {each.status}"
+    trial, parity = each.trial, each.trial.check.parity
+    speed = f"{trial.latency_ms:.2f} ms at batch {trial.batch} (90 %: {trial.p90_ms:.2f} ms, {trial.rounds} rounds)"
+    top1 = "" if parity.top1 is None else f", top-1 {parity.top1:.0%}"
+    return f"works: error {parity.max_error:.1e}{top1}; {speed}"
+
+
+def built(record: Record, place: Path) -> Iterator[str]:
+    """What was built, and what it showed."""
+    yield f"{place / record.file.path}: {record.flavour} {record.version} for {record.gpu} ({record.capability})"
+    yield f"  {_told(Tried('', record.file.path, 'measured', record.trial))}"
+
+
+def ran(tier: str, guesses: Sequence[Guess]) -> Iterator[str]:
+    """What the model says of each picture."""
+    yield f"by {tier}"
+    for guess in guesses:
+        yield f"{guess.picture}: {_guessed(guess)}"
+
+
+def _guessed(guess: Guess) -> str:
+    if not guess.classes:
+        shape = " × ".join(map(str, guess.shape))
+        return f"{guess.output} is {shape}, from {guess.smallest:.4g} to {guess.largest:.4g}"
+    pairs = zip(guess.classes, guess.scores, strict=True)
+    return f"{guess.output} " + ", ".join(f"{place} ({score:.4g})" for place, score in pairs)
+
+
+def pointer(turned: Pointer, root: Path) -> Iterator[str]:
+    """What runs now, and what one can go back to."""
+    yield f"{root}: current {turned.current[:12]}, previous {(turned.previous or 'none')[:12]}"
+    yield f"  a sequence below {turned.sequence} is refused"
+    yield from (f"  {seal[:12]} did not start three times, and is refused" for seal in turned.refused)
+
+
+def progress(done: int, total: int, seconds: float) -> str:
+    """How far a build is; what is left is as long as what is done, step by step."""
+    left = seconds / done * (total - done) if done else 0.0
+    return f"building: step {done} of {total} after {seconds:.0f} s" + (f", about {left:.0f} s to go" if left else "")
+
+
+def failure(problem: str, remedy: str) -> Iterable[str]:
+    """A failure as every command of deploytool says it."""
+    return (f"deploytool: {problem}", f"  → {remedy}")

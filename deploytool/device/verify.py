@@ -1,0 +1,135 @@
+"""Verifies a bundle where it lands: first its papers, with nothing loaded, then what it computes on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploytool import bundle
+from deploytool.bundle import Manifest
+from deploytool.device import build, probe
+from deploytool.device.here import Here, misfit
+from deploytool.device.probe import Prober, Tried
+from deploytool.device.ways import Way, ways
+from deploytool.errors import Refused
+
+HELD = "held"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a bundle's papers are held against.
+
+    That is the lowest sequence still welcome, the seals that are not, and the one seal that will do, if it is known.
+    """
+
+    sequence: int | None = None
+    refused: tuple[str, ...] = ()
+    seal: str | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One check of the papers and what it showed."""
+
+    name: str
+    status: str
+
+
+@dataclass(frozen=True)
+class Papers:
+    """A bundle whose every byte is the one its manifest names."""
+
+    folder: Path
+    manifest: Manifest
+    seal: str
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a verification showed; `tier` is the one that serves, None where none does."""
+
+    bundle: str
+    name: str
+    seal: str
+    digest: str
+    sequence: int
+    steps: tuple[Step, ...]
+    tried: tuple[Tried, ...]
+    tier: str | None
+
+
+def papers(folder: Path, asked: Asked = Asked()) -> Papers:
+    """Checks a bundle in the order of `UNREAD` and `CHECKS`.
+
+    Raises Refused at the first that fails, before anything but the manifest is read.
+    """
+    seal = bundle.seal(folder)
+    first = tuple(Step(name, status) for name, check in UNREAD if (status := check(folder, seal, asked)))
+    manifest = bundle.read(folder)
+    then = tuple(Step(name, check(folder, manifest, seal, asked)) for name, check in CHECKS)
+    if bundle.seal(folder) != seal:
+        raise Refused(f"{folder} changed while it was checked", "check it where nobody else writes")
+    return Papers(folder, manifest, seal, first + then)
+
+
+def _seal(folder: Path, seal: str, asked: Asked) -> str | None:
+    if asked.seal is None:
+        return None
+    if seal != asked.seal:
+        raise Refused(f"{folder} is another bundle: its seal is {seal}", "check the seal, or get the bundle again")
+    return HELD
+
+
+def _digests(folder: Path, manifest: Manifest, seal: str, asked: Asked) -> str:
+    bundle.check(folder, manifest)
+    return f"{HELD}: {len(bundle.every(manifest))} files"
+
+
+def _sequence(folder: Path, manifest: Manifest, seal: str, asked: Asked) -> str:
+    if asked.sequence is not None and manifest.sequence < asked.sequence:
+        problem = f"{folder} has sequence {manifest.sequence}, and {asked.sequence} was here already"
+        raise Refused(problem, "pack it with a higher --sequence, or use `deploytool rollback`")
+    if seal in asked.refused:
+        raise Refused(f"{folder} did not start three times here", "pack a bundle that does, with a higher --sequence")
+    known = "nothing is installed to compare with" if asked.sequence is None else f"at least {asked.sequence}"
+    return f"{HELD}: {manifest.sequence}, {known}"
+
+
+Unread = Callable[[Path, str, Asked], str | None]  # None where nothing was asked
+Check = Callable[[Path, Manifest, str, Asked], str]
+UNREAD: tuple[tuple[str, Unread], ...] = (("seal", _seal),)  # before the manifest is parsed
+CHECKS: tuple[tuple[str, Check], ...] = (("digests", _digests), ("sequence", _sequence))
+
+
+def target(manifest: Manifest, found: Here) -> Step:
+    """Whether an engine of the bundle is meant for this machine; none is no fault, there are other ways."""
+    why = [(engine, misfit(engine, found)) for engine in manifest.engines]
+    fits = [engine for engine, reason in why if reason is None]
+    if fits:
+        return Step("target", f"{HELD}: {fits[0].flavour} {fits[0].version} for {found.capability}")
+    return Step("target", f"no engine for this machine: {why[0][1] if why else 'the bundle holds none'}")
+
+
+def routes(checked: Papers, found: Here, built: Path | None = None) -> tuple[Way, ...]:
+    """Every way to run a bundle here; `built` is where engines made on this machine are kept."""
+    kept = build.kept(checked.folder, checked.manifest, found, built or build.place(checked.folder))
+    return ways(checked.folder, checked.manifest, found, kept)
+
+
+def verify(checked: Papers, found: Here, prober: Prober, built: Path | None = None, *, every: bool = False) -> Verified:
+    """Runs the golden cases down to the first way that works here, or with `every` all of them."""
+    tried = probe.climb(routes(checked, found, built), prober, every=every)
+    serves = probe.chosen(tried)
+    return Verified(
+        bundle=str(checked.folder),
+        name=checked.manifest.name,
+        seal=checked.seal,
+        digest=bundle.digest(checked.manifest),
+        sequence=checked.manifest.sequence,
+        steps=(*checked.steps, target(checked.manifest, found)),
+        tried=tried,
+        tier=serves.tier if serves else None,
+    )

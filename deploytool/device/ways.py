@@ -1,0 +1,77 @@
+"""The ways to run a bundle on this machine, the fastest first, each with the reason if it cannot even be tried."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploytool.bundle import File, Graph, Manifest, every
+from deploytool.device.here import Here, misfit
+
+ENGINE, BUILT, ORT_TENSORRT, ORT_CUDA, ORT_CPU = "engine", "built here", "ORT TensorRT", "ORT CUDA", "ORT CPU"
+TIERS = (ENGINE, BUILT, ORT_TENSORRT, ORT_CUDA, ORT_CPU)
+LEAST = {"trt": TIERS[:3], "cuda": TIERS[:4], "cpu": TIERS}  # what `--require` still accepts
+
+_DEVICES = {ORT_TENSORRT: "tensorrt", ORT_CUDA: "cuda", ORT_CPU: "cpu"}
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way: which file on which backend and device; `absent` says why it is not to be tried.
+
+    `sha256` and `size` are those of the file, which whoever opens it checks once more.
+    """
+
+    tier: str
+    path: str
+    size: int
+    sha256: str
+    backend: str
+    device: str
+    flavour: str
+    precision: str
+    io: str
+    absent: str | None = None
+
+
+def ways(folder: Path, manifest: Manifest, found: Here, built: Way) -> tuple[Way, ...]:
+    """Every tier at least once, in their order; `built` is the engine that was made on this machine."""
+    engines = [
+        Way(
+            *(ENGINE, str(folder / engine.file.path), engine.file.size, engine.file.sha256),
+            *("tensorrt", "cuda", engine.flavour, engine.precision, engine.io),
+            absent=misfit(engine, found),
+        )
+        for engine in manifest.engines
+    ]
+    engines.sort(key=lambda way: way.absent is not None)  # stable: what fits comes first
+    none = [] if engines else [missing(ENGINE, "the bundle holds no engine")]
+    return (*engines, *none, built, *(_graph(folder, manifest, found, tier) for tier in TIERS[2:]))
+
+
+def missing(tier: str, why: str) -> Way:
+    """A tier of which there is no file."""
+    return Way(tier, "", 0, "", "tensorrt", "cuda", "", "fp16", "fp32", why)
+
+
+def _graph(folder: Path, manifest: Manifest, found: Here, tier: str) -> Way:
+    """A graph in ONNX Runtime: FP16 on a GPU; FP32 on a CPU, which would compute FP16 in FP32 anyway."""
+    graph = _chosen(manifest, "fp32" if tier == ORT_CPU else "fp16")
+    file = _file(manifest, graph.path)
+    absent = None
+    if importlib.util.find_spec("onnxruntime") is None:
+        absent = "ONNX Runtime is not installed"
+    elif tier != ORT_CPU and not found.capability:
+        absent = "no CUDA GPU answers here"
+    place = str(folder / file.path)
+    device = _DEVICES[tier]
+    return Way(tier, place, file.size, file.sha256, "onnxruntime", device, "", graph.precision, graph.io, absent)
+
+
+def _chosen(manifest: Manifest, precision: str) -> Graph:
+    return next((graph for graph in manifest.graphs if graph.precision == precision), manifest.graphs[0])
+
+
+def _file(manifest: Manifest, path: str) -> File:
+    return next(file for file in every(manifest) if file.path == path)

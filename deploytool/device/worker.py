@@ -1,0 +1,165 @@
+"""The child process in which everything a bundle brings is opened for the first time: it answers in one file."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from deploytool import builder, files, golden, images, plain
+from deploytool.backends import Array, tensorrt
+from deploytool.bundle import Manifest
+from deploytool.device import pictures
+from deploytool.device.session import opened
+from deploytool.device.ways import Way
+from deploytool.errors import BadInput, DeployError, StageFailed
+from deploytool.golden import Arrays, Golden
+from deploytool.measure import latency, parity
+from deploytool.measure.replay import replay
+from deploytool.report import Check
+from deploytool.spec import BATCH, EnginePlan, Range
+
+_CLOSE = 1e-5  # of the largest input: two decoders or two numpys may round otherwise, and no more than that
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to do (`task`: try, answer or build), with what, and where to write the answer.
+
+    A trial replays the golden cases and times one batch for `seconds`; an answer is given for every picture; a build
+    writes its engine to `out` and says how far it is on stdout.
+    """
+
+    task: str
+    folder: str
+    manifest: Manifest
+    way: Way
+    answer: str
+    seconds: float = 0.0
+    pictures: tuple[str, ...] = ()
+    top: int = 5
+    out: str = ""
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What running the golden cases showed; latencies are of one batch, median and ninth decile in milliseconds."""
+
+    check: Check
+    latency_ms: float
+    p90_ms: float
+    rounds: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What one output says of one picture: its best classes with their scores; of no classes, its shape and range."""
+
+    picture: str
+    output: str
+    shape: tuple[int, ...]
+    classes: tuple[int, ...]
+    scores: tuple[float, ...]
+    smallest: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of it; `problem`, `remedy` and the kind of error if it was refused."""
+
+    problem: str = ""
+    remedy: str = ""
+    kind: str = ""
+    trial: Trial | None = None
+    guesses: tuple[Guess, ...] = ()
+    layers: tuple[tuple[str, int], ...] = ()
+
+
+def main(path: str) -> None:
+    """Does what the request in a file asks for, and writes the answer where it says."""
+    request = plain.decode(Request, json.loads(Path(path).read_text(encoding="utf-8")))
+    try:
+        answer = {"try": _try, "answer": _answer, "build": _build}[request.task](request)
+    except DeployError as error:
+        answer = Answer(str(error), error.remedy, type(error).__name__)
+    Path(request.answer).write_text(plain.text(answer), encoding="utf-8")
+
+
+def _try(request: Request) -> Answer:
+    manifest = request.manifest
+    sample, batch = _sample(request), manifest.free[BATCH]
+    _same_input(request, sample)
+    with opened(request.way) as session:
+        got = replay(session, sample.inputs, batch)
+        check = _check(got, sample.reference, request)
+        one = {name: np.resize(array, (batch.smallest, *array.shape[1:])) for name, array in sample.inputs.items()}
+        taken = latency.interleave({"one": partial(session, **one)}, request.seconds)["one"]
+    median, slow = float(np.median(taken)), float(np.percentile(taken, 90))
+    return Answer(trial=Trial(check, median, slow, len(taken), batch.smallest))
+
+
+def _sample(request: Request) -> Golden:
+    named = next(file for file in request.manifest.files if file.path == request.manifest.golden.path)
+    path = Path(request.folder) / named.path
+    files.hold(path, named.size, named.sha256)
+    return golden.read(path)
+
+
+def _same_input(request: Request, sample: Golden) -> None:
+    """Whether a picture becomes the same tensor here as on the desk: decoder, channels and arithmetic."""
+    image = next((tensor for tensor in request.manifest.inputs if tensor.is_image()), None)
+    if image is None or not request.manifest.golden.images:
+        return
+    pixels = images.read(Path(request.folder) / request.manifest.golden.images[0])
+    made, wanted = images.normalise(pixels[None], request.manifest.preprocessing), sample.inputs[image.name][:1]
+    if made.shape != wanted.shape or np.abs(made - wanted).max() > _CLOSE * np.abs(wanted).max():
+        raise StageFailed("the golden picture becomes another tensor here than on the desk", "update pillow and numpy")
+
+
+def _check(got: Arrays, reference: Arrays, request: Request) -> Check:
+    try:
+        return parity.check(got, reference, "FP64", request.manifest.tolerances[request.way.precision])
+    except (ValueError, KeyError) as error:
+        raise StageFailed(f"the outputs are not those of the golden cases: {error}", "pack the bundle again") from error
+
+
+def _answer(request: Request) -> Answer:
+    manifest = request.manifest
+    guesses: list[Guess] = []
+    with opened(request.way) as session:
+        for path in request.pictures:
+            inputs = {manifest.inputs[0].name: pictures.tensor(path, manifest)}
+            made = replay(session, inputs, manifest.free.get(BATCH, Range()))
+            guesses += [_guess(path, name, array[0], request.top) for name, array in made.items()]
+    return Answer(guesses=tuple(guesses))
+
+
+def _guess(path: str, name: str, array: Array, top: int) -> Guess:
+    if not np.isfinite(array).all():
+        raise BadInput(f"{path}: {name} is not finite", "is this a picture the model was made for?")
+    best = np.argsort(-array, kind="stable")[:top] if array.ndim == 1 else np.zeros(0, int)
+    scores = tuple(float(score) for score in array[best]) if len(best) else ()
+    classes = tuple(int(place) for place in best)
+    return Guess(path, name, array.shape, classes, scores, float(array.min()), float(array.max()))
+
+
+def _build(request: Request) -> Answer:
+    way, manifest = request.way, request.manifest
+    files.hold(Path(way.path), way.size, way.sha256)
+    trt, graph = tensorrt.library(way.flavour), Path(way.path).read_bytes()
+    plan = EnginePlan(Path(request.out).name, way.flavour, request.capabilities)
+    made = builder.build(trt, graph, plan, manifest.inputs, manifest.free, _tell)
+    Path(request.out).write_bytes(made.engine)
+    return Answer(layers=tuple(sorted(made.layers.items())))
+
+
+def _tell(done: int, total: int) -> None:
+    """One line on stdout, which only the parent reads."""
+    os.write(1, f"{done}/{total}\n".encode())

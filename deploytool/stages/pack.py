@@ -1,0 +1,214 @@
+"""Packs what a device needs: graphs, engines, golden cases and a recipe, in a folder that names its every byte."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from deploytool import bundle, golden, images, machine, plain, report, triton, verdict, weights_file
+from deploytool.artifact import Artifact, Given, Kind, Notes
+from deploytool.backends import tensorrt
+from deploytool.bundle import Engine, File, Graph, Manifest, Provenance, Recipe, Role, Sample
+from deploytool.errors import ParityFailed, StageFailed
+from deploytool.golden import Golden
+from deploytool.measure import parity
+from deploytool.report import Report
+from deploytool.spec import BATCH, Decision, Job, Model, Range, Tensor
+
+_CASES = 8  # golden cases that travel: enough to tell a wrong engine, few enough for a slow line
+_FULL = "tensorrt"
+_HERE = "built here"
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What is packed, and how it is called there."""
+
+    name: str
+    model: Model
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    free: Mapping[str, Range]
+    io: str
+
+
+def make(job: Job, out: Path, given: Given) -> Notes:
+    """Writes the bundle into the folder of `out`, its manifest last.
+
+    Raises ParityFailed if the report says that an artifact computes something else than its source.
+    """
+    validated = given.latest(Kind.REPORT)
+    broken = plain.decode(tuple[str, ...], validated.notes["broken"])
+    if broken:
+        raise ParityFailed(f"what fails is not packed: {broken[0]}", "`deploytool blame` names the layer")
+    folder, written = out.parent, report.read(validated.path)
+    folder.mkdir()
+    single, half = _graphs(given)
+    content = _content(given, validated.notes, onnx.load(single.path, load_external_data=False))
+    graphs = _server(folder, content, single, half)
+    recorded = golden.read(given.latest(Kind.GOLDEN).path)
+    allowed = parity.tolerances(recorded.noise, verdict.tolerated(written))
+    sample = _golden(folder, recorded)
+    recipe = _recipe(folder, content, graphs[-1])
+    engines = _engines(folder, content, given, written)
+    own = {engine.file.path for engine in engines}
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    manifest = Manifest(
+        schema=bundle.SCHEMA,
+        name=content.name,
+        sequence=job.options.sequence,
+        inputs=content.inputs,
+        outputs=content.outputs,
+        free=content.free,
+        preprocessing=content.model.preprocessing,
+        graphs=graphs,
+        golden=sample,
+        tolerances={"fp32": allowed.fp32, "fp16": allowed.fp16},
+        recipe=recipe,
+        files=tuple(bundle.describe(folder, path, _role(path)) for path in paths if path not in own),
+        engines=engines,
+        targets=written.targets,
+        provenance=_provenance(given, written, content.model),
+    )
+    bundle.write(folder, manifest)
+    bundle.check(folder, bundle.read(folder))
+    size = sum(file.size for file in bundle.every(manifest))
+    return {"digest": bundle.digest(manifest), "sequence": manifest.sequence, "bytes": size}
+
+
+def _graphs(given: Given) -> tuple[Artifact, Artifact]:
+    """The last FP32 graph and the FP16 graph."""
+    chain = given.chain(Kind.GRAPH)
+    single = [graph for graph in chain if graph.made_by != "halve"]
+    if len(single) == len(chain):
+        raise StageFailed("there is no FP16 graph to pack", "export again, with the halve stage")
+    return single[-1], chain[-1]
+
+
+def _content(given: Given, notes: Notes, graph: onnx.ModelProto) -> _Content:
+    model = weights_file.definition(given.latest(Kind.WEIGHTS).path)
+    serves = plain.decode(dict[str, plain.Json], notes["serves"])
+    below = {tensor.name: tensor.below for tensor in model.inputs}
+    inputs = tuple(replace(_tensor(each), below=below.get(each.name, 2)) for each in graph.graph.input)
+    outputs = tuple(_tensor(each) for each in graph.graph.output)
+    name = re.sub(r"[^A-Za-z0-9_.+-]", "_", model.name).lstrip(".+-") or "model"
+    free = plain.decode(Mapping[str, Range], serves["free"])  # type: ignore[type-abstract]  # decode makes a dict
+    return _Content(name, model, inputs, outputs, free, str(serves["io"]))
+
+
+def _tensor(value: onnx.ValueInfoProto) -> Tensor:
+    """An input or output as the graph has it; a size nobody named is `?`."""
+    typed = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(typed.elem_type).name
+    sides = (side.dim_value if side.HasField("dim_value") else side.dim_param or "?" for side in typed.shape.dim)
+    return Tensor(value.name, tuple(sides), dtype)
+
+
+def _server(folder: Path, content: _Content, single: Artifact, half: Artifact) -> tuple[Graph, ...]:
+    """Both graphs, each as a model of a Triton repository."""
+    graphs = []
+    for artifact, name, precision in ((single, content.name, "fp32"), (half, f"{content.name}_fp16", "fp16")):
+        io = content.io if precision == "fp16" else "fp32"
+        place = folder / "models" / name / "1"
+        place.mkdir(parents=True)
+        (place / "model.onnx").write_bytes(artifact.path.read_bytes())
+        text = triton.graph(name, content.inputs, content.outputs, io, content.free[BATCH].largest)
+        place.with_name("config.pbtxt").write_text(text, encoding="utf-8")
+        graphs.append(Graph(f"models/{name}/1/model.onnx", precision, io))
+    return tuple(graphs)
+
+
+def _golden(folder: Path, sample: Golden) -> Sample:
+    place = folder / "golden"
+    place.mkdir()
+    few = golden.first(sample, _CASES)
+    golden.write(place / "golden.npz", few)
+    names = [f"golden/case_{number}.png" for number in range(len(few.labels)) if few.pixels.size]
+    for name, pixels in zip(names, few.pixels, strict=False):
+        images.write(folder / name, pixels)
+    return Sample("golden/golden.npz", len(few.labels), tuple(names))
+
+
+def _recipe(folder: Path, content: _Content, graph: Graph) -> str:
+    ends = ("min", "smallest"), ("opt", "typical"), ("max", "largest")
+    shapes = [f"--{word}Shapes={_sizes(content.inputs, content.free, end)}" for word, end in ends]
+    trtexec = " ".join(["trtexec", f"--onnx={graph.path}", *shapes, "--stronglyTyped", "--saveEngine=engine.plan"])
+    recipe = Recipe(graph.path, graph.precision, graph.io, content.inputs, content.free, trtexec)
+    (folder / "recipe.json").write_text(plain.text(recipe), encoding="utf-8")
+    return "recipe.json"
+
+
+def _sizes(inputs: Sequence[Tensor], free: Mapping[str, Range], end: str) -> str:
+    sides = [
+        "x".join(str(getattr(free[side], end) if isinstance(side, str) else side) for side in tensor.shape)
+        for tensor in inputs
+    ]
+    return ",".join(f"{tensor.name}:{shape}" for tensor, shape in zip(inputs, sides, strict=True))
+
+
+def _engines(folder: Path, content: _Content, given: Given, written: Report) -> tuple[Engine, ...]:
+    """Every engine; those of the full TensorRT where Triton finds them."""
+    found: list[Engine] = []
+    plans: dict[str, str] = {}
+    for artifact in given.chain(Kind.ENGINE):
+        for built in plain.decode(tuple[report.Engine, ...], artifact.notes["engines"]):
+            capabilities = _capabilities(built, written.targets)
+            file = f"{built.flavour}_{built.version}_{'_'.join(capabilities)}.plan"
+            place = f"models/{content.name}_trt/1" if built.flavour == _FULL else "engines"
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            (folder / place / file).write_bytes(artifact.path.with_name(built.file).read_bytes())
+            entry = bundle.describe(folder, f"{place}/{file}", Role.ENGINE)
+            found.append(_engine(entry, built, capabilities, content.io))
+            plans |= dict.fromkeys(capabilities, file) if built.flavour == _FULL else {}
+    if plans:
+        name, largest = f"{content.name}_trt", content.free[BATCH].largest
+        text = triton.engines(name, content.inputs, content.outputs, content.io, largest, plans)
+        (folder / "models" / name / "config.pbtxt").write_text(text, encoding="utf-8")
+    return tuple(found)
+
+
+def _engine(file: File, built: report.Engine, capabilities: tuple[str, ...], io: str) -> Engine:
+    """The engine with the machines it is for: TensorRT's own word is its platform, TensorRT-RTX's any system."""
+    systems: tuple[str, ...] = (platform.system().lower(),)
+    processors: tuple[str, ...] = (platform.machine(),)
+    if built.flavour != _FULL:
+        systems = ("linux", "windows")
+        processors = ("x86_64", "aarch64") if "12.1" in capabilities else ("x86_64",)  # 12.1 is an Arm machine
+    floor = next((f"{major}.0" for major in (13, 12) if machine.version(f"{built.flavour}-cu{major}")), "")
+    return Engine(file, built.flavour, built.version, capabilities, systems, processors, floor, "fp16", io)
+
+
+def _capabilities(built: report.Engine, targets: Sequence[Decision]) -> tuple[str, ...]:
+    if built.capabilities:
+        return built.capabilities
+    if built.flavour != _FULL:
+        return tensorrt.PORTABLE
+    return tuple(sorted({each.capability for each in targets if (each.verdict, each.flavour) == (_HERE, _FULL)}))
+
+
+def _provenance(given: Given, written: Report, model: Model) -> Provenance:
+    """What it was made from; no path of this machine, and nothing that another run of the same would change."""
+    where, _, function = model.factory.rpartition(":")
+    kinds = (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH)
+    translated = next((each.notes for each in given.chain(Kind.GRAPH) if each.made_by == "translate"), {})
+    return Provenance(
+        factory=f"{Path(where).name}:{function}",
+        arguments=model.options,
+        weights=given.latest(Kind.WEIGHTS).digest,
+        artifacts={each.made_by: each.digest for each in given.artifacts if each.kind in kinds},
+        versions=written.versions,
+        choices={name: str(translated[name]) for name in ("exporter", "opset") if name in translated},
+    )
+
+
+def _role(path: str) -> Role:
+    if path.startswith("golden/"):
+        return Role.GOLDEN if path.endswith(".npz") else Role.IMAGE
+    if path.endswith(".onnx"):
+        return Role.GRAPH
+    return Role.SERVER if path.endswith(".pbtxt") else Role.RECIPE

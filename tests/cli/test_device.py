@@ -1,0 +1,161 @@
+"""The device's commands through both doors: deploytool, and python -m deploytool.device."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploytool import bundle
+from tests.conftest import ROOT, Command
+
+
+@pytest.fixture
+def back_door(tmp_path: Path) -> Command:
+    def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "deploytool.device", *arguments]
+        settings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        return subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
+
+    return call
+
+
+@pytest.fixture(params=["front door", "back door"])
+def door(request: pytest.FixtureRequest, deploytool: Command, back_door: Command) -> Command:
+    return deploytool if request.param == "front door" else back_door
+
+
+def told(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["error"] is None
+    return document["result"]
+
+
+def test_verify_says_what_serves_and_why_nothing_faster(door: Command, packed: Path) -> None:
+    done = door("verify", str(packed))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"{packed}: tiny, sequence 1, seal {bundle.seal(packed)[:12]}"
+    words = [line.split("  ")[1] for line in lines[1:-1]]
+    tiers = ["engine", "built here", "ORT TensorRT", "ORT CUDA", "ORT CPU"]
+    assert [word.strip() for word in words] == ["digests", "sequence", "target", *tiers]
+    assert sum("skipped: no CUDA GPU answers here" in line for line in lines) == 4
+    assert "works: error" in lines[-2]
+    assert "ms at batch 1" in lines[-2]
+    assert lines[-1] == "It works here: ORT CPU serves."
+
+
+def test_a_fallback_is_an_error_if_one_says_so(door: Command, packed: Path) -> None:
+    done = door("verify", str(packed), "--require", "trt", "--json")
+    assert done.returncode == 6
+    document = json.loads(done.stdout)
+    assert document["error"]["exit_code"] == 6
+    assert document["error"]["problem"].startswith("trt is required, and only ORT CPU works here: engine: no CUDA GPU")
+    assert document["result"]["tried"][-1]["status"] == "measured"
+
+
+def spoilt(folder: Path) -> None:
+    (folder / "recipe.json").write_text("{}")
+
+
+def unnamed(folder: Path) -> None:
+    (folder / "libplugin.so").write_text("")
+
+
+def gone(folder: Path) -> None:
+    shutil.rmtree(folder / "golden")
+
+
+@pytest.mark.parametrize("tamper", [spoilt, unnamed, gone])
+def test_a_bundle_that_was_tampered_with_is_refused(
+    door: Command, packed: Path, tmp_path: Path, tamper: Callable[[Path], None]
+) -> None:
+    folder = Path(shutil.copytree(packed, tmp_path / "bundle"))
+    tamper(folder)
+    done = door("verify", str(folder), "--json")
+    assert done.returncode == 8
+    assert json.loads(done.stdout)["error"]["exit_code"] == 8
+    assert "Traceback" not in done.stderr
+
+
+def test_run_names_the_classes_of_pictures(door: Command, packed: Path) -> None:
+    pictures = [str(packed / "golden" / f"case_{number}.png") for number in (0, 1)]
+    found = told(door("run", str(packed), *pictures, "--top", "3", "--json"))
+    assert found["tier"] == "ORT CPU"
+    assert [guess["picture"] for guess in found["guesses"]] == pictures
+    for guess in found["guesses"]:
+        assert len(guess["classes"]) == 3
+        assert guess["scores"] == sorted(guess["scores"], reverse=True)
+    assert door("run", str(packed), str(packed / "none.png")).returncode == 2
+    refused = door("run", str(packed), str(packed / "recipe.json"))
+    assert refused.returncode == 2
+    assert "cannot be read as a picture" in refused.stderr
+
+
+def test_bench_times_every_way_that_works(door: Command, packed: Path) -> None:
+    found = told(door("bench", str(packed), "--seconds", "0.1", "--json"))
+    (works,) = [each for each in found["tried"] if each["status"] == "measured"]
+    assert works["trial"]["latency_ms"] > 0
+    assert works["trial"]["p90_ms"] >= works["trial"]["latency_ms"]
+
+
+def test_install_and_roll_back(door: Command, packed: Path, tmp_path: Path) -> None:
+    root, later = str(tmp_path / "root"), Path(shutil.copytree(packed, tmp_path / "later"))
+    text = (later / "manifest.json").read_text().replace('"sequence": 1', '"sequence": 2')
+    (later / "manifest.json").write_text(text)
+    first = told(door("install", str(packed), "--root", root, "--json"))["pointer"]
+    second = told(door("install", str(later), "--root", root, "--seal", bundle.seal(later), "--json"))["pointer"]
+    assert (second["current"], second["previous"]) == (bundle.seal(later), first["current"])
+    assert door("verify", str(packed), "--root", root).returncode == 8  # it is older
+    picture = str(packed / "golden" / "case_0.png")
+    assert told(door("run", root, picture, "--json"))["guesses"]
+    back = door("rollback", "--root", root)
+    assert back.returncode == 0
+    assert f"current {first['current'][:12]}, previous {second['current'][:12]}" in back.stdout
+
+
+def test_build_says_why_it_cannot(door: Command, packed: Path) -> None:
+    done = door("build", str(packed))
+    assert done.returncode == 5
+    assert "no CUDA GPU answers here" in done.stderr
+
+
+def test_the_back_door_lists_what_the_front_door_has(deploytool: Command, back_door: Command) -> None:
+    commands = {"verify", "build", "run", "bench", "install", "rollback"}
+    for done in (deploytool("--help"), back_door("--help")):
+        assert commands <= set(done.stdout.split())
+
+
+def test_pack_makes_a_new_folder_and_says_what_is_next(deploytool: Command, run_copy: Path, tmp_path: Path) -> None:
+    done = deploytool("pack", str(run_copy), "--out", str(tmp_path / "bundle"), "--sequence", "4")
+    assert done.returncode == 0, done.stderr
+    manifest = bundle.read(tmp_path / "bundle")
+    bundle.check(tmp_path / "bundle", manifest)
+    assert manifest.sequence == 4
+    assert bundle.seal(tmp_path / "bundle") in done.stdout
+    assert f"Next, on the device: python -m deploytool.device verify {tmp_path / 'bundle'}" in done.stdout
+    assert deploytool("pack", str(run_copy), "--out", str(tmp_path / "bundle")).returncode == 2
+    document = json.loads(deploytool("pack", str(run_copy), "--json").stdout)
+    assert document["digest"] == bundle.digest(bundle.read(run_copy / "pack" / "bundle"))
+    assert deploytool("pack", str(tmp_path / "bundle")).returncode == 2
+
+
+def test_export_packs_in_one_go_if_all_that_was_asked_for_held(deploytool: Command, tmp_path: Path) -> None:
+    tiny = f"{Path(__file__).parents[1] / 'tiny.py'}:tiny"
+    options = ["--input", "3x32x32", "--images", "4", "--seconds", "0.1", "--out", "run", "--pack", "--sequence", "5"]
+    document = json.loads(deploytool("export", tiny, *options, "--json").stdout)
+    assert document["error"] is None
+    assert document["artifacts"][-1]["file"] == "pack/bundle/manifest.json"
+    manifest = bundle.read(tmp_path / "run" / "pack" / "bundle")
+    assert (manifest.sequence, manifest.engines) == (5, ())
+    shutil.rmtree(tmp_path / "run" / "pack")
+    assert deploytool("export", tiny, *options, "--min-speedup", "1000").returncode == 4
+    assert not (tmp_path / "run" / "pack").exists()

@@ -1,0 +1,54 @@
+"""A worker like the real one but for the backend, which is a fake that fails in the way its environment says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from deploytool import golden
+from deploytool.backends import Array, Session
+from deploytool.device import worker
+from deploytool.device.ways import Way
+from deploytool.errors import MissingBackend, StageFailed
+
+FAULT, SAMPLE = os.environ["FAULT"], Path(os.environ["SAMPLE"])
+
+
+@contextmanager
+def opened(way: Way) -> Iterator[Session]:
+    if FAULT == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if FAULT == "hang":
+        time.sleep(60)
+    if FAULT == "out of memory":
+        raise MemoryError if way.device != "cpu" else _fill()
+    if FAULT == "missing provider":
+        raise MissingBackend("ONNX Runtime cannot run on CUDA: it fell back to CPUExecutionProvider", "install it")
+    if FAULT == "wrong GPU":
+        raise StageFailed("TensorRT refuses the engine on this GPU", "build it again for this GPU and release")
+    sample = golden.read(SAMPLE)
+    shift = 0.1 if FAULT == "wrong output" else 0.0
+
+    def call(**inputs: Array) -> dict[str, Array]:
+        """What the source answered to these very inputs."""
+        (name,) = inputs
+        known = [int(np.argmin(np.abs(sample.inputs[name] - one).sum((1, 2, 3)))) for one in inputs[name]]
+        return {output: array[known] + shift for output, array in sample.outputs.items()}
+
+    yield call
+
+
+def _fill() -> MemoryError:
+    """More than the child may have: an address space is not the machine's."""
+    return MemoryError(str(len(bytearray(64 << 30))))
+
+
+worker.opened = opened  # type: ignore[attr-defined]  # it is imported there, and so is called there
+worker.main(sys.argv[1])

@@ -1,0 +1,168 @@
+"""Small bundles for tests that never run them, and every way to tamper with one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from deploytool import bundle
+from deploytool.bundle import Role
+
+Tamper = Callable[[Path, random.Random], None]
+
+
+def small(packed: Path, folder: Path, sequence: int = 3, seed: int = 0) -> Path:
+    """A bundle with the manifest of a real one and a few hundred random bytes in each file."""
+    rng = random.Random(seed)
+    manifest = bundle.read(packed)
+
+    def filled(path: str, role: Role) -> bundle.File:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(rng.randbytes(rng.randint(64, 512)))
+        return bundle.describe(folder, path, role)
+
+    files = tuple(filled(file.path, file.role) for file in manifest.files)
+    engines = tuple(
+        dataclasses.replace(engine, file=filled(engine.file.path, Role.ENGINE)) for engine in manifest.engines
+    )
+    bundle.write(folder, dataclasses.replace(manifest, sequence=sequence, files=files, engines=engines))
+    return folder
+
+
+def paths(folder: Path) -> list[Path]:
+    """Every file but the manifest."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != bundle.MANIFEST)
+
+
+def bit(folder: Path, rng: random.Random) -> None:
+    path = rng.choice(paths(folder))
+    raw = bytearray(path.read_bytes())
+    raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+    path.write_bytes(raw)
+
+
+def truncate(folder: Path, rng: random.Random) -> None:
+    path = rng.choice(paths(folder))
+    path.write_bytes(path.read_bytes()[: -rng.randint(1, 60)])
+
+
+def append(folder: Path, rng: random.Random) -> None:
+    path = rng.choice(paths(folder))
+    path.write_bytes(path.read_bytes() + rng.randbytes(rng.randint(1, 60)))
+
+
+def swap(folder: Path, rng: random.Random) -> None:
+    one, other = rng.sample(paths(folder), 2)
+    first, second = one.read_bytes(), other.read_bytes()
+    one.write_bytes(second)
+    other.write_bytes(first)
+
+
+def extra(folder: Path, rng: random.Random) -> None:
+    place = rng.choice([folder, *(path.parent for path in paths(folder))])
+    name = rng.choice(["libplugin.so", ".hidden", "numpy.py", "MANIFEST.json", "model.sig.bak", "model.onnx.data"])
+    if rng.random() < 0.2:
+        (place / "more").mkdir()
+    else:
+        (place / name).write_bytes(rng.randbytes(8))
+
+
+def missing(folder: Path, rng: random.Random) -> None:
+    rng.choice([*paths(folder), folder / bundle.MANIFEST]).unlink()
+
+
+def rename(folder: Path, rng: random.Random) -> None:
+    path = rng.choice(paths(folder))
+    path.rename(path.with_name(path.name + rng.choice([".bak", "2", " "])))
+
+
+def symlink(folder: Path, rng: random.Random) -> None:
+    """The very bytes, by a link: what it points to may change after it was checked."""
+    path = rng.choice([*paths(folder), folder / bundle.MANIFEST, *(one for one in folder.iterdir() if one.is_dir())])
+    kept = folder.with_name(f"{folder.name}.linked")
+    path.rename(kept)
+    path.symlink_to(kept)
+
+
+def manifest_bytes(folder: Path, rng: random.Random) -> None:
+    path = folder / bundle.MANIFEST
+    raw = bytearray(path.read_bytes())
+    raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+    path.write_bytes(raw)
+
+
+def manifest_entry(folder: Path, rng: random.Random) -> None:
+    """An edit that speaks of other files than those that are there."""
+    path = folder / bundle.MANIFEST
+    data = json.loads(path.read_text())
+    entry = rng.choice(data["files"])
+    kind = rng.choice(["drop", "size", "sha256", "path", "twice"])
+    if kind == "drop":
+        data["files"].remove(entry)
+    elif kind == "size":
+        entry["size"] += 1
+    elif kind == "sha256":
+        entry["sha256"] = rng.randbytes(32).hex()
+    elif kind == "path":
+        entry["path"] = rng.choice(["../x", "/etc/passwd", "a//b", ".x", "manifest.json", "golden/../x", "", "a\n"])
+    else:
+        data["files"].append(entry)
+    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
+
+
+def manifest_shape(folder: Path, rng: random.Random) -> None:
+    """An edit that is no manifest of ours, however one hashes it."""
+    path = folder / bundle.MANIFEST
+    data = json.loads(path.read_text())
+    kind = rng.choice(["schema", "unknown", "type", "spaces", "range", "golden", "nothing"])
+    if kind == "schema":
+        data["schema"] = "deploytool.bundle/2"
+    elif kind == "unknown":
+        data["plugins"] = ["libplugin.so"]
+    elif kind == "type":
+        data["sequence"] = str(data["sequence"])
+    elif kind == "range":
+        data["free"]["batch"]["largest"] = "32"
+    elif kind == "golden":
+        data["golden"]["path"] = "golden/other.npz"
+    text = {"spaces": json.dumps(data), "nothing": "[]"}.get(kind, json.dumps(data, indent=2, sort_keys=True) + "\n")
+    path.write_text(text)
+
+
+def old(folder: Path, rng: random.Random) -> None:
+    """A bundle that was right once: only its age is wrong."""
+    manifest = bundle.read(folder)
+    bundle.write(folder, dataclasses.replace(manifest, sequence=rng.randrange(manifest.sequence)))
+
+
+OF_FILES: tuple[Tamper, ...] = (bit, truncate, append, swap, extra, missing, rename, symlink)
+OF_THE_MANIFEST: tuple[Tamper, ...] = (manifest_entry, manifest_shape)
+TAMPERS: tuple[Tamper, ...] = (*OF_FILES, *OF_THE_MANIFEST, old)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a bundle."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def restored(clean: dict[str, bytes], folder: Path) -> Path:
+    """The folder as it was before it was tampered with."""
+    linked = folder.with_name(f"{folder.name}.linked")
+    if linked.is_dir():
+        shutil.rmtree(linked)
+    linked.unlink(missing_ok=True)
+    for path in sorted(folder.rglob("*"), reverse=True):  # only what changed: writing is slow
+        if path.is_symlink() or (path.is_file() and path.relative_to(folder).as_posix() not in clean):
+            path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+    for name, content in clean.items():
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    return folder

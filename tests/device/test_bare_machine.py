@@ -1,0 +1,44 @@
+"""A bundle of the desk in an environment that holds the base install, an onnxruntime, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.mark.sweep
+def test_a_device_verifies_runs_and_benches_a_bundle_without_the_desk(packed: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "device")], check=True)
+    python = str(tmp_path / "device" / "bin" / "python")
+    install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt")]
+    subprocess.run([*install, str(ROOT), "onnxruntime"], check=True, capture_output=True)
+    listed = subprocess.run([python, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True)
+    names = {one["name"].lower() for one in json.loads(listed.stdout)}
+    assert {"deploytool", "numpy", "pillow", "onnxruntime"} <= names
+    assert not {"torch", "onnx", "typer", "rich", "safetensors"} & names
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([python, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    root, picture = str(tmp_path / "root"), str(packed / "golden" / "case_0.png")
+    for command in (
+        ["verify", str(packed)],
+        ["bench", str(packed), "--seconds", "0.2"],
+        ["install", str(packed), "--root", root],
+        ["run", root, picture],
+    ):
+        done = call("-m", "deploytool.device", *command, "--json")
+        assert done.returncode == 0, done.stderr
+    program = (
+        f"import deploytool.device\nwith deploytool.device.open({root!r}) as model: print(model({picture!r}).shape)"
+    )
+    assert call("-c", program).stdout == "(1, 10)\n"
+    shown = subprocess.run([tmp_path / "device" / "bin" / "deploytool"], capture_output=True, text=True, check=False)
+    assert shown.returncode == 5
+    assert "use python -m deploytool.device" in shown.stderr

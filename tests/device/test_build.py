@@ -1,0 +1,128 @@
+"""An engine that is built where it runs: kept, proved, and thrown away if it is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from deploytool import machine
+from deploytool.device import build, verify
+from deploytool.device.here import Here
+from deploytool.device.probe import Tried
+from deploytool.device.verify import Papers
+from deploytool.device.ways import BUILT, Way
+from deploytool.device.worker import Trial
+from deploytool.errors import BadInput, MissingBackend, StageFailed
+from deploytool.report import Check, Parity, Tolerance
+
+RTX = machine.version("tensorrt-rtx") or ""
+LAPTOP = Here("linux", "x86_64", "RTX 4070", "8.9", "13.0", {"tensorrt_rtx": RTX})
+TOLERANCE = Tolerance(max_error=2e-3, cosine=1 - 1e-4, snr_db=40.0, top1=1.0, top5=1.0)
+TRIAL = Trial(Check("FP64", Parity(1e-4, 1.0, 80.0, 1.0, 1.0, 0), TOLERANCE, ()), 1.0, 1.1, 9, 1)
+
+
+def works(way: Way) -> Tried:
+    """Stands for the GPU that is not here."""
+    assert Path(way.path).is_file()
+    return Tried(way.tier, Path(way.path).name, "measured", TRIAL)
+
+
+def crashes(way: Way) -> Tried:
+    return Tried(way.tier, Path(way.path).name, "it was killed by SIGSEGV")
+
+
+@pytest.fixture(scope="module")
+def checked(packed: Path) -> Papers:
+    return verify.papers(packed)
+
+
+@pytest.fixture(scope="module")
+def built(checked: Papers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real engine, built by TensorRT-RTX without a GPU; that it runs is only said."""
+    place, steps = tmp_path_factory.mktemp("kept") / "tiny.built", []
+    record = build.build(checked.folder, checked.manifest, LAPTOP, place, works, lambda *step: steps.append(step))
+    assert (record.flavour, record.version, record.capability) == ("tensorrt_rtx", RTX, "8.9")
+    assert record.trial == TRIAL
+    assert steps
+    assert steps[-1][0] == steps[-1][1]
+    return place
+
+
+def again(checked: Papers, built: Path, found: Here = LAPTOP) -> tuple[build.Record, bool]:
+    """The record, and whether it was built anew."""
+    steps: list[tuple[int, int]] = []
+    record = build.build(checked.folder, checked.manifest, found, built, works, lambda *step: steps.append(step))
+    return record, bool(steps)
+
+
+def test_it_is_kept_and_serves_as_a_way_of_its_own(checked: Papers, built: Path) -> None:
+    assert {path.suffix for path in built.iterdir()} == {".plan", ".json"}
+    assert again(checked, built)[1] is False
+    way = verify.routes(checked, LAPTOP, built)[1]
+    assert (way.tier, way.absent, way.flavour) == (BUILT, None, "tensorrt_rtx")
+    assert Path(way.path).read_bytes()[:4] == b"vtrt"
+
+
+@pytest.mark.parametrize("change", [{"gpu": "RTX 4090"}, {"cuda": "13.1"}])
+def test_on_another_gpu_or_driver_it_is_built_anew(checked: Papers, built: Path, change: dict[str, str]) -> None:
+    other = dataclasses.replace(LAPTOP, **change)  # type: ignore[arg-type]  # names of fields
+    assert verify.routes(checked, other, built)[1].absent == "none was built here yet: `deploytool build` makes one"
+
+
+def test_a_spoilt_one_is_built_anew(checked: Papers, built: Path) -> None:
+    (plan,) = built.glob("*.plan")
+    plan.write_bytes(plan.read_bytes()[:-1])
+    assert verify.routes(checked, LAPTOP, built)[1].absent
+    assert again(checked, built)[1] is True
+
+
+def test_one_that_was_built_and_not_proved_is_only_proved(checked: Papers, built: Path) -> None:
+    record, _ = again(checked, built)
+    build._write(built, dataclasses.replace(record, trial=None))
+    assert verify.routes(checked, LAPTOP, built)[1].absent  # what nobody has run does not serve
+    assert again(checked, built) == (record, False)
+
+
+def test_one_that_does_not_hold_is_thrown_away(checked: Papers, tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match="thrown away: it was killed by SIGSEGV"):
+        build.build(checked.folder, checked.manifest, LAPTOP, tmp_path / "built", crashes, lambda *step: None)
+    assert list((tmp_path / "built").iterdir()) == []
+
+
+def test_what_a_killed_build_left_is_swept(checked: Papers, built: Path) -> None:
+    (built / ".making-1").mkdir()
+    again(checked, built)
+    assert {path.suffix for path in built.iterdir()} == {".plan", ".json"}
+
+
+def test_an_engine_others_could_have_written_is_not_taken(checked: Papers, built: Path) -> None:
+    again(checked, built)
+    built.chmod(0o777)
+    try:
+        assert "is not a folder that only you can write" in str(verify.routes(checked, LAPTOP, built)[1].absent)
+        with pytest.raises(BadInput):
+            again(checked, built)
+    finally:
+        built.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (Here("linux", "x86_64"), "no CUDA GPU answers here"),
+        (dataclasses.replace(LAPTOP, tensorrt={}), "no TensorRT is installed"),
+        (dataclasses.replace(LAPTOP, gpu="Orin", capability="8.7"), "TensorRT-RTX does not know it"),
+    ],
+)
+def test_where_nothing_can_build_it_says_why(checked: Papers, tmp_path: Path, found: Here, why: str) -> None:
+    with pytest.raises(MissingBackend, match=why):
+        build.build(checked.folder, checked.manifest, found, tmp_path / "built", works, lambda *step: None)
+    assert why in str(verify.routes(checked, found, tmp_path / "built")[1].absent)
+    assert not (tmp_path / "built").exists()
+
+
+def test_the_full_tensorrt_comes_first() -> None:
+    both = dataclasses.replace(LAPTOP, tensorrt={"tensorrt": "10.16.1.11", "tensorrt_rtx": RTX})
+    assert build.flavour(both) == "tensorrt"

@@ -1,0 +1,216 @@
+"""There is always one current bundle, and it is whole: whoever fails, is killed, or is older."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deploytool import bundle
+from deploytool.device import build, install, starts, verify
+from deploytool.device.install import Pointer
+from deploytool.device.verify import Papers
+from deploytool.errors import BadInput, NotVerified, Refused
+from tests.conftest import ROOT
+from tests.device.small import small
+
+
+def proved(checked: Papers) -> None:
+    """Stands for the golden cases, which these bundles do not have."""
+
+
+def not_proved(checked: Papers) -> None:
+    raise NotVerified("it does not run here", "try another")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "root"
+
+
+def made(packed: Path, folder: Path, sequence: int, seed: int) -> Path:
+    folder.mkdir(parents=True)
+    return small(packed, folder, sequence, seed)
+
+
+def fail_to_start(root: Path, times: int) -> None:
+    for _ in range(times):
+        with starts.recorded(install.starts_of(root, install.started(root).current)):
+            pass
+
+
+def test_a_bundle_is_published_under_its_seal_and_current(packed: Path, root: Path, tmp_path: Path) -> None:
+    source = made(packed, tmp_path / "a", 1, 1)
+    turned = install.install(source, root, proved)
+    assert turned == Pointer(bundle.seal(source), None, 1)
+    place = install.home(root, turned.current)
+    assert place == root / "bundles" / bundle.seal(source)
+    verify.papers(place)
+    shutil.rmtree(source)
+    verify.papers(place)
+
+
+def test_the_one_before_is_kept_and_one_can_go_back_and_forth(packed: Path, root: Path, tmp_path: Path) -> None:
+    one, two, three = (made(packed, tmp_path / name, number, number) for number, name in enumerate("abc", 1))
+    seals = [bundle.seal(folder) for folder in (one, two, three)]
+    for folder in (one, two, three):
+        install.install(folder, root, proved)
+    assert install.pointer(root) == Pointer(seals[2], seals[1], 3)
+    assert {path.name for path in (root / "bundles").iterdir()} == {seals[1], seals[2]}
+    assert install.rollback(root) == Pointer(seals[1], seals[2], 3)
+    assert install.rollback(root) == Pointer(seals[2], seals[1], 3)
+
+
+def test_a_second_install_of_the_same_changes_nothing(packed: Path, root: Path, tmp_path: Path) -> None:
+    one, two = made(packed, tmp_path / "a", 1, 1), made(packed, tmp_path / "b", 2, 2)
+    install.install(one, root, proved)
+    before = install.install(two, root, proved)
+    assert install.install(two, root, proved) == before
+
+
+def test_an_older_sequence_is_refused_even_after_going_back(packed: Path, root: Path, tmp_path: Path) -> None:
+    one, two, three = (made(packed, tmp_path / name, number, number) for number, name in enumerate("abc", 1))
+    install.install(one, root, proved)
+    install.install(three, root, proved)
+    install.rollback(root)
+    with pytest.raises(Refused, match="has sequence 2, and 3 was here already"):
+        install.install(two, root, proved)
+    install.install(made(packed, tmp_path / "d", 3, 9), root, proved)  # the same sequence is no step back
+
+
+def test_what_is_not_proved_does_not_become_current_and_leaves_nothing(
+    packed: Path, root: Path, tmp_path: Path
+) -> None:
+    one, two = made(packed, tmp_path / "a", 1, 1), made(packed, tmp_path / "b", 2, 2)
+    with pytest.raises(NotVerified):
+        install.install(one, root, not_proved)
+    assert install.pointer(root) is None
+    before = install.install(one, root, proved)
+    with pytest.raises(NotVerified):
+        install.install(two, root, not_proved)
+    assert install.pointer(root) == before
+    assert [path.name for path in (root / "bundles").iterdir()] == [before.current]
+    assert not list(root.glob(".staging-*"))
+
+
+def test_another_seal_than_the_one_that_is_meant_is_refused(packed: Path, root: Path, tmp_path: Path) -> None:
+    source = made(packed, tmp_path / "a", 1, 1)
+    with pytest.raises(Refused, match="is another bundle: its seal is"):
+        install.install(source, root, proved, seal="0" * 64)
+    assert install.install(source, root, proved, seal=bundle.seal(source)).current == bundle.seal(source)
+
+
+def test_a_damaged_copy_is_made_anew(packed: Path, root: Path, tmp_path: Path) -> None:
+    source = made(packed, tmp_path / "a", 1, 1)
+    place = install.home(root, install.install(source, root, proved).current)
+    (place / "recipe.json").write_text("spoilt")
+    install.install(source, root, proved)
+    verify.papers(place)
+
+
+def test_three_failed_starts_go_back_and_the_bundle_is_not_taken_again(
+    packed: Path, root: Path, tmp_path: Path
+) -> None:
+    one, two = made(packed, tmp_path / "a", 1, 1), made(packed, tmp_path / "b", 2, 2)
+    install.install(one, root, proved)
+    install.install(two, root, proved)
+    fail_to_start(root, 2)
+    assert install.started(root).current == bundle.seal(two)
+    fail_to_start(root, 1)
+    assert install.started(root) == Pointer(bundle.seal(one), None, 2, (bundle.seal(two),))
+    with pytest.raises(Refused, match="did not start three times here"):
+        install.install(two, root, proved)
+
+
+def test_a_start_that_succeeds_wipes_the_failures_before_it(packed: Path, root: Path, tmp_path: Path) -> None:
+    for number, name in enumerate("ab", 1):
+        install.install(made(packed, tmp_path / name, number, number), root, proved)
+    current = install.started(root).current
+    for _ in range(3):
+        fail_to_start(root, 2)
+        with starts.recorded(install.starts_of(root, current)) as succeeded:
+            succeeded()
+    assert install.started(root).current == current
+
+
+def test_starts_under_way_are_no_failures(packed: Path, root: Path, tmp_path: Path) -> None:
+    for number, name in enumerate("ab", 1):
+        install.install(made(packed, tmp_path / name, number, number), root, proved)
+    current = install.started(root).current
+    folder = install.starts_of(root, current)
+    with starts.recorded(folder), starts.recorded(folder), starts.recorded(folder), starts.recorded(folder):
+        assert install.started(root).current == current
+    assert install.started(root).current != current
+
+
+def test_with_nothing_to_go_back_to_it_is_tried_again(packed: Path, root: Path, tmp_path: Path) -> None:
+    source = made(packed, tmp_path / "a", 1, 1)
+    install.install(source, root, proved)
+    fail_to_start(root, 5)
+    assert install.started(root).current == bundle.seal(source)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"current": 3}'])
+def test_a_spoilt_pointer_is_one_clear_line(packed: Path, root: Path, tmp_path: Path, content: str) -> None:
+    install.install(made(packed, tmp_path / "a", 1, 1), root, proved)
+    (root / "current").write_text(content)
+    with pytest.raises(BadInput, match="is not as deploytool left it"):
+        install.started(root)
+
+
+def test_nothing_installed_is_said(root: Path) -> None:
+    root.mkdir()
+    with pytest.raises(BadInput, match="nothing is installed"):
+        install.started(root)
+    with pytest.raises(BadInput, match="nothing is installed"):
+        install.rollback(root)
+
+
+_LOOP = """
+import sys
+from pathlib import Path
+from deploytool.device import install
+root, *sources = map(Path, sys.argv[1:])
+print("begins", flush=True)
+while True:
+    for source in sources:
+        install.install(source, root, lambda checked: None)
+"""
+
+
+def test_twenty_kills_leave_a_current_bundle_that_is_whole(packed: Path, root: Path, tmp_path: Path) -> None:
+    rng = random.Random(3)
+    sources = [made(packed, tmp_path / name, 1, seed) for seed, name in enumerate("ab")]
+    install.install(sources[0], root, proved)
+    seals, seen = {bundle.seal(source) for source in sources}, set()
+    for _ in range(20):
+        command = [sys.executable, "-c", _LOOP, str(root), *map(str, sources)]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as looping:
+            assert looping.stdout is not None
+            assert looping.stdout.readline() == "begins\n"
+            time.sleep(rng.uniform(0, 0.15))
+            looping.kill()
+        found = install.pointer(root)
+        assert found is not None
+        verify.papers(install.home(root, found.current))
+        if found.previous:
+            verify.papers(install.home(root, found.previous))
+        seen.add(found.current)
+        assert found.current in seals
+    assert seen == seals  # it really changed in between
+    install.install(sources[0], root, proved)
+    assert {path.name for path in root.iterdir()} == {".lock", "bundles", "current"}
+
+
+def test_engines_built_here_go_with_their_bundle(packed: Path, root: Path, tmp_path: Path) -> None:
+    one = install.home(root, install.install(made(packed, tmp_path / "a", 1, 1), root, proved).current)
+    build.place(one).mkdir()
+    for number in (2, 3):
+        install.install(made(packed, tmp_path / str(number), number, number), root, proved)
+    assert not one.exists()
+    assert not build.place(one).exists()

@@ -1,0 +1,142 @@
+"""Whatever goes wrong with a way to run, the next one serves, the reason is told, and we live on."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploytool import bundle
+from deploytool.bundle import Manifest
+from deploytool.device import probe, verify, ways
+from deploytool.device.here import Here
+from deploytool.device.probe import WORKER, Limits, Tried
+from deploytool.device.ways import TIERS, Way
+from deploytool.errors import NotVerified, ParityFailed
+from tests.conftest import ROOT
+
+REASONS = {
+    "segfault": r"was killed by SIGSEGV",
+    "hang": r"was stopped after",
+    "out of memory": r"ended with status 1: MemoryError",
+    "missing provider": r"ONNX Runtime cannot run on CUDA: it fell back to CPUExecutionProvider",
+    "wrong output": r"golden mismatch: error \d\.\de[-+]\d\d of the largest output",
+    "wrong GPU": r"TensorRT refuses the engine on this GPU",
+}
+
+
+@pytest.fixture(scope="module")
+def manifest(packed: Path) -> Manifest:
+    return bundle.read(packed)
+
+
+def fake(packed: Path, manifest: Manifest, tier: str) -> Way:
+    """A way of any tier to the FP16 graph, which the fake backend does not look at."""
+    file = next(file for file in manifest.files if file.path == manifest.graphs[1].path)
+    device = "cpu" if tier == ways.ORT_CPU else "cuda"
+    return Way(tier, str(packed / file.path), file.size, file.sha256, "fake", device, "", "fp16", "fp32")
+
+
+def tried(packed: Path, manifest: Manifest, way: Way, fault: str, monkeypatch: pytest.MonkeyPatch) -> Tried:
+    monkeypatch.setenv("FAULT", fault)
+    monkeypatch.setenv("SAMPLE", str(packed / manifest.golden.path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    limits = Limits(seconds=1.0 if fault == "hang" else 60.0, gibibytes=8.0)
+    worker = (sys.executable, str(Path(__file__).with_name("faulty.py")))
+    return probe.probe(way, packed, manifest, 0.0, worker, limits)
+
+
+@pytest.mark.parametrize("fault", REASONS)
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_fault_leads_to_the_next_tier_and_is_told(
+    packed: Path, manifest: Manifest, tier: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = TIERS.index(tier)
+
+    def prober(way: Way) -> Tried:
+        if way.tier == tier:
+            return tried(packed, manifest, way, fault, monkeypatch)
+        return Tried(way.tier, "", "measured" if TIERS.index(way.tier) > place else "not here")
+
+    found = probe.climb([fake(packed, manifest, each) for each in TIERS], prober)
+    assert re.search(REASONS[fault], found[place].status)
+    assert [each.status for each in found[:place]] == ["not here"] * place
+    served = probe.chosen(found)
+    if tier == TIERS[-1]:
+        failure = probe.shortfall(found, None)
+        assert served is None
+        assert isinstance(failure, ParityFailed if fault == "wrong output" else NotVerified)
+        assert f"{tier}: {found[place].status}" in str(failure)
+    else:
+        assert len(found) == place + 2  # what is below the one that serves is not tried
+        assert served is not None
+        assert served.tier == TIERS[place + 1]
+        assert probe.shortfall(found, None) is None
+
+
+def test_a_sound_way_is_measured(packed: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = tried(packed, manifest, fake(packed, manifest, ways.ENGINE), "none", monkeypatch)
+    assert found.passed
+    assert found.trial is not None
+    assert found.trial.check.parity.max_error < 1e-5
+    assert found.trial.rounds >= 7
+
+
+@pytest.mark.parametrize(
+    ("require", "serves", "held"),
+    [
+        ("trt", ways.ENGINE, True),
+        ("trt", ways.ORT_TENSORRT, True),
+        ("trt", ways.ORT_CUDA, False),
+        ("cuda", ways.ORT_CUDA, True),
+        ("cuda", ways.ORT_CPU, False),
+        ("cpu", ways.ORT_CPU, True),
+        (None, ways.ORT_CPU, True),
+    ],
+)
+def test_what_is_required_is_the_least_that_will_do(require: str | None, serves: str, held: bool) -> None:
+    above = TIERS[: TIERS.index(serves)]
+    found = [Tried(tier, "", "it crashed") for tier in above] + [Tried(serves, "", "measured")]
+    failure = probe.shortfall(found, require)
+    assert (failure is None) == held
+    if failure:
+        assert isinstance(failure, NotVerified)
+        assert all(f"{tier}: it crashed" in str(failure) for tier in above)
+
+
+def test_onnx_runtime_on_this_cpu_is_the_last_way_and_works(packed: Path, manifest: Manifest) -> None:
+    routes = verify.routes(verify.papers(packed), Here("linux", "x86_64"))
+    assert [way.tier for way in routes] == list(TIERS)
+    assert [way.absent is None for way in routes] == [False, False, False, False, True]
+    found = probe.probe(routes[-1], packed, manifest, 0.1)
+    assert found.passed
+    assert found.trial is not None
+    assert found.trial.check.tolerance == manifest.tolerances["fp32"]
+
+
+@pytest.mark.parametrize("tier", [ways.ORT_CUDA, ways.ORT_TENSORRT])
+def test_a_provider_that_is_not_there_is_never_the_cpu_in_silence(packed: Path, manifest: Manifest, tier: str) -> None:
+    """As on a machine with a GPU whose ONNX Runtime is the one for CPUs."""
+    found = Here("linux", "x86_64", "L4", "8.9", "13.0", {})
+    way = next(way for way in verify.routes(verify.papers(packed), found) if way.tier == tier)
+    assert way.absent is None
+    status = probe.probe(way, packed, manifest, 0.1).status
+    assert re.search("ONNX Runtime cannot (run on CUDA|use TensorRT): this build of it has no", status)
+
+
+def test_a_file_that_changed_after_it_was_checked_is_not_opened(packed: Path, manifest: Manifest) -> None:
+    way = verify.routes(verify.papers(packed), Here("linux", "x86_64"))[-1]
+    forged = Way(*(way.tier, way.path, way.size, "0" * 64, way.backend, way.device, "", way.precision, way.io))
+    assert "has other bytes than the manifest says" in probe.probe(forged, packed, manifest, 0.1).status
+
+
+def test_the_folder_one_stands_in_is_no_place_to_import_from(
+    packed: Path, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('planted')")
+    monkeypatch.chdir(tmp_path)
+    routes = verify.routes(verify.papers(packed), Here("linux", "x86_64"))
+    assert WORKER[0] == sys.executable
+    assert probe.probe(routes[-1], packed, manifest, 0.1).passed

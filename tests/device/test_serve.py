@@ -1,0 +1,157 @@
+"""Four lines for a service."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import deploytool.device
+from deploytool import bundle, golden
+from deploytool.device import install
+from deploytool.device.verify import Papers
+from deploytool.errors import BadInput, NotVerified, Refused
+from tests.conftest import ROOT
+
+SCALE = 1e-5
+
+
+def proved(checked: Papers) -> None:
+    """The golden cases are run when it is opened."""
+
+
+@pytest.fixture
+def root(packed: Path, tmp_path: Path) -> Path:
+    install.install(packed, tmp_path / "root", proved)
+    return tmp_path / "root"
+
+
+def test_an_installed_model_answers_paths_pixels_and_tensors_alike(packed: Path, root: Path) -> None:
+    sample = golden.read(packed / "golden" / "golden.npz")
+    with deploytool.device.open(root) as model:
+        assert model.tier == "ORT CPU"
+        assert [each.tier for each in model.tried][-1] == "ORT CPU"
+        by_path = model(packed / "golden" / "case_0.png")
+        by_pixels = model(sample.pixels[0])
+        by_tensor = model(sample.inputs["input"])
+        every = model.run(input=sample.inputs["input"])
+    assert by_path.shape == (1, 10)
+    assert np.array_equal(by_path, by_pixels)
+    assert np.abs(by_tensor - sample.reference["logits"]).max() < SCALE * np.abs(sample.reference["logits"]).max()
+    assert np.allclose(by_path[0], by_tensor[0], rtol=0, atol=SCALE * np.abs(by_tensor).max())
+    assert np.array_equal(every["logits"], by_tensor)
+
+
+def test_a_bundle_itself_can_be_opened(packed: Path) -> None:
+    with deploytool.device.open(str(packed), require="cpu") as model:
+        assert model(str(packed / "golden" / "case_1.png")).shape == (1, 10)
+
+
+def test_more_cases_than_the_largest_batch_are_answered(packed: Path) -> None:
+    sample = golden.read(packed / "golden" / "golden.npz")
+    many = np.resize(sample.inputs["input"], (70, *sample.inputs["input"].shape[1:]))
+    with deploytool.device.open(packed) as model:
+        assert model(many).shape == (70, 10)
+
+
+def test_what_is_no_input_is_refused_in_one_line(packed: Path) -> None:
+    with deploytool.device.open(packed) as model:
+        for odd in (np.zeros((4, 4), np.uint8), np.zeros((1, 3, 32, 32)), np.zeros((3, 32, 32), np.float32)):
+            with pytest.raises(BadInput, match="is no image"):
+                model(odd)  # type: ignore[arg-type]  # that is the point
+        with pytest.raises(BadInput, match="takes input, not image"):
+            model.run(image=np.zeros((1, 3, 32, 32), np.float32))
+        with pytest.raises(BadInput, match="input has shape"):
+            model.run(input=np.zeros((1, 3, 32, 31), np.float32))
+        with pytest.raises(BadInput, match="input is float64"):
+            model.run(input=np.zeros((1, 3, 32, 32)))
+        with pytest.raises(BadInput, match="cannot be read as a picture"):
+            model(packed / "recipe.json")
+
+
+def test_what_is_required_and_not_there_is_an_error(packed: Path) -> None:
+    with pytest.raises(NotVerified, match="trt is required"), deploytool.device.open(packed, require="trt"):
+        pass
+
+
+def test_a_changed_file_is_not_loaded(root: Path) -> None:
+    place = install.home(root, install.started(root).current)
+    graph = place / bundle.read(place).graphs[0].path
+    graph.write_bytes(graph.read_bytes()[:-1] + b"!")
+    with pytest.raises(Refused), deploytool.device.open(root):
+        pass
+
+
+def test_three_starts_that_are_refused_go_back_to_the_bundle_before(packed: Path, tmp_path: Path) -> None:
+    install.install(packed, tmp_path / "root", proved)
+    later = Path(shutil.copytree(packed, tmp_path / "later"))
+    text = (later / "manifest.json").read_text().replace('"sequence": 1', '"sequence": 2')
+    (later / "manifest.json").write_text(text)
+    bad = install.install(later, tmp_path / "root", proved).current
+    (install.home(tmp_path / "root", bad) / "recipe.json").write_text("spoilt")
+    for _ in range(3):
+        with pytest.raises(Refused), deploytool.device.open(tmp_path / "root"):
+            pass
+    with deploytool.device.open(tmp_path / "root") as model:
+        assert model.manifest.sequence == 1
+    found = install.pointer(tmp_path / "root")
+    assert found is not None
+    assert found.refused == (bad,)
+
+
+def test_an_error_of_the_service_is_no_failed_start(root: Path) -> None:
+    for _ in range(4):
+        with pytest.raises(ZeroDivisionError), deploytool.device.open(root):
+            raise ZeroDivisionError
+    assert not list((root / "starts").rglob("*-*"))
+
+
+_BESIDE = "import json, sys; print(json.dumps(sorted(sys.modules)))"
+
+
+def test_the_device_side_needs_none_of_the_desks_libraries() -> None:
+    program = f"import deploytool.device, deploytool.device.__main__, deploytool.device.worker; {_BESIDE}"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in json.loads(done.stdout)}
+    assert not {"torch", "onnx", "onnxruntime", "onnxsim", "safetensors", "typer", "rich", "tensorrt_rtx"} & loaded
+
+
+def test_importing_it_costs_less_than_three_tenths_of_a_second_beyond_numpy() -> None:
+    program = """
+import time
+before = time.process_time()
+import numpy
+between = time.process_time()
+import deploytool.device
+print(between - before, time.process_time() - between)
+"""
+    costs = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+        costs.append(float(done.stdout.split()[1]))
+    assert min(costs) < 0.3
+
+
+def test_a_process_without_the_desk_can_serve(packed: Path, tmp_path: Path) -> None:
+    """Everything of the desk is forbidden to the process and to the children it starts."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'onnxsim', 'safetensors', 'typer', 'rich'):\n"
+        "    sys.modules[name] = None\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    command = [sys.executable, "-m", "deploytool.device", "verify", str(packed), "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["result"]["tier"] == "ORT CPU"
+    command = [sys.executable, "-m", "deploytool", "models"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 5
+    assert "Traceback" not in done.stderr
+    assert "use python -m deploytool.device" in done.stderr

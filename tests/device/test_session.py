@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploytool import bundle, golden, pipeline, targets
+from deploytool.device import verify
+from deploytool.device.here import Here
+from deploytool.device.session import opened
+from deploytool.device.ways import ORT_CUDA
+from deploytool.errors import Refused
+from deploytool.spec import Job
+from tests.conftest import QUICK, TINY
+
+DESK = Here("linux", "x86_64", "L4", "8.9", "13.0", {})
+
+
+def test_a_graph_of_halves_is_fed_and_answers_in_floats(run_copy: Path) -> None:
+    """`--io fp16` is between the graph and its backend: whoever calls sees FP32."""
+    options = dataclasses.replace(QUICK, io="fp16")
+    recipe = [verb for verb in targets.ROAD if verb != "build"]
+    list(pipeline.run(Job(TINY, options), recipe, run_copy))
+    folder = pipeline.extend("pack", options, run_copy).path.parent
+    manifest = bundle.read(folder)
+    assert [graph.io for graph in manifest.graphs] == ["fp32", "fp16"]
+    assert "TYPE_FP16" in (folder / "models" / "tiny_fp16" / "config.pbtxt").read_text()
+    way = next(way for way in verify.routes(verify.papers(folder), DESK) if way.tier == ORT_CUDA)
+    sample = golden.read(folder / manifest.golden.path)
+    with opened(dataclasses.replace(way, device="cpu")) as session:
+        got = session(**sample.inputs)["logits"]
+    assert got.dtype == np.float32
+    assert np.abs(got - sample.reference["logits"]).max() < 2e-3 * np.abs(sample.reference["logits"]).max()
+
+
+def test_nothing_is_opened_whose_bytes_are_others(packed: Path) -> None:
+    way = verify.routes(verify.papers(packed), DESK)[-1]
+    with pytest.raises(Refused), opened(dataclasses.replace(way, sha256="0" * 64)):
+        pass

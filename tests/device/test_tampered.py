@@ -1,0 +1,97 @@
+"""Nothing that was tampered with is let through, and nothing that was not is stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from deploytool import bundle
+from deploytool.device import verify
+from deploytool.device.verify import Asked
+from deploytool.errors import Refused
+from tests.device import small
+
+
+@pytest.fixture(scope="module")
+def clean(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small.small(packed, tmp_path_factory.mktemp("clean") / "bundle")
+
+
+def refused(folder: Path, asked: Asked) -> bool:
+    try:
+        verify.papers(folder, asked)
+    except Refused:
+        return True
+    return False
+
+
+def sweep(clean: Path, folder: Path, count: int) -> Counter[str]:
+    """How many of `count` tampered bundles are let through, by the way they were tampered with."""
+    sequence, rng, kept = bundle.read(clean).sequence, random.Random(5), small.contents(clean)
+    passed: Counter[str] = Counter()
+    for number in range(count):
+        tamper = small.TAMPERS[number % len(small.TAMPERS)]
+        tamper(small.restored(kept, folder), rng)
+        passed[tamper.__name__] += not refused(folder, Asked(sequence))
+    return +passed
+
+
+def test_two_thousand_tampered_bundles_are_refused(clean: Path, tmp_path: Path) -> None:
+    assert sweep(clean, tmp_path / "bundle", 2000) == Counter()
+
+
+@pytest.mark.sweep
+def test_ten_thousand_tampered_bundles_are_refused(clean: Path, tmp_path: Path) -> None:
+    assert sweep(clean, tmp_path / "bundle", 10_000) == Counter()
+
+
+def test_a_thousand_clean_ones_are_not(clean: Path) -> None:
+    asked = Asked(bundle.read(clean).sequence, seal=bundle.seal(clean))
+    assert not any(refused(clean, asked) for _ in range(1000))
+
+
+def test_any_bit_of_the_manifest_counts_for_whoever_knows_its_seal(clean: Path, tmp_path: Path) -> None:
+    rng, seal = random.Random(6), bundle.seal(clean)
+    for _ in range(60):
+        small.manifest_bytes(small.restored(small.contents(clean), tmp_path / "bundle"), rng)
+        assert refused(tmp_path / "bundle", Asked(seal=seal))
+
+
+def test_a_manifest_that_changes_while_it_is_checked_is_refused(
+    clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, check = small.restored(small.contents(clean), tmp_path / "bundle"), bundle.check
+
+    def slow(place: Path, manifest: bundle.Manifest) -> None:
+        check(place, manifest)
+        bundle.write(place, dataclasses.replace(manifest, sequence=9))
+
+    monkeypatch.setattr(bundle, "check", slow)
+    with pytest.raises(Refused, match="changed while it was checked"):
+        verify.papers(folder)
+
+
+def test_a_whole_forgery_is_what_a_signature_is_for(clean: Path, tmp_path: Path) -> None:
+    """Other bytes under a manifest that names them agree with each other: digests alone cannot tell who wrote them."""
+    folder = small.restored(small.contents(clean), tmp_path / "bundle")
+    manifest = bundle.read(folder)
+    graph = manifest.graphs[0].path
+    (folder / graph).write_bytes(b"another graph")
+    files = tuple(bundle.describe(folder, file.path, file.role) for file in manifest.files)
+    bundle.write(folder, dataclasses.replace(manifest, files=files))
+    assert not refused(folder, Asked())
+    assert refused(folder, Asked(seal=bundle.seal(clean)))
+
+
+@pytest.mark.parametrize("tamper", small.TAMPERS, ids=lambda tamper: tamper.__name__)
+def test_the_reason_is_one_line_with_a_remedy(clean: Path, tmp_path: Path, tamper: small.Tamper) -> None:
+    tamper(small.restored(small.contents(clean), tmp_path / "bundle"), random.Random(1))
+    with pytest.raises(Refused) as caught:
+        verify.papers(tmp_path / "bundle", Asked(3))
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "bundle") in str(caught.value)
+    assert caught.value.remedy

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deploytool import bundle, plain
+from deploytool.bundle import Manifest, Role
+from deploytool.errors import Refused
+
+
+@pytest.fixture
+def copy(packed: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(packed, tmp_path / "bundle"))
+
+
+def test_a_manifest_is_read_as_it_was_written(packed: Path, tmp_path: Path) -> None:
+    manifest = bundle.read(packed)
+    bundle.write(tmp_path, manifest)
+    assert bundle.read(tmp_path) == manifest
+    assert (tmp_path / "manifest.json").read_bytes() == (packed / "manifest.json").read_bytes()
+    assert manifest.schema == "deploytool.bundle/1"
+
+
+def test_every_file_but_the_manifest_is_named_with_its_role(packed: Path) -> None:
+    manifest = bundle.read(packed)
+    there = {path.relative_to(packed).as_posix() for path in packed.rglob("*") if path.is_file()}
+    assert {file.path for file in bundle.every(manifest)} == there - {"manifest.json"}
+    assert {file.role for file in bundle.every(manifest)} == set(Role)
+
+
+def test_the_digest_leaves_engines_out_and_the_seal_leaves_nothing_out(packed: Path, tmp_path: Path) -> None:
+    manifest = bundle.read(packed)
+    (engine,) = manifest.engines
+    other = dataclasses.replace(engine, file=dataclasses.replace(engine.file, sha256="0" * 64))
+    rebuilt = dataclasses.replace(manifest, engines=(other,))
+    bundle.write(tmp_path, rebuilt)
+    assert bundle.digest(rebuilt) == bundle.digest(manifest)
+    assert bundle.seal(tmp_path) != bundle.seal(packed)
+    assert bundle.digest(dataclasses.replace(manifest, sequence=7)) != bundle.digest(manifest)
+
+
+def test_a_signature_may_lie_beside_the_manifest_and_nothing_else(copy: Path) -> None:
+    (copy / bundle.SIGNATURE).write_text("{}")
+    bundle.check(copy, bundle.read(copy))
+    (copy / "model.sig2").write_text("{}")
+    with pytest.raises(Refused, match="is not in the manifest"):
+        bundle.check(copy, bundle.read(copy))
+
+
+def test_engines_of_other_devices_may_be_left_out_by_name_only(copy: Path) -> None:
+    manifest = bundle.read(copy)
+    path = manifest.engines[0].file.path
+    (copy / path).unlink()
+    with pytest.raises(Refused, match="is missing"):
+        bundle.check(copy, manifest)
+    bundle.check(copy, manifest, absent=[path])
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "problem"),
+    [
+        (("sequence",), -1, "its sequence is no number"),
+        (("sequence",), True, "its sequence is no number"),
+        (("files", 0, "path"), "../x", "is no path in a bundle"),
+        (("files", 0, "path"), "model.sig", "is no path in a bundle"),
+        (("files", 0, "path"), "GOLDEN/case_1.png", "it names a file twice"),
+        (("files", 0, "size"), 1.5, "has no size or no digest"),
+        (("files", 0, "sha256"), "A" * 64, "has no size or no digest"),
+        (("golden", "path"), "engines/none", "it speaks of engines/none"),
+        (("recipe",), "none.json", "it speaks of none.json"),
+        (("free", "batch", "largest"), 0, "a free size has no range"),
+        (("free",), {}, "a free size has no range"),
+        (("tolerances", "fp16", "max_error"), "1", "a tolerance is no number"),
+        (("tolerances",), {}, "a tolerance is no number"),
+        (("inputs",), [], "an input or output has no shape"),
+        (("graphs",), [], "it has no graph"),
+        (("engines", 0, "version"), 10, "an engine's target is not in words"),
+        (("engines", 0, "file", "role"), "graph", "an engine is listed as something else"),
+    ],
+)
+def test_values_that_cannot_be_right_are_refused(
+    copy: Path, where: tuple[str | int, ...], value: object, problem: str
+) -> None:
+    data = json.loads((copy / "manifest.json").read_text())
+    inner = data
+    for step in where[:-1]:
+        inner = inner[step]
+    inner[where[-1]] = value
+    (copy / "manifest.json").write_text(plain.text(data))
+    with pytest.raises(Refused, match=problem):
+        bundle.read(copy)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "NaN", "{}", "[" * 100_000, '{"schema": "other/1"}'])
+def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(Refused):
+        bundle.read(tmp_path)
+
+
+def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="cannot be read"):
+        bundle.read(tmp_path)
+
+
+def test_a_manifest_longer_than_any_is_not_parsed(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_bytes(b" " * (bundle.LONGEST + 1))
+    with pytest.raises(Refused, match="longer"):
+        bundle.read(tmp_path)
+
+
+def test_the_recipe_says_what_trtexec_would(packed: Path) -> None:
+    manifest: Manifest = bundle.read(packed)
+    recipe = bundle.recipe(packed, manifest)
+    assert recipe.graph == "models/tiny_fp16/1/model.onnx"
+    assert recipe.trtexec == (
+        "trtexec --onnx=models/tiny_fp16/1/model.onnx --minShapes=input:1x3x32x32 --optShapes=input:8x3x32x32 "
+        "--maxShapes=input:32x3x32x32 --stronglyTyped --saveEngine=engine.plan"
+    )

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from deploytool import triton
+from deploytool.spec import Tensor
+
+IMAGE, LOGITS = Tensor("image", ("batch", 3, "H", "W")), Tensor("logits", ("batch", 10))
+
+
+def test_a_graph_is_described_without_its_batch_and_with_free_sizes() -> None:
+    assert triton.graph("net", [IMAGE], [LOGITS], "fp32", 16) == (
+        'name: "net"\n'
+        'platform: "onnxruntime_onnx"\n'
+        "max_batch_size: 16\n"
+        'input [\n  { name: "image" data_type: TYPE_FP32 dims: [ 3, -1, -1 ] }\n]\n'
+        'output [\n  { name: "logits" data_type: TYPE_FP32 dims: [ 10 ] }\n]\n'
+    )
+
+
+def test_halves_are_said_to_be_halves() -> None:
+    text = triton.graph("net", [IMAGE, Tensor("tokens", ("batch", 4), "int64")], [LOGITS], "fp16", 1)
+    assert 'image" data_type: TYPE_FP16' in text
+    assert 'tokens" data_type: TYPE_INT64' in text
+
+
+def test_a_plan_is_chosen_by_compute_capability_and_never_by_default() -> None:
+    text = triton.engines("net_trt", [IMAGE], [LOGITS], "fp32", 8, {"9.0": "b.plan", "8.9": "a.plan"})
+    assert 'platform: "tensorrt_plan"' in text
+    assert '{ key: "8.9" value: "a.plan" },\n  { key: "9.0" value: "b.plan" }' in text
+    assert "default_model_filename" not in text
