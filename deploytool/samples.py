@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from deploytool.golden import Arrays
 from deploytool.spec import BATCH, Model, Range, Tensor
 
 _GREY = 127
+_PURE = np.array(list(itertools.product((0, 255), repeat=3)), np.uint8)  # the corners of the RGB cube
 _LOUD = 3.0  # times a standard deviation
 
 
@@ -21,8 +23,9 @@ def draw(
 ) -> tuple[images.Pixels, Arrays]:
     """`count` cases: the pixels of the first image input (none: count × 0 × 0 × 3), and every input by name.
 
-    `sizes` says how large each free dimension is to be, the batch aside. With `hard`, every second case goes to the
-    limits: an image of full contrast, or numbers three times as large, so that each layer is seen at its loudest.
+    `sizes` says how large each free dimension is to be, the batch aside. With `hard` many cases go to the limits, so
+    that each layer is seen at its loudest: every second image has full contrast, the last third are of one pure colour,
+    and every second case of numbers is three times as large.
     """
     pixels = np.zeros((count, 0, 0, 3), np.uint8)
     inputs: dict[str, npt.NDArray[Any]] = {}
@@ -32,6 +35,8 @@ def draw(
             drawn = images.dead_leaves(count, shape[2], shape[3], seed + number)
             if hard:
                 drawn[1::2] = np.where(drawn[1::2] > _GREY, 255, 0)
+                plain = len(drawn) // 3
+                drawn[len(drawn) - plain :] = np.resize(_PURE, (plain, 3))[:, None, None, :]
             inputs[tensor.name] = images.normalise(drawn, model.preprocessing)
             pixels = drawn if not pixels.size else pixels
         else:

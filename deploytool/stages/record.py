@@ -18,8 +18,7 @@ from deploytool.measure.replay import replay
 from deploytool.spec import Job, Model
 
 _CLEAR = 0.01  # of the largest output: far beyond what FP16 may move, so a changed top-1 is a fault and not a tie
-_MORE = 16  # cases that are drawn beyond those wanted, at most as many again, so that there is a choice
-_ROUNDS = 3
+_MORE = 16  # cases drawn beyond those wanted, at most as many again, so that there is a choice
 
 
 @dataclass(frozen=True)
@@ -75,24 +74,14 @@ def _photographs(job: Job, model: Model) -> _Cases:
 
 
 def _drawn(job: Job, model: Model, weights: Path) -> _Cases:
-    """Drawn cases whose class the model is sure of, those that show most of it; the surest, where there are too few."""
+    """Drawn cases that show most of the model, and of whose class it is sure, as far as there are such."""
     wanted, sizes = job.options.images, samples.sides(job.options.sizes, "typical")
-    cases, margins, extremes = None, [], []
-    for attempt in range(_ROUNDS):
-        # the calibration batch of `instantiate` has seed + 1: golden images are never among it
-        seed = (job.options.seed + 1) * 1000 + attempt
-        pixels, inputs = samples.draw(model, wanted + min(wanted, _MORE), seed, sizes, hard=True)
-        fresh = _Cases(pixels, inputs, np.full(len(pixels), -1))
-        cases = cases.joined(pixels, inputs) if cases else fresh
-        answers, heard = coverage.listen(weights, inputs)
-        margins.append(_margins(model, answers))
-        extremes.append(heard)
-        clear = np.flatnonzero(np.concatenate(margins) >= _CLEAR)
-        if len(clear) >= wanted:
-            chosen = clear[coverage.choose(np.concatenate(extremes)[clear], wanted)]
-            return cases.few(sorted(chosen))
-    assert cases is not None  # there is at least one round
-    return cases.few(np.argsort(-np.concatenate(margins), kind="stable")[:wanted].tolist())
+    # the calibration batch of `instantiate` has seed + 1: golden images are never among it
+    pixels, inputs = samples.draw(model, wanted + min(wanted, _MORE), (job.options.seed + 1) * 1000, sizes, hard=True)
+    answers, extremes = coverage.listen(weights, inputs)
+    clear = np.flatnonzero(_margins(model, answers) >= _CLEAR).tolist()
+    chosen = coverage.choose(extremes, wanted, clear)
+    return _Cases(pixels, inputs, np.full(len(pixels), -1)).few(sorted(chosen))
 
 
 def _further(file: Path, inputs: Arrays) -> tuple[images.Pixels, Arrays]:

@@ -117,10 +117,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=12, help="faults of each family in each run")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each model")
+    parser.add_argument("--models", nargs="+", default=MODELS, help="which of them")
     asked = parser.parse_args()
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in MODELS:
+        for name in asked.models:
             for seed in range(asked.seeds):
                 options = Options(seed=100 + seed, exporter=("torchscript", "dynamo")[seed % 2])
                 found = list(planted(small(name), options, Path(folder) / f"{name}_{seed}", asked.count))
