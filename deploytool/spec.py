@@ -116,6 +116,7 @@ class Options:
     opset: int = 18
     batch: Range = Range()
     sizes: Mapping[str, Range] = field(default_factory=dict)
+    rewrite: str = "auto"
     io: str = "fp32"
     targets: tuple[Decision, ...] = ()
     engines: tuple[EnginePlan, ...] = ()

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 _NEXT = {
     "translate": "try the other exporter (--exporter), or write that layer in another way",
     "simplify": "deploy translate/graph.onnx, and report both graphs to onnxsim",
-    "halve": "deploy simplify/graph.onnx, or keep that layer in a range that FP16 can hold",
+    "rewrite": "export again with --rewrite none, and report simplify/graph.onnx",
+    "halve": "deploy rewrite/graph.onnx, or keep that layer in a range that FP16 can hold",
 }
 _OPTIMISED = "this is what ONNX Runtime's optimiser does to a sound file: try another version of it"
 _NO_LAYER = {
     "translate": _OPTIMISED,
     "simplify": _OPTIMISED,
-    "halve": "FP16 is too coarse for this model as a whole: deploy simplify/graph.onnx",
+    "rewrite": _OPTIMISED,
+    "halve": "FP16 is too coarse for this model as a whole: deploy rewrite/graph.onnx",
 }
 _CHANGED = "the file is not the one that the stage made: export again"
 

@@ -45,6 +45,9 @@ STAGES: Mapping[str, Contract] = {
         (Kind.WEIGHTS, Kind.GOLDEN), Kind.GRAPH, ("exporter", "opset"), ("torch", "onnx", "onnxscript")
     ),
     "simplify": Contract((Kind.GRAPH, Kind.GOLDEN), Kind.GRAPH, ("runner",), ("onnxsim", *_ORT)),
+    "rewrite": Contract(
+        (Kind.GRAPH, Kind.GOLDEN), Kind.GRAPH, ("rewrite", "runner", "batch"), ("onnx", *_ORT), here=True
+    ),
     "halve": Contract((Kind.GRAPH,), Kind.GRAPH, ("io", "runner"), ("onnx", *_ORT)),
     "build": Contract((Kind.GRAPH,), Kind.ENGINE, ("batch", "sizes", "engines"), _TRT, here=True),
     "validate": Contract(

@@ -45,12 +45,12 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         onnx.checker.check_model(half, full_check=True)
     except Exception as error:  # whatever the converter or the checker raises, the graph was refused
         reason = " ".join(str(error).split())
-        raise StageFailed(f"the graph cannot be FP16: {reason}", "deploy the graph of the simplify stage") from error
+        raise StageFailed(f"the graph cannot be FP16: {reason}", "deploy the graph of the rewrite stage") from error
     halved, heavy = count_half(half)
     if halved < _SHARE * heavy:
         raise StageFailed(
             f"only {halved} of {heavy} Conv, MatMul and Gemm nodes would run in FP16: that is no FP16 graph",
-            "deploy the FP32 graph of the simplify stage, or report the model",
+            "deploy the FP32 graph of the rewrite stage, or report the model",
         )
     out.write_bytes(half.SerializeToString(deterministic=True))
     if job.options.runner == "onnxruntime":

@@ -10,7 +10,7 @@ from deploytool import catalog, pipeline
 from deploytool.spec import Job, Tensor
 from tests.conftest import QUICK, TINY
 
-ROAD = ("instantiate", "record", "translate", "simplify", "halve")
+ROAD = ("instantiate", "record", "translate", "simplify", "rewrite", "halve")
 MODELS = {
     "tiny": TINY,
     **{
