@@ -23,6 +23,7 @@ from deploytool.errors import StageFailed
 Array = npt.NDArray[Any]
 Shape = tuple[int | None, ...]
 
+_OF_SIZES = ("Shape", "Slice", "Gather", "Concat", "Unsqueeze", "Squeeze", "Cast", "Mul", "Div", "Floor", "Constant")
 _FEW = 64  # values: what says a shape has no more
 
 
@@ -56,10 +57,23 @@ class Draft:
         """The nodes that read a tensor, one as often as it does."""
         return self._readers[tensor]
 
-    def only_reader(self, tensor: str) -> NodeProto | None:
-        """The one node that reads a tensor; None if there are more, none, or the tensor leaves the graph."""
-        readers = self._readers[tensor]
+    def only_reader(self, tensor: str, ends: Collection[NodeProto] = ()) -> NodeProto | None:
+        """The one node that reads a tensor; None if there are more, none, or the tensor leaves the graph.
+
+        Who only asks for its shape, and asks on behalf of one of `ends`, is no reader.
+        """
+        readers = [node for node in self._readers[tensor] if not (ends and self._asks_for(node, ends))]
         return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
+
+    def _asks_for(self, node: NodeProto, ends: Collection[NodeProto]) -> bool:
+        """Whether a node is a Shape from which nothing else comes than the sizes that `ends` are given."""
+        waiting = [node] if node.op_type == "Shape" else []
+        for asker in waiting:
+            if asker.op_type not in _OF_SIZES or self.outputs.intersection(asker.output):
+                return False
+            after = [reader for name in asker.output for reader in self._readers[name]]
+            waiting += [reader for reader in after if not any(reader is end for end in ends)]
+        return bool(waiting)
 
     def constant(self, tensor: str) -> Array | None:
         """The values of a weight or of a Constant node; None for what depends on the inputs."""
@@ -114,7 +128,7 @@ class Draft:
 
         Raises StageFailed if the edits left a tensor that nobody makes.
         """
-        kept = self._needed(self._ordered())
+        kept = self._ordered()
         used = {name for node in kept for name in node.input} | self.outputs
         sealed = onnx.ModelProto()
         sealed.CopyFrom(self._model)
@@ -126,9 +140,9 @@ class Draft:
         return sealed
 
     def _ordered(self) -> list[NodeProto]:
-        """The nodes, each behind those that make what it reads."""
+        """The nodes that are needed, each behind those that make what it reads."""
         made = {each.name for each in self._model.graph.input} | set(self._weights) | {""}
-        waiting, ordered = list(self.nodes), []
+        waiting, ordered = self._needed(), []
         while waiting:
             ready = []
             for node in waiting:
@@ -142,13 +156,15 @@ class Draft:
             waiting = [node for node in waiting if id(node) not in settled]
         return ordered
 
-    def _needed(self, ordered: Sequence[NodeProto]) -> list[NodeProto]:
-        needed, kept = set(self.outputs), []
-        for node in reversed(ordered):
-            if needed.intersection(node.output):
-                needed.update(node.input)
-                kept.append(node)
-        return kept[::-1]
+    def _needed(self) -> list[NodeProto]:
+        """The nodes that an output is made of, in the order they stand in."""
+        wanted, needed = list(self.outputs), set()
+        while wanted:
+            maker = self.maker(wanted.pop())
+            if maker is not None and id(maker) not in needed:
+                needed.add(id(maker))
+                wanted += maker.input
+        return [node for node in self.nodes if id(node) in needed]
 
     def _index(self) -> None:
         self._makers: Mapping[str, NodeProto] = {name: node for node in self.nodes for name in node.output if name}

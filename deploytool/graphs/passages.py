@@ -6,6 +6,7 @@ the first convolution makes them so and the last one reads them so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ from onnx import NodeProto
 
 from deploytool.graphs import convolution
 from deploytool.graphs.convolution import Convolution, take
-from deploytool.graphs.draft import Array, Draft, attributes
+from deploytool.graphs.draft import Array, Draft, Shape, attributes
 from deploytool.graphs.fans import is_unary
 
 _POOLS = ("AveragePool", "MaxPool")
@@ -69,22 +70,31 @@ def _gathered(draft: Draft, node: NodeProto) -> Shuffle | None:
 
 def _dealt(draft: Draft, node: NodeProto) -> Shuffle | None:
     """A shuffle that begins with this Reshape: into groups, groups and places exchanged, and back."""
-    turn = draft.only_reader(node.output[0]) if node.op_type == "Reshape" else None
-    back = draft.only_reader(turn.output[0]) if turn is not None and turn.op_type == "Transpose" else None
-    if turn is None or back is None or back.op_type != "Reshape":
+    ends = [each for each in draft.nodes if each.op_type == "Reshape"]
+    turn = draft.only_reader(node.output[0], ends) if node.op_type == "Reshape" else None
+    back = draft.only_reader(turn.output[0], ends) if turn is not None and turn.op_type == "Transpose" else None
+    if turn is None or back is None or back.op_type != "Reshape" or back.input[0] != turn.output[0]:
         return None
-    before, dealt, after = (draft.shape(name) for name in (node.input[0], node.output[0], back.output[0]))
-    if before is None or dealt is None or after is None or None in (*before[1:], *dealt[1:], *after[1:]):
+    before, dealt, after = draft.shape(node.input[0]), draft.shape(node.output[0]), _restored(draft, back.output[0])
+    if before is None or dealt is None or len(before) != 4 or len(dealt) < 4 or before[1:] != after:
         return None
-    if len(before) != 4 or before[1:] != after[1:] or len(dealt) < 4:
-        return None
-    groups, each, *places = (int(size or 0) for size in dealt[1:])
+    channels, *sides = (size or 0 for size in before[1:])
+    groups, each, *places = (size or 0 for size in dealt[1:])
     swapped = [0, 2, 1, *range(3, len(dealt))]
-    if groups * each != before[1] or np.prod(places) != np.prod([int(size or 0) for size in before[2:]]):
+    if not channels or groups * each != channels or math.prod(places) != math.prod(sides) or 0 in sides:
         return None
     if list(attributes(turn).get("perm", ())) != swapped:
         return None
-    return Shuffle((node, turn, back), np.arange(groups * each).reshape(groups, each).T.reshape(-1))
+    return Shuffle((node, turn, back), np.arange(channels).reshape(groups, each).T.reshape(-1))
+
+
+def _restored(draft: Draft, tensor: str) -> Shape | None:
+    """The shape of a tensor without its batch; how many channels it has may only be known from who reads it."""
+    shape = draft.shape(tensor)
+    if shape is None or len(shape) != 4:
+        return None
+    read = {conv.inputs for node in draft.readers(tensor) if (conv := convolution.read(draft, node))}
+    return (read.pop() if shape[1] is None and read else shape[1], *shape[2:])
 
 
 def passages(draft: Draft) -> Iterator[Passage | str]:
@@ -103,7 +113,7 @@ def _passage(draft: Draft, shuffle: Shuffle) -> Passage | str:
     tensor = shuffle.source
     while True:
         node = draft.maker(tensor)
-        if node is None or draft.only_reader(tensor) is None:
+        if node is None or draft.only_reader(tensor, shuffle.nodes) is None:
             return f"{name}: what is shuffled has other readers too"
         if not _keeps_channels(draft, node):
             break

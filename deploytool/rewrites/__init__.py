@@ -28,22 +28,18 @@ class Rewrite(Protocol):
 
 
 _FREE = ("fold_batch_norm", "pool_globally", "absorb_shuffle")  # these never add work
+_GROUPED = ("merge_mixed_depthwise", "group_split_pointwise", "densify_split_pointwise")
+_DENSE = ("merge_mixed_depthwise", "densify_split_pointwise")
+_BLOCKED = ("fold_batch_norm", "pool_globally", "add_instead_of_concat", "absorb_shuffle")
 
 # A recipe is a sequence of rewrites; which is the fastest differs from runtime to runtime, so it is measured.
 RECIPES: Mapping[str, tuple[str, ...]] = {
     "plain": (),
     "folded": _FREE,
-    "grouped": (*_FREE, "merge_mixed_depthwise", "group_split_pointwise", "densify_split_pointwise", "gather_shuffle"),
-    "dense": (*_FREE, "merge_mixed_depthwise", "densify_split_pointwise", "add_instead_of_concat"),
-    "parted": (*_FREE, "merge_mixed_depthwise", "densify_split_pointwise", "add_instead_of_concat", "part_shuffled"),
-    "fewest": (
-        *_FREE,
-        "merge_mixed_depthwise",
-        "group_split_pointwise",
-        "densify_split_pointwise",
-        "merge_siblings",
-        "densify_shuffled",
-    ),
+    "grouped": (*_FREE, *_GROUPED, "gather_shuffle"),
+    "dense": (*_BLOCKED, *_DENSE),
+    "parted": (*_BLOCKED, *_DENSE, "part_shuffled"),
+    "fewest": (*_FREE, *_GROUPED, "merge_siblings", "densify_shuffled"),
 }
 PLAIN = "plain"
 

@@ -79,6 +79,18 @@ class Drawing:
         line = [self.rng.uniform(0.5, 2, count), *self.rng.normal(size=(2, count)), self.rng.uniform(0.5, 2, count)]
         return self.op("BatchNormalization", source, *(self.weight(each) for each in line), epsilon=1e-3)
 
+    def shuffle_by_sizes(self, source: str, groups: int) -> str:
+        """A shuffle that asks the tensor for its sizes, as PyTorch's `flatten` and `x.size()` are exported."""
+        count, side = self.channels[source], self.sides[source]
+        batch = self.op("Gather", self.op("Shape", source), self.weight(np.array([0])), axis=0)
+        dealt = self.op("Concat", batch, self.weight(np.array([groups, count // groups, side, side])), axis=0)
+        turned = self.op("Transpose", self.op("Reshape", source, dealt), perm=[0, 2, 1, 3, 4])
+        first = self.op("Slice", self.op("Shape", turned), *(self.weight(np.array([at])) for at in (0, 1, 0)))
+        rest = self.weight(np.array([-1, side, side]))
+        made = self.op("Reshape", turned, self.op("Concat", first, rest, axis=0))
+        self.channels[made], self.sides[made] = count, side
+        return made
+
     def shuffle(self, source: str, groups: int) -> str:
         count, side = self.channels[source], self.sides[source]
         dealt = self.weight(np.array([-1, groups, count // groups, side, side]))

@@ -56,6 +56,21 @@ def test_two_units_that_share_a_convolution(name: str, seed: int) -> None:
     assert "Transpose" not in kinds(after)
 
 
+@pytest.mark.parametrize("name", ["gather_shuffle", "densify_shuffled", "part_shuffled"])
+def test_a_shuffle_that_asks_for_its_sizes(name: str) -> None:
+    net = Drawing(12)
+    shuffled = net.shuffle_by_sizes(net.op("Relu", net.conv("picture", 12, groups=3)), 3)
+    last = net.conv(net.depthwise(shuffled), 12, groups=3)
+    after = proved(net.model(last), name, 3 if name == "part_shuffled" else 1)
+    assert not {"Transpose", "Shape", "Slice"} & set(kinds(after))
+    net = Drawing(12)
+    shuffled = net.shuffle_by_sizes(net.conv("picture", 12, groups=3), 3)
+    sizes = net.op("Shape", net.nodes[0].output[0])
+    kept = net.model(net.conv(shuffled, 12, groups=3), net.op("Cast", sizes, to=onnx.TensorProto.DOUBLE))
+    if name != "gather_shuffle":
+        refused(kept, name, "has other readers too")
+
+
 def test_a_gather_is_a_shuffle_too() -> None:
     net = Drawing(12)
     conv = net.conv("picture", 12, groups=3)

@@ -10,7 +10,7 @@ from deploytool import catalog, pipeline
 from deploytool.spec import Job, Tensor
 from tests.conftest import QUICK, TINY
 
-ROAD = ("instantiate", "record", "translate", "simplify", "rewrite", "halve")
+ROAD = ("instantiate", "record", "translate", "simplify", "halve")
 MODELS = {
     "tiny": TINY,
     **{

@@ -11,7 +11,7 @@ from tests.tracing import faults
 from tests.tracing.conftest import MODELS, Runs
 from tests.tracing.faults import Plant
 
-STAGES = ("translate", "simplify", "rewrite", "halve")
+STAGES = ("translate", "simplify", "halve")
 ON_WEIGHTS = (faults.scale_filter, faults.zero_channel, faults.permute_channels, faults.drop_bias)
 # model, kind of node, which of them, kind of module, fault
 Place = tuple[str, str, int, str, Plant]
@@ -117,7 +117,7 @@ def test_the_finding_says_how_large_the_error_is_there_and_before(runs: Runs, tm
     assert not found.lost
 
 
-@pytest.mark.parametrize("stage", ["simplify", "rewrite", "halve"])
+@pytest.mark.parametrize("stage", ["simplify", "halve"])
 def test_a_layer_that_is_gone_is_named_by_what_the_graph_before_has(runs: Runs, tmp_path: Path, stage: str) -> None:
     run = runs("tiny")
     faults.plant(run / stage / "graph.onnx", tmp_path / "spoiled.onnx", "Relu", 0, faults.bypass)
