@@ -35,12 +35,12 @@ def attributes(node: NodeProto) -> dict[str, Any]:
 class Draft:
     """A copy of a model, edited node by node; what was given is never changed.
 
-    A tensor keeps its name as long as it keeps its values, and whoever changes the values gives a new name: so every
-    name that is left can be held against the graph before.
+    A tensor keeps its name as long as it keeps its values, and whoever changes the values gives a new name, with the
+    `mark` of who did: so what is called the same in two graphs can be held against each other.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._model = model
+    def __init__(self, model: onnx.ModelProto, mark: str = "") -> None:
+        self._model, self._mark = model, mark
         self.nodes: list[NodeProto] = list(model.graph.node)
         self.outputs = {output.name for output in model.graph.output}
         self._weights = {weight.name: weight for weight in model.graph.initializer}
@@ -103,7 +103,7 @@ class Draft:
         It makes the tensor `makes`, or else one that is called after it.
         """
         name = self.unique(f"{like.name.rpartition('/')[0]}/{op}", instead_of=like.name)
-        return helper.make_node(op, reads, [makes or self.unique(f"{name}_output_0")], name, **settings)
+        return helper.make_node(op, reads, [makes or self.unique(f"{name}_output_0{self._mark}")], name, **settings)
 
     def unique(self, name: str, instead_of: str = "") -> str:
         """`name`, or the first of name_1, name_2 … that is free; the name of a node that goes away is free, once."""

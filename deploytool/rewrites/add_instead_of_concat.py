@@ -1,8 +1,8 @@
 """Writes a Concat of channels that do not fill blocks as a sum of tensors that do.
 
-Laying x beside y is (x, 0) + (0, y). A convolution that makes x makes (x, 0) with rows of zeros; anything else gets
-there by a pointwise convolution whose weights are the identity among zeros, which is exact. Worth it where the parts do
-not fill blocks of 16 channels and the whole does: else ONNX Runtime leaves its blocked layout for the Concat.
+Laying x beside y is (x, 0) + (0, y). A pointwise convolution that makes x makes (x, 0) with rows of zeros; anything
+else gets there by a pointwise convolution whose weights are the identity among zeros, which is exact. Worth it where
+the parts do not fill blocks of 16 channels and the whole does: else ONNX Runtime leaves its blocked layout for it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BLOCK = 16
 
 
 def apply(draft: Draft) -> Outcome:
-    """Replaces every Concat of two tensors, one of them straight from a convolution, whose sum fills blocks."""
+    """Replaces every Concat of two tensors that fills blocks, one of them straight from a pointwise convolution."""
     fired, passed = [], []
     for concat in [node for node in draft.nodes if joins_channels(draft, node)]:
         why = _unlike(draft, concat)
@@ -38,7 +38,7 @@ def _unlike(draft: Draft, concat: NodeProto) -> str:
     """Why a Concat had better stay; nothing if it is to go."""
     shapes = [draft.shape(tensor) for tensor in concat.input]
     if len(shapes) != 2 or not any(_own(draft, tensor) for tensor in concat.input):
-        return "it does not join two tensors, one straight from a convolution"
+        return "it does not join two tensors, one straight from a pointwise convolution"
     widths = [shape[1] for shape in shapes if shape is not None and len(shape) == 4 and shape[1] is not None]
     if len(widths) != 2:
         return "its channels are not known"
@@ -48,8 +48,9 @@ def _unlike(draft: Draft, concat: NodeProto) -> str:
 
 
 def _own(draft: Draft, tensor: str) -> Convolution | None:
-    """The convolution that makes a tensor for this reader alone."""
-    return convolution.read(draft, draft.maker(tensor)) if draft.only_reader(tensor) is not None else None
+    """The pointwise convolution that makes a tensor for this reader alone."""
+    conv = convolution.read(draft, draft.maker(tensor)) if draft.only_reader(tensor) is not None else None
+    return conv if conv is not None and conv.is_pointwise() else None
 
 
 def _sum(draft: Draft, concat: NodeProto) -> str:

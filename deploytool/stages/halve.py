@@ -15,6 +15,7 @@ from deploytool.artifact import Given, Kind, Notes
 from deploytool.child import run_limited
 from deploytool.errors import StageFailed
 from deploytool.report import Weights
+from deploytool.rewrites import FOR_ENGINE
 from deploytool.spec import Job
 
 _HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
@@ -37,7 +38,9 @@ def make(job: Job, out: Path, given: Given) -> Notes:
 
     Raises StageFailed if fewer than nine tenths of its heavy nodes end up in FP16, or if it crashes ONNX Runtime.
     """
-    graph = onnx.load(given.latest(Kind.GRAPH).path)
+    before = given.latest(Kind.GRAPH).path
+    other = before.with_name(FOR_ENGINE)
+    graph = onnx.load(other if other.is_file() else before)
     keep, weights = job.options.io == "fp32", _weights(graph)
     try:
         half = convert_float_to_float16(graph, min_positive_val=_SMALLEST, max_finite_val=_LARGEST, keep_io_types=keep)

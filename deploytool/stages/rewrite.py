@@ -27,6 +27,8 @@ _CONTENDERS = 3  # forms that are timed at the larger batch, the plain one aside
 _PATIENCE = 4.0  # seconds: where the larger batch would take longer, the smaller one decides alone
 _HOPELESS = 0.9  # of the plain form's speed at the smaller batch: no larger one makes up for that
 
+_HEAVIEST = 1.5  # times as many weights: more cost an engine more than fewer launches save
+
 Trials = dict[str, dict[int, Ratio]]  # form: batch: how many times faster than the plain form
 
 
@@ -52,18 +54,22 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     if asked != AUTO and failed:
         raise ParityFailed(f"--rewrite {asked}: {failed[0]}", "leave --rewrite out, and report the graph")
     chosen = forms[-1] if asked != AUTO else _form(forms, choice.choose(_by_form(trials), PLAIN))
+    engine = chosen if asked != AUTO else _for_engine([form for form in forms if form.name in errors])
     out.write_bytes(files[chosen.name].read_bytes())
+    if engine is not chosen:
+        out.with_name(rewrites.FOR_ENGINE).write_bytes(files[engine.name].read_bytes())
     for file in files.values():
         if file != before:
             file.unlink()
     return {
         "chosen": chosen.name,
+        "for_engine": engine.name,
         "max_error": errors[chosen.name],
-        "nodes": len(chosen.model.graph.node),
-        "nodes_before": len(forms[0].model.graph.node),
+        "nodes": chosen.nodes,
+        "nodes_before": forms[0].nodes,
         "candidates": [_told(form, errors, trials) for form in forms],
         "rewrites": plain.encode(_outcomes(forms)),
-        "remarks": [_remark(chosen, asked, trials), *failed],
+        "remarks": [_remark(chosen, asked, trials), *_beside(engine, chosen, forms[0]), *failed],
     }
 
 
@@ -79,6 +85,12 @@ def _written(form: Candidate, before: Path, out: Path) -> Path:
 
 def _form(forms: Sequence[Candidate], name: str) -> Candidate:
     return next(form for form in forms if form.name == name)
+
+
+def _for_engine(forms: Sequence[Candidate]) -> Candidate:
+    """The form for an engine: a GPU waits for launches, so the fewest nodes, if the weights do not grow too much."""
+    light = [form for form in forms if form.weights <= _HEAVIEST * forms[0].weights]
+    return min(light, key=lambda form: form.nodes)
 
 
 def _proved(sessions: Mapping[str, Session], sample: Golden, before: Path) -> tuple[dict[str, float], list[str]]:
@@ -128,8 +140,8 @@ def _by_form(trials: Trials) -> dict[str, list[Ratio]]:
 def _told(form: Candidate, errors: Mapping[str, float], trials: Trials) -> dict[str, plain.Json]:
     """One candidate, as the receipt keeps it."""
     timed = {str(batch): plain.encode(ratio) for batch, ratio in trials.get(form.name, {}).items()}
-    nodes = len(form.model.graph.node)
-    return {"names": list(form.names), "nodes": nodes, "max_error": errors.get(form.name), "faster_than_plain": timed}
+    size = {"nodes": form.nodes, "weights": form.weights}
+    return {"names": list(form.names), **size, "max_error": errors.get(form.name), "faster_than_plain": timed}
 
 
 def _outcomes(forms: Sequence[Candidate]) -> dict[str, rewrites.Outcome]:
@@ -156,3 +168,10 @@ def _remark(chosen: Candidate, asked: str, trials: Trials) -> str:
         for batch, ratio in trials[chosen.name].items()
     ]
     return f"{chosen.name}, of {rivals}: {', '.join(gains)} (measured)"
+
+
+def _beside(engine: Candidate, chosen: Candidate, before: Candidate) -> list[str]:
+    """What the FP16 graph and the engine are made of, where that is another form."""
+    if engine is chosen:
+        return []
+    return [f"{engine.name} for FP16 and engines: {engine.nodes} nodes for {before.nodes} (estimated, not measured)"]

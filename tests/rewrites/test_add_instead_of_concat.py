@@ -26,4 +26,13 @@ def test_why_not() -> None:
     net = Drawing(12)
     refused(net.model(net.concat(net.conv("picture", 8), "picture")), NAME, "gain nothing in blocks of 16")
     net = Drawing(12)
-    refused(net.model(net.concat("picture", net.op("Relu", "picture"))), NAME, "straight from a convolution")
+    refused(net.model(net.concat("picture", net.op("Relu", "picture"))), NAME, "straight from a pointwise convolution")
+
+
+def test_a_depthwise_convolution_stays_depthwise() -> None:
+    net = Drawing(12)
+    after = proved(net.model(net.concat(net.depthwise("picture"), net.conv("picture", 20))), NAME, 1)
+    assert [12, 1, 3, 3] in [list(weight.dims) for weight in after.graph.initializer]
+    net = Drawing(8)
+    mixed = net.concat(*(net.depthwise(part, 3) for part in net.split("picture", [4, 4])))
+    refused(net.model(mixed), NAME, "straight from a pointwise convolution")

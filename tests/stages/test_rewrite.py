@@ -11,12 +11,12 @@ import pytest
 from onnx import numpy_helper
 
 from deploytool import plain, rewrites
-from deploytool.artifact import Given, Kind
+from deploytool.artifact import Artifact, Given, Kind
 from deploytool.errors import BadInput, ParityFailed
 from deploytool.measure import latency
 from deploytool.rewrites import Outcome
 from deploytool.spec import Job, Range
-from deploytool.stages import rewrite
+from deploytool.stages import halve, rewrite
 from tests.conftest import QUICK, TINY, shelf
 
 
@@ -46,17 +46,18 @@ def speeds(monkeypatch: pytest.MonkeyPatch, times: Mapping[str, float]) -> list[
 
 
 def test_the_fastest_form_is_kept(given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    speeds(monkeypatch, {"dense": 4.0, "folded": 8.0})
+    speeds(monkeypatch, {"folded": 4.0, "grouped": 8.0})
     notes = make(given, tmp_path / "graph.onnx")
-    assert notes["chosen"] == "dense"
+    assert notes["chosen"] == "folded"
     assert notes["remarks"] == [
-        "dense, of plain, folded, grouped: 2.50× (2.50–2.50) the plain graph's speed at batch 1, "
-        "2.50× (2.50–2.50) the plain graph's speed at batch 8 (measured)"
+        "folded, of plain, grouped: 2.50× (2.50–2.50) the plain graph's speed at batch 1, "
+        "2.50× (2.50–2.50) the plain graph's speed at batch 8 (measured)",
+        "grouped for FP16 and engines: 11 nodes for 15 (estimated, not measured)",
     ]
     kept = onnx.load(tmp_path / "graph.onnx")
     onnx.checker.check_model(kept, full_check=True)
-    assert [node.op_type for node in kept.graph.node].count("Add") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["graph.onnx"]
+    assert "GlobalAveragePool" in {node.op_type for node in kept.graph.node}
+    assert {path.name for path in tmp_path.iterdir()} == {"graph.onnx", "engine.onnx"}
 
 
 def test_a_form_that_is_not_surely_faster_is_not_kept(
@@ -65,16 +66,16 @@ def test_a_form_that_is_not_surely_faster_is_not_kept(
     speeds(monkeypatch, {})
     notes = make(given, tmp_path / "graph.onnx")
     assert notes["chosen"] == "plain"
-    assert notes["remarks"] == ["plain: none of folded, grouped, dense is surely faster (measured)"]
+    assert notes["remarks"][0] == "plain: none of folded, grouped is surely faster (measured)"
     assert (tmp_path / "graph.onnx").read_bytes() == given.latest(Kind.GRAPH).path.read_bytes()
 
 
 def test_the_hopeless_are_not_timed_again_and_neither_is_what_takes_too_long(
     given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = speeds(monkeypatch, {"dense": 20.0})
+    asked = speeds(monkeypatch, {"grouped": 20.0})
     make(given, tmp_path / "graph.onnx")
-    assert asked == [["plain", "folded", "grouped", "dense"], ["plain", "folded", "grouped"]]
+    assert asked == [["plain", "folded", "grouped"], ["plain", "folded"]]
     asked = speeds(monkeypatch, {})
     make(given, tmp_path / "graph.onnx", batch=Range(1, 500, 1000))
     assert len(asked) == 1
@@ -83,13 +84,37 @@ def test_the_hopeless_are_not_timed_again_and_neither_is_what_takes_too_long(
 def test_the_times_are_real(given: Given, tmp_path: Path) -> None:
     notes = make(given, tmp_path / "graph.onnx")
     told = {each["names"][0]: each for each in notes["candidates"]}
-    assert set(told) == {"plain", "folded", "grouped", "dense"}
+    assert set(told) == {"plain", "folded", "grouped"}
     assert all(each["max_error"] <= 1e-5 for each in told.values())
     assert all("1" in each["faster_than_plain"] for each in told.values())
     fired = plain.decode(Mapping[str, Outcome], notes["rewrites"])  # type: ignore[type-abstract]  # a hint as it is
     assert fired["pool_globally"].fired == ("/GlobalAveragePool",)
     assert fired["merge_siblings"].fired == ()
     assert fired["merge_siblings"].passed
+
+
+def test_an_engine_gets_a_form_of_its_own(given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds(monkeypatch, {"folded": 4.0})
+    notes = make(given, tmp_path / "graph.onnx")
+    assert (notes["chosen"], notes["for_engine"]) == ("folded", "grouped")
+    beside = Artifact(Kind.GRAPH, tmp_path / "graph.onnx", "digest", "key", "rewrite", {}, 0.0, fresh=True)
+    halve.make(Job(TINY, QUICK), tmp_path / "half.onnx", Given((beside,)))
+    operators = [node.op_type for node in onnx.load(tmp_path / "half.onnx").graph.node]
+    assert "Gather" in operators
+    assert "Transpose" not in operators
+
+
+def test_a_form_that_is_asked_for_is_the_engines_too(given: Given, tmp_path: Path) -> None:
+    make(given, tmp_path / "graph.onnx", "folded")
+    assert [path.name for path in tmp_path.iterdir()] == ["graph.onnx"]
+
+
+def test_too_many_weights_are_not_for_an_engine(given: Given) -> None:
+    plain_form, *_, grouped = rewrites.candidates(onnx.load(given.latest(Kind.GRAPH).path))
+    assert rewrite._for_engine([plain_form, grouped]) is grouped
+    heavy = np.zeros(plain_form.weights, np.float32)
+    grouped.model.graph.initializer.append(numpy_helper.from_array(heavy, "ballast"))
+    assert rewrite._for_engine([plain_form, grouped]) is plain_form
 
 
 @pytest.mark.parametrize(
@@ -112,7 +137,7 @@ def test_a_form_that_nobody_knows_is_refused(given: Given, tmp_path: Path) -> No
 
 def test_only_what_serves_is_timed(given: Given, tmp_path: Path) -> None:
     notes = make(given, tmp_path / "graph.onnx", runner="reference")
-    assert notes["remarks"] == ["plain: only ONNX Runtime is timed"]
+    assert notes["remarks"][0] == "plain: only ONNX Runtime is timed"
 
 
 def spoiling(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,9 +157,9 @@ def test_a_form_that_computes_something_else_is_never_kept(
     given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoiling(monkeypatch)
-    speeds(monkeypatch, {"dense": 1.0})
+    speeds(monkeypatch, {"grouped": 1.0})
     notes = make(given, tmp_path / "graph.onnx")
     assert notes["chosen"] == "plain"
-    assert notes["remarks"][1].startswith("dense is not what it replaces: error ")
-    with pytest.raises(ParityFailed, match="--rewrite dense: dense is not what it replaces"):
-        make(given, tmp_path / "graph.onnx", "dense")
+    assert notes["remarks"][-1].startswith("grouped is not what it replaces: error ")
+    with pytest.raises(ParityFailed, match="--rewrite grouped: grouped is not what it replaces"):
+        make(given, tmp_path / "graph.onnx", "grouped")
