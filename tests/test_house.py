@@ -34,6 +34,7 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.backends.torchscript": "torch",
     "deploytool.cost": "torch",
     "deploytool.images": "PIL",
+    "deploytool.rehearsal": "onnx",
     "deploytool.samples": "PIL, through images",
     "deploytool.measure.corners": "PIL, through samples",
     "deploytool.stages.halve": "onnx",

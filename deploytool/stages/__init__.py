@@ -46,7 +46,11 @@ STAGES: Mapping[str, Contract] = {
     ),
     "simplify": Contract((Kind.GRAPH, Kind.GOLDEN), Kind.GRAPH, ("runner",), ("onnxsim", *_ORT)),
     "rewrite": Contract(
-        (Kind.GRAPH, Kind.GOLDEN), Kind.GRAPH, ("rewrite", "runner", "batch"), ("onnx", *_ORT), here=True
+        (Kind.GRAPH, Kind.GOLDEN),
+        Kind.GRAPH,
+        ("rewrite", "runner", "batch", "sizes", "targets"),
+        ("onnx", *_ORT, *_TRT),
+        here=True,
     ),
     "halve": Contract((Kind.GRAPH,), Kind.GRAPH, ("io", "runner"), ("onnx", *_ORT)),
     "build": Contract((Kind.GRAPH,), Kind.ENGINE, ("batch", "sizes", "engines"), _TRT, here=True),

@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from deploytool import backends, golden, plain, rewrites
+from deploytool import backends, golden, machine, plain, rehearsal, rewrites
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import Session
-from deploytool.errors import BadInput, ParityFailed
+from deploytool.errors import BadInput, ParityFailed, StageFailed
 from deploytool.golden import Arrays, Golden
 from deploytool.measure import choice, latency, parity
 from deploytool.measure.latency import Ratio
 from deploytool.measure.replay import replay
+from deploytool.rehearsal import Launches
 from deploytool.rewrites import PLAIN, RECIPES, Candidate
-from deploytool.spec import Job
+from deploytool.spec import BATCH, Job
 
 AUTO, NONE = "auto", "none"
 _SECONDS = 0.5  # of timing for each batch
@@ -54,7 +55,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     if asked != AUTO and failed:
         raise ParityFailed(f"--rewrite {asked}: {failed[0]}", "leave --rewrite out, and report the graph")
     chosen = forms[-1] if asked != AUTO else _form(forms, choice.choose(_by_form(trials), PLAIN))
-    engine = chosen if asked != AUTO else _for_engine([form for form in forms if form.name in errors])
+    engine, why = (chosen, []) if asked != AUTO else _for_engine([form for form in forms if form.name in errors], job)
     out.write_bytes(files[chosen.name].read_bytes())
     if engine is not chosen:
         out.with_name(rewrites.FOR_ENGINE).write_bytes(files[engine.name].read_bytes())
@@ -69,7 +70,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         "nodes_before": forms[0].nodes,
         "candidates": [_told(form, errors, trials) for form in forms],
         "rewrites": plain.encode(_outcomes(forms)),
-        "remarks": [_remark(chosen, asked, trials), *_beside(engine, chosen, forms[0]), *failed],
+        "remarks": [_remark(chosen, asked, trials), *why, *failed],
     }
 
 
@@ -87,10 +88,36 @@ def _form(forms: Sequence[Candidate], name: str) -> Candidate:
     return next(form for form in forms if form.name == name)
 
 
-def _for_engine(forms: Sequence[Candidate]) -> Candidate:
-    """The form for an engine: a GPU waits for launches, so the fewest nodes, if the weights do not grow too much."""
-    light = [form for form in forms if form.weights <= _HEAVIEST * forms[0].weights]
-    return min(light, key=lambda form: form.nodes)
+def _for_engine(forms: Sequence[Candidate], job: Job) -> tuple[Candidate, list[str]]:
+    """The form for FP16 and engines, and a line that says why, if it is not the plain one.
+
+    A GPU waits for launches, so it is the form with the fewest nodes, if its weights are not too many. Where engines
+    are asked for, TensorRT-RTX has the last word: what it says it would launch decides.
+    """
+    before = forms[0]
+    light = [form for form in forms if form.weights <= _HEAVIEST * before.weights]
+    best = min(light, key=lambda form: form.nodes)
+    if best is before:
+        return before, []
+    if not job.options.targets or not machine.version("tensorrt-rtx"):
+        return best, [f"{best.name} for FP16 and engines: {best.nodes} nodes for {before.nodes} (estimated)"]
+    free = {**job.options.sizes, BATCH: job.options.batch}
+    try:
+        old, new = (rehearsal.rehearse(form.model, job.model.inputs, free) for form in (before, best))
+    except StageFailed as error:
+        return best, [f"{best.name} for FP16 and engines, unrehearsed: {error}"]
+    told = (
+        f"{new.kernels} kernels for {old.kernels}, {new.syncs} syncs for {old.syncs}, {new.traffic / 1e6:.1f} MB of "
+        f"tensors for {old.traffic / 1e6:.1f}, engine {new.size / 1e6:.1f} MB for {old.size / 1e6:.1f}"
+    )
+    source = "(estimated from TensorRT-RTX's build log)"
+    if _is_lighter(new, old):
+        return best, [f"{best.name} for FP16 and engines: {told} {source}"]
+    return before, [f"plain for FP16 and engines, not {best.name}: {told} {source}"]
+
+
+def _is_lighter(new: Launches, old: Launches) -> bool:
+    return new.kernels + new.syncs < old.kernels + old.syncs and new.size <= _HEAVIEST * old.size
 
 
 def _proved(sessions: Mapping[str, Session], sample: Golden, before: Path) -> tuple[dict[str, float], list[str]]:
@@ -168,10 +195,3 @@ def _remark(chosen: Candidate, asked: str, trials: Trials) -> str:
         for batch, ratio in trials[chosen.name].items()
     ]
     return f"{chosen.name}, of {rivals}: {', '.join(gains)} (measured)"
-
-
-def _beside(engine: Candidate, chosen: Candidate, before: Candidate) -> list[str]:
-    """What the FP16 graph and the engine are made of, where that is another form."""
-    if engine is chosen:
-        return []
-    return [f"{engine.name} for FP16 and engines: {engine.nodes} nodes for {before.nodes} (estimated, not measured)"]

@@ -10,12 +10,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from deploytool import plain, rewrites
+from deploytool import plain, rehearsal, rewrites
 from deploytool.artifact import Artifact, Given, Kind
 from deploytool.errors import BadInput, ParityFailed
 from deploytool.measure import latency
+from deploytool.rehearsal import Launches
 from deploytool.rewrites import Outcome
-from deploytool.spec import Job, Range
+from deploytool.spec import Job, Options, Range
 from deploytool.stages import halve, rewrite
 from tests.conftest import QUICK, TINY, shelf
 
@@ -52,7 +53,7 @@ def test_the_fastest_form_is_kept(given: Given, tmp_path: Path, monkeypatch: pyt
     assert notes["remarks"] == [
         "folded, of plain, grouped: 2.50× (2.50–2.50) the plain graph's speed at batch 1, "
         "2.50× (2.50–2.50) the plain graph's speed at batch 8 (measured)",
-        "grouped for FP16 and engines: 11 nodes for 15 (estimated, not measured)",
+        "grouped for FP16 and engines: 11 nodes for 15 (estimated)",
     ]
     kept = onnx.load(tmp_path / "graph.onnx")
     onnx.checker.check_model(kept, full_check=True)
@@ -111,10 +112,38 @@ def test_a_form_that_is_asked_for_is_the_engines_too(given: Given, tmp_path: Pat
 
 def test_too_many_weights_are_not_for_an_engine(given: Given) -> None:
     plain_form, *_, grouped = rewrites.candidates(onnx.load(given.latest(Kind.GRAPH).path))
-    assert rewrite._for_engine([plain_form, grouped]) is grouped
+    job = Job(TINY, QUICK)
+    assert rewrite._for_engine([plain_form, grouped], job)[0] is grouped
     heavy = np.zeros(plain_form.weights, np.float32)
     grouped.model.graph.initializer.append(numpy_helper.from_array(heavy, "ballast"))
-    assert rewrite._for_engine([plain_form, grouped]) is plain_form
+    assert rewrite._for_engine([plain_form, grouped], job) == (plain_form, [])
+
+
+OLD = Launches(kernels=10, syncs=4, traffic=8_000_000, size=2_000_000)
+
+
+@pytest.mark.parametrize(
+    ("new", "remark"),
+    [
+        (
+            Launches(8, 0, 9_000_000, 3_000_000),
+            "grouped for FP16 and engines: 8 kernels for 10, 0 syncs for 4, 9.0 MB of",
+        ),
+        (Launches(10, 4, 1, 1), "plain for FP16 and engines, not grouped: 10 kernels for 10"),
+        (Launches(9, 6, 1, 1), "plain for FP16 and engines, not grouped: 9 kernels for 10, 6 syncs for 4"),
+        (Launches(8, 0, 1, 3_000_001), "plain for FP16 and engines, not grouped: 8 kernels for 10"),
+    ],
+)
+def test_where_engines_are_asked_for_the_builder_has_the_last_word(
+    given: Given, monkeypatch: pytest.MonkeyPatch, with_engine: Options, new: Launches, remark: str
+) -> None:
+    forms = rewrites.candidates(onnx.load(given.latest(Kind.GRAPH).path))
+    told = {id(forms[0].model): OLD, id(forms[-1].model): new}
+    monkeypatch.setattr(rehearsal, "rehearse", lambda model, *_: told[id(model)])
+    form, (line,) = rewrite._for_engine(forms, Job(TINY, with_engine))
+    assert form is forms[0 if remark.startswith("plain") else -1]
+    assert line.startswith(remark)
+    assert line.endswith("(estimated from TensorRT-RTX's build log)")
 
 
 @pytest.mark.parametrize(
