@@ -28,16 +28,18 @@ def blamed(run: Path, **spoiled: Path) -> Blame:
     return blame(run / "instantiate" / "weights.safetensors", run / "record" / "golden.npz", graphs)
 
 
-@pytest.fixture(scope="module", params=FORMS, ids="-".join)
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    name, recipe = request.param
-    home: Path = tmp_path_factory.mktemp("rewritten") / name
+def walked(home: Path, name: str, recipe: str) -> Path:
     side = 64 if name == "squeezenet1_1" else 32  # at 32, hardly a pixel of a Fire module is left
     model = catalog.find(name, [Tensor("input", ("batch", 3, side, side))])
     options = dataclasses.replace(QUICK, rewrite=recipe)
     *_, halved = pipeline.run(Job(model, options), ROAD, home)
     assert halved.made_by == "halve"
     return home
+
+
+@pytest.fixture(scope="module", params=FORMS, ids="-".join)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return walked(tmp_path_factory.mktemp("rewritten") / "run", *request.param)
 
 
 def test_a_sound_form_blames_nobody(run: Path) -> None:
@@ -62,3 +64,14 @@ def test_a_fault_behind_a_rewrite_is_blamed_on_its_hop_and_its_module(run: Path,
     block = spoiled.rpartition(".")[0]
     assert spoiled
     assert spoiled in (found.finding.module, found.finding.module.rpartition(".")[0]) or block in found.finding.module
+
+
+def test_an_fp16_graph_of_another_form_is_traced_too(tmp_path: Path) -> None:
+    parted = walked(tmp_path / "parted", "shufflenet_g3_x0_25", "parted")
+    half = walked(tmp_path / "fewest", "shufflenet_g3_x0_25", "fewest") / "halve" / "graph.onnx"
+    assert blamed(parted, halve=half).finding is None
+    faults.plant(half, tmp_path / "spoiled.onnx", "Conv", 8, faults.scale_filter)
+    found = blamed(parted, halve=tmp_path / "spoiled.onnx").finding
+    assert found is not None
+    assert found.stage == "halve"
+    assert found.module.startswith("stage2.2.")
