@@ -112,11 +112,17 @@ class Drawing:
         return onnx.shape_inference.infer_shapes(bare, strict_mode=True)
 
 
-def answers(model: onnx.ModelProto) -> list[Any]:
-    """What the graph makes of two pictures, in FP64, operator by operator."""
+def answers(model: onnx.ModelProto, names: Sequence[str] | None = None) -> list[Any]:
+    """What the graph makes of two pictures, in FP64, one operator at a time: its outputs, or these tensors."""
     channels = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
     pictures = np.random.default_rng(7).normal(size=(2, channels, SIZE, SIZE))
-    return list(ReferenceEvaluator(model).run(None, {"picture": pictures}))
+    return list(ReferenceEvaluator(model).run(list(names) if names else None, {"picture": pictures}))
+
+
+def tensors(model: onnx.ModelProto) -> dict[str, Any]:
+    """Every tensor that the graph makes on the way."""
+    names = [name for node in model.graph.node for name in node.output]
+    return dict(zip(names, answers(model, names), strict=True))
 
 
 def proved(model: onnx.ModelProto, name: str, fired: int) -> onnx.ModelProto:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from deploytool import rewrites
 from deploytool.rewrites import PLAIN, RECIPES
 from tests.conftest import ROOT
-from tests.rewrites.drawing import Drawing, answers, kinds
+from tests.rewrites.drawing import Drawing, answers, kinds, tensors
 
 EVERY = sorted({name for names in RECIPES.values() for name in names})
 
@@ -61,6 +62,15 @@ def test_each_form_is_found_once_and_the_plain_one_is_the_graph_itself() -> None
     assert [name for form in forms for name in form.names] == list(dict.fromkeys(RECIPES))
     assert forms[0].model is model
     assert len({form.model.SerializeToString(deterministic=True) for form in forms}) == len(forms)
+
+
+def test_what_is_called_the_same_in_two_forms_is_the_same() -> None:
+    seen: dict[str, Any] = {}
+    for form in rewrites.candidates(everything()):
+        for name, values in tensors(form.model).items():
+            known = seen.setdefault(name, values)
+            assert known.shape == values.shape, name
+            assert abs(known - values).max() <= 1e-12 * max(1.0, abs(known).max()), name
 
 
 @pytest.mark.parametrize("name", EVERY)
