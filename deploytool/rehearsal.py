@@ -82,8 +82,11 @@ def rehearse(graph: onnx.ModelProto, inputs: Sequence[Tensor], free: Mapping[str
 def _half(graph: onnx.ModelProto) -> bytes:
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
-    half = convert_float_to_float16(copy, keep_io_types=True)
-    OnnxModel.graph_topological_sort(half.graph)
+    try:
+        half = convert_float_to_float16(copy, keep_io_types=True)
+        OnnxModel.graph_topological_sort(half.graph)
+    except Exception as error:  # whatever the converter raises, the graph was refused; the halve stage says more
+        raise StageFailed(f"the graph cannot be FP16: {error}", "see the halve stage") from error
     return bytes(half.SerializeToString())
 
 

@@ -13,7 +13,7 @@ import onnx
 from deploytool import backends, golden, machine, plain, rehearsal, rewrites
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import Session
-from deploytool.errors import BadInput, ParityFailed, StageFailed
+from deploytool.errors import BadInput, MissingBackend, ParityFailed, StageFailed
 from deploytool.golden import Arrays, Golden
 from deploytool.measure import choice, latency, parity
 from deploytool.measure.latency import Ratio
@@ -27,7 +27,6 @@ _SECONDS = 0.5  # of timing for each batch
 _CONTENDERS = 3  # forms that are timed at the larger batch, the plain one aside
 _PATIENCE = 4.0  # seconds: where the larger batch would take longer, the smaller one decides alone
 _HOPELESS = 0.9  # of the plain form's speed at the smaller batch: no larger one makes up for that
-
 _HEAVIEST = 1.5  # times as many weights: more cost an engine more than fewer launches save
 
 Trials = dict[str, dict[int, Ratio]]  # form: batch: how many times faster than the plain form
@@ -47,9 +46,9 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     files = {form.name: _written(form, before, out) for form in forms}
     trials: Trials = {}
     with ExitStack() as stack:
-        backend = backends.load(job.options.runner)
-        sessions = {name: stack.enter_context(backend.start(file)) for name, file in files.items()}
+        sessions, refused = _opened(stack, job.options.runner, files)
         errors, failed = _proved(sessions, sample, before)
+        failed += refused
         if asked == AUTO and job.options.runner == "onnxruntime":
             trials = _timed({name: sessions[name] for name in errors}, sample.inputs, job)
     if asked != AUTO and failed:
@@ -78,10 +77,26 @@ def _written(form: Candidate, before: Path, out: Path) -> Path:
     """The file of a form; the plain one's is there already."""
     if form.name == PLAIN:
         return before
-    onnx.checker.check_model(form.model, full_check=True)
     file = out.with_name(f"{form.name}.onnx")
     file.write_bytes(form.model.SerializeToString(deterministic=True))
     return file
+
+
+def _opened(stack: ExitStack, runner: str, files: Mapping[str, Path]) -> tuple[dict[str, Session], list[str]]:
+    """A session of every form that is a sound graph, and a line for each that is none."""
+    opened = {name: _session(stack, runner, file) for name, file in files.items()}
+    refused = [f"{name} is no sound graph: {why}" for name, why in opened.items() if isinstance(why, str)]
+    if isinstance(why := opened[PLAIN], str):
+        raise StageFailed(f"the simplified graph cannot be opened: {why}", "see the simplify stage")
+    return {name: session for name, session in opened.items() if not isinstance(session, str)}, refused
+
+
+def _session(stack: ExitStack, runner: str, file: Path) -> Session | str:
+    try:
+        onnx.checker.check_model(str(file), full_check=True)
+        return stack.enter_context(backends.load(runner).start(file))
+    except (StageFailed, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        return " ".join(str(error).split())[:200]
 
 
 def _form(forms: Sequence[Candidate], name: str) -> Candidate:
@@ -104,7 +119,7 @@ def _for_engine(forms: Sequence[Candidate], job: Job) -> tuple[Candidate, list[s
     free = {**job.options.sizes, BATCH: job.options.batch}
     try:
         old, new = (rehearsal.rehearse(form.model, job.model.inputs, free) for form in (before, best))
-    except StageFailed as error:
+    except (MissingBackend, StageFailed) as error:
         return best, [f"{best.name} for FP16 and engines, unrehearsed: {error}"]
     told = (
         f"{new.kernels} kernels for {old.kernels}, {new.syncs} syncs for {old.syncs}, {new.traffic / 1e6:.1f} MB of "

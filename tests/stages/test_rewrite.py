@@ -192,3 +192,18 @@ def test_a_form_that_computes_something_else_is_never_kept(
     assert notes["remarks"][-1].startswith("grouped is not what it replaces: error ")
     with pytest.raises(ParityFailed, match="--rewrite grouped: grouped is not what it replaces"):
         make(given, tmp_path / "graph.onnx", "grouped")
+
+
+def test_a_form_that_is_no_graph_is_left_out(given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = rewrites.candidates
+
+    def candidates(model: onnx.ModelProto, recipes: Mapping[str, tuple[str, ...]]) -> list[rewrites.Candidate]:
+        forms = honest(model, recipes)
+        forms[-1].model.graph.node[2].input[0] = "nobody"
+        return forms
+
+    monkeypatch.setattr(rewrites, "candidates", candidates)
+    speeds(monkeypatch, {"grouped": 1.0})
+    notes = make(given, tmp_path / "graph.onnx")
+    assert notes["chosen"] != "grouped"
+    assert notes["remarks"][-1].startswith("grouped is no sound graph: ")
