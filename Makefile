@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint bench digits clean
+.PHONY: demo test test-all lint bench bench-rewrites digits clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -26,6 +26,9 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python tests/bench/toolchain.py
+
+bench-rewrites: .venv/ready
+	$(BIN)/python tests/bench/rewrites.py
 
 digits: .venv/ready
 	$(BIN)/python tests/bench/digits.py

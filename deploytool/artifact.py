@@ -26,6 +26,15 @@ class Kind(str, Enum):
     BUNDLE = "bundle/manifest.json"
 
 
+FOR_ENGINE = "engine.onnx"  # beside a graph: the form of it for FP16 and engines, where they want another
+
+
+def for_engine(graph: Path) -> Path:
+    """The form of a graph that FP16 and engines are made from: the file beside it, or else the graph itself."""
+    other = graph.with_name(FOR_ENGINE)
+    return other if other.is_file() else graph
+
+
 @dataclass(frozen=True)
 class Artifact:
     """One file that a stage made, with its SHA-256.

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from deploytool import backends, canaries, plain, report
-from deploytool.artifact import Artifact, Given, Kind
+from deploytool.artifact import Artifact, Given, Kind, for_engine
 from deploytool.backends import Session, rounded, tensorrt
 from deploytool.canaries import Canaries
 from deploytool.errors import MissingBackend, StageFailed
@@ -85,7 +85,7 @@ def origins(job: Job, given: Given, sample: Golden) -> dict[str, Arrays]:
     answers = {EAGER: sample.outputs}
     before, halved = given.chain(Kind.GRAPH)[-2:]
     if halved.made_by in _HALF:
-        with rounded.narrowed(before.path, halved.path) as session:
+        with rounded.narrowed(for_engine(before.path), halved.path) as session:
             answers[_SAME_WEIGHTS.format(before.made_by)] = replay(session, _halves(sample.inputs, job))
     return answers
 

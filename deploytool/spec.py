@@ -125,6 +125,7 @@ class Options:
     opset: int = 18
     batch: Range = Range()
     sizes: Mapping[str, Range] = field(default_factory=dict)
+    rewrite: str = "auto"
     io: str = "fp32"
     keep_fp32: tuple[str, ...] = ()
     targets: tuple[Decision, ...] = ()

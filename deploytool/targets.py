@@ -11,7 +11,10 @@ from deploytool.errors import BadInput
 from deploytool.spec import Decision, EnginePlan
 
 THIS = "this"
-ROAD = (*("instantiate", "record", "script", "translate", "simplify", "halve", "lint", "build", "prove", "validate"),)
+ROAD = (
+    *("instantiate", "record", "script", "translate", "simplify", "rewrite", "halve", "lint", "build", "prove"),
+    "validate",
+)
 
 HERE, ON_DEVICE, NOT_SERVED = "built here", "build on the device", "not served"
 _RTX, _FULL = "tensorrt_rtx", "tensorrt"

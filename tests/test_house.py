@@ -43,6 +43,7 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.proving": "onnx, PIL through samples",
     "deploytool.speeds": "torch, through backends",
     "deploytool.precision": "onnx",
+    "deploytool.rehearsal": "onnx",
     "deploytool.samples": "PIL, through images",
     "deploytool.measure.corners": "PIL, through samples",
     "deploytool.measure.trial": "PIL, through corners",
@@ -52,14 +53,17 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.stages.prove": "onnx, through proving",
     "deploytool.stages.pack": "onnx",
     "deploytool.stages.record": "torch",
+    "deploytool.stages.rewrite": "onnx",
     "deploytool.stages.script": "torch",
     "deploytool.stages.simplify": "onnx",
     "deploytool.stages.translate": "onnx",
     "deploytool.stages.validate": "torch",
 }
 HANDED = {"validate": ("hops.py", "speeds.py")}  # files on lower floors to which a stage hands its job
-# all of them may need torch, or onnx
-HEAVY_ROOMS = ("deploytool.checkpoints", "deploytool.faults", "deploytool.tracing", "deploytool.training")
+HEAVY_ROOMS = (  # whole folders that live on torch, or on onnx
+    *("deploytool.checkpoints", "deploytool.faults", "deploytool.graphs", "deploytool.rewrites"),
+    *("deploytool.tracing", "deploytool.training"),
+)
 PICTURE_ROOMS = ("deploytool.device",)  # all of it needs pillow, through images, and nothing heavier
 
 

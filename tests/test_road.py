@@ -31,10 +31,14 @@ def walk(name: str, home: Path) -> None:
     assert verdict.broken(written) == ()
     hops = {hop.stage: hop for hop in written.hops}
     assert {hop.status for verb, hop in hops.items() if verb != "build"} == {report.MEASURED}
-    assert all(error <= 1e-5 for verb in ("record", "script", "translate", "simplify") for error in errors(hops[verb]))
+    assert all(
+        error <= 1e-5
+        for verb in ("record", "script", "translate", "simplify", "rewrite")
+        for error in errors(hops[verb])
+    )
     assert all(error <= 2e-3 for error in errors(hops["halve"]))
     assert all(check.parity.top1 == 1.0 for hop in written.hops for check in hop.checks)
-    for verb in ("translate", "simplify", "halve"):
+    for verb in ("translate", "simplify", "rewrite", "halve"):
         onnx.checker.check_model(onnx.load(home / verb / "graph.onnx"), full_check=True)
     assert (home / "build" / "engine.plan").stat().st_size > 100_000
 

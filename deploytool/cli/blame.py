@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 _NEXT = {
     "translate": "try --exporter auto, or write that layer in another way",
     "simplify": "deploy translate/graph.onnx, and report both graphs to onnxsim",
-    "halve": f"export again with {verdict.KEEP}, or deploy simplify/graph.onnx",
+    "rewrite": "export again with --rewrite none, and report simplify/graph.onnx",
+    "halve": f"export again with {verdict.KEEP}, or deploy rewrite/graph.onnx",
 }
 _OPTIMISED = "this is what ONNX Runtime's optimiser does to a sound file: try another version of it"
 _NO_LAYER = {
     "translate": _OPTIMISED,
     "simplify": _OPTIMISED,
-    "halve": f"FP16 is too coarse for so much of it: export again with {verdict.KEEP}, or deploy simplify/graph.onnx",
+    "rewrite": _OPTIMISED,
+    "halve": f"FP16 is too coarse for so much of it: export again with {verdict.KEEP}, or deploy rewrite/graph.onnx",
 }
 _CHANGED = "the file is not the one that the stage made: export again"
 

@@ -49,6 +49,7 @@ def export(
     batch: Annotated[str, typer.Option(help="Range sizes of the engine: N, or SMALLEST:TYPICAL:LARGEST.")] = "1:8:32",
     exporter: Annotated[Exporter, typer.Option(help="Of torch.onnx; auto proves both.")] = Exporter.torchscript,
     opset: Annotated[int, typer.Option(min=18, max=20, help="The ONNX opset.")] = 18,
+    rewrite: Annotated[str, typer.Option(help="The form of the graph: auto, none, or a recipe by name.")] = "auto",
     io: Annotated[Io, typer.Option(help="The type of the FP16 graph's inputs and outputs.")] = Io.fp32,
     keep_fp32: Annotated[
         str, typer.Option("--keep-fp32", help="Modules or nodes to keep in FP32, with commas; auto finds the fewest.")
@@ -100,6 +101,7 @@ def export(
         opset=opset,
         batch=asked.span("--batch", batch),
         sizes=sizes,
+        rewrite=rewrite,
         io=io.value,
         keep_fp32=asked.kept(keep_fp32),
         targets=decisions,

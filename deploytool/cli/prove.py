@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deploytool import pipeline, report, verdict
-from deploytool.artifact import Kind
+from deploytool.artifact import Kind, for_engine
 from deploytool.cli import screen, summary
 from deploytool.errors import BadInput, NotVerified
 from deploytool.proof import CASES, ENGINE, GRAPH, Family
@@ -38,7 +38,7 @@ def prove(
     wanted = verdict.tolerated(report.read(kept[Kind.REPORT])) if Kind.REPORT in kept else {}
     half = "weights" in sealed.notes
     subject = proving.subject(
-        kept[Kind.WEIGHTS], kept[Kind.GOLDEN], before, graph, half=half, wanted=wanted, fresh=_FRESH
+        kept[Kind.WEIGHTS], kept[Kind.GOLDEN], for_engine(before), graph, half=half, wanted=wanted, fresh=_FRESH
     )
     with screen.progress_bar(console) as progress:
         bar = progress.add_task("prove", total=None)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 Milliseconds = npt.NDArray[np.float64]
 
 _RESAMPLES = 2000
-_FEWEST_ROUNDS, _MOST_ROUNDS = 7, 200
+FEWEST_ROUNDS, _MOST_ROUNDS = 7, 200
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def interleave(
         for name in names:
             calls[name]()
         round_seconds = clock() - begun
-    rounds = int(np.clip(seconds / max(round_seconds, 1e-9), _FEWEST_ROUNDS, _MOST_ROUNDS))
+    rounds = int(np.clip(seconds / max(round_seconds, 1e-9), FEWEST_ROUNDS, _MOST_ROUNDS))
     taken = np.empty((len(names), rounds))
     for turn in range(rounds):
         for place in np.roll(np.arange(len(names)), -turn):

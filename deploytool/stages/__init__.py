@@ -52,6 +52,13 @@ STAGES: Mapping[str, Contract] = {
         ("torch", "onnx", "onnxscript", *_ORT),
     ),
     "simplify": Contract((Kind.GRAPH, Kind.GOLDEN), Kind.GRAPH, ("runner", "sizes", "tolerance"), ("onnxsim", *_ORT)),
+    "rewrite": Contract(
+        (Kind.GRAPH, Kind.GOLDEN),
+        Kind.GRAPH,
+        ("rewrite", "runner", "batch", "sizes", "targets", "tolerance"),
+        ("onnx", *_ORT, *_TRT),
+        here=True,
+    ),
     "halve": Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
         Kind.GRAPH,

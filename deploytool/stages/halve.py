@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from deploytool import golden, plain, precision, scopes, weights_file
-from deploytool.artifact import Given, Kind, Notes
+from deploytool.artifact import Given, Kind, Notes, for_engine
 from deploytool.backends import rounded
 from deploytool.child import run_limited
 from deploytool.errors import StageFailed
@@ -40,12 +40,12 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     Raises BadInput if nothing is called as `keep_fp32` says, StageFailed if no small part in FP32 makes the rest hold,
     if too few of the heavy nodes end up in FP16, or if the graph crashes ONNX Runtime.
     """
-    graph = onnx.load(given.latest(Kind.GRAPH).path)
+    graph = onnx.load(for_engine(given.latest(Kind.GRAPH).path))
     try:
         halved = precision.halve(graph, keep_io=job.options.io == "fp32")
     except Exception as error:  # whatever the converter or the checker raises, the graph was refused
         reason = " ".join(str(error).split())
-        raise StageFailed(f"the graph cannot be FP16: {reason}", "deploy the graph of the simplify stage") from error
+        raise StageFailed(f"the graph cannot be FP16: {reason}", "deploy the graph of the rewrite stage") from error
     wanted, names, evaluations = job.options.keep_fp32, [node.name for node in halved.nodes], 0
     kept, modules = Kept(), frozenset[str]()
     if wanted:
@@ -80,12 +80,12 @@ def _counted(half: onnx.ModelProto, kept: Kept) -> dict[str, int]:
     if halved < _LEAST * heavy and meant:
         raise StageFailed(
             f"{meant} of {heavy} Conv, MatMul and Gemm nodes are kept in FP32: that is no FP16 graph",
-            "keep less with --keep-fp32, or deploy the FP32 graph of the simplify stage",
+            "keep less with --keep-fp32, or deploy the FP32 graph of the rewrite stage",
         )
     if halved < _SHARE * (heavy - meant):
         raise StageFailed(
             f"only {halved} of {heavy} Conv, MatMul and Gemm nodes would run in FP16: that is no FP16 graph",
-            "deploy the FP32 graph of the simplify stage, or report the model",
+            "deploy the FP32 graph of the rewrite stage, or report the model",
         )
     casts = sum(node.op_type == "Cast" for node in half.graph.node)
     return {"heavy_nodes": heavy, "heavy_nodes_fp16": halved, "heavy_nodes_kept": meant, "casts": casts}
@@ -113,7 +113,7 @@ def _searched(halved: Halved, sample: Golden, modules: frozenset[str], job: Job)
     if found.kept is None or len(found.kept) == len(names):
         raise StageFailed(
             "no part of the graph can be FP16: even so its answers are beyond the tolerance or beyond 65504",
-            "deploy the FP32 graph of the simplify stage",
+            "deploy the FP32 graph of the rewrite stage",
         )
     return found.kept, len(tried)
 

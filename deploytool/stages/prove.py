@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deploytool import plain, proving
-from deploytool.artifact import Given, Kind, Notes
+from deploytool.artifact import Given, Kind, Notes, for_engine
 from deploytool.proof import CASES
 from deploytool.spec import Job
 
@@ -18,7 +18,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     subject = proving.subject(
         given.latest(Kind.WEIGHTS).path,
         given.latest(Kind.GOLDEN).path,
-        before.path,
+        for_engine(before.path),
         graph.path,
         half="weights" in graph.notes,
         wanted=job.options.tolerance,

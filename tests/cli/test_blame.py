@@ -36,10 +36,10 @@ def test_a_clean_run_ends_with_nobody_to_blame(finished: Path) -> None:
     assert done.exit_code == 0
     assert "nobody is to blame" in done.stdout
     verdicts = {line.split()[0]: line.split()[2] for line in done.stdout.splitlines() if "e-" in line}
-    assert verdicts == dict.fromkeys(("translate", "simplify", "halve"), "pass")
+    assert verdicts == dict.fromkeys(("translate", "simplify", "rewrite", "halve"), "pass")
 
 
-@pytest.mark.parametrize("stage", ["translate", "simplify", "halve"])
+@pytest.mark.parametrize("stage", ["translate", "simplify", "rewrite", "halve"])
 def test_a_fault_is_named_and_parity_fails(run_copy: Path, stage: str) -> None:
     spoil(run_copy, stage)
     done = call(str(run_copy))
@@ -61,7 +61,7 @@ def test_json_holds_every_layer_of_every_graph(run_copy: Path) -> None:
     assert done.exit_code == told["error"]["exit_code"] == 3
     assert told["blame"]["finding"]["module"] == "grouped.0"
     strips = {hop["stage"]: hop["layers"] for hop in told["blame"]["hops"]}
-    assert list(strips) == ["translate", "simplify", "halve"]
+    assert list(strips) == ["translate", "simplify", "rewrite", "halve"]
     for layers in strips.values():
         assert [layer["op"] for layer in layers if layer["op"] == "Conv"] == ["Conv"] * 3
         assert all(set(layer) == {"module", "tensor", "node", "op", "error", "floor"} for layer in layers)

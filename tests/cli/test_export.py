@@ -25,6 +25,7 @@ FILES = {
     "script/script.pt",
     "translate/graph.onnx",
     "simplify/graph.onnx",
+    "rewrite/graph.onnx",
     "halve/graph.onnx",
     "lint/canary.npz",
     "build/engine.plan",
@@ -44,10 +45,19 @@ def test_the_whole_road_and_back_again(deploytool: Command, tmp_path: Path) -> N
     assert first.stderr == ""
     run = tmp_path / "artifacts" / MODEL
     assert files(run) == FILES
-    for verb in ("translate", "simplify", "halve"):
+    for verb in ("translate", "simplify", "rewrite", "halve"):
         onnx.checker.check_model(onnx.load(run / verb / "graph.onnx"), full_check=True)
     passed = {line.split("/")[0].strip() for line in first.stdout.splitlines() if "measured: pass" in line}
-    assert {name.split()[0] for name in passed} == {"record", "script", "translate", "simplify", "halve", "as", "in"}
+    assert {name.split()[0] for name in passed} == {
+        "record",
+        "script",
+        "translate",
+        "simplify",
+        "rewrite",
+        "halve",
+        "as",
+        "in",
+    }
     assert "built, not run" in first.stdout
     assert "rtx40" in first.stdout
     assert "Verdict: pass for all that ran here." in first.stdout

@@ -48,7 +48,7 @@ def test_the_fp32_graph_is_not_taken_for_fp16(finished: Path) -> None:
 
 
 def test_io_fp16_leaves_no_cast(finished: Path, tmp_path: Path) -> None:
-    given = Given(shelf(finished).chain(Kind.GRAPH)[:2])
+    given = Given(shelf(finished).chain(Kind.GRAPH)[:3])
     notes = halve.make(Job(TINY, dataclasses.replace(QUICK, io="fp16")), tmp_path / "graph.onnx", given)
     assert notes["casts"] == 0
     assert types(onnx.load(tmp_path / "graph.onnx")) == [TensorProto.FLOAT16, TensorProto.FLOAT16]
@@ -57,7 +57,7 @@ def test_io_fp16_leaves_no_cast(finished: Path, tmp_path: Path) -> None:
 def test_a_graph_that_stays_fp32_is_refused(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "convert_float_to_float16", lambda graph, **_: graph)
     with pytest.raises(StageFailed, match="only 0 of 4 Conv, MatMul and Gemm nodes would run in FP16"):
-        halve.make(Job(TINY, QUICK), tmp_path / "graph.onnx", Given(shelf(finished).chain(Kind.GRAPH)[:2]))
+        halve.make(Job(TINY, QUICK), tmp_path / "graph.onnx", Given(shelf(finished).chain(Kind.GRAPH)[:3]))
     assert not (tmp_path / "graph.onnx").exists()
 
 

@@ -44,9 +44,10 @@ def test_every_hop_is_measured_against_the_one_before_and_the_source(finished: P
         "script": ["eager", "itself at the largest batch", "FP64"],
         "translate": ["eager", "itself at the largest batch", "FP64"],
         "simplify": ["translate", "itself at the largest batch", "FP64"],
-        "halve": ["simplify", "itself at the largest batch", "FP64"],
-        "halve, widened": ["simplify with its weights in FP16", "itself at the largest batch", "FP64"],
-        "halve, rounded": ["simplify", "itself at the largest batch", "FP64"],
+        "rewrite": ["simplify", "itself at the largest batch", "FP64"],
+        "halve": ["rewrite", "itself at the largest batch", "FP64"],
+        "halve, widened": ["rewrite with its weights in FP16", "itself at the largest batch", "FP64"],
+        "halve, rounded": ["rewrite", "itself at the largest batch", "FP64"],
         "build": [],
     }
     status = {hop.stage: hop.status for hop in written.hops}
@@ -63,7 +64,10 @@ def test_what_a_stage_wants_to_be_known_stands_in_the_report(finished: Path, tmp
         for each in shelf(finished).artifacts
     ]
     validate.make(Job(TINY, QUICK), tmp_path / "report.json", Given(tuple(artifacts)))
-    assert report.read(tmp_path / "report.json").remarks == ("simplify: went on without",)
+    assert report.read(tmp_path / "report.json").remarks == (
+        "simplify: went on without",
+        "rewrite: plain, as asked for",
+    )
 
 
 def test_speed_is_measured_for_all_that_runs_here(finished: Path) -> None:
@@ -72,6 +76,7 @@ def test_speed_is_measured_for_all_that_runs_here(finished: Path) -> None:
         "script": MEASURED,
         "translate": MEASURED,
         "simplify": MEASURED,
+        "rewrite": MEASURED,
         "halve": MEASURED,
         "build": BUILT_NOT_RUN,
     }
@@ -86,12 +91,12 @@ def test_speed_is_measured_for_all_that_runs_here(finished: Path) -> None:
     assert written.rounds >= 7
 
 
-@pytest.mark.parametrize("stage", ["translate", "simplify", "halve"])
+@pytest.mark.parametrize("stage", ["translate", "simplify", "rewrite", "halve"])
 def test_a_fault_is_blamed_on_its_hop(run_copy: Path, tmp_path: Path, stage: str) -> None:
     spoil(run_copy / stage / "graph.onnx", "classifier.weight", factor=3.0)
     failed = verdict.broken(validated(run_copy, tmp_path))
     assert failed[0].startswith(f"{stage} against ")
-    after = ("translate", "simplify", "halve")
+    after = ("translate", "simplify", "rewrite", "halve")
     following = after[after.index(stage) + 1 :]
     strayed = {line.split()[0] for line in failed if "FP64" not in line} - {stage}
     assert strayed == set(following[:1]), "the hop after a lone fault strays from it, no other does"

@@ -1,0 +1,49 @@
+"""Merges convolutions that read the same tensor and are laid side by side, as in a Fire module, into one.
+
+Each result channel is a sum of its own over the same input, so the weights may be stacked; a smaller window goes among
+zeros in the largest (see `convolution.window`). Of windows of different sizes it multiplies more: it is for machines
+that wait for launches, not for arithmetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from deploytool.graphs import convolution
+from deploytool.graphs.convolution import Convolution
+from deploytool.graphs.draft import Draft
+from deploytool.graphs.fans import Fan, close, fans
+from deploytool.rewrites import Outcome
+
+
+def apply(draft: Draft) -> Outcome:
+    """Merges every Concat of convolutions of one tensor whose windows fit into one another."""
+    fired, passed = [], []
+    for fan in fans(draft):
+        if isinstance(fan, str):
+            passed.append(fan)
+        elif fan.split is None:
+            merged = _merged(fan)
+            if isinstance(merged, str):
+                passed.append(f"{fan.concat.name}: {merged}")
+            else:
+                fired.append(close(draft, fan, merged).name)
+    return Outcome(tuple(fired), tuple(passed) if fired or passed else ("no Concat joins convolutions of one tensor",))
+
+
+def _merged(fan: Fan) -> Convolution | str:
+    """The one convolution that does the work of all, or why there is none."""
+    if any(conv.group > 1 for conv in fan.branches):
+        return "the convolutions are grouped"
+    fit = convolution.window(fan.branches)
+    if isinstance(fit, str):
+        return fit
+    return replace(
+        fan.branches[0],
+        weight=np.concatenate([fit.embed(conv, place) for conv, place in zip(fan.branches, fit.places, strict=True)]),
+        bias=np.concatenate([conv.bias for conv in fan.branches]),
+        pads=fit.pads,
+        dilations=(1, 1),
+    )

@@ -1,0 +1,215 @@
+"""Rewrites the graph into the form that runs fastest, of a few that are proved equal and timed against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from deploytool import backends, golden, machine, plain, rehearsal, rewrites
+from deploytool.artifact import FOR_ENGINE, Given, Kind, Notes
+from deploytool.backends import Session
+from deploytool.errors import BadInput, MissingBackend, ParityFailed, StageFailed
+from deploytool.golden import Arrays, Golden
+from deploytool.measure import choice, latency, parity
+from deploytool.measure.latency import Ratio
+from deploytool.measure.replay import replay
+from deploytool.rehearsal import Launches
+from deploytool.rewrites import PLAIN, RECIPES, Candidate
+from deploytool.spec import AUTO, BATCH, Job
+
+NONE = "none"
+_SECONDS = 0.5  # of timing for each batch
+_CONTENDERS = 3  # forms that are timed at the larger batch, the plain one aside
+_PATIENCE = 4.0  # seconds: where the larger batch would take longer, the smaller one decides alone
+_HOPELESS = 0.9  # of the plain form's speed at the smaller batch: no larger one makes up for that
+_HEAVIEST = 1.5  # times as many weights: more cost an engine more than fewer launches save
+
+Trials = dict[str, dict[int, Ratio]]  # form: batch: how many times faster than the plain form
+
+
+def make(job: Job, out: Path, given: Given) -> Notes:
+    """Writes the chosen form of the graph, the graph itself if no other is surely faster.
+
+    Raises BadInput for a recipe that nobody knows, ParityFailed if the recipe that was asked for changes the result.
+    """
+    before = given.latest(Kind.GRAPH).path
+    asked, sample = job.options.rewrite, golden.read(given.latest(Kind.GOLDEN).path)
+    if asked not in (AUTO, NONE, *RECIPES):
+        raise BadInput(f"there is no rewrite {asked!r}", f"choose from {', '.join((AUTO, NONE, *RECIPES))}")
+    wanted = RECIPES if asked == AUTO else {PLAIN: (), **({} if asked == NONE else {asked: RECIPES[asked]})}
+    forms = rewrites.candidates(onnx.load(before), wanted)
+    files = {form.name: _written(form, before, out) for form in forms}
+    trials: Trials = {}
+    with ExitStack() as stack:
+        sessions, refused = _opened(stack, job.options.runner, files)
+        errors, failed = _proved(sessions, sample, before, job)
+        failed += refused
+        if asked == AUTO and job.options.runner == "onnxruntime":
+            trials = _timed({name: sessions[name] for name in errors}, sample.inputs, job)
+    if asked != AUTO and failed:
+        raise ParityFailed(f"--rewrite {asked}: {failed[0]}", "leave --rewrite out, and report the graph")
+    chosen = forms[-1] if asked != AUTO else _form(forms, choice.choose(_by_form(trials), PLAIN))
+    engine, why = (chosen, []) if asked != AUTO else _for_engine([form for form in forms if form.name in errors], job)
+    out.write_bytes(files[chosen.name].read_bytes())
+    if engine is not chosen:
+        out.with_name(FOR_ENGINE).write_bytes(files[engine.name].read_bytes())
+    for file in files.values():
+        if file != before:
+            file.unlink()
+    return {
+        "chosen": chosen.name,
+        "for_engine": engine.name,
+        "max_error": errors[chosen.name],
+        "nodes": chosen.nodes,
+        "nodes_before": forms[0].nodes,
+        "candidates": [_told(form, errors, trials) for form in forms],
+        "rewrites": plain.encode(_outcomes(forms)),
+        "remarks": [_remark(chosen, asked, trials), *why, *failed],
+    }
+
+
+def _written(form: Candidate, before: Path, out: Path) -> Path:
+    """The file of a form; the plain one's is there already."""
+    if form.name == PLAIN:
+        return before
+    file = out.with_name(f"{form.name}.onnx")
+    file.write_bytes(form.model.SerializeToString(deterministic=True))
+    return file
+
+
+def _opened(stack: ExitStack, runner: str, files: Mapping[str, Path]) -> tuple[dict[str, Session], list[str]]:
+    """A session of every form that is a sound graph, and a line for each that is none."""
+    opened = {name: _session(stack, runner, file) for name, file in files.items()}
+    refused = [f"{name} is no sound graph: {why}" for name, why in opened.items() if isinstance(why, str)]
+    if isinstance(why := opened[PLAIN], str):
+        raise StageFailed(f"the simplified graph cannot be opened: {why}", "see the simplify stage")
+    return {name: session for name, session in opened.items() if not isinstance(session, str)}, refused
+
+
+def _session(stack: ExitStack, runner: str, file: Path) -> Session | str:
+    try:
+        onnx.checker.check_model(str(file), full_check=True)
+        return stack.enter_context(backends.load(runner).start(file))
+    except (StageFailed, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        return " ".join(str(error).split())[:200]
+
+
+def _form(forms: Sequence[Candidate], name: str) -> Candidate:
+    return next(form for form in forms if form.name == name)
+
+
+def _for_engine(forms: Sequence[Candidate], job: Job) -> tuple[Candidate, list[str]]:
+    """The form for FP16 and engines, and a line that says why, if it is not the plain one.
+
+    A GPU waits for launches, so it is the form with the fewest nodes, if its weights are not too many. Where engines
+    are asked for, TensorRT-RTX has the last word: what it says it would launch decides.
+    """
+    before = forms[0]
+    light = [form for form in forms if form.weights <= _HEAVIEST * before.weights]
+    best = min(light, key=lambda form: form.nodes)
+    if best is before:
+        return before, []
+    if not job.options.targets or not machine.version("tensorrt-rtx"):
+        return best, [f"{best.name} for FP16 and engines: {best.nodes} nodes for {before.nodes} (estimated)"]
+    free = {**job.options.sizes, BATCH: job.options.batch}
+    try:
+        old, new = (rehearsal.rehearse(form.model, job.model.inputs, free) for form in (before, best))
+    except (MissingBackend, StageFailed) as error:
+        return best, [f"{best.name} for FP16 and engines, unrehearsed: {error}"]
+    told = (
+        f"{new.kernels} kernels for {old.kernels}, {new.syncs} syncs for {old.syncs}, {new.traffic / 1e6:.1f} MB of "
+        f"tensors for {old.traffic / 1e6:.1f}, engine {new.size / 1e6:.1f} MB for {old.size / 1e6:.1f}"
+    )
+    source = "(estimated from TensorRT-RTX's build log)"
+    if _is_lighter(new, old):
+        return best, [f"{best.name} for FP16 and engines: {told} {source}"]
+    return before, [f"plain for FP16 and engines, not {best.name}: {told} {source}"]
+
+
+def _is_lighter(new: Launches, old: Launches) -> bool:
+    return new.kernels + new.syncs < old.kernels + old.syncs and new.size <= _HEAVIEST * old.size
+
+
+def _proved(
+    sessions: Mapping[str, Session], sample: Golden, before: Path, job: Job
+) -> tuple[dict[str, float], list[str]]:
+    """The error of every form that computes what the plain one does, and a line for each that does not.
+
+    A form that strays from the plain one is still right if it is nearer to the FP64 truth.
+    """
+    answers = {name: replay(session, sample.inputs) for name, session in sessions.items()}
+    expected = answers[PLAIN]
+    tolerance = parity.tolerances(sample.noise, job.options.tolerance).fp32
+    own = parity.compare(expected, sample.reference).max_error
+    errors, failed = {}, []
+    for name, got in answers.items():
+        found = parity.check(got, expected, before.parent.name, tolerance)
+        if found.broken and parity.compare(got, sample.reference).max_error > own:
+            failed.append(f"{name} is not what it replaces: error {found.parity.max_error:.1e} of the largest output")
+        else:
+            errors[name] = found.parity.max_error
+    return errors, failed
+
+
+def _timed(sessions: Mapping[str, Session], inputs: Arrays, job: Job) -> Trials:
+    """All forms against the plain one at the smallest batch, and those with a chance at the typical one."""
+    trials: Trials = {name: {} for name in sessions}
+    running = dict(sessions)
+    for batch in dict.fromkeys((job.options.batch.smallest, job.options.batch.typical)):
+        if len(running) < 2:
+            break
+        fed = {name: np.resize(array, (batch, *array.shape[1:])) for name, array in inputs.items()}
+        taken = latency.interleave({name: partial(session, **fed) for name, session in running.items()}, _SECONDS)
+        for name, series in taken.items():
+            trials[name][batch] = latency.ratio(taken[PLAIN], series)
+        rivals = sorted((name for name in running if name != PLAIN), key=lambda name: -trials[name][batch].value)
+        hopeful = [name for name in rivals[:_CONTENDERS] if trials[name][batch].value >= _HOPELESS]
+        running = {name: sessions[name] for name in (PLAIN, *hopeful)}
+        one = sum(float(np.median(taken[name])) for name in running) / batch / 1000
+        if one * job.options.batch.typical * latency.FEWEST_ROUNDS > _PATIENCE:
+            break
+    return trials
+
+
+def _by_form(trials: Trials) -> dict[str, list[Ratio]]:
+    """The ratios of the forms that were timed at every batch."""
+    batches = trials.get(PLAIN, {})
+    return {name: list(each.values()) for name, each in trials.items() if name != PLAIN and len(each) == len(batches)}
+
+
+def _told(form: Candidate, errors: Mapping[str, float], trials: Trials) -> dict[str, plain.Json]:
+    """One candidate, as the receipt keeps it."""
+    timed = {str(batch): plain.encode(ratio) for batch, ratio in trials.get(form.name, {}).items()}
+    size = {"nodes": form.nodes, "weights": form.weights}
+    return {"names": list(form.names), **size, "max_error": errors.get(form.name), "faster_than_plain": timed}
+
+
+def _outcomes(forms: Sequence[Candidate]) -> dict[str, rewrites.Outcome]:
+    """What became of every rewrite, in the first recipe that it fired in, or else in the last that tried it."""
+    found: dict[str, rewrites.Outcome] = {}
+    for form in forms:
+        for name, outcome in form.outcomes.items():
+            if name not in found or not found[name].fired:
+                found[name] = outcome
+    return found
+
+
+def _remark(chosen: Candidate, asked: str, trials: Trials) -> str:
+    """What was chosen, of what, and how it was found."""
+    if asked != AUTO:
+        return f"{chosen.name}, as asked for" if asked in (NONE, chosen.name) else f"plain: nothing in {asked} applies"
+    rivals = ", ".join(name for name in trials if name != chosen.name)
+    if not rivals:
+        return "plain: no rewrite applies" if trials else "plain: only ONNX Runtime is timed"
+    if chosen.name == PLAIN:
+        return f"plain: none of {rivals} is surely faster (measured)"
+    gains = [
+        f"{ratio.value:.2f}× ({ratio.low:.2f}–{ratio.high:.2f}) the plain graph's speed at batch {batch}"
+        for batch, ratio in trials[chosen.name].items()
+    ]
+    return f"{chosen.name}, of {rivals}: {', '.join(gains)} (measured)"

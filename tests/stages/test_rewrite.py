@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from deploytool import plain, rehearsal, rewrites
+from deploytool.artifact import Artifact, Given, Kind
+from deploytool.errors import BadInput, ParityFailed
+from deploytool.measure import latency
+from deploytool.rehearsal import Launches
+from deploytool.rewrites import Outcome
+from deploytool.spec import Job, Options, Range
+from deploytool.stages import halve, rewrite
+from tests.conftest import QUICK, TINY, shelf
+
+
+@pytest.fixture
+def given(finished: Path) -> Given:
+    """What stands on the shelf when the graph has just been simplified."""
+    kept = shelf(finished).artifacts
+    return Given(tuple(each for each in kept if each.made_by in ("instantiate", "record", "translate", "simplify")))
+
+
+def make(given: Given, out: Path, asked: str = "auto", **more: Any) -> dict[str, Any]:
+    return dict(rewrite.make(Job(TINY, dataclasses.replace(QUICK, rewrite=asked, **more)), out, given))
+
+
+def speeds(monkeypatch: pytest.MonkeyPatch, times: Mapping[str, float]) -> list[list[str]]:
+    """Each form takes so many milliseconds, always; returns who was timed together."""
+    asked: list[list[str]] = []
+
+    def interleave(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, latency.Milliseconds]:
+        asked.append(list(calls))
+        for call in calls.values():
+            call()
+        return {name: np.full(9, times.get(name, 10.0)) for name in calls}
+
+    monkeypatch.setattr(latency, "interleave", interleave)
+    return asked
+
+
+def test_the_fastest_form_is_kept(given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds(monkeypatch, {"folded": 4.0, "grouped": 8.0})
+    notes = make(given, tmp_path / "graph.onnx")
+    assert notes["chosen"] == "folded"
+    assert notes["remarks"] == [
+        "folded, of plain, grouped: 2.50× (2.50–2.50) the plain graph's speed at batch 1, "
+        "2.50× (2.50–2.50) the plain graph's speed at batch 8 (measured)",
+        "grouped for FP16 and engines: 11 nodes for 15 (estimated)",
+    ]
+    kept = onnx.load(tmp_path / "graph.onnx")
+    onnx.checker.check_model(kept, full_check=True)
+    assert "GlobalAveragePool" in {node.op_type for node in kept.graph.node}
+    assert {path.name for path in tmp_path.iterdir()} == {"graph.onnx", "engine.onnx"}
+
+
+def test_a_form_that_is_not_surely_faster_is_not_kept(
+    given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds(monkeypatch, {})
+    notes = make(given, tmp_path / "graph.onnx")
+    assert notes["chosen"] == "plain"
+    assert notes["remarks"][0] == "plain: none of folded, grouped is surely faster (measured)"
+    assert (tmp_path / "graph.onnx").read_bytes() == given.latest(Kind.GRAPH).path.read_bytes()
+
+
+def test_the_hopeless_are_not_timed_again_and_neither_is_what_takes_too_long(
+    given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = speeds(monkeypatch, {"grouped": 20.0})
+    make(given, tmp_path / "graph.onnx")
+    assert asked == [["plain", "folded", "grouped"], ["plain", "folded"]]
+    asked = speeds(monkeypatch, {})
+    make(given, tmp_path / "graph.onnx", batch=Range(1, 500, 1000))
+    assert len(asked) == 1
+
+
+def test_the_times_are_real(given: Given, tmp_path: Path) -> None:
+    notes = make(given, tmp_path / "graph.onnx")
+    told = {each["names"][0]: each for each in notes["candidates"]}
+    assert set(told) == {"plain", "folded", "grouped"}
+    assert all(each["max_error"] <= 1e-5 for each in told.values())
+    assert all("1" in each["faster_than_plain"] for each in told.values())
+    fired = plain.decode(Mapping[str, Outcome], notes["rewrites"])  # type: ignore[type-abstract]  # a hint as it is
+    assert fired["pool_globally"].fired == ("/GlobalAveragePool",)
+    assert fired["merge_siblings"].fired == ()
+    assert fired["merge_siblings"].passed
+
+
+def test_an_engine_gets_a_form_of_its_own(given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds(monkeypatch, {"folded": 4.0})
+    notes = make(given, tmp_path / "graph.onnx")
+    assert (notes["chosen"], notes["for_engine"]) == ("folded", "grouped")
+    beside = Artifact(Kind.GRAPH, tmp_path / "graph.onnx", "digest", "key", "rewrite", {}, 0.0, fresh=True)
+    halve.make(Job(TINY, QUICK), tmp_path / "half.onnx", Given((beside,)))
+    operators = [node.op_type for node in onnx.load(tmp_path / "half.onnx").graph.node]
+    assert "Gather" in operators
+    assert "Transpose" not in operators
+
+
+def test_a_form_that_is_asked_for_is_the_engines_too(given: Given, tmp_path: Path) -> None:
+    make(given, tmp_path / "graph.onnx", "folded")
+    assert [path.name for path in tmp_path.iterdir()] == ["graph.onnx"]
+
+
+def test_too_many_weights_are_not_for_an_engine(given: Given) -> None:
+    plain_form, *_, grouped = rewrites.candidates(onnx.load(given.latest(Kind.GRAPH).path))
+    job = Job(TINY, QUICK)
+    assert rewrite._for_engine([plain_form, grouped], job)[0] is grouped
+    heavy = np.zeros(plain_form.weights, np.float32)
+    grouped.model.graph.initializer.append(numpy_helper.from_array(heavy, "ballast"))
+    assert rewrite._for_engine([plain_form, grouped], job) == (plain_form, [])
+
+
+OLD = Launches(kernels=10, syncs=4, traffic=8_000_000, size=2_000_000)
+
+
+@pytest.mark.parametrize(
+    ("new", "remark"),
+    [
+        (
+            Launches(8, 0, 9_000_000, 3_000_000),
+            "grouped for FP16 and engines: 8 kernels for 10, 0 syncs for 4, 9.0 MB of",
+        ),
+        (Launches(10, 4, 1, 1), "plain for FP16 and engines, not grouped: 10 kernels for 10"),
+        (Launches(9, 6, 1, 1), "plain for FP16 and engines, not grouped: 9 kernels for 10, 6 syncs for 4"),
+        (Launches(8, 0, 1, 3_000_001), "plain for FP16 and engines, not grouped: 8 kernels for 10"),
+    ],
+)
+def test_where_engines_are_asked_for_the_builder_has_the_last_word(
+    given: Given, monkeypatch: pytest.MonkeyPatch, with_engine: Options, new: Launches, remark: str
+) -> None:
+    forms = rewrites.candidates(onnx.load(given.latest(Kind.GRAPH).path))
+    told = {id(forms[0].model): OLD, id(forms[-1].model): new}
+    monkeypatch.setattr(rehearsal, "rehearse", lambda model, *_: told[id(model)])
+    form, (line,) = rewrite._for_engine(forms, Job(TINY, with_engine))
+    assert form is forms[0 if remark.startswith("plain") else -1]
+    assert line.startswith(remark)
+    assert line.endswith("(estimated from TensorRT-RTX's build log)")
+
+
+@pytest.mark.parametrize(
+    ("asked", "remark"),
+    [
+        ("none", "plain, as asked for"),
+        ("plain", "plain, as asked for"),
+        ("folded", "folded, as asked for"),
+        ("fewest", "fewest, as asked for"),
+    ],
+)
+def test_a_form_that_is_asked_for_is_made(given: Given, tmp_path: Path, asked: str, remark: str) -> None:
+    assert make(given, tmp_path / "graph.onnx", asked)["remarks"] == [remark]
+
+
+def test_a_form_that_nobody_knows_is_refused(given: Given, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="there is no rewrite 'fastest'"):
+        make(given, tmp_path / "graph.onnx", "fastest")
+
+
+def test_only_what_serves_is_timed(given: Given, tmp_path: Path) -> None:
+    notes = make(given, tmp_path / "graph.onnx", runner="reference")
+    assert notes["remarks"][0] == "plain: only ONNX Runtime is timed"
+
+
+def spoiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the rewrites gets a weight wrong."""
+    honest = rewrites.candidates
+
+    def candidates(model: onnx.ModelProto, recipes: Mapping[str, tuple[str, ...]]) -> list[rewrites.Candidate]:
+        forms = honest(model, recipes)
+        weight = next(each for each in forms[-1].model.graph.initializer if len(each.dims) == 4)
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.001), weight.name))
+        return forms
+
+    monkeypatch.setattr(rewrites, "candidates", candidates)
+
+
+def test_a_form_that_computes_something_else_is_never_kept(
+    given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiling(monkeypatch)
+    speeds(monkeypatch, {"grouped": 1.0})
+    notes = make(given, tmp_path / "graph.onnx")
+    assert notes["chosen"] == "plain"
+    assert notes["remarks"][-1].startswith("grouped is not what it replaces: error ")
+    with pytest.raises(ParityFailed, match="--rewrite grouped: grouped is not what it replaces"):
+        make(given, tmp_path / "graph.onnx", "grouped")
+
+
+def test_a_form_that_is_no_graph_is_left_out(given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = rewrites.candidates
+
+    def candidates(model: onnx.ModelProto, recipes: Mapping[str, tuple[str, ...]]) -> list[rewrites.Candidate]:
+        forms = honest(model, recipes)
+        forms[-1].model.graph.node[2].input[0] = "nobody"
+        return forms
+
+    monkeypatch.setattr(rewrites, "candidates", candidates)
+    speeds(monkeypatch, {"grouped": 1.0})
+    notes = make(given, tmp_path / "graph.onnx")
+    assert notes["chosen"] != "grouped"
+    assert notes["remarks"][-1].startswith("grouped is no sound graph: ")
