@@ -32,7 +32,7 @@ def _fault(name: str, mean: Floats, std: Floats, other: Floats, spread: Floats, 
     sides = (1, 3, 1, 1)
 
     def plant(spoiled: Graph) -> None:
-        spoiled.insert(name, "Add", (offset / factor).reshape(sides).astype(np.float32))
+        spoiled.insert(name, "Add", offset.reshape(sides).astype(np.float32))
         spoiled.insert(name, "Mul", factor.reshape(sides).astype(np.float32))
 
     same = "it is the right one" if np.array_equal(mean, other) and np.array_equal(std, spread) else None

@@ -124,7 +124,7 @@ def test_a_search_without_an_answer_says_so(finished: Path, tmp_path: Path, monk
     monkeypatch.setattr(halve, "judged", lambda half, sample, tolerance: Judged(False, 1.0))
     with pytest.raises(StageFailed, match="no part of the graph can be FP16") as refused:
         halve.make(keeping("auto"), tmp_path / "graph.onnx", before_halve(finished))
-    assert refused.value.remedy == "deploy the FP32 graph of the simplify stage"
+    assert refused.value.remedy == "deploy the FP32 graph of the rewrite stage"
 
 
 def test_a_search_tells_how_far_it_is(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploytool import golden, images, proving
+from deploytool.backends import eager
+from deploytool.golden import Golden
+from deploytool.measure.replay import replay
+from deploytool.proof import ENGINE, GRAPH, Proof
+from deploytool.proving import Subject
+from tests.conftest import TINY
+from tests.stages.test_validate import spoil
+
+WEIGHTS, GOLDEN = "instantiate/weights.safetensors", "record/golden.npz"
+
+
+def subject(run: Path, **changed: Path) -> Subject:
+    files = [
+        run / WEIGHTS,
+        changed.get("sample", run / GOLDEN),
+        *(run / f"{at}/graph.onnx" for at in ("rewrite", "halve")),
+    ]
+    return proving.subject(*files, half=True, wanted={}, fresh=16)
+
+
+def prove(asked: Subject, count: int = 3) -> Proof:
+    return proving.prove(asked, count, 0, lambda done, total: None)
+
+
+def blind(run: Path, out: Path) -> Path:
+    """A golden sample of grey images: nothing in them has an edge, or a colour."""
+    pixels = np.full((4, 32, 32, 3), 128, np.uint8)
+    inputs = {"input": images.normalise(pixels, TINY.preprocessing)}
+    with eager.start(run / WEIGHTS) as single, eager.start(run / WEIGHTS, double=True) as double:
+        answers, truth = replay(single, inputs), replay(double, inputs)
+    kept = golden.read(run / GOLDEN)
+    labels = np.full(4, -1)
+    golden.write(out, Golden(pixels, inputs, answers, truth, labels, TINY.preprocessing, kept.noise))
+    return out
+
+
+def test_the_golden_cases_of_a_run_catch_what_matters(finished: Path) -> None:
+    proof = prove(subject(finished), count=6)
+    assert proof.missed == ()
+    assert proof.helpful == ()
+    assert proof.count(GRAPH, "caught") > 50
+    assert proof.count(ENGINE, "caught") > 30
+    assert sum(family.equivalent for family in proof.families) > 0
+    for family in proof.families:
+        for power in family.power.values():
+            assert power.caught + power.harmless + power.missed == family.planted - family.equivalent
+
+
+def test_blind_golden_cases_miss_and_the_helpful_ones_see(finished: Path, tmp_path: Path) -> None:
+    sample = blind(finished, tmp_path / "blind.npz")
+    asked = subject(finished, sample=sample)
+    proof = prove(asked)
+    assert {missed.family for missed in proof.missed} >= {"colours_swapped"} or len(proof.missed) > 3
+    assert all(missed.effect > 2 for missed in proof.missed)
+    assert proof.helpful
+    proving.write_helpful(tmp_path / "cases.npz", asked, proof)
+    pixels, inputs = golden.read_cases(tmp_path / "cases.npz")
+    assert len(pixels) == len(inputs["input"]) == len(proof.helpful)
+    seen = golden.read(sample)
+    joined = {"input": np.concatenate([seen.inputs["input"], inputs["input"]])}
+    with eager.start(finished / WEIGHTS) as single, eager.start(finished / WEIGHTS, double=True) as double:
+        answers, truth = replay(single, joined), replay(double, joined)
+    whole = dataclasses.replace(seen, inputs=joined, outputs=answers, reference=truth)
+    assert prove(dataclasses.replace(asked, sample=whole)).missed == ()
+
+
+def test_a_graph_that_fails_its_checks_proves_nothing(run_copy: Path) -> None:
+    spoil(run_copy / "halve" / "graph.onnx", "classifier.weight", factor=3.0)
+    assert prove(subject(run_copy)).families == ()
+
+
+def test_without_fp16_there_is_one_check(finished: Path) -> None:
+    asked = subject(finished)
+    single = dataclasses.replace(asked, graph=asked.before, half=False)
+    proof = prove(single, count=1)
+    assert {name for family in proof.families for name in family.power} == {GRAPH}
+    assert proof.count(GRAPH, "caught") > 10
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [([], ()), ([{3}], (3,)), ([{1, 2}, {2, 3}, {2}], (2,)), ([{1}, {2}, {1, 5}], (1, 2))],
+)
+def test_few_cases_help_with_everything(wanted: list[set[int]], chosen: tuple[int, ...]) -> None:
+    assert proving._cover(wanted) == chosen
