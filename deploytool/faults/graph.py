@@ -105,7 +105,9 @@ class Graph:
         if axis is not None:
             set_attribute(node, "axis", axis)
         maker = self.maker(tensor)
-        self.model.graph.node.insert(list(self.model.graph.node).index(maker) + 1 if maker else 0, node)
+        place = list(self.model.graph.node).index(maker) + 1 if maker else 0
+        self.model.graph.node.insert(place, node)
+        node = self.model.graph.node[place]  # what was inserted is a copy
         self._makers[changed], self._readers[changed], self._readers[tensor] = node, self._readers[tensor], [node]
 
     def never_negative(self, tensor: str) -> bool:
