@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint bench bench-rewrites digits clean
+.PHONY: demo test test-all lint bench bench-rewrites power digits clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -29,6 +29,10 @@ bench: .venv/ready
 
 bench-rewrites: .venv/ready
 	$(BIN)/python tests/bench/rewrites.py
+
+power: .venv/ready
+	$(BIN)/python -m tests.power.faults
+	$(BIN)/python -m tests.power.clean
 
 digits: .venv/ready
 	$(BIN)/python tests/bench/digits.py

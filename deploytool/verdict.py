@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from deploytool.proof import Proof
-from deploytool.report import MEASURED, Gate, Reach, Report, Speed, Weights
+from deploytool.report import MEASURED, Gate, Hop, Reach, Report, Speed, Weights
 
 KEEP = "--keep-fp32 auto"  # the option that mends a model which FP16 is too small or too coarse for
 _HALF = ("halve", "build")  # the stages whose artifacts compute in FP16
@@ -44,15 +44,17 @@ def gate(min_speedup: float | None, speeds: Sequence[Speed], *, engine: bool) ->
 
 def broken(report: Report) -> tuple[str, ...]:
     """One line for every check that failed."""
-    lines = [
-        f"{hop.stage} against {check.against}: {', '.join(check.broken)}"
-        for hop in report.hops
-        for check in hop.checks
-        if check.broken
-    ]
+    lines = [line for hop in report.hops for line in broken_hop(hop)]
     if report.reach and report.reach.overflows:
         lines.append(f"FP16 overflows: {report.reach.node} makes {report.reach.largest:.3g}, and FP16 ends at 65504")
     return tuple(lines)
+
+
+def broken_hop(hop: Hop) -> tuple[str, ...]:
+    """One line for every check of a hop that failed."""
+    return tuple(
+        f"{hop.stage} against {check.against}: {', '.join(check.broken)}" for check in hop.checks if check.broken
+    )
 
 
 def missing(proof: Proof) -> str:

@@ -1,0 +1,60 @@
+"""Whether the checks of a sound run stay silent: `make power`.
+
+Fresh models with fresh weights go down the road by either exporter, and each is judged with one thread and with two, at
+batches of 1, 2, 4 and 8: a check that fails is a false alarm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from deploytool import golden, hops, pipeline, verdict
+from deploytool.artifact import Given, Kind
+from deploytool.canaries import Canaries
+from deploytool.spec import Job, Options, Range
+from tests.power.models import MODELS, small
+
+RECIPE = ("instantiate", "record", "script", "translate", "simplify", "halve")
+THREADS, BATCHES = (1, 2), (1, 2, 4, 8)
+
+
+def alarms(number: int, home: Path) -> Iterator[tuple[str, str]]:
+    """What fails in the judgements of one fresh model: which, and what it says; and a line of nothing if none does."""
+    name = MODELS[number % len(MODELS)]
+    exporter = ("torchscript", "dynamo")[number // len(MODELS) % 2]
+    job = Job(small(name), Options(seed=1000 + number, exporter=exporter))
+    given = Given(tuple(pipeline.run(job, RECIPE, home)))
+    sample = golden.read(given.latest(Kind.GOLDEN).path)
+    for threads, batch in product(THREADS, BATCHES):
+        torch.set_num_threads(threads)
+        os.sched_setaffinity(0, range(threads))  # ONNX Runtime takes as many threads as there are processors
+        judged = Job(job.model, Options(batch=Range(1, batch, batch)))
+        steps = hops.on("cpu", judged, given) + hops.of_half(given)
+        found = hops.judge(steps, hops.origins(judged, given, sample), sample, [], Canaries({}), judged)
+        failed = [line for hop in found for line in verdict.broken_hop(hop)]
+        yield f"{name}, seed {job.options.seed}, {exporter}, {threads} threads, batch {batch}", "; ".join(failed)
+
+
+def main() -> None:
+    """Prints every false alarm, and how many runs there were."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=int, default=125, help="fresh models, each judged eight times")
+    runs = false = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(parser.parse_args().models):
+            for run, failed in alarms(number, Path(folder) / str(number)):
+                runs, false = runs + 1, false + bool(failed)
+                if failed:
+                    print(f"{run}: {failed}", flush=True)
+    print(f"{false} false alarms in {runs} sound runs")
+
+
+if __name__ == "__main__":
+    main()
