@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -64,44 +63,68 @@ def subject(
 
 @dataclass(frozen=True)
 class Check:
-    """One check: what it expects of the golden and of the fresh cases, and what it tolerates."""
+    """One check: what it expects of the golden cases, and what it tolerates."""
 
     expected: Arrays
-    fresh: Arrays
     tolerance: Tolerance
 
 
 @dataclass(frozen=True)
+class Ready:
+    """A subject ready for faults: its graph with every operator in FP32, what that answers, and the checks of the run.
+
+    With FP32 operators, what a fault does is not lost in rounding. `answers` are those to the fresh cases.
+    """
+
+    subject: Subject
+    graph: Graph
+    answers: Arrays
+    checks: Mapping[str, Check]
+    sound: bool
+
+
+@dataclass(frozen=True)
 class Trial:
-    """One fault in one check: its largest error on the golden cases, and on the fresh ones where it was not caught."""
+    """One fault in one check: its largest error on the golden cases, and its effect on each fresh one if not caught."""
 
     caught: bool
     error: float
-    fresh: tuple[float, ...] = ()
+    effects: tuple[float, ...] = ()
+
+
+def ready(subject: Subject) -> Ready:
+    """Runs the graph as it is; `sound` says that no check fails on it."""
+    model = onnx.load(subject.graph)
+    made = rounded.rounded(model, results=False) if subject.half else model
+    graph, checks = Graph(made, subject.half, subject.state, subject.sample.preprocessing), _checks(subject)
+    with _started(graph) as session:
+        got, answers = replay(session, subject.sample.inputs), replay(session, subject.fresh)
+    sound = not any(_judged(got, check).caught for check in checks.values())
+    return Ready(subject, graph, answers, checks, sound)
 
 
 def prove(subject: Subject, count: int, seed: int, watch: Callable[[int, int], None]) -> Proof:
     """Plants up to `count` faults of every family; the same seed plants the same faults.
 
-    Where a check fails on the sound graph itself, nothing can be proved of it, and there are no families.
+    Where a check fails on the graph as it is, nothing can be proved of it, and there are no families.
     """
-    sound, checks = sound_graph(subject), checks_of(subject)
-    if not holds(sound, subject, checks):
+    bench = ready(subject)
+    if not bench.sound:
         return Proof((), (), 0, ())
     families, missed, wanted = [], [], []
     for number, name in enumerate(faults.FAMILIES):
         watch(number, len(faults.FAMILIES))
         rng = np.random.default_rng((seed, number))
-        planted = list(islice(faults.load(name).faults(sound, rng), count))
-        trials = [attempt(sound, fault, subject, checks) for fault in planted if fault.same is None]
-        families.append(Family(name, len(planted), len(planted) - len(trials), _powers(trials, checks)))
+        planted = list(islice(faults.load(name).faults(bench.graph, rng), count))
         tried = [fault for fault in planted if fault.same is None]
+        trials = [attempt(bench, fault) for fault in tried]
+        families.append(Family(name, len(planted), len(planted) - len(tried), _powers(trials, bench.checks)))
         for fault, trial in zip(tried, trials, strict=True):
             for check, found in trial.items():
-                limit = checks[check].tolerance.max_error
+                limit = bench.checks[check].tolerance.max_error
                 if _misses(found, limit):
-                    missed.append(Missed(check, name, fault.place, fault.size, max(found.fresh) / limit))
-                    wanted.append({case for case, error in enumerate(found.fresh) if error > limit})
+                    missed.append(Missed(check, name, fault.place, fault.size, max(found.effects) / limit))
+                    wanted.append({case for case, effect in enumerate(found.effects) if effect > limit})
     return Proof(tuple(families), tuple(missed), len(subject.pixels), _cover(wanted))
 
 
@@ -111,52 +134,35 @@ def write_helpful(path: Path, subject: Subject, proof: Proof) -> None:
     golden.write_cases(path, subject.pixels[chosen], {name: array[chosen] for name, array in subject.fresh.items()})
 
 
-def sound_graph(subject: Subject) -> Graph:
-    """The graph with every operator in FP32, so that what a fault does is not lost in rounding."""
-    model = onnx.load(subject.graph)
-    made = rounded.rounded(model, results=False) if subject.half else model
-    return Graph(made, subject.half, subject.state, subject.sample.preprocessing)
-
-
-def checks_of(subject: Subject) -> dict[str, Check]:
-    """The checks of the run: of the graph as converted, and of what FP16 makes of it, where there is FP16."""
-    sample, fresh, allowed = subject.sample, subject.fresh, subject.allowed
-    exact = partial(onnxruntime.start, subject.before)
-    if not subject.half:
-        return {GRAPH: Check(_answers(exact, sample.inputs), _answers(exact, fresh), allowed.fp32)}
-    narrow = partial(rounded.narrowed, subject.before, subject.graph)
-    return {
-        GRAPH: Check(_answers(narrow, sample.inputs), _answers(narrow, fresh), allowed.fp32),
-        ENGINE: Check(sample.reference, _answers(exact, fresh), allowed.fp16),
-    }
-
-
-def _answers(open_: Callable[[], AbstractContextManager[Session]], inputs: Arrays) -> Arrays:
-    with open_() as session:
-        return replay(session, inputs)
-
-
-def holds(sound: Graph, subject: Subject, checks: Mapping[str, Check]) -> bool:
-    """Whether the checks pass the graph as it is."""
-    with onnxruntime.start(sound.model.SerializeToString()) as session:
-        got = replay(session, subject.sample.inputs)
-    return not any(_judged(got, check).caught for check in checks.values())
-
-
-def attempt(sound: Graph, fault: Fault, subject: Subject, checks: Mapping[str, Check]) -> dict[str, Trial]:
+def attempt(bench: Ready, fault: Fault) -> dict[str, Trial]:
     """What the checks make of one fault; a graph that does not run, or answers in other shapes, deceives nobody."""
-    spoiled = sound.copy()
+    spoiled = bench.graph.copy()
     fault.plant(spoiled)
     try:
-        with onnxruntime.start(spoiled.model.SerializeToString()) as session:
-            got = replay(session, subject.sample.inputs)
-            found = {name: _judged(got, check) for name, check in checks.items()}
-            if not all(trial.caught for trial in found.values()):
-                fresh = replay(session, subject.fresh)
-                found = {name: _moved(trial, fresh, checks[name]) for name, trial in found.items()}
+        with _started(spoiled) as session:
+            got = replay(session, bench.subject.sample.inputs)
+            found = {name: _judged(got, check) for name, check in bench.checks.items()}
+            if all(trial.caught for trial in found.values()):
+                return found
+            effects = tuple(parity.errors(replay(session, bench.subject.fresh), bench.answers).tolist())
     except (StageFailed, ValueError):
-        return {name: Trial(True, float("inf")) for name in checks}
-    return found
+        return {name: Trial(True, float("inf")) for name in bench.checks}
+    return {name: trial if trial.caught else replace(trial, effects=effects) for name, trial in found.items()}
+
+
+def _checks(subject: Subject) -> dict[str, Check]:
+    """The checks of the run: of the graph as converted, and of what FP16 makes of it, where there is FP16."""
+    inputs, allowed = subject.sample.inputs, subject.allowed
+    if not subject.half:
+        with onnxruntime.start(subject.before) as exact:
+            return {GRAPH: Check(replay(exact, inputs), allowed.fp32)}
+    with rounded.narrowed(subject.before, subject.graph) as narrow:
+        converted = replay(narrow, inputs)
+    return {GRAPH: Check(converted, allowed.fp32), ENGINE: Check(subject.sample.reference, allowed.fp16)}
+
+
+def _started(graph: Graph) -> AbstractContextManager[Session]:
+    return onnxruntime.start(graph.model.SerializeToString())
 
 
 def _judged(got: Arrays, check: Check) -> Trial:
@@ -164,14 +170,8 @@ def _judged(got: Arrays, check: Check) -> Trial:
     return Trial(bool(found.broken), found.parity.max_error)
 
 
-def _moved(trial: Trial, fresh: Arrays, check: Check) -> Trial:
-    if trial.caught:
-        return trial
-    return Trial(False, trial.error, tuple(parity.errors(fresh, check.fresh)))
-
-
 def _misses(trial: Trial, limit: float) -> bool:
-    return not trial.caught and bool(max(trial.fresh) > _MATTERS * limit)
+    return not trial.caught and bool(max(trial.effects) > _MATTERS * limit)
 
 
 def _powers(trials: list[dict[str, Trial]], checks: Mapping[str, Check]) -> dict[str, Power]:

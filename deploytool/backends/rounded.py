@@ -43,18 +43,21 @@ def widened(path: Path) -> Iterator[Session]:
 
 @contextmanager
 def narrowed(path: Path, half: Path) -> Iterator[Session]:
-    """The FP32 graph of a file with those weights rounded to FP16 that are FP16 in the graph `half`.
+    """The FP32 graph of a file with the weights that the FP16 graph `half` should have."""
+    yield _called(_session(with_weights_of(onnx.load(path), onnx.load(half))))
+
+
+def with_weights_of(graph: onnx.ModelProto, half: onnx.ModelProto) -> onnx.ModelProto:
+    """The FP32 graph with those weights rounded to FP16 that are FP16 in the graph `half`.
 
     What it answers is what `half` must answer too when it is widened, FP32 noise aside.
     """
-    graph = onnx.load(path)
-    types = {weight.name: weight.data_type for weight in onnx.load(half).graph.initializer}
-    halves = {name for name, data_type in types.items() if data_type == TensorProto.FLOAT16}
+    halves = {weight.name for weight in half.graph.initializer if weight.data_type == TensorProto.FLOAT16}
     for weight in graph.graph.initializer:
         if weight.name in halves:
             exact = numpy_helper.to_array(weight)
             weight.CopyFrom(numpy_helper.from_array(exact.astype(np.float16).astype(np.float32), weight.name))
-    yield _called(_session(graph))
+    return graph
 
 
 def _called(session: ort.InferenceSession) -> Session:

@@ -59,7 +59,7 @@ class Excerpt:
 
 def read(graph: Path, inputs: Arrays) -> Whole:
     """A graph and what each of its tensors is on these inputs, with nothing optimised."""
-    given = opened.fed(graph, inputs)
+    given = opened.fed(onnx.load(graph), inputs)
     model = onnx.load(graph)
     made = opened.everything(onnx.load(graph), given)
     arrays = {name: value for name, value in made.items() if isinstance(value, np.ndarray)}

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from deploytool import golden
-from deploytool.backends import FIXED, onnxruntime
+from deploytool.artifact import for_engine
+from deploytool.backends import FIXED, onnxruntime, rounded
 from deploytool.errors import StageFailed
 from deploytool.golden import Arrays, Golden
 from deploytool.measure import parity
 from deploytool.measure.replay import replay
-from deploytool.report import Check
+from deploytool.report import Check, Tolerance
 from deploytool.tracing import opened, source, strip
 from deploytool.tracing.known import Known
+from deploytool.tracing.opened import Point
 from deploytool.tracing.strip import Layer, Strip
 
 _CASES = 2  # golden cases that are followed through every tensor: those the graph is worst at
 _EAGER, _TRUTH = "eager", "FP64"
 _DERIVED: Mapping[str, float] = {}  # nothing asked for: the tolerances follow from the noise
+_SAME = "the graph before with its weights in FP16"
 _HALF = "halve"  # the stage whose graph computes in FP16
 
 
@@ -98,16 +102,40 @@ def examine(
     model = source.listen(weights, inputs)
     hops, finding, clue, known = [], None, None, model.calls
     for stage, path in graphs:
-        drawn = strip.draw(opened.run(path, inputs), (*model.inputs, *known), model.modules)
+        points, expected = _points(stage, path, graphs, inputs, known, checks[stage])
+        drawn = strip.draw(points, (*model.inputs, *expected), model.modules)
         hops.append(Hop(stage, checks[stage], drawn.layers))
         broken = [check.against for check in checks[stage] if check.broken]
         broken += [f"canary {tensor}" for tensor in canaries if tensor in drawn.wrong]
         if broken and finding is None:
             finding = _finding(stage, broken[0], drawn)
             first = checks[stage][0]
-            clue = Clue(stage, first.against, path, inputs, first.tolerance.max_error, tuple(known), drawn)
+            clue = Clue(stage, first.against, path, inputs, first.tolerance.max_error, tuple(expected), drawn)
         known = drawn.known
     return Blame(tuple(hops), tuple(cases), finding), clue
+
+
+def _points(
+    stage: str,
+    path: Path,
+    graphs: Sequence[tuple[str, Path]],
+    inputs: Arrays,
+    known: Sequence[Known],
+    checks: Sequence[Check],
+) -> tuple[tuple[Point, ...], Sequence[Known]]:
+    """The tensors of a graph, and what is known of them.
+
+    Where an FP16 graph fails as converted and FP16 itself is too coarse to show it, its tensors are computed in FP32,
+    and so are those of the graph before with its weights in FP16: without the rounding, the smallest fault stands out.
+    """
+    graph = onnx.load(path)
+    if {check.against for check in checks if check.broken} != {_SAME}:
+        return opened.run(graph, inputs), known
+    before = onnx.load(for_engine(graphs[[name for name, _ in graphs].index(stage) - 1][1]))
+    exact = opened.run(rounded.with_weights_of(before, graph), inputs)
+    values = {point.tensor: point.values for point in exact}
+    same = [replace(each, values=values[each.tensor]) if each.tensor in values else each for each in known]
+    return opened.run(rounded.rounded(onnx.load(path), results=False), inputs), same
 
 
 def _finding(stage: str, against: str, drawn: Strip) -> Finding:
@@ -122,6 +150,7 @@ def _judged(
     """The checks of every hop, and the cases that the first hop to stray is worst at."""
     checks: dict[str, tuple[Check, ...]] = {}
     worst, before, against = list(range(len(taken.labels))), taken.outputs, _EAGER
+    earlier: Path | None = None
     allowed, sound = parity.tolerances(taken.noise, wanted), True
     for stage, path in graphs:
         got = _replayed(path, taken.inputs)
@@ -130,18 +159,26 @@ def _judged(
             checks[stage] = (
                 parity.check(got, before, against, tolerance),
                 parity.check(got, taken.reference, _TRUTH, tolerance),
+                *(_converted(path, earlier, taken, allowed.fp32) if stage == _HALF and earlier else ()),
             )
         except ValueError as error:
             raise StageFailed(f"{stage}/{path.name} against {against}: {error}", FIXED) from error
         if sound and any(check.broken for check in checks[stage]):
             worst, sound = _worst(got, taken.reference), False
-        before, against = got, stage
+        before, against, earlier = got, stage, for_engine(path)
     return checks, worst[:_CASES]
+
+
+def _converted(path: Path, before: Path, taken: Golden, tolerance: Tolerance) -> tuple[Check]:
+    """The FP16 graph with every operator in FP32, against the graph it was made from with its weights in FP16."""
+    inputs = opened.fed(onnx.load(path), taken.inputs)
+    with rounded.widened(path) as wide, rounded.narrowed(before, path) as narrow:
+        return (parity.check(replay(wide, inputs), replay(narrow, inputs), _SAME, tolerance),)
 
 
 def _replayed(path: Path, inputs: Arrays) -> Arrays:
     with onnxruntime.start(path) as session:
-        return replay(session, opened.fed(path, inputs))
+        return replay(session, opened.fed(onnx.load(path), inputs))
 
 
 def _worst(got: Arrays, expected: Arrays) -> list[int]:

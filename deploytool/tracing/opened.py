@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,18 +32,17 @@ class Point:
     values: npt.NDArray[Any]
 
 
-def fed(graph: Path, inputs: Arrays) -> Arrays:
+def fed(model: onnx.ModelProto, inputs: Arrays) -> Arrays:
     """The inputs in the types that the graph declares: an FP16 graph may take halves."""
-    declared = onnx.load(graph).graph.input
+    declared = model.graph.input
     types = {each.name: onnx.helper.tensor_dtype_to_np_dtype(each.type.tensor_type.elem_type) for each in declared}
     return {name: array.astype(types[name]) for name, array in inputs.items() if name in types}
 
 
-def run(graph: Path, inputs: Arrays) -> tuple[Point, ...]:
+def run(model: onnx.ModelProto, inputs: Arrays) -> tuple[Point, ...]:
     """Every point of the graph in topological order; nothing is optimised, so that every tensor exists."""
-    model = onnx.load(graph)
     outputs = {output.name for output in model.graph.output}
-    nodes, given = dependent(model.graph), fed(graph, inputs)
+    nodes, given = dependent(model.graph), fed(model, inputs)
     values = everything(model, given)
     floats = {name for name, value in {**values, **given}.items() if getattr(value, "dtype", np.dtype("O")).kind == "f"}
     return tuple(

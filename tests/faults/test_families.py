@@ -29,7 +29,7 @@ def subject(finished: Path) -> Subject:
 
 @pytest.fixture(scope="module")
 def sound(subject: Subject) -> Graph:
-    return proving.sound_graph(subject)
+    return proving.ready(subject).graph
 
 
 def planted(graph: Graph, family: str, count: int = COUNT, seed: int = 0) -> list[Fault]:

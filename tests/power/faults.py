@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from deploytool import faults, images, pipeline, proving
-from deploytool.backends import eager, onnxruntime, rounded
+from deploytool.backends import onnxruntime
 from deploytool.errors import StageFailed
+from deploytool.faults import Fault
 from deploytool.faults.graph import Graph
 from deploytool.golden import Arrays
 from deploytool.measure import parity
 from deploytool.measure.replay import replay
 from deploytool.proof import ENGINE, GRAPH
-from deploytool.proving import Check
 from deploytool.spec import Job, Model, Options
 from tests.power import pictures
 from tests.power.models import MODELS, small
@@ -56,36 +56,33 @@ def planted(model: Model, options: Options, home: Path, count: int) -> Iterator[
     made = {each.made_by: each.path for each in pipeline.run(Job(model, options), RECIPE, home)}
     weights, recorded = made["instantiate"], made["record"]
     subject = proving.subject(weights, recorded, made["simplify"], made["halve"], half=True, wanted={}, fresh=1)
-    sound, checks = proving.sound_graph(subject), proving.checks_of(subject)
-    assert proving.holds(sound, subject, checks), "the sound run fails"
+    bench = proving.ready(subject)
+    assert bench.sound, "the sound run fails"
     pixels = pictures.crops(PICTURES, model.preprocessing)
     seen = {model.inputs[0].name: images.normalise(pixels, model.preprocessing)}
-    with rounded.narrowed(subject.before, subject.graph) as narrow, eager.start(weights, double=True) as exact:
-        expected = {GRAPH: replay(narrow, seen), ENGINE: replay(exact, seen)}
+    with onnxruntime.start(bench.graph.model.SerializeToString()) as session:
+        expected = replay(session, seen)
     for number, family in enumerate(faults.FAMILIES):
         rng = np.random.default_rng((options.seed, number))
-        for fault in islice(faults.load(family).faults(sound, rng), count):
+        for fault in islice(faults.load(family).faults(bench.graph, rng), count):
             if fault.same is not None:
                 yield Result(model.name, family, fault.place)
                 continue
-            spoiled = sound.copy()
-            fault.plant(spoiled)
-            sizes = _sizes(spoiled, seen, expected, checks)
-            for check, trial in proving.attempt(sound, fault, subject, checks).items():
-                yield Result(model.name, family, fault.place, check, sizes[check], trial.caught)
+            effect = _effect(bench.graph, fault, seen, expected)
+            for check, trial in proving.attempt(bench, fault).items():
+                size = effect / bench.checks[check].tolerance.max_error
+                yield Result(model.name, family, fault.place, check, size, trial.caught)
 
 
-def _sizes(
-    spoiled: Graph, seen: Arrays, expected: Mapping[str, Arrays], checks: Mapping[str, Check]
-) -> dict[str, float]:
-    """How far a spoiled graph strays on the pictures; infinitely far if it does not run."""
+def _effect(sound: Graph, fault: Fault, seen: Arrays, expected: Arrays) -> float:
+    """How far a fault moves the answers to the pictures; infinitely far if the graph does not run any more."""
+    spoiled = sound.copy()
+    fault.plant(spoiled)
     try:
         with onnxruntime.start(spoiled.model.SerializeToString()) as session:
-            got = replay(session, seen)
-        apart = {name: parity.compare(got, answers).max_error for name, answers in expected.items()}
+            return parity.compare(replay(session, seen), expected).max_error
     except (StageFailed, ValueError):
-        return dict.fromkeys(expected, np.inf)
-    return {name: error / checks[name].tolerance.max_error for name, error in apart.items()}
+        return np.inf
 
 
 def table(results: list[Result]) -> list[str]:

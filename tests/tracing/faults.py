@@ -24,6 +24,10 @@ def scale_filter(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
     _rewrite(graph, node, lambda weight: _put(weight, _loudest(weight), 3 * weight[_loudest(weight)]))
 
 
+def nudge_filter(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    _rewrite(graph, node, lambda weight: _put(weight, _loudest(weight), 1.002 * weight[_loudest(weight)]))
+
+
 def zero_channel(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
     _rewrite(graph, node, lambda weight: _put(weight, _loudest(weight), 0 * weight[0]))
 

@@ -65,6 +65,18 @@ def test_fp16_that_is_too_coarse_as_a_whole_is_no_layers_fault(runs: Runs) -> No
     assert (found.stage, found.layer, found.before) == ("halve", None, None)
 
 
+def test_a_fault_far_below_the_rounding_of_fp16_is_found_in_its_layer(runs: Runs, tmp_path: Path) -> None:
+    run = runs("shufflenet_g3_x0_25")
+    culprit = faults.calls(run / "instantiate" / "weights.safetensors", "Conv2d")[20]
+    tensor = faults.plant(run / "halve" / "graph.onnx", tmp_path / "spoiled.onnx", "Conv", 20, faults.nudge_filter)
+    found = blamed(run, halve=tmp_path / "spoiled.onnx")
+    assert found.finding is not None
+    assert found.finding.against == "the graph before with its weights in FP16"
+    assert found.finding.layer is not None
+    assert found.finding.layer.tensor == tensor
+    assert found.finding.module in culprit
+
+
 def test_a_planted_fault_is_blamed_on_its_hop_and_its_layer(runs: Runs, tmp_path: Path) -> None:
     score: Counter[str] = Counter()
     missed = []

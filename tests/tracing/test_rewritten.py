@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,9 @@ def test_a_fault_behind_a_rewrite_is_blamed_on_its_hop_and_its_module(run: Path,
 
 def test_an_fp16_graph_of_another_form_is_traced_too(tmp_path: Path) -> None:
     parted = walked(tmp_path / "parted", "shufflenet_g3_x0_25", "parted")
-    half = walked(tmp_path / "fewest", "shufflenet_g3_x0_25", "fewest") / "halve" / "graph.onnx"
+    fewest = walked(tmp_path / "fewest", "shufflenet_g3_x0_25", "fewest")
+    half = fewest / "halve" / "graph.onnx"
+    shutil.copy(fewest / "rewrite" / "graph.onnx", parted / "rewrite" / "engine.onnx")
     assert blamed(parted, halve=half).finding is None
     faults.plant(half, tmp_path / "spoiled.onnx", "Conv", 8, faults.scale_filter)
     found = blamed(parted, halve=tmp_path / "spoiled.onnx").finding
