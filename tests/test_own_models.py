@@ -403,5 +403,5 @@ def test_another_package_adds_models(deploytool: Command, tmp_path: Path) -> Non
 
 
 def test_every_definition_here_is_used() -> None:
-    used = {name.partition(":")[0] for name in ARCHITECTURES} | {"fixed", "odd", "foreign"}
+    used = {name.partition(":")[0] for name in ARCHITECTURES} | {"fixed", "odd", "foreign", "c2f"}
     assert {path.stem for path in OWN.glob("*.py")} == used

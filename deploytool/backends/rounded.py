@@ -53,11 +53,26 @@ def with_weights_of(graph: onnx.ModelProto, half: onnx.ModelProto) -> onnx.Model
     What it answers is what `half` must answer too when it is widened, FP32 noise aside.
     """
     halves = {weight.name for weight in half.graph.initializer if weight.data_type == TensorProto.FLOAT16}
+    halves |= {node.output[0] for node in half.graph.node if any(_is_half_constant(each) for each in node.attribute)}
     for weight in graph.graph.initializer:
         if weight.name in halves:
-            exact = numpy_helper.to_array(weight)
-            weight.CopyFrom(numpy_helper.from_array(exact.astype(np.float16).astype(np.float32), weight.name))
+            _narrow(weight)
+    for node in graph.graph.node:
+        for attribute in node.attribute:
+            if node.output[0] in halves and attribute.HasField("t"):
+                _narrow(attribute.t)
     return graph
+
+
+def _is_half_constant(attribute: onnx.AttributeProto) -> bool:
+    return attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT16
+
+
+def _narrow(weight: TensorProto) -> None:
+    """Rounds a weight to FP16, as the converter does: what is beyond its end becomes its end."""
+    end = np.finfo(np.float16).max
+    half = numpy_helper.to_array(weight).clip(-end, end).astype(np.float16)
+    weight.CopyFrom(numpy_helper.from_array(half.astype(np.float32), weight.name))
 
 
 def _called(session: ort.InferenceSession) -> Session:

@@ -15,6 +15,7 @@ from deploytool.spec import Preprocessing
 
 Weight = npt.NDArray[Any]
 
+_END16 = float(np.finfo(np.float16).max)
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _ZERO_AND_UP = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Softplus")
 _KEEP_SIGN = (
@@ -80,7 +81,7 @@ class Graph:
         held = self._weights.get(name)
         dtype = values.dtype if held is None else helper.tensor_dtype_to_np_dtype(held.data_type)
         if self.half and np.issubdtype(dtype, np.floating):
-            values = values.astype(np.float16)
+            values = values.clip(-_END16, _END16).astype(np.float16)
         made = numpy_helper.from_array(np.ascontiguousarray(values.astype(dtype)), name)
         if held is None:
             self._weights[name] = self.model.graph.initializer.add()

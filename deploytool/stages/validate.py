@@ -28,7 +28,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     with eager.start(weights.path) as source:
         extremes = corners(job.model, job.options.sizes, source)
     first = hops.source(recorded, sample, parity.tolerances(sample.noise, job.options.tolerance))
-    judged = hops.judge(steps, hops.origins(job, given, sample), sample, extremes, _canaries(given), job)
+    judged = tuple(hops.judge(steps, hops.origins(job, given, sample), sample, extremes, _canaries(given), job))
     timed = hops.on(devices[-1], job, given) + engines
     found, rounds = speeds.measure(weights.path, timed, sample.inputs, job, devices[-1])
     written = Report(

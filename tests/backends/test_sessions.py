@@ -49,6 +49,7 @@ def test_cuda_without_a_gpu_is_an_error_and_no_silent_fall_back(finished: Path, 
 
 def test_a_session_that_fell_back_is_refused(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = ort.InferenceSession
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setattr(ort, "InferenceSession", lambda path, options, providers: real(path))
     with pytest.raises(MissingBackend, match="it fell back to CPUExecutionProvider"):
         onnxruntime._session(finished / RUNS["onnxruntime"], "cuda")
