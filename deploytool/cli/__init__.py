@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 
 from deploytool import machine
-from deploytool.cli import blame, device, export, models, pack, screen, show, targets, train
+from deploytool.cli import blame, device, export, models, pack, screen, show, sign, targets, train
 from deploytool.errors import BadInput, DeployError, MissingBackend
 
 _EXIT_CODES = """
@@ -32,6 +32,7 @@ app.command("show")(show.show)
 app.command("train")(train.train)
 app.command("blame")(blame.blame)
 app.command("pack")(pack.pack)
+app.command("sign")(sign.sign)
 app.command("verify")(device.verify)
 app.command("build")(device.build)
 app.command("run")(device.run)
