@@ -22,6 +22,7 @@ _HELP = {
     "bench": "time every way to run the bundle that works here",
     "install": "copy a bundle under a root, prove it there, and turn to it",
     "rollback": "turn back to the bundle before",
+    "doctor": "say what this machine can build, run and verify, and what mends it",
 }
 
 
@@ -73,6 +74,7 @@ def _commands() -> dict[str, Callable[[argparse.Namespace], Told]]:
             it.bundle, it.root, seal=it.seal, key=it.key, require=it.require, build=it.build, say=_say
         ),
         "rollback": lambda it: commands.rollback(it.root),
+        "doctor": lambda it: commands.doctor(it.target),
     }
 
 
@@ -86,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, what in _HELP.items():
         one = added.add_parser(name, help=what, description=what)
         one.add_argument("--json", action="store_true", help="print one JSON document")
+        if name == "doctor":
+            one.add_argument("--target", default="", help="whether an engine for that target can be built here")
+            continue
         if name != "rollback":
             place = "a bundle's folder" + (", or an install root" if name == "run" else "")
             one.add_argument("bundle", type=Path, help=place)

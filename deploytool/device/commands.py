@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from deploytool import bundle
+from deploytool import doctor as doctors
 from deploytool.device import build as building
 from deploytool.device import install as installing
 from deploytool.device import probe, telling
@@ -18,6 +19,7 @@ from deploytool.device.install import Pointer
 from deploytool.device.probe import Prober
 from deploytool.device.verify import Asked, Papers, Verified
 from deploytool.device.worker import Guess, Request
+from deploytool.doctor import telling as diagnosis
 from deploytool.errors import BadInput, DeployError
 
 Say = Callable[[str], None]
@@ -157,6 +159,12 @@ def rollback(root: Path) -> Told:
     """Turns back to the bundle before."""
     turned = installing.rollback(root)
     return Told(tuple(telling.pointer(turned, root)), turned)
+
+
+def doctor(target: str = "") -> Told:
+    """What this machine can build, run and verify, and which known traps it is in."""
+    shown = doctors.examine(target)
+    return Told(tuple(diagnosis.told(shown)), shown, shown.failure)
 
 
 def _place(folder: Path) -> Path:
