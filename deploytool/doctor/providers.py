@@ -20,10 +20,23 @@ _GRAPH = (
     "0112040a020802620f0a0179120a0a08080112040a02080242040a00100d"
 )
 _SECONDS, _GIBIBYTES = 60.0, 8.0
+_CLEAN = "import sys; sys.path = [place for place in sys.path if place]\n"  # not from where one happens to stand
 _LIST = "import json, onnxruntime; print(json.dumps(onnxruntime.get_available_providers()))"
 _TRY = """
-import sys
+import ctypes, pathlib, re, sys
 import numpy, onnxruntime
+
+def lost(why):
+    # ONNX Runtime says that a provider is gone, and the loader says why
+    kind = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "tensorrt"}.get(name)
+    folder = pathlib.Path(onnxruntime.__file__).parent / "capi"
+    try:
+        for each in ("shared", kind) if kind else ():
+            ctypes.CDLL(str(folder / f"libonnxruntime_providers_{each}.so"), ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        why = str(error)
+    sys.exit(re.sub(r"^\\[ONNXRuntimeError\\] : \\d+ : \\w+ : ", "", " ".join(why.split())))
+
 graph, name = bytes.fromhex(sys.argv[1]), sys.argv[2]
 options = onnxruntime.SessionOptions()
 options.log_severity_level = 4
@@ -35,9 +48,9 @@ try:
     first, x = session.get_providers()[0], numpy.array([-3.0, 2.0], numpy.float32)
     said = session.run(None, {"x": x})[0].tolist()
 except Exception as error:
-    sys.exit(" ".join(str(error).split()))
+    lost(str(error))
 if first != name:
-    sys.exit("it falls back to " + first)
+    lost("it falls back to " + first)
 if said != [3.0, 2.0]:
     sys.exit("it computes something else: %s" % said)
 """
@@ -68,7 +81,8 @@ class Provider:
 
 
 def _child(arguments: Sequence[str], gibibytes: float) -> str:
-    command = [sys.executable, "-c", *arguments]
+    program, *rest = arguments
+    command = [sys.executable, "-c", _CLEAN + program, *rest]
     return run_limited(command, what="it", seconds=_SECONDS, gibibytes=gibibytes)
 
 

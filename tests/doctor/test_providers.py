@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -25,6 +26,12 @@ def test_the_bytes_are_a_graph_that_onnx_agrees_with() -> None:
 def test_the_cpu_provider_starts_here_and_one_that_is_not_there_does_not() -> None:
     assert Provider(CPU, STARTS) in providers.tried()
     assert providers._status("NoSuchExecutionProvider", providers._child) != STARTS
+
+
+def test_the_folder_one_stands_in_is_no_place_to_import_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('taken')")
+    monkeypatch.chdir(tmp_path)
+    assert providers.tried()[-1] == Provider(CPU, STARTS)
 
 
 def test_what_is_listed_is_tried_one_by_one() -> None:
