@@ -195,7 +195,7 @@ OF_FILES = (small.extra, small.missing, small.rename, small.swap, small.manifest
 def test_three_hundred_tampered_bundles_are_refused(
     signed: Path, other: Path, tmp_path: Path, ours: Keys, theirs: Keys
 ) -> None:
-    """An extra name may be one that model-signing ignores, and a folder without files is refused by the manifest."""
+    """Bits of the signature, the payload and the files, files added, removed and renamed, and signatures of others."""
     rng, kept, folder = random.Random(7), small.contents(signed), tmp_path / "bundle"
     swapped = (other / bundle.SIGNATURE).read_bytes()
     passed: Counter[str] = Counter()
@@ -212,6 +212,58 @@ def test_three_hundred_tampered_bundles_are_refused(
         passed["other signature"] += not refused(folder, ours[1] if number % 4 else theirs[1])
     assert +passed == Counter()
     assert not refused(small.restored(kept, folder), ours[1])
+
+
+def test_the_signature_alone_holds_every_file(copy: Path, ours: Keys) -> None:
+    """The manifest is not asked: it names the same digests, but a bundle need not get that far."""
+    seal = bundle.seal(copy)
+    for path in [path for path in small.paths(copy) if path.name != bundle.SIGNATURE]:
+        kept = path.read_bytes()
+        path.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        with pytest.raises(Refused, match="has other bytes"):
+            signature.check(copy, seal, ours[1])
+        path.write_bytes(kept)
+    signature.check(copy, seal, ours[1])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("bundle.v0.3+json", "bundle.v0.2+json"),
+        ('"keyid":""', '"keyid":"x"'),
+        ('"keyid":""', '"keyid":"","more":1'),
+        ('"keyid":""', '"keyid":"","keyid":""'),
+        ('"tlogEntries":[]', '"tlogEntries":[1]'),
+        ('"tlogEntries":[]', '"more":[]'),
+        (',"tlogEntries":[]', ""),
+        ("vnd.in-toto+json", "vnd.in-toto+jsom"),
+        ('"hint":"', '"hint":"0'),
+        ('"sig":"', '"sig":" '),
+        ("}]}}", '}]}} "'),
+        ('"signatures":[', '"signatures":[{},'),
+    ],
+)
+def test_a_signature_has_one_text(copy: Path, ours: Keys, old: str, new: str) -> None:
+    place = copy / bundle.SIGNATURE
+    assert old in place.read_text()
+    place.write_text(place.read_text().replace(old, new, 1))
+    assert refused(copy, ours[1])
+
+
+def test_no_bit_of_base64_is_to_spare(copy: Path, ours: Keys) -> None:
+    """A last letter may hold bits that decode to nothing; another one in its place is another text."""
+    place, letters = copy / bundle.SIGNATURE, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    text = place.read_text()
+    sig = json.loads(text)["dsseEnvelope"]["signatures"][0]["sig"]
+    while not sig.endswith("="):  # signatures differ in length
+        signing.sign(copy, ours[0])
+        text = place.read_text()
+        sig = json.loads(text)["dsseEnvelope"]["signatures"][0]["sig"]
+    bare = sig.rstrip("=")
+    other = bare[:-1] + letters[letters.index(bare[-1]) ^ 1] + "=" * (len(sig) - len(bare))
+    assert base64.b64decode(other) == base64.b64decode(sig)
+    place.write_text(text.replace(sig, other))
+    assert refused(copy, ours[1])
 
 
 def test_a_whole_forgery_is_refused(copy: Path, ours: Keys, theirs: Keys) -> None:
