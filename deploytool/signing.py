@@ -26,7 +26,7 @@ def sign(folder: Path, key: Path) -> int:
     public = _public_half(key)
     bundle.check(folder, bundle.read(folder))
     how = hashing.Config().use_file_serialization(hashing_algorithm="sha256", max_workers=1)
-    how.set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
+    how.set_ignored_paths(paths=signature.UNSIGNED, ignore_git_paths=False)
     config = oms.Config().use_elliptic_key_signer(private_key=key).set_hashing_config(how)
     with tempfile.TemporaryDirectory(prefix="deploytool-") as bench:
         made, other_half = Path(bench, SIGNATURE), Path(bench, "public.pem")

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from deploytool import files
-from deploytool.bundle import LONGEST, MANIFEST, SIGNATURE
+from deploytool.bundle import BESIDE, LONGEST, MANIFEST, SIGNATURE
 from deploytool.errors import BadInput, Refused
 
 _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -34,6 +34,7 @@ _CURVES: Mapping[str, hashes.HashAlgorithm] = {
     "secp521r1": hashes.SHA512(),
 }
 CURVES = tuple(_CURVES)
+UNSIGNED = tuple(name for name in BESIDE if name != MANIFEST)  # the signature itself, above all
 _LONGEST_KEY = 64 << 10  # bytes
 
 
@@ -116,7 +117,7 @@ def _signed(payload: bytes) -> dict[str, str]:
 
 def _hold(folder: Path, signed: Mapping[str, str]) -> int:
     """How many files there are beside the signature; each of them is signed, with the bytes it has."""
-    found = sorted({path for path, mode in files.listing(folder) if not stat.S_ISDIR(mode)} - {SIGNATURE})
+    found = sorted({path for path, mode in files.listing(folder) if not stat.S_ISDIR(mode)} - set(UNSIGNED))
     for path in found:
         if path not in signed:
             raise Refused(f"{folder / path} is not signed", files.AGAIN)
