@@ -13,10 +13,10 @@ demo: .venv/ready
 	$(BIN)/deploytool export shufflenet_g3 --trt
 
 test: .venv/ready
-	$(BIN)/pytest -m 'not sweep'
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not sweep'
 
 test-all: .venv/ready
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/ready
 	$(BIN)/ruff check

@@ -20,7 +20,19 @@ from deploytool.stages import STAGES
 _PACKAGE = Path(__file__).parent
 _WEIGHTS = Kind.WEIGHTS.value
 # what no stage's result depends on
-_ABOVE = ("cli", "device", "stages", "training", "tracing", "cost.py", "pipeline.py", "catalog.py", "targets.py")
+_ABOVE = (
+    "cli",
+    "device",
+    "stages",
+    "training",
+    "tracing",
+    "cost.py",
+    "pipeline.py",
+    "catalog.py",
+    "targets.py",
+    "signing.py",
+    "doctor",
+)
 
 
 def check(recipe: Sequence[str]) -> None:

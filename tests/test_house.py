@@ -25,7 +25,10 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "deploytool"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 BACKENDS = sorted(path.stem for path in (PACKAGE / "backends").glob("[a-z]*.py"))
-HEAVY = ("torch", "safetensors", "onnx", "onnxruntime", "onnxsim", "tensorrt", "tensorrt_rtx", "cuda", "PIL")
+HEAVY = (
+    *("torch", "safetensors", "onnx", "onnxruntime", "onnxsim", "tensorrt", "tensorrt_rtx", "cuda", "PIL"),
+    *("cryptography", "model_signing"),
+)
 ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.backends.eager": "torch",
     "deploytool.backends.onnxruntime": "onnxruntime",
@@ -47,6 +50,7 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.samples": "PIL, through images",
     "deploytool.measure.corners": "PIL, through samples",
     "deploytool.measure.trial": "PIL, through corners",
+    "deploytool.signing": "model_signing",
     "deploytool.stages.halve": "onnx",
     "deploytool.stages.instantiate": "torch",
     "deploytool.stages.lint": "onnx",
@@ -101,6 +105,7 @@ def copied_house(tmp_path: Path) -> Path:
         ("deploytool/measure/parity.py", "import torch", "Each heavy library has its address"),
         ("deploytool/device/here.py", "import typer", "A device needs none of the desk's libraries"),
         ("deploytool/measure/replay.py", "import onnx", "A device needs none of the desk's libraries"),
+        ("deploytool/device/verify.py", "import cryptography", "Each heavy library has its address"),
         ("models/layers.py", "from deploytool import machine", "Definitions know nothing of the toolchain"),
     ],
 )
@@ -227,7 +232,14 @@ def test_the_top_level_is_the_one_the_user_fixed() -> None:
 def test_what_is_tested_is_what_is_asked_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    asked = [*project["dependencies"], *extras["export"], *extras["cpu"], *extras["dev"]]
+    asked = [
+        *project["dependencies"],
+        *extras["export"],
+        *extras["cpu"],
+        *extras["dev"],
+        *extras["sign"],
+        *extras["verify"],
+    ]
     names = {re.split(r"[<>=\[]", one)[0] for one in asked} - {"deploytool"}
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     assert names <= pinned

@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 
 from deploytool import machine
-from deploytool.cli import blame, device, export, models, pack, prove, screen, show, targets, train
+from deploytool.cli import blame, device, doctor, export, models, pack, prove, screen, show, sign, targets, train
 from deploytool.errors import BadInput, DeployError, MissingBackend
 
 _EXIT_CODES = """
@@ -32,7 +32,9 @@ app.command("show")(show.show)
 app.command("train")(train.train)
 app.command("prove")(prove.prove)
 app.command("blame")(blame.blame)
+app.command("doctor")(doctor.doctor)
 app.command("pack")(pack.pack)
+app.command("sign")(sign.sign)
 app.command("verify")(device.verify)
 app.command("build")(device.build)
 app.command("run")(device.run)
@@ -45,7 +47,8 @@ def main() -> None:
     """Runs the command line; a failure we know ends with one problem, one remedy and its own exit code."""
     sys.path.append(str(Path.cwd()))  # where `package.module:factory` may lie, as with `python -m`
     try:
-        _both_runtimes()
+        if sys.argv[1:2] != ["doctor"]:  # which says so itself, and what else is wrong
+            _both_runtimes()
         app()
     except DeployError as error:
         _end(error)

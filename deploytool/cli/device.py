@@ -27,6 +27,7 @@ _Require = Annotated[Least | None, typer.Option(help="Fail if only something slo
 _Build = Annotated[bool, typer.Option("--build", help="Build an engine here first, where one can.")]
 _Root = Annotated[Path, typer.Option(help="Where bundles are installed.")]
 _Seal = Annotated[str | None, typer.Option(help="The seal of the bundle you mean; any other is refused.")]
+_Key = Annotated[Path | None, typer.Option("--require-signature", help="The public key that must have signed it.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -34,6 +35,7 @@ def verify(
     bundle: _Bundle,
     root: Annotated[Path | None, typer.Option(help="Refuse what is older than what is installed there.")] = None,
     seal: _Seal = None,
+    key: _Key = None,
     require: _Require = None,
     build: _Build = False,
     as_json: _Json = False,
@@ -44,33 +46,35 @@ def verify(
     """
     from deploytool.device import commands  # here begins numpy
 
-    told = commands.verify(bundle, root=root, seal=seal, require=_word(require), build=build, say=_say)
+    told = commands.verify(bundle, root=root, seal=seal, key=key, require=_word(require), build=build, say=_say)
     _show(told, as_json=as_json)
 
 
-def build(bundle: _Bundle, as_json: _Json = False) -> None:
+def build(bundle: _Bundle, key: _Key = None, as_json: _Json = False) -> None:
     """Builds an engine for this machine from the bundle's graph, proves it, and keeps it beside the bundle."""
     from deploytool.device import commands
 
-    _show(commands.build(bundle, say=_say), as_json=as_json)
+    _show(commands.build(bundle, key=key, say=_say), as_json=as_json)
 
 
 def run(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or an install root.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes.")] = 5,
+    key: _Key = None,
     require: _Require = None,
     as_json: _Json = False,
 ) -> None:
     """Says what the model sees in pictures, by the first way that works here."""
     from deploytool.device import commands
 
-    _show(commands.run(bundle, images, top=top, require=_word(require)), as_json=as_json)
+    _show(commands.run(bundle, images, top=top, key=key, require=_word(require)), as_json=as_json)
 
 
 def bench(
     bundle: _Bundle,
     seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="For each way that works.")] = 3.0,
+    key: _Key = None,
     require: _Require = None,
     build: _Build = False,
     as_json: _Json = False,
@@ -78,7 +82,7 @@ def bench(
     """Times every way to run the bundle that works here, each in a process of its own."""
     from deploytool.device import commands
 
-    told = commands.bench(bundle, seconds=seconds, require=_word(require), build=build, say=_say)
+    told = commands.bench(bundle, seconds=seconds, key=key, require=_word(require), build=build, say=_say)
     _show(told, as_json=as_json)
 
 
@@ -86,6 +90,7 @@ def install(
     bundle: _Bundle,
     root: _Root,
     seal: _Seal = None,
+    key: _Key = None,
     require: _Require = None,
     build: _Build = False,
     as_json: _Json = False,
@@ -93,7 +98,7 @@ def install(
     """Copies a bundle under a root, proves it there, and only then turns to it; the one before is kept."""
     from deploytool.device import commands
 
-    told = commands.install(bundle, root, seal=seal, require=_word(require), build=build, say=_say)
+    told = commands.install(bundle, root, seal=seal, key=key, require=_word(require), build=build, say=_say)
     _show(told, as_json=as_json)
 
 

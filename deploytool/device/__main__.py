@@ -22,6 +22,7 @@ _HELP = {
     "bench": "time every way to run the bundle that works here",
     "install": "copy a bundle under a root, prove it there, and turn to it",
     "rollback": "turn back to the bundle before",
+    "doctor": "say what this machine can build, run and verify, and what mends it",
 }
 
 
@@ -62,15 +63,18 @@ def _say(line: str) -> None:
 def _commands() -> dict[str, Callable[[argparse.Namespace], Told]]:
     return {
         "verify": lambda it: commands.verify(
-            it.bundle, root=it.root, seal=it.seal, require=it.require, build=it.build, say=_say
+            it.bundle, root=it.root, seal=it.seal, key=it.key, require=it.require, build=it.build, say=_say
         ),
-        "build": lambda it: commands.build(it.bundle, say=_say),
-        "run": lambda it: commands.run(it.bundle, it.images, top=it.top, require=it.require),
-        "bench": lambda it: commands.bench(it.bundle, seconds=it.seconds, require=it.require, build=it.build, say=_say),
+        "build": lambda it: commands.build(it.bundle, key=it.key, say=_say),
+        "run": lambda it: commands.run(it.bundle, it.images, top=it.top, key=it.key, require=it.require),
+        "bench": lambda it: commands.bench(
+            it.bundle, seconds=it.seconds, key=it.key, require=it.require, build=it.build, say=_say
+        ),
         "install": lambda it: commands.install(
-            it.bundle, it.root, seal=it.seal, require=it.require, build=it.build, say=_say
+            it.bundle, it.root, seal=it.seal, key=it.key, require=it.require, build=it.build, say=_say
         ),
         "rollback": lambda it: commands.rollback(it.root),
+        "doctor": lambda it: commands.doctor(it.target),
     }
 
 
@@ -84,9 +88,14 @@ def _parser() -> argparse.ArgumentParser:
     for name, what in _HELP.items():
         one = added.add_parser(name, help=what, description=what)
         one.add_argument("--json", action="store_true", help="print one JSON document")
+        if name == "doctor":
+            one.add_argument("--target", default="", help="whether an engine for that target can be built here")
+            continue
         if name != "rollback":
             place = "a bundle's folder" + (", or an install root" if name == "run" else "")
             one.add_argument("bundle", type=Path, help=place)
+            what = "the public key (PEM) that must have signed the bundle"
+            one.add_argument("--require-signature", dest="key", type=Path, metavar="KEY", help=what)
         if name not in ("build", "rollback"):
             one.add_argument("--require", choices=LEAST, help="fail if only something slower works")
         if name in ("verify", "bench", "install"):

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from deploytool import bundle
+from deploytool import doctor as doctors
 from deploytool.device import build as building
 from deploytool.device import install as installing
 from deploytool.device import probe, telling
@@ -16,8 +17,9 @@ from deploytool.device import verify as verifying
 from deploytool.device.here import here
 from deploytool.device.install import Pointer
 from deploytool.device.probe import Prober
-from deploytool.device.verify import Papers, Verified
+from deploytool.device.verify import Asked, Papers, Verified
 from deploytool.device.worker import Guess, Request
+from deploytool.doctor import telling as diagnosis
 from deploytool.errors import BadInput, DeployError
 
 Say = Callable[[str], None]
@@ -55,18 +57,31 @@ def verify(
     *,
     root: Path | None = None,
     seal: str | None = None,
+    key: Path | None = None,
     require: str | None = None,
     build: bool = False,
     say: Say,
 ) -> Told:
-    """Papers, target, golden cases; with `root`, the sequence against what is installed there."""
-    checked = verifying.papers(folder, installing.asked(root, seal))
+    """Papers, target, golden cases; with `root`, the sequence against what is installed there.
+
+    `key`, here and below, is the file of the public key that must have signed the bundle, if one must have.
+    """
+    checked = verifying.papers(folder, installing.asked(root, seal, key))
     return _verified(checked, _QUICK, require, build=build, every=False, say=say)
 
 
-def bench(folder: Path, *, seconds: float, require: str | None = None, build: bool = False, say: Say) -> Told:
+def bench(
+    folder: Path,
+    *,
+    seconds: float,
+    key: Path | None = None,
+    require: str | None = None,
+    build: bool = False,
+    say: Say,
+) -> Told:
     """The same with every way that runs here, each timed for `seconds` in a process of its own."""
-    return _verified(verifying.papers(folder), seconds, require, build=build, every=True, say=say)
+    checked = verifying.papers(folder, Asked(key=key))
+    return _verified(checked, seconds, require, build=build, every=True, say=say)
 
 
 def _verified(checked: Papers, seconds: float, require: str | None, *, build: bool, every: bool, say: Say) -> Told:
@@ -77,9 +92,9 @@ def _verified(checked: Papers, seconds: float, require: str | None, *, build: bo
     return Told(tuple(telling.verified(found, every=every)), found, failure)
 
 
-def build(folder: Path, *, say: Say) -> Told:
+def build(folder: Path, *, key: Path | None = None, say: Say) -> Told:
     """An engine for this machine from the bundle's graph, proved and kept beside the bundle."""
-    checked = verifying.papers(folder)
+    checked = verifying.papers(folder, Asked(key=key))
     record = building.build(
         *(folder, checked.manifest, here(), building.place(folder), _prober(checked, _QUICK)), _progress(say)
     )
@@ -95,10 +110,10 @@ def _built(checked: Papers, say: Say) -> None:
         say(f"no engine was built: {error}")
 
 
-def run(folder: Path, images: Sequence[Path], *, top: int, require: str | None = None) -> Told:
+def run(folder: Path, images: Sequence[Path], *, top: int, key: Path | None = None, require: str | None = None) -> Told:
     """What the model says of pictures, by the first way that works here."""
     place = _place(folder)
-    checked = verifying.papers(place)
+    checked = verifying.papers(place, Asked(key=key))
     missing = next((image for image in images if not image.is_file()), None)
     if missing:
         raise BadInput(f"there is no file {missing}", "check the path")
@@ -115,7 +130,14 @@ def run(folder: Path, images: Sequence[Path], *, top: int, require: str | None =
 
 
 def install(
-    folder: Path, root: Path, *, seal: str | None = None, require: str | None = None, build: bool = False, say: Say
+    folder: Path,
+    root: Path,
+    *,
+    seal: str | None = None,
+    key: Path | None = None,
+    require: str | None = None,
+    build: bool = False,
+    say: Say,
 ) -> Told:
     """Publishes a bundle under `root`, proves it there, and turns to it."""
     shown: list[Verified] = []
@@ -128,7 +150,7 @@ def install(
         if failure:
             raise failure
 
-    turned = installing.install(folder, root, prove, seal)
+    turned = installing.install(folder, root, prove, seal, key)
     lines = (*telling.verified(shown[-1], every=False), *telling.pointer(turned, root))
     return Told(lines, Installed(turned, shown[-1]))
 
@@ -137,6 +159,12 @@ def rollback(root: Path) -> Told:
     """Turns back to the bundle before."""
     turned = installing.rollback(root)
     return Told(tuple(telling.pointer(turned, root)), turned)
+
+
+def doctor(target: str = "") -> Told:
+    """What this machine can build, run and verify, and which known traps it is in."""
+    shown = doctors.examine(target)
+    return Told(tuple(diagnosis.told(shown)), shown, shown.failure)
 
 
 def _place(folder: Path) -> Path:

@@ -52,27 +52,30 @@ def home(root: Path, seal: str) -> Path:
     return root / _BUNDLES / seal
 
 
-def asked(root: Path | None, seal: str | None = None) -> Asked:
+def asked(root: Path | None, seal: str | None = None, key: Path | None = None) -> Asked:
     """What a bundle must keep to that is to be installed there."""
     found = pointer(root) if root else None
-    return Asked(found.sequence, found.refused, seal) if found else Asked(seal=seal)
+    return Asked(found.sequence, found.refused, seal, key) if found else Asked(seal=seal, key=key)
 
 
-def install(source: Path, root: Path, prove: Prove, seal: str | None = None) -> Pointer:
+def install(source: Path, root: Path, prove: Prove, seal: str | None = None, key: Path | None = None) -> Pointer:
     """Copies a bundle into the root, proves it there, and only then makes it the current one.
 
-    `seal` is that of the bundle one means, if it is known. Raises Refused for bytes that are not the manifest's and for
-    an older sequence, and what `prove` raises; the bundle that ran before then still does.
+    `seal` is that of the bundle one means, if it is known; `key` the public key that must have signed it, if one must.
+    Raises Refused for bytes that are not the manifest's and for an older sequence, and what `prove` raises; the bundle
+    that ran before then still does.
     """
     (root / _BUNDLES).mkdir(parents=True, exist_ok=True)
     with _locked(root):
         before = pointer(root)
-        checked = verify.papers(source, asked(root, seal))
+        checked = verify.papers(source, asked(root, seal, key))
         place = home(root, checked.seal)
         if not _whole(place):
             _publish(checked, place, root)
+        elif key is not None:  # the very bundle may have come before without its signature
+            files.publish(place / bundle.SIGNATURE, files.read(source / bundle.SIGNATURE, bundle.LONGEST))
         try:
-            prove(verify.papers(place))
+            prove(verify.papers(place, Asked(key=key)))
         except DeployError:
             if before is None or checked.seal not in (before.current, before.previous):
                 _remove(place)

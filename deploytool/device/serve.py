@@ -16,7 +16,7 @@ from deploytool.device.here import here
 from deploytool.device.pictures import Picture
 from deploytool.device.probe import Tried
 from deploytool.device.session import opened
-from deploytool.device.verify import Papers
+from deploytool.device.verify import Asked, Papers
 from deploytool.device.ways import Way
 from deploytool.errors import BadInput
 from deploytool.measure.replay import replay
@@ -72,15 +72,18 @@ def _fixed(side: int | str) -> bool:
 
 
 @contextmanager
-def serve(root: str | Path, require: str | None = None) -> Iterator[Model]:
+def serve(root: str | Path, require: str | None = None, require_signature: str | Path | None = None) -> Iterator[Model]:
     """The model that is installed under `root`, or the bundle that lies there, proved and ready to be called.
 
     Every file is hashed and the golden cases are run in a child process before anything is loaded in this one. A
     bundle that fails to start three times in a row gives way to the one before it. `require` is trt, cuda or cpu: the
-    least that will do. Raises Refused, NotVerified or ParityFailed if nothing can be served.
+    least that will do; `require_signature` is the file of the public key that must have signed the bundle. Raises
+    Refused, NotVerified or ParityFailed if nothing can be served, MissingBackend if no signature can be checked here.
     """
+    key = Path(require_signature) if require_signature else None
+    started = _bundle if _bare(root) else _installed
     with ExitStack() as stack:
-        yield stack.enter_context(_bundle(Path(root), require) if _bare(root) else _installed(Path(root), require))
+        yield stack.enter_context(started(Path(root), require, key))
 
 
 def _bare(root: str | Path) -> bool:
@@ -88,17 +91,17 @@ def _bare(root: str | Path) -> bool:
 
 
 @contextmanager
-def _installed(root: Path, require: str | None) -> Iterator[Model]:
+def _installed(root: Path, require: str | None, key: Path | None) -> Iterator[Model]:
     current = install.started(root).current
     recorded, place = starts.recorded(install.starts_of(root, current)), install.home(root, current)
-    with recorded as succeeded, _bundle(place, require) as model:
+    with recorded as succeeded, _bundle(place, require, key) as model:
         succeeded()
         yield model
 
 
 @contextmanager
-def _bundle(folder: Path, require: str | None) -> Iterator[Model]:
-    checked = verify.papers(folder)
+def _bundle(folder: Path, require: str | None, key: Path | None) -> Iterator[Model]:
+    checked = verify.papers(folder, Asked(key=key))
     way, tried = _serving(checked, require)
     with opened(way) as session:
         yield Model(checked.manifest, session, tried)

@@ -12,7 +12,7 @@ from deploytool.device import build, probe
 from deploytool.device.here import Here, misfit
 from deploytool.device.probe import Prober, Tried
 from deploytool.device.ways import Way, ways
-from deploytool.errors import Refused
+from deploytool.errors import MissingBackend, Refused
 
 HELD = "held"
 
@@ -21,12 +21,14 @@ HELD = "held"
 class Asked:
     """What a bundle's papers are held against.
 
-    That is the lowest sequence still welcome, the seals that are not, and the one seal that will do, if it is known.
+    That is the lowest sequence still welcome, the seals that are not, the one seal that will do, if it is known, and
+    the public key (a file in PEM) that must have signed it, if one must have.
     """
 
     sequence: int | None = None
     refused: tuple[str, ...] = ()
     seal: str | None = None
+    key: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,17 @@ def _seal(folder: Path, seal: str, asked: Asked) -> str | None:
     return HELD
 
 
+def _signature(folder: Path, seal: str, asked: Asked) -> str | None:
+    if asked.key is None:
+        return None
+    try:
+        from deploytool.device import signature  # here begins cryptography, which few devices need
+    except ModuleNotFoundError as error:
+        problem = f"a signature is required, and {(error.name or '').partition('.')[0]} is not installed"
+        raise MissingBackend(problem, "pip install 'deploytool[verify]'") from error
+    return f"{HELD}: {signature.check(folder, seal, asked.key)} files, by {asked.key}"
+
+
 def _digests(folder: Path, manifest: Manifest, seal: str, asked: Asked) -> str:
     bundle.check(folder, manifest)
     return f"{HELD}: {len(bundle.every(manifest))} files"
@@ -100,7 +113,7 @@ def _sequence(folder: Path, manifest: Manifest, seal: str, asked: Asked) -> str:
 
 Unread = Callable[[Path, str, Asked], str | None]  # None where nothing was asked
 Check = Callable[[Path, Manifest, str, Asked], str]
-UNREAD: tuple[tuple[str, Unread], ...] = (("seal", _seal),)  # before the manifest is parsed
+UNREAD: tuple[tuple[str, Unread], ...] = (("seal", _seal), ("signature", _signature))  # before the manifest is parsed
 CHECKS: tuple[tuple[str, Check], ...] = (("digests", _digests), ("sequence", _sequence))
 
 

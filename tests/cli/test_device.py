@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from deploytool import bundle
 from tests.conftest import ROOT, Command
@@ -86,6 +88,42 @@ def test_a_bundle_that_was_tampered_with_is_refused(
     assert "Traceback" not in done.stderr
 
 
+def test_a_bundle_is_signed_and_only_the_key_that_signed_it_opens_it(
+    door: Command, deploytool: Command, packed: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(packed, tmp_path / "bundle"))
+    private, public = made_keys(tmp_path, "ours")
+    _, foreign = made_keys(tmp_path, "theirs")
+    asked = ["verify", str(folder), "--json", "--require-signature"]
+    assert "is not signed" in door(*asked, public).stderr
+    done = deploytool("sign", str(folder), "--key", private)
+    assert done.returncode == 0, done.stderr
+    assert f"{folder / 'model.sig'}: {len(bundle.every(bundle.read(folder))) + 1} files are signed" in done.stdout
+    assert told(door(*asked, public))["steps"][0]["name"] == "signature"
+    picture = str(packed / "golden" / "case_0.png")
+    root = ["--root", str(tmp_path / "root")]
+    for command in (
+        ["verify", str(folder)],
+        ["build", str(folder)],
+        ["run", str(folder), picture],
+        ["bench", str(folder)],
+        ["install", str(folder), *root],
+    ):
+        refused = door(*command, "--require-signature", foreign)
+        assert refused.returncode == 8, command
+        assert f"is not by the key {foreign}" in refused.stderr
+    assert told(door("install", str(folder), *root, "--require-signature", public, "--json"))["pointer"]
+    assert door("run", root[1], picture, "--require-signature", public).returncode == 0
+
+
+def made_keys(folder: Path, name: str) -> tuple[str, str]:
+    private = ec.generate_private_key(ec.SECP256R1())
+    one, other = folder / f"{name}.pem", folder / f"{name}.pub.pem"
+    one.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    other.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return str(one), str(other)
+
+
 def test_run_names_the_classes_of_pictures(door: Command, packed: Path) -> None:
     pictures = [str(packed / "golden" / f"case_{number}.png") for number in (0, 1)]
     found = told(door("run", str(packed), *pictures, "--top", "3", "--json"))
@@ -129,7 +167,7 @@ def test_build_says_why_it_cannot(door: Command, packed: Path) -> None:
 
 
 def test_the_back_door_lists_what_the_front_door_has(deploytool: Command, back_door: Command) -> None:
-    commands = {"verify", "build", "run", "bench", "install", "rollback"}
+    commands = {"verify", "build", "run", "bench", "install", "rollback", "doctor"}
     for done in (deploytool("--help"), back_door("--help")):
         assert commands <= set(done.stdout.split())
 

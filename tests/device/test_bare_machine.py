@@ -35,6 +35,9 @@ def test_a_device_verifies_runs_and_benches_a_bundle_without_the_desk(packed: Pa
     ):
         done = call("-m", "deploytool.device", *command, "--json")
         assert done.returncode == 0, done.stderr
+    unable = call("-m", "deploytool.device", "verify", str(packed), "--require-signature", "public.pem")
+    assert unable.returncode == 5
+    assert "cryptography is not installed" in unable.stderr
     program = (
         f"import deploytool.device\nwith deploytool.device.open({root!r}) as model: print(model({picture!r}).shape)"
     )

@@ -1,0 +1,63 @@
+"""The doctor at both doors, on this very machine and on one whose packages are made up."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploytool import machine
+from tests.conftest import ROOT, Command
+
+without_gpu = pytest.mark.skipif(bool(machine.gpus()), reason="it is about a machine without a GPU")
+
+
+@pytest.fixture(params=["deploytool", "deploytool.device"])
+def door(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
+    def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", request.param, "doctor", *arguments]
+        settings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        return subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
+
+    return call
+
+
+@without_gpu
+def test_this_machine(door: Command) -> None:
+    done = door()
+    assert done.returncode == 0, done.stderr
+    assert f"  torch             {machine.version('torch')}\n" in done.stdout
+    assert "CPUExecutionProvider: starts\n" in done.stdout
+    assert "  rtx40             yes  TensorRT-RTX builds for it without a GPU\n" in done.stdout
+    assert "  orin              no   TensorRT-RTX does not know compute capability 8.7" in done.stdout
+    assert done.stdout.endswith("No known trap was found.\n")
+
+
+@without_gpu
+def test_a_target_decides_how_it_ends(door: Command) -> None:
+    assert door("--target", "rtx40").returncode == 0
+    done = door("--target", "orin", "--json")
+    assert done.returncode == 5
+    document = json.loads(done.stdout)
+    assert document["error"]["exit_code"] == 5
+    assert document["error"]["remedy"] == "build it there: python -m deploytool.device build BUNDLE"
+    assert [one["name"] for one in document["result"]["abilities"]] == [
+        *("make graphs", "orin", "run", "sign", "check signatures"),
+    ]
+    assert door("--target", "orim").returncode == 2
+
+
+def test_both_runtimes_stop_every_command_but_this_one(door: Command, deploytool: Command, tmp_path: Path) -> None:
+    other = tmp_path / "site" / "onnxruntime_gpu-1.31.1.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.31.1\n")
+    path = f"{ROOT}{os.pathsep}{other.parent}"
+    assert deploytool("targets", PYTHONPATH=path).returncode == 5
+    done = door(PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    assert "Trap (both runtimes): onnxruntime and onnxruntime-gpu are both installed" in done.stdout
+    assert "  → pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime" in done.stdout

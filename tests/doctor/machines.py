@@ -1,0 +1,48 @@
+"""Machines for the doctor that nobody here has: as their drivers, packages and libraries would say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from deploytool.doctor.found import Found, Installed
+from deploytool.doctor.providers import CPU, CUDA, STARTS, TENSORRT, Provider
+from deploytool.machine import Gpu
+
+RTX = Gpu("NVIDIA GeForce RTX 4090", "8.9")
+ORIN = Gpu("Orin", "8.7")
+LOST = "EP Error: libcublasLt.so.13: cannot open shared object file"
+
+
+def desk(**versions: str) -> Found:
+    """A PC without a GPU."""
+    return Found(
+        *("linux", "x86_64", "a processor", "", ()),
+        installed=packages({"onnxruntime": "1.31.1", "numpy": "2.4.6", **named(versions)}),
+        asked={},
+        loads=(),
+        providers=(Provider(CPU, STARTS),),
+    )
+
+
+def pc(cuda: str = "13.0", on_tensorrt: str = STARTS, on_cuda: str = STARTS, **versions: str) -> Found:
+    """A PC with a GPU and onnxruntime-gpu, everything right unless one says otherwise."""
+    return Found(
+        *("linux", "x86_64", "a processor", cuda, (RTX,)),
+        installed=packages({"onnxruntime-gpu": "1.31.1", "nvidia-cudnn-cu13": "9.28", **named(versions)}),
+        asked={"cuda": "13", "tensorrt": "10"},
+        loads=("10",) if on_tensorrt == STARTS else (),
+        providers=(Provider(TENSORRT, on_tensorrt), Provider(CUDA, on_cuda), Provider(CPU, STARTS)),
+    )
+
+
+def named(versions: Mapping[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-"): version for name, version in versions.items()}
+
+
+def packages(versions: Mapping[str, str]) -> dict[str, Installed]:
+    """Distributions by name; a TensorRT has its library, unless its version says that it is a placeholder."""
+    libraries = {name: ("libnvinfer.so.10",) for name in versions if name == "tensorrt"}
+    return {
+        name: Installed(version.removesuffix("-empty"), () if "empty" in version else libraries.get(name, ()))
+        for name, version in versions.items()
+    }
