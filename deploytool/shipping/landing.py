@@ -57,13 +57,13 @@ def land(
         source.agree(manifest)
         wanted = _wanted(manifest, kind)
         _room(out, wanted, tree)
-        here, known = 0, _known(near)
-        fetched = 0
+        fetched, here, known = 0, 0, _known(near)
         for file in wanted:
             if _there(tree / file.path, file) or _copied(file, tree / file.path, known):
                 here += file.size
                 continue
-            fetched += fetch(source, file, tree / file.path, stage / found / _PARTS)
+            came = fetch(source, file, tree / file.path, stage / found / _PARTS)
+            fetched, here = fetched + came, here + max(file.size - came, 0)
             say(f"{file.path}: {file.size / 1e6:.1f} MB")
             known.setdefault(file.sha256, []).append(tree / file.path)
         _show(tree, manifest, kind, out)
