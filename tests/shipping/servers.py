@@ -20,6 +20,7 @@ from pathlib import Path
 
 REGISTRY, SSHD = shutil.which("docker-registry"), shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
 _SECONDS = 20
+LOGIN = "me:$2b$04$Y/9av/d6lO6/OUChSCT4B.iTssKRMbhQbk84GPprDlAY.aZQjFWhS"  # the password is `secret`
 
 
 def free_port() -> int:
@@ -101,11 +102,11 @@ def sshd(folder: Path) -> Iterator[Sshd]:
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host}\nAuthorizedKeysFile {folder / 'authorized'}\n"
         f"PidFile {folder / 'pid'}\nPasswordAuthentication no\nUsePAM no\nStrictModes no\nPermitRootLogin yes\n"
     )
-    (folder / "known").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
+    (folder / "known").write_text(f"device {(folder / 'host.pub').read_text()}")
     config = folder / "ssh_config"
     config.write_text(
         f"Host device\nHostName 127.0.0.1\nPort {port}\nUser {getpass.getuser()}\nIdentityFile {key}\n"
-        f"IdentitiesOnly yes\nUserKnownHostsFile {folder / 'known'}\nStrictHostKeyChecking yes\n"
+        f"HostKeyAlias device\nIdentitiesOnly yes\nUserKnownHostsFile {folder / 'known'}\nStrictHostKeyChecking yes\n"
     )
     with started([SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], port, folder / "sshd.log"):
         yield Sshd(port, config, key)
@@ -196,14 +197,14 @@ def tokens(user: str, password: str) -> Iterator[tuple[str, list[str]]]:
     asked: list[str] = []
 
     class Door(_Quiet):
-        def do_GET(self) -> None:  # noqa: N802  # the name that http.server calls
+        def do_GET(self) -> None:
             asked.append(self.path)
             if self.path.startswith("/token"):
                 right = self.headers.get("Authorization") == wanted
                 self._answer(200 if right else 401, json.dumps({"token": "let-me-in"}).encode())
             elif self.headers.get("Authorization") != "Bearer let-me-in":
                 self.send_response(401)
-                realm = f"http://127.0.0.1:{self.server.server_address[1]}/token"
+                realm = f"http://{self.headers['Host']}/token"
                 self.send_header("WWW-Authenticate", f'Bearer realm="{realm}",service="s",scope="repository:a:pull"')
                 self.send_header("Content-Length", "0")
                 self.end_headers()

@@ -1,4 +1,4 @@
-"""Small bundles that were never a model: random bytes under a manifest that names them, with engines for two devices."""
+"""Small bundles that were never a model: random bytes under a manifest, with engines for two devices."""
 
 from __future__ import annotations
 

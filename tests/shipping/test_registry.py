@@ -159,9 +159,8 @@ def test_spoilt_blobs_are_refused(
 @pytest.mark.parametrize("count", [10])
 def test_swapped_manifests_are_refused(served: Registry, tmp_path: Path, count: int) -> None:
     """Another bundle's manifest under this one's digest, and another bundle under this one's tag."""
-    sent = []
-    for number in range(count + 1):
-        sent.append(pushed(small.made(tmp_path / f"in{number}", 5000 + number), served.port, "swap"))
+    folders = [small.made(tmp_path / f"in{number}", 5000 + number) for number in range(count + 1)]
+    sent = [pushed(folder, served.port, "swap") for folder in folders]
     store = [served.blob(each.digest.removeprefix("sha256:")) for each in sent]
     kept = [blob.read_bytes() for blob in store]
     last = address(served, "swap")

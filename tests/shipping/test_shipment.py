@@ -101,7 +101,7 @@ def test_a_cut_transfer_shows_nothing_and_goes_on(device: Sshd, tmp_path: Path, 
 
 @pytest.mark.parametrize("count", [2, pytest.param(10, marks=pytest.mark.sweep)])
 def test_a_killed_ship_shows_nothing_and_goes_on(device: Sshd, tmp_path: Path, home: Path, count: int) -> None:
-    rng, folder = random.Random(count), small.made(tmp_path / "in", 50, 4_000_000)
+    rng, folder, alive = random.Random(count), small.made(tmp_path / "in", 50, 4_000_000), 0
     program = (
         "import sys; from pathlib import Path; from tests.shipping import test_shipment as it, servers;"
         "folder, root, port, config, key = sys.argv[1:];"
@@ -112,18 +112,22 @@ def test_a_killed_ship_shows_nothing_and_goes_on(device: Sshd, tmp_path: Path, h
             root = home / str(number)
             proxy.reset()
             arguments = [str(folder), str(root), str(proxy.port), str(device.config), str(device.key)]
-            _kill(program, arguments, proxy, rng.randrange(20_000, 28_000_000))
+            alive += _kill(program, arguments, proxy, rng.randrange(20_000, 28_000_000))
+            assert proxy.up > 20_000
             if received(root):
                 assert small.contents(root / "received" / bundle.seal(folder)) == small.contents(folder)
             wait_for_parts(root)
             assert small.contents(Path(shipped(folder, root, device).folder)) == small.contents(folder)
+    assert alive >= count - 1
 
 
-def _kill(program: str, arguments: list[str], proxy: Proxy, after: int) -> None:
+def _kill(program: str, arguments: list[str], proxy: Proxy, after: int) -> bool:
     with subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=ROOT, stderr=subprocess.DEVNULL) as running:
         while proxy.up < after and running.poll() is None:
             time.sleep(0.0005)
+        alive = running.poll() is None
         running.send_signal(signal.SIGKILL)
+    return alive
 
 
 def wait_for_parts(root: Path) -> int:
@@ -156,7 +160,7 @@ def test_what_does_not_keep_its_bytes_is_not_shown(device: Sshd, tmp_path: Path,
 def test_a_device_that_is_not_there_or_has_no_python(device: Sshd, tmp_path: Path, home: Path) -> None:
     folder = small.made(tmp_path / "in", 61)
     for door in (Door(servers.free_port(), None, device.config), Door(None, None, device.config, "no-such-python")):
-        with pytest.raises(Unreachable, match="does not answer: .*(refused|not found)"):
+        with pytest.raises(Unreachable, match=r"does not answer: .*(refused|not found)"):
             shipment.ship(
                 folder, bundle.read(folder), places.device(f"device:{home}"), door, None, install=True, say=print
             )
