@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin
@@ -49,7 +50,7 @@ def main() -> None:
                 return
             start = min(start + errand.chunk, errand.size)
             _note(Path(errand.record), errand.key, location)
-            _say({"end": start})
+            _say({"end": start, "location": location})
 
 
 def _carry(wire: Wire, location: str, start: int, block: bytes) -> str:
@@ -66,7 +67,8 @@ def _note(record: Path, key: str, location: str) -> None:
         known = json.loads(files.read(record, _LONGEST))
     except (Refused, ValueError):
         known = {}
-    files.publish(record, plain.text({**known, key: location}).encode())
+    with suppress(OSError):  # a folder that nobody may write to costs the record, not the push
+        files.publish(record, plain.text({**known, key: location}).encode())
 
 
 def _say(what: dict[str, int | str]) -> None:

@@ -110,22 +110,20 @@ class _Sender:
         _expect(reply, 201, f"{self._place} does not take {digest}")
 
     def _large(self, path: Path, layer: Layer) -> None:
-        """A blob in chunks; where a try was cut, the registry says from where to go on."""
-        vain = 0
+        """A blob in chunks; where a try was cut, the registry says from where to go on, if it still knows."""
+        furthest = vain = 0
         while True:
             location, start = self._resumed(layer.sha256) or (self._begun(), 0)
             _write(self._record, self._key(layer.sha256), location)
-            end, problem = start, ""
-            if start < layer.size:
-                who = (self._wire.authorization, str(self._record), self._key(layer.sha256))
-                end, problem = self._carried(Errand(location, str(path), start, layer.size, self._chunk, *who))
+            who = (self._wire.authorization, str(self._record), self._key(layer.sha256))
+            end, location, problem = _carried(Errand(location, str(path), start, layer.size, self._chunk, *who))
             self.sent += end - start
             if end == layer.size:
-                self._end(_read(self._record)[self._key(layer.sha256)], f"sha256:{layer.sha256}")
+                self._end(location, f"sha256:{layer.sha256}")
                 return
-            vain = 0 if end > start else vain + 1
+            furthest, vain = (end, 0) if end > furthest else (furthest, vain + 1)
             if vain == _TRIES:
-                raise Unreachable(f"{self._place}: {problem or 'the upload broke off'}", "try again: it goes on there")
+                raise Unreachable(f"{self._place}: {problem}", "try again: what has come is kept")
 
     def _key(self, sha256: str) -> str:
         return f"{self._place.base}/{self._place.name} {sha256}"
@@ -142,33 +140,31 @@ class _Sender:
         start = int(last) + 1 if last.isdecimal() and last != "0" else 0
         return urljoin(location, reply.headers.get("location", location)), start
 
-    def _carried(self, errand: Errand) -> tuple[int, str]:
-        """How far a carrier came, and what stopped it.
 
-        It is a process of its own, as a chunk under way must be brought to its end, and where the registry wants the
-        next one written down, also when we are killed: a registry may forget an upload whose last answer got lost.
-        """
-        command, end, problem = [sys.executable, "-m", "deploytool.shipping.carrier"], errand.start, ""
-        with (
-            suppress(BrokenPipeError),
-            subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            ) as running,
-        ):
-            assert running.stdin is not None
-            assert running.stdout is not None
-            running.stdin.write(json.dumps(plain.encode(errand)).encode() + b"\n")
-            while end < errand.size and not problem:
-                running.stdin.write(b"next\n")
-                running.stdin.flush()
-                said = json.loads(running.stdout.readline() or b"{}")
-                end = said.get("end", end)
-                problem = "" if "end" in said else said.get("problem", "what carried it died")
-        return end, problem
+def _carried(errand: Errand) -> tuple[int, str, str]:
+    """How far a carrier came, where the registry wants what follows, and what stopped it.
+
+    It is a process of its own, as a chunk under way must be brought to its end, and where the registry wants the next
+    one written down, also when we are killed: a registry may forget an upload whose last answer got lost.
+    """
+    command, pipe = [sys.executable, "-m", "deploytool.shipping.carrier"], subprocess.PIPE
+    end, location, problem = errand.start, errand.location, ""
+    with (
+        suppress(BrokenPipeError),
+        subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, start_new_session=True
+        ) as running,
+    ):
+        assert running.stdin is not None
+        assert running.stdout is not None
+        running.stdin.write(json.dumps(plain.encode(errand)).encode() + b"\n")
+        while end < errand.size and not problem:
+            running.stdin.write(b"next\n")
+            running.stdin.flush()
+            said = json.loads(running.stdout.readline() or b"{}")
+            end, location = said.get("end", end), said.get("location", location)
+            problem = "" if "end" in said else said.get("problem", "what carried it died")
+    return end, location, problem
 
 
 def _expect(reply: Reply, status: int, problem: str) -> None:
@@ -186,4 +182,5 @@ def _read(record: Path) -> dict[str, str]:
 
 
 def _write(record: Path, key: str, location: str) -> None:
-    files.publish(record, plain.text({**_read(record), key: location}).encode())
+    with suppress(OSError):  # without a record a killed push begins anew, and that is all
+        files.publish(record, plain.text({**_read(record), key: location}).encode())

@@ -254,6 +254,35 @@ def test_a_killed_push_shows_nothing_and_goes_on(served: Registry, proxy: Proxy,
     assert alive >= count - 1
 
 
+@pytest.mark.parametrize("cut", [150_000, 900_000, 2_500_000])
+def test_a_push_over_a_line_that_is_cut_ends_and_a_second_completes_it(
+    served: Registry, proxy: Proxy, tmp_path: Path, cut: int
+) -> None:
+    folder = small.made(tmp_path / "in", cut, 600_000)
+    proxy.cut_up = cut
+    with pytest.raises(Unreachable):
+        pushed(folder, proxy.port, f"line/{cut}", CHUNK)
+    with pytest.raises(BadInput, match="there is no"):
+        pulled(address(served, f"line/{cut}"), tmp_path / "out")
+    proxy.reset()
+    pushed(folder, proxy.port, f"line/{cut}", CHUNK)
+    total = sum(len(raw) for raw in small.contents(folder).values())
+    assert proxy.up <= total - cut + 600_000 + CHUNK + 40_000  # this registry forgets an upload that breaks off
+    pulled(address(served, f"line/{cut}"), tmp_path / "out")
+    assert small.contents(tmp_path / "out") == small.contents(folder)
+
+
+def test_a_bundle_in_a_folder_that_nobody_may_write_to_is_sent(
+    served: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = small.made(tmp_path / "in", 13, 600_000)
+    monkeypatch.setattr("deploytool.files.publish", lambda path, raw: (_ for _ in ()).throw(PermissionError()))
+    pushed(folder, served.port, "readonly", CHUNK)
+    monkeypatch.undo()
+    pulled(address(served, "readonly"), tmp_path / "out")
+    assert small.contents(tmp_path / "out") == small.contents(folder)
+
+
 @pytest.mark.parametrize("count", [4, pytest.param(10, marks=pytest.mark.sweep)])
 def test_a_killed_pull_shows_nothing_and_goes_on(served: Registry, proxy: Proxy, tmp_path: Path, count: int) -> None:
     rng, alive = random.Random(count), 0
