@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -79,7 +80,7 @@ def test_a_file_that_rotted_there_is_sent_again(device: Sshd, tmp_path: Path, ho
     assert small.contents(place) == small.contents(one)
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(12, marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("count", [1, pytest.param(12, marks=pytest.mark.sweep)])
 def test_a_cut_transfer_shows_nothing_and_goes_on(device: Sshd, tmp_path: Path, home: Path, count: int) -> None:
     rng = random.Random(count)
     with servers.proxy(device.port) as proxy:
@@ -99,7 +100,7 @@ def test_a_cut_transfer_shows_nothing_and_goes_on(device: Sshd, tmp_path: Path, 
             assert small.contents(Path(done.folder)) == small.contents(folder)
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(10, marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("count", [1, pytest.param(10, marks=pytest.mark.sweep)])
 def test_a_killed_ship_shows_nothing_and_goes_on(device: Sshd, tmp_path: Path, home: Path, count: int) -> None:
     rng, folder, alive = random.Random(count), small.made(tmp_path / "in", 50, 4_000_000), 0
     program = (
@@ -128,6 +129,30 @@ def _kill(program: str, arguments: list[str], proxy: Proxy, after: int) -> bool:
         alive = running.poll() is None
         running.send_signal(signal.SIGKILL)
     return alive
+
+
+@pytest.mark.parametrize("count", [6, pytest.param(40, marks=pytest.mark.sweep)])
+def test_a_receiver_that_is_killed_at_any_moment_shows_all_or_nothing(tmp_path: Path, home: Path, count: int) -> None:
+    """All the bytes are there at once, so that what is hit is the hashing, the assembling and the rename."""
+    rng, folder, shown = random.Random(count), small.made(tmp_path / "in", 51), 0
+    files = sorted(bundle.every(bundle.read(folder)), key=lambda file: file.sha256)
+    for number in range(count):
+        root, raw = home / str(number), b"".join((folder / file.path).read_bytes() for file in files)
+        request = shipment._request(folder, files, places.Device("", str(root)), None, False)
+        command = [sys.executable, str(ROOT / "deploytool/shipping/receiver.py")]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+            assert running.stdin is not None
+            assert running.stdout is not None
+            running.stdin.write(json.dumps(request).encode() + b"\n" + raw)
+            running.stdin.flush()
+            assert b"lacking" in running.stdout.readline()
+            time.sleep(rng.uniform(0, 0.04))
+            running.kill()
+        shown += len(received(root))
+        assert received(root) in ([], [bundle.seal(folder)])
+        for place in received(root):
+            assert small.contents(root / "received" / place) == small.contents(folder)
+    assert count < 40 or 0 < shown < count
 
 
 def wait_for_parts(root: Path) -> int:
