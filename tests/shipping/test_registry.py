@@ -354,21 +354,44 @@ def test_a_name_that_is_not_there_and_a_server_that_is_not(served: Registry, tmp
     assert {path.name for path in tmp_path.iterdir()} == {"in"}
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(40, marks=pytest.mark.sweep)])
-def test_a_pull_that_is_killed_at_any_moment_shows_all_or_nothing(tmp_path: Path, count: int) -> None:
-    rng, folder, shown = random.Random(count), small.made(tmp_path / "in", 14), 0
-    for number in range(count):
-        out, command = tmp_path / f"out{number}", [sys.executable, "-c", _PULL, str(folder)]
-        with subprocess.Popen([*command, str(tmp_path / f"out{number}")], cwd=ROOT, stdout=subprocess.PIPE) as running:
-            assert running.stdout is not None
-            running.stdout.readline()
-            time.sleep(rng.uniform(0, 0.06))
-            running.kill()
-        shown += out.exists()
-        assert not out.exists() or small.contents(out) == small.contents(folder)
-        pulled(str(folder), out)
+_EVERY_STEP = """
+import os, signal, sys
+from pathlib import Path
+from tests.shipping import test_registry as it
+steps, last = 0, 0
+def hook(event, arguments):
+    global steps
+    if last and event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.symlink"):
+        steps += 1
+        if steps == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+for number in range(1, 1000, int(sys.argv[3])):
+    child = os.fork()
+    if not child:
+        last = number
+        it.pulled(sys.argv[1], Path(sys.argv[2]) / f"out{number}")
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+    print(number)
+"""
+
+
+@pytest.mark.parametrize("apart", [5, pytest.param(1, marks=pytest.mark.sweep)])
+def test_a_pull_that_is_killed_at_any_step_shows_all_or_nothing(tmp_path: Path, home: Path, apart: int) -> None:
+    """At each step that opens, makes, renames or removes something, one process after the other."""
+    folder = small.made(tmp_path / "in", 14)
+    command = [sys.executable, "-c", _EVERY_STEP, str(folder), str(home), str(apart)]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert len(killed) > 30 // apart
+    shown = [home / f"out{number}" for number in killed if (home / f"out{number}").exists()]
+    assert shown or apart > 1
+    for out in shown:
         assert small.contents(out) == small.contents(folder)
-    assert count < 40 or 0 < shown < count
+    for number in killed:
+        pulled(str(folder), home / f"out{number}")
+        assert small.contents(home / f"out{number}") == small.contents(folder)
 
 
 def test_two_at_once_do_not_share_a_folder(served: Registry, tmp_path: Path) -> None:
