@@ -17,8 +17,8 @@ from deploytool.report import Tolerance
 from deploytool.spec import BATCH, Decision, Option, Preprocessing, Range, Tensor
 
 SCHEMA = "deploytool.bundle/1"
-MANIFEST, SIGNATURE = "manifest.json", "model.sig"
-BESIDE = (MANIFEST, SIGNATURE)  # the two files that no manifest names: one is itself, the other signs it
+MANIFEST, SIGNATURE, ONLY = "manifest.json", "model.sig", "only.json"
+BESIDE = (MANIFEST, SIGNATURE, ONLY)  # what no manifest names: itself, what signs it, and what was left out here
 LONGEST = 4 << 20  # bytes of a manifest or signature: nobody may fill our memory
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

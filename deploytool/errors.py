@@ -7,7 +7,8 @@
     ├── MissingBackend      5   a library this machine lacks, or two that break each other
     ├── NotVerified         6   asked to be verified, and this machine cannot verify it
     ├── StageFailed         7   a tool refused the model: exporter, simplifier, converter or builder
-    └── Refused             8   a bundle that must not be used: other bytes than its manifest names, or too old
+    ├── Refused             8   a bundle that must not be used: other bytes than its manifest names, or too old
+    └── Unreachable         9   a registry, server or device that does not answer or breaks off: try again, it goes on
 
 An interruption (Ctrl-C) ends with 130, as everywhere.
 """
@@ -63,3 +64,9 @@ class Refused(DeployError):
     """A bundle that must not be used: its bytes are not those its manifest names, or it is older than what runs."""
 
     exit_code = 8
+
+
+class Unreachable(DeployError):
+    """A registry, server or device that does not answer or breaks off; what has come is kept for the next try."""
+
+    exit_code = 9

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from deploytool.errors import Refused
 
@@ -50,20 +51,31 @@ def hold(path: Path, size: int, sha256: str, to: Path | None = None) -> None:
 
 
 def _hold(path: Path, size: int, sha256: str, to: Path | None) -> None:
-    total, seen = hashlib.sha256(), 0
-    with os.fdopen(_opened(path), "rb") as opened, (to or Path(os.devnull)).open("wb") as copy:
-        if os.fstat(opened.fileno()).st_size != size:
+    with opened(path) as there, (to or Path(os.devnull)).open("wb") as copy:
+        if os.fstat(there.fileno()).st_size != size:
             raise Refused(f"{path} has another size than the manifest says", AGAIN)
-        while seen <= size and (block := opened.read(_BLOCK)):
-            total.update(block)
-            seen += len(block)
+        for block in held(there, path, size, sha256):
             if to is not None:
                 copy.write(block)
-        if (seen, total.hexdigest()) != (size, sha256):
-            raise Refused(f"{path} has other bytes than the manifest says", AGAIN)
         if to is not None:
             copy.flush()
             os.fsync(copy.fileno())
+
+
+def opened(path: Path) -> BinaryIO:
+    """A plain file, open for reading; raises Refused for anything else."""
+    return os.fdopen(_opened(path), "rb")
+
+
+def held(blocks: BinaryIO, path: object, size: int, sha256: str) -> Iterator[bytes]:
+    """The bytes of a file, block by block; raises Refused at its end if they were not those of its digest."""
+    total, seen = hashlib.sha256(), 0
+    while seen <= size and (block := blocks.read(_BLOCK)):
+        total.update(block)
+        seen += len(block)
+        yield block
+    if (seen, total.hexdigest()) != (size, sha256):
+        raise Refused(f"{path} has other bytes than the manifest says", AGAIN)
 
 
 def settle(folder: Path) -> None:

@@ -28,7 +28,11 @@ _STEP32 = 2.0**-23  # between neighbours of FP32, relative
 _LOST = 13  # bits of an FP32 mantissa that FP16 does not have
 _SLACK = 4096  # random numbers beyond those of the largest tensor
 
-Rounding = Callable[[torch.Tensor], torch.Tensor]
+# calls that add many numbers, which libraries do in different orders: one after the other is the worst
+_SUMS = ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "avg_pool2d", "mean", "sum")
+_FEW = 64  # numbers whose sum is as good in any order: what the order does to so many, any tolerance has room for
+
+Rounding = Callable[[torch.Tensor, float], torch.Tensor]  # `terms` too many numbers were added to each of a result
 Given = Mapping[str, torch.Tensor]
 
 
@@ -100,14 +104,23 @@ class _Rounding(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return _applied(self._rounding, func(*args, **(kwargs or {})))
+        made = func(*args, **(kwargs or {}))
+        return _applied(self._rounding, made, _terms(func, args, made))
 
 
-def _applied(rounding: Rounding, value: Any) -> Any:
-    return rounding(value) if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else value
+def _terms(func: Callable[..., Any], args: Sequence[Any], made: Any) -> float:
+    """How many times too many numbers were added to each of a result."""
+    if getattr(func, "__name__", "") not in _SUMS or not args or not isinstance(args[0], torch.Tensor):
+        return 1.0
+    terms: float = args[0].numel() / max(1, made.numel())
+    return max(1.0, terms / _FEW)
 
 
-def _nearest(value: torch.Tensor) -> torch.Tensor:
+def _applied(rounding: Rounding, value: Any, terms: float = 1.0) -> Any:
+    return rounding(value, terms) if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else value
+
+
+def _nearest(value: torch.Tensor, terms: float) -> torch.Tensor:
     """To the nearest FP16 number: subnormals, underflow and overflow are FP16's."""
     return value.half().float()
 
@@ -116,7 +129,7 @@ def _either(seed: int) -> Rounding:
     """To FP16's 11 bits, up or down at random, the more likely the nearer; the range stays FP32's."""
     drawn = _Drawn(seed, lambda size, how: torch.randint(1 << _LOST, (size,), generator=how, dtype=torch.int32))
 
-    def rounding(value: torch.Tensor) -> torch.Tensor:
+    def rounding(value: torch.Tensor, terms: float) -> torch.Tensor:
         bits = value.contiguous().view(torch.int32) + drawn(value.shape)
         return (bits >> _LOST << _LOST).view(torch.float32)
 
@@ -124,9 +137,9 @@ def _either(seed: int) -> Rounding:
 
 
 def _moved(seed: int) -> Rounding:
-    """To an FP32 neighbour at random, or not at all."""
+    """To an FP32 neighbour at random, or not at all; where many numbers were added, further by how many."""
     drawn = _Drawn(seed, lambda size, how: (torch.rand(size, generator=how) - 0.5) * 2 * _STEP32)
-    return lambda value: torch.addcmul(value, value, drawn(value.shape))
+    return lambda value, terms: torch.addcmul(value, value, drawn(value.shape), value=terms)
 
 
 class _Drawn:

@@ -21,17 +21,8 @@ _PACKAGE = Path(__file__).parent
 _WEIGHTS = Kind.WEIGHTS.value
 # what no stage's result depends on
 _ABOVE = (
-    "cli",
-    "device",
-    "stages",
-    "training",
-    "tracing",
-    "cost.py",
-    "pipeline.py",
-    "catalog.py",
-    "targets.py",
-    "signing.py",
-    "doctor",
+    *("cli", "device", "doctor", "shipping", "stages", "training", "tracing"),
+    *("cost.py", "pipeline.py", "catalog.py", "targets.py", "only.py", "signing.py"),
 )
 
 

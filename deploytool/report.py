@@ -25,10 +25,10 @@ def unavailable(why: str) -> str:
 class Parity:
     """How far two answers to the same inputs lie apart, over all outputs and cases.
 
-    `max_error` is the largest absolute error over the largest absolute expected value; `snr_db` the power of the
-    expected values over that of the error, in decibel; `top1` and `top5` the share of cases whose best class (five
-    best classes) agree, ties aside, None where the outputs are no scores of classes; `bad` the number of NaN and
-    infinite values.
+    `max_error` is the largest absolute error over the largest absolute expected value of the same case; `snr_db` the
+    power of the expected values over that of the error, in decibel, in the worst case; `top1` and `top5` the share of
+    cases whose best class (five best classes) agree, ties aside, None where the outputs are no scores of classes; `bad`
+    the number of NaN and infinite values.
     """
 
     max_error: float

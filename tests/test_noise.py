@@ -60,9 +60,22 @@ def test_rounding_at_random_is_right_on_the_average(seed: int) -> None:
     import torch
 
     exact = torch.linspace(0.1, 3.0, 1000)
-    mean = torch.stack([noise._either(draw)(exact) for draw in range(seed * 100, seed * 100 + 100)]).mean(0)
-    nearest = noise._nearest(exact)
+    mean = torch.stack([noise._either(draw)(exact, 1.0) for draw in range(seed * 100, seed * 100 + 100)]).mean(0)
+    nearest = noise._nearest(exact, 1.0)
     assert float((mean - exact).abs().max()) < float((nearest - exact).abs().max())
-    moved = noise._moved(seed)(exact)
+    moved = noise._moved(seed)(exact, 1.0)
     assert 0 < int((moved != exact).sum()) < 1000
     np.testing.assert_allclose(moved, exact, rtol=3e-7)
+
+
+def test_a_long_sum_is_noisier_than_its_result(finished: Path, sample: Golden) -> None:
+    """ONNX Runtime adds up a pool's window number by number, PyTorch in pairs."""
+    import torch
+
+    once = torch.ones(1000)
+    far = (noise._moved(0)(once, 60.0) - once).abs().max()
+    assert 10 * (noise._moved(0)(once, 1.0) - once).abs().max() < far < 1e-5
+    pool, image = torch.nn.functional.adaptive_avg_pool2d, torch.ones(2, 3, 32, 32)
+    assert noise._terms(pool, (image, 1), pool(image, 1)) == 16
+    assert noise._terms(pool, (image, 8), pool(image, 8)) == 1
+    assert noise._terms(torch.relu, (image,), torch.relu(image)) == 1

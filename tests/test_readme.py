@@ -60,7 +60,7 @@ def test_every_exit_code_is_listed_in_readme_and_help(deploytool: Command) -> No
     assert listed == known | {0, 130}
     said = re.search(r"Exit codes:(.*)", deploytool("--help").stdout, re.DOTALL)
     assert said is not None
-    assert {int(code) for code in re.findall(r"\b(\d+) [a-z]", said[1])} == listed
+    assert {int(code) for code in re.findall(r"\b(\d+)\s+[a-z]", said[1])} == listed
 
 
 def test_the_tolerances_are_those_of_the_code() -> None:

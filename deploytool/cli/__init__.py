@@ -9,12 +9,13 @@ from typing import NoReturn
 import typer
 
 from deploytool import machine
-from deploytool.cli import blame, device, doctor, export, models, pack, prove, screen, show, sign, targets, train
+from deploytool.cli import blame, device, doctor, export, models, pack, prove, screen, ship, show, sign, targets, train
 from deploytool.errors import BadInput, DeployError, MissingBackend
 
 _EXIT_CODES = """
 Exit codes: 0 all that was asked for held · 2 bad input · 3 parity failed · 4 too slow · 5 a backend is missing ·
-6 not verified although required · 7 a tool refused the model · 8 a bundle was refused · 130 interrupted
+6 not verified although required · 7 a tool refused the model · 8 a bundle was refused · 9 unreachable ·
+130 interrupted
 """
 
 app = typer.Typer(
@@ -40,6 +41,9 @@ app.command("build")(device.build)
 app.command("run")(device.run)
 app.command("bench")(device.bench)
 app.command("install")(device.install)
+app.command("push")(ship.push)
+app.command("pull")(device.pull)
+app.command("ship")(ship.ship)
 app.command("rollback")(device.rollback)
 
 

@@ -28,6 +28,7 @@ _Build = Annotated[bool, typer.Option("--build", help="Build an engine here firs
 _Root = Annotated[Path, typer.Option(help="Where bundles are installed.")]
 _Seal = Annotated[str | None, typer.Option(help="The seal of the bundle you mean; any other is refused.")]
 _Key = Annotated[Path | None, typer.Option("--require-signature", help="The public key that must have signed it.")]
+_Address = Annotated[str, typer.Argument(help="oci://host/name:tag, oci-archive:FILE, https://host/dir/, or a folder.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -99,6 +100,36 @@ def install(
     from deploytool.device import commands
 
     told = commands.install(bundle, root, seal=seal, key=key, require=_word(require), build=build, say=_say)
+    _show(told, as_json=as_json)
+
+
+def pull(
+    address: Annotated[
+        str, typer.Argument(help="oci://host/name:tag, oci-archive:FILE, https://server/dir/ or a folder")
+    ],
+    out: Annotated[Path | None, typer.Option(help="A new folder.", show_default="named after the address")] = None,
+    target: Annotated[str | None, typer.Option("--for", help="Leave out the engines for other targets.")] = None,
+    seal: _Seal = None,
+    near: Annotated[list[Path] | None, typer.Option(help="A bundle or install root here: its files stay.")] = None,
+    plain_http: Annotated[bool, typer.Option("--plain-http", help="Without encryption, also to others.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Fetches a bundle, or what a target needs of it, every byte verified as it comes; a cut fetch goes on.
+
+    Example: deploytool pull oci://registry.example.com/models/shufflenet_g3:1 --for orin
+    """
+    from deploytool.device import commands
+
+    told = commands.pull(
+        address,
+        out,
+        target=target,
+        seal=seal,
+        near=near or (),
+        plain_http=plain_http,
+        logins=screen.logins(),
+        say=_say,
+    )
     _show(told, as_json=as_json)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
 
 import typer
 from rich import box
@@ -80,3 +82,8 @@ def follow(
             upcoming = recipe[len(made)] if len(made) < len(recipe) else "done"
             progress.reset(bar, description=upcoming, total=None)
     return tuple(made)
+
+
+def logins() -> Path:
+    """Where `docker login` leaves who we are."""
+    return Path(os.environ.get("DOCKER_CONFIG") or "~/.docker").expanduser() / "config.json"

@@ -18,8 +18,8 @@ _DEFAULT = {"tensorrt": "the GPU it was built on", "tensorrt_rtx": "8.0, 8.6, 8.
 
 def show(console: Console, written: Report, home: Path) -> None:
     """The hops, the speeds, the targets, the verdict and the next step."""
-    title = f"{written.model}: parity on {written.images} golden images (largest error / largest output)"
-    columns = ("artifact", ">size", ">vs before", ">vs FP64", ">/ noise", ">top-1", "status")
+    title = f"{written.model}: largest error / largest output on {written.images} golden images"
+    columns = ("artifact", ">size", ">before", ">FP64", ">noise", ">top-1", "status")
     screen.table(console, title, columns, [_hop(hop, home) for hop in written.hops])
     for line in _tolerances(written):
         screen.say(console, line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,14 @@ from deploytool.device.ways import LEAST
 from deploytool.errors import BadInput, DeployError
 
 _EPILOG = """exit codes: 0 all that was asked for held, 2 bad input, 3 parity failed, 5 a backend is missing,
-6 not verified although required, 7 a tool refused the model, 8 a bundle was refused, 130 interrupted"""
+6 not verified although required, 7 a tool refused the model, 8 a bundle was refused, 9 unreachable, 130 interrupted"""
 _HELP = {
     "verify": "check a bundle's bytes and age, and what it computes on this machine",
     "build": "build an engine for this machine from the bundle's graph, and prove it",
     "run": "say what the model sees in pictures",
     "bench": "time every way to run the bundle that works here",
     "install": "copy a bundle under a root, prove it there, and turn to it",
+    "pull": "fetch a bundle, or what a target needs of it, every byte verified as it comes",
     "rollback": "turn back to the bundle before",
     "doctor": "say what this machine can build, run and verify, and what mends it",
 }
@@ -73,6 +75,16 @@ def _commands() -> dict[str, Callable[[argparse.Namespace], Told]]:
         "install": lambda it: commands.install(
             it.bundle, it.root, seal=it.seal, key=it.key, require=it.require, build=it.build, say=_say
         ),
+        "pull": lambda it: commands.pull(
+            it.address,
+            it.out,
+            target=it.target,
+            seal=it.seal,
+            near=it.near,
+            plain_http=it.plain_http,
+            logins=Path(os.environ.get("DOCKER_CONFIG") or "~/.docker").expanduser() / "config.json",
+            say=_say,
+        ),
         "rollback": lambda it: commands.rollback(it.root),
         "doctor": lambda it: commands.doctor(it.target),
     }
@@ -91,18 +103,20 @@ def _parser() -> argparse.ArgumentParser:
         if name == "doctor":
             one.add_argument("--target", default="", help="whether an engine for that target can be built here")
             continue
-        if name != "rollback":
+        if name == "pull":
+            _of_pull(one)
+        elif name != "rollback":
             place = "a bundle's folder" + (", or an install root" if name == "run" else "")
             one.add_argument("bundle", type=Path, help=place)
             what = "the public key (PEM) that must have signed the bundle"
             one.add_argument("--require-signature", dest="key", type=Path, metavar="KEY", help=what)
-        if name not in ("build", "rollback"):
+        if name not in ("build", "rollback", "pull"):
             one.add_argument("--require", choices=LEAST, help="fail if only something slower works")
         if name in ("verify", "bench", "install"):
             one.add_argument("--build", action="store_true", help="build an engine here first, where one can")
         if name in ("verify", "install", "rollback"):
             one.add_argument("--root", type=Path, required=name != "verify", help="where bundles are installed")
-        if name in ("verify", "install"):
+        if name in ("verify", "install", "pull"):
             one.add_argument("--seal", help="the SHA-256 of the manifest one means; any other is refused")
         if name == "run":
             one.add_argument("images", type=Path, nargs="+", help="pictures")
@@ -110,6 +124,15 @@ def _parser() -> argparse.ArgumentParser:
         if name == "bench":
             one.add_argument("--seconds", type=float, default=3.0, help="for each way that works")
     return parser
+
+
+def _of_pull(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", help="oci://host/name:tag, oci-archive:FILE, https://server/folder/, or a folder")
+    parser.add_argument("--out", type=Path, help="a new folder")
+    parser.add_argument("--for", dest="target", help="leave out the engines for other targets than this one")
+    near = "a bundle or install root here whose files need not come again"
+    parser.add_argument("--near", type=Path, action="append", default=[], help=near)
+    parser.add_argument("--plain-http", action="store_true", help="without encryption, also to other machines")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from deploytool import bundle
+from deploytool import bundle, only
 from deploytool import doctor as doctors
 from deploytool.device import build as building
 from deploytool.device import install as installing
@@ -21,6 +21,8 @@ from deploytool.device.verify import Asked, Papers, Verified
 from deploytool.device.worker import Guess, Request
 from deploytool.doctor import telling as diagnosis
 from deploytool.errors import BadInput, DeployError
+from deploytool.shipping import landing, places, sources
+from deploytool.shipping import logins as reading
 
 Say = Callable[[str], None]
 
@@ -153,6 +155,24 @@ def install(
     turned = installing.install(folder, root, prove, seal, key)
     lines = (*telling.verified(shown[-1], every=False), *telling.pointer(turned, root))
     return Told(lines, Installed(turned, shown[-1]))
+
+
+def pull(
+    address: str,
+    out: Path | None,
+    *,
+    target: str | None = None,
+    seal: str | None = None,
+    near: Sequence[Path] = (),
+    plain_http: bool = False,
+    logins: Path,
+    say: Say,
+) -> Told:
+    """Fetches a bundle, or what a target needs of it, into a new folder; `logins` is docker's config.json."""
+    place, kind = places.parse(address, plain_http=plain_http), only.wanted(target)
+    with sources.opened(place, reading.read(logins)) as source:
+        landed = landing.land(source, out or Path(places.stem(place)), kind, seal=seal, near=near, say=say)
+    return Told(tuple(telling.landed(landed, kind)), landed)
 
 
 def rollback(root: Path) -> Told:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deploytool import bundle, files, plain
+from deploytool import bundle, files, only, plain
 from deploytool.device import build, starts, verify
 from deploytool.device.verify import Asked, Papers
 from deploytool.errors import BadInput, DeployError, Refused
@@ -151,7 +151,10 @@ def _publish(checked: Papers, place: Path, root: Path) -> None:
     """Copies what the manifest names, each byte hashed on its way, and renames the whole into its place."""
     stage = Path(tempfile.mkdtemp(prefix=_STAGE, dir=root))
     try:
+        left_out = only.others(checked.manifest, only.read(checked.folder))
         for file in bundle.every(checked.manifest):
+            if file.path in left_out and not (checked.folder / file.path).exists():
+                continue
             (stage / file.path).parent.mkdir(parents=True, exist_ok=True)
             files.hold(checked.folder / file.path, file.size, file.sha256, stage / file.path)
         for name in bundle.BESIDE:

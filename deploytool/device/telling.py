@@ -10,6 +10,8 @@ from deploytool.device.install import Pointer
 from deploytool.device.probe import Tried
 from deploytool.device.verify import Verified
 from deploytool.device.worker import Guess
+from deploytool.only import Only
+from deploytool.shipping.landing import Landed
 
 
 def verified(found: Verified, *, every: bool) -> Iterator[str]:
@@ -60,6 +62,14 @@ def pointer(turned: Pointer, root: Path) -> Iterator[str]:
     yield f"{root}: current {turned.current[:12]}, previous {(turned.previous or 'none')[:12]}"
     yield f"  a sequence below {turned.sequence} is refused"
     yield from (f"  {seal[:12]} did not start three times, and is refused" for seal in turned.refused)
+
+
+def landed(found: Landed, kind: Only | None) -> Iterator[str]:
+    """What was fetched, and what next."""
+    left = f", {found.left_out} engines for other devices than {kind.target} left out" if kind else ""
+    yield f"{found.folder}: {found.name}, sequence {found.sequence}, seal {found.seal[:12]}, {found.files} files{left}"
+    yield f"  {found.fetched / 1e6:.1f} MB fetched, {found.here / 1e6:.1f} MB were here; every byte verified"
+    yield f"Next: python -m deploytool.device verify {found.folder}"
 
 
 def progress(done: int, total: int, seconds: float) -> str:

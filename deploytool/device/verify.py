@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploytool import bundle
+from deploytool import bundle, only
 from deploytool.bundle import Manifest
 from deploytool.device import build, probe
 from deploytool.device.here import Here, misfit
 from deploytool.device.probe import Prober, Tried
-from deploytool.device.ways import Way, ways
+from deploytool.device.ways import Way, left_out, ways
 from deploytool.errors import MissingBackend, Refused
 
 HELD = "held"
@@ -97,8 +97,12 @@ def _signature(folder: Path, seal: str, asked: Asked) -> str | None:
 
 
 def _digests(folder: Path, manifest: Manifest, seal: str, asked: Asked) -> str:
-    bundle.check(folder, manifest)
-    return f"{HELD}: {len(bundle.every(manifest))} files"
+    kind = only.read(folder)
+    bundle.check(folder, manifest, only.others(manifest, kind))
+    named = bundle.every(manifest)
+    left = sum(not (folder / file.path).exists() for file in named)
+    what = f"; {left} engines for other devices than {kind.target} left out" if kind and left else ""
+    return f"{HELD}: {len(named) - left} files{what}"
 
 
 def _sequence(folder: Path, manifest: Manifest, seal: str, asked: Asked) -> str:
@@ -117,9 +121,9 @@ UNREAD: tuple[tuple[str, Unread], ...] = (("seal", _seal), ("signature", _signat
 CHECKS: tuple[tuple[str, Check], ...] = (("digests", _digests), ("sequence", _sequence))
 
 
-def target(manifest: Manifest, found: Here) -> Step:
+def target(folder: Path, manifest: Manifest, found: Here) -> Step:
     """Whether an engine of the bundle is meant for this machine; none is no fault, there are other ways."""
-    why = [(engine, misfit(engine, found)) for engine in manifest.engines]
+    why = [(engine, misfit(engine, found) or left_out(folder, engine)) for engine in manifest.engines]
     fits = [engine for engine, reason in why if reason is None]
     if fits:
         return Step("target", f"{HELD}: {fits[0].flavour} {fits[0].version} for {found.capability}")
@@ -142,7 +146,7 @@ def verify(checked: Papers, found: Here, prober: Prober, built: Path | None = No
         seal=checked.seal,
         digest=bundle.digest(checked.manifest),
         sequence=checked.manifest.sequence,
-        steps=(*checked.steps, target(checked.manifest, found)),
+        steps=(*checked.steps, target(checked.folder, checked.manifest, found)),
         tried=tried,
         tier=serves.tier if serves else None,
     )

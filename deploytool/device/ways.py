@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploytool.bundle import File, Graph, Manifest, every
+from deploytool.bundle import Engine, File, Graph, Manifest, every
 from deploytool.device.here import Here, misfit
 
 ENGINE, BUILT, ORT_TENSORRT, ORT_CUDA, ORT_CPU = "engine", "built here", "ORT TensorRT", "ORT CUDA", "ORT CPU"
@@ -41,13 +41,18 @@ def ways(folder: Path, manifest: Manifest, found: Here, built: Way) -> tuple[Way
         Way(
             *(ENGINE, str(folder / engine.file.path), engine.file.size, engine.file.sha256),
             *("tensorrt", "cuda", engine.flavour, engine.precision, engine.io),
-            absent=misfit(engine, found),
+            absent=misfit(engine, found) or left_out(folder, engine),
         )
         for engine in manifest.engines
     ]
     engines.sort(key=lambda way: way.absent is not None)  # stable: what fits comes first
     none = [] if engines else [missing(ENGINE, "the bundle holds no engine")]
     return (*engines, *none, built, *(_graph(folder, manifest, found, tier) for tier in TIERS[2:]))
+
+
+def left_out(folder: Path, engine: Engine) -> str | None:
+    """Why an engine of the manifest is not in the folder; None if it is."""
+    return None if (folder / engine.file.path).exists() else "it was left out when the bundle was fetched"
 
 
 def missing(tier: str, why: str) -> Way:

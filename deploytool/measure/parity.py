@@ -20,6 +20,7 @@ COARSEST = 1e-2  # beyond one percent of the largest output, decisions with a cl
 ROOM32 = Floor(max_error=16.0, rms=6.0)  # times the noise; sound graphs reach 2.6 and 1.8
 ROOM16 = Floor(max_error=4.0, rms=4.0)  # sound graphs reach 1.1 and 1.6
 _ONCE32, _ONCE16 = Floor(2.0**-24, 2.0**-26), Floor(2.0**-11, 2.0**-13)  # rounded once: no noise counts for less
+_FAINT = 0.1  # of the loudest case: fainter ones are held to an error of that size, or their noise would rule
 _UNEVEN = 3.0  # one case may err that much more than all of them together
 _LARGEST_SNR_DB = 400.0  # what equal answers score: JSON has no infinity
 _WORST = float(np.finfo(np.float64).max)  # the error of what is no number
@@ -68,7 +69,7 @@ def _breaks(figure: str, parity: Parity, tolerance: Tolerance) -> bool:
 def compare(got: Arrays, expected: Arrays, tie: float = 0.0) -> Parity:
     """How far `got` lies from `expected`: the worst output decides; outputs are (cases, ...) of the same shapes.
 
-    `tie` is the lead, relative to the largest expected value, up to which two classes count as equally good.
+    `tie` is the lead, relative to the largest expected value of a case, up to which two classes are equally good.
     """
     pairs = [(np.asarray(got[name], np.float64), np.asarray(expected[name], np.float64)) for name in expected]
     each = [_compare(*pair, tie) for pair in pairs]
@@ -83,17 +84,23 @@ def compare(got: Arrays, expected: Arrays, tie: float = 0.0) -> Parity:
 
 
 def errors(got: Arrays, expected: Arrays) -> Floats:
-    """The largest error of each case, relative to the largest expected value of all cases; infinite where it is bad."""
+    """The largest error of each case, relative to its largest expected value; infinite where it is bad."""
     worst = [_errors(np.asarray(got[name], np.float64), np.asarray(expected[name], np.float64)) for name in expected]
     largest: Floats = np.max(worst, axis=0)
     return largest
 
 
 def _errors(got: Floats, expected: Floats) -> Floats:
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         apart = np.nan_to_num(np.abs(got - expected), nan=_WORST, posinf=_WORST)
-    largest: Floats = apart.reshape(len(apart), -1).max(axis=1) / (float(np.abs(expected).max()) or 1.0)
-    return largest
+        largest: Floats = apart.reshape(len(apart), -1).max(axis=1) / _scales(np.abs(expected))
+    return largest.clip(max=_WORST)
+
+
+def _scales(sizes: Floats) -> Floats:
+    """What errors are relative to: the largest of each case, but no less than a tenth of the largest of all cases."""
+    largest: Floats = sizes.reshape(len(sizes), -1).max(axis=1, initial=0.0)
+    return np.maximum(largest, _FAINT * largest.max(initial=0.0)) if largest.any() else np.ones(len(sizes))
 
 
 def _compare(got: Floats, expected: Floats, tie: float) -> Parity:
@@ -102,14 +109,13 @@ def _compare(got: Floats, expected: Floats, tie: float) -> Parity:
     bad = int((~np.isfinite(got)).sum() + (~np.isfinite(expected)).sum())
     if bad:
         return Parity(_WORST, cosine=-1.0, snr_db=-_LARGEST_SNR_DB, top1=0.0, top5=0.0, bad=bad)
-    error = np.abs(got - expected)
-    scale = float(np.abs(expected).max())
+    ties = tie * _scales(np.abs(expected))
     return Parity(
-        max_error=float(error.max()) / (scale or 1.0),
+        max_error=float(_errors(got, expected).max(initial=0.0)),
         cosine=_cosine(got, expected),
-        snr_db=_snr_db(error, expected),
-        top1=_agreement(got, expected, 1, tie * scale),
-        top5=_agreement(got, expected, 5, tie * scale),
+        snr_db=_snr_db(got - expected, expected),
+        top1=_agreement(got, expected, 1, ties),
+        top5=_agreement(got, expected, 5, ties),
         bad=0,
     )
 
@@ -124,17 +130,20 @@ def _cosine(got: Floats, expected: Floats) -> float:
 
 
 def _snr_db(error: Floats, expected: Floats) -> float:
-    noise, signal = float((error**2).sum()), float((expected**2).sum())
-    if noise == 0:
+    """The smallest over the cases."""
+    noise, signal = (np.linalg.norm(each.reshape(len(each), -1), axis=1) for each in (error, expected))
+    if not noise.any():
         return _LARGEST_SNR_DB
-    return 10 * float(np.log10(signal / noise)) if signal else -_LARGEST_SNR_DB
+    if not signal.any():
+        return -_LARGEST_SNR_DB
+    return -20 * float(np.log10((noise / _scales(signal)).max()))
 
 
-def _agreement(got: Floats, expected: Floats, count: int, tie: float) -> float | None:
+def _agreement(got: Floats, expected: Floats, count: int, ties: Floats) -> float | None:
     """The share of `got`'s best classes that are among `expected`'s or tied with them; None if these are no classes."""
     if expected.ndim != 2 or expected.shape[1] == 1:
         return None
     count = min(count, expected.shape[1])
     best = np.argsort(-got, axis=1, kind="stable")[:, :count]
     last = np.sort(expected, axis=1)[:, -count]
-    return float((np.take_along_axis(expected, best, axis=1) >= last[:, None] - tie).mean())
+    return float((np.take_along_axis(expected, best, axis=1) >= (last - ties)[:, None]).mean())

@@ -66,8 +66,8 @@ def test_a_manifest_that_changes_while_it_is_checked_is_refused(
 ) -> None:
     folder, check = small.restored(small.contents(clean), tmp_path / "bundle"), bundle.check
 
-    def slow(place: Path, manifest: bundle.Manifest) -> None:
-        check(place, manifest)
+    def slow(place: Path, manifest: bundle.Manifest, absent: frozenset[str]) -> None:
+        check(place, manifest, absent)
         bundle.write(place, dataclasses.replace(manifest, sequence=9))
 
     monkeypatch.setattr(bundle, "check", slow)

@@ -22,12 +22,12 @@ def test_equal_answers() -> None:
     assert found.cosine == pytest.approx(1.0)
 
 
-def test_the_error_is_relative_to_the_largest_output() -> None:
+def test_the_error_is_relative_to_the_largest_output_of_its_case() -> None:
     got = EXPECTED.copy()
     got[1, 2] += 0.5
     found = of(got)
-    assert found.max_error == pytest.approx(0.5 / np.abs(EXPECTED).max())
-    assert found.snr_db == pytest.approx(10 * np.log10((EXPECTED**2).sum() / 0.25))
+    assert found.max_error == pytest.approx(0.5 / np.abs(EXPECTED[1]).max())
+    assert found.snr_db == pytest.approx(10 * np.log10((EXPECTED[1] ** 2).sum() / 0.25))
     assert found.cosine < 1
 
 
@@ -35,6 +35,17 @@ def test_the_error_is_symmetric_and_has_no_trouble_with_zeros() -> None:
     assert of([[0.0, 1.0]], [[0.0, 2.0]]).max_error == of([[0.0, 3.0]], [[0.0, 2.0]]).max_error == 0.5
     assert of([[0.0, 0.0]], [[0.0, 0.0]]).max_error == 0.0
     assert of([[0.1, 0.0]], [[0.0, 0.0]]).max_error == pytest.approx(0.1)
+
+
+def test_a_loud_case_hides_nothing_in_the_others_and_a_faint_one_rules_nothing() -> None:
+    loud, got = EXPECTED.copy(), EXPECTED.copy()
+    loud[0] *= 1000
+    got[0] *= 1000
+    got[1, 2] += 0.5
+    assert of(got, loud).max_error == pytest.approx(0.5 / (0.1 * np.abs(loud[0]).max()))
+    loud[0] /= 200
+    got[0] /= 200
+    assert of(got, loud).max_error == pytest.approx(0.5 / np.abs(EXPECTED[1]).max())
 
 
 def test_swapped_classes_lower_the_agreement() -> None:
@@ -76,7 +87,7 @@ def test_different_shapes_are_refused() -> None:
 def test_tolerances_bite_where_they_say(precision: str, part: float, broken: bool) -> None:
     tolerance: Tolerance = getattr(ALLOWED, precision)
     got = EXPECTED.copy()
-    got[2, 7] += part * tolerance.max_error * np.abs(EXPECTED).max()
+    got[2, 7] += part * tolerance.max_error * np.abs(EXPECTED[2]).max()
     check = parity.check({"logits": got}, {"logits": EXPECTED}, "source", tolerance)
     assert ("max_error" in check.broken) is broken
 
@@ -112,7 +123,7 @@ def test_the_user_may_ask_for_another_tolerance_and_all_its_figures_follow() -> 
 
 
 def test_a_small_error_everywhere_breaks_the_signal_to_noise_before_the_largest_error() -> None:
-    got = EXPECTED + ALLOWED.fp16.max_error * np.abs(EXPECTED).max() * 0.95 * np.sign(EXPECTED)
+    got = EXPECTED + ALLOWED.fp16.max_error * np.abs(EXPECTED).max(axis=1, keepdims=True) * 0.95 * np.sign(EXPECTED)
     check = parity.check({"logits": got}, {"logits": EXPECTED}, "source", ALLOWED.fp16)
     assert "snr_db" in check.broken
     assert "max_error" not in check.broken

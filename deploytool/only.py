@@ -1,0 +1,56 @@
+"""For which kind of device a bundle was fetched: the engines for others were left behind, and nothing else may be."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploytool import bundle, files, machine, plain
+from deploytool.bundle import Manifest
+from deploytool.errors import BadInput, Refused
+from deploytool.targets import TARGETS, THIS
+
+_LONGEST = 4 << 10  # bytes
+_NO_GPU = "none"
+
+
+@dataclass(frozen=True)
+class Only:
+    """A kind of device: engines for other compute capabilities than its own may be missing from the folder."""
+
+    target: str
+    capability: str
+
+
+def wanted(name: str | None) -> Only | None:
+    """What `--for` asks for: a target of the table, or the GPU of this machine. Raises BadInput for another name."""
+    if name is None:
+        return None
+    if name == THIS:
+        gpus = machine.gpus()
+        return Only(THIS, gpus[0].capability if gpus else _NO_GPU)
+    if name not in TARGETS:
+        raise BadInput(f"there is no target {name!r}", f"choose from {', '.join((THIS, *TARGETS))}")
+    return Only(name, TARGETS[name].capability)
+
+
+def others(manifest: Manifest, only: Only | None) -> frozenset[str]:
+    """The paths of the engines that such a device cannot use, as the manifest has it; none for a whole bundle."""
+    engines = manifest.engines if only is not None else ()
+    return frozenset(engine.file.path for engine in engines if only and only.capability not in engine.capabilities)
+
+
+def read(folder: Path) -> Only | None:
+    """For which kind of device a folder was fetched; None where it is a whole bundle. Raises Refused for nonsense."""
+    if not (folder / bundle.ONLY).exists():
+        return None
+    raw = files.read(folder / bundle.ONLY, _LONGEST)
+    try:
+        found = plain.decode(Only, json.loads(raw))
+        right = plain.text(found).encode() == raw and isinstance(found.target + found.capability, str)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        right = False
+    if not right:
+        raise Refused(f"{folder / bundle.ONLY} does not say for which device", files.AGAIN)
+    return found

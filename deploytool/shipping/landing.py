@@ -1,0 +1,230 @@
+"""Fetches a bundle into a folder nobody looks at, every byte hashed as it comes, and shows it only when it is whole."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploytool import bundle, files, only, plain
+from deploytool.bundle import MANIFEST, File, Manifest
+from deploytool.errors import BadInput, Refused, Unreachable
+from deploytool.only import Only
+from deploytool.shipping.sources import Source
+
+Say = Callable[[str], None]
+
+_TRIES = 3  # in a row that bring nothing
+_TREE, _PARTS, _LOCK = "tree", "parts", "lock"
+
+
+@dataclass(frozen=True)
+class Landed:
+    """A bundle that was fetched: where it is, what it is, how many bytes came and how many were here already."""
+
+    folder: str
+    name: str
+    seal: str
+    sequence: int
+    files: int
+    left_out: int
+    fetched: int
+    here: int
+
+
+def land(
+    source: Source, out: Path, kind: Only | None, *, seal: str | None = None, near: Sequence[Path] = (), say: Say
+) -> Landed:
+    """Fetches what a device of this kind needs of a bundle; all of it if `kind` is None.
+
+    `near` are bundles, or install roots, whose files need not come again. A fetch that was cut goes on where it was.
+    Raises Refused for other bytes than the manifest's or another seal, Unreachable if it cannot be fetched now.
+    """
+    beside = source.beside()
+    found = hashlib.sha256(beside[MANIFEST]).hexdigest()
+    if seal is not None and found != seal:
+        raise Refused(f"it is another bundle: its seal is {found}", "check the seal, or the address")
+    if out.exists() or out.is_symlink():
+        return _same(out, found, kind)
+    with _stage(out) as stage:
+        tree = stage / found / _TREE
+        manifest = _begin(tree, stage, beside, kind)
+        source.agree(manifest)
+        wanted = _wanted(manifest, kind)
+        _room(out, wanted, tree)
+        fetched, here, known = 0, 0, _known(near)
+        for file in wanted:
+            if _there(tree / file.path, file) or _copied(file, tree / file.path, known):
+                here += file.size
+                continue
+            came = fetch(source, file, tree / file.path, stage / found / _PARTS)
+            fetched, here = fetched + came, here + max(file.size - came, 0)
+            say(f"{file.path}: {file.size / 1e6:.1f} MB")
+            known.setdefault(file.sha256, []).append(tree / file.path)
+        _show(tree, manifest, kind, out)
+    return _told(out, found, manifest, kind, fetched, here)
+
+
+def _told(out: Path, seal: str, manifest: Manifest, kind: Only | None, fetched: int, here: int) -> Landed:
+    left_out = len(only.others(manifest, kind))
+    number = len(bundle.every(manifest)) - left_out
+    return Landed(str(out), manifest.name, seal, manifest.sequence, number, left_out, fetched, here)
+
+
+def _same(out: Path, seal: str, kind: Only | None) -> Landed:
+    """What lies there already, if it is the very same."""
+    try:
+        manifest, there = bundle.read(out), only.read(out)
+        same = bundle.seal(out) == seal and there == kind
+    except Refused:
+        same = False
+    if not same:
+        raise BadInput(f"{out} is there already", "choose another folder with --out, and --near for what it holds")
+    bundle.check(out, manifest, only.others(manifest, kind))
+    return _told(out, seal, manifest, kind, 0, sum(file.size for file in _wanted(manifest, kind)))
+
+
+def _wanted(manifest: Manifest, kind: Only | None) -> tuple[File, ...]:
+    others = only.others(manifest, kind)
+    return tuple(file for file in bundle.every(manifest) if file.path not in others)
+
+
+@contextmanager
+def _stage(out: Path) -> Iterator[Path]:
+    """A hidden folder beside the one that is to be; it stays if the work is cut, and goes when it is done."""
+    stage = out.with_name(f".{out.name}.fetching")
+    stage.mkdir(parents=True, exist_ok=True)
+    opened = os.open(stage / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BadInput(f"somebody else is fetching {out}", "wait for it, or use another --out") from error
+        yield stage
+        shutil.rmtree(stage, ignore_errors=True)
+    finally:
+        os.close(opened)
+
+
+def _begin(tree: Path, stage: Path, beside: Mapping[str, bytes], kind: Only | None) -> Manifest:
+    """The staging folder with nothing in it that is not of this bundle, and its manifest, parsed."""
+    for left in stage.iterdir():
+        if left.name not in (_LOCK, tree.parent.name):
+            shutil.rmtree(left, ignore_errors=True)
+    tree.mkdir(parents=True, exist_ok=True)
+    (tree.parent / _PARTS).mkdir(exist_ok=True)
+    for name in bundle.BESIDE:
+        (tree / name).unlink(missing_ok=True)
+    for name, raw in {**beside, **({bundle.ONLY: plain.text(kind).encode()} if kind else {})}.items():
+        files.publish(tree / name, raw)
+    try:
+        manifest = bundle.read(tree)
+    except Refused:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+    expected = {file.path for file in _wanted(manifest, kind)} | set(bundle.BESIDE)
+    for path in [path for path in tree.rglob("*") if not path.is_dir() or path.is_symlink()]:
+        if path.relative_to(tree).as_posix() not in expected:
+            path.unlink()
+    return manifest
+
+
+def _room(out: Path, wanted: Sequence[File], tree: Path) -> None:
+    needed = sum(file.size for file in wanted if not (tree / file.path).exists())
+    free = shutil.disk_usage(out.parent).free
+    if needed > free:
+        raise BadInput(f"{out} needs {needed / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free", "make room on the disk")
+
+
+def _there(path: Path, file: File) -> bool:
+    """Whether an earlier try left this file; it may have been spoilt since."""
+    if not path.exists():
+        return False
+    try:
+        files.hold(path, file.size, file.sha256)
+    except Refused:
+        path.unlink()
+        return False
+    return True
+
+
+def _known(near: Sequence[Path]) -> dict[str, list[Path]]:
+    """Where files lie on this machine, by their digest."""
+    known: dict[str, list[Path]] = {}
+    for root in near:
+        installed = root / "bundles"
+        for folder in sorted(installed.iterdir()) if installed.is_dir() else [root]:
+            with suppress(Refused):
+                for file in bundle.every(bundle.read(folder)):
+                    known.setdefault(file.sha256, []).append(folder / file.path)
+    return known
+
+
+def _copied(file: File, to: Path, known: Mapping[str, Sequence[Path]]) -> bool:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    for path in known.get(file.sha256, ()):
+        with suppress(Refused):
+            files.hold(path, file.size, file.sha256, to)
+            return True
+    return False
+
+
+def fetch(source: Source, file: File, to: Path, parts: Path) -> int:
+    """Puts one file in its place, begun anew where a try was cut; returns how many bytes came.
+
+    Raises Refused for other bytes, and then keeps none; Unreachable when three tries in a row brought nothing.
+    """
+    part, fetched, vain = parts / file.sha256, 0, 0
+    while True:
+        begun = part.stat().st_size if part.exists() else 0
+        try:
+            _take(source, file, part)
+        except Unreachable:
+            came = (part.stat().st_size if part.exists() else 0) - begun
+            fetched, vain = fetched + max(came, 0), 0 if came > 0 else vain + 1
+            if vain == _TRIES:
+                raise
+        except Refused:
+            part.unlink(missing_ok=True)
+            if not begun:
+                raise  # else what was here already may have been another file's
+        else:
+            to.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(to)
+            return fetched + file.size - begun
+
+
+def _take(source: Source, file: File, part: Path) -> None:
+    """Goes on with a part until it is whole, and then holds it against size and digest."""
+    total, seen = hashlib.sha256(), 0
+    with part.open("a+b") as opened:
+        opened.seek(0)
+        while block := opened.read(1 << 20):
+            total.update(block)
+            seen += len(block)
+        for block in source.stream(file, seen) if seen < file.size else ():
+            total.update(block)
+            seen += len(block)
+            if seen > file.size:
+                break
+            opened.write(block)
+        opened.flush()
+        os.fsync(opened.fileno())
+    if seen < file.size:
+        raise Unreachable(f"{file.path} broke off after {seen} of {file.size} bytes", "try again: it goes on there")
+    if (seen, total.hexdigest()) != (file.size, file.sha256):
+        raise Refused(f"{file.path} came with other bytes than the manifest says", files.AGAIN)
+
+
+def _show(tree: Path, manifest: Manifest, kind: Only | None, out: Path) -> None:
+    """Checks the whole once more, and renames it into its place."""
+    bundle.check(tree, manifest, only.others(manifest, kind))
+    for folder in [*(path for path in tree.rglob("*") if path.is_dir()), tree]:
+        files.settle(folder)
+    tree.rename(out)
+    files.settle(out.parent)

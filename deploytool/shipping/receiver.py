@@ -1,0 +1,192 @@
+"""The program that ssh starts on a device: takes the files it lacks, shows the bundle when it is whole, installs it.
+
+It travels as source and needs Python 3.8 there and nothing else, so it imports nothing of deploytool.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
+_HEX = re.compile(r"[0-9a-f]{64}")
+_BLOCK = 1 << 20
+_TREE = "tree"
+
+
+class Trouble(Exception):
+    """What is said to whoever ships, in one line."""
+
+
+def main() -> None:
+    """A line that says what comes, a line back that says what is lacking, the bytes, and a line at the end."""
+    asked: Any = sys.stdin.buffer
+    try:
+        _answer(_received(json.loads(asked.readline()), asked))
+    except Trouble as trouble:
+        _answer({"problem": str(trouble)})
+    except OSError as error:
+        _answer({"problem": f"{error.filename or 'the device'}: {error.strerror}"})
+
+
+def _answer(what: dict[str, Any]) -> None:
+    os.write(1, b"deploytool:" + json.dumps(what).encode() + b"\n")
+
+
+def _received(request: dict[str, Any], asked: BinaryIO) -> dict[str, Any]:
+    seal, listed = request["seal"], request["files"]
+    if not _HEX.fullmatch(seal) or not all(_PATH.fullmatch(path) and _HEX.fullmatch(name) for path, _, name in listed):
+        raise Trouble("the list of files makes no sense")
+    beside = {name: base64.b64decode(raw) for name, raw in request["beside"].items()}
+    if hashlib.sha256(beside["manifest.json"]).hexdigest() != seal:
+        raise Trouble("the manifest came with other bytes")
+    home = Path(request["root"]) / "received"
+    stage = home / ".incoming"
+    stage.mkdir(parents=True, exist_ok=True)
+    lock = os.open(str(stage / "lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _gather(home, stage, {name: size for _, size, name in listed}, asked)
+        _assemble(stage, listed, beside)
+        _show(stage, home / seal)
+    except BlockingIOError:
+        raise Trouble(f"somebody else is sending to {home}") from None
+    finally:
+        os.close(lock)
+    return _installed(request, home / seal)
+
+
+def _gather(home: Path, stage: Path, wanted: dict[str, int], asked: BinaryIO) -> None:
+    """Puts every file into the staging folder under its digest: from here where it is here, else from the line."""
+    known, lacking = _known(home.parent), {}
+    for name, size in sorted(wanted.items()):
+        to = stage / name
+        if not _whole(to, size, name) and not any(_copied(path, to, size, name) for path in known.get(name, ())):
+            part = to.with_suffix(".part")
+            begun = part.stat().st_size if part.exists() else 0
+            if begun > size:
+                part.unlink()
+            lacking[name] = begun if begun <= size else 0
+    _answer({"lacking": sorted(lacking.items())})
+    for name in sorted(lacking):
+        _take(asked, stage / name, wanted[name], name)
+
+
+def _known(root: Path) -> dict[str, list[Path]]:
+    """Where files lie here, by the digest that a manifest gives them."""
+    known: dict[str, list[Path]] = {}
+    for manifest in [*root.glob("bundles/*/manifest.json"), *root.glob("received/*/manifest.json")]:
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            told = json.loads(manifest.read_bytes())
+            for file in told["files"] + [engine["file"] for engine in told["engines"]]:
+                if _PATH.fullmatch(file["path"]):
+                    known.setdefault(file["sha256"], []).append(manifest.parent / file["path"])
+    return known
+
+
+def _whole(path: Path, size: int, name: str) -> bool:
+    if not path.is_file() or path.stat().st_size != size:
+        return False
+    total = hashlib.sha256()
+    with path.open("rb") as opened:
+        for block in iter(lambda: opened.read(_BLOCK), b""):
+            total.update(block)
+    return total.hexdigest() == name
+
+
+def _copied(path: Path, to: Path, size: int, name: str) -> bool:
+    if not path.is_file() or path.stat().st_size != size:
+        return False
+    shutil.copyfile(str(path), str(to))
+    if _whole(to, size, name):
+        return True
+    to.unlink()
+    return False
+
+
+def _take(asked: Any, to: Path, size: int, name: str) -> None:
+    """The rest of one file; whatever comes stays for the next try, unless the whole has another digest."""
+    part, total, seen = to.with_suffix(".part"), hashlib.sha256(), 0
+    with part.open("ab+") as opened:
+        opened.seek(0)
+        for block in iter(lambda: opened.read(_BLOCK), b""):
+            total.update(block)
+            seen += len(block)
+        while seen < size:
+            block = asked.read1(min(_BLOCK, size - seen))
+            if not block:
+                raise Trouble("the line was cut")
+            total.update(block)
+            opened.write(block)
+            seen += len(block)
+        opened.flush()
+        os.fsync(opened.fileno())
+    if total.hexdigest() != name:
+        part.unlink()
+        raise Trouble("a file came with other bytes than its digest says")
+    part.rename(to)
+
+
+def _assemble(stage: Path, listed: list[tuple[str, int, str]], beside: dict[str, bytes]) -> None:
+    """The bundle's folder from the files that were gathered."""
+    tree = stage / _TREE
+    shutil.rmtree(str(tree), ignore_errors=True)
+    tree.mkdir()
+    names = [name for _, _, name in listed]
+    for place, (path, _, name) in enumerate(listed):
+        to = tree / path
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if name in names[place + 1 :]:
+            shutil.copyfile(str(stage / name), str(to))
+        else:
+            (stage / name).rename(to)
+    for name, raw in beside.items():
+        (tree / name).write_bytes(raw)
+    for path, size, name in listed:
+        if not _whole(tree / path, size, name):
+            raise Trouble(f"{path} does not keep its bytes on this disk")
+
+
+def _show(stage: Path, place: Path) -> None:
+    """Waits until all of it is on the disk, and renames it into its place."""
+    tree = stage / _TREE
+    for path in [*tree.rglob("*"), tree]:
+        _settle(path)
+    shutil.rmtree(str(place), ignore_errors=True)
+    tree.rename(place)
+    _settle(place.parent)
+    shutil.rmtree(str(stage), ignore_errors=True)
+
+
+def _settle(path: Path) -> None:
+    opened = os.open(str(path), os.O_RDONLY)
+    os.fsync(opened)
+    os.close(opened)
+
+
+def _installed(request: dict[str, Any], place: Path) -> dict[str, Any]:
+    """What came of it, and what the install said if one was asked for and deploytool is here."""
+    here = importlib.util.find_spec("deploytool") is not None
+    if not request["install"] or not here:
+        return {"folder": str(place), "deploytool": here}
+    command = [sys.executable, "-m", "deploytool.device", "install", str(place), "--root", request["root"], "--json"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode == 0:
+        shutil.rmtree(str(place), ignore_errors=True)  # the install has a copy of its own
+    said, complained = (each.decode(errors="replace") for each in (done.stdout, done.stderr[-2000:]))
+    return {"folder": str(place), "deploytool": True, "install": {"said": said, "complained": complained}}
+
+
+if __name__ == "__main__":
+    main()

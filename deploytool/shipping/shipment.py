@@ -1,0 +1,190 @@
+"""Sends a bundle to a device over ssh: only the files that the device lacks, each hashed there before it is shown."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+import subprocess
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from deploytool import bundle, errors, files, only, plain
+from deploytool.bundle import File, Manifest
+from deploytool.errors import BadInput, DeployError, Refused, Unreachable
+from deploytool.only import Only
+from deploytool.shipping.places import Device
+
+Say = Callable[[str], None]
+
+_MARK = b"deploytool:"
+_NOISE = 1000  # lines that a shell's start-up files may print before ours
+_LONGEST = 4 << 20  # bytes of a line
+_BLOCK = 1 << 20
+_START = "import sys; exec(compile(sys.stdin.buffer.read(int(sys.argv[1])), 'receiver', 'exec'))"
+_AGAIN = "send it again: it goes on where it was cut"
+
+
+@dataclass(frozen=True)
+class Door:
+    """How ssh gets in; whatever is empty is left to its own configuration. `python` is the one of the device."""
+
+    port: int | None = None
+    identity: Path | None = None
+    config: Path | None = None
+    python: str = "python3"
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A bundle on a device: where, how many bytes went and were there already, and whether it was installed there.
+
+    `tier` is what serves there; empty if it was not installed.
+    """
+
+    folder: str
+    seal: str
+    sent: int
+    there: int
+    left_out: int
+    installed: bool
+    deploytool: bool
+    tier: str
+
+
+def ship(
+    folder: Path, manifest: Manifest, device: Device, door: Door, kind: Only | None, *, install: bool, say: Say
+) -> Shipped:
+    """Brings a bundle, or what a device of this kind needs of it, into a root on a device.
+
+    Raises Unreachable if the line is cut, Refused if the device got other bytes, and what the install there raises.
+    """
+    left_out = only.others(manifest, kind)
+    wanted = [file for file in bundle.every(manifest) if file.path not in left_out]
+    with subprocess.Popen(
+        _command(device, door), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as line:
+        assert line.stdin is not None
+        assert line.stdout is not None
+        try:
+            with suppress(BrokenPipeError):
+                _open(line.stdin, _request(folder, wanted, device, kind, install))
+                lacking = _lacking(_answer(line, device))
+                sent = _send(line.stdin, folder, wanted, lacking, say)
+                line.stdin.close()
+            end = _answer(line, device)
+        except BaseException:
+            line.kill()
+            raise
+        finally:
+            with suppress(BrokenPipeError):
+                line.stdin.close()
+    there = sum(file.size for file in wanted) - sent
+    return _told(end, bundle.seal(folder), sent, there, len(left_out), device)
+
+
+def _command(device: Device, door: Door) -> list[str]:
+    command = ["ssh", "-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15"]
+    command += ["-F", str(door.config)] if door.config else []
+    command += ["-p", str(door.port)] if door.port else []
+    command += ["-i", str(door.identity)] if door.identity else []
+    size = len(_program())
+    return [*command, "--", device.host, f"{shlex.quote(door.python)} -c {shlex.quote(_START)} {size}"]
+
+
+def _program() -> bytes:
+    return Path(__file__).with_name("receiver.py").read_bytes()
+
+
+def _request(
+    folder: Path, wanted: list[File], device: Device, kind: Only | None, install: bool
+) -> Mapping[str, plain.Json]:
+    beside = {name: folder / name for name in (bundle.MANIFEST, bundle.SIGNATURE) if (folder / name).exists()}
+    raw = {name: files.read(path, bundle.LONGEST) for name, path in beside.items()}
+    if kind is not None:
+        raw[bundle.ONLY] = plain.text(kind).encode()
+    return {
+        "root": device.root,
+        "seal": bundle.seal(folder),
+        "files": [[file.path, file.size, file.sha256] for file in wanted],
+        "beside": {name: base64.b64encode(each).decode() for name, each in raw.items()},
+        "install": install,
+    }
+
+
+def _open(to: IO[bytes], request: Mapping[str, plain.Json]) -> None:
+    to.write(_program())
+    to.write(json.dumps(request).encode() + b"\n")
+    to.flush()
+
+
+def _answer(line: subprocess.Popen[bytes], device: Device) -> Mapping[str, Any]:
+    """The next line that is ours; what a login prints before is nobody's."""
+    assert line.stdout is not None
+    for _ in range(_NOISE):
+        said = line.stdout.readline(_LONGEST)
+        if said.startswith(_MARK):
+            with suppress(ValueError):
+                found = json.loads(said[len(_MARK) :])
+                if isinstance(found, dict):
+                    return _unless_trouble(found, device)
+        if not said:
+            break
+    assert line.stderr is not None
+    complaint = " ".join(line.stderr.read(2000).decode(errors="replace").split()[-40:])
+    raise Unreachable(f"{device.host} does not answer: {complaint or 'the line was cut'}", _AGAIN)
+
+
+def _unless_trouble(found: Mapping[str, Any], device: Device) -> Mapping[str, Any]:
+    if "problem" in found:
+        raise Refused(
+            f"{device.host}: {found['problem']}", "check the root, its rights and the disk, and send it again"
+        )
+    return found
+
+
+def _lacking(said: Mapping[str, Any]) -> dict[str, int]:
+    try:
+        return {str(name): int(begun) for name, begun in said["lacking"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise Unreachable(f"the device does not say what it lacks: {error}", _AGAIN) from error
+
+
+def _send(to: IO[bytes], folder: Path, wanted: list[File], lacking: Mapping[str, int], say: Say) -> int:
+    """The bytes that are lacking, in the order of their digests, and how many that were."""
+    sent, by_name = 0, {file.sha256: file for file in wanted}
+    for name in sorted(set(lacking) & set(by_name)):
+        file, begun = by_name[name], lacking[name]
+        with files.opened(folder / file.path) as opened:
+            opened.seek(begun)
+            while block := opened.read(_BLOCK):
+                to.write(block)
+                sent += len(block)
+        to.flush()
+        say(f"{file.path}: {(file.size - begun) / 1e6:.1f} MB")
+    return sent
+
+
+def _told(end: Mapping[str, Any], seal: str, sent: int, there: int, left_out: int, device: Device) -> Shipped:
+    install = end.get("install")
+    tier = _installed(install, device) if install else ""
+    folder, known = str(end.get("folder", "")), bool(end.get("deploytool"))
+    return Shipped(folder, seal, sent, there, left_out, install is not None, known, tier)
+
+
+def _installed(said: Mapping[str, Any], device: Device) -> str:
+    """What serves on the device now; the install's own failure is ours."""
+    with suppress(ValueError, TypeError, KeyError, AttributeError):
+        document = json.loads(said["said"])
+        error = document["error"]
+        if error:
+            kinds = {kind.exit_code: kind for kind in DeployError.__subclasses__()}
+            raise kinds.get(error["exit_code"], errors.StageFailed)(
+                f"{device.host}: {error['problem']}", error["remedy"]
+            )
+        return str(document["result"]["verified"]["tier"])
+    complaint = " ".join(str(said.get("complained", "")).split()[-40:])
+    raise BadInput(f"the install on {device.host} failed: {complaint}", "see what it says there")

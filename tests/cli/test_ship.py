@@ -1,0 +1,76 @@
+"""push and pull through both doors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploytool import bundle
+from tests.conftest import ROOT, Command
+from tests.shipping import servers, small
+
+
+@pytest.fixture
+def back_door(tmp_path: Path) -> Command:
+    def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "deploytool.device", *arguments]
+        settings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        return subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
+
+    return call
+
+
+@pytest.fixture(params=["front door", "back door"])
+def door(request: pytest.FixtureRequest, deploytool: Command, back_door: Command) -> Command:
+    return deploytool if request.param == "front door" else back_door
+
+
+def test_one_file_there_and_back(deploytool: Command, door: Command, tmp_path: Path) -> None:
+    folder = small.made(tmp_path / "in", 1)
+    assert deploytool("push", "in", "oci-archive:stick/m.tar").returncode == 0
+    done = door("pull", "oci-archive:stick/m.tar", "--for", "orin", "--seal", bundle.seal(folder), "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)["result"]
+    assert (result["folder"], result["left_out"]) == ("m", 1)
+    assert set(small.contents(folder)) - set(small.contents(tmp_path / "m")) == {small.RTX40}
+    assert door("pull", "oci-archive:stick/m.tar", "--out", "all", "--near", "m").returncode == 0
+    assert small.contents(tmp_path / "all") == small.contents(folder)
+    assert door("pull", "oci-archive:stick/m.tar").returncode == 2  # `m` is there, for orin only
+    refused = deploytool("push", "m", "oci-archive:part.tar")
+    assert refused.returncode == 2
+    assert "was fetched for one target" in refused.stderr
+
+
+def test_a_registry_with_the_logins_of_docker(deploytool: Command, door: Command, tmp_path: Path) -> None:
+    if not servers.REGISTRY:
+        pytest.skip("no docker-registry on this machine: apt-get install docker-registry")
+    folder = small.made(tmp_path / "in", 2)
+    (tmp_path / "htpasswd").write_text(f"{servers.LOGIN}\n")
+    (tmp_path / "login").mkdir()
+    with servers.registry(tmp_path, f"auth: {{htpasswd: {{realm: r, path: {tmp_path / 'htpasswd'}}}}}\n") as running:
+        where = f"oci://127.0.0.1:{running.port}/models/m:1"
+        entry = {f"127.0.0.1:{running.port}": {"username": "me", "password": "secret"}}
+        (tmp_path / "login" / "config.json").write_text(json.dumps({"auths": entry}))
+        assert deploytool("push", "in", where, DOCKER_CONFIG=str(tmp_path)).returncode == 2
+        pushed = deploytool("push", "in", where, "--json", DOCKER_CONFIG=str(tmp_path / "login"))
+        assert pushed.returncode == 0, pushed.stderr
+        name = json.loads(pushed.stdout)["result"]["name"]
+        done = door("pull", name, "--out", "out", DOCKER_CONFIG=str(tmp_path / "login"))
+        assert done.returncode == 0, done.stderr
+    assert "every byte verified" in done.stdout
+    assert small.contents(tmp_path / "out") == small.contents(folder)
+    assert door("pull", where, "--out", "none").returncode == 9
+
+
+def test_a_real_bundle_for_another_device_works_by_its_graphs(packed: Path, deploytool: Command, door: Command) -> None:
+    assert deploytool("push", str(packed), "oci-archive:tiny.tar").returncode == 0
+    assert door("pull", "oci-archive:tiny.tar", "--for", "orin").returncode == 0
+    done = door("verify", "tiny")
+    assert done.returncode == 0, done.stderr
+    assert "1 engines for other devices than orin left out" in done.stdout
+    assert "It works here: ORT CPU serves." in done.stdout

@@ -1,0 +1,203 @@
+"""A bundle as one file, and as plain files on a web server or a stick."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deploytool import bundle, only
+from deploytool.errors import BadInput, DeployError, Refused
+from deploytool.shipping import archive, landing, oci, places, sources
+from deploytool.shipping.landing import Landed
+from tests.shipping import servers, small
+
+
+def pulled(where: str, out: Path, target: str | None = None, seal: str | None = None) -> Landed:
+    with sources.opened(places.parse(where), {}) as source:
+        return landing.land(source, out, only.wanted(target), seal=seal, say=lambda line: None)
+
+
+def written(folder: Path, path: Path) -> Path:
+    archive.write(folder, bundle.read(folder), path)
+    return path
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    folder = small.made(tmp_path / "in", 1)
+    path = written(folder, tmp_path / "m.tar")
+    pulled(f"oci-archive:{path}", tmp_path / "out", seal=bundle.seal(folder))
+    assert small.contents(tmp_path / "out") == small.contents(folder)
+    pulled(f"oci-archive:{path}", tmp_path / "orin", "orin")
+    assert set(small.contents(folder)) - set(small.contents(tmp_path / "orin")) == {small.RTX40}
+    assert {one.name for one in tmp_path.iterdir()} == {"in", "m.tar", "out", "orin"}
+
+
+def test_the_same_bundle_is_the_same_file(tmp_path: Path) -> None:
+    one, two = small.made(tmp_path / "one", 2), small.made(tmp_path / "two", 2)
+    for path in two.rglob("*"):
+        os.utime(path, (1, 1))
+        path.chmod(0o700)
+    assert written(one, tmp_path / "1.tar").read_bytes() == written(two, tmp_path / "2.tar").read_bytes()
+
+
+def test_it_is_an_oci_image_layout(tmp_path: Path) -> None:
+    folder = small.made(tmp_path / "in", 3)
+    with tarfile.open(written(folder, tmp_path / "m.tar")) as tar:
+        raw = {member.name: read(tar, member) for member in tar}
+        assert all(member.isreg() and (member.mtime, member.uid, member.mode) == (0, 0, 0o644) for member in tar)
+    assert json.loads(raw["oci-layout"]) == {"imageLayoutVersion": "1.0.0"}
+    (entry,) = json.loads(raw["index.json"])["manifests"]
+    manifest = raw[f"blobs/{entry['digest'].replace(':', '/')}"]
+    assert oci.name(manifest) == entry["digest"]
+    whole = json.loads(manifest)
+    for blob in (whole["config"], *whole["layers"]):
+        assert oci.name(raw[f"blobs/{blob['digest'].replace(':', '/')}"]) == blob["digest"]
+
+
+def read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    opened = tar.extractfile(member)
+    assert opened is not None
+    return opened.read()
+
+
+def test_a_file_that_changes_while_it_is_packed_is_noticed(tmp_path: Path) -> None:
+    folder = small.made(tmp_path / "in", 4)
+    manifest = bundle.read(folder)
+    raw = bytearray((folder / small.ORIN).read_bytes())
+    raw[-1] ^= 1
+    (folder / small.ORIN).write_bytes(raw)
+    with pytest.raises(Refused, match="other bytes"):
+        archive.write(folder, manifest, tmp_path / "m.tar")
+    assert {one.name for one in tmp_path.iterdir()} == {"in"}
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.sweep)])
+def test_no_flipped_bit_and_no_cut_gives_another_bundle(tmp_path: Path, count: int) -> None:
+    folder, rng = small.made(tmp_path / "in", 5), random.Random(count)
+    raw, wanted = written(folder, tmp_path / "m.tar").read_bytes(), small.contents(folder)
+    spoilt = tmp_path / "spoilt.tar"
+    for number in range(count):
+        changed = bytearray(raw)
+        if number % 5:
+            changed[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+        else:
+            del changed[rng.randrange(len(raw)) :]
+        spoilt.write_bytes(changed)
+        out = tmp_path / f"out{number}"
+        try:
+            pulled(f"oci-archive:{spoilt}", out)
+        except DeployError:
+            assert not out.exists()
+        else:  # a bit of padding, of a mode, of an owner: nothing that is a bundle's
+            assert small.contents(out) == wanted
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type, made.linkname = kind, target
+    return made
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        member("../evil"),
+        member("/etc/evil"),
+        member("blobs/sha256/../../evil"),
+        member("blobs/sha256/" + "0" * 64, tarfile.SYMTYPE, "/etc/passwd"),
+        member("blobs/sha256/" + "0" * 64, tarfile.LNKTYPE, "index.json"),
+        member("blobs/sha256/" + "0" * 64, tarfile.FIFOTYPE),
+        member("blobs/sha256/" + "0" * 64, tarfile.CHRTYPE),
+        member("evil", tarfile.DIRTYPE),
+        member("index.json"),
+        member("libplugin.so"),
+    ],
+    ids=lambda one: f"{one.name} {one.type.decode()}",
+)
+def test_members_that_have_no_place_there_are_refused(tmp_path: Path, bad: tarfile.TarInfo) -> None:
+    path = written(small.made(tmp_path / "in", 6), tmp_path / "m.tar")
+    with tarfile.open(path, "a") as tar:
+        tar.addfile(bad, io.BytesIO())
+    with pytest.raises(Refused, match="has no place there"):
+        pulled(f"oci-archive:{path}", tmp_path / "out")
+    assert {one.name for one in tmp_path.iterdir()} == {"in", "m.tar"}
+
+
+@pytest.mark.parametrize("raw", [b"", b"no tar at all", b"\0" * 10240])
+def test_what_is_no_archive(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "m.tar").write_bytes(raw)
+    with pytest.raises(Refused):
+        pulled(f"oci-archive:{tmp_path / 'm.tar'}", tmp_path / "out")
+    with pytest.raises(BadInput, match="there is no file"):
+        pulled(f"oci-archive:{tmp_path / 'n.tar'}", tmp_path / "out")
+
+
+def test_plain_files_from_a_web_server_and_a_stick(tmp_path: Path) -> None:
+    folder = small.made(tmp_path / "in", 7)
+    (folder / "model.sig").write_text("signed")
+    with servers.web(tmp_path) as url:
+        pulled(f"{url}in", tmp_path / "web")
+        pulled(f"{url}in/", tmp_path / "orin", "orin")
+        with pytest.raises(BadInput, match="404"):
+            pulled(f"{url}out/", tmp_path / "none")
+    pulled(str(folder), tmp_path / "stick")
+    assert small.contents(tmp_path / "web") == small.contents(tmp_path / "stick") == small.contents(folder)
+    assert not (tmp_path / "orin" / small.RTX40).exists()
+    with pytest.raises(BadInput, match=r"holds no manifest\.json"):
+        pulled(str(tmp_path), tmp_path / "none")
+
+
+def flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+def shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def link(path: Path) -> None:
+    path.rename(path.with_name("kept"))
+    path.symlink_to("kept")
+
+
+@pytest.mark.parametrize("spoil", [flip, shorten, Path.unlink, link])
+def test_spoilt_files_are_refused(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    folder = small.made(tmp_path / "in", 8)
+    spoil(folder / small.RTX40)
+    with pytest.raises(Refused):
+        pulled(str(folder), tmp_path / "stick")
+    if spoil is not link:  # a server follows links of its own, and the bytes are right
+        with servers.web(tmp_path) as url, pytest.raises(Refused):
+            pulled(f"{url}in/", tmp_path / "web")
+    assert not (tmp_path / "stick").exists()
+    assert not (tmp_path / "web").exists()
+
+
+def test_a_server_without_ranges_is_read_from_the_start(tmp_path: Path) -> None:
+    """What the first try left is hashed with the rest: a part of another file costs a second try, and nothing else."""
+    folder = small.made(tmp_path / "in", 9, 5000)
+    file = next(each for each in bundle.every(bundle.read(folder)) if each.path == small.ORIN)
+    parts = tmp_path / ".out.fetching" / bundle.seal(folder) / "parts"
+    parts.mkdir(parents=True)
+    for begun in ((folder / small.ORIN).read_bytes()[:1000], b"x" * 1000):
+        (parts / file.sha256).write_bytes(begun)
+        with servers.web(tmp_path) as url, sources.opened(places.parse(f"{url}in/"), {}) as source:
+            came = landing.fetch(source, file, tmp_path / "one.plan", parts)
+        assert came == (file.size - 1000 if begun[0] != ord("x") else file.size)
+        assert (tmp_path / "one.plan").read_bytes() == (folder / small.ORIN).read_bytes()
+
+
+def test_another_seal_is_refused_before_anything_comes(tmp_path: Path) -> None:
+    folder = small.made(tmp_path / "in", 10)
+    with pytest.raises(Refused, match="is another bundle"):
+        pulled(str(folder), tmp_path / "out", seal="0" * 64)
+    assert {one.name for one in tmp_path.iterdir()} == {"in"}

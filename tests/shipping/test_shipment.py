@@ -1,0 +1,220 @@
+"""A bundle to a device behind a real sshd: what it lacks, verified there, whole or not at all, and installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deploytool import bundle, only
+from deploytool.device import install, verify
+from deploytool.errors import DeployError, Refused, Unreachable
+from deploytool.shipping import places, shipment
+from deploytool.shipping.shipment import Door, Shipped
+from tests.conftest import ROOT, Command
+from tests.shipping import servers, small
+from tests.shipping.servers import Proxy, Sshd
+
+
+def shipped(folder: Path, root: Path, device: Sshd, *, target: str | None = None, port: int | None = None) -> Shipped:
+    door = Door(port, None, device.config, sys.executable)
+    to, kind = places.device(f"device:{root}"), only.wanted(target)
+    return shipment.ship(folder, bundle.read(folder), to, door, kind, install=False, say=lambda line: None)
+
+
+def received(root: Path) -> list[str]:
+    """What one sees there."""
+    home = root / "received"
+    return sorted(path.name for path in home.iterdir() if not path.name.startswith(".")) if home.exists() else []
+
+
+def test_a_bundle_arrives_as_it_was(device: Sshd, tmp_path: Path, home: Path) -> None:
+    folder = small.made(tmp_path / "in", 1)
+    (folder / "model.sig").write_text("signed")
+    done = shipped(folder, home, device)
+    assert Path(done.folder) == home / "received" / bundle.seal(folder)
+    assert small.contents(Path(done.folder)) == small.contents(folder)
+    assert received(home) == [bundle.seal(folder)]
+    assert not (home / "received" / ".incoming").exists()
+    assert shipped(folder, home, device).sent == 0
+
+
+def test_only_what_the_target_needs_and_only_what_it_lacks(device: Sshd, tmp_path: Path, home: Path) -> None:
+    one, two = small.made(tmp_path / "one", 2, 40_000), small.made(tmp_path / "two", 2, 40_000, sequence=2)
+    first, second = (shipped(each, home, device, target="orin") for each in (one, two))
+    assert (first.left_out, first.there) == (1, 0)
+    assert second.sent == 0
+    assert set(small.contents(two)) - set(small.contents(Path(second.folder))) == {small.RTX40}
+    verify.papers(Path(second.folder))
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.sweep)])
+def test_updates_of_the_same_size_and_time_are_delivered(device: Sshd, tmp_path: Path, home: Path, count: int) -> None:
+    for number in range(count):
+        folder = small.made(tmp_path / "in", number)
+        for path in folder.rglob("*"):
+            os.utime(path, (1_700_000_000, 1_700_000_000))
+        turned = install.install(Path(shipped(folder, home, device).folder), home, lambda checked: None)
+        assert small.contents(install.home(home, turned.current)) == small.contents(folder)
+        shutil.rmtree(folder)
+
+
+def test_a_file_that_rotted_there_is_sent_again(device: Sshd, tmp_path: Path, home: Path) -> None:
+    one, two = small.made(tmp_path / "one", 3), small.made(tmp_path / "two", 3, sequence=2)
+    place = Path(shipped(one, home, device).folder)
+    raw = bytearray((place / small.ORIN).read_bytes())
+    raw[7] ^= 1
+    (place / small.ORIN).write_bytes(raw)
+    second = shipped(two, home, device)
+    assert second.sent == (two / small.ORIN).stat().st_size
+    assert small.contents(Path(second.folder)) == small.contents(two)
+    assert shipped(one, home, device).sent == 0  # the second has it now
+    assert small.contents(place) == small.contents(one)
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(12, marks=pytest.mark.sweep)])
+def test_a_cut_transfer_shows_nothing_and_goes_on(device: Sshd, tmp_path: Path, home: Path, count: int) -> None:
+    rng = random.Random(count)
+    with servers.proxy(device.port) as proxy:
+        for number in range(count):
+            folder = small.made(tmp_path / f"in{number}", 100 * count + number, 700_000)
+            total = sum(file.size for file in bundle.every(bundle.read(folder)))
+            before = received(home)
+            proxy.reset()
+            proxy.cut_up = rng.randrange(40_000, total)
+            with pytest.raises(Unreachable):
+                shipped(folder, home, device, port=proxy.port)
+            assert received(home) == before
+            came = wait_for_parts(home)
+            proxy.reset()
+            done = shipped(folder, home, device, port=proxy.port)
+            assert done.there == came
+            assert small.contents(Path(done.folder)) == small.contents(folder)
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(10, marks=pytest.mark.sweep)])
+def test_a_killed_ship_shows_nothing_and_goes_on(device: Sshd, tmp_path: Path, home: Path, count: int) -> None:
+    rng, folder, alive = random.Random(count), small.made(tmp_path / "in", 50, 4_000_000), 0
+    program = (
+        "import sys; from pathlib import Path; from tests.shipping import test_shipment as it, servers;"
+        "folder, root, port, config, key = sys.argv[1:];"
+        "it.shipped(Path(folder), Path(root), servers.Sshd(int(port), Path(config), Path(key)), port=int(port))"
+    )
+    with servers.proxy(device.port) as proxy:
+        for number in range(count):
+            root = home / str(number)
+            proxy.reset()
+            arguments = [str(folder), str(root), str(proxy.port), str(device.config), str(device.key)]
+            alive += _kill(program, arguments, proxy, rng.randrange(20_000, 28_000_000))
+            assert proxy.up > 20_000
+            if received(root):
+                assert small.contents(root / "received" / bundle.seal(folder)) == small.contents(folder)
+            wait_for_parts(root)
+            assert small.contents(Path(shipped(folder, root, device).folder)) == small.contents(folder)
+    assert alive >= count - 1
+
+
+def _kill(program: str, arguments: list[str], proxy: Proxy, after: int) -> bool:
+    with subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=ROOT, stderr=subprocess.DEVNULL) as running:
+        while proxy.up < after and running.poll() is None:
+            time.sleep(0.0005)
+        alive = running.poll() is None
+        running.send_signal(signal.SIGKILL)
+    return alive
+
+
+@pytest.mark.parametrize("count", [6, pytest.param(40, marks=pytest.mark.sweep)])
+def test_a_receiver_that_is_killed_at_any_moment_shows_all_or_nothing(tmp_path: Path, home: Path, count: int) -> None:
+    """All the bytes are there at once, so that what is hit is the hashing, the assembling and the rename."""
+    rng, folder, shown = random.Random(count), small.made(tmp_path / "in", 51), 0
+    files = sorted(bundle.every(bundle.read(folder)), key=lambda file: file.sha256)
+    for number in range(count):
+        root, raw = home / str(number), b"".join((folder / file.path).read_bytes() for file in files)
+        request = shipment._request(folder, files, places.Device("", str(root)), None, False)
+        command = [sys.executable, str(ROOT / "deploytool/shipping/receiver.py")]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+            assert running.stdin is not None
+            assert running.stdout is not None
+            running.stdin.write(json.dumps(request).encode() + b"\n" + raw)
+            running.stdin.flush()
+            assert b"lacking" in running.stdout.readline()
+            time.sleep(rng.uniform(0, 0.04))
+            running.kill()
+        shown += len(received(root))
+        assert received(root) in ([], [bundle.seal(folder)])
+        for place in received(root):
+            assert small.contents(root / "received" / place) == small.contents(folder)
+    assert count < 40 or 0 < shown < count
+
+
+def wait_for_parts(root: Path) -> int:
+    """How many bytes are there once nothing comes any more, and nobody holds the lock."""
+    stage, before, now = root / "received" / ".incoming", -1, 0
+    while before != now or _held(stage / "lock"):
+        time.sleep(0.15)
+        sizes = [path.stat().st_size for path in stage.rglob("*") if path.is_file()] if stage.exists() else []
+        before, now = now, sum(sizes)
+    return now
+
+
+def _held(lock: Path) -> bool:
+    return lock.exists() and subprocess.run(["flock", "-n", str(lock), "true"], check=False).returncode != 0
+
+
+def test_what_does_not_keep_its_bytes_is_not_shown(device: Sshd, tmp_path: Path, home: Path) -> None:
+    folder = small.made(tmp_path / "in", 60)
+    manifest = bundle.read(folder)
+    raw = bytearray((folder / small.ORIN).read_bytes())
+    raw[3] ^= 8
+    (folder / small.ORIN).write_bytes(raw)  # after it was checked
+    door = Door(None, None, device.config, sys.executable)
+    with pytest.raises(Refused, match="other bytes than its digest says"):
+        shipment.ship(folder, manifest, places.device(f"device:{home}"), door, None, install=False, say=print)
+    assert received(home) == []
+    assert not list((home / "received" / ".incoming").glob("*.part"))
+
+
+def test_a_device_that_is_not_there_or_has_no_python(device: Sshd, tmp_path: Path, home: Path) -> None:
+    folder = small.made(tmp_path / "in", 61)
+    for door in (Door(servers.free_port(), None, device.config), Door(None, None, device.config, "no-such-python")):
+        with pytest.raises(Unreachable, match=r"does not answer: .*(refused|not found)"):
+            shipment.ship(
+                folder, bundle.read(folder), places.device(f"device:{home}"), door, None, install=True, say=print
+            )
+
+
+@pytest.mark.parametrize("text", ["device", "-oProxyCommand=x:/root", "me@:/x", "me@host:root", "a b:/x", "h;id:/x"])
+def test_what_is_no_device(text: str) -> None:
+    with pytest.raises(DeployError, match="is no folder on a device"):
+        places.device(text)
+
+
+def test_ship_installs_and_says_what_serves(
+    device: Sshd, tmp_path: Path, home: Path, packed: Path, deploytool: Command
+) -> None:
+    python = tmp_path / "python with deploytool"
+    python.write_text(f'#!/bin/sh\nexport PYTHONPATH="{ROOT}"\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    arguments = ("--ssh-config", str(device.config), "--identity", str(device.key), "--python", str(python))
+    done = deploytool("ship", str(packed), f"device:{home}", "--port", str(device.port), *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "installed and current: ORT CPU serves" in done.stdout
+    found = install.pointer(home)
+    assert found is not None
+    assert found.current == bundle.seal(packed)
+    assert received(home) == []
+    again = deploytool("ship", str(packed), f"device:{home}", *arguments, "--json", "--for", "orin")
+    assert again.returncode == 0, again.stderr
+    assert '"sent": 0' in again.stdout
+    older = small.made(tmp_path / "older", 1, sequence=0)
+    refused = deploytool("ship", str(older), f"device:{home}", *arguments)
+    assert refused.returncode == 8
+    assert "has sequence 0, and 1 was here already" in refused.stderr

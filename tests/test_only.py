@@ -1,0 +1,89 @@
+"""What may be missing from a folder: the engines of other devices, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deploytool import bundle, only, plain
+from deploytool.device import install, verify, ways
+from deploytool.device.here import Here
+from deploytool.errors import BadInput, Refused
+from deploytool.only import Only
+from tests.shipping import small
+
+ON_RTX40 = Here("linux", "x86_64", "RTX 4090", "8.9", "13.0", {"tensorrt": "10.3.0"})
+
+
+@pytest.fixture
+def part(tmp_path: Path) -> Path:
+    """A bundle as it was fetched for orin."""
+    folder = small.made(tmp_path / "part", 1)
+    (folder / small.RTX40).unlink()
+    (folder / bundle.ONLY).write_text(plain.text(Only("orin", "8.7")))
+    return folder
+
+
+def test_names_are_those_of_the_table() -> None:
+    assert only.wanted(None) is None
+    assert only.wanted("orin") == Only("orin", "8.7")
+    assert only.wanted("h200") == Only("h200", "9.0")
+    with pytest.raises(BadInput, match="there is no target 'xavier'"):
+        only.wanted("xavier")
+
+
+def test_the_manifest_decides_what_is_of_others(tmp_path: Path) -> None:
+    manifest = bundle.read(small.made(tmp_path / "in", 2))
+    assert only.others(manifest, None) == frozenset()
+    assert only.others(manifest, only.wanted("orin")) == {small.RTX40}
+    assert only.others(manifest, only.wanted("thor")) == {small.ORIN, small.RTX40}
+
+
+def test_a_part_is_verified_and_installed_as_a_part(part: Path, tmp_path: Path) -> None:
+    assert "left out" in verify.papers(part).steps[0].status
+    turned = install.install(part, tmp_path / "root", lambda checked: None)
+    assert small.contents(install.home(tmp_path / "root", turned.current)) == small.contents(part)
+
+
+@pytest.mark.parametrize("path", [small.ORIN, "recipe.json", "models/m/1/model.onnx", "golden/golden.npz", bundle.ONLY])
+def test_nothing_else_may_be_missing(part: Path, path: str) -> None:
+    (part / path).unlink()
+    with pytest.raises(Refused, match="is missing"):
+        verify.papers(part)
+
+
+def test_what_was_left_out_is_no_way_even_where_it_would_fit(part: Path) -> None:
+    manifest = bundle.read(part)
+    built = ways.missing(ways.BUILT, "none")
+    reasons = {way.absent for way in ways.ways(part, manifest, ON_RTX40, built) if way.tier == ways.ENGINE}
+    assert "it was left out when the bundle was fetched" in reasons
+    assert None not in reasons
+    assert verify.target(part, manifest, ON_RTX40).status.startswith("no engine for this machine")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        *(b"", b"{}", b"[]", b'{"capability": "8.7", "target": "orin"}', b"\xff", b" " * 5000, b"[" * 3000),
+        plain.text({"capability": 8.7, "target": "orin"}).encode(),
+        plain.text({"capability": ["8.7"], "target": ["orin"]}).encode(),
+        plain.text({"capability": "8.7", "target": "orin", "absent": ["recipe.json"]}).encode(),
+    ],
+)
+def test_nonsense_is_refused(part: Path, raw: bytes) -> None:
+    (part / bundle.ONLY).write_bytes(raw)
+    with pytest.raises(Refused):
+        verify.papers(part)
+
+
+def test_a_link_is_not_followed(part: Path) -> None:
+    (part / bundle.ONLY).rename(part.with_name("kept"))
+    (part / bundle.ONLY).symlink_to(part.with_name("kept"))
+    with pytest.raises(Refused):
+        verify.papers(part)
+
+
+def test_it_says_no_more_than_it_must(part: Path) -> None:
+    assert json.loads((part / bundle.ONLY).read_text()) == {"capability": "8.7", "target": "orin"}
