@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 CASES = "cases.npz"  # the file of the cases that would help
+LARGE = 4.0  # times the tolerance: no such fault may be missed
+MANY = 0.1  # of the faults beyond twice the tolerance: not so many may be
 GRAPH, ENGINE = "graph", "engine"  # the two checks: of the graph as converted, and of whatever computes it in FP16
 
 
@@ -55,6 +57,13 @@ class Proof:
     missed: tuple[Missed, ...]
     fresh: int
     helpful: tuple[int, ...]
+
+    @property
+    def weak(self) -> bool:
+        """Whether the golden cases see too little to be trusted: they miss a large fault, or many."""
+        caught = sum(power.caught for family in self.families for power in family.power.values())
+        large = any(missed.effect > LARGE for missed in self.missed)
+        return large or len(self.missed) > MANY * (caught + len(self.missed))
 
     def count(self, check: str, what: str) -> int:
         """How many faults of all families were `caught`, `harmless` or `missed` in one check."""

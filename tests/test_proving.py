@@ -10,7 +10,7 @@ from deploytool import golden, images, proving
 from deploytool.backends import eager
 from deploytool.golden import Golden
 from deploytool.measure.replay import replay
-from deploytool.proof import ENGINE, GRAPH, Proof
+from deploytool.proof import ENGINE, GRAPH, Family, Missed, Power, Proof
 from deploytool.proving import Subject
 from tests.conftest import TINY
 from tests.stages.test_validate import spoil
@@ -61,6 +61,7 @@ def test_blind_golden_cases_miss_and_the_helpful_ones_see(finished: Path, tmp_pa
     proof = prove(asked)
     assert {missed.family for missed in proof.missed} >= {"colours_swapped"} or len(proof.missed) > 3
     assert all(missed.effect > 2 for missed in proof.missed)
+    assert proof.weak
     assert proof.helpful
     proving.write_helpful(tmp_path / "cases.npz", asked, proof)
     pixels, inputs = golden.read_cases(tmp_path / "cases.npz")
@@ -84,6 +85,16 @@ def test_without_fp16_there_is_one_check(finished: Path) -> None:
     proof = prove(single, count=1)
     assert {name for family in proof.families for name in family.power} == {GRAPH}
     assert proof.count(GRAPH, "caught") > 10
+
+
+@pytest.mark.parametrize(
+    ("effects", "caught", "weak"),
+    [((), 20, False), ((3.9,), 20, False), ((4.1,), 20, True), ((2.1, 2.2), 20, False), ((2.1, 2.2, 2.3), 20, True)],
+)
+def test_a_proof_is_weak_that_misses_a_large_fault_or_many(effects: tuple[float, ...], caught: int, weak: bool) -> None:
+    missed = tuple(Missed(GRAPH, "bias_dropped", "here", 0.1, effect) for effect in effects)
+    family = Family("bias_dropped", 30, 0, {GRAPH: Power(caught, 0, len(effects), 1e-3)})
+    assert Proof((family,), missed, 8, ()).weak is weak
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def _failure(written: Report, home: Path, *, require: bool) -> DeployError | Non
     if gate and gate.status == report.MEASURED and not gate.reached:
         problem = f"{gate.stage} is not surely {gate.min_speedup:g}× as fast as eager"
         return TooSlow(problem, "see the speed table above, or ask for less")
-    if written.proof and written.proof.missed:
+    if written.proof and written.proof.weak:
         remedy = f"export again with --cases {home / 'prove' / CASES}"
         return NotVerified(f"the golden cases miss {verdict.missing(written.proof)}", remedy)
     if require and pending:

@@ -48,7 +48,7 @@ def prove(
     failure = None
     if not proof.families:
         failure = NotVerified("the checks fail on the graph as it is", f"find the layer: deploytool blame {run}")
-    elif proof.missed:
+    elif proof.weak:
         proving.write_helpful(run / CASES, subject, proof)
         remedy = f"export again with --cases {run / CASES}: with these {len(proof.helpful)} all are caught"
         failure = NotVerified(f"the golden cases miss {verdict.missing(proof)}", remedy)

@@ -145,7 +145,7 @@ def _closing(written: Report, home: Path) -> list[str]:
         keep = [f"Next: the same command with {verdict.KEEP}"] if verdict.mends(written) else []
         blame = f"Next: find the layer with: deploytool blame {home}"
         return [*(f"Verdict: FAIL. {line}" for line in failed), *keep, blame]
-    if written.proof and written.proof.missed:
+    if written.proof and written.proof.weak:
         return [
             f"Verdict: not proven. The golden cases miss {verdict.missing(written.proof)}",
             f"Next: export again with --cases {home / 'prove' / CASES}",
