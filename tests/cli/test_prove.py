@@ -23,7 +23,6 @@ def test_a_run_is_proved(run_copy: Path, deploytool: Command) -> None:
     document = json.loads(deploytool("prove", str(run_copy), "--faults", "2", "--json").stdout)
     assert document["error"] is None
     assert sum(power["caught"] for family in document["proof"]["families"] for power in family["power"].values()) > 30
-    assert document["proof"]["missed"] == []
     assert not (run_copy / CASES).exists()
 
 
