@@ -4,14 +4,17 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from deploytool import golden, images, proving
-from deploytool.backends import eager
-from deploytool.golden import Golden
+from deploytool.backends import eager, onnxruntime
+from deploytool.faults import Fault
+from deploytool.faults.graph import Graph
+from deploytool.golden import Arrays, Golden
 from deploytool.measure.replay import replay
 from deploytool.proof import ENGINE, GRAPH, Family, Missed, Power, Proof
-from deploytool.proving import Subject
+from deploytool.proving import Ready, Subject
 from tests.conftest import TINY
 from tests.stages.test_validate import spoil
 
@@ -103,3 +106,39 @@ def test_a_proof_is_weak_that_misses_a_large_fault_or_many(effects: tuple[float,
 )
 def test_few_cases_help_with_everything(wanted: list[set[int]], chosen: tuple[int, ...]) -> None:
     assert proving._cover(wanted) == chosen
+
+
+def test_a_fault_that_noise_does_not_show_is_caught_on_images(finished: Path) -> None:
+    """White noise has no bright areas: an activation cut off just above what noise reaches looks right on it."""
+    asked = subject(finished)
+    bench = proving.ready(asked)
+    noise = np.random.default_rng(0).integers(96, 160, (8, 32, 32, 3)).astype(np.uint8)
+    inputs = {"input": images.normalise(noise, TINY.preprocessing)}
+    first = bench.graph.nodes("Relu")[0].output[0]
+    limit = 1.05 * _largest(bench, first, inputs)
+    assert _largest(bench, first, asked.sample.inputs) > limit
+    fault = Fault(first, lambda spoiled: _cut(spoiled, first, limit))
+    spoiled = bench.graph.copy()
+    fault.plant(spoiled)
+    with (
+        onnxruntime.start(spoiled.model.SerializeToString()) as wrong,
+        onnxruntime.start(bench.graph.model.SerializeToString()) as right,
+    ):
+        np.testing.assert_array_equal(wrong(**inputs)["logits"], right(**inputs)["logits"])
+    assert all(trial.caught for trial in proving.attempt(bench, fault).values())
+
+
+def _largest(bench: Ready, tensor: str, inputs: Arrays) -> float:
+    copy = bench.graph.copy()
+    copy.model.graph.output.append(onnx.ValueInfoProto(name=tensor))
+    with onnxruntime.start(copy.model.SerializeToString()) as session:
+        return float(session(**inputs)[tensor].max())
+
+
+def _cut(spoiled: Graph, tensor: str, limit: float) -> None:
+    node = spoiled.maker(tensor)
+    assert node is not None
+    spoiled.put("cut/smallest", np.array(0.0, np.float32))
+    spoiled.put("cut/largest", np.array(limit, np.float32))
+    node.op_type = "Clip"
+    node.input.extend(["cut/smallest", "cut/largest"])
