@@ -151,13 +151,22 @@ def _singles(inputs: Mapping[str, Array]) -> dict[str, Array]:
 
 def rounded(half: onnx.ModelProto, *, results: bool = True) -> onnx.ModelProto:
     """The FP32 graph that computes what FP16 hardware makes of `half`; or exactly, if `results` are not rounded."""
-    graph = onnx.shape_inference.infer_shapes(half, strict_mode=True).graph
+    graph = _typed(half).graph
     halves = {value.name for value in (*graph.input, *graph.value_info, *graph.output) if results and _is_half(value)}
     weights = [_single(weight) for weight in graph.initializer]
     nodes = [each for node in graph.node for each in _rounding(node, halves)]
     inputs, outputs = ([_as_single(value) for value in values] for values in (graph.input, graph.output))
     made = helper.make_graph(nodes, graph.name, inputs, outputs, weights)
     return helper.make_model(made, opset_imports=half.opset_import, ir_version=half.ir_version)
+
+
+def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the type of every tensor; what a faulty graph says of its own shapes may be wrong."""
+    try:
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    except onnx.shape_inference.InferenceError:
+        del model.graph.value_info[:]
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True)
 
 
 def _is_half(value: onnx.ValueInfoProto) -> bool:
