@@ -90,6 +90,19 @@ def errors(got: Arrays, expected: Arrays) -> Floats:
     return largest
 
 
+def deviations(got: Arrays, expected: Arrays) -> Floats:
+    """The root mean square error of each case, relative to that of its expected values; infinite where it is bad."""
+    worst = []
+    for name, array in expected.items():
+        error, signal = (
+            np.linalg.norm(np.asarray(each, np.float64).reshape(len(array), -1), axis=1)
+            for each in (got[name] - array, array)
+        )
+        worst.append(np.nan_to_num(error, nan=np.inf) / _scales(signal))
+    largest: Floats = np.max(worst, axis=0)
+    return largest
+
+
 def _errors(got: Floats, expected: Floats) -> Floats:
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.nan_to_num(np.abs(got - expected), nan=_WORST, posinf=_WORST)
