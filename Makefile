@@ -33,6 +33,7 @@ bench-rewrites: .venv/ready
 power: .venv/ready
 	$(BIN)/python -m tests.power.faults
 	$(BIN)/python -m tests.power.clean
+	$(BIN)/python -m tests.power.blame
 
 digits: .venv/ready
 	$(BIN)/python tests/bench/digits.py

@@ -54,21 +54,20 @@ def _extremes(output: Any) -> Sequence[torch.Tensor]:
     return flat.amax(2).clamp(min=0), (-flat.amin(2)).clamp(min=0)
 
 
-def choose(extremes: Floats, count: int, ranks: npt.NDArray[np.int64]) -> list[int]:
+def choose(extremes: Floats, count: int, first: Sequence[int]) -> list[int]:
     """At most `count` cases that together come nearest to all extremes: each time the one that adds most.
 
-    Cases of a lower rank are all taken before any of a higher one.
+    Those of `first` are taken before any other.
     """
     largest = extremes.max(axis=0)
     parts = extremes[:, largest > 0] / largest[largest > 0]
     reached: Floats = np.zeros(parts.shape[1])
     chosen: list[int] = []
-    left = set(range(len(parts)))
-    while left and len(chosen) < count:
-        lowest = min(ranks[list(left)])
-        candidates = sorted(case for case in left if ranks[case] == lowest)
+    left = set(first) or set(range(len(parts)))
+    while len(chosen) < count and len(chosen) < len(parts):
+        candidates = sorted(left)
         gains = np.maximum(parts[candidates], reached).sum(axis=1)
         chosen.append(candidates[int(gains.argmax())])
         reached = np.maximum(reached, parts[chosen[-1]])
-        left.remove(chosen[-1])
+        left = left - {chosen[-1]} or set(range(len(parts))) - set(chosen)
     return chosen
