@@ -51,8 +51,7 @@ def _extremes(output: Any) -> Sequence[torch.Tensor]:
     if not isinstance(output, torch.Tensor) or not output.is_floating_point() or output.dim() < 2:
         return ()
     flat = output.flatten(2) if output.dim() > 2 else output[:, :, None]
-    lowest, highest = flat.aminmax(dim=2)
-    return highest.clamp(min=0), (-lowest).clamp(min=0)
+    return flat.amax(2).clamp(min=0), (-flat.amin(2)).clamp(min=0)
 
 
 def choose(extremes: Floats, count: int, first: Sequence[int]) -> list[int]:

@@ -22,13 +22,11 @@ from deploytool.faults.graph import Graph, Weight
 from deploytool.golden import Arrays, Golden
 from deploytool.measure import parity
 from deploytool.measure.parity import Tolerances
-from deploytool.measure.replay import replay
+from deploytool.measure.replay import FEW, replay
 from deploytool.proof import ENGINE, GRAPH, Family, Missed, Power, Proof
 from deploytool.report import Tolerance
-from deploytool.spec import Range
 
 _SEED = 1 << 20  # of fresh cases: no golden sample is drawn with it
-_AT_ONCE = Range(largest=4)  # cases: what a few leave behind still fits into a cache
 _SIDE_BY_SIDE = 4  # faults, where there are so many cores: each holds a graph and what it answers
 _MATTERS = 2.0  # times the tolerance: what moves a fresh case further must be noticed
 
@@ -104,7 +102,7 @@ def ready(subject: Subject) -> Ready:
     made = rounded.rounded(model, results=False) if subject.half else model
     graph, checks = Graph(made, subject.half, subject.state, subject.sample.preprocessing), _checks(subject)
     with _started(graph) as session:
-        got, answers = (replay(session, inputs, _AT_ONCE) for inputs in (subject.sample.inputs, subject.fresh))
+        got, answers = (replay(session, inputs, FEW) for inputs in (subject.sample.inputs, subject.fresh))
     sound = not any(_judged(got, check).caught for check in checks.values())
     return Ready(subject, graph, answers, checks, sound)
 
@@ -161,11 +159,11 @@ def attempt(bench: Ready, fault: Fault) -> dict[str, Trial]:
     fault.plant(spoiled)
     try:
         with _started(spoiled) as session:
-            got = replay(session, bench.subject.sample.inputs, _AT_ONCE)
+            got = replay(session, bench.subject.sample.inputs, FEW)
             found = {name: _judged(got, check) for name, check in bench.checks.items()}
             if all(trial.caught for trial in found.values()):
                 return found
-            effects = tuple(parity.errors(replay(session, bench.subject.fresh, _AT_ONCE), bench.answers).tolist())
+            effects = tuple(parity.errors(replay(session, bench.subject.fresh, FEW), bench.answers).tolist())
     except (StageFailed, ValueError):
         return {name: Trial(True, float("inf")) for name in bench.checks}
     return {name: trial if trial.caught else replace(trial, effects=effects) for name, trial in found.items()}

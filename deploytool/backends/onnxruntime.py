@@ -42,7 +42,7 @@ def start(path: Path | bytes, device: str = "cpu", threads: int = 0) -> Iterator
     yield call
 
 
-def _session(path: Path | bytes, device: str, threads: int) -> ort.InferenceSession:
+def _session(path: Path | bytes, device: str, threads: int = 0) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _FATAL

@@ -88,7 +88,8 @@ def _with_outputs(module: nn.Module, model: Model, options: Options, typical: Ma
         if _dtype(tensor) not in _TYPES:
             raise StageFailed(f"{model.name} gives a tensor of {_dtype(tensor)}", f"give one of {', '.join(_TYPES)}")
     again = _answers(module, model, two)
-    if not all(np.allclose(*map(np.asarray, pair), equal_nan=True) for pair in zip(example, again, strict=True)):
+    pairs = zip(example, again, strict=True)
+    if not all(np.allclose(before.numpy(), after.numpy(), equal_nan=True) for before, after in pairs):
         what = f"{model.name} answers the same inputs differently each time"
         raise StageFailed(what, "let it draw no random numbers, nor drop any, where self.training is false")
     names = [tensor.name for tensor in model.outputs]
