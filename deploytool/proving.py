@@ -61,7 +61,8 @@ def subject(
         if isinstance(word, str)
     }
     pixels, inputs = samples.draw(model, fresh, _SEED, sizes, hard=True)
-    allowed, state = parity.tolerances(sample.noise, wanted), weights_file.state(weights)
+    allowed, floats = parity.tolerances(sample.noise, wanted), weights_file.floats(weights)
+    state = {name: np.frombuffer(each.data, each.dtype).reshape(each.shape) for name, each in floats.items()}
     return Subject(graph, before, half, sample, allowed, state, pixels, inputs)
 
 
