@@ -111,7 +111,8 @@ def _drawn(model: Model, count: int, sizes: Mapping[str, int]) -> Arrays:
 
 
 def _answers(module: nn.Module, model: Model, inputs: Arrays) -> Sequence[torch.Tensor]:
-    return eager.run(module, model, {tensor.name: torch.from_numpy(inputs[tensor.name]) for tensor in model.inputs})
+    given = {tensor.name: torch.tensor(inputs[tensor.name]) for tensor in model.inputs}  # a copy: a model may change it
+    return eager.run(module, model, given)
 
 
 def _output(model: Model, name: str, example: torch.Tensor, *ends: torch.Tensor) -> Tensor:
