@@ -104,11 +104,16 @@ def _versions(verb: str) -> dict[str, str]:
     return {name: found for name in STAGES[verb].libraries if (found := machine.version(name))}
 
 
-@cache
 def _stage_source(verb: str) -> str:
     """The stage's own file and every file on the floors below it."""
+    return plain.digest([plain.file_digest(_PACKAGE / "stages" / f"{verb}.py"), *_below()])
+
+
+@cache
+def _below() -> tuple[str, ...]:
+    """The digests of the files that all stages stand on."""
     below = [path for path in sorted(_PACKAGE.rglob("*.py")) if path.relative_to(_PACKAGE).parts[0] not in _ABOVE]
-    return plain.digest([plain.file_digest(path) for path in (_PACKAGE / "stages" / f"{verb}.py", *below)])
+    return tuple(plain.file_digest(path) for path in below)
 
 
 @cache
