@@ -66,6 +66,11 @@ def devices() -> tuple[str, ...]:
     return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
+def threads() -> int:
+    """How many threads torch computes with on a CPU."""
+    return torch.get_num_threads()
+
+
 def checked(device: str) -> torch.device:
     """The torch device of that name; raises MissingBackend where it cannot be used."""
     if device not in devices():
