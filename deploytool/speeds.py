@@ -45,7 +45,7 @@ def measure(weights: Path, steps: list[Step], inputs: Arrays, job: Job, device: 
         taken, found = conditions.watched(calls, job.options.seconds, threads, watch=job.watch)
     for step in steps:
         if name(step) in taken:
-            speeds[step] = _measured(speeds[step], taken[EAGER], taken[name(step)], found)
+            speeds[step] = _measured(speeds[step], taken[EAGER], taken[name(step)], found, on_cpu=device == "cpu")
     return tuple(speeds.values()), len(taken[EAGER].wall_ms)
 
 
@@ -61,11 +61,11 @@ def name(step: Step) -> str:
     return f"{step.stage}/{step.file}"
 
 
-def _measured(speed: Speed, slow: Series, fast: Series, seen: Conditions) -> Speed:
+def _measured(speed: Speed, slow: Series, fast: Series, seen: Conditions, *, on_cpu: bool) -> Speed:
     found = latency.ratio(slow.wall_ms, fast.wall_ms)
     here = f"{speed.stage}/{speed.file}"
     said = comparison.verdict(
-        found, (EAGER, slow), (here, fast), threads=seen.threads, uneven=seen.uneven, on_cpu=not seen.gpu
+        found, (EAGER, slow), (here, fast), threads=seen.threads, uneven=seen.uneven, on_cpu=on_cpu
     )
     return replace(
         speed,

@@ -71,6 +71,17 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """Torch computes with so many threads on a CPU until this ends."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
+
+
 def checked(device: str) -> torch.device:
     """The torch device of that name; raises MissingBackend where it cannot be used."""
     if device not in devices():
