@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,10 @@ import pytest
 
 from deploytool import bench, benching, plain
 from deploytool.artifact import Given
-from deploytool.backends import eager
+from deploytool.backends import eager, tuned
 from deploytool.bench import Bench, Sweep
 from deploytool.benching import Asked
-from deploytool.errors import BadInput, MissingBackend
+from deploytool.errors import BadInput, MissingBackend, StageFailed
 from deploytool.measure import comparison, conditions, rounds
 from deploytool.measure.conditions import Conditions
 from deploytool.measure.rounds import Series
@@ -161,6 +162,64 @@ def test_no_gpu_is_an_error_and_no_silent_fall_back(finished: Path, given: Given
     if eager.devices()[-1] == "cpu":
         with pytest.raises(MissingBackend):
             benching.run(finished, given, asked(device="cuda"), unwatched)
+
+
+class OnGpu:
+    """A session that notes times as those on a GPU do, some from before the rounds among them."""
+
+    def __init__(self, model: Callable[..., object], enqueue_ms: float) -> None:
+        self._model = model
+        self.gpu_ms, self.enqueue_ms = [9.0], [9.0]
+        self._noted = (2.0, enqueue_ms)
+
+    def __call__(self, **inputs: object) -> object:
+        self.gpu_ms += [self._noted[0]] * 120
+        self.enqueue_ms += [self._noted[1]] * 120
+        return self._model(**inputs)
+
+
+@pytest.mark.parametrize(("enqueue_ms", "bound"), [(1.9, True), (0.3, False)])
+def test_a_gpu_that_waits_for_the_host_is_noticed(
+    finished: Path, given: Given, known: list[object], monkeypatch: pytest.MonkeyPatch, enqueue_ms: float, bound: bool
+) -> None:
+    start = tuned.start
+
+    @contextmanager
+    def started(path: Path, device: str = "cpu", form: str = "eager") -> Iterator[object]:
+        with start(path, device, form) as session:
+            yield OnGpu(session, enqueue_ms)
+
+    monkeypatch.setattr(tuned, "start", started)
+    (sweep,) = benching.run(finished, given, asked(), unwatched).sweeps
+    eager_row, graph_row = sweep.rows[0].latency, sweep.rows[-2].latency
+    assert eager_row is not None
+    assert graph_row is not None
+    assert (eager_row.gpu_ms, eager_row.enqueue_ms, eager_row.launch_bound) == (2.0, enqueue_ms, bound)
+    assert (graph_row.gpu_ms, graph_row.launch_bound) == (None, None)
+
+
+def test_a_form_that_torch_cannot_run_here_says_why(
+    finished: Path, given: Given, known: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = tuned.start
+
+    @contextmanager
+    def started(path: Path, device: str = "cpu", form: str = "eager") -> Iterator[object]:
+        if form != "channels_last":
+            with start(path, device, form) as session:
+                yield session
+            return
+
+        def refuse(**_: object) -> None:
+            raise StageFailed("no compiler answers", "install one")
+
+        yield refuse
+
+    monkeypatch.setattr(tuned, "start", started)
+    (sweep,) = benching.run(finished, given, asked(), unwatched).sweeps
+    assert {row.name: row.status for row in sweep.rows}["channels_last"] == "unavailable (no compiler answers)"
+    with pytest.raises(StageFailed, match="no compiler answers"):
+        benching.run(finished, given, asked(against="channels_last"), unwatched)
 
 
 @pytest.mark.gpu
