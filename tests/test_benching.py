@@ -11,11 +11,12 @@ import pytest
 from deploytool import bench, benching, plain
 from deploytool.artifact import Given
 from deploytool.backends import eager, tuned
-from deploytool.bench import Bench, Sweep
+from deploytool.bench import Bench, Row, Sweep
 from deploytool.benching import Asked
 from deploytool.errors import BadInput, MissingBackend, StageFailed
 from deploytool.measure import comparison, conditions, rounds
 from deploytool.measure.conditions import Conditions
+from deploytool.measure.latency import Ratio
 from deploytool.measure.rounds import Series
 from deploytool.report import FASTER, NEITHER, SLOWER
 from tests.conftest import shelf
@@ -137,6 +138,24 @@ def test_the_gate_is_for_what_ships(
     assert gate is not None
     assert (gate.name, gate.outcome) == (shipped[-1], outcome)
     assert bench.gate(None, sweeps, shipped) is None
+
+
+def test_a_batch_that_surely_misses_outweighs_one_that_is_open() -> None:
+    def sweep(batch: int, low: float, high: float) -> Sweep:
+        found = Ratio((low + high) / 2, low, high)
+        row = Row("rewrite", "graph.onnx", "onnxruntime", "measured", ratio=found, verdict=FASTER)
+        return Sweep(batch, 9, EVEN, found, (row,))
+
+    reached, unsure, missed = sweep(1, 2.1, 2.2), sweep(4, 1.9, 2.2), sweep(8, 1.5, 1.6)
+    for sweeps, outcome in (
+        ((reached, unsure, missed), comparison.MISSED),
+        ((missed, unsure, reached), comparison.MISSED),
+        ((reached, unsure, reached), comparison.OPEN),
+        ((reached, reached), comparison.REACHED),
+    ):
+        gate = bench.gate(2.0, sweeps, ["rewrite"])
+        assert gate is not None
+        assert gate.outcome == outcome
 
 
 def test_a_run_with_an_engine_ships_the_engine(finished: Path, given: Given, known: list[object]) -> None:
