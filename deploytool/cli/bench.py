@@ -120,7 +120,7 @@ def _title(found: Bench, sweep: Sweep) -> str:
 def _row(row: Row) -> tuple[str, ...]:
     if row.latency is None:
         word, why, _ = row.status.partition(" (")
-        return (row.name, _NONE, _NONE, _NONE, _NONE, f"{word}, see below" if why else word, "")
+        return (row.name, _NONE, _NONE, _NONE, _NONE, f"{word} (below)" if why else word, "")
     timed = row.latency
     p99 = _NONE if timed.p99_ms is None else _ms(timed.p99_ms)
     cells = (row.name, _ms(timed.p50_ms), _ms(timed.p90_ms), p99, _ms(timed.cpu_ms))

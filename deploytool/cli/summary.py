@@ -90,7 +90,7 @@ def _spoken(speed: Speed) -> str:
     if (speed.verdict or "").startswith(NO_VERDICT):
         return f"{NO_VERDICT}, see below"
     if speed.verdict == NEITHER:
-        return f"{interval}×: {NEITHER}"
+        return f"{interval}: {NEITHER}"
     return f"{speed.ratio:.2f}× ({interval})"
 
 
