@@ -43,7 +43,9 @@ class Latency:
 class Row:
     """One way: the stage that made its file, or the form of the eager model where there is none.
 
-    `ratio` says how many times faster than the baseline it is; `status` is one of the report's words.
+    `ratio` says how many times faster than the baseline it is, `cpu_ratio` how many times less processor time it takes,
+    which leaves out the waiting on a busy machine (on one thread of a CPU: threads that spin for each other would count).
+    `status` is one of the report's words.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Row:
     status: str
     latency: Latency | None = None
     ratio: Ratio | None = None
+    cpu_ratio: Ratio | None = None
     verdict: str | None = None
 
 

@@ -199,7 +199,9 @@ class _Field:
             noise=noise,
             on_cpu=self._on_cpu,
         )
-        return replace(row, ratio=found, verdict=said)
+        alone = self._on_cpu and self._asked.threads == 1
+        worked = latency.ratio(taken[at].cpu_ms, taken[here].cpu_ms) if alone else None
+        return replace(row, ratio=found, cpu_ratio=worked, verdict=said)
 
     def _latency(self, here: str, series: Series) -> Latency:
         wall, rounds = series.wall_ms, len(series.wall_ms)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -94,9 +95,17 @@ def test_known_times_give_the_known_words(
     rewrite = next(row for row in sweep.rows if row.name == "rewrite")
     assert rewrite.ratio is not None
     assert rewrite.ratio.value == pytest.approx(5, rel=0.01)
+    assert rewrite.cpu_ratio is not None
+    assert rewrite.cpu_ratio.value == pytest.approx(5, rel=0.01)
     assert rewrite.latency is not None
     assert rewrite.latency.p99_ms == pytest.approx(np.percentile(rewrite.latency.wall_ms, 99), abs=1e-3)
     assert {len(answers["logits"]) for answers in known[0].values()} == {2}
+
+
+@pytest.mark.usefixtures("known")
+def test_processor_time_of_several_threads_is_no_ratio(finished: Path, given: Given) -> None:
+    (sweep,) = benching.run(finished, given, dataclasses.replace(asked(), threads=2), unwatched).sweeps
+    assert {row.cpu_ratio for row in sweep.rows} == {None}
 
 
 def test_another_baseline(finished: Path, given: Given, known: list[object], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,8 @@ def _row(row: Row) -> tuple[str, ...]:
         return (*cells, "the baseline", "")
     interval = f"{row.ratio.value:.2f}× ({row.ratio.low:.2f}–{row.ratio.high:.2f})"
     word, refused, _ = row.verdict.partition(" (")
-    return (*cells, _NONE if refused else interval, word)
+    worked = f"{row.cpu_ratio.value:.2f}× by CPU time" if row.cpu_ratio else _NONE
+    return (*cells, worked if refused else interval, word)
 
 
 def _ms(value: float) -> str:
