@@ -44,7 +44,7 @@ class Row:
     """One way: the stage that made its file, or the form of the eager model where there is none.
 
     `ratio` says how many times faster than the baseline it is, `cpu_ratio` how many times less processor time it takes,
-    which leaves out the waiting on a busy machine (on one thread of a CPU: threads that spin for each other would count).
+    which leaves out the waiting on a busy machine (on one thread of a CPU: threads that spin would count).
     `status` is one of the report's words.
     """
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from deploytool.measure.latency import Ratio
+from deploytool.report import no_verdict
 
 PLAIN, OPENVINO = "ORT", "OpenVINO"
 
@@ -34,13 +35,14 @@ def goals(model: str, batch: int, threads: int) -> Iterator[Goal]:
 
 
 def judged(goal: Goal, found: Ratio, uneven: str | None) -> str:
-    """The goal with `reached` or `MISSED`, and what stands against believing it."""
-    held = found.high >= goal.least if goal.beyond_noise else found.value >= goal.least
+    """The goal with `reached` or `MISSED`, or with no verdict and what stands against one."""
     what = f"not behind {goal.rival}" if goal.beyond_noise else f"≥ {goal.least:g}× {goal.rival}"
-    doubts = ["within the spread"] if not goal.beyond_noise and found.low < goal.least <= found.high else []
-    doubts += [f"uneven machine: {uneven}"] if uneven else []
-    doubt = f" ({'; '.join(doubts)})" if doubts else ""
-    return f"{what}: {found.value:.2f}× ({found.low:.2f}–{found.high:.2f}), {'reached' if held else 'MISSED'}{doubt}"
+    seen = f"{what}: {found.value:.2f}× ({found.low:.2f}–{found.high:.2f})"
+    if uneven:
+        return f"{seen}, {no_verdict(uneven)}"
+    held = found.high >= goal.least if goal.beyond_noise else found.value >= goal.least
+    unsure = not goal.beyond_noise and found.low < goal.least <= found.high
+    return f"{seen}, {'reached' if held else 'MISSED'}{' (within the spread)' if unsure else ''}"
 
 
 def told(model: str, batch: int, threads: int, ratios: Mapping[str, Ratio], uneven: str | None) -> list[str]:
