@@ -23,6 +23,7 @@ _WEIGHTS = Kind.WEIGHTS.value
 _ABOVE = (
     *("cli", "device", "doctor", "shipping", "stages", "training", "tracing"),
     *("cost.py", "pipeline.py", "catalog.py", "targets.py", "only.py", "signing.py"),
+    *("bench.py", "benching.py"),
 )
 
 
@@ -78,6 +79,20 @@ def extend(verb: str, options: Options, home: Path) -> Artifact:
     job = Job(weights_file.definition(given.latest(Kind.WEIGHTS).path), options)
     key = _key(verb, job, given)
     return _found(home / verb, key) or _made(verb, job, home, given, key, shelf)
+
+
+def shelf(home: Path) -> Given:
+    """All that a finished run left, as a later stage would be handed it.
+
+    Raises BadInput if there is no run, or if a file is not as its stage made it.
+    """
+    found = rooms(home)
+    if not found:
+        raise BadInput(f"{home} holds no finished run", "`deploytool export` makes one")
+    for room, sealed in found:
+        if not receipt.proves(room, sealed):
+            raise BadInput(f"{room} is not as its stage made it", "export again: only that stage is repeated")
+    return Given(tuple(_artifact(room, sealed, fresh=False) for room, sealed in found))
 
 
 def rooms(home: Path) -> list[tuple[Path, Receipt]]:

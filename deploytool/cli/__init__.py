@@ -9,7 +9,22 @@ from typing import NoReturn
 import typer
 
 from deploytool import machine
-from deploytool.cli import blame, device, doctor, export, models, pack, prove, screen, ship, show, sign, targets, train
+from deploytool.cli import (
+    bench,
+    blame,
+    device,
+    doctor,
+    export,
+    models,
+    pack,
+    prove,
+    screen,
+    ship,
+    show,
+    sign,
+    targets,
+    train,
+)
 from deploytool.errors import BadInput, DeployError, MissingBackend
 
 _EXIT_CODES = """
@@ -39,7 +54,7 @@ app.command("sign")(sign.sign)
 app.command("verify")(device.verify)
 app.command("build")(device.build)
 app.command("run")(device.run)
-app.command("bench")(device.bench)
+app.command("bench")(bench.bench)
 app.command("install")(device.install)
 app.command("push")(ship.push)
 app.command("pull")(device.pull)

@@ -14,6 +14,7 @@ from deploytool import plain, rehearsal, rewrites
 from deploytool.artifact import Artifact, Given, Kind
 from deploytool.errors import BadInput, ParityFailed
 from deploytool.measure import latency
+from deploytool.measure.rounds import Milliseconds
 from deploytool.rehearsal import Launches
 from deploytool.rewrites import Outcome
 from deploytool.spec import Job, Options, Range
@@ -36,7 +37,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch, times: Mapping[str, float]) -> list[
     """Each form takes so many milliseconds, always; returns who was timed together."""
     asked: list[list[str]] = []
 
-    def interleave(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, latency.Milliseconds]:
+    def interleave(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, Milliseconds]:
         asked.append(list(calls))
         for call in calls.values():
             call()
