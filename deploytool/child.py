@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import math
 import os
 import resource
@@ -16,6 +18,9 @@ from typing import IO
 from deploytool.errors import StageFailed
 
 GIBIBYTE = 1 << 30
+_LOG = logging.getLogger(__name__)
+_LIBC = ctypes.CDLL(None)  # loaded before any fork
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _MOST_LINES, _LONGEST_LINE = 10_000, 10_000
 
 
@@ -33,8 +38,12 @@ def run_limited(
     than any machine has. `heard` is called with each line as it comes, from another thread.
     Raises StageFailed if it crashes, hangs, runs out of memory, or ends with a non-zero status.
     """
+    parent = os.getpid()
 
     def limit() -> None:
+        _LIBC.prctl(_DEATH_SIGNAL, signal.SIGKILL)  # it goes with us, however we go
+        if os.getppid() != parent:
+            os._exit(1)  # we went before it could ask for that
         if gibibytes == math.inf:
             with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123  # after a fork
                 score.write("1000")  # if the machine itself runs out of memory, this one goes first
@@ -42,6 +51,7 @@ def run_limited(
             resource.setrlimit(resource.RLIMIT_AS, (int(gibibytes * GIBIBYTE),) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
+    _LOG.debug("%s: %s", what, command[0])
     with _started(command, limit) as process:
         listening = _listen(process, heard)
         try:
@@ -82,6 +92,7 @@ class _Ear(threading.Thread):
     def run(self) -> None:
         while line := self._pipe.readline(_LONGEST_LINE):
             self._lines.append(line)
+            _LOG.debug(line.rstrip())
             if self._heard:
                 self._heard(line)
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import onnx
 import pytest
 
-from deploytool import catalog, factory, machine, pipeline, report, targets, verdict
+from deploytool import catalog, factory, machine, pipeline, report, road, targets, verdict
+from deploytool.errors import DeployError, NotVerified, ParityFailed, TooSlow
 from deploytool.measure import parity
-from deploytool.report import Hop
+from deploytool.proof import Missed, Proof
+from deploytool.report import MEASURED, SCHEMA, Check, Gate, Hop, Parity, Report, Tolerance
 from deploytool.spec import Job, Options
 
 factory.mount_zoo()
@@ -85,3 +87,46 @@ def test_on_a_gpu_everything_is_measured_on_it(tmp_path: Path) -> None:
     assert verdict.broken(written) == ()
     assert {speed.status for speed in written.speeds} == {report.MEASURED}
     assert {hop.device for hop in written.hops} == {"cpu", "cuda"}
+
+
+TOLERANCE = Tolerance(1e-5, 1.0, 90.0, 1.0, 1.0)
+GOOD = Hop("halve", "graph.onnx", "onnxruntime", "cpu", MEASURED, ())
+WORSE = Check("simplify", Parity(1.0, 0.0, 0.0, 0.0, 0.0, 0), TOLERANCE, ("max_error",))
+BAD = Hop("halve", "graph.onnx", "onnxruntime", "cpu", MEASURED, (WORSE,))
+DOUBTFUL = Proof((), (Missed("graph", "bias_dropped", "/stem/Conv_output_0", 0.1, 7.0),), 8, (3,))
+PENDING = Hop("build", "engine.plan", "tensorrt_rtx", "cuda", "built, not run", ())
+
+
+def written(*hops: Hop, gate: Gate | None = None, proof: Proof | None = None) -> Report:
+    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, 0.01, None, hops, (), gate, None, proof, (), (), (), {})
+
+
+@pytest.mark.parametrize(
+    ("report", "require", "ending"),
+    [
+        (written(GOOD), True, None),
+        (written(GOOD, PENDING), False, None),
+        (written(GOOD, PENDING), True, NotVerified),
+        (written(BAD, PENDING), True, ParityFailed),
+        (written(GOOD, proof=Proof((), (), 8, ())), True, None),
+        (written(GOOD, proof=DOUBTFUL), False, NotVerified),
+        (written(BAD, proof=DOUBTFUL), False, ParityFailed),
+        (written(GOOD, gate=Gate(2.0, "simplify", MEASURED, reached=True)), False, None),
+        (written(GOOD, gate=Gate(2.0, "simplify", MEASURED, reached=False)), False, TooSlow),
+        (written(BAD, gate=Gate(2.0, "simplify", MEASURED, reached=False)), False, ParityFailed),
+        (written(GOOD, PENDING, gate=Gate(2.0, "build", "built, not run", reached=False)), False, NotVerified),
+    ],
+)
+def test_how_a_report_ends(report: Report, require: bool, ending: type[DeployError] | None) -> None:
+    failure = road.failure(report, Path("run"), require=require)
+    assert failure is None if ending is None else type(failure) is ending
+
+
+def test_the_remedy_for_what_fp16_breaks_is_to_keep_some_of_it() -> None:
+    failure = road.failure(written(GOOD, BAD), Path("run"), require=False)
+    assert failure is not None
+    assert failure.remedy == "try --keep-fp32 auto; `deploytool blame run` names the layer"
+    sooner = dataclasses.replace(BAD, stage="simplify")
+    other = road.failure(written(sooner, BAD), Path("run"), require=False)
+    assert other is not None
+    assert other.remedy == "`deploytool blame run` names the layer"
