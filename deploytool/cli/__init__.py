@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from deploytool import machine
+from deploytool import machine, plain
 from deploytool.cli import (
     blame,
     device,
@@ -72,13 +72,7 @@ def main() -> None:
     """Runs the command line; a failure we know ends with one problem, one remedy and its own exit code."""
     stop.watch(_interrupted)
     sys.path.append(str(Path.cwd()))  # where `package.module:factory` may lie, as with `python -m`
-    try:
-        code = _called()
-    except BaseException:
-        if not stop.heard():
-            raise
-        code = 130  # whatever a library makes of an interruption
-    stop.leave(code)
+    stop.leave(_called())
 
 
 def _called() -> int:
@@ -96,8 +90,6 @@ def _called() -> int:
 
 
 def _failed(error: DeployError) -> int:
-    if stop.heard():
-        return 130
     screen.failure(error)
     if _json():
         screen.document({"error": screen.told(error)})
@@ -112,10 +104,10 @@ def _misused(error: Any) -> int:
     return int(error.exit_code)
 
 
-def _interrupted() -> None:
-    screen.say(screen.people(as_json=True), "deploytool: interrupted; the same command goes on with what is finished")
-    if _json():
-        screen.document({"error": {"problem": "interrupted", "remedy": "the same command goes on", "exit_code": 130}})
+def _interrupted() -> bytes:
+    """What stdout gets if an interruption ends us."""
+    error = {"problem": "interrupted", "remedy": "the same command goes on with what is finished", "exit_code": 130}
+    return plain.text({"error": error}).encode() if _json() else b""
 
 
 def _json() -> bool:

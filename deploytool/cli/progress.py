@@ -103,8 +103,16 @@ def follow(
             screen.say(console, f"{artifact.made_by:>12}  {how:>6}  {artifact.path}")
             why = "made" if artifact.fresh else "a receipt proves it"
             screen.detail(f"{'':>12}  {why}: key {artifact.key[:12]}, SHA-256 {artifact.digest[:12]}")
+            for line in _log(artifact):
+                screen.detail(f"{'':>12}  {line}")
             progress.reset(task, description=clock.step(), total=None, clock=clock)
     return tuple(made)
+
+
+def _log(artifact: Artifact) -> Sequence[str]:
+    """What a tool said while it made an artifact."""
+    log = artifact.notes.get("log") if artifact.fresh else None
+    return [str(line) for line in log] if isinstance(log, (list, tuple)) else []
 
 
 def along(console: Console, step: str, start: Callable[[Watch], T]) -> T:

@@ -1,43 +1,45 @@
-"""How a command stops: Ctrl-C and SIGTERM end it at once, whatever is running, and leave nothing half-made."""
+"""How a command stops: Ctrl-C and SIGTERM end it at once, whatever is running, and leave nothing half-made.
+
+No KeyboardInterrupt is raised: a library deep in its own code may swallow one, or die of it (torch does while it is
+loaded). What we make is whole or hidden at every moment anyway, so the process is halted, swept and ended from outside.
+"""
 
 from __future__ import annotations
 
 import os
-import select
+import shutil
 import signal
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
-_GRACE_SECONDS = 1.0  # for an orderly end; a library deep in its own code may not give one
+from deploytool import child
+
 _CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-_SHOW_CURSOR = b"\x1b[?25h"
+_HALT_SECONDS = 0.3  # what the main thread gets to come out of a library's code before we sweep
+_FRESH_LINE = b"\r\x1b[2K\x1b[?25h"  # no progress bar, and the cursor back
 
-_heard: list[int] = []
-_words: list[Callable[[], None]] = []
 _sweeps: list[Callable[[], None]] = []
+_halted = threading.Event()
 
 
-def watch(words: Callable[[], None]) -> None:
-    """From here on an interruption is a KeyboardInterrupt, and where that goes unheard, the end of the process.
-
-    `words` says the last ones.
-    """
-    _words.append(words)
+def watch(words: Callable[[], bytes]) -> None:
+    """From here on an interruption sweeps and ends the process; `words` goes to stdout then."""
+    scratch = tempfile.mkdtemp(prefix="deploytool-")
+    tempfile.tempdir = os.environ["TMPDIR"] = scratch  # for us and for our children
+    _sweeps.append(partial(shutil.rmtree, scratch, ignore_errors=True))
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     for number in _CODES:
-        signal.signal(number, _interrupt)
-    threading.Thread(target=_listen, args=(reading,), daemon=True).start()
-
-
-def heard() -> bool:
-    """Whether an interruption came."""
-    return bool(_heard)
+        signal.signal(number, _halt)
+    threading.Thread(target=_listen, args=(reading, words), daemon=True).start()
 
 
 @contextmanager
@@ -47,46 +49,46 @@ def sweeping(sweep: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        if not _heard:
-            _sweeps.remove(sweep)
+        _sweeps.remove(sweep)
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process; after an interruption with the code of that, and without another word."""
-    if _heard:
-        _end()
+    """Ends the process, from where an interruption finds nothing more to sweep."""
+    for sweep in _sweeps:
+        sweep()
     for number in _CODES:
         signal.signal(number, lambda sent, _: os._exit(_CODES[signal.Signals(sent)]))
+    signal.set_wakeup_fd(-1)
     sys.exit(code)
 
 
-def _interrupt(number: int, _: FrameType | None) -> None:
-    _note(number)
-    raise KeyboardInterrupt
+def _halt(number: int, frame: FrameType | None) -> None:
+    """Holds the main thread, which is thus not in the middle of a rename while we sweep."""
+    _halted.set()
+    while True:
+        time.sleep(60)
 
 
-def _note(number: int) -> None:
-    if not _heard:
-        _heard.append(_CODES[signal.Signals(number)])
-        sys.unraisablehook = lambda _: None  # an interruption that falls into a destructor is no news
-
-
-def _listen(reading: int) -> None:
-    """Ends what does not end by itself; a second interruption is not kept waiting. It runs in a thread of its own."""
+def _listen(reading: int, words: Callable[[], bytes]) -> None:
+    """Waits for an interruption, in a thread of its own; it takes no lock that the halted thread may hold."""
     while (number := os.read(reading, 1)[0]) not in _CODES:
         pass
-    _note(number)
-    while select.select([reading], [], [], _GRACE_SECONDS)[0]:
-        if os.read(reading, 1)[0] in _CODES:
-            break
-    _end()
-
-
-def _end() -> NoReturn:
-    """Sweeps and goes; children go with us (`child.run_limited` sees to that)."""
-    for each in (*reversed(_sweeps), *_words, sys.stdout.flush, sys.stderr.flush):
+    child.end_all()
+    _halted.wait(_HALT_SECONDS)
+    for sweep in reversed(_sweeps):
         with suppress(Exception):
-            each()
+            sweep()
+    _flush()
     if os.isatty(2):
-        os.write(2, _SHOW_CURSOR)
-    os._exit(_heard[0])
+        os.write(2, _FRESH_LINE)
+    os.write(2, b"deploytool: interrupted\n  \xe2\x86\x92 the same command goes on with what is finished\n")
+    with suppress(Exception):
+        os.write(1, words())
+    os._exit(_CODES[signal.Signals(number)])
+
+
+def _flush() -> None:
+    """Lets out what was said, unless whoever was saying it holds the lock."""
+    flushing = threading.Thread(target=sys.stdout.flush, daemon=True)
+    flushing.start()
+    flushing.join(0.2)
