@@ -6,6 +6,7 @@ loaded). What we make is whole or hidden at every moment anyway, so the process 
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -34,6 +35,7 @@ def watch(words: Callable[[], bytes]) -> None:
     scratch = tempfile.mkdtemp(prefix="deploytool-")
     tempfile.tempdir = os.environ["TMPDIR"] = scratch  # for us and for our children
     _sweeps.append(partial(shutil.rmtree, scratch, ignore_errors=True))
+    atexit.register(_sweeps[0])
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -53,9 +55,8 @@ def sweeping(sweep: Callable[[], None]) -> Iterator[None]:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process, from where an interruption finds nothing more to sweep."""
-    for sweep in _sweeps:
-        sweep()
+    """Ends the process; an interruption on the way out finds nothing more to halt."""
+    _sweeps[0]()
     for number in _CODES:
         signal.signal(number, lambda sent, _: os._exit(_CODES[signal.Signals(sent)]))
     signal.set_wakeup_fd(-1)

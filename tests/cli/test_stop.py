@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,17 +40,15 @@ def left_of(folder: Path) -> list[str]:
     """The processes that still run in a test's own folder for temporary files."""
     mark, found = f"TMPDIR={folder / 'tmp'}".encode(), []
     for entry in Path("/proc").glob("[0-9]*"):
-        try:
+        with suppress(OSError):  # it has just ended, or is another user's
             if mark in (entry / "environ").read_bytes():
                 found.append((entry / "cmdline").read_text().replace("\0", " "))
-        except OSError:  # it has just ended, or is another user's
-            continue
     return found
 
 
 def whole(run: Path) -> bool:
     """Whether every folder of a run is a room that its receipt proves, and nothing else is there."""
-    rooms = {room: sealed for room, sealed in pipeline.rooms(run)}
+    rooms = dict(pipeline.rooms(run))
     there = set(run.iterdir()) if run.exists() else set()
     return there == set(rooms) and all(receipt.proves(room, sealed) for room, sealed in rooms.items())
 
