@@ -76,6 +76,7 @@ def _listen(reading: int, words: Callable[[], bytes]) -> None:
         pass
     child.end_all()
     _halted.wait(_HALT_SECONDS)
+    child.end_all()  # also what was started meanwhile
     for sweep in reversed(_sweeps):
         with suppress(Exception):
             sweep()
