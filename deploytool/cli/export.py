@@ -169,6 +169,7 @@ def _follow(plan: Plan, start: Start) -> Sequence[Artifact]:
     console = screen.people()
     for decision in plan.options.targets:
         screen.say(console, f"{decision.target:>12}  {decision.verdict}: {decision.why}")
+    screen.whole(console, f"into {plan.home}")
     recipe = (*plan.recipe, "pack") if plan.pack else plan.recipe
     with stop.sweeping(partial(pipeline.sweep, plan.home)):
         return progress.follow(console, recipe, plan.home, start)

@@ -55,10 +55,10 @@ class Clock:
         if self._share:
             here = spent / self._share - spent
         elif self.name in self._expected:
-            here = max(self._expected[self.name] - spent, 0.0)
+            here = self._expected[self.name] - spent
         else:
             return None
-        return here + sum(self._expected[step] for step in later)
+        return None if here < 0 else here + sum(self._expected[step] for step in later)
 
     def __str__(self) -> str:
         left, gone = self.left(), self._now() - self._begun
@@ -100,7 +100,7 @@ def follow(
         for artifact in start(watch):
             made.append(artifact)
             how = f"{artifact.seconds:.1f} s" if artifact.fresh else "kept"
-            screen.say(console, f"{artifact.made_by:>12}  {how:>6}  {artifact.path}")
+            screen.say(console, f"{artifact.made_by:>12}  {how:>6}  {artifact.path.relative_to(home)}")
             why = "made" if artifact.fresh else "a receipt proves it"
             screen.detail(f"{'':>12}  {why}: key {artifact.key[:12]}, SHA-256 {artifact.digest[:12]}")
             for line in _log(artifact):

@@ -20,6 +20,7 @@ from deploytool import plain
 from deploytool.errors import DeployError
 
 _UNBOUNDED = 1000  # columns of what is no terminal: a pipe or a file
+_HARD = "\0"  # stands for a space at which no line may be broken
 _PROSE = 16  # columns that a cell of words needs at the least
 
 
@@ -69,27 +70,30 @@ def document(value: object) -> None:
     typer.echo(plain.text(value), nl=False)
 
 
-def say(console: Console, line: str) -> None:
+def say(console: Console, line: str, style: str | None = None) -> None:
     """One line; on a terminal it is broken between words, and no path is ever broken in two."""
     lines = [line]
     if console.is_terminal and len(line) > console.width:
-        margin = len(line) - len(line.lstrip())
-        lines = textwrap.wrap(
-            line,
-            console.width,
-            initial_indent=line[:margin],
-            subsequent_indent=" " * (margin + 2),
-            break_long_words=False,
-            break_on_hyphens=False,
-            drop_whitespace=True,
-        )
+        margin = " " * (len(line) - len(line.lstrip()))
+        lines = _wrapped(line.strip(), console.width, margin, f"{margin}  ")
     for each in lines:
-        whole(console, each)
+        whole(console, each, style)
 
 
-def whole(console: Console, line: str) -> None:
+def whole(console: Console, line: str, style: str | None = None) -> None:
     """One line as it is, for a command that is to be copied: file names keep their brackets, and nothing is broken."""
-    console.print(line, markup=False, soft_wrap=True)
+    console.print(line, markup=False, soft_wrap=True, style=style)
+
+
+def _wrapped(text: str, width: int, first: str = "", others: str = "") -> list[str]:
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def detail(line: str) -> None:
@@ -111,8 +115,8 @@ def table(console: Console, title: str, columns: Sequence[str], rows: Iterable[S
     """
     cells = [tuple(row) for row in rows]
     if title:
-        for line in textwrap.wrap(title, console.width, break_long_words=False, break_on_hyphens=False):
-            console.print(line, markup=False, style="bold", soft_wrap=True)
+        for line in _wrapped(title, console.width):
+            whole(console, line, "bold")
     if _narrowest(console, columns, cells) <= console.width:
         console.print(_drawn(columns, cells, console.width), markup=False)
         return
@@ -151,28 +155,20 @@ def _narrowest(console: Console, columns: Sequence[str], rows: Sequence[Sequence
 
 def _paragraph(console: Console, columns: Sequence[str], row: Sequence[str]) -> None:
     """The first cell, and under it the others by the names of their columns."""
-    first, *others = row
-    whole(console, first.strip())
-    named = [
-        f"{column.lstrip('>~')}: {cell}".removeprefix(": ")
-        for column, cell in zip(columns[1:], others, strict=True)
-        if cell.strip("– ")
-    ]
-    for line in textwrap.wrap(
-        " · ".join(each.replace(" ", "\0") if len(each) < 2 * _PROSE else each for each in named),
-        console.width,
-        initial_indent="  ",
-        subsequent_indent="  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    ):
-        whole(console, line.replace("\0", " "))
+    whole(console, row[0].strip())
+    named = []
+    for column, cell in zip(columns[1:], row[1:], strict=True):
+        if cell.strip("– "):
+            label = f"{column.lstrip('>~')}: {cell}".removeprefix(": ")
+            named.append(label if column.startswith("~") else label.replace(" ", _HARD))
+    for line in _wrapped("; ".join(named), console.width, "  ", "  "):
+        whole(console, line.replace(_HARD, " "))
 
 
 def failure(error: DeployError) -> None:
     """The problem and the remedy, one line each, on stderr."""
     console = _console(stderr=True, quiet=False)
-    console.print(f"deploytool: {error}", markup=False, style="red", soft_wrap=True)
+    say(console, f"deploytool: {error}", "red")
     whole(console, f"  → {error.remedy}")
 
 

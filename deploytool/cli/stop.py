@@ -55,10 +55,10 @@ def sweeping(sweep: Callable[[], None]) -> Iterator[None]:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process; an interruption on the way out finds nothing more to halt."""
+    """Ends the process; all is done and said, and an interruption on the way out changes nothing."""
     _sweeps[0]()
     for number in _CODES:
-        signal.signal(number, lambda sent, _: os._exit(_CODES[signal.Signals(sent)]))
+        signal.signal(number, signal.SIG_IGN)
     signal.set_wakeup_fd(-1)
     sys.exit(code)
 

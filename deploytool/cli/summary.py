@@ -150,8 +150,6 @@ def next_step(written: Report, home: Path) -> str:
         return f"{keep}find the layer with: deploytool blame {home}"
     if written.proof and written.proof.weak:
         return f"export again with --cases {home / 'prove' / CASES}"
-    if verdict.unmeasured(written):
-        return f"pack it, and verify it on a machine that can run the rest: deploytool pack {home}"
     return f"deploytool pack {home}"
 
 
