@@ -15,6 +15,8 @@ from deploytool.errors import BadInput
 from deploytool.receipt import Receipt
 from deploytool.spec import Model
 
+_LONGEST = 400  # letters of a note
+
 if TYPE_CHECKING:
     from deploytool.cost import Cost
 
@@ -89,6 +91,12 @@ def _row(room: Path, sealed: Receipt) -> tuple[str, ...]:
     return (f"{room.name}/{sealed.kind.value}", f"{sealed.seconds:.2f}", digest, state)
 
 
+def _short(value: object) -> str:
+    """A note as far as a table can hold it."""
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} … (--json gives it all)"
+
+
 def _artifact(path: Path) -> Outcome:
     sealed = receipt.read(path.parent)
     if sealed is None or path.name not in sealed.files:
@@ -96,6 +104,6 @@ def _artifact(path: Path) -> Outcome:
     rows = [("made by", sealed.made_by), ("from", ", ".join(sealed.parents) or "the definition")]
     rows += [("SHA-256", sealed.files[path.name]), ("state", _row(path.parent, sealed)[-1])]
     rows += [(name, version) for name, version in sealed.versions.items()]
-    rows += [(name, str(value)) for name, value in sealed.notes.items()]
+    rows += [(name, _short(value)) for name, value in sealed.notes.items()]
     screen.table(screen.answer(), str(path), ("", "~"), rows)
     return Outcome({"receipt": sealed}, f"{path}: {_row(path.parent, sealed)[-1]}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -68,10 +70,34 @@ def test_the_whole_road_and_back_again(deploytool: Command, tmp_path: Path) -> N
     assert document["report"]["schema"] == SCHEMA
     assert document["report"]["model"] == MODEL
     assert "kept" in again.stderr
+    assert_that_the_tables_say_so(first.stdout, document["report"])
 
     shown = deploytool("show", f"artifacts/{MODEL}")
     assert shown.returncode == 0
     assert first.stdout[first.stdout.index(f"{MODEL}: largest error") :] in shown.stdout
+
+
+def assert_that_the_tables_say_so(said: str, report: dict[str, Any]) -> None:
+    """Every figure of the printed tables is the report's."""
+    errors, speeds = said.partition("Speed at batch")[::2]
+    rows = [re.split(r"  +", line.strip()) for line in errors.splitlines() if "measured: " in line]
+    checked = [hop for hop in report["hops"] if hop["checks"]]
+    assert len(rows) == len(checked)
+    for row, hop in zip(rows, checked, strict=True):
+        before, truth = hop["checks"][0]["parity"], hop["checks"][-1]["parity"]
+        told = [f"{before['max_error']:.1e}"] if len(hop["checks"]) > 1 else ["–"]
+        told += [f"{truth['max_error']:.1e}", f"{truth['max_error'] / hop['noise']:.1f}×", f"{truth['top1']:.0%}"]
+        assert row[-5:-1] == told
+        assert row[-1] == f"measured: {'FAIL' if any(check['broken'] for check in hop['checks']) else 'pass'}"
+    timed = {speed["stage"]: speed for speed in report["speeds"] if speed["ratio"]}
+    assert len(timed) >= 4
+    for stage, speed in timed.items():
+        (line,) = [line for line in speeds.splitlines() if line.startswith(f" {stage}/")]
+        figures = (f"{speed['latency_ms']:.2f} ms", f"{speed['eager_ms']:.2f} ms", f"{speed['ratio']:.2f}×")
+        assert all(figure in line for figure in figures)
+        assert f"({speed['low']:.2f}–{speed['high']:.2f})" in line
+    for line in report["remarks"]:
+        assert line in said
 
 
 def test_without_trt_there_is_no_engine(deploytool: Command, tmp_path: Path) -> None:
