@@ -93,19 +93,21 @@ def test_a_run_is_interrupted_at_twenty_moments(tmp_path: Path) -> None:
     begun, first = time.monotonic(), started(tmp_path)
     first.communicate(timeout=300)
     assert first.returncode == 0
-    length, draw, taken = time.monotonic() - begun, random.Random(11), []
-    for turn in range(20):
+    length, draw = time.monotonic() - begun, random.Random(11)
+    taken: list[float] = []
+    for turn in range(30):
         folder = tmp_path / str(turn)
         folder.mkdir()
-        moment = draw.uniform(0.2, 0.95 * length)
-        taken.append((moment, interrupt(folder, moment)))
+        took = interrupt(folder, draw.uniform(0.2, 0.9 * length))
         done = started(folder)
-        assert done.communicate(timeout=300)[1].count("Traceback") == 0
-        assert done.returncode == 0
-    ended = [took for _, took in taken if took is not None]
-    assert len(ended) >= 15, taken
-    assert max(ended) < LONGEST_SECONDS, taken
-    print(f"{len(ended)} of 20 interrupted in {length:.1f} s; they ended in {min(ended):.2f} to {max(ended):.2f} s")  # noqa: T201  # what -s shows
+        _, complained = done.communicate(timeout=300)
+        assert done.returncode == 0, complained
+        taken += [] if took is None else [took]  # it may have been done before
+        if len(taken) == 20:
+            break
+    print(f"interrupted {len(taken)} times in {length:.1f} s; ended in {min(taken):.2f} to {max(taken):.2f} s")  # noqa: T201
+    assert len(taken) == 20
+    assert max(taken) < LONGEST_SECONDS, taken
 
 
 def test_an_interruption_is_a_document_too(tmp_path: Path) -> None:
