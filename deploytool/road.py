@@ -146,7 +146,7 @@ def export(
 
     What was measured and did not hold is no exception: it stands in the run's `error`, and `check()` raises it.
     Raises BadInput, MissingBackend or NotVerified (a required target that cannot be served) before any work is done,
-    and StageFailed if a tool refuses the model.
+    and StageFailed or ParityFailed if a tool refuses the model or spoils it on the way, so that no run comes of it.
     """
     found = _found(model, inputs, arguments or {})
     decisions = places.decide(tuple(targets)) if trt or targets else ()
