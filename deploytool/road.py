@@ -129,7 +129,7 @@ def export(
     cases: str | Path | None = None,
     runner: str = "onnxruntime",
     faults: int = 1,
-    seconds: float = 3.0,
+    seconds: float = Options.seconds,
     tolerance: Mapping[str, float] | None = None,
     min_speedup: float | None = None,
     require: bool = False,

@@ -13,6 +13,7 @@ import typer
 from deploytool.artifact import Artifact
 from deploytool.cli import asked, completing, progress, screen, stop, summary
 from deploytool.cli.manners import Outcome
+from deploytool.spec import Options
 
 if TYPE_CHECKING:
     from deploytool.road import Plan, Start
@@ -102,7 +103,7 @@ def export(
     ] = None,
     runner: Annotated[Runner, typer.Option(help="What runs the graphs; reference is slow numpy.")] = Runner.onnxruntime,
     faults: Annotated[int, typer.Option(min=1, help="Faults of each kind to plant in the proof.")] = 1,
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Time for measuring speed.")] = 3.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Time for measuring speed.")] = Options.seconds,
     tolerance: Annotated[
         list[str] | None,
         typer.Option(

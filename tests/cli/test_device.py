@@ -162,7 +162,7 @@ def test_pack_makes_a_new_folder_and_says_what_is_next(deploytool: Command, run_
     bundle.check(tmp_path / "bundle", manifest)
     assert manifest.sequence == 4
     assert bundle.seal(tmp_path / "bundle") in done.stdout
-    assert f"Next, on the device: python -m deploytool.device verify {tmp_path / 'bundle'}" in done.stdout
+    assert f"Next: on the device: python -m deploytool.device verify {tmp_path / 'bundle'}" in done.stdout
     assert deploytool("pack", str(run_copy), "--out", str(tmp_path / "bundle")).returncode == 2
     document = json.loads(deploytool("pack", str(run_copy), "--json").stdout)
     assert document["digest"] == bundle.digest(bundle.read(run_copy / "pack" / "bundle"))
