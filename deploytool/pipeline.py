@@ -179,6 +179,8 @@ def sweep(home: Path) -> None:
     """Takes away what an interrupted run left half-made, and the run's folder if nothing else is in it."""
     for left in home.glob(".making-*"):
         shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):
+            left.unlink()  # which only a file allows
     with suppress(OSError):
         home.rmdir()  # which only an empty folder allows
 
@@ -188,7 +190,7 @@ def _enter(home: Path, recipe: Sequence[str]) -> None:
     try:
         home.mkdir(parents=True, exist_ok=True)
         for left in home.glob(".making-*"):
-            shutil.rmtree(left)
+            (shutil.rmtree if left.is_dir() else Path.unlink)(left)
         with _workshop(home):
             pass
     except OSError as error:

@@ -77,7 +77,7 @@ def main() -> None:
 
 def _called() -> int:
     try:
-        if sys.argv[1:2] != ["doctor"]:  # which says so itself, and what else is wrong
+        if "doctor" not in sys.argv:  # which says so itself, and what else is wrong
             _both_runtimes()
         return int(app(standalone_mode=False) or 0)
     except DeployError as error:

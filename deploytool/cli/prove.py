@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from deploytool import report, verdict
 from deploytool.artifact import Kind, for_engine
-from deploytool.cli import progress, screen, summary
+from deploytool.cli import progress, screen, stop, summary
 from deploytool.cli.manners import Outcome
 from deploytool.errors import BadInput, NotVerified
 from deploytool.proof import CASES, ENGINE, GRAPH, Family
@@ -47,7 +48,8 @@ def prove(
     if not proof.families:
         failure = NotVerified("the checks fail on the graph as it is", f"find the layer: deploytool blame {run}")
     elif proof.weak:
-        proving.write_helpful(run / CASES, subject, proof)
+        with stop.sweeping(partial(pipeline.sweep, run)):
+            proving.write_helpful(run / CASES, subject, proof)
         remedy = f"export again with --cases {run / CASES}: with these {len(proof.helpful)} all are caught"
         failure = NotVerified(f"the golden cases miss {verdict.missing(proof)}", remedy)
     columns = ("fault", ">planted", ">same", ">graph", ">least", ">FP16", ">least")

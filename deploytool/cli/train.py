@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 from rich.console import Console
 
 from deploytool import catalog
-from deploytool.cli import asked, completing, progress, screen
+from deploytool.cli import asked, completing, progress, screen, stop
 from deploytool.cli.manners import Outcome
 from deploytool.training.recipe import Epoch, Recipe
 
@@ -46,7 +47,7 @@ def train(
     a class, of which a share is then split off for the test. Interrupted, the same command goes on where it stopped.
     Example: deploytool train mobilenet_v1_cifar --data cifar-10-batches-bin
     """
-    from deploytool.training import course, loop, outcome  # here begins torch
+    from deploytool.training import checkpoint, course, loop, outcome  # here begins torch
 
     console = screen.people()
     found = catalog.find(model, arguments=asked.arguments(arg or ()))
@@ -67,8 +68,9 @@ def train(
     screen.say(console, f"{found.name} for {len(pictures.classes)} classes at {side}×{side}")
     counts = (len(part) for part in (pictures.train, pictures.validation, pictures.test))
     screen.say(console, "pictures: {} to learn from, {} for validation, {} for the test".format(*counts))
-    history = _follow(console, epochs, lambda watch: loop.train(prepared, home, watch, resume))
-    results = loop.finish(prepared, home)
+    with stop.sweeping(partial(checkpoint.sweep, home)):
+        history = _follow(console, epochs, lambda watch: loop.train(prepared, home, watch, resume))
+        results = loop.finish(prepared, home)
     line = f"test accuracy {results.test.accuracy:.2%} with the weights of epoch {results.best_epoch}"
     screen.say(console, line)
     document = {"run": str(home), "recipe": recipe, "results": results, "history": history}

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from deploytool import pipeline, receipt
 from tests.conftest import ROOT
@@ -141,4 +142,26 @@ with stop.sweeping(lambda: os.rmdir("half")):
     assert done.stderr.splitlines()[0] == "deploytool: interrupted"
     assert time.monotonic() - begun < 10
     assert not (tmp_path / "half").exists()
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_a_training_is_interrupted_and_goes_on(tmp_path: Path) -> None:
+    for name, level in (("dark", 0), ("light", 200)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (16, 16), (level + number,) * 3).save(tmp_path / "data" / name / f"{number}.png")
+    (tmp_path / "tmp").mkdir()
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "tmp")}
+    asked = ("train", "mobilenet_v1_025", "--data", "data", "--out", "out", "--epochs", "400", "--batch", "8")
+    command = [sys.executable, "-m", "deploytool", *asked]
+    with subprocess.Popen(command, cwd=tmp_path, env=settings, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("epoch"):
+            pass
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "checkpoint.pt" in names
+    assert names <= {"checkpoint.pt", "history.csv", "curve.svg"}
     assert not list((tmp_path / "tmp").iterdir())
