@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,12 @@ import pytest
 from deploytool import catalog
 from deploytool.cli import completing
 from tests.conftest import ROOT, modules_of
+
+
+def worked() -> float:
+    """The seconds that a processor has worked for our children: a busy machine changes nothing about them."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def completed(line: str, folder: Path) -> list[str]:
@@ -54,9 +60,6 @@ def test_every_model_is_offered_and_no_target_twice() -> None:
 def test_a_completion_is_quick_and_loads_nothing_heavy(tmp_path: Path) -> None:
     program = "from deploytool.cli import completing, app; completing.model('x'); completing.target('')"
     assert not {"torch", "onnx", "onnxruntime", "numpy", "PIL"} & modules_of(program)
-    times = []
-    for _ in range(3):
-        begun = time.monotonic()
-        assert completed("deploytool export mixnet_", tmp_path)
-        times.append(time.monotonic() - begun)
-    assert min(times) < 1.5  # on a busy machine; torch alone takes longer
+    begun = worked()
+    assert completed("deploytool export mixnet_", tmp_path)
+    assert worked() - begun < 1.0
