@@ -74,6 +74,13 @@ def _listen(reading: int, words: Callable[[], bytes]) -> None:
     """Waits for an interruption, in a thread of its own; it takes no lock that the halted thread may hold."""
     while (number := os.read(reading, 1)[0]) not in _CODES:
         pass
+    try:
+        _sweep_and_say(words)
+    finally:  # also where nobody reads any more what we say
+        os._exit(_CODES[signal.Signals(number)])
+
+
+def _sweep_and_say(words: Callable[[], bytes]) -> None:
     child.end_all()
     _halted.wait(_HALT_SECONDS)
     child.end_all()  # also what was started meanwhile
@@ -81,12 +88,12 @@ def _listen(reading: int, words: Callable[[], bytes]) -> None:
         with suppress(Exception):
             sweep()
     _flush()
-    if os.isatty(2):
-        os.write(2, _FRESH_LINE)
-    os.write(2, b"deploytool: interrupted\n  \xe2\x86\x92 the same command goes on with what is finished\n")
+    with suppress(OSError):
+        if os.isatty(2):
+            os.write(2, _FRESH_LINE)
+        os.write(2, b"deploytool: interrupted\n  \xe2\x86\x92 the same command goes on with what is finished\n")
     with suppress(Exception):
         os.write(1, words())
-    os._exit(_CODES[signal.Signals(number)])
 
 
 def _flush() -> None:

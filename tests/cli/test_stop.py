@@ -165,3 +165,22 @@ def test_a_training_is_interrupted_and_goes_on(tmp_path: Path) -> None:
     assert "checkpoint.pt" in names
     assert names <= {"checkpoint.pt", "history.csv", "curve.svg"}
     assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_it_ends_where_nobody_listens_any_more(tmp_path: Path) -> None:
+    program = """
+import signal, sys, time
+from deploytool.cli import stop
+stop.watch(lambda: b"")
+print("ready", flush=True)
+time.sleep(60)
+"""
+    reading, writing = os.pipe()
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=writing, text=True) as process:
+        os.close(writing)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        os.close(reading)
+        process.terminate()
+        assert process.wait(20) == 143
