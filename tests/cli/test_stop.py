@@ -183,4 +183,7 @@ time.sleep(60)
         assert process.stdout.readline() == "ready\n"
         os.close(reading)
         process.terminate()
-        assert process.wait(20) == 143
+        try:
+            assert process.wait(20) == 143
+        finally:
+            process.kill()
