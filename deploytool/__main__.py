@@ -1,10 +1,14 @@
 """`python -m deploytool` is `deploytool`; a device, which lacks the desk's libraries, is shown its own door."""
 
+import os
+import signal
 import sys
 
 
 def main() -> None:
     """The command line, or one line where it cannot be: the exit code is that of a missing backend."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # until the front door listens: nothing is made yet
+        signal.signal(number, lambda sent, _: os._exit(128 + sent))
     try:
         from deploytool.cli import main as front_door
     except ModuleNotFoundError as error:

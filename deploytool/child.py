@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import math
 import os
 import resource
 import signal
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,6 +19,10 @@ from typing import IO
 from deploytool.errors import StageFailed
 
 GIBIBYTE = 1 << 30
+_LOG = logging.getLogger(__name__)
+_LIBC = ctypes.CDLL(None)  # loaded before any fork
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+_alive: set[int] = set()  # process groups
 _MOST_LINES, _LONGEST_LINE = 10_000, 10_000
 
 
@@ -33,8 +40,12 @@ def run_limited(
     than any machine has. `heard` is called with each line as it comes, from another thread.
     Raises StageFailed if it crashes, hangs, runs out of memory, or ends with a non-zero status.
     """
+    parent = os.getpid()
 
     def limit() -> None:
+        _LIBC.prctl(_DEATH_SIGNAL, signal.SIGKILL)  # it goes with us, however we go
+        if os.getppid() != parent:
+            os._exit(1)  # we went before it could ask for that
         if gibibytes == math.inf:
             with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123  # after a fork
                 score.write("1000")  # if the machine itself runs out of memory, this one goes first
@@ -42,7 +53,9 @@ def run_limited(
             resource.setrlimit(resource.RLIMIT_AS, (int(gibibytes * GIBIBYTE),) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
+    begun = time.monotonic()
     with _started(command, limit) as process:
+        _alive.add(process.pid)
         listening = _listen(process, heard)
         try:
             code = process.wait(seconds)
@@ -51,9 +64,17 @@ def run_limited(
         finally:
             _end(process)
             said, complained = (each.ended() for each in listening)
+            _LOG.debug("%s took %.2f s and ended with %s", what, time.monotonic() - begun, process.returncode)
     if code == 0:
         return said
     raise StageFailed(f"{what} {_ending(code)}: {_last_line(complained)}", "leave it out, or report it")
+
+
+def end_all() -> None:
+    """Kills every child that runs, and whatever it started: for whoever is about to end this process."""
+    for group in tuple(_alive):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
 
 
 def _started(command: Sequence[str], limit: Callable[[], None]) -> subprocess.Popen[str]:
@@ -82,6 +103,7 @@ class _Ear(threading.Thread):
     def run(self) -> None:
         while line := self._pipe.readline(_LONGEST_LINE):
             self._lines.append(line)
+            _LOG.debug(line.rstrip())
             if self._heard:
                 self._heard(line)
 
@@ -102,6 +124,7 @@ def _end(process: subprocess.Popen[str]) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    _alive.discard(process.pid)
 
 
 def _ending(code: int) -> str:

@@ -23,7 +23,7 @@ _WEIGHTS = Kind.WEIGHTS.value
 _ABOVE = (
     *("cli", "device", "doctor", "shipping", "stages", "training", "tracing"),
     *("cost.py", "pipeline.py", "catalog.py", "targets.py", "only.py", "signing.py"),
-    *("bench.py", "benching.py"),
+    *("bench.py", "benching.py", "road.py", "wishes.py"),
 )
 
 
@@ -169,11 +169,18 @@ def _made(verb: str, job: Job, home: Path, given: Given, key: str, shelf: Sequen
 def _forget(home: Path, verb: str) -> None:
     """Empties the room of a stage, and the rooms of all that was made from what it held."""
     stale = {verb}
-    shutil.rmtree(home / verb, ignore_errors=True)  # also where its receipt cannot be read
+    _discard(home / verb)  # also where its receipt cannot be read
     for room, sealed in rooms(home):
         if stale & set(sealed.parents):
             stale.add(sealed.made_by)
-            shutil.rmtree(room)
+            _discard(room)
+
+
+def _discard(room: Path) -> None:
+    """Out of sight at once and then gone: a room that is killed half-emptied would be nobody's."""
+    if room.exists():
+        with _workshop(room.parent) as bench:
+            room.replace(bench / room.name)
 
 
 @contextmanager
@@ -187,12 +194,22 @@ def _workshop(home: Path) -> Iterator[Path]:
         shutil.rmtree(bench, ignore_errors=True)
 
 
+def sweep(home: Path) -> None:
+    """Takes away what an interrupted run left half-made, and the run's folder if nothing else is in it."""
+    for left in home.glob(".making-*"):
+        shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):
+            left.unlink()  # which only a file allows
+    with suppress(OSError):
+        home.rmdir()  # which only an empty folder allows
+
+
 def _enter(home: Path, recipe: Sequence[str]) -> None:
     """Makes the run's folder and sweeps what a killed run left; refuses a folder that holds somebody else's things."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         for left in home.glob(".making-*"):
-            shutil.rmtree(left)
+            (shutil.rmtree if left.is_dir() else Path.unlink)(left)
         with _workshop(home):
             pass
     except OSError as error:

@@ -9,6 +9,7 @@ CASES = "cases.npz"  # the file of the cases that would help
 LARGE = 4.0  # times the tolerance: no such fault may be missed
 MANY = 0.1  # of the faults beyond twice the tolerance: not so many may be
 GRAPH, ENGINE = "graph", "engine"  # the two checks: of the graph as converted, and of whatever computes it in FP16
+SPOKEN = {GRAPH: "graph check", ENGINE: "FP16 check"}  # what people call them
 
 
 @dataclass(frozen=True)

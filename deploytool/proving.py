@@ -151,7 +151,9 @@ def _attempts(bench: Ready, tried: list[Fault], watch: Callable[[int, int], None
 def write_helpful(path: Path, subject: Subject, proof: Proof) -> None:
     """Writes the cases with which the golden sample would have caught every fault."""
     chosen = list(proof.helpful)
-    golden.write_cases(path, subject.pixels[chosen], {name: array[chosen] for name, array in subject.fresh.items()})
+    making = path.with_name(f".making-{path.name}")
+    golden.write_cases(making, subject.pixels[chosen], {name: array[chosen] for name, array in subject.fresh.items()})
+    making.replace(path)
 
 
 def attempt(bench: Ready, fault: Fault) -> dict[str, Trial]:

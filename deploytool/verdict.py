@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from deploytool.proof import Proof
+from deploytool.proof import SPOKEN, Proof
 from deploytool.report import MEASURED, NO_VERDICT, Gate, Hop, Reach, Report, Speed, Weights
 
 KEEP = "--keep-fp32 auto"  # the option that mends a model which FP16 is too small or too coarse for
@@ -65,7 +65,7 @@ def missing(proof: Proof) -> str:
     worst = max(proof.missed, key=lambda missed: missed.effect)
     matter = len(proof.missed) + sum(power.caught for family in proof.families for power in family.power.values())
     what = f"{worst.family.replace('_', ' ')} at {worst.place}"
-    worst_of = f"{worst.effect:.0f}× the tolerance of the {worst.check} check"
+    worst_of = f"{worst.effect:.0f}× the tolerance of the {SPOKEN[worst.check]}"
     return f"{len(proof.missed)} of {matter} faults: {what}, {worst_of}"
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deploytool import catalog, golden, images, pipeline, report, targets, verdict
+from deploytool import catalog, golden, images, pipeline, report, targets, verdict, wishes
 from deploytool.cli import asked
 from deploytool.images import Pixels
 from deploytool.receipt import Receipt
@@ -50,7 +50,7 @@ def test_a_checkpoint_goes_down_the_road_and_is_known_by_its_content(deploytool:
     first = deploytool(*arguments)
     assert (first.returncode, first.stderr) == (0, "")
     assert made_anew(first.stdout) == ROAD
-    digest = asked.file(path).digest
+    digest = wishes.file(path).digest
     notes = receipts(tmp_path / "artifacts" / "squeezenet1_1")["instantiate"].notes
     assert notes["weights"] == f"torchvision checkpoint, SHA-256 {digest}"
     path.touch()
@@ -204,8 +204,8 @@ def test_trained_weights_keep_their_accuracy_to_the_fp16_graph(tmp_path: Path, w
         place = tmp_path / "test" / classes[label]
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(place / f"{number:03}.png")
-    weights = asked.file(tmp_path / "digits" / "out" / "weights.safetensors")
-    data = asked.folder(tmp_path / "test")
+    weights = wishes.file(tmp_path / "digits" / "out" / "weights.safetensors")
+    data = wishes.folder(tmp_path / "test")
     options = dataclasses.replace(with_engine, weights=weights, data=data, images=len(test))
     model = catalog.find("mobilenet_v1_025", arguments={"stem": "cifar"})
     assert model.inputs == (Tensor("input", ("batch", 3, 224, 224)),)

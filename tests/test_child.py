@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from deploytool.child import run_limited
 from deploytool.errors import StageFailed
+from tests.conftest import ROOT
 
 
 def run(program: str, seconds: float = 20.0, gibibytes: float = 1.0) -> str:
@@ -51,11 +53,34 @@ def test_what_it_started_ends_with_it() -> None:
     begun = time.monotonic()
     pid = int(run(program))
     assert time.monotonic() - begun < 10
+    assert gone(pid), "the grandchild still runs"
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends within a few seconds."""
     for _ in range(50):
         if not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]:
-            return
+            return True
         time.sleep(0.1)
-    pytest.fail("the grandchild still runs")
+    return False
+
+
+@pytest.mark.parametrize("how", ["kill", "end_all"])
+def test_it_goes_with_us_however_we_go(how: str) -> None:
+    ours = f"""
+import math, os, sys, threading
+from deploytool import child
+def heard(line):
+    print(line, end="", flush=True)
+    {"child.end_all()" if how == "end_all" else "os.kill(os.getpid(), 9)"}
+program = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+child.run_limited([sys.executable, "-c", program], what="it", seconds=50, gibibytes=math.inf, heard=heard)
+"""
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", ours], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == (-9 if how == "kill" else 1)
+    assert gone(int(done.stdout))
+    assert time.monotonic() - begun < 20
 
 
 def test_a_flood_of_words_does_not_fill_our_memory() -> None:

@@ -173,3 +173,25 @@ def test_the_artifacts_are_what_the_table_says(finished: Path) -> None:
 def test_every_receipt_names_the_weights_it_all_began_with(finished: Path) -> None:
     sealed = dict(pipeline.rooms(finished))
     assert {one.weights for one in sealed.values()} == {sealed[finished / "instantiate"].files[Kind.WEIGHTS.value]}
+
+
+def test_a_sweep_leaves_whole_rooms_and_nothing_else(run_copy: Path, tmp_path: Path) -> None:
+    before = {path.name for path in run_copy.iterdir()}
+    (run_copy / ".making-1" / "deep").mkdir(parents=True)
+    (run_copy / ".making-1" / "deep" / "graph.onnx").write_text("half")
+    pipeline.sweep(run_copy)
+    assert {path.name for path in run_copy.iterdir()} == before
+    (tmp_path / "begun" / ".making-2").mkdir(parents=True)
+    pipeline.sweep(tmp_path / "begun")
+    assert not (tmp_path / "begun").exists()
+
+
+def test_a_room_that_is_no_longer_true_goes_at_once(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deploytool.pipeline.shutil.rmtree", killed)  # in the middle of taking it away
+    with pytest.raises(KeyboardInterrupt):
+        pipeline._forget(run_copy, "halve")
+    assert not (run_copy / "halve").exists()
+    assert all(receipt.proves(room, sealed) for room, sealed in pipeline.rooms(run_copy))

@@ -44,6 +44,37 @@ def test_every_line_of_a_block_is_a_command_that_some_test_runs() -> None:
     assert not [line for line in LINES if line and not line.startswith(known)]
 
 
+def test_the_python_example_runs(tmp_path: Path) -> None:
+    (example,) = [
+        block for block in re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE) if ".export(" in block
+    ]
+    assert len([line for line in example.splitlines() if line]) <= 4
+    settings = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, env=settings, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    onnx, fp16, engine, margin = done.stdout.split()
+    assert all((tmp_path / path).is_file() for path in (onnx, fp16, engine))
+    assert float(margin) > 0
+
+
+def test_the_configuration_example_is_understood(deploytool: Command, tmp_path: Path) -> None:
+    (example,) = re.findall(r"^```toml\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    (tmp_path / "deploytool.toml").write_text(example)
+    for command, refused in (("export", "there is no model 'nothing'"), ("verify", "cannot be read")):
+        done = deploytool(command, "nothing", "--verbose")
+        assert refused in done.stderr
+        assert "(deploytool.toml)" in done.stderr
+
+
+def test_contributing_names_what_is_there() -> None:
+    text = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:deploytool|tests|models)/[\w/]+\.py)`", text):
+        assert (ROOT / path).is_file(), path
+    assert "(.github/CONTRIBUTING.md)" in README
+
+
 def test_every_make_target_is_there() -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     prose = re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE)

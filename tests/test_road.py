@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 
-from deploytool import catalog, factory, machine, pipeline, report, targets, verdict
+import deploytool
+from deploytool import catalog, factory, machine, pipeline, report, road, targets, verdict
+from deploytool.artifact import Artifact
+from deploytool.cli.export import export as command
+from deploytool.errors import BadInput, DeployError, NotVerified, ParityFailed, TooSlow
 from deploytool.measure import parity
-from deploytool.report import Hop
+from deploytool.proof import Missed, Proof
+from deploytool.report import MEASURED, SCHEMA, Check, Gate, Hop, Parity, Report, Tolerance
 from deploytool.spec import Job, Options
+from tests.conftest import ROOT, TINY, modules_of
 
 factory.mount_zoo()
 MAIN: tuple[str, ...] = import_module("deploytool.models.specs").MAIN
@@ -85,3 +93,130 @@ def test_on_a_gpu_everything_is_measured_on_it(tmp_path: Path) -> None:
     assert verdict.broken(written) == ()
     assert {speed.status for speed in written.speeds} == {report.MEASURED}
     assert {hop.device for hop in written.hops} == {"cpu", "cuda"}
+
+
+TOLERANCE = Tolerance(1e-5, 1.0, 90.0, 1.0, 1.0)
+GOOD = Hop("halve", "graph.onnx", "onnxruntime", "cpu", MEASURED, ())
+WORSE = Check("simplify", Parity(1.0, 0.0, 0.0, 0.0, 0.0, 0), TOLERANCE, ("max_error",))
+BAD = Hop("halve", "graph.onnx", "onnxruntime", "cpu", MEASURED, (WORSE,))
+DOUBTFUL = Proof((), (Missed("graph", "bias_dropped", "/stem/Conv_output_0", 0.1, 7.0),), 8, (3,))
+PENDING = Hop("build", "engine.plan", "tensorrt_rtx", "cuda", "built, not run", ())
+
+
+def written(*hops: Hop, gate: Gate | None = None, proof: Proof | None = None) -> Report:
+    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, 0.01, None, hops, (), gate, None, proof, (), (), (), {})
+
+
+@pytest.mark.parametrize(
+    ("report", "require", "ending"),
+    [
+        (written(GOOD), True, None),
+        (written(GOOD, PENDING), False, None),
+        (written(GOOD, PENDING), True, NotVerified),
+        (written(BAD, PENDING), True, ParityFailed),
+        (written(GOOD, proof=Proof((), (), 8, ())), True, None),
+        (written(GOOD, proof=DOUBTFUL), False, NotVerified),
+        (written(BAD, proof=DOUBTFUL), False, ParityFailed),
+        (written(GOOD, gate=Gate(2.0, "simplify", MEASURED, reached=True)), False, None),
+        (written(GOOD, gate=Gate(2.0, "simplify", MEASURED, reached=False)), False, TooSlow),
+        (written(BAD, gate=Gate(2.0, "simplify", MEASURED, reached=False)), False, ParityFailed),
+        (written(GOOD, PENDING, gate=Gate(2.0, "build", "built, not run", reached=False)), False, NotVerified),
+    ],
+)
+def test_how_a_report_ends(report: Report, require: bool, ending: type[DeployError] | None) -> None:
+    failure = road.failure(report, Path("run"), require=require)
+    assert failure is None if ending is None else type(failure) is ending
+
+
+def test_the_remedy_for_what_fp16_breaks_is_to_keep_some_of_it() -> None:
+    failure = road.failure(written(GOOD, BAD), Path("run"), require=False)
+    assert failure is not None
+    assert failure.remedy == "try --keep-fp32 auto; `deploytool blame run` names the layer"
+    sooner = dataclasses.replace(BAD, stage="simplify")
+    other = road.failure(written(sooner, BAD), Path("run"), require=False)
+    assert other is not None
+    assert other.remedy == "`deploytool blame run` names the layer"
+
+
+def test_a_call_gives_a_run_with_typed_fields(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def follow(plan: road.Plan, start: road.Start) -> tuple[Artifact, ...]:
+        assert plan.recipe[-1] == "validate"
+        made = []
+        for artifact in start(lambda done, total: None):
+            seen.append(artifact.made_by)
+            made.append(artifact)
+        return tuple(made)
+
+    tiny = f"{ROOT / 'tests' / 'tiny.py'}:tiny"
+    run = deploytool.export(
+        tiny, inputs=[(3, 32, 32)], images=4, seconds=0.1, trt=True, pack=True, out=tmp_path / "run", follow=follow
+    )
+    assert isinstance(run, deploytool.Run)
+    assert run.passed
+    assert run.check() is run
+    assert seen == [*targets.ROAD, "pack"]
+    assert run.report == report.read(run.report_json)
+    for path in (run.script, run.onnx, run.fp16, run.bundle, *run.engines):
+        assert path is not None
+        assert path.exists()
+    assert (run.onnx, run.fp16) == (tmp_path / "run/rewrite/graph.onnx", tmp_path / "run/halve/graph.onnx")
+    assert run.report_html is None
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        run.error = None  # type: ignore[misc]  # which mypy would not let pass either
+    again = deploytool.export(
+        tiny, inputs=[(3, 32, 32)], images=4, seconds=0.1, min_speedup=1000, pack=True, out=tmp_path / "run"
+    )
+    assert isinstance(again.error, TooSlow)
+    assert again.bundle is None
+    assert again.engines == ()
+    with pytest.raises(TooSlow, match="is not surely 1000×"):
+        again.check()
+
+
+def test_the_terminal_and_the_call_have_the_same_choices() -> None:
+    asked = set(inspect.signature(command).parameters)
+    renamed = {"for_": "targets", "input_": "inputs", "size": "sizes", "arg": "arguments"}
+    assert {renamed.get(name, name) for name in asked} | {"follow"} == set(inspect.signature(road.export).parameters)
+    for name, parameter in inspect.signature(road.export).parameters.items():
+        theirs = {renamed.get(each, each): one for each, one in inspect.signature(command).parameters.items()}.get(name)
+        if isinstance(parameter.default, (bool, int, float)) and theirs is not None:
+            assert theirs.default == parameter.default, name
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "problem"),
+    [
+        ("shuflenet_g3", {}, "there is no model 'shuflenet_g3'"),
+        ("net.py:make", {"inputs": [(3, 8, 8)]}, "there is no file net.py"),
+        (lambda: None, {}, "a model is named, and function is no name"),
+        ("mixnet_s", {"io": "int8"}, "io 'int8' is none we know"),
+        ("mixnet_s", {"batch": (8, 4, 2)}, "batch 8:4:2 does not grow"),
+        ("mixnet_s", {"opset": 7}, "opset 7 is out of bounds"),
+        ("mixnet_s", {"targets": ["rtx99"]}, "there is no target 'rtx99'"),
+        ("mixnet_s", {"weights": "none.pth"}, "there is no file none.pth"),
+        ("mixnet_s", {"data": "none"}, "there is no folder none"),
+    ],
+)
+def test_bad_input_is_raised_before_any_work(
+    model: Any, asked: dict[str, Any], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=problem):
+        deploytool.export(model, **asked)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_of_ones_own_is_taken_as_it_is() -> None:
+    assert road._found(TINY, (), {}) is TINY
+    with pytest.raises(BadInput, match="says itself"):
+        road._found(TINY, [(3, 8, 8)], {})
+
+
+def test_importing_the_package_costs_nothing_and_a_wrong_name_is_one() -> None:
+    loaded = modules_of("import deploytool")
+    assert not {"torch", "onnx", "onnxruntime", "numpy", "PIL", "typer", "rich"} & loaded
+    with pytest.raises(AttributeError, match="no attribute 'exprot'"):
+        deploytool.exprot  # noqa: B018  # the name is what is tested
+    assert (ROOT / "deploytool" / "py.typed").is_file()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import typer
 
-from deploytool import machine
+from deploytool import machine, plain
 from deploytool.cli import (
     bench,
     blame,
     device,
     doctor,
     export,
+    manners,
     models,
     pack,
     prove,
@@ -22,6 +23,7 @@ from deploytool.cli import (
     ship,
     show,
     sign,
+    stop,
     targets,
     train,
 )
@@ -32,6 +34,7 @@ Exit codes: 0 all that was asked for held · 2 bad input · 3 parity failed · 4
 6 not verified although required · 7 a tool refused the model · 8 a bundle was refused · 9 unreachable ·
 130 interrupted
 """
+_USAGE: type[Any] = typer.BadParameter.__mro__[2]  # the class of every wrong use, wherever this typer keeps it
 
 app = typer.Typer(
     name="deploytool",
@@ -41,48 +44,76 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("export", epilog=_EXIT_CODES)(export.export)
-app.command("models")(models.models)
-app.command("targets")(targets.targets)
-app.command("show")(show.show)
-app.command("train")(train.train)
-app.command("prove")(prove.prove)
-app.command("blame")(blame.blame)
-app.command("doctor")(doctor.doctor)
-app.command("pack")(pack.pack)
-app.command("sign")(sign.sign)
-app.command("verify")(device.verify)
-app.command("build")(device.build)
-app.command("run")(device.run)
-app.command("bench")(bench.bench)
-app.command("install")(device.install)
-app.command("push")(ship.push)
-app.command("pull")(device.pull)
-app.command("ship")(ship.ship)
-app.command("rollback")(device.rollback)
+app.callback()(manners.before)
+for name, command in (
+    ("export", export.export),
+    ("models", models.models),
+    ("targets", targets.targets),
+    ("show", show.show),
+    ("train", train.train),
+    ("prove", prove.prove),
+    ("blame", blame.blame),
+    ("doctor", doctor.doctor),
+    ("pack", pack.pack),
+    ("sign", sign.sign),
+    ("verify", device.verify),
+    ("build", device.build),
+    ("run", device.run),
+    ("bench", bench.bench),
+    ("install", device.install),
+    ("push", ship.push),
+    ("pull", device.pull),
+    ("ship", ship.ship),
+    ("rollback", device.rollback),
+):
+    app.command(name, epilog=_EXIT_CODES)(manners.mannered(command))
 
 
 def main() -> None:
     """Runs the command line; a failure we know ends with one problem, one remedy and its own exit code."""
+    stop.watch(_interrupted)
     sys.path.append(str(Path.cwd()))  # where `package.module:factory` may lie, as with `python -m`
+    stop.leave(_called())
+
+
+def _called() -> int:
     try:
-        if sys.argv[1:2] != ["doctor"]:  # which says so itself, and what else is wrong
+        if "doctor" not in sys.argv:  # which says so itself, and what else is wrong
             _both_runtimes()
-        app()
+        return int(app(standalone_mode=False) or 0)
     except DeployError as error:
-        _end(error)
+        return _failed(error)
     except OSError as error:
         problem = f"{error.filename or 'a file'}: {error.strerror}"
-        _end(BadInput(problem, "check the path, its rights and the disk"))
-    except KeyboardInterrupt:
-        sys.exit(130)
+        return _failed(BadInput(problem, "check the path, its rights and the disk"))
+    except _USAGE as error:
+        return _misused(error)
 
 
-def _end(error: DeployError) -> NoReturn:
+def _failed(error: DeployError) -> int:
     screen.failure(error)
-    if "--json" in sys.argv:
+    if _json():
         screen.document({"error": screen.told(error)})
-    sys.exit(error.exit_code)
+    return error.exit_code
+
+
+def _misused(error: Any) -> int:
+    """A wrong option: its usage and what is wrong with it, on stderr."""
+    error.show()
+    if _json():
+        screen.document({"error": screen.told(BadInput(error.format_message(), "see --help"))})
+    return int(error.exit_code)
+
+
+def _interrupted() -> bytes:
+    """What stdout gets if an interruption ends us."""
+    error = {"problem": "interrupted", "remedy": "the same command goes on with what is finished", "exit_code": 130}
+    return plain.text({"error": error}).encode() if _json() else b""
+
+
+def _json() -> bool:
+    """Whether a document was asked for, also where the command line was not understood."""
+    return screen.manner().json or "--json" in sys.argv
 
 
 def _both_runtimes() -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
-from deploytool import plain
+from deploytool import wishes
 from deploytool.errors import BadInput
-from deploytool.spec import AUTO, BATCH, Option, Range, Source, Tensor
+from deploytool.spec import AUTO, BATCH, Option, Range, Tensor
 
 _DTYPES = ("float32", "float64", "float16", "int64", "int32", "bool")
 
@@ -20,20 +19,12 @@ def span(option: str, text: str) -> Range:
     if len(sizes) not in (1, 3) or not all(size.isdecimal() for size in sizes):
         raise BadInput(f"{option} {text} is no size", f"write {option} 8, or {option} 1:8:32")
     smallest, typical, largest = map(int, sizes * 3 if len(sizes) == 1 else sizes)
-    if not 1 <= smallest <= typical <= largest:
-        raise BadInput(f"{option} {text} does not grow from at least 1", "write SMALLEST:TYPICAL:LARGEST: 1:8:32")
-    return Range(smallest, typical, largest)
+    return wishes.span(option, (smallest, typical, largest))
 
 
 def tensors(texts: Sequence[str]) -> tuple[Tensor, ...]:
     """The inputs in their order; no two may bear one name."""
-    found = tuple(_tensor(text, number) for number, text in enumerate(texts))
-    names = [tensor.name for tensor in found]
-    if len(set(names)) < len(names):
-        raise BadInput(
-            f"two inputs are called {max(names, key=names.count)}", "give each a name: --input NAME=3x224x224"
-        )
-    return found
+    return wishes.tensors([_tensor(text, number) for number, text in enumerate(texts)])
 
 
 def _tensor(text: str, number: int) -> Tensor:
@@ -50,15 +41,9 @@ def _tensor(text: str, number: int) -> Tensor:
     return Tensor(name if equals else usual, (BATCH, *dims), dtype or "float32", int(below or 2))
 
 
-def sizes(texts: Sequence[str], inputs: Sequence[Tensor]) -> dict[str, Range]:
-    """The range of every free size of the inputs, the batch aside."""
-    given = {word: span(f"--size {word}", text) for word, _, text in (each.partition("=") for each in texts)}
-    free = {side for tensor in inputs for side in tensor.shape[1:] if isinstance(side, str)}
-    for word in sorted(free - set(given)):
-        raise BadInput(f"nobody says how large {word} is", f"give its range: --size {word}=SMALLEST:TYPICAL:LARGEST")
-    for word in sorted(set(given) - free):
-        raise BadInput(f"no input has a free size {word}", f"free sizes are: {', '.join(sorted(free)) or 'none'}")
-    return given
+def sizes(texts: Sequence[str]) -> dict[str, Range]:
+    """The range that each `WORD=SMALLEST:TYPICAL:LARGEST` names."""
+    return {word: span(f"--size {word}", text) for word, _, text in (each.partition("=") for each in texts)}
 
 
 def arguments(texts: Sequence[str]) -> dict[str, Option]:
@@ -96,19 +81,3 @@ def kept(text: str) -> tuple[str, ...]:
     if AUTO in names and len(names) > 1:
         raise BadInput(f"--keep-fp32 {text} asks for a search and names what it should find", "write one of the two")
     return names
-
-
-def file(path: Path) -> Source:
-    """A file of the user's, by its content."""
-    if not path.is_file():
-        raise BadInput(f"there is no file {path}", "check the path")
-    return Source(str(path), plain.file_digest(path))
-
-
-def folder(path: Path) -> Source:
-    """A folder of the user's, by the names, sizes and times of what is in it."""
-    if not path.is_dir():
-        raise BadInput(f"there is no folder {path}", "check the path")
-    inside = [each for each in sorted(path.rglob("*")) if each.is_file()]
-    listed = [(str(each.relative_to(path)), each.stat().st_size, each.stat().st_mtime_ns) for each in inside]
-    return Source(str(path), plain.digest(listed))

@@ -11,7 +11,8 @@ import typer
 
 from deploytool import pipeline
 from deploytool.cli import device as devices
-from deploytool.cli import screen
+from deploytool.cli import progress, screen
+from deploytool.cli.manners import Outcome
 from deploytool.errors import BadInput, DeployError, NotVerified, TooSlow
 
 if TYPE_CHECKING:
@@ -39,18 +40,21 @@ def bench(
     key: devices.Key = None,
     require: devices.Require = None,
     build: devices.Build = False,
-    batch: Annotated[str | None, typer.Option(help="Of a run: batches, with commas.", show_default="1")] = None,
+    batch: Annotated[
+        str | None, typer.Option(metavar="N,…", help="Of a run: batches, with commas.", show_default="1")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Of a run: for each session.", show_default="all")
     ] = None,
     device: Annotated[Device | None, typer.Option(help="Of a run.", show_default="auto")] = None,
-    against: Annotated[str | None, typer.Option(help="Of a run: the baseline.", show_default="eager")] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of a run: the baseline.", show_default="eager")
+    ] = None,
     ladder: Annotated[bool, typer.Option("--ladder", help="Of a run: torch.compile too, which takes minutes.")] = False,
     min_speedup: Annotated[
         float | None, typer.Option(min=0, help="Of a run: fail below this speed-up against the baseline.")
     ] = None,
-    as_json: devices.Json = False,
-) -> None:
+) -> Outcome:
     """Times every way to run a bundle that works here, or every artifact of a run in turn with the eager model.
 
     Examples: deploytool bench artifacts/mixnet_s --batch 1,8 · deploytool bench artifacts/mixnet_s/pack/bundle
@@ -60,8 +64,7 @@ def bench(
     of_run |= {"--ladder": ladder or None, "--min-speedup": min_speedup}
     if (what / _MANIFEST).exists():
         _belong(of_run, "a run, and this is a bundle")
-        devices.bench(what, seconds or _SECONDS_OF_A_WAY, key, require, build=build, as_json=as_json)
-        return
+        return devices.bench(what, seconds or _SECONDS_OF_A_WAY, key, require, build=build)
     if not pipeline.rooms(what):
         raise BadInput(f"{what} holds neither a bundle nor a run", "give a folder that `pack` or `export` made")
     _belong(of_bundle, "a bundle, and this is a run")
@@ -79,22 +82,22 @@ def bench(
         ladder=ladder,
         min_speedup=min_speedup,
     )
-    given, console = pipeline.shelf(what), screen.people(as_json=as_json)
-    with screen.progress_bar(console) as progress:
-        bar = progress.add_task("bench", total=None)
-        found = benching.run(what, given, asked, lambda done, total: progress.update(bar, completed=done, total=total))
-    path, failure = written.write(what, found), _failure(found.gate)
-    if as_json:
-        screen.document({"run": str(what), "bench": found, "error": screen.told(failure)})
+    given = pipeline.shelf(what)
+    found = progress.along(screen.people(), "bench", lambda watch: benching.run(what, given, asked, watch))
+    path, failure, console = written.write(what, found), _failure(found.gate), screen.answer()
     for sweep in found.sweeps:
         columns = ("", ">p50 ms", ">p90", ">p99", ">CPU ms", f"× {found.baseline} (95 %)", "verdict")
         screen.table(console, _title(found, sweep), columns, [_row(row) for row in sweep.rows])
         for line in _below(found, sweep):
             screen.say(console, line)
     screen.say(console, f"Written: {path}")
-    if failure:
-        screen.failure(failure)
-        raise typer.Exit(failure.exit_code)
+    return Outcome({"run": str(what), "bench": found}, _verdict(found), failure)
+
+
+def _verdict(found: Bench) -> str:
+    """The last of the artifacts, which is what ships, at every batch."""
+    each = [(sweep.batch, next(row for row in reversed(sweep.rows) if row.latency)) for sweep in found.sweeps]
+    return "; ".join(f"{row.name} at batch {batch}: {row.verdict or 'the baseline'}" for batch, row in each)
 
 
 def _belong(options: Mapping[str, object], to: str) -> None:

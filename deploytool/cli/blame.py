@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploytool import pipeline, receipt, report, verdict
+from deploytool import receipt, report, verdict
 from deploytool.artifact import Kind
-from deploytool.cli import screen
+from deploytool.cli import screen, stop
+from deploytool.cli.manners import Outcome
 from deploytool.errors import BadInput, ParityFailed
 from deploytool.receipt import Receipt
 
@@ -35,17 +37,18 @@ _CHANGED = "the file is not the one that the stage made: export again"
 
 
 def blame(
-    run: Annotated[Path, typer.Argument(help="A run's folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, with every layer's error.")] = False,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     reduce_: Annotated[
         bool, typer.Option("--reduce", help="Write the smallest graph that shows it, into RUN/blame.")
     ] = False,
-) -> None:
+) -> Outcome:
     """Finds the first graph of a run that strays from the one before, and in it the first layer that does.
 
     Examples: deploytool blame artifacts/shufflenet_g3 · deploytool blame artifacts/shufflenet_g3 --reduce
     """
-    console, rooms = screen.people(as_json=as_json), pipeline.rooms(run)
+    from deploytool import pipeline  # here begins numpy
+
+    console, rooms = screen.people(), pipeline.rooms(run)
     kept = {sealed.kind: room / sealed.kind.value for room, sealed in rooms}
     graphs = [(room.name, room / Kind.GRAPH.value) for room, sealed in rooms if sealed.kind is Kind.GRAPH]
     if not graphs or not {Kind.WEIGHTS, Kind.GOLDEN} <= set(kept):
@@ -58,25 +61,23 @@ def blame(
     watched = canaries.read(kept[Kind.CANARY]).values if Kind.CANARY in kept else ()
     found, clue = finding.examine(kept[Kind.WEIGHTS], kept[Kind.GOLDEN], graphs, wanted, tuple(watched))
     small = reduce.reduce(clue) if reduce_ and clue else None
-    packed = pack.write(run, clue, small) if clue and small else None
+    with stop.sweeping(partial(pipeline.sweep, run)):
+        packed = pack.write(run, clue, small) if clue and small else None
     failure = _failure(found.finding, rooms) if found.finding else None
-    if as_json:
-        place = str(packed) if packed else None
-        screen.document({"run": str(run), "blame": found, "pack": place, "error": screen.told(failure)})
+    document = {"run": str(run), "blame": found, "pack": str(packed) if packed else None}
     columns = ("graph", ">vs before", "verdict", "worst layer", ">error", ">noise floor")
     screen.table(console, "The worst layer of each graph", columns, [_row(hop) for hop in found.hops])
     if found.finding is None:
-        screen.say(console, "No graph strays from the one before or from the source: nobody is to blame.")
+        nobody = "No graph strays from the one before or from the source: nobody is to blame."
+        screen.say(console, nobody)
         if reduce_:
             screen.say(console, "Nothing to reduce: no failure pack was written.")
-        return
+        return Outcome(document, nobody)
     for line in _lines(found.finding):
         screen.say(console, line)
     if reduce_:
         screen.say(console, _packed(packed, small))
-    if failure:
-        screen.failure(failure)
-        raise typer.Exit(failure.exit_code)
+    return Outcome(document, "", failure)
 
 
 def _row(hop: Hop) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploytool.cli import screen
+from deploytool.cli import completing, screen
+from deploytool.cli.manners import Outcome
 
 if TYPE_CHECKING:
     from deploytool.device.commands import Told
@@ -25,37 +26,44 @@ class Least(str, Enum):
 _Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")]
 Require = Annotated[Least | None, typer.Option(help="Fail if only something slower works.")]
 Build = Annotated[bool, typer.Option("--build", help="Build an engine here first, where one can.")]
-_Root = Annotated[Path, typer.Option(help="Where bundles are installed.")]
-_Seal = Annotated[str | None, typer.Option(help="The seal of the bundle you mean; any other is refused.")]
-Key = Annotated[Path | None, typer.Option("--require-signature", help="The public key that must have signed it.")]
-_Address = Annotated[str, typer.Argument(help="oci://host/name:tag, oci-archive:FILE, https://host/dir/, or a folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+_Root = Annotated[Path, typer.Option(metavar="DIR", help="Where bundles are installed.")]
+_Seal = Annotated[
+    str | None, typer.Option(metavar="SHA-256", help="The seal of the bundle you mean; any other is refused.")
+]
+Key = Annotated[
+    Path | None,
+    typer.Option("--require-signature", metavar="FILE", help="The public key that must have signed it."),
+]
 
 
 def verify(
     bundle: _Bundle,
-    root: Annotated[Path | None, typer.Option(help="Refuse what is older than what is installed there.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Refuse what is older than what is installed there.")
+    ] = None,
     seal: _Seal = None,
     key: Key = None,
     require: Require = None,
     build: Build = False,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Checks a bundle's bytes and age, then what it computes on this machine, and says what serves and how fast.
 
     Example: deploytool verify artifacts/shufflenet_g3/pack/bundle
     """
     from deploytool.device import commands  # here begins numpy
 
-    told = commands.verify(bundle, root=root, seal=seal, key=key, require=_word(require), build=build, say=_say)
-    _show(told, as_json=as_json)
+    told = commands.verify(bundle, root=root, seal=seal, key=key, require=_word(require), build=build, say=screen.note)
+    return _outcome(told)
 
 
-def build(bundle: _Bundle, key: Key = None, as_json: Json = False) -> None:
-    """Builds an engine for this machine from the bundle's graph, proves it, and keeps it beside the bundle."""
+def build(bundle: _Bundle, key: Key = None) -> Outcome:
+    """Builds an engine for this machine from the bundle's graph, proves it, and keeps it beside the bundle.
+
+    Example: deploytool build artifacts/shufflenet_g3/pack/bundle
+    """
     from deploytool.device import commands
 
-    _show(commands.build(bundle, key=key, say=_say), as_json=as_json)
+    return _outcome(commands.build(bundle, key=key, say=screen.note))
 
 
 def run(
@@ -64,20 +72,22 @@ def run(
     top: Annotated[int, typer.Option(min=1, help="How many classes.")] = 5,
     key: Key = None,
     require: Require = None,
-    as_json: Json = False,
-) -> None:
-    """Says what the model sees in pictures, by the first way that works here."""
+) -> Outcome:
+    """Says what the model sees in pictures, by the first way that works here.
+
+    Example: deploytool run artifacts/shufflenet_g3/pack/bundle photograph.jpg
+    """
     from deploytool.device import commands
 
-    _show(commands.run(bundle, images, top=top, key=key, require=_word(require)), as_json=as_json)
+    return _outcome(commands.run(bundle, images, top=top, key=key, require=_word(require)))
 
 
-def bench(bundle: Path, seconds: float, key: Path | None, require: Least | None, *, build: bool, as_json: bool) -> None:
+def bench(bundle: Path, seconds: float, key: Path | None, require: Least | None, *, build: bool) -> Outcome:
     """Times every way to run the bundle that works here, each in a process of its own."""
     from deploytool.device import commands
 
-    told = commands.bench(bundle, seconds=seconds, key=key, require=_word(require), build=build, say=_say)
-    _show(told, as_json=as_json)
+    told = commands.bench(bundle, seconds=seconds, key=key, require=_word(require), build=build, say=screen.note)
+    return _outcome(told)
 
 
 def install(
@@ -87,26 +97,42 @@ def install(
     key: Key = None,
     require: Require = None,
     build: Build = False,
-    as_json: Json = False,
-) -> None:
-    """Copies a bundle under a root, proves it there, and only then turns to it; the one before is kept."""
+) -> Outcome:
+    """Copies a bundle under a root, proves it there, and only then turns to it; the one before is kept.
+
+    Example: deploytool install artifacts/shufflenet_g3/pack/bundle --root model
+    """
     from deploytool.device import commands
 
-    told = commands.install(bundle, root, seal=seal, key=key, require=_word(require), build=build, say=_say)
-    _show(told, as_json=as_json)
+    told = commands.install(bundle, root, seal=seal, key=key, require=_word(require), build=build, say=screen.note)
+    return _outcome(told)
 
 
 def pull(
     address: Annotated[
-        str, typer.Argument(help="oci://host/name:tag, oci-archive:FILE, https://server/dir/ or a folder")
+        str,
+        typer.Argument(
+            metavar="ADDRESS", help="oci://host/name:tag, oci-archive:FILE, https://server/dir/ or a folder."
+        ),
     ],
-    out: Annotated[Path | None, typer.Option(help="A new folder.", show_default="named after the address")] = None,
-    target: Annotated[str | None, typer.Option("--for", help="Leave out the engines for other targets.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A new folder.", show_default="named after the address")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            metavar="TARGET",
+            help="Leave out the engines for other targets.",
+            autocompletion=completing.target,
+        ),
+    ] = None,
     seal: _Seal = None,
-    near: Annotated[list[Path] | None, typer.Option(help="A bundle or install root here: its files stay.")] = None,
+    near: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="A bundle or install root here: its files stay.")
+    ] = None,
     plain_http: Annotated[bool, typer.Option("--plain-http", help="Without encryption, also to others.")] = False,
-    as_json: Json = False,
-) -> None:
+) -> Outcome:
     """Fetches a bundle, or what a target needs of it, every byte verified as it comes; a cut fetch goes on.
 
     Example: deploytool pull oci://registry.example.com/models/shufflenet_g3:1 --for orin
@@ -121,31 +147,26 @@ def pull(
         near=near or (),
         plain_http=plain_http,
         logins=screen.logins(),
-        say=_say,
+        say=screen.note,
     )
-    _show(told, as_json=as_json)
+    return _outcome(told, 0)
 
 
-def rollback(root: _Root, as_json: Json = False) -> None:
-    """Turns back to the bundle before."""
+def rollback(root: _Root) -> Outcome:
+    """Turns back to the bundle before.
+
+    Example: deploytool rollback --root model
+    """
     from deploytool.device import commands
 
-    _show(commands.rollback(root), as_json=as_json)
+    return _outcome(commands.rollback(root), 0)
 
 
-def _show(told: Told, *, as_json: bool) -> None:
-    if as_json:
-        screen.document({"result": told.document, "error": screen.told(told.failure)})
-    else:
-        for line in told.lines:
-            screen.say(screen.people(as_json=False), line)
-    if told.failure:
-        screen.failure(told.failure)
-        raise typer.Exit(told.failure.exit_code)
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
+def _outcome(told: Told, verdict: int = -1) -> Outcome:
+    """What was told, of which the line at `verdict` is the verdict."""
+    for line in told.lines:
+        screen.say(screen.answer(), line)
+    return Outcome({"result": told.document}, told.lines[verdict], told.failure)
 
 
 def _word(require: Least | None) -> str | None:

@@ -1,23 +1,22 @@
-"""`deploytool export`: the whole road, from a model's name to files that are proved."""
+"""`deploytool export`: the whole road, from a model's name to proved files; a client of `deploytool.export`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploytool import catalog, pipeline, report, targets, verdict
 from deploytool.artifact import Artifact
-from deploytool.cli import asked, screen, summary
-from deploytool.errors import DeployError, MissingBackend, NotVerified, ParityFailed, TooSlow
-from deploytool.proof import CASES
-from deploytool.report import Report
-from deploytool.spec import Decision, Job, Options
+from deploytool.cli import asked, completing, progress, screen, stop, summary
+from deploytool.cli.manners import Outcome
+from deploytool.spec import Options
 
-_DRAWN, _PHOTOGRAPHS = 12, 64  # golden images, unless --images says how many
+if TYPE_CHECKING:
+    from deploytool.road import Plan, Start
 
 
 class Exporter(str, Enum):
@@ -43,31 +42,73 @@ class Runner(str, Enum):
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A name, or your own: file.py:factory, package.module:factory.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A name, or your own: file.py:factory, package.module:factory.",
+            autocompletion=completing.model,
+        ),
+    ],
     trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT engines too.")] = False,
-    for_: Annotated[str, typer.Option("--for", help="Targets to build for, with commas; implies --trt.")] = "",
-    batch: Annotated[str, typer.Option(help="Range sizes of the engine: N, or SMALLEST:TYPICAL:LARGEST.")] = "1:8:32",
+    for_: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            metavar="TARGET,…",
+            help="Targets to build for, with commas; implies --trt.",
+            autocompletion=completing.target,
+        ),
+    ] = "",
+    batch: Annotated[
+        str, typer.Option(metavar="RANGE", help="Batch sizes of the engine: N, or SMALLEST:TYPICAL:LARGEST.")
+    ] = "1:8:32",
     exporter: Annotated[Exporter, typer.Option(help="Of torch.onnx; auto proves both.")] = Exporter.torchscript,
     opset: Annotated[int, typer.Option(min=18, max=20, help="The ONNX opset.")] = 18,
-    rewrite: Annotated[str, typer.Option(help="The form of the graph: auto, none, or a recipe by name.")] = "auto",
+    rewrite: Annotated[
+        str, typer.Option(metavar="RECIPE", help="The form of the graph: auto, none, or a recipe by name.")
+    ] = "auto",
     io: Annotated[Io, typer.Option(help="The type of the FP16 graph's inputs and outputs.")] = Io.fp32,
     keep_fp32: Annotated[
-        str, typer.Option("--keep-fp32", help="Modules or nodes to keep in FP32, with commas; auto finds the fewest.")
+        str,
+        typer.Option(
+            "--keep-fp32",
+            metavar="NAME,…",
+            help="Modules or nodes to keep in FP32, with commas; auto finds the fewest.",
+        ),
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights and of the golden images.")] = 0,
-    weights: Annotated[Path | None, typer.Option(help="A checkpoint: .safetensors, .pth or .pt.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A checkpoint: .safetensors, .pth or .pt.")
+    ] = None,
     trust_code: Annotated[bool, typer.Option("--trust-code", help="Open checkpoints that are programs.")] = False,
-    input_: Annotated[list[str] | None, typer.Option("--input", help="[NAME=]3x224x224[:DTYPE[:BELOW]]")] = None,
-    size: Annotated[list[str] | None, typer.Option(help="WORD=MIN:TYPICAL:MAX, for a free size of an input.")] = None,
-    arg: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, an argument of the model's factory.")] = None,
-    data: Annotated[Path | None, typer.Option(help="A folder of photographs for the golden images.")] = None,
+    input_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", metavar="SHAPE", help="An input: [NAME=]3x224x224[:DTYPE[:BELOW]], the batch left out."
+        ),
+    ] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(metavar="WORD=RANGE", help="The range of a free size of an input.")
+    ] = None,
+    arg: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An argument of the model's factory.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A folder of photographs for the golden images.")
+    ] = None,
     images: Annotated[int | None, typer.Option(min=1, max=4096, help="How many golden images.")] = None,
-    cases: Annotated[Path | None, typer.Option(help="More golden cases, from a file that `prove` made.")] = None,
+    cases: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="More golden cases, from a file that `prove` made.")
+    ] = None,
     runner: Annotated[Runner, typer.Option(help="What runs the graphs; reference is slow numpy.")] = Runner.onnxruntime,
     faults: Annotated[int, typer.Option(min=1, help="Faults of each kind to plant in the proof.")] = 1,
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Time for measuring speed.")] = 1.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Time for measuring speed.")] = Options.seconds,
     tolerance: Annotated[
-        list[str] | None, typer.Option(help="fp16=ERROR or fp32=ERROR, instead of what follows from the noise.")
+        list[str] | None,
+        typer.Option(
+            metavar="fp16=ERROR", help="Or fp32=ERROR: what is allowed, instead of what follows from the noise."
+        ),
     ] = None,
     min_speedup: Annotated[float | None, typer.Option(min=0, help="Fail below this speed-up against eager.")] = None,
     require: Annotated[
@@ -75,90 +116,66 @@ def export(
     ] = False,
     pack: Annotated[bool, typer.Option("--pack", help="Pack a bundle if everything asked for held.")] = False,
     sequence: Annotated[int, typer.Option(min=0, help="With --pack: a device refuses a lower one.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="artifacts/MODEL")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
-) -> None:
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the run.", show_default="artifacts/MODEL")
+    ] = None,
+) -> Outcome:
     """Makes TorchScript, ONNX, FP16 ONNX and with --trt an engine of MODEL, and proves each against the eager model.
 
     Examples: deploytool export shufflenet_g3 --trt · deploytool export mixnet_s --for rtx40,orin --batch 1:4:16
     """
-    console = screen.people(as_json=as_json)
-    found = catalog.find(model, asked.tensors(input_ or ()), asked.arguments(arg or ()))
-    sizes = asked.sizes(size or (), found.inputs)
-    wanted = [name for name in for_.replace(" ", "").split(",") if name]
-    decisions = targets.decide(wanted) if trt or wanted else ()
-    for decision in decisions:
-        screen.say(console, f"{decision.target:>12}  {decision.verdict}: {decision.why}")
-    _refuse(decisions, require=require)
-    options = Options(
-        seed=seed,
-        weights=asked.file(weights) if weights else None,
-        trust_code=trust_code,
-        images=images or (_PHOTOGRAPHS if data else _DRAWN),
-        data=asked.folder(data) if data else None,
-        cases=asked.file(cases) if cases else None,
+    from deploytool import road  # here begins numpy
+
+    run = road.export(
+        model,
+        trt=trt,
+        targets=[name for name in for_.replace(" ", "").split(",") if name],
+        batch=asked.span("--batch", batch),
         exporter=exporter.value,
         opset=opset,
-        batch=asked.span("--batch", batch),
-        sizes=sizes,
         rewrite=rewrite,
         io=io.value,
         keep_fp32=asked.kept(keep_fp32),
-        targets=decisions,
-        engines=targets.engines(decisions),
+        seed=seed,
+        weights=weights,
+        trust_code=trust_code,
+        inputs=asked.tensors(input_ or ()),
+        sizes=asked.sizes(size or ()),
+        arguments=asked.arguments(arg or ()),
+        data=data,
+        images=images,
+        cases=cases,
         runner=runner.value,
-        tolerance=asked.tolerances(tolerance or ()),
         faults=faults,
-        min_speedup=min_speedup,
         seconds=seconds,
+        tolerance=asked.tolerances(tolerance or ()),
+        min_speedup=min_speedup,
+        require=require,
+        pack=pack,
         sequence=sequence,
+        out=out,
+        follow=_follow,
     )
-    recipe = [verb for verb in targets.ROAD if options.engines or verb != "build"]
-    home = out or Path("artifacts") / found.name
-    artifacts = screen.follow(console, recipe, lambda watch: pipeline.run(Job(found, options, watch), recipe, home))
-    written = report.read(artifacts[-1].path)
-    failure = _failure(written, home, require=require)
-    if pack and not failure:
-        artifacts += screen.follow(console, ["pack"], lambda watch: [pipeline.extend("pack", options, home)])
-    if as_json:
-        made = [_plain(artifact, home) for artifact in artifacts]
-        screen.document({"run": str(home), "artifacts": made, "report": written, "error": screen.told(failure)})
-    summary.show(console, written, home)
-    if failure:
-        screen.failure(failure)
-        raise typer.Exit(failure.exit_code)
+    summary.show(screen.people(), run.report, run.folder)
+    made = [_plain(artifact, run.folder) for artifact in run.artifacts]
+    document = {"run": str(run.folder), "artifacts": made, "report": run.report}
+    step = summary.next_step(run.report, run.folder)
+    return Outcome(document, summary.verdict_of(run.report), run.error, next=step)
 
 
-def _refuse(decisions: Sequence[Decision], *, require: bool) -> None:
-    """Ends before any work is done, if no engine can come of it or not all that are required."""
-    if decisions and targets.flavour() is None:
-        raise MissingBackend("no TensorRT can build here: none is installed", "pip install 'deploytool[cpu]'")
-    unserved = [decision for decision in decisions if decision.verdict != targets.HERE]
-    if require and unserved:
-        raise NotVerified(f"no engine for {unserved[0].target}: {unserved[0].why}", "leave it out, or drop --require")
+def _follow(plan: Plan, start: Start) -> Sequence[Artifact]:
+    """Says what was decided, and goes along with the run."""
+    from deploytool import pipeline
+
+    console = screen.people()
+    for decision in plan.options.targets:
+        screen.say(console, f"{decision.target:>12}  {decision.verdict}: {decision.why}")
+    screen.whole(console, f"into {plan.home}")
+    recipe = (*plan.recipe, "pack") if plan.pack else plan.recipe
+    with stop.sweeping(partial(pipeline.sweep, plan.home)):
+        return progress.follow(console, recipe, plan.home, start)
 
 
 def _plain(artifact: Artifact, home: Path) -> dict[str, object]:
     file = artifact.path.relative_to(home)
     return {"stage": artifact.made_by, "file": str(file), "sha256": artifact.digest, "fresh": artifact.fresh}
-
-
-def _failure(written: Report, home: Path, *, require: bool) -> DeployError | None:
-    """What keeps the run from ending with 0: it does only if everything that was asked for held."""
-    failed, pending, gate = verdict.broken(written), verdict.unmeasured(written), written.gate
-    if failed:
-        remedy = f"try {verdict.KEEP}; " if verdict.mends(written) else ""
-        return ParityFailed(f"parity failed: {failed[0]}", f"{remedy}`deploytool blame` names the layer")
-    if gate and gate.status == report.MEASURED and not gate.reached:
-        problem = f"{gate.stage} is not surely {gate.min_speedup:g}× as fast as eager"
-        return TooSlow(problem, "see the speed table above, or ask for less")
-    if written.proof and written.proof.weak:
-        remedy = f"export again with --cases {home / 'prove' / CASES}"
-        return NotVerified(f"the golden cases miss {verdict.missing(written.proof)}", remedy)
-    if require and pending:
-        return NotVerified(f"not verified here: {pending[0]}", "run it where that device is, or drop --require")
-    if gate and not gate.reached:
-        return NotVerified(
-            f"the speed of {gate.stage}: {gate.status}", "measure it on the device, or drop --min-speedup"
-        )
-    return None

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from deploytool import catalog
 from deploytool.cli import screen
+from deploytool.cli.manners import Outcome
 from deploytool.spec import Model
 
 
-def models(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
-    """Lists every model: name, input, classes, parameters and multiply-accumulates."""
-    if as_json:
-        screen.document(catalog.models())
-        return
+def models() -> Outcome:
+    """Lists every model: name, input, classes, parameters and multiply-accumulates.
+
+    Example: deploytool models
+    """
+    found = catalog.models()
     columns = ("name", "input", ">classes", ">parameters", ">MACs")
-    screen.table(screen.people(as_json=False), "Models", columns, [_row(model) for model in catalog.models()])
+    screen.table(screen.answer(), "Models", columns, [_row(model) for model in found])
+    return Outcome({"models": found}, f"{len(found)} models", next="deploytool export NAME --trt")
 
 
 def _row(model: Model) -> tuple[str, ...]:

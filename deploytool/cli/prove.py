@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deploytool import pipeline, report, verdict
+from deploytool import report, verdict
 from deploytool.artifact import Kind, for_engine
-from deploytool.cli import screen, summary
+from deploytool.cli import progress, screen, stop, summary
+from deploytool.cli.manners import Outcome
 from deploytool.errors import BadInput, NotVerified
 from deploytool.proof import CASES, ENGINE, GRAPH, Family
 
@@ -17,16 +19,17 @@ _FRESH = 64  # cases that faults which were not caught are tried on
 
 
 def prove(
-    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     faults: Annotated[int, typer.Option(min=1, help="How many faults of each kind.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the faults.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
-) -> None:
+) -> Outcome:
     """Plants faults in the graph that a run ships, and counts how many of them its checks catch.
 
     Example: deploytool prove artifacts/shufflenet_g3 --faults 50
     """
-    console, rooms = screen.people(as_json=as_json), pipeline.rooms(run)
+    from deploytool import pipeline  # here begins numpy
+
+    console, rooms = screen.people(), pipeline.rooms(run)
     kept = {sealed.kind: room / sealed.kind.value for room, sealed in rooms}
     graphs = [(room / Kind.GRAPH.value, sealed) for room, sealed in rooms if sealed.kind is Kind.GRAPH]
     if len(graphs) < 2 or not {Kind.WEIGHTS, Kind.GOLDEN} <= set(kept):
@@ -40,20 +43,15 @@ def prove(
     subject = proving.subject(
         kept[Kind.WEIGHTS], kept[Kind.GOLDEN], for_engine(before), graph, half=half, wanted=wanted, fresh=_FRESH
     )
-    with screen.progress_bar(console) as progress:
-        bar = progress.add_task("prove", total=None)
-        proof = proving.prove(
-            subject, faults, seed, lambda done, total: progress.update(bar, completed=done, total=total)
-        )
+    proof = progress.along(console, "prove", lambda watch: proving.prove(subject, faults, seed, watch))
     failure = None
     if not proof.families:
         failure = NotVerified("the checks fail on the graph as it is", f"find the layer: deploytool blame {run}")
     elif proof.weak:
-        proving.write_helpful(run / CASES, subject, proof)
+        with stop.sweeping(partial(pipeline.sweep, run)):
+            proving.write_helpful(run / CASES, subject, proof)
         remedy = f"export again with --cases {run / CASES}: with these {len(proof.helpful)} all are caught"
         failure = NotVerified(f"the golden cases miss {verdict.missing(proof)}", remedy)
-    if as_json:
-        screen.document({"run": str(run), "proof": proof, "error": screen.told(failure)})
     columns = ("fault", ">planted", ">same", ">graph", ">least", ">FP16", ">least")
     rows = [_row(family) for family in proof.families]
     screen.table(
@@ -62,11 +60,10 @@ def prove(
         columns,
         rows,
     )
-    for line in summary.proof(proof):
+    lines = summary.proof(proof)
+    for line in lines:
         screen.say(console, line)
-    if failure:
-        screen.failure(failure)
-        raise typer.Exit(failure.exit_code)
+    return Outcome({"run": str(run), "proof": proof}, lines[0], failure, next=f"deploytool pack {run}")
 
 
 def _row(family: Family) -> tuple[str, ...]:

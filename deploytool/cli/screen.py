@@ -2,30 +2,67 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext, redirect_stdout
+import textwrap
+from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.measure import Measurement
 from rich.table import Table
 
 from deploytool import plain
-from deploytool.artifact import Artifact
 from deploytool.errors import DeployError
 
-Watch = Callable[[int, int], None]
+_UNBOUNDED = 1000  # columns of what is no terminal: a pipe or a file
+_HARD = "\0"  # stands for a space at which no line may be broken
+_PROSE = 16  # columns that a cell of words needs at the least
 
-_COLUMNS = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+
+@dataclass(frozen=True)
+class Manner:
+    """How a command speaks: only the verdict, everything, or one JSON document on stdout."""
+
+    quiet: bool = False
+    verbose: bool = False
+    json: bool = False
 
 
-def people(*, as_json: bool) -> Console:
-    """Where text for people goes."""
-    return Console(stderr=as_json, highlight=False)
+_MANNER: ContextVar[Manner] = ContextVar("manner", default=Manner())  # noqa: B039  # frozen
+
+
+def adopt(manner: Manner) -> None:
+    """Speaks in this manner from now on."""
+    _MANNER.set(manner)
+
+
+def manner() -> Manner:
+    """How this command speaks."""
+    return _MANNER.get()
+
+
+def people(*, as_json: bool = False) -> Console:
+    """Where text for people goes while a command works."""
+    spoken = manner()
+    return _console(stderr=as_json or spoken.json, quiet=spoken.quiet)
+
+
+def answer() -> Console:
+    """Where an answer for people goes that a JSON document gives in full."""
+    spoken = manner()
+    return _console(stderr=False, quiet=spoken.quiet or spoken.json)
+
+
+def _console(*, stderr: bool, quiet: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False, quiet=quiet)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _UNBOUNDED
+    return console
 
 
 def document(value: object) -> None:
@@ -33,27 +70,106 @@ def document(value: object) -> None:
     typer.echo(plain.text(value), nl=False)
 
 
-def say(console: Console, line: str) -> None:
-    """One line as it is: file names keep their brackets, and nothing breaks a path in two."""
-    console.print(line, markup=False, soft_wrap=True)
+def say(console: Console, line: str, style: str | None = None) -> None:
+    """One line; on a terminal it is broken between words, and no path is ever broken in two."""
+    lines = [line]
+    if console.is_terminal and len(line) > console.width:
+        margin = " " * (len(line) - len(line.lstrip()))
+        lines = _wrapped(line.strip(), console.width, margin, f"{margin}  ")
+    for each in lines:
+        whole(console, each, style)
+
+
+def whole(console: Console, line: str, style: str | None = None) -> None:
+    """One line as it is, for a command that is to be copied: file names keep their brackets, and nothing is broken."""
+    console.print(line, markup=False, soft_wrap=True, style=style)
+
+
+def _wrapped(text: str, width: int, first: str = "", others: str = "") -> list[str]:
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def detail(line: str) -> None:
+    """A line that only --verbose shows, on stderr."""
+    if manner().verbose:
+        whole(_console(stderr=True, quiet=False), line)
+
+
+def note(line: str) -> None:
+    """A line on how far a command is, on stderr."""
+    whole(_console(stderr=True, quiet=manner().quiet), line)
 
 
 def table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table; a column whose name begins with > is aligned to the right."""
-    drawn = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
-    )
+    """A table; a column whose name begins with > is aligned to the right, one that begins with ~ holds words.
+
+    Words are broken where the terminal is narrow. Where not even that helps, each row becomes a paragraph: nothing is
+    cut off, and no name or figure is broken.
+    """
+    cells = [tuple(row) for row in rows]
+    if title:
+        for line in _wrapped(title, console.width):
+            whole(console, line, "bold")
+    if _narrowest(console, columns, cells) <= console.width:
+        console.print(_drawn(columns, cells, console.width), markup=False)
+        return
+    console.print()
+    for row in cells:
+        _paragraph(console, columns, row)
+    console.print()
+
+
+def _drawn(columns: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> Table:
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_header=any(columns))
     for column in columns:
-        drawn.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+        words = column.startswith("~")
+        right = column.startswith(">")
+        drawn.add_column(
+            column.lstrip(">~"),
+            justify="right" if right else "left",
+            no_wrap=not words,
+            overflow="fold",
+            min_width=None,
+        )
     for row in rows:
         drawn.add_row(*row)
-    console.print(drawn, markup=False)
+    return drawn
+
+
+def _narrowest(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """The columns of a terminal on which the table still stands, words aside."""
+    short = [
+        tuple(cell[:_PROSE] if column.startswith("~") else cell for column, cell in zip(columns, row, strict=True))
+        for row in rows
+    ]
+    unbounded = console.options.update(width=_UNBOUNDED)
+    return Measurement.get(console, unbounded, _drawn(columns, short, _UNBOUNDED)).maximum
+
+
+def _paragraph(console: Console, columns: Sequence[str], row: Sequence[str]) -> None:
+    """The first cell, and under it the others by the names of their columns."""
+    whole(console, row[0].strip())
+    named = []
+    for column, cell in zip(columns[1:], row[1:], strict=True):
+        if cell.strip("– "):
+            label = f"{column.lstrip('>~')}: {cell}".removeprefix(": ")
+            named.append(label if column.startswith("~") else label.replace(" ", _HARD))
+    for line in _wrapped("; ".join(named), console.width, "  ", "  "):
+        whole(console, line.replace(_HARD, " "))
 
 
 def failure(error: DeployError) -> None:
     """The problem and the remedy, one line each, on stderr."""
-    typer.secho(f"deploytool: {error}", fg="red", err=True)
-    typer.echo(f"  → {error.remedy}", err=True)
+    console = _console(stderr=True, quiet=False)
+    say(console, f"deploytool: {error}", "red")
+    whole(console, f"  → {error.remedy}")
 
 
 def told(error: DeployError | None) -> dict[str, str | int] | None:
@@ -63,27 +179,20 @@ def told(error: DeployError | None) -> dict[str, str | int] | None:
     return {"problem": str(error), "remedy": error.remedy, "exit_code": error.exit_code}
 
 
-def progress_bar(console: Console) -> Progress:
-    """A bar that is silent where there is no terminal; lines on the same terminal must share its console."""
-    shown = console if console.is_terminal else Console(stderr=True)
-    return Progress(*_COLUMNS, console=shown, transient=True, disable=not shown.is_terminal)
+def listen() -> None:
+    """Has what the floors below log shown as details."""
 
+    class Details(logging.Handler):
+        """Passes what is logged on to the terminal."""
 
-def follow(
-    console: Console, recipe: Sequence[str], start: Callable[[Watch], Iterable[Artifact]]
-) -> tuple[Artifact, ...]:
-    """Goes along with a run: a line for each artifact, and a progress bar where there is a terminal."""
-    made: list[Artifact] = []
-    apart = redirect_stdout(sys.stderr) if console.stderr else nullcontext()  # a model that prints spoils no document
-    with apart, progress_bar(console) as progress:
-        bar = progress.add_task(recipe[0], total=None)
-        for artifact in start(lambda done, total: progress.update(bar, completed=done, total=total)):
-            made.append(artifact)
-            how = f"{artifact.seconds:.1f} s" if artifact.fresh else "kept"
-            say(console, f"{artifact.made_by:>12}  {how:>6}  {artifact.path}")
-            upcoming = recipe[len(made)] if len(made) < len(recipe) else "done"
-            progress.reset(bar, description=upcoming, total=None)
-    return tuple(made)
+        def emit(self, record: logging.LogRecord) -> None:
+            """Shows one record."""
+            detail(f"{record.name.rpartition('.')[2]:>12}  {record.getMessage()}")
+
+    log = logging.getLogger("deploytool")
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    log.handlers = [Details()]
 
 
 def processors() -> int:

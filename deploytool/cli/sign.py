@@ -9,14 +9,14 @@ import typer
 
 from deploytool import bundle as bundles
 from deploytool.cli import screen
+from deploytool.cli.manners import Outcome
 from deploytool.errors import MissingBackend
 
 
 def sign(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")],
-    key: Annotated[Path, typer.Option(help="A private key on an elliptic curve, in PEM.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-) -> None:
+    key: Annotated[Path, typer.Option(metavar="FILE", help="A private key on an elliptic curve, in PEM.")],
+) -> Outcome:
     """Signs every file of a bundle, in the format of OpenSSF Model Signing: model.sig, beside the manifest.
 
     Example: deploytool sign artifacts/shufflenet_g3/pack/bundle --key private.pem
@@ -27,11 +27,8 @@ def sign(
         problem = f"{error.name} is not installed, and signing needs it"
         raise MissingBackend(problem, "pip install 'deploytool[sign]'") from error
     count = signing.sign(bundle, key)
-    if as_json:
-        screen.document({"signature": str(bundle / bundles.SIGNATURE), "files": count, "seal": bundles.seal(bundle)})
-        return
-    console = screen.people(as_json=False)
-    screen.say(console, f"{bundle / bundles.SIGNATURE}: {count} files are signed")
-    screen.say(
-        console, f"Next, on the device: python -m deploytool.device verify {bundle} --require-signature PUBLIC.pem"
-    )
+    line = f"{bundle / bundles.SIGNATURE}: {count} files are signed"
+    screen.say(screen.answer(), line)
+    told = {"signature": str(bundle / bundles.SIGNATURE), "files": count, "seal": bundles.seal(bundle)}
+    step = f"on the device: python -m deploytool.device verify {bundle} --require-signature PUBLIC.pem"
+    return Outcome(told, line, next=step)

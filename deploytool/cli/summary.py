@@ -8,7 +8,7 @@ from rich.console import Console
 
 from deploytool import targets, verdict
 from deploytool.cli import screen
-from deploytool.proof import CASES, ENGINE, GRAPH, Proof
+from deploytool.proof import CASES, SPOKEN, Proof
 from deploytool.report import NEITHER, NO_VERDICT, Check, Engine, Hop, Report, Speed
 
 _NONE = "–"
@@ -29,7 +29,7 @@ def show(console: Console, written: Report, home: Path) -> None:
     speed_columns = ("artifact", ">latency", ">eager", "speed-up (95 % interval)")
     screen.table(console, title, speed_columns, [_speed(speed) for speed in written.speeds])
     findings = (*_unsaid(written), *_reach(written), *_proof(written), *written.remarks)
-    for line in (*findings, *_engines(written, home), *_closing(written, home)):
+    for line in (*findings, *_engines(written, home), *_closing(written)):
         screen.say(console, line)
 
 
@@ -124,10 +124,10 @@ def proof(found: Proof) -> list[str]:
         return ["Proof: none, for the graph as it is fails its checks"]
     planted, same = (sum(getattr(each, name) for each in found.families) for name in ("planted", "equivalent"))
     each = []
-    for check, name in ((GRAPH, "the graph check"), (ENGINE, "the FP16 check")):
+    for check, name in SPOKEN.items():
         caught, missed = found.count(check, "caught"), found.count(check, "missed")
         if caught + missed:
-            each.append(f"{name} caught {caught} of {caught + missed}")
+            each.append(f"the {name} caught {caught} of {caught + missed}")
     changed = f"; {same} change nothing, proved" if same else ""
     return [f"Proof: of {planted} planted faults, as far as they matter, {' and '.join(each)}{changed}"]
 
@@ -154,23 +154,28 @@ def _serves(engine: Engine, written: Report) -> str:
     return f"{engine.flavour} {engine.version} for {' '.join(names)} (compute capability {capabilities})"
 
 
-def _closing(written: Report, home: Path) -> list[str]:
-    """The verdict, what is still to be done, and how to see all this again."""
+def verdict_of(written: Report) -> str:
+    """The verdict in one line."""
+    return f"{written.model}: {_closing(written)[0].removeprefix('Verdict: ')}"
+
+
+def next_step(written: Report, home: Path) -> str:
+    """What is best done next, as a command where there is one."""
+    if verdict.broken(written):
+        keep = f"the same command with {verdict.KEEP}, or " if verdict.mends(written) else ""
+        return f"{keep}find the layer with: deploytool blame {home}"
+    if written.proof and written.proof.weak:
+        return f"export again with --cases {home / 'prove' / CASES}"
+    return f"deploytool pack {home}"
+
+
+def _closing(written: Report) -> list[str]:
+    """The verdict, and what is still to be done."""
     failed, pending = verdict.broken(written), verdict.unmeasured(written)
     if failed:
-        keep = [f"Next: the same command with {verdict.KEEP}"] if verdict.mends(written) else []
-        blame = f"Next: find the layer with: deploytool blame {home}"
-        return [*(f"Verdict: FAIL. {line}" for line in failed), *keep, blame]
+        return [f"Verdict: FAIL. {line}" for line in failed]
     if written.proof and written.proof.weak:
-        return [
-            f"Verdict: not proven. The golden cases miss {verdict.missing(written.proof)}",
-            f"Next: export again with --cases {home / 'prove' / CASES}",
-        ]
+        return [f"Verdict: not proven. The golden cases miss {verdict.missing(written.proof)}"]
     if not pending:
-        return ["Verdict: pass.", f"See it again: deploytool show {home}"]
-    lines = ["Verdict: pass for all that ran here.", *(f"Not verified here: {line}" for line in pending)]
-    return [
-        *lines,
-        "Next: the same command with --require on a machine that can run it.",
-        f"See it again: deploytool show {home}",
-    ]
+        return ["Verdict: pass."]
+    return ["Verdict: pass for all that ran here.", *(f"Not verified here: {line}" for line in pending)]

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from deploytool import targets as places
 from deploytool.cli import screen
+from deploytool.cli.manners import Outcome
 from deploytool.spec import Decision
 
 
-def targets(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
-    """Lists every target device, and whether its engine can be built here."""
+def targets() -> Outcome:
+    """Lists every target device, and whether its engine can be built here.
+
+    Example: deploytool targets
+    """
     decisions = places.decide((*places.TARGETS, places.THIS))
-    if as_json:
-        screen.document(decisions)
-        return
-    columns = ("target", "capability", "devices", "verdict", "why")
-    screen.table(screen.people(as_json=False), "Targets", columns, [_row(decision) for decision in decisions])
+    columns = ("target", ">capability", "~devices", "verdict", "~why")
+    screen.table(screen.answer(), "Targets", columns, [_row(decision) for decision in decisions])
+    here = sum(decision.verdict == places.HERE for decision in decisions)
+    verdict = f"{here} of {len(decisions)} targets can be built for here"
+    return Outcome({"targets": decisions}, verdict, next="deploytool export MODEL --for TARGET")
 
 
 def _row(decision: Decision) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,17 +11,21 @@ import typer
 from rich.console import Console
 
 from deploytool import catalog
-from deploytool.cli import asked, screen
+from deploytool.cli import asked, completing, progress, screen, stop
+from deploytool.cli.manners import Outcome
 from deploytool.training.recipe import Epoch, Recipe
 
 _USUAL = Recipe()
 
 
 def train(
-    model: Annotated[str, typer.Argument(help="A name that `deploytool models` lists.")],
-    data: Annotated[Path, typer.Option(help="CIFAR-10's binary files, or folders of pictures.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A name that `deploytool models` lists.", autocompletion=completing.model),
+    ],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="CIFAR-10's binary files, or folders of pictures.")],
     out: Annotated[
-        Path | None, typer.Option(help="Where the weights go.", show_default="artifacts/MODEL/train")
+        Path | None, typer.Option(metavar="DIR", help="Where the weights go.", show_default="artifacts/MODEL/train")
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="How often every picture is seen.")] = _USUAL.epochs,
     batch: Annotated[int, typer.Option(min=2, help="Pictures learned from at once.")] = _USUAL.batch,
@@ -31,19 +36,20 @@ def train(
     padding: Annotated[int, typer.Option(min=0, help="Pixels by which pictures are shifted.")] = _USUAL.padding,
     flip: Annotated[bool, typer.Option(help="Mirror half of the pictures: not for digits or letters.")] = _USUAL.flip,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all that is random.")] = _USUAL.seed,
-    arg: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, an argument of the model's factory.")] = None,
+    arg: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An argument of the model's factory.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on where an interrupted run stopped.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
-) -> None:
+) -> Outcome:
     """Trains MODEL on the pictures in --data: as many classes as they have, at their size.
 
     The folder holds CIFAR-10's binary files, or `train` and `test` with one sub-folder a class each, or one sub-folder
     a class, of which a share is then split off for the test. Interrupted, the same command goes on where it stopped.
     Example: deploytool train mobilenet_v1_cifar --data cifar-10-batches-bin
     """
-    from deploytool.training import course, loop, outcome  # here begins torch
+    from deploytool.training import checkpoint, course, loop, outcome  # here begins torch
 
-    console = screen.people(as_json=as_json)
+    console = screen.people()
     found = catalog.find(model, arguments=asked.arguments(arg or ()))
     recipe = Recipe(
         epochs=epochs,
@@ -62,23 +68,23 @@ def train(
     screen.say(console, f"{found.name} for {len(pictures.classes)} classes at {side}×{side}")
     counts = (len(part) for part in (pictures.train, pictures.validation, pictures.test))
     screen.say(console, "pictures: {} to learn from, {} for validation, {} for the test".format(*counts))
-    history = _follow(console, epochs, lambda watch: loop.train(prepared, home, watch, resume))
-    results = loop.finish(prepared, home)
-    if as_json:
-        screen.document({"run": str(home), "recipe": recipe, "results": results, "history": history})
-    screen.say(console, f"test accuracy {results.test.accuracy:.2%} with the weights of epoch {results.best_epoch}")
-    screen.say(console, f"next: deploytool export {found.name} --weights {home / outcome.WEIGHTS}")
+    with stop.sweeping(partial(checkpoint.sweep, home)):
+        history = _follow(console, epochs, lambda watch: loop.train(prepared, home, watch, resume))
+        results = loop.finish(prepared, home)
+    line = f"test accuracy {results.test.accuracy:.2%} with the weights of epoch {results.best_epoch}"
+    screen.say(console, line)
+    document = {"run": str(home), "recipe": recipe, "results": results, "history": history}
+    return Outcome(document, line, next=f"deploytool export {found.name} --weights {home / outcome.WEIGHTS}")
 
 
-def _follow(console: Console, epochs: int, start: Callable[[screen.Watch], Iterable[Epoch]]) -> tuple[Epoch, ...]:
+def _follow(console: Console, epochs: int, start: Callable[[progress.Watch], Iterable[Epoch]]) -> tuple[Epoch, ...]:
     """Goes along with a training: a line for each epoch, and a progress bar where there is a terminal."""
     history: list[Epoch] = []
-    with screen.progress_bar(console) as progress:
-        bar = progress.add_task("epoch 1", total=None)
-        for record in start(lambda done, total: progress.update(bar, completed=done, total=total)):
+    with progress.epochs(console, epochs) as (watch, over):
+        for record in start(watch):
             history.append(record)
             screen.say(console, _line(record, epochs))
-            progress.reset(bar, description=f"epoch {record.epoch + 1}", total=None)
+            over(record.epoch, record.seconds)
     return tuple(history)
 
 

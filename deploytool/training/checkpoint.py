@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from deploytool import plain
 from deploytool.errors import BadInput
 from deploytool.training.recipe import Epoch
 
-FILE = "checkpoint.pt"
+FILE, UNFINISHED = "checkpoint.pt", ".unfinished"
 State = dict[str, Tensor]
 
 
@@ -33,10 +35,23 @@ class Checkpoint:
 
 def write(folder: Path, checkpoint: Checkpoint) -> None:
     """Puts the checkpoint in the place of the one before, in one step that cannot be interrupted."""
-    unfinished = folder / f"{FILE}.unfinished"
     content = {**vars(checkpoint), "history": plain.encode(checkpoint.history)}
-    torch.save(content, unfinished)
-    unfinished.replace(folder / FILE)
+    with whole(folder / FILE) as unfinished:
+        torch.save(content, unfinished)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write a file that is to be seen whole or not at all."""
+    unfinished = path.with_name(f"{path.name}{UNFINISHED}")
+    yield unfinished
+    unfinished.replace(path)
+
+
+def sweep(folder: Path) -> None:
+    """Takes away what an interruption left unfinished."""
+    for left in folder.glob(f"*{UNFINISHED}"):
+        left.unlink(missing_ok=True)
 
 
 def read(folder: Path) -> Checkpoint | None:

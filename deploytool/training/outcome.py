@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from deploytool import plain
 from deploytool.training import curve
-from deploytool.training.checkpoint import State
+from deploytool.training.checkpoint import State, whole
 from deploytool.training.course import Course
 from deploytool.training.recipe import Epoch, Results
 
@@ -24,11 +24,12 @@ WEIGHTS, HISTORY, CURVE, SUMMARY = "weights.safetensors", "history.csv", "curve.
 def write_history(out: Path, history: tuple[Epoch, ...]) -> None:
     """The table and the picture of all epochs so far."""
     rows = [_row(record) for record in history]
-    with (out / HISTORY).open("w", newline="", encoding="utf-8") as file:
+    with whole(out / HISTORY) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, rows[0], lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
-    (out / CURVE).write_text(curve.draw(history), encoding="utf-8")
+    with whole(out / CURVE) as unfinished:
+        unfinished.write_text(curve.draw(history), encoding="utf-8")
 
 
 def _row(record: Epoch) -> dict[str, float]:
@@ -54,8 +55,10 @@ def write(out: Path, course: Course, best: State, results: Results) -> None:
         "versions": _versions(),
     }
     metadata = {name: json.dumps(plain.encode(value), ensure_ascii=False) for name, value in summary.items()}
-    save_file(best, out / WEIGHTS, metadata)
-    (out / SUMMARY).write_text(plain.text(summary), encoding="utf-8")
+    with whole(out / WEIGHTS) as unfinished:
+        save_file(best, unfinished, metadata)
+    with whole(out / SUMMARY) as unfinished:
+        unfinished.write_text(plain.text(summary), encoding="utf-8")
 
 
 def _data(course: Course) -> Mapping[str, int | str]:

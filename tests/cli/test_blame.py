@@ -11,15 +11,11 @@ from typer.testing import CliRunner, Result
 
 from deploytool import pipeline, targets
 from deploytool.cli import app
-from deploytool.cli.blame import blame
 from deploytool.errors import BadInput
 from deploytool.spec import Job, Options
 from tests.conftest import QUICK, TINY
 from tests.stages.test_lint import C2F
 from tests.tracing import faults
-
-if not any(command.callback is blame for command in app.registered_commands):
-    app.command("blame")(blame)
 
 
 def call(*arguments: str) -> Result:

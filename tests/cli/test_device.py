@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,22 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from deploytool import bundle
-from tests.conftest import ROOT, Command
-
-
-@pytest.fixture
-def back_door(tmp_path: Path) -> Command:
-    def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "deploytool.device", *arguments]
-        settings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-        return subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
-
-    return call
-
-
-@pytest.fixture(params=["front door", "back door"])
-def door(request: pytest.FixtureRequest, deploytool: Command, back_door: Command) -> Command:
-    return deploytool if request.param == "front door" else back_door
+from tests.conftest import Command
 
 
 def told(done: subprocess.CompletedProcess[str]) -> Any:
@@ -179,7 +162,7 @@ def test_pack_makes_a_new_folder_and_says_what_is_next(deploytool: Command, run_
     bundle.check(tmp_path / "bundle", manifest)
     assert manifest.sequence == 4
     assert bundle.seal(tmp_path / "bundle") in done.stdout
-    assert f"Next, on the device: python -m deploytool.device verify {tmp_path / 'bundle'}" in done.stdout
+    assert f"Next: on the device: python -m deploytool.device verify {tmp_path / 'bundle'}" in done.stdout
     assert deploytool("pack", str(run_copy), "--out", str(tmp_path / "bundle")).returncode == 2
     document = json.loads(deploytool("pack", str(run_copy), "--json").stdout)
     assert document["digest"] == bundle.digest(bundle.read(run_copy / "pack" / "bundle"))

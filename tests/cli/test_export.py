@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
+import re
 import stat
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 
 from deploytool import catalog
-from deploytool.cli import export
-from deploytool.errors import DeployError, NotVerified, ParityFailed, TooSlow
-from deploytool.proof import Missed, Proof
-from deploytool.report import MEASURED, SCHEMA, Check, Gate, Hop, Parity, Report, Tolerance
+from deploytool.errors import DeployError
+from deploytool.report import SCHEMA
 from tests.conftest import Command, modules_of
 
 MODEL = "mobilenet_v1_cifar"
@@ -71,6 +70,7 @@ def test_the_whole_road_and_back_again(deploytool: Command, tmp_path: Path) -> N
     assert document["report"]["schema"] == SCHEMA
     assert document["report"]["model"] == MODEL
     assert "kept" in again.stderr
+    assert_that_the_tables_say_so(first.stdout, document["report"])
 
     program = f"""
 import contextlib, io, re
@@ -86,6 +86,29 @@ assert peak_mib < 100, peak_mib
     shown = deploytool("show", f"artifacts/{MODEL}")
     assert shown.returncode == 0
     assert first.stdout[first.stdout.index(f"{MODEL}: largest error") :] in shown.stdout
+
+
+def assert_that_the_tables_say_so(said: str, report: dict[str, Any]) -> None:
+    """Every figure of the printed tables is the report's."""
+    errors, speeds = said.partition("Speed at batch")[::2]
+    rows = [re.split(r"  +", line.strip()) for line in errors.splitlines() if "measured: " in line]
+    checked = [hop for hop in report["hops"] if hop["checks"]]
+    assert len(rows) == len(checked)
+    for row, hop in zip(rows, checked, strict=True):
+        before, truth = hop["checks"][0]["parity"], hop["checks"][-1]["parity"]
+        told = [f"{before['max_error']:.1e}"] if len(hop["checks"]) > 1 else ["–"]
+        told += [f"{truth['max_error']:.1e}", f"{truth['max_error'] / hop['noise']:.1f}×", f"{truth['top1']:.0%}"]
+        assert row[-5:-1] == told
+        assert row[-1] == f"measured: {'FAIL' if any(check['broken'] for check in hop['checks']) else 'pass'}"
+    timed = {speed["stage"]: speed for speed in report["speeds"] if speed["ratio"]}
+    assert len(timed) >= 4
+    for stage, speed in timed.items():
+        (line,) = [line for line in speeds.splitlines() if line.startswith(f" {stage}/")]
+        figures = (f"{speed['latency_ms']:.2f} ms", f"{speed['eager_ms']:.2f} ms", f"{speed['ratio']:.2f}×")
+        assert all(figure in line for figure in figures)
+        assert f"({speed['low']:.2f}–{speed['high']:.2f})" in line
+    for line in report["remarks"]:
+        assert line in said
 
 
 def test_without_trt_there_is_no_engine(deploytool: Command, tmp_path: Path) -> None:
@@ -173,49 +196,6 @@ def test_a_gate_that_is_measured_and_missed(deploytool: Command) -> None:
     done = deploytool("export", MODEL, *QUICK, "--min-speedup", "1000")
     assert done.returncode == 4
     assert "is not surely 1000× as fast as eager" in done.stderr
-
-
-TOLERANCE = Tolerance(1e-5, 1.0, 90.0, 1.0, 1.0)
-GOOD = Hop("halve", "graph.onnx", "onnxruntime", "cpu", MEASURED, ())
-WORSE = Check("simplify", Parity(1.0, 0.0, 0.0, 0.0, 0.0, 0), TOLERANCE, ("max_error",))
-BAD = Hop("halve", "graph.onnx", "onnxruntime", "cpu", MEASURED, (WORSE,))
-DOUBTFUL = Proof((), (Missed("graph", "bias_dropped", "/stem/Conv_output_0", 0.1, 7.0),), 8, (3,))
-PENDING = Hop("build", "engine.plan", "tensorrt_rtx", "cuda", "built, not run", ())
-
-
-def written(*hops: Hop, gate: Gate | None = None, proof: Proof | None = None) -> Report:
-    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, 0.01, None, hops, (), gate, None, proof, (), (), (), {})
-
-
-@pytest.mark.parametrize(
-    ("report", "require", "ending"),
-    [
-        (written(GOOD), True, None),
-        (written(GOOD, PENDING), False, None),
-        (written(GOOD, PENDING), True, NotVerified),
-        (written(BAD, PENDING), True, ParityFailed),
-        (written(GOOD, proof=Proof((), (), 8, ())), True, None),
-        (written(GOOD, proof=DOUBTFUL), False, NotVerified),
-        (written(BAD, proof=DOUBTFUL), False, ParityFailed),
-        (written(GOOD, gate=Gate(2.0, "simplify", MEASURED, reached=True)), False, None),
-        (written(GOOD, gate=Gate(2.0, "simplify", MEASURED, reached=False)), False, TooSlow),
-        (written(BAD, gate=Gate(2.0, "simplify", MEASURED, reached=False)), False, ParityFailed),
-        (written(GOOD, PENDING, gate=Gate(2.0, "build", "built, not run", reached=False)), False, NotVerified),
-    ],
-)
-def test_how_a_report_ends(report: Report, require: bool, ending: type[DeployError] | None) -> None:
-    failure = export._failure(report, Path("run"), require=require)
-    assert failure is None if ending is None else type(failure) is ending
-
-
-def test_the_remedy_for_what_fp16_breaks_is_to_keep_some_of_it() -> None:
-    failure = export._failure(written(GOOD, BAD), Path("run"), require=False)
-    assert failure is not None
-    assert failure.remedy == "try --keep-fp32 auto; `deploytool blame` names the layer"
-    sooner = dataclasses.replace(BAD, stage="simplify")
-    other = export._failure(written(sooner, BAD), Path("run"), require=False)
-    assert other is not None
-    assert other.remedy == "`deploytool blame` names the layer"
 
 
 def test_every_failure_has_its_own_exit_code() -> None:

@@ -24,13 +24,13 @@ def test_models_lists_every_figure(deploytool: Command) -> None:
 
 
 def test_models_as_json_says_the_same(deploytool: Command) -> None:
-    listed = {model["name"]: model for model in json.loads(deploytool("models", "--json").stdout)}
+    listed = {model["name"]: model for model in json.loads(deploytool("models", "--json").stdout)["models"]}
     for model in catalog.models():
         assert (listed[model.name]["parameters"], listed[model.name]["macs"]) == (model.parameters, model.macs)
 
 
 def test_targets_says_for_each_what_becomes_of_it_and_why(deploytool: Command) -> None:
-    decisions = {each["target"]: each for each in json.loads(deploytool("targets", "--json").stdout)}
+    decisions = {each["target"]: each for each in json.loads(deploytool("targets", "--json").stdout)["targets"]}
     assert set(decisions) == {*TARGETS, "this"}
     assert all(each["verdict"] and each["why"] for each in decisions.values())
     assert all(name in deploytool("targets").stdout for name in decisions)
@@ -67,7 +67,7 @@ def test_show_of_one_artifact_names_its_past(deploytool: Command, run_copy: Path
     assert "as made" in said
     assert "halve" in said
     assert "tensorrt_rtx" in said
-    sealed = json.loads(deploytool("show", str(run_copy / "halve" / "graph.onnx"), "--json").stdout)
+    sealed = json.loads(deploytool("show", str(run_copy / "halve" / "graph.onnx"), "--json").stdout)["receipt"]
     assert sealed["made_by"] == "halve"
 
 

@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from deploytool import bundle
-from tests.conftest import ROOT, Command
+from tests.conftest import Command
 from tests.shipping import servers, small
-
-
-@pytest.fixture
-def back_door(tmp_path: Path) -> Command:
-    def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "deploytool.device", *arguments]
-        settings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-        return subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
-
-    return call
-
-
-@pytest.fixture(params=["front door", "back door"])
-def door(request: pytest.FixtureRequest, deploytool: Command, back_door: Command) -> Command:
-    return deploytool if request.param == "front door" else back_door
 
 
 def test_one_file_there_and_back(deploytool: Command, door: Command, tmp_path: Path) -> None:

@@ -6,16 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from deploytool.cli.train import train
+from deploytool.cli import app
 from deploytool.errors import BadInput
 from tests.conftest import modules_of
-
-app = typer.Typer()
-app.command()(train)
 
 
 @pytest.fixture
@@ -29,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def call(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["mobilenet_v1_025", *arguments])
+    return CliRunner().invoke(app, ["train", "mobilenet_v1_025", *arguments])
 
 
 def test_a_line_for_each_epoch_and_the_next_step_last(folder: Path, tmp_path: Path) -> None:
@@ -43,7 +39,7 @@ def test_a_line_for_each_epoch_and_the_next_step_last(folder: Path, tmp_path: Pa
         *("epoch 1/3  rate 0.01    ", "epoch 2/3  rate 0.01    ", "epoch 3/3  rate 0.005   ")
     ]
     assert lines[-2].startswith("test accuracy ")
-    assert lines[-1] == f"next: deploytool export mobilenet_v1_025 --weights {out / 'weights.safetensors'}"
+    assert lines[-1] == f"Next: deploytool export mobilenet_v1_025 --weights {out / 'weights.safetensors'}"
     assert sorted(path.name for path in out.iterdir()) == [
         *("checkpoint.pt", "curve.svg", "history.csv", "training.json", "weights.safetensors")
     ]

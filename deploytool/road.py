@@ -1,0 +1,233 @@
+"""The whole road as one call: from a model's name to files that are proved, or the reason why they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from deploytool import catalog, pipeline, report, verdict, wishes
+from deploytool import targets as places
+from deploytool.artifact import Artifact, Kind
+from deploytool.errors import BadInput, DeployError, MissingBackend, NotVerified, ParityFailed, TooSlow
+from deploytool.proof import CASES
+from deploytool.report import Report
+from deploytool.spec import AUTO, Decision, Job, Model, Option, Options, Range, Tensor
+from deploytool.wishes import Span
+
+Watch = Callable[[int, int], None]
+
+EXPORTERS, IO, RUNNERS = ("torchscript", "dynamo", AUTO), ("fp32", "fp16"), ("onnxruntime", "reference")
+_DRAWN, _PHOTOGRAPHS = 12, 64  # golden images, unless one says how many
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is about to be done: the model, the choices, the stages in their order, and the folder of the run."""
+
+    model: Model
+    options: Options
+    recipe: tuple[str, ...]
+    home: Path
+    require: bool
+    pack: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, its artifacts in the order of the stages, its report, and what failed, if anything.
+
+    The paths are None for what was not made.
+    """
+
+    folder: Path
+    artifacts: tuple[Artifact, ...]
+    report: Report
+    error: DeployError | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that was asked for held."""
+        return self.error is None
+
+    def check(self) -> Run:
+        """The run itself; raises what failed: ParityFailed, TooSlow or NotVerified."""
+        if self.error:
+            raise self.error
+        return self
+
+    @property
+    def script(self) -> Path | None:
+        """The TorchScript module."""
+        return self._made("script")
+
+    @property
+    def onnx(self) -> Path | None:
+        """The FP32 graph that ONNX Runtime runs fastest."""
+        return self._made("rewrite")
+
+    @property
+    def fp16(self) -> Path | None:
+        """The strongly typed FP16 graph, which engines are built from."""
+        return self._made("halve")
+
+    @property
+    def engines(self) -> tuple[Path, ...]:
+        """The TensorRT engines, the main one first."""
+        return tuple(self.folder / "build" / engine.file for engine in self.report.engines)
+
+    @property
+    def bundle(self) -> Path | None:
+        """The folder that a device needs, if one was packed."""
+        manifest = self._made("pack")
+        return manifest.parent if manifest else None
+
+    @property
+    def report_json(self) -> Path:
+        """The report as a file."""
+        return self.folder / "validate" / Kind.REPORT.value
+
+    @property
+    def report_html(self) -> Path | None:
+        """The report as a page, if one was written."""
+        page = self.folder / "report.html"
+        return page if page.is_file() else None
+
+    def _made(self, verb: str) -> Path | None:
+        return next((artifact.path for artifact in self.artifacts if artifact.made_by == verb), None)
+
+
+Start = Callable[[Watch], Iterator[Artifact]]
+Follow = Callable[[Plan, Start], Sequence[Artifact]]
+
+
+def alone(_: Plan, start: Start) -> Sequence[Artifact]:
+    """Goes along with a run that nobody watches."""
+    return tuple(start(lambda done, total: None))
+
+
+def export(
+    model: str | Model,
+    *,
+    trt: bool = False,
+    targets: Sequence[str] = (),
+    batch: Span = Range(),  # noqa: B008  # frozen
+    exporter: str = "torchscript",
+    opset: int = 18,
+    rewrite: str = AUTO,
+    io: str = "fp32",
+    keep_fp32: str | Sequence[str] = (),
+    seed: int = 0,
+    weights: str | Path | None = None,
+    trust_code: bool = False,
+    inputs: Sequence[Tensor | tuple[int | str, ...]] = (),
+    sizes: Mapping[str, Span] | None = None,
+    arguments: Mapping[str, Option] | None = None,
+    data: str | Path | None = None,
+    images: int | None = None,
+    cases: str | Path | None = None,
+    runner: str = "onnxruntime",
+    faults: int = 1,
+    seconds: float = Options.seconds,
+    tolerance: Mapping[str, float] | None = None,
+    min_speedup: float | None = None,
+    require: bool = False,
+    pack: bool = False,
+    sequence: int = 1,
+    out: str | Path | None = None,
+    follow: Follow = alone,
+) -> Run:
+    """Makes TorchScript, ONNX, FP16 ONNX and with `trt` an engine of a model, and proves each against the eager model.
+
+    `model` is a name that `deploytool models` lists, `file.py:factory` or `package.module:factory`; the other words are
+    those of the command line. An entry of `inputs` may be a shape without the batch: `(3, 224, 224)`. `follow` goes
+    along with the run: it is given the plan and what starts it, and returns what came of it.
+
+    What was measured and did not hold is no exception: it stands in the run's `error`, and `check()` raises it.
+    Raises BadInput, MissingBackend or NotVerified (a required target that cannot be served) before any work is done,
+    and StageFailed or ParityFailed if a tool refuses the model or spoils it on the way, so that no run comes of it.
+    """
+    found = _found(model, inputs, arguments or {})
+    decisions = places.decide(tuple(targets)) if trt or targets else ()
+    _refuse(decisions, require=require)
+    options = Options(
+        seed=seed,
+        weights=wishes.file(Path(weights)) if weights else None,
+        trust_code=trust_code,
+        images=(_PHOTOGRAPHS if data else _DRAWN) if images is None else images,
+        data=wishes.folder(Path(data)) if data else None,
+        cases=wishes.file(Path(cases)) if cases else None,
+        exporter=wishes.one_of("exporter", exporter, EXPORTERS),
+        opset=opset,
+        batch=wishes.span("batch", batch),
+        sizes=wishes.sizes(sizes or {}, found.inputs),
+        rewrite=rewrite,
+        io=wishes.one_of("io", io, IO),
+        keep_fp32=(keep_fp32,) if isinstance(keep_fp32, str) else tuple(keep_fp32),
+        targets=decisions,
+        engines=places.engines(decisions),
+        runner=wishes.one_of("runner", runner, RUNNERS),
+        tolerance=wishes.tolerance(tolerance or {}),
+        faults=faults,
+        min_speedup=min_speedup,
+        seconds=seconds,
+        sequence=sequence,
+    )
+    wishes.within(options)
+    recipe = tuple(verb for verb in places.ROAD if options.engines or verb != "build")
+    plan = Plan(found, options, recipe, Path(out or Path("artifacts") / found.name), require, pack)
+    made = tuple(follow(plan, partial(_travel, plan)))
+    written = report.read(plan.home / "validate" / Kind.REPORT.value)
+    return Run(plan.home, made, written, failure(written, plan.home, require=require))
+
+
+def _travel(plan: Plan, watch: Watch) -> Iterator[Artifact]:
+    """Every artifact as it comes to be; a bundle last, if one is asked for and everything held."""
+    yield from pipeline.run(Job(plan.model, plan.options, watch), plan.recipe, plan.home)
+    written = report.read(plan.home / "validate" / Kind.REPORT.value)
+    if plan.pack and failure(written, plan.home, require=plan.require) is None:
+        yield pipeline.extend("pack", plan.options, plan.home)
+
+
+def failure(written: Report, home: Path, *, require: bool) -> DeployError | None:
+    """What keeps a run from ending well: it does only if everything that was asked for held."""
+    failed, pending, gate = verdict.broken(written), verdict.unmeasured(written), written.gate
+    if failed:
+        remedy = f"try {verdict.KEEP}; " if verdict.mends(written) else ""
+        return ParityFailed(f"parity failed: {failed[0]}", f"{remedy}`deploytool blame {home}` names the layer")
+    if gate and gate.status == report.MEASURED and not gate.reached:
+        problem = f"{gate.stage} is not surely {gate.min_speedup:g}× as fast as eager"
+        return TooSlow(problem, "see the speeds in the report, or ask for less")
+    if written.proof and written.proof.weak:
+        remedy = f"export again with --cases {home / 'prove' / CASES}"
+        return NotVerified(f"the golden cases miss {verdict.missing(written.proof)}", remedy)
+    if require and pending:
+        return NotVerified(f"not verified here: {pending[0]}", "run it where that device is, or drop --require")
+    if gate and not gate.reached:
+        return NotVerified(
+            f"the speed of {gate.stage}: {gate.status}", "measure it on the device, or drop --min-speedup"
+        )
+    return None
+
+
+def _found(
+    model: str | Model, inputs: Sequence[Tensor | tuple[int | str, ...]], arguments: Mapping[str, Option]
+) -> Model:
+    if isinstance(model, str):
+        return catalog.find(model, wishes.tensors(inputs), arguments)
+    if not isinstance(model, Model):
+        problem = f"a model is named, and {type(model).__name__} is no name"
+        raise BadInput(problem, "write where its factory stands: 'file.py:factory' or 'package.module:factory'")
+    if inputs or arguments:
+        raise BadInput(f"{model.name} says itself what it is fed and built with", "write that into the Model")
+    return model
+
+
+def _refuse(decisions: Sequence[Decision], *, require: bool) -> None:
+    """Ends before any work is done, if no engine can come of it or not all that are required."""
+    if decisions and places.flavour() is None:
+        raise MissingBackend("no TensorRT can build here: none is installed", "pip install 'deploytool[cpu]'")
+    unserved = [decision for decision in decisions if decision.verdict != places.HERE]
+    if require and unserved:
+        raise NotVerified(f"no engine for {unserved[0].target}: {unserved[0].why}", "leave it out, or drop --require")

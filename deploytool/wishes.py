@@ -1,0 +1,100 @@
+"""What a caller asked for, made into the plain data that stages read; what makes no sense gets one clear line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from deploytool import plain
+from deploytool.errors import BadInput
+from deploytool.spec import BATCH, Options, Range, Source, Tensor
+
+Span: TypeAlias = Range | int | tuple[int, int, int]  # one size, or the smallest, the typical and the largest
+
+_BOUNDS: Mapping[str, tuple[float, float]] = {
+    "opset": (18, 20),
+    "images": (1, 4096),
+    "seed": (0, 2**63 - 1),
+    "faults": (1, 2**31),
+    "seconds": (0.1, 3600.0),
+    "sequence": (0, 2**63 - 1),
+}
+
+
+def file(path: Path) -> Source:
+    """A file of the user's, by its content; raises BadInput if it is not there."""
+    if not path.is_file():
+        raise BadInput(f"there is no file {path}", "check the path")
+    return Source(str(path), plain.file_digest(path))
+
+
+def folder(path: Path) -> Source:
+    """A folder of the user's, by the names, sizes and times of what is in it; raises BadInput if it is not there."""
+    if not path.is_dir():
+        raise BadInput(f"there is no folder {path}", "check the path")
+    inside = [each for each in sorted(path.rglob("*")) if each.is_file()]
+    listed = [(str(each.relative_to(path)), each.stat().st_size, each.stat().st_mtime_ns) for each in inside]
+    return Source(str(path), plain.digest(listed))
+
+
+def one_of(name: str, value: str, choices: Sequence[str]) -> str:
+    """`value`; raises BadInput unless it is one of the choices."""
+    if value not in choices:
+        raise BadInput(f"{name} {value!r} is none we know", f"choose from {', '.join(choices)}")
+    return value
+
+
+def span(name: str, asked: Span) -> Range:
+    """The range of sizes that is asked for; raises BadInput unless it grows from at least 1."""
+    ends = (asked.smallest, asked.typical, asked.largest) if isinstance(asked, Range) else asked
+    smallest, typical, largest = (ends, ends, ends) if isinstance(ends, int) else ends
+    if not 1 <= smallest <= typical <= largest:
+        text = ":".join(map(str, dict.fromkeys((smallest, typical, largest))))
+        raise BadInput(f"{name} {text} does not grow from at least 1", "write SMALLEST:TYPICAL:LARGEST: 1:8:32")
+    return Range(smallest, typical, largest)
+
+
+def sizes(given: Mapping[str, Span], inputs: Sequence[Tensor]) -> dict[str, Range]:
+    """The range of every free size of the inputs, the batch aside; raises BadInput if one is lacking or too many."""
+    free = {side for tensor in inputs for side in tensor.shape[1:] if isinstance(side, str)}
+    for word in sorted(free - set(given)):
+        raise BadInput(f"nobody says how large {word} is", f"give its range: --size {word}=SMALLEST:TYPICAL:LARGEST")
+    for word in sorted(set(given) - free):
+        raise BadInput(f"no input has a free size {word}", f"free sizes are: {', '.join(sorted(free)) or 'none'}")
+    return {word: span(f"--size {word}", asked) for word, asked in given.items()}
+
+
+def tensors(given: Sequence[Tensor | tuple[int | str, ...]]) -> tuple[Tensor, ...]:
+    """The inputs in their order; a bare shape, the batch left out, is one of floats.
+
+    Raises BadInput if two bear one name.
+    """
+    found = tuple(
+        each if isinstance(each, Tensor) else Tensor(f"input_{number}" if number else "input", (BATCH, *each))
+        for number, each in enumerate(given)
+    )
+    names = [tensor.name for tensor in found]
+    if len(set(names)) < len(names):
+        raise BadInput(
+            f"two inputs are called {max(names, key=names.count)}", "give each a name: --input NAME=3x224x224"
+        )
+    return found
+
+
+def tolerance(asked: Mapping[str, float]) -> dict[str, float]:
+    """The largest errors, relative to the largest output, that `fp32` and `fp16` allow; raises BadInput for others."""
+    for name, value in asked.items():
+        if name not in ("fp32", "fp16") or not 0 < value <= 1:
+            raise BadInput(f"--tolerance {name}={value} is no tolerance", "write --tolerance fp16=2e-3, or fp32=1e-5")
+    return dict(asked)
+
+
+def within(options: Options) -> None:
+    """Raises BadInput if a figure is out of its bounds."""
+    for name, (least, most) in _BOUNDS.items():
+        value = getattr(options, name)
+        if not least <= value <= most:
+            raise BadInput(f"{name} {value} is out of bounds", f"write one from {least:g} to {most:g}")
+    if options.min_speedup is not None and options.min_speedup < 0:
+        raise BadInput(f"min_speedup {options.min_speedup} is out of bounds", "write one from 0 on")

@@ -1,0 +1,56 @@
+"""How much time is left: what an earlier run took, what the step itself says, or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deploytool.cli.progress import Clock, earlier
+
+
+class Hands:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def test_what_an_earlier_run_took_is_what_is_left() -> None:
+    hands = Hands()
+    clock = Clock(("record", "halve", "prove"), {"record": 10.0, "halve": 20.0, "prove": 70.0}, hands)
+    assert str(clock) == "0:00, about 1:40 left"
+    hands.seconds += 4
+    assert clock.left() == 96.0
+    assert clock.step() == "halve"  # sooner than expected
+    assert clock.left() == 90.0
+    hands.seconds += 25  # longer than expected: nobody knows
+    assert clock.left() is None
+    assert str(clock) == "0:29"
+    assert [clock.step(), clock.step()] == ["prove", "done"]
+
+
+def test_a_step_that_says_how_far_it_is_is_believed() -> None:
+    hands = Hands()
+    clock = Clock(("build", "prove"), {"build": 2.0, "prove": 5.0}, hands)
+    hands.seconds += 30
+    clock.went(1, 4)
+    assert clock.left() == 95.0
+    alone = Clock(("prove",), {}, hands)
+    assert alone.left() is None
+    hands.seconds += 10
+    alone.went(10, 40)
+    assert alone.left() == 30.0
+
+
+def test_one_step_that_is_not_known_is_enough_to_say_nothing() -> None:
+    clock = Clock(("record", "halve"), {"record": 1.0}, Hands())
+    assert clock.left() is None
+    assert str(clock) == "0:00"
+
+
+def test_the_seconds_of_an_earlier_run_are_on_its_receipts(finished: Path) -> None:
+    found = earlier(finished, ("record", "halve", "pack"))
+    assert set(found) == {"record", "halve"}
+    assert all(seconds > 0 for seconds in found.values())

@@ -1,0 +1,95 @@
+"""The configuration file: found, checked, named, and overruled by the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from deploytool.catalog import find
+from tests.conftest import Command
+
+MODEL = "mobilenet_v1_cifar"
+
+
+def given(said: str) -> dict[str, tuple[str, str]]:
+    """The options that --verbose names, each with its value and where it is from."""
+    found = re.findall(r"^  ([\w-]+) = (.*) \((.*)\)$", said, re.MULTILINE)
+    return {name: (value, source) for name, value, source in found}
+
+
+def options(deploytool: Command, *arguments: str) -> dict[str, tuple[str, str]]:
+    """What an export would do; it is stopped by an input that has no size."""
+    done = deploytool("export", MODEL, "--input", "3xHxW", "--verbose", *arguments)
+    assert "nobody says how large H is" in done.stderr, done.stderr
+    return given(done.stderr)
+
+
+def test_a_file_gives_defaults_and_the_command_line_wins(deploytool: Command, tmp_path: Path) -> None:
+    text = '[export]\ntrt = true\nbatch = "1:4:16"\nfor = ["rtx40", "orin"]\nmin_speedup = 2\nimages = 5\nio = "fp16"\n'
+    (tmp_path / "deploytool.toml").write_text(text + 'arg = ["classes=10"]\nout = "runs/one"\n')
+    found = options(deploytool, "--batch", "8")
+    assert found["batch"] == ("8", "command line")
+    assert found["trt"] == ("True", "deploytool.toml")
+    assert found["for"] == ("rtx40,orin", "deploytool.toml")
+    assert found["min-speedup"] == ("2.0", "deploytool.toml")
+    assert found["images"] == ("5", "deploytool.toml")
+    assert found["io"] == ("fp16", "deploytool.toml")
+    assert found["out"] == ("runs/one", "deploytool.toml")
+    assert found["arg"][1] == "deploytool.toml"
+    assert "seed" not in found
+
+
+def test_it_is_found_above_and_its_paths_are_its_own(deploytool: Command, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.deploytool.export]\nout = "runs"\n')
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    (below / "other.toml").write_text('[export]\nout = "here"\n')
+    done = deploytool("export", "nothing", "--verbose")
+    assert f"configuration: {Path('pyproject.toml')}" in done.stderr
+    (tmp_path / "deploytool.toml").write_text('[export]\nout = "../elsewhere"\n')
+    assert options(deploytool)["out"] == ("../elsewhere", "deploytool.toml")  # our own file comes first
+    assert options(deploytool, "--config", "a/b/other.toml")["out"] == ("a/b/here", "a/b/other.toml")
+
+
+def test_a_project_of_somebody_else_is_left_alone(deploytool: Command, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("this is [no TOML")
+    assert deploytool("models", "--verbose").stderr.splitlines()[0] == "configuration: no file"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "remedy"),
+    [
+        ('[export]\nrewrit = "none"', "[export] has no option rewrit", "did you mean rewrite?"),
+        ("[exprot]\n", "[exprot] is no command", "did you mean export?"),
+        ("export = 1", "export is no table", "write [export]"),
+        ('[export]\ntrt = "yes"', "[export] trt = 'yes' is not true or false", "write true or false"),
+        ("[export]\nopset = 7", "[export] opset = 7: ", "--help"),
+        ("[export]\nopset = 18.5", "[export] opset = 18.5 is not a whole number", "write a whole number"),
+        ("[export]\nopset = true", "[export] opset = True is not a whole number", "write a whole number"),
+        ('[export]\nio = "int8"', "[export] io = 'int8' is no choice", "fp32, fp16"),
+        ("[export]\nout = 3", "[export] out = 3 is not a path", "write a path"),
+        ("[export\n", "is no TOML", "mend that line"),
+    ],
+)
+def test_what_makes_no_sense_gets_one_clear_line(
+    deploytool: Command, tmp_path: Path, text: str, problem: str, remedy: str
+) -> None:
+    (tmp_path / "team.toml").write_text(text)
+    done = deploytool("export", MODEL, "--config", "team.toml", "--json")
+    assert done.returncode == 2
+    error = json.loads(done.stdout)["error"]
+    assert error["problem"].startswith("team.toml")
+    assert problem in error["problem"]
+    assert remedy in error["remedy"]
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_a_table_of_another_command_is_checked_by_that_one(deploytool: Command, tmp_path: Path) -> None:
+    (tmp_path / "deploytool.toml").write_text('[models]\nquiet = true\n[train]\ndata = "pictures"\nflip = false\n')
+    assert deploytool("models").stdout == f"{len(json.loads(deploytool('models', '--json').stdout)['models'])} models\n"
+    done = deploytool("train", find("mobilenet_v1_025").name, "--verbose")
+    assert given(done.stderr)["flip"] == ("False", "deploytool.toml")
+    assert "there is no folder pictures" in done.stderr

@@ -1,0 +1,69 @@
+"""What a caller may ask for, and what it hears of what makes no sense."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deploytool import wishes
+from deploytool.errors import BadInput
+from deploytool.spec import Options, Range, Tensor
+from deploytool.wishes import Span
+
+
+@pytest.mark.parametrize("asked", [4, (4, 4, 4), Range(4, 4, 4)])
+def test_a_size_in_three_spellings(asked: Span) -> None:
+    assert wishes.span("batch", asked) == Range(4, 4, 4)
+
+
+@pytest.mark.parametrize("asked", [0, (3, 2, 1), (0, 1, 2), Range(8, 4, 16)])
+def test_no_sizes(asked: Span) -> None:
+    with pytest.raises(BadInput, match=r"batch .* does not grow"):
+        wishes.span("batch", asked)
+
+
+def test_every_free_size_needs_a_range_and_nothing_else_has_one() -> None:
+    inputs = [Tensor("image", ("batch", 3, "H", "W"))]
+    assert wishes.sizes({"W": (1, 2, 3), "H": 8}, inputs) == {"W": Range(1, 2, 3), "H": Range(8, 8, 8)}
+    with pytest.raises(BadInput, match="nobody says how large W is"):
+        wishes.sizes({"H": 8}, inputs)
+    with pytest.raises(BadInput, match="no input has a free size batch"):
+        wishes.sizes({"H": 8, "W": 8, "batch": 4}, inputs)
+
+
+def test_a_shape_is_an_input_of_floats() -> None:
+    whole = Tensor("tokens", ("batch", 16), "int64", 9)
+    assert wishes.tensors([(3, 8, 8), whole]) == (Tensor("input", ("batch", 3, 8, 8)), whole)
+
+
+def test_a_choice_a_tolerance_and_a_figure_out_of_bounds() -> None:
+    assert wishes.one_of("io", "fp16", ("fp32", "fp16")) == "fp16"
+    with pytest.raises(BadInput, match="io 'int8' is none we know"):
+        wishes.one_of("io", "int8", ("fp32", "fp16"))
+    assert wishes.tolerance({"fp16": 1e-3}) == {"fp16": 1e-3}
+    for name, value in (("fp8", 1e-3), ("fp16", 0.0), ("fp16", 2.0), ("fp16", float("nan"))):
+        with pytest.raises(BadInput, match="is no tolerance"):
+            wishes.tolerance({name: value})
+    wishes.within(Options())
+    for wrong in (
+        Options(opset=7),
+        Options(images=0),
+        Options(seconds=0.0),
+        Options(faults=0),
+        Options(min_speedup=-1.0),
+    ):
+        with pytest.raises(BadInput, match="is out of bounds"):
+            wishes.within(wrong)
+
+
+def test_files_and_folders_go_by_what_is_in_them(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    one, whole = wishes.file(tmp_path / "a"), wishes.folder(tmp_path)
+    (tmp_path / "a").write_text("22")
+    assert wishes.file(tmp_path / "a").digest != one.digest
+    assert wishes.folder(tmp_path).digest != whole.digest
+    with pytest.raises(BadInput, match="there is no file"):
+        wishes.file(tmp_path)
+    with pytest.raises(BadInput, match="there is no folder"):
+        wishes.folder(tmp_path / "a")
