@@ -29,6 +29,7 @@ _Root = Annotated[Path, typer.Option(help="Where bundles are installed.")]
 _Seal = Annotated[str | None, typer.Option(help="The seal of the bundle you mean; any other is refused.")]
 _Key = Annotated[Path | None, typer.Option("--require-signature", help="The public key that must have signed it.")]
 _Address = Annotated[str, typer.Argument(help="oci://host/name:tag, oci-archive:FILE, https://host/dir/, or a folder.")]
+_Ca = Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates (PEM) of who vouches for the server.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -110,8 +111,10 @@ def pull(
     out: Annotated[Path | None, typer.Option(help="A new folder.", show_default="named after the address")] = None,
     target: Annotated[str | None, typer.Option("--for", help="Leave out the engines for other targets.")] = None,
     seal: _Seal = None,
+    key: _Key = None,
     near: Annotated[list[Path] | None, typer.Option(help="A bundle or install root here: its files stay.")] = None,
     plain_http: Annotated[bool, typer.Option("--plain-http", help="Without encryption, also to others.")] = False,
+    ca: _Ca = None,
     as_json: _Json = False,
 ) -> None:
     """Fetches a bundle, or what a target needs of it, every byte verified as it comes; a cut fetch goes on.
@@ -125,19 +128,21 @@ def pull(
         out,
         target=target,
         seal=seal,
+        key=key,
         near=near or (),
         plain_http=plain_http,
+        ca=ca,
         logins=screen.logins(),
         say=_say,
     )
     _show(told, as_json=as_json)
 
 
-def rollback(root: _Root, as_json: _Json = False) -> None:
+def rollback(root: _Root, key: _Key = None, as_json: _Json = False) -> None:
     """Turns back to the bundle before."""
     from deploytool.device import commands
 
-    _show(commands.rollback(root), as_json=as_json)
+    _show(commands.rollback(root, key=key), as_json=as_json)
 
 
 def _show(told: Told, *, as_json: bool) -> None:

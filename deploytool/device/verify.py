@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from deploytool import bundle, only
 from deploytool.bundle import Manifest
@@ -13,6 +15,7 @@ from deploytool.device.here import Here, misfit
 from deploytool.device.probe import Prober, Tried
 from deploytool.device.ways import Way, left_out, ways
 from deploytool.errors import MissingBackend, Refused
+from deploytool.shipping.landing import Signed
 
 HELD = "held"
 
@@ -88,12 +91,31 @@ def _seal(folder: Path, seal: str, asked: Asked) -> str | None:
 def _signature(folder: Path, seal: str, asked: Asked) -> str | None:
     if asked.key is None:
         return None
+    return f"{HELD}: {_signatures().check(folder, seal, asked.key)} files, by {asked.key}"
+
+
+def signed(key: Path | None) -> Signed | None:
+    """What holds a bundle that is still on its way against its signature, if a key must have signed it."""
+    if key is None:
+        return None
+    signature = _signatures()
+
+    def names(beside: Mapping[str, bytes], where: str) -> Mapping[str, str]:
+        seal = hashlib.sha256(beside[bundle.MANIFEST]).hexdigest()
+        found: Mapping[str, str] = signature.named(beside.get(bundle.SIGNATURE), seal, key, where)
+        return found
+
+    return names
+
+
+def _signatures() -> ModuleType:
+    """The room that checks signatures; here begins cryptography, which few devices need."""
     try:
-        from deploytool.device import signature  # here begins cryptography, which few devices need
+        from deploytool.device import signature
     except ModuleNotFoundError as error:
         problem = f"a signature is required, and {(error.name or '').partition('.')[0]} is not installed"
         raise MissingBackend(problem, "pip install 'deploytool[verify]'") from error
-    return f"{HELD}: {signature.check(folder, seal, asked.key)} files, by {asked.key}"
+    return signature
 
 
 def _digests(folder: Path, manifest: Manifest, seal: str, asked: Asked) -> str:

@@ -138,7 +138,7 @@ def test_a_receiver_that_is_killed_at_any_moment_shows_all_or_nothing(tmp_path: 
     files = sorted(bundle.every(bundle.read(folder)), key=lambda file: file.sha256)
     for number in range(count):
         root, raw = home / str(number), b"".join((folder / file.path).read_bytes() for file in files)
-        request = shipment._request(folder, files, places.Device("", str(root)), None, False)
+        request = shipment._request(folder, files, places.Device("", str(root)), None, None, False)
         command = [sys.executable, str(ROOT / "deploytool/shipping/receiver.py")]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
             assert running.stdin is not None
