@@ -55,17 +55,17 @@ def named(raw: bytes | None, seal: str, key: Path, where: str) -> dict[str, str]
 
     `raw` is the signature, None if there is none, and `where` says whose. Raises what `check` raises.
     """
-    public, place = _public(key), f"{where}/{SIGNATURE}"
+    public, it = _public(key), f"the signature of {where}"
     if raw is None:
         raise Refused(f"{where} is not signed", "get the signed bundle, or `deploytool sign` it where it was made")
     try:
         signed = _signed(_payload(raw, public))
     except InvalidSignature as error:
-        raise Refused(f"{place} is not by the key {key}, or is damaged", files.AGAIN) from error
+        raise Refused(f"{it} is not by the key {key}, or is damaged", files.AGAIN) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
-        raise Refused(f"{place} is no signature of the kind deploytool makes: {error}", files.AGAIN) from error
+        raise Refused(f"{it} is no signature of the kind deploytool makes: {error}", files.AGAIN) from error
     if signed.get(MANIFEST) != seal:
-        raise Refused(f"{place} is for another bundle than {where}", files.AGAIN)
+        raise Refused(f"{it} is for another bundle", files.AGAIN)
     return signed
 
 
