@@ -9,13 +9,28 @@ from typing import NoReturn
 import typer
 
 from deploytool import machine
-from deploytool.cli import blame, device, doctor, export, models, pack, prove, screen, ship, show, sign, targets, train
+from deploytool.cli import (
+    blame,
+    device,
+    diff,
+    doctor,
+    export,
+    models,
+    pack,
+    prove,
+    screen,
+    ship,
+    show,
+    sign,
+    targets,
+    train,
+)
 from deploytool.errors import BadInput, DeployError, MissingBackend
 
 _EXIT_CODES = """
 Exit codes: 0 all that was asked for held · 2 bad input · 3 parity failed · 4 too slow · 5 a backend is missing ·
 6 not verified although required · 7 a tool refused the model · 8 a bundle was refused · 9 unreachable ·
-130 interrupted
+10 over a budget · 130 interrupted
 """
 
 app = typer.Typer(
@@ -33,6 +48,7 @@ app.command("show")(show.show)
 app.command("train")(train.train)
 app.command("prove")(prove.prove)
 app.command("blame")(blame.blame)
+app.command("diff", epilog=_EXIT_CODES)(diff.diff)
 app.command("doctor")(doctor.doctor)
 app.command("pack")(pack.pack)
 app.command("sign")(sign.sign)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from deploytool import bundle, only
+from deploytool import bundle, machine, only
 from deploytool.bundle import Manifest
 from deploytool.device import build, probe
 from deploytool.device.here import Here, misfit
@@ -54,13 +54,14 @@ class Papers:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a verification showed; `tier` is the one that serves, None where none does."""
+    """What a verification showed, and on which machine; `tier` is the one that serves, None where none does."""
 
     bundle: str
     name: str
     seal: str
     digest: str
     sequence: int
+    machine: str
     steps: tuple[Step, ...]
     tried: tuple[Tried, ...]
     tier: str | None
@@ -168,6 +169,7 @@ def verify(checked: Papers, found: Here, prober: Prober, built: Path | None = No
         seal=checked.seal,
         digest=bundle.digest(checked.manifest),
         sequence=checked.manifest.sequence,
+        machine=", ".join(name for name in (machine.cpu(), found.gpu) if name),
         steps=(*checked.steps, target(checked.folder, checked.manifest, found)),
         tried=tried,
         tier=serves.tier if serves else None,
