@@ -91,6 +91,4 @@ def linked_signature(folder: Path, rng: random.Random) -> None:
 
 
 OURS = (in_the_signature_file, in_the_signature, in_the_payload, in_a_file, no_signature, linked_signature)
-
-
 OF_FILES = (small.extra, small.missing, small.rename, small.swap, small.manifest_bytes, small.old)
