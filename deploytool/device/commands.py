@@ -178,7 +178,7 @@ def pull(
     out, signed = out or Path(places.stem(place)), verifying.signed(key)
     with sources.opened(place, reading.read(logins), ca) as source:
         landed = landing.land(source, out, kind, seal=seal, signed=signed, near=near, say=say)
-    return Told(tuple(telling.landed(landed, kind)), landed)
+    return Told(tuple(telling.landed(landed, kind, key)), landed)
 
 
 def rollback(root: Path, *, key: Path | None = None) -> Told:

@@ -61,6 +61,7 @@ def test_pull_requires_a_signature_before_anything_is_seen(deploytool: Command, 
     asked = ("pull", "oci-archive:signed.tar", "--out", "out", "--for", "orin", "--require-signature", str(public))
     done = door(*asked)
     assert done.returncode == 0, done.stderr
+    assert f"signed, by {public}" in done.stdout
     assert set(small.contents(folder)) - set(small.contents(tmp_path / "out")) == {small.RTX40}
 
 
