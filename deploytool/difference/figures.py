@@ -16,7 +16,7 @@ _CHECKS = {GRAPH: "graph check", ENGINE: "FP16 check"}
 Figure = tuple[str, str, Value]  # quantity, place, value
 
 
-def of_report(found: Report) -> dict[str, dict[str, Value]]:
+def of_report(found: Report) -> list[Figure]:
     """What a report says in numbers."""
     made = [figure for hop in found.hops if hop.checks for figure in _hop(hop)]
     made += [("tolerated", name, Value(limit)) for name, limit in tolerated(found).items()]
@@ -26,7 +26,7 @@ def of_report(found: Report) -> dict[str, dict[str, Value]]:
         made.append(("reach", "halve", Value(found.reach.largest)))
     if found.proof:
         made += _proof(found.proof)
-    return _sorted(made)
+    return made
 
 
 def _hop(hop: Hop) -> Iterator[Figure]:
@@ -73,9 +73,9 @@ def _proof(proof: Proof) -> Iterator[Figure]:
             yield "smallest", place, Value(min(found))
 
 
-def of_tried(tried: Iterable[Tried]) -> dict[str, dict[str, Value]]:
+def of_tried(tried: Iterable[Tried]) -> list[Figure]:
     """What the ways that ran on a device showed, also those that answered wrongly."""
-    return _sorted(figure for each in tried for figure in _tried(each))
+    return [figure for each in tried for figure in _tried(each)]
 
 
 def _tried(each: Tried) -> Iterator[Figure]:
@@ -89,7 +89,8 @@ def _tried(each: Tried) -> Iterator[Figure]:
     yield "p90", place, Value(each.trial.p90_ms)
 
 
-def _sorted(figures: Iterable[Figure]) -> dict[str, dict[str, Value]]:
+def sorted_by_quantity(figures: Iterable[Figure]) -> dict[str, dict[str, Value]]:
+    """The figures as a side keeps them; of two for one place the later counts."""
     made: dict[str, dict[str, Value]] = {}
     for quantity, place, value in figures:
         made.setdefault(quantity, {})[place] = value

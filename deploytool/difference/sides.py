@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deploytool import bundle, files, plain, receipt, report, verdict
 from deploytool.artifact import Kind
 from deploytool.bundle import MANIFEST, Manifest, Role
 from deploytool.device.verify import Verified
-from deploytool.difference import Side, Value
-from deploytool.difference.figures import of_report, of_tried
+from deploytool.difference import Side, Value, benched
+from deploytool.difference.figures import Figure, of_report, of_tried, sorted_by_quantity
 from deploytool.errors import BadInput
 from deploytool.report import Report
 
@@ -30,7 +30,7 @@ def read(path: Path) -> Side:
         raise BadInput(f"there is no {path}", "give a run, a bundle, or a file with what a device printed")
     data = _document(path)
     if isinstance(data, Mapping) and str(data.get("schema", "")).startswith("deploytool.report/"):
-        return _reported(path, report.read(path), {}, {})
+        return _reported(path, report.read(path), {}, ())
     return _device(path, data)
 
 
@@ -56,8 +56,9 @@ def _run(home: Path) -> Side:
     facts = {name: said for name, said in facts.items() if name not in _VOLATILE}
     found = report.read(written)
     names = {f"{hop.stage}/{hop.file}" for hop in found.hops}
-    sizes = {name: Value(float((home / name).stat().st_size)) for name in sorted(names) if (home / name).is_file()}
-    return _reported(home, found, facts, sizes)
+    there = [name for name in sorted(names) if (home / name).is_file()]
+    sizes = [("size", name, Value(float((home / name).stat().st_size))) for name in there]
+    return _reported(home, found, facts, [*sizes, *benched.of_run(home, found.device)])
 
 
 def _is_graph(name: str) -> bool:
@@ -70,7 +71,7 @@ def _plain(value: object) -> bool:
     return isinstance(value, (str, bool, int)) and "\n" not in str(value)
 
 
-def _reported(path: Path, found: Report, facts: Mapping[str, str], sizes: Mapping[str, Value]) -> Side:
+def _reported(path: Path, found: Report, facts: Mapping[str, str], more: Sequence[Figure]) -> Side:
     said = {
         "model": found.model,
         "images": f"{found.images} of {found.data or 'drawn ones'}",
@@ -82,8 +83,7 @@ def _reported(path: Path, found: Report, facts: Mapping[str, str], sizes: Mappin
         **{f"engine {each.file}": f"{each.flavour} {each.version}" for each in found.engines},
         **facts,
     }
-    figures = of_report(found)  # where a run is timed by more than its report, p50, p90 and p99 join here
-    figures["size"] = {**figures.get("size", {}), **sizes}
+    figures = sorted_by_quantity([*of_report(found), *more])
     return Side(RUN, str(path), found.model, found.device, said, figures)
 
 
@@ -139,7 +139,7 @@ def _device(path: Path, data: object) -> Side:
             "serves": found.tier or "nothing",
             **{f"{each.tier} {each.file}".strip(): each.status for each in found.tried},
         }
-        figures = of_tried(found.tried)
+        figures = sorted_by_quantity(of_tried(found.tried))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadInput(f"{path} is not what a device prints", "save what verify or bench print with --json") from error
     return Side(DEVICE, str(path), found.name, found.machine, facts, figures)
