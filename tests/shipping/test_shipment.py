@@ -137,24 +137,35 @@ def _kill(program: str, arguments: list[str], proxy: Proxy, after: int) -> bool:
 def test_a_receiver_that_is_killed_at_any_moment_shows_all_or_nothing(tmp_path: Path, home: Path, count: int) -> None:
     """All the bytes are there at once, so that what is hit is the hashing, the assembling and the rename."""
     rng, folder, shown = random.Random(count), small.made(tmp_path / "in", 51), 0
-    files = sorted(bundle.every(bundle.read(folder)), key=lambda file: file.sha256)
+    whole = _received(folder, home / "whole", None)  # seconds that it takes where nobody kills it, on this busy machine
     for number in range(count):
-        root, raw = home / str(number), b"".join((folder / file.path).read_bytes() for file in files)
-        request = shipment._request(folder, files, places.Device("", str(root)), None, None, False)
-        command = [sys.executable, str(ROOT / "deploytool/shipping/receiver.py")]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
-            assert running.stdin is not None
-            assert running.stdout is not None
-            running.stdin.write(json.dumps(request).encode() + b"\n" + raw)
-            running.stdin.flush()
-            assert b"lacking" in running.stdout.readline()
-            time.sleep(rng.uniform(0, 0.04))
-            running.kill()
+        root = home / str(number)
+        _received(folder, root, rng.uniform(0, 1.5 * whole))
         shown += len(received(root))
         assert received(root) in ([], [bundle.seal(folder)])
         for place in received(root):
             assert small.contents(root / "received" / place) == small.contents(folder)
     assert count < 40 or 0 < shown < count
+
+
+def _received(folder: Path, root: Path, after: float | None) -> float:
+    """Hands a receiver all it asks for, and kills it so many seconds after it has asked; how long it lived since."""
+    files = sorted(bundle.every(bundle.read(folder)), key=lambda file: file.sha256)
+    request = shipment._request(folder, files, places.Device("", str(root)), None, None, False)
+    command = [sys.executable, str(ROOT / "deploytool/shipping/receiver.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        raw = b"".join((folder / file.path).read_bytes() for file in files)
+        running.stdin.write(json.dumps(request).encode() + b"\n" + raw)
+        running.stdin.flush()
+        assert b"lacking" in running.stdout.readline()
+        begun = time.monotonic()
+        if after is not None:
+            time.sleep(after)
+            running.kill()
+        running.wait()
+        return time.monotonic() - begun
 
 
 def wait_for_parts(root: Path) -> int:
