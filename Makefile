@@ -24,8 +24,13 @@ lint: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/ready
+.venv/bench: .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	touch $@
+
+bench: .venv/bench
 	$(BIN)/python tests/bench/toolchain.py
+	$(BIN)/python -m tests.bench.peers --compile --out tests/bench/peers.md
 
 bench-rewrites: .venv/ready
 	$(BIN)/python tests/bench/rewrites.py
@@ -33,6 +38,7 @@ bench-rewrites: .venv/ready
 power: .venv/ready
 	$(BIN)/python -m tests.power.faults
 	$(BIN)/python -m tests.power.clean
+	$(BIN)/python -m tests.power.blame
 
 digits: .venv/ready
 	$(BIN)/python tests/bench/digits.py

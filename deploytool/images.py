@@ -16,6 +16,7 @@ from deploytool.spec import Preprocessing
 
 Pixels = npt.NDArray[np.uint8]
 Batch = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating]
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -110,22 +111,35 @@ def dead_leaves(count: int, height: int, width: int, seed: int) -> Pixels:
 
 
 def _scene(rng: np.random.Generator, height: int, width: int) -> Pixels:
-    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     size = max(height, width)
+    rows, columns = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
     palette = rng.uniform(0, 255, 3)
-    scene = np.broadcast_to(palette, (height, width, 3)).astype(np.float32)
-    for radius in np.minimum(size * 0.025 / np.sqrt(rng.uniform(0, 1, _LEAVES)), size / 2):  # density ∝ radius⁻³
-        y, x = rng.uniform(-radius, height + radius), rng.uniform(-radius, width + radius)
-        colour = 0.5 * palette + 0.5 * rng.uniform(0, 255, 3) + rng.normal(0, 25)
-        top, bottom = int(max(0, y - radius)), int(min(height, y + radius + 1))
-        left, right = int(max(0, x - radius)), int(min(width, x + radius + 1))
-        window = (slice(top, max(top, bottom)), slice(left, max(left, right)))
-        inside = (rows[window] - y) ** 2 + (columns[window] - x) ** 2 <= radius**2
-        scene[window][inside] = colour
+    radii = np.minimum(size * 0.025 / np.sqrt(rng.uniform(0, 1, _LEAVES)), size / 2)  # density ∝ radius⁻³
+    drawn = np.array([(*rng.random(5).tolist(), rng.standard_normal()) for _ in radii])  # a leaf at a time
+    y, x = (-radii + (side + radii + radii) * at for side, at in ((height, drawn[:, 0]), (width, drawn[:, 1])))
+    colours = 0.5 * palette + 0.5 * (255 * drawn[:, 2:5]) + 25 * drawn[:, 5:]
+    seen = _seen(rows, columns, radii, y, x)
+    scene = np.concatenate([palette[None], colours]).astype(np.float32)[seen]
     slope = rng.uniform(-0.3, 0.3, 2)
     light = rng.uniform(0.7, 1.1) + slope[0] * (rows / height - 0.5) + slope[1] * (columns / width - 0.5)
     noisy: npt.NDArray[np.float64] = scene * light[..., None] + rng.normal(0, 4, scene.shape)
     return noisy.clip(0, 255).round().astype(np.uint8)
+
+
+def _seen(rows: Floats, columns: Floats, radii: Floats, y: Floats, x: Floats) -> npt.NDArray[np.int16]:
+    """Which disc lies on top at each pixel, the later ones above the earlier, counted from 1; 0 where there is none."""
+    down = (rows.T - y[:, None].astype(np.float32)) ** 2
+    across = (columns - x[:, None].astype(np.float32)) ** 2
+    (top, bottom), (left, right) = (
+        (np.maximum(0, at - radii).astype(int).tolist(), np.minimum(end, at + radii + 1).astype(int).tolist())
+        for end, at in ((len(rows), y), (len(columns), x))
+    )
+    seen = np.zeros((len(rows), len(columns)), np.int16)
+    for leaf, reach in enumerate(radii**2):
+        high, wide = slice(top[leaf], bottom[leaf]), slice(left[leaf], right[leaf])
+        inside = np.add.outer(down[leaf, high], across[leaf, wide]) <= reach
+        np.copyto(seen[high, wide], leaf + 1, where=inside)
+    return seen
 
 
 def normalise(pixels: Pixels, preprocessing: Preprocessing) -> Batch:

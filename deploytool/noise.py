@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -22,7 +23,7 @@ from deploytool.golden import Arrays, Floor, Noise
 from deploytool.measure import parity
 from deploytool.spec import Model
 
-_CASES = 4  # golden cases that are enough to measure noise on
+_CASES = 4  # golden cases to measure noise on: the noisiest
 _DRAWS = 2  # of the random rounding
 _STEP32 = 2.0**-23  # between neighbours of FP32, relative
 _LOST = 13  # bits of an FP32 mantissa that FP16 does not have
@@ -37,18 +38,26 @@ Given = Mapping[str, torch.Tensor]
 
 
 def measure(weights: Path, inputs: Arrays, reference: Arrays) -> Noise:
-    """The noise of FP32 and of FP16 arithmetic on some golden inputs, against the FP64 answers to them.
+    """The noise of FP32 and of FP16 arithmetic on the noisiest golden inputs, against the FP64 answers to them.
 
     It never counts for more than the answers themselves. An overflow is no noise: its run is left out.
     """
     module, model = eager.module(weights), weights_file.definition(weights)
-    few = {name: torch.from_numpy(array[:_CASES]) for name, array in inputs.items()}
-    truth = {name: array[:_CASES] for name, array in reference.items()}
+    noisiest = np.sort(np.argsort(each(weights, inputs, reference))[-_CASES:])
+    few = {name: torch.from_numpy(array[noisiest]) for name, array in inputs.items()}
+    truth = {name: array[noisiest] for name, array in reference.items()}
     single = [_alone(module, model, few), _channels_last(module, model, few)]
     single += [_rounded(module, model, few, _moved(draw)) for draw in range(_DRAWS)]
     half = [_rounded(module, model, few, _nearest)]
     half += [_rounded(module, model, few, _either(draw)) for draw in range(_DRAWS)]
     return Noise(_floor(single, truth), _floor(half, truth))
+
+
+def each(weights: Path, inputs: Arrays, truth: Arrays) -> npt.NDArray[np.float64]:
+    """How far FP16 arithmetic moves the answer to each case: root mean squares, relative to those of the answer."""
+    module, model = eager.module(weights), weights_file.definition(weights)
+    given = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    return parity.deviations(_rounded(module, model, given, _nearest), truth)
 
 
 def _floor(answers: Sequence[Arrays], truth: Arrays) -> Floor:

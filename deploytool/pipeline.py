@@ -23,6 +23,7 @@ _WEIGHTS = Kind.WEIGHTS.value
 _ABOVE = (
     *("cli", "device", "difference", "doctor", "shipping", "stages", "training", "tracing"),
     *("cost.py", "pipeline.py", "catalog.py", "targets.py", "only.py", "signing.py"),
+    *("bench.py", "benching.py"),
 )
 
 
@@ -80,6 +81,20 @@ def extend(verb: str, options: Options, home: Path) -> Artifact:
     return _found(home / verb, key) or _made(verb, job, home, given, key, shelf)
 
 
+def shelf(home: Path) -> Given:
+    """All that a finished run left, as a later stage would be handed it.
+
+    Raises BadInput if there is no run, or if a file is not as its stage made it.
+    """
+    found = rooms(home)
+    if not found:
+        raise BadInput(f"{home} holds no finished run", "`deploytool export` makes one")
+    for room, sealed in found:
+        if not receipt.proves(room, sealed):
+            raise BadInput(f"{room} is not as its stage made it", "export again: only that stage is repeated")
+    return Given(tuple(_artifact(room, sealed, fresh=False) for room, sealed in found))
+
+
 def rooms(home: Path) -> list[tuple[Path, Receipt]]:
     """Every room of a run that a receipt seals, in the order of the stages."""
     found = [(home / verb, receipt.read(home / verb)) for verb in STAGES]
@@ -104,11 +119,16 @@ def _versions(verb: str) -> dict[str, str]:
     return {name: found for name in STAGES[verb].libraries if (found := machine.version(name))}
 
 
-@cache
 def _stage_source(verb: str) -> str:
     """The stage's own file and every file on the floors below it."""
+    return plain.digest([plain.file_digest(_PACKAGE / "stages" / f"{verb}.py"), *_below()])
+
+
+@cache
+def _below() -> tuple[str, ...]:
+    """The digests of the files that all stages stand on."""
     below = [path for path in sorted(_PACKAGE.rglob("*.py")) if path.relative_to(_PACKAGE).parts[0] not in _ABOVE]
-    return plain.digest([plain.file_digest(path) for path in (_PACKAGE / "stages" / f"{verb}.py", *below)])
+    return tuple(plain.file_digest(path) for path in below)
 
 
 @cache

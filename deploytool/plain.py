@@ -8,6 +8,7 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -43,7 +44,7 @@ def decode(cls: type[T], data: object) -> T:
 
 def _decode(kind: Any, data: Any) -> Any:
     if is_dataclass(kind) and isinstance(kind, type):
-        hints = get_type_hints(kind)
+        hints = _hints(kind)
         return kind(**{field.name: _decode(hints[field.name], data[field.name]) for field in fields(kind)})
     origin, inner = get_origin(kind), get_args(kind)
     if origin is tuple:
@@ -56,6 +57,12 @@ def _decode(kind: Any, data: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return kind(data)
     return data
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a dataclass's fields, worked out once for all that is decoded."""
+    return get_type_hints(kind)
 
 
 def text(value: object) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -19,11 +22,12 @@ from deploytool.faults.graph import Graph, Weight
 from deploytool.golden import Arrays, Golden
 from deploytool.measure import parity
 from deploytool.measure.parity import Tolerances
-from deploytool.measure.replay import replay
+from deploytool.measure.replay import FEW, replay
 from deploytool.proof import ENGINE, GRAPH, Family, Missed, Power, Proof
 from deploytool.report import Tolerance
 
 _SEED = 1 << 20  # of fresh cases: no golden sample is drawn with it
+_SIDE_BY_SIDE = 4  # faults, where there are so many cores: each holds a graph and what it answers
 _MATTERS = 2.0  # times the tolerance: what moves a fresh case further must be noticed
 
 
@@ -57,7 +61,8 @@ def subject(
         if isinstance(word, str)
     }
     pixels, inputs = samples.draw(model, fresh, _SEED, sizes, hard=True)
-    allowed, state = parity.tolerances(sample.noise, wanted), weights_file.state(weights)
+    allowed, floats = parity.tolerances(sample.noise, wanted), weights_file.floats(weights)
+    state = {name: np.frombuffer(each.data, each.dtype).reshape(each.shape) for name, each in floats.items()}
     return Subject(graph, before, half, sample, allowed, state, pixels, inputs)
 
 
@@ -98,7 +103,7 @@ def ready(subject: Subject) -> Ready:
     made = rounded.rounded(model, results=False) if subject.half else model
     graph, checks = Graph(made, subject.half, subject.state, subject.sample.preprocessing), _checks(subject)
     with _started(graph) as session:
-        got, answers = replay(session, subject.sample.inputs), replay(session, subject.fresh)
+        got, answers = (replay(session, inputs, FEW) for inputs in (subject.sample.inputs, subject.fresh))
     sound = not any(_judged(got, check).caught for check in checks.values())
     return Ready(subject, graph, answers, checks, sound)
 
@@ -111,21 +116,36 @@ def prove(subject: Subject, count: int, seed: int, watch: Callable[[int, int], N
     bench = ready(subject)
     if not bench.sound:
         return Proof((), (), 0, ())
+    planted = [_planted(bench, number, count, seed) for number in range(len(faults.FAMILIES))]
+    tried = [fault for each in planted for fault in each if fault.same is None]
+    results = iter(_attempts(bench, tried, watch))
     families, missed, wanted = [], [], []
-    for number, name in enumerate(faults.FAMILIES):
-        watch(number, len(faults.FAMILIES))
-        rng = np.random.default_rng((seed, number))
-        planted = list(islice(faults.load(name).faults(bench.graph, rng), count))
-        tried = [fault for fault in planted if fault.same is None]
-        trials = [attempt(bench, fault) for fault in tried]
-        families.append(Family(name, len(planted), len(planted) - len(tried), _powers(trials, bench.checks)))
-        for fault, trial in zip(tried, trials, strict=True):
+    for name, each in zip(faults.FAMILIES, planted, strict=True):
+        trials = [next(results) for fault in each if fault.same is None]
+        families.append(Family(name, len(each), len(each) - len(trials), _powers(trials, bench.checks)))
+        for fault, trial in zip((fault for fault in each if fault.same is None), trials, strict=True):
             for check, found in trial.items():
                 limit = bench.checks[check].tolerance.max_error
                 if _misses(found, limit):
                     missed.append(Missed(check, name, fault.place, fault.size, max(found.effects) / limit))
                     wanted.append({case for case, effect in enumerate(found.effects) if effect > limit})
     return Proof(tuple(families), tuple(missed), len(subject.pixels), _cover(wanted))
+
+
+def _planted(bench: Ready, number: int, count: int, seed: int) -> list[Fault]:
+    """Up to `count` faults of one family."""
+    rng = np.random.default_rng((seed, number))
+    return list(islice(faults.load(faults.FAMILIES[number]).faults(bench.graph, rng), count))
+
+
+def _attempts(bench: Ready, tried: list[Fault], watch: Callable[[int, int], None]) -> list[dict[str, Trial]]:
+    """What the checks make of each of these faults, in their order."""
+    trials = []
+    with ThreadPoolExecutor(min(_SIDE_BY_SIDE, os.cpu_count() or 1)) as pool:
+        for trial in pool.map(partial(attempt, bench), tried):
+            trials.append(trial)
+            watch(len(trials), len(tried))
+    return trials
 
 
 def write_helpful(path: Path, subject: Subject, proof: Proof) -> None:
@@ -140,11 +160,11 @@ def attempt(bench: Ready, fault: Fault) -> dict[str, Trial]:
     fault.plant(spoiled)
     try:
         with _started(spoiled) as session:
-            got = replay(session, bench.subject.sample.inputs)
+            got = replay(session, bench.subject.sample.inputs, FEW)
             found = {name: _judged(got, check) for name, check in bench.checks.items()}
             if all(trial.caught for trial in found.values()):
                 return found
-            effects = tuple(parity.errors(replay(session, bench.subject.fresh), bench.answers).tolist())
+            effects = tuple(parity.errors(replay(session, bench.subject.fresh, FEW), bench.answers).tolist())
     except (StageFailed, ValueError):
         return {name: Trial(True, float("inf")) for name in bench.checks}
     return {name: trial if trial.caught else replace(trial, effects=effects) for name, trial in found.items()}
@@ -162,7 +182,7 @@ def _checks(subject: Subject) -> dict[str, Check]:
 
 
 def _started(graph: Graph) -> AbstractContextManager[Session]:
-    return onnxruntime.start(graph.model.SerializeToString())
+    return onnxruntime.start(graph.model.SerializeToString(), threads=1)  # the faults themselves go side by side
 
 
 def _judged(got: Arrays, check: Check) -> Trial:

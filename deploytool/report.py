@@ -21,6 +21,14 @@ def unavailable(why: str) -> str:
     return f"unavailable ({why})"
 
 
+FASTER, SLOWER, NEITHER, NO_VERDICT = "faster", "slower", "no significant difference", "no verdict"
+
+
+def no_verdict(why: str) -> str:
+    """The word for a comparison that would say more of the machine than of what was compared."""
+    return f"{NO_VERDICT} (the machine was too uneven: {why})"
+
+
 @dataclass(frozen=True)
 class Parity:
     """How far two answers to the same inputs lie apart, over all outputs and cases.
@@ -113,7 +121,7 @@ class Speed:
     """One artifact's latency beside eager's, measured in turn in one process.
 
     Latencies are medians in milliseconds for one batch; `ratio` is eager's over the artifact's, with the bounds of a
-    95 % bootstrap interval.
+    95 % bootstrap interval, and `verdict` what may be said of it: on an uneven machine, nothing.
     """
 
     stage: str
@@ -125,6 +133,7 @@ class Speed:
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
+    verdict: str | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from deploytool import hops, report
-from deploytool.backends import eager
+from deploytool.backends import Session, eager, onnxruntime
 from deploytool.errors import MissingBackend
 from deploytool.golden import Arrays
 from deploytool.hops import EAGER, Step
-from deploytool.measure import latency
+from deploytool.measure import comparison, conditions, latency
+from deploytool.measure.conditions import Conditions
+from deploytool.measure.rounds import Series
 from deploytool.report import MEASURED, Speed
 from deploytool.spec import Job
 
@@ -27,7 +29,7 @@ def measure(weights: Path, steps: list[Step], inputs: Arrays, job: Job, device: 
     """
     speeds = {step: Speed(step.stage, step.file, step.runner, step.absent or MEASURED) for step in steps}
     calls: dict[str, Callable[[], object]] = {}
-    size = job.options.batch.smallest
+    size, threads = job.options.batch.smallest, eager.threads()
     with ExitStack() as stack:
         source = stack.enter_context(eager.start(weights, device))
         calls[EAGER] = partial(source, **hops.first(inputs, size))
@@ -35,23 +37,42 @@ def measure(weights: Path, steps: list[Step], inputs: Arrays, job: Job, device: 
             if step.absent:
                 continue
             try:
-                session = stack.enter_context(step.open())
+                session = stack.enter_context(opened(step, threads))
             except MissingBackend as error:
                 speeds[step] = replace(speeds[step], status=report.unavailable(str(error)))
                 continue
-            calls[_name(step)] = partial(session, **hops.first(hops.inputs(step, inputs, job), size))
-        taken = latency.interleave(calls, job.options.seconds, watch=job.watch)
+            calls[name(step)] = partial(session, **hops.first(hops.inputs(step, inputs, job), size))
+        taken, found = conditions.watched(calls, job.options.seconds, threads, watch=job.watch)
     for step in steps:
-        if _name(step) in taken:
-            speeds[step] = _measured(speeds[step], taken[EAGER], taken[_name(step)])
-    return tuple(speeds.values()), len(taken[EAGER])
+        if name(step) in taken:
+            speeds[step] = _measured(speeds[step], taken[EAGER], taken[name(step)], found, on_cpu=device == "cpu")
+    return tuple(speeds.values()), len(taken[EAGER].wall_ms)
 
 
-def _name(step: Step) -> str:
+def opened(step: Step, threads: int) -> AbstractContextManager[Session]:
+    """The step, a graph on as many threads as torch has: with more, it would win by them alone."""
+    if step.graph and step.runner == "onnxruntime":
+        return onnxruntime.start(step.graph, step.device, threads)
+    return step.open()
+
+
+def name(step: Step) -> str:
+    """The artifact's name, as the report has it."""
     return f"{step.stage}/{step.file}"
 
 
-def _measured(speed: Speed, slow: latency.Milliseconds, fast: latency.Milliseconds) -> Speed:
-    found = latency.ratio(slow, fast)
-    median, baseline = float(np.median(fast)), float(np.median(slow))
-    return replace(speed, latency_ms=median, eager_ms=baseline, ratio=found.value, low=found.low, high=found.high)
+def _measured(speed: Speed, slow: Series, fast: Series, seen: Conditions, *, on_cpu: bool) -> Speed:
+    found = latency.ratio(slow.wall_ms, fast.wall_ms)
+    here = f"{speed.stage}/{speed.file}"
+    said = comparison.verdict(
+        found, (EAGER, slow), (here, fast), threads=seen.threads, uneven=seen.uneven, on_cpu=on_cpu
+    )
+    return replace(
+        speed,
+        latency_ms=float(np.median(fast.wall_ms)),
+        eager_ms=float(np.median(slow.wall_ms)),
+        ratio=found.value,
+        low=found.low,
+        high=found.high,
+        verdict=said,
+    )

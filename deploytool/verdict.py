@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from deploytool.proof import Proof
-from deploytool.report import MEASURED, Gate, Hop, Reach, Report, Speed, Weights
+from deploytool.report import MEASURED, NO_VERDICT, Gate, Hop, Reach, Report, Speed, Weights
 
 KEEP = "--keep-fp32 auto"  # the option that mends a model which FP16 is too small or too coarse for
 _HALF = ("halve", "build")  # the stages whose artifacts compute in FP16
@@ -30,7 +30,7 @@ def tolerated(report: Report) -> dict[str, float]:
 def gate(min_speedup: float | None, speeds: Sequence[Speed], *, engine: bool) -> Gate | None:
     """The speed-up asked for against what ships: the engine where there is one, else the fastest graph.
 
-    It is reached when the lower bound of the interval is.
+    It is reached when the lower bound of the interval is, on a machine that was even enough to tell.
     """
     if min_speedup is None:
         return None
@@ -39,7 +39,10 @@ def gate(min_speedup: float | None, speeds: Sequence[Speed], *, engine: bool) ->
     if not measured:
         return Gate(min_speedup, shipped[0].stage, shipped[0].status, reached=False)
     best = max(measured, key=lambda speed: speed.low or 0.0)
-    return Gate(min_speedup, best.stage, MEASURED, reached=(best.low or 0.0) >= min_speedup)
+    reached, refused = (best.low or 0.0) >= min_speedup, (best.verdict or "").startswith(NO_VERDICT)
+    if reached and refused:
+        return Gate(min_speedup, best.stage, best.verdict or "", reached=False)
+    return Gate(min_speedup, best.stage, MEASURED, reached=reached)
 
 
 def broken(report: Report) -> tuple[str, ...]:

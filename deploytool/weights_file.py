@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from deploytool import plain
 from deploytool.errors import BadInput
@@ -21,6 +19,15 @@ _LONGEST = 100 << 20  # bytes of header that safetensors itself allows
 _LENGTH = struct.Struct("<Q")
 _FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}  # what numpy has
 _METADATA = "__metadata__"
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of one weight, as numpy reads them from `data`."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
 
 
 def definition(path: Path) -> Model:
@@ -36,16 +43,16 @@ def names(path: Path) -> list[str]:
     return [name for name in _header(path) if name != _METADATA]
 
 
-def state(path: Path) -> dict[str, npt.NDArray[Any]]:
+def floats(path: Path) -> dict[str, Values]:
     """The floating-point weights by name, those left out that numpy has no type for."""
+    entries = {name: entry for name, entry in _header(path).items() if entry.get("dtype") in _FLOATS}
+    found = {}
     with path.open("rb") as file:
         (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
-    values = np.memmap(path, np.uint8, "r", offset=_LENGTH.size + length)
-    found = {}
-    for name, entry in _header(path).items():
-        if entry.get("dtype") in _FLOATS:
+        for name, entry in entries.items():
             begin, end = entry["data_offsets"]
-            found[name] = np.frombuffer(values[begin:end].tobytes(), _FLOATS[entry["dtype"]]).reshape(entry["shape"])
+            file.seek(_LENGTH.size + length + begin)
+            found[name] = Values(_FLOATS[entry["dtype"]], tuple(entry["shape"]), file.read(end - begin))
     return found
 
 

@@ -35,6 +35,8 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.backends.reference": "onnx",
     "deploytool.backends.rounded": "onnx",
     "deploytool.backends.torchscript": "torch",
+    "deploytool.backends.tuned": "torch",
+    "deploytool.benching": "torch, through backends",
     "deploytool.canaries": "onnx",
     "deploytool.cost": "torch",
     "deploytool.exporters.dynamo": "torch",

@@ -188,3 +188,18 @@ def test_a_written_picture_is_read_as_it_was(tmp_path: Path) -> None:
     pixels = images.dead_leaves(1, 20, 30, 0)[0]
     images.write(tmp_path / "a.png", pixels)
     assert np.array_equal(images.read(tmp_path / "a.png"), pixels)
+
+
+def test_a_scene_is_what_painting_one_disc_over_another_gives() -> None:
+    height, width, rng = 37, 61, np.random.default_rng(4)
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
+    palette = rng.uniform(0, 255, 3)
+    scene = np.broadcast_to(palette, (height, width, 3)).astype(np.float32)
+    for radius in np.minimum(width * 0.025 / np.sqrt(rng.uniform(0, 1, 800)), width / 2):
+        y, x = rng.uniform(-radius, height + radius), rng.uniform(-radius, width + radius)
+        colour = 0.5 * palette + 0.5 * rng.uniform(0, 255, 3) + rng.normal(0, 25)
+        scene[(rows - y) ** 2 + (columns - x) ** 2 <= radius**2] = colour
+    slope = rng.uniform(-0.3, 0.3, 2)
+    light = rng.uniform(0.7, 1.1) + slope[0] * (rows / height - 0.5) + slope[1] * (columns / width - 0.5)
+    painted = (scene * light[..., None] + rng.normal(0, 4, scene.shape)).clip(0, 255).round()
+    np.testing.assert_array_equal(images.dead_leaves(1, height, width, seed=4)[0], painted)

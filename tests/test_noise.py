@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploytool import golden, noise, weights_file
+from deploytool import golden, noise, samples, weights_file
 from deploytool.backends import eager, onnxruntime, rounded
 from deploytool.golden import Golden, Noise
 from deploytool.measure import parity
 from deploytool.measure.replay import replay
+from tests.conftest import TINY
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,18 @@ def test_fp16_is_some_thousand_times_noisier_than_fp32(sample: Golden) -> None:
     assert 2.0**-26 < sample.noise.fp32.max_error < 1e-5
     assert 2.0**-13 < sample.noise.fp16.max_error < 1e-2
     assert sample.noise.fp16.rms > 1000 * sample.noise.fp32.rms
+
+
+def test_it_is_measured_where_it_is_largest(finished: Path) -> None:
+    weights = finished / "instantiate" / "weights.safetensors"
+    _, inputs = samples.draw(TINY, 16, 7, {})
+    with eager.start(weights, double=True) as exact:
+        moved = noise.each(weights, inputs, replay(exact, inputs))
+        order = np.argsort(moved)
+        inputs = {name: array[order] for name, array in inputs.items()}
+        found = noise.measure(weights, inputs, replay(exact, inputs))
+    assert 2.0**-13 < moved.min() < moved.max() < 1e-2
+    assert found.fp16.rms > 0.99 * moved.max() > 1.5 * moved[order[:4]].max()
 
 
 def test_it_foretells_the_error_of_the_graphs(finished: Path, sample: Golden) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +143,11 @@ def _cut(spoiled: Graph, tensor: str, limit: float) -> None:
     spoiled.put("cut/largest", np.array(limit, np.float32))
     node.op_type = "Clip"
     node.input.extend(["cut/smallest", "cut/largest"])
+
+
+def test_faults_side_by_side_are_judged_as_one_after_the_other(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = subject(finished)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    many = prove(asked, count=2)
+    monkeypatch.setattr(proving, "_SIDE_BY_SIDE", 1)
+    assert prove(asked, count=2) == many

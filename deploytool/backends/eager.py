@@ -66,6 +66,22 @@ def devices() -> tuple[str, ...]:
     return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
+def threads() -> int:
+    """How many threads torch computes with on a CPU."""
+    return torch.get_num_threads()
+
+
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """Torch computes with so many threads on a CPU until this ends."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
+
+
 def checked(device: str) -> torch.device:
     """The torch device of that name; raises MissingBackend where it cannot be used."""
     if device not in devices():

@@ -24,9 +24,12 @@ def fingerprint() -> str:
 
 
 @contextmanager
-def start(path: Path | bytes, device: str = "cpu") -> Iterator[Session]:
-    """The graph of a file, or in its bytes, on the CPU, CUDA or TensorRT; silently it never becomes a lesser one."""
-    session = _session(path, device)
+def start(path: Path | bytes, device: str = "cpu", threads: int = 0) -> Iterator[Session]:
+    """The graph of a file, or in its bytes, on the CPU, CUDA or TensorRT; silently it never becomes a lesser one.
+
+    `threads` are those that share one operator, 0 being as many as ONNX Runtime thinks best.
+    """
+    session = _session(path, device, threads)
     names = [output.name for output in session.get_outputs()]
 
     def call(**inputs: Array) -> dict[str, Array]:
@@ -39,8 +42,9 @@ def start(path: Path | bytes, device: str = "cpu") -> Iterator[Session]:
     yield call
 
 
-def _session(path: Path | bytes, device: str) -> ort.InferenceSession:
+def _session(path: Path | bytes, device: str, threads: int = 0) -> ort.InferenceSession:
     options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
     options.log_severity_level = _FATAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not slow a rival
     if _PROVIDER[device] not in ort.get_available_providers():

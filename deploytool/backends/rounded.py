@@ -86,6 +86,7 @@ def _called(session: ort.InferenceSession) -> Session:
 
 def _session(graph: onnx.ModelProto, *, optimise: bool = True) -> ort.InferenceSession:
     options = ort.SessionOptions()
+    options.intra_op_num_threads = 1  # nobody times this, and more of them cost more than they bring
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4

@@ -10,6 +10,7 @@ import typer
 
 from deploytool import machine
 from deploytool.cli import (
+    bench,
     blame,
     device,
     diff,
@@ -55,7 +56,7 @@ app.command("sign")(sign.sign)
 app.command("verify")(device.verify)
 app.command("build")(device.build)
 app.command("run")(device.run)
-app.command("bench")(device.bench)
+app.command("bench")(bench.bench)
 app.command("install")(device.install)
 app.command("push")(ship.push)
 app.command("pull")(device.pull)

@@ -23,24 +23,24 @@ class Least(str, Enum):
 
 
 _Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")]
-_Require = Annotated[Least | None, typer.Option(help="Fail if only something slower works.")]
-_Build = Annotated[bool, typer.Option("--build", help="Build an engine here first, where one can.")]
+Require = Annotated[Least | None, typer.Option(help="Fail if only something slower works.")]
+Build = Annotated[bool, typer.Option("--build", help="Build an engine here first, where one can.")]
 _Root = Annotated[Path, typer.Option(help="Where bundles are installed.")]
 _Seal = Annotated[str | None, typer.Option(help="The seal of the bundle you mean; any other is refused.")]
-_Key = Annotated[Path | None, typer.Option("--require-signature", help="The public key that must have signed it.")]
+Key = Annotated[Path | None, typer.Option("--require-signature", help="The public key that must have signed it.")]
 _Address = Annotated[str, typer.Argument(help="oci://host/name:tag, oci-archive:FILE, https://host/dir/, or a folder.")]
 _Ca = Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates (PEM) of who vouches for the server.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def verify(
     bundle: _Bundle,
     root: Annotated[Path | None, typer.Option(help="Refuse what is older than what is installed there.")] = None,
     seal: _Seal = None,
-    key: _Key = None,
-    require: _Require = None,
-    build: _Build = False,
-    as_json: _Json = False,
+    key: Key = None,
+    require: Require = None,
+    build: Build = False,
+    as_json: Json = False,
 ) -> None:
     """Checks a bundle's bytes and age, then what it computes on this machine, and says what serves and how fast.
 
@@ -52,7 +52,7 @@ def verify(
     _show(told, as_json=as_json)
 
 
-def build(bundle: _Bundle, key: _Key = None, as_json: _Json = False) -> None:
+def build(bundle: _Bundle, key: Key = None, as_json: Json = False) -> None:
     """Builds an engine for this machine from the bundle's graph, proves it, and keeps it beside the bundle."""
     from deploytool.device import commands
 
@@ -63,9 +63,9 @@ def run(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or an install root.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes.")] = 5,
-    key: _Key = None,
-    require: _Require = None,
-    as_json: _Json = False,
+    key: Key = None,
+    require: Require = None,
+    as_json: Json = False,
 ) -> None:
     """Says what the model sees in pictures, by the first way that works here."""
     from deploytool.device import commands
@@ -73,14 +73,7 @@ def run(
     _show(commands.run(bundle, images, top=top, key=key, require=_word(require)), as_json=as_json)
 
 
-def bench(
-    bundle: _Bundle,
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="For each way that works.")] = 3.0,
-    key: _Key = None,
-    require: _Require = None,
-    build: _Build = False,
-    as_json: _Json = False,
-) -> None:
+def bench(bundle: Path, seconds: float, key: Path | None, require: Least | None, *, build: bool, as_json: bool) -> None:
     """Times every way to run the bundle that works here, each in a process of its own."""
     from deploytool.device import commands
 
@@ -92,10 +85,10 @@ def install(
     bundle: _Bundle,
     root: _Root,
     seal: _Seal = None,
-    key: _Key = None,
-    require: _Require = None,
-    build: _Build = False,
-    as_json: _Json = False,
+    key: Key = None,
+    require: Require = None,
+    build: Build = False,
+    as_json: Json = False,
 ) -> None:
     """Copies a bundle under a root, proves it there, and only then turns to it; the one before is kept."""
     from deploytool.device import commands
@@ -111,11 +104,11 @@ def pull(
     out: Annotated[Path | None, typer.Option(help="A new folder.", show_default="named after the address")] = None,
     target: Annotated[str | None, typer.Option("--for", help="Leave out the engines for other targets.")] = None,
     seal: _Seal = None,
-    key: _Key = None,
+    key: Key = None,
     near: Annotated[list[Path] | None, typer.Option(help="A bundle or install root here: its files stay.")] = None,
     plain_http: Annotated[bool, typer.Option("--plain-http", help="Without encryption, also to others.")] = False,
     ca: _Ca = None,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Fetches a bundle, or what a target needs of it, every byte verified as it comes; a cut fetch goes on.
 
@@ -138,7 +131,7 @@ def pull(
     _show(told, as_json=as_json)
 
 
-def rollback(root: _Root, key: _Key = None, as_json: _Json = False) -> None:
+def rollback(root: _Root, key: Key = None, as_json: Json = False) -> None:
     """Turns back to the bundle before."""
     from deploytool.device import commands
 

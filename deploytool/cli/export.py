@@ -65,7 +65,7 @@ def export(
     cases: Annotated[Path | None, typer.Option(help="More golden cases, from a file that `prove` made.")] = None,
     runner: Annotated[Runner, typer.Option(help="What runs the graphs; reference is slow numpy.")] = Runner.onnxruntime,
     faults: Annotated[int, typer.Option(min=1, help="Faults of each kind to plant in the proof.")] = 1,
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Time for measuring speed.")] = 3.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Time for measuring speed.")] = 1.0,
     tolerance: Annotated[
         list[str] | None, typer.Option(help="fp16=ERROR or fp32=ERROR, instead of what follows from the noise.")
     ] = None,

@@ -86,6 +86,11 @@ def follow(
     return tuple(made)
 
 
+def processors() -> int:
+    """How many threads can run at once for us."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def logins() -> Path:
     """Where `docker login` leaves who we are."""
     return Path(os.environ.get("DOCKER_CONFIG") or "~/.docker").expanduser() / "config.json"

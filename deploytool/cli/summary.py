@@ -9,7 +9,7 @@ from rich.console import Console
 from deploytool import targets, verdict
 from deploytool.cli import screen
 from deploytool.proof import CASES, ENGINE, GRAPH, Proof
-from deploytool.report import Check, Engine, Hop, Report, Speed
+from deploytool.report import NEITHER, NO_VERDICT, Check, Engine, Hop, Report, Speed
 
 _NONE = "–"
 _AGAIN = {"widened": "  as converted", "rounded": "  in FP16 arithmetic"}  # the FP16 graph, run in other ways
@@ -28,7 +28,7 @@ def show(console: Console, written: Report, home: Path) -> None:
     title = f"Speed at batch {written.batch}, {written.rounds} rounds in turn on {written.device}"
     speed_columns = ("artifact", ">latency", ">eager", "speed-up (95 % interval)")
     screen.table(console, title, speed_columns, [_speed(speed) for speed in written.speeds])
-    findings = (*_reach(written), *_proof(written), *written.remarks)
+    findings = (*_unsaid(written), *_reach(written), *_proof(written), *written.remarks)
     for line in (*findings, *_engines(written, home), *_closing(written, home)):
         screen.say(console, line)
 
@@ -81,7 +81,23 @@ def _speed(speed: Speed) -> tuple[str, ...]:
     if speed.ratio is None:
         return (name, _NONE, _NONE, speed.status)
     latency, eager = f"{speed.latency_ms:.2f} ms", f"{speed.eager_ms:.2f} ms"
-    return (name, latency, eager, f"{speed.ratio:.2f}× ({speed.low:.2f}–{speed.high:.2f})")
+    return (name, latency, eager, _spoken(speed))
+
+
+def _spoken(speed: Speed) -> str:
+    """The speed-up with its interval, as far as something may be said of it."""
+    interval = f"{speed.low:.2f}–{speed.high:.2f}"
+    if (speed.verdict or "").startswith(NO_VERDICT):
+        return f"{NO_VERDICT}, see below"
+    if speed.verdict == NEITHER:
+        return f"{interval}: {NEITHER}"
+    return f"{speed.ratio:.2f}× ({interval})"
+
+
+def _unsaid(written: Report) -> list[str]:
+    """Why some speeds have no verdict, each reason once."""
+    said = [speed.verdict for speed in written.speeds if (speed.verdict or "").startswith(NO_VERDICT)]
+    return [f"Speed: {reason}" for reason in dict.fromkeys(filter(None, said))]
 
 
 def _reach(written: Report) -> list[str]:

@@ -55,7 +55,8 @@ class Passage:
 
 def shuffles(draft: Draft) -> list[Shuffle]:
     """Every shuffle of a graph: Reshape, Transpose, Reshape, or Gather over channels."""
-    return [found for node in draft.nodes if (found := _gathered(draft, node) or _dealt(draft, node))]
+    reshapes = [node for node in draft.nodes if node.op_type == "Reshape"]
+    return [found for node in draft.nodes if (found := _gathered(draft, node) or _dealt(draft, node, reshapes))]
 
 
 def _gathered(draft: Draft, node: NodeProto) -> Shuffle | None:
@@ -68,11 +69,10 @@ def _gathered(draft: Draft, node: NodeProto) -> Shuffle | None:
     return Shuffle((node,), order) if len(set(order.tolist())) == len(order) else None
 
 
-def _dealt(draft: Draft, node: NodeProto) -> Shuffle | None:
+def _dealt(draft: Draft, node: NodeProto, reshapes: Sequence[NodeProto]) -> Shuffle | None:
     """A shuffle that begins with this Reshape: into groups, groups and places exchanged, and back."""
-    ends = [each for each in draft.nodes if each.op_type == "Reshape"]
-    turn = draft.only_reader(node.output[0], ends) if node.op_type == "Reshape" else None
-    back = draft.only_reader(turn.output[0], ends) if turn is not None and turn.op_type == "Transpose" else None
+    turn = draft.only_reader(node.output[0], reshapes) if node.op_type == "Reshape" else None
+    back = draft.only_reader(turn.output[0], reshapes) if turn is not None and turn.op_type == "Transpose" else None
     if turn is None or back is None or back.op_type != "Reshape" or back.input[0] != turn.output[0]:
         return None
     before, dealt, after = draft.shape(node.input[0]), draft.shape(node.output[0]), _restored(draft, back.output[0])

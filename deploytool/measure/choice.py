@@ -8,12 +8,12 @@ import numpy as np
 
 from deploytool.measure.latency import Ratio
 
-_NEVER_BELOW = 0.98  # of the plain form's speed, at any batch: less is no noise
+NEVER_BELOW = 0.98  # of the plain form's speed, at any batch: less is no noise
 
 
 def eligible(ratios: Sequence[Ratio]) -> bool:
     """Whether a form is surely faster than the plain one at some batch, and slower at none."""
-    return any(ratio.low > 1 for ratio in ratios) and all(ratio.value >= _NEVER_BELOW for ratio in ratios)
+    return any(ratio.low > 1 for ratio in ratios) and all(ratio.value >= NEVER_BELOW for ratio in ratios)
 
 
 def choose(ratios: Mapping[str, Sequence[Ratio]], plain: str) -> str:

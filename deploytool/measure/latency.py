@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Milliseconds = npt.NDArray[np.float64]
+from deploytool.measure import rounds
+from deploytool.measure.rounds import Clocks, Milliseconds
 
 _RESAMPLES = 2000
-FEWEST_ROUNDS, _MOST_ROUNDS = 7, 200
+_LONGEST = 0.9  # autocorrelation: with more, no number of rounds would do
+FEWEST_ROUNDS = rounds.FEWEST
 
 
 @dataclass(frozen=True)
@@ -30,35 +31,32 @@ def interleave(
     clock: Callable[[], float] = time.perf_counter,
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Milliseconds]:
-    """Milliseconds of every call in every round, for about `seconds` in all.
-
-    Each round runs every call once, beginning with another one each time, so that a drift of the machine's speed
-    meets all alike. Two untimed rounds come first; they also tell how many rounds fit.
-    """
-    names = list(calls)
-    for _ in range(2):
-        begun = clock()
-        for name in names:
-            calls[name]()
-        round_seconds = clock() - begun
-    rounds = int(np.clip(seconds / max(round_seconds, 1e-9), FEWEST_ROUNDS, _MOST_ROUNDS))
-    taken = np.empty((len(names), rounds))
-    for turn in range(rounds):
-        for place in np.roll(np.arange(len(names)), -turn):
-            begun = clock()
-            calls[names[place]]()
-            taken[place, turn] = (clock() - begun) * 1000
-        watch(turn + 1, rounds)
-    return dict(zip(names, taken, strict=True))
+    """Milliseconds of every call in every round, for about `seconds` in all, by the wall clock alone."""
+    clocks = Clocks(wall=clock, queued=lambda: 0.0)
+    return {name: series.wall_ms for name, series in rounds.record(calls, seconds, clocks=clocks, watch=watch).items()}
 
 
 def ratio(slow: Milliseconds, fast: Milliseconds, seed: int = 0) -> Ratio:
     """Median of `slow` over median of `fast`, two series of the same rounds.
 
-    The interval is a percentile bootstrap that draws whole rounds, so that what disturbed both stays paired.
+    The interval is a percentile bootstrap that draws whole rounds, so that what disturbed both stays paired. Rounds
+    that resemble the ones before tell less than as many independent ones: it widens as the root of that.
     """
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, len(slow), (_RESAMPLES, len(slow)))
     ratios = np.median(slow[drawn], axis=1) / np.median(fast[drawn], axis=1)
-    low, high = np.percentile(ratios, (2.5, 97.5))
-    return Ratio(float(np.median(slow) / np.median(fast)), float(low), float(high))
+    value, ends = float(np.median(slow) / np.median(fast)), np.percentile(ratios, (2.5, 97.5))
+    likeness = _likeness(np.log(slow) - np.log(fast))
+    low, high = value * (ends / value) ** np.sqrt((1 + likeness) / (1 - likeness))
+    return Ratio(value, float(low), float(high))
+
+
+def _likeness(series: Milliseconds) -> float:
+    """The autocorrelation of neighbours by rank, so that outliers count as one, and mended for its bias; at least 0."""
+    ranks = np.unique(series, return_inverse=True)[1].astype(np.float64)
+    ranks -= ranks.mean()
+    power = float((ranks * ranks).sum())
+    if power == 0:
+        return 0.0
+    found = float((ranks[1:] * ranks[:-1]).sum()) / power
+    return float(np.clip(found + (1 + 3 * found) / len(series), 0, _LONGEST))

@@ -17,8 +17,8 @@ from deploytool.golden import Arrays, Floor, Noise
 from deploytool.report import Check, Parity, Tolerance
 
 COARSEST = 1e-2  # beyond one percent of the largest output, decisions with a clear margin could fall otherwise
-ROOM32 = Floor(max_error=16.0, rms=6.0)  # times the noise; sound graphs reach 2.6 and 1.8
-ROOM16 = Floor(max_error=4.0, rms=4.0)  # sound graphs reach 1.1 and 1.6
+ROOM32 = Floor(max_error=16.0, rms=6.0)  # times the noise
+ROOM16 = Floor(max_error=4.0, rms=3.0)
 _ONCE32, _ONCE16 = Floor(2.0**-24, 2.0**-26), Floor(2.0**-11, 2.0**-13)  # rounded once: no noise counts for less
 _FAINT = 0.1  # of the loudest case: fainter ones are held to an error of that size, or their noise would rule
 _UNEVEN = 3.0  # one case may err that much more than all of them together
@@ -46,8 +46,9 @@ def tolerances(noise: Noise, wanted: Mapping[str, float]) -> Tolerances:
 
 def _tolerance(noise: Floor, room: Floor, least: Floor, wanted: float | None) -> Tolerance:
     largest = room.max_error * max(noise.max_error, least.max_error)
+    rms = room.rms * max(noise.rms, least.rms)
     most = min(largest, COARSEST) if wanted is None else wanted
-    rms = room.rms * max(noise.rms, least.rms) * most / largest
+    rms = min(rms, COARSEST) if wanted is None else rms * wanted / largest
     return Tolerance(most, 1 - (_UNEVEN * rms) ** 2 / 2, -20 * float(np.log10(rms)), top1=1.0, top5=1.0)
 
 
@@ -86,6 +87,19 @@ def compare(got: Arrays, expected: Arrays, tie: float = 0.0) -> Parity:
 def errors(got: Arrays, expected: Arrays) -> Floats:
     """The largest error of each case, relative to its largest expected value; infinite where it is bad."""
     worst = [_errors(np.asarray(got[name], np.float64), np.asarray(expected[name], np.float64)) for name in expected]
+    largest: Floats = np.max(worst, axis=0)
+    return largest
+
+
+def deviations(got: Arrays, expected: Arrays) -> Floats:
+    """The root mean square error of each case, relative to that of its expected values; infinite where it is bad."""
+    worst = []
+    for name, array in expected.items():
+        error, signal = (
+            np.linalg.norm(np.asarray(each, np.float64).reshape(len(array), -1), axis=1)
+            for each in (got[name] - array, array)
+        )
+        worst.append(np.nan_to_num(error, nan=np.inf) / _scales(signal))
     largest: Floats = np.max(worst, axis=0)
     return largest
 

@@ -15,6 +15,7 @@ from deploytool.artifact import Given, Notes
 from deploytool.backends import eager
 from deploytool.checkpoints import seeded
 from deploytool.errors import BadInput, DeployError, StageFailed
+from deploytool.golden import Arrays
 from deploytool.spec import BATCH, Job, Model, Options, Tensor
 
 _IMAGES = 16  # enough for the statistics of a batch norm
@@ -42,7 +43,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
             module, origin = _made(model), "as the factory made them"
             if factory.is_zoo(model.factory):
                 origin = f"seed {options.seed}"
-                _answers(module, model, 2, typical)  # raises where it cannot take these inputs
+                _answers(module, model, _drawn(model, 2, typical))  # raises where it cannot take these inputs
                 seeded.calibrate(module, _batch(model, options.seed, typical))
         model = _with_outputs(module, model, options, typical)
     eager.save(module, model, out)
@@ -78,13 +79,17 @@ def _batch(model: Model, seed: int, sizes: Mapping[str, int]) -> torch.Tensor:
 
 def _with_outputs(module: nn.Module, model: Model, options: Options, typical: Mapping[str, int]) -> Model:
     """The model with its outputs as they are: their number, types and sizes, and which of these are free."""
-    example, alone = _answers(module, model, 2, typical), _answers(module, model, 1, typical)
-    ends = [_answers(module, model, 1, samples.sides(options.sizes, end)) for end in ("smallest", "largest")]
+    two = _drawn(model, 2, typical)
+    one = {name: array[:1] for name, array in two.items()}
+    example, alone = _answers(module, model, two), _answers(module, model, one)
+    free = [samples.sides(options.sizes, end) for end in ("smallest", "largest")] if options.sizes else []
+    ends = [_answers(module, model, _drawn(model, 1, sizes)) for sizes in free]
     for tensor in example:
         if _dtype(tensor) not in _TYPES:
             raise StageFailed(f"{model.name} gives a tensor of {_dtype(tensor)}", f"give one of {', '.join(_TYPES)}")
-    again = _answers(module, model, 2, typical)
-    if not all(np.allclose(one.numpy(), two.numpy(), equal_nan=True) for one, two in zip(example, again, strict=True)):
+    again = _answers(module, model, two)
+    pairs = zip(example, again, strict=True)
+    if not all(np.allclose(before.numpy(), after.numpy(), equal_nan=True) for before, after in pairs):
         what = f"{model.name} answers the same inputs differently each time"
         raise StageFailed(what, "let it draw no random numbers, nor drop any, where self.training is false")
     names = [tensor.name for tensor in model.outputs]
@@ -92,17 +97,22 @@ def _with_outputs(module: nn.Module, model: Model, options: Options, typical: Ma
         names = ["logits"] if len(example) == 1 else [f"output_{number}" for number in range(len(example))]
     if both := {tensor.name for tensor in model.inputs} & set(names):
         raise BadInput(f"{model.name} has an output called {min(both)} too", "give the input another name")
-    for name, one, two in zip(names, alone, example, strict=True):
-        if one.shape[1:] != two.shape[1:]:
-            what = f"{model.name} gives {name} as {tuple(one.shape)} of 1 case, and as {tuple(two.shape)} of 2"
+    for name, single, double in zip(names, alone, example, strict=True):
+        if single.shape[1:] != double.shape[1:]:
+            what = f"{model.name} gives {name} as {tuple(single.shape)} of 1 case, and as {tuple(double.shape)} of 2"
             raise StageFailed(what, "let only the first dimension of an output depend on the batch")
     outputs = [_output(model, name, *each) for name, *each in zip(names, example, *ends, strict=True)]
     return replace(model, outputs=tuple(outputs))
 
 
-def _answers(module: nn.Module, model: Model, count: int, sizes: Mapping[str, int]) -> Sequence[torch.Tensor]:
+def _drawn(model: Model, count: int, sizes: Mapping[str, int]) -> Arrays:
     _, inputs = samples.draw(model, count, 0, sizes)
-    return eager.run(module, model, {tensor.name: torch.from_numpy(inputs[tensor.name]) for tensor in model.inputs})
+    return inputs
+
+
+def _answers(module: nn.Module, model: Model, inputs: Arrays) -> Sequence[torch.Tensor]:
+    given = {tensor.name: torch.tensor(inputs[tensor.name]) for tensor in model.inputs}  # a copy: a model may change it
+    return eager.run(module, model, given)
 
 
 def _output(model: Model, name: str, example: torch.Tensor, *ends: torch.Tensor) -> Tensor:

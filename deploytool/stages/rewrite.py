@@ -17,7 +17,7 @@ from deploytool.errors import BadInput, MissingBackend, ParityFailed, StageFaile
 from deploytool.golden import Arrays, Golden
 from deploytool.measure import choice, latency, parity
 from deploytool.measure.latency import Ratio
-from deploytool.measure.replay import replay
+from deploytool.measure.replay import FEW, replay
 from deploytool.rehearsal import Launches
 from deploytool.rewrites import PLAIN, RECIPES, Candidate
 from deploytool.spec import AUTO, BATCH, Job
@@ -26,7 +26,6 @@ NONE = "none"
 _SECONDS = 0.5  # of timing for each batch
 _CONTENDERS = 3  # forms that are timed at the larger batch, the plain one aside
 _PATIENCE = 4.0  # seconds: where the larger batch would take longer, the smaller one decides alone
-_HOPELESS = 0.9  # of the plain form's speed at the smaller batch: no larger one makes up for that
 _HEAVIEST = 1.5  # times as many weights: more cost an engine more than fewer launches save
 
 Trials = dict[str, dict[int, Ratio]]  # form: batch: how many times faster than the plain form
@@ -142,7 +141,7 @@ def _proved(
 
     A form that strays from the plain one is still right if it is nearer to the FP64 truth.
     """
-    answers = {name: replay(session, sample.inputs) for name, session in sessions.items()}
+    answers = {name: replay(session, sample.inputs, FEW) for name, session in sessions.items()}
     expected = answers[PLAIN]
     tolerance = parity.tolerances(sample.noise, job.options.tolerance).fp32
     own = parity.compare(expected, sample.reference).max_error
@@ -168,7 +167,7 @@ def _timed(sessions: Mapping[str, Session], inputs: Arrays, job: Job) -> Trials:
         for name, series in taken.items():
             trials[name][batch] = latency.ratio(taken[PLAIN], series)
         rivals = sorted((name for name in running if name != PLAIN), key=lambda name: -trials[name][batch].value)
-        hopeful = [name for name in rivals[:_CONTENDERS] if trials[name][batch].value >= _HOPELESS]
+        hopeful = [name for name in rivals[:_CONTENDERS] if trials[name][batch].value >= choice.NEVER_BELOW]
         running = {name: sessions[name] for name in (PLAIN, *hopeful)}
         one = sum(float(np.median(taken[name])) for name in running) / batch / 1000
         if one * job.options.batch.typical * latency.FEWEST_ROUNDS > _PATIENCE:

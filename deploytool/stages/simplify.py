@@ -33,11 +33,11 @@ _FOLDING, _SHAPES = "constant folding", "shape inference"  # steps of onnxsim th
 
 _ALL = ("onnxsim",)
 
-# onnxsim imports torch where it finds it, and does not need it; `certify` and `check_n` prove less than we do below.
+# onnxsim imports torch and sympy where it finds them, and needs neither; `certify` and `check_n` prove less than we do.
 _START = """
 import sys
 sys.path.remove("")
-sys.modules["torch"] = None
+sys.modules["torch"] = sys.modules["sympy"] = None
 import onnxsim
 """
 _PASSES = f"""{_START}

@@ -16,7 +16,7 @@ from deploytool.cli import export
 from deploytool.errors import DeployError, NotVerified, ParityFailed, TooSlow
 from deploytool.proof import Missed, Proof
 from deploytool.report import MEASURED, SCHEMA, Check, Gate, Hop, Parity, Report, Tolerance
-from tests.conftest import Command
+from tests.conftest import Command, modules_of
 
 MODEL = "mobilenet_v1_cifar"
 FILES = {
@@ -71,6 +71,17 @@ def test_the_whole_road_and_back_again(deploytool: Command, tmp_path: Path) -> N
     assert document["report"]["schema"] == SCHEMA
     assert document["report"]["model"] == MODEL
     assert "kept" in again.stderr
+
+    program = f"""
+import contextlib, io, re
+from pathlib import Path
+from deploytool.cli import app
+with contextlib.redirect_stdout(io.StringIO()):
+    app({["export", MODEL, "--trt", *QUICK, "--out", str(run)]!r}, standalone_mode=False)
+peak_mib = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+assert peak_mib < 100, peak_mib
+"""
+    assert not {"torch", "onnx", "onnxruntime", "tensorrt_rtx"} & modules_of(program)
 
     shown = deploytool("show", f"artifacts/{MODEL}")
     assert shown.returncode == 0

@@ -11,7 +11,7 @@ from deploytool import catalog
 from deploytool.targets import TARGETS
 from tests.conftest import Command, modules_of
 
-HEAVY = {"torch", "onnx", "onnxruntime", "onnxsim", "tensorrt_rtx", "safetensors"}
+HEAVY = {"torch", "numpy", "onnx", "onnxruntime", "onnxsim", "tensorrt_rtx", "safetensors"}
 
 
 def test_models_lists_every_figure(deploytool: Command) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +67,16 @@ def test_somebody_elses_model_keeps_the_weights_its_factory_gives(tmp_path: Path
     assert notes["weights"] == "as the factory made them"
     assert notes["parameters"] == sum(np.prod(p.shape) for p in module.parameters())
     assert torch.equal(module.get_parameter("stem.1.weight"), torch.ones(8))
+
+
+def test_a_model_that_works_on_its_input_in_place_answers_alike_each_time(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "from torch import nn\nclass Net(nn.Linear):\n  def forward(self, x): return super().forward(x.sub_(1))\n"
+    )
+    vector = (Tensor("vector", ("batch", 4)),)
+    model = dataclasses.replace(
+        TINY, factory=f"{file}:Net", options={"in_features": 4, "out_features": 3}, inputs=vector
+    )
+    notes = instantiate.make(Job(model, QUICK), tmp_path / "weights", GIVEN)
+    assert notes["parameters"] == 15

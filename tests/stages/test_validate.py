@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from deploytool import report, verdict
 from deploytool.artifact import Given
-from deploytool.report import BUILT_NOT_RUN, MEASURED, Report, Speed
+from deploytool.report import BUILT_NOT_RUN, MEASURED, Report, Speed, no_verdict
 from deploytool.spec import Job, Options, Range
 from deploytool.stages import validate
 from tests.conftest import QUICK, TINY, shelf
@@ -158,6 +158,13 @@ def test_the_gate_judges_what_ships_by_its_lower_bound(
     assert gate is not None
     assert (gate.stage, gate.reached) == (stage, reached)
     assert gate.status == (MEASURED if any(s.low for s in speeds if s.stage == stage) else BUILT_NOT_RUN)
+
+
+def test_no_gate_is_passed_on_an_uneven_machine() -> None:
+    flattering = dataclasses.replace(speed("simplify", 187.0), verdict=no_verdict("eager waited for a processor"))
+    gate = verdict.gate(2.0, (flattering, speed("halve", 0.9)), engine=False)
+    assert gate is not None
+    assert (gate.stage, gate.reached, gate.status) == ("simplify", False, flattering.verdict)
 
 
 def test_no_gate_was_asked_for() -> None:

@@ -41,7 +41,7 @@ def permute_channels(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
 
 
 def flip_kernel(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
-    _rewrite(graph, node, lambda weight: weight[..., ::-1].copy())
+    _rewrite(graph, node, _flipped)
 
 
 def drop_bias(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
@@ -115,6 +115,11 @@ def calls(weights: Path, kind: str) -> list[set[str]]:
 
 def _loudest(weight: Weight) -> int:
     return int(np.abs(weight.astype(np.float64)).reshape(len(weight), -1).sum(axis=1).argmax())
+
+
+def _flipped(weight: Weight) -> Weight:
+    assert weight.shape[-1] > 1
+    return weight[..., ::-1].copy()
 
 
 def _put(weight: Weight, at: int, values: Weight) -> Weight:

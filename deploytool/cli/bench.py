@@ -1,0 +1,164 @@
+"""`deploytool bench`: how fast a bundle is on this device, or a run on this desk beside the model it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deploytool import pipeline
+from deploytool.cli import device as devices
+from deploytool.cli import screen
+from deploytool.errors import BadInput, DeployError, NotVerified, TooSlow
+
+if TYPE_CHECKING:
+    from deploytool.bench import Bench, Gate, Row, Sweep
+
+_MANIFEST = "manifest.json"
+_SECONDS_OF_A_WAY, _SECONDS_OF_A_BATCH = 3.0, 10.0
+_NONE = "–"
+
+
+class Device(str, Enum):
+    """What runs the model and its artifacts."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def bench(
+    what: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN", help="A bundle's folder, or a run's.")],
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=3600, help="For each way of a bundle, or each batch of a run.", show_default="3, 10"),
+    ] = None,
+    key: devices.Key = None,
+    require: devices.Require = None,
+    build: devices.Build = False,
+    batch: Annotated[str | None, typer.Option(help="Of a run: batches, with commas.", show_default="1")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Of a run: for each session.", show_default="all")
+    ] = None,
+    device: Annotated[Device | None, typer.Option(help="Of a run.", show_default="auto")] = None,
+    against: Annotated[str | None, typer.Option(help="Of a run: the baseline.", show_default="eager")] = None,
+    ladder: Annotated[bool, typer.Option("--ladder", help="Of a run: torch.compile too, which takes minutes.")] = False,
+    min_speedup: Annotated[
+        float | None, typer.Option(min=0, help="Of a run: fail below this speed-up against the baseline.")
+    ] = None,
+    as_json: devices.Json = False,
+) -> None:
+    """Times every way to run a bundle that works here, or every artifact of a run in turn with the eager model.
+
+    Examples: deploytool bench artifacts/mixnet_s --batch 1,8 · deploytool bench artifacts/mixnet_s/pack/bundle
+    """
+    of_bundle: dict[str, object] = {"--require-signature": key, "--require": require, "--build": build or None}
+    of_run: dict[str, object] = {"--batch": batch, "--threads": threads, "--device": device, "--against": against}
+    of_run |= {"--ladder": ladder or None, "--min-speedup": min_speedup}
+    if (what / _MANIFEST).exists():
+        _belong(of_run, "a run, and this is a bundle")
+        devices.bench(what, seconds or _SECONDS_OF_A_WAY, key, require, build=build, as_json=as_json)
+        return
+    if not pipeline.rooms(what):
+        raise BadInput(f"{what} holds neither a bundle nor a run", "give a folder that `pack` or `export` made")
+    _belong(of_bundle, "a bundle, and this is a run")
+    batches = _batches(batch or "1")
+
+    from deploytool import bench as written  # here begins numpy
+    from deploytool import benching  # and torch
+
+    asked = benching.Asked(
+        batches=batches,
+        threads=threads or screen.processors(),
+        seconds=seconds or _SECONDS_OF_A_BATCH,
+        device=device.value if device else benching.AUTO,
+        against=against or benching.EAGER,
+        ladder=ladder,
+        min_speedup=min_speedup,
+    )
+    given, console = pipeline.shelf(what), screen.people(as_json=as_json)
+    with screen.progress_bar(console) as progress:
+        bar = progress.add_task("bench", total=None)
+        found = benching.run(what, given, asked, lambda done, total: progress.update(bar, completed=done, total=total))
+    path, failure = written.write(what, found), _failure(found.gate)
+    if as_json:
+        screen.document({"run": str(what), "bench": found, "error": screen.told(failure)})
+    for sweep in found.sweeps:
+        columns = ("", ">p50 ms", ">p90", ">p99", ">CPU ms", f"× {found.baseline} (95 %)", "verdict")
+        screen.table(console, _title(found, sweep), columns, [_row(row) for row in sweep.rows])
+        for line in _below(found, sweep):
+            screen.say(console, line)
+    screen.say(console, f"Written: {path}")
+    if failure:
+        screen.failure(failure)
+        raise typer.Exit(failure.exit_code)
+
+
+def _belong(options: Mapping[str, object], to: str) -> None:
+    """Refuses what was given of options that belong to the other kind of folder."""
+    for name, value in options.items():
+        if value is not None:
+            raise BadInput(f"{name} is for {to}", "leave it out")
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    words = text.split(",")
+    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        raise BadInput(f"--batch {text} is no list of batches", "write --batch 1,8")
+    return tuple(dict.fromkeys(int(word) for word in words))
+
+
+def _title(found: Bench, sweep: Sweep) -> str:
+    threads = "1 thread" if found.threads == 1 else f"{found.threads} threads"
+    where = threads if found.device == "cpu" else found.device
+    return f"{found.model} at batch {sweep.batch}, {where}, {sweep.rounds} rounds in turn"
+
+
+def _row(row: Row) -> tuple[str, ...]:
+    if row.latency is None:
+        word, why, _ = row.status.partition(" (")
+        return (row.name, _NONE, _NONE, _NONE, _NONE, f"{word} (below)" if why else word, "")
+    timed = row.latency
+    p99 = _NONE if timed.p99_ms is None else _ms(timed.p99_ms)
+    cells = (row.name, _ms(timed.p50_ms), _ms(timed.p90_ms), p99, _ms(timed.cpu_ms))
+    if row.ratio is None or row.verdict is None:
+        return (*cells, "the baseline", "")
+    interval = f"{row.ratio.value:.2f}× ({row.ratio.low:.2f}–{row.ratio.high:.2f})"
+    word, refused, _ = row.verdict.partition(" (")
+    worked = f"{row.cpu_ratio.value:.2f}× by CPU time" if row.cpu_ratio else _NONE
+    return (*cells, worked if refused else interval, word)
+
+
+def _ms(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def _below(found: Bench, sweep: Sweep) -> list[str]:
+    """On what, how even it was, and why some have no verdict."""
+    seen, control = sweep.conditions, sweep.control
+    others = "" if seen.others is None else f", other programs took {seen.others:.1f} of {seen.cores} cores"
+    lines = [
+        f"On {found.machine}: load {seen.load:.1f}{others}",
+        f"Control: {found.baseline} beside itself {control.value:.2f}× ({control.low:.2f}–{control.high:.2f})",
+    ]
+    lines += [f"GPU clock, highest, throttle reasons, temperature: {line}" for line in seen.gpu]
+    bound = [row.name for row in sweep.rows if row.latency and row.latency.launch_bound]
+    lines += [f"The GPU waits for the host to launch: {', '.join(bound)}"] if bound else []
+    lines += [f"{row.name}: {row.status}" for row in sweep.rows if "(" in row.status]
+    reasons = dict.fromkeys(row.verdict for row in sweep.rows if row.verdict and "(" in row.verdict)
+    return [*lines, *(f"{reason[0].upper()}{reason[1:]}" for reason in reasons)]
+
+
+def _failure(gate: Gate | None) -> DeployError | None:
+    """What keeps the benchmark from ending with 0: a speed-up that was asked for and is not sure."""
+    from deploytool.measure import comparison
+
+    if gate is None or gate.outcome == comparison.REACHED:
+        return None
+    wish = f"{gate.name}, {gate.min_speedup:g}× the baseline"
+    if gate.outcome == comparison.MISSED:
+        return TooSlow(f"too slow: {wish}: {gate.why}", "see the table above, or ask for less")
+    return NotVerified(f"not verified: {wish}: {gate.why}", "measure longer, on a quiet machine that can run it")

@@ -1,0 +1,64 @@
+"""Says in words which of two is faster, and says nothing where the spread or the machine does not allow it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deploytool.measure.latency import Ratio
+from deploytool.measure.rounds import Series
+from deploytool.report import FASTER, NEITHER, NO_VERDICT, SLOWER, no_verdict
+
+REACHED, MISSED, OPEN = "reached", "missed", "open"
+NOISE = 0.02  # two sessions of one file may differ by so much, by where they lie in memory
+_QUEUED = 0.2  # of a call's time that each of its threads waited for a processor
+_OWED = 0.85  # of a call's time, at the least, that some thread of it must have been running
+_HELD_UP = 0.25  # of the rounds: fewer do not move a median
+
+
+def held_up(series: Series, threads: int, *, on_cpu: bool = True) -> float:
+    """The share of rounds in which a call did not get the processors it was ready to use.
+
+    It waited for one, or got less processor time than one thread needs to fill the time it took; a call that has its
+    work done on a GPU may rest (`on_cpu` False). A median over such rounds says how busy the machine was.
+    """
+    late = series.queued_ms > _QUEUED * threads * series.wall_ms
+    if on_cpu:
+        late |= series.cpu_ms < _OWED * series.wall_ms
+    return float(np.mean(late))
+
+
+def verdict(
+    found: Ratio,
+    baseline: tuple[str, Series],
+    rival: tuple[str, Series],
+    *,
+    threads: int,
+    uneven: str | None = None,
+    noise: float = NOISE,
+    on_cpu: bool = True,
+) -> str:
+    """`faster`, `slower`, `no significant difference`, or no verdict, of `rival` beside `baseline`.
+
+    `found` is their ratio, `uneven` what the conditions say against every ratio of the run; one is significant if its
+    interval leaves 1 out and it is further from 1 than `noise`.
+    """
+    if uneven:
+        return no_verdict(uneven)
+    for name, series in (baseline, rival):
+        share = held_up(series, threads, on_cpu=on_cpu)
+        if share > _HELD_UP:
+            return no_verdict(f"{name} waited for a processor in {share:.0%} of its rounds")
+    if found.low > 1 and found.value > 1 + noise:
+        return FASTER
+    if found.high < 1 and found.value < 1 / (1 + noise):
+        return SLOWER
+    return NEITHER
+
+
+def against(threshold: float, found: Ratio, said: str) -> str:
+    """Whether a ratio with that verdict is `reached` or `missed` with 95 % confidence, or `open`: neither is sure."""
+    if said.startswith(NO_VERDICT):
+        return OPEN
+    if found.low >= threshold:
+        return REACHED
+    return MISSED if found.high < threshold else OPEN

@@ -1,0 +1,98 @@
+"""Runs callables in turn, round after round, and keeps what each call took by the clock and by the processor."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+Milliseconds = npt.NDArray[np.float64]
+
+FEWEST, MOST = 7, 200
+_UNTIMED = 2  # rounds that come first, however long the warm-up
+_TASKS = Path("/proc/self/task")
+
+
+def queued() -> float:
+    """Seconds that threads of this process were able to run and waited for a processor; 0 where Linux does not say."""
+    waited = 0
+    with suppress(OSError):
+        for task in os.listdir(_TASKS):  # noqa: PTH208  # read twice around each call: no objects
+            with suppress(OSError, IndexError):  # a thread may end meanwhile
+                waited += int((_TASKS / task / "schedstat").read_bytes().split()[1])
+    return waited / 1e9
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Seconds: by the wall, of processor time of all threads of this process, and that these waited for a processor."""
+
+    wall: Callable[[], float] = time.perf_counter
+    cpu: Callable[[], float] = time.process_time
+    queued: Callable[[], float] = queued
+
+
+@dataclass(frozen=True)
+class Series:
+    """What one callable took in every round, in milliseconds by each of the clocks."""
+
+    wall_ms: Milliseconds
+    cpu_ms: Milliseconds
+    queued_ms: Milliseconds
+
+
+def _unwatched(done: int, total: int) -> None:
+    """The watcher of rounds that nobody watches."""
+
+
+def record(
+    calls: Mapping[str, Callable[[], object]],
+    seconds: float,
+    *,
+    warm_up_seconds: float = 0.0,
+    most: int = MOST,
+    clocks: Clocks = Clocks(),  # frozen
+    watch: Callable[[int, int], None] = _unwatched,
+) -> dict[str, Series]:
+    """The series of every call, in rounds that take about `seconds` in all, after untimed ones for the warm-up.
+
+    Each round runs every call once, in an order that turns on and runs backwards every other time: so a drift of the
+    machine's speed meets all alike, and none always follows the same rival.
+    """
+    names = list(calls)
+    fitting = seconds / max(_warm_up(calls, warm_up_seconds, clocks), 1e-9)
+    rounds = int(np.clip(fitting, FEWEST, most))
+    taken = np.empty((len(names), 3, rounds))
+    for turn in range(rounds):
+        order = np.roll(np.arange(len(names)), -(turn // 2))
+        for place in np.roll(order[::-1], len(names) // 2) if turn % 2 else order:
+            taken[place, :, turn] = _timed(calls[names[place]], clocks)
+        watch(turn + 1, rounds)
+    return {name: Series(*each) for name, each in zip(names, taken, strict=True)}
+
+
+def _warm_up(calls: Mapping[str, Callable[[], object]], seconds: float, clocks: Clocks) -> float:
+    """Untimed rounds for that long, two at the least; how many seconds the last one took."""
+    begun, rounds, last = clocks.wall(), 0, 0.0
+    while rounds < _UNTIMED or clocks.wall() - begun < seconds:
+        before = clocks.wall()
+        for call in calls.values():
+            call()
+        rounds, last = rounds + 1, clocks.wall() - before
+        if last <= 0:
+            return last  # a clock that stands still would never end the warm-up
+    return last
+
+
+def _timed(call: Callable[[], object], clocks: Clocks) -> tuple[float, float, float]:
+    """Milliseconds of one call; the wall clock is read last before it and first after it."""
+    queue, cpu, wall = clocks.queued(), clocks.cpu(), clocks.wall()
+    call()
+    wall, cpu, queue = clocks.wall() - wall, clocks.cpu() - cpu, clocks.queued() - queue
+    return wall * 1000, cpu * 1000, max(queue, 0.0) * 1000

@@ -1,0 +1,190 @@
+"""Times the zoo's shipped graphs in turn with every peer, in one process: `make bench`.
+
+All run on the same number of threads, from and to host memory; the peak is that of a matrix product timed in the same
+rounds. `--out FILE` writes the table as it grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deploytool import catalog, hops, machine, pipeline
+from deploytool.artifact import Kind
+from deploytool.backends import Session, eager
+from deploytool.errors import DeployError, MissingBackend, StageFailed
+from deploytool.golden import Arrays, read
+from deploytool.measure import comparison, conditions, latency, parity
+from deploytool.measure.conditions import Conditions
+from deploytool.measure.latency import Ratio
+from deploytool.measure.rounds import Series
+from deploytool.spec import Job, Options
+from tests.bench import goals, rivals
+from tests.bench.goals import OPENVINO, PLAIN
+from tests.bench.rivals import COMPILE, EAGER, ONNXSIM, ONNXSLIM, OURS
+
+ZOO = (
+    *("mixnet_s", "mixnet_m", "mixnet_l"),
+    *("shufflenet_g1", "shufflenet_g2", "shufflenet_g3", "shufflenet_g4", "shufflenet_g8"),
+    *("mobilenet_v1", "squeezenet1_0", "squeezenet1_1"),
+)
+ROAD = ("instantiate", "record", "translate", "simplify", "rewrite")
+COLUMNS = (EAGER, COMPILE, PLAIN, ONNXSIM, ONNXSLIM, OPENVINO, OURS)
+PEAK, SIDE = "peak", 512  # of a square matrix product that fits the caches as a convolution's tiles do
+CLOSE = 1e-4  # of the largest output: a peer that strays further computes something else
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model at one batch: every way's series, what the machine did, what was not there, and the largest error."""
+
+    model: str
+    batch: int
+    taken: Mapping[str, Series]
+    seen: Conditions
+    missing: Mapping[str, str]
+    error: float
+    useful: float
+
+    def ratio(self, slow: str, clock: str = "wall_ms") -> Ratio:
+        """How many times faster than `slow` the shipped graph is."""
+        return latency.ratio(getattr(self.taken[slow], clock), getattr(self.taken[OURS], clock))
+
+    def uneven(self) -> str | None:
+        """What stands against comparing by the wall clock here."""
+        late = {name: comparison.held_up(self.taken[name], self.seen.threads) for name in (PLAIN, OURS)}
+        worst = max(late, key=lambda name: late[name])
+        waited = f"{worst} waited for a processor in {late[worst]:.0%} of the rounds" if late[worst] > 0.25 else None
+        return self.seen.uneven or waited
+
+
+def product() -> Callable[[], object]:
+    """A matrix product on torch's threads."""
+    a, b, out = (torch.rand(SIDE, SIDE) for _ in range(3))
+    return partial(torch.mm, a, b, out=out)
+
+
+def measured(model: str, batch: int, asked: argparse.Namespace, folder: Path) -> Cell:
+    """All peers at one batch; raises StageFailed if one of them computes something else than eager."""
+    weights, recorded, *_, ours = pipeline.run(Job(catalog.find(model), Options()), ROAD, folder / model)
+    assert ours.kind is Kind.GRAPH
+    inputs = hops.first(read(recorded.path).inputs, batch)
+    graph = rivals.plain(weights.path, inputs)
+    ways = rivals.rivals(weights.path, graph, ours.path, asked.threads, inputs, compiled=asked.compile)
+    with ExitStack() as stack:
+        tried = {name: _opened(stack, start, inputs) for name, start in ways.items()}
+        missing = {name: each for name, each in tried.items() if isinstance(each, str)}
+        sessions = {name: each for name, each in tried.items() if not isinstance(each, str)}
+        error = largest_error(sessions, inputs)
+        calls: dict[str, Callable[[], object]] = {name: partial(each, **inputs) for name, each in sessions.items()}
+        calls[PEAK] = product()
+        taken, seen = conditions.watched(calls, asked.seconds, asked.threads, warm_up_seconds=1.0, most=1000)
+    macs = (catalog.find(model).macs or 0) * batch
+    rate = SIDE**3 / np.median(taken[PEAK].wall_ms)
+    return Cell(model, batch, taken, seen, missing, error, float(macs / np.median(taken[OURS].wall_ms) / rate))
+
+
+def _opened(stack: ExitStack, start: Callable[[], AbstractContextManager[Session]], inputs: Arrays) -> Session | str:
+    """The session, once it has answered, or why there is none."""
+    try:
+        session = stack.enter_context(start())
+        session(**inputs)
+    except (MissingBackend, StageFailed) as error:
+        return str(error)
+    return session
+
+
+def largest_error(sessions: Mapping[str, Session], inputs: Arrays) -> float:
+    expected = sessions[EAGER](**inputs)
+    errors = {name: parity.compare(session(**inputs), expected).max_error for name, session in sessions.items()}
+    worst = max(errors, key=lambda name: errors[name])
+    if errors[worst] > CLOSE:
+        raise StageFailed(f"{worst} computes something else: error {errors[worst]:.1e}", "compare nothing with it")
+    return errors[worst]
+
+
+def row(cell: Cell) -> str:
+    """The cell as a row of the table: medians in milliseconds, ratios with their intervals."""
+    times = [f"{np.median(cell.taken[name].wall_ms):.2f}" if name in cell.taken else "–" for name in COLUMNS]
+    ratios = [_ratio(cell, PLAIN), _ratio(cell, OPENVINO), _ratio(cell, PLAIN, "cpu_ms")]
+    doubt = "uneven" if cell.uneven() else "even"
+    rounds = str(len(cell.taken[OURS].wall_ms))
+    cells = [cell.model, str(cell.batch), *times, *ratios, f"{cell.useful:.2f}", f"{cell.error:.0e}", rounds, doubt]
+    return f"| {' | '.join(cells)} |"
+
+
+def _ratio(cell: Cell, slow: str, clock: str = "wall_ms") -> str:
+    if slow not in cell.taken:
+        return "–"
+    found = cell.ratio(slow, clock)
+    return f"{found.value:.2f} ({found.low:.2f}–{found.high:.2f})"
+
+
+def head(asked: argparse.Namespace) -> list[str]:
+    """On what this was measured, and the names of the columns."""
+    threads = "1 thread" if asked.threads == 1 else f"{asked.threads} threads"
+    names = ["model", "batch", *(f"{name} ms" for name in COLUMNS), "× ORT", "× OpenVINO", "× ORT by CPU time"]
+    names += ["useful", "error", "rounds", "machine"]
+    return [
+        f"# Peers, {threads}",
+        "",
+        f"{machine.cpu()}, Python {platform.python_version()}, {rivals.versions()}; {time.strftime('%Y-%m-%d')}.",
+        "Medians of interleaved rounds, ratios with 95 % intervals. `useful` is the share that the model's own",
+        f"multiply-accumulates make of the rate of a matrix product ({SIDE}³) timed in the same rounds. `machine` says",
+        "whether it was even enough to trust the wall clock.",
+        "",
+        f"| {' | '.join(names)} |",
+        f"|{'---|' * len(names)}",
+    ]
+
+
+def notes(cells: list[Cell], threads: int) -> list[str]:
+    """The goals, and what was missing."""
+    lines = ["", "Goals:", ""]
+    for cell in cells:
+        ratios = {name: cell.ratio(name) for name in (PLAIN, OPENVINO) if name in cell.taken}
+        lines += [f"- {line}" for line in goals.told(cell.model, cell.batch, threads, ratios, cell.uneven())]
+    missing = dict.fromkeys(f"- {name} was not there: {why}" for cell in cells for name, why in cell.missing.items())
+    return [*lines, *missing]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=ZOO)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=15.0, help="for each model and batch")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too: minutes for each model and batch")
+    parser.add_argument("--out", type=Path, help="write the table there, after each row")
+    asked = parser.parse_args()
+    lines, cells = head(asked), list[Cell]()
+    sys.stdout.write("\n".join(lines) + "\n")
+    with tempfile.TemporaryDirectory() as name, eager.on_threads(asked.threads):
+        for model in asked.models:
+            for batch in asked.batch:
+                try:
+                    cells.append(measured(model, batch, asked, Path(name)))
+                except DeployError as error:
+                    sys.stdout.write(f"{model} batch {batch}: {error}\n")
+                    continue
+                lines.append(row(cells[-1]))
+                sys.stdout.write(lines[-1] + "\n")
+                sys.stdout.flush()
+                if asked.out:
+                    asked.out.write_text("\n".join([*lines, *notes(cells, asked.threads)]) + "\n", encoding="utf-8")
+    sys.stdout.write("\n".join(notes(cells, asked.threads)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

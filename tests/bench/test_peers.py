@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploytool import golden
+from deploytool.errors import MissingBackend, StageFailed
+from deploytool.golden import Arrays
+from deploytool.measure.conditions import Conditions
+from tests.bench import peers, rivals
+from tests.bench.goals import OPENVINO, PLAIN
+from tests.bench.peers import COLUMNS, Cell
+from tests.bench.rivals import COMPILE, EAGER, OURS
+from tests.measure.pretended import series
+
+EVEN = Conditions(1, 2, 0.1, 0.0, 1.0, 1.0, 1.0, (), (), None)
+HEAVY = {"+ onnxslim": "onnxslim", OPENVINO: "openvino"}
+
+
+@pytest.fixture
+def inputs(finished: Path) -> Arrays:
+    return golden.read(finished / "record" / "golden.npz").inputs
+
+
+def test_every_peer_that_is_here_computes_the_same(finished: Path, inputs: Arrays) -> None:
+    weights, ours = finished / "instantiate" / "weights.safetensors", finished / "rewrite" / "graph.onnx"
+    ways = rivals.rivals(weights, rivals.plain(weights, inputs), ours, 1, inputs, compiled=False)
+    assert list(ways) == [name for name in COLUMNS if name != COMPILE]
+    with ways[EAGER]() as eager:
+        for name, start in ways.items():
+            if name in HEAVY and importlib.util.find_spec(HEAVY[name]) is None:
+                with pytest.raises(MissingBackend, match=f"{HEAVY[name]} cannot be imported"), start():
+                    pass
+                continue
+            with start() as session:
+                assert peers.largest_error({EAGER: eager, name: session}, inputs) < 1e-5, name
+
+
+def test_a_peer_that_computes_something_else_is_no_rival(inputs: Arrays) -> None:
+    def right(**_: object) -> dict[str, np.ndarray]:
+        return {"logits": np.eye(3)}
+
+    def wrong(**_: object) -> dict[str, np.ndarray]:
+        return {"logits": np.eye(3) * 1.1}
+
+    with pytest.raises(StageFailed, match="OpenVINO computes something else"):
+        peers.largest_error({EAGER: right, OPENVINO: wrong}, inputs)
+
+
+def test_a_row_and_its_goals() -> None:
+    times = {EAGER: 60.0, PLAIN: 20.0, OPENVINO: 12.0, OURS: 10.0, peers.PEAK: 2.0}
+    taken = {name: series(np.full(30, each)) for name, each in times.items()}
+    cell = Cell("mixnet_s", 1, taken, EVEN, {COMPILE: "no compiler"}, 3e-7, 0.25)
+    assert peers.row(cell) == (
+        "| mixnet_s | 1 | 60.00 | – | 20.00 | – | – | 12.00 | 10.00 | 2.00 (2.00–2.00) | 1.20 (1.20–1.20) "
+        "| 2.00 (2.00–2.00) | 0.25 | 3e-07 | 30 | even |"
+    )
+    assert peers.notes([cell], 1)[3:] == [
+        "- mixnet_s batch 1: ≥ 1.7× ORT: 2.00× (2.00–2.00), reached",
+        "- mixnet_s batch 1: not behind OpenVINO: 1.20× (1.20–1.20), reached",
+        "- torch.compile was not there: no compiler",
+    ]
+
+
+def test_a_peer_that_had_to_wait_makes_the_row_uneven() -> None:
+    taken = {PLAIN: series(np.full(30, 20.0), cpu=0.5), OURS: series(np.full(30, 10.0))}
+    uneven = Cell("mixnet_s", 1, taken, EVEN, {}, 3e-7, 0.25).uneven()
+    assert uneven == "ORT waited for a processor in 100% of the rounds"

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploytool import bench, benching, plain
+from deploytool.artifact import Given
+from deploytool.backends import eager, tuned
+from deploytool.bench import Bench, Row, Sweep
+from deploytool.benching import Asked
+from deploytool.errors import BadInput, MissingBackend, StageFailed
+from deploytool.measure import comparison, conditions, rounds
+from deploytool.measure.conditions import Conditions
+from deploytool.measure.latency import Ratio
+from deploytool.measure.rounds import Series
+from deploytool.report import FASTER, NEITHER, SLOWER
+from tests.conftest import shelf
+from tests.measure.pretended import series
+
+EVEN = Conditions(1, 2, 0.1, 0.0, 1.0, 1.0, 1.0, (), (), None)
+ARTIFACTS = ["script", "translate", "simplify", "rewrite", "halve", "build/engine.plan"]
+KNOWN = {"script": 30.0, "translate": 5.0, "simplify": 5.05, "rewrite": 4.0, "halve": 10.0}
+Watched = Callable[..., tuple[dict[str, Series], Conditions]]
+
+
+def unwatched(done: int, total: int) -> None:
+    pass
+
+
+def asked(
+    batches: tuple[int, ...] = (1,), against: str = "eager", device: str = "cpu", min_speedup: float | None = None
+) -> Asked:
+    return Asked(batches, 1, 0.05, device=device, against=against, min_speedup=min_speedup)
+
+
+@pytest.fixture
+def given(finished: Path) -> Given:
+    return shelf(finished)
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, object]]:
+    """Every call is made once and takes what `KNOWN` says, eager and all else 20 ms, more at larger batches."""
+    called: list[Mapping[str, object]] = []
+
+    def watched(calls: Mapping[str, Callable[[], object]], *_: object, **__: object) -> tuple[object, Conditions]:
+        called.append({name: call() for name, call in calls.items()})
+        rng = np.random.default_rng(0)
+        noise = {name: np.exp(0.001 * rng.standard_normal(120)) for name in calls}
+        return {name: series(KNOWN.get(name, 20.0) * noise[name]) for name in calls}, EVEN
+
+    monkeypatch.setattr(conditions, "watched", watched)
+    return called
+
+
+def verdicts(sweep: Sweep) -> dict[str, str | None]:
+    return {row.name: row.verdict for row in sweep.rows if row.latency}
+
+
+def test_every_artifact_and_form_of_eager_has_its_row(finished: Path, given: Given) -> None:
+    found = benching.run(finished, given, asked(batches=(1, 3)), unwatched)
+    assert [sweep.batch for sweep in found.sweeps] == [1, 3]
+    for sweep in found.sweeps:
+        assert [row.name for row in sweep.rows] == ["eager", "channels_last", "compile", *ARTIFACTS]
+        status = {row.name: row.status for row in sweep.rows}
+        assert status["build/engine.plan"] == "built, not run"
+        assert status["compile"] == "unavailable (it takes minutes to begin; --ladder measures it)"
+        timed = [row.latency for row in sweep.rows if row.status == "measured"]
+        for each in timed:
+            assert each is not None
+            assert len(each.wall_ms) == sweep.rounds >= rounds.FEWEST
+            assert min(each.wall_ms) <= each.p50_ms <= each.p90_ms <= max(each.wall_ms)
+            assert each.cpu_ms > 0
+    assert found.files["rewrite/graph.onnx"] == plain.file_digest(finished / "rewrite" / "graph.onnx")
+    assert set(found.files) == {"instantiate/weights.safetensors", "script/script.pt", "build/engine.plan"} | {
+        f"{verb}/graph.onnx" for verb in ("translate", "simplify", "rewrite", "halve")
+    }
+
+
+def test_known_times_give_the_known_words(
+    finished: Path,
+    given: Given,
+    known: list[Mapping[str, Mapping[str, np.ndarray]]],
+) -> None:
+    found = benching.run(finished, given, asked(batches=(2,)), unwatched)
+    (sweep,) = found.sweeps
+    expected = {"eager": None, "channels_last": NEITHER, "script": SLOWER, "translate": FASTER, "simplify": FASTER}
+    assert verdicts(sweep) == {**expected, "rewrite": FASTER, "halve": FASTER}
+    rewrite = next(row for row in sweep.rows if row.name == "rewrite")
+    assert rewrite.ratio is not None
+    assert rewrite.ratio.value == pytest.approx(5, rel=0.01)
+    assert rewrite.cpu_ratio is not None
+    assert rewrite.cpu_ratio.value == pytest.approx(5, rel=0.01)
+    assert rewrite.latency is not None
+    assert rewrite.latency.p99_ms == pytest.approx(np.percentile(rewrite.latency.wall_ms, 99), abs=1e-3)
+    assert {len(answers["logits"]) for answers in known[0].values()} == {2}
+
+
+@pytest.mark.usefixtures("known")
+def test_processor_time_of_several_threads_is_no_ratio(finished: Path, given: Given) -> None:
+    (sweep,) = benching.run(finished, given, dataclasses.replace(asked(), threads=2), unwatched).sweeps
+    assert {row.cpu_ratio for row in sweep.rows} == {None}
+
+
+def test_another_baseline(finished: Path, given: Given, known: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KNOWN, "the baseline again", KNOWN["translate"])
+    (sweep,) = benching.run(finished, given, asked(against="translate"), unwatched).sweeps
+    found = verdicts(sweep)
+    assert (found["translate"], found["simplify"], found["rewrite"], found["eager"]) == (None, NEITHER, FASTER, SLOWER)
+    with pytest.raises(BadInput, match="no 'warp' to measure against"):
+        benching.run(finished, given, asked(against="warp"), unwatched)
+    with pytest.raises(MissingBackend, match="built, not run"):
+        benching.run(finished, given, asked(against="build"), unwatched)
+
+
+@pytest.mark.usefixtures("known")
+def test_no_difference_counts_that_the_baseline_has_from_itself(
+    finished: Path, given: Given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KNOWN, "the baseline again", 20.0 / 1.3)
+    monkeypatch.setitem(KNOWN, "translate", 20.0 / 1.25)
+    (sweep,) = benching.run(finished, given, asked(), unwatched).sweeps
+    assert sweep.control.value == pytest.approx(1.3, rel=0.01)
+    assert (verdicts(sweep)["translate"], verdicts(sweep)["rewrite"]) == (NEITHER, FASTER)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "shipped", "outcome"),
+    [
+        (4.9, ("translate", "rewrite"), comparison.REACHED),
+        (5.1, ("translate", "rewrite"), comparison.MISSED),
+        (5.0, ("rewrite",), comparison.OPEN),
+        (0.1, ("build/engine.plan",), comparison.OPEN),
+    ],
+)
+def test_the_gate_is_for_what_ships(
+    finished: Path, given: Given, known: list[object], wanted: float, shipped: tuple[str, ...], outcome: str
+) -> None:
+    sweeps = benching.run(finished, given, asked(batches=(1, 2)), unwatched).sweeps
+    gate = bench.gate(wanted, sweeps, shipped)
+    assert gate is not None
+    assert (gate.name, gate.outcome) == (shipped[-1], outcome)
+    assert bench.gate(None, sweeps, shipped) is None
+
+
+def test_a_batch_that_surely_misses_outweighs_one_that_is_open() -> None:
+    def sweep(batch: int, low: float, high: float) -> Sweep:
+        found = Ratio((low + high) / 2, low, high)
+        row = Row("rewrite", "graph.onnx", "onnxruntime", "measured", ratio=found, verdict=FASTER)
+        return Sweep(batch, 9, EVEN, found, (row,))
+
+    reached, unsure, missed = sweep(1, 2.1, 2.2), sweep(4, 1.9, 2.2), sweep(8, 1.5, 1.6)
+    for sweeps, outcome in (
+        ((reached, unsure, missed), comparison.MISSED),
+        ((missed, unsure, reached), comparison.MISSED),
+        ((reached, unsure, reached), comparison.OPEN),
+        ((reached, reached), comparison.REACHED),
+    ):
+        gate = bench.gate(2.0, sweeps, ["rewrite"])
+        assert gate is not None
+        assert gate.outcome == outcome
+
+
+def test_a_run_with_an_engine_ships_the_engine(finished: Path, given: Given, known: list[object]) -> None:
+    gate = benching.run(finished, given, asked(min_speedup=0.1), unwatched).gate
+    assert gate is not None
+    assert (gate.name, gate.outcome, gate.why) == ("build/engine.plan", comparison.OPEN, "built, not run")
+
+
+def test_the_file_says_what_was_found_while_its_subjects_last(run_copy: Path, known: list[object]) -> None:
+    found = benching.run(run_copy, shelf(run_copy), asked(), unwatched)
+    assert bench.write(run_copy, found) == run_copy / "bench.json"
+    assert bench.read(run_copy) == found
+    assert isinstance(found, Bench)
+    assert bench.current(run_copy, found)
+    (run_copy / "rewrite" / "graph.onnx").write_bytes(b"another")
+    assert not bench.current(run_copy, found)
+    (run_copy / "bench.json").write_text(json.dumps({"schema": "another"}))
+    with pytest.raises(BadInput, match="no benchmark of this version"):
+        bench.read(run_copy)
+
+
+def test_no_gpu_is_an_error_and_no_silent_fall_back(finished: Path, given: Given) -> None:
+    if eager.devices()[-1] == "cpu":
+        with pytest.raises(MissingBackend):
+            benching.run(finished, given, asked(device="cuda"), unwatched)
+
+
+class OnGpu:
+    """A session that notes times as those on a GPU do, some from before the rounds among them."""
+
+    def __init__(self, model: Callable[..., object], enqueue_ms: float) -> None:
+        self._model = model
+        self.gpu_ms, self.enqueue_ms = [9.0], [9.0]
+        self._noted = (2.0, enqueue_ms)
+
+    def __call__(self, **inputs: object) -> object:
+        self.gpu_ms += [self._noted[0]] * 120
+        self.enqueue_ms += [self._noted[1]] * 120
+        return self._model(**inputs)
+
+
+@pytest.mark.parametrize(("enqueue_ms", "bound"), [(1.9, True), (0.3, False)])
+def test_a_gpu_that_waits_for_the_host_is_noticed(
+    finished: Path, given: Given, known: list[object], monkeypatch: pytest.MonkeyPatch, enqueue_ms: float, bound: bool
+) -> None:
+    start = tuned.start
+
+    @contextmanager
+    def started(path: Path, device: str = "cpu", form: str = "eager") -> Iterator[object]:
+        with start(path, device, form) as session:
+            yield OnGpu(session, enqueue_ms)
+
+    monkeypatch.setattr(tuned, "start", started)
+    (sweep,) = benching.run(finished, given, asked(), unwatched).sweeps
+    eager_row, graph_row = sweep.rows[0].latency, sweep.rows[-2].latency
+    assert eager_row is not None
+    assert graph_row is not None
+    assert (eager_row.gpu_ms, eager_row.enqueue_ms, eager_row.launch_bound) == (2.0, enqueue_ms, bound)
+    assert (graph_row.gpu_ms, graph_row.launch_bound) == (None, None)
+
+
+def test_a_form_that_torch_cannot_run_here_says_why(
+    finished: Path, given: Given, known: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = tuned.start
+
+    @contextmanager
+    def started(path: Path, device: str = "cpu", form: str = "eager") -> Iterator[object]:
+        if form != "channels_last":
+            with start(path, device, form) as session:
+                yield session
+            return
+
+        def refuse(**_: object) -> None:
+            raise StageFailed("no compiler answers", "install one")
+
+        yield refuse
+
+    monkeypatch.setattr(tuned, "start", started)
+    (sweep,) = benching.run(finished, given, asked(), unwatched).sweeps
+    assert {row.name: row.status for row in sweep.rows}["channels_last"] == "unavailable (no compiler answers)"
+    with pytest.raises(StageFailed, match="no compiler answers"):
+        benching.run(finished, given, asked(against="channels_last"), unwatched)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gets_the_whole_ladder_by_its_own_clock(finished: Path, given: Given) -> None:
+    (sweep,) = benching.run(finished, given, asked(device="cuda"), unwatched).sweeps
+    rows = {row.name: row for row in sweep.rows}
+    for form in ("eager", "channels_last", "fp16", "cuda_graph"):
+        timed = rows[form].latency
+        assert timed is not None, rows[form].status
+        assert timed.gpu_ms is not None
+        assert 0 < timed.gpu_ms <= timed.p50_ms
+        assert timed.launch_bound is not None
+    assert sweep.conditions.gpu
