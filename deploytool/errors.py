@@ -8,7 +8,8 @@
     ├── NotVerified         6   asked to be verified, and this machine cannot verify it
     ├── StageFailed         7   a tool refused the model: exporter, simplifier, converter or builder
     ├── Refused             8   a bundle that must not be used: other bytes than its manifest names, or too old
-    └── Unreachable         9   a registry, server or device that does not answer or breaks off: try again, it goes on
+    ├── Unreachable         9   a registry, server or device that does not answer or breaks off: try again, it goes on
+    └── OverBudget         10   a figure went further than a `--fail-if` of `deploytool diff` allows
 
 An interruption (Ctrl-C) ends with 130, as everywhere.
 """
@@ -70,3 +71,9 @@ class Unreachable(DeployError):
     """A registry, server or device that does not answer or breaks off; what has come is kept for the next try."""
 
     exit_code = 9
+
+
+class OverBudget(DeployError):
+    """A figure went further from one run or bundle to the other than a budget allows."""
+
+    exit_code = 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from deploytool.targets import TARGETS, THIS
 
 _LONGEST = 4 << 10  # bytes
 _NO_GPU = "none"
+_WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # nobody has signed this file, and it is shown on a terminal
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def read(folder: Path) -> Only | None:
     raw = files.read(folder / bundle.ONLY, _LONGEST)
     try:
         found = plain.decode(Only, json.loads(raw))
-        right = plain.text(found).encode() == raw and isinstance(found.target + found.capability, str)
+        right = plain.text(found).encode() == raw and all(map(_WORD.fullmatch, (found.target, found.capability)))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         right = False
     if not right:

@@ -21,7 +21,7 @@ _PACKAGE = Path(__file__).parent
 _WEIGHTS = Kind.WEIGHTS.value
 # what no stage's result depends on
 _ABOVE = (
-    *("cli", "device", "doctor", "shipping", "stages", "training", "tracing"),
+    *("cli", "device", "difference", "doctor", "shipping", "stages", "training", "tracing"),
     *("cost.py", "pipeline.py", "catalog.py", "targets.py", "only.py", "signing.py"),
     *("bench.py", "benching.py", "road.py", "wishes.py"),
 )

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import machine, pipeline, targets
+from deploytool import catalog, machine, pipeline, report, targets
 from deploytool.artifact import Given, Kind
-from deploytool.spec import Job, Model, Options, Preprocessing, Tensor
+from deploytool.cli import asked
+from deploytool.report import Report
+from deploytool.spec import Job, Model, Options, Preprocessing, Range, Tensor
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads would wait for each other where the machine is busy
 
@@ -28,6 +30,7 @@ TINY = Model(
     outputs=(Tensor("logits", ("batch", 10)),),
     preprocessing=Preprocessing(resize=32, crop=32),
 )
+FREE = {"H": Range(32, 48, 64), "W": Range(32, 48, 64)}
 QUICK = Options(images=4, seconds=0.1, rewrite="none")  # what is the fastest is not the same every time
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -77,6 +80,23 @@ def deploytool(tmp_path: Path) -> Command:
         return subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
 
     return call
+
+
+@pytest.fixture
+def walk(tmp_path: Path, with_engine: Options) -> Callable[..., Report]:
+    """Takes a model of tests/own down the road, with an engine unless told otherwise."""
+
+    def go(name: str, inputs: list[str], exporter: str = "torchscript", engine: bool = True) -> Report:
+        file, _, made = name.partition(":")
+        tensors = asked.tensors(inputs)
+        words = {side for tensor in tensors for side in tensor.shape}
+        sizes = {word: limits for word, limits in FREE.items() if word in words}
+        options = dataclasses.replace(with_engine if engine else QUICK, exporter=exporter, sizes=sizes)
+        recipe = targets.ROAD if engine else [verb for verb in targets.ROAD if verb != "build"]
+        job = Job(catalog.find(f"{ROOT / 'tests' / 'own' / file}.py:{made}", tensors), options)
+        return report.read(list(pipeline.run(job, recipe, tmp_path / "run"))[-1].path)
+
+    return go
 
 
 def modules_of(program: str) -> set[str]:

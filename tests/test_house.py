@@ -70,7 +70,7 @@ HEAVY_ROOMS = (  # whole folders that live on torch, or on onnx
     *("deploytool.checkpoints", "deploytool.faults", "deploytool.graphs", "deploytool.rewrites"),
     *("deploytool.tracing", "deploytool.training"),
 )
-PICTURE_ROOMS = ("deploytool.device",)  # all of it needs pillow, through images, and nothing heavier
+PICTURE_ROOMS = ("deploytool.device", "deploytool.difference")  # they need pillow, through images, and nothing heavier
 
 
 def nodes(path: Path) -> Iterator[ast.AST]:

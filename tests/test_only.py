@@ -69,6 +69,8 @@ def test_what_was_left_out_is_no_way_even_where_it_would_fit(part: Path) -> None
         *(b"", b"{}", b"[]", b'{"capability": "8.7", "target": "orin"}', b"\xff", b" " * 5000, b"[" * 3000),
         plain.text({"capability": 8.7, "target": "orin"}).encode(),
         plain.text({"capability": ["8.7"], "target": ["orin"]}).encode(),
+        plain.text(Only("\x1b[2Jorin", "8.7")).encode(),
+        plain.text(Only("orin\nheld", "8.7")).encode(),
         plain.text({"capability": "8.7", "target": "orin", "absent": ["recipe.json"]}).encode(),
     ],
 )

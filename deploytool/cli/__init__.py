@@ -13,6 +13,7 @@ from deploytool.cli import (
     bench,
     blame,
     device,
+    diff,
     doctor,
     export,
     manners,
@@ -32,7 +33,7 @@ from deploytool.errors import BadInput, DeployError, MissingBackend
 _EXIT_CODES = """
 Exit codes: 0 all that was asked for held · 2 bad input · 3 parity failed · 4 too slow · 5 a backend is missing ·
 6 not verified although required · 7 a tool refused the model · 8 a bundle was refused · 9 unreachable ·
-130 interrupted
+10 over a budget · 130 interrupted
 """
 _USAGE: type[Any] = typer.BadParameter.__mro__[2]  # the class of every wrong use, wherever this typer keeps it
 
@@ -53,6 +54,7 @@ for name, command in (
     ("train", train.train),
     ("prove", prove.prove),
     ("blame", blame.blame),
+    ("diff", diff.diff),
     ("doctor", doctor.doctor),
     ("pack", pack.pack),
     ("sign", sign.sign),

@@ -34,6 +34,7 @@ Key = Annotated[
     Path | None,
     typer.Option("--require-signature", metavar="FILE", help="The public key that must have signed it."),
 ]
+Ca = Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates (PEM) of who vouches for the server.")]
 
 
 def verify(
@@ -128,10 +129,12 @@ def pull(
         ),
     ] = None,
     seal: _Seal = None,
+    key: Key = None,
     near: Annotated[
         list[Path] | None, typer.Option(metavar="DIR", help="A bundle or install root here: its files stay.")
     ] = None,
     plain_http: Annotated[bool, typer.Option("--plain-http", help="Without encryption, also to others.")] = False,
+    ca: Ca = None,
 ) -> Outcome:
     """Fetches a bundle, or what a target needs of it, every byte verified as it comes; a cut fetch goes on.
 
@@ -144,22 +147,24 @@ def pull(
         out,
         target=target,
         seal=seal,
+        key=key,
         near=near or (),
         plain_http=plain_http,
+        ca=ca,
         logins=screen.logins(),
         say=screen.note,
     )
     return _outcome(told, 0)
 
 
-def rollback(root: _Root) -> Outcome:
+def rollback(root: _Root, key: Key = None) -> Outcome:
     """Turns back to the bundle before.
 
     Example: deploytool rollback --root model
     """
     from deploytool.device import commands
 
-    return _outcome(commands.rollback(root), 0)
+    return _outcome(commands.rollback(root, key=key), 0)
 
 
 def _outcome(told: Told, verdict: int = -1) -> Outcome:

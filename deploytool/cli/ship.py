@@ -10,6 +10,7 @@ import typer
 from deploytool import bundle, only
 from deploytool.bundle import Manifest
 from deploytool.cli import completing, screen
+from deploytool.cli.device import Ca, Key
 from deploytool.cli.manners import Outcome
 from deploytool.errors import BadInput
 from deploytool.shipping import archive, logins, places, registry, shipment
@@ -25,19 +26,20 @@ def push(
         str, typer.Argument(metavar="ADDRESS", help="oci://host:port/name:tag, or oci-archive:FILE.tar.")
     ],
     plain_http: Annotated[bool, typer.Option("--plain-http", help="Without encryption, also to others.")] = False,
+    ca: Ca = None,
 ) -> Outcome:
     """Sends a bundle to an OCI registry, one raw layer for every file, or puts it into one file.
 
     Example: deploytool push artifacts/shufflenet_g3/pack/bundle oci-archive:shufflenet_g3.tar
     """
-    place, manifest = places.parse(address, plain_http=plain_http), _whole(folder)
+    place, manifest = places.parse(address, plain_http=plain_http, ca=ca), _whole(folder)
     if isinstance(place, Archive):
         made, size = archive.write(folder, manifest, place.path), place.path
         told = {"file": str(place.path), "digest": made.digest, "seal": bundle.seal(folder)}
         lines = [f"{size}: {size.stat().st_size / 1e6:.1f} MB, seal {told['seal']}"]
         return _outcome(told, lines, f"python -m deploytool.device pull {address}")
     if isinstance(place, Registry):
-        pushed = registry.push(folder, manifest, place, logins.read(screen.logins()), say=screen.note)
+        pushed = registry.push(folder, manifest, place, logins.read(screen.logins()), ca=ca, say=screen.note)
         lines = [
             f"{place}: {pushed.sent / 1e6:.1f} MB sent, {pushed.there / 1e6:.1f} MB were there",
             f"  {pushed.name} is this very bundle",
@@ -58,6 +60,7 @@ def ship(
             autocompletion=completing.target,
         ),
     ] = None,
+    key: Key = None,
     install: Annotated[bool, typer.Option(help="Install it there, if deploytool is there.")] = True,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Of ssh.")] = None,
     identity: Annotated[Path | None, typer.Option(metavar="FILE", help="A private key for ssh.")] = None,
@@ -66,11 +69,16 @@ def ship(
 ) -> Outcome:
     """Sends a device the files that it lacks, over ssh, has them verified there, and installs the bundle.
 
+    A signature that is required is checked here before anything is sent, and by the install there.
     Example: deploytool ship artifacts/shufflenet_g3/pack/bundle me@orin:/opt/model --for orin
     """
-    device, kind, manifest = places.device(to), only.wanted(target), _whole(folder)
-    door = Door(port, identity, ssh_config, python)
-    shipped = shipment.ship(folder, manifest, device, door, kind, install=install, say=screen.note)
+    device, kind = places.device(to), only.wanted(target)
+    if key is not None:
+        from deploytool.device import verify  # here begins numpy
+
+        verify.papers(folder, verify.Asked(key=key))
+    door, manifest = Door(port, identity, ssh_config, python), _whole(folder)
+    shipped = shipment.ship(folder, manifest, device, door, kind, key=key, install=install, say=screen.note)
     lines = [f"{to}: {shipped.sent / 1e6:.1f} MB sent, {shipped.there / 1e6:.1f} MB were there, seal {shipped.seal}"]
     if shipped.installed:
         lines.append(f"  installed and current: {shipped.tier} serves")

@@ -80,12 +80,14 @@ def _commands() -> dict[str, Callable[[argparse.Namespace], Told]]:
             it.out,
             target=it.target,
             seal=it.seal,
+            key=it.key,
             near=it.near,
             plain_http=it.plain_http,
+            ca=it.ca,
             logins=Path(os.environ.get("DOCKER_CONFIG") or "~/.docker").expanduser() / "config.json",
             say=_say,
         ),
-        "rollback": lambda it: commands.rollback(it.root),
+        "rollback": lambda it: commands.rollback(it.root, key=it.key),
         "doctor": lambda it: commands.doctor(it.target),
     }
 
@@ -108,8 +110,8 @@ def _parser() -> argparse.ArgumentParser:
         elif name != "rollback":
             place = "a bundle's folder" + (", or an install root" if name == "run" else "")
             one.add_argument("bundle", type=Path, help=place)
-            what = "the public key (PEM) that must have signed the bundle"
-            one.add_argument("--require-signature", dest="key", type=Path, metavar="KEY", help=what)
+        what = "the public key (PEM) that must have signed the bundle"
+        one.add_argument("--require-signature", dest="key", type=Path, metavar="KEY", help=what)
         if name not in ("build", "rollback", "pull"):
             one.add_argument("--require", choices=LEAST, help="fail if only something slower works")
         if name in ("verify", "bench", "install"):
@@ -133,6 +135,7 @@ def _of_pull(parser: argparse.ArgumentParser) -> None:
     near = "a bundle or install root here whose files need not come again"
     parser.add_argument("--near", type=Path, action="append", default=[], help=near)
     parser.add_argument("--plain-http", action="store_true", help="without encryption, also to other machines")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="certificates (PEM) of who vouches for the server")
 
 
 if __name__ == "__main__":

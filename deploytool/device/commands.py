@@ -163,21 +163,27 @@ def pull(
     *,
     target: str | None = None,
     seal: str | None = None,
+    key: Path | None = None,
     near: Sequence[Path] = (),
     plain_http: bool = False,
+    ca: Path | None = None,
     logins: Path,
     say: Say,
 ) -> Told:
-    """Fetches a bundle, or what a target needs of it, into a new folder; `logins` is docker's config.json."""
-    place, kind = places.parse(address, plain_http=plain_http), only.wanted(target)
-    with sources.opened(place, reading.read(logins)) as source:
-        landed = landing.land(source, out or Path(places.stem(place)), kind, seal=seal, near=near, say=say)
-    return Told(tuple(telling.landed(landed, kind)), landed)
+    """Fetches a bundle, or what a target needs of it, into a new folder.
+
+    `logins` is docker's config.json, `ca` a file with the certificates of those who may vouch for a server.
+    """
+    place, kind = places.parse(address, plain_http=plain_http, ca=ca), only.wanted(target)
+    out, signed = out or Path(places.stem(place)), verifying.signed(key)
+    with sources.opened(place, reading.read(logins), ca) as source:
+        landed = landing.land(source, out, kind, seal=seal, signed=signed, near=near, say=say)
+    return Told(tuple(telling.landed(landed, kind, key)), landed)
 
 
-def rollback(root: Path) -> Told:
+def rollback(root: Path, *, key: Path | None = None) -> Told:
     """Turns back to the bundle before."""
-    turned = installing.rollback(root)
+    turned = installing.rollback(root, key)
     return Told(tuple(telling.pointer(turned, root)), turned)
 
 

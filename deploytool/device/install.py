@@ -95,16 +95,16 @@ def _turned(before: Pointer | None, checked: Papers) -> Pointer:
     return replace(before, current=checked.seal, previous=previous, sequence=max(before.sequence, sequence))
 
 
-def rollback(root: Path) -> Pointer:
+def rollback(root: Path, key: Path | None = None) -> Pointer:
     """Makes the previous bundle the current one, and the other way round.
 
-    Raises BadInput if there is none, Refused if it is no longer whole.
+    Raises BadInput if there is none, Refused if it is no longer whole, or not signed by the key, if one must have.
     """
     with _locked(root):
         before = _some(root)
         if before.previous is None:
             raise BadInput(f"{root} holds no previous bundle", "install one")
-        verify.papers(home(root, before.previous))
+        verify.papers(home(root, before.previous), Asked(key=key))
         after = replace(before, current=before.previous, previous=before.current)
         _point(root, after)
     return after

@@ -45,20 +45,28 @@ def check(folder: Path, seal: str, key: Path) -> int:
     for the signed manifest to tell, which knows what a device may leave out. Raises BadInput if there is no such key,
     Refused if the bundle is not signed, or by another key, or is not as it was when it was signed.
     """
-    public = _public(key)
     place = folder / SIGNATURE
-    if not place.is_symlink() and not place.exists():
-        raise Refused(f"{folder} is not signed", "get the signed bundle, or `deploytool sign` it where it was made")
-    raw = files.read(place, LONGEST)
+    there = place.is_symlink() or place.exists()
+    return _hold(folder, named(files.read(place, LONGEST) if there else None, seal, key, str(folder)))
+
+
+def named(raw: bytes | None, seal: str, key: Path, where: str) -> dict[str, str]:
+    """Every file that a signature by the key names, with its SHA-256; the manifest, of this seal, is among them.
+
+    `raw` is the signature, None if there is none, and `where` says whose. Raises what `check` raises.
+    """
+    public, it = _public(key), f"the signature of {where}"
+    if raw is None:
+        raise Refused(f"{where} is not signed", "get the signed bundle, or `deploytool sign` it where it was made")
     try:
         signed = _signed(_payload(raw, public))
     except InvalidSignature as error:
-        raise Refused(f"{place} is not by the key {key}, or is damaged", files.AGAIN) from error
+        raise Refused(f"{it} is not by the key {key}, or is damaged", files.AGAIN) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
-        raise Refused(f"{place} is no signature of the kind deploytool makes: {error}", files.AGAIN) from error
+        raise Refused(f"{it} is no signature of the kind deploytool makes: {error}", files.AGAIN) from error
     if signed.get(MANIFEST) != seal:
-        raise Refused(f"{place} is for another bundle than {folder}", files.AGAIN)
-    return _hold(folder, signed)
+        raise Refused(f"{it} is for another bundle", files.AGAIN)
+    return signed
 
 
 def _public(key: Path) -> ec.EllipticCurvePublicKey:

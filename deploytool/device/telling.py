@@ -64,12 +64,14 @@ def pointer(turned: Pointer, root: Path) -> Iterator[str]:
     yield from (f"  {seal[:12]} did not start three times, and is refused" for seal in turned.refused)
 
 
-def landed(found: Landed, kind: Only | None) -> Iterator[str]:
-    """What was fetched, and what next."""
+def landed(found: Landed, kind: Only | None, key: Path | None) -> Iterator[str]:
+    """What was fetched, by whose key if one was asked for, and what next."""
     left = f", {found.left_out} engines for other devices than {kind.target} left out" if kind else ""
     yield f"{found.folder}: {found.name}, sequence {found.sequence}, seal {found.seal[:12]}, {found.files} files{left}"
     yield f"  {found.fetched / 1e6:.1f} MB fetched, {found.here / 1e6:.1f} MB were here; every byte verified"
-    yield f"Next: python -m deploytool.device verify {found.folder}"
+    yield from [f"  signed, by {key}"] if key else []
+    again = f" --require-signature {key}" if key else ""
+    yield f"Next: python -m deploytool.device verify {found.folder}{again}"
 
 
 def progress(done: int, total: int, seconds: float) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
-from deploytool import bundle, only
+from deploytool import bundle, machine, only
 from deploytool.bundle import Manifest
 from deploytool.device import build, probe
 from deploytool.device.here import Here, misfit
 from deploytool.device.probe import Prober, Tried
 from deploytool.device.ways import Way, left_out, ways
 from deploytool.errors import MissingBackend, Refused
+from deploytool.shipping.landing import Signed
 
 HELD = "held"
 
@@ -51,13 +54,14 @@ class Papers:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a verification showed; `tier` is the one that serves, None where none does."""
+    """What a verification showed, and on which machine; `tier` is the one that serves, None where none does."""
 
     bundle: str
     name: str
     seal: str
     digest: str
     sequence: int
+    machine: str
     steps: tuple[Step, ...]
     tried: tuple[Tried, ...]
     tier: str | None
@@ -88,12 +92,31 @@ def _seal(folder: Path, seal: str, asked: Asked) -> str | None:
 def _signature(folder: Path, seal: str, asked: Asked) -> str | None:
     if asked.key is None:
         return None
+    return f"{HELD}: {_signatures().check(folder, seal, asked.key)} files, by {asked.key}"
+
+
+def signed(key: Path | None) -> Signed | None:
+    """What holds a bundle that is still on its way against its signature, if a key must have signed it."""
+    if key is None:
+        return None
+    signature = _signatures()
+
+    def names(beside: Mapping[str, bytes], where: str) -> Mapping[str, str]:
+        seal = hashlib.sha256(beside[bundle.MANIFEST]).hexdigest()
+        found: Mapping[str, str] = signature.named(beside.get(bundle.SIGNATURE), seal, key, where)
+        return found
+
+    return names
+
+
+def _signatures() -> ModuleType:
+    """The room that checks signatures; here begins cryptography, which few devices need."""
     try:
-        from deploytool.device import signature  # here begins cryptography, which few devices need
+        from deploytool.device import signature
     except ModuleNotFoundError as error:
         problem = f"a signature is required, and {(error.name or '').partition('.')[0]} is not installed"
         raise MissingBackend(problem, "pip install 'deploytool[verify]'") from error
-    return f"{HELD}: {signature.check(folder, seal, asked.key)} files, by {asked.key}"
+    return signature
 
 
 def _digests(folder: Path, manifest: Manifest, seal: str, asked: Asked) -> str:
@@ -146,6 +169,7 @@ def verify(checked: Papers, found: Here, prober: Prober, built: Path | None = No
         seal=checked.seal,
         digest=bundle.digest(checked.manifest),
         sequence=checked.manifest.sequence,
+        machine=", ".join(name for name in (machine.cpu(), found.gpu) if name),
         steps=(*checked.steps, target(checked.folder, checked.manifest, found)),
         tried=tried,
         tier=serves.tier if serves else None,

@@ -30,6 +30,7 @@ class Errand:
     size: int
     chunk: int
     authorization: str | None
+    ca: str | None
     record: str
     key: str
 
@@ -38,7 +39,8 @@ def main() -> None:
     """Reads an errand, then carries one chunk for each line; stops where nobody asks any more."""
     asked = sys.stdin.buffer
     errand = plain.decode(Errand, json.loads(asked.readline()))
-    wire = Wire(errand.location, authorization=errand.authorization)
+    ca = None if errand.ca is None else Path(errand.ca)
+    wire = Wire(errand.location, authorization=errand.authorization, ca=ca)
     location, start = errand.location, errand.start
     with Path(errand.path).open("rb") as opened:
         opened.seek(start)

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploytool import bundle, files, only, plain
-from deploytool.bundle import MANIFEST, File, Manifest
-from deploytool.errors import BadInput, Refused, Unreachable
+from deploytool.bundle import MANIFEST, SIGNATURE, File, Manifest
+from deploytool.errors import BadInput, Refused
 from deploytool.only import Only
+from deploytool.shipping import fetching
 from deploytool.shipping.sources import Source
 
 Say = Callable[[str], None]
+Signed = Callable[[Mapping[str, bytes], str], Mapping[str, str]]  # what a signature beside a manifest names
 
-_TRIES = 3  # in a row that bring nothing
 _TREE, _PARTS, _LOCK = "tree", "parts", "lock"
 
 
@@ -38,23 +39,39 @@ class Landed:
 
 
 def land(
-    source: Source, out: Path, kind: Only | None, *, seal: str | None = None, near: Sequence[Path] = (), say: Say
+    source: Source,
+    out: Path,
+    kind: Only | None,
+    *,
+    seal: str | None = None,
+    signed: Signed | None = None,
+    near: Sequence[Path] = (),
+    say: Say,
 ) -> Landed:
     """Fetches what a device of this kind needs of a bundle; all of it if `kind` is None.
 
-    `near` are bundles, or install roots, whose files need not come again. A fetch that was cut goes on where it was.
-    Raises Refused for other bytes than the manifest's or another seal, Unreachable if it cannot be fetched now.
+    `signed` holds the signature and the manifest against a key before anything is parsed or written. `near` are
+    bundles, or install roots, whose files need not come again. A fetch that was cut goes on where it was.
+
+    Raises Refused for other bytes than the manifest's, another seal, or another key, Unreachable if it cannot be
+    fetched now.
     """
     beside = source.beside()
     found = hashlib.sha256(beside[MANIFEST]).hexdigest()
     if seal is not None and found != seal:
         raise Refused(f"it is another bundle: its seal is {found}", "check the seal, or the address")
+    names = signed(beside, "the bundle") if signed else None
     if out.exists() or out.is_symlink():
-        return _same(out, found, kind)
+        return _same(out, found, kind, names, beside)
     with _stage(out) as stage:
         tree = stage / found / _TREE
         manifest = _begin(tree, stage, beside, kind)
-        source.agree(manifest)
+        try:
+            source.agree(manifest)
+            _agree(names, manifest)
+        except Refused:
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
         wanted = _wanted(manifest, kind)
         _room(out, wanted, tree)
         fetched, here, known = 0, 0, _known(near)
@@ -62,7 +79,7 @@ def land(
             if _there(tree / file.path, file) or _copied(file, tree / file.path, known):
                 here += file.size
                 continue
-            came = fetch(source, file, tree / file.path, stage / found / _PARTS)
+            came = fetching.fetch(source, file, tree / file.path, stage / found / _PARTS)
             fetched, here = fetched + came, here + max(file.size - came, 0)
             say(f"{file.path}: {file.size / 1e6:.1f} MB")
             known.setdefault(file.sha256, []).append(tree / file.path)
@@ -76,8 +93,17 @@ def _told(out: Path, seal: str, manifest: Manifest, kind: Only | None, fetched: 
     return Landed(str(out), manifest.name, seal, manifest.sequence, number, left_out, fetched, here)
 
 
-def _same(out: Path, seal: str, kind: Only | None) -> Landed:
-    """What lies there already, if it is the very same."""
+def _agree(names: Mapping[str, str] | None, manifest: Manifest) -> None:
+    """Raises Refused unless every file of the manifest was signed with the digest that the manifest gives it."""
+    for file in bundle.every(manifest):
+        if names is not None and names.get(file.path) != file.sha256:
+            raise Refused(f"{file.path} is not signed with the bytes that the manifest names", files.AGAIN)
+
+
+def _same(
+    out: Path, seal: str, kind: Only | None, names: Mapping[str, str] | None, beside: Mapping[str, bytes]
+) -> Landed:
+    """What lies there already, if it is the very same; a signature that was asked for and holds comes to it."""
     try:
         manifest, there = bundle.read(out), only.read(out)
         same = bundle.seal(out) == seal and there == kind
@@ -86,6 +112,9 @@ def _same(out: Path, seal: str, kind: Only | None) -> Landed:
     if not same:
         raise BadInput(f"{out} is there already", "choose another folder with --out, and --near for what it holds")
     bundle.check(out, manifest, only.others(manifest, kind))
+    _agree(names, manifest)
+    if names is not None:  # the very bundle may have come before without its signature
+        files.publish(out / SIGNATURE, beside[SIGNATURE])
     return _told(out, seal, manifest, kind, 0, sum(file.size for file in _wanted(manifest, kind)))
 
 
@@ -172,53 +201,6 @@ def _copied(file: File, to: Path, known: Mapping[str, Sequence[Path]]) -> bool:
             files.hold(path, file.size, file.sha256, to)
             return True
     return False
-
-
-def fetch(source: Source, file: File, to: Path, parts: Path) -> int:
-    """Puts one file in its place, begun anew where a try was cut; returns how many bytes came.
-
-    Raises Refused for other bytes, and then keeps none; Unreachable when three tries in a row brought nothing.
-    """
-    part, fetched, vain = parts / file.sha256, 0, 0
-    while True:
-        begun = part.stat().st_size if part.exists() else 0
-        try:
-            _take(source, file, part)
-        except Unreachable:
-            came = (part.stat().st_size if part.exists() else 0) - begun
-            fetched, vain = fetched + max(came, 0), 0 if came > 0 else vain + 1
-            if vain == _TRIES:
-                raise
-        except Refused:
-            part.unlink(missing_ok=True)
-            if not begun:
-                raise  # else what was here already may have been another file's
-        else:
-            to.parent.mkdir(parents=True, exist_ok=True)
-            part.replace(to)
-            return fetched + file.size - begun
-
-
-def _take(source: Source, file: File, part: Path) -> None:
-    """Goes on with a part until it is whole, and then holds it against size and digest."""
-    total, seen = hashlib.sha256(), 0
-    with part.open("a+b") as opened:
-        opened.seek(0)
-        while block := opened.read(1 << 20):
-            total.update(block)
-            seen += len(block)
-        for block in source.stream(file, seen) if seen < file.size else ():
-            total.update(block)
-            seen += len(block)
-            if seen > file.size:
-                break
-            opened.write(block)
-        opened.flush()
-        os.fsync(opened.fileno())
-    if seen < file.size:
-        raise Unreachable(f"{file.path} broke off after {seen} of {file.size} bytes", "try again: it goes on there")
-    if (seen, total.hexdigest()) != (file.size, file.sha256):
-        raise Refused(f"{file.path} came with other bytes than the manifest says", files.AGAIN)
 
 
 def _show(tree: Path, manifest: Manifest, kind: Only | None, out: Path) -> None:

@@ -67,13 +67,16 @@ class Device:
 Place = Registry | Archive | Web | Folder
 
 
-def parse(text: str, *, plain_http: bool = False) -> Place:
+def parse(text: str, *, plain_http: bool = False, ca: Path | None = None) -> Place:
     """The place that an address names.
 
-    http without TLS is for this machine's own, unless one asks for it. Raises BadInput for what is no address.
+    http without TLS is for this machine's own registry, unless one asks for it; who gives a `ca` means TLS there too.
+    Raises BadInput for what is no address.
     """
+    if plain_http and ca is not None:
+        raise BadInput("--plain-http and --ca contradict each other", "--ca is for TLS: leave one of them out")
     if text.startswith("oci://"):
-        return _registry(text, plain_http)
+        return _registry(text, plain_http, ca)
     if text.startswith(_ARCHIVE):
         return Archive(Path(text.removeprefix(_ARCHIVE)))
     if text.startswith(("http://", "https://")):
@@ -88,11 +91,11 @@ def parse(text: str, *, plain_http: bool = False) -> Place:
     return Folder(Path(text))
 
 
-def _registry(text: str, plain_http: bool) -> Registry:
+def _registry(text: str, plain_http: bool, ca: Path | None) -> Registry:
     found = _OCI.fullmatch(text)
     if found is None:
         raise BadInput(f"{text} is no address in a registry", "write oci://host:port/name:tag, or …/name@sha256:…")
-    scheme = "http" if plain_http or loopback(found["host"]) else "https"
+    scheme = "http" if plain_http or (loopback(found["host"]) and ca is None) else "https"
     return Registry(
         f"{scheme}://{found['host']}{found['port'] or ''}", found["name"], found["tag"] or "latest", found["digest"]
     )

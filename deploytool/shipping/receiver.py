@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -181,7 +182,12 @@ def _installed(request: dict[str, Any], place: Path) -> dict[str, Any]:
     if not request["install"] or not here:
         return {"folder": str(place), "deploytool": here}
     command = [sys.executable, "-m", "deploytool.device", "install", str(place), "--root", request["root"], "--json"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    with tempfile.NamedTemporaryFile(suffix=".pem") as key:
+        if request["key"]:
+            key.write(base64.b64decode(request["key"]))
+            key.flush()
+            command += ["--require-signature", key.name]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if done.returncode == 0:
         shutil.rmtree(str(place), ignore_errors=True)  # the install has a copy of its own
     said, complained = (each.decode(errors="replace") for each in (done.stdout, done.stderr[-2000:]))

@@ -39,18 +39,26 @@ class Pushed:
 
 
 def push(
-    folder: Path, manifest: Manifest, place: Registry, logins: Mapping[str, str], *, chunk: int = CHUNK, say: Say
+    folder: Path,
+    manifest: Manifest,
+    place: Registry,
+    logins: Mapping[str, str],
+    *,
+    ca: Path | None = None,
+    chunk: int = CHUNK,
+    say: Say,
 ) -> Pushed:
     """Sends every file that the registry lacks, and then the manifest, before which nobody sees anything.
 
-    Raises Unreachable if the registry does not answer, BadInput if it does not let us in or refuses what we send.
+    `ca` is a file with the certificates of those who may vouch for it. Raises Unreachable if the registry does
+    not answer, BadInput if it does not let us in or refuses what we send.
     """
     if place.digest:
         raise BadInput(f"{place} is a digest, which nobody can choose", "give a tag")
     made = oci.artifact(folder, manifest)
-    wire = Wire(place.base, places.login(place.base, logins))
+    wire = Wire(place.base, places.login(place.base, logins), ca=ca)
     record = folder.absolute().parent / f".{folder.absolute().name}.pushing.json"
-    sender = _Sender(wire, place, record, chunk, say)
+    sender = _Sender(wire, place, record, ca, chunk, say)
     try:
         for layer in {layer.sha256: layer for layer in made.layers}.values():
             sender.send(folder / layer.path, layer)
@@ -68,8 +76,9 @@ def push(
 class _Sender:
     """Sends blobs to one name in a registry, and counts the bytes."""
 
-    def __init__(self, wire: Wire, place: Registry, record: Path, chunk: int, say: Say) -> None:
+    def __init__(self, wire: Wire, place: Registry, record: Path, ca: Path | None, chunk: int, say: Say) -> None:
         self._wire, self._place, self._record, self._chunk, self._say = wire, place, record, chunk, say
+        self._ca = None if ca is None else str(ca)
         self.sent = self.there = 0
 
     def send(self, path: Path, layer: Layer) -> None:
@@ -115,7 +124,7 @@ class _Sender:
         while True:
             location, start = self._resumed(layer.sha256) or (self._begun(), 0)
             _write(self._record, self._key(layer.sha256), location)
-            who = (self._wire.authorization, str(self._record), self._key(layer.sha256))
+            who = (self._wire.authorization, self._ca, str(self._record), self._key(layer.sha256))
             end, location, problem = _carried(Errand(location, str(path), start, layer.size, self._chunk, *who))
             self.sent += end - start
             if end == layer.size:

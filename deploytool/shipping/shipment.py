@@ -56,11 +56,20 @@ class Shipped:
 
 
 def ship(
-    folder: Path, manifest: Manifest, device: Device, door: Door, kind: Only | None, *, install: bool, say: Say
+    folder: Path,
+    manifest: Manifest,
+    device: Device,
+    door: Door,
+    kind: Only | None,
+    *,
+    key: Path | None = None,
+    install: bool,
+    say: Say,
 ) -> Shipped:
     """Brings a bundle, or what a device of this kind needs of it, into a root on a device.
 
-    Raises Unreachable if the line is cut, Refused if the device got other bytes, and what the install there raises.
+    `key` is the file of the public key that must have signed it for the install there. Raises Unreachable if
+    the line is cut, Refused if the device got other bytes, and what the install there raises.
     """
     left_out = only.others(manifest, kind)
     wanted = [file for file in bundle.every(manifest) if file.path not in left_out]
@@ -71,7 +80,7 @@ def ship(
         assert line.stdout is not None
         try:
             with suppress(BrokenPipeError):
-                _open(line.stdin, _request(folder, wanted, device, kind, install))
+                _open(line.stdin, _request(folder, wanted, device, kind, key, install))
                 lacking = _lacking(_answer(line, device))
                 sent = _send(line.stdin, folder, wanted, lacking, say)
                 line.stdin.close()
@@ -100,7 +109,7 @@ def _program() -> bytes:
 
 
 def _request(
-    folder: Path, wanted: list[File], device: Device, kind: Only | None, install: bool
+    folder: Path, wanted: list[File], device: Device, kind: Only | None, key: Path | None, install: bool
 ) -> Mapping[str, plain.Json]:
     beside = {name: folder / name for name in (bundle.MANIFEST, bundle.SIGNATURE) if (folder / name).exists()}
     raw = {name: files.read(path, bundle.LONGEST) for name, path in beside.items()}
@@ -111,6 +120,7 @@ def _request(
         "seal": bundle.seal(folder),
         "files": [[file.path, file.size, file.sha256] for file in wanted],
         "beside": {name: base64.b64encode(each).decode() for name, each in raw.items()},
+        "key": "" if key is None else base64.b64encode(key.read_bytes()).decode(),
         "install": install,
     }
 

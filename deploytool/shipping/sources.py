@@ -31,18 +31,20 @@ class Source(Protocol):
         """The bytes of a file from `start` on. Raises Refused or Unreachable."""
 
 
-def opened(place: Place, logins: Mapping[str, str]) -> AbstractContextManager[Source]:
-    """A place to fetch from; `logins` are user and password in base64 by host."""
+def opened(place: Place, logins: Mapping[str, str], ca: Path | None = None) -> AbstractContextManager[Source]:
+    """A place to fetch from; `logins` are user and password in base64 by host.
+
+    `ca` is a file with the certificates of those who may vouch for a server.
+    """
     if isinstance(place, Registry):
-        return _registry(place, logins)
+        return _registry(place, Wire(place.base, places.login(place.base, logins), ca=ca))
     if isinstance(place, Web):
-        return _web(place, logins)
+        return _web(place, Wire(place.url, places.login(place.url, logins), ca=ca))
     return archive.opened(place.path) if isinstance(place, Archive) else _folder(place)
 
 
 @contextmanager
-def _registry(place: Registry, logins: Mapping[str, str]) -> Iterator[Source]:
-    wire = Wire(place.base, places.login(place.base, logins))
+def _registry(place: Registry, wire: Wire) -> Iterator[Source]:
     try:
         yield FromRegistry(wire, place)
     finally:
@@ -50,8 +52,7 @@ def _registry(place: Registry, logins: Mapping[str, str]) -> Iterator[Source]:
 
 
 @contextmanager
-def _web(place: Web, logins: Mapping[str, str]) -> Iterator[Source]:
-    wire = Wire(place.url, places.login(place.url, logins))
+def _web(place: Web, wire: Wire) -> Iterator[Source]:
     try:
         yield _FromWeb(wire, place.url)
     finally:

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from deploytool.errors import BadInput, Refused, Unreachable
@@ -20,6 +21,7 @@ _HOPS = 5
 _MOVED = (301, 302, 303, 307, 308)
 _AGAIN = "check the network and the address, and try again: what has come is kept"
 _NO_LOGIN = "log in with `docker login`, or use another name"
+_NO_CA = "give its authority's certificate with --ca FILE, if you trust it"
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,16 @@ class Reply:
 
 
 class Wire:
-    """A server, and who we are there; `basic` is user and password in base64."""
+    """A server, and who we are there; `basic` is user and password in base64.
 
-    def __init__(self, base: str, basic: str | None = None, authorization: str | None = None) -> None:
+    `ca` is a file with the certificates (PEM) of those who may vouch for servers; None leaves it to the system.
+    """
+
+    def __init__(
+        self, base: str, basic: str | None = None, authorization: str | None = None, ca: Path | None = None
+    ) -> None:
         self.base, self.authorization = base, authorization
-        self._basic = basic
+        self._basic, self._ca = basic, ca
         self._kept: dict[str, http.client.HTTPConnection] = {}
 
     def ask(
@@ -124,9 +131,12 @@ class Wire:
         origin = _origin(url)
         kept = origin in self._kept
         try:
-            connection = self._kept[origin] if kept else self._kept.setdefault(origin, _connection(url))
+            connection = self._kept[origin] if kept else self._kept.setdefault(origin, _connection(url, self._ca))
             connection.request(method, parts.path + (f"?{parts.query}" if parts.query else ""), body or None, sent)
             return connection.getresponse()
+        except ssl.SSLCertVerificationError as error:
+            self._drop(url)
+            raise BadInput(f"nobody we trust vouches for {origin}: {error.verify_message}", _NO_CA) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._drop(url)
             if kept and again:  # the server may have closed it long ago
@@ -145,7 +155,7 @@ class Wire:
         if urlsplit(realm).scheme not in ("https", urlsplit(self.base).scheme):
             raise BadInput(f"{self.base} sends us to {realm} to log in, which is less safe", "check the address")
         asked = urlencode({name: told[name] for name in ("service", "scope") if name in told})
-        door = Wire(realm, authorization=f"Basic {self._basic}" if self._basic else None)
+        door = Wire(realm, authorization=f"Basic {self._basic}" if self._basic else None, ca=self._ca)
         try:
             reply = door.ask("GET", f"{realm}?{asked}")
         finally:
@@ -199,11 +209,18 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _connection(url: str) -> http.client.HTTPConnection:
+def _connection(url: str, ca: Path | None) -> http.client.HTTPConnection:
     parts = urlsplit(url)
     if parts.scheme == "https":
-        context = ssl.create_default_context()
+        context = _context(ca)
         return http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=_SECONDS, context=context)
     if parts.scheme != "http":
         raise ValueError(f"nobody speaks {parts.scheme or 'nothing'} there")
     return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_SECONDS)
+
+
+def _context(ca: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise BadInput(f"{ca} holds no certificate: {error.strerror or error}", "give a file in PEM") from error

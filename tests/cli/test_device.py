@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,17 @@ def test_a_bundle_is_signed_and_only_the_key_that_signed_it_opens_it(
         assert f"is not by the key {foreign}" in refused.stderr
     assert told(door("install", str(folder), *root, "--require-signature", public, "--json"))["pointer"]
     assert door("run", root[1], picture, "--require-signature", public).returncode == 0
+    assert door("install", str(packed_later(folder, tmp_path)), *root).returncode == 0
+    assert "is not by the key" in door("rollback", *root, "--require-signature", foreign).stderr
+    assert door("rollback", *root, "--require-signature", public).returncode == 0
+
+
+def packed_later(folder: Path, tmp_path: Path) -> Path:
+    """The same bundle of another sequence, which nobody has signed."""
+    later = Path(shutil.copytree(folder, tmp_path / "later"))
+    (later / "model.sig").unlink()
+    bundle.write(later, replace(bundle.read(later), sequence=2))
+    return later
 
 
 def made_keys(folder: Path, name: str) -> tuple[str, str]:

@@ -9,7 +9,8 @@ import pytest
 
 from deploytool import bundle
 from tests.conftest import Command
-from tests.shipping import servers, small
+from tests.device.keys import keys
+from tests.shipping import authority, servers, small
 
 
 def test_one_file_there_and_back(deploytool: Command, door: Command, tmp_path: Path) -> None:
@@ -26,6 +27,41 @@ def test_one_file_there_and_back(deploytool: Command, door: Command, tmp_path: P
     refused = deploytool("push", "m", "oci-archive:part.tar")
     assert refused.returncode == 2
     assert "was fetched for one target" in refused.stderr
+
+
+def test_pull_requires_a_signature_before_anything_is_seen(deploytool: Command, door: Command, tmp_path: Path) -> None:
+    folder = small.made(tmp_path / "in", 3)
+    (private, public), (_, foreign) = (keys(tmp_path, name) for name in ("ours", "theirs"))
+    assert deploytool("push", "in", "oci-archive:unsigned.tar").returncode == 0
+    assert deploytool("sign", "in", "--key", str(private)).returncode == 0
+    assert deploytool("push", "in", "oci-archive:signed.tar").returncode == 0
+    for file, key, problem in (("unsigned", public, "is not signed"), ("signed", foreign, "is not by the key")):
+        refused = door("pull", f"oci-archive:{file}.tar", "--out", "out", "--require-signature", str(key), "--json")
+        assert refused.returncode == 8
+        assert problem in json.loads(refused.stdout)["error"]["problem"]
+        assert not list(tmp_path.glob("*out*"))
+    asked = ("pull", "oci-archive:signed.tar", "--out", "out", "--for", "orin", "--require-signature", str(public))
+    done = door(*asked)
+    assert done.returncode == 0, done.stderr
+    assert f"signed, by {public}" in done.stdout
+    assert set(small.contents(folder)) - set(small.contents(tmp_path / "out")) == {small.RTX40}
+
+
+def test_a_registry_over_tls_by_an_authority_of_ones_own(deploytool: Command, door: Command, tmp_path: Path) -> None:
+    if not servers.REGISTRY:
+        pytest.skip("no docker-registry on this machine: apt-get install docker-registry")
+    folder, ours = small.made(tmp_path / "in", 4), authority.authority(tmp_path)
+    with servers.registry(tmp_path, tls=ours.tls) as running:
+        where = f"oci://127.0.0.1:{running.port}/m:1"
+        pushed = deploytool("push", "in", where, "--ca", str(ours.ca))
+        assert pushed.returncode == 0, pushed.stderr
+        done = door("pull", where, "--out", "out", "--ca", str(ours.ca))
+        assert done.returncode == 0, done.stderr
+        refused = door("pull", where, "--out", "other", "--ca", str(authority.authority(tmp_path, "others").ca))
+        assert refused.returncode == 2
+        assert "nobody we trust vouches for" in refused.stderr
+        assert door("pull", where, "--ca", str(ours.ca), "--plain-http").returncode == 2
+    assert small.contents(tmp_path / "out") == small.contents(folder)
 
 
 def test_a_registry_with_the_logins_of_docker(deploytool: Command, door: Command, tmp_path: Path) -> None:

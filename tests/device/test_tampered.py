@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import bundle
+from deploytool import bundle, signing
 from deploytool.device import verify
 from deploytool.device.verify import Asked
 from deploytool.errors import Refused
 from tests.device import small
+from tests.device.keys import Keys
 
 
 @pytest.fixture(scope="module")
@@ -29,24 +30,34 @@ def refused(folder: Path, asked: Asked) -> bool:
     return False
 
 
-def sweep(clean: Path, folder: Path, count: int) -> Counter[str]:
-    """How many of `count` tampered bundles are let through, by the way they were tampered with."""
+def sweep(clean: Path, folder: Path, count: int, ours: Keys, theirs: Keys) -> Counter[str]:
+    """How many of `count` tampered bundles are let through, by the way they were tampered with.
+
+    Only where the key is the wrong one is a signature asked for: digests and sequence must do without it.
+    """
     sequence, rng, kept = bundle.read(clean).sequence, random.Random(5), small.contents(clean)
+    signing.sign(small.restored(kept, folder), theirs[0])
+    wrong = {**kept, bundle.SIGNATURE: (folder / bundle.SIGNATURE).read_bytes()}
     passed: Counter[str] = Counter()
     for number in range(count):
-        tamper = small.TAMPERS[number % len(small.TAMPERS)]
+        place = number % (len(small.TAMPERS) + 1)
+        if place == len(small.TAMPERS):
+            small.restored(wrong, folder)
+            passed["wrong key"] += not refused(folder, Asked(sequence, key=ours[1]))
+            continue
+        tamper = small.TAMPERS[place]
         tamper(small.restored(kept, folder), rng)
         passed[tamper.__name__] += not refused(folder, Asked(sequence))
     return +passed
 
 
-def test_two_thousand_tampered_bundles_are_refused(clean: Path, tmp_path: Path) -> None:
-    assert sweep(clean, tmp_path / "bundle", 2000) == Counter()
+def test_two_thousand_tampered_bundles_are_refused(clean: Path, tmp_path: Path, ours: Keys, theirs: Keys) -> None:
+    assert sweep(clean, tmp_path / "bundle", 2000, ours, theirs) == Counter()
 
 
 @pytest.mark.sweep
-def test_ten_thousand_tampered_bundles_are_refused(clean: Path, tmp_path: Path) -> None:
-    assert sweep(clean, tmp_path / "bundle", 10_000) == Counter()
+def test_ten_thousand_tampered_bundles_are_refused(clean: Path, tmp_path: Path, ours: Keys, theirs: Keys) -> None:
+    assert sweep(clean, tmp_path / "bundle", 10_000, ours, theirs) == Counter()
 
 
 def test_a_thousand_clean_ones_are_not(clean: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.shipping import servers
-from tests.shipping.servers import Registry, Sshd
+from tests.shipping.servers import Proxy, Registry, Sshd
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +38,9 @@ def home(tmp_path: Path) -> Path:
     """An empty folder that stands for a device's."""
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
+
+
+@pytest.fixture
+def proxy(served: Registry) -> Iterator[Proxy]:
+    with servers.proxy(served.port) as made:
+        yield made

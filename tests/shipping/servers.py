@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -65,14 +66,14 @@ class Registry:
 
 
 @contextmanager
-def registry(folder: Path, auth: str = "") -> Iterator[Registry]:
-    """Debian's docker-registry; `auth` is the `auth:` part of its configuration."""
+def registry(folder: Path, auth: str = "", tls: str = "") -> Iterator[Registry]:
+    """Debian's docker-registry; `auth` is the `auth:` part of its configuration, `tls` the part of that name."""
     assert REGISTRY
     port, storage, log = free_port(), folder / "storage", folder / "registry.log"
     config = folder / "registry.yml"
     config.write_text(
         f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {storage}}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}', secret: s}}\n{auth}"
+        f"http: {{addr: '127.0.0.1:{port}', secret: s{tls and ', tls: '}{tls}}}\n{auth}"
     )
     with started([REGISTRY, "serve", str(config)], port, log):
         yield Registry(port, storage, log)
@@ -118,12 +119,14 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def web(folder: Path) -> Iterator[str]:
+def web(folder: Path, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """A plain web server that knows no ranges; its address."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        yield f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}/"
         server.shutdown()
         thread.join()
 

@@ -14,7 +14,7 @@ import pytest
 
 from deploytool import bundle, only
 from deploytool.errors import BadInput, DeployError, Refused
-from deploytool.shipping import archive, landing, oci, places, sources
+from deploytool.shipping import archive, fetching, landing, oci, places, sources
 from deploytool.shipping.landing import Landed
 from tests.shipping import servers, small
 
@@ -191,7 +191,7 @@ def test_a_server_without_ranges_is_read_from_the_start(tmp_path: Path) -> None:
     for begun in ((folder / small.ORIN).read_bytes()[:1000], b"x" * 1000):
         (parts / file.sha256).write_bytes(begun)
         with servers.web(tmp_path) as url, sources.opened(places.parse(f"{url}in/"), {}) as source:
-            came = landing.fetch(source, file, tmp_path / "one.plan", parts)
+            came = fetching.fetch(source, file, tmp_path / "one.plan", parts)
         assert came == (file.size - 1000 if begun[0] != ord("x") else file.size)
         assert (tmp_path / "one.plan").read_bytes() == (folder / small.ORIN).read_bytes()
 

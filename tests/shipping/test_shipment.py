@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import bundle, only
+from deploytool import bundle, only, signing
 from deploytool.device import install, verify
+from deploytool.device.verify import Asked
 from deploytool.errors import DeployError, Refused, Unreachable
 from deploytool.shipping import places, shipment
 from deploytool.shipping.shipment import Door, Shipped
 from tests.conftest import ROOT, Command
+from tests.device.keys import keys
 from tests.shipping import servers, small
 from tests.shipping.servers import Proxy, Sshd
 
@@ -135,24 +137,35 @@ def _kill(program: str, arguments: list[str], proxy: Proxy, after: int) -> bool:
 def test_a_receiver_that_is_killed_at_any_moment_shows_all_or_nothing(tmp_path: Path, home: Path, count: int) -> None:
     """All the bytes are there at once, so that what is hit is the hashing, the assembling and the rename."""
     rng, folder, shown = random.Random(count), small.made(tmp_path / "in", 51), 0
-    files = sorted(bundle.every(bundle.read(folder)), key=lambda file: file.sha256)
+    whole = _received(folder, home / "whole", None)  # seconds that it takes where nobody kills it, on this busy machine
     for number in range(count):
-        root, raw = home / str(number), b"".join((folder / file.path).read_bytes() for file in files)
-        request = shipment._request(folder, files, places.Device("", str(root)), None, False)
-        command = [sys.executable, str(ROOT / "deploytool/shipping/receiver.py")]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
-            assert running.stdin is not None
-            assert running.stdout is not None
-            running.stdin.write(json.dumps(request).encode() + b"\n" + raw)
-            running.stdin.flush()
-            assert b"lacking" in running.stdout.readline()
-            time.sleep(rng.uniform(0, 0.04))
-            running.kill()
+        root = home / str(number)
+        _received(folder, root, rng.uniform(0, 1.5 * whole))
         shown += len(received(root))
         assert received(root) in ([], [bundle.seal(folder)])
         for place in received(root):
             assert small.contents(root / "received" / place) == small.contents(folder)
     assert count < 40 or 0 < shown < count
+
+
+def _received(folder: Path, root: Path, after: float | None) -> float:
+    """Hands a receiver all it asks for, and kills it so many seconds after it has asked; how long it lived since."""
+    files = sorted(bundle.every(bundle.read(folder)), key=lambda file: file.sha256)
+    request = shipment._request(folder, files, places.Device("", str(root)), None, None, False)
+    command = [sys.executable, str(ROOT / "deploytool/shipping/receiver.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        raw = b"".join((folder / file.path).read_bytes() for file in files)
+        running.stdin.write(json.dumps(request).encode() + b"\n" + raw)
+        running.stdin.flush()
+        assert b"lacking" in running.stdout.readline()
+        begun = time.monotonic()
+        if after is not None:
+            time.sleep(after)
+            running.kill()
+        running.wait()
+        return time.monotonic() - begun
 
 
 def wait_for_parts(root: Path) -> int:
@@ -167,6 +180,23 @@ def wait_for_parts(root: Path) -> int:
 
 def _held(lock: Path) -> bool:
     return lock.exists() and subprocess.run(["flock", "-n", str(lock), "true"], check=False).returncode != 0
+
+
+def test_the_install_there_requires_the_signature_too(device: Sshd, tmp_path: Path, home: Path) -> None:
+    """As if the one here had been fooled: what arrives is held against the key that came with it."""
+    folder, (private, _), (_, public) = (
+        small.made(tmp_path / "in", 62),
+        keys(tmp_path, "ours"),
+        keys(tmp_path, "theirs"),
+    )
+    signing.sign(folder, private)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexport PYTHONPATH="{ROOT}"\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    to, door = places.device(f"device:{home}"), Door(None, None, device.config, str(python))
+    with pytest.raises(Refused, match="is not by the key"):
+        shipment.ship(folder, bundle.read(folder), to, door, None, key=public, install=True, say=print)
+    assert install.pointer(home) is None
 
 
 def test_what_does_not_keep_its_bytes_is_not_shown(device: Sshd, tmp_path: Path, home: Path) -> None:
@@ -214,6 +244,20 @@ def test_ship_installs_and_says_what_serves(
     again = deploytool("ship", str(packed), f"device:{home}", *arguments, "--json", "--for", "orin")
     assert again.returncode == 0, again.stderr
     assert '"sent": 0' in again.stdout
+    private, public = keys(tmp_path, "ours")
+    signed = Path(shutil.copytree(packed, tmp_path / "signed"))
+    for folder, key, problem in (
+        (packed, public, "is not signed"),
+        (signed, keys(tmp_path, "theirs")[1], "not by the key"),
+    ):
+        signing.sign(signed, private)
+        unsigned = deploytool("ship", str(folder), f"device:{home}", *arguments, "--require-signature", str(key))
+        assert unsigned.returncode == 8
+        assert problem in unsigned.stderr
+    held = deploytool("ship", str(signed), f"device:{home}", *arguments, "--require-signature", str(public), "--json")
+    assert held.returncode == 0, held.stderr
+    assert '"installed": true' in held.stdout
+    verify.papers(install.home(home, found.current), Asked(key=public))
     older = small.made(tmp_path / "older", 1, sequence=0)
     refused = deploytool("ship", str(older), f"device:{home}", *arguments)
     assert refused.returncode == 8

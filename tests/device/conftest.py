@@ -1,0 +1,34 @@
+"""Two pairs of keys, and a bundle that the first has signed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deploytool import bundle, signing
+from tests.device import small
+from tests.device.keys import Keys, keys
+
+
+@pytest.fixture(scope="session")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    return keys(tmp_path_factory.mktemp("keys"), "ours")
+
+
+@pytest.fixture(scope="session")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    return keys(tmp_path_factory.mktemp("keys"), "theirs")
+
+
+@pytest.fixture(scope="session")
+def signed(packed: Path, tmp_path_factory: pytest.TempPathFactory, ours: Keys) -> Path:
+    folder = small.small(packed, tmp_path_factory.mktemp("signed") / "bundle")
+    assert signing.sign(folder, ours[0]) == len(bundle.every(bundle.read(folder))) + 1
+    return folder
+
+
+@pytest.fixture
+def copy(signed: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(signed, tmp_path / "bundle"))

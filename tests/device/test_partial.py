@@ -1,0 +1,152 @@
+"""A signed bundle that was fetched in part: it holds, and a lie about what was left out makes no engine wrong."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as draw
+
+from deploytool import bundle, only, plain, signing
+from deploytool.bundle import Manifest
+from deploytool.device import verify
+from deploytool.device.here import Here
+from deploytool.device.verify import Asked
+from deploytool.device.ways import ENGINE
+from deploytool.errors import Refused
+from deploytool.only import Only
+from deploytool.shipping import landing, places, sources
+from tests.device.keys import Keys, keys
+from tests.shipping import small
+
+ORIN = Here("linux", "aarch64", "Orin", "8.7", "13.0", {"tensorrt": "10.3.0"})
+RTX40 = Here("linux", "x86_64", "RTX", "8.9", "13.0", {"tensorrt": "10.3.0"})
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    return keys(tmp_path_factory.mktemp("keys"), "ours")
+
+
+@pytest.fixture(scope="module")
+def part(tmp_path_factory: pytest.TempPathFactory, ours: Keys) -> Path:
+    """A signed bundle of which only what an Orin needs was fetched."""
+    home = tmp_path_factory.mktemp("part")
+    whole = small.made(home / "whole", 1)
+    signing.sign(whole, ours[0])
+    with sources.opened(places.Folder(whole), {}) as source:
+        signed = verify.signed(ours[1])
+        landing.land(source, home / "orin", only.wanted("orin"), signed=signed, say=lambda line: None)
+    return home / "orin"
+
+
+@pytest.fixture
+def copy(part: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(part, tmp_path / "orin"))
+
+
+def engines(checked: verify.Papers, found: Here) -> dict[str, str | None]:
+    """Why each engine cannot be tried, by its path in the bundle; None if it can."""
+    routes = verify.routes(checked, found)
+    return {Path(way.path).relative_to(checked.folder).as_posix(): way.absent for way in routes if way.tier == ENGINE}
+
+
+def test_what_is_signed_and_fetched_in_part_holds(part: Path, ours: Keys) -> None:
+    checked = verify.papers(part, Asked(key=ours[1]))
+    steps = {step.name: step.status for step in checked.steps}
+    assert steps["signature"] == f"held: 7 files, by {ours[1]}"  # the manifest, and six of the seven it names
+    assert steps["digests"] == "held: 6 files; 1 engines for other devices than orin left out"
+    assert engines(checked, ORIN) == {
+        small.ORIN: None,
+        small.RTX40: "it is for compute capability 8.9, and Orin has 8.7",
+    }
+    assert engines(checked, RTX40)[small.RTX40] == "it was left out when the bundle was fetched"
+
+
+def test_who_says_that_more_was_left_out_gets_a_fallback_with_a_reason(copy: Path, ours: Keys) -> None:
+    """Nobody signs which device a bundle was fetched for; a lie about it can only take engines away."""
+    (copy / small.ORIN).unlink()
+    with pytest.raises(Refused, match=r"orin\.plan is missing"):
+        verify.papers(copy, Asked(key=ours[1]))
+    (copy / bundle.ONLY).write_text(plain.text(Only("rtx50", "12.0")))
+    checked = verify.papers(copy, Asked(key=ours[1]))
+    assert engines(checked, ORIN)[small.ORIN] == "it was left out when the bundle was fetched"
+    assert verify.target(copy, checked.manifest, ORIN).status.startswith("no engine for this machine: it was left out")
+
+
+def test_an_engine_that_comes_later_must_be_the_signed_one(copy: Path, part: Path, ours: Keys) -> None:
+    whole = part.with_name("whole")
+    shutil.copy(whole / small.RTX40, copy / small.RTX40)
+    verify.papers(copy, Asked(key=ours[1]))  # what was left out may come after all
+    (copy / small.RTX40).write_bytes((copy / small.ORIN).read_bytes())
+    with pytest.raises(Refused, match=r"rtx40\.plan has other bytes"):
+        verify.papers(copy, Asked(key=ours[1]))
+
+
+def attacked(folder: Path, whole: Path, rng: random.Random) -> None:
+    """One to four things that somebody without the key may do to a folder, only.json first among them."""
+    capabilities = ["8.7", "8.9", "12.0", "none", "7.5"]
+    for _ in range(rng.randint(1, 4)):
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        kind, one = rng.randrange(7), rng.choice(paths)
+        if kind in (0, 1):
+            (folder / bundle.ONLY).write_text(plain.text(Only("orin", rng.choice(capabilities))))
+        elif kind == 2:
+            one.unlink()
+        elif kind == 3 and one.stat().st_size:
+            raw = bytearray(one.read_bytes())
+            raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+            one.write_bytes(raw)
+        elif kind == 4:
+            (folder / rng.choice([small.ORIN, small.RTX40])).write_bytes(rng.randbytes(300))
+        elif kind == 5:
+            shutil.copy(whole / small.RTX40, folder / small.RTX40)
+        else:
+            (folder / "engines" / "more.plan").write_bytes(b"x")
+
+
+def test_three_hundred_attacks_take_engines_away_and_nothing_else(part: Path, tmp_path: Path, ours: Keys) -> None:
+    """What is let through has the bytes that were signed, and lacks no file but engines."""
+    whole, rng, seen = part.with_name("whole"), random.Random(11), Counter[str]()
+    truth = small.contents(whole)
+    for number in range(300):
+        folder = Path(shutil.copytree(part, tmp_path / str(number)))
+        attacked(folder, whole, rng)
+        try:
+            checked = verify.papers(folder, Asked(key=ours[1]))
+        except Refused:
+            seen["refused"] += 1
+            continue
+        there = small.contents(folder)
+        there.pop(bundle.ONLY, None)
+        assert all(truth[path] == raw for path, raw in there.items())
+        assert set(truth) - set(there) <= {small.ORIN, small.RTX40}
+        for found in (ORIN, RTX40):
+            assert all(path in there for path, absent in engines(checked, found).items() if absent is None)
+        seen["held"] += 1
+    assert min(seen["refused"], seen["held"]) >= 40, seen
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    listed=draw.lists(draw.lists(draw.sampled_from(["7.5", "8.7", "8.9", "12.0"]), max_size=3), max_size=4),
+    capability=draw.sampled_from(["7.5", "8.7", "8.9", "12.0", "none", ""]),
+)
+def test_only_engines_for_others_may_be_missing(part: Path, listed: list[list[str]], capability: str) -> None:
+    manifest = bundle.read(part)
+    made = [
+        replace(
+            manifest.engines[0], file=replace(manifest.engines[0].file, path=f"e{number}"), capabilities=tuple(each)
+        )
+        for number, each in enumerate(listed)
+    ]
+    several: Manifest = replace(manifest, engines=tuple(made))
+    absent = only.others(several, Only("t", capability))
+    assert absent == {f"e{number}" for number, each in enumerate(listed) if capability not in each}
+    assert not absent & {file.path for file in several.files}
+    assert only.others(several, None) == frozenset()

@@ -1,0 +1,77 @@
+"""What we sign, model-signing itself verifies, and the other way round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from model_signing import hashing, verifying
+from model_signing import signing as oms
+
+from deploytool import bundle, signing
+from deploytool.device import verify
+from deploytool.device.verify import Asked
+from deploytool.errors import Refused
+from tests.device import small
+from tests.device.keys import Keys, keys
+
+
+def by_the_book(folder: Path, key: Path) -> None:
+    verifying.Config().use_elliptic_key_verifier(public_key=key).verify(folder, folder / bundle.SIGNATURE)
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name)
+def test_model_signing_verifies_what_we_sign(copy: Path, tmp_path: Path, curve: ec.EllipticCurve) -> None:
+    private, public = keys(tmp_path, "key", ec.generate_private_key(curve))
+    signing.sign(copy, private)
+    by_the_book(copy, public)
+    verify.papers(copy, Asked(key=public))
+    (copy / "recipe.json").write_text("{}")
+    with pytest.raises(ValueError, match="mismatch"):
+        by_the_book(copy, public)
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name)
+def test_we_verify_what_model_signing_signs(copy: Path, tmp_path: Path, curve: ec.EllipticCurve) -> None:
+    private, public = keys(tmp_path, "key", ec.generate_private_key(curve))
+    (copy / bundle.SIGNATURE).unlink()
+    oms.Config().use_elliptic_key_signer(private_key=private).sign(copy, copy / bundle.SIGNATURE)
+    shown = verify.papers(copy, Asked(key=public)).steps[0]
+    assert (shown.name, shown.status) == ("signature", f"held: {len(small.paths(copy))} files, by {public}")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        hashing.Config().use_file_serialization(hashing_algorithm="blake2"),
+        hashing.Config().use_shard_serialization(shard_size=100),
+        hashing.Config().use_file_serialization(allow_symlinks=True).set_allow_symlinks(True),
+    ],
+    ids=["blake2", "shards", "links"],
+)
+def test_what_is_signed_in_another_way_is_refused_by_name(copy: Path, ours: Keys, how: hashing.Config) -> None:
+    (copy / bundle.SIGNATURE).unlink()
+    oms.Config().use_elliptic_key_signer(private_key=ours[0]).set_hashing_config(how).sign(
+        copy, copy / bundle.SIGNATURE
+    )
+    with pytest.raises(Refused, match="file by file with SHA-256 and without links"):
+        verify.papers(copy, Asked(key=ours[1]))
+
+
+def test_a_path_that_the_signer_ignored_is_not_ignored_here(copy: Path, ours: Keys) -> None:
+    (copy / bundle.SIGNATURE).unlink()
+    (copy / ".gitignore").write_text("*")  # model-signing leaves it out by itself
+    how = hashing.Config().set_ignored_paths(paths=[bundle.SIGNATURE])
+    oms.Config().use_elliptic_key_signer(private_key=ours[0]).set_hashing_config(how).sign(
+        copy, copy / bundle.SIGNATURE
+    )
+    by_the_book(copy, ours[1])
+    with pytest.raises(Refused, match=r"\.gitignore is not signed"):
+        verify.papers(copy, Asked(key=ours[1]))
+
+
+def test_what_is_broken_is_not_signed(copy: Path, ours: Keys) -> None:
+    (copy / "recipe.json").write_text("{}")
+    with pytest.raises(Refused, match="than the manifest says"):
+        signing.sign(copy, ours[0])

@@ -1,0 +1,35 @@
+"""A model of tests/own down the road, and what its checks failed against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from deploytool import targets
+from deploytool.report import Report
+from tests.conftest import ROOT
+
+OWN = ROOT / "tests" / "own"
+ARCHITECTURES = {
+    "residual:make": ["3x32x32"],
+    "inception:Inception": ["3x32x32"],
+    "dense:DenseNet": ["3x32x32"],
+    "unet:UNet": ["3x32x32"],
+    "excite:make": ["3x32x32"],
+    "vit:ViT": ["3x32x32"],
+    "recurrent:Reader": ["3x32x48"],
+    "two_inputs:Captioned": ["image=3x32x32", "tokens=16:int64:1000"],
+    "two_outputs:Detector": ["3x32x32"],
+    "convolutional:Sharpen": ["image=3xHxW"],
+}
+WITHOUT_ENGINE = [verb for verb in targets.ROAD if verb != "build"]
+Walk = Callable[..., Report]
+
+
+def failures(written: Report) -> dict[str, set[str]]:
+    """What the checks of each stage failed against."""
+    failed: dict[str, set[str]] = {}
+    for hop in written.hops:
+        for check in hop.checks:
+            if check.broken:
+                failed.setdefault(hop.stage, set()).add(check.against)
+    return failed

@@ -1,0 +1,206 @@
+"""A bundle from a real registry: whole, in part, spoilt on the way, cut and resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deploytool import bundle
+from deploytool.device import verify
+from deploytool.errors import BadInput, DeployError, Refused, Unreachable
+from deploytool.shipping import landing, registry
+from tests.conftest import ROOT
+from tests.shipping import small
+from tests.shipping.servers import Proxy, Registry
+from tests.shipping.trips import address, killed, pulled, pushed
+
+
+def test_a_device_pulls_only_what_its_target_needs(served: Registry, tmp_path: Path) -> None:
+    folder = small.made(tmp_path / "in", 2)
+    pushed(folder, served.port, "part")
+    served.blob(hashlib.sha256((folder / small.RTX40).read_bytes()).hexdigest()).unlink()  # nobody asks for it
+    landed = pulled(address(served, "part"), tmp_path / "orin", "orin")
+    assert set(small.contents(folder)) - set(small.contents(tmp_path / "orin")) == {small.RTX40}
+    assert (landed.left_out, landed.files) == (1, 6)
+    steps = {step.name: step.status for step in verify.papers(tmp_path / "orin").steps}
+    assert steps["digests"] == "held: 6 files; 1 engines for other devices than orin left out"
+    with pytest.raises(Refused):
+        pulled(address(served, "part"), tmp_path / "all")
+    (tmp_path / "orin" / small.ORIN).unlink()
+    with pytest.raises(Refused, match="is missing"):
+        verify.papers(tmp_path / "orin")
+
+
+def flip(path: Path, rng: random.Random) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+    path.write_bytes(raw)
+
+
+def truncate(path: Path, rng: random.Random) -> None:
+    path.write_bytes(path.read_bytes()[: -rng.randint(1, 100)])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "count"),
+    [
+        (flip, 12),
+        (truncate, 6),
+        *(pytest.param(*each, marks=pytest.mark.sweep) for each in ((flip, 50), (truncate, 20))),
+    ],
+)
+def test_spoilt_blobs_are_refused(
+    served: Registry, tmp_path: Path, spoil: Callable[[Path, random.Random], None], count: int
+) -> None:
+    name, rng = f"spoilt/{spoil.__name__}{count}", random.Random(count)
+    folder = small.made(tmp_path / "in", 4000 + count + len(spoil.__name__))
+    pushed(folder, served.port, name)
+    blobs = [served.blob(hashlib.sha256(raw).hexdigest()) for raw in small.contents(folder).values()]
+    for number in range(count):
+        blob = blobs[number % len(blobs)]
+        kept = blob.read_bytes()
+        spoil(blob, rng)
+        with pytest.raises(DeployError) as caught:
+            pulled(address(served, name), tmp_path / f"out{number}")  # a folder anew: what came well would be kept
+        assert isinstance(caught.value, Refused), caught.value
+        assert not (tmp_path / f"out{number}").exists()
+        blob.write_bytes(kept)
+    pulled(address(served, name), tmp_path / "out")
+    assert small.contents(tmp_path / "out") == small.contents(folder)
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(10, marks=pytest.mark.sweep)])
+def test_swapped_manifests_are_refused(served: Registry, tmp_path: Path, count: int) -> None:
+    """Another bundle's manifest under this one's digest, and another bundle under this one's tag."""
+    folders = [small.made(tmp_path / f"in{number}", 5000 + number) for number in range(count + 1)]
+    sent = [pushed(folder, served.port, "swap") for folder in folders]
+    store = [served.blob(each.digest.removeprefix("sha256:")) for each in sent]
+    kept = [blob.read_bytes() for blob in store]
+    last = address(served, "swap")
+    for number in range(count):
+        store[-1].write_bytes(kept[number])
+        for where, seal in ((sent[-1].name, None), (last, None), (last, sent[-1].seal)):
+            with pytest.raises(Refused):
+                pulled(where, tmp_path / "out", seal=seal)
+        store[-1].write_bytes(kept[-1])
+        pushed(tmp_path / f"in{number}", served.port, "swap")  # the tag itself turns to another bundle
+        with pytest.raises(Refused, match="is another bundle"):
+            pulled(last, tmp_path / "out", seal=sent[-1].seal)
+        pushed(tmp_path / f"in{count}", served.port, "swap")
+        assert not (tmp_path / "out").exists()
+    pulled(last, tmp_path / "out", seal=sent[-1].seal)
+
+
+_PULL = """
+import sys
+from pathlib import Path
+from tests.shipping import trips as it
+print("begins", flush=True)
+it.pulled(sys.argv[1], Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(10, marks=pytest.mark.sweep)])
+def test_a_killed_pull_shows_nothing_and_goes_on(served: Registry, proxy: Proxy, tmp_path: Path, count: int) -> None:
+    rng, alive = random.Random(count), 0
+    folder = small.made(tmp_path / "in", 8000 + count, 3_000_000)
+    total = sum(len(raw) for raw in small.contents(folder).values())
+    pushed(folder, served.port, f"cut/{count}")
+    where = f"oci://127.0.0.1:{proxy.port}/cut/{count}:1"
+    for number in range(count):
+        out = tmp_path / f"out{number}"
+        proxy.reset()
+        alive += killed(_PULL, [where, str(out)], proxy, "down", rng.randrange(total))
+        came = proxy.down
+        if out.exists():  # as a whole or not at all
+            assert small.contents(out) == small.contents(folder)
+        landed = pulled(where, out)
+        assert landed.fetched + landed.here == total - len((folder / "manifest.json").read_bytes())
+        assert proxy.down <= total + registry.CHUNK, (proxy.down, came, total)
+        assert small.contents(out) == small.contents(folder)
+        assert not list(tmp_path.glob(".*"))
+    assert alive >= count - 1
+
+
+def test_a_cut_line_is_taken_up_again_within_one_pull(served: Registry, proxy: Proxy, tmp_path: Path) -> None:
+    folder = small.made(tmp_path / "in", 9, 900_000)
+    pushed(folder, served.port, "line")
+    proxy.cut_down = 2_000_000
+    with pytest.raises(Unreachable):
+        pulled(f"oci://127.0.0.1:{proxy.port}/line:1", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    proxy.reset()
+    landed = pulled(f"oci://127.0.0.1:{proxy.port}/line:1", tmp_path / "out")
+    assert landed.here + landed.fetched >= 6_300_000
+    assert proxy.down < 6_300_000 - 1_900_000 + 50_000
+    assert small.contents(tmp_path / "out") == small.contents(folder)
+
+
+def test_what_an_earlier_try_left_is_not_believed(served: Registry, tmp_path: Path) -> None:
+    folder = small.made(tmp_path / "in", 10)
+    pushed(folder, served.port, "left")
+    stage = tmp_path / ".out.fetching" / bundle.seal(folder)
+    (stage / "tree" / "engines").mkdir(parents=True)
+    (stage / "parts").mkdir()
+    (stage / "tree" / small.ORIN).write_bytes(b"x" * (folder / small.ORIN).stat().st_size)
+    (stage / "tree" / "engines" / "plugin.so").write_bytes(b"x")
+    (stage / "tree" / "recipe.json").symlink_to("/etc/passwd")
+    (stage / "parts" / hashlib.sha256((folder / small.RTX40).read_bytes()).hexdigest()).write_bytes(b"other bytes")
+    (tmp_path / ".out.fetching" / "another").mkdir()
+    pulled(address(served, "left"), tmp_path / "out")
+    assert small.contents(tmp_path / "out") == small.contents(folder)
+    assert not list(tmp_path.glob(".*"))
+
+
+_EVERY_STEP = """
+import os, signal, sys
+from pathlib import Path
+from tests.shipping import trips as it
+steps, last = 0, 0
+def hook(event, arguments):
+    global steps
+    if last and event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.symlink"):
+        steps += 1
+        if steps == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+for number in range(1, 1000, int(sys.argv[3])):
+    child = os.fork()
+    if not child:
+        last = number
+        it.pulled(sys.argv[1], Path(sys.argv[2]) / f"out{number}")
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+    print(number)
+"""
+
+
+@pytest.mark.parametrize("apart", [5, pytest.param(1, marks=pytest.mark.sweep)])
+def test_a_pull_that_is_killed_at_any_step_shows_all_or_nothing(tmp_path: Path, home: Path, apart: int) -> None:
+    """At each step that opens, makes, renames or removes something, one process after the other."""
+    folder = small.made(tmp_path / "in", 14)
+    command = [sys.executable, "-c", _EVERY_STEP, str(folder), str(home), str(apart)]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert len(killed) > 30 // apart
+    shown = [home / f"out{number}" for number in killed if (home / f"out{number}").exists()]
+    assert shown or apart > 1
+    for out in shown:
+        assert small.contents(out) == small.contents(folder)
+    for number in killed:
+        pulled(str(folder), home / f"out{number}")
+        assert small.contents(home / f"out{number}") == small.contents(folder)
+
+
+def test_two_at_once_do_not_share_a_folder(served: Registry, tmp_path: Path) -> None:
+    pushed(small.made(tmp_path / "in", 12), served.port, "two")
+    with landing._stage(tmp_path / "out"), pytest.raises(BadInput, match="somebody else is fetching"):
+        pulled(address(served, "two"), tmp_path / "out")
+    shutil.rmtree(tmp_path / ".out.fetching", ignore_errors=True)

@@ -1,0 +1,57 @@
+"""To a registry and back, for tests: whole, through a proxy, and killed on the way."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from deploytool import bundle, only
+from deploytool.shipping import landing, places, registry, sources
+from deploytool.shipping.landing import Landed
+from deploytool.shipping.registry import Pushed
+from tests.conftest import ROOT
+from tests.shipping.servers import Proxy, Registry
+
+CHUNK = 256 << 10
+
+
+def hush(line: str) -> None:
+    """Nobody listens."""
+
+
+def pushed(folder: Path, port: int, name: str, chunk: int = registry.CHUNK) -> Pushed:
+    place = places.parse(f"oci://127.0.0.1:{port}/{name}:1")
+    assert isinstance(place, places.Registry)
+    return registry.push(folder, bundle.read(folder), place, {}, chunk=chunk, say=hush)
+
+
+def pulled(
+    address: str, out: Path, target: str | None = None, seal: str | None = None, near: tuple[Path, ...] = ()
+) -> Landed:
+    with sources.opened(places.parse(address), {}) as source:
+        return landing.land(source, out, only.wanted(target), seal=seal, near=near, say=hush)
+
+
+def address(served: Registry, name: str) -> str:
+    return f"oci://127.0.0.1:{served.port}/{name}:1"
+
+
+def killed(program: str, arguments: list[str], proxy: Proxy, way: str, after: int) -> bool:
+    """Starts a program and kills it, -9, when so many bytes went by; whether it was still alive."""
+    command = [sys.executable, "-c", program, *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+        while getattr(proxy, way) < after and running.poll() is None:
+            time.sleep(0.0005)
+        alive = running.poll() is None
+        running.send_signal(signal.SIGKILL)
+    return alive
+
+
+def quiet(proxy: Proxy) -> None:
+    """Waits until nothing passes any more: a chunk in hand is carried to its end."""
+    before = -1
+    while before != (before := proxy.up):
+        time.sleep(0.4)
