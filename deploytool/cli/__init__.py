@@ -9,7 +9,22 @@ from typing import NoReturn
 import typer
 
 from deploytool import machine
-from deploytool.cli import blame, device, doctor, export, models, pack, prove, screen, ship, show, sign, targets, train
+from deploytool.cli import (
+    blame,
+    device,
+    doctor,
+    export,
+    models,
+    pack,
+    prove,
+    report,
+    screen,
+    ship,
+    show,
+    sign,
+    targets,
+    train,
+)
 from deploytool.errors import BadInput, DeployError, MissingBackend
 
 _EXIT_CODES = """
@@ -30,6 +45,7 @@ app.command("export", epilog=_EXIT_CODES)(export.export)
 app.command("models")(models.models)
 app.command("targets")(targets.targets)
 app.command("show")(show.show)
+app.command("report")(report.report)
 app.command("train")(train.train)
 app.command("prove")(prove.prove)
 app.command("blame")(blame.blame)

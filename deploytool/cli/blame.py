@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploytool import pipeline, receipt, report, verdict
+from deploytool import blamed, pipeline, plain, receipt, report, verdict
 from deploytool.artifact import Kind
+from deploytool.blamed import Finding, Hop, Layer
 from deploytool.cli import screen
 from deploytool.errors import BadInput, ParityFailed
 from deploytool.receipt import Receipt
 
 if TYPE_CHECKING:
-    from deploytool.tracing.finding import Finding, Hop
     from deploytool.tracing.reduce import Mismatch
-    from deploytool.tracing.strip import Layer
 
 _NEXT = {
     "translate": "try --exporter auto, or write that layer in another way",
@@ -56,7 +55,9 @@ def blame(
 
     wanted = verdict.tolerated(report.read(kept[Kind.REPORT])) if Kind.REPORT in kept else {}
     watched = canaries.read(kept[Kind.CANARY]).values if Kind.CANARY in kept else ()
+    digests = {stage: plain.file_digest(file) for stage, file in graphs}
     found, clue = finding.examine(kept[Kind.WEIGHTS], kept[Kind.GOLDEN], graphs, wanted, tuple(watched))
+    blamed.write(run, digests, found)
     small = reduce.reduce(clue) if reduce_ and clue else None
     packed = pack.write(run, clue, small) if clue and small else None
     failure = _failure(found.finding, rooms) if found.finding else None

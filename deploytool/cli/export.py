@@ -11,7 +11,7 @@ import typer
 
 from deploytool import catalog, pipeline, report, targets, verdict
 from deploytool.artifact import Artifact
-from deploytool.cli import asked, screen, summary
+from deploytool.cli import asked, leaf, screen, summary
 from deploytool.errors import DeployError, MissingBackend, NotVerified, ParityFailed, TooSlow
 from deploytool.proof import CASES
 from deploytool.report import Report
@@ -76,6 +76,7 @@ def export(
     pack: Annotated[bool, typer.Option("--pack", help="Pack a bundle if everything asked for held.")] = False,
     sequence: Annotated[int, typer.Option(min=0, help="With --pack: a device refuses a lower one.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="artifacts/MODEL")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write every check as JUnit XML, for CI.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Makes TorchScript, ONNX, FP16 ONNX and with --trt an engine of MODEL, and proves each against the eager model.
@@ -118,6 +119,7 @@ def export(
     artifacts = screen.follow(console, recipe, lambda watch: pipeline.run(Job(found, options, watch), recipe, home))
     written = report.read(artifacts[-1].path)
     failure = _failure(written, home, require=require)
+    leaf.leave(written, home, junit)
     if pack and not failure:
         artifacts += screen.follow(console, ["pack"], lambda watch: [pipeline.extend("pack", options, home)])
     if as_json:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deploytool import targets, verdict
+from deploytool import blamed, targets, verdict
 from deploytool.cli import screen
-from deploytool.proof import CASES, ENGINE, GRAPH, Proof
+from deploytool.page import PAGE
+from deploytool.proof import ENGINE, GRAPH, Proof
 from deploytool.report import Check, Engine, Hop, Report, Speed
 
 _NONE = "–"
@@ -40,7 +41,7 @@ def _agreement(console: Console, written: Report) -> None:
     rows = []
     for hop in written.hops:
         if (found := hop.agreement) is not None:
-            flips = f"{len(found.flips)} (margin ≤ {found.flips[0][1]:.0e})" if found.flips else "0"
+            flips = f"{len(found.flips)} (margin ≤ {found.flips[0].margin:.0e})" if found.flips else "0"
             known = f"{hop.accuracy.artifact:.1%} (p {hop.accuracy.p_value:.2g})" if hop.accuracy else _NONE
             interval = f"{found.low:.1%}–{found.high:.1%}"
             rows.append((f"{hop.stage}/{hop.file}", f"{found.top1:.1%}", interval, flips, known))
@@ -129,32 +130,16 @@ def _engines(written: Report, home: Path) -> list[str]:
 
 def _serves(engine: Engine, written: Report) -> str:
     capabilities = ", ".join(engine.capabilities) or _DEFAULT[engine.flavour]
-    names = [
-        target.target
-        for target in written.targets
-        if (target.verdict, target.flavour) == (targets.HERE, engine.flavour)
-        and (not engine.capabilities or target.capability in engine.capabilities)
-    ]
+    names = verdict.serves(engine, written)
     return f"{engine.flavour} {engine.version} for {' '.join(names)} (compute capability {capabilities})"
 
 
 def _closing(written: Report, home: Path) -> list[str]:
     """The verdict, what is still to be done, and how to see all this again."""
-    failed, pending = verdict.broken(written), verdict.unmeasured(written)
-    if failed:
-        keep = [f"Next: the same command with {verdict.KEEP}"] if verdict.mends(written) else []
-        blame = f"Next: find the layer with: deploytool blame {home}"
-        return [*(f"Verdict: FAIL. {line}" for line in failed), *keep, blame]
-    if written.proof and written.proof.weak:
-        return [
-            f"Verdict: not proven. The golden cases miss {verdict.missing(written.proof)}",
-            f"Next: export again with --cases {home / 'prove' / CASES}",
-        ]
-    if not pending:
-        return ["Verdict: pass.", f"See it again: deploytool show {home}"]
-    lines = ["Verdict: pass for all that ran here.", *(f"Not verified here: {line}" for line in pending)]
-    return [
-        *lines,
-        "Next: the same command with --require on a machine that can run it.",
-        f"See it again: deploytool show {home}",
-    ]
+    blame = blamed.read(home)
+    found = verdict.closing(written, home, blame.finding if blame else None)
+    page = [f"Report: {home / PAGE}"] if (home / PAGE).is_file() else []
+    lines = [f"Verdict: {found.verdict}. {line}" for line in found.reasons] or [f"Verdict: {found.verdict}."]
+    lines += [f"Not verified here: {line}" for line in found.pending] if found.held else []
+    lines += [f"Next: {step.what}{': ' if step.command else ''}{step.command}" for step in found.steps]
+    return [*lines, *page, *([f"See it again: deploytool show {home}"] if found.held else [])]

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from deploytool.scopes import module_path
 from deploytool.tracing.known import Known
-from deploytool.tracing.strip import Layer
+from deploytool.blamed import Layer
 
 
 def meant(layer: Layer, layers: Sequence[Layer], known: Sequence[Known]) -> Known | None:

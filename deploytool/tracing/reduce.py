@@ -24,7 +24,7 @@ from deploytool.tracing.excerpt import Array, Excerpt, Nodes, Whole
 from deploytool.tracing.finding import Clue
 from deploytool.tracing.known import Known, error
 from deploytool.tracing.meant import meant
-from deploytool.tracing.strip import Layer
+from deploytool.blamed import Layer
 
 _PLAIN = "the same graph with ONNX Runtime's optimisation switched off"
 

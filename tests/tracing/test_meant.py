@@ -7,7 +7,7 @@ import pytest
 
 from deploytool.tracing.known import Known
 from deploytool.tracing.meant import meant
-from deploytool.tracing.strip import Layer
+from deploytool.blamed import Layer
 
 CALLS = ("", "net.conv", "net.bn", "net.relu", "net.shuffle", "net.shuffle", "net.silu", "other.conv", "other.conv")
 

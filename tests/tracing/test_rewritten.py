@@ -10,7 +10,8 @@ import pytest
 
 from deploytool import catalog, pipeline
 from deploytool.spec import Job, Tensor
-from deploytool.tracing.finding import Blame, examine
+from deploytool.blamed import Blame
+from deploytool.tracing.finding import examine
 from tests.conftest import QUICK
 from tests.tracing import faults
 

@@ -1,0 +1,95 @@
+"""Makes the page: lays facts out by the templates, every text escaped, and puts one self-contained file in its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from deploytool import files, targets
+from deploytool.page import PAGE, choices, engines, family, pending, pictures, plots, rows, stamp, tiles
+from deploytool.page import facts as all_facts
+from deploytool.page.canvas import Plot
+from deploytool.page.facts import Facts
+from deploytool.proof import ENGINE, GRAPH
+
+_COVERS = {"tensorrt": "the GPU it was built on", "tensorrt_rtx": "8.0, 8.6, 8.9, 12.0 and later"}
+
+
+def write(home: Path) -> Path:
+    """Draws the page of a run and puts it in the run's folder; raises BadInput if the folder holds no report."""
+    files.publish(home / PAGE, text(all_facts.read(home)).encode())
+    return home / PAGE
+
+
+def write_family(homes: tuple[Path, ...], out: Path) -> Path:
+    """Draws one page of several runs; raises BadInput if one of them holds no report."""
+    runs = [all_facts.read(home) for home in homes]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    compared = family.compare(runs, out.parent)
+    drawn = [plots.pareto(each.points, each.vertical, at, logarithmic=each.logarithmic) for at, each in compared.fronts]
+    told = zip((each for _, each in compared.fronts), drawn, strict=True)
+    page = _environment().get_template("family.html").render(compared=compared, fronts=list(told), marks=plots.marks)
+    files.publish(out, page.encode())
+    return out
+
+
+def text(facts: Facts) -> str:
+    """The page of a run."""
+    report = facts.report
+    strips = list(rows.strips(facts.blame.hops)) if facts.blame else []
+    return _environment().get_template("run.html").render(
+        stamp=stamp.of(facts.home),
+        stamp_name=stamp.NAME,
+        facts=facts,
+        report=report,
+        closing=facts.closing,
+        tone=tiles.tone(facts.closing),
+        tiles=tiles.tiles(facts),
+        broken=list(rows.broken(report)),
+        chain=list(rows.chain(facts)),
+        every=list(rows.every(report)),
+        plots=_plots(facts),
+        strips=[(each, plots.strip(each, at)) for at, each in enumerate(strips)],
+        speeds=list(rows.speeds(report)),
+        agreements=[(rows.label(hop), hop.agreement, hop.accuracy) for hop in report.hops if hop.agreement],
+        flips=pictures.flips(facts),
+        samples=pictures.samples(facts),
+        pending=pending.pending(facts),
+        engines=list(engines.served(report)),
+        chosen=choices.chosen(report),
+        covers=_COVERS,
+        on_device=targets.ON_DEVICE,
+        not_served=targets.NOT_SERVED,
+        graph=GRAPH,
+        engine=ENGINE,
+    )
+
+
+def _plots(facts: Facts) -> dict[str, Plot | None]:
+    """Those plots for which there is something to draw, and None for the others."""
+    links, bars = rows.links(facts.report), rows.bars(facts.report)
+    return {
+        "chain": plots.chain(links) if links else None,
+        "speed": plots.speed(bars) if bars else None,
+        "latencies": None,
+        "sweep": None,
+    }
+
+
+def _environment() -> Environment:
+    found = Environment(
+        loader=PackageLoader("deploytool.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters |= {
+        "error": rows.error,
+        "megabytes": rows.megabytes,
+        "words": lambda name: name.replace("_", " "),
+        "drawn": lambda plot: Markup(plot.svg),  # noqa: S704  # our own, its words escaped where it was made
+    }
+    return found

@@ -1,0 +1,220 @@
+"""The drawings of a page: errors in multiples of the noise, layers, speed-ups, latencies, batches, and a Pareto front."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from deploytool.page.canvas import ACCENT, BAD, INK, MUTED, PAPER, Plot, canvas
+from deploytool.page.rows import Bar, Link, Point, Series, Strip
+
+_WIDTH, _ROW = 430.0, 23.0  # points: what a phone shows without making letters smaller than they may be
+
+
+def chain(links: Sequence[Link]) -> Plot:
+    """How far each artifact lies from FP64, and from the one before, against what is tolerated; in units of noise."""
+    with canvas("chain", _WIDTH, 52 + _ROW * len(links)) as paper:
+        axes = _rows(paper.axes(118, 36, 14, 8), [link.label for link in links])
+        shown = [value for link in links for value in (link.truth, link.before, link.allowed) if value]
+        low, high = min([0.1, *shown]), max([10.0, *(min(value, 1e6) for value in shown)])
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.8, high * 1.8)
+        axes.axvline(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+        for place, link in enumerate(links):
+            tone = ACCENT if link.held else BAD
+            truth = min(max(link.truth, low / 1.5), high)
+            axes.plot([low / 1.8, truth], [place, place], color=tone, linewidth=1.4, alpha=0.35)
+            if link.before is not None:
+                before = min(max(link.before, low / 1.5), high)
+                axes.plot([before], [place], "o", markersize=5.5, markerfacecolor=PAPER, markeredgecolor=tone)
+            axes.plot([truth], [place], "o" if link.held else "X", markersize=6.5 if link.held else 8, color=tone)
+            axes.plot([link.allowed] * 2, [place - 0.34, place + 0.34], color=INK, linewidth=1.6)
+        axes.set_xlabel("times the noise of the model's own arithmetic")
+        _times(axes)
+        worst = max(links, key=lambda link: link.truth / link.allowed)
+        told = f"{len(links)} artifacts; the nearest to its tolerance is {worst.label}, {worst.truth:.1f} times the noise"
+        return paper.done("Errors against noise and tolerance", CHAIN, f"{told} where {worst.allowed:.1f} are allowed.")
+
+
+CHAIN = (
+    "Filled: largest error against FP64. Open: against the artifact before. Bar: what is tolerated. Dashed: the noise "
+    "itself. A cross is beyond its tolerance."
+)
+
+
+def strip(drawn: Strip, number: int) -> Plot:
+    """Every tensor of one graph in order: the higher, the further from what it should be; above the line is wrong."""
+    count = len(drawn.multiples)
+    with canvas(f"strip{number}", 860, 46) as paper:
+        axes = paper.axes(0, 0, 0, 0)
+        axes.axis("off")
+        axes.set_xlim(0, max(count, 1))
+        axes.set_ylim(0, 1)
+        known = [(at, each) for at, each in enumerate(drawn.multiples) if each is not None]
+        for wrong, tone in ((False, ACCENT), (True, BAD)):
+            bars = [(at, each) for at, each in known if (each > 1) == wrong]
+            heights = [_height(each) for _, each in bars]
+            axes.bar([at + 0.5 for at, _ in bars], heights, width=0.72, color=tone, linewidth=0)
+        unknown = [at + 0.5 for at, each in enumerate(drawn.multiples) if each is None]
+        axes.bar(unknown, [0.03] * len(unknown), width=0.72, color=MUTED, linewidth=0)
+        axes.axhline(_height(1.0), color=INK, linewidth=0.9, linestyle=(0, (3, 3)))
+        told = f"{count} tensors, {sum(each > 1 for _, each in known)} beyond their noise floor; worst: {drawn.worst}."
+        return paper.done(f"Layers of {drawn.stage}", "", told)
+
+
+def _height(multiple: float) -> float:
+    """Where a multiple of the noise floor stands: a thousandth at the bottom, the floor itself at 0.62."""
+    return float(np.clip(0.05 + 0.19 * (math.log10(max(multiple, 1e-9)) + 3), 0.05, 1.0))
+
+
+def speed(bars: Sequence[Bar]) -> Plot:
+    """The speed-up of each artifact with its interval."""
+    with canvas("speed", _WIDTH, 52 + _ROW * len(bars)) as paper:
+        axes = _rows(paper.axes(118, 36, 52, 8), [bar.label for bar in bars])
+        axes.axvline(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+        right = max([1.5, *(bar.high for bar in bars)])
+        for place, bar in enumerate(bars):
+            axes.plot([bar.low, bar.high], [place, place], color=ACCENT, linewidth=5, alpha=0.35)
+            axes.plot([bar.value], [place], "o", markersize=6, color=ACCENT)
+            axes.annotate(
+                f"{bar.value:.2f}×", (1, place), (8, 0), ("axes fraction", "data"), "offset points", va="center"
+            )
+        axes.set_xlim(0, right * 1.05)
+        axes.set_xlabel("times as fast as eager PyTorch")
+        best = max(bars, key=lambda bar: bar.value)
+        told = f"The fastest is {best.label}, {best.value:.2f} times eager, between {best.low:.2f} and {best.high:.2f}."
+        return paper.done("Speed-up", "Dot: ratio of medians. Bar: 95 % bootstrap interval. Dashed: eager.", told)
+
+
+def latencies(series: Sequence[Series], unit: str) -> Plot:
+    """The distribution of latencies: the share of calls that took no longer."""
+    with canvas("latencies", _WIDTH, 250) as paper:
+        axes = paper.axes(40, 40, 84, 12)
+        every = np.concatenate([each.values for each in series])
+        for place, each in enumerate(series):
+            values = np.sort(np.asarray(each.values))
+            shares = np.arange(1, len(values) + 1) / len(values)
+            axes.step(values, shares, where="post", color=_tone(place), linewidth=1.6, linestyle=_dash(place))
+        _legend(axes, [each.label for each in series])
+        if every.max() > 8 * every.min() > 0:
+            axes.set_xscale("log")
+            _plain_log(axes)
+        axes.set_ylim(0, 1.02)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        axes.grid(visible=True)
+        axes.set_xlabel(f"milliseconds {unit}")
+        told = "; ".join(f"{each.label}: median {np.median(each.values):.2f} ms" for each in series)
+        return paper.done("Latency", "The share of calls that took no longer.", told)
+
+
+def sweep(lines: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> Plot:
+    """Images a second against the batch."""
+    with canvas("sweep", _WIDTH, 250) as paper:
+        axes = paper.axes(44, 40, 84, 12)
+        for place, (_, points) in enumerate(lines):
+            batches, rates = zip(*points, strict=True)
+            axes.plot(batches, rates, "o", linestyle=_dash(place), color=_tone(place), linewidth=1.6, markersize=4.5)
+        _legend(axes, [label for label, _ in lines])
+        batches = sorted({batch for _, points in lines for batch, _ in points})
+        axes.set_xscale("log")
+        axes.set_xticks(batches, [str(batch) for batch in batches])
+        axes.set_ylim(bottom=0)
+        axes.grid(visible=True, axis="y")
+        axes.set_xlabel("batch")
+        best = max(((label, *point) for label, points in lines for point in points), key=lambda each: each[2])
+        told = f"The most is {best[2]:.0f} images a second, by {best[0]} at batch {best[1]}."
+        return paper.done("Batch sweep", "Images a second, by the size of the batch.", told)
+
+
+def pareto(points: Sequence[Point], vertical: str, number: int, *, logarithmic: bool) -> Plot:
+    """Every measured artifact by latency and by how right it is, and the front that nothing beats in both."""
+    with canvas(f"pareto{number}", 620, 330) as paper:
+        axes = paper.axes(58, 42, 20, 16)
+        axes.set_xscale("log")
+        if logarithmic:
+            axes.set_yscale("log")
+            axes.invert_yaxis()  # the better, the higher
+        best = [point for point in points if point.front]
+        axes.plot(
+            *zip(*((each.latency, each.right) for each in best), strict=True), color=ACCENT, linewidth=1.2, alpha=0.5
+        )
+        for place, model in enumerate(dict.fromkeys(point.model for point in points)):
+            mine = [point for point in points if point.model == model]
+            for front in (True, False):
+                some = [(each.latency, each.right) for each in mine if each.front == front]
+                face = ACCENT if front else PAPER
+                for x, y in some:
+                    axes.plot([x], [y], _MARKS[place % len(_MARKS)], markersize=8, color=face, markeredgecolor=ACCENT)
+        for point in best:
+            axes.annotate(point.label, (point.latency, point.right), (7, 6), textcoords="offset points", fontsize=8.5)
+        axes.margins(0.12)
+        axes.grid(visible=True)
+        _plain_log(axes)
+        if logarithmic:
+            axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel("latency of one batch, milliseconds")
+        axes.set_ylabel(vertical, color=MUTED)
+        told = "On the front: " + "; ".join(f"{each.label} at {each.latency:.2f} ms" for each in best)
+        return paper.done("Latency and fidelity", PARETO, told)
+
+
+PARETO = "Filled: nothing here is both faster and nearer to its source. One mark a model; up and left is better."
+_MARKS = "osD^vP*hX<>"
+
+
+def marks(models: Sequence[str]) -> list[tuple[str, str]]:
+    """The sign of each model in a Pareto plot, in letters."""
+    signs = dict(zip("osD^vP*hX<>", "●■◆▲▼✚★⬢✖◀▶", strict=True))
+    return [(signs[_MARKS[place % len(_MARKS)]], model) for place, model in enumerate(models)]
+
+
+def _rows(axes: Axes, labels: Sequence[str]) -> Axes:
+    """A row for each label, the first at the top."""
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.grid(visible=True, axis="x")
+    return axes
+
+
+def _times(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(LogLocator(10, numticks=7))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+
+
+def _plain_log(axes: Axes) -> None:
+    """Numbers one can read on a logarithmic axis, a few of them."""
+    low, high = axes.get_xlim()
+    ticks = [m * 10.0**e for e in range(-4, 7) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+
+
+def _tone(place: int) -> str:
+    return (ACCENT, INK, MUTED)[place % 3]
+
+
+def _dash(place: int) -> str | tuple[int, tuple[int, ...]]:
+    return ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1, 2)))[(place // 3) % 4] if place >= 3 else "-"
+
+
+def _legend(axes: Axes, labels: Sequence[str]) -> None:
+    """The labels at the right of the plot, each beside a piece of its line."""
+    for place, label in enumerate(labels):
+        height = 0.96 - 0.075 * place
+        axes.plot(
+            [1.03, 1.09],
+            [height] * 2,
+            color=_tone(place),
+            linestyle=_dash(place),
+            linewidth=1.6,
+            transform=axes.transAxes,
+            clip_on=False,
+        )
+        axes.annotate(label, (1.11, height), xycoords="axes fraction", va="center", fontsize=8)
+
+
