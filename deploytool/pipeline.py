@@ -22,7 +22,7 @@ _WEIGHTS = Kind.WEIGHTS.value
 # what no stage's result depends on
 _ABOVE = (
     *("cli", "device", "doctor", "shipping", "stages", "training", "tracing"),
-    *("cost.py", "pipeline.py", "catalog.py", "targets.py", "only.py", "signing.py"),
+    *("cost.py", "pipeline.py", "catalog.py", "targets.py", "only.py", "signing.py", "page"),
 )
 
 

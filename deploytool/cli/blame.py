@@ -10,7 +10,7 @@ import typer
 from deploytool import blamed, pipeline, plain, receipt, report, verdict
 from deploytool.artifact import Kind
 from deploytool.blamed import Finding, Hop, Layer
-from deploytool.cli import screen
+from deploytool.cli import leaf, screen
 from deploytool.errors import BadInput, ParityFailed
 from deploytool.receipt import Receipt
 
@@ -58,6 +58,8 @@ def blame(
     digests = {stage: plain.file_digest(file) for stage, file in graphs}
     found, clue = finding.examine(kept[Kind.WEIGHTS], kept[Kind.GOLDEN], graphs, wanted, tuple(watched))
     blamed.write(run, digests, found)
+    if Kind.REPORT in kept:
+        leaf.leave(report.read(kept[Kind.REPORT]), run)
     small = reduce.reduce(clue) if reduce_ and clue else None
     packed = pack.write(run, clue, small) if clue and small else None
     failure = _failure(found.finding, rooms) if found.finding else None

@@ -17,9 +17,7 @@ _FAMILY = Path("artifacts") / "report.html"
 
 def report(
     runs: Annotated[list[Path] | None, typer.Argument(help="Folders of runs, or others with a report.json.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The page of several runs.", show_default=str(_FAMILY))
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The page of several runs.", show_default=str(_FAMILY))] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the checks of one run as JUnit XML.")] = None,
     schema_: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of report.json.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,

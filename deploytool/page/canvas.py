@@ -20,10 +20,10 @@ from matplotlib.figure import Figure  # noqa: E402
 INK, MUTED, RULE, ACCENT, BAD, PAPER = (f"#0{number}0b0c" for number in range(1, 7))  # stand for the page's own
 _OF_THE_PAGE = {INK: "ink", MUTED: "muted", RULE: "rule", ACCENT: "accent", BAD: "bad", PAPER: "paper"}
 _POINTS = 72.0  # an inch
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "deploytool",
-    "font.size": 9.0,
+    "font.size": 10.5,
     "text.color": INK,
     "axes.edgecolor": RULE,
     "axes.labelcolor": MUTED,
@@ -71,11 +71,15 @@ class Canvas:
         box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
         return self.figure.add_axes(box)
 
-    def done(self, title: str, caption: str, told: str) -> Plot:
-        """The plot; `told` is what it shows, in words, for whoever does not see it."""
+    def done(self, title: str, caption: str, told: str, *, elastic: bool = False) -> Plot:
+        """The plot; `told` is what it shows, in words, for whoever does not see it.
+
+        An `elastic` one fills whatever room it gets, and so may have no letters.
+        """
         drawn = io.StringIO()
         self.figure.savefig(drawn, format="svg", metadata={"Date": None})
-        return Plot(_settled(drawn.getvalue(), self._name, title, told), title, caption)
+        svg = _settled(drawn.getvalue(), self._name, title, told)
+        return Plot(svg.replace("<svg ", '<svg preserveAspectRatio="none" ', 1) if elastic else svg, title, caption)
 
 
 @contextmanager

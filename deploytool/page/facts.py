@@ -9,8 +9,8 @@ from deploytool import blamed, golden, plain, receipt, report, verdict
 from deploytool.artifact import Kind
 from deploytool.blamed import Blame
 from deploytool.errors import BadInput
-from deploytool.page.benched import Benched
 from deploytool.page import benched
+from deploytool.page.benched import Benched
 from deploytool.receipt import Receipt
 from deploytool.report import Report
 from deploytool.verdict import Closing

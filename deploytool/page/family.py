@@ -51,62 +51,88 @@ class Compared:
     fronts: tuple[tuple[int, Front], ...]
 
 
-_COLUMNS = ("parameters", "MACs", "FP16 graph", "fastest", "latency", "speed-up", "FP16 error", "× noise", "same class")
+_COLUMNS = (
+    "model",
+    "verdict",
+    "parameters",
+    "MACs",
+    "FP16 graph",
+    "FP16 error",
+    "same class",
+    "fastest",
+    "latency",
+    "speed-up",
+)
 
 
 def compare(runs: Sequence[Facts], beside: Path) -> Compared:
     """Runs side by side, in the order given; `beside` is the folder of the page, from which links begin."""
-    fronts = [*_fronts(runs)]
-    return Compared(tuple(_row(run, beside) for run in runs), _COLUMNS, tuple(enumerate(fronts)))
+    named = list(zip(_names(runs), runs, strict=True))
+    return Compared(tuple(_row(name, run, beside) for name, run in named), _COLUMNS, tuple(enumerate(_fronts(named))))
 
 
-def _row(run: Facts, beside: Path) -> Row:
+def _names(runs: Sequence[Facts]) -> list[str]:
+    """The model of each run, and its folder where two runs have one model."""
+    models = [run.report.model for run in runs]
+    return [run.home.name if models.count(model) > 1 else model for model, run in zip(models, runs, strict=True)]
+
+
+def _row(name: str, run: Facts, beside: Path) -> Row:
     report, origin = run.report, run.origin
-    counts = (NONE if count is None else f"{count / 1e6:,.2f} M" for count in (origin.parameters, origin.macs))
+    counts = (NONE if count is None else f"{count / 1e6:,.1f} M" for count in (origin.parameters, origin.macs))
     half = run.bytes_of("halve", "graph.onnx")
-    timed = [speed for speed in report.speeds if speed.latency_ms is not None and speed.stage != "script"]
+    timed = [speed for speed in report.speeds if speed.latency_ms is not None and _counts(report, speed)]
     best = min(timed, key=lambda speed: speed.latency_ms or 0.0, default=None)
     fast = (NONE, NONE, NONE) if best is None else (best.stage, f"{best.latency_ms:.2f} ms", f"{best.ratio:.2f}×")
     page = run.home / PAGE
     link = Path(os.path.relpath(page, beside)).as_posix() if page.is_file() else None
-    cells = (*counts, NONE if half is None else rows.megabytes(half), *fast, *_half(report))
-    return Row(report.model, link, str(run.home), run.closing.verdict, tiles.tone(run.closing), cells)
+    cells = (*counts, NONE if half is None else rows.megabytes(half), *_half(report), *fast)
+    return Row(name, link, str(run.home), run.closing.verdict, tiles.tone(run.closing), cells)
 
 
-def _half(report: Report) -> tuple[str, str, str]:
-    """The largest error in FP16 arithmetic, the same over the noise, and the agreement of classes."""
+def _counts(report: Report, speed: Speed) -> bool:
+    """Whether a run may boast of an artifact: it is a graph or an engine, and holds."""
+    return speed.stage != "script" and _holds(report, speed)
+
+
+def _holds(report: Report, speed: Speed) -> bool:
+    return not any(check.broken for hop in report.hops if hop.stage == speed.stage for check in hop.checks)
+
+
+def _half(report: Report) -> tuple[str, str]:
+    """The largest error in FP16 and the same over the noise, and the agreement of classes."""
     found = [hop for hop in report.hops if hop.stage == "halve" and hop.checks]
     if not found:
-        return (NONE, NONE, NONE)
+        return (NONE, NONE)
     worst = max(found, key=lambda hop: hop.checks[-1].parity.max_error)
     largest = worst.checks[-1].parity.max_error
     same = min((hop.agreement.top1 for hop in found if hop.agreement), default=None)
-    times = f"{largest / worst.noise:.1f}×" if worst.noise else NONE
-    return (rows.error(largest), times, NONE if same is None else f"{same:.1%}")
+    noise = f" ({rows.times(largest / worst.noise)} noise)" if worst.noise else ""
+    return (rows.error(largest) + noise, NONE if same is None else f"{same:.1%}")
 
 
-def _fronts(runs: Sequence[Facts]) -> list[Front]:
+def _fronts(runs: Sequence[tuple[str, Facts]]) -> list[Front]:
     """By error on every device and batch; by agreement too, where photographs were given and it is not the same."""
     found = []
     for (device, batch), group in groupby(sorted(runs, key=_where), key=_where):
         some = list(group)
-        by_error = [point for run in some for point in _points(run, _largest)]
+        by_error = [point for name, run in some for point in _points(name, run, _largest)]
         found.append(Front(device, batch, "largest error against FP64", True, _front(by_error, lower=True)))
-        by_class = [point for run in some if run.report.data for point in _points(run, _same)]
+        by_class = [point for name, run in some if run.report.data for point in _points(name, run, _same)]
         if len({point.right for point in by_class}) > 1:
             found.append(Front(device, batch, "same class as the source", False, _front(by_class, lower=False)))
     return [front for front in found if front.points]
 
 
-def _where(run: Facts) -> tuple[str, int]:
-    return run.report.device, run.report.batch
+def _where(named: tuple[str, Facts]) -> tuple[str, int]:
+    return named[1].report.device, named[1].report.batch
 
 
-def _points(run: Facts, right: Measure) -> list[Point]:
-    timed = [(speed, right(run.report, speed)) for speed in run.report.speeds if speed.latency_ms is not None]
-    model = run.report.model
+def _points(name: str, run: Facts, right: Measure) -> list[Point]:
+    report = run.report
+    timed = [(speed, right(report, speed)) for speed in report.speeds if speed.latency_ms is not None]
     return [
-        Point(model, f"{model} {speed.stage}", speed.latency_ms or 0.0, value, front=False)
+        Point(name, f"{name} {speed.stage}", speed.latency_ms or 0.0, value, _holds(report, speed), front=False)
         for speed, value in timed
         if value is not None
     ]
@@ -124,10 +150,10 @@ def _same(report: Report, speed: Speed) -> float | None:
 
 
 def _front(points: Sequence[Point], *, lower: bool) -> tuple[Point, ...]:
-    """The points by latency, those marked that none beats in one and equals in the other."""
+    """The points by latency, and of those that hold those marked that no other one beats or equals in both."""
     sign = 1 if lower else -1
     marked, best = [], float("inf")
     for point in sorted(points, key=lambda each: (each.latency, sign * each.right)):
-        marked.append(replace(point, front=sign * point.right < best))
-        best = min(best, sign * point.right)
+        marked.append(replace(point, front=point.held and sign * point.right < best))
+        best = min(best, sign * point.right) if point.held else best
     return tuple(marked)

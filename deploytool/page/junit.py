@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
-from deploytool import files, verdict
+from deploytool import files, targets
 from deploytool.errors import BadInput
 from deploytool.page import rows
 from deploytool.proof import Family
-from deploytool.report import MEASURED, Report
+from deploytool.report import MEASURED, Check, Gate, Report
 
 _NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -65,11 +65,11 @@ def cases(report: Report) -> Iterator[Case]:
     yield from _proof(report)
     yield from _speed(report)
     for target in report.targets:
-        if not target.flavour or target.verdict != verdict.HERE:
+        if not target.flavour or target.verdict != targets.HERE:
             yield Case("targets", target.target, skipped=f"{target.verdict}: {target.why}")
 
 
-def _figures(check: rows.Check) -> str:
+def _figures(check: Check) -> str:
     return f"largest error {rows.error(check.parity.max_error)}, tolerated {rows.error(check.tolerance.max_error)}"
 
 
@@ -96,13 +96,18 @@ def _idle(family: Family) -> str:
 
 def _speed(report: Report) -> Iterator[Case]:
     """The gate, where one was asked for; and what was to be timed and could not be."""
-    if gate := report.gate:
-        late = f"not surely {gate.min_speedup:g}× as fast as eager" if gate.status == MEASURED and not gate.reached else ""
-        pending = "" if gate.status == MEASURED else gate.status
-        yield Case("speed", f"{gate.stage} is {gate.min_speedup:g}× as fast as eager", failed=late, skipped=pending)
+    if report.gate:
+        yield _gate(report.gate)
     for speed in report.speeds:
         if speed.ratio is None:
             yield Case("speed", f"{speed.stage}/{speed.file} beside eager", skipped=speed.status)
+
+
+def _gate(gate: Gate) -> Case:
+    measured = gate.status == MEASURED
+    late = f"it is not surely {gate.min_speedup:g}× as fast" if measured and not gate.reached else ""
+    name = f"{gate.stage} is {gate.min_speedup:g}× as fast as eager"
+    return Case("speed", name, failed=late, skipped="" if measured else gate.status)
 
 
 def _counted(name: str, every: list[Case]) -> dict[str, str]:
@@ -115,7 +120,9 @@ def _case(suite: Xml.Element, case: Case, model: str) -> None:
     place = {"classname": _clean(f"{model}.{case.group}"), "name": _clean(case.name), "time": "0"}
     element = Xml.SubElement(suite, "testcase", place)
     if case.failed:
-        Xml.SubElement(element, "failure", {"message": _clean(case.failed), "type": case.group}).text = _clean(case.detail)
+        Xml.SubElement(element, "failure", {"message": _clean(case.failed), "type": case.group}).text = _clean(
+            case.detail
+        )
     elif case.skipped:
         Xml.SubElement(element, "skipped", {"message": _clean(case.skipped)})
     if case.detail and not case.failed:

@@ -1,4 +1,4 @@
-"""Makes the page: lays facts out by the templates, every text escaped, and puts one self-contained file in its place."""
+"""Makes the page: lays facts out by the templates, every text escaped, and leaves one self-contained file."""
 
 from __future__ import annotations
 
@@ -39,31 +39,38 @@ def text(facts: Facts) -> str:
     """The page of a run."""
     report = facts.report
     strips = list(rows.strips(facts.blame.hops)) if facts.blame else []
-    return _environment().get_template("run.html").render(
-        stamp=stamp.of(facts.home),
-        stamp_name=stamp.NAME,
-        facts=facts,
-        report=report,
-        closing=facts.closing,
-        tone=tiles.tone(facts.closing),
-        tiles=tiles.tiles(facts),
-        broken=list(rows.broken(report)),
-        chain=list(rows.chain(facts)),
-        every=list(rows.every(report)),
-        plots=_plots(facts),
-        strips=[(each, plots.strip(each, at)) for at, each in enumerate(strips)],
-        speeds=list(rows.speeds(report)),
-        agreements=[(rows.label(hop), hop.agreement, hop.accuracy) for hop in report.hops if hop.agreement],
-        flips=pictures.flips(facts),
-        samples=pictures.samples(facts),
-        pending=pending.pending(facts),
-        engines=list(engines.served(report)),
-        chosen=choices.chosen(report),
-        covers=_COVERS,
-        on_device=targets.ON_DEVICE,
-        not_served=targets.NOT_SERVED,
-        graph=GRAPH,
-        engine=ENGINE,
+    return (
+        _environment()
+        .get_template("run.html")
+        .render(
+            stamp=stamp.of(facts.home),
+            stamp_name=stamp.NAME,
+            facts=facts,
+            report=report,
+            closing=facts.closing,
+            tone=tiles.tone(facts.closing),
+            tiles=tiles.tiles(facts),
+            broken=list(rows.broken(report)),
+            chain=list(rows.chain(facts)),
+            every=list(rows.every(report)),
+            plots=_plots(facts),
+            strips=[(each, plots.strip(each, at)) for at, each in enumerate(strips)],
+            where=tiles.where(facts),
+            built=tiles.built(facts),
+            speeds=list(rows.speeds(report)),
+            benched=list(rows.benched(facts.bench)) if facts.bench else [],
+            agreements=[(rows.label(hop), hop.agreement, hop.accuracy) for hop in report.hops if hop.agreement],
+            flips=pictures.flips(facts),
+            samples=pictures.samples(facts),
+            pending=pending.pending(facts),
+            engines=list(engines.served(report)),
+            chosen=choices.chosen(report),
+            covers=_COVERS,
+            on_device=targets.ON_DEVICE,
+            not_served=targets.NOT_SERVED,
+            graph=GRAPH,
+            engine=ENGINE,
+        )
     )
 
 
@@ -73,9 +80,18 @@ def _plots(facts: Facts) -> dict[str, Plot | None]:
     return {
         "chain": plots.chain(links) if links else None,
         "speed": plots.speed(bars) if bars else None,
-        "latencies": None,
-        "sweep": None,
+        **_benched(facts),
     }
+
+
+def _benched(facts: Facts) -> dict[str, Plot | None]:
+    """Latencies at the smallest batch, and the sweep where there is more than one."""
+    if facts.bench is None or not facts.bench.batches:
+        return {"latencies": None, "sweep": None}
+    batch, series = rows.distributions(facts.bench)
+    several = len(facts.bench.batches) > 1
+    sweep = plots.sweep(rows.rates(facts.bench)) if several else None
+    return {"latencies": plots.latencies(series, f"for a batch of {batch}") if series else None, "sweep": sweep}
 
 
 def _environment() -> Environment:
@@ -90,6 +106,6 @@ def _environment() -> Environment:
         "error": rows.error,
         "megabytes": rows.megabytes,
         "words": lambda name: name.replace("_", " "),
-        "drawn": lambda plot: Markup(plot.svg),  # noqa: S704  # our own, its words escaped where it was made
+        "drawn": lambda plot: Markup(plot.svg),  # our own, its words escaped where it was made
     }
     return found

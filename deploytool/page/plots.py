@@ -1,26 +1,31 @@
-"""The drawings of a page: errors in multiples of the noise, layers, speed-ups, latencies, batches, and a Pareto front."""
+"""The drawings of a page: errors against noise, layers, speed-ups, latencies, batches, and a Pareto front."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from deploytool.page.canvas import ACCENT, BAD, INK, MUTED, PAPER, Plot, canvas
 from deploytool.page.rows import Bar, Link, Point, Series, Strip
 
-_WIDTH, _ROW = 430.0, 23.0  # points: what a phone shows without making letters smaller than they may be
+_OURS = ("script", "translate", "simplify", "rewrite", "halve", "build")  # stages; all else is what they are beside
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (8, 3, 3, 3)), (0, (2, 4)))
+_FAINTEST = 0.01  # times the noise: what is less is not worth room
+_WIDTH, _ROW = 340.0, 22.0  # points: what a phone shows without making letters smaller than they may be
 
 
 def chain(links: Sequence[Link]) -> Plot:
     """How far each artifact lies from FP64, and from the one before, against what is tolerated; in units of noise."""
     with canvas("chain", _WIDTH, 52 + _ROW * len(links)) as paper:
-        axes = _rows(paper.axes(118, 36, 14, 8), [link.label for link in links])
+        axes = _rows(paper.axes(108, 38, 12, 8), [link.label for link in links])
         shown = [value for link in links for value in (link.truth, link.before, link.allowed) if value]
-        low, high = min([0.1, *shown]), max([10.0, *(min(value, 1e6) for value in shown)])
+        low, high = max(_FAINTEST, min([0.1, *shown])), max([10.0, *(min(value, 1e6) for value in shown)])
         axes.set_xscale("log")
         axes.set_xlim(low / 1.8, high * 1.8)
         axes.axvline(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
@@ -33,16 +38,18 @@ def chain(links: Sequence[Link]) -> Plot:
                 axes.plot([before], [place], "o", markersize=5.5, markerfacecolor=PAPER, markeredgecolor=tone)
             axes.plot([truth], [place], "o" if link.held else "X", markersize=6.5 if link.held else 8, color=tone)
             axes.plot([link.allowed] * 2, [place - 0.34, place + 0.34], color=INK, linewidth=1.6)
-        axes.set_xlabel("times the noise of the model's own arithmetic")
+        axes.set_xlabel("times the noise of the arithmetic")
         _times(axes)
         worst = max(links, key=lambda link: link.truth / link.allowed)
-        told = f"{len(links)} artifacts; the nearest to its tolerance is {worst.label}, {worst.truth:.1f} times the noise"
+        told = (
+            f"{len(links)} artifacts; the nearest to its tolerance is {worst.label}, {worst.truth:.1f} times the noise"
+        )
         return paper.done("Errors against noise and tolerance", CHAIN, f"{told} where {worst.allowed:.1f} are allowed.")
 
 
 CHAIN = (
     "Filled: largest error against FP64. Open: against the artifact before. Bar: what is tolerated. Dashed: the noise "
-    "itself. A cross is beyond its tolerance."
+    "itself. A cross is beyond its tolerance. Left edge: a hundredth of the noise or less."
 )
 
 
@@ -63,7 +70,7 @@ def strip(drawn: Strip, number: int) -> Plot:
         axes.bar(unknown, [0.03] * len(unknown), width=0.72, color=MUTED, linewidth=0)
         axes.axhline(_height(1.0), color=INK, linewidth=0.9, linestyle=(0, (3, 3)))
         told = f"{count} tensors, {sum(each > 1 for _, each in known)} beyond their noise floor; worst: {drawn.worst}."
-        return paper.done(f"Layers of {drawn.stage}", "", told)
+        return paper.done(f"Layers of {drawn.stage}", "", told, elastic=True)
 
 
 def _height(multiple: float) -> float:
@@ -74,7 +81,7 @@ def _height(multiple: float) -> float:
 def speed(bars: Sequence[Bar]) -> Plot:
     """The speed-up of each artifact with its interval."""
     with canvas("speed", _WIDTH, 52 + _ROW * len(bars)) as paper:
-        axes = _rows(paper.axes(118, 36, 52, 8), [bar.label for bar in bars])
+        axes = _rows(paper.axes(66, 38, 46, 8), [bar.label for bar in bars])
         axes.axvline(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
         right = max([1.5, *(bar.high for bar in bars)])
         for place, bar in enumerate(bars):
@@ -92,15 +99,16 @@ def speed(bars: Sequence[Bar]) -> Plot:
 
 def latencies(series: Sequence[Series], unit: str) -> Plot:
     """The distribution of latencies: the share of calls that took no longer."""
-    with canvas("latencies", _WIDTH, 250) as paper:
-        axes = paper.axes(40, 40, 84, 12)
+    with canvas("latencies", _WIDTH, 214 + _legend_height(len(series))) as paper:
+        axes = paper.axes(38, 40 + _legend_height(len(series)), 10, 10)
+        styles = _styles([each.label for each in series])
         every = np.concatenate([each.values for each in series])
-        for place, each in enumerate(series):
+        for each in series:
             values = np.sort(np.asarray(each.values))
             shares = np.arange(1, len(values) + 1) / len(values)
-            axes.step(values, shares, where="post", color=_tone(place), linewidth=1.6, linestyle=_dash(place))
-        _legend(axes, [each.label for each in series])
-        if every.max() > 8 * every.min() > 0:
+            axes.step(values, shares, where="post", **styles[each.label])
+        _legend(axes, styles)
+        if every.max() > 4 * every.min() > 0:
             axes.set_xscale("log")
             _plain_log(axes)
         axes.set_ylim(0, 1.02)
@@ -113,15 +121,16 @@ def latencies(series: Sequence[Series], unit: str) -> Plot:
 
 def sweep(lines: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> Plot:
     """Images a second against the batch."""
-    with canvas("sweep", _WIDTH, 250) as paper:
-        axes = paper.axes(44, 40, 84, 12)
-        for place, (_, points) in enumerate(lines):
+    with canvas("sweep", _WIDTH, 214 + _legend_height(len(lines))) as paper:
+        axes = paper.axes(38, 40 + _legend_height(len(lines)), 10, 10)
+        styles = _styles([label for label, _ in lines])
+        for label, points in lines:
             batches, rates = zip(*points, strict=True)
-            axes.plot(batches, rates, "o", linestyle=_dash(place), color=_tone(place), linewidth=1.6, markersize=4.5)
-        _legend(axes, [label for label, _ in lines])
-        batches = sorted({batch for _, points in lines for batch, _ in points})
+            axes.plot(batches, rates, marker="o", markersize=4, **styles[label])
+        _legend(axes, styles)
+        sizes = sorted({batch for _, points in lines for batch, _ in points})
         axes.set_xscale("log")
-        axes.set_xticks(batches, [str(batch) for batch in batches])
+        axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.set_ylim(bottom=0)
         axes.grid(visible=True, axis="y")
         axes.set_xlabel("batch")
@@ -132,25 +141,25 @@ def sweep(lines: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> Plot:
 
 def pareto(points: Sequence[Point], vertical: str, number: int, *, logarithmic: bool) -> Plot:
     """Every measured artifact by latency and by how right it is, and the front that nothing beats in both."""
-    with canvas(f"pareto{number}", 620, 330) as paper:
-        axes = paper.axes(58, 42, 20, 16)
+    with canvas(f"pareto{number}", _WIDTH, 280) as paper:
+        axes = paper.axes(56, 42, 12, 14)
         axes.set_xscale("log")
         if logarithmic:
             axes.set_yscale("log")
             axes.invert_yaxis()  # the better, the higher
         best = [point for point in points if point.front]
-        axes.plot(
-            *zip(*((each.latency, each.right) for each in best), strict=True), color=ACCENT, linewidth=1.2, alpha=0.5
-        )
+        front = [(each.latency, each.right) for each in best]
+        axes.plot([x for x, _ in front], [y for _, y in front], color=ACCENT, linewidth=1.2, alpha=0.5)
         for place, model in enumerate(dict.fromkeys(point.model for point in points)):
             mine = [point for point in points if point.model == model]
-            for front in (True, False):
-                some = [(each.latency, each.right) for each in mine if each.front == front]
-                face = ACCENT if front else PAPER
-                for x, y in some:
-                    axes.plot([x], [y], _MARKS[place % len(_MARKS)], markersize=8, color=face, markeredgecolor=ACCENT)
-        for point in best:
-            axes.annotate(point.label, (point.latency, point.right), (7, 6), textcoords="offset points", fontsize=8.5)
+            for each in mine:
+                face = ACCENT if each.front else PAPER
+                edge = ACCENT if each.held else BAD
+                sign = _MARKS[place % len(_MARKS)]
+                axes.plot([each.latency], [each.right], sign, markersize=7.5, color=face, markeredgecolor=edge)
+        named = {point.model: point for point in reversed(best)}
+        for point in named.values():
+            axes.annotate(point.model, (point.latency, point.right), (-4, 9), textcoords="offset points", fontsize=9.5)
         axes.margins(0.12)
         axes.grid(visible=True)
         _plain_log(axes)
@@ -162,7 +171,7 @@ def pareto(points: Sequence[Point], vertical: str, number: int, *, logarithmic: 
         return paper.done("Latency and fidelity", PARETO, told)
 
 
-PARETO = "Filled: nothing here is both faster and nearer to its source. One mark a model; up and left is better."
+PARETO = "Filled: nothing that holds is both faster and nearer to its source. Up and left is better."
 _MARKS = "osD^vP*hX<>"
 
 
@@ -181,7 +190,7 @@ def _rows(axes: Axes, labels: Sequence[str]) -> Axes:
 
 
 def _times(axes: Axes) -> None:
-    axes.xaxis.set_major_locator(LogLocator(10, numticks=7))
+    axes.xaxis.set_major_locator(LogLocator(10, numticks=6))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
 
@@ -194,27 +203,36 @@ def _plain_log(axes: Axes) -> None:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
-def _tone(place: int) -> str:
-    return (ACCENT, INK, MUTED)[place % 3]
+def _styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A line for each label: our artifacts in the accent, what they are beside in grey, each dashed its own way."""
+    styles: dict[str, dict[str, Any]] = {}
+    seen = {ACCENT: 0, MUTED: 0}
+    for label in labels:
+        tone = ACCENT if label in _OURS else MUTED
+        dash = _DASHES[seen[tone] % len(_DASHES)]
+        seen[tone] += 1
+        styles[label] = {"color": tone, "linewidth": 1.7, "linestyle": dash}
+    return styles
 
 
-def _dash(place: int) -> str | tuple[int, tuple[int, ...]]:
-    return ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1, 2)))[(place // 3) % 4] if place >= 3 else "-"
+def _legend_height(count: int) -> float:
+    """What the legend takes below a plot, in points: two labels a row."""
+    return 15.0 * ((count + 1) // 2)
 
 
-def _legend(axes: Axes, labels: Sequence[str]) -> None:
-    """The labels at the right of the plot, each beside a piece of its line."""
-    for place, label in enumerate(labels):
-        height = 0.96 - 0.075 * place
-        axes.plot(
-            [1.03, 1.09],
-            [height] * 2,
-            color=_tone(place),
-            linestyle=_dash(place),
-            linewidth=1.6,
-            transform=axes.transAxes,
-            clip_on=False,
-        )
-        axes.annotate(label, (1.11, height), xycoords="axes fraction", va="center", fontsize=8)
-
-
+def _legend(axes: Axes, styles: Mapping[str, dict[str, Any]]) -> None:
+    """The labels below a plot, each beside a piece of its line."""
+    handles = [Line2D([], [], **style) for style in styles.values()]
+    axes.legend(
+        handles,
+        list(styles),
+        loc="upper left",
+        bbox_to_anchor=(-0.1, -0.235),
+        ncols=2,
+        frameon=False,
+        fontsize=9.5,
+        handlelength=2.6,
+        borderaxespad=0,
+        labelspacing=0.25,
+        columnspacing=1.4,
+    )

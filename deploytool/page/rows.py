@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 from deploytool.blamed import Hop as Blamed
 from deploytool.blamed import Layer
+from deploytool.page.benched import Benched
 from deploytool.page.facts import Facts
 from deploytool.report import MEASURED, Check, Hop, Parity, Report, Speed, Tolerance
 
@@ -54,12 +55,13 @@ class Series:
 
 @dataclass(frozen=True)
 class Point:
-    """One measured artifact of one model; `front` says that none is both faster and nearer to its source."""
+    """One measured artifact: whether its checks hold, and whether none that does is faster and nearer (`front`)."""
 
     model: str
     label: str
     latency: float
     right: float
+    held: bool
     front: bool
 
 
@@ -70,6 +72,7 @@ class Strip:
     stage: str
     multiples: tuple[float | None, ...]
     worst: str
+    wrong: bool
     listed: tuple[tuple[str, str, str, str, str, bool], ...]
 
 
@@ -116,7 +119,7 @@ def _link(hop: Hop) -> Link:
 
 
 def chain(facts: Facts) -> Iterator[tuple[str, ...]]:
-    """A row for each hop: artifact, size, errors, in multiples of the noise, tolerated, top-1, and what became of it."""
+    """A row for each hop: artifact, size, errors, the last in units of noise, tolerated, top-1, and the verdict."""
     for hop in facts.report.hops:
         size = facts.bytes_of(hop.stage, hop.file)
         name = (label(hop), "" if hop.runner in _AGAIN else "missing" if size is None else megabytes(size))
@@ -125,13 +128,11 @@ def chain(facts: Facts) -> Iterator[tuple[str, ...]]:
             continue
         truth = hop.checks[-1]
         before = error(hop.checks[0].parity.max_error) if len(hop.checks) > 1 else NONE
-        times, allowed = (
-            (f"{value / hop.noise:.1f}×" if hop.noise else NONE)
-            for value in (truth.parity.max_error, truth.tolerance.max_error)
-        )
+        both = (truth.parity.max_error, truth.tolerance.max_error)
+        over, allowed = (times(value / hop.noise) if hop.noise else NONE for value in both)
         top1 = NONE if truth.parity.top1 is None else f"{truth.parity.top1:.0%}"
         state = "FAIL" if any(check.broken for check in hop.checks) else "pass"
-        yield (*name, before, error(truth.parity.max_error), times, allowed, top1, state)
+        yield (*name, before, error(truth.parity.max_error), over, allowed, top1, state)
 
 
 def every(report: Report) -> Iterator[tuple[str, ...]]:
@@ -174,6 +175,11 @@ def error(value: float) -> str:
     return "not finite" if value > 1e300 else f"{value:.1e}"
 
 
+def times(value: float) -> str:
+    """So many times something, in as many digits as matter."""
+    return "beyond all measure" if value > 1e6 else f"{value:,.0f}×" if value >= 100 else f"{value:.1f}×"
+
+
 def megabytes(size: int) -> str:
     """A size in MB."""
     return f"{size / 1e6:.1f} MB"
@@ -190,14 +196,40 @@ def bars(report: Report) -> list[Bar]:
 
 def speeds(report: Report) -> Iterator[tuple[str, ...]]:
     """A row for each artifact that was, or was to be, timed."""
+    wrong = {hop.stage for hop in report.hops for check in hop.checks if check.broken}
     for speed in report.speeds:
         name = f"{speed.stage}/{speed.file}"
         if speed.ratio is None:
             yield (name, NONE, NONE, NONE, NONE, speed.status)
             continue
-        said = speed.verdict or MEASURED
+        said = (speed.verdict or MEASURED) + (", but fails its checks" if speed.stage in wrong else "")
         interval = f"{speed.low:.2f}–{speed.high:.2f}"
         yield (name, f"{speed.latency_ms:.2f} ms", f"{speed.eager_ms:.2f} ms", f"{speed.ratio:.2f}×", interval, said)
+
+
+def distributions(bench: Benched) -> tuple[int, list[Series]]:
+    """The smallest batch, and every way's latencies at it."""
+    least = min(bench.batches, key=lambda each: each.batch)
+    return least.batch, [Series(way.name, way.wall_ms) for way in least.ways]
+
+
+def rates(bench: Benched) -> list[tuple[str, list[tuple[int, float]]]]:
+    """Images a second of every way at every batch, by the median."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for each in sorted(bench.batches, key=lambda one: one.batch):
+        for way in each.ways:
+            found.setdefault(way.name, []).append((each.batch, 1000 * each.batch / way.p50_ms))
+    return list(found.items())
+
+
+def benched(bench: Benched) -> Iterator[tuple[str, ...]]:
+    """A row for each way at each batch."""
+    for each in bench.batches:
+        for way in each.ways:
+            last = NONE if way.p99_ms is None else f"{way.p99_ms:.2f}"
+            cells = (str(each.batch), way.name, way.runner, f"{way.p50_ms:.2f}", f"{way.p90_ms:.2f}", last)
+            ratio = f"{way.ratio[0]:.2f}× ({way.ratio[1]:.2f}–{way.ratio[2]:.2f})" if way.ratio else NONE
+            yield (*cells, ratio, way.verdict or "the baseline")
 
 
 def strips(hops: Sequence[Blamed]) -> Iterator[Strip]:
@@ -207,8 +239,8 @@ def strips(hops: Sequence[Blamed]) -> Iterator[Strip]:
         judged = [(each, layer) for each, layer in zip(multiples, hop.layers, strict=True) if each is not None]
         judged.sort(key=lambda pair: -pair[0])
         listed = tuple(_layer(layer, each) for each, layer in judged[:_WORST])
-        worst = f"{judged[0][1].module or 'the model itself'}, {_digits(judged[0][0])}" if judged else "none is known"
-        yield Strip(hop.stage, multiples, worst, listed)
+        worst = f"{judged[0][1].module or 'the model itself'}, {times(judged[0][0])}" if judged else "none is known"
+        yield Strip(hop.stage, multiples, worst, bool(judged) and judged[0][0] > 1, listed)
 
 
 def _multiple(layer: Layer) -> float | None:
@@ -217,8 +249,11 @@ def _multiple(layer: Layer) -> float | None:
 
 def _layer(layer: Layer, multiple: float) -> tuple[str, str, str, str, str, bool]:
     floor = f"{layer.floor:.1e}"
-    return (layer.module or "the model itself", layer.op, error(layer.error or 0.0), floor, _digits(multiple), multiple > 1)
-
-
-def _digits(multiple: float) -> str:
-    return "beyond all measure" if multiple > 1e6 else f"{multiple:.2g}×" if multiple < 100 else f"{multiple:,.0f}×"
+    return (
+        layer.module or "the model itself",
+        layer.op,
+        error(layer.error or 0.0),
+        floor,
+        times(multiple),
+        multiple > 1,
+    )

@@ -42,28 +42,64 @@ def tiles(facts: Facts) -> tuple[Tile, ...]:
     return (_right(facts.report), _fast(facts.report), _proved(facts.report), _pending(facts))
 
 
+def where(facts: Facts) -> str:
+    """Where it failed: what blame found, or else the first artifact that strays and the last that does not."""
+    if facts.blame and facts.blame.finding:
+        return verdict.strayed(facts.blame.finding)
+    before = ""
+    for hop in facts.report.hops:
+        if any(check.broken for check in hop.checks):
+            return f"first in {rows.label(hop)}" + (f"; {before} holds" if before else "")
+        if hop.checks and hop.stage != "script":
+            before = rows.label(hop)
+    return ""
+
+
+def built(facts: Facts) -> str:
+    """What was made of what, in one sentence."""
+    report, origin = facts.report, facts.origin
+    stages = [hop.stage for hop in report.hops]
+    kinds = {"script": "TorchScript", "translate": "ONNX", "halve": "FP16 ONNX"}
+    made = [kind for stage, kind in kinds.items() if stage in stages]
+    if report.engines:
+        made.append("1 engine" if len(report.engines) == 1 else f"{len(report.engines)} engines")
+    what = ", ".join(made[:-1]) + " and " + made[-1] if len(made) > 1 else "".join(made)
+    size = f" of {origin.parameters / 1e6:.2f} million parameters" if origin.parameters else ""
+    return f"{what} of a model{size}, held against it in FP64 on {report.images} golden images"
+
+
 def _right(report: Report) -> Tile:
     every = [check for hop in report.hops for check in hop.checks]
     held = sum(not check.broken for check in every)
     links = rows.links(report)
     worst = max(links, key=lambda link: link.truth / link.allowed, default=None)
-    line = f"closest: {worst.label}, {worst.truth:.1f}× noise of {worst.allowed:.1f}× tolerated" if worst else ""
+    name = "closest" if held == len(every) else "worst"
+    line = (
+        f"{name}: {worst.label}, {rows.times(worst.truth)} noise, {rows.times(worst.allowed)} tolerated"
+        if worst
+        else ""
+    )
     return Tile("Checks that hold", f"{held} of {len(every)}", line, alarm=held < len(every))
 
 
 def _fast(report: Report) -> Tile:
-    bars = [bar for bar in rows.bars(report) if not bar.label.startswith("script")]
+    wrong = {hop.stage for hop in report.hops for check in hop.checks if check.broken}
+    bars = [bar for bar in rows.bars(report) if bar.label not in wrong | {"script"}]
     if not bars:
-        return Tile("Speed-up against eager", rows.NONE, "nothing was timed")
+        return Tile("Speed-up against eager", rows.NONE, "nothing that holds was timed")
     best = max(bars, key=lambda bar: bar.value)
     figure = f"{best.value:.2f}×"
-    return Tile("Speed-up against eager", figure, f"{best.low:.2f}–{best.high:.2f}, {best.label} at batch {report.batch}")
+    return Tile(
+        "Speed-up against eager", figure, f"{best.low:.2f}–{best.high:.2f}, {best.label} at batch {report.batch}"
+    )
 
 
 def _proved(report: Report) -> Tile:
     if report.proof is None or not report.proof.families:
         return Tile("Planted faults caught", rows.NONE, "none was planted")
-    caught, missed = (sum(report.proof.count(check, what) for check in (GRAPH, ENGINE)) for what in ("caught", "missed"))
+    caught, missed = (
+        sum(report.proof.count(check, what) for check in (GRAPH, ENGINE)) for what in ("caught", "missed")
+    )
     families = sum(family.planted > 0 for family in report.proof.families)
     line = f"of {families} families, as far as they matter"
     return Tile("Planted faults caught", f"{caught} of {caught + missed}", line, alarm=report.proof.weak)

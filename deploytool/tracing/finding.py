@@ -12,7 +12,7 @@ import onnx
 from deploytool import golden
 from deploytool.artifact import for_engine
 from deploytool.backends import FIXED, onnxruntime, rounded
-from deploytool.blamed import Blame, Finding, Hop, Layer
+from deploytool.blamed import Blame, Finding, Hop
 from deploytool.errors import StageFailed
 from deploytool.golden import Arrays, Golden
 from deploytool.measure import parity
