@@ -63,7 +63,7 @@ class Canvas:
 
     def __init__(self, name: str, width: float, height: float) -> None:
         self.figure = Figure(figsize=(width / _POINTS, height / _POINTS))
-        self._name = name
+        self._name = f"plot-{name}"
 
     def axes(self, left: float, bottom: float, right: float, top: float) -> Axes:
         """Axes with these margins, in points."""

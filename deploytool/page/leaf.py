@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from deploytool import files, targets
-from deploytool.page import PAGE, choices, engines, family, pending, pictures, plots, rows, stamp, tiles
+from deploytool.page import PAGE, choices, engines, family, pending, pictures, plots, rows, stamp, tiles, timings
 from deploytool.page import facts as all_facts
 from deploytool.page.canvas import Plot
 from deploytool.page.facts import Facts
@@ -57,8 +57,8 @@ def text(facts: Facts) -> str:
             strips=[(each, plots.strip(each, at)) for at, each in enumerate(strips)],
             where=tiles.where(facts),
             built=tiles.built(facts),
-            speeds=list(rows.speeds(report)),
-            benched=list(rows.benched(facts.bench)) if facts.bench else [],
+            speeds=list(timings.speeds(report)),
+            benched=list(timings.benched(facts.bench)) if facts.bench else [],
             agreements=[(rows.label(hop), hop.agreement, hop.accuracy) for hop in report.hops if hop.agreement],
             flips=pictures.flips(facts),
             samples=pictures.samples(facts),
@@ -76,7 +76,7 @@ def text(facts: Facts) -> str:
 
 def _plots(facts: Facts) -> dict[str, Plot | None]:
     """Those plots for which there is something to draw, and None for the others."""
-    links, bars = rows.links(facts.report), rows.bars(facts.report)
+    links, bars = rows.links(facts.report), timings.bars(facts.report)
     return {
         "chain": plots.chain(links) if links else None,
         "speed": plots.speed(bars) if bars else None,
@@ -88,9 +88,9 @@ def _benched(facts: Facts) -> dict[str, Plot | None]:
     """Latencies at the smallest batch, and the sweep where there is more than one."""
     if facts.bench is None or not facts.bench.batches:
         return {"latencies": None, "sweep": None}
-    batch, series = rows.distributions(facts.bench)
+    batch, series = timings.distributions(facts.bench)
     several = len(facts.bench.batches) > 1
-    sweep = plots.sweep(rows.rates(facts.bench)) if several else None
+    sweep = plots.sweep(timings.rates(facts.bench)) if several else None
     return {"latencies": plots.latencies(series, f"for a batch of {batch}") if series else None, "sweep": sweep}
 
 

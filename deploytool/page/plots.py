@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from deploytool.page.canvas import ACCENT, BAD, INK, MUTED, PAPER, Plot, canvas
-from deploytool.page.rows import Bar, Link, Point, Series, Strip
+from deploytool.page.rows import Link, Point, Strip
+from deploytool.page.timings import Bar, Series
 
 _OURS = ("script", "translate", "simplify", "rewrite", "halve", "build")  # stages; all else is what they are beside
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (8, 3, 3, 3)), (0, (2, 4)))
@@ -62,15 +65,26 @@ def strip(drawn: Strip, number: int) -> Plot:
         axes.set_xlim(0, max(count, 1))
         axes.set_ylim(0, 1)
         known = [(at, each) for at, each in enumerate(drawn.multiples) if each is not None]
-        for wrong, tone in ((False, ACCENT), (True, BAD)):
-            bars = [(at, each) for at, each in known if (each > 1) == wrong]
-            heights = [_height(each) for _, each in bars]
-            axes.bar([at + 0.5 for at, _ in bars], heights, width=0.72, color=tone, linewidth=0)
-        unknown = [at + 0.5 for at, each in enumerate(drawn.multiples) if each is None]
-        axes.bar(unknown, [0.03] * len(unknown), width=0.72, color=MUTED, linewidth=0)
+        unknown = [(at, 0.03) for at, each in enumerate(drawn.multiples) if each is None]
+        _columns(axes, [(at, _height(each)) for at, each in known if each <= 1], ACCENT)
+        _columns(axes, [(at, _height(each)) for at, each in known if each > 1], BAD)
+        _columns(axes, unknown, MUTED)
         axes.axhline(_height(1.0), color=INK, linewidth=0.9, linestyle=(0, (3, 3)))
         told = f"{count} tensors, {sum(each > 1 for _, each in known)} beyond their noise floor; worst: {drawn.worst}."
         return paper.done(f"Layers of {drawn.stage}", "", told, elastic=True)
+
+
+def _columns(axes: Axes, columns: Sequence[tuple[int, float]], tone: str) -> None:
+    """A column at each place, all of them one path: a graph may have a thousand."""
+    corners = [(x, y) for at, height in columns for x, y in _outline(at, height)]
+    if corners:
+        codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY] * len(columns)
+        axes.add_patch(PathPatch(Path(corners, codes), facecolor=tone, linewidth=0))
+
+
+def _outline(at: int, height: float) -> tuple[tuple[float, float], ...]:
+    left, right = at + 0.14, at + 0.86
+    return ((left, 0.0), (left, height), (right, height), (right, 0.0), (left, 0.0))
 
 
 def _height(multiple: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deploytool import verdict
-from deploytool.page import rows
+from deploytool.page import rows, timings
 from deploytool.page.facts import Facts
 from deploytool.proof import ENGINE, GRAPH
 from deploytool.report import Report
@@ -84,7 +84,7 @@ def _right(report: Report) -> Tile:
 
 def _fast(report: Report) -> Tile:
     wrong = {hop.stage for hop in report.hops for check in hop.checks if check.broken}
-    bars = [bar for bar in rows.bars(report) if bar.label not in wrong | {"script"}]
+    bars = [bar for bar in timings.bars(report) if bar.label not in wrong | {"script"}]
     if not bars:
         return Tile("Speed-up against eager", rows.NONE, "nothing that holds was timed")
     best = max(bars, key=lambda bar: bar.value)
