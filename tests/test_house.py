@@ -46,6 +46,7 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.proving": "onnx, PIL through samples",
     "deploytool.speeds": "torch, through backends",
     "deploytool.page.canvas": "matplotlib",
+    "deploytool.page.fronts": "matplotlib, through canvas",
     "deploytool.page.leaf": "jinja2",
     "deploytool.page.pictures": "PIL",
     "deploytool.page.plots": "matplotlib, through canvas",

@@ -16,9 +16,11 @@ logging.getLogger("matplotlib").setLevel(logging.ERROR)  # before it builds its 
 import matplotlib as mpl  # noqa: E402  # only now: see above
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import NullLocator  # noqa: E402
 
 INK, MUTED, RULE, ACCENT, BAD, PAPER = (f"#0{number}0b0c" for number in range(1, 7))  # stand for the page's own
 _OF_THE_PAGE = {INK: "ink", MUTED: "muted", RULE: "rule", ACCENT: "accent", BAD: "bad", PAPER: "paper"}
+WIDTH = 340.0  # points of a plot: what a phone shows without making its letters too small
 _POINTS = 72.0  # an inch
 _SETTINGS: Any = {
     "svg.fonttype": "none",
@@ -87,6 +89,14 @@ def canvas(name: str, width: float, height: float) -> Iterator[Canvas]:
     """A canvas of that size in points (a page shows them as pixels and more); its name is unique in the page."""
     with mpl.rc_context(_SETTINGS):
         yield Canvas(name, width, height)
+
+
+def plain_log(axes: Axes) -> None:
+    """Numbers one can read on a logarithmic axis, a few of them."""
+    low, high = axes.get_xlim()
+    ticks = [m * 10.0**e for e in range(-4, 7) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
 def _settled(drawn: str, name: str, title: str, told: str) -> str:

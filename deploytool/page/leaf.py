@@ -8,7 +8,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from deploytool import files, targets
-from deploytool.page import PAGE, choices, engines, family, pending, pictures, plots, rows, stamp, tiles, timings
+from deploytool.page import (
+    PAGE,
+    choices,
+    engines,
+    family,
+    fronts,
+    pending,
+    pictures,
+    plots,
+    rows,
+    stamp,
+    tiles,
+    timings,
+)
 from deploytool.page import facts as all_facts
 from deploytool.page.canvas import Plot
 from deploytool.page.facts import Facts
@@ -28,9 +41,11 @@ def write_family(homes: tuple[Path, ...], out: Path) -> Path:
     runs = [all_facts.read(home) for home in homes]
     out.parent.mkdir(parents=True, exist_ok=True)
     compared = family.compare(runs, out.parent)
-    drawn = [plots.pareto(each.points, each.vertical, at, logarithmic=each.logarithmic) for at, each in compared.fronts]
+    drawn = [
+        fronts.pareto(each.points, each.vertical, at, logarithmic=each.logarithmic) for at, each in compared.fronts
+    ]
     told = zip((each for _, each in compared.fronts), drawn, strict=True)
-    page = _environment().get_template("family.html").render(compared=compared, fronts=list(told), marks=plots.marks)
+    page = _environment().get_template("family.html").render(compared=compared, fronts=list(told), marks=fronts.marks)
     files.publish(out, page.encode())
     return out
 

@@ -1,4 +1,4 @@
-"""The drawings of a page: errors against noise, layers, speed-ups, latencies, batches, and a Pareto front."""
+"""The drawings of one run: errors against noise, layers, speed-ups, latencies, and batches."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from deploytool.page.canvas import ACCENT, BAD, INK, MUTED, PAPER, Plot, canvas
-from deploytool.page.rows import Link, Point, Strip
+from deploytool.page.canvas import ACCENT, BAD, INK, MUTED, PAPER, WIDTH, Plot, canvas, plain_log
+from deploytool.page.rows import Link, Strip
 from deploytool.page.timings import Bar, Series
 
 _OURS = ("script", "translate", "simplify", "rewrite", "halve", "build")  # stages; all else is what they are beside
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (8, 3, 3, 3)), (0, (2, 4)))
 _FAINTEST = 0.01  # times the noise: what is less is not worth room
-_WIDTH, _ROW = 340.0, 22.0  # points: what a phone shows without making letters smaller than they may be
+_ROW = 22.0  # points
 
 
 def chain(links: Sequence[Link]) -> Plot:
     """How far each artifact lies from FP64, and from the one before, against what is tolerated; in units of noise."""
-    with canvas("chain", _WIDTH, 52 + _ROW * len(links)) as paper:
+    with canvas("chain", WIDTH, 52 + _ROW * len(links)) as paper:
         axes = _rows(paper.axes(108, 38, 12, 8), [link.label for link in links])
         shown = [value for link in links for value in (link.truth, link.before, link.allowed) if value]
         low, high = max(_FAINTEST, min([0.1, *shown])), max([10.0, *(min(value, 1e6) for value in shown)])
@@ -94,7 +94,7 @@ def _height(multiple: float) -> float:
 
 def speed(bars: Sequence[Bar]) -> Plot:
     """The speed-up of each artifact with its interval."""
-    with canvas("speed", _WIDTH, 52 + _ROW * len(bars)) as paper:
+    with canvas("speed", WIDTH, 52 + _ROW * len(bars)) as paper:
         axes = _rows(paper.axes(66, 38, 46, 8), [bar.label for bar in bars])
         axes.axvline(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
         right = max([1.5, *(bar.high for bar in bars)])
@@ -113,7 +113,7 @@ def speed(bars: Sequence[Bar]) -> Plot:
 
 def latencies(series: Sequence[Series], unit: str) -> Plot:
     """The distribution of latencies: the share of calls that took no longer."""
-    with canvas("latencies", _WIDTH, 214 + _legend_height(len(series))) as paper:
+    with canvas("latencies", WIDTH, 214 + _legend_height(len(series))) as paper:
         axes = paper.axes(38, 40 + _legend_height(len(series)), 10, 10)
         styles = _styles([each.label for each in series])
         every = np.concatenate([each.values for each in series])
@@ -124,7 +124,7 @@ def latencies(series: Sequence[Series], unit: str) -> Plot:
         _legend(axes, styles)
         if every.max() > 4 * every.min() > 0:
             axes.set_xscale("log")
-            _plain_log(axes)
+            plain_log(axes)
         axes.set_ylim(0, 1.02)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
         axes.grid(visible=True)
@@ -135,7 +135,7 @@ def latencies(series: Sequence[Series], unit: str) -> Plot:
 
 def sweep(lines: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> Plot:
     """Images a second against the batch."""
-    with canvas("sweep", _WIDTH, 214 + _legend_height(len(lines))) as paper:
+    with canvas("sweep", WIDTH, 214 + _legend_height(len(lines))) as paper:
         axes = paper.axes(38, 40 + _legend_height(len(lines)), 10, 10)
         styles = _styles([label for label, _ in lines])
         for label, points in lines:
@@ -153,48 +153,6 @@ def sweep(lines: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> Plot:
         return paper.done("Batch sweep", "Images a second, by the size of the batch.", told)
 
 
-def pareto(points: Sequence[Point], vertical: str, number: int, *, logarithmic: bool) -> Plot:
-    """Every measured artifact by latency and by how right it is, and the front that nothing beats in both."""
-    with canvas(f"pareto{number}", _WIDTH, 280) as paper:
-        axes = paper.axes(56, 42, 12, 14)
-        axes.set_xscale("log")
-        if logarithmic:
-            axes.set_yscale("log")
-            axes.invert_yaxis()  # the better, the higher
-        best = [point for point in points if point.front]
-        front = [(each.latency, each.right) for each in best]
-        axes.plot([x for x, _ in front], [y for _, y in front], color=ACCENT, linewidth=1.2, alpha=0.5)
-        for place, model in enumerate(dict.fromkeys(point.model for point in points)):
-            mine = [point for point in points if point.model == model]
-            for each in mine:
-                face = ACCENT if each.front else PAPER
-                edge = ACCENT if each.held else BAD
-                sign = _MARKS[place % len(_MARKS)]
-                axes.plot([each.latency], [each.right], sign, markersize=7.5, color=face, markeredgecolor=edge)
-        named = {point.model: point for point in reversed(best)}
-        for point in named.values():
-            axes.annotate(point.model, (point.latency, point.right), (-4, 9), textcoords="offset points", fontsize=9.5)
-        axes.margins(0.12)
-        axes.grid(visible=True)
-        _plain_log(axes)
-        if logarithmic:
-            axes.yaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("latency of one batch, milliseconds")
-        axes.set_ylabel(vertical, color=MUTED)
-        told = "On the front: " + "; ".join(f"{each.label} at {each.latency:.2f} ms" for each in best)
-        return paper.done("Latency and fidelity", PARETO, told)
-
-
-PARETO = "Filled: nothing that holds is both faster and nearer to its source. Up and left is better."
-_MARKS = "osD^vP*hX<>"
-
-
-def marks(models: Sequence[str]) -> list[tuple[str, str]]:
-    """The sign of each model in a Pareto plot, in letters."""
-    signs = dict(zip("osD^vP*hX<>", "●■◆▲▼✚★⬢✖◀▶", strict=True))
-    return [(signs[_MARKS[place % len(_MARKS)]], model) for place, model in enumerate(models)]
-
-
 def _rows(axes: Axes, labels: Sequence[str]) -> Axes:
     """A row for each label, the first at the top."""
     axes.set_ylim(len(labels) - 0.5, -0.5)
@@ -207,14 +165,6 @@ def _times(axes: Axes) -> None:
     axes.xaxis.set_major_locator(LogLocator(10, numticks=6))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
-
-
-def _plain_log(axes: Axes) -> None:
-    """Numbers one can read on a logarithmic axis, a few of them."""
-    low, high = axes.get_xlim()
-    ticks = [m * 10.0**e for e in range(-4, 7) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
 def _styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:

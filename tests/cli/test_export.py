@@ -31,6 +31,7 @@ FILES = {
     "build/engine.plan",
     "prove/proof.json",
     "validate/report.json",
+    "report.html",
 }
 QUICK = ("--images", "4", "--seconds", "0.1")
 

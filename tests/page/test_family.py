@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.page import facts, family, leaf
+from deploytool.page import facts, family, fronts, leaf
 from deploytool.page.facts import Facts
 from deploytool.page.rows import Point
 from deploytool.report import MEASURED, Speed
@@ -70,16 +70,16 @@ def test_a_row_boasts_of_the_fastest_that_holds(run_copy: Path, tmp_path: Path) 
 
 def test_only_runs_of_one_device_share_a_plot(run_copy: Path, tmp_path: Path) -> None:
     one, other = timed(run_copy), timed(run_copy, "another CPU")
-    fronts = [each for _, each in family.compare([one, other, one], tmp_path).fronts]
-    assert sorted(each.device for each in fronts) == ["a CPU", "another CPU"]
-    assert {each.device: len(each.points) for each in fronts} == {"a CPU": 6, "another CPU": 3}
+    drawn = [each for _, each in family.compare([one, other, one], tmp_path).fronts]
+    assert sorted(each.device for each in drawn) == ["a CPU", "another CPU"]
+    assert {each.device: len(each.points) for each in drawn} == {"a CPU": 6, "another CPU": 3}
 
 
 def test_agreement_on_photographs_gets_a_plot_of_its_own(run_copy: Path, tmp_path: Path) -> None:
     variants.rewrite(run_copy, variants.flipped(written(run_copy)))
-    fronts = [each for _, each in family.compare([timed(run_copy)], tmp_path).fronts]
-    assert [each.vertical for each in fronts] == ["largest error against FP64", "same class as the source"]
-    assert {each.label: each.right for each in fronts[1].points}["tiny halve"] == 0.5
+    drawn = [each for _, each in family.compare([timed(run_copy)], tmp_path).fronts]
+    assert [each.vertical for each in drawn] == ["largest error against FP64", "same class as the source"]
+    assert {each.label: each.right for each in drawn[1].points}["tiny halve"] == 0.5
 
 
 def test_runs_of_one_model_go_by_their_folders(finished: Path, failing: Path, tmp_path: Path) -> None:
@@ -97,6 +97,4 @@ def test_the_page_holds_every_run_and_no_one_elses_words(run_copy: Path, finishe
 
 @pytest.mark.parametrize("count", [1, 12])
 def test_every_model_has_a_sign(count: int) -> None:
-    from deploytool.page import plots
-
-    assert len(plots.marks([str(number) for number in range(count)])) == count
+    assert len(fronts.marks([str(number) for number in range(count)])) == count
