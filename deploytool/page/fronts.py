@@ -26,7 +26,7 @@ def pareto(points: Sequence[Point], vertical: str, number: int, *, logarithmic: 
             for each in mine:
                 face = ACCENT if each.front else PAPER
                 edge = ACCENT if each.held else BAD
-                sign = _MARKS[place % len(_MARKS)]
+                sign = _MARKS[place % len(_MARKS)] if each.held else "x"
                 axes.plot([each.latency], [each.right], sign, markersize=7.5, color=face, markeredgecolor=edge)
         named = {point.model: point for point in reversed(best)}
         for point in named.values():
@@ -42,7 +42,7 @@ def pareto(points: Sequence[Point], vertical: str, number: int, *, logarithmic: 
         return paper.done("Latency and fidelity", PARETO, told)
 
 
-PARETO = "Filled: nothing that holds is both faster and nearer to its source. Up and left is better."
+PARETO = "Filled: nothing that holds is both faster and nearer to its source. A cross fails its checks. Up and left is better."
 _MARKS = "osD^vP*hX<>"
 
 
