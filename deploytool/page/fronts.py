@@ -42,7 +42,10 @@ def pareto(points: Sequence[Point], vertical: str, number: int, *, logarithmic: 
         return paper.done("Latency and fidelity", PARETO, told)
 
 
-PARETO = "Filled: nothing that holds is both faster and nearer to its source. A cross fails its checks. Up and left is better."
+PARETO = (
+    "Filled: nothing that holds is both faster and nearer to its source. A cross fails its checks. "
+    "Up and left is better."
+)
 _MARKS = "osD^vP*hX<>"
 
 

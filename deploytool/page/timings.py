@@ -9,6 +9,8 @@ from deploytool.page.benched import Benched
 from deploytool.page.rows import NONE, short
 from deploytool.report import MEASURED, Report
 
+_NO_VERDICT = "no verdict"  # so begins what is said of a ratio that an uneven machine gave
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -29,12 +31,17 @@ class Series:
 
 
 def bars(report: Report) -> list[Bar]:
-    """The speed-ups that were measured."""
+    """The speed-ups that were measured, and of which something may be said."""
     return [
         Bar(short(speed), speed.ratio, speed.low, speed.high)
         for speed in report.speeds
-        if speed.ratio is not None and speed.low is not None and speed.high is not None
+        if speed.ratio is not None and speed.low is not None and speed.high is not None and not refused(speed.verdict)
     ]
+
+
+def refused(verdict: str | None) -> bool:
+    """Whether a comparison by the clock would say more of the machine than of what was compared."""
+    return (verdict or "").startswith(_NO_VERDICT)
 
 
 def speeds(report: Report) -> Iterator[tuple[str, ...]]:
@@ -46,8 +53,9 @@ def speeds(report: Report) -> Iterator[tuple[str, ...]]:
             yield (name, NONE, NONE, NONE, NONE, speed.status)
             continue
         said = (speed.verdict or MEASURED) + (", but fails its checks" if speed.stage in wrong else "")
-        interval = f"{speed.low:.2f}–{speed.high:.2f}"
-        yield (name, f"{speed.latency_ms:.2f} ms", f"{speed.eager_ms:.2f} ms", f"{speed.ratio:.2f}×", interval, said)
+        found = (f"{speed.ratio:.2f}×", f"{speed.low:.2f}–{speed.high:.2f}")
+        shown = (NONE, NONE) if refused(speed.verdict) else found
+        yield (name, f"{speed.latency_ms:.2f} ms", f"{speed.eager_ms:.2f} ms", *shown, said)
 
 
 def distributions(bench: Benched) -> tuple[int, list[Series]]:
@@ -71,5 +79,9 @@ def benched(bench: Benched) -> Iterator[tuple[str, ...]]:
         for way in each.ways:
             last = NONE if way.p99_ms is None else f"{way.p99_ms:.2f}"
             cells = (str(each.batch), way.name, way.runner, f"{way.p50_ms:.2f}", f"{way.p90_ms:.2f}", last)
-            ratio = f"{way.ratio[0]:.2f}× ({way.ratio[1]:.2f}–{way.ratio[2]:.2f})" if way.ratio else NONE
+            ratio = (
+                f"{way.ratio[0]:.2f}× ({way.ratio[1]:.2f}–{way.ratio[2]:.2f})"
+                if way.ratio and not refused(way.verdict)
+                else NONE
+            )
             yield (*cells, ratio, way.verdict or "the baseline")

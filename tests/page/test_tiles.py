@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from deploytool.page import facts, tiles
+from deploytool.page import facts, tiles, timings
 from deploytool.page.tiles import Tile
 from deploytool.report import MEASURED, Report, Speed
 from tests.page import variants
@@ -34,6 +34,10 @@ def test_a_speed_without_a_verdict_is_no_figure(run_copy: Path) -> None:
     uneven = timed(written(run_copy), ("rewrite", 3, 9, "no verdict (the machine was too uneven: others)"))
     tile = at_a_glance(run_copy, uneven)["Speed-up against eager"]
     assert (tile.figure, tile.line) == ("–", "no verdict: the machine was too uneven")
+    ((_, _, _, ratio, interval, status),) = timings.speeds(uneven)
+    assert (ratio, interval) == ("–", "–")
+    assert status.startswith("no verdict")
+    assert timings.bars(uneven) == []
 
 
 def test_a_weak_proof_and_what_is_pending_are_seen(run_copy: Path) -> None:
