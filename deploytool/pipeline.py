@@ -23,7 +23,7 @@ _WEIGHTS = Kind.WEIGHTS.value
 _ABOVE = (
     *("cli", "device", "difference", "doctor", "shipping", "stages", "training", "tracing"),
     *("cost.py", "pipeline.py", "catalog.py", "targets.py", "only.py", "signing.py"),
-    *("bench.py", "benching.py", "road.py", "wishes.py"),
+    *("bench.py", "benching.py", "road.py", "wishes.py", "page"),
 )
 
 

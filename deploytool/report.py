@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploytool import plain
@@ -12,7 +12,7 @@ from deploytool.errors import BadInput
 from deploytool.proof import Proof
 from deploytool.spec import Decision
 
-SCHEMA = "deploytool.report/1"
+SCHEMA = "deploytool.report/2"
 MEASURED, BUILT_NOT_RUN = "measured", "built, not run"
 
 
@@ -69,11 +69,21 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Flip:
+    """A golden case of which an artifact names another class than the source, and the margin that was lost by it."""
+
+    case: int
+    margin: float
+    source: int
+    artifact: int
+
+
+@dataclass(frozen=True)
 class Agreement:
     """How often an artifact names the class that the FP64 source does.
 
     `top1` lies in [`low`, `high`] with 95 % confidence; `top5` is the share of cases whose class is among the
-    artifact's five best; `flips` are the cases with another class, each with the margin that was lost, worst first.
+    artifact's five best; `flips` are the cases with another class, the worst first.
     """
 
     cases: int
@@ -81,7 +91,7 @@ class Agreement:
     low: float
     high: float
     top5: float
-    flips: tuple[tuple[int, float], ...]
+    flips: tuple[Flip, ...]
 
 
 @dataclass(frozen=True)
@@ -195,7 +205,8 @@ class Report:
     """Everything a run showed about the artifacts it made; `data` is the folder the golden images are from, if any.
 
     `margin` is the smallest lead of a best class over the second on the golden images, over the largest output.
-    `remarks` are what its stages want to be known: what they went on without, and what they chose.
+    `remarks` are what its stages want to be known: what they went on without, and what they chose. `choices` are the
+    options that any of its artifacts depends on.
     """
 
     schema: str
@@ -215,6 +226,7 @@ class Report:
     targets: tuple[Decision, ...]
     remarks: tuple[str, ...]
     versions: Mapping[str, str]
+    choices: Mapping[str, plain.Json] = field(default_factory=dict)
 
 
 def read(path: Path) -> Report:

@@ -11,7 +11,7 @@ from deploytool import catalog, pipeline, report, verdict, wishes
 from deploytool import targets as places
 from deploytool.artifact import Artifact, Kind
 from deploytool.errors import BadInput, DeployError, MissingBackend, NotVerified, ParityFailed, TooSlow
-from deploytool.proof import CASES
+from deploytool.page import PAGE, keeping
 from deploytool.report import Report
 from deploytool.spec import AUTO, Decision, Job, Model, Option, Options, Range, Tensor
 from deploytool.wishes import Span
@@ -91,7 +91,7 @@ class Run:
     @property
     def report_html(self) -> Path | None:
         """The report as a page, if one was written."""
-        page = self.folder / "report.html"
+        page = self.folder / PAGE
         return page if page.is_file() else None
 
     def _made(self, verb: str) -> Path | None:
@@ -136,6 +136,7 @@ def export(
     pack: bool = False,
     sequence: int = 1,
     out: str | Path | None = None,
+    junit: str | Path | None = None,
     follow: Follow = alone,
 ) -> Run:
     """Makes TorchScript, ONNX, FP16 ONNX and with `trt` an engine of a model, and proves each against the eager model.
@@ -179,6 +180,7 @@ def export(
     plan = Plan(found, options, recipe, Path(out or Path("artifacts") / found.name), require, pack)
     made = tuple(follow(plan, partial(_travel, plan)))
     written = report.read(plan.home / "validate" / Kind.REPORT.value)
+    keeping.keep(written, plan.home, Path(junit) if junit else None)
     return Run(plan.home, made, written, failure(written, plan.home, require=require))
 
 
@@ -192,16 +194,13 @@ def _travel(plan: Plan, watch: Watch) -> Iterator[Artifact]:
 
 def failure(written: Report, home: Path, *, require: bool) -> DeployError | None:
     """What keeps a run from ending well: it does only if everything that was asked for held."""
-    failed, pending, gate = verdict.broken(written), verdict.unmeasured(written), written.gate
-    if failed:
-        remedy = f"try {verdict.KEEP}; " if verdict.mends(written) else ""
-        return ParityFailed(f"parity failed: {failed[0]}", f"{remedy}`deploytool blame {home}` names the layer")
-    if gate and gate.status == report.MEASURED and not gate.reached:
-        problem = f"{gate.stage} is not surely {gate.min_speedup:g}× as fast as eager"
-        return TooSlow(problem, "see the speeds in the report, or ask for less")
-    if written.proof and written.proof.weak:
-        remedy = f"export again with --cases {home / 'prove' / CASES}"
-        return NotVerified(f"the golden cases miss {verdict.missing(written.proof)}", remedy)
+    found, pending, gate = verdict.closing(written, home), verdict.unmeasured(written), written.gate
+    if found.verdict == verdict.FAIL:
+        return ParityFailed(f"parity failed: {found.reasons[0]}", found.next)
+    if found.verdict == verdict.SLOW:
+        return TooSlow(found.reasons[0], found.next)
+    if found.verdict == verdict.UNPROVEN:
+        return NotVerified(found.reasons[0], found.next)
     if require and pending:
         return NotVerified(f"not verified here: {pending[0]}", "run it where that device is, or drop --require")
     if gate and not gate.reached:

@@ -3,14 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from deploytool.proof import SPOKEN, Proof
-from deploytool.report import MEASURED, NO_VERDICT, Gate, Hop, Reach, Report, Speed, Weights
+from deploytool.blamed import Finding
+from deploytool.proof import CASES, SPOKEN, Proof
+from deploytool.report import MEASURED, NO_VERDICT, Engine, Gate, Hop, Reach, Report, Speed, Weights
+from deploytool.targets import HERE
 
 KEEP = "--keep-fp32 auto"  # the option that mends a model which FP16 is too small or too coarse for
+FAIL, SLOW, UNPROVEN = "FAIL", "too slow", "not proven"
+PASS_HERE, PASS = "pass for all that ran here", "pass"
 _HALF = ("halve", "build")  # the stages whose artifacts compute in FP16
 _COARSE = 512.0  # from here on, FP16 has steps of half and more
 _BEYOND = 1e38  # stands for infinite values, which JSON does not have
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to do next, and the command that does it, where one does."""
+
+    what: str
+    command: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.command}" if self.command else self.what
+
+
+@dataclass(frozen=True)
+class Closing:
+    """What a run comes to: the verdict, a line for each reason, what is still to be verified, and what to do next."""
+
+    verdict: str
+    reasons: tuple[str, ...]
+    pending: tuple[str, ...]
+    steps: tuple[Step, ...]
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing that was checked failed."""
+        return self.verdict in (PASS, PASS_HERE)
+
+    @property
+    def next(self) -> str:
+        """What to do next, in one line."""
+        return ", or ".join(map(str, self.steps))
+
+
+def closing(report: Report, home: Path, found: Finding | None = None) -> Closing:
+    """What a run in the folder `home` comes to; `found` is what `blame` found in it, if anybody looked."""
+    failed, pending, late = broken(report), unmeasured(report), report.gate
+    if failed:
+        keep = [Step(f"the same command with {KEEP}")] if mends(report) else []
+        if found is None:
+            step = Step("find the layer with", f"deploytool blame {home}")
+        else:
+            failed = (*failed, strayed(found))
+            step = Step("make the failure small with", f"deploytool blame {home} --reduce")
+        return Closing(FAIL, failed, pending, (*keep, step))
+    if late and late.status == MEASURED and not late.reached:
+        problem = f"{late.stage} is not surely {late.min_speedup:g}× as fast as eager"
+        return Closing(SLOW, (problem,), pending, (Step("see the speed table, or ask for less with --min-speedup"),))
+    if report.proof and report.proof.weak:
+        step = Step(f"export again with --cases {home / 'prove' / CASES}")
+        return Closing(UNPROVEN, (f"The golden cases miss {missing(report.proof)}",), pending, (step,))
+    if late and not late.reached:
+        pending = (*pending, f"the speed of {late.stage}: {late.status}")
+    step = Step("pack it for a device with", f"deploytool pack {home}")
+    return Closing(PASS_HERE if pending else PASS, (), pending, (step,))
+
+
+def strayed(found: Finding) -> str:
+    """Where blame says that it began."""
+    where = found.module or "the model itself"
+    seen = f", seen at {found.layer.op} {found.layer.node}" if found.layer else ", in no one layer"
+    return f"{found.stage} strays from {found.against} first in {where}{seen}"
+
+
+def serves(engine: Engine, report: Report) -> tuple[str, ...]:
+    """The targets that an engine of the report is for."""
+    return tuple(
+        target.target
+        for target in report.targets
+        if (target.verdict, target.flavour) == (HERE, engine.flavour)
+        and (not engine.capabilities or target.capability in engine.capabilities)
+    )
 
 
 def reach(largest: Mapping[str, float], weights: Weights) -> Reach:

@@ -27,7 +27,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 BACKENDS = sorted(path.stem for path in (PACKAGE / "backends").glob("[a-z]*.py"))
 HEAVY = (
     *("torch", "safetensors", "onnx", "onnxruntime", "onnxsim", "tensorrt", "tensorrt_rtx", "cuda", "PIL"),
-    *("cryptography", "model_signing"),
+    *("cryptography", "model_signing", "jinja2", "matplotlib"),
 )
 ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.backends.eager": "torch",
@@ -47,6 +47,11 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.noise": "torch",
     "deploytool.proving": "onnx, PIL through samples",
     "deploytool.speeds": "torch, through backends",
+    "deploytool.page.canvas": "matplotlib",
+    "deploytool.page.fronts": "matplotlib, through canvas",
+    "deploytool.page.leaf": "jinja2",
+    "deploytool.page.pictures": "PIL",
+    "deploytool.page.plots": "matplotlib, through canvas",
     "deploytool.precision": "onnx",
     "deploytool.rehearsal": "onnx",
     "deploytool.samples": "PIL, through images",
@@ -108,6 +113,8 @@ def copied_house(tmp_path: Path) -> Path:
         ("deploytool/device/here.py", "import typer", "A device needs none of the desk's libraries"),
         ("deploytool/measure/replay.py", "import onnx", "A device needs none of the desk's libraries"),
         ("deploytool/device/verify.py", "import cryptography", "Each heavy library has its address"),
+        ("deploytool/cli/summary.py", "import matplotlib", "Each heavy library has its address"),
+        ("deploytool/page/facts.py", "import onnx", "A page is made from what a run left"),
         ("models/layers.py", "from deploytool import machine", "Definitions know nothing of the toolchain"),
     ],
 )
@@ -256,6 +263,7 @@ def test_the_wheel_carries_the_zoo_and_nothing_outside_its_name(tmp_path: Path) 
         names = archive.namelist()
         archive.extractall(tmp_path / "site")  # our own archive, made a moment ago
     assert "deploytool/models/specs.py" in names
+    assert {"deploytool/page/report.schema.json", "deploytool/page/templates/page.css"} <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"deploytool"}
     program = "from deploytool import catalog, factory; print(catalog.find('mixnet_s').name, factory.zoo_folder())"
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); {program}"]

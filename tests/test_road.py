@@ -131,11 +131,11 @@ def test_how_a_report_ends(report: Report, require: bool, ending: type[DeployErr
 def test_the_remedy_for_what_fp16_breaks_is_to_keep_some_of_it() -> None:
     failure = road.failure(written(GOOD, BAD), Path("run"), require=False)
     assert failure is not None
-    assert failure.remedy == "try --keep-fp32 auto; `deploytool blame run` names the layer"
+    assert failure.remedy == "the same command with --keep-fp32 auto, or find the layer with: deploytool blame run"
     sooner = dataclasses.replace(BAD, stage="simplify")
     other = road.failure(written(sooner, BAD), Path("run"), require=False)
     assert other is not None
-    assert other.remedy == "`deploytool blame run` names the layer"
+    assert other.remedy == "find the layer with: deploytool blame run"
 
 
 def test_a_call_gives_a_run_with_typed_fields(tmp_path: Path) -> None:

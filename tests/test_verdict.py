@@ -2,11 +2,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 
 from deploytool import verdict
-from deploytool.report import BUILT_NOT_RUN, MEASURED, SCHEMA, Check, Hop, Parity, Reach, Report, Tolerance, Weights
+from deploytool.blamed import Finding, Layer
+from deploytool.proof import Missed, Proof
+from deploytool.report import (
+    BUILT_NOT_RUN,
+    MEASURED,
+    SCHEMA,
+    Check,
+    Gate,
+    Hop,
+    Parity,
+    Reach,
+    Report,
+    Tolerance,
+    Weights,
+)
 
 WEIGHTS = Weights(10, 1, 2)
 TOLERANCE = Tolerance(1e-5, 1.0, 90.0, 1.0, 1.0)
@@ -73,3 +88,43 @@ def test_fp32_may_mend_what_fp16_alone_broke(report: Report, mends: bool) -> Non
     assert verdict.mends(report) is mends
     kept = dataclasses.replace(report, remarks=("halve: kept in FP32: stem (1 of 9 nodes)",))
     assert verdict.mends(kept) is False
+
+
+def closing(report: Report, found: Finding | None = None) -> tuple[str, tuple[str, ...], list[str]]:
+    seen = verdict.closing(report, Path("run"), found)
+    return seen.verdict, seen.reasons, [f"{step.what} {step.command}".strip() for step in seen.steps]
+
+
+FINDING = Finding(
+    "halve", "rewrite", "stem", lost=False, layer=Layer("stem", "t", "/stem/Conv", "Conv", 1.0, 0.1), before=None
+)
+MISSED = Proof((), (Missed("graph", "bias_dropped", "/stem", 0.1, 7.0),), 8, (3,))
+
+
+def test_a_failure_names_the_mend_and_the_command_that_finds_the_layer() -> None:
+    report = written(hop("translate", check()), hop("halve", check("max_error")))
+    failed = "halve against simplify: max_error"
+    keep = "the same command with --keep-fp32 auto"
+    assert closing(report) == ("FAIL", (failed,), [keep, "find the layer with deploytool blame run"])
+    where = "halve strays from rewrite first in stem, seen at Conv /stem/Conv"
+    small = "make the failure small with deploytool blame run --reduce"
+    assert closing(report, FINDING) == ("FAIL", (failed, where), [keep, small])
+
+
+def test_the_verdicts_come_in_the_order_of_the_exit_codes() -> None:
+    late, pending = Gate(2.0, "build", MEASURED, reached=False), hop("build", status=BUILT_NOT_RUN)
+    every = dataclasses.replace(written(hop("halve", check("bad")), pending), gate=late, proof=MISSED)
+    assert closing(every)[0] == "FAIL"
+    held = dataclasses.replace(every, hops=(hop("halve", check()), pending))
+    assert closing(held)[:2] == ("too slow", ("build is not surely 2× as fast as eager",))
+    assert closing(dataclasses.replace(held, gate=None))[0] == "not proven"
+    assert closing(dataclasses.replace(held, gate=None, proof=None))[0] == "pass for all that ran here"
+    pack = ["pack it for a device with deploytool pack run"]
+    assert closing(written(hop("halve", check()))) == ("pass", (), pack)
+
+
+def test_a_speed_that_was_not_measured_is_pending_and_not_passed() -> None:
+    gate = Gate(2.0, "build", BUILT_NOT_RUN, reached=False)
+    seen = verdict.closing(dataclasses.replace(written(hop("halve", check())), gate=gate), Path("run"))
+    assert (seen.verdict, seen.pending) == ("pass for all that ran here", ("the speed of build: built, not run",))
+    assert seen.held

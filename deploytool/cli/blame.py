@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploytool import receipt, report, verdict
+from deploytool import blamed, plain, receipt, report, verdict
 from deploytool.artifact import Kind
+from deploytool.blamed import Finding, Hop, Layer
 from deploytool.cli import screen, stop
 from deploytool.cli.manners import Outcome
 from deploytool.errors import BadInput, ParityFailed
+from deploytool.page import keeping
 from deploytool.receipt import Receipt
 
 if TYPE_CHECKING:
-    from deploytool.tracing.finding import Finding, Hop
     from deploytool.tracing.reduce import Mismatch
-    from deploytool.tracing.strip import Layer
 
 _NEXT = {
     "translate": "try --exporter auto, or write that layer in another way",
@@ -59,7 +59,11 @@ def blame(
 
     wanted = verdict.tolerated(report.read(kept[Kind.REPORT])) if Kind.REPORT in kept else {}
     watched = canaries.read(kept[Kind.CANARY]).values if Kind.CANARY in kept else ()
+    digests = {stage: plain.file_digest(file) for stage, file in graphs}
     found, clue = finding.examine(kept[Kind.WEIGHTS], kept[Kind.GOLDEN], graphs, wanted, tuple(watched))
+    blamed.write(run, digests, found)
+    if Kind.REPORT in kept:
+        keeping.keep(report.read(kept[Kind.REPORT]), run)
     small = reduce.reduce(clue) if reduce_ and clue else None
     with stop.sweeping(partial(pipeline.sweep, run)):
         packed = pack.write(run, clue, small) if clue and small else None

@@ -119,6 +119,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the run.", show_default="artifacts/MODEL")
     ] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every check as JUnit XML, for CI.")] = None,
 ) -> Outcome:
     """Makes TorchScript, ONNX, FP16 ONNX and with --trt an engine of MODEL, and proves each against the eager model.
 
@@ -154,13 +155,13 @@ def export(
         pack=pack,
         sequence=sequence,
         out=out,
+        junit=junit,
         follow=_follow,
     )
     summary.show(screen.people(), run.report, run.folder)
     made = [_plain(artifact, run.folder) for artifact in run.artifacts]
     document = {"run": str(run.folder), "artifacts": made, "report": run.report}
-    step = summary.next_step(run.report, run.folder)
-    return Outcome(document, summary.verdict_of(run.report), run.error, next=step)
+    return summary.outcome(document, run.report, run.folder, run.error)
 
 
 def _follow(plan: Plan, start: Start) -> Sequence[Artifact]:

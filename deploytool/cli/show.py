@@ -54,12 +54,11 @@ def show(
     screen.table(console, "What was made", ("artifact", ">seconds", "digest", "state"), rows)
     written = path / "validate" / Kind.REPORT.value
     shown = report.read(written) if written.is_file() else None
-    if shown:
-        summary.show(console, shown, path)
-    verdict = summary.verdict_of(shown) if shown else f"{path}: unfinished"
-    step = summary.next_step(shown, path) if shown else None
-    receipts = [sealed for _, sealed in found]
-    return Outcome({"run": str(path), "receipts": receipts, "report": shown}, verdict, next=step)
+    document = {"run": str(path), "receipts": [sealed for _, sealed in found], "report": shown}
+    if shown is None:
+        return Outcome(document, f"{path}: unfinished")
+    summary.show(console, shown, path)
+    return summary.outcome(document, shown, path)
 
 
 def _cost(model: Model) -> Outcome:

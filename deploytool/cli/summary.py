@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 
-from deploytool import targets, verdict
+from deploytool import blamed, targets, verdict
 from deploytool.cli import screen
-from deploytool.proof import CASES, SPOKEN, Proof
+from deploytool.cli.manners import Outcome
+from deploytool.errors import DeployError
+from deploytool.page import PAGE
+from deploytool.proof import SPOKEN, Proof
 from deploytool.report import NEITHER, NO_VERDICT, Check, Engine, Hop, Report, Speed
+from deploytool.verdict import Closing
 
 _NONE = "–"
 _AGAIN = {"widened": "  as converted", "rounded": "  in FP16 arithmetic"}  # the FP16 graph, run in other ways
@@ -29,7 +34,7 @@ def show(console: Console, written: Report, home: Path) -> None:
     speed_columns = ("artifact", ">latency", ">eager", "speed-up (95 % interval)")
     screen.table(console, title, speed_columns, [_speed(speed) for speed in written.speeds])
     findings = (*_unsaid(written), *_reach(written), *_proof(written), *written.remarks)
-    for line in (*findings, *_engines(written, home), *_closing(written)):
+    for line in (*findings, *_engines(written, home), *_closing(closing(written, home), home)):
         screen.say(console, line)
 
 
@@ -40,7 +45,7 @@ def _agreement(console: Console, written: Report) -> None:
     rows = []
     for hop in written.hops:
         if (found := hop.agreement) is not None:
-            flips = f"{len(found.flips)} (margin ≤ {found.flips[0][1]:.0e})" if found.flips else "0"
+            flips = f"{len(found.flips)} (margin ≤ {found.flips[0].margin:.0e})" if found.flips else "0"
             known = f"{hop.accuracy.artifact:.1%} (p {hop.accuracy.p_value:.2g})" if hop.accuracy else _NONE
             interval = f"{found.low:.1%}–{found.high:.1%}"
             rows.append((f"{hop.stage}/{hop.file}", f"{found.top1:.1%}", interval, flips, known))
@@ -145,37 +150,25 @@ def _engines(written: Report, home: Path) -> list[str]:
 
 def _serves(engine: Engine, written: Report) -> str:
     capabilities = ", ".join(engine.capabilities) or _DEFAULT[engine.flavour]
-    names = [
-        target.target
-        for target in written.targets
-        if (target.verdict, target.flavour) == (targets.HERE, engine.flavour)
-        and (not engine.capabilities or target.capability in engine.capabilities)
-    ]
+    names = verdict.serves(engine, written)
     return f"{engine.flavour} {engine.version} for {' '.join(names)} (compute capability {capabilities})"
 
 
-def verdict_of(written: Report) -> str:
-    """The verdict in one line."""
-    return f"{written.model}: {_closing(written)[0].removeprefix('Verdict: ')}"
+def closing(written: Report, home: Path) -> Closing:
+    """What the run comes to, with what blame found in it, if anybody looked."""
+    blame = blamed.read(home)
+    return verdict.closing(written, home, blame.finding if blame else None)
 
 
-def next_step(written: Report, home: Path) -> str:
-    """What is best done next, as a command where there is one."""
-    if verdict.broken(written):
-        keep = f"the same command with {verdict.KEEP}, or " if verdict.mends(written) else ""
-        return f"{keep}find the layer with: deploytool blame {home}"
-    if written.proof and written.proof.weak:
-        return f"export again with --cases {home / 'prove' / CASES}"
-    return f"deploytool pack {home}"
+def outcome(document: Mapping[str, object], written: Report, home: Path, failure: DeployError | None = None) -> Outcome:
+    """How a command ends that showed a report."""
+    found = closing(written, home)
+    verdict_line = f"{written.model}: {found.verdict}. {''.join(found.reasons[:1])}".strip()
+    return Outcome(document, verdict_line, failure, found.next)
 
 
-def _closing(written: Report) -> list[str]:
-    """The verdict, and what is still to be done."""
-    failed, pending = verdict.broken(written), verdict.unmeasured(written)
-    if failed:
-        return [f"Verdict: FAIL. {line}" for line in failed]
-    if written.proof and written.proof.weak:
-        return [f"Verdict: not proven. The golden cases miss {verdict.missing(written.proof)}"]
-    if not pending:
-        return ["Verdict: pass."]
-    return ["Verdict: pass for all that ran here.", *(f"Not verified here: {line}" for line in pending)]
+def _closing(found: Closing, home: Path) -> list[str]:
+    """The verdict, what is still to be done, and where the page is."""
+    page = [f"Report: {home / PAGE}"] if (home / PAGE).is_file() else []
+    lines = [f"Verdict: {found.verdict}. {line}" for line in found.reasons] or [f"Verdict: {found.verdict}."]
+    return [*lines, *(f"Not verified here: {line}" for line in found.pending if found.held), *page]

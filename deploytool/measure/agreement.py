@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploytool.golden import Arrays, Golden
-from deploytool.report import Accuracy, Agreement
+from deploytool.report import Accuracy, Agreement, Flip
 
 Floats = npt.NDArray[np.float64]
 
@@ -30,7 +30,8 @@ def agreement(answers: Arrays, sample: Golden) -> Agreement | None:
     lead = (expected[cases, theirs] - expected[cases, mine]) / (np.abs(expected).max() or 1.0)
     flips = np.flatnonzero(mine != theirs)
     low, high = wilson(len(cases) - len(flips), len(cases))
-    worst = sorted(((int(case), float(lead[case])) for case in flips), key=lambda flip: -flip[1])
+    each = (Flip(int(case), float(lead[case]), int(theirs[case]), int(mine[case])) for case in flips)
+    worst = sorted(each, key=lambda flip: -flip.margin)
     return Agreement(len(cases), 1 - len(flips) / len(cases), low, high, _top5(got, expected), tuple(worst))
 
 

@@ -15,6 +15,7 @@ from deploytool.measure.corners import corners
 from deploytool.proof import Proof
 from deploytool.report import Reach, Report, Weights
 from deploytool.spec import BATCH, Job
+from deploytool.stages import STAGES
 
 _LIBRARIES = ("deploytool", "torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
 
@@ -49,6 +50,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         targets=job.options.targets,
         remarks=_remarks(given),
         versions={name: version for name in _LIBRARIES if (version := machine.version(name))},
+        choices=_choices(job, given),
     )
     report.write(out, written)
     serves = {"free": {**job.options.sizes, BATCH: job.options.batch}, "io": job.options.io}
@@ -57,6 +59,13 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         "unmeasured": list(verdict.unmeasured(written)),
         "serves": plain.encode(serves),
     }
+
+
+def _choices(job: Job, given: Given) -> dict[str, plain.Json]:
+    """The options that the stages before and this one read; targets and engines have their own place in the report."""
+    verbs = (*(artifact.made_by for artifact in given.artifacts), "validate")
+    names = {name for verb in verbs for name in STAGES[verb].reads} - {"targets", "engines"}
+    return {name: plain.encode(getattr(job.options, name)) for name in sorted(names)}
 
 
 def _canaries(given: Given) -> Canaries:

@@ -12,6 +12,7 @@ import onnx
 from deploytool import golden
 from deploytool.artifact import for_engine
 from deploytool.backends import FIXED, onnxruntime, rounded
+from deploytool.blamed import Blame, Finding, Hop
 from deploytool.errors import StageFailed
 from deploytool.golden import Arrays, Golden
 from deploytool.measure import parity
@@ -20,48 +21,13 @@ from deploytool.report import Check, Tolerance
 from deploytool.tracing import opened, source, strip
 from deploytool.tracing.known import Known
 from deploytool.tracing.opened import Point
-from deploytool.tracing.strip import Layer, Strip
+from deploytool.tracing.strip import Strip
 
 _CASES = 2  # golden cases that are followed through every tensor: those the graph is worst at
 _EAGER, _TRUTH = "eager", "FP64"
 _DERIVED: Mapping[str, float] = {}  # nothing asked for: the tolerances follow from the noise
 _SAME = "the graph before with its weights in FP16"
 _HALF = "halve"  # the stage whose graph computes in FP16
-
-
-@dataclass(frozen=True)
-class Hop:
-    """One graph against the one before (eager, for the first) and the FP64 source, and all its layers in order."""
-
-    stage: str
-    checks: tuple[Check, ...]
-    layers: tuple[Layer, ...]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The first hop that strays, the first layer in it that does, and the worst layer that this one is made from.
-
-    `module` is where to look: the layer's own, or, if something is `lost`, that of a tensor which the layer is made
-    from in the graph before and which is not in this one. There is no layer if no tensor leaves its noise floor: then
-    the arithmetic itself is beyond the tolerance, or what ONNX Runtime's optimiser makes of it.
-    """
-
-    stage: str
-    against: str
-    module: str
-    lost: bool
-    layer: Layer | None
-    before: Layer | None
-
-
-@dataclass(frozen=True)
-class Blame:
-    """Every hop of a run, the golden cases that were followed, and the finding, if any hop strays."""
-
-    hops: tuple[Hop, ...]
-    cases: tuple[int, ...]
-    finding: Finding | None
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from deploytool.blamed import Layer
 from deploytool.scopes import module_path
 from deploytool.tracing.known import Known
-from deploytool.tracing.strip import Layer
 
 
 def meant(layer: Layer, layers: Sequence[Layer], known: Sequence[Known]) -> Known | None:

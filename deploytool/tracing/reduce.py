@@ -17,6 +17,7 @@ from itertools import chain
 
 import numpy as np
 
+from deploytool.blamed import Layer
 from deploytool.errors import StageFailed
 from deploytool.golden import Arrays
 from deploytool.tracing import excerpt, opened
@@ -24,7 +25,6 @@ from deploytool.tracing.excerpt import Array, Excerpt, Nodes, Whole
 from deploytool.tracing.finding import Clue
 from deploytool.tracing.known import Known, error
 from deploytool.tracing.meant import meant
-from deploytool.tracing.strip import Layer
 
 _PLAIN = "the same graph with ONNX Runtime's optimisation switched off"
 

@@ -19,23 +19,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deploytool.blamed import Layer
 from deploytool.scopes import module_path
 from deploytool.tracing.known import Known, error
 from deploytool.tracing.opened import Point
 
 Matches = Mapping[str, Known]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One tensor of a graph; `error` is None where nothing is known of it."""
-
-    module: str
-    tensor: str
-    node: str
-    op: str
-    error: float | None
-    floor: float
 
 
 @dataclass(frozen=True)

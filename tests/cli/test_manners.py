@@ -20,6 +20,7 @@ ASKED: dict[str, tuple[int, str]] = {  # the exit code, and what it is asked; RU
     "models": (0, ""),
     "targets": (0, ""),
     "show": (0, "RUN"),
+    "report": (0, "RUN"),
     "train": (2, "mobilenet_v1_025 --data nowhere"),
     "prove": (0, "RUN --faults 1"),
     "blame": (0, "RUN"),

@@ -34,8 +34,8 @@ def test_flips_are_weighed_by_the_margin_they_crossed() -> None:
     found = agreement({"logits": got}, sample(reference))
     assert found is not None
     assert found.top1 == 0.75
-    assert [case for case, _ in found.flips] == [2, 5]
-    assert [lead for _, lead in found.flips] == pytest.approx([1.0, 0.05])
+    assert [flip.case for flip in found.flips] == [2, 5]
+    assert [flip.margin for flip in found.flips] == pytest.approx([1.0, 0.05])
 
 
 def test_what_is_no_scores_of_classes_has_no_agreement() -> None:

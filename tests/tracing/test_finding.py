@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from deploytool import plain
-from deploytool.tracing.finding import Blame, examine
+from deploytool.blamed import Blame
+from deploytool.tracing.finding import examine
 from tests.tracing import faults
 from tests.tracing.conftest import MODELS, Runs
 from tests.tracing.faults import Plant

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from deploytool.blamed import Layer
 from deploytool.tracing.known import Known
 from deploytool.tracing.meant import meant
-from deploytool.tracing.strip import Layer
 
 CALLS = ("", "net.conv", "net.bn", "net.relu", "net.shuffle", "net.shuffle", "net.silu", "other.conv", "other.conv")
 

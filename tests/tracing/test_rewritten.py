@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from deploytool import catalog, pipeline
+from deploytool.blamed import Blame
 from deploytool.spec import Job, Tensor
-from deploytool.tracing.finding import Blame, examine
+from deploytool.tracing.finding import examine
 from tests.conftest import QUICK
 from tests.tracing import faults
 

@@ -1,0 +1,53 @@
+"""`deploytool report`: a run's page drawn anew, several runs on one page, JUnit XML, or the schema of report.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploytool import report as reports
+from deploytool.cli import screen
+from deploytool.cli.manners import Outcome
+from deploytool.errors import BadInput
+from deploytool.page import facts, keeping, schema
+
+_FAMILY = Path("artifacts") / "report.html"
+
+
+def report(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="RUN...", help="Folders of runs, or others with a report.json.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The page of several runs.", show_default=str(_FAMILY))
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the checks of one run as JUnit XML.")
+    ] = None,
+    schema_: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of report.json.")] = False,
+) -> Outcome | None:
+    """Writes RUN/report.html, or with several runs one page that has them side by side.
+
+    Examples: deploytool report artifacts/shufflenet_g3 · deploytool report artifacts/shufflenet_g3 artifacts/mixnet_s
+    """
+    if schema_:
+        typer.echo(schema.published(), nl=False)
+        return None
+    homes = tuple(runs or ())
+    if not homes:
+        raise BadInput("there is no run to report on", "name the folder of one: deploytool report artifacts/MODEL")
+    several = len(homes) > 1
+    if junit and several:
+        raise BadInput("--junit takes one run", "write one file for each")
+    if out and not several:
+        raise BadInput("--out is for the page of several runs", "the page of one lies in its folder")
+    if several:
+        from deploytool.page import leaf  # here begin matplotlib and jinja2
+
+        page = leaf.write_family(homes, out or _FAMILY)
+    else:
+        page = keeping.keep(reports.read(facts.find(homes[0])), homes[0], junit)
+    screen.say(screen.answer(), f"Report: {page}")
+    return Outcome({"page": str(page), "junit": str(junit) if junit else None}, str(page))

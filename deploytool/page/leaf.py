@@ -1,0 +1,126 @@
+"""Makes the page: lays facts out by the templates, every text escaped, and leaves one self-contained file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from deploytool import files, targets
+from deploytool.page import (
+    PAGE,
+    choices,
+    engines,
+    family,
+    fronts,
+    pending,
+    pictures,
+    plots,
+    rows,
+    stamp,
+    tiles,
+    timings,
+)
+from deploytool.page import facts as all_facts
+from deploytool.page.canvas import Plot
+from deploytool.page.facts import Facts
+from deploytool.proof import ENGINE, GRAPH
+
+_COVERS = {"tensorrt": "the GPU it was built on", "tensorrt_rtx": "8.0, 8.6, 8.9, 12.0 and later"}
+
+
+def write(home: Path) -> Path:
+    """Draws the page of a run and puts it in the run's folder; raises BadInput if the folder holds no report."""
+    files.publish(home / PAGE, text(all_facts.read(home)).encode())
+    return home / PAGE
+
+
+def write_family(homes: tuple[Path, ...], out: Path) -> Path:
+    """Draws one page of several runs; raises BadInput if one of them holds no report."""
+    runs = [all_facts.read(home) for home in homes]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    compared = family.compare(runs, out.parent)
+    drawn = [
+        fronts.pareto(each.points, each.vertical, at, logarithmic=each.logarithmic) for at, each in compared.fronts
+    ]
+    told = zip((each for _, each in compared.fronts), drawn, strict=True)
+    page = _environment().get_template("family.html").render(compared=compared, fronts=list(told), marks=fronts.marks)
+    files.publish(out, page.encode())
+    return out
+
+
+def text(facts: Facts) -> str:
+    """The page of a run."""
+    report = facts.report
+    strips = list(rows.strips(facts.blame.hops)) if facts.blame else []
+    return (
+        _environment()
+        .get_template("run.html")
+        .render(
+            stamp=stamp.of(facts.home),
+            stamp_name=stamp.NAME,
+            facts=facts,
+            report=report,
+            closing=facts.closing,
+            tone=tiles.tone(facts.closing),
+            tiles=tiles.tiles(facts),
+            broken=list(rows.broken(report)),
+            chain=list(rows.chain(facts)),
+            every=list(rows.every(report)),
+            plots=_plots(facts),
+            strips=[(each, plots.strip(each, at)) for at, each in enumerate(strips)],
+            where=tiles.where(facts),
+            built=tiles.built(facts),
+            speeds=list(timings.speeds(report)),
+            benched=list(timings.benched(facts.bench)) if facts.bench else [],
+            agreements=[(rows.label(hop), hop.agreement, hop.accuracy) for hop in report.hops if hop.agreement],
+            flips=pictures.flips(facts),
+            samples=pictures.samples(facts),
+            pending=pending.pending(facts),
+            engines=list(engines.served(report)),
+            chosen=choices.chosen(report),
+            covers=_COVERS,
+            on_device=targets.ON_DEVICE,
+            not_served=targets.NOT_SERVED,
+            graph=GRAPH,
+            engine=ENGINE,
+        )
+    )
+
+
+def _plots(facts: Facts) -> dict[str, Plot | None]:
+    """Those plots for which there is something to draw, and None for the others."""
+    links, bars = rows.links(facts.report), timings.bars(facts.report)
+    return {
+        "chain": plots.chain(links) if links else None,
+        "speed": plots.speed(bars) if bars else None,
+        **_benched(facts),
+    }
+
+
+def _benched(facts: Facts) -> dict[str, Plot | None]:
+    """Latencies at the smallest batch, and the sweep where there is more than one."""
+    if facts.bench is None or not facts.bench.batches:
+        return {"latencies": None, "sweep": None}
+    batch, series = timings.distributions(facts.bench)
+    several = len(facts.bench.batches) > 1
+    sweep = plots.sweep(timings.rates(facts.bench)) if several else None
+    return {"latencies": plots.latencies(series, f"for a batch of {batch}") if series else None, "sweep": sweep}
+
+
+def _environment() -> Environment:
+    found = Environment(
+        loader=PackageLoader("deploytool.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters |= {
+        "error": rows.error,
+        "megabytes": rows.megabytes,
+        "words": lambda name: name.replace("_", " "),
+        "drawn": lambda plot: Markup(plot.svg),  # our own, its words escaped where it was made
+    }
+    return found

@@ -1,0 +1,49 @@
+"""What a run could not show where it was made, and the commands that show it where the device is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deploytool import targets, verdict
+from deploytool.page.facts import Facts
+from deploytool.page.rows import label
+from deploytool.report import BUILT_NOT_RUN, MEASURED
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that is pending: what, why, where it can be done, and the commands that do it."""
+
+    what: str
+    why: str
+    where: str
+    commands: tuple[str, ...]
+
+
+def pending(facts: Facts) -> tuple[Row, ...]:
+    """Every artifact that was not run, and every target that has no engine yet."""
+    report, pack = facts.report, f"deploytool pack {facts.home}"
+    bundle = f"{facts.home / 'pack' / 'bundle'}"
+    verify = (pack, f"python -m deploytool.device verify {bundle}", f"python -m deploytool.device bench {bundle}")
+    found = []
+    for hop in report.hops:
+        if hop.status == BUILT_NOT_RUN:
+            names = [name for engine in report.engines if engine.file == hop.file for name in _names(facts, hop.file)]
+            found.append(Row(label(hop), hop.status, ", ".join(names) or "the GPU it is for", verify))
+        elif hop.status != MEASURED:
+            found.append(Row(label(hop), hop.status, "a machine that has it", ("deploytool doctor",)))
+    for target in report.targets:
+        if target.verdict == targets.ON_DEVICE:
+            build = (pack, f"python -m deploytool.device build {bundle}")
+            found.append(Row(f"an engine for {target.target}", target.why, target.target, build))
+        elif target.verdict == targets.NOT_SERVED:
+            found.append(Row(f"an engine for {target.target}", target.why, "another machine", ("deploytool targets",)))
+    if (gate := report.gate) and gate.status != MEASURED:
+        again = f"deploytool export {report.model} --trt --min-speedup {gate.min_speedup:g}"
+        found.append(Row(f"the speed of {gate.stage}", gate.status, "the device", (again,)))
+    return tuple(found)
+
+
+def _names(facts: Facts, file: str) -> tuple[str, ...]:
+    (engine,) = (each for each in facts.report.engines if each.file == file)
+    return verdict.serves(engine, facts.report)

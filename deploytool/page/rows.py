@@ -1,0 +1,193 @@
+"""What a page shows of a run, in words and numbers: plain rows, which the templates and the plots only lay out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+from deploytool.blamed import Hop as Blamed
+from deploytool.blamed import Layer
+from deploytool.page.facts import Facts
+from deploytool.report import Check, Hop, Parity, Report, Speed, Tolerance
+
+NONE = "–"
+_AGAIN = {"widened": "as converted", "rounded": "in FP16 arithmetic"}  # the FP16 graph, run in other ways
+_FIGURES = {
+    "max_error": "largest error",
+    "cosine": "cosine",
+    "snr_db": "signal to noise, dB",
+    "top1": "top-1",
+    "top5": "top-5",
+    "bad": "NaN or infinite values",
+}
+_WORST = 5  # layers of a graph that are listed
+
+
+@dataclass(frozen=True)
+class Link:
+    """One artifact in the chain: errors and what is tolerated, in multiples of the noise; `label` is short."""
+
+    label: str
+    truth: float
+    before: float | None
+    allowed: float
+    held: bool
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured artifact: whether its checks hold, and whether none that does is faster and nearer (`front`)."""
+
+    model: str
+    label: str
+    latency: float
+    right: float
+    held: bool
+    front: bool
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The layers of one graph: each one's error in multiples of its noise floor, and in words which is the worst."""
+
+    stage: str
+    multiples: tuple[float | None, ...]
+    worst: str
+    wrong: bool
+    listed: tuple[tuple[str, str, str, str, str, bool], ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure beyond tolerance: what it is, what was found, and what is tolerated."""
+
+    figure: str
+    found: str
+    allowed: str
+
+
+@dataclass(frozen=True)
+class Broken(Figure):
+    """The same, of which artifact and against what."""
+
+    artifact: str
+    against: str
+
+
+def label(hop: Hop) -> str:
+    """The artifact's name, or in which way its FP16 graph was run once more."""
+    again = _AGAIN.get(hop.runner)
+    return f"{hop.stage}, {again}" if again else f"{hop.stage}/{hop.file}"
+
+
+def short(hop: Hop | Speed) -> str:
+    """The same for a plot."""
+    again = {"widened": "as converted", "rounded": "in FP16"}.get(hop.runner)
+    on = f" ({hop.device})" if isinstance(hop, Hop) and hop.device != "cpu" else ""
+    return f"{hop.stage}{', ' if again else ''}{again or ''}{on}"
+
+
+def links(report: Report) -> list[Link]:
+    """The chain, as far as it was measured."""
+    return [_link(hop) for hop in report.hops if hop.checks and hop.noise]
+
+
+def _link(hop: Hop) -> Link:
+    truth, noise = hop.checks[-1], hop.noise or 1.0
+    before = hop.checks[0].parity.max_error / noise if len(hop.checks) > 1 else None
+    held = not any(check.broken for check in hop.checks)
+    return Link(short(hop), truth.parity.max_error / noise, before, truth.tolerance.max_error / noise, held)
+
+
+def chain(facts: Facts) -> Iterator[tuple[str, ...]]:
+    """A row for each hop: artifact, size, errors, the last in units of noise, tolerated, top-1, and the verdict."""
+    for hop in facts.report.hops:
+        size = facts.bytes_of(hop.stage, hop.file)
+        name = (label(hop), "" if hop.runner in _AGAIN else "missing" if size is None else megabytes(size))
+        if not hop.checks:
+            yield (*name, NONE, NONE, NONE, NONE, NONE, hop.status)
+            continue
+        truth = hop.checks[-1]
+        before = error(hop.checks[0].parity.max_error) if len(hop.checks) > 1 else NONE
+        both = (truth.parity.max_error, truth.tolerance.max_error)
+        over, allowed = (times(value / hop.noise) if hop.noise else NONE for value in both)
+        top1 = NONE if truth.parity.top1 is None else f"{truth.parity.top1:.0%}"
+        state = "FAIL" if any(check.broken for check in hop.checks) else "pass"
+        yield (*name, before, error(truth.parity.max_error), over, allowed, top1, state)
+
+
+def every(report: Report) -> Iterator[tuple[str, ...]]:
+    """A row for each check of each hop, with all its figures."""
+    for hop in report.hops:
+        for check in hop.checks:
+            cells = [shown(field.name, getattr(check.parity, field.name)) for field in fields(Parity)]
+            allowed = shown("max_error", check.tolerance.max_error)
+            yield (label(hop), check.against, *cells, allowed, "FAIL" if check.broken else "pass")
+
+
+def broken(report: Report) -> Iterator[Broken]:
+    """Every figure beyond tolerance."""
+    for hop in report.hops:
+        for check in hop.checks:
+            for each in figures(check):
+                yield Broken(each.figure, each.found, each.allowed, label(hop), check.against)
+
+
+def figures(check: Check) -> Iterator[Figure]:
+    """What of a check is beyond tolerance."""
+    for name in check.broken:
+        limit = getattr(check.tolerance, name) if name in Tolerance.__dataclass_fields__ else 0
+        yield Figure(_FIGURES[name], shown(name, getattr(check.parity, name)), shown(name, limit))
+
+
+def shown(figure: str, value: float | None) -> str:
+    """A figure as people read it."""
+    if value is None:
+        return NONE
+    if figure == "max_error":
+        return error(value)
+    if figure in ("top1", "top5"):
+        return f"{value:.0%}"
+    return f"{value:.8f}" if figure == "cosine" else f"{value:.0f}" if figure == "bad" else f"{value:.1f}"
+
+
+def error(value: float) -> str:
+    """An error in two digits; what is no number has none."""
+    return "not finite" if value > 1e300 else f"{value:.1e}"
+
+
+def times(value: float) -> str:
+    """So many times something, in as many digits as matter."""
+    return "beyond all measure" if value > 1e6 else f"{value:,.0f}×" if value >= 100 else f"{value:.1f}×"
+
+
+def megabytes(size: int) -> str:
+    """A size in MB."""
+    return f"{size / 1e6:.1f} MB"
+
+
+def strips(hops: Sequence[Blamed]) -> Iterator[Strip]:
+    """The layers of every graph that blame looked into, the worst of them listed."""
+    for hop in hops:
+        multiples = tuple(_multiple(layer) for layer in hop.layers)
+        judged = [(each, layer) for each, layer in zip(multiples, hop.layers, strict=True) if each is not None]
+        judged.sort(key=lambda pair: -pair[0])
+        listed = tuple(_layer(layer, each) for each, layer in judged[:_WORST])
+        worst = f"{judged[0][1].module or 'the model itself'}, {times(judged[0][0])}" if judged else "none is known"
+        yield Strip(hop.stage, multiples, worst, bool(judged) and judged[0][0] > 1, listed)
+
+
+def _multiple(layer: Layer) -> float | None:
+    return None if layer.error is None else layer.error / layer.floor if layer.floor else float(layer.error > 0) * 1e9
+
+
+def _layer(layer: Layer, multiple: float) -> tuple[str, str, str, str, str, bool]:
+    floor = f"{layer.floor:.1e}"
+    return (
+        layer.module or "the model itself",
+        layer.op,
+        error(layer.error or 0.0),
+        floor,
+        times(multiple),
+        multiple > 1,
+    )

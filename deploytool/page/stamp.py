@@ -1,0 +1,35 @@
+"""Whether a page is still that of what its run holds: then nobody has to draw it again."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+from deploytool import plain
+from deploytool.page import PAGE, facts
+
+NAME = "deploytool-sources"
+_FIRST = 4096  # characters of a page that hold its stamp
+
+
+def of(home: Path) -> str:
+    """One digest of all that the page of a run depends on: what the run holds, and how we draw."""
+    return plain.digest(facts.sources(home), _drawing())
+
+
+def holds(home: Path) -> bool:
+    """Whether the page that lies there bears the stamp it would get now."""
+    try:
+        with (home / PAGE).open(encoding="utf-8") as opened:
+            head = opened.read(_FIRST)
+    except (OSError, UnicodeDecodeError):
+        return False
+    return re.findall(rf'<meta name="{NAME}" content="(\w+)">', head) == [of(home)]
+
+
+@cache
+def _drawing() -> str:
+    """Our own files: another version draws another page."""
+    mine = [path for path in sorted(Path(__file__).parent.rglob("*")) if path.suffix in (".py", ".html", ".css")]
+    return plain.digest([plain.file_digest(path) for path in mine])

@@ -1,0 +1,85 @@
+"""What a page shows of speed: ratios with their intervals, latencies, and what a batch costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from deploytool.page.benched import Benched
+from deploytool.page.rows import NONE, short
+from deploytool.report import MEASURED, NO_VERDICT, Report
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A speed-up and its interval."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values under one label."""
+
+    label: str
+    values: tuple[float, ...]
+
+
+def bars(report: Report) -> list[Bar]:
+    """The speed-ups that were measured, and of which something may be said."""
+    return [
+        Bar(short(speed), speed.ratio, speed.low, speed.high)
+        for speed in report.speeds
+        if speed.ratio is not None and speed.low is not None and speed.high is not None and not refused(speed.verdict)
+    ]
+
+
+def refused(verdict: str | None) -> bool:
+    """Whether a comparison by the clock would say more of the machine than of what was compared."""
+    return (verdict or "").startswith(NO_VERDICT)
+
+
+def speeds(report: Report) -> Iterator[tuple[str, ...]]:
+    """A row for each artifact that was, or was to be, timed."""
+    wrong = {hop.stage for hop in report.hops for check in hop.checks if check.broken}
+    for speed in report.speeds:
+        name = f"{speed.stage}/{speed.file}"
+        if speed.ratio is None:
+            yield (name, NONE, NONE, NONE, NONE, speed.status)
+            continue
+        said = (speed.verdict or MEASURED) + (", but fails its checks" if speed.stage in wrong else "")
+        found = (f"{speed.ratio:.2f}×", f"{speed.low:.2f}–{speed.high:.2f}")
+        shown = (NONE, NONE) if refused(speed.verdict) else found
+        yield (name, f"{speed.latency_ms:.2f} ms", f"{speed.eager_ms:.2f} ms", *shown, said)
+
+
+def distributions(bench: Benched) -> tuple[int, list[Series]]:
+    """The smallest batch, and every way's latencies at it."""
+    least = min(bench.batches, key=lambda each: each.batch)
+    return least.batch, [Series(way.name, way.wall_ms) for way in least.ways]
+
+
+def rates(bench: Benched) -> list[tuple[str, list[tuple[int, float]]]]:
+    """Images a second of every way at every batch, by the median."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for each in sorted(bench.batches, key=lambda one: one.batch):
+        for way in each.ways:
+            found.setdefault(way.name, []).append((each.batch, 1000 * each.batch / way.p50_ms))
+    return list(found.items())
+
+
+def benched(bench: Benched) -> Iterator[tuple[str, ...]]:
+    """A row for each way at each batch."""
+    for each in bench.batches:
+        for way in each.ways:
+            last = NONE if way.p99_ms is None else f"{way.p99_ms:.2f}"
+            cells = (str(each.batch), way.name, way.runner, f"{way.p50_ms:.2f}", f"{way.p90_ms:.2f}", last)
+            ratio = (
+                f"{way.ratio[0]:.2f}× ({way.ratio[1]:.2f}–{way.ratio[2]:.2f})"
+                if way.ratio and not refused(way.verdict)
+                else NONE
+            )
+            yield (*cells, ratio, way.verdict or "the baseline")

@@ -1,0 +1,97 @@
+"""`deploytool report` and what export leaves for people and CI, in fresh processes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree as Xml
+
+import jsonschema
+import pytest
+
+from tests.conftest import Command, modules_of
+from tests.page import variants
+from tests.page.variants import written
+
+MODEL = "mobilenet_v1_cifar"
+QUICK = ("--images", "4", "--seconds", "0.1", "--rewrite", "none")
+
+
+def test_a_run_gets_its_page_its_junit_and_its_json(deploytool: Command, run_copy: Path, tmp_path: Path) -> None:
+    done = deploytool("report", str(run_copy), "--junit", "checks.xml", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == {"page": str(run_copy / "report.html"), "junit": "checks.xml", "error": None}
+    assert "<title>tiny: pass for all that ran here</title>" in (run_copy / "report.html").read_text()
+    assert Xml.parse(tmp_path / "checks.xml").getroot().attrib["failures"] == "0"  # our own file
+
+
+def test_several_runs_get_one_page(deploytool: Command, finished: Path, run_copy: Path, tmp_path: Path) -> None:
+    done = deploytool("report", str(finished), str(run_copy), "--out", "several.html")
+    assert (done.returncode, done.stdout) == (0, "Report: several.html\n")
+    assert "2 runs side by side" in (tmp_path / "several.html").read_text()
+    usual = deploytool("report", str(finished), str(run_copy))
+    assert usual.stdout == "Report: artifacts/report.html\n"
+    assert not (finished / "report.html").exists()
+
+
+def test_the_schema_is_printed(deploytool: Command, finished: Path) -> None:
+    done = deploytool("report", "--schema")
+    assert done.returncode == 0
+    jsonschema.validate(json.loads(variants.at(finished).read_text()), json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ((), "there is no run to report on"),
+        (("nowhere",), "nowhere holds no report"),
+        (("a", "b", "--junit", "x.xml"), "--junit takes one run"),
+        (("a", "--out", "x.html"), "--out is for the page of several runs"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(deploytool: Command, arguments: tuple[str, ...], problem: str) -> None:
+    done = deploytool("report", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"deploytool: {problem}")
+    assert "Traceback" not in done.stderr
+
+
+def test_export_leaves_the_page_also_where_it_fails(deploytool: Command, tmp_path: Path) -> None:
+    done = deploytool("export", MODEL, *QUICK, "--min-speedup", "1000", "--out", "run", "--junit", "checks.xml")
+    assert done.returncode == 4
+    assert "Verdict: too slow." in done.stdout
+    assert "Report: run/report.html" in done.stdout
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f"<title>{MODEL}: too slow</title>" in page
+    assert int(Xml.parse(tmp_path / "checks.xml").getroot().attrib["failures"]) > 0  # our own file
+    before = (tmp_path / "run" / "report.html").stat().st_mtime_ns
+    again = deploytool("export", MODEL, *QUICK, "--min-speedup", "1000", "--out", "run")
+    assert again.returncode == 4
+    assert (tmp_path / "run" / "report.html").stat().st_mtime_ns == before, "nothing changed, nothing is drawn"
+
+
+def test_blame_draws_its_strip_into_the_page(deploytool: Command, run_copy: Path) -> None:
+    done = deploytool("blame", str(run_copy))
+    assert done.returncode == 0, done.stderr
+    assert "plot-strip0-title" in (run_copy / "report.html").read_text()
+    shown = deploytool("show", str(run_copy))
+    assert f"Report: {run_copy / 'report.html'}" in shown.stdout
+
+
+def test_what_blame_found_is_in_the_terminals_verdict_too(deploytool: Command, run_copy: Path) -> None:
+    from tests.page.test_leaf import _blame
+
+    variants.rewrite(run_copy, variants.broken(written(run_copy)))
+    _blame(run_copy, wrong=True)
+    said = deploytool("show", str(run_copy)).stdout
+    assert "Verdict: FAIL. rewrite strays from simplify first in depthwise" in said
+    assert f"Next: make the failure small with: deploytool blame {run_copy} --reduce" in said
+
+
+def test_a_page_that_holds_is_not_drawn_again(run_copy: Path) -> None:
+    drawn = "from pathlib import Path\nfrom deploytool.page import keeping\nfrom deploytool import report\n"
+    drawn += f"run = Path({str(run_copy)!r})\nkeeping.keep(report.read(run / 'validate' / 'report.json'), run)"
+    assert {"matplotlib", "jinja2"} <= modules_of(drawn)
+    assert not {"matplotlib", "jinja2", "torch"} & modules_of(drawn)
+    shutil.rmtree(run_copy)

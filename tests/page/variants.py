@@ -1,0 +1,108 @@
+"""Runs as they may come out, made from a finished one by changing its report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from deploytool import plain, receipt, report
+from deploytool.proof import Missed, Proof
+from deploytool.report import MEASURED, Agreement, Check, Flip, Gate, Hop, Report
+from deploytool.spec import Decision
+from deploytool.targets import NOT_SERVED, ON_DEVICE
+
+HOSTILE = "<script>alert('x')</script>&\"{{ 7 * 7 }}"
+
+
+def at(run: Path) -> Path:
+    return run / "validate" / "report.json"
+
+
+def written(run: Path) -> Report:
+    return report.read(at(run))
+
+
+def rewrite(run: Path, changed: Report) -> Path:
+    """Puts another report in the place of that of a run."""
+    report.write(at(run), changed)
+    return run
+
+
+def broken(sound: Report) -> Report:
+    """The same, the last graph in FP32 being wrong."""
+    return replace(sound, hops=tuple(_worse(hop) if hop.stage == "rewrite" else hop for hop in sound.hops))
+
+
+def _worse(hop: Hop) -> Hop:
+    return replace(hop, checks=tuple(_beyond(check) for check in hop.checks))
+
+
+def _beyond(check: Check) -> Check:
+    far = replace(check.parity, max_error=0.25, snr_db=7.0)
+    return replace(check, parity=far, broken=("max_error", "snr_db"))
+
+
+def slow(sound: Report) -> Report:
+    return replace(sound, gate=Gate(99.0, "rewrite", MEASURED, reached=False))
+
+
+def late(sound: Report) -> Report:
+    return replace(sound, gate=Gate(99.0, "build", "built, not run", reached=False))
+
+
+def weak(sound: Report) -> Report:
+    assert sound.proof is not None
+    missed = (Missed("graph", "bias_dropped", "/stem/Conv_output_0", 0.1, 7.0),)
+    families = tuple(
+        replace(family, power={name: replace(power, missed=1) for name, power in family.power.items()})
+        if family.name == "bias_dropped"
+        else family
+        for family in sound.proof.families
+    )
+    return replace(sound, proof=Proof(families, missed, sound.proof.fresh, (3,)))
+
+
+def flipped(sound: Report) -> Report:
+    """The same on photographs, of which FP16 saw two differently."""
+    seen = Agreement(4, 0.5, 0.15, 0.85, 1.0, (Flip(2, 0.01, 3, 7), Flip(1, 0.001, 5, 2)))
+    hops = tuple(replace(hop, agreement=seen) if hop.stage == "halve" else hop for hop in sound.hops)
+    return replace(sound, hops=hops, data="photographs")
+
+
+def pending(sound: Report) -> Report:
+    asked = (
+        Decision("orin", ON_DEVICE, "TensorRT builds only on the GPU it serves", "8.7", "tensorrt"),
+        Decision("this", NOT_SERVED, "this machine has no CUDA GPU that answers"),
+    )
+    return replace(sound, targets=(*sound.targets, *asked))
+
+
+def hostile(sound: Report) -> Report:
+    """Somebody else's words in every place that takes them."""
+    hops = tuple(replace(hop, file=HOSTILE) for hop in sound.hops)
+    choices = {HOSTILE: HOSTILE, "keep_fp32": [HOSTILE]}
+    return replace(sound, model=HOSTILE, device=HOSTILE, data=HOSTILE, hops=hops, remarks=(HOSTILE,), choices=choices)
+
+
+def bench(run: Path, batches: tuple[int, ...] = (1, 8)) -> None:
+    """Leaves a benchmark of the run's graphs, as `deploytool bench` would."""
+    sealed = receipt.read(run / "halve")
+    assert sealed is not None
+    sweeps = [_sweep(batch) for batch in batches]
+    told = {"schema": "deploytool.bench/1", "machine": "a CPU", "threads": 2, "baseline": "eager", "sweeps": sweeps}
+    told["files"] = {"halve/graph.onnx": sealed.files["graph.onnx"]}
+    (run / "bench.json").write_text(json.dumps(plain.encode(told)), encoding="utf-8")
+
+
+def _sweep(batch: int) -> dict[str, object]:
+    rows = [_row(name, speed * batch) for name, speed in (("eager", 4.0), ("halve", 2.0))]
+    rows.append({**_row("build", 1.0), "latency": None, "ratio": None})
+    return {"batch": batch, "rounds": 20, "conditions": {"uneven": None if batch == 1 else "it was busy"}, "rows": rows}
+
+
+def _row(name: str, middle: float) -> dict[str, object]:
+    taken = [middle * (1 + 0.01 * (turn % 7)) for turn in range(20)]
+    latency = {"p50_ms": middle, "p90_ms": middle * 1.1, "p99_ms": None, "wall_ms": taken}
+    ratio = None if name == "eager" else {"value": 2.0, "low": 1.9, "high": 2.1}
+    return {"name": name, "runner": "onnxruntime", "latency": latency, "ratio": ratio, "verdict": "faster"}

@@ -1,0 +1,43 @@
+"""What blame leaves beside a run is read back for these very graphs, and for no others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deploytool import blamed
+from deploytool.blamed import Blame, Finding, Hop, Layer
+
+LAYER = Layer("stem", "t", "/stem/Conv", "Conv", 1.0, 0.1)
+BLAME = Blame((Hop("translate", (), (LAYER,)),), (0, 1), Finding("translate", "eager", "stem", False, LAYER, None))
+
+
+def test_what_was_found_is_read_back(run_copy: Path) -> None:
+    assert blamed.read(run_copy) is None
+    blamed.write(run_copy, blamed._graphs(run_copy), BLAME)
+    assert blamed.read(run_copy) == BLAME
+    assert set(blamed._graphs(run_copy)) == {"translate", "simplify", "rewrite", "halve"}
+
+
+def test_what_was_found_in_other_graphs_is_not(run_copy: Path) -> None:
+    blamed.write(run_copy, {**blamed._graphs(run_copy), "halve": "0" * 64}, BLAME)
+    assert blamed.read(run_copy) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "deploytool.blame/0", "graphs": {}, "blame": null}'])
+def test_anything_else_is_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / blamed.FILE).write_text(text)
+    assert blamed.read(tmp_path) is None
+
+
+def test_it_is_written_whole_or_not_at_all(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blamed.write(run_copy, blamed._graphs(run_copy), BLAME)
+
+    def fails(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(KeyboardInterrupt):
+        blamed.write(run_copy, {}, BLAME)
+    assert blamed.read(run_copy) == BLAME
