@@ -17,7 +17,7 @@ from deploytool.golden import Arrays, Floor, Noise
 from deploytool.report import Check, Parity, Tolerance
 
 COARSEST = 1e-2  # beyond one percent of the largest output, decisions with a clear margin could fall otherwise
-ROOM32 = Floor(max_error=16.0, rms=6.0)  # times the noise
+ROOM32 = Floor(max_error=16.0, rms=4.0)  # times the noise
 ROOM16 = Floor(max_error=4.0, rms=3.0)
 _ONCE32, _ONCE16 = Floor(2.0**-24, 2.0**-26), Floor(2.0**-11, 2.0**-13)  # rounded once: no noise counts for less
 _FAINT = 0.1  # of the loudest case: fainter ones are held to an error of that size, or their noise would rule
