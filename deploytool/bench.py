@@ -119,11 +119,14 @@ def read(run: Path) -> Bench:
         raise BadInput(f"{path} is no benchmark of this version", "`deploytool bench` makes one") from error
 
 
-def current(run: Path, bench: Bench) -> bool:
-    """Whether the files that were measured still lie in the run as they were."""
-    return all(
-        (run / name).is_file() and plain.file_digest(run / name) == digest for name, digest in bench.files.items()
-    )
+def found(run: Path) -> Bench | None:
+    """What was measured of the files that the run has now; None if nobody did, or of other files."""
+    try:
+        kept = read(run)
+    except BadInput:
+        return None
+    now = all((run / name).is_file() and plain.file_digest(run / name) == sha256 for name, sha256 in kept.files.items())
+    return kept if now and kept.schema == SCHEMA else None
 
 
 def gate(wanted: float | None, sweeps: Sequence[Sweep], shipped: Sequence[str]) -> Gate | None:

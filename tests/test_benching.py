@@ -178,9 +178,9 @@ def test_the_file_says_what_was_found_while_its_subjects_last(run_copy: Path, kn
     assert bench.write(run_copy, found) == run_copy / "bench.json"
     assert bench.read(run_copy) == found
     assert isinstance(found, Bench)
-    assert bench.current(run_copy, found)
+    assert bench.found(run_copy) == found
     (run_copy / "rewrite" / "graph.onnx").write_bytes(b"another")
-    assert not bench.current(run_copy, found)
+    assert bench.found(run_copy) is None
     (run_copy / "bench.json").write_text(json.dumps({"schema": "another"}))
     with pytest.raises(BadInput, match="no benchmark of this version"):
         bench.read(run_copy)

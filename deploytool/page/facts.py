@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploytool import blamed, golden, plain, receipt, report, verdict
+from deploytool import bench, blamed, golden, plain, receipt, report, verdict
 from deploytool.artifact import Kind
+from deploytool.bench import Bench
 from deploytool.blamed import Blame
 from deploytool.errors import BadInput
-from deploytool.page import benched
-from deploytool.page.benched import Benched
 from deploytool.receipt import Receipt
 from deploytool.report import Report
 from deploytool.verdict import Closing
@@ -39,7 +38,7 @@ class Facts:
     receipts: tuple[Receipt, ...]
     origin: Origin
     blame: Blame | None
-    bench: Benched | None
+    bench: Bench | None
 
     @property
     def golden(self) -> Path:
@@ -67,12 +66,12 @@ def read(home: Path) -> Facts:
     receipts = tuple(each for each in sealed if each is not None)
     blame = blamed.read(home)
     closing = verdict.closing(written, home, blame.finding if blame else None)
-    return Facts(home, written, closing, _ordered(receipts), _origin(receipts), blame, benched.read(home))
+    return Facts(home, written, closing, _ordered(receipts), _origin(receipts), blame, bench.found(home))
 
 
 def sources(home: Path) -> str:
     """One digest of all that a page of this run is made from."""
-    beside = (home / blamed.FILE, home / benched.FILE, *home.glob(f"*/{receipt.FILE}"))
+    beside = (home / blamed.FILE, home / bench.FILE, *home.glob(f"*/{receipt.FILE}"))
     read_ = [path for path in (find(home), *sorted(beside)) if path.is_file()]
     return plain.digest(str(home), {path.relative_to(home).as_posix(): plain.file_digest(path) for path in read_})
 

@@ -101,10 +101,10 @@ def _plots(facts: Facts) -> dict[str, Plot | None]:
 
 def _benched(facts: Facts) -> dict[str, Plot | None]:
     """Latencies at the smallest batch, and the sweep where there is more than one."""
-    if facts.bench is None or not facts.bench.batches:
+    if facts.bench is None or not facts.bench.sweeps:
         return {"latencies": None, "sweep": None}
     batch, series = timings.distributions(facts.bench)
-    several = len(facts.bench.batches) > 1
+    several = len(facts.bench.sweeps) > 1
     sweep = plots.sweep(timings.rates(facts.bench)) if several else None
     return {"latencies": plots.latencies(series, f"for a batch of {batch}") if series else None, "sweep": sweep}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from deploytool.page.benched import Benched
+from deploytool.bench import Bench
 from deploytool.page.rows import NONE, short
 from deploytool.report import MEASURED, NO_VERDICT, Report
 
@@ -56,30 +56,31 @@ def speeds(report: Report) -> Iterator[tuple[str, ...]]:
         yield (name, f"{speed.latency_ms:.2f} ms", f"{speed.eager_ms:.2f} ms", *shown, said)
 
 
-def distributions(bench: Benched) -> tuple[int, list[Series]]:
+def distributions(found: Bench) -> tuple[int, list[Series]]:
     """The smallest batch, and every way's latencies at it."""
-    least = min(bench.batches, key=lambda each: each.batch)
-    return least.batch, [Series(way.name, way.wall_ms) for way in least.ways]
+    least = min(found.sweeps, key=lambda each: each.batch)
+    return least.batch, [Series(row.name, row.latency.wall_ms) for row in least.rows if row.latency]
 
 
-def rates(bench: Benched) -> list[tuple[str, list[tuple[int, float]]]]:
+def rates(found: Bench) -> list[tuple[str, list[tuple[int, float]]]]:
     """Images a second of every way at every batch, by the median."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for each in sorted(bench.batches, key=lambda one: one.batch):
-        for way in each.ways:
-            found.setdefault(way.name, []).append((each.batch, 1000 * each.batch / way.p50_ms))
-    return list(found.items())
+    told: dict[str, list[tuple[int, float]]] = {}
+    for sweep in sorted(found.sweeps, key=lambda one: one.batch):
+        for row in sweep.rows:
+            if row.latency:
+                told.setdefault(row.name, []).append((sweep.batch, 1000 * sweep.batch / row.latency.p50_ms))
+    return list(told.items())
 
 
-def benched(bench: Benched) -> Iterator[tuple[str, ...]]:
+def benched(found: Bench) -> Iterator[tuple[str, ...]]:
     """A row for each way at each batch."""
-    for each in bench.batches:
-        for way in each.ways:
-            last = NONE if way.p99_ms is None else f"{way.p99_ms:.2f}"
-            cells = (str(each.batch), way.name, way.runner, f"{way.p50_ms:.2f}", f"{way.p90_ms:.2f}", last)
-            ratio = (
-                f"{way.ratio[0]:.2f}× ({way.ratio[1]:.2f}–{way.ratio[2]:.2f})"
-                if way.ratio and not refused(way.verdict)
-                else NONE
-            )
-            yield (*cells, ratio, way.verdict or "the baseline")
+    for sweep in found.sweeps:
+        for row in sweep.rows:
+            if (timed := row.latency) is None:
+                continue
+            last = NONE if timed.p99_ms is None else f"{timed.p99_ms:.2f}"
+            cells = (str(sweep.batch), row.name, row.runner, f"{timed.p50_ms:.2f}", f"{timed.p90_ms:.2f}", last)
+            ratio = NONE
+            if row.ratio and not refused(row.verdict):
+                ratio = f"{row.ratio.value:.2f}× ({row.ratio.low:.2f}–{row.ratio.high:.2f})"
+            yield (*cells, ratio, row.verdict or "the baseline")

@@ -24,7 +24,7 @@ def test_a_run_is_timed_beside_eager(deploytool: Command, run_copy: Path) -> Non
     assert len(drawn) == 6
     assert all(len(line) <= 80 for line in drawn)
     found = bench.read(run_copy)
-    assert bench.current(run_copy, found)
+    assert bench.found(run_copy) == found
     assert (found.threads, [sweep.batch for sweep in found.sweeps]) == (1, [1, 2])
 
 

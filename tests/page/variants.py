@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
-from deploytool import plain, receipt, report
+from deploytool import bench as benching
+from deploytool import report
 from deploytool.proof import Missed, Proof
 from deploytool.report import MEASURED, Agreement, Check, Flip, Gate, Hop, Report
 from deploytool.spec import Decision
 from deploytool.targets import NOT_SERVED, ON_DEVICE
+from tests.benched import benchmark
 
 HOSTILE = "<script>alert('x')</script>&\"{{ 7 * 7 }}"
 
@@ -87,22 +88,4 @@ def hostile(sound: Report) -> Report:
 
 def bench(run: Path, batches: tuple[int, ...] = (1, 8)) -> None:
     """Leaves a benchmark of the run's graphs, as `deploytool bench` would."""
-    sealed = receipt.read(run / "halve")
-    assert sealed is not None
-    sweeps = [_sweep(batch) for batch in batches]
-    told = {"schema": "deploytool.bench/1", "machine": "a CPU", "threads": 2, "baseline": "eager", "sweeps": sweeps}
-    told["files"] = {"halve/graph.onnx": sealed.files["graph.onnx"]}
-    (run / "bench.json").write_text(json.dumps(plain.encode(told)), encoding="utf-8")
-
-
-def _sweep(batch: int) -> dict[str, object]:
-    rows = [_row(name, speed * batch) for name, speed in (("eager", 4.0), ("halve", 2.0))]
-    rows.append({**_row("build", 1.0), "latency": None, "ratio": None})
-    return {"batch": batch, "rounds": 20, "conditions": {"uneven": None if batch == 1 else "it was busy"}, "rows": rows}
-
-
-def _row(name: str, middle: float) -> dict[str, object]:
-    taken = [middle * (1 + 0.01 * (turn % 7)) for turn in range(20)]
-    latency = {"p50_ms": middle, "p90_ms": middle * 1.1, "p99_ms": None, "wall_ms": taken}
-    ratio = None if name == "eager" else {"value": 2.0, "low": 1.9, "high": 2.1}
-    return {"name": name, "runner": "onnxruntime", "latency": latency, "ratio": ratio, "verdict": "faster"}
+    benching.write(run, benchmark(run, batches))

@@ -1,0 +1,40 @@
+"""A benchmark of a run, made up: the eager model, an FP16 graph twice as fast, and an engine that was not run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deploytool import plain
+from deploytool.bench import SCHEMA, Bench, Latency, Row, Sweep
+from deploytool.measure.conditions import Conditions
+from deploytool.measure.latency import Ratio
+
+MACHINE = "One CPU (2 threads)"
+
+
+def benchmark(run: Path, batches: tuple[int, ...] = (1, 8)) -> Bench:
+    """Of the run's FP16 graph; at every batch but 1 the machine was too uneven for a verdict."""
+    files = {"halve/graph.onnx": plain.file_digest(run / "halve" / "graph.onnx")}
+    sweeps = tuple(_sweep(batch) for batch in batches)
+    return Bench(SCHEMA, "tiny", "cpu", MACHINE, 2, 1.0, "eager", sweeps, None, files, {})
+
+
+def _sweep(batch: int) -> Sweep:
+    uneven = None if batch == 1 else "it was busy"
+    conditions = Conditions(2, 2, 0.1, 0.0, 1.0, 1.1, 1.0, (), (), uneven)
+    rows = (
+        Row("eager", "", "eager", "measured", _latency(4.0 * batch, uneven)),
+        Row(
+            *("halve", "graph.onnx", "onnxruntime", "measured"),
+            latency=_latency(2.0 * batch, uneven),
+            ratio=Ratio(2.0, 1.9, 2.1),
+            verdict="faster" if batch == 1 else "no verdict (the machine was too uneven: it was busy)",
+        ),
+        Row("build", "engine.plan", "tensorrt_rtx", "built, not run"),
+    )
+    return Sweep(batch, 20, conditions, Ratio(1.0, 0.99, 1.01), rows)
+
+
+def _latency(middle_ms: float, uneven: str | None) -> Latency:
+    taken = tuple(middle_ms * (1 + 0.01 * (turn % 7)) for turn in range(20))
+    return Latency(middle_ms, 1.5 * middle_ms, None if uneven else 2.5 * middle_ms, middle_ms, 0.0, taken)
