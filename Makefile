@@ -11,6 +11,7 @@ BIN := .venv/bin
 
 demo: .venv/ready
 	$(BIN)/deploytool export shufflenet_g3 --trt
+	$(BIN)/deploytool report artifacts/shufflenet_g3 --open
 
 test: .venv/ready
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not sweep'

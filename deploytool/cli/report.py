@@ -26,6 +26,7 @@ def report(
     junit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the checks of one run as JUnit XML.")
     ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show the page in a browser, where there is a screen.")] = False,
     schema_: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of report.json.")] = False,
 ) -> Outcome | None:
     """Writes RUN/report.html, or with several runs one page that has them side by side.
@@ -50,4 +51,6 @@ def report(
     else:
         page = keeping.keep(reports.read(facts.find(homes[0])), homes[0], junit)
     screen.say(screen.answer(), f"Report: {page}")
+    if open_ and not screen.shows(page):
+        screen.note("there is no screen or no browser here: open that file where there is one")
     return Outcome({"page": str(page), "junit": str(junit) if junit else None}, str(page))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import textwrap
+import webbrowser
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -193,6 +195,12 @@ def listen() -> None:
     log.setLevel(logging.DEBUG)
     log.propagate = False
     log.handlers = [Details()]
+
+
+def shows(page: Path) -> bool:
+    """Opens a page in a browser with windows; False where there is none."""
+    windows = sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    return windows and webbrowser.open(page.resolve().as_uri())
 
 
 def processors() -> int:

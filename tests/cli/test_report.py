@@ -35,6 +35,18 @@ def test_several_runs_get_one_page(deploytool: Command, finished: Path, run_copy
     assert not (finished / "report.html").exists()
 
 
+def test_a_page_is_opened_where_there_is_a_screen(deploytool: Command, run_copy: Path, tmp_path: Path) -> None:
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
+    browser.chmod(0o755)
+    done = deploytool("report", str(run_copy), "--open", DISPLAY=":7", BROWSER=f"{browser} %s")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "opened").read_text().strip() == (run_copy / "report.html").as_uri()
+    blind = deploytool("report", str(run_copy), "--open", DISPLAY="", WAYLAND_DISPLAY="", BROWSER=f"{browser} %s")
+    assert blind.returncode == 0
+    assert "there is no screen" in blind.stderr
+
+
 def test_the_schema_is_printed(deploytool: Command, finished: Path) -> None:
     done = deploytool("report", "--schema")
     assert done.returncode == 0
