@@ -199,8 +199,8 @@ def listen() -> None:
 
 def shows(page: Path) -> bool:
     """Opens a page in a browser with windows; False where there is none."""
-    windows = sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
-    return windows and webbrowser.open(page.resolve().as_uri())
+    displays = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return bool(displays or sys.platform in ("darwin", "win32")) and webbrowser.open(page.resolve().as_uri())
 
 
 def processors() -> int:
