@@ -34,6 +34,12 @@ Key = Annotated[
     Path | None,
     typer.Option("--require-signature", metavar="FILE", help="The public key that must have signed it."),
 ]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        "--for", metavar="TARGET", help="Leave out the engines for other targets.", autocompletion=completing.target
+    ),
+]
 Ca = Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates (PEM) of who vouches for the server.")]
 
 
@@ -119,15 +125,7 @@ def pull(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A new folder.", show_default="named after the address")
     ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            "--for",
-            metavar="TARGET",
-            help="Leave out the engines for other targets.",
-            autocompletion=completing.target,
-        ),
-    ] = None,
+    target: Target = None,
     seal: _Seal = None,
     key: Key = None,
     near: Annotated[

@@ -9,8 +9,8 @@ import typer
 
 from deploytool import bundle, only
 from deploytool.bundle import Manifest
-from deploytool.cli import completing, screen
-from deploytool.cli.device import Ca, Key
+from deploytool.cli import screen
+from deploytool.cli.device import Ca, Key, Target
 from deploytool.cli.manners import Outcome
 from deploytool.errors import BadInput
 from deploytool.shipping import archive, logins, places, registry, shipment
@@ -51,15 +51,7 @@ def push(
 def ship(
     folder: _Bundle,
     to: Annotated[str, typer.Argument(metavar="USER@DEVICE:/ROOT", help="Where bundles are installed there.")],
-    target: Annotated[
-        str | None,
-        typer.Option(
-            "--for",
-            metavar="TARGET",
-            help="Leave out the engines for other targets.",
-            autocompletion=completing.target,
-        ),
-    ] = None,
+    target: Target = None,
     key: Key = None,
     install: Annotated[bool, typer.Option(help="Install it there, if deploytool is there.")] = True,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Of ssh.")] = None,

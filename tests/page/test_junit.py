@@ -64,19 +64,7 @@ def test_a_case_for_every_check_and_what_is_pending_is_skipped(finished: Path) -
     assert len(proof) == sum(len(family.power) for family in report.proof.families)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda sound: sound,
-        variants.broken,
-        variants.slow,
-        variants.late,
-        variants.weak,
-        variants.flipped,
-        variants.pending,
-        overflowing,
-    ],
-)
+@pytest.mark.parametrize("change", [*variants.ENDINGS, overflowing])
 def test_it_fails_where_the_verdict_does(finished: Path, change: Change) -> None:
     report = change(written(finished))
     root = well_formed(junit.text(report))

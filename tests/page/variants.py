@@ -89,3 +89,6 @@ def hostile(sound: Report) -> Report:
 def bench(run: Path, batches: tuple[int, ...] = (1, 8)) -> None:
     """Leaves a benchmark of the run's graphs, as `deploytool bench` would."""
     benching.write(run, benchmark(run, batches))
+
+
+ENDINGS = (lambda sound: sound, broken, slow, late, weak, flipped, pending)
