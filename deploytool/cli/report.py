@@ -11,7 +11,7 @@ from deploytool import report as reports
 from deploytool.cli import screen
 from deploytool.cli.manners import Outcome
 from deploytool.errors import BadInput
-from deploytool.page import facts, keeping, schema
+from deploytool.page import brought, facts, keeping, schema
 
 _FAMILY = Path("artifacts") / "report.html"
 
@@ -25,6 +25,12 @@ def report(
     ] = None,
     junit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the checks of one run as JUnit XML.")
+    ] = None,
+    device: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="What `verify` or `bench` printed on a device with --json: one run keeps it."
+        ),
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Show the page in a browser, where there is a screen.")] = False,
     schema_: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of report.json.")] = False,
@@ -42,6 +48,8 @@ def report(
     several = len(homes) > 1
     if junit and several:
         raise BadInput("--junit takes one run", "write one file for each")
+    if device and several:
+        raise BadInput("--device is for one run", "name the run whose bundle the device ran")
     if out and not several:
         raise BadInput("--out is for the page of several runs", "the page of one lies in its folder")
     if several:
@@ -49,6 +57,8 @@ def report(
 
         page = leaf.write_family(homes, out or _FAMILY)
     else:
+        for document in device or ():
+            brought.keep(homes[0], document)
         page = keeping.keep(reports.read(facts.find(homes[0])), homes[0], junit)
     screen.say(screen.answer(), f"Report: {page}")
     if open_ and not screen.shows(page):

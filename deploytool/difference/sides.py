@@ -126,20 +126,28 @@ def _sizes(manifest: Manifest) -> dict[str, Value]:
     return {**graphs, **engines, "all files": Value(float(sum(file.size for file in bundle.every(manifest))))}
 
 
-def _device(path: Path, data: object) -> Side:
-    """What `verify` or `bench` printed with --json where the bundle is, saved to a file."""
+def brought(path: Path) -> Verified:
+    """What `verify` or `bench` printed with --json on a device, saved to a file; raises BadInput if it is not that."""
+    return _verified(path, _document(path))
+
+
+def _verified(path: Path, data: object) -> Verified:
     try:
         shown = data["result"] if isinstance(data, Mapping) else None
         if shown is None:
             raise ValueError("it holds no result")
-        found = plain.decode(Verified, shown)
-        facts = {
-            **_identity(found.name, found.sequence, found.digest, found.seal),
-            "machine": found.machine,
-            "serves": found.tier or "nothing",
-            **{f"{each.tier} {each.file}".strip(): each.status for each in found.tried},
-        }
-        figures = sorted_by_quantity(of_tried(found.tried))
+        return plain.decode(Verified, shown)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadInput(f"{path} is not what a device prints", "save what verify or bench print with --json") from error
-    return Side(DEVICE, str(path), found.name, found.machine, facts, figures)
+
+
+def _device(path: Path, data: object) -> Side:
+    """What a device brought home."""
+    found = _verified(path, data)
+    facts = {
+        **_identity(found.name, found.sequence, found.digest, found.seal),
+        "machine": found.machine,
+        "serves": found.tier or "nothing",
+        **{f"{each.tier} {each.file}".strip(): each.status for each in found.tried},
+    }
+    return Side(DEVICE, str(path), found.name, found.machine, facts, sorted_by_quantity(of_tried(found.tried)))

@@ -9,7 +9,9 @@ from deploytool import bench, blamed, golden, plain, receipt, report, verdict
 from deploytool.artifact import Kind
 from deploytool.bench import Bench
 from deploytool.blamed import Blame
+from deploytool.device.verify import Verified
 from deploytool.errors import BadInput
+from deploytool.page import brought
 from deploytool.receipt import Receipt
 from deploytool.report import Report
 from deploytool.verdict import Closing
@@ -30,7 +32,10 @@ class Origin:
 
 @dataclass(frozen=True)
 class Facts:
-    """A run as it lies in its folder; `blame` and `bench` are None unless somebody made them, of these very files."""
+    """A run as it lies in its folder; `blame` and `bench` are None unless somebody made them, of these very files.
+
+    `devices` is what came back from those that ran its bundle.
+    """
 
     home: Path
     report: Report
@@ -39,6 +44,7 @@ class Facts:
     origin: Origin
     blame: Blame | None
     bench: Bench | None
+    devices: tuple[Verified, ...] = ()
 
     @property
     def golden(self) -> Path:
@@ -66,12 +72,15 @@ def read(home: Path) -> Facts:
     receipts = tuple(each for each in sealed if each is not None)
     blame = blamed.read(home)
     closing = verdict.closing(written, home, blame.finding if blame else None)
-    return Facts(home, written, closing, _ordered(receipts), _origin(receipts), blame, bench.found(home))
+    return Facts(
+        home, written, closing, _ordered(receipts), _origin(receipts), blame, bench.found(home), brought.read(home)
+    )
 
 
 def sources(home: Path) -> str:
     """One digest of all that a page of this run is made from."""
-    beside = (home / blamed.FILE, home / bench.FILE, *home.glob(f"*/{receipt.FILE}"))
+    left = (home / blamed.FILE, home / bench.FILE, *brought.kept(home))
+    beside = (*left, *home.glob(f"*/{receipt.FILE}"))
     read_ = [path for path in (find(home), *sorted(beside)) if path.is_file()]
     return plain.digest(str(home), {path.relative_to(home).as_posix(): plain.file_digest(path) for path in read_})
 

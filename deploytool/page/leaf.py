@@ -10,6 +10,7 @@ from markupsafe import Markup
 from deploytool import files, targets
 from deploytool.page import (
     PAGE,
+    brought,
     choices,
     engines,
     family,
@@ -78,6 +79,7 @@ def text(facts: Facts) -> str:
             flips=pictures.flips(facts),
             samples=pictures.samples(facts),
             pending=pending.pending(facts),
+            brought=list(brought.rows(facts.devices)),
             engines=list(engines.served(report)),
             chosen=choices.chosen(report),
             covers=_COVERS,

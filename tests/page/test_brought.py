@@ -1,0 +1,69 @@
+"""What a device brought home is kept with the run whose bundle it ran, and shown on its page."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deploytool import bundle, plain, report
+from deploytool.device.probe import Trial, Tried
+from deploytool.device.verify import Verified
+from deploytool.device.worker import Trial
+from deploytool.errors import BadInput
+from deploytool.page import brought, facts, leaf, stamp
+from tests.page import variants
+
+
+@pytest.fixture
+def home(run_copy: Path, packed: Path) -> Path:
+    """A run with its bundle."""
+    shutil.copytree(packed, run_copy / "pack" / "bundle")
+    return run_copy
+
+
+def document(home: Path, place: Path, machine: str = "Jetson Orin <8>") -> Path:
+    """What a device prints: its engine worked, ONNX Runtime's CUDA did not."""
+    check = next(hop for hop in variants.written(home).hops if hop.stage == "halve").checks[-1]
+    seal = bundle.seal(home / "pack" / "bundle")
+    tried = (
+        Tried("ORT CUDA", "halve.onnx", "skipped: no such provider"),
+        Tried("engine", "engine.plan", "works", Trial(check, 1.25, 1.5, 100, 1)),
+    )
+    found = Verified("bundle", "tiny", seal, "0" * 64, 1, machine, (), tried, "engine")
+    place.write_text(plain.text({"result": found, "error": None}))
+    return place
+
+
+def test_a_result_stands_on_the_page(home: Path, tmp_path: Path) -> None:
+    leaf.write(home)
+    kept = brought.keep(home, document(home, tmp_path / "orin.json"))
+    assert kept == home / "devices" / "Jetson_Orin_8.json"
+    assert not stamp.holds(home)
+    text = leaf.text(facts.read(home))
+    assert "Brought home from devices" in text
+    assert "Jetson Orin &lt;8&gt;" in text
+    assert "1.25 ms" in text
+    assert "works, and serves" in text
+    assert "skipped: no such provider" in text
+
+
+def test_a_newer_result_of_a_machine_takes_the_place_of_the_older(home: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        brought.keep(home, document(home, tmp_path / "orin.json"))
+    brought.keep(home, document(home, tmp_path / "other.json", machine="RTX 4090"))
+    assert [found.machine for found in brought.read(home)] == ["Jetson Orin <8>", "RTX 4090"]
+
+
+def test_a_result_of_another_bundle_is_refused(home: Path, tmp_path: Path) -> None:
+    told = document(home, tmp_path / "orin.json")
+    brought.keep(home, told)
+    manifest = home / "pack" / "bundle" / bundle.MANIFEST
+    manifest.write_text(manifest.read_text() + " ")
+    assert brought.read(home) == ()
+    with pytest.raises(BadInput, match="is about another bundle"):
+        brought.keep(home, told)
+    with pytest.raises(BadInput, match="is not what a device prints"):
+        brought.keep(home, home / "validate" / "report.json")
+    assert report.read(home / "validate" / "report.json")
