@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploytool import bundle, plain, report
-from deploytool.device.probe import Trial, Tried
+from deploytool.device.probe import Tried
 from deploytool.device.verify import Verified
 from deploytool.device.worker import Trial
 from deploytool.errors import BadInput
