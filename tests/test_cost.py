@@ -41,7 +41,7 @@ def test_show_prints_them(deploytool: Command) -> None:
     said = deploytool("show", "--cost", "mobilenet_v1_cifar").stdout
     assert "46,354,432 multiply-accumulates" in said
     assert "blocks.0.0.conv_dw" in said
-    layers = json.loads(deploytool("show", "--cost", "mobilenet_v1_cifar", "--json").stdout)
+    layers = json.loads(deploytool("show", "--cost", "mobilenet_v1_cifar", "--json").stdout)["layers"]
     assert sum(layer["macs"] for layer in layers) == 46_354_432
     refused = deploytool("show", "--cost", "mobilnet_v1")
     assert refused.returncode == 2

@@ -162,7 +162,7 @@ def test_a_call_gives_a_run_with_typed_fields(tmp_path: Path) -> None:
         assert path is not None
         assert path.exists()
     assert (run.onnx, run.fp16) == (tmp_path / "run/rewrite/graph.onnx", tmp_path / "run/halve/graph.onnx")
-    assert run.report_html is None
+    assert run.report_html == tmp_path / "run/report.html"
     with pytest.raises(dataclasses.FrozenInstanceError):
         run.error = None  # type: ignore[misc]  # which mypy would not let pass either
     again = deploytool.export(

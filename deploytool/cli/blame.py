@@ -14,7 +14,6 @@ from deploytool.blamed import Finding, Hop, Layer
 from deploytool.cli import screen, stop
 from deploytool.cli.manners import Outcome
 from deploytool.errors import BadInput, ParityFailed
-from deploytool.page import keeping
 from deploytool.receipt import Receipt
 
 if TYPE_CHECKING:
@@ -55,6 +54,7 @@ def blame(
         raise BadInput(f"{run} holds no run with a graph", "give a folder that `deploytool export` made")
 
     from deploytool import canaries
+    from deploytool.page import keeping
     from deploytool.tracing import finding, pack, reduce  # here begins torch
 
     wanted = verdict.tolerated(report.read(kept[Kind.REPORT])) if Kind.REPORT in kept else {}

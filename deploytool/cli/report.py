@@ -11,7 +11,6 @@ from deploytool import report as reports
 from deploytool.cli import screen
 from deploytool.cli.manners import Outcome
 from deploytool.errors import BadInput
-from deploytool.page import brought, facts, keeping, schema
 
 _FAMILY = Path("artifacts") / "report.html"
 
@@ -20,7 +19,7 @@ def report(
     runs: Annotated[
         list[Path] | None, typer.Argument(metavar="RUN...", help="Folders of runs, or others with a report.json.")
     ] = None,
-    out: Annotated[
+    page: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The page of several runs.", show_default=str(_FAMILY))
     ] = None,
     junit: Annotated[
@@ -39,6 +38,8 @@ def report(
 
     Examples: deploytool report artifacts/shufflenet_g3 · deploytool report artifacts/shufflenet_g3 artifacts/mixnet_s
     """
+    from deploytool.page import brought, facts, keeping, schema  # here begins numpy
+
     if schema_:
         typer.echo(schema.published(), nl=False)
         return None
@@ -50,17 +51,17 @@ def report(
         raise BadInput("--junit takes one run", "write one file for each")
     if device and several:
         raise BadInput("--device is for one run", "name the run whose bundle the device ran")
-    if out and not several:
-        raise BadInput("--out is for the page of several runs", "the page of one lies in its folder")
+    if page and not several:
+        raise BadInput("--page is for the page of several runs", "the page of one lies in its folder")
     if several:
         from deploytool.page import leaf  # here begin matplotlib and jinja2
 
-        page = leaf.write_family(homes, out or _FAMILY)
+        written = leaf.write_family(homes, page or _FAMILY)
     else:
         for document in device or ():
             brought.keep(homes[0], document)
-        page = keeping.keep(reports.read(facts.find(homes[0])), homes[0], junit)
-    screen.say(screen.answer(), f"Report: {page}")
-    if open_ and not screen.shows(page):
+        written = keeping.keep(reports.read(facts.find(homes[0])), homes[0], junit)
+    screen.say(screen.answer(), f"Report: {written}")
+    if open_ and not screen.shows(written):
         screen.note("there is no screen or no browser here: open that file where there is one")
-    return Outcome({"page": str(page), "junit": str(junit) if junit else None}, str(page))
+    return Outcome({"page": str(written), "junit": str(junit) if junit else None}, str(written))

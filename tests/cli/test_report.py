@@ -27,7 +27,7 @@ def test_a_run_gets_its_page_its_junit_and_its_json(deploytool: Command, run_cop
 
 
 def test_several_runs_get_one_page(deploytool: Command, finished: Path, run_copy: Path, tmp_path: Path) -> None:
-    done = deploytool("report", str(finished), str(run_copy), "--out", "several.html")
+    done = deploytool("report", str(finished), str(run_copy), "--page", "several.html")
     assert (done.returncode, done.stdout) == (0, "Report: several.html\n")
     assert "2 runs side by side" in (tmp_path / "several.html").read_text()
     usual = deploytool("report", str(finished), str(run_copy))
@@ -59,7 +59,7 @@ def test_the_schema_is_printed(deploytool: Command, finished: Path) -> None:
         ((), "there is no run to report on"),
         (("nowhere",), "nowhere holds no report"),
         (("a", "b", "--junit", "x.xml"), "--junit takes one run"),
-        (("a", "--out", "x.html"), "--out is for the page of several runs"),
+        (("a", "--page", "x.html"), "--page is for the page of several runs"),
     ],
 )
 def test_bad_input_gets_one_clear_line(deploytool: Command, arguments: tuple[str, ...], problem: str) -> None:
