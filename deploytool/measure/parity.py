@@ -18,7 +18,7 @@ from deploytool.report import Check, Parity, Tolerance
 
 COARSEST = 1e-2  # beyond one percent of the largest output, decisions with a clear margin could fall otherwise
 ROOM32 = Floor(max_error=16.0, rms=4.0)  # times the noise
-ROOM16 = Floor(max_error=4.0, rms=3.0)
+ROOM16 = Floor(max_error=4.0, rms=4.0)
 _ONCE32, _ONCE16 = Floor(2.0**-24, 2.0**-26), Floor(2.0**-11, 2.0**-13)  # rounded once: no noise counts for less
 _FAINT = 0.1  # of the loudest case: fainter ones are held to an error of that size, or their noise would rule
 _UNEVEN = 3.0  # one case may err that much more than all of them together
@@ -46,9 +46,8 @@ def tolerances(noise: Noise, wanted: Mapping[str, float]) -> Tolerances:
 
 def _tolerance(noise: Floor, room: Floor, least: Floor, wanted: float | None) -> Tolerance:
     largest = room.max_error * max(noise.max_error, least.max_error)
-    rms = room.rms * max(noise.rms, least.rms)
     most = min(largest, COARSEST) if wanted is None else wanted
-    rms = min(rms, COARSEST) if wanted is None else rms * wanted / largest
+    rms = room.rms * max(noise.rms, least.rms) * (1.0 if wanted is None else wanted / largest)
     return Tolerance(most, 1 - (_UNEVEN * rms) ** 2 / 2, -20 * float(np.log10(rms)), top1=1.0, top5=1.0)
 
 
