@@ -47,13 +47,9 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.noise": "torch",
     "deploytool.proving": "onnx, PIL through samples",
     "deploytool.speeds": "torch, through backends",
-    "deploytool.page.canvas": "matplotlib",
-    "deploytool.page.fronts": "matplotlib, through canvas",
-    "deploytool.page.leaf": "jinja2",
-    "deploytool.page.pictures": "PIL",
-    "deploytool.page.plots": "matplotlib, through canvas",
     "deploytool.precision": "onnx",
     "deploytool.rehearsal": "onnx",
+    "deploytool.road": "PIL, through page",
     "deploytool.samples": "PIL, through images",
     "deploytool.measure.corners": "PIL, through samples",
     "deploytool.measure.trial": "PIL, through corners",
@@ -75,7 +71,11 @@ HEAVY_ROOMS = (  # whole folders that live on torch, or on onnx
     *("deploytool.checkpoints", "deploytool.faults", "deploytool.graphs", "deploytool.rewrites"),
     *("deploytool.tracing", "deploytool.training"),
 )
-PICTURE_ROOMS = ("deploytool.device", "deploytool.difference")  # they need pillow, through images, and nothing heavier
+PICTURE_ROOMS = (
+    "deploytool.device",
+    "deploytool.difference",
+    "deploytool.page",
+)  # they need pillow, through images, and nothing heavier
 
 
 def nodes(path: Path) -> Iterator[ast.AST]:
@@ -198,7 +198,7 @@ for name in {names!r}:
 print(json.dumps(failed))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    known = (*HEAVY_ROOMS, *PICTURE_ROOMS)
+    known = (*HEAVY_ROOMS, *PICTURE_ROOMS, PAGE_ROOM)
     assert {name for name in json.loads(done.stdout) if not name.startswith(known)} == set(ADDRESSES)
 
 
