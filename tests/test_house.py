@@ -71,11 +71,8 @@ HEAVY_ROOMS = (  # whole folders that live on torch, or on onnx
     *("deploytool.checkpoints", "deploytool.faults", "deploytool.graphs", "deploytool.rewrites"),
     *("deploytool.tracing", "deploytool.training"),
 )
-PICTURE_ROOMS = (
-    "deploytool.device",
-    "deploytool.difference",
-    "deploytool.page",
-)  # they need pillow, through images, and nothing heavier
+PICTURE_ROOMS = ("deploytool.device", "deploytool.difference")  # they need pillow, through images, and nothing heavier
+PAGE_ROOM = "deploytool.page"  # needs matplotlib and jinja2, and pillow
 
 
 def nodes(path: Path) -> Iterator[ast.AST]:
