@@ -16,6 +16,7 @@ Milliseconds = npt.NDArray[np.float64]
 
 FEWEST, MOST = 7, 200
 _UNTIMED = 2  # rounds that come first, however long the warm-up
+_REST_SECONDS = 0.005  # after which threads that spin where they have nothing to do have gone to sleep
 _TASKS = Path("/proc/self/task")
 
 
@@ -29,13 +30,21 @@ def queued() -> float:
     return waited / 1e9
 
 
+def _rest() -> None:
+    time.sleep(_REST_SECONDS)
+
+
 @dataclass(frozen=True)
 class Clocks:
-    """Seconds: by the wall, of processor time of all threads of this process, and that these waited for a processor."""
+    """Seconds: by the wall, of processor time of all threads of this process, and that these waited for a processor.
+
+    `rest` lets the threads of one call come to rest before the next, which would have to wait for their processors.
+    """
 
     wall: Callable[[], float] = time.perf_counter
     cpu: Callable[[], float] = time.process_time
     queued: Callable[[], float] = queued
+    rest: Callable[[], None] = _rest
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,7 @@ def _warm_up(calls: Mapping[str, Callable[[], object]], seconds: float, clocks: 
     while rounds < _UNTIMED or clocks.wall() - begun < seconds:
         before = clocks.wall()
         for call in calls.values():
+            clocks.rest()
             call()
         rounds, last = rounds + 1, clocks.wall() - before
         if last <= 0:
@@ -92,6 +102,7 @@ def _warm_up(calls: Mapping[str, Callable[[], object]], seconds: float, clocks: 
 
 def _timed(call: Callable[[], object], clocks: Clocks) -> tuple[float, float, float]:
     """Milliseconds of one call; the wall clock is read last before it and first after it."""
+    clocks.rest()
     queue, cpu, wall = clocks.queued(), clocks.cpu(), clocks.wall()
     call()
     wall, cpu, queue = clocks.wall() - wall, clocks.cpu() - cpu, clocks.queued() - queue

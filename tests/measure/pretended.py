@@ -17,7 +17,7 @@ class Machine:
         self.speed = 1.0
 
     def clocks(self) -> Clocks:
-        return Clocks(lambda: self.wall, lambda: self.cpu, lambda: self.queued)
+        return Clocks(lambda: self.wall, lambda: self.cpu, lambda: self.queued, lambda: None)
 
     def work(self, seconds: float, *, threads: int = 1, waited: float = 0.0, name: str = "") -> Callable[[], str]:
         """Work for `seconds` on each of `threads`, which stand in a queue for `waited` seconds meanwhile."""

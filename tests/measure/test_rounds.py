@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_the_warm_up_lasts_as_long_as_it_should() -> None:
 
 
 def test_a_clock_that_stands_still_ends_all_the_same() -> None:
-    still = Clocks(lambda: 0.0, lambda: 0.0, lambda: 0.0)
+    still = Clocks(lambda: 0.0, lambda: 0.0, lambda: 0.0, lambda: None)
     taken = rounds.record({"one": lambda: None}, 1.0, clocks=still, warm_up_seconds=5.0)
     assert len(taken["one"].wall_ms) == rounds.MOST
 
@@ -71,3 +72,12 @@ def test_outliers_are_kept() -> None:
 
 def test_threads_that_wait_are_counted_or_nothing_is() -> None:
     assert rounds.queued() >= 0.0
+
+
+def test_threads_come_to_rest_before_every_call() -> None:
+    """A library's threads that still spin after its own call would keep the next one from its processors."""
+    told: list[str] = []
+    clocks = Clocks(rest=lambda: told.append("rest"))
+    rounds.record({name: partial(told.append, name) for name in ("a", "b")}, 0.01, clocks=clocks, most=8)
+    assert told[::2] == ["rest"] * (len(told) // 2)
+    assert set(told[1::2]) == {"a", "b"}
