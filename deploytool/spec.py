@@ -134,7 +134,7 @@ class Options:
     tolerance: Mapping[str, float] = field(default_factory=dict)
     faults: int = 1
     min_speedup: float | None = None
-    seconds: float = 1.0
+    seconds: float = 3.0
     sequence: int = 1
 
 
