@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,6 +55,23 @@ def finished(tmp_path_factory: pytest.TempPathFactory, with_engine: Options) -> 
     made = list(pipeline.run(Job(TINY, with_engine), targets.ROAD, home))
     assert [artifact.kind for artifact in made][-1] is Kind.REPORT
     return home
+
+
+@pytest.fixture(autouse=True)
+def left_alone(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The test that changes the finished run fails, not the ones that come after it."""
+    if "finished" not in request.fixturenames:
+        yield
+        return
+    home: Path = request.getfixturevalue("finished")
+    before = _state(home)
+    yield
+    assert _state(home) == before, f"{home} is shared by all tests: use run_copy"
+
+
+def _state(home: Path) -> set[tuple[Path, int, int]]:
+    """Every file below a folder, with its size in bytes and the time it was last changed."""
+    return {(path, path.stat().st_size, path.stat().st_mtime_ns) for path in home.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="session")

@@ -156,14 +156,14 @@ def test_photographs_become_the_golden_images(deploytool: Command, tmp_path: Pat
 def test_folders_of_classes_give_an_accuracy(deploytool: Command, tmp_path: Path) -> None:
     for label, picture in enumerate(photographs().values()):
         (tmp_path / "classes" / f"{label:03}").mkdir(parents=True)
-        for number in range(3):
+        for number in range(5):
             part = picture[40 * number : 40 * number + 200, 60 * number : 60 * number + 300]
             Image.fromarray(part).save(tmp_path / "classes" / f"{label:03}" / f"{number}.png")
     (tmp_path / "net.py").write_text(NET)
     done = deploytool("export", "net.py:make", "--data", "classes", *SMALL)
-    assert done.returncode in (0, 6), done.stderr  # six photographs may be too few for a proof
+    assert (done.returncode, done.stderr) == (0, "")
     sample = golden.read(tmp_path / "artifacts" / "net_make" / "record" / "golden.npz")
-    assert sample.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert sample.labels.tolist() == [0] * 5 + [1] * 5
     right = float((sample.reference["logits"].argmax(axis=1) == sample.labels).mean())
     for hop in measured(tmp_path / "artifacts" / "net_make"):
         assert hop.accuracy is not None

@@ -9,7 +9,7 @@ from deploytool.difference.quantities import QUANTITIES
 
 PLACES = ("halve/graph.onnx", "halve/graph.onnx as converted", "rewrite/graph.onnx", "ORT CPU")
 NUMBERS = draw.floats(1e-6, 1e6, allow_nan=False)
-SHARES = draw.floats(0.0, 1.0)
+SHARES = draw.integers(0, 1000).map(lambda right: right / 1000)  # of a thousand images
 
 
 @draw.composite

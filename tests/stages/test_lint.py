@@ -103,9 +103,9 @@ def test_a_fault_at_a_canary_fails_it_by_name(copied: Path, tmp_path: Path, stag
 
 
 def test_a_fault_that_the_outputs_hide_is_seen_at_the_canaries(copied: Path, tmp_path: Path) -> None:
-    """A kernel flipped in one bottleneck: behind the pool, its error is within what FP16 may have."""
+    """A padding moved in one bottleneck: behind the pool, its error is half of what FP16 may have."""
     graph = copied / "halve" / "graph.onnx"
-    faults.plant(graph, graph, "Conv", 2, faults.flip_kernel)
+    faults.plant(graph, graph, "Conv", 2, faults.move_padding)
     validate.make(Job(C2F, QUICK), tmp_path / "report.json", shelf(copied))
     failed = verdict.broken(report.read(tmp_path / "report.json"))
     expected = {f"halve against canary {name}" for name in CANARIES} | {
