@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import NodeProto
@@ -178,3 +178,24 @@ def window(convs: Sequence[Convolution]) -> Window | str:
     if min(pads) < 0:
         return "the padding would be negative"
     return Window((rows[0], columns[0]), pads, tuple(zip(rows[3], columns[3], strict=True)))
+
+
+def stack(convs: Sequence[Convolution], group: int) -> Convolution | str:
+    """One convolution, in `group` groups, that makes the results of several, in their order; or why there is none."""
+    fit = window(convs)
+    if isinstance(fit, str):
+        return fit
+    return replace(
+        convs[0],
+        weight=np.concatenate([fit.embed(conv, place) for conv, place in zip(convs, fit.places, strict=True)]),
+        bias=np.concatenate([conv.bias for conv in convs]),
+        group=group,
+        pads=fit.pads,
+        dilations=(1, 1),
+    )
+
+
+def rows(conv: Convolution, begin: int, end: int) -> Convolution:
+    """The convolution that makes only some of the channels; it has one group, or is depthwise."""
+    group = end - begin if conv.is_depthwise() else 1
+    return replace(conv, weight=conv.weight[begin:end], bias=conv.bias[begin:end], group=group)

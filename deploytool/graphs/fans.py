@@ -104,16 +104,23 @@ def _words(draft: Draft, tail: tuple[NodeProto, ...]) -> str:
 
 
 def close(draft: Draft, fan: Fan, merged: Convolution) -> NodeProto:
-    """Puts one convolution in the place of a fan, and what was done to each branch behind it; the convolution's node.
+    """Puts one convolution in the place of a fan, behind it what was done to each branch; the convolution's node."""
+    conv = convolution.write(draft, merged, fan.source, joined(fan), fan.concat)
+    draft.replace(fan.nodes, [conv, *tail(draft, fan, conv)])
+    return conv
 
-    What the Concat made keeps its name, for it keeps its values.
-    """
-    tail = fan.tails[0]
-    new = [convolution.write(draft, merged, fan.source, "" if tail else fan.concat.output[0], fan.concat)]
-    for place, node in enumerate(tail):
-        makes = fan.concat.output[0] if place == len(tail) - 1 else ""
+
+def joined(fan: Fan) -> str:
+    """The name of what the branches make together: the Concat's own, which keeps its values, unless a tail follows."""
+    return "" if fan.tails[0] else str(fan.concat.output[0])
+
+
+def tail(draft: Draft, fan: Fan, before: NodeProto) -> list[NodeProto]:
+    """What was done to each branch, done once to what a node has made of them all."""
+    new, nodes = [before], fan.tails[0]
+    for node in nodes:
+        makes = fan.concat.output[0] if node is nodes[-1] else ""
         reads = [new[-1].output[0], *node.input[1:]]
         # called after the fan, for it stands for the ends of all branches
         new.append(draft.node(node.op_type, fan.concat, reads, makes, **attributes(node)))
-    draft.replace(fan.nodes, new)
-    return new[0]
+    return new[1:]

@@ -30,15 +30,16 @@ class Rewrite(Protocol):
 
 _FOLDED = ("fold_batch_norm", "pool_globally")
 _GROUPED = (*_FOLDED, "absorb_shuffle", "merge_mixed_depthwise", "group_split_pointwise", "densify_split_pointwise")
-_DENSE = (*_FOLDED, "merge_mixed_depthwise", "densify_split_pointwise", "add_instead_of_concat", "absorb_shuffle")
+_UNSPLIT = (*_FOLDED, "densify_split_pointwise")
+_JOINED = ("merge_mixed_depthwise", "add_instead_of_concat", "absorb_shuffle")
 
 # A recipe is a sequence of rewrites; which is the fastest differs from runtime to runtime, so it is measured.
 RECIPES: Mapping[str, tuple[str, ...]] = {
     "plain": (),
     "folded": (*_FOLDED, "absorb_shuffle"),  # none of these ever adds work
     "grouped": (*_GROUPED, "gather_shuffle"),
-    "dense": _DENSE,
-    "parted": (*_DENSE, "part_shuffled"),
+    "dense": (*_UNSPLIT, *_JOINED),
+    "parted": (*_UNSPLIT, "part_mixed_depthwise", *_JOINED, "part_shuffled"),
     "fewest": (*_GROUPED, "merge_siblings", "densify_shuffled"),
 }
 PLAIN = "plain"

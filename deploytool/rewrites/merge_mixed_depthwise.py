@@ -7,14 +7,9 @@ places with padding p is the same as one of K places with padding P that has it 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
-
 from deploytool.graphs import convolution
-from deploytool.graphs.convolution import Convolution
 from deploytool.graphs.draft import Draft
-from deploytool.graphs.fans import Fan, close, fans
+from deploytool.graphs.fans import close, fans
 from deploytool.rewrites import Outcome
 
 
@@ -25,24 +20,9 @@ def apply(draft: Draft) -> Outcome:
         if isinstance(fan, str):
             passed.append(fan)
         elif fan.split is not None and all(conv.is_depthwise() for conv in fan.branches):
-            merged = _merged(fan)
+            merged = convolution.stack(fan.branches, sum(conv.group for conv in fan.branches))
             if isinstance(merged, str):
                 passed.append(f"{fan.concat.name}: {merged}")
             else:
                 fired.append(close(draft, fan, merged).name)
     return Outcome(tuple(fired), tuple(passed) if fired or passed else ("no Split ends in depthwise convolutions",))
-
-
-def _merged(fan: Fan) -> Convolution | str:
-    """The one convolution that does the work of all, or why there is none."""
-    fit = convolution.window(fan.branches)
-    if isinstance(fit, str):
-        return fit
-    return replace(
-        fan.branches[0],
-        weight=np.concatenate([fit.embed(conv, place) for conv, place in zip(fan.branches, fit.places, strict=True)]),
-        bias=np.concatenate([conv.bias for conv in fan.branches]),
-        group=sum(conv.group for conv in fan.branches),
-        pads=fit.pads,
-        dilations=(1, 1),
-    )

@@ -7,10 +7,6 @@ that wait for launches, not for arithmetic.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
-
 from deploytool.graphs import convolution
 from deploytool.graphs.convolution import Convolution
 from deploytool.graphs.draft import Draft
@@ -37,13 +33,4 @@ def _merged(fan: Fan) -> Convolution | str:
     """The one convolution that does the work of all, or why there is none."""
     if any(conv.group > 1 for conv in fan.branches):
         return "the convolutions are grouped"
-    fit = convolution.window(fan.branches)
-    if isinstance(fit, str):
-        return fit
-    return replace(
-        fan.branches[0],
-        weight=np.concatenate([fit.embed(conv, place) for conv, place in zip(fan.branches, fit.places, strict=True)]),
-        bias=np.concatenate([conv.bias for conv in fan.branches]),
-        pads=fit.pads,
-        dilations=(1, 1),
-    )
+    return convolution.stack(fan.branches, 1)
