@@ -92,10 +92,8 @@ def test_blame_draws_its_strip_into_the_page(deploytool: Command, run_copy: Path
 
 
 def test_what_blame_found_is_in_the_terminals_verdict_too(deploytool: Command, run_copy: Path) -> None:
-    from tests.page.test_leaf import _blame
-
     variants.rewrite(run_copy, variants.broken(written(run_copy)))
-    _blame(run_copy, wrong=True)
+    variants.blame(run_copy, wrong=True)
     said = deploytool("show", str(run_copy)).stdout
     assert "Verdict: FAIL. rewrite strays from simplify first in depthwise" in said
     assert f"Next: make the failure small with: deploytool blame {run_copy} --reduce" in said

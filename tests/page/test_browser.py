@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page
 
 from deploytool.page import PAGE, leaf
 from tests.page import variants
-from tests.page.test_leaf import SECTIONS, _blame
+from tests.page.reading import SECTIONS
 from tests.page.variants import written
 
 PHONE, DESK, PAPER = (360, 740), (1280, 800), (688, 970)  # the last is A4 less its margins, in CSS pixels
@@ -62,7 +62,7 @@ def rich(failing: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A failing run with all that a page can show."""
     run = Path(shutil.copytree(failing, tmp_path_factory.mktemp("rich") / "tiny"))
     variants.bench(run)
-    _blame(run, wrong=True)
+    variants.blame(run, wrong=True)
     return variants.rewrite(run, variants.pending(variants.flipped(written(run))))
 
 

@@ -12,7 +12,7 @@ from deploytool.page.facts import Facts
 from deploytool.page.rows import Point
 from deploytool.report import MEASURED, Speed
 from tests.page import variants
-from tests.page.test_leaf import Reader
+from tests.page.reading import Reader
 from tests.page.variants import written
 
 

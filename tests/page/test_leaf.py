@@ -7,65 +7,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from html import unescape
-from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
-from deploytool import blamed, report, verdict
+from deploytool import report, verdict
 from deploytool.cli import summary
-from deploytool.errors import BadInput
 from deploytool.page import PAGE, facts, leaf
 from deploytool.report import Report
 from tests.conftest import modules_of
 from tests.page import variants
+from tests.page.reading import SECTIONS, Reader, ids, read
 from tests.page.variants import HOSTILE, written
 
 Change = Callable[[Report], Report]
-SECTIONS = ["chain", "layers", "speed", "engines", "proof", "images", "pending", "provenance"]
-VOID = {"meta", "link", "img", "br", "hr", "input", "path", "use"}
-
-
-class Reader(HTMLParser):
-    """What a page holds: its tags with their attributes, and its text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.feed(page)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-
-def read(home: Path) -> Reader:
-    return Reader(leaf.text(facts.read(home)))
-
-
-def ids(page: Reader) -> list[str]:
-    return [attributes["id"] for _, attributes in page.tags if "id" in attributes]
 
 
 @pytest.mark.parametrize("change", [*variants.ENDINGS, variants.hostile])
@@ -109,47 +65,6 @@ def test_a_planted_fault_stands_at_the_top(failing: Path) -> None:
     assert f"deploytool blame {failing}" in top
 
 
-def test_what_blame_found_is_where_it_failed(run_copy: Path) -> None:
-    variants.rewrite(run_copy, variants.broken(written(run_copy)))
-    _blame(run_copy, wrong=True)
-    page = read(run_copy)
-    assert "rewrite strays from simplify first in depthwise, seen at Conv /depthwise/Conv" in page.text
-    assert f"deploytool blame {run_copy} --reduce" in page.text
-    assert "plot-strip0-title" in ids(page)
-
-
-def test_without_blame_the_page_says_how_to_get_the_strip(finished: Path) -> None:
-    page = read(finished)
-    assert "plot-strip0-title" not in ids(page)
-    assert f"deploytool blame {finished}" in page.text
-
-
-def test_blame_of_other_graphs_is_not_shown(run_copy: Path) -> None:
-    _blame(run_copy, wrong=True)
-    kept = run_copy / blamed.FILE
-    kept.write_text(kept.read_text().replace(blamed._graphs(run_copy)["halve"], "0" * 64))
-    assert "plot-strip0-title" not in ids(read(run_copy))
-
-
-def test_bench_is_shown_while_its_files_are_those_of_the_run(run_copy: Path) -> None:
-    variants.bench(run_copy)
-    page = read(run_copy)
-    assert {"plot-latencies-title", "plot-sweep-title", "bench-table"} <= set(ids(page))
-    assert "At batch 8 the machine was too uneven to compare by the clock: it was busy" in page.text
-    variants.bench(run_copy, batches=(4,))
-    assert "plot-sweep-title" not in ids(read(run_copy))
-    (run_copy / "halve" / "graph.onnx").write_bytes(b"another")
-    page = read(run_copy)
-    assert "plot-latencies-title" not in ids(page)
-    assert f"deploytool bench {run_copy}" in page.text
-
-
-@pytest.mark.parametrize("kept", ["", "{}", "[1]", '{"sweeps": 3, "files": {}}', '{"sweeps": [{}], "files": {}}'])
-def test_a_bench_that_cannot_be_read_is_none(run_copy: Path, kept: str) -> None:
-    (run_copy / "bench.json").write_text(kept)
-    assert "bench-table" not in ids(read(run_copy))
-
-
 def test_flips_are_shown_with_their_pictures(run_copy: Path) -> None:
     page = read(variants.rewrite(run_copy, variants.flipped(written(run_copy))))
     pictures = [attributes for tag, attributes in page.tags if tag == "img"]
@@ -185,7 +100,7 @@ def test_the_page_of_a_run_in_a_folder_with_such_a_name(run_copy: Path) -> None:
 
 def test_ids_are_unique_and_what_is_pointed_to_is_there(run_copy: Path) -> None:
     variants.bench(run_copy)
-    _blame(run_copy, wrong=False)
+    variants.blame(run_copy, wrong=False)
     page = read(variants.rewrite(run_copy, variants.broken(variants.flipped(written(run_copy)))))
     found = ids(page)
     assert len(set(found)) == len(found)
@@ -225,28 +140,6 @@ def test_colours_are_those_of_the_page(finished: Path) -> None:
     assert not named, "these do not change with light and dark"
 
 
-def test_a_run_that_lost_its_golden_images_still_has_a_page(run_copy: Path) -> None:
-    (run_copy / "record" / "golden.npz").write_bytes(b"rotten")
-    assert "Provenance" in read(run_copy).text
-    (run_copy / "record" / "golden.npz").unlink()
-    assert "Provenance" in read(run_copy).text
-
-
-def test_a_report_alone_is_enough(finished: Path, tmp_path: Path) -> None:
-    (tmp_path / "report.json").write_bytes(variants.at(finished).read_bytes())
-    page = read(tmp_path)
-    assert "pass for all that ran here" in page.text
-    assert "missing" in page.text
-
-
-def test_no_report_is_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="holds no report"):
-        leaf.write(tmp_path)
-    (tmp_path / "report.json").write_text('{"schema": "deploytool.report/1"}')
-    with pytest.raises(BadInput, match="no report of this version"):
-        leaf.write(tmp_path)
-
-
 def test_it_is_written_whole_or_not_at_all(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run_copy / PAGE).write_text("before")
 
@@ -281,17 +174,6 @@ def test_facts_schema_and_junit_need_no_drawing() -> None:
     found = modules_of("from deploytool.page import facts, junit, schema, stamp, tiles")
     assert not {"matplotlib", "jinja2", "torch", "onnx"} & found
     assert not {"torch", "onnx", "onnxruntime"} & modules_of("from deploytool.page import leaf")
-
-
-def _blame(run: Path, *, wrong: bool) -> None:
-    """Leaves what blame might have found."""
-    layer = blamed.Layer(
-        "depthwise", "/depthwise/Conv_output_0", "/depthwise/Conv", "Conv", 0.5 if wrong else 1e-9, 1e-6
-    )
-    unknown = blamed.Layer("", "t", "n", "Sigmoid", None, 1e-6)
-    finding = blamed.Finding("rewrite", "simplify", "depthwise", lost=False, layer=layer, before=None)
-    hops = tuple(blamed.Hop(stage, (), (layer, unknown)) for stage in ("simplify", "rewrite"))
-    blamed.write(run, blamed._graphs(run), blamed.Blame(hops, (0, 1), finding if wrong else None))
 
 
 def test_unescaping_gives_back_what_was_written(run_copy: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deploytool import bench as benching
-from deploytool import report
+from deploytool import blamed, report
 from deploytool.proof import Missed, Proof
 from deploytool.report import MEASURED, Agreement, Check, Flip, Gate, Hop, Report
 from deploytool.spec import Decision
@@ -89,6 +89,17 @@ def hostile(sound: Report) -> Report:
 def bench(run: Path, batches: tuple[int, ...] = (1, 8)) -> None:
     """Leaves a benchmark of the run's graphs, as `deploytool bench` would."""
     benching.write(run, benchmark(run, batches))
+
+
+def blame(run: Path, *, wrong: bool) -> None:
+    """Leaves what blame might have found."""
+    layer = blamed.Layer(
+        "depthwise", "/depthwise/Conv_output_0", "/depthwise/Conv", "Conv", 0.5 if wrong else 1e-9, 1e-6
+    )
+    unknown = blamed.Layer("", "t", "n", "Sigmoid", None, 1e-6)
+    finding = blamed.Finding("rewrite", "simplify", "depthwise", lost=False, layer=layer, before=None)
+    hops = tuple(blamed.Hop(stage, (), (layer, unknown)) for stage in ("simplify", "rewrite"))
+    blamed.write(run, blamed._graphs(run), blamed.Blame(hops, (0, 1), finding if wrong else None))
 
 
 ENDINGS = (lambda sound: sound, broken, slow, late, weak, flipped, pending)
