@@ -32,6 +32,7 @@ lint: .venv/ready
 bench: .venv/bench
 	$(BIN)/python tests/bench/toolchain.py
 	$(BIN)/python -m tests.bench.peers --compile --out tests/bench/peers.md
+	$(BIN)/python -m tests.bench.gpu --out tests/bench/gpu.md
 
 bench-rewrites: .venv/ready
 	$(BIN)/python tests/bench/rewrites.py
