@@ -47,7 +47,7 @@ def tolerances(noise: Noise, wanted: Mapping[str, float]) -> Tolerances:
 def _tolerance(noise: Floor, room: Floor, least: Floor, wanted: float | None) -> Tolerance:
     largest = room.max_error * max(noise.max_error, least.max_error)
     most = min(largest, COARSEST) if wanted is None else wanted
-    rms = room.rms * max(noise.rms, least.rms) * (1.0 if wanted is None else wanted / largest)
+    rms = room.rms * max(noise.rms, least.rms) * most / largest
     return Tolerance(most, 1 - (_UNEVEN * rms) ** 2 / 2, -20 * float(np.log10(rms)), top1=1.0, top5=1.0)
 
 
