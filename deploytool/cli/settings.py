@@ -55,18 +55,22 @@ def find(named: Path | None) -> Settings | None:
 
 def _read(file: Path) -> Settings | None:
     """What a file says; None if it is a pyproject.toml that says nothing to us."""
-    text = file.read_text(encoding="utf-8")
-    if file.name == SHARED and "tool.deploytool" not in text and "[tool]" not in text:
+    raw = file.read_bytes()
+    if file.name == SHARED and b"tool.deploytool" not in raw and b"[tool]" not in raw:
         return None
     if tomllib is None:
         raise MissingBackend(f"{file} cannot be read: that takes Python 3.11", "take the file away, or another Python")
     try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        content: Any = tomllib.loads(raw.decode())
+    except ValueError as error:  # no TOML, or no UTF-8
         raise BadInput(f"{file} is no TOML: {error}", "mend that line") from error
     if file.name == SHARED:
-        tables = content.get("tool", {}).get("deploytool")
-        return None if tables is None else Settings(file, tables)
+        tool = content.get("tool")
+        content = tool.get("deploytool") if isinstance(tool, Mapping) else None
+    if content is None:
+        return None
+    if not isinstance(content, Mapping):
+        raise BadInput(f"{file}: tool.deploytool is no table", "write [tool.deploytool.export], and its options below")
     return Settings(file, content)
 
 

@@ -87,6 +87,22 @@ def test_what_makes_no_sense_gets_one_clear_line(
     assert len(done.stderr.splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    ("raw", "problem"),
+    [
+        (b"[tool]\ndeploytool = 3\n", "tool.deploytool is no table"),
+        (b"[tool]\n# \xff\n", "is no TOML"),
+        (b"# tool.deploytool\ntool = 3\n", None),
+    ],
+)
+def test_a_shared_file_that_is_odd(deploytool: Command, tmp_path: Path, raw: bytes, problem: str | None) -> None:
+    (tmp_path / "pyproject.toml").write_bytes(raw)
+    done = deploytool("models", "--quiet")
+    assert done.returncode == (2 if problem else 0)
+    assert (problem or "") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_table_of_another_command_is_checked_by_that_one(deploytool: Command, tmp_path: Path) -> None:
     (tmp_path / "deploytool.toml").write_text('[models]\nquiet = true\n[train]\ndata = "pictures"\nflip = false\n')
     assert deploytool("models").stdout == f"{len(json.loads(deploytool('models', '--json').stdout)['models'])} models\n"
