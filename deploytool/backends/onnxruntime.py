@@ -15,6 +15,14 @@ from deploytool.errors import MissingBackend, StageFailed
 _PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _SETTINGS = {"cpu": {}, "cuda": {"use_tf32": "0"}, "tensorrt": {"trt_fp16_enable": "1"}}  # on CUDA, FP32 means FP32
 _BESIDE = {"cpu": (), "cuda": (), "tensorrt": ("cuda",)}  # CUDA takes the nodes that TensorRT leaves
+_CPU = _PROVIDER["cpu"]
+_OF_SHAPES = frozenset(
+    (
+        *("Shape", "Size", "Gather", "Slice", "Concat", "Split", "Squeeze", "Unsqueeze", "Cast", "Range", "Reshape"),
+        *("ConstantOfShape", "Expand", "Where", "Equal", "Less", "Greater", "Not", "Min", "Max", "ReduceProd"),
+        *("Add", "Sub", "Mul", "Div", "Mod", "Neg", "Floor", "Ceil", "Round", "Identity", "Constant"),
+    )
+)  # ONNX Runtime itself leaves to the CPU what works on shapes; of tensors, a GPU has a kernel for each of these
 _FATAL = 4  # log severity: ONNX Runtime prints lesser messages on stderr by itself, the exception says enough
 
 
@@ -51,7 +59,9 @@ def _session(path: Path | bytes, device: str, threads: int = 0) -> ort.Inference
         raise _lost(device, f"this build of it has no {_PROVIDER[device]}")
     if device != "cpu":
         ort.preload_dlls()
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        told = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")  # from 1.24 on
+        key = "session.record_ep_graph_assignment_info" if told else "session.disable_cpu_ep_fallback"
+        options.add_session_config_entry(key, "1")
     wanted = [(_PROVIDER[each], _SETTINGS[each]) for each in (device, *_BESIDE[device])]
     try:
         session = ort.InferenceSession(path, options, providers=wanted)
@@ -62,7 +72,16 @@ def _session(path: Path | bytes, device: str, threads: int = 0) -> ort.Inference
         raise _lost(device, str(error)) from error
     if session.get_providers()[0] != _PROVIDER[device]:
         raise _lost(device, f"it fell back to {session.get_providers()[0]}")
+    if device != "cpu" and told and (left := _left_to_cpu(session)):
+        raise _lost(device, f"it leaves {len(left)} nodes to the CPU, {left[0]} among them")
     return session
+
+
+def _left_to_cpu(session: ort.InferenceSession) -> list[str]:
+    """The nodes that the CPU computes though they are no work on shapes, each with its operator."""
+    parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == _CPU]
+    nodes = [node for part in parts for node in part.get_nodes()]
+    return [f"{node.op_type} {node.name}" for node in nodes if node.op_type not in _OF_SHAPES]
 
 
 def _reason(error: Exception) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
+import onnx.parser
 import onnxruntime as ort
 import pytest
 import torch
@@ -53,6 +55,18 @@ def test_a_session_that_fell_back_is_refused(finished: Path, monkeypatch: pytest
     monkeypatch.setattr(ort, "InferenceSession", lambda path, options, providers: real(path))
     with pytest.raises(MissingBackend, match="it fell back to CPUExecutionProvider"):
         onnxruntime._session(finished / RUNS["onnxruntime"], "cuda")
+
+
+@pytest.mark.parametrize(("op", "lost"), [("Identity", None), ("Relu", "it leaves 1 nodes to the CPU, Relu")])
+def test_only_work_on_shapes_may_be_left_to_the_cpu(op: str, lost: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(onnxruntime._PROVIDER, "cuda", "CPUExecutionProvider")  # a GPU that leaves all to the CPU
+    monkeypatch.setitem(onnxruntime._SETTINGS, "cuda", {})
+    text = """<ir_version: 10, opset_import: ["" : 18]> graph (float[N, M] x) => (float[K, L] y)
+        { dims = Shape(x)  z = OP(x)  y = Reshape(z, dims) }""".replace("OP", op)
+    graph = onnx.parser.parse_model(text).SerializeToString()
+    given = np.array([[1.0, 2.0]], np.float32)
+    with pytest.raises(MissingBackend, match=lost) if lost else nullcontext(), onnxruntime.start(graph, "cuda") as run:
+        assert run(x=given)["y"].tolist() == given.tolist()
 
 
 def test_garbage_is_refused_by_name(tmp_path: Path) -> None:
