@@ -6,9 +6,8 @@ edits together.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import count
 from typing import Any
@@ -19,12 +18,12 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from deploytool.errors import StageFailed
+from deploytool.graphs import shapes
+from deploytool.graphs.shapes import Shape
 
 Array = npt.NDArray[Any]
-Shape = tuple[int | None, ...]
 
 _OF_SIZES = ("Shape", "Slice", "Gather", "Concat", "Unsqueeze", "Squeeze", "Cast", "Mul", "Div", "Floor", "Constant")
-_FEW = 64  # values: what says a shape has no more
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:
@@ -40,12 +39,13 @@ class Draft:
     """
 
     def __init__(self, model: onnx.ModelProto, mark: str = "") -> None:
-        self._model, self._mark = model, mark
+        self.model, self._mark = model, mark  # as it was given
         self.nodes: list[NodeProto] = list(model.graph.node)
         self.outputs = {output.name for output in model.graph.output}
         self._weights = {weight.name: weight for weight in model.graph.initializer}
         self._arrays: dict[str, Array] = {}
         self._given_on: set[str] = set()
+        self._described: dict[str, onnx.ValueInfoProto] = {}
         self._names = {name for node in self.nodes for name in (node.name, *node.output)} | set(self._weights)
         self._index()
 
@@ -123,6 +123,10 @@ class Draft:
         self.nodes = [*before, *new, *self.nodes[last + 1 :]]
         self._index()
 
+    def describe(self, values: Iterable[onnx.ValueInfoProto]) -> None:
+        """Writes down shapes of tensors that are to stand in the model, for those who cannot infer them."""
+        self._described.update({value.name: value for value in values})
+
     def seal(self) -> onnx.ModelProto:
         """The edited model, whole: nodes in order, and no node, weight or shape that nothing needs.
 
@@ -131,17 +135,18 @@ class Draft:
         kept = self._ordered()
         used = {name for node in kept for name in node.input} | self.outputs
         sealed = onnx.ModelProto()
-        sealed.CopyFrom(self._model)
+        sealed.CopyFrom(self.model)
         del sealed.graph.node[:], sealed.graph.initializer[:], sealed.graph.value_info[:]
         sealed.graph.node.extend(kept)
         sealed.graph.initializer.extend(weight for name, weight in self._weights.items() if name in used)
         made = {name for node in kept for name in node.output}
-        sealed.graph.value_info.extend(value for value in self._model.graph.value_info if value.name in made)
+        known = {value.name: value for value in self.model.graph.value_info} | self._described
+        sealed.graph.value_info.extend(value for name, value in known.items() if name in made)
         return sealed
 
     def _ordered(self) -> list[NodeProto]:
         """The nodes that are needed, each behind those that make what it reads."""
-        made = {each.name for each in self._model.graph.input} | set(self._weights) | {""}
+        made = {each.name for each in self.model.graph.input} | set(self._weights) | {""}
         waiting, ordered = self._needed(), []
         while waiting:
             ready = []
@@ -175,23 +180,4 @@ class Draft:
 
     @cached_property
     def _shapes(self) -> dict[str, Shape]:
-        graph = onnx.shape_inference.infer_shapes(_without_large_weights(self._model), data_prop=True).graph
-        values = (*graph.input, *graph.value_info, *graph.output)
-        shapes = {each.name: each.type.tensor_type.shape.dim for each in values if each.type.HasField("tensor_type")}
-        return {name: tuple(_side(side) for side in sides) for name, sides in shapes.items()}
-
-
-def _side(side: onnx.TensorShapeProto.Dimension) -> int | None:
-    return side.dim_value if side.HasField("dim_value") else None
-
-
-def _without_large_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its larger weights as inputs, which is all that shapes depend on, and quick to hand over."""
-    graph, lean = model.graph, onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    large = [weight for weight in graph.initializer if math.prod(weight.dims) > _FEW]
-    for field in ("node", "input", "output", "value_info"):
-        getattr(lean.graph, field).extend(getattr(graph, field))
-    lean.graph.name = graph.name
-    lean.graph.initializer.extend(weight for weight in graph.initializer if math.prod(weight.dims) <= _FEW)
-    lean.graph.input.extend(helper.make_tensor_value_info(each.name, each.data_type, each.dims) for each in large)
-    return lean
+        return {name: shapes.sides(value) for name, value in shapes.infer(shapes.lean(self.model)).items()}

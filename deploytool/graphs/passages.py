@@ -15,8 +15,9 @@ from onnx import NodeProto
 
 from deploytool.graphs import convolution
 from deploytool.graphs.convolution import Convolution, take
-from deploytool.graphs.draft import Array, Draft, Shape, attributes
+from deploytool.graphs.draft import Array, Draft, attributes
 from deploytool.graphs.fans import is_unary
+from deploytool.graphs.shapes import Shape
 
 _POOLS = ("AveragePool", "MaxPool")
 
