@@ -152,7 +152,7 @@ def pull(
         logins=screen.logins(),
         say=screen.note,
     )
-    return _outcome(told, 0)
+    return _outcome(told)
 
 
 def rollback(root: _Root, key: Key = None) -> Outcome:
@@ -162,14 +162,13 @@ def rollback(root: _Root, key: Key = None) -> Outcome:
     """
     from deploytool.device import commands
 
-    return _outcome(commands.rollback(root, key=key), 0)
+    return _outcome(commands.rollback(root, key=key))
 
 
-def _outcome(told: Told, verdict: int = -1) -> Outcome:
-    """What was told, of which the line at `verdict` is the verdict."""
+def _outcome(told: Told) -> Outcome:
     for line in told.lines:
         screen.say(screen.answer(), line)
-    return Outcome({"result": told.document}, told.lines[verdict], told.failure)
+    return Outcome({"result": told.document}, told.lines[told.verdict], told.failure)
 
 
 def _word(require: Least | None) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from deploytool import plain
 from deploytool.device import commands, telling
-from deploytool.device.commands import Told
+from deploytool.device.commands import Say, Told
 from deploytool.device.ways import LEAST
 from deploytool.errors import BadInput, DeployError
 
@@ -32,7 +32,7 @@ def main() -> None:
     """Parses, does, prints; a failure ends with one problem, one remedy and its own exit code."""
     asked = _parser().parse_args()
     try:
-        told = _commands()[asked.command](asked)
+        told = _commands(_silent if asked.quiet else _say)[asked.command](asked)
     except DeployError as error:
         told = Told((), None, error)
     except OSError as error:
@@ -43,8 +43,10 @@ def main() -> None:
         sys.exit(130)
     if asked.json:
         sys.stdout.write(plain.text({"result": told.document, "error": _error(told.failure)}))
-    else:
+    elif not asked.quiet:
         sys.stdout.writelines(f"{line}\n" for line in told.lines)
+    elif not told.failure:
+        sys.stdout.write(f"{told.lines[told.verdict]}\n")
     if told.failure:
         for line in telling.failure(str(told.failure), told.failure.remedy):
             _say(line)
@@ -62,18 +64,22 @@ def _say(line: str) -> None:
     sys.stderr.flush()
 
 
-def _commands() -> dict[str, Callable[[argparse.Namespace], Told]]:
+def _silent(line: str) -> None:
+    """Nobody wants to know."""
+
+
+def _commands(say: Say) -> dict[str, Callable[[argparse.Namespace], Told]]:
     return {
         "verify": lambda it: commands.verify(
-            it.bundle, root=it.root, seal=it.seal, key=it.key, require=it.require, build=it.build, say=_say
+            it.bundle, root=it.root, seal=it.seal, key=it.key, require=it.require, build=it.build, say=say
         ),
-        "build": lambda it: commands.build(it.bundle, key=it.key, say=_say),
+        "build": lambda it: commands.build(it.bundle, key=it.key, say=say),
         "run": lambda it: commands.run(it.bundle, it.images, top=it.top, key=it.key, require=it.require),
         "bench": lambda it: commands.bench(
-            it.bundle, seconds=it.seconds, key=it.key, require=it.require, build=it.build, say=_say
+            it.bundle, seconds=it.seconds, key=it.key, require=it.require, build=it.build, say=say
         ),
         "install": lambda it: commands.install(
-            it.bundle, it.root, seal=it.seal, key=it.key, require=it.require, build=it.build, say=_say
+            it.bundle, it.root, seal=it.seal, key=it.key, require=it.require, build=it.build, say=say
         ),
         "pull": lambda it: commands.pull(
             it.address,
@@ -85,7 +91,7 @@ def _commands() -> dict[str, Callable[[argparse.Namespace], Told]]:
             plain_http=it.plain_http,
             ca=it.ca,
             logins=Path(os.environ.get("DOCKER_CONFIG") or "~/.docker").expanduser() / "config.json",
-            say=_say,
+            say=say,
         ),
         "rollback": lambda it: commands.rollback(it.root, key=it.key),
         "doctor": lambda it: commands.doctor(it.target),
@@ -102,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, what in _HELP.items():
         one = added.add_parser(name, help=what, description=what)
         one.add_argument("--json", action="store_true", help="print one JSON document")
+        one.add_argument("--quiet", "-q", action="store_true", help="say only the verdict, or what failed")
         if name == "doctor":
             one.add_argument("--target", default="", help="whether an engine for that target can be built here")
             continue

@@ -31,11 +31,15 @@ _QUICK = 0.3  # seconds of timing where it is not the point
 
 @dataclass(frozen=True)
 class Told:
-    """What a command has to say: lines for people, a document for programs, and how it failed if it did."""
+    """What a command has to say: lines for people, a document for programs, and how it failed if it did.
+
+    `verdict` is the place of the line that says most.
+    """
 
     lines: tuple[str, ...]
     document: object
     failure: DeployError | None = None
+    verdict: int = -1
 
 
 @dataclass(frozen=True)
@@ -153,8 +157,8 @@ def install(
             raise failure
 
     turned = installing.install(folder, root, prove, seal, key)
-    lines = (*telling.verified(shown[-1], every=False), *telling.pointer(turned, root))
-    return Told(lines, Installed(turned, shown[-1]))
+    before = tuple(telling.verified(shown[-1], every=False))
+    return Told((*before, *telling.pointer(turned, root)), Installed(turned, shown[-1]), verdict=len(before))
 
 
 def pull(
@@ -178,13 +182,13 @@ def pull(
     out, signed = out or Path(places.stem(place)), verifying.signed(key)
     with sources.opened(place, reading.read(logins), ca) as source:
         landed = landing.land(source, out, kind, seal=seal, signed=signed, near=near, say=say)
-    return Told(tuple(telling.landed(landed, kind, key)), landed)
+    return Told(tuple(telling.landed(landed, kind, key)), landed, verdict=0)
 
 
 def rollback(root: Path, *, key: Path | None = None) -> Told:
     """Turns back to the bundle before."""
     turned = installing.rollback(root, key)
-    return Told(tuple(telling.pointer(turned, root)), turned)
+    return Told(tuple(telling.pointer(turned, root)), turned, verdict=0)
 
 
 def doctor(target: str = "") -> Told:

@@ -48,6 +48,16 @@ def test_a_fallback_is_an_error_if_one_says_so(door: Command, packed: Path) -> N
     assert document["result"]["tried"][-1]["status"] == "measured"
 
 
+def test_quiet_is_the_verdict_or_what_failed(door: Command, packed: Path) -> None:
+    done = door("verify", str(packed), "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("It works here: ")
+    assert done.stdout.count("\n") == 1
+    failed = door("verify", str(packed), "--require", "trt", "-q")
+    assert (failed.returncode, failed.stdout) == (6, "")
+    assert [line[:4] for line in failed.stderr.splitlines()] == ["depl", "  → "]
+
+
 def spoilt(folder: Path) -> None:
     (folder / "recipe.json").write_text("{}")
 
