@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,10 @@ class Fan:
     def source(self) -> str:
         """The tensor that all branches come from."""
         return self.split.input[0] if self.split else self.branches[0].source
+
+    def splits(self, kind: Callable[[Convolution], bool]) -> bool:
+        """Whether each branch has a slice of its own, and all are of a kind."""
+        return self.split is not None and all(map(kind, self.branches))
 
     @property
     def nodes(self) -> list[NodeProto]:
@@ -103,11 +107,16 @@ def _words(draft: Draft, tail: tuple[NodeProto, ...]) -> str:
     return repr([(node.op_type, sorted(attributes(node).items())) for node in tail]) + repr(limits)
 
 
-def close(draft: Draft, fan: Fan, merged: Convolution) -> NodeProto:
-    """Puts one convolution in the place of a fan, behind it what was done to each branch; the convolution's node."""
+def close(draft: Draft, fan: Fan, merged: Convolution | str) -> list[str] | str:
+    """Puts one convolution in the place of a fan, behind it what was done to each branch; the convolution's name.
+
+    Why there is no such convolution is given back as it is.
+    """
+    if isinstance(merged, str):
+        return merged
     conv = convolution.write(draft, merged, fan.source, joined(fan), fan.concat)
     draft.replace(fan.nodes, [conv, *tail(draft, fan, conv)])
-    return conv
+    return [conv.name]
 
 
 def joined(fan: Fan) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol, cast
@@ -11,6 +11,7 @@ from typing import Protocol, cast
 import onnx
 
 from deploytool.graphs.draft import Draft
+from deploytool.graphs.fans import Fan, fans
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,23 @@ class Rewrite(Protocol):
 
     def apply(self, draft: Draft) -> Outcome:
         """Edits the draft wherever the motif is; an outcome that fired nowhere has changed nothing, and says why."""
+
+
+def of_fans(
+    draft: Draft, motif: Callable[[Fan], bool], edit: Callable[[Fan], list[str] | str], lacking: str
+) -> Outcome:
+    """What became of every fan with the motif: `edit` gives the names of what it wrote, or why it left the fan."""
+    fired, passed = list[str](), list[str]()
+    for fan in fans(draft):
+        if isinstance(fan, str):
+            passed.append(fan)
+        elif motif(fan):
+            made = edit(fan)
+            if isinstance(made, str):
+                passed.append(f"{fan.concat.name}: {made}")
+            else:
+                fired += made
+    return Outcome(tuple(fired), tuple(passed) if fired or passed else (lacking,))
 
 
 _FOLDED = ("fold_batch_norm", "pool_globally")

@@ -13,19 +13,15 @@ import numpy as np
 
 from deploytool.graphs.convolution import Convolution, dense
 from deploytool.graphs.draft import Draft
-from deploytool.graphs.fans import Fan, close, fans
-from deploytool.rewrites import Outcome
+from deploytool.graphs.fans import Fan, close
+from deploytool.rewrites import Outcome, of_fans
 
 
 def apply(draft: Draft) -> Outcome:
     """Merges every Split, pointwise convolutions and Concat."""
-    fired, passed = [], []
-    for fan in fans(draft):
-        if isinstance(fan, str):
-            passed.append(fan)
-        elif fan.split is not None and all(conv.is_pointwise() for conv in fan.branches):
-            fired.append(close(draft, fan, _merged(fan)).name)
-    return Outcome(tuple(fired), tuple(passed) if fired or passed else ("no Split ends in pointwise convolutions",))
+    lacking = "no Split ends in pointwise convolutions"
+    pointwise = Convolution.is_pointwise
+    return of_fans(draft, lambda fan: fan.splits(pointwise), lambda fan: close(draft, fan, _merged(fan)), lacking)
 
 
 def _merged(fan: Fan) -> Convolution:

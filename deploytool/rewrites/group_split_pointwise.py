@@ -12,25 +12,21 @@ import numpy as np
 
 from deploytool.graphs.convolution import Convolution
 from deploytool.graphs.draft import Draft
-from deploytool.graphs.fans import Fan, close, fans
-from deploytool.rewrites import Outcome
+from deploytool.graphs.fans import Fan, close
+from deploytool.rewrites import Outcome, of_fans
 
 
 def apply(draft: Draft) -> Outcome:
     """Merges every Split, pointwise convolutions of one shape, and Concat."""
-    fired, passed = [], []
-    for fan in fans(draft):
-        if isinstance(fan, str):
-            passed.append(fan)
-        elif fan.split is not None and all(conv.is_pointwise() for conv in fan.branches):
-            if len({(conv.weight.shape[1], conv.outputs // conv.group) for conv in fan.branches}) > 1:
-                passed.append(f"{fan.concat.name}: the slices are not equally wide")
-            else:
-                fired.append(close(draft, fan, _merged(fan)).name)
-    return Outcome(tuple(fired), tuple(passed) if fired or passed else ("no Split ends in pointwise convolutions",))
+    lacking = "no Split ends in pointwise convolutions"
+    pointwise = Convolution.is_pointwise
+    return of_fans(draft, lambda fan: fan.splits(pointwise), lambda fan: close(draft, fan, _merged(fan)), lacking)
 
 
-def _merged(fan: Fan) -> Convolution:
+def _merged(fan: Fan) -> Convolution | str:
+    """The one convolution, or why there is none."""
+    if len({(conv.weight.shape[1], conv.outputs // conv.group) for conv in fan.branches}) > 1:
+        return "the slices are not equally wide"
     return replace(
         fan.branches[0],
         weight=np.concatenate([conv.weight for conv in fan.branches]),

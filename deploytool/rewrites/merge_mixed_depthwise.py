@@ -8,21 +8,19 @@ places with padding p is the same as one of K places with padding P that has it 
 from __future__ import annotations
 
 from deploytool.graphs import convolution
+from deploytool.graphs.convolution import Convolution
 from deploytool.graphs.draft import Draft
-from deploytool.graphs.fans import close, fans
-from deploytool.rewrites import Outcome
+from deploytool.graphs.fans import Fan, close
+from deploytool.rewrites import Outcome, of_fans
 
 
 def apply(draft: Draft) -> Outcome:
     """Merges every Split, depthwise convolutions and Concat whose windows fit into one another."""
-    fired, passed = [], []
-    for fan in fans(draft):
-        if isinstance(fan, str):
-            passed.append(fan)
-        elif fan.split is not None and all(conv.is_depthwise() for conv in fan.branches):
-            merged = convolution.stack(fan.branches, sum(conv.group for conv in fan.branches))
-            if isinstance(merged, str):
-                passed.append(f"{fan.concat.name}: {merged}")
-            else:
-                fired.append(close(draft, fan, merged).name)
-    return Outcome(tuple(fired), tuple(passed) if fired or passed else ("no Split ends in depthwise convolutions",))
+    lacking = "no Split ends in depthwise convolutions"
+    depthwise = Convolution.is_depthwise
+    return of_fans(draft, lambda fan: fan.splits(depthwise), lambda fan: close(draft, fan, _merged(fan)), lacking)
+
+
+def _merged(fan: Fan) -> Convolution | str:
+    """The one convolution that does the work of all, or why there is none."""
+    return convolution.stack(fan.branches, sum(conv.group for conv in fan.branches))

@@ -10,23 +10,14 @@ from __future__ import annotations
 from deploytool.graphs import convolution
 from deploytool.graphs.convolution import Convolution
 from deploytool.graphs.draft import Draft
-from deploytool.graphs.fans import Fan, close, fans
-from deploytool.rewrites import Outcome
+from deploytool.graphs.fans import Fan, close
+from deploytool.rewrites import Outcome, of_fans
 
 
 def apply(draft: Draft) -> Outcome:
     """Merges every Concat of convolutions of one tensor whose windows fit into one another."""
-    fired, passed = [], []
-    for fan in fans(draft):
-        if isinstance(fan, str):
-            passed.append(fan)
-        elif fan.split is None:
-            merged = _merged(fan)
-            if isinstance(merged, str):
-                passed.append(f"{fan.concat.name}: {merged}")
-            else:
-                fired.append(close(draft, fan, merged).name)
-    return Outcome(tuple(fired), tuple(passed) if fired or passed else ("no Concat joins convolutions of one tensor",))
+    lacking = "no Concat joins convolutions of one tensor"
+    return of_fans(draft, lambda fan: fan.split is None, lambda fan: close(draft, fan, _merged(fan)), lacking)
 
 
 def _merged(fan: Fan) -> Convolution | str:

@@ -18,8 +18,8 @@ from onnx import NodeProto
 from deploytool.graphs import convolution
 from deploytool.graphs.convolution import Convolution
 from deploytool.graphs.draft import Draft, attributes
-from deploytool.graphs.fans import Fan, fans, is_unary, joined, tail
-from deploytool.rewrites import Outcome
+from deploytool.graphs.fans import Fan, is_unary, joined, tail
+from deploytool.rewrites import Outcome, of_fans
 
 _BLOCK = 16
 
@@ -34,25 +34,15 @@ class _Source:
 
 def apply(draft: Draft) -> Outcome:
     """Takes out every Split between a convolution and depthwise ones of several sizes."""
-    fired, passed = [], []
-    for fan in fans(draft):
-        if isinstance(fan, str):
-            passed.append(fan)
-        elif fan.split is not None and all(conv.is_depthwise() for conv in fan.branches):
-            source, parts = _source(draft, fan.split), _parts(fan)
-            if source is None:
-                passed.append(f"{fan.concat.name}: what is split does not come from an ungrouped convolution alone")
-            elif isinstance(parts, str):
-                passed.append(f"{fan.concat.name}: {parts}")
-            else:
-                fired += _part(draft, fan, source, parts)
-    return Outcome(tuple(fired), tuple(passed) if fired or passed else ("no Split ends in depthwise convolutions",))
+    lacking = "no Split ends in depthwise convolutions"
+    return of_fans(draft, lambda fan: fan.splits(Convolution.is_depthwise), lambda fan: _part(draft, fan), lacking)
 
 
-def _source(draft: Draft, split: NodeProto) -> _Source | None:
+def _source(draft: Draft, fan: Fan) -> _Source | None:
     """Where the slices come from, if parts of it can be made one by one."""
     between: list[NodeProto] = []
-    tensor, readers = split.input[0], [split]
+    split = draft.only_reader(fan.source)
+    tensor, readers = fan.source, [split] if split is not None else []
     while readers and _read_by(draft, tensor, readers) and (node := draft.maker(tensor)) is not None:
         if first := convolution.read(draft, node):
             return _Source(first, tuple(between)) if first.group == 1 else None
@@ -97,8 +87,13 @@ def _parts(fan: Fan) -> list[Convolution] | str:
     return parts
 
 
-def _part(draft: Draft, fan: Fan, source: _Source, parts: list[Convolution]) -> list[str]:
-    """The names of the depthwise convolutions that the graph now has."""
+def _part(draft: Draft, fan: Fan) -> list[str] | str:
+    """The names of the depthwise convolutions that the graph now has, or why the Split stays."""
+    source, parts = _source(draft, fan), _parts(fan)
+    if source is None:
+        return "what is split does not come from an ungrouped convolution alone"
+    if isinstance(parts, str):
+        return parts
     first, begin = source.first, 0
     new: list[NodeProto] = []
     made: list[NodeProto] = []
