@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,12 @@ from tests.conftest import QUICK, TINY
 
 
 def test_plain_and_rewritten_halves_stand_side_by_side(tmp_path: Path) -> None:
-    job = Job(TINY, QUICK)
+    job = Job(TINY, replace(QUICK, rewrite="grouped"))
+    home, given = gpu.both(job, tmp_path)
+    rewritten, plain = ((home / room / "graph.onnx").read_bytes() for room in ("halve", gpu.PLAIN_HALF))
+    assert rewritten != plain
     wanted = Asked((1, 2), threads=1, seconds=0.2, device="cpu")
-    found = benching.run(*gpu.both(job, tmp_path), wanted, job.watch)
+    found = benching.run(home, given, wanted, job.watch)
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in gpu.rows(found)]
     assert all(len(each) == len(gpu.COLUMNS) for each in cells)
     for batch in ("1", "2"):
