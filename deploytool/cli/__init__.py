@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from deploytool import machine, plain
-from deploytool.cli import (
-    bench,
-    blame,
-    device,
-    diff,
-    doctor,
-    export,
-    manners,
-    models,
-    pack,
-    prove,
-    report,
-    screen,
-    ship,
-    show,
-    sign,
-    stop,
-    targets,
-    train,
-)
+from deploytool.cli import manners, screen, stop
 from deploytool.errors import BadInput, DeployError, MissingBackend
 
 _EXIT_CODES = """
@@ -38,8 +22,54 @@ Exit codes: 0 all that was asked for held · 2 bad input · 3 parity failed · 4
 """
 _USAGE: type[Any] = typer.BadParameter.__mro__[2]  # the class of every wrong use, wherever this typer keeps it
 
+_FILES: Mapping[str, str] = {  # of deploytool/cli: where each command is, which is a function of its own name
+    "export": "export",
+    "models": "models",
+    "targets": "targets",
+    "show": "show",
+    "report": "report",
+    "train": "train",
+    "prove": "prove",
+    "blame": "blame",
+    "diff": "diff",
+    "doctor": "doctor",
+    "pack": "pack",
+    "sign": "sign",
+    "verify": "device",
+    "build": "device",
+    "run": "device",
+    "bench": "bench",
+    "install": "device",
+    "push": "ship",
+    "pull": "device",
+    "ship": "ship",
+    "rollback": "device",
+}
+
+
+class Commands(TyperGroup):
+    """The commands, each imported where it is called or listed: looking at a run does not wait for all others."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names, in the order in which --help has them."""
+        return list(_FILES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name; None if there is none, and then all are at hand for a guess at what was meant."""
+        if cmd_name not in _FILES:
+            for name in _FILES:
+                self.get_command(ctx, name)
+        elif cmd_name not in self.commands:
+            alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+            called = getattr(import_module(f"deploytool.cli.{_FILES[cmd_name]}"), cmd_name)
+            alone.command(cmd_name, epilog=_EXIT_CODES)(manners.mannered(called))
+            self.add_command(typer.main.get_command(alone))
+        return super().get_command(ctx, cmd_name)
+
+
 app = typer.Typer(
     name="deploytool",
+    cls=Commands,
     help="Turns a PyTorch model into files an edge device can run, and proves that they are right and faster.",
     epilog=_EXIT_CODES,
     no_args_is_help=True,
@@ -47,30 +77,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.callback()(manners.before)
-for name, command in (
-    ("export", export.export),
-    ("models", models.models),
-    ("targets", targets.targets),
-    ("show", show.show),
-    ("report", report.report),
-    ("train", train.train),
-    ("prove", prove.prove),
-    ("blame", blame.blame),
-    ("diff", diff.diff),
-    ("doctor", doctor.doctor),
-    ("pack", pack.pack),
-    ("sign", sign.sign),
-    ("verify", device.verify),
-    ("build", device.build),
-    ("run", device.run),
-    ("bench", bench.bench),
-    ("install", device.install),
-    ("push", ship.push),
-    ("pull", device.pull),
-    ("ship", ship.ship),
-    ("rollback", device.rollback),
-):
-    app.command(name, epilog=_EXIT_CODES)(manners.mannered(command))
 
 
 def main() -> None:

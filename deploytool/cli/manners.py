@@ -39,8 +39,8 @@ def _configure(context: typer.Context, named: Path | None) -> Path | None:
         return named
     found = settings.find(named or above.params.get("config"))
     if found:
-        commands = getattr(above.command, "commands", {})
-        context.default_map = settings.defaults(found, context, commands)
+        group: Any = above.command
+        context.default_map = settings.defaults(found, context, group.list_commands(above))
         context.meta["deploytool.settings"] = found.file
         return found.file
     return named

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -14,7 +15,8 @@ from typer.testing import CliRunner
 from deploytool.cli import app
 from tests.conftest import Command
 
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a group has them
+GROUP: Any = typer.main.get_command(app)
+COMMANDS = {name: GROUP.get_command(None, name) for name in GROUP.list_commands(None)}
 ASKED: dict[str, tuple[int, str]] = {  # the exit code, and what it is asked; RUN and BUNDLE are a finished run's
     "export": (2, "shuflenet_g3"),
     "models": (0, ""),
