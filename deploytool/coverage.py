@@ -6,28 +6,27 @@ A fault in a channel that no golden case wakes goes unnoticed, so the cases are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
-from deploytool import weights_file
 from deploytool.backends import eager
 from deploytool.golden import Arrays
+from deploytool.spec import Model
 
 _AT_ONCE = 8  # cases, so that all answers of a batch fit into memory
 
 Floats = npt.NDArray[np.float64]
 
 
-def listen(weights: Path, inputs: Arrays) -> tuple[Arrays, Floats]:
+def listen(module: nn.Module, model: Model, inputs: Arrays) -> tuple[Arrays, Floats]:
     """The answers of the model, and how far each channel goes up and down in each case (cases × extremes, from 0 up).
 
     A channel is the second axis of what a module without parts of its own gives.
     """
-    module, model = eager.module(weights), weights_file.definition(weights)
     session = eager.session(module, model)
     extremes: list[torch.Tensor] = []
     hooks = [

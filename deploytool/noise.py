@@ -8,7 +8,6 @@ artifact may differ by that sums in another order, folds a batch norm, or comput
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from deploytool import weights_file
 from deploytool.backends import eager
 from deploytool.golden import Arrays, Floor, Noise
 from deploytool.measure import parity
@@ -37,13 +35,12 @@ Rounding = Callable[[torch.Tensor, float], torch.Tensor]  # `terms` too many num
 Given = Mapping[str, torch.Tensor]
 
 
-def measure(weights: Path, inputs: Arrays, reference: Arrays) -> Noise:
+def measure(module: nn.Module, model: Model, inputs: Arrays, reference: Arrays) -> Noise:
     """The noise of FP32 and of FP16 arithmetic on the noisiest golden inputs, against the FP64 answers to them.
 
     It never counts for more than the answers themselves. An overflow is no noise: its run is left out.
     """
-    module, model = eager.module(weights), weights_file.definition(weights)
-    noisiest = np.sort(np.argsort(each(weights, inputs, reference))[-_CASES:])
+    noisiest = _noisiest(module, model, inputs, reference)
     few = {name: torch.from_numpy(array[noisiest]) for name, array in inputs.items()}
     truth = {name: array[noisiest] for name, array in reference.items()}
     single = [_alone(module, model, few), _channels_last(module, model, few)]
@@ -53,9 +50,16 @@ def measure(weights: Path, inputs: Arrays, reference: Arrays) -> Noise:
     return Noise(_floor(single, truth), _floor(half, truth))
 
 
-def each(weights: Path, inputs: Arrays, truth: Arrays) -> npt.NDArray[np.float64]:
+def _noisiest(module: nn.Module, model: Model, inputs: Arrays, reference: Arrays) -> npt.NDArray[np.intp]:
+    """The cases to measure on, in their order: all, where there are few."""
+    cases = len(next(iter(inputs.values())))
+    if cases <= _CASES:
+        return np.arange(cases)
+    return np.sort(np.argsort(each(module, model, inputs, reference))[-_CASES:])
+
+
+def each(module: nn.Module, model: Model, inputs: Arrays, truth: Arrays) -> npt.NDArray[np.float64]:
     """How far FP16 arithmetic moves the answer to each case: root mean squares, relative to those of the answer."""
-    module, model = eager.module(weights), weights_file.definition(weights)
     given = {name: torch.from_numpy(array) for name, array in inputs.items()}
     return parity.deviations(_rounded(module, model, given, _nearest), truth)
 

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import coverage, golden
+from deploytool import coverage, golden, weights_file
+from deploytool.backends import eager
 
 
 def test_it_hears_every_channel_and_answers_as_the_model(finished: Path) -> None:
     sample = golden.read(finished / "record" / "golden.npz")
-    answers, extremes = coverage.listen(finished / "instantiate" / "weights.safetensors", sample.inputs)
+    weights = finished / "instantiate" / "weights.safetensors"
+    answers, extremes = coverage.listen(eager.module(weights), weights_file.definition(weights), sample.inputs)
     np.testing.assert_allclose(answers["logits"], sample.outputs["logits"], atol=1e-6)
     assert len(extremes) == len(sample.labels)
     # up and down: three batch norms and convolutions and two ReLUs of 8 channels, a pool of 16, 10 classes

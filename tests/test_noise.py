@@ -20,7 +20,7 @@ def sample(finished: Path) -> Golden:
 
 
 def measured(weights: Path, sample: Golden) -> Noise:
-    return noise.measure(weights, sample.inputs, sample.reference)
+    return noise.measure(eager.module(weights), weights_file.definition(weights), sample.inputs, sample.reference)
 
 
 def test_what_is_recorded_is_what_is_measured(finished: Path, sample: Golden) -> None:
@@ -36,11 +36,12 @@ def test_fp16_is_some_thousand_times_noisier_than_fp32(sample: Golden) -> None:
 def test_it_is_measured_where_it_is_largest(finished: Path) -> None:
     weights = finished / "instantiate" / "weights.safetensors"
     _, inputs = samples.draw(TINY, 16, 7, {})
+    module, model = eager.module(weights), weights_file.definition(weights)
     with eager.start(weights, double=True) as exact:
-        moved = noise.each(weights, inputs, replay(exact, inputs))
+        moved = noise.each(module, model, inputs, replay(exact, inputs))
         order = np.argsort(moved)
         inputs = {name: array[order] for name, array in inputs.items()}
-        found = noise.measure(weights, inputs, replay(exact, inputs))
+        found = noise.measure(module, model, inputs, replay(exact, inputs))
     assert 2.0**-13 < moved.min() < moved.max() < 1e-2
     assert found.fp16.rms > 0.99 * moved.max() > 1.5 * moved[order[:4]].max()
 

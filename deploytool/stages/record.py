@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from deploytool import coverage, folders, golden, images, noise, samples, weights_file
 from deploytool.artifact import Given, Kind, Notes
@@ -47,15 +48,15 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     Raises BadInput if the folder cannot be used, StageFailed if the model answers with NaN or infinite values.
     """
     weights = given.latest(Kind.WEIGHTS).path
-    model = weights_file.definition(weights)
-    cases = _photographs(job, model) if job.options.data else _drawn(job, model, weights)
+    model, module = weights_file.definition(weights), eager.module(weights)
+    cases = _photographs(job, model) if job.options.data else _drawn(job, model, module)
     if job.options.cases:
         cases = cases.joined(*_further(Path(job.options.cases.path), cases.inputs))
-    with eager.start(weights) as single, eager.start(weights, double=True) as double:
-        outputs, reference = replay(single, cases.inputs), replay(double, cases.inputs)
+    with eager.start(weights, double=True) as double:
+        outputs, reference = replay(eager.session(module, model), cases.inputs), replay(double, cases.inputs)
     if not all(np.isfinite(answer).all() for answer in outputs.values()):
         raise StageFailed("the model itself answers with NaN or infinite values", "check its weights")
-    moved = noise.measure(weights, cases.inputs, reference)
+    moved = noise.measure(module, model, cases.inputs, reference)
     sample = Golden(cases.pixels, cases.inputs, outputs, reference, cases.labels, model.preprocessing, moved)
     golden.write(out, sample)
     return {"images": len(cases.labels), "smallest_margin": float(_margins(model, outputs).min())}
@@ -73,12 +74,12 @@ def _photographs(job: Job, model: Model) -> _Cases:
     return _Cases(pixels, {tensor.name: images.normalise(pixels, model.preprocessing)}, labels)
 
 
-def _drawn(job: Job, model: Model, weights: Path) -> _Cases:
+def _drawn(job: Job, model: Model, module: nn.Module) -> _Cases:
     """Drawn cases that show most of the model, and of whose class it is sure, as far as there are such."""
     wanted, sizes = job.options.images, samples.sides(job.options.sizes, "typical")
     # the calibration batch of `instantiate` has seed + 1: golden images are never among it
     pixels, inputs = samples.draw(model, wanted + min(wanted, _MORE), (job.options.seed + 1) * 1000, sizes, hard=True)
-    answers, extremes = coverage.listen(weights, inputs)
+    answers, extremes = coverage.listen(module, model, inputs)
     clear = np.flatnonzero(_margins(model, answers) >= _CLEAR).tolist()
     chosen = coverage.choose(extremes, wanted, clear)
     return _Cases(pixels, inputs, np.full(len(pixels), -1)).few(sorted(chosen))
