@@ -19,7 +19,7 @@ from deploytool.wishes import Span
 Watch = Callable[[int, int], None]
 
 EXPORTERS, IO, RUNNERS = ("torchscript", "dynamo", AUTO), ("fp32", "fp16"), ("onnxruntime", "reference")
-_DRAWN, _PHOTOGRAPHS = 12, 64  # golden images, unless one says how many
+_PHOTOGRAPHS = 64  # golden images of a folder, unless one says how many
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,13 @@ def export(
     model: str | Model,
     *,
     trt: bool = False,
+    to: str = places.FP16,
+    quick: bool = False,
     targets: Sequence[str] = (),
     batch: Span = Range(),  # noqa: B008  # frozen
     exporter: str = "torchscript",
     opset: int = 18,
-    rewrite: str = AUTO,
+    rewrite: str | None = None,
     io: str = "fp32",
     keep_fp32: str | Sequence[str] = (),
     seed: int = 0,
@@ -128,8 +130,8 @@ def export(
     images: int | None = None,
     cases: str | Path | None = None,
     runner: str = "onnxruntime",
-    faults: int = 1,
-    seconds: float = Options.seconds,
+    faults: int | None = None,
+    seconds: float | None = None,
     tolerance: Mapping[str, float] | None = None,
     min_speedup: float | None = None,
     require: bool = False,
@@ -142,8 +144,10 @@ def export(
     """Makes TorchScript, ONNX, FP16 ONNX and with `trt` an engine of a model, and proves each against the eager model.
 
     `model` is a name that `deploytool models` lists, `file.py:factory` or `package.module:factory`; the other words are
-    those of the command line. An entry of `inputs` may be a shape without the batch: `(3, 224, 224)`. `follow` goes
-    along with the run: it is given the plan and what starts it, and returns what came of it.
+    those of the command line. An entry of `inputs` may be a shape without the batch: `(3, 224, 224)`. With `to="onnx"`
+    the road ends at the FP32 graph. With `quick` nothing is timed, no fault is planted, and parity is held on fewer
+    images; `images`, `faults`, `seconds` and `rewrite` say otherwise one by one. `follow` goes along with the run: it
+    is given the plan and what starts it, and returns what came of it.
 
     What was measured and did not hold is no exception: it stands in the run's `error`, and `check()` raises it.
     Raises BadInput, MissingBackend or NotVerified (a required target that cannot be served) before any work is done,
@@ -152,32 +156,36 @@ def export(
     found = _found(model, inputs, arguments or {})
     decisions = places.decide(tuple(targets)) if trt or targets else ()
     _refuse(decisions, require=require)
+    if wishes.one_of("to", to, places.ENDS) == places.ONNX and (decisions or pack):
+        raise BadInput(
+            "an engine and a bundle are made from the FP16 graph", "leave out --to onnx, or --trt and --pack"
+        )
+    effort = wishes.QUICK if quick else wishes.FULL
     options = Options(
         seed=seed,
         weights=wishes.file(Path(weights)) if weights else None,
         trust_code=trust_code,
-        images=(_PHOTOGRAPHS if data else _DRAWN) if images is None else images,
+        images=wishes.given(images, _PHOTOGRAPHS if data else effort.images),
         data=wishes.folder(Path(data)) if data else None,
         cases=wishes.file(Path(cases)) if cases else None,
         exporter=wishes.one_of("exporter", exporter, EXPORTERS),
         opset=opset,
         batch=wishes.span("batch", batch),
         sizes=wishes.sizes(sizes or {}, found.inputs),
-        rewrite=rewrite,
+        rewrite=wishes.given(rewrite, effort.rewrite),
         io=wishes.one_of("io", io, IO),
         keep_fp32=(keep_fp32,) if isinstance(keep_fp32, str) else tuple(keep_fp32),
         targets=decisions,
         engines=places.engines(decisions),
         runner=wishes.one_of("runner", runner, RUNNERS),
         tolerance=wishes.tolerance(tolerance or {}),
-        faults=faults,
+        faults=wishes.given(faults, effort.faults),
         min_speedup=min_speedup,
-        seconds=seconds,
+        seconds=wishes.given(seconds, effort.seconds),
         sequence=sequence,
     )
     wishes.within(options)
-    recipe = tuple(verb for verb in places.ROAD if options.engines or verb != "build")
-    plan = Plan(found, options, recipe, Path(out or Path("artifacts") / found.name), require, pack)
+    plan = Plan(found, options, places.recipe(options, to), Path(out or Path("artifacts") / found.name), require, pack)
     made = tuple(follow(plan, partial(_travel, plan)))
     written = report.read(plan.home / "validate" / Kind.REPORT.value)
     keeping.keep(written, plan.home, Path(junit) if junit else None)

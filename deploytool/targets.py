@@ -8,13 +8,16 @@ from dataclasses import dataclass
 
 from deploytool import machine
 from deploytool.errors import BadInput
-from deploytool.spec import Decision, EnginePlan
+from deploytool.spec import Decision, EnginePlan, Options
 
 THIS = "this"
 ROAD = (
     *("instantiate", "record", "script", "translate", "simplify", "rewrite", "halve", "lint", "build", "prove"),
     "validate",
 )
+
+ONNX, FP16 = ENDS = ("onnx", "fp16")  # where the road ends, unless it goes on to an engine
+_BEYOND_ONNX = {"script", "halve", "lint", "build"}
 
 HERE, ON_DEVICE, NOT_SERVED = "built here", "build on the device", "not served"
 _RTX, _FULL = "tensorrt_rtx", "tensorrt"
@@ -45,6 +48,14 @@ TARGETS: Mapping[str, Target] = {
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")  # what TensorRT-RTX builds for without a GPU
 _MODERN = RTX_CAPABILITIES[1:]
 _RTX_DEFAULT = tuple(name for name, target in TARGETS.items() if target.capability in _MODERN)
+
+
+def recipe(options: Options, to: str = FP16) -> tuple[str, ...]:
+    """The stages of the road to one of `ENDS`, and on to engines, that have something to do."""
+    idle = set(_BEYOND_ONNX) if to == ONNX else set[str]()
+    idle |= {"build"} if not options.engines else set()
+    idle |= {"prove"} if not options.faults else set()
+    return tuple(verb for verb in ROAD if verb not in idle)
 
 
 def flavour() -> str | None:

@@ -52,7 +52,7 @@ class Closing:
 
 def closing(report: Report, home: Path, found: Finding | None = None) -> Closing:
     """What a run in the folder `home` comes to; `found` is what `blame` found in it, if anybody looked."""
-    failed, pending, late = broken(report), unmeasured(report), report.gate
+    failed, pending, late = broken(report), (*unmeasured(report), *omitted(report)), report.gate
     if failed:
         keep = [Step(f"the same command with {KEEP}")] if mends(report) else []
         if found is None:
@@ -151,6 +151,12 @@ def mends(report: Report) -> bool:
     failed = {hop.stage for hop in report.hops for check in hop.checks if check.broken}
     searched = any(line.startswith("halve: kept in FP32") for line in report.remarks)
     return bool(broken(report)) and failed <= set(_HALF) and not searched
+
+
+def omitted(report: Report) -> tuple[str, ...]:
+    """One line for everything that a run leaves out only if it is told to."""
+    speed = () if report.rounds else ("speed: not timed",)
+    return speed if report.proof else ("the checks themselves: no fault was planted", *speed)
 
 
 def unmeasured(report: Report) -> tuple[str, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from deploytool import plain
 from deploytool.errors import BadInput
@@ -16,10 +17,32 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "opset": (18, 20),
     "images": (1, 4096),
     "seed": (0, 2**63 - 1),
-    "faults": (1, 2**31),
-    "seconds": (0.1, 3600.0),
+    "faults": (0, 2**31),
+    "seconds": (0.0, 3600.0),
     "sequence": (0, 2**63 - 1),
 }
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How far a run goes to be sure, where one does not say: golden images, faults a family, seconds, and the form."""
+
+    images: int
+    faults: int
+    seconds: float
+    rewrite: str
+
+
+FULL = Effort(images=Options.images, faults=Options.faults, seconds=Options.seconds, rewrite=Options.rewrite)
+QUICK = Effort(images=4, faults=0, seconds=0.0, rewrite="folded")  # a form that never adds work
+
+
+def given(value: T | None, usual: T) -> T:
+    """What was said, or else what is usual."""
+    return usual if value is None else value
 
 
 def file(path: Path) -> Source:
@@ -98,3 +121,5 @@ def within(options: Options) -> None:
             raise BadInput(f"{name} {value} is out of bounds", f"write one from {least:g} to {most:g}")
     if options.min_speedup is not None and options.min_speedup < 0:
         raise BadInput(f"min_speedup {options.min_speedup} is out of bounds", "write one from 0 on")
+    if options.min_speedup is not None and not options.seconds:
+        raise BadInput("a speed-up is asked for, and no time to measure it in", "leave out --quick, or give --seconds")

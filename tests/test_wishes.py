@@ -49,12 +49,14 @@ def test_a_choice_a_tolerance_and_a_figure_out_of_bounds() -> None:
     for wrong in (
         Options(opset=7),
         Options(images=0),
-        Options(seconds=0.0),
-        Options(faults=0),
+        Options(seconds=-1.0),
+        Options(faults=-1),
         Options(min_speedup=-1.0),
     ):
         with pytest.raises(BadInput, match="is out of bounds"):
             wishes.within(wrong)
+    with pytest.raises(BadInput, match="no time to measure it in"):
+        wishes.within(Options(min_speedup=1.0, seconds=0.0))
 
 
 def test_files_and_folders_go_by_what_is_in_them(tmp_path: Path) -> None:

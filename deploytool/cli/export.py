@@ -27,6 +27,13 @@ class Exporter(str, Enum):
     auto = "auto"
 
 
+class End(str, Enum):
+    """Where the road ends, unless it goes on to an engine."""
+
+    onnx = "onnx"
+    fp16 = "fp16"
+
+
 class Io(str, Enum):
     """The type of the FP16 graph's inputs and outputs."""
 
@@ -51,6 +58,10 @@ def export(
         ),
     ],
     trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT engines too.")] = False,
+    to: Annotated[End, typer.Option(help="Where to end: onnx is the FP32 graph, without TorchScript.")] = End.fp16,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Parity on four images alone: plant no faults, and time nothing.")
+    ] = False,
     for_: Annotated[
         str,
         typer.Option(
@@ -66,8 +77,11 @@ def export(
     exporter: Annotated[Exporter, typer.Option(help="Of torch.onnx; auto proves both.")] = Exporter.torchscript,
     opset: Annotated[int, typer.Option(min=18, max=20, help="The ONNX opset.")] = 18,
     rewrite: Annotated[
-        str, typer.Option(metavar="RECIPE", help="The form of the graph: auto, none, or a recipe by name.")
-    ] = "auto",
+        str | None,
+        typer.Option(
+            metavar="RECIPE", help="The form of the graph: auto, none, or a recipe by name.", show_default="auto"
+        ),
+    ] = None,
     io: Annotated[Io, typer.Option(help="The type of the FP16 graph's inputs and outputs.")] = Io.fp32,
     keep_fp32: Annotated[
         str,
@@ -102,8 +116,13 @@ def export(
         Path | None, typer.Option(metavar="FILE", help="More golden cases, from a file that `prove` made.")
     ] = None,
     runner: Annotated[Runner, typer.Option(help="What runs the graphs; reference is slow numpy.")] = Runner.onnxruntime,
-    faults: Annotated[int, typer.Option(min=1, help="Faults of each kind to plant in the proof.")] = 1,
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Time for measuring speed.")] = Options.seconds,
+    faults: Annotated[
+        int | None, typer.Option(min=0, help="Faults of each kind to plant in the proof.", show_default="1")
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0, max=3600, help="Time for measuring speed.", show_default=f"{Options.seconds:g}"),
+    ] = None,
     tolerance: Annotated[
         list[str] | None,
         typer.Option(
@@ -130,6 +149,8 @@ def export(
     run = road.export(
         model,
         trt=trt,
+        to=to.value,
+        quick=quick,
         targets=[name for name in for_.replace(" ", "").split(",") if name],
         batch=asked.span("--batch", batch),
         exporter=exporter.value,

@@ -30,9 +30,10 @@ def show(console: Console, written: Report, home: Path) -> None:
         screen.say(console, line)
     if written.data and any(hop.agreement for hop in written.hops):
         _agreement(console, written)
-    title = f"Speed at batch {written.batch}, {written.rounds} rounds in turn on {written.device}"
-    speed_columns = ("artifact", ">latency", ">eager", "speed-up (95 % interval)")
-    screen.table(console, title, speed_columns, [_speed(speed) for speed in written.speeds])
+    if written.speeds:
+        title = f"Speed at batch {written.batch}, {written.rounds} rounds in turn on {written.device}"
+        speed_columns = ("artifact", ">latency", ">eager", "speed-up (95 % interval)")
+        screen.table(console, title, speed_columns, [_speed(speed) for speed in written.speeds])
     findings = (*_unsaid(written), *_reach(written), *_proof(written), *written.remarks)
     for line in (*findings, *_engines(written, home), *_closing(closing(written, home), home)):
         screen.say(console, line)

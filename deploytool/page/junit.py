@@ -76,6 +76,7 @@ def _figures(check: Check) -> str:
 def _proof(report: Report) -> Iterator[Case]:
     """One case for each family of faults in each check; a miss fails it where the proof as a whole is too weak."""
     if report.proof is None:
+        yield Case("proof", "faults are caught", skipped="none was planted")
         return
     if not report.proof.families:
         yield Case("proof", "faults are caught", skipped="none was planted, for the graph as it is fails its checks")
@@ -98,6 +99,8 @@ def _speed(report: Report) -> Iterator[Case]:
     """The gate, where one was asked for; and what was to be timed and could not be."""
     if report.gate:
         yield _gate(report.gate)
+    if not report.speeds:
+        yield Case("speed", "artifacts beside eager", skipped="not timed")
     for speed in report.speeds:
         if speed.ratio is None:
             yield Case("speed", f"{speed.stage}/{speed.file} beside eager", skipped=speed.status)
