@@ -25,9 +25,8 @@ from deploytool.report import MEASURED, Check, Engine, Hop, Tolerance
 from deploytool.spec import Job, Range
 
 EAGER = "eager"
-_TRUTH, _OTHER_BATCH, _SAME_WEIGHTS = "FP64", "itself in a larger batch", "{} with its weights in FP16"
+_TRUTH, _OTHER_BATCH, _SAME_WEIGHTS = "FP64", "itself at the largest batch", "{} with its weights in FP16"
 _HALF = ("halve", "build")  # the stages whose artifacts compute in FP16
-_LARGER = 4  # cases in a batch that is larger than one
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def _judged(
     limits = job.options.batch
     with step.open() as session:
         given = inputs(step, sample.inputs, job)
-        full = replay(session, first(given, _together(step, len(sample.labels), limits)), limits)
+        full = replay(session, first(given, max(limits.largest, len(sample.labels))), limits)
         got: Arrays = {name: array[: len(sample.labels)] for name, array in full.items()}
         single = replay(session, given, Range(limits.smallest, limits.smallest, limits.smallest))
         beyond = [replay(session, inputs(step, corner.inputs, job), limits) for corner in extremes]
@@ -169,11 +168,6 @@ def _judged(
     checks += _on_the_way(step, got, sample, kept, far, job)
     answers[step.stage] = got
     return replace(hop, checks=(*checks, truth), agreement=agreement(got, sample), accuracy=accuracy(got, sample))
-
-
-def _together(step: Step, cases: int, limits: Range) -> int:
-    """How many cases to run: enough for an engine's largest batch, which it is built for; a graph takes any batch."""
-    return max(cases, limits.largest if step.stage == "build" else min(_LARGER, limits.largest))
 
 
 def _on_the_way(

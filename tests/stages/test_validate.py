@@ -41,13 +41,13 @@ def test_every_hop_is_measured_against_the_one_before_and_the_source(finished: P
     }
     assert checks == {
         "record": ["FP64"],
-        "script": ["eager", "itself in a larger batch", "FP64"],
-        "translate": ["eager", "itself in a larger batch", "FP64"],
-        "simplify": ["translate", "itself in a larger batch", "FP64"],
-        "rewrite": ["simplify", "itself in a larger batch", "FP64"],
-        "halve": ["rewrite", "itself in a larger batch", "FP64"],
-        "halve, widened": ["rewrite with its weights in FP16", "itself in a larger batch", "FP64"],
-        "halve, rounded": ["rewrite", "itself in a larger batch", "FP64"],
+        "script": ["eager", "itself at the largest batch", "FP64"],
+        "translate": ["eager", "itself at the largest batch", "FP64"],
+        "simplify": ["translate", "itself at the largest batch", "FP64"],
+        "rewrite": ["simplify", "itself at the largest batch", "FP64"],
+        "halve": ["rewrite", "itself at the largest batch", "FP64"],
+        "halve, widened": ["rewrite with its weights in FP16", "itself at the largest batch", "FP64"],
+        "halve, rounded": ["rewrite", "itself at the largest batch", "FP64"],
         "build": [],
     }
     status = {hop.stage: hop.status for hop in written.hops}
