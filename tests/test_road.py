@@ -175,6 +175,38 @@ def test_a_call_gives_a_run_with_typed_fields(tmp_path: Path) -> None:
         again.check()
 
 
+def test_a_quick_run_to_onnx_leaves_out_what_it_says(tmp_path: Path) -> None:
+    tiny = f"{ROOT / 'tests' / 'tiny.py'}:tiny"
+    run = deploytool.export(tiny, inputs=[(3, 32, 32)], to="onnx", quick=True, out=tmp_path / "run")
+    made = [artifact.made_by for artifact in run.artifacts]
+    assert made == ["instantiate", "record", "translate", "simplify", "rewrite", "validate"]
+    assert run.passed
+    assert (run.script, run.fp16) == (None, None)
+    assert run.onnx == tmp_path / "run/rewrite/graph.onnx"
+    assert (run.report.images, run.report.rounds, run.report.speeds, run.report.proof) == (4, 0, (), None)
+    assert [hop.stage for hop in run.report.hops if hop.checks] == ["record", "translate", "simplify", "rewrite"]
+    assert run.report.choices["rewrite"] == "folded"
+    found = verdict.closing(run.report, run.folder)
+    assert found.verdict == "pass for all that ran here"
+    assert found.pending == ("the checks themselves: no fault was planted", "speed: not timed")
+
+
+def test_what_is_said_wins_over_quick() -> None:
+    every = {"images": 5, "faults": 2, "seconds": 0.5, "rewrite": "none"}
+    seen: list[Any] = []
+
+    def follow(plan: road.Plan, start: road.Start) -> tuple[Artifact, ...]:
+        seen.append(plan)
+        raise KeyboardInterrupt
+
+    for quick in (True, False):
+        with pytest.raises(KeyboardInterrupt):
+            deploytool.export("shufflenet_g3", quick=quick, follow=follow, **every)  # type: ignore[arg-type]
+    for plan in seen:
+        assert {name: getattr(plan.options, name) for name in every} == every
+        assert "prove" in plan.recipe
+
+
 def test_the_terminal_and_the_call_have_the_same_choices() -> None:
     asked = set(inspect.signature(command).parameters)
     renamed = {"for_": "targets", "input_": "inputs", "size": "sizes", "arg": "arguments"}
@@ -197,6 +229,10 @@ def test_the_terminal_and_the_call_have_the_same_choices() -> None:
         ("mixnet_s", {"targets": ["rtx99"]}, "there is no target 'rtx99'"),
         ("mixnet_s", {"weights": "none.pth"}, "there is no file none.pth"),
         ("mixnet_s", {"data": "none"}, "there is no folder none"),
+        ("mixnet_s", {"to": "int8"}, "to 'int8' is none we know"),
+        ("mixnet_s", {"to": "onnx", "trt": True}, "an engine and a bundle are made from the FP16 graph"),
+        ("mixnet_s", {"to": "onnx", "pack": True}, "an engine and a bundle are made from the FP16 graph"),
+        ("mixnet_s", {"quick": True, "min_speedup": 1.0}, "no time to measure it in"),
     ],
 )
 def test_bad_input_is_raised_before_any_work(

@@ -24,6 +24,7 @@ from deploytool.report import (
 )
 
 WEIGHTS = Weights(10, 1, 2)
+PROVED = Proof((), (), 0, ())
 TOLERANCE = Tolerance(1e-5, 1.0, 90.0, 1.0, 1.0)
 
 
@@ -32,7 +33,7 @@ def check(*broken: str) -> Check:
 
 
 def written(*hops: Hop, reach: Reach | None = None) -> Report:
-    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, 0.01, None, hops, (), None, reach, None, (), (), (), {})
+    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, 0.01, None, hops, (), None, reach, PROVED, (), (), (), {})
 
 
 def hop(stage: str, *checks: Check, status: str = MEASURED) -> Hop:
@@ -118,9 +119,19 @@ def test_the_verdicts_come_in_the_order_of_the_exit_codes() -> None:
     held = dataclasses.replace(every, hops=(hop("halve", check()), pending))
     assert closing(held)[:2] == ("too slow", ("build is not surely 2× as fast as eager",))
     assert closing(dataclasses.replace(held, gate=None))[0] == "not proven"
-    assert closing(dataclasses.replace(held, gate=None, proof=None))[0] == "pass for all that ran here"
+    assert closing(dataclasses.replace(held, gate=None, proof=PROVED))[0] == "pass for all that ran here"
     pack = ["pack it for a device with deploytool pack run"]
     assert closing(written(hop("halve", check()))) == ("pass", (), pack)
+
+
+def test_what_a_run_was_told_to_leave_out_is_pending() -> None:
+    report = written(hop("halve", check()))
+    assert verdict.closing(report, Path("run")).pending == ()
+    bare = dataclasses.replace(report, proof=None, rounds=0)
+    seen = verdict.closing(bare, Path("run"))
+    assert seen.verdict == "pass for all that ran here"
+    assert seen.pending == ("the checks themselves: no fault was planted", "speed: not timed")
+    assert verdict.unmeasured(bare) == ()
 
 
 def test_a_speed_that_was_not_measured_is_pending_and_not_passed() -> None:

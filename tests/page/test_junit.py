@@ -88,6 +88,11 @@ def test_what_is_to_be_built_elsewhere_is_skipped_with_its_reason(finished: Path
     assert "only on the GPU it serves" in targets[0][0].attrib["message"]
 
 
+def test_what_was_left_out_is_skipped_and_not_passed(finished: Path) -> None:
+    skipped = {(case.group, case.skipped) for case in junit.cases(variants.bare(written(finished))) if case.skipped}
+    assert {("proof", "none was planted"), ("speed", "not timed")} <= skipped
+
+
 def test_any_words_are_escaped_and_what_xml_cannot_hold_is_left_out(finished: Path) -> None:
     report = replace(variants.hostile(written(finished)), model=f"{HOSTILE}\x00\x1b[31m\ud800")
     text = junit.text(report)

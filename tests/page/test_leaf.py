@@ -80,6 +80,13 @@ def test_pending_targets_come_with_commands(run_copy: Path) -> None:
     assert f"python -m deploytool.device verify {run_copy}/pack/bundle" in page.text
 
 
+def test_what_was_left_out_comes_with_the_command_that_does_it(run_copy: Path) -> None:
+    page = read(variants.rewrite(run_copy, variants.bare(written(run_copy))))
+    assert f"deploytool bench {run_copy}" in page.text
+    assert f"deploytool prove {run_copy}" in page.text
+    assert "0 rounds" not in page.text
+
+
 def test_somebody_elses_words_stay_words(run_copy: Path) -> None:
     changed = variants.hostile(written(run_copy))
     text = leaf.text(facts.read(variants.rewrite(run_copy, changed)))

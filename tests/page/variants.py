@@ -79,6 +79,11 @@ def pending(sound: Report) -> Report:
     return replace(sound, targets=(*sound.targets, *asked))
 
 
+def bare(sound: Report) -> Report:
+    """The same of a run that was told to plant no faults and to time nothing."""
+    return replace(sound, proof=None, speeds=(), rounds=0)
+
+
 def hostile(sound: Report) -> Report:
     """Somebody else's words in every place that takes them."""
     hops = tuple(replace(hop, file=HOSTILE) for hop in sound.hops)
@@ -102,4 +107,4 @@ def blame(run: Path, *, wrong: bool) -> None:
     blamed.write(run, blamed._graphs(run), blamed.Blame(hops, (0, 1), finding if wrong else None))
 
 
-ENDINGS = (lambda sound: sound, broken, slow, late, weak, flipped, pending)
+ENDINGS = (lambda sound: sound, broken, slow, late, weak, flipped, pending, bare)
