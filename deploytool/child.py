@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import math
 import os
@@ -17,13 +18,37 @@ from contextlib import suppress
 from typing import IO
 
 from deploytool.errors import StageFailed
+from deploytool.plain import Json
 
 GIBIBYTE = 1 << 30
 _LOG = logging.getLogger(__name__)
 _LIBC = ctypes.CDLL(None)  # loaded before any fork
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _alive: set[int] = set()  # process groups
+_waiting: dict[tuple[str, ...], subprocess.Popen[str]] = {}  # by their commands
 _MOST_LINES, _LONGEST_LINE = 10_000, 10_000
+
+
+def ahead(command: Sequence[str], gibibytes: float) -> None:
+    """Begins a command that will wait for its task, so that `run_limited` finds it with its imports done.
+
+    It is killed with this process, and by `recall` if nobody came to need it.
+    """
+    if tuple(command) not in _waiting:
+        _waiting[tuple(command)] = _started(command, gibibytes)
+
+
+def awaits(command: Sequence[str]) -> bool:
+    """Whether the command was begun ahead and waits for its task."""
+    return tuple(command) in _waiting
+
+
+def recall(command: Sequence[str]) -> None:
+    """Ends the command if it was begun ahead and still waits for its task."""
+    process = _waiting.pop(tuple(command), None)
+    if process is not None:
+        with process:
+            _end(process)
 
 
 def run_limited(
@@ -33,31 +58,20 @@ def run_limited(
     seconds: float,
     gibibytes: float,
     heard: Callable[[str], None] | None = None,
+    task: Json = None,
 ) -> str:
     """What `command` wrote on stdout; `what` is its name in messages.
 
     The limits are wall-clock seconds and gibibytes of address space, of which infinity is none: CUDA reserves more
-    than any machine has. `heard` is called with each line as it comes, from another thread.
+    than any machine has. `heard` is called with each line as it comes, from another thread. `task` goes to its stdin as
+    one line of JSON; a command that was begun `ahead` is handed it under the limit on memory that it was begun with.
     Raises StageFailed if it crashes, hangs, runs out of memory, or ends with a non-zero status.
     """
-    parent = os.getpid()
-
-    def limit() -> None:
-        _LIBC.prctl(_DEATH_SIGNAL, signal.SIGKILL)  # it goes with us, however we go
-        if os.getppid() != parent:
-            os._exit(1)  # we went before it could ask for that
-        if gibibytes == math.inf:
-            with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123  # after a fork
-                score.write("1000")  # if the machine itself runs out of memory, this one goes first
-        else:
-            resource.setrlimit(resource.RLIMIT_AS, (int(gibibytes * GIBIBYTE),) * 2)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
     begun = time.monotonic()
-    with _started(command, limit) as process:
-        _alive.add(process.pid)
+    with _waiting.pop(tuple(command), None) or _started(command, gibibytes) as process:
         listening = _listen(process, heard)
         try:
+            _hand(process, task)
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise StageFailed(f"{what} was stopped after {seconds:g} s", "give it more time, or leave it out") from None
@@ -77,11 +91,24 @@ def end_all() -> None:
             os.killpg(group, signal.SIGKILL)
 
 
-def _started(command: Sequence[str], limit: Callable[[], None]) -> subprocess.Popen[str]:
+def _started(command: Sequence[str], gibibytes: float) -> subprocess.Popen[str]:
     """In a process group of its own, so that what it starts ends with it."""
-    return subprocess.Popen(
+    parent = os.getpid()
+
+    def limit() -> None:
+        _LIBC.prctl(_DEATH_SIGNAL, signal.SIGKILL)  # it goes with us, however we go
+        if os.getppid() != parent:
+            os._exit(1)  # we went before it could ask for that
+        if gibibytes == math.inf:
+            with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123  # after a fork
+                score.write("1000")  # if the machine itself runs out of memory, this one goes first
+        else:
+            resource.setrlimit(resource.RLIMIT_AS, (int(gibibytes * GIBIBYTE),) * 2)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+    process = subprocess.Popen(
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -89,6 +116,16 @@ def _started(command: Sequence[str], limit: Callable[[], None]) -> subprocess.Po
         preexec_fn=limit,
         start_new_session=True,
     )
+    _alive.add(process.pid)
+    return process
+
+
+def _hand(process: subprocess.Popen[str], task: Json) -> None:
+    """Gives a child its task, and nothing else to read."""
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin as pipe:  # it may have ended before it came to read
+        if task is not None:
+            pipe.write(json.dumps(task) + "\n")
 
 
 class _Ear(threading.Thread):

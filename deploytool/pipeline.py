@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from deploytool import factory, machine, plain, receipt, stages, weights_file
+from deploytool import child, factory, machine, plain, programs, receipt, stages, weights_file
 from deploytool.artifact import Artifact, Given, Kind
 from deploytool.errors import BadInput
 from deploytool.receipt import Receipt
@@ -49,14 +49,19 @@ def run(job: Job, recipe: Sequence[str], home: Path) -> Iterator[Artifact]:
     _enter(home, recipe)
     shelf: list[Artifact] = []
     try:
-        for verb in recipe:
+        for place, verb in enumerate(recipe):
             contract = STAGES[verb]
             wanted = (*contract.takes, *contract.welcomes)
             given = Given(tuple(artifact for artifact in shelf if artifact.kind in wanted))
             key = _key(verb, job, given)
-            shelf.append(_found(home / verb, key) or _made(verb, job, home, given, key, shelf))
+            kept = _found(home / verb, key)
+            if kept is None:
+                _begin(recipe[place:])
+            shelf.append(kept or _made(verb, job, home, given, key, shelf))
             yield shelf[-1]
     finally:
+        for verb in recipe:
+            child.recall(programs.command(STAGES[verb].program))
         with suppress(OSError):
             home.rmdir()  # which only an empty folder allows
 
@@ -99,6 +104,16 @@ def rooms(home: Path) -> list[tuple[Path, Receipt]]:
     """Every room of a run that a receipt seals, in the order of the stages."""
     found = [(home / verb, receipt.read(home / verb)) for verb in STAGES]
     return [(room, sealed) for room, sealed in found if sealed is not None]
+
+
+def _begin(recipe: Sequence[str]) -> None:
+    """Has the children of these stages begin what takes them long, which is to import their libraries.
+
+    Those of the stage that is next begin with it: nothing would be gained.
+    """
+    for verb in recipe[1:]:
+        if program := STAGES[verb].program:
+            child.ahead(programs.command(program), programs.GIBIBYTES)
 
 
 def _key(verb: str, job: Job, given: Given) -> str:

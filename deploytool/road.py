@@ -186,9 +186,10 @@ def export(
     )
     wishes.within(options)
     plan = Plan(found, options, places.recipe(options, to), Path(out or Path("artifacts") / found.name), require, pack)
-    made = tuple(follow(plan, partial(_travel, plan)))
-    written = report.read(plan.home / "validate" / Kind.REPORT.value)
-    keeping.keep(written, plan.home, Path(junit) if junit else None)
+    with keeping.ahead(plan.home):
+        made = tuple(follow(plan, partial(_travel, plan)))
+        written = report.read(plan.home / "validate" / Kind.REPORT.value)
+        keeping.keep(written, plan.home, Path(junit) if junit else None)
     return Run(plan.home, made, written, failure(written, plan.home, require=require))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from deploytool import child, programs
 from deploytool.child import run_limited
 from deploytool.errors import StageFailed
 from tests.conftest import ROOT
@@ -81,6 +82,40 @@ child.run_limited([sys.executable, "-c", program], what="it", seconds=50, gibiby
     assert done.returncode == (-9 if how == "kill" else 1)
     assert gone(int(done.stdout))
     assert time.monotonic() - begun < 20
+
+
+WAITING = "import json, os, sys; print(os.getpid(), *json.loads(sys.stdin.readline()))"
+
+
+def test_a_child_that_began_ahead_is_handed_its_task() -> None:
+    command = programs.command(WAITING)
+    child.ahead(command, 1.0)
+    begun = child._waiting[command].pid
+    child.ahead(command, 1.0)
+    assert (child.awaits(command), child._waiting[command].pid) == (True, begun)
+    said = [run_limited(command, what="it", seconds=20, gibibytes=1.0, task=["a", "b"]).split() for _ in range(2)]
+    assert said[0] == [str(begun), "a", "b"]
+    assert said[1][1:] == ["a", "b"]
+    assert said[1][0] != str(begun), "the second had to begin anew"
+    assert not child.awaits(command)
+
+
+def test_a_child_that_nobody_came_to_need_is_recalled() -> None:
+    command = programs.command(WAITING)
+    child.ahead(command, 1.0)
+    begun = child._waiting[command].pid
+    child.recall(command)
+    child.recall(command)
+    assert gone(begun)
+    assert begun not in child._alive
+
+
+def test_a_child_that_died_before_its_task_came_fails_like_any_other() -> None:
+    command = programs.command("raise SystemExit('no such library')")
+    child.ahead(command, 1.0)
+    child._waiting[command].wait()
+    with pytest.raises(StageFailed, match="it ended with status 1: no such library"):
+        run_limited(command, what="it", seconds=20, gibibytes=1.0, task=["a" * 100_000])
 
 
 def test_a_flood_of_words_does_not_fill_our_memory() -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 import onnx
 import pytest
 
-from deploytool import catalog, pipeline, report, verdict
+from deploytool import catalog, pipeline, programs, report, verdict
 from deploytool.cli import asked
 from deploytool.errors import BadInput, StageFailed
 from deploytool.spec import Job
-from deploytool.stages import halve
 from tests.conftest import FREE, QUICK
 from tests.own_road import ARCHITECTURES, OWN, Walk
 
@@ -141,7 +140,7 @@ def test_the_exporter_says_nothing_but_its_refusal(walk: Walk, capfd: pytest.Cap
 
 
 def test_a_graph_that_crashes_onnx_runtime_ends_only_a_child(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(halve, "_PROGRAM", "import os; os.abort()")
+    monkeypatch.setattr(programs, "OPEN", "import os; os.abort()")
     with pytest.raises(StageFailed, match="the FP16 graph cannot be opened: ONNX Runtime was killed by SIGABRT"):
         walk("odd:Lazy", ["16"], engine=False)
 

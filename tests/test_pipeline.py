@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import machine, pipeline, receipt, stages, targets
+from deploytool import child, machine, pipeline, programs, receipt, stages, targets
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.errors import BadInput, StageFailed
 from deploytool.spec import Job, Options
@@ -173,6 +173,23 @@ def test_the_artifacts_are_what_the_table_says(finished: Path) -> None:
 def test_every_receipt_names_the_weights_it_all_began_with(finished: Path) -> None:
     sealed = dict(pipeline.rooms(finished))
     assert {one.weights for one in sealed.values()} == {sealed[finished / "instantiate"].files[Kind.WEIGHTS.value]}
+
+
+def test_children_begin_while_the_stages_before_theirs_work(tmp_path: Path) -> None:
+    command = programs.command(programs.SIMPLIFY)
+    made = pipeline.run(Job(TINY, QUICK), SHORT, tmp_path / "run")
+    waited = {artifact.made_by: child.awaits(command) for artifact in made}
+    assert waited == {"instantiate": True, "record": True, "translate": True, "simplify": False}
+
+
+def test_nothing_begins_for_a_run_that_is_all_there_nor_outlives_one_that_is_left(home: Path) -> None:
+    command = programs.command(programs.SIMPLIFY)
+    assert not any(child.awaits(command) for _ in pipeline.run(Job(TINY, QUICK), SHORT, home))
+    other = pipeline.run(Job(TINY, dataclasses.replace(QUICK, seed=1)), SHORT, home)
+    next(other)
+    assert child.awaits(command)
+    other.close()  # type: ignore[attr-defined]  # it is a generator
+    assert not child.awaits(command)
 
 
 def test_a_sweep_leaves_whole_rooms_and_nothing_else(run_copy: Path, tmp_path: Path) -> None:

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from deploytool import child, programs
+from deploytool.errors import StageFailed
 from deploytool.page import PAGE, junit, stamp
 from deploytool.report import Report
+
+_COMMAND, _SECONDS = programs.command(programs.DRAW), 60.0
 
 
 def keep(written: Report, home: Path, xml: Path | None = None) -> Path:
     """Makes sure that the run's page is that of what it holds, and writes `xml` if it is named; gives the page."""
     if not stamp.holds(home):
-        from deploytool.page import leaf  # here begin matplotlib and jinja2
-
-        leaf.write(home)
+        _draw(home)
     if xml is not None:
         junit.write(xml, written)
     return home / PAGE
+
+
+@contextmanager
+def ahead(home: Path) -> Iterator[None]:
+    """Has a child begin what a page takes long for, unless the page that is there may well be right in the end."""
+    if not stamp.holds(home):
+        child.ahead(_COMMAND, programs.GIBIBYTES)
+    try:
+        yield
+    finally:
+        child.recall(_COMMAND)
+
+
+def _draw(home: Path) -> None:
+    """By the child that has begun, if there is one and it can; else here."""
+    if child.awaits(_COMMAND):
+        with suppress(StageFailed):
+            child.run_limited(_COMMAND, what="the page", seconds=_SECONDS, gibibytes=programs.GIBIBYTES, task=str(home))
+            return
+    from deploytool.page import leaf  # here begin matplotlib and jinja2
+
+    leaf.write(home)

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
+from deploytool import programs
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.spec import Job
 
@@ -24,7 +25,8 @@ class Contract:
     """What a stage takes (and takes too where it is there), makes, and reads of the options.
 
     `libraries` are the distributions whose version changes what it makes; `here` says that this machine's devices do;
-    `model`, that the model's own definition does, and not only what was made of it.
+    `model`, that the model's own definition does, and not only what was made of it. `program` is what it has a child
+    do, which can begin while the stages before it work.
     """
 
     takes: tuple[Kind, ...]
@@ -34,6 +36,7 @@ class Contract:
     welcomes: tuple[Kind, ...] = ()
     here: bool = False
     model: bool = True
+    program: str = ""
 
 
 _ORT = ("onnxruntime", "onnxruntime-gpu")
@@ -51,7 +54,13 @@ STAGES: Mapping[str, Contract] = {
         ("exporter", "opset", "runner", "sizes", "tolerance"),
         ("torch", "onnx", "onnxscript", *_ORT),
     ),
-    "simplify": Contract((Kind.GRAPH, Kind.GOLDEN), Kind.GRAPH, ("runner", "sizes", "tolerance"), ("onnxsim", *_ORT)),
+    "simplify": Contract(
+        (Kind.GRAPH, Kind.GOLDEN),
+        Kind.GRAPH,
+        ("runner", "sizes", "tolerance"),
+        ("onnxsim", *_ORT),
+        program=programs.SIMPLIFY,
+    ),
     "rewrite": Contract(
         (Kind.GRAPH, Kind.GOLDEN),
         Kind.GRAPH,
@@ -64,6 +73,7 @@ STAGES: Mapping[str, Contract] = {
         Kind.GRAPH,
         ("io", "keep_fp32", "runner", "tolerance"),
         ("onnx", "safetensors", "numpy", *_ORT),
+        program=programs.OPEN,
     ),
     "lint": Contract((Kind.GOLDEN, Kind.GRAPH), Kind.CANARY, ("runner",), ("onnx", *_ORT)),
     "build": Contract(

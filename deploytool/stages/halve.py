@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from deploytool import golden, plain, precision, scopes, weights_file
+from deploytool import golden, plain, precision, programs, scopes, weights_file
 from deploytool.artifact import Given, Kind, Notes, for_engine
 from deploytool.backends import rounded
 from deploytool.child import run_limited
@@ -23,15 +22,7 @@ from deploytool.spec import AUTO, Job
 _HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _SHARE = 0.9  # of the heavy nodes that are not kept in FP32 on purpose must run in FP16
 _LEAST = 0.5  # of all heavy nodes must, before a graph is called FP16
-_SECONDS, _GIBIBYTES = 300.0, 8.0
-
-# A graph that crashes ONNX Runtime (1.31 optimises some FP16 attention into a segmentation fault) ends this child only.
-_PROGRAM = """
-import sys
-sys.path.remove("")
-import onnxruntime
-onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-"""
+_SECONDS = 300.0
 
 
 def make(job: Job, out: Path, given: Given) -> Notes:
@@ -139,9 +130,8 @@ def _weights(graph: onnx.ModelProto, half: onnx.ModelProto) -> Weights:
 
 def _open(graph: Path) -> None:
     try:
-        run_limited(
-            [sys.executable, "-c", _PROGRAM, str(graph)], what="ONNX Runtime", seconds=_SECONDS, gibibytes=_GIBIBYTES
-        )
+        command = programs.command(programs.OPEN)
+        run_limited(command, what="ONNX Runtime", seconds=_SECONDS, gibibytes=programs.GIBIBYTES, task=str(graph))
     except StageFailed as error:
         raise StageFailed(f"the FP16 graph cannot be opened: {error}", "try --runner reference") from error
 

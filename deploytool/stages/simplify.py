@@ -5,15 +5,13 @@ Where onnxsim fails or its result does, the run goes on: without the pass that i
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
 
-from deploytool import backends, golden
+from deploytool import backends, golden, programs
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.child import run_limited
 from deploytool.errors import ParityFailed, StageFailed
@@ -25,7 +23,7 @@ from deploytool.measure.trial import Question
 from deploytool.report import Tolerance
 from deploytool.spec import Job
 
-_SECONDS, _SEARCH_SECONDS, _GIBIBYTES = 300.0, 300.0, 8.0  # of a run of onnxsim, and of all that search a culprit
+_SECONDS, _SEARCH_SECONDS = 300.0, 300.0  # of a run of onnxsim, and of all that search a culprit
 _SHORTEST_SECONDS, _PATIENCE = 10.0, 10.0  # a run of the search hangs after that long, or so many times the idle run's
 _MOST = 3  # passes that are left out before onnxsim itself is
 
@@ -33,31 +31,10 @@ _FOLDING, _SHAPES = "constant folding", "shape inference"  # steps of onnxsim th
 
 _ALL = ("onnxsim",)
 
-# onnxsim imports torch and sympy where it finds them, and needs neither; `certify` and `check_n` prove less than we do.
-_START = """
-import sys
-sys.path.remove("")
-sys.modules["torch"] = sys.modules["sympy"] = None
-import onnxsim
-"""
-_PASSES = f"""{_START}
+_PASSES = f"""{programs.ONNXSIM}
 sys.argv = ["onnxsim", "--list-default-optimizers"]
 onnxsim.main()
 """
-_PROGRAM = f"""{_START}
-import json, onnx
-off = json.loads(sys.argv[3])
-simple, _ = onnxsim.simplify(
-    onnx.load(sys.argv[1]),
-    check_n=0,
-    certify=False,
-    skipped_optimizers=off,
-    skip_constant_folding="{_FOLDING}" in off,
-    skip_shape_inference="{_SHAPES}" in off,
-)
-onnx.save(simple, sys.argv[2])
-"""
-
 
 Attempt = Callable[[Sequence[str], float], float]
 
@@ -101,8 +78,8 @@ def _questions(job: Job, before: Path, inputs: Arrays) -> tuple[Question, ...]:
 
 def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> None:
     """Writes what onnxsim makes of a graph with the passes and steps in `off` left out."""
-    command = [sys.executable, "-c", _PROGRAM, str(before), str(out), json.dumps(list(off))]
-    run_limited(command, what="onnxsim", seconds=seconds, gibibytes=_GIBIBYTES)
+    task, command = [str(before), str(out), list(off)], programs.command(programs.SIMPLIFY)
+    run_limited(command, what="onnxsim", seconds=seconds, gibibytes=programs.GIBIBYTES, task=task)
     try:
         graph, plain = onnx.load(out), onnx.load(before)
         del graph.metadata_props[:]
@@ -158,7 +135,8 @@ def _search(attempt: Attempt) -> tuple[tuple[str, ...], list[float]]:
 def _passes() -> list[str]:
     """The names of onnxsim's passes; none where it does not tell."""
     try:
-        said = run_limited([sys.executable, "-c", _PASSES], what="onnxsim", seconds=_SECONDS, gibibytes=_GIBIBYTES)
+        command = programs.command(_PASSES)
+        said = run_limited(command, what="onnxsim", seconds=_SECONDS, gibibytes=programs.GIBIBYTES)
     except StageFailed:
         return []
     return said.split()

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from deploytool import golden, pipeline, report, targets, verdict
+from deploytool import golden, pipeline, programs, report, targets, verdict
 from deploytool.artifact import Artifact, Given, Kind, Notes
 from deploytool.errors import StageFailed
 from deploytool.golden import Floor, Golden, Noise
@@ -159,8 +158,9 @@ def test_the_run_goes_on_is_measured_and_says_so(tmp_path: Path, plant: Plant) -
 def test_the_child_imports_no_torch(finished: Path, tmp_path: Path) -> None:
     told = "[name for name in sys.modules if name.startswith('torch.')], 'onnx' in sys.modules"
     files = [str(finished / "translate" / "graph.onnx"), str(tmp_path / "graph.onnx")]
-    command = [sys.executable, "-c", f"{simplify._PROGRAM}\nprint({told})", *files, "[]"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    task = json.dumps([*files, []])
+    command = programs.command(f"{programs.SIMPLIFY}\nprint({told})")
+    done = subprocess.run(command, input=task, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[] True"
 
 
