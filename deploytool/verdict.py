@@ -69,7 +69,10 @@ def closing(report: Report, home: Path, found: Finding | None = None) -> Closing
         return Closing(UNPROVEN, (f"The golden cases miss {missing(report.proof)}",), pending, (step,))
     if late and not late.reached:
         pending = (*pending, f"the speed of {late.stage}: {late.status}")
-    step = Step("pack it for a device with", f"deploytool pack {home}")
+    if any(hop.stage in _HALF for hop in report.hops):
+        step = Step("pack it for a device with", f"deploytool pack {home}")
+    else:
+        step = Step("go on to FP16 and an engine with", f"deploytool export {report.model} --trt")
     return Closing(PASS_HERE if pending else PASS, (), pending, (step,))
 
 

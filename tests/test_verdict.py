@@ -124,6 +124,11 @@ def test_the_verdicts_come_in_the_order_of_the_exit_codes() -> None:
     assert closing(written(hop("halve", check()))) == ("pass", (), pack)
 
 
+def test_only_what_has_an_fp16_graph_can_be_packed() -> None:
+    further = ["go on to FP16 and an engine with deploytool export tiny --trt"]
+    assert closing(written(hop("rewrite", check()))) == ("pass", (), further)
+
+
 def test_what_a_run_was_told_to_leave_out_is_pending() -> None:
     report = written(hop("halve", check()))
     assert verdict.closing(report, Path("run")).pending == ()
