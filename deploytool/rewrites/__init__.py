@@ -49,7 +49,8 @@ def of_fans(
 _FOLDED = ("fold_batch_norm", "pool_globally")
 _GROUPED = (*_FOLDED, "absorb_shuffle", "merge_mixed_depthwise", "group_split_pointwise", "densify_split_pointwise")
 _UNSPLIT = (*_FOLDED, "densify_split_pointwise")
-_JOINED = ("merge_mixed_depthwise", "add_instead_of_concat", "absorb_shuffle")
+_MERGED = (*_UNSPLIT, "merge_mixed_depthwise")
+_JOINED = ("add_instead_of_concat", "absorb_shuffle")
 _LAST = "name_batch"  # of the tensors that all the others have made
 
 # A recipe is a sequence of rewrites; which is the fastest differs from runtime to runtime, so it is measured.
@@ -57,8 +58,8 @@ RECIPES: Mapping[str, tuple[str, ...]] = {
     "plain": (),
     "folded": (*_FOLDED, "absorb_shuffle", _LAST),  # none of these ever adds work
     "grouped": (*_GROUPED, "gather_shuffle", _LAST),
-    "dense": (*_UNSPLIT, *_JOINED, _LAST),
-    "parted": (*_UNSPLIT, "part_mixed_depthwise", *_JOINED, "part_shuffled", _LAST),
+    "dense": (*_MERGED, *_JOINED, _LAST),
+    "parted": (*_MERGED, "part_channels", "widen_gate", *_JOINED, "part_shuffled", _LAST),
     "fewest": (*_GROUPED, "merge_siblings", "densify_shuffled", _LAST),
 }
 PLAIN = "plain"
