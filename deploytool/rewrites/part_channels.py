@@ -19,7 +19,7 @@ from onnx import NodeProto
 
 from deploytool.graphs import convolution
 from deploytool.graphs.convolution import Convolution, take
-from deploytool.graphs.draft import Array, Draft, attributes
+from deploytool.graphs.draft import Draft, attributes
 from deploytool.graphs.layouts import Layout, layouts
 from deploytool.graphs.spaces import spaces, ties
 from deploytool.rewrites import Outcome
@@ -119,8 +119,7 @@ class _Laid:
         total, bias = begin, part.bias
         for source, weight in blocks:
             last = makes if weight is blocks[-1][1] else ""
-            block: Array = weight
-            term = replace(part, weight=block, bias=bias)
+            term = replace(part, weight=weight, bias=bias)
             self.new.append(convolution.write(self.draft, term, source, "" if total else last))
             if total:
                 reads = [total, self.new[-1].output[0]]
