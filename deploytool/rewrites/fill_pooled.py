@@ -55,7 +55,7 @@ def _fill(draft: Draft, conv: Convolution, nodes: Sequence[NodeProto]) -> str:
     layout = padded([range(conv.outputs)], BLOCK)
     wide = replace(conv, weight=take(conv.weight, layout), bias=take(conv.bias, layout))
     old, new = [conv.node, *nodes], [convolution.write(draft, wide, conv.source)]
-    first, taken = new[0].name, set[str]()
+    first = new[0].name
     new += carry(draft, nodes, new[0].output[0], layout)
     pooled = new[-1].output[0]
     for reader in draft.readers(nodes[-1].output[0]):
@@ -69,8 +69,7 @@ def _fill(draft: Draft, conv: Convolution, nodes: Sequence[NodeProto]) -> str:
             reading = replace(after, weight=take(after.weight, layout, 1))
             old.append(after.node)
             new.append(convolution.write(draft, reading, source, after.result))
-        elif last.output[0] not in taken:
-            taken.add(last.output[0])
+        else:  # the same for all that read the pool itself: one of them is kept
             new.append(convolution.write(draft, _taking(last, conv, layout), source, last.output[0]))
     draft.replace(old, new)
     return first
@@ -79,7 +78,7 @@ def _fill(draft: Draft, conv: Convolution, nodes: Sequence[NodeProto]) -> str:
 def _late(draft: Draft, reader: NodeProto | None) -> list[NodeProto]:
     """The nodes from a reader of the pool on that work channel by channel, each alone with what the one before made."""
     late = list[NodeProto]()
-    while reader is not None and keeps_channels(draft, reader) and reader.output[0] not in draft.outputs:
+    while reader is not None and keeps_channels(draft, reader):
         late.append(reader)
         reader = draft.only_reader(reader.output[0])
     return late
