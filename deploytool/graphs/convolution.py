@@ -199,3 +199,17 @@ def rows(conv: Convolution, begin: int, end: int) -> Convolution:
     """The convolution that makes only some of the channels; it has one group, or is depthwise."""
     group = end - begin if conv.is_depthwise() else 1
     return replace(conv, weight=conv.weight[begin:end], bias=conv.bias[begin:end], group=group)
+
+
+def cropped(conv: Convolution) -> Convolution:
+    """The convolution without the edges of its window that hold zeros in all channels, as far as its padding goes."""
+    pads, cuts = [], []
+    for axis in range(2):
+        used = np.flatnonzero(conv.weight.any((0, 1, 3 - axis)))
+        size, step = conv.kernel[axis], conv.dilations[axis]
+        first, last = (int(used[0]), size - 1 - int(used[-1])) if len(used) else (0, 0)
+        first, last = min(first, conv.pads[axis] // step), min(last, conv.pads[axis + 2] // step)
+        cuts.append(slice(first, size - last))
+        pads.append((conv.pads[axis] - first * step, conv.pads[axis + 2] - last * step))
+    rows, columns = pads
+    return replace(conv, weight=conv.weight[:, :, cuts[0], cuts[1]], pads=(rows[0], columns[0], rows[1], columns[1]))

@@ -116,14 +116,14 @@ def _passage(draft: Draft, shuffle: Shuffle) -> Passage | str:
         node = draft.maker(tensor)
         if node is None or draft.only_reader(tensor, shuffle.nodes) is None:
             return f"{name}: what is shuffled has other readers too"
-        if not _keeps_channels(draft, node):
+        if not keeps_channels(draft, node):
             break
         early.insert(0, node)
         tensor = node.input[0]
     first = convolution.read(draft, node)
     late: list[NodeProto] = []
     tensor = shuffle.result
-    while (reader := draft.only_reader(tensor)) is not None and _keeps_channels(draft, reader):
+    while (reader := draft.only_reader(tensor)) is not None and keeps_channels(draft, reader):
         late.append(reader)
         tensor = reader.output[0]
     last = convolution.read(draft, reader)
@@ -132,7 +132,7 @@ def _passage(draft: Draft, shuffle: Shuffle) -> Passage | str:
     return Passage(first, tuple(early), shuffle, tuple(late), last)
 
 
-def _keeps_channels(draft: Draft, node: NodeProto) -> bool:
+def keeps_channels(draft: Draft, node: NodeProto) -> bool:
     """Whether a node makes each channel from that channel alone, the same way in each or as a depthwise convolution."""
     conv = convolution.read(draft, node)
     if conv is not None:

@@ -47,21 +47,23 @@ def of_fans(
 
 
 _FOLDED = ("fold_batch_norm", "pool_globally")
-_GROUPED = (*_FOLDED, "absorb_shuffle", "merge_mixed_depthwise", "group_split_pointwise", "densify_split_pointwise")
-_UNSPLIT = (*_FOLDED, "densify_split_pointwise")
-_JOINED = ("merge_mixed_depthwise", "add_instead_of_concat", "absorb_shuffle")
+_MERGED = (*_FOLDED, "absorb_shuffle", "merge_mixed_depthwise", "group_split_pointwise", "densify_split_pointwise")
+_PARTED = (*_FOLDED, "densify_split_pointwise", "merge_mixed_depthwise", "part_channels", "widen_gate")
+_FOR_ENGINES = ("merge_siblings", "densify_shuffled", "compose_pointwise", "pool_by_window")
+_FILLED = "fill_pooled"
 _LAST = "name_batch"  # of the tensors that all the others have made
 
 # A recipe is a sequence of rewrites; which is the fastest differs from runtime to runtime, so it is measured.
 RECIPES: Mapping[str, tuple[str, ...]] = {
     "plain": (),
-    "folded": (*_FOLDED, "absorb_shuffle", _LAST),  # none of these ever adds work
-    "grouped": (*_GROUPED, "gather_shuffle", _LAST),
-    "dense": (*_UNSPLIT, *_JOINED, _LAST),
-    "parted": (*_UNSPLIT, "part_mixed_depthwise", *_JOINED, "part_shuffled", _LAST),
-    "fewest": (*_GROUPED, "merge_siblings", "densify_shuffled", _LAST),
+    "folded": (*_FOLDED, "absorb_shuffle", _FILLED, _LAST),  # none of these adds work that one could notice
+    "grouped": (*_MERGED, "gather_shuffle", _FILLED, _LAST),
+    "parted": (*_PARTED, "add_instead_of_concat", "absorb_shuffle", _FILLED, _LAST),
+    "fewest": (*_MERGED, *_FOR_ENGINES, _LAST),
 }
 PLAIN = "plain"
+_NO_FORM = ("pool_by_window",)  # alone: one node for another is not worth timing
+_ALONE = Outcome((), ("the rest of its recipe makes no form of its own",))
 
 
 def load(name: str) -> Rewrite:
@@ -120,7 +122,10 @@ def candidates(model: onnx.ModelProto, recipes: Mapping[str, Sequence[str]] = RE
                 after, outcome = rewrite(before, [name])
                 done[made] = (after, {**outcomes, **outcome})
         after, outcomes = done[made]
-        fired = tuple(name for name in names if outcomes[name].fired)
-        known = found.get(fired)
-        found[fired] = Candidate((*known.names, recipe) if known else (recipe,), after, outcomes)
+        form = tuple(name for name in names if outcomes[name].fired and name not in _NO_FORM)
+        known = found.get(form)
+        if known:
+            alone = {name: _ALONE for name in names if outcomes[name].fired and name in _NO_FORM}
+            after, outcomes = known.model, {**known.outcomes, **outcomes, **alone}
+        found[form] = Candidate((*known.names, recipe) if known else (recipe,), after, outcomes)
     return list(found.values())

@@ -49,11 +49,11 @@ def forms(name: str, folder: Path) -> tuple[list[Candidate], dict[str, Path], Ar
     return found, files, read(record.path).inputs
 
 
-def timed(name: str, folder: Path, seconds: float) -> Iterator[str]:
+def timed(name: str, folder: Path, seconds: float, threads: int) -> Iterator[str]:
     """A line for every form and batch."""
     found, files, inputs = forms(name, folder)
     with ExitStack() as stack:
-        sessions = {each: stack.enter_context(onnxruntime.start(file)) for each, file in files.items()}
+        sessions = {each: stack.enter_context(onnxruntime.start(file, threads=threads)) for each, file in files.items()}
         plain = replay(sessions[EXPORT], inputs)
         errors = {each: parity.compare(replay(session, inputs), plain).max_error for each, session in sessions.items()}
         for batch in BATCHES:
@@ -73,16 +73,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=[*MIXNETS, *SHUFFLENETS, *OTHERS])
     parser.add_argument("--seconds", type=float, default=10.0, help="for each model and batch")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="that share one operator; 0: as ONNX Runtime thinks best"
+    )
     asked = parser.parse_args()
-    runtime = f"ONNX Runtime {machine.version('onnxruntime')}, its default threads"
+    runtime = f"ONNX Runtime {machine.version('onnxruntime')}, {asked.threads or 'its default'} threads"
     say(f"{machine.cpu()}, Python {platform.python_version()}, {runtime}; ratios to the plain export, in turn")
-    measure(asked.models, asked.seconds)
+    measure(asked.models, asked.seconds, asked.threads)
 
 
-def measure(models: Sequence[str], seconds: float) -> None:
+def measure(models: Sequence[str], seconds: float, threads: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         for model in models:
-            for line in timed(model, Path(name), seconds):
+            for line in timed(model, Path(name), seconds, threads):
                 say(line)
 
 

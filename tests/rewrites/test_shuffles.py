@@ -1,4 +1,4 @@
-"""The four ways with a channel shuffle: absorb it, gather it, part the convolution before, densify the one after."""
+"""The three ways with a channel shuffle: absorb it, gather it, densify the convolution after it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from tests.rewrites.drawing import Drawing, kinds, proved, refused
 
-FOUR = ("absorb_shuffle", "gather_shuffle", "part_shuffled", "densify_shuffled")
+THREE = ("absorb_shuffle", "gather_shuffle", "densify_shuffled")
 
 
 def unit(groups: tuple[int, int, int], place: str, pool: bool = False, seed: int = 0) -> onnx.ModelProto:
@@ -28,40 +28,39 @@ def unit(groups: tuple[int, int, int], place: str, pool: bool = False, seed: int
 
 @pytest.mark.parametrize("place", ["before", "after", "alone"])
 @pytest.mark.parametrize("groups", [(2, 2, 2), (3, 3, 3), (4, 6, 2), (2, 4, 3), (12, 3, 4)])
-@pytest.mark.parametrize("name", ["gather_shuffle", "densify_shuffled", "part_shuffled"])
+@pytest.mark.parametrize("name", ["gather_shuffle", "densify_shuffled"])
 def test_between_grouped_convolutions(name: str, groups: tuple[int, int, int], place: str) -> None:
-    after = proved(unit(groups, place), name, groups[2] if name == "part_shuffled" else 1)
+    after = proved(unit(groups, place), name, 1)
     assert "Transpose" not in kinds(after)
     assert ("Gather" in kinds(after)) == (name == "gather_shuffle")
 
 
 @pytest.mark.parametrize("place", ["before", "after", "alone"])
 @pytest.mark.parametrize("groups", [(1, 3, 3), (3, 3, 1), (1, 4, 1), (1, 2, 4)])
-@pytest.mark.parametrize("name", FOUR)
+@pytest.mark.parametrize("name", THREE)
 def test_beside_an_ungrouped_convolution(name: str, groups: tuple[int, int, int], place: str) -> None:
-    after = proved(unit(groups, place, pool=True), name, groups[2] if name == "part_shuffled" else 1)
+    after = proved(unit(groups, place, pool=True), name, 1)
     assert "Transpose" not in kinds(after)
     if name == "absorb_shuffle":
         assert not {"Gather", "Reshape", "Concat"} & set(kinds(after))
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("name", ["part_shuffled", "densify_shuffled"])
-def test_two_units_that_share_a_convolution(name: str, seed: int) -> None:
+def test_two_units_that_share_a_convolution(seed: int) -> None:
     net = Drawing(12, seed)
     first = net.shuffle(net.op("Relu", net.conv("picture", 12, groups=2)), 3)
     second = net.shuffle(net.conv(first, 18, groups=3), 2)
     last = net.conv(second, 6, groups=2)
-    after = proved(net.model(last), name, {"part_shuffled": 5, "densify_shuffled": 2}[name])
+    after = proved(net.model(last), "densify_shuffled", 2)
     assert "Transpose" not in kinds(after)
 
 
-@pytest.mark.parametrize("name", ["gather_shuffle", "densify_shuffled", "part_shuffled"])
+@pytest.mark.parametrize("name", ["gather_shuffle", "densify_shuffled"])
 def test_a_shuffle_that_asks_for_its_sizes(name: str) -> None:
     net = Drawing(12)
     shuffled = net.shuffle_by_sizes(net.op("Relu", net.conv("picture", 12, groups=3)), 3)
     last = net.conv(net.depthwise(shuffled), 12, groups=3)
-    after = proved(net.model(last), name, 3 if name == "part_shuffled" else 1)
+    after = proved(net.model(last), name, 1)
     assert not {"Transpose", "Shape", "Slice"} & set(kinds(after))
     net = Drawing(12)
     shuffled = net.shuffle_by_sizes(net.conv("picture", 12, groups=3), 3)
@@ -88,7 +87,7 @@ def test_the_shuffled_tensor_keeps_its_name_where_it_keeps_its_values() -> None:
     assert shuffled in {name for node in after.graph.node for name in node.output}
 
 
-@pytest.mark.parametrize("name", FOUR)
+@pytest.mark.parametrize("name", THREE)
 def test_why_not(name: str) -> None:
     net = Drawing(12)
     refused(net.model(net.conv("picture", 8)), name, "is left")
@@ -99,7 +98,7 @@ def test_why_not(name: str) -> None:
     refused(net.model(net.op("Reshape", turned, net.weight(np.array([-1, 12, 8, 8])))), name, "is left")
 
 
-@pytest.mark.parametrize("name", ["absorb_shuffle", "part_shuffled", "densify_shuffled"])
+@pytest.mark.parametrize("name", ["absorb_shuffle", "densify_shuffled"])
 def test_why_a_shuffle_has_to_stay(name: str) -> None:
     net = Drawing(12)
     conv = net.conv("picture", 12, groups=3)
