@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from deploytool import targets, verdict
@@ -21,7 +22,7 @@ class Row:
 
 
 def pending(facts: Facts) -> tuple[Row, ...]:
-    """Every artifact that was not run, and every target that has no engine yet."""
+    """Every artifact that was not run, every target that has no engine yet, and what was left out on purpose."""
     report, pack = facts.report, f"deploytool pack {facts.home}"
     bundle = f"{facts.home / 'pack' / 'bundle'}"
     verify = (pack, f"python -m deploytool.device verify {bundle}", f"python -m deploytool.device bench {bundle}")
@@ -41,7 +42,15 @@ def pending(facts: Facts) -> tuple[Row, ...]:
     if (gate := report.gate) and gate.status != MEASURED:
         again = f"deploytool export {report.model} --trt --min-speedup {gate.min_speedup:g}"
         found.append(Row(f"the speed of {gate.stage}", gate.status, "the device", (again,)))
-    return tuple(found)
+    return (*found, *_omitted(facts))
+
+
+def _omitted(facts: Facts) -> Iterator[Row]:
+    """What the run was told to leave out, which this machine can do at any time."""
+    if not facts.report.proof:
+        yield Row("the checks themselves", "no fault was planted", "here", (f"deploytool prove {facts.home}",))
+    if not facts.report.rounds:
+        yield Row("speed", "not timed", "here", (f"deploytool bench {facts.home}",))
 
 
 def _names(facts: Facts, file: str) -> tuple[str, ...]:
