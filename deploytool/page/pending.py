@@ -48,9 +48,9 @@ def pending(facts: Facts) -> tuple[Row, ...]:
 def _omitted(facts: Facts) -> Iterator[Row]:
     """What the run was told to leave out, which this machine can do at any time."""
     if not facts.report.proof:
-        yield Row("the checks themselves", "no fault was planted", "here", (f"deploytool prove {facts.home}",))
+        yield Row("the checks themselves", "no fault was planted", "this machine", (f"deploytool prove {facts.home}",))
     if not facts.report.rounds:
-        yield Row("speed", "not timed", "here", (f"deploytool bench {facts.home}",))
+        yield Row("speed", "not timed", "this machine", (f"deploytool bench {facts.home}",))
 
 
 def _names(facts: Facts, file: str) -> tuple[str, ...]:
