@@ -11,7 +11,7 @@ from deploytool.backends import eager, rounded
 from deploytool.canaries import Canaries
 from deploytool.golden import Golden
 from deploytool.measure import parity
-from deploytool.measure.corners import corners
+from deploytool.measure.corners import Corner, corners
 from deploytool.proof import Proof
 from deploytool.report import Reach, Report, Weights
 from deploytool.spec import BATCH, Job
@@ -26,10 +26,9 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     sample = golden.read(recorded.path)
     devices, engines = eager.devices(), hops.engines(given)
     steps = [step for device in devices for step in hops.on(device, job, given)] + hops.of_half(given) + engines
-    with eager.start(weights.path) as source:
-        extremes = corners(job.model, job.options.sizes, source)
     first = hops.source(recorded, sample, parity.tolerances(sample.noise, job.options.tolerance))
-    judged = tuple(hops.judge(steps, hops.origins(job, given, sample), sample, extremes, _canaries(given), job))
+    extremes, origins = _extremes(job, weights.path), hops.origins(job, given, sample)
+    judged = tuple(hops.judge(steps, origins, sample, extremes, _canaries(given), job))
     timed = hops.on(devices[-1], job, given) + engines
     found, rounds = speeds.measure(weights.path, timed, sample.inputs, job, devices[-1])
     written = Report(
@@ -59,6 +58,14 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         "unmeasured": list(verdict.unmeasured(written)),
         "serves": plain.encode(serves),
     }
+
+
+def _extremes(job: Job, weights: Path) -> list[Corner]:
+    """The corners of the free sizes with the eager model's answers; where there are none, no model is made."""
+    if not job.options.sizes:
+        return []
+    with eager.start(weights) as source:
+        return corners(job.model, job.options.sizes, source)
 
 
 def _choices(job: Job, given: Given) -> dict[str, plain.Json]:
