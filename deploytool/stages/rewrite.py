@@ -25,7 +25,7 @@ from deploytool.spec import AUTO, BATCH, Job
 NONE = "none"
 _SECONDS = 0.5  # of timing for each batch
 _CONTENDERS = 3  # forms that are timed at the larger batch, the plain one aside
-_PATIENCE = 4.0  # seconds: where the larger batch would take longer, the smaller one decides alone
+_PATIENCE = 8.0  # seconds: where the larger batch would take longer, the smaller one decides alone
 _HEAVIEST = 1.5  # times as many weights: more cost an engine more than fewer launches save
 
 Trials = dict[str, dict[int, Ratio]]  # form: batch: how many times faster than the plain form
