@@ -72,7 +72,7 @@ def closing(report: Report, home: Path, found: Finding | None = None) -> Closing
     if any(hop.stage in _HALF for hop in report.hops):
         step = Step("pack it for a device with", f"deploytool pack {home}")
     else:
-        step = Step("go on to FP16 and an engine with", f"deploytool export {report.model} --trt")
+        step = Step("the same command with --trt, and without --to onnx, goes on to FP16 and an engine")
     return Closing(PASS_HERE if pending else PASS, (), pending, (step,))
 
 

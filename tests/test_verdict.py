@@ -125,7 +125,7 @@ def test_the_verdicts_come_in_the_order_of_the_exit_codes() -> None:
 
 
 def test_only_what_has_an_fp16_graph_can_be_packed() -> None:
-    further = ["go on to FP16 and an engine with deploytool export tiny --trt"]
+    further = ["the same command with --trt, and without --to onnx, goes on to FP16 and an engine"]
     assert closing(written(hop("rewrite", check()))) == ("pass", (), further)
 
 
