@@ -162,7 +162,8 @@ def _paragraph(console: Console, columns: Sequence[str], row: Sequence[str]) -> 
     for column, cell in zip(columns[1:], row[1:], strict=True):
         if cell.strip("– "):
             label = f"{column.lstrip('>~')}: {cell}".removeprefix(": ")
-            named.append(label if column.startswith("~") else label.replace(" ", _HARD))
+            broken = column.startswith("~") or len(label) > console.width - 3  # margin and semicolon
+            named.append(label if broken else label.replace(" ", _HARD))
     for line in _wrapped("; ".join(named), console.width, "  ", "  "):
         whole(console, line.replace(_HARD, " "))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import re
@@ -11,7 +12,9 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from deploytool.cli import screen
 from tests.conftest import ROOT, Command
 
 WIDTHS = (60, 80, 120)
@@ -59,6 +62,16 @@ def test_no_line_is_wider_than_the_terminal_and_no_word_is_lost(
     piped = {word for word in words(deploytool(*arguments, COLUMNS="1000").stdout) if not set(word) <= set("─")}
     if "graph.onnx" not in arguments[-1]:  # where values longer than any terminal are folded
         assert piped - {"name", "target", "artifact"} <= words(said)  # what heads the first column
+
+
+def test_a_cell_that_is_wider_than_the_terminal_is_broken_and_no_other() -> None:
+    console = Console(width=60, file=io.StringIO(), force_terminal=True, color_system=None)
+    rows = [("script/script.pt", "11.87 ms", "0.94–1.84: no significant difference")]
+    screen.table(console, "", ("artifact" * 5, ">latency", "speed-up (95 % interval)"), rows)
+    said = console.file.getvalue()  # type: ignore[attr-defined]  # it is the text above
+    assert "latency: 11.87 ms" in said
+    assert {"0.94–1.84:", "difference"} <= set(said.split())
+    assert all(wide(line) <= 60 for line in said.splitlines())
 
 
 def test_a_pipe_is_as_wide_as_it_needs(deploytool: Command) -> None:
