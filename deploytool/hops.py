@@ -161,8 +161,8 @@ def _judged(
     limits = job.options.batch
     with step.open() as session:
         given = inputs(step, sample.inputs, job)
-        full = given if step.again else first(given, max(limits.largest, len(sample.labels)))
-        full = replay(session, full, limits)
+        wanted = given if step.again else first(given, max(limits.largest, len(sample.labels)))
+        full = replay(session, wanted, limits)
         got: Arrays = {name: array[: len(sample.labels)] for name, array in full.items()}
         single = {} if step.again else replay(session, given, Range(limits.smallest, limits.smallest, limits.smallest))
         beyond = [replay(session, inputs(step, corner.inputs, job), limits) for corner in extremes]

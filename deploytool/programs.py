@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 GIBIBYTES = 8.0  # of address space that each may take
+FOLDING, SHAPES = "constant folding", "shape inference"  # steps of onnxsim that are no passes
 
 # onnxsim imports torch and sympy where it finds them, and needs neither.
 ONNXSIM = """
@@ -23,8 +24,8 @@ simple, _ = onnxsim.simplify(
     check_n=0,
     certify=False,
     skipped_optimizers=off,
-    skip_constant_folding="constant folding" in off,
-    skip_shape_inference="shape inference" in off,
+    skip_constant_folding="{FOLDING}" in off,
+    skip_shape_inference="{SHAPES}" in off,
 )
 onnx.save(simple, out)
 """

@@ -27,8 +27,6 @@ _SECONDS, _SEARCH_SECONDS = 300.0, 300.0  # of a run of onnxsim, and of all that
 _SHORTEST_SECONDS, _PATIENCE = 10.0, 10.0  # a run of the search hangs after that long, or so many times the idle run's
 _MOST = 3  # passes that are left out before onnxsim itself is
 
-_FOLDING, _SHAPES = "constant folding", "shape inference"  # steps of onnxsim that are no passes; left out last
-
 _ALL = ("onnxsim",)
 
 _PASSES = f"""{programs.ONNXSIM}
@@ -128,7 +126,7 @@ def _search(attempt: Attempt) -> tuple[tuple[str, ...], list[float]]:
             patience = max(_SHORTEST_SECONDS, _PATIENCE * (time.monotonic() - begun))
         return True
 
-    found = culprits((*_passes(), _SHAPES, _FOLDING), holds, _MOST)
+    found = culprits((*_passes(), programs.SHAPES, programs.FOLDING), holds, _MOST)
     return (_ALL if found is None else found), errors
 
 
@@ -145,4 +143,5 @@ def _passes() -> list[str]:
 def _named(left_out: tuple[str, ...]) -> str:
     if left_out == _ALL:
         return "onnxsim"
-    return "its " + " and ".join(name if name in (_SHAPES, _FOLDING) else f"pass {name}" for name in left_out)
+    steps = (programs.SHAPES, programs.FOLDING)
+    return "its " + " and ".join(name if name in steps else f"pass {name}" for name in left_out)

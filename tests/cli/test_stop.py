@@ -187,3 +187,22 @@ time.sleep(60)
             assert process.wait(20) == 143
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize(("where", "code", "said"), [("pipe", 3, b"all is said"), ("/dev/full", 120, b"")])
+def test_a_command_that_is_done_lets_out_what_it_said_and_ends_at_once(where: str, code: int, said: bytes) -> None:
+    """What is registered for the end of the interpreter, as torch's own taking apart is, does not come to pass."""
+    program = f"""
+import atexit, sys
+from deploytool.cli import stop
+stop.watch(lambda: b"")
+atexit.register(lambda: sys.stderr.write("taken apart"))
+sys.stdout.write("all is said")
+stop.leave({3 if where == "pipe" else 0})
+"""
+    command = [sys.executable, "-c", program]
+    with Path("/dev/full").open("wb") as full:
+        out = subprocess.PIPE if where == "pipe" else full
+        buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+        done = subprocess.run(command, cwd=ROOT, env=buffered, stdout=out, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stdout or b"", done.stderr) == (code, said, b"")
