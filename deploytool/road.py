@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from deploytool import catalog, pipeline, report, verdict, wishes
+from deploytool import catalog, forms, pipeline, report, verdict, wishes
 from deploytool import targets as places
 from deploytool.artifact import Artifact, Kind
 from deploytool.errors import BadInput, DeployError, MissingBackend, NotVerified, ParityFailed, TooSlow
@@ -172,7 +172,7 @@ def export(
         opset=opset,
         batch=wishes.span("batch", batch),
         sizes=wishes.sizes(sizes or {}, found.inputs),
-        rewrite=wishes.given(rewrite, effort.rewrite),
+        rewrite=wishes.one_of("rewrite", wishes.given(rewrite, effort.rewrite), forms.CHOICES),
         io=wishes.one_of("io", io, IO),
         keep_fp32=(keep_fp32,) if isinstance(keep_fp32, str) else tuple(keep_fp32),
         targets=decisions,

@@ -230,6 +230,7 @@ def test_the_terminal_and_the_call_have_the_same_choices() -> None:
         ("mixnet_s", {"weights": "none.pth"}, "there is no file none.pth"),
         ("mixnet_s", {"data": "none"}, "there is no folder none"),
         ("mixnet_s", {"to": "int8"}, "to 'int8' is none we know"),
+        ("mixnet_s", {"rewrite": "fastest"}, "rewrite 'fastest' is none we know"),
         ("mixnet_s", {"to": "onnx", "trt": True}, "an engine and a bundle are made from the FP16 graph"),
         ("mixnet_s", {"to": "onnx", "pack": True}, "an engine and a bundle are made from the FP16 graph"),
         ("mixnet_s", {"quick": True, "min_speedup": 1.0}, "no time to measure it in"),

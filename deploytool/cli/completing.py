@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deploytool import catalog
 from deploytool.errors import DeployError
+from deploytool.forms import CHOICES
 from deploytool.targets import TARGETS, THIS
 
 
@@ -24,6 +25,11 @@ def place_or_model(incomplete: str) -> list[str]:
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     names = [f"{path}/" if path.is_dir() else str(path) for path in inside]
     return [*(name for name in names if name.startswith(incomplete)), *model(incomplete)]
+
+
+def form(incomplete: str) -> list[str]:
+    """The forms of a graph whose names begin so."""
+    return [name for name in CHOICES if name.startswith(incomplete)]
 
 
 def target(incomplete: str) -> list[tuple[str, str]]:

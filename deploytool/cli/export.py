@@ -13,6 +13,7 @@ import typer
 from deploytool.artifact import Artifact
 from deploytool.cli import asked, completing, progress, screen, stop, summary
 from deploytool.cli.manners import Outcome
+from deploytool.forms import CHOICES
 from deploytool.spec import Options
 
 if TYPE_CHECKING:
@@ -79,7 +80,10 @@ def export(
     rewrite: Annotated[
         str | None,
         typer.Option(
-            metavar="RECIPE", help="The form of the graph: auto, none, or a recipe by name.", show_default="auto"
+            metavar="FORM",
+            help=f"Of the graph: {', '.join(CHOICES)}.",
+            show_default="auto",
+            autocompletion=completing.form,
         ),
     ] = None,
     io: Annotated[Io, typer.Option(help="The type of the FP16 graph's inputs and outputs.")] = Io.fp32,

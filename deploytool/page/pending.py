@@ -40,7 +40,7 @@ def pending(facts: Facts) -> tuple[Row, ...]:
         elif target.verdict == targets.NOT_SERVED:
             found.append(Row(f"an engine for {target.target}", target.why, "another machine", ("deploytool targets",)))
     if (gate := report.gate) and gate.status != MEASURED:
-        again = f"deploytool export {report.model} --trt --min-speedup {gate.min_speedup:g}"
+        again = f"deploytool bench {facts.home} --min-speedup {gate.min_speedup:g}"
         found.append(Row(f"the speed of {gate.stage}", gate.status, "the device", (again,)))
     return (*found, *_omitted(facts))
 

@@ -10,6 +10,7 @@ from typing import Protocol, cast
 
 import onnx
 
+from deploytool.forms import RECIPES
 from deploytool.graphs.draft import Draft
 from deploytool.graphs.fans import Fan, fans
 
@@ -46,22 +47,6 @@ def of_fans(
     return Outcome(tuple(fired), tuple(passed) if fired or passed else (lacking,))
 
 
-_FOLDED = ("fold_batch_norm", "pool_globally")
-_MERGED = (*_FOLDED, "absorb_shuffle", "merge_mixed_depthwise", "group_split_pointwise", "densify_split_pointwise")
-_PARTED = (*_FOLDED, "densify_split_pointwise", "merge_mixed_depthwise", "part_channels", "widen_gate")
-_FOR_ENGINES = ("merge_siblings", "densify_shuffled", "compose_pointwise", "pool_by_window")
-_FILLED = "fill_pooled"
-_LAST = "name_batch"  # of the tensors that all the others have made
-
-# A recipe is a sequence of rewrites; which is the fastest differs from runtime to runtime, so it is measured.
-RECIPES: Mapping[str, tuple[str, ...]] = {
-    "plain": (),
-    "folded": (*_FOLDED, "absorb_shuffle", _FILLED, _LAST),  # none of these adds work that one could notice
-    "grouped": (*_MERGED, "gather_shuffle", _FILLED, _LAST),
-    "parted": (*_PARTED, "add_instead_of_concat", "absorb_shuffle", _FILLED, _LAST),
-    "fewest": (*_MERGED, *_FOR_ENGINES, _LAST),
-}
-PLAIN = "plain"
 _NO_FORM = ("pool_by_window",)  # alone: one node for another is not worth timing
 _ALONE = Outcome((), ("the rest of its recipe makes no form of its own",))
 

@@ -20,8 +20,8 @@ from deploytool import benching, catalog, machine, pipeline
 from deploytool.artifact import Given
 from deploytool.bench import Bench, Row
 from deploytool.benching import Asked
+from deploytool.forms import NONE
 from deploytool.spec import Job
-from deploytool.stages.rewrite import NONE
 
 ZOO = ("mixnet_s", "shufflenet_g3", "mobilenet_v1", "squeezenet1_1")
 ROAD = ("instantiate", "record", "translate", "simplify", "rewrite", "halve")

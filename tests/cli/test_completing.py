@@ -41,6 +41,7 @@ def completed(line: str, folder: Path) -> list[str]:
         ("deploytool export x --for rtx40,o", {"rtx40,orin"}),
         ("deploytool doctor --target th", {"thor", "this"}),
         ("deploytool pull x --for gb", {"gb10"}),
+        ("deploytool export x --rewrite f", {"folded", "fewest"}),
         ("deploytool show ru", {"run/"}),
         ("deploytool exp", {"export"}),
     ],

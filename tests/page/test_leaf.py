@@ -88,6 +88,12 @@ def test_what_was_left_out_comes_with_the_command_that_does_it(run_copy: Path) -
     assert "0 rounds" not in page.text
 
 
+def test_a_speed_that_was_asked_for_and_not_measured_comes_with_its_command(run_copy: Path) -> None:
+    page = read(variants.rewrite(run_copy, variants.late(written(run_copy))))
+    waiting = page.text[page.text.rindex("Pending") :]
+    assert f"deploytool bench {run_copy} --min-speedup 99" in waiting
+
+
 def test_somebody_elses_words_stay_words(run_copy: Path) -> None:
     changed = variants.hostile(written(run_copy))
     text = leaf.text(facts.read(variants.rewrite(run_copy, changed)))

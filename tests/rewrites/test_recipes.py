@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from deploytool import rewrites
-from deploytool.rewrites import PLAIN, RECIPES
+from deploytool.forms import PLAIN, RECIPES
 from tests.conftest import ROOT
 from tests.rewrites.drawing import Drawing, answers, kinds, tensors
 

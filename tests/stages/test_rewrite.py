@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from deploytool import plain, rehearsal, rewrites
 from deploytool.artifact import Artifact, Given, Kind
-from deploytool.errors import BadInput, ParityFailed
+from deploytool.errors import ParityFailed
 from deploytool.measure import latency
 from deploytool.measure.rounds import Milliseconds
 from deploytool.rehearsal import Launches
@@ -158,11 +158,6 @@ def test_where_engines_are_asked_for_the_builder_has_the_last_word(
 )
 def test_a_form_that_is_asked_for_is_made(given: Given, tmp_path: Path, asked: str, remark: str) -> None:
     assert make(given, tmp_path / "graph.onnx", asked)["remarks"] == [remark]
-
-
-def test_a_form_that_nobody_knows_is_refused(given: Given, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="there is no rewrite 'fastest'"):
-        make(given, tmp_path / "graph.onnx", "fastest")
 
 
 def test_only_what_serves_is_timed(given: Given, tmp_path: Path) -> None:
