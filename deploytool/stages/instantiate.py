@@ -44,7 +44,8 @@ def make(job: Job, out: Path, given: Given) -> Notes:
             if factory.is_zoo(model.factory):
                 origin = f"seed {options.seed}"
                 _answers(module, model, _drawn(model, 2, typical))  # raises where it cannot take these inputs
-                seeded.calibrate(module, _batch(model, options.seed, typical))
+                with eager.on_threads(1):  # more would sum in another order: other weights on each machine
+                    seeded.calibrate(module, _batch(model, options.seed, typical))
         model = _with_outputs(module, model, options, typical)
     eager.save(module, model, out)
     return {"weights": origin, "parameters": sum(p.numel() for p in module.parameters()), "model": plain.encode(model)}

@@ -32,6 +32,14 @@ def test_the_seed_decides_and_nothing_else(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), state), "the user's random numbers are their own"
 
 
+def test_the_weights_are_the_same_however_many_threads_torch_has(tmp_path: Path) -> None:
+    model = catalog.find("mobilenet_v1_cifar")
+    for threads in (1, 2):
+        with eager.on_threads(threads):
+            instantiate.make(Job(model, QUICK), tmp_path / f"{threads}", GIVEN)
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+
+
 def test_logits_of_the_zoo_differ_between_images_it_was_not_calibrated_on(tmp_path: Path) -> None:
     model = catalog.find("mobilenet_v1_025", [Tensor("input", ("batch", 3, 64, 64))])
     notes = instantiate.make(Job(model, QUICK), tmp_path / "weights", GIVEN)
