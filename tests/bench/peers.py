@@ -1,6 +1,6 @@
 """Times the zoo's shipped graphs in turn with every peer, in one process: `make bench`.
 
-All run on the same number of threads, from and to host memory; the peak is that of a matrix product timed in the same
+All run on the same number of threads, from and to host memory; the peak is that of matrix products timed in the same
 rounds. `--out FILE` writes the table as it grows.
 """
 
@@ -19,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 from deploytool import catalog, hops, machine, pipeline
 from deploytool.artifact import Kind
-from deploytool.backends import Session, eager
+from deploytool.backends import Session, eager, onnxruntime
 from deploytool.errors import DeployError, MissingBackend, StageFailed
 from deploytool.golden import Arrays, read
 from deploytool.measure import comparison, conditions, latency, parity
@@ -41,13 +42,16 @@ ZOO = (
 )
 ROAD = ("instantiate", "record", "translate", "simplify", "rewrite")
 COLUMNS = (EAGER, COMPILE, PLAIN, ONNXSIM, ONNXSLIM, OPENVINO, OURS)
-PEAK, SIDE = "peak", 512  # of a square matrix product that fits the caches as a convolution's tiles do
+PEAKS, SIDE = ("torch.mm", "MatMul"), 512  # square matrix products that fit the caches as a convolution's tiles do
 CLOSE = 1e-4  # of the largest output: a peer that strays further computes something else
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One model at one batch: every way's series, what the machine did, what was not there, and the largest error."""
+    """One model at one batch: every way's series, what the machine did, what was not there, and the largest error.
+
+    `macs` are the multiply-accumulates of the batch.
+    """
 
     model: str
     batch: int
@@ -55,7 +59,13 @@ class Cell:
     seen: Conditions
     missing: Mapping[str, str]
     error: float
-    useful: float
+    macs: int
+
+    @property
+    def useful(self) -> float:
+        """The share that the model's own multiply-accumulates make of what the faster matrix product does in a time."""
+        peak = SIDE**3 / min(np.median(self.taken[name].wall_ms) for name in PEAKS)
+        return float(self.macs / np.median(self.taken[OURS].wall_ms) / peak)
 
     def ratio(self, slow: str, clock: str = "wall_ms") -> Ratio:
         """How many times faster than `slow` the shipped graph is."""
@@ -69,10 +79,14 @@ class Cell:
         return self.seen.uneven or waited
 
 
-def product() -> Callable[[], object]:
-    """A matrix product on torch's threads."""
+def products(stack: ExitStack, threads: int) -> dict[str, Callable[[], object]]:
+    """The same matrix product by torch and by ONNX Runtime: on some processors one of them stays far below the peak."""
     a, b, out = (torch.rand(SIDE, SIDE) for _ in range(3))
-    return partial(torch.mm, a, b, out=out)
+    given, made = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [SIDE, SIDE]) for name in "ac")
+    weight, node = numpy_helper.from_array(b.numpy(), "b"), helper.make_node("MatMul", ["a", "b"], ["c"])
+    graph = helper.make_model(helper.make_graph([node], "product", [given], [made], [weight]), ir_version=10)
+    session = stack.enter_context(onnxruntime.start(graph.SerializeToString(), "cpu", threads))
+    return dict(zip(PEAKS, (partial(torch.mm, a, b, out=out), partial(session, a=a.numpy())), strict=True))
 
 
 def measured(model: str, batch: int, asked: argparse.Namespace, folder: Path) -> Cell:
@@ -88,11 +102,9 @@ def measured(model: str, batch: int, asked: argparse.Namespace, folder: Path) ->
         sessions = {name: each for name, each in tried.items() if not isinstance(each, str)}
         error = largest_error(sessions, inputs)
         calls: dict[str, Callable[[], object]] = {name: partial(each, **inputs) for name, each in sessions.items()}
-        calls[PEAK] = product()
+        calls |= products(stack, asked.threads)
         taken, seen = conditions.watched(calls, asked.seconds, asked.threads, warm_up_seconds=1.0, most=1000)
-    macs = (catalog.find(model).macs or 0) * batch
-    rate = SIDE**3 / np.median(taken[PEAK].wall_ms)
-    return Cell(model, batch, taken, seen, missing, error, float(macs / np.median(taken[OURS].wall_ms) / rate))
+    return Cell(model, batch, taken, seen, missing, error, (catalog.find(model).macs or 0) * batch)
 
 
 def _opened(stack: ExitStack, start: Callable[[], AbstractContextManager[Session]], inputs: Arrays) -> Session | str:
@@ -141,8 +153,8 @@ def head(asked: argparse.Namespace) -> list[str]:
         "",
         f"{machine.cpu()}, Python {platform.python_version()}, {rivals.versions()}; {time.strftime('%Y-%m-%d')}.",
         "Medians of interleaved rounds, ratios with 95 % intervals. `useful` is the share that the model's own",
-        f"multiply-accumulates make of the rate of a matrix product ({SIDE}³) timed in the same rounds. `machine` says",
-        "whether it was even enough to trust the wall clock.",
+        f"multiply-accumulates make of the rate of a matrix product ({SIDE}³) timed in the same rounds, by torch or by",
+        "ONNX Runtime, whichever is faster. `machine` says whether it was even enough to trust the wall clock.",
         "",
         f"| {' | '.join(names)} |",
         f"|{'---|' * len(names)}",

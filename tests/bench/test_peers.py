@@ -51,9 +51,9 @@ def test_a_peer_that_computes_something_else_is_no_rival(inputs: Arrays) -> None
 
 
 def test_a_row_and_its_goals() -> None:
-    times = {EAGER: 60.0, PLAIN: 20.0, OPENVINO: 12.0, OURS: 10.0, peers.PEAK: 2.0}
+    times = {EAGER: 60.0, PLAIN: 20.0, OPENVINO: 12.0, OURS: 10.0} | dict(zip(peers.PEAKS, (4.0, 2.0), strict=True))
     taken = {name: series(np.full(30, each)) for name, each in times.items()}
-    cell = Cell("mixnet_s", 1, taken, EVEN, {COMPILE: "no compiler"}, 3e-7, 0.25)
+    cell = Cell("mixnet_s", 1, taken, EVEN, {COMPILE: "no compiler"}, 3e-7, round(1.25 * peers.SIDE**3))
     assert peers.row(cell) == (
         "| mixnet_s | 1 | 60.00 | – | 20.00 | – | – | 12.00 | 10.00 | 2.00 (2.00–2.00) | 1.20 (1.20–1.20) "
         "| 2.00 (2.00–2.00) | 0.25 | 3e-07 | 30 | even |"
@@ -67,5 +67,5 @@ def test_a_row_and_its_goals() -> None:
 
 def test_a_peer_that_had_to_wait_makes_the_row_uneven() -> None:
     taken = {PLAIN: series(np.full(30, 20.0), cpu=0.5), OURS: series(np.full(30, 10.0))}
-    uneven = Cell("mixnet_s", 1, taken, EVEN, {}, 3e-7, 0.25).uneven()
+    uneven = Cell("mixnet_s", 1, taken, EVEN, {}, 3e-7, 0).uneven()
     assert uneven == "ORT waited for a processor in 100% of the rounds"
