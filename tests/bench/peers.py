@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,13 +80,17 @@ class Cell:
         return self.seen.uneven or waited
 
 
-def products(stack: ExitStack, threads: int) -> dict[str, Callable[[], object]]:
+def products(stack: ExitStack, threads: int) -> dict[str, Callable[[], Any]]:
     """The same matrix product by torch and by ONNX Runtime: on some processors one of them stays far below the peak."""
     a, b, out = (torch.rand(SIDE, SIDE) for _ in range(3))
     given, made = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [SIDE, SIDE]) for name in "ac")
     weight, node = numpy_helper.from_array(b.numpy(), "b"), helper.make_node("MatMul", ["a", "b"], ["c"])
-    graph = helper.make_model(helper.make_graph([node], "product", [given], [made], [weight]), ir_version=10)
-    session = stack.enter_context(onnxruntime.start(graph.SerializeToString(), "cpu", threads))
+    graph, opset = (
+        helper.make_graph([node], "product", [given], [made], [weight]),
+        helper.make_opsetid("", rivals.OPSET),
+    )
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
+    session = stack.enter_context(onnxruntime.start(model.SerializeToString(), "cpu", threads))
     return dict(zip(PEAKS, (partial(torch.mm, a, b, out=out), partial(session, a=a.numpy())), strict=True))
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,12 @@ def test_a_peer_that_computes_something_else_is_no_rival(inputs: Arrays) -> None
 
     with pytest.raises(StageFailed, match="OpenVINO computes something else"):
         peers.largest_error({EAGER: right, OPENVINO: wrong}, inputs)
+
+
+def test_both_libraries_compute_the_same_product() -> None:
+    with ExitStack() as stack:
+        first, second = peers.products(stack, threads=1).values()
+        np.testing.assert_allclose(first().numpy(), second()["c"], rtol=1e-5)
 
 
 def test_a_row_and_its_goals() -> None:
