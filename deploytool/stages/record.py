@@ -15,7 +15,7 @@ from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import eager
 from deploytool.errors import BadInput, StageFailed
 from deploytool.golden import Arrays, Golden
-from deploytool.measure.replay import replay
+from deploytool.measure.replay import FEW, replay
 from deploytool.spec import Job, Model
 
 _CLEAR = 0.01  # of the largest output: far beyond what FP16 may move, so a changed top-1 is a fault and not a tie
@@ -53,7 +53,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     if job.options.cases:
         cases = cases.joined(*_further(Path(job.options.cases.path), cases.inputs))
     with eager.start(weights, double=True) as double:
-        outputs, reference = replay(eager.session(module, model), cases.inputs), replay(double, cases.inputs)
+        outputs, reference = (replay(each, cases.inputs, FEW) for each in (eager.session(module, model), double))
     if not all(np.isfinite(answer).all() for answer in outputs.values()):
         raise StageFailed("the model itself answers with NaN or infinite values", "check its weights")
     moved = noise.measure(module, model, cases.inputs, reference)

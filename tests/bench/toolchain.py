@@ -95,6 +95,7 @@ GOALS = (  # of a cold export, held against the quick one and against the whole 
     ("export --trt, repeated", "export --trt, cold", 0.1),
 )
 MOST_MIB = 100  # of a repeated run
+_UNUSUAL = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")  # set on some machines of a CI, and on no user's
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,10 @@ class Spent:
 
 
 def spent(command: Sequence[str], folder: Path) -> Spent:
+    settings = {name: value for name, value in os.environ.items() if name not in _UNUSUAL}
     begun = time.perf_counter()
     with (folder / "said").open("wb") as said:
-        child = subprocess.Popen(command, cwd=folder, stdout=said, stderr=said)
+        child = subprocess.Popen(command, cwd=folder, env=settings, stdout=said, stderr=said)
         _, status, usage = os.wait4(child.pid, 0)
     seconds, child.returncode = time.perf_counter() - begun, os.waitstatus_to_exitcode(status)
     if child.returncode:
