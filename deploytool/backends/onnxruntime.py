@@ -54,7 +54,7 @@ def _session(path: Path | bytes, device: str, threads: int = 0) -> ort.Inference
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _FATAL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not slow a rival
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # after a run: idle threads slow a rival
     if _PROVIDER[device] not in ort.get_available_providers():
         raise _lost(device, f"this build of it has no {_PROVIDER[device]}")
     if device != "cpu":

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 
@@ -72,6 +74,27 @@ def test_outliers_are_kept() -> None:
 
 def test_threads_that_wait_are_counted_or_nothing_is() -> None:
     assert rounds.queued() >= 0.0
+
+
+@pytest.fixture
+def busy() -> Iterator[threading.Thread]:
+    """A thread that works for a while without Python, as those of a library do."""
+    thread = threading.Thread(target=hashlib.pbkdf2_hmac, args=("sha256", b"", b"", 1_000_000))
+    thread.start()
+    yield thread
+    thread.join()
+
+
+def test_a_rest_lasts_while_other_threads_work(busy: threading.Thread, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "_REST_SECONDS", 60.0)
+    rounds.rest()
+    assert not busy.is_alive()
+
+
+def test_a_rest_ends_though_others_go_on(busy: threading.Thread, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "_REST_SECONDS", 0.01)
+    rounds.rest()
+    assert busy.is_alive()
 
 
 def test_threads_come_to_rest_before_every_call() -> None:
