@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -18,6 +19,8 @@ Milliseconds = npt.NDArray[np.float64]
 FEWEST, MOST = 7, 200
 _UNTIMED = 2  # rounds that come first, however long the warm-up
 _NAP_SECONDS, _REST_SECONDS = 0.001, 0.1  # between two looks at who still works, and the end of looking
+_LEAD_SECONDS = 0.005  # of a call again and again before it is timed: threads that woke on one processor part by then
+_LONG_SECONDS = 0.03  # a call that takes longer is little moved by how it began
 _TASKS = Path("/proc/self/task")
 
 
@@ -94,38 +97,41 @@ def record(
 ) -> dict[str, Series]:
     """The series of every call, in rounds that take about `seconds` in all, after untimed ones for the warm-up.
 
-    Each round runs every call once, in an order that turns on and runs backwards every other time: so a drift of the
-    machine's speed meets all alike, and none always follows the same rival.
+    Each round times every call once, in an order that turns on and runs backwards every other time: so a drift of the
+    machine's speed meets all alike, and none always follows the same rival. A short call is timed in the stride of
+    untimed ones of its own: else what a rival left, caches and sleeping threads, would weigh as much as its work.
     """
     names = list(calls)
-    fitting = seconds / max(_warm_up(calls, warm_up_seconds, clocks), 1e-9)
-    rounds = int(np.clip(fitting, FEWEST, most))
+    alone, resting = _warm_up(calls, warm_up_seconds, clocks)
+    leads = [math.ceil(_LEAD_SECONDS / each) if 0 < each < _LONG_SECONDS else 0 for each in alone]
+    whole = resting + sum((lead + 1) * each for lead, each in zip(leads, alone, strict=True))
+    rounds = int(np.clip(seconds / max(whole, 1e-9), FEWEST, most))
     taken = np.empty((len(names), 3, rounds))
     for turn in range(rounds):
         order = np.roll(np.arange(len(names)), -(turn // 2))
         for place in np.roll(order[::-1], len(names) // 2) if turn % 2 else order:
-            taken[place, :, turn] = _timed(calls[names[place]], clocks)
+            taken[place, :, turn] = _timed(calls[names[place]], leads[place], clocks)
         watch(turn + 1, rounds)
     return {name: Series(*each) for name, each in zip(names, taken, strict=True)}
 
 
-def _warm_up(calls: Mapping[str, Callable[[], object]], seconds: float, clocks: Clocks) -> float:
-    """Untimed rounds for that long, two at the least; how many seconds the last one took."""
-    begun, rounds, last = clocks.wall(), 0, 0.0
+def _warm_up(calls: Mapping[str, Callable[[], object]], seconds: float, clocks: Clocks) -> tuple[list[float], float]:
+    """Untimed rounds for that long, two at the least; of the last one the seconds of each call, and of all rests."""
+    begun, rounds, alone, resting = clocks.wall(), 0, list[float](), 0.0
     while rounds < _UNTIMED or clocks.wall() - begun < seconds:
-        before = clocks.wall()
-        for call in calls.values():
-            clocks.rest()
-            call()
-        rounds, last = rounds + 1, clocks.wall() - before
-        if last <= 0:
-            return last  # a clock that stands still would never end the warm-up
-    return last
+        before, alone = clocks.wall(), [_timed(call, 0, clocks)[0] / 1000 for call in calls.values()]
+        whole = clocks.wall() - before
+        rounds, resting = rounds + 1, whole - sum(alone)
+        if whole <= 0:
+            break  # a clock that stands still would never end the warm-up
+    return alone, resting
 
 
-def _timed(call: Callable[[], object], clocks: Clocks) -> tuple[float, float, float]:
-    """Milliseconds of one call; the wall clock is read last before it and first after it."""
+def _timed(call: Callable[[], object], lead: int, clocks: Clocks) -> tuple[float, float, float]:
+    """Milliseconds of one call after so many untimed ones; the wall clock is read last before it and first after it."""
     clocks.rest()
+    for _ in range(lead):
+        call()
     queue, cpu, wall = clocks.queued(), clocks.cpu(), clocks.wall()
     call()
     wall, cpu, queue = clocks.wall() - wall, clocks.cpu() - cpu, clocks.queued() - queue
