@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from itertools import pairwise
@@ -17,6 +18,7 @@ Layout = tuple[Array, ...]  # the channels of each part in their order; -1 is a 
 
 BLOCK = 16  # channels: ONNX Runtime keeps so many together on AVX-512, and computes much slower what does not fill them
 _NEAR = 262_144  # values of a part: half of the second-level cache of a server's core, for what is made is read at once
+_LARGE = 2 * _NEAR  # of a space that nothing else cuts: each cut costs a sum
 _FILLING = 1.35  # times as many channels, at most, for the sake of zeros that need not be multiplied
 
 
@@ -24,23 +26,29 @@ def layouts(draft: Draft, homes: Mapping[str, Space]) -> dict[Space, Layout]:
     """How to lay out the spaces, those aside that stay as they are; nothing if no space falls into parts.
 
     Where the weights of a pointwise convolution are blocks on a diagonal, the spaces on both of its sides are cut
-    between the blocks. Where the window of a depthwise convolution changes, its space is cut too.
+    between the blocks. Where the window of a depthwise convolution changes, its space is cut too. Once there are cuts,
+    every space that is too large to stay near is cut; else only the largest of depthwise convolutions are.
     """
     firm: defaultdict[Space, set[int]] = defaultdict(set)
     loose: defaultdict[Space, dict[int, bool]] = defaultdict(dict)
+    deep = set[Space]()
     for conv in convolution.every(draft):
         source, result = homes.get(conv.source), homes.get(conv.result)
         if result and conv.is_depthwise():
             loose[result] |= changes(conv)
+            deep.add(result)
         elif source and result and conv.is_pointwise():
             rows, columns = diagonal(conv.weight)
             if _worth(rows, result.width) and _worth(columns, source.width):
                 firm[result].update(rows)
                 firm[source].update(columns)
     cut = {space: _cuts(space.width, firm[space], loose[space]) for space in dict.fromkeys(homes.values())}
-    if not any(cut.values()):
+    most = _NEAR if any(cut.values()) else _LARGE
+    near = set(cut) if any(cut.values()) else deep
+    ends = {space: _ends(space, cuts, most if space in near else sys.maxsize) for space, cuts in cut.items()}
+    if all(len(each) == 1 for each in ends.values()):
         return {}
-    found = {space: tuple(_filled(*ends) for ends in _ends(space, cuts)) for space, cuts in cut.items()}
+    found = {space: tuple(_filled(*each) for each in every) for space, every in ends.items()}
     return {space: parts for space, parts in found.items() if len(parts) > 1 or space.width % BLOCK}
 
 
@@ -92,9 +100,9 @@ def _cuts(width: int, firm: Collection[int], loose: Mapping[int, bool]) -> list[
     return sorted(found)
 
 
-def _ends(space: Space, cuts: Collection[int]) -> list[tuple[int, int]]:
-    """Begin and end of each part; what is too large to stay near is cut further."""
-    most = max(BLOCK, _NEAR // max(space.places, 1) // BLOCK * BLOCK)
+def _ends(space: Space, cuts: Collection[int], values: int) -> list[tuple[int, int]]:
+    """Begin and end of each part; what has more values than that is cut further."""
+    most = max(BLOCK, values // max(space.places, 1) // BLOCK * BLOCK)
     found = []
     for begin, end in pairwise((0, *cuts, space.width)):
         number = -(-(end - begin) // most)

@@ -1,4 +1,4 @@
-"""Keeps channels in parts where a Split, a Concat or zeros among the weights say that they fall apart.
+"""Keeps channels in parts where a Split, a Concat, zeros among the weights or their sheer number ask for it.
 
 A convolution from parts of channels to parts of channels is a block matrix: part i of the result is the sum over all j
 of block (i, j) applied to part j of the source. Blocks of zeros, which is what the convolutions of a split become when

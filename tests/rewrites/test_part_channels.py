@@ -130,6 +130,18 @@ def test_what_does_not_stay_near_is_cut_further(monkeypatch: pytest.MonkeyPatch)
     assert depthwise(proved(between([80, 16], [3, 5]), NAME, 6)) == [[32, 3], [32, 3], [16, 3], [16, 5]]
 
 
+def test_where_nothing_else_is_cut_only_the_largest_of_depthwise_convolutions_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = Drawing(4)
+    model = merged(net, net.conv(net.conv(net.conv("picture", 64), 64, 3, groups=64), 4))
+    refused(model, NAME, WHOLE)
+    monkeypatch.setattr(layouts, "_LARGE", 8 * 8 * 32)
+    assert depthwise(proved(model, NAME, 4)) == [[32, 3], [32, 3]]
+    net = Drawing(4)
+    refused(merged(net, net.conv(net.op("Relu", net.conv("picture", 64)), 4)), NAME, WHOLE)
+
+
 def test_parts_are_laid_together_for_what_makes_more_of_them() -> None:
     net = Drawing(4)
     inside = net.op("Relu", mixed(net, net.conv("picture", 32), [16, 16], [3, 5]))
