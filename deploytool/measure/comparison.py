@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from deploytool.measure.latency import Ratio
@@ -27,6 +29,13 @@ def held_up(series: Series, threads: int, *, on_cpu: bool = True) -> float:
     return float(np.mean(late))
 
 
+def held_up_most(taken: Mapping[str, Series], threads: int, *, on_cpu: bool = True) -> str | None:
+    """Who had to wait for a processor so often that a median says nothing, if anybody had."""
+    late = {name: held_up(series, threads, on_cpu=on_cpu) for name, series in taken.items()}
+    worst = max(late, key=lambda name: late[name])
+    return f"{worst} waited for a processor in {late[worst]:.0%} of its rounds" if late[worst] > _HELD_UP else None
+
+
 def verdict(
     found: Ratio,
     baseline: tuple[str, Series],
@@ -44,10 +53,8 @@ def verdict(
     """
     if uneven:
         return no_verdict(uneven)
-    for name, series in (baseline, rival):
-        share = held_up(series, threads, on_cpu=on_cpu)
-        if share > _HELD_UP:
-            return no_verdict(f"{name} waited for a processor in {share:.0%} of its rounds")
+    if waited := held_up_most(dict((baseline, rival)), threads, on_cpu=on_cpu):
+        return no_verdict(waited)
     if found.low > 1 and found.value > 1 + noise:
         return FASTER
     if found.high < 1 and found.value < 1 / (1 + noise):

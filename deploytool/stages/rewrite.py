@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -12,13 +13,14 @@ import onnx
 
 from deploytool import backends, golden, machine, plain, rehearsal, rewrites
 from deploytool.artifact import FOR_ENGINE, Given, Kind, Notes
-from deploytool.backends import Session
+from deploytool.backends import Session, onnxruntime
 from deploytool.errors import MissingBackend, ParityFailed, StageFailed
 from deploytool.forms import NONE, PLAIN, RECIPES
 from deploytool.golden import Arrays, Golden
-from deploytool.measure import choice, latency, parity
+from deploytool.measure import choice, comparison, conditions, latency, parity
 from deploytool.measure.latency import Ratio
 from deploytool.measure.replay import FEW, replay
+from deploytool.measure.rounds import Milliseconds
 from deploytool.rehearsal import Launches
 from deploytool.rewrites import Candidate
 from deploytool.spec import AUTO, BATCH, Job
@@ -42,12 +44,17 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     forms = rewrites.candidates(onnx.load(before), wanted)
     files = {form.name: _written(form, before, out) for form in forms}
     trials: Trials = {}
+    how = "measured"
     with ExitStack() as stack:
         sessions, refused = _opened(stack, job.options.runner, files)
         errors, failed = _proved(sessions, sample, before, job)
         failed += refused
         if asked == AUTO and job.options.runner == "onnxruntime":
-            trials = _timed({name: sessions[name] for name in errors}, sample.inputs, job)
+            trials, busy = _timed({name: sessions[name] for name in errors}, sample.inputs, job)
+            if busy:
+                single = {name: stack.enter_context(onnxruntime.start(files[name], threads=1)) for name in errors}
+                trials, _ = _timed(single, sample.inputs, job, single=True)
+                how = f"measured by processor time, on one thread: {busy}"
     if asked != AUTO and failed:
         raise ParityFailed(f"--rewrite {asked}: {failed[0]}", "leave --rewrite out, and report the graph")
     chosen = forms[-1] if asked != AUTO else _form(forms, choice.choose(_by_form(trials), PLAIN))
@@ -66,7 +73,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         "nodes_before": forms[0].nodes,
         "candidates": [_told(form, errors, trials) for form in forms],
         "rewrites": plain.encode(_outcomes(forms)),
-        "remarks": [_remark(chosen, asked, trials), *why, *failed],
+        "remarks": [_remark(chosen, asked, trials, how), *why, *failed],
     }
 
 
@@ -153,15 +160,27 @@ def _proved(
     return errors, failed
 
 
-def _timed(sessions: Mapping[str, Session], inputs: Arrays, job: Job) -> Trials:
-    """All forms against the plain one at the smallest batch, and those with a chance at the typical one."""
+def _timed(
+    sessions: Mapping[str, Session], inputs: Arrays, job: Job, *, single: bool = False
+) -> tuple[Trials, str | None]:
+    """All forms against the plain one at the smallest batch, and those with a chance at the typical one.
+
+    With it comes why the machine was too busy to say, if it was: sessions of a `single` thread are timed by what that
+    thread works, which holds on a busy machine too.
+    """
+    clock, threads = ("cpu_ms", 1) if single else ("wall_ms", os.cpu_count() or 1)
     trials: Trials = {name: {} for name in sessions}
     running = dict(sessions)
     for batch in dict.fromkeys((job.options.batch.smallest, job.options.batch.typical)):
         if len(running) < 2:
             break
         fed = {name: np.resize(array, (batch, *array.shape[1:])) for name, array in inputs.items()}
-        taken = latency.interleave({name: partial(session, **fed) for name, session in running.items()}, _SECONDS)
+        calls = {name: partial(session, **fed) for name, session in running.items()}
+        found, seen = conditions.watched(calls, _SECONDS, threads)
+        busy = seen.uneven or comparison.held_up_most(found, threads)
+        if busy and not single:
+            return trials, busy
+        taken: dict[str, Milliseconds] = {name: getattr(series, clock) for name, series in found.items()}
         for name, series in taken.items():
             trials[name][batch] = latency.ratio(taken[PLAIN], series)
         rivals = sorted((name for name in running if name != PLAIN), key=lambda name: -trials[name][batch].value)
@@ -170,7 +189,7 @@ def _timed(sessions: Mapping[str, Session], inputs: Arrays, job: Job) -> Trials:
         one = sum(float(np.median(taken[name])) for name in running) / batch / 1000
         if one * job.options.batch.typical * latency.FEWEST_ROUNDS > _PATIENCE:
             break
-    return trials
+    return trials, None
 
 
 def _by_form(trials: Trials) -> dict[str, list[Ratio]]:
@@ -196,7 +215,7 @@ def _outcomes(forms: Sequence[Candidate]) -> dict[str, rewrites.Outcome]:
     return found
 
 
-def _remark(chosen: Candidate, asked: str, trials: Trials) -> str:
+def _remark(chosen: Candidate, asked: str, trials: Trials, how: str) -> str:
     """What was chosen, of what, and how it was found."""
     if asked != AUTO:
         return f"{chosen.name}, as asked for" if asked in (NONE, chosen.name) else f"plain: nothing in {asked} applies"
@@ -204,9 +223,9 @@ def _remark(chosen: Candidate, asked: str, trials: Trials) -> str:
     if not rivals:
         return "plain: no rewrite applies" if trials else "plain: only ONNX Runtime is timed"
     if chosen.name == PLAIN:
-        return f"plain: none of {rivals} is surely faster (measured)"
+        return f"plain: none of {rivals} is surely faster ({how})"
     gains = [
         f"{ratio.value:.2f}× ({ratio.low:.2f}–{ratio.high:.2f}) the plain graph's speed at batch {batch}"
         for batch, ratio in trials[chosen.name].items()
     ]
-    return f"{chosen.name}, of {rivals}: {', '.join(gains)} (measured)"
+    return f"{chosen.name}, of {rivals}: {', '.join(gains)} ({how})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from deploytool import backends, golden, weights_file
 from deploytool.backends import eager, onnxruntime
 from deploytool.errors import MissingBackend, StageFailed
+from deploytool.measure import rounds
 from tests.conftest import TINY
 
 RUNS = {
@@ -67,6 +69,17 @@ def test_only_work_on_shapes_may_be_left_to_the_cpu(op: str, lost: str | None, m
     given = np.array([[1.0, 2.0]], np.float32)
     with pytest.raises(MissingBackend, match=lost) if lost else nullcontext(), onnxruntime.start(graph, "cuda") as run:
         assert run(x=given)["y"].tolist() == given.tolist()
+
+
+def test_threads_of_onnx_runtime_sleep_after_a_run(finished: Path) -> None:
+    """By themselves they would spin for some tens of milliseconds, and keep a rival from its processors."""
+    inputs = {"input": np.zeros((256, 3, 32, 32), np.float32)}
+    with onnxruntime.start(finished / RUNS["onnxruntime"], threads=2) as session:
+        for _ in range(3):
+            rounds.rest()
+            session(**inputs)
+            time.sleep(0.002)
+            assert not rounds._others_work()
 
 
 def test_garbage_is_refused_by_name(tmp_path: Path) -> None:

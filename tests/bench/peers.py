@@ -74,10 +74,8 @@ class Cell:
 
     def uneven(self) -> str | None:
         """What stands against comparing by the wall clock here."""
-        late = {name: comparison.held_up(self.taken[name], self.seen.threads) for name in (PLAIN, OURS)}
-        worst = max(late, key=lambda name: late[name])
-        waited = f"{worst} waited for a processor in {late[worst]:.0%} of the rounds" if late[worst] > 0.25 else None
-        return self.seen.uneven or waited
+        compared = {name: self.taken[name] for name in (PLAIN, OURS)}
+        return self.seen.uneven or comparison.held_up_most(compared, self.seen.threads)
 
 
 def products(stack: ExitStack, threads: int) -> dict[str, Callable[[], Any]]:

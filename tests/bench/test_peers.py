@@ -75,4 +75,4 @@ def test_a_row_and_its_goals() -> None:
 def test_a_peer_that_had_to_wait_makes_the_row_uneven() -> None:
     taken = {PLAIN: series(np.full(30, 20.0), cpu=0.5), OURS: series(np.full(30, 10.0))}
     uneven = Cell("mixnet_s", 1, taken, EVEN, {}, 3e-7, 0).uneven()
-    assert uneven == "ORT waited for a processor in 100% of the rounds"
+    assert uneven == "ORT waited for a processor in 100% of its rounds"

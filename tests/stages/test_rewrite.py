@@ -13,13 +13,15 @@ from onnx import numpy_helper
 from deploytool import plain, rehearsal, rewrites
 from deploytool.artifact import Artifact, Given, Kind
 from deploytool.errors import ParityFailed
-from deploytool.measure import latency
-from deploytool.measure.rounds import Milliseconds
+from deploytool.measure import conditions
+from deploytool.measure.conditions import Conditions
+from deploytool.measure.rounds import Series
 from deploytool.rehearsal import Launches
 from deploytool.rewrites import Outcome
 from deploytool.spec import Job, Options, Range
 from deploytool.stages import halve, rewrite
 from tests.conftest import QUICK, TINY, shelf
+from tests.measure.pretended import series
 
 
 @pytest.fixture
@@ -33,17 +35,28 @@ def make(given: Given, out: Path, asked: str = "auto", **more: Any) -> dict[str,
     return dict(rewrite.make(Job(TINY, dataclasses.replace(QUICK, rewrite=asked, **more)), out, given))
 
 
-def speeds(monkeypatch: pytest.MonkeyPatch, times: Mapping[str, float]) -> list[list[str]]:
-    """Each form takes so many milliseconds, always; returns who was timed together."""
+def speeds(
+    monkeypatch: pytest.MonkeyPatch, times: Mapping[str, float], busy: Mapping[str, float] | None = None
+) -> list[list[str]]:
+    """Each form takes so many milliseconds, always; on more than one thread those of `busy`, for the machine is.
+
+    Returns who was timed together.
+    """
     asked: list[list[str]] = []
 
-    def interleave(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, Milliseconds]:
+    def watched(
+        calls: Mapping[str, Callable[[], object]], seconds: float, threads: int
+    ) -> tuple[dict[str, Series], Conditions]:
         asked.append(list(calls))
         for call in calls.values():
             call()
-        return {name: np.full(9, times.get(name, 10.0)) for name in calls}
+        taken = {name: series(np.full(9, times.get(name, 10.0))) for name in calls}
+        if threads > 1 and busy is not None:
+            taken = {name: series(np.full(9, busy.get(name, 10.0)), queued=0.9 * threads) for name in calls}
+        return taken, Conditions(threads, 2, 0.0, 0.0, 1.0, 1.0, 1.0, (), (), None)
 
-    monkeypatch.setattr(latency, "interleave", interleave)
+    monkeypatch.setattr(conditions, "watched", watched)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     return asked
 
 
@@ -81,6 +94,17 @@ def test_the_hopeless_are_not_timed_again_and_neither_is_what_takes_too_long(
     asked = speeds(monkeypatch, {})
     make(given, tmp_path / "graph.onnx", batch=Range(1, 500, 1000))
     assert len(asked) == 1
+
+
+def test_on_a_busy_machine_one_thread_by_its_own_time_decides(
+    given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = speeds(monkeypatch, {"folded": 4.0}, busy={"grouped": 2.0})
+    notes = make(given, tmp_path / "graph.onnx")
+    assert notes["chosen"] == "folded"
+    why = "(measured by processor time, on one thread: plain waited for a processor in 100% of its rounds)"
+    assert notes["remarks"][0].endswith(why)
+    assert asked == [["plain", "folded", "grouped"]] * 3  # once in vain, and then at both batches
 
 
 def test_the_times_are_real(given: Given, tmp_path: Path) -> None:
