@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from deploytool.spec import AUTO
 
-NONE = "none"  # but the plain one is tried
+NONE = "none"  # of the rewrites is tried
 PLAIN = "plain"
 _FOLDED = ("fold_batch_norm", "pool_globally")
 _MERGED = (*_FOLDED, "absorb_shuffle", "merge_mixed_depthwise", "group_split_pointwise", "densify_split_pointwise")

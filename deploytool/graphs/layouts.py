@@ -31,20 +31,19 @@ def layouts(draft: Draft, homes: Mapping[str, Space]) -> dict[Space, Layout]:
     """
     firm: defaultdict[Space, set[int]] = defaultdict(set)
     loose: defaultdict[Space, dict[int, bool]] = defaultdict(dict)
-    deep = set[Space]()
+    depthwise = set[Space]()
     for conv in convolution.every(draft):
         source, result = homes.get(conv.source), homes.get(conv.result)
         if result and conv.is_depthwise():
             loose[result] |= changes(conv)
-            deep.add(result)
+            depthwise.add(result)
         elif source and result and conv.is_pointwise():
             rows, columns = diagonal(conv.weight)
             if _worth(rows, result.width) and _worth(columns, source.width):
                 firm[result].update(rows)
                 firm[source].update(columns)
     cut = {space: _cuts(space.width, firm[space], loose[space]) for space in dict.fromkeys(homes.values())}
-    most = _NEAR if any(cut.values()) else _LARGE
-    near = set(cut) if any(cut.values()) else deep
+    most, near = (_NEAR, set(cut)) if any(cut.values()) else (_LARGE, depthwise)
     ends = {space: _ends(space, cuts, most if space in near else sys.maxsize) for space, cuts in cut.items()}
     if all(len(each) == 1 for each in ends.values()):
         return {}

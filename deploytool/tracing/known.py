@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 _ROUNDING32, _ROUNDING16 = 2.0**-23, 2.0**-10  # next to one, numbers lie that far apart: no noise counts for less
-_TIMES32, _TIMES16 = 16.0, 3.0  # the floor in units of the noise; sound graphs of the zoo reach 6 and 2
+_TIMES32, _TIMES16 = 16.0, 1.5  # the floor in units of the noise; sound graphs of the zoo reach 6 and 1.1
+_LEAST16 = 3 * _ROUNDING16  # of a floor in FP16
 _FEW = 256  # values that tell most tensors apart
 _WORST = float(np.finfo(np.float64).max)  # the error of what is no number: JSON has no infinity
 
@@ -33,7 +34,7 @@ class Known:
     def floor(self, *, half: bool) -> float:
         """The largest error that still counts as noise, in an FP16 graph or in one of FP32."""
         if half:
-            return _TIMES16 * max(self.noise16, _ROUNDING16)
+            return max(_TIMES16 * self.noise16, _LEAST16)
         return _TIMES32 * max(self.noise32, _ROUNDING32)
 
     def apart(self, values: npt.NDArray[Any]) -> float:

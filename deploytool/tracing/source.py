@@ -21,6 +21,7 @@ from deploytool.golden import Arrays
 from deploytool.spec import Model
 from deploytool.tracing.known import Known, error
 
+Rounding = Callable[[torch.Tensor], torch.Tensor]
 Heard = list[tuple[str, npt.NDArray[Any]]]
 
 
@@ -34,23 +35,36 @@ class Source:
 
 
 def listen(weights: Path, inputs: Arrays) -> Source:
-    """Runs the model on `inputs` in FP64, and twice more to measure the noise: in FP32, and rounding to FP16.
+    """Runs the model on `inputs` in FP64, and three times more to measure the noise: in FP32, and rounding to FP16.
 
-    The FP16 noise is that of FP64 arithmetic whose weights and results are rounded to FP16 at every call. A call that
-    gives what an earlier one gave already (a dropout at rest) is not heard. Noise is never larger than the values.
+    The FP16 noise is that of FP64 arithmetic whose weights and results are rounded to FP16 at every call, the larger of
+    what rounding to the nearest number and rounding at random make. A call that gives what an earlier one gave already
+    (a dropout at rest) is not heard. Noise is never larger than the values.
     """
     module, model = eager.module(weights), weights_file.definition(weights)
     single = _heard(module, model, inputs)
     exact = _heard(module.double(), model, inputs, double=True)
     for weight in module.parameters():
         weight.copy_(weight.half())
-    half = _heard(module, model, inputs, double=True, round_to=torch.float16)
+    half = [_heard(module, model, inputs, double=True, rounding=each) for each in (_nearest, _either)]
     calls: dict[str, Known] = {}
-    for (path, values), *rough in zip(exact, single, half, strict=True):
-        noise32, noise16 = (min(1.0, error(other, values)) for _, other in rough)
+    for (path, values), *rough in zip(exact, single, *half, strict=True):
+        noise32, *halves = (min(1.0, error(other, values)) for _, other in rough)
+        noise16 = max(halves)
         made = hashlib.sha256(values.tobytes() + repr(values.shape).encode()).hexdigest()
         calls.setdefault(made, Known("", path, values, noise32, noise16))
     return Source(frozenset(name for name, _ in module.named_modules()), _given(inputs), tuple(calls.values()))
+
+
+def _nearest(values: torch.Tensor) -> torch.Tensor:
+    """To the nearest FP16 number."""
+    return values.half()
+
+
+def _either(values: torch.Tensor) -> torch.Tensor:
+    """To one of the two FP16 numbers beside, at random: one rounding alone may by chance end near the truth."""
+    drawn = torch.rand(values.shape, generator=torch.Generator().manual_seed(values.numel()), dtype=values.dtype)
+    return (values * (1 + (drawn - 0.5) * 2.0**-10)).half()
 
 
 def _given(inputs: Arrays) -> tuple[Known, ...]:
@@ -60,11 +74,11 @@ def _given(inputs: Arrays) -> tuple[Known, ...]:
 
 
 def _heard(
-    module: nn.Module, model: Model, inputs: Arrays, double: bool = False, round_to: torch.dtype | None = None
+    module: nn.Module, model: Model, inputs: Arrays, double: bool = False, rounding: Rounding | None = None
 ) -> Heard:
     """What one run of the module makes, call by call."""
     given = {tensor.name: torch.from_numpy(inputs[tensor.name]) for tensor in model.inputs}
-    listener = _Listener(module, round_to)
+    listener = _Listener(module, rounding)
     with eager.exact(), listener:
         eager.run(module, model, given, double)
     return listener.heard
@@ -73,10 +87,10 @@ def _heard(
 class _Listener(TorchFunctionMode):
     """Keeps a copy of every floating-point tensor a call gives, with the innermost module that was running."""
 
-    def __init__(self, module: nn.Module, round_to: torch.dtype | None) -> None:
+    def __init__(self, module: nn.Module, rounding: Rounding | None) -> None:
         super().__init__()
         self.heard: Heard = []
-        self._round_to = round_to
+        self._rounding = rounding
         self._inside: list[str] = []
         self._hooks = [
             hook
@@ -109,6 +123,6 @@ class _Listener(TorchFunctionMode):
     def _hear(self, made: Any) -> Any:
         if not self._inside or not isinstance(made, torch.Tensor) or not made.is_floating_point():
             return made
-        rounded = made if self._round_to is None else made.to(self._round_to)
+        rounded = made if self._rounding is None else self._rounding(made)
         self.heard.append((self._inside[-1], rounded.clone(memory_format=torch.contiguous_format).numpy()))
         return rounded.to(made.dtype)
