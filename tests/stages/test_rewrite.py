@@ -38,7 +38,7 @@ def make(given: Given, out: Path, asked: str = "auto", **more: Any) -> dict[str,
 def speeds(
     monkeypatch: pytest.MonkeyPatch, times: Mapping[str, float], busy: Mapping[str, float] | None = None
 ) -> list[list[str]]:
-    """Each form takes so many milliseconds, always; on more than one thread those of `busy`, for the machine is.
+    """Each form works for so many milliseconds, always, and takes as long, or as `busy` says: then the machine is.
 
     Returns who was timed together.
     """
@@ -50,9 +50,11 @@ def speeds(
         asked.append(list(calls))
         for call in calls.values():
             call()
-        taken = {name: series(np.full(9, times.get(name, 10.0))) for name in calls}
-        if threads > 1 and busy is not None:
-            taken = {name: series(np.full(9, busy.get(name, 10.0)), queued=0.9 * threads) for name in calls}
+        worked = {name: np.full(9, times.get(name, 10.0)) for name in calls}
+        taken = {name: series(each) for name, each in worked.items()}
+        if busy is not None:
+            walls = {name: np.full(9, busy.get(name, 30.0)) for name in calls}
+            taken = {name: Series(wall, worked[name], 0.9 * threads * wall) for name, wall in walls.items()}
         return taken, Conditions(threads, 2, 0.0, 0.0, 1.0, 1.0, 1.0, (), (), None)
 
     monkeypatch.setattr(conditions, "watched", watched)
