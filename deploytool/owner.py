@@ -69,7 +69,7 @@ def abandoned(path: Path) -> bool:
 
 @cache
 def _machine() -> str:
-    """This machine since its last boot, as the processes see it that share our process numbers."""
+    """The machine since its last boot, as the processes see it that share our process numbers."""
     parts = [platform.node()]
     for place in ("/proc/sys/kernel/random/boot_id", "/etc/machine-id"):
         with suppress(OSError):
