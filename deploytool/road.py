@@ -173,6 +173,7 @@ def export(
         batch=wishes.span("batch", batch),
         sizes=wishes.sizes(sizes or {}, found.inputs),
         rewrite=wishes.one_of("rewrite", wishes.given(rewrite, effort.rewrite), forms.CHOICES),
+        rewrite_implied=rewrite is None and effort.rewrite != AUTO,
         io=wishes.one_of("io", io, IO),
         keep_fp32=(keep_fp32,) if isinstance(keep_fp32, str) else tuple(keep_fp32),
         targets=decisions,

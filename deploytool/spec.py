@@ -112,6 +112,7 @@ class Decision:
 class Options:
     """Everything a user can choose about a run; which stage reads what stands in `stages.STAGES`.
 
+    `rewrite_implied` says that nobody asked for that form by name, so that it is left out where it strays.
     `keep_fp32` are modules of the source model or nodes of its graph to keep in FP32, or the one word `auto`.
     """
 
@@ -126,6 +127,7 @@ class Options:
     batch: Range = Range()
     sizes: Mapping[str, Range] = field(default_factory=dict)
     rewrite: str = "auto"
+    rewrite_implied: bool = False
     io: str = "fp32"
     keep_fp32: tuple[str, ...] = ()
     targets: tuple[Decision, ...] = ()

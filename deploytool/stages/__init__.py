@@ -64,7 +64,7 @@ STAGES: Mapping[str, Contract] = {
     "rewrite": Contract(
         (Kind.GRAPH, Kind.GOLDEN),
         Kind.GRAPH,
-        ("rewrite", "runner", "batch", "sizes", "targets", "tolerance"),
+        ("rewrite", "rewrite_implied", "runner", "batch", "sizes", "targets", "tolerance"),
         ("onnx", *_ORT, *_TRT),
         here=True,
     ),

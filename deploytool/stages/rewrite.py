@@ -29,6 +29,7 @@ _SECONDS = 0.5  # of timing for each batch
 _CONTENDERS = 3  # forms that are timed at the larger batch, the plain one aside
 _PATIENCE = 8.0  # seconds: where the larger batch would take longer, the smaller one decides alone
 _HEAVIEST = 1.5  # times as many weights: more cost an engine more than fewer launches save
+_LONGEST = 200  # characters of what another's code says
 
 Trials = dict[str, dict[int, Ratio]]  # form: batch: how many times faster than the plain form
 
@@ -36,29 +37,30 @@ Trials = dict[str, dict[int, Ratio]]  # form: batch: how many times faster than 
 def make(job: Job, out: Path, given: Given) -> Notes:
     """Writes the chosen form of the graph, the graph itself if no other is surely faster.
 
-    Raises ParityFailed if the recipe that was asked for changes the result.
+    A form that strays is left out with a remark. Raises ParityFailed if it is the one that was asked for by name.
     """
     before = given.latest(Kind.GRAPH).path
     asked, sample = job.options.rewrite, golden.read(given.latest(Kind.GOLDEN).path)
     wanted = RECIPES if asked == AUTO else {PLAIN: (), **({} if asked == NONE else {asked: RECIPES[asked]})}
-    forms = rewrites.candidates(onnx.load(before), wanted)
+    forms, unmade = _forms_of(onnx.load(before), wanted)
     files = {form.name: _written(form, before, out) for form in forms}
     trials: Trials = {}
     how = "measured"
     with ExitStack() as stack:
         sessions, refused = _opened(stack, job.options.runner, files)
         errors, failed = _proved(sessions, sample, before, job)
-        failed += refused
+        failed = [*unmade, *refused, *failed]
         if asked == AUTO and job.options.runner == "onnxruntime":
             trials, busy = _timed({name: sessions[name] for name in errors}, sample.inputs, job)
             if busy:
                 single = {name: stack.enter_context(onnxruntime.start(files[name], threads=1)) for name in errors}
                 trials, _ = _timed(single, sample.inputs, job, single=True)
                 how = f"measured by processor time, on one thread: {busy}"
-    if asked != AUTO and failed:
+    if failed and asked != AUTO and not job.options.rewrite_implied:
         raise ParityFailed(f"--rewrite {asked}: {failed[0]}", "leave --rewrite out, and report the graph")
-    chosen = forms[-1] if asked != AUTO else _form(forms, choice.choose(_by_form(trials), PLAIN))
-    engine, why = (chosen, []) if asked != AUTO else _for_engine([form for form in forms if form.name in errors], job)
+    sound = [form for form in forms if form.name in errors]
+    chosen = sound[-1] if asked != AUTO else _form(forms, choice.choose(_by_form(trials), PLAIN))
+    engine, why = (chosen, []) if asked != AUTO else _for_engine(sound, job)
     out.write_bytes(files[chosen.name].read_bytes())
     if engine is not chosen:
         out.with_name(FOR_ENGINE).write_bytes(files[engine.name].read_bytes())
@@ -73,8 +75,27 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         "nodes_before": forms[0].nodes,
         "candidates": [_told(form, errors, trials) for form in forms],
         "rewrites": plain.encode(_outcomes(forms)),
-        "remarks": [_remark(chosen, asked, trials, how), *why, *failed],
+        "remarks": [_remark(chosen, job, trials, how, strayed=bool(failed)), *why, *failed],
     }
+
+
+def _forms_of(model: onnx.ModelProto, wanted: Mapping[str, Sequence[str]]) -> tuple[list[Candidate], list[str]]:
+    """The forms of the graph, the plain one first, and a line for each recipe that cannot be carried out on it."""
+    try:
+        return rewrites.candidates(model, wanted), []
+    except Exception:  # a rewrite that stumbles over a graph of strangers costs its own recipes alone
+        why = {name: _stumbles(model, recipe) for name, recipe in wanted.items()}
+    able = {name: recipe for name, recipe in wanted.items() if not why[name]}
+    return rewrites.candidates(model, able), [f"{name} cannot be made: {told}" for name, told in why.items() if told]
+
+
+def _stumbles(model: onnx.ModelProto, recipe: Sequence[str]) -> str:
+    """What a recipe raises on this graph; nothing if it can be carried out."""
+    try:
+        rewrites.rewrite(model, recipe)
+    except Exception as error:  # whatever it is, it is not the user's
+        return f"{type(error).__name__} {error}"[:_LONGEST].strip()
+    return ""
 
 
 def _written(form: Candidate, before: Path, out: Path) -> Path:
@@ -100,7 +121,7 @@ def _session(stack: ExitStack, runner: str, file: Path) -> Session | str:
         onnx.checker.check_model(str(file), full_check=True)
         return stack.enter_context(backends.load(runner).start(file))
     except (StageFailed, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        return " ".join(str(error).split())[:200]
+        return " ".join(str(error).split())[:_LONGEST]
 
 
 def _form(forms: Sequence[Candidate], name: str) -> Candidate:
@@ -146,11 +167,13 @@ def _proved(
 
     A form that strays from the plain one is still right if it is nearer to the FP64 truth.
     """
-    answers = {name: replay(session, sample.inputs, FEW) for name, session in sessions.items()}
-    expected = answers[PLAIN]
+    expected = replay(sessions[PLAIN], sample.inputs, FEW)
+    ran = {name: _ran(session, sample.inputs) for name, session in sessions.items() if name != PLAIN}
+    answers = {PLAIN: expected, **{name: got for name, got in ran.items() if not isinstance(got, str)}}
+    failed = [f"{name} does not run: {why}" for name, why in ran.items() if isinstance(why, str)]
     tolerance = parity.tolerances(sample.noise, job.options.tolerance).fp32
     own = parity.compare(expected, sample.reference).max_error
-    errors, failed = {}, []
+    errors = {}
     for name, got in answers.items():
         found = parity.check(got, expected, before.parent.name, tolerance)
         if found.broken and parity.compare(got, sample.reference).max_error > own:
@@ -158,6 +181,14 @@ def _proved(
         else:
             errors[name] = found.parity.max_error
     return errors, failed
+
+
+def _ran(session: Session, inputs: Arrays) -> Arrays | str:
+    """The answers of a form, or why it has none."""
+    try:
+        return replay(session, inputs, FEW)
+    except StageFailed as error:
+        return " ".join(str(error).split())[:_LONGEST]
 
 
 def _timed(
@@ -215,10 +246,15 @@ def _outcomes(forms: Sequence[Candidate]) -> dict[str, rewrites.Outcome]:
     return found
 
 
-def _remark(chosen: Candidate, asked: str, trials: Trials, how: str) -> str:
+def _remark(chosen: Candidate, job: Job, trials: Trials, how: str, *, strayed: bool) -> str:
     """What was chosen, of what, and how it was found."""
+    asked, implied = job.options.rewrite, job.options.rewrite_implied
+    if asked != AUTO and strayed:
+        return f"plain: {asked} is left out"
+    if asked in (NONE, chosen.name):
+        return f"{chosen.name}, as {'--quick has it' if implied else 'asked for'}"
     if asked != AUTO:
-        return f"{chosen.name}, as asked for" if asked in (NONE, chosen.name) else f"plain: nothing in {asked} applies"
+        return f"plain: nothing in {asked} applies"
     rivals = ", ".join(name for name in trials if name != chosen.name)
     if not rivals:
         return "plain: no rewrite applies" if trials else "plain: only ONNX Runtime is timed"

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.rewrites.drawing import Drawing, kinds, proved, refused
+from deploytool.rewrites import pool_globally
+from tests.rewrites.drawing import SIZE, Drawing, kinds, proved, refused
 
 NAME = "pool_globally"
 
@@ -17,7 +18,7 @@ def test_a_mean_over_height_and_width(axes: list[int], keepdims: int) -> None:
     assert kinds(after) == ["Conv", "GlobalAveragePool", *([] if keepdims else ["Flatten"])]
 
 
-def test_why_not() -> None:
+def test_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Drawing(6)
     refused(net.model(net.conv("picture", 8)), NAME, "no ReduceMean is left")
     net = Drawing(6)
@@ -28,3 +29,7 @@ def test_why_not() -> None:
     net = Drawing(6)
     flat = net.op("Flatten", "picture", axis=2)
     refused(net.model(net.op("ReduceMean", flat, net.weight(np.array([1])))), NAME, "four dimensions")
+    monkeypatch.setattr(pool_globally, "_MOST", SIZE * SIZE - 1)
+    net = Drawing(6)
+    mean = net.op("ReduceMean", "picture", net.weight(np.array([2, 3])), keepdims=1)
+    refused(net.model(mean), NAME, "it adds more than")

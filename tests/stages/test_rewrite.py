@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,15 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from deploytool import plain, rehearsal, rewrites
+from deploytool import plain, rehearsal, rewrites, road
 from deploytool.artifact import Artifact, Given, Kind
 from deploytool.errors import ParityFailed
+from deploytool.graphs.draft import Draft
 from deploytool.measure import conditions
 from deploytool.measure.conditions import Conditions
 from deploytool.measure.rounds import Series
 from deploytool.rehearsal import Launches
-from deploytool.rewrites import Outcome
+from deploytool.rewrites import Outcome, gather_shuffle
 from deploytool.spec import Job, Options, Range
 from deploytool.stages import halve, rewrite
 from tests.conftest import QUICK, TINY, shelf
@@ -214,6 +215,54 @@ def test_a_form_that_computes_something_else_is_never_kept(
     assert notes["remarks"][-1].startswith("grouped is not what it replaces: error ")
     with pytest.raises(ParityFailed, match="--rewrite grouped: grouped is not what it replaces"):
         make(given, tmp_path / "graph.onnx", "grouped")
+
+
+@pytest.mark.parametrize("form", ["folded", "grouped", "parted", "fewest"])
+def test_a_form_that_nobody_asked_for_by_name_is_left_out_where_it_strays(
+    given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    spoiling(monkeypatch)
+    notes = make(given, tmp_path / "graph.onnx", form, rewrite_implied=True)
+    assert (notes["chosen"], notes["for_engine"]) == ("plain", "plain")
+    assert notes["remarks"][0] == f"plain: {form} is left out"
+    assert notes["remarks"][1].startswith(f"{form} is not what it replaces: error ")
+    assert [path.name for path in tmp_path.iterdir()] == ["graph.onnx"]
+    assert (tmp_path / "graph.onnx").read_bytes() == given.latest(Kind.GRAPH).path.read_bytes()
+
+
+def test_a_form_that_quick_has_is_kept_where_it_holds(given: Given, tmp_path: Path) -> None:
+    notes = make(given, tmp_path / "graph.onnx", "folded", rewrite_implied=True)
+    assert (notes["chosen"], notes["remarks"]) == ("folded", ["folded, as --quick has it"])
+
+
+@pytest.mark.parametrize("error", [KeyError("axis"), IndexError("list index out of range"), AssertionError()])
+def test_a_rewrite_that_stumbles_costs_its_own_forms_alone(
+    given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def stumbling(draft: Draft) -> Outcome:
+        raise error
+
+    monkeypatch.setattr(gather_shuffle, "apply", stumbling)
+    speeds(monkeypatch, {"folded": 4.0})
+    notes = make(given, tmp_path / "graph.onnx")
+    assert notes["chosen"] == "folded"
+    assert notes["remarks"][-1].startswith(f"grouped cannot be made: {type(error).__name__}")
+    with pytest.raises(ParityFailed, match="--rewrite grouped: grouped cannot be made"):
+        make(given, tmp_path / "graph.onnx", "grouped")
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("named", [None, "folded"])
+def test_only_a_form_that_is_named_is_asked_for(tmp_path: Path, named: str | None, quick: bool) -> None:
+    planned: list[Options] = []
+
+    def follow(plan: road.Plan, start: road.Start) -> Sequence[Artifact]:
+        planned.append(plan.options)
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        road.export(TINY, quick=quick, rewrite=named, out=tmp_path / "run", follow=follow)
+    assert planned[0].rewrite_implied == (quick and named is None)
 
 
 def test_a_form_that_is_no_graph_is_left_out(given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
