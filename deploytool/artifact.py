@@ -10,6 +10,7 @@ from pathlib import Path
 from deploytool.plain import Json
 
 Notes = Mapping[str, Json]  # under "remarks", lines that the report repeats
+UNAVAILABLE = "unavailable"  # the note of a stage that made no file, with its reason
 
 
 class Kind(str, Enum):
@@ -50,6 +51,11 @@ class Artifact:
     notes: Notes
     seconds: float
     fresh: bool
+
+    @property
+    def left_out(self) -> str:
+        """Why its stage made no file and the run goes on without it; empty where there is a file."""
+        return str(self.notes.get(UNAVAILABLE, ""))
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def run(home: Path, given: Given, asked: Asked, watch: Watch) -> Bench:
         stack.enter_context(eager.on_threads(asked.threads))
         field = _Field(stack, steps, baseline, inputs, job, asked, device)
         sweeps = tuple(field.sweep(batch) for batch in asked.batches)
-    files = [weights, *(home / step.stage / step.file for step in steps if step.file)]
+    files = [weights, *(home / step.stage / step.file for step in steps if step.file and not step.left_out)]
     return Bench(
         schema=bench.SCHEMA,
         model=job.model.name,

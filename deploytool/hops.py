@@ -35,7 +35,8 @@ class Step:
     """One artifact on one device: how to start it, and what it came from.
 
     `graph` is its file if it is one. `exact` says that it is run as the graph it came from would be, so that only FP32
-    noise may lie between them; `absent` is the report's word for an artifact that is known not to run here.
+    noise may lie between them; `absent` is the report's word for an artifact that is known not to run here, and
+    `left_out` says that this is because there is no such file.
     """
 
     stage: str
@@ -47,6 +48,7 @@ class Step:
     graph: Path | None = None
     exact: bool = False
     absent: str | None = None
+    left_out: bool = False
 
     @property
     def again(self) -> bool:
@@ -116,7 +118,8 @@ def built(given: Given) -> tuple[Engine, ...]:
 def _step(artifact: Artifact, runner: str, device: str, before: str) -> Step:
     start = partial(backends.load(runner).start, artifact.path, device)
     graph = artifact.path if artifact.kind is Kind.GRAPH else None
-    return Step(artifact.made_by, artifact.path.name, runner, device, before, start, graph)
+    step = Step(artifact.made_by, artifact.path.name, runner, device, before, start, graph)
+    return replace(step, absent=report.unavailable(artifact.left_out), left_out=True) if artifact.left_out else step
 
 
 def source(artifact: Artifact, sample: Golden, allowed: Tolerances) -> Hop:
@@ -142,6 +145,7 @@ def judge(
     for step in steps:
         noise = sample.noise.fp16 if step.half else sample.noise.fp32
         hop = Hop(step.stage, step.file, step.runner, step.device, step.absent or MEASURED, (), noise.max_error)
+        hop = replace(hop, left_out=step.left_out)
         try:
             yield hop if step.absent else _judged(hop, step, answers, sample, extremes, kept, job, allowed)
         except MissingBackend as error:

@@ -160,7 +160,7 @@ def _found(room: Path, key: str) -> Artifact | None:
 
 
 def _artifact(room: Path, sealed: Receipt, *, fresh: bool) -> Artifact:
-    path, digest = room / sealed.kind.value, sealed.files[sealed.kind.value]
+    path, digest = room / sealed.kind.value, sealed.files.get(sealed.kind.value, "")  # a stage may leave its file out
     return Artifact(sealed.kind, path, digest, sealed.key, sealed.made_by, sealed.notes, sealed.seconds, fresh)
 
 

@@ -112,7 +112,8 @@ class Accuracy:
 class Hop:
     """One artifact of the road and what running it showed; `status` is one of the report's words.
 
-    `noise` is the largest error that rounding alone makes in the source model, in the arithmetic of this artifact.
+    `noise` is the largest error that rounding alone makes in the source model, in the arithmetic of this artifact. It
+    is `left_out` if it could not be made and nothing that follows needs it: then there is no file to verify anywhere.
     """
 
     stage: str
@@ -124,6 +125,7 @@ class Hop:
     noise: float | None = None
     agreement: Agreement | None = None
     accuracy: Accuracy | None = None
+    left_out: bool = False
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Run:
 
     @property
     def script(self) -> Path | None:
-        """The TorchScript module."""
+        """The TorchScript module, if the model can be traced."""
         return self._made("script")
 
     @property
@@ -95,7 +95,8 @@ class Run:
         return page if page.is_file() else None
 
     def _made(self, verb: str) -> Path | None:
-        return next((artifact.path for artifact in self.artifacts if artifact.made_by == verb), None)
+        made = (artifact for artifact in self.artifacts if not artifact.left_out)
+        return next((artifact.path for artifact in made if artifact.made_by == verb), None)
 
 
 Start = Callable[[Watch], Iterator[Artifact]]

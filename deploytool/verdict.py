@@ -164,4 +164,5 @@ def omitted(report: Report) -> tuple[str, ...]:
 
 def unmeasured(report: Report) -> tuple[str, ...]:
     """One line for every artifact that could not be run here."""
-    return tuple(f"{hop.stage}: {hop.status}" for hop in report.hops if hop.status != MEASURED)
+    here = (hop for hop in report.hops if not hop.left_out)
+    return tuple(f"{hop.stage}: {hop.status}" for hop in here if hop.status != MEASURED)

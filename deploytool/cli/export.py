@@ -203,5 +203,6 @@ def _follow(plan: Plan, start: Start) -> Sequence[Artifact]:
 
 
 def _plain(artifact: Artifact, home: Path) -> dict[str, object]:
-    file = artifact.path.relative_to(home)
-    return {"stage": artifact.made_by, "file": str(file), "sha256": artifact.digest, "fresh": artifact.fresh}
+    made = not artifact.left_out
+    file, digest = (str(artifact.path.relative_to(home)), artifact.digest) if made else (None, None)
+    return {"stage": artifact.made_by, "file": file, "sha256": digest, "fresh": artifact.fresh}

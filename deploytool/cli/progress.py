@@ -100,7 +100,8 @@ def follow(
         for artifact in start(watch):
             made.append(artifact)
             how = f"{artifact.seconds:.1f} s" if artifact.fresh else "kept"
-            screen.say(console, f"{artifact.made_by:>12}  {how:>6}  {artifact.path.relative_to(home)}")
+            what = f"left out: {artifact.left_out}" if artifact.left_out else artifact.path.relative_to(home)
+            screen.say(console, f"{artifact.made_by:>12}  {how:>6}  {what}")
             why = "made" if artifact.fresh else "a receipt proves it"
             screen.detail(f"{'':>12}  {why}: key {artifact.key[:12]}, SHA-256 {artifact.digest[:12]}")
             for line in _log(artifact):

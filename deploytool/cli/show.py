@@ -86,7 +86,9 @@ def _words(layer: Cost) -> str:
 
 def _row(room: Path, sealed: Receipt) -> tuple[str, ...]:
     state = "as made" if receipt.proves(room, sealed) else "CHANGED since it was made"
-    digest = sealed.files[sealed.kind.value][:12]
+    if sealed.kind.value not in sealed.files:
+        state = "left out: see the report"
+    digest = sealed.files.get(sealed.kind.value, "–")[:12]
     return (f"{room.name}/{sealed.kind.value}", f"{sealed.seconds:.2f}", digest, state)
 
 

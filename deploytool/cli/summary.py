@@ -55,7 +55,7 @@ def _agreement(console: Console, written: Report) -> None:
 
 def _hop(hop: Hop, home: Path) -> tuple[str, ...]:
     file = home / hop.stage / hop.file
-    size = f"{file.stat().st_size / 1e6:.1f} MB" if file.is_file() else "missing"
+    size = f"{file.stat().st_size / 1e6:.1f} MB" if file.is_file() else _NONE if hop.left_out else "missing"
     name = f"{hop.stage}/{hop.file}"
     if not hop.checks:
         return (name, size, _NONE, _NONE, _NONE, _NONE, hop.status)

@@ -28,6 +28,8 @@ def pending(facts: Facts) -> tuple[Row, ...]:
     verify = (pack, f"python -m deploytool.device verify {bundle}", f"python -m deploytool.device bench {bundle}")
     found = []
     for hop in report.hops:
+        if hop.left_out:
+            continue  # no machine can run what is not there: a remark says why
         if hop.status == BUILT_NOT_RUN:
             names = [name for engine in report.engines if engine.file == hop.file for name in _names(facts, hop.file)]
             found.append(Row(label(hop), hop.status, ", ".join(names) or "the GPU it is for", verify))

@@ -103,7 +103,7 @@ def chain(facts: Facts) -> Iterator[tuple[str, ...]]:
     """A row for each hop: artifact, size, errors, the last in units of noise, tolerated, top-1, and the verdict."""
     for hop in facts.report.hops:
         size = facts.bytes_of(hop.stage, hop.file)
-        name = (label(hop), "" if hop.runner in _AGAIN else "missing" if size is None else megabytes(size))
+        name = (label(hop), _size(hop, size))
         if not hop.checks:
             yield (*name, NONE, NONE, NONE, NONE, NONE, hop.status)
             continue
@@ -114,6 +114,12 @@ def chain(facts: Facts) -> Iterator[tuple[str, ...]]:
         top1 = NONE if truth.parity.top1 is None else f"{truth.parity.top1:.0%}"
         state = "FAIL" if any(check.broken for check in hop.checks) else "pass"
         yield (*name, before, error(truth.parity.max_error), over, allowed, top1, state)
+
+
+def _size(hop: Hop, size: int | None) -> str:
+    if hop.left_out:
+        return NONE
+    return "" if hop.runner in _AGAIN else "missing" if size is None else megabytes(size)
 
 
 def every(report: Report) -> Iterator[tuple[str, ...]]:

@@ -7,6 +7,7 @@ import json
 import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from importlib import resources
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -39,6 +40,8 @@ def _of(kind: Any, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
         return {}
     if kind is type(None):
         return {"type": "null"}
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return {"enum": [each.value for each in kind]}
     if kind in _PLAIN:
         return {"type": _PLAIN[kind]}
     if is_dataclass(kind) and isinstance(kind, type):

@@ -58,7 +58,7 @@ def where(facts: Facts) -> str:
 def built(facts: Facts) -> str:
     """What was made of what, in one sentence."""
     report, origin = facts.report, facts.origin
-    stages = [hop.stage for hop in report.hops]
+    stages = [hop.stage for hop in report.hops if not hop.left_out]
     kinds = {"script": "TorchScript", "translate": "ONNX", "halve": "FP16 ONNX"}
     made = [kind for stage, kind in kinds.items() if stage in stages]
     if report.engines:
@@ -108,8 +108,12 @@ def _proved(report: Report) -> Tile:
 
 
 def _pending(facts: Facts) -> Tile:
-    waiting = [hop for hop in facts.report.hops if not hop.checks]
+    waiting = [hop for hop in facts.report.hops if not hop.checks and not hop.left_out]
     if not waiting:
-        return Tile("Run here", f"all {len(facts.report.hops)}", "every artifact was run on this machine")
+        return Tile(
+            "Run here",
+            f"all {sum(not hop.left_out for hop in facts.report.hops)}",
+            "every artifact was run on this machine",
+        )
     line = ", ".join(f"{rows.label(hop)}: {hop.status}" for hop in waiting)
     return Tile("Pending on a device", str(len(waiting)), line)
