@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,8 +113,8 @@ def read(run: Path) -> Bench:
     """What RUN/bench.json holds; raises BadInput if there is none, or one of another version."""
     path = run / FILE
     try:
-        return plain.decode(Bench, json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return plain.read(Bench, path)
+    except (OSError, plain.Malformed) as error:
         raise BadInput(f"{path} is no benchmark of this version", "`deploytool bench` makes one") from error
 
 

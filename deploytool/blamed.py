@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +78,8 @@ def write(run: Path, graphs: Mapping[str, str], blame: Blame) -> None:
 def read(run: Path) -> Blame | None:
     """What was found in the graphs that a run now has; None if nobody looked, or looked at other graphs."""
     try:
-        kept = plain.decode(Kept, json.loads((run / FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        kept = plain.read(Kept, run / FILE)
+    except (OSError, plain.Malformed):
         return None
     return kept.blame if kept.schema == SCHEMA and dict(kept.graphs) == _graphs(run) else None
 

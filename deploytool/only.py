@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +48,9 @@ def read(folder: Path) -> Only | None:
         return None
     raw = files.read(folder / bundle.ONLY, _LONGEST)
     try:
-        found = plain.decode(Only, json.loads(raw))
+        found = plain.decode(Only, plain.loads(raw))
         right = plain.text(found).encode() == raw and all(map(_WORD.fullmatch, (found.target, found.capability)))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except plain.Malformed:
         right = False
     if not right:
         raise Refused(f"{folder / bundle.ONLY} does not say for which device", files.AGAIN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 else:
     Json = Any  # `decode` reads hints at run time, and takes such values as they are
 T = TypeVar("T")
+
+LONGEST = 64 << 20  # bytes of a document
+_SHOWN = 60  # characters of a value in a message
 
 
 def encode(value: object) -> Json:
@@ -34,29 +38,124 @@ def encode(value: object) -> Json:
     raise TypeError(f"{type(value).__name__} has no plain form")
 
 
+class Malformed(ValueError):
+    """A document that is not what it should be; the text says where and why."""
+
+
+def loads(raw: str | bytes, most: int = LONGEST) -> Any:
+    """The JSON value of a text; raises Malformed if it is none, is longer than `most`, or is nested too deep.
+
+    NaN and infinity are no JSON, and neither is an object that has a name twice.
+    """
+    if len(raw) > most:
+        raise Malformed(f"it is longer than {most} bytes")
+    try:
+        return json.loads(raw, parse_constant=_no_number, object_pairs_hook=_once)
+    except RecursionError:
+        raise Malformed("it is nested too deep") from None
+    except ValueError as error:
+        raise Malformed(f"it is no JSON: {error}") from None
+
+
 def decode(cls: type[T], data: object) -> T:
     """The `cls` that `encode` made `data` from.
 
-    Raises TypeError, KeyError or ValueError if `data` is something else.
+    Every value must have the type that its field declares; raises Malformed where one has another.
     """
-    return _decode(cls, data)  # type: ignore[no-any-return]  # built from `cls` itself
+    try:
+        return _decode(cls, data, "")  # type: ignore[no-any-return]  # built from `cls` itself
+    except RecursionError:
+        raise Malformed("it is nested too deep") from None
 
 
-def _decode(kind: Any, data: Any) -> Any:
+def read(cls: type[T], path: Path, most: int = LONGEST) -> T:
+    """The `cls` in a file of JSON; raises Malformed if the file is something else, and OSError if there is none."""
+    with path.open("rb") as opened:
+        return decode(cls, loads(opened.read(most + 1), most))
+
+
+def _no_number(text: str) -> None:
+    raise Malformed(f"{text} is no number")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Malformed("an object has a name twice")
+    return found
+
+
+def _decode(kind: Any, data: Any, where: str) -> Any:
+    if kind is Any:
+        return data
     if is_dataclass(kind) and isinstance(kind, type):
-        hints = _hints(kind)
-        return kind(**{field.name: _decode(hints[field.name], data[field.name]) for field in fields(kind)})
+        return _fields(kind, data, where)
     origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return _one_of(inner, data, where)
     if origin is tuple:
+        _expect(isinstance(data, (list, tuple)), data, where, "a list")
         each = inner[:1] * len(data) if inner[1:] == (...,) else inner
-        return tuple(_decode(one, item) for one, item in zip(each, data, strict=True))
-    if origin in (Union, types.UnionType) and any(is_dataclass(one) for one in inner):
-        return None if data is None else _decode(next(one for one in inner if is_dataclass(one)), data)
-    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
-        return {str(name): _decode(inner[1], item) for name, item in data.items()}
+        _expect(len(each) == len(data), data, where, f"{len(each)} values")
+        return tuple(_decode(one, item, f"{where}[{n}]") for n, (one, item) in enumerate(zip(each, data, strict=True)))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        _expect(isinstance(data, Mapping), data, where, "an object")
+        _expect(all(isinstance(name, str) for name in data), data, where, "an object with names")
+        return {name: _decode(inner[1], item, _below(where, name)) for name, item in data.items()}
+    return _leaf(kind, data, where)
+
+
+def _fields(kind: Any, data: Any, where: str) -> Any:
+    _expect(isinstance(data, Mapping), data, where, "an object")
+    hints = _hints(kind)
+    missing = next((field.name for field in fields(kind) if field.name not in data), None)
+    if missing is not None:
+        raise Malformed(f"{_below(where, missing)} is missing")
+    return kind(**{name: _decode(hints[name], data[name], _below(where, name)) for name in hints})
+
+
+def _one_of(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
+    """What fits one of several types; of several dataclasses there must be but one."""
+    compound = [kind for kind in kinds if is_dataclass(kind) or get_origin(kind) is not None]
+    for kind in kinds:
+        if kind not in compound and (kind is Any or _fits(kind, data)):
+            return data
+    _expect(bool(compound), data, where, " or ".join(_spoken(kind) for kind in kinds))
+    return _decode(compound[0], data, where)
+
+
+def _leaf(kind: Any, data: Any, where: str) -> Any:
     if isinstance(kind, type) and issubclass(kind, Enum):
+        values = [member.value for member in kind]
+        _expect(isinstance(data, (str, int)) and data in values, data, where, f"one of {', '.join(map(str, values))}")
         return kind(data)
+    _expect(_fits(kind, data), data, where, _spoken(kind))
     return data
+
+
+def _fits(kind: Any, data: Any) -> bool:
+    """Whether a value is of a type that JSON has; a whole number will do for any other."""
+    if kind is type(None) or kind is None:
+        return data is None
+    if kind is float:
+        return type(data) in (int, float) and math.isfinite(data)
+    return type(data) is kind
+
+
+def _spoken(kind: Any) -> str:
+    names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+    return names.get(kind, "something else")
+
+
+def _expect(right: bool, data: Any, where: str, what: str) -> None:
+    if not right:
+        shown = repr(data)[:_SHOWN]
+        raise Malformed(f"{where or 'it'} is {shown}, and should be {what}")
+
+
+def _below(where: str, name: str) -> str:
+    shown = name if name.isprintable() else ascii(name)
+    return f"{where}.{shown[:_SHOWN]}" if where else shown[:_SHOWN]
 
 
 @cache

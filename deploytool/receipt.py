@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +38,8 @@ def write(room: Path, receipt: Receipt) -> None:
 def read(room: Path) -> Receipt | None:
     """The receipt of a room, or None where there is none that can be read."""
     try:
-        return plain.decode(Receipt, json.loads((room / FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return plain.read(Receipt, room / FILE)
+    except (OSError, plain.Malformed):
         return None
 
 

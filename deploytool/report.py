@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -234,8 +233,8 @@ class Report:
 def read(path: Path) -> Report:
     """The report of a file; raises BadInput if the file is something else."""
     try:
-        return plain.decode(Report, json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return plain.read(Report, path)
+    except (OSError, plain.Malformed) as error:
         raise BadInput(f"{path} is no report of this version", "export again to write a new one") from error
 
 

@@ -5,7 +5,6 @@ The format is that of safetensors: eight bytes that say how long the header is, 
 
 from __future__ import annotations
 
-import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ class Values:
 def definition(path: Path) -> Model:
     """The definition that a weights file belongs to; raises BadInput if the file names none."""
     try:
-        return plain.decode(Model, json.loads(_header(path)[_METADATA]["model"]))
+        return plain.decode(Model, plain.loads(_header(path)[_METADATA]["model"]))
     except (OSError, struct.error, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path} names no model: {error}", "export again to make it anew") from error
 
@@ -59,5 +58,5 @@ def floats(path: Path) -> dict[str, Values]:
 def _header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
-        header: dict[str, Any] = json.loads(file.read(min(length, _LONGEST)))
+        header: dict[str, Any] = plain.loads(file.read(min(length, _LONGEST)), _LONGEST)
     return header

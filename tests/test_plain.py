@@ -7,6 +7,8 @@ from enum import Enum
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deploytool import plain
 
@@ -41,7 +43,7 @@ def test_what_is_encoded_comes_back_equal() -> None:
 def test_something_else_is_refused() -> None:
     others: list[object] = [{}, [], {"colour": "blue"}, {**json.loads(plain.text(OUTER)), "inner": 3}]
     for data in others:
-        with pytest.raises((TypeError, KeyError, ValueError)):
+        with pytest.raises(plain.Malformed):
             plain.decode(Outer, data)
 
 
@@ -61,3 +63,81 @@ def test_a_file_digest_follows_its_bytes(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"abc")
     assert plain.file_digest(file) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@dataclass(frozen=True)
+class Leaves:
+    text: str
+    count: int
+    share: float
+    sure: bool
+    either: int | str | None
+    numbers: Mapping[str, float]
+
+
+GOOD: dict[str, object] = {
+    **{"text": "a", "count": 1, "share": 1, "sure": True, "either": None},
+    "numbers": {"a": 0.5},
+}
+
+
+def test_a_whole_number_will_do_for_any_other() -> None:
+    assert plain.decode(Leaves, GOOD).share == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("text", 5, "text is 5, and should be a text"),
+        ("count", True, "count is True, and should be a whole number"),
+        ("count", 1.5, "count is 1.5, and should be a whole number"),
+        ("share", "0.5", "share is '0.5', and should be a number"),
+        ("share", float("inf"), "share is inf, and should be a number"),
+        ("sure", 1, "sure is 1, and should be true or false"),
+        ("either", 1.5, "either is 1.5, and should be a whole number or a text or null"),
+        ("numbers", [["a", 1]], "numbers is .*, and should be an object"),
+        ("numbers", {"a": None}, "numbers.a is None, and should be a number"),
+    ],
+)
+def test_a_leaf_of_another_type_is_refused_by_its_place(field: str, value: object, said: str) -> None:
+    with pytest.raises(plain.Malformed, match=said):
+        plain.decode(Leaves, {**GOOD, field: value})
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ("[" * 100_000, "nested too deep"),
+        ('{"a": NaN}', "NaN is no number"),
+        ('{"a": 1, "a": 2}', "a name twice"),
+        ("9" * 10_000, "no JSON"),
+        ("{", "no JSON"),
+        (b"\xff\xfe\x00", "no JSON"),
+        (" " * 11, "longer than 10 bytes"),
+    ],
+)
+def test_what_is_no_document_is_refused(raw: str | bytes, said: str) -> None:
+    with pytest.raises(plain.Malformed, match=said):
+        plain.loads(raw, 10 if len(raw) == 11 else plain.LONGEST)
+
+
+def test_a_name_that_would_write_on_the_terminal_is_shown_escaped() -> None:
+    with pytest.raises(plain.Malformed) as caught:
+        plain.decode(Leaves, {**GOOD, "numbers": {"\x1b[32mpass\n": "x"}})
+    assert str(caught.value).isprintable()
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(list(GOOD)), inner, max_size=6),
+    max_leaves=12,
+)
+
+
+@given(ANY)
+def test_whatever_comes_is_decoded_or_refused(data: object) -> None:
+    try:
+        found = plain.decode(Leaves, data)
+    except plain.Malformed:
+        return
+    assert plain.decode(Leaves, plain.encode(found)) == found

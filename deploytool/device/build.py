@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import stat
@@ -168,9 +167,9 @@ def _read(built: Path, folder: Path, manifest: Manifest, found: Here, name: str)
         return None
     _ours(built)
     try:
-        record = plain.decode(Record, json.loads(files.read(path.with_suffix(".json"), 1 << 20)))
+        record = plain.decode(Record, plain.loads(files.read(path.with_suffix(".json"), 1 << 20)))
         files.hold(built / path.name, record.file.size, record.file.sha256)
-    except (DeployError, ValueError, TypeError, KeyError, AttributeError):
+    except (DeployError, plain.Malformed):
         return None
     graphs = {file.sha256 for file in manifest.files}
     same = (record.seal, record.gpu, record.cuda) == (bundle.seal(folder), found.gpu, found.cuda)

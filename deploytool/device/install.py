@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import tempfile
@@ -19,7 +18,7 @@ from deploytool.errors import BadInput, DeployError, Refused
 
 _POINTER, _LOCK, _BUNDLES, _STARTS, _STAGE = "current", ".lock", "bundles", "starts", ".staging-"
 _FAILURES = 3  # starts in a row
-_DEEPEST = 64 << 10  # bytes of a pointer
+_LONGEST = 64 << 10  # bytes of a pointer
 
 Prove = Callable[[Papers], None]
 
@@ -42,8 +41,8 @@ def pointer(root: Path) -> Pointer | None:
     if not (root / _POINTER).exists():
         return None
     try:
-        return plain.decode(Pointer, json.loads(files.read(root / _POINTER, _DEEPEST)))
-    except (DeployError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return plain.decode(Pointer, plain.loads(files.read(root / _POINTER, _LONGEST)))
+    except (DeployError, plain.Malformed) as error:
         raise BadInput(f"{root / _POINTER} is not as deploytool left it: {error}", "install a bundle again") from error
 
 

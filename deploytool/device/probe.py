@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import tempfile
@@ -105,8 +104,8 @@ def ask(
         memory = limits.gibibytes if request.way.device == "cpu" else math.inf
         run_limited([*worker, str(asked)], what=what, seconds=limits.seconds, gibibytes=memory, heard=heard)
         try:
-            found = plain.decode(Answer, json.loads(files.read(answer, _LONGEST_ANSWER)))
-        except (DeployError, ValueError, TypeError, KeyError, AttributeError) as error:
+            found = plain.decode(Answer, plain.loads(files.read(answer, _LONGEST_ANSWER)))
+        except (DeployError, plain.Malformed) as error:
             raise StageFailed(f"{what} gave no answer", "leave it out, or report it") from error
     if found.problem:
         raise _KINDS.get(found.kind, StageFailed)(found.problem, found.remedy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -36,8 +35,8 @@ def read(path: Path) -> Side:
 
 def _document(path: Path) -> object:
     try:
-        return json.loads(files.read(path, _LONGEST))
-    except (ValueError, RecursionError) as error:
+        return plain.loads(files.read(path, _LONGEST), _LONGEST)
+    except plain.Malformed as error:
         raise BadInput(f"{path} is no JSON document", "save what verify or bench print with --json") from error
 
 
@@ -133,11 +132,8 @@ def brought(path: Path) -> Verified:
 
 def _verified(path: Path, data: object) -> Verified:
     try:
-        shown = data["result"] if isinstance(data, Mapping) else None
-        if shown is None:
-            raise ValueError("it holds no result")
-        return plain.decode(Verified, shown)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return plain.decode(Verified, data["result"] if isinstance(data, Mapping) else data)
+    except (KeyError, plain.Malformed) as error:
         raise BadInput(f"{path} is not what a device prints", "save what verify or bench print with --json") from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import tarfile
@@ -126,11 +125,11 @@ class FromArchive:
 
     def _manifest(self) -> bytes:
         try:
-            index = json.loads(self._small(_INDEX))
+            index = plain.loads(self._small(_INDEX))
             (entry,) = [each for each in index["manifests"] if each.get("artifactType") == oci.ARTIFACT_TYPE]
             kind, _, sha256 = entry["digest"].partition(":")
             return self._small(f"blobs/{kind}/{sha256}", sha256)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise Refused(f"{self._path} does not hold one model: {error}", files.AGAIN) from error
 
     def _small(self, name: str, sha256: str | None = None) -> bytes:

@@ -66,7 +66,7 @@ def _carry(wire: Wire, location: str, start: int, block: bytes) -> str:
 
 def _note(record: Path, key: str, location: str) -> None:
     try:
-        known = json.loads(files.read(record, _LONGEST))
+        known = plain.loads(files.read(record, _LONGEST))
     except (Refused, ValueError):
         known = {}
     with suppress(OSError):  # a folder that nobody may write to costs the record, not the push

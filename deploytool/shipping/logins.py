@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ def read(path: Path) -> Mapping[str, str]:
     except OSError:
         return {}
     try:
-        entries = json.loads(raw).get("auths", {})
+        entries = plain.loads(raw).get("auths", {})
         found = {host.removeprefix("https://").partition("/")[0]: _basic(entry) for host, entry in entries.items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise BadInput(f"{path} is no config.json of docker's: {error}", "log in again, or move it away") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,11 +94,11 @@ def _described(layer: Layer, kind: str) -> dict[str, Any]:
 def layers(raw: bytes, where: str) -> tuple[Layer, ...]:
     """The layers that an OCI manifest of unknown origin names. Raises Refused if it is not that of a bundle."""
     try:
-        whole = json.loads(raw)
+        whole = plain.loads(raw)
         if whole.get("artifactType") != ARTIFACT_TYPE:
             raise Refused(f"{where} is no model: {whole.get('artifactType')}", "check the name")
         found = tuple(_layer(each) for each in whole["layers"])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Refused(f"{where} has no manifest that OCI knows: {error}", files.AGAIN) from error
     if len({layer.path for layer in found}) < len(found):
         raise Refused(f"{where} names a file twice", files.AGAIN)

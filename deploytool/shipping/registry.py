@@ -185,7 +185,7 @@ def _expect(reply: Reply, status: int, problem: str) -> None:
 def _read(record: Path) -> dict[str, str]:
     """Where uploads were begun; a record that cannot be read is none."""
     with suppress(Refused, ValueError, TypeError):
-        found = json.loads(files.read(record, bundle.LONGEST))
+        found = plain.loads(files.read(record, bundle.LONGEST))
         return {str(key): str(location) for key, location in found.items()}
     return {}
 

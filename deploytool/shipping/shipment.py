@@ -138,7 +138,7 @@ def _answer(line: subprocess.Popen[bytes], device: Device) -> Mapping[str, Any]:
         said = line.stdout.readline(_LONGEST)
         if said.startswith(_MARK):
             with suppress(ValueError):
-                found = json.loads(said[len(_MARK) :])
+                found = plain.loads(said[len(_MARK) :])
                 if isinstance(found, dict):
                     return _unless_trouble(found, device)
         if not said:
@@ -188,7 +188,7 @@ def _told(end: Mapping[str, Any], seal: str, sent: int, there: int, left_out: in
 def _installed(said: Mapping[str, Any], device: Device) -> str:
     """What serves on the device now; the install's own failure is ours."""
     with suppress(ValueError, TypeError, KeyError, AttributeError):
-        document = json.loads(said["said"])
+        document = plain.loads(said["said"])
         error = document["error"]
         if error:
             kinds = {kind.exit_code: kind for kind in DeployError.__subclasses__()}

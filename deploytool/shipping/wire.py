@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -161,7 +160,7 @@ class Wire:
         finally:
             door.close()
         with suppress(ValueError, TypeError, AttributeError):
-            granted = json.loads(reply.body)
+            granted = plain.loads(reply.body)
             token = granted.get("token") or granted.get("access_token")
             if reply.status == 200 and isinstance(token, str):
                 self.authorization = f"Bearer {token}"
