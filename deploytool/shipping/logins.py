@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from deploytool import plain
 from deploytool.errors import BadInput
 
 _PART = re.compile(r'(\w+)="([^"]*)"')

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode, urljoin, urlsplit
 
+from deploytool import plain
 from deploytool.errors import BadInput, Refused, Unreachable
 from deploytool.shipping import logins
 
