@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from deploytool import plain
+from deploytool import plain, shards
 from deploytool.errors import BadInput
 from deploytool.spec import BATCH, Options, Range, Source, Tensor
 
@@ -46,10 +46,11 @@ def given(value: T | None, usual: T) -> T:
 
 
 def file(path: Path) -> Source:
-    """A file of the user's, by its content; raises BadInput if it is not there."""
+    """A file of the user's, by its content, and an index by that of its files; raises BadInput if it is not there."""
     if not path.is_file():
         raise BadInput(f"there is no file {path}", "check the path")
-    return Source(str(path), plain.file_digest(path))
+    digests = [plain.file_digest(each) for each in (path, *shards.beside(path))]
+    return Source(str(path), digests[0] if len(digests) == 1 else plain.digest(digests))
 
 
 def folder(path: Path) -> Source:

@@ -16,6 +16,7 @@ from deploytool.spec import Model
 
 Tensors = Mapping[str, torch.Tensor]
 COUNTER = ".num_batches_tracked"  # counts training steps; inference needs it not, and old files have it not
+_COUNTED = ("total_ops", "total_params")  # what the profiler thop leaves in every module
 _CLASSIFIERS = ("classifier.weight", "classifier.1.weight")
 
 
@@ -58,15 +59,34 @@ def wanted(model: Model) -> Tensors:
     return state
 
 
+def completed(tensors: Tensors, ours: Tensors, names: Names) -> Tensors:
+    """The tensors with those that a file leaves out because the definition has them tied to others that are there."""
+    first: dict[tuple[object, ...], str] = {}
+    found = dict(tensors)
+    for present in (True, False):  # the names that are there first: either of two tied ones may be left out
+        for key, like in ours.items():
+            place = (like.data_ptr(), like.shape, like.stride()) if not like.is_meta and like.numel() else None
+            their = their_key(key, names)
+            if place is None or (their in tensors) is not present:
+                continue
+            if present:
+                first.setdefault(place, their)
+            elif place in first:
+                found[their] = tensors[first[place]]
+    return found
+
+
 def difference(tensors: Tensors, ours: Tensors, names: Names) -> str | None:
     """The first thing in which a checkpoint is not what the definition wants; None if it is."""
     theirs = {their_key(key, names): like for key, like in ours.items()}
     for key, like in theirs.items():
         if key not in tensors and not key.endswith(COUNTER):
-            return f"it lacks {quoted(key)}"
+            longer = next((other for other in tensors if other.endswith(f".{key}")), None)
+            prefixed = f", and has {quoted(longer)}: not all names have that prefix" if longer else ""
+            return f"it lacks {quoted(key)}{prefixed}"
         if key in tensors and tensors[key].shape != like.shape:
             return f"{quoted(key)} is {shape_text(tensors[key].shape)}, not {shape_text(like.shape)}"
-    extra = next((key for key in tensors if key not in theirs), None)
+    extra = next((key for key in tensors if key not in theirs and not key.endswith(_COUNTED)), None)
     return None if extra is None else f"it has {quoted(extra)} besides"
 
 

@@ -9,6 +9,7 @@ from deploytool.spec import Option, Preprocessing
 
 Options = Mapping[str, Option]
 Names = Mapping[str, str]  # our place: theirs
+INFIXES = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # of torch's wrappers, anywhere
 
 
 def _ours(options: Options) -> Names:
@@ -56,7 +57,14 @@ def their_key(key: str, names: Names) -> str:
     while dot and place not in names:
         place, dot, _ = place.rpartition(".")
         rest = key[len(place) + 1 :]
-    return f"{names[place]}.{rest}" if dot else key
+    return unwrapped(f"{names[place]}.{rest}" if dot else key)
+
+
+def unwrapped(key: str) -> str:
+    """A name without what torch's own wrappers put into it."""
+    for infix in INFIXES:
+        key = key.replace(infix, "")
+    return key
 
 
 def quoted(key: object) -> str:

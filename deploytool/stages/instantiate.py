@@ -30,6 +30,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     options, model = job.options, job.model
     _check_words(model)
     typical = samples.sides(options.sizes, "typical")
+    remarks: list[str] = []
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(options.seed)
         if options.weights is not None:
@@ -37,6 +38,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
                 _made(model)  # what the user's own code raises is not the checkpoint's fault
             loaded = checkpoints.load(Path(options.weights.path), model, trust_code=options.trust_code)
             model, origin = loaded.model, f"{loaded.layout} checkpoint, SHA-256 {options.weights.digest}"
+            remarks = [f"the weights are {loaded.unwrapped}"] if loaded.unwrapped else []
             module = _made(model)
             module.load_state_dict(loaded.state)
         else:
@@ -48,7 +50,8 @@ def make(job: Job, out: Path, given: Given) -> Notes:
                     seeded.calibrate(module, _batch(model, options.seed, typical))
         model = _with_outputs(module, model, options, typical)
     eager.save(module, model, out)
-    return {"weights": origin, "parameters": sum(p.numel() for p in module.parameters()), "model": plain.encode(model)}
+    parameters = sum(p.numel() for p in module.parameters())
+    return {"weights": origin, "parameters": parameters, "model": plain.encode(model), "remarks": list(remarks)}
 
 
 def _check_words(model: Model) -> None:

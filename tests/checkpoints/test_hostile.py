@@ -106,7 +106,7 @@ def test_the_payloads_are_live_where_code_is_trusted(tmp_path: Path) -> None:
         ("bomb-deflate.pth", "is compressed, which torch never does"),
         ("bomb-overlap.pth", "the checkpoint claims to hold more than its"),
         ("bomb-expanded.pth", "'stem.0.weight' is not an ordinary tensor of numbers in the file"),
-        ("bomb-bytearray.pth", "(it names '__builtin__.bytearray')"),
+        ("bomb-bytearray.pth", "(it names 'builtins.bytearray')"),
         ("header-4294967296.safetensors", "the checkpoint claims a header of 4,294,967,296 bytes, which cannot be"),
         ("odd-none.pth", "'stem.0.weight' is of type NoneType, not a tensor"),
         ("odd-file-list.pth", "the checkpoint is of type list, not a state dict"),

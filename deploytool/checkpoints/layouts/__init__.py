@@ -62,6 +62,12 @@ def recognise(keys: Collection[str], model: Model) -> tuple[str, Family]:
     )
 
 
+def known(keys: Collection[str]) -> bool:
+    """Whether any source names weights so."""
+    families = [family for layout in LAYOUTS for family in layout.FAMILIES.values()]
+    return any(re.match(family.sign, key) for family in families for key in keys)
+
+
 def contradiction(model: Model, options: Mapping[str, Option]) -> str | None:
     """The first option that weights need and the model states otherwise; classes are the checkpoint's to tell."""
     for option, value in options.items():
