@@ -161,6 +161,8 @@ def export(
         raise BadInput(
             "an engine and a bundle are made from the FP16 graph", "leave out --to onnx, or --trt and --pack"
         )
+    if decisions:
+        wishes.for_engines(found.inputs)
     effort = wishes.QUICK if quick else wishes.FULL
     options = Options(
         seed=seed,

@@ -9,6 +9,17 @@ Option = bool | int | float | str | None
 
 AUTO = "auto"  # instead of a choice: whatever a search finds
 BATCH = "batch"  # the word for the first dimension of every input and output
+DTYPES = (
+    "float32",
+    "float64",
+    "float16",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "bool",
+)  # torch and ONNX know them
 
 
 @dataclass(frozen=True)

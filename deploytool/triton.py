@@ -12,6 +12,9 @@ _TYPES = {
     "float16": "TYPE_FP16",
     "int64": "TYPE_INT64",
     "int32": "TYPE_INT32",
+    "int16": "TYPE_INT16",
+    "int8": "TYPE_INT8",
+    "uint8": "TYPE_UINT8",
     "bool": "TYPE_BOOL",
 }
 
@@ -48,4 +51,5 @@ def _tensor(tensor: Tensor, io: str) -> str:
     """Without the batch, which Triton adds; a free size is -1."""
     dtype = "float16" if io == "fp16" and tensor.dtype == "float32" else tensor.dtype
     sides = ", ".join(str(side) if isinstance(side, int) else "-1" for side in tensor.shape[1:])
-    return f'  {{ name: "{tensor.name}" data_type: {_TYPES[dtype]} dims: [ {sides} ] }}'
+    dims = f"dims: [ {sides} ]" if sides else "dims: [ 1 ] reshape: { shape: [ ] }"  # Triton has no empty dims
+    return f'  {{ name: "{tensor.name}" data_type: {_TYPES[dtype]} {dims} }}'

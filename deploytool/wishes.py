@@ -9,9 +9,12 @@ from typing import TypeAlias, TypeVar
 
 from deploytool import plain, shards
 from deploytool.errors import BadInput
-from deploytool.spec import BATCH, Options, Range, Source, Tensor
+from deploytool.spec import BATCH, DTYPES, Options, Range, Source, Tensor
 
 Span: TypeAlias = Range | int | tuple[int, int, int]  # one size, or the smallest, the typical and the largest
+
+_LARGEST = {"int64": 2**63, "int32": 2**31, "int16": 2**15, "int8": 2**7, "uint8": 2**8}
+_NOT_TENSORRT = {"int16": "int32"}  # inputs that its parser refuses, and what holds their values
 
 _BOUNDS: Mapping[str, tuple[float, float]] = {
     "opset": (18, 20),
@@ -83,7 +86,12 @@ def sizes(given: Mapping[str, Span], inputs: Sequence[Tensor]) -> dict[str, Rang
     """The range of every free size of the inputs, the batch aside; raises BadInput if one is lacking or too many."""
     free = {side for tensor in inputs for side in tensor.shape[1:] if isinstance(side, str)}
     for word in sorted(free - set(given)):
-        raise BadInput(f"nobody says how large {word} is", f"give its range: --size {word}=SMALLEST:TYPICAL:LARGEST")
+        remedy = f"give its range: --size {word}=SMALLEST:TYPICAL:LARGEST"
+        alone = next((each for each in inputs if each.shape[1:] == (word,)), None)
+        if alone is not None:  # `t:int64` is an input of the free length t, and may be meant as one called t
+            number = f"{word}=:{alone.dtype}{f':{alone.below}' if alone.below != below(alone.dtype) else ''}"
+            remedy += f"; if {word} is an input of one number a case: --input {number}"
+        raise BadInput(f"nobody says how large {word} is", remedy)
     for word in sorted(set(given) - free):
         raise BadInput(f"no input has a free size {word}", f"free sizes are: {', '.join(sorted(free)) or 'none'}")
     return {word: span(f"--size {word}", asked) for word, asked in given.items()}
@@ -92,7 +100,8 @@ def sizes(given: Mapping[str, Span], inputs: Sequence[Tensor]) -> dict[str, Rang
 def tensors(given: Sequence[Tensor | tuple[int | str, ...]]) -> tuple[Tensor, ...]:
     """The inputs in their order; a bare shape, the batch left out, is one of floats.
 
-    Raises BadInput if two bear one name.
+    Raises BadInput if two bear one name, for a type that numpy, torch and ONNX do not share, and for a bound that it
+    cannot hold.
     """
     found = tuple(
         each if isinstance(each, Tensor) else Tensor(f"input_{number}" if number else "input", (BATCH, *each))
@@ -103,7 +112,34 @@ def tensors(given: Sequence[Tensor | tuple[int | str, ...]]) -> tuple[Tensor, ..
         raise BadInput(
             f"two inputs are called {max(names, key=names.count)}", "give each a name: --input NAME=3x224x224"
         )
+    for tensor in found:
+        _check(tensor)
     return found
+
+
+def _check(tensor: Tensor) -> None:
+    """Raises BadInput for a type that nobody knows, and for values that it cannot hold."""
+    if tensor.dtype not in DTYPES:
+        raise BadInput(f"{tensor.name} has no type we know: {tensor.dtype}", f"choose from {', '.join(DTYPES)}")
+    largest = _LARGEST.get(tensor.dtype)
+    if largest is None and tensor.below != below(tensor.dtype):
+        raise BadInput(f"{tensor.name} is {tensor.dtype}, and only whole numbers have a bound", "leave BELOW out")
+    if largest is not None and not 1 <= tensor.below <= largest:
+        bound = f"write a bound from 1 to {largest}, or a larger type"
+        raise BadInput(f"{tensor.name} cannot be below {tensor.below} as {tensor.dtype}", bound)
+
+
+def below(dtype: str) -> int:
+    """The bound of an integer input where none is given: a byte is a whole byte, all else a choice of two."""
+    return 256 if dtype == "uint8" else 2
+
+
+def for_engines(inputs: Sequence[Tensor]) -> None:
+    """Raises BadInput for an input of a type that TensorRT does not take."""
+    for tensor in inputs:
+        if tensor.dtype in _NOT_TENSORRT:
+            remedy = f"declare it {_NOT_TENSORRT[tensor.dtype]}, which holds the same values, or leave --trt out"
+            raise BadInput(f"TensorRT takes no input of {tensor.dtype}: {tensor.name}", remedy)
 
 
 def tolerance(asked: Mapping[str, float]) -> dict[str, float]:

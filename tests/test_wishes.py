@@ -32,6 +32,20 @@ def test_every_free_size_needs_a_range_and_nothing_else_has_one() -> None:
         wishes.sizes({"H": 8, "W": 8, "batch": 4}, inputs)
 
 
+def test_a_length_that_may_be_meant_as_a_name_gets_both_remedies() -> None:
+    with pytest.raises(BadInput, match="nobody says how large t is") as refused:
+        wishes.sizes({}, [Tensor("input", ("batch", "t"), "int64", 1000)])
+    assert "--size t=" in refused.value.remedy
+    assert "--input t=:int64:1000" in refused.value.remedy
+
+
+def test_engines_take_no_sixteen_bit_integers() -> None:
+    wishes.for_engines([Tensor("x", ("batch", 3), dtype) for dtype in ("uint8", "int8", "int64", "float64", "bool")])
+    with pytest.raises(BadInput, match="TensorRT takes no input of int16: x") as refused:
+        wishes.for_engines([Tensor("x", ("batch", 3), "int16")])
+    assert "int32" in refused.value.remedy
+
+
 def test_a_shape_is_an_input_of_floats() -> None:
     whole = Tensor("tokens", ("batch", 16), "int64", 9)
     assert wishes.tensors([(3, 8, 8), whole]) == (Tensor("input", ("batch", 3, 8, 8)), whole)

@@ -79,7 +79,7 @@ def _called(session: ort.InferenceSession) -> Session:
     names = [output.name for output in session.get_outputs()]
 
     def call(**inputs: Array) -> dict[str, Array]:
-        return dict(zip(names, session.run(names, _singles(inputs)), strict=True))
+        return dict(zip(names, session.run(names, _taken(session, inputs)), strict=True))
 
     return call
 
@@ -131,7 +131,8 @@ def _run(graph: onnx.ModelProto, names: Sequence[str], inputs: Mapping[str, Arra
     """These outputs, for a few cases at a time."""
     session, cases = _session(graph, optimise=False), len(next(iter(inputs.values())))
     batches = (slice(first, first + _AT_ONCE) for first in range(0, cases, _AT_ONCE))
-    return [session.run(names, {name: array[few] for name, array in _singles(inputs).items()}) for few in batches]
+    taken = _taken(session, inputs)
+    return [session.run(names, {name: array[few] for name, array in taken.items()}) for few in batches]
 
 
 def _measure(graph: onnx.ModelProto, tensors: Sequence[str]) -> list[str]:
@@ -146,8 +147,10 @@ def _measure(graph: onnx.ModelProto, tensors: Sequence[str]) -> list[str]:
     return names
 
 
-def _singles(inputs: Mapping[str, Array]) -> dict[str, Array]:
-    return {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in inputs.items()}
+def _taken(session: ort.InferenceSession, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The inputs in the types that a graph takes: a widened one has FP32 for the FP16 of the graph that it is of."""
+    single = {each.name for each in session.get_inputs() if each.type == "tensor(float)"}
+    return {name: array.astype(np.float32, copy=False) if name in single else array for name, array in inputs.items()}
 
 
 def rounded(half: onnx.ModelProto, *, results: bool = True) -> onnx.ModelProto:

@@ -8,9 +8,18 @@ from collections.abc import Sequence
 
 from deploytool import wishes
 from deploytool.errors import BadInput
-from deploytool.spec import AUTO, BATCH, Option, Range, Tensor
+from deploytool.spec import AUTO, BATCH, DTYPES, Option, Range, Tensor
 
-_DTYPES = ("float32", "float64", "float16", "int64", "int32", "bool")
+_FORM = "write [NAME=]3x224x224[:DTYPE[:BELOW]], free sizes as words; NAME=:DTYPE is one number a case"
+_SIDE = r"[1-9]\d*|[A-Za-wyz_]\w*"
+_INPUT = re.compile(
+    rf"(?:(?P<name>[^=]*)=)?(?P<shape>(?:{_SIDE})(?:x(?:{_SIDE}))*)?(?::(?P<dtype>\w+)(?::(?P<below>[1-9]\d*))?)?"
+)
+_SAME = {  # what other tools and torch itself call our types
+    **{"fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32", "fp64": "float64"},
+    **{"double": "float64", "byte": "uint8", "short": "int16", "int": "int64", "long": "int64", "i32": "int32"},
+    **{"u8": "uint8", "i8": "int8", "i64": "int64", "f16": "float16", "f32": "float32", "boolean": "bool"},
+}
 
 
 def span(option: str, text: str) -> Range:
@@ -28,17 +37,39 @@ def tensors(texts: Sequence[str]) -> tuple[Tensor, ...]:
 
 
 def _tensor(text: str, number: int) -> Tensor:
-    """The input that `[NAME=]3x224x224[:DTYPE[:BELOW]]` declares, the batch left out; a word is a free size."""
-    name, equals, rest = text.rpartition("=")
-    shape, dtype, below, *more = [*rest.split(":"), "", ""][: max(3, rest.count(":") + 1)]
-    sides = shape.split("x")
-    if more or not all(re.fullmatch(r"[1-9]\d*|[A-Za-wyz_]\w*", side) for side in sides):
-        raise BadInput(f"--input {text} is no input", "write [NAME=]3x224x224[:DTYPE[:BELOW]], free sizes as words")
-    if (dtype or "float32") not in _DTYPES or not (below or "2").isdecimal() or int(below or 2) < 1:
-        raise BadInput(f"--input {text} has no type we know", f"choose from {', '.join(_DTYPES)}")
+    """The input that `[NAME=]3x224x224[:DTYPE[:BELOW]]` declares, the batch left out; a word is a free size.
+
+    With a name or a type and no size it is one number a case, of shape (batch,).
+    """
+    found = _INPUT.fullmatch(text)
+    if found is None or not (found["shape"] or found["name"] or found["dtype"]):
+        meant = _meant(text)
+        raise BadInput(f"--input {text} is no input", f"write --input {meant}" if meant else _FORM)
+    dtype = found["dtype"] or "float32"
+    if dtype not in DTYPES:
+        meant = _meant(text)
+        remedy = f"write --input {meant}" if meant else f"choose from {', '.join(DTYPES)}"
+        raise BadInput(f"--input {text} has no type we know", remedy)
+    below = wishes.below(dtype) if found["below"] is None else int(found["below"])
+    sides = found["shape"].split("x") if found["shape"] else []
     usual = f"input_{number}" if number else "input"
-    dims = (int(side) if side.isdecimal() else side for side in sides)
-    return Tensor(name if equals else usual, (BATCH, *dims), dtype or "float32", int(below or 2))
+    name = usual if found["name"] is None else found["name"]
+    return Tensor(name, (BATCH, *(int(side) if side.isdecimal() else side for side in sides)), dtype, below)
+
+
+def _meant(text: str) -> str | None:
+    """The declaration that a text in another tool's spelling means, where that is plain."""
+    name, equals, rest = text.replace(" ", "").rpartition("=")
+    shape, *types = re.sub(r"torch\.|np\.|numpy\.", "", rest).split(":")
+    if types and not equals and re.fullmatch(r"[A-Za-z_]\w*", shape) and re.match(r"[\d(\[]", types[0]):
+        name, equals, (shape, *types) = shape, "=", types  # NAME:3x224x224, as trtexec and polygraphy have it
+    shape = re.sub(r"[,×*X]", "x", shape.strip("()[],"))
+    shape = re.sub(r"^(-1|\?|batch|N|None)x", "", shape)  # the batch, which is left out here
+    types = [_SAME.get(each.lower(), each.lower()) for each in types]
+    meant = name + equals + ":".join([shape, *types])
+    found = _INPUT.fullmatch(meant)
+    known = found and (found["dtype"] or "float32") in DTYPES and (found["shape"] or found["name"])
+    return meant if known and meant != text else None
 
 
 def sizes(texts: Sequence[str]) -> dict[str, Range]:

@@ -103,7 +103,9 @@ def export(
     input_: Annotated[
         list[str] | None,
         typer.Option(
-            "--input", metavar="SHAPE", help="An input: [NAME=]3x224x224[:DTYPE[:BELOW]], the batch left out."
+            "--input",
+            metavar="SHAPE",
+            help="An input: [NAME=]3x224x224[:DTYPE[:BELOW]], the batch left out; NAME=:DTYPE is one number a case.",
         ),
     ] = None,
     size: Annotated[

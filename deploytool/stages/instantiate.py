@@ -16,10 +16,9 @@ from deploytool.backends import eager
 from deploytool.checkpoints import seeded
 from deploytool.errors import BadInput, DeployError, StageFailed
 from deploytool.golden import Arrays
-from deploytool.spec import BATCH, Job, Model, Options, Tensor
+from deploytool.spec import BATCH, DTYPES, Job, Model, Options, Tensor
 
 _IMAGES = 16  # enough for the statistics of a batch norm
-_TYPES = ("float32", "float64", "float16", "int64", "int32", "bool")  # of outputs: numpy has no bfloat16
 
 
 def make(job: Job, out: Path, given: Given) -> Notes:
@@ -89,8 +88,8 @@ def _with_outputs(module: nn.Module, model: Model, options: Options, typical: Ma
     free = [samples.sides(options.sizes, end) for end in ("smallest", "largest")] if options.sizes else []
     ends = [_answers(module, model, _drawn(model, 1, sizes)) for sizes in free]
     for tensor in example:
-        if _dtype(tensor) not in _TYPES:
-            raise StageFailed(f"{model.name} gives a tensor of {_dtype(tensor)}", f"give one of {', '.join(_TYPES)}")
+        if _dtype(tensor) not in DTYPES:
+            raise StageFailed(f"{model.name} gives a tensor of {_dtype(tensor)}", f"give one of {', '.join(DTYPES)}")
     again = _answers(module, model, two)
     pairs = zip(example, again, strict=True)
     if not all(np.allclose(before.numpy(), after.numpy(), equal_nan=True) for before, after in pairs):

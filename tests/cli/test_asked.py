@@ -27,6 +27,12 @@ def test_no_spans(text: str) -> None:
         (["image=3xHxW"], [Tensor("image", ("batch", 3, "H", "W"))]),
         (["tokens=16:int64:1000"], [Tensor("tokens", ("batch", 16), "int64", 1000)]),
         (["3x8x8:float64"], [Tensor("input", ("batch", 3, 8, 8), "float64")]),
+        (["t=:int64:1000"], [Tensor("t", ("batch",), "int64", 1000)]),
+        (["3x8x8", "t="], [Tensor("input", ("batch", 3, 8, 8)), Tensor("t", ("batch",))]),
+        ([":float16"], [Tensor("input", ("batch",), "float16")]),
+        (["3x8x8:uint8"], [Tensor("input", ("batch", 3, 8, 8), "uint8", 256)]),
+        (["sound=L:int16:32768"], [Tensor("sound", ("batch", "L"), "int16", 32768)]),
+        (["a=4:int8", "b=4:bool"], [Tensor("a", ("batch", 4), "int8"), Tensor("b", ("batch", 4), "bool")]),
         (["3x8x8", "7"], [Tensor("input", ("batch", 3, 8, 8)), Tensor("input_1", ("batch", 7))]),
     ],
 )
@@ -40,6 +46,36 @@ def test_inputs(texts: list[str], tensors: list[Tensor]) -> None:
 def test_no_inputs(text: str) -> None:
     with pytest.raises(BadInput, match=re.escape(f"--input {text}")):
         asked.tensors([text])
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("3,224,224", "3x224x224"),
+        ("(3, 224, 224)", "3x224x224"),
+        ("3X224X224", "3x224x224"),
+        ("image:3x224x224", "image=3x224x224"),
+        ("image = 3x8x8", "image=3x8x8"),
+        ("-1x3x224x224", "3x224x224"),
+        ("?x16:int64:9", "16:int64:9"),
+        ("3x8x8:fp16", "3x8x8:float16"),
+        ("3x8x8:torch.float32", "3x8x8:float32"),
+        ("ids=16:long:9", "ids=16:int64:9"),
+        ("t=:int", "t=:int64"),
+    ],
+)
+def test_the_spelling_of_another_tool_is_answered_with_ours(text: str, meant: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        asked.tensors([text])
+    assert refused.value.remedy == f"write --input {meant}"
+    assert asked.tensors([meant])
+
+
+def test_a_bound_that_a_type_cannot_hold_and_one_that_means_nothing() -> None:
+    with pytest.raises(BadInput, match="t cannot be below 1000 as uint8"):
+        asked.tensors(["t=:uint8:1000"])
+    with pytest.raises(BadInput, match="only whole numbers have a bound"):
+        asked.tensors(["x=4:float32:7"])
 
 
 def test_two_inputs_of_one_name() -> None:

@@ -1,0 +1,63 @@
+"""Inputs as models have them: every type, one number a case, bytes; from the declaration to the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import deploytool
+from deploytool import golden
+from deploytool.cli import asked
+from deploytool.errors import BadInput
+from tests.conftest import ROOT
+
+TYPED = ROOT / "tests" / "own" / "typed.py"
+ALL = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+
+
+def answered(graph: Path, **inputs: np.ndarray) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    return list(session.run(None, inputs))
+
+
+def test_every_type_goes_down_the_road_in_one_model(tmp_path: Path) -> None:
+    declared = asked.tensors([f"of_{dtype}=4:{dtype}" for dtype in ALL])
+    run = deploytool.export(f"{TYPED}:Summed", inputs=declared, quick=True, out=tmp_path / "run").check()
+    sample = golden.read(tmp_path / "run" / "record" / "golden.npz")
+    assert {name: str(array.dtype) for name, array in sample.inputs.items()} == {f"of_{name}": name for name in ALL}
+    assert run.onnx is not None
+    wanted = np.stack(
+        [array.astype(np.float64).mean(1) * place for place, array in enumerate(sample.inputs.values(), 1)], 1
+    )
+    np.testing.assert_allclose(answered(run.onnx, **sample.inputs)[0], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_an_engine_is_built_for_every_type_that_tensorrt_takes_and_refused_at_once_for_the_others(
+    tmp_path: Path,
+) -> None:
+    taken = asked.tensors([f"of_{dtype}=4:{dtype}" for dtype in ALL if dtype != "int16"])
+    run = deploytool.export(f"{TYPED}:Summed", inputs=taken, quick=True, trt=True, out=tmp_path / "run").check()
+    assert [path.stat().st_size > 10_000 for path in run.engines] == [True]
+    with pytest.raises(BadInput, match="TensorRT takes no input of int16: x") as refused:
+        deploytool.export(f"{TYPED}:Summed", inputs=asked.tensors(["x=4:int16"]), trt=True, out=tmp_path / "no")
+    assert "int32" in refused.value.remedy
+    assert not (tmp_path / "no").exists()
+
+
+def test_one_number_a_case_goes_from_its_declaration_to_the_engine_and_the_bundle(tmp_path: Path) -> None:
+    declared = asked.tensors(["image=3x16x16", "t=:int64:1000"])
+    run = deploytool.export(
+        f"{TYPED}:Stepped", inputs=declared, quick=True, trt=True, pack=True, out=tmp_path / "run"
+    ).check()
+    sample = golden.read(tmp_path / "run" / "record" / "golden.npz")
+    assert sample.inputs["t"].shape == (len(sample.labels),)
+    assert sample.inputs["t"].max() > 100
+    assert run.onnx is not None
+    assert run.bundle is not None
+    alone = answered(run.onnx, image=sample.inputs["image"][:1], t=sample.inputs["t"][:1])[0]
+    np.testing.assert_allclose(alone, sample.reference["logits"][:1], atol=1e-3)
+    (config,) = (path for path in run.bundle.rglob("config.pbtxt") if path.parent.name == "typed_Stepped")
+    assert 'name: "t" data_type: TYPE_INT64 dims: [ 1 ] reshape: { shape: [ ] }' in config.read_text()
