@@ -43,7 +43,8 @@ class Bytes(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         planes = image.permute(0, 3, 1, 2) if self.last else image
-        return self.linear(functional.relu(self.conv(planes.float() / 127.5 - 1)).amax((2, 3)))
+        made: Tensor = self.linear(functional.relu(self.conv(planes.float() / 127.5 - 1)).amax((2, 3)))
+        return made
 
 
 class Mean(nn.Module):
@@ -66,4 +67,5 @@ class Maps(nn.Module):
         self.conv, self.out = nn.Conv2d(channels, 8, 3, 2, 1), nn.Conv2d(8, 2, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.out(functional.relu(self.conv(image)))
+        made: Tensor = self.out(functional.relu(self.conv(image)))
+        return made
