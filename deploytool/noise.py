@@ -1,13 +1,16 @@
 """The noise of a model: how far its answers move when nothing but the rounding of its arithmetic changes.
 
 Measured by Monte Carlo arithmetic (D. S. Parker, "Monte Carlo arithmetic", UCLA CSD-970002, 1997): the model runs in
-FP32, and the result of every call is moved at random by as much as rounding may move it. What comes out is what an
-artifact may differ by that sums in another order, folds a batch norm, or computes in FP16, and is nevertheless right.
+FP32, and the result of every call is moved at random by as much as rounding may move it; a call that an exported graph
+has several operators for, step by step. What comes out is what an artifact may differ by that folds a batch norm, or
+computes in FP16, and is nevertheless right. What random moves cannot show is measured as it is: the model with its sums
+in other orders, the worst of them one number after the other, as runtimes add.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from deploytool import elementary, sequential
 from deploytool.backends import eager
+from deploytool.errors import StageFailed
 from deploytool.golden import Arrays, Floor, Noise
 from deploytool.measure import parity
 from deploytool.spec import Model
@@ -26,42 +31,80 @@ _DRAWS = 2  # of the random rounding
 _STEP32 = 2.0**-23  # between neighbours of FP32, relative
 _LOST = 13  # bits of an FP32 mantissa that FP16 does not have
 _SLACK = 4096  # random numbers beyond those of the largest tensor
+_STATISTICS = ("running_mean", "running_var")  # of batch norms: what a graph has of them is folded into its weights
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")  # one operator, with several results
 
-# calls that add many numbers, which libraries do in different orders: one after the other is the worst
-_SUMS = ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "avg_pool2d", "mean", "sum")
-_FEW = 64  # numbers whose sum is as good in any order: what the order does to so many, any tolerance has room for
+# How often the worst order of sums may show: two artifacts may add in it, each on a side of the truth. It is a bound,
+# and no draw of what may come; so it counts in a floor by what the room for draws makes of it.
+_ORDERED = 2.0
+_SHARE = Floor(_ORDERED / parity.ROOM32.max_error, _ORDERED / parity.ROOM32.rms)
 
-Rounding = Callable[[torch.Tensor, float], torch.Tensor]  # `terms` too many numbers were added to each of a result
+Rounding = Callable[[torch.Tensor], torch.Tensor]
 Given = Mapping[str, torch.Tensor]
 
 
-def measure(module: nn.Module, model: Model, inputs: Arrays, reference: Arrays) -> Noise:
+@dataclass(frozen=True)
+class Measured:
+    """The noise, and a line for each probe that the model cannot take."""
+
+    noise: Noise
+    remarks: tuple[str, ...]
+
+
+def measure(module: nn.Module, model: Model, inputs: Arrays, reference: Arrays) -> Measured:
     """The noise of FP32 and of FP16 arithmetic on the noisiest golden inputs, against the FP64 answers to them.
 
-    It never counts for more than the answers themselves. An overflow is no noise: its run is left out.
+    Sums are added one after the other on all golden inputs. Noise never counts for more than the answers themselves. An
+    overflow is no noise: its run is left out. So is a probe that the model cannot take.
     """
-    noisiest = _noisiest(module, model, inputs, reference)
+    probes = _Probes(module, model)
+    noisiest = _noisiest(probes, inputs, reference)
     few = {name: torch.from_numpy(array[noisiest]) for name, array in inputs.items()}
     truth = {name: array[noisiest] for name, array in reference.items()}
-    single = [_alone(module, model, few), _channels_last(module, model, few)]
-    single += [_rounded(module, model, few, _moved(draw)) for draw in range(_DRAWS)]
-    half = [_rounded(module, model, few, _nearest)]
-    half += [_rounded(module, model, few, _either(draw)) for draw in range(_DRAWS)]
-    return Noise(_floor(single, truth), _floor(half, truth))
+    single = [probes.of("one case at a time", _alone, few), probes.of("channels last", _channels_last, few)]
+    single += [probes.of("FP32 rounded at random", _rounded, few, _moved(draw)) for draw in range(_DRAWS)]
+    half = [probes.of("FP16 rounded to nearest", _rounded, few, _nearest)]
+    half += [probes.of("FP16 rounded at random", _rounded, few, _either(draw)) for draw in range(_DRAWS)]
+    every = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    order = _floor(_able([probes.of("sums one after the other", _in_order, every)], reference), reference)
+    fp32 = _larger(_floor(_able(single, truth), truth), order)
+    return Measured(Noise(fp32, _floor(_able(half, truth), truth)), tuple(dict.fromkeys(probes.remarks)))
 
 
-def _noisiest(module: nn.Module, model: Model, inputs: Arrays, reference: Arrays) -> npt.NDArray[np.intp]:
-    """The cases to measure on, in their order: all, where there are few."""
+class _Probes:
+    """Runs of a model for its noise; one that it cannot take leaves a remark, for it is ours and not the user's."""
+
+    def __init__(self, module: nn.Module, model: Model) -> None:
+        self.remarks: list[str] = []
+        self._module, self._model = module, model
+
+    def of(self, name: str, probe: Callable[..., Arrays], given: Given, *how: Rounding) -> Arrays | None:
+        """The answers of a run, None if there are none."""
+        try:
+            return probe(self._module, self._model, given, *how)
+        except StageFailed as error:
+            self.remarks.append(f"noise without the run of {name}, which the model does not take: {error}")
+            return None
+
+
+def _able(answers: Sequence[Arrays | None], truth: Arrays) -> list[Arrays]:
+    """The answers that there are; where there are none the truth, which has no noise."""
+    return [each for each in answers if each is not None] or [truth]
+
+
+def _larger(drawn: Floor, order: Floor) -> Floor:
+    """The floor that leaves room for what was drawn, and for the worst order of sums."""
+    return Floor(max(drawn.max_error, order.max_error * _SHARE.max_error), max(drawn.rms, order.rms * _SHARE.rms))
+
+
+def _noisiest(probes: _Probes, inputs: Arrays, reference: Arrays) -> npt.NDArray[np.intp]:
+    """The cases to measure on, in their order: all, where there are few, or nobody knows which move most."""
     cases = len(next(iter(inputs.values())))
-    if cases <= _CASES:
-        return np.arange(cases)
-    return np.sort(np.argsort(each(module, model, inputs, reference))[-_CASES:])
-
-
-def each(module: nn.Module, model: Model, inputs: Arrays, truth: Arrays) -> npt.NDArray[np.float64]:
-    """How far FP16 arithmetic moves the answer to each case: root mean squares, relative to those of the answer."""
     given = {name: torch.from_numpy(array) for name, array in inputs.items()}
-    return parity.deviations(_rounded(module, model, given, _nearest), truth)
+    moved = probes.of("FP16 rounded to nearest", _rounded, given, _nearest) if cases > _CASES else None
+    if moved is None:
+        return np.arange(cases)
+    return np.sort(np.argsort(parity.deviations(moved, reference))[-_CASES:])
 
 
 def _floor(answers: Sequence[Arrays], truth: Arrays) -> Floor:
@@ -97,43 +140,80 @@ def _channels_last(module: nn.Module, model: Model, given: Given) -> Arrays:
 
 def _rounded(module: nn.Module, model: Model, given: Given, rounding: Rounding) -> Arrays:
     """With inputs, weights and the result of every call rounded."""
-    state = {name: value.clone() for name, value in module.state_dict().items()}
-    for weight in module.parameters():
-        weight.copy_(_applied(rounding, weight))
+    tables = [each for name, each in module.named_buffers() if not name.endswith(_STATISTICS)]
+    kept = [(tensor, tensor.clone()) for tensor in (*module.parameters(), *module.buffers())]
+    for tensor in (*module.parameters(), *tables):
+        tensor.copy_(_applied(rounding, tensor))
     try:
         with _Rounding(rounding):
             return _answers(module, model, {name: _applied(rounding, tensor) for name, tensor in given.items()})
     finally:
-        module.load_state_dict(state)
+        for tensor, value in kept:
+            tensor.copy_(value)
 
 
-class _Rounding(TorchFunctionMode):
+def _in_order(module: nn.Module, model: Model, given: Given) -> Arrays:
+    """With every sum added one number after the other."""
+    with _InOrder():
+        return _answers(module, model, given)
+
+
+class _Elementary(TorchFunctionMode):
+    """Hears every call of torch, and those that an exported graph has several operators for step by step."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named, name = kwargs or {}, getattr(func, "__name__", "")
+        if name in elementary.STEPS:
+            with self:
+                made = _replaced(elementary.STEPS[name], args, named)
+            if made is not None:
+                return made
+        return self.result(name, func, args, named)
+
+    def result(self, name: str, func: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """What a call gives."""
+        return func(*args, **named)
+
+
+class _Rounding(_Elementary):
     """Rounds every FP32 tensor that a call of torch gives."""
 
     def __init__(self, rounding: Rounding) -> None:
         super().__init__()
         self._rounding = rounding
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        made = func(*args, **(kwargs or {}))
-        return _applied(self._rounding, made, _terms(func, args, made))
+    def result(self, name: str, func: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """What a call gives, rounded; the parts of a tensor were rounded with it."""
+        made = func(*args, **named)
+        if type(made) is tuple and name in _RECURRENT:
+            return tuple(_applied(self._rounding, each) for each in made)
+        return _applied(self._rounding, made)
 
 
-def _terms(func: Callable[..., Any], args: Sequence[Any], made: Any) -> float:
-    """How many times too many numbers were added to each of a result."""
-    if getattr(func, "__name__", "") not in _SUMS or not args or not isinstance(args[0], torch.Tensor):
-        return 1.0
-    terms: float = args[0].numel() / max(1, made.numel())
-    return max(1.0, terms / _FEW)
+class _InOrder(_Elementary):
+    """Adds one number after the other wherever a call of torch adds."""
+
+    def result(self, name: str, func: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """What a call gives, in the worst order of its sums."""
+        made = _replaced(sequential.SUMS[name], args, named) if name in sequential.SUMS else None
+        return func(*args, **named) if made is None else made
 
 
-def _applied(rounding: Rounding, value: Any, terms: float = 1.0) -> Any:
-    return rounding(value, terms) if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else value
+def _replaced(ours: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
+    """What our form of a call gives; None where the call is left to torch."""
+    try:
+        return ours(*args, **named)
+    except Exception:  # called in a way that ours does not foresee: torch says what is wrong, if anything is
+        return None
 
 
-def _nearest(value: torch.Tensor, terms: float) -> torch.Tensor:
+def _applied(rounding: Rounding, value: Any) -> Any:
+    return rounding(value) if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else value
+
+
+def _nearest(value: torch.Tensor) -> torch.Tensor:
     """To the nearest FP16 number: subnormals, underflow and overflow are FP16's."""
     return value.half().float()
 
@@ -142,7 +222,7 @@ def _either(seed: int) -> Rounding:
     """To FP16's 11 bits, up or down at random, the more likely the nearer; the range stays FP32's."""
     drawn = _Drawn(seed, lambda size, how: torch.randint(1 << _LOST, (size,), generator=how, dtype=torch.int32))
 
-    def rounding(value: torch.Tensor, terms: float) -> torch.Tensor:
+    def rounding(value: torch.Tensor) -> torch.Tensor:
         bits = value.contiguous().view(torch.int32) + drawn(value.shape)
         return (bits >> _LOST << _LOST).view(torch.float32)
 
@@ -150,9 +230,9 @@ def _either(seed: int) -> Rounding:
 
 
 def _moved(seed: int) -> Rounding:
-    """To an FP32 neighbour at random, or not at all; where many numbers were added, further by how many."""
+    """To an FP32 neighbour at random, or not at all."""
     drawn = _Drawn(seed, lambda size, how: (torch.rand(size, generator=how) - 0.5) * 2 * _STEP32)
-    return lambda value, terms: torch.addcmul(value, value, drawn(value.shape), value=terms)
+    return lambda value: torch.addcmul(value, value, drawn(value.shape))
 
 
 class _Drawn:

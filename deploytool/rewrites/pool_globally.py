@@ -3,9 +3,9 @@
 ReduceMean over height and width of (batch, channels, height, width) is the sum over all places, divided by their
 number: the definition of GlobalAveragePool. Without kept dimensions, a Flatten drops the two sides of one.
 
-ONNX Runtime adds the places of a GlobalAveragePool one by one, and those of a ReduceMean in several sums side by side:
-of equal numbers, 1,024 end within 1e-6 either way, and 4,096 4e-5 from the truth, where ReduceMean is off by 6e-6. So
-the means over more places stay as they are.
+ONNX Runtime adds the places of a GlobalAveragePool one by one where channels fill its blocks, and those of a ReduceMean
+in several sums side by side: of equal numbers, 1,024 end within 1e-6 either way, and 4,096 4e-5 from the truth, where
+ReduceMean is off by 6e-6. So the means over more places stay as they are.
 """
 
 from __future__ import annotations

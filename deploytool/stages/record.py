@@ -57,9 +57,13 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     if not all(np.isfinite(answer).all() for answer in outputs.values()):
         raise StageFailed("the model itself answers with NaN or infinite values", "check its weights")
     moved = noise.measure(module, model, cases.inputs, reference)
-    sample = Golden(cases.pixels, cases.inputs, outputs, reference, cases.labels, model.preprocessing, moved)
+    sample = Golden(cases.pixels, cases.inputs, outputs, reference, cases.labels, model.preprocessing, moved.noise)
     golden.write(out, sample)
-    return {"images": len(cases.labels), "smallest_margin": float(_margins(model, outputs).min())}
+    return {
+        "images": len(cases.labels),
+        "smallest_margin": float(_margins(model, outputs).min()),
+        "remarks": list(moved.remarks),
+    }
 
 
 def _photographs(job: Job, model: Model) -> _Cases:
