@@ -56,6 +56,12 @@ def _old_norm(
     return _norm(x, 2 if p in ("fro", 2) else p, dim, keepdim, **named)
 
 
+def _log_of_sum(x: torch.Tensor, dim: Any, keepdim: bool = False) -> torch.Tensor | None:
+    most = x.amax(dim, keepdim=True)
+    total = _sum((x - most).exp(), dim, keepdim)
+    return None if total is None else total.log() + (most if keepdim else x.amax(dim))
+
+
 def _cumsum(x: torch.Tensor, dim: int, **named: Any) -> torch.Tensor | None:
     if any(value is not None for value in named.values()) or not _is_summed(x, [dim]):
         return None
@@ -155,6 +161,7 @@ SUMS: Mapping[str, Sum] = {  # by the name of the call
     "sum": _sum,
     "mean": _mean,
     "cumsum": _cumsum,
+    "logsumexp": _log_of_sum,
     "norm": _old_norm,
     "linalg_vector_norm": _norm,
     **{f"adaptive_avg_pool{sides}d": partial(_adaptive, sides) for sides in (1, 2, 3)},

@@ -181,6 +181,8 @@ def test_norms_over_one_axis(kind: str, places: int) -> None:
         lambda x: functional.linear(x, torch.ones(5, x.shape[-1], dtype=x.dtype)),
         lambda x: functional.linear(x[0, 0, 0], torch.ones(5, x.shape[-1], dtype=x.dtype)),
         lambda x: x.cumsum(2),
+        lambda x: x.logsumexp(1),
+        lambda x: torch.logsumexp(x, dim=(2, 3), keepdim=True),
         lambda x: (x > 0).sum((2, 3)),
         lambda x: x.int().sum(1),
     ],

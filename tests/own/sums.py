@@ -1,0 +1,139 @@
+"""Sound models whose answers hang on long sums, or on calls that a graph has several operators for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+WIDTH, CLASSES = 16, 10
+
+Head = Callable[[Tensor, nn.ModuleDict], Tensor]  # from a picture of WIDTH channels to (batch, some number)
+
+
+def places(x: Tensor) -> Tensor:
+    """(batch, channels, all places)"""
+    return x.flatten(2)
+
+
+def excited(x: Tensor, parts: nn.ModuleDict) -> Tensor:
+    gate = functional.silu(parts["gate"](x.mean((2, 3), keepdim=True))).sigmoid()
+    return (x * gate).mean((2, 3))
+
+
+def gram(x: Tensor, parts: nn.ModuleDict) -> Tensor:
+    flat = places(x)
+    return (flat @ flat.transpose(1, 2) / flat.shape[2]).flatten(1)
+
+
+def attended(x: Tensor, parts: nn.ModuleDict) -> Tensor:
+    tokens = places(functional.avg_pool2d(x, 2)).transpose(1, 2)
+    return (tokens + functional.scaled_dot_product_attention(tokens, tokens, tokens)).mean(1)
+
+
+def headed(x: Tensor, parts: nn.ModuleDict) -> Tensor:
+    tokens = parts["layer norm"](places(functional.avg_pool2d(x, 2)).transpose(1, 2))
+    return (tokens + parts["heads"](tokens, tokens, tokens, need_weights=False)[0]).mean(1)
+
+
+def convnext(x: Tensor, parts: nn.ModuleDict) -> Tensor:
+    inner = parts["layer norm"](x.permute(0, 2, 3, 1))
+    return (x.permute(0, 2, 3, 1) + parts["narrow"](functional.gelu(parts["wide"](inner)))).mean((1, 2))
+
+
+def convolved(x: Tensor, parts: nn.ModuleDict) -> Tensor:
+    spatial = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+    return (x * parts["spatial"](spatial).sigmoid()).mean((2, 3)) + x.amax((2, 3))
+
+
+def told_apart(x: Tensor, parts: nn.ModuleDict) -> Tensor:
+    seen = x.mean((2, 3))
+    return torch.stack([functional.cosine_similarity(seen, row[None]) for row in parts["narrow"].weight[:, :16]], 1)
+
+
+HEADS: Mapping[str, Head] = {
+    "pooled": lambda x, _: functional.adaptive_avg_pool2d(x, 1).flatten(1),
+    "mean": lambda x, _: x.mean((2, 3)),
+    "mean of rows of means": lambda x, _: x.mean(3).mean(2),
+    "mean of places first": lambda x, _: places(x).permute(2, 0, 1).mean(0),
+    "sum": lambda x, _: x.sum((2, 3)) / 100,
+    "generalised mean": lambda x, _: x.clamp_min(1e-6).pow(3).mean((2, 3)).pow(1 / 3),
+    "mean and deviation": lambda x, _: torch.cat([x.mean((2, 3)), x.std((2, 3))], 1),
+    "variance": lambda x, _: places(x).var(2, unbiased=False),
+    "gram": gram,
+    "unit length": lambda x, _: functional.normalize(x.mean((2, 3))),
+    "unit channels": lambda x, _: functional.normalize(x).mean((2, 3)),
+    "length of channels": lambda x, _: places(x).norm(dim=2) / 10,
+    "log of sums": lambda x, _: places(x).logsumexp(2),
+    "softmax of places": lambda x, _: (places(x).softmax(2) * places(x)).sum(2),
+    "softmax": lambda x, _: x.mean((2, 3)).softmax(1),
+    "log softmax": lambda x, _: x.mean((2, 3)).log_softmax(1),
+    "excited": excited,
+    "windows": lambda x, _: functional.avg_pool2d(x, 7, 7).amax((2, 3)),
+    "pyramid": lambda x, _: torch.cat([functional.adaptive_avg_pool2d(x, side).flatten(1) for side in (1, 2, 4)], 1),
+    "layer norm": lambda x, parts: parts["layer norm"](x.permute(0, 2, 3, 1)).amax((1, 2)),
+    "norm of pictures": lambda x, _: functional.layer_norm(x, x.shape[1:]).amax((2, 3)),
+    "group norm": lambda x, parts: parts["group norm"](x).amax((2, 3)),
+    "instance norm": lambda x, parts: parts["instance norm"](x).amax((2, 3)),
+    "attended": attended,
+    "headed": headed,
+    "convnext": convnext,
+    "convolved attention": convolved,
+    "told apart": told_apart,
+    "running sum": lambda x, _: places(x).cumsum(2)[:, :, ::50].mean(2) / 100,
+}
+
+
+class Seeing(nn.Module):
+    """Convolution, batch norm, ReLU, what the head makes of that, and a classifier."""
+
+    def __init__(self, head: str, seed: int, side: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.head, self.stem, self.norm = HEADS[head], nn.Conv2d(3, WIDTH, 3, 2, 1, bias=False), nn.BatchNorm2d(WIDTH)
+        self.parts = nn.ModuleDict(
+            {
+                "gate": nn.Conv2d(WIDTH, WIDTH, 1),
+                "spatial": nn.Conv2d(2, 1, 7, padding=3),
+                "layer norm": nn.LayerNorm(WIDTH),
+                "group norm": nn.GroupNorm(4, WIDTH),
+                "instance norm": nn.InstanceNorm2d(WIDTH, affine=True),
+                "heads": nn.MultiheadAttention(WIDTH, 4, batch_first=True),
+                "wide": nn.Linear(WIDTH, 4 * WIDTH),
+                "narrow": nn.Linear(4 * WIDTH, WIDTH),
+            }
+        )
+        with torch.no_grad():
+            found = self._seen(torch.rand(2, 3, side, side))
+        self.classifier = nn.Linear(found.shape[1], CLASSES)
+
+    def _seen(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.stem(x)).relu(), self.parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self._seen(x))  # type: ignore[no-any-return]  # a Module call
+
+
+class Hearing(nn.Module):
+    """A second of sound, and the mean and the deviation over all of it."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.stem, self.classifier = nn.Conv1d(1, WIDTH, 9, padding=4), nn.Linear(2 * WIDTH, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.stem(x).relu()
+        return self.classifier(torch.cat([seen.mean(2), seen.std(2)], 1))  # type: ignore[no-any-return]  # a Module call
+
+
+def make(head: str = "pooled", seed: int = 0, side: int = 64) -> nn.Module:
+    """A model for pictures of 3 × side × side."""
+    return Seeing(head, seed, side).eval()
+
+
+def hearing(seed: int = 0) -> nn.Module:
+    """A model for sounds of 1 × 16000."""
+    return Hearing(seed).eval()
