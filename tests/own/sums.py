@@ -36,13 +36,14 @@ def attended(x: Tensor, parts: Parts) -> Tensor:
 
 def headed(x: Tensor, parts: Parts) -> Tensor:
     tokens = parts["layer norm"](places(functional.avg_pool2d(x, 2)).transpose(1, 2))
-    looked, *_ = parts["heads"](tokens, tokens, tokens, need_weights=False)
+    looked: Tensor = parts["heads"](tokens, tokens, tokens, need_weights=False)[0]
     return (tokens + looked).mean(1)
 
 
 def convnext(x: Tensor, parts: Parts) -> Tensor:
     inner = parts["layer norm"](x.permute(0, 2, 3, 1))
-    return (x.permute(0, 2, 3, 1) + parts["narrow"](functional.gelu(parts["wide"](inner)))).mean((1, 2))
+    further = parts["narrow"](functional.gelu(parts["wide"](inner)))
+    return (x.permute(0, 2, 3, 1) + further).mean((1, 2))
 
 
 def convolved(x: Tensor, parts: Parts) -> Tensor:
