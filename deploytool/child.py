@@ -17,13 +17,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO
 
-from deploytool.errors import StageFailed
+from deploytool.errors import ChildDied, StageFailed
 from deploytool.plain import Json
 
 GIBIBYTE = 1 << 30
 _LOG = logging.getLogger(__name__)
 _LIBC = ctypes.CDLL(None)  # loaded before any fork
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+_ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # somebody asked it to end: it did not die of its work
 _alive: set[int] = set()  # process groups
 _waiting: dict[tuple[str, ...], subprocess.Popen[str]] = {}  # by their commands
 _MOST_LINES, _LONGEST_LINE = 10_000, 10_000
@@ -74,14 +75,15 @@ def run_limited(
             _hand(process, task)
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise StageFailed(f"{what} was stopped after {seconds:g} s", "give it more time, or leave it out") from None
+            raise ChildDied(f"{what} was stopped after {seconds:g} s", "give it more time, or leave it out") from None
         finally:
             _end(process)
             said, complained = (each.ended() for each in listening)
             _LOG.debug("%s took %.2f s and ended with %s", what, time.monotonic() - begun, process.returncode)
     if code == 0:
         return said
-    raise StageFailed(f"{what} {_ending(code)}: {_last_line(complained)}", "leave it out, or report it")
+    kind = ChildDied if code < 0 and -code not in _ASKED else StageFailed
+    raise kind(f"{what} {_ending(code)}: {_last_line(complained)}", "leave it out, or report it")
 
 
 def end_all() -> None:

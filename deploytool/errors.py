@@ -61,10 +61,18 @@ class StageFailed(DeployError):
     exit_code = 7
 
 
+class ChildDied(StageFailed):
+    """A child process that crashed, hung or ran out of its memory: what it worked on is to blame."""
+
+
 class Refused(DeployError):
     """A bundle that must not be used: its bytes are not those its manifest names, or it is older than what runs."""
 
     exit_code = 8
+
+
+class Spoiled(Refused):
+    """A bundle whose own bytes are not those that its manifest names."""
 
 
 class Unreachable(DeployError):

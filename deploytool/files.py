@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from deploytool.errors import Refused
+from deploytool import owner
+from deploytool.errors import BadInput, DeployError, Refused
 
 _BLOCK = 1 << 20
+MAKING = ".making"  # how the name of an unfinished file ends
 AGAIN = "get the bundle again from where it was made"
+_ITS_OWN = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def listing(folder: Path, above: str = "") -> Iterator[tuple[str, int]]:
@@ -20,7 +26,7 @@ def listing(folder: Path, above: str = "") -> Iterator[tuple[str, int]]:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise Refused(f"{folder} cannot be read: {error.strerror}", "give the folder of a bundle") from error
+        raise _unreadable(folder, error, "give the folder of a bundle") from error
     for entry in entries:
         mode = entry.stat(follow_symlinks=False).st_mode
         yield above + entry.name, mode
@@ -92,19 +98,50 @@ def _opened(path: Path) -> int:
     try:
         opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise Refused(f"{path} cannot be read: {error.strerror}", AGAIN) from error
+        raise _unreadable(path, error, AGAIN) from error
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
         raise Refused(f"{path} is no plain file", AGAIN)
     return opened
 
 
-def publish(path: Path, content: bytes) -> None:
-    """Puts a file in its place as a whole: whoever reads it sees the old bytes or the new, also after a crash."""
-    making = path.with_name(f".{path.name}.{os.getpid()}.making")
-    with making.open("wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
-    making.replace(path)
+def _unreadable(path: Path, error: OSError, remedy: str) -> DeployError:
+    """What kept a file from being read: a missing one or a link is its folder's fault, all else the machine's."""
+    problem = f"{path} cannot be read: {error.strerror}"
+    if error.errno in _ITS_OWN:
+        return Refused(problem, remedy)
+    return BadInput(problem, "check its rights, the disk, and how many files may be open")
+
+
+def publish(path: Path, content: bytes, beside: Path | None = None) -> None:
+    """Puts a file in its place as a whole: whoever reads it sees the old bytes or the new, also after a crash.
+
+    It is made in `beside`, a folder on the same disk, where the folder it belongs in must hold nothing unfinished.
+    """
+    making = (beside or path.parent) / f".{path.name}.{owner.name()}{MAKING}"
+    try:
+        with making.open("wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+        making.replace(path)
+    except BaseException:
+        making.unlink(missing_ok=True)
+        raise
     settle(path.parent)
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Removes what matches and is provably nobody's any more: files, and folders with all that is in them."""
+    for left in folder.glob(pattern):
+        if owner.abandoned(left):
+            remove(left)
+
+
+def remove(path: Path) -> None:
+    """Takes a file, a link or a whole folder away; what cannot be removed stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with suppress(OSError):
+        path.unlink()

@@ -165,6 +165,19 @@ def rollback(root: _Root, key: Key = None) -> Outcome:
     return _outcome(commands.rollback(root, key=key))
 
 
+def pardon(
+    seal: Annotated[str, typer.Argument(metavar="SEAL", help="The first digits of the seal of the bundle.")],
+    root: _Root,
+) -> Outcome:
+    """Lets a bundle that was given up after three failed starts be installed and started again.
+
+    Example: deploytool pardon 0123456789ab --root model
+    """
+    from deploytool.device import commands
+
+    return _outcome(commands.pardon(seal, root))
+
+
 def _outcome(told: Told) -> Outcome:
     for line in told.lines:
         screen.say(screen.answer(), line)

@@ -24,6 +24,7 @@ _HELP = {
     "install": "copy a bundle under a root, prove it there, and turn to it",
     "pull": "fetch a bundle, or what a target needs of it, every byte verified as it comes",
     "rollback": "turn back to the bundle before",
+    "pardon": "let a bundle that was given up after three failed starts be installed again",
     "doctor": "say what this machine can build, run and verify, and what mends it",
 }
 
@@ -94,6 +95,7 @@ def _commands(say: Say) -> dict[str, Callable[[argparse.Namespace], Told]]:
             say=say,
         ),
         "rollback": lambda it: commands.rollback(it.root, key=it.key),
+        "pardon": lambda it: commands.pardon(it.seal, it.root),
         "doctor": lambda it: commands.doctor(it.target),
     }
 
@@ -111,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--quiet", "-q", action="store_true", help="say only the verdict, or what failed")
         if name == "doctor":
             one.add_argument("--target", default="", help="whether an engine for that target can be built here")
+            continue
+        if name == "pardon":
+            one.add_argument("seal", help="the first digits of its seal, as install and verify print it")
+            one.add_argument("--root", type=Path, required=True, help="where bundles are installed")
             continue
         if name == "pull":
             _of_pull(one)

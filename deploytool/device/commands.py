@@ -191,6 +191,12 @@ def rollback(root: Path, *, key: Path | None = None) -> Told:
     return Told(tuple(telling.pointer(turned, root)), turned, verdict=0)
 
 
+def pardon(seal: str, root: Path) -> Told:
+    """Lets a bundle that was given up be installed and started again."""
+    turned = installing.pardon(root, seal)
+    return Told(tuple(telling.pointer(turned, root)), turned, verdict=0)
+
+
 def doctor(target: str = "") -> Told:
     """What this machine can build, run and verify, and which known traps it is in."""
     shown = doctors.examine(target)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from deploytool import bundle, files, only, plain
+from deploytool import bundle, files, only, owner, plain
 from deploytool.device import build, starts, verify
 from deploytool.device.verify import Asked, Papers
 from deploytool.errors import BadInput, DeployError, Refused
 
 _POINTER, _LOCK, _BUNDLES, _STARTS, _STAGE = "current", ".lock", "bundles", "starts", ".staging-"
+_TRIES = 3  # where no lock holds, another install may take away what this one turns to
 _FAILURES = 3  # starts in a row
 _LONGEST = 64 << 10  # bytes of a pointer
 
@@ -25,7 +26,7 @@ Prove = Callable[[Papers], None]
 
 @dataclass(frozen=True)
 class Pointer:
-    """What runs and what ran before, by their seals; the highest sequence seen, and the seals that did not start.
+    """What runs and what ran before, by their seals; the highest sequence seen, and the seals given up, with why.
 
     It is one file and changes as one, so that there is always a current bundle.
     """
@@ -33,7 +34,7 @@ class Pointer:
     current: str
     previous: str | None
     sequence: int
-    refused: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def pointer(root: Path) -> Pointer | None:
@@ -65,25 +66,43 @@ def install(source: Path, root: Path, prove: Prove, seal: str | None = None, key
     that ran before then still does.
     """
     (root / _BUNDLES).mkdir(parents=True, exist_ok=True)
-    with _locked(root):
-        before = pointer(root)
-        checked = verify.papers(source, asked(root, seal, key))
-        place = home(root, checked.seal)
-        if not _whole(place):
-            _publish(checked, place, root)
-        elif key is not None:  # the very bundle may have come before without its signature
-            files.publish(place / bundle.SIGNATURE, files.read(source / bundle.SIGNATURE, bundle.LONGEST))
-        try:
-            prove(verify.papers(place, Asked(key=key)))
-        except DeployError:
-            if before is None or checked.seal not in (before.current, before.previous):
-                _remove(place)
-            raise
-        after = _turned(before, checked)
-        if after != before:
-            _point(root, after)
-        _sweep(root, after)
-    return after
+    with _locked(root) as alone:
+        for _ in range(_TRIES):
+            checked = verify.papers(source, asked(root, seal, key))
+            place = home(root, checked.seal)
+            _bring(checked, place, root, signed=key is not None)
+            _proved(place, root, prove, key, alone=alone)
+            before = pointer(root)
+            if before and checked.manifest.sequence < before.sequence:
+                continue  # a later one came meanwhile: the papers are checked once more
+            after = _turned(before, checked)
+            if after != before:
+                starts.forget(starts_of(root, checked.seal))
+                _point(root, after)
+            if (place / bundle.MANIFEST).exists():
+                _sweep(root, _some(root), alone=alone)
+                return after
+    raise BadInput(f"others install in {root} without pause", "install again, one at a time")
+
+
+def _bring(checked: Papers, place: Path, root: Path, *, signed: bool) -> None:
+    """Has the bundle in its place, with its signature if one was asked for."""
+    with suppress(FileNotFoundError):
+        os.utime(place)  # whoever sweeps without a lock leaves what is young
+    if not _whole(place):
+        _publish(checked, place, root)
+    elif signed:  # the very bundle may have come before without its signature
+        files.publish(place / bundle.SIGNATURE, files.read(checked.folder / bundle.SIGNATURE, bundle.LONGEST), root)
+
+
+def _proved(place: Path, root: Path, prove: Prove, key: Path | None, *, alone: bool) -> None:
+    try:
+        prove(verify.papers(place, Asked(key=key)))
+    except DeployError:
+        found = pointer(root)
+        if alone and (found is None or place.name not in (found.current, found.previous)):
+            _remove(place)
+        raise
 
 
 def _turned(before: Pointer | None, checked: Papers) -> Pointer:
@@ -112,18 +131,37 @@ def rollback(root: Path, key: Path | None = None) -> Pointer:
 def started(root: Path) -> Pointer:
     """What is to be started now: the current bundle, or the one before if it has failed to start three times.
 
-    A bundle that was given up is not installed again, and with nothing to go back to the current one is tried again.
+    A bundle that was given up is not installed again until it is pardoned, and with nothing to go back to the current
+    one is tried again.
     """
     found = _some(root)
-    if starts.failed(starts_of(root, found.current)) < _FAILURES or found.previous is None:
+    failures = starts.failed(starts_of(root, found.current))
+    if len(failures) < _FAILURES or found.previous is None:
         return found
     with _locked(root):
         now = _some(root)
         if now == found:  # nobody else has gone back meanwhile
-            bad = found.current
-            now = replace(found, current=found.previous, previous=None, refused=(*found.refused, bad))
+            why = f"it failed to start {_FAILURES} times in a row, at last: {failures[-1]}"
+            now = Pointer(found.previous, None, now.sequence, {**now.refused, now.current: why})
             _point(root, now)
     return now
+
+
+def pardon(root: Path, seal: str) -> Pointer:
+    """Lets a bundle that was given up be installed and started again; the first digits of its seal will do.
+
+    Raises BadInput if no such bundle, or more than one, was given up.
+    """
+    with _locked(root):
+        before = _some(root)
+        meant = [one for one in before.refused if one.startswith(seal)]
+        if len(meant) != 1:
+            known = ", ".join(one[:12] for one in before.refused) or "none"
+            raise BadInput(f"{seal[:64]!r} is not one bundle that was given up in {root}", f"those are: {known}")
+        starts.forget(starts_of(root, meant[0]))
+        after = replace(before, refused={one: why for one, why in before.refused.items() if one != meant[0]})
+        _point(root, after)
+    return after
 
 
 def starts_of(root: Path, seal: str) -> Path:
@@ -148,7 +186,8 @@ def _whole(place: Path) -> bool:
 
 def _publish(checked: Papers, place: Path, root: Path) -> None:
     """Copies what the manifest names, each byte hashed on its way, and renames the whole into its place."""
-    stage = Path(tempfile.mkdtemp(prefix=_STAGE, dir=root))
+    stage = root / f"{_STAGE}{owner.name()}"
+    stage.mkdir()
     try:
         left_out = only.others(checked.manifest, only.read(checked.folder))
         for file in bundle.every(checked.manifest):
@@ -165,9 +204,7 @@ def _publish(checked: Papers, place: Path, root: Path) -> None:
         for folder in [stage, *(path for path in stage.rglob("*") if path.is_dir())]:
             folder.chmod(0o755)
             files.settle(folder)
-        _remove(place)  # what is left of a damaged copy
-        stage.replace(place)
-        files.settle(place.parent)
+        _show(stage, place, root)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
@@ -176,28 +213,63 @@ def _point(root: Path, to: Pointer) -> None:
     files.publish(root / _POINTER, plain.text(to).encode())
 
 
-def _sweep(root: Path, keep: Pointer) -> None:
-    """Removes what a killed install left and every bundle that is neither current nor previous."""
-    for left in root.glob(f"{_STAGE}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    for making in root.glob(f".{_POINTER}.*"):
-        making.unlink(missing_ok=True)
+def _show(stage: Path, place: Path, root: Path) -> None:
+    """Renames a whole copy into its place; what is left of a damaged one goes, and one that just came whole stays."""
+    for _ in range(_TRIES):
+        with suppress(OSError):
+            stage.replace(place)
+            break
+        if _whole(place):
+            return
+        aside = root / f"{_STAGE}{owner.name()}"
+        with suppress(FileNotFoundError):
+            place.rename(aside)
+            files.remove(aside)
+            files.remove(build.place(place))
+    else:
+        raise BadInput(f"{place} cannot be replaced", "check its rights, and that nobody else installs there")
+    files.settle(place.parent)
+
+
+def _sweep(root: Path, keep: Pointer, *, alone: bool) -> None:
+    """Removes what a killed install left and every bundle that is neither current nor previous.
+
+    Where the lock does not hold, another install may be about to turn to a bundle: then only old ones go.
+    """
+    files.sweep(root, f"{_STAGE}*")
+    files.sweep(root, f".*{files.MAKING}")
     for place in (root / _BUNDLES).iterdir():
-        if place.name.partition(".")[0] not in (keep.current, keep.previous):
-            shutil.rmtree(place, ignore_errors=True)
+        if place.name.partition(".")[0] not in (keep.current, keep.previous) and (alone or _is_old(place)):
+            files.remove(place)
+
+
+def _is_old(place: Path) -> bool:
+    try:
+        return time.time() - place.stat().st_mtime > owner.ABANDONED_S
+    except OSError:
+        return False  # it is gone
 
 
 def _remove(place: Path) -> None:
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.rmtree(build.place(place), ignore_errors=True)
+    files.remove(place)
+    files.remove(build.place(place))
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """One at a time: it saves work and sweeps no bundle away that another is about to turn to."""
-    opened = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def _locked(root: Path) -> Iterator[bool]:
+    """One at a time, which saves work; gives whether the lock holds, for on some network disks it does nothing."""
+    mine, other = (os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644) for _ in range(2))
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
+        fcntl.flock(mine, fcntl.LOCK_EX)
+        yield not _can_lock(other)
     finally:
-        os.close(opened)
+        os.close(other)
+        os.close(mine)
+
+
+def _can_lock(opened: int) -> bool:
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -14,7 +14,7 @@ from deploytool.bundle import Manifest
 from deploytool.child import run_limited
 from deploytool.device.ways import LEAST, Way
 from deploytool.device.worker import Answer, Request, Trial
-from deploytool.errors import DeployError, NotVerified, ParityFailed, StageFailed
+from deploytool.errors import BadInput, ChildDied, DeployError, NotVerified, ParityFailed, StageFailed
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 # The folder one stands in is no place to import from: it may be the bundle's.
@@ -41,17 +41,26 @@ class Limits:
 
 @dataclass(frozen=True)
 class Tried:
-    """What became of one way; `status` is `measured`, or why it was skipped or failed."""
+    """What became of one way; `status` is `measured`, or why it was skipped or failed.
+
+    It `died` if the process did that ran it.
+    """
 
     tier: str
     file: str
     status: str
     trial: Trial | None = None
+    died: bool = False
 
     @property
     def passed(self) -> bool:
         """Whether it ran here and answered as it should."""
         return self.status == _PASSED
+
+    @property
+    def is_bundles_fault(self) -> bool:
+        """Whether the bundle itself is to blame: it answers wrongly, or what runs it dies."""
+        return self.died or bool(self.trial and self.trial.check.broken)
 
 
 Prober = Callable[[Way], Tried]
@@ -73,7 +82,7 @@ def probe(
         request = Request("try", str(folder), manifest, way, "", seconds)
         trial = ask(request, worker=worker, limits=replace(limits, seconds=limits.seconds + seconds)).trial
     except DeployError as error:
-        return Tried(way.tier, name, str(error))
+        return Tried(way.tier, name, str(error), died=isinstance(error, ChildDied))
     if trial is None:
         return Tried(way.tier, name, "it gave no answer")
     if trial.check.broken:
@@ -127,13 +136,23 @@ def chosen(tried: Sequence[Tried]) -> Tried | None:
     return next((each for each in tried if each.passed), None)
 
 
+def above(tried: Sequence[Tried]) -> Sequence[Tried]:
+    """The ways that were tried before the one that serves."""
+    found = chosen(tried)
+    return tried if found is None else tried[: tried.index(found)]
+
+
 def shortfall(tried: Sequence[Tried], require: str | None) -> DeployError | None:
-    """What is wrong if no way works, or only ways below the one that is required (trt, cuda or cpu)."""
+    """What is wrong if no way works, or only ways below the one that is required (trt, cuda or cpu).
+
+    Raises BadInput if nothing of that name can be required.
+    """
+    if require is not None and require not in LEAST:
+        raise BadInput(f"{str(require)[:40]!r} cannot be required", f"choose from {', '.join(LEAST)}")
     found = chosen(tried)
     if found and (require is None or found.tier in LEAST[require]):
         return None
-    above = tried if found is None else tried[: tried.index(found)]
-    why = "; ".join(f"{each.tier}: {each.status}" for each in above)
+    why = "; ".join(f"{each.tier}: {each.status}" for each in above(tried))
     if found:
         problem = f"{require} is required, and only {found.tier} works here: {why}"
         return NotVerified(problem, "mend it, or require less")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from deploytool.device.probe import Tried
 from deploytool.device.session import opened
 from deploytool.device.verify import Asked, Papers
 from deploytool.device.ways import Way
-from deploytool.errors import BadInput
+from deploytool.errors import BadInput, DeployError, Spoiled
 from deploytool.measure.replay import replay
 from deploytool.spec import BATCH
 
@@ -76,41 +78,71 @@ def serve(root: str | Path, require: str | None = None, require_signature: str |
     """The model that is installed under `root`, or the bundle that lies there, proved and ready to be called.
 
     Every file is hashed and the golden cases are run in a child process before anything is loaded in this one. A
-    bundle that fails to start three times in a row gives way to the one before it. `require` is trt, cuda or cpu: the
-    least that will do; `require_signature` is the file of the public key that must have signed the bundle. Raises
-    Refused, NotVerified or ParityFailed if nothing can be served, MissingBackend if no signature can be checked here.
+    bundle that fails to start three times in a row by its own fault (its bytes, its answers, a process that died of
+    it) gives way to the one before it. `require` is trt, cuda or cpu: the least that will do; `require_signature` is
+    the file of the public key that must have signed the bundle. Raises Refused, NotVerified or ParityFailed if nothing
+    can be served, MissingBackend if no signature can be checked here, BadInput for what the machine or the caller got
+    wrong.
     """
     key = Path(require_signature) if require_signature else None
-    started = _bundle if _bare(root) else _installed
     with ExitStack() as stack:
-        yield stack.enter_context(started(Path(root), require, key))
+        try:
+            started = _bundle if _bare(root) else _installed
+            model = started(stack, Path(root), require, key)
+        except OSError as error:
+            problem = f"{error.filename or root}: {error.strerror or error}"
+            raise BadInput(problem, "check the path, its rights, the disk, and how many files may be open") from error
+        yield model
 
 
 def _bare(root: str | Path) -> bool:
     return (Path(root) / bundle.MANIFEST).is_file()
 
 
-@contextmanager
-def _installed(root: Path, require: str | None, key: Path | None) -> Iterator[Model]:
-    current = install.started(root).current
-    recorded, place = starts.recorded(install.starts_of(root, current)), install.home(root, current)
-    with recorded as succeeded, _bundle(place, require, key) as model:
-        succeeded()
-        yield model
+def _installed(stack: ExitStack, root: Path, require: str | None, key: Path | None) -> Model:
+    """The current bundle of a root; one that is installed meanwhile takes its place."""
+    while True:
+        seal = install.started(root).current
+        counted = install.starts_of(root, seal)
+        try:
+            made = _prepared(install.home(root, seal), require, key, partial(starts.record, counted))
+        except DeployError:
+            now = install.pointer(root)
+            if now is None or now.current == seal:
+                raise
+            continue  # another one was installed meanwhile
+        with starts.loading(counted):
+            session = stack.enter_context(opened(made.way))
+        starts.forget(counted)
+        return Model(made.checked.manifest, session, made.tried)
 
 
-@contextmanager
-def _bundle(folder: Path, require: str | None, key: Path | None) -> Iterator[Model]:
-    checked = verify.papers(folder, Asked(key=key))
-    way, tried = _serving(checked, require)
-    with opened(way) as session:
-        yield Model(checked.manifest, session, tried)
+def _bundle(stack: ExitStack, folder: Path, require: str | None, key: Path | None) -> Model:
+    made = _prepared(folder, require, key, lambda why: None)
+    return Model(made.checked.manifest, stack.enter_context(opened(made.way)), made.tried)
 
 
-def _serving(checked: Papers, require: str | None) -> tuple[Way, tuple[Tried, ...]]:
+@dataclass(frozen=True)
+class _Prepared:
+    """A bundle with its papers checked, the way that serves, and what became of those before it."""
+
+    checked: Papers
+    way: Way
+    tried: tuple[Tried, ...]
+
+
+def _prepared(folder: Path, require: str | None, key: Path | None, blamed: Callable[[str], None]) -> _Prepared:
+    """A bundle ready to be loaded; where it cannot be by its own fault, `blamed` is told why before that is raised."""
+    try:
+        checked = verify.papers(folder, Asked(key=key))
+    except Spoiled as error:
+        blamed(str(error))
+        raise
     routes = verify.routes(checked, here())
     tried = probe.climb(routes, lambda way: probe.probe(way, checked.folder, checked.manifest, _SECONDS))
     failure = probe.shortfall(tried, require)
+    if failure and any(each.is_bundles_fault for each in probe.above(tried)):
+        blamed(str(failure))
     if failure:
         raise failure
-    return routes[len(tried) - 1], tried
+    return _Prepared(checked, routes[len(tried) - 1], tried)

@@ -61,7 +61,7 @@ def pointer(turned: Pointer, root: Path) -> Iterator[str]:
     """What runs now, and what one can go back to."""
     yield f"{root}: current {turned.current[:12]}, previous {(turned.previous or 'none')[:12]}"
     yield f"  a sequence below {turned.sequence} is refused"
-    yield from (f"  {seal[:12]} did not start three times, and is refused" for seal in turned.refused)
+    yield from (f"  {seal[:12]} is refused: {why}" for seal, why in turned.refused.items())
 
 
 def landed(found: Landed, kind: Only | None, key: Path | None) -> Iterator[str]:

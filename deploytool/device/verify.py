@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +14,7 @@ from deploytool.device import build, probe
 from deploytool.device.here import Here, misfit
 from deploytool.device.probe import Prober, Tried
 from deploytool.device.ways import Way, left_out, ways
-from deploytool.errors import MissingBackend, Refused
+from deploytool.errors import MissingBackend, Refused, Spoiled
 from deploytool.shipping.landing import Signed
 
 HELD = "held"
@@ -24,12 +24,12 @@ HELD = "held"
 class Asked:
     """What a bundle's papers are held against.
 
-    That is the lowest sequence still welcome, the seals that are not, the one seal that will do, if it is known, and
-    the public key (a file in PEM) that must have signed it, if one must have.
+    That is the lowest sequence still welcome, the seals that are not with the reason, the one seal that will do, if it
+    is known, and the public key (a file in PEM) that must have signed it, if one must have.
     """
 
     sequence: int | None = None
-    refused: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
     seal: str | None = None
     key: Path | None = None
 
@@ -121,7 +121,10 @@ def _signatures() -> ModuleType:
 
 def _digests(folder: Path, manifest: Manifest, seal: str, asked: Asked) -> str:
     kind = only.read(folder)
-    bundle.check(folder, manifest, only.others(manifest, kind))
+    try:
+        bundle.check(folder, manifest, only.others(manifest, kind))
+    except Refused as error:
+        raise Spoiled(str(error), error.remedy) from error
     named = bundle.every(manifest)
     left = sum(not (folder / file.path).exists() for file in named)
     what = f"; {left} engines for other devices than {kind.target} left out" if kind and left else ""
@@ -133,7 +136,8 @@ def _sequence(folder: Path, manifest: Manifest, seal: str, asked: Asked) -> str:
         problem = f"{folder} has sequence {manifest.sequence}, and {asked.sequence} was here already"
         raise Refused(problem, "pack it with a higher --sequence, or use `deploytool rollback`")
     if seal in asked.refused:
-        raise Refused(f"{folder} did not start three times here", "pack a bundle that does, with a higher --sequence")
+        problem = f"{folder} was given up here: {asked.refused[seal]}"
+        raise Refused(problem, f"pack a bundle with a higher --sequence, or: deploytool pardon {seal[:12]} --root DIR")
     known = "nothing is installed to compare with" if asked.sequence is None else f"at least {asked.sequence}"
     return f"{HELD}: {manifest.sequence}, {known}"
 

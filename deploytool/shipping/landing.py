@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -114,7 +115,8 @@ def _same(
     bundle.check(out, manifest, only.others(manifest, kind))
     _agree(names, manifest)
     if names is not None:  # the very bundle may have come before without its signature
-        files.publish(out / SIGNATURE, beside[SIGNATURE])
+        files.sweep(out.parent, f".{SIGNATURE}.*{files.MAKING}")
+        files.publish(out / SIGNATURE, beside[SIGNATURE], out.parent)
     return _told(out, seal, manifest, kind, 0, sum(file.size for file in _wanted(manifest, kind)))
 
 
@@ -127,8 +129,9 @@ def _wanted(manifest: Manifest, kind: Only | None) -> tuple[File, ...]:
 def _stage(out: Path) -> Iterator[Path]:
     """A hidden folder beside the one that is to be; it stays if the work is cut, and goes when it is done."""
     stage = out.with_name(f".{out.name}.fetching")
-    stage.mkdir(parents=True, exist_ok=True)
-    opened = os.open(stage / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _ours(stage)
+    opened = os.open(stage / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -138,6 +141,15 @@ def _stage(out: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
     finally:
         os.close(opened)
+
+
+def _ours(stage: Path) -> None:
+    """Makes the staging folder; one that is there must be a folder of our own, for all that is in it may go."""
+    with suppress(FileExistsError):
+        stage.mkdir()
+    found = stage.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
+        raise BadInput(f"{stage} is not a folder that only you can write", "remove it, or use another --out")
 
 
 def _begin(tree: Path, stage: Path, beside: Mapping[str, bytes], kind: Only | None) -> Manifest:

@@ -24,6 +24,7 @@ _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)
 _HEX = re.compile(r"[0-9a-f]{64}")
 _BLOCK = 1 << 20
 _TREE = "tree"
+_BESIDE = ("manifest.json", "model.sig", "only.json")
 
 
 class Trouble(Exception):
@@ -37,6 +38,8 @@ def main() -> None:
         _answer(_received(json.loads(asked.readline()), asked))
     except Trouble as trouble:
         _answer({"problem": str(trouble)})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        _answer({"problem": "what was asked for makes no sense"})
     except OSError as error:
         _answer({"problem": f"{error.filename or 'the device'}: {error.strerror}"})
 
@@ -49,12 +52,16 @@ def _received(request: dict[str, Any], asked: BinaryIO) -> dict[str, Any]:
     seal, listed = request["seal"], request["files"]
     if not _HEX.fullmatch(seal) or not all(_PATH.fullmatch(path) and _HEX.fullmatch(name) for path, _, name in listed):
         raise Trouble("the list of files makes no sense")
+    if not set(request["beside"]) <= set(_BESIDE) or not all(type(size) is int and size >= 0 for _, size, _ in listed):
+        raise Trouble("the list of files makes no sense")
     beside = {name: base64.b64decode(raw) for name, raw in request["beside"].items()}
     if hashlib.sha256(beside["manifest.json"]).hexdigest() != seal:
         raise Trouble("the manifest came with other bytes")
     home = Path(request["root"]) / "received"
     stage = home / ".incoming"
     stage.mkdir(parents=True, exist_ok=True)
+    if stage.is_symlink() or home.is_symlink():
+        raise Trouble(f"{stage} is a link")
     lock = os.open(str(stage / "lock"), os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

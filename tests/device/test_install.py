@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import bundle
+from deploytool import bundle, owner
 from deploytool.device import build, install, starts, verify
 from deploytool.device.install import Pointer
 from deploytool.device.verify import Papers
 from deploytool.errors import BadInput, NotVerified, Refused
 from tests.conftest import ROOT
 from tests.device.small import small
+
+_NAMED = "from deploytool import owner; print(owner.name())"
 
 
 def proved(checked: Papers) -> None:
@@ -40,8 +43,7 @@ def made(packed: Path, folder: Path, sequence: int, seed: int) -> Path:
 
 def fail_to_start(root: Path, times: int) -> None:
     for _ in range(times):
-        with starts.recorded(install.starts_of(root, install.started(root).current)):
-            pass
+        starts.record(install.starts_of(root, install.started(root).current), "it answers wrongly")
 
 
 def test_a_bundle_is_published_under_its_seal_and_current(packed: Path, root: Path, tmp_path: Path) -> None:
@@ -122,9 +124,23 @@ def test_three_failed_starts_go_back_and_the_bundle_is_not_taken_again(
     fail_to_start(root, 2)
     assert install.started(root).current == bundle.seal(two)
     fail_to_start(root, 1)
-    assert install.started(root) == Pointer(bundle.seal(one), None, 2, (bundle.seal(two),))
-    with pytest.raises(Refused, match="did not start three times here"):
+    why = "it failed to start 3 times in a row, at last: it answers wrongly"
+    assert install.started(root) == Pointer(bundle.seal(one), None, 2, {bundle.seal(two): why})
+    with pytest.raises(Refused, match=why):
         install.install(two, root, proved)
+
+
+def test_a_bundle_that_was_given_up_can_be_pardoned(packed: Path, root: Path, tmp_path: Path) -> None:
+    one, two = made(packed, tmp_path / "a", 1, 1), made(packed, tmp_path / "b", 2, 2)
+    install.install(one, root, proved)
+    install.install(two, root, proved)
+    fail_to_start(root, 3)
+    assert install.started(root).current == bundle.seal(one)
+    with pytest.raises(BadInput, match="is not one bundle that was given up"):
+        install.pardon(root, bundle.seal(one))
+    assert install.pardon(root, bundle.seal(two)[:12]).refused == {}
+    assert install.install(two, root, proved).current == bundle.seal(two)
+    assert install.started(root).current == bundle.seal(two)
 
 
 def test_a_start_that_succeeds_wipes_the_failures_before_it(packed: Path, root: Path, tmp_path: Path) -> None:
@@ -133,8 +149,7 @@ def test_a_start_that_succeeds_wipes_the_failures_before_it(packed: Path, root: 
     current = install.started(root).current
     for _ in range(3):
         fail_to_start(root, 2)
-        with starts.recorded(install.starts_of(root, current)) as succeeded:
-            succeeded()
+        starts.forget(install.starts_of(root, current))
     assert install.started(root).current == current
 
 
@@ -143,9 +158,84 @@ def test_starts_under_way_are_no_failures(packed: Path, root: Path, tmp_path: Pa
         install.install(made(packed, tmp_path / name, number, number), root, proved)
     current = install.started(root).current
     folder = install.starts_of(root, current)
-    with starts.recorded(folder), starts.recorded(folder), starts.recorded(folder), starts.recorded(folder):
+    with starts.loading(folder), starts.loading(folder), starts.loading(folder), starts.loading(folder):
         assert install.started(root).current == current
+    assert not starts.failed(folder)
+
+
+def test_processes_that_die_while_they_load_a_bundle_count(packed: Path, root: Path, tmp_path: Path) -> None:
+    for number, name in enumerate("ab", 1):
+        install.install(made(packed, tmp_path / name, number, number), root, proved)
+    current = install.started(root).current
+    folder = install.starts_of(root, current)
+    dies = "import os, sys; from pathlib import Path; from deploytool.device import starts\n"
+    dies += "with starts.loading(Path(sys.argv[1])): os.abort()"
+    for count in range(1, 4):
+        assert install.started(root).current == current
+        subprocess.run([sys.executable, "-c", dies, str(folder)], cwd=ROOT, capture_output=True, check=False)
+        assert len(starts.failed(folder)) == count
     assert install.started(root).current != current
+
+
+def test_a_service_that_is_asked_to_end_while_it_loads_ends_and_counts_nothing(tmp_path: Path) -> None:
+    ends = "import os, signal, sys; from pathlib import Path; from deploytool.device import starts\n"
+    ends += (
+        "with starts.loading(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGTERM); print('loaded', flush=True)\n"
+    )
+    ends += "print('still here')"
+    command = [sys.executable, "-c", ends, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGTERM
+    assert done.stdout.split() == ["loaded"]
+    assert not starts.failed(tmp_path)
+
+
+def test_a_root_that_cannot_be_written_counts_nothing_and_serves(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    starts.record(tmp_path / "file" / "starts", "why")
+    with starts.loading(tmp_path / "file" / "starts"):
+        pass
+    assert not starts.failed(tmp_path / "file" / "starts")
+
+
+_DEAF = """
+import fcntl, random, sys, time
+from pathlib import Path
+fcntl.flock = lambda *asked: None
+from deploytool.device import install
+bad, until = [], time.time() + float(sys.argv[3])
+while time.time() < until:
+    try:
+        install.install(Path(sys.argv[1]) / random.choice("abcd"), Path(sys.argv[2]), lambda checked: None)
+    except BaseException as error:
+        bad.append(repr(error))
+    if not (install.home(Path(sys.argv[2]), install.pointer(Path(sys.argv[2])).current) / "manifest.json").exists():
+        bad.append("current names nothing")
+print(bad)
+"""
+
+
+def test_installers_do_each_other_no_harm_where_locks_do_nothing(packed: Path, root: Path, tmp_path: Path) -> None:
+    for number, name in enumerate("abcd", 1):
+        made(packed, tmp_path / name, 1, number)
+    command = [sys.executable, "-c", _DEAF, str(tmp_path), str(root), "3"]
+    running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[0].strip() for process in running] == ["[]"] * 3
+    found = install.pointer(root)
+    assert found is not None
+    verify.papers(install.home(root, found.current))
+    assert not list(root.glob(".staging-*"))
+
+
+def test_what_a_living_install_is_making_is_not_swept(packed: Path, root: Path, tmp_path: Path) -> None:
+    install.install(made(packed, tmp_path / "a", 1, 1), root, proved)
+    mine, dead = root / f".staging-{owner.name()}", root / ".staging-000000000000-1-1-00000000"
+    gone = subprocess.run([sys.executable, "-c", _NAMED], cwd=ROOT, capture_output=True, text=True, check=True)
+    left = root / f".staging-{gone.stdout.strip()}"
+    for each in (mine, dead, left):
+        each.mkdir()
+    install.install(made(packed, tmp_path / "b", 2, 2), root, proved)
+    assert (mine.exists(), dead.exists(), left.exists()) == (True, True, False)
 
 
 def test_with_nothing_to_go_back_to_it_is_tried_again(packed: Path, root: Path, tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +18,9 @@ import pytest
 import deploytool.device
 from deploytool import bundle, golden
 from deploytool.device import install
+from deploytool.device.probe import Tried
 from deploytool.device.verify import Papers
-from deploytool.errors import BadInput, NotVerified, Refused
+from deploytool.errors import BadInput, DeployError, NotVerified, Refused
 from tests.conftest import ROOT
 
 SCALE = 1e-5
@@ -30,6 +34,14 @@ def proved(checked: Papers) -> None:
 def root(packed: Path, tmp_path: Path) -> Path:
     install.install(packed, tmp_path / "root", proved)
     return tmp_path / "root"
+
+
+def second(packed: Path, folder: Path) -> Path:
+    """The same bundle with a higher sequence."""
+    later = Path(shutil.copytree(packed, folder / "later"))
+    text = (later / "manifest.json").read_text().replace('"sequence": 1', '"sequence": 2')
+    (later / "manifest.json").write_text(text)
+    return later
 
 
 def test_an_installed_model_answers_paths_pixels_and_tensors_alike(packed: Path, root: Path) -> None:
@@ -90,9 +102,7 @@ def test_a_changed_file_is_not_loaded(root: Path) -> None:
 
 def test_three_starts_that_are_refused_go_back_to_the_bundle_before(packed: Path, tmp_path: Path) -> None:
     install.install(packed, tmp_path / "root", proved)
-    later = Path(shutil.copytree(packed, tmp_path / "later"))
-    text = (later / "manifest.json").read_text().replace('"sequence": 1', '"sequence": 2')
-    (later / "manifest.json").write_text(text)
+    later = second(packed, tmp_path)
     bad = install.install(later, tmp_path / "root", proved).current
     (install.home(tmp_path / "root", bad) / "recipe.json").write_text("spoilt")
     for _ in range(3):
@@ -102,7 +112,8 @@ def test_three_starts_that_are_refused_go_back_to_the_bundle_before(packed: Path
         assert model.manifest.sequence == 1
     found = install.pointer(tmp_path / "root")
     assert found is not None
-    assert found.refused == (bad,)
+    assert list(found.refused) == [bad]
+    assert "other" in found.refused[bad]
 
 
 def test_an_error_of_the_service_is_no_failed_start(root: Path) -> None:
@@ -110,6 +121,86 @@ def test_an_error_of_the_service_is_no_failed_start(root: Path) -> None:
         with pytest.raises(ZeroDivisionError), deploytool.device.open(root):
             raise ZeroDivisionError
     assert not list((root / "starts").rglob("*-*"))
+
+
+def kept_from_starting(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """Spoils this process or its machine, and gives the arguments with which a service then opens its model."""
+    if name == "a key that is not there":
+        return {"require_signature": str(tmp_path / "nokey.pem")}
+    if name == "a word that nobody can require":
+        return {"require": "gpu"}
+    if name == "a GPU whose driver is not up":
+        return {"require": "cuda"}
+    if name == "no folder for temporary files":
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    if name == "too many open files":
+        monkeypatch.setattr(os, "open", refusing(os.open, errno.EMFILE))
+    if name == "an onnxruntime that is being upgraded":
+        (tmp_path / "onnxruntime").mkdir()
+        (tmp_path / "onnxruntime" / "__init__.py").write_text("raise ImportError('half of it')")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    if name == "no processes left":
+        monkeypatch.setattr(subprocess, "Popen", refusing(subprocess.Popen, errno.EAGAIN))
+    return {}
+
+
+def refusing(usual: Callable[..., object], number: int) -> Callable[..., object]:
+    def refuses(*asked: object, **more: object) -> object:
+        raise OSError(number, os.strerror(number))
+
+    assert callable(usual)
+    return refuses
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a key that is not there",
+        "a word that nobody can require",
+        "a GPU whose driver is not up",
+        "no folder for temporary files",
+        "too many open files",
+        "an onnxruntime that is being upgraded",
+        "no processes left",
+    ],
+)
+def test_what_caller_or_machine_get_wrong_condemns_no_bundle(
+    name: str, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    install.install(packed, root, proved)
+    later = second(packed, tmp_path)
+    current = install.install(later, root, proved).current
+    with monkeypatch.context() as spoiled:
+        arguments = kept_from_starting(name, spoiled, tmp_path)
+        for _ in range(4):
+            with pytest.raises(DeployError) as caught, deploytool.device.open(root, **arguments):
+                pass
+            assert caught.value.remedy
+    found = install.started(root)
+    assert (found.current, dict(found.refused)) == (current, {})
+    with deploytool.device.open(root) as model:
+        assert model.manifest.sequence == 2
+
+
+def test_a_bundle_whose_worker_dies_is_given_up_with_the_reason(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    install.install(packed, root, proved)
+    later = second(packed, tmp_path)
+    bad = install.install(later, root, proved).current
+    died = Tried("ORT CPU", "graph.onnx", "it was killed by SIGSEGV", died=True)
+    with monkeypatch.context() as spoiled:
+        spoiled.setattr("deploytool.device.serve.probe.probe", lambda *asked: died)
+        for _ in range(3):
+            with pytest.raises(NotVerified, match="SIGSEGV"), deploytool.device.open(root):
+                pass
+    with deploytool.device.open(root) as model:
+        assert model.manifest.sequence == 1
+    found = install.pointer(root)
+    assert found is not None
+    assert "SIGSEGV" in found.refused[bad]
 
 
 _BESIDE = "import json, sys; print(json.dumps(sorted(sys.modules)))"
