@@ -68,6 +68,15 @@ def _hold(path: Path, size: int, sha256: str, to: Path | None) -> None:
             os.fsync(copy.fileno())
 
 
+def whole(path: Path, size: int, sha256: str) -> bytes:
+    """The bytes of a plain file, which are those of the digest: what is used must be what was hashed.
+
+    Raises Refused if size or digest are others.
+    """
+    with opened(path) as there:
+        return b"".join(held(there, path, size, sha256))
+
+
 def opened(path: Path) -> BinaryIO:
     """A plain file, open for reading; raises Refused for anything else."""
     return os.fdopen(_opened(path), "rb")

@@ -29,8 +29,11 @@ class Backend(Protocol):
     def fingerprint(self) -> str:
         """What a result is married to: the library and its version."""
 
-    def start(self, path: Path, device: str = "cpu") -> AbstractContextManager[Session]:
-        """The artifact, ready to be called on "cpu" or "cuda"; raises MissingBackend if the device is not there."""
+    def start(self, path: Path | bytes, device: str = "cpu") -> AbstractContextManager[Session]:
+        """The artifact, ready to be called on "cpu" or "cuda"; raises MissingBackend if the device is not there.
+
+        What runs on a device takes the bytes of a file too.
+        """
 
 
 def failed(what: str, inputs: Mapping[str, Array], reason: str) -> StageFailed:

@@ -38,6 +38,7 @@ def start(path: Path | bytes, device: str = "cpu", threads: int = 0) -> Iterator
     `threads` are those that share one operator, 0 being as many as ONNX Runtime thinks best.
     """
     session = _session(path, device, threads)
+    del path  # its bytes, which the session has a copy of
     names = [output.name for output in session.get_outputs()]
 
     def call(**inputs: Array) -> dict[str, Array]:

@@ -46,15 +46,17 @@ def covered(flavour: str, capabilities: Sequence[str]) -> tuple[str, ...]:
 
 
 @contextmanager
-def start(path: Path, device: str = "cuda", flavour: str = "tensorrt_rtx") -> Iterator[Session]:
-    """An engine on the first GPU.
+def start(path: Path | bytes, device: str = "cuda", flavour: str = "tensorrt_rtx") -> Iterator[Session]:
+    """An engine, in a file or in its bytes, on the first GPU.
 
     The driver is asked first: without one, a TensorRT runtime hands out objects that crash the process.
     Raises MissingBackend where there is no GPU, StageFailed if the engine does not start on it.
     """
     if device != "cuda" or not machine.gpus():
         raise MissingBackend("an engine needs a CUDA GPU, and no driver answers here", "run it on the device it is for")
-    engine = Engine(library(flavour), library("cuda.bindings.runtime"), path.read_bytes())
+    plan = path.read_bytes() if isinstance(path, Path) else path
+    engine = Engine(library(flavour), library("cuda.bindings.runtime"), plan)
+    del path, plan  # the engine has a copy
     try:
         yield engine
     finally:

@@ -1,4 +1,4 @@
-"""Opens one way to run a bundle, after one more look at the digest of what is opened."""
+"""Opens one way to run a bundle: the very bytes that were hashed a moment before, whoever swaps the file."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ def opened(way: Way) -> Iterator[Session]:
 
     Raises Refused if its bytes are others than they were, and what its backend raises.
     """
-    path = Path(way.path)
-    files.hold(path, way.size, way.sha256)
-    with _started(way, path) as session:
+    with _started(way, files.whole(Path(way.path), way.size, way.sha256)) as session:
         yield _cast(session) if way.io == "fp16" else session
 
 
-def _started(way: Way, path: Path) -> AbstractContextManager[Session]:
+def _started(way: Way, content: bytes) -> AbstractContextManager[Session]:
     if way.backend == "tensorrt":
-        return tensorrt.start(path, way.device, way.flavour)
-    return backends.load(way.backend).start(path, way.device)
+        return tensorrt.start(content, way.device, way.flavour)
+    return backends.load(way.backend).start(content, way.device)
 
 
 def _cast(session: Session) -> Session:

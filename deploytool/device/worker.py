@@ -152,8 +152,7 @@ def _guess(path: str, name: str, array: Array, top: int) -> Guess:
 
 def _build(request: Request) -> Answer:
     way, manifest = request.way, request.manifest
-    files.hold(Path(way.path), way.size, way.sha256)
-    trt, graph = tensorrt.library(way.flavour), Path(way.path).read_bytes()
+    trt, graph = tensorrt.library(way.flavour), files.whole(Path(way.path), way.size, way.sha256)
     plan = EnginePlan(Path(request.out).name, way.flavour, request.capabilities)
     made = builder.build(trt, graph, plan, manifest.inputs, manifest.free, _tell)
     Path(request.out).write_bytes(made.engine)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from deploytool import bundle, golden, pipeline, targets
+from deploytool import bundle, files, golden, pipeline, targets
 from deploytool.device import verify
 from deploytool.device.here import Here
 from deploytool.device.session import opened
@@ -33,6 +34,28 @@ def test_a_graph_of_halves_is_fed_and_answers_in_floats(run_copy: Path) -> None:
         got = session(**sample.inputs)["logits"]
     assert got.dtype == np.float32
     assert np.abs(got - sample.reference["logits"]).max() < 2e-3 * np.abs(sample.reference["logits"]).max()
+
+
+def test_what_is_loaded_is_what_was_hashed_though_the_file_is_swapped_meanwhile(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is another from the moment it has been read and hashed: right between the check and the use."""
+    folder = Path(shutil.copytree(packed, tmp_path / "bundle"))
+    way = verify.routes(verify.papers(folder), DESK)[-1]
+    sample = golden.read(folder / bundle.read(folder).golden.path)
+    usual = files.whole
+
+    def swapped(path: Path, size: int, sha256: str) -> bytes:
+        content = usual(path, size, sha256)
+        path.write_bytes(b"no graph at all")
+        return content
+
+    monkeypatch.setattr(files, "whole", swapped)
+    with opened(way) as session:
+        got = session(**sample.inputs)["logits"]
+    assert np.abs(got - sample.reference["logits"]).max() < 1e-4 * np.abs(sample.reference["logits"]).max()
+    with pytest.raises(Refused), opened(way):
+        pass
 
 
 def test_nothing_is_opened_whose_bytes_are_others(packed: Path) -> None:

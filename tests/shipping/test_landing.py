@@ -204,3 +204,29 @@ def test_two_at_once_do_not_share_a_folder(served: Registry, tmp_path: Path) -> 
     with landing._stage(tmp_path / "out"), pytest.raises(BadInput, match="somebody else is fetching"):
         pulled(address(served, "two"), tmp_path / "out")
     shutil.rmtree(tmp_path / ".out.fetching", ignore_errors=True)
+
+
+def link(stage: Path, victim: Path) -> None:
+    stage.symlink_to(victim)
+
+
+def others(stage: Path, victim: Path) -> None:
+    stage.mkdir()
+    stage.chmod(0o777)
+
+
+def file(stage: Path, victim: Path) -> None:
+    stage.touch()
+
+
+@pytest.mark.parametrize("planted", [link, others, file])
+def test_a_staging_folder_that_was_planted_is_refused_and_nothing_goes(
+    tmp_path: Path, planted: Callable[[Path, Path], None]
+) -> None:
+    victim = tmp_path / "victim" / "precious"
+    victim.mkdir(parents=True)
+    planted(tmp_path / ".out.fetching", tmp_path / "victim")
+    source = small.made(tmp_path / "in", 9001)
+    with pytest.raises(BadInput, match="is not a folder that only you can write"):
+        pulled(str(source), tmp_path / "out")
+    assert victim.is_dir()

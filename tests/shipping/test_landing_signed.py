@@ -156,3 +156,26 @@ def test_a_key_that_is_none_is_bad_input_before_anything_is_written(signed: Path
     with pytest.raises(BadInput, match="cannot be read"):
         pulled(str(signed), tmp_path / "out", tmp_path / "none.pem")
     assert not (tmp_path / "out").exists()
+
+
+class Cut(BaseException):
+    """Stands for a kill."""
+
+
+def test_a_pull_that_is_killed_while_it_adds_a_signature_spoils_nothing(
+    signed: Path, tmp_path: Path, ours: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(signed, out, ignore=shutil.ignore_patterns(bundle.SIGNATURE))
+
+    def killed(*_: object, **__: object) -> None:
+        raise Cut
+
+    for method in ("replace", "unlink"):  # neither put in its place nor tidied up
+        monkeypatch.setattr(Path, method, killed)
+    with pytest.raises(Cut):
+        pulled(str(signed), out, ours[1])
+    monkeypatch.undo()
+    verify.papers(out)
+    pulled(str(signed), out, ours[1])
+    verify.papers(out, Asked(key=ours[1]))

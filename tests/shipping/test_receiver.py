@@ -1,0 +1,88 @@
+"""The receiver on a device is told where to write by whoever ships: it writes below its root and nowhere else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+
+MANIFEST = b"{}\n"
+NAME, NONE = hashlib.sha256(b"x").hexdigest(), "0" * 64
+
+
+def encoded(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+def received(home: Path, sent: bytes = b"x", **changed: Any) -> dict[str, Any]:
+    request = {
+        "root": str(home),
+        "seal": hashlib.sha256(MANIFEST).hexdigest(),
+        "files": [],
+        "beside": {"manifest.json": encoded(MANIFEST)},
+        "key": "",
+        "install": False,
+        **changed,
+    }
+    command = [sys.executable, str(ROOT / "deploytool" / "shipping" / "receiver.py")]
+    asked = json.dumps(request).encode() + b"\n" + sent
+    done = subprocess.run(command, input=asked, capture_output=True, timeout=30, check=True)
+    assert done.stderr == b""
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1].partition(b":")[2])
+    return found
+
+
+def test_what_is_right_is_received(tmp_path: Path) -> None:
+    found = received(tmp_path / "root", files=[["a/b", 1, NAME]])
+    assert (Path(found["folder"]) / "a" / "b").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"beside": {"manifest.json": encoded(MANIFEST), "../../../out": encoded(b"x")}},
+        {"beside": {"manifest.json": encoded(MANIFEST), "/tmp/out": encoded(b"x")}},
+        {"beside": {"manifest.json": encoded(MANIFEST), "weights.bin": encoded(b"x")}},
+        {"beside": {"manifest.json": "%%%"}},
+        {"beside": {}},
+        {"beside": []},
+        {"files": [["../out", 1, NAME]]},
+        {"files": [["a/../../out", 1, NAME]]},
+        {"files": [["/tmp/out", 1, NAME]]},
+        {"files": [["a", 1, NAME], ["a/b", 1, NAME]]},
+        {"files": [["a", "1", NAME]]},
+        {"files": [["a", -1, NONE]]},
+        {"files": [["a", True, NAME]]},
+        {"files": [["a", 1]]},
+        {"files": "abc"},
+        {"files": None},
+        {"seal": "../" * 21 + "x"},
+        {"seal": 5},
+        {"root": 5},
+        {"key": 5, "install": True},
+    ],
+    ids=str,
+)
+def test_whatever_else_comes_is_one_line_and_leaves_nothing_outside(tmp_path: Path, changed: dict[str, Any]) -> None:
+    found = received(tmp_path / "deep" / "root", **changed)
+    assert found.get("problem") or "key" in changed
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["deep"])
+    assert {path.name for path in tmp_path.glob("deep/*")} <= {"root"}
+    assert not Path("/tmp/out").exists()
+
+
+def test_a_link_in_the_place_of_the_staging_folder_is_refused(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    (victim / "precious").mkdir(parents=True)
+    (tmp_path / "root" / "received").mkdir(parents=True)
+    (tmp_path / "root" / "received" / ".incoming").symlink_to(victim)
+    assert "is a link" in received(tmp_path / "root")["problem"]
+    assert (victim / "precious").is_dir()
