@@ -40,12 +40,26 @@ class Noise:
 
 
 @dataclass(frozen=True)
+class Edge:
+    """One case beside the golden ones, such as silence: inputs, and the source's FP32 and FP64 answers to them.
+
+    It is `natural` if the model may well be given such where it is deployed, so that FP16 must hold there too.
+    """
+
+    name: str
+    natural: bool
+    inputs: Arrays
+    outputs: Arrays
+    reference: Arrays
+
+
+@dataclass(frozen=True)
 class Golden:
     """Golden cases, the case being the first axis of every array.
 
     `pixels` are uint8 NHWC images (0 × 0 where the model takes none); `inputs` what the model was given; `outputs` its
     FP32 answers; `reference` its FP64 answers; `labels` the true classes, -1 where nobody knows; `preprocessing` how
-    pixels become inputs; `noise` what its own arithmetic moves the answers by.
+    pixels become inputs; `noise` what its own arithmetic moves the answers by; `edges` cases of their own kind.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -55,13 +69,19 @@ class Golden:
     labels: npt.NDArray[np.int64]
     preprocessing: Preprocessing
     noise: Noise
+    edges: tuple[Edge, ...] = ()
 
 
 def write(path: Path, golden: Golden) -> None:
     """Writes the sample as one .npz file, the same bytes for the same sample."""
     groups = {"input": golden.inputs, "output": golden.outputs, "reference": golden.reference}
+    for number, edge in enumerate(golden.edges):
+        own = {"input": edge.inputs, "output": edge.outputs, "reference": edge.reference}
+        groups |= {f"edge {number} {group}": arrays for group, arrays in own.items()}
     arrays = {f"{group}.{name}": array for group, named in groups.items() for name, array in named.items()}
-    texts = {"preprocessing": golden.preprocessing, "noise": golden.noise}
+    texts: dict[str, Any] = {"preprocessing": golden.preprocessing, "noise": golden.noise}
+    if golden.edges:
+        texts["edges"] = [[edge.name, edge.natural] for edge in golden.edges]
     described: dict[str, npt.NDArray[Any]] = {"pixels": golden.pixels, "labels": golden.labels}
     described |= {name: np.array(plain.text(value)) for name, value in texts.items()}
     np.savez(path, allow_pickle=False, **described, **arrays)
@@ -91,7 +111,9 @@ def read(path: Path) -> Golden:
             inputs, outputs, reference = (_group(file, group) for group in ("input", "output", "reference"))
             preprocessing = plain.decode(Preprocessing, json.loads(str(file["preprocessing"])))
             noise = plain.decode(Noise, json.loads(str(file["noise"])))
-            return Golden(file["pixels"], inputs, outputs, reference, file["labels"], preprocessing, noise)
+            told = json.loads(str(file["edges"])) if "edges" in file else []
+            edges = tuple(_edge(file, number, *each) for number, each in enumerate(told))
+            return Golden(file["pixels"], inputs, outputs, reference, file["labels"], preprocessing, noise, edges)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path} is no golden sample: {error}", "export again to record a new one") from error
 
@@ -107,7 +129,7 @@ def pixels(path: Path) -> Pixels:
 
 
 def first(sample: Golden, count: int) -> Golden:
-    """The first `count` cases of a sample, all of them if there are fewer."""
+    """The first `count` cases of a sample, all of them if there are fewer, without its edges."""
     groups = (sample.inputs, sample.outputs, sample.reference)
     inputs, outputs, reference = ({name: array[:count] for name, array in each.items()} for each in groups)
     return replace(
@@ -117,7 +139,13 @@ def first(sample: Golden, count: int) -> Golden:
         outputs=outputs,
         reference=reference,
         labels=sample.labels[:count],
+        edges=(),
     )
+
+
+def _edge(file: Arrays, number: int, name: str, natural: bool) -> Edge:
+    inputs, outputs, reference = (_group(file, f"edge {number} {group}") for group in ("input", "output", "reference"))
+    return Edge(name, natural, inputs, outputs, reference)
 
 
 def _group(file: Arrays, group: str) -> dict[str, npt.NDArray[Any]]:

@@ -16,8 +16,9 @@ from deploytool.backends import Session, rounded, tensorrt
 from deploytool.canaries import Canaries
 from deploytool.errors import MissingBackend, StageFailed
 from deploytool.golden import Arrays, Golden
-from deploytool.measure import parity
+from deploytool.measure import beyond, parity
 from deploytool.measure.agreement import accuracy, agreement
+from deploytool.measure.beyond import Own
 from deploytool.measure.corners import Corner
 from deploytool.measure.parity import Tolerances
 from deploytool.measure.replay import replay
@@ -136,10 +137,12 @@ def judge(
     extremes: list[Corner],
     kept: Canaries,
     job: Job,
+    own: Own | None = None,
 ) -> Iterator[Hop]:
-    """Runs the golden inputs at both ends of the batch range, and the corners, through each step in turn.
+    """Runs the golden inputs at both ends of the batch range, the corners and the edges, through each step in turn.
 
     `answers` holds those of the artifacts before, by stage. What is run again in another way has no batches to prove.
+    `own` tells what the model's noise at an edge lets pass, where golden noise does not: else nothing more does.
     """
     allowed = parity.tolerances(sample.noise, job.options.tolerance)
     for step in steps:
@@ -147,7 +150,11 @@ def judge(
         hop = Hop(step.stage, step.file, step.runner, step.device, step.absent or MEASURED, (), noise.max_error)
         hop = replace(hop, left_out=step.left_out)
         try:
-            yield hop if step.absent else _judged(hop, step, answers, sample, extremes, kept, job, allowed)
+            if step.absent:
+                yield hop
+                continue
+            found, at_edges = _judged(hop, step, answers, sample, extremes, kept, job, allowed)
+            yield _with_edges(found, step, at_edges, sample, allowed, own or (lambda edge: allowed))
         except MissingBackend as error:
             yield replace(hop, status=report.unavailable(str(error)))
 
@@ -161,7 +168,8 @@ def _judged(
     kept: Canaries,
     job: Job,
     allowed: Tolerances,
-) -> Hop:
+) -> tuple[Hop, list[Arrays]]:
+    """The hop without its edges, and the answers at those."""
     limits = job.options.batch
     with step.open() as session:
         given = inputs(step, sample.inputs, job)
@@ -169,17 +177,38 @@ def _judged(
         full = replay(session, wanted, limits)
         got: Arrays = {name: array[: len(sample.labels)] for name, array in full.items()}
         single = {} if step.again else replay(session, given, Range(limits.smallest, limits.smallest, limits.smallest))
-        beyond = [replay(session, inputs(step, corner.inputs, job), limits) for corner in extremes]
+        at_corners = [replay(session, inputs(step, corner.inputs, job), limits) for corner in extremes]
+        edges = () if step.exact else sample.edges
+        at_edges = [replay(session, inputs(step, edge.inputs, job), limits) for edge in edges]
     far = allowed.fp16 if step.half else allowed.fp32
     near = allowed.fp32 if step.exact else far
     compared = [(got, answers[step.before], step.before, near)]
-    compared += [(at, corner.answers, corner.name, far) for at, corner in zip(beyond, extremes, strict=True)]
+    compared += [(at, corner.answers, corner.name, far) for at, corner in zip(at_corners, extremes, strict=True)]
     compared += [(single, got, _OTHER_BATCH, near)] if single else []
     compared += [(got, sample.reference, _TRUTH, far)]
     *checks, truth = [_check(step, *each) for each in compared]
     checks += _on_the_way(step, got, sample, kept, far, job)
     answers[step.stage] = got
-    return replace(hop, checks=(*checks, truth), agreement=agreement(got, sample), accuracy=accuracy(got, sample))
+    agreed, right = agreement(got, sample), accuracy(got, sample)
+    return replace(hop, checks=(*checks, truth), agreement=agreed, accuracy=right), at_edges
+
+
+def _with_edges(hop: Hop, step: Step, got: list[Arrays], sample: Golden, allowed: Tolerances, own: Own) -> Hop:
+    """The hop with a check for each edge, before the last; FP16 need not hold at what no model is given in earnest."""
+    checks, remarks = list[Check](), list[str]()
+    for edge, answers in zip(sample.edges, got, strict=False):  # none are got where none are asked
+        try:
+            found = beyond.check(answers, edge, sample, allowed, own, half=step.half)
+        except ValueError as error:
+            raise StageFailed(f"{step.stage}/{step.file} at {edge.name}: {error}", backends.FIXED) from error
+        if found is None:
+            continue
+        if found.broken and step.half and not edge.natural:
+            remarks.append(f"FP16 does not hold at {edge.name}: error {found.parity.max_error:.1e}")
+        else:
+            checks.append(found)
+    *others, truth = hop.checks
+    return replace(hop, checks=(*others, *checks, truth), remarks=tuple(remarks))
 
 
 def _on_the_way(

@@ -113,6 +113,7 @@ class Hop:
 
     `noise` is the largest error that rounding alone makes in the source model, in the arithmetic of this artifact. It
     is `left_out` if it could not be made and nothing that follows needs it: then there is no file to verify anywhere.
+    `remarks` are what was seen and decides nothing.
     """
 
     stage: str
@@ -125,6 +126,7 @@ class Hop:
     agreement: Agreement | None = None
     accuracy: Accuracy | None = None
     left_out: bool = False
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

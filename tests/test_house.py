@@ -42,6 +42,7 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.exporters.dynamo": "torch",
     "deploytool.exporters.torchscript": "torch",
     "deploytool.hops": "onnx, through backends",
+    "deploytool.edges": "PIL, through images",
     "deploytool.images": "PIL",
     "deploytool.coverage": "torch",
     "deploytool.elementary": "torch",

@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from deploytool import coverage, folders, golden, images, noise, samples, weights_file
+from deploytool import coverage, edges, folders, golden, images, noise, samples, weights_file
 from deploytool.artifact import Given, Kind, Notes
-from deploytool.backends import eager
+from deploytool.backends import Session, eager
 from deploytool.errors import BadInput, StageFailed
-from deploytool.golden import Arrays, Golden
+from deploytool.golden import Arrays, Edge, Golden
+from deploytool.measure import parity
 from deploytool.measure.replay import FEW, replay
+from deploytool.plain import Json
 from deploytool.spec import Job, Model
 
 _CLEAR = 0.01  # of the largest output: far beyond what FP16 may move, so a changed top-1 is a fault and not a tie
@@ -52,18 +54,41 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     cases = _photographs(job, model) if job.options.data else _drawn(job, model, module)
     if job.options.cases:
         cases = cases.joined(*_further(Path(job.options.cases.path), cases.inputs))
+    single = eager.session(module, model)
     with eager.start(weights, double=True) as double:
-        outputs, reference = (replay(each, cases.inputs, FEW) for each in (eager.session(module, model), double))
+        outputs, reference = (replay(each, cases.inputs, FEW) for each in (single, double))
+        beyond, remarks = _beyond(model, cases.inputs, job.options.images, single, double)
     if not all(np.isfinite(answer).all() for answer in outputs.values()):
         raise StageFailed("the model itself answers with NaN or infinite values", "check its weights")
     moved = noise.measure(module, model, cases.inputs, reference)
-    sample = Golden(cases.pixels, cases.inputs, outputs, reference, cases.labels, model.preprocessing, moved.noise)
-    golden.write(out, sample)
-    return {
-        "images": len(cases.labels),
-        "smallest_margin": float(_margins(model, outputs).min()),
-        "remarks": list(moved.remarks),
-    }
+    known = (outputs, reference, cases.labels, model.preprocessing, moved.noise, beyond)
+    golden.write(out, Golden(cases.pixels, cases.inputs, *known))
+    margin = float(_margins(model, outputs).min())
+    return {"images": len(cases.labels), "smallest_margin": margin, "remarks": [*moved.remarks, *remarks]}
+
+
+def _beyond(
+    model: Model, inputs: Arrays, most: int, single: Session, double: Session
+) -> tuple[tuple[Edge, ...], list[Json]]:
+    """At most so many edge cases as `most` with the model's answers, and a line for each that has no sound one.
+
+    Where the model's own FP32 answer is not finite or not near FP64, no artifact can be held to it.
+    """
+    found, remarks = list[Edge](), list[Json]()
+    for case in edges.draw(model, {name: array[:1] for name, array in inputs.items()}, most):
+        try:
+            outputs, reference = (replay(each, case.inputs, FEW) for each in (single, double))
+        except StageFailed as error:  # what it cannot take, nothing is asked
+            remarks.append(f"not tried at {case.name}: {error}")
+            continue
+        apart = parity.compare(outputs, reference)
+        if apart.bad:
+            remarks.append(f"not tried at {case.name}: the model itself answers with NaN or infinite values")
+        elif apart.max_error > parity.COARSEST:
+            remarks.append(f"not tried at {case.name}: the model's own FP32 answer is off by {apart.max_error:.1e}")
+        else:
+            found.append(Edge(case.name, case.natural, case.inputs, outputs, reference))
+    return tuple(found), remarks
 
 
 def _photographs(job: Job, model: Model) -> _Cases:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
-from deploytool import canaries, golden, hops, machine, plain, report, speeds, verdict
+from deploytool import canaries, golden, hops, machine, noise, plain, report, speeds, verdict, weights_file
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import eager, rounded
 from deploytool.canaries import Canaries
-from deploytool.golden import Golden
+from deploytool.golden import Edge, Golden
 from deploytool.measure import parity
 from deploytool.measure.corners import Corner, corners
+from deploytool.measure.parity import Tolerances
 from deploytool.proof import Proof
 from deploytool.report import Reach, Report, Weights
 from deploytool.spec import BATCH, Job
@@ -28,7 +30,8 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     steps = [step for device in devices for step in hops.on(device, job, given)] + hops.of_half(given) + engines
     first = hops.source(recorded, sample, parity.tolerances(sample.noise, job.options.tolerance))
     extremes, origins = _extremes(job, weights.path), hops.origins(job, given, sample)
-    judged = tuple(hops.judge(steps, origins, sample, extremes, _canaries(given), job))
+    own = partial(_own_noise, weights.path, job)
+    judged = tuple(hops.judge(steps, origins, sample, extremes, _canaries(given), job, own))
     timed = hops.on(devices[-1], job, given) + engines
     found, rounds = speeds.measure(weights.path, timed, sample.inputs, job, devices[-1])
     written = Report(
@@ -47,7 +50,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         proof=_proof(given),
         engines=hops.built(given),
         targets=job.options.targets,
-        remarks=_remarks(given),
+        remarks=(*_remarks(given), *(f"{hop.stage}: {line}" for hop in judged for line in hop.remarks)),
         versions={name: version for name in _LIBRARIES if (version := machine.version(name))},
         choices=_choices(job, given),
     )
@@ -66,6 +69,12 @@ def _extremes(job: Job, weights: Path) -> list[Corner]:
         return []
     with eager.start(weights) as source:
         return corners(job.model, job.options.sizes, source)
+
+
+def _own_noise(weights: Path, job: Job, edge: Edge) -> Tolerances:
+    """What the noise of the model's own arithmetic at an edge lets pass."""
+    module, model = eager.module(weights), weights_file.definition(weights)
+    return parity.tolerances(noise.measure(module, model, edge.inputs, edge.reference).noise, job.options.tolerance)
 
 
 def _choices(job: Job, given: Given) -> dict[str, plain.Json]:
