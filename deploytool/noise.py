@@ -59,14 +59,13 @@ def measure(module: nn.Module, model: Model, inputs: Arrays, reference: Arrays) 
     """
     probes = _Probes(module, model)
     noisiest = _noisiest(probes, inputs, reference)
-    few = {name: torch.from_numpy(array[noisiest]) for name, array in inputs.items()}
+    few = _torched({name: array[noisiest] for name, array in inputs.items()})
     truth = {name: array[noisiest] for name, array in reference.items()}
     single = [probes.of("one case at a time", _alone, few), probes.of("channels last", _channels_last, few)]
     single += [probes.of("FP32 rounded at random", _rounded, few, _moved(draw)) for draw in range(_DRAWS)]
     half = [probes.of("FP16 rounded to nearest", _rounded, few, _nearest)]
     half += [probes.of("FP16 rounded at random", _rounded, few, _either(draw)) for draw in range(_DRAWS)]
-    every = {name: torch.from_numpy(array) for name, array in inputs.items()}
-    order = _floor(_able([probes.of("sums one after the other", _in_order, every)], reference), reference)
+    order = _floor(_able([probes.of("sums one after the other", _in_order, _torched(inputs))], reference), reference)
     fp32 = _larger(_floor(_able(single, truth), truth), order)
     return Measured(Noise(fp32, _floor(_able(half, truth), truth)), tuple(dict.fromkeys(probes.remarks)))
 
@@ -100,8 +99,9 @@ def _larger(drawn: Floor, order: Floor) -> Floor:
 def _noisiest(probes: _Probes, inputs: Arrays, reference: Arrays) -> npt.NDArray[np.intp]:
     """The cases to measure on, in their order: all, where there are few, or nobody knows which move most."""
     cases = len(next(iter(inputs.values())))
-    given = {name: torch.from_numpy(array) for name, array in inputs.items()}
-    moved = probes.of("FP16 rounded to nearest", _rounded, given, _nearest) if cases > _CASES else None
+    moved = None
+    if cases > _CASES:
+        moved = probes.of("FP16 rounded to nearest", _rounded, _torched(inputs), _nearest)
     if moved is None:
         return np.arange(cases)
     return np.sort(np.argsort(parity.deviations(moved, reference))[-_CASES:])
@@ -112,6 +112,10 @@ def _floor(answers: Sequence[Arrays], truth: Arrays) -> Floor:
     found = [each for each in compared if not each.bad] or compared
     largest, rms = max(each.max_error for each in found), max(10 ** (-each.snr_db / 20) for each in found)
     return Floor(min(largest, 1.0), min(rms, 1.0))
+
+
+def _torched(arrays: Arrays) -> Given:
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _answers(module: nn.Module, model: Model, given: Given) -> dict[str, Any]:
@@ -153,9 +157,14 @@ def _rounded(module: nn.Module, model: Model, given: Given, rounding: Rounding) 
 
 
 def _in_order(module: nn.Module, model: Model, given: Given) -> Arrays:
-    """With every sum added one number after the other."""
+    """With every sum added one number after the other, a few cases at a time."""
+    cases = len(next(iter(given.values())))
     with _InOrder():
-        return _answers(module, model, given)
+        parts = [
+            _answers(module, model, {name: tensor[start : start + _CASES] for name, tensor in given.items()})
+            for start in range(0, cases, _CASES)
+        ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 class _Elementary(TorchFunctionMode):

@@ -3,8 +3,9 @@
 PyTorch adds in a tree of pairs, so that its error hardly grows with how many numbers there are. ONNX Runtime's
 GlobalAveragePool of whole blocks of channels, and its ReduceMean along the outer axes, add one number after the other:
 of numbers alike, as a picture of one colour has, every step is rounded in the same direction, and the sum drifts: 4e-7
-for 64 of them, 4e-5 for 4,096. Its matrix product does so for up to 1,024 numbers, and adds what comes out. Softmax,
-the norms that are one operator, and convolutions are as exact there as in PyTorch, and stay as they are.
+for 64 of them, 4e-5 for 4,096. Its matrix product does so for up to 1,024 numbers, and adds what comes out; its
+InstanceNormalization in eight sums side by side. Softmax, LayerNormalization and convolutions are as exact there as in
+PyTorch, and stay as they are.
 """
 
 from __future__ import annotations
@@ -19,17 +20,25 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+_LANES = 8  # sums side by side in ONNX Runtime's InstanceNormalization
 _WORK = 1 << 23  # numbers that a matrix product may write in all its steps: some hundredths of a second
 
 Sum = Callable[..., torch.Tensor | None]  # takes what the call takes; None where it must be left to PyTorch
 
 
-def summed(x: torch.Tensor, sides: Sequence[int], *, keepdim: bool = False) -> torch.Tensor:
-    """The sum over some sides, one number after the other in the order of memory, in FP32."""
+def summed(x: torch.Tensor, sides: Sequence[int], *, keepdim: bool = False, lanes: int = 1) -> torch.Tensor:
+    """The sum over some sides, one number after the other in the order of memory, in FP32.
+
+    With `lanes` there are so many sums side by side, which are added at the end.
+    """
     places = sorted(side % x.dim() for side in sides)
     rest = [side for side in range(x.dim()) if side not in places]
     rows = x.permute(*rest, *places).reshape(*(x.shape[side] for side in rest), -1)
-    last = torch.from_numpy(np.add.accumulate(rows.numpy(), axis=-1, dtype=np.float32)[..., -1].copy())
+    if lanes > 1:
+        filled = functional.pad(rows, (0, -rows.shape[-1] % lanes))
+        rows = filled.reshape(*filled.shape[:-1], -1, lanes).transpose(-1, -2)
+    ends = torch.from_numpy(np.add.accumulate(rows.numpy(), axis=-1, dtype=np.float32)[..., -1].copy())
+    last = ends if lanes == 1 else ends.sum(-1)
     return last.reshape([1 if side in places else x.shape[side] for side in range(x.dim())]) if keepdim else last
 
 
@@ -60,6 +69,27 @@ def _log_of_sum(x: torch.Tensor, dim: Any, keepdim: bool = False) -> torch.Tenso
     most = x.amax(dim, keepdim=True)
     total = _sum((x - most).exp(), dim, keepdim)
     return None if total is None else total.log() + (most if keepdim else x.amax(dim))
+
+
+def _instance_norm(
+    x: torch.Tensor,
+    running_mean: torch.Tensor | None = None,
+    running_var: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> torch.Tensor | None:
+    """Of pictures of one colour, whose deviation is none, the drift of the mean is all that is normalised."""
+    if x.dim() < 3 or not use_input_stats or not _is_summed(x, [-1]):
+        return None
+    sides = range(2, x.dim())
+    count, shape = math.prod(x.shape[2:]), (1, -1, *[1] * len(sides))
+    apart = x - summed(x, sides, keepdim=True, lanes=_LANES) / count
+    made = apart / (summed(apart * apart, sides, keepdim=True, lanes=_LANES) / count + eps).sqrt()
+    scaled = made if weight is None else made * weight.view(shape)
+    return scaled if bias is None else scaled + bias.view(shape)
 
 
 def _cumsum(x: torch.Tensor, dim: int, **named: Any) -> torch.Tensor | None:
@@ -162,6 +192,7 @@ SUMS: Mapping[str, Sum] = {  # by the name of the call
     "mean": _mean,
     "cumsum": _cumsum,
     "logsumexp": _log_of_sum,
+    "instance_norm": _instance_norm,
     "norm": _old_norm,
     "linalg_vector_norm": _norm,
     **{f"adaptive_avg_pool{sides}d": partial(_adaptive, sides) for sides in (1, 2, 3)},

@@ -1,18 +1,27 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+from onnx import helper
+from onnx.parser import parse_graph
+from torch import nn
 
-from deploytool import golden, noise, samples, weights_file
+from deploytool import catalog, factory, golden, noise, samples, weights_file
 from deploytool.backends import eager, onnxruntime, rounded
 from deploytool.golden import Golden, Noise
 from deploytool.measure import parity
 from deploytool.measure.replay import replay
+from deploytool.spec import Tensor
 from tests.conftest import TINY
+from tests.own_road import OWN
+
+Array = npt.NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +89,59 @@ def test_rounding_at_random_is_right_on_the_average(seed: int) -> None:
     moved = noise._moved(seed)(exact)
     assert 0 < int((moved != exact).sum()) < 1000
     np.testing.assert_allclose(moved, exact, rtol=3e-7)
+
+
+def of_own(name: str, pictures: Array) -> noise.Measured:
+    """What is measured of a model of tests/own, which is left as it was."""
+    model = catalog.find(f"{OWN}/{name}", (Tensor("image", ("batch", *pictures.shape[1:])),))
+    model = dataclasses.replace(model, outputs=(Tensor("scores", ("batch", 10)),))
+    made: nn.Module = factory.resolve(model.factory)(**model.options)
+    module, inputs = made.eval().requires_grad_(False), {"image": pictures}
+    kept = copy.deepcopy(module)
+    with torch.inference_mode():
+        answer = copy.deepcopy(module).double()(torch.from_numpy(pictures).double()).numpy()
+    found = noise.measure(module, model, inputs, {"scores": answer})
+    assert all(torch.equal(value, kept.state_dict()[key]) for key, value in module.state_dict().items())
+    return found
+
+
+def pictures(side: int, count: int = 6) -> Array:
+    drawn = np.random.default_rng(0).random((count, 3, side, side), np.float32)
+    drawn[:, :, 0] = 1
+    return drawn
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [
+        ("Viewed", ["channels last"]),
+        ("Strided", ["channels last"]),
+        ("Paired", ["one case at a time"]),
+        ("Guarded", ["FP16 rounded to nearest", "FP32 rounded at random", "FP16 rounded at random"]),
+        ("Bounded", ["FP32 rounded at random"]),
+    ],
+)
+def test_a_run_that_the_model_cannot_take_is_left_out(name: str, left_out: list[str]) -> None:
+    found = of_own(f"probed.py:{name}", pictures(32))
+    assert [remark.partition(", which")[0] for remark in found.remarks] == [
+        f"noise without the run of {each}" for each in left_out
+    ]
+    assert 1e-8 < found.noise.fp32.max_error < 2e-6
+    assert found.noise.fp16.max_error < 3e-3
+    assert (found.noise.fp16.max_error > 1e-4) == (name != "Guarded")
+
+
+@pytest.mark.parametrize("side", [32, 64, 128, 224])
+def test_pictures_of_one_colour_count_as_they_drift_and_others_do_not(side: int) -> None:
+    """ONNX Runtime's own pool of equal numbers says how far they drift; twice that is what a tolerance has for it."""
+    size = side // 2
+    graph = parse_graph(f"g (float[1,16,{size},{size}] x) => (float[1,16,1,1] y) {{ y = GlobalAveragePool(x) }}")
+    pool = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    levels = np.linspace(0.2, 1.7, 16, dtype=np.float32)[None, :, None, None]
+    with onnxruntime.start(pool.SerializeToString()) as session:
+        pooled = session(x=np.broadcast_to(levels, (1, 16, size, size)).copy())["y"]
+    drift = float(np.abs(pooled / levels.astype(np.float64) - 1).max())
+    colours = np.broadcast_to(pictures(2)[:4, :, 1:, 1:], (4, 3, side, side)).copy()
+    plain, found = (of_own("sums.py:make", each).noise.fp32 for each in (pictures(side)[:4], colours))
+    assert plain.max_error < 1e-6
+    assert max(0.1 * drift, 2e-7) < 8 * found.max_error < max(2 * drift, 1e-5)

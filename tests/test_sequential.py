@@ -143,6 +143,17 @@ def test_norms_over_one_axis(kind: str, places: int) -> None:
     covered(of_onnxruntime("LayerNormalization", x, *affine, axis=-1), ours, exact)
 
 
+@pytest.mark.parametrize("kind", DATA)
+@pytest.mark.parametrize("places", [64, 1024, 16384])
+def test_norms_over_places(kind: str, places: int) -> None:
+    """Of one colour the truth is 0: what counts is how far from it the drift of the mean is blown up."""
+    x, affine = drawn(kind, 2, 16, places), (np.ones(16, np.float32), np.zeros(16, np.float32))
+    exact = functional.instance_norm(torch.from_numpy(x).double()).numpy()
+    theirs, ours = of_onnxruntime("InstanceNormalization", x, *affine), in_order(functional.instance_norm, x)
+    far = [float(np.abs(each - exact).max()) for each in (theirs, ours)]
+    assert far[0] <= max(noise._ORDERED * far[1], 1e-5)
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -181,6 +192,9 @@ def test_norms_over_one_axis(kind: str, places: int) -> None:
         lambda x: functional.linear(x, torch.ones(5, x.shape[-1], dtype=x.dtype)),
         lambda x: functional.linear(x[0, 0, 0], torch.ones(5, x.shape[-1], dtype=x.dtype)),
         lambda x: x.cumsum(2),
+        functional.instance_norm,
+        lambda x: functional.group_norm(x, 2, torch.ones(4, dtype=x.dtype), torch.ones(4, dtype=x.dtype)),
+        lambda x: functional.batch_norm(x, x[0, :, 0, 0] * 0, x[0, :, 0, 0] * 0 + 1),
         lambda x: x.logsumexp(1),
         lambda x: torch.logsumexp(x, dim=(2, 3), keepdim=True),
         lambda x: (x > 0).sum((2, 3)),
