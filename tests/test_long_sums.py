@@ -1,8 +1,7 @@
-"""Sound models of long sums and composite calls pass with either exporter, and a small fault in one of them does not."""
+"""Sound models of long sums and composite calls pass with either exporter; a small fault in one of them does not."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
