@@ -40,6 +40,7 @@ Target = Annotated[
         "--for", metavar="TARGET", help="Leave out the engines for other targets.", autocompletion=completing.target
     ),
 ]
+Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", min=0.001, help="Give up if it takes longer.")]
 Ca = Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates (PEM) of who vouches for the server.")]
 
 
@@ -133,6 +134,7 @@ def pull(
     ] = None,
     plain_http: Annotated[bool, typer.Option("--plain-http", help="Without encryption, also to others.")] = False,
     ca: Ca = None,
+    timeout: Timeout = None,
 ) -> Outcome:
     """Fetches a bundle, or what a target needs of it, every byte verified as it comes; a cut fetch goes on.
 
@@ -149,6 +151,7 @@ def pull(
         near=near or (),
         plain_http=plain_http,
         ca=ca,
+        timeout=timeout,
         logins=screen.logins(),
         say=screen.note,
     )

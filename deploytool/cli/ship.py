@@ -10,7 +10,7 @@ import typer
 from deploytool import bundle, only
 from deploytool.bundle import Manifest
 from deploytool.cli import screen
-from deploytool.cli.device import Ca, Key, Target
+from deploytool.cli.device import Ca, Key, Target, Timeout
 from deploytool.cli.manners import Outcome
 from deploytool.errors import BadInput
 from deploytool.shipping import archive, logins, places, registry, shipment
@@ -27,6 +27,7 @@ def push(
     ],
     plain_http: Annotated[bool, typer.Option("--plain-http", help="Without encryption, also to others.")] = False,
     ca: Ca = None,
+    timeout: Timeout = None,
 ) -> Outcome:
     """Sends a bundle to an OCI registry, one raw layer for every file, or puts it into one file.
 
@@ -39,7 +40,8 @@ def push(
         lines = [f"{size}: {size.stat().st_size / 1e6:.1f} MB, seal {told['seal']}"]
         return _outcome(told, lines, f"python -m deploytool.device pull {address}")
     if isinstance(place, Registry):
-        pushed = registry.push(folder, manifest, place, logins.read(screen.logins()), ca=ca, say=screen.note)
+        known = logins.read(screen.logins())
+        pushed = registry.push(folder, manifest, place, known, ca=ca, timeout=timeout, say=screen.note)
         lines = [
             f"{place}: {pushed.sent / 1e6:.1f} MB sent, {pushed.there / 1e6:.1f} MB were there",
             f"  {pushed.name} is this very bundle",

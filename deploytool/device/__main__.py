@@ -91,6 +91,7 @@ def _commands(say: Say) -> dict[str, Callable[[argparse.Namespace], Told]]:
             near=it.near,
             plain_http=it.plain_http,
             ca=it.ca,
+            timeout=it.timeout,
             logins=Path(os.environ.get("DOCKER_CONFIG") or "~/.docker").expanduser() / "config.json",
             say=say,
         ),
@@ -148,6 +149,7 @@ def _of_pull(parser: argparse.ArgumentParser) -> None:
     near = "a bundle or install root here whose files need not come again"
     parser.add_argument("--near", type=Path, action="append", default=[], help=near)
     parser.add_argument("--plain-http", action="store_true", help="without encryption, also to other machines")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="give up if it takes longer")
     parser.add_argument("--ca", type=Path, metavar="FILE", help="certificates (PEM) of who vouches for the server")
 
 

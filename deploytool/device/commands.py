@@ -171,16 +171,18 @@ def pull(
     near: Sequence[Path] = (),
     plain_http: bool = False,
     ca: Path | None = None,
+    timeout: float | None = None,
     logins: Path,
     say: Say,
 ) -> Told:
     """Fetches a bundle, or what a target needs of it, into a new folder.
 
-    `logins` is docker's config.json, `ca` a file with the certificates of those who may vouch for a server.
+    `logins` is docker's config.json, `ca` a file with the certificates of those who may vouch for a server; all must be
+    done within `timeout` seconds.
     """
     place, kind = places.parse(address, plain_http=plain_http, ca=ca), only.wanted(target)
     out, signed = out or Path(places.stem(place)), verifying.signed(key)
-    with sources.opened(place, reading.read(logins), ca) as source:
+    with sources.opened(place, reading.read(logins), ca, timeout) as source:
         landed = landing.land(source, out, kind, seal=seal, signed=signed, near=near, say=say)
     return Told(tuple(telling.landed(landed, kind, key)), landed, verdict=0)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -115,12 +114,6 @@ def loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def login(base: str, logins: Mapping[str, str]) -> str | None:
-    """User and password for a server, in base64; None where we have none."""
-    parts = urlsplit(base)
-    return logins.get(parts.netloc) or logins.get(parts.hostname or "")
 
 
 def stem(place: Place) -> str:

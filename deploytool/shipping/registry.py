@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,9 @@ from urllib.parse import urlencode, urljoin, urlsplit
 from deploytool import bundle, files, plain
 from deploytool.bundle import Manifest
 from deploytool.errors import BadInput, Refused, Unreachable
-from deploytool.shipping import oci, places
+from deploytool.shipping import oci
 from deploytool.shipping.carrier import Errand
+from deploytool.shipping.logins import Logins
 from deploytool.shipping.oci import Layer
 from deploytool.shipping.places import Registry
 from deploytool.shipping.wire import Reply, Wire
@@ -42,21 +43,23 @@ def push(
     folder: Path,
     manifest: Manifest,
     place: Registry,
-    logins: Mapping[str, str],
+    logins: Logins,
     *,
     ca: Path | None = None,
+    timeout: float | None = None,
     chunk: int = CHUNK,
     say: Say,
 ) -> Pushed:
     """Sends every file that the registry lacks, and then the manifest, before which nobody sees anything.
 
-    `ca` is a file with the certificates of those who may vouch for it. Raises Unreachable if the registry does
-    not answer, BadInput if it does not let us in or refuses what we send.
+    `ca` is a file with the certificates of those who may vouch for it; all must be done within `timeout` seconds.
+
+    Raises Unreachable if the registry does not answer, BadInput if it does not let us in or refuses what we send.
     """
     if place.digest:
         raise BadInput(f"{place} is a digest, which nobody can choose", "give a tag")
     made = oci.artifact(folder, manifest)
-    wire = Wire(place.base, places.login(place.base, logins), ca=ca)
+    wire = Wire(place.base, logins.of(place.base), ca=ca, timeout=timeout)
     record = folder.absolute().parent / f".{folder.absolute().name}.pushing.json"
     sender = _Sender(wire, place, record, ca, chunk, say)
     try:

@@ -11,7 +11,8 @@ from typing import Protocol
 from deploytool import bundle, files
 from deploytool.bundle import MANIFEST, SIGNATURE, File, Manifest
 from deploytool.errors import BadInput, Refused
-from deploytool.shipping import archive, oci, places
+from deploytool.shipping import archive, oci
+from deploytool.shipping.logins import Logins
 from deploytool.shipping.places import Archive, Folder, Place, Registry, Web
 from deploytool.shipping.wire import Wire
 
@@ -31,15 +32,17 @@ class Source(Protocol):
         """The bytes of a file from `start` on. Raises Refused or Unreachable."""
 
 
-def opened(place: Place, logins: Mapping[str, str], ca: Path | None = None) -> AbstractContextManager[Source]:
-    """A place to fetch from; `logins` are user and password in base64 by host.
+def opened(
+    place: Place, logins: Logins, ca: Path | None = None, timeout: float | None = None
+) -> AbstractContextManager[Source]:
+    """A place to fetch from, within `timeout` seconds; `logins` say who we are there.
 
     `ca` is a file with the certificates of those who may vouch for a server.
     """
     if isinstance(place, Registry):
-        return _registry(place, Wire(place.base, places.login(place.base, logins), ca=ca))
+        return _registry(place, Wire(place.base, logins.of(place.base), ca=ca, timeout=timeout))
     if isinstance(place, Web):
-        return _web(place, Wire(place.url, places.login(place.url, logins), ca=ca))
+        return _web(place, Wire(place.url, logins.of(place.url), ca=ca, timeout=timeout))
     return archive.opened(place.path) if isinstance(place, Archive) else _folder(place)
 
 

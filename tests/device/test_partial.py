@@ -21,6 +21,7 @@ from deploytool.device.ways import ENGINE
 from deploytool.errors import Refused
 from deploytool.only import Only
 from deploytool.shipping import landing, places, sources
+from deploytool.shipping.logins import Logins
 from tests.device.keys import Keys, keys
 from tests.shipping import small
 
@@ -39,7 +40,7 @@ def part(tmp_path_factory: pytest.TempPathFactory, ours: Keys) -> Path:
     home = tmp_path_factory.mktemp("part")
     whole = small.made(home / "whole", 1)
     signing.sign(whole, ours[0])
-    with sources.opened(places.Folder(whole), {}) as source:
+    with sources.opened(places.Folder(whole), Logins()) as source:
         signed = verify.signed(ours[1])
         landing.land(source, home / "orin", only.wanted("orin"), signed=signed, say=lambda line: None)
     return home / "orin"

@@ -16,11 +16,12 @@ from deploytool import bundle, only
 from deploytool.errors import BadInput, DeployError, Refused
 from deploytool.shipping import archive, fetching, landing, oci, places, sources
 from deploytool.shipping.landing import Landed
+from deploytool.shipping.logins import Logins
 from tests.shipping import servers, small
 
 
 def pulled(where: str, out: Path, target: str | None = None, seal: str | None = None) -> Landed:
-    with sources.opened(places.parse(where), {}) as source:
+    with sources.opened(places.parse(where), Logins()) as source:
         return landing.land(source, out, only.wanted(target), seal=seal, say=lambda line: None)
 
 
@@ -190,7 +191,7 @@ def test_a_server_without_ranges_is_read_from_the_start(tmp_path: Path) -> None:
     parts.mkdir(parents=True)
     for begun in ((folder / small.ORIN).read_bytes()[:1000], b"x" * 1000):
         (parts / file.sha256).write_bytes(begun)
-        with servers.web(tmp_path) as url, sources.opened(places.parse(f"{url}in/"), {}) as source:
+        with servers.web(tmp_path) as url, sources.opened(places.parse(f"{url}in/"), Logins()) as source:
             came = fetching.fetch(source, file, tmp_path / "one.plan", parts)
         assert came == (file.size - 1000 if begun[0] != ord("x") else file.size)
         assert (tmp_path / "one.plan").read_bytes() == (folder / small.ORIN).read_bytes()

@@ -15,6 +15,7 @@ from deploytool.device.verify import Asked
 from deploytool.errors import BadInput, Refused
 from deploytool.shipping import landing, places, sources
 from deploytool.shipping.landing import Landed
+from deploytool.shipping.logins import Logins
 from tests.device.keys import Keys, keys
 from tests.shipping import small
 from tests.shipping.servers import Registry
@@ -39,7 +40,7 @@ def signed(tmp_path: Path, ours: Keys) -> Path:
 
 
 def pulled(where: str, out: Path, key: Path, target: str | None = None) -> Landed:
-    with sources.opened(places.parse(where), {}) as source:
+    with sources.opened(places.parse(where), Logins()) as source:
         return landing.land(source, out, only.wanted(target), signed=verify.signed(key), say=hush)
 
 
@@ -126,7 +127,7 @@ def test_a_signature_that_names_other_bytes_than_its_manifest_leaves_nothing(
 def test_what_came_before_without_its_signature_gets_it(signed: Path, tmp_path: Path, ours: Keys, theirs: Keys) -> None:
     raw = (signed / bundle.SIGNATURE).read_bytes()
     (signed / bundle.SIGNATURE).unlink()
-    with sources.opened(places.Folder(signed), {}) as source:
+    with sources.opened(places.Folder(signed), Logins()) as source:
         landing.land(source, tmp_path / "out", None, say=hush)
     (signed / bundle.SIGNATURE).write_bytes(raw)
     with pytest.raises(Refused, match="is not by the key"):

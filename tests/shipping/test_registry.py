@@ -10,6 +10,7 @@ import pytest
 from deploytool import bundle
 from deploytool.errors import BadInput, Unreachable
 from deploytool.shipping import places, registry
+from deploytool.shipping.logins import Logins
 from tests.shipping import servers, small
 from tests.shipping.servers import Proxy, Registry
 from tests.shipping.trips import CHUNK, address, hush, killed, pulled, pushed, quiet
@@ -115,7 +116,7 @@ def test_a_name_that_is_not_there_and_a_server_that_is_not(served: Registry, tmp
             small.made(tmp_path / "in", 11),
             bundle.read(tmp_path / "in"),
             places.Registry("http://127.0.0.1:1", "a", "1", "sha256:" + "0" * 64),
-            {},
+            Logins(),
             say=hush,
         )
     assert {path.name for path in tmp_path.iterdir()} == {"in"}

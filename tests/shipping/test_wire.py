@@ -5,16 +5,20 @@ from __future__ import annotations
 import base64
 import http.server
 import json
+import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from deploytool import bundle
-from deploytool.errors import BadInput, Refused, Unreachable
+from deploytool.errors import BadInput, DeployError, Refused, Unreachable
 from deploytool.shipping import landing, logins, places, registry, sources, wire
+from deploytool.shipping.logins import Logins
 from deploytool.shipping.wire import Wire
 from tests.shipping import servers, small
 
@@ -146,12 +150,205 @@ def test_nobody_fills_our_memory(tmp_path: Path) -> None:
 
 def test_logins_are_those_of_docker(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    assert logins.read(path) == {}
+    assert logins.read(path) == Logins()
     entries = {"https://one/v1/": {"auth": ME}, "two:5000": {"username": "me", "password": "secret"}, "three": {}}
-    path.write_text(json.dumps({"auths": entries, "credsStore": "desktop"}))
-    assert logins.read(path) == {"one": ME, "two:5000": ME}
-    assert places.login("https://two:5000/x", logins.read(path)) == ME
-    assert places.login("https://two:5001", logins.read(path)) is None
-    path.write_text("[]")
-    with pytest.raises(BadInput, match=r"is no config\.json"):
-        logins.read(path)
+    path.write_text(json.dumps({"auths": entries}))
+    found = logins.read(path)
+    assert found == Logins({"one": ME, "two:5000": ME})
+    assert found.of("https://two:5000/x") == ME
+    assert found.of("https://two:5001") is None
+    for spoilt in ("[]", "{", '{"auths": 5}', '{"credsStore": 5}', '{"credHelpers": {"a": 1}}'):
+        path.write_text(spoilt)
+        with pytest.raises(BadInput, match=r"is no config\.json"):
+            logins.read(path)
+
+
+HELPER = """#!/bin/sh
+[ "$1" = get ] || exit 2
+read -r host
+case "$host" in
+    one:5000) echo '{"ServerURL": "one:5000", "Username": "me", "Secret": "secret"}' ;;
+    token) echo '{"Username": "<token>", "Secret": "x"}' ;;
+    odd) echo '{"Username": 5}' ;;
+    https://index.docker.io/v1/) echo '{"Username": "me", "Secret": "secret"}' ;;
+    *) echo "credentials not found in native keychain"; exit 1 ;;
+esac
+"""
+
+
+def test_credential_helpers_are_asked_for_the_host_they_are_named_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "docker-credential-mine"
+    program.write_text(HELPER)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"auths": {"two": {"auth": ME}, "one:5000": {}}, "credsStore": "mine"}))
+    found = logins.read(path)
+    assert found.of("https://one:5000/x") == ME
+    assert found.of("https://two") == ME
+    assert found.of("https://three") is None
+    assert found.of("https://registry-1.docker.io") == ME
+    for host, problem in (("token", "keeps a token for token"), ("odd", "answers nonsense")):
+        with pytest.raises(BadInput, match=problem):
+            found.of(f"https://{host}")
+    only = Logins(helpers={"one:5000": "mine", "gone": "none-of-that-name", "evil": "../../bin/sh"})
+    assert only.of("https://one:5000") == ME
+    assert only.of("https://two") is None
+    for host, problem in (("gone", "is not installed"), ("evil", "is no name of a credential helper")):
+        with pytest.raises(BadInput, match=problem):
+            only.of(f"https://{host}")
+
+
+def says(status: int, headers: Mapping[str, str], body: bytes = b"") -> type[http.server.BaseHTTPRequestHandler]:
+    """A server that answers everything alike; PORT in a header is its own."""
+
+    class Says(http.server.BaseHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Says nothing."""
+
+        def do_GET(self) -> None:
+            self.send_response(status)
+            port = str(self.server.server_port)  # type: ignore[attr-defined]  # of an HTTPServer
+            for name, value in headers.items():
+                self.send_header(name, value.replace("PORT", port))
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    return Says
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "value"),
+    [
+        *((302, "Location", to) for to in ("http://[::/x", "http://a:99999999/", "//", "http:///x", "http://a\x85b/")),
+        *((302, "Location", to) for to in ("gopher://a/", "\x1b[2J", "http://user@[x]/")),
+        (401, "WWW-Authenticate", 'Bearer realm="http://[::"'),
+        (401, "WWW-Authenticate", 'Bearer realm="http://127.0.0.1:PORT/x"'),
+        (401, "WWW-Authenticate", 'Bearer realm="ftp://127.0.0.1/x"'),
+        (401, "WWW-Authenticate", 'Bearer realm=""'),
+        (401, "WWW-Authenticate", "Bearer"),
+        (401, "WWW-Authenticate", 'Basic realm="x"'),
+    ],
+)
+def test_odd_redirects_and_challenges_are_one_line(status: int, header: str, value: str) -> None:
+    with answering(says(status, {header: value})) as base:
+        door = Wire(base)
+        with pytest.raises(DeployError) as caught:
+            door.ask("GET", "/v2/")
+        door.close()
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"5", b'{"token": 5}', b"\xff", b"{}", b""])
+def test_a_token_that_is_none_is_one_line(body: bytes) -> None:
+    with answering(says(200, {}, body)) as realm:
+        header = {"WWW-Authenticate": f'Bearer realm="{realm}/"'}
+        with answering(says(401, header)) as base, pytest.raises(BadInput, match="gives no token"):
+            Wire(base).ask("GET", "/v2/")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_password_is_not_sent_to_another_site_for_a_token(scheme: str) -> None:
+    header = {"WWW-Authenticate": f'Bearer realm="{scheme}://elsewhere.example/"'}
+    with answering(says(401, header)) as base, pytest.raises(BadInput, match=r"less safe|another site"):
+        Wire(base, ME).ask("GET", "/v2/")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("registry.gitlab.com", "gitlab.com", True),
+        ("registry-1.docker.io", "auth.docker.io", True),
+        ("ghcr.io", "ghcr.io", True),
+        ("evil.example", "registry.example", False),
+        ("notgitlab.com", "gitlab.com", False),
+        ("docker.io.evil.example", "auth.docker.io", False),
+    ],
+)
+def test_a_site_is_a_domain_and_what_belongs_to_it(one: str, other: str, same: bool) -> None:
+    assert wire._same_site(one, other) is same
+    assert wire._same_site(other, one) is same
+
+
+def test_a_password_is_never_sent_in_clear_to_another_machine() -> None:
+    with pytest.raises(BadInput, match="without encryption"):
+        Wire("http://registry.example", authorization=f"Basic {ME}").ask("GET", "/v2/")
+
+
+class Dribbling(http.server.BaseHTTPRequestHandler):
+    """Says for ever that it is about to say something; below /body, a byte of its body now and then."""
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Says nothing."""
+
+    def do_GET(self) -> None:
+        line = b"HTTP/1.1 100 Continue\r\n\r\n"
+        if self.path == "/body":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            line = b"x"
+        with suppress(OSError):
+            for _ in range(2000):
+                self.wfile.write(line)
+                time.sleep(0.01)
+
+
+@pytest.mark.parametrize("path", ["/head", "/body"])
+def test_a_server_that_dribbles_holds_nobody(path: str) -> None:
+    with answering(Dribbling) as base:
+        begun = time.monotonic()
+        with pytest.raises(Unreachable, match="not done within"):
+            b"".join(Wire(base, timeout=0.5).stream(path, 0, 1_000_000))
+        assert time.monotonic() - begun < 5
+
+
+def test_without_a_timeout_there_is_a_least_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_SECONDS", 0.3)
+    monkeypatch.setattr(wire, "_SLOWEST", 1 << 30)
+    with answering(Dribbling) as base, pytest.raises(Unreachable, match="not done within"):
+        Wire(base).ask("GET", "/body")
+
+
+class Proxying(http.server.BaseHTTPRequestHandler):
+    """A proxy: fetches what it is asked for from this machine, and notes who asked for what."""
+
+    seen: ClassVar[list[tuple[str, str | None]]] = []
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Says nothing."""
+
+    def do_GET(self) -> None:
+        self.seen.append((self.path, self.headers.get("Proxy-Authorization")))
+        self.send_response(200)
+        self.send_header("Content-Length", "7")
+        self.end_headers()
+        self.wfile.write(b"proxied")
+
+    def do_CONNECT(self) -> None:
+        self.seen.append((self.path, self.headers.get("Proxy-Authorization")))
+        self.send_response(403)
+        self.end_headers()
+
+
+def test_proxies_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    Proxying.seen.clear()
+    with answering(Proxying) as proxy, answering(says(200, {}, b"direct")) as base:
+        named = proxy.replace("http://", "http://me:secret@")
+        monkeypatch.setenv("HTTP_PROXY", named)
+        monkeypatch.setenv("HTTPS_PROXY", named)
+        assert Wire("http://far.example").ask("GET", "/x?y=1").body == b"proxied"
+        with pytest.raises(Unreachable, match="403"):
+            Wire("https://far.example:444").ask("GET", "/x")
+        assert Wire(base).ask("GET", "/").body == b"direct"
+        monkeypatch.setenv("NO_PROXY", "far.example")
+        with pytest.raises(Unreachable, match="does not answer"):
+            Wire("http://far.example").ask("GET", "/x")
+        monkeypatch.setenv("NO_PROXY", "")
+        monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:1")
+        with pytest.raises(BadInput, match="is no proxy that is known"):
+            Wire("http://far.example").ask("GET", "/x")
+    assert Proxying.seen == [("http://far.example/x?y=1", f"Basic {ME}"), ("far.example:444", f"Basic {ME}")]

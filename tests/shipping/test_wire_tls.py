@@ -13,6 +13,7 @@ import pytest
 from deploytool import bundle
 from deploytool.errors import BadInput
 from deploytool.shipping import landing, places, registry, sources
+from deploytool.shipping.logins import Logins
 from deploytool.shipping.wire import Wire
 from tests.shipping import authority, servers, small
 from tests.shipping.authority import Authority, Tokens
@@ -51,7 +52,7 @@ def there_and_back(
 ) -> None:
     """Pushes a bundle of which one file takes several chunks, and pulls it."""
     folder, to = small.made(tmp_path / "in", 1, 600_000), to or place(served, name, ca)
-    logins = {f"127.0.0.1:{served.port}": who} if who else {}
+    logins = Logins({f"127.0.0.1:{served.port}": who} if who else {})
     sent = registry.push(folder, bundle.read(folder), to, logins, ca=ca, chunk=CHUNK, say=hush)
     for where in (to, replace(to, digest=sent.digest)):
         with sources.opened(where, logins, ca) as source:
@@ -81,7 +82,7 @@ def test_a_server_that_nobody_vouches_for_is_not_spoken_to(
     for ca in (None, others.ca):
         with (
             pytest.raises(BadInput, match=r"nobody we trust vouches for https://127\.0\.0\.1") as caught,
-            sources.opened(to, {}, ca),
+            sources.opened(to, Logins(), ca),
         ):
             pass
         assert "--ca FILE" in caught.value.remedy
@@ -117,7 +118,7 @@ def test_a_web_server_over_tls(tmp_path: Path, ours: Authority) -> None:
     context.load_cert_chain(ours.certificate, ours.key)
     with servers.web(tmp_path, context) as url:
         assert url.startswith("https://")
-        with sources.opened(places.parse(f"{url}in/"), {}, ours.ca) as source:
+        with sources.opened(places.parse(f"{url}in/"), Logins(), ours.ca) as source:
             landing.land(source, tmp_path / "out", None, say=hush)
     assert small.contents(tmp_path / "out") == small.contents(folder)
 
@@ -139,7 +140,7 @@ def test_a_real_registry_that_wants_tokens_and_speaks_tls(tmp_path: Path, ours: 
             ("repository:models/m", "pull", "push"),
         }
         before = small.contents(tmp_path / "in")
-        for who in ({}, {f"127.0.0.1:{running.port}": base64.b64encode(b"me:wrong").decode()}):
+        for who in (Logins(), Logins({f"127.0.0.1:{running.port}": base64.b64encode(b"me:wrong").decode()})):
             with (
                 pytest.raises(BadInput, match=r"does not let us in|gives no token"),
                 sources.opened(place(running, "models/m", ours.ca), who, ours.ca),

@@ -11,6 +11,7 @@ from pathlib import Path
 from deploytool import bundle, only
 from deploytool.shipping import landing, places, registry, sources
 from deploytool.shipping.landing import Landed
+from deploytool.shipping.logins import Logins
 from deploytool.shipping.registry import Pushed
 from tests.conftest import ROOT
 from tests.shipping.servers import Proxy, Registry
@@ -25,13 +26,13 @@ def hush(line: str) -> None:
 def pushed(folder: Path, port: int, name: str, chunk: int = registry.CHUNK) -> Pushed:
     place = places.parse(f"oci://127.0.0.1:{port}/{name}:1")
     assert isinstance(place, places.Registry)
-    return registry.push(folder, bundle.read(folder), place, {}, chunk=chunk, say=hush)
+    return registry.push(folder, bundle.read(folder), place, Logins(), chunk=chunk, say=hush)
 
 
 def pulled(
     address: str, out: Path, target: str | None = None, seal: str | None = None, near: tuple[Path, ...] = ()
 ) -> Landed:
-    with sources.opened(places.parse(address), {}) as source:
+    with sources.opened(places.parse(address), Logins()) as source:
         return landing.land(source, out, only.wanted(target), seal=seal, near=near, say=hush)
 
 
