@@ -11,7 +11,6 @@ FOLDING, SHAPES = "constant folding", "shape inference"  # steps of onnxsim that
 # onnxsim imports torch and sympy where it finds them, and needs neither.
 ONNXSIM = """
 import json, sys
-sys.path.remove("")
 sys.modules["torch"] = sys.modules["sympy"] = None
 import onnx, onnxsim
 """
@@ -33,21 +32,41 @@ onnx.save(simple, out)
 # The task: a graph, which may crash ONNX Runtime (1.31 optimises some FP16 attention into a segmentation fault).
 OPEN = """
 import json, sys
-sys.path.remove("")
 import onnxruntime
 onnxruntime.InferenceSession(json.loads(sys.stdin.readline()), providers=["CPUExecutionProvider"])
 """
 
 # The task: the folder of a run, whose page is to be drawn.
-DRAW = f"""
+DRAW = """
 import json, sys
-sys.path[0] = {str(Path(__file__).parents[1])!r}
 from pathlib import Path
 from deploytool.page import leaf
 leaf.write(Path(json.loads(sys.stdin.readline())))
 """
 
 
-def command(program: str) -> tuple[str, ...]:
-    """What runs a program."""
-    return (sys.executable, "-c", program)
+# The task: an errand, and then a line for each chunk to carry; see deploytool.shipping.carrier.
+CARRY = """
+from deploytool.shipping import carrier
+carrier.main()
+"""
+
+# The first argument is the file of a request; see deploytool.device.worker.
+WORK = """
+import sys
+from deploytool.device import worker
+worker.main(sys.argv[1])
+"""
+
+# The folder one stands in is no place to import from: it may be a stranger's.
+_OURS = str(Path(__file__).resolve().parents[1])
+_FIRST = f"""
+import os, sys  # both are there before any path is searched
+here = os.path.realpath(".")
+sys.path = [{_OURS!r}, *(place for place in sys.path if place and os.path.realpath(place) != here)]
+"""
+
+
+def command(program: str, *arguments: str) -> tuple[str, ...]:
+    """What runs a program with this deploytool and the libraries installed here, and nothing of the working folder."""
+    return (sys.executable, "-c", _FIRST + program, *arguments)

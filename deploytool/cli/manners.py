@@ -126,6 +126,9 @@ def _adopt(context: typer.Context, shared: Mapping[str, Any]) -> None:
 def _explain(context: typer.Context) -> None:
     """Where the options are from, for --verbose."""
     file = context.meta.get("deploytool.settings")
+    taken = (context.get_parameter_source(name) for name in context.params)
+    if any(source is not None and source.name == "DEFAULT_MAP" for source in taken):
+        screen.note(f"options from {file}")
     screen.detail(f"configuration: {file or 'no file'}")
     for name, value in context.params.items():
         source = context.get_parameter_source(name)

@@ -1,15 +1,18 @@
 """What a team repeats, from a file: `deploytool.toml`, or `[tool.deploytool]` in a pyproject.toml.
 
 A table is named after a command, and its keys after the options of that command: `[export]`, `trt = true`. Paths are
-relative to the file. The command line wins.
+relative to the file. The command line wins. What lowers safety is taken from a file only if one names it: a file that
+lies in a folder one happens to stand in, or above it, may be anybody's.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
+import os
+import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -24,33 +27,46 @@ except ModuleNotFoundError:  # Python 3.10
     tomllib = None  # type: ignore[assignment]
 
 OWN, SHARED = "deploytool.toml", "pyproject.toml"
+# options that have code run, believe another key or server, or send without encryption
+_SAFETY = ("trust-code", "require-signature", "key", "plain-http", "ca", "python", "identity", "ssh-config")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a file says: for each command, the values of its options."""
+    """What a file says: for each command, the values of its options; whether it was named, and not only found."""
 
     file: Path
     tables: Mapping[str, Any]
+    named: bool = False
 
 
 def find(named: Path | None) -> Settings | None:
     """The settings of the file that was named, or else of the nearest in this folder or one above it.
 
-    Raises BadInput if the file is missing or no TOML.
+    A file that is only found counts if it is ours or the system's and not everybody may write to it. Raises BadInput if
+    the file is missing or no TOML.
     """
     if named is not None:
         if not named.is_file():
             raise BadInput(f"there is no file {named}", "check the path after --config")
-        return _read(named) or Settings(named, {})
-    here = Path.cwd()
+        return replace(_read(named) or Settings(named, {}), named=True)
+    try:
+        here = Path.cwd()
+    except OSError:  # it is gone
+        return None
     for folder in (here, *here.parents):
         for name in (OWN, SHARED):
             path = folder / name
-            found = _read(Path(name) if folder == here else path) if path.is_file() else None
+            found = _read(Path(name) if folder == here else path) if path.is_file() and _is_ours(path) else None
             if found:
                 return found
     return None
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether nobody else can have written a file: where there are owners, it is ours or the system's."""
+    found = path.stat()
+    return os.name != "posix" or (found.st_uid in (0, os.geteuid()) and not found.st_mode & stat.S_IWOTH)
 
 
 def _read(file: Path) -> Settings | None:
@@ -92,6 +108,9 @@ def defaults(settings: Settings, context: typer.Context, commands: Iterable[str]
         name = key.replace("_", "-")
         if name not in options:
             raise _unknown(settings.file, f"[{context.info_name}] has no option {key}", name, options)
+        if name in _SAFETY and not settings.named:
+            problem = f"{settings.file}: [{context.info_name}] {key} lowers safety, and nobody named this file"
+            raise BadInput(problem, f"name it with --config {settings.file}, or give --{name} itself")
         param, place = options[name], f"{settings.file}: [{context.info_name}] {key}"
         plain = _value(place, kinds[str(param.name)], value, settings.file.parent)
         try:

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import math
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deploytool import files, plain
+from deploytool import files, plain, programs
 from deploytool.bundle import Manifest
 from deploytool.child import run_limited
 from deploytool.device.ways import LEAST, Way
 from deploytool.device.worker import Answer, Request, Trial
 from deploytool.errors import BadInput, ChildDied, DeployError, NotVerified, ParityFailed, StageFailed
 
-_ROOT = str(Path(__file__).resolve().parents[2])
-# The folder one stands in is no place to import from: it may be the bundle's.
-_PROGRAM = """
-import sys
-sys.path = [sys.argv[1], *(place for place in sys.path if place)]
-from deploytool.device import worker
-worker.main(sys.argv[2])
-"""
-WORKER = (sys.executable, "-c", _PROGRAM, _ROOT)
+WORKER = programs.command(programs.WORK)
 
 _LONGEST_ANSWER = 16 << 20  # bytes
 _PASSED = "measured"

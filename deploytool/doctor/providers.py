@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from deploytool import programs
 from deploytool.child import run_limited
 from deploytool.errors import StageFailed
 
@@ -20,7 +20,6 @@ _GRAPH = (
     "0112040a020802620f0a0179120a0a08080112040a02080242040a00100d"
 )
 _SECONDS, _GIBIBYTES = 60.0, 8.0
-_CLEAN = "import sys; sys.path = [place for place in sys.path if place]\n"  # not from where one happens to stand
 _LIST = "import json, onnxruntime; print(json.dumps(onnxruntime.get_available_providers()))"
 _TRY = """
 import ctypes, pathlib, re, sys
@@ -82,8 +81,7 @@ class Provider:
 
 def _child(arguments: Sequence[str], gibibytes: float) -> str:
     program, *rest = arguments
-    command = [sys.executable, "-c", _CLEAN + program, *rest]
-    return run_limited(command, what="it", seconds=_SECONDS, gibibytes=gibibytes)
+    return run_limited(programs.command(program, *rest), what="it", seconds=_SECONDS, gibibytes=gibibytes)
 
 
 def tried(run: Run = _child) -> tuple[Provider, ...]:

@@ -24,6 +24,12 @@ _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)
 _HEX = re.compile(r"[0-9a-f]{64}")
 _BLOCK = 1 << 20
 _TREE = "tree"
+_INSTALL = """
+import sys
+sys.path = [place for place in sys.path if place]  # the folder one logs in to is no place to import from
+from deploytool.device.__main__ import main
+main()
+"""
 _BESIDE = ("manifest.json", "model.sig", "only.json")
 
 
@@ -188,7 +194,7 @@ def _installed(request: dict[str, Any], place: Path) -> dict[str, Any]:
     here = importlib.util.find_spec("deploytool") is not None
     if not request["install"] or not here:
         return {"folder": str(place), "deploytool": here}
-    command = [sys.executable, "-m", "deploytool.device", "install", str(place), "--root", request["root"], "--json"]
+    command = [sys.executable, "-c", _INSTALL, "install", str(place), "--root", request["root"], "--json"]
     with tempfile.NamedTemporaryFile(suffix=".pem") as key:
         if request["key"]:
             key.write(base64.b64decode(request["key"]))

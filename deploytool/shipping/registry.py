@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from deploytool import bundle, files, plain
+from deploytool import bundle, files, plain, programs
 from deploytool.bundle import Manifest
 from deploytool.errors import BadInput, Refused, Unreachable
 from deploytool.shipping import oci
@@ -159,7 +158,7 @@ def _carried(errand: Errand) -> tuple[int, str, str]:
     It is a process of its own, as a chunk under way must be brought to its end, and where the registry wants the next
     one written down, also when we are killed: a registry may forget an upload whose last answer got lost.
     """
-    command, pipe = [sys.executable, "-m", "deploytool.shipping.carrier"], subprocess.PIPE
+    command, pipe = programs.command(programs.CARRY), subprocess.PIPE
     end, location, problem = errand.start, errand.location, ""
     with (
         suppress(BrokenPipeError),

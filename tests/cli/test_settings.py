@@ -109,3 +109,40 @@ def test_a_table_of_another_command_is_checked_by_that_one(deploytool: Command, 
     done = deploytool("train", find("mobilenet_v1_025").name, "--verbose")
     assert given(done.stderr)["flip"] == ("False", "deploytool.toml")
     assert "there is no folder pictures" in done.stderr
+
+
+SAFETY = {
+    "export": ("trust-code = true",),
+    "push": ("plain-http = true", 'ca = "own.pem"'),
+    "pull": ("plain-http = true", 'require-signature = "own.pem"'),
+    "ship": ('python = "/tmp/python"', 'identity = "key"', 'ssh-config = "config"'),
+    "sign": ('key = "own.pem"',),
+    "verify": ('require-signature = "own.pem"',),
+}
+
+
+@pytest.mark.parametrize(("command", "line"), [(command, line) for command, lines in SAFETY.items() for line in lines])
+def test_what_lowers_safety_is_not_taken_from_a_file_that_was_only_found(
+    deploytool: Command, tmp_path: Path, command: str, line: str
+) -> None:
+    (tmp_path / "deploytool.toml").write_text(f"[{command}]\n{line}\n")
+    words = {"export": [MODEL], "push": ["x", "y"], "ship": ["x", "a@b:/c"]}.get(command, ["x"])
+    done = deploytool(command, *words)
+    assert done.returncode == 2
+    assert "lowers safety, and nobody named this file" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_what_lowers_safety_is_taken_from_a_file_that_one_names(deploytool: Command, tmp_path: Path) -> None:
+    (tmp_path / "team.toml").write_text("[export]\ntrust-code = true\n")
+    done = deploytool("export", MODEL, "--input", "3xHxW", "--verbose", "--config", "team.toml")
+    assert given(done.stderr)["trust-code"] == ("True", "team.toml")
+
+
+def test_a_file_that_anybody_may_write_is_left_alone(deploytool: Command, tmp_path: Path) -> None:
+    (tmp_path / "deploytool.toml").write_text("[models]\nquiet = true\n")
+    assert "options from deploytool.toml" not in deploytool("models").stderr  # quiet says nothing
+    (tmp_path / "deploytool.toml").write_text("[models]\nverbose = true\n")
+    assert "options from deploytool.toml" in deploytool("models").stderr
+    (tmp_path / "deploytool.toml").chmod(0o666)
+    assert deploytool("models", "--verbose").stderr.splitlines()[0] == "configuration: no file"
