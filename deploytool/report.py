@@ -8,6 +8,7 @@ from pathlib import Path
 
 from deploytool import plain
 from deploytool.errors import BadInput
+from deploytool.fixed import Fixed
 from deploytool.proof import Proof
 from deploytool.spec import Decision
 
@@ -209,7 +210,7 @@ class Report:
 
     `margin` is the smallest lead of a best class over the second on the golden images, over the largest output.
     `remarks` are what its stages want to be known: what they went on without, and what they chose. `choices` are the
-    options that any of its artifacts depends on.
+    options that any of its artifacts depends on, `fixed` the lines of the model that an exporter fixed.
     """
 
     schema: str
@@ -230,6 +231,7 @@ class Report:
     remarks: tuple[str, ...]
     versions: Mapping[str, str]
     choices: Mapping[str, plain.Json] = field(default_factory=dict)
+    fixed: tuple[Fixed, ...] = ()
 
 
 def read(path: Path) -> Report:

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from deploytool import catalog, forms, pipeline, report, verdict, wishes
+from deploytool import catalog, fixed, forms, pipeline, report, verdict, wishes
 from deploytool import targets as places
 from deploytool.artifact import Artifact, Kind
 from deploytool.errors import BadInput, DeployError, MissingBackend, NotVerified, ParityFailed, TooSlow
 from deploytool.page import PAGE, keeping
 from deploytool.report import Report
-from deploytool.spec import AUTO, Decision, Job, Model, Option, Options, Range, Tensor
+from deploytool.spec import AUTO, DEFAULT, Decision, Job, Model, Option, Options, Range, Tensor
 from deploytool.wishes import Span
 
 Watch = Callable[[int, int], None]
 
-EXPORTERS, IO, RUNNERS = ("torchscript", "dynamo", AUTO), ("fp32", "fp16"), ("onnxruntime", "reference")
+EXPORTERS, IO, RUNNERS = (DEFAULT, "torchscript", "dynamo", AUTO), ("fp32", "fp16"), ("onnxruntime", "reference")
 _PHOTOGRAPHS = 64  # golden images of a folder, unless one says how many
 
 
@@ -116,7 +116,7 @@ def export(
     quick: bool = False,
     targets: Sequence[str] = (),
     batch: Span = Range(),  # noqa: B008  # frozen
-    exporter: str = "torchscript",
+    exporter: str = DEFAULT,
     opset: int = 18,
     rewrite: str | None = None,
     io: str = "fp32",
@@ -214,6 +214,8 @@ def failure(written: Report, home: Path, *, require: bool) -> DeployError | None
         return TooSlow(found.reasons[0], found.next)
     if found.verdict == verdict.UNPROVEN:
         return NotVerified(found.reasons[0], found.next)
+    if require and (doubtful := fixed.doubtful(written.fixed)):
+        return NotVerified(f"not verified: {doubtful[0]}", "let that line compute with tensors, or drop --require")
     if require and pending:
         return NotVerified(f"not verified here: {pending[0]}", "run it where that device is, or drop --require")
     if gate and not gate.reached:

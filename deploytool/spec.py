@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 Option = bool | int | float | str | None
 
+DEFAULT = "default"  # instead of a choice: what is usual, and where that cannot be had the next best
 AUTO = "auto"  # instead of a choice: whatever a search finds
 BATCH = "batch"  # the word for the first dimension of every input and output
 DTYPES = (
@@ -133,7 +134,7 @@ class Options:
     images: int = 12
     data: Source | None = None
     cases: Source | None = None
-    exporter: str = "torchscript"
+    exporter: str = DEFAULT
     opset: int = 18
     batch: Range = Range()
     sizes: Mapping[str, Range] = field(default_factory=dict)

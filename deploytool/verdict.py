@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploytool import fixed
 from deploytool.blamed import Finding
 from deploytool.proof import CASES, SPOKEN, Proof
 from deploytool.report import MEASURED, NO_VERDICT, Engine, Gate, Hop, Reach, Report, Speed, Weights
@@ -52,7 +53,10 @@ class Closing:
 
 def closing(report: Report, home: Path, found: Finding | None = None) -> Closing:
     """What a run in the folder `home` comes to; `found` is what `blame` found in it, if anybody looked."""
-    failed, pending, late = broken(report), (*unmeasured(report), *omitted(report)), report.gate
+    failed, late = broken(report), report.gate
+    pending = (*unmeasured(report), *fixed.doubtful(report.fixed), *omitted(report))
+    if any(line.wrong for line in report.fixed):
+        return Closing(FAIL, failed, pending, (Step(fixed.MEND),))
     if failed:
         keep = [Step(f"the same command with {KEEP}")] if mends(report) else []
         if found is None:
@@ -126,8 +130,8 @@ def gate(min_speedup: float | None, speeds: Sequence[Speed], *, engine: bool) ->
 
 
 def broken(report: Report) -> tuple[str, ...]:
-    """One line for every check that failed."""
-    lines = [line for hop in report.hops for line in broken_hop(hop)]
+    """One line for every check that failed, those first that name a line of the model."""
+    lines = [*fixed.wrong(report.fixed), *(line for hop in report.hops for line in broken_hop(hop))]
     if report.reach and report.reach.overflows:
         lines.append(f"FP16 overflows: {report.reach.node} makes {report.reach.largest:.3g}, and FP16 ends at 65504")
     return tuple(lines)
@@ -152,6 +156,7 @@ def missing(proof: Proof) -> str:
 def mends(report: Report) -> bool:
     """Whether keeping some layers in FP32 may mend what failed: FP16 alone did, and nothing was kept yet."""
     failed = {hop.stage for hop in report.hops for check in hop.checks if check.broken}
+    failed |= {line.stage for line in report.fixed if line.wrong}
     searched = any(line.startswith("halve: kept in FP32") for line in report.remarks)
     return bool(broken(report)) and failed <= set(_HALF) and not searched
 

@@ -71,7 +71,7 @@ ADDRESSES = {  # module: the heavy library whose address it is
 }
 HANDED = {"validate": ("hops.py", "speeds.py")}  # files on lower floors to which a stage hands its job
 HEAVY_ROOMS = (  # whole folders that live on torch, or on onnx
-    *("deploytool.checkpoints", "deploytool.faults", "deploytool.graphs", "deploytool.rewrites"),
+    *("deploytool.checkpoints", "deploytool.faults", "deploytool.fixing", "deploytool.graphs", "deploytool.rewrites"),
     *("deploytool.tracing", "deploytool.training"),
 )
 PICTURE_ROOMS = ("deploytool.device", "deploytool.difference")  # they need pillow, through images, and nothing heavier

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 
 class Exporter(str, Enum):
-    """The two exporters of torch.onnx, or the better proved of both."""
+    """The two exporters of torch.onnx: one of them, the better proved of both, or the first that takes the model."""
 
+    default = "default"
     torchscript = "torchscript"
     dynamo = "dynamo"
     auto = "auto"
@@ -75,7 +76,9 @@ def export(
     batch: Annotated[
         str, typer.Option(metavar="RANGE", help="Batch sizes of the engine: N, or SMALLEST:TYPICAL:LARGEST.")
     ] = "1:8:32",
-    exporter: Annotated[Exporter, typer.Option(help="Of torch.onnx; auto proves both.")] = Exporter.torchscript,
+    exporter: Annotated[
+        Exporter, typer.Option(help="Of torch.onnx; default: torchscript, else dynamo; auto proves both.")
+    ] = Exporter.default,
     opset: Annotated[int, typer.Option(min=18, max=20, help="The ONNX opset.")] = 18,
     rewrite: Annotated[
         str | None,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import inspect
+from typing import Any
 
 import onnx
 import torch
@@ -22,7 +24,7 @@ def export(module: nn.Module, model: Model, example: tuple[torch.Tensor, ...], o
         opset_version=opset,
         input_names=[tensor.name for tensor in model.inputs],
         output_names=[tensor.name for tensor in model.outputs],
-        dynamic_shapes=tuple(tensor.free() for tensor in model.inputs),
+        dynamic_shapes=_shapes(module, model),
         external_data=False,
         verbose=False,
     )
@@ -31,6 +33,16 @@ def export(module: nn.Module, model: Model, example: tuple[torch.Tensor, ...], o
     for number, node in enumerate(graph.graph.node):
         node.name = f"/{_module_path(node)}/{node.op_type}_{number}"
     return graph
+
+
+def _shapes(module: nn.Module, model: Model) -> tuple[Any, ...]:
+    """The free axes of each input as `forward` takes them: what goes into its `*inputs` stands in one tuple."""
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    free = [tensor.free() for tensor in model.inputs]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return tuple(free)
+    own = min(kinds.index(inspect.Parameter.VAR_POSITIONAL), len(free))
+    return (*free[:own], tuple(free[own:]))
 
 
 def _module_path(node: onnx.NodeProto) -> str:

@@ -47,7 +47,7 @@ STAGES: Mapping[str, Contract] = {
     "record": Contract(
         (Kind.WEIGHTS,), Kind.GOLDEN, ("seed", "images", "data", "cases", "sizes"), ("torch", "numpy", "pillow")
     ),
-    "script": Contract((Kind.WEIGHTS, Kind.GOLDEN), Kind.SCRIPT, (), ("torch",)),
+    "script": Contract((Kind.WEIGHTS, Kind.GOLDEN), Kind.SCRIPT, ("sizes", "tolerance"), ("torch",)),
     "translate": Contract(
         (Kind.WEIGHTS, Kind.GOLDEN),
         Kind.GRAPH,

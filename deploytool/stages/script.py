@@ -5,16 +5,20 @@ Nothing needs it, so a model that cannot be traced, frozen, saved or read again 
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from deploytool import golden, weights_file
+from deploytool import fixed, golden, plain, weights_file
 from deploytool.artifact import UNAVAILABLE, Given, Kind, Notes
-from deploytool.backends import eager
+from deploytool.backends import eager, torchscript
+from deploytool.fixing import places
+from deploytool.fixing import trial as fixing
+from deploytool.measure import parity, trial
+from deploytool.measure.trial import Question
 from deploytool.spec import Job, Tensor
 
 _EXAMPLE = 2  # golden cases to trace with: a batch of one would be taken for a fixed size
@@ -24,25 +28,35 @@ _LONGEST = 200  # characters of a foreign reason
 def make(job: Job, out: Path, given: Given) -> Notes:
     """Writes the frozen trace; the names of its inputs and outputs travel inside the file.
 
-    `fixed_at_export` are the lines of the model whose Python numbers the tracer cannot follow. Where TorchScript does
-    not take the model no file is written, and the notes say why.
+    `fixed` are the lines of the model that the trace knows only as they went at export. Where TorchScript does not take
+    the model, or one of these lines makes the trace another model, no file is left, and the notes say why.
     """
     weights = given.latest(Kind.WEIGHTS).path
     module, model = eager.module(weights), weights_file.definition(weights)
-    sample = golden.read(given.latest(Kind.GOLDEN).path)
+    sample, home = golden.read(given.latest(Kind.GOLDEN).path), places.home_of(model.factory)
     example = tuple(torch.from_numpy(sample.inputs[tensor.name][:_EXAMPLE]) for tensor in model.inputs)
     names = {"inputs": _names(model.inputs), "outputs": _names(model.outputs)}
-    with warnings.catch_warnings(record=True) as caught:  # torch.jit is deprecated as a whole; users still ask for it
-        warnings.simplefilter("always")
-        try:
+
+    def asked() -> Sequence[Question]:
+        with eager.start(weights) as source:
+            return trial.questions(model, job.options.sizes, sample.inputs, source, "eager")
+
+    try:
+        with places.watched(home) as warned:
             nodes = _written(module, example, out, names)
-        except Exception as error:  # whatever torch.jit raises, it does not take the user's model
-            out.unlink(missing_ok=True)
-            why = f"TorchScript does not take the model: {_reason(error)}"
-            return {UNAVAILABLE: why, "remarks": [f"left out, {why}"]}
-    fixed = [warning for warning in caught if issubclass(warning.category, torch.jit.TracerWarning)]  # type: ignore[attr-defined]  # torch.jit has no types
-    places = dict.fromkeys(f"{Path(warning.filename).name}:{warning.lineno}" for warning in fixed)
-    return {"nodes": nodes, "fixed_at_export": list(places)}
+        subject = fixing.Subject(eager.module(weights), model, sample.inputs, home)
+        tolerance = parity.tolerances(sample.noise, job.options.tolerance).fp32
+        found = fixing.examine("script", subject, partial(torchscript.start, out), warned, asked, tolerance)
+    except Exception as error:  # whatever torch.jit raises, it does not take the user's model
+        return _left_out(out, f"TorchScript does not take the model: {_reason(error)}")
+    if lines := fixed.wrong(found):
+        return _left_out(out, lines[0])
+    return {"nodes": nodes, "fixed": plain.encode(found)}
+
+
+def _left_out(out: Path, why: str) -> Notes:
+    out.unlink(missing_ok=True)
+    return {UNAVAILABLE: why, "remarks": [f"left out, {why}"]}
 
 
 def _written(module: nn.Module, example: tuple[torch.Tensor, ...], out: Path, names: dict[str, str]) -> int:

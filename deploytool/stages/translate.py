@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,75 +15,206 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
+from torch import nn
 
-from deploytool import backends, golden, weights_file
+from deploytool import backends, fixed, golden, plain, weights_file
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import eager
 from deploytool.errors import StageFailed
 from deploytool.exporters import dynamo, torchscript
+from deploytool.fixed import Fixed, Origin, What
+from deploytool.fixing import causes, places
+from deploytool.fixing import trial as fixing
+from deploytool.fixing.places import Place
 from deploytool.golden import Golden
 from deploytool.measure import parity, trial
 from deploytool.measure.trial import Question
 from deploytool.plain import Json
-from deploytool.spec import AUTO, Job
+from deploytool.report import Tolerance
+from deploytool.spec import AUTO, DEFAULT, Job
 
 _EXPORTERS = {"torchscript": torchscript.export, "dynamo": dynamo.export}
+_FIRST, _SECOND = _EXPORTERS
 _NOISE = 4.0  # errors up to so many times the noise are equal: another order of sums moves them as far
 _FREE = ("Constant", "Identity")  # nodes that cost nothing where the graph runs
+_LONGEST = 160  # characters of a foreign reason
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is to be translated, and the file that takes the graph."""
+
+    job: Job
+    weights: Path
+    sample: Golden
+    out: Path
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """The worst that passes in FP32."""
+        return parity.tolerances(self.sample.noise, self.job.options.tolerance).fp32
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """What one exporter made of the model: its error against FP64, and why it cannot be kept, if it cannot."""
+    """What one exporter made of the model: its error against FP64, and why it cannot be kept, if it cannot.
+
+    `warned` are the lines that it said it fixed, `fixed` what trying them showed, and `refusal` what it raised.
+    """
 
     exporter: str
     graph: onnx.ModelProto | None = None
     max_error: float | None = None
     why: str = ""
+    warned: Mapping[Place, What] = field(default_factory=dict)
+    fixed: tuple[Fixed, ...] = ()
+    refusal: Exception | None = None
 
 
 def make(job: Job, out: Path, given: Given) -> Notes:
-    """Writes the graph of the exporter that was chosen, or with "auto" the better proved of both.
+    """Writes the graph of the exporter that was chosen; by default of the first that takes the model and holds.
 
-    Raises StageFailed if that exporter refuses the model, or with "auto" if no exporter's graph holds.
+    With "auto" it is the better proved of both. `fixed` are the lines of the model that the kept graph knows only as
+    they went at export. Raises StageFailed if the exporter refuses the model, or if no exporter's graph holds.
     """
     weights = given.latest(Kind.WEIGHTS).path
-    sample = golden.read(given.latest(Kind.GOLDEN).path)
-    if job.options.exporter != AUTO:
-        graph = _translated(job.options.exporter, weights, sample, job.options.opset)
-        _write(graph, out)
-        return {"exporter": job.options.exporter, **_size(graph)}
-    asked = _questions(job, weights, sample)
-    tried = [_candidate(exporter, job, weights, sample, asked, out) for exporter in _EXPORTERS]
-    kept, why = _better(tried, sample.noise.fp32.max_error)
-    assert kept.graph is not None  # what holds has one
+    task = _Task(job, weights, golden.read(given.latest(Kind.GOLDEN).path), out)
+    tried: list[_Candidate] = []
+    if job.options.exporter == AUTO:
+        asked = _questions(task)
+        tried = [_proved(_candidate(exporter, task), task, asked) for exporter in _EXPORTERS]
+        kept, why = _better(tried, task.sample.noise.fp32.max_error)
+        remarks = [f"kept the graph of the {kept.exporter} exporter ({_told(kept)}): {why}"]
+    elif job.options.exporter == DEFAULT:
+        kept, remarks = _first_that_holds(task)
+    else:
+        kept, remarks = _candidate(job.options.exporter, task), []
+        if kept.refusal is not None:
+            raise _refused(kept, task) from kept.refusal
+    assert kept.graph is not None  # what is kept has one
+    if fails := [line for line in kept.fixed if line.wrong and line.error is None and line.origin is Origin.SHAPE]:
+        raise StageFailed(fixed.told(fails[0]), fixed.MEND)  # no later stage could run it either
     _write(kept.graph, out)
-    remark = f"kept the graph of the {kept.exporter} exporter ({_told(kept)}): {why}"
     facts: list[Json] = [_facts(candidate, kept) for candidate in tried]
-    return {"exporter": kept.exporter, **_size(kept.graph), "candidates": facts, "remarks": [remark]}
+    notes = {"exporter": kept.exporter, **_size(kept.graph), "fixed": plain.encode(kept.fixed), "remarks": remarks}
+    return {**notes, "candidates": facts} if facts else notes
 
 
-def _translated(exporter: str, weights: Path, sample: Golden, opset: int) -> onnx.ModelProto:
-    module, model = eager.module(weights), weights_file.definition(weights)
-    example = tuple(_two(sample.inputs[tensor.name]) for tensor in model.inputs)
-    with _quiet():
-        try:
-            graph = _EXPORTERS[exporter](module, model, example, opset)
+def _first_that_holds(task: _Task) -> tuple[_Candidate, list[str]]:
+    """The usual exporter's graph, or the other's where that refuses the model, or fixes what the other leaves open."""
+    usual = _candidate(_FIRST, task)
+    left_open = [line.place for line in usual.fixed if line.wrong or line.doubtful]
+    if usual.refusal is None and not left_open and not usual.why:
+        return usual, []
+    other = _candidate(_SECOND, task)
+    if usual.refusal is not None:
+        if other.refusal is not None:
+            raise _hopeless([usual, other], task) from usual.refusal
+        return other, [f"the graph is the {_SECOND} exporter's: {usual.why}"]
+    if other.refusal is None:
+        other = _proved(_tried(other, task, usual.warned, traced=True), task, _questions(task))
+        if not other.why and not fixed.wrong(other.fixed):
+            what = f"the {_FIRST} exporter fixes {', '.join(dict.fromkeys(left_open))}" if left_open else usual.why
+            return replace(other, fixed=()), [f"the graph is the {_SECOND} exporter's: {what}"]
+    return usual, []
+
+
+def _candidate(exporter: str, task: _Task) -> _Candidate:
+    """What an exporter makes of the model, the lines it fixed tried; or why it does not take it."""
+    module, model = eager.module(task.weights), weights_file.definition(task.weights)
+    example = tuple(_two(task.sample.inputs[tensor.name]) for tensor in model.inputs)
+    try:
+        with _quiet(), places.watched(places.home_of(model.factory)) as warned:
+            graph = _EXPORTERS[exporter](module, model, example, task.job.options.opset)
             _clean(graph)
             onnx.checker.check_model(graph, full_check=True)
-        except Exception as error:  # whatever an exporter raises, the user's model was refused
-            other = "dynamo" if exporter == "torchscript" else "torchscript"
-            raise StageFailed(
-                f"the {exporter} exporter refuses the model: {_reason(error)}", f"try --exporter {other}"
-            ) from error
-    return graph
+    except Exception as error:  # whatever an exporter raises, the user's model was refused
+        why = f"the {exporter} exporter refuses the model: {_reason(error)}"
+        return _Candidate(exporter, why=why, refusal=error)
+    if exporter == _SECOND:
+        warned = _listened(module, example, places.home_of(model.factory))
+    return _tried(_Candidate(exporter, graph, warned=warned), task, warned, traced=exporter == _FIRST)
+
+
+def _listened(module: nn.Module, example: tuple[torch.Tensor, ...], home: Path | None) -> dict[Place, What]:
+    """The lines that a tracer would fix: an exporter that captures the model says nothing of those that it fixes."""
+    with _quiet(), places.watched(home) as warned, suppress(Exception):  # of a model that cannot be traced it is silent
+        torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]  # torch.jit has no types
+    return warned
+
+
+def _tried(candidate: _Candidate, task: _Task, warned: Mapping[Place, What], *, traced: bool) -> _Candidate:
+    """The candidate with what trying the lines in `warned`, and all that asks for values, shows of it."""
+    assert candidate.graph is not None
+    model = weights_file.definition(task.weights)
+    _write(candidate.graph, task.out)
+    subject = fixing.Subject(eager.module(task.weights), model, task.sample.inputs, places.home_of(model.factory))
+    start = partial(backends.load(task.job.options.runner).start, task.out)
+    try:
+        found = fixing.examine(
+            "translate", subject, start, warned, partial(_questions, task), task.tolerance, traced=traced
+        )
+    except StageFailed as error:
+        return replace(candidate, why=_does_not_hold(candidate, error, task))
+    wrong = fixed.wrong(line for line in found if line.origin is Origin.SHAPE)
+    why = f"the graph of the {candidate.exporter} exporter is wrong: {wrong[0]}" if wrong else ""
+    return replace(candidate, fixed=found, why=why)
+
+
+def _proved(candidate: _Candidate, task: _Task, asked: Sequence[Question]) -> _Candidate:
+    """The candidate with its error, and with why it cannot be kept if it answers otherwise than the model."""
+    if candidate.graph is None or candidate.why:
+        return candidate
+    _write(candidate.graph, task.out)
+    try:
+        with backends.load(task.job.options.runner).start(task.out) as session:
+            checks = trial.marks(session, asked, task.tolerance)
+    except StageFailed as error:
+        return replace(candidate, why=_does_not_hold(candidate, error, task))
+    wrong = [f"{check.parity.max_error:.1e} against {check.against}" for check in checks if check.broken]
+    why = f"the graph of the {candidate.exporter} exporter is wrong: error {wrong[0]}" if wrong else ""
+    return replace(candidate, max_error=checks[0].parity.max_error, why=why)
+
+
+def _does_not_hold(candidate: _Candidate, error: StageFailed, task: _Task) -> str:
+    said = " ".join(str(error).replace(str(task.out), "it").split())
+    return f"the graph of the {candidate.exporter} exporter does not hold: {said}"
+
+
+def _refused(candidate: _Candidate, task: _Task) -> StageFailed:
+    """The failure of an exporter that was asked for by name; its remedy is the other one only where that holds."""
+    (name,) = (name for name in _EXPORTERS if name != candidate.exporter)
+    other = _candidate(name, task)
+    if other.refusal is not None:
+        return _hopeless([candidate, other], task)
+    other = _proved(other, task, _questions(task))
+    if other.why:
+        return StageFailed(f"{candidate.why}; {other.why}", _obstacle([candidate], task).remedy)
+    return StageFailed(candidate.why, f"leave --exporter out: the {name} exporter takes it")
+
+
+def _hopeless(refused: Sequence[_Candidate], task: _Task) -> StageFailed:
+    """The failure of all exporters in one line, with what stands in the way as far as that shows."""
+    found = _obstacle(refused, task)
+    each = "; ".join(f"{one.exporter}: {_reason(one.refusal)}" for one in refused if one.refusal)
+    return StageFailed(f"{found.what or 'no exporter takes the model'} ({each})", found.remedy)
+
+
+def _obstacle(refused: Sequence[_Candidate], task: _Task) -> causes.Obstacle:
+    module, model = eager.module(task.weights), weights_file.definition(task.weights)
+    example = [_two(task.sample.inputs[tensor.name]) for tensor in model.inputs]
+    said = {one.exporter: one.refusal for one in refused if one.refusal is not None}
+    return causes.obstacle(module, example, places.home_of(model.factory), said)
 
 
 def _reason(error: Exception) -> str:
     """The first line of what was raised first: dynamo's own error only says in which of its steps that was."""
-    first = error.__cause__ or error
-    lines = str(first).strip().splitlines()
-    return lines[0] if lines else type(first).__name__
+    first: BaseException = error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    lines = [line.strip() for line in str(first).splitlines() if line.strip()]
+    said = lines[0] if lines else type(first).__name__
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]} …"
 
 
 def _two(cases: npt.NDArray[Any]) -> torch.Tensor:
@@ -99,32 +230,12 @@ def _size(graph: onnx.ModelProto) -> dict[str, Json]:
     return {"opset": graph.opset_import[0].version, "nodes": len(graph.graph.node)}
 
 
-def _questions(job: Job, weights: Path, sample: Golden) -> tuple[Question, ...]:
+def _questions(task: _Task) -> tuple[Question, ...]:
     """All golden cases with the FP64 answers; other batches and the corners of free sizes with the eager model's."""
-    with eager.start(weights) as source:
-        more = trial.questions(weights_file.definition(weights), job.options.sizes, sample.inputs, source, "eager")
+    sample, model = task.sample, weights_file.definition(task.weights)
+    with eager.start(task.weights) as source:
+        more = trial.questions(model, task.job.options.sizes, sample.inputs, source, "eager")
     return (Question("FP64", sample.inputs, sample.reference), *more)
-
-
-def _candidate(
-    exporter: str, job: Job, weights: Path, sample: Golden, asked: Sequence[Question], out: Path
-) -> _Candidate:
-    """Translates and tries; whatever goes wrong is the reason not to keep it."""
-    try:
-        graph = _translated(exporter, weights, sample, job.options.opset)
-    except StageFailed as error:
-        return _Candidate(exporter, why=str(error))
-    _write(graph, out)
-    tolerance = parity.tolerances(sample.noise, job.options.tolerance).fp32
-    try:
-        with backends.load(job.options.runner).start(out) as session:
-            checks = trial.marks(session, asked, tolerance)
-    except StageFailed as error:
-        said = " ".join(str(error).replace(str(out), "it").split())
-        return _Candidate(exporter, graph, why=f"the graph of the {exporter} exporter does not hold: {said}")
-    wrong = [f"{check.parity.max_error:.1e} against {check.against}" for check in checks if check.broken]
-    why = f"the graph of the {exporter} exporter is wrong: error {wrong[0]}" if wrong else ""
-    return _Candidate(exporter, graph, checks[0].parity.max_error, why)
 
 
 def _better(tried: Sequence[_Candidate], noise: float) -> tuple[_Candidate, str]:
@@ -135,10 +246,10 @@ def _better(tried: Sequence[_Candidate], noise: float) -> tuple[_Candidate, str]
     hold = [candidate for candidate in tried if not candidate.why]
     if not hold:
         raise StageFailed("; ".join(candidate.why for candidate in tried), backends.FIXED)
-    best = min(hold, key=lambda candidate: (_excess(candidate, noise), _operations(candidate)))
+    best = min(hold, key=lambda each: (bool(fixed.wrong(each.fixed)), _excess(each, noise), _operations(each)))
     (other,) = (candidate for candidate in tried if candidate is not best)
-    if other.why:
-        return best, other.why
+    if why := other.why or "; ".join(fixed.wrong(other.fixed)[:1]):
+        return best, why
     if _excess(other, noise) > _excess(best, noise):
         what = "less exact"
     else:
@@ -180,13 +291,12 @@ def _clean(graph: onnx.ModelProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps both exporters' chatter off stdout, stderr and the log; what matters they raise."""
+    """Keeps both exporters' chatter off stdout, stderr and the log; what they fix is heard by `places.watched`."""
     disabled, printed = logging.root.manager.disable, torch._C._jit_onnx_log
     torch._C._jit_onnx_log = lambda *said: None  # C++ would print the whole graph, past redirect_stdout
     logging.disable()
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             yield
     finally:
         torch._C._jit_onnx_log = printed

@@ -6,17 +6,19 @@ import json
 from functools import partial
 from pathlib import Path
 
-from deploytool import canaries, golden, hops, machine, noise, plain, report, speeds, verdict, weights_file
+from deploytool import canaries, fixed, golden, hops, machine, noise, plain, report, speeds, verdict, weights_file
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import eager, rounded
 from deploytool.canaries import Canaries
+from deploytool.fixed import Fixed, Origin
 from deploytool.golden import Edge, Golden
 from deploytool.measure import parity
 from deploytool.measure.corners import Corner, corners
 from deploytool.measure.parity import Tolerances
+from deploytool.measure.replay import replay
 from deploytool.proof import Proof
-from deploytool.report import Reach, Report, Weights
-from deploytool.spec import BATCH, Job
+from deploytool.report import Hop, Reach, Report, Weights
+from deploytool.spec import BATCH, Job, Range
 from deploytool.stages import STAGES
 
 _LIBRARIES = ("deploytool", "torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
@@ -29,7 +31,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     devices, engines = eager.devices(), hops.engines(given)
     steps = [step for device in devices for step in hops.on(device, job, given)] + hops.of_half(given) + engines
     first = hops.source(recorded, sample, parity.tolerances(sample.noise, job.options.tolerance))
-    extremes, origins = _extremes(job, weights.path), hops.origins(job, given, sample)
+    extremes, origins = _extremes(job, weights.path, sample, _fixed(given)), hops.origins(job, given, sample)
     own = partial(_own_noise, weights.path, job)
     judged = tuple(hops.judge(steps, origins, sample, extremes, _canaries(given), job, own))
     timed = hops.on(devices[-1], job, given) + engines
@@ -50,9 +52,10 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         proof=_proof(given),
         engines=hops.built(given),
         targets=job.options.targets,
-        remarks=(*_remarks(given), *(f"{hop.stage}: {line}" for hop in judged for line in hop.remarks)),
+        remarks=(*_remarks(given), *_seen(judged), *fixed.harmless(_fixed(given))),
         versions={name: version for name in _LIBRARIES if (version := machine.version(name))},
         choices=_choices(job, given),
+        fixed=_fixed(given),
     )
     report.write(out, written)
     serves = {"free": {**job.options.sizes, BATCH: job.options.batch}, "io": job.options.io}
@@ -63,12 +66,20 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     }
 
 
-def _extremes(job: Job, weights: Path) -> list[Corner]:
-    """The corners of the free sizes with the eager model's answers; where there are none, no model is made."""
-    if not job.options.sizes:
+def _extremes(job: Job, weights: Path, sample: Golden, lines: tuple[Fixed, ...]) -> list[Corner]:
+    """The corners of the free sizes with the eager model's answers; where there are none, no model is made.
+
+    Where an exporter fixed a line by sizes, the largest batch is a corner too.
+    """
+    by_sizes, most = any(line.origin is Origin.SHAPE for line in lines), job.options.batch.largest
+    if not job.options.sizes and not by_sizes:
         return []
     with eager.start(weights) as source:
-        return corners(job.model, job.options.sizes, source)
+        found = corners(job.model, job.options.sizes, source)
+        if by_sizes:
+            many = hops.first(sample.inputs, most)
+            found.append(Corner(f"eager, {most} at once", many, replay(source, many, Range(most, most, most))))
+    return found
 
 
 def _own_noise(weights: Path, job: Job, edge: Edge) -> Tolerances:
@@ -94,6 +105,17 @@ def _remarks(given: Given) -> tuple[str, ...]:
     """What the stages before want to be known, each line with its stage."""
     said = [(each.made_by, plain.decode(tuple[str, ...], each.notes.get("remarks", []))) for each in given.artifacts]
     return tuple(f"{verb}: {line}" for verb, lines in said for line in lines)
+
+
+def _seen(judged: tuple[Hop, ...]) -> tuple[str, ...]:
+    """What judging the hops showed that is to be known."""
+    return tuple(f"{hop.stage}: {line}" for hop in judged for line in hop.remarks)
+
+
+def _fixed(given: Given) -> tuple[Fixed, ...]:
+    """What the stages say of lines of the model that an exporter fixed."""
+    notes = [each.notes.get("fixed", []) for each in given.artifacts]
+    return tuple(line for each in notes for line in plain.decode(tuple[Fixed, ...], each))
 
 
 def _proof(given: Given) -> Proof | None:

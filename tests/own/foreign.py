@@ -40,6 +40,15 @@ class Asking(Having):
         return self.name(vector)  # type: ignore[no-any-return]  # a Module call
 
 
+class Guarding(Having):
+    """Asks for a value only to refuse it."""
+
+    def forward(self, vector: Tensor) -> Tensor:
+        if vector.abs().max() > 1000:
+            raise ValueError("too loud")
+        return self.name(vector)  # type: ignore[no-any-return]  # a Module call
+
+
 class Dropping(Having):
     """Forgets that dropout is for training."""
 
