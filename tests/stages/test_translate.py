@@ -112,7 +112,7 @@ def test_auto_keeps_the_very_graph_its_exporter_makes(translated: Path, finished
     told = r"\d+ operations, error \d\.\de-0[678]"
     why = "that of the torchscript exporter is as exact and less simple"
     assert re.fullmatch(rf"kept the graph of the dynamo exporter \({told}\): {why} \({told}\)", remark)
-    facts = {fact["exporter"]: fact for fact in plain.decode(list[dict[str, Any]], notes["candidates"])}
+    facts = {fact["exporter"]: fact for fact in plain.decode(tuple[dict[str, Any], ...], notes["candidates"])}
     assert list(facts) == list(EXPORTERS)
     assert [fact["verdict"] for fact in facts.values()] == ["held", "kept"]
     assert all(0 < fact["max_error"] < 1e-6 and fact["nodes"] > 10 for fact in facts.values())
