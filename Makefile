@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint bench bench-rewrites power digits clean
+.PHONY: demo test test-all lint bench bench-rewrites power foreign digits clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -41,6 +41,9 @@ power: .venv/ready
 	$(BIN)/python -m tests.power.faults
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.power.clean # its two threads must not spin where they wait
 	$(BIN)/python -m tests.power.blame
+
+foreign: .venv/ready
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.foreign.sweep
 
 digits: .venv/ready
 	$(BIN)/python tests/bench/digits.py

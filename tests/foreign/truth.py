@@ -1,0 +1,255 @@
+"""The truth about exported files, told without a line of the product: FP64 in PyTorch against ONNX Runtime.
+
+An FP16 graph is run with every result rounded to FP16, by a graph of its own that computes in FP32 between the roundings,
+with all optimisations off: what a GPU without wider intermediate results would answer.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.foreign.table import Input
+
+Array = np.ndarray
+CASES = 3
+HALF = TensorProto.FLOAT16
+GAP = 10.0  # channels whose sizes lie further apart are parts of their own
+TYPICAL = 0.1  # of the usual size of a part: smaller answers are not measured by their own size
+SENTINEL = 1e4  # times the median: no amount but a mark
+
+
+@dataclass(frozen=True)
+class Found:
+    """How far a file's answers are off: the largest error of any part, in shares of the part's size, and where.
+
+    `moved` is the largest share of elements of an integer output that differ; `fault` says why nothing was measured.
+    """
+
+    file: str
+    half: bool
+    error: float
+    where: str
+    moved: float
+    fault: str = ""
+
+
+def network(path: Path, factory: str, size: int, seed: int) -> torch.nn.Module:
+    """The network of a factory, ready to answer."""
+    spec = importlib.util.spec_from_file_location(f"foreign_{path.stem}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    net: torch.nn.Module = getattr(module, factory)(size=size, seed=seed)
+    return net.eval()
+
+
+def feeds(inputs: Sequence[Input], seed: int) -> dict[str, list[Array]]:
+    """Inputs that no run has seen, and some at the edge: nothing, all the same, very quiet."""
+    rng = np.random.default_rng(90_000 + seed)
+    fresh = [_drawn(each, rng) for each in inputs]
+    return {
+        "fresh": fresh,
+        "fresh again": [_drawn(each, rng) for each in inputs],
+        "zeros": [np.zeros_like(array) for array in fresh],
+        "constant": [np.full_like(array, 1 if array.dtype.kind in "iu" else 0.5) for array in fresh],
+        "quiet": [array if array.dtype.kind in "iu" else array * np.float32(1e-3) for array in fresh],
+    }
+
+
+def _drawn(each: Input, rng: np.random.Generator) -> Array:
+    shape = (CASES, *each.shape)
+    if each.dtype in ("float32", "float16"):
+        return rng.standard_normal(shape).astype(each.dtype)
+    return rng.integers(0, each.below, shape).astype(each.dtype)
+
+
+def flat(answer: object) -> Iterator[Array]:
+    """Every tensor of an answer, in order."""
+    if isinstance(answer, torch.Tensor):
+        yield answer.detach().numpy()
+    elif isinstance(answer, Mapping):
+        for value in answer.values():
+            yield from flat(value)
+    elif isinstance(answer, (tuple, list)):
+        for value in answer:
+            yield from flat(value)
+    elif is_dataclass(answer):
+        yield from flat(vars(answer))
+
+
+def expected(net: torch.nn.Module, inputs: Mapping[str, list[Array]]) -> dict[str, list[Array]]:
+    """What the network answers in FP64."""
+    exact = copy.deepcopy(net).double()
+    with torch.no_grad():
+        return {name: list(flat(exact(*(_double(array) for array in arrays)))) for name, arrays in inputs.items()}
+
+
+def _double(array: Array) -> torch.Tensor:
+    return torch.from_numpy(array.astype(np.float64) if array.dtype.kind == "f" else array.copy())
+
+
+def judge(file: Path, inputs: Mapping[str, list[Array]], truth: Mapping[str, list[Array]]) -> Found:
+    """How far a graph is off."""
+    model = onnx.load(file)
+    half = any(each.data_type == HALF for each in model.graph.initializer) or _casts_to_half(model.graph)
+    try:
+        answers = _run(rounding(model) if half else model, inputs, half=half)
+    except Exception as failure:
+        return Found(str(file), half, np.inf, "", 0.0, f"{type(failure).__name__}: {failure}".splitlines()[0][:300])
+    return compared(str(file), answers, truth, half=half)
+
+
+def compared(file: str, answers: Mapping[str, list[Array]], truth: Mapping[str, list[Array]], *, half: bool) -> Found:
+    """How far answers are off, by the parts of every output."""
+    worst, where, moved = 0.0, "", 0.0
+    for number in range(len(truth["fresh"])):
+        want = {name: each[number] for name, each in truth.items()}
+        have = {name: each[number] for name, each in answers.items()}
+        if want["fresh"].dtype.kind in "iub":
+            moved = max(moved, *(float(np.mean(have[name] != want[name])) for name in want))
+            continue
+        if any(have[name].shape != want[name].shape for name in want):
+            return Found(file, half, np.inf, f"output {number}: shapes differ", moved)
+        for what, error in _errors(have, want):
+            if not error <= worst:
+                worst, where = error, f"output {number}, {what}"
+    return Found(file, half, worst, where, moved)
+
+
+def _errors(have: Mapping[str, Array], want: Mapping[str, Array]) -> Iterator[tuple[str, float]]:
+    """The error of every part in every case, in shares of its size there, or of a tenth of its usual size."""
+    for axis, part in _parts(want["fresh"]):
+        usual = np.median(_sizes(want["fresh"], axis, part))
+        for name, exact in want.items():
+            given = np.take(have[name], part, axis).astype(np.float64) if axis else have[name].astype(np.float64)
+            exact = np.take(exact, part, axis) if axis else exact
+            same = (exact == given) | (np.isnan(exact) & np.isnan(given))
+            mark = ~np.isfinite(exact) | (np.abs(exact) > SENTINEL * max(usual, 1e-30))
+            wrong = np.where(same | (mark & _alike(exact, given)), 0.0, np.abs(given - exact))
+            wrong = np.where(np.isnan(wrong), np.inf, wrong).reshape(len(exact), -1).max(1)
+            sizes = np.maximum(np.where(mark, 0.0, np.abs(exact)).reshape(len(exact), -1).max(1), TYPICAL * usual)
+            case = int(np.argmax(wrong / np.maximum(sizes, 1e-30)))
+            error = float(wrong[case] / max(sizes[case], 1e-30)) if wrong[case] else 0.0
+            yield f"axis {axis} {part[:3].tolist() if axis else ''} of {name} {case}", error
+
+
+def _alike(exact: Array, given: Array) -> Array:
+    """Whether a mark is still one: of the same sign, and as large as FP16 can say."""
+    return (np.sign(exact) == np.sign(given)) & (np.abs(given) >= np.minimum(np.abs(exact), 6e4) * 0.99)
+
+
+def _sizes(array: Array, axis: int, part: Array) -> Array:
+    chosen = np.take(array, part, axis) if axis else array
+    found = np.abs(chosen.reshape(len(chosen), -1))
+    return np.where(np.isfinite(found), found, 0.0).max(1)
+
+
+def _parts(example: Array) -> Iterator[tuple[int, Array]]:
+    """The whole, and along each axis the channels of one size where there are gaps between the sizes."""
+    yield 0, np.arange(0)
+    for axis in range(1, example.ndim):
+        over = tuple(other for other in range(example.ndim) if other != axis)
+        finite = np.where(np.isfinite(example), np.abs(example), 0.0)
+        sizes = finite.max(over)
+        order = np.argsort(sizes)
+        ordered = np.maximum(sizes[order], 1e-12)
+        breaks = np.flatnonzero(ordered[1:] > GAP * ordered[:-1]) + 1
+        if len(breaks):
+            yield from ((axis, part) for part in np.split(order, breaks) if sizes[part].max() > 1e-9)
+
+
+def _run(model: onnx.ModelProto, inputs: Mapping[str, list[Array]], *, half: bool) -> dict[str, list[Array]]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    if half:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+    return {name: session.run(None, dict(zip(names, arrays, strict=True))) for name, arrays in inputs.items()}
+
+
+def _casts_to_half(graph: onnx.GraphProto) -> bool:
+    return any(attribute.i == HALF for node in graph.node if node.op_type == "Cast" for attribute in node.attribute)
+
+
+def rounding(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph in FP32, with every tensor that was FP16 rounded to FP16 where it is made."""
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=False)
+    types = {each.name: each.type.tensor_type.elem_type for each in (*model.graph.value_info, *model.graph.output)}
+    types |= {each.name: each.type.tensor_type.elem_type for each in model.graph.input}
+    types |= {each.name: each.data_type for each in model.graph.initializer}
+    _widen(model.graph, types)
+    return model
+
+
+def _widen(graph: onnx.GraphProto, types: dict[str, int]) -> None:
+    types |= {each.name: each.type.tensor_type.elem_type for each in (*graph.value_info, *graph.output)}
+    types |= {each.name: each.data_type for each in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            types[node.output[0]] = node.attribute[0].t.data_type
+        for attribute in node.attribute:
+            _widen_attribute(node, attribute, types)
+        nodes.append(node)
+        for place, name in enumerate(node.output):
+            if name and types.get(name) == HALF:
+                node.output[place] = f"{name} before rounding"
+                nodes.append(helper.make_node("Cast", [f"{name} before rounding"], [f"{name} in FP16"], to=HALF))
+                nodes.append(helper.make_node("Cast", [f"{name} in FP16"], [name], to=TensorProto.FLOAT))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for each in graph.initializer:
+        _widen_tensor(each)
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type == HALF:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    del graph.value_info[:]
+
+
+def _widen_attribute(node: onnx.NodeProto, attribute: onnx.AttributeProto, types: dict[str, int]) -> None:
+    if node.op_type == "Cast" and attribute.name == "to" and attribute.i == HALF:
+        attribute.i = TensorProto.FLOAT
+    if attribute.type == onnx.AttributeProto.TENSOR:
+        _widen_tensor(attribute.t)
+    if attribute.type == onnx.AttributeProto.GRAPH:
+        _widen(attribute.g, types)
+
+
+def _widen_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type == HALF:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+
+
+def exported(net: torch.nn.Module, inputs: Mapping[str, list[Array]], exporter: str, to: Path) -> str:
+    """Exports the network as anybody would, and says why it cannot be; empty if it can."""
+    example = tuple(torch.from_numpy(array.copy()) for array in inputs["fresh"])
+    names = [f"in_{number}" for number in range(len(example))]
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            if exporter == "torchscript":
+                axes = {name: {0: "batch"} for name in names}
+                torch.onnx.export(
+                    net, example, to, input_names=names, dynamic_axes=axes, opset_version=18, dynamo=False
+                )
+            else:
+                shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in example)
+                torch.onnx.export(
+                    net, example, to, input_names=names, dynamic_shapes=shapes, dynamo=True, verbose=False
+                )
+    except Exception as failure:
+        return f"{type(failure).__name__}: {failure}".splitlines()[0][:200]
+    return ""
