@@ -70,14 +70,15 @@ def measured(cell: Cell, folder: Path) -> Result:
     seconds = time.perf_counter() - start
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = _truth(cell, run_folder, outcome)
-    agreement = agrees(cell.net.expected, outcome, found, tolerated)
-    errors = [max([0.0, *(each.error for each in found if each.half is half)]) for half in (False, True)]
+        own, found = _truth(cell, run_folder, outcome)
+    agreement = agrees(cell.net.expected, outcome, own, found, tolerated)
+    fp32, fp16 = (max([0.0, *(each.error for each in found if each.half is half)]) for half in (False, True))
     worst = max(found, key=lambda each: each.error, default=None)
     where = f"{Path(worst.file).parent.name}: {worst.where or worst.fault}" if worst else ""
     moved = max([0.0, *(each.moved for each in found)])
     shutil.rmtree(run_folder, ignore_errors=True)
-    return Result(cell.name, outcome.value, agreement.value, said, round(seconds, 2), *errors, tolerated, where, moved)
+    seconds, told = round(seconds, 2), (outcome.value, agreement.value, said)
+    return Result(cell.name, *told, seconds, fp32, fp16, tolerated, where, moved)
 
 
 def _told(cell: Cell, folder: Path) -> tuple[Outcome, str, dict[str, float]]:
@@ -105,27 +106,30 @@ def _told(cell: Cell, folder: Path) -> tuple[Outcome, str, dict[str, float]]:
     return Outcome.PASS, "", tolerated
 
 
-def _truth(cell: Cell, folder: Path, outcome: Outcome) -> list[truth.Found]:
-    """What is true of the files of a run; of one that was refused, of what torch.onnx makes of the network."""
+def _truth(cell: Cell, folder: Path, outcome: Outcome) -> tuple[float, list[truth.Found]]:
+    """FP32's own error, and what is true of the files of a run; of a refused one, of what torch.onnx makes of it."""
     net = truth.network(cell.net.path, cell.net.factory, cell.size, cell.seed)
     inputs = truth.feeds(cell.net.fed(cell.size), cell.seed)
     files = sorted(folder.glob("*/*.onnx"))
     try:
         wanted = truth.expected(net, inputs)
     except Exception as failure:
-        return [truth.Found("eager", False, np.inf, "", 0.0, f"{type(failure).__name__}: {failure}"[:200])]
+        return 0.0, [truth.Found("eager", False, np.inf, "", 0.0, f"{type(failure).__name__}: {failure}"[:200])]
+    own = truth.eager(net, inputs, wanted).error
     if not files and outcome is not Outcome.PASS:
         folder.mkdir(parents=True, exist_ok=True)
         plain = folder / "plain.onnx"
         fault = truth.exported(net, inputs, cell.exporter, plain)
         if fault:
-            return [truth.Found(f"{folder}/plain/x", False, np.inf, "", 0.0, fault)]
+            return own, [truth.Found(f"{folder}/plain/x", False, np.inf, "", 0.0, fault)]
         files = [plain]
-    return [truth.judge(file, inputs, wanted) for file in files]
+    return own, [truth.judge(file, inputs, wanted) for file in files]
 
 
-def agrees(expected: Expected, outcome: Outcome, found: list[truth.Found], tolerated: dict[str, float]) -> Agreement:
-    """Whether what was said is true."""
+def agrees(
+    expected: Expected, outcome: Outcome, own: float, found: list[truth.Found], tolerated: dict[str, float]
+) -> Agreement:
+    """Whether what was said is true; `own` is the error that FP32 itself makes."""
     if outcome in (Outcome.UNCLEAR, Outcome.LATE):
         return Agreement.UNCLEAR
     if expected is Expected.REFUSED:
@@ -134,6 +138,7 @@ def agrees(expected: Expected, outcome: Outcome, found: list[truth.Found], toler
     most = {False: FP32_MOST, True: FP16_MOST}
     named = {False: tolerated.get("fp32"), True: tolerated.get("fp16")}
     limits = {half: min(most[half], named[half] or least[half]) for half in (False, True)}
+    limits = {half: max(limit, own) for half, limit in limits.items()}
     beyond = max((each.error / limits[each.half] for each in found), default=0.0)
     moved = max((each.moved for each in found), default=0.0)
     if outcome is Outcome.PASS:

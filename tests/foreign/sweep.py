@@ -35,7 +35,8 @@ class Worker:
     """A process for cells, and the cell it is at."""
 
     def __init__(self, folder: str) -> None:
-        self.folder, self.cell, self.since = folder, None, 0.0
+        self.folder, self.since = folder, 0.0
+        self.cell: Cell | None = None
         self._start()
 
     def _start(self) -> None:
@@ -55,7 +56,8 @@ class Worker:
         assert self.cell is not None
         try:
             if self.pipe.poll(0.05):
-                return self.pipe.recv()  # type: ignore[no-any-return]
+                result: one.Result = self.pipe.recv()
+                return result
             why = "" if time.monotonic() - self.since < limit else f"not done in {limit:g} s"
         except EOFError:
             why = "the process ended"
@@ -78,7 +80,9 @@ def swept(todo: list[Cell], jobs: int, limit: float) -> Iterator[one.Result]:
     waiting = list(reversed(todo))
     with tempfile.TemporaryDirectory() as folder:
         workers = [Worker(f"{folder}/{number}") for number in range(min(jobs, len(todo)))]
-        busy = [worker for worker in workers if waiting and (worker.give(waiting.pop()) or True)]
+        busy = list(workers)
+        for worker in busy:
+            worker.give(waiting.pop())
         while busy:
             for worker in list(busy):
                 if (result := worker.answer(limit)) is None:
@@ -115,7 +119,8 @@ def table(found: dict[str, one.Result]) -> Iterator[str]:
             errors = [f"{max((getattr(row, way) for row in passed), default=0):.1e}" for way in ("fp32", "fp16")]
             said = ", ".join(f"{count} {word}" for word, count in wrong.items()) or "–"
             shown = errors if passed else ["–", "–"]
-            yield f"| {net.factory} | {len(rows)} | {len(passed)} | {len(rows) - len(passed)} | {' | '.join(shown)} | {said} |"
+            counts = f"{len(rows)} | {len(passed)} | {len(rows) - len(passed)}"
+            yield f"| {net.factory} | {counts} | {' | '.join(shown)} | {said} |"
     counted = Counter(result.agreement for result in found.values())
     yield ""
     yield f"{len(found)} exports: " + ", ".join(f"{counted[each.value]} {each.value}" for each in one.Agreement)

@@ -66,7 +66,7 @@ class Cell:
 
 
 def parsed(text: str) -> Input:
-    """An input as the command line writes it: `name=3x32x32` or `name=16:int64:100`; `name=:int64:9` has a batch alone."""
+    """An input as the command line writes it: `name=3x32x32`, `name=16:int64:100`; `name=:int64:9` is one a case."""
     name, _, rest = text.partition("=")
     sides, dtype, below = (*rest.split(":"), "", "")[:3]
     shape = tuple(int(side) for side in sides.split("x") if side)
@@ -83,15 +83,16 @@ LONGER = both("x=20")
 STEPS = ("x=10x12", "x=16x12")
 CHANNELS = ("x=12x20", "x=12x33")
 TOKENS = ("ids=10:int64:100", "ids=17:int64:100")
+MASKED = ("input_ids=10:int64:100 attention_mask=10:int64:2", "input_ids=17:int64:100 attention_mask=17:int64:2")
 WORDS = ("ids=10:int64:50", "ids=17:int64:50")
 SOUND = ("sound=256", "sound=640")
 FEATURES = ("x=9x16", "x=14x32")
 
 NET_TABLE = (
     *(Net("convolutional", name) for name in (
-        "residual", "inplace", "resnext", "dense", "inception", "excite", "attention_gates", "ghost", "shuffle", "mobile",
-        "efficient", "convnext", "convmixer", "group_norm", "instance_norm", "dilated", "pyramid_pool", "flatten_head",
-        "repvgg", "high_resolution", "antialiased",
+        "residual", "inplace", "resnext", "dense", "inception", "excite", "attention_gates", "ghost", "shuffle",
+        "mobile", "efficient", "convnext", "convmixer", "group_norm", "instance_norm", "dilated", "pyramid_pool",
+        "flatten_head", "repvgg", "high_resolution", "antialiased",
     )),
     *(Net("dense_outputs", name) for name in (
         "unet", "label_map", "pyramid", "bilinear", "bilinear_aligned", "deeplab", "super_resolution", "yolo_together",
@@ -100,7 +101,7 @@ NET_TABLE = (
     )),
     Net("dense_outputs", "siamese", ("left=3x32x32 right=3x32x32", "left=3x40x40 right=3x40x40")),
     *(Net("attention", name) for name in ("vit", "mixer", "swin")),
-    Net("attention", "bert", tuple(f"input_ids={n}:int64:100 attention_mask={n}:int64:2" for n in (10, 17))),
+    Net("attention", "bert", MASKED),
     *(Net("attention", name, TOKENS) for name in ("gpt_infinite", "gpt_large", "llama")),
     *(Net("attention", name, FEATURES) for name in (
         "sdpa", "sdpa_causal", "alibi", "linear_attention", "attention_pool", "mixture", "encoder", "perceiver",
