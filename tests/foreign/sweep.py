@@ -100,8 +100,13 @@ def read(results: Path) -> dict[str, one.Result]:
     """The results so far; the last of a cell counts."""
     if not results.is_file():
         return {}
-    lines = (json.loads(line) for line in results.read_text().splitlines() if line.endswith("}"))
-    return {each["name"]: one.Result(**each) for each in lines}
+    whole = [each for each in results.read_text().splitlines() if each.endswith("}")]
+    return {each["name"]: one.Result(**each) for each in map(json.loads, whole)}
+
+
+def line(result: one.Result) -> str:
+    """A result as the file has it."""
+    return json.dumps(asdict(result))
 
 
 def table(found: dict[str, one.Result]) -> Iterator[str]:
@@ -149,13 +154,12 @@ def main() -> None:
     asked.results.parent.mkdir(parents=True, exist_ok=True)
     with asked.results.open("a") as written:
         for number, result in enumerate(swept(todo, asked.jobs, asked.limit), start=1):
-            written.write(json.dumps(asdict(result)) + "\n")
+            written.write(line(result) + "\n")
             written.flush()
             if result.agreement != one.Agreement.AGREES.value:
                 print(f"{number}/{len(todo)} {result.name}: {result.outcome}, {result.agreement}: "
                       f"{result.said[:200]!r} [{result.worst}]", flush=True)  # fmt: skip
-    for line in table(read(asked.results)):
-        print(line)
+    print("\n".join(table(read(asked.results))))
 
 
 if __name__ == "__main__":

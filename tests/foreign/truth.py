@@ -100,11 +100,13 @@ def expected(net: torch.nn.Module, inputs: Mapping[str, list[Array]]) -> dict[st
 def eager(net: torch.nn.Module, inputs: Mapping[str, list[Array]], truth: Mapping[str, list[Array]]) -> Found:
     """How far the network's own FP32 is off, which no file can be blamed for."""
     with torch.no_grad():
-        answers = {
-            name: list(flat(net(*(torch.from_numpy(array.copy()) for array in arrays))))
-            for name, arrays in inputs.items()
-        }
+        answers = {name: list(flat(net(*(tensor(array) for array in arrays)))) for name, arrays in inputs.items()}
     return compared("eager", answers, truth, half=False)
+
+
+def tensor(array: Array) -> torch.Tensor:
+    """A copy for a network, which may write into it."""
+    return torch.from_numpy(array.copy())
 
 
 def _double(array: Array) -> torch.Tensor:
@@ -116,7 +118,7 @@ def judge(file: Path, inputs: Mapping[str, list[Array]], truth: Mapping[str, lis
     model = onnx.load(file)
     half = any(each.data_type == HALF for each in model.graph.initializer) or _casts_to_half(model.graph)
     try:
-        answers = _run(rounding(model) if half else model, inputs, half=half)
+        answers = run(rounding(model) if half else model, inputs, half=half)
     except Exception as failure:
         return Found(str(file), half, np.inf, "", 0.0, f"{type(failure).__name__}: {failure}".splitlines()[0][:300])
     return compared(str(file), answers, truth, half=half)
@@ -191,7 +193,8 @@ def _parts(example: Array) -> Iterator[tuple[int, Array]]:
             yield from ((axis, part) for part in np.split(order, breaks) if sizes[part].max() > 1e-9)
 
 
-def _run(model: onnx.ModelProto, inputs: Mapping[str, list[Array]], *, half: bool) -> dict[str, list[Array]]:
+def run(model: onnx.ModelProto, inputs: Mapping[str, list[Array]], *, half: bool) -> dict[str, list[Array]]:
+    """What a graph answers in ONNX Runtime; half: without any optimisation, which could take a rounding out."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
@@ -257,7 +260,7 @@ def _widen_tensor(tensor: onnx.TensorProto) -> None:
 
 def exported(net: torch.nn.Module, inputs: Mapping[str, list[Array]], exporter: str, to: Path) -> str:
     """Exports the network as anybody would, and says why it cannot be; empty if it can."""
-    example = tuple(torch.from_numpy(array.copy()) for array in inputs["fresh"])
+    example = tuple(tensor(array) for array in inputs["fresh"])
     names = [f"in_{number}" for number in range(len(example))]
     common: dict[str, Any] = {"input_names": names, "opset_version": 18, "verbose": False}
     try:

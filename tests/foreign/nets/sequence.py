@@ -249,7 +249,7 @@ class CTC(nn.Module):
     def __init__(self, w):
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(1, w, 3, (2, 1), 1), nn.ReLU(), nn.Conv2d(w, w, 3, (2, 2), 1), nn.ReLU())
-        self.rnn, self.head = nn.LSTM(4 * w, w, bidirectional=True, batch_first=True), nn.Linear(2 * w, 11)
+        self.rnn, self.head = nn.LSTM(2 * w, w, bidirectional=True, batch_first=True), nn.Linear(2 * w, 11)
 
     def forward(self, image):
         y = self.body(image).permute(0, 3, 1, 2).flatten(2)
