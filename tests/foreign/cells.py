@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import time
 import traceback
@@ -108,22 +109,24 @@ def _told(cell: Cell, folder: Path) -> tuple[Outcome, str, dict[str, float]]:
 
 def _truth(cell: Cell, folder: Path, outcome: Outcome) -> tuple[float, list[truth.Found]]:
     """FP32's own error, and what is true of the files of a run; of a refused one, of what torch.onnx makes of it."""
-    net = truth.network(cell.net.path, cell.net.factory, cell.size, cell.seed)
+    build = functools.partial(truth.network, cell.net.path, cell.net.factory, cell.size, cell.seed)
     inputs = truth.feeds(cell.net.fed(cell.size), cell.seed)
     files = sorted(folder.glob("*/*.onnx"))
     try:
-        wanted = truth.expected(net, inputs)
+        exact = build()
+        wanted = truth.expected(exact, inputs)
+        others = truth.nearby(exact, inputs, cell.net.decides) if cell.net.decides else []
     except Exception as failure:
         return 0.0, [truth.Found("eager", False, np.inf, "", 0.0, f"{type(failure).__name__}: {failure}"[:200])]
-    own = truth.eager(net, inputs, wanted).error
+    own = truth.eager(build(), inputs, wanted).error
     if not files and outcome is not Outcome.PASS:
         folder.mkdir(parents=True, exist_ok=True)
         plain = folder / "plain.onnx"
-        fault = truth.exported(net, inputs, cell.exporter, plain)
+        fault = truth.exported(build(), inputs, cell.exporter, plain)
         if fault:
             return own, [truth.Found(f"{folder}/plain/x", False, np.inf, "", 0.0, fault)]
         files = [plain]
-    return own, [truth.judge(file, inputs, wanted) for file in files]
+    return own, [truth.judge(file, inputs, wanted, others) for file in files]
 
 
 def agrees(
