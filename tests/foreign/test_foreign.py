@@ -14,7 +14,7 @@ from tests.foreign import sweep, truth
 from tests.foreign.cells import Agreement, Outcome, Result, agrees, measured
 from tests.foreign.table import EXPORTERS, NET_TABLE, Cell, Expected, cells
 
-CHOSEN = ("inception", "excite", "unet", "siamese", "gpt_infinite", "swin", "gru", "slices", "stateful")
+CHOSEN = ("inception", "excite", "unet", "siamese", "mobile", "wavenet", "gru", "slices", "stateful")
 BY_NAME = {net.factory: net for net in NET_TABLE}
 
 
