@@ -1,4 +1,4 @@
-"""Runs a tool we do not trust with our memory or our time: in a child process with limits on both."""
+"""Runs a tool we do not trust with our memory, disk or time: in a child process with limits on all of them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import IO
 
 from deploytool.errors import ChildDied, StageFailed
 from deploytool.plain import Json
 
 GIBIBYTE = 1 << 30
+_LARGEST_FILE = 16 * GIBIBYTE
+_MORE_TASKS = 1024  # processes and threads beyond those that the machine has when the child begins
+_LOOK_SECONDS = 0.5  # between two looks at the memory of a child and all that it started
 _LOG = logging.getLogger(__name__)
 _LIBC = ctypes.CDLL(None)  # loaded before any fork
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -63,17 +67,19 @@ def run_limited(
 ) -> str:
     """What `command` wrote on stdout; `what` is its name in messages.
 
-    The limits are wall-clock seconds and gibibytes of address space, of which infinity is none: CUDA reserves more
-    than any machine has. `heard` is called with each line as it comes, from another thread. `task` goes to its stdin as
+    The limits are wall-clock seconds and gibibytes, of address space for each process and of memory for all that the
+    child starts; infinity is none: CUDA reserves more than any machine has. No file may grow beyond 16 GiB.
+
+    `heard` is called with each line as it comes, from another thread. `task` goes to its stdin as
     one line of JSON; a command that was begun `ahead` is handed it under the limit on memory that it was begun with.
-    Raises StageFailed if it crashes, hangs, runs out of memory, or ends with a non-zero status.
+    Raises ChildDied if it crashes, hangs or takes too much memory, StageFailed if it ends with a non-zero status.
     """
     begun = time.monotonic()
     with _waiting.pop(tuple(command), None) or _started(command, gibibytes) as process:
         listening = _listen(process, heard)
         try:
             _hand(process, task)
-            code = process.wait(seconds)
+            code = _waited(process, begun + seconds, gibibytes, what)
         except subprocess.TimeoutExpired:
             raise ChildDied(f"{what} was stopped after {seconds:g} s", "give it more time, or leave it out") from None
         finally:
@@ -95,7 +101,7 @@ def end_all() -> None:
 
 def _started(command: Sequence[str], gibibytes: float) -> subprocess.Popen[str]:
     """In a process group of its own, so that what it starts ends with it."""
-    parent = os.getpid()
+    parent, tasks = os.getpid(), _tasks() + _MORE_TASKS
 
     def limit() -> None:
         _LIBC.prctl(_DEATH_SIGNAL, signal.SIGKILL)  # it goes with us, however we go
@@ -107,6 +113,10 @@ def _started(command: Sequence[str], gibibytes: float) -> subprocess.Popen[str]:
         else:
             resource.setrlimit(resource.RLIMIT_AS, (int(gibibytes * GIBIBYTE),) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        for limit, most in ((resource.RLIMIT_FSIZE, _LARGEST_FILE), (resource.RLIMIT_NPROC, tasks)):
+            hard = resource.getrlimit(limit)[1]
+            most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.setrlimit(limit, (most, most))
 
     process = subprocess.Popen(
         command,
@@ -120,6 +130,34 @@ def _started(command: Sequence[str], gibibytes: float) -> subprocess.Popen[str]:
     )
     _alive.add(process.pid)
     return process
+
+
+def _tasks() -> int:
+    """How many processes and threads the machine has; what a child may start is counted with those of its user."""
+    try:
+        return int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[2])
+    except (OSError, ValueError, IndexError):
+        return _LARGEST_FILE  # nobody tells: no limit that counts
+
+
+def _waited(process: subprocess.Popen[str], until: float, gibibytes: float, what: str) -> int:
+    """The status with which a child ends; looks now and then at what it and all that it started hold in memory."""
+    while (left := until - time.monotonic()) > 0:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(min(left, _LOOK_SECONDS))
+        if _resident(process.pid) > gibibytes * GIBIBYTE:
+            raise ChildDied(f"{what} took more than {gibibytes:g} GiB of memory", "give it less work, or leave it out")
+    raise subprocess.TimeoutExpired(process.args, 0)
+
+
+def _resident(group: int) -> int:
+    """The bytes that a process and those of its session hold in memory; 0 where nobody tells."""
+    pages = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError, IndexError):
+            fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            pages += int(fields[21]) if int(fields[3]) == group else 0  # the resident set, and the session
+    return pages * resource.getpagesize()
 
 
 def _hand(process: subprocess.Popen[str], task: Json) -> None:

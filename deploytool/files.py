@@ -16,13 +16,19 @@ from deploytool import owner
 from deploytool.errors import BadInput, DeployError, Refused
 
 _BLOCK = 1 << 20
+_DEEPEST = 32  # folders in one another
 MAKING = ".making"  # how the name of an unfinished file ends
 AGAIN = "get the bundle again from where it was made"
 _ITS_OWN = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def listing(folder: Path, above: str = "") -> Iterator[tuple[str, int]]:
-    """Every path below a folder, with slashes, and its mode; links are listed and not followed."""
+    """Every path below a folder, with slashes, and its mode; links are listed and not followed.
+
+    Raises Refused for folders nested deeper than any bundle's.
+    """
+    if above.count("/") > _DEEPEST:
+        raise Refused(f"{folder} is nested too deep", AGAIN)
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:

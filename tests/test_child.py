@@ -10,7 +10,7 @@ import pytest
 
 from deploytool import child, programs
 from deploytool.child import run_limited
-from deploytool.errors import StageFailed
+from deploytool.errors import ChildDied, StageFailed
 from tests.conftest import ROOT
 
 
@@ -127,3 +127,37 @@ def test_a_flood_of_words_does_not_fill_our_memory() -> None:
 def test_without_a_limit_on_memory_it_is_the_first_to_go() -> None:
     command = [sys.executable, "-c", "print(open('/proc/self/oom_score_adj').read())"]
     assert run_limited(command, what="the tool", seconds=20.0, gibibytes=math.inf).split() == ["1000"]
+
+
+def test_no_file_grows_beyond_all_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_LARGEST_FILE", 1 << 20)
+    program = f"opened = open({str(tmp_path / 'file')!r}, 'wb', 0)\nwhile True: opened.write(b'x' * (1 << 19))"
+    with pytest.raises(StageFailed, match="File too large"):
+        run(program)
+    assert (tmp_path / "file").stat().st_size == 1 << 20
+
+
+def test_many_processes_do_not_take_together_what_one_may_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_LOOK_SECONDS", 0.05)
+    one = "import time; held = bytearray(b'x' * (100 << 20)); time.sleep(30)"
+    program = "import subprocess, sys, time\n"
+    program += f"for _ in range(6): subprocess.Popen([sys.executable, '-c', {one!r}])\ntime.sleep(30)"
+    begun = time.monotonic()
+    with pytest.raises(ChildDied, match=r"took more than 0\.4 GiB of memory"):
+        run(program, seconds=25, gibibytes=0.4)
+    assert time.monotonic() - begun < 20
+
+
+def test_its_time_is_up_when_it_is_up() -> None:
+    begun = time.monotonic()
+    with pytest.raises(ChildDied, match=r"the tool was stopped after 1 s"):
+        run("import time; time.sleep(60)", seconds=1.0)
+    assert 1.0 <= time.monotonic() - begun < 5.0
+
+
+@pytest.mark.parametrize(("number", "died"), [(6, True), (9, True), (11, True), (15, False), (2, False), (1, False)])
+def test_only_what_it_did_itself_counts_as_its_death(number: int, died: bool) -> None:
+    with pytest.raises(StageFailed) as caught:
+        usual = f"if {number} != 9: signal.signal({number}, signal.SIG_DFL)"
+        run(f"import os, signal\n{usual}\nos.kill(os.getpid(), {number})")
+    assert isinstance(caught.value, ChildDied) is died

@@ -68,3 +68,30 @@ def test_a_published_file_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch:
     with pytest.raises(OSError, match="No space"):
         files.publish(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_folders_nested_too_deep_are_refused(tmp_path: Path) -> None:
+    (tmp_path / ("a/" * 30)).mkdir(parents=True)
+    assert len(list(files.listing(tmp_path))) == 30
+    (tmp_path / ("a/" * 300)).mkdir(parents=True)
+    with pytest.raises(Refused, match="nested too deep"):
+        list(files.listing(tmp_path))
+
+
+def test_what_is_published_is_on_the_disk_before_it_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order that survives a power cut: the file's bytes, then its name, then the folder that holds the name."""
+    done: list[str] = []
+    sync, rename = os.fsync, Path.replace
+
+    def synced(opened: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(opened).st_mode) else "file")
+        sync(opened)
+
+    def renamed(path: Path, to: Path) -> Path:
+        done.append("rename")
+        return rename(path, to)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    files.publish(tmp_path / "file", b"new")
+    assert done == ["file", "rename", "folder"]

@@ -13,6 +13,8 @@ from deploytool.backends import Array
 from deploytool.bundle import Manifest
 from deploytool.errors import BadInput
 
+_WANTED = "give a path, pixels as uint8 height × width × 3, or a float32 tensor with its batch"
+
 Picture: TypeAlias = "str | Path | npt.NDArray[np.uint8] | npt.NDArray[np.float32]"
 
 
@@ -26,14 +28,13 @@ def tensor(picture: Picture, manifest: Manifest) -> Array:
         raise BadInput(f"{manifest.name} does not take one image", "give its tensors by name: model.run(NAME=array)")
     if isinstance(picture, (str, Path)):
         return _one(images.read(Path(picture)), manifest)
+    if not isinstance(picture, np.ndarray):
+        raise BadInput(f"{type(picture).__name__} is no image", _WANTED)
     if picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
         return _one(picture.astype(np.uint8), manifest)
     if picture.dtype == np.float32 and picture.ndim == len(wanted.shape):
         return picture
-    raise BadInput(
-        f"{picture.dtype} {picture.shape} is no image",
-        "give a path, pixels as uint8 height × width × 3, or a float32 tensor with its batch",
-    )
+    raise BadInput(f"{picture.dtype} {picture.shape} is no image", _WANTED)
 
 
 def _one(pixels: npt.NDArray[np.uint8], manifest: Manifest) -> Array:

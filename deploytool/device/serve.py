@@ -61,6 +61,9 @@ class Model:
             return
         for name, tensor in wanted.items():
             array = inputs[name]
+            if not isinstance(array, np.ndarray):
+                yield f"{name} is {type(array).__name__}, and no array of numpy's"
+                return
             if array.dtype != np.dtype(tensor.dtype) or array.ndim != len(tensor.shape) or not len(array):
                 yield f"{name} is {array.dtype} {array.shape}"
             elif any(side != size for side, size in zip(tensor.shape, array.shape, strict=True) if _fixed(side)):

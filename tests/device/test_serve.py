@@ -87,6 +87,17 @@ def test_what_is_no_input_is_refused_in_one_line(packed: Path) -> None:
             model(packed / "recipe.json")
 
 
+@pytest.mark.parametrize("odd", [None, 5, "text", [[1.0]], b"x", np.float32(1), np.array("x"), np.array(None)])
+def test_odd_arguments_of_a_served_model_are_one_line(packed: Path, odd: object) -> None:
+    with deploytool.device.open(packed) as model:
+        with pytest.raises(BadInput):
+            model(odd)  # type: ignore[arg-type]  # that is the point
+        with pytest.raises(BadInput):
+            model.run(input=odd)  # type: ignore[arg-type]
+        with pytest.raises(BadInput):
+            model.run()
+
+
 def test_what_is_required_and_not_there_is_an_error(packed: Path) -> None:
     with pytest.raises(NotVerified, match="trt is required"), deploytool.device.open(packed, require="trt"):
         pass
