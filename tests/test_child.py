@@ -157,7 +157,7 @@ def test_its_time_is_up_when_it_is_up() -> None:
 
 @pytest.mark.parametrize(("number", "died"), [(6, True), (9, True), (11, True), (15, False), (2, False), (1, False)])
 def test_only_what_it_did_itself_counts_as_its_death(number: int, died: bool) -> None:
+    usual = f"if {number} != 9: signal.signal({number}, signal.SIG_DFL)"
     with pytest.raises(StageFailed) as caught:
-        usual = f"if {number} != 9: signal.signal({number}, signal.SIG_DFL)"
         run(f"import os, signal\n{usual}\nos.kill(os.getpid(), {number})")
     assert isinstance(caught.value, ChildDied) is died
