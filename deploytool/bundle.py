@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
-from deploytool import files, plain
+from deploytool import files, plain, preprocess
 from deploytool.errors import Refused
 from deploytool.report import Tolerance
 from deploytool.spec import BATCH, Decision, Option, Preprocessing, Range, Tensor
 
-SCHEMA = "deploytool.bundle/1"
+SCHEMA = "deploytool.bundle/2"
 MANIFEST, SIGNATURE, ONLY = "manifest.json", "model.sig", "only.json"
 BESIDE = (MANIFEST, SIGNATURE, ONLY)  # what no manifest names: itself, what signs it, and what was left out here
 LONGEST = 4 << 20  # bytes of a manifest or signature: nobody may fill our memory
@@ -209,6 +209,8 @@ def _unbounded(manifest: Manifest) -> str | None:
         return "a free size has no range"
     if not manifest.inputs or not manifest.outputs:
         return "it has no inputs or no outputs"
+    if not preprocess.is_sane(manifest.preprocessing):
+        return "its pictures cannot be prepared"
     if not {graph.precision for graph in manifest.graphs} <= set(manifest.tolerances):
         return "a precision has no tolerance"
     return None

@@ -9,8 +9,9 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from deploytool import factory
+from deploytool import factory, preprocess
 from deploytool.errors import BadInput
+from deploytool.preprocess import Stated
 from deploytool.spec import Model, Option, Preprocessing, Tensor
 
 GROUP = "deploytool.models"  # the entry points by which other packages add models: each names a sequence of Model
@@ -49,7 +50,7 @@ def find(name: str, inputs: Sequence[Tensor] = (), arguments: Mapping[str, Optio
     """
     model = _own(name, inputs) if ":" in name else _known(name)
     if inputs:
-        model = replace(model, inputs=tuple(inputs), preprocessing=_fed(model.preprocessing, inputs[0]))
+        model = preprocess.settle(replace(model, inputs=tuple(inputs)), Stated(), {})
     return replace(model, options={**model.options, **(arguments or {})})
 
 
@@ -73,12 +74,4 @@ def _own(reference: str, inputs: Sequence[Tensor]) -> Model:
     factory.sources(reference)  # raises where there is none
     where, _, function = reference.rpartition(":")
     stem = Path(where).stem if where.endswith(".py") else where.rpartition(".")[2]
-    return Model(f"{stem}_{function}", reference, outputs=())
-
-
-def _fed(preprocessing: Preprocessing, tensor: Tensor) -> Preprocessing:
-    """The preprocessing at another image size, in the proportion of resize and crop it had."""
-    if not tensor.is_image() or not isinstance(tensor.shape[2], int):
-        return preprocessing
-    crop = tensor.shape[2]
-    return replace(preprocessing, crop=crop, resize=round(crop * preprocessing.resize / preprocessing.crop))
+    return Model(f"{stem}_{function}", reference, outputs=(), preprocessing=Preprocessing(assumed=True))

@@ -6,16 +6,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from deploytool.errors import BadInput
-from deploytool.spec import Preprocessing
+from deploytool.preprocess import pair
+from deploytool.spec import Preprocessing, Side, Tensor
 
 Pixels = npt.NDArray[np.uint8]
-Batch = npt.NDArray[np.float32]
+Inputs = npt.NDArray[Any]
 Floats = npt.NDArray[np.floating]
 
 INTERPOLATIONS = {
@@ -29,6 +31,7 @@ INTERPOLATIONS = {
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # no EPS, for which Pillow starts a program
 _LONGEST = 100  # times the shorter side: resizing a line of pixels would fill the memory
 _LEAVES = 800
+_COLOURED = Tensor("input", ("batch", 3, "height", "width"))
 
 
 def read(path: Path) -> Pixels:
@@ -83,20 +86,31 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def fit(pixels: Pixels, preprocessing: Preprocessing) -> Pixels:
-    """The centre `crop` × `crop` of a picture (uint8 HWC) whose shorter side has been resized to `resize`.
+def fit(pixels: Pixels, how: Preprocessing) -> Pixels:
+    """A picture (uint8 HWC), resized, and cut at the centre, as the preprocessing says.
 
-    Raises BadInput if there is no such interpolation.
+    Raises BadInput if there is no such interpolation, and for a picture that is smaller than what is to be cut out.
     """
-    if preprocessing.interpolation not in INTERPOLATIONS:
-        raise BadInput(
-            f"there is no interpolation {preprocessing.interpolation!r}", f"choose from {', '.join(INTERPOLATIONS)}"
-        )
-    shorter, crop = min(pixels.shape[:2]), preprocessing.crop
-    height, width = (int(preprocessing.resize * side / shorter) for side in pixels.shape[:2])
-    top, left = round((height - crop) / 2), round((width - crop) / 2)
-    resized = Image.fromarray(pixels).resize((width, height), INTERPOLATIONS[preprocessing.interpolation])
-    return np.array(resized.crop((left, top, left + crop, top + crop)))
+    if how.interpolation not in INTERPOLATIONS:
+        raise BadInput(f"there is no interpolation {how.interpolation!r}", f"choose from {', '.join(INTERPOLATIONS)}")
+    height, width = _resized(pixels.shape[0], pixels.shape[1], how.resize)
+    high, wide = pair(how.crop) if how.crop else (height, width)
+    if high > height or wide > width:
+        problem = f"a picture of {height} × {width} is smaller than the {high} × {wide} that are to be cut out of it"
+        raise BadInput(problem, "give a larger one, or export again with --resize")
+    top, left = round((height - high) / 2), round((width - wide) / 2)
+    resized = Image.fromarray(pixels).resize((width, height), INTERPOLATIONS[how.interpolation])
+    return np.array(resized.crop((left, top, left + wide, top + high)))
+
+
+def _resized(height: int, width: int, resize: Side) -> tuple[int, int]:
+    """Height and width after resizing: both given, or the shorter one, or neither."""
+    if isinstance(resize, tuple):
+        return resize
+    if not resize:
+        return height, width
+    shorter = min(height, width)
+    return int(resize * height / shorter), int(resize * width / shorter)
 
 
 def dead_leaves(count: int, height: int, width: int, seed: int) -> Pixels:
@@ -142,9 +156,21 @@ def _seen(rows: Floats, columns: Floats, radii: Floats, y: Floats, x: Floats) ->
     return seen
 
 
-def normalise(pixels: Pixels, preprocessing: Preprocessing) -> Batch:
-    """The model's input, float32 NCHW, from images that already have its height and width (uint8 NHWC, RGB)."""
-    ordered = pixels[..., ::-1] if preprocessing.channels == "BGR" else pixels
-    mean, std = np.array(preprocessing.mean, np.float32), np.array(preprocessing.std, np.float32)
-    scaled = (ordered.astype(np.float32) * np.float32(preprocessing.scale) - mean) / std
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+def normalise(pixels: Pixels, how: Preprocessing, tensor: Tensor = _COLOURED) -> Inputs:
+    """What an input takes for images that already have its height and width (uint8 NHWC, RGB)."""
+    if tensor.channels(how.layout) == 1:
+        ordered = luma(pixels)
+    else:
+        ordered = pixels[..., ::-1] if how.channels == "BGR" else pixels
+    if tensor.dtype != "uint8":
+        mean, std = np.array(how.mean, np.float32), np.array(how.std, np.float32)
+        made = ((ordered.astype(np.float32) * np.float32(how.scale) - mean) / std).astype(tensor.dtype, copy=False)
+    else:
+        made = ordered
+    return np.ascontiguousarray(made if how.layout == "NHWC" else made.transpose(0, 3, 1, 2))
+
+
+def luma(pixels: Pixels) -> Pixels:
+    """Grey images (uint8, … × 1) of coloured ones: ITU-R 601 in Pillow's whole numbers, exact where R = G = B."""
+    weighed = pixels.astype(np.uint32) @ np.array((19595, 38470, 7471), np.uint32)
+    return ((weighed + 0x8000) >> 16).astype(np.uint8)[..., None]

@@ -29,15 +29,18 @@ def draw(
     """
     pixels = np.zeros((count, 0, 0, 3), np.uint8)
     inputs: dict[str, npt.NDArray[Any]] = {}
+    how = model.preprocessing
+    pictured = how.images(model.inputs)
     for number, tensor in enumerate(model.inputs):
         shape = [count, *(sizes[side] if isinstance(side, str) else side for side in tensor.shape[1:])]
-        if tensor.is_image():
-            drawn = images.dead_leaves(count, shape[2], shape[3], seed + number)
+        if tensor in pictured:
+            high = how.layout.index("H")
+            drawn = images.dead_leaves(count, shape[high], shape[high + 1], seed + number)
             if hard:
                 drawn[1::2] = np.where(drawn[1::2] > _GREY, 255, 0)
                 plain = len(drawn) // 3
                 drawn[len(drawn) - plain :] = np.resize(_PURE, (plain, 3))[:, None, None, :]
-            inputs[tensor.name] = images.normalise(drawn, model.preprocessing)
+            inputs[tensor.name] = images.normalise(drawn, how, tensor)
             pixels = drawn if not pixels.size else pixels
         else:
             inputs[tensor.name] = _numbers(tensor, shape, np.random.default_rng((seed, number)))

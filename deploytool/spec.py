@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 Option = bool | int | float | str | None
+Side = int | tuple[int, int]  # of a picture: one length, or height and width
 
 DEFAULT = "default"  # instead of a choice: what is usual, and where that cannot be had the next best
 AUTO = "auto"  # instead of a choice: whatever a search finds
 BATCH = "batch"  # the word for the first dimension of every input and output
-DTYPES = (
-    "float32",
-    "float64",
-    "float16",
-    "int64",
-    "int32",
-    "int16",
-    "int8",
-    "uint8",
-    "bool",
-)  # torch and ONNX know them
+DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
 
 @dataclass(frozen=True)
@@ -35,9 +26,19 @@ class Tensor:
     dtype: str = "float32"
     below: int = 2
 
-    def is_image(self) -> bool:
-        """Whether this is a batch of images of three channels."""
-        return self.dtype == "float32" and len(self.shape) == 4 and self.shape[1] == 3
+    def plane(self, layout: str) -> tuple[int | str, int | str] | None:
+        """Height and width of a batch of images, laid out `NCHW` or `NHWC`; None if this is none.
+
+        Images have three channels or one, of floating-point numbers or bytes.
+        """
+        if len(self.shape) != 4 or self.channels(layout) not in (1, 3) or self.dtype[:5] not in ("float", "uint8"):
+            return None
+        first = layout.index("H")
+        return self.shape[first], self.shape[first + 1]
+
+    def channels(self, layout: str) -> int | str:
+        """The number of channels of a batch of images."""
+        return self.shape[layout.index("C")]
 
     def free(self) -> dict[int, str]:
         """The word of every axis whose size is free."""
@@ -46,19 +47,37 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a photograph (uint8, height × width × 3) becomes the model's input (float32, 3 × height × width).
+    """How a picture (uint8, height × width × 3) becomes the model's input.
 
-    The shorter side is resized to `resize`, the centre `crop` × `crop` is kept, the channels are put in the
-    order `channels`, then `(pixel * scale - mean) / std` is applied channel by channel.
+    `resize` is the length its shorter side gets, or its height and width; the centre `crop` is kept, a square or height
+    × width; 0 leaves either out. One channel is the luma of ITU-R 601, three are put in the order `channels`; then
+    `(pixel * scale - mean) / std` is applied channel by channel, one number being for all, except where the model takes
+    bytes, and the channels go where `layout` says.
+
+    `stated` are the fields that a user stated; `assumed` says that nobody did, neither the user nor the model.
     """
 
-    resize: int = 256
-    crop: int = 224
+    resize: Side = 256
+    crop: Side = 224
     interpolation: str = "bilinear"
     channels: str = "RGB"
     scale: float = 1 / 255
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    layout: str = "NCHW"
+    stated: tuple[str, ...] = ()
+    assumed: bool = False
+
+    def images(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Those of a model's inputs that are images.
+
+        Of one channel they are only where none has three, and where bytes or a stated preprocessing say so: a float
+        of one channel may be anything.
+        """
+        found = tuple(tensor for tensor in inputs if tensor.plane(self.layout))
+        coloured = tuple(tensor for tensor in found if tensor.channels(self.layout) == 3)
+        grey = len(self.mean) == len(self.std) == 1 and bool(self.stated)
+        return coloured or tuple(tensor for tensor in found if grey or tensor.dtype == "uint8")
 
 
 @dataclass(frozen=True)

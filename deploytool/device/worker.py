@@ -114,13 +114,20 @@ def _sample(request: Request) -> Golden:
 
 def _same_input(request: Request, sample: Golden) -> None:
     """Whether a picture becomes the same tensor here as on the desk: decoder, channels and arithmetic."""
-    image = next((tensor for tensor in request.manifest.inputs if tensor.is_image()), None)
+    how = request.manifest.preprocessing
+    image = next(iter(how.images(request.manifest.inputs)), None)
     if image is None or not request.manifest.golden.images:
         return
     pixels = images.read(Path(request.folder) / request.manifest.golden.images[0])
-    made, wanted = images.normalise(pixels[None], request.manifest.preprocessing), sample.inputs[image.name][:1]
-    if made.shape != wanted.shape or np.abs(made - wanted).max() > _CLOSE * np.abs(wanted).max():
+    made, wanted = images.normalise(pixels[None], how, image), sample.inputs[image.name][:1]
+    if made.shape != wanted.shape or _distance(made, wanted) > _CLOSE:
         raise StageFailed("the golden picture becomes another tensor here than on the desk", "update pillow and numpy")
+
+
+def _distance(made: Array, wanted: Array) -> float:
+    """The largest difference over the largest number, of bytes too."""
+    difference = np.abs(made.astype(np.float64) - wanted.astype(np.float64)).max()
+    return float(difference / (np.abs(wanted.astype(np.float64)).max() or 1.0))
 
 
 def _check(got: Arrays, reference: Arrays, request: Request) -> Check:

@@ -88,11 +88,11 @@ class Graph:
         self._weights[name].CopyFrom(made)
 
     def images(self) -> list[str]:
-        """The inputs that are batches of images of three channels."""
+        """The inputs that are batches of images of three channels, in numbers that can be normalised."""
         found = []
         for each in self.model.graph.input:
             sides = each.type.tensor_type.shape.dim
-            if each.name not in self._weights and len(sides) == 4 and sides[1].dim_value == 3:
+            if each.name not in self._weights and len(sides) == 4 and sides[1].dim_value == 3 and _is_float(each):
                 found.append(each.name)
         return found
 
@@ -123,6 +123,10 @@ class Graph:
         if node.op_type in ("Add", "Mul", "Concat"):
             return all(self.never_negative(name) for name in node.input)
         return node.op_type in _KEEP_SIGN and self.never_negative(node.input[0])
+
+
+def _is_float(value: onnx.ValueInfoProto) -> bool:
+    return value.type.tensor_type.elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 
 
 def attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto | None:

@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 
 def faults(graph: Graph, rng: np.random.Generator) -> Iterator[Fault]:
     """For every image input: the usual normalisations, and the right one with a mean that is a little off."""
-    mean, std = np.array(graph.preprocessing.mean), np.array(graph.preprocessing.std)
+    mean, std = (np.broadcast_to(each, 3) for each in (graph.preprocessing.mean, graph.preprocessing.std))
     found = []
     for name in graph.images():
         found += [_fault(name, mean, std, np.array(other), np.array(spread), None) for other, spread in _OTHERS]

@@ -94,13 +94,23 @@ def _beyond(
 def _photographs(job: Job, model: Model) -> _Cases:
     """The user's photographs as the model's input, with their labels where the folder has classes."""
     assert job.options.data is not None
-    tensor, crop = model.inputs[0], model.preprocessing.crop
-    if len(model.inputs) != 1 or not tensor.is_image() or tensor.shape[2:] != (crop, crop):
-        raise BadInput(f"{model.name} does not take one square image of fixed size", "leave --data out")
+    how, (tensor, *others) = model.preprocessing, model.inputs
+    if others or not how.images([tensor]):
+        remedy = "leave --data out, or say how a picture becomes its input: --mean 0 --std 1, or --layout"
+        raise BadInput(f"{model.name} does not take one image", remedy)
     found = folders.read(Path(job.options.data.path), limit=job.options.images, seed=job.options.seed)
-    pixels = np.stack([images.fit(images.read(path), model.preprocessing) for path in found.paths])
+    fitted = [images.fit(images.read(path), how) for path in found.paths]
+    other = next((place for place, each in enumerate(fitted) if each.shape != fitted[0].shape), None)
+    if other is not None:
+        sizes = " and ".join(f"{each.shape[0]} × {each.shape[1]}" for each in (fitted[0], fitted[other]))
+        problem = f"{found.paths[0].name} and {found.paths[other].name} are {sizes}, and golden images share one size"
+        raise BadInput(problem, "say which: --crop 96, or --crop 96x128")
+    pixels = np.stack(fitted)
+    made = images.normalise(pixels, how, tensor)
+    if problem := preprocess.outside(made.shape, tensor, job.options.sizes):
+        raise BadInput(f"{found.paths[0].name} becomes {made.shape[1:]}: {problem}", "mend --size, --resize or --crop")
     labels = np.array(found.labels or [-1] * len(pixels), np.int64)
-    return _Cases(pixels, {tensor.name: images.normalise(pixels, model.preprocessing)}, labels)
+    return _Cases(pixels, {tensor.name: made}, labels)
 
 
 def _drawn(job: Job, model: Model, module: nn.Module) -> _Cases:
