@@ -99,8 +99,9 @@ class Manifest:
     """Everything there is to know of a bundle, before one byte of its other files is believed.
 
     `files` are all files but the engines, which no builder makes twice alike and which name their own; `free` gives
-    the range of every free size of the inputs, the batch with them; `tolerances` how far an answer may stray, by
-    precision; a later `sequence` replaces a lower one and never the other way round.
+    the range of every free size of the inputs, the batch with them; `classes` the names of the classes in their order,
+    none where nobody knows them; `tolerances` how far an answer may stray, by precision; a later `sequence` replaces a
+    lower one and never the other way round.
     """
 
     schema: str
@@ -110,6 +111,7 @@ class Manifest:
     outputs: tuple[Tensor, ...]
     free: Mapping[str, Range]
     preprocessing: Preprocessing
+    classes: tuple[str, ...]
     graphs: tuple[Graph, ...]
     golden: Sample
     tolerances: Mapping[str, Tolerance]

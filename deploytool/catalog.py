@@ -12,7 +12,7 @@ from pathlib import Path
 from deploytool import factory, preprocess
 from deploytool.errors import BadInput
 from deploytool.preprocess import Stated
-from deploytool.spec import Model, Option, Preprocessing, Tensor
+from deploytool.spec import INPUTS, Model, Option, Preprocessing, Tensor
 
 GROUP = "deploytool.models"  # the entry points by which other packages add models: each names a sequence of Model
 
@@ -50,8 +50,9 @@ def find(name: str, inputs: Sequence[Tensor] = (), arguments: Mapping[str, Optio
     """
     model = _own(name, inputs) if ":" in name else _known(name)
     if inputs:
-        model = preprocess.settle(replace(model, inputs=tuple(inputs)), Stated(), {})
-    return replace(model, options={**model.options, **(arguments or {})})
+        model = preprocess.settle(replace(model, inputs=tuple(inputs), asked=(INPUTS,)), Stated(), {})
+    given = arguments or {}
+    return replace(model, options={**model.options, **given}, asked=(*model.asked, *given))
 
 
 def _known(name: str) -> Model:

@@ -143,7 +143,10 @@ def _sized(
         _check_whole(model, plane)
     elif not all(each.smallest <= side <= each.largest for side, each in zip(crop, ranges, strict=True)):
         takes = " × ".join(_range(each) for each in ranges)
-        raise BadInput(f"--crop {_side(crop)} is not what {model.name} takes: {takes}", "leave --crop out, or mend it")
+        raise BadInput(
+            f"--crop {_side(stated.crop or crop)} is not what {model.name} takes: {takes}",
+            "leave --crop out, or mend it",
+        )
     resize: Side
     if stated.resize is not None:
         resize = stated.resize
@@ -199,6 +202,12 @@ def _remedy(model: Model, how: Preprocessing) -> str:
     if any(tensor.plane(how.layout) for tensor in model.inputs):
         return "say what becomes of grey pixels: --mean 0 --std 1 makes them 0 to 1, and --preprocess none leaves them"
     return "leave it out, or declare an image: --input 3x224x224"
+
+
+def over(theirs: Preprocessing, ours: Preprocessing) -> Preprocessing:
+    """The preprocessing that weights want, at our size, and with what a user stated of ours."""
+    kept = ("resize", "crop", "layout", "stated", *ours.stated)
+    return replace(theirs, assumed=False, **{name: getattr(ours, name) for name in kept})
 
 
 def pair(side: Side) -> tuple[int, int]:

@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from deploytool import catalog, fixed, forms, pipeline, report, verdict, wishes
+from deploytool import preprocess as preparing
 from deploytool import targets as places
 from deploytool.artifact import Artifact, Kind
 from deploytool.errors import BadInput, DeployError, MissingBackend, NotVerified, ParityFailed, TooSlow
 from deploytool.page import PAGE, keeping
+from deploytool.preprocess import Stated
 from deploytool.report import Report
-from deploytool.spec import AUTO, DEFAULT, Decision, Job, Model, Option, Options, Range, Tensor
+from deploytool.spec import AUTO, DEFAULT, Decision, Job, Model, Option, Options, Range, Side, Tensor
 from deploytool.wishes import Span
 
 Watch = Callable[[int, int], None]
@@ -127,6 +129,15 @@ def export(
     inputs: Sequence[Tensor | tuple[int | str, ...]] = (),
     sizes: Mapping[str, Span] | None = None,
     arguments: Mapping[str, Option] | None = None,
+    preprocess: str | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    scale: float | None = None,
+    channels: str | None = None,
+    resize: Side | None = None,
+    crop: Side | None = None,
+    interpolation: str | None = None,
+    layout: str | None = None,
     data: str | Path | None = None,
     images: int | None = None,
     cases: str | Path | None = None,
@@ -145,7 +156,8 @@ def export(
     """Makes TorchScript, ONNX, FP16 ONNX and with `trt` an engine of a model, and proves each against the eager model.
 
     `model` is a name that `deploytool models` lists, `file.py:factory` or `package.module:factory`; the other words are
-    those of the command line. An entry of `inputs` may be a shape without the batch: `(3, 224, 224)`. With `to="onnx"`
+    those of the command line. An entry of `inputs` may be a shape without the batch: `(3, 224, 224)`. `mean` and `std`
+    are one number or one a channel; `resize` and `crop` one length, (height, width), or 0 for none. With `to="onnx"`
     the road ends at the FP32 graph. With `quick` nothing is timed, no fault is planted, and parity is held on fewer
     images; `images`, `faults`, `seconds` and `rewrite` say otherwise one by one. `follow` goes along with the run: it
     is given the plan and what starts it, and returns what came of it.
@@ -155,6 +167,19 @@ def export(
     and StageFailed or ParityFailed if a tool refuses the model or spoils it on the way, so that no run comes of it.
     """
     found = _found(model, inputs, arguments or {})
+    ranges = wishes.sizes(sizes or {}, found.inputs)
+    stated = Stated(
+        preset=preprocess,
+        mean=wishes.numbers(mean),
+        std=wishes.numbers(std),
+        scale=scale,
+        channels=channels,
+        resize=resize,
+        crop=crop,
+        interpolation=interpolation,
+        layout=layout,
+    )
+    found = preparing.settle(found, stated, ranges)
     decisions = places.decide(tuple(targets)) if trt or targets else ()
     _refuse(decisions, require=require)
     if wishes.one_of("to", to, places.ENDS) == places.ONNX and (decisions or pack):
@@ -174,7 +199,7 @@ def export(
         exporter=wishes.one_of("exporter", exporter, EXPORTERS),
         opset=opset,
         batch=wishes.span("batch", batch),
-        sizes=wishes.sizes(sizes or {}, found.inputs),
+        sizes=ranges,
         rewrite=wishes.one_of("rewrite", wishes.given(rewrite, effort.rewrite), forms.CHOICES),
         rewrite_implied=rewrite is None and effort.rewrite != AUTO,
         io=wishes.one_of("io", io, IO),

@@ -10,6 +10,7 @@ Side = int | tuple[int, int]  # of a picture: one length, or height and width
 
 DEFAULT = "default"  # instead of a choice: what is usual, and where that cannot be had the next best
 AUTO = "auto"  # instead of a choice: whatever a search finds
+INPUTS = "--input"  # among what a user said of a model: no option can be called so
 BATCH = "batch"  # the word for the first dimension of every input and output
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
@@ -68,6 +69,11 @@ class Preprocessing:
     stated: tuple[str, ...] = ()
     assumed: bool = False
 
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width that are kept of a picture, 0 for all of it."""
+        return self.crop if isinstance(self.crop, tuple) else (self.crop, self.crop)
+
     def images(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Those of a model's inputs that are images.
 
@@ -84,6 +90,8 @@ class Preprocessing:
 class Model:
     """A definition one can call: `factory` is `package.module:function` or `path/to/file.py:function`.
 
+    `classes` are the names of the classes that it scores, in their order, where somebody knows them; `asked` is what a
+    user said of it: the names of the options, and `INPUTS` where the inputs were declared.
     `parameters` and `macs` (multiply-accumulates of convolutions and fully connected layers, batch 1) are the
     published figures, where there are any.
     """
@@ -96,6 +104,8 @@ class Model:
     preprocessing: Preprocessing = Preprocessing()
     parameters: int | None = None
     macs: int | None = None
+    classes: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,13 @@ def folder(path: Path) -> Source:
     return Source(str(path), plain.digest(listed))
 
 
+def numbers(given: float | Sequence[float] | None) -> tuple[float, ...] | None:
+    """One number, or one a channel, as the numbers they are."""
+    if given is None:
+        return None
+    return tuple(map(float, given)) if isinstance(given, Sequence) else (float(given),)
+
+
 def one_of(name: str, value: str, choices: Sequence[str]) -> str:
     """`value`; raises BadInput unless it is one of the choices."""
     if value not in choices:

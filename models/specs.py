@@ -70,7 +70,7 @@ CIFAR = Preprocessing(resize=32, crop=32)
 
 def models(factory: str, rows: Rows, preprocessing: Preprocessing, classes: int = 1000) -> tuple[Model, ...]:
     """The rows of one table as models, all made by `factory` and fed alike."""
-    inputs = (Tensor("input", ("batch", 3, preprocessing.crop, preprocessing.crop)),)
+    inputs = (Tensor("input", ("batch", 3, *preprocessing.window)),)
     outputs = (Tensor("logits", ("batch", classes)),)
     return tuple(
         Model(name, f"deploytool.models.{factory}", options, inputs, outputs, preprocessing, parameters, macs)

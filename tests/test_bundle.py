@@ -22,7 +22,7 @@ def test_a_manifest_is_read_as_it_was_written(packed: Path, tmp_path: Path) -> N
     bundle.write(tmp_path, manifest)
     assert bundle.read(tmp_path) == manifest
     assert (tmp_path / "manifest.json").read_bytes() == (packed / "manifest.json").read_bytes()
-    assert manifest.schema == "deploytool.bundle/1"
+    assert manifest.schema == "deploytool.bundle/2"
 
 
 def test_every_file_but_the_manifest_is_named_with_its_role(packed: Path) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from deploytool import plain
+from deploytool import plain, preprocess
 from deploytool.errors import BadInput
 from deploytool.spec import Model, Preprocessing
-
-_LARGEST_SIDE = 4096
 
 
 def stored(metadata: Mapping[str, str]) -> Model | None:
@@ -20,8 +19,8 @@ def stored(metadata: Mapping[str, str]) -> Model | None:
     if text is None:
         return None
     try:
-        model = plain.decode(Model, plain.loads(text))
-        sane = _is_sane(model.preprocessing)
+        model = plain.decode(Model, _completed(plain.loads(text)))
+        sane = preprocess.is_sane(model.preprocessing) and min(model.preprocessing.window) > 0
     except plain.Malformed:
         sane = False
     if not sane:
@@ -29,10 +28,10 @@ def stored(metadata: Mapping[str, str]) -> Model | None:
     return model
 
 
-def _is_sane(preprocessing: Preprocessing) -> bool:
-    sides = (preprocessing.crop, preprocessing.resize)
-    return (
-        all(0 < side <= _LARGEST_SIDE for side in sides)
-        and min(preprocessing.std) > 0
-        and preprocessing.channels in ("RGB", "BGR")
-    )
+def _completed(data: Any) -> Any:
+    """What a file says, with what files of older versions had no word for."""
+    if not isinstance(data, Mapping) or not isinstance(data.get("preprocessing"), Mapping):
+        return data  # and so it will be refused
+    usual = plain.encode(Preprocessing())
+    assert isinstance(usual, Mapping)
+    return {"classes": [], "asked": [], **data, "preprocessing": {**usual, **data["preprocessing"]}}

@@ -8,7 +8,7 @@ from importlib import import_module
 
 import torch
 
-from deploytool import factory
+from deploytool import factory, preprocess
 from deploytool.checkpoints.layouts import contradiction, family_of
 from deploytool.checkpoints.naming import Family, Names, quoted, shape_text, their_key
 from deploytool.errors import BadInput
@@ -24,15 +24,15 @@ def settle(model: Model, family: Family, tensors: Tensors) -> Model:
     """The model with the options, the classes and the preprocessing that these weights want; not if it is not ours."""
     if family_of(model) is None:
         return model
-    options = {**model.options, **family.options}
+    said = {name: model.options[name] for name in model.asked if name in model.options}
+    options = {**model.options, **family.options, **said}
     names = family.names(options)
     heads = [tensors[key] for key in (their_key(ours, names) for ours in _CLASSIFIERS) if key in tensors]
-    if heads and heads[0].dim() > 0:
+    if heads and heads[0].dim() > 0 and "classes" not in said:
         options["classes"] = heads[0].shape[0]
     classes = options.get("classes", model.outputs[0].shape[-1])
     outputs = tuple(replace(output, shape=(*output.shape[:-1], int(classes or 0))) for output in model.outputs)
-    seen = family.preprocessing or model.preprocessing
-    preprocessing = replace(seen, resize=model.preprocessing.resize, crop=model.preprocessing.crop)
+    preprocessing = preprocess.over(family.preprocessing or model.preprocessing, model.preprocessing)
     published = options == model.options
     return replace(
         model,

@@ -14,7 +14,7 @@ from deploytool.checkpoints import fitting, layouts, reading, unwrapping
 from deploytool.checkpoints.naming import Family, Names, quoted, their_key
 from deploytool.checkpoints.unwrapping import StateDict
 from deploytool.errors import BadInput
-from deploytool.spec import Model
+from deploytool.spec import INPUTS, Model
 
 _SAVE = "save only a state_dict()"
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(\.\w+)")
@@ -143,11 +143,26 @@ def _refusal(match: Match, path: Path) -> BadInput:
     model, tensors = match.model, match.tensors
     other = layouts.family_of(model) and fitting.sibling(model, match.family, tensors)
     remedy = f"the file holds {other}: export that instead" if other else "name the model that the weights are of"
+    if asked := _contrary(match):
+        remedy = f"leave --arg {asked} out: the checkpoint has another"
     if shard := _SHARD.fullmatch(path.name):
         remedy = f"this is a part of a checkpoint: give {shard[1]}{shard[2]}.index.json"
     where = f", {match.source.place}" if match.source.place else ""
     problem = f"the checkpoint (layout: {match.layout}{where}) does not fit {model.name}: {match.problem}"
     return BadInput(problem, remedy)
+
+
+def _contrary(match: Match) -> str | None:
+    """The first option that the user gave and without which the checkpoint fits; None if that is not what is wrong."""
+    model = match.model
+    for name in model.asked:
+        others = tuple(each for each in model.asked if each != name)
+        settled = fitting.settle(replace(model, asked=others), match.family, match.tensors)
+        if layouts.family_of(model) and settled.options != model.options:
+            ours, names = fitting.wanted(settled), match.family.names(settled.options)
+            if fitting.difference(fitting.completed(match.tensors, ours, names), ours, names) is None:
+                return f"{name}={model.options[name]}"
+    return None
 
 
 def _recognise(contents: reading.Contents, source: StateDict, model: Model) -> tuple[str, Family, Model]:
@@ -160,7 +175,10 @@ def _recognise(contents: reading.Contents, source: StateDict, model: Model) -> t
     problem = layouts.contradiction(model, known.options)
     if problem is not None:
         raise BadInput(f"this file holds {quoted(known.name)}, which needs {problem}", "name that model")
-    size = known.preprocessing.crop
-    inputs = tuple(replace(tensor, shape=(*tensor.shape[:-2], size, size)) for tensor in model.inputs)
-    family = Family(sign="", options=known.options)
-    return "ours", family, replace(model, inputs=inputs, preprocessing=known.preprocessing)
+    family = Family(sign="", options=known.options, preprocessing=known.preprocessing)
+    model = replace(model, classes=model.classes or known.classes)
+    if INPUTS in model.asked:
+        return "ours", family, model
+    inputs = tuple(replace(tensor, shape=(*tensor.shape[:-2], *known.preprocessing.window)) for tensor in model.inputs)
+    sized = replace(model.preprocessing, crop=known.preprocessing.crop, resize=known.preprocessing.resize)
+    return "ours", family, replace(model, inputs=inputs, preprocessing=sized)

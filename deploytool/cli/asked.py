@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 
 from deploytool import wishes
 from deploytool.errors import BadInput
-from deploytool.spec import AUTO, BATCH, DTYPES, Option, Range, Tensor
+from deploytool.spec import AUTO, BATCH, DTYPES, Option, Range, Side, Tensor
 
 _FORM = "write [NAME=]3x224x224[:DTYPE[:BELOW]], free sizes as words; NAME=:DTYPE is one number a case"
 _SIDE = r"[1-9]\d*|[A-Za-wyz_]\w*"
@@ -104,6 +105,34 @@ def tolerances(texts: Sequence[str]) -> dict[str, float]:
         if name not in ("fp32", "fp16") or not 0 < found[name] <= 1:
             raise BadInput(f"--tolerance {text} is no tolerance", "write --tolerance fp16=2e-3, or fp32=1e-5")
     return found
+
+
+def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """The numbers that `0.5` or `0.485,0.456,0.406` names, fractions such as `1/255` too."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(Fraction(each.strip())) for each in text.split(","))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise BadInput(f"{option} {text} is no number", f"write {option} 0.5, or 0.5,0.5,0.5: one a channel") from None
+
+
+def scale(text: str | None) -> float | None:
+    """The one factor that `1/255` names."""
+    found = numbers("--scale", text)
+    if found is not None and len(found) != 1:
+        raise BadInput(f"--scale {text} is more than one factor", "write one: --scale 1/255, and the rest with --std")
+    return found[0] if found else None
+
+
+def side(option: str, text: str | None) -> Side | None:
+    """The length that `256` names, the height and width of `256x512`, and 0 of `none`."""
+    if text is None or text == "none":
+        return None if text is None else 0
+    sides = text.split("x")
+    if len(sides) > 2 or not all(re.fullmatch(r"[1-9]\d{0,5}", each) for each in sides):
+        raise BadInput(f"{option} {text} is no size", f"write {option} 256, {option} 256x512 or {option} none")
+    return int(text) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
 def kept(text: str) -> tuple[str, ...]:

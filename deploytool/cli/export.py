@@ -117,6 +117,29 @@ def export(
     arg: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="An argument of the model's factory.")
     ] = None,
+    preprocess: Annotated[
+        str | None, typer.Option(metavar="NAME", help="none: pixels as they come, 0 to 255; or imagenet.")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(metavar="N,…", help="Taken from the scaled pixels: one number, or one a channel.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="N,…", help="What they are then divided by.")] = None,
+    scale: Annotated[
+        str | None, typer.Option(metavar="N", help="What pixels from 0 to 255 are multiplied by.", show_default="1/255")
+    ] = None,
+    channels: Annotated[str | None, typer.Option(metavar="ORDER", help="RGB or BGR.", show_default="RGB")] = None,
+    resize: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Shorter side of pictures, HEIGHTxWIDTH, or none.")
+    ] = None,
+    crop: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="What is cut out of their centre: SIDE, HEIGHTxWIDTH, or none.")
+    ] = None,
+    interpolation: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of --resize: nearest, bilinear, bicubic, area, lanczos.")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option(metavar="ORDER", help="NCHW, or NHWC: channels last.", show_default="NCHW")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A folder of photographs for the golden images.")
     ] = None,
@@ -173,6 +196,15 @@ def export(
         inputs=asked.tensors(input_ or ()),
         sizes=asked.sizes(size or ()),
         arguments=asked.arguments(arg or ()),
+        preprocess=preprocess,
+        mean=asked.numbers("--mean", mean),
+        std=asked.numbers("--std", std),
+        scale=asked.scale(scale),
+        channels=channels,
+        resize=asked.side("--resize", resize),
+        crop=asked.side("--crop", crop),
+        interpolation=interpolation,
+        layout=layout,
         data=data,
         images=images,
         cases=cases,

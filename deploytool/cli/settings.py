@@ -150,8 +150,8 @@ def _value(place: str, kind: Any, value: Any, folder: Path) -> Any:
         return value
     if kind is Path and isinstance(value, str):
         return str(folder / Path(value).expanduser())
-    if kind is str and isinstance(value, list) and all(isinstance(one, str) for one in value):
-        return ",".join(value)
+    if kind is str and isinstance(value, list) and all(type(one) in (str, int, float) for one in value):
+        return ",".join(map(str, value))
     wanted = {str: (str, int, float), int: (int,), float: (int, float)}.get(kind, ())
     if isinstance(value, wanted) and not isinstance(value, bool):
         return str(value) if kind is str else value

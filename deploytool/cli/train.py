@@ -64,7 +64,7 @@ def train(
     )
     home = out or Path("artifacts") / found.name / "train"
     prepared = course.prepare(found, data, recipe)
-    pictures, side = prepared.data, prepared.data.preprocessing.crop
+    pictures, side = prepared.data, prepared.data.preprocessing.window[0]
     screen.say(console, f"{found.name} for {len(pictures.classes)} classes at {side}×{side}")
     counts = (len(part) for part in (pictures.train, pictures.validation, pictures.test))
     screen.say(console, "pictures: {} to learn from, {} for validation, {} for the test".format(*counts))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import bundle
+from deploytool import bundle, preprocess
 from deploytool.backends import Array, Session
 from deploytool.bundle import Manifest
 from deploytool.device import install, pictures, probe, starts, verify
@@ -38,8 +38,8 @@ class Model:
     def __call__(self, picture: Picture) -> Array:
         """The model's first output for one picture or a batch of tensors; its first axis is the batch.
 
-        A picture is a path, uint8 pixels (height × width × 3, RGB, any size), or the float32 input itself, with its
-        batch. Raises BadInput for anything else.
+        A picture is a path, uint8 pixels (height × width × 3, RGB, any size), or the input itself, with its batch.
+        Raises BadInput for anything else.
         """
         made = self.run(**{self.manifest.inputs[0].name: pictures.tensor(picture, self.manifest)})
         return made[self.manifest.outputs[0].name]
@@ -68,6 +68,8 @@ class Model:
                 yield f"{name} is {array.dtype} {array.shape}"
             elif any(side != size for side, size in zip(tensor.shape, array.shape, strict=True) if _fixed(side)):
                 yield f"{name} has shape {array.shape}"
+            elif unfit := preprocess.outside(array.shape, tensor, self.manifest.free):
+                yield f"{name} has shape {array.shape}: {unfit}"
         if len({len(array) for array in inputs.values()}) > 1:
             yield "the inputs have different numbers of cases"
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from deploytool import coverage, edges, folders, golden, images, noise, samples, weights_file
+from deploytool import coverage, edges, folders, golden, images, noise, preprocess, samples, weights_file
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import Session, eager
 from deploytool.errors import BadInput, StageFailed
@@ -64,7 +64,11 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     known = (outputs, reference, cases.labels, model.preprocessing, moved.noise, beyond)
     golden.write(out, Golden(cases.pixels, cases.inputs, *known))
     margin = float(_margins(model, outputs).min())
-    return {"images": len(cases.labels), "smallest_margin": margin, "remarks": [*moved.remarks, *remarks]}
+    return {
+        "images": len(cases.labels),
+        "smallest_margin": margin,
+        "remarks": [*_prepared(model), *moved.remarks, *remarks],
+    }
 
 
 def _beyond(
@@ -91,6 +95,13 @@ def _beyond(
     return tuple(found), remarks
 
 
+def _prepared(model: Model) -> list[str]:
+    """How pictures become the model's input, where that is not the model's own word."""
+    how, pictured = model.preprocessing, model.preprocessing.images(model.inputs)
+    said = how.assumed or bool(how.stated) or any(tensor.dtype == "uint8" for tensor in pictured)
+    return [preprocess.described(how, pictured)] if pictured and said else []
+
+
 def _photographs(job: Job, model: Model) -> _Cases:
     """The user's photographs as the model's input, with their labels where the folder has classes."""
     assert job.options.data is not None
@@ -107,8 +118,9 @@ def _photographs(job: Job, model: Model) -> _Cases:
         raise BadInput(problem, "say which: --crop 96, or --crop 96x128")
     pixels = np.stack(fitted)
     made = images.normalise(pixels, how, tensor)
-    if problem := preprocess.outside(made.shape, tensor, job.options.sizes):
-        raise BadInput(f"{found.paths[0].name} becomes {made.shape[1:]}: {problem}", "mend --size, --resize or --crop")
+    unfit = preprocess.outside(made.shape, tensor, job.options.sizes)
+    if unfit:
+        raise BadInput(f"{found.paths[0].name} becomes {made.shape[1:]}: {unfit}", "mend --size, --resize or --crop")
     labels = np.array(found.labels or [-1] * len(pixels), np.int64)
     return _Cases(pixels, {tensor.name: made}, labels)
 

@@ -40,13 +40,14 @@ def adapt(model: Model, found: Data) -> Model:
 
     Its published figures are left out: they were counted for another number of classes.
     """
-    classes, side = len(found.classes), found.preprocessing.crop
+    classes, side = len(found.classes), found.preprocessing.window[0]
     return replace(
         model,
         options={**model.options, "classes": classes},
         inputs=(Tensor(model.inputs[0].name, ("batch", 3, side, side)),),
         outputs=(Tensor(model.outputs[0].name, ("batch", classes)),),
         preprocessing=found.preprocessing,
+        classes=found.classes,
         parameters=None,
         macs=None,
     )

@@ -68,7 +68,7 @@ def _listed(folder: Path) -> Folder:
 def _sized(paths: tuple[Path, ...], preprocessing: Preprocessing) -> Preprocessing:
     sizes = {images.stored_size(path) for path in paths}
     height, width = next(iter(sizes))
-    if len(sizes) == 1 and height == width <= preprocessing.crop:
+    if len(sizes) == 1 and height == width <= preprocessing.window[0]:
         return replace(preprocessing, resize=width, crop=width)
     return preprocessing
 

@@ -76,7 +76,7 @@ def test_what_is_no_input_is_refused_in_one_line(packed: Path) -> None:
     with deploytool.device.open(packed) as model:
         for odd in (np.zeros((4, 4), np.uint8), np.zeros((1, 3, 32, 32)), np.zeros((3, 32, 32), np.float32)):
             with pytest.raises(BadInput, match="is no image"):
-                model(odd)  # type: ignore[arg-type]  # that is the point
+                model(odd)
         with pytest.raises(BadInput, match="takes input, not image"):
             model.run(image=np.zeros((1, 3, 32, 32), np.float32))
         with pytest.raises(BadInput, match="input has shape"):

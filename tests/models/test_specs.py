@@ -89,14 +89,14 @@ def test_names_are_unique_and_the_main_models_are_among_them() -> None:
 def test_parameters_and_macs_are_the_published_ones(model: Model) -> None:
     net = build(model)
     assert count_parameters(net) == model.parameters
-    assert count_macs(net, model.preprocessing.crop) == model.macs
+    assert count_macs(net, model.preprocessing.window[0]) == model.macs
 
 
 @each()
 def test_inputs_and_outputs_are_as_declared(model: Model) -> None:
     (given,), (made,) = model.inputs, model.outputs
-    assert given.shape == ("batch", 3, model.preprocessing.crop, model.preprocessing.crop)
-    assert answer(build(model), 2, model.preprocessing.crop).shape == (2, *made.shape[1:])
+    assert given.shape == ("batch", 3, *model.preprocessing.window)
+    assert answer(build(model), 2, model.preprocessing.window[0]).shape == (2, *made.shape[1:])
 
 
 @each(specs.MAIN)

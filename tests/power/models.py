@@ -17,6 +17,6 @@ SIDE = 64
 def small(name: str) -> Model:
     """A model of the zoo that takes images of 64 × 64, or of what it takes if that is less."""
     found = catalog.find(name)
-    side = min(SIDE, found.preprocessing.crop)
+    side = min(SIDE, found.preprocessing.window[0])
     seen = replace(found.preprocessing, resize=side, crop=side)
     return replace(found, inputs=(Tensor(found.inputs[0].name, ("batch", 3, side, side)),), preprocessing=seen)

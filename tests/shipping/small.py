@@ -45,6 +45,7 @@ def made(folder: Path, seed: int, size: int = 300, sequence: int = 1) -> Path:
         outputs=(Tensor("logits", ("batch", 2)),),
         free={"batch": Range()},
         preprocessing=Preprocessing(resize=8, crop=8),
+        classes=(),
         graphs=(Graph(graph.path, "fp32", "fp32"),),
         golden=Sample(golden.path, 1, (picture.path,)),
         tolerances={"fp32": TOLERANCE, "fp16": TOLERANCE},
