@@ -52,17 +52,18 @@ def draw(model: Model, inputs: Arrays, most: int) -> list[Case]:
 
 
 def _forms(tensor: Tensor, usual: Values, model: Model) -> Iterator[_Form]:
-    if tensor.is_image():
-        yield from _of_pixels(usual, model.preprocessing)
+    if tensor in model.preprocessing.images(model.inputs):
+        yield from _of_pixels(tensor, usual, model.preprocessing)
     elif usual.dtype.kind == "f":
         yield from _of_numbers(usual)
     else:
         yield from _of_integers(usual, 2 if usual.dtype.kind == "b" else tensor.below)
 
 
-def _of_pixels(usual: Values, preprocessing: Preprocessing) -> Iterator[_Form]:
+def _of_pixels(tensor: Tensor, usual: Values, preprocessing: Preprocessing) -> Iterator[_Form]:
     """Images that a camera may give, made of pixels, and one whose numbers no camera gives."""
-    height, width = usual.shape[2:]
+    first = preprocessing.layout.index("H")
+    height, width = usual.shape[first : first + 2]
     black = np.zeros((1, height, width, 3), np.uint8)
     lit, half, slope = black.copy(), black.copy(), black.copy()
     lit[0, height // 2, width // 2] = 255
@@ -77,8 +78,9 @@ def _of_pixels(usual: Values, preprocessing: Preprocessing) -> Iterator[_Form]:
         (6, "a ramp", slope),
     )
     for rank, name, pixels in drawn:
-        yield _Form(rank, name, True, images.normalise(pixels, preprocessing))
-    yield _Form(1, "loud", False, _typed(usual * _LOUD, usual))
+        yield _Form(rank, name, True, images.normalise(pixels, preprocessing, tensor))
+    if usual.dtype.kind == "f":  # bytes end at white
+        yield _Form(1, "loud", False, _typed(usual * _LOUD, usual))
 
 
 def _of_numbers(usual: Values) -> Iterator[_Form]:
