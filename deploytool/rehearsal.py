@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx
-from onnxruntime.transformers.float16 import convert_float_to_float16
-from onnxruntime.transformers.onnx_model import OnnxModel
 
+from deploytool import precision
 from deploytool.backends import tensorrt
 from deploytool.errors import StageFailed
 from deploytool.spec import Range, Tensor
@@ -80,12 +79,9 @@ def rehearse(graph: onnx.ModelProto, inputs: Sequence[Tensor], free: Mapping[str
 
 
 def _half(graph: onnx.ModelProto) -> bytes:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(graph)
     try:
-        half = convert_float_to_float16(copy, keep_io_types=True)
-        OnnxModel.graph_topological_sort(half.graph)
-    except Exception as error:  # whatever the converter raises, the graph was refused; the halve stage says more
+        half = precision.halve(graph, keep_io=True, check=False).half
+    except Exception as error:  # whatever onnx raises, the graph was refused; the halve stage says more
         raise StageFailed(f"the graph cannot be FP16: {error}", "see the halve stage") from error
     return bytes(half.SerializeToString())
 

@@ -84,8 +84,8 @@ def test_neighbours_that_are_kept_exchange_fp32() -> None:
     halved = precision.halve(planted.between_layers(), keep_io=True)
     one, both = halved.keeping({"/Conv_2"}), halved.keeping({"/Conv_2", "/Relu_3"})
     casts = [[node.input[0] for node in graph.graph.node if node.op_type == "Cast"] for graph in (one, both)]
-    assert casts[0] == ["input", "/Relu_1_output", "/Conv_2_output", "graph_output_cast_0"]
-    assert casts[1] == ["input", "/Relu_1_output", "/Relu_3_output", "graph_output_cast_0"]
+    assert casts[0] == ["input", "/Relu_1_output", "/Conv_2_output", "logits/fp16"]
+    assert casts[1] == ["input", "/Relu_1_output", "/Relu_3_output", "logits/fp16"]
 
 
 def test_the_ends_are_read_and_written_without_a_cast() -> None:

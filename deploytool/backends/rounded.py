@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from deploytool.backends import Array, Session
 from deploytool.errors import MissingBackend
 
+SMALLEST, LARGEST = 2.0**-24, 65504.0  # FP16's smallest subnormal and largest finite number
 _EXACT = "/exact"  # the result of a node before it is rounded
 _AT_ONCE = 8  # cases, so that all intermediate values of a batch fit into memory
 
@@ -69,10 +70,19 @@ def _is_half_constant(attribute: onnx.AttributeProto) -> bool:
 
 
 def _narrow(weight: TensorProto) -> None:
-    """Rounds a weight to FP16, as the converter does: what is beyond its end becomes its end."""
-    end = np.finfo(np.float16).max
-    half = numpy_helper.to_array(weight).clip(-end, end).astype(np.float16)
-    weight.CopyFrom(numpy_helper.from_array(half.astype(np.float32), weight.name))
+    """Rounds a weight to FP16 and widens it again."""
+    values = numpy_helper.to_array(halved(weight)).astype(np.float32)
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+
+
+def halved(weight: TensorProto) -> TensorProto:
+    """A weight in FP16: what is finite stays so, at FP16's ends if need be, and what is not zero does not become so."""
+    values = numpy_helper.to_array(weight)
+    kept = np.where(np.isfinite(values), values.clip(-LARGEST, LARGEST), values)
+    with np.errstate(under="ignore"):
+        half = kept.astype(np.float16)
+    half = np.where((half == 0) & (values != 0), np.copysign(SMALLEST, values).astype(np.float16), half)
+    return numpy_helper.from_array(half.reshape(values.shape), weight.name)
 
 
 def _called(session: ort.InferenceSession) -> Session:
@@ -115,7 +125,7 @@ def ranges(path: Path, inputs: Mapping[str, Array]) -> dict[str, float]:
 
 def largest(single: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, float]:
     """The largest absolute value of each FP32 tensor of an FP32 graph, its inputs among them, by the tensor's name."""
-    graph = onnx.shape_inference.infer_shapes(single, strict_mode=True)
+    graph = typed(single)
     values = (*graph.graph.input, *graph.graph.value_info, *graph.graph.output)
     tensors = {value.name: None for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
     return _sizes(graph, list(tensors), inputs)
@@ -155,7 +165,7 @@ def _taken(session: ort.InferenceSession, inputs: Mapping[str, Array]) -> dict[s
 
 def rounded(half: onnx.ModelProto, *, results: bool = True) -> onnx.ModelProto:
     """The FP32 graph that computes what FP16 hardware makes of `half`; or exactly, if `results` are not rounded."""
-    graph = _typed(half).graph
+    graph = typed(half).graph
     halves = {value.name for value in (*graph.input, *graph.value_info, *graph.output) if results and _is_half(value)}
     weights = [_single(weight) for weight in graph.initializer]
     nodes = [each for node in graph.node for each in _rounding(node, halves)]
@@ -164,7 +174,7 @@ def rounded(half: onnx.ModelProto, *, results: bool = True) -> onnx.ModelProto:
     return helper.make_model(made, opset_imports=half.opset_import, ir_version=half.ir_version)
 
 
-def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
+def typed(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with the type of every tensor; what a faulty graph says of its own shapes may be wrong."""
     try:
         return onnx.shape_inference.infer_shapes(model, strict_mode=True)
