@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from deploytool import catalog, fixed, forms, pipeline, report, verdict, wishes
+from deploytool import catalog, fixed, forms, inputs_file, pipeline, report, verdict, wishes
 from deploytool import preprocess as preparing
 from deploytool import targets as places
 from deploytool.artifact import Artifact, Kind
@@ -15,12 +15,13 @@ from deploytool.errors import BadInput, DeployError, MissingBackend, NotVerified
 from deploytool.page import PAGE, keeping
 from deploytool.preprocess import Stated
 from deploytool.report import Report
-from deploytool.spec import AUTO, DEFAULT, Decision, Job, Model, Option, Options, Range, Side, Tensor
+from deploytool.spec import AUTO, DEFAULT, Decision, Job, Model, Option, Options, Range, Side, Source, Tensor
 from deploytool.wishes import Span
 
 Watch = Callable[[int, int], None]
 
 EXPORTERS, IO, RUNNERS = (DEFAULT, "torchscript", "dynamo", AUTO), ("fp32", "fp16"), ("onnxruntime", "reference")
+_ALL = 4096  # cases of a file, unless one says how many
 _PHOTOGRAPHS = 64  # golden images of a folder, unless one says how many
 
 
@@ -139,6 +140,7 @@ def export(
     interpolation: str | None = None,
     layout: str | None = None,
     data: str | Path | None = None,
+    golden_inputs: str | Path | None = None,
     images: int | None = None,
     cases: str | Path | None = None,
     runner: str = "onnxruntime",
@@ -157,7 +159,9 @@ def export(
 
     `model` is a name that `deploytool models` lists, `file.py:factory` or `package.module:factory`; the other words are
     those of the command line. An entry of `inputs` may be a shape without the batch: `(3, 224, 224)`. `mean` and `std`
-    are one number or one a channel; `resize` and `crop` one length, (height, width), or 0 for none. With `to="onnx"`
+    are one number or one a channel; `resize` and `crop` one length, (height, width), or 0 for none.
+    `golden_inputs` is what `--inputs` names: a file of golden inputs by their names, which declares them too where
+    `inputs` does not. With `to="onnx"`
     the road ends at the FP32 graph. With `quick` nothing is timed, no fault is planted, and parity is held on fewer
     images; `images`, `faults`, `seconds` and `rewrite` say otherwise one by one. `follow` goes along with the run: it
     is given the plan and what starts it, and returns what came of it.
@@ -166,7 +170,10 @@ def export(
     Raises BadInput, MissingBackend or NotVerified (a required target that cannot be served) before any work is done,
     and StageFailed or ParityFailed if a tool refuses the model or spoils it on the way, so that no run comes of it.
     """
-    found = _found(model, inputs, arguments or {})
+    if data and golden_inputs:
+        raise BadInput("golden inputs are asked for from a folder and from a file", "leave out --data or --inputs")
+    file = wishes.file(Path(golden_inputs)) if golden_inputs else None
+    found = _found(model, inputs or _declared(model, file), arguments or {})
     ranges = wishes.sizes(sizes or {}, found.inputs)
     stated = Stated(
         preset=preprocess,
@@ -193,8 +200,9 @@ def export(
         seed=seed,
         weights=wishes.file(Path(weights)) if weights else None,
         trust_code=trust_code,
-        images=wishes.given(images, _PHOTOGRAPHS if data else effort.images),
+        images=wishes.given(images, _ALL if file else _PHOTOGRAPHS if data else effort.images),
         data=wishes.folder(Path(data)) if data else None,
+        inputs=file,
         cases=wishes.file(Path(cases)) if cases else None,
         exporter=wishes.one_of("exporter", exporter, EXPORTERS),
         opset=opset,
@@ -261,6 +269,12 @@ def _found(
     if inputs or arguments:
         raise BadInput(f"{model.name} says itself what it is fed and built with", "write that into the Model")
     return model
+
+
+def _declared(model: str | Model, file: Source | None) -> tuple[Tensor, ...]:
+    """What a file of inputs says of a model that is a factory, where nobody declared what it takes."""
+    own = isinstance(model, str) and ":" in model
+    return inputs_file.declared(Path(file.path)) if file and own else ()
 
 
 def _refuse(decisions: Sequence[Decision], *, require: bool) -> None:

@@ -162,6 +162,7 @@ class Options:
     trust_code: bool = False
     images: int = 12
     data: Source | None = None
+    inputs: Source | None = None
     cases: Source | None = None
     exporter: str = DEFAULT
     opset: int = 18

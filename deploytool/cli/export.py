@@ -143,6 +143,9 @@ def export(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A folder of photographs for the golden images.")
     ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An .npz of golden inputs by name, the cases first.")
+    ] = None,
     images: Annotated[int | None, typer.Option(min=1, max=4096, help="How many golden images.")] = None,
     cases: Annotated[
         Path | None, typer.Option(metavar="FILE", help="More golden cases, from a file that `prove` made.")
@@ -206,6 +209,7 @@ def export(
         interpolation=interpolation,
         layout=layout,
         data=data,
+        golden_inputs=inputs,
         images=images,
         cases=cases,
         runner=runner.value,

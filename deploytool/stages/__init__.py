@@ -45,7 +45,10 @@ _TRT = ("tensorrt", "tensorrt-rtx")
 STAGES: Mapping[str, Contract] = {
     "instantiate": Contract((), Kind.WEIGHTS, ("seed", "weights", "trust_code", "sizes"), ("torch", "safetensors")),
     "record": Contract(
-        (Kind.WEIGHTS,), Kind.GOLDEN, ("seed", "images", "data", "cases", "sizes"), ("torch", "numpy", "pillow")
+        (Kind.WEIGHTS,),
+        Kind.GOLDEN,
+        ("seed", "images", "data", "inputs", "cases", "sizes"),
+        ("torch", "numpy", "pillow"),
     ),
     "script": Contract((Kind.WEIGHTS, Kind.GOLDEN), Kind.SCRIPT, ("sizes", "tolerance"), ("torch",)),
     "translate": Contract(

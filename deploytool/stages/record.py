@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from deploytool import coverage, edges, folders, golden, images, noise, preprocess, samples, weights_file
+from deploytool import coverage, edges, folders, golden, images, inputs_file, noise, preprocess, samples, weights_file
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import Session, eager
 from deploytool.errors import BadInput, StageFailed
@@ -36,6 +36,8 @@ class _Cases:
         """These cases, and others of unknown classes behind them."""
         both = {name: np.concatenate([array, inputs[name]]) for name, array in self.inputs.items()}
         labels = np.append(self.labels, np.full(len(pixels), -1))
+        if pixels.shape[1:] != self.pixels.shape[1:]:  # a file of inputs has no pixels: then none are kept
+            return _Cases(np.zeros((len(labels), 0, 0, 3), np.uint8), both, labels)
         return _Cases(np.concatenate([self.pixels, pixels]), both, labels)
 
     def few(self, chosen: Sequence[int]) -> _Cases:
@@ -51,7 +53,10 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     """
     weights = given.latest(Kind.WEIGHTS).path
     model, module = weights_file.definition(weights), eager.module(weights)
-    cases = _photographs(job, model) if job.options.data else _drawn(job, model, module)
+    if job.options.inputs:
+        cases = _of_file(job, model)
+    else:
+        cases = _photographs(job, model) if job.options.data else _drawn(job, model, module)
     if job.options.cases:
         cases = cases.joined(*_further(Path(job.options.cases.path), cases.inputs))
     single = eager.session(module, model)
@@ -67,7 +72,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     return {
         "images": len(cases.labels),
         "smallest_margin": margin,
-        "remarks": [*_prepared(model), *moved.remarks, *remarks],
+        "remarks": [*_prepared(job, model), *moved.remarks, *remarks],
     }
 
 
@@ -95,11 +100,12 @@ def _beyond(
     return tuple(found), remarks
 
 
-def _prepared(model: Model) -> list[str]:
-    """How pictures become the model's input, where that is not the model's own word."""
+def _prepared(job: Job, model: Model) -> list[str]:
+    """Where golden inputs are from, and how pictures become the model's, unless that is the model's own word."""
+    source = [f"golden inputs: those of {job.options.inputs.path}"] if job.options.inputs else []
     how, pictured = model.preprocessing, model.preprocessing.images(model.inputs)
     said = how.assumed or bool(how.stated) or any(tensor.dtype == "uint8" for tensor in pictured)
-    return [preprocess.described(how, pictured)] if pictured and said else []
+    return [*source, *([preprocess.described(how, pictured)] if pictured and said else [])]
 
 
 def _photographs(job: Job, model: Model) -> _Cases:
@@ -123,6 +129,15 @@ def _photographs(job: Job, model: Model) -> _Cases:
         raise BadInput(f"{found.paths[0].name} becomes {made.shape[1:]}: {unfit}", "mend --size, --resize or --crop")
     labels = np.array(found.labels or [-1] * len(pixels), np.int64)
     return _Cases(pixels, {tensor.name: made}, labels)
+
+
+def _of_file(job: Job, model: Model) -> _Cases:
+    """The user's own inputs: no pictures and no classes are known of them."""
+    assert job.options.inputs is not None
+    path, options = Path(job.options.inputs.path), job.options
+    inputs = inputs_file.read(path, model.inputs, options.sizes, options.images)
+    count = len(next(iter(inputs.values())))
+    return _Cases(np.zeros((count, 0, 0, 3), np.uint8), inputs, np.full(count, -1))
 
 
 def _drawn(job: Job, model: Model, module: nn.Module) -> _Cases:
