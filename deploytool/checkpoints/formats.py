@@ -45,6 +45,7 @@ class Identity:
 
 AGAIN = "fetch the file again"
 _PICKLE_LIMIT = 16 << 20  # bytes; a thousand tensors take 0.1 MiB
+_STEPS_LIMIT = 500_000  # of a pickle, each of which may make an object of a hundred bytes; a tensor takes some thirty
 _CODE_LIMIT = 16 << 20  # bytes of source code in an archive
 _MAGIC = 0x1950A86A20F9469CFC6C  # what torch.save wrote first before 1.6
 _HARMLESS = re.compile(
@@ -163,10 +164,14 @@ def _today(name: str) -> str:
 def _foreign_names(pickled: bytes | BytesIO, size: int | None = None) -> Iterator[str]:
     """What unpickling would import beyond the few names that tensors need, as `module name`.
 
-    size: the bytes of the file, of which no tensor can have more numbers. Raises BadInput if one claims to.
+    size: the bytes of the file, of which no tensor can have more numbers. Raises BadInput if one claims to, or if the
+    pickle takes more steps than any list of tensors.
     """
     number = 0
-    for opcode, argument, _ in pickletools.genops(pickled):
+    for step, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
+        if step > _STEPS_LIMIT:
+            problem = "the checkpoint's pickle makes more objects than any list of tensors"
+            raise BadInput(problem, "save only its state_dict()")
         if opcode.name == "GLOBAL" and not _HARMLESS.fullmatch(name := _today(str(argument))):
             yield name
         elif opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):

@@ -127,6 +127,14 @@ def bombs() -> Iterator[File]:
     yield "bomb-expanded.pth", saved({**state(), "stem.0.weight": torch.zeros(1).expand(1 << 20, 1 << 20)})
 
 
+def floods() -> Iterator[File]:
+    """Pickles of a few megabytes that make objects by the million."""
+    good = entries_of(saved(state()))
+    for name, step in {"lists": b"]", "dicts": b"}", "marks": b"(", "sets": b"\x8f", "tuples": b")0)"}.items():
+        pickled = b"\x80\x02" + step * ((6 << 20) // len(step)) + b"."
+        yield f"flood-{name}.pth", zipped({**good, "archive/data.pkl": pickled})
+
+
 def safetensors_claims() -> Iterator[File]:
     """Headers that claim what is not there."""
     good = save(state())
@@ -221,6 +229,7 @@ def write_all(folder: Path, canary: Path) -> list[Path]:
         cut_short(),
         payloads(canary),
         bombs(),
+        floods(),
         safetensors_claims(),
         odd_tensors(),
         other_files(),
