@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -21,6 +22,7 @@ from deploytool.fixing import places
 from deploytool.fixing.dataflow import follow
 
 _KNOWN = ("aten", "prim", "prims", "torchvision", "quantized", "_quantized", "inductor", "profiler")
+_AUTOCAST = ("cpu", "cuda")
 _NARROW = (torch.bfloat16, torch.float16)
 _QUANTIZED = (torch.quint8, torch.qint8, torch.qint32)
 _OPERATOR = re.compile(r"aten[.:]+(\w+)")  # as both exporters write the operator that they have no form for
@@ -64,7 +66,7 @@ def obstacle(
     if found is None:
         seen = _Traits(home)
         try:
-            with torch.no_grad(), seen:
+            with torch.no_grad(), _Autocast(seen), seen:
                 module(*(tensor.clone() for tensor in given))
         except Exception:  # the user's code and torch may raise anything: what was seen before counts
             pass
@@ -92,6 +94,7 @@ class _Traits(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has 
     def __init__(self, home: Path | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # the same
         self._home = home
+        self.autocast = False  # whether torch.autocast chose the type of what is computed now
         self.found: dict[Cause, Obstacle] = {}
 
     def __torch_dispatch__(
@@ -99,7 +102,7 @@ class _Traits(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has 
     ) -> Any:
         made = func(*args, **(kwargs or {}))
         tensors = [leaf for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)]
-        for cause, what in _traits(func, tensors):
+        for cause, what in _traits(func, tensors, autocast=self.autocast):
             if cause not in self.found:
                 place = places.here(self._home)
                 where = f" at {place.file}:{place.line}" if place else ""
@@ -107,10 +110,28 @@ class _Traits(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has 
         return made
 
 
-def _traits(func: Any, tensors: Sequence[torch.Tensor]) -> Iterator[tuple[Cause, str]]:
+class _Autocast(TorchFunctionMode):
+    """Notes the first line that runs under torch.autocast, which no operator knows any more."""
+
+    def __init__(self, traits: _Traits) -> None:
+        super().__init__()
+        self._traits = traits
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if any(torch.is_autocast_enabled(device) for device in _AUTOCAST):
+            self._traits.autocast = True
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self._traits.autocast = False
+
+
+def _traits(func: Any, tensors: Sequence[torch.Tensor], *, autocast: bool) -> Iterator[tuple[Cause, str]]:
     dtypes = {tensor.dtype for tensor in tensors}
     narrow = next((dtype for dtype in _NARROW if dtype in dtypes), None)
-    if narrow is not None and any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):
+    if narrow is not None and autocast:
         yield Cause.AUTOCAST, f"computes in {_dtype(narrow)} by torch.autocast"
     elif narrow is not None:
         yield Cause.NARROW, f"computes in {_dtype(narrow)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from torch import nn
 from deploytool import backends, fixed, golden, plain, weights_file
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import eager
-from deploytool.errors import StageFailed
+from deploytool.errors import MissingBackend, StageFailed
 from deploytool.exporters import dynamo, torchscript
 from deploytool.fixed import Fixed, Origin, What
 from deploytool.fixing import causes, places
@@ -37,6 +38,7 @@ _EXPORTERS = {"torchscript": torchscript.export, "dynamo": dynamo.export}
 _FIRST, _SECOND = _EXPORTERS
 _NOISE = 4.0  # errors up to so many times the noise are equal: another order of sums moves them as far
 _FREE = ("Constant", "Identity")  # nodes that cost nothing where the graph runs
+_FILE = re.compile(r"\S*/graph\.onnx")  # where it was written for a moment
 _LONGEST = 160  # characters of a foreign reason
 
 
@@ -123,11 +125,17 @@ def _candidate(exporter: str, task: _Task) -> _Candidate:
     """What an exporter makes of the model, the lines it fixed tried; or why it does not take it."""
     module, model = eager.module(task.weights), weights_file.definition(task.weights)
     example = tuple(_two(task.sample.inputs[tensor.name]) for tensor in model.inputs)
+    given = {tensor.name: array.numpy() for tensor, array in zip(model.inputs, example, strict=True)}
     try:
         with _quiet(), places.watched(places.home_of(model.factory)) as warned:
             graph = _EXPORTERS[exporter](module, model, example, task.job.options.opset)
             _clean(graph)
             onnx.checker.check_model(graph, full_check=True)
+        _write(graph, task.out)
+        with backends.load(task.job.options.runner).start(task.out) as session:
+            session(**given)  # what an exporter writes need not run: ONNX has types that no runtime computes in
+    except MissingBackend:
+        raise
     except Exception as error:  # whatever an exporter raises, the user's model was refused
         why = f"the {exporter} exporter refuses the model: {_reason(error)}"
         return _Candidate(exporter, why=why, refusal=error)
@@ -210,10 +218,10 @@ def _obstacle(refused: Sequence[_Candidate], task: _Task) -> causes.Obstacle:
 def _reason(error: Exception) -> str:
     """The first line of what was raised first: dynamo's own error only says in which of its steps that was."""
     first: BaseException = error
-    while first.__cause__ is not None:
+    while first.__cause__ is not None and not isinstance(first, StageFailed):
         first = first.__cause__
     lines = [line.strip() for line in str(first).splitlines() if line.strip()]
-    said = lines[0] if lines else type(first).__name__
+    said = _FILE.sub("the graph", lines[0]) if lines else type(first).__name__
     return said if len(said) <= _LONGEST else f"{said[:_LONGEST]} …"
 
 
