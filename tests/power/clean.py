@@ -1,8 +1,8 @@
 """Whether the checks of a sound run stay silent: `make power`.
 
-Fresh models with fresh weights go down the road by either exporter, and each is judged with one thread and with two, at
-batches of 1, 2, 4 and 8: a check that fails is a false alarm, unless FP16's own noise is beyond the coarsest tolerance.
-How near the others came to failing is told too.
+Fresh models of the zoo, and models of long sums (tests/own/sums.py), go with fresh weights down the road by either
+exporter. Each is judged with one thread and with two, at batches of 1, 2, 4 and 8: a check that fails is a false alarm,
+unless FP16's own noise is beyond the coarsest tolerance. How near the others came to failing is told too.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ import argparse
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import torch
 
-from deploytool import golden, hops, pipeline, verdict
+from deploytool import catalog, golden, hops, pipeline, verdict
 from deploytool.artifact import Given, Kind
 from deploytool.canaries import Canaries
 from deploytool.measure import parity
 from deploytool.report import Check
-from deploytool.spec import Job, Options, Range
+from deploytool.spec import Job, Options, Range, Tensor
+from tests.own.sums import HEADS
+from tests.own_road import OWN
 from tests.power.models import MODELS, small
 
 RECIPE = ("instantiate", "record", "script", "translate", "simplify", "halve")
+SIDES = (64, 128, 32, 96)
+SUMS = [(head, "torchscript") for head in HEADS if head not in ("headed", "told apart")] + [("headed", "dynamo")]
 THREADS, BATCHES = (1, 2), (1, 2, 4, 8)
 
 
@@ -39,11 +43,26 @@ class Judgement:
     share: float
 
 
-def judgements(number: int, home: Path) -> Iterator[Judgement]:
-    """The judgements of one fresh model."""
-    name = MODELS[number % len(MODELS)]
+def of_zoo(number: int) -> Job:
+    """One family after the other, each by either exporter in turn."""
     exporter = ("torchscript", "dynamo")[number // len(MODELS) % 2]
-    job = Job(small(name), Options(seed=1000 + number, exporter=exporter))
+    return Job(small(MODELS[number % len(MODELS)]), Options(seed=1000 + number, exporter=exporter))
+
+
+def of_sums(number: int) -> Job:
+    """One model of long sums after the other, each in another size with other weights when it comes again."""
+    (head, exporter), again = SUMS[number % len(SUMS)], number // len(SUMS)
+    side = SIDES[again % len(SIDES)]
+    made = catalog.find(
+        f"{OWN}/sums.py:make",
+        (Tensor("image", ("batch", 3, side, side)),),
+        {"head": head, "seed": again, "side": side},
+    )
+    return Job(replace(made, name=head.replace(" ", "_")), Options(seed=2000 + again, exporter=exporter))
+
+
+def judgements(job: Job, home: Path) -> Iterator[Judgement]:
+    """The judgements of one fresh model."""
     given = Given(tuple(pipeline.run(job, RECIPE, home)))
     sample = golden.read(given.latest(Kind.GOLDEN).path)
     for threads, batch in product(THREADS, BATCHES):
@@ -53,7 +72,7 @@ def judgements(number: int, home: Path) -> Iterator[Judgement]:
         steps = hops.on("cpu", judged, given) + hops.of_half(given)
         found = list(hops.judge(steps, hops.origins(judged, given, sample), sample, [], Canaries({}), judged))
         failed = [line for hop in found for line in verdict.broken_hop(hop)]
-        which = f"{name}, seed {job.options.seed}, {exporter}, {threads} threads, batch {batch}"
+        which = f"{job.model.name}, seed {job.options.seed}, {job.options.exporter}, {threads} threads, batch {batch}"
         share = max(_share(check) for hop in found for check in hop.checks)
         yield Judgement(which, "; ".join(failed), sample.noise.fp16.max_error > parity.COARSEST, share)
 
@@ -68,10 +87,13 @@ def main() -> None:
     """Prints every false alarm, and how many runs there were."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=int, default=125, help="fresh models, each judged eight times")
+    parser.add_argument("--sums", type=int, default=112, help="fresh models of long sums, as many times")
+    asked = parser.parse_args()
+    jobs = [*map(of_zoo, range(asked.models)), *map(of_sums, range(asked.sums))]
     runs: list[Judgement] = []
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(parser.parse_args().models):
-            for judged in judgements(number, Path(folder) / str(number)):
+        for number, job in enumerate(jobs):
+            for judged in judgements(job, Path(folder) / str(number)):
                 runs.append(judged)
                 if judged.failed:
                     print(
