@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,12 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from deploytool import elementary, sequential
+from deploytool import elementary, sequential, weights_file
 from deploytool.backends import eager
 from deploytool.errors import StageFailed
 from deploytool.golden import Arrays, Floor, Noise
 from deploytool.measure import parity
+from deploytool.measure.replay import FEW, replay
 from deploytool.spec import Model
 
 _CASES = 4  # golden cases to measure noise on: the noisiest
@@ -68,6 +70,26 @@ def measure(module: nn.Module, model: Model, inputs: Arrays, reference: Arrays) 
     order = _floor(_able([probes.of("sums one after the other", _in_order, _torched(inputs))], reference), reference)
     fp32 = _larger(_floor(_able(single, truth), truth), order)
     return Measured(Noise(fp32, _floor(_able(half, truth), truth)), tuple(dict.fromkeys(probes.remarks)))
+
+
+class AtSizes:
+    """What the noise of a model lets pass at other inputs than the golden ones, measured once, where it is asked for.
+
+    Sums over more places drift further: a corner of the free sizes may be larger than any golden case.
+    """
+
+    def __init__(self, weights: Path, wanted: Mapping[str, float]) -> None:
+        self._weights, self._wanted = weights, wanted
+        self._known: dict[str, parity.Tolerances] = {}
+
+    def __call__(self, name: str, inputs: Arrays) -> parity.Tolerances:
+        """The tolerances at the inputs of that name."""
+        if name not in self._known:
+            with eager.start(self._weights, double=True) as double:
+                reference = replay(double, inputs, FEW)
+            found = measure(eager.module(self._weights), weights_file.definition(self._weights), inputs, reference)
+            self._known[name] = parity.tolerances(found.noise, self._wanted)
+        return self._known[name]
 
 
 class _Probes:

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 from deploytool import samples
 from deploytool.golden import Arrays
+from deploytool.measure.parity import Tolerances
 from deploytool.measure.replay import replay
 from deploytool.spec import Model, Range
 
 _CASES = 2
+
+At = Callable[[str, Arrays], Tolerances]  # what the noise of the model lets pass at inputs of that name
 
 
 @dataclass(frozen=True)

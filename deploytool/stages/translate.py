@@ -18,7 +18,7 @@ import onnx
 import torch
 from torch import nn
 
-from deploytool import backends, fixed, golden, plain, weights_file
+from deploytool import backends, fixed, golden, noise, plain, weights_file
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import eager
 from deploytool.errors import MissingBackend, StageFailed
@@ -176,7 +176,8 @@ def _proved(candidate: _Candidate, task: _Task, asked: Sequence[Question]) -> _C
     _write(candidate.graph, task.out)
     try:
         with backends.load(task.job.options.runner).start(task.out) as session:
-            checks = trial.marks(session, asked, task.tolerance)
+            at = noise.AtSizes(task.weights, task.job.options.tolerance)
+            checks = trial.marks(session, asked, task.tolerance, at)
     except StageFailed as error:
         return replace(candidate, why=_does_not_hold(candidate, error, task))
     wrong = [f"{check.parity.max_error:.1e} against {check.against}" for check in checks if check.broken]

@@ -33,7 +33,8 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     first = hops.source(recorded, sample, parity.tolerances(sample.noise, job.options.tolerance))
     extremes, origins = _extremes(job, weights.path, sample, _fixed(given)), hops.origins(job, given, sample)
     own = partial(_own_noise, weights.path, job)
-    judged = tuple(hops.judge(steps, origins, sample, extremes, _canaries(given), job, own))
+    at = noise.AtSizes(weights.path, job.options.tolerance)
+    judged = tuple(hops.judge(steps, origins, sample, extremes, _canaries(given), job, own, at))
     timed = hops.on(devices[-1], job, given) + engines
     found, rounds = speeds.measure(weights.path, timed, sample.inputs, job, devices[-1])
     written = Report(
