@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint bench bench-rewrites power foreign digits clean
+.PHONY: demo test test-all lint bench bench-rewrites power foreign reliability digits clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -44,6 +44,9 @@ power: .venv/ready
 
 foreign: .venv/ready
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.foreign.sweep
+
+reliability: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.runs
 
 digits: .venv/ready
 	$(BIN)/python tests/bench/digits.py

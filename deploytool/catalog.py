@@ -14,6 +14,7 @@ from deploytool.errors import BadInput
 from deploytool.preprocess import Stated
 from deploytool.spec import INPUTS, Model, Option, Preprocessing, Tensor
 
+_LONGEST = 100  # bytes of a file's name in that of its model
 GROUP = "deploytool.models"  # the entry points by which other packages add models: each names a sequence of Model
 
 
@@ -72,7 +73,10 @@ def _known(name: str) -> Model:
 def _own(reference: str, inputs: Sequence[Tensor]) -> Model:
     if not inputs:
         raise BadInput(f"nobody says what {reference} takes", "declare it: --input 3x224x224")
+    if not reference.isprintable() or reference != reference.encode("utf-8", "ignore").decode():
+        raise BadInput(f"{reference!r} holds what is no UTF-8 or cannot be printed", "call the file something else")
     factory.sources(reference)  # raises where there is none
     where, _, function = reference.rpartition(":")
     stem = Path(where).stem if where.endswith(".py") else where.rpartition(".")[2]
-    return Model(f"{stem}_{function}", reference, outputs=(), preprocessing=Preprocessing(assumed=True))
+    short = stem.encode()[:_LONGEST].decode("utf-8", "ignore")  # it names a folder, too
+    return Model(f"{short}_{function}", reference, outputs=(), preprocessing=Preprocessing(assumed=True))

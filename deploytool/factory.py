@@ -10,7 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from deploytool import user_code
 from deploytool.errors import BadInput
+from deploytool.user_code import Place
 
 ZOO = "deploytool.models"
 _PACKAGE = Path(__file__).resolve().parent
@@ -49,16 +51,38 @@ def resolve(reference: str) -> Callable[..., Any]:
 def sources(reference: str) -> tuple[Path, ...]:
     """The files that define `reference`, found without importing them: its own and those it may import.
 
-    Of a file these lie beside it, in packages too; of a module they are its whole package. Raises BadInput if there
-    is no such file or module.
+    Of a file these lie beside it and in its package, in packages beside it too; of a module they are its whole package.
+    Raises BadInput if there is no such file or module.
     """
     where = reference.rpartition(":")[0]
-    if where.endswith(".py"):
-        folder = _existing(where).parent
-        packages = [found.parent for found in folder.glob("*/__init__.py")]
-        return tuple(sorted((*folder.glob("*.py"), *(path for package in packages for path in package.rglob("*.py")))))
     if is_zoo(reference):
         return tuple(path for path in sorted(zoo_folder().glob("*.py")) if path.name != "specs.py")
+    place = _place(where)
+    if place and where.endswith(".py"):
+        folder, package = place.file.parent, place.package
+        packages = [found.parent for found in folder.glob("*/__init__.py")] + ([package] if package else [])
+        return tuple(sorted({*folder.glob("*.py"), *(path for each in packages for path in each.rglob("*.py"))}))
+    if place:
+        return tuple(sorted({place.file, *(place.package.rglob("*.py") if place.package else ())}))
+    return _installed(where)
+
+
+def project(reference: str) -> Path | None:
+    """The folder that the names of a model's files are relative to; None for a module that is installed."""
+    if is_zoo(reference):
+        return zoo_folder()
+    place = _place(reference.rpartition(":")[0])
+    return place.root if place else None
+
+
+def module_name(reference: str) -> str:
+    """What the module of a factory is called where it is imported."""
+    where = reference.rpartition(":")[0]
+    place = None if is_zoo(reference) else _place(where)
+    return place.name if place else where
+
+
+def _installed(where: str) -> tuple[Path, ...]:
     try:
         spec = importlib.util.find_spec(where) if where else None
         package = importlib.util.find_spec(where.partition(".")[0]) if spec else None
@@ -66,10 +90,22 @@ def sources(reference: str) -> tuple[Path, ...]:
         spec = package = None
     if spec is None or spec.origin is None:
         raise BadInput(
-            f"there is no module {where!r}", "check the spelling, or give the path: path/to/file.py:function"
+            f"there is no module {where!r}",
+            "check the spelling, run this in the project's folder, name that in PYTHONPATH, "
+            "or give the path: path/to/file.py:function",
         )
     folders = package.submodule_search_locations or () if package else ()
     return tuple(sorted({Path(spec.origin), *(path for folder in folders for path in Path(folder).rglob("*.py"))}))
+
+
+def _place(where: str) -> Place | None:
+    """Where a file or a module of the working folder lies; None for a module that is installed, or is none."""
+    if where.endswith(".py"):
+        return user_code.of_file(_existing(where))
+    try:
+        return user_code.of_module(where, Path.cwd())
+    except OSError:  # the working folder is gone
+        return None
 
 
 def _existing(where: str) -> Path:
@@ -79,30 +115,29 @@ def _existing(where: str) -> Path:
 
 
 def _module(where: str, reference: str) -> ModuleType:
-    if where.endswith(".py"):
-        path = _existing(where)
-        if str(path.parent) not in sys.path:
-            sys.path.insert(0, str(path.parent))  # the file may import what lies beside it
-        return _load_file(f"deploytool_user_{path.stem}", path)
     if not where:
         raise BadInput(f"{reference!r} names no module", "write package.module:function or path/to/file.py:function")
     if where.startswith(ZOO):
         mount_zoo()
-    try:
         return importlib.import_module(where)
-    except ModuleNotFoundError as error:
-        raise BadInput(f"{reference}: {error}", "check the spelling, or install it") from error
+    place = _place(where)
+    try:
+        return user_code.load(place) if place else importlib.import_module(where)
+    except ImportError as error:
+        what = " ".join(str(error).split()) or "an import fails"
+        remedy = (
+            "install what is missing; if it is your own, name the folder that holds it: PYTHONPATH=FOLDER deploytool"
+        )
+        raise BadInput(f"{reference}: {what}", f"{remedy} …") from error
 
 
-def _load_file(name: str, path: Path, search: list[str] | None = None) -> ModuleType:
+def _load_file(name: str, path: Path, search: list[str]) -> None:
     spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=search)
     assert spec is not None
     assert spec.loader is not None  # a .py path always has one
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        spec.loader.exec_module(sys.modules[name])
     except BaseException:
         del sys.modules[name]
         raise
-    return module

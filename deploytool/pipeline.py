@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from deploytool import child, factory, machine, plain, programs, receipt, stages, weights_file
-from deploytool.artifact import Artifact, Given, Kind
+from deploytool import (
+    child,
+    factory,
+    machine,
+    plain,
+    programs,
+    publishing,
+    reads,
+    receipt,
+    stages,
+    staging,
+    weights_file,
+)
+from deploytool.artifact import Artifact, Given, Kind, Notes
 from deploytool.errors import BadInput
 from deploytool.receipt import Receipt
 from deploytool.spec import Job, Options
 from deploytool.stages import STAGES
+from deploytool.staging import Staging
 
 _PACKAGE = Path(__file__).parent
 _WEIGHTS = Kind.WEIGHTS.value
+_BEGINNING = "instantiate"  # the stage that runs the model's own code for the first time
 # what no stage's result depends on
 _ABOVE = (
     *("cli", "device", "difference", "doctor", "shipping", "stages", "training", "tracing"),
-    *("cost.py", "pipeline.py", "catalog.py", "targets.py", "only.py", "signing.py"),
-    *("bench.py", "benching.py", "road.py", "wishes.py", "page"),
+    *("cost.py", "pipeline.py", "catalog.py", "targets.py", "only.py", "signing.py", "owner.py"),
+    *(
+        "bench.py",
+        "benching.py",
+        "road.py",
+        "wishes.py",
+        "page",
+        "staging.py",
+        "publishing.py",
+        "run_lock.py",
+        "swap.py",
+    ),
 )
 
 
@@ -40,30 +63,41 @@ def check(recipe: Sequence[str]) -> None:
 
 
 def run(job: Job, recipe: Sequence[str], home: Path) -> Iterator[Artifact]:
-    """Yields each artifact as it comes to be, in the order of the recipe; `home` holds one room a stage.
+    """Yields each artifact as it comes to be, in the order of the recipe; `home` holds one room a stage in the end.
 
-    Raises BadInput if `home` cannot be written or holds something else, and whatever a stage raises; a stage that
-    fails leaves nothing behind.
+    Until then the run that was in `home` stays as it is; one that failed or was stopped goes on from its finished
+    rooms the next time. Raises BadInput if `home` cannot be written or holds something else, and whatever a stage
+    raises.
     """
     check(recipe)
-    _enter(home, recipe)
+    with staging.opened(home) as staged:
+        yield from along(job, recipe, staged)
+        staged.publish()
+
+
+def along(job: Job, recipe: Sequence[str], staged: Staging) -> Iterator[Artifact]:
+    """Yields each artifact as it comes to be in the staging folder, by the path that it will have in the end.
+
+    As long as all that is asked for is there, the run stays where it is, and no staging folder is begun.
+    """
+    _check_free(staged.home, recipe)
     shelf: list[Artifact] = []
     try:
         for place, verb in enumerate(recipe):
-            contract = STAGES[verb]
-            wanted = (*contract.takes, *contract.welcomes)
-            given = Given(tuple(artifact for artifact in shelf if artifact.kind in wanted))
-            key = _key(verb, job, given)
-            kept = _found(home / verb, key)
+            key = _key(verb, job, _given(verb, shelf))
+            kept = _kept(verb, key, job, staged)
+            if kept is None or _room(kept).parent != staged.at:
+                shelf = _moved(shelf, staged)
+                kept = kept and _taken(kept, staged)
             if kept is None:
                 _begin(recipe[place:])
-            shelf.append(kept or _made(verb, job, home, given, key, shelf))
-            yield shelf[-1]
+                kept = _made(verb, job, staged, _given(verb, shelf), key, shelf)
+            shelf.append(kept)
+            yield replace(kept, path=staged.home / verb / kept.kind.value)
+        _carry(staged)
     finally:
         for verb in recipe:
             child.recall(programs.command(STAGES[verb].program))
-        with suppress(OSError):
-            home.rmdir()  # which only an empty folder allows
 
 
 def extend(verb: str, options: Options, home: Path) -> Artifact:
@@ -71,19 +105,32 @@ def extend(verb: str, options: Options, home: Path) -> Artifact:
 
     Raises BadInput if the run lacks what the stage takes, or if a file is not as its stage made it.
     """
-    found = rooms(home)
-    shelf = [_artifact(room, sealed, fresh=False) for room, sealed in found if sealed.made_by != verb]
-    wanted = (*STAGES[verb].takes, *STAGES[verb].welcomes)
-    missing = [kind.name.lower() for kind in STAGES[verb].takes if kind not in {made.kind for made in shelf}]
+    if not rooms(home):
+        raise BadInput(f"{home} holds no finished run", "`deploytool export` makes one")
+    check_source(home, needed=False)
+    with staging.opened(home) as staged:
+        made = extend_staged(verb, options, staged)
+        if made.fresh:
+            staged.publish()
+    return made
+
+
+def extend_staged(verb: str, options: Options, staged: Staging) -> Artifact:
+    """The same for a run that is not published yet; the path is the one that the artifact will have then."""
+    there = {sealed.kind for _, sealed in rooms(staged.at) if sealed.made_by != verb}
+    missing = [kind.name.lower() for kind in STAGES[verb].takes if kind not in there]
     if missing:
-        raise BadInput(f"{home} holds no finished run: it lacks the {missing[0]}", "`deploytool export` makes one")
-    for room, sealed in found:
-        if sealed.made_by != verb and not receipt.proves(room, sealed):
-            raise BadInput(f"{room} is not as its stage made it", "export again: only that stage is repeated")
-    given = Given(tuple(artifact for artifact in shelf if artifact.kind in wanted))
+        problem = f"{staged.home} holds no finished run: it lacks the {missing[0]}"
+        raise BadInput(problem, "`deploytool export` makes one")
+    shelf = _proved(staged.at, staged.home, but=verb)
+    given = _given(verb, shelf)
     job = Job(weights_file.definition(given.latest(Kind.WEIGHTS).path), options)
     key = _key(verb, job, given)
-    return _found(home / verb, key) or _made(verb, job, home, given, key, shelf)
+    made = _found(staged.at / verb, key, job)
+    if made is None:
+        shelf = _moved(shelf, staged)
+        made = _made(verb, job, staged, _given(verb, shelf), key, shelf)
+    return replace(made, path=staged.home / verb / made.kind.value)
 
 
 def shelf(home: Path) -> Given:
@@ -91,17 +138,25 @@ def shelf(home: Path) -> Given:
 
     Raises BadInput if there is no run, or if a file is not as its stage made it.
     """
-    found = rooms(home)
+    found = _proved(home, home)
     if not found:
         raise BadInput(f"{home} holds no finished run", "`deploytool export` makes one")
+    return Given(tuple(found))
+
+
+def _proved(place: Path, home: Path, but: str = "") -> list[Artifact]:
+    """Every artifact of the run in `place` but one; raises BadInput, which names `home`, if one is not as made."""
+    found = [(room, sealed) for room, sealed in rooms(place) if sealed.made_by != but]
     for room, sealed in found:
         if not receipt.proves(room, sealed):
-            raise BadInput(f"{room} is not as its stage made it", "export again: only that stage is repeated")
-    return Given(tuple(_artifact(room, sealed, fresh=False) for room, sealed in found))
+            problem = f"{home / room.name} is not as its stage made it"
+            raise BadInput(problem, "export again: only that stage is repeated")
+    return [_artifact(room, sealed, fresh=False) for room, sealed in found]
 
 
 def rooms(home: Path) -> list[tuple[Path, Receipt]]:
     """Every room of a run that a receipt seals, in the order of the stages."""
+    publishing.recover(home)
     found = [(home / verb, receipt.read(home / verb)) for verb in STAGES]
     return [(room, sealed) for room, sealed in found if sealed is not None]
 
@@ -116,13 +171,47 @@ def _begin(recipe: Sequence[str]) -> None:
             child.ahead(programs.command(program), programs.GIBIBYTES)
 
 
+def check_source(home: Path, *, needed: bool = True) -> None:
+    """Refuses a run whose weights or whose model's own code is no longer what it was made from.
+
+    Raises BadInput, which names the file. Where the code is not `needed`, it may be on another machine.
+    """
+    room = home / _BEGINNING
+    sealed = receipt.read(room)
+    if sealed is None:
+        return
+    if not receipt.proves(room, sealed):
+        raise BadInput(f"{room} is not as its stage made it", "export again: only that stage is repeated")
+    reference, known = weights_file.definition(room / _WEIGHTS).factory, _sources(sealed)
+    try:
+        project = factory.project(reference)
+    except BadInput:
+        if needed:
+            raise
+        return
+    for name, state in reads.now(known, project).items():
+        if state != known[name] and (needed or state != reads.ABSENT):
+            said = "is gone, and" if state == reads.ABSENT else "is no longer what"
+            said = f"{name.removeprefix('./')} {said} {home} was made from"
+            raise BadInput(said + (" it" if state == reads.ABSENT else ""), "export it again")
+
+
+def _sources(sealed: Receipt) -> reads.Sources:
+    """What the model's own code read, by its receipt."""
+    try:
+        return plain.decode(dict[str, str], sealed.notes["sources"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
 def _key(verb: str, job: Job, given: Given) -> str:
-    """One digest of everything the stage's result depends on."""
+    """One digest of everything the stage's result depends on, as far as it is known before the stage works."""
     contract = STAGES[verb]
     return plain.digest(
         verb,
         _stage_source(verb),
-        [job.model, _model_source(job.model.factory)] if contract.model else [],
+        [job.model] if contract.model else [],
+        _model_source(job.model.factory) if verb == _BEGINNING else "",
         {name: getattr(job.options, name) for name in contract.reads},
         {artifact.made_by: artifact.key for artifact in given.artifacts},
         _versions(verb),
@@ -146,17 +235,23 @@ def _below() -> tuple[str, ...]:
     return tuple(plain.file_digest(path) for path in below)
 
 
-@cache
 def _model_source(reference: str) -> str:
     return plain.digest([plain.file_digest(path) for path in factory.sources(reference)])
 
 
-def _found(room: Path, key: str) -> Artifact | None:
+def _found(room: Path, key: str, job: Job) -> Artifact | None:
     """What an earlier run left in the room, if its receipt bears this key and its files are untouched."""
     sealed = receipt.read(room)
-    if sealed is None or sealed.key != key or not receipt.proves(room, sealed):
+    if sealed is None or not receipt.proves(room, sealed):
         return None
-    return _artifact(room, sealed, fresh=False)
+    if sealed.made_by == _BEGINNING:
+        key = _begun_with(key, reads.now(_sources(sealed), factory.project(job.model.factory)), sealed.files)
+    return _artifact(room, sealed, fresh=False) if sealed.key == key else None
+
+
+def _begun_with(key: str, sources: reads.Sources, files: Mapping[str, str]) -> str:
+    """The key of the stage that all begins with: what the model's code read, and the weights that came of it."""
+    return plain.digest(key, sources, files.get(_WEIGHTS))
 
 
 def _artifact(room: Path, sealed: Receipt, *, fresh: bool) -> Artifact:
@@ -164,72 +259,93 @@ def _artifact(room: Path, sealed: Receipt, *, fresh: bool) -> Artifact:
     return Artifact(sealed.kind, path, digest, sealed.key, sealed.made_by, sealed.notes, sealed.seconds, fresh)
 
 
-def _made(verb: str, job: Job, home: Path, given: Given, key: str, shelf: Sequence[Artifact]) -> Artifact:
+def _given(verb: str, shelf: Sequence[Artifact]) -> Given:
+    wanted = (*STAGES[verb].takes, *STAGES[verb].welcomes)
+    return Given(tuple(artifact for artifact in shelf if artifact.kind in wanted))
+
+
+def _room(made: Artifact) -> Path:
+    return made.path.parents[len(Path(made.kind.value).parts) - 1]
+
+
+def _kept(verb: str, key: str, job: Job, staged: Staging) -> Artifact | None:
+    """What this run or an unfinished one left of this key."""
+    return next((found for room in staged.sources(verb) if (found := _found(room, key, job))), None)
+
+
+def _moved(shelf: Sequence[Artifact], staged: Staging) -> list[Artifact]:
+    """The artifacts as they lie in the staging folder, which from here on is where the run grows."""
+    staged.begin()
+    moved = [made if _room(made).parent == staged.at else _taken(made, staged) for made in shelf]
+    if not all(moved):
+        raise BadInput(f"another deploytool changed {staged.home} meanwhile", "run the same command again")
+    return [made for made in moved if made]
+
+
+def _taken(kept: Artifact, staged: Staging) -> Artifact | None:
+    """The same artifact in the staging folder; None if another command took it away this very moment."""
+    try:
+        room = staged.take(_room(kept))
+    except OSError:
+        return None
+    sealed = receipt.read(room)
+    return _artifact(room, sealed, fresh=False) if sealed and sealed.key == kept.key else None
+
+
+def _made(verb: str, job: Job, staged: Staging, given: Given, key: str, shelf: Sequence[Artifact]) -> Artifact:
     """Makes the artifact in a room nobody sees, seals it, and only then puts the room in its place."""
-    kind, room = STAGES[verb].makes, home / verb
-    _forget(home, verb)
-    with _workshop(home) as bench:
+    kind = STAGES[verb].makes
+    with staged.bench(verb) as bench:
         begun = time.perf_counter()
-        notes = stages.load(verb).make(job, bench / kind.value, given)
+        notes = _work(verb, job, bench / kind.value, given)
         seconds = round(time.perf_counter() - begun, 3)
         parents = {artifact.made_by: artifact.key for artifact in given.artifacts}
         files = receipt.digests(bench)
+        if verb == _BEGINNING:
+            key = _begun_with(key, plain.decode(dict[str, str], notes["sources"]), files)
         begin = next((artifact.digest for artifact in shelf if artifact.kind is Kind.WEIGHTS), files.get(_WEIGHTS))
         sealed = Receipt(kind, verb, key, parents, begin, files, _versions(verb), seconds, notes)
         receipt.write(bench, sealed)
-        bench.replace(room)
-    return _artifact(room, sealed, fresh=True)
+    return _artifact(staged.at / verb, sealed, fresh=True)
 
 
-def _forget(home: Path, verb: str) -> None:
-    """Empties the room of a stage, and the rooms of all that was made from what it held."""
-    stale = {verb}
-    _discard(home / verb)  # also where its receipt cannot be read
-    for room, sealed in rooms(home):
-        if stale & set(sealed.parents):
-            stale.add(sealed.made_by)
-            _discard(room)
+def _work(verb: str, job: Job, out: Path, given: Given) -> Notes:
+    """Has the stage make its artifact; where that runs the model's own code first, its notes say what was read."""
+    stage, reference = stages.load(verb), job.model.factory
+    if verb != _BEGINNING:
+        return stage.make(job, out, given)
+    if factory.is_zoo(reference):
+        notes = stage.make(job, out, given)
+        return {**notes, "sources": reads.sources_of_code(factory.module_name(reference), factory.zoo_folder())}
+    with reads.recorded() as record:
+        notes = stage.make(job, out, given)
+    counted = (out.parent, *([Path(job.options.weights.path)] if job.options.weights else []))
+    found = reads.sources(record, factory.module_name(reference), factory.project(reference), counted)
+    said = notes.get("remarks", ())
+    more = [*(said if isinstance(said, (list, tuple)) else [said]), *reads.remarks(record)]
+    return {**notes, "sources": found, **({"remarks": more} if more else {})}
 
 
-def _discard(room: Path) -> None:
-    """Out of sight at once and then gone: a room that is killed half-emptied would be nobody's."""
-    if room.exists():
-        with _workshop(room.parent) as bench:
-            room.replace(bench / room.name)
+def _carry(staged: Staging) -> None:
+    """Has the staging folder hold too what was not asked for this time, where all that it was made from is the same."""
+    if staged.at == staged.home:
+        return
+    for room, sealed in rooms(staged.home):
+        if not (staged.at / room.name).exists():
+            now = {verb: receipt.read(staged.at / verb) for verb in sealed.parents}
+            if all((made := now[verb]) and made.key == key for verb, key in sealed.parents.items()):
+                with suppress(OSError):
+                    staged.take(room)
 
 
-@contextmanager
-def _workshop(home: Path) -> Iterator[Path]:
-    """A folder to work in beside the rooms, gone afterwards unless it became one."""
-    bench = Path(tempfile.mkdtemp(prefix=".making-", dir=home))
-    try:
-        bench.chmod(0o755)
-        yield bench
-    finally:
-        shutil.rmtree(bench, ignore_errors=True)
-
-
-def sweep(home: Path) -> None:
-    """Takes away what an interrupted run left half-made, and the run's folder if nothing else is in it."""
-    for left in home.glob(".making-*"):
-        shutil.rmtree(left, ignore_errors=True)
-        with suppress(OSError):
-            left.unlink()  # which only a file allows
-    with suppress(OSError):
-        home.rmdir()  # which only an empty folder allows
-
-
-def _enter(home: Path, recipe: Sequence[str]) -> None:
-    """Makes the run's folder and sweeps what a killed run left; refuses a folder that holds somebody else's things."""
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        for left in home.glob(".making-*"):
-            (shutil.rmtree if left.is_dir() else Path.unlink)(left)
-        with _workshop(home):
-            pass
-    except OSError as error:
-        raise BadInput(f"cannot write to {home}: {error.strerror}", "choose another folder with --out") from error
+def _check_free(home: Path, recipe: Sequence[str]) -> None:
+    """Refuses a folder that holds somebody else's things where a room should be."""
     for verb in recipe:
         room = home / verb
         if room.exists() and not (room / receipt.FILE).is_file():
             raise BadInput(f"{room} was not made by deploytool", "move it away, or choose another folder with --out")
+
+
+def sweep(home: Path) -> None:
+    """Ends what this process makes in a run's folder, finished rooms aside, and takes away what the dead left there."""
+    staging.sweep(home)

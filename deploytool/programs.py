@@ -36,12 +36,12 @@ import onnxruntime
 onnxruntime.InferenceSession(json.loads(sys.stdin.readline()), providers=["CPUExecutionProvider"])
 """
 
-# The task: the folder of a run, whose page is to be drawn.
+# The task: the folder of a run, whose page is to be drawn, and what that folder will be called.
 DRAW = """
 import json, sys
 from pathlib import Path
 from deploytool.page import leaf
-leaf.write(Path(json.loads(sys.stdin.readline())))
+leaf.write(*map(Path, json.loads(sys.stdin.readline())))
 """
 
 

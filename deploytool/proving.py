@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from deploytool import faults, golden, images, samples, weights_file
+from deploytool import faults, golden, images, owner, samples, weights_file
 from deploytool.backends import Session, onnxruntime, rounded
 from deploytool.errors import StageFailed
 from deploytool.faults import Fault
@@ -151,7 +151,7 @@ def _attempts(bench: Ready, tried: list[Fault], watch: Callable[[int, int], None
 def write_helpful(path: Path, subject: Subject, proof: Proof) -> None:
     """Writes the cases with which the golden sample would have caught every fault."""
     chosen = list(proof.helpful)
-    making = path.with_name(f".making-{path.name}")
+    making = path.with_name(f".making-{owner.name()}-{path.name}")
     golden.write_cases(making, subject.pixels[chosen], {name: array[chosen] for name, array in subject.fresh.items()})
     making.replace(path)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from deploytool import catalog, fixed, forms, inputs_file, pipeline, report, verdict, wishes
+from deploytool import catalog, fixed, forms, inputs_file, pipeline, publishing, report, staging, verdict, wishes
 from deploytool import preprocess as preparing
 from deploytool import targets as places
 from deploytool.artifact import Artifact, Kind
@@ -225,17 +225,25 @@ def export(
     plan = Plan(found, options, places.recipe(options, to), Path(out or Path("artifacts") / found.name), require, pack)
     with keeping.ahead(plan.home):
         made = tuple(follow(plan, partial(_travel, plan)))
+        publishing.recover(plan.home)
         written = report.read(plan.home / "validate" / Kind.REPORT.value)
         keeping.keep(written, plan.home, Path(junit) if junit else None)
     return Run(plan.home, made, written, failure(written, plan.home, require=require))
 
 
 def _travel(plan: Plan, watch: Watch) -> Iterator[Artifact]:
-    """Every artifact as it comes to be; a bundle last, if one is asked for and everything held."""
-    yield from pipeline.run(Job(plan.model, plan.options, watch), plan.recipe, plan.home)
-    written = report.read(plan.home / "validate" / Kind.REPORT.value)
-    if plan.pack and failure(written, plan.home, require=plan.require) is None:
-        yield pipeline.extend("pack", plan.options, plan.home)
+    """Every artifact as it comes to be; a bundle last, if one is asked for and everything held.
+
+    Only then, with its page, the run takes the place of the one that was there.
+    """
+    with staging.opened(plan.home) as staged:
+        yield from pipeline.along(Job(plan.model, plan.options, watch), plan.recipe, staged)
+        written = report.read(staged.at / "validate" / Kind.REPORT.value)
+        if plan.pack and failure(written, plan.home, require=plan.require) is None:
+            yield pipeline.extend_staged("pack", plan.options, staged)
+        staged.gather()
+        keeping.keep(written, staged.at, named=plan.home)
+        staged.publish()
 
 
 def failure(written: Report, home: Path, *, require: bool) -> DeployError | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -83,7 +82,6 @@ app.callback()(manners.before)
 def main() -> None:
     """Runs the command line; a failure we know ends with one problem, one remedy and its own exit code."""
     stop.watch(_interrupted)
-    sys.path.append(str(Path.cwd()))  # where `package.module:factory` may lie, as with `python -m`
     stop.leave(_called())
 
 

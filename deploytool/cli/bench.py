@@ -83,6 +83,7 @@ def bench(
         min_speedup=min_speedup,
     )
     given = pipeline.shelf(what)
+    pipeline.check_source(what)
     found = progress.along(screen.people(), "bench", lambda watch: benching.run(what, given, asked, watch))
     path, failure, console = written.write(what, found), _failure(found.gate), screen.answer()
     for sweep in found.sweeps:

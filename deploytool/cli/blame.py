@@ -52,6 +52,7 @@ def blame(
     graphs = [(room.name, room / Kind.GRAPH.value) for room, sealed in rooms if sealed.kind is Kind.GRAPH]
     if not graphs or not {Kind.WEIGHTS, Kind.GOLDEN} <= set(kept):
         raise BadInput(f"{run} holds no run with a graph", "give a folder that `deploytool export` made")
+    pipeline.check_source(run)
 
     from deploytool import canaries
     from deploytool.page import keeping

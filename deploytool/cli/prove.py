@@ -34,6 +34,7 @@ def prove(
     graphs = [(room / Kind.GRAPH.value, sealed) for room, sealed in rooms if sealed.kind is Kind.GRAPH]
     if len(graphs) < 2 or not {Kind.WEIGHTS, Kind.GOLDEN} <= set(kept):
         raise BadInput(f"{run} holds no run with graphs to prove", "give a folder that `deploytool export` made")
+    pipeline.check_source(run, needed=False)
 
     from deploytool import proving  # here begins onnx
 

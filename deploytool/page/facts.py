@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploytool import bench, blamed, golden, plain, receipt, report, verdict
+from deploytool import bench, blamed, golden, plain, publishing, receipt, report, verdict
 from deploytool.artifact import Kind
 from deploytool.bench import Bench
 from deploytool.blamed import Blame
@@ -34,7 +34,8 @@ class Origin:
 class Facts:
     """A run as it lies in its folder; `blame` and `bench` are None unless somebody made them, of these very files.
 
-    `devices` is what came back from those that ran its bundle.
+    `devices` is what came back from those that ran its bundle. `home` is what the run's folder is called, and `folder`
+    where it lies, if that is still another place.
     """
 
     home: Path
@@ -45,44 +46,64 @@ class Facts:
     blame: Blame | None
     bench: Bench | None
     devices: tuple[Verified, ...] = ()
+    folder: Path | None = None
+
+    @property
+    def place(self) -> Path:
+        """Where the files of the run lie."""
+        return self.folder or self.home
 
     @property
     def golden(self) -> Path:
         """The golden sample, where the folder holds it."""
-        return self.home / "record" / Kind.GOLDEN.value
+        return self.place / "record" / Kind.GOLDEN.value
 
     def bytes_of(self, stage: str, file: str) -> int | None:
         """The size of an artifact, None where it is missing."""
-        path = self.home / stage / file
+        path = self.place / stage / file
         return path.stat().st_size if path.is_file() else None
 
 
 def find(home: Path) -> Path:
     """The report in a run's folder, or in any other that carries one; raises BadInput where there is none."""
+    publishing.recover(home)
     for path in (home / _ROOM / Kind.REPORT.value, home / Kind.REPORT.value):
         if path.is_file():
             return path
     raise BadInput(f"{home} holds no report", "give a folder that `deploytool export` made")
 
 
-def read(home: Path) -> Facts:
-    """Everything there is to show of a run; raises BadInput if it holds no report of this version."""
+def read(home: Path, named: Path | None = None) -> Facts:
+    """Everything there is to show of a run; raises BadInput if it holds no report of this version.
+
+    `named` is what its folder will be called, if that is not where it lies yet.
+    """
     written = report.read(find(home))
     sealed = [receipt.read(path.parent) for path in home.glob(f"*/{receipt.FILE}")]
     receipts = tuple(each for each in sealed if each is not None)
     blame = blamed.read(home)
-    closing = verdict.closing(written, home, blame.finding if blame else None)
+    closing = verdict.closing(written, named or home, blame.finding if blame else None)
     return Facts(
-        home, written, closing, _ordered(receipts), _origin(receipts), blame, bench.found(home), brought.read(home)
+        named or home,
+        written,
+        closing,
+        _ordered(receipts),
+        _origin(receipts),
+        blame,
+        bench.found(home),
+        brought.read(home),
+        home if named else None,
     )
 
 
-def sources(home: Path) -> str:
-    """One digest of all that a page of this run is made from."""
+def sources(home: Path, named: Path | None = None) -> str:
+    """One digest of all that a page of this run is made from; `named` is as for `read`."""
     left = (home / blamed.FILE, home / bench.FILE, *brought.kept(home))
     beside = (*left, *home.glob(f"*/{receipt.FILE}"))
     read_ = [path for path in (find(home), *sorted(beside)) if path.is_file()]
-    return plain.digest(str(home), {path.relative_to(home).as_posix(): plain.file_digest(path) for path in read_})
+    return plain.digest(
+        str(named or home), {path.relative_to(home).as_posix(): plain.file_digest(path) for path in read_}
+    )
 
 
 def pixels(facts: Facts) -> golden.Pixels | None:

@@ -14,10 +14,13 @@ from deploytool.report import Report
 _COMMAND, _SECONDS = programs.command(programs.DRAW), 60.0
 
 
-def keep(written: Report, home: Path, xml: Path | None = None) -> Path:
-    """Makes sure that the run's page is that of what it holds, and writes `xml` if it is named; gives the page."""
-    if not stamp.holds(home):
-        _draw(home)
+def keep(written: Report, home: Path, xml: Path | None = None, *, named: Path | None = None) -> Path:
+    """Makes sure that the run's page is that of what it holds, and writes `xml` if it is given; gives the page.
+
+    `named` is what the run's folder will be called, if it is not called so yet.
+    """
+    if not stamp.holds(home, named):
+        _draw(home, named or home)
     if xml is not None:
         junit.write(xml, written)
     return home / PAGE
@@ -34,12 +37,13 @@ def ahead(home: Path) -> Iterator[None]:
         child.recall(_COMMAND)
 
 
-def _draw(home: Path) -> None:
+def _draw(home: Path, named: Path) -> None:
     """By the child that has begun, if there is one and it can; else here."""
     if child.awaits(_COMMAND):
         with suppress(StageFailed):
-            child.run_limited(_COMMAND, what="the page", seconds=_SECONDS, gibibytes=programs.GIBIBYTES, task=str(home))
+            task = [str(home), str(named)]
+            child.run_limited(_COMMAND, what="the page", seconds=_SECONDS, gibibytes=programs.GIBIBYTES, task=task)
             return
     from deploytool.page import leaf  # here begin matplotlib and jinja2
 
-    leaf.write(home)
+    leaf.write(home, named)

@@ -31,9 +31,12 @@ from deploytool.proof import ENGINE, GRAPH
 _COVERS = {"tensorrt": "the GPU it was built on", "tensorrt_rtx": "8.0, 8.6, 8.9, 12.0 and later"}
 
 
-def write(home: Path) -> Path:
-    """Draws the page of a run and puts it in the run's folder; raises BadInput if the folder holds no report."""
-    files.publish(home / PAGE, text(all_facts.read(home)).encode())
+def write(home: Path, named: Path | None = None) -> Path:
+    """Draws the page of a run and puts it in the run's folder; raises BadInput if the folder holds no report.
+
+    `named` is what the folder will be called, if it is not called so yet.
+    """
+    files.publish(home / PAGE, text(all_facts.read(home, named)).encode())
     return home / PAGE
 
 
@@ -59,7 +62,7 @@ def text(facts: Facts) -> str:
         _environment()
         .get_template("run.html")
         .render(
-            stamp=stamp.of(facts.home),
+            stamp=stamp.of(facts.place, facts.home),
             stamp_name=stamp.NAME,
             facts=facts,
             report=report,

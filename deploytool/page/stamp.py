@@ -7,25 +7,29 @@ from functools import cache
 from pathlib import Path
 
 from deploytool import plain
+from deploytool.errors import BadInput
 from deploytool.page import PAGE, facts
 
 NAME = "deploytool-sources"
 _FIRST = 4096  # characters of a page that hold its stamp
 
 
-def of(home: Path) -> str:
-    """One digest of all that the page of a run depends on: what the run holds, and how we draw."""
-    return plain.digest(facts.sources(home), _drawing())
+def of(home: Path, named: Path | None = None) -> str:
+    """One digest of all that the page of a run depends on: what the run holds, what it is called, and how we draw."""
+    return plain.digest(facts.sources(home, named), _drawing())
 
 
-def holds(home: Path) -> bool:
-    """Whether the page that lies there bears the stamp it would get now."""
+def holds(home: Path, named: Path | None = None) -> bool:
+    """Whether the page that lies there bears the stamp it would get now; where there is no run, none does."""
     try:
         with (home / PAGE).open(encoding="utf-8") as opened:
             head = opened.read(_FIRST)
     except (OSError, UnicodeDecodeError):
         return False
-    return re.findall(rf'<meta name="{NAME}" content="(\w+)">', head) == [of(home)]
+    try:
+        return re.findall(rf'<meta name="{NAME}" content="(\w+)">', head) == [of(home, named)]
+    except (BadInput, OSError):  # the run that it was the page of is gone
+        return False
 
 
 @cache

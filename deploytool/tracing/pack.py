@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import platform
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from deploytool import machine, plain
+from deploytool import machine, owner, plain
 from deploytool.errors import BadInput
 from deploytool.tracing.finding import Clue
 from deploytool.tracing.reduce import Mismatch
@@ -70,7 +69,8 @@ def write(run: Path, clue: Clue, found: Mismatch) -> Path:
     if place.exists() and not (place / _MARK).is_file():
         raise BadInput(f"{place} was not made by deploytool", "move it away")
     try:
-        bench = Path(tempfile.mkdtemp(prefix=".making-", dir=run))  # an export sweeps it, should this be killed
+        bench = run / f".making-{owner.name()}"  # an export sweeps it, should this be killed
+        bench.mkdir()
     except OSError as error:
         raise BadInput(f"cannot write to {run}: {error.strerror}", "copy the run to another folder") from error
     try:
