@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -11,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from model_signing import hashing
 from model_signing import signing as oms
 
-from deploytool import bundle, files
+from deploytool import bundle, files, scratch
 from deploytool.bundle import SIGNATURE
 from deploytool.device import signature
 from deploytool.errors import BadInput
@@ -28,11 +27,11 @@ def sign(folder: Path, key: Path) -> int:
     how = hashing.Config().use_file_serialization(hashing_algorithm="sha256", max_workers=1)
     how.set_ignored_paths(paths=signature.UNSIGNED, ignore_git_paths=False)
     config = oms.Config().use_elliptic_key_signer(private_key=key).set_hashing_config(how)
-    with tempfile.TemporaryDirectory(prefix="deploytool-") as bench:
-        made, other_half = Path(bench, SIGNATURE), Path(bench, "public.pem")
+    with scratch.folder() as bench:
+        made, other_half = bench / SIGNATURE, bench / "public.pem"
         other_half.write_bytes(public)
         config.sign(folder.resolve(), made)
-        files.publish(folder / SIGNATURE, made.read_bytes())
+        files.publish(folder / SIGNATURE, made.read_bytes(), folder.absolute().parent)
         return signature.check(folder, bundle.seal(folder), other_half)
 
 

@@ -20,7 +20,7 @@ from functools import partial
 from types import FrameType
 from typing import NoReturn
 
-from deploytool import child
+from deploytool import child, scratch
 
 _CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _UNHEARD = 120  # Python's own code for what could not be written out
@@ -33,10 +33,11 @@ _halted = threading.Event()
 
 def watch(words: Callable[[], bytes]) -> None:
     """From here on an interruption sweeps and ends the process; `words` goes to stdout then."""
-    scratch = tempfile.mkdtemp(prefix="deploytool-")
-    tempfile.tempdir = os.environ["TMPDIR"] = scratch  # for us and for our children
-    _sweeps.append(partial(shutil.rmtree, scratch, ignore_errors=True))
-    atexit.register(_sweeps[0])
+    with suppress(OSError):  # on a machine that cannot be written there may be none, and looking around needs none
+        own = scratch.make()
+        tempfile.tempdir = os.environ["TMPDIR"] = str(own)  # for us and for our children
+        _sweeps.append(partial(shutil.rmtree, own, ignore_errors=True))
+        atexit.register(_sweeps[0])
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -60,7 +61,8 @@ def leave(code: int) -> NoReturn:
 
     Nothing is taken apart, which takes torch half a second and serves nobody. Where stdout is gone, that is a failure.
     """
-    _sweeps[0]()
+    for sweep in _sweeps[:1]:
+        sweep()
     for number in _CODES:
         signal.signal(number, signal.SIG_IGN)
     signal.set_wakeup_fd(-1)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deploytool import files, plain, programs
+from deploytool import files, plain, programs, scratch
 from deploytool.bundle import Manifest
 from deploytool.child import run_limited
 from deploytool.device.ways import LEAST, Way
@@ -98,8 +97,8 @@ def ask(
     Raises StageFailed if it crashes, hangs, runs out of memory or says nothing one can read, and what it raised itself.
     """
     what = f"{request.way.tier} ({Path(request.way.path).name})"
-    with tempfile.TemporaryDirectory(prefix="deploytool-") as bench:
-        asked, answer = Path(bench, "request.json"), Path(bench, "answer.json")
+    with scratch.folder() as bench:
+        asked, answer = bench / "request.json", bench / "answer.json"
         asked.write_text(plain.text(replace(request, answer=str(answer))), encoding="utf-8")
         memory = limits.gibibytes if request.way.device == "cpu" else math.inf
         run_limited([*worker, str(asked)], what=what, seconds=limits.seconds, gibibytes=memory, heard=heard)

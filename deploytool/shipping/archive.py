@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from deploytool import bundle, files, plain
+from deploytool import bundle, files, owner, plain
 from deploytool.bundle import File, Manifest
 from deploytool.errors import BadInput, Refused
 from deploytool.shipping import oci
@@ -28,7 +28,8 @@ def write(folder: Path, manifest: Manifest, path: Path) -> Artifact:
     """Puts a bundle into one file, as a whole or not at all; the same bundle gives the same bytes."""
     made = oci.artifact(folder, manifest)
     path.parent.mkdir(parents=True, exist_ok=True)
-    making = path.with_name(f".{path.name}.{os.getpid()}.making")
+    files.sweep(path.parent, f".{path.name}.*{files.MAKING}")
+    making = path.with_name(f".{path.name}.{owner.name()}{files.MAKING}")
     try:
         with making.open("wb") as opened:
             with tarfile.open(fileobj=opened, mode="w", format=tarfile.PAX_FORMAT) as tar:
