@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
+import pytest
 
 from deploytool import images, samples
+from deploytool.errors import StageFailed
 from deploytool.measure.corners import corners
 from deploytool.spec import Model, Range, Tensor
 from tests.conftest import TINY
@@ -49,8 +54,30 @@ def test_the_seed_decides() -> None:
 def test_every_corner_is_drawn_and_answered() -> None:
     sizes = {"length": Range(2, 4, 9), "height": Range(8, 8, 8)}
     found = corners(MIXED, sizes, lambda **inputs: {"sum": inputs["tokens"].sum(axis=1)})
-    assert [corner.name for corner in found] == ["eager at height 8, length 2", "eager at height 8, length 9"]
-    assert [corner.inputs["tokens"].shape[1] for corner in found] == [2, 9]
+    assert [corner.name.removeprefix("eager at height 8, length ") for corner in found] == ["2", "9", "5"]
+    assert [corner.inputs["tokens"].shape[1] for corner in found] == [2, 9, 5]
     for corner in found:
         np.testing.assert_array_equal(corner.answers["sum"], corner.inputs["tokens"].sum(axis=1))
     assert corners(TINY, {}, lambda **inputs: {}) == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "step", "inside"),
+    [
+        (Range(32, 48, 64), 1, 61),
+        (Range(32, 48, 64), 16, None),  # 48 alone lies between, and is the typical size
+        (Range(64, 96, 224), 32, 160),
+        (Range(64, 96, 224), 4, 220),
+        (Range(8, 8, 8), 1, None),
+        (Range(8, 8, 9), 1, None),
+    ],
+)
+def test_a_size_inside_a_range_is_as_odd_as_the_source_takes_it(limits: Range, step: int, inside: int | None) -> None:
+    def source(tokens: npt.NDArray[Any], **others: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        if tokens.shape[1] % step:
+            raise StageFailed("not a multiple", "give one")
+        return {"sum": tokens.sum(axis=1)}
+
+    found = corners(MIXED, {"length": limits, "height": Range(8, 8, 8)}, source)
+    sizes = [corner.inputs["tokens"].shape[1] for corner in found]
+    assert sizes == [*dict.fromkeys((limits.smallest, limits.largest)), *([inside] if inside else [])]

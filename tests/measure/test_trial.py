@@ -40,6 +40,7 @@ def test_three_cases_one_alone_and_every_corner_are_asked(asked: tuple[trial.Que
         "the source, 1 at once": (1, 4),
         "the source at n 3": (2, 3),
         "the source at n 9": (2, 9),
+        "the source at n 5": (2, 5),
     }
     assert broken(source, asked) == []
 
@@ -49,7 +50,8 @@ def test_three_cases_one_alone_and_every_corner_are_asked(asked: tuple[trial.Que
     [
         (lambda array: len(array) == 1, ["the source, 1 at once"]),
         (lambda array: len(array) == 3, ["the source, 3 at once"]),
-        (lambda array: array.shape[1] > 4, ["the source at n 9"]),
+        (lambda array: array.shape[1] > 5, ["the source at n 9"]),
+        (lambda array: array.shape[1] == 5, ["the source at n 5"]),
     ],
 )
 def test_what_is_wrong_in_one_place_only_is_seen(
