@@ -58,22 +58,31 @@ def network(path: Path, factory: str, size: int, seed: int) -> torch.nn.Module:
 
 
 def feeds(inputs: Sequence[Input], seed: int) -> dict[str, list[Array]]:
-    """Inputs that no run has seen, and some at the edge: nothing, all the same, very quiet."""
+    """Inputs that no run has seen, and some at the edge: nothing, all the same, very quiet.
+
+    Half of those that are no pictures are three times as loud: nobody says how large the numbers of a vector are.
+    """
     rng = np.random.default_rng(90_000 + seed)
     fresh = [_drawn(each, rng) for each in inputs]
     return {
         "fresh": fresh,
-        "fresh again": [_drawn(each, rng) for each in inputs],
+        "fresh again": [_drawn(each, rng, 1.0 if len(each.shape) == 3 else 3.0) for each in inputs],
         "zeros": [np.zeros_like(array) for array in fresh],
         "constant": [np.full_like(array, 1 if array.dtype.kind in "iu" else 0.5) for array in fresh],
-        "quiet": [array if array.dtype.kind in "iu" else array * np.float32(1e-3) for array in fresh],
+        "quiet": [array if array.dtype.kind in "iu" else _quiet(array) for array in fresh],
     }
 
 
-def _drawn(each: Input, rng: np.random.Generator) -> Array:
+def _quiet(array: Array) -> Array:
+    """A whisper; of pictures, of which a camera gives whole grey levels, a flat one."""
+    quiet: Array = array * np.float32(0.05 if array.ndim == 4 and array.shape[1] == 3 else 1e-3)
+    return quiet
+
+
+def _drawn(each: Input, rng: np.random.Generator, loud: float = 1.0) -> Array:
     shape = (CASES, *each.shape)
     if each.dtype in ("float32", "float16"):
-        return rng.standard_normal(shape).astype(each.dtype)
+        return (loud * rng.standard_normal(shape)).astype(each.dtype)
     return rng.integers(0, each.below, shape).astype(each.dtype)
 
 
