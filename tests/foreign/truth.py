@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,27 @@ def closest(
             nearest = np.min([np.abs(given.astype(np.float64) - each[name][number]) for each in others], axis=0)
             found[name].append(np.where((nearest < 0.1 * apart) & (given.shape == exact.shape), exact, given))
     return found
+
+
+def jittered(net: torch.nn.Module, inputs: Mapping[str, list[Array]], truth: Mapping[str, list[Array]]) -> float:
+    """How far a network in FP64 is off where each layer is a rounding of FP32 beside: as other sums make it."""
+    worst = 0.0
+    for seed in range(3):
+        chance = torch.Generator().manual_seed(seed)
+        hooks = [each.register_forward_hook(_rounded(chance)) for each in net.modules() if not list(each.children())]
+        worst = max(worst, compared("jittered", expected(net, inputs), truth, half=False).error)
+        for hook in hooks:
+            hook.remove()
+    return worst
+
+
+def _rounded(chance: torch.Generator) -> Callable[[torch.nn.Module, object, object], object]:
+    def hook(_: torch.nn.Module, __: object, answer: object) -> object:
+        if not isinstance(answer, torch.Tensor) or not answer.is_floating_point():
+            return None
+        return answer * (1 + 2.0**-23 * torch.randn(answer.shape, generator=chance, dtype=answer.dtype))
+
+    return hook
 
 
 def eager(net: torch.nn.Module, inputs: Mapping[str, list[Array]], truth: Mapping[str, list[Array]]) -> Found:
