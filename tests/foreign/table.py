@@ -101,7 +101,7 @@ NET_TABLE = (
         "unet", "label_map", "pyramid", "bilinear", "bilinear_aligned", "deeplab", "super_resolution", "yolo_together",
         "yolo_apart", "yolo_raw", "detr", "keypoints", "deformable", "autoencoder", "vae", "gram", "gem",
     )),
-    Net("dense_outputs", "centernet", decides=2.0**-5),
+    Net("dense_outputs", "centernet", decides=2.0**-8),
     Net("dense_outputs", "vector_quantised", decides=2.0**-10),
     Net("dense_outputs", "siamese", ("left=3x32x32 right=3x32x32", "left=3x40x40 right=3x40x40")),
     *(Net("attention", name) for name in ("vit", "mixer", "swin")),

@@ -203,8 +203,15 @@ def judge(
     return compared(str(file), answers, truth, half=half)
 
 
-def compared(file: str, answers: Mapping[str, list[Array]], truth: Mapping[str, list[Array]], *, half: bool) -> Found:
-    """How far answers are off, by the parts of every output."""
+def compared(
+    file: str,
+    answers: Mapping[str, list[Array]],
+    truth: Mapping[str, list[Array]],
+    *,
+    half: bool,
+    typical: float = TYPICAL,
+) -> Found:
+    """How far answers are off, by parts; none counts as smaller than `typical` of its usual size."""
     worst, where, moved = 0.0, "", 0.0
     for number in range(len(truth["fresh"])):
         want = {name: each[number] for name, each in truth.items()}
@@ -214,14 +221,14 @@ def compared(file: str, answers: Mapping[str, list[Array]], truth: Mapping[str, 
             continue
         if any(have[name].shape != want[name].shape for name in want):
             return Found(file, half, np.inf, f"output {number}: shapes differ", moved)
-        for what, error in _errors(have, want):
+        for what, error in _errors(have, want, typical):
             if not error <= worst:
                 worst, where = error, f"output {number}, {what}"
     return Found(file, half, worst, where, moved)
 
 
-def _errors(have: Mapping[str, Array], want: Mapping[str, Array]) -> Iterator[tuple[str, float]]:
-    """The error of every part in every case, in shares of its size there, or of a tenth of its usual size."""
+def _errors(have: Mapping[str, Array], want: Mapping[str, Array], typical: float) -> Iterator[tuple[str, float]]:
+    """The error of every part in every case, in shares of its size there, or of a share of its usual size."""
     for axis, part in _parts(np.concatenate([want["fresh"], want["fresh again"]])):
         usual = np.median(_sizes(want["fresh"], axis, part))
         for name, exact in want.items():
@@ -231,7 +238,7 @@ def _errors(have: Mapping[str, Array], want: Mapping[str, Array]) -> Iterator[tu
             mark = ~np.isfinite(exact) | (np.abs(exact) > SENTINEL * max(usual, 1e-30))
             wrong = np.where(same | (mark & _alike(exact, given)), 0.0, np.abs(given - exact))
             wrong = np.where(np.isnan(wrong), np.inf, wrong).reshape(len(exact), -1).max(1)
-            sizes = np.maximum(np.where(mark, 0.0, np.abs(exact)).reshape(len(exact), -1).max(1), TYPICAL * usual)
+            sizes = np.maximum(np.where(mark, 0.0, np.abs(exact)).reshape(len(exact), -1).max(1), typical * usual)
             case = int(np.argmax(wrong / np.maximum(sizes, 1e-30)))
             error = float(wrong[case] / max(sizes[case], 1e-30)) if wrong[case] else 0.0
             yield f"{f'axis {axis}, channels {part[:3].tolist()}' if axis else 'all'} of {name} {case}", error

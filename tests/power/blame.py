@@ -19,7 +19,7 @@ import onnx
 from deploytool import pipeline
 from deploytool.spec import Job, Model, Options
 from deploytool.tracing.finding import examine
-from tests.power.models import MODELS, small
+from tests.power.models import ZOO, small
 from tests.tracing import faults
 
 STAGES = ("translate", "simplify", "halve")
@@ -81,7 +81,7 @@ def main() -> None:
     """Prints every plant that blame got wrong, and how many it got right."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=2, help="faults of each kind in each graph of each run")
-    parser.add_argument("--models", nargs="+", default=MODELS, help="which of them")
+    parser.add_argument("--models", nargs="+", default=ZOO, help="which of them")
     asked = parser.parse_args()
     score: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -46,7 +46,7 @@ class Judgement:
 def of_zoo(number: int) -> Job:
     """One family after the other, each by either exporter in turn."""
     exporter = ("torchscript", "dynamo")[number // len(MODELS) % 2]
-    return Job(small(MODELS[number % len(MODELS)]), Options(seed=1000 + number, exporter=exporter))
+    return Job(small(MODELS[number % len(MODELS)], 1000 + number), Options(seed=1000 + number, exporter=exporter))
 
 
 def of_sums(number: int) -> Job:

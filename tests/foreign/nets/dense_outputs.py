@@ -250,9 +250,9 @@ class CornerPoints(nn.Module):
 
     def forward(self, x):
         y = self.body(x)
-        heat, size = self.heat(y).sigmoid(), self.size(y).flatten(2)
+        heat, size = 20 * self.heat(y), self.size(y).flatten(2)
         scores, places = heat.amax(1).flatten(1).topk(4, dim=1)
-        return scores, size.gather(2, places.unsqueeze(1).expand(-1, 2, -1))
+        return scores.sigmoid(), size.gather(2, places.unsqueeze(1).expand(-1, 2, -1))
 
 
 def centernet(size=0, seed=0):
