@@ -13,7 +13,8 @@ from pathlib import Path
 
 from deploytool import files, plain, preprocess
 from deploytool.errors import Refused
-from deploytool.report import Tolerance
+from deploytool.parts import Part
+from deploytool.report import Limits
 from deploytool.spec import BATCH, Decision, Option, Preprocessing, Range, Tensor
 
 SCHEMA = "deploytool.bundle/2"
@@ -114,7 +115,7 @@ class Manifest:
     classes: tuple[str, ...]
     graphs: tuple[Graph, ...]
     golden: Sample
-    tolerances: Mapping[str, Tolerance]
+    tolerances: Mapping[str, Limits]
     recipe: str
     files: tuple[File, ...]
     engines: tuple[Engine, ...]
@@ -215,7 +216,14 @@ def _unbounded(manifest: Manifest) -> str | None:
         return "its pictures cannot be prepared"
     if not {graph.precision for graph in manifest.graphs} <= set(manifest.tolerances):
         return "a precision has no tolerance"
-    return None
+    parts = [limit.part for each in manifest.tolerances.values() for limit in each.parts]
+    return None if all(_sensible(part) for part in parts) else "a part of an output is none"
+
+
+def _sensible(part: Part) -> bool:
+    """Whether a part has channels that an output can have."""
+    inside = all(0 <= start < stop <= part.size for start, stop in part.spans)
+    return inside and 0 <= part.axis < 64 and bool(part.spans) == bool(part.axis)
 
 
 def recipe(folder: Path, manifest: Manifest) -> Recipe:

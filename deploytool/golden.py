@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from deploytool import plain
 from deploytool.errors import BadInput
+from deploytool.parts import Part
 from deploytool.spec import Preprocessing
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
@@ -32,11 +33,21 @@ class Floor:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """What FP32 and FP16 arithmetic move one part of the answers by, relative to the scale of that part."""
+
+    part: Part
+    fp32: Floor
+    fp16: Floor
+
+
+@dataclass(frozen=True)
 class Noise:
-    """What FP32 and FP16 arithmetic move the answers by."""
+    """What FP32 and FP16 arithmetic move the answers by: the most of all parts, and each of the `parts`."""
 
     fp32: Floor
     fp16: Floor
+    parts: tuple[Moved, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from deploytool import elementary, sequential, weights_file
 from deploytool.backends import eager
 from deploytool.errors import StageFailed
 from deploytool.golden import Arrays, Floor, Noise
-from deploytool.measure import parity
+from deploytool.measure import floors, parity
 from deploytool.measure.replay import FEW, replay
+from deploytool.parts import Part
 from deploytool.spec import Model
 
 _CASES = 4  # golden cases to measure noise on: the noisiest
@@ -53,11 +54,12 @@ class Measured:
     remarks: tuple[str, ...]
 
 
-def measure(module: nn.Module, model: Model, inputs: Arrays, reference: Arrays) -> Measured:
+def measure(module: nn.Module, model: Model, inputs: Arrays, reference: Arrays, parts: Sequence[Part] = ()) -> Measured:
     """The noise of FP32 and of FP16 arithmetic on the noisiest golden inputs, against the FP64 answers to them.
 
-    Sums are added one after the other on all golden inputs. Noise never counts for more than the answers themselves. An
-    overflow is no noise: its run is left out. So is a probe that the model cannot take.
+    Of each part of the answers, which is found if none are given. Sums are added one after the other on all golden
+    inputs. Noise never counts for more than the answers themselves. An overflow is no noise: its run is left out. So is
+    a probe that the model cannot take.
     """
     probes = _Probes(module, model)
     noisiest = _noisiest(probes, inputs, reference)
@@ -67,9 +69,9 @@ def measure(module: nn.Module, model: Model, inputs: Arrays, reference: Arrays) 
     single += [probes.of("FP32 rounded at random", _rounded, few, _moved(draw)) for draw in range(_DRAWS)]
     half = [probes.of("FP16 rounded to nearest", _rounded, few, _nearest)]
     half += [probes.of("FP16 rounded at random", _rounded, few, _either(draw)) for draw in range(_DRAWS)]
-    order = _floor(_able([probes.of("sums one after the other", _in_order, _torched(inputs))], reference), reference)
-    fp32 = _larger(_floor(_able(single, truth), truth), order)
-    return Measured(Noise(fp32, _floor(_able(half, truth), truth)), tuple(dict.fromkeys(probes.remarks)))
+    order = _able([probes.of("sums one after the other", _in_order, _torched(inputs))], reference)
+    found = floors.noise(_able(single, truth), _able(half, truth), truth, order, reference, _SHARE, parts)
+    return Measured(found, tuple(dict.fromkeys(probes.remarks)))
 
 
 class AtSizes:
@@ -78,8 +80,9 @@ class AtSizes:
     Sums over more places drift further: a corner of the free sizes may be larger than any golden case.
     """
 
-    def __init__(self, weights: Path, wanted: Mapping[str, float]) -> None:
+    def __init__(self, weights: Path, wanted: Mapping[str, float], golden: Noise) -> None:
         self._weights, self._wanted = weights, wanted
+        self._parts = tuple(each.part for each in golden.parts)
         self._known: dict[str, parity.Tolerances] = {}
 
     def __call__(self, name: str, inputs: Arrays) -> parity.Tolerances:
@@ -87,7 +90,8 @@ class AtSizes:
         if name not in self._known:
             with eager.start(self._weights, double=True) as double:
                 reference = replay(double, inputs, FEW)
-            found = measure(eager.module(self._weights), weights_file.definition(self._weights), inputs, reference)
+            module, model = eager.module(self._weights), weights_file.definition(self._weights)
+            found = measure(module, model, inputs, reference, self._parts)
             self._known[name] = parity.tolerances(found.noise, self._wanted)
         return self._known[name]
 
@@ -113,11 +117,6 @@ def _able(answers: Sequence[Arrays | None], truth: Arrays) -> list[Arrays]:
     return [each for each in answers if each is not None] or [truth]
 
 
-def _larger(drawn: Floor, order: Floor) -> Floor:
-    """The floor that leaves room for what was drawn, and for the worst order of sums."""
-    return Floor(max(drawn.max_error, order.max_error * _SHARE.max_error), max(drawn.rms, order.rms * _SHARE.rms))
-
-
 def _noisiest(probes: _Probes, inputs: Arrays, reference: Arrays) -> npt.NDArray[np.intp]:
     """The cases to measure on, in their order: all, where there are few, or nobody knows which move most."""
     cases = len(next(iter(inputs.values())))
@@ -127,13 +126,6 @@ def _noisiest(probes: _Probes, inputs: Arrays, reference: Arrays) -> npt.NDArray
     if moved is None:
         return np.arange(cases)
     return np.sort(np.argsort(parity.deviations(moved, reference))[-_CASES:])
-
-
-def _floor(answers: Sequence[Arrays], truth: Arrays) -> Floor:
-    compared = [parity.compare(each, truth) for each in answers]
-    found = [each for each in compared if not each.bad] or compared
-    largest, rms = max(each.max_error for each in found), max(10 ** (-each.snr_db / 20) for each in found)
-    return Floor(min(largest, 1.0), min(rms, 1.0))
 
 
 def _torched(arrays: Arrays) -> Given:

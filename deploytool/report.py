@@ -9,11 +9,16 @@ from pathlib import Path
 from deploytool import plain
 from deploytool.errors import BadInput
 from deploytool.fixed import Fixed
+from deploytool.parts import Part
 from deploytool.proof import Proof
 from deploytool.spec import Decision
 
-SCHEMA = "deploytool.report/2"
+SCHEMA = "deploytool.report/3"
 MEASURED, BUILT_NOT_RUN = "measured", "built, not run"
+
+NOISE = "noise"  # the figure that breaks where a model's own answers move further than rounding explains
+COARSEST = 1e-2  # beyond one percent of the largest output, decisions with a clear margin could fall otherwise
+IMPLAUSIBLE = 1e-3  # of FP32 noise: what moves so far is no rounding, or no tolerance could follow from it
 
 
 def unavailable(why: str) -> str:
@@ -30,13 +35,30 @@ def no_verdict(why: str) -> str:
 
 
 @dataclass(frozen=True)
+class Equality:
+    """How many elements are equal where the numbers are of something (classes, places, yes or no).
+
+    `share` of all `elements` are, in [`low`, `high`] with 95 % confidence; `tied` are those of the others that rounding
+    alone may decide otherwise too, and `wrong` the rest, None where nobody knows which are tied.
+    """
+
+    share: float
+    low: float
+    high: float
+    elements: int
+    tied: int
+    wrong: int | None
+
+
+@dataclass(frozen=True)
 class Parity:
-    """How far two answers to the same inputs lie apart, over all outputs and cases.
+    """How far two answers to the same inputs lie apart, over all cases.
 
     `max_error` is the largest absolute error over the largest absolute expected value of the same case; `snr_db` the
     power of the expected values over that of the error, in decibel, in the worst case; `top1` and `top5` the share of
     cases whose best class (five best classes) agree, ties aside, None where the outputs are no scores of classes; `bad`
-    the number of NaN and infinite values.
+    the number of values that are NaN, or infinite in the wrong place; `equal` how many agree of what is compared by
+    equality, None where nothing is.
     """
 
     max_error: float
@@ -45,27 +67,70 @@ class Parity:
     top1: float | None
     top5: float | None
     bad: int
+    equal: Equality | None = None
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The worst parity that passes."""
+    """The worst parity that passes.
+
+    `equal` is the least share of equal elements where nobody knows which are tied; `noise` is the largest error that
+    rounding alone makes in the source model, from which the rest follows.
+    """
 
     max_error: float
     cosine: float
     snr_db: float
     top1: float
     top5: float
+    equal: float = 1.0
+    noise: float = 0.0
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How far one part of an answer may stray, relative to its own scale."""
+
+    part: Part
+    tolerance: Tolerance
+
+
+@dataclass(frozen=True)
+class Limits(Tolerance):
+    """How far an answer may stray: each of its `parts`, and whatever else is compared by the figures beside them."""
+
+    parts: tuple[Limit, ...] = ()
+
+
+@dataclass(frozen=True)
+class PartCheck:
+    """The comparison of one part of an answer."""
+
+    part: str
+    parity: Parity
+    tolerance: Tolerance
+    broken: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison; `broken` names the figures beyond tolerance, and is empty when it holds."""
+    """One comparison; `broken` names the figures beyond tolerance, and is empty when it holds.
+
+    Parity and tolerance are those of the part of the answer that is nearest to its limits or furthest beyond, which
+    `part` names; where there are several, `parts` has them all in that order.
+    """
 
     against: str
     parity: Parity
     tolerance: Tolerance
     broken: tuple[str, ...]
+    part: str = ""
+    parts: tuple[PartCheck, ...] = ()
+
+    @property
+    def each(self) -> tuple[PartCheck, ...]:
+        """Every part, the worst first, also where there is one alone."""
+        return self.parts or (PartCheck(self.part, self.parity, self.tolerance, self.broken),)
 
 
 @dataclass(frozen=True)

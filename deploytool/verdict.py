@@ -9,7 +9,25 @@ from pathlib import Path
 from deploytool import fixed
 from deploytool.blamed import Finding
 from deploytool.proof import CASES, SPOKEN, Proof
-from deploytool.report import MEASURED, NO_VERDICT, Engine, Gate, Hop, Reach, Report, Speed, Weights
+from deploytool.report import (
+    COARSEST,
+    IMPLAUSIBLE,
+    MEASURED,
+    NO_VERDICT,
+    NOISE,
+    Check,
+    Engine,
+    Equality,
+    Gate,
+    Hop,
+    Parity,
+    PartCheck,
+    Reach,
+    Report,
+    Speed,
+    Tolerance,
+    Weights,
+)
 from deploytool.targets import HERE
 
 KEEP = "--keep-fp32 auto"  # the option that mends a model which FP16 is too small or too coarse for
@@ -106,9 +124,27 @@ def reach(largest: Mapping[str, float], weights: Weights) -> Reach:
 
 
 def tolerated(report: Report) -> dict[str, float]:
-    """The largest error that was allowed in FP32, and in FP16 where the run got there."""
-    limits = {hop.runner: hop.checks[-1].tolerance.max_error for hop in report.hops if hop.checks}
-    return {name: limits[runner] for name, runner in (("fp32", "eager"), ("fp16", "rounded")) if runner in limits}
+    """The largest error that was allowed to any part in FP32, and in FP16 where the run got there."""
+    found: dict[str, float] = {}
+    for each in allowed(report).values():
+        found |= {name: max(limit.max_error, found.get(name, 0.0)) for name, limit in each.items()}
+    return found
+
+
+def allowed(report: Report) -> dict[str, dict[str, Tolerance]]:
+    """What each part was allowed in FP32, and in FP16 where the run got there."""
+    runners = {hop.runner: hop.checks[-1] for hop in report.hops if hop.checks}
+    found: dict[str, dict[str, Tolerance]] = {}
+    for name, runner in (("fp32", "eager"), ("fp16", "rounded")):
+        for each in runners[runner].each if runner in runners else ():
+            found.setdefault(each.part, {})[name] = each.tolerance
+    return found
+
+
+def wanted(report: Report) -> dict[str, float]:
+    """The tolerances that were asked for, by precision."""
+    found = report.choices.get("tolerance")
+    return {str(name): float(str(limit)) for name, limit in found.items()} if isinstance(found, Mapping) else {}
 
 
 def gate(min_speedup: float | None, speeds: Sequence[Speed], *, engine: bool) -> Gate | None:
@@ -138,10 +174,58 @@ def broken(report: Report) -> tuple[str, ...]:
 
 
 def broken_hop(hop: Hop) -> tuple[str, ...]:
-    """One line for every check of a hop that failed."""
-    return tuple(
-        f"{hop.stage} against {check.against}: {', '.join(check.broken)}" for check in hop.checks if check.broken
-    )
+    """One line for every check of a hop that failed, with the figures and limits that broke, the worst part first."""
+    return tuple(f"{hop.stage} against {check.against}: {reasons(check)}" for check in hop.checks if check.broken)
+
+
+def reasons(check: Check) -> str:
+    """What of a check is beyond tolerance: each figure, its limit, where, and whether the model's noise is why."""
+    return "; ".join(_reason(each) for each in check.each if each.broken)
+
+
+def _reason(each: PartCheck) -> str:
+    beyond = ", ".join(exceeded(figure, each.parity, each.tolerance) for figure in each.broken)
+    where = f" in {each.part}" if each.part else ""
+    if each.tolerance.noise <= COARSEST and NOISE not in each.broken:
+        return f"{beyond}{where}"
+    return f"{beyond}{where}: the model's own arithmetic moves it by {each.tolerance.noise:.1e} of the largest value"
+
+
+def exceeded(figure: str, parity: Parity, tolerance: Tolerance) -> str:
+    """A figure beside the limit that it breaks."""
+    equal = parity.equal
+    if figure == "equal" and equal:
+        beyond = f", {equal.wrong:,} differ beyond ties" if equal.wrong is not None else f" < {tolerance.equal:.2%}"
+        return f"equal {share(equal)}{beyond}"
+    if figure == NOISE:
+        return f"noise {tolerance.noise:.1e} > {IMPLAUSIBLE:.1e}"
+    if figure == "max_error":
+        return f"max_error {_error(parity.max_error)} > {tolerance.max_error:.1e}"
+    if figure == "bad":
+        return f"bad {parity.bad:,} > 0"
+    value, limit = getattr(parity, figure), getattr(tolerance, figure)
+    if figure in ("top1", "top5"):
+        return f"{figure} {value:.1%} < {limit:.0%}"
+    return f"{figure} {value:.1f} < {limit:.1f}" if figure == "snr_db" else f"{figure} {value:.9f} < {limit:.9f}"
+
+
+def share(equal: Equality) -> str:
+    """A share of equal elements with its interval."""
+    if equal.share == 1:
+        return "100 %"
+    return f"{100 * equal.share:.4g} % ({100 * equal.low:.4g}–{100 * equal.high:.4g})"
+
+
+def told(equal: Equality) -> str:
+    """How many elements are equal, and what the others are."""
+    if equal.share == 1:
+        return "all equal"
+    others = {None: "", 0: ", all others are ties"}.get(equal.wrong, f", {equal.wrong} of the others are no ties")
+    return f"{share(equal)} equal{others}"
+
+
+def _error(value: float) -> str:
+    return "not finite" if value > _BEYOND else f"{value:.1e}"
 
 
 def missing(proof: Proof) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from deploytool import errors
 from deploytool.measure import parity
+from deploytool.report import COARSEST
 from tests.conftest import ROOT, Command
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -100,7 +101,7 @@ def test_the_tolerances_are_those_of_the_code() -> None:
         _, _, error, rms, top1, _ = (cell.strip() for cell in row.split("|"))
         assert (float(error.removesuffix("×")), float(rms.removesuffix("×"))) == (room.max_error, room.rms)
         assert top1 == "all"
-    assert f"{parity.COARSEST:.0%}" in README
+    assert f"{COARSEST:.0%}" in README
 
 
 def test_every_path_is_there() -> None:

@@ -16,7 +16,6 @@ from deploytool import catalog, factory, machine, pipeline, report, road, target
 from deploytool.artifact import Artifact
 from deploytool.cli.export import export as command
 from deploytool.errors import BadInput, DeployError, NotVerified, ParityFailed, TooSlow
-from deploytool.measure import parity
 from deploytool.proof import Missed, Proof
 from deploytool.report import MEASURED, SCHEMA, Check, Gate, Hop, Parity, Report, Tolerance
 from deploytool.spec import Job, Options
@@ -45,7 +44,7 @@ def walk(name: str, home: Path) -> None:
         for verb in ("record", "script", "translate", "simplify", "rewrite")
         for error in errors(hops[verb])
     )
-    assert all(error <= parity.COARSEST for error in errors(hops["halve"]))
+    assert all(error <= report.COARSEST for error in errors(hops["halve"]))
     assert written.proof is not None
     assert written.proof.families
     assert all(check.parity.top1 == 1.0 for hop in written.hops for check in hop.checks)

@@ -29,7 +29,7 @@ TOLERANCE = Tolerance(1e-5, 1.0, 90.0, 1.0, 1.0)
 
 
 def check(*broken: str) -> Check:
-    return Check("simplify", Parity(0.0, 1.0, 400.0, 1.0, 1.0, 0), TOLERANCE, broken)
+    return Check("simplify", Parity(2e-5, 1.0, 400.0, 0.75, 1.0, 3), TOLERANCE, broken, "logits")
 
 
 def written(*hops: Hop, reach: Reach | None = None) -> Report:
@@ -42,7 +42,10 @@ def hop(stage: str, *checks: Check, status: str = MEASURED) -> Hop:
 
 def test_every_broken_check_has_its_line() -> None:
     report = written(hop("translate", check()), hop("halve", check("max_error", "top1"), check("bad")))
-    assert verdict.broken(report) == ("halve against simplify: max_error, top1", "halve against simplify: bad")
+    assert verdict.broken(report) == (
+        "halve against simplify: max_error 2.0e-05 > 1.0e-05, top1 75.0% < 100% in logits",
+        "halve against simplify: bad 3 > 0 in logits",
+    )
 
 
 def test_what_was_not_run_is_not_measured() -> None:
@@ -104,7 +107,7 @@ MISSED = Proof((), (Missed("graph", "bias_dropped", "/stem", 0.1, 7.0),), 8, (3,
 
 def test_a_failure_names_the_mend_and_the_command_that_finds_the_layer() -> None:
     report = written(hop("translate", check()), hop("halve", check("max_error")))
-    failed = "halve against simplify: max_error"
+    failed = "halve against simplify: max_error 2.0e-05 > 1.0e-05 in logits"
     keep = "the same command with --keep-fp32 auto"
     assert closing(report) == ("FAIL", (failed,), [keep, "find the layer with deploytool blame run"])
     where = "halve strays from rewrite first in stem, seen at Conv /stem/Conv"

@@ -58,7 +58,7 @@ def blame(
     from deploytool.page import keeping
     from deploytool.tracing import finding, pack, reduce  # here begins torch
 
-    wanted = verdict.tolerated(report.read(kept[Kind.REPORT])) if Kind.REPORT in kept else {}
+    wanted = verdict.wanted(report.read(kept[Kind.REPORT])) if Kind.REPORT in kept else {}
     watched = canaries.read(kept[Kind.CANARY]).values if Kind.CANARY in kept else ()
     digests = {stage: plain.file_digest(file) for stage, file in graphs}
     found, clue = finding.examine(kept[Kind.WEIGHTS], kept[Kind.GOLDEN], graphs, wanted, tuple(watched))

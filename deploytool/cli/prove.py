@@ -39,7 +39,7 @@ def prove(
     from deploytool import proving  # here begins onnx
 
     (before, _), (graph, sealed) = graphs[-2:]
-    wanted = verdict.tolerated(report.read(kept[Kind.REPORT])) if Kind.REPORT in kept else {}
+    wanted = verdict.wanted(report.read(kept[Kind.REPORT])) if Kind.REPORT in kept else {}
     half = "weights" in sealed.notes
     subject = proving.subject(
         kept[Kind.WEIGHTS], kept[Kind.GOLDEN], for_engine(before), graph, half=half, wanted=wanted, fresh=_FRESH

@@ -26,7 +26,7 @@ def show(console: Console, written: Report, home: Path) -> None:
     title = f"{written.model}: largest error / largest output on {written.images} golden images"
     columns = ("artifact", ">size", ">before", ">FP64", ">noise", ">top-1", "status")
     screen.table(console, title, columns, [_hop(hop, home) for hop in written.hops])
-    for line in _tolerances(written):
+    for line in [*_tolerances(written), *_equal(written)]:
         screen.say(console, line)
     if written.data and any(hop.agreement for hop in written.hops):
         _agreement(console, written)
@@ -66,19 +66,38 @@ def _hop(hop: Hop, home: Path) -> tuple[str, ...]:
     held = "FAIL" if any(check.broken for check in hop.checks) else "pass"
     where = "" if hop.device == "cpu" else f" on {hop.device}"
     top1 = _NONE if truth.parity.top1 is None else f"{truth.parity.top1:.0%}"
-    noise = f"{truth.parity.max_error / hop.noise:.1f}×" if hop.noise else _NONE
+    noise = f"{truth.parity.max_error / truth.tolerance.noise:.1f}×" if truth.tolerance.noise else _NONE
     return (name, size, before, _error(truth), noise, top1, f"{hop.status}{where}: {held}")
 
 
 def _tolerances(written: Report) -> list[str]:
     """What was allowed, and what the noise of the model and the margin of its decisions make of that."""
-    noise = {"fp32": written.hops[0].noise, "fp16": written.hops[-1].noise}
-    limits = verdict.tolerated(written)
-    each = [f"{name.upper()} {limits[name]:.1e} (noise {noise[name]:.1e})" for name in limits]
-    return [f"Tolerated: {', '.join(each)}; the closest decision has a margin of {written.margin:.1e}"]
+    limits = verdict.allowed(written)
+    lines = []
+    for part, each in limits.items():
+        where = f" in {part}" if len(limits) > 1 else ""
+        allowed = [f"{name.upper()} {one.max_error:.1e} (noise {one.noise:.1e})" for name, one in each.items()]
+        lines.append(f"Tolerated{where}: {', '.join(allowed)}")
+    margin = f"the closest decision has a margin of {written.margin:.1e}"
+    return [f"{lines[0]}; {margin}"] if len(lines) == 1 else [*lines, margin[0].upper() + margin[1:]]
+
+
+def _equal(written: Report) -> list[str]:
+    """How many elements are equal of what is compared by equality, where anything is."""
+    lines = []
+    for hop in written.hops:
+        for each in hop.checks[-1].each if hop.checks else ():
+            if each.parity.equal and each.parity.equal.share < 1:
+                name = f"{hop.stage}{_AGAIN.get(hop.runner, '').replace('  ', ', ')}"
+                lines.append(f"{name}: {verdict.told(each.parity.equal)} in {each.part}")
+    return list(dict.fromkeys(lines))
 
 
 def _error(check: Check) -> str:
+    """The error of the worst part; how much is equal, where nothing else is compared."""
+    equal = check.parity.equal
+    if equal and all(each.parity.equal for each in check.each):
+        return f"{equal.share:.2%} equal"
     return f"{check.parity.max_error:.1e}"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deploytool import files, plain, programs, scratch
+from deploytool import files, plain, programs, scratch, verdict
 from deploytool.bundle import Manifest
 from deploytool.child import run_limited
 from deploytool.device.ways import LEAST, Way
@@ -81,8 +81,7 @@ def probe(
 
 
 def _worst(trial: Trial) -> str:
-    found, limit = trial.check.parity, trial.check.tolerance
-    return f"error {found.max_error:.1e} of the largest output, {limit.max_error:.0e} is tolerated"
+    return verdict.reasons(trial.check)
 
 
 def ask(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from deploytool import verdict
 from deploytool.device.build import Record
 from deploytool.device.install import Pointer
 from deploytool.device.probe import Tried
@@ -33,7 +34,8 @@ def _told(each: Tried) -> str:
     trial, parity = each.trial, each.trial.check.parity
     speed = f"{trial.latency_ms:.2f} ms at batch {trial.batch} (90 %: {trial.p90_ms:.2f} ms, {trial.rounds} rounds)"
     top1 = "" if parity.top1 is None else f", top-1 {parity.top1:.0%}"
-    return f"works: error {parity.max_error:.1e}{top1}; {speed}"
+    equal = f", {verdict.told(parity.equal)}" if parity.equal else ""
+    return f"works: error {parity.max_error:.1e}{top1}{equal}; {speed}"
 
 
 def built(record: Record, place: Path) -> Iterator[str]:

@@ -8,7 +8,7 @@ from deploytool.device.probe import Tried
 from deploytool.difference import Value
 from deploytool.proof import ENGINE, GRAPH, Proof
 from deploytool.report import Engine, Hop, Report, Speed
-from deploytool.verdict import tolerated
+from deploytool.verdict import allowed
 
 _AGAIN = {"widened": " as converted", "rounded": " in FP16 arithmetic"}  # the FP16 graph, run in other ways
 _CHECKS = {GRAPH: "graph check", ENGINE: "FP16 check"}
@@ -19,7 +19,7 @@ Figure = tuple[str, str, Value]  # quantity, place, value
 def of_report(found: Report) -> list[Figure]:
     """What a report says in numbers."""
     made = [figure for hop in found.hops if hop.checks for figure in _hop(hop)]
-    made += [("tolerated", name, Value(limit)) for name, limit in tolerated(found).items()]
+    made += _tolerated(found)
     made += [figure for speed in found.speeds for figure in _speed(speed)]
     made += [figure for engine in found.engines for figure in _engine(engine)]
     if found.reach:
@@ -32,12 +32,23 @@ def of_report(found: Report) -> list[Figure]:
 def _hop(hop: Hop) -> Iterator[Figure]:
     place, truth = f"{hop.stage}/{hop.file}{_AGAIN.get(hop.runner, '')}", hop.checks[-1].parity
     yield "parity", place, Value(truth.max_error)
-    if hop.noise:
-        yield "noise", place, Value(truth.max_error / hop.noise)
+    if noise := hop.checks[-1].tolerance.noise:
+        yield "noise", place, Value(truth.max_error / noise)
+    for each in hop.checks[-1].parts:
+        yield "parity", f"{place} in {each.part}", Value(each.parity.max_error)
+    if truth.equal:
+        yield "equal", place, Value(truth.equal.share)
     top1, top5 = (hop.agreement.top1, hop.agreement.top5) if hop.agreement else (truth.top1, truth.top5)
     yield from _shares(place, top1, top5)
     if hop.accuracy:
         yield "accuracy", place, Value(hop.accuracy.artifact)
+
+
+def _tolerated(found: Report) -> Iterator[Figure]:
+    limits = allowed(found)
+    for part, each in limits.items():
+        where = f" in {part}" if len(limits) > 1 else ""
+        yield from (("tolerated", f"{name}{where}", Value(limit.max_error)) for name, limit in each.items())
 
 
 def _shares(place: str, top1: float | None, top5: float | None) -> Iterator[Figure]:
@@ -84,6 +95,8 @@ def _tried(each: Tried) -> Iterator[Figure]:
     place, shown = each.tier, each.trial.check
     yield "parity", place, Value(shown.parity.max_error)
     yield "tolerated", place, Value(shown.tolerance.max_error)
+    if shown.parity.equal:
+        yield "equal", place, Value(shown.parity.equal.share)
     yield from _shares(place, shown.parity.top1, shown.parity.top5)
     yield "p50", place, Value(each.trial.latency_ms)
     yield "p90", place, Value(each.trial.p90_ms)

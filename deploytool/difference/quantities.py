@@ -33,6 +33,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     "tolerated": Quantity("the largest error that passes", NONE),
     "top1": Quantity("share of images with the source's class", _SHARE, more_is_worse=False, share=True),
     "top5": Quantity("share with it among the five best", _SHARE, more_is_worse=False, share=True),
+    "equal": Quantity("share of elements that must be equal and are", _SHARE, more_is_worse=False, share=True),
     "accuracy": Quantity("share of labels that are right", _SHARE, more_is_worse=False, share=True),
     "reach": Quantity("largest value in the FP16 graph; FP16 ends at 65504", NONE),
     "p50": Quantity("median latency of one batch", TIMES, of_machine=True),

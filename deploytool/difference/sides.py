@@ -103,7 +103,11 @@ def _bundle(folder: Path) -> Side:
         **{f"output {one.name}": f"{one.dtype} {'×'.join(map(str, one.shape))}" for one in manifest.outputs},
         **{_engine(manifest, place): each.version for place, each in enumerate(manifest.engines)},
     }
-    tolerated = {name: Value(limit.max_error) for name, limit in manifest.tolerances.items()}
+    tolerated = {
+        f"{name} in {limit.part}" if len(limits.parts) > 1 else name: Value(limit.tolerance.max_error)
+        for name, limits in manifest.tolerances.items()
+        for limit in limits.parts
+    }
     return Side(BUNDLE, str(folder), manifest.name, "", facts, {"tolerated": tolerated, "size": _sizes(manifest)})
 
 

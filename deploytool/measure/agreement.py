@@ -36,9 +36,10 @@ def agreement(answers: Arrays, sample: Golden) -> Agreement | None:
 
 
 def _scores(answers: Arrays, sample: Golden) -> tuple[Floats, Floats] | None:
-    """The artifact's and the source's scores (cases × classes), where the model has that one output."""
+    """The artifact's and the source's scores (cases × classes), where the model has that one output of one scale."""
     (name, expected), *more = sample.reference.items()
-    if more or expected.ndim != 2 or expected.shape[1] == 1:
+    numbers = not np.issubdtype(expected.dtype, np.floating)
+    if more or len(sample.noise.parts) > 1 or numbers or expected.ndim != 2 or expected.shape[1] == 1:
         return None
     return np.asarray(answers[name], np.float64), expected
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +10,8 @@ import numpy as np
 from deploytool.golden import Arrays, Edge, Golden
 from deploytool.measure import parity
 from deploytool.measure.parity import Tolerances
-from deploytool.report import Check, Tolerance
+from deploytool.parts import Part
+from deploytool.report import Check, Limits, Tolerance
 
 _NO_COSINE, _NO_SNR_DB = -1.0, -400.0  # an answer near zero has no direction, and no power to compare with
 
@@ -26,7 +27,8 @@ def check(got: Arrays, edge: Edge, sample: Golden, allowed: Tolerances, own: Own
     names = [name for name, array in edge.reference.items() if not half or array.dtype.kind == "f"]
     if not names:
         return None
-    loud = {name: _loudest(sample.reference[name]) for name in names}
+    parts = {name: [each.part for each in sample.noise.parts if each.part.output == name] for name in names}
+    loud = {name: _loudest(sample.reference[name], parts[name]) for name in names}
     answered, expected = (
         {name: np.concatenate([arrays[name], loud[name]]) for name in names} for arrays in (got, edge.reference)
     )
@@ -43,11 +45,18 @@ def check(got: Arrays, edge: Edge, sample: Golden, allowed: Tolerances, own: Own
 
 
 def _lenient(tolerance: Tolerance) -> Tolerance:
-    return replace(tolerance, cosine=_NO_COSINE, snr_db=_NO_SNR_DB)
+    figures = {"cosine": _NO_COSINE, "snr_db": _NO_SNR_DB}
+    if not isinstance(tolerance, Limits):
+        return replace(tolerance, **figures)
+    parts = tuple(replace(each, tolerance=replace(each.tolerance, **figures)) for each in tolerance.parts)
+    return replace(tolerance, **figures, parts=parts)
 
 
-def _loudest(answers: np.ndarray) -> np.ndarray:
-    """The golden case with the largest answer: beside it, an answer near zero is as faint as it is."""
-    sizes = np.abs(answers.reshape(len(answers), -1).astype(np.float64)).max(axis=1, initial=0.0)
-    place = int(sizes.argmax())
-    return answers[place : place + 1]
+def _loudest(answers: np.ndarray, parts: Sequence[Part]) -> np.ndarray:
+    """For each part the golden case with the largest answer: beside it, one near zero is as faint as it is."""
+    places = set()
+    for part in parts or (Part(""),):
+        values = np.asarray(part.of(answers), np.float64)
+        sizes = np.where(part.marked(values), 0.0, np.abs(values)).reshape(len(answers), -1).max(axis=1, initial=0.0)
+        places.add(int(sizes.argmax()))
+    return answers[sorted(places)]

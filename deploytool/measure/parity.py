@@ -2,21 +2,25 @@
 
 Rounding moves the answers of a sound artifact, and nobody knows exactly how far: so many times the noise of the model
 itself is allowed. The largest error of all varies most and gets the most room; the root mean square hardly varies, and
-is what notices a fault that the largest error would let pass.
+is what notices a fault that the largest error would let pass. Parts of an answer that have scales of their own are
+judged one by one, each by its own noise; numbers of something (classes, places) are equal or not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from deploytool.golden import Arrays, Floor, Noise
-from deploytool.report import Check, Parity, Tolerance
+from deploytool.measure.agreement import wilson
+from deploytool.parts import Part, alike
+from deploytool.report import COARSEST, IMPLAUSIBLE, NOISE, Check, Equality, Limit, Limits, Parity, PartCheck, Tolerance
 
-COARSEST = 1e-2  # beyond one percent of the largest output, decisions with a clear margin could fall otherwise
 ROOM32 = Floor(max_error=16.0, rms=4.0)  # times the noise
 ROOM16 = Floor(max_error=4.0, rms=4.0)
 _ONCE32, _ONCE16 = Floor(2.0**-24, 2.0**-26), Floor(2.0**-11, 2.0**-13)  # rounded once: no noise counts for less
@@ -24,6 +28,9 @@ _FAINT = 0.1  # of the loudest case: fainter ones are held to an error of that s
 _UNEVEN = 3.0  # one case may err that much more than all of them together
 _LARGEST_SNR_DB = 400.0  # what equal answers score: JSON has no infinity
 _WORST = float(np.finfo(np.float64).max)  # the error of what is no number
+_FIGURES = ("max_error", "cosine", "snr_db", "top1", "top5", "equal")
+_NO_TIES: Arrays = {}
+_EQUAL = Parity(0.0, cosine=1.0, snr_db=_LARGEST_SNR_DB, top1=None, top5=None, bad=0)
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,47 +39,117 @@ Floats = npt.NDArray[np.float64]
 class Tolerances:
     """The worst that passes in FP32, and in FP16."""
 
-    fp32: Tolerance
-    fp16: Tolerance
+    fp32: Limits
+    fp16: Limits
 
 
 def tolerances(noise: Noise, wanted: Mapping[str, float]) -> Tolerances:
     """What follows from the noise of a model; `wanted` may name the largest error itself, for "fp32" and "fp16"."""
     return Tolerances(
-        _tolerance(noise.fp32, ROOM32, _ONCE32, wanted.get("fp32")),
-        _tolerance(noise.fp16, ROOM16, _ONCE16, wanted.get("fp16")),
+        _limits(noise, "fp32", ROOM32, _ONCE32, wanted.get("fp32")),
+        _limits(noise, "fp16", ROOM16, _ONCE16, wanted.get("fp16")),
     )
+
+
+def _limits(noise: Noise, precision: str, room: Floor, least: Floor, wanted: float | None) -> Limits:
+    def tolerance(floor: Floor) -> Tolerance:
+        return _tolerance(floor, room, least, wanted)
+
+    parts = tuple(Limit(each.part, tolerance(getattr(each, precision))) for each in noise.parts)
+    others = tolerance(getattr(noise, precision))
+    return Limits(**{field.name: getattr(others, field.name) for field in fields(Tolerance)}, parts=parts)
 
 
 def _tolerance(noise: Floor, room: Floor, least: Floor, wanted: float | None) -> Tolerance:
     largest = room.max_error * max(noise.max_error, least.max_error)
     most = min(largest, COARSEST) if wanted is None else wanted
     rms = room.rms * max(noise.rms, least.rms) * most / largest
-    return Tolerance(most, 1 - (_UNEVEN * rms) ** 2 / 2, -20 * float(np.log10(rms)), top1=1.0, top5=1.0)
+    cosine, snr_db = 1 - (_UNEVEN * rms) ** 2 / 2, -20 * float(np.log10(rms))
+    return Tolerance(most, cosine, snr_db, top1=1.0, top5=1.0, noise=noise.max_error)
 
 
-def check(got: Arrays, expected: Arrays, against: str, tolerance: Tolerance) -> Check:
-    """The comparison of `got` with `expected`, and which figures break the tolerance.
+def check(got: Arrays, expected: Arrays, against: str, tolerance: Tolerance, ties: Arrays = _NO_TIES) -> Check:
+    """The comparison of `got` with `expected`, and which figures break the tolerance, part by part.
 
-    Two classes whose scores lie within twice the tolerated error are tied, and either may come first.
+    Two classes whose scores lie within twice the tolerated error are tied, and either may come first. `ties` says of
+    outputs that are compared by equality where rounding alone may decide otherwise, if anybody knows.
     """
-    parity = compare(got, expected, tie=2 * tolerance.max_error)
-    worse = [field.name for field in fields(tolerance) if _breaks(field.name, parity, tolerance)]
-    return Check(against, parity, tolerance, tuple(worse) + (("bad",) if parity.bad else ()))
+    found = [_judged(got, expected, limit, ties) for limit in _chosen(expected, tolerance)]
+    worst, *others = sorted(found, key=_strain, reverse=True)
+    parity, broken, counted = worst.parity, worst.broken, [each.parity.equal for each in found if each.parity.equal]
+    if counted and not parity.equal:
+        parity = replace(parity, equal=min(counted, key=lambda equal: equal.share))
+    return Check(against, parity, worst.tolerance, broken, worst.part, (worst, *others) if others else ())
+
+
+def _chosen(expected: Arrays, tolerance: Tolerance) -> Iterator[Limit]:
+    """What to compare, and by which tolerance; an output of another size than the parts were found for is one part."""
+    known = tolerance.parts if isinstance(tolerance, Limits) else ()
+    others = Tolerance(**{field.name: getattr(tolerance, field.name) for field in fields(Tolerance)})
+    for name, array in expected.items():
+        mine = [limit for limit in known if limit.part.output == name]
+        if mine and all(limit.part.fits(array.shape) for limit in mine):
+            yield from mine
+            continue
+        amounts = np.issubdtype(array.dtype, np.floating)
+        marks = mine[0].part.marks if mine else ()
+        yield Limit(Part(name, marks=marks, labels=not amounts), others)
+
+
+def _judged(got: Arrays, expected: Arrays, limit: Limit, ties: Arrays) -> PartCheck:
+    part, tolerance = limit.part, limit.tolerance
+    parity = _of_part(got[part.output], expected[part.output], part, 2 * tolerance.max_error, ties.get(part.output))
+    worse = [figure for figure in _FIGURES if _breaks(figure, parity, tolerance)]
+    return PartCheck(str(part), parity, tolerance, tuple(worse) + (("bad",) if parity.bad else ()))
+
+
+def strays(got: Arrays, expected: Arrays, truth: Arrays, tolerance: Tolerance) -> bool:
+    """Whether some part of `got` is beyond tolerance of `expected`, and further from the truth than that is itself."""
+    for limit in _chosen(expected, tolerance):
+        if _judged(got, expected, limit, _NO_TIES).broken:
+            name, part = limit.part.output, limit.part
+            mine, own = (_of_part(each[name], truth[name], part, 0.0) for each in (got, expected))
+            if mine.max_error > own.max_error or mine.bad > own.bad:
+                return True
+            if mine.equal and own.equal and mine.equal.share < own.equal.share:
+                return True
+    return False
+
+
+def plausible(check: Check) -> Check:
+    """The check of a model's own FP32 answers; it does not hold either where rounding alone makes no such noise."""
+    noisy = [replace(one, broken=(*one.broken, NOISE)) for one in check.each if one.tolerance.noise > IMPLAUSIBLE]
+    if not noisy:
+        return check
+    calm = [one for one in check.each if one.tolerance.noise <= IMPLAUSIBLE]
+    worst, *others = sorted([*noisy, *calm], key=lambda one: one.tolerance.noise, reverse=True)
+    parts = (worst, *others) if others else ()
+    return Check(check.against, worst.parity, worst.tolerance, worst.broken, worst.part, parts)
 
 
 def _breaks(figure: str, parity: Parity, tolerance: Tolerance) -> bool:
     value, limit = getattr(parity, figure), getattr(tolerance, figure)
+    if isinstance(value, Equality):
+        return value.wrong > 0 if value.wrong is not None else value.high < limit
     return value is not None and not (value <= limit if figure == "max_error" else value >= limit)
 
 
-def compare(got: Arrays, expected: Arrays, tie: float = 0.0) -> Parity:
-    """How far `got` lies from `expected`: the worst output decides; outputs are (cases, ...) of the same shapes.
+def _strain(found: PartCheck) -> tuple[bool, float]:
+    """How near a part comes to its limits, or how far beyond: what to sort by."""
+    parity, limits = found.parity, found.tolerance
+    largest = parity.max_error / limits.max_error
+    rms = 10 ** ((limits.snr_db - parity.snr_db) / 20)
+    return bool(found.broken), max(largest, rms)
 
-    `tie` is the lead, relative to the largest expected value of a case, up to which two classes are equally good.
+
+def compare(got: Arrays, expected: Arrays, tie: float = 0.0, parts: Sequence[Part] = ()) -> Parity:
+    """How far `got` lies from `expected`: the worst part decides; outputs are (cases, ...) of the same shapes.
+
+    Without `parts` every output is one. `tie` is the lead, relative to the largest expected value of a case, up to
+    which two classes are equally good.
     """
-    pairs = [(np.asarray(got[name], np.float64), np.asarray(expected[name], np.float64)) for name in expected]
-    each = [_compare(*pair, tie) for pair in pairs]
+    chosen = parts or [Part(name) for name in expected]
+    each = [_of_part(got[part.output], expected[part.output], part, tie) for part in chosen]
     return Parity(
         max_error=max(parity.max_error for parity in each),
         cosine=min(parity.cosine for parity in each),
@@ -80,6 +157,7 @@ def compare(got: Arrays, expected: Arrays, tie: float = 0.0) -> Parity:
         top1=min((parity.top1 for parity in each if parity.top1 is not None), default=None),
         top5=min((parity.top5 for parity in each if parity.top5 is not None), default=None),
         bad=sum(parity.bad for parity in each),
+        equal=min((each.equal for each in each if each.equal), key=lambda equal: equal.share, default=None),
     )
 
 
@@ -96,7 +174,7 @@ def deviations(got: Arrays, expected: Arrays) -> Floats:
     for name, array in expected.items():
         error, signal = (
             np.linalg.norm(np.asarray(each, np.float64).reshape(len(array), -1), axis=1)
-            for each in (got[name] - array, array)
+            for each in (np.subtract(got[name], array, dtype=np.float64), array)
         )
         worst.append(np.nan_to_num(error, nan=np.inf) / _scales(signal))
     largest: Floats = np.max(worst, axis=0)
@@ -106,7 +184,7 @@ def deviations(got: Arrays, expected: Arrays) -> Floats:
 def _errors(got: Floats, expected: Floats) -> Floats:
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.nan_to_num(np.abs(got - expected), nan=_WORST, posinf=_WORST)
-        largest: Floats = apart.reshape(len(apart), -1).max(axis=1) / _scales(np.abs(expected))
+        largest: Floats = apart.reshape(len(apart), -1).max(axis=1, initial=0.0) / _scales(np.abs(expected))
     return largest.clip(max=_WORST)
 
 
@@ -116,19 +194,46 @@ def _scales(sizes: Floats) -> Floats:
     return np.maximum(largest, _FAINT * largest.max(initial=0.0)) if largest.any() else np.ones(len(sizes))
 
 
-def _compare(got: Floats, expected: Floats, tie: float) -> Parity:
+def _of_part(
+    got: npt.NDArray[Any], expected: npt.NDArray[Any], part: Part, tie: float, ties: npt.NDArray[Any] | None = None
+) -> Parity:
     if got.shape != expected.shape:
         raise ValueError(f"shapes differ: {got.shape} and {expected.shape}")
-    bad = int((~np.isfinite(got)).sum() + (~np.isfinite(expected)).sum())
+    mine, theirs = (np.asarray(part.of(each), np.float64) for each in (got, expected))
+    if part.labels:
+        return replace(_EQUAL, equal=_equality(mine, theirs, part, ties))
+    return _compare(mine, theirs, part, tie)
+
+
+def _equality(got: Floats, expected: Floats, part: Part, ties: npt.NDArray[Any] | None) -> Equality:
+    differ = got != expected
+    if part.marks:
+        differ &= ~(part.marked(expected) & alike(got, expected))
+    count, several = int(differ.sum()), int(differ.size)
+    low, high = wilson(several - count, several)
+    share = 1 - count / several if several else 1.0
+    if ties is None:
+        return Equality(share, low, high, several, 0, None if count else 0)
+    tied = int((differ & part.of(ties)).sum())
+    return Equality(share, low, high, several, tied, count - tied)
+
+
+def _compare(got: Floats, expected: Floats, part: Part, tie: float) -> Parity:
+    marked = part.marked(expected)
+    bad = int((~np.isfinite(got) & ~marked).sum()) + int(np.isnan(expected).sum())
+    if marked.any():
+        bad += int((marked & ~alike(got, expected)).sum())
+        got, expected = np.where(marked, 0.0, got), np.where(marked, 0.0, expected)
     if bad:
         return Parity(_WORST, cosine=-1.0, snr_db=-_LARGEST_SNR_DB, top1=0.0, top5=0.0, bad=bad)
     ties = tie * _scales(np.abs(expected))
+    scores = np.where(marked, -np.inf, got), np.where(marked, -np.inf, expected)
     return Parity(
         max_error=float(_errors(got, expected).max(initial=0.0)),
         cosine=_cosine(got, expected),
         snr_db=_snr_db(got - expected, expected),
-        top1=_agreement(got, expected, 1, ties),
-        top5=_agreement(got, expected, 5, ties),
+        top1=_agreement(*scores, 1, ties),
+        top5=_agreement(*scores, 5, ties),
         bad=0,
     )
 
@@ -139,7 +244,7 @@ def _cosine(got: Floats, expected: Floats) -> float:
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     both_zero = ~a.any(axis=1) & ~b.any(axis=1)
     cosines = (a * b).sum(axis=1) / np.where(lengths == 0, 1, lengths)
-    return float(np.where(both_zero, 1.0, cosines).min())
+    return float(np.where(both_zero, 1.0, cosines).min(initial=1.0))
 
 
 def _snr_db(error: Floats, expected: Floats) -> float:
@@ -149,7 +254,7 @@ def _snr_db(error: Floats, expected: Floats) -> float:
         return _LARGEST_SNR_DB
     if not signal.any():
         return -_LARGEST_SNR_DB
-    return -20 * float(np.log10((noise / _scales(signal)).max()))
+    return -20 * math.log10((noise / _scales(signal)).max())
 
 
 def _agreement(got: Floats, expected: Floats, count: int, ties: Floats) -> float | None:

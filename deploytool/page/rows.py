@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
+from deploytool import verdict
 from deploytool.blamed import Hop as Blamed
 from deploytool.blamed import Layer
 from deploytool.page.facts import Facts
-from deploytool.report import Check, Hop, Parity, Report, Speed, Tolerance
+from deploytool.report import IMPLAUSIBLE, NOISE, Check, Equality, Hop, Parity, Report, Speed
 
 NONE = "–"
 _AGAIN = {"widened": "as converted", "rounded": "in FP16 arithmetic"}  # the FP16 graph, run in other ways
@@ -18,7 +19,9 @@ _FIGURES = {
     "snr_db": "signal to noise, dB",
     "top1": "top-1",
     "top5": "top-5",
-    "bad": "NaN or infinite values",
+    "bad": "NaN, infinite or misplaced values",
+    "equal": "equal elements",
+    NOISE: "the model's own noise",
 }
 _WORST = 5  # layers of a graph that are listed
 
@@ -93,8 +96,9 @@ def links(report: Report) -> list[Link]:
 
 
 def _link(hop: Hop) -> Link:
-    truth, noise = hop.checks[-1], hop.noise or 1.0
-    before = hop.checks[0].parity.max_error / noise if len(hop.checks) > 1 else None
+    truth = hop.checks[-1]
+    noise, nearest = truth.tolerance.noise or 1.0, hop.checks[0]
+    before = nearest.parity.max_error / (nearest.tolerance.noise or 1.0) if len(hop.checks) > 1 else None
     held = not any(check.broken for check in hop.checks)
     return Link(short(hop), truth.parity.max_error / noise, before, truth.tolerance.max_error / noise, held)
 
@@ -110,7 +114,8 @@ def chain(facts: Facts) -> Iterator[tuple[str, ...]]:
         truth = hop.checks[-1]
         before = error(hop.checks[0].parity.max_error) if len(hop.checks) > 1 else NONE
         both = (truth.parity.max_error, truth.tolerance.max_error)
-        over, allowed = (times(value / hop.noise) if hop.noise else NONE for value in both)
+        noise = truth.tolerance.noise
+        over, allowed = (times(value / noise) if noise else NONE for value in both)
         top1 = NONE if truth.parity.top1 is None else f"{truth.parity.top1:.0%}"
         state = "FAIL" if any(check.broken for check in hop.checks) else "pass"
         yield (*name, before, error(truth.parity.max_error), over, allowed, top1, state)
@@ -123,12 +128,14 @@ def _size(hop: Hop, size: int | None) -> str:
 
 
 def every(report: Report) -> Iterator[tuple[str, ...]]:
-    """A row for each check of each hop, with all its figures."""
+    """A row for each check of each hop, and for each part where there are several, with all its figures."""
     for hop in report.hops:
         for check in hop.checks:
-            cells = [shown(field.name, getattr(check.parity, field.name)) for field in fields(Parity)]
-            allowed = shown("max_error", check.tolerance.max_error)
-            yield (label(hop), check.against, *cells, allowed, "FAIL" if check.broken else "pass")
+            for each in check.each:
+                where = f"{check.against}, in {each.part}" if check.parts else check.against
+                cells = [shown(field.name, getattr(each.parity, field.name)) for field in fields(Parity)]
+                allowed = shown("max_error", each.tolerance.max_error)
+                yield (label(hop), where, *cells, allowed, "FAIL" if each.broken else "pass")
 
 
 def broken(report: Report) -> Iterator[Broken]:
@@ -140,19 +147,27 @@ def broken(report: Report) -> Iterator[Broken]:
 
 
 def figures(check: Check) -> Iterator[Figure]:
-    """What of a check is beyond tolerance."""
-    for name in check.broken:
-        limit = getattr(check.tolerance, name) if name in Tolerance.__dataclass_fields__ else 0
-        yield Figure(_FIGURES[name], shown(name, getattr(check.parity, name)), shown(name, limit))
+    """What of a check is beyond tolerance, the worst part first."""
+    for each in check.each:
+        where = f" in {each.part}" if check.parts else ""
+        for name in each.broken:
+            found, limit = (
+                (each.tolerance.noise, IMPLAUSIBLE)
+                if name == NOISE
+                else (getattr(each.parity, name), getattr(each.tolerance, name, 0))
+            )
+            yield Figure(f"{_FIGURES[name]}{where}", shown(name, found), shown(name, limit))
 
 
-def shown(figure: str, value: float | None) -> str:
+def shown(figure: str, value: float | Equality | None) -> str:
     """A figure as people read it."""
     if value is None:
         return NONE
-    if figure == "max_error":
+    if isinstance(value, Equality):
+        return verdict.told(value)
+    if figure in ("max_error", NOISE):
         return error(value)
-    if figure in ("top1", "top5"):
+    if figure in ("top1", "top5", "equal"):
         return f"{value:.0%}"
     return f"{value:.8f}" if figure == "cosine" else f"{value:.0f}" if figure == "bad" else f"{value:.1f}"
 

@@ -52,7 +52,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     content = _content(given, validated.notes, onnx.load(single.path, load_external_data=False))
     graphs = _server(folder, content, single, half)
     recorded = golden.read(given.latest(Kind.GOLDEN).path)
-    allowed = parity.tolerances(recorded.noise, verdict.tolerated(written))
+    allowed = parity.tolerances(recorded.noise, verdict.wanted(written))
     sample = _golden(folder, recorded)
     recipe = _recipe(folder, content, graphs[-1])
     engines = _engines(folder, content, given, written)

@@ -18,6 +18,7 @@ from deploytool.golden import Arrays, Edge, Golden
 from deploytool.measure import parity
 from deploytool.measure.replay import FEW, replay
 from deploytool.plain import Json
+from deploytool.report import COARSEST
 from deploytool.spec import Job, Model
 
 _CLEAR = 0.01  # of the largest output: far beyond what FP16 may move, so a changed top-1 is a fault and not a tie
@@ -63,8 +64,8 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     with eager.start(weights, double=True) as double:
         outputs, reference = (replay(each, cases.inputs, FEW) for each in (single, double))
         beyond, remarks = _beyond(model, cases.inputs, job.options.images, single, double)
-    if not all(np.isfinite(answer).all() for answer in outputs.values()):
-        raise StageFailed("the model itself answers with NaN or infinite values", "check its weights")
+    if not all(_sound(outputs[name], answer) for name, answer in reference.items()):
+        raise StageFailed("the model itself answers with NaN, or infinite values by FP32 alone", "check its weights")
     moved = noise.measure(module, model, cases.inputs, reference)
     known = (outputs, reference, cases.labels, model.preprocessing, moved.noise, beyond)
     golden.write(out, Golden(cases.pixels, cases.inputs, *known))
@@ -93,7 +94,7 @@ def _beyond(
         apart = parity.compare(outputs, reference)
         if apart.bad:
             remarks.append(f"not tried at {case.name}: the model itself answers with NaN or infinite values")
-        elif apart.max_error > parity.COARSEST:
+        elif apart.max_error > COARSEST:
             remarks.append(f"not tried at {case.name}: the model's own FP32 answer is off by {apart.max_error:.1e}")
         else:
             found.append(Edge(case.name, case.natural, case.inputs, outputs, reference))
@@ -106,6 +107,13 @@ def _prepared(job: Job, model: Model) -> list[str]:
     how, pictured = model.preprocessing, model.preprocessing.images(model.inputs)
     said = how.assumed or bool(how.stated) or any(tensor.dtype == "uint8" for tensor in pictured)
     return [*source, *([preprocess.described(how, pictured)] if pictured and said else [])]
+
+
+def _sound(answer: npt.NDArray[np.generic], exact: npt.NDArray[np.generic]) -> bool:
+    """Whether an answer has no NaN, and is infinite only where FP64 has it so too: a mask, and no overflow."""
+    if not np.issubdtype(answer.dtype, np.floating):
+        return True
+    return not np.isnan(answer).any() and bool((np.isfinite(answer) | (answer == exact)).all())
 
 
 def _photographs(job: Job, model: Model) -> _Cases:
@@ -174,6 +182,7 @@ def margin(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """
     if scores.ndim != 2 or scores.shape[1] == 1:
         return np.ones(len(scores))
-    ordered = np.sort(scores.astype(np.float64), axis=1)
-    ahead: npt.NDArray[np.float64] = (ordered[:, -1] - ordered[:, -2]) / (np.abs(ordered).max() or 1.0)
-    return ahead
+    ordered = np.sort(np.nan_to_num(scores.astype(np.float64), posinf=0.0, neginf=-np.inf), axis=1)
+    largest = np.abs(ordered, where=np.isfinite(ordered), out=np.zeros_like(ordered)).max() or 1.0
+    ahead: npt.NDArray[np.float64] = np.nan_to_num(ordered[:, -1] - ordered[:, -2], nan=0.0) / largest
+    return ahead.clip(max=1.0)

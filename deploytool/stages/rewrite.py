@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from deploytool import backends, golden, machine, plain, rehearsal, rewrites
+from deploytool import backends, golden, machine, plain, rehearsal, rewrites, verdict
 from deploytool.artifact import FOR_ENGINE, Given, Kind, Notes
 from deploytool.backends import Session, onnxruntime
 from deploytool.errors import MissingBackend, ParityFailed, StageFailed
@@ -172,12 +172,11 @@ def _proved(
     answers = {PLAIN: expected, **{name: got for name, got in ran.items() if not isinstance(got, str)}}
     failed = [f"{name} does not run: {why}" for name, why in ran.items() if isinstance(why, str)]
     tolerance = parity.tolerances(sample.noise, job.options.tolerance).fp32
-    own = parity.compare(expected, sample.reference).max_error
     errors = {}
     for name, got in answers.items():
         found = parity.check(got, expected, before.parent.name, tolerance)
-        if found.broken and parity.compare(got, sample.reference).max_error > own:
-            failed.append(f"{name} is not what it replaces: error {found.parity.max_error:.1e} of the largest output")
+        if found.broken and parity.strays(got, expected, sample.reference, tolerance):
+            failed.append(f"{name} is not what it replaces: {verdict.reasons(found)}")
         else:
             errors[name] = found.parity.max_error
     return errors, failed

@@ -18,7 +18,7 @@ import onnx
 import torch
 from torch import nn
 
-from deploytool import backends, fixed, golden, noise, plain, weights_file
+from deploytool import backends, fixed, golden, noise, plain, verdict, weights_file
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import eager
 from deploytool.errors import MissingBackend, StageFailed
@@ -176,12 +176,12 @@ def _proved(candidate: _Candidate, task: _Task, asked: Sequence[Question]) -> _C
     _write(candidate.graph, task.out)
     try:
         with backends.load(task.job.options.runner).start(task.out) as session:
-            at = noise.AtSizes(task.weights, task.job.options.tolerance)
+            at = noise.AtSizes(task.weights, task.job.options.tolerance, task.sample.noise)
             checks = trial.marks(session, asked, task.tolerance, at)
     except StageFailed as error:
         return replace(candidate, why=_does_not_hold(candidate, error, task))
-    wrong = [f"{check.parity.max_error:.1e} against {check.against}" for check in checks if check.broken]
-    why = f"the graph of the {candidate.exporter} exporter is wrong: error {wrong[0]}" if wrong else ""
+    wrong = [f"against {check.against}, {verdict.reasons(check)}" for check in checks if check.broken]
+    why = f"the graph of the {candidate.exporter} exporter is wrong: {wrong[0]}" if wrong else ""
     return replace(candidate, max_error=checks[0].parity.max_error, why=why)
 
 

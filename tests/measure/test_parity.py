@@ -5,7 +5,7 @@ import pytest
 
 from deploytool.golden import Floor, Noise
 from deploytool.measure import parity
-from deploytool.report import Parity, Tolerance
+from deploytool.report import COARSEST, Parity, Tolerance
 
 EXPECTED = np.random.default_rng(0).normal(size=(4, 20))
 NOISE = Noise(Floor(4e-7, 2e-7), Floor(1e-3, 4e-4))
@@ -105,8 +105,8 @@ def test_tolerances_follow_from_the_noise() -> None:
 def test_a_noisy_model_gets_no_more_room_than_its_decisions_bear() -> None:
     for noise in (0.1, 1.0):
         wild = parity.tolerances(Noise(NOISE.fp32, Floor(noise, noise)), {}).fp16
-        assert wild.max_error == parity.COARSEST
-        assert wild.snr_db == pytest.approx(-20 * np.log10(parity.COARSEST))
+        assert wild.max_error == COARSEST
+        assert wild.snr_db == pytest.approx(-20 * np.log10(COARSEST))
 
 
 def test_a_model_without_noise_may_still_round() -> None:

@@ -20,8 +20,7 @@ import torch
 from deploytool import catalog, golden, hops, pipeline, verdict
 from deploytool.artifact import Given, Kind
 from deploytool.canaries import Canaries
-from deploytool.measure import parity
-from deploytool.report import Check
+from deploytool.report import COARSEST, Check
 from deploytool.spec import Job, Options, Range, Tensor
 from tests.own.sums import HEADS
 from tests.own_road import OWN
@@ -74,13 +73,16 @@ def judgements(job: Job, home: Path) -> Iterator[Judgement]:
         failed = [line for hop in found for line in verdict.broken_hop(hop)]
         which = f"{job.model.name}, seed {job.options.seed}, {job.options.exporter}, {threads} threads, batch {batch}"
         share = max(_share(check) for hop in found for check in hop.checks)
-        yield Judgement(which, "; ".join(failed), sample.noise.fp16.max_error > parity.COARSEST, share)
+        yield Judgement(which, "; ".join(failed), sample.noise.fp16.max_error > COARSEST, share)
 
 
 def _share(check: Check) -> float:
-    """How much of its tolerance a check takes."""
-    largest = check.parity.max_error / check.tolerance.max_error
-    return max(largest, 10 ** ((check.tolerance.snr_db - check.parity.snr_db) / 20))
+    """How much of its tolerance a check takes, in the part that takes most."""
+    shares = []
+    for each in check.each:
+        shares += [each.parity.max_error / each.tolerance.max_error]
+        shares += [10 ** ((each.tolerance.snr_db - each.parity.snr_db) / 20)]
+    return max(shares)
 
 
 def main() -> None:
@@ -103,7 +105,7 @@ def main() -> None:
     false = sum(not judged.coarse for judged in failed)
     nearest = max(judged.share for judged in runs if not judged.failed)
     print(f"{false} false alarms in {len(runs)} sound runs; the nearest took {nearest:.0%} of a tolerance")
-    print(f"{len(failed) - false} refused because FP16's noise is beyond {parity.COARSEST:.0%}")
+    print(f"{len(failed) - false} refused because FP16's noise is beyond {COARSEST:.0%}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deploytool import bundle, plain
 from deploytool.bundle import Engine, Graph, Manifest, Provenance, Role, Sample
-from deploytool.report import Tolerance
+from deploytool.report import Limits
 from deploytool.spec import Preprocessing, Range, Tensor
 
 ORIN, RTX40 = "engines/orin.plan", "engines/rtx40.plan"
@@ -19,7 +19,7 @@ _FILES = {
     "recipe.json": Role.RECIPE,
 }
 
-TOLERANCE = Tolerance(max_error=2e-3, cosine=1 - 1e-4, snr_db=40.0, top1=1.0, top5=1.0)
+TOLERANCE = Limits(max_error=2e-3, cosine=1 - 1e-4, snr_db=40.0, top1=1.0, top5=1.0)
 
 
 def made(folder: Path, seed: int, size: int = 300, sequence: int = 1) -> Path:
