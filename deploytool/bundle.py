@@ -214,6 +214,8 @@ def _unbounded(manifest: Manifest) -> str | None:
         return "it has no inputs or no outputs"
     if not preprocess.is_sane(manifest.preprocessing):
         return "its pictures cannot be prepared"
+    if not all(name.isprintable() for name in manifest.classes):
+        return "a class has a name that cannot be shown"
     if not {graph.precision for graph in manifest.graphs} <= set(manifest.tolerances):
         return "a precision has no tolerance"
     parts = [limit.part for each in manifest.tolerances.values() for limit in each.parts]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from deploytool import catalog, fixed, forms, inputs_file, pipeline, publishing, report, staging, verdict, wishes
+from deploytool import classes as naming
 from deploytool import preprocess as preparing
 from deploytool import targets as places
 from deploytool.artifact import Artifact, Kind
@@ -15,7 +16,7 @@ from deploytool.errors import BadInput, DeployError, MissingBackend, NotVerified
 from deploytool.page import PAGE, keeping
 from deploytool.preprocess import Stated
 from deploytool.report import Report
-from deploytool.spec import AUTO, DEFAULT, Decision, Job, Model, Option, Options, Range, Side, Source, Tensor
+from deploytool.spec import AUTO, CLASSES, DEFAULT, Decision, Job, Model, Option, Options, Range, Side, Source, Tensor
 from deploytool.wishes import Span
 
 Watch = Callable[[int, int], None]
@@ -141,6 +142,7 @@ def export(
     layout: str | None = None,
     data: str | Path | None = None,
     golden_inputs: str | Path | None = None,
+    classes: str | Path | Sequence[str] = (),
     images: int | None = None,
     cases: str | Path | None = None,
     runner: str = "onnxruntime",
@@ -160,6 +162,7 @@ def export(
     `model` is a name that `deploytool models` lists, `file.py:factory` or `package.module:factory`; the other words are
     those of the command line. An entry of `inputs` may be a shape without the batch: `(3, 224, 224)`. `mean` and `std`
     are one number or one a channel; `resize` and `crop` one length, (height, width), or 0 for none.
+    `classes` are the names of the classes or a file of them, one a line;
     `golden_inputs` is what `--inputs` names: a file of golden inputs by their names, which declares them too where
     `inputs` does not. With `to="onnx"`
     the road ends at the FP32 graph. With `quick` nothing is timed, no fault is planted, and parity is held on fewer
@@ -186,7 +189,7 @@ def export(
         interpolation=interpolation,
         layout=layout,
     )
-    found = preparing.settle(found, stated, ranges)
+    found = _named(preparing.settle(found, stated, ranges), classes)
     decisions = places.decide(tuple(targets)) if trt or targets else ()
     _refuse(decisions, require=require)
     if wishes.one_of("to", to, places.ENDS) == places.ONNX and (decisions or pack):
@@ -277,6 +280,14 @@ def _found(
     if inputs or arguments:
         raise BadInput(f"{model.name} says itself what it is fed and built with", "write that into the Model")
     return model
+
+
+def _named(model: Model, classes: str | Path | Sequence[str]) -> Model:
+    """The model with the names of its classes, of a file or as they are, if any were given."""
+    if not classes:
+        return model
+    names = naming.read(Path(classes)) if isinstance(classes, (str, Path)) else tuple(map(naming.shown, classes))
+    return replace(model, classes=names, asked=(*model.asked, CLASSES))
 
 
 def _declared(model: str | Model, file: Source | None) -> tuple[Tensor, ...]:

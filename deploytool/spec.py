@@ -10,7 +10,7 @@ Side = int | tuple[int, int]  # of a picture: one length, or height and width
 
 DEFAULT = "default"  # instead of a choice: what is usual, and where that cannot be had the next best
 AUTO = "auto"  # instead of a choice: whatever a search finds
-INPUTS = "--input"  # among what a user said of a model: no option can be called so
+INPUTS, CLASSES = "--input", "--classes"  # among what a user said of a model: no option can be called so
 BATCH = "batch"  # the word for the first dimension of every input and output
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
@@ -91,7 +91,7 @@ class Model:
     """A definition one can call: `factory` is `package.module:function` or `path/to/file.py:function`.
 
     `classes` are the names of the classes that it scores, in their order, where somebody knows them; `asked` is what a
-    user said of it: the names of the options, and `INPUTS` where the inputs were declared.
+    user said of it: the names of the options, and `INPUTS` or `CLASSES` where these were given.
     `parameters` and `macs` (multiply-accumulates of convolutions and fully connected layers, batch 1) are the
     published figures, where there are any.
     """

@@ -9,7 +9,7 @@ from deploytool import catalog
 from deploytool.cost import costs
 from deploytool.errors import StageFailed
 from deploytool.spec import Tensor
-from tests.conftest import TINY, Command
+from tests.conftest import ROOT, TINY, Command
 
 
 @pytest.mark.parametrize("name", ["shufflenet_g3", "mixnet_s", "squeezenet1_0", "mobilenet_v1"])
@@ -46,3 +46,9 @@ def test_show_prints_them(deploytool: Command) -> None:
     refused = deploytool("show", "--cost", "mobilnet_v1")
     assert refused.returncode == 2
     assert "did you mean mobilenet_v1?" in refused.stderr
+
+
+def test_the_next_step_of_a_model_of_ones_own_is_a_command_that_works(deploytool: Command) -> None:
+    path = f"{ROOT / 'tests' / 'own' / 'typed.py'}:Mean"
+    said = deploytool("show", "--cost", path, "--input", "image=3x8x8")
+    assert said.stdout.splitlines()[-1] == f"Next: deploytool export {path} --input image=3x8x8 --trt"

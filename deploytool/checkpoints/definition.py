@@ -19,7 +19,7 @@ def stored(metadata: Mapping[str, str]) -> Model | None:
     if text is None:
         return None
     try:
-        model = plain.decode(Model, _completed(plain.loads(text)))
+        model = plain.decode(Model, _completed(plain.loads(text), metadata))
         sane = preprocess.is_sane(model.preprocessing) and min(model.preprocessing.window) > 0
     except plain.Malformed:
         sane = False
@@ -28,10 +28,11 @@ def stored(metadata: Mapping[str, str]) -> Model | None:
     return model
 
 
-def _completed(data: Any) -> Any:
+def _completed(data: Any, metadata: Mapping[str, str]) -> Any:
     """What a file says, with what files of older versions had no word for."""
     if not isinstance(data, Mapping) or not isinstance(data.get("preprocessing"), Mapping):
         return data  # and so it will be refused
     usual = plain.encode(Preprocessing())
     assert isinstance(usual, Mapping)
-    return {"classes": [], "asked": [], **data, "preprocessing": {**usual, **data["preprocessing"]}}
+    names = plain.loads(metadata.get("classes", "[]"))  # which stood beside the definition
+    return {"classes": names, "asked": [], **data, "preprocessing": {**usual, **data["preprocessing"]}}

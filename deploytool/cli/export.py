@@ -146,6 +146,9 @@ def export(
     inputs: Annotated[
         Path | None, typer.Option(metavar="FILE", help="An .npz of golden inputs by name, the cases first.")
     ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The names of the classes, one a line, for the device.")
+    ] = None,
     images: Annotated[int | None, typer.Option(min=1, max=4096, help="How many golden images.")] = None,
     cases: Annotated[
         Path | None, typer.Option(metavar="FILE", help="More golden cases, from a file that `prove` made.")
@@ -210,6 +213,7 @@ def export(
         layout=layout,
         data=data,
         golden_inputs=inputs,
+        classes=classes or (),
         images=images,
         cases=cases,
         runner=runner.value,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,7 +42,9 @@ def show(
     Examples: deploytool show artifacts/shufflenet_g3 · deploytool show --cost mobilenet_v1
     """
     if cost:
-        return _cost(catalog.find(what, asked.tensors(input_ or ()), asked.arguments(arg or ())))
+        model = catalog.find(what, asked.tensors(input_ or ()), asked.arguments(arg or ()))
+        said = [("--input", text) for text in input_ or ()] + [("--arg", text) for text in arg or ()]
+        return _cost(model, shlex.join([what, *(word for each in said for word in each)]))
     path = Path(what)
     if path.is_file():
         return _artifact(path)
@@ -61,7 +64,7 @@ def show(
     return summary.outcome(document, shown, path)
 
 
-def _cost(model: Model) -> Outcome:
+def _cost(model: Model, command: str) -> Outcome:
     from deploytool.cost import costs  # here begins torch
 
     layers = costs(model)
@@ -76,7 +79,7 @@ def _cost(model: Model) -> Outcome:
     parameters = sum(layer.parameters for layer in layers)
     line = f"{parameters:,} parameters in these layers, {total:,} multiply-accumulates"
     screen.say(console, line)
-    return Outcome({"model": model.name, "layers": layers}, line, next=f"deploytool export {model.name} --trt")
+    return Outcome({"model": model.name, "layers": layers}, line, next=f"deploytool export {command} --trt")
 
 
 def _words(layer: Cost) -> str:

@@ -13,6 +13,7 @@ from rich.console import Console
 from deploytool import catalog
 from deploytool.cli import asked, completing, progress, screen, stop
 from deploytool.cli.manners import Outcome
+from deploytool.errors import BadInput
 from deploytool.training.recipe import Epoch, Recipe
 
 _USUAL = Recipe()
@@ -50,6 +51,9 @@ def train(
     from deploytool.training import checkpoint, course, loop, outcome  # here begins torch
 
     console = screen.people()
+    if ":" in model:
+        remedy = "train it with a loop of your own, then: deploytool export MODEL --weights FILE"
+        raise BadInput(f"train knows the zoo's models alone, and {model} is none of them", remedy)
     found = catalog.find(model, arguments=asked.arguments(arg or ()))
     recipe = Recipe(
         epochs=epochs,

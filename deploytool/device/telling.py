@@ -55,8 +55,9 @@ def _guessed(guess: Guess) -> str:
     if not guess.classes:
         shape = " × ".join(map(str, guess.shape))
         return f"{guess.output} is {shape}, from {guess.smallest:.4g} to {guess.largest:.4g}"
-    pairs = zip(guess.classes, guess.scores, strict=True)
-    return f"{guess.output} " + ", ".join(f"{place} ({score:.4g})" for place, score in pairs)
+    called = [f"{place} {name}" for place, name in zip(guess.classes, guess.names, strict=True)] if guess.names else []
+    pairs = zip(called or map(str, guess.classes), guess.scores, strict=True)
+    return f"{guess.output} " + ", ".join(f"{what} ({score:.4g})" for what, score in pairs)
 
 
 def pointer(turned: Pointer, root: Path) -> Iterator[str]:

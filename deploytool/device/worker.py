@@ -59,12 +59,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Guess:
-    """What one output says of one picture: its best classes with their scores; of no classes, its shape and range."""
+    """What one output says of one picture: its best classes with their scores; of no classes, its shape and range.
+
+    `names` are those of the classes, none where nobody knows them.
+    """
 
     picture: str
     output: str
     shape: tuple[int, ...]
     classes: tuple[int, ...]
+    names: tuple[str, ...]
     scores: tuple[float, ...]
     smallest: float
     largest: float
@@ -144,17 +148,19 @@ def _answer(request: Request) -> Answer:
         for path in request.pictures:
             inputs = {manifest.inputs[0].name: pictures.tensor(path, manifest)}
             made = replay(session, inputs, manifest.free.get(BATCH, Range()))
-            guesses += [_guess(path, name, array[0], request.top) for name, array in made.items()]
+            guesses += [_guess(path, name, array[0], request) for name, array in made.items()]
     return Answer(guesses=tuple(guesses))
 
 
-def _guess(path: str, name: str, array: Array, top: int) -> Guess:
+def _guess(path: str, name: str, array: Array, request: Request) -> Guess:
     if not np.isfinite(array).all():
         raise BadInput(f"{path}: {name} is not finite", "is this a picture the model was made for?")
-    best = np.argsort(-array, kind="stable")[:top] if array.ndim == 1 else np.zeros(0, int)
+    numbers, called = array.astype(np.float64), request.manifest.classes
+    best = np.argsort(-numbers, kind="stable")[: request.top] if array.ndim == 1 else np.zeros(0, int)
     scores = tuple(float(score) for score in array[best]) if len(best) else ()
     classes = tuple(int(place) for place in best)
-    return Guess(path, name, array.shape, classes, scores, float(array.min()), float(array.max()))
+    names = tuple(called[place] for place in classes) if len(called) == len(numbers.ravel()) else ()
+    return Guess(path, name, array.shape, classes, names, scores, float(array.min()), float(array.max()))
 
 
 def _build(request: Request) -> Answer:

@@ -66,7 +66,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         outputs=content.outputs,
         free=content.free,
         preprocessing=content.model.preprocessing,
-        classes=content.model.classes,
+        classes=plain.decode(tuple[str, ...], given.latest(Kind.GOLDEN).notes.get("classes", [])),
         graphs=graphs,
         golden=sample,
         tolerances={"fp32": allowed.fp32, "fp16": allowed.fp16},

@@ -10,10 +10,23 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from deploytool import coverage, edges, folders, golden, images, inputs_file, noise, preprocess, samples, weights_file
+from deploytool import (
+    classes,
+    coverage,
+    edges,
+    folders,
+    golden,
+    images,
+    inputs_file,
+    noise,
+    preprocess,
+    samples,
+    weights_file,
+)
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import Session, eager
 from deploytool.errors import BadInput, StageFailed
+from deploytool.folders import Folder
 from deploytool.golden import Arrays, Edge, Golden
 from deploytool.measure import parity
 from deploytool.measure.replay import FEW, replay
@@ -32,14 +45,15 @@ class _Cases:
     pixels: images.Pixels
     inputs: Arrays
     labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...] = ()
 
     def joined(self, pixels: images.Pixels, inputs: Arrays) -> _Cases:
         """These cases, and others of unknown classes behind them."""
         both = {name: np.concatenate([array, inputs[name]]) for name, array in self.inputs.items()}
         labels = np.append(self.labels, np.full(len(pixels), -1))
         if pixels.shape[1:] != self.pixels.shape[1:]:  # a file of inputs has no pixels: then none are kept
-            return _Cases(np.zeros((len(labels), 0, 0, 3), np.uint8), both, labels)
-        return _Cases(np.concatenate([self.pixels, pixels]), both, labels)
+            return _Cases(np.zeros((len(labels), 0, 0, 3), np.uint8), both, labels, self.classes)
+        return _Cases(np.concatenate([self.pixels, pixels]), both, labels, self.classes)
 
     def few(self, chosen: Sequence[int]) -> _Cases:
         """Some of these cases."""
@@ -73,6 +87,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     return {
         "images": len(cases.labels),
         "smallest_margin": margin,
+        "classes": list(classes.known(model, cases.classes)),
         "remarks": [*_prepared(job, model), *moved.remarks, *remarks],
     }
 
@@ -135,8 +150,14 @@ def _photographs(job: Job, model: Model) -> _Cases:
     unfit = preprocess.outside(made.shape, tensor, job.options.sizes)
     if unfit:
         raise BadInput(f"{found.paths[0].name} becomes {made.shape[1:]}: {unfit}", "mend --size, --resize or --crop")
-    labels = np.array(found.labels or [-1] * len(pixels), np.int64)
-    return _Cases(pixels, {tensor.name: made}, labels)
+    return _Cases(pixels, {tensor.name: made}, _labels(found, model), found.classes)
+
+
+def _labels(found: Folder, model: Model) -> npt.NDArray[np.int64]:
+    """The class of each picture: by the model's own names where the folders bear these, else by their order."""
+    if found.classes and set(found.classes) <= set(model.classes):
+        return np.array([model.classes.index(found.classes[label]) for label in found.labels], np.int64)
+    return np.array(found.labels or [-1] * len(found.paths), np.int64)
 
 
 def _of_file(job: Job, model: Model) -> _Cases:

@@ -65,5 +65,12 @@ def test_a_missing_folder_is_bad_input(tmp_path: Path) -> None:
     assert isinstance(call("--data", str(tmp_path / "nowhere")).exception, BadInput)
 
 
+def test_a_model_of_ones_own_is_refused_with_what_helps(folder: Path) -> None:
+    failed = CliRunner().invoke(app, ["train", "net.py:make", "--data", str(folder)]).exception
+    assert isinstance(failed, BadInput)
+    assert str(failed) == "train knows the zoo's models alone, and net.py:make is none of them"
+    assert "--weights FILE" in failed.remedy
+
+
 def test_the_command_costs_no_torch_until_it_is_called() -> None:
     assert "torch" not in modules_of("import deploytool.cli.train")

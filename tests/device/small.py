@@ -120,7 +120,7 @@ def manifest_shape(folder: Path, rng: random.Random) -> None:
     data = json.loads(path.read_text())
     kind = rng.choice(["schema", "unknown", "type", "spaces", "range", "golden", "nothing"])
     if kind == "schema":
-        data["schema"] = "deploytool.bundle/2"
+        data["schema"] = "deploytool.bundle/9"
     elif kind == "unknown":
         data["plugins"] = ["libplugin.so"]
     elif kind == "type":
