@@ -1,6 +1,7 @@
 """Every way to fail, in one place: the problem, the remedy, and the exit code a script can rely on.
 
     DeployError
+    ├── Unforeseen          1   an error that nobody foresaw, of ours or of a library: --verbose shows the trace
     ├── BadInput            2   what was asked for does not exist or makes no sense
     ├── ParityFailed        3   an artifact computes something else than its source
     ├── TooSlow             4   the speed-up that was asked for was measured and not reached
@@ -23,6 +24,10 @@ class DeployError(Exception):
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(problem)
         self.remedy = remedy
+
+
+class Unforeseen(DeployError):
+    """Whatever else was raised, by a library or by ourselves; what it was raised from is its cause."""
 
 
 class BadInput(DeployError):

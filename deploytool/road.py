@@ -7,7 +7,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from deploytool import catalog, fixed, forms, inputs_file, pipeline, publishing, report, staging, verdict, wishes
+from deploytool import (
+    catalog,
+    factory,
+    fixed,
+    forms,
+    inputs_file,
+    pipeline,
+    publishing,
+    reasons,
+    report,
+    staging,
+    verdict,
+    wishes,
+)
 from deploytool import classes as naming
 from deploytool import preprocess as preparing
 from deploytool import targets as places
@@ -112,6 +125,7 @@ def alone(_: Plan, start: Start) -> Sequence[Artifact]:
     return tuple(start(lambda done, total: None))
 
 
+@reasons.foreseen()
 def export(
     model: str | Model,
     *,
@@ -130,6 +144,7 @@ def export(
     trust_code: bool = False,
     inputs: Sequence[Tensor | tuple[int | str, ...]] = (),
     sizes: Mapping[str, Span] | None = None,
+    outputs: Sequence[str] = (),
     arguments: Mapping[str, Option] | None = None,
     preprocess: str | None = None,
     mean: float | Sequence[float] | None = None,
@@ -166,12 +181,14 @@ def export(
     `golden_inputs` is what `--inputs` names: a file of golden inputs by their names, which declares them too where
     `inputs` does not. With `to="onnx"`
     the road ends at the FP32 graph. With `quick` nothing is timed, no fault is planted, and parity is held on fewer
-    images; `images`, `faults`, `seconds` and `rewrite` say otherwise one by one. `follow` goes along with the run: it
-    is given the plan and what starts it, and returns what came of it.
+    images; `images`, `faults`, `seconds` and `rewrite` say otherwise one by one. `outputs` are those to export, by the
+    names that a dict, a dataclass or the places in a tuple give them: `mask`, `past.0.key`, `output_1`. `follow` goes
+    along with the run: it is given the plan and what starts it, and returns what came of it.
 
     What was measured and did not hold is no exception: it stands in the run's `error`, and `check()` raises it.
     Raises BadInput, MissingBackend or NotVerified (a required target that cannot be served) before any work is done,
     and StageFailed or ParityFailed if a tool refuses the model or spoils it on the way, so that no run comes of it.
+    Whatever else is raised on the way, by the model or by a library, becomes a DeployError with that as its cause.
     """
     if data and golden_inputs:
         raise BadInput("golden inputs are asked for from a folder and from a file", "leave out --data or --inputs")
@@ -223,6 +240,8 @@ def export(
         min_speedup=min_speedup,
         seconds=wishes.given(seconds, effort.seconds),
         sequence=sequence,
+        outputs=(outputs,) if isinstance(outputs, str) else tuple(outputs),
+        fixed_batch=_fixed(found, batch),
     )
     wishes.within(options)
     plan = Plan(found, options, places.recipe(options, to), Path(out or Path("artifacts") / found.name), require, pack)
@@ -294,6 +313,12 @@ def _declared(model: str | Model, file: Source | None) -> tuple[Tensor, ...]:
     """What a file of inputs says of a model that is a factory, where nobody declared what it takes."""
     own = isinstance(model, str) and ":" in model
     return inputs_file.declared(Path(file.path)) if file and own else ()
+
+
+def _fixed(model: Model, batch: Span) -> int | None:
+    """The only batch that was asked for, if it is one and the model is none of ours, which take any."""
+    asked = wishes.span("batch", batch)
+    return asked.smallest if asked.smallest == asked.largest and not factory.is_zoo(model.factory) else None
 
 
 def _refuse(decisions: Sequence[Decision], *, require: bool) -> None:

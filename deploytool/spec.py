@@ -154,7 +154,9 @@ class Options:
     """Everything a user can choose about a run; which stage reads what stands in `stages.STAGES`.
 
     `rewrite_implied` says that nobody asked for that form by name, so that it is left out where it strays.
-    `keep_fp32` are modules of the source model or nodes of its graph to keep in FP32, or the one word `auto`.
+    `keep_fp32` are modules of the source model or nodes of its graph to keep in FP32, or the one word `auto`;
+    `outputs` the names of the outputs to export, all where there is none. `fixed_batch` is the only batch that was
+    asked for, if it is one: a model of the user's that takes no other is exported with it.
     """
 
     seed: int = 0
@@ -180,6 +182,8 @@ class Options:
     min_speedup: float | None = None
     seconds: float = 3.0
     sequence: int = 1
+    outputs: tuple[str, ...] = ()
+    fixed_batch: int | None = None
 
 
 def _unwatched(done: int, total: int) -> None:

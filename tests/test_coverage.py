@@ -11,7 +11,8 @@ from deploytool.backends import eager
 def test_it_hears_every_channel_and_answers_as_the_model(finished: Path) -> None:
     sample = golden.read(finished / "record" / "golden.npz")
     weights = finished / "instantiate" / "weights.safetensors"
-    answers, extremes = coverage.listen(eager.module(weights), weights_file.definition(weights), sample.inputs)
+    heard = coverage.listen(eager.module(weights), weights_file.definition(weights), sample.inputs)
+    answers, extremes = heard.answers, heard.extremes
     np.testing.assert_allclose(answers["logits"], sample.outputs["logits"], atol=1e-6)
     assert len(extremes) == len(sample.labels)
     # up and down: three batch norms and convolutions and two ReLUs of 8 channels, a pool of 16, 10 classes

@@ -50,6 +50,7 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.proving": "onnx, PIL through samples",
     "deploytool.speeds": "torch, through backends",
     "deploytool.precision": "onnx",
+    "deploytool.probing": "torch",
     "deploytool.rehearsal": "onnx",
     "deploytool.road": "PIL, through page",
     "deploytool.samples": "PIL, through images",
@@ -69,9 +70,19 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.stages.translate": "onnx",
     "deploytool.stages.validate": "torch",
 }
-HANDED = {"validate": ("hops.py", "speeds.py")}  # files on lower floors to which a stage hands its job
+HANDED = {
+    "instantiate": ("probing.py",),
+    "validate": ("hops.py", "speeds.py"),
+}  # files on lower floors to which a stage hands its job
 HEAVY_ROOMS = (  # whole folders that live on torch, or on onnx
-    *("deploytool.checkpoints", "deploytool.faults", "deploytool.fixing", "deploytool.graphs", "deploytool.rewrites"),
+    *(
+        "deploytool.calling",
+        "deploytool.checkpoints",
+        "deploytool.faults",
+        "deploytool.fixing",
+        "deploytool.graphs",
+        "deploytool.rewrites",
+    ),
     *("deploytool.tracing", "deploytool.training"),
 )
 PICTURE_ROOMS = ("deploytool.device", "deploytool.difference")  # they need pillow, through images, and nothing heavier

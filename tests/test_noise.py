@@ -72,7 +72,7 @@ def test_an_overflow_in_fp16_is_no_noise(finished: Path, sample: Golden, tmp_pat
     module.get_parameter("stem.0.weight").mul_(1e6)
     module.get_parameter("classifier.weight").mul_(1e-6)
     loud = tmp_path / "weights.safetensors"
-    eager.save(module, model, loud)
+    eager.save(module.state_dict(), model, loud)
     with eager.start(loud, double=True) as exact:
         reference = replay(exact, sample.inputs)
     found = measured(loud, dataclasses.replace(sample, reference=reference))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
+import numpy as np
 import numpy.typing as npt
 
 from deploytool.errors import StageFailed
@@ -49,6 +50,26 @@ def answered(what: str, inputs: Mapping[str, Array], outputs: dict[str, Array]) 
         if array.shape[:1] != (cases,):
             raise StageFailed(f"{what} gives {name} as {array.shape} for a batch of {cases}", FIXED)
     return outputs
+
+
+def in_batches(session: Session, batch: Sequence[object]) -> Session:
+    """The session; one whose first dimension is a number takes any number of cases all the same, so many at a time.
+
+    `batch` is that dimension as its library gives it, empty where there is none. The last batch is filled up.
+    """
+    size = batch[0] if batch else None
+    if not isinstance(size, int) or size < 1:
+        return session
+
+    def call(**inputs: Array) -> dict[str, Array]:
+        cases = len(next(iter(inputs.values())))
+        if cases == size:
+            return session(**inputs)
+        places = [np.arange(start, start + size) % cases for start in range(0, cases, size)]
+        parts = [session(**{name: array[each] for name, array in inputs.items()}) for each in places]
+        return {name: np.concatenate([part[name] for part in parts])[:cases] for name in parts[0]}
+
+    return call
 
 
 def load(name: str) -> Backend:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,17 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from deploytool import factory, plain, weights_file
+from deploytool import plain, reasons, weights_file
 from deploytool.backends import Array, Session
-from deploytool.errors import MissingBackend, StageFailed
+from deploytool.calling import arguments, building, doubled, outputs
+from deploytool.calling import exportable as exporting
+from deploytool.calling.exportable import chosen, off_the_fast_path
+from deploytool.calling.outputs import Answers
+from deploytool.errors import DeployError, MissingBackend, StageFailed
 from deploytool.spec import Model
+
+__all__ = ["ask", "exportable", "loaded", "module", "named", "off_the_fast_path", "run", "save", "session", "start"]
 
 
 def fingerprint() -> str:
@@ -24,35 +29,45 @@ def fingerprint() -> str:
     return f"torch {torch.__version__}"
 
 
-def save(module: nn.Module, model: Model, path: Path) -> None:
-    """Writes the weights together with the definition they belong to, so that one file is the whole model.
+def save(state: Mapping[str, Any], model: Model, path: Path) -> None:
+    """Writes a state dict together with the definition it belongs to, so that one file is the whole model.
 
-    Weights that layers share are written for each. Raises StageFailed if the model's state is more than tensors.
+    Weights that layers share are written for each. Raises StageFailed if the state is more than tensors.
     """
-    state = module.state_dict()
-    odd = next((name for name, value in state.items() if not isinstance(value, torch.Tensor)), None)
-    if odd:
-        raise StageFailed(f"{model.name} keeps a {type(state[odd]).__name__} in its state: {odd}", "keep only tensors")
+    check(state, model)
     own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     save_file(own, path, metadata={"model": json.dumps(plain.encode(model))})
 
 
+def check(state: Mapping[str, Any], model: Model) -> None:
+    """Raises StageFailed if a state is more than tensors: no file of weights could hold it."""
+    odd = next((name for name, value in state.items() if not isinstance(value, torch.Tensor)), None)
+    if odd:
+        raise StageFailed(f"{model.name} keeps a {type(state[odd]).__name__} in its state: {odd}", "keep only tensors")
+
+
 def module(path: Path) -> nn.Module:
     """The model of a weights file, on the CPU, in evaluation mode; what it draws beside its weights is always alike."""
-    model = weights_file.definition(path)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        made: nn.Module = factory.resolve(model.factory)(**model.options)
-    made.load_state_dict(load_file(path))
-    return made.eval().requires_grad_(False)
+    return loaded(weights_file.definition(path), load_file(path))
+
+
+def loaded(model: Model, state: Mapping[str, torch.Tensor]) -> nn.Module:
+    """A model with these weights, as `module` gives it; raises StageFailed if it is another than they were of."""
+    with building.seeded():
+        made = building.build(model).module
+    with building.guarded(f"{model.name} does not take its own weights:", "export again"):
+        made.load_state_dict(state)
+    return made.requires_grad_(False)
 
 
 @contextmanager
 def start(path: Path, device: str = "cpu", double: bool = False) -> Iterator[Session]:
     """The model of a weights file as it is, or with all that is floating-point in FP64."""
     model, made = weights_file.definition(path), module(path).to(checked(device))
+    with building.guarded(f"{model.name} has no FP64:", "see its message") if double else nullcontext():
+        made = made.double() if double else made
     with exact():
-        yield session(made.double() if double else made, model, double)
+        yield session(made, model, double)
 
 
 def exact() -> AbstractContextManager[None]:
@@ -89,15 +104,24 @@ def checked(device: str) -> torch.device:
     return torch.device(device)
 
 
+def exportable(module: nn.Module, model: Model, example: Sequence[torch.Tensor]) -> nn.Module:
+    """The module as exporters take it: `model`'s inputs by position, its outputs flat; `example` is one of its inputs.
+
+    Raises StageFailed if it fails on that.
+    """
+    given = dict(zip((tensor.name for tensor in model.inputs), example, strict=True))
+    return exporting.exportable(module, model, ask(module, model, given))
+
+
 def session(module: nn.Module, model: Model, double: bool = False) -> Session:
-    """A module as a Session; it takes its inputs in the order the model declares them."""
+    """A module as a Session: inputs go to the parameters of their names, and no array is shared with the model."""
     names = [tensor.name for tensor in model.outputs]
     device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
 
     def call(**inputs: Array) -> dict[str, Array]:
         given = {tensor.name: torch.from_numpy(inputs[tensor.name]).to(device) for tensor in model.inputs}
-        outputs = run(module, model, given, double)
-        return {name: output.cpu().numpy() for name, output in zip(names, outputs, strict=True)}
+        made = run(module, model, given, double)
+        return {name: output.cpu().numpy() for name, output in zip(names, made, strict=True)}
 
     return call
 
@@ -105,51 +129,80 @@ def session(module: nn.Module, model: Model, double: bool = False) -> Session:
 def run(
     module: nn.Module, model: Model, given: Mapping[str, torch.Tensor], double: bool = False
 ) -> Sequence[torch.Tensor]:
-    """The outputs of a module; raises StageFailed if it fails on these inputs, or gives no tensors of their batch."""
-    fed = [tensor.double() if double and tensor.is_floating_point() else tensor for tensor in given.values()]
+    """The outputs of a module for copies of its inputs, in the order of the model's, all of one batch.
+
+    Raises StageFailed if it fails on these inputs, or gives other tensors than those of their batch.
+    """
+    size, cases = model.inputs[0].shape[0], len(next(iter(given.values())))
+    if isinstance(size, int) and cases != size:
+        return _in_parts(module, model, given, double, size)
+    made = ask(module, model, given, double)
+    found = list(named(made, model).tensors.values()) if not model.outputs else chosen(made, model)
+    for tensor in found:
+        of_batch(tensor, model, cases)
+    return [doubled.widened(tensor) if double else tensor for tensor in map(_own, found)]
+
+
+def named(made: Any, model: Model) -> Answers:
+    """What a model made, flattened; raises StageFailed if no tensor is in it."""
+    found = outputs.flatten(made, [tensor.name for tensor in model.inputs])
+    if not found.tensors:
+        raise StageFailed(f"{model.name} gives a {type(made).__name__}", "return a tensor, or a structure of tensors")
+    return found
+
+
+def of_batch(tensor: torch.Tensor, model: Model, cases: int) -> None:
+    """Raises StageFailed for an output whose first dimension is not the batch."""
+    if tensor.shape[:1] != (cases,):
+        what = f"{model.name} gives a tensor {tuple(tensor.shape)} for a batch of {cases}"
+        remedy = "put the batch first in every output, and keep it there, or choose others: --output NAME"
+        raise StageFailed(what, remedy)
+
+
+def ask(
+    module: nn.Module,
+    model: Model,
+    given: Mapping[str, torch.Tensor],
+    double: bool = False,
+    *,
+    copies: bool = True,
+) -> Any:
+    """What a module makes of copies of its inputs, or of themselves; raises StageFailed if it fails on them."""
+    fed = {tensor.name: _fed(given[tensor.name], double) if copies else given[tensor.name] for tensor in model.inputs}
+    bound = arguments.bind(module.forward, list(fed))
     try:
-        with torch.inference_mode(), _in_double() if double else nullcontext():
-            made = module(*fed)
-    except Exception as error:  # the user's own code may raise anything
+        with torch.no_grad(), doubled.in_double() if double else nullcontext():
+            return bound.call(module, fed)
+    except (DeployError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # the user's own code may raise anything, SystemExit too
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in given.items())
-        reason = " ".join((str(error) or type(error).__name__).split())
         what = f"{model.name} does not run on {shapes}{' in FP64' if double else ''}"
-        raise StageFailed(f"{what}: {reason}", "mend it, or declare other inputs: --input") from error
-    outputs = made if isinstance(made, (tuple, list)) and made else [made]
-    for output in outputs:
-        if not isinstance(output, torch.Tensor):
-            where = "" if output is made else " among its outputs"
-            raise StageFailed(
-                f"{model.name} gives a {type(output).__name__}{where}", "return a tensor, or a tuple of tensors"
-            )
-        if output.shape[:1] != fed[0].shape[:1]:
-            what = f"{model.name} gives a tensor {tuple(output.shape)} for a batch of {len(fed[0])}"
-            raise StageFailed(what, "put the batch first in every output, and keep it there")
-    return outputs
+        raise StageFailed(f"{what}: {_said(error)}", "mend it, or declare other inputs: --input") from error
 
 
-@contextmanager
-def _in_double() -> Iterator[None]:
-    """Whatever the model's own code makes or asks for in FP32, it gets in FP64."""
-    usual = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with _Doubled():
-            yield
-    finally:
-        torch.set_default_dtype(usual)
+def _said(error: BaseException) -> str:
+    """What was raised; that it is a RuntimeError, as nearly all of torch's are, says nothing."""
+    return reasons.told(error).removeprefix("RuntimeError: ")
 
 
-class _Doubled(TorchFunctionMode):
-    """Turns every FP32 in a call of torch into FP64."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        func = torch.Tensor.double if func is torch.Tensor.float else func
-        named = {name: _doubled(value) for name, value in (kwargs or {}).items()}
-        return func(*map(_doubled, args), **named)
+def _fed(tensor: torch.Tensor, double: bool) -> torch.Tensor:
+    """A copy, in the same layout: the model may write into it."""
+    return tensor.to(torch.float64, copy=True) if double and tensor.is_floating_point() else tensor.clone()
 
 
-def _doubled(value: Any) -> Any:
-    return torch.float64 if value is torch.float32 else value
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    """An answer that no later call changes."""
+    return tensor.detach().clone()
+
+
+def _in_parts(
+    module: nn.Module, model: Model, given: Mapping[str, torch.Tensor], double: bool, size: int
+) -> Sequence[torch.Tensor]:
+    """The outputs of a model that takes batches of one size alone; the last is filled up with the first cases."""
+    cases = len(next(iter(given.values())))
+    parts = []
+    for start in range(0, cases, size):
+        places = torch.arange(start, start + size) % cases
+        parts.append(run(module, model, {name: tensor[places] for name, tensor in given.items()}, double))
+    return [torch.cat(each)[:cases] for each in zip(*parts, strict=True)]

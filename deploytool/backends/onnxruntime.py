@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from deploytool.backends import Array, Session, answered, failed
+from deploytool.backends import Array, Session, answered, failed, in_batches
 from deploytool.errors import MissingBackend, StageFailed
 
 _PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -48,7 +48,7 @@ def start(path: Path | bytes, device: str = "cpu", threads: int = 0) -> Iterator
             raise failed("ONNX Runtime", inputs, _reason(error)) from error
         return answered("ONNX Runtime", inputs, dict(zip(names, made, strict=True)))
 
-    yield call
+    yield in_batches(call, session.get_inputs()[0].shape[:1])
 
 
 def _session(path: Path | bytes, device: str, threads: int = 0) -> ort.InferenceSession:

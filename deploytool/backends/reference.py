@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from deploytool.backends import Array, Session, answered, failed
+from deploytool.backends import Array, Session, answered, failed, in_batches
 from deploytool.errors import MissingBackend
 
 
@@ -32,4 +32,9 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
             raise failed("the reference evaluator", inputs, f"{type(error).__name__}: {error}") from error
         return answered("the reference evaluator", inputs, dict(zip(evaluator.output_names, made, strict=True)))
 
-    yield call
+    yield in_batches(call, _batch(onnx.load(path, load_external_data=False)))
+
+
+def _batch(model: onnx.ModelProto) -> list[int]:
+    """The first dimension of the first input, where it is a number."""
+    return [side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim[:1]]

@@ -15,7 +15,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from deploytool.backends import Array, Session
+from deploytool.backends import Array, Session, in_batches
 from deploytool.errors import MissingBackend
 
 SMALLEST, LARGEST = 2.0**-24, 65504.0  # FP16's smallest subnormal and largest finite number
@@ -91,7 +91,7 @@ def _called(session: ort.InferenceSession) -> Session:
     def call(**inputs: Array) -> dict[str, Array]:
         return dict(zip(names, session.run(names, _taken(session, inputs)), strict=True))
 
-    return call
+    return in_batches(call, session.get_inputs()[0].shape[:1])
 
 
 def _session(graph: onnx.ModelProto, *, optimise: bool = True) -> ort.InferenceSession:
@@ -111,7 +111,8 @@ def examined(half: onnx.ModelProto, inputs: Mapping[str, Array]) -> tuple[dict[s
     ends = [output.name for output in graph.graph.output]
     largest = _measure(graph, [node.output[0] for node in graph.graph.node if node.output[0].endswith(_EXACT)])
     parts = _run(graph, [*ends, *largest], given)
-    answers = {name: np.concatenate([part[place] for part in parts]) for place, name in enumerate(ends)}
+    cases = len(next(iter(inputs.values())))
+    answers = {name: np.concatenate([part[place] for part in parts])[:cases] for place, name in enumerate(ends)}
     return answers, float(np.max([part[len(ends) :] for part in parts], initial=0.0))
 
 
@@ -138,9 +139,13 @@ def _sizes(graph: onnx.ModelProto, tensors: Sequence[str], inputs: Mapping[str, 
 
 
 def _run(graph: onnx.ModelProto, names: Sequence[str], inputs: Mapping[str, Array]) -> list[list[Array]]:
-    """These outputs, for a few cases at a time."""
+    """These outputs, for a few cases at a time; where the batch is fixed, the last is filled up from the first."""
     session, cases = _session(graph, optimise=False), len(next(iter(inputs.values())))
-    batches = (slice(first, first + _AT_ONCE) for first in range(0, cases, _AT_ONCE))
+    batch = next(iter(session.get_inputs()[0].shape), None)
+    size = batch if isinstance(batch, int) else _AT_ONCE
+    firsts = range(0, cases, size)
+    ends = [first + size if isinstance(batch, int) else min(first + size, cases) for first in firsts]
+    batches = [np.arange(first, end) % cases for first, end in zip(firsts, ends, strict=True)]
     taken = _taken(session, inputs)
     return [session.run(names, {name: array[few] for name, array in taken.items()}) for few in batches]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from deploytool.backends import Array, Session, answered, failed
+from deploytool.backends import Array, Session, answered, failed, in_batches
 from deploytool.backends.eager import checked, exact, fingerprint
 
 __all__ = ["fingerprint", "start"]
@@ -18,7 +18,7 @@ __all__ = ["fingerprint", "start"]
 @contextmanager
 def start(path: Path, device: str = "cpu") -> Iterator[Session]:
     """The script of a file; it carries the names of its inputs and outputs itself."""
-    names: dict[str, bytes] = {"inputs": b"", "outputs": b""}
+    names: dict[str, bytes] = {"inputs": b"", "outputs": b"", "batch": b""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit as a whole is deprecated: known, see above
         script = torch.jit.load(path, map_location=checked(device), _extra_files=names)  # type: ignore[no-untyped-call]  # torch.jit has no types
@@ -27,7 +27,7 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
     def call(**given: Array) -> dict[str, Array]:
         try:
             with torch.inference_mode():
-                made = script(*(torch.from_numpy(given[name]).to(device) for name in inputs))
+                made = script(*(torch.tensor(given[name]).to(device) for name in inputs))
         except RuntimeError as error:  # its own stack comes first, the reason last
             raise failed("TorchScript", given, str(error).strip().splitlines()[-1]) from error
         made = made if isinstance(made, (tuple, list)) else (made,)
@@ -36,4 +36,4 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
         )
 
     with exact():
-        yield call
+        yield in_batches(call, [int(names["batch"])] if names["batch"] else [])

@@ -15,6 +15,7 @@ from torch import nn
 from deploytool import weights_file
 from deploytool.backends import Array, Session, eager
 from deploytool.backends.eager import fingerprint
+from deploytool.calling.exportable import exportable
 from deploytool.errors import BadInput
 from deploytool.spec import Model
 
@@ -39,20 +40,21 @@ def start(path: Path, device: str = "cpu", form: str = EAGER) -> Iterator[Sessio
     model, made = weights_file.definition(path), eager.module(path).to(eager.checked(device))
     with eager.exact(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.compile speaks of its own parts
-        shaped = _formed(made, form)
+        shaped = _formed(made, model, form)
         yield OnGpu(shaped, model) if device == "cuda" else eager.session(shaped, model)
 
 
-def _formed(module: nn.Module, form: str) -> nn.Module:
+def _formed(module: nn.Module, model: Model, form: str) -> nn.Module:
+    flat = exportable(module, model, None)
     if form == CHANNELS_LAST:
-        return _Fed(module.to(memory_format=torch.channels_last), channels_last=True)  # type: ignore[call-overload]  # its stubs forget this form
+        return _Fed(flat.to(memory_format=torch.channels_last), channels_last=True)  # type: ignore[call-overload]  # its stubs forget this form
     if form == FP16:
-        return _Fed(module.half(), half=True)
+        return _Fed(flat.half(), half=True)
     if form == COMPILE:
         torch.compiler.reset()
         module.compile(dynamic=False)
         return module
-    return Replayed(module) if form == CUDA_GRAPH else module
+    return Replayed(flat) if form == CUDA_GRAPH else module
 
 
 class _Fed(nn.Module):
@@ -132,7 +134,7 @@ class OnGpu:
     """
 
     def __init__(self, module: nn.Module, model: Model) -> None:
-        self._noted = _Noted(module)
+        self._noted = _Noted(exportable(module, model, None))
         self._session = eager.session(self._noted, model)
         self.gpu_ms: list[float] = []
         self.enqueue_ms: list[float] = []

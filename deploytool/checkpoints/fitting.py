@@ -9,6 +9,7 @@ from importlib import import_module
 import torch
 
 from deploytool import factory, preprocess
+from deploytool.calling import building
 from deploytool.checkpoints.layouts import contradiction, family_of
 from deploytool.checkpoints.naming import Family, Names, quoted, shape_text, their_key
 from deploytool.errors import BadInput
@@ -46,14 +47,15 @@ def settle(model: Model, family: Family, tensors: Tensors) -> Model:
 
 def wanted(model: Model) -> Tensors:
     """The definition's own state dict, its numbers being of no interest; of our zoo not even allocated."""
+    if family_of(model) is None:
+        with building.seeded():
+            own: dict[str, torch.Tensor] = building.build(model).module.state_dict()
+        return own
     build = factory.resolve(model.factory)
-    is_ours = family_of(model) is not None
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta" if is_ours else "cpu"):
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
             state: dict[str, torch.Tensor] = build(**model.options).state_dict()
     except (TypeError, ValueError, RuntimeError, OverflowError) as failure:
-        if not is_ours:
-            raise
         problem = f"{model.name} cannot be made with the options {quoted(dict(model.options))}"
         raise BadInput(problem, "leave out those that it does not have") from failure
     return state

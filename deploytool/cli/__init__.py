@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from deploytool import machine, plain
+from deploytool import machine, plain, reasons
 from deploytool.cli import manners, screen, stop
 from deploytool.errors import BadInput, DeployError, MissingBackend
 
@@ -92,11 +92,12 @@ def _called() -> int:
         return int(app(standalone_mode=False) or 0)
     except DeployError as error:
         return _failed(error)
-    except OSError as error:
-        problem = f"{error.filename or 'a file'}: {error.strerror}"
-        return _failed(BadInput(problem, "check the path, its rights and the disk"))
     except _USAGE as error:
         return _misused(error)
+    except Exception as error:  # the last boundary: one line, whatever was raised
+        foreseen = reasons.failure(error)
+        foreseen.__cause__ = error
+        return _failed(foreseen)
 
 
 def _failed(error: DeployError) -> int:

@@ -135,6 +135,11 @@ def side(option: str, text: str | None) -> Side | None:
     return int(text) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
+def outputs(text: str) -> tuple[str, ...]:
+    """The outputs that `--output mask,label` names."""
+    return tuple(dict.fromkeys(name for name in (each.strip() for each in text.split(",")) if name))
+
+
 def kept(text: str) -> tuple[str, ...]:
     """The modules and nodes that `--keep-fp32 auto` or `--keep-fp32 stage2.0,classifier` names."""
     names = tuple(name for name in (each.strip() for each in text.split(",")) if name)

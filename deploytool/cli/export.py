@@ -114,6 +114,9 @@ def export(
     size: Annotated[
         list[str] | None, typer.Option(metavar="WORD=RANGE", help="The range of a free size of an input.")
     ] = None,
+    output: Annotated[
+        str, typer.Option(metavar="NAME,…", help="Outputs to export, with commas; all of them if left out.")
+    ] = "",
     arg: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="An argument of the model's factory.")
     ] = None,
@@ -201,6 +204,7 @@ def export(
         trust_code=trust_code,
         inputs=asked.tensors(input_ or ()),
         sizes=asked.sizes(size or ()),
+        outputs=asked.outputs(output),
         arguments=asked.arguments(arg or ()),
         preprocess=preprocess,
         mean=asked.numbers("--mean", mean),

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from deploytool import plain
+from deploytool import plain, reasons
 from deploytool.errors import DeployError
 
 _UNBOUNDED = 1000  # columns of what is no terminal: a pipe or a file
@@ -171,8 +171,10 @@ def _paragraph(console: Console, columns: Sequence[str], row: Sequence[str]) -> 
 def failure(error: DeployError) -> None:
     """The problem and the remedy, one line each, on stderr."""
     console = _console(stderr=True, quiet=False)
-    say(console, f"deploytool: {error}", "red")
-    whole(console, f"  → {error.remedy}")
+    say(console, f"deploytool: {reasons.visible(str(error))}", "red")
+    whole(console, f"  → {reasons.visible(error.remedy)}")
+    if error.__cause__ is not None and manner().verbose:
+        whole(console, reasons.trace(error.__cause__))
 
 
 def told(error: DeployError | None) -> dict[str, str | int] | None:

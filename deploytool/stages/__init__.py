@@ -43,7 +43,9 @@ _ORT = ("onnxruntime", "onnxruntime-gpu")
 _TRT = ("tensorrt", "tensorrt-rtx")
 
 STAGES: Mapping[str, Contract] = {
-    "instantiate": Contract((), Kind.WEIGHTS, ("seed", "weights", "trust_code", "sizes"), ("torch", "safetensors")),
+    "instantiate": Contract(
+        (), Kind.WEIGHTS, ("seed", "weights", "trust_code", "sizes", "outputs", "fixed_batch"), ("torch", "safetensors")
+    ),
     "record": Contract(
         (Kind.WEIGHTS,),
         Kind.GOLDEN,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,15 +69,19 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     """
     weights = given.latest(Kind.WEIGHTS).path
     model, module = weights_file.definition(weights), eager.module(weights)
+    said: list[str] = []
     if job.options.inputs:
         cases = _of_file(job, model)
+    elif job.options.data:
+        cases = _photographs(job, model)
     else:
-        cases = _photographs(job, model) if job.options.data else _drawn(job, model, module)
+        cases, said = _drawn(job, model, module)
     if job.options.cases:
         cases = cases.joined(*_further(Path(job.options.cases.path), cases.inputs))
     single = eager.session(module, model)
-    with eager.start(weights, double=True) as double:
-        outputs, reference = (replay(each, cases.inputs, FEW) for each in (single, double))
+    outputs = replay(single, cases.inputs, FEW)
+    with _double(weights, cases.inputs, single) as (double, lacking):
+        reference = replay(double, cases.inputs, FEW)
         beyond, remarks = _beyond(model, cases.inputs, job.options.images, single, double)
     if not all(_sound(outputs[name], answer) for name, answer in reference.items()):
         raise StageFailed("the model itself answers with NaN, or infinite values by FP32 alone", "check its weights")
@@ -88,8 +93,21 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         "images": len(cases.labels),
         "smallest_margin": margin,
         "classes": list(classes.known(model, cases.classes)),
-        "remarks": [*_prepared(job, model), *moved.remarks, *remarks],
+        "remarks": [*_prepared(job, model), *said, *lacking, *moved.remarks, *remarks],
     }
+
+
+@contextmanager
+def _double(weights: Path, inputs: Arrays, single: Session) -> Iterator[tuple[Session, list[str]]]:
+    """The model in FP64; where it cannot run so the model as it is, with a remark that says so."""
+    with ExitStack() as stack:
+        try:
+            found = stack.enter_context(eager.start(weights, double=True))
+            found(**{name: array[:1] for name, array in inputs.items()})
+            said: list[str] = []
+        except StageFailed as problem:
+            found, said = single, [f"no FP64 reference, the model's own FP32 answers stand for it: {problem}"]
+        yield found, said
 
 
 def _beyond(
@@ -169,15 +187,16 @@ def _of_file(job: Job, model: Model) -> _Cases:
     return _Cases(np.zeros((count, 0, 0, 3), np.uint8), inputs, np.full(count, -1))
 
 
-def _drawn(job: Job, model: Model, module: nn.Module) -> _Cases:
+def _drawn(job: Job, model: Model, module: nn.Module) -> tuple[_Cases, list[str]]:
     """Drawn cases that show most of the model, and of whose class it is sure, as far as there are such."""
     wanted, sizes = job.options.images, samples.sides(job.options.sizes, "typical")
     # the calibration batch of `instantiate` has seed + 1: golden images are never among it
     pixels, inputs = samples.draw(model, wanted + min(wanted, _MORE), (job.options.seed + 1) * 1000, sizes, hard=True)
-    answers, extremes = coverage.listen(module, model, inputs)
-    clear = np.flatnonzero(_margins(model, answers) >= _CLEAR).tolist()
-    chosen = coverage.choose(extremes, wanted, clear)
-    return _Cases(pixels, inputs, np.full(len(pixels), -1)).few(sorted(chosen))
+    heard = coverage.listen(module, model, inputs)
+    clear = np.flatnonzero(_margins(model, heard.answers) >= _CLEAR).tolist()
+    chosen = coverage.choose(heard.extremes, wanted, clear)
+    remarks = [heard.remark] if heard.remark else []
+    return _Cases(pixels, inputs, np.full(len(pixels), -1)).few(sorted(chosen)), remarks
 
 
 def _further(file: Path, inputs: Arrays) -> tuple[images.Pixels, Arrays]:

@@ -19,7 +19,7 @@ from deploytool.fixing import places
 from deploytool.fixing import trial as fixing
 from deploytool.measure import parity, trial
 from deploytool.measure.trial import Question
-from deploytool.spec import Job, Tensor
+from deploytool.spec import Job, Model, Tensor
 
 _EXAMPLE = 2  # golden cases to trace with: a batch of one would be taken for a fixed size
 _LONGEST = 200  # characters of a foreign reason
@@ -32,19 +32,23 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     the model, or one of these lines makes the trace another model, no file is left, and the notes say why.
     """
     weights = given.latest(Kind.WEIGHTS).path
-    module, model = eager.module(weights), weights_file.definition(weights)
+    model = weights_file.definition(weights)
     sample, home = golden.read(given.latest(Kind.GOLDEN).path), places.home_of(model.factory)
-    example = tuple(torch.from_numpy(sample.inputs[tensor.name][:_EXAMPLE]) for tensor in model.inputs)
+    example = tuple(torch.from_numpy(sample.inputs[tensor.name][: _batch(model)]) for tensor in model.inputs)
     names = {"inputs": _names(model.inputs), "outputs": _names(model.outputs)}
+    if isinstance(model.inputs[0].shape[0], int):
+        names["batch"] = str(model.inputs[0].shape[0])
 
     def asked() -> Sequence[Question]:
         with eager.start(weights) as source:
             return trial.questions(model, job.options.sizes, sample.inputs, source, "eager")
 
     try:
-        with places.watched(home) as warned:
+        module = eager.exportable(eager.module(weights), model, example)
+        with places.watched(home) as warned, eager.off_the_fast_path():
             nodes = _written(module, example, out, names)
-        subject = fixing.Subject(eager.module(weights), model, sample.inputs, home)
+        fresh = eager.exportable(eager.module(weights), model, example)
+        subject = fixing.Subject(fresh, model, sample.inputs, home)
         tolerance = parity.tolerances(sample.noise, job.options.tolerance).fp32
         found = fixing.examine("script", subject, partial(torchscript.start, out), warned, asked, tolerance)
     except Exception as error:  # whatever torch.jit raises, it does not take the user's model
@@ -52,6 +56,12 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     if lines := fixed.wrong(found):
         return _left_out(out, lines[0])
     return {"nodes": nodes, "fixed": plain.encode(found)}
+
+
+def _batch(model: Model) -> int:
+    """How many golden cases to trace with: the model's batch, where it takes no other."""
+    batch = model.inputs[0].shape[0]
+    return batch if isinstance(batch, int) else _EXAMPLE
 
 
 def _left_out(out: Path, why: str) -> Notes:

@@ -10,10 +10,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from torch import nn
@@ -32,7 +30,7 @@ from deploytool.measure import parity, trial
 from deploytool.measure.trial import Question
 from deploytool.plain import Json
 from deploytool.report import Tolerance
-from deploytool.spec import AUTO, DEFAULT, Job
+from deploytool.spec import AUTO, DEFAULT, Job, Model
 
 _EXPORTERS = {"torchscript": torchscript.export, "dynamo": dynamo.export}
 _FIRST, _SECOND = _EXPORTERS
@@ -123,11 +121,10 @@ def _first_that_holds(task: _Task) -> tuple[_Candidate, list[str]]:
 
 def _candidate(exporter: str, task: _Task) -> _Candidate:
     """What an exporter makes of the model, the lines it fixed tried; or why it does not take it."""
-    module, model = eager.module(task.weights), weights_file.definition(task.weights)
-    example = tuple(_two(task.sample.inputs[tensor.name]) for tensor in model.inputs)
+    module, model, example = _taken(task)
     given = {tensor.name: array.numpy() for tensor, array in zip(model.inputs, example, strict=True)}
     try:
-        with _quiet(), places.watched(places.home_of(model.factory)) as warned:
+        with _quiet(), eager.off_the_fast_path(), places.watched(places.home_of(model.factory)) as warned:
             graph = _EXPORTERS[exporter](module, model, example, task.job.options.opset)
             _clean(graph)
             onnx.checker.check_model(graph, full_check=True)
@@ -156,7 +153,7 @@ def _tried(candidate: _Candidate, task: _Task, warned: Mapping[Place, What], *, 
     assert candidate.graph is not None
     model = weights_file.definition(task.weights)
     _write(candidate.graph, task.out)
-    subject = fixing.Subject(eager.module(task.weights), model, task.sample.inputs, places.home_of(model.factory))
+    subject = fixing.Subject(_taken(task)[0], model, task.sample.inputs, places.home_of(model.factory))
     start = partial(backends.load(task.job.options.runner).start, task.out)
     try:
         found = fixing.examine(
@@ -210,8 +207,7 @@ def _hopeless(refused: Sequence[_Candidate], task: _Task) -> StageFailed:
 
 
 def _obstacle(refused: Sequence[_Candidate], task: _Task) -> causes.Obstacle:
-    module, model = eager.module(task.weights), weights_file.definition(task.weights)
-    example = [_two(task.sample.inputs[tensor.name]) for tensor in model.inputs]
+    module, model, example = _taken(task)
     said = {one.exporter: one.refusal for one in refused if one.refusal is not None}
     return causes.obstacle(module, example, places.home_of(model.factory), said)
 
@@ -226,9 +222,17 @@ def _reason(error: Exception) -> str:
     return said if len(said) <= _LONGEST else f"{said[:_LONGEST]} …"
 
 
-def _two(cases: npt.NDArray[Any]) -> torch.Tensor:
-    """Two cases: a batch of one would be taken for a fixed size."""
-    return torch.from_numpy(np.resize(cases, (2, *cases.shape[1:])))
+def _taken(task: _Task) -> tuple[nn.Module, Model, tuple[torch.Tensor, ...]]:
+    """The model as exporters take it, made anew, and an example of its inputs.
+
+    The example is of two cases, for a batch of one would be taken for a fixed size; where the batch is fixed, of it.
+    """
+    module, model = eager.module(task.weights), weights_file.definition(task.weights)
+    batch = model.inputs[0].shape[0]
+    count = batch if isinstance(batch, int) else 2
+    cases = [task.sample.inputs[tensor.name] for tensor in model.inputs]
+    example = tuple(torch.from_numpy(np.resize(each, (count, *each.shape[1:]))) for each in cases)
+    return eager.exportable(module, model, example), model, example
 
 
 def _write(graph: onnx.ModelProto, out: Path) -> None:

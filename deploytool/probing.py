@@ -1,0 +1,279 @@
+"""Probes a model before anything is made of it: what it answers with, whether it is pure, and which batches it takes.
+
+Nothing is assumed. A model may write into its inputs, keep state, mix the cases of a batch or take one batch alone: it
+is asked, in several orders, and what it does is said in one line. Only what no file could be right about is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from deploytool import samples
+from deploytool.backends import eager
+from deploytool.calling import state
+from deploytool.errors import BadInput, StageFailed
+from deploytool.golden import Arrays
+from deploytool.spec import BATCH, DTYPES, Model, Options, Tensor
+
+_MIXED64, _MIXED32 = 1e-6, 1e-3  # of the largest value: far beyond rounding in FP64, and in FP32
+_STATISTICS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+Weights = Mapping[str, torch.Tensor]
+Answered = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The model with its outputs, its batch a number where it takes no other, and what one should know of it."""
+
+    model: Model
+    remarks: tuple[str, ...]
+
+
+def describe(module: nn.Module, model: Model, options: Options) -> Probed:
+    """The model with its outputs as they are: their number, types and sizes, and which of these are free."""
+    return _described(module, model, options, None)
+
+
+def examine(model: Model, weights: Weights, options: Options) -> Probed:
+    """What `describe` finds, of a model nobody knows, and whether files can be right about it.
+
+    With one batch size asked for, a model that takes no other is described with its batch fixed. Raises StageFailed if
+    it draws random numbers, if its answer depends on earlier calls, or if the cases of a batch change one another's.
+    """
+    mixed = None
+    try:
+        found = _examined(model, weights, options, None)
+        mixed = problem = _mixing(found.model, weights, options)
+    except StageFailed as failure:
+        problem = failure
+    if problem is None:
+        return found
+    if options.fixed_batch is not None:
+        found = _examined(model, weights, options, options.fixed_batch)
+        remark = f"{model.name} takes no batch but {options.fixed_batch}: exported with that batch"
+        return replace(found, remarks=(*found.remarks, remark))
+    if mixed is None and _takes_one(model, weights, options):
+        raise StageFailed(str(problem), "let it take any batch, or export it for one alone: --batch 1") from problem
+    raise problem
+
+
+def _takes_one(model: Model, weights: Weights, options: Options) -> bool:
+    try:
+        _examined(model, weights, options, 1)
+    except (StageFailed, BadInput):
+        return False
+    return True
+
+
+def _examined(model: Model, weights: Weights, options: Options, size: int | None) -> Probed:
+    module = eager.loaded(model, weights)
+    found = _described(module, _with_batch(model, size), options, size)
+    remarks = [*found.remarks, *_purity(module, found.model, weights, options, size)]
+    return Probed(found.model, tuple(remarks))
+
+
+def _with_batch(model: Model, size: int | None) -> Model:
+    """The model with inputs of that batch alone."""
+    if size is None:
+        return model
+    return replace(model, inputs=tuple(replace(each, shape=(size, *each.shape[1:])) for each in model.inputs))
+
+
+def _described(module: nn.Module, model: Model, options: Options, size: int | None) -> Probed:
+    many = drawn(model, options, size or 2)
+    found = eager.named(eager.ask(module, model, _tensors(many)), model)
+    kept = _wanted(model, options, list(found.tensors))
+    named = replace(model, outputs=tuple(Tensor(name, ()) for name in kept))
+    example = _answers(module, named, many)
+    one = example if size else _answers(module, named, {name: array[:1] for name, array in many.items()})
+    ends = [_answers(module, named, drawn(model, options, size or 1, end)) for end in _ends(options)]
+    for name in kept:
+        if _dtype(example[name]) not in DTYPES:
+            raise StageFailed(
+                f"{model.name} gives a tensor of {_dtype(example[name])}", f"give one of {', '.join(DTYPES)}"
+            )
+        if one[name].shape[1:] != example[name].shape[1:]:
+            what = f"{model.name} gives {name} as {tuple(one[name].shape)} of 1 case, and as "
+            what += f"{tuple(example[name].shape)} of 2"
+            raise StageFailed(what, "let only the first dimension of an output depend on the batch")
+    outputs = [_output(model, name, example[name], [end[name] for end in ends], size) for name in kept]
+    left = [f"{name} ({kind})" for name, kind in found.others.items()]
+    remarks = (f"{model.name} gives more than tensors, which is left out: {', '.join(left)}",) if left else ()
+    return Probed(replace(model, outputs=tuple(outputs)), remarks)
+
+
+def _wanted(model: Model, options: Options, found: Sequence[str]) -> list[str]:
+    """The names of the outputs to keep: those asked for, else those declared, if there are as many, else all.
+
+    Raises BadInput for a name that there is not.
+    """
+    declared = [tensor.name for tensor in model.outputs]
+    names = declared if len(declared) == len(found) else list(found)
+    for name in options.outputs:
+        if name not in names:
+            raise BadInput(f"{model.name} has no output {name}", f"its outputs are: {', '.join(names)}")
+    return list(dict.fromkeys(options.outputs)) or names
+
+
+def _output(model: Model, name: str, example: torch.Tensor, ends: Sequence[torch.Tensor], size: int | None) -> Tensor:
+    """An output with what differs between the examples as a free size."""
+    if any(end.dim() != example.dim() for end in ends):
+        what = f"{model.name} gives {name} now in {example.dim()} dimensions and now in {ends[0].dim()}"
+        raise StageFailed(what, "give always as many")
+    word = name.replace(".", "_").replace("-", "_")
+    free = [
+        side if all(end.shape[axis] == side for end in ends) else f"{word}_{axis}"
+        for axis, side in enumerate(example.shape[1:], start=1)
+    ]
+    return Tensor(name, (size or BATCH, *free), _dtype(example))
+
+
+def _purity(module: nn.Module, model: Model, weights: Weights, options: Options, size: int | None) -> list[str]:
+    """What a model does besides answering; raises StageFailed if its answer is not one of its inputs alone."""
+    inputs, other = drawn(model, options, size or 2), drawn(model, options, size or 1, seed=1)
+    before = state.kept(module)
+    first = _answers(module, model, inputs)
+    settled = state.kept(module)
+    _again(module, model, inputs, first, weights, before)
+    seen = state.changed(settled, state.kept(module))
+    _answers_or_state(module, model, other, before)
+    _again(module, model, inputs, first, weights, before)
+    turned = eager.loaded(model, weights)
+    begun = state.kept(turned)
+    _answers_or_state(turned, model, other, begun)
+    _again(turned, model, inputs, first, weights, begun)
+    remarks = [
+        f"{model.name} writes into its input {name}: it is given copies" for name in _written(turned, model, inputs)
+    ]
+    if seen:
+        remarks.append(f"{model.name} keeps state, and its answers do not depend on it: {_told(seen)} when it runs")
+    return remarks
+
+
+def _again(
+    module: nn.Module, model: Model, inputs: Arrays, first: Answered, weights: Weights, before: state.Kept
+) -> None:
+    """Asks once more, and raises StageFailed, and says why, if the answer is another than the first one was."""
+    now = _answers_or_state(module, model, inputs, before)
+    if _equal(first, now):
+        return
+    fresh, once = eager.loaded(model, weights), _answers(module, model, inputs)
+    seen = state.changed(before, state.kept(module))
+    if _equal(first, _answers(fresh, model, inputs)):
+        raise _stateful(model, seen)
+    if _equal(now, once):
+        what = f"{model.name} is another each time it is built: what it draws beside its weights is in no state dict"
+        raise StageFailed(what, "register it as a buffer, or draw it from a seed")
+    what = f"{model.name} answers the same inputs differently each time"
+    raise StageFailed(what, "let it draw no random numbers, nor drop any, where self.training is false")
+
+
+def _answers_or_state(module: nn.Module, model: Model, inputs: Arrays, before: state.Kept) -> Answered:
+    """The answers; raises StageFailed that names what it keeps, if only another call before makes it fail."""
+    try:
+        return _answers(module, model, inputs)
+    except StageFailed as problem:
+        seen = state.changed(before, state.kept(module))
+        if not seen:
+            raise
+        what = f"{model.name} keeps state: {_told(seen)} when it runs, and then {problem}"
+        raise StageFailed(what, _PURE) from problem
+
+
+_PURE = "let it answer by its inputs alone: hand state in as an input and out as an output"
+
+
+def _stateful(model: Model, seen: Sequence[str]) -> StageFailed:
+    what = _told(seen) if seen else "something outside its modules changes"
+    return StageFailed(f"{model.name} keeps state: {what} when it runs, and its answer with it", _PURE)
+
+
+def _told(seen: Sequence[str]) -> str:
+    """`buffer count changes`, `buffer count and 2 more change`."""
+    return f"{seen[0]} changes" if len(seen) == 1 else f"{seen[0]} and {len(seen) - 1} more change"
+
+
+def _written(module: nn.Module, model: Model, inputs: Arrays) -> list[str]:
+    """The names of the inputs that the model writes into."""
+    given = _tensors(inputs)
+    eager.ask(module, model, given, copies=False)
+    whole = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    return [name for name, tensor in given.items() if not _close(tensor, whole[name], 0.0)]
+
+
+def _mixing(model: Model, weights: Weights, options: Options) -> StageFailed | None:
+    """What is wrong if a case gets another answer alone than beside another, in FP64 where the model can."""
+    two = drawn(model, options, 2)
+    module, double = eager.loaded(model, weights), True
+    try:
+        together = _answers(module.double(), model, two, double=True)
+    except Exception:  # FP64 is a means of ours, and no condition: FP32 sees all but the finest
+        module, double = eager.loaded(model, weights), False
+        together = _answers(module, model, two)
+    for case in range(2):
+        alone = _answers(module, model, {name: array[case : case + 1] for name, array in two.items()}, double=double)
+        for name, answer in alone.items():
+            if not _close(together[name][case : case + 1], answer, _MIXED64 if double else _MIXED32):
+                return _mixed(module, model)
+    return None
+
+
+def _mixed(module: nn.Module, model: Model) -> StageFailed:
+    norms = [
+        f"{type(part).__name__} without running statistics: {name}"
+        for name, part in module.named_modules()
+        if isinstance(part, _STATISTICS) and part.running_mean is None
+    ]
+    case = "an image" if any(tensor.is_image() for tensor in model.inputs) else "a case"
+    why = f" ({norms[0]})" if norms else ""
+    what = f"{model.name}: {case} alone gets another answer than in a batch from the model itself{why}"
+    remedy = "give it running statistics" if norms else "let no case see another: x.amax((1, 2, 3)), not x.max()"
+    return StageFailed(what, f"{remedy}, or fix the batch: --batch 1")
+
+
+def drawn(model: Model, options: Options, count: int, end: str = "typical", seed: int = 0) -> Arrays:
+    """So many cases, with free sizes at one end of their ranges."""
+    _, inputs = samples.draw(model, count, seed, samples.sides(options.sizes, end))
+    return inputs
+
+
+def _ends(options: Options) -> tuple[str, ...]:
+    return ("smallest", "largest") if options.sizes else ()
+
+
+def _tensors(inputs: Arrays) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(array) for name, array in inputs.items()}
+
+
+def _answers(module: nn.Module, model: Model, inputs: Arrays, *, double: bool = False) -> Answered:
+    made = eager.run(module, model, _tensors(inputs), double)
+    return dict(zip((tensor.name for tensor in model.outputs), made, strict=True))
+
+
+def _equal(one: Answered, other: Answered) -> bool:
+    return all(
+        np.allclose(each.numpy(), other[name].numpy(), equal_nan=True) if each.shape == other[name].shape else False
+        for name, each in one.items()
+    )
+
+
+def _close(one: torch.Tensor, other: torch.Tensor, allowed: float) -> bool:
+    """Whether no value is further from the other than this share of the largest; NaN and infinite ones stand alike."""
+    if one.shape != other.shape:
+        return False
+    left, right = one.double().numpy(), other.double().numpy()
+    finite = np.isfinite(left) & np.isfinite(right)
+    if not np.array_equal(left[~finite], right[~finite], equal_nan=True):
+        return False
+    largest = np.abs(right[finite]).max(initial=0.0)
+    return bool(np.abs(left[finite] - right[finite]).max(initial=0.0) <= allowed * largest)
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -1,0 +1,124 @@
+"""What an exception says, in one clean line: its kind, its words, and where in the user's code it was raised."""
+
+from __future__ import annotations
+
+import re
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deploytool.errors import BadInput, DeployError, Unforeseen
+
+_PACKAGE = Path(__file__).resolve().parent
+_ZOO = _PACKAGE / "models"  # definitions inside the wheel are code like a user's
+_LONGEST = 400  # characters
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\].*?(?:\x07|\x1b\\|$)|\x1b.", re.DOTALL)
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]")
+
+
+def told(error: BaseException) -> str:
+    """`KIND: WORDS (FILE:LINE)` in one line, without what there is not."""
+    kind, said, where = type(error).__name__, words(error), place(error)
+    return clean(f"{kind}: {said}" if said else kind) + (f" ({where})" if where else "")
+
+
+def words(error: BaseException) -> str:
+    """What the exception says for itself, in one line; of a group what its first says too."""
+    try:
+        said = str(error)
+    except Exception as failure:  # its own code may raise anything
+        said = f"its message cannot be read: {type(failure).__name__}"
+    inner = getattr(error, "exceptions", None)
+    if isinstance(inner, tuple) and inner and isinstance(inner[0], BaseException):
+        said = f"{said}: {type(inner[0]).__name__}: {words(inner[0])}"
+    return clean(said)
+
+
+def clean(text: str) -> str:
+    """Foreign text as one line of at most 400 characters, without colours, control characters and turned writing."""
+    line = " ".join(visible(text).split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+
+
+def visible(text: str) -> str:
+    """The text without what a terminal obeys instead of showing it."""
+    return _UNSEEN.sub(" ", _ESCAPES.sub("", text))
+
+
+def failure(error: Exception) -> DeployError:
+    """The failure of ours that an exception of any kind becomes: itself, a file that cannot be used, or unforeseen."""
+    if isinstance(error, DeployError):
+        return error
+    if isinstance(error, OSError) and error.strerror:
+        return BadInput(f"{error.filename or 'a file'}: {error.strerror}", "check the path, its rights and the disk")
+    inside = place(error) or _ours(error)
+    said = told(error) if place(error) or not inside else f"{told(error)} ({inside})"
+    return Unforeseen(said, "--verbose shows the trace; if it is not of your code, report it")
+
+
+@contextmanager
+def foreseen() -> Iterator[None]:
+    """Lets out no exception but ours, each raised from what it was; an interruption stays one."""
+    try:
+        yield
+    except DeployError:
+        raise
+    except SystemExit as error:  # of code that we call: nobody asked us to end
+        raise Unforeseen(told(error), "--verbose shows the trace; let it raise an error instead") from error
+    except Exception as error:
+        raise failure(error) from error
+
+
+def place(error: BaseException) -> str:
+    """`FILE:LINE` of the innermost line of the user's code that it came through; empty where there is none."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return _shown(error.filename, error.lineno or 1)
+    frames = [(frame.filename, number) for frame, number in _frames(error)]
+    known = [(_rank(file), file, number) for file, number in frames]
+    for wanted in (0, 1):  # rather the user's own file than a library of theirs
+        inside = [(file, number) for rank, file, number in known if rank == wanted]
+        if inside:
+            return _shown(*inside[-1])
+    return ""
+
+
+def trace(error: BaseException) -> str:
+    """The whole traceback, line by line, with what it was raised from."""
+    lines = "".join(traceback.format_exception(type(error), error, error.__traceback__)).splitlines()
+    return "\n".join(visible(line) for line in lines)
+
+
+def _ours(error: BaseException) -> str:
+    """`FILE:LINE` of the innermost line of ours."""
+    own = [(file.filename, line) for file, line in _frames(error) if Path(file.filename).is_relative_to(_PACKAGE)]
+    return clean(f"deploytool/{Path(own[-1][0]).relative_to(_PACKAGE)}:{own[-1][1]}") if own else ""
+
+
+def _frames(error: BaseException) -> list[tuple[traceback.FrameSummary, int]]:
+    steps = traceback.walk_tb(error.__traceback__)
+    summaries = traceback.StackSummary.extract(steps, lookup_lines=False)
+    return [(each, each.lineno or 1) for each in summaries]
+
+
+def _rank(file: str) -> int:
+    """0 for the user's own files, 1 for libraries they use, 2 for torch, Python and ourselves."""
+    path = Path(file)
+    torch = getattr(sys.modules.get("torch"), "__file__", None)
+    aside = [_PACKAGE, *([Path(torch).parent] if torch else [])]
+    if file.startswith("<") or (any(path.is_relative_to(each) for each in aside) and not path.is_relative_to(_ZOO)):
+        return 2
+    if {"site-packages", "dist-packages"} & set(path.parts):
+        return 1
+    return 2 if path.is_relative_to(sysconfig.get_path("stdlib")) else 0
+
+
+def _shown(file: str, line: int) -> str:
+    path = Path(file)
+    try:
+        path = path.resolve().relative_to(Path.cwd())
+    except (ValueError, OSError):
+        path = Path(path.name)
+    return clean(f"{path}:{line}")
