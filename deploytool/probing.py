@@ -230,7 +230,7 @@ def _mixed(module: nn.Module, model: Model) -> StageFailed:
         for name, part in module.named_modules()
         if isinstance(part, _STATISTICS) and part.running_mean is None
     ]
-    case = "an image" if any(tensor.is_image() for tensor in model.inputs) else "a case"
+    case = "an image" if model.preprocessing.images(model.inputs) else "a case"
     why = f" ({norms[0]})" if norms else ""
     what = f"{model.name}: {case} alone gets another answer than in a batch from the model itself{why}"
     remedy = "give it running statistics" if norms else "let no case see another: x.amax((1, 2, 3)), not x.max()"
