@@ -21,7 +21,7 @@ def make(width=8, **other):
 def failing(): raise RuntimeError("out of ideas")
 def words(): return "no model"
 class Naming(nn.Module):
-    def forward(self, x): return {"logits": x}
+    def forward(self, x): return {"logits": "x"}
 """
 
 
@@ -40,9 +40,9 @@ class Naming(nn.Module):
         (("net.py:make", "--input", "3x32x32:int64"), 7, "net_make does not run on input (2, 3, 32, 32): ", "--input"),
         (
             ("net.py:make", "--input", "3x32x32", "--input", "b=4"),
-            7,
-            "net_make does not run on input (2, 3, 32, 32), b (2, 4): ",
-            "--input",
+            2,
+            "forward has no parameter b",
+            "name the inputs as forward does: input",
         ),
         (("net.py:failing", "--input", "3x32x32", "--arg", "w=3"), 7, "net.py:failing raises TypeError: ", "--arg"),
         (("net.py:make", "--input", "3x32x32", "--arg", "width=wide"), 7, "net.py:make raises TypeError: ", "--arg"),
