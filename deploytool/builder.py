@@ -45,7 +45,7 @@ def build(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(graph):
-        raise _refused(parser)
+        raise _refused(parser, inputs)
     layers = _census(trt, network, kept)
     _mark(network, canaries)
     config = builder.create_builder_config()
@@ -59,12 +59,14 @@ def build(
     return Built(bytes(engine), layers, tuple(logger.lines))
 
 
-def _refused(parser: Any) -> StageFailed:
+def _refused(parser: Any, inputs: Sequence[Tensor]) -> StageFailed:
     error = parser.get_error(0)
     where = f"{error.node_operator()} node {error.node_name()!r}" if error.node_name() else "the graph"
-    return StageFailed(
-        f"TensorRT does not take {where}: {error.desc()}", "change that operator, or deploy the ONNX graph"
-    )
+    remedy = "change that operator, or deploy the ONNX graph"
+    if any(tensor.dtype == "uint8" for tensor in inputs):
+        remedy = "bytes go into a cast and nothing else there: let the model begin with .float(), and permute after it"
+    reason = (error.desc().strip().splitlines() or ["it gives no reason"])[0]
+    return StageFailed(f"TensorRT does not take {where}: {reason}", remedy)
 
 
 def _mark(network: Any, tensors: Collection[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import deploytool
 from deploytool import golden
 from deploytool.cli import asked
-from deploytool.errors import BadInput
+from deploytool.errors import BadInput, StageFailed
 from tests.conftest import ROOT
 
 TYPED = ROOT / "tests" / "own" / "typed.py"
@@ -61,3 +61,17 @@ def test_one_number_a_case_goes_from_its_declaration_to_the_engine_and_the_bundl
     np.testing.assert_allclose(alone, sample.reference["logits"][:1], atol=1e-3)
     (config,) = (path for path in run.bundle.rglob("config.pbtxt") if path.parent.name == "typed_Stepped")
     assert 'name: "t" data_type: TYPE_INT64 dims: [ 1 ] reshape: { shape: [ ] }' in config.read_text()
+
+
+def test_bytes_that_are_moved_before_they_are_numbers_are_refused_by_the_engine_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match="TensorRT does not take Transpose node") as refused:
+        deploytool.export(
+            f"{TYPED}:Bytes",
+            inputs=asked.tensors(["16x16x3:uint8"]),
+            arguments={"last": True},
+            quick=True,
+            trt=True,
+            out=tmp_path / "run",
+        )
+    assert "\n" not in str(refused.value)
+    assert "let the model begin with .float()" in refused.value.remedy
