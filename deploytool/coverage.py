@@ -63,7 +63,7 @@ def listen(module: nn.Module, model: Model, inputs: Arrays) -> Heard:
             answers.append(session(**few))
             tables.append(ear.taken())
     joined = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
-    extremes = _joined(tables)[:cases]
+    extremes = _joined(tables, cases)
     if ear.problem is None and extremes.shape == (cases, 0) and any(True for _ in module.parameters()):
         ear.problem = "no part of the model gives anything that grows with the batch"
     if ear.problem is not None:
@@ -71,12 +71,11 @@ def listen(module: nn.Module, model: Model, inputs: Arrays) -> Heard:
     return Heard(joined, extremes)
 
 
-def _joined(tables: Sequence[dict[Place, torch.Tensor]]) -> Floats:
+def _joined(tables: Sequence[dict[Place, torch.Tensor]], cases: int) -> Floats:
     """Cases × extremes of all that was heard each time, in the order in which it was."""
     places = [place for place, first in tables[0].items() if all(_alike(first, table.get(place)) for table in tables)]
     parts = [torch.cat([table[place] for place in places], 1) for table in tables if places]
-    cases = sum(len(next(iter(table.values()))) for table in tables if table)
-    return torch.cat(parts).double().numpy() if parts else np.zeros((cases, 0))
+    return torch.cat(parts).double().numpy()[:cases] if parts else np.zeros((cases, 0))
 
 
 def _alike(first: torch.Tensor, other: torch.Tensor | None) -> bool:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from deploytool import samples
+from deploytool import inputs_file, samples
 from deploytool.backends import eager
 from deploytool.calling import state
 from deploytool.errors import BadInput, StageFailed
@@ -21,6 +22,7 @@ from deploytool.golden import Arrays
 from deploytool.spec import BATCH, DTYPES, Model, Options, Tensor
 
 _MIXED64, _MIXED32 = 1e-6, 1e-3  # of the largest value: far beyond rounding in FP64, and in FP32
+_CASES = 64  # of a file of inputs that are tried at most
 _STATISTICS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 Weights = Mapping[str, torch.Tensor]
@@ -238,7 +240,11 @@ def _mixed(module: nn.Module, model: Model) -> StageFailed:
 
 
 def drawn(model: Model, options: Options, count: int, end: str = "typical", seed: int = 0) -> Arrays:
-    """So many cases, with free sizes at one end of their ranges."""
+    """So many cases, with free sizes at one end of their ranges; of the typical one the user's own, if any."""
+    if options.inputs and end == "typical":
+        own = inputs_file.read(Path(options.inputs.path), model.inputs, options.sizes, _CASES)
+        places = np.arange(seed * count, (seed + 1) * count)
+        return {name: array.take(places, axis=0, mode="wrap") for name, array in own.items()}
     _, inputs = samples.draw(model, count, seed, samples.sides(options.sizes, end))
     return inputs
 

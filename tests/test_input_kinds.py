@@ -9,9 +9,9 @@ import onnxruntime
 import pytest
 
 import deploytool
-from deploytool import golden
+from deploytool import factory, golden
 from deploytool.cli import asked
-from deploytool.errors import BadInput, StageFailed
+from deploytool.errors import BadInput, DeployError, StageFailed
 from tests.conftest import ROOT
 
 TYPED = ROOT / "tests" / "own" / "typed.py"
@@ -61,6 +61,52 @@ def test_one_number_a_case_goes_from_its_declaration_to_the_engine_and_the_bundl
     np.testing.assert_allclose(alone, sample.reference["logits"][:1], atol=1e-3)
     (config,) = (path for path in run.bundle.rglob("config.pbtxt") if path.parent.name == "typed_Stepped")
     assert 'name: "t" data_type: TYPE_INT64 dims: [ 1 ] reshape: { shape: [ ] }' in config.read_text()
+
+
+@pytest.mark.parametrize(
+    ("declared", "sizes"),
+    [
+        (["inputs_embeds=5x8"], {}),
+        (["mask=L", "input_ids=L:int64:100"], {"L": (4, 8, 16)}),
+        (["inputs_embeds=5x8", "mask=5"], {}),
+        (["input_ids=5:int64:100"], {}),
+    ],
+)
+def test_names_are_those_of_the_parameters_of_forward_in_any_order(
+    declared: list[str], sizes: dict[str, tuple[int, int, int]], tmp_path: Path
+) -> None:
+    run = deploytool.export(
+        f"{TYPED}:Keyworded", inputs=asked.tensors(declared), sizes=sizes, quick=True, to="onnx", out=tmp_path / "run"
+    ).check()
+    assert run.onnx is not None
+    given = golden.read(run.folder / "record" / "golden.npz").inputs
+    table = factory.resolve(f"{TYPED}:Keyworded")().table.weight.detach().numpy()
+    rows = given["inputs_embeds"] if "inputs_embeds" in given else table[given["input_ids"]]
+    wanted = (rows * given["mask"][..., None] if "mask" in given else rows).sum(1)
+    np.testing.assert_allclose(answered(run.onnx, **given)[0], wanted, atol=1e-5)
+
+
+def test_a_name_that_forward_does_not_have_is_refused_with_those_it_has(tmp_path: Path) -> None:
+    with pytest.raises(DeployError, match="token_ids") as refused:
+        deploytool.export(f"{TYPED}:Keyworded", inputs=asked.tensors(["token_ids=5:int64"]), out=tmp_path / "run")
+    assert "input_ids, mask, inputs_embeds" in refused.value.remedy
+
+
+def test_bytes_and_one_number_a_case_go_with_a_fixed_batch_to_the_device(tmp_path: Path) -> None:
+    run = deploytool.export(
+        f"{TYPED}:Single",
+        inputs=asked.tensors(["image=3x16x16:uint8", "kind=:int64:100"]),
+        batch=1,
+        quick=True,
+        trt=True,
+        pack=True,
+        out=tmp_path / "run",
+    ).check()
+    assert run.bundle is not None
+    sample = golden.read(run.folder / "record" / "golden.npz")
+    with deploytool.device.open(run.bundle) as model:
+        made = model.run(image=sample.inputs["image"][:1], kind=sample.inputs["kind"][:1])
+    np.testing.assert_allclose(next(iter(made.values())), next(iter(sample.reference.values()))[:1], atol=1e-2)
 
 
 def test_bytes_that_are_moved_before_they_are_numbers_are_refused_by_the_engine_in_one_line(tmp_path: Path) -> None:

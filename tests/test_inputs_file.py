@@ -143,3 +143,10 @@ def test_a_file_and_a_folder_are_not_both_asked_for(tmp_path: Path) -> None:
         )
     with pytest.raises(BadInput, match=r"there is no file .*nothing\.npz"):
         deploytool.export(f"{TYPED}:Mean", golden_inputs=tmp_path / "nothing.npz")
+
+
+def test_a_model_that_takes_nothing_drawn_is_probed_with_the_users_own(tmp_path: Path) -> None:
+    corner = np.random.default_rng(2).random((4, 6, 2), np.float32)
+    path = saved(tmp_path / "in.npz", boxes=np.concatenate([corner, corner + corner], 2))
+    run = deploytool.export(f"{TYPED}:Sorted", golden_inputs=path, quick=True, to="onnx", out=tmp_path / "run")
+    assert golden.read(run.folder / "record" / "golden.npz").inputs["boxes"].shape == (4, 6, 4)

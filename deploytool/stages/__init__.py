@@ -44,7 +44,10 @@ _TRT = ("tensorrt", "tensorrt-rtx")
 
 STAGES: Mapping[str, Contract] = {
     "instantiate": Contract(
-        (), Kind.WEIGHTS, ("seed", "weights", "trust_code", "sizes", "outputs", "fixed_batch"), ("torch", "safetensors")
+        (),
+        Kind.WEIGHTS,
+        ("seed", "weights", "trust_code", "sizes", "outputs", "fixed_batch", "inputs"),
+        ("torch", "safetensors"),
     ),
     "record": Contract(
         (Kind.WEIGHTS,),

@@ -47,6 +47,44 @@ class Bytes(nn.Module):
         return made
 
 
+class Keyworded(nn.Module):
+    """Takes ids or what is embedded already, by the name of the parameter, as encoders do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(100, 8)
+
+    def forward(
+        self, input_ids: Tensor | None = None, mask: Tensor | None = None, inputs_embeds: Tensor | None = None
+    ) -> Tensor:
+        rows: Tensor = self.table(input_ids) if inputs_embeds is None else inputs_embeds
+        return rows.sum(1) if mask is None else (rows * mask[..., None]).sum(1)
+
+
+class Single(nn.Module):
+    """Bytes and a class, one case at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.table = nn.Conv2d(3, 8, 3, padding=1), nn.Embedding(100, 8)
+
+    def forward(self, image: Tensor, kind: Tensor) -> Tensor:
+        assert len(image) == 1, "one at a time"
+        made: Tensor = (self.conv(image.float() / 255) + self.table(kind)[:, :, None, None]).amax((2, 3))
+        return made
+
+
+class Sorted(nn.Module):
+    """Boxes whose second corner lies behind the first: numbers that nobody would draw."""
+
+    def forward(self, boxes: Tensor) -> Tensor:
+        size = boxes[..., 2:] - boxes[..., :2]
+        assert not bool((size < 0).any()), "a box ends before it begins"
+        return size.prod(-1)
+
+
 class Mean(nn.Module):
     """The mean of each channel of each image: what the image was made into can be read from the answer."""
 
