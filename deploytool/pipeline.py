@@ -31,7 +31,7 @@ from deploytool.staging import Staging
 
 _PACKAGE = Path(__file__).parent
 _WEIGHTS = Kind.WEIGHTS.value
-_BEGINNING = "instantiate"  # the stage that runs the model's own code for the first time
+BEGINNING = "instantiate"  # the stage that runs the model's own code for the first time
 # what no stage's result depends on
 _ABOVE = (
     *("cli", "device", "difference", "doctor", "shipping", "stages", "training", "tracing"),
@@ -40,6 +40,7 @@ _ABOVE = (
         "bench.py",
         "benching.py",
         "road.py",
+        "trust.py",
         "wishes.py",
         "page",
         "staging.py",
@@ -176,7 +177,7 @@ def check_source(home: Path, *, needed: bool = True) -> None:
 
     Raises BadInput, which names the file. Where the code is not `needed`, it may be on another machine.
     """
-    room = home / _BEGINNING
+    room = home / BEGINNING
     sealed = receipt.read(room)
     if sealed is None:
         return
@@ -196,6 +197,12 @@ def check_source(home: Path, *, needed: bool = True) -> None:
             raise BadInput(said + (" it" if state == reads.ABSENT else ""), "export it again")
 
 
+def sources(home: Path) -> reads.Sources:
+    """What the code of a run's model read while it made the model, by name and digest; nothing without a run."""
+    sealed = receipt.read(home / BEGINNING)
+    return {} if sealed is None else _sources(sealed)
+
+
 def _sources(sealed: Receipt) -> reads.Sources:
     """What the model's own code read, by its receipt."""
     try:
@@ -211,7 +218,7 @@ def _key(verb: str, job: Job, given: Given) -> str:
         verb,
         _stage_source(verb),
         [job.model] if contract.model else [],
-        _model_source(job.model.factory) if verb == _BEGINNING else "",
+        _model_source(job.model.factory) if verb == BEGINNING else "",
         {name: getattr(job.options, name) for name in contract.reads},
         {artifact.made_by: artifact.key for artifact in given.artifacts},
         _versions(verb),
@@ -244,7 +251,9 @@ def _found(room: Path, key: str, job: Job) -> Artifact | None:
     sealed = receipt.read(room)
     if sealed is None or not receipt.proves(room, sealed):
         return None
-    if sealed.made_by == _BEGINNING:
+    if sealed.made_by == BEGINNING:
+        if weights_file.definition(room / _WEIGHTS).factory != job.model.factory:
+            return None  # it names other code, whatever its receipt says
         key = _begun_with(key, reads.now(_sources(sealed), factory.project(job.model.factory)), sealed.files)
     return _artifact(room, sealed, fresh=False) if sealed.key == key else None
 
@@ -301,7 +310,7 @@ def _made(verb: str, job: Job, staged: Staging, given: Given, key: str, shelf: S
         seconds = round(time.perf_counter() - begun, 3)
         parents = {artifact.made_by: artifact.key for artifact in given.artifacts}
         files = receipt.digests(bench)
-        if verb == _BEGINNING:
+        if verb == BEGINNING:
             key = _begun_with(key, plain.decode(dict[str, str], notes["sources"]), files)
         begin = next((artifact.digest for artifact in shelf if artifact.kind is Kind.WEIGHTS), files.get(_WEIGHTS))
         sealed = Receipt(kind, verb, key, parents, begin, files, _versions(verb), seconds, notes)
@@ -312,7 +321,7 @@ def _made(verb: str, job: Job, staged: Staging, given: Given, key: str, shelf: S
 def _work(verb: str, job: Job, out: Path, given: Given) -> Notes:
     """Has the stage make its artifact; where that runs the model's own code first, its notes say what was read."""
     stage, reference = stages.load(verb), job.model.factory
-    if verb != _BEGINNING:
+    if verb != BEGINNING:
         return stage.make(job, out, given)
     if factory.is_zoo(reference):
         notes = stage.make(job, out, given)

@@ -18,6 +18,7 @@ from deploytool import (
     reasons,
     report,
     staging,
+    trust,
     verdict,
     wishes,
 )
@@ -250,6 +251,7 @@ def export(
         publishing.recover(plan.home)
         written = report.read(plan.home / "validate" / Kind.REPORT.value)
         keeping.keep(written, plan.home, Path(junit) if junit else None)
+    trust.note(plan.home)
     return Run(plan.home, made, written, failure(written, plan.home, require=require))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import catalog, machine, pipeline, report, targets
+from deploytool import catalog, machine, pipeline, report, targets, trust
 from deploytool.artifact import Given, Kind
 from deploytool.cli import asked
 from deploytool.report import Report
@@ -54,7 +54,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory, with_engine: Options) -> 
     home = tmp_path_factory.mktemp("run") / "tiny"
     made = list(pipeline.run(Job(TINY, with_engine), targets.ROAD, home))
     assert [artifact.kind for artifact in made][-1] is Kind.REPORT
+    trust.note(home)
     return home
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home of the tests' own, in which the models of tests are known as if a user had exported them himself."""
+    with pytest.MonkeyPatch.context() as patch:
+        made = tmp_path_factory.mktemp("home")
+        patch.setenv("HOME", str(made))
+        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploytool import pipeline
+from deploytool import pipeline, trust
 from deploytool.cli import device as devices
 from deploytool.cli import progress, screen
 from deploytool.cli.manners import Outcome
@@ -54,6 +54,9 @@ def bench(
     min_speedup: Annotated[
         float | None, typer.Option(min=0, help="Of a run: fail below this speed-up against the baseline.")
     ] = None,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Run the code that the run names, wherever it is from.")
+    ] = False,
 ) -> Outcome:
     """Times every way to run a bundle that works here, or every artifact of a run in turn with the eager model.
 
@@ -83,7 +86,7 @@ def bench(
         min_speedup=min_speedup,
     )
     given = pipeline.shelf(what)
-    pipeline.check_source(what)
+    trust.check(what, trust_code=trust_code)
     found = progress.along(screen.people(), "bench", lambda watch: benching.run(what, given, asked, watch))
     path, failure, console = written.write(what, found), _failure(found.gate), screen.answer()
     for sweep in found.sweeps:

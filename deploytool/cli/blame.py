@@ -40,19 +40,22 @@ def blame(
     reduce_: Annotated[
         bool, typer.Option("--reduce", help="Write the smallest graph that shows it, into RUN/blame.")
     ] = False,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Run the code that the run names, wherever it is from.")
+    ] = False,
 ) -> Outcome:
     """Finds the first graph of a run that strays from the one before, and in it the first layer that does.
 
     Examples: deploytool blame artifacts/shufflenet_g3 · deploytool blame artifacts/shufflenet_g3 --reduce
     """
-    from deploytool import pipeline  # here begins numpy
+    from deploytool import pipeline, trust  # here begins numpy
 
     console, rooms = screen.people(), pipeline.rooms(run)
     kept = {sealed.kind: room / sealed.kind.value for room, sealed in rooms}
     graphs = [(room.name, room / Kind.GRAPH.value) for room, sealed in rooms if sealed.kind is Kind.GRAPH]
     if not graphs or not {Kind.WEIGHTS, Kind.GOLDEN} <= set(kept):
         raise BadInput(f"{run} holds no run with a graph", "give a folder that `deploytool export` made")
-    pipeline.check_source(run)
+    trust.check(run, trust_code=trust_code)
 
     from deploytool import canaries
     from deploytool.page import keeping

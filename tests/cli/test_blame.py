@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from deploytool import pipeline, targets
+from deploytool import pipeline, targets, trust
 from deploytool.cli import app
 from deploytool.errors import BadInput
 from deploytool.spec import Job, Options
@@ -117,6 +117,7 @@ def test_a_run_with_a_pack_is_still_a_run(run_copy: Path, with_engine: Options) 
 def test_a_fault_that_only_a_canary_sees_is_named_and_reduced(tmp_path: Path) -> None:
     recipe = [verb for verb in targets.ROAD if verb not in ("script", "build", "validate")]
     list(pipeline.run(Job(C2F, QUICK), recipe, tmp_path))
+    trust.note(tmp_path)
     assert "nobody is to blame" in call(str(tmp_path)).stdout
     graph = tmp_path / "halve" / "graph.onnx"
     tensor = faults.plant(graph, graph, "Conv", 2, faults.move_padding)

@@ -1,0 +1,105 @@
+"""A run's folder that came from elsewhere runs nothing here, whatever it names."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import deploytool
+from deploytool import pipeline, plain, receipt, trust
+from deploytool.errors import BadInput
+from tests.conftest import Command
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def mine(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(home))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
+    source = tmp_path_factory.mktemp("own") / "net.py"
+    source.write_text("from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(12, 4))\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        run = deploytool.export(f"{source}:make", inputs=[(3, 2, 2)], to="onnx", quick=True, out=source.parent / "run")
+    assert run.passed
+    return run.folder
+
+
+def renamed(run: Path, factory: str) -> None:
+    """Makes the weights of a run name another factory, with receipts that agree."""
+    weights = run / "instantiate" / "weights.safetensors"
+    with safe_open(weights, "pt") as opened:
+        model = json.loads(opened.metadata()["model"])
+    save_file(load_file(weights), weights, metadata={"model": json.dumps({**model, "factory": factory})})
+    sealed = receipt.read(weights.parent)
+    assert sealed is not None
+    path = weights.parent / receipt.FILE
+    path.write_text(path.read_text().replace(sealed.files[weights.name], plain.file_digest(weights)))
+    assert all(receipt.proves(room, each) for room, each in pipeline.rooms(run))
+
+
+@pytest.mark.usefixtures("mine")
+def test_what_this_user_exported_is_known(exported: Path) -> None:
+    trust.check(exported, trust_code=False)
+
+
+def test_what_nobody_exported_here_is_refused_unless_one_says_so(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(BadInput, match="which this user has not exported here"):
+        trust.check(exported, trust_code=False)
+    trust.check(exported, trust_code=True)
+    monkeypatch.setenv("HOME", "/dev/null/nowhere")
+    with pytest.raises(BadInput, match="which this user has not exported here"):
+        trust.check(exported, trust_code=False)
+
+
+@pytest.mark.usefixtures("mine")
+@pytest.mark.parametrize("factory", ["subprocess:check_output", "os:system", "/tmp/evil.py:make", "builtins:exec"])
+def test_a_run_that_names_other_code_does_not_run_it(exported: Path, tmp_path: Path, factory: str) -> None:
+    run = Path(shutil.copytree(exported, tmp_path / "run"))
+    renamed(run, factory)
+    with pytest.raises(BadInput, match="which this user has not exported here"):
+        trust.check(run, trust_code=False)
+
+
+@pytest.mark.parametrize("command", ["blame", "bench"])
+def test_the_commands_that_build_the_model_again_ask_first(
+    deploytool: Command, exported: Path, tmp_path: Path, command: str
+) -> None:
+    run = Path(shutil.copytree(exported, tmp_path / "run"))
+    renamed(run, "subprocess:check_output")
+    done = deploytool(command, str(run), HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert "which this user has not exported here" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+
+
+@pytest.mark.usefixtures("mine")
+def test_an_export_into_a_planted_run_keeps_nothing_that_names_other_code(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever plants a run can work out its keys, too: here all that the first stage depends on has one key."""
+    monkeypatch.setattr(pipeline, "_begun_with", lambda *asked: "k")
+    asked = partial(deploytool.export, f"{exported.parent / 'net.py'}:make", inputs=[(3, 2, 2)], to="onnx", quick=True)
+    planted = asked(out=tmp_path / "run").folder
+    renamed(planted, f"{tmp_path / 'evil.py'}:make")
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    first = asked(out=planted).artifacts[0]
+    assert (first.made_by, first.fresh) == ("instantiate", True)
+    assert not (tmp_path / "ran").exists()
+    assert not asked(out=planted).artifacts[0].fresh
