@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,11 +34,16 @@ class Floor:
 
 @dataclass(frozen=True)
 class Moved:
-    """What FP32 and FP16 arithmetic move one part of the answers by, relative to the scale of that part."""
+    """What FP32 and FP16 arithmetic move one part of the answers by, relative to the scale of that part.
+
+    `tied32` and `tied16` are the shares of its elements that are ties, where they are numbers of something.
+    """
 
     part: Part
     fp32: Floor
     fp16: Floor
+    tied32: float = 0.0
+    tied16: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,9 @@ class Golden:
 
     `pixels` are uint8 NHWC images (0 × 0 where the model takes none); `inputs` what the model was given; `outputs` its
     FP32 answers; `reference` its FP64 answers; `labels` the true classes, -1 where nobody knows; `preprocessing` how
-    pixels become inputs; `noise` what its own arithmetic moves the answers by; `edges` cases of their own kind.
+    pixels become inputs; `noise` what its own arithmetic moves the answers by; `edges` cases of their own kind;
+    `ties32` and `ties16` are the least and the most (2, cases, ...) that FP32 and FP16 may make of outputs that are
+    compared by equality.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -81,11 +88,18 @@ class Golden:
     preprocessing: Preprocessing
     noise: Noise
     edges: tuple[Edge, ...] = ()
+    ties32: Arrays = field(default_factory=dict)
+    ties16: Arrays = field(default_factory=dict)
+
+    def ties(self, *, half: bool) -> Arrays:
+        """The ties of FP32, or of FP16."""
+        return self.ties16 if half else self.ties32
 
 
 def write(path: Path, golden: Golden) -> None:
     """Writes the sample as one .npz file, the same bytes for the same sample."""
     groups = {"input": golden.inputs, "output": golden.outputs, "reference": golden.reference}
+    groups |= {"ties32": golden.ties32, "ties16": golden.ties16}
     for number, edge in enumerate(golden.edges):
         own = {"input": edge.inputs, "output": edge.outputs, "reference": edge.reference}
         groups |= {f"edge {number} {group}": arrays for group, arrays in own.items()}
@@ -124,7 +138,8 @@ def read(path: Path) -> Golden:
             noise = plain.decode(Noise, json.loads(str(file["noise"])))
             told = json.loads(str(file["edges"])) if "edges" in file else []
             edges = tuple(_edge(file, number, *each) for number, each in enumerate(told))
-            return Golden(file["pixels"], inputs, outputs, reference, file["labels"], preprocessing, noise, edges)
+            known = (inputs, outputs, reference, file["labels"], preprocessing, noise, edges)
+            return Golden(file["pixels"], *known, _group(file, "ties32"), _group(file, "ties16"))
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path} is no golden sample: {error}", "export again to record a new one") from error
 
@@ -143,6 +158,7 @@ def first(sample: Golden, count: int) -> Golden:
     """The first `count` cases of a sample, all of them if there are fewer, without its edges."""
     groups = (sample.inputs, sample.outputs, sample.reference)
     inputs, outputs, reference = ({name: array[:count] for name, array in each.items()} for each in groups)
+    ties32, ties16 = ({name: ends[:, :count] for name, ends in each.items()} for each in (sample.ties32, sample.ties16))
     return replace(
         sample,
         pixels=sample.pixels[:count],
@@ -151,6 +167,8 @@ def first(sample: Golden, count: int) -> Golden:
         reference=reference,
         labels=sample.labels[:count],
         edges=(),
+        ties32=ties32,
+        ties16=ties16,
     )
 
 

@@ -125,7 +125,7 @@ def _step(artifact: Artifact, runner: str, device: str, before: str) -> Step:
 
 def source(artifact: Artifact, sample: Golden, allowed: Tolerances) -> Hop:
     """The eager model itself, in FP32 against FP64."""
-    truth = parity.plausible(parity.check(sample.outputs, sample.reference, _TRUTH, allowed.fp32))
+    truth = parity.plausible(parity.check(sample.outputs, sample.reference, _TRUTH, allowed.fp32, sample.ties32))
     hop = Hop(artifact.made_by, artifact.path.name, EAGER, "cpu", MEASURED, (truth,), sample.noise.fp32.max_error)
     return replace(hop, agreement=agreement(sample.outputs, sample), accuracy=accuracy(sample.outputs, sample))
 
@@ -185,10 +185,11 @@ def _judged(
         at_edges = [replay(session, inputs(step, edge.inputs, job), limits) for edge in edges]
     far = allowed.fp16 if step.half else allowed.fp32
     near = allowed.fp32 if step.exact else far
-    checks = [_check(step, got, answers[step.before], step.before, near)]
+    ties = sample.ties(half=step.half)
+    checks = [_check(step, got, answers[step.before], step.before, near, ties)]
     checks += [_at_corner(step, *each, far, at) for each in zip(at_corners, extremes, strict=True)]
-    checks += [_check(step, single, got, _OTHER_BATCH, near)] if single else []
-    truth = _check(step, got, sample.reference, _TRUTH, far)
+    checks += [_check(step, single, got, _OTHER_BATCH, near, ties)] if single else []
+    truth = _check(step, got, sample.reference, _TRUTH, far, ties)
     checks += _on_the_way(step, got, sample, kept, far, job)
     answers[step.stage] = got
     agreed, right = agreement(got, sample), accuracy(got, sample)
@@ -237,9 +238,11 @@ def _on_the_way(
     return canaries.checks(kept, got, tolerance)
 
 
-def _check(step: Step, got: Arrays, expected: Arrays, against: str, tolerance: Tolerance) -> Check:
+def _check(
+    step: Step, got: Arrays, expected: Arrays, against: str, tolerance: Tolerance, ties: Arrays | None = None
+) -> Check:
     try:
-        return parity.check(got, expected, against, tolerance)
+        return parity.check(got, expected, against, tolerance, ties or {})
     except ValueError as error:
         raise StageFailed(f"{step.stage}/{step.file} against {against}: {error}", backends.FIXED) from error
 

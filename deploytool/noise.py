@@ -44,6 +44,7 @@ _SHARE = Floor(_ORDERED / parity.ROOM32.max_error, _ORDERED / parity.ROOM32.rms)
 
 Rounding = Callable[[torch.Tensor], torch.Tensor]
 Given = Mapping[str, torch.Tensor]
+Run = Callable[[Arrays], Arrays]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,18 @@ def measure(module: nn.Module, model: Model, inputs: Arrays, reference: Arrays, 
     order = _able([probes.of("sums one after the other", _in_order, _torched(inputs))], reference)
     found = floors.noise(_able(single, truth), _able(half, truth), truth, order, reference, _SHARE, parts)
     return Measured(found, tuple(dict.fromkeys(probes.remarks)))
+
+
+def runs(module: nn.Module, model: Model) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+    """The model as rounding moves it, in FP32 and in FP16: its answers to any inputs, which FP32 has as they are."""
+
+    def rounded(rounding: Rounding) -> Run:
+        return lambda inputs: _rounded(module, model, _torched(inputs), rounding)
+
+    def plain(inputs: Arrays) -> Arrays:
+        return _answers(module, model, _torched(inputs))
+
+    return (plain,), (rounded(_nearest), rounded(_either(0)))
 
 
 class AtSizes:

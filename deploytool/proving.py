@@ -68,10 +68,11 @@ def subject(
 
 @dataclass(frozen=True)
 class Check:
-    """One check: what it expects of the golden cases, and what it tolerates."""
+    """One check: what it expects of the golden cases, what it tolerates, and where answers are ties."""
 
     expected: Arrays
     tolerance: Tolerance
+    ties: Arrays
 
 
 @dataclass(frozen=True)
@@ -174,13 +175,13 @@ def attempt(bench: Ready, fault: Fault) -> dict[str, Trial]:
 
 def _checks(subject: Subject) -> dict[str, Check]:
     """The checks of the run: of the graph as converted, and of what FP16 makes of it, where there is FP16."""
-    inputs, allowed = subject.sample.inputs, subject.allowed
+    inputs, allowed, ties = subject.sample.inputs, subject.allowed, subject.sample.ties(half=subject.half)
     if not subject.half:
         with onnxruntime.start(subject.before) as exact:
-            return {GRAPH: Check(replay(exact, inputs), allowed.fp32)}
+            return {GRAPH: Check(replay(exact, inputs), allowed.fp32, ties)}
     with rounded.narrowed(subject.before, subject.graph) as narrow:
         converted = replay(narrow, inputs)
-    return {GRAPH: Check(converted, allowed.fp32), ENGINE: Check(subject.sample.reference, allowed.fp16)}
+    return {GRAPH: Check(converted, allowed.fp32, ties), ENGINE: Check(subject.sample.reference, allowed.fp16, ties)}
 
 
 def _started(graph: Graph) -> AbstractContextManager[Session]:
@@ -188,7 +189,7 @@ def _started(graph: Graph) -> AbstractContextManager[Session]:
 
 
 def _judged(got: Arrays, check: Check) -> Trial:
-    found = parity.check(got, check.expected, "", check.tolerance)
+    found = parity.check(got, check.expected, "", check.tolerance, check.ties)
     return Trial(bool(found.broken), found.parity.max_error)
 
 

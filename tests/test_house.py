@@ -47,6 +47,7 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.coverage": "torch",
     "deploytool.elementary": "torch",
     "deploytool.noise": "torch",
+    "deploytool.ties": "torch",
     "deploytool.proving": "onnx, PIL through samples",
     "deploytool.speeds": "torch, through backends",
     "deploytool.precision": "onnx",

@@ -97,7 +97,7 @@ def _error(check: Check) -> str:
     """The error of the worst part; how much is equal, where nothing else is compared."""
     equal = check.parity.equal
     if equal and all(each.parity.equal for each in check.each):
-        return f"{equal.share:.2%} equal"
+        return "all equal" if equal.share == 1 else f"{100 * equal.share:.4g} % equal"
     return f"{check.parity.max_error:.1e}"
 
 

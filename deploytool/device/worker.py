@@ -102,7 +102,7 @@ def _try(request: Request) -> Answer:
     _same_input(request, sample)
     with opened(request.way) as session:
         got = replay(session, sample.inputs, batch)
-        check = _check(got, sample.reference, request)
+        check = _check(got, sample, request)
         one = {name: np.resize(array, (batch.smallest, *array.shape[1:])) for name, array in sample.inputs.items()}
         taken = latency.interleave({"one": partial(session, **one)}, request.seconds)["one"]
     median, slow = float(np.median(taken)), float(np.percentile(taken, 90))
@@ -134,9 +134,11 @@ def _distance(made: Array, wanted: Array) -> float:
     return float(difference / (np.abs(wanted.astype(np.float64)).max() or 1.0))
 
 
-def _check(got: Arrays, reference: Arrays, request: Request) -> Check:
+def _check(got: Arrays, sample: Golden, request: Request) -> Check:
+    precision = request.way.precision
     try:
-        return parity.check(got, reference, "FP64", request.manifest.tolerances[request.way.precision])
+        tolerance, ties = request.manifest.tolerances[precision], sample.ties(half=precision == "fp16")
+        return parity.check(got, sample.reference, "FP64", tolerance, ties)
     except (ValueError, KeyError) as error:
         raise StageFailed(f"the outputs are not those of the golden cases: {error}", "pack the bundle again") from error
 

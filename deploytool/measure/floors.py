@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from deploytool.golden import Arrays, Floor, Moved, Noise
 from deploytool.measure import parity, parting
@@ -35,6 +36,16 @@ def noise(
         for part in parts
     )
     return Noise(_most([each.fp32 for each in moved]), _most([each.fp16 for each in moved]), moved)
+
+
+def tied(moved: Noise, fp32: Arrays, fp16: Arrays) -> Noise:
+    """The noise with the share of each part's elements that are ties in FP32 and in FP16."""
+
+    def share(ties: Arrays, part: Part) -> float:
+        return parity.ties_share(ties[part.output], part) if part.labels and part.output in ties else 0.0
+
+    parts = tuple(replace(each, tied32=share(fp32, each.part), tied16=share(fp16, each.part)) for each in moved.parts)
+    return replace(moved, parts=parts)
 
 
 def _larger(drawn: Floor, order: Floor, share: Floor) -> Floor:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deploytool.golden import Arrays, Floor, Noise
+from deploytool.golden import Arrays, Floor, Golden, Noise
 from deploytool.measure.agreement import wilson
 from deploytool.parts import Part, alike
 from deploytool.report import COARSEST, IMPLAUSIBLE, NOISE, Check, Equality, Limit, Limits, Parity, PartCheck, Tolerance
@@ -29,6 +29,8 @@ _UNEVEN = 3.0  # one case may err that much more than all of them together
 _LARGEST_SNR_DB = 400.0  # what equal answers score: JSON has no infinity
 _WORST = float(np.finfo(np.float64).max)  # the error of what is no number
 _FIGURES = ("max_error", "cosine", "snr_db", "top1", "top5", "equal")
+_NEARLY = 0.25  # a whole number in floating point may be off by so much, and still be meant
+_MOST_TIES = 0.25  # of all that is tied may be decided otherwise: rounding turns far fewer, and a fault many
 _NO_TIES: Arrays = {}
 _EQUAL = Parity(0.0, cosine=1.0, snr_db=_LARGEST_SNR_DB, top1=None, top5=None, bad=0)
 
@@ -55,7 +57,11 @@ def _limits(noise: Noise, precision: str, room: Floor, least: Floor, wanted: flo
     def tolerance(floor: Floor) -> Tolerance:
         return _tolerance(floor, room, least, wanted)
 
-    parts = tuple(Limit(each.part, tolerance(getattr(each, precision))) for each in noise.parts)
+    tied = {each.part: each.tied32 if precision == "fp32" else each.tied16 for each in noise.parts}
+    parts = tuple(
+        Limit(each.part, replace(tolerance(getattr(each, precision)), equal=1 - _MOST_TIES * tied[each.part]))
+        for each in noise.parts
+    )
     others = tolerance(getattr(noise, precision))
     return Limits(**{field.name: getattr(others, field.name) for field in fields(Tolerance)}, parts=parts)
 
@@ -97,18 +103,20 @@ def _chosen(expected: Arrays, tolerance: Tolerance) -> Iterator[Limit]:
 
 
 def _judged(got: Arrays, expected: Arrays, limit: Limit, ties: Arrays) -> PartCheck:
-    part, tolerance = limit.part, limit.tolerance
-    parity = _of_part(got[part.output], expected[part.output], part, 2 * tolerance.max_error, ties.get(part.output))
+    part, tolerance, known = limit.part, limit.tolerance, ties.get(limit.part.output)
+    parity = _of_part(got[part.output], expected[part.output], part, 2 * tolerance.max_error, known)
+    if part.labels and known is not None:
+        tolerance = replace(tolerance, equal=1 - _MOST_TIES * ties_share(known, part))
     worse = [figure for figure in _FIGURES if _breaks(figure, parity, tolerance)]
     return PartCheck(str(part), parity, tolerance, tuple(worse) + (("bad",) if parity.bad else ()))
 
 
-def strays(got: Arrays, expected: Arrays, truth: Arrays, tolerance: Tolerance) -> bool:
-    """Whether some part of `got` is beyond tolerance of `expected`, and further from the truth than that is itself."""
+def strays(got: Arrays, expected: Arrays, sample: Golden, tolerance: Tolerance) -> bool:
+    """Whether a part of `got` is beyond FP32's tolerance of `expected`, and further from FP64 than that is itself."""
     for limit in _chosen(expected, tolerance):
-        if _judged(got, expected, limit, _NO_TIES).broken:
+        if _judged(got, expected, limit, sample.ties32).broken:
             name, part = limit.part.output, limit.part
-            mine, own = (_of_part(each[name], truth[name], part, 0.0) for each in (got, expected))
+            mine, own = (_of_part(each[name], sample.reference[name], part, 0.0) for each in (got, expected))
             if mine.max_error > own.max_error or mine.bad > own.bad:
                 return True
             if mine.equal and own.equal and mine.equal.share < own.equal.share:
@@ -130,7 +138,7 @@ def plausible(check: Check) -> Check:
 def _breaks(figure: str, parity: Parity, tolerance: Tolerance) -> bool:
     value, limit = getattr(parity, figure), getattr(tolerance, figure)
     if isinstance(value, Equality):
-        return value.wrong > 0 if value.wrong is not None else value.high < limit
+        return bool(value.wrong) or (value.share < 1 and value.high < limit)
     return value is not None and not (value <= limit if figure == "max_error" else value >= limit)
 
 
@@ -205,16 +213,23 @@ def _of_part(
     return _compare(mine, theirs, part, tie)
 
 
+def ties_share(ties: npt.NDArray[Any], part: Part) -> float:
+    """The share of the elements of a part that rounding may decide otherwise; `ties` are its (least, most)."""
+    least, most = (part.of(end) for end in ties)
+    return float((least != most).mean()) if least.size else 0.0
+
+
 def _equality(got: Floats, expected: Floats, part: Part, ties: npt.NDArray[Any] | None) -> Equality:
-    differ = got != expected
-    if part.marks:
-        differ &= ~(part.marked(expected) & alike(got, expected))
+    with np.errstate(invalid="ignore"):
+        differ = ~(np.abs(got - expected) <= _NEARLY)
+    differ &= ~(part.marked(expected) & alike(got, expected))
     count, several = int(differ.sum()), int(differ.size)
     low, high = wilson(several - count, several)
     share = 1 - count / several if several else 1.0
     if ties is None:
         return Equality(share, low, high, several, 0, None if count else 0)
-    tied = int((differ & part.of(ties)).sum())
+    least, most = (np.asarray(part.of(end), np.float64) for end in ties)
+    tied = int((differ & (got >= least - _NEARLY) & (got <= most + _NEARLY)).sum())
     return Equality(share, low, high, several, tied, count - tied)
 
 

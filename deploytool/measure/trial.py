@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,11 +20,12 @@ _FEW = 3  # neither the one nor the two cases of an example: a batch fixed at ex
 
 @dataclass(frozen=True)
 class Question:
-    """Inputs, the answers to them, and who gave those."""
+    """Inputs, the answers to them, who gave those, and where they are ties, if anybody knows."""
 
     against: str
     inputs: Arrays
     answers: Arrays
+    ties: Arrays = field(default_factory=dict)
 
 
 def questions(
@@ -62,11 +63,11 @@ def _mark(session: Callable[..., Arrays], question: Question, tolerance: Toleran
     if set(got) != set(question.answers):
         raise StageFailed(f"it gives {', '.join(got)} and should give {', '.join(question.answers)}", "report it")
     try:
-        first = parity.check(got, question.answers, question.against, tolerance)
+        first = parity.check(got, question.answers, question.against, tolerance, question.ties)
         if not first.broken or at is None:
             return first
         own = at(question.against, question.inputs).fp32
-        second = parity.check(got, question.answers, question.against, own)
+        second = parity.check(got, question.answers, question.against, own, question.ties)
         return min(first, second, key=lambda each: len(each.broken))
     except ValueError as error:
         raise StageFailed(f"against {question.against}, {error}", "report it") from error

@@ -112,8 +112,10 @@ def _searched(halved: Halved, sample: Golden, modules: frozenset[str], job: Job)
 def judged(half: onnx.ModelProto, sample: Golden, tolerance: Tolerance) -> Judged:
     """Whether FP16 arithmetic stays near the FP64 source, and nothing in it is beyond 65504."""
     got, largest = rounded.examined(half, sample.inputs)
-    check = parity.check(got, sample.reference, "FP64", tolerance)
-    return Judged(not check.broken and largest <= LARGEST, check.parity.max_error)
+    check = parity.check(got, sample.reference, "FP64", tolerance, sample.ties16)
+    equal = check.parity.equal
+    unequal = 1 - equal.share if equal else 0.0
+    return Judged(not check.broken and largest <= LARGEST, max(check.parity.max_error, unequal))
 
 
 def _weights(graph: onnx.ModelProto, half: onnx.ModelProto) -> Weights:

@@ -22,18 +22,20 @@ from deploytool import (
     noise,
     preprocess,
     samples,
+    ties,
     weights_file,
 )
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import Session, eager
 from deploytool.errors import BadInput, StageFailed
 from deploytool.folders import Folder
-from deploytool.golden import Arrays, Edge, Golden
-from deploytool.measure import parity
+from deploytool.golden import Arrays, Edge, Golden, Noise
+from deploytool.measure import floors, parity
 from deploytool.measure.replay import FEW, replay
 from deploytool.plain import Json
 from deploytool.report import COARSEST
 from deploytool.spec import Job, Model
+from deploytool.ties import Runs, Ties
 
 _CLEAR = 0.01  # of the largest output: far beyond what FP16 may move, so a changed top-1 is a fault and not a tie
 _MORE = 16  # cases drawn beyond those wanted, at most as many again, so that there is a choice
@@ -86,14 +88,16 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     if not all(_sound(outputs[name], answer) for name, answer in reference.items()):
         raise StageFailed("the model itself answers with NaN, or infinite values by FP32 alone", "check its weights")
     moved = noise.measure(module, model, cases.inputs, reference)
-    known = (outputs, reference, cases.labels, model.preprocessing, moved.noise, beyond)
+    found, untold = _tied(module, model, weights, cases.inputs, reference, moved.noise)
+    tied = floors.tied(moved.noise, found.fp32, found.fp16)
+    known = (outputs, reference, cases.labels, model.preprocessing, tied, beyond, found.fp32, found.fp16)
     golden.write(out, Golden(cases.pixels, cases.inputs, *known))
     margin = float(_margins(model, outputs).min())
     return {
         "images": len(cases.labels),
         "smallest_margin": margin,
         "classes": list(classes.known(model, cases.classes)),
-        "remarks": [*_prepared(job, model), *said, *lacking, *moved.remarks, *remarks],
+        "remarks": [*_prepared(job, model), *said, *lacking, *moved.remarks, *untold, *remarks],
     }
 
 
@@ -140,6 +144,22 @@ def _prepared(job: Job, model: Model) -> list[str]:
     how, pictured = model.preprocessing, model.preprocessing.images(model.inputs)
     said = how.assumed or bool(how.stated) or any(tensor.dtype == "uint8" for tensor in pictured)
     return [*source, *([preprocess.described(how, pictured)] if pictured and said else [])]
+
+
+def _tied(
+    module: nn.Module, model: Model, weights: Path, inputs: Arrays, reference: Arrays, moved: Noise
+) -> tuple[Ties, list[str]]:
+    """The ties of every output with numbers of something, and a line where the model does not take being asked."""
+    names = list(dict.fromkeys(each.part.output for each in moved.parts if each.part.labels))
+    if not names:
+        return Ties({}, {}), []
+    single, half = noise.runs(module, model)
+    try:
+        with eager.start(weights, double=True) as double:
+            return ties.find(Runs(lambda given: double(**given), single, half), inputs, reference, names), []
+    except (StageFailed, RuntimeError, TypeError, ValueError) as error:  # a probe of ours, through the user's code
+        why = " ".join(str(error).split())
+        return Ties({}, {}), [f"which of {', '.join(names)} are ties is not known: {why}"]
 
 
 def _sound(answer: npt.NDArray[np.generic], exact: npt.NDArray[np.generic]) -> bool:

@@ -174,8 +174,8 @@ def _proved(
     tolerance = parity.tolerances(sample.noise, job.options.tolerance).fp32
     errors = {}
     for name, got in answers.items():
-        found = parity.check(got, expected, before.parent.name, tolerance)
-        if found.broken and parity.strays(got, expected, sample.reference, tolerance):
+        found = parity.check(got, expected, before.parent.name, tolerance, sample.ties32)
+        if found.broken and parity.strays(got, expected, sample, tolerance):
             failed.append(f"{name} is not what it replaces: {verdict.reasons(found)}")
         else:
             errors[name] = found.parity.max_error

@@ -248,7 +248,7 @@ def _questions(task: _Task) -> tuple[Question, ...]:
     sample, model = task.sample, weights_file.definition(task.weights)
     with eager.start(task.weights) as source:
         more = trial.questions(model, task.job.options.sizes, sample.inputs, source, "eager")
-    return (Question("FP64", sample.inputs, sample.reference), *more)
+    return (Question("FP64", sample.inputs, sample.reference, sample.ties32), *more)
 
 
 def _better(tried: Sequence[_Candidate], noise: float) -> tuple[_Candidate, str]:

@@ -121,10 +121,11 @@ def _judged(
     for stage, path in graphs:
         got = _replayed(path, taken.inputs)
         tolerance = allowed.fp16 if stage == _HALF else allowed.fp32
+        ties = taken.ties(half=stage == _HALF)
         try:
             checks[stage] = (
-                parity.check(got, before, against, tolerance),
-                parity.check(got, taken.reference, _TRUTH, tolerance),
+                parity.check(got, before, against, tolerance, ties),
+                parity.check(got, taken.reference, _TRUTH, tolerance, ties),
                 *(_converted(path, earlier, taken, allowed.fp32) if stage == _HALF and earlier else ()),
             )
         except ValueError as error:
@@ -139,7 +140,7 @@ def _converted(path: Path, before: Path, taken: Golden, tolerance: Tolerance) ->
     """The FP16 graph with every operator in FP32, against the graph it was made from with its weights in FP16."""
     inputs = opened.fed(onnx.load(path), taken.inputs)
     with rounded.widened(path) as wide, rounded.narrowed(before, path) as narrow:
-        return (parity.check(replay(wide, inputs), replay(narrow, inputs), _SAME, tolerance),)
+        return (parity.check(replay(wide, inputs), replay(narrow, inputs), _SAME, tolerance, taken.ties16),)
 
 
 def _replayed(path: Path, inputs: Arrays) -> Arrays:
