@@ -242,7 +242,7 @@ class _Mixing:
     def _read(self, name: str, kind: int) -> str:
         """What a tensor that is FP32 in the source is called in that type; a cast or a weight is added if need be."""
         if name not in self._made:
-            called = name if kind == _HALF else f"{name}/fp32"
+            called = name if kind == _HALF else name + rounded.WIDE
             self.weights.setdefault(called, _renamed(self.source.weight(name, kind), called))
             return called
         own, called = self._made[name]

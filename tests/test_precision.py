@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto
 
 from deploytool import precision
+from deploytool.backends import rounded
 from deploytool.golden import Floor, Golden, Noise
 from deploytool.measure import parity
 from deploytool.measure.narrowing import Judged, Kept, narrow
@@ -158,3 +159,16 @@ def test_a_value_that_is_clipped_again_is_an_overflow_all_the_same() -> None:
     halved, taken = precision.halve(planted.clipped(), keep_io=True), sample(planted.clipped())
     assert halved.beyond(taken.inputs) == {"/Conv_2", "/Clip_3"}
     assert not judged(halved.keeping({"/Conv_2"}), taken, parity.tolerances(taken.noise, {}).fp16).holds
+
+
+def test_a_weight_in_both_types_is_rounded_for_its_fp16_reader_alone() -> None:
+    """Else the FP16 graph would be held against one that it is not made from, and fail."""
+    single = planted.shared_weight()
+    halved = precision.halve(single, keep_io=True)
+    mixed = halved.keeping({"/Conv_4"})
+    reference = rounded.with_weights_of(planted.shared_weight(), mixed)
+    widened = rounded.rounded(mixed, results=False)
+    inputs = planted.images()
+    np.testing.assert_allclose(answers(widened, inputs), answers(reference, inputs), rtol=1e-4, atol=1e-5)
+    everything = rounded.with_weights_of(planted.shared_weight(), halved.half)
+    assert np.abs(answers(everything, inputs) - answers(reference, inputs)).max() > 1e-4

@@ -15,10 +15,11 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from deploytool.backends import Array, Session, in_batches
+from deploytool.backends import Array, Session, in_batches, masks
 from deploytool.errors import MissingBackend
 
 SMALLEST, LARGEST = 2.0**-24, 65504.0  # FP16's smallest subnormal and largest finite number
+WIDE = "/fp32"  # after the name of a weight: what it is in FP32 beside the FP16 one
 _EXACT = "/exact"  # the result of a node before it is rounded
 _AT_ONCE = 8  # cases, so that all intermediate values of a batch fit into memory
 
@@ -51,17 +52,29 @@ def narrowed(path: Path, half: Path) -> Iterator[Session]:
 def with_weights_of(graph: onnx.ModelProto, half: onnx.ModelProto) -> onnx.ModelProto:
     """The FP32 graph with those weights rounded to FP16 that are FP16 in the graph `half`.
 
-    What it answers is what `half` must answer too when it is widened, FP32 noise aside.
+    What it answers is what `half` must answer too when it is widened, FP32 noise aside. A weight that `half` has in
+    both types is rounded for those of its readers alone that read it in FP16 there.
     """
     halves = {weight.name for weight in half.graph.initializer if weight.data_type == TensorProto.FLOAT16}
     halves |= {node.output[0] for node in half.graph.node if any(_is_half_constant(each) for each in node.attribute)}
-    for weight in graph.graph.initializer:
-        if weight.name in halves:
-            _narrow(weight)
+    exact = {(node.name, name) for node in half.graph.node for name in node.input if name.endswith(WIDE)}
+    held = {weight.name: weight for weight in graph.graph.initializer}
+    held |= {
+        node.output[0]: each.t
+        for node in graph.graph.node
+        for each in node.attribute
+        if node.op_type == "Constant" and each.HasField("t")
+    }
     for node in graph.graph.node:
-        for attribute in node.attribute:
-            if node.output[0] in halves and attribute.HasField("t"):
-                _narrow(attribute.t)
+        called = {node.name, f"{node.output[0]}/{node.op_type}"}  # the second where it has no name of its own
+        for place, name in enumerate(node.input):
+            if name in halves and name in held and any((each, name + WIDE) in exact for each in called):
+                if name + WIDE not in held:
+                    held[name + WIDE] = numpy_helper.from_array(numpy_helper.to_array(held[name]), name + WIDE)
+                    graph.graph.initializer.append(held[name + WIDE])
+                node.input[place] = name + WIDE
+    for name in halves & set(held):
+        _narrow(held[name])
     return graph
 
 
@@ -104,20 +117,28 @@ def _session(graph: onnx.ModelProto, *, optimise: bool = True) -> ort.InferenceS
 
 
 def examined(half: onnx.ModelProto, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
-    """The answers of a graph in memory, and the largest absolute value that it rounds to FP16 anywhere."""
+    """The answers of a graph in memory, and the largest finite value that it rounds to FP16 anywhere, masks aside."""
     halves = {value.name for value in half.graph.input if _is_half(value)}
     given = {name: array.astype(np.float16) if name in halves else array for name, array in inputs.items()}
-    graph = rounded(half)
+    graph, masked = rounded(half), rounded(half)
     ends = [output.name for output in graph.graph.output]
-    largest = _measure(graph, [node.output[0] for node in graph.graph.node if node.output[0].endswith(_EXACT)])
-    parts = _run(graph, [*ends, *largest], given)
+    made = [node.output[0] for node in graph.graph.node if node.output[0].endswith(_EXACT)]
+    apart = masks.shrink(masked)
+    names = [*ends, *([] if apart else _measure(graph, made))]
+    parts = _run(graph, names, given)
     cases = len(next(iter(inputs.values())))
     answers = {name: np.concatenate([part[place] for part in parts])[:cases] for place, name in enumerate(ends)}
-    return answers, float(np.max([part[len(ends) :] for part in parts], initial=0.0))
+    largest = float(np.max([part[len(ends) :] for part in parts], initial=0.0))
+    if apart or not np.isfinite(largest):
+        largest = max(_sizes(masked, made, given).values(), default=0.0)
+    return answers, largest
 
 
 def ranges(path: Path, inputs: Mapping[str, Array]) -> dict[str, float]:
-    """The largest absolute value that each node of an FP16 graph makes before it is rounded, by the node's name."""
+    """The largest finite value that each node of an FP16 graph makes before it is rounded, by the node's name.
+
+    Infinity is no overflow: what overflows is finite once, where it is made. Nor is what a mask makes.
+    """
     graph = rounded(onnx.load(path))
     makers = {node.output[0]: node.name for node in graph.graph.node if node.output[0].endswith(_EXACT)}
     found = _sizes(graph, list(makers), inputs)
@@ -125,7 +146,7 @@ def ranges(path: Path, inputs: Mapping[str, Array]) -> dict[str, float]:
 
 
 def largest(single: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, float]:
-    """The largest absolute value of each FP32 tensor of an FP32 graph, its inputs among them, by the tensor's name."""
+    """The largest finite absolute value of each FP32 tensor of an FP32 graph and of its inputs, masks aside."""
     graph = typed(single)
     values = (*graph.graph.input, *graph.graph.value_info, *graph.graph.output)
     tensors = {value.name: None for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
@@ -133,8 +154,24 @@ def largest(single: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, f
 
 
 def _sizes(graph: onnx.ModelProto, tensors: Sequence[str], inputs: Mapping[str, Array]) -> dict[str, float]:
-    """The largest absolute value of each of these tensors; the graph is changed."""
-    parts: Array = np.array(_run(graph, _measure(graph, tensors), inputs))
+    """The largest finite absolute value of each of these tensors, masks aside; the graph is changed."""
+    bare, again = onnx.ModelProto(), onnx.ModelProto()
+    bare.CopyFrom(graph)
+    masked = masks.shrink(graph)
+    again.CopyFrom(graph)
+    found = _largest(graph, tensors, inputs)
+    odd = [name for name, value in found.items() if not np.isfinite(value)]
+    found |= _largest(again, odd, inputs, finite=True) if odd else {}
+    masks.shrink(bare, to=0.0)
+    veiled = [name for name, value in found.items() if masked and masks.SMALL / 2 <= value <= LARGEST]
+    apart = _largest(bare, veiled, inputs, finite=True) if veiled else {}
+    return found | {name: min(found[name], value) for name, value in apart.items()}
+
+
+def _largest(
+    graph: onnx.ModelProto, tensors: Sequence[str], inputs: Mapping[str, Array], *, finite: bool = False
+) -> dict[str, float]:
+    parts: Array = np.array(_run(graph, _measure(graph, tensors, finite=finite), inputs))
     return dict(zip(tensors, parts.max(axis=0).tolist(), strict=True))
 
 
@@ -150,14 +187,24 @@ def _run(graph: onnx.ModelProto, names: Sequence[str], inputs: Mapping[str, Arra
     return [session.run(names, {name: array[few] for name, array in taken.items()}) for few in batches]
 
 
-def _measure(graph: onnx.ModelProto, tensors: Sequence[str]) -> list[str]:
-    """Adds to a graph the largest absolute value of each of these tensors, as outputs of the names returned."""
-    names = []
+def _measure(graph: onnx.ModelProto, tensors: Sequence[str], *, finite: bool = False) -> list[str]:
+    """Adds to a graph the largest absolute value of each of these tensors, as outputs of the names returned.
+
+    With `finite`, what is infinite or no number counts as zero, which takes another two operators.
+    """
+    names, inner = [], graph.graph
+    if finite:
+        limits = (("/infinity", np.inf), ("/zero", 0.0))
+        inner.initializer.extend(numpy_helper.from_array(np.array(value, np.float32), name) for name, value in limits)
     for tensor in tensors:
         sizes, largest = f"{tensor}/sizes", f"{tensor}/largest"
-        graph.graph.node.append(helper.make_node("Abs", [tensor], [sizes]))
-        graph.graph.node.append(helper.make_node("ReduceMax", [sizes], [largest], keepdims=0))
-        graph.graph.output.append(helper.make_tensor_value_info(largest, TensorProto.FLOAT, []))
+        inner.node.append(helper.make_node("Abs", [tensor], [sizes]))
+        if finite:
+            within, sizes = f"{tensor}/within", f"{tensor}/finite"
+            inner.node.append(helper.make_node("Less", [f"{tensor}/sizes", "/infinity"], [within]))
+            inner.node.append(helper.make_node("Where", [within, f"{tensor}/sizes", "/zero"], [sizes]))
+        inner.node.append(helper.make_node("ReduceMax", [sizes], [largest], keepdims=0))
+        inner.output.append(helper.make_tensor_value_info(largest, TensorProto.FLOAT, []))
         names.append(largest)
     return names
 

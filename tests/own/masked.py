@@ -1,0 +1,131 @@
+"""Attention and pooling with masks of every kind: numbers that are huge on purpose; and values that overflow beside."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+WIDTH = 16
+SMALLEST = torch.finfo(torch.float32).min
+
+
+class Masked(nn.Module):
+    """One head of attention over eight tokens; `scores` is where a mask comes in."""
+
+    later: Tensor
+    added: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, 10)
+        self.register_buffer("later", torch.ones(8, 8, dtype=torch.bool).triu(1))
+        self.register_buffer("added", torch.full((8, 8), float("-inf")).triu(1))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.scores(q @ k.transpose(1, 2) / WIDTH**0.5).softmax(-1) @ v
+
+    def scores(self, scores: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        q, k, v = self.qkv(tokens).chunk(3, -1)
+        answer: Tensor = self.out(self.attend(q, k, v).mean(1))
+        return answer
+
+
+class Infinity(Masked):
+    def scores(self, scores: Tensor) -> Tensor:
+        return scores.masked_fill(self.later, float("-inf"))
+
+
+class Billion(Masked):
+    def scores(self, scores: Tensor) -> Tensor:
+        return scores.masked_fill(self.later, -1e9)
+
+
+class Smallest(Masked):
+    def scores(self, scores: Tensor) -> Tensor:
+        return torch.where(self.later, torch.full_like(scores, SMALLEST), scores)
+
+
+class Added(Masked):
+    def scores(self, scores: Tensor) -> Tensor:
+        return scores + self.added
+
+
+class AddedOnce(Masked):
+    def scores(self, scores: Tensor) -> Tensor:
+        return scores + self.later.float() * -1e9
+
+
+class AddedTwice(Masked):
+    """A causal mask, and one of padding: their sum is beyond what even FP32 has."""
+
+    def scores(self, scores: Tensor) -> Tensor:
+        padding = (torch.arange(8) > 6).float() * SMALLEST
+        return scores + self.later.float() * SMALLEST / 2 + padding / 2
+
+
+class Made(Masked):
+    def scores(self, scores: Tensor) -> Tensor:
+        return scores + torch.full((scores.shape[1], scores.shape[2]), float("-inf")).triu(1)
+
+
+class Boolean(Masked):
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], attn_mask=~self.later)[:, 0]
+
+
+class Causal(Masked):
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], is_causal=True)[:, 0]
+
+
+class Pooled(Masked):
+    """The largest of what is not masked."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        masked = v.masked_fill(self.later[3, :, None], float("-inf"))
+        return q + masked.amax(1, keepdim=True) + k
+
+
+class Padded(Masked):
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (
+            functional.max_pool1d(functional.pad(v.transpose(1, 2), (1, 1), value=float("-inf")), 3, 1).transpose(1, 2)
+            + q
+            + k
+        )
+
+
+class Lengths(Masked):
+    """Padding as transformers of others have it: a mask of integers is an input of its own."""
+
+    def forward(self, tokens: Tensor, present: Tensor) -> Tensor:  # type: ignore[override]
+        q, k, v = self.qkv(tokens).chunk(3, -1)
+        present = torch.cat([torch.ones_like(present[:, :1]), present[:, 1:]], 1)
+        added = (1.0 - present[:, None, :].to(tokens.dtype)) * SMALLEST
+        scores = q @ k.transpose(1, 2) / WIDTH**0.5 + added
+        answer: Tensor = self.out((scores.softmax(-1) @ v).mean(1))
+        return answer
+
+
+class Overflowing(Masked):
+    """Its scores are too large for FP16 beside a mask that is meant to be."""
+
+    def scores(self, scores: Tensor) -> Tensor:
+        return (scores * 1e6).masked_fill(self.later, float("-inf")) / 1e6
+
+
+class OverflowingAdded(Masked):
+    def scores(self, scores: Tensor) -> Tensor:
+        return ((scores * 3e4 + self.added) * 30.0) / 9e5
+
+
+class OverflowingClamped(Masked):
+    """What overflows is cut off again, and shows in no answer."""
+
+    def scores(self, scores: Tensor) -> Tensor:
+        return (scores * 3e4 * 30.0).clamp(-5.0, 5.0).masked_fill(self.later, -1e9)
