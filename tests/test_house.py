@@ -56,6 +56,7 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.road": "PIL, through page",
     "deploytool.samples": "PIL, through images",
     "deploytool.measure.corners": "PIL, through samples",
+    "deploytool.masks": "onnx",
     "deploytool.measure.trial": "PIL, through corners",
     "deploytool.sequential": "torch",
     "deploytool.signing": "model_signing",
