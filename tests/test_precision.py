@@ -135,7 +135,7 @@ def test_the_search_finds_as_few_nodes_as_there_are(plant: Plant) -> None:
 
     def judge(kept: Kept) -> Judged:
         if kept not in seen:
-            seen[kept] = judged(halved.keeping(kept), taken, parity.tolerances(taken.noise, {}).fp16)
+            seen[kept] = judged(halved.keeping(kept), taken, parity.tolerances(taken.noise, {}))
         return seen[kept]
 
     assert not judge(Kept()).holds
@@ -151,14 +151,14 @@ def test_the_search_finds_as_few_nodes_as_there_are(plant: Plant) -> None:
 
 def test_a_sound_graph_needs_nothing() -> None:
     halved, taken = precision.halve(planted.sound(), keep_io=True), sample(planted.sound())
-    assert judged(halved.half, taken, parity.tolerances(taken.noise, {}).fp16).holds
+    assert judged(halved.half, taken, parity.tolerances(taken.noise, {})).holds
     assert halved.beyond(taken.inputs) == frozenset()
 
 
 def test_a_value_that_is_clipped_again_is_an_overflow_all_the_same() -> None:
     halved, taken = precision.halve(planted.clipped(), keep_io=True), sample(planted.clipped())
     assert halved.beyond(taken.inputs) == {"/Conv_2", "/Clip_3"}
-    assert not judged(halved.keeping({"/Conv_2"}), taken, parity.tolerances(taken.noise, {}).fp16).holds
+    assert not judged(halved.keeping({"/Conv_2"}), taken, parity.tolerances(taken.noise, {})).holds
 
 
 def test_a_weight_in_both_types_is_rounded_for_its_fp16_reader_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,17 @@ import onnx
 
 from deploytool import golden, plain, precision, programs, scopes, weights_file
 from deploytool.artifact import Given, Kind, Notes, for_engine
-from deploytool.backends import rounded
+from deploytool.backends import Array, rounded
 from deploytool.child import run_limited
 from deploytool.errors import StageFailed
-from deploytool.golden import Golden
-from deploytool.measure import parity
+from deploytool.golden import Edge, Golden
+from deploytool.graphs import guards
+from deploytool.graphs.guards import Guard
+from deploytool.measure import beyond, parity
 from deploytool.measure.narrowing import MOST, Judged, Kept, narrow
+from deploytool.measure.parity import Tolerances
 from deploytool.precision import LARGEST, Halved
-from deploytool.report import Tolerance, Weights
+from deploytool.report import Check, Weights
 from deploytool.spec import AUTO, Job
 
 _HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
@@ -38,13 +42,14 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         reason = " ".join(str(error).split())
         raise StageFailed(f"the graph cannot be FP16: {reason}", "deploy the graph of the rewrite stage") from error
     wanted, names, evaluations = job.options.keep_fp32, [node.name for node in halved.nodes], 0
-    kept, modules = Kept(), frozenset[str]()
+    found, modules = guards.guards(halved.single, names), frozenset[str]()
+    kept = Kept().union(*(guard.around for guard in found))
     if wanted:
         modules = scopes.modules(weights_file.names(given.latest(Kind.WEIGHTS).path))
     if wanted == (AUTO,):
-        kept, evaluations = _searched(halved, golden.read(given.latest(Kind.GOLDEN).path), modules, job)
+        kept, evaluations = _searched(halved, kept, golden.read(given.latest(Kind.GOLDEN).path), modules, job)
     elif wanted:
-        kept = scopes.meant(wanted, names, modules)
+        kept |= scopes.meant(wanted, names, modules)
     half = halved.keeping(kept)
     counts = _counted(half, kept)
     out.write_bytes(half.SerializeToString(deterministic=True))
@@ -52,11 +57,29 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         _open(out)
     listed = scopes.named(kept, names, modules)
     notes = {"io": job.options.io, **counts, "weights": plain.encode(_weights(graph, half))}
+    notes |= {"guards": plain.encode(found), "remarks": _told_of(found)}
     if not wanted:
         return notes
     where = {name: scopes.module_path(name, modules) for name in names if name in kept}
     told = _told(listed, len(kept), len(names), evaluations)
-    return {**notes, "kept": where, "keep_fp32": listed, "evaluations": evaluations, "remarks": [told]}
+    return {
+        **notes,
+        "kept": where,
+        "keep_fp32": listed,
+        "evaluations": evaluations,
+        "remarks": [told, *_told_of(found)],
+    }
+
+
+def _told_of(found: Sequence[Guard]) -> list[plain.Json]:
+    """A line for every number that FP16 does not have and that is kept, with where the first of them stands."""
+    told = list[plain.Json]()
+    for number in dict.fromkeys(guard.number for guard in found):
+        mine = [guard for guard in found if guard.number == number]
+        nodes = len({node for guard in mine for node in guard.around})
+        more = f" and {len(mine) - 1} more" if len(mine) > 1 else ""
+        told.append(f"FP16 has no {number:.3g}: the {nodes} nodes around {mine[0].node}{more} stay FP32")
+    return told
 
 
 def _told(listed: list[str], kept: int, nodes: int, evaluations: int) -> str:
@@ -82,40 +105,62 @@ def _counted(half: onnx.ModelProto, kept: Kept) -> dict[str, int]:
     return {"heavy_nodes": heavy, "heavy_nodes_fp16": halved, "heavy_nodes_kept": meant, "casts": casts}
 
 
-def _searched(halved: Halved, sample: Golden, modules: frozenset[str], job: Job) -> tuple[Kept, int]:
-    """The fewest nodes in FP32 with which FP16 arithmetic holds on the golden sample, and how many sets were tried.
+def _searched(halved: Halved, base: Kept, sample: Golden, modules: frozenset[str], job: Job) -> tuple[Kept, int]:
+    """The fewest nodes in FP32, beside those of `base`, with which FP16 arithmetic holds on the golden sample.
 
-    Raises StageFailed if nothing short of everything holds.
+    With them comes how many sets were tried. Raises StageFailed if nothing short of everything holds.
     """
-    names = [node.name for node in halved.nodes]
+    names = [node.name for node in halved.nodes if node.name not in base]
     heavy = {node.name: float(node.op_type in _HEAVY) for node in halved.nodes}
-    tolerance = parity.tolerances(sample.noise, job.options.tolerance).fp16
+    tolerances = parity.tolerances(sample.noise, job.options.tolerance)
     tried: dict[Kept, Judged] = {}
 
     def judge(kept: Kept) -> Judged:
         if kept not in tried:
-            tried[kept] = judged(halved.keeping(kept), sample, tolerance)
+            tried[kept] = judged(halved.keeping(kept | base), sample, tolerances)
             job.watch(len(tried), max(len(tried), MOST))
         return tried[kept]
 
     if judge(Kept()).holds:
-        return Kept(), len(tried)
-    found = narrow(names, judge, halved.beyond(sample.inputs), scopes.grouped(names, modules), heavy)
+        return base, len(tried)
+    found = narrow(names, judge, halved.beyond(_with_edges(sample)) - base, scopes.grouped(names, modules), heavy)
     if found.kept is None or len(found.kept) == len(names):
         raise StageFailed(
             "no part of the graph can be FP16: even so its answers are beyond the tolerance or beyond 65504",
             "deploy the FP32 graph of the rewrite stage",
         )
-    return found.kept, len(tried)
+    return found.kept | base, len(tried)
 
 
-def judged(half: onnx.ModelProto, sample: Golden, tolerance: Tolerance) -> Judged:
-    """Whether FP16 arithmetic stays near the FP64 source, and nothing in it is beyond 65504."""
-    got, largest = rounded.examined(half, sample.inputs)
-    check = parity.check(got, sample.reference, "FP64", tolerance, sample.ties16)
+def judged(half: onnx.ModelProto, sample: Golden, allowed: Tolerances) -> Judged:
+    """Whether FP16 arithmetic stays near the FP64 source, at natural edges too, and nothing in it is beyond 65504."""
+    answers, largest = rounded.examined(half, _with_edges(sample))
+    cases = len(sample.labels)
+    got = {name: array[:cases] for name, array in answers.items()}
+    checks = [parity.check(got, sample.reference, "FP64", allowed.fp16, sample.ties16)]
+    for place, edge in enumerate(_natural(sample), cases):
+        own = {name: array[place : place + 1] for name, array in answers.items()}
+        checks.append(beyond.check(own, edge, sample, allowed, lambda _: allowed, half=True) or checks[0])
+    holds = largest <= LARGEST and not any(check.broken for check in checks)
+    return Judged(holds, max(_strayed(check) for check in checks))
+
+
+def _strayed(check: Check) -> float:
+    """How far answers are off: by their largest error, or by the share of those that should be equal and are not."""
     equal = check.parity.equal
-    unequal = 1 - equal.share if equal else 0.0
-    return Judged(not check.broken and largest <= LARGEST, max(check.parity.max_error, unequal))
+    return max(check.parity.max_error, 1 - equal.share if equal else 0.0)
+
+
+def _natural(sample: Golden) -> list[Edge]:
+    return [edge for edge in sample.edges if edge.natural]
+
+
+def _with_edges(sample: Golden) -> dict[str, Array]:
+    """The golden inputs, and behind them those of the natural edges."""
+    edges = _natural(sample)
+    return {
+        name: np.concatenate([array, *(edge.inputs[name] for edge in edges)]) for name, array in sample.inputs.items()
+    }
 
 
 def _weights(graph: onnx.ModelProto, half: onnx.ModelProto) -> Weights:
