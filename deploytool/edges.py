@@ -16,7 +16,8 @@ from deploytool.spec import Model, Preprocessing, Tensor
 Values = npt.NDArray[Any]
 
 _QUIET, _LOUD = 1e-4, 100.0  # times the golden case
-_COLOUR = (200, 30, 90)
+_COLOUR, _GREY = (200, 30, 90), 127
+_FAINT = 0.04  # of the contrast of a picture, as fog and a clear sky have it: a few grey levels
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,15 @@ def _of_pixels(tensor: Tensor, usual: Values, preprocessing: Preprocessing) -> I
     lit[0, height // 2, width // 2] = 255
     half[:, : max(1, height // 2)] = _COLOUR
     slope[:] = np.linspace(0, 255, width).astype(np.uint8)[:, None]
+    faint = _GREY + _FAINT * (images.dead_leaves(1, height, width, 0).astype(np.float64) - _GREY)
     drawn = (
         (0, "black", black),
         (2, "one colour", black + np.array(_COLOUR, np.uint8)),
-        (3, "one bright pixel", lit),
-        (4, "white", black + np.uint8(255)),
-        (5, "half black", half),
-        (6, "a ramp", slope),
+        (3, "faint", faint.round().astype(np.uint8)),
+        (4, "one bright pixel", lit),
+        (5, "white", black + np.uint8(255)),
+        (6, "half black", half),
+        (7, "a ramp", slope),
     )
     for rank, name, pixels in drawn:
         yield _Form(rank, name, True, images.normalise(pixels, preprocessing, tensor))

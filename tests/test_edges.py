@@ -64,6 +64,9 @@ def test_images_are_edges_of_pixels_and_prepared(preprocessing: Preprocessing) -
     assert [(bright[:, row, column] == white).all() for row, column in ((4, 5), (0, 0))] == [True, False]
     assert len(np.unique(found["one colour"].inputs["image"].reshape(3, -1), axis=1)[0]) == 1
     assert (found["half black"].inputs["image"][0, :, 4:] == black[:, None, None]).all()
+    levels = images.normalise(np.full((1, 8, 10, 3), 127, np.uint8), preprocessing)
+    step = np.abs(white - black).max() / 255
+    assert 0 < np.abs(found["faint"].inputs["image"] - levels).max() < 7 * step
     assert {name for name, case in found.items() if not case.natural} == {"loud"}
     np.testing.assert_array_equal(found["loud"].inputs["image"], usual * 100)
 

@@ -39,7 +39,7 @@ def test_every_hop_is_measured_against_the_one_before_and_the_source(finished: P
         hop.stage if hop.runner not in AGAIN else f"{hop.stage}, {hop.runner}": [check.against for check in hop.checks]
         for hop in written.hops
     }
-    at_edges = ["FP64 at black", "FP64 at loud", "FP64 at one colour", "FP64 at one bright pixel"]
+    at_edges = ["FP64 at black", "FP64 at loud", "FP64 at one colour", "FP64 at faint"]
     in_half = [each for each in at_edges if each in checks["halve"]]
     assert set(at_edges) - set(in_half) <= {"FP64 at loud"}, "FP16 need not hold there"
     assert checks == {
