@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploytool import plain
+from deploytool import files, plain
 from deploytool.errors import BadInput
 from deploytool.measure import comparison
 from deploytool.measure.conditions import Conditions
@@ -100,13 +100,8 @@ class Bench:
 
 def write(run: Path, bench: Bench) -> Path:
     """Writes RUN/bench.json, whole or not at all."""
-    path, unfinished = run / FILE, run / f".{FILE}"
-    try:
-        unfinished.write_text(plain.text(bench), encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
+    files.publish(run / FILE, plain.text(bench).encode())
+    return run / FILE
 
 
 def read(run: Path) -> Bench:

@@ -124,11 +124,14 @@ def _module(where: str, reference: str) -> ModuleType:
     try:
         return user_code.load(place) if place else importlib.import_module(where)
     except ImportError as error:
-        what = " ".join(str(error).split()) or "an import fails"
-        remedy = (
-            "install what is missing; if it is your own, name the folder that holds it: PYTHONPATH=FOLDER deploytool"
-        )
-        raise BadInput(f"{reference}: {what}", f"{remedy} …") from error
+        raise missing(reference, error) from error
+
+
+def missing(reference: str, error: ImportError) -> BadInput:
+    """What to say where the code of a model, or of what that imports, cannot be imported."""
+    what = " ".join(str(error).split()) or "an import fails"
+    remedy = "install what is missing; if it is your own, name the folder that holds it: PYTHONPATH=FOLDER deploytool …"
+    return BadInput(f"{reference}: {what}", remedy)
 
 
 def _load_file(name: str, path: Path, search: list[str]) -> None:

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from deploytool import owner, receipt, run_lock, swap
+from deploytool import files, owner, receipt, run_lock, swap
 from deploytool.errors import BadInput
 
 MAKING = ".making-"  # begins the name of what is not finished, and an owner ends it
@@ -27,7 +27,7 @@ def publish(made: Path, real: Path, held: list[int]) -> None:
     real.mkdir(exist_ok=True)  # where there are no locks, another command may have found it empty, and useless
     if made.parent != real and exchangeable(real) and _exchanged(made, real, held):
         _bring(made, real)
-        remove(made)
+        files.remove(made)
     else:
         _commit(made, real)
 
@@ -64,7 +64,7 @@ def _commit(made: Path, real: Path) -> None:
         if is_room(path):
             rooms.append(path.name)
         elif path.is_dir() or (now.exists() and now.stat().st_mtime_ns >= path.stat().st_mtime_ns):
-            remove(path)  # it was carried over, and is there
+            files.remove(path)  # it was carried over, and is there
     (made / _ROOMS).write_text(json.dumps(rooms), encoding="utf-8")
     (made / _OWNER).write_text(owner.name(), encoding="utf-8")
     inside = real / (MAKING + owner.name())
@@ -157,17 +157,12 @@ def others(real: Path) -> list[Path]:
     return [
         path
         for path in real.iterdir()
-        if not path.name.startswith(MAKING) and (path.name in _CARRIED or (path.is_file() and not path.is_symlink()))
+        if not path.name.startswith(MAKING)
+        and not path.name.endswith(files.MAKING)
+        and (path.name in _CARRIED or (path.is_file() and not path.is_symlink()))
     ]
 
 
 def is_room(path: Path) -> bool:
     """Whether a receipt seals a folder."""
     return (path / receipt.FILE).is_file()
-
-
-def remove(left: Path) -> None:
-    """Takes away a file or a folder, if it is there."""
-    shutil.rmtree(left, ignore_errors=True)
-    with suppress(OSError):
-        left.unlink()  # which only a file allows

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from deploytool import owner, publishing, receipt, run_lock, swap
+from deploytool import files, owner, publishing, receipt, run_lock, swap
 from deploytool.errors import BadInput
-from deploytool.publishing import MAKING, STAGING, UNFINISHED, remove
+from deploytool.publishing import MAKING, STAGING, UNFINISHED
 
 _REPORT = "validate"  # the room that only a run which came to its end has
 _LONGEST_NAME = 150  # bytes
@@ -64,7 +64,7 @@ class Staging:
         self.begin()
         with workshop(self.at) as made:
             yield made
-            remove(self.at / verb)
+            files.remove(self.at / verb)
             made.rename(self.at / verb)
 
     def gather(self) -> None:
@@ -109,7 +109,7 @@ class Staging:
             shutil.copystat(self._real, made)
             os.chown(made, -1, self._real.stat().st_gid)
         except OSError:
-            remove(made)
+            files.remove(made)
             return None
         return made
 
@@ -164,9 +164,10 @@ def sweep_abandoned(home: Path) -> None:
     publishing.recover(real)
     for left in real.glob(f"{MAKING}*"):
         if owner.read(left.name) is None or owner.abandoned(left):
-            remove(left)
+            files.remove(left)
+    files.sweep(real, f".*{files.MAKING}")
     for left in _leftovers(real)[1:]:
-        remove(left)
+        files.remove(left)
 
 
 def sweep(home: Path) -> None:
@@ -176,7 +177,7 @@ def sweep(home: Path) -> None:
         if _ours(left):
             if (left / STAGING).exists():
                 _keep(left, real, [])
-            remove(left)
+            files.remove(left)
     publishing.finish(real)
     sweep_abandoned(home)
     with suppress(OSError):
@@ -214,15 +215,15 @@ def _keep(made: Path, real: Path, held: list[int]) -> None:
     if not made.is_dir():
         return
     for left in made.glob(f"{MAKING}*"):
-        remove(left)
+        files.remove(left)
     rooms = [path for path in made.iterdir() if publishing.is_room(path)]
     new = [room for room in rooms if not _is(room, real / room.name)]
     if not new:
-        remove(made)
+        files.remove(made)
     elif not publishing.is_room(real / _REPORT):
         publishing.publish(made, real, held)
     else:
-        remove(real / UNFINISHED)
+        files.remove(real / UNFINISHED)
         with suppress(OSError):  # where there are no locks, another command may do the same
             made.rename(real / UNFINISHED)
 

@@ -32,19 +32,6 @@ def exchange(one: Path, other: Path) -> bool:
     raise OSError(code, os.strerror(code), str(other))
 
 
-def replace(new: Path, place: Path, aside: Path) -> None:
-    """Puts the folder `new` at `place`; what was there lies at `aside` then, or at `new`, if anything was."""
-    if not place.exists():
-        new.rename(place)
-    elif not exchange(new, place):
-        place.rename(aside)
-        try:
-            new.rename(place)
-        except BaseException:
-            aside.rename(place)
-            raise
-
-
 def link(source: Path, copy: Path) -> None:
     """Makes `copy` another name of a file, or where the disk has no such thing, a copy of it."""
     opened = os.open(source.parent, os.O_RDONLY | os.O_DIRECTORY)

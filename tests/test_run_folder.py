@@ -278,7 +278,9 @@ def test_an_export_that_is_killed_at_any_step_leaves_one_whole_run(
 def test_only_what_is_provably_left_behind_is_swept(home: Path, mine: str) -> None:
     (home / f".making-{mine}").mkdir()
     (home.parent / f".net.making-{mine}").mkdir()
+    (home / f".report.html.{mine}.making").touch()
     export(home, 1)
+    assert (home / f".report.html.{mine}.making").exists() == (mine != DEAD)
     assert (home / f".making-{mine}").exists() == (mine == ALIVE)
     assert (home.parent / f".net.making-{mine}").exists() == (mine != DEAD)
 

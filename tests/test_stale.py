@@ -269,3 +269,9 @@ from deploytool import receipt
 assert not any(each.fresh for each in pipeline.run(Job(model, QUICK), {RECIPE!r}, Path("out")))
 """
     assert not {"torch", "net", "deploytool_user_net"} & modules_of(program)
+
+
+def test_an_import_that_fails_late_is_one_line_with_what_helps(project: Path) -> None:
+    with pytest.raises(BadInput, match=r"net\.py:make: No module named 'no_such_thing'") as caught:
+        made(project, "def make():\n    import no_such_thing")
+    assert "PYTHONPATH" in caught.value.remedy

@@ -32,10 +32,14 @@ class Built:
 def build(model: Model) -> Built:
     """What the factory makes, unwrapped, on the CPU, in evaluation mode.
 
-    Raises StageFailed for whatever the user's code raises, for what is no module, and for a scripted part.
+    Raises StageFailed for whatever the user's code raises, for what is no module, and for a scripted part; BadInput for
+    an import that fails.
     """
     with guarded(f"{model.factory} raises", "see --arg, or mend it"):
-        made = factory.resolve(model.factory)(**model.options)
+        try:
+            made = factory.resolve(model.factory)(**model.options)
+        except ImportError as error:  # of what the factory imports only where it is called
+            raise factory.missing(model.factory, error) from error
     module, taken = _bare(made)
     if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
         raise StageFailed(f"{model.factory} gives a {type(module).__name__}", "return a torch.nn.Module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from deploytool import bundle
+from deploytool import bundle, files, owner
 from deploytool.bundle import Manifest
 from deploytool.cli import screen, stop
 from deploytool.cli.manners import Outcome
@@ -49,9 +50,9 @@ def pack(
 def _copy(folder: Path, out: Path) -> None:
     """A copy that is there as a whole or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    bench = out.with_name(f".{out.name}.making")
+    bench = out.with_name(f".{out.name}.{owner.name()}{files.MAKING}")
     clear = partial(shutil.rmtree, bench, ignore_errors=True)
-    clear()
+    files.sweep(out.parent, f".{glob.escape(out.name)}.*{files.MAKING}")
     with stop.sweeping(clear):
         shutil.copytree(folder, bench)
         bench.replace(out)
