@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -138,7 +139,12 @@ def _by_user() -> bool:
     frame = sys._getframe(2)
     while frame is not None and _is_python(frame.f_code.co_filename):
         frame = frame.f_back  # type: ignore[assignment]  # None ends it
-    return frame is not None and user_code.is_users(Path(frame.f_code.co_filename))
+    return frame is not None and _is_users(frame.f_code.co_filename)
+
+
+@lru_cache(maxsize=4096)  # every call of os.stat asks this
+def _is_users(file: str) -> bool:
+    return user_code.is_users(Path(file))
 
 
 def _is_python(file: str) -> bool:

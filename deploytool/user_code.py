@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -251,11 +252,12 @@ class _Beside:
         """Where a module of the user's lies; None for what is none, or is asked for by a library."""
         if path is not None or name in _RESERVED:
             return None
-        asking = list(cls._asking())
-        if not any(asking):
+        asking = cls._asking()
+        by_user = next(asking, False)
+        if not by_user and not any(asking):
             return None
         found = PathFinder.find_spec(name, [str(folder) for folder in cls.folders])
-        if found is None or not asking[0]:  # a library asks, as one that unpickles does
+        if found is None or not by_user:  # a library asks, as one that unpickles does
             return None if PathFinder.find_spec(name) else found
         if found.loader is not None:
             return found
@@ -269,7 +271,15 @@ class _Beside:
         """Whether code is the user's, for whoever asked for the import, and for those who called that."""
         frame: FrameType | None = sys._getframe(2)
         while frame is not None:
-            file = frame.f_code.co_filename
-            if not file.startswith("<frozen importlib") and Path(file).parent.name != "importlib":
-                yield is_users(Path(file)) and any(Path(file).is_relative_to(folder) for folder in cls.folders)
+            asks = _asks(frame.f_code.co_filename, cls.folders)
+            if asks is not None:
+                yield asks
             frame = frame.f_back
+
+
+@lru_cache(maxsize=4096)  # every import asks this of every caller
+def _asks(file: str, folders: tuple[Path, ...]) -> bool | None:
+    """Whether a file is the user's own code in these folders; None for Python's own import system."""
+    if file.startswith("<frozen importlib") or Path(file).parent.name == "importlib":
+        return None
+    return is_users(Path(file)) and any(Path(file).is_relative_to(folder) for folder in folders)
