@@ -18,6 +18,7 @@ from deploytool import inputs_file, samples
 from deploytool.backends import eager
 from deploytool.calling import state
 from deploytool.errors import BadInput, StageFailed
+from deploytool.fixing import dataflow, places
 from deploytool.golden import Arrays
 from deploytool.spec import BATCH, DTYPES, Model, Options, Tensor
 
@@ -222,21 +223,33 @@ def _mixing(model: Model, weights: Weights, options: Options) -> StageFailed | N
         alone = _answers(module, model, {name: array[case : case + 1] for name, array in two.items()}, double=double)
         for name, answer in alone.items():
             if not _close(together[name][case : case + 1], answer, _MIXED64 if double else _MIXED32):
-                return _mixed(module, model)
+                return _mixed(eager.loaded(model, weights), model, two)
     return None
 
 
-def _mixed(module: nn.Module, model: Model) -> StageFailed:
+def _mixed(module: nn.Module, model: Model, two: Arrays) -> StageFailed:
     norms = [
         f"{type(part).__name__} without running statistics: {name}"
         for name, part in module.named_modules()
         if isinstance(part, _STATISTICS) and part.running_mean is None
     ]
     case = "an image" if model.preprocessing.images(model.inputs) else "a case"
-    why = f" ({norms[0]})" if norms else ""
+    seen = norms or _asking(module, model, two)
+    why = f" ({seen[0]})" if seen else ""
     what = f"{model.name}: {case} alone gets another answer than in a batch from the model itself{why}"
     remedy = "give it running statistics" if norms else "let no case see another: x.amax((1, 2, 3)), not x.max()"
     return StageFailed(what, f"{remedy}, or fix the batch: --batch 1")
+
+
+def _asking(module: nn.Module, model: Model, inputs: Arrays) -> list[str]:
+    """The lines that make one Python number of a whole batch, as far as a run of the model shows them."""
+    home, example = places.home_of(model.factory), list(_tensors(inputs).values())
+    try:
+        reads = dataflow.follow(eager.exportable(module, model, example), example, home).reads
+    except Exception:  # a probe of ours: the user's code and torch may raise anything where they are followed
+        return []
+    lines = dict.fromkeys(f"{read.place.file}:{read.place.line}" for read in reads if not read.place.guard)
+    return [f"it asks for a value of the whole batch at {', '.join(list(lines)[:3])}"] if lines else []
 
 
 def drawn(model: Model, options: Options, count: int, end: str = "typical", seed: int = 0) -> Arrays:

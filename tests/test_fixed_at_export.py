@@ -21,12 +21,14 @@ RECIPE = ("instantiate", "record", "script", "translate")
 VECTOR, GAIN = Tensor("vector", ("batch", 16)), Tensor("gain", ("batch", 10))
 IMAGE = Tensor("image", ("batch", 3, "H", 32))
 TALL = {"H": Range(32, 48, 96)}
+MIXING = {"SizeOfSum", "Item", "FloatScale", "Listed", "Array"}  # one number of a whole batch: they take one case alone
 
 
 def translated(name: str, home: Path, *inputs: Tensor, sizes: dict[str, Range] | None = None) -> dict[str, object]:
     """The notes of translate, the torchscript exporter alone."""
     model = catalog.find(f"{OWN / 'asking.py'}:{name}", inputs or (VECTOR,), {})
-    options = Options(images=8, exporter="torchscript", sizes=sizes or {})
+    fixed_batch = 1 if name in MIXING else None
+    options = Options(images=8, exporter="torchscript", sizes=sizes or {}, fixed_batch=fixed_batch)
     return dict(list(pipeline.run(Job(model, options), RECIPE, home))[-1].notes)
 
 
@@ -74,6 +76,15 @@ def test_a_line_that_asks_for_data_is_convicted_by_an_input_that_goes_another_wa
     assert found[0].shown_by
     assert (found[0].error or 1) > 1e-3
     assert "# here" in found[0].source
+
+
+@pytest.mark.parametrize("name", sorted(MIXING))
+def test_a_number_of_a_whole_batch_is_refused_with_its_line(name: str, tmp_path: Path) -> None:
+    model = catalog.find(f"{OWN / 'asking.py'}:{name}", (VECTOR,), {})
+    with pytest.raises(StageFailed, match="alone gets another answer") as refusal:
+        list(pipeline.run(Job(model, Options(images=4)), RECIPE, tmp_path / "run"))
+    assert f"it asks for a value of the whole batch at {places_of(name)[0]}" in str(refusal.value)
+    assert "--batch 1" in refusal.value.remedy
 
 
 def test_a_line_in_a_part_of_another_file_is_named_by_that_file(tmp_path: Path) -> None:

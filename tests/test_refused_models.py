@@ -59,5 +59,5 @@ def test_a_remedy_that_names_the_other_exporter_helps(name: str, tmp_path: Path)
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
 def test_inputs_that_are_not_named_by_forward_are_taken_by_both(exporter: str, tmp_path: Path) -> None:
     assert exporter_of("Starred", exporter, tmp_path / "one") == exporter
-    more = Tensor("more", ("batch", 16))
-    assert exporter_of("HalfStarred", exporter, tmp_path / "two", VECTOR, more) == exporter
+    two = (Tensor("input", ("batch", 16)), Tensor("input_1", ("batch", 16)))
+    assert exporter_of("HalfStarred", exporter, tmp_path / "two", *two) == exporter

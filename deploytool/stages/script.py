@@ -48,7 +48,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         with places.watched(home) as warned, eager.off_the_fast_path():
             nodes = _written(module, example, out, names)
         fresh = eager.exportable(eager.module(weights), model, example)
-        subject = fixing.Subject(fresh, model, sample.inputs, home)
+        subject = fixing.Subject(fresh, model, sample.inputs, home, _batch(model))
         tolerance = parity.tolerances(sample.noise, job.options.tolerance).fp32
         found = fixing.examine("script", subject, partial(torchscript.start, out), warned, asked, tolerance)
     except Exception as error:  # whatever torch.jit raises, it does not take the user's model

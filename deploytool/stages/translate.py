@@ -153,7 +153,9 @@ def _tried(candidate: _Candidate, task: _Task, warned: Mapping[Place, What], *, 
     assert candidate.graph is not None
     model = weights_file.definition(task.weights)
     _write(candidate.graph, task.out)
-    subject = fixing.Subject(_taken(task)[0], model, task.sample.inputs, places.home_of(model.factory))
+    module, _, example = _taken(task)
+    home = places.home_of(model.factory)
+    subject = fixing.Subject(module, model, task.sample.inputs, home, count=len(example[0]))
     start = partial(backends.load(task.job.options.runner).start, task.out)
     try:
         found = fixing.examine(
