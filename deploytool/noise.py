@@ -37,9 +37,11 @@ _SLACK = 4096  # random numbers beyond those of the largest tensor
 _STATISTICS = ("running_mean", "running_var")  # of batch norms: what a graph has of them is folded into its weights
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")  # one operator, with several results
 
-# How often the worst order of sums may show: two artifacts may add in it, each on a side of the truth. It is a bound,
-# and no draw of what may come; so it counts in a floor by what the room for draws makes of it.
-_ORDERED = 2.0
+# How often the worst order of sums may show. How far equal numbers drift depends on their last bits: half as far again
+# with others than were measured, which folding and rounding make of them; and two artifacts may add in it, each on a
+# side of the truth. It is a bound, and no draw of what may come; so it counts in a floor by what the room for draws
+# makes of it.
+_ORDERED = 3.0
 _SHARE = Floor(_ORDERED / parity.ROOM32.max_error, _ORDERED / parity.ROOM32.rms)
 
 Rounding = Callable[[torch.Tensor], torch.Tensor]

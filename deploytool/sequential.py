@@ -3,16 +3,16 @@
 PyTorch adds in a tree of pairs, so that its error hardly grows with how many numbers there are. ONNX Runtime's
 GlobalAveragePool of whole blocks of channels, and its ReduceMean along the outer axes, add one number after the other:
 of numbers alike, as a picture of one colour has, every step is rounded in the same direction, and the sum drifts: 4e-7
-for 64 of them, 4e-5 for 4,096. Its matrix product does so for up to 1,024 numbers, and adds what comes out; its
-InstanceNormalization in eight sums side by side. Softmax, LayerNormalization and convolutions are as exact there as in
-PyTorch, and stay as they are.
+for 64 of them, 4e-5 for 4,096. Its matrix product does so for up to 1,024 numbers, or 256 of a weight, and adds what
+comes out; its InstanceNormalization in eight sums side by side. Softmax, LayerNormalization and convolutions are as
+exact there as in PyTorch, and stay as they are.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from itertools import product
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 from torch.nn import functional
 
 _LANES = 8  # sums side by side in ONNX Runtime's InstanceNormalization
+_RUN, _PACKED = 1024, 256  # numbers its matrix product adds one after the other, and those it does of packed weights
 _WORK = 1 << 23  # numbers that a matrix product may write in all its steps: some hundredths of a second
 
 Sum = Callable[..., torch.Tensor | None]  # takes what the call takes; None where it must be left to PyTorch
@@ -142,8 +143,8 @@ def _windows(x: torch.Tensor, window: Sequence[int], steps: Sequence[int]) -> to
     return total
 
 
-def _product(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor | None:
-    """In as many steps as the work allows: each adds the products of one place, or of the fewest."""
+def _product(x: torch.Tensor, other: torch.Tensor, run: int = _RUN) -> torch.Tensor | None:
+    """In as many steps as the work allows: each adds the products of one place, or of the fewest, to its run."""
     if not (_is_single(x) and _is_single(other)) or x.dim() < 2 or other.dim() < 2:
         return None
     terms = x.shape[-1]
@@ -152,16 +153,20 @@ def _product(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor | None:
     if steps < 2:
         return None
     width = -(-terms // steps)
-    total = x[..., :width] @ other[..., :width, :]
-    for start in range(width, terms, width):
-        total += x[..., start : start + width] @ other[..., start : start + width, :]
-    return total
+    run = -(-run // width) * width
+    runs = [
+        reduce(
+            torch.add, (x[..., at : at + width] @ other[..., at : at + width, :] for at in range(first, last, width))
+        )
+        for first, last in ((first, min(first + run, terms)) for first in range(0, terms, run))
+    ]
+    return reduce(torch.add, runs)
 
 
 def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor | None:
     if x.dim() < 2:
         return None
-    flat = _product(x.reshape(-1, x.shape[-1]), weight.t())
+    flat = _product(x.reshape(-1, x.shape[-1]), weight.t(), _PACKED)
     if flat is None:
         return None
     made = flat.reshape(*x.shape[:-1], len(weight))
