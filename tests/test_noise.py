@@ -145,3 +145,15 @@ def test_pictures_of_one_colour_count_as_they_drift_and_others_do_not(side: int)
     plain, found = (of_own("sums.py:make", each).noise.fp32 for each in (pictures(side)[:4], colours))
     assert plain.max_error < 1e-6
     assert max(0.1 * drift, 2e-7) < 8 * found.max_error < max(2 * drift, 1e-5)
+
+
+def test_a_larger_size_may_drift_further(finished: Path, sample: Golden) -> None:
+    weights = finished / "instantiate" / "weights.safetensors"
+    at = noise.AtSizes(weights, {}, sample.noise)
+    colours = pictures(2)[:2, :, 1:, 1:]
+    small, large = (
+        at(f"H {side}", {"input": np.broadcast_to(colours, (2, 3, side, side)).copy()}).fp32 for side in (32, 256)
+    )
+    assert large.max_error > 3 * small.max_error
+    assert large.snr_db < small.snr_db - 10
+    assert at("H 256", {}).fp32 == large  # it is measured once

@@ -9,7 +9,8 @@ from deploytool.backends import Array
 from deploytool.errors import StageFailed
 from deploytool.golden import Arrays
 from deploytool.measure import trial
-from deploytool.report import Tolerance
+from deploytool.measure.parity import Tolerances
+from deploytool.report import Limits, Tolerance
 from deploytool.spec import Model, Range, Tensor
 
 Session = Callable[..., Arrays]
@@ -74,3 +75,22 @@ def test_what_is_wrong_in_one_place_only_is_seen(
 def test_other_outputs_are_a_failure(session: Session, line: str, asked: tuple[trial.Question, ...]) -> None:
     with pytest.raises(StageFailed, match=line):
         trial.marks(session, asked, TOLERANCE)
+
+
+@pytest.mark.parametrize(("slip", "holds"), [(1.0, True), (1 + 1e-4, True), (1 + 1e-2, False)])
+def test_the_noise_at_a_question_is_asked_where_golden_noise_does_not_let_its_answer_pass(
+    slip: float, holds: bool, asked: tuple[trial.Question, ...]
+) -> None:
+    heard: list[str] = []
+
+    def at(name: str, inputs: Arrays) -> Tolerances:
+        heard.append(f"{name}: {inputs['input'].shape}")
+        return Tolerances(Limits(1e-3, 0.9, 50.0, 1.0, 1.0), Limits(1.0, 0.0, 0.0, 1.0, 1.0))
+
+    def session(input: Array) -> Arrays:
+        return {"logits": source(input)["logits"] * (slip if input.shape[1] == 9 else 1)}
+
+    checks = {check.against: check for check in trial.marks(session, asked, TOLERANCE, at)}
+    assert [not check.broken for check in checks.values()] == [True, True, True, holds, True]
+    assert heard == ([] if slip == 1 else ["the source at n 9: (2, 9)"])
+    assert (checks["the source at n 9"].tolerance != TOLERANCE) == (slip == 1 + 1e-4)
