@@ -23,6 +23,7 @@ from deploytool.calling.exportable import off_the_fast_path
 from deploytool.golden import Arrays
 from deploytool.spec import Model
 
+_WEIGHTS = "parametrizations"  # what torch calls the part of a module that makes its weights
 _AT_ONCE = 8  # cases, so that all answers of a batch fit into memory
 
 Floats = npt.NDArray[np.float64]
@@ -74,8 +75,14 @@ def listen(module: nn.Module, model: Model, inputs: Arrays) -> Heard:
 def _joined(tables: Sequence[dict[Place, torch.Tensor]], cases: int) -> Floats:
     """Cases × extremes of all that was heard each time, in the order in which it was."""
     places = [place for place, first in tables[0].items() if all(_alike(first, table.get(place)) for table in tables)]
-    parts = [torch.cat([table[place] for place in places], 1) for table in tables if places]
-    return torch.cat(parts).double().numpy()[:cases] if parts else np.zeros((cases, 0))
+    if not places:
+        return np.zeros((cases, 0))
+    return torch.cat([torch.cat([table[place] for place in places], 1) for table in tables]).double().numpy()[:cases]
+
+
+def _alone(name: str, part: nn.Module) -> bool:
+    """Whether a module has no parts of its own; those that only make its weights are none."""
+    return _WEIGHTS not in name.split(".") and not [child for child, _ in part.named_children() if child != _WEIGHTS]
 
 
 def _alike(first: torch.Tensor, other: torch.Tensor | None) -> bool:
@@ -103,7 +110,7 @@ class _Ear:
         try:
             hooks.append(module.register_forward_pre_hook(lambda *_: self._calls.clear()))
             for name, part in module.named_modules():
-                if not list(part.children()) and not isinstance(part, torch.jit.ScriptModule):
+                if _alone(name, part) and not isinstance(part, torch.jit.ScriptModule):
                     hooks.append(part.register_forward_hook(partial(self._hear, name)))
             yield
         finally:

@@ -65,7 +65,7 @@ def measure(module: nn.Module, model: Model, inputs: Arrays, reference: Arrays, 
     a probe that the model cannot take.
     """
     probes = _Probes(module, model)
-    noisiest = _noisiest(probes, inputs, reference)
+    noisiest = _noisiest(probes, model, inputs, reference)
     few = _torched({name: array[noisiest] for name, array in inputs.items()})
     truth = {name: array[noisiest] for name, array in reference.items()}
     single = [probes.of("one case at a time", _alone, few), probes.of("channels last", _channels_last, few)]
@@ -132,9 +132,14 @@ def _able(answers: Sequence[Arrays | None], truth: Arrays) -> list[Arrays]:
     return [each for each in answers if each is not None] or [truth]
 
 
-def _noisiest(probes: _Probes, inputs: Arrays, reference: Arrays) -> npt.NDArray[np.intp]:
-    """The cases to measure on, in their order: all, where there are few, or nobody knows which move most."""
-    cases = len(next(iter(inputs.values())))
+def _noisiest(probes: _Probes, model: Model, inputs: Arrays, reference: Arrays) -> npt.NDArray[np.intp]:
+    """The cases to measure on, in their order: all, where there are few, or nobody knows which move most.
+
+    Where a model takes batches of one size alone, its cases stay in theirs: the first of them.
+    """
+    cases, batch = len(next(iter(inputs.values()))), model.inputs[0].shape[0]
+    if isinstance(batch, int) and batch > 1:
+        return np.arange(min(cases, -(-_CASES // batch) * batch))
     moved = None
     if cases > _CASES:
         moved = probes.of("FP16 rounded to nearest", _rounded, _torched(inputs), _nearest)
@@ -154,7 +159,9 @@ def _answers(module: nn.Module, model: Model, given: Given) -> dict[str, Any]:
 
 
 def _alone(module: nn.Module, model: Model, given: Given) -> Arrays:
-    """Case by case: libraries choose other kernels for other batches."""
+    """Case by case: libraries choose other kernels for other batches, where the model takes others."""
+    if isinstance(model.inputs[0].shape[0], int):
+        return _answers(module, model, given)
     cases = range(len(next(iter(given.values()))))
     each = [
         _answers(module, model, {name: tensor[case : case + 1] for name, tensor in given.items()}) for case in cases

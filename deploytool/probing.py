@@ -6,7 +6,7 @@ is asked, in several orders, and what it does is said in one line. Only what no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from torch import nn
 from deploytool import inputs_file, samples
 from deploytool.backends import eager
 from deploytool.calling import state
+from deploytool.calling.exportable import chosen
 from deploytool.errors import BadInput, StageFailed
 from deploytool.fixing import dataflow, places
 from deploytool.golden import Arrays
@@ -40,7 +41,7 @@ class Probed:
 
 def describe(module: nn.Module, model: Model, options: Options) -> Probed:
     """The model with its outputs as they are: their number, types and sizes, and which of these are free."""
-    return _described(module, model, options, None)
+    return _described(lambda: module, model, options, None)[0]
 
 
 def examine(model: Model, weights: Weights, options: Options) -> Probed:
@@ -54,7 +55,7 @@ def examine(model: Model, weights: Weights, options: Options) -> Probed:
         found = _examined(model, weights, options, None)
         mixed = problem = _mixing(found.model, weights, options)
     except StageFailed as failure:
-        problem = failure
+        problem = _of_statistics(model, weights, options) or failure
     if problem is None:
         return found
     if options.fixed_batch is not None:
@@ -75,10 +76,18 @@ def _takes_one(model: Model, weights: Weights, options: Options) -> bool:
 
 
 def _examined(model: Model, weights: Weights, options: Options, size: int | None) -> Probed:
-    module = eager.loaded(model, weights)
-    found = _described(module, _with_batch(model, size), options, size)
-    remarks = [*found.remarks, *_purity(module, found.model, weights, options, size)]
-    return Probed(found.model, tuple(remarks))
+    module, wanted = eager.loaded(model, weights), _with_batch(model, size)
+    before = state.kept(module)
+    try:
+        found, first = _described(lambda: module, wanted, options, size)
+    except StageFailed as problem:
+        if seen := state.changed(before, state.kept(module)):
+            _described(lambda: eager.loaded(model, weights), wanted, options, size)  # raises where state is no reason
+            what = f"{model.name} keeps state: {_told(seen)} when it runs, and then {problem}"
+            raise StageFailed(what, _PURE) from problem
+        raise
+    asking = _Asking(model, found.model, weights, first, before)
+    return Probed(found.model, (*found.remarks, *_purity(module, asking, options, size)))
 
 
 def _with_batch(model: Model, size: int | None) -> Model:
@@ -88,14 +97,20 @@ def _with_batch(model: Model, size: int | None) -> Model:
     return replace(model, inputs=tuple(replace(each, shape=(size, *each.shape[1:])) for each in model.inputs))
 
 
-def _described(module: nn.Module, model: Model, options: Options, size: int | None) -> Probed:
+def _described(
+    module: Callable[[], nn.Module], model: Model, options: Options, size: int | None
+) -> tuple[Probed, Answered]:
+    """The model with its outputs, and its very first answers; each question goes to what `module` gives then."""
     many = drawn(model, options, size or 2)
-    found = eager.named(eager.ask(module, model, _tensors(many)), model)
+    made = eager.ask(module(), model, _tensors(many))
+    found = eager.named(made, model)
     kept = _wanted(model, options, list(found.tensors))
     named = replace(model, outputs=tuple(Tensor(name, ()) for name in kept))
-    example = _answers(module, named, many)
-    one = example if size else _answers(module, named, {name: array[:1] for name, array in many.items()})
-    ends = [_answers(module, named, drawn(model, options, size or 1, end)) for end in _ends(options)]
+    example = dict(zip(kept, (each.detach().clone() for each in chosen(made, named)), strict=True))
+    for tensor in example.values():
+        eager.of_batch(tensor, model, size or 2)
+    one = example if size else _answers(module(), named, {name: array[:1] for name, array in many.items()})
+    ends = [_answers(module(), named, drawn(model, options, size or 1, end)) for end in _ends(options)]
     for name in kept:
         if _dtype(example[name]) not in DTYPES:
             raise StageFailed(
@@ -108,7 +123,7 @@ def _described(module: nn.Module, model: Model, options: Options, size: int | No
     outputs = [_output(model, name, example[name], [end[name] for end in ends], size) for name in kept]
     left = [f"{name} ({kind})" for name, kind in found.others.items()]
     remarks = (f"{model.name} gives more than tensors, which is left out: {', '.join(left)}",) if left else ()
-    return Probed(replace(model, outputs=tuple(outputs)), remarks)
+    return Probed(replace(model, outputs=tuple(outputs)), remarks), example
 
 
 def _wanted(model: Model, options: Options, found: Sequence[str]) -> list[str]:
@@ -117,7 +132,8 @@ def _wanted(model: Model, options: Options, found: Sequence[str]) -> list[str]:
     Raises BadInput for a name that there is not.
     """
     declared = [tensor.name for tensor in model.outputs]
-    names = declared if len(declared) == len(found) else list(found)
+    renamed = len(declared) == len(found) and not options.outputs
+    names = declared if renamed else list(found)
     for name in options.outputs:
         if name not in names:
             raise BadInput(f"{model.name} has no output {name}", f"its outputs are: {', '.join(names)}")
@@ -137,39 +153,46 @@ def _output(model: Model, name: str, example: torch.Tensor, ends: Sequence[torch
     return Tensor(name, (size or BATCH, *free), _dtype(example))
 
 
-def _purity(module: nn.Module, model: Model, weights: Weights, options: Options, size: int | None) -> list[str]:
+@dataclass(frozen=True)
+class _Asking:
+    """A model as it was and as it is described, its weights, its first answers, and its state before any question."""
+
+    plain: Model
+    model: Model
+    weights: Weights
+    first: Answered
+    before: state.Kept
+
+
+def _purity(module: nn.Module, asking: _Asking, options: Options, size: int | None) -> list[str]:
     """What a model does besides answering; raises StageFailed if its answer is not one of its inputs alone."""
+    model = asking.model
     inputs, other = drawn(model, options, size or 2), drawn(model, options, size or 1, seed=1)
-    before = state.kept(module)
-    first = _answers(module, model, inputs)
+    _again(module, asking, inputs)
     settled = state.kept(module)
-    _again(module, model, inputs, first, weights, before)
+    _again(module, asking, inputs)
     seen = state.changed(settled, state.kept(module))
-    _answers_or_state(module, model, other, before)
-    _again(module, model, inputs, first, weights, before)
-    turned = eager.loaded(model, weights)
-    begun = state.kept(turned)
-    _answers_or_state(turned, model, other, begun)
-    _again(turned, model, inputs, first, weights, begun)
-    remarks = [
-        f"{model.name} writes into its input {name}: it is given copies" for name in _written(turned, model, inputs)
-    ]
+    _answers_or_state(module, model, other, asking.before)
+    _again(module, asking, inputs)
+    turned = eager.loaded(asking.plain, asking.weights)
+    _answers_or_state(turned, model, other, asking.before)
+    _again(turned, asking, inputs)
+    written = _written(turned, model, inputs)
+    remarks = [f"{model.name} writes into its input {name}: it is given copies" for name in written]
     if seen:
         remarks.append(f"{model.name} keeps state, and its answers do not depend on it: {_told(seen)} when it runs")
     return remarks
 
 
-def _again(
-    module: nn.Module, model: Model, inputs: Arrays, first: Answered, weights: Weights, before: state.Kept
-) -> None:
+def _again(module: nn.Module, asking: _Asking, inputs: Arrays) -> None:
     """Asks once more, and raises StageFailed, and says why, if the answer is another than the first one was."""
-    now = _answers_or_state(module, model, inputs, before)
+    model, first = asking.model, asking.first
+    now = _answers_or_state(module, model, inputs, asking.before)
     if _equal(first, now):
         return
-    fresh, once = eager.loaded(model, weights), _answers(module, model, inputs)
-    seen = state.changed(before, state.kept(module))
+    fresh, once = eager.loaded(asking.plain, asking.weights), _answers(module, model, inputs)
     if _equal(first, _answers(fresh, model, inputs)):
-        raise _stateful(model, seen)
+        raise _stateful(model, state.changed(asking.before, state.kept(module)))
     if _equal(now, once):
         what = f"{model.name} is another each time it is built: what it draws beside its weights is in no state dict"
         raise StageFailed(what, "register it as a buffer, or draw it from a seed")
@@ -227,21 +250,32 @@ def _mixing(model: Model, weights: Weights, options: Options) -> StageFailed | N
     return None
 
 
-def _mixed(module: nn.Module, model: Model, two: Arrays) -> StageFailed:
-    norms = [
+def _of_statistics(model: Model, weights: Weights, options: Options) -> StageFailed | None:
+    """What is wrong with a model that has batch statistics, which may also be why it does not take one case."""
+    module = eager.loaded(model, weights)
+    return _mixed(module, model, drawn(model, options, 2)) if _norms(module) else None
+
+
+def _norms(module: nn.Module) -> list[str]:
+    """The parts that compute with the statistics of the batch they are given."""
+    return [
         f"{type(part).__name__} without running statistics: {name}"
         for name, part in module.named_modules()
         if isinstance(part, _STATISTICS) and part.running_mean is None
     ]
+
+
+def _mixed(module: nn.Module, model: Model, two: Arrays) -> StageFailed:
+    norms = _norms(module)
     case = "an image" if model.preprocessing.images(model.inputs) else "a case"
-    seen = norms or _asking(module, model, two)
+    seen = norms or _asking_lines(module, model, two)
     why = f" ({seen[0]})" if seen else ""
     what = f"{model.name}: {case} alone gets another answer than in a batch from the model itself{why}"
     remedy = "give it running statistics" if norms else "let no case see another: x.amax((1, 2, 3)), not x.max()"
     return StageFailed(what, f"{remedy}, or fix the batch: --batch 1")
 
 
-def _asking(module: nn.Module, model: Model, inputs: Arrays) -> list[str]:
+def _asking_lines(module: nn.Module, model: Model, inputs: Arrays) -> list[str]:
     """The lines that make one Python number of a whole batch, as far as a run of the model shows them."""
     home, example = places.home_of(model.factory), list(_tensors(inputs).values())
     try:

@@ -3,9 +3,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import pytest
+from torch import nn
 
 from deploytool import coverage, golden, weights_file
 from deploytool.backends import eager
+from deploytool.calling import building
+from deploytool.spec import Model, Tensor
+from tests.own_road import OWN
 
 
 def test_it_hears_every_channel_and_answers_as_the_model(finished: Path) -> None:
@@ -37,3 +43,64 @@ def test_the_first_are_taken_before_any_other() -> None:
 
 def test_a_model_that_answers_nothing_has_no_preference() -> None:
     assert coverage.choose(np.zeros((3, 4)), 2, []) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("Windows", 4 + 3),
+        ("Positions", 3),
+        ("Shared", 3 * 16),
+        ("NewNorm", 4),
+        ("Spectral", 4 + 3),
+        ("Sequence", 4 + 1 + 1),
+        ("Idle", 4),
+        ("Whole", 4),
+    ],
+)
+def test_the_batch_is_found_wherever_it_lies(name: str, channels: int) -> None:
+    heard = listened(name)
+    assert heard.remark is None
+    assert heard.extremes.shape == (11, 2 * channels)
+    assert heard.extremes.any()
+
+
+def test_the_extremes_of_windows_are_those_of_their_own_case() -> None:
+    module, inputs = made("Windows")
+    inputs["input"][5] *= 100
+    heard = coverage.listen(module, model("Windows"), inputs)
+    weight, bias = (each.numpy() for each in module.get_submodule("inner").state_dict().values())
+    windows = inputs["input"].reshape(11, 4, 4) @ weight.T + bias
+    np.testing.assert_allclose(heard.extremes[:, :4], windows.max(1).clip(0), rtol=1e-4, atol=1e-5)
+    assert heard.extremes[:, :4].max(1).argmax() == 5
+
+
+def test_fused_attention_is_heard_part_by_part() -> None:
+    assert listened("Attention").extremes.shape[1] > 2 * 20
+
+
+def test_a_model_that_cannot_be_listened_to_leaves_a_remark_and_its_answers() -> None:
+    heard = listened("Functional")
+    assert heard.extremes.shape == (11, 0)
+    assert heard.answers["logits"].shape == (11, 4)
+    assert heard.remark is not None
+    assert heard.remark.startswith("golden cases were not chosen by coverage: no part of the model gives anything")
+    assert coverage.choose(heard.extremes, 3, []) == [0, 1, 2]
+
+
+def listened(name: str) -> coverage.Heard:
+    module, inputs = made(name)
+    heard = coverage.listen(module, model(name), inputs)
+    plain = eager.session(module, model(name))(**inputs)
+    np.testing.assert_allclose(heard.answers["logits"], plain["logits"], atol=1e-5)
+    return heard
+
+
+def made(name: str) -> tuple[nn.Module, dict[str, npt.NDArray[np.float32]]]:
+    vector = np.random.default_rng(1).standard_normal((11, 16)).astype(np.float32)
+    return building.build(model(name)).module.requires_grad_(False), {"input": vector}
+
+
+def model(name: str) -> Model:
+    vector, logits = (Tensor("input", ("batch", 16)),), (Tensor("logits", ("batch", 4)),)
+    return Model(name, f"{OWN / 'listened.py'}:{name}", inputs=vector, outputs=logits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from deploytool.errors import BadInput
@@ -21,7 +21,7 @@ T = TypeVar("T")
 class Arguments:
     """The inputs that are passed by position, in that order, and those passed by keyword: parameter → input.
 
-    They are `exact` if each has a parameter of its own, and none is one of several in `*args`.
+    They are `exact` if each has a parameter of its own, and there is none besides: exporters fill up what is left out.
     """
 
     placed: tuple[str, ...]
@@ -52,12 +52,13 @@ def bind(forward: Callable[..., Any], inputs: Sequence[str]) -> Arguments:
     hits = [name for name in inputs if name in known]
     alone = len(inputs) == 1 and len(parameters) == 1
     if not hits and (starred or alone or not single):
-        return Arguments(tuple(inputs), {}, exact=len(inputs) <= len(single))
+        return Arguments(tuple(inputs), {}, exact=alone and bool(single))
     lost = [name for name in inputs if name not in known and not free and not _UNNAMED.fullmatch(name)]
     if lost:
         names = ", ".join(dict.fromkeys((*single, *known))) if len(known) < 2 else ", ".join(_order(parameters))
         raise BadInput(f"forward has no parameter {lost[0]}", f"name the inputs as forward does: {names}")
-    return _assigned(inputs, [*single], hits, free=free)
+    found = _assigned(inputs, [*single], hits, free=free)
+    return replace(found, exact=len(parameters) == len(inputs))
 
 
 def _order(parameters: Sequence[inspect.Parameter]) -> list[str]:

@@ -102,6 +102,7 @@ def _uncompile(module: nn.Module) -> list[str]:
             if peeled:
                 part._modules[name] = inner
                 taken += [f"with {f'{path}.{name}'.lstrip('.')} {each}" for each in peeled]
+    for part in module.modules():
         if getattr(part, "_compiled_call_impl", None) is not None:
             part._compiled_call_impl = None
             taken.append("compiled: it is taken uncompiled")

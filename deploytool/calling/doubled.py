@@ -47,7 +47,7 @@ class _Doubled(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is _DTYPE_OF:
+        if func == _DTYPE_OF:
             dtype = func(*args)
             return _NARROWER.get(dtype, dtype)
         func = torch.Tensor.double if func is _FLOAT else func

@@ -53,7 +53,8 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     graphs = _server(folder, content, single, half)
     recorded = golden.read(given.latest(Kind.GOLDEN).path)
     allowed = parity.tolerances(recorded.noise, verdict.wanted(written))
-    sample = _golden(folder, recorded)
+    batch = content.model.inputs[0].shape[0]
+    sample = _golden(folder, recorded, batch if isinstance(batch, int) else 1)
     recipe = _recipe(folder, content, graphs[-1])
     engines = _engines(folder, content, given, written)
     own = {engine.file.path for engine in engines}
@@ -124,10 +125,10 @@ def _server(folder: Path, content: _Content, single: Artifact, half: Artifact) -
     return tuple(graphs)
 
 
-def _golden(folder: Path, sample: Golden) -> Sample:
+def _golden(folder: Path, sample: Golden, batch: int) -> Sample:
     place = folder / "golden"
     place.mkdir()
-    few = golden.first(sample, _CASES)
+    few = golden.first(sample, max(batch, _CASES // batch * batch))  # whole batches, where only one size is taken
     golden.write(place / "golden.npz", few)
     names = [f"golden/case_{number}.png" for number in range(len(few.labels)) if few.pixels.size]
     for name, pixels in zip(names, few.pixels, strict=False):
