@@ -29,13 +29,17 @@ def options(deploytool: Command, *arguments: str) -> dict[str, tuple[str, str]]:
 
 def test_a_file_gives_defaults_and_the_command_line_wins(deploytool: Command, tmp_path: Path) -> None:
     text = '[export]\ntrt = true\nbatch = "1:4:16"\nfor = ["rtx40", "orin"]\nmin_speedup = 2\nimages = 5\nio = "fp16"\n'
-    (tmp_path / "deploytool.toml").write_text(text + 'arg = ["classes=10"]\nout = "runs/one"\n')
+    (tmp_path / "deploytool.toml").write_text(
+        text + 'arg = ["classes=10"]\nout = "runs/one"\nmean = [0.5, 0.25, 1]\nstd = 0.5\n'
+    )
     found = options(deploytool, "--batch", "8")
     assert found["batch"] == ("8", "command line")
     assert found["trt"] == ("True", "deploytool.toml")
     assert found["for"] == ("rtx40,orin", "deploytool.toml")
     assert found["min-speedup"] == ("2.0", "deploytool.toml")
     assert found["images"] == ("5", "deploytool.toml")
+    assert found["mean"] == ("0.5,0.25,1", "deploytool.toml")
+    assert found["std"] == ("0.5", "deploytool.toml")
     assert found["io"] == ("fp16", "deploytool.toml")
     assert found["out"] == ("runs/one", "deploytool.toml")
     assert found["arg"][1] == "deploytool.toml"
