@@ -43,7 +43,7 @@ power: .venv/ready
 	$(BIN)/python -m tests.power.blame
 
 foreign: .venv/ready
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.foreign.sweep
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.foreign.sweep --page docs/foreign.md
 
 reliability: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.runs

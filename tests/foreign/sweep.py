@@ -15,11 +15,16 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from deploytool import machine
 from tests.foreign import cells as one
 from tests.foreign.table import EXPORTERS, NET_TABLE, SEEDS, SIZES, Cell, cells
+
+
+HEADING = "## What was found"
 
 
 def work(pipe: Connection, folder: str) -> None:
@@ -131,6 +136,25 @@ def table(found: dict[str, one.Result]) -> Iterator[str]:
     yield f"{len(found)} exports: " + ", ".join(f"{counted[each.value]} {each.value}" for each in one.Agreement)
 
 
+def written(found: dict[str, one.Result], page: Path) -> None:
+    """Puts the table onto a page in place of the one there, with what is left to say of every disagreement."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "onnx", "onnxruntime"))
+    wanted = sum(1 for _ in cells())
+    lines = [
+        f"{time.strftime('%Y-%m-%d')}, {machine.processor()}, {versions}; {len(found)} of {wanted} exports:",
+        "",
+        *table(found),
+        "",
+        *(
+            f"- `{each.name}`: {each.outcome}, {each.agreement}: {each.said or each.worst}"
+            for each in found.values()
+            if each.agreement in (one.Agreement.FALSE_PASS.value, one.Agreement.FALSE_REFUSAL.value)
+        ),
+    ]
+    before = page.read_text().partition(HEADING)[0]
+    page.write_text("\n".join([before + HEADING, "", *lines]).rstrip() + "\n")
+
+
 def main() -> None:
     """Sweeps what has no result yet, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -141,6 +165,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--exporters", nargs="+", default=EXPORTERS)
     parser.add_argument("--nets", nargs="+", help="which architectures; all without it")
+    parser.add_argument("--page", type=Path, help="the page whose table is to be the one of these results")
     parser.add_argument("--again", action="store_true", help="also what has a result")
     asked = parser.parse_args()
     done = {} if asked.again else read(asked.results)
@@ -152,14 +177,16 @@ def main() -> None:
         and (not asked.nets or cell.net.factory in asked.nets)
     ]
     asked.results.parent.mkdir(parents=True, exist_ok=True)
-    with asked.results.open("a") as written:
+    with asked.results.open("a") as lines:
         for number, result in enumerate(swept(todo, asked.jobs, asked.limit), start=1):
-            written.write(line(result) + "\n")
-            written.flush()
+            lines.write(line(result) + "\n")
+            lines.flush()
             if result.agreement != one.Agreement.AGREES.value:
                 print(f"{number}/{len(todo)} {result.name}: {result.outcome}, {result.agreement}: "
                       f"{result.said[:200]!r} [{result.worst}]", flush=True)  # fmt: skip
     print("\n".join(table(read(asked.results))))
+    if asked.page:
+        written(read(asked.results), asked.page)
 
 
 if __name__ == "__main__":
