@@ -23,7 +23,6 @@ from deploytool import machine
 from tests.foreign import cells as one
 from tests.foreign.table import EXPORTERS, NET_TABLE, SEEDS, SIZES, Cell, cells
 
-
 HEADING = "## What was found"
 
 
@@ -141,7 +140,7 @@ def written(found: dict[str, one.Result], page: Path) -> None:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "onnx", "onnxruntime"))
     wanted = sum(1 for _ in cells())
     lines = [
-        f"{time.strftime('%Y-%m-%d')}, {machine.processor()}, {versions}; {len(found)} of {wanted} exports:",
+        f"{time.strftime('%Y-%m-%d')}, {machine.cpu()}, {versions}; {len(found)} of {wanted} exports:",
         "",
         *table(found),
         "",

@@ -127,3 +127,14 @@ def test_a_sweep_goes_on_where_it_was_and_ends_what_hangs(tmp_path: Path) -> Non
     assert "| gru | 1 | 1 | 0 |" in "\n".join(sweep.table({done.name: done}))
     (late,) = sweep.swept([Cell(BY_NAME["gru"], 0, 0, "torchscript")], 1, 0.2)
     assert (late.outcome, late.agreement) == (Outcome.LATE.value, Agreement.UNCLEAR.value)
+
+
+def test_the_page_gets_the_table_and_keeps_what_stands_before_it(tmp_path: Path) -> None:
+    page, wrong = tmp_path / "foreign.md", Result("gru/0/0/torchscript", "fail", "false refusal", "snr", 1.0)
+    page.write_text(f"# Title\n\nWhy.\n\n{sweep.HEADING}\n\nold\n")
+    sweep.written({wrong.name: wrong}, page)
+    text = page.read_text()
+    assert text.startswith(f"# Title\n\nWhy.\n\n{sweep.HEADING}\n")
+    assert "old" not in text
+    assert "- `gru/0/0/torchscript`: fail, false refusal: snr" in text
+    assert "1 exports: 0 agrees, 0 false pass, 1 false refusal" in text
