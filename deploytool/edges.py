@@ -15,6 +15,7 @@ from deploytool.spec import Model, Preprocessing, Tensor
 
 Values = npt.NDArray[Any]
 
+_TRUTHS = 2  # values of a mask
 _QUIET, _LOUD = 1e-4, 100.0  # times the golden case
 _COLOUR, _GREY = (200, 30, 90), 127
 _FAINT = 0.04  # of the contrast of a picture, as fog and a clear sky have it: a few grey levels
@@ -113,7 +114,7 @@ def _of_integers(usual: Values, below: int) -> Iterator[_Form]:
     """Tokens, classes, masks: the smallest, the largest, and the smallest from the middle on, as padding is."""
     tail = usual.copy()
     tail[..., tail.shape[-1] // 2 :] = 0
-    yield _Form(0, "zero", True, np.zeros_like(usual))
+    yield _Form(0, "zero", below > _TRUTHS, np.zeros_like(usual))  # a mask of nothing is given to nobody
     yield _Form(2, "the largest", True, np.full_like(usual, below - 1))
     yield _Form(5, "a padded tail", True, tail)
 

@@ -80,3 +80,10 @@ def test_one_input_is_at_an_edge_at_a_time_and_the_most_telling_come_first() -> 
     for case in found:
         still = [name for name in usual if not case.name.endswith(name)]
         assert all((case.inputs[name] == usual[name]).all() for name in still)
+
+
+@pytest.mark.parametrize(("dtype", "below", "natural"), [("bool", 2, False), ("int64", 2, False), ("int64", 9, True)])
+def test_a_mask_that_leaves_nothing_is_not_natural(dtype: str, below: int, natural: bool) -> None:
+    model = Model("one", "nowhere:made", inputs=(Tensor("mask", ("batch", 4), dtype, below),))
+    cases = edges.draw(model, {"mask": np.array([[1, 0, 1, 1]]).astype(dtype)}, MANY)
+    assert {case.name: case.natural for case in cases} == {"zero": natural, "the largest": True, "a padded tail": True}
