@@ -16,8 +16,8 @@ from deploytool.errors import BadInput, DeployError, MissingBackend
 
 _EXIT_CODES = """
 Exit codes: 0 all that was asked for held · 1 unforeseen · 2 bad input · 3 parity failed · 4 too slow ·
-5 a backend is missing · 6 not verified although required · 7 a tool refused the model · 8 a bundle was refused · 9 unreachable ·
-10 over a budget · 130 interrupted
+5 a backend is missing · 6 not verified although required · 7 a tool refused the model · 8 a bundle was refused ·
+9 unreachable · 10 over a budget · 130 interrupted
 """
 _USAGE: type[Any] = typer.BadParameter.__mro__[2]  # the class of every wrong use, wherever this typer keeps it
 
