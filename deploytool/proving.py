@@ -21,6 +21,7 @@ from deploytool.faults import Fault
 from deploytool.faults.graph import Graph, Weight
 from deploytool.golden import Arrays, Golden
 from deploytool.measure import parity
+from deploytool.measure.effects import effects
 from deploytool.measure.parity import Tolerances
 from deploytool.measure.replay import FEW, replay
 from deploytool.proof import ENGINE, GRAPH, Family, Missed, Power, Proof
@@ -91,7 +92,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Trial:
-    """One fault in one check: its largest error on the golden cases, and its effect on each fresh one if not caught."""
+    """One fault in one check: its largest error on the golden cases; its effect on each fresh one if not caught."""
 
     caught: bool
     error: float
@@ -126,10 +127,9 @@ def prove(subject: Subject, count: int, seed: int, watch: Callable[[int, int], N
         families.append(Family(name, len(each), len(each) - len(trials), _powers(trials, bench.checks)))
         for fault, trial in zip((fault for fault in each if fault.same is None), trials, strict=True):
             for check, found in trial.items():
-                limit = bench.checks[check].tolerance.max_error
-                if _misses(found, limit):
-                    missed.append(Missed(check, name, fault.place, fault.size, max(found.effects) / limit))
-                    wanted.append({case for case, effect in enumerate(found.effects) if effect > limit})
+                if _misses(found):
+                    missed.append(Missed(check, name, fault.place, fault.size, max(found.effects)))
+                    wanted.append({case for case, effect in enumerate(found.effects) if effect > 1})
     return Proof(tuple(families), tuple(missed), len(subject.pixels), _cover(wanted))
 
 
@@ -167,10 +167,10 @@ def attempt(bench: Ready, fault: Fault) -> dict[str, Trial]:
             found = {name: _judged(got, check) for name, check in bench.checks.items()}
             if all(trial.caught for trial in found.values()):
                 return found
-            effects = tuple(parity.errors(replay(session, bench.subject.fresh, FEW), bench.answers).tolist())
+            spoilt = replay(session, bench.subject.fresh, FEW)
     except (StageFailed, ValueError):
         return {name: Trial(True, float("inf")) for name in bench.checks}
-    return {name: trial if trial.caught else replace(trial, effects=effects) for name, trial in found.items()}
+    return {name: trial if trial.caught else _felt(bench, trial, name, spoilt) for name, trial in found.items()}
 
 
 def _checks(subject: Subject) -> dict[str, Check]:
@@ -193,16 +193,22 @@ def _judged(got: Arrays, check: Check) -> Trial:
     return Trial(bool(found.broken), found.parity.max_error)
 
 
-def _misses(trial: Trial, limit: float) -> bool:
-    return not trial.caught and bool(max(trial.effects) > _MATTERS * limit)
+def _felt(bench: Ready, trial: Trial, check: str, spoilt: Arrays) -> Trial:
+    """The trial of a fault that a check did not catch, with its effect on the fresh cases."""
+    limit, fp32 = bench.checks[check].tolerance.max_error, bench.subject.allowed.fp32.max_error
+    return replace(trial, effects=tuple(effects(spoilt, bench.answers, bench.subject.sample, limit, fp32).tolist()))
+
+
+def _misses(trial: Trial) -> bool:
+    return not trial.caught and bool(max(trial.effects) > _MATTERS)
 
 
 def _powers(trials: list[dict[str, Trial]], checks: Mapping[str, Check]) -> dict[str, Power]:
     powers = {}
-    for name, check in checks.items():
+    for name in checks:
         mine = [trial[name] for trial in trials]
         caught = [trial.error for trial in mine if trial.caught]
-        missed = sum(_misses(trial, check.tolerance.max_error) for trial in mine)
+        missed = sum(_misses(trial) for trial in mine)
         smallest = min((error for error in caught if error < 1), default=None)
         powers[name] = Power(len(caught), len(mine) - len(caught) - missed, missed, smallest)
     return powers

@@ -169,13 +169,6 @@ def compare(got: Arrays, expected: Arrays, tie: float = 0.0, parts: Sequence[Par
     )
 
 
-def errors(got: Arrays, expected: Arrays) -> Floats:
-    """The largest error of each case, relative to its largest expected value; infinite where it is bad."""
-    worst = [_errors(np.asarray(got[name], np.float64), np.asarray(expected[name], np.float64)) for name in expected]
-    largest: Floats = np.max(worst, axis=0)
-    return largest
-
-
 def deviations(got: Arrays, expected: Arrays) -> Floats:
     """The root mean square error of each case, relative to that of its expected values; infinite where it is bad."""
     worst = []
