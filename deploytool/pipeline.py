@@ -252,10 +252,18 @@ def _found(room: Path, key: str, job: Job) -> Artifact | None:
     if sealed is None or not receipt.proves(room, sealed):
         return None
     if sealed.made_by == BEGINNING:
-        if weights_file.definition(room / _WEIGHTS).factory != job.model.factory:
-            return None  # it names other code, whatever its receipt says
+        if _names_other_code(room, job.model.factory):
+            return None
         key = _begun_with(key, reads.now(_sources(sealed), factory.project(job.model.factory)), sealed.files)
     return _artifact(room, sealed, fresh=False) if sealed.key == key else None
+
+
+def _names_other_code(room: Path, reference: str) -> bool:
+    """Whether the weights there are of another factory, whatever their receipt says: later stages would call it."""
+    try:
+        return weights_file.definition(room / _WEIGHTS).factory != reference
+    except BadInput:
+        return False  # what names none has none called
 
 
 def _begun_with(key: str, sources: reads.Sources, files: Mapping[str, str]) -> str:

@@ -219,8 +219,7 @@ def is_sane(how: Preprocessing) -> bool:
     """Whether a preprocessing that somebody sent can be carried out."""
     return (
         all(0 <= side <= LARGEST for side in (*pair(how.crop), *pair(how.resize)))
-        and 1 <= len(how.mean) <= 3
-        and 1 <= len(how.std) <= 3
+        and {len(how.mean), len(how.std)} <= {1, 3}
         and min(how.std) > 0
         and all(map(math.isfinite, (how.scale, *how.mean, *how.std)))
         and how.channels in CHANNELS

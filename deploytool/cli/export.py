@@ -121,7 +121,8 @@ def export(
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="An argument of the model's factory.")
     ] = None,
     preprocess: Annotated[
-        str | None, typer.Option(metavar="NAME", help="none: pixels as they come, 0 to 255; or imagenet.")
+        str | None,
+        typer.Option(metavar="NAME", help="How pixels become inputs: none (as they come, 0 to 255) or imagenet."),
     ] = None,
     mean: Annotated[
         str | None, typer.Option(metavar="N,…", help="Taken from the scaled pixels: one number, or one a channel.")

@@ -213,7 +213,7 @@ def test_a_file_of_ours_is_not_loaded_as_another_model(tmp_path: Path) -> None:
     "change",
     [
         *({"preprocessing": {"crop": crop}} for crop in (10**9, "x", 0)),
-        {"preprocessing": {"mean": [0.5]}},
+        {"preprocessing": {"mean": [0.5, 0.5]}},
         {"preprocessing": {"std": [0, 1, 1]}},
         {"preprocessing": {"scale": float("nan")}},
         {"preprocessing": {"channels": 3}},

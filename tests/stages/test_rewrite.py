@@ -258,9 +258,9 @@ def test_only_a_form_that_is_named_is_asked_for(tmp_path: Path, named: str | Non
 
     def follow(plan: road.Plan, start: road.Start) -> Sequence[Artifact]:
         planned.append(plan.options)
-        raise InterruptedError
+        raise KeyboardInterrupt
 
-    with pytest.raises(InterruptedError):
+    with pytest.raises(KeyboardInterrupt):
         road.export(TINY, quick=quick, rewrite=named, out=tmp_path / "run", follow=follow)
     assert planned[0].rewrite_implied == (quick and named is None)
 
