@@ -220,7 +220,7 @@ def _key(verb: str, job: Job, given: Given) -> str:
         [job.model] if contract.model else [],
         _model_source(job.model.factory) if verb == BEGINNING else "",
         {name: getattr(job.options, name) for name in contract.reads},
-        {artifact.made_by: artifact.key for artifact in given.artifacts},
+        {artifact.made_by: [artifact.key, artifact.digest] for artifact in given.artifacts},
         _versions(verb),
         [*machine.gpus(), machine.cpu()] if contract.here else [],
     )

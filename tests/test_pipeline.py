@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 
 from deploytool import child, machine, pipeline, programs, receipt, stages, targets
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.errors import BadInput, StageFailed
 from deploytool.spec import Job, Options
-from deploytool.stages import STAGES
+from deploytool.stages import STAGES, simplify
 from tests.conftest import QUICK, TINY, modules_of
 
 SHORT = ("instantiate", "record", "translate", "simplify")
@@ -204,3 +206,25 @@ def test_a_sweep_leaves_whole_rooms_and_nothing_else(run_copy: Path, tmp_path: P
     (tmp_path / "begun" / ".making-2").mkdir(parents=True)
     pipeline.sweep(tmp_path / "begun")
     assert not (tmp_path / "begun").exists()
+
+
+def test_what_was_made_of_other_bytes_is_made_anew_though_the_key_of_its_parent_is_the_same(
+    run_copy: Path, with_engine: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tool need not do the same twice: here the simplified graph has another name the second time."""
+    sound = simplify.make
+
+    def other(job: Job, out: Path, given: Given) -> Notes:
+        notes = sound(job, out, given)
+        graph = onnx.load(out)
+        graph.graph.name = "other"
+        onnx.save(graph, out)
+        return notes
+
+    shutil.rmtree(run_copy / "simplify")
+    monkeypatch.setattr(simplify, "make", other)
+    made = {each.made_by: each.fresh for each in pipeline.run(Job(TINY, with_engine), targets.ROAD, run_copy)}
+    assert not made["translate"]
+    assert made["simplify"]
+    assert made["rewrite"]
+    assert made["validate"]

@@ -120,7 +120,7 @@ def test_a_fault_that_only_a_canary_sees_is_named_and_reduced(tmp_path: Path) ->
     trust.note(tmp_path)
     assert "nobody is to blame" in call(str(tmp_path)).stdout
     graph = tmp_path / "halve" / "graph.onnx"
-    tensor = faults.plant(graph, graph, "Conv", 2, faults.move_padding)
+    tensor = faults.plant(graph, graph, "Conv", 4, faults.move_padding)
     done = call(str(tmp_path), "--reduce")
     assert done.exit_code == 3
     assert "halve/graph.onnx strays from the graph before with its weights in FP16" in done.stdout
