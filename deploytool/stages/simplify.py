@@ -16,6 +16,7 @@ from deploytool.artifact import Given, Kind, Notes
 from deploytool.child import run_limited
 from deploytool.errors import ParityFailed, StageFailed
 from deploytool.golden import Arrays
+from deploytool.graphs import ends
 from deploytool.halving import culprits
 from deploytool.measure import parity, trial
 from deploytool.measure.replay import replay
@@ -83,6 +84,8 @@ def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> No
         del graph.metadata_props[:]
         graph.producer_name, graph.producer_version = plain.producer_name, plain.producer_version
         onnx.checker.check_model(graph, full_check=True)
+        if lost := ends.fixed(ends.free(plain.graph), graph.graph):
+            raise ValueError(lost)
         out.write_bytes(graph.SerializeToString(deterministic=True))
     except Exception as error:  # the file is whatever onnxsim left, and onnx's exceptions share no base class
         said = " ".join(str(error).replace(str(out), "it").split())

@@ -26,6 +26,7 @@ from deploytool.fixing import causes, places
 from deploytool.fixing import trial as fixing
 from deploytool.fixing.places import Place
 from deploytool.golden import Golden
+from deploytool.graphs import ends
 from deploytool.measure import parity, trial
 from deploytool.measure.trial import Question
 from deploytool.plain import Json
@@ -128,6 +129,8 @@ def _candidate(exporter: str, task: _Task) -> _Candidate:
             graph = _EXPORTERS[exporter](module, model, example, task.job.options.opset)
             _clean(graph)
             onnx.checker.check_model(graph, full_check=True)
+        if lost := ends.fixed(ends.wanted(model.inputs), graph.graph):
+            raise StageFailed(lost, "see --exporter")
         _write(graph, task.out)
         with backends.load(task.job.options.runner).start(task.out) as session:
             session(**given)  # what an exporter writes need not run: ONNX has types that no runtime computes in
