@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:  # a report is read without numpy, which is imported where there is something to compute
+    import numpy as np
+    import numpy.typing as npt
 
 HALF = 65504.0  # the largest number of FP16: what is larger becomes this, or infinite
 _ALIKE = 0.01  # two values of a mark that lie so near, relative to it, mean the same
@@ -46,12 +47,16 @@ class Part:
             return array
         if len(self.spans) == 1:
             return array[(slice(None),) * self.axis + (slice(*self.spans[0]),)]
+        import numpy as np
+
         channels = np.concatenate([np.arange(*span) for span in self.spans])
         chosen: npt.NDArray[Any] = np.take(array, channels, axis=self.axis)
         return chosen
 
     def marked(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
         """Where such values are marks: infinite, or one of `marks`."""
+        import numpy as np
+
         found: npt.NDArray[np.bool_] = np.isinf(values)
         for mark in self.marks:
             found |= alike(values, np.full_like(values, mark))
@@ -60,6 +65,8 @@ class Part:
 
 def alike(values: npt.NDArray[np.float64], marks: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Where values mean the same as marks: beyond the range of FP16 its largest number and infinity mean so too."""
+    import numpy as np
+
     same_side = np.sign(values) == np.sign(marks)
     with np.errstate(invalid="ignore"):
         near = np.abs(values - marks) <= _ALIKE * np.abs(marks)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploytool import pipeline, trust
+from deploytool import pipeline
 from deploytool.cli import device as devices
 from deploytool.cli import progress, screen
 from deploytool.cli.manners import Outcome
@@ -74,7 +74,7 @@ def bench(
     batches = _batches(batch or "1")
 
     from deploytool import bench as written  # here begins numpy
-    from deploytool import benching  # and torch
+    from deploytool import benching, trust  # and torch
 
     asked = benching.Asked(
         batches=batches,
