@@ -103,9 +103,9 @@ def test_a_fault_at_a_canary_fails_it_by_name(copied: Path, tmp_path: Path, stag
 
 
 def test_a_fault_that_the_outputs_hide_is_seen_at_the_canaries(copied: Path, tmp_path: Path) -> None:
-    """A padding moved in one bottleneck: behind the pool, its error is half of what FP16 may have."""
+    """A kernel turned round in one bottleneck: behind the pool, its error is less than what FP16 may have."""
     graph = copied / "halve" / "graph.onnx"
-    faults.plant(graph, graph, "Conv", 2, faults.move_padding)
+    faults.plant(graph, graph, "Conv", 2, faults.flip_kernel)
     validate.make(Job(C2F, QUICK), tmp_path / "report.json", shelf(copied))
     failed = verdict.broken(report.read(tmp_path / "report.json"))
     expected = {f"halve against canary {name}" for name in CANARIES} | {
