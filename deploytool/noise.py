@@ -214,7 +214,7 @@ class _Elementary(TorchFunctionMode):
             with self:
                 made = _replaced(elementary.STEPS[name], args, named)
             if made is not None:
-                return made
+                return args[0].copy_(made) if args and _writes(name, named) else made
         return self.result(name, func, args, named)
 
     def result(self, name: str, func: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
@@ -234,7 +234,10 @@ class _Rounding(_Elementary):
         made = func(*args, **named)
         if type(made) is tuple and name in _RECURRENT:
             return tuple(_applied(self._rounding, each) for each in made)
-        return _applied(self._rounding, made)
+        rounded = _applied(self._rounding, made)
+        if rounded is made or not any(_share(made, each) for each in (*args, *named.values())):
+            return rounded
+        return made.copy_(rounded) if _writes(name, named) else made  # later calls may write through either name
 
 
 class _InOrder(_Elementary):
@@ -244,6 +247,17 @@ class _InOrder(_Elementary):
         """What a call gives, in the worst order of its sums."""
         made = _replaced(sequential.SUMS[name], args, named) if name in sequential.SUMS else None
         return func(*args, **named) if made is None else made
+
+
+def _share(made: torch.Tensor, given: Any) -> bool:
+    """Whether a result lies in the memory of what was given: it is a part of that, or that itself."""
+    return isinstance(given, torch.Tensor) and given.untyped_storage().data_ptr() == made.untyped_storage().data_ptr()
+
+
+def _writes(name: str, named: Mapping[str, Any]) -> bool:
+    """Whether a call writes what it gives into a tensor that it was given."""
+    augmented = name.startswith("__i") and name not in ("__int__", "__invert__", "__index__")
+    return (name.endswith("_") and not name.endswith("__")) or augmented or bool(named.get("inplace")) or "out" in named
 
 
 def _replaced(ours: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> Any:

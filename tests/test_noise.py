@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from deploytool.backends import eager, onnxruntime, rounded
 from deploytool.golden import Golden, Noise
 from deploytool.measure import parity
 from deploytool.measure.replay import replay
-from deploytool.spec import Tensor
+from deploytool.spec import Model, Tensor
 from tests.conftest import TINY
 from tests.own_road import OWN
 
@@ -157,3 +158,58 @@ def test_a_larger_size_may_drift_further(finished: Path, sample: Golden) -> None
     assert large.max_error > 3 * small.max_error
     assert large.snr_db < small.snr_db - 10
     assert at("H 256", {}).fp32 == large  # it is measured once
+
+
+def chained(x: torch.Tensor) -> torch.Tensor:
+    x.sub_(0.3).div_(0.25)
+    return x
+
+
+def augmented(x: torch.Tensor) -> torch.Tensor:
+    x -= 0.3
+    x /= 0.25
+    return x
+
+
+def into(x: torch.Tensor) -> torch.Tensor:
+    torch.sub(x, 0.3, out=x)
+    return x.div_(0.25)
+
+
+def through_a_view(x: torch.Tensor) -> torch.Tensor:
+    x[:, 0].sub_(0.3).mul_(4)
+    x[:, 1:] *= 2
+    return x
+
+
+def by_a_layer(x: torch.Tensor) -> torch.Tensor:
+    nn.functional.silu(x, inplace=True).mul_(2)
+    return x
+
+
+def without(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous().sub(0.3).div(0.25)
+
+
+class WritesInto(nn.Module):
+    def __init__(self, how: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.how, self.last = how, nn.Linear(12, 5)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.last(self.how(image).flatten(1))  # type: ignore[no-any-return]  # a Module call
+
+
+@pytest.mark.parametrize("how", [chained, augmented, into, through_a_view, by_a_layer, without])
+def test_what_is_written_in_place_is_rounded_in_place(how: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    torch.manual_seed(0)
+    module = WritesInto(how).eval().requires_grad_(False)
+    model = Model(
+        "own", "own", inputs=(Tensor("image", ("batch", 3, 2, 2)),), outputs=(Tensor("scores", ("batch", 5)),)
+    )
+    inputs = {"image": np.random.default_rng(0).standard_normal((4, 3, 2, 2)).astype(np.float32)}
+    with torch.no_grad():
+        exact = copy.deepcopy(module).double()(torch.from_numpy(inputs["image"].astype(np.float64))).numpy()
+        found = noise.measure(module, model, inputs, {"scores": exact}).noise
+    assert found.fp32.max_error < 2e-6
+    assert found.fp16.max_error < 1e-2
