@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,6 +38,7 @@ Watch = Callable[[int, int], None]
 
 EXPORTERS, IO, RUNNERS = (DEFAULT, "torchscript", "dynamo", AUTO), ("fp32", "fp16"), ("onnxruntime", "reference")
 _ALL = 4096  # cases of a file, unless one says how many
+_LEAST_FREE = 64 << 20  # bytes of disk
 _PHOTOGRAPHS = 64  # golden images of a folder, unless one says how many
 
 
@@ -246,6 +248,7 @@ def export(
     )
     wishes.within(options)
     plan = Plan(found, options, places.recipe(options, to), Path(out or Path("artifacts") / found.name), require, pack)
+    _check_room(plan.home)
     with keeping.ahead(plan.home):
         made = tuple(follow(plan, partial(_travel, plan)))
         publishing.recover(plan.home)
@@ -253,6 +256,15 @@ def export(
         keeping.keep(written, plan.home, Path(junit) if junit else None)
     trust.note(plan.home)
     return Run(plan.home, made, written, failure(written, plan.home, require=require))
+
+
+def _check_room(home: Path) -> None:
+    """Raises BadInput where the disk has no room for even the smallest run: libraries abort when they cannot write."""
+    above = next(folder for folder in (home.absolute(), *home.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(above).free
+    if free < _LEAST_FREE:
+        problem = f"{above} has {free / 1e6:.0f} MB free, and a run takes {_LEAST_FREE / 1e6:.0f} MB at the least"
+        raise BadInput(problem, "make room on the disk, or choose another folder with --out")
 
 
 def _travel(plan: Plan, watch: Watch) -> Iterator[Artifact]:

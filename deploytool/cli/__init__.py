@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -81,6 +83,9 @@ app.callback()(manners.before)
 
 def main() -> None:
     """Runs the command line; a failure we know ends with one problem, one remedy and its own exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # whoever called us closed it: what is said goes nowhere
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # until we end
     stop.watch(_interrupted)
     stop.leave(_called())
 

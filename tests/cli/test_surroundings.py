@@ -1,0 +1,31 @@
+"""Surroundings that lack what a command takes for granted."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+import deploytool
+from deploytool.errors import BadInput
+from tests.conftest import ROOT, TINY
+
+
+def test_a_command_without_stdout_ends_without_a_trace() -> None:
+    command = f"{sys.executable} -m deploytool models >&-"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_disk_without_room_for_a_run_is_one_line_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")  # as shutil gives it
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 13_000_000))
+    with pytest.raises(BadInput, match="has 13 MB free, and a run takes 67 MB at the least"):
+        deploytool.export(TINY, quick=True, out=tmp_path / "deep" / "run")
+    assert not (tmp_path / "deep").exists()
