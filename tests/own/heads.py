@@ -32,26 +32,3 @@ class Heads(nn.Module):
         if self.form == "maps":
             return joined
         return joined.flatten(2) if self.form == "rows" else joined.flatten(2).transpose(1, 2)
-
-
-def detector(apart: bool = False) -> nn.Module:
-    """Boxes in pixels and scores that FP16 spoils: their length is below its smallest number."""
-    torch.manual_seed(0)
-    return Detector(apart)
-
-
-class Detector(nn.Module):
-    def __init__(self, apart: bool) -> None:
-        super().__init__()
-        self.apart = apart
-        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, stride=4, padding=1), nn.SiLU())
-        self.box, self.word = nn.Conv2d(16, 4, 1), nn.Conv2d(16, 32, 1, bias=False)
-        self.classes = nn.Parameter(nn.functional.normalize(torch.randn(6, 32), dim=1))
-
-    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
-        stem = self.stem(image)
-        boxes = nn.functional.softplus(self.box(stem)) * 300
-        words = self.word(stem) * 3e-4
-        words = words / (words.pow(2).sum(1, keepdim=True) + 1e-7).sqrt()
-        scores = (torch.einsum("bchw,kc->bkhw", words, self.classes) * 8 - 2).sigmoid()
-        return (boxes, scores) if self.apart else torch.cat([boxes, scores], 1)
