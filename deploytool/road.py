@@ -261,9 +261,9 @@ def export(
 def _check_room(home: Path) -> None:
     """Raises BadInput where the disk has no room for even the smallest run: libraries abort when they cannot write."""
     above = next(folder for folder in (home.absolute(), *home.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(above).free
-    if free < _LEAST_FREE:
-        problem = f"{above} has {free / 1e6:.0f} MB free, and a run takes {_LEAST_FREE / 1e6:.0f} MB at the least"
+    disk = shutil.disk_usage(above)
+    if disk.total and disk.free < _LEAST_FREE:  # what is no disk, as /proc, has no size
+        problem = f"{above} has {disk.free / 1e6:.0f} MB free, and a run takes {_LEAST_FREE / 1e6:.0f} MB at the least"
         raise BadInput(problem, "make room on the disk, or choose another folder with --out")
 
 
