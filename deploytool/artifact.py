@@ -10,6 +10,7 @@ from pathlib import Path
 from deploytool.plain import Json
 
 Notes = Mapping[str, Json]  # under "remarks", lines that the report repeats
+OPTIMISED = "optimised"  # the note of a graph that ONNX Runtime was asked to open
 UNAVAILABLE = "unavailable"  # the note of a stage that made no file, with its reason
 
 
@@ -51,6 +52,11 @@ class Artifact:
     notes: Notes
     seconds: float
     fresh: bool
+
+    @property
+    def optimised(self) -> bool:
+        """Whether ONNX Runtime may optimise it for a CPU, which it does all but the graphs that it crashes on."""
+        return self.notes.get(OPTIMISED, True) is True
 
     @property
     def left_out(self) -> str:

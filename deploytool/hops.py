@@ -37,7 +37,7 @@ class Step:
 
     `graph` is its file if it is one. `exact` says that it is run as the graph it came from would be, so that only FP32
     noise may lie between them; `absent` is the report's word for an artifact that is known not to run here, and
-    `left_out` says that this is because there is no such file.
+    `left_out` says that this is because there is no such file. `optimise` says whether ONNX Runtime may.
     """
 
     stage: str
@@ -50,6 +50,7 @@ class Step:
     exact: bool = False
     absent: str | None = None
     left_out: bool = False
+    optimise: bool = True
 
     @property
     def again(self) -> bool:
@@ -118,8 +119,10 @@ def built(given: Given) -> tuple[Engine, ...]:
 
 def _step(artifact: Artifact, runner: str, device: str, before: str) -> Step:
     start = partial(backends.load(runner).start, artifact.path, device)
+    if not artifact.optimised and runner == "onnxruntime":
+        start = partial(start, optimise=False)
     graph = artifact.path if artifact.kind is Kind.GRAPH else None
-    step = Step(artifact.made_by, artifact.path.name, runner, device, before, start, graph)
+    step = Step(artifact.made_by, artifact.path.name, runner, device, before, start, graph, optimise=artifact.optimised)
     return replace(step, absent=report.unavailable(artifact.left_out), left_out=True) if artifact.left_out else step
 
 

@@ -29,11 +29,16 @@ simple, _ = onnxsim.simplify(
 onnx.save(simple, out)
 """
 
-# The task: a graph, which may crash ONNX Runtime (1.31 optimises some FP16 attention into a segmentation fault).
+# The task: a graph, which may crash ONNX Runtime, and whether to optimise it (1.31 optimises some FP16 attention, and a
+# Transpose that moves the batch before a MatMul by a constant, into a segmentation fault).
 OPEN = """
 import json, sys
 import onnxruntime
-onnxruntime.InferenceSession(json.loads(sys.stdin.readline()), providers=["CPUExecutionProvider"])
+graph, optimise = json.loads(sys.stdin.readline())
+options = onnxruntime.SessionOptions()
+if not optimise:
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 """
 
 # The task: the folder of a run, whose page is to be drawn, and what that folder will be called.

@@ -54,7 +54,7 @@ def measure(weights: Path, steps: list[Step], inputs: Arrays, job: Job, device: 
 def opened(step: Step, threads: int) -> AbstractContextManager[Session]:
     """The step, a graph on as many threads as torch has: with more, it would win by them alone."""
     if step.graph and step.runner == "onnxruntime":
-        return onnxruntime.start(step.graph, step.device, threads)
+        return onnxruntime.start(step.graph, step.device, threads, optimise=step.optimise)
     return step.open()
 
 

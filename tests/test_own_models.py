@@ -143,6 +143,15 @@ def test_a_graph_that_crashes_onnx_runtime_ends_only_a_child(walk: Walk, monkeyp
         walk("odd:Lazy", ["16"], engine=False)
 
 
+def test_a_graph_that_crashes_the_optimiser_alone_is_run_as_it_is(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    crashes = "import json, os, sys\ngraph, optimise = json.loads(sys.stdin.readline())\noptimise and os.abort()"
+    monkeypatch.setattr(programs, "OPEN", crashes)
+    written = walk("odd:SequenceFirst", ["4x8"], engine=False)  # crashes the optimiser of ONNX Runtime 1.31 indeed
+    assert verdict.broken(written) == ()
+    assert [hop.status for hop in written.hops if hop.stage == "halve"] == [report.MEASURED] * 3
+    assert any("crashes when it optimises this graph" in line for line in written.remarks)
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [

@@ -32,12 +32,13 @@ def fingerprint() -> str:
 
 
 @contextmanager
-def start(path: Path | bytes, device: str = "cpu", threads: int = 0) -> Iterator[Session]:
+def start(path: Path | bytes, device: str = "cpu", threads: int = 0, *, optimise: bool = True) -> Iterator[Session]:
     """The graph of a file, or in its bytes, on the CPU, CUDA or TensorRT; silently it never becomes a lesser one.
 
-    `threads` are those that share one operator, 0 being as many as ONNX Runtime thinks best.
+    `threads` are those that share one operator, 0 being as many as ONNX Runtime thinks best. Not to `optimise` holds
+    for the CPU alone.
     """
-    session = _session(path, device, threads)
+    session = _session(path, device, threads, optimise or device != "cpu")
     del path  # its bytes, which the session has a copy of
     names = [output.name for output in session.get_outputs()]
 
@@ -51,8 +52,10 @@ def start(path: Path | bytes, device: str = "cpu", threads: int = 0) -> Iterator
     yield in_batches(call, session.get_inputs()[0].shape[:1])
 
 
-def _session(path: Path | bytes, device: str, threads: int = 0) -> ort.InferenceSession:
+def _session(path: Path | bytes, device: str, threads: int = 0, optimise: bool = True) -> ort.InferenceSession:
     options = ort.SessionOptions()
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.log_severity_level = _FATAL
     options.add_session_config_entry("session.force_spinning_stop", "1")  # after a run: idle threads slow a rival

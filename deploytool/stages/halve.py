@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 
 from deploytool import golden, plain, precision, programs, scopes, weights_file
-from deploytool.artifact import Given, Kind, Notes, for_engine
+from deploytool.artifact import OPTIMISED, Given, Kind, Notes, for_engine
 from deploytool.backends import Array, rounded
 from deploytool.child import run_limited
-from deploytool.errors import StageFailed
+from deploytool.errors import ChildDied, StageFailed
 from deploytool.golden import Edge, Golden
 from deploytool.graphs import guards
 from deploytool.graphs.guards import Guard
@@ -27,6 +28,7 @@ _HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _SHARE = 0.9  # of the heavy nodes that are not kept in FP32 on purpose must run in FP16
 _LEAST = 0.5  # of all heavy nodes must, before a graph is called FP16
 _SECONDS = 300.0
+_UNOPTIMISED = "ONNX Runtime {} crashes when it optimises this graph for a CPU, and runs it there as it is"
 
 
 def make(job: Job, out: Path, given: Given) -> Notes:
@@ -53,11 +55,11 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     half = halved.keeping(kept)
     counts = _counted(half, kept)
     out.write_bytes(half.SerializeToString(deterministic=True))
-    if job.options.runner == "onnxruntime":
-        _open(out)
+    optimised = job.options.runner != "onnxruntime" or _optimised(out)
     listed = scopes.named(kept, names, modules)
     notes = {"io": job.options.io, **counts, "weights": plain.encode(_weights(graph, half))}
-    notes |= {"guards": plain.encode(found), "remarks": _told_of(found)}
+    remarks = [*_told_of(found), *([] if optimised else [_UNOPTIMISED.format(onnxruntime.__version__)])]
+    notes |= {"guards": plain.encode(found), OPTIMISED: optimised, "remarks": remarks}
     if not wanted:
         return notes
     where = {name: scopes.module_path(name, modules) for name in names if name in kept}
@@ -67,7 +69,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         "kept": where,
         "keep_fp32": listed,
         "evaluations": evaluations,
-        "remarks": [told, *_told_of(found)],
+        "remarks": [told, *remarks],
     }
 
 
@@ -175,12 +177,26 @@ def _weights(graph: onnx.ModelProto, half: onnx.ModelProto) -> Weights:
     return Weights(len(sizes), int(flushed.sum()), int(subnormal.sum()))
 
 
-def _open(graph: Path) -> None:
+def _optimised(graph: Path) -> bool:
+    """Whether ONNX Runtime can optimise the graph for a CPU; raises StageFailed if it cannot open it as it is either.
+
+    It is asked in a child, for some FP16 graphs crash its optimiser.
+    """
+    try:
+        _open(graph, optimise=True)
+    except ChildDied:
+        _open(graph, optimise=False)
+        return False
+    return True
+
+
+def _open(graph: Path, *, optimise: bool) -> None:
+    task: list[plain.Json] = [str(graph), optimise]
     try:
         command = programs.command(programs.OPEN)
-        run_limited(command, what="ONNX Runtime", seconds=_SECONDS, gibibytes=programs.GIBIBYTES, task=str(graph))
+        run_limited(command, what="ONNX Runtime", seconds=_SECONDS, gibibytes=programs.GIBIBYTES, task=task)
     except StageFailed as error:
-        raise StageFailed(f"the FP16 graph cannot be opened: {error}", "try --runner reference") from error
+        raise type(error)(f"the FP16 graph cannot be opened: {error}", "try --runner reference") from error
 
 
 def count_half(graph: onnx.ModelProto) -> tuple[int, int]:

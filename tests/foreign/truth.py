@@ -58,12 +58,13 @@ def network(path: Path, factory: str, size: int, seed: int) -> torch.nn.Module:
 
 
 def feeds(inputs: Sequence[Input], seed: int) -> dict[str, list[Array]]:
-    """Inputs that no run has seen, and some at the edge: nothing, all the same, very quiet.
+    """Inputs that no run has seen, and some at the edge: noise, nothing, all the same, very quiet.
 
-    Half of those that are no pictures are three times as loud: nobody says how large the numbers of a vector are.
+    How large an answer usually is, is asked of pictures where the inputs are such. Half of those that are no pictures
+    are three times as loud: nobody says how large the numbers of a vector are.
     """
     rng = np.random.default_rng(90_000 + seed)
-    fresh = [_drawn(each, rng) for each in inputs]
+    fresh = [_pictures(each, rng) if _coloured(each) else _drawn(each, rng) for each in inputs]
     return {
         "fresh": fresh,
         "fresh again": [_drawn(each, rng, 1.0 if len(each.shape) == 3 else 3.0) for each in inputs],
@@ -71,6 +72,26 @@ def feeds(inputs: Sequence[Input], seed: int) -> dict[str, list[Array]]:
         "constant": [np.full_like(array, 1 if array.dtype.kind in "iu" else 0.5) for array in fresh],
         "quiet": [array if array.dtype.kind in "iu" else _quiet(array) for array in fresh],
     }
+
+
+def _coloured(each: Input) -> bool:
+    return each.dtype == "float32" and len(each.shape) == 3 and each.shape[0] == 3
+
+
+def _pictures(each: Input, rng: np.random.Generator) -> Array:
+    """Boxes of every colour on one another, with a little grain: whole grey levels, scaled as ImageNet's are."""
+    _, height, width = each.shape
+    pixels = np.empty((CASES, 3, height, width))
+    for picture in pixels:
+        picture[:] = rng.uniform(0, 255, (3, 1, 1))
+        for _ in range(24):
+            top, left = rng.integers(0, height), rng.integers(0, width)
+            bottom, right = top + rng.integers(2, height), left + rng.integers(2, width)
+            picture[:, top:bottom, left:right] = rng.uniform(0, 255, (3, 1, 1))
+    levels = np.clip(pixels + rng.normal(0, 4, pixels.shape), 0, 255).round() / 255
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    made: Array = ((levels - mean[:, None, None]) / std[:, None, None]).astype(np.float32)
+    return made
 
 
 def _quiet(array: Array) -> Array:

@@ -55,6 +55,17 @@ class Drawing(nn.Module):
         return self.name(moved)  # type: ignore[no-any-return]  # a Module call
 
 
+class SequenceFirst(nn.Module):
+    """A matrix by which a sequence is multiplied that stands before its batch, as in torch's own attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(8, 6) / 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return (tokens.transpose(0, 1) @ self.matrix).transpose(0, 1).relu()
+
+
 class Lazy(nn.Module):
     """Learns its sizes from the first input."""
 
