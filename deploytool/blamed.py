@@ -54,7 +54,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Blame:
-    """Every hop of a run, the golden cases that were followed, and the finding, if any hop strays."""
+    """Every hop of a run, the cases that were followed, and the finding, if any hop strays.
+
+    Cases are counted through the golden ones and then the edges.
+    """
 
     hops: tuple[Hop, ...]
     cases: tuple[int, ...]

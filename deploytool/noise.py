@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from deploytool import elementary, sequential, weights_file
 from deploytool.backends import eager
 from deploytool.errors import StageFailed
-from deploytool.golden import Arrays, Floor, Noise
+from deploytool.golden import Arrays, Edge, Floor, Noise
 from deploytool.measure import floors, parity
 from deploytool.measure.replay import FEW, replay
 from deploytool.parts import Part
@@ -109,6 +109,10 @@ class AtSizes:
             found = measure(module, model, inputs, reference, self._parts)
             self._known[name] = parity.tolerances(found.noise, self._wanted)
         return self._known[name]
+
+    def edge(self, edge: Edge) -> parity.Tolerances:
+        """The tolerances at an edge."""
+        return self(f"the edge {edge.name}", edge.inputs)
 
 
 class _Probes:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
-from deploytool import canaries, fixed, golden, hops, machine, noise, plain, report, speeds, verdict, weights_file
+from deploytool import canaries, fixed, golden, hops, machine, noise, plain, report, speeds, verdict
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import eager, rounded
 from deploytool.canaries import Canaries
 from deploytool.fixed import Fixed, Origin
-from deploytool.golden import Edge, Golden, Noise
+from deploytool.golden import Golden
 from deploytool.measure import parity
 from deploytool.measure.corners import Corner, corners
-from deploytool.measure.parity import Tolerances
 from deploytool.measure.replay import replay
 from deploytool.proof import Proof
 from deploytool.report import Hop, Reach, Report, Weights
@@ -32,9 +30,8 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     steps = [step for device in devices for step in hops.on(device, job, given)] + hops.of_half(given) + engines
     first = hops.source(recorded, sample, parity.tolerances(sample.noise, job.options.tolerance))
     extremes, origins = _extremes(job, weights.path, sample, _fixed(given)), hops.origins(job, given, sample)
-    own = partial(_own_noise, weights.path, job, sample.noise)
     at = noise.AtSizes(weights.path, job.options.tolerance, sample.noise)
-    judged = tuple(hops.judge(steps, origins, sample, extremes, _canaries(given), job, own, at))
+    judged = tuple(hops.judge(steps, origins, sample, extremes, _canaries(given), job, at.edge, at))
     timed = hops.on(devices[-1], job, given) + engines
     found, rounds = speeds.measure(weights.path, timed, sample.inputs, job, devices[-1])
     written = Report(
@@ -81,14 +78,6 @@ def _extremes(job: Job, weights: Path, sample: Golden, lines: tuple[Fixed, ...])
             many = hops.first(sample.inputs, most)
             found.append(Corner(f"eager, {most} at once", many, replay(source, many, Range(most, most, most))))
     return found
-
-
-def _own_noise(weights: Path, job: Job, golden: Noise, edge: Edge) -> Tolerances:
-    """What the noise of the model's own arithmetic at an edge lets pass."""
-    module, model = eager.module(weights), weights_file.definition(weights)
-    parts = [each.part for each in golden.parts]
-    found = noise.measure(module, model, edge.inputs, edge.reference, parts)
-    return parity.tolerances(found.noise, job.options.tolerance)
 
 
 def _choices(job: Job, given: Given) -> dict[str, plain.Json]:

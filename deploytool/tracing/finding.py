@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from deploytool import golden
+from deploytool import golden, noise
 from deploytool.artifact import for_engine
 from deploytool.backends import FIXED, onnxruntime, rounded
 from deploytool.blamed import Blame, Finding, Hop
 from deploytool.errors import StageFailed
 from deploytool.golden import Arrays, Golden
-from deploytool.measure import parity
+from deploytool.measure import beyond, parity
+from deploytool.measure.beyond import Own
+from deploytool.measure.parity import Tolerances
 from deploytool.measure.replay import replay
 from deploytool.report import Check, Tolerance
 from deploytool.tracing import opened, source, strip
@@ -63,8 +65,9 @@ def examine(
     Raises StageFailed if a graph cannot be run, or answers in other shapes than the one before.
     """
     taken = golden.read(sample)
-    checks, cases = _judged(taken, graphs, wanted)
-    inputs: Arrays = {name: array[cases] for name, array in taken.inputs.items()}
+    checks, cases = _judged(taken, graphs, wanted, noise.AtSizes(weights, wanted, taken.noise).edge)
+    given = [taken.inputs, *(edge.inputs for edge in taken.edges)]
+    inputs: Arrays = {name: np.concatenate([each[name] for each in given])[cases] for name in taken.inputs}
     model = source.listen(weights, inputs)
     hops, finding, clue, known = [], None, None, model.calls
     for stage, path in graphs:
@@ -111,9 +114,9 @@ def _finding(stage: str, against: str, drawn: Strip) -> Finding:
 
 
 def _judged(
-    taken: Golden, graphs: Sequence[tuple[str, Path]], wanted: Mapping[str, float]
+    taken: Golden, graphs: Sequence[tuple[str, Path]], wanted: Mapping[str, float], own: Own
 ) -> tuple[dict[str, tuple[Check, ...]], list[int]]:
-    """The checks of every hop, and the cases that the first hop to stray is worst at."""
+    """The checks of every hop, and the cases that the first hop to stray is worst at; behind the golden ones, edges."""
     checks: dict[str, tuple[Check, ...]] = {}
     worst, before, against = list(range(len(taken.labels))), taken.outputs, _EAGER
     earlier: Path | None = None
@@ -128,10 +131,14 @@ def _judged(
                 parity.check(got, taken.reference, _TRUTH, tolerance, ties),
                 *(_converted(path, earlier, taken, allowed.fp32) if stage == _HALF and earlier else ()),
             )
+            at_edges = _at_edges(path, taken, allowed, own, half=stage == _HALF)
         except ValueError as error:
             raise StageFailed(f"{stage}/{path.name} against {against}: {error}", FIXED) from error
         if sound and any(check.broken for check in checks[stage]):
             worst, sound = _worst(got, taken.reference), False
+        elif sound and at_edges:
+            worst, sound = [len(taken.labels) + place for place in at_edges], False
+        checks[stage] += tuple(at_edges.values())
         before, against, earlier = got, stage, for_engine(path)
     return checks, worst[:_CASES]
 
@@ -141,6 +148,18 @@ def _converted(path: Path, before: Path, taken: Golden, tolerance: Tolerance) ->
     inputs = opened.fed(onnx.load(path), taken.inputs)
     with rounded.widened(path) as wide, rounded.narrowed(before, path) as narrow:
         return (parity.check(replay(wide, inputs), replay(narrow, inputs), _SAME, tolerance, taken.ties16),)
+
+
+def _at_edges(path: Path, taken: Golden, allowed: Tolerances, own: Own, *, half: bool) -> dict[int, Check]:
+    """The checks at edges that the graph does not hold at, by their places, as the verdict has them."""
+    found = {}
+    for place, edge in enumerate(taken.edges):
+        if half and not edge.natural:
+            continue
+        check = beyond.check(_replayed(path, edge.inputs, optimise=not half), edge, taken, allowed, own, half=half)
+        if check and check.broken:
+            found[place] = check
+    return found
 
 
 def _replayed(path: Path, inputs: Arrays, *, optimise: bool) -> Arrays:

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+import onnx
 import pytest
 
-from deploytool import plain
+from deploytool import golden, plain
 from deploytool.blamed import Blame
 from deploytool.tracing.finding import examine
 from tests.tracing import faults
@@ -58,6 +59,24 @@ def test_a_clean_run_blames_nobody(runs: Runs, name: str, exporter: str, seed: i
     for hop in found.hops:
         assert hop.layers
         assert all(layer.error <= layer.floor for layer in hop.layers if layer.error is not None)
+
+
+def test_a_fault_that_shows_at_an_edge_alone_is_found_there(runs: Runs, tmp_path: Path) -> None:
+    run, spoiled = runs("tiny"), tmp_path / "graph.onnx"
+    graph = onnx.load(run / "simplify" / "graph.onnx")
+    (image,) = (each.name for each in graph.graph.input)
+    for node in graph.graph.node:
+        node.input[:] = ["clipped" if name == image else name for name in node.input]
+    limits = [
+        onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT, [], [at]) for name, at in (("low", -9), ("high", 9))
+    ]
+    graph.graph.initializer.extend(limits)
+    graph.graph.node.insert(0, onnx.helper.make_node("Clip", [image, "low", "high"], ["clipped"]))
+    onnx.save(graph, spoiled)
+    found, sample = blamed(run, simplify=spoiled), golden.read(run / "record" / "golden.npz")
+    assert found.finding is not None
+    assert (found.finding.stage, found.finding.against) == ("simplify", "FP64 at loud")
+    assert [sample.edges[case - len(sample.labels)].name for case in found.cases] == ["loud"]
 
 
 def test_fp16_that_is_too_coarse_as_a_whole_is_no_layers_fault(runs: Runs) -> None:
