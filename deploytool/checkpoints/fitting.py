@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 
@@ -18,6 +19,7 @@ from deploytool.spec import Model
 Tensors = Mapping[str, torch.Tensor]
 COUNTER = ".num_batches_tracked"  # counts training steps; inference needs it not, and old files have it not
 _COUNTED = ("total_ops", "total_params")  # what the profiler thop leaves in every module
+_NORMS = (("_g", "original0"), ("_v", "original1"), ("_orig", "original"), ("_u", "0._u"), ("_v", "0._v"))
 _CLASSIFIERS = ("classifier.weight", "classifier.1.weight")
 
 
@@ -59,6 +61,27 @@ def wanted(model: Model) -> Tensors:
         problem = f"{model.name} cannot be made with the options {quoted(dict(model.options))}"
         raise BadInput(problem, "leave out those that it does not have") from failure
     return state
+
+
+def respelled(tensors: Tensors, ours: Tensors) -> Tensors:
+    """The tensors under the names that the definition has for its norms of weights, whichever torch.nn.utils made them.
+
+    `weight_norm` and `spectral_norm` write other names since torch 2.0, for the same numbers.
+    """
+    found = dict(tensors)
+    for key in ours:
+        if key not in found and (other := next((each for each in _spellings(key) if each in found), None)):
+            found[key] = found.pop(other)
+    return found
+
+
+def _spellings(key: str) -> Iterator[str]:
+    """How else torch calls this part of a norm of weights."""
+    for old, new in _NORMS:
+        if found := re.fullmatch(rf"(.*\.|)parametrizations\.(\w+)\.{re.escape(new)}", key):
+            yield f"{found[1]}{found[2]}{old}"
+        if found := re.fullmatch(rf"(.*\.|)(\w+){old}", key):
+            yield f"{found[1]}parametrizations.{found[2]}.{new}"
 
 
 def completed(tensors: Tensors, ours: Tensors, names: Names) -> Tensors:

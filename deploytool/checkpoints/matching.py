@@ -108,7 +108,7 @@ def _match(contents: reading.Contents, source: StateDict, model: Model, ours: fi
     settled = fitting.settle(model, family, given)
     names = family.names(settled.options)
     wanted = fitting.wanted(settled) if ours is None else ours
-    tensors = fitting.completed(given, wanted, names)
+    tensors = fitting.completed(fitting.respelled(given, wanted), wanted, names)
     problem = fitting.difference(tensors, wanted, names)
     theirs = {their_key(key, names): like.shape for key, like in wanted.items()}
     odd = next((key for key in theirs if key in source.entries and key not in tensors), None)
