@@ -53,7 +53,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     elif wanted:
         kept |= scopes.meant(wanted, names, modules)
     half = halved.keeping(kept)
-    counts = _counted(half, kept)
+    counts = _counted(half, kept, by_name=bool(wanted) and wanted != (AUTO,))
     out.write_bytes(half.SerializeToString(deterministic=True))
     optimised = job.options.runner != "onnxruntime" or _optimised(out)
     listed = scopes.named(kept, names, modules)
@@ -89,14 +89,14 @@ def _told(listed: list[str], kept: int, nodes: int, evaluations: int) -> str:
     return f"kept in FP32: {', '.join(listed) or 'nothing'} ({kept} of {nodes} nodes{searched})"
 
 
-def _counted(half: onnx.ModelProto, kept: Kept) -> dict[str, int]:
+def _counted(half: onnx.ModelProto, kept: Kept, *, by_name: bool) -> dict[str, int]:
     """How many heavy nodes there are, in FP16, and kept on purpose; raises StageFailed if this is no FP16 graph."""
     halved, heavy = count_half(half)
     meant = sum(node.op_type in _HEAVY for node in half.graph.node if node.name in kept)
     if halved < _LEAST * heavy and meant:
         raise StageFailed(
             f"{meant} of {heavy} Conv, MatMul and Gemm nodes are kept in FP32: that is no FP16 graph",
-            "keep less with --keep-fp32, or deploy the FP32 graph of the rewrite stage",
+            f"{'keep less with --keep-fp32, or ' if by_name else ''}deploy the FP32 graph of the rewrite stage",
         )
     if halved < _SHARE * (heavy - meant):
         raise StageFailed(

@@ -88,7 +88,7 @@ def _share(check: Check) -> float:
 def main() -> None:
     """Prints every false alarm, and how many runs there were."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=int, default=125, help="fresh models, each judged eight times")
+    parser.add_argument("--models", type=int, default=138, help="fresh models, each judged eight times")
     parser.add_argument("--sums", type=int, default=112, help="fresh models of long sums, as many times")
     asked = parser.parse_args()
     jobs = [*map(of_zoo, range(asked.models)), *map(of_sums, range(asked.sums))]

@@ -108,9 +108,19 @@ def test_a_graph_that_is_mostly_kept_is_refused(finished: Path, tmp_path: Path) 
     half = ("stem", "grouped")
     assert halve.make(keeping(*half), tmp_path / "graph.onnx", before_halve(finished))["heavy_nodes_kept"] == 2
     (tmp_path / "graph.onnx").unlink()
-    with pytest.raises(StageFailed, match="3 of 4 Conv, MatMul and Gemm nodes are kept in FP32"):
+    with pytest.raises(StageFailed, match="3 of 4 Conv, MatMul and Gemm nodes are kept in FP32") as refused:
         halve.make(keeping(*half, "classifier"), tmp_path / "graph.onnx", before_halve(finished))
+    assert refused.value.remedy.startswith("keep less with --keep-fp32")
     assert not (tmp_path / "graph.onnx").exists()
+
+
+def test_nobody_is_told_to_keep_less_than_the_search_found(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(halve, "_searched", lambda halved, *_: (frozenset(node.name for node in halved.nodes), 1))
+    with pytest.raises(StageFailed, match="4 of 4 Conv, MatMul and Gemm nodes are kept in FP32") as refused:
+        halve.make(keeping("auto"), tmp_path / "graph.onnx", before_halve(finished))
+    assert refused.value.remedy == "deploy the FP32 graph of the rewrite stage"
 
 
 def test_a_search_keeps_nothing_where_fp16_is_enough(finished: Path, tmp_path: Path) -> None:
