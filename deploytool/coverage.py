@@ -127,7 +127,7 @@ class _Ear:
         try:
             for where, tensor in outputs.flatten(made).tensors.items():
                 if tensor.is_floating_point() and tensor.dim() >= 2 and tensor.numel():
-                    self._note((name, number, where), tensor)
+                    self._note((name, number, where), tensor.detach())  # the model may ask for gradients
         except Exception as error:  # listening is no condition of the run
             self.problem = f"{name or 'the model'} cannot be listened to: {reasons.told(error)}"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import backends, canaries, plain, report
+from deploytool import backends, canaries, plain, report, verdict
 from deploytool.artifact import Artifact, Given, Kind, for_engine
 from deploytool.backends import Session, rounded, tensorrt
 from deploytool.canaries import Canaries
@@ -223,7 +223,7 @@ def _with_edges(hop: Hop, step: Step, got: list[Arrays], sample: Golden, allowed
         if found is None:
             continue
         if found.broken and step.half and not edge.natural:
-            remarks.append(f"FP16 does not hold at {edge.name}: error {found.parity.max_error:.1e}")
+            remarks.append(f"FP16 does not hold at {edge.name}: {verdict.reasons(found)}")
         else:
             checks.append(found)
     *others, truth = hop.checks

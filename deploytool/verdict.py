@@ -196,7 +196,7 @@ def exceeded(figure: str, parity: Parity, tolerance: Tolerance) -> str:
     """A figure beside the limit that it breaks."""
     equal = parity.equal
     if figure == "equal" and equal:
-        beyond = f", {equal.wrong:,} differ beyond ties" if equal.wrong is not None else f" < {tolerance.equal:.2%}"
+        beyond = f", {equal.wrong:,} differ beyond ties" if equal.wrong else f" < {tolerance.equal:.2%}"
         return f"equal {share(equal)}{beyond}"
     if figure == NOISE:
         return f"noise {tolerance.noise:.1e} > {IMPLAUSIBLE:.1e}"

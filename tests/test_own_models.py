@@ -122,6 +122,8 @@ def test_an_uncommon_habit_is_allowed(name: str, walk: Walk) -> None:
         ("leaving", "torchscript", "raises SystemExit: usage: train.py"),
         ("text", "torchscript", "gives a str$"),
         ("scripted", "torchscript", "gives a RecursiveScriptModule$"),
+        ("hollow", "torchscript", "gives weights without numbers: weight is on the meta device$"),
+        ("Derivative", "torchscript", "no exporter takes|the torchscript exporter refuses"),
     ],
 )
 def test_a_refusal_names_what_it_is_about(name: str, exporter: str, line: str, walk: Walk, tmp_path: Path) -> None:
@@ -129,6 +131,12 @@ def test_a_refusal_names_what_it_is_about(name: str, exporter: str, line: str, w
         walk(f"foreign:{name}", ["16"], exporter)
     assert "\n" not in f"{refusal.value}{refusal.value.remedy}"
     assert all((room / "receipt.json").is_file() for room in (tmp_path / "run").glob("*"))
+
+
+def test_weights_of_another_type_are_named_where_they_fail(walk: Walk) -> None:
+    with pytest.raises(StageFailed, match="foreign_halved does not run") as refusal:
+        walk("foreign:halved", ["16"])
+    assert refusal.value.remedy == "some of its weights are float16: let the factory return it with .float()"
 
 
 def test_the_exporter_says_nothing_but_its_refusal(walk: Walk, capfd: pytest.CaptureFixture[str]) -> None:

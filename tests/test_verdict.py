@@ -14,6 +14,7 @@ from deploytool.report import (
     MEASURED,
     SCHEMA,
     Check,
+    Equality,
     Gate,
     Hop,
     Parity,
@@ -46,6 +47,15 @@ def test_every_broken_check_has_its_line() -> None:
         "halve against simplify: max_error 2.0e-05 > 1.0e-05, top1 75.0% < 100% in logits",
         "halve against simplify: bad 3 > 0 in logits",
     )
+
+
+def test_too_many_ties_are_told_by_their_share() -> None:
+    equal = Equality(share=2 / 3, low=0.39, high=0.86, elements=12, tied=4, wrong=0)
+    tolerance = dataclasses.replace(TOLERANCE, equal=0.875)
+    parity = Parity(0.0, 1.0, 400.0, None, None, 0, equal)
+    assert verdict.exceeded("equal", parity, tolerance) == "equal 66.67 % (39–86) < 87.50%"
+    beyond = dataclasses.replace(parity, equal=dataclasses.replace(equal, wrong=2))
+    assert verdict.exceeded("equal", beyond, tolerance) == "equal 66.67 % (39–86), 2 differ beyond ties"
 
 
 def test_what_was_not_run_is_not_measured() -> None:

@@ -178,7 +178,16 @@ def ask(
     except BaseException as error:  # the user's own code may raise anything, SystemExit too
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in given.items())
         what = f"{model.name} does not run on {shapes}{' in FP64' if double else ''}"
-        raise StageFailed(f"{what}: {_said(error)}", "mend it, or declare other inputs: --input") from error
+        raise StageFailed(f"{what}: {_said(error)}", _remedy(module, double)) from error
+
+
+def _remedy(module: nn.Module, double: bool) -> str:
+    """What helps a module that fails on its inputs: mostly weights of another type than they have."""
+    types = {each.dtype for each in module.parameters() if each.is_floating_point()} - {torch.float32}
+    if types and not double:
+        found = str(types.pop()).removeprefix("torch.")
+        return f"some of its weights are {found}: let the factory return it with .float()"
+    return "mend it, or declare other inputs: --input"
 
 
 def _said(error: BaseException) -> str:

@@ -47,6 +47,10 @@ def build(model: Model) -> Built:
     if scripted:
         problem = f"torch.onnx cannot export a model with a scripted part called {scripted[0]}"
         raise StageFailed(problem, "return it unscripted")
+    hollow = [name for name, weight in (*module.named_parameters(), *module.named_buffers()) if weight.is_meta]
+    if hollow:
+        problem = f"{model.factory} gives weights without numbers: {hollow[0]} is on the meta device"
+        raise StageFailed(problem, "make it on the CPU, or load its weights there")
     taken += _uncompile(module)
     with guarded(f"{model.factory}: .eval() raises", "mend it"):
         module.eval()  # what it returns is the user's affair: train() may be their own

@@ -101,7 +101,7 @@ def _remarks(given: Given) -> tuple[str, ...]:
 
 def _seen(judged: tuple[Hop, ...]) -> tuple[str, ...]:
     """What judging the hops showed that is to be known."""
-    return tuple(f"{hop.stage}: {line}" for hop in judged for line in hop.remarks)
+    return tuple(dict.fromkeys(f"{hop.stage}: {line}" for hop in judged for line in hop.remarks))
 
 
 def _fixed(given: Given) -> tuple[Fixed, ...]:

@@ -71,6 +71,19 @@ class Brief(Having):
         return self.name(vector).bfloat16()  # type: ignore[no-any-return]  # a Module call
 
 
+class Derivative(nn.Module):
+    """A force: the derivative of what it computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = nn.Linear(16, 1)
+
+    def forward(self, place: Tensor) -> Tensor:
+        with torch.enable_grad():
+            there = place.detach().requires_grad_()
+            return -torch.autograd.grad(self.energy(there).tanh().sum(), there)[0]
+
+
 class Remembering(Having):
     """Keeps more than tensors."""
 
@@ -99,6 +112,15 @@ def leaving() -> nn.Module:
 
 def text() -> str:
     return "a model"
+
+
+def halved() -> nn.Module:
+    return nn.Linear(16, 10).half()
+
+
+def hollow() -> nn.Module:
+    with torch.device("meta"):
+        return nn.Linear(16, 10)
 
 
 def scripted() -> nn.Module:
