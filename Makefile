@@ -47,6 +47,7 @@ foreign: .venv/ready
 
 reliability: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.runs
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.full
 
 digits: .venv/ready
 	$(BIN)/python tests/bench/digits.py

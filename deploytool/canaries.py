@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from deploytool import disk
 from deploytool.backends import Session
 from deploytool.errors import BadInput
 from deploytool.golden import Arrays
@@ -35,7 +36,8 @@ class Canaries:
 def write(path: Path, canaries: Canaries) -> None:
     """Writes the canaries as one .npz file, the same bytes for the same canaries."""
     names = np.array(json.dumps(list(canaries.values)))
-    np.savez(path, names, *canaries.values.values(), allow_pickle=False)
+    with disk.writing(path):
+        np.savez(path, names, *canaries.values.values(), allow_pickle=False)
 
 
 def read(path: Path) -> Canaries:
@@ -84,7 +86,7 @@ def _tapped(graph: Path, tensors: Collection[str]) -> Iterator[Path | None]:
     model.graph.output.extend(types.get(name, onnx.ValueInfoProto(name=name)) for name in wanted)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / graph.name
-        onnx.save(model, copy)
+        disk.write(copy, model.SerializeToString())
         yield copy
 
 

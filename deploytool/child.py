@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import logging
 import math
@@ -18,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from deploytool import disk
 from deploytool.errors import ChildDied, StageFailed
 from deploytool.plain import Json
 
@@ -64,6 +66,7 @@ def run_limited(
     gibibytes: float,
     heard: Callable[[str], None] | None = None,
     task: Json = None,
+    makes: Path | None = None,
 ) -> str:
     """What `command` wrote on stdout; `what` is its name in messages.
 
@@ -72,7 +75,9 @@ def run_limited(
 
     `heard` is called with each line as it comes, from another thread. `task` goes to its stdin as
     one line of JSON; a command that was begun `ahead` is handed it under the limit on memory that it was begun with.
-    Raises ChildDied if it crashes, hangs or takes too much memory, StageFailed if it ends with a non-zero status.
+    `makes` is the file that it writes.
+    Raises ChildDied if it crashes, hangs or takes too much memory, NoRoom if it cannot write, StageFailed if it ends
+    with another non-zero status.
     """
     begun = time.monotonic()
     with _waiting.pop(tuple(command), None) or _started(command, gibibytes) as process:
@@ -88,6 +93,9 @@ def run_limited(
             _LOG.debug("%s took %.2f s and ended with %s", what, time.monotonic() - begun, process.returncode)
     if code == 0:
         return said
+    full = disk.said(_last_line(complained)) if code > 0 else None
+    if full and not (full == errno.EFBIG and _own_limit()):
+        raise disk.failure(makes or f"what {what} makes", full)
     kind = ChildDied if code < 0 and -code not in _ASKED else StageFailed
     raise kind(f"{what} {_ending(code)}: {_last_line(complained)}", "leave it out, or report it")
 
@@ -111,12 +119,10 @@ def _started(command: Sequence[str], gibibytes: float) -> subprocess.Popen[str]:
             with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123  # after a fork
                 score.write("1000")  # if the machine itself runs out of memory, this one goes first
         else:
-            resource.setrlimit(resource.RLIMIT_AS, (int(gibibytes * GIBIBYTE),) * 2)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        for limit, most in ((resource.RLIMIT_FSIZE, _LARGEST_FILE), (resource.RLIMIT_NPROC, tasks)):
-            hard = resource.getrlimit(limit)[1]
-            most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-            resource.setrlimit(limit, (most, most))
+            _lower(resource.RLIMIT_AS, int(gibibytes * GIBIBYTE))
+        _lower(resource.RLIMIT_CORE, 0)
+        _lower(resource.RLIMIT_FSIZE, _LARGEST_FILE)
+        _lower(resource.RLIMIT_NPROC, tasks)
 
     process = subprocess.Popen(
         command,
@@ -130,6 +136,18 @@ def _started(command: Sequence[str], gibibytes: float) -> subprocess.Popen[str]:
     )
     _alive.add(process.pid)
     return process
+
+
+def _lower(limit: int, most: int) -> None:
+    """Sets a limit of this process, unless it is lower already."""
+    most = min([most, *(each for each in resource.getrlimit(limit) if each != resource.RLIM_INFINITY)])
+    resource.setrlimit(limit, (most, most))
+
+
+def _own_limit() -> bool:
+    """Whether the limit on a child's files is ours, and none that whoever called us had set."""
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return most == resource.RLIM_INFINITY or most > _LARGEST_FILE
 
 
 def _tasks() -> int:

@@ -36,6 +36,10 @@ class BadInput(DeployError):
     exit_code = 2
 
 
+class NoRoom(BadInput):
+    """The disk or the memory of this machine, or a limit on them, is too small for what was asked for."""
+
+
 class ParityFailed(DeployError):
     """An artifact computes something else than the artifact or the model it was made from."""
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from deploytool import owner
+from deploytool import disk, owner
 from deploytool.errors import BadInput, DeployError, Refused
 
 _BLOCK = 1 << 20
@@ -68,10 +68,12 @@ def _hold(path: Path, size: int, sha256: str, to: Path | None) -> None:
             raise Refused(f"{path} has another size than the manifest says", AGAIN)
         for block in held(there, path, size, sha256):
             if to is not None:
-                copy.write(block)
+                with disk.writing(to, needed=size):
+                    copy.write(block)
         if to is not None:
-            copy.flush()
-            os.fsync(copy.fileno())
+            with disk.writing(to, needed=size):
+                copy.flush()
+                os.fsync(copy.fileno())
 
 
 def whole(path: Path, size: int, sha256: str) -> bytes:
@@ -135,11 +137,12 @@ def publish(path: Path, content: bytes, beside: Path | None = None) -> None:
     """
     making = (beside or path.parent) / f".{path.name}.{owner.name()}{MAKING}"
     try:
-        with making.open("wb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
-        making.replace(path)
+        with disk.writing(making, named=path, needed=len(content)):
+            with making.open("wb") as opened:
+                opened.write(content)
+                opened.flush()
+                os.fsync(opened.fileno())
+            making.replace(path)
     except BaseException:
         making.unlink(missing_ok=True)
         raise

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from deploytool import plain
+from deploytool import disk, plain
 from deploytool.errors import BadInput
 from deploytool.parts import Part
 from deploytool.spec import Preprocessing
@@ -109,13 +109,15 @@ def write(path: Path, golden: Golden) -> None:
         texts["edges"] = [[edge.name, edge.natural] for edge in golden.edges]
     described: dict[str, npt.NDArray[Any]] = {"pixels": golden.pixels, "labels": golden.labels}
     described |= {name: np.array(plain.text(value)) for name, value in texts.items()}
-    np.savez(path, allow_pickle=False, **described, **arrays)
+    with disk.writing(path):
+        np.savez(path, allow_pickle=False, **described, **arrays)
 
 
 def write_cases(path: Path, pixels: npt.NDArray[np.uint8], inputs: Arrays) -> None:
     """Writes cases that a golden sample should have besides its own: pixels and inputs, without answers."""
     arrays = {f"input.{name}": array for name, array in inputs.items()}
-    np.savez(path, allow_pickle=False, pixels=pixels, **arrays)
+    with disk.writing(path):
+        np.savez(path, allow_pickle=False, pixels=pixels, **arrays)
 
 
 def read_cases(path: Path) -> tuple[npt.NDArray[np.uint8], Arrays]:

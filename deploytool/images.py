@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from deploytool import disk
 from deploytool.errors import BadInput
 from deploytool.preprocess import pair
 from deploytool.spec import Preprocessing, Side, Tensor
@@ -48,7 +49,8 @@ def read(path: Path) -> Pixels:
 
 def write(path: Path, pixels: Pixels) -> None:
     """Writes a picture (uint8, height × width × 3) as PNG, which keeps every pixel."""
-    Image.fromarray(pixels).save(path, format="PNG")
+    with disk.writing(path):
+        Image.fromarray(pixels).save(path, format="PNG")
 
 
 def stored_size(path: Path) -> tuple[int, int]:

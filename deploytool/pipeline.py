@@ -11,7 +11,10 @@ from pathlib import Path
 
 from deploytool import (
     child,
+    disk,
+    estimate,
     factory,
+    footprint,
     machine,
     plain,
     programs,
@@ -46,6 +49,10 @@ _ABOVE = (
         "staging.py",
         "publishing.py",
         "run_lock.py",
+        "disk.py",
+        "memory.py",
+        "footprint.py",
+        "estimate.py",
         "swap.py",
     ),
 )
@@ -91,6 +98,7 @@ def along(job: Job, recipe: Sequence[str], staged: Staging) -> Iterator[Artifact
                 shelf = _moved(shelf, staged)
                 kept = kept and _taken(kept, staged)
             if kept is None:
+                _check_room(recipe[place:], job, shelf, staged.home)
                 _begin(recipe[place:])
                 kept = _made(verb, job, staged, _given(verb, shelf), key, shelf)
             shelf.append(kept)
@@ -129,6 +137,7 @@ def extend_staged(verb: str, options: Options, staged: Staging) -> Artifact:
     key = _key(verb, job, given)
     made = _found(staged.at / verb, key, job)
     if made is None:
+        _check_room((verb,), job, shelf, staged.home)
         shelf = _moved(shelf, staged)
         made = _made(verb, job, staged, _given(verb, shelf), key, shelf)
     return replace(made, path=staged.home / verb / made.kind.value)
@@ -160,6 +169,14 @@ def rooms(home: Path) -> list[tuple[Path, Receipt]]:
     publishing.recover(home)
     found = [(home / verb, receipt.read(home / verb)) for verb in STAGES]
     return [(room, sealed) for room, sealed in found if sealed is not None]
+
+
+def _check_room(recipe: Sequence[str], job: Job, shelf: Sequence[Artifact], home: Path) -> None:
+    """Refuses, before they work, stages that need more than the machine has, as far as what is there already tells."""
+    weights = next((made.path.stat().st_size for made in shelf if made.kind is Kind.WEIGHTS), 0)
+    estimate.check(recipe, job.model, job.options, home, weights)
+    if weights and not any(made.fresh for made in shelf):
+        footprint.check(weights, job)
 
 
 def _begin(recipe: Sequence[str]) -> None:
@@ -312,7 +329,7 @@ def _taken(kept: Artifact, staged: Staging) -> Artifact | None:
 def _made(verb: str, job: Job, staged: Staging, given: Given, key: str, shelf: Sequence[Artifact]) -> Artifact:
     """Makes the artifact in a room nobody sees, seals it, and only then puts the room in its place."""
     kind = STAGES[verb].makes
-    with staged.bench(verb) as bench:
+    with staged.bench(verb) as bench, disk.writing(bench, named=staged.home / verb):
         begun = time.perf_counter()
         notes = _work(verb, job, bench / kind.value, given)
         seconds = round(time.perf_counter() - begun, 3)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from deploytool import disk
 from deploytool.errors import BadInput, DeployError, Unforeseen
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -52,6 +53,8 @@ def failure(error: Exception) -> DeployError:
     """The failure of ours that an exception of any kind becomes: itself, a file that cannot be used, or unforeseen."""
     if isinstance(error, DeployError):
         return error
+    if (full := disk.refused(error)) is not None:
+        return full
     if isinstance(error, OSError) and error.strerror:
         return BadInput(f"{error.filename or 'a file'}: {error.strerror}", "check the path, its rights and the disk")
     inside = place(error) or _ours(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,6 +9,8 @@ from pathlib import Path
 
 from deploytool import (
     catalog,
+    disk,
+    estimate,
     factory,
     fixed,
     forms,
@@ -21,6 +22,7 @@ from deploytool import (
     staging,
     trust,
     verdict,
+    weights_file,
     wishes,
 )
 from deploytool import classes as naming
@@ -38,7 +40,6 @@ Watch = Callable[[int, int], None]
 
 EXPORTERS, IO, RUNNERS = (DEFAULT, "torchscript", "dynamo", AUTO), ("fp32", "fp16"), ("onnxruntime", "reference")
 _ALL = 4096  # cases of a file, unless one says how many
-_LEAST_FREE = 64 << 20  # bytes of disk
 _PHOTOGRAPHS = 64  # golden images of a folder, unless one says how many
 
 
@@ -248,7 +249,7 @@ def export(
     )
     wishes.within(options)
     plan = Plan(found, options, places.recipe(options, to), Path(out or Path("artifacts") / found.name), require, pack)
-    _check_room(plan.home)
+    estimate.check(plan.recipe, found, options, plan.home, weights_file.size(options.weights))
     with keeping.ahead(plan.home):
         made = tuple(follow(plan, partial(_travel, plan)))
         publishing.recover(plan.home)
@@ -258,21 +259,12 @@ def export(
     return Run(plan.home, made, written, failure(written, plan.home, require=require))
 
 
-def _check_room(home: Path) -> None:
-    """Raises BadInput where the disk has no room for even the smallest run: libraries abort when they cannot write."""
-    above = next(folder for folder in (home.absolute(), *home.absolute().parents) if folder.exists())
-    disk = shutil.disk_usage(above)
-    if disk.total and disk.free < _LEAST_FREE:  # what is no disk, as /proc, has no size
-        problem = f"{above} has {disk.free / 1e6:.0f} MB free, and a run takes {_LEAST_FREE / 1e6:.0f} MB at the least"
-        raise BadInput(problem, "make room on the disk, or choose another folder with --out")
-
-
 def _travel(plan: Plan, watch: Watch) -> Iterator[Artifact]:
     """Every artifact as it comes to be; a bundle last, if one is asked for and everything held.
 
     Only then, with its page, the run takes the place of the one that was there.
     """
-    with staging.opened(plan.home) as staged:
+    with staging.opened(plan.home) as staged, disk.writing(staged.at, named=plan.home):
         yield from pipeline.along(Job(plan.model, plan.options, watch), plan.recipe, staged)
         written = report.read(staged.at / "validate" / Kind.REPORT.value)
         if plan.pack and failure(written, plan.home, require=plan.require) is None:

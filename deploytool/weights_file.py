@@ -12,7 +12,7 @@ from typing import Any
 
 from deploytool import plain
 from deploytool.errors import BadInput
-from deploytool.spec import Model
+from deploytool.spec import Model, Source
 
 _LONGEST = 100 << 20  # bytes of header that safetensors itself allows
 _LENGTH = struct.Struct("<Q")
@@ -35,6 +35,12 @@ def definition(path: Path) -> Model:
         return plain.decode(Model, plain.loads(_header(path)[_METADATA]["model"]))
     except (OSError, struct.error, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path} names no model: {error}", "export again to make it anew") from error
+
+
+def size(source: Source | None) -> int:
+    """The bytes of the weights in a checkpoint of tensors alone; 0 for any other, whose size tells little."""
+    path = Path(source.path) if source else None
+    return path.stat().st_size if path and path.suffix == ".safetensors" and path.is_file() else 0
 
 
 def names(path: Path) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from deploytool import plain, reasons, weights_file
+from deploytool import disk, plain, reasons, weights_file
 from deploytool.backends import Array, Session
 from deploytool.calling import arguments, building, doubled, outputs
 from deploytool.calling import exportable as exporting
@@ -36,7 +36,8 @@ def save(state: Mapping[str, Any], model: Model, path: Path) -> None:
     """
     check(state, model)
     own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
-    save_file(own, path, metadata={"model": json.dumps(plain.encode(model))})
+    with disk.writing(path, needed=sum(tensor.nbytes for tensor in own.values())):
+        save_file(own, path, metadata={"model": json.dumps(plain.encode(model))})
 
 
 def check(state: Mapping[str, Any], model: Model) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from deploytool import bundle, files, owner
+from deploytool import bundle, disk, files, owner
 from deploytool.bundle import Manifest
 from deploytool.cli import screen, stop
 from deploytool.cli.manners import Outcome
@@ -50,12 +50,18 @@ def pack(
 def _copy(folder: Path, out: Path) -> None:
     """A copy that is there as a whole or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
+    size = sum(file.size for file in bundle.every(bundle.read(folder)))
+    disk.check(out.parent, size, out.name)
     bench = out.with_name(f".{out.name}.{owner.name()}{files.MAKING}")
     clear = partial(shutil.rmtree, bench, ignore_errors=True)
     files.sweep(out.parent, f".{glob.escape(out.name)}.*{files.MAKING}")
     with stop.sweeping(clear):
-        shutil.copytree(folder, bench)
-        bench.replace(out)
+        try:
+            with disk.writing(bench, named=out, needed=size):
+                shutil.copytree(folder, bench)
+            bench.replace(out)
+        finally:
+            clear()
 
 
 def _lines(folder: Path, manifest: Manifest, seal: str) -> list[str]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from deploytool import plain
+from deploytool import disk, plain
 from deploytool.device import commands, telling
 from deploytool.device.commands import Say, Told
 from deploytool.device.ways import LEAST
@@ -37,9 +37,8 @@ def main() -> None:
     except DeployError as error:
         told = Told((), None, error)
     except OSError as error:
-        told = Told(
-            (), None, BadInput(f"{error.filename or 'a file'}: {error.strerror}", "check the path and its rights")
-        )
+        other = BadInput(f"{error.filename or 'a file'}: {error.strerror}", "check the path and its rights")
+        told = Told((), None, disk.refused(error) or other)
     except KeyboardInterrupt:
         sys.exit(130)
     if asked.json:

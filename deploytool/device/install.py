@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from deploytool import bundle, files, only, owner, plain
+from deploytool import bundle, disk, files, only, owner, plain
 from deploytool.device import build, starts, verify
 from deploytool.device.verify import Asked, Papers
 from deploytool.errors import BadInput, DeployError, Refused
@@ -186,13 +186,17 @@ def _whole(place: Path) -> bool:
 
 def _publish(checked: Papers, place: Path, root: Path) -> None:
     """Copies what the manifest names, each byte hashed on its way, and renames the whole into its place."""
+    left_out = only.others(checked.manifest, only.read(checked.folder))
+    listed = [
+        file
+        for file in bundle.every(checked.manifest)
+        if file.path not in left_out or (checked.folder / file.path).exists()
+    ]
+    disk.check(root, sum(file.size for file in listed), checked.manifest.name)
     stage = root / f"{_STAGE}{owner.name()}"
     stage.mkdir()
     try:
-        left_out = only.others(checked.manifest, only.read(checked.folder))
-        for file in bundle.every(checked.manifest):
-            if file.path in left_out and not (checked.folder / file.path).exists():
-                continue
+        for file in listed:
             (stage / file.path).parent.mkdir(parents=True, exist_ok=True)
             files.hold(checked.folder / file.path, file.size, file.sha256, stage / file.path)
         for name in bundle.BESIDE:

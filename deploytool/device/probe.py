@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deploytool import files, plain, programs, scratch, verdict
+from deploytool import disk, files, plain, programs, scratch, verdict
 from deploytool.bundle import Manifest
 from deploytool.child import run_limited
 from deploytool.device.ways import LEAST, Way
 from deploytool.device.worker import Answer, Request, Trial
-from deploytool.errors import BadInput, ChildDied, DeployError, NotVerified, ParityFailed, StageFailed
+from deploytool.errors import BadInput, ChildDied, DeployError, NoRoom, NotVerified, ParityFailed, StageFailed
 
 WORKER = programs.command(programs.WORK)
 
 _LONGEST_ANSWER = 16 << 20  # bytes
 _PASSED = "measured"
-_KINDS = {kind.__name__: kind for kind in DeployError.__subclasses__()}
+_KINDS = {kind.__name__: kind for kind in (*DeployError.__subclasses__(), NoRoom)}
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def ask(
     what = f"{request.way.tier} ({Path(request.way.path).name})"
     with scratch.folder() as bench:
         asked, answer = bench / "request.json", bench / "answer.json"
-        asked.write_text(plain.text(replace(request, answer=str(answer))), encoding="utf-8")
+        disk.write(asked, plain.text(replace(request, answer=str(answer))).encode())
         memory = limits.gibibytes if request.way.device == "cpu" else math.inf
         run_limited([*worker, str(asked)], what=what, seconds=limits.seconds, gibibytes=memory, heard=heard)
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import builder, files, golden, images, plain
+from deploytool import builder, disk, files, golden, images, plain
 from deploytool.backends import Array, tensorrt
 from deploytool.bundle import Manifest
 from deploytool.device import pictures
@@ -170,7 +170,7 @@ def _build(request: Request) -> Answer:
     trt, graph = tensorrt.library(way.flavour), files.whole(Path(way.path), way.size, way.sha256)
     plan = EnginePlan(Path(request.out).name, way.flavour, request.capabilities)
     made = builder.build(trt, graph, plan, manifest.inputs, manifest.free, _tell)
-    Path(request.out).write_bytes(made.engine)
+    disk.write(Path(request.out), made.engine)
     return Answer(layers=tuple(sorted(made.layers.items())))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import os
 import re
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from deploytool import bundle, files, owner, plain
+from deploytool import bundle, disk, files, owner, plain
 from deploytool.bundle import File, Manifest
 from deploytool.errors import BadInput, Refused
 from deploytool.shipping import oci
@@ -28,15 +29,18 @@ def write(folder: Path, manifest: Manifest, path: Path) -> Artifact:
     """Puts a bundle into one file, as a whole or not at all; the same bundle gives the same bytes."""
     made = oci.artifact(folder, manifest)
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.sweep(path.parent, f".{path.name}.*{files.MAKING}")
+    files.sweep(path.parent, f".{glob.escape(path.name)}.*{files.MAKING}")
+    size = sum(file.size for file in bundle.every(manifest))
+    disk.check(path.parent, size, f"{path.name}")
     making = path.with_name(f".{path.name}.{owner.name()}{files.MAKING}")
     try:
-        with making.open("wb") as opened:
-            with tarfile.open(fileobj=opened, mode="w", format=tarfile.PAX_FORMAT) as tar:
-                _fill(tar, folder, made, f"{manifest.name}:{manifest.sequence}")
-            opened.flush()
-            os.fsync(opened.fileno())
-        making.replace(path)
+        with disk.writing(making, named=path, needed=size):
+            with making.open("wb") as opened:
+                with tarfile.open(fileobj=opened, mode="w", format=tarfile.PAX_FORMAT) as tar:
+                    _fill(tar, folder, made, f"{manifest.name}:{manifest.sequence}")
+                opened.flush()
+                os.fsync(opened.fileno())
+            making.replace(path)
     finally:
         making.unlink(missing_ok=True)
     files.settle(path.parent)

@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from deploytool import files
+from deploytool import disk, files
 from deploytool.bundle import File
 from deploytool.errors import Refused, Unreachable
 from deploytool.shipping.sources import Source
@@ -52,9 +52,11 @@ def _take(source: Source, file: File, part: Path) -> None:
             seen += len(block)
             if seen > file.size:
                 break
-            opened.write(block)
-        opened.flush()
-        os.fsync(opened.fileno())
+            with disk.writing(part, named=Path(file.path), needed=file.size):
+                opened.write(block)
+        with disk.writing(part, named=Path(file.path), needed=file.size):
+            opened.flush()
+            os.fsync(opened.fileno())
     if seen < file.size:
         raise Unreachable(f"{file.path} broke off after {seen} of {file.size} bytes", "try again: it goes on there")
     if (seen, total.hexdigest()) != (file.size, file.sha256):

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploytool import bundle, files, only, plain
+from deploytool import bundle, disk, files, only, plain
 from deploytool.bundle import MANIFEST, SIGNATURE, File, Manifest
 from deploytool.errors import BadInput, Refused
 from deploytool.only import Only
@@ -177,9 +177,7 @@ def _begin(tree: Path, stage: Path, beside: Mapping[str, bytes], kind: Only | No
 
 def _room(out: Path, wanted: Sequence[File], tree: Path) -> None:
     needed = sum(file.size for file in wanted if not (tree / file.path).exists())
-    free = shutil.disk_usage(out.parent).free
-    if needed > free:
-        raise BadInput(f"{out} needs {needed / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free", "make room on the disk")
+    disk.check(out.parent, needed, f"the rest of {out.name}")
 
 
 def _there(path: Path, file: File) -> bool:

@@ -47,7 +47,7 @@ def main() -> None:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         _answer({"problem": "what was asked for makes no sense"})
     except OSError as error:
-        _answer({"problem": f"{error.filename or 'the device'}: {error.strerror}"})
+        _answer({"problem": f"{error.filename or 'what is sent'} cannot be written: {error.strerror}"})
 
 
 def _answer(what: dict[str, Any]) -> None:
@@ -92,6 +92,9 @@ def _gather(home: Path, stage: Path, wanted: dict[str, int], asked: BinaryIO) ->
             if begun > size:
                 part.unlink()
             lacking[name] = begun if begun <= size else 0
+    needed, free = sum(wanted[name] - begun for name, begun in lacking.items()), shutil.disk_usage(str(stage)).free
+    if needed > free:
+        raise Trouble(f"{home} has {free / 1e6:.0f} MB free, and what is sent takes {needed / 1e6:.0f} MB")
     _answer({"lacking": sorted(lacking.items())})
     for name in sorted(lacking):
         _take(asked, stage / name, wanted[name], name)

@@ -26,7 +26,8 @@ class Contract:
 
     `libraries` are the distributions whose version changes what it makes; `here` says that this machine's devices do;
     `model`, that the model's own definition does, and not only what was made of it. `program` is what it has a child
-    do, which can begin while the stages before it work.
+    do, which can begin while the stages before it work. `copies` is how many times the weights it leaves on the disk,
+    and `engine_copies` how many times more for each engine: a file in FP16 is half of one.
     """
 
     takes: tuple[Kind, ...]
@@ -37,6 +38,8 @@ class Contract:
     here: bool = False
     model: bool = True
     program: str = ""
+    copies: float = 0.0
+    engine_copies: float = 0.0
 
 
 _ORT = ("onnxruntime", "onnxruntime-gpu")
@@ -48,6 +51,7 @@ STAGES: Mapping[str, Contract] = {
         Kind.WEIGHTS,
         ("seed", "weights", "trust_code", "sizes", "outputs", "fixed_batch", "inputs"),
         ("torch", "safetensors"),
+        copies=1,
     ),
     "record": Contract(
         (Kind.WEIGHTS,),
@@ -55,12 +59,13 @@ STAGES: Mapping[str, Contract] = {
         ("seed", "images", "data", "inputs", "cases", "sizes"),
         ("torch", "numpy", "pillow"),
     ),
-    "script": Contract((Kind.WEIGHTS, Kind.GOLDEN), Kind.SCRIPT, ("sizes", "tolerance"), ("torch",)),
+    "script": Contract((Kind.WEIGHTS, Kind.GOLDEN), Kind.SCRIPT, ("sizes", "tolerance"), ("torch",), copies=1),
     "translate": Contract(
         (Kind.WEIGHTS, Kind.GOLDEN),
         Kind.GRAPH,
         ("exporter", "opset", "runner", "sizes", "tolerance"),
         ("torch", "onnx", "onnxscript", *_ORT),
+        copies=1,
     ),
     "simplify": Contract(
         (Kind.GRAPH, Kind.GOLDEN),
@@ -68,6 +73,7 @@ STAGES: Mapping[str, Contract] = {
         ("runner", "sizes", "tolerance"),
         ("onnxsim", *_ORT),
         program=programs.SIMPLIFY,
+        copies=1,
     ),
     "rewrite": Contract(
         (Kind.GRAPH, Kind.GOLDEN),
@@ -75,6 +81,7 @@ STAGES: Mapping[str, Contract] = {
         ("rewrite", "rewrite_implied", "runner", "batch", "sizes", "targets", "tolerance"),
         ("onnx", *_ORT, *_TRT),
         here=True,
+        copies=2,  # the graph, and where it is another, the form for engines
     ),
     "halve": Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
@@ -82,10 +89,17 @@ STAGES: Mapping[str, Contract] = {
         ("io", "keep_fp32", "runner", "tolerance"),
         ("onnx", "safetensors", "numpy", *_ORT),
         program=programs.OPEN,
+        copies=0.5,
     ),
     "lint": Contract((Kind.GOLDEN, Kind.GRAPH), Kind.CANARY, ("runner",), ("onnx", *_ORT)),
     "build": Contract(
-        (Kind.GRAPH,), Kind.ENGINE, ("batch", "sizes", "engines"), _TRT, welcomes=(Kind.CANARY,), here=True
+        (Kind.GRAPH,),
+        Kind.ENGINE,
+        ("batch", "sizes", "engines"),
+        _TRT,
+        welcomes=(Kind.CANARY,),
+        here=True,
+        engine_copies=0.5,
     ),
     "prove": Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH), Kind.PROOF, ("seed", "tolerance", "faults"), ("onnx", "pillow", *_ORT)
@@ -105,6 +119,8 @@ STAGES: Mapping[str, Contract] = {
         ("onnx", "pillow"),
         welcomes=(Kind.ENGINE,),
         model=False,
+        copies=1.5,
+        engine_copies=0.5,
     ),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from deploytool import builder, plain
+from deploytool import builder, disk, plain
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import tensorrt
 from deploytool.miscompiles import Hit
@@ -29,7 +29,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         hits, remark = _endangered(_hits(given), plan, trt.__version__)
         canaries = [hit.place.tensor for hit in hits]
         built = builder.build(trt, graph, plan, job.model.inputs, free, job.watch, kept=kept, canaries=canaries)
-        out.with_name(plan.file).write_bytes(built.engine)
+        disk.write(out.with_name(plan.file), built.engine)
         seconds, size = round(time.perf_counter() - begun, 3), len(built.engine)
         engines.append(Engine(plan.file, size, plan.flavour, trt.__version__, plan.capabilities, built.layers, seconds))
         log += built.log

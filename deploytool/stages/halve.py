@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from deploytool import golden, plain, precision, programs, scopes, weights_file
+from deploytool import disk, golden, plain, precision, programs, scopes, weights_file
 from deploytool.artifact import OPTIMISED, Given, Kind, Notes, for_engine
 from deploytool.backends import Array, rounded
 from deploytool.child import run_limited
@@ -54,7 +54,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         kept |= scopes.meant(wanted, names, modules)
     half = halved.keeping(kept)
     counts = _counted(half, kept, by_name=bool(wanted) and wanted != (AUTO,))
-    out.write_bytes(half.SerializeToString(deterministic=True))
+    disk.write(out, half.SerializeToString(deterministic=True))
     optimised = job.options.runner != "onnxruntime" or _optimised(out)
     listed = scopes.named(kept, names, modules)
     notes = {"io": job.options.io, **counts, "weights": plain.encode(_weights(graph, half))}

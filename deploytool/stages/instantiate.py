@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deploytool import checkpoints, factory, plain, probing, samples
+from deploytool import checkpoints, disk, factory, footprint, plain, probing, samples, weights_file
 from deploytool.artifact import Given, Notes
 from deploytool.backends import eager
 from deploytool.calling import arguments, building
@@ -29,7 +29,10 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     options, model = job.options, job.model
     _check_words(model)
     with torch.no_grad(), building.seeded(options.seed):
+        footprint.check(weights_file.size(options.weights), job)
         model, module, origin, remarks = _weighted(model, options)
+        footprint.check(_bytes(module), job)
+        disk.check(out.parent, _bytes(module), out.name)
         arguments.bind(module.forward, [tensor.name for tensor in model.inputs])  # raises where a name is none of its
         state = _state(module, model, options)
         probed = _probed(module, model, state, options)
@@ -73,6 +76,13 @@ def _state(module: nn.Module, model: Model, options: Options) -> dict[str, Any]:
         eager.ask(module, model, {name: torch.tensor(array) for name, array in inputs.items()})
     state: dict[str, Any] = dict(module.state_dict())
     return {name: each.clone() if isinstance(each, torch.Tensor) else each for name, each in state.items()}
+
+
+def _bytes(module: nn.Module) -> int:
+    """The bytes of the module's weights; what layers share counts once, and what has no size yet does not."""
+    known = [each for each in (*module.parameters(), *module.buffers()) if not torch.nn.parameter.is_lazy(each)]
+    stored = (each.untyped_storage() for each in known)
+    return sum({each.data_ptr(): each.nbytes() for each in stored}.values())
 
 
 def _probed(module: nn.Module, model: Model, state: dict[str, Any], options: Options) -> Probed:

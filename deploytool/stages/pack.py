@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 
-from deploytool import bundle, golden, images, machine, plain, report, triton, verdict, weights_file
+from deploytool import bundle, disk, golden, images, machine, plain, report, triton, verdict, weights_file
 from deploytool.artifact import Artifact, Given, Kind, Notes
 from deploytool.backends import tensorrt
 from deploytool.bundle import Engine, File, Graph, Manifest, Provenance, Recipe, Role, Sample
@@ -118,7 +118,7 @@ def _server(folder: Path, content: _Content, single: Artifact, half: Artifact) -
         io = content.io if precision == "fp16" else "fp32"
         place = folder / "models" / name / "1"
         place.mkdir(parents=True)
-        (place / "model.onnx").write_bytes(artifact.path.read_bytes())
+        disk.write(place / "model.onnx", artifact.path.read_bytes())
         text = triton.graph(name, content.inputs, content.outputs, io, content.free[BATCH].largest)
         place.with_name("config.pbtxt").write_text(text, encoding="utf-8")
         graphs.append(Graph(f"models/{name}/1/model.onnx", precision, io))
@@ -163,7 +163,7 @@ def _engines(folder: Path, content: _Content, given: Given, written: Report) -> 
             file = f"{built.flavour}_{built.version}_{'_'.join(capabilities)}.plan"
             place = f"models/{content.name}_trt/1" if built.flavour == _FULL else "engines"
             (folder / place).mkdir(parents=True, exist_ok=True)
-            (folder / place / file).write_bytes(artifact.path.with_name(built.file).read_bytes())
+            disk.write(folder / place / file, artifact.path.with_name(built.file).read_bytes())
             entry = bundle.describe(folder, f"{place}/{file}", Role.ENGINE)
             found.append(_engine(entry, built, capabilities, content.io))
             plans |= dict.fromkeys(capabilities, file) if built.flavour == _FULL else {}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from deploytool import backends, golden, machine, plain, rehearsal, rewrites, verdict
+from deploytool import backends, disk, golden, machine, plain, rehearsal, rewrites, verdict
 from deploytool.artifact import FOR_ENGINE, Given, Kind, Notes
 from deploytool.backends import Session, onnxruntime
 from deploytool.errors import MissingBackend, ParityFailed, StageFailed
@@ -61,9 +61,9 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     sound = [form for form in forms if form.name in errors]
     chosen = sound[-1] if asked != AUTO else _form(forms, choice.choose(_by_form(trials), PLAIN))
     engine, why = (chosen, []) if asked != AUTO else _for_engine(sound, job)
-    out.write_bytes(files[chosen.name].read_bytes())
+    disk.write(out, files[chosen.name].read_bytes())
     if engine is not chosen:
-        out.with_name(FOR_ENGINE).write_bytes(files[engine.name].read_bytes())
+        disk.write(out.with_name(FOR_ENGINE), files[engine.name].read_bytes())
     for file in files.values():
         if file != before:
             file.unlink()
@@ -103,7 +103,7 @@ def _written(form: Candidate, before: Path, out: Path) -> Path:
     if form.name == PLAIN:
         return before
     file = out.with_name(f"{form.name}.onnx")
-    file.write_bytes(form.model.SerializeToString(deterministic=True))
+    disk.write(file, form.model.SerializeToString(deterministic=True))
     return file
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from deploytool import fixed, golden, plain, weights_file
+from deploytool import disk, fixed, golden, plain, weights_file
 from deploytool.artifact import UNAVAILABLE, Given, Kind, Notes
 from deploytool.backends import eager, torchscript
+from deploytool.errors import NoRoom
 from deploytool.fixing import places
 from deploytool.fixing import trial as fixing
 from deploytool.measure import parity, trial
@@ -51,6 +52,8 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         subject = fixing.Subject(fresh, model, sample.inputs, home, _batch(model))
         tolerance = parity.tolerances(sample.noise, job.options.tolerance).fp32
         found = fixing.examine("script", subject, partial(torchscript.start, out), warned, asked, tolerance)
+    except NoRoom:
+        raise
     except Exception as error:  # whatever torch.jit raises, it does not take the user's model
         return _left_out(out, f"TorchScript does not take the model: {_reason(error)}")
     if lines := fixed.wrong(found):
@@ -72,7 +75,8 @@ def _left_out(out: Path, why: str) -> Notes:
 def _written(module: nn.Module, example: tuple[torch.Tensor, ...], out: Path, names: dict[str, str]) -> int:
     """Writes the trace and reads it again, for torch saves what it cannot read; gives the number of its nodes."""
     frozen = torch.jit.freeze(torch.jit.trace(module, example, check_trace=False))  # type: ignore[no-untyped-call]  # torch.jit has no types
-    torch.jit.save(frozen, out, _extra_files=names)
+    with disk.writing(out), out.open("wb") as file:  # given a path, torch ends the process where the disk is full
+        torch.jit.save(frozen, file, _extra_files=names)
     with torch.inference_mode():
         torch.jit.load(out, map_location="cpu")(*(tensor.clone() for tensor in example))  # type: ignore[no-untyped-call]  # the same
     return sum(1 for _ in frozen.graph.nodes())

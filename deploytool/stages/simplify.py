@@ -11,10 +11,10 @@ from pathlib import Path
 
 import onnx
 
-from deploytool import backends, golden, programs
+from deploytool import backends, disk, golden, programs
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.child import run_limited
-from deploytool.errors import ParityFailed, StageFailed
+from deploytool.errors import NoRoom, ParityFailed, StageFailed
 from deploytool.golden import Arrays
 from deploytool.graphs import ends
 from deploytool.halving import culprits
@@ -58,7 +58,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     except (StageFailed, ParityFailed) as trouble:
         left_out, errors = _search(attempt)
         if left_out == _ALL:
-            out.write_bytes(before.read_bytes())
+            disk.write(out, before.read_bytes())
             errors = [_prove(job.options.runner, out, asked, tolerance)]
         error = errors[-1]
         remarks.append(f"{trouble}: went on without {_named(left_out)}")
@@ -78,7 +78,7 @@ def _questions(job: Job, before: Path, inputs: Arrays) -> tuple[Question, ...]:
 def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> None:
     """Writes what onnxsim makes of a graph with the passes and steps in `off` left out."""
     task, command = [str(before), str(out), list(off)], programs.command(programs.SIMPLIFY)
-    run_limited(command, what="onnxsim", seconds=seconds, gibibytes=programs.GIBIBYTES, task=task)
+    run_limited(command, what="onnxsim", seconds=seconds, gibibytes=programs.GIBIBYTES, task=task, makes=out)
     try:
         graph, plain = onnx.load(out), onnx.load(before)
         del graph.metadata_props[:]
@@ -86,7 +86,9 @@ def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> No
         onnx.checker.check_model(graph, full_check=True)
         if lost := ends.fixed(ends.free(plain.graph), graph.graph):
             raise ValueError(lost)
-        out.write_bytes(graph.SerializeToString(deterministic=True))
+        disk.write(out, graph.SerializeToString(deterministic=True))
+    except NoRoom:
+        raise
     except Exception as error:  # the file is whatever onnxsim left, and onnx's exceptions share no base class
         said = " ".join(str(error).replace(str(out), "it").split())
         raise StageFailed(f"onnxsim wrote no sound graph: {said}", "report it to onnxsim") from error

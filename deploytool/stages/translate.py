@@ -16,10 +16,10 @@ import onnx
 import torch
 from torch import nn
 
-from deploytool import backends, fixed, golden, noise, plain, verdict, weights_file
+from deploytool import backends, disk, fixed, golden, noise, plain, verdict, weights_file
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.backends import eager
-from deploytool.errors import MissingBackend, StageFailed
+from deploytool.errors import MissingBackend, NoRoom, StageFailed
 from deploytool.exporters import dynamo, torchscript
 from deploytool.fixed import Fixed, Origin, What
 from deploytool.fixing import causes, places
@@ -134,7 +134,7 @@ def _candidate(exporter: str, task: _Task) -> _Candidate:
         _write(graph, task.out)
         with backends.load(task.job.options.runner).start(task.out) as session:
             session(**given)  # what an exporter writes need not run: ONNX has types that no runtime computes in
-    except MissingBackend:
+    except (MissingBackend, NoRoom):
         raise
     except Exception as error:  # whatever an exporter raises, the user's model was refused
         why = f"the {exporter} exporter refuses the model: {_reason(error)}"
@@ -241,7 +241,7 @@ def _taken(task: _Task) -> tuple[nn.Module, Model, tuple[torch.Tensor, ...]]:
 
 
 def _write(graph: onnx.ModelProto, out: Path) -> None:
-    out.write_bytes(graph.SerializeToString(deterministic=True))
+    disk.write(out, graph.SerializeToString(deterministic=True))
 
 
 def _size(graph: onnx.ModelProto) -> dict[str, Json]:

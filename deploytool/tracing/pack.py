@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from deploytool import machine, owner, plain
+from deploytool import disk, machine, owner, plain
 from deploytool.errors import BadInput
 from deploytool.tracing.finding import Clue
 from deploytool.tracing.reduce import Mismatch
@@ -76,7 +76,8 @@ def write(run: Path, clue: Clue, found: Mismatch) -> Path:
     try:
         whole = bench / "new"
         whole.mkdir()
-        _fill(whole, clue, found)
+        with disk.writing(whole, named=place):
+            _fill(whole, clue, found)
         if place.exists():
             place.replace(bench / "old")
         whole.replace(place)

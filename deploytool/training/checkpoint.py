@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deploytool import plain
+from deploytool import disk, plain
 from deploytool.errors import BadInput
 from deploytool.training.recipe import Epoch
 
@@ -37,14 +38,17 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
     """Puts the checkpoint in the place of the one before, in one step that cannot be interrupted."""
     content = {**vars(checkpoint), "history": plain.encode(checkpoint.history)}
     with whole(folder / FILE) as unfinished:
-        torch.save(content, unfinished)
+        made = io.BytesIO()  # given a file, torch would say of a full disk that a position is wrong
+        torch.save(content, made)
+        unfinished.write_bytes(made.getbuffer())
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Where to write a file that is to be seen whole or not at all."""
     unfinished = path.with_name(f"{path.name}{UNFINISHED}")
-    yield unfinished
+    with disk.writing(unfinished, named=path):
+        yield unfinished
     unfinished.replace(path)
 
 

@@ -25,7 +25,7 @@ def test_a_disk_without_room_for_a_run_is_one_line_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")  # as shutil gives it
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 987_000_000, 13_000_000))
-    with pytest.raises(BadInput, match="has 13 MB free, and a run takes 67 MB at the least"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, 3_000_000))
+    with pytest.raises(BadInput, match="deep/run has 3 MB free, and a run of tiny takes 4.5 MB"):
         deploytool.export(TINY, quick=True, out=tmp_path / "deep" / "run")
     assert not (tmp_path / "deep").exists()

@@ -1,0 +1,65 @@
+"""How much memory there is for this process and its children, whoever limits it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+_UNLIMITED = 1 << 60  # what cgroups of the first version say where they limit nothing
+
+
+def held() -> int:
+    """The bytes that this process holds in memory; 0 where nobody tells."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def free() -> int | None:
+    """The bytes that this process and its children can still take; None where nobody tells."""
+    return min((*_machine(), *_groups(), *_limit()), default=None)
+
+
+def _machine() -> Iterator[int]:
+    with suppress(OSError):
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
+        if found:
+            yield int(found[1]) << 10
+
+
+def _groups() -> Iterator[int]:
+    """What each control group that we are in still allows; pages of files are given back where memory is short."""
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, kinds, path = line.split(":", 2)
+            if not kinds:
+                yield from _left(Path("/sys/fs/cgroup"), path, "memory.max", "memory.current", "inactive_file")
+            elif "memory" in kinds.split(","):
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+                yield from _left(Path("/sys/fs/cgroup/memory"), path, *names)
+
+
+def _left(top: Path, path: str, limit: str, usage: str, cached: str) -> Iterator[int]:
+    place = top / path.lstrip("/")
+    for group in (place, *(above for above in place.parents if above.is_relative_to(top))):
+        with suppress(OSError, ValueError):  # "max" is no number
+            most = int((group / limit).read_text(encoding="ascii"))
+            used = int((group / usage).read_text(encoding="ascii"))
+            back = re.search(rf"^{cached} (\d+)$", (group / "memory.stat").read_text(encoding="ascii"), re.MULTILINE)
+            if most < _UNLIMITED:
+                yield max(most - used + (int(back[1]) if back else 0), 0)
+
+
+def _limit() -> Iterator[int]:
+    """What is left of the address space that `ulimit -v` allows."""
+    with suppress(ImportError, OSError, ValueError, IndexError):
+        import resource  # which only Unix has
+
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        if most != resource.RLIM_INFINITY:
+            yield max(most - pages * resource.getpagesize(), 0)
