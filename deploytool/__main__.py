@@ -4,9 +4,12 @@ import os
 import signal
 import sys
 
+from deploytool import terminal
+
 
 def main() -> None:
     """The command line, or one line where it cannot be: the exit code is that of a missing backend."""
+    terminal.take()
     for number in (signal.SIGINT, signal.SIGTERM):  # until the front door listens: nothing is made yet
         signal.signal(number, lambda sent, _: os._exit(128 + sent))
     try:
@@ -14,10 +17,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise
-        sys.stderr.write(
-            f"deploytool: {error.name} is not installed, as on a device\n"
-            "  → use python -m deploytool.device, or pip install 'deploytool[cpu]' for the desk\n"
-        )
+        terminal.note(f"deploytool: {error.name} is not installed, as on a device")
+        terminal.note("  → use python -m deploytool.device, or pip install 'deploytool[cpu]' for the desk")
         sys.exit(5)
     front_door()
 

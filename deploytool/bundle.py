@@ -228,6 +228,11 @@ def _sensible(part: Part) -> bool:
     return inside and 0 <= part.axis < 64 and bool(part.spans) == bool(part.axis)
 
 
+def is_seal(text: str) -> bool:
+    """Whether a text is what `seal` gives: it names a folder where bundles are installed."""
+    return _SHA256.fullmatch(text) is not None
+
+
 def recipe(folder: Path, manifest: Manifest) -> Recipe:
     """How to build an engine on the device; its file must have been checked before."""
     return plain.decode(Recipe, json.loads((folder / manifest.recipe).read_text(encoding="utf-8")))

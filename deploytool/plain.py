@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -20,6 +21,7 @@ else:
 T = TypeVar("T")
 
 LONGEST = 64 << 20  # bytes of a document
+_HALF = re.compile("[\ud800-\udfff]")
 _SHOWN = 60  # characters of a value in a message
 
 
@@ -165,8 +167,12 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def text(value: object) -> str:
-    """`value` as readable JSON, always the same bytes for the same value."""
-    return json.dumps(encode(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    """`value` as readable JSON, always the same bytes for the same value.
+
+    A byte of a file's name that is no UTF-8, which Python has as half a letter, is escaped: such a text is a file too.
+    """
+    made = json.dumps(encode(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    return _HALF.sub(lambda found: f"\\u{ord(found[0]):04x}", made)
 
 
 def digest(*values: object) -> str:

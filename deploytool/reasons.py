@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import sysconfig
@@ -10,14 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploytool import disk
+from deploytool import disk, owner
 from deploytool.errors import BadInput, DeployError, Unforeseen
+from deploytool.terminal import visible
 
 _PACKAGE = Path(__file__).resolve().parent
 _ZOO = _PACKAGE / "models"  # definitions inside the wheel are code like a user's
 _LONGEST = 400  # characters
+_AROUND = 20  # characters before and behind one that is shown
+_INNER = re.compile(r"\.lock|\.incoming|\.unfinished|\.publishing|\.(making|staging)-.*|\..*\.(making|fetching)")
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\].*?(?:\x07|\x1b\\|$)|\x1b.", re.DOTALL)
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]")
 
 
 def told(error: BaseException) -> str:
@@ -39,14 +42,9 @@ def words(error: BaseException) -> str:
 
 
 def clean(text: str) -> str:
-    """Foreign text as one line of at most 400 characters, without colours, control characters and turned writing."""
-    line = " ".join(visible(text).split())
+    """What a library says as one visible line of at most 400 characters, without its colours and line breaks."""
+    line = visible(" ".join(_ESCAPES.sub("", text).split()))
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
-
-
-def visible(text: str) -> str:
-    """The text without what a terminal obeys instead of showing it."""
-    return _UNSEEN.sub(" ", _ESCAPES.sub("", text))
 
 
 def failure(error: Exception) -> DeployError:
@@ -56,7 +54,13 @@ def failure(error: Exception) -> DeployError:
     if (full := disk.refused(error)) is not None:
         return full
     if isinstance(error, OSError) and error.strerror:
-        return BadInput(f"{error.filename or 'a file'}: {error.strerror}", "check the path, its rights and the disk")
+        return BadInput(f"{_known(error.filename)}: {error.strerror}", "check the path, its rights and the disk")
+    if isinstance(error, MemoryError):
+        return BadInput(f"there is not enough memory: {told(error)}", "allow more (ulimit -v), or use another machine")
+    if isinstance(error, UnicodeEncodeError) and not place(error):
+        around = error.object[max(0, error.start - _AROUND) : error.end + _AROUND]
+        problem = f"a name or text cannot be written in {error.encoding}: …{clean(around)}…"
+        return BadInput(problem, "give the file a name in UTF-8, or work where that is used: LC_ALL=C.UTF-8")
     inside = place(error) or _ours(error)
     said = told(error) if place(error) or not inside else f"{told(error)} ({inside})"
     return Unforeseen(said, "--verbose shows the trace; if it is not of your code, report it")
@@ -88,10 +92,19 @@ def place(error: BaseException) -> str:
     return ""
 
 
-def trace(error: BaseException) -> str:
-    """The whole traceback, line by line, with what it was raised from."""
+def trace(error: BaseException) -> list[str]:
+    """The lines of the whole traceback, with what it was raised from."""
     lines = "".join(traceback.format_exception(type(error), error, error.__traceback__)).splitlines()
-    return "\n".join(visible(line) for line in lines)
+    return [_ESCAPES.sub("", line).expandtabs() for line in lines]
+
+
+def _known(name: str | bytes | int | None) -> str:
+    """A file as its user knows it: of our own locks and unfinished files, the folder that they are in."""
+    if not isinstance(name, (str, bytes)):
+        return "a file"
+    path = Path(os.fsdecode(name))
+    inner = [each.parent for each in (path, *path.parents) if _INNER.fullmatch(each.name) or owner.read(each.name)]
+    return str(inner[-1] if inner else path)
 
 
 def _ours(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from deploytool.spec import Tensor
@@ -39,7 +40,7 @@ def engines(
 def _text(
     name: str, platform: str, largest: int, inputs: Sequence[Tensor], outputs: Sequence[Tensor], io: str, files: str
 ) -> str:
-    head = f'name: "{name}"\nplatform: "{platform}"\nmax_batch_size: {largest}\n'
+    head = f'name: {_quoted(name)}\nplatform: "{platform}"\nmax_batch_size: {largest}\n'
     return head + files + _tensors("input", inputs, io) + _tensors("output", outputs, io)
 
 
@@ -47,9 +48,13 @@ def _tensors(word: str, tensors: Sequence[Tensor], io: str) -> str:
     return f"{word} [\n" + ",\n".join(_tensor(tensor, io) for tensor in tensors) + "\n]\n"
 
 
+def _quoted(text: str) -> str:
+    return json.dumps(text)  # whose escapes are those of protobuf's text format too
+
+
 def _tensor(tensor: Tensor, io: str) -> str:
     """Without the batch, which Triton adds; a free size is -1."""
     dtype = "float16" if io == "fp16" and tensor.dtype == "float32" else tensor.dtype
     sides = ", ".join(str(side) if isinstance(side, int) else "-1" for side in tensor.shape[1:])
     dims = f"dims: [ {sides} ]" if sides else "dims: [ 1 ] reshape: { shape: [ ] }"  # Triton has no empty dims
-    return f'  {{ name: "{tensor.name}" data_type: {_TYPES[dtype]} {dims} }}'
+    return f"  {{ name: {_quoted(tensor.name)} data_type: {_TYPES[dtype]} {dims} }}"

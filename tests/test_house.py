@@ -95,6 +95,22 @@ def nodes(path: Path) -> Iterator[ast.AST]:
     return ast.walk(ast.parse(path.read_text(encoding="utf-8")))
 
 
+def dotted(node: ast.AST) -> str:
+    """`a.b.c` of a name and its attributes; of anything else before the first dot, what follows that."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def used(path: Path) -> Iterator[str]:
+    """Every name, with its attributes, that a file uses or imports from elsewhere."""
+    for node in nodes(path):
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            yield dotted(node)
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{each.name}" for each in node.names)
+
+
 def sources(verb: str) -> Iterator[ast.AST]:
     """What stands in a stage's file, and in those it hands its job to."""
     for path in (PACKAGE / "stages" / f"{verb}.py", *(PACKAGE / name for name in HANDED.get(verb, ()))):
@@ -216,17 +232,66 @@ print(json.dumps(failed))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_only_the_door_speaks(path: Path) -> None:
+def test_only_the_door_asks_and_ends(path: Path) -> None:
     if "cli" in path.relative_to(PACKAGE).parts or path.name == "__main__.py":
         return
-    names = {node.id for node in nodes(path) if isinstance(node, ast.Name)}
-    attributes = {
-        f"{node.value.id}.{node.attr}"
-        for node in nodes(path)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    assert not {"input", "exit", "os.environ", "os.getenv", "sys.exit"} & set(used(path))
+
+
+ADDRESS, SCREEN = PACKAGE / "terminal.py", PACKAGE / "cli" / "screen.py"  # what a terminal gets is made visible there
+STREAMS = {f"sys.{each}" for each in ("stdout", "stderr", "__stdout__", "__stderr__")}
+SPEAKS = {"print", "pprint", "rich.print", "typer.echo", "typer.secho", "click.echo", "traceback.print_exc"}
+PIPES = {
+    "worker.py",
+    "carrier.py",
+    "receiver.py",
+    "stop.py",
+}  # os.write, to a parent; and our own words in an interruption
+
+
+def spoken(path: Path) -> Iterator[str]:
+    """Every way past the address that a file takes to a terminal."""
+    yield from (STREAMS | SPEAKS) & set(used(path))
+    for node in nodes(path):
+        name = dotted(node.func) if isinstance(node, ast.Call) else ""
+        if name == "os.write" and path.name not in PIPES:
+            yield name
+        if (name == "Console" or name.endswith(".print")) and path != SCREEN:
+            yield name
+        if name in ("getattr", "setattr") and isinstance(node, ast.Call) and dotted(node.args[0]) == "sys":
+            yield name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_one_address_speaks(path: Path) -> None:
+    assert path == ADDRESS or not [*spoken(path)]
+
+
+def test_what_is_printed_on_a_screen_is_made_visible_there() -> None:
+    """Nothing but a text that went through the address, a table of such, or an empty line."""
+    printed = [
+        node.args for node in nodes(SCREEN) if isinstance(node, ast.Call) and dotted(node.func) == "console.print"
+    ]
+    assert {ast.unparse(each[0]) if each else "" for each in printed} == {
+        "",
+        "Text(terminal.visible(text))",
+        "_drawn(columns, cells, console.width)",
     }
-    assert not {"print", "input", "exit"} & names
-    assert not {"os.environ", "os.getenv", "sys.exit", "sys.stdout", "sys.stderr"} & attributes
+    source = SCREEN.read_text(encoding="utf-8")
+    assert "cells = [tuple(terminal.visible(cell) for cell in row) for row in rows]" in source
+    assert "drawn.add_row(*map(Text, row))" in source
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("print(1)", "sys.stdout.write('')", "console.print('x')", "getattr(sys, 'stdout')", "os.write(1, b'')"),
+        *("typer.echo('')", "from rich.console import Console; Console()", "from sys import stdout"),
+    ],
+)
+def test_a_way_past_the_address_is_noticed(line: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(f"import os, sys\n{line}\n")
+    assert [*spoken(tmp_path / "odd.py")]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))

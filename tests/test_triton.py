@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import re
+
 from deploytool import triton
 from deploytool.spec import Tensor
 
@@ -27,3 +30,11 @@ def test_a_plan_is_chosen_by_compute_capability_and_never_by_default() -> None:
     assert 'platform: "tensorrt_plan"' in text
     assert '{ key: "8.9" value: "a.plan" },\n  { key: "9.0" value: "b.plan" }' in text
     assert "default_model_filename" not in text
+
+
+def test_no_name_ends_its_quotes() -> None:
+    name = 'a" data_type: TYPE_BOOL }\n  { name: "b'
+    written = triton.graph(name, [Tensor(name, ("batch", 3))], [Tensor("o", ("batch", 2))], "fp32", 4)
+    assert written.count("data_type: TYPE_FP32") == 2
+    assert '\n  { name: "b' not in written
+    assert [json.loads(each) for each in re.findall(r'name: ("(?:[^"\\]|\\.)*")', written)] == [name, name, "o"]

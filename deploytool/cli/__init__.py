@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -83,9 +81,7 @@ app.callback()(manners.before)
 
 def main() -> None:
     """Runs the command line; a failure we know ends with one problem, one remedy and its own exit code."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # whoever called us closed it: what is said goes nowhere
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # until we end
+    screen.settle()
     stop.watch(_interrupted)
     stop.leave(_called())
 
@@ -114,7 +110,7 @@ def _failed(error: DeployError) -> int:
 
 def _misused(error: Any) -> int:
     """A wrong option: its usage and what is wrong with it, on stderr."""
-    error.show()
+    screen.misused(error)
     if _json():
         screen.document({"error": screen.told(BadInput(error.format_message(), "see --help"))})
     return int(error.exit_code)

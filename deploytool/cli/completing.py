@@ -9,6 +9,7 @@ from deploytool import catalog
 from deploytool.errors import DeployError
 from deploytool.forms import CHOICES
 from deploytool.targets import TARGETS, THIS
+from deploytool.terminal import visible
 
 
 def model(incomplete: str) -> list[str]:
@@ -24,7 +25,8 @@ def place_or_model(incomplete: str) -> list[str]:
     folder = begun if incomplete.endswith("/") else begun.parent
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     names = [f"{path}/" if path.is_dir() else str(path) for path in inside]
-    return [*(name for name in names if name.startswith(incomplete)), *model(incomplete)]
+    shown = [name for name in names if name.startswith(incomplete) and name == visible(name)]
+    return [*shown, *model(incomplete)]
 
 
 def form(incomplete: str) -> list[str]:

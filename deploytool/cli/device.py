@@ -12,7 +12,7 @@ from deploytool.cli import completing, screen
 from deploytool.cli.manners import Outcome
 
 if TYPE_CHECKING:
-    from deploytool.device.commands import Told
+    from deploytool.device.told import Told
 
 
 class Least(str, Enum):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from deploytool import terminal
 from deploytool.cli import screen, settings
 from deploytool.cli.screen import Manner
 from deploytool.errors import BadInput, DeployError
@@ -90,7 +90,7 @@ def mannered(command: Callable[..., Outcome | None]) -> Callable[..., None]:
         begun = time.monotonic()
         _explain(context)
         apart = screen.manner().json and "as_json" in added  # a model that prints spoils no document
-        with redirect_stdout(sys.stderr) if apart else nullcontext():
+        with terminal.apart() if apart else nullcontext():
             outcome = command(**given)
         screen.detail(f"took {time.monotonic() - begun:.2f} s")
         if outcome:
@@ -119,8 +119,7 @@ def _adopt(context: typer.Context, shared: Mapping[str, Any]) -> None:
     screen.adopt(manner)
     if manner.quiet and manner.verbose:
         raise BadInput("--quiet and --verbose were both asked for", "choose one")
-    if manner.verbose:
-        screen.listen()
+    screen.listen()
 
 
 def _explain(context: typer.Context) -> None:
@@ -142,7 +141,7 @@ def _show(outcome: Outcome) -> None:
     if spoken.json:
         screen.document({**outcome.document, "error": screen.told(outcome.failure)})
     elif spoken.quiet and not outcome.failure:
-        typer.echo(outcome.verdict)
+        screen.line(outcome.verdict)
     if outcome.failure:
         screen.failure(outcome.failure)
         raise typer.Exit(outcome.failure.exit_code)

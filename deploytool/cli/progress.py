@@ -72,9 +72,10 @@ def _minutes(seconds: float) -> str:
 
 def bar(console: Console) -> Progress:
     """A bar that is silent where there is no terminal; lines on the same terminal must share its console."""
-    shown = console if console.is_terminal else Console(stderr=True, quiet=console.quiet)
+    shown = console if console.is_terminal else screen.aside()
     wide = (BarColumn(20),) if shown.width >= 72 else ()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), *wide, TextColumn("{task.fields[clock]}"))
+    texts = (TextColumn(form, markup=False) for form in ("{task.description}", "{task.fields[clock]}"))
+    columns = (SpinnerColumn(), next(texts), *wide, next(texts))
     return Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal or shown.quiet)
 
 

@@ -41,7 +41,8 @@ def report(
     from deploytool.page import brought, facts, keeping, schema  # here begins numpy
 
     if schema_:
-        typer.echo(schema.published(), nl=False)
+        for line in schema.published().splitlines():
+            screen.line(line)
         return None
     homes = tuple(runs or ())
     if not homes:

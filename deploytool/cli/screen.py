@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import textwrap
+import warnings
 import webbrowser
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TextIO
 
-import typer
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
-from deploytool import plain, reasons
+from deploytool import reasons, terminal
 from deploytool.errors import DeployError
 
 _UNBOUNDED = 1000  # columns of what is no terminal: a pipe or a file
@@ -48,10 +51,22 @@ def manner() -> Manner:
     return _MANNER.get()
 
 
+def settle() -> None:
+    """Forgets a size of the terminal that makes no sense, as a program without one may leave it."""
+    for name in ("COLUMNS", "LINES"):
+        if not re.fullmatch("[1-9][0-9]{0,5}", os.environ.get(name, "")):
+            os.environ.pop(name, None)
+
+
 def people(*, as_json: bool = False) -> Console:
     """Where text for people goes while a command works."""
     spoken = manner()
     return _console(stderr=as_json or spoken.json, quiet=spoken.quiet)
+
+
+def aside() -> Console:
+    """Where a progress bar goes whose lines go elsewhere."""
+    return _console(stderr=True, quiet=manner().quiet)
 
 
 def answer() -> Console:
@@ -61,7 +76,7 @@ def answer() -> Console:
 
 
 def _console(*, stderr: bool, quiet: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False, quiet=quiet)
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False, quiet=quiet)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _UNBOUNDED
     return console
@@ -69,22 +84,28 @@ def _console(*, stderr: bool, quiet: bool) -> Console:
 
 def document(value: object) -> None:
     """Puts one JSON document on stdout."""
-    typer.echo(plain.text(value), nl=False)
+    terminal.put(value)
 
 
-def say(console: Console, line: str, style: str | None = None) -> None:
+def line(text: str) -> None:
+    """One line on stdout in any manner: --quiet leaves it."""
+    terminal.say(text)
+
+
+def say(console: Console, text: str, style: str | None = None) -> None:
     """One line; on a terminal it is broken between words, and no path is ever broken in two."""
-    lines = [line]
-    if console.is_terminal and len(line) > console.width:
-        margin = " " * (len(line) - len(line.lstrip()))
-        lines = _wrapped(line.strip(), console.width, margin, f"{margin}  ")
+    text = terminal.visible(text)
+    lines = [text]
+    if console.is_terminal and len(text) > console.width:
+        margin = " " * (len(text) - len(text.lstrip()))
+        lines = _wrapped(text.strip(), console.width, margin, f"{margin}  ")
     for each in lines:
         whole(console, each, style)
 
 
-def whole(console: Console, line: str, style: str | None = None) -> None:
-    """One line as it is, for a command that is to be copied: file names keep their brackets, and nothing is broken."""
-    console.print(line, markup=False, soft_wrap=True, style=style)
+def whole(console: Console, text: str, style: str | None = None) -> None:
+    """One line that is not broken, for a command that is to be copied; brackets and colons in it mean nothing."""
+    console.print(Text(terminal.visible(text)), soft_wrap=True, style=style)
 
 
 def _wrapped(text: str, width: int, first: str = "", others: str = "") -> list[str]:
@@ -106,7 +127,7 @@ def detail(line: str) -> None:
 
 def note(line: str) -> None:
     """A line on how far a command is, on stderr."""
-    whole(_console(stderr=True, quiet=manner().quiet), line)
+    whole(aside(), line)
 
 
 def table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -115,12 +136,12 @@ def table(console: Console, title: str, columns: Sequence[str], rows: Iterable[S
     Words are broken where the terminal is narrow. Where not even that helps, each row becomes a paragraph: nothing is
     cut off, and no name or figure is broken.
     """
-    cells = [tuple(row) for row in rows]
+    cells = [tuple(terminal.visible(cell) for cell in row) for row in rows]
     if title:
-        for line in _wrapped(title, console.width):
+        for line in _wrapped(terminal.visible(title), console.width):
             whole(console, line, "bold")
     if _narrowest(console, columns, cells) <= console.width:
-        console.print(_drawn(columns, cells, console.width), markup=False)
+        console.print(_drawn(columns, cells, console.width))
         return
     console.print()
     for row in cells:
@@ -141,7 +162,7 @@ def _drawn(columns: Sequence[str], rows: Iterable[Sequence[str]], width: int) ->
             min_width=None,
         )
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(Text, row))
     return drawn
 
 
@@ -171,10 +192,20 @@ def _paragraph(console: Console, columns: Sequence[str], row: Sequence[str]) -> 
 def failure(error: DeployError) -> None:
     """The problem and the remedy, one line each, on stderr."""
     console = _console(stderr=True, quiet=False)
-    say(console, f"deploytool: {reasons.visible(str(error))}", "red")
-    whole(console, f"  → {reasons.visible(error.remedy)}")
+    say(console, f"deploytool: {error}", "red")
+    whole(console, f"  → {error.remedy}")
     if error.__cause__ is not None and manner().verbose:
-        whole(console, reasons.trace(error.__cause__))
+        for line in reasons.trace(error.__cause__):
+            whole(console, line)
+
+
+def misused(error: Any) -> None:
+    """How a command is used, and what was wrong with that, on stderr."""
+    lines = [] if error.ctx is None else error.ctx.get_usage().splitlines()
+    if error.ctx is not None and error.ctx.command.get_help_option(error.ctx) is not None:
+        lines += [f"Try '{error.ctx.command_path} {error.ctx.help_option_names[0]}' for help.", ""]
+    for line in (*lines, f"Error: {error.format_message()}"):
+        terminal.note(line)
 
 
 def told(error: DeployError | None) -> dict[str, str | int] | None:
@@ -185,19 +216,34 @@ def told(error: DeployError | None) -> dict[str, str | int] | None:
 
 
 def listen() -> None:
-    """Has what the floors below log shown as details."""
+    """Has what the floors below log shown as details, and warnings of theirs and of libraries as notes."""
 
-    class Details(logging.Handler):
+    class Shown(logging.Handler):
         """Passes what is logged on to the terminal."""
 
         def emit(self, record: logging.LogRecord) -> None:
             """Shows one record."""
-            detail(f"{record.name.rpartition('.')[2]:>12}  {record.getMessage()}")
+            if record.levelno >= logging.WARNING:
+                note(record.getMessage())
+            else:
+                detail(f"{record.name.rpartition('.')[2]:>12}  {record.getMessage()}")
 
     log = logging.getLogger("deploytool")
-    log.setLevel(logging.DEBUG)
+    log.setLevel(logging.DEBUG if manner().verbose else logging.WARNING)
     log.propagate = False
-    log.handlers = [Details()]
+    log.handlers = [Shown()]
+    warnings.showwarning = _warned
+
+
+def _warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    note(f"{filename}:{lineno}: {category.__name__}: {reasons.clean(str(message))}")
 
 
 def shows(page: Path) -> bool:

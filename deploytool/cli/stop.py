@@ -10,7 +10,6 @@ import atexit
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -20,10 +19,9 @@ from functools import partial
 from types import FrameType
 from typing import NoReturn
 
-from deploytool import child, scratch
+from deploytool import child, scratch, terminal
 
 _CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-_UNHEARD = 120  # Python's own code for what could not be written out
 _HALT_SECONDS = 0.3  # what the main thread gets to come out of a library's code before we sweep
 _FRESH_LINE = b"\r\x1b[2K\x1b[?25h"  # no progress bar, and the cursor back
 
@@ -66,12 +64,7 @@ def leave(code: int) -> NoReturn:
     for number in _CODES:
         signal.signal(number, signal.SIG_IGN)
     signal.set_wakeup_fd(-1)
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        code = code or _UNHEARD
-    os._exit(code)
+    os._exit(terminal.ended(code))
 
 
 def _halt(number: int, frame: FrameType | None) -> None:
@@ -109,6 +102,6 @@ def _sweep_and_say(words: Callable[[], bytes]) -> None:
 
 def _flush() -> None:
     """Lets out what was said, unless whoever was saying it holds the lock."""
-    flushing = threading.Thread(target=sys.stdout.flush, daemon=True)
+    flushing = threading.Thread(target=terminal.flush, daemon=True)
     flushing.start()
     flushing.join(0.2)

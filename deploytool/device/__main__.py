@@ -7,15 +7,16 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
-from deploytool import disk, plain
-from deploytool.device import commands, telling
-from deploytool.device.commands import Say, Told
+from deploytool import reasons, terminal
+from deploytool.device.told import Say, Told
 from deploytool.device.ways import LEAST
-from deploytool.errors import BadInput, DeployError
+from deploytool.errors import DeployError, Unforeseen
 
 _EPILOG = """exit codes: 0 all that was asked for held, 2 bad input, 3 parity failed, 5 a backend is missing,
 6 not verified although required, 7 a tool refused the model, 8 a bundle was refused, 9 unreachable, 130 interrupted"""
+_REMEDY = "report it, with the command"
 _HELP = {
     "verify": "check a bundle's bytes and age, and what it computes on this machine",
     "build": "build an engine for this machine from the bundle's graph, and prove it",
@@ -31,26 +32,37 @@ _HELP = {
 
 def main() -> None:
     """Parses, does, prints; a failure ends with one problem, one remedy and its own exit code."""
-    asked = _parser().parse_args()
+    terminal.take()
+    sys.exit(terminal.ended(_called(_parser().parse_args())))
+
+
+def _called(asked: argparse.Namespace) -> int:
+    told = _told(asked)
+    if asked.json:
+        terminal.put({"result": told.document, "error": _error(told.failure)})
+    elif not asked.quiet:
+        for line in told.lines:
+            terminal.say(line)
+    elif not told.failure:
+        terminal.say(told.lines[told.verdict])
+    if told.failure is None:
+        return 0
+    terminal.note(f"deploytool: {told.failure}")
+    terminal.note(f"  → {told.failure.remedy}")
+    return told.failure.exit_code
+
+
+def _told(asked: argparse.Namespace) -> Told:
+    """What the command has to say; whatever is raised becomes a failure that can be told."""
     try:
-        told = _commands(_silent if asked.quiet else _say)[asked.command](asked)
-    except DeployError as error:
-        told = Told((), None, error)
-    except OSError as error:
-        other = BadInput(f"{error.filename or 'a file'}: {error.strerror}", "check the path and its rights")
-        told = Told((), None, disk.refused(error) or other)
+        return _commands(_silent if asked.quiet else terminal.note)[asked.command](asked)
     except KeyboardInterrupt:
         sys.exit(130)
-    if asked.json:
-        sys.stdout.write(plain.text({"result": told.document, "error": _error(told.failure)}))
-    elif not asked.quiet:
-        sys.stdout.writelines(f"{line}\n" for line in told.lines)
-    elif not told.failure:
-        sys.stdout.write(f"{told.lines[told.verdict]}\n")
-    if told.failure:
-        for line in telling.failure(str(told.failure), told.failure.remedy):
-            _say(line)
-        sys.exit(told.failure.exit_code)
+    except Exception as error:  # the last boundary
+        failure = reasons.failure(error)
+        if isinstance(failure, Unforeseen):
+            failure.remedy = _REMEDY
+        return Told((), None, failure)
 
 
 def _error(failure: DeployError | None) -> dict[str, str | int] | None:
@@ -59,16 +71,13 @@ def _error(failure: DeployError | None) -> dict[str, str | int] | None:
     return {"problem": str(failure), "remedy": failure.remedy, "exit_code": failure.exit_code}
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
-
-
 def _silent(line: str) -> None:
     """Nobody wants to know."""
 
 
 def _commands(say: Say) -> dict[str, Callable[[argparse.Namespace], Told]]:
+    from deploytool.device import commands  # here begins numpy
+
     return {
         "verify": lambda it: commands.verify(
             it.bundle, root=it.root, seal=it.seal, key=it.key, require=it.require, build=it.build, say=say
@@ -100,8 +109,19 @@ def _commands(say: Say) -> dict[str, Callable[[argparse.Namespace], Told]]:
     }
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says a wrong use in lines that no argument can forge."""
+
+    def error(self, message: str) -> NoReturn:
+        """The usage and what was wrong with it, on stderr."""
+        for line in self.format_usage().splitlines():
+            terminal.note(line)
+        terminal.note(f"{self.prog}: error: {message}")
+        sys.exit(2)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m deploytool.device",
         description="Verifies, builds, runs and installs a bundle on the device it is for.",
         epilog=_EPILOG,

@@ -17,6 +17,7 @@ from deploytool.device import verify as verifying
 from deploytool.device.here import here
 from deploytool.device.install import Pointer
 from deploytool.device.probe import Prober
+from deploytool.device.told import Say, Told
 from deploytool.device.verify import Asked, Papers, Verified
 from deploytool.device.worker import Guess, Request
 from deploytool.doctor import telling as diagnosis
@@ -24,22 +25,7 @@ from deploytool.errors import BadInput, DeployError
 from deploytool.shipping import landing, places, sources
 from deploytool.shipping import logins as reading
 
-Say = Callable[[str], None]
-
 _QUICK = 0.3  # seconds of timing where it is not the point
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a command has to say: lines for people, a document for programs, and how it failed if it did.
-
-    `verdict` is the place of the line that says most.
-    """
-
-    lines: tuple[str, ...]
-    document: object
-    failure: DeployError | None = None
-    verdict: int = -1
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,10 @@ def pointer(root: Path) -> Pointer | None:
     if not (root / _POINTER).exists():
         return None
     try:
-        return plain.decode(Pointer, plain.loads(files.read(root / _POINTER, _LONGEST)))
+        found = plain.decode(Pointer, plain.loads(files.read(root / _POINTER, _LONGEST)))
+        if not all(bundle.is_seal(seal) for seal in (found.current, found.previous or found.current, *found.refused)):
+            raise plain.Malformed("what it names is no seal")
+        return found
     except (DeployError, plain.Malformed) as error:
         raise BadInput(f"{root / _POINTER} is not as deploytool left it: {error}", "install a bundle again") from error
 
@@ -118,6 +121,7 @@ def rollback(root: Path, key: Path | None = None) -> Pointer:
 
     Raises BadInput if there is none, Refused if it is no longer whole, or not signed by the key, if one must have.
     """
+    _some(root)
     with _locked(root):
         before = _some(root)
         if before.previous is None:
@@ -152,6 +156,7 @@ def pardon(root: Path, seal: str) -> Pointer:
 
     Raises BadInput if no such bundle, or more than one, was given up.
     """
+    _some(root)
     with _locked(root):
         before = _some(root)
         meant = [one for one in before.refused if one.startswith(seal)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from deploytool import verdict
@@ -81,8 +81,3 @@ def progress(done: int, total: int, seconds: float) -> str:
     """How far a build is; what is left is as long as what is done, step by step."""
     left = seconds / done * (total - done) if done else 0.0
     return f"building: step {done} of {total} after {seconds:.0f} s" + (f", about {left:.0f} s to go" if left else "")
-
-
-def failure(problem: str, remedy: str) -> Iterable[str]:
-    """A failure as every command of deploytool says it."""
-    return (f"deploytool: {problem}", f"  → {remedy}")

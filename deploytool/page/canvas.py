@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from typing import Any
+
+from deploytool import terminal
 
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # before it builds its list of fonts, and says so
 
@@ -79,7 +82,9 @@ class Canvas:
         An `elastic` one fills whatever room it gets, and so may have no letters.
         """
         drawn = io.StringIO()
-        self.figure.savefig(drawn, format="svg", metadata={"Date": None})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # of a letter that our font lacks: the page's own has it
+            self.figure.savefig(drawn, format="svg", metadata={"Date": None})
         svg = _settled(drawn.getvalue(), self._name, title, told)
         return Plot(svg.replace("<svg ", '<svg preserveAspectRatio="none" ', 1) if elastic else svg, title, caption)
 
@@ -99,6 +104,15 @@ def plain_log(axes: Axes) -> None:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
+def words(text: str) -> str:
+    """A text for a drawing: visible, and a dollar in it begins no formula."""
+    return terminal.visible(text).replace("$", r"\$")
+
+
+def _told(text: str) -> str:
+    return escape(terminal.visible(text))
+
+
 def _settled(drawn: str, name: str, title: str, told: str) -> str:
     """The SVG without its prologue, with ids and colours of the page, and with words for screen readers."""
     body = drawn[drawn.index("<svg") :]
@@ -112,6 +126,6 @@ def _settled(drawn: str, name: str, title: str, told: str) -> str:
     head, _, rest = body.partition(">")
     (box,) = re.findall(r'viewBox="[^"]*"', head)
     width = float(box.split()[2])
-    labels = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(told)}</desc>'
+    labels = f'<title id="{name}-title">{_told(title)}</title><desc id="{name}-desc">{_told(told)}</desc>'
     start = f'<svg xmlns="http://www.w3.org/2000/svg" {box} style="--width: {width:.0f}px" role="img"'
     return f'{start} aria-labelledby="{name}-title {name}-desc">{labels}{rest}'.replace("\n", "")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.ticker import NullLocator
 
-from deploytool.page.canvas import ACCENT, BAD, MUTED, PAPER, WIDTH, Plot, canvas, plain_log
+from deploytool.page.canvas import ACCENT, BAD, MUTED, PAPER, WIDTH, Plot, canvas, plain_log, words
 from deploytool.page.rows import Point
 
 
@@ -30,7 +30,9 @@ def pareto(points: Sequence[Point], vertical: str, number: int, *, logarithmic: 
                 axes.plot([each.latency], [each.right], sign, markersize=7.5, color=face, markeredgecolor=edge)
         named = {point.model: point for point in reversed(best)}
         for point in named.values():
-            axes.annotate(point.model, (point.latency, point.right), (-4, 9), textcoords="offset points", fontsize=9.5)
+            axes.annotate(
+                words(point.model), (point.latency, point.right), (-4, 9), textcoords="offset points", fontsize=9.5
+            )
         axes.margins(0.12)
         axes.grid(visible=True)
         plain_log(axes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,7 @@ from deploytool.errors import BadInput
 from deploytool.page import rows
 from deploytool.proof import Family
 from deploytool.report import MEASURED, Check, Gate, Report
-
-_NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+from deploytool.terminal import visible
 
 
 @dataclass(frozen=True)
@@ -116,22 +114,17 @@ def _gate(gate: Gate) -> Case:
 def _counted(name: str, every: list[Case]) -> dict[str, str]:
     failures, skipped = (sum(bool(getattr(case, what)) for case in every) for what in ("failed", "skipped"))
     counts = {"tests": len(every), "failures": failures, "errors": 0, "skipped": skipped}
-    return {"name": _clean(name), **{what: str(count) for what, count in counts.items()}}
+    return {"name": visible(name), **{what: str(count) for what, count in counts.items()}}
 
 
 def _case(suite: Xml.Element, case: Case, model: str) -> None:
-    place = {"classname": _clean(f"{model}.{case.group}"), "name": _clean(case.name), "time": "0"}
+    place = {"classname": visible(f"{model}.{case.group}"), "name": visible(case.name), "time": "0"}
     element = Xml.SubElement(suite, "testcase", place)
     if case.failed:
-        Xml.SubElement(element, "failure", {"message": _clean(case.failed), "type": case.group}).text = _clean(
+        Xml.SubElement(element, "failure", {"message": visible(case.failed), "type": case.group}).text = visible(
             case.detail
         )
     elif case.skipped:
-        Xml.SubElement(element, "skipped", {"message": _clean(case.skipped)})
+        Xml.SubElement(element, "skipped", {"message": visible(case.skipped)})
     if case.detail and not case.failed:
-        Xml.SubElement(element, "system-out").text = _clean(case.detail)
-
-
-def _clean(text_: str) -> str:
-    """Without the characters that XML cannot hold even escaped."""
-    return _NOT_IN_XML.sub("\ufffd", text_)
+        Xml.SubElement(element, "system-out").text = visible(case.detail)

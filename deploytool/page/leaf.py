@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from deploytool import files, targets
+from deploytool import files, targets, terminal
 from deploytool.page import (
     PAGE,
     brought,
@@ -114,6 +114,13 @@ def _benched(facts: Facts) -> dict[str, Plot | None]:
     return {"latencies": plots.latencies(series, f"for a batch of {batch}") if series else None, "sweep": sweep}
 
 
+def _shown(value: object) -> str:
+    """Anything as it may be shown; what is escaped already keeps its lines."""
+    if isinstance(value, Markup):
+        return Markup("\n".join(terminal.visible(line) for line in str(value).split("\n")))
+    return terminal.visible(str(value))
+
+
 def _environment() -> Environment:
     found = Environment(
         loader=PackageLoader("deploytool.page"),
@@ -121,6 +128,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
     found.filters |= {
         "error": rows.error,

@@ -13,7 +13,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from deploytool.page.canvas import ACCENT, BAD, INK, MUTED, PAPER, WIDTH, Plot, canvas, plain_log
+from deploytool.page.canvas import ACCENT, BAD, INK, MUTED, PAPER, WIDTH, Plot, canvas, plain_log, words
 from deploytool.page.rows import Link, Strip
 from deploytool.page.timings import Bar, Series
 
@@ -156,7 +156,7 @@ def sweep(lines: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> Plot:
 def _rows(axes: Axes, labels: Sequence[str]) -> Axes:
     """A row for each label, the first at the top."""
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), [words(label) for label in labels])
     axes.grid(visible=True, axis="x")
     return axes
 
@@ -189,7 +189,7 @@ def _legend(axes: Axes, styles: Mapping[str, dict[str, Any]]) -> None:
     handles = [Line2D([], [], **style) for style in styles.values()]
     axes.legend(
         handles,
-        list(styles),
+        [words(label) for label in styles],
         loc="upper left",
         bbox_to_anchor=(-0.1, -0.235),
         ncols=2,

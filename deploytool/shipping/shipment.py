@@ -16,6 +16,7 @@ from deploytool import bundle, errors, files, only, plain
 from deploytool.bundle import File, Manifest
 from deploytool.errors import BadInput, DeployError, Refused, Unreachable
 from deploytool.only import Only
+from deploytool.reasons import clean
 from deploytool.shipping.places import Device
 
 Say = Callable[[str], None]
@@ -144,14 +145,15 @@ def _answer(line: subprocess.Popen[bytes], device: Device) -> Mapping[str, Any]:
         if not said:
             break
     assert line.stderr is not None
-    complaint = " ".join(line.stderr.read(2000).decode(errors="replace").split()[-40:])
+    complaint = clean(" ".join(line.stderr.read(2000).decode(errors="replace").split()[-40:]))
     raise Unreachable(f"{device.host} does not answer: {complaint or 'the line was cut'}", _AGAIN)
 
 
 def _unless_trouble(found: Mapping[str, Any], device: Device) -> Mapping[str, Any]:
     if "problem" in found:
         raise Refused(
-            f"{device.host}: {found['problem']}", "check the root, its rights and the disk, and send it again"
+            f"{device.host}: {clean(str(found['problem']))}",
+            "check the root, its rights and the disk, and send it again",
         )
     return found
 
@@ -193,8 +195,8 @@ def _installed(said: Mapping[str, Any], device: Device) -> str:
         if error:
             kinds = {kind.exit_code: kind for kind in DeployError.__subclasses__()}
             raise kinds.get(error["exit_code"], errors.StageFailed)(
-                f"{device.host}: {error['problem']}", error["remedy"]
+                f"{device.host}: {clean(str(error['problem']))}", clean(str(error["remedy"]))
             )
         return str(document["result"]["verified"]["tier"])
-    complaint = " ".join(str(said.get("complained", "")).split()[-40:])
+    complaint = clean(" ".join(str(said.get("complained", "")).split()[-40:]))
     raise BadInput(f"the install on {device.host} failed: {complaint}", "see what it says there")

@@ -11,6 +11,7 @@ import onnx
 
 from deploytool import disk, machine, owner, plain
 from deploytool.errors import BadInput
+from deploytool.terminal import visible
 from deploytool.tracing.finding import Clue
 from deploytool.tracing.reduce import Mismatch
 
@@ -39,7 +40,7 @@ _README = """\
 # {title}
 
 `model.onnx` ({nodes}, opset {opset}) is cut out of the graph that the {stage} stage of deploytool made. On the inputs
-in `inputs.npz`, its output `{tensor}` strays from what it should be: {origin}.
+in `inputs.npz`, its output {tensor} strays from what it should be: {origin}.
 
 ```
 python show.py
@@ -52,7 +53,7 @@ needs onnxruntime and numpy. Where this was made, the largest error was {error:.
 |---|---|
 | `model.onnx` | the graph: {operators} |
 | `inputs.npz` | its inputs, in the order in which it declares them |
-| `expected.npy` | what `{tensor}` should be |
+| `expected.npy` | what {tensor} should be |
 | `got.npy` | what it was where this was made |
 | `failure.json` | the same facts for a program |
 
@@ -110,15 +111,21 @@ def _fill(folder: Path, clue: Clue, found: Mismatch) -> None:
     (folder / _MARK).write_text(plain.text(facts), encoding="utf-8")
 
 
+def _code(name: str) -> str:
+    """A name in Markdown, which nothing in it can end."""
+    return "`" + visible(name).replace("`", "'").replace("|", "/") + "`"
+
+
 def _readme(clue: Clue, found: Mismatch, versions: dict[str, str]) -> str:
-    nodes, operators = found.excerpt.nodes, [f"{node.op_type} `{node.name}`" for node in found.excerpt.nodes]
+    nodes = found.excerpt.nodes
+    operators = [f"{_code(node.op_type)} {_code(node.name)}" for node in nodes]
     return _README.format(
-        title=f"{' + '.join(dict.fromkeys(node.op_type for node in nodes))} strays after {clue.stage}",
+        title=f"{' + '.join(dict.fromkeys(visible(node.op_type) for node in nodes))} strays after {clue.stage}",
         nodes="1 node" if len(nodes) == 1 else f"{len(nodes)} nodes",
         opset=found.excerpt.model.opset_import[0].version,
         stage=clue.stage,
-        tensor=found.tensor,
-        origin=found.origin,
+        tensor=_code(found.tensor),
+        origin=visible(found.origin),
         error=found.error,
         tolerated=found.tolerated,
         operators=", ".join(operators),

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from deploytool import bundle, owner
+from deploytool import bundle, owner, plain
 from deploytool.device import build, install, starts, verify
 from deploytool.device.install import Pointer
 from deploytool.device.verify import Papers
@@ -200,6 +201,7 @@ def test_a_root_that_cannot_be_written_counts_nothing_and_serves(tmp_path: Path)
 
 _DEAF = """
 import fcntl, random, sys, time
+from functools import partial
 from pathlib import Path
 fcntl.flock = lambda *asked: None
 from deploytool.device import install
@@ -263,6 +265,7 @@ def test_nothing_installed_is_said(root: Path) -> None:
 
 _LOOP = """
 import sys
+from functools import partial
 from pathlib import Path
 from deploytool.device import install
 root, *sources = map(Path, sys.argv[1:])
@@ -308,3 +311,18 @@ def test_engines_built_here_go_with_their_bundle(packed: Path, root: Path, tmp_p
         install.install(made(packed, tmp_path / str(number), number, number), root, proved)
     assert not one.exists()
     assert not build.place(one).exists()
+
+
+def test_where_nothing_is_installed_no_file_of_ours_is_spoken_of(tmp_path: Path) -> None:
+    for missing in (tmp_path / "nowhere", tmp_path):
+        for command in (install.rollback, partial(install.pardon, seal="0123"), install.started):
+            with pytest.raises(BadInput, match=f"^nothing is installed in {missing}$"):
+                command(missing)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["..", "a" * 63, "\udcff"])
+def test_a_pointer_that_names_no_seal_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "current").write_text(plain.text(Pointer(name, None, 1)))
+    with pytest.raises(BadInput, match="is not as deploytool left it: what it names is no seal"):
+        install.pointer(tmp_path)

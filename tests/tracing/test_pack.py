@@ -120,3 +120,8 @@ def test_an_interruption_leaves_the_old_pack_whole(
 def test_a_folder_that_is_not_there_is_named(found: Found, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot write to"):
         pack.write(tmp_path / "nowhere", *found)
+
+
+def test_no_name_of_a_node_ends_its_place_on_the_page() -> None:
+    said = pack._code("a`|\n| `show.py` | b\x1b")
+    assert said == r"`a'/\n/ 'show.py' / b\x1b`"
