@@ -24,7 +24,7 @@ from deploytool.errors import ChildDied, StageFailed
 from deploytool.plain import Json
 
 GIBIBYTE = 1 << 30
-_LARGEST_FILE = 16 * GIBIBYTE
+_UNTOLD = 1 << 40  # tasks, where nobody tells how many there are: no limit that counts
 _MORE_TASKS = 1024  # processes and threads beyond those that the machine has when the child begins
 _LOOK_SECONDS = 0.5  # between two looks at the memory of a child and all that it started
 _LOG = logging.getLogger(__name__)
@@ -36,13 +36,13 @@ _waiting: dict[tuple[str, ...], subprocess.Popen[str]] = {}  # by their commands
 _MOST_LINES, _LONGEST_LINE = 10_000, 10_000
 
 
-def ahead(command: Sequence[str], gibibytes: float) -> None:
+def ahead(command: Sequence[str], gibibytes: float, writes: int = 0) -> None:
     """Begins a command that will wait for its task, so that `run_limited` finds it with its imports done.
 
     It is killed with this process, and by `recall` if nobody came to need it.
     """
     if tuple(command) not in _waiting:
-        _waiting[tuple(command)] = _started(command, gibibytes)
+        _waiting[tuple(command)] = _started(command, gibibytes, writes)
 
 
 def awaits(command: Sequence[str]) -> bool:
@@ -64,6 +64,7 @@ def run_limited(
     what: str,
     seconds: float,
     gibibytes: float,
+    writes: int = 0,
     heard: Callable[[str], None] | None = None,
     task: Json = None,
     makes: Path | None = None,
@@ -71,16 +72,16 @@ def run_limited(
     """What `command` wrote on stdout; `what` is its name in messages.
 
     The limits are wall-clock seconds and gibibytes, of address space for each process and of memory for all that the
-    child starts; infinity is none: CUDA reserves more than any machine has. No file may grow beyond 16 GiB.
+    child starts; infinity is none: CUDA reserves more than any machine has. No file may grow beyond `writes` bytes.
 
     `heard` is called with each line as it comes, from another thread. `task` goes to its stdin as
-    one line of JSON; a command that was begun `ahead` is handed it under the limit on memory that it was begun with.
+    one line of JSON; a command that was begun `ahead` is handed it under the limits that it was begun with.
     `makes` is the file that it writes.
     Raises ChildDied if it crashes, hangs or takes too much memory, NoRoom if it cannot write, StageFailed if it ends
     with another non-zero status.
     """
     begun = time.monotonic()
-    with _waiting.pop(tuple(command), None) or _started(command, gibibytes) as process:
+    with _waiting.pop(tuple(command), None) or _started(command, gibibytes, writes) as process:
         listening = _listen(process, heard)
         try:
             _hand(process, task)
@@ -107,7 +108,7 @@ def end_all() -> None:
             os.killpg(group, signal.SIGKILL)
 
 
-def _started(command: Sequence[str], gibibytes: float) -> subprocess.Popen[str]:
+def _started(command: Sequence[str], gibibytes: float, writes: int) -> subprocess.Popen[str]:
     """In a process group of its own, so that what it starts ends with it."""
     parent, tasks = os.getpid(), _tasks() + _MORE_TASKS
 
@@ -121,7 +122,7 @@ def _started(command: Sequence[str], gibibytes: float) -> subprocess.Popen[str]:
         else:
             _lower(resource.RLIMIT_AS, int(gibibytes * GIBIBYTE))
         _lower(resource.RLIMIT_CORE, 0)
-        _lower(resource.RLIMIT_FSIZE, _LARGEST_FILE)
+        _lower(resource.RLIMIT_FSIZE, writes)
         _lower(resource.RLIMIT_NPROC, tasks)
 
     process = subprocess.Popen(
@@ -144,10 +145,10 @@ def _lower(limit: int, most: int) -> None:
     resource.setrlimit(limit, (most, most))
 
 
-def _own_limit() -> bool:
+def _own_limit(writes: int) -> bool:
     """Whether the limit on a child's files is ours, and none that whoever called us had set."""
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    return most == resource.RLIM_INFINITY or most > _LARGEST_FILE
+    return most == resource.RLIM_INFINITY or most > writes
 
 
 def _tasks() -> int:
@@ -155,7 +156,7 @@ def _tasks() -> int:
     try:
         return int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[2])
     except (OSError, ValueError, IndexError):
-        return _LARGEST_FILE  # nobody tells: no limit that counts
+        return _UNTOLD
 
 
 def _waited(process: subprocess.Popen[str], until: float, gibibytes: float, what: str) -> int:

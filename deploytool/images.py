@@ -91,10 +91,13 @@ def _rgb(image: Image.Image) -> Image.Image:
 def fit(pixels: Pixels, how: Preprocessing) -> Pixels:
     """A picture (uint8 HWC), resized, and cut at the centre, as the preprocessing says.
 
-    Raises BadInput if there is no such interpolation, and for a picture that is smaller than what is to be cut out.
+    Raises BadInput if there is no such interpolation, and for a picture that is empty, or smaller than what is to be
+    cut out.
     """
     if how.interpolation not in INTERPOLATIONS:
         raise BadInput(f"there is no interpolation {how.interpolation!r}", f"choose from {', '.join(INTERPOLATIONS)}")
+    if not pixels.size:
+        raise BadInput("the picture has no pixels", "give one that has some")
     height, width = _resized(pixels.shape[0], pixels.shape[1], how.resize)
     high, wide = pair(how.crop) if how.crop else (height, width)
     if high > height or wide > width:

@@ -119,8 +119,7 @@ def extend(verb: str, options: Options, home: Path) -> Artifact:
     check_source(home, needed=False)
     with staging.opened(home) as staged:
         made = extend_staged(verb, options, staged)
-        if made.fresh:
-            staged.publish()
+        staged.publish()
     return made
 
 
@@ -186,7 +185,7 @@ def _begin(recipe: Sequence[str]) -> None:
     """
     for verb in recipe[1:]:
         if program := STAGES[verb].program:
-            child.ahead(programs.command(program), programs.GIBIBYTES)
+            child.ahead(programs.command(program), programs.GIBIBYTES, programs.LARGEST_FILE)
 
 
 def check_source(home: Path, *, needed: bool = True) -> None:

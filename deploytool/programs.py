@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 GIBIBYTES = 8.0  # of address space that each may take
+LARGEST_FILE = 16 << 30  # bytes, of those that write what is to stay
 FOLDING, SHAPES = "constant folding", "shape inference"  # steps of onnxsim that are no passes
 
 # onnxsim imports torch and sympy where it finds them, and needs neither.

@@ -82,7 +82,10 @@ app.callback()(manners.before)
 def main() -> None:
     """Runs the command line; a failure we know ends with one problem, one remedy and its own exit code."""
     screen.settle()
-    stop.watch(_interrupted)
+    try:
+        stop.watch(_interrupted)
+    except (OSError, RuntimeError) as error:  # no file may be opened any more, or no thread begun
+        stop.leave(_failed(reasons.failure(error)))
     stop.leave(_called())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -48,20 +47,30 @@ def pack(
 
 
 def _copy(folder: Path, out: Path) -> None:
-    """A copy that is there as a whole or not at all."""
+    """A copy that is there as a whole or not at all, every byte hashed on its way."""
     out.parent.mkdir(parents=True, exist_ok=True)
     size = sum(file.size for file in bundle.every(bundle.read(folder)))
     disk.check(out.parent, size, out.name)
     bench = out.with_name(f".{out.name}.{owner.name()}{files.MAKING}")
-    clear = partial(shutil.rmtree, bench, ignore_errors=True)
+    clear = partial(files.remove, bench)
     files.sweep(out.parent, f".{glob.escape(out.name)}.*{files.MAKING}")
     with stop.sweeping(clear):
         try:
             with disk.writing(bench, named=out, needed=size):
-                shutil.copytree(folder, bench)
+                _fill(folder, bench)
             bench.replace(out)
         finally:
             clear()
+    files.settle(out.parent)
+
+
+def _fill(folder: Path, bench: Path) -> None:
+    for file in bundle.every(bundle.read(folder)):
+        (bench / file.path).parent.mkdir(parents=True, exist_ok=True)
+        files.hold(folder / file.path, file.size, file.sha256, bench / file.path)
+    files.publish(bench / bundle.MANIFEST, files.read(folder / bundle.MANIFEST, bundle.LONGEST))
+    for inside in (*(path for path in bench.rglob("*") if path.is_dir()), bench):
+        files.settle(inside)
 
 
 def _lines(folder: Path, manifest: Manifest, seal: str) -> list[str]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deploytool import bundle, files, plain
+from deploytool import bundle, files, plain, programs
 from deploytool.bundle import File, Manifest, Role
 from deploytool.device import probe
 from deploytool.device.here import Here
@@ -24,7 +24,7 @@ from deploytool.errors import BadInput, DeployError, MissingBackend, ParityFaile
 _MAKING = ".making-"
 _FLAVOURS = ("tensorrt", "tensorrt_rtx")  # the full one first: it tunes for the very GPU
 _RTX = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-_HOURS = Limits(seconds=4 * 3600.0)  # TensorRT times every kernel it knows
+_HOURS = Limits(seconds=4 * 3600.0, writes=programs.LARGEST_FILE)  # TensorRT times every kernel it knows
 
 
 @dataclass(frozen=True)

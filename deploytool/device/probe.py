@@ -23,10 +23,14 @@ _KINDS = {kind.__name__: kind for kind in (*DeployError.__subclasses__(), NoRoom
 
 @dataclass(frozen=True)
 class Limits:
-    """What a child may take: wall-clock seconds, and gibibytes of memory on a CPU (CUDA reserves what it likes)."""
+    """What a child may take: wall-clock seconds, and gibibytes of memory on a CPU (CUDA reserves what it likes).
+
+    `writes` are the bytes that a file may have which it writes.
+    """
 
     seconds: float = 120.0
     gibibytes: float = 8.0
+    writes: int = _LONGEST_ANSWER
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,14 @@ def ask(
         asked, answer = bench / "request.json", bench / "answer.json"
         disk.write(asked, plain.text(replace(request, answer=str(answer))).encode())
         memory = limits.gibibytes if request.way.device == "cpu" else math.inf
-        run_limited([*worker, str(asked)], what=what, seconds=limits.seconds, gibibytes=memory, heard=heard)
+        run_limited(
+            [*worker, str(asked)],
+            what=what,
+            seconds=limits.seconds,
+            gibibytes=memory,
+            writes=limits.writes,
+            heard=heard,
+        )
         try:
             found = plain.decode(Answer, plain.loads(files.read(answer, _LONGEST_ANSWER)))
         except (DeployError, plain.Malformed) as error:

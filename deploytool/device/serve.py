@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -108,18 +107,30 @@ def _installed(stack: ExitStack, root: Path, require: str | None, key: Path | No
     """The current bundle of a root; one that is installed meanwhile takes its place."""
     while True:
         seal = install.started(root).current
-        counted = install.starts_of(root, seal)
+        counted, place, blamed = install.starts_of(root, seal), install.home(root, seal), list[str]()
+        before = _state(place)
         try:
-            made = _prepared(install.home(root, seal), require, key, partial(starts.record, counted))
-        except DeployError:
+            made = _prepared(place, require, key, blamed.append)
+            with starts.loading(counted):
+                session = stack.enter_context(opened(made.way))
+        except (DeployError, OSError):
             now = install.pointer(root)
-            if now is None or now.current == seal:
-                raise
-            continue  # another one was installed meanwhile
-        with starts.loading(counted):
-            session = stack.enter_context(opened(made.way))
+            if now is not None and (now.current, _state(place)) != (seal, before):
+                continue  # another one was installed meanwhile, or this one anew
+            for why in blamed:
+                starts.record(counted, why)
+            raise
         starts.forget(counted)
         return Model(made.checked.manifest, session, made.tried)
+
+
+def _state(place: Path) -> tuple[int, int] | None:
+    """Which folder of that name it is; an install that finds it there changes that too."""
+    try:
+        found = place.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_ctime_ns
 
 
 def _bundle(stack: ExitStack, folder: Path, require: str | None, key: Path | None) -> Model:

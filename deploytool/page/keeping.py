@@ -30,7 +30,7 @@ def keep(written: Report, home: Path, xml: Path | None = None, *, named: Path | 
 def ahead(home: Path) -> Iterator[None]:
     """Has a child begin what a page takes long for, unless the page that is there may well be right in the end."""
     if not stamp.holds(home):
-        child.ahead(_COMMAND, programs.GIBIBYTES)
+        child.ahead(_COMMAND, programs.GIBIBYTES, programs.LARGEST_FILE)
     try:
         yield
     finally:

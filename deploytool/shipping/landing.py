@@ -63,7 +63,9 @@ def land(
         raise Refused(f"it is another bundle: its seal is {found}", "check the seal, or the address")
     names = signed(beside, "the bundle") if signed else None
     if out.exists() or out.is_symlink():
-        return _same(out, found, kind, names, beside)
+        told = _same(out, found, kind, names, beside)
+        _sweep(out)
+        return told
     with _stage(out) as stage:
         tree = stage / found / _TREE
         manifest = _begin(tree, stage, beside, kind)
@@ -128,7 +130,7 @@ def _wanted(manifest: Manifest, kind: Only | None) -> tuple[File, ...]:
 @contextmanager
 def _stage(out: Path) -> Iterator[Path]:
     """A hidden folder beside the one that is to be; it stays if the work is cut, and goes when it is done."""
-    stage = out.with_name(f".{out.name}.fetching")
+    stage = _beside(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     _ours(stage)
     opened = os.open(stage / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -141,6 +143,17 @@ def _stage(out: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
     finally:
         os.close(opened)
+
+
+def _beside(out: Path) -> Path:
+    return out.with_name(f".{out.name}.fetching")
+
+
+def _sweep(out: Path) -> None:
+    """Takes away the staging folder of a fetch that was killed when all but that was done."""
+    if _beside(out).exists():
+        with suppress(BadInput), _stage(out):  # somebody else's stays
+            pass
 
 
 def _ours(stage: Path) -> None:

@@ -78,7 +78,8 @@ def _questions(job: Job, before: Path, inputs: Arrays) -> tuple[Question, ...]:
 def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> None:
     """Writes what onnxsim makes of a graph with the passes and steps in `off` left out."""
     task, command = [str(before), str(out), list(off)], programs.command(programs.SIMPLIFY)
-    run_limited(command, what="onnxsim", seconds=seconds, gibibytes=programs.GIBIBYTES, task=task, makes=out)
+    memory, writes = programs.GIBIBYTES, programs.LARGEST_FILE
+    run_limited(command, what="onnxsim", seconds=seconds, gibibytes=memory, writes=writes, task=task, makes=out)
     try:
         graph, plain = onnx.load(out), onnx.load(before)
         del graph.metadata_props[:]

@@ -21,6 +21,22 @@ def test_a_command_without_stdout_ends_without_a_trace() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_where_no_file_can_be_opened_any_more_a_command_ends_in_one_line() -> None:
+    program = """
+import errno, os, sys
+from deploytool import cli
+def refuses():
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+os.pipe = refuses
+sys.argv = ["deploytool", "models"]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[0] == "deploytool: a file: Too many open files"
+    assert "Traceback" not in done.stderr
+
+
 def test_a_disk_without_room_for_a_run_is_one_line_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

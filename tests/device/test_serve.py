@@ -17,13 +17,14 @@ import pytest
 
 import deploytool.device
 from deploytool import bundle, golden
-from deploytool.device import install
+from deploytool.device import install, verify
 from deploytool.device.probe import Tried
 from deploytool.device.verify import Papers
 from deploytool.errors import BadInput, DeployError, NotVerified, Refused
 from tests.conftest import ROOT
 
 SCALE = 1e-5
+EMPTY = np.zeros((0, 5, 3), np.uint8)
 
 
 def proved(checked: Papers) -> None:
@@ -87,7 +88,7 @@ def test_what_is_no_input_is_refused_in_one_line(packed: Path) -> None:
             model(packed / "recipe.json")
 
 
-@pytest.mark.parametrize("odd", [None, 5, "text", [[1.0]], b"x", np.float32(1), np.array("x"), np.array(None)])
+@pytest.mark.parametrize("odd", [None, 5, "text", [[1.0]], b"x", np.float32(1), np.array("x"), np.array(None), EMPTY])
 def test_odd_arguments_of_a_served_model_are_one_line(packed: Path, odd: object) -> None:
     with deploytool.device.open(packed) as model:
         with pytest.raises(BadInput):
@@ -131,6 +132,30 @@ def test_an_error_of_the_service_is_no_failed_start(root: Path) -> None:
     for _ in range(4):
         with pytest.raises(ZeroDivisionError), deploytool.device.open(root):
             raise ZeroDivisionError
+    assert not list((root / "starts").rglob("*-*"))
+
+
+def test_a_bundle_that_is_swept_and_comes_back_while_it_is_opened_is_opened(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other installs sweep what is no longer current; the seal alone does not tell that it was gone between."""
+    usual, left = verify.papers, ["golden/golden.npz"]
+
+    def swept(folder: Path, asked: verify.Asked) -> Papers:
+        if not left:
+            return usual(folder, asked)
+        shutil.copytree(folder, folder.with_name("copy"))
+        (folder / left.pop()).unlink()
+        try:
+            return usual(folder, asked)
+        finally:
+            shutil.rmtree(folder)
+            folder.with_name("copy").rename(folder)
+
+    monkeypatch.setattr(verify, "papers", swept)
+    with deploytool.device.open(root) as model:
+        assert model.manifest.sequence == 1
+    assert not left
     assert not list((root / "starts").rglob("*-*"))
 
 

@@ -11,10 +11,8 @@ import hashlib
 import os
 import random
 import signal
-import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +24,7 @@ import torch
 
 import deploytool
 from deploytool.stages import STAGES, load
+from tests.reliability.forks import forked
 
 NET = """
 from torch import nn
@@ -41,28 +40,6 @@ DEADLINE_S = 300.0
 def export(net: Path, out: Path, seed: int) -> None:
     """One export, as a user of the API writes it."""
     deploytool.export(f"{net}:make", inputs=[(3, 16, 16)], to="onnx", quick=True, seed=seed, out=out).check()
-
-
-def forked(work: Callable[[], None], said: Path) -> int:
-    """Does it in a child; gives its process number. What it says goes to a file."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        os.setsid()
-        with said.open("ab") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        work()
-        code = 0
-    except BaseException:  # a child must never come back into the parent's code
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def digests(out: Path) -> dict[str, str]:

@@ -38,6 +38,17 @@ def test_a_device_pulls_only_what_its_target_needs(served: Registry, tmp_path: P
         verify.papers(tmp_path / "orin")
 
 
+def test_what_a_pull_left_that_was_killed_at_its_very_end_goes(tmp_path: Path) -> None:
+    folder, out = small.made(tmp_path / "in", 3), tmp_path / "out"
+    pulled(str(folder), out)
+    (tmp_path / ".out.fetching" / "tree").mkdir(parents=True)
+    pulled(str(folder), out)
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
+    with landing._stage(out):  # somebody is about it
+        pulled(str(folder), out)
+        assert (tmp_path / ".out.fetching").exists()
+
+
 def flip(path: Path, rng: random.Random) -> None:
     raw = bytearray(path.read_bytes())
     raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)

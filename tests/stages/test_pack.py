@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -10,15 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploytool import bundle, golden, images, pipeline, plain, report
+from deploytool import bundle, golden, images, owner, pipeline, plain, report
 from deploytool.artifact import Artifact, Given, Kind
 from deploytool.backends import onnxruntime
 from deploytool.bundle import Manifest
-from deploytool.errors import BadInput, ParityFailed
+from deploytool.cli import pack as packing
+from deploytool.errors import BadInput, ParityFailed, Refused
 from deploytool.measure import parity
 from deploytool.spec import Decision, Job
 from deploytool.stages import pack
 from tests.conftest import QUICK, TINY, shelf
+
+DEAD = owner.name().replace(f"-{os.getpid()}-", "-4194303-")  # beyond what this machine gives
 
 
 def packed_from(given: Given, place: Path) -> Manifest:
@@ -136,7 +140,10 @@ def test_each_model_of_the_repository_starts(packed: Path) -> None:
 def test_a_run_is_packed_once_and_only_if_it_is_as_it_was_made(run_copy: Path) -> None:
     first = pipeline.extend("pack", QUICK, run_copy)
     assert first.fresh
+    left = run_copy.with_name(f".{run_copy.name}.making-{DEAD}")
+    left.mkdir()  # by a pack that was killed once its bundle was in its place
     assert not pipeline.extend("pack", QUICK, run_copy).fresh
+    assert not left.exists()
     assert pipeline.extend("pack", dataclasses.replace(QUICK, sequence=2), run_copy).fresh
     (run_copy / "pack" / "bundle" / "recipe.json").write_text("spoilt")
     assert pipeline.extend("pack", QUICK, run_copy).digest == first.digest
@@ -147,3 +154,24 @@ def test_a_run_is_packed_once_and_only_if_it_is_as_it_was_made(run_copy: Path) -
     shutil.rmtree(run_copy / "validate")
     with pytest.raises(BadInput, match="it lacks the report"):
         pipeline.extend("pack", QUICK, run_copy)
+
+
+def test_a_copy_that_fails_is_one_line_and_leaves_nothing(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match="No space left"):
+        packing._copy(packed, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    packing._copy(packed, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    bundle.check(tmp_path / "out", bundle.read(tmp_path / "out"))
+    (tmp_path / "out" / "recipe.json").write_text("spoilt")
+    with pytest.raises(Refused):
+        packing._copy(tmp_path / "out", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def failing(opened: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
