@@ -37,6 +37,7 @@ Array = npt.NDArray[np.float32]
 _CLOSE = 1e-4
 _OLD_S = 3.0  # after which a bundle that is no longer used may go: an hour, were there the time
 _MOST_MIB = 4.0  # that the memory may grow from the first opening to the last
+_COMING = 2  # threads of libraries that come and go
 _KINDS = 2  # of each bundle, so that there are some to sweep
 
 
@@ -197,7 +198,7 @@ def campaign(folders: Sequence[Path], known: Known, above: Path, given: argparse
 def _judged(served: Sequence[Mapping[str, float]]) -> list[str]:
     wrong = [f"memory grew by {one['grown_mib']:.1f} MiB" for one in served if one["grown_mib"] > _MOST_MIB]
     wrong += [f"{one['descriptors']} descriptors are open" for one in served if one["descriptors"]]
-    return wrong + [f"{one['threads']} threads are left" for one in served if one["threads"]]
+    return wrong + [f"{one['threads']} threads are left" for one in served if one["threads"] > _COMING]
 
 
 def _left(root: Path) -> list[str]:

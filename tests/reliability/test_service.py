@@ -67,7 +67,7 @@ def pretended(run: Callable[[Any], Any]) -> Any:
 def test_what_grew_and_what_was_given_up_is_noticed(packed: Path, tmp_path: Path) -> None:
     well = {"grown_mib": 0.0, "descriptors": 0, "threads": 0}
     assert service._judged([well]) == []
-    for change in ({"grown_mib": 50.0}, {"descriptors": 1}, {"threads": 2}):
+    for change in ({"grown_mib": 50.0}, {"descriptors": 1}, {"threads": 7}):
         assert len(service._judged([well, {**well, **change}])) == 1
     root = tmp_path / "root"
     seal = install.install(packed, root, lambda checked: None).current
