@@ -45,8 +45,11 @@ power: .venv/ready
 foreign: .venv/ready
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.foreign.sweep --page docs/foreign.md
 
+# RUNS, FAULTS and SERVICE are options of the three campaigns, such as FAULTS='--kills 50 --errors 100'.
 reliability: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.runs
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.runs $(RUNS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.faults $(FAULTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.service $(SERVICE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.full
 
 digits: .venv/ready

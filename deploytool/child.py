@@ -95,7 +95,7 @@ def run_limited(
     if code == 0:
         return said
     full = disk.said(_last_line(complained)) if code > 0 else None
-    if full and not (full == errno.EFBIG and _own_limit()):
+    if full and not (full == errno.EFBIG and _own_limit(writes)):
         raise disk.failure(makes or f"what {what} makes", full)
     kind = ChildDied if code < 0 and -code not in _ASKED else StageFailed
     raise kind(f"{what} {_ending(code)}: {_last_line(complained)}", "leave it out, or report it")
