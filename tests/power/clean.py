@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from deploytool import catalog, golden, hops, pipeline, verdict
+from deploytool import catalog, golden, hops, noise, pipeline, verdict
 from deploytool.artifact import Given, Kind
 from deploytool.canaries import Canaries
 from deploytool.report import COARSEST, Check
@@ -65,12 +65,13 @@ def judgements(job: Job, home: Path) -> Iterator[Judgement]:
     """The judgements of one fresh model."""
     given = Given(tuple(pipeline.run(job, RECIPE, home)))
     sample = golden.read(given.latest(Kind.GOLDEN).path)
+    own = noise.AtSizes(given.latest(Kind.WEIGHTS).path, {}, sample.noise).edge
     for threads, batch in product(THREADS, BATCHES):
         torch.set_num_threads(threads)
         os.sched_setaffinity(0, range(threads))  # ONNX Runtime takes as many threads as there are processors
         judged = Job(job.model, Options(batch=Range(1, batch, batch)))
         steps = hops.on("cpu", judged, given) + hops.of_half(given)
-        found = list(hops.judge(steps, hops.origins(judged, given, sample), sample, [], Canaries({}), judged))
+        found = list(hops.judge(steps, hops.origins(judged, given, sample), sample, [], Canaries({}), judged, own))
         failed = [line for hop in found for line in verdict.broken_hop(hop)]
         which = f"{job.model.name}, seed {job.options.seed}, {job.options.exporter}, {threads} threads, batch {batch}"
         checks = [check for hop in found for check in hop.checks]
