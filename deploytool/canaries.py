@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from deploytool import disk
+from deploytool import disk, scratch
 from deploytool.backends import Session
 from deploytool.errors import BadInput
 from deploytool.golden import Arrays
@@ -84,8 +83,8 @@ def _tapped(graph: Path, tensors: Collection[str]) -> Iterator[Path | None]:
         return
     types = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
     model.graph.output.extend(types.get(name, onnx.ValueInfoProto(name=name)) for name in wanted)
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / graph.name
+    with scratch.folder() as folder:
+        copy = folder / graph.name
         disk.write(copy, model.SerializeToString())
         yield copy
 

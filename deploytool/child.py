@@ -7,8 +7,8 @@ import errno
 import json
 import logging
 import math
+import mmap
 import os
-import resource
 import signal
 import subprocess
 import threading
@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -23,14 +24,21 @@ from deploytool import disk
 from deploytool.errors import ChildDied, StageFailed
 from deploytool.plain import Json
 
+try:
+    import resource
+except ImportError:  # as on Windows
+    resource = None  # type: ignore[assignment]
+
 GIBIBYTE = 1 << 30
 _UNTOLD = 1 << 40  # tasks, where nobody tells how many there are: no limit that counts
 _MORE_TASKS = 1024  # processes and threads beyond those that the machine has when the child begins
 _LOOK_SECONDS = 0.5  # between two looks at the memory of a child and all that it started
 _LOG = logging.getLogger(__name__)
-_LIBC = ctypes.CDLL(None)  # loaded before any fork
+_PRCTL = getattr(ctypes.CDLL(None), "prctl", None) if hasattr(os, "fork") else None  # loaded before any fork; Linux's
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
-_ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # somebody asked it to end: it did not die of its work
+_ASKED = [
+    getattr(signal, name, None) for name in ("SIGTERM", "SIGINT", "SIGHUP")
+]  # somebody asked it to end: it did not die of its work
 _alive: set[int] = set()  # process groups
 _waiting: dict[tuple[str, ...], subprocess.Popen[str]] = {}  # by their commands
 _MOST_LINES, _LONGEST_LINE = 10_000, 10_000
@@ -104,8 +112,16 @@ def run_limited(
 def end_all() -> None:
     """Kills every child that runs, and whatever it started: for whoever is about to end this process."""
     for group in tuple(_alive):
-        with suppress(ProcessLookupError, PermissionError):
+        _kill(group)
+
+
+def _kill(group: int) -> None:
+    """Ends a child and whatever it started; where there are no process groups, the child alone."""
+    with suppress(OSError):  # it has ended
+        if hasattr(os, "killpg"):
             os.killpg(group, signal.SIGKILL)
+        else:
+            os.kill(group, signal.SIGTERM)
 
 
 def _started(command: Sequence[str], gibibytes: float, writes: int) -> subprocess.Popen[str]:
@@ -113,7 +129,8 @@ def _started(command: Sequence[str], gibibytes: float, writes: int) -> subproces
     parent, tasks = os.getpid(), _tasks() + _MORE_TASKS
 
     def limit() -> None:
-        _LIBC.prctl(_DEATH_SIGNAL, signal.SIGKILL)  # it goes with us, however we go
+        if _PRCTL is not None:
+            _PRCTL(_DEATH_SIGNAL, signal.SIGKILL)  # it goes with us, however we go
         if os.getppid() != parent:
             os._exit(1)  # we went before it could ask for that
         if gibibytes == math.inf:
@@ -132,11 +149,19 @@ def _started(command: Sequence[str], gibibytes: float, writes: int) -> subproces
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        preexec_fn=limit,
+        preexec_fn=limit if _can_limit() else None,
         start_new_session=True,
     )
     _alive.add(process.pid)
     return process
+
+
+@cache
+def _can_limit() -> bool:
+    """Whether a child can be given limits here; says once where it cannot."""
+    if resource is None:
+        _LOG.warning("this system sets no limits on memory, files and processes of a child: only its time is limited")
+    return resource is not None
 
 
 def _lower(limit: int, most: int) -> None:
@@ -147,6 +172,8 @@ def _lower(limit: int, most: int) -> None:
 
 def _own_limit(writes: int) -> bool:
     """Whether the limit on a child's files is ours, and none that whoever called us had set."""
+    if resource is None:
+        return False
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     return most == resource.RLIM_INFINITY or most > writes
 
@@ -176,7 +203,7 @@ def _resident(group: int) -> int:
         with suppress(OSError, ValueError, IndexError):
             fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
             pages += int(fields[21]) if int(fields[3]) == group else 0  # the resident set, and the session
-    return pages * resource.getpagesize()
+    return pages * mmap.PAGESIZE
 
 
 def _hand(process: subprocess.Popen[str], task: Json) -> None:
@@ -217,8 +244,7 @@ def _listen(process: subprocess.Popen[str], heard: Callable[[str], None] | None)
 
 def _end(process: subprocess.Popen[str]) -> None:
     """Kills the child and whatever it started, if they still run."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    _kill(process.pid)
     process.wait()
     _alive.discard(process.pid)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -16,6 +17,7 @@ from deploytool import disk, owner
 from deploytool.errors import BadInput, DeployError, Refused
 
 _BLOCK = 1 << 20
+CAREFUL = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"))  # as far as the system has them
 _DEEPEST = 32  # folders in one another
 MAKING = ".making"  # how the name of an unfinished file ends
 AGAIN = "get the bundle again from where it was made"
@@ -103,6 +105,8 @@ def held(blocks: BinaryIO, path: object, size: int, sha256: str) -> Iterator[byt
 
 def settle(folder: Path) -> None:
     """Waits until a folder's own entries are on the disk: a rename is at once, and only then for good."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return  # folders cannot be opened there
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(opened)
@@ -113,7 +117,9 @@ def settle(folder: Path) -> None:
 def _opened(path: Path) -> int:
     """A plain file, open for reading: a link is not followed, and a pipe does not make us wait."""
     try:
-        opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not hasattr(os, "O_NOFOLLOW") and path.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | CAREFUL)
     except OSError as error:
         raise _unreadable(path, error, AGAIN) from error
     if not stat.S_ISREG(os.fstat(opened).st_mode):
@@ -133,9 +139,11 @@ def _unreadable(path: Path, error: OSError, remedy: str) -> DeployError:
 def publish(path: Path, content: bytes, beside: Path | None = None) -> None:
     """Puts a file in its place as a whole: whoever reads it sees the old bytes or the new, also after a crash.
 
-    It is made in `beside`, a folder on the same disk, where the folder it belongs in must hold nothing unfinished.
+    It is made in `beside`, a folder on the same disk, where the folder it belongs in must hold nothing unfinished. What
+    a killed process left of the same file goes.
     """
     making = (beside or path.parent) / f".{path.name}.{owner.name()}{MAKING}"
+    sweep(making.parent, f".{glob.escape(path.name)}.*{MAKING}")
     try:
         with disk.writing(making, named=path, needed=len(content)):
             with making.open("wb") as opened:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+_DRIVER = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute values of the CUDA driver API
 
 
@@ -24,7 +26,7 @@ class Gpu:
 def gpus() -> tuple[Gpu, ...]:
     """The CUDA devices the driver lists; none where there is no driver or it does not answer."""
     try:
-        cuda = ctypes.CDLL("libcuda.so.1")
+        cuda = ctypes.CDLL(_DRIVER)
     except OSError:
         return ()
     count = ctypes.c_int()
@@ -37,7 +39,7 @@ def gpus() -> tuple[Gpu, ...]:
 def cuda() -> str:
     """The CUDA version that the driver serves at most, such as "13.0"; empty where no driver answers."""
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        driver = ctypes.CDLL(_DRIVER)
     except OSError:
         return ""
     version = ctypes.c_int()

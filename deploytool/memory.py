@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import mmap
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +14,7 @@ _UNLIMITED = 1 << 60  # what cgroups of the first version say where they limit n
 def held() -> int:
     """The bytes that this process holds in memory; 0 where nobody tells."""
     try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
     except (OSError, ValueError, IndexError):
         return 0
 
@@ -62,4 +62,4 @@ def _limit() -> Iterator[int]:
         most = resource.getrlimit(resource.RLIMIT_AS)[0]
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         if most != resource.RLIM_INFINITY:
-            yield max(most - pages * resource.getpagesize(), 0)
+            yield max(most - pages * mmap.PAGESIZE, 0)

@@ -35,6 +35,8 @@ class Owner:
         """Whether the process still runs; None where nobody can tell, as on another machine."""
         if self.machine != _machine():
             return None
+        if not hasattr(os, "fork"):  # as on Windows, where to ask a process by a signal would end it
+            return True if self.pid == os.getpid() else None
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -65,6 +67,21 @@ def abandoned(path: Path) -> bool:
         return time.time() - path.lstat().st_mtime > ABANDONED_S
     except OSError:
         return False  # it is gone
+
+
+def is_mine(found: os.stat_result) -> bool:
+    """Whether a file is this user's; where files have no owners one can compare, it is."""
+    return not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
+
+
+def is_trusted(found: os.stat_result) -> bool:
+    """Whether a file is this user's, or the machine's own."""
+    return is_mine(found) or found.st_uid == 0
+
+
+def is_open(found: os.stat_result, others: int) -> bool:
+    """Whether a file's mode lets others in; where rights are kept otherwise, its mode says nothing."""
+    return hasattr(os, "geteuid") and bool(found.st_mode & others)
 
 
 @cache

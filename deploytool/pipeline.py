@@ -49,6 +49,8 @@ _ABOVE = (
         "staging.py",
         "publishing.py",
         "run_lock.py",
+        "locks.py",
+        "litter.py",
         "disk.py",
         "memory.py",
         "footprint.py",

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from deploytool import files, owner, receipt, run_lock, swap
+from deploytool import files, locks, owner, receipt, swap
 from deploytool.errors import BadInput
 
 MAKING = ".making-"  # begins the name of what is not finished, and an owner ends it
@@ -35,7 +35,7 @@ def publish(made: Path, real: Path, held: list[int]) -> None:
 def _exchanged(made: Path, real: Path, held: list[int]) -> bool:
     """Puts the folder in the place of the other, and keeps others out of it as long as `held` is not closed."""
     held.append(os.open(made, os.O_RDONLY | os.O_DIRECTORY))
-    run_lock.take(held[-1])
+    locks.take(held[-1])
     done = swap.exchange(made, real)
     if done:
         swap.flush_names(real.parent)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from deploytool import locks
 
 _POLL_S, _SILENT_S = 0.05, 1.0
 _LOG = logging.getLogger(__name__)
@@ -43,24 +44,13 @@ def _locked(home: Path) -> int:
                 raise Unwritable(f"cannot write to {home}: {error.strerror}") from error
             opened = None  # it was taken away this very moment
         if opened is not None:
-            if take(opened) and _same(opened, home):
+            if locks.take(opened) and _same(opened, home):
                 return opened
             os.close(opened)  # somebody has it, or it is no longer the folder of that name
         if not said and time.monotonic() - begun > _SILENT_S:
             _LOG.warning("another deploytool works in %s: waiting until it is done", home)
             said = True
         time.sleep(_POLL_S)
-
-
-def take(opened: int) -> bool:
-    """Whether we have the lock on an open folder now, or locks do not work there at all."""
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # there are no locks here, and it goes without
-    return True
 
 
 def _same(opened: int, home: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -41,5 +40,5 @@ def _sweep(above: Path) -> None:
     """Removes what dead commands of this user left: others may use the same place and such a name."""
     for left in above.glob(f"{_PREFIX}*"):
         with suppress(OSError):
-            if left.lstat().st_uid == os.geteuid() and owner.read(left.name) and owner.abandoned(left):
+            if owner.is_mine(left.lstat()) and owner.read(left.name) and owner.abandoned(left):
                 files.remove(left)

@@ -14,7 +14,7 @@ _CANNOT = {
     *(errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP),  # the kernel or the file system has no such call
     *(errno.EXDEV, errno.EBUSY, errno.EPERM, errno.EACCES),  # a mount point, or a folder above that is not ours
 }
-_renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+_renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if hasattr(os, "fork") else None
 
 
 def exchange(one: Path, other: Path) -> bool:

@@ -7,13 +7,18 @@ home, with the digests of all that the model's code read, and nothing else is ru
 
 from __future__ import annotations
 
+import json
+import re
+import time
 from contextlib import suppress
 from pathlib import Path
 
-from deploytool import catalog, factory, pipeline, plain, weights_file
+from deploytool import catalog, factory, files, owner, pipeline, plain, weights_file
 from deploytool.artifact import Kind
-from deploytool.errors import BadInput
+from deploytool.errors import BadInput, DeployError
 
+_MOST, _LONGEST = 100, 1 << 20  # places in a note, and bytes
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NOTES = Path(".local", "state", "deploytool", "exported")
 
 
@@ -22,7 +27,38 @@ def note(home: Path) -> None:
     with suppress(OSError, RuntimeError):  # nobody's home, or one that cannot be written: he will be asked later
         notes = Path.home() / _NOTES
         notes.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (notes / _digest(home)).touch()
+        _add(notes / _digest(home), str(home.absolute()))
+
+
+def unneeded() -> list[Path]:
+    """The notes of runs that are all gone from where they were exported, for an hour at the least."""
+    with suppress(OSError, RuntimeError):
+        return [note for note in sorted((Path.home() / _NOTES).iterdir()) if _is_unneeded(note)]
+    return []
+
+
+def _is_unneeded(note: Path) -> bool:
+    """A note that names no run is of an earlier version, and stays."""
+    try:
+        homes, old = _homes(note), time.time() - note.lstat().st_mtime > owner.ABANDONED_S
+    except OSError:
+        return False
+    there = [home for home in homes if (Path(home) / pipeline.BEGINNING).is_dir()]
+    return _DIGEST.fullmatch(note.name) is not None and bool(homes) and not there and old
+
+
+def _add(note: Path, home: str) -> None:
+    """Adds where a run is to its note, which is what counts; the places only say when nobody needs it any more."""
+    known = _homes(note) if note.exists() else []
+    if home not in known or not note.exists():
+        files.publish(note, json.dumps([*known, home][-_MOST:]).encode())
+
+
+def _homes(note: Path) -> list[str]:
+    try:
+        return list(plain.decode(tuple[str, ...], plain.loads(files.read(note, _LONGEST))))
+    except (DeployError, plain.Malformed):
+        return []
 
 
 def check(home: Path, *, trust_code: bool) -> None:

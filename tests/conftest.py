@@ -8,12 +8,13 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from deploytool import catalog, machine, pipeline, report, targets, trust
+from deploytool import catalog, machine, owner, pipeline, report, targets, trust
 from deploytool.artifact import Given, Kind
 from deploytool.cli import asked
 from deploytool.report import Report
@@ -56,6 +57,22 @@ def finished(tmp_path_factory: pytest.TempPathFactory, with_engine: Options) -> 
     assert [artifact.kind for artifact in made][-1] is Kind.REPORT
     trust.note(home)
     return home
+
+
+@pytest.fixture(scope="session")
+def dead() -> str:
+    """The name that a process bore which has ended."""
+    program = "from deploytool import owner; print(owner.name())"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def old(path: Path) -> Path:
+    """The same file or folder, with nothing in it that was touched within two hours."""
+    hours_ago = time.time() - 2 * owner.ABANDONED_S
+    for each in (*path.rglob("*"), path):
+        os.utime(each, (hours_ago, hours_ago), follow_symlinks=False)
+    return path
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -44,6 +44,7 @@ _FILES: Mapping[str, str] = {  # of deploytool/cli: where each command is, which
     "ship": "ship",
     "rollback": "device",
     "pardon": "device",
+    "clean": "clean",
 }
 
 

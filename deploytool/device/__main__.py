@@ -26,6 +26,7 @@ _HELP = {
     "pull": "fetch a bundle, or what a target needs of it, every byte verified as it comes",
     "rollback": "turn back to the bundle before",
     "pardon": "let a bundle that was given up after three failed starts be installed again",
+    "clean": "show what killed commands left under an install root, and with --yes remove it",
     "doctor": "say what this machine can build, run and verify, and what mends it",
 }
 
@@ -105,6 +106,7 @@ def _commands(say: Say) -> dict[str, Callable[[argparse.Namespace], Told]]:
         ),
         "rollback": lambda it: commands.rollback(it.root, key=it.key),
         "pardon": lambda it: commands.pardon(it.seal, it.root),
+        "clean": lambda it: commands.clean(it.root, yes=it.yes),
         "doctor": lambda it: commands.doctor(it.target),
     }
 
@@ -133,6 +135,10 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--quiet", "-q", action="store_true", help="say only the verdict, or what failed")
         if name == "doctor":
             one.add_argument("--target", default="", help="whether an engine for that target can be built here")
+            continue
+        if name == "clean":
+            one.add_argument("root", type=Path, help="where bundles are installed")
+            one.add_argument("--yes", action="store_true", help="remove it; without, it is only shown")
             continue
         if name == "pardon":
             one.add_argument("seal", help="the first digits of its seal, as install and verify print it")

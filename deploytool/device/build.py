@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deploytool import bundle, files, plain, programs
+from deploytool import bundle, files, locks, owner, plain, programs
 from deploytool.bundle import File, Manifest, Role
 from deploytool.device import probe
 from deploytool.device.here import Here
@@ -116,7 +113,7 @@ def _make(
         *("onnx", "cuda", name, graph.precision, graph.io),
     )
     path = f"{name}_{found.version(name)}_{found.capability}.plan"
-    with tempfile.TemporaryDirectory(prefix=_MAKING, dir=built) as bench:
+    with tempfile.TemporaryDirectory(prefix=f"{_MAKING}{owner.name()}-", dir=built) as bench:
         made = Path(bench, path)
         capabilities = (found.capability,) if name == "tensorrt_rtx" else ()
         request = Request("build", str(folder), manifest, way, "", out=str(made), capabilities=capabilities)
@@ -143,20 +140,15 @@ def _alone(built: Path) -> Iterator[None]:
     """One build at a time, which sweeps what a killed one left."""
     built.mkdir(mode=0o700, exist_ok=True)
     _ours(built)
-    opened = os.open(built, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        for left in built.glob(f"{_MAKING}*"):
-            shutil.rmtree(left, ignore_errors=True)
+    with locks.folder(built):
+        files.sweep(built, f"{_MAKING}*")
         yield
-    finally:
-        os.close(opened)
 
 
 def _ours(built: Path) -> None:
     """An engine is native code: it is taken only from a folder that nobody else can write."""
     found = built.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, os.getuid()) or found.st_mode & 0o022:
+    if not stat.S_ISDIR(found.st_mode) or not owner.is_trusted(found) or owner.is_open(found, 0o022):
         raise BadInput(f"{built} is not a folder that only you can write", "remove it, and build again")
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from deploytool import bundle, only
+from deploytool import bundle, litter, only
 from deploytool import doctor as doctors
 from deploytool.device import build as building
+from deploytool.device import clean as cleaning
 from deploytool.device import install as installing
 from deploytool.device import probe, telling
 from deploytool.device import verify as verifying
@@ -22,6 +23,7 @@ from deploytool.device.verify import Asked, Papers, Verified
 from deploytool.device.worker import Guess, Request
 from deploytool.doctor import telling as diagnosis
 from deploytool.errors import BadInput, DeployError
+from deploytool.litter import Litter
 from deploytool.shipping import landing, places, sources
 from deploytool.shipping import logins as reading
 
@@ -42,6 +44,15 @@ class Installed:
 
     pointer: Pointer
     verified: Verified
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What lay there and nobody needs, whether it was to go, and what could not be removed."""
+
+    found: Sequence[Litter]
+    kept: Sequence[Litter]
+    gone: bool
 
 
 def verify(
@@ -183,6 +194,14 @@ def pardon(seal: str, root: Path) -> Told:
     """Lets a bundle that was given up be installed and started again."""
     turned = installing.pardon(root, seal)
     return Told(tuple(telling.pointer(turned, root)), turned, verdict=0)
+
+
+def clean(root: Path, *, yes: bool) -> Told:
+    """Shows what lies under a root and nobody needs, and with `yes` takes it away."""
+    left = cleaning.found(root)
+    kept = litter.remove(left) if yes else []
+    failure = BadInput(f"{kept[0].path} could not be removed", "check its rights") if kept else None
+    return Told(tuple(litter.lines(left, gone=yes)), Cleaned(left, kept, gone=yes), failure)
 
 
 def doctor(target: str = "") -> Told:

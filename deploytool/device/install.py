@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import time
@@ -11,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from deploytool import bundle, disk, files, only, owner, plain
+from deploytool import bundle, disk, files, locks, only, owner, plain
 from deploytool.device import build, starts, verify
 from deploytool.device.verify import Asked, Papers
 from deploytool.errors import BadInput, DeployError, Refused
@@ -48,6 +47,11 @@ def pointer(root: Path) -> Pointer | None:
         return found
     except (DeployError, plain.Malformed) as error:
         raise BadInput(f"{root / _POINTER} is not as deploytool left it: {error}", "install a bundle again") from error
+
+
+def is_pointed(root: Path) -> bool:
+    """Whether there is a pointer, whatever it says."""
+    return (root / _POINTER).is_file()
 
 
 def home(root: Path, seal: str) -> Path:
@@ -267,18 +271,10 @@ def _remove(place: Path) -> None:
 @contextmanager
 def _locked(root: Path) -> Iterator[bool]:
     """One at a time, which saves work; gives whether the lock holds, for on some network disks it does nothing."""
-    mine, other = (os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644) for _ in range(2))
+    mine, other = (os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644) for _ in range(2))
     try:
-        fcntl.flock(mine, fcntl.LOCK_EX)
-        yield not _can_lock(other)
+        locks.take(mine, wait=True)
+        yield not locks.take(other)
     finally:
         os.close(other)
         os.close(mine)
-
-
-def _can_lock(opened: int) -> bool:
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

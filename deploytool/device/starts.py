@@ -15,7 +15,7 @@ from deploytool import files, owner
 _FAILED, _LOADING = "failed-", "loading-"
 _LONGEST = 4096  # bytes of a reason
 _DIED = "the process died while it loaded the bundle"
-_ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
 def record(folder: Path, reason: str) -> None:
@@ -29,7 +29,8 @@ def record(folder: Path, reason: str) -> None:
 def loading(folder: Path) -> Iterator[None]:
     """Counts as a failed start if this process dies meanwhile, unless somebody asked it to end: that has to wait."""
     token = folder / f"{_LOADING}{owner.name()}"
-    waiting = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
+    can_wait = hasattr(signal, "pthread_sigmask")
+    waiting = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS) if can_wait else set()
     try:
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +39,8 @@ def loading(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             token.unlink(missing_ok=True)
-        signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
+        if can_wait:
+            signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
 
 
 def forget(folder: Path) -> None:

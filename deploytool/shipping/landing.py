@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -12,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploytool import bundle, disk, files, only, plain
+from deploytool import bundle, disk, files, locks, only, owner, plain
 from deploytool.bundle import MANIFEST, SIGNATURE, File, Manifest
 from deploytool.errors import BadInput, Refused
 from deploytool.only import Only
@@ -133,16 +132,15 @@ def _stage(out: Path) -> Iterator[Path]:
     stage = _beside(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     _ours(stage)
-    opened = os.open(stage / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    opened = os.open(stage / _LOCK, os.O_RDWR | os.O_CREAT | files.CAREFUL, 0o644)
     try:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BadInput(f"somebody else is fetching {out}", "wait for it, or use another --out") from error
+        if not locks.take(opened):
+            raise BadInput(f"somebody else is fetching {out}", "wait for it, or use another --out")
         yield stage
         shutil.rmtree(stage, ignore_errors=True)
     finally:
         os.close(opened)
+    shutil.rmtree(stage, ignore_errors=True)  # Windows lets nobody remove a file that is open
 
 
 def _beside(out: Path) -> Path:
@@ -161,7 +159,7 @@ def _ours(stage: Path) -> None:
     with suppress(FileExistsError):
         stage.mkdir()
     found = stage.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
+    if not stat.S_ISDIR(found.st_mode) or not owner.is_mine(found) or owner.is_open(found, stat.S_IWOTH):
         raise BadInput(f"{stage} is not a folder that only you can write", "remove it, or use another --out")
 
 

@@ -6,7 +6,6 @@ It travels as source and needs Python 3.8 there and nothing else, so it imports 
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -19,6 +18,11 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # as on Windows: there the rename at the end decides alone
+    fcntl = None  # type: ignore[assignment]
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -70,7 +74,8 @@ def _received(request: dict[str, Any], asked: BinaryIO) -> dict[str, Any]:
         raise Trouble(f"{stage} is a link")
     lock = os.open(str(stage / "lock"), os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _gather(home, stage, {name: size for _, size, name in listed}, asked)
         _assemble(stage, listed, beside)
         _show(stage, home / seal)
@@ -187,6 +192,8 @@ def _show(stage: Path, place: Path) -> None:
 
 
 def _settle(path: Path) -> None:
+    if fcntl is None:
+        return  # Windows opens no folders, and syncs no file that is open for reading
     opened = os.open(str(path), os.O_RDONLY)
     os.fsync(opened)
     os.close(opened)
@@ -198,7 +205,7 @@ def _installed(request: dict[str, Any], place: Path) -> dict[str, Any]:
     if not request["install"] or not here:
         return {"folder": str(place), "deploytool": here}
     command = [sys.executable, "-c", _INSTALL, "install", str(place), "--root", request["root"], "--json"]
-    with tempfile.NamedTemporaryFile(suffix=".pem") as key:
+    with tempfile.NamedTemporaryFile(prefix=".key-", suffix=".pem", dir=str(place.parent)) as key:
         if request["key"]:
             key.write(base64.b64decode(request["key"]))
             key.flush()

@@ -172,7 +172,7 @@ def test_build_says_why_it_cannot(door: Command, packed: Path) -> None:
 
 
 def test_the_back_door_lists_what_the_front_door_has(deploytool: Command, back_door: Command) -> None:
-    commands = {"verify", "build", "run", "bench", "install", "rollback", "pardon", "doctor"}
+    commands = {"verify", "build", "run", "bench", "install", "rollback", "pardon", "clean", "doctor"}
     for done in (deploytool("--help"), back_door("--help")):
         assert commands <= set(done.stdout.split())
 

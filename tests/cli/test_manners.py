@@ -40,6 +40,7 @@ ASKED: dict[str, tuple[int, str]] = {  # the exit code, and what it is asked; RU
     "ship": (9, "BUNDLE nobody@127.0.0.1:/root --port 1"),
     "rollback": (2, "--root nowhere"),
     "pardon": (2, "0123456789ab --root nowhere"),
+    "clean": (0, "RUN"),
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import machine
+from deploytool import machine, owner
 from deploytool.device import build, verify
 from deploytool.device.here import Here
 from deploytool.device.probe import Tried
@@ -91,10 +91,16 @@ def test_one_that_does_not_hold_is_thrown_away(checked: Papers, tmp_path: Path) 
     assert list((tmp_path / "built").iterdir()) == []
 
 
-def test_what_a_killed_build_left_is_swept(checked: Papers, built: Path) -> None:
-    (built / ".making-1").mkdir()
+def test_what_a_killed_build_left_is_swept_and_what_another_is_making_is_not(
+    checked: Papers, built: Path, dead: str
+) -> None:
+    busy = built / f".making-{owner.name()}-b"
+    for place in (built / f".making-{dead}-a", busy):
+        place.mkdir()
     again(checked, built)
-    assert {path.suffix for path in built.iterdir()} == {".plan", ".json"}
+    assert {path.suffix for path in built.iterdir() if path != busy} == {".plan", ".json"}
+    assert busy.is_dir()
+    busy.rmdir()
 
 
 def test_an_engine_others_could_have_written_is_not_taken(checked: Papers, built: Path) -> None:

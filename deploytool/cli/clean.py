@@ -1,0 +1,53 @@
+"""`deploytool clean`: what killed commands left, shown with its size and why, and removed on demand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploytool import litter
+from deploytool.cli import screen
+from deploytool.cli.manners import Outcome
+from deploytool.errors import BadInput
+from deploytool.litter import Litter
+
+_NOTED = "it says that a run is this user's own, and the run is gone: a copy elsewhere would need --trust-code"
+
+
+def clean(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FOLDER...", help="Where to look.", show_default="here, and in artifacts"),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, it is only shown.")] = False,
+) -> Outcome:
+    """Shows what killed commands left in folders of runs, bundles and installs, and removes it with --yes.
+
+    Nothing goes that a living process has, that is not ours, or that was touched within the last hour by nobody knows
+    whom. Example: deploytool clean artifacts --yes
+    """
+    left = _found(folders or [each for each in (Path(), Path("artifacts")) if each.is_dir()])
+    kept = litter.remove(left) if yes else []
+    lines = list(litter.lines(left, gone=yes))
+    for line in lines:
+        screen.say(screen.answer(), line)
+    failure = BadInput(f"{kept[0].path} could not be removed", "check its rights") if kept else None
+    return Outcome({"found": left, "gone": yes, "kept": kept}, lines[-1], failure)
+
+
+def _found(folders: list[Path]) -> list[Litter]:
+    """What lies in all these folders and the notes of this user, each once."""
+    from deploytool import trust
+    from deploytool.device import clean as roots  # here begins numpy
+
+    found: dict[str, Litter] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise BadInput(f"there is no folder {folder}", "check the path")
+        places = [place for place in (folder, *litter.folders(folder)) if roots.is_root(place)]
+        of_roots = [item for place in places for item in roots.found(place)]
+        found |= {item.path: item for item in (*litter.found(folder), *of_roots)}
+    notes = [item for note in trust.unneeded() for item in litter.of(note, _NOTED)]
+    return [*found.values(), *notes]

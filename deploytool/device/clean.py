@@ -1,0 +1,57 @@
+"""What lies under an install root and nobody needs: what killed commands left, and bundles that nothing turns to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from deploytool import litter, locks
+from deploytool.device import build, install
+from deploytool.device.install import Pointer
+from deploytool.errors import BadInput
+from deploytool.litter import Litter
+
+_INCOMING, _KEY = ".incoming", ".key-*.pem"  # what the receiver works in, and the keys that it was sent
+
+
+def is_root(folder: Path) -> bool:
+    """Whether bundles are installed in a folder, or were to be."""
+    return (folder / "bundles").is_dir() and ((folder / ".lock").is_file() or install.is_pointed(folder))
+
+
+def found(root: Path) -> list[Litter]:
+    """What can go; no bundle while an install is under way. Raises BadInput for a folder that is no install root."""
+    received = root / "received"
+    if not is_root(root) and not received.is_dir():
+        raise BadInput(f"{root} is no install root", "name the folder that `install --root` or `ship` was given")
+    left = list(litter.told(litter.entries(root)))
+    if is_root(root) and not locks.is_held(root / ".lock"):
+        left += _bundles(root)
+    return [*left, *_received(received)]
+
+
+def _bundles(root: Path) -> Iterator[Litter]:
+    pointer = install.pointer(root)
+    for place in litter.folders(root / "bundles"):
+        seal = place.name.partition(".")[0]
+        if _is_turned_to(pointer, seal):
+            yield from litter.told(litter.entries(build.place(place)))
+        elif litter.is_idle(place, place):
+            yield from litter.of(place, "neither the current bundle nor the one before")
+    for counted in litter.folders(root / "starts"):
+        known = _is_turned_to(pointer, counted.name) or (pointer and counted.name in pointer.refused)
+        if not known and litter.is_idle(counted, counted):
+            yield from litter.of(counted, "the starts of a bundle that is no longer here")
+
+
+def _is_turned_to(pointer: Pointer | None, seal: str) -> bool:
+    return pointer is not None and seal in (pointer.current, pointer.previous)
+
+
+def _received(folder: Path) -> Iterator[Litter]:
+    stage = folder / _INCOMING
+    if stage.is_dir() and litter.is_idle(stage, stage / litter.LOCK):
+        yield from litter.of(stage, "a ship that was cut left it for the next to go on from")
+    for key in folder.glob(_KEY):
+        if litter.is_idle(key, key):
+            yield from litter.of(key, "the key of an install that was killed")

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploytool import litter, locks
+from deploytool.device import clean, install
+from deploytool.errors import BadInput
+from tests.conftest import ROOT, old
+from tests.shipping import small
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root with two bundles, and a third that nothing turns to."""
+    for sequence in (1, 2):
+        folder = small.made(tmp_path / f"bundle{sequence}", sequence, 300, sequence)
+        install.install(folder, tmp_path / "root", lambda papers: None)
+    made = tmp_path / "root" / "bundles" / ("0" * 64)
+    shutil.copytree(tmp_path / "bundle1", made)
+    return tmp_path / "root"
+
+
+def names(root: Path) -> set[str]:
+    return {str(Path(item.path).relative_to(root)) for item in clean.found(root)}
+
+
+def test_what_runs_and_what_ran_before_stays_and_the_rest_goes(root: Path, dead: str) -> None:
+    assert names(root) == set()
+    left = {
+        f"bundles/{'0' * 64}",
+        f".staging-{dead}",
+        f".current.{dead}.making",
+        "received/.incoming",
+        "received/.key-abc.pem",
+        f"starts/{'1' * 64}",
+    }
+    for name in left - {f"bundles/{'0' * 64}"}:
+        (root / name).mkdir(parents=True)
+    old(root)
+    before = install.pointer(root)
+    assert before is not None
+    assert names(root) == left
+    assert litter.remove(clean.found(root)) == []
+    assert names(root) == set()
+    assert install.pointer(root) == before
+    assert all(install.home(root, seal).is_dir() for seal in (before.current, before.previous or ""))
+
+
+def test_an_engine_half_built_goes_with_its_builder(root: Path, dead: str) -> None:
+    found = install.pointer(root)
+    assert found is not None
+    built = root / "bundles" / f"{found.current}.built"
+    (built / f".making-{dead}-abc").mkdir(parents=True)
+    (built / "engine.plan").touch()
+    assert names(root) == {f"bundles/{built.name}/.making-{dead}-abc"}
+
+
+def test_nothing_goes_that_an_install_or_a_ship_has(root: Path) -> None:
+    stage = root / "received" / ".incoming"
+    stage.mkdir(parents=True)
+    (stage / "lock").touch()
+    old(root)
+    opened = [os.open(path, os.O_RDONLY) for path in (root / ".lock", stage / "lock")]
+    assert all(map(locks.take, opened))
+    assert names(root) == set()
+    for one in opened:
+        os.close(one)
+    assert names(root) == {f"bundles/{'0' * 64}", "received/.incoming"}
+
+
+def test_a_folder_that_is_no_root_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="is no install root"):
+        clean.found(tmp_path)
+
+
+def test_the_command_shows_first_and_removes_when_told(root: Path) -> None:
+    old(root)
+
+    def called(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "deploytool.device", "clean", str(root), *words]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+
+    left = root / "bundles" / ("0" * 64)
+    shown = called().stdout.splitlines()
+    assert shown[0].endswith(f"{left}: neither the current bundle nor the one before")
+    assert shown[1].startswith("1 left behind, ")
+    assert left.is_dir()
+    found = json.loads(called("--yes", "--json").stdout)["result"]
+    assert (found["gone"], found["kept"], len(found["found"])) == (True, [], 1)
+    assert not left.exists()
+    assert called().stdout == "Nothing was left behind.\n"

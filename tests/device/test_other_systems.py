@@ -1,0 +1,111 @@
+"""The device's half where modules and calls of Unix are missing, as on Windows: every process begins without them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+_LACKING = """
+import builtins, ctypes, os, signal, stat, subprocess, sys
+
+for module in ("fcntl", "resource", "pwd", "grp", "termios", "tty", "pty"):
+    sys.modules[module] = None
+for name in (
+    "fork forkpty killpg getpgid setsid geteuid getuid getegid getgid chown fchown lchown fchmod mkfifo "
+    "O_NOFOLLOW O_DIRECTORY O_NONBLOCK O_CLOEXEC"
+).split():
+    if hasattr(os, name):
+        delattr(os, name)
+for name in ("SIGHUP", "SIGKILL", "SIGXFSZ", "SIGCHLD", "pthread_sigmask"):
+    delattr(signal, name)
+usual_open, usual_kill, usual_dll, usual_popen = os.open, os.kill, ctypes.CDLL, subprocess.Popen.__init__
+
+def opened(path, flags, mode=0o777, *, dir_fd=None):
+    if dir_fd is not None:
+        raise NotImplementedError("dir_fd")
+    if isinstance(path, (str, os.PathLike)) and os.path.isdir(path):
+        raise PermissionError(13, "Permission denied", str(path))
+    return usual_open(path, flags, mode)
+
+def kill(process, number):
+    if number == 0:
+        os.write(2, b"A PROCESS WAS ENDED BY SIGNAL 0\\n")
+    usual_kill(process, number)
+
+def dll(name=None, *rest, **more):
+    if name is None:
+        raise TypeError("argument of type 'NoneType' is not iterable")
+    return usual_dll(name, *rest, **more)
+
+def popen(self, *given, preexec_fn=None, **more):
+    if preexec_fn is not None:
+        raise ValueError("preexec_fn is not supported on Windows platforms")
+    usual_popen(self, *given, **more)
+
+os.open, os.kill, ctypes.CDLL, subprocess.Popen.__init__ = opened, kill, dll, popen
+"""
+
+
+@pytest.fixture
+def lacking(tmp_path: Path) -> dict[str, str]:
+    """An environment in which every Python begins without what only Unix has."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(_LACKING)
+    return {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{ROOT}"}
+
+
+def ran(lacking: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *words]
+    done = subprocess.run(command, cwd=folder, env=lacking, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    assert "ENDED" not in done.stderr, done.stderr
+    return done
+
+
+def test_the_surroundings_do_lack_it(lacking: dict[str, str], tmp_path: Path) -> None:
+    program = "import os, signal\ntry:\n    import fcntl\nexcept ImportError:\n    print(hasattr(os, 'fork'))"
+    assert ran(lacking, tmp_path, "-c", program).stdout == "False\n"
+
+
+def test_a_bundle_is_verified_run_and_installed_there(packed: Path, lacking: dict[str, str], tmp_path: Path) -> None:
+    device = ("-m", "deploytool.device")
+    done = ran(lacking, tmp_path, *device, "verify", str(packed))
+    assert done.returncode == 0, done.stderr
+    assert "ORT CPU" in done.stdout
+    assert done.stderr.count("this system sets no limits") == 1
+    for _ in range(2):  # also over what is there
+        done = ran(lacking, tmp_path, *device, "install", str(packed), "--root", "root")
+        assert done.returncode == 0, done.stderr
+    picture = str(packed / "golden" / "case_0.png")
+    assert ran(lacking, tmp_path, *device, "run", "root", picture).returncode == 0
+    left = {path.name for path in (tmp_path / "root").iterdir()}
+    assert left <= {".lock", "bundles", "current", "starts"}
+
+
+def test_a_service_opens_it_and_it_is_pulled_there(packed: Path, lacking: dict[str, str], tmp_path: Path) -> None:
+    done = ran(lacking, tmp_path, "-m", "deploytool.device", "pull", str(packed), "--out", "here")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    picture = str(packed / "golden" / "case_0.png")
+    program = f"import deploytool.device as d\nwith d.open('here') as model:\n    print(model({picture!r}).shape)"
+    done = ran(lacking, tmp_path, "-c", program)
+    assert done.stdout == "(1, 10)\n", done.stderr
+
+
+def test_other_bytes_and_links_are_refused_there_too(packed: Path, lacking: dict[str, str], tmp_path: Path) -> None:
+    spoiled = Path(shutil.copytree(packed, tmp_path / "spoiled"))
+    graph = next(spoiled.rglob("*.onnx"))
+    graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+    assert ran(lacking, tmp_path, "-m", "deploytool.device", "verify", str(spoiled)).returncode == 8
+    linked = Path(shutil.copytree(packed, tmp_path / "linked"))
+    graph = next(linked.rglob("*.onnx"))
+    graph.unlink()
+    graph.symlink_to(next(packed.rglob("*.onnx")))
+    assert ran(lacking, tmp_path, "-m", "deploytool.device", "verify", str(linked)).returncode == 8
