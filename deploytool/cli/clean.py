@@ -25,8 +25,8 @@ def clean(
 ) -> Outcome:
     """Shows what killed commands left in folders of runs, bundles and installs, and removes it with --yes.
 
-    Nothing goes that a living process has, that is not ours, or that was touched within the last hour by nobody knows
-    whom. Example: deploytool clean artifacts --yes
+    Nothing goes that a living process has, that is not ours, or whose owner cannot be asked and was there within an hour.
+    Example: deploytool clean artifacts --yes
     """
     left = _found(folders or [each for each in (Path(), Path("artifacts")) if each.is_dir()])
     kept = litter.remove(left) if yes else []
