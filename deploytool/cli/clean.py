@@ -25,7 +25,7 @@ def clean(
 ) -> Outcome:
     """Shows what killed commands left in folders of runs, bundles and installs, and removes it with --yes.
 
-    Nothing goes that a living process has, that is not ours, or whose owner cannot be asked and was there within an hour.
+    Nothing goes that a living process has, or that is not ours; where nobody can tell, only what is an hour old.
     Example: deploytool clean artifacts --yes
     """
     left = _found(folders or [each for each in (Path(), Path("artifacts")) if each.is_dir()])
