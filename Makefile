@@ -51,6 +51,7 @@ reliability: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.faults $(FAULTS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.service $(SERVICE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.full
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.litter
 
 digits: .venv/ready
 	$(BIN)/python tests/bench/digits.py

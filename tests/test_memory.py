@@ -55,6 +55,12 @@ def test_a_model_that_takes_more_memory_than_there_is_is_refused(monkeypatch: py
         NoRoom, match=r"tiny has 130 MB of weights, and its export takes .* MB of memory; there are 2400 MB"
     ):
         footprint.check(130e6, _THOROUGH)
+    with pytest.raises(NoRoom) as raised:
+        footprint.check(130e6, _THOROUGH)
+    assert raised.value.remedy.startswith("--faults 0 takes 1960 MB; or end what else runs here")
+    with pytest.raises(NoRoom) as raised:
+        footprint.check(300e6, _QUICK)
+    assert raised.value.remedy.startswith("end what else runs here")
     monkeypatch.setattr(memory, "free", lambda: None)
     footprint.check(130e6, _THOROUGH)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deploytool import bundle, files, locks, owner, plain, programs
+from deploytool import bundle, disk, files, locks, owner, plain, programs
 from deploytool.bundle import File, Manifest, Role
 from deploytool.device import probe
 from deploytool.device.here import Here
@@ -113,6 +113,7 @@ def _make(
         *("onnx", "cuda", name, graph.precision, graph.io),
     )
     path = f"{name}_{found.version(name)}_{found.capability}.plan"
+    disk.check(built, 2 * source.size, path)  # an engine has about as many bytes as its graph, and is copied once
     with tempfile.TemporaryDirectory(prefix=f"{_MAKING}{owner.name()}-", dir=built) as bench:
         made = Path(bench, path)
         capabilities = (found.capability,) if name == "tensorrt_rtx" else ()
