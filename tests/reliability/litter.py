@@ -23,6 +23,7 @@ from deploytool.cli import clean as cleaning
 from deploytool.cli import pack
 from deploytool.device import install
 from deploytool.shipping import archive, landing, sources
+from deploytool.stages import STAGES, load
 from tests.reliability import runs
 from tests.shipping import small
 
@@ -97,8 +98,8 @@ def main() -> None:
     asked.add_argument("--seed", type=int, default=0)
     given = asked.parse_args()
     torch.set_num_threads(1)
-    for verb in runs.STAGES:
-        runs.load(verb)
+    for verb in STAGES:
+        load(verb)
     with tempfile.TemporaryDirectory() as made:
         killed, left = kills(Path(made), given.count, random.Random(given.seed))
     print(f"{killed} of {given.count} killed in time; clean found {left} things, and nothing else was left", flush=True)
