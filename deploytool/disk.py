@@ -105,7 +105,8 @@ def said(words: str) -> int | None:
 def failure(name: object, code: int, needed: float | None = None) -> NoRoom:
     """The failure to write what is called so, for an error of that number."""
     takes = f", and it takes {size(needed)}" if needed else ""
-    return NoRoom(f"{name} cannot be written: {os.strerror(code)}{takes}", _REMEDIES[code])
+    what = "read or written" if code == errno.EIO else "written"  # a broken disk may refuse both
+    return NoRoom(f"{name} cannot be {what}: {os.strerror(code)}{takes}", _REMEDIES[code])
 
 
 def _refused(name: Path, error: OSError, needed: float | None) -> NoRoom:

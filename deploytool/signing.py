@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from model_signing import hashing
 from model_signing import signing as oms
 
-from deploytool import bundle, files, scratch
+from deploytool import bundle, disk, files, scratch
 from deploytool.bundle import SIGNATURE
 from deploytool.device import signature
 from deploytool.errors import BadInput
@@ -27,7 +27,7 @@ def sign(folder: Path, key: Path) -> int:
     how = hashing.Config().use_file_serialization(hashing_algorithm="sha256", max_workers=1)
     how.set_ignored_paths(paths=signature.UNSIGNED, ignore_git_paths=False)
     config = oms.Config().use_elliptic_key_signer(private_key=key).set_hashing_config(how)
-    with scratch.folder() as bench:
+    with scratch.folder() as bench, disk.writing(bench, named=folder):
         made, other_half = bench / SIGNATURE, bench / "public.pem"
         other_half.write_bytes(public)
         config.sign(folder.resolve(), made)

@@ -42,7 +42,9 @@ def _draw(home: Path, named: Path) -> None:
     if child.awaits(_COMMAND):
         with suppress(StageFailed):
             task = [str(home), str(named)]
-            child.run_limited(_COMMAND, what="the page", seconds=_SECONDS, gibibytes=programs.GIBIBYTES, task=task)
+            child.run_limited(
+                _COMMAND, what="the page", seconds=_SECONDS, gibibytes=programs.GIBIBYTES, task=task, makes=named / PAGE
+            )
             return
     from deploytool.page import leaf  # here begin matplotlib and jinja2
 
