@@ -25,6 +25,7 @@ from deploytool.device import install
 from deploytool.shipping import archive, landing, sources
 from deploytool.stages import STAGES, load
 from tests.reliability import runs
+from tests.reliability.forks import forked
 from tests.shipping import small
 
 _SIZE = 2_000_000  # bytes of each file of a bundle
@@ -70,7 +71,7 @@ def kills(folder: Path, count: int, draw: random.Random) -> tuple[int, int]:
     killed = 0
     for turn in range(count):
         work = draw.choice(_work(folder))
-        child = runs.forked(work, folder / "said")
+        child = forked(work, folder / "said")
         time.sleep(draw.uniform(0, 1.0 if turn % 3 == 0 else 0.15))
         os.kill(child, signal.SIGKILL)
         killed += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
