@@ -36,6 +36,7 @@ def _exchanged(made: Path, real: Path, held: list[int]) -> bool:
     """Puts the folder in the place of the other, and keeps others out of it as long as `held` is not closed."""
     held.append(os.open(made, os.O_RDONLY | os.O_DIRECTORY))
     locks.take(held[-1])
+    swap.flush_names(made)
     done = swap.exchange(made, real)
     if done:
         swap.flush_names(real.parent)
@@ -71,11 +72,13 @@ def _commit(made: Path, real: Path) -> None:
     if made.parent != real:
         made.rename(inside)
         made = inside
+    swap.flush(made)
     begun = time.monotonic()
     while True:
         recover(real)
         try:
             made.rename(real / _COMMIT)
+            swap.flush_names(real)
             break
         except OSError as error:
             if time.monotonic() - begun > _PUBLISHING_S or not (real / _COMMIT).exists():
@@ -102,6 +105,7 @@ def _roll_forward(real: Path) -> None:
                 there.rename(gone / there.name)
         for new in [path for path in commit.iterdir() if path.name not in (_GONE, _ROOMS, _OWNER)]:
             new.replace(real / new.name)
+        swap.flush_names(real)
         (commit / _ROOMS).unlink()  # from here on it is nobody's
     shutil.rmtree(commit, ignore_errors=True)
 

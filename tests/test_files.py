@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploytool import files
-from deploytool.errors import Refused
+from deploytool.errors import NoRoom, Refused
 
 
 def sha(content: bytes) -> str:
@@ -65,7 +65,7 @@ def test_a_published_file_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(NoRoom, match="No space"):
         files.publish(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
 
