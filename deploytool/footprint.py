@@ -9,7 +9,7 @@ from deploytool.spec import Job
 # What an export takes with all its children, for each byte of weights: the largest sum of proportional set sizes, as
 # /proc has them, of stacks of fully connected layers and of convolutions with 47, 95 and 198 MB (50, 101 and 202 MB) of
 # weights, exported with --quick --pack (0.9 to 2.7 GB), and with planted faults and an engine (1.3 to 2.5 GB; up to 101
-# MB): Linux, Python 3.11, torch 2.13, ONNX Runtime 1.31, 2 processors. Engines alone add nothing to the largest sum.
+# MB): Linux, Python 3.11, torch 2.13, ONNX Runtime 1.31, 2 processors. Engines alone add next to nothing to it.
 _BASE, _QUICK, _PROVED = 400e6, 12.0, 22.5
 _LARGEST = 1 << 31  # bytes that a protobuf message can have
 _REMEDY = "end what else runs here, or use a machine with more memory"
@@ -26,13 +26,14 @@ def check(weights: float, job: Job) -> None:
     What this process holds already is part of that. Where nobody tells how much there is, only what cannot be done
     anywhere is refused. Raises NoRoom, or StageFailed for more than one ONNX file holds.
     """
-    name, takes, there = job.model.name, needed(weights, job), memory.free()
     if weights >= _LARGEST:
-        problem = (
-            f"{name} has {disk.size(weights)} of weights, and an ONNX file holds {disk.size(_LARGEST)} at the most"
+        problem = f"{job.model.name} has {disk.size(weights)} of weights, and an ONNX file holds at the most"
+        raise StageFailed(
+            f"{problem} {disk.size(_LARGEST)}", "export its parts one by one, or the model in half precision"
         )
-        raise StageFailed(problem, "export its parts one by one, or the model in half precision")
-    if there is not None and takes > there + memory.held():
-        problem = f"{name} has {disk.size(weights)} of weights, and its export takes {disk.size(takes)} of memory"
-        less = f"--faults 0 takes {disk.size(_BASE + _QUICK * weights)}; or " if job.options.faults else ""
-        raise NoRoom(f"{problem}; there are {disk.size(there + memory.held())}", f"{less}{_REMEDY}")
+    free, takes, least = memory.free(), needed(weights, job), _BASE + _QUICK * weights
+    if free is None or takes <= (there := free + memory.held()):
+        return
+    problem = f"{job.model.name} has {disk.size(weights)} of weights, and its export takes {disk.size(takes)} of memory"
+    less = f"--faults 0 takes {disk.size(least)}; or " if least <= there else ""
+    raise NoRoom(f"{problem}; there are {disk.size(there)}", f"{less}{_REMEDY}")
