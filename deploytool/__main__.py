@@ -14,9 +14,11 @@ def main() -> None:
         signal.signal(number, lambda sent, _: os._exit(128 + sent))
     try:
         from deploytool.cli import main as front_door
-    except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich"):
-            raise
+    except (ImportError, MemoryError) as error:
+        if isinstance(error, MemoryError) or error.name not in ("typer", "rich"):
+            terminal.note(f"deploytool: it cannot be loaded: {type(error).__name__}: {error}")
+            terminal.note("  → install it again, and see that there is memory enough (ulimit -v)")
+            sys.exit(2 if isinstance(error, MemoryError) else 5)
         terminal.note(f"deploytool: {error.name} is not installed, as on a device")
         terminal.note("  → use python -m deploytool.device, or pip install 'deploytool[cpu]' for the desk")
         sys.exit(5)

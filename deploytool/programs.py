@@ -68,8 +68,11 @@ worker.main(sys.argv[1])
 _OURS = str(Path(__file__).resolve().parents[1])
 _FIRST = f"""
 import os, sys  # both are there before any path is searched
-here = os.path.realpath(".")
-sys.path = [{_OURS!r}, *(place for place in sys.path if place and os.path.realpath(place) != here)]
+try:
+    here = os.path.realpath(".")
+except OSError:  # it is gone, or closed to us
+    here = None
+sys.path = [{_OURS!r}, *(place for place in sys.path if os.path.isabs(place) and os.path.realpath(place) != here)]
 """
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploytool import disk, owner
-from deploytool.errors import BadInput, DeployError, Unforeseen
+from deploytool.errors import BadInput, DeployError, MissingBackend, Unforeseen
 from deploytool.terminal import visible
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -53,14 +53,18 @@ def failure(error: Exception) -> DeployError:
         return error
     if (full := disk.refused(error)) is not None:
         return full
-    if isinstance(error, OSError) and error.strerror:
-        return BadInput(f"{_known(error.filename)}: {error.strerror}", "check the path, its rights and the disk")
+    if isinstance(error, OSError) and (error.strerror or not place(error)):
+        problem = f"{_known(error.filename)}: {error.strerror}" if error.strerror else words(error)
+        return BadInput(problem, "check the path, its rights and the disk")
     if isinstance(error, MemoryError):
         return BadInput(f"there is not enough memory: {told(error)}", "allow more (ulimit -v), or use another machine")
     if isinstance(error, UnicodeEncodeError) and not place(error):
         around = error.object[max(0, error.start - _AROUND) : error.end + _AROUND]
         problem = f"a name or text cannot be written in {error.encoding}: …{clean(around)}…"
         return BadInput(problem, "give the file a name in UTF-8, or work where that is used: LC_ALL=C.UTF-8")
+    if isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError):
+        remedy = "install it again, and see that there is memory enough (ulimit -v)"
+        return MissingBackend(f"a library cannot be loaded: {told(error)}", remedy)
     inside = place(error) or _ours(error)
     said = told(error) if place(error) or not inside else f"{told(error)} ({inside})"
     return Unforeseen(said, "--verbose shows the trace; if it is not of your code, report it")
@@ -100,11 +104,17 @@ def trace(error: BaseException) -> list[str]:
 
 def _known(name: str | bytes | int | None) -> str:
     """A file as its user knows it: of our own locks and unfinished files, the folder that they are in."""
-    if not isinstance(name, (str, bytes)):
+    path = Path(os.fsdecode(name)) if isinstance(name, (str, bytes)) else None
+    if path is None or not path.is_absolute():
+        try:
+            os.getcwd()  # noqa: PTH109  # whether there is one
+        except OSError:
+            return "the working folder"
+    if path is None:
         return "a file"
-    path = Path(os.fsdecode(name))
     inner = [each.parent for each in (path, *path.parents) if _INNER.fullmatch(each.name) or owner.read(each.name)]
-    return str(inner[-1] if inner else path)
+    shown = inner[-1] if inner else path
+    return "this folder" if shown == Path() else str(shown)
 
 
 def _ours(error: BaseException) -> str:
@@ -120,10 +130,10 @@ def _frames(error: BaseException) -> list[tuple[traceback.FrameSummary, int]]:
 
 
 def _rank(file: str) -> int:
-    """0 for the user's own files, 1 for libraries they use, 2 for torch, Python and ourselves."""
+    """0 for the user's own files, 1 for libraries they use, 2 for torch, what calls us, Python and ourselves."""
     path = Path(file)
-    torch = getattr(sys.modules.get("torch"), "__file__", None)
-    aside = [_PACKAGE, *([Path(torch).parent] if torch else [])]
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in ("torch", "typer"))
+    aside = [_PACKAGE, *(Path(file).parent for file in files if file)]
     if file.startswith("<") or (any(path.is_relative_to(each) for each in aside) and not path.is_relative_to(_ZOO)):
         return 2
     if {"site-packages", "dist-packages"} & set(path.parts):

@@ -248,7 +248,14 @@ def export(
         fixed_batch=_fixed(found, batch),
     )
     wishes.within(options)
-    plan = Plan(found, options, places.recipe(options, to), Path(out or Path("artifacts") / found.name), require, pack)
+    plan = Plan(
+        found,
+        options,
+        places.recipe(options, to),
+        wishes.home(Path(out or Path("artifacts") / found.name)),
+        require,
+        pack,
+    )
     estimate.check(plan.recipe, found, options, plan.home, weights_file.size(options.weights))
     with keeping.ahead(plan.home):
         made = tuple(follow(plan, partial(_travel, plan)))

@@ -18,7 +18,10 @@ def make() -> Path:
 
     Raises OSError where there is no place for temporary files.
     """
-    above = Path(tempfile.gettempdir())
+    try:
+        above = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno, error.strerror, "TMPDIR") from error
     with suppress(OSError):
         _sweep(above)
     made = above / f"{_PREFIX}{owner.name()}"

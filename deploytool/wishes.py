@@ -56,6 +56,13 @@ def file(path: Path) -> Source:
     return Source(str(path), digests[0] if len(digests) == 1 else plain.digest(digests))
 
 
+def home(path: Path) -> Path:
+    """A folder that a run can be written to: torch's libraries take no name that is no UTF-8."""
+    if str(path.absolute()).encode(errors="ignore").decode() != str(path.absolute()):
+        raise BadInput(f"a run cannot be written to {path.absolute()}, whose name is no UTF-8", "choose another folder")
+    return path
+
+
 def folder(path: Path) -> Source:
     """A folder of the user's, by the names, sizes and times of what is in it; raises BadInput if it is not there."""
     if not path.is_dir():

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from deploytool import reasons, terminal
 from deploytool.errors import DeployError
+from deploytool.shipping import logins as known
 
 _UNBOUNDED = 1000  # columns of what is no terminal: a pipe or a file
 _HARD = "\0"  # stands for a space at which no line may be broken
@@ -257,6 +258,6 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def logins() -> Path:
+def logins() -> Path | None:
     """Where `docker login` leaves who we are."""
-    return Path(os.environ.get("DOCKER_CONFIG") or "~/.docker").expanduser() / "config.json"
+    return known.place(os.environ.get("DOCKER_CONFIG"))

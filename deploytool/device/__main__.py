@@ -34,7 +34,11 @@ _HELP = {
 def main() -> None:
     """Parses, does, prints; a failure ends with one problem, one remedy and its own exit code."""
     terminal.take()
-    sys.exit(terminal.ended(_called(_parser().parse_args())))
+    try:
+        code = _called(_parser().parse_args())
+    except SystemExit as ended:  # help, or a wrong use
+        code = int(ended.code or 0)
+    sys.exit(terminal.ended(code))
 
 
 def _called(asked: argparse.Namespace) -> int:
@@ -78,6 +82,7 @@ def _silent(line: str) -> None:
 
 def _commands(say: Say) -> dict[str, Callable[[argparse.Namespace], Told]]:
     from deploytool.device import commands  # here begins numpy
+    from deploytool.shipping import logins
 
     return {
         "verify": lambda it: commands.verify(
@@ -101,7 +106,7 @@ def _commands(say: Say) -> dict[str, Callable[[argparse.Namespace], Told]]:
             plain_http=it.plain_http,
             ca=it.ca,
             timeout=it.timeout,
-            logins=Path(os.environ.get("DOCKER_CONFIG") or "~/.docker").expanduser() / "config.json",
+            logins=logins.place(os.environ.get("DOCKER_CONFIG")),
             say=say,
         ),
         "rollback": lambda it: commands.rollback(it.root, key=it.key),

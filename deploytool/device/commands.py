@@ -169,7 +169,7 @@ def pull(
     plain_http: bool = False,
     ca: Path | None = None,
     timeout: float | None = None,
-    logins: Path,
+    logins: Path | None,
     say: Say,
 ) -> Told:
     """Fetches a bundle, or what a target needs of it, into a new folder.

@@ -42,10 +42,18 @@ class Logins:
         return found or next((self.known[host] for host in (*hosts, parts.hostname or "") if host in self.known), None)
 
 
-def read(path: Path) -> Logins:
+def place(folder: str | None) -> Path | None:
+    """Docker's config.json, in the folder that its user names or in his home; None where he has none."""
+    try:
+        return Path(folder or "~/.docker").expanduser() / "config.json"
+    except RuntimeError:
+        return None
+
+
+def read(path: Path | None) -> Logins:
     """What a config.json of docker's holds; nothing without a file. Raises BadInput for a file that is none."""
     try:
-        raw = path.read_bytes()
+        raw = path.read_bytes() if path else b"{}"
     except OSError:
         return Logins()
     try:
