@@ -109,3 +109,18 @@ def test_other_bytes_and_links_are_refused_there_too(packed: Path, lacking: dict
     graph.unlink()
     graph.symlink_to(next(packed.rglob("*.onnx")))
     assert ran(lacking, tmp_path, "-m", "deploytool.device", "verify", str(linked)).returncode == 8
+
+
+def test_a_link_is_not_followed_there_either(lacking: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("file")
+    program = """
+from pathlib import Path
+from deploytool import errors, files
+print(files.read(Path("file"), 9))
+try:
+    files.read(Path("link"), 9)
+except errors.Refused as error:
+    print(error)
+"""
+    assert ran(lacking, tmp_path, "-c", program).stdout.startswith("b'x'\nlink cannot be read: ")
