@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint bench bench-rewrites power foreign reliability digits clean
+.PHONY: demo test test-all lint bench bench-rewrites power foreign reliability fuzz digits clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -52,6 +52,9 @@ reliability: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.service $(SERVICE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.full
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.litter
+
+fuzz: .venv/ready # FUZZ='--graphs 100 --seed 3 --state DIR' asks for less, for others, and goes on where it was
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run $(FUZZ)
 
 digits: .venv/ready
 	$(BIN)/python tests/bench/digits.py

@@ -90,4 +90,5 @@ def read(run: Path) -> Blame | None:
 def _graphs(run: Path) -> dict[str, str]:
     """The digest of every graph of a run, as its stage sealed it."""
     sealed = {path.parent.name: receipt.read(path.parent) for path in run.glob(f"*/{receipt.FILE}")}
-    return {verb: each.files[Kind.GRAPH.value] for verb, each in sealed.items() if each and each.kind is Kind.GRAPH}
+    name = Kind.GRAPH.value
+    return {verb: each.files.get(name, "") for verb, each in sealed.items() if each and each.kind is Kind.GRAPH}

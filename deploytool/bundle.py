@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import stat
 from collections.abc import Iterable, Mapping
@@ -147,7 +146,17 @@ def digest(manifest: Manifest) -> str:
 
 def seal(folder: Path) -> str:
     """The SHA-256 of the manifest: the name of this very bundle, engines and all, down to the last byte."""
-    return hashlib.sha256(files.read(folder / MANIFEST, LONGEST)).hexdigest()
+    return seal_of(raw(folder))
+
+
+def seal_of(manifest: bytes) -> str:
+    """The seal of a bundle with this manifest."""
+    return hashlib.sha256(manifest).hexdigest()
+
+
+def raw(folder: Path) -> bytes:
+    """The bytes of a bundle's manifest, not looked at."""
+    return files.read(folder / MANIFEST, LONGEST)
 
 
 def describe(folder: Path, path: str, role: Role) -> File:
@@ -161,25 +170,29 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest of a bundle; nothing else is read.
+    """The manifest of a bundle; nothing else is read. Raises what `parsed` raises."""
+    return parsed(raw(folder), folder)
+
+
+def parsed(manifest: bytes, folder: Path) -> Manifest:
+    """The manifest in some bytes, those of a bundle in `folder`.
 
     Raises Refused if there is none, if it is of another version, or if it is not written as we write it: each value
     has one text, so that what was read is what was signed.
     """
-    raw = files.read(folder / MANIFEST, LONGEST)
     try:
-        data = plain.loads(raw)
+        data = plain.loads(manifest)
         kind = data.get("schema") if isinstance(data, Mapping) else None
         if isinstance(kind, str) and kind != SCHEMA:
             raise Refused(f"{folder} is a bundle of another kind: {kind[:60]!r}", "use the deploytool it is for")
-        manifest = plain.decode(Manifest, data)
-        canonical = plain.text(manifest).encode() == raw
+        found = plain.decode(Manifest, data)
+        canonical = plain.text(found).encode() == manifest
     except (ValueError, TypeError) as error:
         raise Refused(f"{folder / MANIFEST} is no manifest of this version: {error}", files.AGAIN) from error
-    problem = _problem(manifest) if canonical else "it is not written as deploytool writes it"
+    problem = _problem(found) if canonical else "it is not written as deploytool writes it"
     if problem:
         raise Refused(f"{folder / MANIFEST} cannot be right: {problem}", files.AGAIN)
-    return manifest
+    return found
 
 
 def _problem(manifest: Manifest) -> str | None:
@@ -233,9 +246,18 @@ def is_seal(text: str) -> bool:
     return _SHA256.fullmatch(text) is not None
 
 
+def held(folder: Path, manifest: Manifest, path: str) -> bytes:
+    """The bytes of a file that a manifest lists, which are those that it names; raises Refused for others."""
+    named = next(file for file in every(manifest) if file.path == path)
+    return files.whole(folder / path, named.size, named.sha256)
+
+
 def recipe(folder: Path, manifest: Manifest) -> Recipe:
-    """How to build an engine on the device; its file must have been checked before."""
-    return plain.decode(Recipe, json.loads((folder / manifest.recipe).read_text(encoding="utf-8")))
+    """How to build an engine on the device; raises Refused if the file is something else."""
+    try:
+        return plain.decode(Recipe, plain.loads(held(folder, manifest, manifest.recipe)))
+    except plain.Malformed as error:
+        raise Refused(f"{folder / manifest.recipe} is no recipe: {error}", files.AGAIN) from error
 
 
 def check(folder: Path, manifest: Manifest, absent: Iterable[str] = ()) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.npyio import NpzFile
 
 from deploytool import disk, plain
 from deploytool.errors import BadInput
@@ -19,6 +20,7 @@ from deploytool.spec import Preprocessing
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+_Edges = tuple[tuple[str, bool], ...]
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,9 @@ def write_cases(path: Path, pixels: npt.NDArray[np.uint8], inputs: Arrays) -> No
 def read_cases(path: Path) -> tuple[npt.NDArray[np.uint8], Arrays]:
     """The pixels and inputs of a file of cases; raises BadInput if the file is something else."""
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with path.open("rb") as opened, _loaded(opened) as file:
             return file["pixels"], _group(file, "input")
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # what numpy and zipfile raise depends on where the file is broken
         raise BadInput(
             f"{path} holds no golden cases: {error}", "give the file that `deploytool prove` made"
         ) from error
@@ -134,26 +136,55 @@ def read_cases(path: Path) -> tuple[npt.NDArray[np.uint8], Arrays]:
 def read(path: Path) -> Golden:
     """The sample of a file; raises BadInput if the file is something else."""
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with path.open("rb") as opened:
+            return parsed(opened, path)
+    except OSError as error:
+        raise _no_sample(path, error) from error
+
+
+def parsed(opened: BinaryIO, path: Path) -> Golden:
+    """The sample in an open file, which is called `path`; raises BadInput if it is something else."""
+    try:
+        with _loaded(opened) as file:
             inputs, outputs, reference = (_group(file, group) for group in ("input", "output", "reference"))
-            preprocessing = plain.decode(Preprocessing, json.loads(str(file["preprocessing"])))
-            noise = plain.decode(Noise, json.loads(str(file["noise"])))
-            told = json.loads(str(file["edges"])) if "edges" in file else []
+            preprocessing = plain.decode(Preprocessing, plain.loads(str(file["preprocessing"])))
+            noise = plain.decode(Noise, plain.loads(str(file["noise"])))
+            told = plain.decode(_Edges, plain.loads(str(file["edges"]))) if "edges" in file else ()
             edges = tuple(_edge(file, number, *each) for number, each in enumerate(told))
             known = (inputs, outputs, reference, file["labels"], preprocessing, noise, edges)
             return Golden(file["pixels"], *known, _group(file, "ties32"), _group(file, "ties16"))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path} is no golden sample: {error}", "export again to record a new one") from error
+    except Exception as error:  # what numpy and zipfile raise depends on where the file is broken
+        raise _no_sample(path, error) from error
 
 
 def pixels(path: Path) -> Pixels:
     """The images of a sample alone, which is quicker; raises BadInput if the file is something else."""
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with path.open("rb") as opened, _loaded(opened) as file:
             found: Pixels = file["pixels"]
             return found
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path} is no golden sample: {error}", "export again to record a new one") from error
+    except Exception as error:
+        raise _no_sample(path, error) from error
+
+
+def _no_sample(path: Path, error: Exception) -> BadInput:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return BadInput(f"{path} is no golden sample: {reason}", "export again to record a new one")
+
+
+def _loaded(opened: BinaryIO) -> NpzFile:
+    """The arrays of a file as `numpy.savez` writes it, each as long as it says and none of them compressed.
+
+    So no file takes more memory than it has bytes. Raises ValueError, or what zipfile raises, for anything else.
+    """
+    size = opened.seek(0, os.SEEK_END)
+    opened.seek(0)
+    with zipfile.ZipFile(opened) as archive:
+        members = archive.infolist()
+    if sum(member.file_size for member in members) > size:
+        raise ValueError("it says that it holds more than it is long")
+    opened.seek(0)
+    return NpzFile(opened, allow_pickle=False)
 
 
 def first(sample: Golden, count: int) -> Golden:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from deploytool import disk
 from deploytool.errors import BadInput
@@ -31,6 +32,18 @@ INTERPOLATIONS = {
 }
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # no EPS, for which Pillow starts a program
 _LONGEST = 100  # times the shorter side: resizing a line of pixels would fill the memory
+_PLENTY, _A_BYTE = 50_500_000, 32  # pixels: what has more is a photograph, and of those a byte is good for so many
+_STRIP = 1 << 20  # pixels that are converted at once
+_ORIENTATION = 0x0112  # of EXIF
+_UPRIGHT: Mapping[int, Callable[[Pixels], Pixels]] = {
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda stored: np.rot90(stored),
+}
 _LEAVES = 800
 _COLOURED = Tensor("input", ("batch", 3, "height", "width"))
 
@@ -41,10 +54,18 @@ def read(path: Path) -> Pixels:
     Transparent parts become white, 16-bit grey is rounded to 8 bits, and of several frames the first is kept.
     Raises BadInput if the file is no picture, not a whole one, or one too large to hold.
     """
-    with _opened(path) as image:
+    return parsed(path, path)
+
+
+def parsed(source: Path | BinaryIO, path: Path) -> Pixels:
+    """The same from a file or its open bytes, which are called `path`."""
+    with _opened(source, path) as image:
         if max(image.size) > _LONGEST * min(image.size):
             raise ValueError(f"one side is more than {_LONGEST} times the other")
-        return np.array(_rgb(ImageOps.exif_transpose(image)))
+        image.load()  # which turns a TIFF upright by itself
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        pixels = _decoded(image)
+    return np.ascontiguousarray(_UPRIGHT.get(orientation, np.asarray)(pixels))
 
 
 def write(path: Path, pixels: Pixels) -> None:
@@ -58,20 +79,39 @@ def stored_size(path: Path) -> tuple[int, int]:
 
     Raises BadInput if the file is no picture.
     """
-    with _opened(path) as image:
+    with _opened(path, path) as image:
         return image.height, image.width
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(source: Path | BinaryIO, path: Path) -> Iterator[Image.Image]:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _bytes(source) as opened:
             warnings.simplefilter("ignore")  # remarks on odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # 90 megapixels and more
-            with Image.open(path, formats=_FORMATS) as image:
+            length = opened.seek(0, os.SEEK_END)
+            opened.seek(0)
+            with Image.open(opened, formats=_FORMATS) as image:
+                if image.width * image.height > max(_PLENTY, _A_BYTE * length):
+                    raise ValueError(f"it is a bomb: {image.width} × {image.height} pixels of {length} bytes")
                 yield image
     except Exception as error:  # what Pillow raises depends on where the file is broken
         raise BadInput(f"{path} cannot be read as a picture: {error}", "replace it, or take it out") from error
+
+
+def _bytes(source: Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
+    """A file, open: given its name, Pillow maps some, and turns a TIFF that it has mapped the wrong way."""
+    return source.open("rb") if isinstance(source, Path) else nullcontext(source)
+
+
+def _decoded(image: Image.Image) -> Pixels:
+    """The pixels as they are stored, strip by strip: a whole picture in every form it goes through is much memory."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        strip = pixels[top : top + rows]
+        strip[:] = np.asarray(_rgb(image.crop((0, top, image.width, top + len(strip)))))
+    return pixels
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -44,25 +44,55 @@ def size(source: Source | None) -> int:
 
 
 def names(path: Path) -> list[str]:
-    """The names of all weights."""
-    return [name for name in _header(path) if name != _METADATA]
+    """The names of all weights; raises BadInput for a file that is something else."""
+    return list(_entries(path)[1])
 
 
 def floats(path: Path) -> dict[str, Values]:
-    """The floating-point weights by name, those left out that numpy has no type for."""
-    entries = {name: entry for name, entry in _header(path).items() if entry.get("dtype") in _FLOATS}
+    """The floating-point weights by name, those left out that numpy has no type for.
+
+    Raises BadInput for a file that is something else.
+    """
+    start, entries = _entries(path)
     found = {}
     with path.open("rb") as file:
-        (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
         for name, entry in entries.items():
-            begin, end = entry["data_offsets"]
-            file.seek(_LENGTH.size + length + begin)
-            found[name] = Values(_FLOATS[entry["dtype"]], tuple(entry["shape"]), file.read(end - begin))
+            if entry.dtype in _FLOATS:
+                begin, end = entry.data_offsets
+                file.seek(start + begin)
+                found[name] = Values(_FLOATS[entry.dtype], entry.shape, file.read(end - begin))
     return found
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """What the header says of one weight, in the format's own words."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+def _entries(path: Path) -> tuple[int, dict[str, _Entry]]:
+    """Where the values begin, and what the header says of each weight."""
+    try:
+        start, header = _begun(path)
+        entries = plain.decode(dict[str, _Entry], {name: each for name, each in header.items() if name != _METADATA})
+        size = path.stat().st_size - start
+        if any(not 0 <= begin <= end <= size for begin, end in (each.data_offsets for each in entries.values())):
+            raise ValueError("a weight lies outside of it")
+    except (OSError, struct.error, ValueError, AttributeError) as error:
+        raise BadInput(f"{path} is no weights file: {error}", "export again to make it anew") from error
+    return start, entries
+
+
 def _header(path: Path) -> dict[str, Any]:
+    return _begun(path)[1]
+
+
+def _begun(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the values begin, and the header before them."""
     with path.open("rb") as file:
         (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
         header: dict[str, Any] = plain.loads(file.read(min(length, _LONGEST)), _LONGEST)
-    return header
+    return _LENGTH.size + length, header

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from deploytool import blamed
+from deploytool import blamed, receipt
 from deploytool.blamed import Blame, Finding, Hop, Layer
 
 LAYER = Layer("stem", "t", "/stem/Conv", "Conv", 1.0, 0.1)
@@ -22,6 +23,14 @@ def test_what_was_found_is_read_back(run_copy: Path) -> None:
 
 def test_what_was_found_in_other_graphs_is_not(run_copy: Path) -> None:
     blamed.write(run_copy, {**blamed._graphs(run_copy), "halve": "0" * 64}, BLAME)
+    assert blamed.read(run_copy) is None
+
+
+def test_a_receipt_that_names_no_graph_is_of_other_graphs(run_copy: Path) -> None:
+    blamed.write(run_copy, blamed._graphs(run_copy), BLAME)
+    sealed = receipt.read(run_copy / "halve")
+    assert sealed is not None
+    receipt.write(run_copy / "halve", replace(sealed, files={}))
     assert blamed.read(run_copy) is None
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +61,26 @@ def test_the_first_cases_are_a_sample_of_their_own() -> None:
     assert (len(one.pixels), len(one.inputs["input"]), len(one.labels)) == (1, 1, 1)
     assert all(len(array) == 1 for array in (*one.outputs.values(), *one.reference.values()))
     assert len(golden.first(SAMPLE, 9).labels) == 2
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    golden.write(tmp_path / "golden.npz", SAMPLE)
+    with (
+        zipfile.ZipFile(tmp_path / "golden.npz") as whole,
+        zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in whole.namelist():
+            bomb.writestr(name, whole.read(name) + (bytes(1 << 22) if name == "pixels.npy" else b""))
+    for reader in (golden.read, golden.pixels, golden.read_cases):
+        with pytest.raises(BadInput, match="more than it is long"):
+            reader(tmp_path / "bomb.npz")
+
+
+@pytest.mark.parametrize("edges", ["5", "[[1, 2, 3]]", '[["a"]]', "{}", "[", "[[[]]]"])
+def test_edges_of_another_form_are_refused(tmp_path: Path, edges: str) -> None:
+    golden.write(tmp_path / "golden.npz", SAMPLE)
+    with np.load(tmp_path / "golden.npz") as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "odd.npz", **{**arrays, "edges": np.array(edges)})
+    with pytest.raises(BadInput, match="is no golden sample"):
+        golden.read(tmp_path / "odd.npz")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -203,3 +204,45 @@ def test_a_scene_is_what_painting_one_disc_over_another_gives() -> None:
     light = rng.uniform(0.7, 1.1) + slope[0] * (rows / height - 0.5) + slope[1] * (columns / width - 0.5)
     painted = (scene * light[..., None] + rng.normal(0, 4, scene.shape)).clip(0, 255).round()
     np.testing.assert_array_equal(images.dead_leaves(1, height, width, seed=4)[0], painted)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_picture_read_strip_by_strip_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, orientation: int
+) -> None:
+    grey = Image.fromarray(picture()[..., 0].astype(np.uint16) * 257)
+    image = grey if mode == "I;16" else Image.fromarray(picture()).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "picture.tif", exif=exif)
+    whole = images.read(tmp_path / "picture.tif")
+    monkeypatch.setattr(images, "_STRIP", 50)
+    assert np.array_equal(images.read(tmp_path / "picture.tif"), whole)
+    paper = (
+        Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")) if "A" in mode else image
+    )
+    stored = np.repeat(picture()[..., :1], 3, axis=2) if mode == "I;16" else np.array(paper.convert("RGB"))
+    assert np.array_equal(whole, stored if orientation == 1 else np.rot90(stored, -1))
+
+
+def test_few_bytes_that_are_many_pixels_are_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_PLENTY", 200 * 200)
+    Image.new("RGB", (200, 200)).save(tmp_path / "plain.png")
+    assert images.read(tmp_path / "plain.png").shape == (200, 200, 3)
+    Image.new("RGB", (201, 200)).save(tmp_path / "bomb.png")
+    for reader in (images.read, images.stored_size):
+        with pytest.raises(BadInput, match="it is a bomb: 201 × 200 pixels"):
+            reader(tmp_path / "bomb.png")
+    Image.fromarray(picture(201, 200)).save(tmp_path / "photograph.png")
+    assert images.read(tmp_path / "photograph.png").shape == (201, 200, 3)
+
+
+def test_a_picture_takes_little_more_than_its_pixels(tmp_path: Path) -> None:
+    Image.new("RGB", (2000, 1500), "red").save(tmp_path / "picture.png")
+    tracemalloc.start()
+    try:
+        assert images.read(tmp_path / "picture.png").nbytes == 9_000_000
+        assert tracemalloc.get_traced_memory()[1] < 2 * 9_000_000
+    finally:
+        tracemalloc.stop()

@@ -39,3 +39,24 @@ def test_anything_else_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "weights").write_bytes(content)
     with pytest.raises(BadInput, match="names no model"):
         weights_file.definition(tmp_path / "weights")
+
+
+HEADERS = [
+    "[]",
+    '{"a": 1}',
+    '{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0]}}',
+    '{"a": {"dtype": "F32"}}',
+    "\xf8",
+]
+OUTSIDE = [
+    f'{{"a": {{"dtype": "F32", "shape": [2], "data_offsets": [{ends}]}}}}' for ends in ("0, 9000", "-8, 0", "8, 0")
+]
+
+
+@pytest.mark.parametrize("header", [*HEADERS, *OUTSIDE])
+def test_a_header_of_another_form_is_refused(tmp_path: Path, header: str) -> None:
+    raw = header.encode("latin-1")
+    (tmp_path / "weights").write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(16))
+    for reader in (weights_file.names, weights_file.floats):
+        with pytest.raises(BadInput, match="is no weights file"):
+            reader(tmp_path / "weights")

@@ -115,8 +115,8 @@ def _built(checked: Papers, say: Say) -> None:
 
 def run(folder: Path, images: Sequence[Path], *, top: int, key: Path | None = None, require: str | None = None) -> Told:
     """What the model says of pictures, by the first way that works here."""
-    place = _place(folder)
-    checked = verifying.papers(place, Asked(key=key))
+    place, seal = _place(folder)
+    checked = verifying.papers(place, Asked(seal=seal, key=key))
     missing = next((image for image in images if not image.is_file()), None)
     if missing:
         raise BadInput(f"there is no file {missing}", "check the path")
@@ -210,10 +210,10 @@ def doctor(target: str = "") -> Told:
     return Told(tuple(diagnosis.told(shown)), shown, shown.failure)
 
 
-def _place(folder: Path) -> Path:
-    """A bundle itself, or the current one of an install root."""
+def _place(folder: Path) -> tuple[Path, str | None]:
+    """A bundle itself, or the current one of an install root and the seal that it must have."""
     found = None if (folder / bundle.MANIFEST).exists() else installing.pointer(folder)
-    return installing.home(folder, found.current) if found else folder
+    return (installing.home(folder, found.current), found.current) if found else (folder, None)
 
 
 def _prober(checked: Papers, seconds: float) -> Prober:

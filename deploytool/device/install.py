@@ -104,7 +104,7 @@ def _bring(checked: Papers, place: Path, root: Path, *, signed: bool) -> None:
 
 def _proved(place: Path, root: Path, prove: Prove, key: Path | None, *, alone: bool) -> None:
     try:
-        prove(verify.papers(place, Asked(key=key)))
+        prove(verify.papers(place, Asked(seal=place.name, key=key)))
     except DeployError:
         found = pointer(root)
         if alone and (found is None or place.name not in (found.current, found.previous)):
@@ -130,7 +130,7 @@ def rollback(root: Path, key: Path | None = None) -> Pointer:
         before = _some(root)
         if before.previous is None:
             raise BadInput(f"{root} holds no previous bundle", "install one")
-        verify.papers(home(root, before.previous), Asked(key=key))
+        verify.papers(home(root, before.previous), Asked(seal=before.previous, key=key))
         after = replace(before, current=before.previous, previous=before.current)
         _point(root, after)
     return after
@@ -186,8 +186,9 @@ def _some(root: Path) -> Pointer:
 
 
 def _whole(place: Path) -> bool:
+    """Whether the bundle that a place is named after lies there, and no other."""
     try:
-        verify.papers(place)
+        verify.papers(place, Asked(seal=place.name))
     except Refused:
         return False
     return True

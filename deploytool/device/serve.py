@@ -110,7 +110,7 @@ def _installed(stack: ExitStack, root: Path, require: str | None, key: Path | No
         counted, place, blamed = install.starts_of(root, seal), install.home(root, seal), list[str]()
         before = _state(place)
         try:
-            made = _prepared(place, require, key, blamed.append)
+            made = _prepared(place, require, Asked(seal=seal, key=key), blamed.append)
             with starts.loading(counted):
                 session = stack.enter_context(opened(made.way))
         except (DeployError, OSError):
@@ -134,7 +134,7 @@ def _state(place: Path) -> tuple[int, int] | None:
 
 
 def _bundle(stack: ExitStack, folder: Path, require: str | None, key: Path | None) -> Model:
-    made = _prepared(folder, require, key, lambda why: None)
+    made = _prepared(folder, require, Asked(key=key), lambda why: None)
     return Model(made.checked.manifest, stack.enter_context(opened(made.way)), made.tried)
 
 
@@ -147,10 +147,10 @@ class _Prepared:
     tried: tuple[Tried, ...]
 
 
-def _prepared(folder: Path, require: str | None, key: Path | None, blamed: Callable[[str], None]) -> _Prepared:
+def _prepared(folder: Path, require: str | None, asked: Asked, blamed: Callable[[str], None]) -> _Prepared:
     """A bundle ready to be loaded; where it cannot be by its own fault, `blamed` is told why before that is raised."""
     try:
-        checked = verify.papers(folder, Asked(key=key))
+        checked = verify.papers(folder, asked)
     except Spoiled as error:
         blamed(str(error))
         raise

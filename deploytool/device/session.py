@@ -10,6 +10,7 @@ import numpy as np
 
 from deploytool import backends, files
 from deploytool.backends import Array, Session, tensorrt
+from deploytool.device import beside
 from deploytool.device.ways import Way
 
 
@@ -19,7 +20,10 @@ def opened(way: Way) -> Iterator[Session]:
 
     Raises Refused if its bytes are others than they were, and what its backend raises.
     """
-    with _started(way, files.whole(Path(way.path), way.size, way.sha256)) as session:
+    content = files.whole(Path(way.path), way.size, way.sha256)
+    if way.backend != "tensorrt":
+        beside.refuse(content, way.path)
+    with _started(way, content) as session:
         yield _cast(session) if way.io == "fp16" else session
 
 

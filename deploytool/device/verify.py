@@ -72,9 +72,10 @@ def papers(folder: Path, asked: Asked = Asked()) -> Papers:
 
     Raises Refused at the first that fails, before anything but the manifest is read.
     """
-    seal = bundle.seal(folder)
+    raw = bundle.raw(folder)
+    seal = bundle.seal_of(raw)
     first = tuple(Step(name, status) for name, check in UNREAD if (status := check(folder, seal, asked)))
-    manifest = bundle.read(folder)
+    manifest = bundle.parsed(raw, folder)  # the very bytes that were sealed and signed
     then = tuple(Step(name, check(folder, manifest, seal, asked)) for name, check in CHECKS)
     if bundle.seal(folder) != seal:
         raise Refused(f"{folder} changed while it was checked", "check it where nobody else writes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import builder, disk, files, golden, images, plain
+from deploytool import builder, bundle, disk, files, golden, images, plain
 from deploytool.backends import Array, tensorrt
 from deploytool.bundle import Manifest
-from deploytool.device import pictures
+from deploytool.device import beside, pictures
 from deploytool.device.session import opened
 from deploytool.device.ways import Way
 from deploytool.errors import BadInput, DeployError, StageFailed
@@ -110,10 +111,9 @@ def _try(request: Request) -> Answer:
 
 
 def _sample(request: Request) -> Golden:
-    named = next(file for file in request.manifest.files if file.path == request.manifest.golden.path)
-    path = Path(request.folder) / named.path
-    files.hold(path, named.size, named.sha256)
-    return golden.read(path)
+    """The golden cases, read from the very bytes that were hashed."""
+    folder, named = Path(request.folder), request.manifest.golden.path
+    return golden.parsed(io.BytesIO(bundle.held(folder, request.manifest, named)), folder / named)
 
 
 def _same_input(request: Request, sample: Golden) -> None:
@@ -122,7 +122,8 @@ def _same_input(request: Request, sample: Golden) -> None:
     image = next(iter(how.images(request.manifest.inputs)), None)
     if image is None or not request.manifest.golden.images:
         return
-    pixels = images.read(Path(request.folder) / request.manifest.golden.images[0])
+    folder, named = Path(request.folder), request.manifest.golden.images[0]
+    pixels = images.parsed(io.BytesIO(bundle.held(folder, request.manifest, named)), folder / named)
     made, wanted = images.normalise(pixels[None], how, image), sample.inputs[image.name][:1]
     if made.shape != wanted.shape or _distance(made, wanted) > _CLOSE:
         raise StageFailed("the golden picture becomes another tensor here than on the desk", "update pillow and numpy")
@@ -168,6 +169,7 @@ def _guess(path: str, name: str, array: Array, request: Request) -> Guess:
 def _build(request: Request) -> Answer:
     way, manifest = request.way, request.manifest
     trt, graph = tensorrt.library(way.flavour), files.whole(Path(way.path), way.size, way.sha256)
+    beside.refuse(graph, way.path)
     plan = EnginePlan(Path(request.out).name, way.flavour, request.capabilities)
     made = builder.build(trt, graph, plan, manifest.inputs, manifest.free, _tell)
     disk.write(Path(request.out), made.engine)

@@ -153,11 +153,29 @@ class FromArchive:
         return self._members[name]
 
 
+class _Headers(io.BufferedIOBase):
+    """An archive of which only headers are read: tarfile would take one as long as it says that it is."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= _BLOCK:
+            raise tarfile.ReadError("a header is longer than any may be")
+        return self._raw.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+
 def _members(raw: BinaryIO, path: Path) -> Mapping[str, tuple[int, int]]:
     """Where each member begins and its size; anything but plain files with names that are expected is refused."""
     found: dict[str, tuple[int, int]] = {}
     try:
-        with tarfile.open(fileobj=raw, mode="r:") as tar:
+        with tarfile.open(fileobj=_Headers(raw), mode="r:") as tar:
             for count, member in enumerate(tar):
                 known = member.name in (_LAYOUT, _INDEX) or _BLOB.fullmatch(member.name)
                 if member.isdir() and member.name.removeprefix("./").rstrip("/") in _FOLDERS:

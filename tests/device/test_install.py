@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import shutil
 import signal
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+import deploytool.device
 from deploytool import bundle, owner, plain
-from deploytool.device import build, install, starts, verify
+from deploytool.device import build, commands, install, starts, verify
 from deploytool.device.install import Pointer
 from deploytool.device.verify import Papers
 from deploytool.errors import BadInput, NotVerified, Refused
@@ -326,3 +328,29 @@ def test_a_pointer_that_names_no_seal_is_refused(tmp_path: Path, name: str) -> N
     (tmp_path / "current").write_text(plain.text(Pointer(name, None, 1)))
     with pytest.raises(BadInput, match="is not as deploytool left it: what it names is no seal"):
         install.pointer(tmp_path)
+
+
+def forged(packed: Path, folder: Path) -> Path:
+    """A bundle that agrees with itself, and is not the one whose seal its folder bears."""
+    shutil.rmtree(folder)
+    shutil.copytree(packed, folder)
+    bundle.write(folder, dataclasses.replace(bundle.read(folder), name="forged"))
+    return folder
+
+
+def test_a_bundle_in_the_place_of_another_is_neither_kept_nor_turned_to(packed: Path, tmp_path: Path) -> None:
+    root, later = tmp_path / "root", Path(shutil.copytree(packed, tmp_path / "later"))
+    bundle.write(later, dataclasses.replace(bundle.read(later), sequence=2))
+    first = install.install(packed, root, proved).current
+    install.install(later, root, proved)
+    forged(packed, install.home(root, first))
+    with pytest.raises(Refused, match="another bundle"):
+        install.rollback(root)
+    current = install.home(root, bundle.seal(later))
+    forged(packed, current)
+    with pytest.raises(Refused, match="another bundle"):
+        commands.run(root, [packed / "golden" / "case_0.png"], top=1)
+    with pytest.raises(Refused, match="another bundle"), deploytool.device.open(root):
+        pass
+    install.install(later, root, proved)
+    assert bundle.read(current).name == "tiny"

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -202,3 +203,23 @@ def test_another_seal_is_refused_before_anything_comes(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="is another bundle"):
         pulled(str(folder), tmp_path / "out", seal="0" * 64)
     assert {one.name for one in tmp_path.iterdir()} == {"in"}
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_header_as_long_as_it_likes_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    """The file has so many bytes, and takes no room: whoever reads them needs the memory."""
+    one = tarfile.TarInfo("x")
+    one.type, one.size = kind, 64 << 20
+    path = written(small.made(tmp_path / "in", 1), tmp_path / "m.tar")
+    whole = path.read_bytes()
+    with path.open("wb") as opened:
+        opened.write(one.tobuf(tarfile.GNU_FORMAT))
+        opened.seek(one.size, os.SEEK_CUR)
+        opened.write(whole)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refused, match="longer than any may be"):
+            pulled(f"oci-archive:{path}", tmp_path / "out")
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()

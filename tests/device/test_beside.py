@@ -1,0 +1,100 @@
+"""A graph that would have its weights from elsewhere is refused: nothing names them, and nobody has hashed them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from deploytool.device import beside
+from deploytool.device.session import opened
+from deploytool.device.ways import ORT_CPU, Way
+from deploytool.errors import Refused
+
+WEIGHT = np.arange(4, dtype=np.float32)
+
+
+def tensor(*, elsewhere: bool) -> TensorProto:
+    made = numpy_helper.from_array(WEIGHT, "w")
+    if elsewhere:
+        made.ClearField("raw_data")
+        made.data_location = TensorProto.EXTERNAL
+        for key, value in {"location": "w.bin", "offset": "0", "length": "16"}.items():
+            entry = made.external_data.add()
+            entry.key, entry.value = key, value
+    return made
+
+
+def model(weight: TensorProto) -> ModelProto:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    made.ir_version = 8
+    return made
+
+
+def way(path: Path) -> Way:
+    raw = path.read_bytes()
+    digest = hashlib.sha256(raw).hexdigest()
+    return Way(ORT_CPU, str(path), len(raw), digest, "onnxruntime", "cpu", "", "fp32", "fp32")
+
+
+def test_weights_from_the_working_folder_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    WEIGHT.tofile("w.bin")
+    Path("in.onnx").write_bytes(model(tensor(elsewhere=False)).SerializeToString())
+    Path("out.onnx").write_bytes(model(tensor(elsewhere=True)).SerializeToString())
+    with opened(way(tmp_path / "in.onnx")) as session:
+        assert session(x=np.ones((1, 4), np.float32))["y"].tolist() == [[1, 2, 3, 4]]
+    with pytest.raises(Refused, match="a file of their own"), opened(way(tmp_path / "out.onnx")):
+        pass
+
+
+def in_a_constant(made: ModelProto) -> None:
+    made.graph.node.append(helper.make_node("Constant", [], ["c"], value=tensor(elsewhere=True)))
+
+
+def in_a_branch(made: ModelProto) -> None:
+    branch = helper.make_graph([], "b", [], [], [tensor(elsewhere=True)])
+    made.graph.node.append(helper.make_node("If", ["x"], ["c"], then_branch=branch, else_branch=branch))
+
+
+def in_a_function(made: ModelProto) -> None:
+    node = helper.make_node("Constant", [], ["c"], value=tensor(elsewhere=True))
+    made.functions.append(helper.make_function("own", "F", [], ["c"], [node], [helper.make_opsetid("", 17)]))
+
+
+def in_a_sparse_one(made: ModelProto) -> None:
+    made.graph.sparse_initializer.add().values.CopyFrom(tensor(elsewhere=True))
+
+
+def in_a_training(made: ModelProto) -> None:
+    made.training_info.add().algorithm.initializer.append(tensor(elsewhere=True))
+
+
+@pytest.mark.parametrize("put", [in_a_constant, in_a_branch, in_a_function, in_a_sparse_one, in_a_training])
+def test_wherever_the_weights_are_named(put: Callable[[ModelProto], None]) -> None:
+    made = model(tensor(elsewhere=False))
+    beside.refuse(made.SerializeToString(), "graph")
+    put(made)
+    with pytest.raises(Refused, match="a file of their own"):
+        beside.refuse(made.SerializeToString(), "graph")
+
+
+@pytest.mark.parametrize(
+    "raw", [b"\x07", b"\x3a", b"\x3a\xff", b"\x3a\x05\x0a", b"\xff" * 40, b"\x3c\x01", b"\x39\x01"]
+)
+def test_what_is_no_graph_is_refused(raw: bytes) -> None:
+    with pytest.raises(Refused, match="no ONNX graph"):
+        beside.refuse(raw, "graph")
+
+
+def test_the_graphs_of_a_bundle_are_not(packed: Path) -> None:
+    for path in packed.glob("models/*/*/model.onnx"):
+        beside.refuse(path.read_bytes(), path)
+        onnx.checker.check_model(path)

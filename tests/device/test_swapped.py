@@ -1,0 +1,169 @@
+"""What was hashed is what is loaded: a file that is another from that moment on changes nothing, wherever it is."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from deploytool import bundle, files, signing
+from deploytool.device import install, verify, worker
+from deploytool.device.here import Here
+from deploytool.device.verify import Asked, Papers
+from deploytool.device.worker import Request
+from deploytool.errors import DeployError, Refused
+from deploytool.shipping import archive, landing, places, sources
+from deploytool.shipping.logins import Logins
+from tests.device import small
+from tests.device.keys import Keys
+
+HERE = Here("linux", "x86_64")
+Swaps = Callable[..., Counter[Path]]
+
+
+@pytest.fixture
+def swaps(monkeypatch: pytest.MonkeyPatch) -> Swaps:
+    """Makes every file in some folders another when it has been hashed so many times; counts how often each was."""
+
+    def begin(turn: int, *places: Path) -> Counter[Path]:
+        hashed, usual = Counter[Path](), files.held
+
+        def held(blocks: BinaryIO, path: object, size: int, sha256: str) -> Iterator[bytes]:
+            yield from usual(blocks, path, size, sha256)
+            if isinstance(path, Path):
+                hashed[path] += 1
+                if hashed[path] == turn and (not places or any(path.is_relative_to(place) for place in places)):
+                    path.write_bytes(b"something else")
+
+        monkeypatch.setattr(files, "held", held)
+        return hashed
+
+    return begin
+
+
+@pytest.fixture
+def folder(packed: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(packed, tmp_path / "bundle"))
+
+
+def test_a_trial_takes_graph_golden_cases_and_picture_as_they_were_hashed(folder: Path, swaps: Swaps) -> None:
+    manifest, way = bundle.read(folder), verify.routes(verify.papers(folder), HERE)[-1]
+    hashed = swaps(1)
+    trial = worker._try(Request("try", str(folder), manifest, way, "", 0.0)).trial
+    assert trial is not None
+    assert not trial.check.broken
+    assert {path.name for path in hashed} == {"model.onnx", "golden.npz", "case_0.png"}
+    for name in ("golden/golden.npz", "golden/case_0.png", "recipe.json"):
+        (folder / name).write_bytes(b"something else")
+    with pytest.raises(Refused):
+        worker._try(Request("try", str(folder), manifest, way, "", 0.0))
+
+
+@pytest.mark.parametrize("name", ["golden/golden.npz", "golden/case_0.png", "models/tiny/1/model.onnx"])
+def test_a_trial_refuses_each_file_that_is_another(folder: Path, name: str) -> None:
+    manifest, way = bundle.read(folder), verify.routes(verify.papers(folder), HERE)[-1]
+    (folder / name).write_bytes((folder / name).read_bytes() + b"x")
+    with pytest.raises(Refused, match=name):
+        worker._try(Request("try", str(folder), manifest, way, "", 0.0))
+
+
+def test_a_recipe_is_read_as_it_was_hashed(folder: Path, swaps: Swaps) -> None:
+    manifest = bundle.read(folder)
+    before, hashed = bundle.recipe(folder, manifest), swaps(1)
+    assert bundle.recipe(folder, manifest) == before
+    assert sum(hashed.values()) == 1
+    with pytest.raises(Refused, match="other bytes"):
+        bundle.recipe(folder, manifest)
+
+
+def test_a_recipe_that_is_none_is_refused(folder: Path) -> None:
+    (folder / "recipe.json").write_text('{"graph": 5}')
+    listed = tuple(bundle.describe(folder, file.path, file.role) for file in bundle.read(folder).files)
+    with pytest.raises(Refused, match="is no recipe"):
+        bundle.recipe(folder, replace(bundle.read(folder), files=listed))
+
+
+def proved(checked: Papers) -> None:
+    """Nothing is run here."""
+
+
+@pytest.mark.parametrize("turn", [1, 2, 3, 4])
+def test_what_is_installed_is_the_bundle_or_nothing(signed: Path, tmp_path: Path, swaps: Swaps, turn: int) -> None:
+    source, clean = Path(shutil.copytree(signed, tmp_path / "bundle")), small.contents(signed)
+    swaps(turn, source)
+    try:
+        turned = install.install(source, tmp_path / "root", proved)
+    except DeployError:
+        assert install.pointer(tmp_path / "root") is None
+        return
+    assert small.contents(install.home(tmp_path / "root", turned.current)) == clean
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+@pytest.mark.parametrize("near", [False, True])
+def test_what_is_pulled_is_the_bundle_or_nothing(
+    signed: Path, tmp_path: Path, swaps: Swaps, turn: int, near: bool
+) -> None:
+    source, other = (Path(shutil.copytree(signed, tmp_path / name)) for name in ("bundle", "near"))
+    clean, out = small.contents(signed), tmp_path / "out"
+    swaps(turn, source, other)  # who pulls makes the folder it fetches into, and nobody else may write there
+    try:
+        with sources.opened(places.parse(str(source)), Logins()) as opened:
+            landing.land(opened, out, None, near=[other] if near else (), say=lambda _: None)
+    except DeployError:
+        assert not out.exists()
+        return
+    assert small.contents(out) == clean
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_what_is_packed_into_one_file_is_the_bundle_or_nothing(
+    signed: Path, tmp_path: Path, swaps: Swaps, turn: int
+) -> None:
+    source = Path(shutil.copytree(signed, tmp_path / "bundle"))
+    archive.write(source, bundle.read(source), tmp_path / "clean.tar")
+    swaps(turn)
+    archive.write(source, bundle.read(source), tmp_path / "made.tar")
+    assert (tmp_path / "made.tar").read_bytes() == (tmp_path / "clean.tar").read_bytes()
+
+
+def test_what_is_signed_has_the_bytes_that_its_manifest_names(
+    signed: Path, tmp_path: Path, ours: Keys, swaps: Swaps
+) -> None:
+    source = Path(shutil.copytree(signed, tmp_path / "bundle"))
+    (source / bundle.SIGNATURE).unlink()
+    swaps(1)
+    signing.sign(source, ours[0])
+    with pytest.raises(Refused):
+        verify.papers(source, Asked(key=ours[1]))
+
+
+def test_the_manifest_that_is_parsed_is_the_one_that_was_sealed_and_signed(
+    signed: Path, tmp_path: Path, ours: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody swaps it after it was read, and back again before it is looked at for the last time."""
+    folder = Path(shutil.copytree(signed, tmp_path / "bundle"))
+    raw, usual, reads = (folder / bundle.MANIFEST).read_bytes(), files.read, 0
+    forged = raw.replace(b'"sequence": 3', b'"sequence": 9')
+    assert forged != raw
+
+    def read(path: Path, most: int) -> bytes:
+        nonlocal reads
+        content = usual(path, most)
+        if path.name == bundle.MANIFEST:
+            reads += 1
+            path.write_bytes(forged if reads == 1 else raw)
+        return content
+
+    monkeypatch.setattr(files, "read", read)
+    with pytest.raises(Refused):
+        verify.papers(folder, Asked(key=ours[1]))
+    reads = 0
+    (folder / bundle.MANIFEST).write_bytes(raw)
+    monkeypatch.setattr(bundle, "seal", lambda _: bundle.seal_of(raw))
+    assert verify.papers(folder, Asked()).manifest.sequence == 3

@@ -1,0 +1,374 @@
+"""Mutated graphs inside bundles whose manifest names them: a device refuses them or answers rightly, within limits."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
+
+from deploytool import bundle, golden
+from deploytool.golden import Golden
+from tests.fuzz import ground, judge, values
+from tests.fuzz.ground import Ground
+from tests.fuzz.judge import BACK, Case
+
+_CODES = (0, 2, 3, 6, 7, 8)
+_NEAR = 1e-3
+_HUGE = (0, -1, 1, 2, 7, 1 << 16, 1 << 20, (1 << 31) - 1, 1 << 31, 1 << 40, (1 << 63) - 1, -(1 << 63), -2)
+_OPS = (
+    *("Relu", "Add", "Conv", "MatMul", "Gemm", "Reshape", "Transpose", "Concat", "Slice", "Gather", "Softmax", "Loop"),
+    *("If", "Scan", "Nope", "PythonOp", "Identity", "Shape", "Cast", "Pad", "Tile", "Expand", "NonZero", "Unique"),
+    *(
+        "Resize",
+        "TopK",
+        "LSTM",
+        "Einsum",
+        "CumSum",
+        "RandomNormal",
+        "Multinomial",
+        "StringNormalizer",
+        "TfIdfVectorizer",
+    ),
+    *(
+        "QuantizeLinear",
+        "GridSample",
+        "RoiAlign",
+        "NonMaxSuppression",
+        "Optional",
+        "SequenceAt",
+        "STFT",
+        "DFT",
+        "Col2Im",
+    ),
+)
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "ai.onnx.preview.training", "com.nobody", "ai.onnx.contrib")
+_FILES = ("/etc/passwd", "../../victim/file", "golden/golden.npz", "w.bin", "", "/dev/zero", "manifest.json", "..")
+Mutate = Callable[[ModelProto, random.Random], None]
+
+
+def _node(model: ModelProto, rng: random.Random) -> Any:
+    return rng.choice(model.graph.node)
+
+
+def removed(model: ModelProto, rng: random.Random) -> None:
+    part = rng.choice((model.graph.node, model.graph.initializer, model.graph.input, model.graph.output))
+    if len(part):
+        del part[rng.randrange(len(part))]
+
+
+def doubled(model: ModelProto, rng: random.Random) -> None:
+    part = rng.choice((model.graph.node, model.graph.initializer, model.graph.input, model.graph.output))
+    if len(part):
+        part.append(rng.choice(part))
+
+
+def swapped(model: ModelProto, rng: random.Random) -> None:
+    """The inputs of two nodes, or of one."""
+    one, other = _node(model, rng), _node(model, rng)
+    if one.input and other.input:
+        first, second = rng.randrange(len(one.input)), rng.randrange(len(other.input))
+        one.input[first], other.input[second] = other.input[second], one.input[first]
+
+
+def cycle(model: ModelProto, rng: random.Random) -> None:
+    node = _node(model, rng)
+    later = rng.choice((node, *model.graph.node))
+    if node.input and later.output:
+        node.input[rng.randrange(len(node.input))] = later.output[0]
+
+
+def operator(model: ModelProto, rng: random.Random) -> None:
+    node = _node(model, rng)
+    node.op_type = rng.choice(_OPS)
+    if rng.random() < 0.3:
+        node.domain = rng.choice(_DOMAINS)
+
+
+def attribute(model: ModelProto, rng: random.Random) -> None:
+    """A number of an attribute that no kernel expects, or one of another type."""
+    held = [each for node in model.graph.node for each in node.attribute]
+    if not held:
+        return
+    one = rng.choice(held)
+    if one.type == AttributeProto.INTS and len(one.ints) and rng.random() < 0.7:
+        one.ints[rng.randrange(len(one.ints))] = rng.choice(_HUGE)
+    elif one.type == AttributeProto.INT and rng.random() < 0.7:
+        one.i = rng.choice(_HUGE)
+    elif one.type == AttributeProto.FLOAT:
+        one.f = rng.choice((float("nan"), float("inf"), -1e38, 0.0))
+    elif rng.random() < 0.5:
+        one.type = rng.randrange(15)
+    else:
+        one.name = rng.choice(("group", "pads", "kernel_shape", "axis", "auto_pad", "x", "to", "body"))
+
+
+def dims(model: ModelProto, rng: random.Random) -> None:
+    """Weights that say they are of another size."""
+    one = rng.choice(model.graph.initializer)
+    if rng.random() < 0.3 or not one.dims:
+        one.dims.append(rng.choice(_HUGE))
+    else:
+        one.dims[rng.randrange(len(one.dims))] = rng.choice(_HUGE)
+
+
+def weights(model: ModelProto, rng: random.Random) -> None:
+    one = rng.choice(model.graph.initializer)
+    kind = rng.randrange(4)
+    if kind == 0:
+        one.data_type = rng.randrange(24)
+    elif kind == 1:
+        one.raw_data = one.raw_data[: rng.randrange(len(one.raw_data) + 1)]
+    elif kind == 2:
+        array = numpy_helper.to_array(one).copy()
+        array.flat[rng.randrange(array.size)] = rng.choice((np.nan, np.inf, 1e30, 1)) if array.dtype.kind == "f" else 7
+        one.CopyFrom(numpy_helper.from_array(array, one.name))
+    else:
+        one.ClearField("raw_data")
+        one.float_data.extend([1.0] * rng.choice((0, 3, 5000)))
+
+
+def outside(model: ModelProto, rng: random.Random) -> None:
+    """Weights from a file elsewhere."""
+    one = rng.choice(model.graph.initializer)
+    one.ClearField("raw_data")
+    one.data_location = TensorProto.EXTERNAL
+    said = {"location": rng.choice(_FILES), "offset": str(rng.choice(_HUGE)), "length": str(rng.choice(_HUGE))}
+    for key in rng.sample(sorted(said), rng.choice((1, 2, 3))):
+        entry = one.external_data.add()
+        entry.key, entry.value = key, said[key]
+
+
+def shapes(model: ModelProto, rng: random.Random) -> None:
+    """Inputs and outputs of another type or size."""
+    kind = rng.choice((model.graph.input, model.graph.output))[0].type.tensor_type
+    if rng.random() < 0.3:
+        kind.elem_type = rng.randrange(24)
+    elif len(kind.shape.dim):
+        side = rng.choice(kind.shape.dim)
+        side.dim_value = rng.choice(_HUGE)
+
+
+def _behind(model: ModelProto, node: Any) -> None:
+    """Puts a node where the output is made, so that it surely runs."""
+    last = model.graph.output[0].name
+    for each in model.graph.node:
+        for place, name in enumerate(each.output):
+            if name == last:
+                each.output[place] = "before"
+    node.output[0] = last
+    model.graph.node.append(node)
+
+
+def _constant(model: ModelProto, name: str, numbers: Any) -> str:
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(numbers), name))
+    return name
+
+
+def large(model: ModelProto, rng: random.Random) -> None:
+    """A node that asks for more memory than there is, or for much."""
+    size = rng.choice((1 << 20, 1 << 26, 1 << 28, 1 << 30, 1 << 33, 1 << 40, (1 << 62)))
+    kind = rng.choice(("ConstantOfShape", "Expand", "Range", "Tile", "RandomNormal", "OneHot"))
+    if kind == "ConstantOfShape":
+        made = helper.make_node(kind, [_constant(model, "much", np.array([size], np.int64))], ["m"])
+    elif kind == "Expand":
+        made = helper.make_node(kind, ["before", _constant(model, "much", np.array([size, 1, 1], np.int64))], ["m"])
+    elif kind == "Range":
+        ends = [_constant(model, f"end{at}", np.array(each, np.int64)) for at, each in enumerate((0, size, 1))]
+        made = helper.make_node(kind, ends, ["m"])
+    elif kind == "Tile":
+        made = helper.make_node(kind, ["before", _constant(model, "much", np.array([size, 1], np.int64))], ["m"])
+    elif kind == "RandomNormal":
+        made = helper.make_node(kind, [], ["m"], shape=[size])
+    else:
+        depth = _constant(model, "depth", np.array(size, np.int64))
+        places, ends = (
+            _constant(model, "places", np.array([1], np.int64)),
+            _constant(model, "ends", np.array([0.0, 1.0], np.float32)),
+        )
+        made = helper.make_node(kind, [places, depth, ends], ["m"])
+    _behind(model, helper.make_node("Identity", ["before"], ["x"]))
+    end = len(model.graph.node) - 1
+    model.graph.node.insert(end, made)
+    if rng.random() < 0.7:
+        model.graph.output.append(helper.make_empty_tensor_value_info("m"))
+
+
+def loop(model: ModelProto, rng: random.Random) -> None:
+    """A loop that never ends, or nearly never, and may keep all that it makes."""
+    kept = rng.random() < 0.4
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["on"]),
+            helper.make_node("Identity", ["has"], ["gets"]),
+            *([helper.make_node("Identity", ["has"], ["keeps"])] if kept else []),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_empty_tensor_value_info("has"),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_empty_tensor_value_info("gets"),
+            *([helper.make_empty_tensor_value_info("keeps")] if kept else []),
+        ],
+    )
+    turns = _constant(model, "turns", np.array(rng.choice((0, 1, 5, 7, 9, 1 << 18, 1 << 40, (1 << 63) - 1)), np.int64))
+    go = _constant(model, "goes", np.array(rng.random() < 0.9))
+    _behind(model, helper.make_node("Loop", [turns, go, "before"], ["x", *(["all"] if kept else [])], body=body))
+
+
+def nested(model: ModelProto, rng: random.Random) -> None:
+    """Graphs in graphs in graphs."""
+    inner = helper.make_graph([], "end", [], [helper.make_empty_tensor_value_info("before")])
+    for level in range(rng.choice((2, 20, 90, 110))):
+        yes = helper.make_node(
+            "If", ["yes"], [f"in{level}"], then_branch=inner, else_branch=inner if level < 3 else None
+        )
+        inner = helper.make_graph([yes], f"g{level}", [], [helper.make_empty_tensor_value_info(f"in{level}")])
+    _constant(model, "yes", np.array(True))
+    _behind(model, helper.make_node("If", ["yes"], ["x"], then_branch=inner, else_branch=inner))
+
+
+def function(model: ModelProto, rng: random.Random) -> None:
+    """A function of the model's own that calls itself, or another that calls it."""
+    names = rng.choice((["F"], ["F", "G"]))
+    for place, name in enumerate(names):
+        calls = helper.make_node(names[(place + 1) % len(names)], ["a"], ["b"], domain="own")
+        made = helper.make_function("own", name, ["a"], ["b"], [calls], [helper.make_opsetid("own", 1)])
+        model.functions.append(made)
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    _behind(model, helper.make_node("F", ["before"], ["x"], domain="own"))
+
+
+def versions(model: ModelProto, rng: random.Random) -> None:
+    if rng.random() < 0.5:
+        model.ir_version = rng.choice(_HUGE)
+    elif rng.random() < 0.5:
+        model.opset_import[0].version = rng.choice((0, 1, 7, 99, 1 << 40, -1))
+    else:
+        del model.opset_import[:]
+
+
+def names(model: ModelProto, rng: random.Random) -> None:
+    """Names that would write on a terminal, are very long, or none."""
+    odd = rng.choice(("", "\x1b[31mred", "a\nb", "x" * 100_000, "../x", "\0", "\u202e"))
+    part = rng.choice((model.graph.node, model.graph.initializer, model.graph.input, model.graph.output))
+    if len(part):
+        rng.choice(part).name = odd
+
+
+def equal(model: ModelProto, rng: random.Random) -> None:
+    """What changes nothing that is computed."""
+    model.doc_string = "x" * rng.choice((1, 1000))
+    for node in model.graph.node:
+        node.name = f"n{rng.random()}"
+    _behind(model, helper.make_node("Identity", ["before"], ["x"]))
+
+
+MUTATES: tuple[Mutate, ...] = (
+    *(removed, doubled, swapped, cycle, operator, operator, attribute, attribute, dims, weights, weights, outside),
+    *(shapes, large, loop, nested, function, versions, names, equal),
+)
+
+
+class Graphs:
+    """One batch of mutated graphs."""
+
+    name = "graphs"
+
+    def __init__(self, there: Ground, bench: Path) -> None:
+        self.there, self.bench, self.folder = there, bench, bench / "bundle"
+        self.clean_tree = ground.tree(there.bundle)
+        (bench / "victim").mkdir()
+        (bench / "victim" / "file").write_bytes(b"not yours")
+        ground.restore(self.clean_tree, self.folder)
+        manifest = bundle.read(there.bundle)
+        self.path = next(graph.path for graph in manifest.graphs if graph.precision == "fp32")
+        self.raw = (there.bundle / self.path).read_bytes()
+        self.sample = golden.read(there.bundle / manifest.golden.path)
+        (bench / "w.bin").write_bytes(bytes(1 << 16))
+        judge.fork_workers()
+
+    def clean(self, case: Case) -> None:
+        """The graph as it is."""
+        case.seen("verify", judge.call(BACK, "verify", self.folder), (0,))
+
+    def case(self, rng: random.Random) -> Case:
+        """One mutated graph, or one whose bytes were spoiled."""
+        what, raw = self._mutated(rng)
+        case = Case(what)
+        (self.folder / self.path).write_bytes(raw)
+        with suppress(OSError):
+            (self.folder / bundle.SIGNATURE).unlink()
+        ground.rehashed(self.folder, bundle.read(self.there.bundle))
+        seen = case.seen("verify", judge.call(BACK, "verify", self.folder, "--json"), _CODES)
+        if seen.code == 0:
+            self._holds(case, raw, seen.document)
+        if ground.tree(self.bench / "victim") != {"file": ("file", b"not yours")}:
+            case.fault("a foreign folder was touched")
+        return case
+
+    def _mutated(self, rng: random.Random) -> tuple[str, bytes]:
+        if rng.random() < 0.35:
+            return "bytes", self._spoiled(rng)
+        model = ModelProto.FromString(self.raw)
+        chosen = rng.choice(MUTATES)
+        with suppress(Exception):  # protobuf itself may not take it
+            chosen(model, rng)
+            if rng.random() < 0.15:
+                rng.choice(MUTATES)(model, rng)
+        return chosen.__name__, model.SerializeToString()
+
+    def _spoiled(self, rng: random.Random) -> bytes:
+        made = bytearray(self.raw)
+        kind = rng.randrange(4)
+        if kind == 0:
+            return values.spoiled(self.raw, rng)
+        if kind == 1:  # where the structure is, not the weights
+            for _ in range(rng.choice((1, 2, 5))):
+                made[rng.randrange(min(len(made), 1200))] = rng.randrange(256)
+        elif kind == 2:
+            made = made[: rng.randrange(len(made))]
+        else:
+            for _ in range(rng.choice((1, 3, 10, 100))):
+                made[rng.randrange(len(made))] ^= 1 << rng.randrange(8)
+        return bytes(made)
+
+    def _holds(self, case: Case, raw: bytes, document: str) -> None:
+        """What was said to work answers as the model does, by a comparison of our own: in a child, which may die."""
+        if json.loads(document)["result"]["tier"] != "ORT CPU":
+            case.fault("something else than the CPU serves")
+        born = os.fork()
+        if not born:
+            os._exit(self._computed(raw))
+        if os.waitstatus_to_exitcode(os.waitpid(born, 0)[1]) != 0:
+            case.fault("it was let through, and answers otherwise than the model")
+
+    def _computed(self, raw: bytes) -> int:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
+        fixed = isinstance(session.get_inputs()[0].shape[0], int)
+        for name, wanted in self.sample.reference.items():
+            (got,) = session.run([name], dict(self.sample.inputs)) if not fixed else _each(session, name, self.sample)
+            if not np.abs(got - wanted).max() <= _NEAR * np.abs(wanted).max():
+                return 1
+        return 0
+
+
+def _each(session: Any, name: str, sample: Golden) -> tuple[Any]:
+    """The answers of a graph that takes a fixed number of cases, one case at a time."""
+    size = session.get_inputs()[0].shape[0]
+    count = len(sample.labels)
+    inputs = ({key: array[[at] * size] for key, array in sample.inputs.items()} for at in range(count))
+    return (np.concatenate([session.run([name], each)[0][:1] for each in inputs]),)

@@ -1,0 +1,273 @@
+"""Every way to tamper with a bundle's folder, each by what it touches: files, the manifest, or the signature."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import random
+import shutil
+import stat
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from deploytool import bundle, plain
+from tests.device import small
+from tests.device.keys import inside, one_bit
+from tests.fuzz import ground, values
+from tests.fuzz.ground import Ground
+
+Tamper = Callable[[Path, random.Random, Ground], None]
+
+FILES, MANIFEST, SIGNATURE = "files", "manifest", "signature"
+_SUFFIXES = (".bak", " ", "\u200b", "\n", "\x1b[31m", "~", ".ONNX", "\udcff")
+
+
+def _old(tamper: small.Tamper) -> Tamper:
+    def again(folder: Path, rng: random.Random, _: Ground) -> None:
+        tamper(folder, rng)
+
+    again.__name__ = tamper.__name__
+    return again
+
+
+def _any(folder: Path, rng: random.Random) -> Path:
+    return rng.choice(small.paths(folder))
+
+
+def emptied(folder: Path, rng: random.Random, _: Ground) -> None:
+    _any(folder, rng).write_bytes(b"")
+
+
+def zeroed(folder: Path, rng: random.Random, _: Ground) -> None:
+    path = _any(folder, rng)
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def holes(folder: Path, rng: random.Random, _: Ground) -> None:
+    """A file that says it has gigabytes, and takes no room."""
+    path = rng.choice([*small.paths(folder), folder / bundle.MANIFEST, folder / "more.bin"])
+    path.unlink(missing_ok=True)
+    with path.open("wb") as opened:
+        opened.truncate(rng.choice((5 << 20, 3 << 30, 1 << 40)))
+
+
+def named_twice(folder: Path, rng: random.Random, _: Ground) -> None:
+    """The same name in other letters, as some disks take for one."""
+    path = _any(folder, rng)
+    other = path.with_name(path.name.upper() if path.name.upper() != path.name else path.name.title())
+    other.write_bytes(rng.randbytes(9))
+
+
+def oddly_named(folder: Path, rng: random.Random, _: Ground) -> None:
+    path = _any(folder, rng)
+    path.rename(path.with_name(path.name + rng.choice(_SUFFIXES)))
+
+
+def folder_for_file(folder: Path, rng: random.Random, _: Ground) -> None:
+    path = rng.choice([*small.paths(folder), folder / bundle.MANIFEST])
+    path.unlink()
+    path.mkdir()
+    if rng.random() < 0.5:
+        (path / path.name).write_bytes(b"x")
+
+
+def file_for_folder(folder: Path, rng: random.Random, _: Ground) -> None:
+    path = rng.choice([path for path in folder.iterdir() if path.is_dir()])
+    shutil.rmtree(path)
+    path.write_bytes(b"x")
+
+
+def linked_away(folder: Path, rng: random.Random, _: Ground) -> None:
+    """A link to a file or folder of somebody else's, to nowhere, or to itself."""
+    path = rng.choice([*small.paths(folder), folder / bundle.MANIFEST, *(each for each in folder.iterdir())])
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    victim = folder.parent / "victim"
+    elsewhere = ("/etc/passwd", "/dev/zero", path.name, "../..", "/proc/self/mem")
+    path.symlink_to(rng.choice((victim, victim / "file", *elsewhere)))
+
+
+def more_links(folder: Path, rng: random.Random, _: Ground) -> None:
+    victim = folder.parent / "victim"
+    rng.choice([folder, _any(folder, rng).parent]).joinpath("more").symlink_to(rng.choice((victim, "..", "nowhere")))
+
+
+def all_linked(folder: Path, rng: random.Random, _: Ground) -> None:
+    """The folder itself is a link to where it lies, and its files have one bit changed."""
+    small.bit(folder, rng)
+    moved = folder.parent / f"{folder.name}.linked"
+    folder.rename(moved)
+    folder.symlink_to(moved)
+
+
+def pipe(folder: Path, rng: random.Random, _: Ground) -> None:
+    """A pipe or socket, which makes a reader wait for ever, for a file or beside the others."""
+    path = rng.choice([*small.paths(folder), folder / bundle.MANIFEST, folder / "more"])
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def device(folder: Path, rng: random.Random, _: Ground) -> None:
+    path = rng.choice([*small.paths(folder), folder / "more"])
+    kept = path.read_bytes() if path.exists() else b""
+    path.unlink(missing_ok=True)
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, rng.choice((3, 5, 9))))
+    except OSError:  # only root may
+        path.write_bytes(kept + b"x")
+
+
+def deep(folder: Path, rng: random.Random, _: Ground) -> None:
+    """Folders in one another."""
+    at = folder / "golden"
+    for _level in range(rng.choice((3, 40, 300))):
+        at = at / "d"
+    with suppress(OSError):
+        at.mkdir(parents=True)
+        return
+    (folder / "d").mkdir()
+
+
+def crowded(folder: Path, rng: random.Random, _: Ground) -> None:
+    for number in range(rng.choice((2, 500))):
+        (folder / f"more{number}").write_bytes(b"")
+
+
+def only_others(folder: Path, rng: random.Random, _: Ground) -> None:
+    """A word that files may be missing, and a file that is missing or one of the wrong kind."""
+    word = {"target": rng.choice(("orin", "\x1b[1m", "../..", "a" * 70)), "capability": rng.choice(("8.7", "8.9", ""))}
+    text = plain.text(word)
+    (folder / bundle.ONLY).write_text(rng.choice((text, text * 2, "{}", text.replace("8", "9"))), encoding="utf-8")
+    _any(folder, rng).unlink(missing_ok=True)
+
+
+def _of_manifest(edit: Callable[[bytes, random.Random], bytes]) -> Tamper:
+    def made(folder: Path, rng: random.Random, _: Ground) -> None:
+        path = folder / bundle.MANIFEST
+        path.write_bytes(edit(path.read_bytes(), rng))
+
+    made.__name__ = f"manifest_{edit.__name__}"
+    return made
+
+
+def manifest_to_fit(folder: Path, rng: random.Random, _: Ground) -> None:
+    """Other bytes and a manifest that names them: only a signature or a seal can tell."""
+    path = _any(folder, rng)
+    path.write_bytes(values.spoiled(path.read_bytes(), rng))
+    with suppress(OSError, ValueError):
+        ground.rehashed(folder)
+
+
+def manifest_with_more(folder: Path, rng: random.Random, _: Ground) -> None:
+    """A file more, which the manifest names."""
+    manifest = bundle.read(folder)
+    name = rng.choice(("libplugin.so", "golden/more.npz", "models/x/1/model.onnx", "numpy.py"))
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(b"x")
+    more = bundle.describe(folder, name, bundle.Role.GRAPH)
+    bundle.write(folder, replace(manifest, files=(*manifest.files, more)))
+
+
+def manifest_lowered(folder: Path, rng: random.Random, _: Ground) -> None:
+    """A bundle that was right once: only its sequence is lower."""
+    bundle.write(folder, replace(bundle.read(folder), sequence=rng.randrange(ground.SEQUENCE)))
+
+
+def manifest_renamed(folder: Path, rng: random.Random, _: Ground) -> None:
+    """A file under another name, which the manifest follows, out of the bundle if it can."""
+    path = folder / bundle.MANIFEST
+    data = json.loads(path.read_text())
+    entry = rng.choice(data["files"])
+    odd = ("../victim/file", "/etc/passwd", "a/../../x", "golden\\x", "a\0", "C:x", "./x", "manifest.json", "model.sig")
+    new = rng.choice(odd)
+    text = json.dumps(data).replace(json.dumps(entry["path"]), json.dumps(new))
+    path.write_text(json.dumps(json.loads(text), indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def manifest_foreign_values(folder: Path, rng: random.Random, _: Ground) -> None:
+    """Values that a manifest may have, and that no model can mean."""
+    path = folder / bundle.MANIFEST
+    data = json.loads(path.read_text())
+    large = rng.choice((0, -1, 1 << 20, (1 << 31) - 1, 1 << 40, 10**30))
+    edits: list[Callable[[], object]] = [
+        lambda: data["free"]["batch"].update(smallest=large, typical=large, largest=large),
+        lambda: data["inputs"][0].update(shape=["batch", 3, large, large]),
+        lambda: data["inputs"][0].update(dtype=rng.choice(("float64", "object", "S9", "V1000000000", "no", "int8"))),
+        lambda: data["outputs"][0].update(name=rng.choice(values.TEXTS)),
+        lambda: data.update(classes=[rng.choice(("cat", "\x1b[1m", "")) for _ in range(rng.choice((1, 10, 5000)))]),
+        lambda: data["preprocessing"].update(crop=rng.choice((4096, 4097, [4096, 1], -1)), resize=4096),
+        lambda: data["preprocessing"].update(std=[5e-324], mean=[1e308], scale=1e308),
+        lambda: data["preprocessing"].update(interpolation=rng.choice(values.TEXTS)),
+        lambda: data["golden"].update(cases=large),
+        lambda: data.update(sequence=large),
+        lambda: data.update(name=rng.choice(values.TEXTS)),
+        lambda: data["tolerances"]["fp32"].update(rng.choice(({"max_error": 1e308}, {"snr_db": -1e308}))),
+        lambda: data["engines"][0].update(version=rng.choice(values.TEXTS), cuda=rng.choice(values.TEXTS)),
+        lambda: data["graphs"][0].update(io=rng.choice(("fp16", "x")), precision=rng.choice(("fp16", "x"))),
+    ]
+    for edit in rng.sample(edits, rng.choice((1, 1, 2))):
+        edit()
+    path.write_bytes(values.text(data))
+
+
+def signature_bits(folder: Path, rng: random.Random, _: Ground) -> None:
+    path = folder / bundle.SIGNATURE
+    path.write_bytes(values.spoiled(path.read_bytes(), rng))
+
+
+def signature_values(folder: Path, rng: random.Random, _: Ground) -> None:
+    path = folder / bundle.SIGNATURE
+    path.write_bytes(values.tampered(path.read_bytes(), rng))
+
+
+def signature_inside(folder: Path, rng: random.Random, _: Ground) -> None:
+    """What is encoded in it stays well encoded."""
+
+    def edit(envelope: dict[str, object]) -> None:
+        if rng.random() < 0.3:
+            signatures = envelope["signatures"]
+            assert isinstance(signatures, list)
+            sig = signatures[0]["sig"]
+            signatures[0]["sig"] = rng.choice((one_bit(sig, rng), "", "AA==", sig[:-4]))
+            return
+        payload = base64.b64decode(str(envelope["payload"]))
+        envelope["payload"] = base64.b64encode(values.tampered(payload, rng)).decode()
+
+    inside(folder, edit)
+
+
+def signature_gone(folder: Path, rng: random.Random, _: Ground) -> None:
+    (folder / bundle.SIGNATURE).unlink()
+
+
+def signature_of_others(folder: Path, rng: random.Random, there: Ground) -> None:
+    shutil.copy(there.theirs, folder / bundle.SIGNATURE)
+
+
+def _bytes(raw: bytes, rng: random.Random) -> bytes:
+    return values.spoiled(raw, rng)
+
+
+def _values(raw: bytes, rng: random.Random) -> bytes:
+    return values.text(values.edited(json.loads(raw), rng))
+
+
+TAMPERS: Mapping[str, tuple[Tamper, ...]] = {
+    FILES: (
+        *map(_old, (small.bit, small.truncate, small.append, small.swap, small.extra, small.missing)),
+        *map(_old, (small.rename, small.symlink)),
+        *(emptied, zeroed, holes, named_twice, oddly_named, folder_for_file, file_for_folder, linked_away, more_links),
+        *(all_linked, pipe, device, deep, crowded, only_others),
+    ),
+    MANIFEST: (
+        *(_of_manifest(_bytes), _of_manifest(_values), _of_manifest(_values), _old(small.manifest_entry)),
+        *(_old(small.manifest_shape), manifest_to_fit, manifest_with_more, manifest_lowered, manifest_renamed),
+        *(manifest_foreign_values, manifest_foreign_values),
+    ),
+    SIGNATURE: (signature_bits, signature_values, signature_inside, signature_gone, signature_of_others),
+}
