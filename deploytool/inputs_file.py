@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,7 @@ from deploytool.errors import BadInput
 from deploytool.golden import Arrays
 from deploytool.spec import BATCH, DTYPES, Range, Tensor
 
+_PLENTY, _RATIO = 128 << 20, 50  # bytes: arrays that take more are no fiftieth of that in their file
 _FORM = "save it so: numpy.savez(FILE, NAME=array), the cases on the first axis"
 
 
@@ -59,6 +62,7 @@ def read(path: Path, inputs: Sequence[Tensor], free: Mapping[str, Range], most: 
 def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with path.open("rb") as opened:
+            _measure(opened)
             file = np.load(opened, allow_pickle=False)
             found = {name: file[name] for name in file} if isinstance(file, NpzFile) else None
     except Exception as error:  # what numpy and zipfile raise depends on where the file is broken
@@ -70,6 +74,17 @@ def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     if found is None:
         raise BadInput(f"{path} is one array without a name", _FORM)
     return found
+
+
+def _measure(opened: BinaryIO) -> None:
+    """Raises ValueError for few bytes that are very many numbers: nobody may fill our memory."""
+    length = opened.seek(0, os.SEEK_END)
+    if zipfile.is_zipfile(opened):
+        with zipfile.ZipFile(opened) as archive:
+            held = sum(member.file_size for member in archive.infolist())
+        if held > max(_PLENTY, _RATIO * length):
+            raise ValueError(f"it is a bomb: {held} bytes of numbers in {length}")
+    opened.seek(0)
 
 
 def _check(path: Path, name: str, array: npt.NDArray[Any]) -> None:

@@ -150,3 +150,12 @@ def test_a_model_that_takes_nothing_drawn_is_probed_with_the_users_own(tmp_path:
     path = saved(tmp_path / "in.npz", boxes=np.concatenate([corner, corner + corner], 2))
     run = deploytool.export(f"{TYPED}:Sorted", golden_inputs=path, quick=True, to="onnx", out=tmp_path / "run")
     assert golden.read(run.folder / "record" / "golden.npz").inputs["boxes"].shape == (4, 6, 4)
+
+
+def test_few_bytes_that_are_very_many_numbers_are_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs_file, "_PLENTY", 1 << 20)
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((1 << 19, 1), np.float32))
+    with pytest.raises(BadInput, match="it is a bomb: 2097"):
+        inputs_file.declared(tmp_path / "bomb.npz")
+    np.savez(tmp_path / "plain.npz", x=np.zeros((1 << 19, 1), np.float32))
+    assert inputs_file.declared(tmp_path / "plain.npz")[0].name == "x"

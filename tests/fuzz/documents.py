@@ -259,7 +259,7 @@ def _received(request: Path, out: Path) -> Seen:
         code = 1
         try:
             raw = request.read_bytes().replace(b"\n", b" ") + b"\n"
-            sys.stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(raw)))  # type: ignore[arg-type]
+            sys.stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(raw)))
             os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
             receiver.main()
             code = 0

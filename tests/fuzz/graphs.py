@@ -189,11 +189,9 @@ def large(model: ModelProto, rng: random.Random) -> None:
         made = helper.make_node(kind, [], ["m"], shape=[size])
     else:
         depth = _constant(model, "depth", np.array(size, np.int64))
-        places, ends = (
-            _constant(model, "places", np.array([1], np.int64)),
-            _constant(model, "ends", np.array([0.0, 1.0], np.float32)),
-        )
-        made = helper.make_node(kind, [places, depth, ends], ["m"])
+        places = _constant(model, "places", np.array([1], np.int64))
+        both = _constant(model, "both", np.array([0.0, 1.0], np.float32))
+        made = helper.make_node(kind, [places, depth, both], ["m"])
     _behind(model, helper.make_node("Identity", ["before"], ["x"]))
     end = len(model.graph.node) - 1
     model.graph.node.insert(end, made)

@@ -249,7 +249,7 @@ def fork_workers(*, remembers: bool = False) -> None:
     _ANSWERS.clear()
     _REMEMBERS[:] = [True] * remembers
     commands._QUICK = serve._SECONDS = 0.001
-    probe.run_limited = forked  # type: ignore[attr-defined]  # it is imported there, and so is called there
+    probe.run_limited = forked  # type: ignore[attr-defined,assignment]  # it is imported there, and so is called there
 
 
 def forget_peak() -> None:
