@@ -67,7 +67,7 @@ class Bundles:
         tamper(self.folder, rng, self.there)
         now = ground.tree(self.folder)
         others = {name for name in {*now, *self.clean_tree} if now.get(name) != self.clean_tree.get(name)}
-        listed, signed = bundle.MANIFEST not in others, self._said(now) == self._said(self.clean_tree)
+        listed, signed = bundle.MANIFEST not in others, self.said(now) == self.said(self.clean_tree)
         files = kind != MANIFEST and bool(others - set(bundle.BESIDE))
         expected = Expected(files or (kind == FILES and not listed), not listed, not signed, others)
         _Commands(self, case, rng, expected, keyed=kind == SIGNATURE or rng.random() < 0.5).all()
@@ -75,7 +75,7 @@ class Bundles:
         return case
 
     @staticmethod
-    def _said(now: Tree) -> object:
+    def said(now: Tree) -> object:
         """What a signature says: how it is laid out does not count."""
         kind, content = now.get(bundle.SIGNATURE, ("", b""))
         with suppress(ValueError, RecursionError):
@@ -223,6 +223,8 @@ class _Commands:
     def _landed(self, name: str, *, near: bool) -> None:
         """What was fetched is the bundle as it was, byte for byte; forged is only what nobody asked the maker of."""
         now, clean = ground.tree(self._of.out), dict(self._of.clean_tree)
+        if self._of.said(now) == self._of.said(clean):
+            now[bundle.SIGNATURE] = clean[bundle.SIGNATURE]
         if not near and not self._keyed:
             if self._expected.manifest and now.get(bundle.MANIFEST) != clean[bundle.MANIFEST]:
                 return
@@ -253,7 +255,9 @@ class _Commands:
         words = ("sign", self._of.folder, "--key", self._of.there.private)
         seen = self._case.seen("sign", judge.call(FRONT, *words), self._codes())
         if seen.code == 0:
-            ground.restore(before, self._of.folder)
+            (self._of.folder / bundle.SIGNATURE).unlink()
+            if bundle.SIGNATURE in before:
+                (self._of.folder / bundle.SIGNATURE).write_bytes(before[bundle.SIGNATURE][1])
         elif ground.tree(self._of.folder) != before:
             self._case.fault(f"sign ended with {seen.code} and changed the bundle")
 

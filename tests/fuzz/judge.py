@@ -25,7 +25,7 @@ from deploytool.device import commands, probe, serve, worker
 from deploytool.errors import ChildDied, StageFailed
 
 FRONT, BACK = "deploytool", "deploytool.device"
-LIMIT_S = 30.0  # of a command
+LIMIT_S = 90.0  # of a command
 CHILD_S, CHILD_GIB = 8.0, 3.0  # of a child, where a user's may take 120 and 8
 REFUSED = (2, 8, 9)  # bad input, refused, unreachable
 _MEBIBYTE = 1 << 20
@@ -38,11 +38,12 @@ class Hung(BaseException):
 
 @dataclass
 class Children:
-    """What the children of the commands took, in MiB and seconds, since somebody last asked."""
+    """What the children of the commands took, in MiB and seconds, since somebody last asked; how long one may."""
 
     mib: float = 0.0
     seconds: float = 0.0
     count: int = 0
+    most_s: float = CHILD_S
 
     def forget(self) -> None:
         """Begins anew."""
@@ -183,7 +184,7 @@ def forked(
     if not born:
         _work(command[-1], write, gibibytes)
     os.close(write)
-    status = _waited(born, begun + min(seconds, CHILD_S))
+    status = _waited(born, begun + min(seconds, CHILDREN.most_s))
     with os.fdopen(read, "rb") as pipe:
         said = pipe.read(10_000).decode(errors="replace")
     if status is None:
@@ -240,13 +241,14 @@ def _work(request: str, write: int, gibibytes: float) -> None:
         os._exit(code)
 
 
-def fork_workers(*, remembers: bool = False) -> None:
+def fork_workers(*, remembers: bool = False, seconds: float = CHILD_S) -> None:
     """From now on the device's children are forks of this process, and time their models for a moment only.
 
     What one answered to a request is not asked again where somebody `remembers`: the same manifest and graph, once
     their bytes have been held, give the same answer.
     """
     _ANSWERS.clear()
+    CHILDREN.most_s = seconds
     _REMEMBERS[:] = [True] * remembers
     commands._QUICK = serve._SECONDS = 0.001
     probe.run_limited = forked  # type: ignore[attr-defined,assignment]  # it is imported there, and so is called there

@@ -41,7 +41,7 @@ class Pictures:
         self.folder = bench / "data"
         self.folder.mkdir()
         self.how = bundle.read(there.bundle).preprocessing
-        judge.fork_workers()
+        judge.fork_workers(seconds=60.0)  # fifty megapixels on a busy machine
 
     def clean(self, case: Case) -> None:
         """A photograph of twelve megapixels, as a telephone takes it."""
