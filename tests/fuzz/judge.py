@@ -166,8 +166,7 @@ def forked(
     what: str,
     seconds: float,
     gibibytes: float,
-    heard: Callable[[str], None] | None = None,
-    task: object = None,
+    **more: object,
 ) -> str:
     """`child.run_limited` for the device's worker without its imports: a fork of this process, under the same limits.
 

@@ -171,28 +171,32 @@ def read(kept: Path) -> Batch:
     return total
 
 
-def campaign(kind: str, count: int, seed: int, there: Ground, state: Path, jobs: int) -> Batch:
+def campaign(kind: str, count: int, there: Ground, state: Path, given: argparse.Namespace) -> Batch:
     """All cases of a kind, batch by batch, so many at once; what an earlier call finished is read again."""
     batches = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
-    workers = [os.fork() or _worker(job, kind, batches[job::jobs], seed, there, state) for job in range(jobs)]
+    workers = [
+        os.fork() or _worker(job, kind, batches[job :: given.jobs], there, state, given) for job in range(given.jobs)
+    ]
     failed = [os.waitpid(worker, 0)[1] for worker in workers]
     if any(failed):
         raise AssertionError(f"{kind}: a worker failed, see above")
     total = Batch()
     for numbers in batches:
-        total.add(read(_kept(state, kind, seed, numbers)))
+        total.add(read(_kept(state, kind, given.seed, numbers)))
     return total
 
 
-def _worker(job: int, kind: str, batches: Sequence[range], seed: int, there: Ground, state: Path) -> NoReturn:
+def _worker(
+    job: int, kind: str, batches: Sequence[range], there: Ground, state: Path, given: argparse.Namespace
+) -> NoReturn:
     """In a fork with a processor of its own: some of the batches, one after the other."""
     code = 1
     try:
         processors = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {processors[job % len(processors)]})
         for numbers in batches:
-            kept = _kept(state, kind, seed, numbers)
-            batch(kind, there, seed, numbers, kept)
+            kept = _kept(state, kind, given.seed, numbers)
+            batch(kind, there, given.seed, numbers, kept, measures=not given.quick)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -215,6 +219,21 @@ def told(kind: str, found: Batch) -> str:
     )
 
 
+def _ground(home: Path) -> Ground:
+    """Made in a process of its own: libraries that have run a model here would have threads, which no fork has."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            ground.made(home)
+            code = 0
+        finally:
+            os._exit(code)
+    if os.waitpid(child, 0)[1]:
+        raise AssertionError("there is nothing to tamper with: the export failed")
+    return Ground(home)
+
+
 def main() -> None:
     """Runs what was asked for and prints what came of it; ends with 1 if there is a fault."""
     asked = argparse.ArgumentParser(description=__doc__)
@@ -223,12 +242,13 @@ def main() -> None:
     asked.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="at once")
     asked.add_argument("--seed", type=int, default=0)
     asked.add_argument("--state", type=Path, help="a folder that keeps what was done, to go on from")
+    asked.add_argument("--quick", action="store_true", help="no clean run to hold the memory against")
     asked.add_argument("--one", metavar="KIND:NUMBER", help="one case alone")
     given = asked.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         state = given.state or Path(scratch)
         state.mkdir(parents=True, exist_ok=True)
-        there = ground.made((state / "ground").absolute())
+        there = _ground((state / "ground").absolute())
         if given.one:
             kind, _, number = given.one.partition(":")
             kept = Path(scratch, "one.jsonl")
@@ -238,7 +258,7 @@ def main() -> None:
         faults = 0
         for kind in COUNTS:
             if count := getattr(given, kind):
-                found = campaign(kind, count, given.seed, there, state.absolute(), given.jobs)
+                found = campaign(kind, count, there, state.absolute(), given)
                 print("\n".join(found.faults), flush=True)
                 print(told(kind, found), flush=True)
                 faults += len(found.faults)
