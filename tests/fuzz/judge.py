@@ -250,7 +250,7 @@ def fork_workers(*, remembers: bool = False, seconds: float = CHILD_S) -> None:
     CHILDREN.most_s = seconds
     _REMEMBERS[:] = [True] * remembers
     commands._QUICK = serve._SECONDS = 0.001
-    probe.run_limited = forked  # type: ignore[attr-defined,assignment]  # it is imported there, and so is called there
+    probe.run_limited = forked  # type: ignore[attr-defined]  # it is imported there, and so is called there
 
 
 def forget_peak() -> None:
