@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import catalog, cli, plain
+from deploytool import catalog, cli, files, owner, plain
 from deploytool.doctor import found
 from tests.cli import hostile
 from tests.cli.conftest import Said
@@ -111,6 +111,18 @@ def test_of_an_install(said: Said, tmp_path: Path, device: bool) -> None:
         said(*command, "--root", root, device=device)
     (root / "current").write_text(hostile.NAME, "utf-8", "surrogateescape")
     said("rollback", "--root", root, device=device)
+
+
+def test_of_what_a_killed_command_left(said: Said, tmp_path: Path) -> None:
+    folder = tmp_path / hostile.NAME
+    said("clean", folder)
+    folder.mkdir()
+    left = folder / f".{hostile.HEADER}.{owner.name()}{files.MAKING}"
+    left.write_text("")
+    os.utime(left, (0, 0))
+    for more in ((), ("--json",), ("--yes",)):
+        said("clean", folder, *more)
+    said("clean", "--root", folder, device=True)
 
 
 def test_of_a_machine_and_of_packages(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
