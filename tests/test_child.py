@@ -137,6 +137,12 @@ def test_no_file_grows_beyond_what_it_was_said_to_write(tmp_path: Path, writes: 
     assert (tmp_path / "file").stat().st_size == writes
 
 
+def test_it_may_not_start_processes_without_end() -> None:
+    """The kernel lets root have as many as it likes, so it is the limit itself that is looked at."""
+    most = int(run("import resource; print(resource.getrlimit(resource.RLIMIT_NPROC)[1])"))
+    assert 0 < most <= child._tasks() + 2 * child._MORE_TASKS
+
+
 def test_many_processes_do_not_take_together_what_one_may_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child, "_LOOK_SECONDS", 0.05)
     one = "import time; held = bytearray(b'x' * (100 << 20)); time.sleep(30)"

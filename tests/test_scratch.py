@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from deploytool import owner, scratch
 from tests.conftest import ROOT
 
+DEAD = owner.name().replace(f"-{os.getpid()}-", "-4194303-")  # beyond what this machine gives
 _STAYS = """
 import sys, tempfile
 from deploytool import scratch
@@ -54,3 +56,19 @@ def test_what_a_killed_command_left_is_swept_and_what_a_living_one_has_is_not(ab
         assert (above / "deploytool-of-somebody").is_dir()
     living.kill()
     living.communicate()
+
+
+def test_what_somebody_else_left_is_not_swept(above: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = above / f"deploytool-{DEAD}"
+    left.mkdir()
+    with monkeypatch.context() as other:
+        if os.geteuid() == 0:
+            os.chown(left, 12345, -1)
+        else:
+            other.setattr(os, "geteuid", lambda: 12345)
+        with scratch.folder():
+            assert left.is_dir()
+    if os.geteuid() == 0:
+        os.chown(left, 0, -1)
+    with scratch.folder():
+        assert not left.exists()

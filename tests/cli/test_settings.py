@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 
 from deploytool.catalog import find
+from deploytool.cli import settings
 from tests.conftest import Command
 
 MODEL = "mobilenet_v1_cifar"
@@ -150,3 +152,14 @@ def test_a_file_that_anybody_may_write_is_left_alone(deploytool: Command, tmp_pa
     assert "options from deploytool.toml" in deploytool("models").stderr
     (tmp_path / "deploytool.toml").chmod(0o666)
     assert deploytool("models", "--verbose").stderr.splitlines()[0] == "configuration: no file"
+
+
+def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deploytool.toml"
+    path.touch(mode=0o644)
+    assert settings._is_ours(path)
+    if os.geteuid() == 0:
+        os.chown(path, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert not settings._is_ours(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import json
 import subprocess
@@ -86,3 +87,22 @@ def test_a_link_in_the_place_of_the_staging_folder_is_refused(tmp_path: Path) ->
     (tmp_path / "root" / "received" / ".incoming").symlink_to(victim)
     assert "is a link" in received(tmp_path / "root")["problem"]
     assert (victim / "precious").is_dir()
+
+
+def test_two_do_not_send_at_once(tmp_path: Path) -> None:
+    stage = tmp_path / "root" / "received" / ".incoming"
+    stage.mkdir(parents=True)
+    with (stage / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "somebody else is sending" in received(tmp_path / "root", files=[["a", 1, NAME]])["problem"]
+    assert "problem" not in received(tmp_path / "root", files=[["a", 1, NAME]])
+
+
+def test_the_install_imports_nothing_from_the_folder_one_logs_in_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("open('ran', 'w').close(); raise ImportError")
+    monkeypatch.chdir(tmp_path)
+    found = received(tmp_path / "root", files=[["a", 1, NAME]], install=True)
+    assert "is no manifest of this version" in found["install"]["said"]
+    assert not (tmp_path / "ran").exists()

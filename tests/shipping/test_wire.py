@@ -242,6 +242,16 @@ def test_odd_redirects_and_challenges_are_one_line(status: int, header: str, val
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize("to", ["http://a.example/x", "http://b.example/x", "ftp://a.example/x", "file:///etc/passwd"])
+def test_no_redirect_leads_to_what_is_less_safe(to: str) -> None:
+    door = Wire("https://a.example")
+    with pytest.raises(Unreachable, match="less safe"):
+        door._moved("https://a.example/v2/", to)
+    assert door._moved("https://a.example/v2/", "/x") == "https://a.example/x"
+    assert door._moved("https://a.example/v2/", "https://b.example/x") == "https://b.example/x"
+    assert door._moved("http://127.0.0.1:5000/v2/", "https://b.example/x") == "https://b.example/x"
+
+
 @pytest.mark.parametrize("body", [b"[" * 100_000, b"5", b'{"token": 5}', b"\xff", b"{}", b""])
 def test_a_token_that_is_none_is_one_line(body: bytes) -> None:
     with answering(says(200, {}, body)) as realm:
