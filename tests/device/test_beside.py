@@ -11,9 +11,11 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from deploytool.device import beside
+from deploytool import bundle
+from deploytool.device import beside, worker
 from deploytool.device.session import opened
 from deploytool.device.ways import ORT_CPU, Way
+from deploytool.device.worker import Request
 from deploytool.errors import Refused
 
 WEIGHT = np.arange(4, dtype=np.float32)
@@ -98,3 +100,13 @@ def test_the_graphs_of_a_bundle_are_not(packed: Path) -> None:
     for path in packed.glob("models/*/*/model.onnx"):
         beside.refuse(path.read_bytes(), path)
         onnx.checker.check_model(path)
+
+
+def test_no_engine_is_built_of_weights_from_elsewhere(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.tensorrt, "library", lambda _: None)
+    (tmp_path / "out.onnx").write_bytes(model(tensor(elsewhere=True)).SerializeToString())
+    request = Request("build", str(tmp_path), bundle.read(packed), way(tmp_path / "out.onnx"), "", out="engine")
+    with pytest.raises(Refused, match="a file of their own"):
+        worker._build(request)

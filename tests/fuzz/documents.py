@@ -294,13 +294,13 @@ def _zipped(raw: bytes, rng: random.Random) -> bytes:
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         held = {name: archive.read(name) for name in archive.namelist()}
     name = rng.choice(sorted(held))
-    kind, form = rng.randrange(7), zipfile.ZIP_STORED
+    kind, form, more = rng.randrange(7), zipfile.ZIP_STORED, 0
     if kind == 0:
         del held[name]
     elif kind == 1:
         held[rng.choice((f"../{name}", "reference.x.npy", "input.\x1b.npy", "more"))] = held[name]
     elif kind == 2:
-        held[name], form = held[name][:200] + bytes(rng.choice((10, 300 << 20))), zipfile.ZIP_DEFLATED
+        held[name], form, more = held[name][:200], zipfile.ZIP_DEFLATED, rng.choice((0, 300))
     elif kind == 3:
         sizes = rng.choice((b"(1000000000000,)", b"(-1, 3)", b"(99999, 99999, 9)", b"(2147483648,)", b"()"))
         start, end = held[name].find(b"(", 10), held[name].find(b")", 10) + 1
@@ -317,7 +317,10 @@ def _zipped(raw: bytes, rng: random.Random) -> bytes:
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", form) as archive:
         for each, content in held.items():
-            archive.writestr(each, content)
+            with archive.open(each, "w", force_zip64=True) as member:
+                member.write(content)
+                for _ in range(more if each == name else 0):  # mebibytes, one at a time: it is not we who are measured
+                    member.write(bytes(1 << 20))
     return made.getvalue()
 
 

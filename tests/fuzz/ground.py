@@ -129,7 +129,7 @@ def rehashed(folder: Path, manifest: Manifest | None = None) -> None:
 
 def tree(folder: Path) -> Tree:
     """Everything below a folder, links as links."""
-    if not folder.is_dir() or folder.is_symlink():
+    if not folder.is_dir():
         return {"": ("gone", b"")}
     found: Tree = {}
     for above, folders, names in os.walk(folder):
