@@ -12,6 +12,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from deploytool import bundle
+from deploytool.backends import tensorrt
 from deploytool.device import beside, worker
 from deploytool.device.session import opened
 from deploytool.device.ways import ORT_CPU, Way
@@ -105,7 +106,7 @@ def test_the_graphs_of_a_bundle_are_not(packed: Path) -> None:
 def test_no_engine_is_built_of_weights_from_elsewhere(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker.tensorrt, "library", lambda _: None)
+    monkeypatch.setattr(tensorrt, "library", lambda _: None)
     (tmp_path / "out.onnx").write_bytes(model(tensor(elsewhere=True)).SerializeToString())
     request = Request("build", str(tmp_path), bundle.read(packed), way(tmp_path / "out.onnx"), "", out="engine")
     with pytest.raises(Refused, match="a file of their own"):
