@@ -60,6 +60,7 @@ def ship(
     identity: Annotated[Path | None, typer.Option(metavar="FILE", help="A private key for ssh.")] = None,
     ssh_config: Annotated[Path | None, typer.Option(metavar="FILE", help="A configuration file for ssh.")] = None,
     python: Annotated[str, typer.Option(metavar="FILE", help="The Python there that has deploytool.")] = "python3",
+    timeout: Timeout = None,
 ) -> Outcome:
     """Sends a device the files that it lacks, over ssh, has them verified there, and installs the bundle.
 
@@ -72,7 +73,9 @@ def ship(
 
         verify.papers(folder, verify.Asked(key=key))
     door, manifest = Door(port, identity, ssh_config, python), _whole(folder)
-    shipped = shipment.ship(folder, manifest, device, door, kind, key=key, install=install, say=screen.note)
+    shipped = shipment.ship(
+        folder, manifest, device, door, kind, key=key, install=install, timeout=timeout, say=screen.note
+    )
     lines = [f"{to}: {shipped.sent / 1e6:.1f} MB sent, {shipped.there / 1e6:.1f} MB were there, seal {shipped.seal}"]
     if shipped.installed:
         lines.append(f"  installed and current: {shipped.tier} serves")

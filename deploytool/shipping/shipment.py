@@ -6,8 +6,9 @@ import base64
 import json
 import shlex
 import subprocess
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +27,7 @@ _NOISE = 1000  # lines that a shell's start-up files may print before ours
 _LONGEST = 4 << 20  # bytes of a line
 _BLOCK = 1 << 20
 _START = "import sys; exec(compile(sys.stdin.buffer.read(int(sys.argv[1])), 'receiver', 'exec'))"
+_PATIENCE, _SLOWEST = 600.0, 64 << 10  # seconds for its answers, bytes a second for files
 _AGAIN = "send it again: it goes on where it was cut"
 
 
@@ -65,12 +67,14 @@ def ship(
     *,
     key: Path | None = None,
     install: bool,
+    timeout: float | None = None,
     say: Say,
 ) -> Shipped:
     """Brings a bundle, or what a device of this kind needs of it, into a root on a device.
 
-    `key` is the file of the public key that must have signed it for the install there. Raises Unreachable if
-    the line is cut, Refused if the device got other bytes, and what the install there raises.
+    `key` is the file of the public key that must have signed it for the install there. All must be done within
+    `timeout` seconds; without one, within ten minutes and as long as its files take at 64 KiB/s. Raises Unreachable if
+    it is not or the line is cut, Refused if the device got other bytes, and what the install there raises.
     """
     left_out = only.others(manifest, kind)
     wanted = [file for file in bundle.every(manifest) if file.path not in left_out]
@@ -79,13 +83,15 @@ def ship(
     ) as line:
         assert line.stdin is not None
         assert line.stdout is not None
+        seconds = timeout or _PATIENCE + sum(file.size for file in wanted) / _SLOWEST
         try:
-            with suppress(BrokenPipeError):
-                _open(line.stdin, _request(folder, wanted, device, kind, key, install))
-                lacking = _lacking(_answer(line, device))
-                sent = _send(line.stdin, folder, wanted, lacking, say)
-                line.stdin.close()
-            end = _answer(line, device)
+            with _within(seconds, line, device):
+                with suppress(BrokenPipeError):
+                    _open(line.stdin, _request(folder, wanted, device, kind, key, install))
+                    lacking = _lacking(_answer(line, device))
+                    sent = _send(line.stdin, folder, wanted, lacking, say)
+                    line.stdin.close()
+                end = _answer(line, device)
         except BaseException:
             line.kill()
             raise
@@ -94,6 +100,30 @@ def ship(
                 line.stdin.close()
     there = sum(file.size for file in wanted) - sent
     return _told(end, bundle.seal(folder), sent, there, len(left_out), device)
+
+
+@contextmanager
+def _within(seconds: float, line: subprocess.Popen[bytes], device: Device) -> Iterator[None]:
+    """Cuts the line if what is done meanwhile takes longer: a device that keeps it open may never say a word."""
+    late = threading.Event()
+
+    def cut() -> None:
+        late.set()
+        line.kill()
+
+    watch = threading.Timer(seconds, cut)
+    watch.daemon = True
+    watch.start()
+    try:
+        yield
+    except Unreachable as error:
+        if late.is_set():
+            raise Unreachable(
+                f"{device.host} was not done within {seconds:.0f} s", "give it more with --timeout"
+            ) from error
+        raise
+    finally:
+        watch.cancel()
 
 
 def _command(device: Device, door: Door) -> list[str]:

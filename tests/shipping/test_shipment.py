@@ -221,6 +221,18 @@ def test_a_device_that_is_not_there_or_has_no_python(device: Sshd, tmp_path: Pat
             )
 
 
+def test_a_device_that_keeps_the_line_and_says_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr(shipment, "_command", lambda device, door: silent)
+    folder, begun = small.made(tmp_path / "in", 1), time.monotonic()
+    with pytest.raises(Unreachable, match="pc was not done within 0 s") as refused:
+        shipment.ship(
+            folder, bundle.read(folder), places.device("me@pc:/x"), Door(), None, install=False, timeout=0.3, say=print
+        )
+    assert refused.value.remedy == "give it more with --timeout"
+    assert time.monotonic() - begun < 20
+
+
 @pytest.mark.parametrize("text", ["device", "-oProxyCommand=x:/root", "me@:/x", "me@host:root", "a b:/x", "h;id:/x"])
 def test_what_is_no_device(text: str) -> None:
     with pytest.raises(DeployError, match="is no folder on a device"):
