@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import shutil
 import subprocess
@@ -241,3 +242,13 @@ def test_a_staging_folder_that_was_planted_is_refused_and_nothing_goes(
     with pytest.raises(BadInput, match="is not a folder that only you can write"):
         pulled(str(source), tmp_path / "out")
     assert victim.is_dir()
+
+
+def test_a_staging_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".out.fetching").mkdir()
+    if os.geteuid() == 0:
+        os.chown(tmp_path / ".out.fetching", 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(BadInput, match="is not a folder that only you can write"):
+        pulled(str(small.made(tmp_path / "in", 9002)), tmp_path / "out")
