@@ -88,10 +88,16 @@ def cause(error: BaseException) -> OSError | None:
             return None
         if isinstance(found, OSError) and found.errno in _REMEDIES:
             return found
-        if not isinstance(found, DeployError) and (code := said(str(found))):
+        if not isinstance(found, DeployError) and (code := said(_words(found))):
             return OSError(code, os.strerror(code))
         found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
     return None
+
+
+def _words(error: BaseException) -> str:
+    with suppress(Exception):  # its own code may raise anything
+        return str(error)
+    return ""
 
 
 def said(words: str) -> int | None:

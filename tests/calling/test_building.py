@@ -119,7 +119,7 @@ def test_the_words_of_some_kinds() -> None:
     assert said("empty") == "ValueError"
     assert said("lines") == "_Lines: first second third"
     assert said("unreadable") == "_Unreadable: its message cannot be read: ValueError"
-    assert said("colours") == "ValueError: red bell turned réseau 网络"
+    assert said("colours") == r"ValueError: red \x07bell \u202eturned\u2066 réseau 网络"
     assert said("exit") == "SystemExit: usage: net.py"
     assert said("group").endswith("ValueError: inner")
 

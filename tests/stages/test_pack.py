@@ -16,7 +16,7 @@ from deploytool.artifact import Artifact, Given, Kind
 from deploytool.backends import onnxruntime
 from deploytool.bundle import Manifest
 from deploytool.cli import pack as packing
-from deploytool.errors import BadInput, ParityFailed, Refused
+from deploytool.errors import BadInput, NoRoom, ParityFailed, Refused
 from deploytool.measure import parity
 from deploytool.spec import Decision, Job
 from deploytool.stages import pack
@@ -160,7 +160,7 @@ def test_a_copy_that_fails_is_one_line_and_leaves_nothing(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", failing)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(NoRoom, match="No space left"):
         packing._copy(packed, tmp_path / "out")
     assert not list(tmp_path.iterdir())
     monkeypatch.undo()

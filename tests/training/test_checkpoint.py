@@ -31,11 +31,12 @@ def test_a_write_that_is_killed_leaves_the_one_before(tmp_path: Path, monkeypatc
     checkpoint.write(tmp_path, SAVED)
     before = (tmp_path / checkpoint.FILE).read_bytes()
 
-    def killed(content: Any, path: Path) -> None:
-        path.write_bytes(b"half of it")
+    def killed(path: Path, content: Any) -> None:
+        with path.open("wb") as file:
+            file.write(b"half of it")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, "save", killed)
+    monkeypatch.setattr(Path, "write_bytes", killed)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.write(tmp_path, SAVED)
     assert (tmp_path / checkpoint.FILE).read_bytes() == before
