@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from deploytool.fixing import places
-from deploytool.fixing.dataflow import follow
+from deploytool.fixing.dataflow import Listening, follow
 
 _KNOWN = ("aten", "prim", "prims", "torchvision", "quantized", "_quantized", "inductor", "profiler")
 _AUTOCAST = ("cpu", "cuda")
@@ -88,7 +87,7 @@ def _in_module(module: nn.Module) -> Iterator[Obstacle]:
             yield Obstacle(Cause.WEIGHTS, f"the weight {name} is in {_dtype(tensor.dtype)}")
 
 
-class _Traits(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types there
+class _Traits(Listening):
     """Notes the first line of the model at which each obstacle shows."""
 
     def __init__(self, home: Path | None) -> None:

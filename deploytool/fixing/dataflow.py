@@ -73,7 +73,15 @@ def follow(module: nn.Module, given: Sequence[torch.Tensor], home: Path | None) 
     return Flow(tuple(operators.reads), frozenset(operators.constants), operators.ragged, answers)
 
 
-class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types there
+class Listening(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types there
+    """Hears operators without what torch would import to keep it from being compiled, which takes it a second."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class _Operators(Listening):
     """Marks the memory of all that is made of the inputs, and notes what is read of it."""
 
     def __init__(self, inputs: Iterable[torch.Tensor], home: Path | None) -> None:

@@ -51,7 +51,9 @@ def whole(run: Path) -> bool:
     """Whether every folder of a run is a room that its receipt proves, and nothing else is there."""
     rooms = dict(pipeline.rooms(run))
     there = set(run.iterdir()) if run.exists() else set()
-    return there - {run / "report.html"} == set(rooms) and all(receipt.proves(room, sealed) for room, sealed in rooms.items())
+    return there - {run / "report.html"} == set(rooms) and all(
+        receipt.proves(room, sealed) for room, sealed in rooms.items()
+    )
 
 
 def interrupt(folder: Path, after: float, number: signal.Signals = signal.SIGINT) -> float | None:
