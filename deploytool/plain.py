@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+import sys
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -22,6 +23,8 @@ T = TypeVar("T")
 
 LONGEST = 64 << 20  # bytes of a document
 _HALF = re.compile("[\ud800-\udfff]")
+_LARGEST, _DEEPEST = sys.float_info.max, 100  # a number, and objects in objects
+_DEEP = "it is nested too deep"
 _SHOWN = 60  # characters of a value in a message
 
 
@@ -52,11 +55,17 @@ def loads(raw: str | bytes, most: int = LONGEST) -> Any:
     if len(raw) > most:
         raise Malformed(f"it is longer than {most} bytes")
     try:
-        return json.loads(raw, parse_constant=_no_number, object_pairs_hook=_once)
+        found = json.loads(raw, parse_float=_number, parse_constant=_number, object_pairs_hook=_once)
     except RecursionError:
-        raise Malformed("it is nested too deep") from None
+        raise Malformed(_DEEP) from None
     except ValueError as error:
         raise Malformed(f"it is no JSON: {error}") from None
+    level = [found]
+    for _ in range(_DEEPEST):
+        level = [each for one in level for each in _inside(one)]
+        if not level:
+            return found
+    raise Malformed(_DEEP)
 
 
 def decode(cls: type[T], data: object) -> T:
@@ -67,7 +76,7 @@ def decode(cls: type[T], data: object) -> T:
     try:
         return _decode(cls, data, "")  # type: ignore[no-any-return]  # built from `cls` itself
     except RecursionError:
-        raise Malformed("it is nested too deep") from None
+        raise Malformed(_DEEP) from None
 
 
 def read(cls: type[T], path: Path, most: int = LONGEST) -> T:
@@ -76,8 +85,17 @@ def read(cls: type[T], path: Path, most: int = LONGEST) -> T:
         return decode(cls, loads(opened.read(most + 1), most))
 
 
-def _no_number(text: str) -> None:
-    raise Malformed(f"{text} is no number")
+def _inside(value: Any) -> list[Any]:
+    """The objects and lists in one."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [each for each in inner if isinstance(each, (dict, list))]
+
+
+def _number(text: str) -> float:
+    """A number with a point or a power; what is too large to be one is none, and neither are NaN and infinity."""
+    if not math.isfinite(found := float(text)):
+        raise Malformed(f"{text} is no number")
+    return found
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -140,7 +158,7 @@ def _fits(kind: Any, data: Any) -> bool:
     if kind is type(None) or kind is None:
         return data is None
     if kind is float:
-        return type(data) in (int, float) and math.isfinite(data)
+        return type(data) in (int, float) and -_LARGEST <= data <= _LARGEST
     return type(data) is kind
 
 

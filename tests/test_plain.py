@@ -93,6 +93,7 @@ def test_a_whole_number_will_do_for_any_other() -> None:
         ("count", 1.5, "count is 1.5, and should be a whole number"),
         ("share", "0.5", "share is '0.5', and should be a number"),
         ("share", float("inf"), "share is inf, and should be a number"),
+        ("share", 10**400, "share is 1000.*, and should be a number"),
         ("sure", 1, "sure is 1, and should be true or false"),
         ("either", 1.5, "either is 1.5, and should be a whole number or a text or null"),
         ("numbers", [["a", 1]], "numbers is .*, and should be an object"),
@@ -108,6 +109,8 @@ def test_a_leaf_of_another_type_is_refused_by_its_place(field: str, value: objec
     ("raw", "said"),
     [
         ("[" * 100_000, "nested too deep"),
+        ("[" * 101 + "]" * 101, "nested too deep"),
+        ('{"notes": {"all": -1e999}}', "-1e999 is no number"),
         ('{"a": NaN}', "NaN is no number"),
         ('{"a": 1, "a": 2}', "a name twice"),
         ("9" * 10_000, "no JSON"),

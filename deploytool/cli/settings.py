@@ -80,6 +80,8 @@ def _read(file: Path) -> Settings | None:
         content: Any = tomllib.loads(raw.decode())
     except ValueError as error:  # no TOML, or no UTF-8
         raise BadInput(f"{file} is no TOML: {error}", "mend that line") from error
+    except RecursionError:
+        raise BadInput(f"{file} is nested too deep", "write [export] and the like, and options below") from None
     if file.name == SHARED:
         tool = content.get("tool")
         content = tool.get("deploytool") if isinstance(tool, Mapping) else None

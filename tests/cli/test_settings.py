@@ -98,6 +98,7 @@ def test_what_makes_no_sense_gets_one_clear_line(
     [
         (b"[tool]\ndeploytool = 3\n", "tool.deploytool is no table"),
         (b"[tool]\n# \xff\n", "is no TOML"),
+        (b"[tool]\nx = " + b"[" * 5000 + b"]" * 5000, "is nested too deep"),
         (b"# tool.deploytool\ntool = 3\n", None),
     ],
 )
