@@ -11,7 +11,8 @@ from deploytool.device.install import Pointer
 from deploytool.errors import BadInput
 from deploytool.litter import Litter
 
-_INCOMING, _KEY = ".incoming", ".key-*.pem"  # what the receiver works in, and the keys that it was sent
+_INCOMING, _INSTALLING = ".incoming", ".installing-*"  # what the receiver works in, and what it installs
+_KEY = ".key-*.pem"  # the keys that it was sent
 
 
 def is_root(folder: Path) -> bool:
@@ -52,6 +53,9 @@ def _received(folder: Path) -> Iterator[Litter]:
     stage = folder / _INCOMING
     if stage.is_dir() and litter.is_idle(stage, stage / litter.LOCK):
         yield from litter.of(stage, "a ship that was cut left it for the next to go on from")
+    for place in folder.glob(_INSTALLING):
+        if litter.is_idle(place, place):
+            yield from litter.of(place, "what an install that was killed was given")
     for key in folder.glob(_KEY):
         if litter.is_idle(key, key):
             yield from litter.of(key, "the key of an install that was killed")

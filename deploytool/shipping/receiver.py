@@ -27,7 +27,7 @@ except ImportError:  # as on Windows: there the rename at the end decides alone
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _BLOCK = 1 << 20
-_TREE = "tree"
+_TREE, _INSTALLING = "tree", ".installing-"
 _INSTALL = """
 import sys
 sys.path = [place for place in sys.path if place]  # the folder one logs in to is no place to import from
@@ -67,7 +67,9 @@ def _received(request: dict[str, Any], asked: BinaryIO) -> dict[str, Any]:
     beside = {name: base64.b64decode(raw) for name, raw in request["beside"].items()}
     if hashlib.sha256(beside["manifest.json"]).hexdigest() != seal:
         raise Trouble("the manifest came with other bytes")
-    home = Path(request["root"]) / "received"
+    home, key = Path(request["root"]) / "received", base64.b64decode(request["key"])
+    installs = request["install"] and importlib.util.find_spec("deploytool") is not None
+    place = home / (f"{_INSTALLING}{os.getpid()}" if installs else seal)  # nobody else looks into one of our own
     stage = home / ".incoming"
     stage.mkdir(parents=True, exist_ok=True)
     if stage.is_symlink() or home.is_symlink():
@@ -78,12 +80,33 @@ def _received(request: dict[str, Any], asked: BinaryIO) -> dict[str, Any]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _gather(home, stage, {name: size for _, size, name in listed}, asked)
         _assemble(stage, listed, beside)
-        _show(stage, home / seal)
+        _sweep(home)
+        _show(stage, place)
     except BlockingIOError:
         raise Trouble(f"somebody else is sending to {home}") from None
     finally:
         os.close(lock)
-    return _installed(request, home / seal)
+    if not installs:
+        return {"folder": str(place), "deploytool": importlib.util.find_spec("deploytool") is not None}
+    return _installed(request, place, home / seal, key)
+
+
+def _sweep(home: Path) -> None:
+    """Takes away what killed installs left, whose files are in the new bundle by now if they are of any use."""
+    for left in home.glob(f"{_INSTALLING}*"):
+        pid = left.name[len(_INSTALLING) :]
+        if os.name == "posix" and pid.isdigit() and not _lives(int(pid)):
+            shutil.rmtree(str(left), ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
 
 
 def _gather(home: Path, stage: Path, wanted: dict[str, int], asked: BinaryIO) -> None:
@@ -199,22 +222,22 @@ def _settle(path: Path) -> None:
     os.close(opened)
 
 
-def _installed(request: dict[str, Any], place: Path) -> dict[str, Any]:
-    """What came of it, and what the install said if one was asked for and deploytool is here."""
-    here = importlib.util.find_spec("deploytool") is not None
-    if not request["install"] or not here:
-        return {"folder": str(place), "deploytool": here}
+def _installed(request: dict[str, Any], place: Path, shown: Path, pem: bytes) -> dict[str, Any]:
+    """What the install said; a bundle that it did not take is shown, for whoever wants to look into it."""
     command = [sys.executable, "-c", _INSTALL, "install", str(place), "--root", request["root"], "--json"]
     with tempfile.NamedTemporaryFile(prefix=".key-", suffix=".pem", dir=str(place.parent)) as key:
-        if request["key"]:
-            key.write(base64.b64decode(request["key"]))
+        if pem:
+            key.write(pem)
             key.flush()
             command += ["--require-signature", key.name]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if done.returncode == 0:
-        shutil.rmtree(str(place), ignore_errors=True)  # the install has a copy of its own
-    said, complained = (each.decode(errors="replace") for each in (done.stdout, done.stderr[-2000:]))
-    return {"folder": str(place), "deploytool": True, "install": {"said": said, "complained": complained}}
+    gone = place if done.returncode == 0 else shown  # the install has a copy of its own
+    shutil.rmtree(str(gone), ignore_errors=True)
+    if done.returncode:
+        place.rename(shown)
+    texts = (each.decode(errors="replace") for each in (done.stdout, done.stderr[-2000:]))
+    said, complained = (text.replace(str(place), str(shown)) for text in texts)
+    return {"folder": str(shown), "deploytool": True, "install": {"said": said, "complained": complained}}
 
 
 if __name__ == "__main__":

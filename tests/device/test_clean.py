@@ -38,6 +38,7 @@ def test_what_runs_and_what_ran_before_stays_and_the_rest_goes(root: Path, dead:
         f".staging-{dead}",
         f".current.{dead}.making",
         "received/.incoming",
+        "received/.installing-1",
         "received/.key-abc.pem",
         f"starts/{'1' * 64}",
     }

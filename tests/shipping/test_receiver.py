@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import fcntl
 import hashlib
+import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from deploytool.shipping import receiver
 from tests.conftest import ROOT
 
 MANIFEST = b"{}\n"
@@ -106,3 +110,42 @@ def test_the_install_imports_nothing_from_the_folder_one_logs_in_to(
     found = received(tmp_path / "root", files=[["a", 1, NAME]], install=True)
     assert "is no manifest of this version" in found["install"]["said"]
     assert not (tmp_path / "ran").exists()
+
+
+def test_an_install_has_a_copy_that_no_other_ship_touches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Path] = []
+
+    def install(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        place = Path(command[command.index("install") + 1])
+        seen.append(place)
+        assert (place / "manifest.json").read_bytes() == MANIFEST
+        other = received(tmp_path / "root", files=[["a", 1, NAME]])  # of the same bundle, meanwhile
+        shutil.rmtree(other["folder"])
+        assert (place / "a").read_bytes() == b"x"
+        return subprocess.CompletedProcess(command, 1, b"no", b"")
+
+    usual = subprocess.run
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **more: (install if "install" in command else usual)(command, **more)
+    )
+    request = {
+        "root": str(tmp_path / "root"),
+        "seal": hashlib.sha256(MANIFEST).hexdigest(),
+        "files": [["a", 1, NAME]],
+        "beside": {"manifest.json": encoded(MANIFEST)},
+        "key": "",
+        "install": True,
+    }
+    found = receiver._received(request, io.BufferedReader(io.BytesIO(b"x")))
+    assert seen[0] != Path(found["folder"])
+    assert (Path(found["folder"]) / "a").read_bytes() == b"x"  # one that was not taken is shown
+
+
+def test_what_a_killed_install_was_given_is_swept(tmp_path: Path) -> None:
+    home = tmp_path / "root" / "received"
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for pid in (dead.pid, os.getpid()):
+        (home / f".installing-{pid}").mkdir(parents=True)
+    received(tmp_path / "root", files=[["a", 1, NAME]])
+    assert [path.name for path in home.glob(".installing-*")] == [f".installing-{os.getpid()}"]
