@@ -234,6 +234,9 @@ def test_few_bytes_that_are_many_pixels_are_a_bomb(tmp_path: Path, monkeypatch: 
     for reader in (images.read, images.stored_size):
         with pytest.raises(BadInput, match="it is a bomb: 201 × 200 pixels"):
             reader(tmp_path / "bomb.png")
+    Image.new("RGB", (150, 100)).save(tmp_path / "bomb.webp")
+    with pytest.raises(BadInput, match="it is a bomb: 150 × 100 pixels"):
+        images.read(tmp_path / "bomb.webp")
     Image.fromarray(picture(201, 200)).save(tmp_path / "photograph.png")
     assert images.read(tmp_path / "photograph.png").shape == (201, 200, 3)
 
