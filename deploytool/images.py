@@ -32,7 +32,7 @@ INTERPOLATIONS = {
 }
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # no EPS, for which Pillow starts a program
 _LONGEST = 100  # times the shorter side: resizing a line of pixels would fill the memory
-_PLENTY, _A_BYTE = 40_000_000, 32  # pixels: what has more is a photograph, and of those a byte is good for so many
+_PLENTY, _A_BYTE = 40_000_000, 16  # pixels: what has more is a photograph, and of those a byte is good for so many
 _STRIP = 1 << 20  # pixels that are converted at once
 _ORIENTATION = 0x0112  # of EXIF
 _UPRIGHT: Mapping[int, Callable[[Pixels], Pixels]] = {
