@@ -175,7 +175,8 @@ def _answer(line: subprocess.Popen[bytes], device: Device) -> Mapping[str, Any]:
         if not said:
             break
     assert line.stderr is not None
-    complaint = clean(" ".join(line.stderr.read(2000).decode(errors="replace").split()[-40:]))
+    complained = line.stderr.read(_LONGEST).decode(errors="replace").split("\n")
+    complaint = clean(next((text for text in reversed(complained) if text.strip()), ""))  # the last line says what
     raise Unreachable(f"{device.host} does not answer: {complaint or 'the line was cut'}", _AGAIN)
 
 

@@ -233,6 +233,14 @@ def test_a_device_that_keeps_the_line_and_says_nothing_is_left(tmp_path: Path, m
     assert time.monotonic() - begun < 20
 
 
+def test_of_what_a_device_complains_the_last_line_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = [sys.executable, "-c", "raise ImportError('no select here')"]
+    monkeypatch.setattr(shipment, "_command", lambda device, door: failing)
+    folder, to = small.made(tmp_path / "in", 1), places.device("me@pc:/x")
+    with pytest.raises(Unreachable, match=r"^me@pc does not answer: ImportError: no select here$"):
+        shipment.ship(folder, bundle.read(folder), to, Door(), None, install=False, say=print)
+
+
 @pytest.mark.parametrize("text", ["device", "-oProxyCommand=x:/root", "me@:/x", "me@host:root", "a b:/x", "h;id:/x"])
 def test_what_is_no_device(text: str) -> None:
     with pytest.raises(DeployError, match="is no folder on a device"):
