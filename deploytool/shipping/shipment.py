@@ -83,6 +83,7 @@ def ship(
     ) as line:
         assert line.stdin is not None
         assert line.stdout is not None
+        sent: int | None = None
         seconds = timeout or _PATIENCE + sum(file.size for file in wanted) / _SLOWEST
         try:
             with _within(seconds, line, device):
@@ -92,6 +93,8 @@ def ship(
                     sent = _send(line.stdin, folder, wanted, lacking, say)
                     line.stdin.close()
                 end = _answer(line, device)
+                if sent is None:
+                    raise Unreachable(f"{device.host} closed the line before it had what it lacks", _AGAIN)
         except BaseException:
             line.kill()
             raise

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -231,6 +232,23 @@ def test_a_device_that_keeps_the_line_and_says_nothing_is_left(tmp_path: Path, m
         )
     assert refused.value.remedy == "give it more with --timeout"
     assert time.monotonic() - begun < 20
+
+
+def test_a_device_that_says_all_is_done_before_it_has_anything_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early = [sys.executable, "-c", 'import os; os.close(0); print(\'deploytool:{"folder": "/x"}\', flush=True)']
+    monkeypatch.setattr(shipment, "_command", lambda device, door: early)
+
+    def late(to: IO[bytes], request: object) -> None:
+        time.sleep(1)
+        to.write(bytes(1 << 20))
+        to.flush()
+
+    monkeypatch.setattr(shipment, "_open", late)
+    folder, to = small.made(tmp_path / "in", 1), places.device("me@pc:/x")
+    with pytest.raises(Unreachable, match="closed the line before it had what it lacks"):
+        shipment.ship(folder, bundle.read(folder), to, Door(), None, install=False, say=print)
 
 
 def test_of_what_a_device_complains_the_last_line_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
