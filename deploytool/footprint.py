@@ -28,9 +28,7 @@ def check(weights: float, job: Job) -> None:
     """
     if weights >= _LARGEST:
         problem = f"{job.model.name} has {disk.size(weights)} of weights, and an ONNX file holds at the most"
-        raise StageFailed(
-            f"{problem} {disk.size(_LARGEST)}", "export its parts one by one, or the model in half precision"
-        )
+        raise StageFailed(f"{problem} {disk.size(_LARGEST)}", "export its parts one by one")
     free, takes, least = memory.free(), needed(weights, job), _BASE + _QUICK * weights
     if free is None or takes <= (there := free + memory.held()):
         return

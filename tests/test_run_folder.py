@@ -8,8 +8,6 @@ import fcntl
 import json
 import logging
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +19,7 @@ from deploytool import owner, pipeline, publishing, receipt, run_lock, stages, s
 from deploytool.artifact import Given, Notes
 from deploytool.errors import BadInput, NoRoom, StageFailed
 from deploytool.spec import Job
-from tests.conftest import QUICK, ROOT, TINY
+from tests.conftest import QUICK, TINY
 
 RECIPE = ("instantiate", "record", "translate", "simplify", "validate")
 DEAD = owner.name().replace(f"-{os.getpid()}-", "-4194303-")  # beyond what this machine gives
@@ -373,17 +371,6 @@ def test_a_run_of_a_very_long_name_is_staged_beside_it_too(tmp_path: Path) -> No
     assert {path.name for path in tmp_path.iterdir()} == {home.name}
 
 
-def test_where_links_cannot_be_made_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EPERM, "no links here")
-
-    (tmp_path / "room" / "deep").mkdir(parents=True)
-    (tmp_path / "room" / "deep" / "graph.onnx").write_text("graph")
-    monkeypatch.setattr(os, "link", refused)
-    swap.link_tree(tmp_path / "room", tmp_path / "copy")
-    assert (tmp_path / "copy" / "deep" / "graph.onnx").read_text() == "graph"
-
-
 def test_an_interrupted_run_is_ended_by_the_process_that_made_it(home: Path) -> None:
     job = Job(TINY, dataclasses.replace(QUICK, seed=1))
     run: Iterator[object] = pipeline.run(job, RECIPE, home)
@@ -401,11 +388,3 @@ def test_no_link_of_an_old_run_is_written_into(home: Path) -> None:
         assert taken.stat().st_ino != (home / "record").stat().st_ino
         assert (taken / receipt.FILE).samefile(home / "record" / receipt.FILE)
     assert not litter(home)
-
-
-def test_kills_and_crowds_of_real_exports_lose_nothing() -> None:
-    command = [sys.executable, "-m", "tests.reliability.runs", "--kills", "10", "--together", "4", "--rounds", "2"]
-    settings = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("one whole run each") == 2
