@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from deploytool import plain
 from deploytool.plain import Json
+from deploytool.states import Stage
 
 Notes = Mapping[str, Json]  # under "remarks", lines that the report repeats
-OPTIMISED = "optimised"  # the note of a graph that ONNX Runtime was asked to open
-UNAVAILABLE = "unavailable"  # the note of a stage that made no file, with its reason
+OPTIMISED = "optimised"  # the note of an FP16 graph: whether ONNX Runtime could optimise it
+REASON = "reason"  # the note that says why a stage made no file
 
 
 class Kind(str, Enum):
@@ -39,7 +41,7 @@ def for_engine(graph: Path) -> Path:
 
 @dataclass(frozen=True)
 class Artifact:
-    """One file that a stage made, with its SHA-256.
+    """One file that a stage made, with its SHA-256, which is empty where it made none.
 
     It is `fresh` if this run made it; else an earlier run did, and a receipt proves it.
     """
@@ -48,7 +50,7 @@ class Artifact:
     path: Path
     digest: str
     key: str
-    made_by: str
+    made_by: Stage
     notes: Notes
     seconds: float
     fresh: bool
@@ -56,12 +58,17 @@ class Artifact:
     @property
     def optimised(self) -> bool:
         """Whether ONNX Runtime may optimise it for a CPU, which it does all but the graphs that it crashes on."""
-        return self.notes.get(OPTIMISED, True) is True
+        return self.made_by is not Stage.FP16 or plain.decode(bool, self.notes[OPTIMISED])
 
     @property
-    def left_out(self) -> str:
-        """Why its stage made no file and the run goes on without it; empty where there is a file."""
-        return str(self.notes.get(UNAVAILABLE, ""))
+    def left_out(self) -> bool:
+        """Whether its stage made no file and the run goes on without it."""
+        return not self.digest
+
+    @property
+    def reason(self) -> str:
+        """Why it was left out, for people; empty where nothing says so."""
+        return str(self.notes.get(REASON, ""))
 
 
 @dataclass(frozen=True)

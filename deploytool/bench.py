@@ -11,9 +11,9 @@ from deploytool.errors import BadInput
 from deploytool.measure import comparison
 from deploytool.measure.conditions import Conditions
 from deploytool.measure.latency import Ratio
-from deploytool.report import NO_VERDICT
+from deploytool.states import GateOutcome, SpeedVerdict, Status, spoken
 
-SCHEMA = "deploytool.bench/1"
+SCHEMA = "deploytool.bench/2"
 FILE = "bench.json"
 
 
@@ -44,17 +44,18 @@ class Row:
 
     `ratio` says how many times faster than the baseline it is, `cpu_ratio` how many times less processor time it takes,
     which leaves out the waiting on a busy machine (on one thread of a CPU: threads that spin would count).
-    `status` is one of the report's words.
+    `reason` says why it was not measured, or why there is no verdict.
     """
 
     name: str
     file: str
     runner: str
-    status: str
+    status: Status
     latency: Latency | None = None
     ratio: Ratio | None = None
     cpu_ratio: Ratio | None = None
-    verdict: str | None = None
+    verdict: SpeedVerdict | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,12 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Gate:
-    """A speed-up that was asked for at every batch, and what ships: `reached`, `missed`, or `open` with the reason."""
+    """A speed-up that was asked for at every batch, and what became of it for what ships; `reason` says why."""
 
     min_speedup: float
     name: str
-    outcome: str
-    why: str
+    outcome: GateOutcome
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,10 @@ def gate(wanted: float | None, sweeps: Sequence[Sweep], shipped: Sequence[str]) 
     """
     if wanted is None:
         return None
-    worst = Gate(wanted, shipped[0], comparison.REACHED, "")
+    worst = Gate(wanted, shipped[0], GateOutcome.REACHED, "")
     for sweep in sweeps:
         found = _at(wanted, [row for row in sweep.rows if row.name in shipped], sweep.batch)
-        if found.outcome == comparison.MISSED or worst.outcome == comparison.REACHED:
+        if found.outcome == GateOutcome.MISSED or worst.outcome == GateOutcome.REACHED:
             worst = found
     return worst
 
@@ -141,8 +142,8 @@ def gate(wanted: float | None, sweeps: Sequence[Sweep], shipped: Sequence[str]) 
 def _at(wanted: float, rows: Sequence[Row], batch: int) -> Gate:
     measured = [(row, row.ratio, row.verdict) for row in rows if row.ratio and row.verdict]
     if not measured:
-        return Gate(wanted, rows[0].name, comparison.OPEN, rows[0].status)
+        return Gate(wanted, rows[0].name, GateOutcome.OPEN, spoken(rows[0].status, rows[0].reason))
     row, ratio, said = max(measured, key=lambda each: each[1].low)
     interval = f"{ratio.low:.2f}–{ratio.high:.2f}× at batch {batch}"
-    why = said if said.startswith(NO_VERDICT) else interval
+    why = spoken(said, row.reason) if said is SpeedVerdict.NO_VERDICT else interval
     return Gate(wanted, row.name, comparison.against(wanted, ratio, said), why)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import bench, golden, hops, machine, plain, report, speeds, weights_file
+from deploytool import bench, golden, hops, machine, plain, speeds, weights_file
 from deploytool.artifact import Given, Kind
 from deploytool.backends import Session, eager, tuned
 from deploytool.bench import Bench, Latency, Row, Sweep
@@ -19,8 +19,8 @@ from deploytool.golden import Arrays
 from deploytool.hops import Step
 from deploytool.measure import comparison, conditions, latency
 from deploytool.measure.rounds import Series
-from deploytool.report import MEASURED
 from deploytool.spec import Job, Options
+from deploytool.states import Precision, Stage, Status, spoken
 
 AUTO, EAGER = "auto", hops.EAGER
 _CONTROL = "the baseline again"
@@ -83,14 +83,14 @@ def run(home: Path, given: Given, asked: Asked, watch: Watch) -> Bench:
 
 def name(step: Step) -> str:
     """What a row is called: its stage, and its file too where the stage made several."""
-    return f"{step.stage}/{step.file}" if step.stage == "build" else step.stage
+    return f"{step.stage}/{step.file}" if step.stage is Stage.BUILD else step.stage
 
 
-def _io(given: Given) -> str:
+def _io(given: Given) -> Precision:
     """The type that the run's FP16 artifacts take."""
     for each in given.chain(Kind.REPORT):
-        return str(plain.decode(dict[str, plain.Json], each.notes["serves"])["io"])
-    return "fp32"
+        return plain.decode(Precision, plain.decode(dict[str, plain.Json], each.notes["serves"])["io"])
+    return Precision.FP32
 
 
 def _ladder(weights: Path, device: str, *, ladder: bool) -> list[Step]:
@@ -100,8 +100,10 @@ def _ladder(weights: Path, device: str, *, ladder: bool) -> list[Step]:
         if form in tuned.ON_GPU and device == "cpu":
             continue
         late = form in tuned.SLOW and not ladder
-        absent = report.unavailable("it takes minutes to begin; --ladder measures it") if late else None
-        steps.append(Step(form, "", EAGER, device, "", partial(tuned.start, weights, device, form), absent=absent))
+        status = Status.UNAVAILABLE if late else Status.MEASURED
+        reason = "it takes minutes to begin; --ladder measures it" if late else ""
+        begin = partial(tuned.start, weights, device, form)
+        steps.append(Step(form, "", EAGER, device, "", begin, status=status, reason=reason))
     return steps
 
 
@@ -111,13 +113,14 @@ def _baseline(steps: Sequence[Step], asked: str) -> Step:
         names = ", ".join(name(step) for step in steps)
         raise BadInput(f"there is no {asked!r} to measure against", f"choose from {names}")
     if found.absent:
-        raise MissingBackend(f"{asked} cannot be the baseline: {found.absent}", "choose another --against")
+        why = spoken(found.status, found.reason)
+        raise MissingBackend(f"{asked} cannot be the baseline: {why}", "choose another --against")
     return found
 
 
 def _shipped(steps: Sequence[Step]) -> list[str]:
     """What a device would run: the engines where there are some, else the graphs."""
-    return [name(step) for step in steps if step.stage == "build"] or [name(step) for step in steps if step.graph]
+    return [name(step) for step in steps if step.stage is Stage.BUILD] or [name(step) for step in steps if step.graph]
 
 
 class _Field:
@@ -135,7 +138,7 @@ class _Field:
     ) -> None:
         self._steps, self._baseline, self._inputs, self._job, self._asked = steps, baseline, inputs, job, asked
         self._on_cpu = device == "cpu"
-        self._status: dict[str, str] = {}
+        self._status: dict[str, tuple[Status, str]] = {}
         self._sessions: dict[str, Session] = {}
         for step in steps:
             self._open(stack, step)
@@ -143,7 +146,7 @@ class _Field:
 
     def _open(self, stack: ExitStack, step: Step) -> None:
         """Starts a way and asks it once; what is no artifact of the run may fail."""
-        self._status[name(step)] = step.absent or MEASURED
+        self._status[name(step)] = (step.status, step.reason)
         if step.absent:
             return
         may_fail = (MissingBackend,) if step.file else (MissingBackend, StageFailed)
@@ -153,7 +156,7 @@ class _Field:
         except may_fail as error:
             if step is self._baseline:
                 raise
-            self._status[name(step)] = report.unavailable(str(error))
+            self._status[name(step)] = (Status.UNAVAILABLE, str(error))
             return
         self._sessions[name(step)] = session
 
@@ -183,14 +186,15 @@ class _Field:
 
     def _row(self, step: Step, taken: Mapping[str, Series], uneven: str | None, noise: float) -> Row:
         here, at = name(step), name(self._baseline)
-        row = Row(here, step.file, step.runner, self._status[here])
+        status, why = self._status[here]
+        row = Row(here, step.file, step.runner, status, reason=why)
         if here not in taken:
             return row
         row = replace(row, latency=self._latency(here, taken[here]))
         if here == at:
             return row
         found = latency.ratio(taken[at].wall_ms, taken[here].wall_ms)
-        said = comparison.verdict(
+        said, reason = comparison.verdict(
             found,
             (at, taken[at]),
             (here, taken[here]),
@@ -201,7 +205,7 @@ class _Field:
         )
         alone = self._on_cpu and self._asked.threads == 1
         worked = latency.ratio(taken[at].cpu_ms, taken[here].cpu_ms) if alone else None
-        return replace(row, ratio=found, cpu_ratio=worked, verdict=said)
+        return replace(row, ratio=found, cpu_ratio=worked, verdict=said, reason=reason)
 
     def _latency(self, here: str, series: Series) -> Latency:
         wall, rounds = series.wall_ms, len(series.wall_ms)

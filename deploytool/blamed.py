@@ -9,6 +9,7 @@ from pathlib import Path
 from deploytool import files, plain, receipt
 from deploytool.artifact import Kind
 from deploytool.report import Check
+from deploytool.states import Stage
 
 SCHEMA = "deploytool.blame/1"
 FILE = "blame.json"
@@ -30,7 +31,7 @@ class Layer:
 class Hop:
     """One graph against the one before (eager, for the first) and the FP64 source, and all its layers in order."""
 
-    stage: str
+    stage: Stage
     checks: tuple[Check, ...]
     layers: tuple[Layer, ...]
 
@@ -44,7 +45,7 @@ class Finding:
     the arithmetic itself is beyond the tolerance, or what ONNX Runtime's optimiser makes of it.
     """
 
-    stage: str
+    stage: Stage
     against: str
     module: str
     lost: bool

@@ -9,6 +9,7 @@ from typing import Any
 
 from deploytool.errors import StageFailed
 from deploytool.spec import EnginePlan, Range, Tensor
+from deploytool.states import Stage
 
 _HEAVY = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 _SHARE = 0.9  # of the heavy layers that are not kept in FP32 on purpose must be FP16: no engine is FP32 in silence
@@ -90,7 +91,7 @@ def _census(trt: Any, network: Any, kept: int) -> Counter[str]:
     if half < _SHARE * (len(heavy) - kept):
         raise StageFailed(
             f"only {half} of {len(heavy)} convolution and matrix layers are FP16: this would be an FP32 engine",
-            "build from the graph of the halve stage",
+            f"build from the graph of the {Stage.FP16} stage",
         )
     return Counter(layer.get_output(0).dtype.name for layer in layers if layer.num_outputs)
 

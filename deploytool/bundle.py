@@ -15,6 +15,7 @@ from deploytool.errors import Refused
 from deploytool.parts import Part
 from deploytool.report import Limits
 from deploytool.spec import BATCH, Decision, Option, Preprocessing, Range, Tensor
+from deploytool.states import Precision
 
 SCHEMA = "deploytool.bundle/2"
 MANIFEST, SIGNATURE, ONLY = "manifest.json", "model.sig", "only.json"
@@ -50,8 +51,8 @@ class Graph:
     """One ONNX graph; `precision` is fp32 or fp16, and `io` the type of its floating-point inputs and outputs."""
 
     path: str
-    precision: str
-    io: str
+    precision: Precision
+    io: Precision
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class Engine:
     systems: tuple[str, ...]
     processors: tuple[str, ...]
     cuda: str
-    precision: str
-    io: str
+    precision: Precision
+    io: Precision
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,8 @@ class Recipe:
     """How a device builds its own engine: from which graph, for which sizes; `trtexec` says the same in one line."""
 
     graph: str
-    precision: str
-    io: str
+    precision: Precision
+    io: Precision
     inputs: tuple[Tensor, ...]
     free: Mapping[str, Range]
     trtexec: str

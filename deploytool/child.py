@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from deploytool import disk
-from deploytool.errors import ChildDied, StageFailed
+from deploytool.errors import ChildDied, ChildFailed, StageFailed
 from deploytool.plain import Json
 
 try:
@@ -105,8 +105,11 @@ def run_limited(
     full = disk.said(_last_line(complained)) if code > 0 else None
     if full and not (full == errno.EFBIG and _own_limit(writes)):
         raise disk.failure(makes or f"what {what} makes", full)
-    kind = ChildDied if code < 0 and -code not in _ASKED else StageFailed
-    raise kind(f"{what} {_ending(code)}: {_last_line(complained)}", "leave it out, or report it")
+    why = _last_line(complained)
+    problem, remedy = f"{what} {_ending(code)}: {why}", "leave it out, or report it"
+    if code > 0:
+        raise ChildFailed(problem, remedy, why)
+    raise (StageFailed if -code in _ASKED else ChildDied)(problem, remedy)
 
 
 def end_all() -> None:

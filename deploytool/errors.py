@@ -70,6 +70,14 @@ class StageFailed(DeployError):
     exit_code = 7
 
 
+class ChildFailed(StageFailed):
+    """A child process that ended with a status of its own choice; `said` is the last line of its complaint."""
+
+    def __init__(self, problem: str, remedy: str, said: str) -> None:
+        super().__init__(problem, remedy)
+        self.said = said
+
+
 class ChildDied(StageFailed):
     """A child process that crashed, hung or ran out of its memory: what it worked on is to blame."""
 

@@ -10,17 +10,18 @@ from pathlib import Path
 from deploytool import disk
 from deploytool.spec import Model, Options, Tensor
 from deploytool.stages import STAGES
+from deploytool.states import Stage
 
 LEAST = 4 << 20  # bytes for all but weights and golden data: below 1 MB where it was measured
 _GOLDEN = 3  # times the golden inputs: as they are, as pictures, at the edges, and some of them in the bundle
 
 
-def check(recipe: Sequence[str], model: Model, options: Options, home: Path, weights: int) -> None:
+def check(recipe: Sequence[Stage], model: Model, options: Options, home: Path, weights: int) -> None:
     """Raises NoRoom where the stages that are still to be done need more of the disk than is free at `home`."""
     disk.check(home, needed(recipe, model, options, weights), f"a run of {model.name}")
 
 
-def needed(recipe: Sequence[str], model: Model, options: Options, weights: int) -> float:
+def needed(recipe: Sequence[Stage], model: Model, options: Options, weights: int) -> float:
     """The bytes that these stages leave, at the most, for weights of so many bytes."""
     engines = len(options.engines)
     copies = sum(STAGES[verb].copies + engines * STAGES[verb].engine_copies for verb in recipe)

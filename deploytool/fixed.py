@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+from deploytool.states import Stage
+
 _LONGEST = 80  # characters of a line of the model that is quoted
 
 
@@ -34,7 +36,7 @@ class Fixed:
     relative to the largest output (None where it does not run at all).
     """
 
-    stage: str
+    stage: Stage
     what: What
     origin: Origin
     file: str

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import backends, canaries, plain, report, verdict
+from deploytool import backends, canaries, plain, verdict
 from deploytool.artifact import Artifact, Given, Kind, for_engine
 from deploytool.backends import Session, rounded, tensorrt
 from deploytool.canaries import Canaries
@@ -22,13 +22,13 @@ from deploytool.measure.beyond import Own
 from deploytool.measure.corners import At, Corner
 from deploytool.measure.parity import Tolerances
 from deploytool.measure.replay import replay
-from deploytool.report import MEASURED, Check, Engine, Hop, Tolerance
+from deploytool.report import Check, Engine, Hop, Tolerance
 from deploytool.spec import Job, Range
+from deploytool.states import Precision, Stage, Status
 
 EAGER = "eager"
 _TRUTH, _OTHER_BATCH, _SAME_WEIGHTS = "FP64", "itself at the largest batch", "{} with its weights in FP16"
 _WIDENED, _ROUNDED = "widened", "rounded"  # runners of the FP16 graph: as converted, and in FP16 arithmetic
-_HALF = ("halve", "build")  # the stages whose artifacts compute in FP16
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class Step:
     """One artifact on one device: how to start it, and what it came from.
 
     `graph` is its file if it is one. `exact` says that it is run as the graph it came from would be, so that only FP32
-    noise may lie between them; `absent` is the report's word for an artifact that is known not to run here, and
+    noise may lie between them. `status` is `MEASURED` unless it is known not to run here, for that `reason`, and
     `left_out` says that this is because there is no such file. `optimise` says whether ONNX Runtime may.
+    `stage` is a form of the eager model where there is no artifact.
     """
 
     stage: str
@@ -48,7 +49,8 @@ class Step:
     open: Callable[[], AbstractContextManager[Session]]
     graph: Path | None = None
     exact: bool = False
-    absent: str | None = None
+    status: Status = Status.MEASURED
+    reason: str = ""
     left_out: bool = False
     optimise: bool = True
 
@@ -58,9 +60,14 @@ class Step:
         return self.runner in (_WIDENED, _ROUNDED)
 
     @property
+    def absent(self) -> bool:
+        """Whether it is known not to run here."""
+        return self.status is not Status.MEASURED
+
+    @property
     def half(self) -> bool:
         """Whether the artifact computes in FP16."""
-        return self.stage in _HALF
+        return isinstance(self.stage, Stage) and self.stage.precision is Precision.FP16
 
 
 def on(device: str, job: Job, given: Given) -> list[Step]:
@@ -80,7 +87,7 @@ def of_half(given: Given) -> list[Step]:
     result rounded, as FP16 hardware does and ONNX Runtime on a CPU does not.
     """
     before, halved = given.chain(Kind.GRAPH)[-2:]
-    if halved.made_by not in _HALF:
+    if halved.made_by.precision is Precision.FP32:
         return []
     converted = partial(rounded.widened, halved.path)
     same = _SAME_WEIGHTS.format(before.made_by)
@@ -94,7 +101,7 @@ def origins(job: Job, given: Given, sample: Golden) -> dict[str, Arrays]:
     """The answers that no artifact gives and that hops are held against all the same."""
     answers = {EAGER: sample.outputs}
     before, halved = given.chain(Kind.GRAPH)[-2:]
-    if halved.made_by in _HALF:
+    if halved.made_by.precision is Precision.FP16:
         with rounded.narrowed(for_engine(before.path), halved.path) as session:
             answers[_SAME_WEIGHTS.format(before.made_by)] = replay(session, _halves(sample.inputs, job))
     return answers
@@ -106,8 +113,9 @@ def engines(given: Given) -> list[Step]:
     for engine in built(given):
         artifact = given.latest(Kind.ENGINE)
         start = partial(tensorrt.start, artifact.path.with_name(engine.file), "cuda", engine.flavour)
-        absent = None if tensorrt.serves(engine.flavour, engine.capabilities) else report.BUILT_NOT_RUN
-        steps.append(Step(artifact.made_by, engine.file, engine.flavour, "cuda", before, start, absent=absent))
+        here = tensorrt.serves(engine.flavour, engine.capabilities)
+        status = Status.MEASURED if here else Status.BUILT_NOT_RUN
+        steps.append(Step(artifact.made_by, engine.file, engine.flavour, "cuda", before, start, status=status))
     return steps
 
 
@@ -123,13 +131,16 @@ def _step(artifact: Artifact, runner: str, device: str, before: str) -> Step:
         start = partial(start, optimise=False)
     graph = artifact.path if artifact.kind is Kind.GRAPH else None
     step = Step(artifact.made_by, artifact.path.name, runner, device, before, start, graph, optimise=artifact.optimised)
-    return replace(step, absent=report.unavailable(artifact.left_out), left_out=True) if artifact.left_out else step
+    if not artifact.left_out:
+        return step
+    return replace(step, status=Status.UNAVAILABLE, reason=artifact.reason, left_out=True)
 
 
 def source(artifact: Artifact, sample: Golden, allowed: Tolerances) -> Hop:
     """The eager model itself, in FP32 against FP64."""
     truth = parity.plausible(parity.check(sample.outputs, sample.reference, _TRUTH, allowed.fp32, sample.ties32))
-    hop = Hop(artifact.made_by, artifact.path.name, EAGER, "cpu", MEASURED, (truth,), sample.noise.fp32.max_error)
+    noise = sample.noise.fp32.max_error
+    hop = Hop(artifact.made_by, artifact.path.name, EAGER, "cpu", Status.MEASURED, (truth,), noise)
     return replace(hop, agreement=agreement(sample.outputs, sample), accuracy=accuracy(sample.outputs, sample))
 
 
@@ -152,8 +163,8 @@ def judge(
     allowed = parity.tolerances(sample.noise, job.options.tolerance)
     for step in steps:
         noise = sample.noise.fp16 if step.half else sample.noise.fp32
-        hop = Hop(step.stage, step.file, step.runner, step.device, step.absent or MEASURED, (), noise.max_error)
-        hop = replace(hop, left_out=step.left_out)
+        hop = Hop(Stage(step.stage), step.file, step.runner, step.device, step.status, (), noise.max_error)
+        hop = replace(hop, left_out=step.left_out, reason=step.reason)
         try:
             if step.absent:
                 yield hop
@@ -161,7 +172,7 @@ def judge(
             found, at_edges = _judged(hop, step, answers, sample, extremes, kept, job, allowed, at)
             yield _with_edges(found, step, at_edges, sample, allowed, own or (lambda edge: allowed))
         except MissingBackend as error:
-            yield replace(hop, status=report.unavailable(str(error)))
+            yield replace(hop, status=Status.UNAVAILABLE, reason=str(error))
 
 
 def _judged(
@@ -257,7 +268,7 @@ def inputs(step: Step, arrays: Arrays, job: Job) -> Arrays:
 
 def _halves(arrays: Arrays, job: Job) -> Arrays:
     """The inputs of an FP16 artifact: with `io` fp16, halves are handed over as such."""
-    if job.options.io == "fp32":
+    if job.options.io is Precision.FP32:
         return arrays
     return {name: array.astype(np.float16) if array.dtype == np.float32 else array for name, array in arrays.items()}
 

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploytool import disk, files, locks, owner, publishing
+from deploytool.states import Stage
 
 FETCHING, LOCK = ".fetching", "lock"  # how a fetch's folder ends, and its lock
 _OWNED = re.compile(r"\.(?:.+\.)?(?:making|staging)-.+|\..+\.making")
 _SEAL = re.compile(r"[0-9a-f]{64}")
 _TRAINING = ("checkpoint.pt", "history.csv", "curve.svg", "weights.safetensors", "training.json")
 _HALF = ".unfinished"  # how the name of a training's file ends that is not whole
-_REPORT = "validate"  # the room that only a run which came to its end has
+_REPORT = Stage.VALIDATE.value  # the room that only a run which came to its end has
 
 
 @dataclass(frozen=True)

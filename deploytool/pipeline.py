@@ -31,10 +31,11 @@ from deploytool.receipt import Receipt
 from deploytool.spec import Job, Options
 from deploytool.stages import STAGES
 from deploytool.staging import Staging
+from deploytool.states import Stage
 
 _PACKAGE = Path(__file__).parent
 _WEIGHTS = Kind.WEIGHTS.value
-BEGINNING = "instantiate"  # the stage that runs the model's own code for the first time
+BEGINNING = Stage.LOAD  # the stage that runs the model's own code for the first time
 # what no stage's result depends on
 _ABOVE = (
     *("cli", "device", "difference", "doctor", "shipping", "stages", "training", "tracing"),
@@ -60,7 +61,7 @@ _ABOVE = (
 )
 
 
-def check(recipe: Sequence[str]) -> None:
+def check(recipe: Sequence[Stage]) -> None:
     """Refuses, before the first minute is spent, a recipe in which a stage takes what nothing before it makes."""
     made: set[Kind] = set()
     for verb in recipe:
@@ -72,7 +73,7 @@ def check(recipe: Sequence[str]) -> None:
         made.add(STAGES[verb].makes)
 
 
-def run(job: Job, recipe: Sequence[str], home: Path) -> Iterator[Artifact]:
+def run(job: Job, recipe: Sequence[Stage], home: Path) -> Iterator[Artifact]:
     """Yields each artifact as it comes to be, in the order of the recipe; `home` holds one room a stage in the end.
 
     Until then the run that was in `home` stays as it is; one that failed or was stopped goes on from its finished
@@ -85,7 +86,7 @@ def run(job: Job, recipe: Sequence[str], home: Path) -> Iterator[Artifact]:
         staged.publish()
 
 
-def along(job: Job, recipe: Sequence[str], staged: Staging) -> Iterator[Artifact]:
+def along(job: Job, recipe: Sequence[Stage], staged: Staging) -> Iterator[Artifact]:
     """Yields each artifact as it comes to be in the staging folder, by the path that it will have in the end.
 
     As long as all that is asked for is there, the run stays where it is, and no staging folder is begun.
@@ -111,7 +112,7 @@ def along(job: Job, recipe: Sequence[str], staged: Staging) -> Iterator[Artifact
             child.recall(programs.command(STAGES[verb].program))
 
 
-def extend(verb: str, options: Options, home: Path) -> Artifact:
+def extend(verb: Stage, options: Options, home: Path) -> Artifact:
     """The artifact of one more stage on what a finished run left; of the options, those that it reads matter.
 
     Raises BadInput if the run lacks what the stage takes, or if a file is not as its stage made it.
@@ -125,7 +126,7 @@ def extend(verb: str, options: Options, home: Path) -> Artifact:
     return made
 
 
-def extend_staged(verb: str, options: Options, staged: Staging) -> Artifact:
+def extend_staged(verb: Stage, options: Options, staged: Staging) -> Artifact:
     """The same for a run that is not published yet; the path is the one that the artifact will have then."""
     there = {sealed.kind for _, sealed in rooms(staged.at) if sealed.made_by != verb}
     missing = [kind.name.lower() for kind in STAGES[verb].takes if kind not in there]
@@ -155,7 +156,7 @@ def shelf(home: Path) -> Given:
     return Given(tuple(found))
 
 
-def _proved(place: Path, home: Path, but: str = "") -> list[Artifact]:
+def _proved(place: Path, home: Path, but: Stage | None = None) -> list[Artifact]:
     """Every artifact of the run in `place` but one; raises BadInput, which names `home`, if one is not as made."""
     found = [(room, sealed) for room, sealed in rooms(place) if sealed.made_by != but]
     for room, sealed in found:
@@ -172,7 +173,7 @@ def rooms(home: Path) -> list[tuple[Path, Receipt]]:
     return [(room, sealed) for room, sealed in found if sealed is not None]
 
 
-def _check_room(recipe: Sequence[str], job: Job, shelf: Sequence[Artifact], home: Path) -> None:
+def _check_room(recipe: Sequence[Stage], job: Job, shelf: Sequence[Artifact], home: Path) -> None:
     """Refuses, before they work, stages that need more than the machine has, as far as what is there already tells."""
     weights = next((made.path.stat().st_size for made in shelf if made.kind is Kind.WEIGHTS), 0)
     estimate.check(recipe, job.model, job.options, home, weights)
@@ -180,7 +181,7 @@ def _check_room(recipe: Sequence[str], job: Job, shelf: Sequence[Artifact], home
         footprint.check(weights, job)
 
 
-def _begin(recipe: Sequence[str]) -> None:
+def _begin(recipe: Sequence[Stage]) -> None:
     """Has the children of these stages begin what takes them long, which is to import their libraries.
 
     Those of the stage that is next begin with it: nothing would be gained.
@@ -229,7 +230,7 @@ def _sources(sealed: Receipt) -> reads.Sources:
         return {}
 
 
-def _key(verb: str, job: Job, given: Given) -> str:
+def _key(verb: Stage, job: Job, given: Given) -> str:
     """One digest of everything the stage's result depends on, as far as it is known before the stage works."""
     contract = STAGES[verb]
     return plain.digest(
@@ -244,11 +245,11 @@ def _key(verb: str, job: Job, given: Given) -> str:
     )
 
 
-def _versions(verb: str) -> dict[str, str]:
+def _versions(verb: Stage) -> dict[str, str]:
     return {name: found for name in STAGES[verb].libraries if (found := machine.version(name))}
 
 
-def _stage_source(verb: str) -> str:
+def _stage_source(verb: Stage) -> str:
     """The stage's own file and every file on the floors below it."""
     return plain.digest([plain.file_digest(_PACKAGE / "stages" / f"{verb}.py"), *_below()])
 
@@ -294,7 +295,7 @@ def _artifact(room: Path, sealed: Receipt, *, fresh: bool) -> Artifact:
     return Artifact(sealed.kind, path, digest, sealed.key, sealed.made_by, sealed.notes, sealed.seconds, fresh)
 
 
-def _given(verb: str, shelf: Sequence[Artifact]) -> Given:
+def _given(verb: Stage, shelf: Sequence[Artifact]) -> Given:
     wanted = (*STAGES[verb].takes, *STAGES[verb].welcomes)
     return Given(tuple(artifact for artifact in shelf if artifact.kind in wanted))
 
@@ -303,7 +304,7 @@ def _room(made: Artifact) -> Path:
     return made.path.parents[len(Path(made.kind.value).parts) - 1]
 
 
-def _kept(verb: str, key: str, job: Job, staged: Staging) -> Artifact | None:
+def _kept(verb: Stage, key: str, job: Job, staged: Staging) -> Artifact | None:
     """What this run or an unfinished one left of this key."""
     return next((found for room in staged.sources(verb) if (found := _found(room, key, job))), None)
 
@@ -327,14 +328,14 @@ def _taken(kept: Artifact, staged: Staging) -> Artifact | None:
     return _artifact(room, sealed, fresh=False) if sealed and sealed.key == kept.key else None
 
 
-def _made(verb: str, job: Job, staged: Staging, given: Given, key: str, shelf: Sequence[Artifact]) -> Artifact:
+def _made(verb: Stage, job: Job, staged: Staging, given: Given, key: str, shelf: Sequence[Artifact]) -> Artifact:
     """Makes the artifact in a room nobody sees, seals it, and only then puts the room in its place."""
     kind = STAGES[verb].makes
     with staged.bench(verb) as bench, disk.writing(bench, named=staged.home / verb):
         begun = time.perf_counter()
         notes = _work(verb, job, bench / kind.value, given)
         seconds = round(time.perf_counter() - begun, 3)
-        parents = {artifact.made_by: artifact.key for artifact in given.artifacts}
+        parents = {artifact.made_by.value: artifact.key for artifact in given.artifacts}
         files = receipt.digests(bench)
         if verb == BEGINNING:
             key = _begun_with(key, plain.decode(dict[str, str], notes["sources"]), files)
@@ -344,7 +345,7 @@ def _made(verb: str, job: Job, staged: Staging, given: Given, key: str, shelf: S
     return _artifact(staged.at / verb, sealed, fresh=True)
 
 
-def _work(verb: str, job: Job, out: Path, given: Given) -> Notes:
+def _work(verb: Stage, job: Job, out: Path, given: Given) -> Notes:
     """Has the stage make its artifact; where that runs the model's own code first, its notes say what was read."""
     stage, reference = stages.load(verb), job.model.factory
     if verb != BEGINNING:
@@ -373,7 +374,7 @@ def _carry(staged: Staging) -> None:
                     staged.take(room)
 
 
-def _check_free(home: Path, recipe: Sequence[str]) -> None:
+def _check_free(home: Path, recipe: Sequence[Stage]) -> None:
     """Refuses a folder that holds somebody else's things where a room should be."""
     for verb in recipe:
         room = home / verb

@@ -139,18 +139,23 @@ def _one_of(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
     compound = [kind for kind in kinds if is_dataclass(kind) or get_origin(kind) is not None]
     for kind in kinds:
         if kind not in compound and (kind is Any or _fits(kind, data)):
-            return data
+            return _taken(kind, data)
     _expect(bool(compound), data, where, " or ".join(_spoken(kind) for kind in kinds))
     return _decode(compound[0], data, where)
 
 
 def _leaf(kind: Any, data: Any, where: str) -> Any:
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        values = [member.value for member in kind]
-        _expect(isinstance(data, (str, int)) and data in values, data, where, f"one of {', '.join(map(str, values))}")
-        return kind(data)
     _expect(_fits(kind, data), data, where, _spoken(kind))
-    return data
+    return _taken(kind, data)
+
+
+def _taken(kind: Any, data: Any) -> Any:
+    """A value that fits, as its type has it."""
+    return kind(data) if _is_enum(kind) else data
+
+
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Enum)
 
 
 def _fits(kind: Any, data: Any) -> bool:
@@ -159,10 +164,14 @@ def _fits(kind: Any, data: Any) -> bool:
         return data is None
     if kind is float:
         return type(data) in (int, float) and -_LARGEST <= data <= _LARGEST
+    if _is_enum(kind):
+        return isinstance(data, (str, int)) and data in [member.value for member in kind]
     return type(data) is kind
 
 
 def _spoken(kind: Any) -> str:
+    if _is_enum(kind):
+        return f"one of {', '.join(str(member.value) for member in kind)}"
     names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
     return names.get(kind, "something else")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from deploytool import plain
 from deploytool.artifact import Kind, Notes
+from deploytool.states import Stage
 
 FILE = "receipt.json"
 
@@ -20,7 +21,7 @@ class Receipt:
     """
 
     kind: Kind
-    made_by: str
+    made_by: Stage
     key: str
     parents: Mapping[str, str]
     weights: str | None

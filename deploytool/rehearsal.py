@@ -14,6 +14,7 @@ from deploytool import precision
 from deploytool.backends import tensorrt
 from deploytool.errors import StageFailed
 from deploytool.spec import Range, Tensor
+from deploytool.states import Stage
 
 _FLAVOUR = "tensorrt_rtx"
 _LAYER = re.compile(r"^Name: .*?, LayerType: (\w+),(.*)$", re.MULTILINE)
@@ -82,7 +83,7 @@ def _half(graph: onnx.ModelProto) -> bytes:
     try:
         half = precision.halve(graph, keep_io=True, check=False).half
     except Exception as error:  # whatever onnx raises, the graph was refused; the halve stage says more
-        raise StageFailed(f"the graph cannot be FP16: {error}", "see the halve stage") from error
+        raise StageFailed(f"the graph cannot be FP16: {error}", f"see the {Stage.FP16} stage") from error
     return bytes(half.SerializeToString())
 
 

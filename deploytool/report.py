@@ -12,26 +12,14 @@ from deploytool.fixed import Fixed
 from deploytool.parts import Part
 from deploytool.proof import Proof
 from deploytool.spec import Decision
+from deploytool.states import GateOutcome, SpeedVerdict, Stage, Status
 
-SCHEMA = "deploytool.report/3"
-MEASURED, BUILT_NOT_RUN = "measured", "built, not run"
+_FAMILY = "deploytool.report/"
+SCHEMA = f"{_FAMILY}4"
 
 NOISE = "noise"  # the figure that breaks where a model's own answers move further than rounding explains
 COARSEST = 1e-2  # beyond one percent of the largest output, decisions with a clear margin could fall otherwise
 IMPLAUSIBLE = 1e-3  # of FP32 noise: what moves so far is no rounding, or no tolerance could follow from it
-
-
-def unavailable(why: str) -> str:
-    """The word for what could not be done here, with its reason."""
-    return f"unavailable ({why})"
-
-
-FASTER, SLOWER, NEITHER, NO_VERDICT = "faster", "slower", "no significant difference", "no verdict"
-
-
-def no_verdict(why: str) -> str:
-    """The word for a comparison that would say more of the machine than of what was compared."""
-    return f"{NO_VERDICT} (the machine was too uneven: {why})"
 
 
 @dataclass(frozen=True)
@@ -175,24 +163,25 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Hop:
-    """One artifact of the road and what running it showed; `status` is one of the report's words.
+    """One artifact of the road and what running it showed; `reason` says why it was not measured, where that is known.
 
     `noise` is the largest error that rounding alone makes in the source model, in the arithmetic of this artifact. It
     is `left_out` if it could not be made and nothing that follows needs it: then there is no file to verify anywhere.
     `remarks` are what was seen and decides nothing.
     """
 
-    stage: str
+    stage: Stage
     file: str
     runner: str
     device: str
-    status: str
+    status: Status
     checks: tuple[Check, ...]
     noise: float | None = None
     agreement: Agreement | None = None
     accuracy: Accuracy | None = None
     left_out: bool = False
     remarks: tuple[str, ...] = ()
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -200,19 +189,21 @@ class Speed:
     """One artifact's latency beside eager's, measured in turn in one process.
 
     Latencies are medians in milliseconds for one batch; `ratio` is eager's over the artifact's, with the bounds of a
-    95 % bootstrap interval, and `verdict` what may be said of it: on an uneven machine, nothing.
+    95 % bootstrap interval, and `verdict` what may be said of it. `reason` says why it was not measured, or why there
+    is no verdict.
     """
 
-    stage: str
+    stage: Stage
     file: str
     runner: str
-    status: str
+    status: Status
     latency_ms: float | None = None
     eager_ms: float | None = None
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
-    verdict: str | None = None
+    verdict: SpeedVerdict | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -261,12 +252,15 @@ class Engine:
 
 @dataclass(frozen=True)
 class Gate:
-    """A speed-up that was asked for, and whether the artifact that ships was measured and reached it."""
+    """A speed-up that was asked for, and what became of it for what ships: missed unless it is surely reached.
+
+    `reason` says why it is open.
+    """
 
     min_speedup: float
-    stage: str
-    status: str
-    reached: bool
+    stage: Stage
+    outcome: GateOutcome
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -297,6 +291,11 @@ class Report:
     versions: Mapping[str, str]
     choices: Mapping[str, plain.Json] = field(default_factory=dict)
     fixed: tuple[Fixed, ...] = ()
+
+
+def names(schema: object) -> bool:
+    """Whether this is the name of a report's schema, of whatever version."""
+    return isinstance(schema, str) and schema.startswith(_FAMILY)
 
 
 def read(path: Path) -> Report:

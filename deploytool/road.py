@@ -34,11 +34,12 @@ from deploytool.page import PAGE, keeping
 from deploytool.preprocess import Stated
 from deploytool.report import Report
 from deploytool.spec import AUTO, CLASSES, DEFAULT, Decision, Job, Model, Option, Options, Range, Side, Source, Tensor
+from deploytool.states import GateOutcome, Precision, Stage, TargetPlan, Verdict
 from deploytool.wishes import Span
 
 Watch = Callable[[int, int], None]
 
-EXPORTERS, IO, RUNNERS = (DEFAULT, "torchscript", "dynamo", AUTO), ("fp32", "fp16"), ("onnxruntime", "reference")
+EXPORTERS, IO, RUNNERS = (DEFAULT, "torchscript", "dynamo", AUTO), tuple(Precision), ("onnxruntime", "reference")
 _ALL = 4096  # cases of a file, unless one says how many
 _PHOTOGRAPHS = 64  # golden images of a folder, unless one says how many
 
@@ -49,7 +50,7 @@ class Plan:
 
     model: Model
     options: Options
-    recipe: tuple[str, ...]
+    recipe: tuple[Stage, ...]
     home: Path
     require: bool
     pack: bool
@@ -81,33 +82,33 @@ class Run:
     @property
     def script(self) -> Path | None:
         """The TorchScript module, if the model can be traced."""
-        return self._made("script")
+        return self._made(Stage.TORCHSCRIPT)
 
     @property
     def onnx(self) -> Path | None:
         """The FP32 graph that ONNX Runtime runs fastest."""
-        return self._made("rewrite")
+        return self._made(Stage.REWRITE)
 
     @property
     def fp16(self) -> Path | None:
         """The strongly typed FP16 graph, which engines are built from."""
-        return self._made("halve")
+        return self._made(Stage.FP16)
 
     @property
     def engines(self) -> tuple[Path, ...]:
         """The TensorRT engines, the main one first."""
-        return tuple(self.folder / "build" / engine.file for engine in self.report.engines)
+        return tuple(self.folder / Stage.BUILD / engine.file for engine in self.report.engines)
 
     @property
     def bundle(self) -> Path | None:
         """The folder that a device needs, if one was packed."""
-        manifest = self._made("pack")
+        manifest = self._made(Stage.PACK)
         return manifest.parent if manifest else None
 
     @property
     def report_json(self) -> Path:
         """The report as a file."""
-        return self.folder / "validate" / Kind.REPORT.value
+        return self.folder / Stage.VALIDATE / Kind.REPORT.value
 
     @property
     def report_html(self) -> Path | None:
@@ -115,9 +116,9 @@ class Run:
         page = self.folder / PAGE
         return page if page.is_file() else None
 
-    def _made(self, verb: str) -> Path | None:
+    def _made(self, verb: Stage) -> Path | None:
         made = (artifact for artifact in self.artifacts if not artifact.left_out)
-        return next((artifact.path for artifact in made if artifact.made_by == verb), None)
+        return next((artifact.path for artifact in made if artifact.made_by is verb), None)
 
 
 Start = Callable[[Watch], Iterator[Artifact]]
@@ -141,7 +142,7 @@ def export(
     exporter: str = DEFAULT,
     opset: int = 18,
     rewrite: str | None = None,
-    io: str = "fp32",
+    io: str = Precision.FP32,
     keep_fp32: str | Sequence[str] = (),
     seed: int = 0,
     weights: str | Path | None = None,
@@ -234,7 +235,7 @@ def export(
         sizes=ranges,
         rewrite=wishes.one_of("rewrite", wishes.given(rewrite, effort.rewrite), forms.CHOICES),
         rewrite_implied=rewrite is None and effort.rewrite != AUTO,
-        io=wishes.one_of("io", io, IO),
+        io=Precision(wishes.one_of("io", io, IO)),
         keep_fp32=(keep_fp32,) if isinstance(keep_fp32, str) else tuple(keep_fp32),
         targets=decisions,
         engines=places.engines(decisions),
@@ -260,7 +261,7 @@ def export(
     with keeping.ahead(plan.home):
         made = tuple(follow(plan, partial(_travel, plan)))
         publishing.recover(plan.home)
-        written = report.read(plan.home / "validate" / Kind.REPORT.value)
+        written = report.read(plan.home / Stage.VALIDATE / Kind.REPORT.value)
         keeping.keep(written, plan.home, Path(junit) if junit else None)
     trust.note(plan.home)
     return Run(plan.home, made, written, failure(written, plan.home, require=require))
@@ -273,9 +274,9 @@ def _travel(plan: Plan, watch: Watch) -> Iterator[Artifact]:
     """
     with staging.opened(plan.home) as staged, disk.writing(staged.at, named=plan.home):
         yield from pipeline.along(Job(plan.model, plan.options, watch), plan.recipe, staged)
-        written = report.read(staged.at / "validate" / Kind.REPORT.value)
+        written = report.read(staged.at / Stage.VALIDATE / Kind.REPORT.value)
         if plan.pack and failure(written, plan.home, require=plan.require) is None:
-            yield pipeline.extend_staged("pack", plan.options, staged)
+            yield pipeline.extend_staged(Stage.PACK, plan.options, staged)
         staged.gather()
         keeping.keep(written, staged.at, named=plan.home)
         staged.publish()
@@ -284,19 +285,19 @@ def _travel(plan: Plan, watch: Watch) -> Iterator[Artifact]:
 def failure(written: Report, home: Path, *, require: bool) -> DeployError | None:
     """What keeps a run from ending well: it does only if everything that was asked for held."""
     found, pending, gate = verdict.closing(written, home), verdict.unmeasured(written), written.gate
-    if found.verdict == verdict.FAIL:
+    if found.verdict is Verdict.FAIL:
         return ParityFailed(f"parity failed: {found.reasons[0]}", found.next)
-    if found.verdict == verdict.SLOW:
+    if found.verdict is Verdict.SLOW:
         return TooSlow(found.reasons[0], found.next)
-    if found.verdict == verdict.UNPROVEN:
+    if found.verdict is Verdict.UNPROVEN:
         return NotVerified(found.reasons[0], found.next)
     if require and (doubtful := fixed.doubtful(written.fixed)):
         return NotVerified(f"not verified: {doubtful[0]}", "let that line compute with tensors, or drop --require")
     if require and pending:
         return NotVerified(f"not verified here: {pending[0]}", "run it where that device is, or drop --require")
-    if gate and not gate.reached:
+    if gate and gate.outcome is not GateOutcome.REACHED:
         return NotVerified(
-            f"the speed of {gate.stage}: {gate.status}", "measure it on the device, or drop --min-speedup"
+            f"the speed of {gate.stage}: {gate.reason}", "measure it on the device, or drop --min-speedup"
         )
     return None
 
@@ -338,6 +339,6 @@ def _refuse(decisions: Sequence[Decision], *, require: bool) -> None:
     """Ends before any work is done, if no engine can come of it or not all that are required."""
     if decisions and places.flavour() is None:
         raise MissingBackend("no TensorRT can build here: none is installed", "pip install 'deploytool[cpu]'")
-    unserved = [decision for decision in decisions if decision.verdict != places.HERE]
+    unserved = [decision for decision in decisions if decision.verdict is not TargetPlan.HERE]
     if require and unserved:
         raise NotVerified(f"no engine for {unserved[0].target}: {unserved[0].why}", "leave it out, or drop --require")

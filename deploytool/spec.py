@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from deploytool.states import Precision, TargetPlan
+
 Option = bool | int | float | str | None
 Side = int | tuple[int, int]  # of a picture: one length, or height and width
 
@@ -143,7 +145,7 @@ class Decision:
     """What becomes of one target on this machine, and why."""
 
     target: str
-    verdict: str
+    verdict: TargetPlan
     why: str
     capability: str = ""
     flavour: str = ""
@@ -172,7 +174,7 @@ class Options:
     sizes: Mapping[str, Range] = field(default_factory=dict)
     rewrite: str = "auto"
     rewrite_implied: bool = False
-    io: str = "fp32"
+    io: Precision = Precision.FP32
     keep_fp32: tuple[str, ...] = ()
     targets: tuple[Decision, ...] = ()
     engines: tuple[EnginePlan, ...] = ()

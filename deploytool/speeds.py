@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import hops, report
+from deploytool import hops
 from deploytool.backends import Session, eager, onnxruntime
 from deploytool.errors import MissingBackend
 from deploytool.golden import Arrays
@@ -18,8 +18,9 @@ from deploytool.hops import EAGER, Step
 from deploytool.measure import comparison, conditions, latency
 from deploytool.measure.conditions import Conditions
 from deploytool.measure.rounds import Series
-from deploytool.report import MEASURED, Speed
+from deploytool.report import Speed
 from deploytool.spec import Job
+from deploytool.states import Stage, Status
 
 
 def measure(weights: Path, steps: list[Step], inputs: Arrays, job: Job, device: str) -> tuple[tuple[Speed, ...], int]:
@@ -29,7 +30,7 @@ def measure(weights: Path, steps: list[Step], inputs: Arrays, job: Job, device: 
     """
     if not job.options.seconds:
         return (), 0
-    speeds = {step: Speed(step.stage, step.file, step.runner, step.absent or MEASURED) for step in steps}
+    speeds = {step: Speed(Stage(step.stage), step.file, step.runner, step.status, reason=step.reason) for step in steps}
     calls: dict[str, Callable[[], object]] = {}
     size, threads = job.options.batch.smallest, eager.threads()
     with ExitStack() as stack:
@@ -41,7 +42,7 @@ def measure(weights: Path, steps: list[Step], inputs: Arrays, job: Job, device: 
             try:
                 session = stack.enter_context(opened(step, threads))
             except MissingBackend as error:
-                speeds[step] = replace(speeds[step], status=report.unavailable(str(error)))
+                speeds[step] = replace(speeds[step], status=Status.UNAVAILABLE, reason=str(error))
                 continue
             calls[name(step)] = partial(session, **hops.first(hops.inputs(step, inputs, job), size))
         taken, found = conditions.watched(calls, job.options.seconds, threads, watch=job.watch)
@@ -66,7 +67,7 @@ def name(step: Step) -> str:
 def _measured(speed: Speed, slow: Series, fast: Series, seen: Conditions, *, on_cpu: bool) -> Speed:
     found = latency.ratio(slow.wall_ms, fast.wall_ms)
     here = f"{speed.stage}/{speed.file}"
-    said = comparison.verdict(
+    said, reason = comparison.verdict(
         found, (EAGER, slow), (here, fast), threads=seen.threads, uneven=seen.uneven, on_cpu=on_cpu
     )
     return replace(
@@ -77,4 +78,5 @@ def _measured(speed: Speed, slow: Series, fast: Series, seen: Conditions, *, on_
         low=found.low,
         high=found.high,
         verdict=said,
+        reason=reason,
     )

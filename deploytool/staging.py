@@ -18,8 +18,9 @@ from pathlib import Path
 from deploytool import files, owner, publishing, receipt, run_lock, swap
 from deploytool.errors import BadInput
 from deploytool.publishing import MAKING, STAGING, UNFINISHED
+from deploytool.states import Stage
 
-_REPORT = "validate"  # the room that only a run which came to its end has
+_REPORT = Stage.VALIDATE.value  # the room that only a run which came to its end has
 _LONGEST_NAME = 150  # bytes
 
 

@@ -9,17 +9,14 @@ from dataclasses import dataclass
 from deploytool import machine
 from deploytool.errors import BadInput
 from deploytool.spec import Decision, EnginePlan, Options
+from deploytool.states import Stage, TargetPlan
 
 THIS = "this"
-ROAD = (
-    *("instantiate", "record", "script", "translate", "simplify", "rewrite", "halve", "lint", "build", "prove"),
-    "validate",
-)
+ROAD = tuple(stage for stage in Stage if stage is not Stage.PACK)
 
 ONNX, FP16 = ENDS = ("onnx", "fp16")  # where the road ends, unless it goes on to an engine
-_BEYOND_ONNX = {"script", "halve", "lint", "build"}
+_BEYOND_ONNX = {Stage.TORCHSCRIPT, Stage.FP16, Stage.KNOWN_ISSUES, Stage.BUILD}
 
-HERE, ON_DEVICE, NOT_SERVED = "built here", "build on the device", "not served"
 _RTX, _FULL = "tensorrt_rtx", "tensorrt"
 _TURING = "7.5"  # its kernels double the size of an engine, so it gets a file of its own
 
@@ -50,11 +47,11 @@ _MODERN = RTX_CAPABILITIES[1:]
 _RTX_DEFAULT = tuple(name for name, target in TARGETS.items() if target.capability in _MODERN)
 
 
-def recipe(options: Options, to: str = FP16) -> tuple[str, ...]:
+def recipe(options: Options, to: str = FP16) -> tuple[Stage, ...]:
     """The stages of the road to one of `ENDS`, and on to engines, that have something to do."""
-    idle = set(_BEYOND_ONNX) if to == ONNX else set[str]()
-    idle |= {"build"} if not options.engines else set()
-    idle |= {"prove"} if not options.faults else set()
+    idle = set(_BEYOND_ONNX) if to == ONNX else set[Stage]()
+    idle |= {Stage.BUILD} if not options.engines else set()
+    idle |= {Stage.FAULTS} if not options.faults else set()
     return tuple(verb for verb in ROAD if verb not in idle)
 
 
@@ -85,33 +82,33 @@ def _decide(name: str, here: str | None) -> Decision:
         raise BadInput(f"there is no target {name!r}", hint)
     capability = TARGETS[name].capability
     if here == _FULL and any(gpu.capability == capability for gpu in machine.gpus()):
-        return Decision(name, HERE, "this machine has that GPU", capability, _FULL)
+        return Decision(name, TargetPlan.HERE, "this machine has that GPU", capability, _FULL)
     if capability not in RTX_CAPABILITIES:
         why = (
             f"TensorRT-RTX does not know compute capability {capability}, and TensorRT builds only on the GPU it serves"
         )
-        return Decision(name, ON_DEVICE, why, capability, _FULL)
+        return Decision(name, TargetPlan.ON_DEVICE, why, capability, _FULL)
     if not machine.version("tensorrt-rtx"):
         why = "tensorrt-rtx is not installed here, and TensorRT builds only on the GPU it serves"
-        return Decision(name, ON_DEVICE, why, capability, _FULL)
-    return Decision(name, HERE, "TensorRT-RTX builds for it without a GPU", capability, _RTX)
+        return Decision(name, TargetPlan.ON_DEVICE, why, capability, _FULL)
+    return Decision(name, TargetPlan.HERE, "TensorRT-RTX builds for it without a GPU", capability, _RTX)
 
 
 def _this_machine(here: str | None) -> Decision:
     gpus = machine.gpus()
     if not gpus:
-        return Decision(THIS, NOT_SERVED, "this machine has no CUDA GPU that answers")
+        return Decision(THIS, TargetPlan.NOT_SERVED, "this machine has no CUDA GPU that answers")
     if here == _FULL:
-        return Decision(THIS, HERE, f"TensorRT builds for {gpus[0].name}", gpus[0].capability, _FULL)
+        return Decision(THIS, TargetPlan.HERE, f"TensorRT builds for {gpus[0].name}", gpus[0].capability, _FULL)
     if here == _RTX and gpus[0].capability in RTX_CAPABILITIES:
-        return Decision(THIS, HERE, f"TensorRT-RTX builds for {gpus[0].name}", gpus[0].capability, _RTX)
+        return Decision(THIS, TargetPlan.HERE, f"TensorRT-RTX builds for {gpus[0].name}", gpus[0].capability, _RTX)
     why = f"TensorRT is not installed, and TensorRT-RTX is not either or does not know {gpus[0].name}"
-    return Decision(THIS, NOT_SERVED, why, gpus[0].capability)
+    return Decision(THIS, TargetPlan.NOT_SERVED, why, gpus[0].capability)
 
 
 def engines(decisions: Sequence[Decision]) -> tuple[EnginePlan, ...]:
     """The engine files that serve every target that can be built here, as few as make sense, the main one first."""
-    here = [decision for decision in decisions if decision.verdict == HERE]
+    here = [decision for decision in decisions if decision.verdict is TargetPlan.HERE]
     rtx = {decision.capability for decision in here if decision.flavour == _RTX}
     modern = tuple(capability for capability in _MODERN if capability in rtx)
     wanted: list[tuple[str, tuple[str, ...]]] = []

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from deploytool.spec import Tensor
+from deploytool.states import Precision
 
 _TYPES = {
     "float32": "TYPE_FP32",
@@ -20,13 +21,18 @@ _TYPES = {
 }
 
 
-def graph(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], io: str, largest: int) -> str:
+def graph(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], io: Precision, largest: int) -> str:
     """The `config.pbtxt` of an ONNX graph; `largest` is the largest batch."""
     return _text(name, "onnxruntime_onnx", largest, inputs, outputs, io, "")
 
 
 def engines(
-    name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], io: str, largest: int, plans: Mapping[str, str]
+    name: str,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    io: Precision,
+    largest: int,
+    plans: Mapping[str, str],
 ) -> str:
     """The `config.pbtxt` of TensorRT plans, each by the compute capability it is for.
 
@@ -38,13 +44,19 @@ def engines(
 
 
 def _text(
-    name: str, platform: str, largest: int, inputs: Sequence[Tensor], outputs: Sequence[Tensor], io: str, files: str
+    name: str,
+    platform: str,
+    largest: int,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    io: Precision,
+    files: str,
 ) -> str:
     head = f'name: {_quoted(name)}\nplatform: "{platform}"\nmax_batch_size: {largest}\n'
     return head + files + _tensors("input", inputs, io) + _tensors("output", outputs, io)
 
 
-def _tensors(word: str, tensors: Sequence[Tensor], io: str) -> str:
+def _tensors(word: str, tensors: Sequence[Tensor], io: Precision) -> str:
     return f"{word} [\n" + ",\n".join(_tensor(tensor, io) for tensor in tensors) + "\n]\n"
 
 
@@ -52,9 +64,9 @@ def _quoted(text: str) -> str:
     return json.dumps(text)  # whose escapes are those of protobuf's text format too
 
 
-def _tensor(tensor: Tensor, io: str) -> str:
+def _tensor(tensor: Tensor, io: Precision) -> str:
     """Without the batch, which Triton adds; a free size is -1."""
-    dtype = "float16" if io == "fp16" and tensor.dtype == "float32" else tensor.dtype
+    dtype = "float16" if io is Precision.FP16 and tensor.dtype == "float32" else tensor.dtype
     sides = ", ".join(str(side) if isinstance(side, int) else "-1" for side in tensor.shape[1:])
     dims = f"dims: [ {sides} ]" if sides else "dims: [ 1 ] reshape: { shape: [ ] }"  # Triton has no empty dims
     return f"  {{ name: {_quoted(tensor.name)} data_type: {_TYPES[dtype]} {dims} }}"

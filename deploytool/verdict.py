@@ -12,8 +12,6 @@ from deploytool.proof import CASES, SPOKEN, Proof
 from deploytool.report import (
     COARSEST,
     IMPLAUSIBLE,
-    MEASURED,
-    NO_VERDICT,
     NOISE,
     Check,
     Engine,
@@ -28,12 +26,9 @@ from deploytool.report import (
     Tolerance,
     Weights,
 )
-from deploytool.targets import HERE
+from deploytool.states import GateOutcome, Precision, SpeedVerdict, Stage, Status, TargetPlan, Verdict, spoken
 
 KEEP = "--keep-fp32 auto"  # the option that mends a model which FP16 is too small or too coarse for
-FAIL, SLOW, UNPROVEN = "FAIL", "too slow", "not proven"
-PASS_HERE, PASS = "pass for all that ran here", "pass"
-_HALF = ("halve", "build")  # the stages whose artifacts compute in FP16
 _COARSE = 512.0  # from here on, FP16 has steps of half and more
 _BEYOND = 1e38  # stands for infinite values, which JSON does not have
 
@@ -53,7 +48,7 @@ class Step:
 class Closing:
     """What a run comes to: the verdict, a line for each reason, what is still to be verified, and what to do next."""
 
-    verdict: str
+    verdict: Verdict
     reasons: tuple[str, ...]
     pending: tuple[str, ...]
     steps: tuple[Step, ...]
@@ -61,7 +56,7 @@ class Closing:
     @property
     def held(self) -> bool:
         """Whether nothing that was checked failed."""
-        return self.verdict in (PASS, PASS_HERE)
+        return self.verdict in (Verdict.PASS, Verdict.PASS_HERE)
 
     @property
     def next(self) -> str:
@@ -74,7 +69,7 @@ def closing(report: Report, home: Path, found: Finding | None = None) -> Closing
     failed, late = broken(report), report.gate
     pending = (*unmeasured(report), *fixed.doubtful(report.fixed), *omitted(report))
     if any(line.wrong for line in report.fixed):
-        return Closing(FAIL, failed, pending, (Step(fixed.MEND),))
+        return Closing(Verdict.FAIL, failed, pending, (Step(fixed.MEND),))
     if failed:
         keep = [Step(f"the same command with {KEEP}")] if mends(report) else []
         if found is None:
@@ -82,20 +77,21 @@ def closing(report: Report, home: Path, found: Finding | None = None) -> Closing
         else:
             failed = (*failed, strayed(found))
             step = Step("make the failure small with", f"deploytool blame {home} --reduce")
-        return Closing(FAIL, failed, pending, (*keep, step))
-    if late and late.status == MEASURED and not late.reached:
+        return Closing(Verdict.FAIL, failed, pending, (*keep, step))
+    if late and late.outcome is GateOutcome.MISSED:
         problem = f"{late.stage} is not surely {late.min_speedup:g}× as fast as eager"
-        return Closing(SLOW, (problem,), pending, (Step("see the speed table, or ask for less with --min-speedup"),))
+        step = Step("see the speed table, or ask for less with --min-speedup")
+        return Closing(Verdict.SLOW, (problem,), pending, (step,))
     if report.proof and report.proof.weak:
-        step = Step(f"export again with --cases {home / 'prove' / CASES}")
-        return Closing(UNPROVEN, (f"The golden cases miss {missing(report.proof)}",), pending, (step,))
-    if late and not late.reached:
-        pending = (*pending, f"the speed of {late.stage}: {late.status}")
-    if any(hop.stage in _HALF for hop in report.hops):
+        step = Step(f"export again with --cases {home / Stage.FAULTS / CASES}")
+        return Closing(Verdict.UNPROVEN, (f"The golden cases miss {missing(report.proof)}",), pending, (step,))
+    if late and late.outcome is GateOutcome.OPEN:
+        pending = (*pending, f"the speed of {late.stage}: {late.reason}")
+    if any(hop.stage.precision is Precision.FP16 for hop in report.hops):
         step = Step("pack it for a device with", f"deploytool pack {home}")
     else:
         step = Step("the same command with --trt, and without --to onnx, goes on to FP16 and an engine")
-    return Closing(PASS_HERE if pending else PASS, (), pending, (step,))
+    return Closing(Verdict.PASS_HERE if pending else Verdict.PASS, (), pending, (step,))
 
 
 def strayed(found: Finding) -> str:
@@ -110,7 +106,7 @@ def serves(engine: Engine, report: Report) -> tuple[str, ...]:
     return tuple(
         target.target
         for target in report.targets
-        if (target.verdict, target.flavour) == (HERE, engine.flavour)
+        if (target.verdict, target.flavour) == (TargetPlan.HERE, engine.flavour)
         and (not engine.capabilities or target.capability in engine.capabilities)
     )
 
@@ -135,7 +131,7 @@ def allowed(report: Report) -> dict[str, dict[str, Tolerance]]:
     """What each part that has amounts was allowed in FP32, and in FP16 where the run got there."""
     runners = {hop.runner: hop.checks[-1] for hop in report.hops if hop.checks}
     found: dict[str, dict[str, Tolerance]] = {}
-    for name, runner in (("fp32", "eager"), ("fp16", "rounded")):
+    for name, runner in ((Precision.FP32, "eager"), (Precision.FP16, "rounded")):
         amounts = [each for each in runners[runner].each if not each.parity.equal] if runner in runners else []
         for each in amounts:
             found.setdefault(each.part, {})[name] = each.tolerance
@@ -151,19 +147,23 @@ def wanted(report: Report) -> dict[str, float]:
 def gate(min_speedup: float | None, speeds: Sequence[Speed], *, engine: bool) -> Gate | None:
     """The speed-up asked for against what ships: the engine where there is one, else the fastest graph.
 
-    It is reached when the lower bound of the interval is, on a machine that was even enough to tell.
+    It is reached when the lower bound of the interval is, and open where the machine was too uneven to tell or where
+    nothing that ships was measured; else it is missed, for it is not sure.
     """
     if min_speedup is None:
         return None
-    shipped = [speed for speed in speeds if (speed.stage == "build") == engine and speed.stage != "script"]
+    graphs = [speed for speed in speeds if speed.stage not in (Stage.TORCHSCRIPT, Stage.BUILD)]
+    shipped = [speed for speed in speeds if speed.stage is Stage.BUILD] if engine else graphs
     measured = [speed for speed in shipped if speed.low is not None]
     if not measured:
-        return Gate(min_speedup, shipped[0].stage, shipped[0].status, reached=False)
+        first = shipped[0]
+        return Gate(min_speedup, first.stage, GateOutcome.OPEN, spoken(first.status, first.reason))
     best = max(measured, key=lambda speed: speed.low or 0.0)
-    reached, refused = (best.low or 0.0) >= min_speedup, (best.verdict or "").startswith(NO_VERDICT)
-    if reached and refused:
-        return Gate(min_speedup, best.stage, best.verdict or "", reached=False)
-    return Gate(min_speedup, best.stage, MEASURED, reached=reached)
+    if (best.low or 0.0) < min_speedup:
+        return Gate(min_speedup, best.stage, GateOutcome.MISSED)
+    if best.verdict is SpeedVerdict.NO_VERDICT:
+        return Gate(min_speedup, best.stage, GateOutcome.OPEN, spoken(best.verdict, best.reason))
+    return Gate(min_speedup, best.stage, GateOutcome.REACHED)
 
 
 def broken(report: Report) -> tuple[str, ...]:
@@ -242,8 +242,8 @@ def mends(report: Report) -> bool:
     """Whether keeping some layers in FP32 may mend what failed: FP16 alone did, and nothing was kept yet."""
     failed = {hop.stage for hop in report.hops for check in hop.checks if check.broken}
     failed |= {line.stage for line in report.fixed if line.wrong}
-    searched = any(line.startswith("halve: kept in FP32") for line in report.remarks)
-    return bool(broken(report)) and failed <= set(_HALF) and not searched
+    in_half = all(stage.precision is Precision.FP16 for stage in failed)
+    return bool(broken(report)) and in_half and not report.choices.get("keep_fp32")
 
 
 def omitted(report: Report) -> tuple[str, ...]:
@@ -255,4 +255,4 @@ def omitted(report: Report) -> tuple[str, ...]:
 def unmeasured(report: Report) -> tuple[str, ...]:
     """One line for every artifact that could not be run here."""
     here = (hop for hop in report.hops if not hop.left_out)
-    return tuple(f"{hop.stage}: {hop.status}" for hop in here if hop.status != MEASURED)
+    return tuple(f"{hop.stage}: {spoken(hop.status, hop.reason)}" for hop in here if hop.status is not Status.MEASURED)

@@ -10,6 +10,7 @@ from typing import TypeAlias, TypeVar
 from deploytool import plain, shards
 from deploytool.errors import BadInput
 from deploytool.spec import BATCH, DTYPES, Options, Range, Source, Tensor
+from deploytool.states import Precision
 
 Span: TypeAlias = Range | int | tuple[int, int, int]  # one size, or the smallest, the typical and the largest
 
@@ -159,7 +160,7 @@ def for_engines(inputs: Sequence[Tensor]) -> None:
 def tolerance(asked: Mapping[str, float]) -> dict[str, float]:
     """The largest errors, relative to the largest output, that `fp32` and `fp16` allow; raises BadInput for others."""
     for name, value in asked.items():
-        if name not in ("fp32", "fp16") or not 0 < value <= 1:
+        if name not in tuple(Precision) or not 0 < value <= 1:
             raise BadInput(f"--tolerance {name}={value} is no tolerance", "write --tolerance fp16=2e-3, or fp32=1e-5")
     return dict(asked)
 

@@ -8,6 +8,7 @@ from deploytool import plain
 from deploytool.bench import SCHEMA, Bench, Latency, Row, Sweep
 from deploytool.measure.conditions import Conditions
 from deploytool.measure.latency import Ratio
+from deploytool.states import SpeedVerdict, Status
 
 MACHINE = "One CPU (2 threads)"
 
@@ -23,14 +24,18 @@ def _sweep(batch: int) -> Sweep:
     uneven = None if batch == 1 else "it was busy"
     conditions = Conditions(2, 2, 0.1, 0.0, 1.0, 1.1, 1.0, (), (), uneven)
     rows = (
-        Row("eager", "", "eager", "measured", _latency(4.0 * batch, uneven)),
+        Row("eager", "", "eager", Status.MEASURED, _latency(4.0 * batch, uneven)),
         Row(
-            *("halve", "graph.onnx", "onnxruntime", "measured"),
+            "halve",
+            "graph.onnx",
+            "onnxruntime",
+            Status.MEASURED,
             latency=_latency(2.0 * batch, uneven),
             ratio=Ratio(2.0, 1.9, 2.1),
-            verdict="faster" if batch == 1 else "no verdict (the machine was too uneven: it was busy)",
+            verdict=SpeedVerdict.FASTER if batch == 1 else SpeedVerdict.NO_VERDICT,
+            reason="" if batch == 1 else "the machine was too uneven: it was busy",
         ),
-        Row("build", "engine.plan", "tensorrt_rtx", "built, not run"),
+        Row("build", "engine.plan", "tensorrt_rtx", Status.BUILT_NOT_RUN),
     )
     return Sweep(batch, 20, conditions, Ratio(1.0, 0.99, 1.01), rows)
 

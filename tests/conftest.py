@@ -19,6 +19,7 @@ from deploytool.artifact import Given, Kind
 from deploytool.cli import asked
 from deploytool.report import Report
 from deploytool.spec import Job, Model, Options, Preprocessing, Range, Tensor
+from deploytool.states import Stage
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads would wait for each other where the machine is busy
 
@@ -105,7 +106,7 @@ def _state(home: Path) -> set[tuple[Path, int, int]]:
 def packed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of the finished run; tests must not change it."""
     home = shutil.copytree(finished, tmp_path_factory.mktemp("packed") / "tiny")
-    return pipeline.extend("pack", QUICK, home).path.parent
+    return pipeline.extend(Stage.PACK, QUICK, home).path.parent
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def walk(tmp_path: Path, with_engine: Options) -> Callable[..., Report]:
         words = {side for tensor in tensors for side in tensor.shape}
         sizes = {word: limits for word, limits in FREE.items() if word in words}
         options = dataclasses.replace(with_engine if engine else QUICK, exporter=exporter, sizes=sizes)
-        recipe = targets.ROAD if engine else [verb for verb in targets.ROAD if verb != "build"]
+        recipe = targets.ROAD if engine else [verb for verb in targets.ROAD if verb != Stage.BUILD]
         job = Job(catalog.find(f"{ROOT / 'tests' / 'own' / file}.py:{made}", tensors), options)
         return report.read(list(pipeline.run(job, recipe, tmp_path / "run"))[-1].path)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from deploytool import targets
 from deploytool.report import Report
+from deploytool.states import Stage
 from tests.conftest import ROOT
 
 OWN = ROOT / "tests" / "own"
@@ -21,7 +22,7 @@ ARCHITECTURES = {
     "two_outputs:Detector": ["3x32x32"],
     "convolutional:Sharpen": ["image=3xHxW"],
 }
-WITHOUT_ENGINE = [verb for verb in targets.ROAD if verb != "build"]
+WITHOUT_ENGINE = [verb for verb in targets.ROAD if verb != Stage.BUILD]
 Walk = Callable[..., Report]
 
 

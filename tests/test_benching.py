@@ -15,11 +15,11 @@ from deploytool.backends import eager, tuned
 from deploytool.bench import Bench, Row, Sweep
 from deploytool.benching import Asked
 from deploytool.errors import BadInput, MissingBackend, StageFailed
-from deploytool.measure import comparison, conditions, rounds
+from deploytool.measure import conditions, rounds
 from deploytool.measure.conditions import Conditions
 from deploytool.measure.latency import Ratio
 from deploytool.measure.rounds import Series
-from deploytool.report import FASTER, NEITHER, SLOWER
+from deploytool.states import GateOutcome, SpeedVerdict, Status
 from tests.conftest import shelf
 from tests.measure.pretended import series
 
@@ -69,9 +69,9 @@ def test_every_artifact_and_form_of_eager_has_its_row(finished: Path, given: Giv
     for sweep in found.sweeps:
         assert [row.name for row in sweep.rows] == ["eager", "channels_last", "compile", *ARTIFACTS]
         status = {row.name: row.status for row in sweep.rows}
-        assert status["build/engine.plan"] == "built, not run"
-        assert status["compile"] == "unavailable (it takes minutes to begin; --ladder measures it)"
-        timed = [row.latency for row in sweep.rows if row.status == "measured"]
+        assert status["build/engine.plan"] is Status.BUILT_NOT_RUN
+        assert status["compile"] is Status.UNAVAILABLE
+        timed = [row.latency for row in sweep.rows if row.status is Status.MEASURED]
         for each in timed:
             assert each is not None
             assert len(each.wall_ms) == sweep.rounds >= rounds.FEWEST
@@ -90,8 +90,14 @@ def test_known_times_give_the_known_words(
 ) -> None:
     found = benching.run(finished, given, asked(batches=(2,)), unwatched)
     (sweep,) = found.sweeps
-    expected = {"eager": None, "channels_last": NEITHER, "script": SLOWER, "translate": FASTER, "simplify": FASTER}
-    assert verdicts(sweep) == {**expected, "rewrite": FASTER, "halve": FASTER}
+    expected = {
+        "eager": None,
+        "channels_last": SpeedVerdict.NEITHER,
+        "script": SpeedVerdict.SLOWER,
+        "translate": SpeedVerdict.FASTER,
+        "simplify": SpeedVerdict.FASTER,
+    }
+    assert verdicts(sweep) == {**expected, "rewrite": SpeedVerdict.FASTER, "halve": SpeedVerdict.FASTER}
     rewrite = next(row for row in sweep.rows if row.name == "rewrite")
     assert rewrite.ratio is not None
     assert rewrite.ratio.value == pytest.approx(5, rel=0.01)
@@ -112,7 +118,12 @@ def test_another_baseline(finished: Path, given: Given, known: list[object], mon
     monkeypatch.setitem(KNOWN, "the baseline again", KNOWN["translate"])
     (sweep,) = benching.run(finished, given, asked(against="translate"), unwatched).sweeps
     found = verdicts(sweep)
-    assert (found["translate"], found["simplify"], found["rewrite"], found["eager"]) == (None, NEITHER, FASTER, SLOWER)
+    assert (found["translate"], found["simplify"], found["rewrite"], found["eager"]) == (
+        None,
+        SpeedVerdict.NEITHER,
+        SpeedVerdict.FASTER,
+        SpeedVerdict.SLOWER,
+    )
     with pytest.raises(BadInput, match="no 'warp' to measure against"):
         benching.run(finished, given, asked(against="warp"), unwatched)
     with pytest.raises(MissingBackend, match="built, not run"):
@@ -127,16 +138,16 @@ def test_no_difference_counts_that_the_baseline_has_from_itself(
     monkeypatch.setitem(KNOWN, "translate", 20.0 / 1.25)
     (sweep,) = benching.run(finished, given, asked(), unwatched).sweeps
     assert sweep.control.value == pytest.approx(1.3, rel=0.01)
-    assert (verdicts(sweep)["translate"], verdicts(sweep)["rewrite"]) == (NEITHER, FASTER)
+    assert (verdicts(sweep)["translate"], verdicts(sweep)["rewrite"]) == (SpeedVerdict.NEITHER, SpeedVerdict.FASTER)
 
 
 @pytest.mark.parametrize(
     ("wanted", "shipped", "outcome"),
     [
-        (4.9, ("translate", "rewrite"), comparison.REACHED),
-        (5.1, ("translate", "rewrite"), comparison.MISSED),
-        (5.0, ("rewrite",), comparison.OPEN),
-        (0.1, ("build/engine.plan",), comparison.OPEN),
+        (4.9, ("translate", "rewrite"), GateOutcome.REACHED),
+        (5.1, ("translate", "rewrite"), GateOutcome.MISSED),
+        (5.0, ("rewrite",), GateOutcome.OPEN),
+        (0.1, ("build/engine.plan",), GateOutcome.OPEN),
     ],
 )
 def test_the_gate_is_for_what_ships(
@@ -152,15 +163,15 @@ def test_the_gate_is_for_what_ships(
 def test_a_batch_that_surely_misses_outweighs_one_that_is_open() -> None:
     def sweep(batch: int, low: float, high: float) -> Sweep:
         found = Ratio((low + high) / 2, low, high)
-        row = Row("rewrite", "graph.onnx", "onnxruntime", "measured", ratio=found, verdict=FASTER)
+        row = Row("rewrite", "graph.onnx", "onnxruntime", Status.MEASURED, ratio=found, verdict=SpeedVerdict.FASTER)
         return Sweep(batch, 9, EVEN, found, (row,))
 
     reached, unsure, missed = sweep(1, 2.1, 2.2), sweep(4, 1.9, 2.2), sweep(8, 1.5, 1.6)
     for sweeps, outcome in (
-        ((reached, unsure, missed), comparison.MISSED),
-        ((missed, unsure, reached), comparison.MISSED),
-        ((reached, unsure, reached), comparison.OPEN),
-        ((reached, reached), comparison.REACHED),
+        ((reached, unsure, missed), GateOutcome.MISSED),
+        ((missed, unsure, reached), GateOutcome.MISSED),
+        ((reached, unsure, reached), GateOutcome.OPEN),
+        ((reached, reached), GateOutcome.REACHED),
     ):
         gate = bench.gate(2.0, sweeps, ["rewrite"])
         assert gate is not None
@@ -170,7 +181,7 @@ def test_a_batch_that_surely_misses_outweighs_one_that_is_open() -> None:
 def test_a_run_with_an_engine_ships_the_engine(finished: Path, given: Given, known: list[object]) -> None:
     gate = benching.run(finished, given, asked(min_speedup=0.1), unwatched).gate
     assert gate is not None
-    assert (gate.name, gate.outcome, gate.why) == ("build/engine.plan", comparison.OPEN, "built, not run")
+    assert (gate.name, gate.outcome, gate.reason) == ("build/engine.plan", GateOutcome.OPEN, "built, not run")
 
 
 def test_the_file_says_what_was_found_while_its_subjects_last(run_copy: Path, known: list[object]) -> None:
@@ -245,7 +256,7 @@ def test_a_form_that_torch_cannot_run_here_says_why(
 
     monkeypatch.setattr(tuned, "start", started)
     (sweep,) = benching.run(finished, given, asked(), unwatched).sweeps
-    assert {row.name: row.status for row in sweep.rows}["channels_last"] == "unavailable (no compiler answers)"
+    assert {row.name: row.reason for row in sweep.rows}["channels_last"] == "no compiler answers"
     with pytest.raises(StageFailed, match="no compiler answers"):
         benching.run(finished, given, asked(against="channels_last"), unwatched)
 

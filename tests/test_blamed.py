@@ -9,9 +9,10 @@ import pytest
 
 from deploytool import blamed, receipt
 from deploytool.blamed import Blame, Finding, Hop, Layer
+from deploytool.states import Stage
 
 LAYER = Layer("stem", "t", "/stem/Conv", "Conv", 1.0, 0.1)
-BLAME = Blame((Hop("translate", (), (LAYER,)),), (0, 1), Finding("translate", "eager", "stem", False, LAYER, None))
+BLAME = Blame((Hop(Stage.EXPORT, (), (LAYER,)),), (0, 1), Finding(Stage.EXPORT, "eager", "stem", False, LAYER, None))
 
 
 def test_what_was_found_is_read_back(run_copy: Path) -> None:

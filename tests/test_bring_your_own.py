@@ -17,13 +17,14 @@ from deploytool.images import Pixels
 from deploytool.receipt import Receipt
 from deploytool.report import Hop
 from deploytool.spec import Job, Options, Tensor
+from deploytool.states import Stage, Status
 from deploytool.training import cifar
 from deploytool.training.recipe import Recipe
 from tests.checkpoints import published
 from tests.conftest import Command
 from tests.training.test_digits import learn_digits
 
-ROAD = [verb for verb in targets.ROAD if verb != "build"]
+ROAD = [verb for verb in targets.ROAD if verb != Stage.BUILD]
 SMALL = ("--input", "3x64x64", "--seconds", "0.1")
 FEW = (*SMALL, "--images", "4")
 
@@ -129,7 +130,7 @@ def photographs() -> dict[str, Pixels]:
 def measured(run: Path) -> list[Hop]:
     written = report.read(run / "validate" / "report.json")
     assert verdict.broken(written) == ()
-    return [hop for hop in written.hops if hop.status == report.MEASURED]
+    return [hop for hop in written.hops if hop.status == Status.MEASURED]
 
 
 def test_photographs_become_the_golden_images(deploytool: Command, tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_trained_weights_keep_their_accuracy_to_the_fp16_graph(tmp_path: Path, w
     *_, last = pipeline.run(Job(model, options), targets.ROAD, tmp_path / "run")
     assert last.path.is_file()
     found = {hop.stage: hop.accuracy for hop in report.read(last.path).hops if hop.accuracy}
-    assert found["record"].artifact == pytest.approx(results.test.accuracy)
-    for stage in ("script", "translate", "simplify", "rewrite", "halve"):
-        assert abs(found[stage].artifact - found["record"].artifact) <= 1.001 / len(test)
+    assert found[Stage.GOLDEN].artifact == pytest.approx(results.test.accuracy)
+    for stage in (Stage.TORCHSCRIPT, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE, Stage.FP16):
+        assert abs(found[stage].artifact - found[Stage.GOLDEN].artifact) <= 1.001 / len(test)
     assert (tmp_path / "run" / "build" / "engine.plan").is_file()

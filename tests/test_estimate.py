@@ -10,6 +10,7 @@ import deploytool
 from deploytool import estimate, footprint, pipeline, targets
 from deploytool.errors import NoRoom
 from deploytool.spec import Job, Options, Source, Tensor
+from deploytool.states import Stage
 from deploytool.weights_file import size
 from tests.conftest import TINY
 
@@ -24,9 +25,9 @@ def test_a_run_leaves_no_more_than_is_estimated(finished: Path, with_engine: Opt
 
 def test_each_stage_and_each_engine_counts() -> None:
     options = Options(images=0)
-    few = estimate.needed(("instantiate", "translate"), TINY, options, 10_000) - estimate.LEAST
+    few = estimate.needed((Stage.LOAD, Stage.EXPORT), TINY, options, 10_000) - estimate.LEAST
     assert few == 20_000
-    assert estimate.needed(("halve",), TINY, options, 10_000) - estimate.LEAST == 5_000
+    assert estimate.needed((Stage.FP16,), TINY, options, 10_000) - estimate.LEAST == 5_000
 
 
 def test_golden_inputs_count_by_their_type() -> None:

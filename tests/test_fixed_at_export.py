@@ -14,10 +14,11 @@ from deploytool import catalog, factory, fixed, golden, pipeline, plain, road, v
 from deploytool.errors import NotVerified, StageFailed
 from deploytool.fixed import Fixed, Origin, What
 from deploytool.spec import Job, Options, Range, Tensor
+from deploytool.states import Stage, Verdict
 from tests.conftest import ROOT
 
 OWN = ROOT / "tests" / "own"
-RECIPE = ("instantiate", "record", "script", "translate")
+RECIPE = (Stage.LOAD, Stage.GOLDEN, Stage.TORCHSCRIPT, Stage.EXPORT)
 VECTOR, GAIN = Tensor("vector", ("batch", 16)), Tensor("gain", ("batch", 10))
 IMAGE = Tensor("image", ("batch", 3, "H", 32))
 TALL = {"H": Range(32, 48, 96)}
@@ -162,7 +163,7 @@ def test_the_verdict_is_a_failure_that_names_the_line_and_the_input(tmp_path: Pa
     (place,) = places_of("OnMean")
     assert not run.passed
     closing = verdict.closing(run.report, run.folder)
-    assert closing.verdict == verdict.FAIL
+    assert closing.verdict == Verdict.FAIL
     assert closing.reasons[0].startswith(f"{place}: a branch was fixed at export")
     assert "translate is" in closing.reasons[0]
     assert closing.next == fixed.MEND
@@ -176,7 +177,7 @@ def test_a_doubtful_line_takes_the_plain_pass_away(tmp_path: Path) -> None:
     out, never = tmp_path / "run", f"{OWN / 'asking.py'}:Never"
     run = road.export(never, inputs=[(16,)], quick=True, faults=1, seconds=0.1, out=out, exporter="torchscript")
     closing = verdict.closing(run.report, run.folder)
-    assert closing.verdict == verdict.PASS_HERE
+    assert closing.verdict == Verdict.PASS_HERE
     (line,) = closing.pending
     assert line.startswith(f"{place}: a branch was fixed at export")
     refusal = road.failure(run.report, run.folder, require=True)
@@ -188,7 +189,7 @@ def test_guards_and_sizes_alone_leave_the_plain_pass(tmp_path: Path) -> None:
     for name in ("Guarded", "BySizes"):
         model = f"{OWN / 'asking.py'}:{name}"
         run = road.export(model, inputs=[(16,)], quick=True, faults=1, seconds=0.1, to="onnx", out=tmp_path / name)
-        assert verdict.closing(run.report, run.folder).verdict == verdict.PASS
+        assert verdict.closing(run.report, run.folder).verdict == Verdict.PASS
         (remark,) = (line for line in run.report.remarks if "fixed at export" in line)
         assert all(place in remark for place in places_of(name))
 

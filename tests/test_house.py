@@ -20,6 +20,7 @@ from deploytool import backends, stages
 from deploytool.artifact import Kind
 from deploytool.spec import Options
 from deploytool.stages import STAGES
+from deploytool.states import Stage
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "deploytool"
@@ -111,7 +112,7 @@ def used(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{each.name}" for each in node.names)
 
 
-def sources(verb: str) -> Iterator[ast.AST]:
+def sources(verb: Stage) -> Iterator[ast.AST]:
     """What stands in a stage's file, and in those it hands its job to."""
     for path in (PACKAGE / "stages" / f"{verb}.py", *(PACKAGE / name for name in HANDED.get(verb, ()))):
         yield from nodes(path)
@@ -163,8 +164,8 @@ def test_the_floors_hold() -> None:
 
 
 @pytest.mark.parametrize("verb", STAGES)
-def test_a_stage_satisfies_its_protocol(verb: str) -> None:
-    made, promised = stages.load(verb).make, stages.Stage.make
+def test_a_stage_satisfies_its_protocol(verb: Stage) -> None:
+    made, promised = stages.load(verb).make, stages.Maker.make
     assert list(inspect.signature(made).parameters) == list(inspect.signature(promised).parameters)[1:]
 
 
@@ -173,7 +174,7 @@ def test_every_stage_file_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("verb", STAGES)
-def test_a_stage_reads_only_the_options_it_declares(verb: str) -> None:
+def test_a_stage_reads_only_the_options_it_declares(verb: Stage) -> None:
     read = {
         node.attr
         for node in sources(verb)
@@ -185,7 +186,7 @@ def test_a_stage_reads_only_the_options_it_declares(verb: str) -> None:
 
 
 @pytest.mark.parametrize("verb", STAGES)
-def test_a_stage_takes_only_what_it_declares(verb: str) -> None:
+def test_a_stage_takes_only_what_it_declares(verb: Stage) -> None:
     asked = {
         Kind[node.args[0].attr]
         for node in sources(verb)

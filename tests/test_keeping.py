@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from deploytool import catalog, pipeline, plain, receipt, report, targets, verdict
 from deploytool.report import Report
 from deploytool.spec import Job, Model, Options, Source, Tensor
+from deploytool.states import Stage
 
 Weights: TypeAlias = dict[str, npt.NDArray[Any]]
 
@@ -108,7 +109,7 @@ def small(name: str, side: int) -> Model:
 
 def spoiled(model: Model, edit: Callable[[Weights], None], folder: Path) -> Source:
     """A checkpoint of the seeded weights, edited."""
-    (made,) = pipeline.run(Job(model, OPTIONS), ["instantiate"], folder / "sound")
+    (made,) = pipeline.run(Job(model, OPTIONS), [Stage.LOAD], folder / "sound")
     weights, path = load_file(made.path), folder / "weights.safetensors"
     with safe_open(made.path, framework="numpy") as file:
         metadata = file.metadata()

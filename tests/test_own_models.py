@@ -9,10 +9,11 @@ from pathlib import Path
 import onnx
 import pytest
 
-from deploytool import catalog, pipeline, programs, report, verdict
+from deploytool import catalog, pipeline, programs, verdict
 from deploytool.cli import asked
 from deploytool.errors import BadInput, StageFailed
 from deploytool.spec import Job
+from deploytool.states import Stage, Status
 from tests.conftest import FREE, QUICK
 from tests.own_road import ARCHITECTURES, OWN, Walk
 
@@ -26,8 +27,8 @@ def test_an_architecture_goes_down_the_whole_road(name: str, exporter: str, walk
     written = walk(name, ARCHITECTURES[name], exporter)
     assert verdict.broken(written) == ()
     statuses = {hop.stage: hop.status for hop in written.hops}
-    assert statuses.pop("build") == report.BUILT_NOT_RUN
-    assert set(statuses.values()) == {report.MEASURED}
+    assert statuses.pop(Stage.BUILD) == Status.BUILT_NOT_RUN
+    assert set(statuses.values()) == {Status.MEASURED}
     assert (tmp_path / "run" / "build" / "engine.plan").stat().st_size > 10_000
     (engine,) = written.engines
     assert engine.layers["HALF"] > engine.layers["FLOAT"]
@@ -62,7 +63,7 @@ def test_auto_leaves_the_exporter_that_bakes_a_number_in(name: str, inputs: str,
     tensors = asked.tensors([inputs])
     sizes = FREE if "H" in inputs else {}
     job = Job(catalog.find(f"{OWN}/fixed.py:{name}", tensors), dataclasses.replace(QUICK, exporter="auto", sizes=sizes))
-    notes = list(pipeline.run(job, ("instantiate", "record", "translate"), tmp_path / "run"))[-1].notes
+    notes = list(pipeline.run(job, (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT), tmp_path / "run"))[-1].notes
     assert notes["exporter"] == "dynamo"
     assert re.search(f"the graph of the torchscript exporter {why}", str(notes["remarks"]))
 
@@ -156,7 +157,7 @@ def test_a_graph_that_crashes_the_optimiser_alone_is_run_as_it_is(walk: Walk, mo
     monkeypatch.setattr(programs, "OPEN", crashes)
     written = walk("odd:SequenceFirst", ["4x8"], engine=False)  # crashes the optimiser of ONNX Runtime 1.31 indeed
     assert verdict.broken(written) == ()
-    assert [hop.status for hop in written.hops if hop.stage == "halve"] == [report.MEASURED] * 3
+    assert [hop.status for hop in written.hops if hop.stage == "halve"] == [Status.MEASURED] * 3
     assert any("crashes when it optimises this graph" in line for line in written.remarks)
 
 

@@ -12,12 +12,13 @@ from deploytool.artifact import Given, Kind, Notes
 from deploytool.errors import BadInput, StageFailed
 from deploytool.spec import Job, Options
 from deploytool.stages import STAGES, simplify
+from deploytool.states import Stage
 from tests.conftest import QUICK, TINY, modules_of
 
-SHORT = ("instantiate", "record", "translate", "simplify")
+SHORT = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY)
 
 
-def run(home: Path, options: Options = QUICK, recipe: tuple[str, ...] = SHORT) -> dict[str, bool]:
+def run(home: Path, options: Options = QUICK, recipe: tuple[Stage, ...] = SHORT) -> dict[Stage, bool]:
     """Which stage had to make its artifact anew."""
     return {artifact.made_by: artifact.fresh for artifact in pipeline.run(Job(TINY, options), recipe, home)}
 
@@ -34,13 +35,13 @@ def home(tmp_path: Path) -> Path:
 
 def test_the_road_is_possible() -> None:
     pipeline.check(targets.ROAD)
-    pipeline.check((*targets.ROAD, "pack"))
+    pipeline.check((*targets.ROAD, Stage.PACK))
     assert {*targets.ROAD, "pack"} == set(STAGES)
 
 
 def test_an_impossible_order_is_refused_before_anything_is_done(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="translate takes golden, and no stage before it makes that"):
-        next(pipeline.run(Job(TINY, QUICK), ("instantiate", "translate"), tmp_path / "run"))
+        next(pipeline.run(Job(TINY, QUICK), (Stage.LOAD, Stage.EXPORT), tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -224,7 +225,7 @@ def test_what_was_made_of_other_bytes_is_made_anew_though_the_key_of_its_parent_
     shutil.rmtree(run_copy / "simplify")
     monkeypatch.setattr(simplify, "make", other)
     made = {each.made_by: each.fresh for each in pipeline.run(Job(TINY, with_engine), targets.ROAD, run_copy)}
-    assert not made["translate"]
-    assert made["simplify"]
-    assert made["rewrite"]
-    assert made["validate"]
+    assert not made[Stage.EXPORT]
+    assert made[Stage.SIMPLIFY]
+    assert made[Stage.REWRITE]
+    assert made[Stage.VALIDATE]

@@ -17,6 +17,7 @@ from deploytool.cli import pack
 from deploytool.device import install
 from deploytool.receipt import Receipt
 from deploytool.shipping import archive, receiver
+from deploytool.states import Stage
 from tests.shipping import small
 from tests.shipping.trips import pulled
 
@@ -128,7 +129,7 @@ def test_a_run(disk: Disk, tmp_path: Path, beside: bool, monkeypatch: pytest.Mon
         with staged.bench("record") as made:
             (made / "golden.npz").write_bytes(b"x")
             known = receipt.digests(made)
-            receipt.write(made, Receipt(Kind.GOLDEN, "record", "key", {}, None, known, {}, 0.0, {}))
+            receipt.write(made, Receipt(Kind.GOLDEN, Stage.GOLDEN, "key", {}, None, known, {}, 0.0, {}))
         assert disk.shown == []
         staged.publish()
     assert disk.shown == (["run"] if beside else ["run/.publishing", "run/record"])

@@ -7,6 +7,7 @@ import pytest
 from deploytool import receipt
 from deploytool.artifact import Kind
 from deploytool.receipt import Receipt
+from deploytool.states import Stage
 
 
 @pytest.fixture
@@ -14,7 +15,9 @@ def room(tmp_path: Path) -> Path:
     (tmp_path / "graph.onnx").write_bytes(b"graph")
     (tmp_path / "extra.bin").write_bytes(b"extra")
     files = receipt.digests(tmp_path)
-    receipt.write(tmp_path, Receipt(Kind.GRAPH, "halve", "key", {"simplify": "k"}, "w", files, {}, 0.5, {"casts": 2}))
+    receipt.write(
+        tmp_path, Receipt(Kind.GRAPH, Stage.FP16, "key", {Stage.SIMPLIFY: "k"}, "w", files, {}, 0.5, {"casts": 2})
+    )
     return tmp_path
 
 

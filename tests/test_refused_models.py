@@ -11,10 +11,11 @@ from deploytool import catalog, pipeline
 from deploytool.errors import StageFailed
 from deploytool.fixing.causes import Cause
 from deploytool.spec import Job, Options, Tensor
+from deploytool.states import Stage
 from tests.conftest import ROOT
 
 OWN = ROOT / "tests" / "own" / "refused.py"
-RECIPE = ("instantiate", "record", "translate")
+RECIPE = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT)
 VECTOR = Tensor("vector", ("batch", 16))
 NEVER = {  # what no exporter takes: the words that name it, and the mend
     "Autocast": (r"computes in bfloat16 by torch.autocast at refused.py:\d+", Cause.AUTOCAST),

@@ -17,8 +17,9 @@ from deploytool.artifact import Artifact
 from deploytool.cli.export import export as command
 from deploytool.errors import BadInput, DeployError, NotVerified, ParityFailed, TooSlow
 from deploytool.proof import Missed, Proof
-from deploytool.report import MEASURED, SCHEMA, Check, Gate, Hop, Parity, Report, Tolerance
+from deploytool.report import SCHEMA, Check, Gate, Hop, Parity, Report, Tolerance
 from deploytool.spec import Job, Options
+from deploytool.states import GateOutcome, Stage, Status
 from tests.conftest import ROOT, TINY, modules_of
 
 factory.mount_zoo()
@@ -38,13 +39,13 @@ def walk(name: str, home: Path) -> None:
     written = report.read(made[-1].path)
     assert verdict.broken(written) == ()
     hops = {hop.stage: hop for hop in written.hops}
-    assert {hop.status for verb, hop in hops.items() if verb != "build"} == {report.MEASURED}
+    assert {hop.status for verb, hop in hops.items() if verb != "build"} == {Status.MEASURED}
     assert all(
         error <= 1e-5
-        for verb in ("record", "script", "translate", "simplify", "rewrite")
+        for verb in (Stage.GOLDEN, Stage.TORCHSCRIPT, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE)
         for error in errors(hops[verb])
     )
-    assert all(error <= report.COARSEST for error in errors(hops["halve"]))
+    assert all(error <= report.COARSEST for error in errors(hops[Stage.FP16]))
     assert written.proof is not None
     assert written.proof.families
     assert all(check.parity.top1 == 1.0 for hop in written.hops for check in hop.checks)
@@ -66,14 +67,14 @@ def test_every_model_goes_down_the_road(name: str, tmp_path: Path) -> None:
 
 def test_the_dynamo_exporter_goes_down_the_same_road(tmp_path: Path) -> None:
     options = Options(exporter="dynamo", opset=20, seconds=0.1)
-    recipe = [verb for verb in targets.ROAD if verb != "build"]
+    recipe = [verb for verb in targets.ROAD if verb != Stage.BUILD]
     made = list(pipeline.run(Job(catalog.find("shufflenet_g3_x0_25"), options), recipe, tmp_path))
     assert verdict.broken(report.read(made[-1].path)) == ()
 
 
 def test_another_seed_is_another_model_that_passes_too(tmp_path: Path) -> None:
     model = catalog.find("shufflenet_g3_x0_25")
-    recipe = [verb for verb in targets.ROAD if verb != "build"]
+    recipe = [verb for verb in targets.ROAD if verb != Stage.BUILD]
     weights = []
     for seed in (1, 2):
         job = Job(model, dataclasses.replace(Options(seconds=0.1), seed=seed))
@@ -85,21 +86,21 @@ def test_another_seed_is_another_model_that_passes_too(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_on_a_gpu_everything_is_measured_on_it(tmp_path: Path) -> None:
-    recipe = [verb for verb in targets.ROAD if verb != "build"]
+    recipe = [verb for verb in targets.ROAD if verb != Stage.BUILD]
     job = Job(catalog.find("shufflenet_g3"), Options(seconds=1.0))
     written = report.read(list(pipeline.run(job, recipe, tmp_path))[-1].path)
     assert written.device == machine.gpus()[0].name
     assert verdict.broken(written) == ()
-    assert {speed.status for speed in written.speeds} == {report.MEASURED}
+    assert {speed.status for speed in written.speeds} == {Status.MEASURED}
     assert {hop.device for hop in written.hops} == {"cpu", "cuda"}
 
 
 TOLERANCE = Tolerance(1e-5, 1.0, 90.0, 1.0, 1.0)
-GOOD = Hop("halve", "graph.onnx", "onnxruntime", "cpu", MEASURED, ())
+GOOD = Hop(Stage.FP16, "graph.onnx", "onnxruntime", "cpu", Status.MEASURED, ())
 WORSE = Check("simplify", Parity(1.0, 0.0, 0.0, 0.0, 0.0, 0), TOLERANCE, ("max_error",))
-BAD = Hop("halve", "graph.onnx", "onnxruntime", "cpu", MEASURED, (WORSE,))
+BAD = Hop(Stage.FP16, "graph.onnx", "onnxruntime", "cpu", Status.MEASURED, (WORSE,))
 DOUBTFUL = Proof((), (Missed("graph", "bias_dropped", "/stem/Conv_output_0", 0.1, 7.0),), 8, (3,))
-PENDING = Hop("build", "engine.plan", "tensorrt_rtx", "cuda", "built, not run", ())
+PENDING = Hop(Stage.BUILD, "engine.plan", "tensorrt_rtx", "cuda", Status.BUILT_NOT_RUN, ())
 
 
 def written(*hops: Hop, gate: Gate | None = None, proof: Proof | None = None) -> Report:
@@ -116,10 +117,10 @@ def written(*hops: Hop, gate: Gate | None = None, proof: Proof | None = None) ->
         (written(GOOD, proof=Proof((), (), 8, ())), True, None),
         (written(GOOD, proof=DOUBTFUL), False, NotVerified),
         (written(BAD, proof=DOUBTFUL), False, ParityFailed),
-        (written(GOOD, gate=Gate(2.0, "simplify", MEASURED, reached=True)), False, None),
-        (written(GOOD, gate=Gate(2.0, "simplify", MEASURED, reached=False)), False, TooSlow),
-        (written(BAD, gate=Gate(2.0, "simplify", MEASURED, reached=False)), False, ParityFailed),
-        (written(GOOD, PENDING, gate=Gate(2.0, "build", "built, not run", reached=False)), False, NotVerified),
+        (written(GOOD, gate=Gate(2.0, Stage.SIMPLIFY, GateOutcome.REACHED)), False, None),
+        (written(GOOD, gate=Gate(2.0, Stage.SIMPLIFY, GateOutcome.MISSED)), False, TooSlow),
+        (written(BAD, gate=Gate(2.0, Stage.SIMPLIFY, GateOutcome.MISSED)), False, ParityFailed),
+        (written(GOOD, PENDING, gate=Gate(2.0, Stage.BUILD, GateOutcome.OPEN, "built, not run")), False, NotVerified),
     ],
 )
 def test_how_a_report_ends(report: Report, require: bool, ending: type[DeployError] | None) -> None:
@@ -131,7 +132,7 @@ def test_the_remedy_for_what_fp16_breaks_is_to_keep_some_of_it() -> None:
     failure = road.failure(written(GOOD, BAD), Path("run"), require=False)
     assert failure is not None
     assert failure.remedy == "the same command with --keep-fp32 auto, or find the layer with: deploytool blame run"
-    sooner = dataclasses.replace(BAD, stage="simplify")
+    sooner = dataclasses.replace(BAD, stage=Stage.SIMPLIFY)
     other = road.failure(written(sooner, BAD), Path("run"), require=False)
     assert other is not None
     assert other.remedy == "find the layer with: deploytool blame run"
@@ -178,7 +179,7 @@ def test_a_quick_run_to_onnx_leaves_out_what_it_says(tmp_path: Path) -> None:
     tiny = f"{ROOT / 'tests' / 'tiny.py'}:tiny"
     run = deploytool.export(tiny, inputs=[(3, 32, 32)], to="onnx", quick=True, out=tmp_path / "run")
     made = [artifact.made_by for artifact in run.artifacts]
-    assert made == ["instantiate", "record", "translate", "simplify", "rewrite", "validate"]
+    assert made == [Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE, Stage.VALIDATE]
     assert run.passed
     assert (run.script, run.fp16) == (None, None)
     assert run.onnx == tmp_path / "run/rewrite/graph.onnx"

@@ -19,9 +19,10 @@ from deploytool import owner, pipeline, publishing, receipt, run_lock, stages, s
 from deploytool.artifact import Given, Notes
 from deploytool.errors import BadInput, NoRoom, StageFailed
 from deploytool.spec import Job
+from deploytool.states import Stage
 from tests.conftest import QUICK, TINY
 
-RECIPE = ("instantiate", "record", "translate", "simplify", "validate")
+RECIPE = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.VALIDATE)
 DEAD = owner.name().replace(f"-{os.getpid()}-", "-4194303-")  # beyond what this machine gives
 ALIVE = owner.name()
 
@@ -53,7 +54,7 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
-def export(folder: Path, seed: int, recipe: tuple[str, ...] = RECIPE) -> set[str]:
+def export(folder: Path, seed: int, recipe: tuple[Stage, ...] = RECIPE) -> set[Stage]:
     """The stages that an export had to do."""
     job = Job(TINY, dataclasses.replace(QUICK, seed=seed))
     return {made.made_by for made in pipeline.run(job, recipe, folder) if made.fresh}
@@ -120,7 +121,7 @@ def test_the_next_export_goes_on_from_what_the_failed_one_had_finished(
 
 def test_a_first_export_that_fails_leaves_what_it_had_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fail(monkeypatch, tmp_path / "net", "translate")
-    assert {path.name for path in (tmp_path / "net").iterdir()} == {"instantiate", "record"}
+    assert {path.name for path in (tmp_path / "net").iterdir()} == {Stage.LOAD, Stage.GOLDEN}
     assert export(tmp_path / "net", 1) == set(RECIPE[2:])
 
 
@@ -378,7 +379,7 @@ def test_an_interrupted_run_is_ended_by_the_process_that_made_it(home: Path) -> 
     pipeline.sweep(home)
     assert seeds(home) == {0}
     assert litter(home) == {publishing.UNFINISHED}
-    assert {path.name for path in (home / publishing.UNFINISHED).iterdir()} >= {"instantiate", "record"}
+    assert {path.name for path in (home / publishing.UNFINISHED).iterdir()} >= {Stage.LOAD, Stage.GOLDEN}
 
 
 def test_no_link_of_an_old_run_is_written_into(home: Path) -> None:

@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from deploytool import catalog, pipeline, receipt, user_code
 from deploytool.errors import BadInput
 from deploytool.spec import Job, Tensor
+from deploytool.states import Stage
 from tests.conftest import QUICK, modules_of
 
-RECIPE = ("instantiate", "record")
+RECIPE = (Stage.LOAD, Stage.GOLDEN)
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 HEAD = """
 import glob, json, os, sys
@@ -243,7 +244,7 @@ def test_a_factory_that_reads_nothing_else_says_nothing(project: Path) -> None:
 
 def test_a_run_of_the_zoo_knows_the_files_of_its_definition(tmp_path: Path) -> None:
     model = dataclasses.replace(catalog.find("squeezenet1_1"), inputs=(Tensor("input", ("batch", 3, 32, 32)),))
-    list(pipeline.run(Job(model, QUICK), ("instantiate",), tmp_path / "out"))
+    list(pipeline.run(Job(model, QUICK), (Stage.LOAD,), tmp_path / "out"))
     sealed = receipt.read(tmp_path / "out" / "instantiate")
     assert sealed
     assert "./squeezenet.py" in plain_names(sealed)

@@ -5,6 +5,7 @@ import pytest
 from deploytool import machine, targets
 from deploytool.errors import BadInput
 from deploytool.machine import Gpu
+from deploytool.states import TargetPlan
 
 RTX, FULL = "tensorrt-rtx", "tensorrt"
 
@@ -21,37 +22,37 @@ def verdicts(*names: str) -> dict[str, str]:
 def test_without_a_gpu_rtx_builds_for_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, (RTX, FULL))
     assert targets.flavour() == "tensorrt_rtx"
-    here = {name for name, verdict in verdicts(*targets.TARGETS, "this").items() if verdict == targets.HERE}
+    here = {name for name, verdict in verdicts(*targets.TARGETS, "this").items() if verdict == TargetPlan.HERE}
     assert here == {"rtx20", "a100", "rtx30", "rtx40", "rtx50", "gb10"}
     assert verdicts("orin", "thor", "h100", "h200") == dict.fromkeys(
-        ("orin", "thor", "h100", "h200"), targets.ON_DEVICE
+        ("orin", "thor", "h100", "h200"), TargetPlan.ON_DEVICE
     )
-    assert verdicts("this") == {"this": targets.NOT_SERVED}
+    assert verdicts("this") == {"this": TargetPlan.NOT_SERVED}
 
 
 def test_a_gpu_with_the_full_tensorrt_builds_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, (FULL,), Gpu("NVIDIA H200", "9.0"))
     assert targets.flavour() == "tensorrt"
     (decision,) = targets.decide(())
-    assert (decision.target, decision.verdict, decision.capability) == ("this", targets.HERE, "9.0")
+    assert (decision.target, decision.verdict, decision.capability) == ("this", TargetPlan.HERE, "9.0")
     assert verdicts("h200", "h100", "rtx40") == {
-        "h200": targets.HERE,
-        "h100": targets.HERE,
-        "rtx40": targets.ON_DEVICE,
+        "h200": TargetPlan.HERE,
+        "h100": TargetPlan.HERE,
+        "rtx40": TargetPlan.ON_DEVICE,
     }
 
 
 def test_rtx_does_not_serve_a_gpu_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, (RTX,), Gpu("NVIDIA H200", "9.0"))
-    assert verdicts("this", "h200") == {"this": targets.NOT_SERVED, "h200": targets.ON_DEVICE}
+    assert verdicts("this", "h200") == {"this": TargetPlan.NOT_SERVED, "h200": TargetPlan.ON_DEVICE}
     pretend(monkeypatch, (RTX,), Gpu("NVIDIA L4", "8.9"))
-    assert verdicts("this", "rtx40") == {"this": targets.HERE, "rtx40": targets.HERE}
+    assert verdicts("this", "rtx40") == {"this": TargetPlan.HERE, "rtx40": TargetPlan.HERE}
 
 
 def test_with_nothing_installed_nothing_is_built_here(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, ())
     assert targets.flavour() is None
-    assert set(verdicts(*targets.TARGETS).values()) == {targets.ON_DEVICE}
+    assert set(verdicts(*targets.TARGETS).values()) == {TargetPlan.ON_DEVICE}
     assert targets.engines(targets.decide(tuple(targets.TARGETS))) == ()
 
 

@@ -5,12 +5,13 @@ import re
 
 from deploytool import triton
 from deploytool.spec import Tensor
+from deploytool.states import Precision
 
 IMAGE, LOGITS = Tensor("image", ("batch", 3, "H", "W")), Tensor("logits", ("batch", 10))
 
 
 def test_a_graph_is_described_without_its_batch_and_with_free_sizes() -> None:
-    assert triton.graph("net", [IMAGE], [LOGITS], "fp32", 16) == (
+    assert triton.graph("net", [IMAGE], [LOGITS], Precision.FP32, 16) == (
         'name: "net"\n'
         'platform: "onnxruntime_onnx"\n'
         "max_batch_size: 16\n"
@@ -20,13 +21,13 @@ def test_a_graph_is_described_without_its_batch_and_with_free_sizes() -> None:
 
 
 def test_halves_are_said_to_be_halves() -> None:
-    text = triton.graph("net", [IMAGE, Tensor("tokens", ("batch", 4), "int64")], [LOGITS], "fp16", 1)
+    text = triton.graph("net", [IMAGE, Tensor("tokens", ("batch", 4), "int64")], [LOGITS], Precision.FP16, 1)
     assert 'image" data_type: TYPE_FP16' in text
     assert 'tokens" data_type: TYPE_INT64' in text
 
 
 def test_a_plan_is_chosen_by_compute_capability_and_never_by_default() -> None:
-    text = triton.engines("net_trt", [IMAGE], [LOGITS], "fp32", 8, {"9.0": "b.plan", "8.9": "a.plan"})
+    text = triton.engines("net_trt", [IMAGE], [LOGITS], Precision.FP32, 8, {"9.0": "b.plan", "8.9": "a.plan"})
     assert 'platform: "tensorrt_plan"' in text
     assert '{ key: "8.9" value: "a.plan" },\n  { key: "9.0" value: "b.plan" }' in text
     assert "default_model_filename" not in text
@@ -34,7 +35,7 @@ def test_a_plan_is_chosen_by_compute_capability_and_never_by_default() -> None:
 
 def test_no_name_ends_its_quotes() -> None:
     name = 'a" data_type: TYPE_BOOL }\n  { name: "b'
-    written = triton.graph(name, [Tensor(name, ("batch", 3))], [Tensor("o", ("batch", 2))], "fp32", 4)
+    written = triton.graph(name, [Tensor(name, ("batch", 3))], [Tensor("o", ("batch", 2))], Precision.FP32, 4)
     assert written.count("data_type: TYPE_FP32") == 2
     assert '\n  { name: "b' not in written
     assert [json.loads(each) for each in re.findall(r'name: ("(?:[^"\\]|\\.)*")', written)] == [name, name, "o"]

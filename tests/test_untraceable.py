@@ -12,6 +12,7 @@ from deploytool import catalog, pipeline, road
 from deploytool.page import junit
 from deploytool.road import Run
 from deploytool.spec import Job, Options, Tensor
+from deploytool.states import Stage
 from tests.conftest import ROOT, Command
 
 OWN = ROOT / "tests" / "own" / "untraceable.py"
@@ -53,7 +54,9 @@ def test_each_step_of_torchscript_may_fail(
 
     monkeypatch.setattr(torch.jit, step, fails)
     model = catalog.find(f"{OWN}:Naming", (Tensor("vector", ("batch", 16)),), {})
-    *_, script = pipeline.run(Job(model, Options(images=4)), ("instantiate", "record", "script"), tmp_path / "run")
+    *_, script = pipeline.run(
+        Job(model, Options(images=4)), (Stage.LOAD, Stage.GOLDEN, Stage.TORCHSCRIPT), tmp_path / "run"
+    )
     assert script.left_out
     assert [path.name for path in (tmp_path / "run" / "script").iterdir()] == ["receipt.json"]
 

@@ -10,8 +10,6 @@ from deploytool import verdict
 from deploytool.blamed import Finding, Layer
 from deploytool.proof import Missed, Proof
 from deploytool.report import (
-    BUILT_NOT_RUN,
-    MEASURED,
     SCHEMA,
     Check,
     Equality,
@@ -23,6 +21,7 @@ from deploytool.report import (
     Tolerance,
     Weights,
 )
+from deploytool.states import GateOutcome, Stage, Status
 
 WEIGHTS = Weights(10, 1, 2)
 PROVED = Proof((), (), 0, ())
@@ -37,12 +36,12 @@ def written(*hops: Hop, reach: Reach | None = None) -> Report:
     return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, 0.01, None, hops, (), None, reach, PROVED, (), (), (), {})
 
 
-def hop(stage: str, *checks: Check, status: str = MEASURED) -> Hop:
+def hop(stage: Stage, *checks: Check, status: Status = Status.MEASURED) -> Hop:
     return Hop(stage, "graph.onnx", "onnxruntime", "cpu", status, checks)
 
 
 def test_every_broken_check_has_its_line() -> None:
-    report = written(hop("translate", check()), hop("halve", check("max_error", "top1"), check("bad")))
+    report = written(hop(Stage.EXPORT, check()), hop(Stage.FP16, check("max_error", "top1"), check("bad")))
     assert verdict.broken(report) == (
         "halve against simplify: max_error 2.0e-05 > 1.0e-05, top1 75.0% < 100% in logits",
         "halve against simplify: bad 3 > 0 in logits",
@@ -59,7 +58,7 @@ def test_too_many_ties_are_told_by_their_share() -> None:
 
 
 def test_what_was_not_run_is_not_measured() -> None:
-    report = written(hop("halve", check()), hop("build", status=BUILT_NOT_RUN))
+    report = written(hop(Stage.FP16, check()), hop(Stage.BUILD, status=Status.BUILT_NOT_RUN))
     assert verdict.broken(report) == ()
     assert verdict.unmeasured(report) == ("build: built, not run",)
 
@@ -91,16 +90,16 @@ OVERFLOW = Reach("/stem/Conv", 1e6, ("/stem/Conv",), WEIGHTS)
 @pytest.mark.parametrize(
     ("report", "mends"),
     [
-        (written(hop("halve", check())), False),
-        (written(hop("halve", check("max_error"))), True),
-        (written(hop("halve", check()), reach=OVERFLOW), True),
-        (written(hop("build", check("bad")), reach=OVERFLOW), True),
-        (written(hop("simplify", check("max_error")), hop("halve", check("max_error"))), False),
+        (written(hop(Stage.FP16, check())), False),
+        (written(hop(Stage.FP16, check("max_error"))), True),
+        (written(hop(Stage.FP16, check()), reach=OVERFLOW), True),
+        (written(hop(Stage.BUILD, check("bad")), reach=OVERFLOW), True),
+        (written(hop(Stage.SIMPLIFY, check("max_error")), hop(Stage.FP16, check("max_error"))), False),
     ],
 )
 def test_fp32_may_mend_what_fp16_alone_broke(report: Report, mends: bool) -> None:
     assert verdict.mends(report) is mends
-    kept = dataclasses.replace(report, remarks=("halve: kept in FP32: stem (1 of 9 nodes)",))
+    kept = dataclasses.replace(report, choices={"keep_fp32": ["stem"]})
     assert verdict.mends(kept) is False
 
 
@@ -110,13 +109,13 @@ def closing(report: Report, found: Finding | None = None) -> tuple[str, tuple[st
 
 
 FINDING = Finding(
-    "halve", "rewrite", "stem", lost=False, layer=Layer("stem", "t", "/stem/Conv", "Conv", 1.0, 0.1), before=None
+    Stage.FP16, Stage.REWRITE, "stem", lost=False, layer=Layer("stem", "t", "/stem/Conv", "Conv", 1.0, 0.1), before=None
 )
 MISSED = Proof((), (Missed("graph", "bias_dropped", "/stem", 0.1, 7.0),), 8, (3,))
 
 
 def test_a_failure_names_the_mend_and_the_command_that_finds_the_layer() -> None:
-    report = written(hop("translate", check()), hop("halve", check("max_error")))
+    report = written(hop(Stage.EXPORT, check()), hop(Stage.FP16, check("max_error")))
     failed = "halve against simplify: max_error 2.0e-05 > 1.0e-05 in logits"
     keep = "the same command with --keep-fp32 auto"
     assert closing(report) == ("FAIL", (failed,), [keep, "find the layer with deploytool blame run"])
@@ -126,24 +125,27 @@ def test_a_failure_names_the_mend_and_the_command_that_finds_the_layer() -> None
 
 
 def test_the_verdicts_come_in_the_order_of_the_exit_codes() -> None:
-    late, pending = Gate(2.0, "build", MEASURED, reached=False), hop("build", status=BUILT_NOT_RUN)
-    every = dataclasses.replace(written(hop("halve", check("bad")), pending), gate=late, proof=MISSED)
+    late, pending = (
+        Gate(2.0, Stage.BUILD, GateOutcome.MISSED),
+        hop(Stage.BUILD, status=Status.BUILT_NOT_RUN),
+    )
+    every = dataclasses.replace(written(hop(Stage.FP16, check("bad")), pending), gate=late, proof=MISSED)
     assert closing(every)[0] == "FAIL"
-    held = dataclasses.replace(every, hops=(hop("halve", check()), pending))
+    held = dataclasses.replace(every, hops=(hop(Stage.FP16, check()), pending))
     assert closing(held)[:2] == ("too slow", ("build is not surely 2× as fast as eager",))
     assert closing(dataclasses.replace(held, gate=None))[0] == "not proven"
     assert closing(dataclasses.replace(held, gate=None, proof=PROVED))[0] == "pass for all that ran here"
     pack = ["pack it for a device with deploytool pack run"]
-    assert closing(written(hop("halve", check()))) == ("pass", (), pack)
+    assert closing(written(hop(Stage.FP16, check()))) == ("pass", (), pack)
 
 
 def test_only_what_has_an_fp16_graph_can_be_packed() -> None:
     further = ["the same command with --trt, and without --to onnx, goes on to FP16 and an engine"]
-    assert closing(written(hop("rewrite", check()))) == ("pass", (), further)
+    assert closing(written(hop(Stage.REWRITE, check()))) == ("pass", (), further)
 
 
 def test_what_a_run_was_told_to_leave_out_is_pending() -> None:
-    report = written(hop("halve", check()))
+    report = written(hop(Stage.FP16, check()))
     assert verdict.closing(report, Path("run")).pending == ()
     bare = dataclasses.replace(report, proof=None, rounds=0)
     seen = verdict.closing(bare, Path("run"))
@@ -153,7 +155,7 @@ def test_what_a_run_was_told_to_leave_out_is_pending() -> None:
 
 
 def test_a_speed_that_was_not_measured_is_pending_and_not_passed() -> None:
-    gate = Gate(2.0, "build", BUILT_NOT_RUN, reached=False)
-    seen = verdict.closing(dataclasses.replace(written(hop("halve", check())), gate=gate), Path("run"))
+    gate = Gate(2.0, Stage.BUILD, GateOutcome.OPEN, "built, not run")
+    seen = verdict.closing(dataclasses.replace(written(hop(Stage.FP16, check())), gate=gate), Path("run"))
     assert (seen.verdict, seen.pending) == ("pass for all that ran here", ("the speed of build: built, not run",))
     assert seen.held

@@ -10,6 +10,7 @@ from fractions import Fraction
 from deploytool import wishes
 from deploytool.errors import BadInput
 from deploytool.spec import AUTO, BATCH, DTYPES, Option, Range, Side, Tensor
+from deploytool.states import Precision
 
 _FORM = "write [NAME=]3x224x224[:DTYPE[:BELOW]], free sizes as words; NAME=:DTYPE is one number a case"
 _SIDE = r"[1-9]\d*|[A-Za-wyz_]\w*"
@@ -102,7 +103,7 @@ def tolerances(texts: Sequence[str]) -> dict[str, float]:
             found[name] = float(value)
         except ValueError:
             found[name] = -1.0
-        if name not in ("fp32", "fp16") or not 0 < found[name] <= 1:
+        if name not in tuple(Precision) or not 0 < found[name] <= 1:
             raise BadInput(f"--tolerance {text} is no tolerance", "write --tolerance fp16=2e-3, or fp32=1e-5")
     return found
 

@@ -14,6 +14,7 @@ from deploytool.cli import device as devices
 from deploytool.cli import progress, screen
 from deploytool.cli.manners import Outcome
 from deploytool.errors import BadInput, DeployError, NotVerified, TooSlow
+from deploytool.states import GateOutcome, SpeedVerdict, spoken
 
 if TYPE_CHECKING:
     from deploytool.bench import Bench, Gate, Row, Sweep
@@ -101,7 +102,10 @@ def bench(
 def _verdict(found: Bench) -> str:
     """The last of the artifacts, which is what ships, at every batch."""
     each = [(sweep.batch, next(row for row in reversed(sweep.rows) if row.latency)) for sweep in found.sweeps]
-    return "; ".join(f"{row.name} at batch {batch}: {row.verdict or 'the baseline'}" for batch, row in each)
+    return "; ".join(
+        f"{row.name} at batch {batch}: {spoken(row.verdict, row.reason) if row.verdict else 'the baseline'}"
+        for batch, row in each
+    )
 
 
 def _belong(options: Mapping[str, object], to: str) -> None:
@@ -126,17 +130,16 @@ def _title(found: Bench, sweep: Sweep) -> str:
 
 def _row(row: Row) -> tuple[str, ...]:
     if row.latency is None:
-        word, why, _ = row.status.partition(" (")
-        return (row.name, _NONE, _NONE, _NONE, _NONE, f"{word} (below)" if why else word, "")
+        return (row.name, _NONE, _NONE, _NONE, _NONE, spoken(row.status, "below" if row.reason else ""), "")
     timed = row.latency
     p99 = _NONE if timed.p99_ms is None else _ms(timed.p99_ms)
     cells = (row.name, _ms(timed.p50_ms), _ms(timed.p90_ms), p99, _ms(timed.cpu_ms))
     if row.ratio is None or row.verdict is None:
         return (*cells, "the baseline", "")
     interval = f"{row.ratio.value:.2f}× ({row.ratio.low:.2f}–{row.ratio.high:.2f})"
-    word, refused, _ = row.verdict.partition(" (")
+    refused = row.verdict is SpeedVerdict.NO_VERDICT
     worked = f"{row.cpu_ratio.value:.2f}× by CPU time" if row.cpu_ratio else _NONE
-    return (*cells, worked if refused else interval, word)
+    return (*cells, worked if refused else interval, str(row.verdict))
 
 
 def _ms(value: float) -> str:
@@ -154,18 +157,16 @@ def _below(found: Bench, sweep: Sweep) -> list[str]:
     lines += [f"GPU clock, highest, throttle reasons, temperature: {line}" for line in seen.gpu]
     bound = [row.name for row in sweep.rows if row.latency and row.latency.launch_bound]
     lines += [f"The GPU waits for the host to launch: {', '.join(bound)}"] if bound else []
-    lines += [f"{row.name}: {row.status}" for row in sweep.rows if "(" in row.status]
-    reasons = dict.fromkeys(row.verdict for row in sweep.rows if row.verdict and "(" in row.verdict)
-    return [*lines, *(f"{reason[0].upper()}{reason[1:]}" for reason in reasons)]
+    lines += [f"{row.name}: {spoken(row.status, row.reason)}" for row in sweep.rows if row.reason and not row.latency]
+    reasons = dict.fromkeys(row.reason for row in sweep.rows if row.verdict is SpeedVerdict.NO_VERDICT)
+    return [*lines, *(f"No verdict ({reason})" for reason in reasons)]
 
 
 def _failure(gate: Gate | None) -> DeployError | None:
     """What keeps the benchmark from ending with 0: a speed-up that was asked for and is not sure."""
-    from deploytool.measure import comparison
-
-    if gate is None or gate.outcome == comparison.REACHED:
+    if gate is None or gate.outcome is GateOutcome.REACHED:
         return None
     wish = f"{gate.name}, {gate.min_speedup:g}× the baseline"
-    if gate.outcome == comparison.MISSED:
-        return TooSlow(f"too slow: {wish}: {gate.why}", "see the table above, or ask for less")
-    return NotVerified(f"not verified: {wish}: {gate.why}", "measure longer, on a quiet machine that can run it")
+    if gate.outcome is GateOutcome.MISSED:
+        return TooSlow(f"too slow: {wish}: {gate.reason}", "see the table above, or ask for less")
+    return NotVerified(f"not verified: {wish}: {gate.reason}", "measure longer, on a quiet machine that can run it")

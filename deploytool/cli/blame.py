@@ -15,22 +15,24 @@ from deploytool.cli import screen, stop
 from deploytool.cli.manners import Outcome
 from deploytool.errors import BadInput, ParityFailed
 from deploytool.receipt import Receipt
+from deploytool.states import Stage
 
 if TYPE_CHECKING:
     from deploytool.tracing.reduce import Mismatch
 
+_SINGLE = f"{Stage.REWRITE}/{Kind.GRAPH.value}"  # the FP32 graph
 _NEXT = {
-    "translate": "try --exporter auto, or write that layer in another way",
-    "simplify": "deploy translate/graph.onnx, and report both graphs to onnxsim",
-    "rewrite": "export again with --rewrite none, and report simplify/graph.onnx",
-    "halve": f"export again with {verdict.KEEP}, or deploy rewrite/graph.onnx",
+    Stage.EXPORT: "try --exporter auto, or write that layer in another way",
+    Stage.SIMPLIFY: f"deploy {Stage.EXPORT}/{Kind.GRAPH.value}, and report both graphs to onnxsim",
+    Stage.REWRITE: f"export again with --rewrite none, and report {Stage.SIMPLIFY}/{Kind.GRAPH.value}",
+    Stage.FP16: f"export again with {verdict.KEEP}, or deploy {_SINGLE}",
 }
 _OPTIMISED = "this is what ONNX Runtime's optimiser does to a sound file: try another version of it"
 _NO_LAYER = {
-    "translate": _OPTIMISED,
-    "simplify": _OPTIMISED,
-    "rewrite": _OPTIMISED,
-    "halve": f"FP16 is too coarse for so much of it: export again with {verdict.KEEP}, or deploy rewrite/graph.onnx",
+    Stage.EXPORT: _OPTIMISED,
+    Stage.SIMPLIFY: _OPTIMISED,
+    Stage.REWRITE: _OPTIMISED,
+    Stage.FP16: f"FP16 is too coarse for so much of it: export again with {verdict.KEEP}, or deploy {_SINGLE}",
 }
 _CHANGED = "the file is not the one that the stage made: export again"
 
@@ -52,7 +54,7 @@ def blame(
 
     console, rooms = screen.people(), pipeline.rooms(run)
     kept = {sealed.kind: room / sealed.kind.value for room, sealed in rooms}
-    graphs = [(room.name, room / Kind.GRAPH.value) for room, sealed in rooms if sealed.kind is Kind.GRAPH]
+    graphs = [(sealed.made_by, room / Kind.GRAPH.value) for room, sealed in rooms if sealed.kind is Kind.GRAPH]
     if not graphs or not {Kind.WEIGHTS, Kind.GOLDEN} <= set(kept):
         raise BadInput(f"{run} holds no run with a graph", "give a folder that `deploytool export` made")
     trust.check(run, trust_code=trust_code)
@@ -63,7 +65,7 @@ def blame(
 
     wanted = verdict.wanted(report.read(kept[Kind.REPORT])) if Kind.REPORT in kept else {}
     watched = canaries.read(kept[Kind.CANARY]).values if Kind.CANARY in kept else ()
-    digests = {stage: plain.file_digest(file) for stage, file in graphs}
+    digests = {stage.value: plain.file_digest(file) for stage, file in graphs}
     found, clue = finding.examine(kept[Kind.WEIGHTS], kept[Kind.GOLDEN], graphs, wanted, tuple(watched))
     blamed.write(run, digests, found)
     if Kind.REPORT in kept:

@@ -15,6 +15,7 @@ from deploytool.cli import asked, completing, progress, screen, stop, summary
 from deploytool.cli.manners import Outcome
 from deploytool.forms import CHOICES
 from deploytool.spec import Options
+from deploytool.states import Precision, Stage
 
 if TYPE_CHECKING:
     from deploytool.road import Plan, Start
@@ -33,13 +34,6 @@ class End(str, Enum):
     """Where the road ends, unless it goes on to an engine."""
 
     onnx = "onnx"
-    fp16 = "fp16"
-
-
-class Io(str, Enum):
-    """The type of the FP16 graph's inputs and outputs."""
-
-    fp32 = "fp32"
     fp16 = "fp16"
 
 
@@ -89,7 +83,7 @@ def export(
             autocompletion=completing.form,
         ),
     ] = None,
-    io: Annotated[Io, typer.Option(help="The type of the FP16 graph's inputs and outputs.")] = Io.fp32,
+    io: Annotated[Precision, typer.Option(help="The type of the FP16 graph's inputs and outputs.")] = Precision.FP32,
     keep_fp32: Annotated[
         str,
         typer.Option(
@@ -198,7 +192,7 @@ def export(
         exporter=exporter.value,
         opset=opset,
         rewrite=rewrite,
-        io=io.value,
+        io=io,
         keep_fp32=asked.kept(keep_fp32),
         seed=seed,
         weights=weights,
@@ -247,7 +241,7 @@ def _follow(plan: Plan, start: Start) -> Sequence[Artifact]:
     for decision in plan.options.targets:
         screen.say(console, f"{decision.target:>12}  {decision.verdict}: {decision.why}")
     screen.whole(console, f"into {plan.home}")
-    recipe = (*plan.recipe, "pack") if plan.pack else plan.recipe
+    recipe = (*plan.recipe, Stage.PACK) if plan.pack else plan.recipe
     with stop.sweeping(partial(pipeline.sweep, plan.home)):
         return progress.follow(console, recipe, plan.home, start)
 

@@ -15,6 +15,7 @@ from deploytool.cli import screen, stop
 from deploytool.cli.manners import Outcome
 from deploytool.errors import BadInput
 from deploytool.spec import Options
+from deploytool.states import Stage
 
 
 def pack(
@@ -33,7 +34,7 @@ def pack(
     if out and out.exists():
         raise BadInput(f"{out} is there already", "choose another folder with --out")
     with stop.sweeping(partial(pipeline.sweep, run)):
-        made = pipeline.extend("pack", Options(sequence=sequence), run)
+        made = pipeline.extend(Stage.PACK, Options(sequence=sequence), run)
     folder = made.path.parent
     if out:
         _copy(folder, out)

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from deploytool import receipt
 from deploytool.artifact import Artifact
 from deploytool.cli import screen
+from deploytool.states import Stage
 
 Watch = Callable[[int, int], None]
 T = TypeVar("T")
@@ -86,7 +87,7 @@ def earlier(home: Path, steps: Sequence[str]) -> dict[str, float]:
 
 
 def follow(
-    console: Console, recipe: Sequence[str], home: Path, start: Callable[[Watch], Iterable[Artifact]]
+    console: Console, recipe: Sequence[Stage], home: Path, start: Callable[[Watch], Iterable[Artifact]]
 ) -> tuple[Artifact, ...]:
     """Goes along with a run: a line for each artifact, and a progress bar where there is a terminal."""
     made: list[Artifact] = []
@@ -101,7 +102,7 @@ def follow(
         for artifact in start(watch):
             made.append(artifact)
             how = f"{artifact.seconds:.1f} s" if artifact.fresh else "kept"
-            what = f"left out: {artifact.left_out}" if artifact.left_out else artifact.path.relative_to(home)
+            what = f"left out: {artifact.reason}" if artifact.left_out else artifact.path.relative_to(home)
             screen.say(console, f"{artifact.made_by:>12}  {how:>6}  {what}")
             why = "made" if artifact.fresh else "a receipt proves it"
             screen.detail(f"{'':>12}  {why}: key {artifact.key[:12]}, SHA-256 {artifact.digest[:12]}")

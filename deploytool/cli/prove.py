@@ -14,6 +14,7 @@ from deploytool.cli import progress, screen, stop, summary
 from deploytool.cli.manners import Outcome
 from deploytool.errors import BadInput, NotVerified
 from deploytool.proof import CASES, ENGINE, GRAPH, Family
+from deploytool.states import Precision, Stage
 
 _FRESH = 64  # cases that faults which were not caught are tried on
 
@@ -40,11 +41,11 @@ def prove(
 
     (before, _), (graph, sealed) = graphs[-2:]
     wanted = verdict.wanted(report.read(kept[Kind.REPORT])) if Kind.REPORT in kept else {}
-    half = "weights" in sealed.notes
+    half = sealed.made_by.precision is Precision.FP16
     subject = proving.subject(
         kept[Kind.WEIGHTS], kept[Kind.GOLDEN], for_engine(before), graph, half=half, wanted=wanted, fresh=_FRESH
     )
-    proof = progress.along(console, "prove", lambda watch: proving.prove(subject, faults, seed, watch))
+    proof = progress.along(console, Stage.FAULTS, lambda watch: proving.prove(subject, faults, seed, watch))
     failure = None
     if not proof.families:
         failure = NotVerified("the checks fail on the graph as it is", f"find the layer: deploytool blame {run}")

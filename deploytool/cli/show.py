@@ -15,6 +15,7 @@ from deploytool.cli.manners import Outcome
 from deploytool.errors import BadInput
 from deploytool.receipt import Receipt
 from deploytool.spec import Model
+from deploytool.states import Stage
 
 _LONGEST = 400  # letters of a note
 
@@ -55,7 +56,7 @@ def show(
         raise BadInput(f"{path} holds no run", "give a folder that `deploytool export` made, or a file in one")
     console, rows = screen.answer(), [_row(room, sealed) for room, sealed in found]
     screen.table(console, "What was made", ("artifact", ">seconds", "digest", "state"), rows)
-    written = path / "validate" / Kind.REPORT.value
+    written = path / Stage.VALIDATE / Kind.REPORT.value
     shown = report.read(written) if written.is_file() else None
     document = {"run": str(path), "receipts": [sealed for _, sealed in found], "report": shown}
     if shown is None:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deploytool import blamed, targets, verdict
+from deploytool import blamed, verdict
+from deploytool.artifact import Kind
 from deploytool.cli import screen
 from deploytool.cli.manners import Outcome
 from deploytool.errors import DeployError
 from deploytool.page import PAGE
 from deploytool.proof import SPOKEN, Proof
-from deploytool.report import NEITHER, NO_VERDICT, Check, Engine, Hop, Report, Speed
+from deploytool.report import Check, Engine, Hop, Report, Speed
+from deploytool.states import SpeedVerdict, Stage, TargetPlan, spoken
 from deploytool.verdict import Closing
 
 _NONE = "–"
@@ -58,7 +60,7 @@ def _hop(hop: Hop, home: Path) -> tuple[str, ...]:
     size = f"{file.stat().st_size / 1e6:.1f} MB" if file.is_file() else _NONE if hop.left_out else "missing"
     name = f"{hop.stage}/{hop.file}"
     if not hop.checks:
-        return (name, size, _NONE, _NONE, _NONE, _NONE, hop.status)
+        return (name, size, _NONE, _NONE, _NONE, _NONE, spoken(hop.status, hop.reason))
     if hop.runner in _AGAIN:
         name, size = _AGAIN[hop.runner], ""
     before = _error(hop.checks[0]) if len(hop.checks) > 1 else _NONE
@@ -104,7 +106,7 @@ def _error(check: Check) -> str:
 def _speed(speed: Speed) -> tuple[str, ...]:
     name = f"{speed.stage}/{speed.file}"
     if speed.ratio is None:
-        return (name, _NONE, _NONE, speed.status)
+        return (name, _NONE, _NONE, spoken(speed.status, speed.reason))
     latency, eager = f"{speed.latency_ms:.2f} ms", f"{speed.eager_ms:.2f} ms"
     return (name, latency, eager, _spoken(speed))
 
@@ -112,17 +114,18 @@ def _speed(speed: Speed) -> tuple[str, ...]:
 def _spoken(speed: Speed) -> str:
     """The speed-up with its interval, as far as something may be said of it."""
     interval = f"{speed.low:.2f}–{speed.high:.2f}"
-    if (speed.verdict or "").startswith(NO_VERDICT):
-        return f"{NO_VERDICT}, see below"
-    if speed.verdict == NEITHER:
-        return f"{interval}: {NEITHER}"
+    if speed.verdict is SpeedVerdict.NO_VERDICT:
+        return f"{speed.verdict}, see below"
+    if speed.verdict is SpeedVerdict.NEITHER:
+        return f"{interval}: {speed.verdict}"
     return f"{speed.ratio:.2f}× ({interval})"
 
 
 def _unsaid(written: Report) -> list[str]:
     """Why some speeds have no verdict, each reason once."""
-    said = [speed.verdict for speed in written.speeds if (speed.verdict or "").startswith(NO_VERDICT)]
-    return [f"Speed: {reason}" for reason in dict.fromkeys(filter(None, said))]
+    refused = (speed for speed in written.speeds if speed.verdict is SpeedVerdict.NO_VERDICT)
+    said = dict.fromkeys(speed.reason for speed in refused)
+    return [f"Speed: {spoken(SpeedVerdict.NO_VERDICT, reason)}" for reason in said]
 
 
 def _reach(written: Report) -> list[str]:
@@ -159,11 +162,11 @@ def proof(found: Proof) -> list[str]:
 
 def _engines(written: Report, home: Path) -> list[str]:
     """What each engine is for, and where the targets stand that have none."""
-    lines = [f"{home / 'build' / engine.file}: {_serves(engine, written)}" for engine in written.engines]
+    lines = [f"{home / Stage.BUILD / engine.file}: {_serves(engine, written)}" for engine in written.engines]
     for target in written.targets:
-        if target.verdict == targets.ON_DEVICE:
-            lines.append(f"{target.target}: to be built on the device, from {home / 'halve' / 'graph.onnx'}")
-        elif target.verdict == targets.NOT_SERVED:
+        if target.verdict is TargetPlan.ON_DEVICE:
+            lines.append(f"{target.target}: to be built on the device, from {home / Stage.FP16 / Kind.GRAPH.value}")
+        elif target.verdict is TargetPlan.NOT_SERVED:
             lines.append(f"{target.target}: not served ({target.why})")
     return lines
 

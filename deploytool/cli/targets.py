@@ -6,6 +6,7 @@ from deploytool import targets as places
 from deploytool.cli import screen
 from deploytool.cli.manners import Outcome
 from deploytool.spec import Decision
+from deploytool.states import TargetPlan
 
 
 def targets() -> Outcome:
@@ -16,7 +17,7 @@ def targets() -> Outcome:
     decisions = places.decide((*places.TARGETS, places.THIS))
     columns = ("target", ">capability", "~devices", "verdict", "~why")
     screen.table(screen.answer(), "Targets", columns, [_row(decision) for decision in decisions])
-    here = sum(decision.verdict == places.HERE for decision in decisions)
+    here = sum(decision.verdict is TargetPlan.HERE for decision in decisions)
     verdict = f"{here} of {len(decisions)} targets can be built for here"
     return Outcome({"targets": decisions}, verdict, next="deploytool export MODEL --for TARGET")
 

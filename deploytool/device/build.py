@@ -17,6 +17,7 @@ from deploytool.device.probe import Limits, Prober
 from deploytool.device.ways import BUILT, Way, missing
 from deploytool.device.worker import Request, Trial
 from deploytool.errors import BadInput, DeployError, MissingBackend, ParityFailed, StageFailed
+from deploytool.states import Precision
 
 _MAKING = ".making-"
 _FLAVOURS = ("tensorrt", "tensorrt_rtx")  # the full one first: it tunes for the very GPU
@@ -38,8 +39,8 @@ class Record:
     gpu: str
     capability: str
     cuda: str
-    precision: str
-    io: str
+    precision: Precision
+    io: Precision
     file: File
     trial: Trial | None
 
@@ -97,7 +98,7 @@ def _proved(built: Path, record: Record, prober: Prober) -> Record:
     if not tried.passed:
         _forget(built, record)
         failure = ParityFailed if tried.trial else StageFailed
-        raise failure(f"the engine built here was thrown away: {tried.status}", "run the graph: see `verify`")
+        raise failure(f"the engine built here was thrown away: {tried.reason}", "run the graph: see `verify`")
     proved = replace(record, trial=tried.trial)
     _write(built, proved)
     return proved
@@ -110,7 +111,9 @@ def _make(
     source = next(file for file in manifest.files if file.path == graph.path)
     way = Way(
         *(BUILT, str(folder / source.path), source.size, source.sha256),
-        *("onnx", "cuda", name, graph.precision, graph.io),
+        *("onnx", "cuda", name),
+        precision=graph.precision,
+        io=graph.io,
     )
     path = f"{name}_{found.version(name)}_{found.capability}.plan"
     disk.check(built, 2 * source.size, path)  # an engine has about as many bytes as its graph, and is copied once
@@ -173,7 +176,9 @@ def _way(built: Path, record: Record) -> Way:
     path = str(built / record.file.path)
     return Way(
         *(BUILT, path, record.file.size, record.file.sha256),
-        *("tensorrt", "cuda", record.flavour, record.precision, record.io),
+        *("tensorrt", "cuda", record.flavour),
+        precision=record.precision,
+        io=record.io,
     )
 
 

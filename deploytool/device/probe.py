@@ -13,11 +13,11 @@ from deploytool.child import run_limited
 from deploytool.device.ways import LEAST, Way
 from deploytool.device.worker import Answer, Request, Trial
 from deploytool.errors import BadInput, ChildDied, DeployError, NoRoom, NotVerified, ParityFailed, StageFailed
+from deploytool.states import Attempt
 
 WORKER = programs.command(programs.WORK)
 
 _LONGEST_ANSWER = 16 << 20  # bytes
-_PASSED = "measured"
 _KINDS = {kind.__name__: kind for kind in (*DeployError.__subclasses__(), NoRoom)}
 
 
@@ -35,21 +35,22 @@ class Limits:
 
 @dataclass(frozen=True)
 class Tried:
-    """What became of one way; `status` is `measured`, or why it was skipped or failed.
+    """What became of one way, and why it was skipped or failed.
 
     It `died` if the process did that ran it.
     """
 
     tier: str
     file: str
-    status: str
+    status: Attempt
+    reason: str = ""
     trial: Trial | None = None
     died: bool = False
 
     @property
     def passed(self) -> bool:
         """Whether it ran here and answered as it should."""
-        return self.status == _PASSED
+        return self.status is Attempt.MEASURED
 
     @property
     def is_bundles_fault(self) -> bool:
@@ -68,20 +69,20 @@ def probe(
     worker: Sequence[str] = WORKER,
     limits: Limits = Limits(),
 ) -> Tried:
-    """Runs the golden cases one way, and times it for `seconds`; whatever goes wrong there stands in the status."""
+    """Runs the golden cases one way, and times it for `seconds`; whatever goes wrong there is the reason."""
     name = Path(way.path).name
     if way.absent:
-        return Tried(way.tier, name, way.absent)
+        return Tried(way.tier, name, Attempt.UNAVAILABLE, way.absent)
     try:
         request = Request("try", str(folder), manifest, way, "", seconds)
         trial = ask(request, worker=worker, limits=replace(limits, seconds=limits.seconds + seconds)).trial
     except DeployError as error:
-        return Tried(way.tier, name, str(error), died=isinstance(error, ChildDied))
+        return Tried(way.tier, name, Attempt.FAILED, str(error), died=isinstance(error, ChildDied))
     if trial is None:
-        return Tried(way.tier, name, "it gave no answer")
+        return Tried(way.tier, name, Attempt.FAILED, "it gave no answer")
     if trial.check.broken:
-        return Tried(way.tier, name, f"golden mismatch: {_worst(trial)}", trial)
-    return Tried(way.tier, name, _PASSED, trial)
+        return Tried(way.tier, name, Attempt.FAILED, f"golden mismatch: {_worst(trial)}", trial)
+    return Tried(way.tier, name, Attempt.MEASURED, trial=trial)
 
 
 def _worst(trial: Trial) -> str:
@@ -152,7 +153,7 @@ def shortfall(tried: Sequence[Tried], require: str | None) -> DeployError | None
     found = chosen(tried)
     if found and (require is None or found.tier in LEAST[require]):
         return None
-    why = "; ".join(f"{each.tier}: {each.status}" for each in above(tried))
+    why = "; ".join(f"{each.tier}: {each.reason}" for each in above(tried))
     if found:
         problem = f"{require} is required, and only {found.tier} works here: {why}"
         return NotVerified(problem, "mend it, or require less")

@@ -12,6 +12,7 @@ from deploytool import backends, files
 from deploytool.backends import Array, Session, tensorrt
 from deploytool.device import beside
 from deploytool.device.ways import Way
+from deploytool.states import Precision
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def opened(way: Way) -> Iterator[Session]:
     if way.backend != "tensorrt":
         beside.refuse(content, way.path)
     with _started(way, content) as session:
-        yield _cast(session) if way.io == "fp16" else session
+        yield _cast(session) if way.io is Precision.FP16 else session
 
 
 def _started(way: Way, content: bytes) -> AbstractContextManager[Session]:

@@ -13,6 +13,7 @@ from deploytool.device.verify import Verified
 from deploytool.device.worker import Guess
 from deploytool.only import Only
 from deploytool.shipping.landing import Landed
+from deploytool.states import Attempt
 
 
 def verified(found: Verified, *, every: bool) -> Iterator[str]:
@@ -30,7 +31,7 @@ def verified(found: Verified, *, every: bool) -> Iterator[str]:
 
 def _told(each: Tried) -> str:
     if not each.passed or each.trial is None:
-        return f"skipped: {each.status}"
+        return f"skipped: {each.reason}"
     trial, parity = each.trial, each.trial.check.parity
     speed = f"{trial.latency_ms:.2f} ms at batch {trial.batch} (90 %: {trial.p90_ms:.2f} ms, {trial.rounds} rounds)"
     top1 = "" if parity.top1 is None else f", top-1 {parity.top1:.0%}"
@@ -41,7 +42,7 @@ def _told(each: Tried) -> str:
 def built(record: Record, place: Path) -> Iterator[str]:
     """What was built, and what it showed."""
     yield f"{place / record.file.path}: {record.flavour} {record.version} for {record.gpu} ({record.capability})"
-    yield f"  {_told(Tried('', record.file.path, 'measured', record.trial))}"
+    yield f"  {_told(Tried('', record.file.path, Attempt.MEASURED, trial=record.trial))}"
 
 
 def ran(tier: str, guesses: Sequence[Guess]) -> Iterator[str]:

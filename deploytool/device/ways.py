@@ -8,6 +8,7 @@ from pathlib import Path
 
 from deploytool.bundle import Engine, File, Graph, Manifest, every
 from deploytool.device.here import Here, misfit
+from deploytool.states import Precision
 
 ENGINE, BUILT, ORT_TENSORRT, ORT_CUDA, ORT_CPU = "engine", "built here", "ORT TensorRT", "ORT CUDA", "ORT CPU"
 TIERS = (ENGINE, BUILT, ORT_TENSORRT, ORT_CUDA, ORT_CPU)
@@ -30,8 +31,8 @@ class Way:
     backend: str
     device: str
     flavour: str
-    precision: str
-    io: str
+    precision: Precision
+    io: Precision
     absent: str | None = None
 
 
@@ -40,7 +41,9 @@ def ways(folder: Path, manifest: Manifest, found: Here, built: Way) -> tuple[Way
     engines = [
         Way(
             *(ENGINE, str(folder / engine.file.path), engine.file.size, engine.file.sha256),
-            *("tensorrt", "cuda", engine.flavour, engine.precision, engine.io),
+            *("tensorrt", "cuda", engine.flavour),
+            precision=engine.precision,
+            io=engine.io,
             absent=misfit(engine, found) or left_out(folder, engine),
         )
         for engine in manifest.engines
@@ -57,12 +60,12 @@ def left_out(folder: Path, engine: Engine) -> str | None:
 
 def missing(tier: str, why: str) -> Way:
     """A tier of which there is no file."""
-    return Way(tier, "", 0, "", "tensorrt", "cuda", "", "fp16", "fp32", why)
+    return Way(tier, "", 0, "", "tensorrt", "cuda", "", Precision.FP16, Precision.FP32, why)
 
 
 def _graph(folder: Path, manifest: Manifest, found: Here, tier: str) -> Way:
     """A graph in ONNX Runtime: FP16 on a GPU; FP32 on a CPU, which would compute FP16 in FP32 anyway."""
-    graph = _chosen(manifest, "fp32" if tier == ORT_CPU else "fp16")
+    graph = _chosen(manifest, Precision.FP32 if tier == ORT_CPU else Precision.FP16)
     file = _file(manifest, graph.path)
     absent = None
     if importlib.util.find_spec("onnxruntime") is None:
@@ -74,8 +77,8 @@ def _graph(folder: Path, manifest: Manifest, found: Here, tier: str) -> Way:
     return Way(tier, place, file.size, file.sha256, "onnxruntime", device, "", graph.precision, graph.io, absent)
 
 
-def _chosen(manifest: Manifest, precision: str) -> Graph:
-    return next((graph for graph in manifest.graphs if graph.precision == precision), manifest.graphs[0])
+def _chosen(manifest: Manifest, precision: Precision) -> Graph:
+    return next((graph for graph in manifest.graphs if graph.precision is precision), manifest.graphs[0])
 
 
 def _file(manifest: Manifest, path: str) -> File:

@@ -23,6 +23,7 @@ from deploytool.measure import latency, parity
 from deploytool.measure.replay import replay
 from deploytool.report import Check
 from deploytool.spec import BATCH, EnginePlan, Range
+from deploytool.states import Precision
 
 _CLOSE = 1e-5  # of the largest input: two decoders or two numpys may round otherwise, and no more than that
 
@@ -138,7 +139,7 @@ def _distance(made: Array, wanted: Array) -> float:
 def _check(got: Arrays, sample: Golden, request: Request) -> Check:
     precision = request.way.precision
     try:
-        tolerance, ties = request.manifest.tolerances[precision], sample.ties(half=precision == "fp16")
+        tolerance, ties = request.manifest.tolerances[precision], sample.ties(half=precision is Precision.FP16)
         return parity.check(got, sample.reference, "FP64", tolerance, ties)
     except (ValueError, KeyError) as error:
         raise StageFailed(f"the outputs are not those of the golden cases: {error}", "pack the bundle again") from error

@@ -16,6 +16,7 @@ from enum import Enum
 from deploytool.difference import Shift, Side, shifts
 from deploytool.difference.quantities import QUANTITIES, Quantity
 from deploytool.errors import BadInput
+from deploytool.states import Stage
 
 _BUDGET = re.compile(
     r"\s*(?P<figure>[A-Za-z]\w*)\s*(?:@\s*(?P<place>[^<>@]*[^<>@\s]))?\s*(?P<sign>[<>])\s*(?P<limit>\S.*?)\s*"
@@ -23,7 +24,7 @@ _BUDGET = re.compile(
 _LIMIT = re.compile(r"(?P<change>[+-]?)(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+) ?(?P<unit>[a-zA-Z%×]*)")
 _FACTORS = ("x", "×")
 _SLACK = 1e-9  # of the limit: a change of exactly as much is not beyond it, however it is rounded
-_HOW = "write parity>2x, p99>+5%, size@halve>20MB or top1<-0.5%"
+_HOW = f"write parity>2x, p99>+5%, size@{Stage.FP16}>20MB or top1<-0.5%"
 
 
 class By(str, Enum):

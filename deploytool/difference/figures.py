@@ -8,6 +8,7 @@ from deploytool.device.probe import Tried
 from deploytool.difference import Value
 from deploytool.proof import ENGINE, GRAPH, Proof
 from deploytool.report import Engine, Hop, Report, Speed
+from deploytool.states import Stage
 from deploytool.verdict import allowed
 
 _AGAIN = {"widened": " as converted", "rounded": " in FP16 arithmetic"}  # the FP16 graph, run in other ways
@@ -23,7 +24,7 @@ def of_report(found: Report) -> list[Figure]:
     made += [figure for speed in found.speeds for figure in _speed(speed)]
     made += [figure for engine in found.engines for figure in _engine(engine)]
     if found.reach:
-        made.append(("reach", "halve", Value(found.reach.largest)))
+        made.append(("reach", Stage.FP16, Value(found.reach.largest)))
     if found.proof:
         made += _proof(found.proof)
     return made
@@ -67,7 +68,7 @@ def _speed(speed: Speed) -> Iterator[Figure]:
 
 
 def _engine(engine: Engine) -> Iterator[Figure]:
-    place, layers = f"build/{engine.file}", sum(engine.layers.values())
+    place, layers = f"{Stage.BUILD}/{engine.file}", sum(engine.layers.values())
     yield "size", place, Value(float(engine.bytes))
     yield "layers", place, Value(float(layers))
     yield "half", place, Value(engine.layers.get("HALF", 0) / max(layers, 1))

@@ -13,10 +13,11 @@ from deploytool.difference import Side, Value, benched
 from deploytool.difference.figures import Figure, of_report, of_tried, sorted_by_quantity
 from deploytool.errors import BadInput
 from deploytool.report import Report
+from deploytool.states import Stage
 
 RUN, BUNDLE, DEVICE = "run", "bundle", "device"
 _LONGEST = 64 << 20  # bytes of a document
-_VOLATILE = ("pack digest", "pack bytes")  # which follow from the rest
+_VOLATILE = (f"{Stage.PACK} digest", f"{Stage.PACK} bytes")  # which follow from the rest
 
 
 def read(path: Path) -> Side:
@@ -28,7 +29,7 @@ def read(path: Path) -> Side:
     if not path.is_file():
         raise BadInput(f"there is no {path}", "give a run, a bundle, or a file with what a device printed")
     data = _document(path)
-    if isinstance(data, Mapping) and str(data.get("schema", "")).startswith("deploytool.report/"):
+    if isinstance(data, Mapping) and report.names(data.get("schema")):
         return _reported(path, report.read(path), {}, ())
     return _device(path, data)
 
@@ -42,7 +43,7 @@ def _document(path: Path) -> object:
 
 def _run(home: Path) -> Side:
     """A run's folder: its report, what its stages noted, and the files as they are now."""
-    written = home / "validate" / Kind.REPORT.value
+    written = home / Stage.VALIDATE / Kind.REPORT.value
     if not written.is_file():
         raise BadInput(f"{home} holds neither a finished run nor a bundle", "`deploytool export` makes one")
     facts: dict[str, str] = {}
@@ -148,6 +149,6 @@ def _device(path: Path, data: object) -> Side:
         **_identity(found.name, found.sequence, found.digest, found.seal),
         "machine": found.machine,
         "serves": found.tier or "nothing",
-        **{f"{each.tier} {each.file}".strip(): each.status for each in found.tried},
+        **{f"{each.tier} {each.file}".strip(): each.reason or str(each.status) for each in found.tried},
     }
     return Side(DEVICE, str(path), found.name, found.machine, facts, sorted_by_quantity(of_tried(found.tried)))

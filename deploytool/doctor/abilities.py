@@ -9,14 +9,15 @@ from deploytool import targets
 from deploytool.doctor.found import RUNTIMES, Found
 from deploytool.doctor.traps import Trap
 from deploytool.spec import Decision
-from deploytool.targets import HERE, NOT_SERVED, ON_DEVICE, TARGETS, THIS
+from deploytool.states import TargetPlan
+from deploytool.targets import TARGETS, THIS
 
 GRAPHS, RUN, SIGN, SIGNED = "make graphs", "run", "sign", "check signatures"
 _DESK = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim")
 _NO_BUILDER, _NO_RUNTIME = "placeholder TensorRT", ("both runtimes", "broken runtime")  # traps
-_MENDS: Mapping[str, str] = {
-    ON_DEVICE: "build it there: python -m deploytool.device build BUNDLE",
-    NOT_SERVED: "install the NVIDIA driver, and TensorRT",
+_MENDS: Mapping[TargetPlan, str] = {
+    TargetPlan.ON_DEVICE: "build it there: python -m deploytool.device build BUNDLE",
+    TargetPlan.NOT_SERVED: "install the NVIDIA driver, and TensorRT",
 }
 
 
@@ -60,11 +61,11 @@ def _graphs(found: Found) -> Ability:
 def _engines(wanted: Sequence[Decision], caught: Sequence[Trap]) -> Iterator[Ability]:
     spoilt = next((trap for trap in caught if trap.name == _NO_BUILDER), None)
     for decision in wanted:
-        if decision.verdict == HERE and decision.flavour == "tensorrt" and spoilt:
+        if decision.verdict is TargetPlan.HERE and decision.flavour == "tensorrt" and spoilt:
             yield Ability(decision.target, False, spoilt.problem, spoilt.mend)
         else:
             mend = _MENDS.get(decision.verdict, "")
-            yield Ability(decision.target, decision.verdict == HERE, decision.why, mend)
+            yield Ability(decision.target, decision.verdict is TargetPlan.HERE, decision.why, mend)
 
 
 def _runs(found: Found, caught: Sequence[Trap]) -> Ability:
@@ -74,7 +75,7 @@ def _runs(found: Found, caught: Sequence[Trap]) -> Ability:
     mend = next(
         (trap.mend for trap in caught if trap.name in _NO_RUNTIME), "pip install onnxruntime, which needs no GPU"
     )
-    lost = [f"{each.name}: {each.status}" for each in found.providers]
+    lost = [f"{each.name}: {each.reason}" for each in found.providers]
     return Ability(RUN, False, "; ".join(lost) or "ONNX Runtime is not installed", mend)
 
 

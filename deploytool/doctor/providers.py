@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from deploytool import programs
 from deploytool.child import run_limited
-from deploytool.errors import StageFailed
+from deploytool.errors import ChildFailed, StageFailed
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-STARTS = "starts"
 
 # An ONNX model, as bytes: y = Abs(x), one float.
 _GRAPH = (
@@ -68,15 +67,11 @@ Run = Callable[[Sequence[str], float], str]
 
 @dataclass(frozen=True)
 class Provider:
-    """A provider that ONNX Runtime lists; `status` is `starts`, or why it does not."""
+    """A provider that ONNX Runtime lists: whether it `starts`, that is, computes something here, or why it does not."""
 
     name: str
-    status: str
-
-    @property
-    def starts(self) -> bool:
-        """Whether it has computed something here, itself."""
-        return self.status == STARTS
+    starts: bool
+    reason: str = ""
 
 
 def _child(arguments: Sequence[str], gibibytes: float) -> str:
@@ -89,16 +84,18 @@ def tried(run: Run = _child) -> tuple[Provider, ...]:
     try:
         listed = json.loads(run([_LIST], _GIBIBYTES))
     except (StageFailed, ValueError) as error:
-        return (Provider(CPU, f"onnxruntime cannot be imported: {error}"),)
-    return tuple(Provider(name, _status(name, run)) for name in (TENSORRT, CUDA, CPU) if name in listed)
+        return (Provider(CPU, False, f"onnxruntime cannot be imported: {error}"),)
+    return tuple(_started(name, run) for name in (TENSORRT, CUDA, CPU) if name in listed)
 
 
-def _status(name: str, run: Run) -> str:
+def _started(name: str, run: Run) -> Provider:
     try:
         run([_TRY, _GRAPH, name], _GIBIBYTES if name == CPU else math.inf)  # CUDA reserves what it likes
+    except ChildFailed as error:
+        return Provider(name, False, error.said)
     except StageFailed as error:
-        return str(error).removeprefix("it ended with status 1: ")
-    return STARTS
+        return Provider(name, False, str(error))
+    return Provider(name, True)
 
 
 def loads(run: Run = _child) -> tuple[str, ...]:

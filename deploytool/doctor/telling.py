@@ -32,4 +32,4 @@ def _here(found: Found) -> Iterator[tuple[str, str]]:
     yield "TensorRT-RTX", found.version("tensorrt-rtx") or "not installed"
     names = [f"{name} {found.version(name)}" for name in RUNTIMES if found.version(name)]
     yield "ONNX Runtime", " and ".join(names) or "not installed"
-    yield from (("", f"{each.name}: {each.status}") for each in found.providers)
+    yield from (("", f"{each.name}: {each.reason or 'starts'}") for each in found.providers)

@@ -40,7 +40,7 @@ def _both_runtimes(found: Found) -> Trap | None:
 
 
 def _broken_runtime(found: Found) -> Trap | None:
-    status = next((each.status for each in found.providers if each.name == CPU and not each.starts), None)
+    status = next((each.reason for each in found.providers if each.name == CPU and not each.starts), None)
     if status is None:
         return None
     name = next((name for name in reversed(RUNTIMES) if found.version(name)), RUNTIMES[0])
@@ -131,9 +131,9 @@ def _falls_back(found: Found) -> Trap | None:
     cuda = next((each for each in lost if each.name == CUDA), None)
     if cuda is None:
         asked = found.asked.get("tensorrt", "10")
-        problem = f"{TENSORRT} is listed and does not start: {lost[0].status}"
+        problem = f"{TENSORRT} is listed and does not start: {lost[0].reason}"
         return Trap("falls back", problem, f"pip install 'tensorrt=={asked}.*', or do without: {CUDA} starts")
-    problem = f"{CUDA} is listed and does not start: {cuda.status}"
+    problem = f"{CUDA} is listed and does not start: {cuda.reason}"
     return Trap("falls back", problem, "pip install --upgrade --force-reinstall 'onnxruntime-gpu[cuda,cudnn]'")
 
 

@@ -23,6 +23,7 @@ from deploytool.measure import parity, trial
 from deploytool.measure.trial import Question
 from deploytool.report import Tolerance
 from deploytool.spec import Model
+from deploytool.states import Stage
 
 Start = Callable[[], AbstractContextManager[Session]]
 
@@ -81,7 +82,7 @@ def seen(subject: Subject, warned: Mapping[Place, What]) -> tuple[dict[Place, Wh
 
 
 def examine(
-    stage: str,
+    stage: Stage,
     subject: Subject,
     start: Start,
     warned: Mapping[Place, What],
@@ -113,7 +114,7 @@ def examine(
     return tuple(sorted(found, key=lambda each: (not each.wrong, not each.doubtful, each.file, each.line)))
 
 
-def _fixed(stage: str, where: tuple[Place, What], origin: Origin, shown: _Shown, tried: int) -> Fixed:
+def _fixed(stage: Stage, where: tuple[Place, What], origin: Origin, shown: _Shown, tried: int) -> Fixed:
     place, what = where
     wrong = shown.wrong or Wrong("", None)
     return Fixed(
@@ -137,17 +138,10 @@ def _sizes(session: Session, asked: Sequence[Question], tolerance: Tolerance) ->
         try:
             (check,) = trial.marks(session, [question], tolerance)
         except StageFailed:
-            return Wrong(_named(question), None)
+            return Wrong(question.asked, None)
         if check.broken and check.parity.max_error > _PLAIN:
-            return Wrong(_named(question), check.parity.max_error)
+            return Wrong(question.asked, check.parity.max_error)
     return None
-
-
-def _named(question: Question) -> str:
-    """What was asked, without who answered."""
-    if question.against == "FP64":
-        return f"{len(next(iter(question.inputs.values())))} at once"
-    return question.against.removeprefix("eager").lstrip(", ").removeprefix("at ")
 
 
 def _tally(

@@ -8,9 +8,8 @@ import numpy as np
 
 from deploytool.measure.latency import Ratio
 from deploytool.measure.rounds import Series
-from deploytool.report import FASTER, NEITHER, NO_VERDICT, SLOWER, no_verdict
+from deploytool.states import GateOutcome, SpeedVerdict
 
-REACHED, MISSED, OPEN = "reached", "missed", "open"
 NOISE = 0.02  # two sessions of one file may differ by so much, by where they lie in memory
 _QUEUED = 0.2  # of a call's time that each of its threads waited for a processor
 _OWED = 0.85  # of a call's time, at the least, that some thread of it must have been running
@@ -45,27 +44,26 @@ def verdict(
     uneven: str | None = None,
     noise: float = NOISE,
     on_cpu: bool = True,
-) -> str:
-    """`faster`, `slower`, `no significant difference`, or no verdict, of `rival` beside `baseline`.
+) -> tuple[SpeedVerdict, str]:
+    """The verdict of `rival` beside `baseline`, and why there is none where there is none.
 
     `found` is their ratio, `uneven` what the conditions say against every ratio of the run; one is significant if its
     interval leaves 1 out and it is further from 1 than `noise`.
     """
-    if uneven:
-        return no_verdict(uneven)
-    if waited := held_up_most(dict((baseline, rival)), threads, on_cpu=on_cpu):
-        return no_verdict(waited)
+    why = uneven or held_up_most(dict((baseline, rival)), threads, on_cpu=on_cpu)
+    if why:
+        return SpeedVerdict.NO_VERDICT, f"the machine was too uneven: {why}"
     if found.low > 1 and found.value > 1 + noise:
-        return FASTER
+        return SpeedVerdict.FASTER, ""
     if found.high < 1 and found.value < 1 / (1 + noise):
-        return SLOWER
-    return NEITHER
+        return SpeedVerdict.SLOWER, ""
+    return SpeedVerdict.NEITHER, ""
 
 
-def against(threshold: float, found: Ratio, said: str) -> str:
-    """Whether a ratio with that verdict is `reached` or `missed` with 95 % confidence, or `open`: neither is sure."""
-    if said.startswith(NO_VERDICT):
-        return OPEN
+def against(threshold: float, found: Ratio, said: SpeedVerdict) -> GateOutcome:
+    """Whether a ratio with that verdict reaches or misses a threshold with 95 % confidence; open if neither is sure."""
+    if said is SpeedVerdict.NO_VERDICT:
+        return GateOutcome.OPEN
     if found.low >= threshold:
-        return REACHED
-    return MISSED if found.high < threshold else OPEN
+        return GateOutcome.REACHED
+    return GateOutcome.MISSED if found.high < threshold else GateOutcome.OPEN

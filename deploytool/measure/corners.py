@@ -22,9 +22,13 @@ At = Callable[[str, Arrays], Tolerances]  # what the noise of the model lets pas
 
 @dataclass(frozen=True)
 class Corner:
-    """One combination of extreme sizes: inputs of these sizes, and the source's answers."""
+    """One combination of extreme sizes: inputs of these sizes, and the source's answers.
+
+    `name` says who gave them and for what, `asked` for what alone.
+    """
 
     name: str
+    asked: str
     inputs: Arrays
     answers: Arrays
 
@@ -63,4 +67,4 @@ def _awkward(limits: Range, step: int) -> int | None:
 def _corner(model: Model, sizes: Mapping[str, int], source: Callable[..., Arrays]) -> Corner:
     _, inputs = samples.draw(model, _CASES, 0, sizes)
     name = ", ".join(f"{word} {size}" for word, size in sizes.items())
-    return Corner(f"eager at {name}", inputs, replay(source, inputs))
+    return Corner(f"eager at {name}", name, inputs, replay(source, inputs))

@@ -20,6 +20,7 @@ from deploytool.golden import Arrays, Floor, Golden, Noise
 from deploytool.measure.agreement import wilson
 from deploytool.parts import Part, alike
 from deploytool.report import COARSEST, IMPLAUSIBLE, NOISE, Check, Equality, Limit, Limits, Parity, PartCheck, Tolerance
+from deploytool.states import Precision
 
 ROOM32 = Floor(max_error=16.0, rms=4.0)  # times the noise
 ROOM16 = Floor(max_error=4.0, rms=4.0)
@@ -48,16 +49,16 @@ class Tolerances:
 def tolerances(noise: Noise, wanted: Mapping[str, float]) -> Tolerances:
     """What follows from the noise of a model; `wanted` may name the largest error itself, for "fp32" and "fp16"."""
     return Tolerances(
-        _limits(noise, "fp32", ROOM32, _ONCE32, wanted.get("fp32")),
-        _limits(noise, "fp16", ROOM16, _ONCE16, wanted.get("fp16")),
+        _limits(noise, Precision.FP32, ROOM32, _ONCE32, wanted.get(Precision.FP32)),
+        _limits(noise, Precision.FP16, ROOM16, _ONCE16, wanted.get(Precision.FP16)),
     )
 
 
-def _limits(noise: Noise, precision: str, room: Floor, least: Floor, wanted: float | None) -> Limits:
+def _limits(noise: Noise, precision: Precision, room: Floor, least: Floor, wanted: float | None) -> Limits:
     def tolerance(floor: Floor) -> Tolerance:
         return _tolerance(floor, room, least, wanted)
 
-    tied = {each.part: each.tied32 if precision == "fp32" else each.tied16 for each in noise.parts}
+    tied = {each.part: each.tied32 if precision is Precision.FP32 else each.tied16 for each in noise.parts}
     parts = tuple(
         Limit(each.part, replace(tolerance(getattr(each, precision)), equal=1 - _MOST_TIES * tied[each.part]))
         for each in noise.parts

@@ -10,7 +10,7 @@ import numpy as np
 from deploytool.errors import StageFailed
 from deploytool.golden import Arrays
 from deploytool.measure import parity
-from deploytool.measure.corners import At, Corner, corners
+from deploytool.measure.corners import At, corners
 from deploytool.measure.replay import replay
 from deploytool.report import Check, Tolerance
 from deploytool.spec import Model, Range
@@ -20,9 +20,13 @@ _FEW = 3  # neither the one nor the two cases of an example: a batch fixed at ex
 
 @dataclass(frozen=True)
 class Question:
-    """Inputs, the answers to them, who gave those, and where they are ties, if anybody knows."""
+    """Inputs, the answers to them, who gave those, and where they are ties, if anybody knows.
+
+    `asked` says what they are the answers to, in words.
+    """
 
     against: str
+    asked: str
     inputs: Arrays
     answers: Arrays
     ties: Arrays = field(default_factory=dict)
@@ -32,15 +36,11 @@ def questions(
     model: Model, sizes: Mapping[str, Range], inputs: Arrays, source: Callable[..., Arrays], name: str
 ) -> tuple[Question, ...]:
     """What a graph must answer as `source`, called `name`: three cases, one alone, and every corner of `sizes`."""
-    batches = {f"{name}, {count} at once": _first(inputs, count) for count in (_FEW, 1)}
-    asked = [Question(against, few, replay(source, few)) for against, few in batches.items()]
+    batches = {f"{count} at once": _first(inputs, count) for count in (_FEW, 1)}
+    asked = [Question(f"{name}, {what}", what, few, replay(source, few)) for what, few in batches.items()]
     extremes = corners(model, sizes, source)
-    at_corners = (Question(_named(corner, name), corner.inputs, corner.answers) for corner in extremes)
+    at_corners = (Question(f"{name} at {each.asked}", each.asked, each.inputs, each.answers) for each in extremes)
     return (*asked, *at_corners)
-
-
-def _named(corner: Corner, source: str) -> str:
-    return f"{source}{corner.name.removeprefix('eager')}"
 
 
 def _first(inputs: Arrays, count: int) -> Arrays:

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deploytool import bundle, files
+from deploytool.artifact import Kind
 from deploytool.device.verify import Verified
 from deploytool.difference import sides
 from deploytool.errors import BadInput
+from deploytool.states import Stage
 
 FOLDER = "devices"
 
@@ -34,7 +36,15 @@ def kept(home: Path) -> tuple[Path, ...]:
 def read(home: Path) -> tuple[Verified, ...]:
     """What was kept, as far as it is about the bundle that lies in the run now."""
     seal = _seal(home)
-    return tuple(found for path in kept(home) if (found := sides.brought(path)).seal == seal)
+    return tuple(found for path in kept(home) if (found := _readable(path)) and found.seal == seal)
+
+
+def _readable(path: Path) -> Verified | None:
+    """A result that was kept; None for one of another version of deploytool."""
+    try:
+        return sides.brought(path)
+    except BadInput:
+        return None
 
 
 def rows(results: tuple[Verified, ...]) -> Iterator[tuple[str, ...]]:
@@ -42,14 +52,14 @@ def rows(results: tuple[Verified, ...]) -> Iterator[tuple[str, ...]]:
     for found in results:
         for each in found.tried:
             if each.trial is None:
-                yield (found.machine, each.tier, "–", "–", "–", each.status)
+                yield (found.machine, each.tier, "–", "–", "–", each.reason)
                 continue
             parity = each.trial.check.parity
             top1 = "–" if parity.top1 is None else f"{parity.top1:.0%}"
-            said = each.status + (", and serves" if each.tier == found.tier else "")
+            said = (each.reason or str(each.status)) + (", and serves" if each.tier == found.tier else "")
             yield (found.machine, each.tier, f"{parity.max_error:.1e}", top1, f"{each.trial.latency_ms:.2f} ms", said)
 
 
 def _seal(home: Path) -> str | None:
-    packed = home / "pack" / "bundle"
+    packed = (home / Stage.PACK / Kind.BUNDLE.value).parent
     return bundle.seal(packed) if (packed / bundle.MANIFEST).is_file() else None

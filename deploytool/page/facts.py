@@ -14,9 +14,8 @@ from deploytool.errors import BadInput
 from deploytool.page import brought
 from deploytool.receipt import Receipt
 from deploytool.report import Report
+from deploytool.states import Stage
 from deploytool.verdict import Closing
-
-_ROOM = "validate"
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Facts:
     @property
     def golden(self) -> Path:
         """The golden sample, where the folder holds it."""
-        return self.place / "record" / Kind.GOLDEN.value
+        return self.place / Stage.GOLDEN / Kind.GOLDEN.value
 
     def bytes_of(self, stage: str, file: str) -> int | None:
         """The size of an artifact, None where it is missing."""
@@ -67,7 +66,7 @@ class Facts:
 def find(home: Path) -> Path:
     """The report in a run's folder, or in any other that carries one; raises BadInput where there is none."""
     publishing.recover(home)
-    for path in (home / _ROOM / Kind.REPORT.value, home / Kind.REPORT.value):
+    for path in (home / Stage.VALIDATE / Kind.REPORT.value, home / Kind.REPORT.value):
         if path.is_file():
             return path
     raise BadInput(f"{home} holds no report", "give a folder that `deploytool export` made")

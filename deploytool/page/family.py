@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
+from deploytool.artifact import Kind
 from deploytool.page import PAGE, rows, tiles
 from deploytool.page.facts import Facts
 from deploytool.page.rows import NONE, Point
 from deploytool.page.tiles import Tone
 from deploytool.report import Report, Speed
+from deploytool.states import Stage
 
 Measure = Callable[[Report, Speed], float | None]
 
@@ -80,7 +82,7 @@ def _names(runs: Sequence[Facts]) -> list[str]:
 def _row(name: str, run: Facts, beside: Path) -> Row:
     report, origin = run.report, run.origin
     counts = (NONE if count is None else f"{count / 1e6:,.1f} M" for count in (origin.parameters, origin.macs))
-    half = run.bytes_of("halve", "graph.onnx")
+    half = run.bytes_of(Stage.FP16, Kind.GRAPH.value)
     timed = [speed for speed in report.speeds if speed.latency_ms is not None and _counts(report, speed)]
     best = min(timed, key=lambda speed: speed.latency_ms or 0.0, default=None)
     fast = (NONE, NONE, NONE) if best is None else (best.stage, f"{best.latency_ms:.2f} ms", f"{best.ratio:.2f}×")
@@ -92,7 +94,7 @@ def _row(name: str, run: Facts, beside: Path) -> Row:
 
 def _counts(report: Report, speed: Speed) -> bool:
     """Whether a run may boast of an artifact: it is a graph or an engine, and holds."""
-    return speed.stage != "script" and _holds(report, speed)
+    return speed.stage is not Stage.TORCHSCRIPT and _holds(report, speed)
 
 
 def _holds(report: Report, speed: Speed) -> bool:
@@ -101,7 +103,7 @@ def _holds(report: Report, speed: Speed) -> bool:
 
 def _half(report: Report) -> tuple[str, str]:
     """The largest error in FP16 and the same over the noise, and the agreement of classes."""
-    found = [hop for hop in report.hops if hop.stage == "halve" and hop.checks]
+    found = [hop for hop in report.hops if hop.stage is Stage.FP16 and hop.checks]
     if not found:
         return (NONE, NONE)
     worst = max(found, key=lambda hop: hop.checks[-1].parity.max_error)

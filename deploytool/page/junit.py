@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
-from deploytool import files, targets
+from deploytool import files
 from deploytool.errors import BadInput
 from deploytool.page import rows
 from deploytool.proof import Family
-from deploytool.report import MEASURED, Check, Gate, Report
+from deploytool.report import Check, Gate, Report
+from deploytool.states import GateOutcome, TargetPlan, spoken
 from deploytool.terminal import visible
 
 
@@ -56,14 +57,14 @@ def cases(report: Report) -> Iterator[Case]:
             each = [f"{one.figure} {one.found}, tolerated {one.allowed}" for one in rows.figures(check)]
             yield Case("parity", f"{name} against {check.against}", failed="; ".join(each), detail=_figures(check))
         if not hop.checks:
-            yield Case("parity", name, skipped=hop.status)
+            yield Case("parity", name, skipped=spoken(hop.status, hop.reason))
     if report.reach:
         overflow = f"{report.reach.node} makes {report.reach.largest:.4g}, and FP16 ends at 65504"
         yield Case("range", "FP16 holds every value", failed=overflow if report.reach.overflows else "")
     yield from _proof(report)
     yield from _speed(report)
     for target in report.targets:
-        if not target.flavour or target.verdict != targets.HERE:
+        if not target.flavour or target.verdict is not TargetPlan.HERE:
             yield Case("targets", target.target, skipped=f"{target.verdict}: {target.why}")
 
 
@@ -101,14 +102,13 @@ def _speed(report: Report) -> Iterator[Case]:
         yield Case("speed", "artifacts beside eager", skipped="not timed")
     for speed in report.speeds:
         if speed.ratio is None:
-            yield Case("speed", f"{speed.stage}/{speed.file} beside eager", skipped=speed.status)
+            yield Case("speed", f"{speed.stage}/{speed.file} beside eager", skipped=spoken(speed.status, speed.reason))
 
 
 def _gate(gate: Gate) -> Case:
-    measured = gate.status == MEASURED
-    late = f"it is not surely {gate.min_speedup:g}× as fast" if measured and not gate.reached else ""
+    late = f"it is not surely {gate.min_speedup:g}× as fast" if gate.outcome is GateOutcome.MISSED else ""
     name = f"{gate.stage} is {gate.min_speedup:g}× as fast as eager"
-    return Case("speed", name, failed=late, skipped="" if measured else gate.status)
+    return Case("speed", name, failed=late, skipped=gate.reason if gate.outcome is GateOutcome.OPEN else "")
 
 
 def _counted(name: str, every: list[Case]) -> dict[str, str]:

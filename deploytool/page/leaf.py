@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from deploytool import files, targets, terminal
+from deploytool import files, terminal
 from deploytool.page import (
     PAGE,
     brought,
@@ -27,6 +27,7 @@ from deploytool.page import facts as all_facts
 from deploytool.page.canvas import Plot
 from deploytool.page.facts import Facts
 from deploytool.proof import ENGINE, GRAPH
+from deploytool.states import TargetPlan
 
 _COVERS = {"tensorrt": "the GPU it was built on", "tensorrt_rtx": "8.0, 8.6, 8.9, 12.0 and later"}
 
@@ -86,8 +87,8 @@ def text(facts: Facts) -> str:
             engines=list(engines.served(report)),
             chosen=choices.chosen(report),
             covers=_COVERS,
-            on_device=targets.ON_DEVICE,
-            not_served=targets.NOT_SERVED,
+            on_device=TargetPlan.ON_DEVICE,
+            not_served=TargetPlan.NOT_SERVED,
             graph=GRAPH,
             engine=ENGINE,
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from deploytool import targets, verdict
+from deploytool import verdict
+from deploytool.artifact import Kind
 from deploytool.page.facts import Facts
 from deploytool.page.rows import label
-from deploytool.report import BUILT_NOT_RUN, MEASURED
+from deploytool.states import GateOutcome, Stage, Status, TargetPlan, spoken
 
 
 @dataclass(frozen=True)
@@ -24,26 +25,27 @@ class Row:
 def pending(facts: Facts) -> tuple[Row, ...]:
     """Every artifact that was not run, every target that has no engine yet, and what was left out on purpose."""
     report, pack = facts.report, f"deploytool pack {facts.home}"
-    bundle = f"{facts.home / 'pack' / 'bundle'}"
+    bundle = (facts.home / Stage.PACK / Kind.BUNDLE.value).parent
     verify = (pack, f"python -m deploytool.device verify {bundle}", f"python -m deploytool.device bench {bundle}")
     found = []
     for hop in report.hops:
         if hop.left_out:
             continue  # no machine can run what is not there: a remark says why
-        if hop.status == BUILT_NOT_RUN:
+        why = spoken(hop.status, hop.reason)
+        if hop.status is Status.BUILT_NOT_RUN:
             names = [name for engine in report.engines if engine.file == hop.file for name in _names(facts, hop.file)]
-            found.append(Row(label(hop), hop.status, ", ".join(names) or "the GPU it is for", verify))
-        elif hop.status != MEASURED:
-            found.append(Row(label(hop), hop.status, "a machine that has it", ("deploytool doctor",)))
+            found.append(Row(label(hop), why, ", ".join(names) or "the GPU it is for", verify))
+        elif hop.status is not Status.MEASURED:
+            found.append(Row(label(hop), why, "a machine that has it", ("deploytool doctor",)))
     for target in report.targets:
-        if target.verdict == targets.ON_DEVICE:
+        if target.verdict is TargetPlan.ON_DEVICE:
             build = (pack, f"python -m deploytool.device build {bundle}")
             found.append(Row(f"an engine for {target.target}", target.why, target.target, build))
-        elif target.verdict == targets.NOT_SERVED:
+        elif target.verdict is TargetPlan.NOT_SERVED:
             found.append(Row(f"an engine for {target.target}", target.why, "another machine", ("deploytool targets",)))
-    if (gate := report.gate) and gate.status != MEASURED:
+    if (gate := report.gate) and gate.outcome is GateOutcome.OPEN:
         again = f"deploytool bench {facts.home} --min-speedup {gate.min_speedup:g}"
-        found.append(Row(f"the speed of {gate.stage}", gate.status, "the device", (again,)))
+        found.append(Row(f"the speed of {gate.stage}", gate.reason, "the device", (again,)))
     return (*found, *_omitted(facts))
 
 

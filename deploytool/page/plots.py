@@ -16,8 +16,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from deploytool.page.canvas import ACCENT, BAD, INK, MUTED, PAPER, WIDTH, Plot, canvas, plain_log, words
 from deploytool.page.rows import Link, Strip
 from deploytool.page.timings import Bar, Series
+from deploytool.states import Stage
 
-_OURS = ("script", "translate", "simplify", "rewrite", "halve", "build")  # stages; all else is what they are beside
+_OURS = tuple(Stage)  # all else is what they are beside
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (8, 3, 3, 3)), (0, (2, 4)))
 _FAINTEST = 0.01  # times the noise: what is less is not worth room
 _ROW = 22.0  # points

@@ -10,6 +10,7 @@ from deploytool.blamed import Hop as Blamed
 from deploytool.blamed import Layer
 from deploytool.page.facts import Facts
 from deploytool.report import IMPLAUSIBLE, NOISE, Check, Equality, Hop, Parity, Report, Speed
+from deploytool.states import spoken
 
 NONE = "–"
 _AGAIN = {"widened": "as converted", "rounded": "in FP16 arithmetic"}  # the FP16 graph, run in other ways
@@ -109,7 +110,7 @@ def chain(facts: Facts) -> Iterator[tuple[str, ...]]:
         size = facts.bytes_of(hop.stage, hop.file)
         name = (label(hop), _size(hop, size))
         if not hop.checks:
-            yield (*name, NONE, NONE, NONE, NONE, NONE, hop.status)
+            yield (*name, NONE, NONE, NONE, NONE, NONE, spoken(hop.status, hop.reason))
             continue
         truth = hop.checks[-1]
         before = error(hop.checks[0].parity.max_error) if len(hop.checks) > 1 else NONE

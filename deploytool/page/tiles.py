@@ -9,6 +9,7 @@ from deploytool.page import rows, timings
 from deploytool.page.facts import Facts
 from deploytool.proof import ENGINE, GRAPH
 from deploytool.report import Report
+from deploytool.states import Stage, Verdict, spoken
 from deploytool.verdict import Closing
 
 
@@ -32,7 +33,7 @@ class Tile:
 
 def tone(closing: Closing) -> Tone:
     """Good, bad or open: what is not proven is not good."""
-    if closing.verdict in (verdict.FAIL, verdict.SLOW):
+    if closing.verdict in (Verdict.FAIL, Verdict.SLOW):
         return Tone("bad", "✕")
     return Tone("good", "✓") if closing.held else Tone("open", "?")
 
@@ -50,7 +51,7 @@ def where(facts: Facts) -> str:
     for hop in facts.report.hops:
         if any(check.broken for check in hop.checks):
             return f"first in {rows.label(hop)}" + (f"; {before} holds" if before else "")
-        if hop.checks and hop.stage != "script":
+        if hop.checks and hop.stage is not Stage.TORCHSCRIPT:
             before = rows.label(hop)
     return ""
 
@@ -59,7 +60,7 @@ def built(facts: Facts) -> str:
     """What was made of what, in one sentence."""
     report, origin = facts.report, facts.origin
     stages = [hop.stage for hop in report.hops if not hop.left_out]
-    kinds = {"script": "TorchScript", "translate": "ONNX", "halve": "FP16 ONNX"}
+    kinds = {Stage.TORCHSCRIPT: "TorchScript", Stage.EXPORT: "ONNX", Stage.FP16: "FP16 ONNX"}
     made = [kind for stage, kind in kinds.items() if stage in stages]
     if report.engines:
         made.append("1 engine" if len(report.engines) == 1 else f"{len(report.engines)} engines")
@@ -84,7 +85,7 @@ def _right(report: Report) -> Tile:
 
 def _fast(report: Report) -> Tile:
     wrong = {hop.stage for hop in report.hops for check in hop.checks if check.broken}
-    bars = [bar for bar in timings.bars(report) if bar.label not in wrong | {"script"}]
+    bars = [bar for bar in timings.bars(report) if bar.label not in wrong | {Stage.TORCHSCRIPT}]
     if not bars:
         uneven = any(timings.refused(speed.verdict) for speed in report.speeds)
         why = "no verdict: the machine was too uneven" if uneven else "nothing that holds was timed"
@@ -115,5 +116,5 @@ def _pending(facts: Facts) -> Tile:
             f"all {sum(not hop.left_out for hop in facts.report.hops)}",
             "every artifact was run on this machine",
         )
-    line = ", ".join(f"{rows.label(hop)}: {hop.status}" for hop in waiting)
+    line = ", ".join(f"{rows.label(hop)}: {spoken(hop.status, hop.reason)}" for hop in waiting)
     return Tile("Pending on a device", str(len(waiting)), line)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from deploytool.bench import Bench
 from deploytool.page.rows import NONE, short
-from deploytool.report import MEASURED, NO_VERDICT, Report
+from deploytool.report import Report
+from deploytool.states import SpeedVerdict, Status, spoken
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ def bars(report: Report) -> list[Bar]:
     ]
 
 
-def refused(verdict: str | None) -> bool:
+def refused(verdict: SpeedVerdict | None) -> bool:
     """Whether a comparison by the clock would say more of the machine than of what was compared."""
-    return (verdict or "").startswith(NO_VERDICT)
+    return verdict is SpeedVerdict.NO_VERDICT
 
 
 def speeds(report: Report) -> Iterator[tuple[str, ...]]:
@@ -48,9 +49,10 @@ def speeds(report: Report) -> Iterator[tuple[str, ...]]:
     for speed in report.speeds:
         name = f"{speed.stage}/{speed.file}"
         if speed.ratio is None:
-            yield (name, NONE, NONE, NONE, NONE, speed.status)
+            yield (name, NONE, NONE, NONE, NONE, spoken(speed.status, speed.reason))
             continue
-        said = (speed.verdict or MEASURED) + (", but fails its checks" if speed.stage in wrong else "")
+        fails = ", but fails its checks" if speed.stage in wrong else ""
+        said = spoken(speed.verdict or Status.MEASURED, speed.reason) + fails
         found = (f"{speed.ratio:.2f}×", f"{speed.low:.2f}–{speed.high:.2f}")
         shown = (NONE, NONE) if refused(speed.verdict) else found
         yield (name, f"{speed.latency_ms:.2f} ms", f"{speed.eager_ms:.2f} ms", *shown, said)
@@ -83,4 +85,4 @@ def benched(found: Bench) -> Iterator[tuple[str, ...]]:
             ratio = NONE
             if row.ratio and not refused(row.verdict):
                 ratio = f"{row.ratio.value:.2f}× ({row.ratio.low:.2f}–{row.ratio.high:.2f})"
-            yield (*cells, ratio, row.verdict or "the baseline")
+            yield (*cells, ratio, spoken(row.verdict, row.reason) if row.verdict else "the baseline")

@@ -11,9 +11,10 @@ from typing import Protocol, cast
 from deploytool import programs
 from deploytool.artifact import Given, Kind, Notes
 from deploytool.spec import Job
+from deploytool.states import Stage
 
 
-class Stage(Protocol):
+class Maker(Protocol):
     """Satisfied by a module `stages/<verb>.py`."""
 
     def make(self, job: Job, out: Path, given: Given) -> Notes:
@@ -45,29 +46,29 @@ class Contract:
 _ORT = ("onnxruntime", "onnxruntime-gpu")
 _TRT = ("tensorrt", "tensorrt-rtx")
 
-STAGES: Mapping[str, Contract] = {
-    "instantiate": Contract(
+STAGES: Mapping[Stage, Contract] = {
+    Stage.LOAD: Contract(
         (),
         Kind.WEIGHTS,
         ("seed", "weights", "trust_code", "sizes", "outputs", "fixed_batch", "inputs"),
         ("torch", "safetensors"),
         copies=1,
     ),
-    "record": Contract(
+    Stage.GOLDEN: Contract(
         (Kind.WEIGHTS,),
         Kind.GOLDEN,
         ("seed", "images", "data", "inputs", "cases", "sizes"),
         ("torch", "numpy", "pillow"),
     ),
-    "script": Contract((Kind.WEIGHTS, Kind.GOLDEN), Kind.SCRIPT, ("sizes", "tolerance"), ("torch",), copies=1),
-    "translate": Contract(
+    Stage.TORCHSCRIPT: Contract((Kind.WEIGHTS, Kind.GOLDEN), Kind.SCRIPT, ("sizes", "tolerance"), ("torch",), copies=1),
+    Stage.EXPORT: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN),
         Kind.GRAPH,
         ("exporter", "opset", "runner", "sizes", "tolerance"),
         ("torch", "onnx", "onnxscript", *_ORT),
         copies=1,
     ),
-    "simplify": Contract(
+    Stage.SIMPLIFY: Contract(
         (Kind.GRAPH, Kind.GOLDEN),
         Kind.GRAPH,
         ("runner", "sizes", "tolerance"),
@@ -75,7 +76,7 @@ STAGES: Mapping[str, Contract] = {
         program=programs.SIMPLIFY,
         copies=1,
     ),
-    "rewrite": Contract(
+    Stage.REWRITE: Contract(
         (Kind.GRAPH, Kind.GOLDEN),
         Kind.GRAPH,
         ("rewrite", "rewrite_implied", "runner", "batch", "sizes", "targets", "tolerance"),
@@ -83,7 +84,7 @@ STAGES: Mapping[str, Contract] = {
         here=True,
         copies=2,  # the graph, and where it is another, the form for engines
     ),
-    "halve": Contract(
+    Stage.FP16: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
         Kind.GRAPH,
         ("io", "keep_fp32", "runner", "tolerance"),
@@ -91,8 +92,8 @@ STAGES: Mapping[str, Contract] = {
         program=programs.OPEN,
         copies=0.5,
     ),
-    "lint": Contract((Kind.GOLDEN, Kind.GRAPH), Kind.CANARY, ("runner",), ("onnx", *_ORT)),
-    "build": Contract(
+    Stage.KNOWN_ISSUES: Contract((Kind.GOLDEN, Kind.GRAPH), Kind.CANARY, ("runner",), ("onnx", *_ORT)),
+    Stage.BUILD: Contract(
         (Kind.GRAPH,),
         Kind.ENGINE,
         ("batch", "sizes", "engines"),
@@ -101,10 +102,10 @@ STAGES: Mapping[str, Contract] = {
         here=True,
         engine_copies=0.5,
     ),
-    "prove": Contract(
+    Stage.FAULTS: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH), Kind.PROOF, ("seed", "tolerance", "faults"), ("onnx", "pillow", *_ORT)
     ),
-    "validate": Contract(
+    Stage.VALIDATE: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
         Kind.REPORT,
         ("batch", "sizes", "data", "io", "runner", "seconds", "tolerance", "min_speedup", "targets"),
@@ -112,7 +113,7 @@ STAGES: Mapping[str, Contract] = {
         welcomes=(Kind.SCRIPT, Kind.CANARY, Kind.ENGINE, Kind.PROOF),
         here=True,
     ),
-    "pack": Contract(
+    Stage.PACK: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH, Kind.REPORT),
         Kind.BUNDLE,
         ("sequence",),
@@ -125,6 +126,6 @@ STAGES: Mapping[str, Contract] = {
 }
 
 
-def load(verb: str) -> Stage:
+def load(verb: Stage) -> Maker:
     """The stage called `verb`; its heavy library is imported here and not before."""
-    return cast("Stage", import_module(f"deploytool.stages.{verb}"))
+    return cast("Maker", import_module(f"deploytool.stages.{verb}"))

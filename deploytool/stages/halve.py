@@ -23,6 +23,7 @@ from deploytool.measure.parity import Tolerances
 from deploytool.precision import LARGEST, Halved
 from deploytool.report import Check, Weights
 from deploytool.spec import AUTO, Job
+from deploytool.states import Precision
 
 _HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _SHARE = 0.9  # of the heavy nodes that are not kept in FP32 on purpose must run in FP16
@@ -39,7 +40,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     """
     graph = onnx.load(for_engine(given.latest(Kind.GRAPH).path))
     try:
-        halved = precision.halve(graph, keep_io=job.options.io == "fp32")
+        halved = precision.halve(graph, keep_io=job.options.io is Precision.FP32)
     except Exception as error:  # whatever the converter or the checker raises, the graph was refused
         reason = " ".join(str(error).split())
         raise StageFailed(f"the graph cannot be FP16: {reason}", "deploy the graph of the rewrite stage") from error

@@ -19,10 +19,10 @@ from deploytool.golden import Golden
 from deploytool.measure import parity
 from deploytool.report import Report
 from deploytool.spec import BATCH, Decision, Job, Model, Range, Tensor
+from deploytool.states import Precision, Stage, TargetPlan
 
 _CASES = 8  # golden cases that travel: enough to tell a wrong engine, few enough for a slow line
 _FULL = "tensorrt"
-_HERE = "built here"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class _Content:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     free: Mapping[str, Range]
-    io: str
+    io: Precision
 
 
 def make(job: Job, out: Path, given: Given) -> Notes:
@@ -70,7 +70,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         classes=plain.decode(tuple[str, ...], given.latest(Kind.GOLDEN).notes.get("classes", [])),
         graphs=graphs,
         golden=sample,
-        tolerances={"fp32": allowed.fp32, "fp16": allowed.fp16},
+        tolerances={Precision.FP32: allowed.fp32, Precision.FP16: allowed.fp16},
         recipe=recipe,
         files=tuple(bundle.describe(folder, path, _role(path)) for path in paths if path not in own),
         engines=engines,
@@ -86,9 +86,9 @@ def make(job: Job, out: Path, given: Given) -> Notes:
 def _graphs(given: Given) -> tuple[Artifact, Artifact]:
     """The last FP32 graph and the FP16 graph."""
     chain = given.chain(Kind.GRAPH)
-    single = [graph for graph in chain if graph.made_by != "halve"]
+    single = [graph for graph in chain if graph.made_by is not Stage.FP16]
     if len(single) == len(chain):
-        raise StageFailed("there is no FP16 graph to pack", "export again, with the halve stage")
+        raise StageFailed("there is no FP16 graph to pack", f"export again, with the {Stage.FP16} stage")
     return single[-1], chain[-1]
 
 
@@ -100,7 +100,7 @@ def _content(given: Given, notes: Notes, graph: onnx.ModelProto) -> _Content:
     outputs = tuple(_tensor(each) for each in graph.graph.output)
     name = re.sub(r"[^A-Za-z0-9_.+-]", "_", model.name).lstrip(".+-") or "model"
     free = plain.decode(Mapping[str, Range], serves["free"])  # type: ignore[type-abstract]  # decode makes a dict
-    return _Content(name, model, inputs, outputs, free, str(serves["io"]))
+    return _Content(name, model, inputs, outputs, free, plain.decode(Precision, serves["io"]))
 
 
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:
@@ -114,8 +114,11 @@ def _tensor(value: onnx.ValueInfoProto) -> Tensor:
 def _server(folder: Path, content: _Content, single: Artifact, half: Artifact) -> tuple[Graph, ...]:
     """Both graphs, each as a model of a Triton repository."""
     graphs = []
-    for artifact, name, precision in ((single, content.name, "fp32"), (half, f"{content.name}_fp16", "fp16")):
-        io = content.io if precision == "fp16" else "fp32"
+    for artifact, name, precision in (
+        (single, content.name, Precision.FP32),
+        (half, f"{content.name}_{Precision.FP16}", Precision.FP16),
+    ):
+        io = content.io if precision is Precision.FP16 else Precision.FP32
         place = folder / "models" / name / "1"
         place.mkdir(parents=True)
         disk.write(place / "model.onnx", artifact.path.read_bytes())
@@ -174,7 +177,7 @@ def _engines(folder: Path, content: _Content, given: Given, written: Report) -> 
     return tuple(found)
 
 
-def _engine(file: File, built: report.Engine, capabilities: tuple[str, ...], io: str) -> Engine:
+def _engine(file: File, built: report.Engine, capabilities: tuple[str, ...], io: Precision) -> Engine:
     """The engine with the machines it is for: TensorRT's own word is its platform, TensorRT-RTX's any system."""
     systems: tuple[str, ...] = (platform.system().lower(),)
     processors: tuple[str, ...] = (platform.machine(),)
@@ -182,7 +185,7 @@ def _engine(file: File, built: report.Engine, capabilities: tuple[str, ...], io:
         systems = ("linux", "windows")
         processors = ("x86_64", "aarch64") if "12.1" in capabilities else ("x86_64",)  # 12.1 is an Arm machine
     floor = next((f"{major}.0" for major in (13, 12) if machine.version(f"{built.flavour}-cu{major}")), "")
-    return Engine(file, built.flavour, built.version, capabilities, systems, processors, floor, "fp16", io)
+    return Engine(file, built.flavour, built.version, capabilities, systems, processors, floor, Precision.FP16, io)
 
 
 def _capabilities(built: report.Engine, targets: Sequence[Decision]) -> tuple[str, ...]:
@@ -190,14 +193,15 @@ def _capabilities(built: report.Engine, targets: Sequence[Decision]) -> tuple[st
         return built.capabilities
     if built.flavour != _FULL:
         return tensorrt.PORTABLE
-    return tuple(sorted({each.capability for each in targets if (each.verdict, each.flavour) == (_HERE, _FULL)}))
+    here = (each for each in targets if each.verdict is TargetPlan.HERE and each.flavour == _FULL)
+    return tuple(sorted({each.capability for each in here}))
 
 
 def _provenance(given: Given, written: Report, model: Model) -> Provenance:
     """What it was made from; no path of this machine, and nothing that another run of the same would change."""
     where, _, function = model.factory.rpartition(":")
     kinds = (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH)
-    translated = next((each.notes for each in given.chain(Kind.GRAPH) if each.made_by == "translate"), {})
+    translated = next((each.notes for each in given.chain(Kind.GRAPH) if each.made_by is Stage.EXPORT), {})
     return Provenance(
         factory=f"{Path(where).name}:{function}",
         arguments=model.options,

@@ -8,6 +8,7 @@ from deploytool import plain, proving
 from deploytool.artifact import Given, Kind, Notes, for_engine
 from deploytool.proof import CASES
 from deploytool.spec import Job
+from deploytool.states import Precision
 
 _FRESH = 8  # cases that faults which were not caught are tried on
 
@@ -20,7 +21,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         given.latest(Kind.GOLDEN).path,
         for_engine(before.path),
         graph.path,
-        half="weights" in graph.notes,
+        half=graph.made_by.precision is Precision.FP16,
         wanted=job.options.tolerance,
         fresh=_FRESH,
     )

@@ -24,6 +24,7 @@ from deploytool.measure.rounds import Milliseconds
 from deploytool.rehearsal import Launches
 from deploytool.rewrites import Candidate
 from deploytool.spec import AUTO, BATCH, Job
+from deploytool.states import Stage
 
 _SECONDS = 0.5  # of timing for each batch
 _CONTENDERS = 3  # forms that are timed at the larger batch, the plain one aside
@@ -112,7 +113,7 @@ def _opened(stack: ExitStack, runner: str, files: Mapping[str, Path]) -> tuple[d
     opened = {name: _session(stack, runner, file) for name, file in files.items()}
     refused = [f"{name} is no sound graph: {why}" for name, why in opened.items() if isinstance(why, str)]
     if isinstance(why := opened[PLAIN], str):
-        raise StageFailed(f"the simplified graph cannot be opened: {why}", "see the simplify stage")
+        raise StageFailed(f"the simplified graph cannot be opened: {why}", f"see the {Stage.SIMPLIFY} stage")
     return {name: session for name, session in opened.items() if not isinstance(session, str)}, refused
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from deploytool import disk, fixed, golden, plain, weights_file
-from deploytool.artifact import UNAVAILABLE, Given, Kind, Notes
+from deploytool.artifact import REASON, Given, Kind, Notes
 from deploytool.backends import eager, torchscript
 from deploytool.errors import NoRoom
 from deploytool.fixing import places
@@ -21,6 +21,7 @@ from deploytool.fixing import trial as fixing
 from deploytool.measure import parity, trial
 from deploytool.measure.trial import Question
 from deploytool.spec import Job, Model, Tensor
+from deploytool.states import Stage
 
 _EXAMPLE = 2  # golden cases to trace with: a batch of one would be taken for a fixed size
 _LONGEST = 200  # characters of a foreign reason
@@ -51,7 +52,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         fresh = eager.exportable(eager.module(weights), model, example)
         subject = fixing.Subject(fresh, model, sample.inputs, home, _batch(model))
         tolerance = parity.tolerances(sample.noise, job.options.tolerance).fp32
-        found = fixing.examine("script", subject, partial(torchscript.start, out), warned, asked, tolerance)
+        found = fixing.examine(Stage.TORCHSCRIPT, subject, partial(torchscript.start, out), warned, asked, tolerance)
     except NoRoom:
         raise
     except Exception as error:  # whatever torch.jit raises, it does not take the user's model
@@ -69,7 +70,7 @@ def _batch(model: Model) -> int:
 
 def _left_out(out: Path, why: str) -> Notes:
     out.unlink(missing_ok=True)
-    return {UNAVAILABLE: why, "remarks": [f"left out, {why}"]}
+    return {REASON: why, "remarks": [f"left out, {why}"]}
 
 
 def _written(module: nn.Module, example: tuple[torch.Tensor, ...], out: Path, names: dict[str, str]) -> int:

@@ -23,6 +23,7 @@ from deploytool.measure.replay import replay
 from deploytool.measure.trial import Question
 from deploytool.report import Tolerance
 from deploytool.spec import Job
+from deploytool.states import Stage
 
 _SECONDS, _SEARCH_SECONDS = 300.0, 300.0  # of a run of onnxsim, and of all that search a culprit
 _SHORTEST_SECONDS, _PATIENCE = 10.0, 10.0  # a run of the search hangs after that long, or so many times the idle run's
@@ -71,7 +72,7 @@ def _questions(job: Job, before: Path, inputs: Arrays) -> tuple[Question, ...]:
     """What the graph before answers: to all golden cases, in other batches, and at the corners of free sizes."""
     name = "the graph before"
     with backends.load(job.options.runner).start(before) as original:
-        golden_cases = Question(name, inputs, replay(original, inputs))
+        golden_cases = Question(name, "golden cases", inputs, replay(original, inputs))
         return (golden_cases, *trial.questions(job.model, job.options.sizes, inputs, original, name))
 
 
@@ -107,7 +108,7 @@ def _prove(runner: str, graph: Path, asked: Sequence[Question], tolerance: Toler
         if check.broken:
             raise ParityFailed(
                 f"onnxsim changed what the graph computes (error {check.parity.max_error:.1e} against {check.against})",
-                "report it to onnxsim with the graph of the translate stage",
+                f"report it to onnxsim with the graph of the {Stage.EXPORT} stage",
             )
     return max(check.parity.max_error for check in checks)
 

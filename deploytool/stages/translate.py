@@ -32,6 +32,7 @@ from deploytool.measure.trial import Question
 from deploytool.plain import Json
 from deploytool.report import Tolerance
 from deploytool.spec import AUTO, DEFAULT, Job, Model
+from deploytool.states import Stage
 
 _EXPORTERS = {"torchscript": torchscript.export, "dynamo": dynamo.export}
 _FIRST, _SECOND = _EXPORTERS
@@ -162,7 +163,7 @@ def _tried(candidate: _Candidate, task: _Task, warned: Mapping[Place, What], *, 
     start = partial(backends.load(task.job.options.runner).start, task.out)
     try:
         found = fixing.examine(
-            "translate", subject, start, warned, partial(_questions, task), task.tolerance, traced=traced
+            Stage.EXPORT, subject, start, warned, partial(_questions, task), task.tolerance, traced=traced
         )
     except StageFailed as error:
         return replace(candidate, why=_does_not_hold(candidate, error, task))
@@ -253,7 +254,8 @@ def _questions(task: _Task) -> tuple[Question, ...]:
     sample, model = task.sample, weights_file.definition(task.weights)
     with eager.start(task.weights) as source:
         more = trial.questions(model, task.job.options.sizes, sample.inputs, source, "eager")
-    return (Question("FP64", sample.inputs, sample.reference, sample.ties32), *more)
+    every = f"{len(sample.labels)} at once"
+    return (Question("FP64", every, sample.inputs, sample.reference, sample.ties32), *more)
 
 
 def _better(tried: Sequence[_Candidate], noise: float) -> tuple[_Candidate, str]:

@@ -18,6 +18,7 @@ from deploytool.proof import Proof
 from deploytool.report import Hop, Reach, Report, Weights
 from deploytool.spec import BATCH, Job, Range
 from deploytool.stages import STAGES
+from deploytool.states import Precision, Stage
 
 _LIBRARIES = ("deploytool", "torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
 
@@ -76,13 +77,14 @@ def _extremes(job: Job, weights: Path, sample: Golden, lines: tuple[Fixed, ...])
         found = corners(job.model, job.options.sizes, source)
         if by_sizes:
             many = hops.first(sample.inputs, most)
-            found.append(Corner(f"eager, {most} at once", many, replay(source, many, Range(most, most, most))))
+            at_once, answers = f"{most} at once", replay(source, many, Range(most, most, most))
+            found.append(Corner(f"eager, {at_once}", at_once, many, answers))
     return found
 
 
 def _choices(job: Job, given: Given) -> dict[str, plain.Json]:
     """The options that the stages before and this one read; targets and engines have their own place in the report."""
-    verbs = (*(artifact.made_by for artifact in given.artifacts), "validate")
+    verbs = (*(artifact.made_by for artifact in given.artifacts), Stage.VALIDATE)
     names = {name for verb in verbs for name in STAGES[verb].reads} - {"targets", "engines"}
     return {name: plain.encode(getattr(job.options, name)) for name in sorted(names)}
 
@@ -119,6 +121,6 @@ def _proof(given: Given) -> Proof | None:
 def _reach(given: Given, sample: Golden) -> Reach | None:
     """How near the values of the FP16 graph come to the ends of FP16, on the golden inputs."""
     halved = given.latest(Kind.GRAPH)
-    if "weights" not in halved.notes:
+    if halved.made_by.precision is Precision.FP32:
         return None
     return verdict.reach(rounded.ranges(halved.path, sample.inputs), plain.decode(Weights, halved.notes["weights"]))

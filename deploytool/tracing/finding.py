@@ -20,6 +20,7 @@ from deploytool.measure.beyond import Own
 from deploytool.measure.parity import Tolerances
 from deploytool.measure.replay import replay
 from deploytool.report import Check, Tolerance
+from deploytool.states import Stage
 from deploytool.tracing import opened, source, strip
 from deploytool.tracing.known import Known
 from deploytool.tracing.opened import Point
@@ -29,7 +30,6 @@ _CASES = 2  # golden cases that are followed through every tensor: those the gra
 _EAGER, _TRUTH = "eager", "FP64"
 _DERIVED: Mapping[str, float] = {}  # nothing asked for: the tolerances follow from the noise
 _SAME = "the graph before with its weights in FP16"
-_HALF = "halve"  # the stage whose graph computes in FP16
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Clue:
     `tolerated` how far its outputs may stray.
     """
 
-    stage: str
+    stage: Stage
     before: str
     graph: Path
     inputs: Arrays
@@ -53,7 +53,7 @@ class Clue:
 def examine(
     weights: Path,
     sample: Path,
-    graphs: Sequence[tuple[str, Path]],
+    graphs: Sequence[tuple[Stage, Path]],
     wanted: Mapping[str, float] = _DERIVED,
     canaries: Collection[str] = (),
 ) -> tuple[Blame, Clue | None]:
@@ -85,9 +85,9 @@ def examine(
 
 
 def _points(
-    stage: str,
+    stage: Stage,
     path: Path,
-    graphs: Sequence[tuple[str, Path]],
+    graphs: Sequence[tuple[Stage, Path]],
     inputs: Arrays,
     known: Sequence[Known],
     checks: Sequence[Check],
@@ -107,14 +107,14 @@ def _points(
     return opened.run(rounded.rounded(onnx.load(path), results=False), inputs), same
 
 
-def _finding(stage: str, against: str, drawn: Strip) -> Finding:
+def _finding(stage: Stage, against: str, drawn: Strip) -> Finding:
     lost = drawn.missing is not None
     module = drawn.missing or (drawn.strayed.module if drawn.strayed and not lost else "")
     return Finding(stage, against, module, lost, drawn.strayed, drawn.before)
 
 
 def _judged(
-    taken: Golden, graphs: Sequence[tuple[str, Path]], wanted: Mapping[str, float], own: Own
+    taken: Golden, graphs: Sequence[tuple[Stage, Path]], wanted: Mapping[str, float], own: Own
 ) -> tuple[dict[str, tuple[Check, ...]], list[int]]:
     """The checks of every hop, and the cases that the first hop to stray is worst at; behind the golden ones, edges."""
     checks: dict[str, tuple[Check, ...]] = {}
@@ -122,16 +122,16 @@ def _judged(
     earlier: Path | None = None
     allowed, sound = parity.tolerances(taken.noise, wanted), True
     for stage, path in graphs:
-        got = _replayed(path, taken.inputs, optimise=stage != _HALF)  # which some FP16 graphs crash
-        tolerance = allowed.fp16 if stage == _HALF else allowed.fp32
-        ties = taken.ties(half=stage == _HALF)
+        got = _replayed(path, taken.inputs, optimise=stage is not Stage.FP16)  # which some FP16 graphs crash
+        tolerance = allowed.fp16 if stage is Stage.FP16 else allowed.fp32
+        ties = taken.ties(half=stage is Stage.FP16)
         try:
             checks[stage] = (
                 parity.check(got, before, against, tolerance, ties),
                 parity.check(got, taken.reference, _TRUTH, tolerance, ties),
-                *(_converted(path, earlier, taken, allowed.fp32) if stage == _HALF and earlier else ()),
+                *(_converted(path, earlier, taken, allowed.fp32) if stage is Stage.FP16 and earlier else ()),
             )
-            at_edges = _at_edges(path, taken, allowed, own, half=stage == _HALF)
+            at_edges = _at_edges(path, taken, allowed, own, half=stage is Stage.FP16)
         except ValueError as error:
             raise StageFailed(f"{stage}/{path.name} against {against}: {error}", FIXED) from error
         if sound and any(check.broken for check in checks[stage]):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from deploytool.measure.latency import Ratio
-from deploytool.report import no_verdict
+from deploytool.states import SpeedVerdict, spoken
 
 PLAIN, OPENVINO = "ORT", "OpenVINO"
 
@@ -39,7 +39,7 @@ def judged(goal: Goal, found: Ratio, uneven: str | None) -> str:
     what = f"not behind {goal.rival}" if goal.beyond_noise else f"≥ {goal.least:g}× {goal.rival}"
     seen = f"{what}: {found.value:.2f}× ({found.low:.2f}–{found.high:.2f})"
     if uneven:
-        return f"{seen}, {no_verdict(uneven)}"
+        return f"{seen}, {spoken(SpeedVerdict.NO_VERDICT, uneven)}"
     held = found.high >= goal.least if goal.beyond_noise else found.value >= goal.least
     unsure = not goal.beyond_noise and found.low < goal.least <= found.high
     return f"{seen}, {'reached' if held else 'MISSED'}{' (within the spread)' if unsure else ''}"

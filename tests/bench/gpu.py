@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from deploytool import benching, catalog, machine, pipeline
 from deploytool.artifact import Given
@@ -22,9 +23,10 @@ from deploytool.bench import Bench, Row
 from deploytool.benching import Asked
 from deploytool.forms import NONE
 from deploytool.spec import Job
+from deploytool.states import Stage, spoken
 
 ZOO = ("mixnet_s", "shufflenet_g3", "mobilenet_v1", "squeezenet1_1")
-ROAD = ("instantiate", "record", "translate", "simplify", "rewrite", "halve")
+ROAD = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE, Stage.FP16)
 PLAIN_HALF = "halve_plain"  # beside `halve`, the FP16 graph that was never rewritten
 LIBRARIES = ("torch", "onnxruntime-gpu", "onnxruntime")
 COLUMNS = ("model", "batch", "way", "p50 ms", "p99 ms", "GPU ms", "× eager", "verdict")
@@ -36,7 +38,7 @@ def both(job: Job, folder: Path) -> tuple[Path, Given]:
     made = list(pipeline.run(job, ROAD, home))
     *_, half = pipeline.run(replace(job, options=replace(job.options, rewrite=NONE)), ROAD, plain)
     room = shutil.copytree(half.path.parent, home / PLAIN_HALF)
-    return home, Given((*made, replace(half, path=room / half.path.name, made_by=PLAIN_HALF)))
+    return home, Given((*made, replace(half, path=room / half.path.name, made_by=cast("Stage", PLAIN_HALF))))
 
 
 def rows(found: Bench) -> Iterator[str]:
@@ -48,12 +50,12 @@ def rows(found: Bench) -> Iterator[str]:
 
 def _figures(row: Row) -> tuple[str, ...]:
     if row.latency is None:
-        return ("–", "–", "–", "–", row.status)
+        return ("–", "–", "–", "–", spoken(row.status, row.reason))
     timed, ratio = row.latency, row.ratio
     times = ("–" if each is None else f"{each:.3f}" for each in (timed.p50_ms, timed.p99_ms, timed.gpu_ms))
     gain = f"{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})" if ratio else "–"
     bound = ", the GPU waits for the host" if timed.launch_bound else ""
-    return (*times, gain, f"{row.verdict or 'the baseline'}{bound}")
+    return (*times, gain, f"{spoken(row.verdict, row.reason) if row.verdict else 'the baseline'}{bound}")
 
 
 def head(device: str, seconds: float) -> list[str]:

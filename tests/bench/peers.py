@@ -32,6 +32,7 @@ from deploytool.measure.conditions import Conditions
 from deploytool.measure.latency import Ratio
 from deploytool.measure.rounds import Series
 from deploytool.spec import Job, Options
+from deploytool.states import Stage
 from tests.bench import goals, rivals
 from tests.bench.goals import OPENVINO, PLAIN
 from tests.bench.rivals import COMPILE, EAGER, ONNXSIM, ONNXSLIM, OURS
@@ -41,7 +42,7 @@ ZOO = (
     *("shufflenet_g1", "shufflenet_g2", "shufflenet_g3", "shufflenet_g4", "shufflenet_g8"),
     *("mobilenet_v1", "squeezenet1_0", "squeezenet1_1"),
 )
-ROAD = ("instantiate", "record", "translate", "simplify", "rewrite")
+ROAD = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE)
 COLUMNS = (EAGER, COMPILE, PLAIN, ONNXSIM, ONNXSLIM, OPENVINO, OURS)
 PEAKS, SIDE = ("torch.mm", "MatMul"), 512  # square matrix products that fit the caches as a convolution's tiles do
 CLOSE = 1e-4  # of the largest output: a peer that strays further computes something else

@@ -25,11 +25,12 @@ from deploytool.measure import latency, parity
 from deploytool.measure.replay import replay
 from deploytool.rewrites import Candidate
 from deploytool.spec import Job, Options
+from deploytool.states import Stage
 
 MIXNETS = ("mixnet_s", "mixnet_m", "mixnet_l")
 SHUFFLENETS = ("shufflenet_g1", "shufflenet_g2", "shufflenet_g3", "shufflenet_g4", "shufflenet_g8")
 OTHERS = ("squeezenet1_0", "squeezenet1_1", "mobilenet_v1")
-ROAD = ("instantiate", "record", "translate", "simplify")
+ROAD = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY)
 BATCHES = (1, 8)
 EXPORT = "export"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploytool import bench
-from deploytool.measure import comparison
+from deploytool.states import GateOutcome
 from tests.conftest import Command
 
 QUICK = ("--threads", "1", "--seconds", "0.1")
@@ -45,9 +45,9 @@ def test_a_speed_that_was_asked_for(deploytool: Command, run_copy: Path) -> None
     shutil.rmtree(run_copy / "build")
     done = deploytool("bench", str(run_copy), *QUICK, "--min-speedup", "1000", "--json")
     gate = json.loads(done.stdout)["bench"]["gate"]
-    assert gate["outcome"] in (comparison.MISSED, comparison.OPEN)
-    assert done.returncode == {comparison.MISSED: 4, comparison.OPEN: 6}[gate["outcome"]]
-    assert (gate["outcome"] == comparison.OPEN) == gate["why"].startswith("no verdict")
+    assert gate["outcome"] in (GateOutcome.MISSED, GateOutcome.OPEN)
+    assert done.returncode == {GateOutcome.MISSED: 4, GateOutcome.OPEN: 6}[gate["outcome"]]
+    assert (gate["outcome"] == GateOutcome.OPEN) == gate["why"].startswith("no verdict")
 
 
 def test_a_bundle_is_timed_as_before(deploytool: Command, packed: Path) -> None:

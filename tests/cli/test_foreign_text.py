@@ -10,6 +10,7 @@ import pytest
 
 from deploytool import bundle
 from deploytool.artifact import Kind
+from deploytool.states import Stage
 from tests.cli import hostile
 from tests.cli.conftest import Said
 
@@ -43,7 +44,7 @@ def test_of_a_run(said: Said, run: Path, command: tuple[str, ...]) -> None:
     said(command[0], run, *command[1:])
 
 
-@pytest.mark.parametrize("room", ["instantiate", "record", "halve", "validate"])
+@pytest.mark.parametrize("room", [Stage.LOAD, Stage.GOLDEN, Stage.FP16, Stage.VALIDATE])
 def test_of_a_receipt(said: Said, run_copy: Path, room: str) -> None:
     hostile.poison(run_copy / room / "receipt.json", ("kind", "files"))
     said("show", run_copy)

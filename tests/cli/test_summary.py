@@ -10,9 +10,10 @@ from rich.console import Console
 from deploytool import report
 from deploytool.artifact import Kind
 from deploytool.cli import summary
-from deploytool.report import FASTER, MEASURED, NEITHER, Speed, no_verdict
+from deploytool.report import Speed
+from deploytool.states import SpeedVerdict, Stage, Status
 
-UNEVEN = no_verdict("other programs took 1.4 of 2 cores")
+UNEVEN = "the machine was too uneven: other programs took 1.4 of 2 cores"
 
 
 def shown(finished: Path, *speeds: Speed) -> str:
@@ -22,27 +23,28 @@ def shown(finished: Path, *speeds: Speed) -> str:
     return console.export_text()
 
 
-def speed(stage: str, verdict: str | None) -> Speed:
-    return Speed(stage, "graph.onnx", "onnxruntime", MEASURED, 10.0, 20.0, 2.0, 1.9, 2.1, verdict)
+def speed(stage: Stage, verdict: SpeedVerdict | None) -> Speed:
+    why = UNEVEN if verdict is SpeedVerdict.NO_VERDICT else ""
+    return Speed(stage, "graph.onnx", "onnxruntime", Status.MEASURED, 10.0, 20.0, 2.0, 1.9, 2.1, verdict, why)
 
 
 @pytest.mark.parametrize(
     ("verdict", "cell"),
     [
         (None, "2.00× (1.90–2.10)"),
-        (FASTER, "2.00× (1.90–2.10)"),
-        (NEITHER, "1.90–2.10: no significant difference"),
-        (UNEVEN, "no verdict, see below"),
+        (SpeedVerdict.FASTER, "2.00× (1.90–2.10)"),
+        (SpeedVerdict.NEITHER, "1.90–2.10: no significant difference"),
+        (SpeedVerdict.NO_VERDICT, "no verdict, see below"),
     ],
 )
-def test_a_ratio_is_said_as_far_as_it_can_be(finished: Path, verdict: str | None, cell: str) -> None:
-    lines = shown(finished, speed("translate", verdict)).splitlines()
+def test_a_ratio_is_said_as_far_as_it_can_be(finished: Path, verdict: SpeedVerdict | None, cell: str) -> None:
+    lines = shown(finished, speed(Stage.EXPORT, verdict)).splitlines()
     (line,) = [line for line in lines if "10.00 ms" in line]
     assert line.split("20.00 ms")[1].strip() == cell
     assert len(line) <= 80
 
 
 def test_the_reason_for_no_verdict_is_said_once(finished: Path) -> None:
-    text = shown(finished, speed("translate", UNEVEN), speed("simplify", UNEVEN))
-    assert text.count(f"Speed: {UNEVEN}") == 1
+    text = shown(finished, speed(Stage.EXPORT, SpeedVerdict.NO_VERDICT), speed(Stage.SIMPLIFY, SpeedVerdict.NO_VERDICT))
+    assert text.count(f"Speed: no verdict ({UNEVEN})") == 1
     assert "2.00×" not in text

@@ -16,6 +16,7 @@ from deploytool.device.ways import BUILT, Way
 from deploytool.device.worker import Trial
 from deploytool.errors import BadInput, MissingBackend, StageFailed
 from deploytool.report import Check, Parity, Tolerance
+from deploytool.states import Attempt
 
 RTX = machine.version("tensorrt-rtx") or ""
 LAPTOP = Here("linux", "x86_64", "RTX 4070", "8.9", "13.0", {"tensorrt_rtx": RTX})
@@ -26,11 +27,11 @@ TRIAL = Trial(Check("FP64", Parity(1e-4, 1.0, 80.0, 1.0, 1.0, 0), TOLERANCE, ())
 def works(way: Way) -> Tried:
     """Stands for the GPU that is not here."""
     assert Path(way.path).is_file()
-    return Tried(way.tier, Path(way.path).name, "measured", TRIAL)
+    return Tried(way.tier, Path(way.path).name, Attempt.MEASURED, trial=TRIAL)
 
 
 def crashes(way: Way) -> Tried:
-    return Tried(way.tier, Path(way.path).name, "it was killed by SIGSEGV")
+    return Tried(way.tier, Path(way.path).name, Attempt.FAILED, "it was killed by SIGSEGV")
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from hypothesis import strategies as draw
 
 from deploytool.bundle import Engine, File, Role
 from deploytool.device.here import Here, here, misfit
+from deploytool.states import Precision
 
 SYSTEMS, PROCESSORS = ("linux", "windows"), ("x86_64", "aarch64")
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "11.0", "12.0", "12.1")
@@ -39,8 +40,8 @@ ENGINES = draw.builds(
     systems=some(SYSTEMS),
     processors=some(PROCESSORS),
     cuda=draw.sampled_from(sorted(SERVES)),
-    precision=draw.just("fp16"),
-    io=draw.just("fp32"),
+    precision=draw.just(Precision.FP16),
+    io=draw.just(Precision.FP32),
 )
 
 
@@ -99,7 +100,7 @@ def test_five_thousand_random_pairs_are_decided_as_the_table_says() -> None:
 
 FITS = Engine(
     *(File("engines/a.plan", 1, "0" * 64, Role.ENGINE), "tensorrt", "10.16.1.11", ("8.9",), ("linux",), ("x86_64",)),
-    *("13.0", "fp16", "fp32"),
+    *("13.0", Precision.FP16, Precision.FP32),
 )
 DESK = {"system": "linux", "processor": "x86_64", "gpu": "L4", "capability": "8.9", "cuda": "13.0"}
 

@@ -15,6 +15,7 @@ from deploytool.device.here import Here
 from deploytool.device.probe import WORKER, Limits, Tried
 from deploytool.device.ways import TIERS, Way
 from deploytool.errors import NotVerified, ParityFailed
+from deploytool.states import Attempt, Precision
 from tests.conftest import ROOT
 
 REASONS = {
@@ -36,7 +37,9 @@ def fake(packed: Path, manifest: Manifest, tier: str) -> Way:
     """A way of any tier to the FP16 graph, which the fake backend does not look at."""
     file = next(file for file in manifest.files if file.path == manifest.graphs[1].path)
     device = "cpu" if tier == ways.ORT_CPU else "cuda"
-    return Way(tier, str(packed / file.path), file.size, file.sha256, "fake", device, "", "fp16", "fp32")
+    return Way(
+        tier, str(packed / file.path), file.size, file.sha256, "fake", device, "", Precision.FP16, Precision.FP32
+    )
 
 
 def tried(packed: Path, manifest: Manifest, way: Way, fault: str, monkeypatch: pytest.MonkeyPatch) -> Tried:
@@ -58,17 +61,19 @@ def test_a_fault_leads_to_the_next_tier_and_is_told(
     def prober(way: Way) -> Tried:
         if way.tier == tier:
             return tried(packed, manifest, way, fault, monkeypatch)
-        return Tried(way.tier, "", "measured" if TIERS.index(way.tier) > place else "not here")
+        if TIERS.index(way.tier) > place:
+            return Tried(way.tier, "", Attempt.MEASURED)
+        return Tried(way.tier, "", Attempt.UNAVAILABLE, "not here")
 
     found = probe.climb([fake(packed, manifest, each) for each in TIERS], prober)
-    assert re.search(REASONS[fault], found[place].status)
-    assert [each.status for each in found[:place]] == ["not here"] * place
+    assert re.search(REASONS[fault], found[place].reason)
+    assert {each.status for each in found[:place]} <= {Attempt.UNAVAILABLE}
     served = probe.chosen(found)
     if tier == TIERS[-1]:
         failure = probe.shortfall(found, None)
         assert served is None
         assert isinstance(failure, ParityFailed if fault == "wrong output" else NotVerified)
-        assert f"{tier}: {found[place].status}" in str(failure)
+        assert f"{tier}: {found[place].reason}" in str(failure)
     else:
         assert len(found) == place + 2  # what is below the one that serves is not tried
         assert served is not None
@@ -98,7 +103,7 @@ def test_a_sound_way_is_measured(packed: Path, manifest: Manifest, monkeypatch: 
 )
 def test_what_is_required_is_the_least_that_will_do(require: str | None, serves: str, held: bool) -> None:
     above = TIERS[: TIERS.index(serves)]
-    found = [Tried(tier, "", "it crashed") for tier in above] + [Tried(serves, "", "measured")]
+    found = [Tried(tier, "", Attempt.FAILED, "it crashed") for tier in above] + [Tried(serves, "", Attempt.MEASURED)]
     failure = probe.shortfall(found, require)
     assert (failure is None) == held
     if failure:
@@ -113,7 +118,7 @@ def test_onnx_runtime_on_this_cpu_is_the_last_way_and_works(packed: Path, manife
     found = probe.probe(routes[-1], packed, manifest, 0.1)
     assert found.passed
     assert found.trial is not None
-    assert found.trial.check.tolerance.max_error == manifest.tolerances["fp32"].max_error
+    assert found.trial.check.tolerance.max_error == manifest.tolerances[Precision.FP32].max_error
 
 
 @pytest.mark.parametrize("tier", [ways.ORT_CUDA, ways.ORT_TENSORRT])
@@ -122,14 +127,14 @@ def test_a_provider_that_is_not_there_is_never_the_cpu_in_silence(packed: Path, 
     found = Here("linux", "x86_64", "L4", "8.9", "13.0", {})
     way = next(way for way in verify.routes(verify.papers(packed), found) if way.tier == tier)
     assert way.absent is None
-    status = probe.probe(way, packed, manifest, 0.1).status
+    status = probe.probe(way, packed, manifest, 0.1).reason
     assert re.search("ONNX Runtime cannot (run on CUDA|use TensorRT): this build of it has no", status)
 
 
 def test_a_file_that_changed_after_it_was_checked_is_not_opened(packed: Path, manifest: Manifest) -> None:
     way = verify.routes(verify.papers(packed), Here("linux", "x86_64"))[-1]
     forged = Way(*(way.tier, way.path, way.size, "0" * 64, way.backend, way.device, "", way.precision, way.io))
-    assert "has other bytes than the manifest says" in probe.probe(forged, packed, manifest, 0.1).status
+    assert "has other bytes than the manifest says" in probe.probe(forged, packed, manifest, 0.1).reason
 
 
 def test_the_folder_one_stands_in_is_no_place_to_import_from(

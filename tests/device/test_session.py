@@ -14,6 +14,7 @@ from deploytool.device.session import opened
 from deploytool.device.ways import ORT_CUDA
 from deploytool.errors import Refused
 from deploytool.spec import Job
+from deploytool.states import Precision, Stage
 from tests.conftest import QUICK, TINY
 
 DESK = Here("linux", "x86_64", "L4", "8.9", "13.0", {})
@@ -21,10 +22,10 @@ DESK = Here("linux", "x86_64", "L4", "8.9", "13.0", {})
 
 def test_a_graph_of_halves_is_fed_and_answers_in_floats(run_copy: Path) -> None:
     """`--io fp16` is between the graph and its backend: whoever calls sees FP32."""
-    options = dataclasses.replace(QUICK, io="fp16")
-    recipe = [verb for verb in targets.ROAD if verb != "build"]
+    options = dataclasses.replace(QUICK, io=Precision.FP16)
+    recipe = [verb for verb in targets.ROAD if verb != Stage.BUILD]
     list(pipeline.run(Job(TINY, options), recipe, run_copy))
-    folder = pipeline.extend("pack", options, run_copy).path.parent
+    folder = pipeline.extend(Stage.PACK, options, run_copy).path.parent
     manifest = bundle.read(folder)
     assert [graph.io for graph in manifest.graphs] == ["fp32", "fp16"]
     assert "TYPE_FP16" in (folder / "models" / "tiny_fp16" / "config.pbtxt").read_text()

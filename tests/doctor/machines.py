@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from deploytool.doctor.found import Found, Installed
-from deploytool.doctor.providers import CPU, CUDA, STARTS, TENSORRT, Provider
+from deploytool.doctor.providers import CPU, CUDA, TENSORRT, Provider
 from deploytool.machine import Gpu
 
 RTX = Gpu("NVIDIA GeForce RTX 4090", "8.9")
@@ -20,18 +20,21 @@ def desk(**versions: str) -> Found:
         installed=packages({"onnxruntime": "1.31.1", "numpy": "2.4.6", **named(versions)}),
         asked={},
         loads=(),
-        providers=(Provider(CPU, STARTS),),
+        providers=(Provider(CPU, True),),
     )
 
 
-def pc(cuda: str = "13.0", on_tensorrt: str = STARTS, on_cuda: str = STARTS, **versions: str) -> Found:
-    """A PC with a GPU and onnxruntime-gpu, everything right unless one says otherwise."""
+def pc(cuda: str = "13.0", on_tensorrt: str = "", on_cuda: str = "", **versions: str) -> Found:
+    """A PC with a GPU and onnxruntime-gpu, everything right unless one says why a provider does not start."""
     return Found(
         *("linux", "x86_64", "a processor", cuda, (RTX,)),
         installed=packages({"onnxruntime-gpu": "1.31.1", "nvidia-cudnn-cu13": "9.28", **named(versions)}),
         asked={"cuda": "13", "tensorrt": "10"},
-        loads=("10",) if on_tensorrt == STARTS else (),
-        providers=(Provider(TENSORRT, on_tensorrt), Provider(CUDA, on_cuda), Provider(CPU, STARTS)),
+        loads=() if on_tensorrt else ("10",),
+        providers=(
+            *(Provider(TENSORRT, not on_tensorrt, on_tensorrt), Provider(CUDA, not on_cuda, on_cuda)),
+            Provider(CPU, True),
+        ),
     )
 
 

@@ -58,7 +58,9 @@ def test_without_a_target_the_question_is_whether_a_bundle_runs(monkeypatch: pyt
     assert on(monkeypatch, desk()).failure is None
     shown = on(monkeypatch, dataclasses.replace(desk(), providers=()))
     assert str(shown.failure) == "no bundle can be run here: ONNX Runtime is not installed"
-    both = dataclasses.replace(desk(onnxruntime_gpu="1.31.1"), providers=(Provider(CPU, "it cannot be imported"),))
+    both = dataclasses.replace(
+        desk(onnxruntime_gpu="1.31.1"), providers=(Provider(CPU, False, "it cannot be imported"),)
+    )
     shown = on(monkeypatch, both)
     assert shown.failure is not None
     assert shown.failure.remedy == traps.caught(both)[0].mend

@@ -11,8 +11,8 @@ import onnxruntime
 import pytest
 
 from deploytool.doctor import providers
-from deploytool.doctor.providers import CPU, CUDA, STARTS, TENSORRT, Provider
-from deploytool.errors import StageFailed
+from deploytool.doctor.providers import CPU, CUDA, TENSORRT, Provider
+from deploytool.errors import ChildFailed, StageFailed
 
 
 def test_the_bytes_are_a_graph_that_onnx_agrees_with() -> None:
@@ -24,14 +24,14 @@ def test_the_bytes_are_a_graph_that_onnx_agrees_with() -> None:
 
 
 def test_the_cpu_provider_starts_here_and_one_that_is_not_there_does_not() -> None:
-    assert Provider(CPU, STARTS) in providers.tried()
-    assert providers._status("NoSuchExecutionProvider", providers._child) != STARTS
+    assert Provider(CPU, True) in providers.tried()
+    assert not providers._started("NoSuchExecutionProvider", providers._child).starts
 
 
 def test_the_folder_one_stands_in_is_no_place_to_import_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "numpy.py").write_text("raise SystemExit('taken')")
     monkeypatch.chdir(tmp_path)
-    assert providers.tried()[-1] == Provider(CPU, STARTS)
+    assert providers.tried()[-1] == Provider(CPU, True)
 
 
 def test_what_is_listed_is_tried_one_by_one() -> None:
@@ -41,13 +41,13 @@ def test_what_is_listed_is_tried_one_by_one() -> None:
         if arguments[2] == TENSORRT:
             raise StageFailed("it was killed by SIGSEGV: it said nothing", "")
         if arguments[2] == CUDA:
-            raise StageFailed("it ended with status 1: it falls back to CPUExecutionProvider", "")
+            raise ChildFailed("it ended with status 1: …", "", "it falls back to CPUExecutionProvider")
         return ""
 
     assert providers.tried(run) == (
-        Provider(TENSORRT, "it was killed by SIGSEGV: it said nothing"),
-        Provider(CUDA, "it falls back to CPUExecutionProvider"),
-        Provider(CPU, STARTS),
+        Provider(TENSORRT, False, "it was killed by SIGSEGV: it said nothing"),
+        Provider(CUDA, False, "it falls back to CPUExecutionProvider"),
+        Provider(CPU, True),
     )
 
 
@@ -59,16 +59,18 @@ def test_an_onnx_runtime_that_cannot_be_imported_is_told(said: str | StageFailed
         return said
 
     (one,) = providers.tried(run)
-    assert one.name == CPU
-    assert one.status.startswith("onnxruntime cannot be imported: ")
+    assert (one.name, one.starts) == (CPU, False)
+    assert one.reason.startswith("onnxruntime cannot be imported: ")
 
 
-def test_a_child_that_crashes_is_a_status(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_crashes_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(providers, "_TRY", "import os; os.abort()")
-    assert providers._status(CPU, providers._child) == "it was killed by SIGABRT: it said nothing"
+    assert providers._started(CPU, providers._child) == Provider(
+        CPU, False, "it was killed by SIGABRT: it said nothing"
+    )
     monkeypatch.setattr(providers, "_TRY", "import time; time.sleep(60)")
     monkeypatch.setattr(providers, "_SECONDS", 0.2)
-    assert providers._status(CPU, providers._child) == "it was stopped after 0.2 s"
+    assert providers._started(CPU, providers._child) == Provider(CPU, False, "it was stopped after 0.2 s")
 
 
 def test_the_releases_of_tensorrt_that_load() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from deploytool.doctor import traps
 from deploytool.doctor.found import Found
-from deploytool.doctor.providers import CPU, STARTS, Provider
+from deploytool.doctor.providers import CPU, Provider
 from tests.doctor.machines import LOST, ORIN, desk, pc
 
 RIGHT = (
@@ -40,7 +40,7 @@ def test_a_machine_without_a_trap_has_none(found: Found) -> None:
         ),
         (
             "broken runtime",
-            dataclasses.replace(desk(), providers=(Provider(CPU, "onnxruntime cannot be imported: no numpy"),)),
+            dataclasses.replace(desk(), providers=(Provider(CPU, False, "onnxruntime cannot be imported: no numpy"),)),
             "does not start on the CPU: onnxruntime cannot be imported: no numpy",
             "pip install --force-reinstall --no-deps onnxruntime==1.31.1",
         ),
@@ -108,7 +108,7 @@ def test_a_machine_without_a_trap_has_none(found: Found) -> None:
         ),
         (
             "idle GPU",
-            dataclasses.replace(pc(), providers=(Provider(CPU, STARTS),), asked={}, loads=()),
+            dataclasses.replace(pc(), providers=(Provider(CPU, True),), asked={}, loads=()),
             "NVIDIA GeForce RTX 4090 answers, and this ONNX Runtime has no CUDA provider",
             "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'",
         ),

@@ -14,6 +14,7 @@ from deploytool.bundle import Manifest, Role
 from deploytool.device import commands, install
 from deploytool.shipping import archive
 from deploytool.spec import Job
+from deploytool.states import Stage
 from tests import benched
 from tests.conftest import QUICK, TINY
 from tests.device.keys import keys
@@ -92,15 +93,15 @@ def _ran(home: Path) -> None:
     decisions = targets.decide(("rtx40",))
     options = dataclasses.replace(QUICK, targets=decisions, engines=targets.engines(decisions))
     list(pipeline.run(Job(TINY, options), targets.ROAD, home))
-    pipeline.extend("pack", options, home)
+    pipeline.extend(Stage.PACK, options, home)
 
 
 def _documents(run: Path) -> None:
     """What `bench`, `blame`, and a device leave beside a run."""
     bench.write(run, benched.benchmark(run))
     layer = Layer("stem", "t", "/stem/Conv", "Conv", 1.0, 0.1)
-    finding = Finding("translate", "eager", "stem", False, layer, None)
-    blamed.write(run, blamed._graphs(run), Blame((Hop("translate", (), (layer,)),), (0, 1), finding))
+    finding = Finding(Stage.EXPORT, "eager", "stem", False, layer, None)
+    blamed.write(run, blamed._graphs(run), Blame((Hop(Stage.EXPORT, (), (layer,)),), (0, 1), finding))
     shown = commands.verify(run / "pack" / "bundle", say=lambda _: None).document
     (run / "devices").mkdir()
     (run / "devices" / "device.json").write_text(plain.text({"result": shown, "error": None}), encoding="utf-8")

@@ -6,11 +6,17 @@ import pytest
 from deploytool.measure import comparison, latency
 from deploytool.measure.latency import Ratio
 from deploytool.measure.rounds import Series, record
-from deploytool.report import FASTER, NEITHER, NO_VERDICT, SLOWER
+from deploytool.states import GateOutcome, SpeedVerdict
 from tests.measure.pretended import Machine, series
 
 
-def said(slow: Series, fast: Series, *, threads: int = 1, uneven: str | None = None, on_cpu: bool = True) -> str:
+def said(slow: Series, fast: Series, *, threads: int = 1, on_cpu: bool = True) -> SpeedVerdict:
+    return judged(slow, fast, threads=threads, on_cpu=on_cpu)[0]
+
+
+def judged(
+    slow: Series, fast: Series, *, threads: int = 1, uneven: str | None = None, on_cpu: bool = True
+) -> tuple[SpeedVerdict, str]:
     found = latency.ratio(slow.wall_ms, fast.wall_ms)
     pair = ("eager", slow), ("graph", fast)
     return comparison.verdict(found, *pair, threads=threads, uneven=uneven, on_cpu=on_cpu)
@@ -23,22 +29,24 @@ def noisy(rng: np.random.Generator, milliseconds: float, count: int = 40) -> Ser
 def test_equals_are_not_called_faster() -> None:
     rng = np.random.default_rng(0)
     found = [said(noisy(rng, 10), noisy(rng, 10)) for _ in range(400)]
-    assert found.count(FASTER) <= 0.05 * 400
-    assert found.count(SLOWER) <= 0.05 * 400
-    assert found.count(FASTER) + found.count(SLOWER) + found.count(NEITHER) == 400
+    assert found.count(SpeedVerdict.FASTER) <= 0.05 * 400
+    assert found.count(SpeedVerdict.SLOWER) <= 0.05 * 400
+    assert (
+        found.count(SpeedVerdict.FASTER) + found.count(SpeedVerdict.SLOWER) + found.count(SpeedVerdict.NEITHER) == 400
+    )
 
 
 def test_a_tenth_is_seen() -> None:
     rng = np.random.default_rng(1)
-    assert [said(noisy(rng, 11), noisy(rng, 10)) for _ in range(100)].count(FASTER) >= 95
-    assert [said(noisy(rng, 10), noisy(rng, 11)) for _ in range(100)].count(SLOWER) >= 95
+    assert [said(noisy(rng, 11), noisy(rng, 10)) for _ in range(100)].count(SpeedVerdict.FASTER) >= 95
+    assert [said(noisy(rng, 10), noisy(rng, 11)) for _ in range(100)].count(SpeedVerdict.SLOWER) >= 95
 
 
 def test_a_surely_tiny_difference_is_none() -> None:
     rng = np.random.default_rng(2)
     slow, fast = (series(ms + 0.01 * rng.standard_normal(200)) for ms in (10.1, 10.0))
     assert latency.ratio(slow.wall_ms, fast.wall_ms).low > 1
-    assert said(slow, fast) == NEITHER
+    assert said(slow, fast) == SpeedVerdict.NEITHER
 
 
 def test_threads_that_do_not_run_make_no_rival_fast() -> None:
@@ -48,21 +56,20 @@ def test_threads_that_do_not_run_make_no_rival_fast() -> None:
     taken = record(calls, 20.0, clocks=machine.clocks())
     assert latency.ratio(taken["eager"].wall_ms, taken["graph"].wall_ms).value > 187
     assert latency.ratio(taken["eager"].cpu_ms, taken["graph"].cpu_ms).value < 10
-    whole = said(taken["eager"], taken["graph"], threads=2)
-    assert whole.startswith(NO_VERDICT)
-    assert "eager waited for a processor in 100% of its rounds" in whole
+    why = "the machine was too uneven: eager waited for a processor in 100% of its rounds"
+    assert judged(taken["eager"], taken["graph"], threads=2) == (SpeedVerdict.NO_VERDICT, why)
 
 
 def test_processor_time_alone_shows_it_where_no_queue_is_told() -> None:
     eager, graph = series([1241.0] * 20, cpu=0.1), series([6.6] * 20, cpu=1.9)
-    assert "eager waited" in said(eager, graph, threads=2)
-    assert "graph waited" in said(graph, eager, threads=2)
-    assert said(eager, graph, threads=2, on_cpu=False) == FASTER  # work on a GPU: the host may rest
+    assert "eager waited" in judged(eager, graph, threads=2)[1]
+    assert "graph waited" in judged(graph, eager, threads=2)[1]
+    assert said(eager, graph, threads=2, on_cpu=False) == SpeedVerdict.FASTER  # work on a GPU: the host may rest
 
 
 def test_a_thread_that_spins_for_another_hides_nothing() -> None:
     eager, graph = series([1241.0] * 20, cpu=1.05, queued=0.9), series([6.6] * 20, cpu=1.9)
-    assert "eager waited" in said(eager, graph, threads=2)
+    assert "eager waited" in judged(eager, graph, threads=2)[1]
 
 
 def test_a_few_disturbed_rounds_are_what_medians_are_for() -> None:
@@ -70,24 +77,26 @@ def test_a_few_disturbed_rounds_are_what_medians_are_for() -> None:
     wall[:6] *= 20
     eager = Series(wall, np.full(40, 10.0), wall - 10)
     assert comparison.held_up(eager, 1) == pytest.approx(6 / 40)
-    assert said(eager, series(np.full(40, 5.0))) == FASTER
+    assert said(eager, series(np.full(40, 5.0))) == SpeedVerdict.FASTER
 
 
 def test_an_uneven_machine_gets_no_verdict() -> None:
-    whole = said(series([20.0] * 10), series([10.0] * 10), uneven="other programs took 1.4 of 2 cores")
-    assert whole == "no verdict (the machine was too uneven: other programs took 1.4 of 2 cores)"
+    seen = judged(series([20.0] * 10), series([10.0] * 10), uneven="other programs took 1.4 of 2 cores")
+    assert seen == (SpeedVerdict.NO_VERDICT, "the machine was too uneven: other programs took 1.4 of 2 cores")
 
 
 @pytest.mark.parametrize(
     ("low", "high", "verdict", "expected"),
     [
-        (1.6, 1.8, FASTER, comparison.REACHED),
-        (1.5, 1.8, FASTER, comparison.REACHED),
-        (1.4, 1.8, FASTER, comparison.OPEN),
-        (1.2, 1.4, FASTER, comparison.MISSED),
-        (1.6, 1.8, f"{NO_VERDICT} (…)", comparison.OPEN),
-        (1.2, 1.4, f"{NO_VERDICT} (…)", comparison.OPEN),
+        (1.6, 1.8, SpeedVerdict.FASTER, GateOutcome.REACHED),
+        (1.5, 1.8, SpeedVerdict.FASTER, GateOutcome.REACHED),
+        (1.4, 1.8, SpeedVerdict.FASTER, GateOutcome.OPEN),
+        (1.2, 1.4, SpeedVerdict.FASTER, GateOutcome.MISSED),
+        (1.6, 1.8, SpeedVerdict.NO_VERDICT, GateOutcome.OPEN),
+        (1.2, 1.4, SpeedVerdict.NO_VERDICT, GateOutcome.OPEN),
     ],
 )
-def test_a_threshold_inside_the_interval_is_open(low: float, high: float, verdict: str, expected: str) -> None:
+def test_a_threshold_inside_the_interval_is_open(
+    low: float, high: float, verdict: SpeedVerdict, expected: GateOutcome
+) -> None:
     assert comparison.against(1.5, Ratio((low + high) / 2, low, high), verdict) == expected

@@ -9,6 +9,7 @@ from deploytool import catalog, factory, pipeline
 from deploytool.miscompiles import read_strided_concat
 from deploytool.miscompiles.place import Place
 from deploytool.spec import Job, Options, Tensor
+from deploytool.states import Stage
 from tests.miscompiles.graphs import Nodes, graph, node, replaced, save, thread
 
 PLACE = Place("sum", ("wide", "sum", "all"))
@@ -90,7 +91,7 @@ def test_every_place_is_found_once(tmp_path: Path) -> None:
         [Tensor("input", ("batch", 3, 32, 32))],
         {"bottlenecks": 3},
     )
-    recipe = ("instantiate", "record", "translate", "simplify", "halve")
+    recipe = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.FP16)
     list(pipeline.run(Job(model, Options(images=1)), recipe, tmp_path))
     for stage in ("translate", "simplify", "halve"):
         found = read_strided_concat.find(onnx.load(tmp_path / stage / "graph.onnx").graph)
@@ -104,7 +105,9 @@ factory.mount_zoo()
 def test_our_own_models_do_not_have_the_shape(name: str, tmp_path: Path) -> None:
     """ShuffleNet and MixNet add before they activate, and concatenate what no later sum reads."""
     model = catalog.find(name, [Tensor("input", ("batch", 3, 64, 64))])
-    list(pipeline.run(Job(model, Options(images=1)), ("instantiate", "record", "translate", "simplify"), tmp_path))
+    list(
+        pipeline.run(Job(model, Options(images=1)), (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY), tmp_path)
+    )
     graph = onnx.load(tmp_path / "simplify" / "graph.onnx").graph
     assert {"Conv", "Relu"} & {node.op_type for node in graph.node}
     assert read_strided_concat.find(graph) == ()

@@ -13,6 +13,7 @@ from deploytool.device.verify import Verified
 from deploytool.device.worker import Trial
 from deploytool.errors import BadInput
 from deploytool.page import brought, facts, leaf, stamp
+from deploytool.states import Attempt
 from tests.page import variants
 
 
@@ -28,8 +29,8 @@ def document(home: Path, place: Path, machine: str = "Jetson Orin <8>") -> Path:
     check = next(hop for hop in variants.written(home).hops if hop.stage == "halve").checks[-1]
     seal = bundle.seal(home / "pack" / "bundle")
     tried = (
-        Tried("ORT CUDA", "halve.onnx", "skipped: no such provider"),
-        Tried("engine", "engine.plan", "works", Trial(check, 1.25, 1.5, 100, 1)),
+        Tried("ORT CUDA", "halve.onnx", Attempt.FAILED, "no such provider"),
+        Tried("engine", "engine.plan", Attempt.MEASURED, trial=Trial(check, 1.25, 1.5, 100, 1)),
     )
     found = Verified("bundle", "tiny", seal, "0" * 64, 1, machine, (), tried, "engine")
     place.write_text(plain.text({"result": found, "error": None}))
@@ -45,8 +46,8 @@ def test_a_result_stands_on_the_page(home: Path, tmp_path: Path) -> None:
     assert "Brought home from devices" in text
     assert "Jetson Orin &lt;8&gt;" in text
     assert "1.25 ms" in text
-    assert "works, and serves" in text
-    assert "skipped: no such provider" in text
+    assert "measured, and serves" in text
+    assert "no such provider" in text
 
 
 def test_a_newer_result_of_a_machine_takes_the_place_of_the_older(home: Path, tmp_path: Path) -> None:

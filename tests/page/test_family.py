@@ -10,7 +10,8 @@ import pytest
 from deploytool.page import facts, family, fronts, leaf
 from deploytool.page.facts import Facts
 from deploytool.page.rows import Point
-from deploytool.report import MEASURED, Speed
+from deploytool.report import Speed
+from deploytool.states import Stage, Status
 from tests.page import variants
 from tests.page.reading import Reader
 from tests.page.variants import written
@@ -52,8 +53,8 @@ def test_what_fails_its_checks_is_on_no_front_and_beats_nobody() -> None:
 def timed(run: Path, device: str = "a CPU") -> Facts:
     """The facts of a run with speeds of our own."""
     speeds = tuple(
-        Speed(stage, "graph.onnx", "onnxruntime", MEASURED, latency, 8.0, 8.0 / latency, 1.0, 9.0)
-        for stage, latency in (("script", 1.0), ("rewrite", 2.0), ("halve", 4.0))
+        Speed(stage, "graph.onnx", "onnxruntime", Status.MEASURED, latency, 8.0, 8.0 / latency, 1.0, 9.0)
+        for stage, latency in ((Stage.TORCHSCRIPT, 1.0), (Stage.REWRITE, 2.0), (Stage.FP16, 4.0))
     )
     variants.rewrite(run, replace(written(run), speeds=speeds, device=device))
     return facts.read(run)

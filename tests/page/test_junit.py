@@ -12,7 +12,8 @@ import pytest
 from deploytool import verdict
 from deploytool.errors import BadInput
 from deploytool.page import junit
-from deploytool.report import MEASURED, Reach, Report, Weights
+from deploytool.report import Reach, Report, Weights
+from deploytool.states import Status
 from tests.page import variants
 from tests.page.variants import HOSTILE, written
 
@@ -54,7 +55,7 @@ def test_a_case_for_every_check_and_what_is_pending_is_skipped(finished: Path) -
     parity = root.find("testsuite[@name='parity']")
     assert parity is not None
     checks = sum(len(hop.checks) for hop in report.hops)
-    assert len(parity) == checks + sum(hop.status != MEASURED for hop in report.hops)
+    assert len(parity) == checks + sum(hop.status != Status.MEASURED for hop in report.hops)
     (waiting,) = parity.findall("testcase/skipped")
     assert waiting.attrib["message"] == "built, not run"
     assert root.attrib["failures"] == "0"

@@ -36,7 +36,7 @@ def test_the_published_schema_is_that_of_the_dataclasses() -> None:
 def test_it_is_a_schema_of_this_draft_and_bears_the_version() -> None:
     document = json.loads(schema.published())
     Draft202012Validator.check_schema(document)
-    assert document["$id"] == "urn:deploytool.report:3"
+    assert document["$id"] == "urn:deploytool.report:4"
     assert document["$defs"]["Report"]["properties"]["schema"] == {"const": report.SCHEMA}
 
 

@@ -7,22 +7,29 @@ from pathlib import Path
 
 from deploytool.page import facts, tiles, timings
 from deploytool.page.tiles import Tile
-from deploytool.report import MEASURED, Report, Speed
+from deploytool.report import Report, Speed
+from deploytool.states import SpeedVerdict, Stage, Status
 from tests.page import variants
 from tests.page.variants import written
+
+FASTER = SpeedVerdict.FASTER
 
 
 def at_a_glance(run: Path, changed: Report) -> dict[str, Tile]:
     return {tile.name: tile for tile in tiles.tiles(facts.read(variants.rewrite(run, changed)))}
 
 
-def timed(report: Report, *said: tuple[str, float, float, str | None]) -> Report:
-    speeds = (Speed(stage, "f", "r", MEASURED, 1.0, high, high, low, high, word) for stage, low, high, word in said)
+def timed(report: Report, *said: tuple[Stage, float, float, SpeedVerdict | None]) -> Report:
+    speeds = (
+        Speed(stage, "f", "r", Status.MEASURED, 1.0, high, high, low, high, word) for stage, low, high, word in said
+    )
     return replace(report, speeds=tuple(speeds))
 
 
 def test_the_speed_is_the_surest_of_what_holds(run_copy: Path) -> None:
-    sound = timed(written(run_copy), ("script", 9, 9, None), ("rewrite", 3, 9, "faster"), ("halve", 2, 12, "faster"))
+    sound = timed(
+        written(run_copy), (Stage.TORCHSCRIPT, 9, 9, None), (Stage.REWRITE, 3, 9, FASTER), (Stage.FP16, 2, 12, FASTER)
+    )
     assert at_a_glance(run_copy, sound)["Speed-up against eager"].line == "3.00–9.00, rewrite at batch 1"
     wrong = at_a_glance(run_copy, variants.broken(sound))
     assert wrong["Speed-up against eager"].line == "2.00–12.00, halve at batch 1"
@@ -31,7 +38,7 @@ def test_the_speed_is_the_surest_of_what_holds(run_copy: Path) -> None:
 
 
 def test_a_speed_without_a_verdict_is_no_figure(run_copy: Path) -> None:
-    uneven = timed(written(run_copy), ("rewrite", 3, 9, "no verdict (the machine was too uneven: others)"))
+    uneven = timed(written(run_copy), (Stage.REWRITE, 3, 9, SpeedVerdict.NO_VERDICT))
     tile = at_a_glance(run_copy, uneven)["Speed-up against eager"]
     assert (tile.figure, tile.line) == ("–", "no verdict: the machine was too uneven")
     ((_, _, _, ratio, interval, status),) = timings.speeds(uneven)

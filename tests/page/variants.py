@@ -8,9 +8,9 @@ from pathlib import Path
 from deploytool import bench as benching
 from deploytool import blamed, report
 from deploytool.proof import Missed, Proof
-from deploytool.report import MEASURED, Agreement, Check, Flip, Gate, Hop, Report
+from deploytool.report import Agreement, Check, Flip, Gate, Hop, Report
 from deploytool.spec import Decision
-from deploytool.targets import NOT_SERVED, ON_DEVICE
+from deploytool.states import GateOutcome, Stage, TargetPlan
 from tests.benched import benchmark
 
 HOSTILE = "<script>alert('x')</script>&\"{{ 7 * 7 }}"
@@ -45,11 +45,11 @@ def _beyond(check: Check) -> Check:
 
 
 def slow(sound: Report) -> Report:
-    return replace(sound, gate=Gate(99.0, "rewrite", MEASURED, reached=False))
+    return replace(sound, gate=Gate(99.0, Stage.REWRITE, GateOutcome.MISSED))
 
 
 def late(sound: Report) -> Report:
-    return replace(sound, gate=Gate(99.0, "build", "built, not run", reached=False))
+    return replace(sound, gate=Gate(99.0, Stage.BUILD, GateOutcome.OPEN, "built, not run"))
 
 
 def weak(sound: Report) -> Report:
@@ -73,8 +73,8 @@ def flipped(sound: Report) -> Report:
 
 def pending(sound: Report) -> Report:
     asked = (
-        Decision("orin", ON_DEVICE, "TensorRT builds only on the GPU it serves", "8.7", "tensorrt"),
-        Decision("this", NOT_SERVED, "this machine has no CUDA GPU that answers"),
+        Decision("orin", TargetPlan.ON_DEVICE, "TensorRT builds only on the GPU it serves", "8.7", "tensorrt"),
+        Decision("this", TargetPlan.NOT_SERVED, "this machine has no CUDA GPU that answers"),
     )
     return replace(sound, targets=(*sound.targets, *asked))
 
@@ -102,8 +102,8 @@ def blame(run: Path, *, wrong: bool) -> None:
         "depthwise", "/depthwise/Conv_output_0", "/depthwise/Conv", "Conv", 0.5 if wrong else 1e-9, 1e-6
     )
     unknown = blamed.Layer("", "t", "n", "Sigmoid", None, 1e-6)
-    finding = blamed.Finding("rewrite", "simplify", "depthwise", lost=False, layer=layer, before=None)
-    hops = tuple(blamed.Hop(stage, (), (layer, unknown)) for stage in ("simplify", "rewrite"))
+    finding = blamed.Finding(Stage.REWRITE, Stage.SIMPLIFY, "depthwise", lost=False, layer=layer, before=None)
+    hops = tuple(blamed.Hop(stage, (), (layer, unknown)) for stage in (Stage.SIMPLIFY, Stage.REWRITE))
     blamed.write(run, blamed._graphs(run), blamed.Blame(hops, (0, 1), finding if wrong else None))
 
 

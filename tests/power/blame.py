@@ -18,12 +18,13 @@ import onnx
 
 from deploytool import pipeline
 from deploytool.spec import Job, Model, Options
+from deploytool.states import Stage
 from deploytool.tracing.finding import examine
 from tests.power.models import ZOO, small
 from tests.tracing import faults
 
-STAGES = ("translate", "simplify", "halve")
-RECIPE = ("instantiate", "record", *STAGES)
+STAGES = (Stage.EXPORT, Stage.SIMPLIFY, Stage.FP16)
+RECIPE = (Stage.LOAD, Stage.GOLDEN, *STAGES)
 # kind of node, the module that makes it, and what can be wrong with it
 KINDS = (
     ("Conv", "Conv2d", (faults.scale_filter, faults.zero_channel, faults.permute_channels, faults.drop_bias)),
@@ -61,7 +62,7 @@ def plants(model: Model, options: Options, home: Path, count: int) -> Iterator[P
     for stage in STAGES:
         nodes = onnx.load(made[stage]).graph.node
         for op, kind, ways in KINDS:
-            calls = faults.calls(made["instantiate"], kind)
+            calls = faults.calls(made[Stage.LOAD], kind)
             if len(calls) != sum(node.op_type == op for node in nodes):
                 continue  # so the order of the calls says nothing about the nodes
             for fault in ways:
@@ -72,7 +73,7 @@ def plants(model: Model, options: Options, home: Path, count: int) -> Iterator[P
                     except AssertionError:
                         continue  # a node that cannot have this fault
                     graphs = [(each, spoiled if each == stage else made[each]) for each in STAGES]
-                    found = examine(made["instantiate"], made["record"], graphs)[0].finding
+                    found = examine(made[Stage.LOAD], made[Stage.GOLDEN], graphs)[0].finding
                     said = (found.stage, found.module) if found else None
                     yield Plant(stage, fault.__name__, tuple(sorted(calls[int(number)])), said)
 

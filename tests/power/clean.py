@@ -25,11 +25,12 @@ from deploytool.golden import Floor
 from deploytool.hops import Step
 from deploytool.report import COARSEST, Check
 from deploytool.spec import Job, Options, Range, Tensor
+from deploytool.states import Stage
 from tests.own.sums import HEADS
 from tests.own_road import OWN
 from tests.power.models import MODELS, small
 
-RECIPE = ("instantiate", "record", "script", "translate", "simplify", "halve")
+RECIPE = (Stage.LOAD, Stage.GOLDEN, Stage.TORCHSCRIPT, Stage.EXPORT, Stage.SIMPLIFY, Stage.FP16)
 SIDES = (64, 128, 32, 96)
 SUMS = [(head, "torchscript") for head in HEADS if head not in ("headed", "told apart")] + [("headed", "dynamo")]
 THREADS, BATCHES = (1, 2), (1, 2, 4, 8)

@@ -26,12 +26,13 @@ from deploytool.golden import Arrays
 from deploytool.measure.replay import replay
 from deploytool.proof import ENGINE, GRAPH
 from deploytool.spec import Job, Model, Options
+from deploytool.states import Stage
 from tests.foreign import truth
 from tests.power import pictures
 from tests.power.models import MODELS, small
 
 PICTURES = 256
-RECIPE = ("instantiate", "record", "translate", "simplify", "halve")
+RECIPE = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.FP16)
 BANDS = {"> 4×": (4.0, np.inf), "2–4×": (2.0, 4.0), "1–2×": (1.0, 2.0), "< 1×": (-1.0, 1.0)}
 NAMES = {GRAPH: "graph check", ENGINE: "FP16 check"}
 
@@ -54,8 +55,8 @@ class Result:
 def planted(model: Model, options: Options, home: Path, count: int) -> Iterator[Result]:
     """Plants up to `count` faults of every family in the FP16 graph of one run."""
     made = {each.made_by: each.path for each in pipeline.run(Job(model, options), RECIPE, home)}
-    weights, recorded = made["instantiate"], made["record"]
-    subject = proving.subject(weights, recorded, made["simplify"], made["halve"], half=True, wanted={}, fresh=1)
+    weights, recorded = made[Stage.LOAD], made[Stage.GOLDEN]
+    subject = proving.subject(weights, recorded, made[Stage.SIMPLIFY], made[Stage.FP16], half=True, wanted={}, fresh=1)
     bench = proving.ready(subject)
     assert bench.sound, "the sound run fails"
     seen = _unseen(model)

@@ -19,6 +19,7 @@ from deploytool.device.ways import Way
 from deploytool.device.worker import Trial
 from deploytool.report import Check, Parity, Tolerance
 from deploytool.shipping import registry
+from deploytool.states import Attempt
 from tests.reliability import reading
 
 NET = """
@@ -275,7 +276,7 @@ def build(place: Path, made: Bundles) -> Attacked:
 
 def _on_a_laptop() -> None:
     def works(way: Way) -> Tried:
-        return Tried(way.tier, Path(way.path).name, "measured", TRIAL)
+        return Tried(way.tier, Path(way.path).name, Attempt.MEASURED, trial=TRIAL)
 
     vars(device).update(here=lambda: LAPTOP, _prober=lambda checked, seconds: works)
 

@@ -24,6 +24,7 @@ import torch
 
 import deploytool
 from deploytool.stages import STAGES, load
+from deploytool.states import Stage
 from tests.reliability.forks import forked
 
 NET = """
@@ -32,7 +33,7 @@ from torch import nn
 def make():
     return nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 8 * 8, 4))
 """
-STAGES_OF = ("instantiate", "record", "translate", "simplify", "rewrite", "validate")
+STAGES_OF = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE, Stage.VALIDATE)
 ALLOWED = {*STAGES_OF, "report.html", ".unfinished"}
 DEADLINE_S = 300.0
 

@@ -9,6 +9,7 @@ from deploytool import bundle, plain
 from deploytool.bundle import Engine, Graph, Manifest, Provenance, Role, Sample
 from deploytool.report import Limits
 from deploytool.spec import Preprocessing, Range, Tensor
+from deploytool.states import Precision
 
 ORIN, RTX40 = "engines/orin.plan", "engines/rtx40.plan"
 _FILES = {
@@ -33,7 +34,9 @@ def made(folder: Path, seed: int, size: int = 300, sequence: int = 1) -> Path:
 
     def engine(path: str, capability: str) -> Engine:
         where = (("linux",), ("aarch64", "x86_64"))
-        return Engine(file(path, Role.ENGINE), "tensorrt", "10.3.0", (capability,), *where, "", "fp16", "fp32")
+        return Engine(
+            file(path, Role.ENGINE), "tensorrt", "10.3.0", (capability,), *where, "", Precision.FP16, Precision.FP32
+        )
 
     files = tuple(file(path, role) for path, role in _FILES.items())
     graph, golden, _, picture, recipe = (files[0], files[2], files[1], files[3], files[4])
@@ -46,7 +49,7 @@ def made(folder: Path, seed: int, size: int = 300, sequence: int = 1) -> Path:
         free={"batch": Range()},
         preprocessing=Preprocessing(resize=8, crop=8),
         classes=(),
-        graphs=(Graph(graph.path, "fp32", "fp32"),),
+        graphs=(Graph(graph.path, Precision.FP32, Precision.FP32),),
         golden=Sample(golden.path, 1, (picture.path,)),
         tolerances={"fp32": TOLERANCE, "fp16": TOLERANCE},
         recipe=recipe.path,

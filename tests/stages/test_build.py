@@ -15,13 +15,14 @@ from deploytool.errors import BadInput, StageFailed
 from deploytool.report import Engine
 from deploytool.spec import EnginePlan, Job, Options, Range
 from deploytool.stages import build, halve
+from deploytool.states import Stage
 from tests.conftest import QUICK, TINY, shelf
 
 RTX = "tensorrt_rtx"
 
 
 def with_graph(path: Path) -> Given:
-    return Given((Artifact(Kind.GRAPH, path, "digest", "key", "halve", {}, 0.0, fresh=True),))
+    return Given((Artifact(Kind.GRAPH, path, "digest", "key", Stage.FP16, {}, 0.0, fresh=True),))
 
 
 def options(*plans: EnginePlan, batch: Range = Range()) -> Options:  # noqa: B008  # frozen
@@ -79,7 +80,7 @@ def test_a_graph_with_layers_kept_in_fp32_is_built(finished: Path, tmp_path: Pat
     before = Given(tuple(each for each in shelf(finished).artifacts if each.made_by not in ("halve", "build")))
     job = Job(TINY, dataclasses.replace(options(), keep_fp32=("grouped", "depthwise")))
     notes = halve.make(job, tmp_path / "graph.onnx", before)
-    mixed = Artifact(Kind.GRAPH, tmp_path / "graph.onnx", "digest", "key", "halve", notes, 0.0, fresh=True)
+    mixed = Artifact(Kind.GRAPH, tmp_path / "graph.onnx", "digest", "key", Stage.FP16, notes, 0.0, fresh=True)
     (engine,) = plain.decode(tuple[Engine, ...], build.make(job, tmp_path / "engine.plan", Given((mixed,)))["engines"])
     whole = plain.decode(tuple[Engine, ...], shelf(finished).latest(Kind.ENGINE).notes["engines"])[0]
     assert engine.layers["FLOAT"] > whole.layers["FLOAT"]

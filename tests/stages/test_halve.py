@@ -14,6 +14,7 @@ from deploytool.errors import BadInput, StageFailed
 from deploytool.measure.narrowing import Judged
 from deploytool.spec import Job
 from deploytool.stages import halve
+from deploytool.states import Precision, Stage
 from tests.conftest import QUICK, TINY, modules_of, shelf
 
 
@@ -32,7 +33,7 @@ def matmul(weight: np.ndarray[tuple[int, ...], np.dtype[np.float32]], folder: Pa
     )
     path = folder / "graph.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    return Given((Artifact(Kind.GRAPH, path, "digest", "key", "simplify", {}, 0.0, fresh=True),))
+    return Given((Artifact(Kind.GRAPH, path, "digest", "key", Stage.SIMPLIFY, {}, 0.0, fresh=True),))
 
 
 def test_the_graph_is_fp16_with_fp32_inputs_and_outputs(finished: Path) -> None:
@@ -49,7 +50,7 @@ def test_the_fp32_graph_is_not_taken_for_fp16(finished: Path) -> None:
 
 def test_io_fp16_leaves_no_cast(finished: Path, tmp_path: Path) -> None:
     given = Given(shelf(finished).chain(Kind.GRAPH)[:3])
-    notes = halve.make(Job(TINY, dataclasses.replace(QUICK, io="fp16")), tmp_path / "graph.onnx", given)
+    notes = halve.make(Job(TINY, dataclasses.replace(QUICK, io=Precision.FP16)), tmp_path / "graph.onnx", given)
     assert notes["casts"] == 0
     assert types(onnx.load(tmp_path / "graph.onnx")) == [TensorProto.FLOAT16, TensorProto.FLOAT16]
 

@@ -18,11 +18,21 @@ from deploytool.miscompiles import Hit
 from deploytool.miscompiles.place import Seen
 from deploytool.spec import EnginePlan, Job, Options, Tensor
 from deploytool.stages import build, lint, validate
+from deploytool.states import Precision, Stage
 from tests.conftest import QUICK, shelf
 from tests.tracing import faults
 
 C2F = catalog.find(f"{Path(__file__).parents[1] / 'own' / 'c2f.py'}:make", [Tensor("input", ("batch", 3, 32, 32))])
-ROAD = ("instantiate", "record", "script", "translate", "simplify", "halve", "lint", "validate")
+ROAD = (
+    Stage.LOAD,
+    Stage.GOLDEN,
+    Stage.TORCHSCRIPT,
+    Stage.EXPORT,
+    Stage.SIMPLIFY,
+    Stage.FP16,
+    Stage.KNOWN_ISSUES,
+    Stage.VALIDATE,
+)
 CANARIES = ["/1/Add_1_output_0", "/1/Add_2_output_0"]
 
 
@@ -89,11 +99,11 @@ def test_the_graphs_keep_their_outputs(linted: Path) -> None:
         assert [output.name for output in outputs] == ["logits"]
 
 
-@pytest.mark.parametrize("io", ["fp32", "fp16"])
+@pytest.mark.parametrize("io", list(Precision))
 @pytest.mark.parametrize("stage", ["translate", "simplify", "halve"])
-def test_a_fault_at_a_canary_fails_it_by_name(copied: Path, tmp_path: Path, stage: str, io: str) -> None:
+def test_a_fault_at_a_canary_fails_it_by_name(copied: Path, tmp_path: Path, stage: str, io: Precision) -> None:
     options = dataclasses.replace(QUICK, io=io)
-    if io == "fp16":
+    if io is Precision.FP16:
         list(pipeline.run(Job(C2F, options), ROAD, copied))
     spoil(copied / stage / "graph.onnx", "/1/Add_1_output_0")
     validate.make(Job(C2F, options), tmp_path / "report.json", shelf(copied))

@@ -20,6 +20,7 @@ from deploytool.errors import BadInput, NoRoom, ParityFailed, Refused
 from deploytool.measure import parity
 from deploytool.spec import Decision, Job
 from deploytool.stages import pack
+from deploytool.states import Stage, TargetPlan
 from tests.conftest import QUICK, TINY, shelf
 
 DEAD = owner.name().replace(f"-{os.getpid()}-", "-4194303-")  # beyond what this machine gives
@@ -46,18 +47,18 @@ def test_what_is_packed_is_what_was_made(finished: Path, packed: Path) -> None:
     made = {artifact.made_by: artifact for artifact in shelf(finished).artifacts}
     by_path = {file.path: file for file in bundle.every(manifest)}
     single, half = manifest.graphs
-    assert (by_path[single.path].sha256, single.precision) == (made["simplify"].digest, "fp32")
-    assert (by_path[half.path].sha256, half.precision) == (made["halve"].digest, "fp16")
-    assert manifest.engines[0].file.sha256 == made["build"].digest
-    assert manifest.provenance.weights == made["instantiate"].digest
-    assert manifest.provenance.artifacts["translate"] == made["translate"].digest
+    assert (by_path[single.path].sha256, single.precision) == (made[Stage.SIMPLIFY].digest, "fp32")
+    assert (by_path[half.path].sha256, half.precision) == (made[Stage.FP16].digest, "fp16")
+    assert manifest.engines[0].file.sha256 == made[Stage.BUILD].digest
+    assert manifest.provenance.weights == made[Stage.LOAD].digest
+    assert manifest.provenance.artifacts[Stage.EXPORT] == made[Stage.EXPORT].digest
     assert manifest.provenance.choices == {"exporter": "torchscript", "opset": "18"}
     assert manifest.provenance.factory == "tiny.py:tiny"
     assert manifest.provenance.versions["torch"]
     assert [(each.name, each.shape) for each in manifest.inputs] == [("input", ("batch", 3, 32, 32))]
     assert [(each.name, each.shape) for each in manifest.outputs] == [("logits", ("batch", 10))]
     assert manifest.free == {"batch": QUICK.batch}
-    allowed = parity.tolerances(golden.read(made["record"].path).noise, {})
+    allowed = parity.tolerances(golden.read(made[Stage.GOLDEN].path).noise, {})
     assert manifest.tolerances == {"fp32": allowed.fp32, "fp16": allowed.fp16}
 
 
@@ -112,7 +113,7 @@ def test_engines_of_the_full_tensorrt_lie_where_triton_finds_them(finished: Path
     full = dataclasses.replace(engine, flavour="tensorrt", version="10.16.1.11", capabilities=())
     given = changed(given, Kind.ENGINE, engines=plain.encode([full]))
     written = report.read(given.latest(Kind.REPORT).path)
-    decision = Decision("this", "built here", "TensorRT builds for NVIDIA H200", "9.0", "tensorrt")
+    decision = Decision("this", TargetPlan.HERE, "TensorRT builds for NVIDIA H200", "9.0", "tensorrt")
     report.write(tmp_path / "report.json", dataclasses.replace(written, targets=(decision,)))
     manifest = packed_from(moved(given, Kind.REPORT, tmp_path / "report.json"), tmp_path / "full")
     (found,) = manifest.engines
@@ -138,22 +139,22 @@ def test_each_model_of_the_repository_starts(packed: Path) -> None:
 
 
 def test_a_run_is_packed_once_and_only_if_it_is_as_it_was_made(run_copy: Path) -> None:
-    first = pipeline.extend("pack", QUICK, run_copy)
+    first = pipeline.extend(Stage.PACK, QUICK, run_copy)
     assert first.fresh
     left = run_copy.with_name(f".{run_copy.name}.making-{DEAD}")
     left.mkdir()  # by a pack that was killed once its bundle was in its place
-    assert not pipeline.extend("pack", QUICK, run_copy).fresh
+    assert not pipeline.extend(Stage.PACK, QUICK, run_copy).fresh
     assert not left.exists()
-    assert pipeline.extend("pack", dataclasses.replace(QUICK, sequence=2), run_copy).fresh
+    assert pipeline.extend(Stage.PACK, dataclasses.replace(QUICK, sequence=2), run_copy).fresh
     (run_copy / "pack" / "bundle" / "recipe.json").write_text("spoilt")
-    assert pipeline.extend("pack", QUICK, run_copy).digest == first.digest
+    assert pipeline.extend(Stage.PACK, QUICK, run_copy).digest == first.digest
     graph = run_copy / "halve" / "graph.onnx"
     graph.write_bytes(graph.read_bytes() + b"!")
     with pytest.raises(BadInput, match="halve is not as its stage made it"):
-        pipeline.extend("pack", QUICK, run_copy)
+        pipeline.extend(Stage.PACK, QUICK, run_copy)
     shutil.rmtree(run_copy / "validate")
     with pytest.raises(BadInput, match="it lacks the report"):
-        pipeline.extend("pack", QUICK, run_copy)
+        pipeline.extend(Stage.PACK, QUICK, run_copy)
 
 
 def test_a_copy_that_fails_is_one_line_and_leaves_nothing(

@@ -21,6 +21,7 @@ from deploytool.rehearsal import Launches
 from deploytool.rewrites import Outcome, gather_shuffle
 from deploytool.spec import Job, Options, Range
 from deploytool.stages import halve, rewrite
+from deploytool.states import Stage
 from tests.conftest import QUICK, TINY, shelf
 from tests.measure.pretended import series
 
@@ -29,7 +30,9 @@ from tests.measure.pretended import series
 def given(finished: Path) -> Given:
     """What stands on the shelf when the graph has just been simplified."""
     kept = shelf(finished).artifacts
-    return Given(tuple(each for each in kept if each.made_by in ("instantiate", "record", "translate", "simplify")))
+    return Given(
+        tuple(each for each in kept if each.made_by in (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY))
+    )
 
 
 def make(given: Given, out: Path, asked: str = "auto", **more: Any) -> dict[str, Any]:
@@ -126,7 +129,7 @@ def test_an_engine_gets_a_form_of_its_own(given: Given, tmp_path: Path, monkeypa
     speeds(monkeypatch, {"folded": 4.0})
     notes = make(given, tmp_path / "graph.onnx")
     assert (notes["chosen"], notes["for_engine"]) == ("folded", "grouped")
-    beside = Artifact(Kind.GRAPH, tmp_path / "graph.onnx", "digest", "key", "rewrite", {}, 0.0, fresh=True)
+    beside = Artifact(Kind.GRAPH, tmp_path / "graph.onnx", "digest", "key", Stage.REWRITE, {}, 0.0, fresh=True)
     halve.make(Job(TINY, QUICK), tmp_path / "half.onnx", Given((beside,)))
     operators = [node.op_type for node in onnx.load(tmp_path / "half.onnx").graph.node]
     assert "Gather" in operators

@@ -18,6 +18,7 @@ from deploytool.errors import StageFailed
 from deploytool.golden import Floor, Golden, Noise
 from deploytool.spec import Job, Model, Preprocessing, Tensor
 from deploytool.stages import simplify
+from deploytool.states import Stage, Status
 from tests.conftest import QUICK, TINY, shelf
 
 Plant = Callable[[Mapping[str, str]], None]
@@ -146,11 +147,11 @@ def test_a_graph_that_did_not_run_before_is_an_error(run_copy: Path, tmp_path: P
 
 def test_the_run_goes_on_is_measured_and_says_so(tmp_path: Path, plant: Plant) -> None:
     plant({"fuse_three": "change"})
-    recipe = [verb for verb in targets.ROAD if verb != "build"]
+    recipe = [verb for verb in targets.ROAD if verb != Stage.BUILD]
     written = report.read(list(pipeline.run(Job(TINY, QUICK), recipe, tmp_path / "run"))[-1].path)
     assert verdict.broken(written) == ()
     (hop,) = (hop for hop in written.hops if hop.stage == "simplify")
-    assert (hop.status, hop.checks[0].parity.max_error) == (report.MEASURED, 0.0)
+    assert (hop.status, hop.checks[0].parity.max_error) == (Status.MEASURED, 0.0)
     (line,) = (line for line in written.remarks if line.startswith("simplify"))
     assert re.fullmatch(rf"simplify: onnxsim changed .*{ERROR}.*: went on without its pass fuse_three", line)
 
@@ -184,7 +185,7 @@ def test_a_pass_of_the_real_onnxsim_that_changes_what_is_computed_is_named(finis
     onnx.save(onnx.parser.parse_model(EXPONENTIAL), files[Kind.GRAPH])
     pixels, labels = np.zeros((4, 0, 0, 3), np.uint8), np.full(4, -1)
     golden.write(files[Kind.GOLDEN], Golden(pixels, inputs, {}, {}, labels, Preprocessing(), NOISE))
-    made = [Artifact(kind, path, "", "", "", {}, 0.0, fresh=True) for kind, path in files.items()]
+    made = [Artifact(kind, path, "digest", "", Stage.EXPORT, {}, 0.0, fresh=True) for kind, path in files.items()]
     notes = simplify.make(Job(model, QUICK), tmp_path / "graph.onnx", Given(tuple(made)))
     (said,) = remarks(notes)
     assert said.startswith("onnxsim changed what the graph computes (error ")

@@ -17,11 +17,12 @@ from deploytool.measure import parity
 from deploytool.measure.replay import replay
 from deploytool.spec import Job, Options
 from deploytool.stages import translate
+from deploytool.states import Stage
 from tests.conftest import QUICK, ROOT, TINY, shelf
 
 EXPORTERS = ("torchscript", "dynamo")
 OWN = ROOT / "tests" / "own"
-ROAD = ("instantiate", "record", "translate")
+ROAD = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT)
 
 
 @pytest.fixture(scope="module", params=EXPORTERS)

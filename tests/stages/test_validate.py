@@ -10,9 +10,10 @@ from onnx import numpy_helper
 
 from deploytool import report, verdict
 from deploytool.artifact import Given
-from deploytool.report import BUILT_NOT_RUN, MEASURED, Report, Speed, no_verdict
+from deploytool.report import Gate, Report, Speed
 from deploytool.spec import Job, Options, Range
 from deploytool.stages import validate
+from deploytool.states import GateOutcome, Precision, SpeedVerdict, Stage, Status
 from tests.conftest import QUICK, TINY, shelf
 
 AGAIN = {"widened", "rounded"}  # runners of the FP16 graph beside the one that was asked for
@@ -54,9 +55,9 @@ def test_every_hop_is_measured_against_the_one_before_and_the_source(finished: P
         "build": [],
     }
     status = {hop.stage: hop.status for hop in written.hops}
-    assert status == {stage: MEASURED for stage in checks if "," not in stage} | {"build": BUILT_NOT_RUN}
+    assert status == {stage: Status.MEASURED for stage in checks if "," not in stage} | {"build": Status.BUILT_NOT_RUN}
     assert verdict.broken(written) == ()
-    assert verdict.unmeasured(written) == (f"build: {BUILT_NOT_RUN}",)
+    assert verdict.unmeasured(written) == (f"build: {Status.BUILT_NOT_RUN}",)
 
 
 def test_what_a_stage_wants_to_be_known_stands_in_the_report(finished: Path, tmp_path: Path) -> None:
@@ -76,12 +77,12 @@ def test_what_a_stage_wants_to_be_known_stands_in_the_report(finished: Path, tmp
 def test_speed_is_measured_for_all_that_runs_here(finished: Path) -> None:
     written = report.read(finished / "validate" / "report.json")
     assert {speed.stage: speed.status for speed in written.speeds} == {
-        "script": MEASURED,
-        "translate": MEASURED,
-        "simplify": MEASURED,
-        "rewrite": MEASURED,
-        "halve": MEASURED,
-        "build": BUILT_NOT_RUN,
+        "script": Status.MEASURED,
+        "translate": Status.MEASURED,
+        "simplify": Status.MEASURED,
+        "rewrite": Status.MEASURED,
+        "halve": Status.MEASURED,
+        "build": Status.BUILT_NOT_RUN,
     }
     for speed in written.speeds:
         if speed.ratio is None:
@@ -109,7 +110,11 @@ def test_a_fault_in_the_script_is_its_own(run_copy: Path, tmp_path: Path) -> Non
     script, other = (run_copy / "script" / "script.pt"), tmp_path / "other"
     from deploytool import pipeline
 
-    list(pipeline.run(Job(TINY, dataclasses.replace(QUICK, seed=3)), ("instantiate", "record", "script"), other))
+    list(
+        pipeline.run(
+            Job(TINY, dataclasses.replace(QUICK, seed=3)), (Stage.LOAD, Stage.GOLDEN, Stage.TORCHSCRIPT), other
+        )
+    )
     script.write_bytes((other / "script" / "script.pt").read_bytes())
     assert {line.split()[0] for line in verdict.broken(validated(run_copy, tmp_path))} == {"script"}
 
@@ -124,8 +129,8 @@ def test_any_batch_range_is_served(run_copy: Path, tmp_path: Path, batch: Range)
 def test_half_inputs_are_handed_over_as_such(run_copy: Path, tmp_path: Path) -> None:
     from deploytool import pipeline, targets
 
-    options = dataclasses.replace(QUICK, io="fp16")
-    recipe = [verb for verb in targets.ROAD if verb != "build"]
+    options = dataclasses.replace(QUICK, io=Precision.FP16)
+    recipe = [verb for verb in targets.ROAD if verb != Stage.BUILD]
     written = report.read(list(pipeline.run(Job(TINY, options), recipe, run_copy))[-1].path)
     assert verdict.broken(written) == ()
 
@@ -138,36 +143,38 @@ def test_nan_in_an_artifact_is_counted(run_copy: Path, tmp_path: Path) -> None:
     assert all("bad" in check.broken for check in halve.checks)
 
 
-def speed(stage: str, low: float | None) -> Speed:
-    status = MEASURED if low is not None else BUILT_NOT_RUN
+def speed(stage: Stage, low: float | None) -> Speed:
+    status = Status.MEASURED if low is not None else Status.BUILT_NOT_RUN
     return Speed(stage, "file", "runner", status, 1.0, 2.0, low and low + 0.1, low, low and low + 0.2)
 
 
 @pytest.mark.parametrize(
-    ("speeds", "engine", "stage", "reached"),
+    ("speeds", "engine", "stage", "outcome"),
     [
-        ((speed("simplify", 2.1), speed("halve", 0.9)), False, "simplify", True),
-        ((speed("simplify", 1.9), speed("halve", 0.9)), False, "simplify", False),
-        ((speed("script", 9.0), speed("simplify", 1.0)), False, "simplify", False),
-        ((speed("simplify", 9.0), speed("build", 1.5)), True, "build", False),
-        ((speed("simplify", 1.0), speed("build", 2.5)), True, "build", True),
-        ((speed("simplify", 9.0), speed("build", None)), True, "build", False),
+        ((speed(Stage.SIMPLIFY, 2.1), speed(Stage.FP16, 0.9)), False, Stage.SIMPLIFY, GateOutcome.REACHED),
+        ((speed(Stage.SIMPLIFY, 1.9), speed(Stage.FP16, 0.9)), False, Stage.SIMPLIFY, GateOutcome.MISSED),
+        ((speed(Stage.TORCHSCRIPT, 9.0), speed(Stage.SIMPLIFY, 1.0)), False, Stage.SIMPLIFY, GateOutcome.MISSED),
+        ((speed(Stage.SIMPLIFY, 9.0), speed(Stage.BUILD, 1.5)), True, Stage.BUILD, GateOutcome.MISSED),
+        ((speed(Stage.SIMPLIFY, 1.0), speed(Stage.BUILD, 2.5)), True, Stage.BUILD, GateOutcome.REACHED),
+        ((speed(Stage.SIMPLIFY, 9.0), speed(Stage.BUILD, None)), True, Stage.BUILD, GateOutcome.OPEN),
     ],
 )
 def test_the_gate_judges_what_ships_by_its_lower_bound(
-    speeds: tuple[Speed, ...], engine: bool, stage: str, reached: bool
+    speeds: tuple[Speed, ...], engine: bool, stage: Stage, outcome: GateOutcome
 ) -> None:
     gate = verdict.gate(2.0, speeds, engine=engine)
     assert gate is not None
-    assert (gate.stage, gate.reached) == (stage, reached)
-    assert gate.status == (MEASURED if any(s.low for s in speeds if s.stage == stage) else BUILT_NOT_RUN)
+    assert (gate.stage, gate.outcome) == (stage, outcome)
+    assert gate.reason == ("built, not run" if outcome is GateOutcome.OPEN else "")
 
 
 def test_no_gate_is_passed_on_an_uneven_machine() -> None:
-    flattering = dataclasses.replace(speed("simplify", 187.0), verdict=no_verdict("eager waited for a processor"))
-    gate = verdict.gate(2.0, (flattering, speed("halve", 0.9)), engine=False)
+    flattering = dataclasses.replace(
+        speed(Stage.SIMPLIFY, 187.0), verdict=SpeedVerdict.NO_VERDICT, reason="eager waited"
+    )
+    gate = verdict.gate(2.0, (flattering, speed(Stage.FP16, 0.9)), engine=False)
     assert gate is not None
-    assert (gate.stage, gate.reached, gate.status) == ("simplify", False, flattering.verdict)
+    assert gate == Gate(2.0, Stage.SIMPLIFY, GateOutcome.OPEN, "no verdict (eager waited)")
 
 
 def test_no_gate_was_asked_for() -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from deploytool import catalog, pipeline
 from deploytool.spec import Job, Tensor
+from deploytool.states import Stage
 from tests.conftest import QUICK, TINY
 
-ROAD = ("instantiate", "record", "translate", "simplify", "halve")
+ROAD = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.FP16)
 MODELS = {
     "tiny": TINY,
     **{

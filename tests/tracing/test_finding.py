@@ -9,12 +9,13 @@ import pytest
 
 from deploytool import golden, plain
 from deploytool.blamed import Blame
+from deploytool.states import Stage
 from deploytool.tracing.finding import examine
 from tests.tracing import faults
 from tests.tracing.conftest import MODELS, Runs
 from tests.tracing.faults import Plant
 
-STAGES = ("translate", "simplify", "halve")
+STAGES = (Stage.EXPORT, Stage.SIMPLIFY, Stage.FP16)
 ON_WEIGHTS = (faults.scale_filter, faults.zero_channel, faults.permute_channels, faults.drop_bias)
 # model, kind of node, which of them, kind of module, fault
 Place = tuple[str, str, int, str, Plant]
@@ -41,7 +42,7 @@ def blamed(run: Path, **spoiled: Path) -> Blame:
 
 def held(run: Path, tolerance: Mapping[str, float], spoiled: Mapping[str, Path]) -> Blame:
     graphs = [(stage, spoiled.get(stage, run / stage / "graph.onnx")) for stage in STAGES]
-    return examine(run / "instantiate" / "weights.safetensors", run / "record" / "golden.npz", graphs, tolerance)[0]
+    return examine(run / Stage.LOAD / "weights.safetensors", run / Stage.GOLDEN / "golden.npz", graphs, tolerance)[0]
 
 
 @pytest.mark.parametrize(

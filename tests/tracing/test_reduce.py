@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from deploytool.golden import Arrays
+from deploytool.states import Stage
 from deploytool.tracing import opened
 from deploytool.tracing.finding import Clue, examine
 from deploytool.tracing.known import error
@@ -32,7 +33,7 @@ PLACES: tuple[Place, ...] = (
 
 def clue_of(run: Path, **spoiled: Path) -> Clue | None:
     graphs = [(stage, spoiled.get(stage, run / stage / "graph.onnx")) for stage in STAGES]
-    return examine(run / "instantiate" / "weights.safetensors", run / "record" / "golden.npz", graphs)[1]
+    return examine(run / Stage.LOAD / "weights.safetensors", run / Stage.GOLDEN / "golden.npz", graphs)[1]
 
 
 def reduced(run: Path, **spoiled: Path) -> Mismatch:

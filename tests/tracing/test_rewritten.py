@@ -11,12 +11,13 @@ import pytest
 from deploytool import catalog, pipeline
 from deploytool.blamed import Blame
 from deploytool.spec import Job, Tensor
+from deploytool.states import Stage
 from deploytool.tracing.finding import examine
 from tests.conftest import QUICK
 from tests.tracing import faults
 
-ROAD = ("instantiate", "record", "translate", "simplify", "rewrite", "halve")
-STAGES = ("translate", "simplify", "rewrite", "halve")
+ROAD = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE, Stage.FP16)
+STAGES = (Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE, Stage.FP16)
 FORMS = (
     ("shufflenet_g3_x0_25", "parted"),
     ("shufflenet_g3_x0_25", "fewest"),
@@ -27,7 +28,7 @@ FORMS = (
 
 def blamed(run: Path, **spoiled: Path) -> Blame:
     graphs = [(stage, spoiled.get(stage, run / stage / "graph.onnx")) for stage in STAGES]
-    return examine(run / "instantiate" / "weights.safetensors", run / "record" / "golden.npz", graphs)[0]
+    return examine(run / Stage.LOAD / "weights.safetensors", run / Stage.GOLDEN / "golden.npz", graphs)[0]
 
 
 def walked(home: Path, name: str, recipe: str) -> Path:
