@@ -23,10 +23,11 @@ _INNER = re.compile(r"\.lock|\.incoming|\.unfinished|\.publishing|\.(making|stag
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\].*?(?:\x07|\x1b\\|$)|\x1b.", re.DOTALL)
 
 
-def told(error: BaseException) -> str:
-    """`KIND: WORDS (FILE:LINE)` in one line, without what there is not."""
-    kind, said, where = type(error).__name__, words(error), place(error)
-    return clean(f"{kind}: {said}" if said else kind) + (f" ({where})" if where else "")
+def told(error: BaseException, *, kind: bool = True) -> str:
+    """`KIND: WORDS (FILE:LINE)` in one line, without what there is not; without `kind`, `WORDS (FILE:LINE)`."""
+    name, said, where = type(error).__name__, words(error), place(error)
+    full = f"{name}: {said}" if said and kind else said or name
+    return clean(full) + (f" ({where})" if where else "")
 
 
 def words(error: BaseException) -> str:

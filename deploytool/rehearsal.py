@@ -75,7 +75,7 @@ def rehearse(graph: onnx.ModelProto, inputs: Sequence[Tensor], free: Mapping[str
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise StageFailed(f"{_FLAVOUR} could not build the engine", "see the build stage")
+        raise StageFailed(f"{_FLAVOUR} could not build the engine", f"see the {Stage.BUILD} stage")
     return counted("\n".join(logger.lines), len(bytes(engine)))
 
 

@@ -56,8 +56,8 @@ def test_nothing_else_may_be_missing(part: Path, path: str) -> None:
 
 def test_what_was_left_out_is_no_way_even_where_it_would_fit(part: Path) -> None:
     manifest = bundle.read(part)
-    built = ways.missing(ways.BUILT, "none")
-    reasons = {way.absent for way in ways.ways(part, manifest, ON_RTX40, built) if way.tier == ways.ENGINE}
+    built = ways.missing(ways.Tier.BUILT, "none")
+    reasons = {way.absent for way in ways.ways(part, manifest, ON_RTX40, built) if way.tier == ways.Tier.ENGINE}
     assert "it was left out when the bundle was fetched" in reasons
     assert None not in reasons
     assert verify.target(part, manifest, ON_RTX40).status.startswith("no engine for this machine")

@@ -193,7 +193,7 @@ def _remedy(module: nn.Module, double: bool) -> str:
 
 def _said(error: BaseException) -> str:
     """What was raised; that it is a RuntimeError, as nearly all of torch's are, says nothing."""
-    return reasons.told(error).removeprefix("RuntimeError: ")
+    return reasons.told(error, kind=type(error) is not RuntimeError)
 
 
 def _fed(tensor: torch.Tensor, double: bool) -> torch.Tensor:

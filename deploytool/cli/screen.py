@@ -183,7 +183,8 @@ def _paragraph(console: Console, columns: Sequence[str], row: Sequence[str]) -> 
     named = []
     for column, cell in zip(columns[1:], row[1:], strict=True):
         if cell.strip("– "):
-            label = f"{column.lstrip('>~')}: {cell}".removeprefix(": ")
+            name = column.lstrip(">~")
+            label = f"{name}: {cell}" if name else cell
             broken = column.startswith("~") or len(label) > console.width - 3  # margin and semicolon
             named.append(label if broken else label.replace(" ", _HARD))
     for line in _wrapped("; ".join(named), console.width, "  ", "  "):

@@ -14,7 +14,7 @@ from deploytool.bundle import File, Manifest, Role
 from deploytool.device import probe
 from deploytool.device.here import Here
 from deploytool.device.probe import Limits, Prober
-from deploytool.device.ways import BUILT, Way, missing
+from deploytool.device.ways import Tier, Way, missing
 from deploytool.device.worker import Request, Trial
 from deploytool.errors import BadInput, DeployError, MissingBackend, ParityFailed, StageFailed
 from deploytool.states import Precision
@@ -67,9 +67,9 @@ def kept(folder: Path, manifest: Manifest, found: Here, built: Path) -> Way:
         name = flavour(found)
         record = _read(built, folder, manifest, found, name)
     except DeployError as error:
-        return missing(BUILT, str(error))
+        return missing(Tier.BUILT, str(error))
     if record is None or record.trial is None:
-        return missing(BUILT, "none was built here yet: `deploytool build` makes one")
+        return missing(Tier.BUILT, "none was built here yet: `deploytool build` makes one")
     return _way(built, record)
 
 
@@ -110,7 +110,7 @@ def _make(
     graph = next(graph for graph in manifest.graphs if graph.path == bundle.recipe(folder, manifest).graph)
     source = next(file for file in manifest.files if file.path == graph.path)
     way = Way(
-        *(BUILT, str(folder / source.path), source.size, source.sha256),
+        *(Tier.BUILT, str(folder / source.path), source.size, source.sha256),
         *("onnx", "cuda", name),
         precision=graph.precision,
         io=graph.io,
@@ -175,7 +175,7 @@ def _read(built: Path, folder: Path, manifest: Manifest, found: Here, name: str)
 def _way(built: Path, record: Record) -> Way:
     path = str(built / record.file.path)
     return Way(
-        *(BUILT, path, record.file.size, record.file.sha256),
+        *(Tier.BUILT, path, record.file.size, record.file.sha256),
         *("tensorrt", "cuda", record.flavour),
         precision=record.precision,
         io=record.io,

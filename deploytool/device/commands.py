@@ -20,6 +20,7 @@ from deploytool.device.install import Pointer
 from deploytool.device.probe import Prober
 from deploytool.device.told import Say, Told
 from deploytool.device.verify import Asked, Papers, Verified
+from deploytool.device.ways import Tier
 from deploytool.device.worker import Guess, Request
 from deploytool.doctor import telling as diagnosis
 from deploytool.errors import BadInput, DeployError
@@ -34,7 +35,7 @@ _QUICK = 0.3  # seconds of timing where it is not the point
 class Ran:
     """What `run` showed: the way that served, and what it said of each picture."""
 
-    tier: str
+    tier: Tier
     guesses: tuple[Guess, ...]
 
 

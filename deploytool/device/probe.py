@@ -10,7 +10,7 @@ from pathlib import Path
 from deploytool import disk, files, plain, programs, scratch, verdict
 from deploytool.bundle import Manifest
 from deploytool.child import run_limited
-from deploytool.device.ways import LEAST, Way
+from deploytool.device.ways import LEAST, Tier, Way
 from deploytool.device.worker import Answer, Request, Trial
 from deploytool.errors import BadInput, ChildDied, DeployError, NoRoom, NotVerified, ParityFailed, StageFailed
 from deploytool.states import Attempt
@@ -40,7 +40,7 @@ class Tried:
     It `died` if the process did that ran it.
     """
 
-    tier: str
+    tier: Tier
     file: str
     status: Attempt
     reason: str = ""

@@ -10,10 +10,9 @@ from deploytool.device.build import Record
 from deploytool.device.install import Pointer
 from deploytool.device.probe import Tried
 from deploytool.device.verify import Verified
-from deploytool.device.worker import Guess
+from deploytool.device.worker import Guess, Trial
 from deploytool.only import Only
 from deploytool.shipping.landing import Landed
-from deploytool.states import Attempt
 
 
 def verified(found: Verified, *, every: bool) -> Iterator[str]:
@@ -30,9 +29,11 @@ def verified(found: Verified, *, every: bool) -> Iterator[str]:
 
 
 def _told(each: Tried) -> str:
-    if not each.passed or each.trial is None:
-        return f"skipped: {each.reason}"
-    trial, parity = each.trial, each.trial.check.parity
+    return _works(each.trial) if each.passed and each.trial else f"skipped: {each.reason}"
+
+
+def _works(trial: Trial) -> str:
+    parity = trial.check.parity
     speed = f"{trial.latency_ms:.2f} ms at batch {trial.batch} (90 %: {trial.p90_ms:.2f} ms, {trial.rounds} rounds)"
     top1 = "" if parity.top1 is None else f", top-1 {parity.top1:.0%}"
     equal = f", {verdict.told(parity.equal)}" if parity.equal else ""
@@ -42,7 +43,8 @@ def _told(each: Tried) -> str:
 def built(record: Record, place: Path) -> Iterator[str]:
     """What was built, and what it showed."""
     yield f"{place / record.file.path}: {record.flavour} {record.version} for {record.gpu} ({record.capability})"
-    yield f"  {_told(Tried('', record.file.path, Attempt.MEASURED, trial=record.trial))}"
+    if record.trial:
+        yield f"  {_works(record.trial)}"
 
 
 def ran(tier: str, guesses: Sequence[Guess]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from deploytool.bundle import Manifest
 from deploytool.device import build, probe
 from deploytool.device.here import Here, misfit
 from deploytool.device.probe import Prober, Tried
-from deploytool.device.ways import Way, left_out, ways
+from deploytool.device.ways import Tier, Way, left_out, ways
 from deploytool.errors import MissingBackend, Refused, Spoiled
 from deploytool.shipping.landing import Signed
 
@@ -64,7 +64,7 @@ class Verified:
     machine: str
     steps: tuple[Step, ...]
     tried: tuple[Tried, ...]
-    tier: str | None
+    tier: Tier | None
 
 
 def papers(folder: Path, asked: Asked = Asked()) -> Papers:

@@ -8,13 +8,23 @@ from pathlib import Path
 
 from deploytool.bundle import Engine, File, Graph, Manifest, every
 from deploytool.device.here import Here, misfit
-from deploytool.states import Precision
+from deploytool.states import Precision, Word
 
-ENGINE, BUILT, ORT_TENSORRT, ORT_CUDA, ORT_CPU = "engine", "built here", "ORT TensorRT", "ORT CUDA", "ORT CPU"
-TIERS = (ENGINE, BUILT, ORT_TENSORRT, ORT_CUDA, ORT_CPU)
+
+class Tier(Word):
+    """What runs a bundle, the fastest first."""
+
+    ENGINE = "engine"
+    BUILT = "built here"
+    ORT_TENSORRT = "ORT TensorRT"
+    ORT_CUDA = "ORT CUDA"
+    ORT_CPU = "ORT CPU"
+
+
+TIERS = tuple(Tier)
 LEAST = {"trt": TIERS[:3], "cuda": TIERS[:4], "cpu": TIERS}  # what `--require` still accepts
 
-_DEVICES = {ORT_TENSORRT: "tensorrt", ORT_CUDA: "cuda", ORT_CPU: "cpu"}
+_DEVICES = {Tier.ORT_TENSORRT: "tensorrt", Tier.ORT_CUDA: "cuda", Tier.ORT_CPU: "cpu"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,7 @@ class Way:
     `sha256` and `size` are those of the file, which whoever opens it checks once more.
     """
 
-    tier: str
+    tier: Tier
     path: str
     size: int
     sha256: str
@@ -40,7 +50,7 @@ def ways(folder: Path, manifest: Manifest, found: Here, built: Way) -> tuple[Way
     """Every tier at least once, in their order; `built` is the engine that was made on this machine."""
     engines = [
         Way(
-            *(ENGINE, str(folder / engine.file.path), engine.file.size, engine.file.sha256),
+            *(Tier.ENGINE, str(folder / engine.file.path), engine.file.size, engine.file.sha256),
             *("tensorrt", "cuda", engine.flavour),
             precision=engine.precision,
             io=engine.io,
@@ -49,7 +59,7 @@ def ways(folder: Path, manifest: Manifest, found: Here, built: Way) -> tuple[Way
         for engine in manifest.engines
     ]
     engines.sort(key=lambda way: way.absent is not None)  # stable: what fits comes first
-    none = [] if engines else [missing(ENGINE, "the bundle holds no engine")]
+    none = [] if engines else [missing(Tier.ENGINE, "the bundle holds no engine")]
     return (*engines, *none, built, *(_graph(folder, manifest, found, tier) for tier in TIERS[2:]))
 
 
@@ -58,19 +68,19 @@ def left_out(folder: Path, engine: Engine) -> str | None:
     return None if (folder / engine.file.path).exists() else "it was left out when the bundle was fetched"
 
 
-def missing(tier: str, why: str) -> Way:
+def missing(tier: Tier, why: str) -> Way:
     """A tier of which there is no file."""
     return Way(tier, "", 0, "", "tensorrt", "cuda", "", Precision.FP16, Precision.FP32, why)
 
 
-def _graph(folder: Path, manifest: Manifest, found: Here, tier: str) -> Way:
+def _graph(folder: Path, manifest: Manifest, found: Here, tier: Tier) -> Way:
     """A graph in ONNX Runtime: FP16 on a GPU; FP32 on a CPU, which would compute FP16 in FP32 anyway."""
-    graph = _chosen(manifest, Precision.FP32 if tier == ORT_CPU else Precision.FP16)
+    graph = _chosen(manifest, Precision.FP32 if tier is Tier.ORT_CPU else Precision.FP16)
     file = _file(manifest, graph.path)
     absent = None
     if importlib.util.find_spec("onnxruntime") is None:
         absent = "ONNX Runtime is not installed"
-    elif tier != ORT_CPU and not found.capability:
+    elif tier is not Tier.ORT_CPU and not found.capability:
         absent = "no CUDA GPU answers here"
     place = str(folder / file.path)
     device = _DEVICES[tier]

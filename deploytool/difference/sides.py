@@ -17,7 +17,7 @@ from deploytool.states import Stage
 
 RUN, BUNDLE, DEVICE = "run", "bundle", "device"
 _LONGEST = 64 << 20  # bytes of a document
-_VOLATILE = (f"{Stage.PACK} digest", f"{Stage.PACK} bytes")  # which follow from the rest
+_VOLATILE = ((Stage.PACK, "digest"), (Stage.PACK, "bytes"))  # which follow from the rest
 
 
 def read(path: Path) -> Side:
@@ -50,10 +50,10 @@ def _run(home: Path) -> Side:
     for room in sorted(path for path in home.iterdir() if path.is_dir()):
         if sealed := receipt.read(room):
             facts |= {"weights": sealed.weights or "none"}
-            facts |= {f"{sealed.made_by} {name}": str(value) for name, value in sealed.notes.items() if _plain(value)}
+            said = {name: value for name, value in sealed.notes.items() if (sealed.made_by, name) not in _VOLATILE}
+            facts |= {f"{sealed.made_by} {name}": str(value) for name, value in said.items() if _plain(value)}
             graphs = {name: sha256 for name, sha256 in sealed.files.items() if _is_graph(name)}
             facts |= {f"bytes of {room.name}/{name}": sha256 for name, sha256 in graphs.items()}
-    facts = {name: said for name, said in facts.items() if name not in _VOLATILE}
     found = report.read(written)
     names = {f"{hop.stage}/{hop.file}" for hop in found.hops}
     there = [name for name in sorted(names) if (home / name).is_file()]

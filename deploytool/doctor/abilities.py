@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from deploytool import targets
 from deploytool.doctor.found import RUNTIMES, Found
-from deploytool.doctor.traps import Trap
+from deploytool.doctor.traps import Name, Trap
 from deploytool.spec import Decision
 from deploytool.states import TargetPlan
 from deploytool.targets import TARGETS, THIS
 
 GRAPHS, RUN, SIGN, SIGNED = "make graphs", "run", "sign", "check signatures"
 _DESK = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim")
-_NO_BUILDER, _NO_RUNTIME = "placeholder TensorRT", ("both runtimes", "broken runtime")  # traps
+_NO_RUNTIME = (Name.BOTH_RUNTIMES, Name.BROKEN_RUNTIME)
 _MENDS: Mapping[TargetPlan, str] = {
     TargetPlan.ON_DEVICE: "build it there: python -m deploytool.device build BUNDLE",
     TargetPlan.NOT_SERVED: "install the NVIDIA driver, and TensorRT",
@@ -59,7 +59,7 @@ def _graphs(found: Found) -> Ability:
 
 
 def _engines(wanted: Sequence[Decision], caught: Sequence[Trap]) -> Iterator[Ability]:
-    spoilt = next((trap for trap in caught if trap.name == _NO_BUILDER), None)
+    spoilt = next((trap for trap in caught if trap.name is Name.PLACEHOLDER), None)
     for decision in wanted:
         if decision.verdict is TargetPlan.HERE and decision.flavour == "tensorrt" and spoilt:
             yield Ability(decision.target, False, spoilt.problem, spoilt.mend)

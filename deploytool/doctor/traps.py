@@ -8,17 +8,33 @@ from dataclasses import dataclass
 
 from deploytool.doctor.found import RUNTIMES, Found
 from deploytool.doctor.providers import CPU, CUDA, TENSORRT
+from deploytool.states import Word
 
 _GPU_RUNTIME, _CPU_RUNTIME = "pip install 'onnxruntime-gpu[cuda,cudnn]'", "pip install onnxruntime"
 _BOTH = f"pip uninstall -y {' '.join(RUNTIMES)}"
 _UNSUFFIXED = ("nvidia-cublas", "nvidia-cuda-runtime", "nvidia-cuda-nvrtc")  # from 13 on their version says which CUDA
 
 
+class Name(Word):
+    """What a trap is called, in every version."""
+
+    BOTH_RUNTIMES = "both runtimes"
+    BROKEN_RUNTIME = "broken runtime"
+    MIXED_CUDA = "mixed CUDA"
+    PLACEHOLDER = "placeholder TensorRT"
+    UNSEEN = "unseen TensorRT"
+    OLD_DRIVER = "old driver"
+    OUT_OF_SIGHT = "TensorRT out of sight"
+    OTHER_TENSORRT = "other TensorRT"
+    FALLS_BACK = "falls back"
+    IDLE_GPU = "idle GPU"
+
+
 @dataclass(frozen=True)
 class Trap:
-    """Something that is wrong here, by a name that stays the same, and what to type."""
+    """Something that is wrong here, and what to type."""
 
-    name: str
+    name: Name
     problem: str
     mend: str
 
@@ -36,7 +52,7 @@ def _both_runtimes(found: Found) -> Trap | None:
     if not all(found.version(name) for name in RUNTIMES):
         return None
     problem = "onnxruntime and onnxruntime-gpu are both installed, and each overwrites the other's files"
-    return Trap("both runtimes", problem, f"{_BOTH} && {_runtime(found)}")
+    return Trap(Name.BOTH_RUNTIMES, problem, f"{_BOTH} && {_runtime(found)}")
 
 
 def _broken_runtime(found: Found) -> Trap | None:
@@ -45,7 +61,7 @@ def _broken_runtime(found: Found) -> Trap | None:
         return None
     name = next((name for name in reversed(RUNTIMES) if found.version(name)), RUNTIMES[0])
     mend = f"pip install --force-reinstall --no-deps {name}=={found.version(name)}"
-    return Trap("broken runtime", f"ONNX Runtime does not start on the CPU: {status}", mend)
+    return Trap(Name.BROKEN_RUNTIME, f"ONNX Runtime does not start on the CPU: {status}", mend)
 
 
 def cuda_of(name: str, version: str) -> str:
@@ -70,10 +86,10 @@ def _mixed_cuda(found: Found) -> Trap | None:
     if len(set(wanted.values())) > 1:
         keep = wanted["onnxruntime-gpu"]
         mend = f"pip uninstall -y torch {_others(libraries, keep)}, then install a torch made for CUDA {keep}"
-        return Trap("mixed CUDA", problem, mend)
+        return Trap(Name.MIXED_CUDA, problem, mend)
     driver = found.cuda.partition(".")[0]
     keep = next(iter(wanted.values()), driver if driver in majors else majors[-1])
-    return Trap("mixed CUDA", problem, f"pip uninstall -y {_others(libraries, keep)}")
+    return Trap(Name.MIXED_CUDA, problem, f"pip uninstall -y {_others(libraries, keep)}")
 
 
 def _others(libraries: Mapping[str, str], keep: str) -> str:
@@ -88,7 +104,7 @@ def _placeholder(found: Found) -> Trap | None:
         return None
     problem = f"{names[0]} {found.version(names[0])} is installed, and no libnvinfer with it or anywhere else"
     mend = f"pip uninstall -y {' '.join(names)}, then install TensorRT from NVIDIA: its own index, archive or JetPack"
-    return Trap("placeholder TensorRT", problem, mend)
+    return Trap(Name.PLACEHOLDER, problem, mend)
 
 
 def _unseen(found: Found) -> Trap | None:
@@ -96,7 +112,7 @@ def _unseen(found: Found) -> Trap | None:
     if not found.loads or found.version("tensorrt"):
         return None
     problem = f"libnvinfer.so.{found.loads[-1]} is on this system, and this Python does not see its tensorrt module"
-    return Trap("unseen TensorRT", problem, "make the environment anew: python3 -m venv --system-site-packages .venv")
+    return Trap(Name.UNSEEN, problem, "make the environment anew: python3 -m venv --system-site-packages .venv")
 
 
 def _old_driver(found: Found) -> Trap | None:
@@ -104,7 +120,7 @@ def _old_driver(found: Found) -> Trap | None:
     if not (asked and serves) or int(serves) >= int(asked):
         return None
     problem = f"the driver serves CUDA {found.cuda}, and ONNX Runtime's CUDA provider is made for CUDA {asked}"
-    return Trap("old driver", problem, f"update the NVIDIA driver to one that serves CUDA {asked}")
+    return Trap(Name.OLD_DRIVER, problem, f"update the NVIDIA driver to one that serves CUDA {asked}")
 
 
 def _other_tensorrt(found: Found) -> Trap | None:
@@ -114,10 +130,10 @@ def _other_tensorrt(found: Found) -> Trap | None:
         return None
     if here.partition(".")[0] == asked:
         mend = "add the folder tensorrt_libs of your site-packages to LD_LIBRARY_PATH"
-        return Trap("TensorRT out of sight", f"tensorrt {here} is installed where the loader does not look", mend)
+        return Trap(Name.OUT_OF_SIGHT, f"tensorrt {here} is installed where the loader does not look", mend)
     problem = f"ONNX Runtime's TensorRT provider needs libnvinfer.so.{asked}, and here is TensorRT "
     mend = f"pip install 'tensorrt=={asked}.*'; deploytool's own engines need no such thing"
-    return Trap("other TensorRT", problem + (here or ", ".join(found.loads)), mend)
+    return Trap(Name.OTHER_TENSORRT, problem + (here or ", ".join(found.loads)), mend)
 
 
 def _falls_back(found: Found) -> Trap | None:
@@ -127,14 +143,15 @@ def _falls_back(found: Found) -> Trap | None:
         return None
     if not found.gpus:
         problem = f"{lost[0].name} is listed and cannot start: no CUDA GPU answers here"
-        return Trap("falls back", problem, f"{_BOTH} && {_CPU_RUNTIME}, or install the NVIDIA driver if there is a GPU")
+        mend = f"{_BOTH} && {_CPU_RUNTIME}, or install the NVIDIA driver if there is a GPU"
+        return Trap(Name.FALLS_BACK, problem, mend)
     cuda = next((each for each in lost if each.name == CUDA), None)
     if cuda is None:
         asked = found.asked.get("tensorrt", "10")
         problem = f"{TENSORRT} is listed and does not start: {lost[0].reason}"
-        return Trap("falls back", problem, f"pip install 'tensorrt=={asked}.*', or do without: {CUDA} starts")
+        return Trap(Name.FALLS_BACK, problem, f"pip install 'tensorrt=={asked}.*', or do without: {CUDA} starts")
     problem = f"{CUDA} is listed and does not start: {cuda.reason}"
-    return Trap("falls back", problem, "pip install --upgrade --force-reinstall 'onnxruntime-gpu[cuda,cudnn]'")
+    return Trap(Name.FALLS_BACK, problem, "pip install --upgrade --force-reinstall 'onnxruntime-gpu[cuda,cudnn]'")
 
 
 def _idle_gpu(found: Found) -> Trap | None:
@@ -144,7 +161,7 @@ def _idle_gpu(found: Found) -> Trap | None:
         mend = "pip uninstall -y onnxruntime, then install JetPack's onnxruntime-gpu"
     else:
         mend = f"{_BOTH} && {_GPU_RUNTIME}"
-    return Trap("idle GPU", f"{found.gpus[0].name} answers, and this ONNX Runtime has no CUDA provider", mend)
+    return Trap(Name.IDLE_GPU, f"{found.gpus[0].name} answers, and this ONNX Runtime has no CUDA provider", mend)
 
 
 _LOOKS: tuple[Callable[[Found], Trap | None], ...] = (

@@ -23,12 +23,13 @@ from deploytool.measure.parity import Tolerances
 from deploytool.precision import LARGEST, Halved
 from deploytool.report import Check, Weights
 from deploytool.spec import AUTO, Job
-from deploytool.states import Precision
+from deploytool.states import Precision, Stage
 
 _HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _SHARE = 0.9  # of the heavy nodes that are not kept in FP32 on purpose must run in FP16
 _LEAST = 0.5  # of all heavy nodes must, before a graph is called FP16
 _SECONDS = 300.0
+_DEPLOY = f"deploy the FP32 graph of the {Stage.REWRITE} stage"
 _UNOPTIMISED = "ONNX Runtime {} crashes when it optimises this graph for a CPU, and runs it there as it is"
 
 
@@ -43,7 +44,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         halved = precision.halve(graph, keep_io=job.options.io is Precision.FP32)
     except Exception as error:  # whatever the converter or the checker raises, the graph was refused
         reason = " ".join(str(error).split())
-        raise StageFailed(f"the graph cannot be FP16: {reason}", "deploy the graph of the rewrite stage") from error
+        raise StageFailed(f"the graph cannot be FP16: {reason}", _DEPLOY) from error
     wanted, names, evaluations = job.options.keep_fp32, [node.name for node in halved.nodes], 0
     found, modules = guards.guards(halved.single, names), frozenset[str]()
     kept = Kept().union(*(guard.around for guard in found))
@@ -97,12 +98,12 @@ def _counted(half: onnx.ModelProto, kept: Kept, *, by_name: bool) -> dict[str, i
     if halved < _LEAST * heavy and meant:
         raise StageFailed(
             f"{meant} of {heavy} Conv, MatMul and Gemm nodes are kept in FP32: that is no FP16 graph",
-            f"{'keep less with --keep-fp32, or ' if by_name else ''}deploy the FP32 graph of the rewrite stage",
+            f"{'keep less with --keep-fp32, or ' if by_name else ''}{_DEPLOY}",
         )
     if halved < _SHARE * (heavy - meant):
         raise StageFailed(
             f"only {halved} of {heavy} Conv, MatMul and Gemm nodes would run in FP16: that is no FP16 graph",
-            "deploy the FP32 graph of the rewrite stage, or report the model",
+            f"{_DEPLOY}, or report the model",
         )
     casts = sum(node.op_type == "Cast" for node in half.graph.node)
     return {"heavy_nodes": heavy, "heavy_nodes_fp16": halved, "heavy_nodes_kept": meant, "casts": casts}
@@ -130,7 +131,7 @@ def _searched(halved: Halved, base: Kept, sample: Golden, modules: frozenset[str
     if found.kept is None or len(found.kept) == len(names):
         raise StageFailed(
             "no part of the graph can be FP16: even so its answers are beyond the tolerance or beyond 65504",
-            "deploy the FP32 graph of the rewrite stage",
+            _DEPLOY,
         )
     return found.kept | base, len(tried)
 

@@ -201,14 +201,14 @@ def _provenance(given: Given, written: Report, model: Model) -> Provenance:
     """What it was made from; no path of this machine, and nothing that another run of the same would change."""
     where, _, function = model.factory.rpartition(":")
     kinds = (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH)
-    translated = next((each.notes for each in given.chain(Kind.GRAPH) if each.made_by is Stage.EXPORT), {})
+    exported = [each.notes for each in given.chain(Kind.GRAPH) if each.made_by is Stage.EXPORT]
     return Provenance(
         factory=f"{Path(where).name}:{function}",
         arguments=model.options,
         weights=given.latest(Kind.WEIGHTS).digest,
         artifacts={each.made_by: each.digest for each in given.artifacts if each.kind in kinds},
         versions=written.versions,
-        choices={name: str(translated[name]) for name in ("exporter", "opset") if name in translated},
+        choices={name: str(notes[name]) for notes in exported for name in ("exporter", "opset")},
     )
 
 

@@ -65,13 +65,14 @@ def examine(
     Raises StageFailed if a graph cannot be run, or answers in other shapes than the one before.
     """
     taken = golden.read(sample)
-    checks, cases = _judged(taken, graphs, wanted, noise.AtSizes(weights, wanted, taken.noise).edge)
+    checks, converted, cases = _judged(taken, graphs, wanted, noise.AtSizes(weights, wanted, taken.noise).edge)
     given = [taken.inputs, *(edge.inputs for edge in taken.edges)]
     inputs: Arrays = {name: np.concatenate([each[name] for each in given])[cases] for name in taken.inputs}
     model = source.listen(weights, inputs)
     hops, finding, clue, known = [], None, None, model.calls
     for stage, path in graphs:
-        points, expected = _points(stage, path, graphs, inputs, known, checks[stage])
+        coarse = _coarse(checks[stage], converted.get(stage))
+        points, expected = _points(stage, path, graphs, inputs, known, coarse=coarse)
         drawn = strip.draw(points, (*model.inputs, *expected), model.modules)
         hops.append(Hop(stage, checks[stage], drawn.layers))
         broken = [check.against for check in checks[stage] if check.broken]
@@ -90,21 +91,27 @@ def _points(
     graphs: Sequence[tuple[Stage, Path]],
     inputs: Arrays,
     known: Sequence[Known],
-    checks: Sequence[Check],
+    *,
+    coarse: bool,
 ) -> tuple[tuple[Point, ...], Sequence[Known]]:
     """The tensors of a graph, and what is known of them.
 
-    Where an FP16 graph fails as converted and FP16 itself is too coarse to show it, its tensors are computed in FP32,
+    Where an FP16 graph fails as converted and FP16 itself is too `coarse` to show it, its tensors are computed in FP32,
     and so are those of the graph before with its weights in FP16: without the rounding, the smallest fault stands out.
     """
     graph = onnx.load(path)
-    if {check.against for check in checks if check.broken} != {_SAME}:
+    if not coarse:
         return opened.run(graph, inputs), known
     before = onnx.load(for_engine(graphs[[name for name, _ in graphs].index(stage) - 1][1]))
     exact = opened.run(rounded.with_weights_of(before, graph), inputs)
     values = {point.tensor: point.values for point in exact}
     same = [replace(each, values=values[each.tensor]) if each.tensor in values else each for each in known]
     return opened.run(rounded.rounded(onnx.load(path), results=False), inputs), same
+
+
+def _coarse(checks: Sequence[Check], converted: Check | None) -> bool:
+    """Whether a graph fails as converted alone."""
+    return [check for check in checks if check.broken] == [converted]
 
 
 def _finding(stage: Stage, against: str, drawn: Strip) -> Finding:
@@ -115,9 +122,13 @@ def _finding(stage: Stage, against: str, drawn: Strip) -> Finding:
 
 def _judged(
     taken: Golden, graphs: Sequence[tuple[Stage, Path]], wanted: Mapping[str, float], own: Own
-) -> tuple[dict[str, tuple[Check, ...]], list[int]]:
-    """The checks of every hop, and the cases that the first hop to stray is worst at; behind the golden ones, edges."""
+) -> tuple[dict[str, tuple[Check, ...]], dict[str, Check], list[int]]:
+    """The checks of every hop, that of the graph as converted, and the cases that the first hop to stray is worst at.
+
+    Behind the golden cases come the edges.
+    """
     checks: dict[str, tuple[Check, ...]] = {}
+    converted: dict[str, Check] = {}
     worst, before, against = list(range(len(taken.labels))), taken.outputs, _EAGER
     earlier: Path | None = None
     allowed, sound = parity.tolerances(taken.noise, wanted), True
@@ -129,8 +140,10 @@ def _judged(
             checks[stage] = (
                 parity.check(got, before, against, tolerance, ties),
                 parity.check(got, taken.reference, _TRUTH, tolerance, ties),
-                *(_converted(path, earlier, taken, allowed.fp32) if stage is Stage.FP16 and earlier else ()),
             )
+            if stage is Stage.FP16 and earlier:
+                converted[stage] = _converted(path, earlier, taken, allowed.fp32)
+                checks[stage] += (converted[stage],)
             at_edges = _at_edges(path, taken, allowed, own, half=stage is Stage.FP16)
         except ValueError as error:
             raise StageFailed(f"{stage}/{path.name} against {against}: {error}", FIXED) from error
@@ -140,14 +153,14 @@ def _judged(
             worst, sound = [len(taken.labels) + place for place in at_edges], False
         checks[stage] += tuple(at_edges.values())
         before, against, earlier = got, stage, for_engine(path)
-    return checks, worst[:_CASES]
+    return checks, converted, worst[:_CASES]
 
 
-def _converted(path: Path, before: Path, taken: Golden, tolerance: Tolerance) -> tuple[Check]:
+def _converted(path: Path, before: Path, taken: Golden, tolerance: Tolerance) -> Check:
     """The FP16 graph with every operator in FP32, against the graph it was made from with its weights in FP16."""
     inputs = opened.fed(onnx.load(path), taken.inputs)
     with rounded.widened(path) as wide, rounded.narrowed(before, path) as narrow:
-        return (parity.check(replay(wide, inputs), replay(narrow, inputs), _SAME, tolerance, taken.ties16),)
+        return parity.check(replay(wide, inputs), replay(narrow, inputs), _SAME, tolerance, taken.ties16)
 
 
 def _at_edges(path: Path, taken: Golden, allowed: Tolerances, own: Own, *, half: bool) -> dict[int, Check]:

@@ -15,7 +15,7 @@ from deploytool import bundle
 from deploytool.backends import tensorrt
 from deploytool.device import beside, worker
 from deploytool.device.session import opened
-from deploytool.device.ways import ORT_CPU, Way
+from deploytool.device.ways import Tier, Way
 from deploytool.device.worker import Request
 from deploytool.errors import Refused
 from deploytool.states import Precision
@@ -45,7 +45,7 @@ def model(weight: TensorProto) -> ModelProto:
 def way(path: Path) -> Way:
     raw = path.read_bytes()
     digest = hashlib.sha256(raw).hexdigest()
-    return Way(ORT_CPU, str(path), len(raw), digest, "onnxruntime", "cpu", "", Precision.FP32, Precision.FP32)
+    return Way(Tier.ORT_CPU, str(path), len(raw), digest, "onnxruntime", "cpu", "", Precision.FP32, Precision.FP32)
 
 
 def test_weights_from_the_working_folder_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

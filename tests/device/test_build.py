@@ -12,7 +12,7 @@ from deploytool.device import build, verify
 from deploytool.device.here import Here
 from deploytool.device.probe import Tried
 from deploytool.device.verify import Papers
-from deploytool.device.ways import BUILT, Way
+from deploytool.device.ways import Tier, Way
 from deploytool.device.worker import Trial
 from deploytool.errors import BadInput, MissingBackend, StageFailed
 from deploytool.report import Check, Parity, Tolerance
@@ -62,7 +62,7 @@ def test_it_is_kept_and_serves_as_a_way_of_its_own(checked: Papers, built: Path)
     assert {path.suffix for path in built.iterdir()} == {".plan", ".json"}
     assert again(checked, built)[1] is False
     way = verify.routes(checked, LAPTOP, built)[1]
-    assert (way.tier, way.absent, way.flavour) == (BUILT, None, "tensorrt_rtx")
+    assert (way.tier, way.absent, way.flavour) == (Tier.BUILT, None, "tensorrt_rtx")
     assert Path(way.path).read_bytes()[:4] == b"vtrt"
 
 

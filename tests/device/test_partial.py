@@ -17,7 +17,7 @@ from deploytool.bundle import Manifest
 from deploytool.device import verify
 from deploytool.device.here import Here
 from deploytool.device.verify import Asked
-from deploytool.device.ways import ENGINE
+from deploytool.device.ways import Tier
 from deploytool.errors import Refused
 from deploytool.only import Only
 from deploytool.shipping import landing, places, sources
@@ -54,7 +54,9 @@ def copy(part: Path, tmp_path: Path) -> Path:
 def engines(checked: verify.Papers, found: Here) -> dict[str, str | None]:
     """Why each engine cannot be tried, by its path in the bundle; None if it can."""
     routes = verify.routes(checked, found)
-    return {Path(way.path).relative_to(checked.folder).as_posix(): way.absent for way in routes if way.tier == ENGINE}
+    return {
+        Path(way.path).relative_to(checked.folder).as_posix(): way.absent for way in routes if way.tier == Tier.ENGINE
+    }
 
 
 def test_what_is_signed_and_fetched_in_part_holds(part: Path, ours: Keys) -> None:

@@ -33,10 +33,10 @@ def manifest(packed: Path) -> Manifest:
     return bundle.read(packed)
 
 
-def fake(packed: Path, manifest: Manifest, tier: str) -> Way:
+def fake(packed: Path, manifest: Manifest, tier: ways.Tier) -> Way:
     """A way of any tier to the FP16 graph, which the fake backend does not look at."""
     file = next(file for file in manifest.files if file.path == manifest.graphs[1].path)
-    device = "cpu" if tier == ways.ORT_CPU else "cuda"
+    device = "cpu" if tier == ways.Tier.ORT_CPU else "cuda"
     return Way(
         tier, str(packed / file.path), file.size, file.sha256, "fake", device, "", Precision.FP16, Precision.FP32
     )
@@ -54,7 +54,7 @@ def tried(packed: Path, manifest: Manifest, way: Way, fault: str, monkeypatch: p
 @pytest.mark.parametrize("fault", REASONS)
 @pytest.mark.parametrize("tier", TIERS)
 def test_a_fault_leads_to_the_next_tier_and_is_told(
-    packed: Path, manifest: Manifest, tier: str, fault: str, monkeypatch: pytest.MonkeyPatch
+    packed: Path, manifest: Manifest, tier: ways.Tier, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = TIERS.index(tier)
 
@@ -82,7 +82,7 @@ def test_a_fault_leads_to_the_next_tier_and_is_told(
 
 
 def test_a_sound_way_is_measured(packed: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = tried(packed, manifest, fake(packed, manifest, ways.ENGINE), "none", monkeypatch)
+    found = tried(packed, manifest, fake(packed, manifest, ways.Tier.ENGINE), "none", monkeypatch)
     assert found.passed
     assert found.trial is not None
     assert found.trial.check.parity.max_error < 1e-5
@@ -92,16 +92,16 @@ def test_a_sound_way_is_measured(packed: Path, manifest: Manifest, monkeypatch: 
 @pytest.mark.parametrize(
     ("require", "serves", "held"),
     [
-        ("trt", ways.ENGINE, True),
-        ("trt", ways.ORT_TENSORRT, True),
-        ("trt", ways.ORT_CUDA, False),
-        ("cuda", ways.ORT_CUDA, True),
-        ("cuda", ways.ORT_CPU, False),
-        ("cpu", ways.ORT_CPU, True),
-        (None, ways.ORT_CPU, True),
+        ("trt", ways.Tier.ENGINE, True),
+        ("trt", ways.Tier.ORT_TENSORRT, True),
+        ("trt", ways.Tier.ORT_CUDA, False),
+        ("cuda", ways.Tier.ORT_CUDA, True),
+        ("cuda", ways.Tier.ORT_CPU, False),
+        ("cpu", ways.Tier.ORT_CPU, True),
+        (None, ways.Tier.ORT_CPU, True),
     ],
 )
-def test_what_is_required_is_the_least_that_will_do(require: str | None, serves: str, held: bool) -> None:
+def test_what_is_required_is_the_least_that_will_do(require: str | None, serves: ways.Tier, held: bool) -> None:
     above = TIERS[: TIERS.index(serves)]
     found = [Tried(tier, "", Attempt.FAILED, "it crashed") for tier in above] + [Tried(serves, "", Attempt.MEASURED)]
     failure = probe.shortfall(found, require)
@@ -121,8 +121,10 @@ def test_onnx_runtime_on_this_cpu_is_the_last_way_and_works(packed: Path, manife
     assert found.trial.check.tolerance.max_error == manifest.tolerances[Precision.FP32].max_error
 
 
-@pytest.mark.parametrize("tier", [ways.ORT_CUDA, ways.ORT_TENSORRT])
-def test_a_provider_that_is_not_there_is_never_the_cpu_in_silence(packed: Path, manifest: Manifest, tier: str) -> None:
+@pytest.mark.parametrize("tier", [ways.Tier.ORT_CUDA, ways.Tier.ORT_TENSORRT])
+def test_a_provider_that_is_not_there_is_never_the_cpu_in_silence(
+    packed: Path, manifest: Manifest, tier: ways.Tier
+) -> None:
     """As on a machine with a GPU whose ONNX Runtime is the one for CPUs."""
     found = Here("linux", "x86_64", "L4", "8.9", "13.0", {})
     way = next(way for way in verify.routes(verify.papers(packed), found) if way.tier == tier)

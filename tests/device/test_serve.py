@@ -20,6 +20,7 @@ from deploytool import bundle, golden
 from deploytool.device import install, verify
 from deploytool.device.probe import Tried
 from deploytool.device.verify import Papers
+from deploytool.device.ways import Tier
 from deploytool.errors import BadInput, DeployError, NotVerified, Refused
 from deploytool.states import Attempt
 from tests.conftest import ROOT
@@ -227,7 +228,7 @@ def test_a_bundle_whose_worker_dies_is_given_up_with_the_reason(
     install.install(packed, root, proved)
     later = second(packed, tmp_path)
     bad = install.install(later, root, proved).current
-    died = Tried("ORT CPU", "graph.onnx", Attempt.FAILED, "it was killed by SIGSEGV", died=True)
+    died = Tried(Tier.ORT_CPU, "graph.onnx", Attempt.FAILED, "it was killed by SIGSEGV", died=True)
     with monkeypatch.context() as spoiled:
         spoiled.setattr("deploytool.device.serve.probe.probe", lambda *asked: died)
         for _ in range(3):

@@ -11,7 +11,7 @@ from deploytool import bundle, files, golden, pipeline, targets
 from deploytool.device import verify
 from deploytool.device.here import Here
 from deploytool.device.session import opened
-from deploytool.device.ways import ORT_CUDA
+from deploytool.device.ways import Tier
 from deploytool.errors import Refused
 from deploytool.spec import Job
 from deploytool.states import Precision, Stage
@@ -29,7 +29,7 @@ def test_a_graph_of_halves_is_fed_and_answers_in_floats(run_copy: Path) -> None:
     manifest = bundle.read(folder)
     assert [graph.io for graph in manifest.graphs] == ["fp32", "fp16"]
     assert "TYPE_FP16" in (folder / "models" / "tiny_fp16" / "config.pbtxt").read_text()
-    way = next(way for way in verify.routes(verify.papers(folder), DESK) if way.tier == ORT_CUDA)
+    way = next(way for way in verify.routes(verify.papers(folder), DESK) if way.tier == Tier.ORT_CUDA)
     sample = golden.read(folder / manifest.golden.path)
     with opened(dataclasses.replace(way, device="cpu")) as session:
         got = session(**sample.inputs)["logits"]

@@ -10,6 +10,7 @@ import pytest
 from deploytool import bundle, plain, report
 from deploytool.device.probe import Tried
 from deploytool.device.verify import Verified
+from deploytool.device.ways import Tier
 from deploytool.device.worker import Trial
 from deploytool.errors import BadInput
 from deploytool.page import brought, facts, leaf, stamp
@@ -29,10 +30,10 @@ def document(home: Path, place: Path, machine: str = "Jetson Orin <8>") -> Path:
     check = next(hop for hop in variants.written(home).hops if hop.stage == "halve").checks[-1]
     seal = bundle.seal(home / "pack" / "bundle")
     tried = (
-        Tried("ORT CUDA", "halve.onnx", Attempt.FAILED, "no such provider"),
-        Tried("engine", "engine.plan", Attempt.MEASURED, trial=Trial(check, 1.25, 1.5, 100, 1)),
+        Tried(Tier.ORT_CUDA, "halve.onnx", Attempt.FAILED, "no such provider"),
+        Tried(Tier.ENGINE, "engine.plan", Attempt.MEASURED, trial=Trial(check, 1.25, 1.5, 100, 1)),
     )
-    found = Verified("bundle", "tiny", seal, "0" * 64, 1, machine, (), tried, "engine")
+    found = Verified("bundle", "tiny", seal, "0" * 64, 1, machine, (), tried, Tier.ENGINE)
     place.write_text(plain.text({"result": found, "error": None}))
     return place
 
