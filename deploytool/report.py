@@ -299,11 +299,18 @@ def names(schema: object) -> bool:
 
 
 def read(path: Path) -> Report:
-    """The report of a file; raises BadInput if the file is something else."""
+    """The report of a file; raises BadInput if the file is something else, or a report of another version."""
     try:
-        return plain.read(Report, path)
+        found = plain.read(Report, path)
     except (OSError, plain.Malformed) as error:
-        raise BadInput(f"{path} is no report of this version", "export again to write a new one") from error
+        raise _other(path) from error
+    if found.schema != SCHEMA:
+        raise _other(path)
+    return found
+
+
+def _other(path: Path) -> BadInput:
+    return BadInput(f"{path} is no report of this version", "export again to write a new one")
 
 
 def write(path: Path, report: Report) -> None:

@@ -38,7 +38,7 @@ def test_a_size_that_was_baked_in_is_wrong_at_the_corners(exporter: str, walk: W
     assert failures(written) == dict.fromkeys(stages, CORNERS)
     (script,) = (hop for hop in written.hops if hop.stage == "script")
     assert script.left_out
-    assert f"{line_of('// 4]')}: a size was fixed at export" in script.status
+    assert f"{line_of('// 4]')}: a size was fixed at export" in script.reason
 
 
 def test_a_branch_on_the_size_is_wrong_at_the_largest_corners(walk: Walk) -> None:

@@ -144,3 +144,15 @@ def test_whatever_comes_is_decoded_or_refused(data: object) -> None:
     except plain.Malformed:
         return
     assert plain.decode(Leaves, plain.encode(found)) == found
+
+
+@dataclass(frozen=True)
+class Shade:
+    colour: Colour | None
+
+
+def test_a_word_or_nothing_is_one_of_its_words_or_nothing() -> None:
+    assert plain.decode(Shade, {"colour": "red"}).colour is Colour.RED
+    assert plain.decode(Shade, {"colour": None}).colour is None
+    with pytest.raises(plain.Malformed, match="colour is 'mauve', and should be one of red or null"):
+        plain.decode(Shade, {"colour": "mauve"})

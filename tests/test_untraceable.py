@@ -12,7 +12,7 @@ from deploytool import catalog, pipeline, road
 from deploytool.page import junit
 from deploytool.road import Run
 from deploytool.spec import Job, Options, Tensor
-from deploytool.states import Stage
+from deploytool.states import Stage, Status
 from tests.conftest import ROOT, Command
 
 OWN = ROOT / "tests" / "own" / "untraceable.py"
@@ -38,7 +38,8 @@ def test_what_torchscript_does_not_take_goes_on_without_it(name: str, tmp_path: 
     assert run.fp16 is not None
     (row,) = (hop for hop in run.report.hops if hop.stage == "script")
     assert row.left_out
-    assert row.status.startswith(f"unavailable (TorchScript does not take the model: {MODELS[name]}")
+    assert row.status is Status.UNAVAILABLE
+    assert row.reason.startswith(f"TorchScript does not take the model: {MODELS[name]}")
     (remark,) = (line for line in run.report.remarks if line.startswith("script: left out"))
     assert "\n" not in remark
     assert MODELS[name] in remark

@@ -47,7 +47,7 @@ def test_a_speed_that_was_asked_for(deploytool: Command, run_copy: Path) -> None
     gate = json.loads(done.stdout)["bench"]["gate"]
     assert gate["outcome"] in (GateOutcome.MISSED, GateOutcome.OPEN)
     assert done.returncode == {GateOutcome.MISSED: 4, GateOutcome.OPEN: 6}[gate["outcome"]]
-    assert (gate["outcome"] == GateOutcome.OPEN) == gate["why"].startswith("no verdict")
+    assert (gate["outcome"] == GateOutcome.OPEN) == gate["reason"].startswith("no verdict")
 
 
 def test_a_bundle_is_timed_as_before(deploytool: Command, packed: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from deploytool import catalog
 from deploytool.errors import DeployError
 from deploytool.report import SCHEMA
+from deploytool.states import GateOutcome, SpeedVerdict
 from tests.conftest import Command, modules_of
 
 MODEL = "mobilenet_v1_cifar"
@@ -106,7 +107,7 @@ def assert_that_the_tables_say_so(said: str, report: dict[str, Any]) -> None:
         (line,) = [line for line in speeds.splitlines() if line.startswith(f" {stage}/")]
         assert all(figure in line for figure in (f"{speed['latency_ms']:.2f} ms", f"{speed['eager_ms']:.2f} ms"))
         ratio = f"{speed['ratio']:.2f}× ({speed['low']:.2f}–{speed['high']:.2f})"
-        assert (ratio in line) is (speed["verdict"] in ("faster", "slower"))
+        assert (ratio in line) is (speed["verdict"] in (SpeedVerdict.FASTER, SpeedVerdict.SLOWER))
     for line in report["remarks"]:
         assert line in said
 
@@ -189,7 +190,7 @@ def test_a_failed_run_is_still_one_json_document(deploytool: Command) -> None:
     assert done.returncode == 4
     document = json.loads(done.stdout)
     assert document["error"]["exit_code"] == 4
-    assert document["report"]["gate"]["reached"] is False
+    assert document["report"]["gate"]["outcome"] == GateOutcome.MISSED
 
 
 def test_a_gate_that_is_measured_and_missed(deploytool: Command) -> None:

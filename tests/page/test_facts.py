@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import blamed
+from deploytool import blamed, plain, report
 from deploytool.errors import BadInput
 from deploytool.page import leaf
+from deploytool.report import Report
 from tests.page import variants
 from tests.page.reading import ids, read
 from tests.page.variants import written
@@ -75,3 +76,20 @@ def test_no_report_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text('{"schema": "deploytool.report/1"}')
     with pytest.raises(BadInput, match="no report of this version"):
         leaf.write(tmp_path)
+
+
+def test_a_report_of_an_older_version_is_refused_with_what_to_do(finished: Path, tmp_path: Path) -> None:
+    older = variants.at(finished).read_text().replace(report.SCHEMA, "deploytool.report/3")
+    (tmp_path / "report.json").write_text(older)
+    with pytest.raises(BadInput, match="no report of this version") as refused:
+        leaf.write(tmp_path)
+    assert refused.value.remedy == "export again to write a new one"
+
+
+def test_an_unknown_status_is_refused(finished: Path, tmp_path: Path) -> None:
+    spoiled = variants.at(finished).read_text().replace('"status": "measured"', '"status": "Measured"')
+    (tmp_path / "report.json").write_text(spoiled)
+    with pytest.raises(
+        plain.Malformed, match="status is 'Measured', and should be one of measured, built, not run, unav"
+    ):
+        plain.read(Report, tmp_path / "report.json")
