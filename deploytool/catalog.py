@@ -14,6 +14,7 @@ from deploytool.errors import BadInput
 from deploytool.preprocess import Stated
 from deploytool.spec import INPUTS, Model, Option, Preprocessing, Tensor
 
+_NEAR = 0.8  # of 1: a letter or two apart; at 0.5 resnet18 was near mobilenet_v1
 _LONGEST = 100  # bytes of a file's name in that of its model
 GROUP = "deploytool.models"  # the entry points by which other packages add models: each names a sequence of Model
 
@@ -65,9 +66,16 @@ def _known(name: str) -> Model:
     known |= {model.name: model for model in _added()}
     if plain in known:
         return known[plain]
-    close = difflib.get_close_matches(plain, known, 1, cutoff=0.5)
-    hint = f"did you mean {close[0]}?" if close else "`deploytool models` lists them"
-    raise BadInput(f"there is no model {name!r}", hint)
+    raise BadInput(f"there is no model {name!r}", _hint(name, difflib.get_close_matches(plain, known, 1, cutoff=_NEAR)))
+
+
+def _hint(name: str, close: Sequence[str]) -> str:
+    """What to write instead of a name that no model has: the factories of a file, or the nearest name."""
+    if name.endswith(".py"):
+        return f"write FILE:FACTORY, where FACTORY returns the model: {factory.suggested(name)}"
+    if close:
+        return f"did you mean {close[0]}?"
+    return "`deploytool models` lists ours; your own model is FILE.py:FACTORY, or package.module:FACTORY"
 
 
 def _own(reference: str, inputs: Sequence[Tensor]) -> Model:

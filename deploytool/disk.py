@@ -28,8 +28,15 @@ _DEEPEST = 20  # exceptions raised from one another
 
 
 def size(number: float) -> str:
-    """Bytes for people."""
-    return f"{number / 1e6:.0f} MB" if number >= 1e7 else f"{number / 1e6:.2g} MB"
+    """A number of bytes in the largest unit that leaves it at least 1: `512 B`, `1.5 KB`, `97.3 MB`, `2.1 GB`.
+
+    Units are decimal. One digit after the point is given below 100, none from there on and for bytes.
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if number >= factor * 0.9995:  # what rounds to 1000 of a unit is 1 of the next
+            value = number / factor
+            return f"{value:.0f} {unit}" if value >= 99.95 else f"{value:.1f} {unit}"
+    return f"{number:.0f} B"
 
 
 def check(folder: Path, needed: float, what: str) -> None:

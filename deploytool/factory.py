@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import sys
@@ -15,6 +16,7 @@ from deploytool.errors import BadInput
 from deploytool.user_code import Place
 
 ZOO = "deploytool.models"
+_MOST = 4  # candidates that are named
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -44,7 +46,7 @@ def resolve(reference: str) -> Callable[..., Any]:
     module = _module(where, reference)
     found = getattr(module, name, None)
     if not callable(found):
-        raise BadInput(f"{where} has no function {name!r}", f"name one that returns the model: {where}:FUNCTION")
+        raise BadInput(f"{where} has no function {name!r}", f"name one that returns the model: {suggested(where)}")
     return found  # type: ignore[no-any-return]  # a checked callable of an untyped module
 
 
@@ -125,6 +127,29 @@ def _module(where: str, reference: str) -> ModuleType:
         return user_code.load(place) if place else importlib.import_module(where)
     except ImportError as error:
         raise missing(reference, error) from error
+
+
+def suggested(where: str) -> str:
+    """The references to what a file's functions and classes make: `net.py:make or net.py:Net`."""
+    names = candidates(Path(where)) if where.endswith(".py") else ()
+    return " or ".join(f"{where}:{name}" for name in names or ("FACTORY",))
+
+
+def candidates(file: Path) -> tuple[str, ...]:
+    """The public functions and classes of a file that may make a model, read and not run; none if it cannot be read.
+
+    Functions come first, then modules; where the file has classes derived from a `Module`, its other classes are left
+    out.
+    """
+    try:
+        body = ast.parse(file.read_bytes()).body
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return ()
+    functions = [each.name for each in body if isinstance(each, ast.FunctionDef)]
+    classes = [each for each in body if isinstance(each, ast.ClassDef)]
+    modules = [each for each in classes if any(ast.unparse(base).endswith("Module") for base in each.bases)]
+    names = (*functions, *(each.name for each in modules or classes))
+    return tuple(name for name in names if not name.startswith("_"))[:_MOST]
 
 
 def missing(reference: str, error: ImportError) -> BadInput:

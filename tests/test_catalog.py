@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from deploytool import catalog
@@ -16,9 +18,26 @@ def test_a_wrong_name_gets_the_closest_one() -> None:
     with pytest.raises(BadInput, match="there is no model 'shuflenet_g3'") as caught:
         catalog.find("shuflenet_g3")
     assert caught.value.remedy == "did you mean shufflenet_g3?"
+
+
+@pytest.mark.parametrize("name", ["resnet18", "zzz", "efficientnet_b0"])
+def test_a_name_that_is_near_none_gets_no_other_model(name: str) -> None:
     with pytest.raises(BadInput) as caught:
-        catalog.find("zzz")
-    assert caught.value.remedy == "`deploytool models` lists them"
+        catalog.find(name)
+    assert "did you mean" not in caught.value.remedy
+    assert "FILE.py:FACTORY" in caught.value.remedy
+
+
+def test_a_file_without_a_factory_gets_the_factories_in_it(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text("raise SystemExit\nclass Net(nn.Module): ...\nclass Other: ...\ndef make(): ...\ndef _own(): ...\n")
+    with pytest.raises(BadInput) as caught:
+        catalog.find(str(file))
+    assert caught.value.remedy.endswith(f": {file}:make or {file}:Net")
+    file.write_text("def (")
+    with pytest.raises(BadInput) as caught:
+        catalog.find(str(file))
+    assert caught.value.remedy.endswith(f": {file}:FACTORY")
 
 
 def test_the_catalog_needs_no_torch() -> None:

@@ -51,4 +51,4 @@ def test_show_prints_them(deploytool: Command) -> None:
 def test_the_next_step_of_a_model_of_ones_own_is_a_command_that_works(deploytool: Command) -> None:
     path = f"{ROOT / 'tests' / 'own' / 'typed.py'}:Mean"
     said = deploytool("show", "--cost", path, "--input", "image=3x8x8")
-    assert said.stdout.splitlines()[-1] == f"Next: deploytool export {path} --input image=3x8x8 --trt"
+    assert said.stdout.splitlines()[-1] == f"Next: deploytool export {path} --input image=3x8x8"

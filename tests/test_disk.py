@@ -89,7 +89,7 @@ def test_the_file_that_was_written_last_is_named_as_the_user_knows_it(tmp_path: 
         os.utime(tmp_path / name, (when, when))
     known = disk.writing(tmp_path, named=Path("run/record"), needed=2e6)
     with (
-        pytest.raises(NoRoom, match=r"^run/record/golden.npz cannot be written: No space .*, and it takes 2 MB"),
+        pytest.raises(NoRoom, match=r"^run/record/golden.npz cannot be written: No space .*, and it takes 2.0 MB"),
         known,
     ):
         raise _FULL
@@ -159,11 +159,31 @@ def test_a_run_into_a_limit_names_its_file_and_leaves_the_good_one(run_copy: Pat
     assert not [path for path in run_copy.parent.iterdir() if path != run_copy]
 
 
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (0, "0 B"),
+        (512, "512 B"),
+        (999, "999 B"),
+        (999.6, "1.0 KB"),
+        (1500, "1.5 KB"),
+        (99_940, "99.9 KB"),
+        (99_960, "100 KB"),
+        (999_499, "999 KB"),
+        (999_600, "1.0 MB"),
+        (130e6, "130 MB"),
+        (2_147_483_648, "2.1 GB"),
+    ],
+)
+def test_sizes_are_told_in_the_unit_that_fits(number: float, told: str) -> None:
+    assert disk.size(number) == told
+
+
 def test_a_disk_with_less_room_than_is_needed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")  # as shutil gives it
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, 13_000_000))
     disk.check(tmp_path / "deep" / "run", 12e6, "a run")
-    with pytest.raises(NoRoom, match="deep/run has 13 MB free, and a run takes 14 MB"):
+    with pytest.raises(NoRoom, match=r"deep/run has 13.0 MB free, and a run takes 14.0 MB"):
         disk.check(tmp_path / "deep" / "run", 14e6, "a run")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 0))  # as /proc has it
     disk.check(tmp_path, 14e6, "a run")

@@ -52,12 +52,12 @@ def test_a_model_that_takes_more_memory_than_there_is_is_refused(monkeypatch: py
     footprint.check(130e6, _QUICK)
     footprint.check(80e6, _THOROUGH)
     with pytest.raises(
-        NoRoom, match=r"tiny has 130 MB of weights, and its export takes .* MB of memory; there are 2400 MB"
+        NoRoom, match=r"tiny has 130 MB of weights, and its export takes .* GB of memory; there are 2.4 GB"
     ):
         footprint.check(130e6, _THOROUGH)
     with pytest.raises(NoRoom) as raised:
         footprint.check(130e6, _THOROUGH)
-    assert raised.value.remedy.startswith("--faults 0 takes 1960 MB; or end what else runs here")
+    assert raised.value.remedy.startswith("--faults 0 takes 2.0 GB; or end what else runs here")
     with pytest.raises(NoRoom) as raised:
         footprint.check(300e6, _THOROUGH)
     assert raised.value.remedy.startswith("end what else runs here")
@@ -67,5 +67,5 @@ def test_a_model_that_takes_more_memory_than_there_is_is_refused(monkeypatch: py
 
 def test_more_than_a_graph_holds_is_refused_wherever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free", lambda: None)
-    with pytest.raises(StageFailed, match="has 2300 MB of weights, and an ONNX file holds at the most 2147 MB"):
+    with pytest.raises(StageFailed, match=r"has 2.3 GB of weights, and an ONNX file holds at the most 2.1 GB"):
         footprint.check(2.3e9, _QUICK)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deploytool import disk
 from deploytool.cli import screen
 from deploytool.cli.manners import Outcome
 from deploytool.errors import DeployError, NotVerified, OverBudget
@@ -98,7 +99,7 @@ def _value(shift: Shift, value: Value | None) -> str:
         **dict.fromkeys(("p50", "p90", "p99"), f"{number:.2f} ms"),
         **dict.fromkeys(("noise", "speedup"), f"{number:.2f}×"),
         **dict.fromkeys(("top1", "top5", "accuracy", "half", "caught"), f"{number:.1%}"),
-        "size": f"{number / 1e6:.1f} MB" if number >= 1e6 else f"{number / 1e3:.1f} kB",
+        "size": disk.size(number),
         "build": f"{number:.1f} s",
     }
     return forms.get(shift.quantity, f"{number:.4g}") + interval

@@ -230,7 +230,7 @@ def export(
     summary.show(screen.people(), run.report, run.folder)
     made = [_plain(artifact, run.folder) for artifact in run.artifacts]
     document = {"run": str(run.folder), "artifacts": made, "report": run.report}
-    return summary.outcome(document, run.report, run.folder, run.error)
+    return summary.outcome(document, run.report, run.folder, run.error, bundle=run.bundle)
 
 
 def _follow(plan: Plan, start: Start) -> Sequence[Artifact]:

@@ -11,7 +11,7 @@ import typer
 
 from deploytool import bundle, disk, files, owner
 from deploytool.bundle import Manifest
-from deploytool.cli import screen, stop
+from deploytool.cli import screen, stop, summary
 from deploytool.cli.manners import Outcome
 from deploytool.errors import BadInput
 from deploytool.spec import Options
@@ -43,8 +43,7 @@ def pack(
     for line in _lines(folder, manifest, seal):
         screen.say(screen.answer(), line)
     told = {"bundle": str(folder), "seal": seal, "digest": bundle.digest(manifest), "fresh": made.fresh}
-    step = f"on the device: python -m deploytool.device verify {folder}"
-    return Outcome({**told, "manifest": manifest}, f"{folder}: seal {seal}", next=step)
+    return Outcome({**told, "manifest": manifest}, f"{folder}: seal {seal}", next=summary.on_device(folder))
 
 
 def _copy(folder: Path, out: Path) -> None:
@@ -75,9 +74,10 @@ def _fill(folder: Path, bench: Path) -> None:
 
 
 def _lines(folder: Path, manifest: Manifest, seal: str) -> list[str]:
-    size = sum(file.size for file in bundle.every(manifest)) / 1e6
+    inside = bundle.every(manifest)
+    size = disk.size(sum(file.size for file in inside))
     lines = [
-        f"{folder}: {manifest.name}, sequence {manifest.sequence}, {len(bundle.every(manifest))} files, {size:.1f} MB",
+        f"{folder}: {manifest.name}, sequence {manifest.sequence}, {len(inside)} files, {size}",
         f"  digest  {bundle.digest(manifest)} (the same for the same inputs: engines aside)",
         f"  seal    {seal} (of every byte)",
     ]

@@ -63,6 +63,8 @@ def report(
             brought.keep(homes[0], document)
         written = keeping.keep(reports.read(facts.find(homes[0])), homes[0], junit)
     screen.say(screen.answer(), f"Report: {written}")
+    if junit:
+        screen.say(screen.answer(), f"JUnit: {junit}")
     if open_ and not screen.shows(written):
         screen.note("there is no screen or no browser here: open that file where there is one")
     return Outcome({"page": str(written), "junit": str(junit) if junit else None}, str(written))

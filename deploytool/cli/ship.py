@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deploytool import bundle, only
+from deploytool import bundle, disk, only
 from deploytool.bundle import Manifest
 from deploytool.cli import screen
 from deploytool.cli.device import Ca, Key, Target, Timeout
@@ -37,13 +37,13 @@ def push(
     if isinstance(place, Archive):
         made, size = archive.write(folder, manifest, place.path), place.path
         told = {"file": str(place.path), "digest": made.digest, "seal": bundle.seal(folder)}
-        lines = [f"{size}: {size.stat().st_size / 1e6:.1f} MB, seal {told['seal']}"]
+        lines = [f"{size}: {disk.size(size.stat().st_size)}, seal {told['seal']}"]
         return _outcome(told, lines, f"python -m deploytool.device pull {address}")
     if isinstance(place, Registry):
         known = logins.read(screen.logins())
         pushed = registry.push(folder, manifest, place, known, ca=ca, timeout=timeout, say=screen.note)
         lines = [
-            f"{place}: {pushed.sent / 1e6:.1f} MB sent, {pushed.there / 1e6:.1f} MB were there",
+            f"{place}: {disk.size(pushed.sent)} sent, {disk.size(pushed.there)} were there",
             f"  {pushed.name} is this very bundle",
         ]
         return _outcome(pushed, lines, f"on the device: python -m deploytool.device pull {pushed.name}")
@@ -76,7 +76,7 @@ def ship(
     shipped = shipment.ship(
         folder, manifest, device, door, kind, key=key, install=install, timeout=timeout, say=screen.note
     )
-    lines = [f"{to}: {shipped.sent / 1e6:.1f} MB sent, {shipped.there / 1e6:.1f} MB were there, seal {shipped.seal}"]
+    lines = [f"{to}: {disk.size(shipped.sent)} sent, {disk.size(shipped.there)} were there, seal {shipped.seal}"]
     if shipped.installed:
         lines.append(f"  installed and current: {shipped.tier} serves")
     elif install and not shipped.deploytool:

@@ -62,7 +62,8 @@ def show(
     if shown is None:
         return Outcome(document, f"{path}: unfinished")
     summary.show(console, shown, path)
-    return summary.outcome(document, shown, path)
+    packed = next((room for room, sealed in found if room.name == "pack" and receipt.proves(room, sealed)), None)
+    return summary.outcome(document, shown, path, bundle=packed / "bundle" if packed else None)
 
 
 def _cost(model: Model, command: str) -> Outcome:
@@ -80,7 +81,7 @@ def _cost(model: Model, command: str) -> Outcome:
     parameters = sum(layer.parameters for layer in layers)
     line = f"{parameters:,} parameters in these layers, {total:,} multiply-accumulates"
     screen.say(console, line)
-    return Outcome({"model": model.name, "layers": layers}, line, next=f"deploytool export {command} --trt")
+    return Outcome({"model": model.name, "layers": layers}, line, next=f"deploytool export {command}")
 
 
 def _words(layer: Cost) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deploytool import blamed, verdict
+from deploytool import blamed, disk, verdict
 from deploytool.artifact import Kind
 from deploytool.cli import screen
 from deploytool.cli.manners import Outcome
@@ -57,7 +57,7 @@ def _agreement(console: Console, written: Report) -> None:
 
 def _hop(hop: Hop, home: Path) -> tuple[str, ...]:
     file = home / hop.stage / hop.file
-    size = f"{file.stat().st_size / 1e6:.1f} MB" if file.is_file() else _NONE if hop.left_out else "missing"
+    size = disk.size(file.stat().st_size) if file.is_file() else _NONE if hop.left_out else "missing"
     name = f"{hop.stage}/{hop.file}"
     if not hop.checks:
         return (name, size, _NONE, _NONE, _NONE, _NONE, spoken(hop.status, hop.reason))
@@ -183,11 +183,23 @@ def closing(written: Report, home: Path) -> Closing:
     return verdict.closing(written, home, blame.finding if blame else None)
 
 
-def outcome(document: Mapping[str, object], written: Report, home: Path, failure: DeployError | None = None) -> Outcome:
-    """How a command ends that showed a report."""
+def outcome(
+    document: Mapping[str, object],
+    written: Report,
+    home: Path,
+    failure: DeployError | None = None,
+    *,
+    bundle: Path | None = None,
+) -> Outcome:
+    """How a command ends that showed a report; `bundle` is the folder of the run's bundle, if it was packed."""
     found = closing(written, home)
     verdict_line = f"{written.model}: {found.verdict}. {''.join(found.reasons[:1])}".strip()
-    return Outcome(document, verdict_line, failure, found.next)
+    return Outcome(document, verdict_line, failure, on_device(bundle) if bundle and found.held else found.next)
+
+
+def on_device(bundle: Path) -> str:
+    """The next step after packing."""
+    return f"on the device: python -m deploytool.device verify {bundle}"
 
 
 def _closing(found: Closing, home: Path) -> list[str]:

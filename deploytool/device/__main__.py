@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -42,6 +43,8 @@ def main() -> None:
 
 
 def _called(asked: argparse.Namespace) -> int:
+    if asked.verbose:
+        _listen()
     told = _told(asked)
     if asked.json:
         terminal.put({"result": told.document, "error": _error(told.failure)})
@@ -74,6 +77,21 @@ def _error(failure: DeployError | None) -> dict[str, str | int] | None:
     if failure is None:
         return None
     return {"problem": str(failure), "remedy": failure.remedy, "exit_code": failure.exit_code}
+
+
+def _listen() -> None:
+    """Shows on stderr what the package logs."""
+
+    class Shown(logging.Handler):
+        """Writes a record as one line that no name in it can forge."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            """Writes one record."""
+            terminal.note(record.getMessage())
+
+    log = logging.getLogger("deploytool")
+    log.setLevel(logging.DEBUG)
+    log.handlers = [Shown()]
 
 
 def _silent(line: str) -> None:
@@ -137,7 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, what in _HELP.items():
         one = added.add_parser(name, help=what, description=what)
         one.add_argument("--json", action="store_true", help="print one JSON document")
-        one.add_argument("--quiet", "-q", action="store_true", help="say only the verdict, or what failed")
+        spoken = one.add_mutually_exclusive_group()
+        spoken.add_argument("--quiet", "-q", action="store_true", help="say only the verdict, or what failed")
+        spoken.add_argument("--verbose", "-v", action="store_true", help="also say each file and each step")
         if name == "doctor":
             one.add_argument("--target", default="", help="whether an engine for that target can be built here")
             continue

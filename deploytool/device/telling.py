@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from deploytool import verdict
+from deploytool import disk, verdict
 from deploytool.device.build import Record
 from deploytool.device.install import Pointer
 from deploytool.device.probe import Tried
@@ -74,7 +74,7 @@ def landed(found: Landed, kind: Only | None, key: Path | None) -> Iterator[str]:
     """What was fetched, by whose key if one was asked for, and what next."""
     left = f", {found.left_out} engines for other devices than {kind.target} left out" if kind else ""
     yield f"{found.folder}: {found.name}, sequence {found.sequence}, seal {found.seal[:12]}, {found.files} files{left}"
-    yield f"  {found.fetched / 1e6:.1f} MB fetched, {found.here / 1e6:.1f} MB were here; every byte verified"
+    yield f"  {disk.size(found.fetched)} fetched, {disk.size(found.here)} were here; every byte verified"
     yield from [f"  signed, by {key}"] if key else []
     again = f" --require-signature {key}" if key else ""
     yield f"Next: python -m deploytool.device verify {found.folder}{again}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 TIMES: Mapping[str, float] = {"us": 1e-3, "ms": 1.0, "s": 1e3}  # in milliseconds
-SIZES: Mapping[str, float] = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9}  # in bytes
+SIZES: Mapping[str, float] = {"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9}  # in bytes
 SECONDS: Mapping[str, float] = {"ms": 1e-3, "s": 1.0, "min": 60.0}  # in seconds
 NONE: Mapping[str, float] = {"": 1.0}
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
+from deploytool import disk
 from deploytool.artifact import Kind
 from deploytool.page import PAGE, rows, tiles
 from deploytool.page.facts import Facts
@@ -88,7 +89,7 @@ def _row(name: str, run: Facts, beside: Path) -> Row:
     fast = (NONE, NONE, NONE) if best is None else (best.stage, f"{best.latency_ms:.2f} ms", f"{best.ratio:.2f}×")
     page = run.home / PAGE
     link = Path(os.path.relpath(page, beside)).as_posix() if page.is_file() else None
-    cells = (*counts, NONE if half is None else rows.megabytes(half), *_half(report), *fast)
+    cells = (*counts, NONE if half is None else disk.size(half), *_half(report), *fast)
     return Row(name, link, str(run.home), run.closing.verdict, tiles.tone(run.closing), cells)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from deploytool import files, terminal
+from deploytool import disk, files, terminal
 from deploytool.page import (
     PAGE,
     brought,
@@ -133,7 +133,7 @@ def _environment() -> Environment:
     )
     found.filters |= {
         "error": rows.error,
-        "megabytes": rows.megabytes,
+        "size": disk.size,
         "words": lambda name: name.replace("_", " "),
         "drawn": lambda plot: Markup(plot.svg),  # our own, its words escaped where it was made
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
-from deploytool import verdict
+from deploytool import disk, verdict
 from deploytool.blamed import Hop as Blamed
 from deploytool.blamed import Layer
 from deploytool.page.facts import Facts
@@ -125,7 +125,7 @@ def chain(facts: Facts) -> Iterator[tuple[str, ...]]:
 def _size(hop: Hop, size: int | None) -> str:
     if hop.left_out:
         return NONE
-    return "" if hop.runner in _AGAIN else "missing" if size is None else megabytes(size)
+    return "" if hop.runner in _AGAIN else "missing" if size is None else disk.size(size)
 
 
 def every(report: Report) -> Iterator[tuple[str, ...]]:
@@ -181,11 +181,6 @@ def error(value: float) -> str:
 def times(value: float) -> str:
     """So many times something, in as many digits as matter."""
     return "beyond all measure" if value > 1e6 else f"{value:,.0f}×" if value >= 100 else f"{value:.1f}×"
-
-
-def megabytes(size: int) -> str:
-    """A size in MB."""
-    return f"{size / 1e6:.1f} MB"
 
 
 def strips(hops: Sequence[Blamed]) -> Iterator[Strip]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import stat
@@ -21,6 +22,7 @@ from deploytool.shipping.sources import Source
 Say = Callable[[str], None]
 Signed = Callable[[Mapping[str, bytes], str], Mapping[str, str]]  # what a signature beside a manifest names
 
+_LOG = logging.getLogger(__name__)
 _TREE, _PARTS, _LOCK = "tree", "parts", "lock"
 
 
@@ -77,13 +79,14 @@ def land(
         wanted = _wanted(manifest, kind)
         _room(out, wanted, tree)
         fetched, here, known = 0, 0, _known(near)
+        say(f"{len(wanted)} files, {disk.size(sum(file.size for file in wanted))}")
         for file in wanted:
             if _there(tree / file.path, file) or _copied(file, tree / file.path, known):
                 here += file.size
                 continue
             came = fetching.fetch(source, file, tree / file.path, stage / found / _PARTS)
             fetched, here = fetched + came, here + max(file.size - came, 0)
-            say(f"{file.path}: {file.size / 1e6:.1f} MB")
+            _LOG.debug("%s: %s", file.path, disk.size(file.size))
             known.setdefault(file.sha256, []).append(tree / file.path)
         _show(tree, manifest, kind, out)
     return _told(out, found, manifest, kind, fetched, here)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from deploytool import bundle, files, plain, programs
+from deploytool import bundle, disk, files, plain, programs
 from deploytool.bundle import Manifest
 from deploytool.errors import BadInput, Refused, Unreachable
 from deploytool.shipping import oci
@@ -23,6 +24,7 @@ from deploytool.shipping.wire import Reply, Wire
 Say = Callable[[str], None]
 
 CHUNK = 8 << 20  # bytes: what is sent again at most if a push is killed
+_LOG = logging.getLogger(__name__)
 _TRIES = 3
 _OCTETS = {"Content-Type": "application/octet-stream"}
 
@@ -60,9 +62,11 @@ def push(
     made = oci.artifact(folder, manifest)
     wire = Wire(place.base, logins.of(place.base), ca=ca, timeout=timeout)
     record = folder.absolute().parent / f".{folder.absolute().name}.pushing.json"
-    sender = _Sender(wire, place, record, ca, chunk, say)
+    sender = _Sender(wire, place, record, ca, chunk)
+    layers = {layer.sha256: layer for layer in made.layers}.values()
+    say(f"{len(layers)} files, {disk.size(sum(layer.size for layer in layers))}")
     try:
-        for layer in {layer.sha256: layer for layer in made.layers}.values():
+        for layer in layers:
             sender.send(folder / layer.path, layer)
         sender.small(made.config)
         headers = {"Content-Type": oci.MANIFEST_TYPE}
@@ -78,8 +82,8 @@ def push(
 class _Sender:
     """Sends blobs to one name in a registry, and counts the bytes."""
 
-    def __init__(self, wire: Wire, place: Registry, record: Path, ca: Path | None, chunk: int, say: Say) -> None:
-        self._wire, self._place, self._record, self._chunk, self._say = wire, place, record, chunk, say
+    def __init__(self, wire: Wire, place: Registry, record: Path, ca: Path | None, chunk: int) -> None:
+        self._wire, self._place, self._record, self._chunk = wire, place, record, chunk
         self._ca = None if ca is None else str(ca)
         self.sent = self.there = 0
 
@@ -93,7 +97,7 @@ class _Sender:
             self.small(files.read(path, layer.size))
         else:
             self._large(path, layer)
-        self._say(f"{layer.path}: {layer.size / 1e6:.1f} MB")
+        _LOG.debug("%s: %s", layer.path, disk.size(layer.size))
 
     def small(self, raw: bytes) -> None:
         """A blob in one request."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import shlex
 import subprocess
 import threading
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from deploytool import bundle, errors, files, only, plain
+from deploytool import bundle, disk, errors, files, only, plain
 from deploytool.bundle import File, Manifest
 from deploytool.errors import BadInput, DeployError, Refused, Unreachable
 from deploytool.only import Only
@@ -22,6 +23,7 @@ from deploytool.shipping.places import Device
 
 Say = Callable[[str], None]
 
+_LOG = logging.getLogger(__name__)
 _MARK = b"deploytool:"
 _NOISE = 1000  # lines that a shell's start-up files may print before ours
 _LONGEST = 4 << 20  # bytes of a line
@@ -202,7 +204,9 @@ def _lacking(said: Mapping[str, Any]) -> dict[str, int]:
 def _send(to: IO[bytes], folder: Path, wanted: list[File], lacking: Mapping[str, int], say: Say) -> int:
     """The bytes that are lacking, in the order of their digests, and how many that were."""
     sent, by_name = 0, {file.sha256: file for file in wanted}
-    for name in sorted(set(lacking) & set(by_name)):
+    missing = sorted(set(lacking) & set(by_name))
+    say(f"{len(missing)} files, {disk.size(sum(by_name[name].size - lacking[name] for name in missing))} to send")
+    for name in missing:
         file, begun = by_name[name], lacking[name]
         with files.opened(folder / file.path) as opened:
             opened.seek(begun)
@@ -210,7 +214,7 @@ def _send(to: IO[bytes], folder: Path, wanted: list[File], lacking: Mapping[str,
                 to.write(block)
                 sent += len(block)
         to.flush()
-        say(f"{file.path}: {(file.size - begun) / 1e6:.1f} MB")
+        _LOG.debug("%s: %s", file.path, disk.size(file.size - begun))
     return sent
 
 

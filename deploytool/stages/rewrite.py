@@ -148,8 +148,8 @@ def _for_engine(forms: Sequence[Candidate], job: Job) -> tuple[Candidate, list[s
     except (MissingBackend, StageFailed) as error:
         return best, [f"{best.name} for FP16 and engines, unrehearsed: {error}"]
     told = (
-        f"{new.kernels} kernels for {old.kernels}, {new.syncs} syncs for {old.syncs}, {new.traffic / 1e6:.1f} MB of "
-        f"tensors for {old.traffic / 1e6:.1f}, engine {new.size / 1e6:.1f} MB for {old.size / 1e6:.1f}"
+        f"{new.kernels} kernels for {old.kernels}, {new.syncs} syncs for {old.syncs}, {disk.size(new.traffic)} of "
+        f"tensors for {disk.size(old.traffic)}, engine {disk.size(new.size)} for {disk.size(old.size)}"
     )
     source = "(estimated from TensorRT-RTX's build log)"
     if _is_lighter(new, old):

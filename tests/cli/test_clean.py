@@ -18,8 +18,8 @@ def test_it_shows_what_would_go_and_removes_it_when_told(deploytool: Command, tm
     (tmp_path / "artifacts" / "net" / "precious").touch()
     shown = deploytool("clean")
     assert shown.returncode == 0, shown.stderr
-    assert all(f"2 MB  {path}: process" in shown.stdout for path in left)
-    assert "2 left behind, 4 MB: nothing was removed yet (--yes does)." in shown.stdout
+    assert all(f"2.0 MB  {path}: process" in shown.stdout for path in left)
+    assert "2 left behind, 4.0 MB: nothing was removed yet (--yes does)." in shown.stdout
     assert all(path.is_dir() for path in left)
     done = deploytool("clean", "--yes", "--json")
     assert [item["path"] for item in json.loads(done.stdout)["found"]] == [str(path) for path in left]

@@ -199,6 +199,9 @@ def test_export_packs_in_one_go_if_all_that_was_asked_for_held(deploytool: Comma
     assert document["artifacts"][-1]["file"] == "pack/bundle/manifest.json"
     manifest = bundle.read(tmp_path / "run" / "pack" / "bundle")
     assert (manifest.sequence, manifest.engines) == (5, ())
+    shown = deploytool("show", "run").stdout.splitlines()[-1]
+    assert "verify run/pack/bundle" in shown
+    assert "deploytool pack" not in shown
     shutil.rmtree(tmp_path / "run" / "pack")
     assert deploytool("export", tiny, *options, "--min-speedup", "1000").returncode == 4
     assert not (tmp_path / "run" / "pack").exists()

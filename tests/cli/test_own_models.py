@@ -30,7 +30,7 @@ class Naming(nn.Module):
     [
         (("net.py:make",), 2, "nobody says what net.py:make takes", "--input 3x224x224"),
         (("nat.py:make", "--input", "3x32x32"), 2, "there is no file nat.py", "check the path"),
-        (("net.py:nothing", "--input", "3x32x32"), 2, "net.py has no function 'nothing'", "net.py:FUNCTION"),
+        (("net.py:nothing", "--input", "3x32x32"), 2, "net.py has no function 'nothing'", "net.py:make or net.py:"),
         (("nowhere.net:make", "--input", "3x32x32"), 2, "there is no module 'nowhere.net'", "path/to/file.py"),
         (("net.py:failing", "--input", "3x32x32"), 7, "net.py:failing raises RuntimeError: out of ideas", "--arg"),
         (("net.py:words", "--input", "3x32x32"), 7, "net.py:words gives a str", "torch.nn.Module"),

@@ -24,6 +24,8 @@ def test_a_run_gets_its_page_its_junit_and_its_json(deploytool: Command, run_cop
     assert json.loads(done.stdout) == {"page": str(run_copy / "report.html"), "junit": "checks.xml", "error": None}
     assert "<title>tiny: pass for all that ran here</title>" in (run_copy / "report.html").read_text()
     assert Xml.parse(tmp_path / "checks.xml").getroot().attrib["failures"] == "0"  # our own file
+    shown = deploytool("report", str(run_copy), "--junit", "checks.xml")
+    assert shown.stdout.splitlines()[-1].endswith(" checks.xml")
 
 
 def test_several_runs_get_one_page(deploytool: Command, finished: Path, run_copy: Path, tmp_path: Path) -> None:

@@ -29,6 +29,17 @@ def test_one_file_there_and_back(deploytool: Command, door: Command, tmp_path: P
     assert "was fetched for one target" in refused.stderr
 
 
+def test_pull_names_its_files_only_with_verbose(deploytool: Command, door: Command, tmp_path: Path) -> None:
+    small.made(tmp_path / "in", 1)
+    assert deploytool("push", "in", "oci-archive:m.tar").returncode == 0
+    short = door("pull", "oci-archive:m.tar", "--out", "short")
+    long = door("pull", "oci-archive:m.tar", "--out", "long", "--verbose")
+    assert (short.returncode, long.returncode) == (0, 0)
+    assert small.RTX40 not in short.stderr
+    assert small.RTX40 in long.stderr
+    assert len(short.stderr.splitlines()) == 1
+
+
 def test_pull_requires_a_signature_before_anything_is_seen(deploytool: Command, door: Command, tmp_path: Path) -> None:
     folder = small.made(tmp_path / "in", 3)
     (private, public), (_, foreign) = (keys(tmp_path, name) for name in ("ours", "theirs"))

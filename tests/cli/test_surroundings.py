@@ -145,6 +145,6 @@ def test_a_disk_without_room_for_a_run_is_one_line_before_any_work(
 ) -> None:
     usage = namedtuple("usage", "total used free")  # as shutil gives it
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, 3_000_000))
-    with pytest.raises(BadInput, match=r"deep/run has 3 MB free, and a run of tiny takes 4\.\d MB"):
+    with pytest.raises(BadInput, match=r"deep/run has 3.0 MB free, and a run of tiny takes 4\.\d MB"):
         deploytool.export(TINY, quick=True, out=tmp_path / "deep" / "run")
     assert not (tmp_path / "deep").exists()
