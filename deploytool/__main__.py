@@ -1,4 +1,4 @@
-"""`python -m deploytool` is `deploytool`; a device, which lacks the desk's libraries, is shown its own door."""
+"""`python -m deploytool` is `deploytool`; where typer is not installed it has the commands of a device."""
 
 import os
 import signal
@@ -6,9 +6,11 @@ import sys
 
 from deploytool import terminal
 
+_HOST = "deploytool[cpu]"  # the extra with everything that the other commands need
+
 
 def main() -> None:
-    """The command line, or one line where it cannot be: the exit code is that of a missing backend."""
+    """The command line; where typer is not installed that of the device, and exit code 5 for any other command."""
     terminal.take()
     for number in (signal.SIGINT, signal.SIGTERM):  # until the front door listens: nothing is made yet
         signal.signal(number, lambda sent, _: os._exit(128 + sent))
@@ -19,10 +21,23 @@ def main() -> None:
             terminal.note(f"deploytool: it cannot be loaded: {type(error).__name__}: {error}")
             terminal.note("  → install it again, and see that there is memory enough (ulimit -v)")
             sys.exit(2 if isinstance(error, MemoryError) else 5)
-        terminal.note(f"deploytool: {error.name} is not installed, as on a device")
-        terminal.note("  → use python -m deploytool.device, or pip install 'deploytool[cpu]' for the desk")
-        sys.exit(5)
-    front_door()
+        _on_device(error.name)
+    else:
+        front_door()
+
+
+def _on_device(missing: str) -> None:
+    """Hands a command of the device on, and says of any other what it needs."""
+    from deploytool.device import __main__ as device
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as the device's own command line has them
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    if command is None or command in device.COMMANDS:
+        device.main("deploytool")
+    terminal.note(f"deploytool: {command} is no command of a device, and {missing} is not installed here")
+    terminal.note(f"  → on a device there are {', '.join(device.COMMANDS)}; all others need pip install '{_HOST}'")
+    sys.exit(5)
 
 
 if __name__ == "__main__":

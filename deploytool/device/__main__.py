@@ -18,7 +18,7 @@ from deploytool.errors import DeployError, Unforeseen
 _EPILOG = """exit codes: 0 all that was asked for held, 2 bad input, 3 parity failed, 5 a backend is missing,
 6 not verified although required, 7 a tool refused the model, 8 a bundle was refused, 9 unreachable, 130 interrupted"""
 _REMEDY = "report it, with the command"
-_HELP = {
+COMMANDS = {
     "verify": "check a bundle's bytes and age, and what it computes on this machine",
     "build": "build an engine for this machine from the bundle's graph, and prove it",
     "run": "say what the model sees in pictures",
@@ -32,11 +32,14 @@ _HELP = {
 }
 
 
-def main() -> None:
-    """Parses, does, prints; a failure ends with one problem, one remedy and its own exit code."""
+def main(name: str = "python -m deploytool.device") -> NoReturn:
+    """Parses, does, prints; a failure ends with one problem, one remedy and its own exit code.
+
+    `name` is what the usage calls the program.
+    """
     terminal.take()
     try:
-        code = _called(_parser().parse_args())
+        code = _called(_parser(name).parse_args())
     except SystemExit as ended:  # help, or a wrong use
         code = int(ended.code or 0)
     sys.exit(terminal.ended(code))
@@ -145,14 +148,14 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(name: str = "deploytool") -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m deploytool.device",
+        prog=name,
         description="Verifies, builds, runs and installs a bundle on the device it is for.",
         epilog=_EPILOG,
     )
     added = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, what in _HELP.items():
+    for name, what in COMMANDS.items():
         one = added.add_parser(name, help=what, description=what)
         one.add_argument("--json", action="store_true", help="print one JSON document")
         spoken = one.add_mutually_exclusive_group()

@@ -13,7 +13,7 @@ from deploytool.states import TargetPlan
 from deploytool.targets import TARGETS, THIS
 
 GRAPHS, RUN, SIGN, SIGNED = "make graphs", "run", "sign", "check signatures"
-_DESK = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim")
+HOST = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim")
 _NO_RUNTIME = (Name.BOTH_RUNTIMES, Name.BROKEN_RUNTIME)
 _MENDS: Mapping[TargetPlan, str] = {
     TargetPlan.ON_DEVICE: "build it there: python -m deploytool.device build BUNDLE",
@@ -34,6 +34,11 @@ class Ability:
     mend: str = ""
 
 
+def is_device(found: Found) -> bool:
+    """Whether none of the libraries is here that exporting needs."""
+    return not any(found.version(name) for name in HOST)
+
+
 def decided(target: str) -> tuple[Decision, ...]:
     """What becomes of the target, of all of them if it is empty; raises BadInput if there is none of that name."""
     return targets.decide((target,) if target else (*TARGETS, THIS))
@@ -51,7 +56,7 @@ def abilities(found: Found, wanted: Sequence[Decision], caught: Sequence[Trap]) 
 
 
 def _graphs(found: Found) -> Ability:
-    missing = [name for name in _DESK if not found.version(name)]
+    missing = [name for name in HOST if not found.version(name)]
     missing += [] if any(found.version(name) for name in RUNTIMES) else ["onnxruntime"]
     if missing:
         return Ability(GRAPHS, False, f"{', '.join(missing)} not installed", "pip install 'deploytool[cpu]'")

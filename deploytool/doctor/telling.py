@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deploytool.doctor import Diagnosis
+from deploytool.doctor import Diagnosis, abilities
 from deploytool.doctor.found import RUNTIMES, Found
-from deploytool.targets import TARGETS
+from deploytool.targets import TARGETS, THIS
 
 
 def told(shown: Diagnosis) -> Iterator[str]:
-    """What is here, what can be done, and what to mend."""
+    """What is here, what can be done, and what to mend; on a device nothing of exporting or of other targets."""
     yield f"{shown.found.system} on {shown.found.processor}: {shown.found.cpu}"
     yield from (f"  {name:<18}{what}" for name, what in _here(shown.found))
     yield "What can be done here"
-    for one in shown.abilities:
+    device = abilities.is_device(shown.found)
+    here = {abilities.RUN, abilities.SIGNED, THIS, shown.target}
+    for one in (each for each in shown.abilities if not device or each.name in here):
         mend = f" ({one.mend})" if one.mend and one.name not in TARGETS else ""
         yield f"  {one.name:<18}{'yes' if one.able else 'no '}  {one.why}{mend}"
+    if device:
+        yield f"  Not a host: exporting needs {', '.join(abilities.HOST)} (pip install 'deploytool[cpu]')."
     if not shown.traps:
         yield "No known trap was found."
     for trap in shown.traps:
@@ -27,7 +31,8 @@ def told(shown: Diagnosis) -> Iterator[str]:
 def _here(found: Found) -> Iterator[tuple[str, str]]:
     yield "driver", f"serves CUDA {found.cuda}" if found.cuda else "none answers"
     yield "GPU", ", ".join(f"{gpu.name} (compute capability {gpu.capability})" for gpu in found.gpus) or "none"
-    yield "torch", found.version("torch") or "not installed"
+    if not abilities.is_device(found):
+        yield "torch", found.version("torch") or "not installed"
     yield "TensorRT", found.version("tensorrt") or (f"{', '.join(found.loads)}.x" if found.loads else "not installed")
     yield "TensorRT-RTX", found.version("tensorrt-rtx") or "not installed"
     names = [f"{name} {found.version(name)}" for name in RUNTIMES if found.version(name)]

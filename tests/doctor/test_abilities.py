@@ -7,11 +7,12 @@ import dataclasses
 import pytest
 
 from deploytool import doctor, machine
-from deploytool.doctor import abilities, found, traps
+from deploytool.doctor import abilities, found, telling, traps
 from deploytool.doctor.abilities import RUN, Ability
 from deploytool.doctor.found import Found
 from deploytool.doctor.providers import CPU, Provider
 from deploytool.errors import BadInput
+from deploytool.targets import TARGETS
 from tests.doctor.machines import ORIN, RTX, desk, packages, pc
 
 
@@ -74,10 +75,22 @@ def test_what_is_missing_is_named_with_the_extra_that_brings_it(monkeypatch: pyt
     assert graphs.mend == "pip install 'deploytool[cpu]'"
     assert ability(shown, "check signatures").mend == "pip install 'deploytool[verify]'"
     assert ability(shown, "sign").mend == "pip install 'deploytool[sign]'"
-    full = on(monkeypatch, desk(**dict.fromkeys(abilities._DESK, "1.0"), cryptography="50.0"))
+    full = on(monkeypatch, desk(**dict.fromkeys(abilities.HOST, "1.0"), cryptography="50.0"))
     assert ability(full, "make graphs").able
     assert ability(full, "check signatures") == Ability("check signatures", True, "cryptography 50.0")
     assert ability(full, RUN) == Ability(RUN, True, CPU)
+
+
+def test_a_device_is_told_what_it_runs_and_nothing_of_exporting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def named(here: Found, target: str = "") -> set[str]:
+        lines = list(telling.told(on(monkeypatch, here, target)))
+        return {line.strip().split("  ")[0] for line in lines[lines.index("What can be done here") + 1 :]}
+
+    device, host = named(desk()), named(desk(torch="2.13"))
+    assert {"run", "check signatures", "this"} <= device
+    assert not {"make graphs", "sign", *TARGETS} & device
+    assert {"make graphs", "sign", *TARGETS} <= host
+    assert "orin" in named(desk(), "orin")
 
 
 def test_a_target_that_is_none_is_bad_input() -> None:
