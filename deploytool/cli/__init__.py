@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from deploytool import machine, plain, reasons
-from deploytool.cli import manners, screen, stop
+from deploytool.cli import listing, manners, screen, stop
 from deploytool.errors import BadInput, DeployError, MissingBackend
 
 _EXIT_CODES = """
@@ -53,7 +53,12 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Their names, in the order in which --help has them."""
-        return list(_FILES)
+        return [name for commands in listing.COMMANDS.values() for name in commands]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The commands under their headings, none imported for it, then the options."""
+        listing.write_commands(formatter)
+        listing.write_options(self, ctx, formatter)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of that name; None if there is none, and then all are at hand for a guess at what was meant."""
@@ -63,7 +68,7 @@ class Commands(TyperGroup):
         elif cmd_name not in self.commands:
             alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
             called = getattr(import_module(f"deploytool.cli.{_FILES[cmd_name]}"), cmd_name)
-            alone.command(cmd_name, epilog=_EXIT_CODES)(manners.mannered(called))
+            alone.command(cmd_name, cls=listing.Command, epilog=_EXIT_CODES)(manners.mannered(called))
             self.add_command(typer.main.get_command(alone))
         return super().get_command(ctx, cmd_name)
 
@@ -71,11 +76,12 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="deploytool",
     cls=Commands,
-    help="Turns a PyTorch model into files an edge device can run, and proves that they are right and faster.",
+    help="Exports a PyTorch model to ONNX, FP16 and TensorRT, and checks every file for accuracy and speed.",
     epilog=_EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"max_content_width": listing.WIDEST},
 )
 app.callback()(manners.before)
 

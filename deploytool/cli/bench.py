@@ -36,24 +36,33 @@ def bench(
     what: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN", help="A bundle's folder, or a run's.")],
     seconds: Annotated[
         float | None,
-        typer.Option(min=0.1, max=3600, help="For each way of a bundle, or each batch of a run.", show_default="3, 10"),
+        typer.Option(
+            min=0.1,
+            max=3600,
+            help="Seconds for each backend of a bundle, or each batch of a run.",
+            show_default="3, 10",
+        ),
     ] = None,
     key: devices.Key = None,
     require: devices.Require = None,
     build: devices.Build = False,
     batch: Annotated[
-        str | None, typer.Option(metavar="N,…", help="Of a run: batches, with commas.", show_default="1")
+        str | None, typer.Option(metavar="N,…", help="For a run: batch sizes, separated by commas.", show_default="1")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Of a run: for each session.", show_default="all")
+        int | None, typer.Option(min=1, max=1024, help="For a run: threads of each session.", show_default="all")
     ] = None,
-    device: Annotated[Device | None, typer.Option(help="Of a run.", show_default="auto")] = None,
+    device: Annotated[
+        Device | None, typer.Option(help="For a run: the device that everything runs on.", show_default="auto")
+    ] = None,
     against: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of a run: the baseline.", show_default="eager")
+        str | None, typer.Option(metavar="NAME", help="For a run: the baseline of the speed-ups.", show_default="eager")
     ] = None,
-    ladder: Annotated[bool, typer.Option("--ladder", help="Of a run: torch.compile too, which takes minutes.")] = False,
+    ladder: Annotated[
+        bool, typer.Option("--ladder", help="For a run: time torch.compile too, which takes minutes.")
+    ] = False,
     min_speedup: Annotated[
-        float | None, typer.Option(min=0, help="Of a run: fail below this speed-up against the baseline.")
+        float | None, typer.Option(min=0, help="For a run: fail below this speed-up against the baseline.")
     ] = None,
     trust_code: Annotated[
         bool, typer.Option("--trust-code", help="Run the code that the run names, wherever it is from.")

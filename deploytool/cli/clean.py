@@ -19,9 +19,9 @@ _NOTED = "it says that a run is this user's own, and the run is gone: a copy els
 def clean(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="FOLDER...", help="Where to look.", show_default="here, and in artifacts"),
+        typer.Argument(metavar="FOLDER...", help="Folders to look in.", show_default="here, and in artifacts"),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, it is only shown.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what was found instead of only showing it.")] = False,
 ) -> Outcome:
     """Shows what killed commands left in folders of runs, bundles and installs, and removes it with --yes.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Least(str, Enum):
-    """The least that will do."""
+    """Minimum acceptable backend."""
 
     trt = "trt"
     cuda = "cuda"
@@ -24,30 +24,35 @@ class Least(str, Enum):
 
 
 _Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")]
-Require = Annotated[Least | None, typer.Option(help="Fail if only something slower works.")]
-Build = Annotated[bool, typer.Option("--build", help="Build an engine here first, where one can.")]
-_Root = Annotated[Path, typer.Option(metavar="DIR", help="Where bundles are installed.")]
+Require = Annotated[Least | None, typer.Option(help="Minimum acceptable backend: fail if only a slower one works.")]
+Build = Annotated[bool, typer.Option("--build", help="Build an engine on this machine first, if it can.")]
+_Root = Annotated[Path, typer.Option(metavar="DIR", help="The folder that bundles are installed under.")]
 _Seal = Annotated[
-    str | None, typer.Option(metavar="SHA-256", help="The seal of the bundle you mean; any other is refused.")
+    str | None, typer.Option(metavar="SHA-256", help="The seal that the bundle must have; any other is refused.")
 ]
 Key = Annotated[
     Path | None,
-    typer.Option("--require-signature", metavar="FILE", help="The public key that must have signed it."),
+    typer.Option("--require-signature", metavar="FILE", help="The public key (PEM) that must have signed the bundle."),
 ]
 Target = Annotated[
     str | None,
     typer.Option(
-        "--for", metavar="TARGET", help="Leave out the engines for other targets.", autocompletion=completing.target
+        "--for",
+        metavar="TARGET",
+        help="Leave out engines for other targets than this one.",
+        autocompletion=completing.target,
     ),
 ]
-Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", min=0.001, help="Give up if it takes longer.")]
-Ca = Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates (PEM) of who vouches for the server.")]
+Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", min=0.001, help="Give up after this many seconds.")]
+Ca = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Certificates (PEM) of the authorities to trust for the server.")
+]
 
 
 def verify(
     bundle: _Bundle,
     root: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Refuse what is older than what is installed there.")
+        Path | None, typer.Option(metavar="DIR", help="Refuse a bundle older than the one installed under this folder.")
     ] = None,
     seal: _Seal = None,
     key: Key = None,
@@ -76,8 +81,8 @@ def build(bundle: _Bundle, key: Key = None) -> Outcome:
 
 def run(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or an install root.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures.")],
-    top: Annotated[int, typer.Option(min=1, help="How many classes.")] = 5,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to name.")] = 5,
     key: Key = None,
     require: Require = None,
 ) -> Outcome:
@@ -124,15 +129,19 @@ def pull(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A new folder.", show_default="named after the address")
+        Path | None,
+        typer.Option(metavar="DIR", help="A new folder for the bundle.", show_default="named after the address"),
     ] = None,
     target: Target = None,
     seal: _Seal = None,
     key: Key = None,
     near: Annotated[
-        list[Path] | None, typer.Option(metavar="DIR", help="A bundle or install root here: its files stay.")
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="A bundle or install root whose files need not be fetched again."),
     ] = None,
-    plain_http: Annotated[bool, typer.Option("--plain-http", help="Without encryption, also to others.")] = False,
+    plain_http: Annotated[
+        bool, typer.Option("--plain-http", help="Allow unencrypted HTTP to other machines too.")
+    ] = False,
     ca: Ca = None,
     timeout: Timeout = None,
 ) -> Outcome:
@@ -169,7 +178,7 @@ def rollback(root: _Root, key: Key = None) -> Outcome:
 
 
 def pardon(
-    seal: Annotated[str, typer.Argument(metavar="SEAL", help="The first digits of the seal of the bundle.")],
+    seal: Annotated[str, typer.Argument(metavar="SEAL", help="The first digits of the bundle's seal.")],
     root: _Root,
 ) -> Outcome:
     """Lets a bundle that was given up after three failed starts be installed and started again.

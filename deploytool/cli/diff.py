@@ -24,7 +24,7 @@ _What = "A run, a bundle, or a file with what `verify` or `bench` printed there 
 
 def diff(
     a: Annotated[Path, typer.Argument(metavar="A", help=_What)],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The same, as it is now.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="What A is compared with: a run, a bundle, or such a file.")],
     fail_if: Annotated[
         list[str] | None, typer.Option(metavar="BUDGET", help="FIGURE[@PLACE]>LIMIT: parity>2x, p99>+5%, size>20MB.")
     ] = None,

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from deploytool.road import Plan, Start
 
 
+_MODEL, _PIXELS, _CONVERT = "Model", "Preprocessing", "Conversion"
+_BUILD, _CHECK, _RUN = "TensorRT engines", "Checks", "Run and bundle"
+
+
 class Exporter(str, Enum):
     """The two exporters of torch.onnx: one of them, the better proved of both, or the first that takes the model."""
 
@@ -49,134 +53,270 @@ def export(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A name, or your own: file.py:factory, package.module:factory.",
+            help="A name that `deploytool models` lists, or your own: FILE.py:FACTORY or PACKAGE.MODULE:FACTORY.",
             autocompletion=completing.model,
         ),
     ],
-    trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT engines too.")] = False,
-    to: Annotated[End, typer.Option(help="Where to end: onnx is the FP32 graph, without TorchScript.")] = End.fp16,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Parity on four images alone: plant no faults, and time nothing.")
-    ] = False,
-    for_: Annotated[
-        str,
-        typer.Option(
-            "--for",
-            metavar="TARGET,…",
-            help="Targets to build for, with commas; implies --trt.",
-            autocompletion=completing.target,
-        ),
-    ] = "",
-    batch: Annotated[
-        str, typer.Option(metavar="RANGE", help="Batch sizes of the engine: N, or SMALLEST:TYPICAL:LARGEST.")
-    ] = "1:8:32",
-    exporter: Annotated[
-        Exporter, typer.Option(help="Of torch.onnx; default: torchscript, else dynamo; auto proves both.")
-    ] = Exporter.default,
-    opset: Annotated[int, typer.Option(min=18, max=20, help="The ONNX opset.")] = 18,
-    rewrite: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FORM",
-            help=f"Of the graph: {', '.join(CHOICES)}.",
-            show_default="auto",
-            autocompletion=completing.form,
-        ),
-    ] = None,
-    io: Annotated[Precision, typer.Option(help="The type of the FP16 graph's inputs and outputs.")] = Precision.FP32,
-    keep_fp32: Annotated[
-        str,
-        typer.Option(
-            "--keep-fp32",
-            metavar="NAME,…",
-            help="Modules or nodes to keep in FP32, with commas; auto finds the fewest.",
-        ),
-    ] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the weights and of the golden images.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of random weights and of the golden images.", rich_help_panel=_MODEL)
+    ] = 0,
     weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A checkpoint: .safetensors, .pth or .pt.")
+        Path | None,
+        typer.Option(metavar="FILE", help="A checkpoint: .safetensors, .pth or .pt.", rich_help_panel=_MODEL),
     ] = None,
-    trust_code: Annotated[bool, typer.Option("--trust-code", help="Open checkpoints that are programs.")] = False,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Load checkpoints that can run code.", rich_help_panel=_MODEL)
+    ] = False,
     input_: Annotated[
         list[str] | None,
         typer.Option(
             "--input",
             metavar="SHAPE",
-            help="An input: [NAME=]3x224x224[:DTYPE[:BELOW]], the batch left out; NAME=:DTYPE is one number a case.",
+            help="An input without its batch: [NAME=]3x224x224[:DTYPE[:BELOW]]; NAME=:DTYPE is one number per case.",
+            rich_help_panel=_MODEL,
         ),
     ] = None,
     size: Annotated[
-        list[str] | None, typer.Option(metavar="WORD=RANGE", help="The range of a free size of an input.")
+        list[str] | None,
+        typer.Option(
+            metavar="WORD=RANGE", help="The range of a dynamic dimension of an input.", rich_help_panel=_MODEL
+        ),
     ] = None,
     output: Annotated[
-        str, typer.Option(metavar="NAME,…", help="Outputs to export, with commas; all of them if left out.")
+        str,
+        typer.Option(
+            metavar="NAME,…",
+            help="Outputs to export, separated by commas; by default all of them.",
+            rich_help_panel=_MODEL,
+        ),
     ] = "",
     arg: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An argument of the model's factory.")
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="An argument of the model's factory.", rich_help_panel=_MODEL),
     ] = None,
     preprocess: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="How pixels become inputs: none (as they come, 0 to 255) or imagenet."),
+        typer.Option(
+            metavar="NAME",
+            help="A preset for preprocessing: imagenet, or none for pixels from 0 to 255.",
+            rich_help_panel=_PIXELS,
+        ),
     ] = None,
     mean: Annotated[
-        str | None, typer.Option(metavar="N,…", help="Taken from the scaled pixels: one number, or one a channel.")
+        str | None,
+        typer.Option(
+            metavar="N,…",
+            help="The mean to subtract from scaled pixels: one number, or one per channel.",
+            rich_help_panel=_PIXELS,
+        ),
     ] = None,
-    std: Annotated[str | None, typer.Option(metavar="N,…", help="What they are then divided by.")] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,…",
+            help="The standard deviation to divide by: one number, or one per channel.",
+            rich_help_panel=_PIXELS,
+        ),
+    ] = None,
     scale: Annotated[
-        str | None, typer.Option(metavar="N", help="What pixels from 0 to 255 are multiplied by.", show_default="1/255")
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="The factor that pixels from 0 to 255 are multiplied by.",
+            rich_help_panel=_PIXELS,
+            show_default="1/255",
+        ),
     ] = None,
-    channels: Annotated[str | None, typer.Option(metavar="ORDER", help="RGB or BGR.", show_default="RGB")] = None,
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ORDER",
+            help="The order of the colour channels: RGB or BGR.",
+            rich_help_panel=_PIXELS,
+            show_default="RGB",
+        ),
+    ] = None,
     resize: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Shorter side of pictures, HEIGHTxWIDTH, or none.")
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Resize images to this shorter side or HEIGHTxWIDTH; none leaves their size.",
+            rich_help_panel=_PIXELS,
+        ),
     ] = None,
     crop: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="What is cut out of their centre: SIDE, HEIGHTxWIDTH, or none.")
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Crop the centre of images to SIDE or HEIGHTxWIDTH; none crops nothing.",
+            rich_help_panel=_PIXELS,
+        ),
     ] = None,
     interpolation: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of --resize: nearest, bilinear, bicubic, area, lanczos.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="How to resize: nearest, bilinear, bicubic, area or lanczos.", rich_help_panel=_PIXELS
+        ),
     ] = None,
     layout: Annotated[
-        str | None, typer.Option(metavar="ORDER", help="NCHW, or NHWC: channels last.", show_default="NCHW")
+        str | None,
+        typer.Option(
+            metavar="ORDER",
+            help="The layout of the input: NCHW, or NHWC for channels last.",
+            rich_help_panel=_PIXELS,
+            show_default="NCHW",
+        ),
     ] = None,
+    to: Annotated[
+        End,
+        typer.Option(
+            help="The last file to make; onnx ends at the FP32 graph and makes no TorchScript.",
+            rich_help_panel=_CONVERT,
+        ),
+    ] = End.fp16,
+    exporter: Annotated[
+        Exporter,
+        typer.Option(
+            help="The torch.onnx exporter; default takes torchscript, else dynamo; auto compares both.",
+            rich_help_panel=_CONVERT,
+        ),
+    ] = Exporter.default,
+    opset: Annotated[int, typer.Option(min=18, max=20, help="The ONNX opset.", rich_help_panel=_CONVERT)] = 18,
+    rewrite: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORM",
+            help=f"The form of the graph: {', '.join(CHOICES)}.",
+            rich_help_panel=_CONVERT,
+            show_default="auto",
+            autocompletion=completing.form,
+        ),
+    ] = None,
+    io: Annotated[
+        Precision, typer.Option(help="The type of the inputs and outputs of the FP16 graph.", rich_help_panel=_CONVERT)
+    ] = Precision.FP32,
+    keep_fp32: Annotated[
+        str,
+        typer.Option(
+            "--keep-fp32",
+            metavar="NAME,…",
+            help="Modules or nodes to keep in FP32, separated by commas; auto finds the fewest.",
+            rich_help_panel=_CONVERT,
+        ),
+    ] = "",
+    trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT engines as well.", rich_help_panel=_BUILD)] = False,
+    for_: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            metavar="TARGET,…",
+            help="Targets to build engines for, separated by commas; implies --trt.",
+            rich_help_panel=_BUILD,
+            autocompletion=completing.target,
+        ),
+    ] = "",
+    batch: Annotated[
+        str,
+        typer.Option(
+            metavar="RANGE", help="Batch sizes of the engine: N, or SMALLEST:TYPICAL:LARGEST.", rich_help_panel=_BUILD
+        ),
+    ] = "1:8:32",
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="Check parity on four images only; plant no faults and measure no speed.",
+            rich_help_panel=_CHECK,
+        ),
+    ] = False,
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A folder of photographs for the golden images.")
+        Path | None,
+        typer.Option(metavar="DIR", help="A folder of photographs to use as golden images.", rich_help_panel=_CHECK),
     ] = None,
     inputs: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="An .npz of golden inputs by name, the cases first.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="An .npz file of golden inputs by name, with the cases along the first axis.",
+            rich_help_panel=_CHECK,
+        ),
     ] = None,
-    classes: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The names of the classes, one a line, for the device.")
+    images: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Number of golden images.", rich_help_panel=_CHECK)
     ] = None,
-    images: Annotated[int | None, typer.Option(min=1, max=4096, help="How many golden images.")] = None,
     cases: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="More golden cases, from a file that `prove` made.")
+        Path | None,
+        typer.Option(metavar="FILE", help="A file of more golden cases, as `prove` writes it.", rich_help_panel=_CHECK),
     ] = None,
-    runner: Annotated[Runner, typer.Option(help="What runs the graphs; reference is slow numpy.")] = Runner.onnxruntime,
+    runner: Annotated[
+        Runner,
+        typer.Option(
+            help="The runtime that checks the graphs; reference is slow and uses numpy.", rich_help_panel=_CHECK
+        ),
+    ] = Runner.onnxruntime,
     faults: Annotated[
-        int | None, typer.Option(min=0, help="Faults of each kind to plant in the proof.", show_default="1")
+        int | None,
+        typer.Option(min=0, help="Number of faults of each kind to plant.", rich_help_panel=_CHECK, show_default="1"),
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(min=0, max=3600, help="Time for measuring speed.", show_default=f"{Options.seconds:g}"),
+        typer.Option(
+            min=0,
+            max=3600,
+            help="Seconds to spend on measuring speed.",
+            rich_help_panel=_CHECK,
+            show_default=f"{Options.seconds:g}",
+        ),
     ] = None,
     tolerance: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="fp16=ERROR", help="Or fp32=ERROR: what is allowed, instead of what follows from the noise."
+            metavar="fp16=ERROR",
+            help="The largest error to allow, also fp32=ERROR; by default it follows from the noise of the model.",
+            rich_help_panel=_CHECK,
         ),
     ] = None,
-    min_speedup: Annotated[float | None, typer.Option(min=0, help="Fail below this speed-up against eager.")] = None,
-    require: Annotated[
-        bool, typer.Option("--require", help="Fail unless everything asked for was measured here.")
-    ] = False,
-    pack: Annotated[bool, typer.Option("--pack", help="Pack a bundle if everything asked for held.")] = False,
-    sequence: Annotated[int, typer.Option(min=0, help="With --pack: a device refuses a lower one.")] = 1,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the run.", show_default="artifacts/MODEL")
+    min_speedup: Annotated[
+        float | None,
+        typer.Option(min=0, help="Fail if the speed-up over eager PyTorch is smaller.", rich_help_panel=_CHECK),
     ] = None,
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every check as JUnit XML, for CI.")] = None,
+    require: Annotated[
+        bool,
+        typer.Option(
+            "--require",
+            help="Fail unless everything that was asked for could be measured on this machine.",
+            rich_help_panel=_CHECK,
+        ),
+    ] = False,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A file with the names of the classes, one per line, for the bundle.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    pack: Annotated[
+        bool, typer.Option("--pack", help="Pack a bundle if every check passed.", rich_help_panel=_RUN)
+    ] = False,
+    sequence: Annotated[
+        int,
+        typer.Option(
+            min=0, help="The bundle's sequence number; a device refuses a lower one than it has.", rich_help_panel=_RUN
+        ),
+    ] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="The folder of the run.", rich_help_panel=_RUN, show_default="artifacts/MODEL"
+        ),
+    ] = None,
+    junit: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write every check to a JUnit XML file, for CI.", rich_help_panel=_RUN),
+    ] = None,
 ) -> Outcome:
-    """Makes TorchScript, ONNX, FP16 ONNX and with --trt an engine of MODEL, and proves each against the eager model.
+    """Exports MODEL to TorchScript, ONNX, FP16 ONNX and with --trt to engines, and checks each against the eager model.
 
     Examples: deploytool export shufflenet_g3 --trt · deploytool export mixnet_s --for rtx40,orin --batch 1:4:16
     """

@@ -15,6 +15,7 @@ import typer
 
 from deploytool import terminal
 from deploytool.cli import screen, settings
+from deploytool.cli.listing import SHARED
 from deploytool.cli.screen import Manner
 from deploytool.errors import BadInput, DeployError
 
@@ -46,14 +47,24 @@ def _configure(context: typer.Context, named: Path | None) -> Path | None:
     return named
 
 
-_QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Say only the verdict, or what failed.")]
-_VERBOSE = Annotated[bool, typer.Option("--verbose", "-v", help="Say what was decided, and what tools say.")]
-_JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+_QUIET = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Say only the verdict, or what failed.", rich_help_panel=SHARED)
+]
+_VERBOSE = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Say what was decided, and what tools say.", rich_help_panel=SHARED)
+]
+_JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.", rich_help_panel=SHARED)]
 _FILE = "Defaults for options: deploytool.toml, or [tool.deploytool] in pyproject.toml."
 _CONFIG = Annotated[
     Path | None,
     typer.Option(
-        "--config", metavar="FILE", help=_FILE, show_default="found here or above", is_eager=True, callback=_configure
+        "--config",
+        metavar="FILE",
+        help=_FILE,
+        show_default="found here or above",
+        is_eager=True,
+        callback=_configure,
+        rich_help_panel=SHARED,
     ),
 ]
 _SHARED: Mapping[str, tuple[Any, Any]] = {

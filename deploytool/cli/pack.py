@@ -21,9 +21,12 @@ from deploytool.states import Stage
 def pack(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A new folder.", show_default=f"RUN/{Stage.PACK}/bundle")
+        Path | None,
+        typer.Option(metavar="DIR", help="A new folder for the bundle.", show_default=f"RUN/{Stage.PACK}/bundle"),
     ] = None,
-    sequence: Annotated[int, typer.Option(min=0, help="A device refuses a lower one than it has.")] = 1,
+    sequence: Annotated[
+        int, typer.Option(min=0, help="The sequence number; a device refuses a lower one than it has.")
+    ] = 1,
 ) -> Outcome:
     """Packs graphs, engines, golden cases and a build recipe into one folder that names its every byte.
 

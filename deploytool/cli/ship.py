@@ -25,7 +25,9 @@ def push(
     address: Annotated[
         str, typer.Argument(metavar="ADDRESS", help="oci://host:port/name:tag, or oci-archive:FILE.tar.")
     ],
-    plain_http: Annotated[bool, typer.Option("--plain-http", help="Without encryption, also to others.")] = False,
+    plain_http: Annotated[
+        bool, typer.Option("--plain-http", help="Allow unencrypted HTTP to other machines too.")
+    ] = False,
     ca: Ca = None,
     timeout: Timeout = None,
 ) -> Outcome:
@@ -52,14 +54,19 @@ def push(
 
 def ship(
     folder: _Bundle,
-    to: Annotated[str, typer.Argument(metavar="USER@DEVICE:/ROOT", help="Where bundles are installed there.")],
+    to: Annotated[
+        str,
+        typer.Argument(metavar="USER@DEVICE:/ROOT", help="The folder on the device that bundles are installed under."),
+    ],
     target: Target = None,
     key: Key = None,
-    install: Annotated[bool, typer.Option(help="Install it there, if deploytool is there.")] = True,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Of ssh.")] = None,
+    install: Annotated[bool, typer.Option(help="Install the bundle on the device, if deploytool is there.")] = True,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="SSH port.")] = None,
     identity: Annotated[Path | None, typer.Option(metavar="FILE", help="A private key for ssh.")] = None,
     ssh_config: Annotated[Path | None, typer.Option(metavar="FILE", help="A configuration file for ssh.")] = None,
-    python: Annotated[str, typer.Option(metavar="FILE", help="The Python there that has deploytool.")] = "python3",
+    python: Annotated[
+        str, typer.Option(metavar="FILE", help="The Python on the device that has deploytool.")
+    ] = "python3",
     timeout: Timeout = None,
 ) -> Outcome:
     """Sends a device the files that it lacks, over ssh, has them verified there, and installs the bundle.

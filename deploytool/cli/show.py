@@ -62,7 +62,7 @@ def show(
     if shown is None:
         return Outcome(document, f"{path}: unfinished")
     summary.show(console, shown, path)
-    packed = next((room for room, sealed in found if room.name == "pack" and receipt.proves(room, sealed)), None)
+    packed = next((room for room, sealed in found if room.name == Stage.PACK and receipt.proves(room, sealed)), None)
     return summary.outcome(document, shown, path, bundle=packed / "bundle" if packed else None)
 
 

@@ -26,14 +26,19 @@ def train(
     ],
     data: Annotated[Path, typer.Option(metavar="DIR", help="CIFAR-10's binary files, or folders of pictures.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the weights go.", show_default="artifacts/MODEL/train")
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder for the weights.", show_default="artifacts/MODEL/train"),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="How often every picture is seen.")] = _USUAL.epochs,
-    batch: Annotated[int, typer.Option(min=2, help="Pictures learned from at once.")] = _USUAL.batch,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Of Adam, to begin with.")] = _USUAL.learning_rate,
+    epochs: Annotated[int, typer.Option(min=1, help="Number of training epochs.")] = _USUAL.epochs,
+    batch: Annotated[int, typer.Option(min=2, help="Batch size.")] = _USUAL.batch,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Initial learning rate of Adam.")] = _USUAL.learning_rate,
     step: Annotated[int, typer.Option(min=1, help="Epochs after which the learning rate falls.")] = _USUAL.step,
-    gamma: Annotated[float, typer.Option(min=0, max=1, help="What it is then multiplied by.")] = _USUAL.gamma,
-    validation: Annotated[float, typer.Option(min=0.01, max=0.5, help="Share held out.")] = _USUAL.validation,
+    gamma: Annotated[
+        float, typer.Option(min=0, max=1, help="Factor that the learning rate is multiplied by at each step.")
+    ] = _USUAL.gamma,
+    validation: Annotated[
+        float, typer.Option(min=0.01, max=0.5, help="Share of the images held out for validation.")
+    ] = _USUAL.validation,
     padding: Annotated[int, typer.Option(min=0, help="Pixels by which pictures are shifted.")] = _USUAL.padding,
     flip: Annotated[bool, typer.Option(help="Mirror half of the pictures: not for digits or letters.")] = _USUAL.flip,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all that is random.")] = _USUAL.seed,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from deploytool import catalog
+from deploytool import catalog, cli
+from deploytool.cli import listing
 from deploytool.targets import TARGETS
 from tests.conftest import Command, modules_of
 
@@ -96,3 +98,20 @@ def test_two_onnxruntimes_are_found_at_start_up(deploytool: Command, tmp_path: P
     assert done.returncode == 5
     assert "onnxruntime and onnxruntime-gpu are both installed" in done.stderr
     assert "pip uninstall" in done.stderr
+
+
+def test_help_has_every_command_in_one_whole_line_under_a_heading(deploytool: Command) -> None:
+    lines = deploytool("--help", COLUMNS="80").stdout.splitlines()
+    for heading, commands in listing.COMMANDS.items():
+        begins = lines.index(f"{heading}:") + 1
+        shown = [" ".join(line.split()) for line in lines[begins : begins + len(commands)]]
+        assert shown == [f"{name} {summary}" for name, summary in commands.items()]
+    assert {name for commands in listing.COMMANDS.values() for name in commands} == set(cli._FILES)
+
+
+def test_every_option_of_export_stands_under_a_heading(deploytool: Command) -> None:
+    said = deploytool("export", "--help").stdout
+    headings = re.findall(r"^(\S.*):$", said, re.MULTILINE)
+    assert len(headings) > 5
+    assert "Options" not in headings
+    assert headings[-1] == listing.SHARED
