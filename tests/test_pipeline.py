@@ -162,9 +162,10 @@ def test_a_run_that_is_all_there_imports_nothing_heavy(home: Path) -> None:
     program = f"""
 from deploytool import pipeline
 from tests.conftest import QUICK, TINY
+from deploytool.states import Stage
 from deploytool.spec import Job
 from pathlib import Path
-made = list(pipeline.run(Job(TINY, QUICK), {SHORT!r}, Path({str(home)!r})))
+made = list(pipeline.run(Job(TINY, QUICK), tuple(map(Stage, {[*map(str, SHORT)]!r})), Path({str(home)!r})))
 assert not any(artifact.fresh for artifact in made)
 """
     assert not {"torch", "onnx", "onnxruntime", "tensorrt_rtx"} & modules_of(program)

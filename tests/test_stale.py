@@ -263,11 +263,13 @@ def test_a_kept_run_of_a_model_of_ones_own_imports_no_torch_and_runs_none_of_its
 import os; os.chdir({str(project)!r})
 from pathlib import Path
 from deploytool import catalog, pipeline
+from deploytool.states import Stage
 from deploytool.spec import Job, Tensor
 from tests.conftest import QUICK
 model = catalog.find("net.py:make", (Tensor("input", ("batch", 4)),))
 from deploytool import receipt
-assert not any(each.fresh for each in pipeline.run(Job(model, QUICK), {RECIPE!r}, Path("out")))
+recipe = tuple(map(Stage, {[*map(str, RECIPE)]!r}))
+assert not any(each.fresh for each in pipeline.run(Job(model, QUICK), recipe, Path("out")))
 """
     assert not {"torch", "net", "deploytool_user_net"} & modules_of(program)
 
