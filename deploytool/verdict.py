@@ -19,7 +19,6 @@ from deploytool.report import (
     Gate,
     Hop,
     Parity,
-    PartCheck,
     Reach,
     Report,
     Speed,
@@ -28,6 +27,17 @@ from deploytool.report import (
 )
 from deploytool.states import GateOutcome, Precision, SpeedVerdict, Stage, Status, TargetPlan, Verdict, spoken
 
+AGAIN = {"widened": "as converted", "rounded": "in FP16 arithmetic"}  # by runner: the FP16 graph, run in other ways
+_GRAVEST = (NOISE, "bad", "equal", "max_error", "top1", "top5", "snr_db", "cosine")
+_FIGURES = {
+    "top1": "top-1 agreement",
+    "top5": "top-5 agreement",
+    "snr_db": "the signal-to-noise ratio",
+    "cosine": "the cosine",
+}
+_CALM = (
+    "use trained weights (--weights) and real inputs (--data, --inputs), or rewrite what cancels or divides by little"
+)
 KEEP = "--keep-fp32 auto"  # the option that mends a model which FP16 is too small or too coarse for
 _COARSE = 512.0  # from here on, FP16 has steps of half and more
 _BEYOND = 1e38  # stands for infinite values, which JSON does not have
@@ -70,6 +80,8 @@ def closing(report: Report, home: Path, found: Finding | None = None) -> Closing
     pending = (*unmeasured(report), *fixed.doubtful(report.fixed), *omitted(report))
     if any(line.wrong for line in report.fixed):
         return Closing(Verdict.FAIL, failed, pending, (Step(fixed.MEND),))
+    if failed and noisy(report):
+        return Closing(Verdict.FAIL, failed, pending, (Step(_CALM),))
     if failed:
         keep = [Step(f"the same command with {KEEP}")] if mends(report) else []
         if found is None:
@@ -175,39 +187,58 @@ def broken(report: Report) -> tuple[str, ...]:
 
 
 def broken_hop(hop: Hop) -> tuple[str, ...]:
-    """One line for every check of a hop that failed, with the figures and limits that broke, the worst part first."""
-    return tuple(f"{hop.stage} against {check.against}: {reasons(check)}" for check in hop.checks if check.broken)
+    """One line for every check of a hop that failed: what was judged, against what, and the worst figure."""
+    return tuple(f"{judged(hop)} against {check.against}: {reasons(check)}" for check in hop.checks if check.broken)
+
+
+def judged(hop: Hop) -> str:
+    """What a hop judges: its stage, and how the graph is run where one graph is run in several ways."""
+    return f"{hop.stage} {AGAIN[hop.runner]}" if hop.runner in AGAIN else str(hop.stage)
+
+
+def noisy(report: Report) -> tuple[Hop, Check] | None:
+    """The first check that fails because the model's own noise is beyond what a tolerance can follow from."""
+    return next(((hop, each) for hop in report.hops for each in hop.checks if NOISE in each.broken), None)
 
 
 def reasons(check: Check) -> str:
-    """What of a check is beyond tolerance: each figure, its limit, where, and whether the model's noise is why."""
-    return "; ".join(_reason(each) for each in check.each if each.broken)
+    """One sentence on what of a check is beyond tolerance: the worst figure of the worst part, beside its limit.
+
+    It says in how many other parts figures are beyond theirs, and whether the model's own noise is why.
+    """
+    failed = [each for each in check.each if each.broken]
+    if not failed:
+        return ""
+    worst, *others = failed
+    figure = next((each for each in _GRAVEST if each in worst.broken), worst.broken[0])
+    more = f", and {len(others)} other part{'s' * (len(others) > 1)} failed" if others else ""
+    said = exceeded(figure, worst.parity, worst.tolerance, worst.part) + more
+    if worst.tolerance.noise <= COARSEST or figure == NOISE:
+        return said
+    return f"{said}: the model's own arithmetic moves it by {worst.tolerance.noise:.1e} of the largest value"
 
 
-def _reason(each: PartCheck) -> str:
-    beyond = ", ".join(exceeded(figure, each.parity, each.tolerance) for figure in each.broken)
-    where = f" in {each.part}" if each.part else ""
-    if each.tolerance.noise <= COARSEST and NOISE not in each.broken:
-        return f"{beyond}{where}"
-    return f"{beyond}{where}: the model's own arithmetic moves it by {each.tolerance.noise:.1e} of the largest value"
-
-
-def exceeded(figure: str, parity: Parity, tolerance: Tolerance) -> str:
+def exceeded(figure: str, parity: Parity, tolerance: Tolerance, part: str = "") -> str:
     """A figure beside the limit that it breaks."""
+    of = f" of {part}" if part else ""
     equal = parity.equal
     if figure == "equal" and equal:
-        beyond = f", {equal.wrong:,} differ beyond ties" if equal.wrong else f" < {tolerance.equal:.2%}"
-        return f"equal {share(equal)}{beyond}"
+        beyond = f"{equal.wrong:,} differ beyond ties" if equal.wrong else f"the limit is {tolerance.equal:.2%}"
+        return f"{share(equal)} of the elements{of} are equal, {beyond}"
     if figure == NOISE:
-        return f"noise {tolerance.noise:.1e} > {IMPLAUSIBLE:.1e}"
+        return (
+            f"the model's own noise{of} is {tolerance.noise:.1e} of the largest output, the limit is {IMPLAUSIBLE:.1e}"
+        )
     if figure == "max_error":
-        return f"max_error {_error(parity.max_error)} > {tolerance.max_error:.1e}"
+        return f"the largest error{of} is {_error(parity.max_error)}, the limit is {tolerance.max_error:.1e}"
     if figure == "bad":
-        return f"bad {parity.bad:,} > 0"
+        return f"{parity.bad:,} values{of} are NaN, infinite or misplaced, none may be"
     value, limit = getattr(parity, figure), getattr(tolerance, figure)
     if figure in ("top1", "top5"):
-        return f"{figure} {value:.1%} < {limit:.0%}"
-    return f"{figure} {value:.1f} < {limit:.1f}" if figure == "snr_db" else f"{figure} {value:.9f} < {limit:.9f}"
+        return f"{_FIGURES[figure]}{of} is {value:.1%}, the limit is {limit:.0%}"
+    digits = 1 if figure == "snr_db" else 9
+    unit = " dB" if figure == "snr_db" else ""
+    return f"{_FIGURES[figure]}{of} is {value:.{digits}f}{unit}, the limit is {limit:.{digits}f}{unit}"
 
 
 def share(equal: Equality) -> str:

@@ -43,8 +43,8 @@ def hop(stage: Stage, *checks: Check, status: Status = Status.MEASURED) -> Hop:
 def test_every_broken_check_has_its_line() -> None:
     report = written(hop(Stage.EXPORT, check()), hop(Stage.FP16, check("max_error", "top1"), check("bad")))
     assert verdict.broken(report) == (
-        "halve against simplify: max_error 2.0e-05 > 1.0e-05, top1 75.0% < 100% in logits",
-        "halve against simplify: bad 3 > 0 in logits",
+        "halve against simplify: the largest error of logits is 2.0e-05, the limit is 1.0e-05",
+        "halve against simplify: 3 values of logits are NaN, infinite or misplaced, none may be",
     )
 
 
@@ -52,9 +52,31 @@ def test_too_many_ties_are_told_by_their_share() -> None:
     equal = Equality(share=2 / 3, low=0.39, high=0.86, elements=12, tied=4, wrong=0)
     tolerance = dataclasses.replace(TOLERANCE, equal=0.875)
     parity = Parity(0.0, 1.0, 400.0, None, None, 0, equal)
-    assert verdict.exceeded("equal", parity, tolerance) == "equal 66.67 % (39–86) < 87.50%"
+    assert (
+        verdict.exceeded("equal", parity, tolerance) == "66.67 % (39–86) of the elements are equal, the limit is 87.50%"
+    )
     beyond = dataclasses.replace(parity, equal=dataclasses.replace(equal, wrong=2))
-    assert verdict.exceeded("equal", beyond, tolerance) == "equal 66.67 % (39–86), 2 differ beyond ties"
+    assert (
+        verdict.exceeded("equal", beyond, tolerance)
+        == "66.67 % (39–86) of the elements are equal, 2 differ beyond ties"
+    )
+
+
+@pytest.mark.parametrize(("runner", "named"), [("widened", "as converted"), ("rounded", "in FP16 arithmetic")])
+def test_a_failure_says_which_way_of_running_the_graph_failed(runner: str, named: str) -> None:
+    (line,) = verdict.broken_hop(dataclasses.replace(hop(Stage.FP16, check("max_error")), runner=runner))
+    assert line.startswith(f"halve {named} against simplify: ")
+
+
+def test_noise_beyond_the_cap_is_named_with_what_helps_and_no_blame() -> None:
+    noisy = dataclasses.replace(check("max_error", "noise"), tolerance=dataclasses.replace(TOLERANCE, noise=0.58))
+    report = written(hop(Stage.GOLDEN, noisy), hop(Stage.FP16, check("max_error")))
+    seen = verdict.closing(report, Path("run"))
+    assert "5.8e-01" in seen.reasons[0]
+    assert "1.0e-03" in seen.reasons[0]
+    assert "--weights" in seen.next
+    assert "blame" not in seen.next
+    assert verdict.noisy(written(hop(Stage.FP16, check("max_error")))) is None
 
 
 def test_what_was_not_run_is_not_measured() -> None:
@@ -116,7 +138,7 @@ MISSED = Proof((), (Missed("graph", "bias_dropped", "/stem", 0.1, 7.0),), 8, (3,
 
 def test_a_failure_names_the_mend_and_the_command_that_finds_the_layer() -> None:
     report = written(hop(Stage.EXPORT, check()), hop(Stage.FP16, check("max_error")))
-    failed = "halve against simplify: max_error 2.0e-05 > 1.0e-05 in logits"
+    (failed,) = verdict.broken_hop(report.hops[1])
     keep = "the same command with --keep-fp32 auto"
     assert closing(report) == ("FAIL", (failed,), [keep, "find the layer with deploytool blame run"])
     where = "halve strays from rewrite first in stem, seen at Conv /stem/Conv"

@@ -19,7 +19,6 @@ from deploytool.states import SpeedVerdict, Stage, TargetPlan, spoken
 from deploytool.verdict import Closing
 
 _NONE = "–"
-_AGAIN = {"widened": "  as converted", "rounded": "  in FP16 arithmetic"}  # the FP16 graph, run in other ways
 _DEFAULT = {"tensorrt": "the GPU it was built on", "tensorrt_rtx": "8.0, 8.6, 8.9, 12.0 and later"}
 
 
@@ -61,8 +60,8 @@ def _hop(hop: Hop, home: Path) -> tuple[str, ...]:
     name = f"{hop.stage}/{hop.file}"
     if not hop.checks:
         return (name, size, _NONE, _NONE, _NONE, _NONE, spoken(hop.status, hop.reason))
-    if hop.runner in _AGAIN:
-        name, size = _AGAIN[hop.runner], ""
+    if hop.runner in verdict.AGAIN:
+        name, size = f"  {verdict.AGAIN[hop.runner]}", ""
     before = _error(hop.checks[0]) if len(hop.checks) > 1 else _NONE
     truth = hop.checks[-1]
     held = "FAIL" if any(check.broken for check in hop.checks) else "pass"
@@ -90,7 +89,7 @@ def _equal(written: Report) -> list[str]:
     for hop in written.hops:
         for each in hop.checks[-1].each if hop.checks else ():
             if each.parity.equal and each.parity.equal.share < 1:
-                name = f"{hop.stage}{_AGAIN.get(hop.runner, '').replace('  ', ', ')}"
+                name = verdict.judged(hop)
                 lines.append(f"{name}: {verdict.told(each.parity.equal)} in {each.part}")
     return list(dict.fromkeys(lines))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from deploytool import verdict
 from deploytool.device.probe import Tried
 from deploytool.difference import Value
 from deploytool.proof import ENGINE, GRAPH, Proof
@@ -11,7 +12,6 @@ from deploytool.report import Engine, Hop, Report, Speed
 from deploytool.states import Stage
 from deploytool.verdict import allowed
 
-_AGAIN = {"widened": " as converted", "rounded": " in FP16 arithmetic"}  # the FP16 graph, run in other ways
 _CHECKS = {GRAPH: "graph check", ENGINE: "FP16 check"}
 
 Figure = tuple[str, str, Value]  # quantity, place, value
@@ -31,7 +31,8 @@ def of_report(found: Report) -> list[Figure]:
 
 
 def _hop(hop: Hop) -> Iterator[Figure]:
-    place, truth = f"{hop.stage}/{hop.file}{_AGAIN.get(hop.runner, '')}", hop.checks[-1].parity
+    again = f" {verdict.AGAIN[hop.runner]}" if hop.runner in verdict.AGAIN else ""
+    place, truth = f"{hop.stage}/{hop.file}{again}", hop.checks[-1].parity
     yield "parity", place, Value(truth.max_error)
     if noise := hop.checks[-1].tolerance.noise:
         yield "noise", place, Value(truth.max_error / noise)

@@ -13,7 +13,6 @@ from deploytool.report import IMPLAUSIBLE, NOISE, Check, Equality, Hop, Parity, 
 from deploytool.states import spoken
 
 NONE = "–"
-_AGAIN = {"widened": "as converted", "rounded": "in FP16 arithmetic"}  # the FP16 graph, run in other ways
 _FIGURES = {
     "max_error": "largest error",
     "cosine": "cosine",
@@ -80,7 +79,7 @@ class Broken(Figure):
 
 def label(hop: Hop) -> str:
     """The artifact's name, or in which way its FP16 graph was run once more."""
-    again = _AGAIN.get(hop.runner)
+    again = verdict.AGAIN.get(hop.runner)
     return f"{hop.stage}, {again}" if again else f"{hop.stage}/{hop.file}"
 
 
@@ -125,7 +124,7 @@ def chain(facts: Facts) -> Iterator[tuple[str, ...]]:
 def _size(hop: Hop, size: int | None) -> str:
     if hop.left_out:
         return NONE
-    return "" if hop.runner in _AGAIN else "missing" if size is None else disk.size(size)
+    return "" if hop.runner in verdict.AGAIN else "missing" if size is None else disk.size(size)
 
 
 def every(report: Report) -> Iterator[tuple[str, ...]]:

@@ -23,7 +23,7 @@ REASONS = {
     "hang": r"was stopped after",
     "out of memory": r"ended with status 1: MemoryError",
     "missing provider": r"ONNX Runtime cannot run on CUDA: it fell back to CPUExecutionProvider",
-    "wrong output": r"golden mismatch: max_error \d\.\de[-+]\d\d > \d\.\de[-+]\d\d",
+    "wrong output": r"golden mismatch: the largest error .*\d\.\de[-+]\d\d, the limit is \d\.\de[-+]\d\d",
     "wrong GPU": r"TensorRT refuses the engine on this GPU",
 }
 
