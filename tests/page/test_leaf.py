@@ -60,7 +60,7 @@ def test_a_planted_fault_stands_at_the_top(failing: Path) -> None:
         : page.text.index("At a glance") if "At a glance" in page.text else page.text.index("Checks that hold")
     ]
     assert "FAIL" in top
-    assert "simplify against translate: max_error" in top
+    assert "simplify against translate: the largest error" in top
     assert "first in simplify/graph.onnx; translate/graph.onnx holds" in top
     assert f"deploytool blame {failing}" in top
 
