@@ -106,7 +106,7 @@ def _halves(answers: Arrays) -> dict[str, list[truth.Array]]:
 
 
 def table(results: list[Result]) -> list[str]:
-    """The README's table: the faults of each family that were caught, by their size."""
+    """The table of docs/benchmarks.md: the faults of each family that were caught, by their size."""
     shown = [(check, band) for check in NAMES for band in list(BANDS)[:2]]
     rows: dict[str, Counter[object]] = defaultdict(Counter)
     for each in results:

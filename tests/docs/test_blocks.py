@@ -1,0 +1,110 @@
+"""What the README and the pages show runs as they show it, block by block."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from deploytool.cli import app
+from tests.conftest import ROOT, Command
+from tests.docs.pages import LANGUAGES, REASONS, Block, blocks, runnable, same
+from tests.docs.walk import Walk, shortened
+
+BLOCKS = blocks()
+MARKED = [block for block in BLOCKS if block.reason is not None]
+GROUP: Any = typer.main.get_command(app)
+TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def named(cases: Sequence[Block]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("block", cases, ids=lambda block: block.name)
+
+
+@named([block for block in BLOCKS if runnable(block)])
+def test_a_block_runs(block: Block, walks: Callable[[Path], Walk]) -> None:
+    failure = walks(block.page).upto(block)
+    assert not failure, failure
+
+
+@named(MARKED)
+def test_a_block_that_is_not_run_says_why_and_names_what_there_is(block: Block) -> None:
+    assert block.reason in REASONS
+    assert block.steps
+    for step in block.steps:
+        program, *words = shlex.split(step.command, comments=True)
+        if program == "make":
+            assert words[0] in TARGETS
+        elif program == "python":
+            assert words[:2] == ["-m", "deploytool.device"]
+            _known(words[2:])
+        elif program == "deploytool":
+            _known(words)
+
+
+def _known(words: Sequence[str]) -> None:
+    """Asserts that there is that command, with those options."""
+    command = GROUP.get_command(None, words[0])
+    assert command, words
+    options = {name for each in command.params for name in each.opts}
+    assert {word for word in words if word.startswith("--")} <= options
+
+
+@named(BLOCKS)
+def test_a_block_says_what_it_is(block: Block) -> None:
+    assert block.language in LANGUAGES
+    if block.language == "text":
+        assert not re.search(r"^(\$|deploytool|python|make) ", block.text, re.MULTILINE)
+    elif block.language in ("sh", "console"):
+        assert block.steps
+
+
+def test_the_configuration_is_understood(deploytool: Command, tmp_path: Path) -> None:
+    (example,) = [block for block in BLOCKS if block.file == "deploytool.toml"]
+    (tmp_path / "deploytool.toml").write_text(example.text)
+    for command, refused in (("export", "there is no model 'nothing'"), ("verify", "cannot be read")):
+        done = deploytool(command, "nothing", "--verbose")
+        assert refused in done.stderr
+        assert "(deploytool.toml)" in done.stderr
+
+
+def test_the_files_of_a_run_are_those_of_the_readme(prepared: tuple[Path, Path]) -> None:
+    made = prepared[0] / "artifacts" / "shufflenet_g3"
+    files = re.findall(r"^\| `([\w/]+\.\w+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(files) == 12
+    assert not [file for file in files if not (made / file).is_file()]
+
+
+@pytest.mark.parametrize(
+    ("printed", "output", "right"),
+    [
+        (("a  1.5e-07", "b"), "a 3\nb\n", True),
+        (("a", "…", "b"), "a\nx\n\ny\nb\n", True),
+        (("a", "…"), "a\n", True),
+        (("a",), "a\nb\n", False),
+        (("a", "b"), "a\n", False),
+        (("a: held",), "a: broken\n", False),
+        (("seal db8f48b3477b",), "seal 0123456789ab\n", True),
+    ],
+)
+def test_what_is_printed_is_compared(printed: tuple[str, ...], output: str, right: bool) -> None:
+    assert same(printed, output) == right
+
+
+@pytest.mark.parametrize(
+    ("command", "run"),
+    [
+        ("deploytool export a --trt", "deploytool export --seconds 0.1 a --trt"),
+        ("deploytool export a --quick", "deploytool export a --quick"),
+        ("deploytool bench a --seconds 8", "deploytool bench a --seconds 8"),
+        ("deploytool models", "deploytool models"),
+        ("openssl ec", "openssl ec"),
+    ],
+)
+def test_only_measuring_is_cut_short(command: str, run: str) -> None:
+    assert shortened(command) == run

@@ -1,0 +1,114 @@
+"""What the README and the pages say is what the code has: links, paths, options, codes and tolerances."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from deploytool import errors
+from deploytool.cli import app
+from deploytool.measure import parity
+from deploytool.report import COARSEST
+from tests.conftest import ROOT, Command
+from tests.docs.pages import PAGES, prose
+
+README, INDEX = ROOT / "README.md", ROOT / "docs" / "README.md"
+CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
+GROUP: Any = typer.main.get_command(app)
+COMMANDS = [GROUP.get_command(None, name) for name in GROUP.list_commands(None)]
+ELSEWHERE = {"--model-repository"}  # options of other programs
+every_page = pytest.mark.parametrize("page", [*PAGES, CONTRIBUTING], ids=lambda page: page.stem)
+
+
+def links(page: Path) -> list[tuple[Path, str]]:
+    """Where a page points to inside of the project: a file, and a heading in it or nothing."""
+    targets = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", prose(page))
+    return [((page.parent / file).resolve() if file else page, heading) for file, heading in targets]
+
+
+def headings(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 180
+
+
+@every_page
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for file, heading in links(page):
+        assert file.exists(), file
+        assert not heading or heading in headings(file), f"{file}#{heading}"
+
+
+def test_every_page_is_in_both_indexes() -> None:
+    there = {*PAGES} - {README, INDEX}
+    for index in (README, INDEX):
+        assert there <= {file for file, _ in links(index)}
+    assert CONTRIBUTING in {file for file, _ in links(README)}
+
+
+@every_page
+def test_every_path_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:deploytool|models|tests)/[\w/]*(?:\.py|/))`", text):
+        assert (ROOT / path).exists(), path
+
+
+@every_page
+def test_every_option_is_there(page: Path) -> None:
+    known = {name for command in COMMANDS for each in command.params for name in (*each.opts, *each.secondary_opts)}
+    known |= {"--help", "--install-completion", *ELSEWHERE}
+    spans = re.findall(r"`([^`\n]+)`", prose(page))
+    named = {
+        option for span in spans if "python -m tests." not in span for option in re.findall(r"--[a-z][\w-]+", span)
+    }
+    assert named <= known | _of_make()
+
+
+def _of_make() -> set[str]:
+    """The options of campaigns, which the Makefile names."""
+    return set(re.findall(r"--[a-z][\w-]+", (ROOT / "Makefile").read_text()))
+
+
+@every_page
+def test_every_make_target_is_there(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z-]+)`", prose(page))) <= targets
+
+
+def test_every_command_is_in_the_readme() -> None:
+    table = README.read_text(encoding="utf-8").partition("## Commands")[2].partition("\n## ")[0]
+    assert set(GROUP.list_commands(None)) == set(re.findall(r"`([a-z]+)`", table))
+
+
+def test_every_exit_code_is_listed(deploytool: Command) -> None:
+    known = {kind.exit_code for kind in errors.DeployError.__subclasses__()} | {0, 130}
+    page = (ROOT / "docs" / "exit-codes.md").read_text(encoding="utf-8")
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)} == known
+    in_short = README.read_text(encoding="utf-8").partition("## Exit codes")[2].partition("\n## ")[0]
+    said = re.search(r"Exit codes:(.*)", deploytool("--help").stdout, re.DOTALL)
+    assert said is not None
+    for text in (in_short, said[1]):
+        assert {int(code) for code in re.findall(r"\b(\d+)\s+[a-z]", text)} == known
+
+
+def test_the_tolerances_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "parity.md").read_text(encoding="utf-8")
+    for name, room in (("FP32", parity.ROOM32), ("FP16", parity.ROOM16)):
+        row = next(line for line in page.splitlines() if line.startswith(f"| {name} ("))
+        _, _, error, rms, top1, _ = (cell.strip() for cell in row.split("|"))
+        assert (float(error.removesuffix("×")), float(rms.removesuffix("×"))) == (room.max_error, room.rms)
+        assert top1 == "all"
+    assert f"{COARSEST:.0%}" in page
+
+
+def test_every_stage_is_in_the_architecture() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    stages = {path.name for path in (ROOT / "deploytool" / "stages").glob("[a-z]*.py")}
+    assert stages == set(re.findall(r"`deploytool/stages/(\w+\.py)` \|", page))

@@ -1,0 +1,108 @@
+"""Reads a page from the top: runs its blocks in one folder, in order, each of them once."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from deploytool import machine
+from tests.conftest import ROOT
+from tests.docs.pages import Block, blocks, runnable, same
+from tests.training.conftest import pictures, write_cifar
+
+RUN = "artifacts/shufflenet_g3"
+_SHORTER = {"export": "--seconds 0.1", "bench": "--seconds 0.1", "prove": "--faults 2"}
+
+
+class Walk:
+    """A page in a folder of its own, and what each of its blocks came to."""
+
+    def __init__(self, page: Path, folder: Path, programs: Path) -> None:
+        self.folder = folder
+        self.printed: dict[Block, str] = {}
+        self.failures: dict[Block, str] = {}
+        self._blocks = [block for block in blocks() if block.page == page and runnable(block)]
+        self._settings = settings(programs)
+
+    def upto(self, block: Block) -> str:
+        """Runs the page as far as this block; what went wrong in the block itself, or nothing."""
+        for each in self._blocks[: self._blocks.index(block) + 1]:
+            if each not in self.failures:
+                self.failures[each] = self._run(each)
+        return self.failures[block]
+
+    def _run(self, block: Block) -> str:
+        said = ""
+        for step in block.steps:
+            done = call(step.command, block.language, self.folder, self._settings)
+            said += done.stdout
+            if done.returncode:
+                return f"{step.command}\nended with {done.returncode}\n{done.stdout}{done.stderr}"
+            if step.printed is not None and not machine.gpus() and not same(step.printed, done.stdout):
+                return f"{step.command}\nprinted something else than the page shows:\n{done.stdout}"
+        self.printed[block] = said
+        return ""
+
+
+def call(command: str, language: str, folder: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """One command as a shell runs it, or a program as Python does; what would take long is cut short."""
+    arguments = ["python", "-c", command] if language == "python" else ["bash", "-c", shortened(command)]
+    return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def shortened(command: str) -> str:
+    """The same command with less to measure, unless it says itself how much."""
+    verb = re.match(r"deploytool (\w+)", command)
+    more = _SHORTER.get(verb[1], "") if verb else ""
+    if verb is None or not more or "--quick" in command or more.split()[0] in command or "/pack/bundle" in command:
+        return command
+    return f"{verb[0]} {more}{command[verb.end() :]}"
+
+
+def settings(programs: Path) -> dict[str, str]:
+    """The environment of a reader who has installed deploytool."""
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "NO_COLOR": "1"}
+
+
+def install(programs: Path) -> None:
+    """Puts `python` and `deploytool` into a folder."""
+    for name, words in (("python", ""), ("deploytool", "-m deploytool ")):
+        file = programs / name
+        file.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words}"$@"\n')
+        file.chmod(0o755)
+
+
+def supply(folder: Path, programs: Path) -> None:
+    """What the pages take for granted: the files they show, photographs, trained weights, and a finished run."""
+    for block in blocks():
+        if block.file and block.language == "python":
+            (folder / block.file).write_text(block.text, encoding="utf-8")
+    _photographs(folder)
+    (folder / "cifar-10-batches-bin").mkdir()
+    write_cifar(folder / "cifar-10-batches-bin", pictures(100), pictures(40, seed=1))
+    for command in (f"deploytool export {Path(RUN).name} --trt", f"deploytool pack {RUN}"):
+        done = call(command, "sh", folder, settings(programs))
+        assert done.returncode == 0, done.stderr
+    torch.save(load_file(folder / RUN / "instantiate" / "weights.safetensors"), folder / "shufflenet_g3.pth")
+
+
+def _photographs(folder: Path) -> None:
+    drawn = np.random.default_rng(0)
+    for name in ("photographs/cat", "photographs/dog"):
+        (folder / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = drawn.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((320, 240), Image.Resampling.BICUBIC).save(folder / name / f"{number}.png")
+    shutil.copy(folder / "photographs" / "cat" / "0.png", folder / "photograph.jpg")
