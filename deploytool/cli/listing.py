@@ -35,7 +35,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {  # by heading: the commands, in th
         "pardon": "Allow a bundle again that failed three starts.",
     },
     "Ship": {
-        "pack": "Pack a run into a bundle, which is all that a device needs.",
+        "pack": "Pack a run into a bundle, with what a device needs to check it.",
         "sign": "Sign a bundle with a private key.",
         "push": "Send a bundle to an OCI registry, or into one file.",
         "pull": "Fetch a bundle from a registry, a web server or a file.",

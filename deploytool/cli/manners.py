@@ -77,7 +77,7 @@ _SHARED: Mapping[str, tuple[Any, Any]] = {
 
 def before(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help=_FILE)] = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help=_FILE, rich_help_panel=SHARED)] = None,
     quiet: _QUIET = False,
     verbose: _VERBOSE = False,
     as_json: _JSON = False,

@@ -30,6 +30,9 @@ def pack(
 ) -> Outcome:
     """Packs graphs, engines, golden cases and a build recipe into one folder that names its every byte.
 
+    The device also needs deploytool itself, which is on no package index: `pip wheel --no-deps -w dist .` in the
+    checkout makes the wheel to install there, with onnxruntime.
+
     Example: deploytool pack artifacts/shufflenet_g3
     """
     from deploytool import pipeline  # here begins numpy
