@@ -204,5 +204,6 @@ def on_device(bundle: Path) -> str:
 def _closing(found: Closing, home: Path) -> list[str]:
     """The verdict, what is still to be done, and where the page is."""
     page = [f"Report: {home / PAGE}"] if (home / PAGE).is_file() else []
-    lines = [f"Verdict: {found.verdict}. {line}" for line in found.reasons] or [f"Verdict: {found.verdict}."]
+    first, *others = found.reasons or ("",)
+    lines = [f"Verdict: {found.verdict}. {first}".strip(), *(f"  also {line}" for line in others)]
     return [*lines, *(f"Not verified here: {line}" for line in found.pending if found.held), *page]
