@@ -286,9 +286,8 @@ def failure(written: Report, home: Path, *, require: bool) -> DeployError | None
     """What keeps a run from ending well: it does only if everything that was asked for held."""
     found, pending, gate = verdict.closing(written, home), verdict.unmeasured(written), written.gate
     if found.verdict is Verdict.FAIL:
-        if (noisy := verdict.noisy(written)) is not None:
-            return ParityFailed(f"no tolerance can be set: {verdict.reasons(noisy[1])}", found.next)
-        return ParityFailed(f"parity failed: {found.reasons[0]}", found.next)
+        failed = "no tolerance can be set" if verdict.noisy(written) else "parity failed"
+        return ParityFailed(f"{failed}: {found.reasons[0]}", found.next)
     if found.verdict is Verdict.SLOW:
         return TooSlow(found.reasons[0], found.next)
     if found.verdict is Verdict.UNPROVEN:

@@ -80,8 +80,8 @@ def closing(report: Report, home: Path, found: Finding | None = None) -> Closing
     pending = (*unmeasured(report), *fixed.doubtful(report.fixed), *omitted(report))
     if any(line.wrong for line in report.fixed):
         return Closing(Verdict.FAIL, failed, pending, (Step(fixed.MEND),))
-    if failed and noisy(report):
-        return Closing(Verdict.FAIL, failed, pending, (Step(_CALM),))
+    if unstable := noisy(report):  # what else failed follows from it: it was judged by a tolerance that means nothing
+        return Closing(Verdict.FAIL, broken_hop(unstable), pending, (Step(_CALM),))
     if failed:
         keep = [Step(f"the same command with {KEEP}")] if mends(report) else []
         if found is None:
@@ -196,9 +196,9 @@ def judged(hop: Hop) -> str:
     return f"{hop.stage} {AGAIN[hop.runner]}" if hop.runner in AGAIN else str(hop.stage)
 
 
-def noisy(report: Report) -> tuple[Hop, Check] | None:
-    """The first check that fails because the model's own noise is beyond what a tolerance can follow from."""
-    return next(((hop, each) for hop in report.hops for each in hop.checks if NOISE in each.broken), None)
+def noisy(report: Report) -> Hop | None:
+    """The hop that says that the model's own noise is beyond what a tolerance can follow from, if one does."""
+    return next((hop for hop in report.hops if any(NOISE in each.broken for each in hop.checks)), None)
 
 
 def reasons(check: Check) -> str:

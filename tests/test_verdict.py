@@ -72,6 +72,7 @@ def test_noise_beyond_the_cap_is_named_with_what_helps_and_no_blame() -> None:
     noisy = dataclasses.replace(check("max_error", "noise"), tolerance=dataclasses.replace(TOLERANCE, noise=0.58))
     report = written(hop(Stage.GOLDEN, noisy), hop(Stage.FP16, check("max_error")))
     seen = verdict.closing(report, Path("run"))
+    assert len(seen.reasons) == 1
     assert "5.8e-01" in seen.reasons[0]
     assert "1.0e-03" in seen.reasons[0]
     assert "--weights" in seen.next
