@@ -83,7 +83,7 @@ def run(home: Path, given: Given, asked: Asked, watch: Watch) -> Bench:
 
 def name(step: Step) -> str:
     """What a row is called: its stage, and its file too where the stage made several."""
-    return f"{step.stage}/{step.file}" if step.stage is Stage.BUILD else step.stage
+    return f"{step.stage}/{step.file}" if step.stage == Stage.BUILD else step.stage
 
 
 def _io(given: Given) -> Precision:
@@ -120,7 +120,7 @@ def _baseline(steps: Sequence[Step], asked: str) -> Step:
 
 def _shipped(steps: Sequence[Step]) -> list[str]:
     """What a device would run: the engines where there are some, else the graphs."""
-    return [name(step) for step in steps if step.stage is Stage.BUILD] or [name(step) for step in steps if step.graph]
+    return [name(step) for step in steps if step.stage == Stage.BUILD] or [name(step) for step in steps if step.graph]
 
 
 class _Field:

@@ -28,6 +28,7 @@ from deploytool.states import Precision, Stage, Status
 
 EAGER = "eager"
 _TRUTH, _OTHER_BATCH, _SAME_WEIGHTS = "FP64", "itself at the largest batch", "{} with its weights in FP16"
+_HALF = tuple(stage for stage in Stage if stage.precision is Precision.FP16)
 _WIDENED, _ROUNDED = "widened", "rounded"  # runners of the FP16 graph: as converted, and in FP16 arithmetic
 
 
@@ -67,7 +68,7 @@ class Step:
     @property
     def half(self) -> bool:
         """Whether the artifact computes in FP16."""
-        return isinstance(self.stage, Stage) and self.stage.precision is Precision.FP16
+        return self.stage in _HALF
 
 
 def on(device: str, job: Job, given: Given) -> list[Step]:

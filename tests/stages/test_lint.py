@@ -214,7 +214,7 @@ def test_an_engine_that_gives_canaries_is_checked_at_them(
 
         yield call
 
-    step = Step("build", "engine.plan", "tensorrt", "cuda", "halve", start)
+    step = Step(Stage.BUILD, "engine.plan", "tensorrt", "cuda", Stage.FP16, start)
     monkeypatch.setattr(hops, "engines", lambda given: [step])
     validate.make(Job(C2F, QUICK), tmp_path / "report.json", shelf(linted))
     written = report.read(tmp_path / "report.json")
