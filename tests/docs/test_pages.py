@@ -20,7 +20,7 @@ README, INDEX = ROOT / "README.md", ROOT / "docs" / "README.md"
 CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
 GROUP: Any = typer.main.get_command(app)
 COMMANDS = [GROUP.get_command(None, name) for name in GROUP.list_commands(None)]
-ELSEWHERE = {"--model-repository"}  # options of other programs
+ELSEWHERE = {"--no-deps", "--model-repository"}  # options of other programs
 every_page = pytest.mark.parametrize("page", [*PAGES, CONTRIBUTING], ids=lambda page: page.stem)
 
 
