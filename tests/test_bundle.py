@@ -11,6 +11,8 @@ from deploytool import bundle, plain
 from deploytool.bundle import Manifest, Role
 from deploytool.errors import Refused
 
+PART = ("tolerances", "fp16", "parts", 0, "part")
+
 
 @pytest.fixture
 def copy(packed: Path, tmp_path: Path) -> Path:
@@ -80,6 +82,21 @@ def test_engines_of_other_devices_may_be_left_out_by_name_only(copy: Path) -> No
         (("graphs",), [], "it has no graph"),
         (("engines", 0, "version"), 10, "version is 10, and should be a text"),
         (("engines", 0, "file", "role"), "graph", "an engine is listed as something else"),
+        (("files", 0, "size"), -1, "has no size or no digest"),
+        (("outputs",), [], "it has no inputs or no outputs"),
+        (("classes",), ["cat\x1b[2J"], "a class has a name that cannot be shown"),
+        (("free", "batch", "largest"), 1 << 31, "a free size has no range"),
+        (("free",), {"H": {"smallest": 1, "typical": 8, "largest": 32}}, "a free size has no range"),
+        (("preprocessing", "crop"), 4097, "its pictures cannot be prepared"),
+        (("preprocessing", "crop"), [32, -1], "its pictures cannot be prepared"),
+        (("preprocessing", "resize"), [4097, 32], "its pictures cannot be prepared"),
+        (("preprocessing", "mean"), [0.5, 0.5], "its pictures cannot be prepared"),
+        (("preprocessing", "std"), [], "its pictures cannot be prepared"),
+        (("preprocessing", "std"), [0.5, 0.0, 0.5], "its pictures cannot be prepared"),
+        (("preprocessing", "channels"), "GBR", "its pictures cannot be prepared"),
+        (("preprocessing", "layout"), "CHWN", "its pictures cannot be prepared"),
+        ((*PART, "axis"), 64, "a part of an output is none"),
+        ((*PART, "spans"), [[0, 1]], "a part of an output is none"),
     ],
 )
 def test_values_that_cannot_be_right_are_refused(
@@ -92,6 +109,21 @@ def test_values_that_cannot_be_right_are_refused(
     inner[where[-1]] = value
     (copy / "manifest.json").write_text(plain.text(data))
     with pytest.raises(Refused, match=problem):
+        bundle.read(copy)
+
+
+@pytest.mark.parametrize(
+    ("axis", "size", "spans"), [(1, 4, [[2, 5]]), (1, 4, [[-1, 2]]), (1, 4, [[2, 2]]), (1, 4, []), (0, 4, [[0, 2]])]
+)
+def test_a_part_has_channels_that_an_output_can_have(copy: Path, axis: int, size: int, spans: list[list[int]]) -> None:
+    data = json.loads((copy / "manifest.json").read_text())
+    part = data["tolerances"]["fp16"]["parts"][0]["part"]
+    part.update(axis=1, size=4, spans=[[0, 2], [3, 4]])
+    (copy / "manifest.json").write_text(plain.text(data))
+    bundle.read(copy)
+    part.update(axis=axis, size=size, spans=spans)
+    (copy / "manifest.json").write_text(plain.text(data))
+    with pytest.raises(Refused, match="a part of an output is none"):
         bundle.read(copy)
 
 

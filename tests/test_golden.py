@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,16 @@ SAMPLE = Golden(
     Preprocessing(crop=4, channels="BGR", mean=(0.1, 0.2, 0.3)),
     Noise(Floor(1e-7, 2e-8), Floor(1e-3, 5e-4)),
 )
+
+
+class Planted:
+    """Whoever unpickles it makes a folder."""
+
+    def __init__(self, ran: Path) -> None:
+        self._ran = ran
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self._ran),)
 
 
 def test_a_sample_comes_back_with_its_types(tmp_path: Path) -> None:
@@ -54,6 +67,20 @@ def test_something_else_is_refused(tmp_path: Path) -> None:
             golden.read(file)
     with pytest.raises(BadInput, match="is no golden sample"):
         golden.read(tmp_path / "pickle.npz")
+
+
+@pytest.mark.parametrize("name", ["pixels", "labels", "input.input", "edges"])
+def test_no_pickle_is_loaded(tmp_path: Path, name: str) -> None:
+    golden.write(tmp_path / "golden.npz", SAMPLE)
+    with np.load(tmp_path / "golden.npz") as file:
+        arrays = {**file, name: np.array([Planted(tmp_path / "ran")], dtype=object)}
+    np.savez(tmp_path / "pickle.npz", **arrays)
+    for reader in (golden.read, golden.pixels, golden.read_cases):
+        with suppress(BadInput):  # not each of them loads each array
+            reader(tmp_path / "pickle.npz")
+    with pytest.raises(BadInput, match="allow_pickle=False"):
+        golden.read(tmp_path / "pickle.npz")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_first_cases_are_a_sample_of_their_own() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
 from deploytool import bundle
 from deploytool.backends import tensorrt
@@ -81,7 +81,51 @@ def in_a_training(made: ModelProto) -> None:
     made.training_info.add().algorithm.initializer.append(tensor(elsewhere=True))
 
 
-@pytest.mark.parametrize("put", [in_a_constant, in_a_branch, in_a_function, in_a_sparse_one, in_a_training])
+def in_the_indices_of_a_sparse_one(made: ModelProto) -> None:
+    made.graph.sparse_initializer.add().indices.CopyFrom(tensor(elsewhere=True))
+
+
+def in_the_start_of_a_training(made: ModelProto) -> None:
+    made.training_info.add().initialization.initializer.append(tensor(elsewhere=True))
+
+
+def in_the_default_of_a_function(made: ModelProto) -> None:
+    function = helper.make_function("own", "F", [], [], [], [helper.make_opsetid("", 17)])
+    function.attribute_proto.append(helper.make_attribute("c", tensor(elsewhere=True)))
+    made.functions.append(function)
+
+
+def in_a_list_of_tensors(made: ModelProto) -> None:
+    made.graph.node.append(helper.make_node("Own", [], ["c"], values=[tensor(elsewhere=True)]))
+
+
+def in_a_list_of_branches(made: ModelProto) -> None:
+    branch = helper.make_graph([], "b", [], [], [tensor(elsewhere=True)])
+    made.graph.node.append(helper.make_node("Own", ["x"], ["c"], branches=[branch]))
+
+
+def sparse() -> SparseTensorProto:
+    made = SparseTensorProto()
+    made.values.CopyFrom(tensor(elsewhere=True))
+    return made
+
+
+def in_a_sparse_constant(made: ModelProto) -> None:
+    made.graph.node.append(helper.make_node("Constant", [], ["c"], sparse_value=sparse()))
+
+
+def in_a_list_of_sparse_ones(made: ModelProto) -> None:
+    made.graph.node.append(helper.make_node("Own", [], ["c"], values=[sparse()]))
+
+
+PLACES = (
+    *(in_a_constant, in_a_branch, in_a_function, in_a_sparse_one, in_a_training, in_the_indices_of_a_sparse_one),
+    *(in_the_start_of_a_training, in_the_default_of_a_function, in_a_list_of_tensors, in_a_list_of_branches),
+    *(in_a_sparse_constant, in_a_list_of_sparse_ones),
+)
+
+
+@pytest.mark.parametrize("put", PLACES)
 def test_wherever_the_weights_are_named(put: Callable[[ModelProto], None]) -> None:
     made = model(tensor(elsewhere=False))
     beside.refuse(made.SerializeToString(), "graph")
@@ -90,8 +134,17 @@ def test_wherever_the_weights_are_named(put: Callable[[ModelProto], None]) -> No
         beside.refuse(made.SerializeToString(), "graph")
 
 
+@pytest.mark.parametrize("field", ["data_location", "external_data"])
+def test_either_of_the_two_fields_that_name_a_file_is_enough(field: str) -> None:
+    weight = tensor(elsewhere=True)
+    weight.ClearField(field)
+    with pytest.raises(Refused, match="a file of their own"):
+        beside.refuse(model(weight).SerializeToString(), "graph")
+
+
 @pytest.mark.parametrize(
-    "raw", [b"\x07", b"\x3a", b"\x3a\xff", b"\x3a\x05\x0a", b"\xff" * 40, b"\x3c\x01", b"\x39\x01"]
+    "raw",
+    [b"\x07", b"\x3a", b"\x3a\xff", b"\x3a\x05\x0a", b"\xff" * 40, b"\x3c\x01", b"\x39\x01", b"\x80" * 11 + bytes(2)],
 )
 def test_what_is_no_graph_is_refused(raw: bytes) -> None:
     with pytest.raises(Refused, match="no ONNX graph"):

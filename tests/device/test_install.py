@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 import deploytool.device
-from deploytool import bundle, owner, plain
+from deploytool import bundle, disk, files, owner, plain
 from deploytool.device import build, commands, install, starts, verify
 from deploytool.device.install import Pointer
 from deploytool.device.verify import Papers
@@ -58,6 +59,50 @@ def test_a_bundle_is_published_under_its_seal_and_current(packed: Path, root: Pa
     verify.papers(place)
     shutil.rmtree(source)
     verify.papers(place)
+
+
+def copied(source: Path, root: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> str:
+    """Why an install is refused for which something happens between the check of its papers and the copy."""
+    monkeypatch.setattr(disk, "check", lambda *_: meanwhile())
+    with pytest.raises(Refused) as caught:
+        install.install(source, root, proved)
+    assert install.pointer(root) is None
+    assert not list(root.glob(".staging-*"))
+    assert not list((root / "bundles").iterdir())
+    return str(caught.value)
+
+
+def test_each_byte_is_hashed_while_it_is_copied(
+    packed: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = made(packed, tmp_path / "a", 1, 1)
+    graph = source / bundle.read(source).graphs[0].path
+    raw = graph.read_bytes()
+    why = copied(source, root, monkeypatch, lambda: graph.write_bytes(bytes([raw[0] ^ 1]) + raw[1:]))
+    assert why == f"{graph} has other bytes than the manifest says"
+
+
+def test_a_copy_that_does_not_keep_its_bytes_is_refused(
+    packed: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, usual = made(packed, tmp_path / "a", 1, 1), files.hold
+
+    def hold(path: Path, size: int, sha256: str, to: Path | None = None) -> None:
+        usual(path, size, sha256, to)
+        if to is not None:
+            to.write_bytes(bytes(size))
+
+    monkeypatch.setattr(files, "hold", hold)
+    assert ".staging-" in copied(source, root, monkeypatch, lambda: None)
+
+
+def test_a_manifest_that_changes_before_it_is_copied_is_refused(
+    packed: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = made(packed, tmp_path / "a", 1, 1)
+    later = dataclasses.replace(bundle.read(source), sequence=2)
+    why = copied(source, root, monkeypatch, lambda: bundle.write(source, later))
+    assert why == f"{source} changed while it was copied"
 
 
 def test_the_one_before_is_kept_and_one_can_go_back_and_forth(packed: Path, root: Path, tmp_path: Path) -> None:

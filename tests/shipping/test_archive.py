@@ -223,3 +223,104 @@ def test_a_header_as_long_as_it_likes_is_not_read(tmp_path: Path, kind: bytes) -
         assert tracemalloc.get_traced_memory()[1] < 16 << 20
     finally:
         tracemalloc.stop()
+
+
+def remade(path: Path, names: Callable[[str], bool], change: Callable[[bytes], bytes]) -> None:
+    """Gives the members of an archive that are meant other bytes."""
+    with tarfile.open(path) as tar:
+        raw = {each.name: read(tar, each) for each in tar}
+    assert any(map(names, raw))
+    with tarfile.open(path, "w") as tar:
+        for name, content in raw.items():
+            made = change(content) if names(name) else content
+            one = tarfile.TarInfo(name)
+            one.size = len(made)
+            tar.addfile(one, io.BytesIO(made))
+
+
+def turned(raw: bytes) -> bytes:
+    return bytes([*raw[:-1], raw[-1] ^ 1])
+
+
+def of(path: Path, media: str) -> str:
+    """The member that the index, or its manifest, calls by this media type."""
+    with tarfile.open(path) as tar:
+        raw = {each.name: read(tar, each) for each in tar}
+    (entry,) = json.loads(raw["index.json"])["manifests"]
+    manifest = f"blobs/{entry['digest'].replace(':', '/')}"
+    if entry["mediaType"] == media:
+        return manifest
+    return next(
+        f"blobs/{layer['digest'].replace(':', '/')}"
+        for layer in json.loads(raw[manifest])["layers"]
+        if layer["annotations"][oci.FILE_PATH] == media
+    )
+
+
+@pytest.mark.parametrize("which", [oci.MANIFEST_TYPE, bundle.MANIFEST])
+def test_either_manifest_is_held_against_its_digest(tmp_path: Path, which: str) -> None:
+    path = written(small.made(tmp_path / "in", 11), tmp_path / "m.tar")
+    name = of(path, which)
+    remade(path, name.__eq__, turned)
+    with pytest.raises(Refused, match="has other bytes than its name says"):
+        pulled(f"oci-archive:{path}", tmp_path / "out")
+
+
+def test_a_file_of_another_size_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = written(small.made(tmp_path / "in", 12), tmp_path / "m.tar")
+    name = of(path, small.ORIN)
+    remade(path, name.__eq__, lambda raw: raw + b"x")
+    with pytest.raises(Refused, match="has another size for engines"):
+        pulled(f"oci-archive:{path}", tmp_path / "out")
+
+
+def test_an_index_of_two_models_or_none_is_refused(tmp_path: Path) -> None:
+    def times(count: int) -> Callable[[bytes], bytes]:
+        return lambda raw: small.text({"manifests": json.loads(raw)["manifests"] * count})
+
+    for count in (0, 2):
+        path = written(small.made(tmp_path / f"in{count}", 13), tmp_path / f"{count}.tar")
+        remade(path, "index.json".__eq__, times(count))
+        with pytest.raises(Refused, match="does not hold one model"):
+            pulled(f"oci-archive:{path}", tmp_path / "out")
+
+
+def test_an_archive_whose_layers_are_not_the_bundle_s_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = oci.artifact
+
+    def fewer(folder: Path, manifest: bundle.Manifest) -> oci.Artifact:
+        made = make(folder, manifest)
+        whole = json.loads(made.manifest)
+        whole["layers"].pop()
+        return oci.Artifact(small.text(whole), made.config, made.layers)
+
+    monkeypatch.setattr(oci, "artifact", fewer)
+    path = written(small.made(tmp_path / "in", 14), tmp_path / "m.tar")
+    with pytest.raises(Refused, match="do not agree about"):
+        pulled(f"oci-archive:{path}", tmp_path / "out")
+
+
+def test_more_members_than_any_archive_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(small.made(tmp_path / "in", 15), tmp_path / "m.tar")
+    monkeypatch.setattr(archive, "_MOST", 5)
+    with pytest.raises(Refused, match="has no place there"):
+        pulled(f"oci-archive:{path}", tmp_path / "out")
+
+
+def test_a_manifest_longer_than_any_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(small.made(tmp_path / "in", 16), tmp_path / "m.tar")
+    monkeypatch.setattr(bundle, "LONGEST", 100)
+    with pytest.raises(Refused, match=r"index\.json is longer than it may be"):
+        pulled(f"oci-archive:{path}", tmp_path / "out")
+
+
+def test_a_file_with_holes_is_refused(tmp_path: Path) -> None:
+    path = written(small.made(tmp_path / "in", 17), tmp_path / "m.tar")
+    one = member("blobs/sha256/" + "0" * 64)
+    one.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": "1"}
+    with tarfile.open(path, "a", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(one, io.BytesIO())
+    with pytest.raises(Refused, match="is no plain file"):
+        pulled(f"oci-archive:{path}", tmp_path / "out")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deploytool import bundle
 from deploytool.errors import Refused
-from deploytool.shipping import oci
+from deploytool.shipping import oci, places, sources
+from deploytool.shipping.wire import Reply, Wire
 from tests.shipping import small
 from tests.shipping.servers import Registry
 from tests.shipping.trips import address, pulled, pushed
+
+PATH = "org.cncf.model.filepath"
 
 
 def test_it_is_a_model_pack(served: Registry, tmp_path: Path) -> None:
@@ -54,3 +59,74 @@ def test_layers_and_manifest_must_agree(served: Registry, tmp_path: Path, monkey
     pushed(folder, served.port, "fewer")
     with pytest.raises(Refused, match="do not agree about"):
         pulled(address(served, "fewer"), tmp_path / "out")
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> dict[str, Any]:
+    """The OCI manifest of a bundle."""
+    folder = small.made(tmp_path / "in", 1)
+    found: dict[str, Any] = json.loads(oci.artifact(folder, bundle.read(folder)).manifest)
+    assert oci.layers(small.text(found), "it")
+    return found
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"digest": digest} for digest in (f"sha512:{'0' * 64}", f"sha256:{'0' * 63}", "0" * 64, 5)),
+        *({"size": size} for size in (-1, "5", 5.0, True, None)),
+        *({"annotations": told} for told in ({}, {PATH: 5}, {PATH: ["a"]}, None)),
+    ],
+    ids=str,
+)
+def test_a_layer_of_another_form_is_refused(whole: dict[str, Any], changed: dict[str, Any]) -> None:
+    whole["layers"][-1].update(changed)
+    with pytest.raises(Refused, match="it has no manifest that OCI knows"):
+        oci.layers(small.text(whole), "it")
+
+
+def test_what_is_no_model_and_what_names_a_file_twice_is_refused(whole: dict[str, Any]) -> None:
+    twice = {**whole, "layers": [*whole["layers"], whole["layers"][-1]]}
+    with pytest.raises(Refused, match="it names a file twice"):
+        oci.layers(small.text(twice), "it")
+    with pytest.raises(Refused, match="it is no model: other"):
+        oci.layers(small.text({**whole, "artifactType": "other"}), "it")
+
+
+def test_the_bundle_s_own_manifest_must_be_there_and_be_short(whole: dict[str, Any]) -> None:
+    found = oci.layers(small.text(whole), "it")
+    assert [layer.path for layer in oci.beside(found, "it")] == [bundle.MANIFEST]
+    with pytest.raises(Refused, match=r"somebody else's: it holds no manifest\.json"):
+        oci.beside(found[1:], "it")
+    with pytest.raises(Refused, match="longer than any may be"):
+        oci.beside((dataclasses.replace(found[0], size=bundle.LONGEST + 1), *found[1:]), "it")
+
+
+@pytest.mark.parametrize("change", [{"path": "more"}, {"size": 1}, {"sha256": "0" * 64}, None])
+def test_each_layer_is_a_file_of_the_bundle(whole: dict[str, Any], tmp_path: Path, change: dict[str, Any]) -> None:
+    found, manifest = oci.layers(small.text(whole), "it"), bundle.read(tmp_path / "in")
+    oci.agree(found, manifest, "it")
+    last = (dataclasses.replace(found[-1], **change),) if change else ()
+    with pytest.raises(Refused, match="do not agree about"):
+        oci.agree((*found[:-1], *last), manifest, "it")
+
+
+@pytest.mark.parametrize("known", ["by its address", "by the registry"])
+def test_a_manifest_is_held_against_its_digest(whole: dict[str, Any], known: str) -> None:
+    raw = small.text(whole)
+    place = places.Registry("http://127.0.0.1:1", "m", "1", oci.name(raw) if known == "by its address" else None)
+    headers = {} if place.digest else {"docker-content-digest": oci.name(raw)}
+    assert sources.manifest(Says(Reply(200, headers, raw)), place) == raw
+    with pytest.raises(Refused, match="has another manifest than its digest says"):
+        sources.manifest(Says(Reply(200, headers, raw + b" ")), place)
+
+
+class Says(Wire):
+    """A server that gives one answer."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__("http://127.0.0.1:1")
+        self._reply = reply
+
+    def ask(self, *_: object, **__: object) -> Reply:
+        return self._reply
