@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from deploytool import bundle, signing
 from deploytool.device import install, signature, verify
 from deploytool.device.serve import serve
-from deploytool.device.verify import Asked
+from deploytool.device.verify import Asked, Papers
 from deploytool.errors import BadInput, MissingBackend, Refused
 from tests.device import small
 from tests.device.keys import Keys, inside, keys, refused
@@ -174,3 +174,28 @@ def test_an_installed_bundle_keeps_its_signature(signed: Path, tmp_path: Path, o
     verify.papers(install.home(root, second.current), Asked(key=ours[1]))
     with pytest.raises(Refused, match="is not by the key"), serve(root, require_signature=theirs[1]):
         pass
+
+
+def test_one_goes_back_only_to_what_the_key_has_signed(packed: Path, signed: Path, tmp_path: Path, ours: Keys) -> None:
+    unsigned, root = small.small(packed, tmp_path / "unsigned", 2, seed=1), tmp_path / "root"
+    install.install(unsigned, root, lambda _: None)
+    turned = install.install(signed, root, lambda _: None, key=ours[1])
+    with pytest.raises(Refused, match="is not signed"):
+        install.rollback(root, ours[1])
+    assert install.pointer(root) == turned
+    assert install.rollback(root).current == bundle.seal(unsigned)
+
+
+def test_what_is_proved_has_the_seal_and_the_signature_that_were_asked_for(
+    packed: Path, signed: Path, tmp_path: Path, ours: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where no lock holds, and somebody else has put something in its place since it was brought there."""
+    proved: list[Papers] = []
+    unsigned = Path(shutil.copytree(signed, tmp_path / "unsigned", ignore=shutil.ignore_patterns(bundle.SIGNATURE)))
+    other = small.small(packed, tmp_path / "other", 4, seed=1)
+    for there, why in ((other, "is another bundle"), (unsigned, "is not signed")):
+        monkeypatch.setattr(install, "_bring", lambda _, place, *__, there=there, **___: shutil.copytree(there, place))
+        with pytest.raises(Refused, match=why):
+            install.install(signed, tmp_path / f"root-{there.name}", proved.append, key=ours[1])
+        assert install.pointer(tmp_path / f"root-{there.name}") is None
+    assert not proved

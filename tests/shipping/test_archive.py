@@ -324,3 +324,12 @@ def test_a_file_with_holes_is_refused(tmp_path: Path) -> None:
         tar.addfile(one, io.BytesIO())
     with pytest.raises(Refused, match="is no plain file"):
         pulled(f"oci-archive:{path}", tmp_path / "out")
+
+
+def test_a_file_of_less_than_no_bytes_is_refused(tmp_path: Path) -> None:
+    path = written(small.made(tmp_path / "in", 18), tmp_path / "m.tar")
+    one = member("blobs/sha256/" + "0" * 64)
+    one.size = -512
+    path.write_bytes(one.tobuf(tarfile.GNU_FORMAT) + path.read_bytes())
+    with pytest.raises(Refused, match=r"is no plain file|is no tar"):  # newer Pythons see it themselves
+        pulled(f"oci-archive:{path}", tmp_path / "out")
