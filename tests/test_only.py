@@ -80,6 +80,12 @@ def test_nonsense_is_refused(part: Path, raw: bytes) -> None:
         verify.papers(part)
 
 
+def test_no_more_is_read_than_it_may_have(part: Path) -> None:
+    (part / bundle.ONLY).write_bytes(b" " * 5000)
+    with pytest.raises(Refused, match="longer than it may be"):
+        only.read(part)
+
+
 def test_a_link_is_not_followed(part: Path) -> None:
     (part / bundle.ONLY).rename(part.with_name("kept"))
     (part / bundle.ONLY).symlink_to(part.with_name("kept"))

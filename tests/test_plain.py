@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -122,6 +123,28 @@ def test_a_leaf_of_another_type_is_refused_by_its_place(field: str, value: objec
 def test_what_is_no_document_is_refused(raw: str | bytes, said: str) -> None:
     with pytest.raises(plain.Malformed, match=said):
         plain.loads(raw, 10 if len(raw) == 11 else plain.LONGEST)
+
+
+def test_what_is_nested_deeper_than_one_can_show_is_refused() -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(plain.Malformed, match="nested too deep"):
+        plain.decode(Leaves, {**GOOD, "text": deep})
+    while deep:  # one after the other: to free them at once would go as deep
+        deep = deep.pop()  # type: ignore[assignment]
+
+
+def test_no_more_of_a_file_is_read_than_a_document_may_have(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as opened:
+        opened.truncate(64 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(plain.Malformed, match="longer than 100 bytes"):
+            plain.read(Leaves, tmp_path / "file", 100)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_name_that_would_write_on_the_terminal_is_shown_escaped() -> None:

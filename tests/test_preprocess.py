@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -285,3 +286,11 @@ def test_fractions_and_sizes_on_the_command_line() -> None:
         with pytest.raises(BadInput):
             call()
     assert Tensor("x", ("batch",)).plane("NCHW") is None
+
+
+@pytest.mark.parametrize("name", ["scale", "mean", "std"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_none_make_no_sense(name: str, number: float) -> None:
+    value: Any = number if name == "scale" else (number,)
+    assert preprocess.is_sane(Preprocessing())
+    assert not preprocess.is_sane(dataclasses.replace(Preprocessing(), **{name: value}))

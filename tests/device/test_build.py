@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from deploytool import machine, owner
+from deploytool import bundle, machine, owner, plain
+from deploytool.bundle import Role
 from deploytool.device import build, verify
 from deploytool.device.here import Here
 from deploytool.device.probe import Tried
@@ -133,3 +135,47 @@ def test_where_nothing_can_build_it_says_why(checked: Papers, tmp_path: Path, fo
 def test_the_full_tensorrt_comes_first() -> None:
     both = dataclasses.replace(LAPTOP, tensorrt={"tensorrt": "10.16.1.11", "tensorrt_rtx": RTX})
     assert build.flavour(both) == "tensorrt"
+
+
+RECORD = {"flavour": "tensorrt_rtx", "version": RTX, "gpu": LAPTOP.gpu, "capability": "8.9", "cuda": LAPTOP.cuda}
+
+
+@pytest.fixture
+def said(checked: Papers, tmp_path: Path) -> build.Record:
+    """The record of an engine that is none: nobody looks into it before it is run."""
+    path = f"tensorrt_rtx_{RTX}_8.9.plan"
+    (tmp_path / "built").mkdir(mode=0o700)
+    (tmp_path / "built" / path).write_bytes(b"engine")
+    file = bundle.describe(tmp_path / "built", path, Role.ENGINE)
+    graph = next(each.sha256 for each in checked.manifest.files if each.role is Role.GRAPH)
+    record = build.Record(checked.seal, graph, **RECORD, precision="fp16", io="fp32", file=file, trial=TRIAL)
+    build._write(tmp_path / "built", record)
+    assert build.kept(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent is None
+    return record
+
+
+@pytest.mark.parametrize("name", ["seal", "graph", "gpu", "cuda", "path", "size", "sha256", "trial"])
+def test_an_engine_of_another_bundle_graph_machine_or_file_is_not_taken(
+    checked: Papers, said: build.Record, tmp_path: Path, name: str
+) -> None:
+    values = {"path": "../other.plan", "size": said.file.size + 1, "sha256": "0" * 64, "trial": None}
+    value: Any = values.get(name, "0" * 64)
+    inner = dataclasses.replace(said.file, **{name: value}) if name in ("path", "size", "sha256") else said.file
+    other = dataclasses.replace(said, file=inner, **({} if inner is not said.file else {name: value}))
+    place = tmp_path / "built" / said.file.path
+    place.with_suffix(".json").write_text(plain.text(other))
+    absent = build.kept(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent
+    assert absent == "none was built here yet: `deploytool build` makes one"
+
+
+def test_an_engine_behind_a_link_or_of_somebody_else_is_not_taken(
+    checked: Papers, said: build.Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "built")
+    why = build.kept(checked.folder, checked.manifest, LAPTOP, tmp_path / "link").absent
+    assert "is not a folder that only you can write" in str(why)
+    monkeypatch.setattr(owner, "is_trusted", lambda _: False)
+    why = build.kept(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent
+    assert "is not a folder that only you can write" in str(why)
+    with pytest.raises(BadInput, match="is not a folder that only you can write"):
+        build.build(checked.folder, checked.manifest, LAPTOP, tmp_path / "built", works, lambda *step: None)

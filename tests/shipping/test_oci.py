@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +122,27 @@ def test_a_manifest_is_held_against_its_digest(whole: dict[str, Any], known: str
         sources.manifest(Says(Reply(200, headers, raw + b" ")), place)
 
 
-class Says(Wire):
-    """A server that gives one answer."""
+def test_the_bundle_s_own_manifest_is_held_against_its_layer(whole: dict[str, Any], tmp_path: Path) -> None:
+    raw = (tmp_path / "in" / bundle.MANIFEST).read_bytes()
+    place = places.Registry("http://127.0.0.1:1", "m", "1")
+    for blob in (raw, raw[:-1] + b" "):
+        source = sources.FromRegistry(Says(Reply(200, {}, small.text(whole)), blob), place)
+        if blob == raw:
+            assert source.beside() == {bundle.MANIFEST: raw}
+            continue
+        with pytest.raises(Refused, match=r"has another manifest\.json than it says"):
+            source.beside()
 
-    def __init__(self, reply: Reply) -> None:
+
+class Says(Wire):
+    """A registry that gives one answer and has one blob."""
+
+    def __init__(self, reply: Reply, blob: bytes = b"") -> None:
         super().__init__("http://127.0.0.1:1")
-        self._reply = reply
+        self._reply, self._blob = reply, blob
 
     def ask(self, *_: object, **__: object) -> Reply:
         return self._reply
+
+    def stream(self, url: str, start: int, size: int) -> Iterator[bytes]:
+        yield self._blob

@@ -67,6 +67,8 @@ def test_what_is_right_is_received(tmp_path: Path) -> None:
         {"files": [["a", -1, NONE]]},
         {"files": [["a", True, NAME]]},
         {"files": [["a", 1]]},
+        {"files": [["a", 1, "../../../out"]]},
+        {"files": [["a", 1, "/tmp/out"]]},
         {"files": "abc"},
         {"files": None},
         {"seal": "../" * 21 + "x"},
@@ -91,6 +93,63 @@ def test_a_link_in_the_place_of_the_staging_folder_is_refused(tmp_path: Path) ->
     (tmp_path / "root" / "received" / ".incoming").symlink_to(victim)
     assert "is a link" in received(tmp_path / "root")["problem"]
     assert (victim / "precious").is_dir()
+
+
+def test_a_link_in_the_place_of_what_was_received_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "received").symlink_to(tmp_path / "victim")
+    assert "is a link" in received(tmp_path / "root", files=[["a", 1, NAME]])["problem"]
+
+
+def test_other_bytes_are_refused_as_they_come(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    assert received(root, seal="0" * 64)["problem"] == "the manifest came with other bytes"
+    told = received(root, b"y", files=[["a", 1, NAME]])
+    assert told["problem"] == "a file came with other bytes than its digest says"
+    assert not list(root.glob("received/.incoming/*.part"))
+    assert not list(root.glob("received/[0-9a-f]*"))
+
+
+def known(root: Path, path: str) -> Path:
+    """A bundle on the device that says that it has a file of the digest of `x`."""
+    folder = root / "bundles" / "old"
+    folder.mkdir(parents=True)
+    told = {"files": [{"path": path, "sha256": NAME}], "engines": []}
+    (folder / "manifest.json").write_text(json.dumps(told))
+    return folder
+
+
+def test_what_rotted_on_the_device_is_asked_for_again(tmp_path: Path) -> None:
+    (known(tmp_path / "root", "b") / "b").write_bytes(b"y")
+    found = received(tmp_path / "root", files=[["a", 1, NAME]])
+    assert (Path(found["folder"]) / "a").read_bytes() == b"x"
+
+
+def test_nothing_is_taken_from_outside_a_bundle(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"x")
+    known(tmp_path / "root", "../../../secret")
+    assert receiver._known(tmp_path / "root") == {}
+
+
+def test_a_part_that_is_longer_than_its_file_is_begun_anew(tmp_path: Path) -> None:
+    stage = tmp_path / "root" / "received" / ".incoming"
+    stage.mkdir(parents=True)
+    (stage / f"{NAME}.part").write_bytes(b"xyz")
+    found = received(tmp_path / "root", files=[["a", 1, NAME]])
+    assert (Path(found["folder"]) / "a").read_bytes() == b"x"
+
+
+def test_what_has_no_room_is_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))
+    with pytest.raises(receiver.Trouble, match="0 MB free"):
+        receiver._gather(tmp_path / "received", tmp_path, {NAME: 1}, io.BytesIO(b"x"))
+
+
+def test_a_disk_that_does_not_keep_the_bytes_is_told(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b"y")
+    with pytest.raises(receiver.Trouble, match="a does not keep its bytes on this disk"):
+        receiver._assemble(tmp_path, [("a", 1, NAME)], {})
 
 
 def test_two_do_not_send_at_once(tmp_path: Path) -> None:
