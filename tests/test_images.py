@@ -15,7 +15,7 @@ from PIL import Image
 from deploytool import images
 from deploytool.errors import BadInput
 from deploytool.images import Pixels
-from deploytool.spec import Preprocessing
+from deploytool.spec import Preprocessing, Side
 
 STORED = {  # how a camera that was held in this way stores an upright picture
     1: lambda upright: upright,
@@ -172,6 +172,18 @@ def test_a_picture_of_the_right_size_is_left_alone(name: str) -> None:
 def test_an_unknown_interpolation_is_refused() -> None:
     with pytest.raises(BadInput, match="no interpolation 'cubical'"):
         images.fit(picture(), replace(Preprocessing(), interpolation="cubical"))
+
+
+@pytest.mark.parametrize("crop", [13, (12, 21), (13, 20)])
+def test_a_picture_smaller_than_what_is_cut_out_of_it_is_refused(crop: Side) -> None:
+    with pytest.raises(BadInput, match="a picture of 12 × 20 is smaller than the"):
+        images.fit(picture(12, 20), Preprocessing(resize=0, crop=crop))
+
+
+@pytest.mark.parametrize("size", [(0, 4), (4, 0)])
+def test_a_picture_without_pixels_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(BadInput, match="the picture has no pixels"):
+        images.fit(picture(*size), Preprocessing())
 
 
 def test_a_photograph_becomes_an_input() -> None:

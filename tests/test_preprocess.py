@@ -294,3 +294,20 @@ def test_numbers_that_are_none_make_no_sense(name: str, number: float) -> None:
     value: Any = number if name == "scale" else (number,)
     assert preprocess.is_sane(Preprocessing())
     assert not preprocess.is_sane(dataclasses.replace(Preprocessing(), **{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("shape", "problem"),
+    [
+        ((5, 3, 64, 32), None),
+        ((5, 3, 128, 32), None),
+        ((5, 3, 63, 32), "63, and H is from 64 to 128"),
+        ((5, 3, 129, 32), "129, and H is from 64 to 128"),
+        ((5, 1, 64, 32), "1, and not 3"),
+        ((5, 3, 64, 33), "33, and not 32"),
+        ((5, 3, 64), "3 dimensions, and not 4"),
+        ((5, 3, 64, 32, 1), "5 dimensions, and not 4"),
+    ],
+)
+def test_a_shape_is_taken_within_the_ranges_of_its_free_sizes(shape: tuple[int, ...], problem: str | None) -> None:
+    assert preprocess.outside(shape, Tensor("input", ("batch", 3, "H", 32)), FREE) == problem

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deploytool import bundle
 from deploytool.bundle import Manifest
-from deploytool.device import probe, verify, ways
+from deploytool.device import probe, verify, ways, worker
 from deploytool.device.here import Here
 from deploytool.device.probe import WORKER, Limits, Tried
 from deploytool.device.ways import TIERS, Way
-from deploytool.errors import NotVerified, ParityFailed
+from deploytool.device.worker import Request
+from deploytool.errors import BadInput, NotVerified, ParityFailed, StageFailed
 from deploytool.states import Attempt, Precision
 from tests.conftest import ROOT
 
@@ -147,3 +150,24 @@ def test_the_folder_one_stands_in_is_no_place_to_import_from(
     routes = verify.routes(verify.papers(packed), Here("linux", "x86_64"))
     assert WORKER[0] == sys.executable
     assert probe.probe(routes[-1], packed, manifest, 0.1).passed
+
+
+def test_a_picture_that_becomes_another_tensor_here_is_told(packed: Path, manifest: Manifest) -> None:
+    way = verify.routes(verify.papers(packed), Here("linux", "x86_64"))[-1]
+    request = Request("try", str(packed), manifest, way, "")
+    sample = worker._sample(request)
+    worker._same_input(request, sample)
+    for changed in ({"mean": (0.5, 0.5, 0.5)}, {"channels": "BGR"}, {"layout": "NHWC"}):
+        how = replace(manifest.preprocessing, **changed)  # type: ignore[arg-type]  # names of fields
+        inputs = (replace(manifest.inputs[0], shape=("batch", 32, 32, 3)),) if "layout" in changed else manifest.inputs
+        other = replace(request, manifest=replace(manifest, preprocessing=how, inputs=inputs))
+        with pytest.raises(StageFailed, match="becomes another tensor here than on the desk"):
+            worker._same_input(other, sample)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_an_answer_that_is_not_finite_is_none(packed: Path, manifest: Manifest, number: float) -> None:
+    request = Request("answer", str(packed), manifest, fake(packed, manifest, ways.ORT_CPU), "")
+    assert worker._guess("a.png", "logits", np.array([1.0, 2.0]), request).classes == (1, 0)
+    with pytest.raises(BadInput, match=r"a\.png: logits is not finite"):
+        worker._guess("a.png", "logits", np.array([1.0, number]), request)
