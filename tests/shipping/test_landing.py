@@ -16,7 +16,8 @@ import pytest
 from deploytool import bundle
 from deploytool.device import verify
 from deploytool.errors import BadInput, DeployError, Refused, Unreachable
-from deploytool.shipping import landing, registry
+from deploytool.shipping import fetching, landing, registry
+from deploytool.shipping.sources import Source
 from tests.conftest import ROOT
 from tests.shipping import small
 from tests.shipping.servers import Proxy, Registry
@@ -252,3 +253,35 @@ def test_a_staging_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatc
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(BadInput, match="is not a folder that only you can write"):
         pulled(str(small.made(tmp_path / "in", 9002)), tmp_path / "out")
+
+
+def test_the_whole_is_held_once_more_before_it_is_shown(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, usual = small.made(tmp_path / "in", 1), fetching.fetch
+
+    def fetch(source: Source, file: bundle.File, to: Path, parts: Path) -> int:
+        came = usual(source, file, to, parts)
+        to.write_bytes(bytes(file.size))
+        return came
+
+    monkeypatch.setattr(fetching, "fetch", fetch)
+    with pytest.raises(Refused, match="has other bytes than the manifest says"):
+        pulled(str(folder), home / "out")
+    assert not (home / "out").exists()
+
+
+def test_what_lies_near_is_copied_only_if_it_is_what_it_is_called(tmp_path: Path, home: Path) -> None:
+    folder, near = (small.made(tmp_path / name, 1) for name in ("in", "near"))
+    (near / small.ORIN).write_bytes(bytes((near / small.ORIN).stat().st_size))
+    landed = pulled(str(folder), home / "out", near=(near,))
+    assert landed.fetched == (folder / small.ORIN).stat().st_size
+    assert small.contents(home / "out") == small.contents(folder)
+
+
+def test_a_spoilt_bundle_that_is_there_already_is_not_said_to_be_it(tmp_path: Path, home: Path) -> None:
+    folder = small.made(tmp_path / "in", 1)
+    pulled(str(folder), home / "out")
+    (home / "out" / small.ORIN).write_bytes(bytes((folder / small.ORIN).stat().st_size))
+    with pytest.raises(Refused, match="has other bytes than the manifest says"):
+        pulled(str(folder), home / "out")
