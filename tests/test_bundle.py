@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from deploytool import bundle, plain
+from deploytool import bundle, files, plain
 from deploytool.bundle import Manifest, Role
 from deploytool.errors import Refused
 
@@ -50,6 +51,29 @@ def test_a_signature_may_lie_beside_the_manifest_and_nothing_else(copy: Path) ->
     bundle.check(copy, bundle.read(copy))
     (copy / "model.sig2").write_text("{}")
     with pytest.raises(Refused, match="is not in the manifest"):
+        bundle.check(copy, bundle.read(copy))
+
+
+@pytest.mark.parametrize("path", ["recipe.json", "golden"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "other"])
+def test_kinds_are_checked_before_any_byte_is_read(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, path: str, kind: str
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(files, "hold", never)
+    place, kept = copy / path, copy.with_name("kept")
+    place.rename(kept)
+    if kind == "link":
+        place.symlink_to(kept)
+    elif kind == "pipe":
+        os.mkfifo(place)
+    elif kept.is_dir():
+        place.write_bytes(b"x")
+    else:
+        place.mkdir()
+    with pytest.raises(Refused, match=f"{path} is no plain file"):
         bundle.check(copy, bundle.read(copy))
 
 
