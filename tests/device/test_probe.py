@@ -158,7 +158,7 @@ def test_a_picture_that_becomes_another_tensor_here_is_told(packed: Path, manife
     sample = worker._sample(request)
     worker._same_input(request, sample)
     for changed in ({"mean": (0.5, 0.5, 0.5)}, {"channels": "BGR"}, {"layout": "NHWC"}):
-        how = replace(manifest.preprocessing, **changed)  # type: ignore[arg-type]  # names of fields
+        how = replace(manifest.preprocessing, **changed)
         inputs = (replace(manifest.inputs[0], shape=("batch", 32, 32, 3)),) if "layout" in changed else manifest.inputs
         other = replace(request, manifest=replace(manifest, preprocessing=how, inputs=inputs))
         with pytest.raises(StageFailed, match="becomes another tensor here than on the desk"):
