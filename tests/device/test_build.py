@@ -18,7 +18,7 @@ from deploytool.device.ways import Tier, Way
 from deploytool.device.worker import Trial
 from deploytool.errors import BadInput, MissingBackend, StageFailed
 from deploytool.report import Check, Parity, Tolerance
-from deploytool.states import Attempt
+from deploytool.states import Attempt, Precision
 
 RTX = machine.version("tensorrt-rtx") or ""
 LAPTOP = Here("linux", "x86_64", "RTX 4070", "8.9", "13.0", {"tensorrt_rtx": RTX})
@@ -148,7 +148,9 @@ def said(checked: Papers, tmp_path: Path) -> build.Record:
     (tmp_path / "built" / path).write_bytes(b"engine")
     file = bundle.describe(tmp_path / "built", path, Role.ENGINE)
     graph = next(each.sha256 for each in checked.manifest.files if each.role is Role.GRAPH)
-    record = build.Record(checked.seal, graph, **RECORD, precision="fp16", io="fp32", file=file, trial=TRIAL)
+    record = build.Record(
+        checked.seal, graph, **RECORD, precision=Precision.FP16, io=Precision.FP32, file=file, trial=TRIAL
+    )
     build._write(tmp_path / "built", record)
     assert build.kept(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent is None
     return record
@@ -172,6 +174,7 @@ def test_an_engine_behind_a_link_or_of_somebody_else_is_not_taken(
     checked: Papers, said: build.Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "built")
+    monkeypatch.setattr(owner, "is_open", lambda *_: False)  # as where links have modes of their own
     why = build.kept(checked.folder, checked.manifest, LAPTOP, tmp_path / "link").absent
     assert "is not a folder that only you can write" in str(why)
     monkeypatch.setattr(owner, "is_trusted", lambda _: False)
@@ -179,3 +182,11 @@ def test_an_engine_behind_a_link_or_of_somebody_else_is_not_taken(
     assert "is not a folder that only you can write" in str(why)
     with pytest.raises(BadInput, match="is not a folder that only you can write"):
         build.build(checked.folder, checked.manifest, LAPTOP, tmp_path / "built", works, lambda *step: None)
+
+
+def test_nothing_is_built_in_a_folder_that_others_can_write(checked: Papers, tmp_path: Path) -> None:
+    (tmp_path / "built").mkdir()
+    (tmp_path / "built").chmod(0o777)
+    with pytest.raises(BadInput, match="is not a folder that only you can write"):
+        build.build(checked.folder, checked.manifest, LAPTOP, tmp_path / "built", works, lambda *step: None)
+    assert not list((tmp_path / "built").iterdir())

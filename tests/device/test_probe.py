@@ -167,7 +167,7 @@ def test_a_picture_that_becomes_another_tensor_here_is_told(packed: Path, manife
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_an_answer_that_is_not_finite_is_none(packed: Path, manifest: Manifest, number: float) -> None:
-    request = Request("answer", str(packed), manifest, fake(packed, manifest, ways.ORT_CPU), "")
+    request = Request("answer", str(packed), manifest, fake(packed, manifest, ways.Tier.ORT_CPU), "")
     assert worker._guess("a.png", "logits", np.array([1.0, 2.0]), request).classes == (1, 0)
     with pytest.raises(BadInput, match=r"a\.png: logits is not finite"):
         worker._guess("a.png", "logits", np.array([1.0, number]), request)
