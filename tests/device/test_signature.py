@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,56 @@ def test_the_manifest_is_not_parsed_before_the_signature_holds(
         verify.papers(copy, Asked(key=ours[1]))
 
 
+def signed_otherwise(folder: Path, place: Path, change: Callable[[str], str]) -> Path:
+    """Signs another statement than model-signing makes; the public key that its signature holds for."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    one, public = keys(place, "key", private)
+    signing.sign(folder, one)
+
+    def edit(envelope: dict[str, Any]) -> None:
+        payload = change(json.dumps(json.loads(base64.b64decode(envelope["payload"])))).encode()
+        kind = envelope["payloadType"]
+        before = f"DSSEv1 {len(kind)} {kind} {len(payload)} ".encode()
+        made = private.sign(before + payload, ec.ECDSA(signature._CURVES["secp256r1"]))
+        envelope["payload"] = base64.b64encode(payload).decode()
+        envelope["signatures"][0]["sig"] = base64.b64encode(made).decode()
+
+    inside(folder, edit)
+    return public
+
+
+def test_a_statement_names_no_file_twice(copy: Path, tmp_path: Path) -> None:
+    def twice(text: str) -> str:
+        told = json.loads(text)
+        resources = told["predicate"]["resources"]
+        resources.append(resources[0])
+        total = hashlib.sha256(b"".join(bytes.fromhex(each["digest"]) for each in resources))
+        told["subject"][0]["digest"]["sha256"] = total.hexdigest()
+        return json.dumps(told)
+
+    verify.papers(copy, Asked(key=signed_otherwise(copy, tmp_path, str)))
+    with pytest.raises(Refused, match="it names a file twice"):
+        verify.papers(copy, Asked(key=signed_otherwise(copy, tmp_path, twice)))
+
+
+def test_a_key_that_is_only_named_has_not_signed(copy: Path, ours: Keys, theirs: Keys) -> None:
+    place = copy / bundle.SIGNATURE
+    hint = json.loads(place.read_text())["verificationMaterial"]["publicKey"]["hint"]
+    signing.sign(copy, theirs[0])
+    told = json.loads(place.read_text())
+    assert told["verificationMaterial"]["publicKey"]["hint"] != hint
+    told["verificationMaterial"]["publicKey"]["hint"] = hint
+    place.write_text(json.dumps(told))
+    with pytest.raises(Refused, match="is not by the key"):
+        verify.papers(copy, Asked(key=ours[1]))
+
+
+def test_a_file_that_no_signature_names_is_refused_by_the_signature_too(copy: Path, ours: Keys) -> None:
+    (copy / "more").write_text("x")
+    with pytest.raises(Refused, match="more is not signed"):
+        signature.check(copy, bundle.seal(copy), ours[1])
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -114,31 +166,24 @@ def test_the_manifest_is_not_parsed_before_the_signature_holds(
 def test_a_statement_of_another_kind_is_refused_though_its_signature_holds(
     copy: Path, tmp_path: Path, old: str, new: str
 ) -> None:
-    private = ec.generate_private_key(ec.SECP256R1())
-    one, public = keys(tmp_path, "key", private)
-    signing.sign(copy, one)
-
-    def edit(envelope: dict[str, Any]) -> None:
-        text = json.dumps(json.loads(base64.b64decode(envelope["payload"])))
+    def edited(text: str) -> str:
         assert old in text
-        payload, kind = text.replace(old, new).encode(), envelope["payloadType"]
-        before = f"DSSEv1 {len(kind)} {kind} {len(payload)} ".encode()
-        made = private.sign(before + payload, ec.ECDSA(signature._CURVES["secp256r1"]))
-        envelope["payload"] = base64.b64encode(payload).decode()
-        envelope["signatures"][0]["sig"] = base64.b64encode(made).decode()
+        return text.replace(old, new)
 
-    inside(copy, edit)
+    public = signed_otherwise(copy, tmp_path, edited)
     with pytest.raises(Refused, match="no signature of the kind"):
         verify.papers(copy, Asked(key=public))
 
 
 def test_keys_that_are_none_are_bad_input(copy: Path, tmp_path: Path, ours: Keys) -> None:
     foreign = keys(tmp_path, "ed25519", ed25519.Ed25519PrivateKey.generate())
+    other = keys(tmp_path, "secp256k1", ec.generate_private_key(ec.SECP256K1()))
     for key, problem in (
         (tmp_path / "none.pem", "cannot be read"),
         (copy / "recipe.json", "is no public key"),
         (ours[0], "is no public key"),
         (foreign[1], "is no key on secp256r1"),
+        (other[1], "is no key on secp256r1"),
     ):
         with pytest.raises(BadInput, match=problem):
             verify.papers(copy, Asked(key=key))
@@ -146,6 +191,7 @@ def test_keys_that_are_none_are_bad_input(copy: Path, tmp_path: Path, ours: Keys
         (tmp_path / "none.pem", "cannot be read"),
         (ours[1], "is no private key in PEM"),
         (foreign[0], "is no private key on secp256r1"),
+        (other[0], "is no private key on secp256r1"),
     ):
         with pytest.raises(BadInput, match=problem):
             signing.sign(copy, key)
