@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from model_signing import hashing, verifying
 from model_signing import signing as oms
 
-from deploytool import bundle, signing
+from deploytool import bundle, files, signing
 from deploytool.device import verify
 from deploytool.device.verify import Asked
 from deploytool.errors import Refused
@@ -74,4 +74,26 @@ def test_a_path_that_the_signer_ignored_is_not_ignored_here(copy: Path, ours: Ke
 def test_what_is_broken_is_not_signed(copy: Path, ours: Keys) -> None:
     (copy / "recipe.json").write_text("{}")
     with pytest.raises(Refused, match="than the manifest says"):
+        signing.sign(copy, ours[0])
+
+
+def test_a_bundle_that_is_not_whole_is_not_signed(copy: Path, ours: Keys) -> None:
+    before = (copy / bundle.SIGNATURE).read_bytes()
+    (copy / "recipe.json").write_bytes(bytes((copy / "recipe.json").stat().st_size))
+    with pytest.raises(Refused, match="has other bytes than the manifest says"):
+        signing.sign(copy, ours[0])
+    assert (copy / bundle.SIGNATURE).read_bytes() == before
+
+
+def test_a_signature_that_does_not_hold_is_told_at_once(
+    copy: Path, ours: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = files.publish
+
+    def publish(path: Path, content: bytes, beside: Path | None = None) -> None:
+        assert b'"keyid":""' in content
+        usual(path, content.replace(b'"keyid":""', b'"keyid":"x"'), beside)
+
+    monkeypatch.setattr(files, "publish", publish)
+    with pytest.raises(Refused, match="no signature of the kind"):
         signing.sign(copy, ours[0])

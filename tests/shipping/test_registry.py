@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploytool import bundle
-from deploytool.errors import BadInput, Unreachable
+from deploytool.errors import BadInput, Refused, Unreachable
 from deploytool.shipping import places, registry
 from deploytool.shipping.logins import Logins
 from tests.shipping import servers, small
@@ -120,3 +120,12 @@ def test_a_name_that_is_not_there_and_a_server_that_is_not(served: Registry, tmp
             say=hush,
         )
     assert {path.name for path in tmp_path.iterdir()} == {"in"}
+
+
+def test_a_file_that_is_not_what_its_manifest_names_is_not_sent(served: Registry, tmp_path: Path) -> None:
+    folder = small.made(tmp_path / "in", 17)
+    (folder / small.ORIN).write_bytes(bytes((folder / small.ORIN).stat().st_size))
+    with pytest.raises(Refused, match="has other bytes than the manifest says"):
+        pushed(folder, served.port, "forged")
+    with pytest.raises(BadInput, match="there is no oci://"):
+        pulled(address(served, "forged"), tmp_path / "out")
