@@ -208,3 +208,9 @@ def test_what_a_killed_install_was_given_is_swept(tmp_path: Path) -> None:
         (home / f".installing-{pid}").mkdir(parents=True)
     received(tmp_path / "root", files=[["a", 1, NAME]])
     assert [path.name for path in home.glob(".installing-*")] == [f".installing-{os.getpid()}"]
+
+
+@pytest.mark.parametrize("changed", [{"seal": "../" * 21 + "x"}, {"files": [["a", 1, "../../../out"]]}], ids=str)
+def test_names_are_checked_before_anything_is_written(tmp_path: Path, changed: dict[str, Any]) -> None:
+    assert received(tmp_path / "root", **changed)["problem"] == "the list of files makes no sense"
+    assert not list(tmp_path.iterdir())
