@@ -106,6 +106,7 @@ def test_engines_of_other_devices_may_be_left_out_by_name_only(copy: Path) -> No
         (("graphs",), [], "it has no graph"),
         (("engines", 0, "version"), 10, "version is 10, and should be a text"),
         (("engines", 0, "file", "role"), "graph", "an engine is listed as something else"),
+        (("schema",), "deploytool.bundle/9", "is a bundle of another kind"),
         (("files", 0, "size"), -1, "has no size or no digest"),
         (("outputs",), [], "it has no inputs or no outputs"),
         (("classes",), ["cat\x1b[2J"], "a class has a name that cannot be shown"),
