@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import stat
 from pathlib import Path
@@ -95,3 +96,27 @@ def test_what_is_published_is_on_the_disk_before_it_is_seen(tmp_path: Path, monk
     monkeypatch.setattr(Path, "replace", renamed)
     files.publish(tmp_path / "file", b"new")
     assert done == ["file", "rename", "folder"]
+
+
+def test_a_file_of_another_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(files, "held", never)
+    (tmp_path / "file").write_bytes(b"12345")
+    with pytest.raises(Refused, match="has another size"):
+        files.hold(tmp_path / "file", 4, sha(b"1234"))
+
+
+def test_what_grows_while_it_is_read_is_not_read_to_its_end() -> None:
+    class Growing(io.BytesIO):
+        reads = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            self.reads += 1
+            return b"x" * 4 if self.reads < 100 else b""
+
+    growing = Growing()
+    with pytest.raises(Refused, match="other bytes"):
+        list(files.held(growing, "file", 6, sha(b"x" * 6)))
+    assert growing.reads == 2
