@@ -17,9 +17,10 @@ from deploytool.report import Limits
 from deploytool.spec import BATCH, Decision, Option, Preprocessing, Range, Tensor
 from deploytool.states import Precision
 
-SCHEMA = "deploytool.bundle/2"
+SCHEMA = "deploytool.bundle/3"
 MANIFEST, SIGNATURE, ONLY = "manifest.json", "model.sig", "only.json"
 BESIDE = (MANIFEST, SIGNATURE, ONLY)  # what no manifest names: itself, what signs it, and what was left out here
+MOST_MIB = 8192  # what a child may take that runs a graph, whatever the manifest says
 LONGEST = 4 << 20  # bytes of a manifest or signature: nobody may fill our memory
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -48,11 +49,15 @@ class File:
 
 @dataclass(frozen=True)
 class Graph:
-    """One ONNX graph; `precision` is fp32 or fp16, and `io` the type of its floating-point inputs and outputs."""
+    """One ONNX graph; `precision` is fp32 or fp16, and `io` the type of its floating-point inputs and outputs.
+
+    `memory_mib` is what a run of the golden cases may take on a CPU beyond an empty session, None where nobody knows.
+    """
 
     path: str
     precision: Precision
     io: Precision
+    memory_mib: int | None = None
 
 
 @dataclass(frozen=True)
@@ -211,6 +216,8 @@ def _problem(manifest: Manifest) -> str | None:
     named = [graph.path for graph in manifest.graphs] + [manifest.golden.path, manifest.recipe, *manifest.golden.images]
     if not manifest.graphs:
         return "it has no graph"
+    if not all(graph.memory_mib is None or 0 < graph.memory_mib <= MOST_MIB for graph in manifest.graphs):
+        return "a graph takes no memory, or more than any may"
     unknown = sorted(set(named) - {file.path for file in manifest.files})
     if unknown:
         return f"it speaks of {unknown[0]}, and lists no such file"

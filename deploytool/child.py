@@ -109,7 +109,9 @@ def run_limited(
     problem, remedy = f"{what} {_ending(code)}: {why}", "leave it out, or report it"
     if code > 0:
         raise ChildFailed(problem, remedy, why)
-    raise (StageFailed if -code in _ASKED else ChildDied)(problem, remedy)
+    if -code in _ASKED:
+        raise StageFailed(problem, remedy)
+    raise ChildDied(problem, remedy, -code)
 
 
 def end_all() -> None:

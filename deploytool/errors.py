@@ -79,7 +79,18 @@ class ChildFailed(StageFailed):
 
 
 class ChildDied(StageFailed):
-    """A child process that crashed, hung or ran out of its memory: what it worked on is to blame."""
+    """A child process that crashed, hung or ran out of its memory: what it worked on is to blame.
+
+    `signal` is what killed it, 0 if none did.
+    """
+
+    def __init__(self, problem: str, remedy: str, signal: int = 0) -> None:
+        super().__init__(problem, remedy)
+        self.signal = signal
+
+
+class OutOfMemory(StageFailed):
+    """A library could not have the memory that it asked for: somebody's limit, or no more there."""
 
 
 class Refused(DeployError):

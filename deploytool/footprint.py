@@ -12,7 +12,6 @@ from deploytool.spec import Job
 # MB): Linux, Python 3.11, torch 2.13, ONNX Runtime 1.31, 2 processors. Engines alone add next to nothing to it.
 _BASE, _QUICK, _PROVED = 400e6, 12.0, 22.5
 _LARGEST = 1 << 31  # bytes that a protobuf message can have
-_REMEDY = "end what else runs here, or use a machine with more memory"
 
 
 def needed(weights: float, job: Job) -> float:
@@ -34,4 +33,4 @@ def check(weights: float, job: Job) -> None:
         return
     problem = f"{job.model.name} has {disk.size(weights)} of weights, and its export takes {disk.size(takes)} of memory"
     less = f"--faults 0 takes {disk.size(least)}; or " if least <= there else ""
-    raise NoRoom(f"{problem}; there are {disk.size(there)}", f"{less}{_REMEDY}")
+    raise NoRoom(f"{problem}; there are {disk.size(there)}", f"{less}{memory.REMEDY}")

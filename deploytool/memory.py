@@ -5,8 +5,10 @@ from __future__ import annotations
 import mmap
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+REMEDY = "end what else runs here, or use a machine with more memory"
 
 _UNLIMITED = 1 << 60  # what cgroups of the first version say where they limit nothing
 
@@ -17,6 +19,34 @@ def held() -> int:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def private() -> int | None:
+    """The bytes of this process's own memory that it may write, touched or not; None where nobody tells."""
+    with suppress(OSError, UnicodeError):
+        found = re.search(r"^VmData:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
+        return int(found[1]) << 10 if found else None
+    return None
+
+
+@contextmanager
+def limited(most: int) -> Iterator[None]:
+    """Within, what `private` counts grows to `most` bytes and no further; nothing changes where nobody counts it.
+
+    What asks for more gets none: MemoryError in Python, whatever a library makes of that elsewhere.
+    """
+    if private() is None:
+        yield
+        return
+    import resource  # which only Unix has
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    lowest = min([most, *(each for each in (soft, hard) if each != resource.RLIM_INFINITY)])
+    resource.setrlimit(resource.RLIMIT_DATA, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def free() -> int | None:

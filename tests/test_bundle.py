@@ -25,7 +25,19 @@ def test_a_manifest_is_read_as_it_was_written(packed: Path, tmp_path: Path) -> N
     bundle.write(tmp_path, manifest)
     assert bundle.read(tmp_path) == manifest
     assert (tmp_path / "manifest.json").read_bytes() == (packed / "manifest.json").read_bytes()
-    assert manifest.schema == "deploytool.bundle/2"
+    assert manifest.schema == "deploytool.bundle/3"
+
+
+@pytest.mark.parametrize("stated", [0, -1, 8193, 1.5, True, "64"])
+def test_a_graph_that_states_no_sensible_memory_is_refused(copy: Path, stated: object) -> None:
+    data = json.loads((copy / "manifest.json").read_text())
+    data["graphs"][0]["memory_mib"] = stated
+    (copy / "manifest.json").write_text(plain.text(data))
+    with pytest.raises(Refused, match="memory"):
+        bundle.read(copy)
+    data["graphs"][0]["memory_mib"] = None
+    (copy / "manifest.json").write_text(plain.text(data))
+    assert bundle.read(copy).graphs[0].memory_mib is None
 
 
 def test_every_file_but_the_manifest_is_named_with_its_role(packed: Path) -> None:

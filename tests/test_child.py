@@ -167,3 +167,4 @@ def test_only_what_it_did_itself_counts_as_its_death(number: int, died: bool) ->
     with pytest.raises(StageFailed) as caught:
         run(f"import os, signal\n{usual}\nos.kill(os.getpid(), {number})")
     assert isinstance(caught.value, ChildDied) is died
+    assert getattr(caught.value, "signal", 0) == (number if died else 0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from deploytool.backends import Array, Session, answered, failed, in_batches
-from deploytool.errors import MissingBackend, StageFailed
+from deploytool.errors import MissingBackend, OutOfMemory, StageFailed
 
 _PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _SETTINGS = {"cpu": {}, "cuda": {"use_tf32": "0"}, "tensorrt": {"trt_fp16_enable": "1"}}  # on CUDA, FP32 means FP32
@@ -23,6 +23,7 @@ _OF_SHAPES = frozenset(
         *("Add", "Sub", "Mul", "Div", "Mod", "Neg", "Floor", "Ceil", "Round", "Identity", "Constant"),
     )
 )  # ONNX Runtime itself leaves to the CPU what works on shapes; of tensors, a GPU has a kernel for each of these
+_SHORT = re.compile("bad[_ ]alloc|Failed to allocate memory|not enough memory|MemoryError", re.IGNORECASE)
 _FATAL = 4  # log severity: ONNX Runtime prints lesser messages on stderr by itself, the exception says enough
 
 
@@ -46,7 +47,8 @@ def start(path: Path | bytes, device: str = "cpu", threads: int = 0, *, optimise
         try:
             made = session.run(names, inputs)
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-            raise failed("ONNX Runtime", inputs, _reason(error)) from error
+            failure = failed("ONNX Runtime", inputs, _reason(error))
+            raise _kind(error)(str(failure), failure.remedy) from error
         return answered("ONNX Runtime", inputs, dict(zip(names, made, strict=True)))
 
     yield in_batches(call, session.get_inputs()[0].shape[:1])
@@ -72,13 +74,19 @@ def _session(path: Path | bytes, device: str, threads: int = 0, optimise: bool =
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         if device == "cpu":
             what = path if isinstance(path, Path) else "the graph"
-            raise StageFailed(f"ONNX Runtime refuses {what}: {error}", "see its message; is the file whole?") from error
+            remedy = "see its message; is the file whole?"
+            raise _kind(error)(f"ONNX Runtime refuses {what}: {error}", remedy) from error
         raise _lost(device, str(error)) from error
     if session.get_providers()[0] != _PROVIDER[device]:
         raise _lost(device, f"it fell back to {session.get_providers()[0]}")
     if device != "cpu" and told and (left := _left_to_cpu(session)):
         raise _lost(device, f"it leaves {len(left)} nodes to the CPU, {left[0]} among them")
     return session
+
+
+def _kind(error: Exception) -> type[StageFailed]:
+    """Which failure of ours an error is; ONNX Runtime says only in words that it lacks memory."""
+    return OutOfMemory if isinstance(error, MemoryError) or _SHORT.search(str(error)) else StageFailed
 
 
 def _left_to_cpu(session: ort.InferenceSession) -> list[str]:

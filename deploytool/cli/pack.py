@@ -88,4 +88,11 @@ def _lines(folder: Path, manifest: Manifest, seal: str) -> list[str]:
         f"  seal    {seal} (of every byte)",
     ]
     for_ = [f"  {one.flavour} {one.version} for {', '.join(one.capabilities)}" for one in manifest.engines]
-    return [*lines, *for_]
+    return [*lines, _memory(manifest), *for_]
+
+
+def _memory(manifest: Manifest) -> str:
+    stated = [graph.memory_mib for graph in manifest.graphs if graph.memory_mib is not None]
+    if len(stated) < len(manifest.graphs):
+        return f"  memory  not known from the shapes: verifying on a CPU may take {bundle.MOST_MIB} MiB"
+    return f"  memory  verifying on a CPU may take {max(stated)} MiB"

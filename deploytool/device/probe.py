@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deploytool import disk, files, plain, programs, scratch, verdict
-from deploytool.bundle import Manifest
+from deploytool import disk, files, memory, plain, programs, scratch, verdict
+from deploytool.bundle import MOST_MIB, Manifest
 from deploytool.child import run_limited
 from deploytool.device.ways import LEAST, Tier, Way
 from deploytool.device.worker import Answer, Request, Trial
@@ -18,7 +20,8 @@ from deploytool.states import Attempt
 WORKER = programs.command(programs.WORK)
 
 _LONGEST_ANSWER = 16 << 20  # bytes
-_KINDS = {kind.__name__: kind for kind in (*DeployError.__subclasses__(), NoRoom)}
+_KILLED = getattr(signal, "SIGKILL", 0) or -1  # by nobody of ours, who say why: Windows has none
+_KINDS = {kind.__name__: kind for kind in (*DeployError.__subclasses__(), NoRoom, ChildDied)}
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Limits:
     """
 
     seconds: float = 120.0
-    gibibytes: float = 8.0
+    gibibytes: float = MOST_MIB / 1024
     writes: int = _LONGEST_ANSWER
 
 
@@ -98,21 +101,23 @@ def ask(
 ) -> Answer:
     """The child's answer to a request.
 
-    Raises StageFailed if it crashes, hangs, runs out of memory or says nothing one can read, and what it raised itself.
+    Raises StageFailed if it crashes, hangs, runs out of memory or says nothing one can read, NoRoom if the machine
+    has no memory left, and what it raised itself.
     """
     what = f"{request.way.tier} ({Path(request.way.path).name})"
     with scratch.folder() as bench:
         asked, answer = bench / "request.json", bench / "answer.json"
         disk.write(asked, plain.text(replace(request, answer=str(answer))).encode())
-        memory = limits.gibibytes if request.way.device == "cpu" else math.inf
-        run_limited(
-            [*worker, str(asked)],
-            what=what,
-            seconds=limits.seconds,
-            gibibytes=memory,
-            writes=limits.writes,
-            heard=heard,
-        )
+        gibibytes = limits.gibibytes if request.way.device == "cpu" else math.inf
+        with _blamed(request.way):
+            run_limited(
+                [*worker, str(asked)],
+                what=what,
+                seconds=limits.seconds,
+                gibibytes=gibibytes,
+                writes=limits.writes,
+                heard=heard,
+            )
         try:
             found = plain.decode(Answer, plain.loads(files.read(answer, _LONGEST_ANSWER)))
         except (DeployError, plain.Malformed) as error:
@@ -120,6 +125,20 @@ def ask(
     if found.problem:
         raise _KINDS.get(found.kind, StageFailed)(found.problem, found.remedy)
     return found
+
+
+@contextmanager
+def _blamed(way: Way) -> Iterator[None]:
+    """Within, a bounded child that is killed is no fault of what it worked on: the machine lacks memory."""
+    there = memory.free()
+    try:
+        yield
+    except ChildDied as error:
+        bound = (way.memory_mib or 0) << 20 if way.device == "cpu" else 0
+        short = there is not None and there < bound
+        if bound and (error.signal == _KILLED or (error.signal == signal.SIGABRT and short)):
+            raise NoRoom(f"{error}; where memory runs out, that is the machine's doing", memory.REMEDY) from error
+        raise
 
 
 def climb(ways: Sequence[Way], prober: Prober, *, every: bool = False) -> tuple[Tried, ...]:
@@ -159,4 +178,6 @@ def shortfall(tried: Sequence[Tried], require: str | None) -> DeployError | None
         return NotVerified(problem, "mend it, or require less")
     if any(each.trial and each.trial.check.broken for each in tried):
         return ParityFailed(f"nothing here computes what the model does: {why}", "pack the bundle again, or report it")
-    return NotVerified(f"nothing here runs the model: {why}", "install onnxruntime, which needs no GPU")
+    died = any(each.died for each in tried)
+    remedy = f"{files.AGAIN}, or report it" if died else "install onnxruntime, which needs no GPU"
+    return NotVerified(f"nothing here runs the model: {why}", remedy)

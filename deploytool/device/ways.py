@@ -31,7 +31,8 @@ _DEVICES = {Tier.ORT_TENSORRT: "tensorrt", Tier.ORT_CUDA: "cuda", Tier.ORT_CPU: 
 class Way:
     """One way: which file on which backend and device; `absent` says why it is not to be tried.
 
-    `sha256` and `size` are those of the file, which whoever opens it checks once more.
+    `sha256` and `size` are those of the file, which whoever opens it checks once more; `memory_mib` is what the
+    manifest says that a run on a CPU may take, None where it does not say.
     """
 
     tier: Tier
@@ -44,6 +45,7 @@ class Way:
     precision: Precision
     io: Precision
     absent: str | None = None
+    memory_mib: int | None = None
 
 
 def ways(folder: Path, manifest: Manifest, found: Here, built: Way) -> tuple[Way, ...]:
@@ -84,7 +86,8 @@ def _graph(folder: Path, manifest: Manifest, found: Here, tier: Tier) -> Way:
         absent = "no CUDA GPU answers here"
     place = str(folder / file.path)
     device = _DEVICES[tier]
-    return Way(tier, place, file.size, file.sha256, "onnxruntime", device, "", graph.precision, graph.io, absent)
+    known = (tier, place, file.size, file.sha256, "onnxruntime", device, "", graph.precision, graph.io)
+    return Way(*known, absent, graph.memory_mib)
 
 
 def _chosen(manifest: Manifest, precision: Precision) -> Graph:

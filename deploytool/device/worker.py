@@ -15,6 +15,7 @@ from deploytool import builder, bundle, disk, files, golden, images, plain
 from deploytool.backends import Array, tensorrt
 from deploytool.bundle import Manifest
 from deploytool.device import beside, pictures
+from deploytool.device.bounds import bounded
 from deploytool.device.session import opened
 from deploytool.device.ways import Way
 from deploytool.errors import BadInput, DeployError, StageFailed
@@ -102,7 +103,7 @@ def _try(request: Request) -> Answer:
     manifest = request.manifest
     sample, batch = _sample(request), manifest.free[BATCH]
     _same_input(request, sample)
-    with opened(request.way) as session:
+    with bounded(request.way), opened(request.way) as session:
         got = replay(session, sample.inputs, batch)
         check = _check(got, sample, request)
         one = {name: np.resize(array, (batch.smallest, *array.shape[1:])) for name, array in sample.inputs.items()}
@@ -148,7 +149,7 @@ def _check(got: Arrays, sample: Golden, request: Request) -> Check:
 def _answer(request: Request) -> Answer:
     manifest = request.manifest
     guesses: list[Guess] = []
-    with opened(request.way) as session:
+    with bounded(request.way), opened(request.way) as session:
         for path in request.pictures:
             inputs = {manifest.inputs[0].name: pictures.tensor(path, manifest)}
             made = replay(session, inputs, manifest.free.get(BATCH, Range()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import onnx
 from onnx import ModelProto, ValueInfoProto, helper
@@ -50,7 +51,7 @@ def with_batch(model: ModelProto) -> dict[str, ValueInfoProto] | None:
         return None
     bare = lean(model)
     called = infer(bare)
-    first, second = (infer(_at(bare, batch)) for batch in _BATCHES)
+    first, second = (infer(fixed(bare, {word: batch})) for batch in _BATCHES)
     made = {name for node in graph.node for name in node.output} - {output.name for output in graph.output}
     found = {}
     for name in sorted(made & first.keys() & second.keys()):
@@ -61,21 +62,22 @@ def with_batch(model: ModelProto) -> dict[str, ValueInfoProto] | None:
     return found
 
 
+def fixed(bare: ModelProto, sizes: Mapping[str, int]) -> ModelProto:
+    """The model for these sizes of the free sides, by name, with nothing said of its shapes but those of its inputs."""
+    made = ModelProto()
+    made.CopyFrom(bare)
+    del made.graph.value_info[:]
+    for value in made.graph.input:
+        for side in value.type.tensor_type.shape.dim:
+            if _free(side) and side.dim_param in sizes:
+                side.dim_value = sizes[side.dim_param]
+    for value in made.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return made
+
+
 def _free(side: onnx.TensorShapeProto.Dimension) -> bool:
     return not side.HasField("dim_value")
-
-
-def _at(bare: ModelProto, batch: int) -> ModelProto:
-    """The model for one batch, with nothing said of its shapes but those of its inputs."""
-    fixed = ModelProto()
-    fixed.CopyFrom(bare)
-    del fixed.graph.value_info[:]
-    for value in fixed.graph.input:
-        for side in filter(_free, value.type.tensor_type.shape.dim):
-            side.dim_value = batch
-    for value in fixed.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    return fixed
 
 
 def _named(first: int | None, second: int | None, word: str) -> int | str | None:

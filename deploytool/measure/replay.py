@@ -14,13 +14,18 @@ FEW = Range(largest=4)  # cases at once: what they leave between the layers stil
 _USUAL = Range()
 
 
+def at_once(cases: int, batch: Range) -> int:
+    """How many of so many cases are run in one batch."""
+    return max(batch.smallest, min(batch.largest, cases))
+
+
 def replay(session: Callable[..., Arrays], inputs: Arrays, batch: Range = _USUAL) -> Arrays:
     """The session's answers to all cases of `inputs`, in their order.
 
     A last batch below the smallest allowed is filled up with the first cases, whose extra answers are dropped.
     """
     cases = len(next(iter(inputs.values())))
-    size = max(batch.smallest, min(batch.largest, cases))
+    size = at_once(cases, batch)
     parts = []
     for start in range(0, cases, size):
         wanted = np.arange(start, min(start + size, cases))

@@ -16,7 +16,9 @@ from deploytool.backends import tensorrt
 from deploytool.bundle import Engine, File, Graph, Manifest, Provenance, Recipe, Role, Sample
 from deploytool.errors import ParityFailed, StageFailed
 from deploytool.golden import Golden
+from deploytool.graphs import memory
 from deploytool.measure import parity
+from deploytool.measure.replay import at_once
 from deploytool.report import Report
 from deploytool.spec import BATCH, Decision, Job, Model, Range, Tensor
 from deploytool.states import Precision, Stage, TargetPlan
@@ -55,6 +57,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     allowed = parity.tolerances(recorded.noise, verdict.wanted(written))
     batch = content.model.inputs[0].shape[0]
     sample = _golden(folder, recorded, batch if isinstance(batch, int) else 1)
+    graphs = tuple(_bounded(folder, graph, content.free, sample.cases) for graph in graphs)
     recipe = _recipe(folder, content, graphs[-1])
     engines = _engines(folder, content, given, written)
     own = {engine.file.path for engine in engines}
@@ -126,6 +129,13 @@ def _server(folder: Path, content: _Content, single: Artifact, half: Artifact) -
         place.with_name("config.pbtxt").write_text(text, encoding="utf-8")
         graphs.append(Graph(f"models/{name}/1/model.onnx", precision, io))
     return tuple(graphs)
+
+
+def _bounded(folder: Path, graph: Graph, free: Mapping[str, Range], cases: int) -> Graph:
+    """The graph with what a run of the golden cases may take, at the largest sizes that it serves."""
+    sizes = {name: each.largest for name, each in free.items()} | {BATCH: at_once(cases, free[BATCH])}
+    model = onnx.load(folder / graph.path, load_external_data=False)
+    return replace(graph, memory_mib=memory.needed(model, sizes, cases))
 
 
 def _golden(folder: Path, sample: Golden, batch: int) -> Sample:

@@ -89,17 +89,17 @@ def cases(kind: str, there: Ground, bench: Path, seed: int, numbers: range, kept
         one = Batch(1, len(case.codes), Counter(case.codes), Counter([case.what]), seconds=time.monotonic() - begun)
         if measures:
             one.more_mib, one.child_mib = judge.peak_mib() - usual, max(CHILDREN.mib - usual_child, 0.0)
-            _heavy(kind, case, one)
+            _heavy(case, one)
         one.child_s, one.children = CHILDREN.seconds, CHILDREN.count
         one.faults = [f"{kind} {number}: {text}" for text in case.faults]
         _add(kept, one)
 
 
-def _heavy(kind: str, case: Case, one: Batch) -> None:
-    """A graph may take what a model may, which is all that its child has, and so may a manifest; nothing else may."""
+def _heavy(case: Case, one: Batch) -> None:
+    """A child may take what the manifest states, which a forged one may raise; nothing else may take more."""
     if one.more_mib > MORE_MIB:
         case.fault(f"it took {one.more_mib:.0f} MiB more than a clean run")
-    if one.child_mib > MORE_MIB and kind != "graphs" and not case.what.startswith("manifest "):
+    if one.child_mib > MORE_MIB and not case.what.startswith("manifest "):
         case.fault(f"its child took {one.child_mib:.0f} MiB more than a clean run's")
 
 

@@ -62,6 +62,13 @@ def test_what_is_packed_is_what_was_made(finished: Path, packed: Path) -> None:
     assert manifest.tolerances == {"fp32": allowed.fp32, "fp16": allowed.fp16}
 
 
+def test_each_graph_says_what_memory_it_may_take(packed: Path) -> None:
+    """Little, as the model is small: a forged graph in its place may not take 256 MiB."""
+    for graph in bundle.read(packed).graphs:
+        assert graph.memory_mib is not None
+        assert 128 < graph.memory_mib < 200
+
+
 def test_the_engine_says_which_machines_it_is_for(packed: Path) -> None:
     (engine,) = bundle.read(packed).engines
     assert (engine.flavour, engine.capabilities, engine.cuda) == ("tensorrt_rtx", ("8.9",), "13.0")
