@@ -90,7 +90,7 @@ def attended() -> ModelProto:
 
 def recurrent() -> ModelProto:
     made = node("LSTM", ["x", "w", "r"], "y", hidden_size=128, layout=0)
-    return graph([made], ["batch", 4, 64], weight("w", 1, 512, 64), weight("r", 1, 512, 128))
+    return graph([made], ["batch", 4096, 64], weight("w", 1, 512, 64), weight("r", 1, 512, 128))
 
 
 def resized() -> ModelProto:
