@@ -35,11 +35,13 @@ def limited(most: int) -> Iterator[None]:
 
     What asks for more gets none: MemoryError in Python, whatever a library makes of that elsewhere.
     """
-    if private() is None:
+    try:
+        import resource  # which only Unix has
+    except ImportError:
+        resource = None  # type: ignore[assignment]
+    if resource is None or private() is None:
         yield
         return
-    import resource  # which only Unix has
-
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     lowest = min([most, *(each for each in (soft, hard) if each != resource.RLIM_INFINITY)])
     resource.setrlimit(resource.RLIMIT_DATA, (lowest, hard))
