@@ -283,4 +283,4 @@ def test_a_process_without_the_desk_can_serve(packed: Path, tmp_path: Path) -> N
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 5
     assert "Traceback" not in done.stderr
-    assert "use python -m deploytool.device" in done.stderr
+    assert "models is no command of a device" in done.stderr
