@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from deploytool import terminal
+from deploytool.host import terminal
 
 _HOST = "deploytool[cpu]"  # the extra with everything that the other commands need
 

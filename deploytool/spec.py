@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-
-from deploytool.states import Precision, TargetPlan
+from enum import Enum
 
 Option = bool | int | float | str | None
 Side = int | tuple[int, int]  # of a picture: one length, or height and width
@@ -15,6 +14,98 @@ AUTO = "auto"  # instead of a choice: whatever a search finds
 INPUTS, CLASSES = "--input", "--classes"  # among what a user said of a model: no option can be called so
 BATCH = "batch"  # the word for the first dimension of every input and output
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+
+
+class Word(str, Enum):
+    """A member that is written, in files and in sentences, as its value."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class Stage(Word):
+    """A stage of the pipeline; the value names its folder in a run and its module in `deploytool.stages`."""
+
+    LOAD = "load"
+    GOLDEN = "golden"
+    TORCHSCRIPT = "torchscript"
+    EXPORT = "export"
+    SIMPLIFY = "simplify"
+    REWRITE = "rewrite"
+    FP16 = "fp16"
+    KNOWN_ISSUES = "known_issues"
+    BUILD = "build"
+    FAULTS = "faults"
+    VALIDATE = "validate"
+    PACK = "pack"
+
+    @property
+    def precision(self) -> Precision:
+        """What the artifacts of the stage compute in."""
+        return Precision.FP16 if self in (Stage.FP16, Stage.BUILD) else Precision.FP32
+
+
+class Precision(Word):
+    """A floating-point type that an artifact computes in, or takes and gives."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
+class Status(Word):
+    """What became of an artifact on a machine."""
+
+    MEASURED = "measured"
+    BUILT_NOT_RUN = "built, not run"
+    UNAVAILABLE = "unavailable"
+
+
+class Attempt(Word):
+    """What became of one way to run a bundle on a device."""
+
+    MEASURED = "measured"
+    UNAVAILABLE = "unavailable"
+    FAILED = "failed"
+
+
+class SpeedVerdict(Word):
+    """What may be said of two latencies; on an uneven machine, nothing."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    NEITHER = "no significant difference"
+    NO_VERDICT = "no verdict"
+
+
+class GateOutcome(Word):
+    """What became of a speed-up that was asked for; open is what nothing here can tell."""
+
+    REACHED = "reached"
+    MISSED = "missed"
+    OPEN = "open"
+
+
+class Verdict(Word):
+    """What a run comes to."""
+
+    PASS = "pass"
+    PASS_HERE = "pass for all that ran here"
+    FAIL = "FAIL"
+    SLOW = "too slow"
+    UNPROVEN = "not proven"
+
+
+class TargetPlan(Word):
+    """Where the engine of a target is built."""
+
+    HERE = "built here"
+    ON_DEVICE = "build on the device"
+    NOT_SERVED = "not served"
+
+
+def spoken(state: Enum, reason: str = "") -> str:
+    """A state as people read it: its word, and the reason in brackets where there is one."""
+    return f"{state.value} ({reason})" if reason else str(state.value)
 
 
 @dataclass(frozen=True)

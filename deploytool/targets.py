@@ -6,16 +6,11 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from deploytool import machine
 from deploytool.errors import BadInput
-from deploytool.spec import Decision, EnginePlan, Options
-from deploytool.states import Stage, TargetPlan
+from deploytool.host import machine
+from deploytool.spec import Decision, EnginePlan, TargetPlan
 
 THIS = "this"
-ROAD = tuple(stage for stage in Stage if stage is not Stage.PACK)
-
-ONNX, FP16 = ENDS = ("onnx", "fp16")  # where the road ends, unless it goes on to an engine
-_BEYOND_ONNX = {Stage.TORCHSCRIPT, Stage.FP16, Stage.KNOWN_ISSUES, Stage.BUILD}
 
 _RTX, _FULL = "tensorrt_rtx", "tensorrt"
 _TURING = "7.5"  # its kernels double the size of an engine, so it gets a file of its own
@@ -45,14 +40,6 @@ TARGETS: Mapping[str, Target] = {
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")  # what TensorRT-RTX builds for without a GPU
 _MODERN = RTX_CAPABILITIES[1:]
 _RTX_DEFAULT = tuple(name for name, target in TARGETS.items() if target.capability in _MODERN)
-
-
-def recipe(options: Options, to: str = FP16) -> tuple[Stage, ...]:
-    """The stages of the road to one of `ENDS`, and on to engines, that have something to do."""
-    idle = set(_BEYOND_ONNX) if to == ONNX else set[Stage]()
-    idle |= {Stage.BUILD} if not options.engines else set()
-    idle |= {Stage.FAULTS} if not options.faults else set()
-    return tuple(verb for verb in ROAD if verb not in idle)
 
 
 def flavour() -> str | None:
@@ -115,5 +102,5 @@ def engines(decisions: Sequence[Decision]) -> tuple[EnginePlan, ...]:
     wanted += [(_FULL, ())] if any(decision.flavour == _FULL for decision in here) else []
     wanted += [(_RTX, () if modern == _MODERN else modern)] if modern else []
     wanted += [(_RTX, (_TURING,))] if _TURING in rtx else []
-    names = ("engine.plan", "engine_2.plan", "engine_3.plan")
+    names = ("model.plan", "engine_2.plan", "engine_3.plan")
     return tuple(EnginePlan(name, *each) for name, each in zip(names, wanted, strict=False))

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploytool import plain
-from deploytool.bench import SCHEMA, Bench, Latency, Row, Sweep
-from deploytool.measure.conditions import Conditions
-from deploytool.measure.latency import Ratio
-from deploytool.states import SpeedVerdict, Status
+from deploytool import serde
+from deploytool.benchmark.machine_state import Conditions
+from deploytool.benchmark.ratio import Ratio
+from deploytool.benchmark.result import SCHEMA, Bench, Latency, Row, Sweep
+from deploytool.spec import SpeedVerdict, Status
 
 MACHINE = "One CPU (2 threads)"
 
 
 def benchmark(run: Path, batches: tuple[int, ...] = (1, 8)) -> Bench:
     """Of the run's FP16 graph; at every batch but 1 the machine was too uneven for a verdict."""
-    files = {"halve/graph.onnx": plain.file_digest(run / "halve" / "graph.onnx")}
+    files = {"fp16/model.onnx": serde.file_digest(run / "fp16" / "model.onnx")}
     sweeps = tuple(_sweep(batch) for batch in batches)
     return Bench(SCHEMA, "tiny", "cpu", MACHINE, 2, 1.0, "eager", sweeps, None, files, {})
 
@@ -26,8 +26,8 @@ def _sweep(batch: int) -> Sweep:
     rows = (
         Row("eager", "", "eager", Status.MEASURED, _latency(4.0 * batch, uneven)),
         Row(
-            "halve",
-            "graph.onnx",
+            "fp16",
+            "model.onnx",
             "onnxruntime",
             Status.MEASURED,
             latency=_latency(2.0 * batch, uneven),
@@ -35,7 +35,7 @@ def _sweep(batch: int) -> Sweep:
             verdict=SpeedVerdict.FASTER if batch == 1 else SpeedVerdict.NO_VERDICT,
             reason="" if batch == 1 else "the machine was too uneven: it was busy",
         ),
-        Row("build", "engine.plan", "tensorrt_rtx", Status.BUILT_NOT_RUN),
+        Row("build", "model.plan", "tensorrt_rtx", Status.BUILT_NOT_RUN),
     )
     return Sweep(batch, 20, conditions, Ratio(1.0, 0.99, 1.01), rows)
 

@@ -14,12 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import catalog, machine, owner, pipeline, report, targets, trust
-from deploytool.artifact import Given, Kind
-from deploytool.cli import asked
-from deploytool.report import Report
-from deploytool.spec import Job, Model, Options, Preprocessing, Range, Tensor
-from deploytool.states import Stage
+from deploytool import targets
+from deploytool.cli import params
+from deploytool.host import machine, owner
+from deploytool.loading import catalog
+from deploytool.pipeline import runner, trust
+from deploytool.pipeline.recipe import PIPELINE
+from deploytool.results import report
+from deploytool.results.artifact import Given, Kind
+from deploytool.results.report import Report
+from deploytool.spec import Job, Model, Options, Preprocessing, Range, Stage, Tensor
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads would wait for each other where the machine is busy
 
@@ -40,7 +44,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 def shelf(run: Path) -> Given:
     """The artifacts of a finished run, as a later stage would be handed them."""
-    return Given(tuple(pipeline._artifact(room, sealed, fresh=False) for room, sealed in pipeline.rooms(run)))
+    return Given(tuple(runner._artifact(room, sealed, fresh=False) for room, sealed in runner.rooms(run)))
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +58,7 @@ def with_engine() -> Options:
 def finished(tmp_path_factory: pytest.TempPathFactory, with_engine: Options) -> Path:
     """A finished run of the tiny model, engine and all; tests must not change it."""
     home = tmp_path_factory.mktemp("run") / "tiny"
-    made = list(pipeline.run(Job(TINY, with_engine), targets.ROAD, home))
+    made = list(runner.run(Job(TINY, with_engine), PIPELINE, home))
     assert [artifact.kind for artifact in made][-1] is Kind.REPORT
     trust.note(home)
     return home
@@ -63,7 +67,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, with_engine: Options) -> 
 @pytest.fixture(scope="session")
 def dead() -> str:
     """The name that a process bore which has ended."""
-    program = "from deploytool import owner; print(owner.name())"
+    program = "from deploytool.host import owner; print(owner.name())"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
@@ -106,7 +110,7 @@ def _state(home: Path) -> set[tuple[Path, int, int]]:
 def packed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of the finished run; tests must not change it."""
     home = shutil.copytree(finished, tmp_path_factory.mktemp("packed") / "tiny")
-    return pipeline.extend(Stage.PACK, QUICK, home).path.parent
+    return runner.extend(Stage.PACK, QUICK, home).path.parent
 
 
 @pytest.fixture
@@ -129,17 +133,17 @@ def deploytool(tmp_path: Path) -> Command:
 
 @pytest.fixture
 def walk(tmp_path: Path, with_engine: Options) -> Callable[..., Report]:
-    """Takes a model of tests/own down the road, with an engine unless told otherwise."""
+    """Takes a model of tests/user_models down the road, with an engine unless told otherwise."""
 
     def go(name: str, inputs: list[str], exporter: str = "torchscript", engine: bool = True) -> Report:
         file, _, made = name.partition(":")
-        tensors = asked.tensors(inputs)
+        tensors = params.tensors(inputs)
         words = {side for tensor in tensors for side in tensor.shape}
         sizes = {word: limits for word, limits in FREE.items() if word in words}
         options = dataclasses.replace(with_engine if engine else QUICK, exporter=exporter, sizes=sizes)
-        recipe = targets.ROAD if engine else [verb for verb in targets.ROAD if verb != Stage.BUILD]
-        job = Job(catalog.find(f"{ROOT / 'tests' / 'own' / file}.py:{made}", tensors), options)
-        return report.read(list(pipeline.run(job, recipe, tmp_path / "run"))[-1].path)
+        recipe = PIPELINE if engine else [verb for verb in PIPELINE if verb != Stage.BUILD]
+        job = Job(catalog.find(f"{ROOT / 'tests' / 'user_models' / file}.py:{made}", tensors), options)
+        return report.read(list(runner.run(job, recipe, tmp_path / "run"))[-1].path)
 
     return go
 

@@ -13,19 +13,20 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import grimp
 import pytest
 import tomllib
 
 from deploytool import backends, stages
-from deploytool.artifact import Kind
-from deploytool.spec import Options
+from deploytool.results.artifact import Kind
+from deploytool.spec import Options, Stage
 from deploytool.stages import STAGES
-from deploytool.states import Stage
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "deploytool"
-SOURCES = sorted(PACKAGE.rglob("*.py"))
-BACKENDS = sorted(path.stem for path in (PACKAGE / "backends").glob("[a-z]*.py"))
+SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path.stat().st_size)
+BACKENDS = ("eager", "eager_variants", "fp16_emulation", "onnxruntime", "reference", "tensorrt", "torchscript")
+IMPORTS = grimp.build_graph("deploytool")
 HEAVY = (
     *("torch", "safetensors", "onnx", "onnxruntime", "onnxsim", "tensorrt", "tensorrt_rtx", "cuda", "PIL"),
     *("cryptography", "model_signing", "jinja2", "matplotlib"),
@@ -34,62 +35,62 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.backends.eager": "torch",
     "deploytool.backends.onnxruntime": "onnxruntime",
     "deploytool.backends.reference": "onnx",
-    "deploytool.backends.rounded": "onnx",
+    "deploytool.backends.fp16_emulation": "onnx",
     "deploytool.backends.torchscript": "torch",
-    "deploytool.backends.tuned": "torch",
-    "deploytool.benching": "torch, through backends",
-    "deploytool.canaries": "onnx",
-    "deploytool.cost": "torch",
+    "deploytool.backends.eager_variants": "torch",
+    "deploytool.benchmark.run": "torch, through backends",
+    "deploytool.parity.intermediates": "onnx",
+    "deploytool.loading.cost": "torch",
     "deploytool.exporters.dynamo": "torch",
     "deploytool.exporters.torchscript": "torch",
-    "deploytool.hops": "onnx, through backends",
-    "deploytool.edges": "PIL, through images",
-    "deploytool.images": "PIL",
-    "deploytool.coverage": "torch",
-    "deploytool.elementary": "torch",
-    "deploytool.noise": "torch",
-    "deploytool.ties": "torch",
-    "deploytool.proving": "onnx, PIL through samples",
-    "deploytool.speeds": "torch, through backends",
-    "deploytool.precision": "onnx",
-    "deploytool.probing": "torch",
-    "deploytool.rehearsal": "onnx",
-    "deploytool.road": "PIL, through page",
-    "deploytool.samples": "PIL, through images",
-    "deploytool.measure.corners": "PIL, through samples",
-    "deploytool.masks": "onnx",
-    "deploytool.measure.trial": "PIL, through corners",
-    "deploytool.sequential": "torch",
-    "deploytool.signing": "model_signing",
-    "deploytool.stages.halve": "onnx",
-    "deploytool.stages.instantiate": "torch",
-    "deploytool.stages.lint": "onnx",
-    "deploytool.stages.prove": "onnx, through proving",
+    "deploytool.parity.checks": "onnx, through backends",
+    "deploytool.data.edge_cases": "PIL, through images",
+    "deploytool.data.images": "PIL",
+    "deploytool.parity.coverage": "torch",
+    "deploytool.parity.elementary": "torch",
+    "deploytool.parity.noise": "torch",
+    "deploytool.parity.ties": "torch",
+    "deploytool.faults.run": "onnx, PIL through samples",
+    "deploytool.benchmark.quick": "torch, through backends",
+    "deploytool.precision.fp16": "onnx",
+    "deploytool.precision.small_constants": "onnx",
+    "deploytool.api": "PIL, through page",
+    "deploytool.data.synthetic": "PIL, through images",
+    "deploytool.parity.shape_corners": "PIL, through samples",
+    "deploytool.backends.mask_values": "onnx",
+    "deploytool.parity.questions": "PIL, through corners",
+    "deploytool.parity.sequential_sum": "torch",
+    "deploytool.bundle.sign": "model_signing",
+    "deploytool.bundle.signature": "cryptography",
+    "deploytool.stages.fp16": "onnx",
+    "deploytool.stages.load": "torch",
+    "deploytool.stages.known_issues": "onnx",
+    "deploytool.stages.faults": "onnx, through proving",
     "deploytool.stages.pack": "onnx",
-    "deploytool.stages.record": "torch",
+    "deploytool.stages.golden": "torch",
     "deploytool.stages.rewrite": "onnx",
-    "deploytool.stages.script": "torch",
+    "deploytool.stages.torchscript": "torch",
     "deploytool.stages.simplify": "onnx",
-    "deploytool.stages.translate": "onnx",
+    "deploytool.stages.export": "onnx",
     "deploytool.stages.validate": "torch",
 }
 HANDED = {
-    "instantiate": ("probing.py",),
-    "validate": ("hops.py", "speeds.py"),
+    "load": ("model_checks/probe.py",),
+    "validate": ("parity/checks.py", "benchmark/quick.py"),
 }  # files on lower floors to which a stage hands its job
 HEAVY_ROOMS = (  # whole folders that live on torch, or on onnx
     *(
-        "deploytool.calling",
-        "deploytool.checkpoints",
-        "deploytool.faults",
-        "deploytool.fixing",
-        "deploytool.graphs",
+        "deploytool.loading.module",
+        "deploytool.loading.checkpoints",
+        "deploytool.faults.kinds",
+        "deploytool.model_checks",
+        "deploytool.rewrites.graph",
         "deploytool.rewrites",
     ),
-    *("deploytool.tracing", "deploytool.training"),
+    *("deploytool.blame", "deploytool.training"),
 )
-PICTURE_ROOMS = ("deploytool.device", "deploytool.difference")  # they need pillow, through images, and nothing heavier
-PAGE_ROOM = "deploytool.page"  # needs matplotlib and jinja2, and pillow
+PICTURE_ROOMS = ("deploytool.device", "deploytool.diff")  # they need pillow, through images, and nothing heavier
+PAGE_ROOM = "deploytool.report"  # needs matplotlib and jinja2, and pillow
 
 
 def nodes(path: Path) -> Iterator[ast.AST]:
@@ -135,17 +136,17 @@ def copied_house(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("file", "line", "contract"),
     [
-        ("deploytool/receipt.py", "from deploytool import pipeline", "Imports only go down"),
-        ("deploytool/spec.py", "from deploytool import machine", "Imports only go down"),
-        ("deploytool/attic.py", "", "Imports only go down"),
-        ("deploytool/stages/halve.py", "from deploytool.stages import simplify", "Stages do not know each other"),
-        ("deploytool/measure/parity.py", "import torch", "Each heavy library has its address"),
-        ("deploytool/device/here.py", "import typer", "A device needs none of the desk's libraries"),
-        ("deploytool/measure/replay.py", "import onnx", "A device needs none of the desk's libraries"),
-        ("deploytool/device/verify.py", "import cryptography", "Each heavy library has its address"),
-        ("deploytool/cli/summary.py", "import matplotlib", "Each heavy library has its address"),
-        ("deploytool/page/facts.py", "import onnx", "A page is made from what a run left"),
-        ("models/layers.py", "from deploytool import machine", "Definitions know nothing of the toolchain"),
+        ("deploytool/results/receipt.py", "from deploytool import pipeline", "Imports go down only"),
+        ("deploytool/spec.py", "from deploytool.host import machine", "Imports go down only"),
+        ("deploytool/attic.py", "", "Imports go down only"),
+        ("deploytool/stages/halve.py", "from deploytool.stages import simplify", "Stages do not import each other"),
+        ("deploytool/parity/metrics.py", "import torch", "Each heavy library is imported"),
+        ("deploytool/device/environment.py", "import typer", "A device needs none of the host's libraries"),
+        ("deploytool/parity/replay.py", "import onnx", "A device needs none of the host's libraries"),
+        ("deploytool/device/verify.py", "import cryptography", "Each heavy library is imported"),
+        ("deploytool/cli/summary.py", "import matplotlib", "Each heavy library is imported"),
+        ("deploytool/report/run_data.py", "import onnx", "The report is made from what a run left"),
+        ("models/layers.py", "from deploytool.host import machine", "Model definitions import"),
     ],
 )
 def test_a_broken_floor_is_noticed(copied_house: Path, file: str, line: str, contract: str) -> None:
@@ -165,8 +166,17 @@ def test_the_floors_hold() -> None:
 
 @pytest.mark.parametrize("verb", STAGES)
 def test_a_stage_satisfies_its_protocol(verb: Stage) -> None:
-    made, promised = stages.load(verb).make, stages.Maker.make
+    made, promised = stages.import_stage(verb).make, stages.Maker.make
     assert list(inspect.signature(made).parameters) == list(inspect.signature(promised).parameters)[1:]
+
+
+@pytest.mark.parametrize("verb", STAGES)
+def test_a_stage_declares_every_package_whose_code_it_runs(verb: Stage) -> None:
+    """What it imports, directly or through others, and no more: else results would be kept, or made anew, wrongly."""
+    imported = IMPORTS.find_upstream_modules(f"deploytool.stages.{verb}") - {"deploytool", "deploytool.stages"}
+    packages = {name.split(".")[1] for name in imported}
+    declared = {name.removesuffix(".py") for name in (*stages.EVERYWHERE, *STAGES[verb].packages)}
+    assert packages | {"host", "results", "serde"} == declared
 
 
 def test_every_stage_file_is_in_the_table() -> None:
@@ -239,14 +249,17 @@ def test_only_the_door_asks_and_ends(path: Path) -> None:
     assert not {"input", "exit", "os.environ", "os.getenv", "sys.exit"} & set(used(path))
 
 
-ADDRESS, SCREEN = PACKAGE / "terminal.py", PACKAGE / "cli" / "screen.py"  # what a terminal gets is made visible there
+ADDRESS, SCREEN = (
+    PACKAGE / "host" / "terminal.py",
+    PACKAGE / "cli" / "console.py",
+)  # what a terminal gets is made visible there
 STREAMS = {f"sys.{each}" for each in ("stdout", "stderr", "__stdout__", "__stderr__")}
 SPEAKS = {"print", "pprint", "rich.print", "typer.echo", "typer.secho", "click.echo", "traceback.print_exc"}
 PIPES = {
     "worker.py",
     "carrier.py",
-    "receiver.py",
-    "stop.py",
+    "ssh_receiver.py",
+    "interrupt.py",
 }  # os.write, to a parent; and our own words in an interruption
 
 
@@ -342,9 +355,11 @@ def test_the_wheel_carries_the_zoo_and_nothing_outside_its_name(tmp_path: Path) 
         names = archive.namelist()
         archive.extractall(tmp_path / "site")  # our own archive, made a moment ago
     assert "deploytool/models/specs.py" in names
-    assert {"deploytool/page/report.schema.json", "deploytool/page/templates/page.css"} <= set(names)
+    assert {"deploytool/report/report.schema.json", "deploytool/report/templates/page.css"} <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"deploytool"}
-    program = "from deploytool import catalog, factory; print(catalog.find('mixnet_s').name, factory.zoo_folder())"
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); {program}"]
+    program = (
+        "from deploytool.loading import catalog, factory; print(catalog.find('mixnet_s').name, factory.zoo_folder())"
+    )
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n{program}"]
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert said.split() == ["mixnet_s", str(tmp_path / "site" / "deploytool" / "models")]

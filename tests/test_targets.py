@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from deploytool import machine, targets
+from deploytool import targets
 from deploytool.errors import BadInput
-from deploytool.machine import Gpu
-from deploytool.states import TargetPlan
+from deploytool.host import machine
+from deploytool.host.machine import Gpu
+from deploytool.spec import TargetPlan
 
 RTX, FULL = "tensorrt-rtx", "tensorrt"
 
@@ -66,14 +67,14 @@ def test_every_decision_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_default_is_one_portable_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, (RTX,))
     (plan,) = targets.engines(targets.decide(()))
-    assert (plan.file, plan.flavour, plan.capabilities) == ("engine.plan", "tensorrt_rtx", ())
+    assert (plan.file, plan.flavour, plan.capabilities) == ("model.plan", "tensorrt_rtx", ())
 
 
 def test_turing_gets_an_engine_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, (RTX,))
     plans = targets.engines(targets.decide(("rtx20", "rtx40", "rtx30", "rtx40", "orin")))
     assert [(plan.file, plan.capabilities) for plan in plans] == [
-        ("engine.plan", ("8.6", "8.9")),
+        ("model.plan", ("8.6", "8.9")),
         ("engine_2.plan", ("7.5",)),
     ]
 

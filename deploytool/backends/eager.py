@@ -12,13 +12,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from deploytool import disk, plain, reasons, weights_file
+from deploytool import serde
 from deploytool.backends import Array, Session
-from deploytool.calling import arguments, building, doubled, outputs
-from deploytool.calling import exportable as exporting
-from deploytool.calling.exportable import chosen, off_the_fast_path
-from deploytool.calling.outputs import Answers
 from deploytool.errors import DeployError, MissingBackend, StageFailed
+from deploytool.host import disk, exception_text
+from deploytool.loading import weights_file
+from deploytool.loading.module import arguments, build, fp64, outputs
+from deploytool.loading.module import exportable as exporting
+from deploytool.loading.module.exportable import chosen, off_the_fast_path
+from deploytool.loading.module.outputs import Answers
 from deploytool.spec import Model
 
 __all__ = ["ask", "exportable", "loaded", "module", "named", "off_the_fast_path", "run", "save", "session", "start"]
@@ -37,7 +39,7 @@ def save(state: Mapping[str, Any], model: Model, path: Path) -> None:
     check(state, model)
     own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     with disk.writing(path, needed=sum(tensor.nbytes for tensor in own.values())):
-        save_file(own, path, metadata={"model": json.dumps(plain.encode(model))})
+        save_file(own, path, metadata={"model": json.dumps(serde.encode(model))})
 
 
 def check(state: Mapping[str, Any], model: Model) -> None:
@@ -54,9 +56,9 @@ def module(path: Path) -> nn.Module:
 
 def loaded(model: Model, state: Mapping[str, torch.Tensor]) -> nn.Module:
     """A model with these weights, as `module` gives it; raises StageFailed if it is another than they were of."""
-    with building.seeded():
-        made = building.build(model).module
-    with building.guarded(f"{model.name} does not take its own weights:", "export again"):
+    with build.seeded():
+        made = build.build(model).module
+    with build.guarded(f"{model.name} does not take its own weights:", "export again"):
         made.load_state_dict(state)
     return made.requires_grad_(False)
 
@@ -65,7 +67,7 @@ def loaded(model: Model, state: Mapping[str, torch.Tensor]) -> nn.Module:
 def start(path: Path, device: str = "cpu", double: bool = False) -> Iterator[Session]:
     """The model of a weights file as it is, or with all that is floating-point in FP64."""
     model, made = weights_file.definition(path), module(path).to(checked(device))
-    with building.guarded(f"{model.name} has no FP64:", "see its message") if double else nullcontext():
+    with build.guarded(f"{model.name} has no FP64:", "see its message") if double else nullcontext():
         made = made.double() if double else made
     with exact():
         yield session(made, model, double)
@@ -141,7 +143,7 @@ def run(
     found = list(named(made, model).tensors.values()) if not model.outputs else chosen(made, model)
     for tensor in found:
         of_batch(tensor, model, cases)
-    return [doubled.widened(tensor) if double else tensor for tensor in map(_own, found)]
+    return [fp64.widened(tensor) if double else tensor for tensor in map(_own, found)]
 
 
 def named(made: Any, model: Model) -> Answers:
@@ -172,7 +174,7 @@ def ask(
     fed = {tensor.name: _fed(given[tensor.name], double) if copies else given[tensor.name] for tensor in model.inputs}
     bound = arguments.bind(module.forward, list(fed))
     try:
-        with torch.no_grad(), doubled.in_double() if double else nullcontext():
+        with torch.no_grad(), fp64.in_double() if double else nullcontext():
             return bound.call(module, fed)
     except (DeployError, KeyboardInterrupt, GeneratorExit):
         raise
@@ -193,7 +195,7 @@ def _remedy(module: nn.Module, double: bool) -> str:
 
 def _said(error: BaseException) -> str:
     """What was raised; that it is a RuntimeError, as nearly all of torch's are, says nothing."""
-    return reasons.told(error, kind=type(error) is not RuntimeError)
+    return exception_text.told(error, kind=type(error) is not RuntimeError)
 
 
 def _fed(tensor: torch.Tensor, double: bool) -> torch.Tensor:

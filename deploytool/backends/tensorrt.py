@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from deploytool import machine
 from deploytool.backends import Array, Session
 from deploytool.errors import MissingBackend, StageFailed
+from deploytool.host import machine
 
 _PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx", "cuda.bindings.runtime": "cuda-bindings"}
 

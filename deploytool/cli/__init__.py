@@ -10,9 +10,10 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from deploytool import machine, plain, reasons
-from deploytool.cli import listing, manners, screen, stop
+from deploytool import serde
+from deploytool.cli import command, console, interrupt, listing
 from deploytool.errors import BadInput, DeployError, MissingBackend
+from deploytool.host import exception_text, machine
 
 _EXIT_CODES = """
 Exit codes: 0 all that was asked for held · 1 unforeseen · 2 bad input · 3 parity failed · 4 too slow ·
@@ -28,7 +29,7 @@ _FILES: Mapping[str, str] = {  # of deploytool/cli: where each command is, which
     "show": "show",
     "report": "report",
     "train": "train",
-    "prove": "prove",
+    "faults": "faults",
     "blame": "blame",
     "diff": "diff",
     "doctor": "doctor",
@@ -68,7 +69,7 @@ class Commands(TyperGroup):
         elif cmd_name not in self.commands:
             alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
             called = getattr(import_module(f"deploytool.cli.{_FILES[cmd_name]}"), cmd_name)
-            alone.command(cmd_name, cls=listing.Command, epilog=_EXIT_CODES)(manners.mannered(called))
+            alone.command(cmd_name, cls=listing.Command, epilog=_EXIT_CODES)(command.mannered(called))
             self.add_command(typer.main.get_command(alone))
         return super().get_command(ctx, cmd_name)
 
@@ -83,17 +84,17 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"max_content_width": listing.WIDEST},
 )
-app.callback()(manners.before)
+app.callback()(command.before)
 
 
 def main() -> None:
     """Runs the command line; a failure we know ends with one problem, one remedy and its own exit code."""
-    screen.settle()
+    console.settle()
     try:
-        stop.watch(_interrupted)
+        interrupt.watch(_interrupted)
     except (OSError, RuntimeError) as error:  # no file may be opened any more, or no thread begun
-        stop.leave(_failed(reasons.failure(error)))
-    stop.leave(_called())
+        interrupt.leave(_failed(exception_text.failure(error)))
+    interrupt.leave(_called())
 
 
 def _called() -> int:
@@ -106,35 +107,35 @@ def _called() -> int:
     except _USAGE as error:
         return _misused(error)
     except Exception as error:  # the last boundary: one line, whatever was raised
-        foreseen = reasons.failure(error)
+        foreseen = exception_text.failure(error)
         foreseen.__cause__ = error
         return _failed(foreseen)
 
 
 def _failed(error: DeployError) -> int:
-    screen.failure(error)
+    console.failure(error)
     if _json():
-        screen.document({"error": screen.told(error)})
+        console.document({"error": console.told(error)})
     return error.exit_code
 
 
 def _misused(error: Any) -> int:
     """A wrong option: its usage and what is wrong with it, on stderr."""
-    screen.misused(error)
+    console.misused(error)
     if _json():
-        screen.document({"error": screen.told(BadInput(error.format_message(), "see --help"))})
+        console.document({"error": console.told(BadInput(error.format_message(), "see --help"))})
     return int(error.exit_code)
 
 
 def _interrupted() -> bytes:
     """What stdout gets if an interruption ends us."""
     error = {"problem": "interrupted", "remedy": "the same command goes on with what is finished", "exit_code": 130}
-    return plain.text({"error": error}).encode() if _json() else b""
+    return serde.text({"error": error}).encode() if _json() else b""
 
 
 def _json() -> bool:
     """Whether a document was asked for, also where the command line was not understood."""
-    return screen.manner().json or "--json" in sys.argv
+    return console.manner().json or "--json" in sys.argv
 
 
 def _both_runtimes() -> None:

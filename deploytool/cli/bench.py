@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploytool import pipeline
+from deploytool.cli import console as cli_console
 from deploytool.cli import device as devices
-from deploytool.cli import progress, screen
-from deploytool.cli.manners import Outcome
+from deploytool.cli import progress
+from deploytool.cli.command import Outcome
 from deploytool.errors import BadInput, DeployError, NotVerified, TooSlow
-from deploytool.states import GateOutcome, SpeedVerdict, spoken
+from deploytool.pipeline import runner
+from deploytool.spec import GateOutcome, SpeedVerdict, spoken
 
 if TYPE_CHECKING:
-    from deploytool.bench import Bench, Gate, Row, Sweep
+    from deploytool.benchmark.result import Bench, Gate, Row, Sweep
 
 _MANIFEST = "manifest.json"
 _SECONDS_OF_A_WAY, _SECONDS_OF_A_BATCH = 3.0, 10.0
@@ -78,33 +79,34 @@ def bench(
     if (what / _MANIFEST).exists():
         _belong(of_run, "a run, and this is a bundle")
         return devices.bench(what, seconds or _SECONDS_OF_A_WAY, key, require, build=build)
-    if not pipeline.rooms(what):
+    if not runner.rooms(what):
         raise BadInput(f"{what} holds neither a bundle nor a run", "give a folder that `pack` or `export` made")
     _belong(of_bundle, "a bundle, and this is a run")
     batches = _batches(batch or "1")
 
-    from deploytool import bench as written  # here begins numpy
-    from deploytool import benching, trust  # and torch
+    from deploytool.benchmark import result as written  # here begins numpy
+    from deploytool.benchmark import run
+    from deploytool.pipeline import trust  # and torch
 
-    asked = benching.Asked(
+    asked = run.Asked(
         batches=batches,
-        threads=threads or screen.processors(),
+        threads=threads or cli_console.processors(),
         seconds=seconds or _SECONDS_OF_A_BATCH,
-        device=device.value if device else benching.AUTO,
-        against=against or benching.EAGER,
+        device=device.value if device else run.AUTO,
+        against=against or run.EAGER,
         ladder=ladder,
         min_speedup=min_speedup,
     )
-    given = pipeline.shelf(what)
+    given = runner.shelf(what)
     trust.check(what, trust_code=trust_code)
-    found = progress.along(screen.people(), "bench", lambda watch: benching.run(what, given, asked, watch))
-    path, failure, console = written.write(what, found), _failure(found.gate), screen.answer()
+    found = progress.along(cli_console.people(), "bench", lambda watch: run.run(what, given, asked, watch))
+    path, failure, console = written.write(what, found), _failure(found.gate), cli_console.answer()
     for sweep in found.sweeps:
         columns = ("", ">p50 ms", ">p90", ">p99", ">CPU ms", f"× {found.baseline} (95 %)", "verdict")
-        screen.table(console, _title(found, sweep), columns, [_row(row) for row in sweep.rows])
+        cli_console.table(console, _title(found, sweep), columns, [_row(row) for row in sweep.rows])
         for line in _below(found, sweep):
-            screen.say(console, line)
-    screen.say(console, f"Written: {path}")
+            cli_console.say(console, line)
+    cli_console.say(console, f"Written: {path}")
     return Outcome({"run": str(what), "bench": found}, _verdict(found), failure)
 
 

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploytool import blamed, plain, receipt, report, verdict
-from deploytool.artifact import Kind
-from deploytool.blamed import Finding, Hop, Layer
-from deploytool.cli import screen, stop
-from deploytool.cli.manners import Outcome
+from deploytool import serde
+from deploytool.cli import console as cli_console
+from deploytool.cli import interrupt
+from deploytool.cli.command import Outcome
 from deploytool.errors import BadInput, ParityFailed
-from deploytool.receipt import Receipt
-from deploytool.states import Stage
+from deploytool.results import blame as results_blame
+from deploytool.results import receipt, report, verdict
+from deploytool.results.artifact import Kind
+from deploytool.results.blame import Finding, Hop, Layer
+from deploytool.results.receipt import Receipt
+from deploytool.spec import Stage
 
 if TYPE_CHECKING:
-    from deploytool.tracing.reduce import Mismatch
+    from deploytool.blame.reduce import Mismatch
 
 _SINGLE = f"{Stage.REWRITE}/{Kind.GRAPH.value}"  # the FP32 graph
 _NEXT = {
@@ -50,43 +53,43 @@ def blame(
 
     Examples: deploytool blame artifacts/shufflenet_g3 · deploytool blame artifacts/shufflenet_g3 --reduce
     """
-    from deploytool import pipeline, trust  # here begins numpy
+    from deploytool.pipeline import runner, trust  # here begins numpy
 
-    console, rooms = screen.people(), pipeline.rooms(run)
+    console, rooms = cli_console.people(), runner.rooms(run)
     kept = {sealed.kind: room / sealed.kind.value for room, sealed in rooms}
     graphs = [(sealed.made_by, room / Kind.GRAPH.value) for room, sealed in rooms if sealed.kind is Kind.GRAPH]
     if not graphs or not {Kind.WEIGHTS, Kind.GOLDEN} <= set(kept):
         raise BadInput(f"{run} holds no run with a graph", "give a folder that `deploytool export` made")
     trust.check(run, trust_code=trust_code)
 
-    from deploytool import canaries
-    from deploytool.page import keeping
-    from deploytool.tracing import finding, pack, reduce  # here begins torch
+    from deploytool.blame import locate, reduce, reproducer  # here begins torch
+    from deploytool.parity import intermediates
+    from deploytool.report import update
 
     wanted = verdict.wanted(report.read(kept[Kind.REPORT])) if Kind.REPORT in kept else {}
-    watched = canaries.read(kept[Kind.CANARY]).values if Kind.CANARY in kept else ()
-    digests = {stage.value: plain.file_digest(file) for stage, file in graphs}
-    found, clue = finding.examine(kept[Kind.WEIGHTS], kept[Kind.GOLDEN], graphs, wanted, tuple(watched))
-    blamed.write(run, digests, found)
+    watched = intermediates.read(kept[Kind.PROBES]).values if Kind.PROBES in kept else ()
+    digests = {stage.value: serde.file_digest(file) for stage, file in graphs}
+    found, clue = locate.examine(kept[Kind.WEIGHTS], kept[Kind.GOLDEN], graphs, wanted, tuple(watched))
+    results_blame.write(run, digests, found)
     if Kind.REPORT in kept:
-        keeping.keep(report.read(kept[Kind.REPORT]), run)
+        update.keep(report.read(kept[Kind.REPORT]), run)
     small = reduce.reduce(clue) if reduce_ and clue else None
-    with stop.sweeping(partial(pipeline.sweep, run)):
-        packed = pack.write(run, clue, small) if clue and small else None
+    with interrupt.sweeping(partial(runner.sweep, run)):
+        packed = reproducer.write(run, clue, small) if clue and small else None
     failure = _failure(found.finding, rooms) if found.finding else None
     document = {"run": str(run), "blame": found, "pack": str(packed) if packed else None}
     columns = ("graph", ">vs before", "verdict", "worst layer", ">error", ">noise floor")
-    screen.table(console, "The worst layer of each graph", columns, [_row(hop) for hop in found.hops])
+    cli_console.table(console, "The worst layer of each graph", columns, [_row(hop) for hop in found.hops])
     if found.finding is None:
         nobody = "No graph strays from the one before or from the source: nobody is to blame."
-        screen.say(console, nobody)
+        cli_console.say(console, nobody)
         if reduce_:
-            screen.say(console, "Nothing to reduce: no failure pack was written.")
+            cli_console.say(console, "Nothing to reduce: no failure pack was written.")
         return Outcome(document, nobody)
     for line in _lines(found.finding):
-        screen.say(console, line)
+        cli_console.say(console, line)
     if reduce_:
-        screen.say(console, _packed(packed, small))
+        cli_console.say(console, _packed(packed, small))
     return Outcome(document, "", failure)
 
 

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from deploytool import litter
-from deploytool.cli import screen
-from deploytool.cli.manners import Outcome
+from deploytool.cli import console
+from deploytool.cli.command import Outcome
 from deploytool.errors import BadInput
-from deploytool.litter import Litter
+from deploytool.run_folder import leftovers
+from deploytool.run_folder.leftovers import Litter
 
 _NOTED = "it says that a run is this user's own, and the run is gone: a copy elsewhere would need --trust-code"
 
@@ -29,25 +29,25 @@ def clean(
     Example: deploytool clean artifacts --yes
     """
     left = _found(folders or [each for each in (Path(), Path("artifacts")) if each.is_dir()])
-    kept = litter.remove(left) if yes else []
-    lines = list(litter.lines(left, gone=yes))
+    kept = leftovers.remove(left) if yes else []
+    lines = list(leftovers.lines(left, gone=yes))
     for line in lines:
-        screen.say(screen.answer(), line)
+        console.say(console.answer(), line)
     failure = BadInput(f"{kept[0].path} could not be removed", "check its rights") if kept else None
     return Outcome({"found": left, "gone": yes, "kept": kept}, lines[-1], failure)
 
 
 def _found(folders: list[Path]) -> list[Litter]:
     """What lies in all these folders and the notes of this user, each once."""
-    from deploytool import trust
     from deploytool.device import clean as roots  # here begins numpy
+    from deploytool.pipeline import trust
 
     found: dict[str, Litter] = {}
     for folder in folders:
         if not folder.is_dir():
             raise BadInput(f"there is no folder {folder}", "check the path")
-        places = [place for place in (folder, *litter.folders(folder)) if roots.is_root(place)]
+        places = [place for place in (folder, *leftovers.folders(folder)) if roots.is_root(place)]
         of_roots = [item for place in places for item in roots.found(place)]
-        found |= {item.path: item for item in (*litter.found(folder), *of_roots)}
-    notes = [item for note in trust.unneeded() for item in litter.of(note, _NOTED)]
+        found |= {item.path: item for item in (*leftovers.found(folder), *of_roots)}
+    notes = [item for note in trust.unneeded() for item in leftovers.of(note, _NOTED)]
     return [*found.values(), *notes]

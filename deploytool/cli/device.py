@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploytool.cli import completing, screen
-from deploytool.cli.manners import Outcome
+from deploytool.cli import completion, console
+from deploytool.cli.command import Outcome
 
 if TYPE_CHECKING:
-    from deploytool.device.told import Told
+    from deploytool.device.output import Told
 
 
 class Least(str, Enum):
@@ -40,7 +40,7 @@ Target = Annotated[
         "--for",
         metavar="TARGET",
         help="Leave out engines for other targets than this one.",
-        autocompletion=completing.target,
+        autocompletion=completion.target,
     ),
 ]
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", min=0.001, help="Give up after this many seconds.")]
@@ -65,7 +65,7 @@ def verify(
     """
     from deploytool.device import commands  # here begins numpy
 
-    told = commands.verify(bundle, root=root, seal=seal, key=key, require=_word(require), build=build, say=screen.note)
+    told = commands.verify(bundle, root=root, seal=seal, key=key, require=_word(require), build=build, say=console.note)
     return _outcome(told)
 
 
@@ -76,7 +76,7 @@ def build(bundle: _Bundle, key: Key = None) -> Outcome:
     """
     from deploytool.device import commands
 
-    return _outcome(commands.build(bundle, key=key, say=screen.note))
+    return _outcome(commands.build(bundle, key=key, say=console.note))
 
 
 def run(
@@ -99,7 +99,7 @@ def bench(bundle: Path, seconds: float, key: Path | None, require: Least | None,
     """Times every way to run the bundle that works here, each in a process of its own."""
     from deploytool.device import commands
 
-    told = commands.bench(bundle, seconds=seconds, key=key, require=_word(require), build=build, say=screen.note)
+    told = commands.bench(bundle, seconds=seconds, key=key, require=_word(require), build=build, say=console.note)
     return _outcome(told)
 
 
@@ -117,7 +117,7 @@ def install(
     """
     from deploytool.device import commands
 
-    told = commands.install(bundle, root, seal=seal, key=key, require=_word(require), build=build, say=screen.note)
+    told = commands.install(bundle, root, seal=seal, key=key, require=_word(require), build=build, say=console.note)
     return _outcome(told)
 
 
@@ -161,8 +161,8 @@ def pull(
         plain_http=plain_http,
         ca=ca,
         timeout=timeout,
-        logins=screen.logins(),
-        say=screen.note,
+        logins=console.logins(),
+        say=console.note,
     )
     return _outcome(told)
 
@@ -192,7 +192,7 @@ def pardon(
 
 def _outcome(told: Told) -> Outcome:
     for line in told.lines:
-        screen.say(screen.answer(), line)
+        console.say(console.answer(), line)
     return Outcome({"result": told.document}, told.lines[told.verdict], told.failure)
 
 

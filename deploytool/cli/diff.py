@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploytool import disk
-from deploytool.cli import screen
-from deploytool.cli.manners import Outcome
+from deploytool.cli import console as cli_console
+from deploytool.cli.command import Outcome
 from deploytool.errors import DeployError, NotVerified, OverBudget
+from deploytool.host import disk
 
 if TYPE_CHECKING:
-    from deploytool.difference import Difference, Shift, Side, Value
-    from deploytool.difference.budgets import Judged
+    from deploytool.diff import Difference, Shift, Side, Value
+    from deploytool.diff.budgets import Judged
 
 _NONE = "–"
 _TIMED = "speedup"  # the one with intervals, which need a table of their own
@@ -34,7 +34,7 @@ def diff(
     2x is a factor of B over A; +5% a change; 20MB B's own value. Shares change by percentage points: top1<-0.5%.
     Examples: deploytool diff old new · deploytool diff old new --fail-if "parity>2x" --fail-if "size>+10%"
     """
-    from deploytool.difference import budgets, compare, sides  # here begins numpy
+    from deploytool.diff import budgets, compare, sides  # here begins numpy
 
     asked = [budgets.parse(text) for text in fail_if or ()]
     one, other = sides.read(a), sides.read(b)
@@ -45,7 +45,7 @@ def diff(
 
 
 def _failure(judged: list[Judged]) -> DeployError | None:
-    from deploytool.difference.budgets import Outcome, lines, outcome
+    from deploytool.diff.budgets import Outcome, lines, outcome
 
     worst = outcome(judged)
     if worst is Outcome.HELD:
@@ -58,23 +58,23 @@ def _failure(judged: list[Judged]) -> DeployError | None:
 
 def _show(a: Side, b: Side, found: Difference, judged: list[Judged]) -> None:
     """What is said, what is measured, and the verdict, which comes last."""
-    from deploytool.difference.budgets import lines
+    from deploytool.diff.budgets import lines
 
-    console = screen.answer()
-    screen.say(console, f"A: {a.kind} {a.path}, {a.model}")
-    screen.say(console, f"B: {b.kind} {b.path}, {b.model}")
+    console = cli_console.answer()
+    cli_console.say(console, f"A: {a.kind} {a.path}, {a.model}")
+    cli_console.say(console, f"B: {b.kind} {b.path}, {b.model}")
     if found.facts:
         rows = [(changed.name, _said(changed.a), _said(changed.b)) for changed in found.facts]
-        screen.table(console, "What changed", ("", "A", "B"), rows)
+        cli_console.table(console, "What changed", ("", "A", "B"), rows)
     plain = [_row(each) for each in found.shifts if each.quantity != _TIMED]
     timed = [_row(each)[1:] for each in found.shifts if each.quantity == _TIMED]
     if plain:
-        screen.table(console, "By how much", ("figure", "where", ">A", ">B", "change"), plain)
+        cli_console.table(console, "By how much", ("figure", "where", ">A", ">B", "change"), plain)
     if timed:
-        screen.table(console, "Speed-up over eager (95 % interval)", ("where", ">A", ">B", "change"), timed)
+        cli_console.table(console, "Speed-up over eager (95 % interval)", ("where", ">A", ">B", "change"), timed)
     for line in lines(judged):
-        screen.say(console, line)
-    screen.say(console, _verdict(found, judged))
+        cli_console.say(console, line)
+    cli_console.say(console, _verdict(found, judged))
 
 
 def _row(shift: Shift) -> tuple[str, ...]:
@@ -107,7 +107,7 @@ def _value(shift: Shift, value: Value | None) -> str:
 
 def _moved(shift: Shift) -> str:
     """How far, and whether that is for the worse."""
-    from deploytool.difference.quantities import QUANTITIES
+    from deploytool.diff.quantities import QUANTITIES
 
     quantity = QUANTITIES[shift.quantity]
     if shift.a is None or shift.b is None:
@@ -128,7 +128,7 @@ def _moved(shift: Shift) -> str:
 
 
 def _verdict(found: Difference, judged: list[Judged]) -> str:
-    from deploytool.difference.budgets import Outcome, outcome
+    from deploytool.diff.budgets import Outcome, outcome
 
     if not judged:
         return f"Verdict: {_same(found)}."

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from deploytool import doctor as doctors
-from deploytool.cli import completing, screen
-from deploytool.cli.manners import Outcome
-from deploytool.doctor import telling
+from deploytool.cli import completion
+from deploytool.cli import console as cli_console
+from deploytool.cli.command import Outcome
+from deploytool.doctor import messages
 
 
 def doctor(
@@ -18,7 +19,7 @@ def doctor(
         typer.Option(
             metavar="TARGET",
             help="Whether an engine for that target can be built here.",
-            autocompletion=completing.target,
+            autocompletion=completion.target,
         ),
     ] = "",
 ) -> Outcome:
@@ -28,8 +29,8 @@ def doctor(
     Examples: deploytool doctor · deploytool doctor --target rtx40
     """
     shown = doctors.examine(target)
-    console = screen.answer()
-    for line in telling.told(shown):
-        screen.say(console, line)
+    console = cli_console.answer()
+    for line in messages.told(shown):
+        cli_console.say(console, line)
     what = f"an engine for {target} can be built here" if target else "a bundle can be run here"
     return Outcome({"result": shown}, what, shown.failure)

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploytool.artifact import Artifact
-from deploytool.cli import asked, completing, progress, screen, stop, summary
-from deploytool.cli.manners import Outcome
-from deploytool.forms import CHOICES
-from deploytool.spec import Options
-from deploytool.states import Precision, Stage
+from deploytool.cli import completion, interrupt, params, progress, summary
+from deploytool.cli import console as cli_console
+from deploytool.cli.command import Outcome
+from deploytool.results.artifact import Artifact
+from deploytool.rewrites.recipes import CHOICES
+from deploytool.spec import Options, Precision, Stage
 
 if TYPE_CHECKING:
-    from deploytool.road import Plan, Start
+    from deploytool.api import Plan, Start
 
 
 _MODEL, _PIXELS, _CONVERT = "Model", "Preprocessing", "Conversion"
@@ -54,7 +54,7 @@ def export(
         typer.Argument(
             metavar="MODEL",
             help="A name that `deploytool models` lists, or your own: FILE.py:FACTORY or PACKAGE.MODULE:FACTORY.",
-            autocompletion=completing.model,
+            autocompletion=completion.model,
         ),
     ],
     seed: Annotated[
@@ -189,7 +189,7 @@ def export(
             help=f"The form of the graph: {', '.join(CHOICES)}.",
             rich_help_panel=_CONVERT,
             show_default="auto",
-            autocompletion=completing.form,
+            autocompletion=completion.form,
         ),
     ] = None,
     io: Annotated[
@@ -212,7 +212,7 @@ def export(
             metavar="TARGET,…",
             help="Targets to build engines for, separated by commas; implies --trt.",
             rich_help_panel=_BUILD,
-            autocompletion=completing.target,
+            autocompletion=completion.target,
         ),
     ] = "",
     batch: Annotated[
@@ -246,7 +246,9 @@ def export(
     ] = None,
     cases: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A file of more golden cases, as `prove` writes it.", rich_help_panel=_CHECK),
+        typer.Option(
+            metavar="FILE", help="A file of more golden cases, as `faults` writes it.", rich_help_panel=_CHECK
+        ),
     ] = None,
     runner: Annotated[
         Runner,
@@ -320,34 +322,34 @@ def export(
 
     Examples: deploytool export shufflenet_g3 --trt · deploytool export mixnet_s --for rtx40,orin --batch 1:4:16
     """
-    from deploytool import road  # here begins numpy
+    from deploytool import api  # here begins numpy
 
-    run = road.export(
+    run = api.export(
         model,
         trt=trt,
         to=to.value,
         quick=quick,
         targets=[name for name in for_.replace(" ", "").split(",") if name],
-        batch=asked.span("--batch", batch),
+        batch=params.span("--batch", batch),
         exporter=exporter.value,
         opset=opset,
         rewrite=rewrite,
         io=io,
-        keep_fp32=asked.kept(keep_fp32),
+        keep_fp32=params.kept(keep_fp32),
         seed=seed,
         weights=weights,
         trust_code=trust_code,
-        inputs=asked.tensors(input_ or ()),
-        sizes=asked.sizes(size or ()),
-        outputs=asked.outputs(output),
-        arguments=asked.arguments(arg or ()),
+        inputs=params.tensors(input_ or ()),
+        sizes=params.sizes(size or ()),
+        outputs=params.outputs(output),
+        arguments=params.arguments(arg or ()),
         preprocess=preprocess,
-        mean=asked.numbers("--mean", mean),
-        std=asked.numbers("--std", std),
-        scale=asked.scale(scale),
+        mean=params.numbers("--mean", mean),
+        std=params.numbers("--std", std),
+        scale=params.scale(scale),
         channels=channels,
-        resize=asked.side("--resize", resize),
-        crop=asked.side("--crop", crop),
+        resize=params.side("--resize", resize),
+        crop=params.side("--crop", crop),
         interpolation=interpolation,
         layout=layout,
         data=data,
@@ -358,7 +360,7 @@ def export(
         runner=runner.value,
         faults=faults,
         seconds=seconds,
-        tolerance=asked.tolerances(tolerance or ()),
+        tolerance=params.tolerances(tolerance or ()),
         min_speedup=min_speedup,
         require=require,
         pack=pack,
@@ -367,7 +369,7 @@ def export(
         junit=junit,
         follow=_follow,
     )
-    summary.show(screen.people(), run.report, run.folder)
+    summary.show(cli_console.people(), run.report, run.folder)
     made = [_plain(artifact, run.folder) for artifact in run.artifacts]
     document = {"run": str(run.folder), "artifacts": made, "report": run.report}
     return summary.outcome(document, run.report, run.folder, run.error, bundle=run.bundle)
@@ -375,14 +377,14 @@ def export(
 
 def _follow(plan: Plan, start: Start) -> Sequence[Artifact]:
     """Says what was decided, and goes along with the run."""
-    from deploytool import pipeline
+    from deploytool.pipeline import runner as pipeline_runner
 
-    console = screen.people()
+    console = cli_console.people()
     for decision in plan.options.targets:
-        screen.say(console, f"{decision.target:>12}  {decision.verdict}: {decision.why}")
-    screen.whole(console, f"into {plan.home}")
+        cli_console.say(console, f"{decision.target:>12}  {decision.verdict}: {decision.why}")
+    cli_console.whole(console, f"into {plan.home}")
     recipe = (*plan.recipe, Stage.PACK) if plan.pack else plan.recipe
-    with stop.sweeping(partial(pipeline.sweep, plan.home)):
+    with interrupt.sweeping(partial(pipeline_runner.sweep, plan.home)):
         return progress.follow(console, recipe, plan.home, start)
 
 

@@ -23,7 +23,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {  # by heading: the commands, in th
         "report": "Write the page of a run, or one page of several runs.",
         "bench": "Time every file of a run, or every backend of a bundle.",
         "blame": "Find the first layer of a run whose output is wrong.",
-        "prove": "Plant faults in a run's graph and see which are caught.",
+        "faults": "Plant faults in a run's graph and see which are caught.",
         "diff": "Compare two runs or bundles; fail beyond a budget.",
     },
     "Device": {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from deploytool import catalog
-from deploytool.cli import screen
-from deploytool.cli.manners import Outcome
+from deploytool.cli import console
+from deploytool.cli.command import Outcome
+from deploytool.loading import catalog
 from deploytool.spec import Model
 
 
@@ -15,7 +15,7 @@ def models() -> Outcome:
     """
     found = catalog.models()
     columns = ("name", "input", ">classes", ">parameters", ">MACs")
-    screen.table(screen.answer(), "Models", columns, [_row(model) for model in found])
+    console.table(console.answer(), "Models", columns, [_row(model) for model in found])
     return Outcome({"models": found}, f"{len(found)} models", next="deploytool export NAME --trt")
 
 

@@ -9,13 +9,21 @@ from typing import Annotated
 
 import typer
 
-from deploytool import bundle, disk, files, owner
-from deploytool.bundle import Manifest
-from deploytool.cli import screen, stop, summary
-from deploytool.cli.manners import Outcome
+from deploytool.bundle.manifest import (
+    LONGEST_MANIFEST,
+    MANIFEST_FILE,
+    MOST_MIB,
+    Manifest,
+    all_files,
+    content_digest,
+    manifest_digest,
+    read_manifest,
+)
+from deploytool.cli import console, interrupt, summary
+from deploytool.cli.command import Outcome
 from deploytool.errors import BadInput
-from deploytool.spec import Options
-from deploytool.states import Stage
+from deploytool.host import disk, files, owner
+from deploytool.spec import Options, Stage
 
 
 def pack(
@@ -35,32 +43,32 @@ def pack(
 
     Example: deploytool pack artifacts/shufflenet_g3
     """
-    from deploytool import pipeline  # here begins numpy
+    from deploytool.pipeline import runner  # here begins numpy
 
     if out and out.exists():
         raise BadInput(f"{out} is there already", "choose another folder with --out")
-    with stop.sweeping(partial(pipeline.sweep, run)):
-        made = pipeline.extend(Stage.PACK, Options(sequence=sequence), run)
+    with interrupt.sweeping(partial(runner.sweep, run)):
+        made = runner.extend(Stage.PACK, Options(sequence=sequence), run)
     folder = made.path.parent
     if out:
         _copy(folder, out)
         folder = out
-    manifest, seal = bundle.read(folder), bundle.seal(folder)
+    manifest, seal = read_manifest(folder), manifest_digest(folder)
     for line in _lines(folder, manifest, seal):
-        screen.say(screen.answer(), line)
-    told = {"bundle": str(folder), "seal": seal, "digest": bundle.digest(manifest), "fresh": made.fresh}
+        console.say(console.answer(), line)
+    told = {"bundle": str(folder), "seal": seal, "digest": content_digest(manifest), "fresh": made.fresh}
     return Outcome({**told, "manifest": manifest}, f"{folder}: seal {seal}", next=summary.on_device(folder))
 
 
 def _copy(folder: Path, out: Path) -> None:
     """A copy that is there as a whole or not at all, every byte hashed on its way."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    size = sum(file.size for file in bundle.every(bundle.read(folder)))
+    size = sum(file.size for file in all_files(read_manifest(folder)))
     disk.check(out.parent, size, out.name)
     bench = out.with_name(f".{out.name}.{owner.name()}{files.MAKING}")
     clear = partial(files.remove, bench)
     files.sweep(out.parent, f".{glob.escape(out.name)}.*{files.MAKING}")
-    with stop.sweeping(clear):
+    with interrupt.sweeping(clear):
         try:
             with disk.writing(bench, named=out, needed=size):
                 _fill(folder, bench)
@@ -71,20 +79,20 @@ def _copy(folder: Path, out: Path) -> None:
 
 
 def _fill(folder: Path, bench: Path) -> None:
-    for file in bundle.every(bundle.read(folder)):
+    for file in all_files(read_manifest(folder)):
         (bench / file.path).parent.mkdir(parents=True, exist_ok=True)
         files.hold(folder / file.path, file.size, file.sha256, bench / file.path)
-    files.publish(bench / bundle.MANIFEST, files.read(folder / bundle.MANIFEST, bundle.LONGEST))
+    files.publish(bench / MANIFEST_FILE, files.read(folder / MANIFEST_FILE, LONGEST_MANIFEST))
     for inside in (*(path for path in bench.rglob("*") if path.is_dir()), bench):
         files.settle(inside)
 
 
 def _lines(folder: Path, manifest: Manifest, seal: str) -> list[str]:
-    inside = bundle.every(manifest)
+    inside = all_files(manifest)
     size = disk.size(sum(file.size for file in inside))
     lines = [
         f"{folder}: {manifest.name}, sequence {manifest.sequence}, {len(inside)} files, {size}",
-        f"  digest  {bundle.digest(manifest)} (the same for the same inputs: engines aside)",
+        f"  digest  {content_digest(manifest)} (the same for the same inputs: engines aside)",
         f"  seal    {seal} (of every byte)",
     ]
     for_ = [f"  {one.flavour} {one.version} for {', '.join(one.capabilities)}" for one in manifest.engines]
@@ -94,5 +102,5 @@ def _lines(folder: Path, manifest: Manifest, seal: str) -> list[str]:
 def _memory(manifest: Manifest) -> str:
     stated = [graph.memory_mib for graph in manifest.graphs if graph.memory_mib is not None]
     if len(stated) < len(manifest.graphs):
-        return f"  memory  not known from the shapes: verifying on a CPU may take {bundle.MOST_MIB} MiB"
+        return f"  memory  not known from the shapes: verifying on a CPU may take {MOST_MIB} MiB"
     return f"  memory  verifying on a CPU may take {max(stated)} MiB"

@@ -11,10 +11,10 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from deploytool import receipt
-from deploytool.artifact import Artifact
-from deploytool.cli import screen
-from deploytool.states import Stage
+from deploytool.cli import console as cli_console
+from deploytool.results import receipt
+from deploytool.results.artifact import Artifact
+from deploytool.spec import Stage
 
 Watch = Callable[[int, int], None]
 T = TypeVar("T")
@@ -73,7 +73,7 @@ def _minutes(seconds: float) -> str:
 
 def bar(console: Console) -> Progress:
     """A bar that is silent where there is no terminal; lines on the same terminal must share its console."""
-    shown = console if console.is_terminal else screen.aside()
+    shown = console if console.is_terminal else cli_console.aside()
     wide = (BarColumn(20),) if shown.width >= 72 else ()
     texts = (TextColumn(form, markup=False) for form in ("{task.description}", "{task.fields[clock]}"))
     columns = (SpinnerColumn(), next(texts), *wide, next(texts))
@@ -103,11 +103,11 @@ def follow(
             made.append(artifact)
             how = f"{artifact.seconds:.1f} s" if artifact.fresh else "kept"
             what = f"left out: {artifact.reason}" if artifact.left_out else artifact.path.relative_to(home)
-            screen.say(console, f"{artifact.made_by:>12}  {how:>6}  {what}")
+            cli_console.say(console, f"{artifact.made_by:>12}  {how:>6}  {what}")
             why = "made" if artifact.fresh else "a receipt proves it"
-            screen.detail(f"{'':>12}  {why}: key {artifact.key[:12]}, SHA-256 {artifact.digest[:12]}")
+            cli_console.detail(f"{'':>12}  {why}: key {artifact.key[:12]}, SHA-256 {artifact.digest[:12]}")
             for line in _log(artifact):
-                screen.detail(f"{'':>12}  {line}")
+                cli_console.detail(f"{'':>12}  {line}")
             progress.reset(task, description=clock.step(), total=None, clock=clock)
     return tuple(made)
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from deploytool import report as reports
-from deploytool.cli import screen
-from deploytool.cli.manners import Outcome
+from deploytool.cli import console
+from deploytool.cli.command import Outcome
 from deploytool.errors import BadInput
+from deploytool.results import report as reports
 
 _FAMILY = Path("artifacts") / "report.html"
 
@@ -38,11 +38,11 @@ def report(
 
     Examples: deploytool report artifacts/shufflenet_g3 · deploytool report artifacts/shufflenet_g3 artifacts/mixnet_s
     """
-    from deploytool.page import brought, facts, keeping, schema  # here begins numpy
+    from deploytool.report import device_results, json_schema, run_data, update  # here begins numpy
 
     if schema_:
-        for line in schema.published().splitlines():
-            screen.line(line)
+        for line in json_schema.published().splitlines():
+            console.line(line)
         return None
     homes = tuple(runs or ())
     if not homes:
@@ -55,16 +55,16 @@ def report(
     if page and not several:
         raise BadInput("--page is for the page of several runs", "the page of one lies in its folder")
     if several:
-        from deploytool.page import leaf  # here begin matplotlib and jinja2
+        from deploytool.report import html  # here begin matplotlib and jinja2
 
-        written = leaf.write_family(homes, page or _FAMILY)
+        written = html.write_family(homes, page or _FAMILY)
     else:
         for document in device or ():
-            brought.keep(homes[0], document)
-        written = keeping.keep(reports.read(facts.find(homes[0])), homes[0], junit)
-    screen.say(screen.answer(), f"Report: {written}")
+            device_results.keep(homes[0], document)
+        written = update.keep(reports.read(run_data.find(homes[0])), homes[0], junit)
+    console.say(console.answer(), f"Report: {written}")
     if junit:
-        screen.say(screen.answer(), f"JUnit: {junit}")
-    if open_ and not screen.shows(written):
-        screen.note("there is no screen or no browser here: open that file where there is one")
+        console.say(console.answer(), f"JUnit: {junit}")
+    if open_ and not console.shows(written):
+        console.note("there is no screen or no browser here: open that file where there is one")
     return Outcome({"page": str(written), "junit": str(junit) if junit else None}, str(written))

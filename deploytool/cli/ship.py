@@ -7,15 +7,17 @@ from typing import Annotated
 
 import typer
 
-from deploytool import bundle, disk, only
-from deploytool.bundle import Manifest
-from deploytool.cli import screen
+from deploytool.bundle import subset
+from deploytool.bundle.manifest import Manifest, check_files, manifest_digest, read_manifest
+from deploytool.cli import console
+from deploytool.cli.command import Outcome
 from deploytool.cli.device import Ca, Key, Target, Timeout
-from deploytool.cli.manners import Outcome
 from deploytool.errors import BadInput
-from deploytool.shipping import archive, logins, places, registry, shipment
-from deploytool.shipping.places import Archive, Registry
-from deploytool.shipping.shipment import Door
+from deploytool.host import disk
+from deploytool.transfer import addresses, auth, oci_archive, ssh
+from deploytool.transfer import push as transfer_push
+from deploytool.transfer.addresses import Archive, Registry
+from deploytool.transfer.ssh import Door
 
 _Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")]
 
@@ -35,15 +37,15 @@ def push(
 
     Example: deploytool push artifacts/shufflenet_g3/pack/bundle oci-archive:shufflenet_g3.tar
     """
-    place, manifest = places.parse(address, plain_http=plain_http, ca=ca), _whole(folder)
+    place, manifest = addresses.parse(address, plain_http=plain_http, ca=ca), _whole(folder)
     if isinstance(place, Archive):
-        made, size = archive.write(folder, manifest, place.path), place.path
-        told = {"file": str(place.path), "digest": made.digest, "seal": bundle.seal(folder)}
+        made, size = oci_archive.write(folder, manifest, place.path), place.path
+        told = {"file": str(place.path), "digest": made.digest, "seal": manifest_digest(folder)}
         lines = [f"{size}: {disk.size(size.stat().st_size)}, seal {told['seal']}"]
         return _outcome(told, lines, f"python -m deploytool.device pull {address}")
     if isinstance(place, Registry):
-        known = logins.read(screen.logins())
-        pushed = registry.push(folder, manifest, place, known, ca=ca, timeout=timeout, say=screen.note)
+        known = auth.read(console.logins())
+        pushed = transfer_push.push(folder, manifest, place, known, ca=ca, timeout=timeout, say=console.note)
         lines = [
             f"{place}: {disk.size(pushed.sent)} sent, {disk.size(pushed.there)} were there",
             f"  {pushed.name} is this very bundle",
@@ -74,14 +76,14 @@ def ship(
     A signature that is required is checked here before anything is sent, and by the install there.
     Example: deploytool ship artifacts/shufflenet_g3/pack/bundle me@orin:/opt/model --for orin
     """
-    device, kind = places.device(to), only.wanted(target)
+    device, kind = addresses.device(to), subset.wanted(target)
     if key is not None:
         from deploytool.device import verify  # here begins numpy
 
         verify.papers(folder, verify.Asked(key=key))
     door, manifest = Door(port, identity, ssh_config, python), _whole(folder)
-    shipped = shipment.ship(
-        folder, manifest, device, door, kind, key=key, install=install, timeout=timeout, say=screen.note
+    shipped = ssh.ship(
+        folder, manifest, device, door, kind, key=key, install=install, timeout=timeout, say=console.note
     )
     lines = [f"{to}: {disk.size(shipped.sent)} sent, {disk.size(shipped.there)} were there, seal {shipped.seal}"]
     if shipped.installed:
@@ -94,14 +96,14 @@ def ship(
 
 def _whole(folder: Path) -> Manifest:
     """The manifest of a bundle of which nothing is missing. Raises Refused, or BadInput if engines were left out."""
-    manifest = bundle.read(folder)
-    if only.read(folder) is not None:
+    manifest = read_manifest(folder)
+    if subset.read(folder) is not None:
         raise BadInput(f"{folder} was fetched for one target and is not the whole bundle", "send it from where it is")
-    bundle.check(folder, manifest)
+    check_files(folder, manifest)
     return manifest
 
 
 def _outcome(document: object, lines: list[str], step: str | None) -> Outcome:
     for line in lines:
-        screen.say(screen.answer(), line)
+        console.say(console.answer(), line)
     return Outcome({"result": document}, lines[0], next=step)

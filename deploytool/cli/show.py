@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploytool import catalog, receipt, report
-from deploytool.artifact import Kind
-from deploytool.cli import asked, completing, screen, summary
-from deploytool.cli.manners import Outcome
+from deploytool.cli import completion, params, summary
+from deploytool.cli import console as cli_console
+from deploytool.cli.command import Outcome
 from deploytool.errors import BadInput
-from deploytool.receipt import Receipt
-from deploytool.spec import Model
-from deploytool.states import Stage
+from deploytool.loading import catalog
+from deploytool.results import receipt, report
+from deploytool.results.artifact import Kind
+from deploytool.results.receipt import Receipt
+from deploytool.spec import Model, Stage
 
 _LONGEST = 400  # letters of a note
 
 if TYPE_CHECKING:
-    from deploytool.cost import Cost
+    from deploytool.loading.cost import Cost
 
 
 def show(
@@ -29,7 +30,7 @@ def show(
         typer.Argument(
             metavar="RUN|FILE|MODEL",
             help="A run's folder, a file in it, or with --cost a model.",
-            autocompletion=completing.place_or_model,
+            autocompletion=completion.place_or_model,
         ),
     ],
     cost: Annotated[bool, typer.Option("--cost", help="What each layer of a model costs.")] = False,
@@ -43,19 +44,19 @@ def show(
     Examples: deploytool show artifacts/shufflenet_g3 · deploytool show --cost mobilenet_v1
     """
     if cost:
-        model = catalog.find(what, asked.tensors(input_ or ()), asked.arguments(arg or ()))
+        model = catalog.find(what, params.tensors(input_ or ()), params.arguments(arg or ()))
         said = [("--input", text) for text in input_ or ()] + [("--arg", text) for text in arg or ()]
         return _cost(model, shlex.join([what, *(word for each in said for word in each)]))
     path = Path(what)
     if path.is_file():
         return _artifact(path)
-    from deploytool import pipeline  # here begins numpy
+    from deploytool.pipeline import runner  # here begins numpy
 
-    found = pipeline.rooms(path)
+    found = runner.rooms(path)
     if not found:
         raise BadInput(f"{path} holds no run", "give a folder that `deploytool export` made, or a file in one")
-    console, rows = screen.answer(), [_row(room, sealed) for room, sealed in found]
-    screen.table(console, "What was made", ("artifact", ">seconds", "digest", "state"), rows)
+    console, rows = cli_console.answer(), [_row(room, sealed) for room, sealed in found]
+    cli_console.table(console, "What was made", ("artifact", ">seconds", "digest", "state"), rows)
     written = path / Stage.VALIDATE / Kind.REPORT.value
     shown = report.read(written) if written.is_file() else None
     document = {"run": str(path), "receipts": [sealed for _, sealed in found], "report": shown}
@@ -67,7 +68,7 @@ def show(
 
 
 def _cost(model: Model, command: str) -> Outcome:
-    from deploytool.cost import costs  # here begins torch
+    from deploytool.loading.cost import costs  # here begins torch
 
     layers = costs(model)
     total = sum(layer.macs for layer in layers) or 1
@@ -76,11 +77,11 @@ def _cost(model: Model, command: str) -> Outcome:
         for layer in layers
     ]
     columns = ("layer", "kind (1/g of a dense one)", ">output", ">parameters", ">MACs")
-    console = screen.answer()
-    screen.table(console, f"{model.name}, batch 1", columns, rows)
+    console = cli_console.answer()
+    cli_console.table(console, f"{model.name}, batch 1", columns, rows)
     parameters = sum(layer.parameters for layer in layers)
     line = f"{parameters:,} parameters in these layers, {total:,} multiply-accumulates"
-    screen.say(console, line)
+    cli_console.say(console, line)
     return Outcome({"model": model.name, "layers": layers}, line, next=f"deploytool export {command}")
 
 
@@ -111,5 +112,5 @@ def _artifact(path: Path) -> Outcome:
     rows += [("SHA-256", sealed.files[path.name]), ("state", _row(path.parent, sealed)[-1])]
     rows += [(name, version) for name, version in sealed.versions.items()]
     rows += [(name, _short(value)) for name, value in sealed.notes.items()]
-    screen.table(screen.answer(), str(path), ("", "~"), rows)
+    cli_console.table(cli_console.answer(), str(path), ("", "~"), rows)
     return Outcome({"receipt": sealed}, f"{path}: {_row(path.parent, sealed)[-1]}")

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from deploytool import bundle as bundles
-from deploytool.cli import screen
-from deploytool.cli.manners import Outcome
+from deploytool.bundle.manifest import SIGNATURE_FILE, manifest_digest
+from deploytool.cli import console
+from deploytool.cli.command import Outcome
 from deploytool.errors import MissingBackend
 
 
@@ -22,13 +22,13 @@ def sign(
     Example: deploytool sign artifacts/shufflenet_g3/pack/bundle --key private.pem
     """
     try:
-        from deploytool import signing  # here begins model-signing
+        from deploytool.bundle import sign as bundle_sign  # here begins model-signing
     except ModuleNotFoundError as error:
         problem = f"{error.name} is not installed, and signing needs it"
         raise MissingBackend(problem, "pip install 'deploytool[sign]'") from error
-    count = signing.sign(bundle, key)
-    line = f"{bundle / bundles.SIGNATURE}: {count} files are signed"
-    screen.say(screen.answer(), line)
-    told = {"signature": str(bundle / bundles.SIGNATURE), "files": count, "seal": bundles.seal(bundle)}
+    count = bundle_sign.sign(bundle, key)
+    line = f"{bundle / SIGNATURE_FILE}: {count} files are signed"
+    console.say(console.answer(), line)
+    told = {"signature": str(bundle / SIGNATURE_FILE), "files": count, "seal": manifest_digest(bundle)}
     step = f"on the device: python -m deploytool.device verify {bundle} --require-signature PUBLIC.pem"
     return Outcome(told, line, next=step)

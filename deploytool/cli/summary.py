@@ -7,16 +7,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deploytool import blamed, disk, verdict
-from deploytool.artifact import Kind
-from deploytool.cli import screen
-from deploytool.cli.manners import Outcome
+from deploytool.cli import console as cli_console
+from deploytool.cli.command import Outcome
 from deploytool.errors import DeployError
-from deploytool.page import PAGE
-from deploytool.proof import SPOKEN, Proof
-from deploytool.report import Check, Engine, Hop, Report, Speed
-from deploytool.states import SpeedVerdict, Stage, TargetPlan, spoken
-from deploytool.verdict import Closing
+from deploytool.host import disk
+from deploytool.report import PAGE
+from deploytool.results import blame as results_blame
+from deploytool.results import verdict
+from deploytool.results.artifact import Kind
+from deploytool.results.faults import SPOKEN, Proof
+from deploytool.results.report import Check, Engine, Hop, Report, Speed
+from deploytool.results.verdict import Closing
+from deploytool.spec import SpeedVerdict, Stage, TargetPlan, spoken
 
 _NONE = "–"
 _DEFAULT = {"tensorrt": "the GPU it was built on", "tensorrt_rtx": "8.0, 8.6, 8.9, 12.0 and later"}
@@ -26,18 +28,18 @@ def show(console: Console, written: Report, home: Path) -> None:
     """The hops, the speeds, the targets, the verdict and the next step."""
     title = f"{written.model}: largest error / largest output on {written.images} golden images"
     columns = ("artifact", ">size", ">before", ">FP64", ">noise", ">top-1", "status")
-    screen.table(console, title, columns, [_hop(hop, home) for hop in written.hops])
+    cli_console.table(console, title, columns, [_hop(hop, home) for hop in written.hops])
     for line in [*_tolerances(written), *_equal(written)]:
-        screen.say(console, line)
+        cli_console.say(console, line)
     if written.data and any(hop.agreement for hop in written.hops):
         _agreement(console, written)
     if written.speeds:
         title = f"Speed at batch {written.batch}, {written.rounds} rounds in turn on {written.device}"
         speed_columns = ("artifact", ">latency", ">eager", "speed-up (95 % interval)")
-        screen.table(console, title, speed_columns, [_speed(speed) for speed in written.speeds])
+        cli_console.table(console, title, speed_columns, [_speed(speed) for speed in written.speeds])
     findings = (*_unsaid(written), *_reach(written), *_proof(written), *written.remarks)
     for line in (*findings, *_engines(written, home), *_closing(closing(written, home), home)):
-        screen.say(console, line)
+        cli_console.say(console, line)
 
 
 def _agreement(console: Console, written: Report) -> None:
@@ -51,7 +53,7 @@ def _agreement(console: Console, written: Report) -> None:
             known = f"{hop.accuracy.artifact:.1%} (p {hop.accuracy.p_value:.2g})" if hop.accuracy else _NONE
             interval = f"{found.low:.1%}–{found.high:.1%}"
             rows.append((f"{hop.stage}/{hop.file}", f"{found.top1:.1%}", interval, flips, known))
-    screen.table(console, title, columns, rows)
+    cli_console.table(console, title, columns, rows)
 
 
 def _hop(hop: Hop, home: Path) -> tuple[str, ...]:
@@ -178,7 +180,7 @@ def _serves(engine: Engine, written: Report) -> str:
 
 def closing(written: Report, home: Path) -> Closing:
     """What the run comes to, with what blame found in it, if anybody looked."""
-    blame = blamed.read(home)
+    blame = results_blame.read(home)
     return verdict.closing(written, home, blame.finding if blame else None)
 
 

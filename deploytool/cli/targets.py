@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from deploytool import targets as places
-from deploytool.cli import screen
-from deploytool.cli.manners import Outcome
-from deploytool.spec import Decision
-from deploytool.states import TargetPlan
+from deploytool.cli import console
+from deploytool.cli.command import Outcome
+from deploytool.spec import Decision, TargetPlan
 
 
 def targets() -> Outcome:
@@ -16,7 +15,7 @@ def targets() -> Outcome:
     """
     decisions = places.decide((*places.TARGETS, places.THIS))
     columns = ("target", ">capability", "~devices", "verdict", "~why")
-    screen.table(screen.answer(), "Targets", columns, [_row(decision) for decision in decisions])
+    console.table(console.answer(), "Targets", columns, [_row(decision) for decision in decisions])
     here = sum(decision.verdict is TargetPlan.HERE for decision in decisions)
     verdict = f"{here} of {len(decisions)} targets can be built for here"
     return Outcome({"targets": decisions}, verdict, next="deploytool export MODEL --for TARGET")

@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from deploytool import catalog
-from deploytool.cli import asked, completing, progress, screen, stop
-from deploytool.cli.manners import Outcome
+from deploytool.cli import completion, interrupt, params, progress
+from deploytool.cli import console as cli_console
+from deploytool.cli.command import Outcome
 from deploytool.errors import BadInput
+from deploytool.loading import catalog
 from deploytool.training.recipe import Epoch, Recipe
 
 _USUAL = Recipe()
@@ -22,7 +23,7 @@ _USUAL = Recipe()
 def train(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A name that `deploytool models` lists.", autocompletion=completing.model),
+        typer.Argument(metavar="MODEL", help="A name that `deploytool models` lists.", autocompletion=completion.model),
     ],
     data: Annotated[Path, typer.Option(metavar="DIR", help="CIFAR-10's binary files, or folders of pictures.")],
     out: Annotated[
@@ -53,13 +54,13 @@ def train(
     a class, of which a share is then split off for the test. Interrupted, the same command goes on where it stopped.
     Example: deploytool train mobilenet_v1_cifar --data cifar-10-batches-bin
     """
-    from deploytool.training import checkpoint, course, loop, outcome  # here begins torch
+    from deploytool.training import checkpoint, loop, outputs, task  # here begins torch
 
-    console = screen.people()
+    console = cli_console.people()
     if ":" in model:
         remedy = "train it with a loop of your own, then: deploytool export MODEL --weights FILE"
         raise BadInput(f"train knows the zoo's models alone, and {model} is none of them", remedy)
-    found = catalog.find(model, arguments=asked.arguments(arg or ()))
+    found = catalog.find(model, arguments=params.arguments(arg or ()))
     recipe = Recipe(
         epochs=epochs,
         batch=batch,
@@ -72,18 +73,18 @@ def train(
         seed=seed,
     )
     home = out or Path("artifacts") / found.name / "train"
-    prepared = course.prepare(found, data, recipe)
+    prepared = task.prepare(found, data, recipe)
     pictures, side = prepared.data, prepared.data.preprocessing.window[0]
-    screen.say(console, f"{found.name} for {len(pictures.classes)} classes at {side}×{side}")
+    cli_console.say(console, f"{found.name} for {len(pictures.classes)} classes at {side}×{side}")
     counts = (len(part) for part in (pictures.train, pictures.validation, pictures.test))
-    screen.say(console, "pictures: {} to learn from, {} for validation, {} for the test".format(*counts))
-    with stop.sweeping(partial(checkpoint.sweep, home)):
+    cli_console.say(console, "pictures: {} to learn from, {} for validation, {} for the test".format(*counts))
+    with interrupt.sweeping(partial(checkpoint.sweep, home)):
         history = _follow(console, epochs, lambda watch: loop.train(prepared, home, watch, resume))
         results = loop.finish(prepared, home)
     line = f"test accuracy {results.test.accuracy:.2%} with the weights of epoch {results.best_epoch}"
-    screen.say(console, line)
+    cli_console.say(console, line)
     document = {"run": str(home), "recipe": recipe, "results": results, "history": history}
-    return Outcome(document, line, next=f"deploytool export {found.name} --weights {home / outcome.WEIGHTS}")
+    return Outcome(document, line, next=f"deploytool export {found.name} --weights {home / outputs.WEIGHTS}")
 
 
 def _follow(console: Console, epochs: int, start: Callable[[progress.Watch], Iterable[Epoch]]) -> tuple[Epoch, ...]:
@@ -92,7 +93,7 @@ def _follow(console: Console, epochs: int, start: Callable[[progress.Watch], Ite
     with progress.epochs(console, epochs) as (watch, over):
         for record in start(watch):
             history.append(record)
-            screen.say(console, _line(record, epochs))
+            cli_console.say(console, _line(record, epochs))
             over(record.epoch, record.seconds)
     return tuple(history)
 

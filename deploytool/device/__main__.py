@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from deploytool import reasons, terminal
-from deploytool.device.told import Say, Told
-from deploytool.device.ways import LEAST
+from deploytool.device.candidates import LEAST
+from deploytool.device.output import Say, Told
 from deploytool.errors import DeployError, Unforeseen
+from deploytool.host import exception_text, terminal
 
 _EPILOG = """exit codes: 0 all that was asked for held, 2 bad input, 3 parity failed, 5 a backend is missing,
 6 not verified although required, 7 a tool refused the model, 8 a bundle was refused, 9 unreachable, 130 interrupted"""
@@ -70,7 +70,7 @@ def _told(asked: argparse.Namespace) -> Told:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:  # the last boundary
-        failure = reasons.failure(error)
+        failure = exception_text.failure(error)
         if isinstance(failure, Unforeseen):
             failure.remedy = _REMEDY
         return Told((), None, failure)
@@ -103,7 +103,7 @@ def _silent(line: str) -> None:
 
 def _commands(say: Say) -> dict[str, Callable[[argparse.Namespace], Told]]:
     from deploytool.device import commands  # here begins numpy
-    from deploytool.shipping import logins
+    from deploytool.transfer import auth
 
     return {
         "verify": lambda it: commands.verify(
@@ -127,7 +127,7 @@ def _commands(say: Say) -> dict[str, Callable[[argparse.Namespace], Told]]:
             plain_http=it.plain_http,
             ca=it.ca,
             timeout=it.timeout,
-            logins=logins.place(os.environ.get("DOCKER_CONFIG")),
+            logins=auth.place(os.environ.get("DOCKER_CONFIG")),
             say=say,
         ),
         "rollback": lambda it: commands.rollback(it.root, key=it.key),

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from deploytool import backends, disk, files, memory
-from deploytool.device.ways import Way
+from deploytool import backends
+from deploytool.device.candidates import Way
 from deploytool.errors import ChildDied, NoRoom, OutOfMemory
+from deploytool.host import disk, files, memory
 
 _MEBIBYTE = 1 << 20
 _EACH = _MEBIBYTE  # bytes for each processor: what a thread allocates for itself

@@ -9,20 +9,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deploytool import bundle, disk, files, locks, owner, plain, programs
-from deploytool.bundle import File, Manifest, Role
+from deploytool import serde
+from deploytool.bundle.manifest import File, Manifest, Role, describe_file, engine_recipe, manifest_digest
 from deploytool.device import probe
-from deploytool.device.here import Here
+from deploytool.device.candidates import Tier, Way, missing
+from deploytool.device.environment import Here
 from deploytool.device.probe import Limits, Prober
-from deploytool.device.ways import Tier, Way, missing
 from deploytool.device.worker import Request, Trial
 from deploytool.errors import BadInput, DeployError, MissingBackend, ParityFailed, StageFailed
-from deploytool.states import Precision
+from deploytool.host import disk, files, locks, owner, worker_programs
+from deploytool.spec import Precision
 
 _MAKING = ".making-"
 _FLAVOURS = ("tensorrt", "tensorrt_rtx")  # the full one first: it tunes for the very GPU
 _RTX = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-_HOURS = Limits(seconds=4 * 3600.0, writes=programs.LARGEST_FILE)  # TensorRT times every kernel it knows
+_HOURS = Limits(seconds=4 * 3600.0, writes=worker_programs.LARGEST_FILE)  # TensorRT times every kernel it knows
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _proved(built: Path, record: Record, prober: Prober) -> Record:
 def _make(
     folder: Path, manifest: Manifest, found: Here, built: Path, name: str, watch: Callable[[int, int], None]
 ) -> Record:
-    graph = next(graph for graph in manifest.graphs if graph.path == bundle.recipe(folder, manifest).graph)
+    graph = next(graph for graph in manifest.graphs if graph.path == engine_recipe(folder, manifest).graph)
     source = next(file for file in manifest.files if file.path == graph.path)
     way = Way(
         *(Tier.BUILT, str(folder / source.path), source.size, source.sha256),
@@ -122,11 +123,11 @@ def _make(
         capabilities = (found.capability,) if name == "tensorrt_rtx" else ()
         request = Request("build", str(folder), manifest, way, "", out=str(made), capabilities=capabilities)
         probe.ask(request, limits=_HOURS, heard=lambda line: _heard(line, watch))
-        file = bundle.describe(Path(bench), path, Role.ENGINE)
+        file = describe_file(Path(bench), path, Role.ENGINE)
         files.hold(made, file.size, file.sha256, made.with_suffix(".whole"))  # which is on the disk, not on its way
         made.with_suffix(".whole").replace(built / path)
     record = Record(
-        *(bundle.seal(folder), source.sha256, name, found.version(name), found.gpu, found.capability, found.cuda),
+        *(manifest_digest(folder), source.sha256, name, found.version(name), found.gpu, found.capability, found.cuda),
         *(graph.precision, graph.io, file, None),
     )
     _write(built, record)
@@ -163,12 +164,12 @@ def _read(built: Path, folder: Path, manifest: Manifest, found: Here, name: str)
         return None
     _ours(built)
     try:
-        record = plain.decode(Record, plain.loads(files.read(path.with_suffix(".json"), 1 << 20)))
+        record = serde.decode(Record, serde.loads(files.read(path.with_suffix(".json"), 1 << 20)))
         files.hold(built / path.name, record.file.size, record.file.sha256)
-    except (DeployError, plain.Malformed):
+    except (DeployError, serde.Malformed):
         return None
     graphs = {file.sha256 for file in manifest.files}
-    same = (record.seal, record.gpu, record.cuda) == (bundle.seal(folder), found.gpu, found.cuda)
+    same = (record.seal, record.gpu, record.cuda) == (manifest_digest(folder), found.gpu, found.cuda)
     return record if same and record.graph in graphs and record.file.path == path.name else None
 
 
@@ -184,7 +185,7 @@ def _way(built: Path, record: Record) -> Way:
 
 def _write(built: Path, record: Record) -> None:
     path = built / Path(record.file.path).with_suffix(".json")
-    files.publish(path, plain.text(record).encode())
+    files.publish(path, serde.text(record).encode())
 
 
 def _forget(built: Path, record: Record) -> None:

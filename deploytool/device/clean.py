@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from deploytool import litter, locks
 from deploytool.device import build, install
 from deploytool.device.install import Pointer
 from deploytool.errors import BadInput
-from deploytool.litter import Litter
+from deploytool.host import locks
+from deploytool.run_folder import leftovers
+from deploytool.run_folder.leftovers import Litter
 
 _INCOMING, _INSTALLING = ".incoming", ".installing-*"  # what the receiver works in, and what it installs
 _KEY = ".key-*.pem"  # the keys that it was sent
@@ -25,7 +26,7 @@ def found(root: Path) -> list[Litter]:
     received = root / "received"
     if not is_root(root) and not received.is_dir():
         raise BadInput(f"{root} is no install root", "name the folder that `install --root` or `ship` was given")
-    left = list(litter.told(litter.entries(root)))
+    left = list(leftovers.told(leftovers.entries(root)))
     if is_root(root) and not locks.is_held(root / ".lock"):
         left += _bundles(root)
     return [*left, *_received(received)]
@@ -33,16 +34,16 @@ def found(root: Path) -> list[Litter]:
 
 def _bundles(root: Path) -> Iterator[Litter]:
     pointer = install.pointer(root)
-    for place in litter.folders(root / "bundles"):
+    for place in leftovers.folders(root / "bundles"):
         seal = place.name.partition(".")[0]
         if _is_turned_to(pointer, seal):
-            yield from litter.told(litter.entries(build.place(place)))
-        elif litter.is_idle(place, place):
-            yield from litter.of(place, "neither the current bundle nor the one before")
-    for counted in litter.folders(root / "starts"):
+            yield from leftovers.told(leftovers.entries(build.place(place)))
+        elif leftovers.is_idle(place, place):
+            yield from leftovers.of(place, "neither the current bundle nor the one before")
+    for counted in leftovers.folders(root / "starts"):
         known = _is_turned_to(pointer, counted.name) or (pointer and counted.name in pointer.refused)
-        if not known and litter.is_idle(counted, counted):
-            yield from litter.of(counted, "the starts of a bundle that is no longer here")
+        if not known and leftovers.is_idle(counted, counted):
+            yield from leftovers.of(counted, "the starts of a bundle that is no longer here")
 
 
 def _is_turned_to(pointer: Pointer | None, seal: str) -> bool:
@@ -51,11 +52,11 @@ def _is_turned_to(pointer: Pointer | None, seal: str) -> bool:
 
 def _received(folder: Path) -> Iterator[Litter]:
     stage = folder / _INCOMING
-    if stage.is_dir() and litter.is_idle(stage, stage / litter.LOCK):
-        yield from litter.of(stage, "a ship that was cut left it for the next to go on from")
+    if stage.is_dir() and leftovers.is_idle(stage, stage / leftovers.LOCK):
+        yield from leftovers.of(stage, "a ship that was cut left it for the next to go on from")
     for place in folder.glob(_INSTALLING):
-        if litter.is_idle(place, place):
-            yield from litter.of(place, "what an install that was killed was given")
+        if leftovers.is_idle(place, place):
+            yield from leftovers.of(place, "what an install that was killed was given")
     for key in folder.glob(_KEY):
-        if litter.is_idle(key, key):
-            yield from litter.of(key, "the key of an install that was killed")
+        if leftovers.is_idle(key, key):
+            yield from leftovers.of(key, "the key of an install that was killed")

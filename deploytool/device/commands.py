@@ -8,25 +8,28 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from deploytool import bundle, litter, only
 from deploytool import doctor as doctors
+from deploytool.bundle import subset
+from deploytool.bundle.manifest import MANIFEST_FILE
 from deploytool.device import build as building
 from deploytool.device import clean as cleaning
 from deploytool.device import install as installing
-from deploytool.device import probe, telling
+from deploytool.device import messages, probe
 from deploytool.device import verify as verifying
-from deploytool.device.here import here
+from deploytool.device.candidates import Tier
+from deploytool.device.environment import here
 from deploytool.device.install import Pointer
+from deploytool.device.output import Say, Told
 from deploytool.device.probe import Prober
-from deploytool.device.told import Say, Told
 from deploytool.device.verify import Asked, Papers, Verified
-from deploytool.device.ways import Tier
 from deploytool.device.worker import Guess, Request
-from deploytool.doctor import telling as diagnosis
+from deploytool.doctor import messages as diagnosis
 from deploytool.errors import BadInput, DeployError
-from deploytool.litter import Litter
-from deploytool.shipping import landing, places, sources
-from deploytool.shipping import logins as reading
+from deploytool.run_folder import leftovers
+from deploytool.run_folder.leftovers import Litter
+from deploytool.transfer import addresses, sources
+from deploytool.transfer import auth as reading
+from deploytool.transfer import pull as transfer_pull
 
 _QUICK = 0.3  # seconds of timing where it is not the point
 
@@ -93,7 +96,7 @@ def _verified(checked: Papers, seconds: float, require: str | None, *, build: bo
         _built(checked, say)
     found = verifying.verify(checked, here(), _prober(checked, seconds), every=every)
     failure = probe.shortfall(found.tried, require)
-    return Told(tuple(telling.verified(found, every=every)), found, failure)
+    return Told(tuple(messages.verified(found, every=every)), found, failure)
 
 
 def build(folder: Path, *, key: Path | None = None, say: Say) -> Told:
@@ -102,7 +105,7 @@ def build(folder: Path, *, key: Path | None = None, say: Say) -> Told:
     record = building.build(
         *(folder, checked.manifest, here(), building.place(folder), _prober(checked, _QUICK)), _progress(say)
     )
-    return Told(tuple(telling.built(record, building.place(folder))), record)
+    return Told(tuple(messages.built(record, building.place(folder))), record)
 
 
 def _built(checked: Papers, say: Say) -> None:
@@ -130,7 +133,7 @@ def run(folder: Path, images: Sequence[Path], *, top: int, key: Path | None = No
     paths = tuple(str(image.absolute()) for image in images)
     answer = probe.ask(Request("answer", str(place), checked.manifest, way, "", pictures=paths, top=top))
     ran = Ran(way.tier, answer.guesses)
-    return Told(tuple(telling.ran(ran.tier, ran.guesses)), ran)
+    return Told(tuple(messages.ran(ran.tier, ran.guesses)), ran)
 
 
 def install(
@@ -155,8 +158,8 @@ def install(
             raise failure
 
     turned = installing.install(folder, root, prove, seal, key)
-    before = tuple(telling.verified(shown[-1], every=False))
-    return Told((*before, *telling.pointer(turned, root)), Installed(turned, shown[-1]), verdict=len(before))
+    before = tuple(messages.verified(shown[-1], every=False))
+    return Told((*before, *messages.pointer(turned, root)), Installed(turned, shown[-1]), verdict=len(before))
 
 
 def pull(
@@ -178,31 +181,31 @@ def pull(
     `logins` is docker's config.json, `ca` a file with the certificates of those who may vouch for a server; all must be
     done within `timeout` seconds.
     """
-    place, kind = places.parse(address, plain_http=plain_http, ca=ca), only.wanted(target)
-    out, signed = out or Path(places.stem(place)), verifying.signed(key)
+    place, kind = addresses.parse(address, plain_http=plain_http, ca=ca), subset.wanted(target)
+    out, signed = out or Path(addresses.stem(place)), verifying.signed(key)
     with sources.opened(place, reading.read(logins), ca, timeout) as source:
-        landed = landing.land(source, out, kind, seal=seal, signed=signed, near=near, say=say)
-    return Told(tuple(telling.landed(landed, kind, key)), landed, verdict=0)
+        landed = transfer_pull.land(source, out, kind, seal=seal, signed=signed, near=near, say=say)
+    return Told(tuple(messages.landed(landed, kind, key)), landed, verdict=0)
 
 
 def rollback(root: Path, *, key: Path | None = None) -> Told:
     """Turns back to the bundle before."""
     turned = installing.rollback(root, key)
-    return Told(tuple(telling.pointer(turned, root)), turned, verdict=0)
+    return Told(tuple(messages.pointer(turned, root)), turned, verdict=0)
 
 
 def pardon(seal: str, root: Path) -> Told:
     """Lets a bundle that was given up be installed and started again."""
     turned = installing.pardon(root, seal)
-    return Told(tuple(telling.pointer(turned, root)), turned, verdict=0)
+    return Told(tuple(messages.pointer(turned, root)), turned, verdict=0)
 
 
 def clean(root: Path, *, yes: bool) -> Told:
     """Shows what lies under a root and nobody needs, and with `yes` takes it away."""
     left = cleaning.found(root)
-    kept = litter.remove(left) if yes else []
+    kept = leftovers.remove(left) if yes else []
     failure = BadInput(f"{kept[0].path} could not be removed", "check its rights") if kept else None
-    return Told(tuple(litter.lines(left, gone=yes)), Cleaned(left, kept, gone=yes), failure)
+    return Told(tuple(leftovers.lines(left, gone=yes)), Cleaned(left, kept, gone=yes), failure)
 
 
 def doctor(target: str = "") -> Told:
@@ -213,7 +216,7 @@ def doctor(target: str = "") -> Told:
 
 def _place(folder: Path) -> tuple[Path, str | None]:
     """A bundle itself, or the current one of an install root and the seal that it must have."""
-    found = None if (folder / bundle.MANIFEST).exists() else installing.pointer(folder)
+    found = None if (folder / MANIFEST_FILE).exists() else installing.pointer(folder)
     return (installing.home(folder, found.current), found.current) if found else (folder, None)
 
 
@@ -229,6 +232,6 @@ def _progress(say: Say) -> Callable[[int, int], None]:
         nonlocal seen
         if done != seen:
             seen = done
-            say(telling.progress(done, total, time.monotonic() - begun))
+            say(messages.progress(done, total, time.monotonic() - begun))
 
     return watch

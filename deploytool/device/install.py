@@ -10,10 +10,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from deploytool import bundle, disk, files, locks, only, owner, plain
-from deploytool.device import build, starts, verify
+from deploytool import serde
+from deploytool.bundle import subset
+from deploytool.bundle.manifest import (
+    BESIDE,
+    LONGEST_MANIFEST,
+    MANIFEST_FILE,
+    SIGNATURE_FILE,
+    all_files,
+    is_digest,
+    manifest_digest,
+)
+from deploytool.device import build, start_attempts, verify
 from deploytool.device.verify import Asked, Papers
 from deploytool.errors import BadInput, DeployError, Refused
+from deploytool.host import disk, files, locks, owner
 
 _POINTER, _LOCK, _BUNDLES, _STARTS, _STAGE = "current", ".lock", "bundles", "starts", ".staging-"
 _TRIES = 3  # where no lock holds, another install may take away what this one turns to
@@ -41,11 +52,11 @@ def pointer(root: Path) -> Pointer | None:
     if not (root / _POINTER).exists():
         return None
     try:
-        found = plain.decode(Pointer, plain.loads(files.read(root / _POINTER, _LONGEST)))
-        if not all(bundle.is_seal(seal) for seal in (found.current, found.previous or found.current, *found.refused)):
-            raise plain.Malformed("what it names is no seal")
+        found = serde.decode(Pointer, serde.loads(files.read(root / _POINTER, _LONGEST)))
+        if not all(is_digest(seal) for seal in (found.current, found.previous or found.current, *found.refused)):
+            raise serde.Malformed("what it names is no seal")
         return found
-    except (DeployError, plain.Malformed) as error:
+    except (DeployError, serde.Malformed) as error:
         raise BadInput(f"{root / _POINTER} is not as deploytool left it: {error}", "install a bundle again") from error
 
 
@@ -69,7 +80,7 @@ def install(source: Path, root: Path, prove: Prove, seal: str | None = None, key
     """Copies a bundle into the root, proves it there, and only then makes it the current one.
 
     `seal` is that of the bundle one means, if it is known; `key` the public key that must have signed it, if one must.
-    Raises Refused for bytes that are not the manifest's and for an older sequence, and what `prove` raises; the bundle
+    Raises Refused for bytes that are not the manifest's and for an older sequence, and what `faults` raises; the bundle
     that ran before then still does.
     """
     (root / _BUNDLES).mkdir(parents=True, exist_ok=True)
@@ -84,9 +95,9 @@ def install(source: Path, root: Path, prove: Prove, seal: str | None = None, key
                 continue  # a later one came meanwhile: the papers are checked once more
             after = _turned(before, checked)
             if after != before:
-                starts.forget(starts_of(root, checked.seal))
+                start_attempts.forget(starts_of(root, checked.seal))
                 _point(root, after)
-            if (place / bundle.MANIFEST).exists():
+            if (place / MANIFEST_FILE).exists():
                 _sweep(root, _some(root), alone=alone)
                 return after
     raise BadInput(f"others install in {root} without pause", "install again, one at a time")
@@ -99,7 +110,7 @@ def _bring(checked: Papers, place: Path, root: Path, *, signed: bool) -> None:
     if not _whole(place):
         _publish(checked, place, root)
     elif signed:  # the very bundle may have come before without its signature
-        files.publish(place / bundle.SIGNATURE, files.read(checked.folder / bundle.SIGNATURE, bundle.LONGEST), root)
+        files.publish(place / SIGNATURE_FILE, files.read(checked.folder / SIGNATURE_FILE, LONGEST_MANIFEST), root)
 
 
 def _proved(place: Path, root: Path, prove: Prove, key: Path | None, *, alone: bool) -> None:
@@ -143,7 +154,7 @@ def started(root: Path) -> Pointer:
     one is tried again.
     """
     found = _some(root)
-    failures = starts.failed(starts_of(root, found.current))
+    failures = start_attempts.failed(starts_of(root, found.current))
     if len(failures) < _FAILURES or found.previous is None:
         return found
     with _locked(root):
@@ -167,7 +178,7 @@ def pardon(root: Path, seal: str) -> Pointer:
         if len(meant) != 1:
             known = ", ".join(one[:12] for one in before.refused) or "none"
             raise BadInput(f"{seal[:64]!r} is not one bundle that was given up in {root}", f"those are: {known}")
-        starts.forget(starts_of(root, meant[0]))
+        start_attempts.forget(starts_of(root, meant[0]))
         after = replace(before, refused={one: why for one, why in before.refused.items() if one != meant[0]})
         _point(root, after)
     return after
@@ -196,10 +207,10 @@ def _whole(place: Path) -> bool:
 
 def _publish(checked: Papers, place: Path, root: Path) -> None:
     """Copies what the manifest names, each byte hashed on its way, and renames the whole into its place."""
-    left_out = only.others(checked.manifest, only.read(checked.folder))
+    left_out = subset.others(checked.manifest, subset.read(checked.folder))
     listed = [
         file
-        for file in bundle.every(checked.manifest)
+        for file in all_files(checked.manifest)
         if file.path not in left_out or (checked.folder / file.path).exists()
     ]
     disk.check(root, sum(file.size for file in listed), checked.manifest.name)
@@ -209,11 +220,11 @@ def _publish(checked: Papers, place: Path, root: Path) -> None:
         for file in listed:
             (stage / file.path).parent.mkdir(parents=True, exist_ok=True)
             files.hold(checked.folder / file.path, file.size, file.sha256, stage / file.path)
-        for name in bundle.BESIDE:
-            if name == bundle.MANIFEST or (checked.folder / name).exists():
-                files.publish(stage / name, files.read(checked.folder / name, bundle.LONGEST))
+        for name in BESIDE:
+            if name == MANIFEST_FILE or (checked.folder / name).exists():
+                files.publish(stage / name, files.read(checked.folder / name, LONGEST_MANIFEST))
         verify.papers(stage)
-        if bundle.seal(stage) != checked.seal:
+        if manifest_digest(stage) != checked.seal:
             raise Refused(f"{checked.folder} changed while it was copied", files.AGAIN)
         for folder in [stage, *(path for path in stage.rglob("*") if path.is_dir())]:
             folder.chmod(0o755)
@@ -224,7 +235,7 @@ def _publish(checked: Papers, place: Path, root: Path) -> None:
 
 
 def _point(root: Path, to: Pointer) -> None:
-    files.publish(root / _POINTER, plain.text(to).encode())
+    files.publish(root / _POINTER, serde.text(to).encode())
 
 
 def _show(stage: Path, place: Path, root: Path) -> None:

@@ -9,15 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deploytool import disk, files, memory, plain, programs, scratch, verdict
-from deploytool.bundle import MOST_MIB, Manifest
-from deploytool.child import run_limited
-from deploytool.device.ways import LEAST, Tier, Way
+from deploytool import serde
+from deploytool.bundle.manifest import MOST_MIB, Manifest
+from deploytool.device.candidates import LEAST, Tier, Way
 from deploytool.device.worker import Answer, Request, Trial
 from deploytool.errors import BadInput, ChildDied, DeployError, NoRoom, NotVerified, ParityFailed, StageFailed
-from deploytool.states import Attempt
+from deploytool.host import disk, files, memory, scratch, worker_programs
+from deploytool.host.process import run_limited
+from deploytool.results import verdict
+from deploytool.spec import Attempt
 
-WORKER = programs.command(programs.WORK)
+WORKER = worker_programs.command(worker_programs.WORK)
 
 _LONGEST_ANSWER = 16 << 20  # bytes
 _KILLED = getattr(signal, "SIGKILL", 0) or -1  # by nobody of ours, who say why: Windows has none
@@ -107,7 +109,7 @@ def ask(
     what = f"{request.way.tier} ({Path(request.way.path).name})"
     with scratch.folder() as bench:
         asked, answer = bench / "request.json", bench / "answer.json"
-        disk.write(asked, plain.text(replace(request, answer=str(answer))).encode())
+        disk.write(asked, serde.text(replace(request, answer=str(answer))).encode())
         gibibytes = limits.gibibytes if request.way.device == "cpu" else math.inf
         with _blamed(request.way):
             run_limited(
@@ -119,8 +121,8 @@ def ask(
                 heard=heard,
             )
         try:
-            found = plain.decode(Answer, plain.loads(files.read(answer, _LONGEST_ANSWER)))
-        except (DeployError, plain.Malformed) as error:
+            found = serde.decode(Answer, serde.loads(files.read(answer, _LONGEST_ANSWER)))
+        except (DeployError, serde.Malformed) as error:
             raise StageFailed(f"{what} gave no answer", "leave it out, or report it") from error
     if found.problem:
         raise _KINDS.get(found.kind, StageFailed)(found.problem, found.remedy)

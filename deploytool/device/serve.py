@@ -9,18 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import bundle, preprocess
 from deploytool.backends import Array, Session
-from deploytool.bundle import Manifest
-from deploytool.device import install, pictures, probe, starts, verify
-from deploytool.device.here import here
-from deploytool.device.pictures import Picture
+from deploytool.bundle.manifest import MANIFEST_FILE, Manifest
+from deploytool.data import preprocess
+from deploytool.device import inputs as device_inputs
+from deploytool.device import install, probe, start_attempts, verify
+from deploytool.device.candidates import Way
+from deploytool.device.environment import here
+from deploytool.device.inputs import Picture
 from deploytool.device.probe import Tried
 from deploytool.device.session import opened
 from deploytool.device.verify import Asked, Papers
-from deploytool.device.ways import Way
 from deploytool.errors import BadInput, DeployError, Spoiled
-from deploytool.measure.replay import replay
+from deploytool.parity.replay import replay
 from deploytool.spec import BATCH
 
 _SECONDS = 0.2  # of timing at start: enough to show a tier that is far too slow
@@ -40,7 +41,7 @@ class Model:
         A picture is a path, uint8 pixels (height × width × 3, RGB, any size), or the input itself, with its batch.
         Raises BadInput for anything else.
         """
-        made = self.run(**{self.manifest.inputs[0].name: pictures.tensor(picture, self.manifest)})
+        made = self.run(**{self.manifest.inputs[0].name: device_inputs.tensor(picture, self.manifest)})
         return made[self.manifest.outputs[0].name]
 
     def run(self, **inputs: Array) -> dict[str, Array]:
@@ -100,7 +101,7 @@ def serve(root: str | Path, require: str | None = None, require_signature: str |
 
 
 def _bare(root: str | Path) -> bool:
-    return (Path(root) / bundle.MANIFEST).is_file()
+    return (Path(root) / MANIFEST_FILE).is_file()
 
 
 def _installed(stack: ExitStack, root: Path, require: str | None, key: Path | None) -> Model:
@@ -111,16 +112,16 @@ def _installed(stack: ExitStack, root: Path, require: str | None, key: Path | No
         before = _state(place)
         try:
             made = _prepared(place, require, Asked(seal=seal, key=key), blamed.append)
-            with starts.loading(counted):
+            with start_attempts.loading(counted):
                 session = stack.enter_context(opened(made.way))
         except (DeployError, OSError):
             now = install.pointer(root)
             if now is not None and (now.current, _state(place)) != (seal, before):
                 continue  # another one was installed meanwhile, or this one anew
             for why in blamed:
-                starts.record(counted, why)
+                start_attempts.record(counted, why)
             raise
-        starts.forget(counted)
+        start_attempts.forget(counted)
         return Model(made.checked.manifest, session, made.tried)
 
 

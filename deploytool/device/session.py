@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import backends, files
+from deploytool import backends
 from deploytool.backends import Array, Session, tensorrt
-from deploytool.device import beside
-from deploytool.device.ways import Way
-from deploytool.states import Precision
+from deploytool.device import external_weights
+from deploytool.device.candidates import Way
+from deploytool.host import files
+from deploytool.spec import Precision
 
 
 @contextmanager
@@ -23,7 +24,7 @@ def opened(way: Way) -> Iterator[Session]:
     """
     content = files.whole(Path(way.path), way.size, way.sha256)
     if way.backend != "tensorrt":
-        beside.refuse(content, way.path)
+        external_weights.refuse(content, way.path)
     with _started(way, content) as session:
         yield _cast(session) if way.io is Precision.FP16 else session
 

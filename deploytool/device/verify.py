@@ -8,14 +8,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from deploytool import bundle, machine, only
-from deploytool.bundle import Manifest
+from deploytool.bundle import subset
+from deploytool.bundle.manifest import (
+    MANIFEST_FILE,
+    SIGNATURE_FILE,
+    Manifest,
+    all_files,
+    check_files,
+    content_digest,
+    manifest_bytes,
+    manifest_digest,
+    manifest_digest_of,
+    parse_manifest,
+)
 from deploytool.device import build, probe
-from deploytool.device.here import Here, misfit
+from deploytool.device.candidates import Tier, Way, left_out, ways
+from deploytool.device.environment import Here, misfit
 from deploytool.device.probe import Prober, Tried
-from deploytool.device.ways import Tier, Way, left_out, ways
 from deploytool.errors import MissingBackend, Refused, Spoiled
-from deploytool.shipping.landing import Signed
+from deploytool.host import machine
+from deploytool.transfer.pull import Signed
 
 HELD = "held"
 
@@ -72,12 +84,12 @@ def papers(folder: Path, asked: Asked = Asked()) -> Papers:
 
     Raises Refused at the first that fails, before anything but the manifest is read.
     """
-    raw = bundle.raw(folder)
-    seal = bundle.seal_of(raw)
+    raw = manifest_bytes(folder)
+    seal = manifest_digest_of(raw)
     first = tuple(Step(name, status) for name, check in UNREAD if (status := check(folder, seal, asked)))
-    manifest = bundle.parsed(raw, folder)  # the very bytes that were sealed and signed
+    manifest = parse_manifest(raw, folder)  # the very bytes that were sealed and signed
     then = tuple(Step(name, check(folder, manifest, seal, asked)) for name, check in CHECKS)
-    if bundle.seal(folder) != seal:
+    if manifest_digest(folder) != seal:
         raise Refused(f"{folder} changed while it was checked", "check it where nobody else writes")
     return Papers(folder, manifest, seal, first + then)
 
@@ -103,8 +115,8 @@ def signed(key: Path | None) -> Signed | None:
     signature = _signatures()
 
     def names(beside: Mapping[str, bytes], where: str) -> Mapping[str, str]:
-        seal = hashlib.sha256(beside[bundle.MANIFEST]).hexdigest()
-        found: Mapping[str, str] = signature.named(beside.get(bundle.SIGNATURE), seal, key, where)
+        seal = hashlib.sha256(beside[MANIFEST_FILE]).hexdigest()
+        found: Mapping[str, str] = signature.named(beside.get(SIGNATURE_FILE), seal, key, where)
         return found
 
     return names
@@ -113,7 +125,7 @@ def signed(key: Path | None) -> Signed | None:
 def _signatures() -> ModuleType:
     """The room that checks signatures; here begins cryptography, which few devices need."""
     try:
-        from deploytool.device import signature
+        from deploytool.bundle import signature
     except ModuleNotFoundError as error:
         problem = f"a signature is required, and {(error.name or '').partition('.')[0]} is not installed"
         raise MissingBackend(problem, "pip install 'deploytool[verify]'") from error
@@ -121,12 +133,12 @@ def _signatures() -> ModuleType:
 
 
 def _digests(folder: Path, manifest: Manifest, seal: str, asked: Asked) -> str:
-    kind = only.read(folder)
+    kind = subset.read(folder)
     try:
-        bundle.check(folder, manifest, only.others(manifest, kind))
+        check_files(folder, manifest, subset.others(manifest, kind))
     except Refused as error:
         raise Spoiled(str(error), error.remedy) from error
-    named = bundle.every(manifest)
+    named = all_files(manifest)
     left = sum(not (folder / file.path).exists() for file in named)
     what = f"; {left} engines for other devices than {kind.target} left out" if kind and left else ""
     return f"{HELD}: {len(named) - left} files{what}"
@@ -172,7 +184,7 @@ def verify(checked: Papers, found: Here, prober: Prober, built: Path | None = No
         bundle=str(checked.folder),
         name=checked.manifest.name,
         seal=checked.seal,
-        digest=bundle.digest(checked.manifest),
+        digest=content_digest(checked.manifest),
         sequence=checked.manifest.sequence,
         machine=", ".join(name for name in (machine.cpu(), found.gpu) if name),
         steps=(*checked.steps, target(checked.folder, checked.manifest, found)),

@@ -11,20 +11,23 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import builder, bundle, disk, files, golden, images, plain
-from deploytool.backends import Array, tensorrt
-from deploytool.bundle import Manifest
-from deploytool.device import beside, pictures
+from deploytool import serde
+from deploytool.backends import Array, tensorrt, tensorrt_builder
+from deploytool.benchmark import ratio
+from deploytool.bundle.manifest import Manifest, held
+from deploytool.data import golden, images
+from deploytool.data.golden import Arrays, Golden
+from deploytool.device import external_weights
+from deploytool.device import inputs as device_inputs
 from deploytool.device.bounds import bounded
+from deploytool.device.candidates import Way
 from deploytool.device.session import opened
-from deploytool.device.ways import Way
 from deploytool.errors import BadInput, DeployError, StageFailed
-from deploytool.golden import Arrays, Golden
-from deploytool.measure import latency, parity
-from deploytool.measure.replay import replay
-from deploytool.report import Check
-from deploytool.spec import BATCH, EnginePlan, Range
-from deploytool.states import Precision
+from deploytool.host import disk, files
+from deploytool.parity import metrics
+from deploytool.parity.replay import replay
+from deploytool.results.report import Check
+from deploytool.spec import BATCH, EnginePlan, Precision, Range
 
 _CLOSE = 1e-5  # of the largest input: two decoders or two numpys may round otherwise, and no more than that
 
@@ -91,12 +94,12 @@ class Answer:
 
 def main(path: str) -> None:
     """Does what the request in a file asks for, and writes the answer where it says."""
-    request = plain.decode(Request, json.loads(Path(path).read_text(encoding="utf-8")))
+    request = serde.decode(Request, json.loads(Path(path).read_text(encoding="utf-8")))
     try:
         answer = {"try": _try, "answer": _answer, "build": _build}[request.task](request)
     except DeployError as error:
         answer = Answer(str(error), error.remedy, type(error).__name__)
-    Path(request.answer).write_text(plain.text(answer), encoding="utf-8")
+    Path(request.answer).write_text(serde.text(answer), encoding="utf-8")
 
 
 def _try(request: Request) -> Answer:
@@ -107,7 +110,7 @@ def _try(request: Request) -> Answer:
         got = replay(session, sample.inputs, batch)
         check = _check(got, sample, request)
         one = {name: np.resize(array, (batch.smallest, *array.shape[1:])) for name, array in sample.inputs.items()}
-        taken = latency.interleave({"one": partial(session, **one)}, request.seconds)["one"]
+        taken = ratio.interleave({"one": partial(session, **one)}, request.seconds)["one"]
     median, slow = float(np.median(taken)), float(np.percentile(taken, 90))
     return Answer(trial=Trial(check, median, slow, len(taken), batch.smallest))
 
@@ -115,7 +118,7 @@ def _try(request: Request) -> Answer:
 def _sample(request: Request) -> Golden:
     """The golden cases, read from the very bytes that were hashed."""
     folder, named = Path(request.folder), request.manifest.golden.path
-    return golden.parsed(io.BytesIO(bundle.held(folder, request.manifest, named)), folder / named)
+    return golden.parsed(io.BytesIO(held(folder, request.manifest, named)), folder / named)
 
 
 def _same_input(request: Request, sample: Golden) -> None:
@@ -125,7 +128,7 @@ def _same_input(request: Request, sample: Golden) -> None:
     if image is None or not request.manifest.golden.images:
         return
     folder, named = Path(request.folder), request.manifest.golden.images[0]
-    pixels = images.parsed(io.BytesIO(bundle.held(folder, request.manifest, named)), folder / named)
+    pixels = images.parsed(io.BytesIO(held(folder, request.manifest, named)), folder / named)
     made, wanted = images.normalise(pixels[None], how, image), sample.inputs[image.name][:1]
     if made.shape != wanted.shape or _distance(made, wanted) > _CLOSE:
         raise StageFailed("the golden picture becomes another tensor here than on the desk", "update pillow and numpy")
@@ -141,7 +144,7 @@ def _check(got: Arrays, sample: Golden, request: Request) -> Check:
     precision = request.way.precision
     try:
         tolerance, ties = request.manifest.tolerances[precision], sample.ties(half=precision is Precision.FP16)
-        return parity.check(got, sample.reference, "FP64", tolerance, ties)
+        return metrics.check(got, sample.reference, "FP64", tolerance, ties)
     except (ValueError, KeyError) as error:
         raise StageFailed(f"the outputs are not those of the golden cases: {error}", "pack the bundle again") from error
 
@@ -151,7 +154,7 @@ def _answer(request: Request) -> Answer:
     guesses: list[Guess] = []
     with bounded(request.way), opened(request.way) as session:
         for path in request.pictures:
-            inputs = {manifest.inputs[0].name: pictures.tensor(path, manifest)}
+            inputs = {manifest.inputs[0].name: device_inputs.tensor(path, manifest)}
             made = replay(session, inputs, manifest.free.get(BATCH, Range()))
             guesses += [_guess(path, name, array[0], request) for name, array in made.items()]
     return Answer(guesses=tuple(guesses))
@@ -171,9 +174,9 @@ def _guess(path: str, name: str, array: Array, request: Request) -> Guess:
 def _build(request: Request) -> Answer:
     way, manifest = request.way, request.manifest
     trt, graph = tensorrt.library(way.flavour), files.whole(Path(way.path), way.size, way.sha256)
-    beside.refuse(graph, way.path)
+    external_weights.refuse(graph, way.path)
     plan = EnginePlan(Path(request.out).name, way.flavour, request.capabilities)
-    made = builder.build(trt, graph, plan, manifest.inputs, manifest.free, _tell)
+    made = tensorrt_builder.build(trt, graph, plan, manifest.inputs, manifest.free, _tell)
     disk.write(Path(request.out), made.engine)
     return Answer(layers=tuple(sorted(made.layers.items())))
 

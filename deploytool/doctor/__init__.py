@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deploytool.doctor import abilities, found, traps
-from deploytool.doctor.abilities import Ability
-from deploytool.doctor.found import Found
+from deploytool.doctor import capabilities, inventory, traps
+from deploytool.doctor.capabilities import Ability
+from deploytool.doctor.inventory import Found
 from deploytool.doctor.traps import Trap
 from deploytool.errors import MissingBackend
 
@@ -23,7 +23,7 @@ class Diagnosis:
     @property
     def failure(self) -> MissingBackend | None:
         """Why the target cannot be built for here; where none was asked for, why no bundle can be run."""
-        name = self.target or abilities.RUN
+        name = self.target or capabilities.RUN
         asked = next(ability for ability in self.abilities if ability.name == name)
         if asked.able:
             return None
@@ -36,7 +36,7 @@ def examine(target: str = "") -> Diagnosis:
 
     `target` is a name of `deploytool.targets`; raises BadInput for any other.
     """
-    wanted = abilities.decided(target)
-    here = found.look()
+    wanted = capabilities.decided(target)
+    here = inventory.look()
     caught = traps.caught(here)
-    return Diagnosis(target, here, abilities.abilities(here, wanted, caught), caught)
+    return Diagnosis(target, here, capabilities.abilities(here, wanted, caught), caught)

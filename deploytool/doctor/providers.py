@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from deploytool import programs
-from deploytool.child import run_limited
 from deploytool.errors import ChildFailed, StageFailed
+from deploytool.host import worker_programs
+from deploytool.host.process import run_limited
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
@@ -76,7 +76,7 @@ class Provider:
 
 def _child(arguments: Sequence[str], gibibytes: float) -> str:
     program, *rest = arguments
-    return run_limited(programs.command(program, *rest), what="it", seconds=_SECONDS, gibibytes=gibibytes)
+    return run_limited(worker_programs.command(program, *rest), what="it", seconds=_SECONDS, gibibytes=gibibytes)
 
 
 def tried(run: Run = _child) -> tuple[Provider, ...]:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from deploytool.doctor.found import RUNTIMES, Found
+from deploytool.doctor.inventory import RUNTIMES, Found
 from deploytool.doctor.providers import CPU, CUDA, TENSORRT
-from deploytool.states import Word
+from deploytool.spec import Word
 
 _GPU_RUNTIME, _CPU_RUNTIME = "pip install 'onnxruntime-gpu[cuda,cudnn]'", "pip install onnxruntime"
 _BOTH = f"pip uninstall -y {' '.join(RUNTIMES)}"

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto
 
-from deploytool.graphs import convolution
-from deploytool.graphs.convolution import Convolution, dense, take
-from deploytool.graphs.draft import Array, Draft
-from deploytool.graphs.fans import joins_channels
-from deploytool.rewrites import Outcome
+from deploytool.rewrites.forms import Outcome
+from deploytool.rewrites.graph import convolution
+from deploytool.rewrites.graph.convolution import Convolution, dense, take
+from deploytool.rewrites.graph.editable import Array, Draft
+from deploytool.rewrites.graph.parallel_branches import joins_channels
 
 _BLOCK = 16
 

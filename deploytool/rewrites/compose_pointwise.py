@@ -13,10 +13,10 @@ from dataclasses import replace
 import numpy as np
 from onnx import NodeProto
 
-from deploytool.graphs import convolution
-from deploytool.graphs.convolution import Convolution, dense
-from deploytool.graphs.draft import Draft
-from deploytool.rewrites import Outcome
+from deploytool.rewrites.forms import Outcome
+from deploytool.rewrites.graph import convolution
+from deploytool.rewrites.graph.convolution import Convolution, dense
+from deploytool.rewrites.graph.editable import Draft
 
 _SMALL = 100_000  # weights of the product
 

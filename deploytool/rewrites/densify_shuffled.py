@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from deploytool.graphs import convolution
-from deploytool.graphs.convolution import dense, take
-from deploytool.graphs.draft import Draft
-from deploytool.graphs.passages import Passage, carry, everything, padded, passages
-from deploytool.rewrites import Outcome
+from deploytool.rewrites.forms import Outcome
+from deploytool.rewrites.graph import convolution
+from deploytool.rewrites.graph.convolution import dense, take
+from deploytool.rewrites.graph.editable import Draft
+from deploytool.rewrites.graph.shuffle_chains import Passage, carry, everything, padded, passages
 
 _MULTIPLE = 8
 

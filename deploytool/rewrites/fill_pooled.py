@@ -14,12 +14,12 @@ from dataclasses import replace
 import numpy as np
 from onnx import NodeProto
 
-from deploytool.graphs import convolution
-from deploytool.graphs.convolution import Convolution, take
-from deploytool.graphs.draft import Array, Draft
-from deploytool.graphs.layouts import BLOCK
-from deploytool.graphs.passages import carry, keeps_channels, padded
-from deploytool.rewrites import Outcome
+from deploytool.rewrites.forms import Outcome
+from deploytool.rewrites.graph import convolution
+from deploytool.rewrites.graph.channel_partition import BLOCK
+from deploytool.rewrites.graph.convolution import Convolution, take
+from deploytool.rewrites.graph.editable import Array, Draft
+from deploytool.rewrites.graph.shuffle_chains import carry, keeps_channels, padded
 
 
 def apply(draft: Draft) -> Outcome:

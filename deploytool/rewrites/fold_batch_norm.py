@@ -12,11 +12,11 @@ from dataclasses import replace
 import numpy as np
 from onnx import NodeProto
 
-from deploytool.graphs import convolution
-from deploytool.graphs.convolution import Convolution
-from deploytool.graphs.draft import Array, Draft, attributes
-from deploytool.graphs.fans import joins_channels
-from deploytool.rewrites import Outcome
+from deploytool.rewrites.forms import Outcome
+from deploytool.rewrites.graph import convolution
+from deploytool.rewrites.graph.convolution import Convolution
+from deploytool.rewrites.graph.editable import Array, Draft, attributes
+from deploytool.rewrites.graph.parallel_branches import joins_channels
 
 
 def apply(draft: Draft) -> Outcome:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from deploytool.graphs.draft import Draft
-from deploytool.graphs.passages import shuffles
-from deploytool.rewrites import Outcome
+from deploytool.rewrites.forms import Outcome
+from deploytool.rewrites.graph.editable import Draft
+from deploytool.rewrites.graph.shuffle_chains import shuffles
 
 
 def apply(draft: Draft) -> Outcome:

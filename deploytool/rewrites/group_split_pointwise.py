@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from deploytool.graphs.convolution import Convolution
-from deploytool.graphs.draft import Draft
-from deploytool.graphs.fans import Fan, close
-from deploytool.rewrites import Outcome, of_fans
+from deploytool.rewrites.forms import Outcome, of_fans
+from deploytool.rewrites.graph.convolution import Convolution
+from deploytool.rewrites.graph.editable import Draft
+from deploytool.rewrites.graph.parallel_branches import Fan, close
 
 
 def apply(draft: Draft) -> Outcome:

@@ -7,11 +7,11 @@ places with padding p is the same as one of K places with padding P that has it 
 
 from __future__ import annotations
 
-from deploytool.graphs import convolution
-from deploytool.graphs.convolution import Convolution
-from deploytool.graphs.draft import Draft
-from deploytool.graphs.fans import Fan, close
-from deploytool.rewrites import Outcome, of_fans
+from deploytool.rewrites.forms import Outcome, of_fans
+from deploytool.rewrites.graph import convolution
+from deploytool.rewrites.graph.convolution import Convolution
+from deploytool.rewrites.graph.editable import Draft
+from deploytool.rewrites.graph.parallel_branches import Fan, close
 
 
 def apply(draft: Draft) -> Outcome:

@@ -8,9 +8,9 @@ added tensors have one shape, else in passes of their own. No value changes: the
 
 from __future__ import annotations
 
-from deploytool.graphs import shapes
-from deploytool.graphs.draft import Draft
-from deploytool.rewrites import Outcome
+from deploytool.rewrites.forms import Outcome
+from deploytool.rewrites.graph import shapes
+from deploytool.rewrites.graph.editable import Draft
 
 
 def apply(draft: Draft) -> Outcome:

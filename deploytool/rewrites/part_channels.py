@@ -17,12 +17,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from onnx import NodeProto
 
-from deploytool.graphs import convolution
-from deploytool.graphs.convolution import Convolution, take
-from deploytool.graphs.draft import Draft, attributes
-from deploytool.graphs.layouts import Layout, layouts
-from deploytool.graphs.spaces import spaces, ties
-from deploytool.rewrites import Outcome
+from deploytool.rewrites.forms import Outcome
+from deploytool.rewrites.graph import convolution
+from deploytool.rewrites.graph.channel_partition import Layout, layouts
+from deploytool.rewrites.graph.convolution import Convolution, take
+from deploytool.rewrites.graph.coupled_channels import spaces, ties
+from deploytool.rewrites.graph.editable import Draft, attributes
 
 
 def apply(draft: Draft) -> Outcome:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from onnx import NodeProto
 
-from deploytool.graphs.draft import Draft
-from deploytool.rewrites import Outcome
+from deploytool.rewrites.forms import Outcome
+from deploytool.rewrites.graph.editable import Draft
 
 _CLASSIFIERS = ("Gemm", "MatMul")
 

@@ -14,8 +14,8 @@ import math
 
 from onnx import NodeProto
 
-from deploytool.graphs.draft import Draft, attributes
-from deploytool.rewrites import Outcome
+from deploytool.rewrites.forms import Outcome
+from deploytool.rewrites.graph.editable import Draft, attributes
 
 _MOST = 1024  # places to add one by one
 

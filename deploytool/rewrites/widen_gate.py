@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto
 
-from deploytool.graphs.draft import Draft
-from deploytool.graphs.layouts import BLOCK
-from deploytool.graphs.shapes import Shape
-from deploytool.rewrites import Outcome
+from deploytool.rewrites.forms import Outcome
+from deploytool.rewrites.graph.channel_partition import BLOCK
+from deploytool.rewrites.graph.editable import Draft
+from deploytool.rewrites.graph.shapes import Shape
 
 _SINCE = 13  # opset: from there on Resize may be left without a region
 

@@ -8,10 +8,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from deploytool import programs
-from deploytool.artifact import Given, Kind, Notes
-from deploytool.spec import Job
-from deploytool.states import Stage
+from deploytool.host import worker_programs
+from deploytool.results.artifact import Given, Kind, Notes
+from deploytool.spec import Job, Stage
 
 
 class Maker(Protocol):
@@ -27,7 +26,10 @@ class Contract:
 
     `libraries` are the distributions whose version changes what it makes; `here` says that this machine's devices do;
     `model`, that the model's own definition does, and not only what was made of it. `program` is what it has a child
-    do, which can begin while the stages before it work. `copies` is how many times the weights it leaves on the disk,
+    do, which can begin while the stages before it work. `packages` are those of deploytool, beside `EVERYWHERE`, whose
+    code the stage runs: an edit anywhere else makes nothing anew.
+
+    `copies` is how many times the weights it leaves on the disk,
     and `engine_copies` how many times more for each engine: a file in FP16 is half of one.
     """
 
@@ -35,6 +37,7 @@ class Contract:
     makes: Kind
     reads: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
     welcomes: tuple[Kind, ...] = ()
     here: bool = False
     model: bool = True
@@ -43,6 +46,7 @@ class Contract:
     engine_copies: float = 0.0
 
 
+EVERYWHERE = ("errors.py", "serde.py", "spec.py", "host", "results")  # what every stage stands on
 _ORT = ("onnxruntime", "onnxruntime-gpu")
 _TRT = ("tensorrt", "tensorrt-rtx")
 
@@ -53,28 +57,39 @@ STAGES: Mapping[Stage, Contract] = {
         ("seed", "weights", "trust_code", "sizes", "outputs", "fixed_batch", "inputs"),
         ("torch", "safetensors"),
         copies=1,
+        packages=("backends", "data", "loading", "model_checks"),
     ),
     Stage.GOLDEN: Contract(
         (Kind.WEIGHTS,),
         Kind.GOLDEN,
         ("seed", "images", "data", "inputs", "cases", "sizes"),
         ("torch", "numpy", "pillow"),
+        packages=("backends", "data", "loading", "parity"),
     ),
-    Stage.TORCHSCRIPT: Contract((Kind.WEIGHTS, Kind.GOLDEN), Kind.SCRIPT, ("sizes", "tolerance"), ("torch",), copies=1),
+    Stage.TORCHSCRIPT: Contract(
+        (Kind.WEIGHTS, Kind.GOLDEN),
+        Kind.TORCHSCRIPT,
+        ("sizes", "tolerance"),
+        ("torch",),
+        copies=1,
+        packages=("backends", "data", "loading", "model_checks", "parity"),
+    ),
     Stage.EXPORT: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN),
         Kind.GRAPH,
         ("exporter", "opset", "runner", "sizes", "tolerance"),
         ("torch", "onnx", "onnxscript", *_ORT),
         copies=1,
+        packages=("backends", "data", "exporters", "loading", "model_checks", "parity", "rewrites"),
     ),
     Stage.SIMPLIFY: Contract(
         (Kind.GRAPH, Kind.GOLDEN),
         Kind.GRAPH,
         ("runner", "sizes", "tolerance"),
         ("onnxsim", *_ORT),
-        program=programs.SIMPLIFY,
+        program=worker_programs.SIMPLIFY,
         copies=1,
+        packages=("backends", "data", "parity", "rewrites"),
     ),
     Stage.REWRITE: Contract(
         (Kind.GRAPH, Kind.GOLDEN),
@@ -83,35 +98,49 @@ STAGES: Mapping[Stage, Contract] = {
         ("onnx", *_ORT, *_TRT),
         here=True,
         copies=2,  # the graph, and where it is another, the form for engines
+        packages=("backends", "benchmark", "data", "parity", "precision", "rewrites"),
     ),
     Stage.FP16: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
         Kind.GRAPH,
         ("io", "keep_fp32", "runner", "tolerance"),
         ("onnx", "safetensors", "numpy", *_ORT),
-        program=programs.OPEN,
+        program=worker_programs.OPEN,
         copies=0.5,
+        packages=("backends", "data", "exporters", "loading", "parity", "precision", "rewrites"),
     ),
-    Stage.KNOWN_ISSUES: Contract((Kind.GOLDEN, Kind.GRAPH), Kind.CANARY, ("runner",), ("onnx", *_ORT)),
+    Stage.KNOWN_ISSUES: Contract(
+        (Kind.GOLDEN, Kind.GRAPH),
+        Kind.PROBES,
+        ("runner",),
+        ("onnx", *_ORT),
+        packages=("backends", "data", "known_issues", "parity"),
+    ),
     Stage.BUILD: Contract(
         (Kind.GRAPH,),
         Kind.ENGINE,
         ("batch", "sizes", "engines"),
         _TRT,
-        welcomes=(Kind.CANARY,),
+        welcomes=(Kind.PROBES,),
         here=True,
         engine_copies=0.5,
+        packages=("backends", "known_issues"),
     ),
     Stage.FAULTS: Contract(
-        (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH), Kind.PROOF, ("seed", "tolerance", "faults"), ("onnx", "pillow", *_ORT)
+        (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
+        Kind.FAULTS,
+        ("seed", "tolerance", "faults"),
+        ("onnx", "pillow", *_ORT),
+        packages=("backends", "data", "faults", "loading", "parity"),
     ),
     Stage.VALIDATE: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
         Kind.REPORT,
         ("batch", "sizes", "data", "io", "runner", "seconds", "tolerance", "min_speedup", "targets"),
         ("torch", *_ORT, *_TRT),
-        welcomes=(Kind.SCRIPT, Kind.CANARY, Kind.ENGINE, Kind.PROOF),
+        welcomes=(Kind.TORCHSCRIPT, Kind.PROBES, Kind.ENGINE, Kind.FAULTS),
         here=True,
+        packages=("backends", "benchmark", "data", "loading", "parity"),
     ),
     Stage.PACK: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH, Kind.REPORT),
@@ -122,10 +151,11 @@ STAGES: Mapping[Stage, Contract] = {
         model=False,
         copies=1.5,
         engine_copies=0.5,
+        packages=("backends", "bundle", "data", "loading", "parity", "rewrites"),
     ),
 }
 
 
-def load(verb: Stage) -> Maker:
+def import_stage(verb: Stage) -> Maker:
     """The stage called `verb`; its heavy library is imported here and not before."""
     return cast("Maker", import_module(f"deploytool.stages.{verb}"))

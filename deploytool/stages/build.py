@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from deploytool import builder, disk, plain
-from deploytool.artifact import Given, Kind, Notes
-from deploytool.backends import tensorrt
-from deploytool.miscompiles import Hit
-from deploytool.report import Engine
+from deploytool import serde
+from deploytool.backends import tensorrt, tensorrt_builder
+from deploytool.host import disk
+from deploytool.known_issues import Hit
+from deploytool.results.artifact import Given, Kind, Notes
+from deploytool.results.report import Engine
 from deploytool.spec import BATCH, EnginePlan, Job
 
 
@@ -20,7 +21,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     Raises MissingBackend if a flavour cannot be imported, StageFailed if TensorRT refuses the graph or builds FP32.
     """
     taken = given.latest(Kind.GRAPH)
-    graph, kept = taken.path.read_bytes(), plain.decode(int, taken.notes.get("heavy_nodes_kept", 0))
+    graph, kept = taken.path.read_bytes(), serde.decode(int, taken.notes.get("heavy_nodes_kept", 0))
     free = {**job.options.sizes, BATCH: job.options.batch}
     engines, remarks, given_too = [], [], {}
     log: list[str] = []
@@ -28,20 +29,22 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         trt, begun = tensorrt.library(plan.flavour), time.perf_counter()
         hits, remark = _endangered(_hits(given), plan, trt.__version__)
         canaries = [hit.place.tensor for hit in hits]
-        built = builder.build(trt, graph, plan, job.model.inputs, free, job.watch, kept=kept, canaries=canaries)
+        built = tensorrt_builder.build(
+            trt, graph, plan, job.model.inputs, free, job.watch, kept=kept, canaries=canaries
+        )
         disk.write(out.with_name(plan.file), built.engine)
         seconds, size = round(time.perf_counter() - begun, 3), len(built.engine)
         engines.append(Engine(plan.file, size, plan.flavour, trt.__version__, plan.capabilities, built.layers, seconds))
         log += built.log
         remarks += remark
         given_too[plan.file] = canaries
-    return {"engines": plain.encode(engines), "log": log, "canaries": given_too, "remarks": remarks}
+    return {"engines": serde.encode(engines), "log": log, "canaries": given_too, "remarks": remarks}
 
 
 def _hits(given: Given) -> tuple[Hit, ...]:
     """The places that the lint found."""
     return tuple(
-        hit for artifact in given.chain(Kind.CANARY) for hit in plain.decode(tuple[Hit, ...], artifact.notes["hits"])
+        hit for artifact in given.chain(Kind.PROBES) for hit in serde.decode(tuple[Hit, ...], artifact.notes["hits"])
     )
 
 

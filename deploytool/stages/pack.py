@@ -10,18 +10,38 @@ from pathlib import Path
 
 import onnx
 
-from deploytool import bundle, disk, golden, images, machine, plain, report, triton, verdict, weights_file
-from deploytool.artifact import Artifact, Given, Kind, Notes
+from deploytool import serde
 from deploytool.backends import tensorrt
-from deploytool.bundle import Engine, File, Graph, Manifest, Provenance, Recipe, Role, Sample
+from deploytool.bundle import triton_config
+from deploytool.bundle.manifest import (
+    SCHEMA,
+    Engine,
+    File,
+    Graph,
+    Manifest,
+    Provenance,
+    Recipe,
+    Role,
+    Sample,
+    all_files,
+    check_files,
+    content_digest,
+    describe_file,
+    read_manifest,
+    write_manifest,
+)
+from deploytool.data import golden, images
+from deploytool.data.golden import Golden
 from deploytool.errors import ParityFailed, StageFailed
-from deploytool.golden import Golden
-from deploytool.graphs import memory
-from deploytool.measure import parity
-from deploytool.measure.replay import at_once
-from deploytool.report import Report
-from deploytool.spec import BATCH, Decision, Job, Model, Range, Tensor
-from deploytool.states import Precision, Stage, TargetPlan
+from deploytool.host import disk, machine
+from deploytool.loading import weights_file
+from deploytool.parity import metrics
+from deploytool.parity.replay import at_once
+from deploytool.results import report, verdict
+from deploytool.results.artifact import Artifact, Given, Kind, Notes
+from deploytool.results.report import Report
+from deploytool.rewrites.graph import memory
+from deploytool.spec import BATCH, Decision, Job, Model, Precision, Range, Stage, TargetPlan, Tensor
 
 _CASES = 8  # golden cases that travel: enough to tell a wrong engine, few enough for a slow line
 _FULL = "tensorrt"
@@ -45,7 +65,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     Raises ParityFailed if the report says that an artifact computes something else than its source.
     """
     validated = given.latest(Kind.REPORT)
-    broken = plain.decode(tuple[str, ...], validated.notes["broken"])
+    broken = serde.decode(tuple[str, ...], validated.notes["broken"])
     if broken:
         raise ParityFailed(f"what fails is not packed: {broken[0]}", "`deploytool blame` names the layer")
     folder, written = out.parent, report.read(validated.path)
@@ -54,7 +74,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     content = _content(given, validated.notes, onnx.load(single.path, load_external_data=False))
     graphs = _server(folder, content, single, half)
     recorded = golden.read(given.latest(Kind.GOLDEN).path)
-    allowed = parity.tolerances(recorded.noise, verdict.wanted(written))
+    allowed = metrics.tolerances(recorded.noise, verdict.wanted(written))
     batch = content.model.inputs[0].shape[0]
     sample = _golden(folder, recorded, batch if isinstance(batch, int) else 1)
     graphs = tuple(_bounded(folder, graph, content.free, sample.cases) for graph in graphs)
@@ -63,27 +83,27 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     own = {engine.file.path for engine in engines}
     paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     manifest = Manifest(
-        schema=bundle.SCHEMA,
+        schema=SCHEMA,
         name=content.name,
         sequence=job.options.sequence,
         inputs=content.inputs,
         outputs=content.outputs,
         free=content.free,
         preprocessing=content.model.preprocessing,
-        classes=plain.decode(tuple[str, ...], given.latest(Kind.GOLDEN).notes.get("classes", [])),
+        classes=serde.decode(tuple[str, ...], given.latest(Kind.GOLDEN).notes.get("classes", [])),
         graphs=graphs,
         golden=sample,
         tolerances={Precision.FP32: allowed.fp32, Precision.FP16: allowed.fp16},
         recipe=recipe,
-        files=tuple(bundle.describe(folder, path, _role(path)) for path in paths if path not in own),
+        files=tuple(describe_file(folder, path, _role(path)) for path in paths if path not in own),
         engines=engines,
         targets=written.targets,
         provenance=_provenance(given, written, content.model),
     )
-    bundle.write(folder, manifest)
-    bundle.check(folder, bundle.read(folder))
-    size = sum(file.size for file in bundle.every(manifest))
-    return {"digest": bundle.digest(manifest), "sequence": manifest.sequence, "bytes": size}
+    write_manifest(folder, manifest)
+    check_files(folder, read_manifest(folder))
+    size = sum(file.size for file in all_files(manifest))
+    return {"digest": content_digest(manifest), "sequence": manifest.sequence, "bytes": size}
 
 
 def _graphs(given: Given) -> tuple[Artifact, Artifact]:
@@ -97,13 +117,13 @@ def _graphs(given: Given) -> tuple[Artifact, Artifact]:
 
 def _content(given: Given, notes: Notes, graph: onnx.ModelProto) -> _Content:
     model = weights_file.definition(given.latest(Kind.WEIGHTS).path)
-    serves = plain.decode(dict[str, plain.Json], notes["serves"])
+    serves = serde.decode(dict[str, serde.Json], notes["serves"])
     below = {tensor.name: tensor.below for tensor in model.inputs}
     inputs = tuple(replace(_tensor(each), below=below.get(each.name, 2)) for each in graph.graph.input)
     outputs = tuple(_tensor(each) for each in graph.graph.output)
     name = re.sub(r"[^A-Za-z0-9_.+-]", "_", model.name).lstrip(".+-") or "model"
-    free = plain.decode(Mapping[str, Range], serves["free"])  # type: ignore[type-abstract]  # decode makes a dict
-    return _Content(name, model, inputs, outputs, free, plain.decode(Precision, serves["io"]))
+    free = serde.decode(Mapping[str, Range], serves["free"])  # type: ignore[type-abstract]  # decode makes a dict
+    return _Content(name, model, inputs, outputs, free, serde.decode(Precision, serves["io"]))
 
 
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:
@@ -125,7 +145,7 @@ def _server(folder: Path, content: _Content, single: Artifact, half: Artifact) -
         place = folder / "models" / name / "1"
         place.mkdir(parents=True)
         disk.write(place / "model.onnx", artifact.path.read_bytes())
-        text = triton.graph(name, content.inputs, content.outputs, io, content.free[BATCH].largest)
+        text = triton_config.graph(name, content.inputs, content.outputs, io, content.free[BATCH].largest)
         place.with_name("config.pbtxt").write_text(text, encoding="utf-8")
         graphs.append(Graph(f"models/{name}/1/model.onnx", precision, io))
     return tuple(graphs)
@@ -152,9 +172,9 @@ def _golden(folder: Path, sample: Golden, batch: int) -> Sample:
 def _recipe(folder: Path, content: _Content, graph: Graph) -> str:
     ends = ("min", "smallest"), ("opt", "typical"), ("max", "largest")
     shapes = [f"--{word}Shapes={_sizes(content.inputs, content.free, end)}" for word, end in ends]
-    trtexec = " ".join(["trtexec", f"--onnx={graph.path}", *shapes, "--stronglyTyped", "--saveEngine=engine.plan"])
+    trtexec = " ".join(["trtexec", f"--onnx={graph.path}", *shapes, "--stronglyTyped", "--saveEngine=model.plan"])
     recipe = Recipe(graph.path, graph.precision, graph.io, content.inputs, content.free, trtexec)
-    (folder / "recipe.json").write_text(plain.text(recipe), encoding="utf-8")
+    (folder / "recipe.json").write_text(serde.text(recipe), encoding="utf-8")
     return "recipe.json"
 
 
@@ -171,18 +191,18 @@ def _engines(folder: Path, content: _Content, given: Given, written: Report) -> 
     found: list[Engine] = []
     plans: dict[str, str] = {}
     for artifact in given.chain(Kind.ENGINE):
-        for built in plain.decode(tuple[report.Engine, ...], artifact.notes["engines"]):
+        for built in serde.decode(tuple[report.Engine, ...], artifact.notes["engines"]):
             capabilities = _capabilities(built, written.targets)
             file = f"{built.flavour}_{built.version}_{'_'.join(capabilities)}.plan"
             place = f"models/{content.name}_trt/1" if built.flavour == _FULL else "engines"
             (folder / place).mkdir(parents=True, exist_ok=True)
             disk.write(folder / place / file, artifact.path.with_name(built.file).read_bytes())
-            entry = bundle.describe(folder, f"{place}/{file}", Role.ENGINE)
+            entry = describe_file(folder, f"{place}/{file}", Role.ENGINE)
             found.append(_engine(entry, built, capabilities, content.io))
             plans |= dict.fromkeys(capabilities, file) if built.flavour == _FULL else {}
     if plans:
         name, largest = f"{content.name}_trt", content.free[BATCH].largest
-        text = triton.engines(name, content.inputs, content.outputs, content.io, largest, plans)
+        text = triton_config.engines(name, content.inputs, content.outputs, content.io, largest, plans)
         (folder / "models" / name / "config.pbtxt").write_text(text, encoding="utf-8")
     return tuple(found)
 

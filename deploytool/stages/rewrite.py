@@ -11,20 +11,26 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from deploytool import backends, disk, golden, machine, plain, rehearsal, rewrites, verdict
-from deploytool.artifact import FOR_ENGINE, Given, Kind, Notes
-from deploytool.backends import Session, onnxruntime
+from deploytool import backends, serde
+from deploytool.backends import Session, onnxruntime, tensorrt_estimate
+from deploytool.backends.tensorrt_estimate import Launches
+from deploytool.benchmark import choice, comparison, machine_state
+from deploytool.benchmark import ratio as benchmark_ratio
+from deploytool.benchmark.interleave import Milliseconds
+from deploytool.benchmark.ratio import Ratio
+from deploytool.data import golden
+from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import MissingBackend, ParityFailed, StageFailed
-from deploytool.forms import NONE, PLAIN, RECIPES
-from deploytool.golden import Arrays, Golden
-from deploytool.measure import choice, comparison, conditions, latency, parity
-from deploytool.measure.latency import Ratio
-from deploytool.measure.replay import FEW, replay
-from deploytool.measure.rounds import Milliseconds
-from deploytool.rehearsal import Launches
-from deploytool.rewrites import Candidate
-from deploytool.spec import AUTO, BATCH, Job
-from deploytool.states import Stage
+from deploytool.host import disk, machine
+from deploytool.parity import metrics
+from deploytool.parity.replay import FEW, replay
+from deploytool.precision import fp16
+from deploytool.results import verdict
+from deploytool.results.artifact import FOR_ENGINE, Given, Kind, Notes
+from deploytool.rewrites import forms as rewrites_forms
+from deploytool.rewrites.forms import Candidate
+from deploytool.rewrites.recipes import NONE, PLAIN, RECIPES
+from deploytool.spec import AUTO, BATCH, Job, Stage
 
 _SECONDS = 0.5  # of timing for each batch
 _CONTENDERS = 3  # forms that are timed at the larger batch, the plain one aside
@@ -75,7 +81,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         "nodes": chosen.nodes,
         "nodes_before": forms[0].nodes,
         "candidates": [_told(form, errors, trials) for form in forms],
-        "rewrites": plain.encode(_outcomes(forms)),
+        "rewrites": serde.encode(_outcomes(forms)),
         "remarks": [_remark(chosen, job, trials, how, strayed=bool(failed)), *why, *failed],
     }
 
@@ -83,17 +89,19 @@ def make(job: Job, out: Path, given: Given) -> Notes:
 def _forms_of(model: onnx.ModelProto, wanted: Mapping[str, Sequence[str]]) -> tuple[list[Candidate], list[str]]:
     """The forms of the graph, the plain one first, and a line for each recipe that cannot be carried out on it."""
     try:
-        return rewrites.candidates(model, wanted), []
+        return rewrites_forms.candidates(model, wanted), []
     except Exception:  # a rewrite that stumbles over a graph of strangers costs its own recipes alone
         why = {name: _stumbles(model, recipe) for name, recipe in wanted.items()}
     able = {name: recipe for name, recipe in wanted.items() if not why[name]}
-    return rewrites.candidates(model, able), [f"{name} cannot be made: {told}" for name, told in why.items() if told]
+    return rewrites_forms.candidates(model, able), [
+        f"{name} cannot be made: {told}" for name, told in why.items() if told
+    ]
 
 
 def _stumbles(model: onnx.ModelProto, recipe: Sequence[str]) -> str:
     """What a recipe raises on this graph; nothing if it can be carried out."""
     try:
-        rewrites.rewrite(model, recipe)
+        rewrites_forms.rewrite(model, recipe)
     except Exception as error:  # whatever it is, it is not the user's
         return f"{type(error).__name__} {error}"[:_LONGEST].strip()
     return ""
@@ -144,7 +152,7 @@ def _for_engine(forms: Sequence[Candidate], job: Job) -> tuple[Candidate, list[s
         return best, [f"{best.name} for FP16 and engines: {best.nodes} nodes for {before.nodes} (estimated)"]
     free = {**job.options.sizes, BATCH: job.options.batch}
     try:
-        old, new = (rehearsal.rehearse(form.model, job.model.inputs, free) for form in (before, best))
+        old, new = (tensorrt_estimate.rehearse(_fp16(form.model), job.model.inputs, free) for form in (before, best))
     except (MissingBackend, StageFailed) as error:
         return best, [f"{best.name} for FP16 and engines, unrehearsed: {error}"]
     told = (
@@ -155,6 +163,15 @@ def _for_engine(forms: Sequence[Candidate], job: Job) -> tuple[Candidate, list[s
     if _is_lighter(new, old):
         return best, [f"{best.name} for FP16 and engines: {told} {source}"]
     return before, [f"plain for FP16 and engines, not {best.name}: {told} {source}"]
+
+
+def _fp16(graph: onnx.ModelProto) -> bytes:
+    """The graph in FP16, serialized; raises StageFailed if it cannot be converted."""
+    try:
+        half = fp16.halve(graph, keep_io=True, check=False).half
+    except Exception as error:  # onnx's exceptions share no base class
+        raise StageFailed(f"the graph cannot be FP16: {error}", "see the halve stage") from error
+    return bytes(half.SerializeToString())
 
 
 def _is_lighter(new: Launches, old: Launches) -> bool:
@@ -172,11 +189,11 @@ def _proved(
     ran = {name: _ran(session, sample.inputs) for name, session in sessions.items() if name != PLAIN}
     answers = {PLAIN: expected, **{name: got for name, got in ran.items() if not isinstance(got, str)}}
     failed = [f"{name} does not run: {why}" for name, why in ran.items() if isinstance(why, str)]
-    tolerance = parity.tolerances(sample.noise, job.options.tolerance).fp32
+    tolerance = metrics.tolerances(sample.noise, job.options.tolerance).fp32
     errors = {}
     for name, got in answers.items():
-        found = parity.check(got, expected, before.parent.name, tolerance, sample.ties32)
-        if found.broken and parity.strays(got, expected, sample, tolerance):
+        found = metrics.check(got, expected, before.parent.name, tolerance, sample.ties32)
+        if found.broken and metrics.strays(got, expected, sample, tolerance):
             failed.append(f"{name} is not what it replaces: {verdict.reasons(found)}")
         else:
             errors[name] = found.parity.max_error
@@ -207,18 +224,18 @@ def _timed(
             break
         fed = {name: np.resize(array, (batch, *array.shape[1:])) for name, array in inputs.items()}
         calls = {name: partial(session, **fed) for name, session in running.items()}
-        found, seen = conditions.watched(calls, _SECONDS, threads)
+        found, seen = machine_state.watched(calls, _SECONDS, threads)
         busy = seen.uneven or comparison.held_up_most(found, threads)
         if busy and not single:
             return trials, busy
         taken: dict[str, Milliseconds] = {name: getattr(series, clock) for name, series in found.items()}
         for name, series in taken.items():
-            trials[name][batch] = latency.ratio(taken[PLAIN], series)
+            trials[name][batch] = benchmark_ratio.ratio(taken[PLAIN], series)
         rivals = sorted((name for name in running if name != PLAIN), key=lambda name: -trials[name][batch].value)
         hopeful = [name for name in rivals[:_CONTENDERS] if trials[name][batch].value >= choice.NEVER_BELOW]
         running = {name: sessions[name] for name in (PLAIN, *hopeful)}
         one = sum(float(np.median(taken[name])) for name in running) / batch / 1000
-        if one * job.options.batch.typical * latency.FEWEST_ROUNDS > _PATIENCE:
+        if one * job.options.batch.typical * benchmark_ratio.FEWEST_ROUNDS > _PATIENCE:
             break
     return trials, None
 
@@ -229,16 +246,16 @@ def _by_form(trials: Trials) -> dict[str, list[Ratio]]:
     return {name: list(each.values()) for name, each in trials.items() if name != PLAIN and len(each) == len(batches)}
 
 
-def _told(form: Candidate, errors: Mapping[str, float], trials: Trials) -> dict[str, plain.Json]:
+def _told(form: Candidate, errors: Mapping[str, float], trials: Trials) -> dict[str, serde.Json]:
     """One candidate, as the receipt keeps it."""
-    timed = {str(batch): plain.encode(ratio) for batch, ratio in trials.get(form.name, {}).items()}
+    timed = {str(batch): serde.encode(ratio) for batch, ratio in trials.get(form.name, {}).items()}
     size = {"nodes": form.nodes, "weights": form.weights}
     return {"names": list(form.names), **size, "max_error": errors.get(form.name), "faster_than_plain": timed}
 
 
-def _outcomes(forms: Sequence[Candidate]) -> dict[str, rewrites.Outcome]:
+def _outcomes(forms: Sequence[Candidate]) -> dict[str, rewrites_forms.Outcome]:
     """What became of every rewrite, in the first recipe that it fired in, or else in the last that tried it."""
-    found: dict[str, rewrites.Outcome] = {}
+    found: dict[str, rewrites_forms.Outcome] = {}
     for form in forms:
         for name, outcome in form.outcomes.items():
             if name not in found or not found[name].fired:

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import onnx
 
-from deploytool import backends, disk, golden, programs
-from deploytool.artifact import Given, Kind, Notes
-from deploytool.child import run_limited
+from deploytool import backends
+from deploytool.data import golden
+from deploytool.data.golden import Arrays
 from deploytool.errors import NoRoom, ParityFailed, StageFailed
-from deploytool.golden import Arrays
-from deploytool.graphs import ends
-from deploytool.halving import culprits
-from deploytool.measure import parity, trial
-from deploytool.measure.replay import replay
-from deploytool.measure.trial import Question
-from deploytool.report import Tolerance
-from deploytool.spec import Job
-from deploytool.states import Stage
+from deploytool.host import disk, worker_programs
+from deploytool.host.process import run_limited
+from deploytool.parity import metrics, questions
+from deploytool.parity.questions import Question
+from deploytool.parity.replay import replay
+from deploytool.results.artifact import Given, Kind, Notes
+from deploytool.results.report import Tolerance
+from deploytool.rewrites.graph import free_sizes
+from deploytool.spec import Job, Stage
 
 _SECONDS, _SEARCH_SECONDS = 300.0, 300.0  # of a run of onnxsim, and of all that search a culprit
 _SHORTEST_SECONDS, _PATIENCE = 10.0, 10.0  # a run of the search hangs after that long, or so many times the idle run's
@@ -31,7 +31,7 @@ _MOST = 3  # passes that are left out before onnxsim itself is
 
 _ALL = ("onnxsim",)
 
-_PASSES = f"""{programs.ONNXSIM}
+_PASSES = f"""{worker_programs.ONNXSIM}
 sys.argv = ["onnxsim", "--list-default-optimizers"]
 onnxsim.main()
 """
@@ -46,7 +46,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     """
     before, sample = given.latest(Kind.GRAPH).path, golden.read(given.latest(Kind.GOLDEN).path)
     asked = _questions(job, before, sample.inputs)
-    tolerance = parity.tolerances(sample.noise, job.options.tolerance).fp32
+    tolerance = metrics.tolerances(sample.noise, job.options.tolerance).fp32
 
     def attempt(off: Sequence[str], seconds: float) -> float:
         _simplify(before, out, off, seconds)
@@ -73,20 +73,20 @@ def _questions(job: Job, before: Path, inputs: Arrays) -> tuple[Question, ...]:
     name = "the graph before"
     with backends.load(job.options.runner).start(before) as original:
         golden_cases = Question(name, "golden cases", inputs, replay(original, inputs))
-        return (golden_cases, *trial.questions(job.model, job.options.sizes, inputs, original, name))
+        return (golden_cases, *questions.questions(job.model, job.options.sizes, inputs, original, name))
 
 
 def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> None:
     """Writes what onnxsim makes of a graph with the passes and steps in `off` left out."""
-    task, command = [str(before), str(out), list(off)], programs.command(programs.SIMPLIFY)
-    memory, writes = programs.GIBIBYTES, programs.LARGEST_FILE
+    task, command = [str(before), str(out), list(off)], worker_programs.command(worker_programs.SIMPLIFY)
+    memory, writes = worker_programs.GIBIBYTES, worker_programs.LARGEST_FILE
     run_limited(command, what="onnxsim", seconds=seconds, gibibytes=memory, writes=writes, task=task, makes=out)
     try:
         graph, plain = onnx.load(out), onnx.load(before)
         del graph.metadata_props[:]
         graph.producer_name, graph.producer_version = plain.producer_name, plain.producer_version
         onnx.checker.check_model(graph, full_check=True)
-        if lost := ends.fixed(ends.free(plain.graph), graph.graph):
+        if lost := free_sizes.fixed(free_sizes.free(plain.graph), graph.graph):
             raise ValueError(lost)
         disk.write(out, graph.SerializeToString(deterministic=True))
     except NoRoom:
@@ -100,7 +100,7 @@ def _prove(runner: str, graph: Path, asked: Sequence[Question], tolerance: Toler
     """The error of a graph's answers; raises ParityFailed if they are others, StageFailed if it gives none."""
     try:
         with backends.load(runner).start(graph) as session:
-            checks = trial.marks(session, asked, tolerance)
+            checks = questions.marks(session, asked, tolerance)
     except StageFailed as error:
         said = " ".join(str(error).replace(str(graph), "it").split())
         raise StageFailed(f"what onnxsim wrote does not run: {said}", error.remedy) from error
@@ -133,15 +133,37 @@ def _search(attempt: Attempt) -> tuple[tuple[str, ...], list[float]]:
             patience = max(_SHORTEST_SECONDS, _PATIENCE * (time.monotonic() - begun))
         return True
 
-    found = culprits((*_passes(), programs.SHAPES, programs.FOLDING), holds, _MOST)
+    found = culprits((*_passes(), worker_programs.SHAPES, worker_programs.FOLDING), holds, _MOST)
     return (_ALL if found is None else found), errors
+
+
+def culprits(switches: Sequence[str], holds: Callable[[Sequence[str]], bool], most: int) -> tuple[str, ...] | None:
+    """A set of at most `most` switches with which off the thing holds, each of them needed; None if there is none.
+
+    `holds(off)` tries; it is taken not to hold with none off, and to hold with more off wherever it holds with fewer.
+    The answer is tried itself, so where that is not so, something else is found or nothing, and never what does not
+    hold. Of several answers it is the one whose last switch comes first. Each culprit takes about log2(n) tries.
+    """
+    off: tuple[str, ...] = ()
+    left = tuple(switches)
+    if not holds(left):
+        return None
+    while len(off) < most and left:
+        few, many = 0, len(left)  # it does not hold with this many of the first off, and does with that many
+        while many - few > 1:
+            middle = (few + many) // 2
+            few, many = (few, middle) if holds((*left[:middle], *off)) else (middle, many)
+        off, left = (left[many - 1], *off), left[: many - 1]
+        if holds(off):
+            return off
+    return None
 
 
 def _passes() -> list[str]:
     """The names of onnxsim's passes; none where it does not tell."""
     try:
-        command = programs.command(_PASSES)
-        said = run_limited(command, what="onnxsim", seconds=_SECONDS, gibibytes=programs.GIBIBYTES)
+        command = worker_programs.command(_PASSES)
+        said = run_limited(command, what="onnxsim", seconds=_SECONDS, gibibytes=worker_programs.GIBIBYTES)
     except StageFailed:
         return []
     return said.split()
@@ -150,5 +172,5 @@ def _passes() -> list[str]:
 def _named(left_out: tuple[str, ...]) -> str:
     if left_out == _ALL:
         return "onnxsim"
-    steps = (programs.SHAPES, programs.FOLDING)
+    steps = (worker_programs.SHAPES, worker_programs.FOLDING)
     return "its " + " and ".join(name if name in steps else f"pass {name}" for name in left_out)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from deploytool import canaries, fixed, golden, hops, machine, noise, plain, report, speeds, verdict
-from deploytool.artifact import Given, Kind, Notes
-from deploytool.backends import eager, rounded
-from deploytool.canaries import Canaries
-from deploytool.fixed import Fixed, Origin
-from deploytool.golden import Golden
-from deploytool.measure import parity
-from deploytool.measure.corners import Corner, corners
-from deploytool.measure.replay import replay
-from deploytool.proof import Proof
-from deploytool.report import Hop, Reach, Report, Weights
-from deploytool.spec import BATCH, Job, Range
+from deploytool import serde
+from deploytool.backends import eager, fp16_emulation
+from deploytool.benchmark import quick
+from deploytool.data import golden
+from deploytool.data.golden import Golden
+from deploytool.host import machine
+from deploytool.parity import checks, intermediates, metrics, noise
+from deploytool.parity.intermediates import Canaries
+from deploytool.parity.replay import replay
+from deploytool.parity.shape_corners import Corner, corners
+from deploytool.results import baked_values, report, verdict
+from deploytool.results.artifact import Given, Kind, Notes
+from deploytool.results.baked_values import Fixed, Origin
+from deploytool.results.faults import Proof
+from deploytool.results.report import Hop, Reach, Report, Weights
+from deploytool.spec import BATCH, Job, Precision, Range, Stage
 from deploytool.stages import STAGES
-from deploytool.states import Precision, Stage
 
 _LIBRARIES = ("deploytool", "torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
 
@@ -27,14 +30,14 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     """Writes the report; a failed check stands in the report and is no error: the front door decides what it means."""
     recorded, weights = given.latest(Kind.GOLDEN), given.latest(Kind.WEIGHTS)
     sample = golden.read(recorded.path)
-    devices, engines = eager.devices(), hops.engines(given)
-    steps = [step for device in devices for step in hops.on(device, job, given)] + hops.of_half(given) + engines
-    first = hops.source(recorded, sample, parity.tolerances(sample.noise, job.options.tolerance))
-    extremes, origins = _extremes(job, weights.path, sample, _fixed(given)), hops.origins(job, given, sample)
+    devices, engines = eager.devices(), checks.engines(given)
+    steps = [step for device in devices for step in checks.on(device, job, given)] + checks.of_half(given) + engines
+    first = checks.source(recorded, sample, metrics.tolerances(sample.noise, job.options.tolerance))
+    extremes, origins = _extremes(job, weights.path, sample, _fixed(given)), checks.origins(job, given, sample)
     at = noise.AtSizes(weights.path, job.options.tolerance, sample.noise)
-    judged = tuple(hops.judge(steps, origins, sample, extremes, _canaries(given), job, at.edge, at))
-    timed = hops.on(devices[-1], job, given) + engines
-    found, rounds = speeds.measure(weights.path, timed, sample.inputs, job, devices[-1])
+    judged = tuple(checks.judge(steps, origins, sample, extremes, _canaries(given), job, at.edge, at))
+    timed = checks.on(devices[-1], job, given) + engines
+    found, rounds = quick.measure(weights.path, timed, sample.inputs, job, devices[-1])
     written = Report(
         schema=report.SCHEMA,
         model=job.model.name,
@@ -42,16 +45,16 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         batch=job.options.batch.smallest,
         rounds=rounds,
         images=len(sample.labels),
-        margin=plain.decode(float, recorded.notes["smallest_margin"]),
+        margin=serde.decode(float, recorded.notes["smallest_margin"]),
         data=job.options.data.path if job.options.data else None,
         hops=(first, *judged),
         speeds=found,
         gate=verdict.gate(job.options.min_speedup, found, engine=bool(given.chain(Kind.ENGINE))),
         reach=_reach(given, sample),
         proof=_proof(given),
-        engines=hops.built(given),
+        engines=checks.built(given),
         targets=job.options.targets,
-        remarks=(*_remarks(given), *_seen(judged), *fixed.harmless(_fixed(given))),
+        remarks=(*_remarks(given), *_seen(judged), *baked_values.harmless(_fixed(given))),
         versions={name: version for name in _LIBRARIES if (version := machine.version(name))},
         choices=_choices(job, given),
         fixed=_fixed(given),
@@ -61,7 +64,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     return {
         "broken": list(verdict.broken(written)),
         "unmeasured": list(verdict.unmeasured(written)),
-        "serves": plain.encode(serves),
+        "serves": serde.encode(serves),
     }
 
 
@@ -76,28 +79,28 @@ def _extremes(job: Job, weights: Path, sample: Golden, lines: tuple[Fixed, ...])
     with eager.start(weights) as source:
         found = corners(job.model, job.options.sizes, source)
         if by_sizes:
-            many = hops.first(sample.inputs, most)
+            many = checks.first(sample.inputs, most)
             at_once, answers = f"{most} at once", replay(source, many, Range(most, most, most))
             found.append(Corner(f"eager, {at_once}", at_once, many, answers))
     return found
 
 
-def _choices(job: Job, given: Given) -> dict[str, plain.Json]:
+def _choices(job: Job, given: Given) -> dict[str, serde.Json]:
     """The options that the stages before and this one read; targets and engines have their own place in the report."""
     verbs = (*(artifact.made_by for artifact in given.artifacts), Stage.VALIDATE)
     names = {name for verb in verbs for name in STAGES[verb].reads} - {"targets", "engines"}
-    return {name: plain.encode(getattr(job.options, name)) for name in sorted(names)}
+    return {name: serde.encode(getattr(job.options, name)) for name in sorted(names)}
 
 
 def _canaries(given: Given) -> Canaries:
     """What the lint kept, if it found anything."""
-    files = [artifact.path for artifact in given.chain(Kind.CANARY)]
-    return canaries.read(files[-1]) if files else Canaries({})
+    files = [artifact.path for artifact in given.chain(Kind.PROBES)]
+    return intermediates.read(files[-1]) if files else Canaries({})
 
 
 def _remarks(given: Given) -> tuple[str, ...]:
     """What the stages before want to be known, each line with its stage."""
-    said = [(each.made_by, plain.decode(tuple[str, ...], each.notes.get("remarks", []))) for each in given.artifacts]
+    said = [(each.made_by, serde.decode(tuple[str, ...], each.notes.get("remarks", []))) for each in given.artifacts]
     return tuple(f"{verb}: {line}" for verb, lines in said for line in lines)
 
 
@@ -109,13 +112,13 @@ def _seen(judged: tuple[Hop, ...]) -> tuple[str, ...]:
 def _fixed(given: Given) -> tuple[Fixed, ...]:
     """What the stages say of lines of the model that an exporter fixed."""
     notes = [each.notes.get("fixed", []) for each in given.artifacts]
-    return tuple(line for each in notes for line in plain.decode(tuple[Fixed, ...], each))
+    return tuple(line for each in notes for line in serde.decode(tuple[Fixed, ...], each))
 
 
 def _proof(given: Given) -> Proof | None:
-    """What the prove stage found, where it stood in the recipe."""
-    found = [json.loads(each.path.read_text(encoding="utf-8")) for each in given.chain(Kind.PROOF)]
-    return plain.decode(Proof, found[-1]) if found else None
+    """What the faults stage found, where it stood in the recipe."""
+    found = [json.loads(each.path.read_text(encoding="utf-8")) for each in given.chain(Kind.FAULTS)]
+    return serde.decode(Proof, found[-1]) if found else None
 
 
 def _reach(given: Given, sample: Golden) -> Reach | None:
@@ -123,4 +126,6 @@ def _reach(given: Given, sample: Golden) -> Reach | None:
     halved = given.latest(Kind.GRAPH)
     if halved.made_by.precision is Precision.FP32:
         return None
-    return verdict.reach(rounded.ranges(halved.path, sample.inputs), plain.decode(Weights, halved.notes["weights"]))
+    return verdict.reach(
+        fp16_emulation.ranges(halved.path, sample.inputs), serde.decode(Weights, halved.notes["weights"])
+    )

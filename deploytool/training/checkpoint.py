@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deploytool import disk, plain
+from deploytool import serde
 from deploytool.errors import BadInput
+from deploytool.host import disk
 from deploytool.training.recipe import Epoch
 
 FILE, UNFINISHED = "checkpoint.pt", ".unfinished"
@@ -36,7 +37,7 @@ class Checkpoint:
 
 def write(folder: Path, checkpoint: Checkpoint) -> None:
     """Puts the checkpoint in the place of the one before, in one step that cannot be interrupted."""
-    content = {**vars(checkpoint), "history": plain.encode(checkpoint.history)}
+    content = {**vars(checkpoint), "history": serde.encode(checkpoint.history)}
     with whole(folder / FILE) as unfinished:
         made = io.BytesIO()  # given a file, torch would say of a full disk that a position is wrong
         torch.save(content, made)
@@ -64,7 +65,7 @@ def read(folder: Path) -> Checkpoint | None:
         return None
     try:
         content = torch.load(folder / FILE, map_location="cpu", weights_only=True)
-        history = tuple(plain.decode(Epoch, record) for record in content.pop("history"))
+        history = tuple(serde.decode(Epoch, record) for record in content.pop("history"))
         return Checkpoint(history=history, **content)
     except Exception as error:  # what torch raises depends on where the file is broken
         raise BadInput(

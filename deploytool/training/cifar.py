@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from deploytool.errors import BadInput
-from deploytool.training.pictures import Pictures
+from deploytool.training.augmentation import Pictures
 
 SIDE = 32
 _RECORD = 1 + 3 * SIDE * SIDE  # a label, then the red, green and blue planes

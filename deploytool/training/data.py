@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import folders, images, plain
+from deploytool import serde
+from deploytool.data import image_folder, images
+from deploytool.data.image_folder import Folder
 from deploytool.errors import BadInput
-from deploytool.folders import Folder
 from deploytool.spec import Preprocessing
 from deploytool.training import cifar
-from deploytool.training.pictures import Pictures, split
+from deploytool.training.augmentation import Pictures, split
 from deploytool.training.recipe import Recipe
 
 
@@ -28,7 +29,7 @@ class Data:
 
     def digest(self) -> str:
         """A SHA-256 of everything but the preprocessing."""
-        return plain.digest(self.train.digest(), self.validation.digest(), self.test.digest(), self.classes)
+        return serde.digest(self.train.digest(), self.validation.digest(), self.test.digest(), self.classes)
 
 
 def read(folder: Path, preprocessing: Preprocessing, recipe: Recipe) -> Data:
@@ -59,7 +60,7 @@ def read(folder: Path, preprocessing: Preprocessing, recipe: Recipe) -> Data:
 
 
 def _listed(folder: Path) -> Folder:
-    found = folders.read(folder)
+    found = image_folder.read(folder)
     if len(found.classes) < 2:
         raise BadInput(f"{folder} does not have two classes to tell apart", "give it one sub-folder a class")
     return found

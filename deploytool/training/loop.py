@@ -9,11 +9,11 @@ from pathlib import Path
 from torch import nn
 
 from deploytool.errors import BadInput
-from deploytool.training import checkpoint, outcome, recipe
+from deploytool.training import checkpoint, outputs, recipe
 from deploytool.training.checkpoint import Checkpoint, State
-from deploytool.training.course import Course
-from deploytool.training.learner import Learner
 from deploytool.training.recipe import Epoch, Results
+from deploytool.training.task import Course
+from deploytool.training.trainer import Learner
 
 
 def train(
@@ -40,7 +40,7 @@ def train(
         module = _copy(learner.module)
         kept = module if recipe.best(history) is history[-1] else kept
         checkpoint.write(out, Checkpoint(key, history, module, learner.optimizer.state_dict(), kept))
-        outcome.write_history(out, history)
+        outputs.write_history(out, history)
         yield history[-1]
 
 
@@ -53,7 +53,7 @@ def finish(course: Course, out: Path) -> Results:
     learner.module.load_state_dict(saved.best)
     seconds = round(sum(record.seconds for record in saved.history), 3)
     results = Results(chosen.epoch, chosen.validation, learner.score(course.data.test), seconds)
-    outcome.write(out, course, saved.best, results)
+    outputs.write(out, course, saved.best, results)
     return results
 
 

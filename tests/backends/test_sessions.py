@@ -12,23 +12,25 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from deploytool import backends, golden, weights_file
+from deploytool import backends
 from deploytool.backends import eager, onnxruntime
+from deploytool.benchmark import interleave
+from deploytool.data import golden
 from deploytool.errors import MissingBackend, StageFailed
-from deploytool.measure import rounds
+from deploytool.loading import weights_file
 from tests.conftest import TINY
 
 RUNS = {
-    "eager": "instantiate/weights.safetensors",
-    "torchscript": "script/script.pt",
-    "onnxruntime": "simplify/graph.onnx",
-    "reference": "simplify/graph.onnx",
+    "eager": "load/weights.safetensors",
+    "torchscript": "torchscript/model.pt",
+    "onnxruntime": "simplify/model.onnx",
+    "reference": "simplify/model.onnx",
 }
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_backend_answers_as_the_model_does(finished: Path, name: str) -> None:
-    sample = golden.read(finished / "record" / "golden.npz")
+    sample = golden.read(finished / "golden" / "golden.npz")
     with backends.load(name).start(finished / RUNS[name]) as session:
         got = session(**sample.inputs)["logits"]
         single = session(input=sample.inputs["input"][2:3])["logits"]
@@ -76,17 +78,17 @@ def test_threads_of_onnx_runtime_sleep_after_a_run(finished: Path) -> None:
     inputs = {"input": np.zeros((256, 3, 32, 32), np.float32)}
     with onnxruntime.start(finished / RUNS["onnxruntime"], threads=2) as session:
         for _ in range(3):
-            rounds.rest()
+            interleave.rest()
             session(**inputs)
             time.sleep(0.002)
-            assert not rounds._others_work()
+            assert not interleave._others_work()
 
 
 def test_garbage_is_refused_by_name(tmp_path: Path) -> None:
-    file = tmp_path / "graph.onnx"
+    file = tmp_path / "model.onnx"
     file.write_bytes(b"garbage")
     with (
-        pytest.raises(StageFailed, match=r"ONNX Runtime refuses .*graph.onnx"),
+        pytest.raises(StageFailed, match=r"ONNX Runtime refuses .*model.onnx"),
         onnxruntime.start(file),
     ):
         pass
@@ -110,6 +112,6 @@ def test_tf32_is_off_while_a_session_runs(finished: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["eager", "torchscript", "onnxruntime"])
 def test_a_backend_answers_the_same_on_cuda(finished: Path, name: str) -> None:
-    sample = golden.read(finished / "record" / "golden.npz")
+    sample = golden.read(finished / "golden" / "golden.npz")
     with backends.load(name).start(finished / RUNS[name], "cuda") as session:
         np.testing.assert_allclose(session(**sample.inputs)["logits"], sample.reference["logits"], atol=1e-5)

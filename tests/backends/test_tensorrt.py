@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploytool import machine
 from deploytool.backends import tensorrt
 from deploytool.errors import MissingBackend, StageFailed
-from deploytool.machine import Gpu
+from deploytool.host import machine
+from deploytool.host.machine import Gpu
 
 OK = 0
 

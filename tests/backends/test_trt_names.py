@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import ROOT
 
 NAMES: dict[str, dict[str, list[str]]] = json.loads((Path(__file__).parent / "trt_api_names.json").read_text())
-SOURCES = ("deploytool/builder.py", "deploytool/backends/tensorrt.py")
+SOURCES = ("deploytool/backends/tensorrt_builder.py", "deploytool/backends/tensorrt.py")
 CLASS_OF = {  # how the code calls what it holds
     "builder": "Builder",
     "network": "INetworkDefinition",

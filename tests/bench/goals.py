@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from deploytool.measure.latency import Ratio
-from deploytool.states import SpeedVerdict, spoken
+from deploytool.benchmark.ratio import Ratio
+from deploytool.spec import SpeedVerdict, spoken
 
 PLAIN, OPENVINO = "ORT", "OpenVINO"
 

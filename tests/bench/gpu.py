@@ -17,17 +17,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from deploytool import benching, catalog, machine, pipeline
-from deploytool.artifact import Given
-from deploytool.bench import Bench, Row
-from deploytool.benching import Asked
-from deploytool.forms import NONE
-from deploytool.spec import Job
-from deploytool.states import Stage, spoken
+from deploytool.benchmark import run
+from deploytool.benchmark.result import Bench, Row
+from deploytool.benchmark.run import Asked
+from deploytool.host import machine
+from deploytool.loading import catalog
+from deploytool.pipeline import runner
+from deploytool.results.artifact import Given
+from deploytool.rewrites.recipes import NONE
+from deploytool.spec import Job, Stage, spoken
 
 ZOO = ("mixnet_s", "shufflenet_g3", "mobilenet_v1", "squeezenet1_1")
 ROAD = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE, Stage.FP16)
-PLAIN_HALF = "halve_plain"  # beside `halve`, the FP16 graph that was never rewritten
+PLAIN_HALF = "halve_plain"  # beside `fp16`, the FP16 graph that was never rewritten
 LIBRARIES = ("torch", "onnxruntime-gpu", "onnxruntime")
 COLUMNS = ("model", "batch", "way", "p50 ms", "p99 ms", "GPU ms", "× eager", "verdict")
 
@@ -35,8 +37,8 @@ COLUMNS = ("model", "batch", "way", "p50 ms", "p99 ms", "GPU ms", "× eager", "v
 def both(job: Job, folder: Path) -> tuple[Path, Given]:
     """A run up to its FP16 graph, with the FP16 graph of the plain form among its artifacts."""
     home, plain = folder / job.model.name, folder / f"{job.model.name}_plain"
-    made = list(pipeline.run(job, ROAD, home))
-    *_, half = pipeline.run(replace(job, options=replace(job.options, rewrite=NONE)), ROAD, plain)
+    made = list(runner.run(job, ROAD, home))
+    *_, half = runner.run(replace(job, options=replace(job.options, rewrite=NONE)), ROAD, plain)
     room = shutil.copytree(half.path.parent, home / PLAIN_HALF)
     return home, Given((*made, replace(half, path=room / half.path.name, made_by=cast("Stage", PLAIN_HALF))))
 
@@ -89,7 +91,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for model in asked.models:
             job = Job(catalog.find(model))
-            found = benching.run(*both(job, Path(folder)), wanted, job.watch)
+            found = run.run(*both(job, Path(folder)), wanted, job.watch)
             lines += rows(found)
             clocks += [f"- {model} batch {each.batch}: {'; '.join(each.conditions.gpu)}" for each in found.sweeps]
             if asked.out:

@@ -22,17 +22,20 @@ import numpy as np
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from deploytool import catalog, hops, machine, pipeline
-from deploytool.artifact import Kind
 from deploytool.backends import Session, eager, onnxruntime
+from deploytool.benchmark import comparison, machine_state
+from deploytool.benchmark import ratio as benchmark_ratio
+from deploytool.benchmark.interleave import Series
+from deploytool.benchmark.machine_state import Conditions
+from deploytool.benchmark.ratio import Ratio
+from deploytool.data.golden import Arrays, read
 from deploytool.errors import DeployError, MissingBackend, StageFailed
-from deploytool.golden import Arrays, read
-from deploytool.measure import comparison, conditions, latency, parity
-from deploytool.measure.conditions import Conditions
-from deploytool.measure.latency import Ratio
-from deploytool.measure.rounds import Series
-from deploytool.spec import Job, Options
-from deploytool.states import Stage
+from deploytool.host import machine
+from deploytool.loading import catalog
+from deploytool.parity import checks, metrics
+from deploytool.pipeline import runner
+from deploytool.results.artifact import Kind
+from deploytool.spec import Job, Options, Stage
 from tests.bench import goals, rivals
 from tests.bench.goals import OPENVINO, PLAIN
 from tests.bench.rivals import COMPILE, EAGER, ONNXSIM, ONNXSLIM, OURS
@@ -71,7 +74,7 @@ class Cell:
 
     def ratio(self, slow: str, clock: str = "wall_ms") -> Ratio:
         """How many times faster than `slow` the shipped graph is."""
-        return latency.ratio(getattr(self.taken[slow], clock), getattr(self.taken[OURS], clock))
+        return benchmark_ratio.ratio(getattr(self.taken[slow], clock), getattr(self.taken[OURS], clock))
 
     def uneven(self) -> str | None:
         """What stands against comparing by the wall clock here."""
@@ -95,9 +98,9 @@ def products(stack: ExitStack, threads: int) -> dict[str, Callable[[], Any]]:
 
 def measured(model: str, batch: int, asked: argparse.Namespace, folder: Path) -> Cell:
     """All peers at one batch; raises StageFailed if one of them computes something else than eager."""
-    weights, recorded, *_, ours = pipeline.run(Job(catalog.find(model), Options()), ROAD, folder / model)
+    weights, recorded, *_, ours = runner.run(Job(catalog.find(model), Options()), ROAD, folder / model)
     assert ours.kind is Kind.GRAPH
-    inputs = hops.first(read(recorded.path).inputs, batch)
+    inputs = checks.first(read(recorded.path).inputs, batch)
     graph = rivals.plain(weights.path, inputs)
     ways = rivals.rivals(weights.path, graph, ours.path, asked.threads, inputs, compiled=asked.compile)
     with ExitStack() as stack:
@@ -107,7 +110,7 @@ def measured(model: str, batch: int, asked: argparse.Namespace, folder: Path) ->
         error = largest_error(sessions, inputs)
         calls: dict[str, Callable[[], object]] = {name: partial(each, **inputs) for name, each in sessions.items()}
         calls |= products(stack, asked.threads)
-        taken, seen = conditions.watched(calls, asked.seconds, asked.threads, warm_up_seconds=1.0, most=1000)
+        taken, seen = machine_state.watched(calls, asked.seconds, asked.threads, warm_up_seconds=1.0, most=1000)
     return Cell(model, batch, taken, seen, missing, error, (catalog.find(model).macs or 0) * batch)
 
 
@@ -123,7 +126,7 @@ def _opened(stack: ExitStack, start: Callable[[], AbstractContextManager[Session
 
 def largest_error(sessions: Mapping[str, Session], inputs: Arrays) -> float:
     expected = sessions[EAGER](**inputs)
-    errors = {name: parity.compare(session(**inputs), expected).max_error for name, session in sessions.items()}
+    errors = {name: metrics.compare(session(**inputs), expected).max_error for name, session in sessions.items()}
     worst = max(errors, key=lambda name: errors[name])
     if errors[worst] > CLOSE:
         raise StageFailed(f"{worst} computes something else: error {errors[worst]:.1e}", "compare nothing with it")

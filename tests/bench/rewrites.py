@@ -18,14 +18,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from deploytool import catalog, machine, pipeline, rewrites
 from deploytool.backends import onnxruntime
-from deploytool.golden import Arrays, read
-from deploytool.measure import latency, parity
-from deploytool.measure.replay import replay
-from deploytool.rewrites import Candidate
-from deploytool.spec import Job, Options
-from deploytool.states import Stage
+from deploytool.benchmark import ratio as benchmark_ratio
+from deploytool.data.golden import Arrays, read
+from deploytool.host import machine
+from deploytool.loading import catalog
+from deploytool.parity import metrics
+from deploytool.parity.replay import replay
+from deploytool.pipeline import runner
+from deploytool.rewrites import forms as rewrites_forms
+from deploytool.rewrites.forms import Candidate
+from deploytool.spec import Job, Options, Stage
 
 MIXNETS = ("mixnet_s", "mixnet_m", "mixnet_l")
 SHUFFLENETS = ("shufflenet_g1", "shufflenet_g2", "shufflenet_g3", "shufflenet_g4", "shufflenet_g8")
@@ -42,8 +45,8 @@ def say(line: str) -> None:
 
 def forms(name: str, folder: Path) -> tuple[list[Candidate], dict[str, Path], Arrays]:
     """The different forms of a model's simplified graph, all files with the plain export first, the golden inputs."""
-    *_, record, export, simple = pipeline.run(Job(catalog.find(name), Options()), ROAD, folder / name)
-    found = rewrites.candidates(onnx.load(simple.path))
+    *_, record, export, simple = runner.run(Job(catalog.find(name), Options()), ROAD, folder / name)
+    found = rewrites_forms.candidates(onnx.load(simple.path))
     files = {EXPORT: export.path} | {form.name: folder / name / f"{form.name}.onnx" for form in found}
     for form in found:
         files[form.name].write_bytes(form.model.SerializeToString(deterministic=True))
@@ -56,14 +59,14 @@ def timed(name: str, folder: Path, seconds: float, threads: int) -> Iterator[str
     with ExitStack() as stack:
         sessions = {each: stack.enter_context(onnxruntime.start(file, threads=threads)) for each, file in files.items()}
         plain = replay(sessions[EXPORT], inputs)
-        errors = {each: parity.compare(replay(session, inputs), plain).max_error for each, session in sessions.items()}
+        errors = {each: metrics.compare(replay(session, inputs), plain).max_error for each, session in sessions.items()}
         for batch in BATCHES:
             fed = {each: np.resize(array, (batch, *array.shape[1:])) for each, array in inputs.items()}
             calls = {each: partial(session, **fed) for each, session in sessions.items()}
-            taken = latency.interleave(calls, seconds)
+            taken = benchmark_ratio.interleave(calls, seconds)
             called = {EXPORT: (EXPORT,)} | {form.name: form.names for form in found}
             for each, names in called.items():
-                ratio = latency.ratio(taken[EXPORT], taken[each])
+                ratio = benchmark_ratio.ratio(taken[EXPORT], taken[each])
                 spread = f"{ratio.value:5.2f}× ({ratio.low:.2f}–{ratio.high:.2f})"
                 least = f"minima {taken[EXPORT].min() / taken[each].min():5.2f}×"
                 head = f"{name:14s} batch {batch} {each:8s} {statistics.median(taken[each]):8.2f} ms"

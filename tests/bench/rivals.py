@@ -14,10 +14,11 @@ from typing import Any
 import onnx
 import torch
 
-from deploytool import machine, weights_file
-from deploytool.backends import Array, Session, eager, onnxruntime, tuned
+from deploytool.backends import Array, Session, eager, eager_variants, onnxruntime
+from deploytool.data.golden import Arrays
 from deploytool.errors import MissingBackend
-from deploytool.golden import Arrays
+from deploytool.host import machine
+from deploytool.loading import weights_file
 from tests.bench.goals import OPENVINO, PLAIN
 
 EAGER, COMPILE, ONNXSIM, ONNXSLIM, OURS = "eager", "torch.compile", "+ onnxsim", "+ onnxslim", "deploytool"
@@ -51,7 +52,7 @@ def rivals(
     """How each is started; a library that is not here raises MissingBackend then. `inputs` are one batch."""
     ways: dict[str, Callable[[], AbstractContextManager[Session]]] = {EAGER: partial(eager.start, weights)}
     if compiled:
-        ways[COMPILE] = partial(tuned.start, weights, "cpu", tuned.COMPILE)
+        ways[COMPILE] = partial(eager_variants.start, weights, "cpu", eager_variants.COMPILE)
     ways[PLAIN] = partial(onnxruntime.start, graph, "cpu", threads)
     ways[ONNXSIM] = partial(_made_smaller, "onnxsim", graph, threads)
     ways[ONNXSLIM] = partial(_made_smaller, "onnxslim", graph, threads)

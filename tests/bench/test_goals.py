@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from deploytool.measure.latency import Ratio
+from deploytool.benchmark.ratio import Ratio
 from tests.bench.goals import OPENVINO, PLAIN, Goal, goals, judged, told
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import benching, machine
-from deploytool.benching import Asked
+from deploytool.benchmark import run
+from deploytool.benchmark.run import Asked
+from deploytool.host import machine
 from deploytool.spec import Job
 from tests.bench import gpu
 from tests.conftest import QUICK, TINY
@@ -15,17 +16,17 @@ from tests.conftest import QUICK, TINY
 def test_plain_and_rewritten_halves_stand_side_by_side(tmp_path: Path) -> None:
     job = Job(TINY, replace(QUICK, rewrite="grouped"))
     home, given = gpu.both(job, tmp_path)
-    rewritten, plain = ((home / room / "graph.onnx").read_bytes() for room in ("halve", gpu.PLAIN_HALF))
+    rewritten, plain = ((home / room / "model.onnx").read_bytes() for room in ("fp16", gpu.PLAIN_HALF))
     assert rewritten != plain
     wanted = Asked((1, 2), threads=1, seconds=0.2, device="cpu")
-    found = benching.run(home, given, wanted, job.watch)
+    found = run.run(home, given, wanted, job.watch)
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in gpu.rows(found)]
     assert all(len(each) == len(gpu.COLUMNS) for each in cells)
     for batch in ("1", "2"):
         timed = {each[2]: each for each in cells if each[1] == batch}
-        assert {"eager", "simplify", "rewrite", "halve", gpu.PLAIN_HALF} <= set(timed)
+        assert {"eager", "simplify", "rewrite", "fp16", gpu.PLAIN_HALF} <= set(timed)
         assert timed["eager"][-1] == "the baseline"
-        assert all(float(timed[name][3]) > 0 for name in ("eager", "halve", gpu.PLAIN_HALF))
+        assert all(float(timed[name][3]) > 0 for name in ("eager", "fp16", gpu.PLAIN_HALF))
         assert timed["compile"][-1].startswith("unavailable")
 
 

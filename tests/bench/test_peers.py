@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploytool import golden
+from deploytool.benchmark.machine_state import Conditions
+from deploytool.data import golden
+from deploytool.data.golden import Arrays
 from deploytool.errors import MissingBackend, StageFailed
-from deploytool.golden import Arrays
-from deploytool.measure.conditions import Conditions
 from tests.bench import peers, rivals
 from tests.bench.goals import OPENVINO, PLAIN
 from tests.bench.peers import COLUMNS, Cell
 from tests.bench.rivals import COMPILE, EAGER, OURS
-from tests.measure.pretended import series
+from tests.parity.pretended import series
 
 EVEN = Conditions(1, 2, 0.1, 0.0, 1.0, 1.0, 1.0, (), (), None)
 HEAVY = {"+ onnxslim": "onnxslim", OPENVINO: "openvino"}
@@ -23,11 +23,11 @@ HEAVY = {"+ onnxslim": "onnxslim", OPENVINO: "openvino"}
 
 @pytest.fixture
 def inputs(finished: Path) -> Arrays:
-    return golden.read(finished / "record" / "golden.npz").inputs
+    return golden.read(finished / "golden" / "golden.npz").inputs
 
 
 def test_every_peer_that_is_here_computes_the_same(finished: Path, inputs: Arrays) -> None:
-    weights, ours = finished / "instantiate" / "weights.safetensors", finished / "rewrite" / "graph.onnx"
+    weights, ours = finished / "load" / "weights.safetensors", finished / "rewrite" / "model.onnx"
     ways = rivals.rivals(weights, rivals.plain(weights, inputs), ours, 1, inputs, compiled=False)
     assert list(ways) == [name for name in COLUMNS if name != COMPILE]
     with ways[EAGER]() as eager:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploytool import machine
+from deploytool.host import machine
 
 ROUNDS = 5
 PYTHON = sys.executable
@@ -29,7 +29,8 @@ RUN, ENGINE_RUN, QUICK_RUNS = "artifacts/plain", "artifacts/engine", "artifacts/
 
 EAGER = f"""
 import torch
-from deploytool import catalog, factory
+from deploytool.loading import catalog
+from deploytool.loading import factory
 model = catalog.find("{MODEL}")
 module = factory.resolve(model.factory)(**model.options).eval()
 inputs = torch.randn(2, 3, 224, 224)

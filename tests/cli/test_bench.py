@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import bench
-from deploytool.states import GateOutcome
+from deploytool.benchmark import result
+from deploytool.spec import GateOutcome
 from tests.conftest import Command
 
 QUICK = ("--threads", "1", "--seconds", "0.1")
@@ -20,28 +20,28 @@ def test_a_run_is_timed_beside_eager(deploytool: Command, run_copy: Path) -> Non
     assert done.stdout.count("the baseline") == 2
     assert "built, not run" in done.stdout
     assert f"Written: {run_copy / 'bench.json'}" in done.stdout
-    ways = ("eager", "rewrite", "build/engine.plan")
+    ways = ("eager", "rewrite", "build/model.plan")
     drawn = [line for line in done.stdout.splitlines() if line.split()[:1] and line.split()[0] in ways]
     assert [line.split()[0] for line in drawn] == [*ways, *ways]
     assert all(len(line) <= 80 for line in drawn)
-    found = bench.read(run_copy)
-    assert bench.found(run_copy) == found
+    found = result.read(run_copy)
+    assert result.found(run_copy) == found
     assert (found.threads, [sweep.batch for sweep in found.sweeps]) == (1, [1, 2])
 
 
 def test_a_run_as_one_document(deploytool: Command, run_copy: Path) -> None:
-    done = deploytool("bench", str(run_copy), *QUICK, "--json", "--against", "translate", "--device", "cpu")
+    done = deploytool("bench", str(run_copy), *QUICK, "--json", "--against", "export", "--device", "cpu")
     document = json.loads(done.stdout)
     assert document["error"] is None
     assert document["bench"] == json.loads((run_copy / "bench.json").read_text())
-    assert document["bench"]["baseline"] == "translate"
+    assert document["bench"]["baseline"] == "export"
 
 
 def test_a_speed_that_was_asked_for(deploytool: Command, run_copy: Path) -> None:
     """What ships is an engine that was not run; without it, only the exit code of an even machine is known."""
     done = deploytool("bench", str(run_copy), *QUICK, "--min-speedup", "0.01")
     assert done.returncode == 6
-    assert "build/engine.plan, 0.01× the baseline: built, not run" in done.stderr
+    assert "build/model.plan, 0.01× the baseline: built, not run" in done.stderr
     shutil.rmtree(run_copy / "build")
     done = deploytool("bench", str(run_copy), *QUICK, "--min-speedup", "1000", "--json")
     gate = json.loads(done.stdout)["bench"]["gate"]
@@ -86,7 +86,7 @@ def test_what_is_neither(deploytool: Command, run_copy: Path, tmp_path: Path) ->
         done = deploytool("bench", str(place))
         assert done.returncode == 2
         assert f"{place} holds neither a bundle nor a run" in done.stderr
-    (run_copy / "rewrite" / "graph.onnx").write_bytes(b"another")
+    (run_copy / "rewrite" / "model.onnx").write_bytes(b"another")
     done = deploytool("bench", str(run_copy))
     assert done.returncode == 2
     assert "is not as its stage made it" in done.stderr

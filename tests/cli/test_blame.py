@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from deploytool import pipeline, targets, trust
 from deploytool.cli import app
 from deploytool.errors import BadInput
+from deploytool.pipeline import runner, trust
+from deploytool.pipeline.recipe import PIPELINE
 from deploytool.spec import Job, Options
+from tests.blame import faults
 from tests.conftest import QUICK, TINY
-from tests.stages.test_lint import C2F
-from tests.tracing import faults
+from tests.stages.test_known_issues import C2F
 
 
 def call(*arguments: str) -> Result:
@@ -23,7 +24,7 @@ def call(*arguments: str) -> Result:
 
 
 def spoil(run: Path, stage: str) -> None:
-    graph = run / stage / "graph.onnx"
+    graph = run / stage / "model.onnx"
     faults.plant(graph, graph, "Conv", 1, faults.scale_filter)
 
 
@@ -32,16 +33,16 @@ def test_a_clean_run_ends_with_nobody_to_blame(run_copy: Path) -> None:
     assert done.exit_code == 0
     assert "nobody is to blame" in done.stdout
     verdicts = {line.split()[0]: line.split()[2] for line in done.stdout.splitlines() if "e-" in line}
-    assert verdicts == dict.fromkeys(("translate", "simplify", "rewrite", "halve"), "pass")
+    assert verdicts == dict.fromkeys(("export", "simplify", "rewrite", "fp16"), "pass")
 
 
-@pytest.mark.parametrize("stage", ["translate", "simplify", "rewrite", "halve"])
+@pytest.mark.parametrize("stage", ["export", "simplify", "rewrite", "fp16"])
 def test_a_fault_is_named_and_parity_fails(run_copy: Path, stage: str) -> None:
     spoil(run_copy, stage)
     done = call(str(run_copy))
     assert done.exit_code == 3
     for said in (
-        f"{stage}/graph.onnx strays from",
+        f"{stage}/model.onnx strays from",
         "first in       grouped.0",
         "seen at        Conv /grouped/grouped.0",
     ):
@@ -51,13 +52,13 @@ def test_a_fault_is_named_and_parity_fails(run_copy: Path, stage: str) -> None:
 
 
 def test_json_holds_every_layer_of_every_graph(run_copy: Path) -> None:
-    spoil(run_copy, "halve")
+    spoil(run_copy, "fp16")
     done = call(str(run_copy), "--json")
     told: dict[str, Any] = json.loads(done.stdout)
     assert done.exit_code == told["error"]["exit_code"] == 3
     assert told["blame"]["finding"]["module"] == "grouped.0"
     strips = {hop["stage"]: hop["layers"] for hop in told["blame"]["hops"]}
-    assert list(strips) == ["translate", "simplify", "rewrite", "halve"]
+    assert list(strips) == ["export", "simplify", "rewrite", "fp16"]
     for layers in strips.values():
         assert [layer["op"] for layer in layers if layer["op"] == "Conv"] == ["Conv"] * 3
         assert all(set(layer) == {"module", "tensor", "node", "op", "error", "floor"} for layer in layers)
@@ -69,7 +70,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     assert "holds no run" in str(done.exception)
 
 
-@pytest.mark.parametrize("stage", ["translate", "simplify", "halve"])
+@pytest.mark.parametrize("stage", ["export", "simplify", "fp16"])
 def test_reduce_writes_a_pack_that_shows_the_fault(run_copy: Path, tmp_path: Path, stage: str) -> None:
     spoil(run_copy, stage)
     done = call(str(run_copy), "--reduce")
@@ -92,7 +93,7 @@ def test_reduce_of_a_sound_run_writes_no_pack_and_says_so(run_copy: Path) -> Non
 
 
 def test_without_reduce_no_pack_is_written(run_copy: Path) -> None:
-    spoil(run_copy, "halve")
+    spoil(run_copy, "fp16")
     before = set(run_copy.rglob("*"))
     assert "Failure pack" not in call(str(run_copy)).stdout
     assert set(run_copy.rglob("*")) - before == {run_copy / "blame.json", run_copy / "report.html"}
@@ -108,21 +109,21 @@ def test_json_says_where_the_pack_is(run_copy: Path) -> None:
 def test_a_run_with_a_pack_is_still_a_run(run_copy: Path, with_engine: Options) -> None:
     spoil(run_copy, "simplify")
     call(str(run_copy), "--reduce")
-    made = list(pipeline.run(Job(TINY, with_engine), targets.ROAD, run_copy))
+    made = list(runner.run(Job(TINY, with_engine), PIPELINE, run_copy))
     assert {artifact.made_by for artifact in made if artifact.fresh} >= {"simplify"}
     assert (run_copy / "blame" / "show.py").is_file()
     assert call(str(run_copy)).exit_code == 0
 
 
 def test_a_fault_that_only_a_canary_sees_is_named_and_reduced(tmp_path: Path) -> None:
-    recipe = [verb for verb in targets.ROAD if verb not in ("script", "build", "validate")]
-    list(pipeline.run(Job(C2F, QUICK), recipe, tmp_path))
+    recipe = [verb for verb in PIPELINE if verb not in ("torchscript", "build", "validate")]
+    list(runner.run(Job(C2F, QUICK), recipe, tmp_path))
     trust.note(tmp_path)
     assert "nobody is to blame" in call(str(tmp_path)).stdout
-    graph = tmp_path / "halve" / "graph.onnx"
+    graph = tmp_path / "fp16" / "model.onnx"
     tensor = faults.plant(graph, graph, "Conv", 4, faults.move_padding)
     done = call(str(tmp_path), "--reduce")
     assert done.exit_code == 3
-    assert "halve/graph.onnx strays from the graph before with its weights in FP16" in done.stdout
+    assert "fp16/model.onnx strays from the graph before with its weights in FP16" in done.stdout
     assert f"tensor {tensor}" in done.stdout
     assert "(1 node)" in done.stdout

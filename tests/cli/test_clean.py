@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import trust
+from deploytool.pipeline import trust
 from tests.conftest import Command, old
 
 

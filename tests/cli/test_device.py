@@ -14,7 +14,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from deploytool import bundle
+from deploytool.bundle.manifest import (
+    all_files,
+    check_files,
+    content_digest,
+    manifest_digest,
+    read_manifest,
+    write_manifest,
+)
 from tests.conftest import Command
 
 
@@ -29,7 +36,7 @@ def test_verify_says_what_serves_and_why_nothing_faster(door: Command, packed: P
     done = door("verify", str(packed))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == f"{packed}: tiny, sequence 1, seal {bundle.seal(packed)[:12]}"
+    assert lines[0] == f"{packed}: tiny, sequence 1, seal {manifest_digest(packed)[:12]}"
     words = [line.split("  ")[1] for line in lines[1:-1]]
     tiers = ["engine", "built here", "ORT TensorRT", "ORT CUDA", "ORT CPU"]
     assert [word.strip() for word in words] == ["digests", "sequence", "target", *tiers]
@@ -92,7 +99,7 @@ def test_a_bundle_is_signed_and_only_the_key_that_signed_it_opens_it(
     assert "is not signed" in door(*asked, public).stderr
     done = deploytool("sign", str(folder), "--key", private)
     assert done.returncode == 0, done.stderr
-    assert f"{folder / 'model.sig'}: {len(bundle.every(bundle.read(folder))) + 1} files are signed" in done.stdout
+    assert f"{folder / 'model.sig'}: {len(all_files(read_manifest(folder))) + 1} files are signed" in done.stdout
     assert told(door(*asked, public))["steps"][0]["name"] == "signature"
     picture = str(packed / "golden" / "case_0.png")
     root = ["--root", str(tmp_path / "root")]
@@ -117,7 +124,7 @@ def packed_later(folder: Path, tmp_path: Path) -> Path:
     """The same bundle of another sequence, which nobody has signed."""
     later = Path(shutil.copytree(folder, tmp_path / "later"))
     (later / "model.sig").unlink()
-    bundle.write(later, replace(bundle.read(later), sequence=2))
+    write_manifest(later, replace(read_manifest(later), sequence=2))
     return later
 
 
@@ -155,8 +162,8 @@ def test_install_and_roll_back(door: Command, packed: Path, tmp_path: Path) -> N
     text = (later / "manifest.json").read_text().replace('"sequence": 1', '"sequence": 2')
     (later / "manifest.json").write_text(text)
     first = told(door("install", str(packed), "--root", root, "--json"))["pointer"]
-    second = told(door("install", str(later), "--root", root, "--seal", bundle.seal(later), "--json"))["pointer"]
-    assert (second["current"], second["previous"]) == (bundle.seal(later), first["current"])
+    second = told(door("install", str(later), "--root", root, "--seal", manifest_digest(later), "--json"))["pointer"]
+    assert (second["current"], second["previous"]) == (manifest_digest(later), first["current"])
     assert door("verify", str(packed), "--root", root).returncode == 8  # it is older
     picture = str(packed / "golden" / "case_0.png")
     assert told(door("run", root, picture, "--json"))["guesses"]
@@ -180,14 +187,14 @@ def test_the_back_door_lists_what_the_front_door_has(deploytool: Command, back_d
 def test_pack_makes_a_new_folder_and_says_what_is_next(deploytool: Command, run_copy: Path, tmp_path: Path) -> None:
     done = deploytool("pack", str(run_copy), "--out", str(tmp_path / "bundle"), "--sequence", "4")
     assert done.returncode == 0, done.stderr
-    manifest = bundle.read(tmp_path / "bundle")
-    bundle.check(tmp_path / "bundle", manifest)
+    manifest = read_manifest(tmp_path / "bundle")
+    check_files(tmp_path / "bundle", manifest)
     assert manifest.sequence == 4
-    assert bundle.seal(tmp_path / "bundle") in done.stdout
+    assert manifest_digest(tmp_path / "bundle") in done.stdout
     assert f"Next: on the device: python -m deploytool.device verify {tmp_path / 'bundle'}" in done.stdout
     assert deploytool("pack", str(run_copy), "--out", str(tmp_path / "bundle")).returncode == 2
     document = json.loads(deploytool("pack", str(run_copy), "--json").stdout)
-    assert document["digest"] == bundle.digest(bundle.read(run_copy / "pack" / "bundle"))
+    assert document["digest"] == content_digest(read_manifest(run_copy / "pack" / "bundle"))
     assert deploytool("pack", str(tmp_path / "bundle")).returncode == 2
 
 
@@ -197,7 +204,7 @@ def test_export_packs_in_one_go_if_all_that_was_asked_for_held(deploytool: Comma
     document = json.loads(deploytool("export", tiny, *options, "--json").stdout)
     assert document["error"] is None
     assert document["artifacts"][-1]["file"] == "pack/bundle/manifest.json"
-    manifest = bundle.read(tmp_path / "run" / "pack" / "bundle")
+    manifest = read_manifest(tmp_path / "run" / "pack" / "bundle")
     assert (manifest.sequence, manifest.engines) == (5, ())
     shown = deploytool("show", "run").stdout.splitlines()[-1]
     assert "verify run/pack/bundle" in shown

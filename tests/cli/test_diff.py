@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import report
+from deploytool.results import report
 from tests.conftest import Command
 
 
@@ -19,13 +19,13 @@ def worse(run_copy: Path) -> Path:
     written = report.read(path)
     hops = []
     for hop in written.hops:
-        if (hop.stage, hop.runner) == ("halve", "rounded"):
+        if (hop.stage, hop.runner) == ("fp16", "fp16_emulation"):
             *before, last = hop.checks
             parity = dataclasses.replace(last.parity, max_error=3 * last.parity.max_error)
             hop = dataclasses.replace(hop, checks=(*before, dataclasses.replace(last, parity=parity)))
         hops.append(hop)
     speeds = tuple(
-        dataclasses.replace(each, ratio=0.01, low=0.009, high=0.011) if each.stage == "halve" else each
+        dataclasses.replace(each, ratio=0.01, low=0.009, high=0.011) if each.stage == "fp16" else each
         for each in written.speeds
     )
     report.write(path, dataclasses.replace(written, hops=tuple(hops), speeds=speeds))
@@ -51,7 +51,7 @@ def test_what_is_worse_is_said_and_fails_only_a_budget(deploytool: Command, fini
     assert failed.returncode == 10
     last = failed.stdout.splitlines()[-1]
     assert last == "Verdict: FAIL, over budget: parity>2x, speedup<0.95x; 0 facts and 3 figures differ."
-    assert "parity>2x: over: halve/graph.onnx in FP16 arithmetic: " in failed.stderr
+    assert "parity>2x: over: fp16/model.onnx in FP16 arithmetic: " in failed.stderr
     assert deploytool("diff", str(worse), str(finished), "--fail-if", "parity>2x").returncode == 0
 
 
@@ -92,7 +92,7 @@ def test_a_bundle_and_what_a_device_brought_home(deploytool: Command, packed: Pa
     [
         (("--fail-if", "pairty>2x"), "there is no figure 'pairty'", "known: parity, noise,"),
         (("--fail-if", "p99=5"), "is no budget", "parity>2x"),
-        (("--fail-if", "parity@hlave>2x"), "there is no 'hlave'", "halve/graph.onnx"),
+        (("--fail-if", "parity@hlave>2x"), "there is no 'hlave'", "fp16/model.onnx"),
     ],
 )
 def test_wrong_use_gets_one_clear_line(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import machine
+from deploytool.host import machine
 from tests.conftest import ROOT, Command
 
 without_gpu = pytest.mark.skipif(bool(machine.gpus()), reason="it is about a machine without a GPU")

@@ -12,24 +12,24 @@ from typing import Any
 import onnx
 import pytest
 
-from deploytool import catalog
 from deploytool.errors import DeployError
-from deploytool.report import SCHEMA
-from deploytool.states import GateOutcome, SpeedVerdict
+from deploytool.loading import catalog
+from deploytool.results.report import SCHEMA
+from deploytool.spec import GateOutcome, SpeedVerdict
 from tests.conftest import Command, modules_of
 
 MODEL = "mobilenet_v1_cifar"
 FILES = {
-    "instantiate/weights.safetensors",
-    "record/golden.npz",
-    "script/script.pt",
-    "translate/graph.onnx",
-    "simplify/graph.onnx",
-    "rewrite/graph.onnx",
-    "halve/graph.onnx",
-    "lint/canary.npz",
-    "build/engine.plan",
-    "prove/proof.json",
+    "load/weights.safetensors",
+    "golden/golden.npz",
+    "torchscript/model.pt",
+    "export/model.onnx",
+    "simplify/model.onnx",
+    "rewrite/model.onnx",
+    "fp16/model.onnx",
+    "known_issues/probes.npz",
+    "build/model.plan",
+    "faults/faults.json",
     "validate/report.json",
 }
 QUICK = ("--images", "4", "--seconds", "0.1")
@@ -45,16 +45,16 @@ def test_the_whole_road_and_back_again(deploytool: Command, tmp_path: Path) -> N
     assert first.stderr == ""
     run = tmp_path / "artifacts" / MODEL
     assert files(run) == FILES | {"report.html"}
-    for verb in ("translate", "simplify", "rewrite", "halve"):
-        onnx.checker.check_model(onnx.load(run / verb / "graph.onnx"), full_check=True)
+    for verb in ("export", "simplify", "rewrite", "fp16"):
+        onnx.checker.check_model(onnx.load(run / verb / "model.onnx"), full_check=True)
     passed = {line.split("/")[0].strip() for line in first.stdout.splitlines() if "measured: pass" in line}
     assert {name.split()[0] for name in passed} == {
-        "record",
-        "script",
-        "translate",
+        "golden",
+        "torchscript",
+        "export",
         "simplify",
         "rewrite",
-        "halve",
+        "fp16",
         "as",
         "in",
     }
@@ -115,7 +115,7 @@ def assert_that_the_tables_say_so(said: str, report: dict[str, Any]) -> None:
 def test_without_trt_there_is_no_engine(deploytool: Command, tmp_path: Path) -> None:
     done = deploytool("export", MODEL, *QUICK, "--out", "here", "--require")
     assert done.returncode == 0, done.stderr
-    assert files(tmp_path / "here") == FILES - {"build/engine.plan"} | {"report.html"}
+    assert files(tmp_path / "here") == FILES - {"build/model.plan"} | {"report.html"}
     assert "Verdict: pass." in done.stdout
 
 

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import catalog, cli, files, owner, plain
-from deploytool.doctor import found
+from deploytool import cli, serde
+from deploytool.doctor import inventory
+from deploytool.host import files, owner
+from deploytool.loading import catalog
 from tests.cli import hostile
 from tests.cli.conftest import Said
 from tests.doctor import machines
-from tests.shipping import small
+from tests.transfer import small
 
 ANSWERS: list[tuple[int, str, dict[str, str], str]] = [  # of a registry: status, reason, headers and body
     (500, hostile.HEADER, {}, hostile.HEADER),
@@ -127,8 +129,8 @@ def test_of_what_a_killed_command_left(said: Said, tmp_path: Path) -> None:
 
 def test_of_a_machine_and_of_packages(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     here = machines.desk()
-    worse = plain.decode(found.Found, hostile.poisoned(plain.encode(here)))
-    monkeypatch.setattr(found, "look", lambda: worse)
+    worse = serde.decode(inventory.Found, hostile.poisoned(serde.encode(here)))
+    monkeypatch.setattr(inventory, "look", lambda: worse)
     for device in (False, True):
         said("doctor", device=device)
     models = tuple(dataclasses.replace(model, name=hostile.TEXT) for model in catalog.models())

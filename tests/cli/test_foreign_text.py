@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import bundle
-from deploytool.artifact import Kind
-from deploytool.states import Stage
+from deploytool.bundle.manifest import MANIFEST_FILE
+from deploytool.results.artifact import Kind
+from deploytool.spec import Stage
 from tests.cli import hostile
 from tests.cli.conftest import Said
 
@@ -32,13 +32,13 @@ def run(run_copy: Path, tmp_path: Path) -> Path:
 def pack(packed: Path, tmp_path: Path) -> Path:
     """A bundle in a hostile folder, with a manifest of which every text is hostile that need not be sound."""
     folder = Path(shutil.copytree(packed, tmp_path / hostile.NAME))
-    hostile.poison(folder / bundle.MANIFEST, MANIFEST)
+    hostile.poison(folder / MANIFEST_FILE, MANIFEST)
     return folder
 
 
 @pytest.mark.parametrize(
     "command",
-    [("show",), ("show", "-v"), ("show", "-q"), ("show", "--json"), ("prove", "--faults", "1"), ("blame",), ("pack",)],
+    [("show",), ("show", "-v"), ("show", "-q"), ("show", "--json"), ("faults", "--faults", "1"), ("blame",), ("pack",)],
 )
 def test_of_a_run(said: Said, run: Path, command: tuple[str, ...]) -> None:
     said(command[0], run, *command[1:])
@@ -85,7 +85,7 @@ def test_of_names_of_files(said: Said, packed: Path, tmp_path: Path, device: boo
     said("pull", folder, "--out", "out", device=device)
     said("pull", f"oci-archive:{nothing}", device=device)
     if not device:
-        for command in ("show", "report", "diff", "blame", "prove", "pack", "bench", "sign", "push"):
+        for command in ("show", "report", "diff", "blame", "faults", "pack", "bench", "sign", "push"):
             more = {"diff": (nothing,), "sign": ("--key", nothing), "push": (f"oci-archive:{nothing}",)}
             said(command, nothing, *more.get(command, ()))
         said("push", folder, f"oci-archive:{nothing}")

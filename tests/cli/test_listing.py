@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import catalog, cli
+from deploytool import cli
 from deploytool.cli import listing
+from deploytool.loading import catalog
 from deploytool.targets import TARGETS
 from tests.conftest import Command, modules_of
 
@@ -59,18 +60,18 @@ def test_help_lists_the_exit_codes(deploytool: Command) -> None:
 
 def test_show_tells_a_changed_artifact_from_an_untouched_one(deploytool: Command, run_copy: Path) -> None:
     assert "CHANGED" not in deploytool("show", str(run_copy)).stdout
-    (run_copy / "halve" / "graph.onnx").write_bytes(b"other")
+    (run_copy / "fp16" / "model.onnx").write_bytes(b"other")
     assert deploytool("show", str(run_copy)).stdout.count("CHANGED since it was made") == 1
-    assert "CHANGED since it was made" in deploytool("show", str(run_copy / "halve" / "graph.onnx")).stdout
+    assert "CHANGED since it was made" in deploytool("show", str(run_copy / "fp16" / "model.onnx")).stdout
 
 
 def test_show_of_one_artifact_names_its_past(deploytool: Command, run_copy: Path) -> None:
-    said = deploytool("show", str(run_copy / "build" / "engine.plan")).stdout
+    said = deploytool("show", str(run_copy / "build" / "model.plan")).stdout
     assert "as made" in said
-    assert "halve" in said
+    assert "fp16" in said
     assert "tensorrt_rtx" in said
-    sealed = json.loads(deploytool("show", str(run_copy / "halve" / "graph.onnx"), "--json").stdout)["receipt"]
-    assert sealed["made_by"] == "halve"
+    sealed = json.loads(deploytool("show", str(run_copy / "fp16" / "model.onnx"), "--json").stdout)["receipt"]
+    assert sealed["made_by"] == "fp16"
 
 
 def test_show_refuses_what_is_no_run(deploytool: Command, tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from deploytool import targets
+from deploytool.pipeline.recipe import PIPELINE
 from tests.conftest import ROOT, Command
-from tests.own_road import WITHOUT_ENGINE
+from tests.user_model_export import WITHOUT_ENGINE
 
 QUIET = ("--images", "4", "--seconds", "0.1")
 NET = """
@@ -71,7 +71,7 @@ def test_wrong_use_gets_one_clear_line(
 def made_anew(output: str) -> list[str]:
     """The stages that did not keep what was there."""
     lines = [line.split() for line in output.splitlines()]
-    return [words[0] for words in lines if words and words[0] in targets.ROAD and words[1] != "kept"]
+    return [words[0] for words in lines if words and words[0] in PIPELINE and words[1] != "kept"]
 
 
 def test_what_a_file_imports_is_its_own_and_an_edit_rebuilds(deploytool: Command, tmp_path: Path) -> None:
@@ -130,5 +130,5 @@ def test_another_package_adds_models(deploytool: Command, tmp_path: Path) -> Non
     done = deploytool("export", "their-net", *QUIET, **there)
     assert (done.returncode, done.stderr) == (0, "")
     assert "their_net: largest error / largest output on 4 golden images" in done.stdout
-    graph = onnx.load(tmp_path / "artifacts" / "their_net" / "halve" / "graph.onnx")
+    graph = onnx.load(tmp_path / "artifacts" / "their_net" / "fp16" / "model.onnx")
     assert [end.name for end in (*graph.graph.input, *graph.graph.output)] == ["image", "logits"]

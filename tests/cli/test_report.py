@@ -11,8 +11,8 @@ import jsonschema
 import pytest
 
 from tests.conftest import Command, modules_of
-from tests.page import variants
-from tests.page.variants import written
+from tests.report import variants
+from tests.report.variants import written
 
 MODEL = "mobilenet_v1_cifar"
 QUICK = ("--images", "4", "--seconds", "0.1", "--rewrite", "none")
@@ -102,7 +102,7 @@ def test_what_blame_found_is_in_the_terminals_verdict_too(deploytool: Command, r
 
 
 def test_a_page_that_holds_is_not_drawn_again(run_copy: Path) -> None:
-    drawn = "from pathlib import Path\nfrom deploytool.page import keeping\nfrom deploytool import report\n"
+    drawn = "from pathlib import Path\nfrom deploytool.report import keeping\nfrom deploytool.results import report\n"
     drawn += f"run = Path({str(run_copy)!r})\nkeeping.keep(report.read(run / 'validate' / 'report.json'), run)"
     assert {"matplotlib", "jinja2"} <= modules_of(drawn)
     assert not {"matplotlib", "jinja2", "torch"} & modules_of(drawn)

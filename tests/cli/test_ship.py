@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import bundle
+from deploytool.bundle.manifest import manifest_digest
 from tests.conftest import Command
 from tests.device.keys import keys
-from tests.shipping import authority, servers, small
+from tests.transfer import authority, servers, small
 
 
 def test_one_file_there_and_back(deploytool: Command, door: Command, tmp_path: Path) -> None:
     folder = small.made(tmp_path / "in", 1)
     assert deploytool("push", "in", "oci-archive:stick/m.tar").returncode == 0
-    done = door("pull", "oci-archive:stick/m.tar", "--for", "orin", "--seal", bundle.seal(folder), "--json")
+    done = door("pull", "oci-archive:stick/m.tar", "--for", "orin", "--seal", manifest_digest(folder), "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)["result"]
     assert (result["folder"], result["left_out"]) == ("m", 1)

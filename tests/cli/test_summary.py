@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from deploytool import report
-from deploytool.artifact import Kind
 from deploytool.cli import summary
-from deploytool.report import Speed
-from deploytool.states import SpeedVerdict, Stage, Status
+from deploytool.results import report
+from deploytool.results.artifact import Kind
+from deploytool.results.report import Speed
+from deploytool.spec import SpeedVerdict, Stage, Status
 
 UNEVEN = "the machine was too uneven: other programs took 1.4 of 2 cores"
 
@@ -25,7 +25,7 @@ def shown(finished: Path, *speeds: Speed) -> str:
 
 def speed(stage: Stage, verdict: SpeedVerdict | None) -> Speed:
     why = UNEVEN if verdict is SpeedVerdict.NO_VERDICT else ""
-    return Speed(stage, "graph.onnx", "onnxruntime", Status.MEASURED, 10.0, 20.0, 2.0, 1.9, 2.1, verdict, why)
+    return Speed(stage, "model.onnx", "onnxruntime", Status.MEASURED, 10.0, 20.0, 2.0, 1.9, 2.1, verdict, why)
 
 
 @pytest.mark.parametrize(

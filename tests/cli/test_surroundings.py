@@ -17,9 +17,9 @@ import pytest
 
 import deploytool
 from deploytool.errors import BadInput
-from deploytool.shipping import logins
+from deploytool.transfer import auth
 from tests.conftest import ROOT, TINY
-from tests.shipping import small
+from tests.transfer import small
 
 DESK, DEVICE = f"{sys.executable} -m deploytool", f"{sys.executable} -m deploytool.device"
 COMMANDS = (
@@ -101,9 +101,9 @@ def test_who_has_no_home_has_no_logins(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", nobody)
-    assert logins.place(None) is None
-    assert logins.read(None) == logins.Logins()
-    assert logins.place("/etc/docker") == Path("/etc/docker/config.json")
+    assert auth.place(None) is None
+    assert auth.read(None) == auth.Logins()
+    assert auth.place("/etc/docker") == Path("/etc/docker/config.json")
 
 
 READ_ONLY = """

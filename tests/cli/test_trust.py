@@ -12,8 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import deploytool
-from deploytool import pipeline, plain, receipt, trust
+from deploytool import serde
 from deploytool.errors import BadInput
+from deploytool.pipeline import runner, trust
+from deploytool.results import receipt
 from tests.conftest import Command
 
 
@@ -40,15 +42,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
 
 def renamed(run: Path, factory: str) -> None:
     """Makes the weights of a run name another factory, with receipts that agree."""
-    weights = run / "instantiate" / "weights.safetensors"
+    weights = run / "load" / "weights.safetensors"
     with safe_open(weights, "pt") as opened:
         model = json.loads(opened.metadata()["model"])
     save_file(load_file(weights), weights, metadata={"model": json.dumps({**model, "factory": factory})})
     sealed = receipt.read(weights.parent)
     assert sealed is not None
     path = weights.parent / receipt.FILE
-    path.write_text(path.read_text().replace(sealed.files[weights.name], plain.file_digest(weights)))
-    assert all(receipt.proves(room, each) for room, each in pipeline.rooms(run))
+    path.write_text(path.read_text().replace(sealed.files[weights.name], serde.file_digest(weights)))
+    assert all(receipt.proves(room, each) for room, each in runner.rooms(run))
 
 
 @pytest.mark.usefixtures("mine")
@@ -94,12 +96,12 @@ def test_an_export_into_a_planted_run_keeps_nothing_that_names_other_code(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever plants a run can work out its keys, too: here all that the first stage depends on has one key."""
-    monkeypatch.setattr(pipeline, "_begun_with", lambda *asked: "k")
+    monkeypatch.setattr(runner, "_begun_with", lambda *asked: "k")
     asked = partial(deploytool.export, f"{exported.parent / 'net.py'}:make", inputs=[(3, 2, 2)], to="onnx", quick=True)
     planted = asked(out=tmp_path / "run").folder
     renamed(planted, f"{tmp_path / 'evil.py'}:make")
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     first = asked(out=planted).artifacts[0]
-    assert (first.made_by, first.fresh) == ("instantiate", True)
+    assert (first.made_by, first.fresh) == ("load", True)
     assert not (tmp_path / "ran").exists()
     assert not asked(out=planted).artifacts[0].fresh

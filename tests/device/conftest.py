@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import bundle, signing
+from deploytool.bundle import sign
+from deploytool.bundle.manifest import all_files, read_manifest
 from tests.device import small
 from tests.device.keys import Keys, keys
 
@@ -25,7 +26,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 @pytest.fixture(scope="session")
 def signed(packed: Path, tmp_path_factory: pytest.TempPathFactory, ours: Keys) -> Path:
     folder = small.small(packed, tmp_path_factory.mktemp("signed") / "bundle")
-    assert signing.sign(folder, ours[0]) == len(bundle.every(bundle.read(folder))) + 1
+    assert sign.sign(folder, ours[0]) == len(all_files(read_manifest(folder))) + 1
     return folder
 
 

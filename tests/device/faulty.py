@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import golden
 from deploytool.backends import Array, Session
+from deploytool.data import golden
 from deploytool.device import worker
-from deploytool.device.ways import Way
+from deploytool.device.candidates import Way
 from deploytool.errors import MissingBackend, StageFailed
 
 FAULT, SAMPLE = os.environ["FAULT"], Path(os.environ["SAMPLE"])

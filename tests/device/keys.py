@@ -12,7 +12,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from deploytool import bundle
+from deploytool.bundle.manifest import SIGNATURE_FILE
 from deploytool.device import verify
 from deploytool.device.verify import Asked
 from deploytool.errors import Refused
@@ -45,12 +45,12 @@ def flipped(path: Path, rng: random.Random) -> None:
 
 
 def in_the_signature_file(folder: Path, rng: random.Random) -> None:
-    flipped(folder / bundle.SIGNATURE, rng)
+    flipped(folder / SIGNATURE_FILE, rng)
 
 
 def inside(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     """Edits the envelope: what is encoded in it stays well encoded."""
-    place = folder / bundle.SIGNATURE
+    place = folder / SIGNATURE_FILE
     data = json.loads(place.read_text())
     edit(data["dsseEnvelope"])
     place.write_text(json.dumps(data))
@@ -77,17 +77,17 @@ def in_the_payload(folder: Path, rng: random.Random) -> None:
 
 
 def in_a_file(folder: Path, rng: random.Random) -> None:
-    flipped(rng.choice([path for path in small.paths(folder) if path.name != bundle.SIGNATURE]), rng)
+    flipped(rng.choice([path for path in small.paths(folder) if path.name != SIGNATURE_FILE]), rng)
 
 
 def no_signature(folder: Path, rng: random.Random) -> None:
-    (folder / bundle.SIGNATURE).unlink()
+    (folder / SIGNATURE_FILE).unlink()
 
 
 def linked_signature(folder: Path, rng: random.Random) -> None:
     kept = folder.with_name(f"{folder.name}.linked")
-    (folder / bundle.SIGNATURE).rename(kept)
-    (folder / bundle.SIGNATURE).symlink_to(kept)
+    (folder / SIGNATURE_FILE).rename(kept)
+    (folder / SIGNATURE_FILE).symlink_to(kept)
 
 
 OURS = (in_the_signature_file, in_the_signature, in_the_payload, in_a_file, no_signature, linked_signature)

@@ -9,8 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from deploytool import bundle
-from deploytool.bundle import Role
+from deploytool.bundle.manifest import MANIFEST_FILE, File, Role, describe_file, read_manifest, write_manifest
 
 Tamper = Callable[[Path, random.Random], None]
 
@@ -18,24 +17,24 @@ Tamper = Callable[[Path, random.Random], None]
 def small(packed: Path, folder: Path, sequence: int = 3, seed: int = 0) -> Path:
     """A bundle with the manifest of a real one and a few hundred random bytes in each file."""
     rng = random.Random(seed)
-    manifest = bundle.read(packed)
+    manifest = read_manifest(packed)
 
-    def filled(path: str, role: Role) -> bundle.File:
+    def filled(path: str, role: Role) -> File:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(rng.randbytes(rng.randint(64, 512)))
-        return bundle.describe(folder, path, role)
+        return describe_file(folder, path, role)
 
     files = tuple(filled(file.path, file.role) for file in manifest.files)
     engines = tuple(
         dataclasses.replace(engine, file=filled(engine.file.path, Role.ENGINE)) for engine in manifest.engines
     )
-    bundle.write(folder, dataclasses.replace(manifest, sequence=sequence, files=files, engines=engines))
+    write_manifest(folder, dataclasses.replace(manifest, sequence=sequence, files=files, engines=engines))
     return folder
 
 
 def paths(folder: Path) -> list[Path]:
     """Every file but the manifest."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != bundle.MANIFEST)
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_FILE)
 
 
 def bit(folder: Path, rng: random.Random) -> None:
@@ -72,7 +71,7 @@ def extra(folder: Path, rng: random.Random) -> None:
 
 
 def missing(folder: Path, rng: random.Random) -> None:
-    rng.choice([*paths(folder), folder / bundle.MANIFEST]).unlink()
+    rng.choice([*paths(folder), folder / MANIFEST_FILE]).unlink()
 
 
 def rename(folder: Path, rng: random.Random) -> None:
@@ -82,14 +81,14 @@ def rename(folder: Path, rng: random.Random) -> None:
 
 def symlink(folder: Path, rng: random.Random) -> None:
     """The very bytes, by a link: what it points to may change after it was checked."""
-    path = rng.choice([*paths(folder), folder / bundle.MANIFEST, *(one for one in folder.iterdir() if one.is_dir())])
+    path = rng.choice([*paths(folder), folder / MANIFEST_FILE, *(one for one in folder.iterdir() if one.is_dir())])
     kept = folder.with_name(f"{folder.name}.linked")
     path.rename(kept)
     path.symlink_to(kept)
 
 
 def manifest_bytes(folder: Path, rng: random.Random) -> None:
-    path = folder / bundle.MANIFEST
+    path = folder / MANIFEST_FILE
     raw = bytearray(path.read_bytes())
     raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
     path.write_bytes(raw)
@@ -97,7 +96,7 @@ def manifest_bytes(folder: Path, rng: random.Random) -> None:
 
 def manifest_entry(folder: Path, rng: random.Random) -> None:
     """An edit that speaks of other files than those that are there."""
-    path = folder / bundle.MANIFEST
+    path = folder / MANIFEST_FILE
     data = json.loads(path.read_text())
     entry = rng.choice(data["files"])
     kind = rng.choice(["drop", "size", "sha256", "path", "twice"])
@@ -116,11 +115,11 @@ def manifest_entry(folder: Path, rng: random.Random) -> None:
 
 def manifest_shape(folder: Path, rng: random.Random) -> None:
     """An edit that is no manifest of ours, however one hashes it."""
-    path = folder / bundle.MANIFEST
+    path = folder / MANIFEST_FILE
     data = json.loads(path.read_text())
     kind = rng.choice(["schema", "unknown", "type", "spaces", "range", "golden", "nothing"])
     if kind == "schema":
-        data["schema"] = "deploytool.bundle/9"
+        data["schema"] = "deploytool.bundle.manifest/9"
     elif kind == "unknown":
         data["plugins"] = ["libplugin.so"]
     elif kind == "type":
@@ -135,8 +134,8 @@ def manifest_shape(folder: Path, rng: random.Random) -> None:
 
 def old(folder: Path, rng: random.Random) -> None:
     """A bundle that was right once: only its age is wrong."""
-    manifest = bundle.read(folder)
-    bundle.write(folder, dataclasses.replace(manifest, sequence=rng.randrange(manifest.sequence)))
+    manifest = read_manifest(folder)
+    write_manifest(folder, dataclasses.replace(manifest, sequence=rng.randrange(manifest.sequence)))
 
 
 OF_FILES: tuple[Tamper, ...] = (bit, truncate, append, swap, extra, missing, rename, symlink)

@@ -17,13 +17,14 @@ import pytest
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 import deploytool.device
-from deploytool import bundle, memory
+from deploytool.bundle.manifest import read_manifest, write_manifest
 from deploytool.device import bounds, install, probe, verify
 from deploytool.device.bounds import bounded
-from deploytool.device.here import Here
-from deploytool.device.ways import Tier, Way
+from deploytool.device.candidates import Tier, Way
+from deploytool.device.environment import Here
 from deploytool.errors import ChildDied, NoRoom, NotVerified, OutOfMemory, StageFailed
-from deploytool.states import Precision
+from deploytool.host import memory
+from deploytool.spec import Precision
 from tests.conftest import ROOT
 from tests.fuzz.ground import rehashed
 
@@ -33,16 +34,17 @@ WIDE = 1 << 29  # numbers: 2 GiB
 PROBED = """
 import json, resource, sys
 from pathlib import Path
-from deploytool import bundle
+from deploytool.bundle import manifest
 from deploytool.device import probe, verify
-from deploytool.device.here import Here
+from deploytool.device.environment import Here
 folder, short = Path(sys.argv[1]), sys.argv[2]
 worker = probe.WORKER
 if short:
-    worker = (sys.executable, "-c", "import sys; from deploytool import memory; from deploytool.device import worker;"
+    worker = (sys.executable, "-c",
+        "import sys; from deploytool.device import worker; from deploytool.host import memory;"
         f"memory.free = lambda: {short}; worker.main(sys.argv[1])")
 way = verify.routes(verify.papers(folder), Here("linux", "x86_64"))[-1]
-tried = probe.probe(way, folder, bundle.read(folder), 0.0, worker)
+tried = probe.probe(way, folder, manifest.read_manifest(folder), 0.0, worker)
 peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
 print(json.dumps([tried.reason or tried.status.value, tried.is_bundles_fault, peak]))
 """
@@ -92,7 +94,7 @@ def folder(packed: Path, tmp_path: Path) -> Path:
 
 def forged(folder: Path, kind: str) -> Path:
     """A bundle whose FP32 graph takes 2 GiB beside what it computes, with a manifest that names its bytes."""
-    manifest = bundle.read(folder)
+    manifest = read_manifest(folder)
     path = folder / next(graph.path for graph in manifest.graphs if graph.precision == "fp32")
     model = onnx.load(path)
     nodes = {"expanded": expanded, "tiled": tiled, "folded": folded, "hoarded": hoarded}[kind]
@@ -118,9 +120,9 @@ def test_a_forged_graph_gets_no_more_memory_than_its_manifest_states(packed: Pat
 
 
 def test_a_manifest_that_states_nothing_leaves_the_limit_of_any_child(folder: Path) -> None:
-    manifest = bundle.read(forged(folder, "expanded"))
+    manifest = read_manifest(forged(folder, "expanded"))
     graphs = tuple(replace(graph, memory_mib=None) for graph in manifest.graphs)
-    bundle.write(folder, replace(manifest, graphs=graphs))
+    write_manifest(folder, replace(manifest, graphs=graphs))
     status, _, peak = probed(folder)
     assert "memory" not in status
     assert peak > 2048
@@ -139,7 +141,7 @@ def test_whom_the_machine_kills_is_not_to_blame(
     monkeypatch.setattr(memory, "free", lambda: there)
     routes = verify.routes(verify.papers(packed), Here("linux", "x86_64"))
     worker = (sys.executable, "-c", f"import os; os.kill(os.getpid(), {number})")
-    tried = probe.probe(routes[-1], packed, bundle.read(packed), 0.0, worker)
+    tried = probe.probe(routes[-1], packed, read_manifest(packed), 0.0, worker)
     assert "was killed by SIG" in tried.reason
     assert tried.is_bundles_fault is fault
 

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
-from deploytool import bundle, machine, owner, plain
-from deploytool.bundle import Role
+from deploytool import serde
+from deploytool.bundle.manifest import Role, describe_file
 from deploytool.device import build, verify
-from deploytool.device.here import Here
+from deploytool.device.candidates import Tier, Way
+from deploytool.device.environment import Here
 from deploytool.device.probe import Tried
 from deploytool.device.verify import Papers
-from deploytool.device.ways import Tier, Way
 from deploytool.device.worker import Trial
 from deploytool.errors import BadInput, MissingBackend, StageFailed
-from deploytool.report import Check, Parity, Tolerance
-from deploytool.states import Attempt, Precision
+from deploytool.host import machine, owner
+from deploytool.results.report import Check, Parity, Tolerance
+from deploytool.spec import Attempt, Precision
 
 RTX = machine.version("tensorrt-rtx") or ""
 LAPTOP = Here("linux", "x86_64", "RTX 4070", "8.9", "13.0", {"tensorrt_rtx": RTX})
@@ -146,7 +147,7 @@ def said(checked: Papers, tmp_path: Path) -> build.Record:
     path = f"tensorrt_rtx_{RTX}_8.9.plan"
     (tmp_path / "built").mkdir(mode=0o700)
     (tmp_path / "built" / path).write_bytes(b"engine")
-    file = bundle.describe(tmp_path / "built", path, Role.ENGINE)
+    file = describe_file(tmp_path / "built", path, Role.ENGINE)
     graph = next(each.sha256 for each in checked.manifest.files if each.role is Role.GRAPH)
     record = build.Record(
         checked.seal, graph, **RECORD, precision=Precision.FP16, io=Precision.FP32, file=file, trial=TRIAL
@@ -165,7 +166,7 @@ def test_an_engine_of_another_bundle_graph_machine_or_file_is_not_taken(
     inner = dataclasses.replace(said.file, **{name: value}) if name in ("path", "size", "sha256") else said.file
     other = dataclasses.replace(said, file=inner, **({} if inner is not said.file else {name: value}))
     place = tmp_path / "built" / said.file.path
-    place.with_suffix(".json").write_text(plain.text(other))
+    place.with_suffix(".json").write_text(serde.text(other))
     absent = build.kept(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent
     assert absent == "none was built here yet: `deploytool build` makes one"
 

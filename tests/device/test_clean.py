@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import litter, locks
 from deploytool.device import clean, install
 from deploytool.errors import BadInput
+from deploytool.host import locks
+from deploytool.run_folder import leftovers
 from tests.conftest import ROOT, old
-from tests.shipping import small
+from tests.transfer import small
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_what_runs_and_what_ran_before_stays_and_the_rest_goes(root: Path, dead:
     before = install.pointer(root)
     assert before is not None
     assert names(root) == left
-    assert litter.remove(clean.found(root)) == []
+    assert leftovers.remove(clean.found(root)) == []
     assert names(root) == set()
     assert install.pointer(root) == before
     assert all(install.home(root, seal).is_dir() for seal in (before.current, before.previous or ""))
@@ -59,7 +60,7 @@ def test_an_engine_half_built_goes_with_its_builder(root: Path, dead: str) -> No
     assert found is not None
     built = root / "bundles" / f"{found.current}.built"
     (built / f".making-{dead}-abc").mkdir(parents=True)
-    (built / "engine.plan").touch()
+    (built / "model.plan").touch()
     assert names(root) == {f"bundles/{built.name}/.making-{dead}-abc"}
 
 

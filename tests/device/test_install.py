@@ -16,15 +16,17 @@ from pathlib import Path
 import pytest
 
 import deploytool.device
-from deploytool import bundle, disk, files, owner, plain
-from deploytool.device import build, commands, install, starts, verify
+from deploytool import serde
+from deploytool.bundle.manifest import manifest_digest, read_manifest, write_manifest
+from deploytool.device import build, commands, install, start_attempts, verify
 from deploytool.device.install import Pointer
 from deploytool.device.verify import Papers
 from deploytool.errors import BadInput, NotVerified, Refused
+from deploytool.host import disk, files, owner
 from tests.conftest import ROOT
 from tests.device.small import small
 
-_NAMED = "from deploytool import owner; print(owner.name())"
+_NAMED = "from deploytool.host import owner; print(owner.name())"
 
 
 def proved(checked: Papers) -> None:
@@ -47,15 +49,15 @@ def made(packed: Path, folder: Path, sequence: int, seed: int) -> Path:
 
 def fail_to_start(root: Path, times: int) -> None:
     for _ in range(times):
-        starts.record(install.starts_of(root, install.started(root).current), "it answers wrongly")
+        start_attempts.record(install.starts_of(root, install.started(root).current), "it answers wrongly")
 
 
 def test_a_bundle_is_published_under_its_seal_and_current(packed: Path, root: Path, tmp_path: Path) -> None:
     source = made(packed, tmp_path / "a", 1, 1)
     turned = install.install(source, root, proved)
-    assert turned == Pointer(bundle.seal(source), None, 1)
+    assert turned == Pointer(manifest_digest(source), None, 1)
     place = install.home(root, turned.current)
-    assert place == root / "bundles" / bundle.seal(source)
+    assert place == root / "bundles" / manifest_digest(source)
     verify.papers(place)
     shutil.rmtree(source)
     verify.papers(place)
@@ -76,7 +78,7 @@ def test_each_byte_is_hashed_while_it_is_copied(
     packed: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = made(packed, tmp_path / "a", 1, 1)
-    graph = source / bundle.read(source).graphs[0].path
+    graph = source / read_manifest(source).graphs[0].path
     raw = graph.read_bytes()
     why = copied(source, root, monkeypatch, lambda: graph.write_bytes(bytes([raw[0] ^ 1]) + raw[1:]))
     assert why == f"{graph} has other bytes than the manifest says"
@@ -100,14 +102,14 @@ def test_a_manifest_that_changes_before_it_is_copied_is_refused(
     packed: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = made(packed, tmp_path / "a", 1, 1)
-    later = dataclasses.replace(bundle.read(source), sequence=2)
-    why = copied(source, root, monkeypatch, lambda: bundle.write(source, later))
+    later = dataclasses.replace(read_manifest(source), sequence=2)
+    why = copied(source, root, monkeypatch, lambda: write_manifest(source, later))
     assert why == f"{source} changed while it was copied"
 
 
 def test_the_one_before_is_kept_and_one_can_go_back_and_forth(packed: Path, root: Path, tmp_path: Path) -> None:
     one, two, three = (made(packed, tmp_path / name, number, number) for number, name in enumerate("abc", 1))
-    seals = [bundle.seal(folder) for folder in (one, two, three)]
+    seals = [manifest_digest(folder) for folder in (one, two, three)]
     for folder in (one, two, three):
         install.install(folder, root, proved)
     assert install.pointer(root) == Pointer(seals[2], seals[1], 3)
@@ -152,7 +154,7 @@ def test_another_seal_than_the_one_that_is_meant_is_refused(packed: Path, root: 
     source = made(packed, tmp_path / "a", 1, 1)
     with pytest.raises(Refused, match="is another bundle: its seal is"):
         install.install(source, root, proved, seal="0" * 64)
-    assert install.install(source, root, proved, seal=bundle.seal(source)).current == bundle.seal(source)
+    assert install.install(source, root, proved, seal=manifest_digest(source)).current == manifest_digest(source)
 
 
 def test_a_damaged_copy_is_made_anew(packed: Path, root: Path, tmp_path: Path) -> None:
@@ -170,10 +172,10 @@ def test_three_failed_starts_go_back_and_the_bundle_is_not_taken_again(
     install.install(one, root, proved)
     install.install(two, root, proved)
     fail_to_start(root, 2)
-    assert install.started(root).current == bundle.seal(two)
+    assert install.started(root).current == manifest_digest(two)
     fail_to_start(root, 1)
     why = "it failed to start 3 times in a row, at last: it answers wrongly"
-    assert install.started(root) == Pointer(bundle.seal(one), None, 2, {bundle.seal(two): why})
+    assert install.started(root) == Pointer(manifest_digest(one), None, 2, {manifest_digest(two): why})
     with pytest.raises(Refused, match=why):
         install.install(two, root, proved)
 
@@ -183,12 +185,12 @@ def test_a_bundle_that_was_given_up_can_be_pardoned(packed: Path, root: Path, tm
     install.install(one, root, proved)
     install.install(two, root, proved)
     fail_to_start(root, 3)
-    assert install.started(root).current == bundle.seal(one)
+    assert install.started(root).current == manifest_digest(one)
     with pytest.raises(BadInput, match="is not one bundle that was given up"):
-        install.pardon(root, bundle.seal(one))
-    assert install.pardon(root, bundle.seal(two)[:12]).refused == {}
-    assert install.install(two, root, proved).current == bundle.seal(two)
-    assert install.started(root).current == bundle.seal(two)
+        install.pardon(root, manifest_digest(one))
+    assert install.pardon(root, manifest_digest(two)[:12]).refused == {}
+    assert install.install(two, root, proved).current == manifest_digest(two)
+    assert install.started(root).current == manifest_digest(two)
 
 
 def test_a_start_that_succeeds_wipes_the_failures_before_it(packed: Path, root: Path, tmp_path: Path) -> None:
@@ -197,7 +199,7 @@ def test_a_start_that_succeeds_wipes_the_failures_before_it(packed: Path, root: 
     current = install.started(root).current
     for _ in range(3):
         fail_to_start(root, 2)
-        starts.forget(install.starts_of(root, current))
+        start_attempts.forget(install.starts_of(root, current))
     assert install.started(root).current == current
 
 
@@ -206,9 +208,14 @@ def test_starts_under_way_are_no_failures(packed: Path, root: Path, tmp_path: Pa
         install.install(made(packed, tmp_path / name, number, number), root, proved)
     current = install.started(root).current
     folder = install.starts_of(root, current)
-    with starts.loading(folder), starts.loading(folder), starts.loading(folder), starts.loading(folder):
+    with (
+        start_attempts.loading(folder),
+        start_attempts.loading(folder),
+        start_attempts.loading(folder),
+        start_attempts.loading(folder),
+    ):
         assert install.started(root).current == current
-    assert not starts.failed(folder)
+    assert not start_attempts.failed(folder)
 
 
 def test_processes_that_die_while_they_load_a_bundle_count(packed: Path, root: Path, tmp_path: Path) -> None:
@@ -216,17 +223,17 @@ def test_processes_that_die_while_they_load_a_bundle_count(packed: Path, root: P
         install.install(made(packed, tmp_path / name, number, number), root, proved)
     current = install.started(root).current
     folder = install.starts_of(root, current)
-    dies = "import os, sys; from pathlib import Path; from deploytool.device import starts\n"
+    dies = "import os, sys; from pathlib import Path; from deploytool.device import start_attempts\n"
     dies += "with starts.loading(Path(sys.argv[1])): os.abort()"
     for count in range(1, 4):
         assert install.started(root).current == current
         subprocess.run([sys.executable, "-c", dies, str(folder)], cwd=ROOT, capture_output=True, check=False)
-        assert len(starts.failed(folder)) == count
+        assert len(start_attempts.failed(folder)) == count
     assert install.started(root).current != current
 
 
 def test_a_service_that_is_asked_to_end_while_it_loads_ends_and_counts_nothing(tmp_path: Path) -> None:
-    ends = "import os, signal, sys; from pathlib import Path; from deploytool.device import starts\n"
+    ends = "import os, signal, sys; from pathlib import Path; from deploytool.device import start_attempts\n"
     ends += (
         "with starts.loading(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGTERM); print('loaded', flush=True)\n"
     )
@@ -235,15 +242,15 @@ def test_a_service_that_is_asked_to_end_while_it_loads_ends_and_counts_nothing(t
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGTERM
     assert done.stdout.split() == ["loaded"]
-    assert not starts.failed(tmp_path)
+    assert not start_attempts.failed(tmp_path)
 
 
 def test_a_root_that_cannot_be_written_counts_nothing_and_serves(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    starts.record(tmp_path / "file" / "starts", "why")
-    with starts.loading(tmp_path / "file" / "starts"):
+    start_attempts.record(tmp_path / "file" / "starts", "why")
+    with start_attempts.loading(tmp_path / "file" / "starts"):
         pass
-    assert not starts.failed(tmp_path / "file" / "starts")
+    assert not start_attempts.failed(tmp_path / "file" / "starts")
 
 
 _DEAF = """
@@ -291,7 +298,7 @@ def test_with_nothing_to_go_back_to_it_is_tried_again(packed: Path, root: Path, 
     source = made(packed, tmp_path / "a", 1, 1)
     install.install(source, root, proved)
     fail_to_start(root, 5)
-    assert install.started(root).current == bundle.seal(source)
+    assert install.started(root).current == manifest_digest(source)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"current": 3}'])
@@ -331,7 +338,7 @@ def test_twenty_kills_leave_a_current_bundle_that_is_whole(packed: Path, root: P
     for source in reversed(sources):
         install.install(source, root, proved)
     both = time.monotonic() - begun  # seconds on this busy machine
-    seals, seen = {bundle.seal(source) for source in sources}, set()
+    seals, seen = {manifest_digest(source) for source in sources}, set()
     for _ in range(20):
         command = [sys.executable, "-c", _LOOP, str(root), *map(str, sources)]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as looping:
@@ -370,7 +377,7 @@ def test_where_nothing_is_installed_no_file_of_ours_is_spoken_of(tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["..", "a" * 63, "\udcff"])
 def test_a_pointer_that_names_no_seal_is_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / "current").write_text(plain.text(Pointer(name, None, 1)))
+    (tmp_path / "current").write_text(serde.text(Pointer(name, None, 1)))
     with pytest.raises(BadInput, match="is not as deploytool left it: what it names is no seal"):
         install.pointer(tmp_path)
 
@@ -379,23 +386,23 @@ def forged(packed: Path, folder: Path) -> Path:
     """A bundle that agrees with itself, and is not the one whose seal its folder bears."""
     shutil.rmtree(folder)
     shutil.copytree(packed, folder)
-    bundle.write(folder, dataclasses.replace(bundle.read(folder), name="forged"))
+    write_manifest(folder, dataclasses.replace(read_manifest(folder), name="forged"))
     return folder
 
 
 def test_a_bundle_in_the_place_of_another_is_neither_kept_nor_turned_to(packed: Path, tmp_path: Path) -> None:
     root, later = tmp_path / "root", Path(shutil.copytree(packed, tmp_path / "later"))
-    bundle.write(later, dataclasses.replace(bundle.read(later), sequence=2))
+    write_manifest(later, dataclasses.replace(read_manifest(later), sequence=2))
     first = install.install(packed, root, proved).current
     install.install(later, root, proved)
     forged(packed, install.home(root, first))
     with pytest.raises(Refused, match="another bundle"):
         install.rollback(root)
-    current = install.home(root, bundle.seal(later))
+    current = install.home(root, manifest_digest(later))
     forged(packed, current)
     with pytest.raises(Refused, match="another bundle"):
         commands.run(root, [packed / "golden" / "case_0.png"], top=1)
     with pytest.raises(Refused, match="another bundle"), deploytool.device.open(root):
         pass
     install.install(later, root, proved)
-    assert bundle.read(current).name == "tiny"
+    assert read_manifest(current).name == "tiny"

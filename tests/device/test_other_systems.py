@@ -116,7 +116,8 @@ def test_a_link_is_not_followed_there_either(lacking: dict[str, str], tmp_path: 
     (tmp_path / "link").symlink_to("file")
     program = """
 from pathlib import Path
-from deploytool import errors, files
+from deploytool import errors
+from deploytool.host import files
 print(files.read(Path("file"), 9))
 try:
     files.read(Path("link"), 9)

@@ -12,18 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as draw
 
-from deploytool import bundle, only, plain, signing
-from deploytool.bundle import Manifest
+from deploytool import serde
+from deploytool.bundle import sign, subset
+from deploytool.bundle.manifest import SUBSET_FILE, Manifest, read_manifest
+from deploytool.bundle.subset import Only
 from deploytool.device import verify
-from deploytool.device.here import Here
+from deploytool.device.candidates import Tier
+from deploytool.device.environment import Here
 from deploytool.device.verify import Asked
-from deploytool.device.ways import Tier
 from deploytool.errors import Refused
-from deploytool.only import Only
-from deploytool.shipping import landing, places, sources
-from deploytool.shipping.logins import Logins
+from deploytool.transfer import addresses, pull, sources
+from deploytool.transfer.auth import Logins
 from tests.device.keys import Keys, keys
-from tests.shipping import small
+from tests.transfer import small
 
 ORIN = Here("linux", "aarch64", "Orin", "8.7", "13.0", {"tensorrt": "10.3.0"})
 RTX40 = Here("linux", "x86_64", "RTX", "8.9", "13.0", {"tensorrt": "10.3.0"})
@@ -39,10 +40,10 @@ def part(tmp_path_factory: pytest.TempPathFactory, ours: Keys) -> Path:
     """A signed bundle of which only what an Orin needs was fetched."""
     home = tmp_path_factory.mktemp("part")
     whole = small.made(home / "whole", 1)
-    signing.sign(whole, ours[0])
-    with sources.opened(places.Folder(whole), Logins()) as source:
+    sign.sign(whole, ours[0])
+    with sources.opened(addresses.Folder(whole), Logins()) as source:
         signed = verify.signed(ours[1])
-        landing.land(source, home / "orin", only.wanted("orin"), signed=signed, say=lambda line: None)
+        pull.land(source, home / "orin", subset.wanted("orin"), signed=signed, say=lambda line: None)
     return home / "orin"
 
 
@@ -76,7 +77,7 @@ def test_who_says_that_more_was_left_out_gets_a_fallback_with_a_reason(copy: Pat
     (copy / small.ORIN).unlink()
     with pytest.raises(Refused, match=r"orin\.plan is missing"):
         verify.papers(copy, Asked(key=ours[1]))
-    (copy / bundle.ONLY).write_text(plain.text(Only("rtx50", "12.0")))
+    (copy / SUBSET_FILE).write_text(serde.text(Only("rtx50", "12.0")))
     checked = verify.papers(copy, Asked(key=ours[1]))
     assert engines(checked, ORIN)[small.ORIN] == "it was left out when the bundle was fetched"
     assert verify.target(copy, checked.manifest, ORIN).status.startswith("no engine for this machine: it was left out")
@@ -98,7 +99,7 @@ def attacked(folder: Path, whole: Path, rng: random.Random) -> None:
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         kind, one = rng.randrange(7), rng.choice(paths)
         if kind in (0, 1):
-            (folder / bundle.ONLY).write_text(plain.text(Only("orin", rng.choice(capabilities))))
+            (folder / SUBSET_FILE).write_text(serde.text(Only("orin", rng.choice(capabilities))))
         elif kind == 2:
             one.unlink()
         elif kind == 3 and one.stat().st_size:
@@ -126,7 +127,7 @@ def test_three_hundred_attacks_take_engines_away_and_nothing_else(part: Path, tm
             seen["refused"] += 1
             continue
         there = small.contents(folder)
-        there.pop(bundle.ONLY, None)
+        there.pop(SUBSET_FILE, None)
         assert all(truth[path] == raw for path, raw in there.items())
         assert set(truth) - set(there) <= {small.ORIN, small.RTX40}
         for found in (ORIN, RTX40):
@@ -141,7 +142,7 @@ def test_three_hundred_attacks_take_engines_away_and_nothing_else(part: Path, tm
     capability=draw.sampled_from(["7.5", "8.7", "8.9", "12.0", "none", ""]),
 )
 def test_only_engines_for_others_may_be_missing(part: Path, listed: list[list[str]], capability: str) -> None:
-    manifest = bundle.read(part)
+    manifest = read_manifest(part)
     made = [
         replace(
             manifest.engines[0], file=replace(manifest.engines[0].file, path=f"e{number}"), capabilities=tuple(each)
@@ -149,7 +150,7 @@ def test_only_engines_for_others_may_be_missing(part: Path, listed: list[list[st
         for number, each in enumerate(listed)
     ]
     several: Manifest = replace(manifest, engines=tuple(made))
-    absent = only.others(several, Only("t", capability))
+    absent = subset.others(several, Only("t", capability))
     assert absent == {f"e{number}" for number, each in enumerate(listed) if capability not in each}
     assert not absent & {file.path for file in several.files}
-    assert only.others(several, None) == frozenset()
+    assert subset.others(several, None) == frozenset()

@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploytool import bundle
-from deploytool.bundle import Manifest
-from deploytool.device import probe, verify, ways, worker
-from deploytool.device.here import Here
+from deploytool.bundle.manifest import Manifest, read_manifest
+from deploytool.device import candidates, probe, verify, worker
+from deploytool.device.candidates import TIERS, Way
+from deploytool.device.environment import Here
 from deploytool.device.probe import WORKER, Limits, Tried
-from deploytool.device.ways import TIERS, Way
 from deploytool.device.worker import Request
 from deploytool.errors import BadInput, NotVerified, ParityFailed, StageFailed
-from deploytool.states import Attempt, Precision
+from deploytool.spec import Attempt, Precision
 from tests.conftest import ROOT
 
 REASONS = {
@@ -33,13 +32,13 @@ REASONS = {
 
 @pytest.fixture(scope="module")
 def manifest(packed: Path) -> Manifest:
-    return bundle.read(packed)
+    return read_manifest(packed)
 
 
-def fake(packed: Path, manifest: Manifest, tier: ways.Tier) -> Way:
+def fake(packed: Path, manifest: Manifest, tier: candidates.Tier) -> Way:
     """A way of any tier to the FP16 graph, which the fake backend does not look at."""
     file = next(file for file in manifest.files if file.path == manifest.graphs[1].path)
-    device = "cpu" if tier == ways.Tier.ORT_CPU else "cuda"
+    device = "cpu" if tier == candidates.Tier.ORT_CPU else "cuda"
     return Way(
         tier, str(packed / file.path), file.size, file.sha256, "fake", device, "", Precision.FP16, Precision.FP32
     )
@@ -57,7 +56,7 @@ def tried(packed: Path, manifest: Manifest, way: Way, fault: str, monkeypatch: p
 @pytest.mark.parametrize("fault", REASONS)
 @pytest.mark.parametrize("tier", TIERS)
 def test_a_fault_leads_to_the_next_tier_and_is_told(
-    packed: Path, manifest: Manifest, tier: ways.Tier, fault: str, monkeypatch: pytest.MonkeyPatch
+    packed: Path, manifest: Manifest, tier: candidates.Tier, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = TIERS.index(tier)
 
@@ -85,7 +84,7 @@ def test_a_fault_leads_to_the_next_tier_and_is_told(
 
 
 def test_a_sound_way_is_measured(packed: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = tried(packed, manifest, fake(packed, manifest, ways.Tier.ENGINE), "none", monkeypatch)
+    found = tried(packed, manifest, fake(packed, manifest, candidates.Tier.ENGINE), "none", monkeypatch)
     assert found.passed
     assert found.trial is not None
     assert found.trial.check.parity.max_error < 1e-5
@@ -95,16 +94,16 @@ def test_a_sound_way_is_measured(packed: Path, manifest: Manifest, monkeypatch: 
 @pytest.mark.parametrize(
     ("require", "serves", "held"),
     [
-        ("trt", ways.Tier.ENGINE, True),
-        ("trt", ways.Tier.ORT_TENSORRT, True),
-        ("trt", ways.Tier.ORT_CUDA, False),
-        ("cuda", ways.Tier.ORT_CUDA, True),
-        ("cuda", ways.Tier.ORT_CPU, False),
-        ("cpu", ways.Tier.ORT_CPU, True),
-        (None, ways.Tier.ORT_CPU, True),
+        ("trt", candidates.Tier.ENGINE, True),
+        ("trt", candidates.Tier.ORT_TENSORRT, True),
+        ("trt", candidates.Tier.ORT_CUDA, False),
+        ("cuda", candidates.Tier.ORT_CUDA, True),
+        ("cuda", candidates.Tier.ORT_CPU, False),
+        ("cpu", candidates.Tier.ORT_CPU, True),
+        (None, candidates.Tier.ORT_CPU, True),
     ],
 )
-def test_what_is_required_is_the_least_that_will_do(require: str | None, serves: ways.Tier, held: bool) -> None:
+def test_what_is_required_is_the_least_that_will_do(require: str | None, serves: candidates.Tier, held: bool) -> None:
     above = TIERS[: TIERS.index(serves)]
     found = [Tried(tier, "", Attempt.FAILED, "it crashed") for tier in above] + [Tried(serves, "", Attempt.MEASURED)]
     failure = probe.shortfall(found, require)
@@ -124,9 +123,9 @@ def test_onnx_runtime_on_this_cpu_is_the_last_way_and_works(packed: Path, manife
     assert found.trial.check.tolerance.max_error == manifest.tolerances[Precision.FP32].max_error
 
 
-@pytest.mark.parametrize("tier", [ways.Tier.ORT_CUDA, ways.Tier.ORT_TENSORRT])
+@pytest.mark.parametrize("tier", [candidates.Tier.ORT_CUDA, candidates.Tier.ORT_TENSORRT])
 def test_a_provider_that_is_not_there_is_never_the_cpu_in_silence(
-    packed: Path, manifest: Manifest, tier: ways.Tier
+    packed: Path, manifest: Manifest, tier: candidates.Tier
 ) -> None:
     """As on a machine with a GPU whose ONNX Runtime is the one for CPUs."""
     found = Here("linux", "x86_64", "L4", "8.9", "13.0", {})
@@ -167,7 +166,7 @@ def test_a_picture_that_becomes_another_tensor_here_is_told(packed: Path, manife
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_an_answer_that_is_not_finite_is_none(packed: Path, manifest: Manifest, number: float) -> None:
-    request = Request("answer", str(packed), manifest, fake(packed, manifest, ways.Tier.ORT_CPU), "")
+    request = Request("answer", str(packed), manifest, fake(packed, manifest, candidates.Tier.ORT_CPU), "")
     assert worker._guess("a.png", "logits", np.array([1.0, 2.0]), request).classes == (1, 0)
     with pytest.raises(BadInput, match=r"a\.png: logits is not finite"):
         worker._guess("a.png", "logits", np.array([1.0, number]), request)

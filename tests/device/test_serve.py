@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 import deploytool.device
-from deploytool import bundle, golden
+from deploytool.bundle.manifest import read_manifest
+from deploytool.data import golden
 from deploytool.device import install, verify
+from deploytool.device.candidates import Tier
 from deploytool.device.probe import Tried
 from deploytool.device.verify import Papers
-from deploytool.device.ways import Tier
 from deploytool.errors import BadInput, DeployError, NotVerified, Refused
-from deploytool.states import Attempt
+from deploytool.spec import Attempt
 from tests.conftest import ROOT
 
 SCALE = 1e-5
@@ -108,7 +109,7 @@ def test_what_is_required_and_not_there_is_an_error(packed: Path) -> None:
 
 def test_a_changed_file_is_not_loaded(root: Path) -> None:
     place = install.home(root, install.started(root).current)
-    graph = place / bundle.read(place).graphs[0].path
+    graph = place / read_manifest(place).graphs[0].path
     graph.write_bytes(graph.read_bytes()[:-1] + b"!")
     with pytest.raises(Refused), deploytool.device.open(root):
         pass
@@ -228,7 +229,7 @@ def test_a_bundle_whose_worker_dies_is_given_up_with_the_reason(
     install.install(packed, root, proved)
     later = second(packed, tmp_path)
     bad = install.install(later, root, proved).current
-    died = Tried(Tier.ORT_CPU, "graph.onnx", Attempt.FAILED, "it was killed by SIGSEGV", died=True)
+    died = Tried(Tier.ORT_CPU, "model.onnx", Attempt.FAILED, "it was killed by SIGSEGV", died=True)
     with monkeypatch.context() as spoiled:
         spoiled.setattr("deploytool.device.serve.probe.probe", lambda *asked: died)
         for _ in range(3):

@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploytool import bundle, files, golden, pipeline, targets
+from deploytool.bundle.manifest import read_manifest
+from deploytool.data import golden
 from deploytool.device import verify
-from deploytool.device.here import Here
+from deploytool.device.candidates import Tier
+from deploytool.device.environment import Here
 from deploytool.device.session import opened
-from deploytool.device.ways import Tier
 from deploytool.errors import Refused
-from deploytool.spec import Job
-from deploytool.states import Precision, Stage
+from deploytool.host import files
+from deploytool.pipeline import runner
+from deploytool.pipeline.recipe import PIPELINE
+from deploytool.spec import Job, Precision, Stage
 from tests.conftest import QUICK, TINY
 
 DESK = Here("linux", "x86_64", "L4", "8.9", "13.0", {})
@@ -23,10 +26,10 @@ DESK = Here("linux", "x86_64", "L4", "8.9", "13.0", {})
 def test_a_graph_of_halves_is_fed_and_answers_in_floats(run_copy: Path) -> None:
     """`--io fp16` is between the graph and its backend: whoever calls sees FP32."""
     options = dataclasses.replace(QUICK, io=Precision.FP16)
-    recipe = [verb for verb in targets.ROAD if verb != Stage.BUILD]
-    list(pipeline.run(Job(TINY, options), recipe, run_copy))
-    folder = pipeline.extend(Stage.PACK, options, run_copy).path.parent
-    manifest = bundle.read(folder)
+    recipe = [verb for verb in PIPELINE if verb != Stage.BUILD]
+    list(runner.run(Job(TINY, options), recipe, run_copy))
+    folder = runner.extend(Stage.PACK, options, run_copy).path.parent
+    manifest = read_manifest(folder)
     assert [graph.io for graph in manifest.graphs] == ["fp32", "fp16"]
     assert "TYPE_FP16" in (folder / "models" / "tiny_fp16" / "config.pbtxt").read_text()
     way = next(way for way in verify.routes(verify.papers(folder), DESK) if way.tier == Tier.ORT_CUDA)
@@ -43,7 +46,7 @@ def test_what_is_loaded_is_what_was_hashed_though_the_file_is_swapped_meanwhile(
     """The file is another from the moment it has been read and hashed: right between the check and the use."""
     folder = Path(shutil.copytree(packed, tmp_path / "bundle"))
     way = verify.routes(verify.papers(folder), DESK)[-1]
-    sample = golden.read(folder / bundle.read(folder).golden.path)
+    sample = golden.read(folder / read_manifest(folder).golden.path)
     usual = files.whole
 
     def swapped(path: Path, size: int, sha256: str) -> bytes:

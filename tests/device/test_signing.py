@@ -9,22 +9,24 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from model_signing import hashing, verifying
 from model_signing import signing as oms
 
-from deploytool import bundle, files, signing
+from deploytool.bundle import sign
+from deploytool.bundle.manifest import SIGNATURE_FILE
 from deploytool.device import verify
 from deploytool.device.verify import Asked
 from deploytool.errors import Refused
+from deploytool.host import files
 from tests.device import small
 from tests.device.keys import Keys, keys
 
 
 def by_the_book(folder: Path, key: Path) -> None:
-    verifying.Config().use_elliptic_key_verifier(public_key=key).verify(folder, folder / bundle.SIGNATURE)
+    verifying.Config().use_elliptic_key_verifier(public_key=key).verify(folder, folder / SIGNATURE_FILE)
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name)
 def test_model_signing_verifies_what_we_sign(copy: Path, tmp_path: Path, curve: ec.EllipticCurve) -> None:
     private, public = keys(tmp_path, "key", ec.generate_private_key(curve))
-    signing.sign(copy, private)
+    sign.sign(copy, private)
     by_the_book(copy, public)
     verify.papers(copy, Asked(key=public))
     (copy / "recipe.json").write_text("{}")
@@ -35,8 +37,8 @@ def test_model_signing_verifies_what_we_sign(copy: Path, tmp_path: Path, curve: 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name)
 def test_we_verify_what_model_signing_signs(copy: Path, tmp_path: Path, curve: ec.EllipticCurve) -> None:
     private, public = keys(tmp_path, "key", ec.generate_private_key(curve))
-    (copy / bundle.SIGNATURE).unlink()
-    oms.Config().use_elliptic_key_signer(private_key=private).sign(copy, copy / bundle.SIGNATURE)
+    (copy / SIGNATURE_FILE).unlink()
+    oms.Config().use_elliptic_key_signer(private_key=private).sign(copy, copy / SIGNATURE_FILE)
     shown = verify.papers(copy, Asked(key=public)).steps[0]
     assert (shown.name, shown.status) == ("signature", f"held: {len(small.paths(copy))} files, by {public}")
 
@@ -51,21 +53,17 @@ def test_we_verify_what_model_signing_signs(copy: Path, tmp_path: Path, curve: e
     ids=["blake2", "shards", "links"],
 )
 def test_what_is_signed_in_another_way_is_refused_by_name(copy: Path, ours: Keys, how: hashing.Config) -> None:
-    (copy / bundle.SIGNATURE).unlink()
-    oms.Config().use_elliptic_key_signer(private_key=ours[0]).set_hashing_config(how).sign(
-        copy, copy / bundle.SIGNATURE
-    )
+    (copy / SIGNATURE_FILE).unlink()
+    oms.Config().use_elliptic_key_signer(private_key=ours[0]).set_hashing_config(how).sign(copy, copy / SIGNATURE_FILE)
     with pytest.raises(Refused, match="file by file with SHA-256 and without links"):
         verify.papers(copy, Asked(key=ours[1]))
 
 
 def test_a_path_that_the_signer_ignored_is_not_ignored_here(copy: Path, ours: Keys) -> None:
-    (copy / bundle.SIGNATURE).unlink()
+    (copy / SIGNATURE_FILE).unlink()
     (copy / ".gitignore").write_text("*")  # model-signing leaves it out by itself
-    how = hashing.Config().set_ignored_paths(paths=[bundle.SIGNATURE])
-    oms.Config().use_elliptic_key_signer(private_key=ours[0]).set_hashing_config(how).sign(
-        copy, copy / bundle.SIGNATURE
-    )
+    how = hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE])
+    oms.Config().use_elliptic_key_signer(private_key=ours[0]).set_hashing_config(how).sign(copy, copy / SIGNATURE_FILE)
     by_the_book(copy, ours[1])
     with pytest.raises(Refused, match=r"\.gitignore is not signed"):
         verify.papers(copy, Asked(key=ours[1]))
@@ -74,15 +72,15 @@ def test_a_path_that_the_signer_ignored_is_not_ignored_here(copy: Path, ours: Ke
 def test_what_is_broken_is_not_signed(copy: Path, ours: Keys) -> None:
     (copy / "recipe.json").write_text("{}")
     with pytest.raises(Refused, match="than the manifest says"):
-        signing.sign(copy, ours[0])
+        sign.sign(copy, ours[0])
 
 
 def test_a_bundle_that_is_not_whole_is_not_signed(copy: Path, ours: Keys) -> None:
-    before = (copy / bundle.SIGNATURE).read_bytes()
+    before = (copy / SIGNATURE_FILE).read_bytes()
     (copy / "recipe.json").write_bytes(bytes((copy / "recipe.json").stat().st_size))
     with pytest.raises(Refused, match="has other bytes than the manifest says"):
-        signing.sign(copy, ours[0])
-    assert (copy / bundle.SIGNATURE).read_bytes() == before
+        sign.sign(copy, ours[0])
+    assert (copy / SIGNATURE_FILE).read_bytes() == before
 
 
 def test_a_signature_that_does_not_hold_is_told_at_once(
@@ -96,4 +94,4 @@ def test_a_signature_that_does_not_hold_is_told_at_once(
 
     monkeypatch.setattr(files, "publish", publish)
     with pytest.raises(Refused, match="no signature of the kind"):
-        signing.sign(copy, ours[0])
+        sign.sign(copy, ours[0])

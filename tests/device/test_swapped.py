@@ -11,14 +11,23 @@ from typing import BinaryIO
 
 import pytest
 
-from deploytool import bundle, files, signing
+from deploytool.bundle import sign
+from deploytool.bundle.manifest import (
+    MANIFEST_FILE,
+    SIGNATURE_FILE,
+    describe_file,
+    engine_recipe,
+    manifest_digest_of,
+    read_manifest,
+)
 from deploytool.device import install, verify, worker
-from deploytool.device.here import Here
+from deploytool.device.environment import Here
 from deploytool.device.verify import Asked, Papers
 from deploytool.device.worker import Request
 from deploytool.errors import DeployError, Refused
-from deploytool.shipping import archive, landing, places, sources
-from deploytool.shipping.logins import Logins
+from deploytool.host import files
+from deploytool.transfer import addresses, oci_archive, pull, sources
+from deploytool.transfer.auth import Logins
 from tests.device import small
 from tests.device.keys import Keys
 
@@ -52,7 +61,7 @@ def folder(packed: Path, tmp_path: Path) -> Path:
 
 
 def test_a_trial_takes_graph_golden_cases_and_picture_as_they_were_hashed(folder: Path, swaps: Swaps) -> None:
-    manifest, way = bundle.read(folder), verify.routes(verify.papers(folder), HERE)[-1]
+    manifest, way = read_manifest(folder), verify.routes(verify.papers(folder), HERE)[-1]
     hashed = swaps(1)
     trial = worker._try(Request("try", str(folder), manifest, way, "", 0.0)).trial
     assert trial is not None
@@ -66,26 +75,26 @@ def test_a_trial_takes_graph_golden_cases_and_picture_as_they_were_hashed(folder
 
 @pytest.mark.parametrize("name", ["golden/golden.npz", "golden/case_0.png", "models/tiny/1/model.onnx"])
 def test_a_trial_refuses_each_file_that_is_another(folder: Path, name: str) -> None:
-    manifest, way = bundle.read(folder), verify.routes(verify.papers(folder), HERE)[-1]
+    manifest, way = read_manifest(folder), verify.routes(verify.papers(folder), HERE)[-1]
     (folder / name).write_bytes((folder / name).read_bytes() + b"x")
     with pytest.raises(Refused, match=name):
         worker._try(Request("try", str(folder), manifest, way, "", 0.0))
 
 
 def test_a_recipe_is_read_as_it_was_hashed(folder: Path, swaps: Swaps) -> None:
-    manifest = bundle.read(folder)
-    before, hashed = bundle.recipe(folder, manifest), swaps(1)
-    assert bundle.recipe(folder, manifest) == before
+    manifest = read_manifest(folder)
+    before, hashed = engine_recipe(folder, manifest), swaps(1)
+    assert engine_recipe(folder, manifest) == before
     assert sum(hashed.values()) == 1
     with pytest.raises(Refused, match="other bytes"):
-        bundle.recipe(folder, manifest)
+        engine_recipe(folder, manifest)
 
 
 def test_a_recipe_that_is_none_is_refused(folder: Path) -> None:
     (folder / "recipe.json").write_text('{"graph": 5}')
-    listed = tuple(bundle.describe(folder, file.path, file.role) for file in bundle.read(folder).files)
+    listed = tuple(describe_file(folder, file.path, file.role) for file in read_manifest(folder).files)
     with pytest.raises(Refused, match="is no recipe"):
-        bundle.recipe(folder, replace(bundle.read(folder), files=listed))
+        engine_recipe(folder, replace(read_manifest(folder), files=listed))
 
 
 def proved(checked: Papers) -> None:
@@ -113,8 +122,8 @@ def test_what_is_pulled_is_the_bundle_or_nothing(
     clean, out = small.contents(signed), tmp_path / "out"
     swaps(turn, source, other)  # who pulls makes the folder it fetches into, and nobody else may write there
     try:
-        with sources.opened(places.parse(str(source)), Logins()) as opened:
-            landing.land(opened, out, None, near=[other] if near else (), say=lambda _: None)
+        with sources.opened(addresses.parse(str(source)), Logins()) as opened:
+            pull.land(opened, out, None, near=[other] if near else (), say=lambda _: None)
     except DeployError:
         assert not out.exists()
         return
@@ -126,9 +135,9 @@ def test_what_is_packed_into_one_file_is_the_bundle_or_nothing(
     signed: Path, tmp_path: Path, swaps: Swaps, turn: int
 ) -> None:
     source = Path(shutil.copytree(signed, tmp_path / "bundle"))
-    archive.write(source, bundle.read(source), tmp_path / "clean.tar")
+    oci_archive.write(source, read_manifest(source), tmp_path / "clean.tar")
     swaps(turn)
-    archive.write(source, bundle.read(source), tmp_path / "made.tar")
+    oci_archive.write(source, read_manifest(source), tmp_path / "made.tar")
     assert (tmp_path / "made.tar").read_bytes() == (tmp_path / "clean.tar").read_bytes()
 
 
@@ -136,9 +145,9 @@ def test_what_is_signed_has_the_bytes_that_its_manifest_names(
     signed: Path, tmp_path: Path, ours: Keys, swaps: Swaps
 ) -> None:
     source = Path(shutil.copytree(signed, tmp_path / "bundle"))
-    (source / bundle.SIGNATURE).unlink()
+    (source / SIGNATURE_FILE).unlink()
     swaps(1)
-    signing.sign(source, ours[0])
+    sign.sign(source, ours[0])
     with pytest.raises(Refused):
         verify.papers(source, Asked(key=ours[1]))
 
@@ -148,14 +157,14 @@ def test_the_manifest_that_is_parsed_is_the_one_that_was_sealed_and_signed(
 ) -> None:
     """Somebody swaps it after it was read, and back again before it is looked at for the last time."""
     folder = Path(shutil.copytree(signed, tmp_path / "bundle"))
-    raw, usual, reads = (folder / bundle.MANIFEST).read_bytes(), files.read, 0
+    raw, usual, reads = (folder / MANIFEST_FILE).read_bytes(), files.read, 0
     forged = raw.replace(b'"sequence": 3', b'"sequence": 9')
     assert forged != raw
 
     def read(path: Path, most: int) -> bytes:
         nonlocal reads
         content = usual(path, most)
-        if path.name == bundle.MANIFEST:
+        if path.name == MANIFEST_FILE:
             reads += 1
             path.write_bytes(forged if reads == 1 else raw)
         return content
@@ -164,6 +173,6 @@ def test_the_manifest_that_is_parsed_is_the_one_that_was_sealed_and_signed(
     with pytest.raises(Refused):
         verify.papers(folder, Asked(key=ours[1]))
     reads = 0
-    (folder / bundle.MANIFEST).write_bytes(raw)
-    monkeypatch.setattr(bundle, "seal", lambda _: bundle.seal_of(raw))
+    (folder / MANIFEST_FILE).write_bytes(raw)
+    monkeypatch.setattr(verify, "manifest_digest", lambda _: manifest_digest_of(raw))
     assert verify.papers(folder, Asked()).manifest.sequence == 3

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import bundle, signing
+from deploytool.bundle import sign
+from deploytool.bundle.manifest import (
+    SIGNATURE_FILE,
+    Manifest,
+    check_files,
+    describe_file,
+    manifest_digest,
+    read_manifest,
+    write_manifest,
+)
 from deploytool.device import verify
 from deploytool.device.verify import Asked
 from deploytool.errors import Refused
@@ -35,9 +44,9 @@ def sweep(clean: Path, folder: Path, count: int, ours: Keys, theirs: Keys) -> Co
 
     Only where the key is the wrong one is a signature asked for: digests and sequence must do without it.
     """
-    sequence, rng, kept = bundle.read(clean).sequence, random.Random(5), small.contents(clean)
-    signing.sign(small.restored(kept, folder), theirs[0])
-    wrong = {**kept, bundle.SIGNATURE: (folder / bundle.SIGNATURE).read_bytes()}
+    sequence, rng, kept = read_manifest(clean).sequence, random.Random(5), small.contents(clean)
+    sign.sign(small.restored(kept, folder), theirs[0])
+    wrong = {**kept, SIGNATURE_FILE: (folder / SIGNATURE_FILE).read_bytes()}
     passed: Counter[str] = Counter()
     for number in range(count):
         place = number % (len(small.TAMPERS) + 1)
@@ -61,12 +70,12 @@ def test_ten_thousand_tampered_bundles_are_refused(clean: Path, tmp_path: Path, 
 
 
 def test_a_thousand_clean_ones_are_not(clean: Path) -> None:
-    asked = Asked(bundle.read(clean).sequence, seal=bundle.seal(clean))
+    asked = Asked(read_manifest(clean).sequence, seal=manifest_digest(clean))
     assert not any(refused(clean, asked) for _ in range(1000))
 
 
 def test_any_bit_of_the_manifest_counts_for_whoever_knows_its_seal(clean: Path, tmp_path: Path) -> None:
-    rng, seal = random.Random(6), bundle.seal(clean)
+    rng, seal = random.Random(6), manifest_digest(clean)
     for _ in range(60):
         small.manifest_bytes(small.restored(small.contents(clean), tmp_path / "bundle"), rng)
         assert refused(tmp_path / "bundle", Asked(seal=seal))
@@ -75,13 +84,13 @@ def test_any_bit_of_the_manifest_counts_for_whoever_knows_its_seal(clean: Path, 
 def test_a_manifest_that_changes_while_it_is_checked_is_refused(
     clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, check = small.restored(small.contents(clean), tmp_path / "bundle"), bundle.check
+    folder, check = small.restored(small.contents(clean), tmp_path / "bundle"), check_files
 
-    def slow(place: Path, manifest: bundle.Manifest, absent: frozenset[str]) -> None:
+    def slow(place: Path, manifest: Manifest, absent: frozenset[str]) -> None:
         check(place, manifest, absent)
-        bundle.write(place, dataclasses.replace(manifest, sequence=9))
+        write_manifest(place, dataclasses.replace(manifest, sequence=9))
 
-    monkeypatch.setattr(bundle, "check", slow)
+    monkeypatch.setattr(verify, "check_files", slow)
     with pytest.raises(Refused, match="changed while it was checked"):
         verify.papers(folder)
 
@@ -89,13 +98,13 @@ def test_a_manifest_that_changes_while_it_is_checked_is_refused(
 def test_a_whole_forgery_is_what_a_signature_is_for(clean: Path, tmp_path: Path) -> None:
     """Other bytes under a manifest that names them agree with each other: digests alone cannot tell who wrote them."""
     folder = small.restored(small.contents(clean), tmp_path / "bundle")
-    manifest = bundle.read(folder)
+    manifest = read_manifest(folder)
     graph = manifest.graphs[0].path
     (folder / graph).write_bytes(b"another graph")
-    files = tuple(bundle.describe(folder, file.path, file.role) for file in manifest.files)
-    bundle.write(folder, dataclasses.replace(manifest, files=files))
+    files = tuple(describe_file(folder, file.path, file.role) for file in manifest.files)
+    write_manifest(folder, dataclasses.replace(manifest, files=files))
     assert not refused(folder, Asked())
-    assert refused(folder, Asked(seal=bundle.seal(clean)))
+    assert refused(folder, Asked(seal=manifest_digest(clean)))
 
 
 @pytest.mark.parametrize("tamper", small.TAMPERS, ids=lambda tamper: tamper.__name__)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import bundle, signing
+from deploytool.bundle import sign
+from deploytool.bundle.manifest import SIGNATURE_FILE
 from tests.device import small
 from tests.device.keys import OF_FILES, OURS, Keys, refused
 
@@ -17,7 +18,7 @@ from tests.device.keys import OF_FILES, OURS, Keys, refused
 def other(packed: Path, tmp_path_factory: pytest.TempPathFactory, ours: Keys) -> Path:
     """Another bundle that the same key signed."""
     folder = small.small(packed, tmp_path_factory.mktemp("other") / "bundle", seed=1)
-    signing.sign(folder, ours[0])
+    sign.sign(folder, ours[0])
     return folder
 
 
@@ -26,7 +27,7 @@ def test_three_hundred_tampered_bundles_are_refused(
 ) -> None:
     """Bits of the signature, the payload and the files, files added, removed and renamed, and signatures of others."""
     rng, kept, folder = random.Random(7), small.contents(signed), tmp_path / "bundle"
-    swapped = (other / bundle.SIGNATURE).read_bytes()
+    swapped = (other / SIGNATURE_FILE).read_bytes()
     passed: Counter[str] = Counter()
     for number in range(280):
         tamper = (*OURS, *OF_FILES)[number % 12]
@@ -35,9 +36,9 @@ def test_three_hundred_tampered_bundles_are_refused(
     for number in range(20):
         small.restored(kept, folder)
         if number % 2:
-            (folder / bundle.SIGNATURE).write_bytes(swapped)
+            (folder / SIGNATURE_FILE).write_bytes(swapped)
         elif number % 4:
-            signing.sign(folder, theirs[0])
+            sign.sign(folder, theirs[0])
         passed["other signature"] += not refused(folder, ours[1] if number % 4 else theirs[1])
     assert +passed == Counter()
     assert not refused(small.restored(kept, folder), ours[1])
@@ -46,5 +47,5 @@ def test_three_hundred_tampered_bundles_are_refused(
 def test_fifty_clean_bundles_are_not_refused(packed: Path, tmp_path: Path, ours: Keys) -> None:
     for seed in range(50):
         folder = small.small(packed, tmp_path / str(seed), seed=seed)
-        signing.sign(folder, ours[0])
+        sign.sign(folder, ours[0])
         assert not refused(folder, ours[1])

@@ -11,8 +11,8 @@ import typer
 
 from deploytool import errors
 from deploytool.cli import app
-from deploytool.measure import parity
-from deploytool.report import COARSEST
+from deploytool.parity import metrics
+from deploytool.results.report import COARSEST
 from tests.conftest import ROOT, Command
 from tests.docs.pages import PAGES, prose
 
@@ -100,7 +100,7 @@ def test_every_exit_code_is_listed(deploytool: Command) -> None:
 
 def test_the_tolerances_are_those_of_the_code() -> None:
     page = (ROOT / "docs" / "parity.md").read_text(encoding="utf-8")
-    for name, room in (("FP32", parity.ROOM32), ("FP16", parity.ROOM16)):
+    for name, room in (("FP32", metrics.ROOM32), ("FP16", metrics.ROOM16)):
         row = next(line for line in page.splitlines() if line.startswith(f"| {name} ("))
         _, _, error, rms, top1, _ = (cell.strip() for cell in row.split("|"))
         assert (float(error.removesuffix("×")), float(rms.removesuffix("×"))) == (room.max_error, room.rms)

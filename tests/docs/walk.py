@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from deploytool import machine
+from deploytool.host import machine
 from tests.conftest import ROOT
 from tests.docs.pages import Block, blocks, runnable, same
 from tests.training.conftest import pictures, write_cifar
 
 RUN = "artifacts/shufflenet_g3"
-_SHORTER = {"export": "--seconds 0.1", "bench": "--seconds 0.1", "prove": "--faults 2"}
+_SHORTER = {"export": "--seconds 0.1", "bench": "--seconds 0.1", "faults": "--faults 2"}
 
 
 class Walk:
@@ -95,7 +95,7 @@ def supply(folder: Path, programs: Path) -> None:
     for command in (f"deploytool export {Path(RUN).name} --trt", f"deploytool pack {RUN}"):
         done = call(command, "sh", folder, settings(programs))
         assert done.returncode == 0, done.stderr
-    torch.save(load_file(folder / RUN / "instantiate" / "weights.safetensors"), folder / "shufflenet_g3.pth")
+    torch.save(load_file(folder / RUN / "load" / "weights.safetensors"), folder / "shufflenet_g3.pth")
 
 
 def _photographs(folder: Path) -> None:

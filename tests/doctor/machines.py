@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from deploytool.doctor.found import Found, Installed
+from deploytool.doctor.inventory import Found, Installed
 from deploytool.doctor.providers import CPU, CUDA, TENSORRT, Provider
-from deploytool.machine import Gpu
+from deploytool.host.machine import Gpu
 
 RTX = Gpu("NVIDIA GeForce RTX 4090", "8.9")
 ORIN = Gpu("Orin", "8.7")

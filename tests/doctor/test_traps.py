@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from deploytool.doctor import traps
-from deploytool.doctor.found import Found
+from deploytool.doctor.inventory import Found
 from deploytool.doctor.providers import CPU, Provider
 from tests.doctor.machines import LOST, ORIN, desk, pc
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 import deploytool
-from deploytool import verdict
 from deploytool.errors import DeployError
+from deploytool.results import verdict
 from deploytool.spec import BATCH, Tensor
 from tests.foreign import truth
 from tests.foreign.table import Cell, Expected

@@ -19,7 +19,7 @@ from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from deploytool import machine
+from deploytool.host import machine
 from tests.foreign import cells as one
 from tests.foreign.table import EXPORTERS, NET_TABLE, SEEDS, SIZES, Cell, cells
 

@@ -41,8 +41,8 @@ def exported(name: str, folder: Path) -> tuple[Path, dict[str, list[truth.Array]
     """A graph of torch.onnx, inputs, and what is right for them."""
     net = BY_NAME[name]
     module, inputs = truth.network(net.path, net.factory, 0, 0), truth.feeds(net.fed(0), 0)
-    assert truth.exported(module, inputs, "torchscript", folder / "graph.onnx") == ""
-    return folder / "graph.onnx", inputs, truth.expected(module, inputs)
+    assert truth.exported(module, inputs, "torchscript", folder / "model.onnx") == ""
+    return folder / "model.onnx", inputs, truth.expected(module, inputs)
 
 
 @pytest.mark.parametrize("name", ["residual", "yolo_together", "label_map"])

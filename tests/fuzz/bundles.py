@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import deploytool.device
-from deploytool import bundle, plain
+from deploytool import serde
+from deploytool.bundle.manifest import BESIDE, MANIFEST_FILE, SIGNATURE_FILE, manifest_digest
 from deploytool.device.install import Pointer
 from tests.fuzz import archives, ground, judge, tampers
 from tests.fuzz.ground import Ground, Tree
@@ -37,7 +38,7 @@ class Bundles:
     def __init__(self, there: Ground, bench: Path) -> None:
         self.there, self.bench = there, bench
         self.clean_tree, self.root = ground.tree(there.bundle), ground.tree(there.root)
-        self.seal = bundle.seal(there.bundle)
+        self.seal = manifest_digest(there.bundle)
         self.folder, self.out = bench / "bundle", bench / "out"
         (bench / "victim").mkdir()
         (bench / "victim" / "file").write_bytes(b"not yours")
@@ -67,8 +68,8 @@ class Bundles:
         tamper(self.folder, rng, self.there)
         now = ground.tree(self.folder)
         others = {name for name in {*now, *self.clean_tree} if now.get(name) != self.clean_tree.get(name)}
-        listed, signed = bundle.MANIFEST not in others, self.said(now) == self.said(self.clean_tree)
-        files = kind != MANIFEST and bool(others - set(bundle.BESIDE))
+        listed, signed = MANIFEST_FILE not in others, self.said(now) == self.said(self.clean_tree)
+        files = kind != MANIFEST and bool(others - set(BESIDE))
         expected = Expected(files or (kind == FILES and not listed), not listed, not signed, others)
         _Commands(self, case, rng, expected, keyed=kind == SIGNATURE or rng.random() < 0.5).all()
         self._after(case)
@@ -77,7 +78,7 @@ class Bundles:
     @staticmethod
     def said(now: Tree) -> object:
         """What a signature says: how it is laid out does not count."""
-        kind, content = now.get(bundle.SIGNATURE, ("", b""))
+        kind, content = now.get(SIGNATURE_FILE, ("", b""))
         with suppress(ValueError, RecursionError):
             return repr((kind, json.loads(content)))
         return content
@@ -93,10 +94,10 @@ class Bundles:
                 f"pull {' '.join(map(str, asks[:1]))}", judge.call(rng.choice((FRONT, BACK)), *words), (0, *REFUSED)
             )
             now, clean = ground.tree(self.out), dict(self.clean_tree)
-            forged = not asks and now.get(bundle.MANIFEST) != clean[bundle.MANIFEST]
+            forged = not asks and now.get(MANIFEST_FILE) != clean[MANIFEST_FILE]
             if "--require-signature" not in asks:
-                now.pop(bundle.SIGNATURE, None)
-                clean.pop(bundle.SIGNATURE)
+                now.pop(SIGNATURE_FILE, None)
+                clean.pop(SIGNATURE_FILE)
             if seen.code == 0 and now != clean and not forged:
                 case.fault(f"pull brought something else: {_unlike(now, clean)}")
             if seen.code and self.out.exists():
@@ -224,12 +225,12 @@ class _Commands:
         """What was fetched is the bundle as it was, byte for byte; forged is only what nobody asked the maker of."""
         now, clean = ground.tree(self._of.out), dict(self._of.clean_tree)
         if self._of.said(now) == self._of.said(clean):
-            now[bundle.SIGNATURE] = clean[bundle.SIGNATURE]
+            now[SIGNATURE_FILE] = clean[SIGNATURE_FILE]
         if not near and not self._keyed:
-            if self._expected.manifest and now.get(bundle.MANIFEST) != clean[bundle.MANIFEST]:
+            if self._expected.manifest and now.get(MANIFEST_FILE) != clean[MANIFEST_FILE]:
                 return
-            now.pop(bundle.SIGNATURE, None)
-            clean.pop(bundle.SIGNATURE)
+            now.pop(SIGNATURE_FILE, None)
+            clean.pop(SIGNATURE_FILE)
         if now != clean:
             self._case.fault(f"{name} ended with 0 and brought something else: {_unlike(now, clean)}")
 
@@ -244,8 +245,8 @@ class _Commands:
         shutil.rmtree(root, ignore_errors=True)
 
     def _same_but_signature(self, name: str, now: Tree) -> None:
-        clean = {path: each for path, each in self._of.clean_tree.items() if path != bundle.SIGNATURE}
-        now = {path: each for path, each in now.items() if path != bundle.SIGNATURE}
+        clean = {path: each for path, each in self._of.clean_tree.items() if path != SIGNATURE_FILE}
+        now = {path: each for path, each in now.items() if path != SIGNATURE_FILE}
         if now != clean:
             self._case.fault(f"{name} brought something else: {_unlike(now, clean)}")
 
@@ -255,9 +256,9 @@ class _Commands:
         words = ("sign", self._of.folder, "--key", self._of.there.private)
         seen = self._case.seen("sign", judge.call(FRONT, *words), self._codes())
         if seen.code == 0:
-            (self._of.folder / bundle.SIGNATURE).unlink()
-            if bundle.SIGNATURE in before:
-                (self._of.folder / bundle.SIGNATURE).write_bytes(before[bundle.SIGNATURE][1])
+            (self._of.folder / SIGNATURE_FILE).unlink()
+            if SIGNATURE_FILE in before:
+                (self._of.folder / SIGNATURE_FILE).write_bytes(before[SIGNATURE_FILE][1])
         elif ground.tree(self._of.folder) != before:
             self._case.fault(f"sign ended with {seen.code} and changed the bundle")
 
@@ -288,7 +289,7 @@ class _Commands:
         shutil.rmtree(root, ignore_errors=True)
 
     def _points(self, root: Path, current: str, previous: str) -> None:
-        text = plain.text(Pointer(current, previous, ground.SEQUENCE))
+        text = serde.text(Pointer(current, previous, ground.SEQUENCE))
         (root / "current").write_text(text, encoding="utf-8")
 
 

@@ -16,10 +16,14 @@ from functools import partial
 from pathlib import Path
 
 import deploytool.device
-from deploytool import blamed, bundle, golden, inputs_file, plain, trust, weights_file
-from deploytool.bundle import Recipe
-from deploytool.page import facts, leaf
-from deploytool.shipping import logins, receiver
+from deploytool import serde
+from deploytool.bundle.manifest import Recipe, all_files, engine_recipe, manifest_digest, read_manifest, write_manifest
+from deploytool.data import golden, inputs_file
+from deploytool.loading import weights_file
+from deploytool.pipeline import trust
+from deploytool.report import html, run_data
+from deploytool.results import blame
+from deploytool.transfer import auth, ssh_receiver
 from tests.fuzz import ground, judge, values
 from tests.fuzz.ground import Ground
 from tests.fuzz.judge import BACK, FRONT, Case, Seen
@@ -103,12 +107,12 @@ class Documents:
         }
         return {
             "report": Document("run/validate/report.json", json_, partial(self._run, "validate")),
-            "bench": Document("run/bench.json", json_, partial(self._run, "halve")),
-            "blame": Document("run/blame.json", json_, partial(self._run, "halve")),
-            "kept device": Document("run/devices/device.json", json_, partial(self._run, "halve")),
+            "bench": Document("run/bench.json", json_, partial(self._run, "fp16")),
+            "blame": Document("run/blame.json", json_, partial(self._run, "fp16")),
+            "kept device": Document("run/devices/device.json", json_, partial(self._run, "fp16")),
             "device": Document("run/devices/device.json", json_, self._device),
-            "proof": Document("run/prove/proof.json", json_, partial(self._run, "prove")),
-            "weights": Document("run/instantiate/weights.safetensors", _header, self._weights),
+            "proof": Document("run/faults/faults.json", json_, partial(self._run, "faults")),
+            "weights": Document("run/load/weights.safetensors", _header, self._weights),
             "manifest": Document("bundle/manifest.json", json_, self._manifest),
             "signature": Document("bundle/model.sig", json_, self._signed),
             "recipe": Document("bundle/recipe.json", json_, self._recipe),
@@ -132,13 +136,13 @@ class Documents:
         self._call(case, "diff", FRONT, "diff", clean, run, *rng.choice(([], ["--fail-if", "parity>2x"])))
         sealed = next((path for path in sorted((run / room).iterdir()) if path.name != "receipt.json"), run / room)
         self._call(case, "show FILE", FRONT, "show", sealed)
-        self._tries(case, "facts", partial(facts.read, run))
+        self._tries(case, "facts", partial(run_data.read, run))
         self._tries(case, "trust", partial(trust.check, run, trust_code=False))
         if rng.random() < _PAGES:
-            self._tries(case, "page", lambda: leaf.text(facts.read(run)))
-            self._tries(case, "family", partial(leaf.write_family, (run, clean), self.bench / "family.html"))
+            self._tries(case, "page", lambda: html.text(run_data.read(run)))
+            self._tries(case, "family", partial(html.write_family, (run, clean), self.bench / "family.html"))
             self._call(case, "junit", FRONT, "report", run, "--junit", self.bench / "junit.xml")
-        self._tries(case, "blame", partial(blamed.read, run))
+        self._tries(case, "blame", partial(blame.read, run))
 
     def _device(self, case: Case, rng: random.Random) -> None:
         document = self.run / "devices" / "device.json"
@@ -151,7 +155,7 @@ class Documents:
                     path.unlink()
 
     def _weights(self, case: Case, rng: random.Random) -> None:
-        path = self.run / "instantiate" / "weights.safetensors"
+        path = self.run / "load" / "weights.safetensors"
         self._tries(case, "definition", partial(weights_file.definition, path))
         self._tries(case, "floats", partial(weights_file.floats, path))
         self._tries(case, "trust", partial(trust.check, self.run, trust_code=True))
@@ -165,17 +169,17 @@ class Documents:
         self._call(case, "verify", BACK, "verify", self.bundle, "--require-signature", self.there.key)
 
     def _recipe(self, case: Case, rng: random.Random) -> None:
-        manifest = bundle.read(self.there.bundle)
+        manifest = read_manifest(self.there.bundle)
         raw = (self.bundle / "recipe.json").read_bytes()
         self._tries(case, "decode", partial(_decoded, raw))
         ground.rehashed(self.bundle, manifest)
-        now = bundle.read(self.bundle)
-        self._tries(case, "recipe", partial(bundle.recipe, self.bundle, now))
+        now = read_manifest(self.bundle)
+        self._tries(case, "recipe", partial(engine_recipe, self.bundle, now))
         self._call(case, "build", BACK, "build", self.bundle)
-        bundle.write(self.bundle, manifest)
+        write_manifest(self.bundle, manifest)
 
     def _golden(self, case: Case, rng: random.Random) -> None:
-        path, manifest = self.bundle / "golden" / "golden.npz", bundle.read(self.there.bundle)
+        path, manifest = self.bundle / "golden" / "golden.npz", read_manifest(self.there.bundle)
         self._tries(case, "golden", partial(golden.read, path))
         self._tries(case, "pixels", partial(golden.pixels, path))
         self._tries(case, "cases", partial(golden.read_cases, path))
@@ -183,7 +187,7 @@ class Documents:
         self._tries(case, "inputs", partial(inputs_file.read, path, manifest.inputs, manifest.free, 4))
         ground.rehashed(self.bundle, manifest)
         self._call(case, "verify", BACK, "verify", self.bundle)
-        bundle.write(self.bundle, manifest)
+        write_manifest(self.bundle, manifest)
 
     def _pointer(self, case: Case, rng: random.Random) -> None:
         root, pointer = self.root, self.root / "current"
@@ -209,7 +213,7 @@ class Documents:
 
     def _logins(self, case: Case, rng: random.Random) -> None:
         path = self.bench / "other" / "config.json"
-        self._tries(case, "logins", lambda: logins.read(path).of("https://registry.example.com"))
+        self._tries(case, "logins", lambda: auth.read(path).of("https://registry.example.com"))
         self._call(case, "pull", BACK, "pull", "nothing", "--out", "out")
 
     def _request(self, case: Case, rng: random.Random) -> None:
@@ -230,8 +234,8 @@ _LOGINS = {
 
 def _decoded(raw: bytes) -> None:
     try:
-        plain.decode(Recipe, plain.loads(raw))
-    except plain.Malformed:
+        serde.decode(Recipe, serde.loads(raw))
+    except serde.Malformed:
         return
 
 
@@ -240,10 +244,10 @@ def _request(folder: Path) -> bytes:
     import base64
 
     beside = {name: base64.b64encode((folder / name).read_bytes()).decode() for name in ("manifest.json", "model.sig")}
-    files = [[file.path, file.size, file.sha256] for file in bundle.every(bundle.read(folder))]
+    files = [[file.path, file.size, file.sha256] for file in all_files(read_manifest(folder))]
     request = {
         "root": "place",
-        "seal": bundle.seal(folder),
+        "seal": manifest_digest(folder),
         "files": files,
         "beside": beside,
         "key": "",
@@ -261,7 +265,7 @@ def _received(request: Path, out: Path) -> Seen:
             raw = request.read_bytes().replace(b"\n", b" ") + b"\n"
             sys.stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(raw)))
             os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-            receiver.main()
+            ssh_receiver.main()
             code = 0
         except BaseException as error:
             out.write_text(repr(error))

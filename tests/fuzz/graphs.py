@@ -14,8 +14,9 @@ import numpy as np
 import onnxruntime
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
-from deploytool import bundle, golden
-from deploytool.golden import Golden
+from deploytool.bundle.manifest import SIGNATURE_FILE, read_manifest
+from deploytool.data import golden
+from deploytool.data.golden import Golden
 from tests.fuzz import ground, judge, values
 from tests.fuzz.ground import Ground
 from tests.fuzz.judge import BACK, Case
@@ -290,7 +291,7 @@ class Graphs:
         (bench / "victim").mkdir()
         (bench / "victim" / "file").write_bytes(b"not yours")
         ground.restore(self.clean_tree, self.folder)
-        manifest = bundle.read(there.bundle)
+        manifest = read_manifest(there.bundle)
         self.path = next(graph.path for graph in manifest.graphs if graph.precision == "fp32")
         self.raw = (there.bundle / self.path).read_bytes()
         self.sample = golden.read(there.bundle / manifest.golden.path)
@@ -307,8 +308,8 @@ class Graphs:
         case = Case(what)
         (self.folder / self.path).write_bytes(raw)
         with suppress(OSError):
-            (self.folder / bundle.SIGNATURE).unlink()
-        ground.rehashed(self.folder, bundle.read(self.there.bundle))
+            (self.folder / SIGNATURE_FILE).unlink()
+        ground.rehashed(self.folder, read_manifest(self.there.bundle))
         seen = case.seen("verify", judge.call(BACK, "verify", self.folder, "--json"), _CODES)
         if seen.code == 0:
             self._holds(case, raw, seen.document)

@@ -8,13 +8,17 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploytool import bench, blamed, bundle, pipeline, plain, signing, targets
-from deploytool.blamed import Blame, Finding, Hop, Layer
-from deploytool.bundle import Manifest, Role
+from deploytool import serde, targets
+from deploytool.benchmark import result
+from deploytool.bundle import sign
+from deploytool.bundle.manifest import SIGNATURE_FILE, Manifest, Role, describe_file, read_manifest, write_manifest
 from deploytool.device import commands, install
-from deploytool.shipping import archive
-from deploytool.spec import Job
-from deploytool.states import Stage
+from deploytool.pipeline import runner
+from deploytool.pipeline.recipe import PIPELINE
+from deploytool.results import blame
+from deploytool.results.blame import Blame, Finding, Hop, Layer
+from deploytool.spec import Job, Stage
+from deploytool.transfer import oci_archive
 from tests import benched
 from tests.conftest import QUICK, TINY
 from tests.device.keys import keys
@@ -79,11 +83,11 @@ def made(home: Path, run: Path | None = None) -> Ground:
     _documents(ground.run)
     _small(Path(shutil.copytree(ground.run / "pack" / "bundle", ground.bundle)))
     private, _ = keys(home, "theirs")
-    signing.sign(ground.bundle, private)
-    shutil.copy(ground.bundle / bundle.SIGNATURE, ground.theirs)
+    sign.sign(ground.bundle, private)
+    shutil.copy(ground.bundle / SIGNATURE_FILE, ground.theirs)
     private, _ = keys(home, "ours")
-    signing.sign(ground.bundle, private)
-    archive.write(ground.bundle, bundle.read(ground.bundle), ground.tar)
+    sign.sign(ground.bundle, private)
+    oci_archive.write(ground.bundle, read_manifest(ground.bundle), ground.tar)
     install.install(ground.bundle, ground.root, lambda _: None)
     (home / "ready").touch()
     return ground
@@ -92,40 +96,40 @@ def made(home: Path, run: Path | None = None) -> Ground:
 def _ran(home: Path) -> None:
     decisions = targets.decide(("rtx40",))
     options = dataclasses.replace(QUICK, targets=decisions, engines=targets.engines(decisions))
-    list(pipeline.run(Job(TINY, options), targets.ROAD, home))
-    pipeline.extend(Stage.PACK, options, home)
+    list(runner.run(Job(TINY, options), PIPELINE, home))
+    runner.extend(Stage.PACK, options, home)
 
 
 def _documents(run: Path) -> None:
     """What `bench`, `blame`, and a device leave beside a run."""
-    bench.write(run, benched.benchmark(run))
+    result.write(run, benched.benchmark(run))
     layer = Layer("stem", "t", "/stem/Conv", "Conv", 1.0, 0.1)
     finding = Finding(Stage.EXPORT, "eager", "stem", False, layer, None)
-    blamed.write(run, blamed._graphs(run), Blame((Hop(Stage.EXPORT, (), (layer,)),), (0, 1), finding))
+    blame.write(run, blame._graphs(run), Blame((Hop(Stage.EXPORT, (), (layer,)),), (0, 1), finding))
     shown = commands.verify(run / "pack" / "bundle", say=lambda _: None).document
     (run / "devices").mkdir()
-    (run / "devices" / "device.json").write_text(plain.text({"result": shown, "error": None}), encoding="utf-8")
+    (run / "devices" / "device.json").write_text(serde.text({"result": shown, "error": None}), encoding="utf-8")
 
 
 def _small(folder: Path) -> None:
     """The engine in a few bytes, which nothing here runs, and a sequence that can be lowered."""
-    manifest = bundle.read(folder)
+    manifest = read_manifest(folder)
     engines = []
     for engine in manifest.engines:
         (folder / engine.file.path).write_bytes(b"no engine" * 50)
-        engines.append(dataclasses.replace(engine, file=bundle.describe(folder, engine.file.path, Role.ENGINE)))
-    bundle.write(folder, dataclasses.replace(manifest, engines=tuple(engines), sequence=SEQUENCE))
+        engines.append(dataclasses.replace(engine, file=describe_file(folder, engine.file.path, Role.ENGINE)))
+    write_manifest(folder, dataclasses.replace(manifest, engines=tuple(engines), sequence=SEQUENCE))
 
 
 def rehashed(folder: Path, manifest: Manifest | None = None) -> None:
     """Makes the manifest name the files as they are now."""
-    manifest = manifest or bundle.read(folder)
-    files = tuple(bundle.describe(folder, file.path, file.role) for file in manifest.files)
+    manifest = manifest or read_manifest(folder)
+    files = tuple(describe_file(folder, file.path, file.role) for file in manifest.files)
     engines = tuple(
-        dataclasses.replace(engine, file=bundle.describe(folder, engine.file.path, engine.file.role))
+        dataclasses.replace(engine, file=describe_file(folder, engine.file.path, engine.file.role))
         for engine in manifest.engines
     )
-    bundle.write(folder, dataclasses.replace(manifest, files=files, engines=engines))
+    write_manifest(folder, dataclasses.replace(manifest, files=files, engines=engines))
 
 
 def tree(folder: Path) -> Tree:

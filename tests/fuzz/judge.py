@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploytool import child, cli
-from deploytool.cli import screen
-from deploytool.cli.screen import Manner
+from deploytool import cli
+from deploytool.cli import console
+from deploytool.cli.console import Manner
 from deploytool.device import __main__ as back
 from deploytool.device import commands, probe, serve, worker
 from deploytool.errors import ChildDied, StageFailed
+from deploytool.host import process
 
 FRONT, BACK = "deploytool", "deploytool.device"
 LIMIT_S = 90.0  # of a command
@@ -95,7 +96,7 @@ def call(door: str, *arguments: object) -> Seen:
     code = 1
     try:
         with redirect_stderr(said), redirect_stdout(told), deadline(LIMIT_S):
-            screen.adopt(Manner())
+            console.adopt(Manner())
             code = cli._called() if door == FRONT else _back()
     except Hung:
         wrong.append(f"it hung: {LIMIT_S:g} s were not enough")
@@ -194,7 +195,7 @@ def forked(
             _ANSWERS[_same(asked)] = Path(asked["answer"]).read_bytes()
         return ""
     kind = ChildDied if code < 0 else StageFailed
-    raise kind(f"{what} {child._ending(code)}: {child._last_line(said)}", "leave it out, or report it")
+    raise kind(f"{what} {process._ending(code)}: {process._last_line(said)}", "leave it out, or report it")
 
 
 def _same(asked: dict[str, Any]) -> str:
@@ -228,7 +229,7 @@ def _work(request: str, write: int, gibibytes: float) -> None:
         os.dup2(write, 2)
         sys.stderr = os.fdopen(2, "w", closefd=False)
         if gibibytes != float("inf"):
-            resource.setrlimit(resource.RLIMIT_AS, (int(min(gibibytes, CHILD_GIB) * child.GIBIBYTE),) * 2)
+            resource.setrlimit(resource.RLIMIT_AS, (int(min(gibibytes, CHILD_GIB) * process.GIBIBYTE),) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         worker.main(request)
         code = 0

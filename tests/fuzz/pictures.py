@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deploytool import bundle, folders, images
+from deploytool.bundle.manifest import read_manifest
+from deploytool.data import image_folder, images
 from tests.fuzz import judge, values
 from tests.fuzz.ground import Ground
 from tests.fuzz.judge import BACK, FRONT, Case
@@ -40,7 +41,7 @@ class Pictures:
         self.there, self.bench = there, bench
         self.folder = bench / "data"
         self.folder.mkdir()
-        self.how = bundle.read(there.bundle).preprocessing
+        self.how = read_manifest(there.bundle).preprocessing
         judge.fork_workers(seconds=60.0)  # fifty megapixels on a busy machine
 
     def clean(self, case: Case) -> None:
@@ -71,7 +72,7 @@ class Pictures:
 
     def _data(self, folder: Path) -> None:
         """What `--data` does with a folder of pictures."""
-        for path in folders.read(folder).paths:
+        for path in image_folder.read(folder).paths:
             images.fit(images.read(path), self.how)
 
     def _drawn(self, form: str, rng: random.Random) -> tuple[str, bytes]:

@@ -13,7 +13,16 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from deploytool import bundle, plain
+from deploytool import serde
+from deploytool.bundle.manifest import (
+    MANIFEST_FILE,
+    SIGNATURE_FILE,
+    SUBSET_FILE,
+    Role,
+    describe_file,
+    read_manifest,
+    write_manifest,
+)
 from tests.device import small
 from tests.device.keys import inside, one_bit
 from tests.fuzz import ground, values
@@ -48,7 +57,7 @@ def zeroed(folder: Path, rng: random.Random, _: Ground) -> None:
 
 def holes(folder: Path, rng: random.Random, _: Ground) -> None:
     """A file that says it has gigabytes, and takes no room."""
-    path = rng.choice([*small.paths(folder), folder / bundle.MANIFEST, folder / "more.bin"])
+    path = rng.choice([*small.paths(folder), folder / MANIFEST_FILE, folder / "more.bin"])
     path.unlink(missing_ok=True)
     with path.open("wb") as opened:
         opened.truncate(rng.choice((5 << 20, 3 << 30, 1 << 40)))
@@ -67,7 +76,7 @@ def oddly_named(folder: Path, rng: random.Random, _: Ground) -> None:
 
 
 def folder_for_file(folder: Path, rng: random.Random, _: Ground) -> None:
-    path = rng.choice([*small.paths(folder), folder / bundle.MANIFEST])
+    path = rng.choice([*small.paths(folder), folder / MANIFEST_FILE])
     path.unlink()
     path.mkdir()
     if rng.random() < 0.5:
@@ -82,7 +91,7 @@ def file_for_folder(folder: Path, rng: random.Random, _: Ground) -> None:
 
 def linked_away(folder: Path, rng: random.Random, _: Ground) -> None:
     """A link to a file or folder of somebody else's, to nowhere, or to itself."""
-    path = rng.choice([*small.paths(folder), folder / bundle.MANIFEST, *(each for each in folder.iterdir())])
+    path = rng.choice([*small.paths(folder), folder / MANIFEST_FILE, *(each for each in folder.iterdir())])
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -107,7 +116,7 @@ def all_linked(folder: Path, rng: random.Random, _: Ground) -> None:
 
 def pipe(folder: Path, rng: random.Random, _: Ground) -> None:
     """A pipe or socket, which makes a reader wait for ever, for a file or beside the others."""
-    path = rng.choice([*small.paths(folder), folder / bundle.MANIFEST, folder / "more"])
+    path = rng.choice([*small.paths(folder), folder / MANIFEST_FILE, folder / "more"])
     path.unlink(missing_ok=True)
     os.mkfifo(path)
 
@@ -141,14 +150,14 @@ def crowded(folder: Path, rng: random.Random, _: Ground) -> None:
 def only_others(folder: Path, rng: random.Random, _: Ground) -> None:
     """A word that files may be missing, and a file that is missing or one of the wrong kind."""
     word = {"target": rng.choice(("orin", "\x1b[1m", "../..", "a" * 70)), "capability": rng.choice(("8.7", "8.9", ""))}
-    text = plain.text(word)
-    (folder / bundle.ONLY).write_text(rng.choice((text, text * 2, "{}", text.replace("8", "9"))), encoding="utf-8")
+    text = serde.text(word)
+    (folder / SUBSET_FILE).write_text(rng.choice((text, text * 2, "{}", text.replace("8", "9"))), encoding="utf-8")
     _any(folder, rng).unlink(missing_ok=True)
 
 
 def _of_manifest(edit: Callable[[bytes, random.Random], bytes]) -> Tamper:
     def made(folder: Path, rng: random.Random, _: Ground) -> None:
-        path = folder / bundle.MANIFEST
+        path = folder / MANIFEST_FILE
         path.write_bytes(edit(path.read_bytes(), rng))
 
     made.__name__ = f"manifest_{edit.__name__}"
@@ -165,22 +174,22 @@ def manifest_to_fit(folder: Path, rng: random.Random, _: Ground) -> None:
 
 def manifest_with_more(folder: Path, rng: random.Random, _: Ground) -> None:
     """A file more, which the manifest names."""
-    manifest = bundle.read(folder)
+    manifest = read_manifest(folder)
     name = rng.choice(("libplugin.so", "golden/more.npz", "models/x/1/model.onnx", "numpy.py"))
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(b"x")
-    more = bundle.describe(folder, name, bundle.Role.GRAPH)
-    bundle.write(folder, replace(manifest, files=(*manifest.files, more)))
+    more = describe_file(folder, name, Role.GRAPH)
+    write_manifest(folder, replace(manifest, files=(*manifest.files, more)))
 
 
 def manifest_lowered(folder: Path, rng: random.Random, _: Ground) -> None:
     """A bundle that was right once: only its sequence is lower."""
-    bundle.write(folder, replace(bundle.read(folder), sequence=rng.randrange(ground.SEQUENCE)))
+    write_manifest(folder, replace(read_manifest(folder), sequence=rng.randrange(ground.SEQUENCE)))
 
 
 def manifest_renamed(folder: Path, rng: random.Random, _: Ground) -> None:
     """A file under another name, which the manifest follows, out of the bundle if it can."""
-    path = folder / bundle.MANIFEST
+    path = folder / MANIFEST_FILE
     data = json.loads(path.read_text())
     entry = rng.choice(data["files"])
     odd = ("../victim/file", "/etc/passwd", "a/../../x", "golden\\x", "a\0", "C:x", "./x", "manifest.json", "model.sig")
@@ -191,7 +200,7 @@ def manifest_renamed(folder: Path, rng: random.Random, _: Ground) -> None:
 
 def manifest_foreign_values(folder: Path, rng: random.Random, _: Ground) -> None:
     """Values that a manifest may have, and that no model can mean."""
-    path = folder / bundle.MANIFEST
+    path = folder / MANIFEST_FILE
     data = json.loads(path.read_text())
     large = rng.choice((0, -1, 1 << 20, (1 << 31) - 1, 1 << 40, 10**30))
     edits: list[Callable[[], object]] = [
@@ -216,12 +225,12 @@ def manifest_foreign_values(folder: Path, rng: random.Random, _: Ground) -> None
 
 
 def signature_bits(folder: Path, rng: random.Random, _: Ground) -> None:
-    path = folder / bundle.SIGNATURE
+    path = folder / SIGNATURE_FILE
     path.write_bytes(values.spoiled(path.read_bytes(), rng))
 
 
 def signature_values(folder: Path, rng: random.Random, _: Ground) -> None:
-    path = folder / bundle.SIGNATURE
+    path = folder / SIGNATURE_FILE
     path.write_bytes(values.tampered(path.read_bytes(), rng))
 
 
@@ -242,11 +251,11 @@ def signature_inside(folder: Path, rng: random.Random, _: Ground) -> None:
 
 
 def signature_gone(folder: Path, rng: random.Random, _: Ground) -> None:
-    (folder / bundle.SIGNATURE).unlink()
+    (folder / SIGNATURE_FILE).unlink()
 
 
 def signature_of_others(folder: Path, rng: random.Random, there: Ground) -> None:
-    shutil.copy(there.theirs, folder / bundle.SIGNATURE)
+    shutil.copy(there.theirs, folder / SIGNATURE_FILE)
 
 
 def _bytes(raw: bytes, rng: random.Random) -> bytes:

@@ -17,7 +17,7 @@ from tests.fuzz import ground
 
 SAMPLE = {"bundles": 24, "documents": 16, "graphs": 16, "pictures": 16}
 NO_DIGESTS = """
-from deploytool import files
+from deploytool.host import files
 def held(blocks, path, size, sha256):
     left = min(size, 1 << 24)  # a forged file may be a huge hole
     while left > 0 and (block := blocks.read(min(left, 1 << 20))):

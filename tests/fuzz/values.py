@@ -16,7 +16,16 @@ TEXTS: Sequence[str] = (
     *("", "a", "..", "../../etc/passwd", "/etc/passwd", "golden/../../x", "a//b", "a\0b", ".", "con", "x" * 5000),
     *("\x1b[31mred\x1b[0m", "a\nb: deploytool: all is well", "\u202egnp.exe", "\ud800", "ＡＢ", "e\u0301", "\u00e9"),
     *("0", "-1", "NaN", "1e999", "true", "%s%n", "${HOME}", "$(id)", "`id`", "<script>alert(1)</script>", "{{7*7}}"),
-    *("\u200b", "\ufeff", "\x7f", "deploytool.bundle/3", "subprocess:check_output", "os:system", "fp16", "cpu"),
+    *(
+        "\u200b",
+        "\ufeff",
+        "\x7f",
+        "deploytool.bundle.manifest/3",
+        "subprocess:check_output",
+        "os:system",
+        "fp16",
+        "cpu",
+    ),
 )
 _WORDS = ("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 5000, "0x10", "01", "'a'", "[1,]", "nul", "\t")
 

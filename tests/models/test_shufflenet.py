@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deploytool.errors import BadInput
-from deploytool.factory import mount_zoo
+from deploytool.loading.factory import mount_zoo
 
 mount_zoo()
 shufflenet = import_module("deploytool.models.shufflenet")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deploytool.errors import BadInput
-from deploytool.factory import mount_zoo, resolve
+from deploytool.loading.factory import mount_zoo, resolve
 from deploytool.spec import Model
 
 mount_zoo()
@@ -72,7 +72,7 @@ def each(names: tuple[str, ...] = tuple(BY_NAME)) -> pytest.MarkDecorator:
 
 def test_the_table_needs_no_torch() -> None:
     program = (
-        "import sys; from deploytool.factory import mount_zoo; mount_zoo(); "
+        "import sys; from deploytool.loading.factory import mount_zoo; mount_zoo(); "
         "import deploytool.models.specs; sys.exit('torch' in sys.modules)"
     )
     root = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from deploytool.errors import BadInput
-from deploytool.factory import mount_zoo
+from deploytool.loading.factory import mount_zoo
 
 mount_zoo()
 squeezenet = import_module("deploytool.models.squeezenet")

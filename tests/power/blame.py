@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from deploytool import pipeline
-from deploytool.spec import Job, Model, Options
-from deploytool.states import Stage
-from deploytool.tracing.finding import examine
+from deploytool.blame.locate import examine
+from deploytool.pipeline import runner
+from deploytool.spec import Job, Model, Options, Stage
+from tests.blame import faults
 from tests.power.models import ZOO, small
-from tests.tracing import faults
 
 STAGES = (Stage.EXPORT, Stage.SIMPLIFY, Stage.FP16)
 RECIPE = (Stage.LOAD, Stage.GOLDEN, *STAGES)
@@ -57,7 +56,7 @@ class Plant:
 
 def plants(model: Model, options: Options, home: Path, count: int) -> Iterator[Plant]:
     """Plants `count` faults of every kind in every graph of a run."""
-    made = {each.made_by: each.path for each in pipeline.run(Job(model, options), RECIPE, home)}
+    made = {each.made_by: each.path for each in runner.run(Job(model, options), RECIPE, home)}
     rng = np.random.default_rng(options.seed)
     for stage in STAGES:
         nodes = onnx.load(made[stage]).graph.node

@@ -1,6 +1,6 @@
 """Whether the checks of a sound run stay silent: `make power`.
 
-Fresh models of the zoo, and models of long sums (tests/own/sums.py), go with fresh weights down the road by either
+Fresh models of the zoo, and models of long sums (user_models/sums.py), go with fresh weights down the road by either
 exporter. Each is judged with one thread and with two, at batches of 1, 2, 4 and 8: a check that fails is a false alarm,
 unless it is one of FP16, and FP16 moves the answers by more than the coarsest tolerance, by its noise or by the very
 error. How near the others came to failing is told too.
@@ -18,17 +18,21 @@ from pathlib import Path
 
 import torch
 
-from deploytool import catalog, golden, hops, noise, pipeline, verdict
-from deploytool.artifact import Given, Kind
-from deploytool.canaries import Canaries
-from deploytool.golden import Floor
-from deploytool.hops import Step
-from deploytool.report import COARSEST, Check
-from deploytool.spec import Job, Options, Range, Tensor
-from deploytool.states import Stage
-from tests.own.sums import HEADS
-from tests.own_road import OWN
+from deploytool.data import golden
+from deploytool.data.golden import Floor
+from deploytool.loading import catalog
+from deploytool.parity import checks as parity_checks
+from deploytool.parity import noise
+from deploytool.parity.checks import Step
+from deploytool.parity.intermediates import Canaries
+from deploytool.pipeline import runner
+from deploytool.results import verdict
+from deploytool.results.artifact import Given, Kind
+from deploytool.results.report import COARSEST, Check
+from deploytool.spec import Job, Options, Range, Stage, Tensor
 from tests.power.models import MODELS, small
+from tests.user_model_export import OWN
+from tests.user_models.sums import HEADS
 
 RECIPE = (Stage.LOAD, Stage.GOLDEN, Stage.TORCHSCRIPT, Stage.EXPORT, Stage.SIMPLIFY, Stage.FP16)
 SIDES = (64, 128, 32, 96)
@@ -66,15 +70,19 @@ def of_sums(number: int) -> Job:
 
 def judgements(job: Job, home: Path) -> Iterator[Judgement]:
     """The judgements of one fresh model."""
-    given = Given(tuple(pipeline.run(job, RECIPE, home)))
+    given = Given(tuple(runner.run(job, RECIPE, home)))
     sample = golden.read(given.latest(Kind.GOLDEN).path)
     own = noise.AtSizes(given.latest(Kind.WEIGHTS).path, {}, sample.noise).edge
     for threads, batch in product(THREADS, BATCHES):
         torch.set_num_threads(threads)
         os.sched_setaffinity(0, range(threads))  # ONNX Runtime takes as many threads as there are processors
         judged = Job(job.model, Options(batch=Range(1, batch, batch)))
-        steps = hops.on("cpu", judged, given) + hops.of_half(given)
-        found = list(hops.judge(steps, hops.origins(judged, given, sample), sample, [], Canaries({}), judged, own))
+        steps = parity_checks.on("cpu", judged, given) + parity_checks.of_half(given)
+        found = list(
+            parity_checks.judge(
+                steps, parity_checks.origins(judged, given, sample), sample, [], Canaries({}), judged, own
+            )
+        )
         failed = [line for hop in found for line in verdict.broken_hop(hop)]
         which = f"{job.model.name}, seed {job.options.seed}, {job.options.exporter}, {threads} threads, batch {batch}"
         checks = [(step, check) for step, hop in zip(steps, found, strict=True) for check in hop.checks]

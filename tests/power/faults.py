@@ -17,16 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import faults, images, pipeline, proving, samples
 from deploytool.backends import onnxruntime
+from deploytool.data import images, synthetic
+from deploytool.data.golden import Arrays
 from deploytool.errors import StageFailed
-from deploytool.faults import Fault
-from deploytool.faults.graph import Graph
-from deploytool.golden import Arrays
-from deploytool.measure.replay import replay
-from deploytool.proof import ENGINE, GRAPH
-from deploytool.spec import Job, Model, Options
-from deploytool.states import Stage
+from deploytool.faults import kinds, run
+from deploytool.faults.kinds import Fault
+from deploytool.faults.kinds.graph import Graph
+from deploytool.parity.replay import replay
+from deploytool.pipeline import runner
+from deploytool.results.faults import ENGINE, GRAPH
+from deploytool.spec import Job, Model, Options, Stage
 from tests.foreign import truth
 from tests.power import pictures
 from tests.power.models import MODELS, small
@@ -54,22 +55,22 @@ class Result:
 
 def planted(model: Model, options: Options, home: Path, count: int) -> Iterator[Result]:
     """Plants up to `count` faults of every family in the FP16 graph of one run."""
-    made = {each.made_by: each.path for each in pipeline.run(Job(model, options), RECIPE, home)}
+    made = {each.made_by: each.path for each in runner.run(Job(model, options), RECIPE, home)}
     weights, recorded = made[Stage.LOAD], made[Stage.GOLDEN]
-    subject = proving.subject(weights, recorded, made[Stage.SIMPLIFY], made[Stage.FP16], half=True, wanted={}, fresh=1)
-    bench = proving.ready(subject)
+    subject = run.subject(weights, recorded, made[Stage.SIMPLIFY], made[Stage.FP16], half=True, wanted={}, fresh=1)
+    bench = run.ready(subject)
     assert bench.sound, "the sound run fails"
     seen = _unseen(model)
     with onnxruntime.start(bench.graph.model.SerializeToString()) as session:
         expected = replay(session, seen)
-    for number, family in enumerate(faults.FAMILIES):
+    for number, family in enumerate(kinds.FAMILIES):
         rng = np.random.default_rng((options.seed, number))
-        for fault in islice(faults.load(family).faults(bench.graph, rng), count):
+        for fault in islice(kinds.load(family).faults(bench.graph, rng), count):
             if fault.same is not None:
                 yield Result(model.name, family, fault.place)
                 continue
             effect = _effect(bench.graph, fault, seen, expected)
-            for check, trial in proving.attempt(bench, fault).items():
+            for check, trial in run.attempt(bench, fault).items():
                 size = effect / bench.checks[check].tolerance.max_error
                 yield Result(model.name, family, fault.place, check, size, trial.caught)
 
@@ -79,7 +80,7 @@ def _unseen(model: Model) -> Arrays:
     if model.preprocessing.images(model.inputs):
         pixels = pictures.crops(PICTURES, model.preprocessing)
         return {model.inputs[0].name: images.normalise(pixels, model.preprocessing)}
-    _, seen = samples.draw(model, PICTURES, 77_777, {})
+    _, seen = synthetic.draw(model, PICTURES, 77_777, {})
     return seen
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from deploytool import catalog
+from deploytool.loading import catalog
 from deploytool.spec import BATCH, Model, Preprocessing, Tensor
 from tests.foreign.table import NET_TABLE
 

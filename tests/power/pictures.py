@@ -7,7 +7,7 @@ from PIL import Image
 from skimage import data
 from sklearn.datasets import load_sample_images
 
-from deploytool import images
+from deploytool.data import images
 from deploytool.spec import Preprocessing
 
 _NAMES = ("astronaut", "brick", "chelsea", "coffee", "grass", "gravel", "hubble_deep_field", "retina", "rocket")

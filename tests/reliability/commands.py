@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploytool import machine
 from deploytool.device import commands as device
-from deploytool.device.here import Here
+from deploytool.device.candidates import Way
+from deploytool.device.environment import Here
 from deploytool.device.probe import Tried
-from deploytool.device.ways import Way
 from deploytool.device.worker import Trial
-from deploytool.report import Check, Parity, Tolerance
-from deploytool.shipping import registry
-from deploytool.states import Attempt
+from deploytool.host import machine
+from deploytool.results.report import Check, Parity, Tolerance
+from deploytool.spec import Attempt
+from deploytool.transfer import push as transfer_push
 from tests.reliability import reading
 
 NET = """
@@ -123,8 +123,8 @@ def seed_of(out: Path) -> str:
 
     image = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
     seeds = set()
-    for graph in ("translate", "rewrite"):
-        session = onnxruntime.InferenceSession(out / graph / "graph.onnx", providers=["CPUExecutionProvider"])
+    for graph in ("export", "rewrite"):
+        session = onnxruntime.InferenceSession(out / graph / "model.onnx", providers=["CPUExecutionProvider"])
         (got,) = session.run(None, {session.get_inputs()[0].name: image})
         seeds |= {seed for seed in (0, 1) if np.abs(got - answer(seed, image)).max() < 1e-4}
     assert len(seeds) == 1, f"{out} holds the graphs of {seeds}"
@@ -227,7 +227,7 @@ def push_registry(place: Path, made: Bundles, base: str) -> Attacked:
 
 
 def _in_chunks() -> None:
-    registry.push.__kwdefaults__.update(chunk=CHUNK)  # type: ignore[union-attr]  # it has some
+    transfer_push.push.__kwdefaults__.update(chunk=CHUNK)  # type: ignore[union-attr]  # it has some
 
 
 def ship(place: Path, made: Bundles, *more: str) -> Attacked:

@@ -306,7 +306,7 @@ def imported(*, light: bool = False) -> None:
         torch.set_num_threads(1)
         names += ["cli.export", "cli.pack", "road", "page.leaf", *(f"stages.{verb}" for verb in STAGES)]
         names += [f"exporters.{name}" for name in ("dynamo", "torchscript")]
-        names += [f"backends.{name}" for name in ("onnxruntime", "eager", "torchscript", "rounded")]
+        names += [f"backends.{name}" for name in ("onnxruntime", "eager", "torchscript", "fp16_emulation")]
     for name in names:
         import_module(f"deploytool.{name}")
 
@@ -350,7 +350,7 @@ def _share(total: int, share: float) -> int:
 
 def _registry(stack: ExitStack, above: Path, made: Bundles, at: Yard) -> str | None:
     """A registry that holds both bundles; None where none is installed."""
-    from tests.shipping import servers
+    from tests.transfer import servers
 
     if not servers.REGISTRY:
         return None

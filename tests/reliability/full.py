@@ -20,9 +20,9 @@ import onnx  # noqa: F401  # imported before the forks, as torch is
 import torch
 
 import deploytool
-from deploytool import disk
 from deploytool.errors import NoRoom
-from deploytool.stages import STAGES, load
+from deploytool.host import disk
+from deploytool.stages import STAGES, import_stage
 from tests.reliability.runs import digests
 
 NET = """
@@ -117,7 +117,7 @@ def main() -> None:
     given = asked.parse_args()
     torch.set_num_threads(1)
     for verb in STAGES:
-        load(verb)
+        import_stage(verb)
     disk.check = lambda *_: None  # what it refuses would never reach a writer
     draw = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as scratch:

@@ -20,7 +20,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
-from deploytool import swap
+from deploytool.host import swap
 
 _ANY = (errno.EIO, errno.EINTR)
 _NEW = (*_ANY, errno.ENOSPC, errno.EDQUOT, errno.EACCES)

@@ -18,15 +18,17 @@ from pathlib import Path
 import onnx  # noqa: F401  # imported before the forks, as torch is
 import torch
 
-from deploytool import bundle, litter, scratch
+from deploytool.bundle.manifest import read_manifest
 from deploytool.cli import clean as cleaning
 from deploytool.cli import pack
 from deploytool.device import install
-from deploytool.shipping import archive, landing, sources
-from deploytool.stages import STAGES, load
+from deploytool.host import scratch
+from deploytool.run_folder import leftovers
+from deploytool.stages import STAGES, import_stage
+from deploytool.transfer import oci_archive, pull, sources
 from tests.reliability import runs
 from tests.reliability.forks import forked
-from tests.shipping import small
+from tests.transfer import small
 
 _SIZE = 2_000_000  # bytes of each file of a bundle
 _KNOWN = {"root", "model.tar", "packed", "pulled", "run"}
@@ -35,8 +37,8 @@ _KNOWN = {"root", "model.tar", "packed", "pulled", "run"}
 def _work(folder: Path) -> list[Callable[[], None]]:
     made, home, source = folder / "in", folder / "home", sources._FromFolder(folder / "in")
     return [
-        lambda: _done(archive.write(made, bundle.read(made), home / "model.tar")),
-        lambda: _done(landing.land(source, home / "pulled", None, say=lambda line: None)),
+        lambda: _done(oci_archive.write(made, read_manifest(made), home / "model.tar")),
+        lambda: _done(pull.land(source, home / "pulled", None, say=lambda line: None)),
         lambda: _done(install.install(made, home / "root", lambda papers: None)),
         lambda: pack._copy(made, home / "packed"),
         lambda: runs.export(folder / "net.py", home / "run", int(time.monotonic() * 1000)),
@@ -81,7 +83,7 @@ def kills(folder: Path, count: int, draw: random.Random) -> tuple[int, int]:
     assert not list((folder / "tmp").iterdir()), "scratch folders stay"
     aged(folder / "home")
     left = cleaning._found([folder / "home"])
-    assert litter.remove(left) == []
+    assert leftovers.remove(left) == []
     assert {path.name for path in (folder / "home").iterdir()} <= _KNOWN, sorted((folder / "home").iterdir())
     root = folder / "home" / "root"
     if root.is_dir():
@@ -100,7 +102,7 @@ def main() -> None:
     given = asked.parse_args()
     torch.set_num_threads(1)
     for verb in STAGES:
-        load(verb)
+        import_stage(verb)
     with tempfile.TemporaryDirectory() as made:
         killed, left = kills(Path(made), given.count, random.Random(given.seed))
     print(f"{killed} of {given.count} killed in time; clean found {left} things, and nothing else was left", flush=True)

@@ -23,8 +23,8 @@ import onnxruntime
 import torch
 
 import deploytool
-from deploytool.stages import STAGES, load
-from deploytool.states import Stage
+from deploytool.spec import Stage
+from deploytool.stages import STAGES, import_stage
 from tests.reliability.forks import forked
 
 NET = """
@@ -62,8 +62,8 @@ def faults_of(net: Path, out: Path, seeds: Sequence[int]) -> list[str]:
     namespace: dict[str, Callable[[], torch.nn.Module]] = {}
     exec(NET, namespace)
     errors = []
-    for graph in ("translate", "rewrite"):
-        session = onnxruntime.InferenceSession(out / graph / "graph.onnx", providers=["CPUExecutionProvider"])
+    for graph in ("export", "rewrite"):
+        session = onnxruntime.InferenceSession(out / graph / "model.onnx", providers=["CPUExecutionProvider"])
         (got,) = session.run(None, {session.get_inputs()[0].name: image})
         right = []
         for seed in seeds:
@@ -148,7 +148,7 @@ def main() -> None:
     given = asked.parse_args()
     torch.set_num_threads(1)
     for verb in STAGES:
-        load(verb)
+        import_stage(verb)
     draw = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as scratch:
         if given.kills:

@@ -28,8 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 import deploytool.device
-from deploytool import bundle, owner
+from deploytool.bundle.manifest import read_manifest, write_manifest
 from deploytool.device import install
+from deploytool.host import owner
 from tests.reliability.forks import forked
 
 Array = npt.NDArray[np.float32]
@@ -82,11 +83,11 @@ def contents(folders: Sequence[Path], above: Path) -> list[Path]:
     """Each bundle several times over, with other manifests and the same files."""
     made: list[Path] = []
     for folder in folders:
-        manifest = bundle.read(folder)
+        manifest = read_manifest(folder)
         for kind in range(_KINDS):
             copy = Path(shutil.copytree(folder, above / f"content{len(made)}"))
             choices = {**manifest.provenance.choices, "kind": kind}
-            bundle.write(
+            write_manifest(
                 copy,
                 dataclasses.replace(manifest, provenance=dataclasses.replace(manifest.provenance, choices=choices)),
             )
@@ -242,7 +243,7 @@ def _exported(above: Path) -> tuple[Sequence[Path], Known]:
     faults.imported()
     made = faults.bundles(above, at)
     inputs = np.random.default_rng(0).standard_normal((64, 3, 16, 16)).astype(np.float32)
-    rooms = [run / "instantiate" for run in made.runs]
+    rooms = [run / "load" for run in made.runs]
     digests = [hashlib.sha256((room / "weights.safetensors").read_bytes()).hexdigest() for room in rooms]
     answers = [by_numpy(room, inputs) for room in rooms]
     return made.folders, Known(inputs, dict(zip(digests, answers, strict=True)))

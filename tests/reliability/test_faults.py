@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.reliability import faults, reading
 from tests.reliability.injecting import Fault, Gate
-from tests.shipping import small
+from tests.transfer import small
 
 
 @pytest.fixture
@@ -56,7 +56,8 @@ def test_calls_of_every_kind_go_through_the_gate(tmp_path: Path) -> None:
 from pathlib import Path
 import os, subprocess, tempfile
 from tests.reliability import injecting
-from deploytool import files, swap
+from deploytool.host import files
+from deploytool.host import swap
 gate = injecting.Gate()
 injecting.install(gate)
 home = Path({str(tmp_path)!r})
@@ -126,11 +127,11 @@ def test_half_a_bundle_is_noticed(two: list[str], tmp_path: Path, spoil: Callabl
 
 
 def test_half_an_archive_is_noticed(two: list[str], tmp_path: Path) -> None:
-    from deploytool import bundle
-    from deploytool.shipping import archive
+    from deploytool.bundle.manifest import read_manifest
+    from deploytool.transfer import oci_archive
 
     path, folder = tmp_path / "x.tar", Path(two[0])
-    archive.write(folder, bundle.read(folder), path)
+    oci_archive.write(folder, read_manifest(folder), path)
     assert reading.archive(path) == reading.bundle(folder)
     raw = bytearray(path.read_bytes())
     at = raw.index((folder / small.ORIN).read_bytes())

@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deploytool import bundle
-from deploytool.device import install, starts
+from deploytool.bundle.manifest import read_manifest
+from deploytool.device import install, start_attempts
 from tests import tiny
 from tests.conftest import ROOT
 from tests.reliability import service
@@ -29,9 +29,9 @@ def test_a_service_answers_rightly_while_bundles_are_installed_beside_it(
     finished: Path, packed: Path, tmp_path: Path
 ) -> None:
     model = tiny.tiny().eval()
-    model.load_state_dict(load_file(finished / "instantiate/weights.safetensors"))
+    model.load_state_dict(load_file(finished / "load/weights.safetensors"))
     with torch.no_grad():
-        right = {bundle.read(packed).provenance.weights: model(torch.from_numpy(INPUTS)).numpy()}
+        right = {read_manifest(packed).provenance.weights: model(torch.from_numpy(INPUTS)).numpy()}
     np.savez(tmp_path / "answers.npz", inputs=INPUTS, **right)
     command = [sys.executable, "-m", "tests.reliability.service", "--bundle", str(packed)]
     command += ["--answers", str(tmp_path / "answers.npz"), "--calls", "400"]
@@ -72,7 +72,7 @@ def test_what_grew_and_what_was_given_up_is_noticed(packed: Path, tmp_path: Path
     root = tmp_path / "root"
     seal = install.install(packed, root, lambda checked: None).current
     assert service._left(root) == []
-    starts.record(install.starts_of(root, seal), "it did not start")
+    start_attempts.record(install.starts_of(root, seal), "it did not start")
     (root / ".staging-x").mkdir()
     assert service._left(root) == ["a failed start: it did not start", "litter: .staging-x"]
 

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from deploytool import rewrites
+from deploytool.rewrites import forms
 
 SIZE = 8  # pixels a side
 
@@ -128,7 +128,7 @@ def tensors(model: onnx.ModelProto) -> dict[str, Any]:
 def proved(model: onnx.ModelProto, name: str, fired: int) -> onnx.ModelProto:
     """The graph after a rewrite that fires so often and changes no answer beyond the rounding of FP64."""
     untouched = model.SerializeToString(deterministic=True)
-    after, outcomes = rewrites.rewrite(model, [name])
+    after, outcomes = forms.rewrite(model, [name])
     assert len(outcomes[name].fired) == fired
     assert outcomes[name].fired[-1] in {node.name for node in after.graph.node}  # the others may be edited again
     onnx.checker.check_model(after, full_check=True)
@@ -143,7 +143,7 @@ def proved(model: onnx.ModelProto, name: str, fired: int) -> onnx.ModelProto:
 def refused(model: onnx.ModelProto, name: str, why: str) -> None:
     """The rewrite leaves the graph as it is, byte for byte, and says why."""
     untouched = model.SerializeToString(deterministic=True)
-    after, outcomes = rewrites.rewrite(model, [name])
+    after, outcomes = forms.rewrite(model, [name])
     assert after.SerializeToString(deterministic=True) == untouched
     assert outcomes[name].fired == ()
     assert any(why in line for line in outcomes[name].passed), outcomes[name].passed

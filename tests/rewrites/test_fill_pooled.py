@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from deploytool import rewrites
+from deploytool.rewrites import forms
 from tests.rewrites.drawing import Drawing, kinds, proved, refused
 from tests.rewrites.test_part_channels import weights
 
@@ -26,7 +26,7 @@ def test_the_stem_of_a_shufflenet() -> None:
     assert sorted(weights(after)) == [(8, 1, 3, 3), (8, 16, 1, 1), (12, 16, 1, 1), (16, 3, 3, 3)]
     assert kinds(after).count("AveragePool") == 1
     assert short in {name for node in after.graph.node for name in node.output}, "what is taken out keeps its name"
-    assert rewrites.rewrite(after, [NAME])[0] is after
+    assert forms.rewrite(after, [NAME])[0] is after
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -7,7 +7,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, numpy_helper
 
-from deploytool import forms
+from deploytool.rewrites import recipes
 from tests.rewrites.drawing import SIZE, Drawing, kinds, proved, refused
 
 NAME = "name_batch"
@@ -82,4 +82,4 @@ def test_other_free_sizes_are_left_to_inference() -> None:
 
 
 def test_it_is_the_last_of_every_recipe() -> None:
-    assert all(recipe[-1] == NAME for recipe in forms.RECIPES.values() if recipe)
+    assert all(recipe[-1] == NAME for recipe in recipes.RECIPES.values() if recipe)

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from deploytool import rewrites
-from deploytool.graphs import layouts
-from deploytool.graphs.convolution import Convolution, cropped
+from deploytool.rewrites import forms
+from deploytool.rewrites.graph import channel_partition
+from deploytool.rewrites.graph.convolution import Convolution, cropped
 from tests.rewrites.drawing import Drawing, kinds, proved, refused
 
 NAME = "part_channels"
@@ -48,7 +48,7 @@ def unit(net: Drawing, source: str) -> str:
 
 def merged(net: Drawing, *results: str) -> onnx.ModelProto:
     """The graph with its splits merged."""
-    return rewrites.rewrite(net.model(*results), MERGED)[0]
+    return forms.rewrite(net.model(*results), MERGED)[0]
 
 
 def weights(model: onnx.ModelProto) -> list[tuple[int, ...]]:
@@ -79,7 +79,7 @@ def test_blocks_of_a_mixnet_are_kept_apart() -> None:
     halves, gates, means = [(16, 16, 1, 1)] * 16, [(16, 16, 1, 1)] * 8, [(16, 64, 1, 1)] * 2
     assert sorted(pointwise) == [*halves, *gates, *means], "every half by itself, and only with its own"
     assert kinds(after).count("Concat") == 2, "of the means alone"
-    assert rewrites.rewrite(after, [NAME])[0] is after
+    assert forms.rewrite(after, [NAME])[0] is after
 
 
 def test_an_add_is_the_first_of_what_is_summed_up() -> None:
@@ -126,7 +126,7 @@ def test_halves_are_filled_up_if_that_is_little() -> None:
 
 
 def test_what_does_not_stay_near_is_cut_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layouts, "_NEAR", 8 * 8 * 32)
+    monkeypatch.setattr(channel_partition, "_NEAR", 8 * 8 * 32)
     assert depthwise(proved(between([80, 16], [3, 5]), NAME, 6)) == [[32, 3], [32, 3], [16, 3], [16, 5]]
 
 
@@ -136,7 +136,7 @@ def test_where_nothing_else_is_cut_only_the_largest_of_depthwise_convolutions_ar
     net = Drawing(4)
     model = merged(net, net.conv(net.conv(net.conv("picture", 64), 64, 3, groups=64), 4))
     refused(model, NAME, WHOLE)
-    monkeypatch.setattr(layouts, "_LARGE", 8 * 8 * 32)
+    monkeypatch.setattr(channel_partition, "_LARGE", 8 * 8 * 32)
     assert depthwise(proved(model, NAME, 4)) == [[32, 3], [32, 3]]
     net = Drawing(4)
     refused(merged(net, net.conv(net.op("Relu", net.conv("picture", 64)), 4)), NAME, WHOLE)
@@ -185,7 +185,7 @@ def test_new_nodes_are_called_after_their_modules() -> None:
 )
 def test_blocks_on_the_diagonal(rows: list[str], blocks: tuple[list[int], list[int]]) -> None:
     weight = np.array([[float(each) for each in row] for row in rows])[:, :, None, None]
-    assert layouts.diagonal(weight) == blocks
+    assert channel_partition.diagonal(weight) == blocks
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import onnx
 
-from deploytool import rewrites
-from deploytool.graphs.draft import attributes
+from deploytool.rewrites import forms
+from deploytool.rewrites.graph.editable import attributes
 from tests.rewrites.drawing import Drawing, kinds, proved, refused
 
 NAME = "pool_by_window"
@@ -24,7 +24,7 @@ def test_the_mean_before_a_classifier() -> None:
 
 def test_alone_it_is_no_form() -> None:
     net = Drawing(4)
-    (only,) = rewrites.candidates(classified(net, net.op("Relu", net.conv("picture", 8, 3))))
+    (only,) = forms.candidates(classified(net, net.op("Relu", net.conv("picture", 8, 3))))
     assert only.name == "plain"
     assert only.outcomes[NAME].passed == ("the rest of its recipe makes no form of its own",)
 

@@ -8,8 +8,8 @@ from typing import Any
 import onnx
 import pytest
 
-from deploytool import rewrites
-from deploytool.forms import PLAIN, RECIPES
+from deploytool.rewrites import forms as rewrites_forms
+from deploytool.rewrites.recipes import PLAIN, RECIPES
 from tests.conftest import ROOT
 from tests.rewrites.drawing import Drawing, answers, kinds, tensors
 
@@ -43,7 +43,7 @@ def everything() -> onnx.ModelProto:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_network_with_all_motifs(recipe: str) -> None:
     model = everything()
-    after, outcomes = rewrites.rewrite(model, RECIPES[recipe])
+    after, outcomes = rewrites_forms.rewrite(model, RECIPES[recipe])
     expected, got = answers(model)[0], answers(after)[0]
     assert abs(got - expected).max() <= 1e-12 * abs(expected).max()
     assert "BatchNormalization" not in kinds(after) or recipe == PLAIN
@@ -51,14 +51,14 @@ def test_a_network_with_all_motifs(recipe: str) -> None:
 
 
 def test_the_fewest_nodes_are_few() -> None:
-    (fewest,) = (form for form in rewrites.candidates(everything()) if form.name == "fewest")
+    (fewest,) = (form for form in rewrites_forms.candidates(everything()) if form.name == "fewest")
     assert not {"Split", "Transpose", "BatchNormalization"} & set(kinds(fewest.model))
     assert kinds(fewest.model).count("Concat") == 1
 
 
 def test_each_form_is_found_once_and_the_plain_one_is_the_graph_itself() -> None:
     model = everything()
-    forms = rewrites.candidates(model)
+    forms = rewrites_forms.candidates(model)
     assert [name for form in forms for name in form.names] == list(dict.fromkeys(RECIPES))
     assert forms[0].model is model
     assert len({form.model.SerializeToString(deterministic=True) for form in forms}) == len(forms)
@@ -66,7 +66,7 @@ def test_each_form_is_found_once_and_the_plain_one_is_the_graph_itself() -> None
 
 def test_what_is_called_the_same_in_two_forms_is_the_same() -> None:
     seen: dict[str, Any] = {}
-    for form in rewrites.candidates(everything()):
+    for form in rewrites_forms.candidates(everything()):
         for name, values in tensors(form.model).items():
             known = seen.setdefault(name, values)
             assert known.shape == values.shape, name
@@ -78,7 +78,7 @@ def test_without_the_motif_nothing_changes_and_a_reason_is_given(name: str) -> N
     net = Drawing(8)
     model = net.model(net.op("Relu", net.conv(net.op("Relu", net.conv("picture", 8, 3)), 8)))
     untouched = model.SerializeToString(deterministic=True)
-    after, outcomes = rewrites.rewrite(model, [name])
+    after, outcomes = rewrites_forms.rewrite(model, [name])
     assert after.SerializeToString(deterministic=True) == untouched
     assert outcomes[name].fired == ()
     assert outcomes[name].passed
@@ -89,14 +89,14 @@ def test_a_graph_of_no_picture_is_left_alone(name: str) -> None:
     net = Drawing(8)
     flat = net.op("Flatten", "picture", axis=1)
     model = net.model(net.op("Softmax", net.op("MatMul", flat, net.weight(net.rng.normal(size=(512, 10)))), axis=-1))
-    assert rewrites.rewrite(model, [name])[0] is model
+    assert rewrites_forms.rewrite(model, [name])[0] is model
 
 
 def test_twice_is_once() -> None:
     model = everything()
     for recipe in RECIPES.values():
-        once, _ = rewrites.rewrite(model, recipe)
-        twice, outcomes = rewrites.rewrite(once, [name for name in recipe if name != "densify_shuffled"])
+        once, _ = rewrites_forms.rewrite(model, recipe)
+        twice, outcomes = rewrites_forms.rewrite(once, [name for name in recipe if name != "densify_shuffled"])
         assert twice is once, outcomes
 
 
@@ -104,4 +104,4 @@ def test_every_file_is_a_rewrite_in_some_recipe_and_says_what_it_does() -> None:
     files = {path.stem for path in Path(ROOT / "deploytool" / "rewrites").glob("[a-z]*.py")}
     assert files == set(EVERY)
     for name in EVERY:
-        assert callable(rewrites.load(name).apply)
+        assert callable(rewrites_forms.load(name).apply)

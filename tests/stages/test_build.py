@@ -9,13 +9,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from deploytool import plain
-from deploytool.artifact import Artifact, Given, Kind
+from deploytool import serde
 from deploytool.errors import BadInput, StageFailed
-from deploytool.report import Engine
-from deploytool.spec import EnginePlan, Job, Options, Range
-from deploytool.stages import build, halve
-from deploytool.states import Stage
+from deploytool.results.artifact import Artifact, Given, Kind
+from deploytool.results.report import Engine
+from deploytool.spec import EnginePlan, Job, Options, Range, Stage
+from deploytool.stages import build, fp16
 from tests.conftest import QUICK, TINY, shelf
 
 RTX = "tensorrt_rtx"
@@ -26,13 +25,13 @@ def with_graph(path: Path) -> Given:
 
 
 def options(*plans: EnginePlan, batch: Range = Range()) -> Options:  # noqa: B008  # frozen
-    return dataclasses.replace(QUICK, engines=plans or (EnginePlan("engine.plan", RTX),), batch=batch)
+    return dataclasses.replace(QUICK, engines=plans or (EnginePlan("model.plan", RTX),), batch=batch)
 
 
 def test_an_engine_is_built_and_described(finished: Path) -> None:
     (artifact,) = shelf(finished).chain(Kind.ENGINE)
-    (engine,) = plain.decode(tuple[Engine, ...], artifact.notes["engines"])
-    assert engine.file == "engine.plan"
+    (engine,) = serde.decode(tuple[Engine, ...], artifact.notes["engines"])
+    assert engine.file == "model.plan"
     assert engine.bytes == artifact.path.stat().st_size > 10_000
     assert (engine.flavour, engine.capabilities) == (RTX, ("8.9",))
     assert engine.layers["HALF"] > engine.layers["FLOAT"]
@@ -48,46 +47,46 @@ def test_tensorrts_own_log_is_kept(finished: Path) -> None:
 def test_two_builds_give_the_same_bytes(finished: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        build.make(Job(TINY, options()), tmp_path / name / "engine.plan", shelf(finished))
-    assert (tmp_path / "a" / "engine.plan").read_bytes() == (tmp_path / "b" / "engine.plan").read_bytes()
+        build.make(Job(TINY, options()), tmp_path / name / "model.plan", shelf(finished))
+    assert (tmp_path / "a" / "model.plan").read_bytes() == (tmp_path / "b" / "model.plan").read_bytes()
 
 
 def test_turing_gets_its_own_file(finished: Path, tmp_path: Path) -> None:
-    plans = (EnginePlan("engine.plan", RTX, ("8.6", "8.9")), EnginePlan("engine_2.plan", RTX, ("7.5",)))
-    notes = build.make(Job(TINY, options(*plans)), tmp_path / "engine.plan", shelf(finished))
-    assert [engine.capabilities for engine in plain.decode(tuple[Engine, ...], notes["engines"])] == [
+    plans = (EnginePlan("model.plan", RTX, ("8.6", "8.9")), EnginePlan("engine_2.plan", RTX, ("7.5",)))
+    notes = build.make(Job(TINY, options(*plans)), tmp_path / "model.plan", shelf(finished))
+    assert [engine.capabilities for engine in serde.decode(tuple[Engine, ...], notes["engines"])] == [
         ("8.6", "8.9"),
         ("7.5",),
     ]
-    assert {path.name for path in tmp_path.iterdir()} == {"engine.plan", "engine_2.plan"}
+    assert {path.name for path in tmp_path.iterdir()} == {"model.plan", "engine_2.plan"}
 
 
 def test_the_build_reports_its_progress(finished: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     job = Job(TINY, options(), watch=lambda done, total: seen.append((done, total)))
-    build.make(job, tmp_path / "engine.plan", shelf(finished))
+    build.make(job, tmp_path / "model.plan", shelf(finished))
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1] > 1
 
 
 def test_an_engine_that_would_be_fp32_is_refused(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match="only 0 of 4 convolution and matrix layers are FP16"):
-        build.make(Job(TINY, options()), tmp_path / "engine.plan", with_graph(finished / "simplify" / "graph.onnx"))
-    assert not (tmp_path / "engine.plan").exists()
+        build.make(Job(TINY, options()), tmp_path / "model.plan", with_graph(finished / "simplify" / "model.onnx"))
+    assert not (tmp_path / "model.plan").exists()
 
 
 def test_a_graph_with_layers_kept_in_fp32_is_built(finished: Path, tmp_path: Path) -> None:
-    before = Given(tuple(each for each in shelf(finished).artifacts if each.made_by not in ("halve", "build")))
+    before = Given(tuple(each for each in shelf(finished).artifacts if each.made_by not in ("fp16", "build")))
     job = Job(TINY, dataclasses.replace(options(), keep_fp32=("grouped", "depthwise")))
-    notes = halve.make(job, tmp_path / "graph.onnx", before)
-    mixed = Artifact(Kind.GRAPH, tmp_path / "graph.onnx", "digest", "key", Stage.FP16, notes, 0.0, fresh=True)
-    (engine,) = plain.decode(tuple[Engine, ...], build.make(job, tmp_path / "engine.plan", Given((mixed,)))["engines"])
-    whole = plain.decode(tuple[Engine, ...], shelf(finished).latest(Kind.ENGINE).notes["engines"])[0]
+    notes = fp16.make(job, tmp_path / "model.onnx", before)
+    mixed = Artifact(Kind.GRAPH, tmp_path / "model.onnx", "digest", "key", Stage.FP16, notes, 0.0, fresh=True)
+    (engine,) = serde.decode(tuple[Engine, ...], build.make(job, tmp_path / "model.plan", Given((mixed,)))["engines"])
+    whole = serde.decode(tuple[Engine, ...], shelf(finished).latest(Kind.ENGINE).notes["engines"])[0]
     assert engine.layers["FLOAT"] > whole.layers["FLOAT"]
     assert engine.layers["HALF"] < whole.layers["HALF"]
-    assert (tmp_path / "engine.plan").stat().st_size == engine.bytes
+    assert (tmp_path / "model.plan").stat().st_size == engine.bytes
     with pytest.raises(StageFailed, match="only 2 of 4 convolution and matrix layers are FP16"):
-        build.make(job, tmp_path / "engine.plan", with_graph(tmp_path / "graph.onnx"))
+        build.make(job, tmp_path / "model.plan", with_graph(tmp_path / "model.onnx"))
 
 
 def test_an_operator_tensorrt_does_not_take_is_named(tmp_path: Path) -> None:
@@ -97,18 +96,18 @@ def test_an_operator_tensorrt_does_not_take_is_named(tmp_path: Path) -> None:
         [helper.make_tensor_value_info("input", TensorProto.FLOAT16, ["batch", 3, 3])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT16, ["batch"])],
     )
-    path = tmp_path / "graph.onnx"
+    path = tmp_path / "model.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
     with pytest.raises(StageFailed, match="TensorRT does not take Det node 'the_odd_one'"):
-        build.make(Job(TINY, options()), tmp_path / "engine.plan", with_graph(path))
+        build.make(Job(TINY, options()), tmp_path / "model.plan", with_graph(path))
 
 
 def test_garbage_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "graph.onnx").write_bytes(b"garbage")
+    (tmp_path / "model.onnx").write_bytes(b"garbage")
     with pytest.raises((StageFailed, BadInput)):
-        build.make(Job(TINY, options()), tmp_path / "engine.plan", with_graph(tmp_path / "graph.onnx"))
+        build.make(Job(TINY, options()), tmp_path / "model.plan", with_graph(tmp_path / "model.onnx"))
 
 
 def test_a_profile_of_one_size(finished: Path, tmp_path: Path) -> None:
-    build.make(Job(TINY, options(batch=Range(4, 4, 4))), tmp_path / "engine.plan", shelf(finished))
-    assert (tmp_path / "engine.plan").stat().st_size > 10_000
+    build.make(Job(TINY, options(batch=Range(4, 4, 4))), tmp_path / "model.plan", shelf(finished))
+    assert (tmp_path / "model.plan").stat().st_size > 10_000

@@ -11,16 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploytool import bundle, golden, images, owner, pipeline, plain, report
-from deploytool.artifact import Artifact, Given, Kind
+from deploytool import serde
 from deploytool.backends import onnxruntime
-from deploytool.bundle import Manifest
+from deploytool.bundle.manifest import Manifest, all_files, check_files, content_digest, read_manifest
 from deploytool.cli import pack as packing
+from deploytool.data import golden, images
 from deploytool.errors import BadInput, NoRoom, ParityFailed, Refused
-from deploytool.measure import parity
-from deploytool.spec import Decision, Job
+from deploytool.host import owner
+from deploytool.parity import metrics
+from deploytool.pipeline import runner
+from deploytool.results import report
+from deploytool.results.artifact import Artifact, Given, Kind
+from deploytool.spec import Decision, Job, Stage, TargetPlan
 from deploytool.stages import pack
-from deploytool.states import Stage, TargetPlan
 from tests.conftest import QUICK, TINY, shelf
 
 DEAD = owner.name().replace(f"-{os.getpid()}-", "-4194303-")  # beyond what this machine gives
@@ -29,7 +32,7 @@ DEAD = owner.name().replace(f"-{os.getpid()}-", "-4194303-")  # beyond what this
 def packed_from(given: Given, place: Path) -> Manifest:
     place.mkdir()
     pack.make(Job(TINY, QUICK), place / "bundle" / "manifest.json", given)
-    return bundle.read(place / "bundle")
+    return read_manifest(place / "bundle")
 
 
 def changed(given: Given, kind: Kind, **change: object) -> Given:
@@ -43,9 +46,9 @@ def changed(given: Given, kind: Kind, **change: object) -> Given:
 
 
 def test_what_is_packed_is_what_was_made(finished: Path, packed: Path) -> None:
-    manifest = bundle.read(packed)
+    manifest = read_manifest(packed)
     made = {artifact.made_by: artifact for artifact in shelf(finished).artifacts}
-    by_path = {file.path: file for file in bundle.every(manifest)}
+    by_path = {file.path: file for file in all_files(manifest)}
     single, half = manifest.graphs
     assert (by_path[single.path].sha256, single.precision) == (made[Stage.SIMPLIFY].digest, "fp32")
     assert (by_path[half.path].sha256, half.precision) == (made[Stage.FP16].digest, "fp16")
@@ -58,25 +61,25 @@ def test_what_is_packed_is_what_was_made(finished: Path, packed: Path) -> None:
     assert [(each.name, each.shape) for each in manifest.inputs] == [("input", ("batch", 3, 32, 32))]
     assert [(each.name, each.shape) for each in manifest.outputs] == [("logits", ("batch", 10))]
     assert manifest.free == {"batch": QUICK.batch}
-    allowed = parity.tolerances(golden.read(made[Stage.GOLDEN].path).noise, {})
+    allowed = metrics.tolerances(golden.read(made[Stage.GOLDEN].path).noise, {})
     assert manifest.tolerances == {"fp32": allowed.fp32, "fp16": allowed.fp16}
 
 
 def test_each_graph_says_what_memory_it_may_take(packed: Path) -> None:
     """Little, as the model is small: a forged graph in its place may not take 256 MiB."""
-    for graph in bundle.read(packed).graphs:
+    for graph in read_manifest(packed).graphs:
         assert graph.memory_mib is not None
         assert 128 < graph.memory_mib < 200
 
 
 def test_the_engine_says_which_machines_it_is_for(packed: Path) -> None:
-    (engine,) = bundle.read(packed).engines
+    (engine,) = read_manifest(packed).engines
     assert (engine.flavour, engine.capabilities, engine.cuda) == ("tensorrt_rtx", ("8.9",), "13.0")
     assert engine.systems == ("linux", "windows")
 
 
 def test_the_golden_pictures_become_the_golden_tensors(packed: Path) -> None:
-    manifest = bundle.read(packed)
+    manifest = read_manifest(packed)
     sample = golden.read(packed / manifest.golden.path)
     assert len(manifest.golden.images) == manifest.golden.cases == 4
     for number, path in enumerate(manifest.golden.images):
@@ -94,7 +97,7 @@ def test_no_path_of_this_machine_travels(finished: Path, packed: Path) -> None:
 def test_the_same_inputs_give_the_same_digest(finished: Path, packed: Path, tmp_path: Path) -> None:
     """Another place, other rights, another speed, another engine: TensorRT builds none twice alike."""
     other = Path(shutil.copytree(finished, tmp_path / "elsewhere"))
-    plan = other / "build" / "engine.plan"
+    plan = other / "build" / "model.plan"
     plan.write_bytes(plan.read_bytes()[:-1] + b"!")
     written = report.read(other / "validate" / "report.json")
     slower = tuple(dataclasses.replace(speed, latency_ms=99.0) for speed in written.speeds)
@@ -104,21 +107,21 @@ def test_the_same_inputs_give_the_same_digest(finished: Path, packed: Path, tmp_
         again = packed_from(shelf(other), tmp_path / "again")
     finally:
         os.umask(before)
-    assert bundle.digest(again) == bundle.digest(bundle.read(packed))
-    assert again.engines != bundle.read(packed).engines
+    assert content_digest(again) == content_digest(read_manifest(packed))
+    assert again.engines != read_manifest(packed).engines
 
 
 def test_what_failed_is_not_packed(finished: Path, tmp_path: Path) -> None:
-    given = changed(shelf(finished), Kind.REPORT, broken=["halve against simplify: max_error"])
+    given = changed(shelf(finished), Kind.REPORT, broken=["fp16 against simplify: max_error"])
     with pytest.raises(ParityFailed, match="what fails is not packed: halve against simplify"):
         packed_from(given, tmp_path / "broken")
 
 
 def test_engines_of_the_full_tensorrt_lie_where_triton_finds_them(finished: Path, tmp_path: Path) -> None:
     given = shelf(finished)
-    (engine,) = plain.decode(tuple[report.Engine, ...], given.latest(Kind.ENGINE).notes["engines"])
+    (engine,) = serde.decode(tuple[report.Engine, ...], given.latest(Kind.ENGINE).notes["engines"])
     full = dataclasses.replace(engine, flavour="tensorrt", version="10.16.1.11", capabilities=())
-    given = changed(given, Kind.ENGINE, engines=plain.encode([full]))
+    given = changed(given, Kind.ENGINE, engines=serde.encode([full]))
     written = report.read(given.latest(Kind.REPORT).path)
     decision = Decision("this", TargetPlan.HERE, "TensorRT builds for NVIDIA H200", "9.0", "tensorrt")
     report.write(tmp_path / "report.json", dataclasses.replace(written, targets=(decision,)))
@@ -146,22 +149,22 @@ def test_each_model_of_the_repository_starts(packed: Path) -> None:
 
 
 def test_a_run_is_packed_once_and_only_if_it_is_as_it_was_made(run_copy: Path) -> None:
-    first = pipeline.extend(Stage.PACK, QUICK, run_copy)
+    first = runner.extend(Stage.PACK, QUICK, run_copy)
     assert first.fresh
     left = run_copy.with_name(f".{run_copy.name}.making-{DEAD}")
     left.mkdir()  # by a pack that was killed once its bundle was in its place
-    assert not pipeline.extend(Stage.PACK, QUICK, run_copy).fresh
+    assert not runner.extend(Stage.PACK, QUICK, run_copy).fresh
     assert not left.exists()
-    assert pipeline.extend(Stage.PACK, dataclasses.replace(QUICK, sequence=2), run_copy).fresh
+    assert runner.extend(Stage.PACK, dataclasses.replace(QUICK, sequence=2), run_copy).fresh
     (run_copy / "pack" / "bundle" / "recipe.json").write_text("spoilt")
-    assert pipeline.extend(Stage.PACK, QUICK, run_copy).digest == first.digest
-    graph = run_copy / "halve" / "graph.onnx"
+    assert runner.extend(Stage.PACK, QUICK, run_copy).digest == first.digest
+    graph = run_copy / "fp16" / "model.onnx"
     graph.write_bytes(graph.read_bytes() + b"!")
-    with pytest.raises(BadInput, match="halve is not as its stage made it"):
-        pipeline.extend(Stage.PACK, QUICK, run_copy)
+    with pytest.raises(BadInput, match="fp16 is not as its stage made it"):
+        runner.extend(Stage.PACK, QUICK, run_copy)
     shutil.rmtree(run_copy / "validate")
     with pytest.raises(BadInput, match="it lacks the report"):
-        pipeline.extend(Stage.PACK, QUICK, run_copy)
+        runner.extend(Stage.PACK, QUICK, run_copy)
 
 
 def test_a_copy_that_fails_is_one_line_and_leaves_nothing(
@@ -174,7 +177,7 @@ def test_a_copy_that_fails_is_one_line_and_leaves_nothing(
     monkeypatch.undo()
     packing._copy(packed, tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
-    bundle.check(tmp_path / "out", bundle.read(tmp_path / "out"))
+    check_files(tmp_path / "out", read_manifest(tmp_path / "out"))
     (tmp_path / "out" / "recipe.json").write_text("spoilt")
     with pytest.raises(Refused):
         packing._copy(tmp_path / "out", tmp_path / "other")

@@ -10,20 +10,22 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from deploytool import plain, rehearsal, rewrites, road
-from deploytool.artifact import Artifact, Given, Kind
+from deploytool import api, serde
+from deploytool.backends import tensorrt_estimate
+from deploytool.backends.tensorrt_estimate import Launches
+from deploytool.benchmark import machine_state
+from deploytool.benchmark.interleave import Series
+from deploytool.benchmark.machine_state import Conditions
 from deploytool.errors import ParityFailed
-from deploytool.graphs.draft import Draft
-from deploytool.measure import conditions
-from deploytool.measure.conditions import Conditions
-from deploytool.measure.rounds import Series
-from deploytool.rehearsal import Launches
-from deploytool.rewrites import Outcome, gather_shuffle
-from deploytool.spec import Job, Options, Range
-from deploytool.stages import halve, rewrite
-from deploytool.states import Stage
+from deploytool.results.artifact import Artifact, Given, Kind
+from deploytool.rewrites import forms as rewrites_forms
+from deploytool.rewrites import gather_shuffle
+from deploytool.rewrites.forms import Outcome
+from deploytool.rewrites.graph.editable import Draft
+from deploytool.spec import Job, Options, Range, Stage
+from deploytool.stages import fp16, rewrite
 from tests.conftest import QUICK, TINY, shelf
-from tests.measure.pretended import series
+from tests.parity.pretended import series
 
 
 @pytest.fixture
@@ -61,44 +63,44 @@ def speeds(
             taken = {name: Series(wall, worked[name], 0.9 * threads * wall) for name, wall in walls.items()}
         return taken, Conditions(threads, 2, 0.0, 0.0, 1.0, 1.0, 1.0, (), (), None)
 
-    monkeypatch.setattr(conditions, "watched", watched)
+    monkeypatch.setattr(machine_state, "watched", watched)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     return asked
 
 
 def test_the_fastest_form_is_kept(given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     speeds(monkeypatch, {"folded": 4.0, "grouped": 8.0})
-    notes = make(given, tmp_path / "graph.onnx")
+    notes = make(given, tmp_path / "model.onnx")
     assert notes["chosen"] == "folded"
     assert notes["remarks"] == [
         "folded, of plain, grouped: 2.50× (2.50–2.50) the plain graph's speed at batch 1, "
         "2.50× (2.50–2.50) the plain graph's speed at batch 8 (measured)",
         "grouped for FP16 and engines: 11 nodes for 15 (estimated)",
     ]
-    kept = onnx.load(tmp_path / "graph.onnx")
+    kept = onnx.load(tmp_path / "model.onnx")
     onnx.checker.check_model(kept, full_check=True)
     assert "GlobalAveragePool" in {node.op_type for node in kept.graph.node}
-    assert {path.name for path in tmp_path.iterdir()} == {"graph.onnx", "engine.onnx"}
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "engine.onnx"}
 
 
 def test_a_form_that_is_not_surely_faster_is_not_kept(
     given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speeds(monkeypatch, {})
-    notes = make(given, tmp_path / "graph.onnx")
+    notes = make(given, tmp_path / "model.onnx")
     assert notes["chosen"] == "plain"
     assert notes["remarks"][0] == "plain: none of folded, grouped is surely faster (measured)"
-    assert (tmp_path / "graph.onnx").read_bytes() == given.latest(Kind.GRAPH).path.read_bytes()
+    assert (tmp_path / "model.onnx").read_bytes() == given.latest(Kind.GRAPH).path.read_bytes()
 
 
 def test_the_hopeless_are_not_timed_again_and_neither_is_what_takes_too_long(
     given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = speeds(monkeypatch, {"grouped": 10.5})  # 0.95× would never be kept, whatever it does at batch 8
-    make(given, tmp_path / "graph.onnx")
+    make(given, tmp_path / "model.onnx")
     assert asked == [["plain", "folded", "grouped"], ["plain", "folded"]]
     asked = speeds(monkeypatch, {})
-    make(given, tmp_path / "graph.onnx", batch=Range(1, 500, 1000))
+    make(given, tmp_path / "model.onnx", batch=Range(1, 500, 1000))
     assert len(asked) == 1
 
 
@@ -106,7 +108,7 @@ def test_on_a_busy_machine_one_thread_by_its_own_time_decides(
     given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = speeds(monkeypatch, {"folded": 4.0}, busy={"grouped": 2.0})
-    notes = make(given, tmp_path / "graph.onnx")
+    notes = make(given, tmp_path / "model.onnx")
     assert notes["chosen"] == "folded"
     why = "(measured by processor time, on one thread: plain waited for a processor in 100% of its rounds)"
     assert notes["remarks"][0].endswith(why)
@@ -114,12 +116,12 @@ def test_on_a_busy_machine_one_thread_by_its_own_time_decides(
 
 
 def test_the_times_are_real(given: Given, tmp_path: Path) -> None:
-    notes = make(given, tmp_path / "graph.onnx")
+    notes = make(given, tmp_path / "model.onnx")
     told = {each["names"][0]: each for each in notes["candidates"]}
     assert set(told) == {"plain", "folded", "grouped"}
     assert all(each["max_error"] <= 1e-5 for each in told.values())
     assert all("1" in each["faster_than_plain"] for each in told.values())
-    fired = plain.decode(Mapping[str, Outcome], notes["rewrites"])  # type: ignore[type-abstract]  # a hint as it is
+    fired = serde.decode(Mapping[str, Outcome], notes["rewrites"])  # type: ignore[type-abstract]  # a hint as it is
     assert fired["pool_globally"].fired == ("/GlobalAveragePool",)
     assert fired["merge_siblings"].fired == ()
     assert fired["merge_siblings"].passed
@@ -127,22 +129,22 @@ def test_the_times_are_real(given: Given, tmp_path: Path) -> None:
 
 def test_an_engine_gets_a_form_of_its_own(given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     speeds(monkeypatch, {"folded": 4.0})
-    notes = make(given, tmp_path / "graph.onnx")
+    notes = make(given, tmp_path / "model.onnx")
     assert (notes["chosen"], notes["for_engine"]) == ("folded", "grouped")
-    beside = Artifact(Kind.GRAPH, tmp_path / "graph.onnx", "digest", "key", Stage.REWRITE, {}, 0.0, fresh=True)
-    halve.make(Job(TINY, QUICK), tmp_path / "half.onnx", Given((beside,)))
+    beside = Artifact(Kind.GRAPH, tmp_path / "model.onnx", "digest", "key", Stage.REWRITE, {}, 0.0, fresh=True)
+    fp16.make(Job(TINY, QUICK), tmp_path / "half.onnx", Given((beside,)))
     operators = [node.op_type for node in onnx.load(tmp_path / "half.onnx").graph.node]
     assert "Gather" in operators
     assert "Transpose" not in operators
 
 
 def test_a_form_that_is_asked_for_is_the_engines_too(given: Given, tmp_path: Path) -> None:
-    make(given, tmp_path / "graph.onnx", "folded")
-    assert [path.name for path in tmp_path.iterdir()] == ["graph.onnx"]
+    make(given, tmp_path / "model.onnx", "folded")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def test_too_many_weights_are_not_for_an_engine(given: Given) -> None:
-    plain_form, *_, grouped = rewrites.candidates(onnx.load(given.latest(Kind.GRAPH).path))
+    plain_form, *_, grouped = rewrites_forms.candidates(onnx.load(given.latest(Kind.GRAPH).path))
     job = Job(TINY, QUICK)
     assert rewrite._for_engine([plain_form, grouped], job)[0] is grouped
     heavy = np.zeros(plain_form.weights, np.float32)
@@ -168,9 +170,10 @@ OLD = Launches(kernels=10, syncs=4, traffic=8_000_000, size=2_000_000)
 def test_where_engines_are_asked_for_the_builder_has_the_last_word(
     given: Given, monkeypatch: pytest.MonkeyPatch, with_engine: Options, new: Launches, remark: str
 ) -> None:
-    forms = rewrites.candidates(onnx.load(given.latest(Kind.GRAPH).path))
+    forms = rewrites_forms.candidates(onnx.load(given.latest(Kind.GRAPH).path))
     told = {id(forms[0].model): OLD, id(forms[-1].model): new}
-    monkeypatch.setattr(rehearsal, "rehearse", lambda model, *_: told[id(model)])
+    monkeypatch.setattr(rewrite, "_fp16", lambda model: model)
+    monkeypatch.setattr(tensorrt_estimate, "rehearse", lambda model, *_: told[id(model)])
     form, (line,) = rewrite._for_engine(forms, Job(TINY, with_engine))
     assert form is forms[0 if remark.startswith("plain") else -1]
     assert line.startswith(remark)
@@ -187,25 +190,25 @@ def test_where_engines_are_asked_for_the_builder_has_the_last_word(
     ],
 )
 def test_a_form_that_is_asked_for_is_made(given: Given, tmp_path: Path, asked: str, remark: str) -> None:
-    assert make(given, tmp_path / "graph.onnx", asked)["remarks"] == [remark]
+    assert make(given, tmp_path / "model.onnx", asked)["remarks"] == [remark]
 
 
 def test_only_what_serves_is_timed(given: Given, tmp_path: Path) -> None:
-    notes = make(given, tmp_path / "graph.onnx", runner="reference")
+    notes = make(given, tmp_path / "model.onnx", runner="reference")
     assert notes["remarks"][0] == "plain: only ONNX Runtime is timed"
 
 
 def spoiling(monkeypatch: pytest.MonkeyPatch) -> None:
     """One of the rewrites gets a weight wrong."""
-    honest = rewrites.candidates
+    honest = rewrites_forms.candidates
 
-    def candidates(model: onnx.ModelProto, recipes: Mapping[str, tuple[str, ...]]) -> list[rewrites.Candidate]:
+    def candidates(model: onnx.ModelProto, recipes: Mapping[str, tuple[str, ...]]) -> list[rewrites_forms.Candidate]:
         forms = honest(model, recipes)
         weight = next(each for each in forms[-1].model.graph.initializer if len(each.dims) == 4)
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.001), weight.name))
         return forms
 
-    monkeypatch.setattr(rewrites, "candidates", candidates)
+    monkeypatch.setattr(rewrites_forms, "candidates", candidates)
 
 
 def test_a_form_that_computes_something_else_is_never_kept(
@@ -213,11 +216,11 @@ def test_a_form_that_computes_something_else_is_never_kept(
 ) -> None:
     spoiling(monkeypatch)
     speeds(monkeypatch, {"grouped": 1.0})
-    notes = make(given, tmp_path / "graph.onnx")
+    notes = make(given, tmp_path / "model.onnx")
     assert notes["chosen"] == "plain"
     assert notes["remarks"][-1].startswith("grouped is not what it replaces: ")
     with pytest.raises(ParityFailed, match="--rewrite grouped: grouped is not what it replaces"):
-        make(given, tmp_path / "graph.onnx", "grouped")
+        make(given, tmp_path / "model.onnx", "grouped")
 
 
 @pytest.mark.parametrize("form", ["folded", "grouped", "parted", "fewest"])
@@ -225,16 +228,16 @@ def test_a_form_that_nobody_asked_for_by_name_is_left_out_where_it_strays(
     given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     spoiling(monkeypatch)
-    notes = make(given, tmp_path / "graph.onnx", form, rewrite_implied=True)
+    notes = make(given, tmp_path / "model.onnx", form, rewrite_implied=True)
     assert (notes["chosen"], notes["for_engine"]) == ("plain", "plain")
     assert notes["remarks"][0] == f"plain: {form} is left out"
     assert notes["remarks"][1].startswith(f"{form} is not what it replaces: ")
-    assert [path.name for path in tmp_path.iterdir()] == ["graph.onnx"]
-    assert (tmp_path / "graph.onnx").read_bytes() == given.latest(Kind.GRAPH).path.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    assert (tmp_path / "model.onnx").read_bytes() == given.latest(Kind.GRAPH).path.read_bytes()
 
 
 def test_a_form_that_quick_has_is_kept_where_it_holds(given: Given, tmp_path: Path) -> None:
-    notes = make(given, tmp_path / "graph.onnx", "folded", rewrite_implied=True)
+    notes = make(given, tmp_path / "model.onnx", "folded", rewrite_implied=True)
     assert (notes["chosen"], notes["remarks"]) == ("folded", ["folded, as --quick has it"])
 
 
@@ -247,11 +250,11 @@ def test_a_rewrite_that_stumbles_costs_its_own_forms_alone(
 
     monkeypatch.setattr(gather_shuffle, "apply", stumbling)
     speeds(monkeypatch, {"folded": 4.0})
-    notes = make(given, tmp_path / "graph.onnx")
+    notes = make(given, tmp_path / "model.onnx")
     assert notes["chosen"] == "folded"
     assert notes["remarks"][-1].startswith(f"grouped cannot be made: {type(error).__name__}")
     with pytest.raises(ParityFailed, match="--rewrite grouped: grouped cannot be made"):
-        make(given, tmp_path / "graph.onnx", "grouped")
+        make(given, tmp_path / "model.onnx", "grouped")
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -259,25 +262,25 @@ def test_a_rewrite_that_stumbles_costs_its_own_forms_alone(
 def test_only_a_form_that_is_named_is_asked_for(tmp_path: Path, named: str | None, quick: bool) -> None:
     planned: list[Options] = []
 
-    def follow(plan: road.Plan, start: road.Start) -> Sequence[Artifact]:
+    def follow(plan: api.Plan, start: api.Start) -> Sequence[Artifact]:
         planned.append(plan.options)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        road.export(TINY, quick=quick, rewrite=named, out=tmp_path / "run", follow=follow)
+        api.export(TINY, quick=quick, rewrite=named, out=tmp_path / "run", follow=follow)
     assert planned[0].rewrite_implied == (quick and named is None)
 
 
 def test_a_form_that_is_no_graph_is_left_out(given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = rewrites.candidates
+    honest = rewrites_forms.candidates
 
-    def candidates(model: onnx.ModelProto, recipes: Mapping[str, tuple[str, ...]]) -> list[rewrites.Candidate]:
+    def candidates(model: onnx.ModelProto, recipes: Mapping[str, tuple[str, ...]]) -> list[rewrites_forms.Candidate]:
         forms = honest(model, recipes)
         forms[-1].model.graph.node[2].input[0] = "nobody"
         return forms
 
-    monkeypatch.setattr(rewrites, "candidates", candidates)
+    monkeypatch.setattr(rewrites_forms, "candidates", candidates)
     speeds(monkeypatch, {"grouped": 1.0})
-    notes = make(given, tmp_path / "graph.onnx")
+    notes = make(given, tmp_path / "model.onnx")
     assert notes["chosen"] != "grouped"
     assert notes["remarks"][-1].startswith("grouped is no sound graph: ")

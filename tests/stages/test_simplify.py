@@ -12,13 +12,16 @@ import onnx
 import onnx.parser
 import pytest
 
-from deploytool import golden, pipeline, programs, report, targets, verdict
-from deploytool.artifact import Artifact, Given, Kind, Notes
+from deploytool.data import golden
+from deploytool.data.golden import Floor, Golden, Noise
 from deploytool.errors import StageFailed
-from deploytool.golden import Floor, Golden, Noise
-from deploytool.spec import Job, Model, Preprocessing, Tensor
+from deploytool.host import worker_programs
+from deploytool.pipeline import runner
+from deploytool.pipeline.recipe import PIPELINE
+from deploytool.results import report, verdict
+from deploytool.results.artifact import Artifact, Given, Kind, Notes
+from deploytool.spec import Job, Model, Preprocessing, Stage, Status, Tensor
 from deploytool.stages import simplify
-from deploytool.states import Stage, Status
 from tests.conftest import QUICK, TINY, shelf
 
 Plant = Callable[[Mapping[str, str]], None]
@@ -36,7 +39,7 @@ def make(finished: Path, out: Path) -> Notes:
 
 def before(run: Path) -> Given:
     """What the stage was handed: nothing that came after it."""
-    return Given(tuple(artifact for artifact in shelf(run).artifacts if artifact.made_by in ("record", "translate")))
+    return Given(tuple(artifact for artifact in shelf(run).artifacts if artifact.made_by in ("golden", "export")))
 
 
 @pytest.fixture
@@ -54,7 +57,7 @@ def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plant:
 
 
 def test_the_simplified_graph_is_smaller_and_whole(finished: Path) -> None:
-    before, after = (onnx.load(finished / verb / "graph.onnx") for verb in ("translate", "simplify"))
+    before, after = (onnx.load(finished / verb / "model.onnx") for verb in ("export", "simplify"))
     onnx.checker.check_model(after, full_check=True)
     assert len(after.graph.node) < len(before.graph.node)
     assert after.graph.input[0].type == before.graph.input[0].type
@@ -107,13 +110,13 @@ def test_what_is_at_fault_is_left_out_and_named(
     faults: Mapping[str, str], left_out: list[str], remark: str, finished: Path, tmp_path: Path, plant: Plant
 ) -> None:
     plant(faults)
-    notes = make(finished, tmp_path / "graph.onnx")
+    notes = make(finished, tmp_path / "model.onnx")
     assert notes["left_out"] == left_out
     (said,) = remarks(notes)
     assert re.search(remark, said), said
     assert "\n" not in said
     assert str(tmp_path) not in said
-    plain, after = (onnx.load(path) for path in (finished / "translate" / "graph.onnx", tmp_path / "graph.onnx"))
+    plain, after = (onnx.load(path) for path in (finished / "export" / "model.onnx", tmp_path / "model.onnx"))
     assert after == plain  # what was planted simplifies nothing
     assert notes["max_error"] == 0.0
 
@@ -124,7 +127,7 @@ def test_a_pass_that_hangs_is_left_out(
     plant({"fuse_five": "hang"})
     for limit, value in {"_SECONDS": 3.0, "_SHORTEST_SECONDS": 1.0, "_PATIENCE": 1.5}.items():
         monkeypatch.setattr(simplify, limit, value)
-    notes = make(finished, tmp_path / "graph.onnx")
+    notes = make(finished, tmp_path / "model.onnx")
     assert remarks(notes) == ["onnxsim was stopped after 3 s: went on without its pass fuse_five"]
 
 
@@ -134,21 +137,21 @@ def test_a_search_that_takes_too_long_ends_without_onnxsim(
     plant({"itself": "hang"})
     for limit in ("_SECONDS", "_SEARCH_SECONDS"):
         monkeypatch.setattr(simplify, limit, 2.0)
-    notes = make(finished, tmp_path / "graph.onnx")
+    notes = make(finished, tmp_path / "model.onnx")
     assert remarks(notes) == ["onnxsim was stopped after 2 s: went on without onnxsim"]
-    assert (tmp_path / "graph.onnx").read_bytes() == (finished / "translate" / "graph.onnx").read_bytes()
+    assert (tmp_path / "model.onnx").read_bytes() == (finished / "export" / "model.onnx").read_bytes()
 
 
 def test_a_graph_that_did_not_run_before_is_an_error(run_copy: Path, tmp_path: Path) -> None:
-    (run_copy / "translate" / "graph.onnx").write_bytes(b"rubbish")
+    (run_copy / "export" / "model.onnx").write_bytes(b"rubbish")
     with pytest.raises(StageFailed, match="ONNX Runtime refuses"):
-        make(run_copy, tmp_path / "graph.onnx")
+        make(run_copy, tmp_path / "model.onnx")
 
 
 def test_the_run_goes_on_is_measured_and_says_so(tmp_path: Path, plant: Plant) -> None:
     plant({"fuse_three": "change"})
-    recipe = [verb for verb in targets.ROAD if verb != Stage.BUILD]
-    written = report.read(list(pipeline.run(Job(TINY, QUICK), recipe, tmp_path / "run"))[-1].path)
+    recipe = [verb for verb in PIPELINE if verb != Stage.BUILD]
+    written = report.read(list(runner.run(Job(TINY, QUICK), recipe, tmp_path / "run"))[-1].path)
     assert verdict.broken(written) == ()
     (hop,) = (hop for hop in written.hops if hop.stage == "simplify")
     assert (hop.status, hop.checks[0].parity.max_error) == (Status.MEASURED, 0.0)
@@ -158,9 +161,9 @@ def test_the_run_goes_on_is_measured_and_says_so(tmp_path: Path, plant: Plant) -
 
 def test_the_child_imports_no_torch(finished: Path, tmp_path: Path) -> None:
     told = "[name for name in sys.modules if name.startswith('torch.')], 'onnx' in sys.modules"
-    files = [str(finished / "translate" / "graph.onnx"), str(tmp_path / "graph.onnx")]
+    files = [str(finished / "export" / "model.onnx"), str(tmp_path / "model.onnx")]
     task = json.dumps([*files, []])
-    command = programs.command(f"{programs.SIMPLIFY}\nprint({told})")
+    command = worker_programs.command(f"{worker_programs.SIMPLIFY}\nprint({told})")
     done = subprocess.run(command, input=task, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[] True"
 
@@ -186,8 +189,8 @@ def test_a_pass_of_the_real_onnxsim_that_changes_what_is_computed_is_named(finis
     pixels, labels = np.zeros((4, 0, 0, 3), np.uint8), np.full(4, -1)
     golden.write(files[Kind.GOLDEN], Golden(pixels, inputs, {}, {}, labels, Preprocessing(), NOISE))
     made = [Artifact(kind, path, "digest", "", Stage.EXPORT, {}, 0.0, fresh=True) for kind, path in files.items()]
-    notes = simplify.make(Job(model, QUICK), tmp_path / "graph.onnx", Given(tuple(made)))
+    notes = simplify.make(Job(model, QUICK), tmp_path / "model.onnx", Given(tuple(made)))
     (said,) = remarks(notes)
     assert said.startswith("onnxsim changed what the graph computes (error ")
     assert said.endswith("): went on without its pass eliminate_nop_monotone_argmax")
-    assert [node.op_type for node in onnx.load(tmp_path / "graph.onnx").graph.node] == ["Mul", "Exp", "ArgMax"]
+    assert [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node] == ["Mul", "Exp", "ArgMax"]

@@ -8,15 +8,15 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from deploytool import report, verdict
-from deploytool.artifact import Given
-from deploytool.report import Gate, Report, Speed
-from deploytool.spec import Job, Options, Range
+from deploytool.pipeline.recipe import PIPELINE
+from deploytool.results import report, verdict
+from deploytool.results.artifact import Given
+from deploytool.results.report import Gate, Report, Speed
+from deploytool.spec import GateOutcome, Job, Options, Precision, Range, SpeedVerdict, Stage, Status
 from deploytool.stages import validate
-from deploytool.states import GateOutcome, Precision, SpeedVerdict, Stage, Status
 from tests.conftest import QUICK, TINY, shelf
 
-AGAIN = {"widened", "rounded"}  # runners of the FP16 graph beside the one that was asked for
+AGAIN = {"fp32_compute", "fp16_emulation"}  # runners of the FP16 graph beside the one that was asked for
 
 
 def validated(run: Path, out: Path, options: Options = QUICK) -> Report:
@@ -41,17 +41,17 @@ def test_every_hop_is_measured_against_the_one_before_and_the_source(finished: P
         for hop in written.hops
     }
     at_edges = ["FP64 at black", "FP64 at loud", "FP64 at one colour", "FP64 at faint"]
-    in_half = [each for each in at_edges if each in checks["halve"]]
+    in_half = [each for each in at_edges if each in checks["fp16"]]
     assert set(at_edges) - set(in_half) <= {"FP64 at loud"}, "FP16 need not hold there"
     assert checks == {
-        "record": ["FP64"],
-        "script": ["eager", "itself at the largest batch", *at_edges, "FP64"],
-        "translate": ["eager", "itself at the largest batch", *at_edges, "FP64"],
-        "simplify": ["translate", "itself at the largest batch", *at_edges, "FP64"],
+        "golden": ["FP64"],
+        "torchscript": ["eager", "itself at the largest batch", *at_edges, "FP64"],
+        "export": ["eager", "itself at the largest batch", *at_edges, "FP64"],
+        "simplify": ["export", "itself at the largest batch", *at_edges, "FP64"],
         "rewrite": ["simplify", "itself at the largest batch", *at_edges, "FP64"],
-        "halve": ["rewrite", "itself at the largest batch", *in_half, "FP64"],
-        "halve, widened": ["rewrite with its weights in FP16", "FP64"],
-        "halve, rounded": ["rewrite", *in_half, "FP64"],
+        "fp16": ["rewrite", "itself at the largest batch", *in_half, "FP64"],
+        "fp16, fp32_compute": ["rewrite with its weights in FP16", "FP64"],
+        "fp16, fp16_emulation": ["rewrite", *in_half, "FP64"],
         "build": [],
     }
     status = {hop.stage: hop.status for hop in written.hops}
@@ -77,11 +77,11 @@ def test_what_a_stage_wants_to_be_known_stands_in_the_report(finished: Path, tmp
 def test_speed_is_measured_for_all_that_runs_here(finished: Path) -> None:
     written = report.read(finished / "validate" / "report.json")
     assert {speed.stage: speed.status for speed in written.speeds} == {
-        "script": Status.MEASURED,
-        "translate": Status.MEASURED,
+        "torchscript": Status.MEASURED,
+        "export": Status.MEASURED,
         "simplify": Status.MEASURED,
         "rewrite": Status.MEASURED,
-        "halve": Status.MEASURED,
+        "fp16": Status.MEASURED,
         "build": Status.BUILT_NOT_RUN,
     }
     for speed in written.speeds:
@@ -95,28 +95,26 @@ def test_speed_is_measured_for_all_that_runs_here(finished: Path) -> None:
     assert written.rounds >= 7
 
 
-@pytest.mark.parametrize("stage", ["translate", "simplify", "rewrite", "halve"])
+@pytest.mark.parametrize("stage", ["export", "simplify", "rewrite", "fp16"])
 def test_a_fault_is_blamed_on_its_hop(run_copy: Path, tmp_path: Path, stage: str) -> None:
-    spoil(run_copy / stage / "graph.onnx", "classifier.weight", factor=3.0)
+    spoil(run_copy / stage / "model.onnx", "classifier.weight", factor=3.0)
     failed = verdict.broken(validated(run_copy, tmp_path))
     assert failed[0].startswith(f"{stage} against ")
-    after = ("translate", "simplify", "rewrite", "halve")
+    after = ("export", "simplify", "rewrite", "fp16")
     following = after[after.index(stage) + 1 :]
     strayed = {line.split()[0] for line in failed if "FP64" not in line} - {stage}
     assert strayed == set(following[:1]), "the hop after a lone fault strays from it, no other does"
 
 
 def test_a_fault_in_the_script_is_its_own(run_copy: Path, tmp_path: Path) -> None:
-    script, other = (run_copy / "script" / "script.pt"), tmp_path / "other"
-    from deploytool import pipeline
+    script, other = (run_copy / "torchscript" / "model.pt"), tmp_path / "other"
+    from deploytool.pipeline import runner
 
     list(
-        pipeline.run(
-            Job(TINY, dataclasses.replace(QUICK, seed=3)), (Stage.LOAD, Stage.GOLDEN, Stage.TORCHSCRIPT), other
-        )
+        runner.run(Job(TINY, dataclasses.replace(QUICK, seed=3)), (Stage.LOAD, Stage.GOLDEN, Stage.TORCHSCRIPT), other)
     )
-    script.write_bytes((other / "script" / "script.pt").read_bytes())
-    assert {line.split()[0] for line in verdict.broken(validated(run_copy, tmp_path))} == {"script"}
+    script.write_bytes((other / "torchscript" / "model.pt").read_bytes())
+    assert {line.split()[0] for line in verdict.broken(validated(run_copy, tmp_path))} == {"torchscript"}
 
 
 @pytest.mark.parametrize("batch", [Range(1, 1, 1), Range(3, 3, 3), Range(16, 16, 16)])
@@ -127,18 +125,18 @@ def test_any_batch_range_is_served(run_copy: Path, tmp_path: Path, batch: Range)
 
 
 def test_half_inputs_are_handed_over_as_such(run_copy: Path, tmp_path: Path) -> None:
-    from deploytool import pipeline, targets
+    from deploytool.pipeline import runner
 
     options = dataclasses.replace(QUICK, io=Precision.FP16)
-    recipe = [verb for verb in targets.ROAD if verb != Stage.BUILD]
-    written = report.read(list(pipeline.run(Job(TINY, options), recipe, run_copy))[-1].path)
+    recipe = [verb for verb in PIPELINE if verb != Stage.BUILD]
+    written = report.read(list(runner.run(Job(TINY, options), recipe, run_copy))[-1].path)
     assert verdict.broken(written) == ()
 
 
 def test_nan_in_an_artifact_is_counted(run_copy: Path, tmp_path: Path) -> None:
-    spoil(run_copy / "halve" / "graph.onnx", "classifier.weight", factor=np.nan)
+    spoil(run_copy / "fp16" / "model.onnx", "classifier.weight", factor=np.nan)
     written = validated(run_copy, tmp_path)
-    halve = next(hop for hop in written.hops if hop.stage == "halve")
+    halve = next(hop for hop in written.hops if hop.stage == "fp16")
     assert [check.parity.bad for check in halve.checks] == [4, 8, 1, 1, 1, 4]
     assert all("bad" in check.broken for check in halve.checks)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploytool.images import Pixels
+from deploytool.data.images import Pixels
 from deploytool.spec import Model, Preprocessing, Tensor
-from deploytool.training import course
-from deploytool.training.course import Course
+from deploytool.training import task
 from deploytool.training.recipe import Recipe
+from deploytool.training.task import Course
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DROPPING = Model(
@@ -56,4 +56,4 @@ def cifar_folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def quick(cifar_folder: Path) -> Course:
     """A course of four epochs, each of six batches."""
-    return course.prepare(DROPPING, cifar_folder, QUICK)
+    return task.prepare(DROPPING, cifar_folder, QUICK)

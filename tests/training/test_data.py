@@ -11,8 +11,8 @@ from PIL import Image
 
 from deploytool.errors import BadInput
 from deploytool.spec import Preprocessing
-from deploytool.training import course, data
-from deploytool.training.pictures import Pictures
+from deploytool.training import data, task
+from deploytool.training.augmentation import Pictures
 from deploytool.training.recipe import Recipe
 from tests.training.conftest import DROPPING
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_learned_from_is_refused(
 
 
 def test_a_model_is_adapted_to_the_data(cifar_folder: Path) -> None:
-    adapted = course.prepare(DROPPING, cifar_folder, Recipe()).model
+    adapted = task.prepare(DROPPING, cifar_folder, Recipe()).model
     assert adapted.options == {"classes": 10}
     assert adapted.inputs[0].shape == ("batch", 3, 32, 32)
     assert adapted.outputs[0].shape == ("batch", 10)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploytool import catalog
-from deploytool.training import course, loop
+from deploytool.loading import catalog
+from deploytool.training import loop, task
 from deploytool.training.recipe import Recipe, Results
 from tests.training.conftest import write_cifar
 
@@ -24,7 +24,7 @@ def learn_digits(folder: Path, recipe: Recipe) -> Results:
     test, train = order[:360], order[360:]
     write_cifar(folder, (large[train], labels[train]), (large[test], labels[test]))
     small = replace(catalog.find("mobilenet_v1_cifar"), options={"width": 0.25, "stem": "cifar"})
-    lesson = course.prepare(small, folder, recipe)
+    lesson = task.prepare(small, folder, recipe)
     list(loop.train(lesson, folder / "out"))
     return loop.finish(lesson, folder / "out")
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from deploytool import images
+from deploytool.data import images
 from deploytool.errors import BadInput, StageFailed
-from deploytool.training import checkpoint, loop, pictures
-from deploytool.training.course import Course
-from deploytool.training.learner import Learner
-from deploytool.training.pictures import Pictures
+from deploytool.training import augmentation, checkpoint, loop
+from deploytool.training.augmentation import Pictures
 from deploytool.training.recipe import Epoch, Recipe, Score
+from deploytool.training.task import Course
+from deploytool.training.trainer import Learner
 from tests.training.conftest import QUICK
 
 
@@ -101,13 +101,13 @@ def test_every_batch_is_told_to_the_watcher(quick: Course, tmp_path: Path) -> No
 
 def test_only_what_is_learned_from_is_augmented(quick: Course, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = []
-    real = pictures.augment
+    real = augmentation.augment
 
     def spy(pixels: images.Pixels, padding: int, flip: bool, rng: np.random.Generator) -> images.Pixels:
         given.extend(pixels)
         return real(pixels, padding, flip, rng)
 
-    monkeypatch.setattr(pictures, "augment", spy)
+    monkeypatch.setattr(augmentation, "augment", spy)
     run(quick, tmp_path)
     loop.finish(quick, tmp_path)
     assert len(given) == 4 * len(quick.data.train)
@@ -115,7 +115,7 @@ def test_only_what_is_learned_from_is_augmented(quick: Course, tmp_path: Path, m
 
 
 def test_a_score_is_that_of_the_whole_set_at_once(quick: Course, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploytool.training.learner._AT_ONCE", 7)
+    monkeypatch.setattr("deploytool.training.trainer._AT_ONCE", 7)
     learner, test = Learner(quick), quick.data.test
     got = learner.score(test)
     with torch.no_grad():

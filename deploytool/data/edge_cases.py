@@ -1,0 +1,123 @@
+"""Inputs that a golden sample lacks: silence, one colour, one sample, a padded tail, the very quiet, the very loud."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deploytool.data import images
+from deploytool.data.golden import Arrays
+from deploytool.spec import Model, Preprocessing, Tensor
+
+Values = npt.NDArray[Any]
+
+_TRUTHS = 2  # values of a mask
+_QUIET, _LOUD = 1e-4, 100.0  # times the golden case
+_COLOUR, _GREY = (200, 30, 90), 127
+_FAINT = 0.04  # of the contrast of a picture, as fog and a clear sky have it: a few grey levels
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case of every input; it is `natural` if the model may well be given such where it is deployed."""
+
+    name: str
+    natural: bool
+    inputs: Arrays
+
+
+@dataclass(frozen=True)
+class _Form:
+    """One input at an edge; what matters most has the lowest `rank`."""
+
+    rank: int
+    name: str
+    natural: bool
+    values: Values
+
+
+def draw(model: Model, inputs: Arrays, most: int) -> list[Case]:
+    """At most `most` edge cases, the most telling first: one input at an edge, and the others as in `inputs`.
+
+    `inputs` holds one golden case of every input: its sizes, its types and its loudness are taken from there.
+    """
+    forms = [(tensor, form) for tensor in model.inputs for form in _forms(tensor, inputs[tensor.name], model)]
+    single = len(model.inputs) == 1
+    return [
+        Case(form.name if single else f"{form.name} {tensor.name}", form.natural, {**inputs, tensor.name: form.values})
+        for tensor, form in sorted(forms, key=lambda each: each[1].rank)
+    ][:most]
+
+
+def _forms(tensor: Tensor, usual: Values, model: Model) -> Iterator[_Form]:
+    if tensor in model.preprocessing.images(model.inputs):
+        yield from _of_pixels(tensor, usual, model.preprocessing)
+    elif usual.dtype.kind == "f":
+        yield from _of_numbers(usual)
+    else:
+        yield from _of_integers(usual, 2 if usual.dtype.kind == "b" else tensor.below)
+
+
+def _of_pixels(tensor: Tensor, usual: Values, preprocessing: Preprocessing) -> Iterator[_Form]:
+    """Images that a camera may give, made of pixels, and one whose numbers no camera gives."""
+    first = preprocessing.layout.index("H")
+    height, width = usual.shape[first : first + 2]
+    black = np.zeros((1, height, width, 3), np.uint8)
+    lit, half, slope = black.copy(), black.copy(), black.copy()
+    lit[0, height // 2, width // 2] = 255
+    half[:, : max(1, height // 2)] = _COLOUR
+    slope[:] = np.linspace(0, 255, width).astype(np.uint8)[:, None]
+    faint = _GREY + _FAINT * (images.dead_leaves(1, height, width, 0).astype(np.float64) - _GREY)
+    drawn = (
+        (0, "black", black),
+        (2, "one colour", black + np.array(_COLOUR, np.uint8)),
+        (3, "faint", faint.round().astype(np.uint8)),
+        (4, "one bright pixel", lit),
+        (5, "white", black + np.uint8(255)),
+        (6, "half black", half),
+        (7, "a ramp", slope),
+    )
+    for rank, name, pixels in drawn:
+        yield _Form(rank, name, True, images.normalise(pixels, preprocessing, tensor))
+    if usual.dtype.kind == "f":  # bytes end at white
+        yield _Form(1, "loud", False, _typed(usual * _LOUD, usual))
+
+
+def _of_numbers(usual: Values) -> Iterator[_Form]:
+    """Numbers of any meaning, as large as those of the golden case unless the name says otherwise."""
+    numbers = np.asarray(usual, np.float64)
+    largest = float(np.abs(numbers).max(initial=0.0)) or 1.0
+    one, tail = np.zeros_like(numbers), numbers.copy()
+    one.reshape(-1)[numbers.size // 2] = largest
+    tail[..., numbers.shape[-1] // 2 :] = 0
+    slope = np.broadcast_to(np.linspace(numbers.min(), numbers.max(), numbers.shape[-1]), numbers.shape)
+    drawn = [
+        (0, "silence", True, np.zeros_like(numbers)),
+        (1, "loud", False, numbers * _LOUD),
+        (2, "a constant", True, np.full_like(numbers, largest / 2)),
+        (3, "quiet", True, numbers * _QUIET),
+        (4, "one sample", True, one),
+        (5, "a padded tail", True, tail),
+        (6, "a ramp", True, slope),
+    ]
+    if numbers.min() < 0 < numbers.max():  # what is never negative may have to be so
+        drawn.append((7, "negative", False, -np.abs(numbers)))
+    for rank, name, natural, values in drawn:
+        yield _Form(rank, name, natural, _typed(values, usual))
+
+
+def _of_integers(usual: Values, below: int) -> Iterator[_Form]:
+    """Tokens, classes, masks: the smallest, the largest, and the smallest from the middle on, as padding is."""
+    tail = usual.copy()
+    tail[..., tail.shape[-1] // 2 :] = 0
+    yield _Form(0, "zero", below > _TRUTHS, np.zeros_like(usual))  # a mask of nothing is given to nobody
+    yield _Form(2, "the largest", True, np.full_like(usual, below - 1))
+    yield _Form(5, "a padded tail", True, tail)
+
+
+def _typed(values: Values, like: Values) -> Values:
+    return np.ascontiguousarray(values, dtype=like.dtype)

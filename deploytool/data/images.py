@@ -1,0 +1,222 @@
+"""Photographs from files, seeded images with their statistics, and the road from an image to a model's input."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from deploytool.data.preprocess import pair
+from deploytool.errors import BadInput
+from deploytool.host import disk
+from deploytool.spec import Preprocessing, Side, Tensor
+
+Pixels = npt.NDArray[np.uint8]
+Inputs = npt.NDArray[Any]
+Floats = npt.NDArray[np.floating]
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "area": Image.Resampling.BOX,
+    "box": Image.Resampling.BOX,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # no EPS, for which Pillow starts a program
+_LONGEST = 100  # times the shorter side: resizing a line of pixels would fill the memory
+_PLENTY, _A_BYTE = 40_000_000, 16  # pixels: what has more is a photograph, and of those a byte is good for so many
+_STRIP = 1 << 20  # pixels that are converted at once
+_ORIENTATION = 0x0112  # of EXIF
+_UPRIGHT: Mapping[int, Callable[[Pixels], Pixels]] = {
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda stored: np.rot90(stored),
+}
+_LEAVES = 800
+_COLOURED = Tensor("input", ("batch", 3, "height", "width"))
+
+
+def read(path: Path) -> Pixels:
+    """The picture in a file: uint8, height × width × 3, RGB, upright.
+
+    Transparent parts become white, 16-bit grey is rounded to 8 bits, and of several frames the first is kept.
+    Raises BadInput if the file is no picture, not a whole one, or one too large to hold.
+    """
+    return parsed(path, path)
+
+
+def parsed(source: Path | BinaryIO, path: Path) -> Pixels:
+    """The same from a file or its open bytes, which are called `path`."""
+    with _opened(source, path) as image:
+        if max(image.size) > _LONGEST * min(image.size):
+            raise ValueError(f"one side is more than {_LONGEST} times the other")
+        image.load()  # which turns a TIFF upright by itself
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        pixels = _decoded(image)
+    return np.ascontiguousarray(_UPRIGHT.get(orientation, np.asarray)(pixels))
+
+
+def write(path: Path, pixels: Pixels) -> None:
+    """Writes a picture (uint8, height × width × 3) as PNG, which keeps every pixel."""
+    with disk.writing(path):
+        Image.fromarray(pixels).save(path, format="PNG")
+
+
+def stored_size(path: Path) -> tuple[int, int]:
+    """Height and width as the file's header has them: nothing is decoded, and nothing turned upright.
+
+    Raises BadInput if the file is no picture.
+    """
+    with _opened(path, path) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def _opened(source: Path | BinaryIO, path: Path) -> Iterator[Image.Image]:
+    try:
+        with warnings.catch_warnings(), _bytes(source) as opened:
+            warnings.simplefilter("ignore")  # remarks on odd metadata
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # 90 megapixels and more
+            length = opened.seek(0, os.SEEK_END)
+            opened.seek(0)
+            with Image.open(opened, formats=_FORMATS) as image:
+                plenty = _PLENTY // 3 if image.format == "WEBP" else _PLENTY  # of which Pillow holds three canvases
+                if image.width * image.height > max(plenty, _A_BYTE * length):
+                    raise ValueError(f"it is a bomb: {image.width} × {image.height} pixels of {length} bytes")
+                yield image
+    except Exception as error:  # what Pillow raises depends on where the file is broken
+        raise BadInput(f"{path} cannot be read as a picture: {error}", "replace it, or take it out") from error
+
+
+def _bytes(source: Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
+    """A file, open: given its name, Pillow maps some, and turns a TIFF that it has mapped the wrong way."""
+    return source.open("rb") if isinstance(source, Path) else nullcontext(source)
+
+
+def _decoded(image: Image.Image) -> Pixels:
+    """The pixels as they are stored, strip by strip: a whole picture in every form it goes through is much memory."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        strip = pixels[top : top + rows]
+        strip[:] = np.asarray(_rgb(image.crop((0, top, image.width, top + len(strip)))))
+    return pixels
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, and nothing says which of them is white")
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow itself would cut off at 255
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("its pixels have more than 16 bits")
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def fit(pixels: Pixels, how: Preprocessing) -> Pixels:
+    """A picture (uint8 HWC), resized, and cut at the centre, as the preprocessing says.
+
+    Raises BadInput if there is no such interpolation, and for a picture that is empty, or smaller than what is to be
+    cut out.
+    """
+    if how.interpolation not in INTERPOLATIONS:
+        raise BadInput(f"there is no interpolation {how.interpolation!r}", f"choose from {', '.join(INTERPOLATIONS)}")
+    if not pixels.size:
+        raise BadInput("the picture has no pixels", "give one that has some")
+    height, width = _resized(pixels.shape[0], pixels.shape[1], how.resize)
+    high, wide = pair(how.crop) if how.crop else (height, width)
+    if high > height or wide > width:
+        problem = f"a picture of {height} × {width} is smaller than the {high} × {wide} that are to be cut out of it"
+        raise BadInput(problem, "give a larger one, or export again with --resize")
+    top, left = round((height - high) / 2), round((width - wide) / 2)
+    resized = Image.fromarray(pixels).resize((width, height), INTERPOLATIONS[how.interpolation])
+    return np.array(resized.crop((left, top, left + wide, top + high)))
+
+
+def _resized(height: int, width: int, resize: Side) -> tuple[int, int]:
+    """Height and width after resizing: both given, or the shorter one, or neither."""
+    if isinstance(resize, tuple):
+        return resize
+    if not resize:
+        return height, width
+    shorter = min(height, width)
+    return int(resize * height / shorter), int(resize * width / shorter)
+
+
+def dead_leaves(count: int, height: int, width: int, seed: int) -> Pixels:
+    """`count` images, uint8, `count` × `height` × `width` × 3, that look like photographs to a convolution.
+
+    Discs of random place, colour and power-law radius hide one another, under a sloping light and a little sensor
+    noise: sharp edges, flat areas and the scale invariance of natural scenes, none of which white noise has.
+    Source: A. B. Lee, D. Mumford, J. Huang, "Occlusion models for natural images", IJCV 2001.
+    """
+    rng = np.random.default_rng(seed)
+    return np.stack([_scene(rng, height, width) for _ in range(count)])
+
+
+def _scene(rng: np.random.Generator, height: int, width: int) -> Pixels:
+    size = max(height, width)
+    rows, columns = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
+    palette = rng.uniform(0, 255, 3)
+    radii = np.minimum(size * 0.025 / np.sqrt(rng.uniform(0, 1, _LEAVES)), size / 2)  # density ∝ radius⁻³
+    drawn = np.array([(*rng.random(5).tolist(), rng.standard_normal()) for _ in radii])  # a leaf at a time
+    y, x = (-radii + (side + radii + radii) * at for side, at in ((height, drawn[:, 0]), (width, drawn[:, 1])))
+    colours = 0.5 * palette + 0.5 * (255 * drawn[:, 2:5]) + 25 * drawn[:, 5:]
+    seen = _seen(rows, columns, radii, y, x)
+    scene = np.concatenate([palette[None], colours]).astype(np.float32)[seen]
+    slope = rng.uniform(-0.3, 0.3, 2)
+    light = rng.uniform(0.7, 1.1) + slope[0] * (rows / height - 0.5) + slope[1] * (columns / width - 0.5)
+    noisy: npt.NDArray[np.float64] = scene * light[..., None] + rng.normal(0, 4, scene.shape)
+    return noisy.clip(0, 255).round().astype(np.uint8)
+
+
+def _seen(rows: Floats, columns: Floats, radii: Floats, y: Floats, x: Floats) -> npt.NDArray[np.int16]:
+    """Which disc lies on top at each pixel, the later ones above the earlier, counted from 1; 0 where there is none."""
+    down = (rows.T - y[:, None].astype(np.float32)) ** 2
+    across = (columns - x[:, None].astype(np.float32)) ** 2
+    (top, bottom), (left, right) = (
+        (np.maximum(0, at - radii).astype(int).tolist(), np.minimum(end, at + radii + 1).astype(int).tolist())
+        for end, at in ((len(rows), y), (len(columns), x))
+    )
+    seen = np.zeros((len(rows), len(columns)), np.int16)
+    for leaf, reach in enumerate(radii**2):
+        high, wide = slice(top[leaf], bottom[leaf]), slice(left[leaf], right[leaf])
+        inside = np.add.outer(down[leaf, high], across[leaf, wide]) <= reach
+        np.copyto(seen[high, wide], leaf + 1, where=inside)
+    return seen
+
+
+def normalise(pixels: Pixels, how: Preprocessing, tensor: Tensor = _COLOURED) -> Inputs:
+    """What an input takes for images that already have its height and width (uint8 NHWC, RGB)."""
+    if tensor.channels(how.layout) == 1:
+        ordered = luma(pixels)
+    else:
+        ordered = pixels[..., ::-1] if how.channels == "BGR" else pixels
+    if tensor.dtype != "uint8":
+        mean, std = np.array(how.mean, np.float32), np.array(how.std, np.float32)
+        made = ((ordered.astype(np.float32) * np.float32(how.scale) - mean) / std).astype(tensor.dtype, copy=False)
+    else:
+        made = ordered
+    return np.ascontiguousarray(made if how.layout == "NHWC" else made.transpose(0, 3, 1, 2))
+
+
+def luma(pixels: Pixels) -> Pixels:
+    """Grey images (uint8, … × 1) of coloured ones: ITU-R 601 in Pillow's whole numbers, exact where R = G = B."""
+    weighed = pixels.astype(np.uint32) @ np.array((19595, 38470, 7471), np.uint32)
+    return ((weighed + 0x8000) >> 16).astype(np.uint8)[..., None]

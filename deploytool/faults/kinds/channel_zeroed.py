@@ -1,0 +1,46 @@
+"""A channel is lost: the filter and the bias of one output are zero, or only a part of what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+
+from deploytool.faults.kinds import Fault
+from deploytool.faults.kinds.graph import Graph, output_axis
+
+_PARTS = (0.03, 0.1, 0.3, 1.0)  # of the channel that is lost
+
+
+def faults(graph: Graph, rng: np.random.Generator) -> Iterator[Fault]:
+    """Takes a part, or all, of a random channel of a random layer away, without end."""
+    layers = graph.layers()
+    while layers:
+        node = layers[rng.integers(len(layers))]
+        count = graph.weight(node.input[1]).shape[output_axis(node)]
+        yield _fault(graph, node, int(rng.integers(count)), float(rng.choice(_PARTS)))
+
+
+def _fault(graph: Graph, node: onnx.NodeProto, channel: int, part: float) -> Fault:
+    axes = dict(zip(node.input[1:], (output_axis(node), 0), strict=False))
+    axes = {name: axis for name, axis in axes.items() if graph.has_weight(name)}
+
+    def plant(spoiled: Graph) -> None:
+        for name, axis in axes.items():
+            values = np.moveaxis(graph.weight(name).copy(), axis, 0)
+            values[channel] *= 1 - part
+            spoiled.put(name, np.moveaxis(values, 0, axis))
+
+    return Fault(f"{node.output[0]}, channel {channel}", plant, part, _dead(graph, node, axes, channel))
+
+
+def _dead(graph: Graph, node: onnx.NodeProto, axes: dict[str, int], channel: int) -> str | None:
+    mine = [np.moveaxis(graph.weight(name), axis, 0)[channel] for name, axis in axes.items()]
+    if all((values == 0).all() for values in mine):
+        return "the channel is zero anyway"
+    readers = graph.readers(node.output[0])
+    rectified = bool(readers) and all(reader.op_type == "Relu" for reader in readers)
+    if rectified and graph.never_negative(node.input[0]) and all((values <= 0).all() for values in mine):
+        return "the channel never gets above zero, and is cut off there"
+    return None

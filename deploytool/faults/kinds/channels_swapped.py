@@ -1,0 +1,40 @@
+"""Two channels are swapped: a permutation was forgotten, or written for another layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+
+from deploytool.faults.kinds import Fault
+from deploytool.faults.kinds.graph import Graph, Weight, output_axis
+
+
+def faults(graph: Graph, rng: np.random.Generator) -> Iterator[Fault]:
+    """Swaps the filters and biases of two random channels, without end."""
+    layers = [node for node in graph.layers() if graph.weight(node.input[1]).shape[output_axis(node)] > 1]
+    while layers:
+        node = layers[rng.integers(len(layers))]
+        count = graph.weight(node.input[1]).shape[output_axis(node)]
+        yield _fault(graph, node, *(int(channel) for channel in rng.choice(count, 2, replace=False)))
+
+
+def _fault(graph: Graph, node: onnx.NodeProto, one: int, other: int) -> Fault:
+    axes = dict(zip(node.input[1:], (output_axis(node), 0), strict=False))
+    axes = {name: axis for name, axis in axes.items() if graph.has_weight(name)}
+    swapped = {name: _swapped(graph.weight(name), axis, one, other) for name, axis in axes.items()}
+    equal = all(np.array_equal(graph.weight(name), values) for name, values in swapped.items())
+
+    def plant(spoiled: Graph) -> None:
+        for name, values in swapped.items():
+            spoiled.put(name, values)
+
+    same = "both channels have the same weights" if equal else None
+    return Fault(f"{node.output[0]}, channels {one} and {other}", plant, same=same)
+
+
+def _swapped(values: Weight, axis: int, one: int, other: int) -> Weight:
+    order = np.arange(values.shape[axis])
+    order[[one, other]] = order[[other, one]]
+    return values.take(order, axis)

@@ -1,0 +1,31 @@
+"""An average pool counts its padding, or does not: `count_include_pad` is flipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+
+from deploytool.faults.kinds import Fault
+from deploytool.faults.kinds.graph import Graph, attribute, set_attribute
+
+
+def faults(graph: Graph, rng: np.random.Generator) -> Iterator[Fault]:
+    """One fault for every average pool."""
+    found = [_fault(node) for node in graph.nodes("AveragePool")]
+    yield from rng.permutation(np.array(found, object)) if found else ()
+
+
+def _fault(node: onnx.NodeProto) -> Fault:
+    output, held, pads = node.output[0], attribute(node, "count_include_pad"), attribute(node, "pads")
+    counted = bool(held and held.i)
+
+    def plant(spoiled: Graph) -> None:
+        flipped = spoiled.maker(output)
+        assert flipped is not None
+        set_attribute(flipped, "count_include_pad", int(not counted))
+
+    ceil = attribute(node, "ceil_mode")
+    none = (pads is None or not any(pads.ints)) and not (ceil and ceil.i)
+    return Fault(output, plant, same="it pads nothing" if none else None)

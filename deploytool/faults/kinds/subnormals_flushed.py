@@ -1,0 +1,33 @@
+"""Small weights are flushed to zero: FP16's subnormals, on hardware that does not know them, or more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from deploytool.faults.kinds import Fault
+from deploytool.faults.kinds.graph import Graph, Weight
+
+_NORMAL = 2.0**-14  # FP16's smallest number with all its digits
+_LIMITS = (_NORMAL, 4 * _NORMAL, 16 * _NORMAL, 64 * _NORMAL)
+
+
+def faults(graph: Graph, rng: np.random.Generator) -> Iterator[Fault]:
+    """Flushes all weights below a limit, one fault for each limit."""
+    for limit in rng.permutation(_LIMITS):
+        yield _fault(graph, float(limit))
+
+
+def _fault(graph: Graph, limit: float) -> Fault:
+    small = {name: values for name in graph.weights() if _any_below(values := graph.weight(name), limit)}
+
+    def plant(spoiled: Graph) -> None:
+        for name, values in small.items():
+            spoiled.put(name, np.where(np.abs(values) < limit, 0, values))
+
+    return Fault(f"weights below {limit:.1e}", plant, limit, None if small else "there is no such weight")
+
+
+def _any_below(values: Weight, limit: float) -> bool:
+    return bool(((values != 0) & (np.abs(values) < limit)).any())

@@ -1,0 +1,173 @@
+"""Files of unknown origin: listed, read, hashed and copied without following a link or believing a size."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from deploytool.errors import BadInput, DeployError, Refused
+from deploytool.host import disk, owner
+
+_BLOCK = 1 << 20
+CAREFUL = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"))  # as far as the system has them
+_DEEPEST = 32  # folders in one another
+MAKING = ".making"  # how the name of an unfinished file ends
+AGAIN = "get the bundle again from where it was made"
+_ITS_OWN = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENAMETOOLONG)
+
+
+def listing(folder: Path, above: str = "") -> Iterator[tuple[str, int]]:
+    """Every path below a folder, with slashes, and its mode; links are listed and not followed.
+
+    Raises Refused for folders nested deeper than any bundle's.
+    """
+    if above.count("/") > _DEEPEST:
+        raise Refused(f"{folder} is nested too deep", AGAIN)
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unreadable(folder, error, "give the folder of a bundle") from error
+    for entry in entries:
+        mode = entry.stat(follow_symlinks=False).st_mode
+        yield above + entry.name, mode
+        if stat.S_ISDIR(mode):
+            yield from listing(Path(entry.path), f"{above}{entry.name}/")
+
+
+def read(path: Path, most: int) -> bytes:
+    """The bytes of a plain file, `most` at the most; raises Refused for anything else."""
+    with os.fdopen(_opened(path), "rb") as opened:
+        raw = opened.read(most + 1)
+    if len(raw) > most:
+        raise Refused(f"{path} is longer than it may be", AGAIN)
+    return raw
+
+
+def hold(path: Path, size: int, sha256: str, to: Path | None = None) -> None:
+    """Holds a plain file against its size in bytes and its SHA-256, and copies it on the way if `to` is given.
+
+    A copy is on the disk when the call returns. Raises Refused if size or digest are others; the copy is then gone.
+    """
+    try:
+        _hold(path, size, sha256, to)
+    except BaseException:
+        if to is not None:
+            to.unlink(missing_ok=True)
+        raise
+
+
+def _hold(path: Path, size: int, sha256: str, to: Path | None) -> None:
+    with opened(path) as there, (to or Path(os.devnull)).open("wb") as copy:
+        if os.fstat(there.fileno()).st_size != size:
+            raise Refused(f"{path} has another size than the manifest says", AGAIN)
+        for block in held(there, path, size, sha256):
+            if to is not None:
+                with disk.writing(to, needed=size):
+                    copy.write(block)
+        if to is not None:
+            with disk.writing(to, needed=size):
+                copy.flush()
+                os.fsync(copy.fileno())
+
+
+def whole(path: Path, size: int, sha256: str) -> bytes:
+    """The bytes of a plain file, which are those of the digest: what is used must be what was hashed.
+
+    Raises Refused if size or digest are others.
+    """
+    with opened(path) as there:
+        return b"".join(held(there, path, size, sha256))
+
+
+def opened(path: Path) -> BinaryIO:
+    """A plain file, open for reading; raises Refused for anything else."""
+    return os.fdopen(_opened(path), "rb")
+
+
+def held(blocks: BinaryIO, path: object, size: int, sha256: str) -> Iterator[bytes]:
+    """The bytes of a file, block by block; raises Refused at its end if they were not those of its digest."""
+    total, seen = hashlib.sha256(), 0
+    while seen <= size and (block := blocks.read(_BLOCK)):
+        total.update(block)
+        seen += len(block)
+        yield block
+    if (seen, total.hexdigest()) != (size, sha256):
+        raise Refused(f"{path} has other bytes than the manifest says", AGAIN)
+
+
+def settle(folder: Path) -> None:
+    """Waits until a folder's own entries are on the disk: a rename is at once, and only then for good."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return  # folders cannot be opened there
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _opened(path: Path) -> int:
+    """A plain file, open for reading: a link is not followed, and a pipe does not make us wait."""
+    try:
+        if not hasattr(os, "O_NOFOLLOW") and path.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | CAREFUL)
+    except OSError as error:
+        raise _unreadable(path, error, AGAIN) from error
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise Refused(f"{path} is no plain file", AGAIN)
+    return opened
+
+
+def _unreadable(path: Path, error: OSError, remedy: str) -> DeployError:
+    """What kept a file from being read: a missing one or a link is its folder's fault, all else the machine's."""
+    problem = f"{path} cannot be read: {error.strerror}"
+    if error.errno in _ITS_OWN:
+        return Refused(problem, remedy)
+    return BadInput(problem, "check its rights, the disk, and how many files may be open")
+
+
+def publish(path: Path, content: bytes, beside: Path | None = None) -> None:
+    """Puts a file in its place as a whole: whoever reads it sees the old bytes or the new, also after a crash.
+
+    It is made in `beside`, a folder on the same disk, where the folder it belongs in must hold nothing unfinished. What
+    a killed process left of the same file goes.
+    """
+    making = (beside or path.parent) / f".{path.name}.{owner.name()}{MAKING}"
+    sweep(making.parent, f".{glob.escape(path.name)}.*{MAKING}")
+    try:
+        with disk.writing(making, named=path, needed=len(content)):
+            with making.open("wb") as opened:
+                opened.write(content)
+                opened.flush()
+                os.fsync(opened.fileno())
+            making.replace(path)
+    except BaseException:
+        making.unlink(missing_ok=True)
+        raise
+    settle(path.parent)
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Removes what matches and is provably nobody's any more: files, and folders with all that is in them."""
+    for left in folder.glob(pattern):
+        if owner.abandoned(left):
+            remove(left)
+
+
+def remove(path: Path) -> None:
+    """Takes a file, a link or a whole folder away; what cannot be removed stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with suppress(OSError):
+        path.unlink()

@@ -1,0 +1,12 @@
+"""torchvision: SqueezeNet without bypasses; our definition took over its names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from deploytool.loading.checkpoints.key_maps import Family
+from deploytool.spec import Preprocessing
+
+FAMILIES: Mapping[str, Family] = {
+    "squeezenet": Family(sign=r"features\.\d+\.squeeze\.", options={"bypass": "none"}, preprocessing=Preprocessing()),
+}

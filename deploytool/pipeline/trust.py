@@ -1,0 +1,102 @@
+"""Whose code a run's folder may have run: the zoo's, an installed package's, or what this user exported himself.
+
+A run names the factory that makes its model, and to build the model again is to run that. A folder that came from
+elsewhere, with receipts that agree with each other, may name anything: so what a user exports is noted in his own
+home, with the digests of all that the model's code read, and nothing else is run unless he says so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from deploytool import serde
+from deploytool.errors import BadInput, DeployError
+from deploytool.host import files, owner
+from deploytool.loading import catalog, factory, weights_file
+from deploytool.pipeline import runner
+from deploytool.results.artifact import Kind
+
+_MOST, _LONGEST = 100, 1 << 20  # places in a note, and bytes
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_NOTES = Path(".local", "state", "deploytool", "exported")
+
+
+def note(home: Path) -> None:
+    """Notes that the code of this run's model is this user's own, or is one he asked for by its name."""
+    with suppress(OSError, RuntimeError):  # nobody's home, or one that cannot be written: he will be asked later
+        notes = Path.home() / _NOTES
+        notes.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _add(notes / _digest(home), str(home.absolute()))
+
+
+def unneeded() -> list[Path]:
+    """The notes of runs that are all gone from where they were exported, for an hour at the least."""
+    with suppress(OSError, RuntimeError):
+        return [note for note in sorted((Path.home() / _NOTES).iterdir()) if _is_unneeded(note)]
+    return []
+
+
+def _is_unneeded(note: Path) -> bool:
+    """A note that names no run is of an earlier version, and stays."""
+    try:
+        homes, old = _homes(note), time.time() - note.lstat().st_mtime > owner.ABANDONED_S
+    except OSError:
+        return False
+    there = [home for home in homes if (Path(home) / runner.BEGINNING).is_dir()]
+    return _DIGEST.fullmatch(note.name) is not None and bool(homes) and not there and old
+
+
+def _add(note: Path, home: str) -> None:
+    """Adds where a run is to its note, which is what counts; the places only say when nobody needs it any more."""
+    known = _homes(note) if note.exists() else []
+    if home not in known or not note.exists():
+        files.publish(note, json.dumps([*known, home][-_MOST:]).encode())
+
+
+def _homes(note: Path) -> list[str]:
+    try:
+        return list(serde.decode(tuple[str, ...], serde.loads(files.read(note, _LONGEST))))
+    except (DeployError, serde.Malformed):
+        return []
+
+
+def check(home: Path, *, trust_code: bool) -> None:
+    """Refuses to build the model of a run whose code is not known to this user, or is no longer what it was.
+
+    Raises BadInput.
+    """
+    reference = _reference(home)
+    if not (trust_code or factory.is_zoo(reference) or _is_noted(home) or _is_added(reference)):
+        problem = f"{home} would run the code of {reference}, which this user has not exported here"
+        raise BadInput(problem, "export it here yourself, or give --trust-code if you trust where it comes from")
+    runner.check_source(home)
+
+
+def _reference(home: Path) -> str:
+    return weights_file.definition(home / runner.BEGINNING / Kind.WEIGHTS.value).factory
+
+
+def _is_noted(home: Path) -> bool:
+    try:
+        return (Path.home() / _NOTES / _digest(home)).is_file()
+    except (OSError, RuntimeError):
+        return False
+
+
+def _is_added(reference: str) -> bool:
+    """Whether an installed package adds this model by its entry point."""
+    return any(model.factory == reference for model in catalog.models())
+
+
+def _digest(home: Path) -> str:
+    """One name for a factory and all that its code read, by which it is noted."""
+    reference = _reference(home)
+    try:
+        project = str(factory.project(reference))
+    except BadInput:  # the file is gone
+        project = ""
+    return serde.digest(reference, project, runner.sources(home))

@@ -1,0 +1,32 @@
+"""Proves the checks of the run: plants faults in the graph that ships, and counts what the golden cases catch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deploytool import serde
+from deploytool.faults import run
+from deploytool.results.artifact import Given, Kind, Notes, for_engine
+from deploytool.results.faults import CASES
+from deploytool.spec import Job, Precision
+
+_FRESH = 8  # cases that faults which were not caught are tried on
+
+
+def make(job: Job, out: Path, given: Given) -> Notes:
+    """Writes the proof, and beside it the fresh cases that would have caught what the golden ones missed."""
+    before, graph = given.chain(Kind.GRAPH)[-2:]
+    subject = run.subject(
+        given.latest(Kind.WEIGHTS).path,
+        given.latest(Kind.GOLDEN).path,
+        for_engine(before.path),
+        graph.path,
+        half=graph.made_by.precision is Precision.FP16,
+        wanted=job.options.tolerance,
+        fresh=_FRESH,
+    )
+    proof = run.prove(subject, job.options.faults, job.options.seed, job.watch)
+    out.write_text(serde.text(proof), encoding="utf-8")
+    if proof.helpful:
+        run.write_helpful(out.with_name(CASES), subject, proof)
+    return {"planted": sum(family.planted for family in proof.families), "missed": len(proof.missed)}

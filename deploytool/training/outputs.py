@@ -1,0 +1,77 @@
+"""What a training leaves for people and for `export`: history, learning curve, weights and results."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from deploytool import serde
+from deploytool.training import curve
+from deploytool.training.checkpoint import State, whole
+from deploytool.training.recipe import Epoch, Results
+from deploytool.training.task import Course
+
+WEIGHTS, HISTORY, CURVE, SUMMARY = "weights.safetensors", "history.csv", "curve.svg", "training.json"
+
+
+def write_history(out: Path, history: tuple[Epoch, ...]) -> None:
+    """The table and the picture of all epochs so far."""
+    rows = [_row(record) for record in history]
+    with whole(out / HISTORY) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, rows[0], lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    with whole(out / CURVE) as unfinished:
+        unfinished.write_text(curve.draw(history), encoding="utf-8")
+
+
+def _row(record: Epoch) -> dict[str, float]:
+    return {
+        "epoch": record.epoch,
+        "learning_rate": record.learning_rate,
+        "train_loss": record.train.loss,
+        "train_accuracy": record.train.accuracy,
+        "validation_loss": record.validation.loss,
+        "validation_accuracy": record.validation.accuracy,
+        "seconds": record.seconds,
+    }
+
+
+def write(out: Path, course: Course, best: State, results: Results) -> None:
+    """The best weights with the definition they belong to, and a summary of the whole training."""
+    summary = {
+        "model": course.model,
+        "classes": course.data.classes,
+        "recipe": course.recipe,
+        "results": results,
+        "data": _data(course),
+        "versions": _versions(),
+    }
+    metadata = {name: json.dumps(serde.encode(value), ensure_ascii=False) for name, value in summary.items()}
+    with whole(out / WEIGHTS) as unfinished:
+        save_file(best, unfinished, metadata)
+    with whole(out / SUMMARY) as unfinished:
+        unfinished.write_text(serde.text(summary), encoding="utf-8")
+
+
+def _data(course: Course) -> Mapping[str, int | str]:
+    data = course.data
+    counts = {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)}
+    return {**counts, "sha256": data.digest()}
+
+
+def _versions() -> Mapping[str, str]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "device": device,
+    }

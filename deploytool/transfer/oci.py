@@ -1,0 +1,139 @@
+"""A bundle as the CNCF ModelPack specification writes it: an OCI manifest with one raw layer for every file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploytool import serde
+from deploytool.bundle.manifest import LONGEST_MANIFEST, MANIFEST_FILE, SIGNATURE_FILE, File, Manifest, Role, all_files
+from deploytool.errors import Refused
+from deploytool.host import files
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+ARTIFACT_TYPE = "application/vnd.cncf.model.manifest.v1+json"
+CONFIG_TYPE = "application/vnd.cncf.model.config.v1+json"
+FILE_PATH = "org.cncf.model.filepath"
+_WEIGHT, _AROUND, _DATA = (
+    f"application/vnd.cncf.model.{kind}.v1.raw" for kind in ("weight", "weight.config", "dataset")
+)
+_TYPES = {
+    Role.GRAPH: _WEIGHT,
+    Role.ENGINE: _WEIGHT,
+    Role.GOLDEN: _DATA,
+    Role.IMAGE: _DATA,
+    Role.RECIPE: _AROUND,
+    Role.SERVER: _AROUND,
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One file of a bundle as a registry has it; `sha256` is its name there."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The OCI manifest of a bundle, its config blob, and its layers in order."""
+
+    manifest: bytes
+    config: bytes
+    layers: tuple[Layer, ...]
+
+    @property
+    def digest(self) -> str:
+        """The name of the whole."""
+        return name(self.manifest)
+
+
+def name(raw: bytes) -> str:
+    """The digest of some bytes as OCI writes it."""
+    return f"sha256:{hashlib.sha256(raw).hexdigest()}"
+
+
+def artifact(folder: Path, manifest: Manifest) -> Artifact:
+    """A bundle as an OCI artifact; the same bytes for the same bundle."""
+    layers, types = [], []
+    for path in (MANIFEST_FILE, SIGNATURE_FILE):
+        if path == MANIFEST_FILE or (folder / path).exists():
+            raw = files.read(folder / path, LONGEST_MANIFEST)
+            layers.append(Layer(path, len(raw), hashlib.sha256(raw).hexdigest()))
+            types.append(_AROUND)
+    for file in all_files(manifest):
+        layers.append(Layer(file.path, file.size, file.sha256))
+        types.append(_TYPES[file.role])
+    described = {
+        "descriptor": {"name": manifest.name, "version": str(manifest.sequence)},
+        "config": {"format": "onnx"},
+        "modelfs": {"type": "layers", "diffIds": [f"sha256:{layer.sha256}" for layer in layers]},
+    }
+    config = serde.text(described).encode()
+    whole = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "artifactType": ARTIFACT_TYPE,
+        "config": {"mediaType": CONFIG_TYPE, "digest": name(config), "size": len(config)},
+        "layers": [_described(layer, kind) for layer, kind in zip(layers, types, strict=True)],
+        "annotations": {"org.opencontainers.image.title": manifest.name},
+    }
+    return Artifact(serde.text(whole).encode(), config, tuple(layers))
+
+
+def _described(layer: Layer, kind: str) -> dict[str, Any]:
+    about = {"mediaType": kind, "digest": f"sha256:{layer.sha256}", "size": layer.size}
+    return {**about, "annotations": {FILE_PATH: layer.path}}
+
+
+def layers(raw: bytes, where: str) -> tuple[Layer, ...]:
+    """The layers that an OCI manifest of unknown origin names. Raises Refused if it is not that of a bundle."""
+    try:
+        whole = serde.loads(raw)
+        if whole.get("artifactType") != ARTIFACT_TYPE:
+            raise Refused(f"{where} is no model: {whole.get('artifactType')}", "check the name")
+        found = tuple(_layer(each) for each in whole["layers"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Refused(f"{where} has no manifest that OCI knows: {error}", files.AGAIN) from error
+    if len({layer.path for layer in found}) < len(found):
+        raise Refused(f"{where} names a file twice", files.AGAIN)
+    return found
+
+
+def _layer(data: Mapping[str, Any]) -> Layer:
+    kind, _, sha256 = data["digest"].partition(":")
+    path, size = data["annotations"][FILE_PATH], data["size"]
+    if kind != "sha256" or len(sha256) != 64 or type(size) is not int or size < 0 or not isinstance(path, str):
+        raise ValueError(f"a layer is {data}")
+    return Layer(path, size, sha256)
+
+
+def beside(found: tuple[Layer, ...], where: str) -> tuple[Layer, ...]:
+    """The layers of the bundle's own manifest and of its signature, which are fetched before anything else."""
+    few = tuple(layer for layer in found if layer.path in (MANIFEST_FILE, SIGNATURE_FILE))
+    if MANIFEST_FILE not in {layer.path for layer in few}:
+        raise Refused(f"{where} is a model of somebody else's: it holds no {MANIFEST_FILE}", "push it with deploytool")
+    if any(layer.size > LONGEST_MANIFEST for layer in few):
+        raise Refused(f"{where} has a manifest longer than any may be", files.AGAIN)
+    return few
+
+
+def agree(found: tuple[Layer, ...], manifest: Manifest, where: str) -> None:
+    """Raises Refused unless the layers are the files of the bundle's manifest, one for one."""
+    known = {_key(file) for file in all_files(manifest)}
+    there = {
+        (layer.path, layer.size, layer.sha256) for layer in found if layer.path not in (MANIFEST_FILE, SIGNATURE_FILE)
+    }
+    if known != there:
+        path = min(known ^ there)[0]
+        raise Refused(f"{where} and the bundle's own manifest do not agree about {path}", files.AGAIN)
+
+
+def _key(file: File) -> tuple[str, int, str]:
+    return file.path, file.size, file.sha256

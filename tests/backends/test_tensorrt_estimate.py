@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from deploytool.backends import tensorrt_estimate
+from deploytool.errors import StageFailed
+from deploytool.spec import BATCH, Range
+from tests.conftest import TINY
+
+LOG = """Engine generation completed in 0.3 seconds.
+Layers:
+Name: __mye1_0, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 0, Metadata:
+Name: cast_1, LayerType: kgen, Inputs: [ { Name: input, Dimensions: [-1,3,4,4], Datatype: Float, Format: (Linear) }], \
+Constants: [], Outputs: [ { Name: half, Dimensions: [-1,4,4,4], Datatype: Half, Format: (NHWC) }], TacticName: x
+Name: sync, LayerType: signal, Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 0, EventId: 1
+Name: sync, LayerType: wait, Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 1, EventId: 1
+Name: conv, LayerType: correlation, Inputs: [ { Name: half, Dimensions: [-1,4,4,4], Datatype: Half, Format: (NHWC) }]
+Bindings:
+input""".replace("\\\n", "")
+
+
+def test_a_log_is_counted() -> None:
+    assert tensorrt_estimate.counted(LOG, 123) == tensorrt_estimate.Launches(
+        kernels=2, syncs=2, traffic=3 * 16 * 4 + 4 * 16 * 2 + 4 * 16 * 2, size=123
+    )
+
+
+def test_a_log_without_layers_counts_nothing_and_is_refused() -> None:
+    with pytest.raises(StageFailed, match="lists no layers"):
+        tensorrt_estimate.counted("Engine generation completed", 1)
+
+
+def test_a_real_builder_tells_what_it_would_launch(finished: Path) -> None:
+    graph = (finished / "halve" / "graph.onnx").read_bytes()
+    found = tensorrt_estimate.rehearse(graph, TINY.inputs, {BATCH: Range()})
+    assert 4 <= found.kernels <= 20
+    assert found.size > 10_000
+    assert found.traffic > 3 * 32 * 32 * 4
+
+
+def test_what_the_builder_refuses_is_refused() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[batch,3,32,32] input) => (float[batch,3,32,32] logits) {'
+    graph = onnx.parser.parse_model(text + " logits = Det_of_a_kind(input) }")
+    with pytest.raises(StageFailed, match="TensorRT does not take the graph"):
+        tensorrt_estimate.rehearse(graph.SerializeToString(), TINY.inputs, {BATCH: Range()})

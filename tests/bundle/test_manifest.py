@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deploytool import serde
+from deploytool.bundle.manifest import (
+    LONGEST_MANIFEST,
+    SIGNATURE_FILE,
+    Manifest,
+    Role,
+    all_files,
+    check_files,
+    content_digest,
+    engine_recipe,
+    manifest_digest,
+    read_manifest,
+    write_manifest,
+)
+from deploytool.errors import Refused
+from deploytool.host import files
+
+PART = ("tolerances", "fp16", "parts", 0, "part")
+
+
+@pytest.fixture
+def copy(packed: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(packed, tmp_path / "bundle"))
+
+
+def test_a_manifest_is_read_as_it_was_written(packed: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(packed)
+    write_manifest(tmp_path, manifest)
+    assert read_manifest(tmp_path) == manifest
+    assert (tmp_path / "manifest.json").read_bytes() == (packed / "manifest.json").read_bytes()
+    assert manifest.schema == "deploytool.bundle.manifest/3"
+
+
+@pytest.mark.parametrize("stated", [0, -1, 8193, 1.5, True, "64"])
+def test_a_graph_that_states_no_sensible_memory_is_refused(copy: Path, stated: object) -> None:
+    data = json.loads((copy / "manifest.json").read_text())
+    data["graphs"][0]["memory_mib"] = stated
+    (copy / "manifest.json").write_text(serde.text(data))
+    with pytest.raises(Refused, match="memory"):
+        read_manifest(copy)
+    data["graphs"][0]["memory_mib"] = None
+    (copy / "manifest.json").write_text(serde.text(data))
+    assert read_manifest(copy).graphs[0].memory_mib is None
+
+
+def test_every_file_but_the_manifest_is_named_with_its_role(packed: Path) -> None:
+    manifest = read_manifest(packed)
+    there = {path.relative_to(packed).as_posix() for path in packed.rglob("*") if path.is_file()}
+    assert {file.path for file in all_files(manifest)} == there - {"manifest.json"}
+    assert {file.role for file in all_files(manifest)} == set(Role)
+
+
+def test_the_digest_leaves_engines_out_and_the_seal_leaves_nothing_out(packed: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(packed)
+    (engine,) = manifest.engines
+    other = dataclasses.replace(engine, file=dataclasses.replace(engine.file, sha256="0" * 64))
+    rebuilt = dataclasses.replace(manifest, engines=(other,))
+    write_manifest(tmp_path, rebuilt)
+    assert content_digest(rebuilt) == content_digest(manifest)
+    assert manifest_digest(tmp_path) != manifest_digest(packed)
+    assert content_digest(dataclasses.replace(manifest, sequence=7)) != content_digest(manifest)
+
+
+def test_a_signature_may_lie_beside_the_manifest_and_nothing_else(copy: Path) -> None:
+    (copy / SIGNATURE_FILE).write_text("{}")
+    check_files(copy, read_manifest(copy))
+    (copy / "model.sig2").write_text("{}")
+    with pytest.raises(Refused, match="is not in the manifest"):
+        check_files(copy, read_manifest(copy))
+
+
+@pytest.mark.parametrize("path", ["recipe.json", "golden"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "other"])
+def test_kinds_are_checked_before_any_byte_is_read(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, path: str, kind: str
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(files, "hold", never)
+    place, kept = copy / path, copy.with_name("kept")
+    place.rename(kept)
+    if kind == "link":
+        place.symlink_to(kept)
+    elif kind == "pipe":
+        os.mkfifo(place)
+    elif kept.is_dir():
+        place.write_bytes(b"x")
+    else:
+        place.mkdir()
+    with pytest.raises(Refused, match=f"{path} is no plain file"):
+        check_files(copy, read_manifest(copy))
+
+
+def test_engines_of_other_devices_may_be_left_out_by_name_only(copy: Path) -> None:
+    manifest = read_manifest(copy)
+    path = manifest.engines[0].file.path
+    (copy / path).unlink()
+    with pytest.raises(Refused, match="is missing"):
+        check_files(copy, manifest)
+    check_files(copy, manifest, absent=[path])
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "problem"),
+    [
+        (("sequence",), -1, "its sequence is no number"),
+        (("sequence",), True, "sequence is True, and should be a whole number"),
+        (("files", 0, "path"), "../x", "is no path in a bundle"),
+        (("files", 0, "path"), "model.sig", "is no path in a bundle"),
+        (("files", 0, "path"), "GOLDEN/case_1.png", "it names a file twice"),
+        (("files", 0, "size"), 1.5, "size is 1.5, and should be a whole number"),
+        (("files", 0, "sha256"), "A" * 64, "has no size or no digest"),
+        (("golden", "path"), "engines/none", "it speaks of engines/none"),
+        (("recipe",), "none.json", "it speaks of none.json"),
+        (("free", "batch", "largest"), 0, "a free size has no range"),
+        (("free",), {}, "a free size has no range"),
+        (("tolerances", "fp16", "max_error"), "1", "max_error is '1', and should be a number"),
+        (("tolerances",), {}, "a precision has no tolerance"),
+        (("inputs",), [], "it has no inputs or no outputs"),
+        (("graphs",), [], "it has no graph"),
+        (("engines", 0, "version"), 10, "version is 10, and should be a text"),
+        (("engines", 0, "file", "role"), "graph", "an engine is listed as something else"),
+        (("schema",), "deploytool.bundle.manifest/9", "is a bundle of another kind"),
+        (("files", 0, "size"), -1, "has no size or no digest"),
+        (("outputs",), [], "it has no inputs or no outputs"),
+        (("classes",), ["cat\x1b[2J"], "a class has a name that cannot be shown"),
+        (("free", "batch", "largest"), 1 << 31, "a free size has no range"),
+        (("free",), {"H": {"smallest": 1, "typical": 8, "largest": 32}}, "a free size has no range"),
+        (("preprocessing", "crop"), 4097, "its pictures cannot be prepared"),
+        (("preprocessing", "crop"), [32, -1], "its pictures cannot be prepared"),
+        (("preprocessing", "resize"), [4097, 32], "its pictures cannot be prepared"),
+        (("preprocessing", "mean"), [0.5, 0.5], "its pictures cannot be prepared"),
+        (("preprocessing", "std"), [], "its pictures cannot be prepared"),
+        (("preprocessing", "std"), [0.5, 0.0, 0.5], "its pictures cannot be prepared"),
+        (("preprocessing", "channels"), "GBR", "its pictures cannot be prepared"),
+        (("preprocessing", "layout"), "CHWN", "its pictures cannot be prepared"),
+        ((*PART, "axis"), 64, "a part of an output is none"),
+        ((*PART, "spans"), [[0, 1]], "a part of an output is none"),
+    ],
+)
+def test_values_that_cannot_be_right_are_refused(
+    copy: Path, where: tuple[str | int, ...], value: object, problem: str
+) -> None:
+    data = json.loads((copy / "manifest.json").read_text())
+    inner = data
+    for step in where[:-1]:
+        inner = inner[step]
+    inner[where[-1]] = value
+    (copy / "manifest.json").write_text(serde.text(data))
+    with pytest.raises(Refused, match=problem):
+        read_manifest(copy)
+
+
+@pytest.mark.parametrize(
+    ("axis", "size", "spans"), [(1, 4, [[2, 5]]), (1, 4, [[-1, 2]]), (1, 4, [[2, 2]]), (1, 4, []), (0, 4, [[0, 2]])]
+)
+def test_a_part_has_channels_that_an_output_can_have(copy: Path, axis: int, size: int, spans: list[list[int]]) -> None:
+    data = json.loads((copy / "manifest.json").read_text())
+    part = data["tolerances"]["fp16"]["parts"][0]["part"]
+    part.update(axis=1, size=4, spans=[[0, 2], [3, 4]])
+    (copy / "manifest.json").write_text(serde.text(data))
+    read_manifest(copy)
+    part.update(axis=axis, size=size, spans=spans)
+    (copy / "manifest.json").write_text(serde.text(data))
+    with pytest.raises(Refused, match="a part of an output is none"):
+        read_manifest(copy)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "NaN", "{}", "[" * 100_000, '{"schema": "other/1"}'])
+def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(Refused):
+        read_manifest(tmp_path)
+
+
+def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="cannot be read"):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_longer_than_any_is_not_parsed(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_bytes(b" " * (LONGEST_MANIFEST + 1))
+    with pytest.raises(Refused, match="is longer than it may be"):
+        read_manifest(tmp_path)
+
+
+def test_the_recipe_says_what_trtexec_would(packed: Path) -> None:
+    manifest: Manifest = read_manifest(packed)
+    recipe = engine_recipe(packed, manifest)
+    assert recipe.graph == "models/tiny_fp16/1/model.onnx"
+    assert recipe.trtexec == (
+        "trtexec --onnx=models/tiny_fp16/1/model.onnx --minShapes=input:1x3x32x32 --optShapes=input:8x3x32x32 "
+        "--maxShapes=input:32x3x32x32 --stronglyTyped --saveEngine=model.plan"
+    )

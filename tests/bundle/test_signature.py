@@ -1,0 +1,255 @@
+"""Only what the key has signed, in the one text that a signature has."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from deploytool.bundle import sign, signature
+from deploytool.bundle.manifest import (
+    SIGNATURE_FILE,
+    Manifest,
+    describe_file,
+    manifest_digest,
+    read_manifest,
+    write_manifest,
+)
+from deploytool.device import install, verify
+from deploytool.device.serve import serve
+from deploytool.device.verify import Asked, Papers
+from deploytool.errors import BadInput, MissingBackend, Refused
+from tests.device import small
+from tests.device.keys import Keys, inside, keys, refused
+
+
+def test_the_signature_alone_holds_every_file(copy: Path, ours: Keys) -> None:
+    """The manifest is not asked: it names the same digests, but a bundle need not get that far."""
+    seal = manifest_digest(copy)
+    for path in [path for path in small.paths(copy) if path.name != SIGNATURE_FILE]:
+        kept = path.read_bytes()
+        path.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        with pytest.raises(Refused, match="has other bytes"):
+            signature.check(copy, seal, ours[1])
+        path.write_bytes(kept)
+    signature.check(copy, seal, ours[1])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("bundle.v0.3+json", "bundle.v0.2+json"),
+        ('"keyid":""', '"keyid":"x"'),
+        ('"keyid":""', '"keyid":"","more":1'),
+        ('"keyid":""', '"keyid":"","keyid":""'),
+        ('"tlogEntries":[]', '"tlogEntries":[1]'),
+        ('"tlogEntries":[]', '"more":[]'),
+        (',"tlogEntries":[]', ""),
+        ("vnd.in-toto+json", "vnd.in-toto+jsom"),
+        ('"hint":"', '"hint":"0'),
+        ('"sig":"', '"sig":" '),
+        ("}]}}", '}]}} "'),
+        ('"signatures":[', '"signatures":[{},'),
+    ],
+)
+def test_a_signature_has_one_text(copy: Path, ours: Keys, old: str, new: str) -> None:
+    place = copy / SIGNATURE_FILE
+    assert old in place.read_text()
+    place.write_text(place.read_text().replace(old, new, 1))
+    assert refused(copy, ours[1])
+
+
+def test_no_bit_of_base64_is_to_spare(copy: Path, ours: Keys) -> None:
+    """A last letter may hold bits that decode to nothing; another one in its place is another text."""
+    place, letters = copy / SIGNATURE_FILE, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    text = place.read_text()
+    sig = json.loads(text)["dsseEnvelope"]["signatures"][0]["sig"]
+    while not sig.endswith("="):  # signatures differ in length
+        sign.sign(copy, ours[0])
+        text = place.read_text()
+        sig = json.loads(text)["dsseEnvelope"]["signatures"][0]["sig"]
+    bare = sig.rstrip("=")
+    other = bare[:-1] + letters[letters.index(bare[-1]) ^ 1] + "=" * (len(sig) - len(bare))
+    assert base64.b64decode(other) == base64.b64decode(sig)
+    place.write_text(text.replace(sig, other))
+    assert refused(copy, ours[1])
+
+
+def test_a_whole_forgery_is_refused(copy: Path, ours: Keys, theirs: Keys) -> None:
+    """Other bytes, a manifest that names them, and a signature by a key one does not trust."""
+    manifest = read_manifest(copy)
+    (copy / manifest.graphs[0].path).write_bytes(b"another graph")
+    files = tuple(describe_file(copy, file.path, file.role) for file in manifest.files)
+    write_manifest(copy, type(manifest)(**{**vars(manifest), "files": files}))
+    verify.papers(copy)
+    with pytest.raises(Refused, match="is for another bundle"):
+        verify.papers(copy, Asked(key=ours[1]))
+    sign.sign(copy, theirs[0])
+    with pytest.raises(Refused, match="is not by the key"):
+        verify.papers(copy, Asked(key=ours[1]))
+
+
+def test_the_manifest_is_not_parsed_before_the_signature_holds(
+    copy: Path, ours: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(raw: bytes, folder: Path) -> Manifest:
+        raise AssertionError("it was parsed")
+
+    monkeypatch.setattr(verify, "parse_manifest", never)
+    (copy / SIGNATURE_FILE).unlink()
+    with pytest.raises(Refused, match="is not signed"):
+        verify.papers(copy, Asked(key=ours[1]))
+
+
+def signed_otherwise(folder: Path, place: Path, change: Callable[[str], str]) -> Path:
+    """Signs another statement than model-signing makes; the public key that its signature holds for."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    one, public = keys(place, "key", private)
+    sign.sign(folder, one)
+
+    def edit(envelope: dict[str, Any]) -> None:
+        payload = change(json.dumps(json.loads(base64.b64decode(envelope["payload"])))).encode()
+        kind = envelope["payloadType"]
+        before = f"DSSEv1 {len(kind)} {kind} {len(payload)} ".encode()
+        made = private.sign(before + payload, ec.ECDSA(signature._CURVES["secp256r1"]))
+        envelope["payload"] = base64.b64encode(payload).decode()
+        envelope["signatures"][0]["sig"] = base64.b64encode(made).decode()
+
+    inside(folder, edit)
+    return public
+
+
+def test_a_statement_names_no_file_twice(copy: Path, tmp_path: Path) -> None:
+    def twice(text: str) -> str:
+        told = json.loads(text)
+        resources = told["predicate"]["resources"]
+        resources.append(resources[0])
+        total = hashlib.sha256(b"".join(bytes.fromhex(each["digest"]) for each in resources))
+        told["subject"][0]["digest"]["sha256"] = total.hexdigest()
+        return json.dumps(told)
+
+    verify.papers(copy, Asked(key=signed_otherwise(copy, tmp_path, str)))
+    with pytest.raises(Refused, match="it names a file twice"):
+        verify.papers(copy, Asked(key=signed_otherwise(copy, tmp_path, twice)))
+
+
+def test_a_key_that_is_only_named_has_not_signed(copy: Path, ours: Keys, theirs: Keys) -> None:
+    place = copy / SIGNATURE_FILE
+    hint = json.loads(place.read_text())["verificationMaterial"]["publicKey"]["hint"]
+    sign.sign(copy, theirs[0])
+    told = json.loads(place.read_text())
+    assert told["verificationMaterial"]["publicKey"]["hint"] != hint
+    told["verificationMaterial"]["publicKey"]["hint"] = hint
+    place.write_text(json.dumps(told))
+    with pytest.raises(Refused, match="is not by the key"):
+        verify.papers(copy, Asked(key=ours[1]))
+
+
+def test_a_file_that_no_signature_names_is_refused_by_the_signature_too(copy: Path, ours: Keys) -> None:
+    (copy / "more").write_text("x")
+    with pytest.raises(Refused, match="more is not signed"):
+        signature.check(copy, manifest_digest(copy), ours[1])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("in-toto.io/Statement/v1", "in-toto.io/Statement/v2"),
+        ("model_signing/signature/v1.0", "model_signing/Digests/v0.1"),
+        ('"algorithm": "sha256"', '"algorithm": "sha512"'),
+        ('"name": "manifest.json"', '"name": "recipe.json"'),
+        ('"method": "files"', '"method": "shards"'),
+        ('{"sha256": "', '{"sha256": "0'),
+        ("{", "[" * 100_000),
+    ],
+)
+def test_a_statement_of_another_kind_is_refused_though_its_signature_holds(
+    copy: Path, tmp_path: Path, old: str, new: str
+) -> None:
+    def edited(text: str) -> str:
+        assert old in text
+        return text.replace(old, new)
+
+    public = signed_otherwise(copy, tmp_path, edited)
+    with pytest.raises(Refused, match="no signature of the kind"):
+        verify.papers(copy, Asked(key=public))
+
+
+def test_keys_that_are_none_are_bad_input(copy: Path, tmp_path: Path, ours: Keys) -> None:
+    foreign = keys(tmp_path, "ed25519", ed25519.Ed25519PrivateKey.generate())
+    other = keys(tmp_path, "secp256k1", ec.generate_private_key(ec.SECP256K1()))
+    for key, problem in (
+        (tmp_path / "none.pem", "cannot be read"),
+        (copy / "recipe.json", "is no public key"),
+        (ours[0], "is no public key"),
+        (foreign[1], "is no key on secp256r1"),
+        (other[1], "is no key on secp256r1"),
+    ):
+        with pytest.raises(BadInput, match=problem):
+            verify.papers(copy, Asked(key=key))
+    for key, problem in (
+        (tmp_path / "none.pem", "cannot be read"),
+        (ours[1], "is no private key in PEM"),
+        (foreign[0], "is no private key on secp256r1"),
+        (other[0], "is no private key on secp256r1"),
+    ):
+        with pytest.raises(BadInput, match=problem):
+            sign.sign(copy, key)
+
+
+def test_without_cryptography_one_line_says_so(copy: Path, ours: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cryptography"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    monkeypatch.delitem(sys.modules, "deploytool.bundle.signature")
+    monkeypatch.delattr("deploytool.bundle.signature")
+    verify.papers(copy)
+    with pytest.raises(MissingBackend, match="a signature is required, and cryptography is not installed"):
+        verify.papers(copy, Asked(key=ours[1]))
+
+
+def test_an_installed_bundle_keeps_its_signature(signed: Path, tmp_path: Path, ours: Keys, theirs: Keys) -> None:
+    unsigned = Path(shutil.copytree(signed, tmp_path / "unsigned"))
+    (unsigned / SIGNATURE_FILE).unlink()
+    root = tmp_path / "root"
+    with pytest.raises(Refused, match="is not signed"):
+        install.install(unsigned, root, lambda _: None, key=ours[1])
+    first = install.install(unsigned, root, lambda _: None)  # nobody asked
+    second = install.install(signed, root, lambda _: None, key=ours[1])
+    assert (second.current, second.previous) == (first.current, None)
+    verify.papers(install.home(root, second.current), Asked(key=ours[1]))
+    with pytest.raises(Refused, match="is not by the key"), serve(root, require_signature=theirs[1]):
+        pass
+
+
+def test_one_goes_back_only_to_what_the_key_has_signed(packed: Path, signed: Path, tmp_path: Path, ours: Keys) -> None:
+    unsigned, root = small.small(packed, tmp_path / "unsigned", 2, seed=1), tmp_path / "root"
+    install.install(unsigned, root, lambda _: None)
+    turned = install.install(signed, root, lambda _: None, key=ours[1])
+    with pytest.raises(Refused, match="is not signed"):
+        install.rollback(root, ours[1])
+    assert install.pointer(root) == turned
+    assert install.rollback(root).current == manifest_digest(unsigned)
+
+
+def test_what_is_proved_has_the_seal_and_the_signature_that_were_asked_for(
+    packed: Path, signed: Path, tmp_path: Path, ours: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where no lock holds, and somebody else has put something in its place since it was brought there."""
+    proved: list[Papers] = []
+    unsigned = Path(shutil.copytree(signed, tmp_path / "unsigned", ignore=shutil.ignore_patterns(SIGNATURE_FILE)))
+    other = small.small(packed, tmp_path / "other", 4, seed=1)
+    for there, why in ((other, "is another bundle"), (unsigned, "is not signed")):
+        monkeypatch.setattr(install, "_bring", lambda _, place, *__, there=there, **___: shutil.copytree(there, place))
+        with pytest.raises(Refused, match=why):
+            install.install(signed, tmp_path / f"root-{there.name}", proved.append, key=ours[1])
+        assert install.pointer(tmp_path / f"root-{there.name}") is None
+    assert not proved

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import json
+import re
+
+from deploytool.bundle import triton_config
+from deploytool.spec import Precision, Tensor
+
+IMAGE, LOGITS = Tensor("image", ("batch", 3, "H", "W")), Tensor("logits", ("batch", 10))
+
+
+def test_a_graph_is_described_without_its_batch_and_with_free_sizes() -> None:
+    assert triton_config.graph("net", [IMAGE], [LOGITS], Precision.FP32, 16) == (
+        'name: "net"\n'
+        'platform: "onnxruntime_onnx"\n'
+        "max_batch_size: 16\n"
+        'input [\n  { name: "image" data_type: TYPE_FP32 dims: [ 3, -1, -1 ] }\n]\n'
+        'output [\n  { name: "logits" data_type: TYPE_FP32 dims: [ 10 ] }\n]\n'
+    )
+
+
+def test_halves_are_said_to_be_halves() -> None:
+    text = triton_config.graph("net", [IMAGE, Tensor("tokens", ("batch", 4), "int64")], [LOGITS], Precision.FP16, 1)
+    assert 'image" data_type: TYPE_FP16' in text
+    assert 'tokens" data_type: TYPE_INT64' in text
+
+
+def test_a_plan_is_chosen_by_compute_capability_and_never_by_default() -> None:
+    text = triton_config.engines("net_trt", [IMAGE], [LOGITS], Precision.FP32, 8, {"9.0": "b.plan", "8.9": "a.plan"})
+    assert 'platform: "tensorrt_plan"' in text
+    assert '{ key: "8.9" value: "a.plan" },\n  { key: "9.0" value: "b.plan" }' in text
+    assert "default_model_filename" not in text
+
+
+def test_no_name_ends_its_quotes() -> None:
+    name = 'a" data_type: TYPE_BOOL }\n  { name: "b'
+    written = triton_config.graph(name, [Tensor(name, ("batch", 3))], [Tensor("o", ("batch", 2))], Precision.FP32, 4)
+    assert written.count("data_type: TYPE_FP32") == 2
+    assert '\n  { name: "b' not in written
+    assert [json.loads(each) for each in re.findall(r'name: ("(?:[^"\\]|\\.)*")', written)] == [name, name, "o"]

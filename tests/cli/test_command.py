@@ -1,0 +1,145 @@
+"""The manners that every command has: a new one that lacks them, or an entry in the table here, fails."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from deploytool.cli import app
+from tests.conftest import Command
+
+GROUP: Any = typer.main.get_command(app)
+COMMANDS = {name: GROUP.get_command(None, name) for name in GROUP.list_commands(None)}
+ASKED: dict[str, tuple[int, str]] = {  # the exit code, and what it is asked; RUN and BUNDLE are a finished run's
+    "export": (2, "shuflenet_g3"),
+    "models": (0, ""),
+    "targets": (0, ""),
+    "show": (0, "RUN"),
+    "report": (0, "RUN"),
+    "train": (2, "mobilenet_v1_025 --data nowhere"),
+    "faults": (0, "RUN --faults 1"),
+    "blame": (0, "RUN"),
+    "diff": (0, "RUN RUN"),
+    "doctor": (0, ""),
+    "pack": (0, "RUN --out packed"),
+    "sign": (2, "BUNDLE --key nowhere.pem"),
+    "verify": (0, "BUNDLE"),
+    "build": (5, "BUNDLE"),
+    "run": (0, "BUNDLE BUNDLE/golden/case_0.png"),
+    "bench": (0, "BUNDLE --seconds 0.1"),
+    "install": (0, "BUNDLE --root root"),
+    "push": (0, "BUNDLE oci-archive:tiny.tar"),
+    "pull": (0, "BUNDLE --out pulled"),
+    "ship": (9, "BUNDLE nobody@127.0.0.1:/root --port 1"),
+    "rollback": (2, "--root nowhere"),
+    "pardon": (2, "0123456789ab --root nowhere"),
+    "clean": (0, "RUN"),
+}
+
+
+def asked(name: str, run: Path, bundle: Path) -> list[str]:
+    words = ASKED[name][1].replace("BUNDLE", str(bundle)).replace("RUN", str(run))
+    return [name, *shlex.split(words)]
+
+
+def test_every_command_is_asked_for_its_manners_here() -> None:
+    assert set(ASKED) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_json_is_one_document_whatever_happens(name: str, deploytool: Command, run_copy: Path, packed: Path) -> None:
+    done = deploytool(*asked(name, run_copy, packed), "--json")
+    assert done.returncode == ASKED[name][0], done.stderr
+    document = json.loads(done.stdout)
+    assert isinstance(document, dict)
+    if done.returncode:
+        assert document["error"]["exit_code"] == done.returncode
+        assert f"deploytool: {document['error']['problem']}" in done.stderr
+        assert f"  → {document['error']['remedy']}" in done.stderr
+    else:
+        assert document["error"] is None
+        assert len(document) > 1
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("faults", "blame", "train")])  # as the rest
+def test_quiet_is_the_verdict_or_what_failed(name: str, deploytool: Command, run_copy: Path, packed: Path) -> None:
+    done = deploytool(*asked(name, run_copy, packed), "--quiet")
+    assert done.returncode == ASKED[name][0], done.stderr
+    if done.returncode:
+        assert done.stdout == ""
+        assert [line[:4] for line in done.stderr.splitlines()] == ["depl", "  → "]
+    else:
+        assert len(done.stdout.splitlines()) == 1
+        assert done.stdout.strip()
+        assert done.stderr == ""
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+def test_the_shared_options_stand_before_the_command_or_behind(where: str, deploytool: Command) -> None:
+    quiet = deploytool(*(("-q", "models") if where == "before" else ("models", "-q")))
+    assert quiet.stdout.endswith(" models\n")
+    document = deploytool(*(("--json", "targets") if where == "before" else ("targets", "--json")))
+    assert json.loads(document.stdout)["error"] is None
+    verbose = deploytool(*(("-v", "models") if where == "before" else ("models", "-v")))
+    assert verbose.stderr.splitlines()[0] == "configuration: no file"
+    assert re.search(r"^took \d+\.\d\d s$", verbose.stderr, re.MULTILINE)
+
+
+def test_quiet_and_verbose_together_make_no_sense(deploytool: Command) -> None:
+    done = deploytool("models", "--quiet", "--verbose")
+    assert done.returncode == 2
+    assert "--quiet and --verbose were both asked for" in done.stderr
+
+
+@pytest.mark.parametrize("wrong", [("nothing",), ("models", "--nothing"), ("export",), ("train", "x")])
+def test_a_wrong_use_is_a_document_too(wrong: tuple[str, ...], deploytool: Command) -> None:
+    done = deploytool(*wrong, "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["exit_code"] == 2
+    assert "Usage: " in done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_every_command_has_the_same_form(name: str) -> None:
+    helps = {param.opts[0]: param.help for param in COMMANDS[name].params}
+    shared = {
+        "--quiet": "Say only the verdict, or what failed.",
+        "--verbose": "Say what was decided, and what tools say.",
+        "--json": "Print one JSON document on stdout.",
+        "--config": "Defaults for options: deploytool.toml, or [tool.deploytool] in pyproject.toml.",
+    }
+    assert {option: helps.get(option) for option in shared} == shared
+    for words in helps.values():
+        assert words.endswith(".")
+        assert words[0].isupper() or words.startswith(("fp16", "oci:"))
+    assert COMMANDS[name].help[0].isupper()
+    assert "Exit codes: " in CliRunner().invoke(app, [name, "--help"]).stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_same_option_has_the_same_metavar_everywhere(name: str) -> None:
+    known = {
+        **dict.fromkeys(("--out", "--root", "--data", "--near"), "DIR"),
+        **dict.fromkeys(("--weights", "--cases", "--key", "--require-signature", "--config", "--identity"), "FILE"),
+        **{"--arg": "NAME=VALUE", "--seal": "SHA-256", "--target": "TARGET"},
+    }
+    metavars = {opt: param.metavar for param in COMMANDS[name].params for opt in param.opts if opt in known}
+    assert metavars == {opt: known[opt] for opt in metavars}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_are_commands_one_can_type(name: str) -> None:
+    line = re.search(r"^Examples?: (.*)$", COMMANDS[name].help, re.MULTILINE)
+    assert line is not None
+    for example in line[1].split(" · "):
+        program, command, *arguments = shlex.split(example)
+        assert (program, command) == ("deploytool", name)
+        with COMMANDS[name].make_context(command, arguments):  # which refuses an option that is not there
+            pass

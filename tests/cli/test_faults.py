@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploytool.backends import eager
+from deploytool.data import golden, images
+from deploytool.parity.replay import replay
+from deploytool.results.faults import CASES
+from tests.conftest import TINY, Command
+
+
+def test_a_run_is_proved(run_copy: Path, deploytool: Command) -> None:
+    done = deploytool("faults", str(run_copy), "--faults", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "Proof: of " in done.stdout
+    assert "colours swapped" in done.stdout
+    document = json.loads(deploytool("faults", str(run_copy), "--faults", "2", "--json").stdout)
+    assert document["error"] is None
+    assert sum(power["caught"] for family in document["proof"]["families"] for power in family["power"].values()) > 30
+    assert not (run_copy / CASES).exists()
+
+
+@pytest.fixture
+def blind(run_copy: Path) -> Path:
+    """A run whose golden cases are made grey, the answers with them."""
+    path = run_copy / "golden" / "golden.npz"
+    sample = golden.read(path)
+    pixels = np.full_like(sample.pixels, 128)
+    inputs = {"input": images.normalise(pixels, TINY.preprocessing)}
+    weights = run_copy / "load" / "weights.safetensors"
+    with eager.start(weights) as single, eager.start(weights, double=True) as double:
+        answers, truth = replay(single, inputs), replay(double, inputs)
+    golden.write(path, dataclasses.replace(sample, pixels=pixels, inputs=inputs, outputs=answers, reference=truth))
+    return run_copy
+
+
+def test_blind_golden_cases_are_not_proved_and_better_ones_are_proposed(blind: Path, deploytool: Command) -> None:
+    done = deploytool("faults", str(blind), "--faults", "3")
+    assert done.returncode == 6
+    assert "the golden cases miss" in done.stderr
+    assert f"--cases {blind / CASES}" in done.stderr
+    pixels, _ = golden.read_cases(blind / CASES)
+    assert len(pixels) >= 1
+
+
+@pytest.mark.parametrize("what", ["nothing", "report"])
+def test_what_is_no_run_is_refused(tmp_path: Path, deploytool: Command, what: str) -> None:
+    (tmp_path / what).mkdir()
+    done = deploytool("faults", str(tmp_path / what))
+    assert done.returncode == 2
+    assert "holds no run with graphs to prove" in done.stderr

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from deploytool.cli import params
+from deploytool.errors import BadInput
+from deploytool.spec import Range, Tensor
+
+
+def test_spans() -> None:
+    assert params.span("--batch", "4") == Range(4, 4, 4)
+    assert params.span("--batch", "1:2:3") == Range(1, 2, 3)
+
+
+@pytest.mark.parametrize("text", ["", "1:2", "-1", "0", "1:2:3:4", "1.5", "3:2:1", "two"])
+def test_no_spans(text: str) -> None:
+    with pytest.raises(BadInput, match=f"--batch {text}"):
+        params.span("--batch", text)
+
+
+@pytest.mark.parametrize(
+    ("texts", "tensors"),
+    [
+        (["3x224x224"], [Tensor("input", ("batch", 3, 224, 224))]),
+        (["image=3xHxW"], [Tensor("image", ("batch", 3, "H", "W"))]),
+        (["tokens=16:int64:1000"], [Tensor("tokens", ("batch", 16), "int64", 1000)]),
+        (["3x8x8:float64"], [Tensor("input", ("batch", 3, 8, 8), "float64")]),
+        (["t=:int64:1000"], [Tensor("t", ("batch",), "int64", 1000)]),
+        (["3x8x8", "t="], [Tensor("input", ("batch", 3, 8, 8)), Tensor("t", ("batch",))]),
+        ([":float16"], [Tensor("input", ("batch",), "float16")]),
+        (["3x8x8:uint8"], [Tensor("input", ("batch", 3, 8, 8), "uint8", 256)]),
+        (["sound=L:int16:32768"], [Tensor("sound", ("batch", "L"), "int16", 32768)]),
+        (["a=4:int8", "b=4:bool"], [Tensor("a", ("batch", 4), "int8"), Tensor("b", ("batch", 4), "bool")]),
+        (["3x8x8", "7"], [Tensor("input", ("batch", 3, 8, 8)), Tensor("input_1", ("batch", 7))]),
+    ],
+)
+def test_inputs(texts: list[str], tensors: list[Tensor]) -> None:
+    assert params.tensors(texts) == tuple(tensors)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3x", "3x0x8", "3x-1", "a=b=", "3x8:int7", "3x8:int64:none", "3x8:int64:0", "3x8:int64:5:6", "3,8"]
+)
+def test_no_inputs(text: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(f"--input {text}")):
+        params.tensors([text])
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("3,224,224", "3x224x224"),
+        ("(3, 224, 224)", "3x224x224"),
+        ("3X224X224", "3x224x224"),
+        ("image:3x224x224", "image=3x224x224"),
+        ("image = 3x8x8", "image=3x8x8"),
+        ("-1x3x224x224", "3x224x224"),
+        ("?x16:int64:9", "16:int64:9"),
+        ("3x8x8:fp16", "3x8x8:float16"),
+        ("3x8x8:torch.float32", "3x8x8:float32"),
+        ("ids=16:long:9", "ids=16:int64:9"),
+        ("t=:int", "t=:int64"),
+    ],
+)
+def test_the_spelling_of_another_tool_is_answered_with_ours(text: str, meant: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        params.tensors([text])
+    assert refused.value.remedy == f"write --input {meant}"
+    assert params.tensors([meant])
+
+
+def test_a_bound_that_a_type_cannot_hold_and_one_that_means_nothing() -> None:
+    with pytest.raises(BadInput, match="t cannot be below 1000 as uint8"):
+        params.tensors(["t=:uint8:1000"])
+    with pytest.raises(BadInput, match="only whole numbers have a bound"):
+        params.tensors(["x=4:float32:7"])
+
+
+def test_two_inputs_of_one_name() -> None:
+    with pytest.raises(BadInput, match="two inputs are called image"):
+        params.tensors(["image=3x8x8", "image=1x8x8"])
+
+
+def test_sizes() -> None:
+    assert params.sizes(["W=1:2:3", "H=8"]) == {"W": Range(1, 2, 3), "H": Range(8, 8, 8)}
+    with pytest.raises(BadInput, match="--size H"):
+        params.sizes(["H"])
+
+
+def test_arguments() -> None:
+    texts = ["depth=3", "width=0.5", "plain=true", "none=null", "name=resnet", "text=a=b", 'quoted="3"', "list=[1]"]
+    assert params.arguments(texts) == {
+        "depth": 3,
+        "width": 0.5,
+        "plain": True,
+        "none": None,
+        "name": "resnet",
+        "text": "a=b",
+        "quoted": "3",
+        "list": "[1]",
+    }
+    for text in ("depth", "=3", "two words=3"):
+        with pytest.raises(BadInput, match="is no argument"):
+            params.arguments([text])
+
+
+def test_tolerances() -> None:
+    assert params.tolerances(["fp16=2e-3", "fp32=0.00001"]) == {"fp16": 2e-3, "fp32": 1e-5}
+    for text in ("fp16", "fp16=", "fp8=1e-3", "fp16=0", "fp16=-1", "fp16=2", "fp16=nan", "1e-3"):
+        with pytest.raises(BadInput, match=f"--tolerance {text} is no tolerance"):
+            params.tolerances([text])
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("", ()),
+        ("auto", ("auto",)),
+        ("stage2.0, classifier,", ("stage2.0", "classifier")),
+        ("/pool/Add", ("/pool/Add",)),
+    ],
+)
+def test_what_to_keep(text: str, names: tuple[str, ...]) -> None:
+    assert params.kept(text) == names
+
+
+def test_a_search_stands_alone() -> None:
+    with pytest.raises(BadInput, match="asks for a search and names what it should find"):
+        params.kept("auto,classifier")

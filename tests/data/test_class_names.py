@@ -1,0 +1,181 @@
+"""Names of classes go from training, from folders or from a file to the device, and fit or are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import deploytool
+from deploytool import serde
+from deploytool.bundle.manifest import read_manifest
+from deploytool.cli import params
+from deploytool.data import class_names, image_folder, preprocess
+from deploytool.device import commands
+from deploytool.errors import BadInput
+from deploytool.loading import catalog, checkpoints, factory
+from deploytool.loading.checkpoints import embedded_definition
+from deploytool.spec import CLASSES, Model, Tensor
+from deploytool.stages import golden
+from deploytool.training import outputs, task
+from deploytool.training.augmentation import Pictures
+from deploytool.training.data import Data
+from deploytool.training.recipe import Recipe, Results, Score
+from tests.conftest import ROOT
+
+BYTES = ROOT / "tests" / "user_models" / "typed.py"
+TEN = tuple(f"the {word} one" for word in ("1st", "2nd", "3rd", *(f"{place}th" for place in range(4, 11))))
+
+
+def test_a_file_of_names_is_read_line_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("\ufeffcat \r\ngolden retriever\ncrane\ncrane\nM\u00fcsli\x1b[31m\n\n", encoding="utf-8")
+    assert class_names.read(path) == ("cat", "golden retriever", "crane", "crane", "Müsli?[31m")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"", "holds no names"),
+        (b"\n \n", "holds no names"),
+        (b"cat\n\ndog\n", "has no name in line 2"),
+        (b"\x80\x81", "is no text in UTF-8"),
+        (b"a\n" * (1 << 20), "holds no names"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_file_without_names_is_refused(content: bytes | None, line: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "names.txt").write_bytes(content)
+    with pytest.raises(BadInput, match=line):
+        class_names.read(tmp_path / "names.txt")
+
+
+def scoring(*shape: int, names: tuple[str, ...] = (), asked_for: tuple[str, ...] = ()) -> Model:
+    return Model("m", "f.py:m", outputs=(Tensor("scores", ("batch", *shape)),), classes=names, asked=asked_for)
+
+
+@pytest.mark.parametrize("shape", [(10,), (10, 8, 8)])
+def test_names_fit_where_there_is_a_score_for_each(shape: tuple[int, ...]) -> None:
+    assert class_names.known(scoring(*shape, names=TEN), ("a", "b")) == TEN
+    assert class_names.known(scoring(*shape), TEN) == TEN
+    assert class_names.known(scoring(*shape), TEN[:9]) == ()
+    assert class_names.known(scoring(*shape, names=TEN[:9]), ()) == ()
+
+
+def test_a_wrong_count_that_was_asked_for_is_one_line() -> None:
+    with pytest.raises(BadInput, match="--classes names 9 classes, and m gives scores batch × 10"):
+        class_names.known(scoring(10, names=TEN[:9], asked_for=(CLASSES,)), ())
+
+
+def test_folders_that_bear_the_models_names_are_their_classes_and_others_are_counted() -> None:
+    some = image_folder.Folder((Path("a"), Path("b"), Path("c")), (TEN[3], TEN[1]), (0, 1, 1))
+    assert golden._labels(some, scoring(10, names=TEN)).tolist() == [3, 1, 1]
+    assert golden._labels(some, scoring(10)).tolist() == [0, 1, 1]
+
+
+def test_a_device_says_the_names_that_a_file_gave(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("\n".join(TEN))
+    run = deploytool.export(
+        f"{BYTES}:Bytes",
+        inputs=params.tensors(["3x16x16:uint8"]),
+        classes=tmp_path / "names.txt",
+        quick=True,
+        pack=True,
+        out=tmp_path / "run",
+    ).check()
+    assert run.bundle is not None
+    assert read_manifest(run.bundle).classes == TEN
+    Image.fromarray(np.full((20, 20, 3), 200, np.uint8)).save(tmp_path / "a.png")
+    told = commands.run(run.bundle, [tmp_path / "a.png"], top=10)
+    assert isinstance(told.document, commands.Ran)
+    (guess,) = told.document.guesses
+    assert guess.names == tuple(TEN[place] for place in guess.classes)
+    assert f"{guess.classes[0]} {guess.names[0]} ({guess.scores[0]:.4g})" in told.lines[-1]
+
+
+def test_a_folder_of_classes_names_them(tmp_path: Path) -> None:
+    for name in TEN:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.fromarray(np.full((20, 20, 3), len(name) * 10, np.uint8)).save(tmp_path / "data" / name / "a.png")
+    run = deploytool.export(
+        f"{BYTES}:Bytes",
+        inputs=params.tensors(["3x16x16:uint8"]),
+        data=tmp_path / "data",
+        quick=True,
+        pack=True,
+        out=tmp_path / "run",
+    ).check()
+    assert run.bundle is not None
+    assert read_manifest(run.bundle).classes == tuple(sorted(TEN))
+
+
+def trained(tmp_path: Path, names: tuple[str, ...]) -> Path:
+    """Weights as a training leaves them, of no learning at all."""
+    zoo = catalog.find("mobilenet_v1_025")
+    pictures = Pictures(np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2, np.int64))
+    sized = preprocess.Stated(resize=32, crop=32)
+    found = catalog.find("mobilenet_v1_025", [Tensor("input", ("batch", 3, 32, 32))])
+    data = Data(pictures, pictures, pictures, names, preprocess.settle(found, sized, {}).preprocessing)
+    adapted = task.adapt(zoo, data)
+    state = factory.resolve(adapted.factory)(**adapted.options).state_dict()
+    score = Score(0.0, 1.0)
+    outputs.write(tmp_path, task.Course(adapted, data, Recipe()), state, Results(1, score, score, 0.0))
+    return tmp_path / outputs.WEIGHTS
+
+
+def test_training_hands_its_names_on_to_whoever_loads_the_weights(tmp_path: Path) -> None:
+    weights, zoo = trained(tmp_path, TEN), catalog.find("mobilenet_v1_025")
+    loaded = checkpoints.load(weights, zoo).model
+    assert (loaded.classes, loaded.options["classes"]) == (TEN, 10)
+    assert loaded.inputs[0].shape == ("batch", 3, 32, 32)
+    older = json.loads(serde.text(loaded))
+    del older["classes"], older["asked"]
+    found = embedded_definition.stored({"model": json.dumps(older), "classes": json.dumps(TEN)})
+    assert found is not None
+    assert found.classes == TEN
+
+
+@pytest.mark.parametrize(
+    ("said", "line", "remedy"),
+    [
+        ({"classes": 7}, "'classifier.weight' is 10 × 256, not 7 × 256", "leave --arg classes=7 out"),
+        ({"classes": 1000}, "'classifier.weight' is 10 × 256, not 1000 × 256", "leave --arg classes=1000 out"),
+        ({"width": 0.5}, "which needs width=0.25, and mobilenet_v1_025 has 0.5", "name that model"),
+    ],
+)
+def test_what_a_user_said_and_a_checkpoint_contradicts_is_refused(
+    said: dict[str, float], line: str, remedy: str, tmp_path: Path
+) -> None:
+    weights = trained(tmp_path, TEN)
+    with pytest.raises(BadInput) as refused:
+        checkpoints.load(weights, catalog.find("mobilenet_v1_025", arguments=said))
+    assert line in str(refused.value)
+    assert remedy in refused.value.remedy
+
+
+@pytest.mark.parametrize("count", [1000, 10, 3])
+def test_classes_that_nobody_asked_for_are_the_checkpoints_and_the_same_ones_may_be_asked_for(
+    count: int, tmp_path: Path
+) -> None:
+    zoo = catalog.find("mobilenet_v1_025")
+    state = factory.resolve(zoo.factory)(**{**zoo.options, "classes": count}).state_dict()
+    torch.save(state, tmp_path / "w.pth")
+    for said in ({}, {"classes": count}):
+        found = catalog.find("mobilenet_v1_025", arguments=said)
+        assert checkpoints.load(tmp_path / "w.pth", found).model.options["classes"] == count
+    wrong = catalog.find("mobilenet_v1_025", arguments={"classes": count + 1})
+    with pytest.raises(BadInput, match=f"'classifier.weight' is {count} × 256, not {count + 1} × 256"):
+        checkpoints.load(tmp_path / "w.pth", wrong)
+
+
+def test_an_image_size_that_was_declared_is_not_the_checkpoints(tmp_path: Path) -> None:
+    weights = trained(tmp_path, TEN)
+    declared = catalog.find("mobilenet_v1_025", [Tensor("input", ("batch", 3, 64, 64))])
+    loaded = checkpoints.load(weights, declared).model
+    assert loaded.inputs[0].shape == ("batch", 3, 64, 64)
+    assert loaded.preprocessing.window == (64, 64)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from deploytool.data import images, synthetic
+from deploytool.errors import StageFailed
+from deploytool.parity.shape_corners import corners
+from deploytool.spec import Model, Range, Tensor
+from tests.conftest import TINY
+
+MIXED = Model(
+    "mixed",
+    "nowhere:made",
+    inputs=(
+        Tensor("tokens", ("batch", "length"), "int64", 50),
+        Tensor("image", ("batch", 3, "height", 16)),
+        Tensor("mask", ("batch", "length"), "bool"),
+        Tensor("vector", ("batch", 7), "float64"),
+    ),
+)
+SIZES = {"length": 5, "height": 24}
+
+
+def test_images_are_drawn_as_photographs_and_prepared() -> None:
+    pixels, inputs = synthetic.draw(TINY, 3, 0, {})
+    assert pixels.shape == (3, 32, 32, 3)
+    np.testing.assert_array_equal(inputs["input"], images.normalise(pixels, TINY.preprocessing))
+
+
+def test_every_input_has_its_type_size_and_bounds() -> None:
+    pixels, inputs = synthetic.draw(MIXED, 40, 0, SIZES)
+    assert {name: (array.dtype.name, array.shape) for name, array in inputs.items()} == {
+        "tokens": ("int64", (40, 5)),
+        "image": ("float32", (40, 3, 24, 16)),
+        "mask": ("bool", (40, 5)),
+        "vector": ("float64", (40, 7)),
+    }
+    assert pixels.shape == (40, 24, 16, 3)
+    assert inputs["tokens"].min() >= 0
+    assert 40 < inputs["tokens"].max() < 50
+    assert set(np.unique(inputs["mask"])) == {False, True}
+
+
+def test_the_seed_decides() -> None:
+    one, same, other = (synthetic.draw(MIXED, 2, seed, SIZES)[1] for seed in (1, 1, 2))
+    assert all((one[name] == same[name]).all() for name in one)
+    assert not any((one[name] == other[name]).all() for name in ("tokens", "image", "vector"))
+
+
+def test_every_corner_is_drawn_and_answered() -> None:
+    sizes = {"length": Range(2, 4, 9), "height": Range(8, 8, 8)}
+    found = corners(MIXED, sizes, lambda **inputs: {"sum": inputs["tokens"].sum(axis=1)})
+    assert [corner.name.removeprefix("eager at height 8, length ") for corner in found] == ["2", "9", "5"]
+    assert [corner.inputs["tokens"].shape[1] for corner in found] == [2, 9, 5]
+    for corner in found:
+        np.testing.assert_array_equal(corner.answers["sum"], corner.inputs["tokens"].sum(axis=1))
+    assert corners(TINY, {}, lambda **inputs: {}) == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "step", "inside"),
+    [
+        (Range(32, 48, 64), 1, 61),
+        (Range(32, 48, 64), 16, None),  # 48 alone lies between, and is the typical size
+        (Range(64, 96, 224), 32, 160),
+        (Range(64, 96, 224), 4, 220),
+        (Range(8, 8, 8), 1, None),
+        (Range(8, 8, 9), 1, None),
+    ],
+)
+def test_a_size_inside_a_range_is_as_odd_as_the_source_takes_it(limits: Range, step: int, inside: int | None) -> None:
+    def source(tokens: npt.NDArray[Any], **others: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        if tokens.shape[1] % step:
+            raise StageFailed("not a multiple", "give one")
+        return {"sum": tokens.sum(axis=1)}
+
+    found = corners(MIXED, {"length": limits, "height": Range(8, 8, 8)}, source)
+    sizes = [corner.inputs["tokens"].shape[1] for corner in found]
+    assert sizes == [*dict.fromkeys((limits.smallest, limits.largest)), *([inside] if inside else [])]

@@ -1,0 +1,167 @@
+"""A graph that would have its weights from elsewhere is refused: nothing names them, and nobody has hashed them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, SparseTensorProto, TensorProto, helper, numpy_helper
+
+from deploytool.backends import tensorrt
+from deploytool.bundle.manifest import read_manifest
+from deploytool.device import external_weights, worker
+from deploytool.device.candidates import Tier, Way
+from deploytool.device.session import opened
+from deploytool.device.worker import Request
+from deploytool.errors import Refused
+from deploytool.spec import Precision
+
+WEIGHT = np.arange(4, dtype=np.float32)
+
+
+def tensor(*, elsewhere: bool) -> TensorProto:
+    made = numpy_helper.from_array(WEIGHT, "w")
+    if elsewhere:
+        made.ClearField("raw_data")
+        made.data_location = TensorProto.EXTERNAL
+        for key, value in {"location": "w.bin", "offset": "0", "length": "16"}.items():
+            entry = made.external_data.add()
+            entry.key, entry.value = key, value
+    return made
+
+
+def model(weight: TensorProto) -> ModelProto:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    made.ir_version = 8
+    return made
+
+
+def way(path: Path) -> Way:
+    raw = path.read_bytes()
+    digest = hashlib.sha256(raw).hexdigest()
+    return Way(Tier.ORT_CPU, str(path), len(raw), digest, "onnxruntime", "cpu", "", Precision.FP32, Precision.FP32)
+
+
+def test_weights_from_the_working_folder_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    WEIGHT.tofile("w.bin")
+    Path("in.onnx").write_bytes(model(tensor(elsewhere=False)).SerializeToString())
+    Path("out.onnx").write_bytes(model(tensor(elsewhere=True)).SerializeToString())
+    with opened(way(tmp_path / "in.onnx")) as session:
+        assert session(x=np.ones((1, 4), np.float32))["y"].tolist() == [[1, 2, 3, 4]]
+    with pytest.raises(Refused, match="a file of their own"), opened(way(tmp_path / "out.onnx")):
+        pass
+
+
+def in_a_constant(made: ModelProto) -> None:
+    made.graph.node.append(helper.make_node("Constant", [], ["c"], value=tensor(elsewhere=True)))
+
+
+def in_a_branch(made: ModelProto) -> None:
+    branch = helper.make_graph([], "b", [], [], [tensor(elsewhere=True)])
+    made.graph.node.append(helper.make_node("If", ["x"], ["c"], then_branch=branch, else_branch=branch))
+
+
+def in_a_function(made: ModelProto) -> None:
+    node = helper.make_node("Constant", [], ["c"], value=tensor(elsewhere=True))
+    made.functions.append(helper.make_function("own", "F", [], ["c"], [node], [helper.make_opsetid("", 17)]))
+
+
+def in_a_sparse_one(made: ModelProto) -> None:
+    made.graph.sparse_initializer.add().values.CopyFrom(tensor(elsewhere=True))
+
+
+def in_a_training(made: ModelProto) -> None:
+    made.training_info.add().algorithm.initializer.append(tensor(elsewhere=True))
+
+
+def in_the_indices_of_a_sparse_one(made: ModelProto) -> None:
+    made.graph.sparse_initializer.add().indices.CopyFrom(tensor(elsewhere=True))
+
+
+def in_the_start_of_a_training(made: ModelProto) -> None:
+    made.training_info.add().initialization.initializer.append(tensor(elsewhere=True))
+
+
+def in_the_default_of_a_function(made: ModelProto) -> None:
+    function = helper.make_function("own", "F", [], [], [], [helper.make_opsetid("", 17)])
+    function.attribute_proto.append(helper.make_attribute("c", tensor(elsewhere=True)))
+    made.functions.append(function)
+
+
+def in_a_list_of_tensors(made: ModelProto) -> None:
+    made.graph.node.append(helper.make_node("Own", [], ["c"], values=[tensor(elsewhere=True)]))
+
+
+def in_a_list_of_branches(made: ModelProto) -> None:
+    branch = helper.make_graph([], "b", [], [], [tensor(elsewhere=True)])
+    made.graph.node.append(helper.make_node("Own", ["x"], ["c"], branches=[branch]))
+
+
+def sparse() -> SparseTensorProto:
+    made = SparseTensorProto()
+    made.values.CopyFrom(tensor(elsewhere=True))
+    return made
+
+
+def in_a_sparse_constant(made: ModelProto) -> None:
+    made.graph.node.append(helper.make_node("Constant", [], ["c"], sparse_value=sparse()))
+
+
+def in_a_list_of_sparse_ones(made: ModelProto) -> None:
+    made.graph.node.append(helper.make_node("Own", [], ["c"], values=[sparse()]))
+
+
+PLACES = (
+    *(in_a_constant, in_a_branch, in_a_function, in_a_sparse_one, in_a_training, in_the_indices_of_a_sparse_one),
+    *(in_the_start_of_a_training, in_the_default_of_a_function, in_a_list_of_tensors, in_a_list_of_branches),
+    *(in_a_sparse_constant, in_a_list_of_sparse_ones),
+)
+
+
+@pytest.mark.parametrize("put", PLACES)
+def test_wherever_the_weights_are_named(put: Callable[[ModelProto], None]) -> None:
+    made = model(tensor(elsewhere=False))
+    external_weights.refuse(made.SerializeToString(), "graph")
+    put(made)
+    with pytest.raises(Refused, match="a file of their own"):
+        external_weights.refuse(made.SerializeToString(), "graph")
+
+
+@pytest.mark.parametrize("field", ["data_location", "external_data"])
+def test_either_of_the_two_fields_that_name_a_file_is_enough(field: str) -> None:
+    weight = tensor(elsewhere=True)
+    weight.ClearField(field)
+    with pytest.raises(Refused, match="a file of their own"):
+        external_weights.refuse(model(weight).SerializeToString(), "graph")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"\x07", b"\x3a", b"\x3a\xff", b"\x3a\x05\x0a", b"\xff" * 40, b"\x3c\x01", b"\x39\x01", b"\x80" * 11 + bytes(2)],
+)
+def test_what_is_no_graph_is_refused(raw: bytes) -> None:
+    with pytest.raises(Refused, match="no ONNX graph"):
+        external_weights.refuse(raw, "graph")
+
+
+def test_the_graphs_of_a_bundle_are_not(packed: Path) -> None:
+    for path in packed.glob("models/*/*/model.onnx"):
+        external_weights.refuse(path.read_bytes(), path)
+        onnx.checker.check_model(path)
+
+
+def test_no_engine_is_built_of_weights_from_elsewhere(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt, "library", lambda _: None)
+    (tmp_path / "out.onnx").write_bytes(model(tensor(elsewhere=True)).SerializeToString())
+    request = Request("build", str(tmp_path), read_manifest(packed), way(tmp_path / "out.onnx"), "", out="engine")
+    with pytest.raises(Refused, match="a file of their own"):
+        worker._build(request)

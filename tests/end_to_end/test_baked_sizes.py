@@ -1,0 +1,112 @@
+"""A size or batch that an exporter or the model's author fixed is found by running other sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from deploytool.cli import params
+from deploytool.errors import StageFailed
+from deploytool.loading import catalog
+from deploytool.pipeline import runner
+from deploytool.results import report, verdict
+from deploytool.spec import Job, Range
+from tests.conftest import QUICK
+from tests.user_model_export import OWN, WITHOUT_ENGINE, Walk, failures
+
+CORNERS = {f"eager at H {height}, W {width}" for height in (32, 64) for width in (32, 64)}
+CORNERS |= {"eager at H 61, W 61"}
+
+
+def line_of(text: str) -> str:
+    lines = (OWN / "fixed.py").read_text().splitlines()
+    return f"fixed.py:{next(place for place, line in enumerate(lines, start=1) if text in line)}"
+
+
+def test_every_corner_of_the_free_sizes_is_run(walk: Walk) -> None:
+    written = walk("convolutional:Sharpen", ["image=3xHxW"], engine=False)
+    for hop in written.hops[1:]:
+        against = {check.against for check in hop.checks}
+        assert against >= CORNERS | {"FP64"}
+        assert ("itself at the largest batch" in against) != (hop.runner in ("fp32_compute", "fp16_emulation"))
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_a_size_that_was_baked_in_is_wrong_at_the_corners(exporter: str, walk: Walk) -> None:
+    written = walk("fixed:CropByInt", ["3xHxW"], exporter, engine=False)
+    stages = {"export", "simplify", "rewrite", "fp16"} if exporter == "torchscript" else set()
+    assert failures(written) == dict.fromkeys(stages, CORNERS)
+    (script,) = (hop for hop in written.hops if hop.stage == "torchscript")
+    assert script.left_out
+    assert f"{line_of('// 4]')}: a size was fixed at export" in script.reason
+
+
+def test_a_branch_on_the_size_is_wrong_at_the_largest_corners(walk: Walk) -> None:
+    written = walk("fixed:LouderWhenLarge", ["3xHxW"], engine=False)
+    large = {corner for corner in CORNERS if "H 32" not in corner}
+    assert failures(written) == dict.fromkeys(("export", "simplify", "rewrite", "fp16"), large)
+    (line,) = verdict.closing(written, Path("run")).reasons[:1]
+    assert line.startswith(f"{line_of('image.shape[2] > 48')}: a branch was fixed at export")
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "exporter", "line"),
+    [
+        (
+            "BatchByLen",
+            "3x32x32",
+            "torchscript",
+            r"^fixed.py:\d+: a size was fixed at export.* fails at 4 at once",
+        ),
+        (
+            "BatchByInt",
+            "3x32x32",
+            "torchscript",
+            r"^fixed.py:\d+: a size was fixed at export.* fails at 4 at once",
+        ),
+        ("BatchOfFour", "3x32x32", "torchscript", r"does not run on input \(2, 3, 32, 32\): shape '\[4, 8\]'"),
+        ("Squeezed", "3x32x32", "torchscript", r"fixed_Squeezed gives a tensor \(10,\) for a batch of 1"),
+        (
+            "BatchMixed",
+            "3x32x32",
+            "dynamo",
+            "an image alone gets another answer than in a batch from the model itself$",
+        ),
+        ("Pairs", "3x32x32", "torchscript", r"gives logits as \(1, 1\) of 1 case, and as \(2, 2\) of 2"),
+        ("SizeOf48", "3xHxW", "torchscript", r"does not run on input \(1, 3, 32, 32\): shape '\[-1, 8, 576\]'"),
+        ("SizeByInt", "3xHxW", "torchscript", r"^fixed.py:\d+: a size was fixed at export.* fails at H 32, W 32"),
+        ("MapByInt", "3xHxW", "torchscript", r"^fixed.py:\d+: a size was fixed at export.* fails at H 32, W 32"),
+    ],
+)
+def test_a_number_that_was_baked_in_is_refused(name: str, inputs: str, exporter: str, line: str, walk: Walk) -> None:
+    with pytest.raises(StageFailed, match=line) as refusal:
+        walk(f"fixed:{name}", [inputs], exporter, engine=False)
+    assert "\n" not in f"{refusal.value}{refusal.value.remedy}"
+
+
+@pytest.mark.parametrize("name", ["BatchByLen", "BatchByInt", "MapByInt"])
+def test_what_one_exporter_fixes_the_other_leaves_open_and_is_kept(name: str, walk: Walk) -> None:
+    inputs = "3xHxW" if name == "MapByInt" else "3x32x32"
+    written = walk(f"fixed:{name}", [inputs], "default", engine=False)
+    assert not failures(written)
+    assert written.hops[1].left_out
+    assert written.fixed == ()
+    (remark,) = (line for line in written.remarks if line.startswith("export: "))
+    assert "the graph is the dynamo exporter's: the torchscript exporter fixes fixed.py:" in remark
+
+
+@pytest.mark.parametrize("images", [1, 8])
+def test_the_largest_batch_is_run_however_few_the_images(images: int, tmp_path: Path) -> None:
+    options = dataclasses.replace(QUICK, images=images, batch=Range(1, 2, 5), exporter="torchscript")
+    job = Job(catalog.find(f"{OWN}/fixed.py:LouderInCrowds", params.tensors(["3x32x32"])), options)
+    *_, last = runner.run(job, WITHOUT_ENGINE, tmp_path / "run")
+    broken = " ".join(verdict.broken(report.read(last.path)))
+    assert "script against eager, 5 at once" in broken
+    assert "rewrite against eager, 5 at once" in broken
+
+
+def test_dynamo_that_fixes_a_size_without_a_word_is_named_by_its_line(walk: Walk) -> None:
+    with pytest.raises(StageFailed, match=r"^fixed.py:\d+: a size was fixed at export .*, and translate fails at H 32"):
+        walk("fixed:SizeByInt", ["3xHxW"], "dynamo", engine=False)

@@ -1,0 +1,222 @@
+"""Weights, photographs and a training of one's own, down the whole road."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deploytool.cli import params
+from deploytool.data import golden, images
+from deploytool.data.images import Pixels
+from deploytool.loading import catalog
+from deploytool.pipeline import options as pipeline_options
+from deploytool.pipeline import runner
+from deploytool.pipeline.recipe import PIPELINE
+from deploytool.results import report, verdict
+from deploytool.results.receipt import Receipt
+from deploytool.results.report import Hop
+from deploytool.spec import Job, Options, Stage, Status, Tensor
+from deploytool.training import cifar
+from deploytool.training.recipe import Recipe
+from tests.conftest import Command
+from tests.loading.checkpoints import published
+from tests.training.test_digits import learn_digits
+
+ROAD = [verb for verb in PIPELINE if verb != Stage.BUILD]
+SMALL = ("--input", "3x64x64", "--seconds", "0.1")
+FEW = (*SMALL, "--images", "4")
+
+
+def saved(path: Path, layout: str = "torchvision_squeezenet1_1", seed: int = 0) -> Path:
+    """A checkpoint as its source publishes it, with random numbers."""
+    torch.save(published.tensors(published.shapes(layout), seed=seed), path)
+    return path
+
+
+def made_anew(output: str) -> list[str]:
+    """The stages that did not keep what was there."""
+    lines = [line.split() for line in output.splitlines()]
+    return [words[0] for words in lines if words and words[0] in ROAD and words[1] != "kept"]
+
+
+def receipts(run: Path) -> dict[str, Receipt]:
+    return {sealed.made_by: sealed for _, sealed in runner.rooms(run)}
+
+
+def test_a_checkpoint_goes_down_the_road_and_is_known_by_its_content(deploytool: Command, tmp_path: Path) -> None:
+    path = saved(tmp_path / "weights.pth")
+    arguments = ("export", "squeezenet1_1", "--weights", "weights.pth", *FEW)
+    first = deploytool(*arguments)
+    assert (first.returncode, first.stderr) == (0, "")
+    assert made_anew(first.stdout) == ROAD
+    digest = pipeline_options.file(path).digest
+    notes = receipts(tmp_path / "artifacts" / "squeezenet1_1")["load"].notes
+    assert notes["weights"] == f"torchvision checkpoint, SHA-256 {digest}"
+    path.touch()
+    assert made_anew(deploytool(*arguments).stdout) == []
+    saved(path, seed=1)
+    assert made_anew(deploytool(*arguments).stdout) == ROAD
+
+
+def test_options_come_with_a_checkpoint_and_what_overflows_is_no_parity(deploytool: Command, tmp_path: Path) -> None:
+    saved(tmp_path / "weights.pth", "megvii_shufflenet_g3_x1_0")
+    done = deploytool("export", "shufflenet_g3", "--weights", "weights.pth", *FEW)
+    assert done.returncode == 3, done.stderr
+    assert len(done.stderr.splitlines()) == 2
+    assert "fp16" in done.stdout
+    told = receipts(tmp_path / "artifacts" / "shufflenet_g3")["load"].notes["model"]
+    assert isinstance(told, Mapping)
+    assert told["options"]["shuffle_order"] == "megvii"  # type: ignore[call-overload, index]  # Json
+    assert told["preprocessing"]["channels"] == "BGR"  # type: ignore[call-overload, index]  # Json
+    assert told["preprocessing"]["crop"] == 64  # type: ignore[call-overload, index]  # Json
+
+
+@pytest.mark.parametrize(
+    ("model", "content", "problem", "remedy"),
+    [
+        ("mixnet_s", None, "this is a torchvision squeezenet checkpoint, and mixnet_s was asked for", "squeezenet"),
+        ("squeezenet1_0", None, "the checkpoint (layout: torchvision) does not fit squeezenet1_0: ", "squeezenet1_1"),
+        ("squeezenet1_1", b"garbage", "this is no checkpoint: it begins with b'garbage'", ".safetensors"),
+        ("squeezenet1_1", b"", "the checkpoint is an empty file", "fetch the file again"),
+    ],
+)
+def test_weights_of_something_else_are_one_line_and_leave_nothing(
+    deploytool: Command, tmp_path: Path, model: str, content: bytes | None, problem: str, remedy: str
+) -> None:
+    path = saved(tmp_path / "weights.pth")
+    if content is not None:
+        path.write_bytes(content)
+    done = deploytool("export", model, "--weights", "weights.pth", *FEW)
+    said = done.stderr.splitlines()
+    assert (done.returncode, len(said)) == (2, 2), done.stderr
+    assert said[0].startswith(f"deploytool: {problem}")
+    assert remedy in said[1]
+    assert not [path for path in tmp_path.rglob("artifacts/**/*") if path.is_file()]
+
+
+NET = """
+from torch import nn
+
+def make(width=8):
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4))
+"""
+
+
+def test_weights_for_a_model_of_ones_own(deploytool: Command, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NET)
+    state = {"0.weight": (8, 3, 3, 3), "0.bias": (8,), "3.weight": (4, 8), "3.bias": (4,)}
+    torch.save(published.tensors(state), tmp_path / "weights.pth")
+    arguments = ("export", "net.py:make", "--weights", "weights.pth", *FEW)
+    done = deploytool(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    for argument, code, problem in (
+        ("width=4", 2, "deploytool: the checkpoint (layout: "),
+        ("depth=4", 7, "deploytool: net.py:make raises TypeError: "),
+    ):
+        refused = deploytool(*arguments, "--arg", argument, "--out", "other")
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (code, 2), refused.stderr
+        assert refused.stderr.startswith(problem)
+
+
+def photographs() -> dict[str, Pixels]:
+    """The photographs that come with scikit-learn."""
+    datasets = pytest.importorskip("sklearn.datasets", reason="its sample photographs are needed")
+    sample = datasets.load_sample_images()
+    return {Path(name).name: picture for name, picture in zip(sample.filenames, sample.images, strict=True)}
+
+
+def measured(run: Path) -> list[Hop]:
+    written = report.read(run / "validate" / "report.json")
+    assert verdict.broken(written) == ()
+    return [hop for hop in written.hops if hop.status == Status.MEASURED]
+
+
+def test_photographs_become_the_golden_images(deploytool: Command, tmp_path: Path) -> None:
+    (tmp_path / "photographs").mkdir()
+    for name, picture in photographs().items():
+        Image.fromarray(picture).save(tmp_path / "photographs" / f"{name}.png")
+    model = "squeezenet1_1"
+    done = deploytool("export", model, "--data", "photographs", *SMALL)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Agreement with the source on 2 photographs of photographs" in done.stdout
+    run = tmp_path / "artifacts" / model
+    sample = golden.read(run / "golden" / "golden.npz")
+    found = catalog.find(model, params.tensors(["3x64x64"]))
+    fitted = [images.fit(picture, found.preprocessing) for _, picture in sorted(photographs().items())]
+    np.testing.assert_array_equal(sample.pixels, np.stack(fitted))
+    np.testing.assert_array_equal(sample.inputs["input"], images.normalise(sample.pixels, found.preprocessing))
+    for hop in measured(run):
+        assert hop.agreement is not None
+        assert (hop.agreement.cases, hop.agreement.top1, hop.agreement.flips) == (2, 1.0, ())
+        assert 0.3 < hop.agreement.low < hop.agreement.high == 1.0
+        assert hop.accuracy is None
+
+
+def test_folders_of_classes_give_an_accuracy(deploytool: Command, tmp_path: Path) -> None:
+    for label, picture in enumerate(photographs().values()):
+        (tmp_path / "classes" / f"{label:03}").mkdir(parents=True)
+        for number in range(5):
+            part = picture[40 * number : 40 * number + 200, 60 * number : 60 * number + 300]
+            Image.fromarray(part).save(tmp_path / "classes" / f"{label:03}" / f"{number}.png")
+    (tmp_path / "net.py").write_text(NET)
+    done = deploytool("export", "net.py:make", "--data", "classes", *SMALL)
+    assert (done.returncode, done.stderr) == (0, "")
+    sample = golden.read(tmp_path / "artifacts" / "net_make" / "golden" / "golden.npz")
+    assert sample.labels.tolist() == [0] * 5 + [1] * 5
+    right = float((sample.reference["logits"].argmax(axis=1) == sample.labels).mean())
+    for hop in measured(tmp_path / "artifacts" / "net_make"):
+        assert hop.accuracy is not None
+        assert (hop.accuracy.source, hop.accuracy.artifact) == (right, right)
+        assert (hop.accuracy.lost, hop.accuracy.won, hop.accuracy.p_value) == (0, 0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "folder", "problem"),
+    [
+        (("--input", "3x64x64"), "empty", "empty holds no picture"),
+        (("--input", "3x64x64"), "nowhere", "there is no folder nowhere"),
+        (("--input", "3x64x64"), "broken", "broken/picture.jpg cannot be read as a picture: "),
+        (("--input", "3x64x48"), "broken", "broken/picture.jpg cannot be read as a picture: "),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_one_line(
+    deploytool: Command, tmp_path: Path, inputs: tuple[str, ...], folder: str, problem: str
+) -> None:
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "picture.jpg").write_bytes(b"no picture")
+    done = deploytool("export", "net.py:make", "--data", folder, *inputs)
+    said = done.stderr.splitlines()
+    assert (done.returncode, len(said)) == (2, 2), done.stderr
+    assert said[0].startswith(f"deploytool: {problem}")
+    assert set(receipts(tmp_path / "artifacts" / "net_make")) <= {"load"}
+
+
+def test_trained_weights_keep_their_accuracy_to_the_fp16_graph(tmp_path: Path, with_engine: Options) -> None:
+    """A MobileNet made for 224 × 224, trained on digits of 32 × 32 and exported with what it was trained to be."""
+    (tmp_path / "digits").mkdir()
+    results = learn_digits(tmp_path / "digits", Recipe(epochs=3, flip=False))
+    _, test, classes = cifar.read(tmp_path / "digits")
+    for number, (picture, label) in enumerate(zip(test.pixels, test.labels, strict=True)):
+        place = tmp_path / "test" / classes[label]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(place / f"{number:03}.png")
+    weights = pipeline_options.file(tmp_path / "digits" / "out" / "weights.safetensors")
+    data = pipeline_options.folder(tmp_path / "test")
+    options = dataclasses.replace(with_engine, weights=weights, data=data, images=len(test))
+    model = catalog.find("mobilenet_v1_025", arguments={"stem": "cifar"})
+    assert model.inputs == (Tensor("input", ("batch", 3, 224, 224)),)
+    *_, last = runner.run(Job(model, options), PIPELINE, tmp_path / "run")
+    assert last.path.is_file()
+    found = {hop.stage: hop.accuracy for hop in report.read(last.path).hops if hop.accuracy}
+    assert found[Stage.GOLDEN].artifact == pytest.approx(results.test.accuracy)
+    for stage in (Stage.TORCHSCRIPT, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE, Stage.FP16):
+        assert abs(found[stage].artifact - found[Stage.GOLDEN].artifact) <= 1.001 / len(test)
+    assert (tmp_path / "run" / "build" / "model.plan").is_file()

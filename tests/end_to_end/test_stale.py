@@ -1,0 +1,281 @@
+"""A run is kept only as long as everything that its model's code read is as it was; what cannot be seen is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from deploytool.errors import BadInput
+from deploytool.loading import catalog, user_code
+from deploytool.pipeline import runner
+from deploytool.results import receipt
+from deploytool.spec import Job, Stage, Tensor
+from tests.conftest import QUICK, modules_of
+
+RECIPE = (Stage.LOAD, Stage.GOLDEN)
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+HEAD = """
+import glob, json, os, sys
+from pathlib import Path
+import torch
+from torch import nn
+from safetensors.torch import load_file
+HERE = Path(__file__).parent
+def net(bias=0.0):
+    made = nn.Linear(4, 2)
+    nn.init.constant_(made.bias, bias)
+    return made
+"""
+PARTS = "nets/parts.py"
+
+
+@pytest.fixture(autouse=True)
+def an_interpreter_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield
+    user_code.forget()
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the factories below read, which is also the working folder."""
+    folder = tmp_path / "project"
+    for name, text in {
+        PARTS: "BIAS = 1.0\n",
+        "pkg/__init__.py": "",
+        "pkg/parts.py": "BIAS = 1.0\n",
+        "config.json": '{"bias": 1.0}',
+        "checkpoints/one.txt": "1.0",
+        "checkpoints/two.txt": "2.0",
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (tmp_path / "above.json").write_text('{"bias": 1.0}')
+    torch.save({"bias": 1.0}, folder / "best.pt")
+    save_file({"bias": torch.ones(2)}, folder / "best.safetensors")
+    torch.jit.script(torch.nn.Linear(1, 1)).save(folder / "whole.ts")  # type: ignore[no-untyped-call]
+    (folder / "latest.txt").symlink_to("checkpoints/one.txt")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def made(project: Path, body: str, out: str = "out") -> set[str]:
+    """The stages that an export of this factory had to do."""
+    if not (project / "net.py").exists():
+        (project / "net.py").write_text(f"{HEAD}\n{body}\n")
+    model = catalog.find("net.py:make", (Tensor("input", ("batch", 4)),))
+    return {each.made_by for each in runner.run(Job(model, QUICK), RECIPE, project / out) if each.fresh}
+
+
+def write(name: str, text: str) -> Callable[[Path], object]:
+    return lambda project: (project / name).write_text(text)
+
+
+def retarget(project: Path) -> None:
+    (project / "latest.txt").unlink()
+    (project / "latest.txt").symlink_to("checkpoints/two.txt")
+
+
+def replaced_in_place(project: Path) -> None:
+    before = (project / "best.pt").stat()
+    torch.save({"bias": 2.0}, project / "best.pt")
+    assert (project / "best.pt").stat().st_size == before.st_size
+    os.utime(project / "best.pt", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def retrained(project: Path) -> None:
+    torch.jit.script(torch.nn.Linear(1, 1)).save(project / "whole.ts")  # type: ignore[no-untyped-call]
+
+
+JSON, TEXT = "json.loads(Path({}).read_text())['bias']", "float(Path({}).read_text())"
+LOADED = "torch.load({})['bias']"
+FORWARD = """
+class Net(nn.Linear):
+    def forward(self, x):
+        import nets.parts
+        return super().forward(x) * nets.parts.BIAS
+def make(): return Net(4, 2)
+"""
+EXECUTED = """
+def make():
+    told = {}
+    exec(Path('nets/parts.py').read_text(), told)
+    return net(told['BIAS'])
+"""
+TRIED = f"""
+def make():
+    try: return net({TEXT.format("'new.txt'")})
+    except OSError: return net()
+"""
+LATE = "def make():\n    from nets.parts import BIAS\n    return net(BIAS)"
+LISTS = "def make(): return net(float(len({})))"
+MORE, OTHER = write("checkpoints/three.txt", "3.0"), write(PARTS, "BIAS = 2.0\n")
+NEW_JSON = '{"bias": 2.0}'
+
+
+def returns(bias: str, first: str = "") -> str:
+    """A factory whose net has this bias."""
+    return f"{first}\ndef make(): return net({bias})"
+
+
+READS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "its own file": (returns("0."), write("net.py", f"{HEAD}\n{returns('2.')}\n")),
+    "a package": (returns("BIAS", "from pkg.parts import BIAS"), write("pkg/parts.py", "BIAS = 2.0\n")),
+    "a package without __init__": (returns("BIAS", "from nets.parts import BIAS"), OTHER),
+    "a late import": (LATE, OTHER),
+    "what runs in forward": (FORWARD, OTHER),
+    "code that is executed": (EXECUTED, OTHER),
+    "a configuration": (returns(JSON.format("HERE / 'config.json'")), write("config.json", NEW_JSON)),
+    "a configuration that changes no weight": (
+        "def make():\n    Path('config.json').read_text()\n    return net()",
+        write("config.json", NEW_JSON),
+    ),
+    "a file in the folder above": (returns(JSON.format("'../above.json'")), write("../above.json", NEW_JSON)),
+    "a checkpoint of the same size and time": (returns(LOADED.format("HERE / 'best.pt'")), replaced_in_place),
+    "a checkpoint that is gone": (
+        returns(f"{LOADED.format(repr('best.pt'))} if os.path.exists('best.pt') else 0."),
+        lambda project: (project / "best.pt").unlink(),
+    ),
+    "a checkpoint that has come": (
+        returns(f"{LOADED.format(repr('new.pt'))} if Path('new.pt').is_file() else 0."),
+        lambda project: torch.save({"bias": 3.0}, project / "new.pt"),
+    ),
+    "a checkpoint that was tried": (TRIED, write("new.txt", "2.0")),
+    "safetensors": (
+        returns("float(load_file('best.safetensors')['bias'][0])"),
+        lambda project: save_file({"bias": torch.zeros(2)}, project / "best.safetensors"),
+    ),
+    "TorchScript, which is read in C++": (returns("float(torch.jit.load('whole.ts').bias.detach())"), retrained),
+    "a link that leads elsewhere": (returns(TEXT.format("'latest.txt'")), retarget),
+    "a folder that is listed": (LISTS.format("os.listdir('checkpoints')"), MORE),
+    "a pattern": (LISTS.format("glob.glob('checkpoints/*.txt')"), MORE),
+    "a walk": (LISTS.format("[name for each in os.walk('checkpoints') for name in each[2]]"), MORE),
+    "a descriptor of its own": (
+        "def make():\n    os.close(os.open('config.json', os.O_RDONLY))\n    return net()",
+        write("config.json", "{}"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", READS)
+def test_what_the_factory_reads_is_noticed_when_it_changes(what: str, project: Path) -> None:
+    body, change = READS[what]
+    assert made(project, body) == set(RECIPE)
+    assert made(project, body) == set()
+    before = receipt.read(project / "out" / "load")
+    with_source = project / "net.py"
+    change(project)
+    with pytest.raises(BadInput, match="made from"):
+        runner.check_source(project / "out")
+    assert made(project, body) == set(RECIPE)
+    after = receipt.read(project / "out" / "load")
+    assert before
+    assert after
+    assert before.key != after.key
+    runner.check_source(project / "out")
+    assert made(project, body) == set()
+    assert with_source.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        write("README.md", "new"),
+        write("checkpoints/one.txt", "7.0"),
+        write("train.log", "epoch 1"),
+        lambda project: os.utime(project / "best.pt"),
+        lambda project: (project / "pkg" / "__pycache__").mkdir(exist_ok=True),
+    ],
+    ids=["another file", "a file that was not read", "a log", "its time", "bytecode"],
+)
+def test_what_the_factory_does_not_read_changes_nothing(change: Callable[[Path], object], project: Path) -> None:
+    body = "from pkg.parts import BIAS\ndef make(): return net(torch.load(HERE / 'best.pt')['bias'] + BIAS)"
+    assert made(project, body) == set(RECIPE)
+    change(project)
+    assert made(project, body) == set()
+
+
+def test_a_run_is_kept_in_a_project_that_was_moved(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = "from nets.parts import BIAS\ndef make(): return net(torch.load(HERE / 'best.pt')['bias'] + BIAS)"
+    made(project, body)
+    moved = project.rename(project.parent / "moved")
+    monkeypatch.chdir(moved)
+    assert made(moved, body) == set()
+
+
+def test_what_the_factory_writes_itself_does_not_count(project: Path) -> None:
+    logs = "    with open('seen.log', 'a') as log: log.write('once more')\n"
+    body = f"def make():\n{logs}    return net(float(len(Path('seen.log').read_text()) > 0))"
+    made(project, body)
+    assert made(project, body) == set()
+    made(project, body, "elsewhere")
+    assert made(project, body) == set()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("import socket\ndef make():\n    socket.getaddrinfo('localhost', 80)\n    return net()", "asked the network"),
+        ("import subprocess\ndef make():\n    subprocess.run(['true'])\n    return net()", "ran true"),
+        ("def make():\n    os.system('true')\n    return net()", "ran true"),
+    ],
+)
+def test_what_no_key_covers_is_said(body: str, said: str, project: Path) -> None:
+    made(project, body)
+    sealed = receipt.read(project / "out" / "load")
+    assert sealed
+    assert said in str(sealed.notes["remarks"])
+
+
+def test_a_factory_that_reads_nothing_else_says_nothing(project: Path) -> None:
+    made(project, "def make(): return net()")
+    sealed = receipt.read(project / "out" / "load")
+    assert sealed
+    assert not sealed.notes.get("remarks")
+
+
+def test_a_run_of_the_zoo_knows_the_files_of_its_definition(tmp_path: Path) -> None:
+    model = dataclasses.replace(catalog.find("squeezenet1_1"), inputs=(Tensor("input", ("batch", 3, 32, 32)),))
+    list(runner.run(Job(model, QUICK), (Stage.LOAD,), tmp_path / "out"))
+    sealed = receipt.read(tmp_path / "out" / "load")
+    assert sealed
+    assert "./squeezenet.py" in plain_names(sealed)
+    runner.check_source(tmp_path / "out")
+
+
+def plain_names(sealed: receipt.Receipt) -> set[str]:
+    found = sealed.notes["sources"]
+    assert isinstance(found, dict)
+    return set(found)
+
+
+def test_a_kept_run_of_a_model_of_ones_own_imports_no_torch_and_runs_none_of_its_code(project: Path) -> None:
+    made(project, "def make(): return net(torch.load(HERE / 'best.pt')['bias'])")
+    program = f"""
+import os; os.chdir({str(project)!r})
+from pathlib import Path
+from deploytool.loading import catalog; from deploytool.pipeline import runner
+from deploytool.spec import Stage
+from deploytool.spec import Job, Tensor
+from tests.conftest import QUICK
+model = catalog.find("net.py:make", (Tensor("input", ("batch", 4)),))
+from deploytool.results import receipt
+recipe = tuple(map(Stage, {[*map(str, RECIPE)]!r}))
+assert not any(each.fresh for each in runner.run(Job(model, QUICK), recipe, Path("out")))
+"""
+    assert not {"torch", "net", "deploytool_user_net"} & modules_of(program)
+
+
+def test_an_import_that_fails_late_is_one_line_with_what_helps(project: Path) -> None:
+    with pytest.raises(BadInput, match=r"net\.py:make: No module named 'no_such_thing'") as caught:
+        made(project, "def make():\n    import no_such_thing")
+    assert "PYTHONPATH" in caught.value.remedy

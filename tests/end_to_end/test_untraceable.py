@@ -1,0 +1,79 @@
+"""TorchScript is a side branch: what it does not take costs nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from deploytool import api
+from deploytool.api import Run
+from deploytool.loading import catalog
+from deploytool.pipeline import runner
+from deploytool.report import junit
+from deploytool.spec import Job, Options, Stage, Status, Tensor
+from tests.conftest import ROOT, Command
+
+OWN = ROOT / "tests" / "user_models" / "untraceable.py"
+MODELS = {
+    "OfOnesOwn": "Could not export Python function call 'Swish'",
+    "InAPart": "Could not export Python function call 'Swish'",
+    "Shy": "no TorchScript, please",
+    "Silent": "KeyError",
+    "oddly_named": "",
+}
+
+
+def exported(name: str, out: Path, exporter: str = "torchscript") -> Run:
+    return api.export(f"{OWN}:{name}", inputs=[(16,)], quick=True, exporter=exporter, out=out)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_torchscript_does_not_take_goes_on_without_it(name: str, tmp_path: Path) -> None:
+    run = exported(name, tmp_path / "run").check()
+    assert run.script is None
+    assert not (tmp_path / "run" / "torchscript" / "model.pt").exists()
+    assert run.onnx is not None
+    assert run.fp16 is not None
+    (row,) = (hop for hop in run.report.hops if hop.stage == "torchscript")
+    assert row.left_out
+    assert row.status is Status.UNAVAILABLE
+    assert row.reason.startswith(f"TorchScript does not take the model: {MODELS[name]}")
+    (remark,) = (line for line in run.report.remarks if line.startswith("script: left out"))
+    assert "\n" not in remark
+    assert MODELS[name] in remark
+
+
+@pytest.mark.parametrize("step", ["trace", "freeze", "save", "load"])
+@pytest.mark.parametrize("error", [RuntimeError("Expression of type - cannot be used"), UnicodeError(), OSError(28)])
+def test_each_step_of_torchscript_may_fail(
+    step: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.jit, step, fails)
+    model = catalog.find(f"{OWN}:Naming", (Tensor("vector", ("batch", 16)),), {})
+    *_, script = runner.run(
+        Job(model, Options(images=4)), (Stage.LOAD, Stage.GOLDEN, Stage.TORCHSCRIPT), tmp_path / "run"
+    )
+    assert script.left_out
+    assert [path.name for path in (tmp_path / "run" / "torchscript").iterdir()] == ["receipt.json"]
+
+
+def test_a_run_without_the_script_is_whole_for_every_command(tmp_path: Path, deploytool: Command) -> None:
+    run = exported("OfOnesOwn", tmp_path / "run")
+    again = exported("OfOnesOwn", tmp_path / "run")
+    assert [artifact.fresh for artifact in again.artifacts] == [False] * len(again.artifacts)
+    for command in (("show",), ("pack",), ("bench", "--seconds", "0.1"), ("report",)):
+        done = deploytool(command[0], str(run.folder), *command[1:])
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+    assert run.report_html is not None
+    page = run.report_html.read_text()
+    assert "Could not export Python function call" in page
+    assert "Pending on a device" not in page
+    assert 'message="unavailable (TorchScript' in junit.text(run.report)
+    assert json.loads(run.report_json.read_text())["hops"][1]["left_out"] is True

@@ -1,0 +1,181 @@
+"""Models that are not ours: ten architectures down the whole road, and what is refused, with which line."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import onnx
+import pytest
+
+from deploytool.cli import params
+from deploytool.errors import BadInput, StageFailed
+from deploytool.host import worker_programs
+from deploytool.loading import catalog
+from deploytool.pipeline import runner
+from deploytool.results import verdict
+from deploytool.spec import Job, Stage, Status
+from tests.conftest import FREE, QUICK
+from tests.user_model_export import ARCHITECTURES, OWN, Walk
+
+
+@pytest.mark.parametrize(
+    ("name", "exporter"),
+    [(name, "torchscript") for name in ARCHITECTURES]
+    + [(name, "dynamo") for name in ("vit:ViT", "two_inputs:Captioned", "convolutional:Sharpen")],
+)
+def test_an_architecture_goes_down_the_whole_road(name: str, exporter: str, walk: Walk, tmp_path: Path) -> None:
+    written = walk(name, ARCHITECTURES[name], exporter)
+    assert verdict.broken(written) == ()
+    statuses = {hop.stage: hop.status for hop in written.hops}
+    assert statuses.pop(Stage.BUILD) == Status.BUILT_NOT_RUN
+    assert set(statuses.values()) == {Status.MEASURED}
+    assert (tmp_path / "run" / "build" / "model.plan").stat().st_size > 10_000
+    (engine,) = written.engines
+    assert engine.layers["HALF"] > engine.layers["FLOAT"]
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "kept", "remark"),
+    [
+        ("vit:ViT", "3x32x32", "dynamo", "that of the torchscript exporter is as exact and less simple"),
+        ("foreign:Spectrum", "16", "dynamo", "the torchscript exporter refuses the model: .*'aten::fft_rfft'"),
+        ("foreign:Guarding", "16", "torchscript", "the dynamo exporter refuses the model: Could not guard on data"),
+    ],
+)
+def test_auto_keeps_the_exporter_that_takes_the_model(
+    name: str, inputs: str, kept: str, remark: str, walk: Walk
+) -> None:
+    written = walk(name, [inputs], "auto", engine=False)
+    assert verdict.broken(written) == ()
+    (line,) = (line for line in written.remarks if line.startswith("export: "))
+    assert re.match(rf"export: kept the graph of the {kept} exporter \(.*\): {remark}", line)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "why"),
+    [
+        ("CropByInt", "3xHxW", r"is wrong: fixed.py:\d+: a size .* is \d\.\de-0\d off at H 32, W 32"),
+        ("MapByInt", "3xHxW", r"is wrong: fixed.py:\d+: a size .* fails at H 32, W 32"),
+        ("BatchByLen", "3x32x32", r"is wrong: fixed.py:\d+: a size .* fails at 4 at once"),
+    ],
+)
+def test_auto_leaves_the_exporter_that_bakes_a_number_in(name: str, inputs: str, why: str, tmp_path: Path) -> None:
+    tensors = params.tensors([inputs])
+    sizes = FREE if "H" in inputs else {}
+    job = Job(catalog.find(f"{OWN}/fixed.py:{name}", tensors), dataclasses.replace(QUICK, exporter="auto", sizes=sizes))
+    notes = list(runner.run(job, (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT), tmp_path / "run"))[-1].notes
+    assert notes["exporter"] == "dynamo"
+    assert re.search(f"the graph of the torchscript exporter {why}", str(notes["remarks"]))
+
+
+def test_auto_gives_both_reasons_where_no_graph_holds(walk: Walk) -> None:
+    line = (
+        "the torchscript exporter is wrong: fixed.py:.* at H 64.*; the graph of the dynamo exporter is wrong: fixed.py"
+    )
+    with pytest.raises(StageFailed, match=line):
+        walk("fixed:LouderWhenLarge", ["3xHxW"], "auto", engine=False)
+
+
+def test_inputs_and_outputs_keep_their_names_types_and_free_sizes(walk: Walk, tmp_path: Path) -> None:
+    def described(model: onnx.ModelProto) -> dict[str, list[int | str]]:
+        ends = (*model.graph.input, *model.graph.output)
+        return {
+            end.name: [end.type.tensor_type.elem_type]
+            + [side.dim_param or side.dim_value for side in end.type.tensor_type.shape.dim]
+            for end in ends
+        }
+
+    walk("two_inputs:Captioned", ARCHITECTURES["two_inputs:Captioned"], engine=False)
+    assert described(onnx.load(tmp_path / "run" / "fp16" / "model.onnx")) == {
+        "image": [onnx.TensorProto.FLOAT, "batch", 3, 32, 32],
+        "tokens": [onnx.TensorProto.INT64, "batch", 16],
+        "logits": [onnx.TensorProto.FLOAT, "batch", 10],
+    }
+    walk("two_outputs:Detector", ["3x32x32"], engine=False)
+    assert described(onnx.load(tmp_path / "run" / "export" / "model.onnx")) == {
+        "input": [onnx.TensorProto.FLOAT, "batch", 3, 32, 32],
+        "output_0": [onnx.TensorProto.FLOAT, "batch", 10],
+        "output_1": [onnx.TensorProto.FLOAT, "batch", 1, 8, 8],
+    }
+    walk("convolutional:Sharpen", ["image=3xHxW"], engine=False)
+    assert described(onnx.load(tmp_path / "run" / "export" / "model.onnx")) == {
+        "image": [onnx.TensorProto.FLOAT, "batch", 3, "H", "W"],
+        "logits": [onnx.TensorProto.FLOAT, "batch", 1, "logits_2", "logits_3"],
+    }
+
+
+@pytest.mark.parametrize("name", ["Tied", "Listing", "Upcasting", "Drawing", "Lazy"])
+def test_an_uncommon_habit_is_allowed(name: str, walk: Walk) -> None:
+    assert verdict.broken(walk(f"odd:{name}", ["16"])) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "exporter", "line"),
+    [
+        ("Spectrum", "torchscript", "the torchscript exporter refuses the model: .*'aten::fft_rfft'"),
+        ("Spectrum", "dynamo", "TensorRT does not take DFT node '/model/DFT_"),
+        ("Determinant", "torchscript", "TensorRT does not take Det node '/Det'"),
+        ("Dropping", "torchscript", "foreign_Dropping answers the same inputs differently each time"),
+        ("Brief", "torchscript", "foreign_Brief gives a tensor of bfloat16"),
+        ("Remembering", "torchscript", "foreign_Remembering keeps a dict in its state: _extra_state"),
+        ("NotANumber", "torchscript", "the model itself answers with NaN"),
+        ("raising", "torchscript", "raises KeyError: .no width 3"),
+        ("leaving", "torchscript", "raises SystemExit: usage: train.py"),
+        ("text", "torchscript", "gives a str$"),
+        ("scripted", "torchscript", "gives a RecursiveScriptModule$"),
+        ("hollow", "torchscript", "gives weights without numbers: weight is on the meta device$"),
+        ("Derivative", "torchscript", "no exporter takes|the torchscript exporter refuses"),
+    ],
+)
+def test_a_refusal_names_what_it_is_about(name: str, exporter: str, line: str, walk: Walk, tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match=line) as refusal:
+        walk(f"foreign:{name}", ["16"], exporter)
+    assert "\n" not in f"{refusal.value}{refusal.value.remedy}"
+    assert all((room / "receipt.json").is_file() for room in (tmp_path / "run").glob("*"))
+
+
+def test_weights_of_another_type_are_named_where_they_fail(walk: Walk) -> None:
+    with pytest.raises(StageFailed, match="foreign_halved does not run") as refusal:
+        walk("foreign:halved", ["16"])
+    assert refusal.value.remedy == "some of its weights are float16: let the factory return it with .float()"
+
+
+def test_the_exporter_says_nothing_but_its_refusal(walk: Walk, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(StageFailed):
+        walk("foreign:Spectrum", ["16"])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_graph_that_crashes_onnx_runtime_ends_only_a_child(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_programs, "OPEN", "import os; os.abort()")
+    with pytest.raises(StageFailed, match="the FP16 graph cannot be opened: ONNX Runtime was killed by SIGABRT"):
+        walk("odd:Lazy", ["16"], engine=False)
+
+
+def test_a_graph_that_crashes_the_optimiser_alone_is_run_as_it_is(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    crashes = "import json, os, sys\ngraph, optimise = json.loads(sys.stdin.readline())\noptimise and os.abort()"
+    monkeypatch.setattr(worker_programs, "OPEN", crashes)
+    written = walk("odd:SequenceFirst", ["4x8"], engine=False)  # crashes the optimiser of ONNX Runtime 1.31 indeed
+    assert verdict.broken(written) == ()
+    assert [hop.status for hop in written.hops if hop.stage == "fp16"] == [Status.MEASURED] * 3
+    assert any("crashes when it optimises this graph" in line for line in written.remarks)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("=16", "an input is called ''"),
+        ("my vector=16", "an input is called 'my vector'"),
+        ("batch", "input has a size called batch besides its first"),
+    ],
+)
+def test_a_word_that_cannot_be_used_is_refused(text: str, line: str, walk: Walk) -> None:
+    with pytest.raises(BadInput, match=line):
+        walk("odd:Lazy", [text], engine=False)
+
+
+def test_every_definition_here_is_used() -> None:
+    tests = "".join(path.read_text(encoding="utf-8") for path in OWN.parent.rglob("*.py") if path.parent != OWN)
+    assert not [path.stem for path in OWN.glob("*.py") if not re.search(rf"\b{path.stem}(:|\.py\b)", tests)]

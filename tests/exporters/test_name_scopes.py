@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+
+from deploytool.errors import BadInput
+from deploytool.exporters import name_scopes
+from deploytool.exporters.name_scopes import module_path
+
+DEEP = {"1", "1.parts", "1.parts.0", "1.parts.0.0", "1.parts.0.0.2"}
+MODULES = DEEP | {"", "stem", "stem.0", "stem.1", "net", "net.stem", "net.stem.0"}
+MODULES |= {"stage2", "stage2.0", "stage2.0.compress"}
+
+
+@pytest.mark.parametrize(
+    ("node", "module"),
+    [
+        ("/stem/stem.0/Conv", "stem.0"),
+        ("/stem/1/Conv_0", "stem.1"),
+        ("/net/stem/stem.0/Conv", "net.stem.0"),
+        ("/stage2/stage2.0/compress/Conv", "stage2.0.compress"),
+        ("/stage2/0/compress/Conv_12", "stage2.0.compress"),
+        ("/1/parts.0/parts.0.0/parts.0.0.2/Conv", "1.parts.0.0.2"),
+        ("/stage2/0/elsewhere/Conv_12", "stage2.0"),
+        ("/Transpose", ""),
+        ("/model/Reshape_4", ""),
+        ("graph_input_cast0", ""),
+        ("", ""),
+    ],
+)
+def test_a_nodes_name_leads_to_its_module(node: str, module: str) -> None:
+    assert module_path(node, MODULES) == module
+
+
+NODES = ("/stem/stem.0/Conv", "/stem/stem.2/Relu", "/stage2/stage2.0/compress/Conv", "/stage2/stage2.0/Add", "/Flatten")
+KEYS = ("stem.0.weight", "stage2.0.compress.weight", "stage2.0.compress.bias", "scale")
+AMONG = name_scopes.modules(KEYS)
+
+
+def test_the_modules_are_told_from_the_weights() -> None:
+    assert {"", "stem", "stem.0", "stage2", "stage2.0", "stage2.0.compress"} == AMONG
+
+
+@pytest.mark.parametrize(
+    ("names", "nodes"),
+    [
+        (["stem"], NODES[:2]),
+        (["stem.0"], NODES[:1]),
+        (["stage2"], NODES[2:4]),
+        (["stage2.0.compress", "/Flatten"], (NODES[2], NODES[4])),
+        ([NODES[1]], NODES[1:2]),
+        ([], ()),
+    ],
+)
+def test_a_name_means_a_node_or_all_below_a_module(names: list[str], nodes: tuple[str, ...]) -> None:
+    assert name_scopes.meant(names, NODES, AMONG) == set(nodes)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("stage2.1", "stage2.0"), ("steam", "stem"), ("/stage2/stage2.0/add", "/stage2/stage2.0/Add")]
+)
+def test_an_unknown_name_gets_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(BadInput, match=f"is called '{name}'") as refused:
+        name_scopes.meant(["stem", name], NODES, AMONG)
+    assert near in refused.value.remedy
+
+
+@pytest.mark.parametrize("wanted", [(), NODES, NODES[:2], NODES[1:3], NODES[2:4], (NODES[0], NODES[4])])
+def test_the_written_list_means_what_was_wanted(wanted: tuple[str, ...]) -> None:
+    assert name_scopes.meant(name_scopes.named(wanted, NODES, AMONG), NODES, AMONG) == set(wanted)
+
+
+def test_modules_stand_for_their_nodes() -> None:
+    assert name_scopes.named(NODES[:3], NODES, AMONG) == ["stem", "stage2.0.compress"]
+    assert name_scopes.named(NODES[3:4], NODES, AMONG) == ["/stage2/stage2.0/Add"]
+
+
+def test_groups_are_modules_and_leave_nothing_out() -> None:
+    groups = name_scopes.grouped(NODES, AMONG)
+    assert groups == [["/stem/stem.0/Conv"], ["/stem/stem.2/Relu"], list(NODES[2:4]), ["/Flatten"]]

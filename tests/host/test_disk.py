@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import subprocess
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import deploytool
+from deploytool.backends import eager
+from deploytool.cli import pack
+from deploytool.data import golden, images
+from deploytool.errors import BadInput, NoRoom, StageFailed, Unreachable
+from deploytool.host import disk, exception_text, files, process, worker_programs
+from deploytool.parity import intermediates
+from deploytool.training import checkpoint
+from deploytool.training.checkpoint import Checkpoint
+from tests.conftest import TINY
+
+_FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+_LIMIT = 20_000  # bytes that a file may have
+_BIG = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
+
+
+@contextmanager
+def limited(most: int = _LIMIT) -> Iterator[None]:
+    """No file may grow beyond so many bytes; Python has the signal of it ignored, so that it is an error."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _golden(path: Path) -> None:
+    golden.write_cases(path, _BIG[None], {"input": _BIG[None].astype(np.float32)})
+
+
+def _weights(path: Path) -> None:
+    eager.save({"weight": torch.zeros(10_000)}, TINY, path)
+
+
+def _canaries(path: Path) -> None:
+    intermediates.write(path, intermediates.Canaries({"tensor": np.zeros(10_000)}))
+
+
+def _training(path: Path) -> None:
+    state = {"weight": torch.zeros(10_000)}
+    checkpoint.write(path.parent, Checkpoint("key", (), state, {}, state))
+
+
+def _copied(path: Path) -> None:
+    source = path.with_name("source")
+    files.hold(source, 30_000, "0" * 64, path)
+
+
+_WRITERS: dict[str, Callable[[Path], None]] = {
+    "model.onnx": lambda path: disk.write(path, bytes(30_000)),
+    "golden.npz": _golden,
+    "probes.npz": _canaries,
+    "weights.safetensors": _weights,
+    "picture.png": lambda path: images.write(path, _BIG),
+    "checkpoint.pt": _training,
+    "report.html": lambda path: files.publish(path, bytes(30_000)),
+    "copy": _copied,
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", _WRITERS)
+def test_whatever_writes_a_file_that_grows_too_large_names_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / "source").write_bytes(bytes(30_000))
+    with limited(), pytest.raises(NoRoom) as raised:
+        _WRITERS[name](tmp_path / name)
+    assert str(raised.value).startswith(f"{tmp_path / name} cannot be written: File too large")
+    assert "ulimit -f" in raised.value.remedy
+
+
+def test_the_file_that_was_written_last_is_named_as_the_user_knows_it(tmp_path: Path) -> None:
+    for name, when in (("before", 1), ("golden.npz", 2)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (when, when))
+    known = disk.writing(tmp_path, named=Path("run/golden"), needed=2e6)
+    with (
+        pytest.raises(NoRoom, match=r"^run/golden/golden.npz cannot be written: No space .*, and it takes 2.0 MB"),
+        known,
+    ):
+        raise _FULL
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EDQUOT, "quota"),
+        OSError(errno.EIO, "broken"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        shutil.Error([("a", "b", "[Errno 28] No space left on device")]),
+    ],
+    ids=["quota", "broken disk", "safetensors", "copytree"],
+)
+def test_a_disk_is_known_by_whatever_words(tmp_path: Path, error: Exception) -> None:
+    with (
+        pytest.raises(NoRoom, match=rf"^{tmp_path / 'file'} cannot be (read or )?written"),
+        disk.writing(tmp_path / "file"),
+    ):
+        raise error
+    refused = StageFailed("the exporter refuses the model", "see it")
+    refused.__cause__ = error
+    with pytest.raises(NoRoom), disk.writing(tmp_path / "file"):
+        raise refused
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EACCES, "not yours"),
+        ValueError("a number (os error 5000)"),
+        Unreachable("device: No space left on device", "send it again"),
+        KeyboardInterrupt(),
+    ],
+)
+def test_what_is_no_disk_of_ours_stays_what_it_is(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)) as raised, disk.writing(tmp_path / "file"):
+        raise error
+    assert raised.value is error
+
+
+def test_an_error_in_reading_is_no_error_in_writing() -> None:
+    read = BadInput("x cannot be read: Input/output error", "check it")
+    read.__cause__ = OSError(errno.EIO, "broken")
+    assert disk.cause(read) is None
+
+
+def test_the_last_boundary_knows_a_full_disk_too() -> None:
+    assert isinstance(exception_text.failure(OSError(errno.ENOSPC, "full", "/x/file")), NoRoom)
+    assert str(exception_text.failure(_FULL)).startswith("a file cannot be written: No space left on device")
+
+
+def test_a_child_that_cannot_write_says_which_file(tmp_path: Path) -> None:
+    command = worker_programs.command(f"open({str(tmp_path / 'made')!r}, 'wb').write(bytes(30000))")
+    with limited(), pytest.raises(NoRoom, match=r"^what onnxsim makes cannot be written: File too large"):
+        process.run_limited(command, what="onnxsim", seconds=20, gibibytes=1, writes=1 << 20)
+    with limited(), pytest.raises(NoRoom, match=r"^graph\.onnx cannot be written"):
+        process.run_limited(command, what="onnxsim", seconds=20, gibibytes=1, writes=1 << 20, makes=Path("model.onnx"))
+
+
+def test_a_run_into_a_limit_names_its_file_and_leaves_the_good_one(run_copy: Path) -> None:
+    before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
+    with limited(1000), pytest.raises(NoRoom, match=rf"^{run_copy}/load/weights.safetensors cannot be written"):
+        deploytool.export(TINY, quick=True, seed=1, out=run_copy)
+    assert {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()} == before
+    assert not [path for path in run_copy.parent.iterdir() if path != run_copy]
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (0, "0 B"),
+        (512, "512 B"),
+        (999, "999 B"),
+        (999.6, "1.0 KB"),
+        (1500, "1.5 KB"),
+        (99_940, "99.9 KB"),
+        (99_960, "100 KB"),
+        (999_499, "999 KB"),
+        (999_600, "1.0 MB"),
+        (130e6, "130 MB"),
+        (2_147_483_648, "2.1 GB"),
+    ],
+)
+def test_sizes_are_told_in_the_unit_that_fits(number: float, told: str) -> None:
+    assert disk.size(number) == told
+
+
+def test_a_disk_with_less_room_than_is_needed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")  # as shutil gives it
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, 13_000_000))
+    disk.check(tmp_path / "deep" / "run", 12e6, "a run")
+    with pytest.raises(NoRoom, match=r"deep/run has 13.0 MB free, and a run takes 14.0 MB"):
+        disk.check(tmp_path / "deep" / "run", 14e6, "a run")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 0))  # as /proc has it
+    disk.check(tmp_path, 14e6, "a run")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+@pytest.mark.parametrize("kilobytes", [4, 40, 160])
+def test_a_disk_that_gets_full_names_the_file(tmp_path: Path, kilobytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "check", lambda *_: None)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no mounts here")
+    try:
+        with pytest.raises(NoRoom, match=rf"^{tmp_path}/run/\S+ cannot be written: No space left on device"):
+            deploytool.export(TINY, quick=True, to="onnx", images=4, rewrite="none", out=tmp_path / "run")
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_a_copy_of_a_bundle_that_does_not_fit_is_named(packed: Path, tmp_path: Path) -> None:
+    with limited(), pytest.raises(NoRoom, match=rf"^{tmp_path / 'out'}\S* cannot be written"):
+        pack._copy(packed, tmp_path / "out")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+
+from deploytool.host import machine
+from tests.conftest import modules_of
+
+
+class FakeDriver:
+    """A CUDA driver as `ctypes` would show it; its calls return 0 for success."""
+
+    def __init__(self, works: bool) -> None:
+        self.works = works
+
+    def cuInit(self, flags: int) -> int:  # noqa: N802  # the driver's own name
+        return 0 if self.works else 100
+
+    def cuDriverGetVersion(self, version: ctypes._Pointer[ctypes.c_int]) -> int:  # noqa: N802
+        version._obj.value = 13020  # type: ignore[attr-defined]  # what byref() holds
+        return 0
+
+    def cuDeviceGetCount(self, count: ctypes._Pointer[ctypes.c_int]) -> int:  # noqa: N802
+        count._obj.value = 1  # type: ignore[attr-defined]  # what byref() holds
+        return 0
+
+    def cuDeviceGet(self, device: object, index: int) -> int:  # noqa: N802
+        return 0
+
+    def cuDeviceGetName(self, name: ctypes.Array[ctypes.c_char], size: int, device: object) -> int:  # noqa: N802
+        name.value = b"NVIDIA H200"
+        return 0
+
+    def cuDeviceGetAttribute(self, value: ctypes._Pointer[ctypes.c_int], which: int, device: object) -> int:  # noqa: N802
+        value._obj.value = {75: 9, 76: 0}[which]  # type: ignore[attr-defined]
+        return 0
+
+
+def test_what_cuda_a_driver_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(works=True))
+    assert machine.cuda.__wrapped__() == "13.2"
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(works=False))
+    assert machine.cuda.__wrapped__() == ""
+
+
+def test_gpus_of_a_driver_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(works=True))
+    assert machine.gpus.__wrapped__() == (machine.Gpu("NVIDIA H200", "9.0"),)
+
+
+def test_no_gpus_behind_a_driver_that_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(works=False))
+    assert machine.gpus.__wrapped__() == ()
+
+
+def test_a_version_is_read_without_importing() -> None:
+    assert machine.version("torch")
+    assert machine.version("no-such-distribution") is None
+    assert "torch" not in modules_of("from deploytool.host import machine; machine.version('torch'); machine.gpus()")
+    assert machine.cpu()

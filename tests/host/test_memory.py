@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploytool.errors import NoRoom, StageFailed
+from deploytool.host import memory, memory_estimate
+from deploytool.spec import Job, Options
+from tests.conftest import ROOT, TINY
+
+_QUICK, _THOROUGH = Job(TINY, Options(faults=0)), Job(TINY, Options(faults=1))
+
+
+def test_the_machine_says_how_much_there_is() -> None:
+    free = memory.free()
+    assert free is None or free > 0
+    assert memory.held() > 1 << 20
+
+
+def test_a_limit_on_addresses_counts() -> None:
+    program = "from deploytool.host import memory; print(memory.free())"
+    limit = (1 << 30, 1 << 30)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 0 < int(done.stdout) < 1 << 30
+
+
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+def test_the_tightest_group_above_counts_and_what_is_cached_is_given_back(tmp_path: Path, kind: str) -> None:
+    names = ("max", "current", "cached") if kind == "v2" else ("limit", "usage", "total_cached")
+    (tmp_path / "above" / "inner").mkdir(parents=True)
+    for folder, most, used in (("above", "1000", "700"), ("above/inner", "max", "700")):
+        for name, value in zip(names, (most, used, ""), strict=True):
+            (tmp_path / folder / name).write_text(value)
+        (tmp_path / folder / "memory.stat").write_text(f"rss 5\n{names[2]} 100\n")
+    assert list(memory._left(tmp_path, "/above/inner", *names)) == [400]
+
+
+def test_a_model_that_takes_more_memory_than_there_is_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free", lambda: 2_000_000_000)
+    monkeypatch.setattr(memory, "held", lambda: 400_000_000)
+    memory_estimate.check(130e6, _QUICK)
+    memory_estimate.check(80e6, _THOROUGH)
+    with pytest.raises(
+        NoRoom, match=r"tiny has 130 MB of weights, and its export takes .* GB of memory; there are 2.4 GB"
+    ):
+        memory_estimate.check(130e6, _THOROUGH)
+    with pytest.raises(NoRoom) as raised:
+        memory_estimate.check(130e6, _THOROUGH)
+    assert raised.value.remedy.startswith("--faults 0 takes 2.0 GB; or end what else runs here")
+    with pytest.raises(NoRoom) as raised:
+        memory_estimate.check(300e6, _THOROUGH)
+    assert raised.value.remedy.startswith("end what else runs here")
+    monkeypatch.setattr(memory, "free", lambda: None)
+    memory_estimate.check(130e6, _THOROUGH)
+
+
+def test_more_than_a_graph_holds_is_refused_wherever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free", lambda: None)
+    with pytest.raises(StageFailed, match=r"has 2.3 GB of weights, and an ONNX file holds at the most 2.1 GB"):
+        memory_estimate.check(2.3e9, _QUICK)

@@ -1,0 +1,48 @@
+"""Norms of weights: torch has written two spellings of them, and a definition takes the file of either."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from deploytool.loading import checkpoints
+from deploytool.spec import Model, Tensor
+
+NORMS: dict[str, Any] = {
+    "old weight": nn.utils.weight_norm,
+    "new weight": nn.utils.parametrizations.weight_norm,
+    "old spectral": nn.utils.spectral_norm,
+    "new spectral": nn.utils.parametrizations.spectral_norm,
+}
+
+
+def normed(norm: str) -> nn.Module:
+    """A convolution that stands deep, and a layer that is the whole module's own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        apply = NORMS[norm]
+        deep = nn.Sequential(nn.Conv1d(2, 4, 3), nn.Sequential(apply(nn.Conv1d(4, 3, 3))))
+        return nn.Sequential(deep, apply(nn.Conv1d(3, 2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [(f"{a} {kind}", f"{b} {kind}") for kind in ("weight", "spectral") for a in ("old", "new") for b in ("old", "new")],
+)
+def test_either_spelling_fits_either_definition(theirs: str, ours: str, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    trained = normed(theirs).eval()
+    torch.save(trained.state_dict(), tmp_path / "net.pt")
+    model = Model(
+        "normed", f"{__name__}:normed", {"norm": ours}, (Tensor("x", ("batch", 2, 9)),), (Tensor("y", ("batch",)),)
+    )
+    own = normed(ours).eval()
+    own.load_state_dict(dict(checkpoints.load(tmp_path / "net.pt", model).state))
+    signal = torch.randn(2, 2, 9)
+    with torch.no_grad():
+        assert torch.equal(own(signal), trained(signal))

@@ -1,0 +1,71 @@
+"""The FP64 reference of models whose own code speaks of FP32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import deploytool
+from deploytool.backends import eager
+from deploytool.data import golden
+from deploytool.loading.module import build
+from deploytool.spec import Model, Tensor
+from tests.user_model_export import OWN
+from tests.user_models import single
+
+HABITS = (
+    *("Attribute", "Kernel", "Lists", "Global", "Closure", "Casting", "Insisting", "FromNumpy", "Written"),
+    *("InAnObject", "ByDevice"),
+)
+
+
+def model(name: str) -> Model:
+    vector = (Tensor("input", ("batch", 16)),)
+    return Model(name, f"{OWN / 'single.py'}:{name}", inputs=vector, outputs=(Tensor("logits", ("batch", 4)),))
+
+
+@pytest.mark.parametrize("name", HABITS)
+def test_a_habit_of_fp32_is_computed_in_fp64(name: str) -> None:
+    module = build.build(model(name)).module.double()
+    vector = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
+    for _ in range(2):
+        got = eager.session(module, model(name), double=True)(input=vector)["logits"]
+        assert got.dtype == np.float64
+        # linspace itself is rounded in FP32 where an attribute was made of it
+        np.testing.assert_allclose(got, single.truth(vector), atol=1e-6)
+        again = eager.session(build.build(model(name)).module.double(), model(name), double=True)
+        np.testing.assert_array_equal(got, again(input=vector)["logits"])
+    rounded = eager.session(build.build(model(name)).module, model(name))(input=vector)["logits"]
+    assert np.abs(got - rounded).max() > 0
+
+
+def test_sums_of_an_attribute_are_those_of_fp64() -> None:
+    module = build.build(model("Attribute")).module.double()
+    vector = np.full((1, 16), 1e8, np.float32)
+    got = eager.session(module, model("Attribute"), double=True)(input=vector)["logits"]
+    shift = torch.linspace(0, 1, 16).double().numpy()
+    weight = torch.linspace(-1, 1, 64).reshape(16, 4).double().numpy()
+    np.testing.assert_allclose(got, (vector.astype(np.float64) + shift) @ weight, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["Kernel", "Insisting", "ByDevice"])
+def test_such_a_model_is_exported(name: str, tmp_path: Path) -> None:
+    run = deploytool.export(
+        f"{OWN / 'single.py'}:{name}", inputs=[(16,)], quick=True, to="onnx", out=tmp_path / "run"
+    ).check()
+    sample = golden.read(tmp_path / "run" / "golden" / "golden.npz")
+    np.testing.assert_allclose(sample.reference["logits"], single.truth(sample.inputs["input"]), atol=1e-6)
+    assert not [line for line in run.report.remarks if "FP64" in line]
+
+
+def test_where_there_is_no_fp64_the_models_own_answers_stand_for_it_and_that_is_said(tmp_path: Path) -> None:
+    run = deploytool.export(
+        f"{OWN / 'single.py'}:FourBytes", inputs=[(16,)], quick=True, to="onnx", out=tmp_path / "run"
+    ).check()
+    sample = golden.read(tmp_path / "run" / "golden" / "golden.npz")
+    np.testing.assert_array_equal(sample.reference["logits"], sample.outputs["logits"])
+    said = "record: no FP64 reference, the model's own FP32 answers stand for it: single_FourBytes does not run on"
+    assert [line for line in run.report.remarks if line.startswith(said)]

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from deploytool.errors import StageFailed
+from deploytool.loading import catalog
+from deploytool.loading.cost import costs
+from deploytool.spec import Tensor
+from tests.conftest import ROOT, TINY, Command
+
+
+@pytest.mark.parametrize("name", ["shufflenet_g3", "mixnet_s", "squeezenet1_0", "mobilenet_v1"])
+def test_the_layers_add_up_to_the_published_figure(name: str) -> None:
+    model = catalog.find(name)
+    assert sum(layer.macs for layer in costs(model)) == model.macs
+
+
+def test_the_formulas_of_the_papers_hold_layer_by_layer() -> None:
+    layers = {layer.layer: layer for layer in costs(catalog.find("mobilenet_v1"))}
+    depthwise, pointwise = layers["blocks.3.1.conv_dw"], layers["blocks.3.1.conv_pw"]
+    assert (depthwise.kind, pointwise.kind) == ("depthwise", "pointwise")
+    assert depthwise.macs == 3 * 3 * 512 * 14 * 14
+    assert pointwise.macs == 512 * 512 * 14 * 14
+    dense = 3 * 3 * 512 * 512 * 14 * 14
+    assert (depthwise.macs + pointwise.macs) / dense == pytest.approx(1 / 512 + 1 / 9)
+    grouped = next(layer for layer in costs(catalog.find("shufflenet_g3")) if layer.layer == "stage3.1.expand")
+    assert (grouped.kind, grouped.groups) == ("grouped pointwise", 3)
+    assert grouped.parameters == 120 // 3 * 480
+    assert grouped.macs == 120 // 3 * 480 * 14 * 14
+
+
+def test_a_model_that_does_not_run_is_named() -> None:
+    with pytest.raises(StageFailed, match="tiny cannot be counted"):
+        costs(dataclasses.replace(TINY, inputs=(Tensor("input", ("batch", 5, 32, 32)),)))
+
+
+def test_show_prints_them(deploytool: Command) -> None:
+    said = deploytool("show", "--cost", "mobilenet_v1_cifar").stdout
+    assert "46,354,432 multiply-accumulates" in said
+    assert "blocks.0.0.conv_dw" in said
+    layers = json.loads(deploytool("show", "--cost", "mobilenet_v1_cifar", "--json").stdout)["layers"]
+    assert sum(layer["macs"] for layer in layers) == 46_354_432
+    refused = deploytool("show", "--cost", "mobilnet_v1")
+    assert refused.returncode == 2
+    assert "did you mean mobilenet_v1?" in refused.stderr
+
+
+def test_the_next_step_of_a_model_of_ones_own_is_a_command_that_works(deploytool: Command) -> None:
+    path = f"{ROOT / 'tests' / 'user_models' / 'typed.py'}:Mean"
+    said = deploytool("show", "--cost", path, "--input", "image=3x8x8")
+    assert said.stdout.splitlines()[-1] == f"Next: deploytool export {path} --input image=3x8x8"

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from deploytool.data.golden import Edge, Floor, Golden, Noise
+from deploytool.parity import edge_checks, metrics
+from deploytool.spec import Preprocessing
+
+SCORES = np.array([[1.0, -2.0, 0.5], [4.0, 1.0, -3.0]])
+NOISE = Noise(Floor(1e-6, 1e-6), Floor(1e-3, 1e-3))
+ALLOWED = metrics.tolerances(NOISE, {})
+SAMPLE = Golden(
+    np.zeros((2, 0, 0, 3), np.uint8),
+    {},
+    {"scores": SCORES},
+    {"scores": SCORES, "classes": np.array([[0], [1]])},
+    np.full(2, -1),
+    Preprocessing(),
+    NOISE,
+)
+
+
+def edge(**answers: list[float] | list[int]) -> Edge:
+    reference = {name: np.array([answer]) for name, answer in answers.items()}
+    return Edge("silence", True, {}, reference, reference)
+
+
+def judged(
+    got: Edge, expected: Edge, *, half: bool = False, own: edge_checks.Own = lambda _: ALLOWED
+) -> tuple[str, ...]:
+    found = edge_checks.check(got.outputs, expected, SAMPLE, ALLOWED, own, half=half)
+    assert found is not None
+    assert found.against == "FP64 at silence"
+    return found.broken
+
+
+@pytest.mark.parametrize(
+    ("error", "half", "holds"),
+    [(1e-6, False, True), (1e-4, False, False), (1e-3, True, True), (0.1, True, False), (np.nan, True, False)],
+)
+def test_the_largest_error_decides(error: float, half: bool, holds: bool) -> None:
+    assert (judged(edge(scores=[3.0 + error, 1.0, 1.0]), edge(scores=[3.0, 1.0, 1.0]), half=half) == ()) is holds
+
+
+def test_an_answer_near_zero_is_as_faint_as_it_is_beside_the_golden_ones() -> None:
+    assert judged(edge(scores=[0.0, 0.0, 0.0]), edge(scores=[1e-9, -1e-9, 0.0])) == ()
+    assert judged(edge(scores=[1e-2, 0.0, 0.0]), edge(scores=[1e-9, -1e-9, 0.0])) != ()
+
+
+def test_noise_of_the_edge_itself_is_asked_only_where_golden_noise_does_not_do() -> None:
+    asked = list[str]()
+
+    def own(at: Edge) -> metrics.Tolerances:
+        asked.append(at.name)
+        return metrics.tolerances(Noise(Floor(1e-4, 1e-4), NOISE.fp16), {})
+
+    assert judged(edge(scores=[3.0, 1.0, 1.0]), edge(scores=[3.0, 1.0, 1.0]), own=own) == ()
+    assert asked == []
+    assert judged(edge(scores=[3.001, 1.0, 1.0]), edge(scores=[3.0, 1.0, 1.0]), own=own) == ()
+    assert judged(edge(scores=[3.1, 1.0, 1.0]), edge(scores=[3.0, 1.0, 1.0]), own=own) != ()
+    assert asked == ["silence"] * 2
+
+
+def test_classes_are_compared_in_fp32_alone() -> None:
+    right, wrong = edge(scores=[3.0, 1.0, 1.0], classes=[0]), edge(scores=[3.0, 1.0, 1.0], classes=[2])
+    assert judged(wrong, right) != ()
+    assert judged(wrong, right, half=True) == ()
+    only = edge(classes=[0])
+    assert edge_checks.check(only.outputs, only, SAMPLE, ALLOWED, lambda _: ALLOWED, half=True) is None

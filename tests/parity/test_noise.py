@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from onnx import helper
+from onnx.parser import parse_graph
+from torch import nn
+
+from deploytool.backends import eager, fp16_emulation, onnxruntime
+from deploytool.data import golden, synthetic
+from deploytool.data.golden import Golden, Noise
+from deploytool.loading import catalog, factory, weights_file
+from deploytool.parity import metrics, noise
+from deploytool.parity.replay import replay
+from deploytool.spec import Model, Tensor
+from tests.conftest import TINY
+from tests.user_model_export import OWN
+
+Array = npt.NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def sample(finished: Path) -> Golden:
+    return golden.read(finished / "golden" / "golden.npz")
+
+
+def measured(weights: Path, sample: Golden) -> Noise:
+    return noise.measure(eager.module(weights), weights_file.definition(weights), sample.inputs, sample.reference).noise
+
+
+def test_what_is_recorded_is_what_is_measured(finished: Path, sample: Golden) -> None:
+    assert measured(finished / "load" / "weights.safetensors", sample) == sample.noise
+
+
+def test_fp16_is_some_thousand_times_noisier_than_fp32(sample: Golden) -> None:
+    assert 2.0**-26 < sample.noise.fp32.max_error < 1e-5
+    assert 2.0**-13 < sample.noise.fp16.max_error < 1e-2
+    assert sample.noise.fp16.rms > 1000 * sample.noise.fp32.rms
+
+
+def test_it_is_measured_where_it_is_largest(finished: Path) -> None:
+    weights = finished / "load" / "weights.safetensors"
+    _, inputs = synthetic.draw(TINY, 16, 7, {})
+    module, model = eager.module(weights), weights_file.definition(weights)
+    with eager.start(weights, double=True) as exact:
+        given = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        moved = metrics.deviations(noise._rounded(module, model, given, noise._nearest), replay(exact, inputs))
+        order = np.argsort(moved)
+        inputs = {name: array[order] for name, array in inputs.items()}
+        found = noise.measure(module, model, inputs, replay(exact, inputs)).noise
+    assert 2.0**-13 < moved.min() < moved.max() < 1e-2
+    assert found.fp16.rms > 0.99 * moved.max() > 1.5 * moved[order[:4]].max()
+
+
+def test_it_foretells_the_error_of_the_graphs(finished: Path, sample: Golden) -> None:
+    with onnxruntime.start(finished / "simplify" / "model.onnx") as exact:
+        single = metrics.compare(replay(exact, sample.inputs), sample.reference).max_error
+    with fp16_emulation.start(finished / "fp16" / "model.onnx") as session:
+        half = metrics.compare(replay(session, sample.inputs), sample.reference).max_error
+    assert sample.noise.fp32.max_error / 5 < single < 5 * sample.noise.fp32.max_error
+    assert sample.noise.fp16.max_error / 5 < half < 5 * sample.noise.fp16.max_error
+
+
+def test_an_overflow_in_fp16_is_no_noise(finished: Path, sample: Golden, tmp_path: Path) -> None:
+    weights = finished / "load" / "weights.safetensors"
+    module, model = eager.module(weights), weights_file.definition(weights)
+    module.get_parameter("stem.0.weight").mul_(1e6)
+    module.get_parameter("classifier.weight").mul_(1e-6)
+    loud = tmp_path / "weights.safetensors"
+    eager.save(module.state_dict(), model, loud)
+    with eager.start(loud, double=True) as exact:
+        reference = replay(exact, sample.inputs)
+    found = measured(loud, dataclasses.replace(sample, reference=reference))
+    assert found.fp16.max_error < 1e-2
+    assert found.fp32.max_error < 1e-5
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_rounding_at_random_is_right_on_the_average(seed: int) -> None:
+    exact = torch.linspace(0.1, 3.0, 1000)
+    mean = torch.stack([noise._either(draw)(exact) for draw in range(seed * 100, seed * 100 + 100)]).mean(0)
+    nearest = noise._nearest(exact)
+    assert float((mean - exact).abs().max()) < float((nearest - exact).abs().max())
+    moved = noise._moved(seed)(exact)
+    assert 0 < int((moved != exact).sum()) < 1000
+    np.testing.assert_allclose(moved, exact, rtol=3e-7)
+
+
+def of_own(name: str, pictures: Array) -> noise.Measured:
+    """What is measured of a model of tests/own, which is left as it was."""
+    model = catalog.find(f"{OWN}/{name}", (Tensor("image", ("batch", *pictures.shape[1:])),))
+    model = dataclasses.replace(model, outputs=(Tensor("scores", ("batch", 10)),))
+    made: nn.Module = factory.resolve(model.factory)(**model.options)
+    module, inputs = made.eval().requires_grad_(False), {"image": pictures}
+    kept = copy.deepcopy(module)
+    with torch.inference_mode():
+        answer = copy.deepcopy(module).double()(torch.from_numpy(pictures).double()).numpy()
+    found = noise.measure(module, model, inputs, {"scores": answer})
+    assert all(torch.equal(value, kept.state_dict()[key]) for key, value in module.state_dict().items())
+    return found
+
+
+def pictures(side: int, count: int = 6) -> Array:
+    drawn = np.random.default_rng(0).random((count, 3, side, side), np.float32)
+    drawn[:, :, 0] = 1
+    return drawn
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [
+        ("Viewed", ["channels last"]),
+        ("Strided", ["channels last"]),
+        ("Paired", ["one case at a time"]),
+        ("Guarded", ["FP16 rounded to nearest", "FP32 rounded at random", "FP16 rounded at random"]),
+        ("Bounded", ["FP32 rounded at random"]),
+    ],
+)
+def test_a_run_that_the_model_cannot_take_is_left_out(name: str, left_out: list[str]) -> None:
+    found = of_own(f"probed.py:{name}", pictures(32))
+    assert [remark.partition(", which")[0] for remark in found.remarks] == [
+        f"noise without the run of {each}" for each in left_out
+    ]
+    assert 1e-8 < found.noise.fp32.max_error < 2e-6
+    assert found.noise.fp16.max_error < 3e-3
+    assert (found.noise.fp16.max_error > 1e-4) == (name != "Guarded")
+
+
+@pytest.mark.parametrize("side", [32, 64, 128, 224])
+def test_pictures_of_one_colour_count_as_they_drift_and_others_do_not(side: int) -> None:
+    """ONNX Runtime's own pool of equal numbers says how far they drift; twice that is what a tolerance has for it."""
+    size = side // 2
+    graph = parse_graph(f"g (float[1,16,{size},{size}] x) => (float[1,16,1,1] y) {{ y = GlobalAveragePool(x) }}")
+    pool = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    levels = np.linspace(0.2, 1.7, 16, dtype=np.float32)[None, :, None, None]
+    with onnxruntime.start(pool.SerializeToString()) as session:
+        pooled = session(x=np.broadcast_to(levels, (1, 16, size, size)).copy())["y"]
+    drift = float(np.abs(pooled / levels.astype(np.float64) - 1).max())
+    colours = np.broadcast_to(pictures(2)[:4, :, 1:, 1:], (4, 3, side, side)).copy()
+    plain, found = (of_own("sums.py:make", each).noise.fp32 for each in (pictures(side)[:4], colours))
+    assert plain.max_error < 1e-6
+    assert max(0.1 * drift, 2e-7) < 8 * found.max_error < max(2 * drift, 1e-5)
+
+
+def test_a_larger_size_may_drift_further(finished: Path, sample: Golden) -> None:
+    weights = finished / "load" / "weights.safetensors"
+    at = noise.AtSizes(weights, {}, sample.noise)
+    colours = pictures(2)[:2, :, 1:, 1:]
+    small, large = (
+        at(f"H {side}", {"input": np.broadcast_to(colours, (2, 3, side, side)).copy()}).fp32 for side in (32, 256)
+    )
+    assert large.max_error > 3 * small.max_error
+    assert large.snr_db < small.snr_db - 10
+    assert at("H 256", {}).fp32 == large  # it is measured once
+
+
+def chained(x: torch.Tensor) -> torch.Tensor:
+    x.sub_(0.3).div_(0.25)
+    return x
+
+
+def augmented(x: torch.Tensor) -> torch.Tensor:
+    x -= 0.3
+    x /= 0.25
+    return x
+
+
+def into(x: torch.Tensor) -> torch.Tensor:
+    torch.sub(x, 0.3, out=x)
+    return x.div_(0.25)
+
+
+def through_a_view(x: torch.Tensor) -> torch.Tensor:
+    x[:, 0].sub_(0.3).mul_(4)
+    x[:, 1:] *= 2
+    return x
+
+
+def by_a_layer(x: torch.Tensor) -> torch.Tensor:
+    nn.functional.silu(x, inplace=True).mul_(2)
+    return x
+
+
+def without(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous().sub(0.3).div(0.25)
+
+
+class WritesInto(nn.Module):
+    def __init__(self, how: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.how, self.last = how, nn.Linear(12, 5)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.last(self.how(image).flatten(1))  # type: ignore[no-any-return]  # a Module call
+
+
+@pytest.mark.parametrize("how", [chained, augmented, into, through_a_view, by_a_layer, without])
+def test_what_is_written_in_place_is_rounded_in_place(how: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    torch.manual_seed(0)
+    module = WritesInto(how).eval().requires_grad_(False)
+    model = Model(
+        "own", "own", inputs=(Tensor("image", ("batch", 3, 2, 2)),), outputs=(Tensor("scores", ("batch", 5)),)
+    )
+    inputs = {"image": np.random.default_rng(0).standard_normal((4, 3, 2, 2)).astype(np.float32)}
+    with torch.no_grad():
+        exact = copy.deepcopy(module).double()(torch.from_numpy(inputs["image"].astype(np.float64))).numpy()
+        found = noise.measure(module, model, inputs, {"scores": exact}).noise
+    assert found.fp32.max_error < 2e-6
+    assert found.fp16.max_error < 1e-2

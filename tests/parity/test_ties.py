@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import deploytool
+from deploytool.backends import eager
+from deploytool.data.golden import Arrays
+from deploytool.parity import metrics, noise, noise_floor, ties
+from deploytool.parity.metrics import Tolerances
+from deploytool.parity.ties import Runs, Ties
+from deploytool.results.report import Check
+from deploytool.spec import Model, Tensor
+from tests.conftest import ROOT
+from tests.user_models.labels import Labels
+
+LABELS = ("map", "map of floats", "class", "mask", "best", "levels", "boxes", "count")
+OWN = ROOT / "tests" / "user_models" / "labels.py"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model of one kind of labels: its answers, and what may be otherwise."""
+
+    reference: Arrays
+    sound: dict[bool, list[Arrays]]  # by whether it is FP16: what rounding that nobody measured with makes of it
+    found: Ties
+    allowed: Tolerances
+
+    def check(self, got: Arrays, *, half: bool) -> Check:
+        known, tolerance = (self.found.fp16, self.allowed.fp16) if half else (self.found.fp32, self.allowed.fp32)
+        return metrics.check(got, self.reference, "FP64", tolerance, known)
+
+
+@cache
+def asked(kind: str) -> Asked:
+    module = Labels(kind).eval().requires_grad_(False)
+    names = ("values", "places") if kind == "best" else ("labels",)
+    outputs = tuple(Tensor(name, ("batch",)) for name in names)
+    model = Model("labels", "x:y", inputs=(Tensor("image", ("batch", 3, 32, 32)),), outputs=outputs)
+    inputs = {"image": np.random.default_rng(0).normal(size=(10, 3, 32, 32)).astype(np.float32)}
+    double = eager.session(copy.deepcopy(module).double(), model, double=True)
+    reference = double(**inputs)
+    measured = noise.measure(module, model, inputs, reference).noise
+    chosen = [each.part.output for each in measured.parts if each.part.labels]
+    single, half = noise.runs(module, model)
+    found = ties.find(Runs(lambda given: double(**given), single, half), inputs, reference, chosen)
+    given = {"image": torch.from_numpy(inputs["image"])}
+    sound = {
+        False: [way(module, model, given) for way in (noise._alone, noise._channels_last, noise._in_order)],
+        True: [noise._rounded(module, model, given, noise._either(seed)) for seed in range(10, 14)],
+    }
+    return Asked(reference, sound, found, metrics.tolerances(noise_floor.tied(measured, found.fp32, found.fp16), {}))
+
+
+def labelled(model: Asked) -> list[str]:
+    return [limit.part.output for limit in model.allowed.fp32.parts if limit.part.labels]
+
+
+@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.parametrize("half", [False, True])
+def test_what_rounding_decides_otherwise_is_a_tie(kind: str, half: bool) -> None:
+    model = asked(kind)
+    assert labelled(model)
+    for got in model.sound[half]:
+        check = model.check(got, half=half)
+        assert check.broken == ()
+        assert check.parity.equal is not None
+        assert check.parity.equal.wrong == 0
+
+
+def test_rounding_does_decide_otherwise_somewhere() -> None:
+    equal = [
+        asked(kind).check(asked(kind).sound[True][0], half=True).parity.equal for kind in ("map", "levels", "mask")
+    ]
+    assert all(each and 0.9 < each.low < each.share < 1 for each in equal)
+
+
+@pytest.mark.parametrize(("kind", "half"), [(kind, half) for kind in LABELS for half in (False, True)][:-1])
+def test_numbers_that_are_one_too_large_fail(kind: str, half: bool) -> None:
+    model, got = asked(kind), {}
+    for name, array in model.reference.items():
+        got[name] = array
+        if name in labelled(model):
+            got[name] = (
+                ~array if array.dtype == np.bool_ else array + (np.array([0, 1])[:, None] if kind == "boxes" else 1)
+            )
+    assert "equal" in {figure for each in model.check(got, half=half).each for figure in each.broken}
+
+
+@pytest.mark.parametrize("kind", ["map", "map of floats", "mask", "best", "levels"])
+def test_one_in_a_hundred_wrong_fails(kind: str) -> None:
+    model = asked(kind)
+    name = labelled(model)[-1]
+    got, rng = dict(model.reference), np.random.default_rng(1)
+    spoiled = got[name].copy()
+    chosen = rng.random(spoiled.shape) < 0.01
+    spoiled[chosen] = (
+        ~spoiled[chosen] if spoiled.dtype == np.bool_ else spoiled[chosen] + (500 if kind == "best" else 3)
+    )
+    got[name] = spoiled
+    check = model.check(got, half=True)
+    assert "equal" in {figure for each in check.each for figure in each.broken}
+    assert check.parity.equal is not None
+    assert check.parity.equal.wrong
+
+
+def test_all_ties_decided_otherwise_at_once_fail() -> None:
+    model = asked("levels")
+    got = {"labels": model.found.fp16["labels"][1].astype(np.uint8)}
+    check = model.check(got, half=True)
+    assert check.parity.equal is not None
+    assert (check.parity.equal.wrong, check.broken) == (0, ("equal",))
+
+
+def test_a_count_has_no_ties() -> None:
+    model = asked("count")
+    assert (model.found.fp32["labels"][0] == model.found.fp32["labels"][1]).all()
+    got = {"labels": model.reference["labels"].copy()}
+    got["labels"][3] += 1
+    assert model.check(got, half=False).broken == ("equal",)
+
+
+def test_without_known_ties_the_share_decides() -> None:
+    expected = {"labels": np.zeros((4, 1000), np.int64)}
+    tolerance = asked("map").allowed.fp32
+    other = {"labels": expected["labels"].copy()}
+    other["labels"][0, 0] = 1
+    assert metrics.check(expected, expected, "corner", tolerance).broken == ()
+    assert metrics.check(other, expected, "corner", tolerance).broken == ("equal",)
+
+
+def test_a_map_of_labels_goes_down_the_whole_road(tmp_path: Path) -> None:
+    run = deploytool.export(f"{OWN}:Labels", inputs=[Tensor("image", ("batch", 3, 32, 32))], quick=True, out=tmp_path)
+    assert run.error is None
+    halved = [hop for hop in run.report.hops if hop.stage == "fp16"]
+    equal = [check.parity.equal for hop in halved for check in hop.checks if check.parity.equal]
+    assert any(0.99 < each.share < 1 for each in equal)
+    assert all(each.wrong in (0, None) for each in equal)

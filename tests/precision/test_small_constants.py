@@ -1,0 +1,119 @@
+"""Floors that FP16 does not have are found and kept in FP32, so that silence is right; others are left alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+
+from deploytool.backends import fp16_emulation
+from deploytool.cli import params
+from deploytool.loading import catalog
+from deploytool.pipeline import runner
+from deploytool.precision import fp16, small_constants
+from deploytool.results import report, verdict
+from deploytool.results.report import Report
+from deploytool.spec import Job
+from tests.conftest import QUICK
+from tests.user_model_export import OWN, WITHOUT_ENGINE, Walk
+from tests.user_models import floors
+
+HARMED = ("LogOfClamped", "Decibel", "LogOfMore", "InverseRoot", "Similar")
+FOUND = (*HARMED, "Normalised", "DividedByNorm", "Standardised", "GeneralisedMean", "SmallVariance")
+LIMIT = 1e-2
+Inputs = dict[str, np.ndarray]
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+
+
+def cases() -> Inputs:
+    """Usual inputs, silence, a constant, one sample, a padded tail and a quiet input."""
+    usual = np.random.default_rng(0).normal(size=(6, floors.WIDTH)).astype(np.float32)
+    usual[1], usual[2], usual[3] = 0, 1, 0
+    usual[3, 5], usual[4, 8:] = 1, 0
+    usual[5] *= 1e-4
+    return {"sound": usual}
+
+
+def exported(name: str, folder: Path) -> tuple[onnx.ModelProto, np.ndarray]:
+    """The graph, and the answers of the model in FP64."""
+    module, made = getattr(floors, name)().eval(), folder / "single.onnx"
+    given = torch.from_numpy(cases()["sound"])
+    torch.onnx.export(
+        module,
+        (given,),
+        made,
+        input_names=["sound"],
+        dynamic_axes={"sound": {0: "batch"}},
+        opset_version=18,
+        dynamo=False,
+        training=torch.onnx.TrainingMode.PRESERVE,
+    )
+    with torch.no_grad():
+        return onnx.load(made), module.double()(given.double()).numpy()
+
+
+def error(graph: onnx.ModelProto, truth: np.ndarray) -> float:
+    """The largest error in FP16 arithmetic and in ONNX Runtime, over the largest answer to a usual input."""
+    (emulated,) = fp16_emulation.examined(graph, cases())[0].values()
+    session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    apart = [np.abs(got - truth).max() for got in (emulated, session.run(None, cases())[0])]
+    return float(np.max(np.nan_to_num(apart, nan=np.inf)) / np.abs(truth).max())
+
+
+def kept(halved: fp16.Halved) -> list[str]:
+    names = [node.name for node in halved.nodes]
+    return [node for guard in small_constants.guards(halved.single, names) for node in guard.around]
+
+
+@pytest.mark.parametrize("name", [*FOUND, "LayerNorm"])
+def test_with_its_floor_in_fp32_a_graph_is_right_at_silence(name: str, tmp_path: Path) -> None:
+    single, truth = exported(name, tmp_path)
+    halved = fp16.halve(single, keep_io=True)
+    assert error(halved.keeping(kept(halved)), truth) < LIMIT
+    heavy = [node.name for node in halved.nodes if node.op_type in ("MatMul", "Gemm")]
+    assert len(heavy) == 2
+    assert not set(heavy) & set(kept(halved))
+    assert bool(kept(halved)) is (name in FOUND)
+
+
+@pytest.mark.parametrize("name", HARMED)
+def test_without_it_the_same_graph_is_wrong(name: str, tmp_path: Path) -> None:
+    single, truth = exported(name, tmp_path)
+    assert error(fp16.halve(single, keep_io=True).half, truth) > LIMIT
+
+
+def test_an_epsilon_that_fp16_has_is_no_guard(tmp_path: Path) -> None:
+    single, truth = exported("UsualEpsilon", tmp_path)
+    halved = fp16.halve(single, keep_io=True)
+    assert kept(halved) == []
+    assert error(halved.half, truth) < LIMIT
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_a_model_with_a_floor_goes_down_the_whole_road(exporter: str, walk: Walk) -> None:
+    written = walk("floors:LogOfClamped", ["sound=16"], exporter)
+    assert verdict.broken(written) == ()
+    assert any("FP16 has no 1e-10: the " in line and "stay FP32" in line for line in written.remarks)
+    halves = [hop for hop in written.hops if hop.stage == "fp16"]
+    assert all("FP64 at silence" in [check.against for check in hop.checks] for hop in (halves[0], halves[-1]))
+
+
+def test_where_silence_breaks_fp16_the_search_for_what_to_keep_mends_it(tmp_path: Path) -> None:
+    """The remedy that the first run names, `--keep-fp32 auto`, knows of the same edges."""
+    model = catalog.find(f"{OWN / 'floors.py'}:Learned", params.tensors(["sound=16"]))
+
+    def gone(*keep: str) -> Report:
+        job = Job(model, dataclasses.replace(QUICK, seconds=0.0, keep_fp32=keep))
+        return report.read(list(runner.run(job, WITHOUT_ENGINE, tmp_path / "run"))[-1].path)
+
+    first = gone()
+    assert {line.split(":")[0] for line in verdict.broken(first)} >= {"fp16 against FP64 at silence"}
+    assert {line.split(" ")[0] for line in verdict.broken(first)} == {"fp16"}
+    assert verdict.mends(first)
+    assert verdict.broken(gone("auto")) == ()

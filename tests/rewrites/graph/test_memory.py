@@ -1,0 +1,186 @@
+"""What a graph is said to take is more than it takes: kinds of models, each in a process with just that much."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from deploytool.bundle.manifest import MOST_MIB
+from deploytool.rewrites.graph import memory
+from tests.conftest import ROOT
+
+CASES = 8
+FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+
+RUN = """
+import sys
+import numpy as np
+from deploytool.host import memory
+from deploytool.device import bounds
+from deploytool.device.session import opened
+from deploytool.device.candidates import Way
+path, size, digest, stated = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+shape, kind = [int(side) for side in sys.argv[5].split("x")], sys.argv[6]
+way = Way("ORT CPU", path, size, digest, "onnxruntime", "cpu", "", "fp32", "fp32", None, stated)
+inputs = np.ones(shape, kind)
+with bounds.bounded(way), opened(way) as session:
+    before = memory.private()
+    session(x=inputs)
+    session(x=inputs[:1])
+    print((memory.private() - before) >> 20)
+"""
+
+
+def graph(
+    nodes: list[NodeProto], shape: list[int | str], *weights: TensorProto, kind: int = FLOAT, made: int = FLOAT
+) -> ModelProto:
+    ends = helper.make_tensor_value_info("x", kind, shape), helper.make_tensor_value_info("y", made, None)
+    whole = helper.make_graph(nodes, "g", [ends[0]], [ends[1]], list(weights))
+    return helper.make_model(whole, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+def weight(name: str, *shape: int, kind: type = np.float32) -> TensorProto:
+    return numpy_helper.from_array(np.full(shape, 0.01, kind), name)
+
+
+def node(kind: str, given: list[str], made: str, **settings: Any) -> NodeProto:
+    return helper.make_node(kind, given, [made], **settings)
+
+
+def convolved() -> ModelProto:
+    """Large activations, as of a U-Net's top."""
+    nodes = [
+        node("Conv", ["x", "w1"], "a", pads=[1] * 4),
+        node("Relu", ["a"], "b"),
+        node("Conv", ["b", "w2"], "c", pads=[1] * 4),
+        node("Concat", ["a", "c"], "d", axis=1),
+        node("Conv", ["d", "w3"], "y"),
+    ]
+    weights = weight("w1", 32, 3, 3, 3), weight("w2", 32, 32, 3, 3), weight("w3", 4, 64, 1, 1)
+    return graph(nodes, ["batch", 3, 192, 192], *weights)
+
+
+def column() -> ModelProto:
+    return graph([node("Conv", ["x", "w"], "y", pads=[7] * 4)], ["batch", 16, 96, 96], weight("w", 16, 16, 15, 15))
+
+
+def grown() -> ModelProto:
+    made = node("ConvTranspose", ["x", "w"], "y", strides=[8, 8], pads=[4] * 4)
+    return graph([made], ["batch", 64, 32, 32], weight("w", 64, 16, 16, 16))
+
+
+def attended() -> ModelProto:
+    nodes = [
+        *(node("MatMul", ["x", name], name.upper()) for name in ("q", "k", "v")),
+        node("Transpose", ["K"], "T", perm=[0, 2, 1]),
+        node("MatMul", ["Q", "T"], "s"),
+        node("Softmax", ["s"], "p", axis=-1),
+        node("MatMul", ["p", "V"], "y"),
+    ]
+    return graph(nodes, ["batch", 1024, 64], *(weight(name, 64, 64) for name in ("q", "k", "v")))
+
+
+def recurrent() -> ModelProto:
+    made = node("LSTM", ["x", "w", "r"], "y", hidden_size=128, layout=0)
+    return graph([made], ["batch", 4096, 64], weight("w", 1, 512, 64), weight("r", 1, 512, 128))
+
+
+def resized() -> ModelProto:
+    sizes = numpy_helper.from_array(np.array([1, 1, 16, 16], np.float32), "sizes")
+    return graph([node("Resize", ["x", "", "sizes"], "y", mode="linear")], ["batch", 4, 32, 32], sizes)
+
+
+def heavy() -> ModelProto:
+    nodes = [node("Gemm", ["x", "w1"], "a"), node("Relu", ["a"], "b"), node("Gemm", ["b", "w2"], "y")]
+    return graph(nodes, ["batch", 3072], weight("w1", 3072, 3072), weight("w2", 3072, 3072))
+
+
+def halved() -> ModelProto:
+    nodes = [node("Gemm", ["x", "w1"], "a"), node("Relu", ["a"], "b"), node("Gemm", ["b", "w2"], "y")]
+    weights = weight("w1", 3072, 3072, kind=np.float16), weight("w2", 3072, 3072, kind=np.float16)
+    return graph(nodes, ["batch", 3072], *weights, kind=HALF, made=HALF)
+
+
+def chosen() -> ModelProto:
+    """Softmax over what is not the last axis, which is turned for it."""
+    return graph([node("Softmax", ["x"], "y", axis=1)], ["batch", 64, 128, 128])
+
+
+KINDS: tuple[Callable[[], ModelProto], ...] = (
+    *(convolved, column, grown, attended, recurrent, resized, heavy, halved, chosen),
+)
+
+
+def run(folder: Path, model: ModelProto, stated: int) -> subprocess.CompletedProcess[str]:
+    raw = model.SerializeToString()
+    (folder / "model.onnx").write_bytes(raw)
+    sides = [side.dim_value or CASES for side in model.graph.input[0].type.tensor_type.shape.dim]
+    kind = "float16" if model.graph.input[0].type.tensor_type.elem_type == HALF else "float32"
+    words = [str(folder / "model.onnx"), str(len(raw)), hashlib.sha256(raw).hexdigest(), str(stated)]
+    command = [sys.executable, "-c", RUN, *words, "x".join(map(str, sides)), kind]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sound_graph_runs_within_half_of_what_it_is_said_to_take(
+    kind: Callable[[], ModelProto], tmp_path: Path
+) -> None:
+    model = kind()
+    stated = memory.needed(model, {"batch": CASES}, CASES)
+    assert stated is not None
+    done = run(tmp_path, model, stated)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= stated / 2
+
+
+def test_a_graph_that_takes_more_is_not_run(tmp_path: Path) -> None:
+    done = run(tmp_path, convolved(), 40)
+    assert done.returncode != 0
+    assert "it takes more memory than its manifest states, 40 MiB" in done.stderr
+
+
+def test_the_figure_is_of_the_graph_alone_and_grows_with_its_sizes() -> None:
+    first, second = (memory.needed(convolved(), {"batch": 8}, 8) for _ in "ab")
+    assert first == second
+    assert first is not None
+    larger, more, fewer = (memory.needed(convolved(), {"batch": size}, 8) for size in (16, 9, 1))
+    assert larger is not None
+    assert more is not None
+    assert fewer is not None
+    assert fewer < first < more < larger
+
+
+def test_a_small_graph_takes_little() -> None:
+    stated = memory.needed(graph([node("Relu", ["x"], "y")], ["batch", 3, 32, 32]), {"batch": 8}, 8)
+    assert stated is not None
+    assert stated < 192
+
+
+def test_what_follows_from_the_data_is_not_said() -> None:
+    assert memory.needed(graph([node("NonZero", ["x"], "y")], ["batch", 4]), {"batch": 8}, 8) is None
+    assert memory.needed(graph([node("Relu", ["x"], "y")], ["batch", "wide"]), {"batch": 8}, 8) is None
+    contrary = graph([node("Add", ["x", "w"], "y")], ["batch", 4], weight("w", 3))
+    assert memory.needed(contrary, {"batch": 8}, 8) is None
+    own = graph([node("Gelu", ["x"], "y", domain="com.microsoft")], ["batch", 4])
+    assert memory.needed(own, {"batch": 8}, 8) is None
+
+
+def test_more_than_any_child_may_take_is_not_said() -> None:
+    stated = memory.needed(graph([node("Relu", ["x"], "y")], ["batch", 1 << 26]), {"batch": 8}, 8)
+    assert stated is None
+    assert MOST_MIB == 8192
+
+
+def test_what_a_graph_says_of_its_own_shapes_counts_for_nothing() -> None:
+    model = convolved()
+    before = memory.needed(model, {"batch": 8}, 8)
+    model.graph.value_info.append(helper.make_tensor_value_info("a", FLOAT, [1, 1, 1, 1]))
+    assert memory.needed(model, {"batch": 8}, 8) == before

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deploytool.host import files, locks
+from deploytool.run_folder import leftovers, publish
+from tests.conftest import ROOT, old
+
+_NAMED = "from deploytool.host import owner; print(owner.name(), flush=True); input()"
+Make = Callable[[Path, str], Path]
+
+
+@pytest.fixture(scope="module")
+def living() -> Iterator[str]:
+    command = [sys.executable, "-c", _NAMED]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.communicate("\n")
+
+
+def _beside(folder: Path, name: str) -> Path:
+    made = folder.with_name(f".{folder.name}.making-{name}")
+    (made / "load").mkdir(parents=True)
+    (made / "load" / "weights").write_bytes(bytes(1000))
+    return made
+
+
+def _room(folder: Path, name: str) -> Path:
+    (folder / f".making-{name}").mkdir()
+    return folder / f".making-{name}"
+
+
+def _file(folder: Path, name: str) -> Path:
+    (folder / f".model.tar.{name}.making").write_bytes(bytes(1000))
+    return folder / f".model.tar.{name}.making"
+
+
+def _of_a_run(folder: Path, name: str) -> Path:
+    (folder / "run").mkdir(exist_ok=True)
+    return _room(folder / "run", name)
+
+
+def _install(folder: Path, name: str) -> Path:
+    (folder / f".staging-{name}").mkdir()
+    return folder / f".staging-{name}"
+
+
+_KINDS: list[Make] = [_beside, _room, _file, _of_a_run, _install]
+
+
+def paths(folder: Path) -> list[Path]:
+    return [Path(item.path) for item in leftovers.found(folder)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "work").mkdir()
+    return tmp_path / "work"
+
+
+@pytest.mark.parametrize("make", _KINDS)
+def test_what_a_dead_process_was_making_is_found_and_goes(folder: Path, dead: str, make: Make) -> None:
+    made = make(folder, dead)
+    (item,) = leftovers.found(folder)
+    assert (item.path, item.why) == (str(made), f"process {dead.split('-')[1]} was making it, and is gone")
+    assert item.size == (1000 if make in (_beside, _file) else 0)
+    assert made.exists()
+    assert leftovers.remove([item]) == []
+    assert not made.exists()
+
+
+@pytest.mark.parametrize("make", _KINDS)
+def test_what_a_living_process_is_making_stays(folder: Path, living: str, make: Make) -> None:
+    old(make(folder, living))
+    assert paths(folder) == []
+
+
+@pytest.mark.parametrize("make", _KINDS)
+def test_of_another_machine_only_what_is_old_goes(folder: Path, make: Make) -> None:
+    made = make(folder, "fffffffffff0-1-1-00000000")
+    assert paths(folder) == []
+    old(made)
+    assert paths(folder) == [made]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".making-of-a-film",
+        "x.making",
+        ".model.tar.making",
+        "making-{}",
+        "{}",
+        "x-{}.making",
+        ".staging",
+        ".{}.fetching",
+    ],
+)
+def test_a_foreign_file_of_a_similar_name_stays(folder: Path, dead: str, name: str) -> None:
+    (folder / name.format(dead)).mkdir()
+    old(folder)
+    assert paths(folder) == []
+
+
+def test_a_link_stays_and_so_does_what_it_names(folder: Path, tmp_path: Path, dead: str) -> None:
+    (tmp_path / "precious").mkdir()
+    (folder / f".making-{dead}").symlink_to(tmp_path / "precious")
+    (folder / "link").symlink_to(tmp_path / "precious")
+    _room(tmp_path / "precious", dead)
+    old(folder)
+    assert paths(folder) == []
+
+
+def test_a_link_inside_is_not_followed_when_its_folder_goes(folder: Path, tmp_path: Path, dead: str) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_bytes(bytes(5000))
+    made = _room(folder, dead)
+    (made / "link").symlink_to(tmp_path / "precious")
+    (item,) = leftovers.found(folder)
+    assert item.size < 1000
+    leftovers.remove([item])
+    assert (tmp_path / "precious" / "file").exists()
+
+
+def test_what_belongs_to_another_user_stays(folder: Path, dead: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _room(folder, dead)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    assert paths(folder) == []
+
+
+def _unfinished(run: Path) -> Path:
+    for room in ("validate", f"{publish.UNFINISHED}/load"):
+        (run / room).mkdir(parents=True)
+        (run / room / "receipt.json").write_text("{}")
+    return run / publish.UNFINISHED
+
+
+def test_rooms_of_a_run_that_did_not_end_go_when_they_are_old_and_nobody_works_there(folder: Path) -> None:
+    left = _unfinished(folder / "run")
+    assert paths(folder) == []
+    old(left)
+    opened = os.open(folder / "run", os.O_RDONLY)
+    assert locks.take(opened)
+    assert paths(folder) == []
+    os.close(opened)
+    assert paths(folder) == [left]
+    (left / "notes.txt").write_text("mine")
+    old(left)
+    assert paths(folder) == []
+
+
+def test_a_fetch_that_was_cut_goes_when_it_is_old_and_nobody_goes_on_with_it(folder: Path) -> None:
+    stage = folder / ".model.fetching"
+    (stage / ("0" * 64) / "tree").mkdir(parents=True)
+    (stage / "lock").touch()
+    assert paths(folder) == []
+    old(stage)
+    opened = os.open(stage / "lock", os.O_RDWR)
+    assert locks.take(opened)
+    assert paths(folder) == []
+    os.close(opened)
+    assert paths(folder) == [stage]
+    (stage / "holiday.jpg").touch()
+    old(stage)
+    assert paths(folder) == []
+
+
+def test_half_a_file_of_a_training_goes_when_it_is_old(folder: Path) -> None:
+    (folder / "train").mkdir()
+    left = folder / "train" / "checkpoint.pt.unfinished"
+    left.touch()
+    old(left)
+    assert paths(folder) == []  # nobody trained there
+    (folder / "train" / "checkpoint.pt").touch()
+    assert paths(folder) == [left]
+
+
+def test_a_file_that_is_published_again_sweeps_what_a_killed_process_left_of_it(
+    folder: Path, dead: str, living: str
+) -> None:
+    left, other, busy = (folder / f".{name}.making" for name in (f"a.{dead}", f"b.{dead}", f"a.{living}"))
+    for path in (left, other, busy):
+        path.touch()
+    files.publish(folder / "a", b"new")
+    assert {path.name for path in folder.iterdir()} == {"a", other.name, busy.name}

@@ -1,0 +1,394 @@
+"""A run's folder holds the old run or the new one: whatever fails, is killed, or comes at the same time."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import fcntl
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deploytool import stages
+from deploytool.errors import BadInput, NoRoom, StageFailed
+from deploytool.host import owner, swap
+from deploytool.pipeline import runner
+from deploytool.results import receipt
+from deploytool.results.artifact import Given, Notes
+from deploytool.run_folder import lock, publish, staging
+from deploytool.spec import Job, Stage
+from tests.conftest import QUICK, TINY
+
+RECIPE = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.VALIDATE)
+DEAD = owner.name().replace(f"-{os.getpid()}-", "-4194303-")  # beyond what this machine gives
+ALIVE = owner.name()
+
+
+class Written:
+    """A stage that writes what it is made from, and nothing else."""
+
+    def __init__(self, verb: str) -> None:
+        self.verb = verb
+
+    def make(self, job: Job, out: Path, given: Given) -> Notes:
+        before = [json.loads(each.path.read_text())["seed"] for each in given.artifacts]
+        assert set(before) <= {job.options.seed}
+        out.write_text(json.dumps({"verb": self.verb, "seed": job.options.seed}))
+        return {}
+
+
+@pytest.fixture(autouse=True)
+def stages_that_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "load", Written)
+    monkeypatch.setattr(runner, "_begin", lambda recipe: None)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A good run of seed 0."""
+    folder = tmp_path / "runs" / "net"
+    assert export(folder, 0) == set(RECIPE)
+    return folder
+
+
+def export(folder: Path, seed: int, recipe: tuple[Stage, ...] = RECIPE) -> set[Stage]:
+    """The stages that an export had to do."""
+    job = Job(TINY, dataclasses.replace(QUICK, seed=seed))
+    return {made.made_by for made in runner.run(job, recipe, folder) if made.fresh}
+
+
+def seeds(folder: Path) -> set[int]:
+    """The seeds of all rooms, each proved by its receipt; one, if the run is whole."""
+    found = runner.rooms(folder)
+    assert {room.name for room, _ in found} == set(RECIPE)
+    assert all(receipt.proves(room, sealed) for room, sealed in found)
+    return {json.loads((room / sealed.kind.value).read_text())["seed"] for room, sealed in found}
+
+
+def litter(folder: Path) -> set[str]:
+    """What lies in or beside a run and is no part of it."""
+    inside = {path.name for path in folder.iterdir()} - set(RECIPE)
+    return inside | {path.name for path in folder.parent.iterdir()} - {folder.name}
+
+
+REFUSED = StageFailed("refused", "mend it")
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, folder: Path, verb: str, error: BaseException = REFUSED) -> None:
+    """An export of seed 1 whose stage `verb` raises."""
+
+    class Failing(Written):
+        def make(self, job: Job, out: Path, given: Given) -> Notes:
+            if self.verb != verb:
+                return super().make(job, out, given)
+            out.write_text("half")
+            raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "load", Failing)
+        with pytest.raises(NoRoom if isinstance(error, OSError) else type(error)):
+            export(folder, 1)
+
+
+@pytest.mark.parametrize("verb", RECIPE)
+@pytest.mark.parametrize(
+    "error", [StageFailed("refused", "mend it"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")]
+)
+def test_an_export_that_fails_leaves_the_good_run_as_it_was(
+    home: Path, monkeypatch: pytest.MonkeyPatch, verb: str, error: BaseException
+) -> None:
+    (home / "report.html").write_text("the page")
+    fail(monkeypatch, home, verb, error)
+    assert seeds(home) == {0}
+    assert (home / "report.html").read_text() == "the page"
+    done = RECIPE[: RECIPE.index(verb)]
+    assert litter(home) == {"report.html", *([publish.UNFINISHED] if done else [])}
+    assert export(home, 0) == set()
+    assert litter(home) == {"report.html"}
+
+
+def test_the_next_export_goes_on_from_what_the_failed_one_had_finished(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail(monkeypatch, home, "simplify")
+    assert export(home, 1) == {"simplify", "validate"}
+    assert seeds(home) == {1}
+    assert not litter(home)
+
+
+def test_a_first_export_that_fails_leaves_what_it_had_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail(monkeypatch, tmp_path / "net", "export")
+    assert {path.name for path in (tmp_path / "net").iterdir()} == {Stage.LOAD, Stage.GOLDEN}
+    assert export(tmp_path / "net", 1) == set(RECIPE[2:])
+
+
+def test_what_lies_beside_the_rooms_outlives_a_run(home: Path) -> None:
+    (home / "bench.json").write_text("{}")
+    (home / "notes.txt").write_text("mine")
+    (home / "devices").mkdir()
+    (home / "devices" / "pi.json").write_text("{}")
+    export(home, 1)
+    assert seeds(home) == {1}
+    assert litter(home) == {"bench.json", "notes.txt", "devices"}
+    assert (home / "notes.txt").read_text() == "mine"
+
+
+def test_what_is_written_beside_the_rooms_while_a_run_is_published_is_kept(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = swap.exchange
+
+    def late(one: Path, other: Path) -> bool:
+        (home / "bench.json").write_text("{}")
+        return usual(one, other)
+
+    monkeypatch.setattr(swap, "exchange", late)
+    export(home, 1)
+    assert litter(home) == {"bench.json"}
+
+
+def in_a_folder_with_other_things(home: Path, _: pytest.MonkeyPatch) -> None:
+    (home / "thesis").mkdir()
+    (home / "thesis" / "chapter.tex").write_text("mine")
+
+
+def in_the_working_folder(home: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.chdir(home)
+
+
+def on_a_disk_that_cannot_exchange(home: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(swap, "exchange", lambda one, other: False)
+
+
+def under_a_folder_that_is_not_ours(home: Path, patch: pytest.MonkeyPatch) -> None:
+    usual = os.mkdir
+
+    def refused(path: Path, *arguments: int) -> None:
+        if Path(path).parent == home.parent and Path(path) != home:
+            raise PermissionError(errno.EACCES, "not ours", str(path))
+        usual(path, *arguments)
+
+    patch.setattr(os, "mkdir", refused)
+
+
+def on_a_mount_point(home: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("os.path.ismount", lambda path: Path(path) == home)
+
+
+PLACES = [
+    in_a_folder_with_other_things,
+    in_the_working_folder,
+    on_a_disk_that_cannot_exchange,
+    under_a_folder_that_is_not_ours,
+    on_a_mount_point,
+]
+Place = Callable[[Path, pytest.MonkeyPatch], None]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_where_the_folder_cannot_be_exchanged_its_rooms_are(
+    home: Path, monkeypatch: pytest.MonkeyPatch, place: Place
+) -> None:
+    (home / "bench.json").write_text("{}")
+    number = home.stat().st_ino
+    place(home, monkeypatch)
+    assert export(home, 1) == set(RECIPE)
+    assert home.stat().st_ino == number
+    assert seeds(home) == {1}
+    assert litter(home) - {"thesis"} == {"bench.json"}
+    if (home / "thesis").exists():
+        assert (home / "thesis" / "chapter.tex").read_text() == "mine"
+    assert export(home, 1) == set()
+
+
+def through_a_link(home: Path) -> Path:
+    (home.parent.parent / "link").symlink_to(home)
+    return home.parent.parent / "link"
+
+
+def test_a_link_to_a_run_stays_one(home: Path) -> None:
+    link = through_a_link(home)
+    assert export(link, 1) == set(RECIPE)
+    assert link.is_symlink()
+    assert seeds(home) == seeds(link) == {1}
+    assert not litter(home)
+
+
+def test_the_rights_of_a_folder_stay(home: Path) -> None:
+    home.chmod(0o2770)
+    export(home, 1)
+    assert home.stat().st_mode & 0o7777 == 0o2770
+
+
+CALLS = ("rename", "replace", "rmdir", "link", "unlink", "mkdir")
+
+
+def killed_at(number: int, folder: Path, seed: int) -> bool:
+    """Exports in a child, which dies right before so many-eth change of the disk; whether it came to that."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    left = number
+    try:
+        for name in CALLS:
+            usual = getattr(os, name)
+
+            def counted(*arguments: object, usual: Callable[..., object] = usual, **options: object) -> object:
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    os._exit(9)
+                return usual(*arguments, **options)
+
+            setattr(os, name, counted)
+        exchange = swap.exchange
+        swap.exchange = lambda one, other: os._exit(9) if left <= 0 else exchange(one, other)
+        export(folder, seed)
+    finally:
+        os._exit(0)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # a fork among threads, from Python 3.12
+@pytest.mark.parametrize("place", [None, in_a_folder_with_other_things, on_a_disk_that_cannot_exchange])
+def test_an_export_that_is_killed_at_any_step_leaves_one_whole_run(
+    home: Path, monkeypatch: pytest.MonkeyPatch, place: Place | None
+) -> None:
+    if place:
+        place(home, monkeypatch)
+    now, number, seen = 0, 0, set()
+    while killed_at(number, home, now + 1):
+        if place is None:
+            assert not (home / ".publishing").exists()
+        found = seeds(home)  # which first ends what a dead process had begun to publish
+        assert found in ({now}, {now + 1}), f"step {number}"
+        seen |= {found == {now}}
+        now = max(found)
+        number += 3 if place else 2
+    assert seen == {True} if number < 8 else True in seen
+    assert export(home, now + 5) == set(RECIPE)
+    assert seeds(home) == {now + 5}
+    assert litter(home) <= {"thesis"}
+
+
+@pytest.mark.parametrize("mine", [ALIVE, "killed", DEAD], ids=["alive", "nobody", "dead"])
+def test_only_what_is_provably_left_behind_is_swept(home: Path, mine: str) -> None:
+    (home / f".making-{mine}").mkdir()
+    (home.parent / f".net.making-{mine}").mkdir()
+    (home / f".report.html.{mine}.making").touch()
+    export(home, 1)
+    assert (home / f".report.html.{mine}.making").exists() == (mine != DEAD)
+    assert (home / f".making-{mine}").exists() == (mine == ALIVE)
+    assert (home.parent / f".net.making-{mine}").exists() == (mine != DEAD)
+
+
+def test_of_what_the_dead_left_the_fullest_is_gone_on_from(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, rooms in ((1, 1), (2, 3), (3, 0)):
+        other = home.parent / "other"
+        fail(monkeypatch, other, RECIPE[rooms])
+        place = home.parent / f".net.making-{DEAD[:-1]}{number}"
+        if rooms:
+            other.rename(place)
+        else:
+            place.mkdir()
+    assert export(home, 1) == {"simplify", "validate"}
+    assert not litter(home)
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+
+
+def together(folder: Path, *wanted: int) -> list[BaseException]:
+    """Exports of these seeds at once; what they raised."""
+    raised: list[BaseException] = []
+
+    def one(seed: int) -> None:
+        try:
+            export(folder, seed)
+        except BaseException as error:  # whatever it is, the test must see it
+            raised.append(error)
+
+    threads = [threading.Thread(target=one, args=(seed,)) for seed in wanted]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return raised
+
+
+@pytest.mark.parametrize("wanted", [(1, 1), (1, 2), (1, 1, 1, 1), (1, 2, 3, 4), (0, 1)])
+def test_exports_at_once_wait_for_each_other(home: Path, wanted: tuple[int, ...]) -> None:
+    assert together(home, *wanted) == []
+    assert seeds(home) < set(wanted) or seeds(home) == set(wanted)
+    assert len(seeds(home)) == 1
+    assert not litter(home)
+
+
+@pytest.mark.usefixtures("no_locks")
+@pytest.mark.parametrize("wanted", [(1, 1), (1, 2), (1, 1, 1, 1), (1, 2, 3, 4)])
+def test_where_locks_do_nothing_the_last_export_stays_and_none_is_spoiled(home: Path, wanted: tuple[int, ...]) -> None:
+    for _ in range(3):
+        raised = together(home, *wanted)
+        assert all(isinstance(error, BadInput) for error in raised), raised
+        assert len(seeds(home)) == 1
+    assert not litter(home) - {publish.UNFINISHED}
+
+
+def test_whoever_waits_says_so_and_goes_on(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with lock.locked(home):
+        waiting = threading.Thread(target=export, args=(home, 1))
+        with caplog.at_level(logging.WARNING):
+            waiting.start()
+            time.sleep(1.3)
+            assert caplog.messages == [f"another deploytool works in {home}: waiting until it is done"]
+        assert seeds(home) == {0}
+    waiting.join()
+    assert seeds(home) == {1}
+
+
+def test_an_export_that_another_process_is_about_to_publish_is_waited_for_and_then_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_disk_that_cannot_exchange(home, monkeypatch)
+    monkeypatch.setattr(publish, "_PUBLISHING_S", 0.2)
+    (home / ".publishing").mkdir()
+    (home / ".publishing" / ".rooms.json").write_text(json.dumps(RECIPE))
+    (home / ".publishing" / ".owner").write_text(ALIVE)
+    with pytest.raises(BadInput, match="another deploytool is publishing into"):
+        export(home, 1)
+    (home / ".publishing" / ".owner").write_text(DEAD)
+    assert export(home, 1) <= set(RECIPE)
+    assert seeds(home) == {1}
+
+
+def test_a_run_of_a_very_long_name_is_staged_beside_it_too(tmp_path: Path) -> None:
+    home = tmp_path / ("n" * 250)
+    assert export(home, 0) == export(home, 1) == set(RECIPE)
+    assert seeds(home) == {1}
+    assert {path.name for path in tmp_path.iterdir()} == {home.name}
+
+
+def test_an_interrupted_run_is_ended_by_the_process_that_made_it(home: Path) -> None:
+    job = Job(TINY, dataclasses.replace(QUICK, seed=1))
+    run: Iterator[object] = runner.run(job, RECIPE, home)
+    next(run), next(run)
+    runner.sweep(home)
+    assert seeds(home) == {0}
+    assert litter(home) == {publish.UNFINISHED}
+    assert {path.name for path in (home / publish.UNFINISHED).iterdir()} >= {Stage.LOAD, Stage.GOLDEN}
+
+
+def test_no_link_of_an_old_run_is_written_into(home: Path) -> None:
+    with staging.opened(home) as staged:
+        staged.begin()
+        taken = staged.take(home / "golden")
+        assert taken.stat().st_ino != (home / "golden").stat().st_ino
+        assert (taken / receipt.FILE).samefile(home / "golden" / receipt.FILE)
+    assert not litter(home)

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from deploytool.errors import BadInput, StageFailed
+from deploytool.precision import fp16
+from deploytool.precision.search import Judged
+from deploytool.results.artifact import Artifact, Given, Kind
+from deploytool.spec import Job, Precision, Stage
+from deploytool.stages import fp16 as stages_fp16
+from tests.conftest import QUICK, TINY, modules_of, shelf
+
+
+def types(graph: onnx.ModelProto) -> list[int]:
+    return [value.type.tensor_type.elem_type for value in (*graph.graph.input, *graph.graph.output)]
+
+
+def matmul(weight: np.ndarray[tuple[int, ...], np.dtype[np.float32]], folder: Path) -> Given:
+    """A graph of one matrix product with that weight, as a stage would be given it."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["input", "weight"], ["logits"], "product")],
+        "graph",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", len(weight)])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", weight.shape[1]])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    path = folder / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return Given((Artifact(Kind.GRAPH, path, "digest", "key", Stage.SIMPLIFY, {}, 0.0, fresh=True),))
+
+
+def test_the_graph_is_fp16_with_fp32_inputs_and_outputs(finished: Path) -> None:
+    graph = onnx.load(finished / "fp16" / "model.onnx")
+    onnx.checker.check_model(graph, full_check=True)
+    assert types(graph) == [TensorProto.FLOAT, TensorProto.FLOAT]
+    assert stages_fp16.count_half(graph) == (4, 4)
+    assert {weight.data_type for weight in graph.graph.initializer} <= {TensorProto.FLOAT16, TensorProto.INT64}
+
+
+def test_the_fp32_graph_is_not_taken_for_fp16(finished: Path) -> None:
+    assert stages_fp16.count_half(onnx.load(finished / "simplify" / "model.onnx")) == (0, 4)
+
+
+def test_io_fp16_leaves_no_cast(finished: Path, tmp_path: Path) -> None:
+    given = Given(shelf(finished).chain(Kind.GRAPH)[:3])
+    notes = stages_fp16.make(Job(TINY, dataclasses.replace(QUICK, io=Precision.FP16)), tmp_path / "model.onnx", given)
+    assert notes["casts"] == 0
+    assert types(onnx.load(tmp_path / "model.onnx")) == [TensorProto.FLOAT16, TensorProto.FLOAT16]
+
+
+def test_a_graph_that_stays_fp32_is_refused(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fp16, "_able", lambda *_: False)
+    with pytest.raises(StageFailed, match="only 0 of 4 Conv, MatMul and Gemm nodes would run in FP16"):
+        stages_fp16.make(Job(TINY, QUICK), tmp_path / "model.onnx", Given(shelf(finished).chain(Kind.GRAPH)[:3]))
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_weights_are_clipped_at_the_limits_of_fp16_and_not_before(tmp_path: Path) -> None:
+    weight = np.array([[20000.0, -60000.0, 1e6, 1e-7, 3e-8]], np.float32)
+    given = matmul(weight, tmp_path)
+    notes = stages_fp16.make(Job(TINY, QUICK), tmp_path / "half.onnx", given)
+    assert notes["weights"] == {"all": 5, "flushed": 1, "subnormal": 1}
+    (kept,) = onnx.load(tmp_path / "half.onnx").graph.initializer
+    got = numpy_helper.to_array(kept)[0]
+    np.testing.assert_array_equal(got[:3], np.array([20000, -60000, 65504], np.float16))
+    assert got[3] == np.float16(1e-7)
+
+
+def keeping(*names: str) -> Job:
+    return Job(TINY, dataclasses.replace(QUICK, keep_fp32=names))
+
+
+def before_halve(run: Path) -> Given:
+    return Given(tuple(artifact for artifact in shelf(run).artifacts if artifact.made_by not in ("fp16", "build")))
+
+
+def test_what_is_named_is_kept_in_fp32(finished: Path, tmp_path: Path) -> None:
+    notes = stages_fp16.make(keeping("grouped", "/pool/AveragePool"), tmp_path / "model.onnx", before_halve(finished))
+    graph = onnx.load(tmp_path / "model.onnx")
+    onnx.checker.check_model(graph, full_check=True)
+    assert stages_fp16.count_half(graph) == (3, 4)
+    kept = {"/grouped/grouped.0/Conv": "grouped.0", "/grouped/grouped.2/Relu": "grouped", "/pool/AveragePool": ""}
+    assert notes["kept"] == kept
+    assert notes["keep_fp32"] == ["grouped", "/pool/AveragePool"]
+    assert notes["remarks"] == ["kept in FP32: grouped, /pool/AveragePool (3 of 13 nodes)"]
+    assert notes["casts"] == 6
+    all_weights = stages_fp16.make(Job(TINY, QUICK), tmp_path / "plain.onnx", before_halve(finished))["weights"]
+    few_weights = notes["weights"]
+    assert isinstance(all_weights, dict)
+    assert isinstance(few_weights, dict)
+    assert few_weights["all"] == all_weights["all"] - 8 * 4  # the filters of `grouped`; its biases others have too
+
+
+def test_an_unknown_name_is_refused_with_the_nearest(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no module and no FP16 node is called 'group'") as refused:
+        stages_fp16.make(keeping("group"), tmp_path / "model.onnx", before_halve(finished))
+    assert "grouped" in refused.value.remedy
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_a_graph_that_is_mostly_kept_is_refused(finished: Path, tmp_path: Path) -> None:
+    half = ("stem", "grouped")
+    assert stages_fp16.make(keeping(*half), tmp_path / "model.onnx", before_halve(finished))["heavy_nodes_kept"] == 2
+    (tmp_path / "model.onnx").unlink()
+    with pytest.raises(StageFailed, match="3 of 4 Conv, MatMul and Gemm nodes are kept in FP32") as refused:
+        stages_fp16.make(keeping(*half, "classifier"), tmp_path / "model.onnx", before_halve(finished))
+    assert refused.value.remedy.startswith("keep less with --keep-fp32")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_nobody_is_told_to_keep_less_than_the_search_found(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages_fp16, "_searched", lambda halved, *_: (frozenset(node.name for node in halved.nodes), 1))
+    with pytest.raises(StageFailed, match="4 of 4 Conv, MatMul and Gemm nodes are kept in FP32") as refused:
+        stages_fp16.make(keeping("auto"), tmp_path / "model.onnx", before_halve(finished))
+    assert refused.value.remedy == "deploy the FP32 graph of the rewrite stage"
+
+
+def test_a_search_keeps_nothing_where_fp16_is_enough(finished: Path, tmp_path: Path) -> None:
+    notes = stages_fp16.make(keeping("auto"), tmp_path / "model.onnx", before_halve(finished))
+    assert (tmp_path / "model.onnx").read_bytes() == (finished / "fp16" / "model.onnx").read_bytes()
+    assert (notes["kept"], notes["keep_fp32"], notes["evaluations"]) == ({}, [], 1)
+    assert "kept in FP32: nothing (0 of" in str(notes["remarks"])
+
+
+def test_a_search_without_an_answer_says_so(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages_fp16, "judged", lambda half, sample, tolerance: Judged(False, 1.0))
+    with pytest.raises(StageFailed, match="no part of the graph can be FP16") as refused:
+        stages_fp16.make(keeping("auto"), tmp_path / "model.onnx", before_halve(finished))
+    assert refused.value.remedy == "deploy the FP32 graph of the rewrite stage"
+
+
+def test_a_search_tells_how_far_it_is(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        stages_fp16,
+        "judged",
+        lambda half, sample, tolerance: Judged(
+            stages_fp16.count_half(half)[0] < 4, 4.0 - stages_fp16.count_half(half)[0]
+        ),
+    )
+    job = dataclasses.replace(keeping("auto"), watch=lambda done, total: seen.append((done, total)))
+    notes = stages_fp16.make(job, tmp_path / "model.onnx", before_halve(finished))
+    assert notes["heavy_nodes_kept"] == 1
+    assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
+    assert all(done <= total for done, total in seen)
+
+
+def test_keeping_needs_no_torch(finished: Path, tmp_path: Path) -> None:
+    program = f"""
+import dataclasses, sys
+from pathlib import Path
+from deploytool.pipeline import runner
+from deploytool.results.artifact import Given
+from deploytool.spec import Job, Model, Options
+from deploytool.stages import fp16
+rooms = runner.rooms(Path({str(finished)!r}))
+given = [runner._artifact(*room, fresh=False) for room in rooms if room[0].name not in ("halve", "build")]
+job = Job(Model("tiny", ""), Options(keep_fp32=("auto",)))
+fp16.make(job, Path({str(tmp_path / "model.onnx")!r}), Given(tuple(given)))
+"""
+    assert "torch" not in modules_of(program)
+    assert (tmp_path / "model.onnx").is_file()

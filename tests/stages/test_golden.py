@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from deploytool.data import golden, images
+from deploytool.errors import StageFailed
+from deploytool.results.artifact import Kind
+from deploytool.spec import Job
+from deploytool.stages import golden as stages_golden
+from tests.conftest import QUICK, TINY, shelf
+
+
+def test_the_sample_holds_what_it_promises(finished: Path) -> None:
+    sample = golden.read(finished / "golden" / "golden.npz")
+    assert sample.pixels.shape == (4, 32, 32, 3)
+    np.testing.assert_array_equal(sample.inputs["input"], images.normalise(sample.pixels, TINY.preprocessing))
+    assert sample.outputs["logits"].dtype == np.float32
+    assert sample.reference["logits"].dtype == np.float64
+    np.testing.assert_allclose(sample.outputs["logits"], sample.reference["logits"], atol=1e-5)
+    assert (sample.outputs["logits"] != sample.reference["logits"]).any()
+
+
+def test_the_model_is_sure_of_every_image(finished: Path) -> None:
+    sample = golden.read(finished / "golden" / "golden.npz")
+    assert stages_golden.margin(sample.reference["logits"]).min() >= 0.01
+
+
+def test_a_margin_is_the_lead_of_the_best_class_over_the_second() -> None:
+    np.testing.assert_allclose(stages_golden.margin(np.array([[1.0, 4.0, 3.0], [0.0, 0.0, -2.0]])), [0.25, 0.0])
+    np.testing.assert_array_equal(stages_golden.margin(np.zeros((2, 3))), [0.0, 0.0])
+    np.testing.assert_array_equal(stages_golden.margin(np.zeros((2, 1))), [1.0, 1.0])
+
+
+def test_the_number_of_images_is_the_one_asked_for(run_copy: Path, tmp_path: Path) -> None:
+    notes = stages_golden.make(
+        Job(TINY, dataclasses.replace(QUICK, images=37)), tmp_path / "golden.npz", shelf(run_copy)
+    )
+    assert notes["images"] == 37
+    assert len(golden.read(tmp_path / "golden.npz").pixels) == 37
+
+
+def test_a_model_that_answers_nan_is_refused(run_copy: Path, tmp_path: Path) -> None:
+    weights = shelf(run_copy).latest(Kind.WEIGHTS).path
+    state = load_file(weights)
+    state["classifier.bias"][0] = float("nan")
+    from safetensors import safe_open
+
+    with safe_open(weights, framework="numpy") as file:
+        metadata = file.metadata()
+    save_file(state, weights, metadata)
+    with pytest.raises(StageFailed, match="the model itself answers with NaN"):
+        stages_golden.make(Job(TINY, QUICK), tmp_path / "golden.npz", shelf(run_copy))
+    assert not (tmp_path / "golden.npz").exists()

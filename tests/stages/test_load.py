@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from deploytool.backends import eager
+from deploytool.data import images
+from deploytool.loading import catalog
+from deploytool.loading.checkpoints import random_init
+from deploytool.results.artifact import Given
+from deploytool.spec import Job, Options, Preprocessing, Tensor
+from deploytool.stages import load
+from tests.conftest import QUICK, TINY
+
+GIVEN = Given(())
+
+
+def make(out: Path, seed: int = 0) -> bytes:
+    load.make(Job(TINY, Options(seed=seed)), out, GIVEN)
+    return out.read_bytes()
+
+
+def test_the_seed_decides_and_nothing_else(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    first = make(tmp_path / "a")
+    state = torch.get_rng_state()
+    assert make(tmp_path / "b") == first
+    assert make(tmp_path / "c", seed=1) != first
+    assert torch.equal(torch.get_rng_state(), state), "the user's random numbers are their own"
+
+
+def test_the_weights_are_the_same_however_many_threads_torch_has(tmp_path: Path) -> None:
+    model = catalog.find("mobilenet_v1_cifar")
+    for threads in (1, 2):
+        with eager.on_threads(threads):
+            load.make(Job(model, QUICK), tmp_path / f"{threads}", GIVEN)
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+
+
+def test_logits_of_the_zoo_differ_between_images_it_was_not_calibrated_on(tmp_path: Path) -> None:
+    model = catalog.find("mobilenet_v1_025", [Tensor("input", ("batch", 3, 64, 64))])
+    notes = load.make(Job(model, QUICK), tmp_path / "weights", GIVEN)
+    assert notes["weights"] == "seed 0"
+    batch = images.normalise(images.dead_leaves(32, 64, 64, seed=99), Preprocessing())
+    with eager.start(tmp_path / "weights") as session:
+        logits = session(input=batch)["logits"]
+    assert len(set(logits.argmax(1).tolist())) >= 8
+    assert logits.std(axis=0).mean() > 0.5 * logits.std()
+
+
+def test_a_deep_network_does_not_amplify_noise() -> None:
+    """Plain random weights fail this by a factor of hundreds: what FP16 rounds would drown the logits."""
+
+    def block(channels: int) -> list[nn.Module]:
+        return [nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
+
+    torch.manual_seed(0)
+    first = [nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    deep = [layer for _ in range(30) for layer in block(16)]
+    net = nn.Sequential(*first, *deep, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)).eval()
+    batch = torch.from_numpy(images.normalise(images.dead_leaves(16, 32, 32, seed=1), Preprocessing()))
+    with torch.no_grad():
+        random_init.calibrate(net, batch)
+        clean, noisy = net(batch), net(batch * (1 + 1e-3 * torch.randn_like(batch)))
+    assert (clean - noisy).abs().max() / clean.abs().max() < 2e-2
+    assert not net.training
+
+
+def test_somebody_elses_model_keeps_the_weights_its_factory_gives(tmp_path: Path) -> None:
+    notes = load.make(Job(TINY, QUICK), tmp_path / "weights", GIVEN)
+    module = eager.module(tmp_path / "weights")
+    assert notes["weights"] == "as the factory made them"
+    assert notes["parameters"] == sum(np.prod(p.shape) for p in module.parameters())
+    assert torch.equal(module.get_parameter("stem.1.weight"), torch.ones(8))
+
+
+def test_a_model_that_works_on_its_input_in_place_answers_alike_each_time(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "from torch import nn\nclass Net(nn.Linear):\n  def forward(self, x): return super().forward(x.sub_(1))\n"
+    )
+    vector = (Tensor("vector", ("batch", 4)),)
+    model = dataclasses.replace(
+        TINY, factory=f"{file}:Net", options={"in_features": 4, "out_features": 3}, inputs=vector
+    )
+    notes = load.make(Job(model, QUICK), tmp_path / "weights", GIVEN)
+    assert notes["parameters"] == 15

@@ -1,0 +1,264 @@
+"""The twelve main models down the whole road, and the whole zoo with `make test-all`."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+import deploytool
+from deploytool import api, targets
+from deploytool.cli.export import export as command
+from deploytool.errors import BadInput, DeployError, NotVerified, ParityFailed, TooSlow
+from deploytool.host import machine
+from deploytool.loading import catalog, factory
+from deploytool.pipeline import runner
+from deploytool.pipeline.recipe import PIPELINE
+from deploytool.results import report, verdict
+from deploytool.results.artifact import Artifact
+from deploytool.results.faults import Missed, Proof
+from deploytool.results.report import SCHEMA, Check, Gate, Hop, Parity, Report, Tolerance
+from deploytool.spec import GateOutcome, Job, Options, Stage, Status
+from tests.conftest import ROOT, TINY, modules_of
+
+factory.mount_zoo()
+MAIN: tuple[str, ...] = import_module("deploytool.models.specs").MAIN
+QUICKEST = ("shufflenet_g3", "mobilenet_v1_cifar", "squeezenet1_1")
+OTHERS = tuple(model.name for model in catalog.models() if model.name not in QUICKEST)
+
+
+def errors(hop: Hop) -> list[float]:
+    return [check.parity.max_error for check in hop.checks]
+
+
+def walk(name: str, home: Path) -> None:
+    decisions = targets.decide(())
+    options = Options(seconds=0.1, targets=decisions, engines=targets.engines(decisions))
+    made = list(runner.run(Job(catalog.find(name), options), PIPELINE, home))
+    written = report.read(made[-1].path)
+    assert verdict.broken(written) == ()
+    hops = {hop.stage: hop for hop in written.hops}
+    assert {hop.status for verb, hop in hops.items() if verb != "build"} == {Status.MEASURED}
+    assert all(
+        error <= 1e-5
+        for verb in (Stage.GOLDEN, Stage.TORCHSCRIPT, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE)
+        for error in errors(hops[verb])
+    )
+    assert all(error <= report.COARSEST for error in errors(hops[Stage.FP16]))
+    assert written.proof is not None
+    assert written.proof.families
+    assert all(check.parity.top1 == 1.0 for hop in written.hops for check in hop.checks)
+    for verb in ("export", "simplify", "rewrite", "fp16"):
+        onnx.checker.check_model(onnx.load(home / verb / "model.onnx"), full_check=True)
+    assert (home / "build" / "model.plan").stat().st_size > 100_000
+
+
+@pytest.mark.parametrize("name", QUICKEST)
+def test_a_main_model_goes_down_the_road(name: str, tmp_path: Path) -> None:
+    walk(name, tmp_path)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_model_goes_down_the_road(name: str, tmp_path: Path) -> None:
+    walk(name, tmp_path)
+
+
+def test_the_dynamo_exporter_goes_down_the_same_road(tmp_path: Path) -> None:
+    options = Options(exporter="dynamo", opset=20, seconds=0.1)
+    recipe = [verb for verb in PIPELINE if verb != Stage.BUILD]
+    made = list(runner.run(Job(catalog.find("shufflenet_g3_x0_25"), options), recipe, tmp_path))
+    assert verdict.broken(report.read(made[-1].path)) == ()
+
+
+def test_another_seed_is_another_model_that_passes_too(tmp_path: Path) -> None:
+    model = catalog.find("shufflenet_g3_x0_25")
+    recipe = [verb for verb in PIPELINE if verb != Stage.BUILD]
+    weights = []
+    for seed in (1, 2):
+        job = Job(model, dataclasses.replace(Options(seconds=0.1), seed=seed))
+        made = list(runner.run(job, recipe, tmp_path / str(seed)))
+        assert verdict.broken(report.read(made[-1].path)) == ()
+        weights.append(made[0].path.read_bytes())
+    assert weights[0] != weights[1]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_everything_is_measured_on_it(tmp_path: Path) -> None:
+    recipe = [verb for verb in PIPELINE if verb != Stage.BUILD]
+    job = Job(catalog.find("shufflenet_g3"), Options(seconds=1.0))
+    written = report.read(list(runner.run(job, recipe, tmp_path))[-1].path)
+    assert written.device == machine.gpus()[0].name
+    assert verdict.broken(written) == ()
+    assert {speed.status for speed in written.speeds} == {Status.MEASURED}
+    assert {hop.device for hop in written.hops} == {"cpu", "cuda"}
+
+
+TOLERANCE = Tolerance(1e-5, 1.0, 90.0, 1.0, 1.0)
+GOOD = Hop(Stage.FP16, "model.onnx", "onnxruntime", "cpu", Status.MEASURED, ())
+WORSE = Check("simplify", Parity(1.0, 0.0, 0.0, 0.0, 0.0, 0), TOLERANCE, ("max_error",))
+BAD = Hop(Stage.FP16, "model.onnx", "onnxruntime", "cpu", Status.MEASURED, (WORSE,))
+DOUBTFUL = Proof((), (Missed("graph", "bias_dropped", "/stem/Conv_output_0", 0.1, 7.0),), 8, (3,))
+PENDING = Hop(Stage.BUILD, "model.plan", "tensorrt_rtx", "cuda", Status.BUILT_NOT_RUN, ())
+
+
+def written(*hops: Hop, gate: Gate | None = None, proof: Proof | None = None) -> Report:
+    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, 0.01, None, hops, (), gate, None, proof, (), (), (), {})
+
+
+@pytest.mark.parametrize(
+    ("report", "require", "ending"),
+    [
+        (written(GOOD), True, None),
+        (written(GOOD, PENDING), False, None),
+        (written(GOOD, PENDING), True, NotVerified),
+        (written(BAD, PENDING), True, ParityFailed),
+        (written(GOOD, proof=Proof((), (), 8, ())), True, None),
+        (written(GOOD, proof=DOUBTFUL), False, NotVerified),
+        (written(BAD, proof=DOUBTFUL), False, ParityFailed),
+        (written(GOOD, gate=Gate(2.0, Stage.SIMPLIFY, GateOutcome.REACHED)), False, None),
+        (written(GOOD, gate=Gate(2.0, Stage.SIMPLIFY, GateOutcome.MISSED)), False, TooSlow),
+        (written(BAD, gate=Gate(2.0, Stage.SIMPLIFY, GateOutcome.MISSED)), False, ParityFailed),
+        (written(GOOD, PENDING, gate=Gate(2.0, Stage.BUILD, GateOutcome.OPEN, "built, not run")), False, NotVerified),
+    ],
+)
+def test_how_a_report_ends(report: Report, require: bool, ending: type[DeployError] | None) -> None:
+    failure = api.failure(report, Path("run"), require=require)
+    assert failure is None if ending is None else type(failure) is ending
+
+
+def test_the_remedy_for_what_fp16_breaks_is_to_keep_some_of_it() -> None:
+    failure = api.failure(written(GOOD, BAD), Path("run"), require=False)
+    assert failure is not None
+    assert failure.remedy == "the same command with --keep-fp32 auto, or find the layer with: deploytool blame run"
+    sooner = dataclasses.replace(BAD, stage=Stage.SIMPLIFY)
+    other = api.failure(written(sooner, BAD), Path("run"), require=False)
+    assert other is not None
+    assert other.remedy == "find the layer with: deploytool blame run"
+
+
+def test_a_call_gives_a_run_with_typed_fields(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def follow(plan: api.Plan, start: api.Start) -> tuple[Artifact, ...]:
+        assert plan.recipe[-1] == "validate"
+        made = []
+        for artifact in start(lambda done, total: None):
+            seen.append(artifact.made_by)
+            made.append(artifact)
+        return tuple(made)
+
+    tiny = f"{ROOT / 'tests' / 'tiny.py'}:tiny"
+    run = deploytool.export(
+        tiny, inputs=[(3, 32, 32)], images=4, seconds=0.1, trt=True, pack=True, out=tmp_path / "run", follow=follow
+    )
+    assert isinstance(run, deploytool.Run)
+    assert run.passed
+    assert run.check() is run
+    assert seen == [*PIPELINE, "pack"]
+    assert run.report == report.read(run.report_json)
+    for path in (run.script, run.onnx, run.fp16, run.bundle, *run.engines):
+        assert path is not None
+        assert path.exists()
+    assert (run.onnx, run.fp16) == (tmp_path / "run/rewrite/model.onnx", tmp_path / "run/fp16/model.onnx")
+    assert run.report_html == tmp_path / "run/report.html"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        run.error = None  # type: ignore[misc]  # which mypy would not let pass either
+    again = deploytool.export(
+        tiny, inputs=[(3, 32, 32)], images=4, seconds=0.1, min_speedup=1000, pack=True, out=tmp_path / "run"
+    )
+    assert isinstance(again.error, TooSlow)
+    assert again.bundle is None
+    assert again.engines == ()
+    with pytest.raises(TooSlow, match="is not surely 1000×"):
+        again.check()
+
+
+def test_a_quick_run_to_onnx_leaves_out_what_it_says(tmp_path: Path) -> None:
+    tiny = f"{ROOT / 'tests' / 'tiny.py'}:tiny"
+    run = deploytool.export(tiny, inputs=[(3, 32, 32)], to="onnx", quick=True, out=tmp_path / "run")
+    made = [artifact.made_by for artifact in run.artifacts]
+    assert made == [Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE, Stage.VALIDATE]
+    assert run.passed
+    assert (run.script, run.fp16) == (None, None)
+    assert run.onnx == tmp_path / "run/rewrite/model.onnx"
+    assert (run.report.images, run.report.rounds, run.report.speeds, run.report.proof) == (4, 0, (), None)
+    assert [hop.stage for hop in run.report.hops if hop.checks] == ["golden", "export", "simplify", "rewrite"]
+    assert run.report.choices["rewrite"] == "folded"
+    found = verdict.closing(run.report, run.folder)
+    assert found.verdict == "pass for all that ran here"
+    assert found.pending == ("the checks themselves: no fault was planted", "speed: not timed")
+
+
+def test_what_is_said_wins_over_quick() -> None:
+    every = {"images": 5, "faults": 2, "seconds": 0.5, "rewrite": "none"}
+    seen: list[Any] = []
+
+    def follow(plan: api.Plan, start: api.Start) -> tuple[Artifact, ...]:
+        seen.append(plan)
+        raise KeyboardInterrupt
+
+    for quick in (True, False):
+        with pytest.raises(KeyboardInterrupt):
+            deploytool.export("shufflenet_g3", quick=quick, follow=follow, **every)  # type: ignore[arg-type]
+    for plan in seen:
+        assert {name: getattr(plan.options, name) for name in every} == every
+        assert "faults" in plan.recipe
+
+
+def test_the_terminal_and_the_call_have_the_same_choices() -> None:
+    asked = set(inspect.signature(command).parameters)
+    renamed = {"for_": "targets", "input_": "inputs", "size": "sizes", "arg": "arguments"}
+    renamed |= {"output": "outputs", "inputs": "golden_inputs"}
+    assert {renamed.get(name, name) for name in asked} | {"follow"} == set(inspect.signature(api.export).parameters)
+    for name, parameter in inspect.signature(api.export).parameters.items():
+        theirs = {renamed.get(each, each): one for each, one in inspect.signature(command).parameters.items()}.get(name)
+        if isinstance(parameter.default, (bool, int, float)) and theirs is not None:
+            assert theirs.default == parameter.default, name
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "problem"),
+    [
+        ("shuflenet_g3", {}, "there is no model 'shuflenet_g3'"),
+        ("net.py:make", {"inputs": [(3, 8, 8)]}, "there is no file net.py"),
+        (lambda: None, {}, "a model is named, and function is no name"),
+        ("mixnet_s", {"io": "int8"}, "io 'int8' is none we know"),
+        ("mixnet_s", {"batch": (8, 4, 2)}, "batch 8:4:2 does not grow"),
+        ("mixnet_s", {"opset": 7}, "opset 7 is out of bounds"),
+        ("mixnet_s", {"targets": ["rtx99"]}, "there is no target 'rtx99'"),
+        ("mixnet_s", {"weights": "none.pth"}, "there is no file none.pth"),
+        ("mixnet_s", {"data": "none"}, "there is no folder none"),
+        ("mixnet_s", {"to": "int8"}, "to 'int8' is none we know"),
+        ("mixnet_s", {"rewrite": "fastest"}, "rewrite 'fastest' is none we know"),
+        ("mixnet_s", {"to": "onnx", "trt": True}, "an engine and a bundle are made from the FP16 graph"),
+        ("mixnet_s", {"to": "onnx", "pack": True}, "an engine and a bundle are made from the FP16 graph"),
+        ("mixnet_s", {"quick": True, "min_speedup": 1.0}, "no time to measure it in"),
+    ],
+)
+def test_bad_input_is_raised_before_any_work(
+    model: Any, asked: dict[str, Any], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=problem):
+        deploytool.export(model, **asked)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_of_ones_own_is_taken_as_it_is() -> None:
+    assert api._found(TINY, (), {}) is TINY
+    with pytest.raises(BadInput, match="says itself"):
+        api._found(TINY, [(3, 8, 8)], {})
+
+
+def test_importing_the_package_costs_nothing_and_a_wrong_name_is_one() -> None:
+    loaded = modules_of("import deploytool")
+    assert not {"torch", "onnx", "onnxruntime", "numpy", "PIL", "typer", "rich"} & loaded
+    with pytest.raises(AttributeError, match="no attribute 'exprot'"):
+        deploytool.exprot  # noqa: B018  # the name is what is tested
+    assert (ROOT / "deploytool" / "py.typed").is_file()

@@ -1,0 +1,366 @@
+"""Logins, redirects and answers that are not to be believed."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from deploytool.bundle.manifest import read_manifest
+from deploytool.errors import BadInput, DeployError, Refused, Unreachable
+from deploytool.transfer import addresses, pull, push, sources
+from deploytool.transfer import auth as transfer_auth
+from deploytool.transfer import http as transfer_http
+from deploytool.transfer.auth import Logins
+from deploytool.transfer.http import Wire
+from tests.transfer import servers, small
+
+ME = base64.b64encode(b"me:secret").decode()
+
+
+@contextmanager
+def answering(answer: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_a_registry_that_wants_a_password(tmp_path: Path) -> None:
+    if not servers.REGISTRY:
+        pytest.skip("no docker-registry on this machine: apt-get install docker-registry")
+    (tmp_path / "htpasswd").write_text(f"{servers.LOGIN}\n")
+    auth = f"auth: {{htpasswd: {{realm: r, path: {tmp_path / 'htpasswd'}}}}}\n"
+    folder = small.made(tmp_path / "in", 1)
+    with servers.registry(tmp_path, auth) as running:
+        host = f"127.0.0.1:{running.port}"
+        place = addresses.parse(f"oci://{host}/locked:1")
+        assert isinstance(place, addresses.Registry)
+        config = tmp_path / "config.json"
+        for known, lets_in in (({}, False), ({host: "me:wrong"}, False), ({host: "me:secret"}, True)):
+            auths = {name: {"auth": base64.b64encode(who.encode()).decode()} for name, who in known.items()}
+            config.write_text(json.dumps({"auths": auths}))
+            if not lets_in:
+                with pytest.raises(BadInput, match="does not let us in: 401"):
+                    push.push(folder, read_manifest(folder), place, transfer_auth.read(config), say=print)
+                with (
+                    pytest.raises(BadInput, match="does not let us in: 401"),
+                    sources.opened(place, transfer_auth.read(config)),
+                ):
+                    pass
+        push.push(folder, read_manifest(folder), place, transfer_auth.read(config), chunk=200, say=lambda line: None)
+        with sources.opened(place, transfer_auth.read(config)) as source:
+            pull.land(source, tmp_path / "out", None, say=lambda line: None)
+    assert small.contents(tmp_path / "out") == small.contents(folder)
+
+
+def test_a_token_is_fetched_once_for_the_scope_that_is_asked_for() -> None:
+    with servers.tokens("me", "secret") as (base, asked):
+        door = Wire(base, ME)
+        assert [door.ask("GET", "/v2/a").body for _ in range(2)] == [b"welcome"] * 2
+        assert asked == ["/v2/a", "/token?service=s&scope=repository%3Aa%3Apull", "/v2/a", "/v2/a"]
+        door.close()
+        for who in (None, base64.b64encode(b"me:wrong").decode()):
+            with pytest.raises(BadInput, match=r"does not let us in|gives no token"):
+                Wire(base, who).ask("GET", "/v2/a")
+
+
+def test_a_password_is_not_carried_to_another_server() -> None:
+    seen: list[str | None] = []
+
+    class There(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Says nothing."""
+
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("Authorization"))
+            self.send_response(200)
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+            self.wfile.write(b"hello")
+
+    with answering(There) as there:
+
+        class Here(There):
+            def do_GET(self) -> None:
+                seen.append(self.headers.get("Authorization"))
+                self.send_response(307)
+                self.send_header("Location", f"{there}/blob")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+        with answering(Here) as here:
+            door = Wire(here, authorization=f"Basic {ME}")
+            assert b"".join(door.stream("/blob", 0, 5)) == b"hello"
+            door.close()
+    assert seen == [f"Basic {ME}", None]
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "problem", "kind"),
+    [
+        (200, {"Content-Length": "4"}, b"hell", "has another size", Refused),
+        (200, {"Content-Length": "6"}, b"hello!", "has another size", Refused),
+        (200, {}, b"hell", "broke off", Unreachable),
+        (206, {"Content-Range": "bytes 1-4/5", "Content-Length": "4"}, b"ello", "another part", Refused),
+        (206, {"Content-Range": "bytes 2-4/9", "Content-Length": "3"}, b"llo", "has another size", Refused),
+        (416, {"Content-Range": "bytes */2", "Content-Length": "0"}, b"", "has another size", Refused),
+        (404, {"Content-Length": "0"}, b"", "is not there", Refused),
+        (500, {"Content-Length": "0"}, b"", "answers 500", Unreachable),
+        (302, {"Location": "/again", "Content-Length": "0"}, b"", "leads in circles", Unreachable),
+        (302, {"Location": "ftp://x/y", "Content-Length": "0"}, b"", "less safe", Unreachable),
+        (302, {"Location": "file:///etc/passwd", "Content-Length": "0"}, b"", "less safe", Unreachable),
+    ],
+)
+def test_answers_that_are_not_believed(
+    status: int, headers: dict[str, str], body: bytes, problem: str, kind: type[Exception]
+) -> None:
+    class Says(http.server.BaseHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Says nothing."""
+
+        def do_GET(self) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+    with answering(Says) as base:
+        door = Wire(base)
+        with pytest.raises(kind, match=problem):
+            b"".join(door.stream("/x", 2, 5))
+        door.close()
+
+
+def test_nobody_fills_our_memory(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_bytes(b" " * (transfer_http.LONGEST + 1))
+    with servers.web(tmp_path) as url, pytest.raises(Refused, match="more than is reasonable"):
+        Wire(url).ask("GET", f"{url}manifest.json")
+
+
+def test_logins_are_those_of_docker(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    assert transfer_auth.read(path) == Logins()
+    entries = {"https://one/v1/": {"auth": ME}, "two:5000": {"username": "me", "password": "secret"}, "three": {}}
+    path.write_text(json.dumps({"auths": entries}))
+    found = transfer_auth.read(path)
+    assert found == Logins({"one": ME, "two:5000": ME})
+    assert found.of("https://two:5000/x") == ME
+    assert found.of("https://two:5001") is None
+    for spoilt in ("[]", "{", '{"auths": 5}', '{"credsStore": 5}', '{"credHelpers": {"a": 1}}'):
+        path.write_text(spoilt)
+        with pytest.raises(BadInput, match=r"is no config\.json"):
+            transfer_auth.read(path)
+
+
+HELPER = """#!/bin/sh
+[ "$1" = get ] || exit 2
+read -r host
+case "$host" in
+    one:5000) echo '{"ServerURL": "one:5000", "Username": "me", "Secret": "secret"}' ;;
+    token) echo '{"Username": "<token>", "Secret": "x"}' ;;
+    odd) echo '{"Username": 5}' ;;
+    https://index.docker.io/v1/) echo '{"Username": "me", "Secret": "secret"}' ;;
+    *) echo "credentials not found in native keychain"; exit 1 ;;
+esac
+"""
+
+
+def test_credential_helpers_are_asked_for_the_host_they_are_named_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "docker-credential-mine"
+    program.write_text(HELPER)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"auths": {"two": {"auth": ME}, "one:5000": {}}, "credsStore": "mine"}))
+    found = transfer_auth.read(path)
+    assert found.of("https://one:5000/x") == ME
+    assert found.of("https://two") == ME
+    assert found.of("https://three") is None
+    assert found.of("https://registry-1.docker.io") == ME
+    for host, problem in (("token", "keeps a token for token"), ("odd", "answers nonsense")):
+        with pytest.raises(BadInput, match=problem):
+            found.of(f"https://{host}")
+    only = Logins(helpers={"one:5000": "mine", "gone": "none-of-that-name", "evil": "../../bin/sh"})
+    assert only.of("https://one:5000") == ME
+    assert only.of("https://two") is None
+    for host, problem in (("gone", "is not installed"), ("evil", "is no name of a credential helper")):
+        with pytest.raises(BadInput, match=problem):
+            only.of(f"https://{host}")
+
+
+def says(status: int, headers: Mapping[str, str], body: bytes = b"") -> type[http.server.BaseHTTPRequestHandler]:
+    """A server that answers everything alike; PORT in a header is its own."""
+
+    class Says(http.server.BaseHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Says nothing."""
+
+        def do_GET(self) -> None:
+            self.send_response(status)
+            port = str(self.server.server_port)  # type: ignore[attr-defined]  # of an HTTPServer
+            for name, value in headers.items():
+                self.send_header(name, value.replace("PORT", port))
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    return Says
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "value"),
+    [
+        *((302, "Location", to) for to in ("http://[::/x", "http://a:99999999/", "//", "http:///x", "http://a\x85b/")),
+        *((302, "Location", to) for to in ("gopher://a/", "\x1b[2J", "http://user@[x]/")),
+        (401, "WWW-Authenticate", 'Bearer realm="http://[::"'),
+        (401, "WWW-Authenticate", 'Bearer realm="http://127.0.0.1:PORT/x"'),
+        (401, "WWW-Authenticate", 'Bearer realm="ftp://127.0.0.1/x"'),
+        (401, "WWW-Authenticate", 'Bearer realm=""'),
+        (401, "WWW-Authenticate", "Bearer"),
+        (401, "WWW-Authenticate", 'Basic realm="x"'),
+    ],
+)
+def test_odd_redirects_and_challenges_are_one_line(status: int, header: str, value: str) -> None:
+    with answering(says(status, {header: value})) as base:
+        door = Wire(base)
+        with pytest.raises(DeployError) as caught:
+            door.ask("GET", "/v2/")
+        door.close()
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("to", ["http://a.example/x", "http://b.example/x", "ftp://a.example/x", "file:///etc/passwd"])
+def test_no_redirect_leads_to_what_is_less_safe(to: str) -> None:
+    door = Wire("https://a.example")
+    with pytest.raises(Unreachable, match="less safe"):
+        door._moved("https://a.example/v2/", to)
+    assert door._moved("https://a.example/v2/", "/x") == "https://a.example/x"
+    assert door._moved("https://a.example/v2/", "https://b.example/x") == "https://b.example/x"
+    assert door._moved("http://127.0.0.1:5000/v2/", "https://b.example/x") == "https://b.example/x"
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"5", b'{"token": 5}', b"\xff", b"{}", b""])
+def test_a_token_that_is_none_is_one_line(body: bytes) -> None:
+    with answering(says(200, {}, body)) as realm:
+        header = {"WWW-Authenticate": f'Bearer realm="{realm}/"'}
+        with answering(says(401, header)) as base, pytest.raises(BadInput, match="gives no token"):
+            Wire(base).ask("GET", "/v2/")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_password_is_not_sent_to_another_site_for_a_token(scheme: str) -> None:
+    header = {"WWW-Authenticate": f'Bearer realm="{scheme}://elsewhere.example/"'}
+    with answering(says(401, header)) as base, pytest.raises(BadInput, match=r"less safe|another site"):
+        Wire(base, ME).ask("GET", "/v2/")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("registry.gitlab.com", "gitlab.com", True),
+        ("registry-1.docker.io", "auth.docker.io", True),
+        ("ghcr.io", "ghcr.io", True),
+        ("evil.example", "registry.example", False),
+        ("notgitlab.com", "gitlab.com", False),
+        ("docker.io.evil.example", "auth.docker.io", False),
+    ],
+)
+def test_a_site_is_a_domain_and_what_belongs_to_it(one: str, other: str, same: bool) -> None:
+    assert transfer_http._same_site(one, other) is same
+    assert transfer_http._same_site(other, one) is same
+
+
+def test_a_password_is_never_sent_in_clear_to_another_machine() -> None:
+    with pytest.raises(BadInput, match="without encryption"):
+        Wire("http://registry.example", authorization=f"Basic {ME}").ask("GET", "/v2/")
+
+
+class Dribbling(http.server.BaseHTTPRequestHandler):
+    """Says for ever that it is about to say something; below /body, a byte of its body now and then."""
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Says nothing."""
+
+    def do_GET(self) -> None:
+        line = b"HTTP/1.1 100 Continue\r\n\r\n"
+        if self.path == "/body":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            line = b"x"
+        with suppress(OSError):
+            for _ in range(2000):
+                self.wfile.write(line)
+                time.sleep(0.01)
+
+
+@pytest.mark.parametrize("path", ["/head", "/body"])
+def test_a_server_that_dribbles_holds_nobody(path: str) -> None:
+    with answering(Dribbling) as base:
+        begun = time.monotonic()
+        with pytest.raises(Unreachable, match="not done within"):
+            b"".join(Wire(base, timeout=0.5).stream(path, 0, 1_000_000))
+        assert time.monotonic() - begun < 5
+
+
+def test_without_a_timeout_there_is_a_least_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer_http, "_SECONDS", 0.3)
+    monkeypatch.setattr(transfer_http, "_SLOWEST", 1 << 30)
+    with answering(Dribbling) as base, pytest.raises(Unreachable, match="not done within"):
+        Wire(base).ask("GET", "/body")
+
+
+class Proxying(http.server.BaseHTTPRequestHandler):
+    """A proxy: fetches what it is asked for from this machine, and notes who asked for what."""
+
+    seen: ClassVar[list[tuple[str, str | None]]] = []
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Says nothing."""
+
+    def do_GET(self) -> None:
+        self.seen.append((self.path, self.headers.get("Proxy-Authorization")))
+        self.send_response(200)
+        self.send_header("Content-Length", "7")
+        self.end_headers()
+        self.wfile.write(b"proxied")
+
+    def do_CONNECT(self) -> None:
+        self.seen.append((self.path, self.headers.get("Proxy-Authorization")))
+        self.send_response(403)
+        self.end_headers()
+
+
+def test_proxies_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    Proxying.seen.clear()
+    with answering(Proxying) as proxy, answering(says(200, {}, b"direct")) as base:
+        named = proxy.replace("http://", "http://me:secret@")
+        monkeypatch.setenv("HTTP_PROXY", named)
+        monkeypatch.setenv("HTTPS_PROXY", named)
+        assert Wire("http://far.example").ask("GET", "/x?y=1").body == b"proxied"
+        with pytest.raises(Unreachable, match="403"):
+            Wire("https://far.example:444").ask("GET", "/x")
+        assert Wire(base).ask("GET", "/").body == b"direct"
+        monkeypatch.setenv("NO_PROXY", "far.example")
+        with pytest.raises(Unreachable, match="does not answer"):
+            Wire("http://far.example").ask("GET", "/x")
+        monkeypatch.setenv("NO_PROXY", "")
+        monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:1")
+        with pytest.raises(BadInput, match="is no proxy that is known"):
+            Wire("http://far.example").ask("GET", "/x")
+    assert Proxying.seen == [("http://far.example/x?y=1", f"Basic {ME}"), ("far.example:444", f"Basic {ME}")]

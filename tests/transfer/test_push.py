@@ -1,0 +1,131 @@
+"""A bundle to a real registry: whole, what it lacks, cut and resumed."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from deploytool.bundle.manifest import manifest_digest, read_manifest
+from deploytool.errors import BadInput, Refused, Unreachable
+from deploytool.transfer import addresses, push
+from deploytool.transfer.auth import Logins
+from tests.transfer import servers, small
+from tests.transfer.servers import Proxy, Registry
+from tests.transfer.trips import CHUNK, address, hush, killed, pulled, pushed, quiet
+
+
+@pytest.mark.parametrize("count", [4, pytest.param(50, marks=pytest.mark.sweep)])
+def test_round_trips(served: Registry, tmp_path: Path, count: int) -> None:
+    for number in range(count):
+        folder = small.made(tmp_path / f"in{number}", number + 1000 * count)
+        sent = pushed(folder, served.port, f"trip/{count}/m{number}")
+        for way, where in (("tag", address(served, f"trip/{count}/m{number}")), ("digest", sent.name)):
+            landed = pulled(where, tmp_path / f"out{number}{way}")
+            assert small.contents(Path(landed.folder)) == small.contents(folder)
+            assert landed.seal == sent.seal == manifest_digest(folder)
+        assert not list(tmp_path.glob(".*"))
+
+
+def test_what_is_there_is_neither_sent_nor_fetched_again(served: Registry, tmp_path: Path) -> None:
+    one, two = small.made(tmp_path / "one", 3, 50_000), small.made(tmp_path / "two", 3, 50_000, sequence=2)
+    first, again, second = (pushed(each, served.port, "again") for each in (one, one, two))
+    assert first.sent > 350_000
+    assert again.sent == 0
+    assert second.sent < 10_000  # its manifest
+    out = tmp_path / "out"
+    assert pulled(address(served, "again"), out).here == 0
+    assert pulled(address(served, "again"), out).fetched == 0
+    assert pulled(address(served, "again"), tmp_path / "more", near=(out,)).fetched == 0
+    with pytest.raises(BadInput, match="is there already"):
+        pulled(first.name, out)
+    assert pulled(first.name, tmp_path / "old", near=(out,)).fetched == 0
+    assert small.contents(tmp_path / "old") == small.contents(one)
+
+
+_PUSH = """
+import sys
+from pathlib import Path
+from tests.transfer import trips as it
+print("begins", flush=True)
+it.pushed(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], it.CHUNK)
+"""
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(10, marks=pytest.mark.sweep)])
+def test_a_killed_push_shows_nothing_and_goes_on(served: Registry, proxy: Proxy, tmp_path: Path, count: int) -> None:
+    rng, alive = random.Random(count), 0
+    for number in range(count):
+        folder = small.made(tmp_path / f"in{number}", 7000 + number + 100 * count, 600_000)
+        total = sum(len(raw) for raw in small.contents(folder).values())
+        name = f"killed/{count}/m{number}"
+        proxy.reset()
+        alive += killed(_PUSH, [str(folder), str(proxy.port), name], proxy, "up", rng.randrange(total))
+        quiet(proxy)
+        if f"m{number}" not in served.repositories():
+            with pytest.raises(BadInput, match="there is no"):
+                pulled(address(served, name), tmp_path / "out")
+        sent = pushed(folder, proxy.port, name, CHUNK)
+        assert proxy.up <= total + CHUNK + 40_000, (proxy.up, total)  # headers, and a chunk at most
+        pulled(sent.name, tmp_path / f"out{number}")
+        assert small.contents(tmp_path / f"out{number}") == small.contents(folder)
+        assert not list(tmp_path.glob(".*"))
+    assert alive >= count - 1
+
+
+_CUTS = [900_000, *(pytest.param(cut, marks=pytest.mark.sweep) for cut in (150_000, 2_500_000))]
+
+
+@pytest.mark.parametrize("cut", _CUTS)
+def test_a_push_over_a_line_that_is_cut_ends_and_a_second_completes_it(
+    served: Registry, proxy: Proxy, tmp_path: Path, cut: int
+) -> None:
+    folder = small.made(tmp_path / "in", cut, 600_000)
+    proxy.cut_up = cut
+    with pytest.raises(Unreachable):
+        pushed(folder, proxy.port, f"line/{cut}", CHUNK)
+    with pytest.raises(BadInput, match="there is no"):
+        pulled(address(served, f"line/{cut}"), tmp_path / "out")
+    proxy.reset()
+    pushed(folder, proxy.port, f"line/{cut}", CHUNK)
+    total = sum(len(raw) for raw in small.contents(folder).values())
+    assert proxy.up <= total - cut + 600_000 + CHUNK + 40_000  # this registry forgets an upload that breaks off
+    pulled(address(served, f"line/{cut}"), tmp_path / "out")
+    assert small.contents(tmp_path / "out") == small.contents(folder)
+
+
+def test_a_bundle_in_a_folder_that_nobody_may_write_to_is_sent(
+    served: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = small.made(tmp_path / "in", 13, 600_000)
+    monkeypatch.setattr("deploytool.host.files.publish", lambda path, raw: (_ for _ in ()).throw(PermissionError()))
+    pushed(folder, served.port, "readonly", CHUNK)
+    monkeypatch.undo()
+    pulled(address(served, "readonly"), tmp_path / "out")
+    assert small.contents(tmp_path / "out") == small.contents(folder)
+
+
+def test_a_name_that_is_not_there_and_a_server_that_is_not(served: Registry, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="there is no oci://"):
+        pulled(address(served, "nothing"), tmp_path / "out")
+    with pytest.raises(Unreachable, match="does not answer"):
+        pulled(f"oci://127.0.0.1:{servers.free_port()}/a:1", tmp_path / "out")
+    with pytest.raises(BadInput, match="is a digest"):
+        push.push(
+            small.made(tmp_path / "in", 11),
+            read_manifest(tmp_path / "in"),
+            addresses.Registry("http://127.0.0.1:1", "a", "1", "sha256:" + "0" * 64),
+            Logins(),
+            say=hush,
+        )
+    assert {path.name for path in tmp_path.iterdir()} == {"in"}
+
+
+def test_a_file_that_is_not_what_its_manifest_names_is_not_sent(served: Registry, tmp_path: Path) -> None:
+    folder = small.made(tmp_path / "in", 17)
+    (folder / small.ORIN).write_bytes(bytes((folder / small.ORIN).stat().st_size))
+    with pytest.raises(Refused, match="has other bytes than the manifest says"):
+        pushed(folder, served.port, "forged")
+    with pytest.raises(BadInput, match="there is no oci://"):
+        pulled(address(served, "forged"), tmp_path / "out")

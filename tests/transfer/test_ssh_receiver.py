@@ -1,0 +1,216 @@
+"""The receiver on a device is told where to write by whoever ships: it writes below its root and nowhere else."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploytool.transfer import ssh_receiver
+from tests.conftest import ROOT
+
+MANIFEST = b"{}\n"
+NAME, NONE = hashlib.sha256(b"x").hexdigest(), "0" * 64
+
+
+def encoded(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+def received(home: Path, sent: bytes = b"x", **changed: Any) -> dict[str, Any]:
+    request = {
+        "root": str(home),
+        "seal": hashlib.sha256(MANIFEST).hexdigest(),
+        "files": [],
+        "beside": {"manifest.json": encoded(MANIFEST)},
+        "key": "",
+        "install": False,
+        **changed,
+    }
+    command = [sys.executable, str(ROOT / "deploytool" / "transfer" / "ssh_receiver.py")]
+    asked = json.dumps(request).encode() + b"\n" + sent
+    done = subprocess.run(command, input=asked, capture_output=True, timeout=30, check=True)
+    assert done.stderr == b""
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1].partition(b":")[2])
+    return found
+
+
+def test_what_is_right_is_received(tmp_path: Path) -> None:
+    found = received(tmp_path / "root", files=[["a/b", 1, NAME]])
+    assert (Path(found["folder"]) / "a" / "b").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"beside": {"manifest.json": encoded(MANIFEST), "../../../out": encoded(b"x")}},
+        {"beside": {"manifest.json": encoded(MANIFEST), "/tmp/out": encoded(b"x")}},
+        {"beside": {"manifest.json": encoded(MANIFEST), "weights.bin": encoded(b"x")}},
+        {"beside": {"manifest.json": "%%%"}},
+        {"beside": {}},
+        {"beside": []},
+        {"files": [["../out", 1, NAME]]},
+        {"files": [["a/../../out", 1, NAME]]},
+        {"files": [["/tmp/out", 1, NAME]]},
+        {"files": [["a", 1, NAME], ["a/b", 1, NAME]]},
+        {"files": [["a", "1", NAME]]},
+        {"files": [["a", -1, NONE]]},
+        {"files": [["a", True, NAME]]},
+        {"files": [["a", 1]]},
+        {"files": [["a", 1, "../../../out"]]},
+        {"files": [["a", 1, "/tmp/out"]]},
+        {"files": "abc"},
+        {"files": None},
+        {"seal": "../" * 21 + "x"},
+        {"seal": 5},
+        {"root": 5},
+        {"key": 5, "install": True},
+    ],
+    ids=str,
+)
+def test_whatever_else_comes_is_one_line_and_leaves_nothing_outside(tmp_path: Path, changed: dict[str, Any]) -> None:
+    found = received(tmp_path / "deep" / "root", **changed)
+    assert found.get("problem") or "key" in changed
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["deep"])
+    assert {path.name for path in tmp_path.glob("deep/*")} <= {"root"}
+    assert not Path("/tmp/out").exists()
+
+
+def test_a_link_in_the_place_of_the_staging_folder_is_refused(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    (victim / "precious").mkdir(parents=True)
+    (tmp_path / "root" / "received").mkdir(parents=True)
+    (tmp_path / "root" / "received" / ".incoming").symlink_to(victim)
+    assert "is a link" in received(tmp_path / "root")["problem"]
+    assert (victim / "precious").is_dir()
+
+
+def test_a_link_in_the_place_of_what_was_received_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "received").symlink_to(tmp_path / "victim")
+    assert "is a link" in received(tmp_path / "root", files=[["a", 1, NAME]])["problem"]
+
+
+def test_other_bytes_are_refused_as_they_come(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    assert received(root, seal="0" * 64)["problem"] == "the manifest came with other bytes"
+    told = received(root, b"y", files=[["a", 1, NAME]])
+    assert told["problem"] == "a file came with other bytes than its digest says"
+    assert not list(root.glob("received/.incoming/*.part"))
+    assert not list(root.glob("received/[0-9a-f]*"))
+
+
+def known(root: Path, path: str) -> Path:
+    """A bundle on the device that says that it has a file of the digest of `x`."""
+    folder = root / "bundles" / "old"
+    folder.mkdir(parents=True)
+    told = {"files": [{"path": path, "sha256": NAME}], "engines": []}
+    (folder / "manifest.json").write_text(json.dumps(told))
+    return folder
+
+
+def test_what_rotted_on_the_device_is_asked_for_again(tmp_path: Path) -> None:
+    (known(tmp_path / "root", "b") / "b").write_bytes(b"y")
+    found = received(tmp_path / "root", files=[["a", 1, NAME]])
+    assert (Path(found["folder"]) / "a").read_bytes() == b"x"
+
+
+def test_nothing_is_taken_from_outside_a_bundle(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"x")
+    known(tmp_path / "root", "../../../secret")
+    assert ssh_receiver._known(tmp_path / "root") == {}
+
+
+def test_a_part_that_is_longer_than_its_file_is_begun_anew(tmp_path: Path) -> None:
+    stage = tmp_path / "root" / "received" / ".incoming"
+    stage.mkdir(parents=True)
+    (stage / f"{NAME}.part").write_bytes(b"xyz")
+    found = received(tmp_path / "root", files=[["a", 1, NAME]])
+    assert (Path(found["folder"]) / "a").read_bytes() == b"x"
+
+
+def test_what_has_no_room_is_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))
+    with pytest.raises(ssh_receiver.Trouble, match="0 MB free"):
+        ssh_receiver._gather(tmp_path / "received", tmp_path, {NAME: 1}, io.BytesIO(b"x"))
+
+
+def test_a_disk_that_does_not_keep_the_bytes_is_told(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b"y")
+    with pytest.raises(ssh_receiver.Trouble, match="a does not keep its bytes on this disk"):
+        ssh_receiver._assemble(tmp_path, [("a", 1, NAME)], {})
+
+
+def test_two_do_not_send_at_once(tmp_path: Path) -> None:
+    stage = tmp_path / "root" / "received" / ".incoming"
+    stage.mkdir(parents=True)
+    with (stage / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "somebody else is sending" in received(tmp_path / "root", files=[["a", 1, NAME]])["problem"]
+    assert "problem" not in received(tmp_path / "root", files=[["a", 1, NAME]])
+
+
+def test_the_install_imports_nothing_from_the_folder_one_logs_in_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("open('ran', 'w').close(); raise ImportError")
+    monkeypatch.chdir(tmp_path)
+    found = received(tmp_path / "root", files=[["a", 1, NAME]], install=True)
+    assert "is no manifest of this version" in found["install"]["said"]
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_install_has_a_copy_that_no_other_ship_touches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Path] = []
+
+    def install(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        place = Path(command[command.index("install") + 1])
+        seen.append(place)
+        assert (place / "manifest.json").read_bytes() == MANIFEST
+        other = received(tmp_path / "root", files=[["a", 1, NAME]])  # of the same bundle, meanwhile
+        shutil.rmtree(other["folder"])
+        assert (place / "a").read_bytes() == b"x"
+        return subprocess.CompletedProcess(command, 1, b"no", b"")
+
+    usual = subprocess.run
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **more: (install if "install" in command else usual)(command, **more)
+    )
+    request = {
+        "root": str(tmp_path / "root"),
+        "seal": hashlib.sha256(MANIFEST).hexdigest(),
+        "files": [["a", 1, NAME]],
+        "beside": {"manifest.json": encoded(MANIFEST)},
+        "key": "",
+        "install": True,
+    }
+    found = ssh_receiver._received(request, io.BufferedReader(io.BytesIO(b"x")))
+    assert seen[0] != Path(found["folder"])
+    assert (Path(found["folder"]) / "a").read_bytes() == b"x"  # one that was not taken is shown
+
+
+def test_what_a_killed_install_was_given_is_swept(tmp_path: Path) -> None:
+    home = tmp_path / "root" / "received"
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for pid in (dead.pid, os.getpid()):
+        (home / f".installing-{pid}").mkdir(parents=True)
+    received(tmp_path / "root", files=[["a", 1, NAME]])
+    assert [path.name for path in home.glob(".installing-*")] == [f".installing-{os.getpid()}"]
+
+
+@pytest.mark.parametrize("changed", [{"seal": "../" * 21 + "x"}, {"files": [["a", 1, "../../../out"]]}], ids=str)
+def test_names_are_checked_before_anything_is_written(tmp_path: Path, changed: dict[str, Any]) -> None:
+    assert received(tmp_path / "root", **changed)["problem"] == "the list of files makes no sense"
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,59 @@
+"""To a registry and back, for tests: whole, through a proxy, and killed on the way."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from deploytool.bundle import subset
+from deploytool.bundle.manifest import read_manifest
+from deploytool.transfer import addresses, pull, push, sources
+from deploytool.transfer.auth import Logins
+from deploytool.transfer.pull import Landed
+from deploytool.transfer.push import Pushed
+from tests.conftest import ROOT
+from tests.transfer.servers import Proxy, Registry
+
+CHUNK = 256 << 10
+
+
+def hush(line: str) -> None:
+    """Nobody listens."""
+
+
+def pushed(folder: Path, port: int, name: str, chunk: int = push.CHUNK) -> Pushed:
+    place = addresses.parse(f"oci://127.0.0.1:{port}/{name}:1")
+    assert isinstance(place, addresses.Registry)
+    return push.push(folder, read_manifest(folder), place, Logins(), chunk=chunk, say=hush)
+
+
+def pulled(
+    address: str, out: Path, target: str | None = None, seal: str | None = None, near: tuple[Path, ...] = ()
+) -> Landed:
+    with sources.opened(addresses.parse(address), Logins()) as source:
+        return pull.land(source, out, subset.wanted(target), seal=seal, near=near, say=hush)
+
+
+def address(served: Registry, name: str) -> str:
+    return f"oci://127.0.0.1:{served.port}/{name}:1"
+
+
+def killed(program: str, arguments: list[str], proxy: Proxy, way: str, after: int) -> bool:
+    """Starts a program and kills it, -9, when so many bytes went by; whether it was still alive."""
+    command = [sys.executable, "-c", program, *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+        while getattr(proxy, way) < after and running.poll() is None:
+            time.sleep(0.0005)
+        alive = running.poll() is None
+        running.send_signal(signal.SIGKILL)
+    return alive
+
+
+def quiet(proxy: Proxy) -> None:
+    """Waits until nothing passes any more: a chunk in hand is carried to its end."""
+    before = -1
+    while before != (before := proxy.up):
+        time.sleep(0.4)

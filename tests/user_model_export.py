@@ -1,0 +1,36 @@
+"""A model of tests/user_models down the road, and what its checks failed against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from deploytool.pipeline.recipe import PIPELINE
+from deploytool.results.report import Report
+from deploytool.spec import Stage
+from tests.conftest import ROOT
+
+OWN = ROOT / "tests" / "user_models"
+ARCHITECTURES = {
+    "residual:make": ["3x32x32"],
+    "inception:Inception": ["3x32x32"],
+    "dense:DenseNet": ["3x32x32"],
+    "unet:UNet": ["3x32x32"],
+    "excite:make": ["3x32x32"],
+    "vit:ViT": ["3x32x32"],
+    "recurrent:Reader": ["3x32x48"],
+    "two_inputs:Captioned": ["image=3x32x32", "tokens=16:int64:1000"],
+    "two_outputs:Detector": ["3x32x32"],
+    "convolutional:Sharpen": ["image=3xHxW"],
+}
+WITHOUT_ENGINE = [verb for verb in PIPELINE if verb != Stage.BUILD]
+Walk = Callable[..., Report]
+
+
+def failures(written: Report) -> dict[str, set[str]]:
+    """What the checks of each stage failed against."""
+    failed: dict[str, set[str]] = {}
+    for hop in written.hops:
+        for check in hop.checks:
+            if check.broken:
+                failed.setdefault(hop.stage, set()).add(check.against)
+    return failed
