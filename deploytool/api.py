@@ -11,7 +11,7 @@ from deploytool import targets as places
 from deploytool.data import class_names as naming
 from deploytool.data import inputs_file
 from deploytool.data import preprocess as preparing
-from deploytool.data.preprocess import Stated
+from deploytool.data.preprocess import StatedPreprocessing
 from deploytool.errors import BadInput, DeployError, MissingBackend, NotVerified, ParityFailed, TooSlow
 from deploytool.host import disk, exception_text
 from deploytool.loading import catalog, factory, weights_file
@@ -134,12 +134,12 @@ Start = Callable[[Watch], Iterator[Artifact]]
 Follow = Callable[[Plan, Start], Sequence[Artifact]]
 
 
-def alone(_: Plan, start: Start) -> Sequence[Artifact]:
+def no_progress(_: Plan, start: Start) -> Sequence[Artifact]:
     """Goes along with a run that nobody watches."""
     return tuple(start(lambda done, total: None))
 
 
-@exception_text.foreseen()
+@exception_text.is_expected()
 def export(
     model: str | Model,
     *,
@@ -184,7 +184,7 @@ def export(
     sequence: int = 1,
     out: str | Path | None = None,
     junit: str | Path | None = None,
-    follow: Follow = alone,
+    follow: Follow = no_progress,
 ) -> Run:
     """Makes TorchScript, ONNX, FP16 ONNX and with `trt` an engine of a model, and proves each against the eager model.
 
@@ -209,7 +209,7 @@ def export(
     file = pipeline_options.file(Path(golden_inputs)) if golden_inputs else None
     found = _found(model, inputs or _declared(model, file), arguments or {})
     ranges = pipeline_options.sizes(sizes or {}, found.inputs)
-    stated = Stated(
+    stated = StatedPreprocessing(
         preset=preprocess,
         mean=pipeline_options.numbers(mean),
         std=pipeline_options.numbers(std),
@@ -220,10 +220,10 @@ def export(
         interpolation=interpolation,
         layout=layout,
     )
-    found = _named(preparing.settle(found, stated, ranges), classes)
-    decisions = places.decide(tuple(targets)) if trt or targets else ()
+    found = _named(preparing.resolve(found, stated, ranges), classes)
+    decisions = places.plan_engines(tuple(targets)) if trt or targets else ()
     _refuse(decisions, require=require)
-    if pipeline_options.one_of("to", to, ENDS) == ONNX and (decisions or pack):
+    if pipeline_options.choice("to", to, ENDS) == ONNX and (decisions or pack):
         raise BadInput(
             "an engine and a bundle are made from the FP16 graph", "leave out --to onnx, or --trt and --pack"
         )
@@ -234,25 +234,27 @@ def export(
         seed=seed,
         weights=pipeline_options.file(Path(weights)) if weights else None,
         trust_code=trust_code,
-        images=pipeline_options.given(images, _ALL if file else _PHOTOGRAPHS if data else effort.images),
+        images=pipeline_options.read_file_option(images, _ALL if file else _PHOTOGRAPHS if data else effort.images),
         data=pipeline_options.folder(Path(data)) if data else None,
         inputs=file,
         cases=pipeline_options.file(Path(cases)) if cases else None,
-        exporter=pipeline_options.one_of("exporter", exporter, EXPORTERS),
+        exporter=pipeline_options.choice("exporter", exporter, EXPORTERS),
         opset=opset,
-        batch=pipeline_options.span("batch", batch),
+        batch=pipeline_options.size_range("batch", batch),
         sizes=ranges,
-        rewrite=pipeline_options.one_of("rewrite", pipeline_options.given(rewrite, effort.rewrite), recipes.CHOICES),
+        rewrite=pipeline_options.choice(
+            "rewrite", pipeline_options.read_file_option(rewrite, effort.rewrite), recipes.CHOICES
+        ),
         rewrite_implied=rewrite is None and effort.rewrite != AUTO,
-        io=Precision(pipeline_options.one_of("io", io, IO)),
+        io=Precision(pipeline_options.choice("io", io, IO)),
         keep_fp32=(keep_fp32,) if isinstance(keep_fp32, str) else tuple(keep_fp32),
         targets=decisions,
         engines=places.engines(decisions),
-        runner=pipeline_options.one_of("runner", runner, RUNNERS),
+        runner=pipeline_options.choice("runner", runner, RUNNERS),
         tolerance=pipeline_options.tolerance(tolerance or {}),
-        faults=pipeline_options.given(faults, effort.faults),
+        faults=pipeline_options.read_file_option(faults, effort.faults),
         min_speedup=min_speedup,
-        seconds=pipeline_options.given(seconds, effort.seconds),
+        seconds=pipeline_options.read_file_option(seconds, effort.seconds),
         sequence=sequence,
         outputs=(outputs,) if isinstance(outputs, str) else tuple(outputs),
         fixed_batch=_fixed(found, batch),
@@ -262,7 +264,7 @@ def export(
         found,
         options,
         recipe_for(options, to),
-        pipeline_options.home(Path(out or Path("artifacts") / found.name)),
+        pipeline_options.run_folder(Path(out or Path("artifacts") / found.name)),
         require,
         pack,
     )
@@ -273,7 +275,7 @@ def export(
         written = report.read(plan.home / Stage.VALIDATE / Kind.REPORT.value)
         update.keep(written, plan.home, Path(junit) if junit else None)
     trust.note(plan.home)
-    return Run(plan.home, made, written, failure(written, plan.home, require=require))
+    return Run(plan.home, made, written, outcome_error(written, plan.home, require=require))
 
 
 def _travel(plan: Plan, watch: Watch) -> Iterator[Artifact]:
@@ -282,18 +284,18 @@ def _travel(plan: Plan, watch: Watch) -> Iterator[Artifact]:
     Only then, with its page, the run takes the place of the one that was there.
     """
     with staging.opened(plan.home) as staged, disk.writing(staged.at, named=plan.home):
-        yield from pipeline_runner.along(Job(plan.model, plan.options, watch), plan.recipe, staged)
+        yield from pipeline_runner.iterate(Job(plan.model, plan.options, watch), plan.recipe, staged)
         written = report.read(staged.at / Stage.VALIDATE / Kind.REPORT.value)
-        if plan.pack and failure(written, plan.home, require=plan.require) is None:
+        if plan.pack and outcome_error(written, plan.home, require=plan.require) is None:
             yield pipeline_runner.extend_staged(Stage.PACK, plan.options, staged)
         staged.gather()
         update.keep(written, staged.at, named=plan.home)
         staged.publish()
 
 
-def failure(written: Report, home: Path, *, require: bool) -> DeployError | None:
+def outcome_error(written: Report, home: Path, *, require: bool) -> DeployError | None:
     """What keeps a run from ending well: it does only if everything that was asked for held."""
-    found, pending, gate = verdict.closing(written, home), verdict.unmeasured(written), written.gate
+    found, pending, gate = verdict.conclude(written, home), verdict.unmeasured_lines(written), written.gate
     if found.verdict is Verdict.FAIL:
         failed = "no tolerance can be set" if verdict.noisy(written) else "parity failed"
         return ParityFailed(f"{failed}: {found.reasons[0]}", found.next)
@@ -301,7 +303,7 @@ def failure(written: Report, home: Path, *, require: bool) -> DeployError | None
         return TooSlow(found.reasons[0], found.next)
     if found.verdict is Verdict.UNPROVEN:
         return NotVerified(found.reasons[0], found.next)
-    if require and (doubtful := baked_values.doubtful(written.fixed)):
+    if require and (doubtful := baked_values.doubtful_lines(written.fixed)):
         return NotVerified(f"not verified: {doubtful[0]}", "let that line compute with tensors, or drop --require")
     if require and pending:
         return NotVerified(f"not verified here: {pending[0]}", "run it where that device is, or drop --require")
@@ -329,7 +331,9 @@ def _named(model: Model, classes: str | Path | Sequence[str]) -> Model:
     """The model with the names of its classes, of a file or as they are, if any were given."""
     if not classes:
         return model
-    names = naming.read(Path(classes)) if isinstance(classes, (str, Path)) else tuple(map(naming.shown, classes))
+    names = (
+        naming.read(Path(classes)) if isinstance(classes, (str, Path)) else tuple(map(naming.display_names, classes))
+    )
     return replace(model, classes=names, asked=(*model.asked, CLASSES))
 
 
@@ -341,7 +345,7 @@ def _declared(model: str | Model, file: Source | None) -> tuple[Tensor, ...]:
 
 def _fixed(model: Model, batch: Span) -> int | None:
     """The only batch that was asked for, if it is one and the model is none of ours, which take any."""
-    asked = pipeline_options.span("batch", batch)
+    asked = pipeline_options.size_range("batch", batch)
     return asked.smallest if asked.smallest == asked.largest and not factory.is_zoo(model.factory) else None
 
 

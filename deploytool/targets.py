@@ -49,7 +49,7 @@ def flavour() -> str | None:
     return _RTX if machine.version("tensorrt-rtx") else None
 
 
-def decide(names: Sequence[str]) -> tuple[Decision, ...]:
+def plan_engines(names: Sequence[str]) -> tuple[Decision, ...]:
     """What becomes of each target, the default set if there are none, decided before any work is done.
 
     Raises BadInput for an unknown target.

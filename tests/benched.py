@@ -7,7 +7,7 @@ from pathlib import Path
 from deploytool import serde
 from deploytool.benchmark.machine_state import Conditions
 from deploytool.benchmark.ratio import Ratio
-from deploytool.benchmark.result import SCHEMA, Bench, Latency, Row, Sweep
+from deploytool.benchmark.result import SCHEMA, BatchResult, Bench, Latency, Row
 from deploytool.spec import SpeedVerdict, Status
 
 MACHINE = "One CPU (2 threads)"
@@ -20,7 +20,7 @@ def benchmark(run: Path, batches: tuple[int, ...] = (1, 8)) -> Bench:
     return Bench(SCHEMA, "tiny", "cpu", MACHINE, 2, 1.0, "eager", sweeps, None, files, {})
 
 
-def _sweep(batch: int) -> Sweep:
+def _sweep(batch: int) -> BatchResult:
     uneven = None if batch == 1 else "it was busy"
     conditions = Conditions(2, 2, 0.1, 0.0, 1.0, 1.1, 1.0, (), (), uneven)
     rows = (
@@ -37,7 +37,7 @@ def _sweep(batch: int) -> Sweep:
         ),
         Row("build", "model.plan", "tensorrt_rtx", Status.BUILT_NOT_RUN),
     )
-    return Sweep(batch, 20, conditions, Ratio(1.0, 0.99, 1.01), rows)
+    return BatchResult(batch, 20, conditions, Ratio(1.0, 0.99, 1.01), rows)
 
 
 def _latency(middle_ms: float, uneven: str | None) -> Latency:

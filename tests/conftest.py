@@ -21,7 +21,7 @@ from deploytool.loading import catalog
 from deploytool.pipeline import runner, trust
 from deploytool.pipeline.recipe import PIPELINE
 from deploytool.results import report
-from deploytool.results.artifact import Given, Kind
+from deploytool.results.artifact import Kind, StageInputs
 from deploytool.results.report import Report
 from deploytool.spec import Job, Model, Options, Preprocessing, Range, Stage, Tensor
 
@@ -37,20 +37,22 @@ TINY = Model(
     preprocessing=Preprocessing(resize=32, crop=32),
 )
 FREE = {"H": Range(32, 48, 64), "W": Range(32, 48, 64)}
-QUICK = Options(images=4, seconds=0.1, rewrite="none")  # what is the fastest is not the same every time
+QUICK = Options(images=4, seconds=0.1, rewrite="original")  # what is the fastest is not the same every time
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def shelf(run: Path) -> Given:
+def artifacts(run: Path) -> StageInputs:
     """The artifacts of a finished run, as a later stage would be handed them."""
-    return Given(tuple(runner._artifact(room, sealed, fresh=False) for room, sealed in runner.rooms(run)))
+    return StageInputs(
+        tuple(runner._artifact(room, sealed, fresh=False) for room, sealed in runner.stage_directories(run))
+    )
 
 
 @pytest.fixture(scope="session")
 def with_engine() -> Options:
     """The options of a run that builds the default TensorRT-RTX engine."""
-    decisions = targets.decide(("rtx40",))
+    decisions = targets.plan_engines(("rtx40",))
     return dataclasses.replace(QUICK, targets=decisions, engines=targets.engines(decisions))
 
 

@@ -21,8 +21,8 @@ from deploytool.pipeline import runner
 from deploytool.pipeline.recipe import PIPELINE
 from deploytool.results import report, verdict
 from deploytool.results.artifact import Artifact
-from deploytool.results.faults import Missed, Proof
-from deploytool.results.report import SCHEMA, Check, Gate, Hop, Parity, Report, Tolerance
+from deploytool.results.faults import FaultsResult, MissedFault
+from deploytool.results.report import SCHEMA, Check, Comparison, Gate, Parity, Report, Tolerance
 from deploytool.spec import GateOutcome, Job, Options, Stage, Status
 from tests.conftest import ROOT, TINY, modules_of
 
@@ -32,27 +32,27 @@ QUICKEST = ("shufflenet_g3", "mobilenet_v1_cifar", "squeezenet1_1")
 OTHERS = tuple(model.name for model in catalog.models() if model.name not in QUICKEST)
 
 
-def errors(hop: Hop) -> list[float]:
-    return [check.parity.max_error for check in hop.checks]
+def errors(comparison: Comparison) -> list[float]:
+    return [check.parity.max_error for check in comparison.checks]
 
 
 def walk(name: str, home: Path) -> None:
-    decisions = targets.decide(())
+    decisions = targets.plan_engines(())
     options = Options(seconds=0.1, targets=decisions, engines=targets.engines(decisions))
     made = list(runner.run(Job(catalog.find(name), options), PIPELINE, home))
     written = report.read(made[-1].path)
-    assert verdict.broken(written) == ()
-    hops = {hop.stage: hop for hop in written.hops}
-    assert {hop.status for verb, hop in hops.items() if verb != "build"} == {Status.MEASURED}
+    assert verdict.failed_lines(written) == ()
+    comparisons = {comparison.stage: comparison for comparison in written.comparisons}
+    assert {comparison.status for verb, comparison in comparisons.items() if verb != "build"} == {Status.MEASURED}
     assert all(
         error <= 1e-5
         for verb in (Stage.GOLDEN, Stage.TORCHSCRIPT, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE)
-        for error in errors(hops[verb])
+        for error in errors(comparisons[verb])
     )
-    assert all(error <= report.COARSEST for error in errors(hops[Stage.FP16]))
+    assert all(error <= report.COARSEST for error in errors(comparisons[Stage.FP16]))
     assert written.proof is not None
     assert written.proof.families
-    assert all(check.parity.top1 == 1.0 for hop in written.hops for check in hop.checks)
+    assert all(check.parity.top1 == 1.0 for comparison in written.comparisons for check in comparison.checks)
     for verb in ("export", "simplify", "rewrite", "fp16"):
         onnx.checker.check_model(onnx.load(home / verb / "model.onnx"), full_check=True)
     assert (home / "build" / "model.plan").stat().st_size > 100_000
@@ -73,7 +73,7 @@ def test_the_dynamo_exporter_goes_down_the_same_road(tmp_path: Path) -> None:
     options = Options(exporter="dynamo", opset=20, seconds=0.1)
     recipe = [verb for verb in PIPELINE if verb != Stage.BUILD]
     made = list(runner.run(Job(catalog.find("shufflenet_g3_x0_25"), options), recipe, tmp_path))
-    assert verdict.broken(report.read(made[-1].path)) == ()
+    assert verdict.failed_lines(report.read(made[-1].path)) == ()
 
 
 def test_another_seed_is_another_model_that_passes_too(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_another_seed_is_another_model_that_passes_too(tmp_path: Path) -> None:
     for seed in (1, 2):
         job = Job(model, dataclasses.replace(Options(seconds=0.1), seed=seed))
         made = list(runner.run(job, recipe, tmp_path / str(seed)))
-        assert verdict.broken(report.read(made[-1].path)) == ()
+        assert verdict.failed_lines(report.read(made[-1].path)) == ()
         weights.append(made[0].path.read_bytes())
     assert weights[0] != weights[1]
 
@@ -94,21 +94,21 @@ def test_on_a_gpu_everything_is_measured_on_it(tmp_path: Path) -> None:
     job = Job(catalog.find("shufflenet_g3"), Options(seconds=1.0))
     written = report.read(list(runner.run(job, recipe, tmp_path))[-1].path)
     assert written.device == machine.gpus()[0].name
-    assert verdict.broken(written) == ()
+    assert verdict.failed_lines(written) == ()
     assert {speed.status for speed in written.speeds} == {Status.MEASURED}
-    assert {hop.device for hop in written.hops} == {"cpu", "cuda"}
+    assert {comparison.device for comparison in written.comparisons} == {"cpu", "cuda"}
 
 
 TOLERANCE = Tolerance(1e-5, 1.0, 90.0, 1.0, 1.0)
-GOOD = Hop(Stage.FP16, "model.onnx", "onnxruntime", "cpu", Status.MEASURED, ())
+GOOD = Comparison(Stage.FP16, "model.onnx", "onnxruntime", "cpu", Status.MEASURED, ())
 WORSE = Check("simplify", Parity(1.0, 0.0, 0.0, 0.0, 0.0, 0), TOLERANCE, ("max_error",))
-BAD = Hop(Stage.FP16, "model.onnx", "onnxruntime", "cpu", Status.MEASURED, (WORSE,))
-DOUBTFUL = Proof((), (Missed("graph", "bias_dropped", "/stem/Conv_output_0", 0.1, 7.0),), 8, (3,))
-PENDING = Hop(Stage.BUILD, "model.plan", "tensorrt_rtx", "cuda", Status.BUILT_NOT_RUN, ())
+BAD = Comparison(Stage.FP16, "model.onnx", "onnxruntime", "cpu", Status.MEASURED, (WORSE,))
+DOUBTFUL = FaultsResult((), (MissedFault("graph", "bias_dropped", "/stem/Conv_output_0", 0.1, 7.0),), 8, (3,))
+PENDING = Comparison(Stage.BUILD, "model.plan", "tensorrt_rtx", "cuda", Status.BUILT_NOT_RUN, ())
 
 
-def written(*hops: Hop, gate: Gate | None = None, proof: Proof | None = None) -> Report:
-    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, 0.01, None, hops, (), gate, None, proof, (), (), (), {})
+def written(*comparisons: Comparison, gate: Gate | None = None, proof: FaultsResult | None = None) -> Report:
+    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, 0.01, None, comparisons, (), gate, None, proof, (), (), (), {})
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def written(*hops: Hop, gate: Gate | None = None, proof: Proof | None = None) ->
         (written(GOOD, PENDING), False, None),
         (written(GOOD, PENDING), True, NotVerified),
         (written(BAD, PENDING), True, ParityFailed),
-        (written(GOOD, proof=Proof((), (), 8, ())), True, None),
+        (written(GOOD, proof=FaultsResult((), (), 8, ())), True, None),
         (written(GOOD, proof=DOUBTFUL), False, NotVerified),
         (written(BAD, proof=DOUBTFUL), False, ParityFailed),
         (written(GOOD, gate=Gate(2.0, Stage.SIMPLIFY, GateOutcome.REACHED)), False, None),
@@ -128,16 +128,16 @@ def written(*hops: Hop, gate: Gate | None = None, proof: Proof | None = None) ->
     ],
 )
 def test_how_a_report_ends(report: Report, require: bool, ending: type[DeployError] | None) -> None:
-    failure = api.failure(report, Path("run"), require=require)
+    failure = api.outcome_error(report, Path("run"), require=require)
     assert failure is None if ending is None else type(failure) is ending
 
 
 def test_the_remedy_for_what_fp16_breaks_is_to_keep_some_of_it() -> None:
-    failure = api.failure(written(GOOD, BAD), Path("run"), require=False)
+    failure = api.outcome_error(written(GOOD, BAD), Path("run"), require=False)
     assert failure is not None
     assert failure.remedy == "the same command with --keep-fp32 auto, or find the layer with: deploytool blame run"
     sooner = dataclasses.replace(BAD, stage=Stage.SIMPLIFY)
-    other = api.failure(written(sooner, BAD), Path("run"), require=False)
+    other = api.outcome_error(written(sooner, BAD), Path("run"), require=False)
     assert other is not None
     assert other.remedy == "find the layer with: deploytool blame run"
 
@@ -188,9 +188,14 @@ def test_a_quick_run_to_onnx_leaves_out_what_it_says(tmp_path: Path) -> None:
     assert (run.script, run.fp16) == (None, None)
     assert run.onnx == tmp_path / "run/rewrite/model.onnx"
     assert (run.report.images, run.report.rounds, run.report.speeds, run.report.proof) == (4, 0, (), None)
-    assert [hop.stage for hop in run.report.hops if hop.checks] == ["golden", "export", "simplify", "rewrite"]
+    assert [comparison.stage for comparison in run.report.comparisons if comparison.checks] == [
+        "golden",
+        "export",
+        "simplify",
+        "rewrite",
+    ]
     assert run.report.choices["rewrite"] == "folded"
-    found = verdict.closing(run.report, run.folder)
+    found = verdict.conclude(run.report, run.folder)
     assert found.verdict == "pass for all that ran here"
     assert found.pending == ("the checks themselves: no fault was planted", "speed: not timed")
 

@@ -17,7 +17,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, installed: tuple[str, ...], *gpus: 
 
 
 def verdicts(*names: str) -> dict[str, str]:
-    return {decision.target: decision.verdict for decision in targets.decide(names)}
+    return {decision.target: decision.verdict for decision in targets.plan_engines(names)}
 
 
 def test_without_a_gpu_rtx_builds_for_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,7 +34,7 @@ def test_without_a_gpu_rtx_builds_for_what_it_knows(monkeypatch: pytest.MonkeyPa
 def test_a_gpu_with_the_full_tensorrt_builds_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, (FULL,), Gpu("NVIDIA H200", "9.0"))
     assert targets.flavour() == "tensorrt"
-    (decision,) = targets.decide(())
+    (decision,) = targets.plan_engines(())
     assert (decision.target, decision.verdict, decision.capability) == ("this", TargetPlan.HERE, "9.0")
     assert verdicts("h200", "h100", "rtx40") == {
         "h200": TargetPlan.HERE,
@@ -54,25 +54,25 @@ def test_with_nothing_installed_nothing_is_built_here(monkeypatch: pytest.Monkey
     pretend(monkeypatch, ())
     assert targets.flavour() is None
     assert set(verdicts(*targets.TARGETS).values()) == {TargetPlan.ON_DEVICE}
-    assert targets.engines(targets.decide(tuple(targets.TARGETS))) == ()
+    assert targets.engines(targets.plan_engines(tuple(targets.TARGETS))) == ()
 
 
 def test_every_decision_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     for installed in ((), (RTX,), (FULL,), (RTX, FULL)):
         for gpus in ((), (Gpu("NVIDIA H200", "9.0"),), (Gpu("NVIDIA L4", "8.9"),)):
             pretend(monkeypatch, installed, *gpus)
-            assert all(decision.why for decision in targets.decide((*targets.TARGETS, "this")))
+            assert all(decision.why for decision in targets.plan_engines((*targets.TARGETS, "this")))
 
 
 def test_the_default_is_one_portable_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, (RTX,))
-    (plan,) = targets.engines(targets.decide(()))
+    (plan,) = targets.engines(targets.plan_engines(()))
     assert (plan.file, plan.flavour, plan.capabilities) == ("model.plan", "tensorrt_rtx", ())
 
 
 def test_turing_gets_an_engine_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, (RTX,))
-    plans = targets.engines(targets.decide(("rtx20", "rtx40", "rtx30", "rtx40", "orin")))
+    plans = targets.engines(targets.plan_engines(("rtx20", "rtx40", "rtx30", "rtx40", "orin")))
     assert [(plan.file, plan.capabilities) for plan in plans] == [
         ("model.plan", ("8.6", "8.9")),
         ("engine_2.plan", ("7.5",)),
@@ -81,5 +81,5 @@ def test_turing_gets_an_engine_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_an_unknown_target_gets_the_closest_one() -> None:
     with pytest.raises(BadInput, match="there is no target 'rtx41'") as caught:
-        targets.decide(("rtx41",))
+        targets.plan_engines(("rtx41",))
     assert "did you mean rtx4" in caught.value.remedy

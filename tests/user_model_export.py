@@ -29,8 +29,8 @@ Walk = Callable[..., Report]
 def failures(written: Report) -> dict[str, set[str]]:
     """What the checks of each stage failed against."""
     failed: dict[str, set[str]] = {}
-    for hop in written.hops:
-        for check in hop.checks:
+    for comparison in written.comparisons:
+        for check in comparison.checks:
             if check.broken:
-                failed.setdefault(hop.stage, set()).add(check.against)
+                failed.setdefault(comparison.stage, set()).add(check.against)
     return failed

@@ -37,13 +37,13 @@ class Backend(Protocol):
         """
 
 
-def failed(what: str, inputs: Mapping[str, Array], reason: str) -> StageFailed:
+def failure_line(what: str, inputs: Mapping[str, Array], reason: str) -> StageFailed:
     """One line for an artifact that could not be run on these inputs."""
     fed = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
     return StageFailed(f"{what} fails on {fed}: {' '.join(reason.split())}", FIXED)
 
 
-def answered(what: str, inputs: Mapping[str, Array], outputs: dict[str, Array]) -> dict[str, Array]:
+def checked_outputs(what: str, inputs: Mapping[str, Array], outputs: dict[str, Array]) -> dict[str, Array]:
     """The outputs, if each has as many cases as the inputs; raises StageFailed for one of another batch."""
     cases = len(next(iter(inputs.values())))
     for name, array in outputs.items():

@@ -23,7 +23,18 @@ from deploytool.loading.module.exportable import chosen, off_the_fast_path
 from deploytool.loading.module.outputs import Answers
 from deploytool.spec import Model
 
-__all__ = ["ask", "exportable", "loaded", "module", "named", "off_the_fast_path", "run", "save", "session", "start"]
+__all__ = [
+    "call_module",
+    "exportable",
+    "load_module",
+    "load_state",
+    "make_session",
+    "named_outputs",
+    "off_the_fast_path",
+    "run",
+    "save",
+    "start",
+]
 
 
 def fingerprint() -> str:
@@ -49,13 +60,13 @@ def check(state: Mapping[str, Any], model: Model) -> None:
         raise StageFailed(f"{model.name} keeps a {type(state[odd]).__name__} in its state: {odd}", "keep only tensors")
 
 
-def module(path: Path) -> nn.Module:
+def load_module(path: Path) -> nn.Module:
     """The model of a weights file, on the CPU, in evaluation mode; what it draws beside its weights is always alike."""
-    return loaded(weights_file.definition(path), load_file(path))
+    return load_state(weights_file.definition(path), load_file(path))
 
 
-def loaded(model: Model, state: Mapping[str, torch.Tensor]) -> nn.Module:
-    """A model with these weights, as `module` gives it; raises StageFailed if it is another than they were of."""
+def load_state(model: Model, state: Mapping[str, torch.Tensor]) -> nn.Module:
+    """A model with these weights, as `load_module` gives it; raises StageFailed if it is another than they were of."""
     with build.seeded():
         made = build.build(model).module
     with build.guarded(f"{model.name} does not take its own weights:", "export again"):
@@ -66,14 +77,14 @@ def loaded(model: Model, state: Mapping[str, torch.Tensor]) -> nn.Module:
 @contextmanager
 def start(path: Path, device: str = "cpu", double: bool = False) -> Iterator[Session]:
     """The model of a weights file as it is, or with all that is floating-point in FP64."""
-    model, made = weights_file.definition(path), module(path).to(checked(device))
+    model, made = weights_file.definition(path), load_module(path).to(checked_device(device))
     with build.guarded(f"{model.name} has no FP64:", "see its message") if double else nullcontext():
         made = made.double() if double else made
-    with exact():
-        yield session(made, model, double)
+    with full_fp32():
+        yield make_session(made, model, double)
 
 
-def exact() -> AbstractContextManager[None]:
+def full_fp32() -> AbstractContextManager[None]:
     """Convolutions in full FP32: on a GPU, torch would round their inputs to TF32."""
     flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     return flags
@@ -84,13 +95,13 @@ def devices() -> tuple[str, ...]:
     return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
-def threads() -> int:
+def thread_count() -> int:
     """How many threads torch computes with on a CPU."""
     return torch.get_num_threads()
 
 
 @contextmanager
-def on_threads(count: int) -> Iterator[None]:
+def using_threads(count: int) -> Iterator[None]:
     """Torch computes with so many threads on a CPU until this ends."""
     usual = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -100,7 +111,7 @@ def on_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(usual)
 
 
-def checked(device: str) -> torch.device:
+def checked_device(device: str) -> torch.device:
     """The torch device of that name; raises MissingBackend where it cannot be used."""
     if device not in devices():
         raise MissingBackend(f"torch cannot run on {device} here", "install the gpu extra and a driver")
@@ -113,10 +124,10 @@ def exportable(module: nn.Module, model: Model, example: Sequence[torch.Tensor])
     Raises StageFailed if it fails on that.
     """
     given = dict(zip((tensor.name for tensor in model.inputs), example, strict=True))
-    return exporting.exportable(module, model, ask(module, model, given))
+    return exporting.exportable(module, model, call_module(module, model, given))
 
 
-def session(module: nn.Module, model: Model, double: bool = False) -> Session:
+def make_session(module: nn.Module, model: Model, double: bool = False) -> Session:
     """A module as a Session: inputs go to the parameters of their names, and no array is shared with the model."""
     names = [tensor.name for tensor in model.outputs]
     device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
@@ -139,14 +150,14 @@ def run(
     size, cases = model.inputs[0].shape[0], len(next(iter(given.values())))
     if isinstance(size, int) and cases != size:
         return _in_parts(module, model, given, double, size)
-    made = ask(module, model, given, double)
-    found = list(named(made, model).tensors.values()) if not model.outputs else chosen(made, model)
+    made = call_module(module, model, given, double)
+    found = list(named_outputs(made, model).tensors.values()) if not model.outputs else chosen(made, model)
     for tensor in found:
-        of_batch(tensor, model, cases)
+        check_batch(tensor, model, cases)
     return [fp64.widened(tensor) if double else tensor for tensor in map(_own, found)]
 
 
-def named(made: Any, model: Model) -> Answers:
+def named_outputs(made: Any, model: Model) -> Answers:
     """What a model made, flattened; raises StageFailed if no tensor is in it."""
     found = outputs.flatten(made, [tensor.name for tensor in model.inputs])
     if not found.tensors:
@@ -154,7 +165,7 @@ def named(made: Any, model: Model) -> Answers:
     return found
 
 
-def of_batch(tensor: torch.Tensor, model: Model, cases: int) -> None:
+def check_batch(tensor: torch.Tensor, model: Model, cases: int) -> None:
     """Raises StageFailed for an output whose first dimension is not the batch."""
     if tensor.shape[:1] != (cases,):
         what = f"{model.name} gives a tensor {tuple(tensor.shape)} for a batch of {cases}"
@@ -162,7 +173,7 @@ def of_batch(tensor: torch.Tensor, model: Model, cases: int) -> None:
         raise StageFailed(what, remedy)
 
 
-def ask(
+def call_module(
     module: nn.Module,
     model: Model,
     given: Mapping[str, torch.Tensor],
@@ -174,7 +185,7 @@ def ask(
     fed = {tensor.name: _fed(given[tensor.name], double) if copies else given[tensor.name] for tensor in model.inputs}
     bound = arguments.bind(module.forward, list(fed))
     try:
-        with torch.no_grad(), fp64.in_double() if double else nullcontext():
+        with torch.no_grad(), fp64.run() if double else nullcontext():
             return bound.call(module, fed)
     except (DeployError, KeyboardInterrupt, GeneratorExit):
         raise
@@ -195,7 +206,7 @@ def _remedy(module: nn.Module, double: bool) -> str:
 
 def _said(error: BaseException) -> str:
     """What was raised; that it is a RuntimeError, as nearly all of torch's are, says nothing."""
-    return exception_text.told(error, kind=type(error) is not RuntimeError)
+    return exception_text.describe(error, kind=type(error) is not RuntimeError)
 
 
 def _fed(tensor: torch.Tensor, double: bool) -> torch.Tensor:

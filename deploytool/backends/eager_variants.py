@@ -31,17 +31,17 @@ SLOW = (COMPILE,)  # minutes before the first answer
 def start(path: Path, device: str = "cpu", form: str = EAGER) -> Iterator[Session]:
     """The model of a weights file in one of the forms; arrays in and out lie in host memory, whatever the form.
 
-    On "cuda" the session has `gpu_ms` and `enqueue_ms`, as `OnGpu` says.
+    On "cuda" the session has `gpu_ms` and `enqueue_ms`, as `GpuSession` says.
     Raises BadInput for another form, MissingBackend where the device is not there; the first call, StageFailed if torch
     cannot run the model so.
     """
     if form not in FORMS:
         raise BadInput(f"there is no form {form!r} of an eager model", f"choose from {', '.join(FORMS)}")
-    model, made = weights_file.definition(path), eager.module(path).to(eager.checked(device))
-    with eager.exact(), warnings.catch_warnings():
+    model, made = weights_file.definition(path), eager.load_module(path).to(eager.checked_device(device))
+    with eager.full_fp32(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.compile speaks of its own parts
         shaped = _formed(made, model, form)
-        yield OnGpu(shaped, model) if device == "cuda" else eager.session(shaped, model)
+        yield GpuSession(shaped, model) if device == "cuda" else eager.make_session(shaped, model)
 
 
 def _formed(module: nn.Module, model: Model, form: str) -> nn.Module:
@@ -54,7 +54,7 @@ def _formed(module: nn.Module, model: Model, form: str) -> nn.Module:
         torch.compiler.reset()
         module.compile(dynamic=False)
         return module
-    return Replayed(flat) if form == CUDA_GRAPH else module
+    return CudaGraph(flat) if form == CUDA_GRAPH else module
 
 
 class _Fed(nn.Module):
@@ -76,7 +76,7 @@ class _Fed(nn.Module):
         return tensor
 
 
-class Replayed(nn.Module):
+class CudaGraph(nn.Module):
     """A module as a CUDA graph, captured anew for every set of input shapes."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -126,7 +126,7 @@ class _Noted(nn.Module):
         return made
 
 
-class OnGpu:
+class GpuSession:
     """A module on a GPU as a Session that notes what each call took there.
 
     `gpu_ms` is the time between CUDA events right before and after the model, copies aside; `enqueue_ms` what the host
@@ -135,7 +135,7 @@ class OnGpu:
 
     def __init__(self, module: nn.Module, model: Model) -> None:
         self._noted = _Noted(exportable(module, model, None))
-        self._session = eager.session(self._noted, model)
+        self._session = eager.make_session(self._noted, model)
         self.gpu_ms: list[float] = []
         self.enqueue_ms: list[float] = []
 

@@ -34,22 +34,22 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
     """The graph of a file, every result rounded, on the CPU; inputs and outputs are FP32."""
     if device != "cpu":
         raise MissingBackend(f"FP16 arithmetic is not emulated on {device}", "run the graph there instead")
-    yield _called(_session(rounded(onnx.load(path)), optimise=False))  # fusions would skip the rounding
+    yield _called(_session(emulate(onnx.load(path)), optimise=False))  # fusions would skip the rounding
 
 
 @contextmanager
-def widened(path: Path) -> Iterator[Session]:
+def start_fp32_compute(path: Path) -> Iterator[Session]:
     """The FP16 graph of a file with every operator in FP32: its weights are FP16's, and nothing else is."""
-    yield _called(_session(rounded(onnx.load(path), results=False)))
+    yield _called(_session(emulate(onnx.load(path), results=False)))
 
 
 @contextmanager
-def narrowed(path: Path, half: Path) -> Iterator[Session]:
+def expected_weights(path: Path, half: Path) -> Iterator[Session]:
     """The FP32 graph of a file with the weights that the FP16 graph `half` should have."""
-    yield _called(_session(with_weights_of(onnx.load(path), onnx.load(half))))
+    yield _called(_session(with_fp16_weights_of(onnx.load(path), onnx.load(half))))
 
 
-def with_weights_of(graph: onnx.ModelProto, half: onnx.ModelProto) -> onnx.ModelProto:
+def with_fp16_weights_of(graph: onnx.ModelProto, half: onnx.ModelProto) -> onnx.ModelProto:
     """The FP32 graph with those weights rounded to FP16 that are FP16 in the graph `half`.
 
     What it answers is what `half` must answer too when it is widened, FP32 noise aside. A weight that `half` has in
@@ -84,11 +84,11 @@ def _is_half_constant(attribute: onnx.AttributeProto) -> bool:
 
 def _narrow(weight: TensorProto) -> None:
     """Rounds a weight to FP16 and widens it again."""
-    values = numpy_helper.to_array(halved(weight)).astype(np.float32)
+    values = numpy_helper.to_array(round_to_fp16(weight)).astype(np.float32)
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
 
 
-def halved(weight: TensorProto) -> TensorProto:
+def round_to_fp16(weight: TensorProto) -> TensorProto:
     """A weight in FP16: what is finite stays so, at FP16's ends if need be, and what is not zero does not become so."""
     values = numpy_helper.to_array(weight)
     kept = np.where(np.isfinite(values), values.clip(-LARGEST, LARGEST), values)
@@ -116,11 +116,11 @@ def _session(graph: onnx.ModelProto, *, optimise: bool = True) -> ort.InferenceS
     return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def examined(half: onnx.ModelProto, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
+def run_with_range(half: onnx.ModelProto, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
     """The answers of a graph in memory, and the largest finite value that it rounds to FP16 anywhere, masks aside."""
     halves = {value.name for value in half.graph.input if _is_half(value)}
     given = {name: array.astype(np.float16) if name in halves else array for name, array in inputs.items()}
-    graph, masked = rounded(half), rounded(half)
+    graph, masked = emulate(half), emulate(half)
     ends = [output.name for output in graph.graph.output]
     made = [node.output[0] for node in graph.graph.node if node.output[0].endswith(_EXACT)]
     apart = mask_values.shrink(masked)
@@ -134,20 +134,20 @@ def examined(half: onnx.ModelProto, inputs: Mapping[str, Array]) -> tuple[dict[s
     return answers, largest
 
 
-def ranges(path: Path, inputs: Mapping[str, Array]) -> dict[str, float]:
+def node_ranges(path: Path, inputs: Mapping[str, Array]) -> dict[str, float]:
     """The largest finite value that each node of an FP16 graph makes before it is rounded, by the node's name.
 
     Infinity is no overflow: what overflows is finite once, where it is made. Nor is what a mask makes.
     """
-    graph = rounded(onnx.load(path))
+    graph = emulate(onnx.load(path))
     makers = {node.output[0]: node.name for node in graph.graph.node if node.output[0].endswith(_EXACT)}
     found = _sizes(graph, list(makers), inputs)
     return {maker: found[exact] for exact, maker in makers.items()}
 
 
-def largest(single: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, float]:
+def tensor_ranges(single: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, float]:
     """The largest finite absolute value of each FP32 tensor of an FP32 graph and of its inputs, masks aside."""
-    graph = typed(single)
+    graph = with_types(single)
     values = (*graph.graph.input, *graph.graph.value_info, *graph.graph.output)
     tensors = {value.name: None for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
     return _sizes(graph, list(tensors), inputs)
@@ -215,9 +215,9 @@ def _taken(session: ort.InferenceSession, inputs: Mapping[str, Array]) -> dict[s
     return {name: array.astype(np.float32, copy=False) if name in single else array for name, array in inputs.items()}
 
 
-def rounded(half: onnx.ModelProto, *, results: bool = True) -> onnx.ModelProto:
+def emulate(half: onnx.ModelProto, *, results: bool = True) -> onnx.ModelProto:
     """The FP32 graph that computes what FP16 hardware makes of `half`; or exactly, if `results` are not rounded."""
-    graph = typed(half).graph
+    graph = with_types(half).graph
     halves = {value.name for value in (*graph.input, *graph.value_info, *graph.output) if results and _is_half(value)}
     weights = [_single(weight) for weight in graph.initializer]
     nodes = [each for node in graph.node for each in _rounding(node, halves)]
@@ -226,7 +226,7 @@ def rounded(half: onnx.ModelProto, *, results: bool = True) -> onnx.ModelProto:
     return helper.make_model(made, opset_imports=half.opset_import, ir_version=half.ir_version)
 
 
-def typed(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_types(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with the type of every tensor; what a faulty graph says of its own shapes may be wrong."""
     try:
         return onnx.shape_inference.infer_shapes(model, strict_mode=True)

@@ -34,12 +34,12 @@ def library(name: str) -> Any:
 PORTABLE = ("8.0", "8.6", "8.9", "12.0", "12.1")  # what a TensorRT-RTX engine without named capabilities covers
 
 
-def serves(flavour: str, capabilities: Sequence[str]) -> bool:
+def is_for_this_gpu(flavour: str, capabilities: Sequence[str]) -> bool:
     """Whether an engine of that flavour for those compute capabilities is meant for the first GPU of this machine."""
-    return any(gpu.capability in covered(flavour, capabilities) for gpu in machine.gpus()[:1])
+    return any(gpu.capability in compute_capabilities(flavour, capabilities) for gpu in machine.gpus()[:1])
 
 
-def covered(flavour: str, capabilities: Sequence[str]) -> tuple[str, ...]:
+def compute_capabilities(flavour: str, capabilities: Sequence[str]) -> tuple[str, ...]:
     """The compute capabilities of an engine for which these, or none, were named."""
     own = tuple(gpu.capability for gpu in machine.gpus()[:1]) if flavour == "tensorrt" else PORTABLE
     return tuple(capabilities) or own

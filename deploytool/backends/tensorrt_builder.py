@@ -15,7 +15,7 @@ _SHARE = 0.9  # of the heavy layers that are not kept in FP32 on purpose must be
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltEngine:
     """An engine's bytes, how many of its network's layers give which type, and what TensorRT said meanwhile."""
 
     engine: bytes
@@ -32,11 +32,11 @@ def build(
     watch: Callable[[int, int], None],
     *,
     kept: int = 0,
-    canaries: Collection[str] = (),
-) -> Built:
+    probes: Collection[str] = (),
+) -> BuiltEngine:
     """The engine of an ONNX graph; `free` gives the range of every free size of its inputs, the batch with them.
 
-    `kept` heavy layers are FP32 on purpose; `canaries` are tensors on the way that the engine is to give too.
+    `kept` heavy layers are FP32 on purpose; `probes` are tensors on the way that the engine is to give too.
 
     Raises StageFailed if TensorRT refuses the graph or would build FP32.
     """
@@ -47,7 +47,7 @@ def build(
     if not parser.parse(graph):
         raise _refused(parser, inputs)
     layers = _census(trt, network, kept)
-    _mark(network, canaries)
+    _mark(network, probes)
     config = builder.create_builder_config()
     config.add_optimization_profile(_profile(builder, network, inputs, free))
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -56,7 +56,7 @@ def build(
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise StageFailed(f"{plan.flavour} could not build the engine: {logger.last_error()}", "see its message")
-    return Built(bytes(engine), layers, tuple(logger.lines))
+    return BuiltEngine(bytes(engine), layers, tuple(logger.lines))
 
 
 def _refused(parser: Any, inputs: Sequence[Tensor]) -> StageFailed:

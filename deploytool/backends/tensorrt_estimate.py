@@ -20,7 +20,7 @@ _BYTES = {"Float": 4, "Half": 2, "Int32": 4, "Int64": 8, "Bool": 1}
 
 
 @dataclass(frozen=True)
-class Launches:
+class BuildEstimate:
     """What one run of an engine takes, as its builder tells it.
 
     `kernels` are launched, `syncs` are the signals and waits between streams, `traffic` is the bytes that all kernels
@@ -33,14 +33,14 @@ class Launches:
     size: int
 
 
-def counted(log: str, size: int) -> Launches:
+def parse_log(log: str, size: int) -> BuildEstimate:
     """The launches of an engine of that size, from the layers its build log lists; StageFailed if it lists none."""
     layers = _LAYER.findall(log)
     if not layers:
         raise StageFailed("the build log lists no layers", "report the version of TensorRT-RTX")
     launched = [tensors for kind, tensors in layers if kind not in (*_SYNCS, *_ON_THE_HOST)]
     syncs = sum(kind in _SYNCS for kind, _ in layers)
-    return Launches(len(launched), syncs, sum(map(_traffic, launched)), size)
+    return BuildEstimate(len(launched), syncs, sum(map(_traffic, launched)), size)
 
 
 def _traffic(tensors: str) -> int:
@@ -49,7 +49,7 @@ def _traffic(tensors: str) -> int:
     return sum(math.prod(map(int, each)) * _BYTES.get(kind, 4) for each, kind in sides)
 
 
-def rehearse(graph: bytes, inputs: Sequence[Tensor], free: Mapping[str, Range]) -> Launches:
+def estimate(graph: bytes, inputs: Sequence[Tensor], free: Mapping[str, Range]) -> BuildEstimate:
     """Builds a throw-away engine of a serialized FP16 ONNX graph, and counts what it would launch.
 
     Raises MissingBackend if TensorRT-RTX is not installed, StageFailed if it refuses the graph.
@@ -72,7 +72,7 @@ def rehearse(graph: bytes, inputs: Sequence[Tensor], free: Mapping[str, Range]) 
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise StageFailed(f"{_FLAVOUR} could not build the engine", f"see the {Stage.BUILD} stage")
-    return counted("\n".join(logger.lines), len(bytes(engine)))
+    return parse_log("\n".join(logger.lines), len(bytes(engine)))
 
 
 def _logger(trt: Any) -> Any:

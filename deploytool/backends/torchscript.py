@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from deploytool.backends import Array, Session, answered, failed, in_batches
-from deploytool.backends.eager import checked, exact, fingerprint
+from deploytool.backends import Array, Session, checked_outputs, failure_line, in_batches
+from deploytool.backends.eager import checked_device, fingerprint, full_fp32
 
 __all__ = ["fingerprint", "start"]
 
@@ -21,7 +21,7 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
     names: dict[str, bytes] = {"inputs": b"", "outputs": b"", "batch": b""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit as a whole is deprecated: known, see above
-        script = torch.jit.load(path, map_location=checked(device), _extra_files=names)  # type: ignore[no-untyped-call]  # torch.jit has no types
+        script = torch.jit.load(path, map_location=checked_device(device), _extra_files=names)  # type: ignore[no-untyped-call]  # torch.jit has no types
     inputs, outputs = (names[side].decode().split() for side in ("inputs", "outputs"))  # torch left bytes there
 
     def call(**given: Array) -> dict[str, Array]:
@@ -29,11 +29,11 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
             with torch.inference_mode():
                 made = script(*(torch.tensor(given[name]).to(device) for name in inputs))
         except RuntimeError as error:  # its own stack comes first, the reason last
-            raise failed("TorchScript", given, str(error).strip().splitlines()[-1]) from error
+            raise failure_line("TorchScript", given, str(error).strip().splitlines()[-1]) from error
         made = made if isinstance(made, (tuple, list)) else (made,)
-        return answered(
+        return checked_outputs(
             "TorchScript", given, {name: output.cpu().numpy() for name, output in zip(outputs, made, strict=True)}
         )
 
-    with exact():
+    with full_fp32():
         yield in_batches(call, [int(names["batch"])] if names["batch"] else [])

@@ -11,7 +11,7 @@ from deploytool.benchmark.ratio import Ratio
 NEVER_BELOW = 0.98  # of the plain form's speed, at any batch: less is no noise
 
 
-def eligible(ratios: Sequence[Ratio]) -> bool:
+def is_faster(ratios: Sequence[Ratio]) -> bool:
     """Whether a form is surely faster than the plain one at some batch, and slower at none."""
     return any(ratio.low > 1 for ratio in ratios) and all(ratio.value >= NEVER_BELOW for ratio in ratios)
 
@@ -21,6 +21,6 @@ def choose(ratios: Mapping[str, Sequence[Ratio]], plain: str) -> str:
     gains = {
         name: float(np.mean(np.log([ratio.value for ratio in each])))
         for name, each in ratios.items()
-        if each and eligible(each)
+        if each and is_faster(each)
     }
     return max(gains, key=lambda name: gains[name], default=plain)

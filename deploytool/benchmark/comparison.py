@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from deploytool.benchmark.interleave import Series
+from deploytool.benchmark.interleave import TimingSeries
 from deploytool.benchmark.ratio import Ratio
 from deploytool.spec import GateOutcome, SpeedVerdict
 
@@ -16,7 +16,7 @@ _OWED = 0.85  # of a call's time, at the least, that some thread of it must have
 _HELD_UP = 0.25  # of the rounds: fewer do not move a median
 
 
-def held_up(series: Series, threads: int, *, on_cpu: bool = True) -> float:
+def waiting_share(series: TimingSeries, threads: int, *, on_cpu: bool = True) -> float:
     """The share of rounds in which a call did not get the processors it was ready to use.
 
     It waited for one, or got less processor time than one thread needs to fill the time it took; a call that has its
@@ -28,17 +28,17 @@ def held_up(series: Series, threads: int, *, on_cpu: bool = True) -> float:
     return float(np.mean(late))
 
 
-def held_up_most(taken: Mapping[str, Series], threads: int, *, on_cpu: bool = True) -> str | None:
+def most_delayed(taken: Mapping[str, TimingSeries], threads: int, *, on_cpu: bool = True) -> str | None:
     """Who had to wait for a processor so often that a median says nothing, if anybody had."""
-    late = {name: held_up(series, threads, on_cpu=on_cpu) for name, series in taken.items()}
+    late = {name: waiting_share(series, threads, on_cpu=on_cpu) for name, series in taken.items()}
     worst = max(late, key=lambda name: late[name])
     return f"{worst} waited for a processor in {late[worst]:.0%} of its rounds" if late[worst] > _HELD_UP else None
 
 
 def verdict(
     found: Ratio,
-    baseline: tuple[str, Series],
-    rival: tuple[str, Series],
+    baseline: tuple[str, TimingSeries],
+    rival: tuple[str, TimingSeries],
     *,
     threads: int,
     uneven: str | None = None,
@@ -50,7 +50,7 @@ def verdict(
     `found` is their ratio, `uneven` what the conditions say against every ratio of the run; one is significant if its
     interval leaves 1 out and it is further from 1 than `noise`.
     """
-    why = uneven or held_up_most(dict((baseline, rival)), threads, on_cpu=on_cpu)
+    why = uneven or most_delayed(dict((baseline, rival)), threads, on_cpu=on_cpu)
     if why:
         return SpeedVerdict.NO_VERDICT, f"the machine was too uneven: {why}"
     if found.low > 1 and found.value > 1 + noise:
@@ -60,7 +60,7 @@ def verdict(
     return SpeedVerdict.NEITHER, ""
 
 
-def against(threshold: float, found: Ratio, said: SpeedVerdict) -> GateOutcome:
+def goal_status(threshold: float, found: Ratio, said: SpeedVerdict) -> GateOutcome:
     """Whether a ratio with that verdict reaches or misses a threshold with 95 % confidence; open if neither is sure."""
     if said is SpeedVerdict.NO_VERDICT:
         return GateOutcome.OPEN

@@ -24,7 +24,7 @@ _LONG_SECONDS = 0.03  # a call that takes longer is little moved by how it began
 _TASKS = Path("/proc/self/task")
 
 
-def queued() -> float:
+def queued_seconds() -> float:
     """Seconds that threads of this process were able to run and waited for a processor; 0 where Linux does not say."""
     waited = 0
     with suppress(OSError):
@@ -34,7 +34,7 @@ def queued() -> float:
     return waited / 1e9
 
 
-def rest() -> None:
+def wait_for_idle_threads() -> None:
     """Waits until no other thread of this process works: some spin for a while where they have nothing to do.
 
     How long is a matter of library and processor: 7.5 ms for torch's OpenMP threads on an AMD EPYC.
@@ -61,20 +61,21 @@ def _state(task: str) -> bytes:
 
 
 @dataclass(frozen=True)
-class Clocks:
+class ClockReading:
     """Seconds: by the wall, of processor time of all threads of this process, and that these waited for a processor.
 
-    `rest` lets the threads of one call come to rest before the next, which would have to wait for their processors.
+    `wait_for_idle_threads` lets the threads of one call come to rest before the next call, which would otherwise have
+    to wait for their processors.
     """
 
     wall: Callable[[], float] = time.perf_counter
     cpu: Callable[[], float] = time.process_time
-    queued: Callable[[], float] = queued
-    rest: Callable[[], None] = rest
+    queued: Callable[[], float] = queued_seconds
+    rest: Callable[[], None] = wait_for_idle_threads
 
 
 @dataclass(frozen=True)
-class Series:
+class TimingSeries:
     """What one callable took in every round, in milliseconds by each of the clocks."""
 
     wall_ms: Milliseconds
@@ -86,15 +87,15 @@ def _unwatched(done: int, total: int) -> None:
     """The watcher of rounds that nobody watches."""
 
 
-def record(
+def time_interleaved(
     calls: Mapping[str, Callable[[], object]],
     seconds: float,
     *,
     warm_up_seconds: float = 0.0,
     most: int = MOST,
-    clocks: Clocks = Clocks(),  # frozen
+    clocks: ClockReading = ClockReading(),  # frozen
     watch: Callable[[int, int], None] = _unwatched,
-) -> dict[str, Series]:
+) -> dict[str, TimingSeries]:
     """The series of every call, in rounds that take about `seconds` in all, after untimed ones for the warm-up.
 
     Each round times every call once, in an order that turns on and runs backwards every other time: so a drift of the
@@ -112,10 +113,12 @@ def record(
         for place in np.roll(order[::-1], len(names) // 2) if turn % 2 else order:
             taken[place, :, turn] = _timed(calls[names[place]], leads[place], clocks)
         watch(turn + 1, rounds)
-    return {name: Series(*each) for name, each in zip(names, taken, strict=True)}
+    return {name: TimingSeries(*each) for name, each in zip(names, taken, strict=True)}
 
 
-def _warm_up(calls: Mapping[str, Callable[[], object]], seconds: float, clocks: Clocks) -> tuple[list[float], float]:
+def _warm_up(
+    calls: Mapping[str, Callable[[], object]], seconds: float, clocks: ClockReading
+) -> tuple[list[float], float]:
     """Untimed rounds for that long, two at the least; of the last one the seconds of each call, and of all rests."""
     begun, rounds, alone, resting = clocks.wall(), 0, list[float](), 0.0
     while rounds < _UNTIMED or clocks.wall() - begun < seconds:
@@ -127,7 +130,7 @@ def _warm_up(calls: Mapping[str, Callable[[], object]], seconds: float, clocks: 
     return alone, resting
 
 
-def _timed(call: Callable[[], object], lead: int, clocks: Clocks) -> tuple[float, float, float]:
+def _timed(call: Callable[[], object], lead: int, clocks: ClockReading) -> tuple[float, float, float]:
     """Milliseconds of one call after so many untimed ones; the wall clock is read last before it and first after it."""
     clocks.rest()
     for _ in range(lead):

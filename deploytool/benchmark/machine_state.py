@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from deploytool.benchmark import interleave
-from deploytool.benchmark.interleave import MOST, Clocks, Series
+from deploytool.benchmark.interleave import MOST, ClockReading, TimingSeries
 from deploytool.errors import StageFailed
 from deploytool.host import machine, process
 
@@ -58,34 +58,34 @@ class Conditions:
     uneven: str | None
 
 
-def watched(
+def time_watched(
     calls: Mapping[str, Callable[[], object]],
     seconds: float,
     threads: int,
     *,
     warm_up_seconds: float = 0.0,
     most: int = MOST,
-    clocks: Clocks = Clocks(),  # noqa: B008  # frozen
+    clocks: ClockReading = ClockReading(),  # noqa: B008  # frozen
     watch: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[dict[str, Series], Conditions]:
+) -> tuple[dict[str, TimingSeries], Conditions]:
     """The series of every call as `rounds.record` makes them, and what the machine did meanwhile.
 
     `threads` is how many each call may use.
     """
-    before = snapshot()
-    taken = interleave.record(
-        {_REFERENCE: reference(), **calls},
+    before = take_snapshot()
+    taken = interleave.time_interleaved(
+        {_REFERENCE: reference_work(), **calls},
         seconds,
         warm_up_seconds=warm_up_seconds,
         most=most,
         clocks=clocks,
         watch=watch,
     )
-    found = judged(before, snapshot(), taken.pop(_REFERENCE), threads, os.cpu_count() or 1)
+    found = assess(before, take_snapshot(), taken.pop(_REFERENCE), threads, os.cpu_count() or 1)
     return taken, found
 
 
-def reference() -> Callable[[], object]:
+def reference_work() -> Callable[[], object]:
     """A fixed piece of work for one thread, about a millisecond that neither memory nor a library's pool decides."""
     values = np.linspace(1, 2, 1 << 13)
 
@@ -96,12 +96,12 @@ def reference() -> Callable[[], object]:
     return work
 
 
-def snapshot() -> Snapshot:
+def take_snapshot() -> Snapshot:
     """The counters now; None or empty where the machine has none."""
     return Snapshot(time.perf_counter(), time.process_time(), _busy(), _mhz(), _gpu())
 
 
-def judged(before: Snapshot, after: Snapshot, series: Series, threads: int, cores: int) -> Conditions:
+def assess(before: Snapshot, after: Snapshot, series: TimingSeries, threads: int, cores: int) -> Conditions:
     """The conditions between two snapshots; `series` is that of the fixed piece of work."""
     others, taken = _others(before, after), series.wall_ms
     third = max(len(taken) // 3, 1)

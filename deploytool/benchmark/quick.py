@@ -12,17 +12,19 @@ import numpy as np
 
 from deploytool.backends import Session, eager, onnxruntime
 from deploytool.benchmark import comparison, machine_state, ratio
-from deploytool.benchmark.interleave import Series
+from deploytool.benchmark.interleave import TimingSeries
 from deploytool.benchmark.machine_state import Conditions
 from deploytool.data.golden import Arrays
 from deploytool.errors import MissingBackend
 from deploytool.parity import checks
-from deploytool.parity.checks import EAGER, Step
+from deploytool.parity.checks import EAGER, PlannedComparison
 from deploytool.results.report import Speed
 from deploytool.spec import Job, Stage, Status
 
 
-def measure(weights: Path, steps: list[Step], inputs: Arrays, job: Job, device: str) -> tuple[tuple[Speed, ...], int]:
+def measure(
+    weights: Path, steps: list[PlannedComparison], inputs: Arrays, job: Job, device: str
+) -> tuple[tuple[Speed, ...], int]:
     """The speed of every step, and how many rounds there were; nothing where there is no time for any.
 
     A round is one batch of the smallest size through each, with answers in host memory on both sides.
@@ -31,39 +33,39 @@ def measure(weights: Path, steps: list[Step], inputs: Arrays, job: Job, device: 
         return (), 0
     speeds = {step: Speed(Stage(step.stage), step.file, step.runner, step.status, reason=step.reason) for step in steps}
     calls: dict[str, Callable[[], object]] = {}
-    size, threads = job.options.batch.smallest, eager.threads()
+    size, threads = job.options.batch.smallest, eager.thread_count()
     with ExitStack() as stack:
         source = stack.enter_context(eager.start(weights, device))
-        calls[EAGER] = partial(source, **checks.first(inputs, size))
+        calls[EAGER] = partial(source, **checks.first_cases(inputs, size))
         for step in steps:
             if step.absent:
                 continue
             try:
-                session = stack.enter_context(opened(step, threads))
+                session = stack.enter_context(prepare(step, threads))
             except MissingBackend as error:
                 speeds[step] = replace(speeds[step], status=Status.UNAVAILABLE, reason=str(error))
                 continue
-            calls[name(step)] = partial(session, **checks.first(checks.inputs(step, inputs, job), size))
-        taken, found = machine_state.watched(calls, job.options.seconds, threads, watch=job.watch)
+            calls[name(step)] = partial(session, **checks.first_cases(checks.cast_inputs(step, inputs, job), size))
+        taken, found = machine_state.time_watched(calls, job.options.seconds, threads, watch=job.watch)
     for step in steps:
         if name(step) in taken:
             speeds[step] = _measured(speeds[step], taken[EAGER], taken[name(step)], found, on_cpu=device == "cpu")
     return tuple(speeds.values()), len(taken[EAGER].wall_ms)
 
 
-def opened(step: Step, threads: int) -> AbstractContextManager[Session]:
+def prepare(step: PlannedComparison, threads: int) -> AbstractContextManager[Session]:
     """The step, a graph on as many threads as torch has: with more, it would win by them alone."""
     if step.graph and step.runner == "onnxruntime":
         return onnxruntime.start(step.graph, step.device, threads, optimise=step.optimise)
     return step.open()
 
 
-def name(step: Step) -> str:
+def name(step: PlannedComparison) -> str:
     """The artifact's name, as the report has it."""
     return f"{step.stage}/{step.file}"
 
 
-def _measured(speed: Speed, slow: Series, fast: Series, seen: Conditions, *, on_cpu: bool) -> Speed:
+def _measured(speed: Speed, slow: TimingSeries, fast: TimingSeries, seen: Conditions, *, on_cpu: bool) -> Speed:
     found = ratio.ratio(slow.wall_ms, fast.wall_ms)
     here = f"{speed.stage}/{speed.file}"
     said, reason = comparison.verdict(

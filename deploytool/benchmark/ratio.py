@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deploytool.benchmark import interleave as benchmark_interleave
-from deploytool.benchmark.interleave import Clocks, Milliseconds
+from deploytool.benchmark.interleave import ClockReading, Milliseconds
 
 _RESAMPLES = 2000
 _LONGEST = 0.9  # autocorrelation: with more, no number of rounds would do
@@ -32,10 +32,10 @@ def interleave(
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Milliseconds]:
     """Milliseconds of every call in every round, for about `seconds` in all, by the wall clock alone."""
-    clocks = Clocks(wall=clock, queued=lambda: 0.0)
+    clocks = ClockReading(wall=clock, queued=lambda: 0.0)
     return {
         name: series.wall_ms
-        for name, series in benchmark_interleave.record(calls, seconds, clocks=clocks, watch=watch).items()
+        for name, series in benchmark_interleave.time_interleaved(calls, seconds, clocks=clocks, watch=watch).items()
     }
 
 

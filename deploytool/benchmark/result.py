@@ -60,7 +60,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class BatchResult:
     """All ways at one batch, timed in turn; `control` is the baseline beside a second session of itself."""
 
     batch: int
@@ -94,7 +94,7 @@ class Bench:
     threads: int
     seconds: float
     baseline: str
-    sweeps: tuple[Sweep, ...]
+    sweeps: tuple[BatchResult, ...]
     gate: Gate | None
     files: Mapping[str, str]
     versions: Mapping[str, str]
@@ -115,7 +115,7 @@ def read(run: Path) -> Bench:
         raise BadInput(f"{path} is no benchmark of this version", "`deploytool bench` makes one") from error
 
 
-def found(run: Path) -> Bench | None:
+def read_matching(run: Path) -> Bench | None:
     """What was measured of the files that the run has now; None if nobody did, or of other files."""
     try:
         kept = read(run)
@@ -125,7 +125,7 @@ def found(run: Path) -> Bench | None:
     return kept if now and kept.schema == SCHEMA else None
 
 
-def gate(wanted: float | None, sweeps: Sequence[Sweep], shipped: Sequence[str]) -> Gate | None:
+def gate(wanted: float | None, sweeps: Sequence[BatchResult], shipped: Sequence[str]) -> Gate | None:
     """The speed-up asked for against the fastest of the rows called `shipped`, at every batch.
 
     It is open where the spread spans it, where the machine was too uneven, and where none of them was run.
@@ -147,4 +147,4 @@ def _at(wanted: float, rows: Sequence[Row], batch: int) -> Gate:
     row, ratio, said = max(measured, key=lambda each: each[1].low)
     interval = f"{ratio.low:.2f}–{ratio.high:.2f}× at batch {batch}"
     why = spoken(said, row.reason) if said is SpeedVerdict.NO_VERDICT else interval
-    return Gate(wanted, row.name, comparison.against(wanted, ratio, said), why)
+    return Gate(wanted, row.name, comparison.goal_status(wanted, ratio, said), why)

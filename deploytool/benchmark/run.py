@@ -13,16 +13,16 @@ import numpy as np
 from deploytool import serde
 from deploytool.backends import Session, eager, eager_variants
 from deploytool.benchmark import comparison, machine_state, quick, ratio, result
-from deploytool.benchmark.interleave import Series
-from deploytool.benchmark.result import Bench, Latency, Row, Sweep
+from deploytool.benchmark.interleave import TimingSeries
+from deploytool.benchmark.result import BatchResult, Bench, Latency, Row
 from deploytool.data import golden
 from deploytool.data.golden import Arrays
 from deploytool.errors import BadInput, MissingBackend, StageFailed
 from deploytool.host import machine
 from deploytool.loading import weights_file
 from deploytool.parity import checks
-from deploytool.parity.checks import Step
-from deploytool.results.artifact import Given, Kind
+from deploytool.parity.checks import PlannedComparison
+from deploytool.results.artifact import Kind, StageInputs
 from deploytool.spec import Job, Options, Precision, Stage, Status, spoken
 
 AUTO, EAGER = "auto", checks.EAGER
@@ -37,7 +37,7 @@ Watch = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Asked:
+class BenchOptions:
     """What a benchmark is to measure, `seconds` for each batch.
 
     `threads` is how many every session gets, `device` "cpu", "cuda" or the faster that is there with "auto", `against`
@@ -48,24 +48,28 @@ class Asked:
     threads: int
     seconds: float
     device: str = AUTO
-    against: str = EAGER
-    ladder: bool = False
+    baseline: str = EAGER
+    torch_compile: bool = False
     min_speedup: float | None = None
 
 
-def run(home: Path, given: Given, asked: Asked, watch: Watch) -> Bench:
+def run(home: Path, given: StageInputs, asked: BenchOptions, watch: Watch) -> Bench:
     """The benchmark of the run in `home` that left `given`.
 
     Raises BadInput for a baseline that is not there, MissingBackend if the device or the baseline cannot run here.
     """
     weights = given.latest(Kind.WEIGHTS).path
-    device = eager.devices()[-1] if asked.device == AUTO else str(eager.checked(asked.device))
+    device = eager.devices()[-1] if asked.device == AUTO else str(eager.checked_device(asked.device))
     job = Job(weights_file.definition(weights), Options(io=_io(given)), watch)
-    steps = [*_ladder(weights, device, ladder=asked.ladder), *checks.on(device, job, given), *checks.engines(given)]
-    baseline = _baseline(steps, asked.against)
+    steps = [
+        *_ladder(weights, device, torch_compile=asked.torch_compile),
+        *checks.graph_comparisons(device, job, given),
+        *checks.engine_comparisons(given),
+    ]
+    baseline = _baseline(steps, asked.baseline)
     inputs = golden.read(given.latest(Kind.GOLDEN).path).inputs
     with ExitStack() as stack:
-        stack.enter_context(eager.on_threads(asked.threads))
+        stack.enter_context(eager.using_threads(asked.threads))
         field = _Field(stack, steps, baseline, inputs, job, asked, device)
         sweeps = tuple(field.sweep(batch) for batch in asked.batches)
     files = [weights, *(home / step.stage / step.file for step in steps if step.file and not step.left_out)]
@@ -84,44 +88,44 @@ def run(home: Path, given: Given, asked: Asked, watch: Watch) -> Bench:
     )
 
 
-def name(step: Step) -> str:
+def name(step: PlannedComparison) -> str:
     """What a row is called: its stage, and its file too where the stage made several."""
     return f"{step.stage}/{step.file}" if step.stage == Stage.BUILD else step.stage
 
 
-def _io(given: Given) -> Precision:
+def _io(given: StageInputs) -> Precision:
     """The type that the run's FP16 artifacts take."""
     for each in given.chain(Kind.REPORT):
         return serde.decode(Precision, serde.decode(dict[str, serde.Json], each.notes["serves"])["io"])
     return Precision.FP32
 
 
-def _ladder(weights: Path, device: str, *, ladder: bool) -> list[Step]:
+def _ladder(weights: Path, device: str, *, torch_compile: bool) -> list[PlannedComparison]:
     """The eager model in every form that makes sense on the device."""
     steps = []
     for form in eager_variants.FORMS:
         if form in eager_variants.ON_GPU and device == "cpu":
             continue
-        late = form in eager_variants.SLOW and not ladder
+        late = form in eager_variants.SLOW and not torch_compile
         status = Status.UNAVAILABLE if late else Status.MEASURED
-        reason = "it takes minutes to begin; --ladder measures it" if late else ""
+        reason = "it takes minutes to begin; --compile measures it" if late else ""
         begin = partial(eager_variants.start, weights, device, form)
-        steps.append(Step(form, "", EAGER, device, "", begin, status=status, reason=reason))
+        steps.append(PlannedComparison(form, "", EAGER, device, "", begin, status=status, reason=reason))
     return steps
 
 
-def _baseline(steps: Sequence[Step], asked: str) -> Step:
+def _baseline(steps: Sequence[PlannedComparison], asked: str) -> PlannedComparison:
     found = next((step for step in steps if asked in (step.stage, name(step))), None)
     if found is None:
         names = ", ".join(name(step) for step in steps)
         raise BadInput(f"there is no {asked!r} to measure against", f"choose from {names}")
     if found.absent:
         why = spoken(found.status, found.reason)
-        raise MissingBackend(f"{asked} cannot be the baseline: {why}", "choose another --against")
+        raise MissingBackend(f"{asked} cannot be the baseline: {why}", "choose another --baseline")
     return found
 
 
-def _shipped(steps: Sequence[Step]) -> list[str]:
+def _shipped(steps: Sequence[PlannedComparison]) -> list[str]:
     """What a device would run: the engines where there are some, else the graphs."""
     return [name(step) for step in steps if step.stage == Stage.BUILD] or [name(step) for step in steps if step.graph]
 
@@ -132,11 +136,11 @@ class _Field:
     def __init__(
         self,
         stack: ExitStack,
-        steps: Sequence[Step],
-        baseline: Step,
+        steps: Sequence[PlannedComparison],
+        baseline: PlannedComparison,
         inputs: Arrays,
         job: Job,
-        asked: Asked,
+        asked: BenchOptions,
         device: str,
     ) -> None:
         self._steps, self._baseline, self._inputs, self._job, self._asked = steps, baseline, inputs, job, asked
@@ -145,16 +149,16 @@ class _Field:
         self._sessions: dict[str, Session] = {}
         for step in steps:
             self._open(stack, step)
-        self._again = stack.enter_context(quick.opened(baseline, asked.threads))
+        self._again = stack.enter_context(quick.prepare(baseline, asked.threads))
 
-    def _open(self, stack: ExitStack, step: Step) -> None:
+    def _open(self, stack: ExitStack, step: PlannedComparison) -> None:
         """Starts a way and asks it once; what is no artifact of the run may fail."""
         self._status[name(step)] = (step.status, step.reason)
         if step.absent:
             return
         may_fail = (MissingBackend,) if step.file else (MissingBackend, StageFailed)
         try:
-            session = stack.enter_context(quick.opened(step, self._asked.threads))
+            session = stack.enter_context(quick.prepare(step, self._asked.threads))
             session(**self._fed(step, self._asked.batches[0]))
         except may_fail as error:
             if step is self._baseline:
@@ -163,10 +167,10 @@ class _Field:
             return
         self._sessions[name(step)] = session
 
-    def _fed(self, step: Step, batch: int) -> Arrays:
-        return checks.first(checks.inputs(step, self._inputs, self._job), batch)
+    def _fed(self, step: PlannedComparison, batch: int) -> Arrays:
+        return checks.first_cases(checks.cast_inputs(step, self._inputs, self._job), batch)
 
-    def sweep(self, batch: int) -> Sweep:
+    def sweep(self, batch: int) -> BatchResult:
         """All ways at one batch."""
         asked, at = self._asked, name(self._baseline)
         calls = {
@@ -174,7 +178,7 @@ class _Field:
             for step in self._steps
             if name(step) in self._sessions
         }
-        taken, seen = machine_state.watched(
+        taken, seen = machine_state.time_watched(
             {**calls, _CONTROL: partial(self._again, **self._fed(self._baseline, batch))},
             asked.seconds,
             asked.threads if self._on_cpu else 1,
@@ -185,9 +189,9 @@ class _Field:
         control = ratio.ratio(taken[at].wall_ms, taken[_CONTROL].wall_ms)
         noise = max(comparison.NOISE, _apart(control))
         rows = tuple(self._row(step, taken, seen.uneven, noise) for step in self._steps)
-        return Sweep(batch, len(taken[at].wall_ms), seen, control, rows)
+        return BatchResult(batch, len(taken[at].wall_ms), seen, control, rows)
 
-    def _row(self, step: Step, taken: Mapping[str, Series], uneven: str | None, noise: float) -> Row:
+    def _row(self, step: PlannedComparison, taken: Mapping[str, TimingSeries], uneven: str | None, noise: float) -> Row:
         here, at = name(step), name(self._baseline)
         status, why = self._status[here]
         row = Row(here, step.file, step.runner, status, reason=why)
@@ -210,7 +214,7 @@ class _Field:
         worked = ratio.ratio(taken[at].cpu_ms, taken[here].cpu_ms) if alone else None
         return replace(row, ratio=found, cpu_ratio=worked, verdict=said, reason=reason)
 
-    def _latency(self, here: str, series: Series) -> Latency:
+    def _latency(self, here: str, series: TimingSeries) -> Latency:
         wall, rounds = series.wall_ms, len(series.wall_ms)
         gpu, enqueue = (
             float(np.median(noted[-rounds:])) if (noted := getattr(self._sessions[here], clock, None)) else None
@@ -221,7 +225,7 @@ class _Field:
             p90_ms=float(np.percentile(wall, 90)),
             p99_ms=float(np.percentile(wall, 99)) if rounds >= _ENOUGH_FOR_P99 else None,
             cpu_ms=float(np.median(series.cpu_ms)),
-            held_up=comparison.held_up(series, self._asked.threads, on_cpu=self._on_cpu),
+            held_up=comparison.waiting_share(series, self._asked.threads, on_cpu=self._on_cpu),
             wall_ms=tuple(round(float(each), 4) for each in wall),
             gpu_ms=gpu,
             enqueue_ms=enqueue,

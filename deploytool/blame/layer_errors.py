@@ -19,16 +19,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deploytool.blame.ort_trace import Point
-from deploytool.blame.reference_tensor import Known, error
+from deploytool.blame.ort_trace import TracedTensor
+from deploytool.blame.reference_tensor import ReferenceTensor, relative_error
 from deploytool.exporters.name_scopes import module_path
 from deploytool.results.blame import Layer
 
-Matches = Mapping[str, Known]
+Matches = Mapping[str, ReferenceTensor]
 
 
 @dataclass(frozen=True)
-class Strip:
+class GraphErrors:
     """The layers of a graph in topological order, and as what its tensors are known to the graph after.
 
     `strayed` is the first layer that leaves the noise, `before` the worst of those it is made from; `missing` is the
@@ -37,7 +37,7 @@ class Strip:
     """
 
     layers: tuple[Layer, ...]
-    known: tuple[Known, ...]
+    known: tuple[ReferenceTensor, ...]
     strayed: Layer | None
     before: Layer | None
     missing: str | None
@@ -45,7 +45,9 @@ class Strip:
     wrong: frozenset[str]
 
 
-def draw(points: Sequence[Point], known: Sequence[Known], modules: Collection[str]) -> Strip:
+def compare_layers(
+    points: Sequence[TracedTensor], known: Sequence[ReferenceTensor], modules: Collection[str]
+) -> GraphErrors:
     """Holds every point of a graph against what is known."""
     half = any(point.values.dtype == np.float16 for point in points)
     matches = _match(points, known, half)
@@ -55,11 +57,11 @@ def draw(points: Sequence[Point], known: Sequence[Known], modules: Collection[st
     layers: dict[str, Layer] = {}
     for point in points:
         mine, match = become[point.tensor], matches.get(point.tensor)
-        apart = error(point.values, match.values) if match else None
+        apart = relative_error(point.values, match.values) if match else None
         layers[point.tensor] = Layer(mine.module, point.tensor, point.node, point.op, apart, mine.floor(half=half))
     first = wrong[0] if wrong else None
     made_from = [layers[source] for source in first.sources if source in layers] if first else []
-    return Strip(
+    return GraphErrors(
         layers=tuple(layers.values()),
         known=tuple(become[point.tensor] for point in points),
         strayed=layers[first.tensor] if first else None,
@@ -70,7 +72,7 @@ def draw(points: Sequence[Point], known: Sequence[Known], modules: Collection[st
     )
 
 
-def _match(points: Sequence[Point], known: Sequence[Known], half: bool) -> dict[str, Known]:
+def _match(points: Sequence[TracedTensor], known: Sequence[ReferenceTensor], half: bool) -> dict[str, ReferenceTensor]:
     """What each point is: by its name, or else by its value."""
     named = {each.tensor: each for each in known if each.tensor}
     found = {
@@ -91,12 +93,12 @@ def _match(points: Sequence[Point], known: Sequence[Known], half: bool) -> dict[
     return found
 
 
-def _agrees(point: Point, each: Known, half: bool) -> bool:
+def _agrees(point: TracedTensor, each: ReferenceTensor, half: bool) -> bool:
     floor = each.floor(half=half)
-    return each.apart(point.values) <= floor and error(point.values, each.values) <= floor
+    return each.apart(point.values) <= floor and relative_error(point.values, each.values) <= floor
 
 
-def _wrong(points: Sequence[Point], matches: Matches, half: bool) -> list[Point]:
+def _wrong(points: Sequence[TracedTensor], matches: Matches, half: bool) -> list[TracedTensor]:
     """The points beyond the noise, and those of which nothing is known and nothing right is made."""
     right: dict[str, bool] = {}
     made_of: dict[str, list[str]] = defaultdict(list)
@@ -112,10 +114,12 @@ def _wrong(points: Sequence[Point], matches: Matches, half: bool) -> list[Point]
     return [point for point in points if not right[point.tensor]]
 
 
-def _nearest(wrong: Sequence[Point], matches: Matches, known: Sequence[Known], half: bool) -> dict[str, Known]:
+def _nearest(
+    wrong: Sequence[TracedTensor], matches: Matches, known: Sequence[ReferenceTensor], half: bool
+) -> dict[str, ReferenceTensor]:
     """What the wrong points that nothing agrees with were probably meant to be: the nearest, best one still free."""
     taken = {id(match) for match in matches.values()}
-    found: dict[str, Known] = {}
+    found: dict[str, ReferenceTensor] = {}
     for point in wrong:
         if point.tensor in matches:
             continue
@@ -129,8 +133,8 @@ def _nearest(wrong: Sequence[Point], matches: Matches, known: Sequence[Known], h
 
 
 def _become(
-    points: Sequence[Point], matches: Matches, known: Sequence[Known], modules: Collection[str]
-) -> dict[str, Known]:
+    points: Sequence[TracedTensor], matches: Matches, known: Sequence[ReferenceTensor], modules: Collection[str]
+) -> dict[str, ReferenceTensor]:
     """As what the graph after knows each point: its node says of which module it is, else what it was found to be."""
     become = {each.tensor: each for each in known if each.tensor}
     for point in points:
@@ -139,11 +143,13 @@ def _become(
         made_from = [match] if match else [become[source] for source in point.sources if source in become]
         noise32 = max((each.noise32 for each in made_from), default=0.0)
         noise16 = max((each.noise16 for each in made_from), default=0.0)
-        become[point.tensor] = Known(point.tensor, module, point.values, noise32, noise16, point.sources)
+        become[point.tensor] = ReferenceTensor(point.tensor, module, point.values, noise32, noise16, point.sources)
     return become
 
 
-def _missing(match: Known | None, points: Sequence[Point], known: Sequence[Known]) -> str | None:
+def _missing(
+    match: ReferenceTensor | None, points: Sequence[TracedTensor], known: Sequence[ReferenceTensor]
+) -> str | None:
     """The module of a tensor that `match` is made from, and that no tensor here is called."""
     here = {name for point in points for name in (point.tensor, *point.sources)}
     sources = match.sources if match else ()

@@ -11,9 +11,9 @@ import onnx
 
 from deploytool.backends import FIXED, fp16_emulation, onnxruntime
 from deploytool.blame import layer_errors, ort_trace, torch_trace
-from deploytool.blame.layer_errors import Strip
-from deploytool.blame.ort_trace import Point
-from deploytool.blame.reference_tensor import Known
+from deploytool.blame.layer_errors import GraphErrors
+from deploytool.blame.ort_trace import TracedTensor
+from deploytool.blame.reference_tensor import ReferenceTensor
 from deploytool.data import golden
 from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import StageFailed
@@ -22,7 +22,7 @@ from deploytool.parity.edge_checks import Own
 from deploytool.parity.metrics import Tolerances
 from deploytool.parity.replay import replay
 from deploytool.results.artifact import for_engine
-from deploytool.results.blame import Blame, Finding, Hop
+from deploytool.results.blame import Blame, Finding, TracedGraph
 from deploytool.results.report import Check, Tolerance
 from deploytool.spec import Stage
 
@@ -33,7 +33,7 @@ _SAME = "the graph before with its weights in FP16"
 
 
 @dataclass(frozen=True)
-class Clue:
+class Divergence:
     """What a mismatch can be made small from: the strayed graph, the cases that were followed, and what is known of it.
 
     `before` is the stage that its tensors are held against, `known` what is known of those, in their order, and
@@ -45,44 +45,44 @@ class Clue:
     graph: Path
     inputs: Arrays
     tolerated: float
-    known: tuple[Known, ...]
-    drawn: Strip
+    known: tuple[ReferenceTensor, ...]
+    drawn: GraphErrors
 
 
 @np.errstate(invalid="ignore", over="ignore")  # an infinite value is a finding, not a warning
-def examine(
+def locate(
     weights: Path,
     sample: Path,
     graphs: Sequence[tuple[Stage, Path]],
     wanted: Mapping[str, float] = _DERIVED,
-    canaries: Collection[str] = (),
-) -> tuple[Blame, Clue | None]:
+    probes: Collection[str] = (),
+) -> tuple[Blame, Divergence | None]:
     """Replays the golden sample through the graphs (stage and file, oldest first), and looks into all their tensors.
 
     `wanted` are the tolerances that were asked for, if any were. A graph strays too that is right at its outputs and
-    beyond the noise at a canary. There is a clue where there is a finding.
+    beyond the noise at a probe. There is a clue where there is a finding.
 
     Raises StageFailed if a graph cannot be run, or answers in other shapes than the one before.
     """
     taken = golden.read(sample)
-    checks, converted, cases = _judged(taken, graphs, wanted, noise.AtSizes(weights, wanted, taken.noise).edge)
+    checks, converted, cases = _judged(taken, graphs, wanted, noise.NoiseAtSizes(weights, wanted, taken.noise).edge)
     given = [taken.inputs, *(edge.inputs for edge in taken.edges)]
     inputs: Arrays = {name: np.concatenate([each[name] for each in given])[cases] for name in taken.inputs}
-    model = torch_trace.listen(weights, inputs)
-    hops, finding, clue, known = [], None, None, model.calls
+    model = torch_trace.trace(weights, inputs)
+    comparisons, finding, clue, known = [], None, None, model.calls
     for stage, path in graphs:
         coarse = _coarse(checks[stage], converted.get(stage))
         points, expected = _points(stage, path, graphs, inputs, known, coarse=coarse)
-        drawn = layer_errors.draw(points, (*model.inputs, *expected), model.modules)
-        hops.append(Hop(stage, checks[stage], drawn.layers))
+        drawn = layer_errors.compare_layers(points, (*model.inputs, *expected), model.modules)
+        comparisons.append(TracedGraph(stage, checks[stage], drawn.layers))
         broken = [check.against for check in checks[stage] if check.broken]
-        broken += [f"canary {tensor}" for tensor in canaries if tensor in drawn.wrong]
+        broken += [f"probe {tensor}" for tensor in probes if tensor in drawn.wrong]
         if broken and finding is None:
             finding = _finding(stage, broken[0], drawn)
             first = checks[stage][0]
-            clue = Clue(stage, first.against, path, inputs, first.tolerance.max_error, tuple(expected), drawn)
+            clue = Divergence(stage, first.against, path, inputs, first.tolerance.max_error, tuple(expected), drawn)
         known = drawn.known
-    return Blame(tuple(hops), tuple(cases), finding), clue
+    return Blame(tuple(comparisons), tuple(cases), finding), clue
 
 
 def _points(
@@ -90,10 +90,10 @@ def _points(
     path: Path,
     graphs: Sequence[tuple[Stage, Path]],
     inputs: Arrays,
-    known: Sequence[Known],
+    known: Sequence[ReferenceTensor],
     *,
     coarse: bool,
-) -> tuple[tuple[Point, ...], Sequence[Known]]:
+) -> tuple[tuple[TracedTensor, ...], Sequence[ReferenceTensor]]:
     """The tensors of a graph, and what is known of them.
 
     Where an FP16 graph fails as converted and FP16 itself is too `coarse` to show it, its tensors are computed in FP32,
@@ -101,12 +101,12 @@ def _points(
     """
     graph = onnx.load(path)
     if not coarse:
-        return ort_trace.run(graph, inputs), known
+        return ort_trace.trace(graph, inputs), known
     before = onnx.load(for_engine(graphs[[name for name, _ in graphs].index(stage) - 1][1]))
-    exact = ort_trace.run(fp16_emulation.with_weights_of(before, graph), inputs)
+    exact = ort_trace.trace(fp16_emulation.with_fp16_weights_of(before, graph), inputs)
     values = {point.tensor: point.values for point in exact}
     same = [replace(each, values=values[each.tensor]) if each.tensor in values else each for each in known]
-    return ort_trace.run(fp16_emulation.rounded(onnx.load(path), results=False), inputs), same
+    return ort_trace.trace(fp16_emulation.emulate(onnx.load(path), results=False), inputs), same
 
 
 def _coarse(checks: Sequence[Check], converted: Check | None) -> bool:
@@ -114,7 +114,7 @@ def _coarse(checks: Sequence[Check], converted: Check | None) -> bool:
     return [check for check in checks if check.broken] == [converted]
 
 
-def _finding(stage: Stage, against: str, drawn: Strip) -> Finding:
+def _finding(stage: Stage, against: str, drawn: GraphErrors) -> Finding:
     lost = drawn.missing is not None
     module = drawn.missing or (drawn.strayed.module if drawn.strayed and not lost else "")
     return Finding(stage, against, module, lost, drawn.strayed, drawn.before)
@@ -123,7 +123,7 @@ def _finding(stage: Stage, against: str, drawn: Strip) -> Finding:
 def _judged(
     taken: Golden, graphs: Sequence[tuple[Stage, Path]], wanted: Mapping[str, float], own: Own
 ) -> tuple[dict[str, tuple[Check, ...]], dict[str, Check], list[int]]:
-    """The checks of every hop, that of the graph as converted, and the cases that the first hop to stray is worst at.
+    """The checks of every comparison and of the graph as converted, and the worst cases of the first that deviates.
 
     Behind the golden cases come the edges.
     """
@@ -158,8 +158,8 @@ def _judged(
 
 def _converted(path: Path, before: Path, taken: Golden, tolerance: Tolerance) -> Check:
     """The FP16 graph with every operator in FP32, against the graph it was made from with its weights in FP16."""
-    inputs = ort_trace.fed(onnx.load(path), taken.inputs)
-    with fp16_emulation.widened(path) as wide, fp16_emulation.narrowed(before, path) as narrow:
+    inputs = ort_trace.cast_inputs(onnx.load(path), taken.inputs)
+    with fp16_emulation.start_fp32_compute(path) as wide, fp16_emulation.expected_weights(before, path) as narrow:
         return metrics.check(replay(wide, inputs), replay(narrow, inputs), _SAME, tolerance, taken.ties16)
 
 
@@ -177,7 +177,7 @@ def _at_edges(path: Path, taken: Golden, allowed: Tolerances, own: Own, *, half:
 
 def _replayed(path: Path, inputs: Arrays, *, optimise: bool) -> Arrays:
     with onnxruntime.start(path, optimise=optimise) as session:
-        return replay(session, ort_trace.fed(onnx.load(path), inputs))
+        return replay(session, ort_trace.cast_inputs(onnx.load(path), inputs))
 
 
 def _worst(got: Arrays, expected: Arrays) -> list[int]:

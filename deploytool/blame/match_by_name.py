@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from deploytool.blame.reference_tensor import Known
+from deploytool.blame.reference_tensor import ReferenceTensor
 from deploytool.exporters.name_scopes import module_path
 from deploytool.results.blame import Layer
 
 
-def meant(layer: Layer, layers: Sequence[Layer], known: Sequence[Known]) -> Known | None:
+def matching_call(layer: Layer, layers: Sequence[Layer], known: Sequence[ReferenceTensor]) -> ReferenceTensor | None:
     """The call of the source model that a node stands for; None where its name does not tell.
 
     The nodes of a module are its calls if there are as many; else its last node is its last call. Behind that, a

@@ -18,10 +18,10 @@ from itertools import chain
 import numpy as np
 
 from deploytool.blame import ort_trace, subgraph
-from deploytool.blame.locate import Clue
-from deploytool.blame.match_by_name import meant
-from deploytool.blame.reference_tensor import Known, error
-from deploytool.blame.subgraph import Array, Excerpt, Nodes, Whole
+from deploytool.blame.locate import Divergence
+from deploytool.blame.match_by_name import matching_call
+from deploytool.blame.reference_tensor import ReferenceTensor, relative_error
+from deploytool.blame.subgraph import Array, EvaluatedGraph, Nodes, Subgraph
 from deploytool.data.golden import Arrays
 from deploytool.errors import StageFailed
 from deploytool.results.blame import Layer
@@ -36,7 +36,7 @@ class Mismatch:
     `error` and `tolerated` are relative to the largest expected value; `origin` says where `expected` comes from.
     """
 
-    excerpt: Excerpt
+    excerpt: Subgraph
     tensor: str
     expected: Array
     got: Array
@@ -49,7 +49,7 @@ class Mismatch:
 class _Question:
     """Whether some nodes make one tensor otherwise than expected, when they are fed with some of what is `given`."""
 
-    whole: Whole
+    whole: EvaluatedGraph
     tensor: str
     expected: Array
     tolerated: float
@@ -58,46 +58,46 @@ class _Question:
 
     def shown(self, nodes: Nodes) -> Mismatch | None:
         """The mismatch, if these nodes show it."""
-        found = subgraph.cut(self.whole, nodes, self.tensor, self.given)
+        found = subgraph.extract(self.whole, nodes, self.tensor, self.given)
         if found is None:
             return None
         try:
-            (got,) = ort_trace.answers(found.model, [self.tensor], found.inputs, optimised=True)
+            (got,) = ort_trace.run_outputs(found.model, [self.tensor], found.inputs, optimised=True)
         except StageFailed:  # an excerpt that does not run shows nothing
             return None
         if got.shape != self.expected.shape:
             return None
-        apart = error(got, self.expected)
+        apart = relative_error(got, self.expected)
         if apart <= self.tolerated:
             return None
         return Mismatch(found, self.tensor, self.expected, got, apart, self.tolerated, self.origin)
 
-    def kept(self, nodes: Nodes) -> Excerpt | None:
+    def kept(self, nodes: Nodes) -> Subgraph | None:
         """The excerpt of these nodes, if they show the mismatch."""
         found = self.shown(nodes)
         return found.excerpt if found else None
 
 
 @np.errstate(invalid="ignore", over="ignore")  # an infinite value is a mismatch, not a warning
-def reduce(clue: Clue) -> Mismatch | None:
+def reduce(clue: Divergence) -> Mismatch | None:
     """The smallest mismatch, on one case if one shows it; None if no part of the graph shows it by itself."""
     cases = len(next(iter(clue.inputs.values())))
     for few in (*(slice(case, case + 1) for case in range(cases)), slice(None)):
-        whole = subgraph.read(clue.graph, {name: array[few] for name, array in clue.inputs.items()})
+        whole = subgraph.evaluate(clue.graph, {name: array[few] for name, array in clue.inputs.items()})
         for question in _questions(clue, whole, few):
-            found = subgraph.fewest(whole.nodes, question.kept)
+            found = subgraph.minimize(whole.nodes, question.kept)
             if found is not None:
                 return question.shown(found.nodes)
     return None
 
 
-def _questions(clue: Clue, whole: Whole, few: slice) -> Iterator[_Question]:
+def _questions(clue: Divergence, whole: EvaluatedGraph, few: slice) -> Iterator[_Question]:
     if clue.drawn.strayed is not None:
         return _of_a_layer(clue, whole, few)
     return chain(_of_the_optimiser(clue, whole), _of_noise(clue, whole, few))
 
 
-def _of_a_layer(clue: Clue, whole: Whole, few: slice) -> Iterator[_Question]:
+def _of_a_layer(clue: Divergence, whole: EvaluatedGraph, few: slice) -> Iterator[_Question]:
     """The wrong tensors in their order, but first those that are sure to be known; only what is right may be fed."""
     matched, wrong = clue.drawn.matched, clue.drawn.wrong
     given = {name: whole.values[name] for name in matched if name not in wrong and name in whole.values}
@@ -110,13 +110,17 @@ def _of_a_layer(clue: Clue, whole: Whole, few: slice) -> Iterator[_Question]:
         yield _Question(whole, layer.tensor, found.values[few], allowed, fed, _origin(clue, found))
 
 
-def _named(clue: Clue, layer: Layer) -> Known | None:
+def _named(clue: Divergence, layer: Layer) -> ReferenceTensor | None:
     """What a tensor should be, by its own name in the graph before or by its node's in the source model."""
     match = clue.drawn.matched.get(layer.tensor)
-    return match if match is not None and match.tensor == layer.tensor else meant(layer, clue.drawn.layers, clue.known)
+    return (
+        match
+        if match is not None and match.tensor == layer.tensor
+        else matching_call(layer, clue.drawn.layers, clue.known)
+    )
 
 
-def _of_the_optimiser(clue: Clue, whole: Whole) -> Iterator[_Question]:
+def _of_the_optimiser(clue: Divergence, whole: EvaluatedGraph) -> Iterator[_Question]:
     """The first tensor that comes out otherwise once what makes it is optimised; anything may be fed."""
     made = [name for node in whole.nodes for name in node.output if name in whole.floats]
     asked = [_Question(whole, name, whole.values[name], clue.tolerated, whole.values, _PLAIN) for name in made]
@@ -124,7 +128,7 @@ def _of_the_optimiser(clue: Clue, whole: Whole) -> Iterator[_Question]:
         yield from (question for question in asked if question.shown(whole.nodes))
 
 
-def _of_noise(clue: Clue, whole: Whole, few: slice) -> Iterator[_Question]:
+def _of_noise(clue: Divergence, whole: EvaluatedGraph, few: slice) -> Iterator[_Question]:
     """The outputs, fed with what is known to be right and not with what the graph itself makes of its inputs."""
     known = {name: match.values[few] for name, match in clue.drawn.matched.items()}
     right = {name: known[name].astype(value.dtype) for name, value in whole.values.items() if name in known}
@@ -134,7 +138,7 @@ def _of_noise(clue: Clue, whole: Whole, few: slice) -> Iterator[_Question]:
             yield _Question(whole, output, known[output], clue.tolerated, {**right, **whole.fixed}, origin)
 
 
-def _origin(clue: Clue, known: Known) -> str:
+def _origin(clue: Divergence, known: ReferenceTensor) -> str:
     if known.tensor:
         return f"the tensor {known.tensor} of the graph of {clue.before}"
     return f"what the PyTorch module {known.module or 'itself'} makes in FP64"

@@ -17,7 +17,7 @@ _WORST = float(np.finfo(np.float64).max)  # the error of what is no number: JSON
 
 
 @dataclass(frozen=True)
-class Known:
+class ReferenceTensor:
     """A tensor of the source model, or of the graph before; what a call of the source makes has no name.
 
     `noise32` and `noise16` are the errors that FP32 and FP16 arithmetic make there in the source model itself;
@@ -48,7 +48,7 @@ class Known:
         return float(np.abs(self.values).max(initial=0.0)) or 1.0
 
 
-def error(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+def relative_error(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
     """The largest absolute error over the largest absolute expected value, as in the parity report."""
     exact = np.asarray(expected, np.float64)
     apart = np.abs(np.asarray(got, np.float64) - exact).max(initial=0.0)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from deploytool import serde
-from deploytool.blame.locate import Clue
+from deploytool.blame.locate import Divergence
 from deploytool.blame.reduce import Mismatch
 from deploytool.errors import BadInput
 from deploytool.host import disk, machine, owner
@@ -62,7 +62,7 @@ Versions: {versions}.
 """
 
 
-def write(run: Path, clue: Clue, found: Mismatch) -> Path:
+def write(run: Path, clue: Divergence, found: Mismatch) -> Path:
     """Writes the pack into the run's folder, in the place of an earlier one; it is there as a whole or not at all.
 
     Raises BadInput if the folder cannot be written, or holds somebody else's things.
@@ -88,7 +88,7 @@ def write(run: Path, clue: Clue, found: Mismatch) -> Path:
     return place
 
 
-def _fill(folder: Path, clue: Clue, found: Mismatch) -> None:
+def _fill(folder: Path, clue: Divergence, found: Mismatch) -> None:
     onnx.save(found.excerpt.model, folder / "model.onnx")
     np.savez(folder / "inputs.npz", *found.excerpt.inputs.values(), allow_pickle=False)
     np.save(folder / "expected.npy", found.expected, allow_pickle=False)
@@ -117,7 +117,7 @@ def _code(name: str) -> str:
     return "`" + visible(name).replace("`", "'").replace("|", "/") + "`"
 
 
-def _readme(clue: Clue, found: Mismatch, versions: dict[str, str]) -> str:
+def _readme(clue: Divergence, found: Mismatch, versions: dict[str, str]) -> str:
     nodes = found.excerpt.nodes
     operators = [f"{_code(node.op_type)} {_code(node.name)}" for node in nodes]
     return _README.format(

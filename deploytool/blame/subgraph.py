@@ -20,7 +20,7 @@ Nodes = Sequence[onnx.NodeProto]
 
 
 @dataclass(frozen=True)
-class Whole:
+class EvaluatedGraph:
     """A graph with the value of every tensor in it; `nodes` are those that depend on its inputs, in their order."""
 
     model: onnx.ModelProto
@@ -49,7 +49,7 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Excerpt:
+class Subgraph:
     """The fewest of the nodes asked for that make one tensor, and the inputs of that graph in their order."""
 
     model: onnx.ModelProto
@@ -57,16 +57,16 @@ class Excerpt:
     nodes: Nodes
 
 
-def read(graph: Path, inputs: Arrays) -> Whole:
+def evaluate(graph: Path, inputs: Arrays) -> EvaluatedGraph:
     """A graph and what each of its tensors is on these inputs, with nothing optimised."""
-    given = ort_trace.fed(onnx.load(graph), inputs)
+    given = ort_trace.cast_inputs(onnx.load(graph), inputs)
     model = onnx.load(graph)
-    made = ort_trace.everything(onnx.load(graph), given)
+    made = ort_trace.all_tensors(onnx.load(graph), given)
     arrays = {name: value for name, value in made.items() if isinstance(value, np.ndarray)}
-    return Whole(model, {**given, **arrays}, ort_trace.dependent(model.graph))
+    return EvaluatedGraph(model, {**given, **arrays}, ort_trace.input_dependent_nodes(model.graph))
 
 
-def cut(whole: Whole, nodes: Nodes, tensor: str, given: Arrays) -> Excerpt | None:
+def extract(whole: EvaluatedGraph, nodes: Nodes, tensor: str, given: Arrays) -> Subgraph | None:
     """The nodes that make a tensor, and nothing they do not need; None if they need what is not `given`.
 
     What depends on no input becomes a weight. So do the sizes that the whole graph computes from the shape of its
@@ -77,7 +77,7 @@ def cut(whole: Whole, nodes: Nodes, tensor: str, given: Arrays) -> Excerpt | Non
     weights = {weight.name: weight for weight in whole.model.graph.initializer}
     constant = set(whole.values) - {name for node in whole.nodes for name in node.output} - set(whole.inputs)
     held, fed = [], {}
-    for name in dict.fromkeys(name for node in kept for name in reads(node) if name and name not in made):
+    for name in dict.fromkeys(name for node in kept for name in input_names(node) if name and name not in made):
         if name in weights:
             held.append(weights[name])
         elif name in constant or (name in given and given[name].dtype.kind != "f" and name not in whole.inputs):
@@ -92,10 +92,10 @@ def cut(whole: Whole, nodes: Nodes, tensor: str, given: Arrays) -> Excerpt | Non
     graph = helper.make_graph(kept, "excerpt", inputs, [output], held)
     model = helper.make_model(graph, opset_imports=whole.model.opset_import, ir_version=whole.model.ir_version)
     model.functions.extend(whole.model.functions)
-    return Excerpt(model, fed, kept)
+    return Subgraph(model, fed, kept)
 
 
-def fewest(nodes: Nodes, kept: Callable[[Nodes], Excerpt | None]) -> Excerpt | None:
+def minimize(nodes: Nodes, kept: Callable[[Nodes], Subgraph | None]) -> Subgraph | None:
     """The smallest excerpt that is `kept`, found by leaving out ever smaller parts; None if all nodes are not."""
     best = kept(nodes)
     size = len(nodes)
@@ -111,14 +111,14 @@ def fewest(nodes: Nodes, kept: Callable[[Nodes], Excerpt | None]) -> Excerpt | N
     return best
 
 
-def reads(node: onnx.NodeProto) -> list[str]:
+def input_names(node: onnx.NodeProto) -> list[str]:
     """The tensors a node takes, those that a branch or a loop inside it takes from outside included."""
     names = list(node.input)
     for attribute in node.attribute:
         for graph in (*attribute.graphs, attribute.g):
             own = {name for inner in graph.node for name in inner.output}
             own |= {each.name for each in (*graph.input, *graph.initializer)}
-            names += [name for inner in graph.node for name in reads(inner) if name not in own]
+            names += [name for inner in graph.node for name in input_names(inner) if name not in own]
     return names
 
 
@@ -126,7 +126,7 @@ def _needed(nodes: Nodes, tensor: str) -> Nodes:
     wanted, kept = {tensor}, []
     for node in reversed(nodes):
         if wanted & set(node.output):
-            wanted |= set(reads(node))
+            wanted |= set(input_names(node))
             kept.append(node)
     return kept[::-1]
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from deploytool.backends import eager
-from deploytool.blame.reference_tensor import Known, error
+from deploytool.blame.reference_tensor import ReferenceTensor, relative_error
 from deploytool.data.golden import Arrays
 from deploytool.loading import weights_file
 from deploytool.spec import Model
@@ -26,34 +26,34 @@ Heard = list[tuple[str, npt.NDArray[Any]]]
 
 
 @dataclass(frozen=True)
-class Source:
+class TorchTrace:
     """The names of all its modules, what it was given, and what its calls made of that, in their order."""
 
     modules: frozenset[str]
-    inputs: tuple[Known, ...]
-    calls: tuple[Known, ...]
+    inputs: tuple[ReferenceTensor, ...]
+    calls: tuple[ReferenceTensor, ...]
 
 
-def listen(weights: Path, inputs: Arrays) -> Source:
+def trace(weights: Path, inputs: Arrays) -> TorchTrace:
     """Runs the model on `inputs` in FP64, and three times more to measure the noise: in FP32, and rounding to FP16.
 
     The FP16 noise is that of FP64 arithmetic whose weights and results are rounded to FP16 at every call, the larger of
     what rounding to the nearest number and rounding at random make. A call that gives what an earlier one gave already
     (a dropout at rest) is not heard. Noise is never larger than the values.
     """
-    module, model = eager.module(weights), weights_file.definition(weights)
+    module, model = eager.load_module(weights), weights_file.definition(weights)
     single = _heard(module, model, inputs)
     exact = _heard(module.double(), model, inputs, double=True)
     for weight in module.parameters():
         weight.copy_(weight.half())
     half = [_heard(module, model, inputs, double=True, rounding=each) for each in (_nearest, _either)]
-    calls: dict[str, Known] = {}
+    calls: dict[str, ReferenceTensor] = {}
     for (path, values), *rough in zip(exact, single, *half, strict=True):
-        noise32, *halves = (min(1.0, error(other, values)) for _, other in rough)
+        noise32, *halves = (min(1.0, relative_error(other, values)) for _, other in rough)
         noise16 = max(halves)
         made = hashlib.sha256(values.tobytes() + repr(values.shape).encode()).hexdigest()
-        calls.setdefault(made, Known("", path, values, noise32, noise16))
-    return Source(frozenset(name for name, _ in module.named_modules()), _given(inputs), tuple(calls.values()))
+        calls.setdefault(made, ReferenceTensor("", path, values, noise32, noise16))
+    return TorchTrace(frozenset(name for name, _ in module.named_modules()), _given(inputs), tuple(calls.values()))
 
 
 def _nearest(values: torch.Tensor) -> torch.Tensor:
@@ -67,10 +67,13 @@ def _either(values: torch.Tensor) -> torch.Tensor:
     return (values * (1 + (drawn - 0.5) * 2.0**-10)).half()
 
 
-def _given(inputs: Arrays) -> tuple[Known, ...]:
+def _given(inputs: Arrays) -> tuple[ReferenceTensor, ...]:
     """The floating-point inputs, which have only the noise of being rounded."""
     floats = {name: array for name, array in inputs.items() if array.dtype.kind == "f"}
-    return tuple(Known(name, "", array, 0.0, error(array.astype(np.float16), array)) for name, array in floats.items())
+    return tuple(
+        ReferenceTensor(name, "", array, 0.0, relative_error(array.astype(np.float16), array))
+        for name, array in floats.items()
+    )
 
 
 def _heard(
@@ -79,7 +82,7 @@ def _heard(
     """What one run of the module makes, call by call."""
     given = {tensor.name: torch.from_numpy(inputs[tensor.name]) for tensor in model.inputs}
     listener = _Listener(module, rounding)
-    with eager.exact(), listener:
+    with eager.full_fp32(), listener:
         eager.run(module, model, given, double)
     return listener.heard
 

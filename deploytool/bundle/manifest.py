@@ -14,12 +14,12 @@ from deploytool import serde
 from deploytool.data import preprocess
 from deploytool.errors import Refused
 from deploytool.host import files
-from deploytool.results.output_parts import Part
+from deploytool.results.output_parts import OutputPart
 from deploytool.results.report import Limits
 from deploytool.spec import BATCH, Decision, Option, Precision, Preprocessing, Range, Tensor
 
 SCHEMA = "deploytool.bundle.manifest/3"
-MANIFEST_FILE, SIGNATURE_FILE, SUBSET_FILE = "manifest.json", "model.sig", "only.json"
+MANIFEST_FILE, SIGNATURE_FILE, SUBSET_FILE = "manifest.json", "model.sig", "subset.json"
 BESIDE = (
     MANIFEST_FILE,
     SIGNATURE_FILE,
@@ -85,7 +85,7 @@ class Engine:
 
 
 @dataclass(frozen=True)
-class Sample:
+class GoldenFiles:
     """The golden cases: the file with their tensors and answers, and a picture of each case that is one."""
 
     path: str
@@ -124,7 +124,7 @@ class Manifest:
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     graphs: tuple[Graph, ...]
-    golden: Sample
+    golden: GoldenFiles
     tolerances: Mapping[str, Limits]
     recipe: str
     files: tuple[File, ...]
@@ -134,7 +134,7 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class EngineRecipe:
     """How a device builds its own engine: from which graph, for which sizes; `trtexec` says the same in one line."""
 
     graph: str
@@ -161,7 +161,7 @@ def manifest_digest(folder: Path) -> str:
 
 
 def manifest_digest_of(manifest: bytes) -> str:
-    """The seal of a bundle with this manifest."""
+    """The digest of a bundle with this manifest."""
     return hashlib.sha256(manifest).hexdigest()
 
 
@@ -248,27 +248,27 @@ def _unbounded(manifest: Manifest) -> str | None:
     return None if all(_sensible(part) for part in parts) else "a part of an output is none"
 
 
-def _sensible(part: Part) -> bool:
+def _sensible(part: OutputPart) -> bool:
     """Whether a part has channels that an output can have."""
     inside = all(0 <= start < stop <= part.size for start, stop in part.spans)
     return inside and 0 <= part.axis < 64 and bool(part.spans) == bool(part.axis)
 
 
 def is_digest(text: str) -> bool:
-    """Whether a text is what `seal` gives: it names a folder where bundles are installed."""
+    """Whether a text is what `digest` gives: it names a folder where bundles are installed."""
     return _SHA256.fullmatch(text) is not None
 
 
-def held(folder: Path, manifest: Manifest, path: str) -> bytes:
+def read_verified(folder: Path, manifest: Manifest, path: str) -> bytes:
     """The bytes of a file that a manifest lists, which are those that it names; raises Refused for others."""
     named = next(file for file in all_files(manifest) if file.path == path)
     return files.whole(folder / path, named.size, named.sha256)
 
 
-def engine_recipe(folder: Path, manifest: Manifest) -> Recipe:
+def engine_recipe(folder: Path, manifest: Manifest) -> EngineRecipe:
     """How to build an engine on the device; raises Refused if the file is something else."""
     try:
-        return serde.decode(Recipe, serde.loads(held(folder, manifest, manifest.recipe)))
+        return serde.decode(EngineRecipe, serde.loads(read_verified(folder, manifest, manifest.recipe)))
     except serde.Malformed as error:
         raise Refused(f"{folder / manifest.recipe} is no recipe: {error}", files.AGAIN) from error
 

@@ -38,20 +38,20 @@ UNSIGNED = tuple(name for name in BESIDE if name != MANIFEST_FILE)  # the signat
 _LONGEST_KEY = 64 << 10  # bytes
 
 
-def check(folder: Path, seal: str, key: Path) -> int:
+def check(folder: Path, digest: str, key: Path) -> int:
     """How many files of a bundle are signed by the key: every one that is there, the manifest first.
 
-    `seal` is the manifest's SHA-256 as it was read; `key` is a file with a public key in PEM. A file that is missing is
+    `digest` is the SHA-256 of the manifest as read; `key` is a file with a public key in PEM. A file that is missing is
     for the signed manifest to tell, which knows what a device may leave out. Raises BadInput if there is no such key,
     Refused if the bundle is not signed, or by another key, or is not as it was when it was signed.
     """
     place = folder / SIGNATURE_FILE
     there = place.is_symlink() or place.exists()
-    return _hold(folder, named(files.read(place, LONGEST_MANIFEST) if there else None, seal, key, str(folder)))
+    return _hold(folder, named(files.read(place, LONGEST_MANIFEST) if there else None, digest, key, str(folder)))
 
 
-def named(raw: bytes | None, seal: str, key: Path, where: str) -> dict[str, str]:
-    """Every file that a signature by the key names, with its SHA-256; the manifest, of this seal, is among them.
+def named(raw: bytes | None, digest: str, key: Path, where: str) -> dict[str, str]:
+    """Every file that a signature by the key names, with its SHA-256; the manifest, of this digest, is among them.
 
     `raw` is the signature, None if there is none, and `where` says whose. Raises what `check` raises.
     """
@@ -64,7 +64,7 @@ def named(raw: bytes | None, seal: str, key: Path, where: str) -> dict[str, str]
         raise Refused(f"{it} is not by the key {key}, or is damaged", files.AGAIN) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
         raise Refused(f"{it} is no signature of the kind deploytool makes: {error}", files.AGAIN) from error
-    if signed.get(MANIFEST_FILE) != seal:
+    if signed.get(MANIFEST_FILE) != digest:
         raise Refused(f"{it} is for another bundle", files.AGAIN)
     return signed
 

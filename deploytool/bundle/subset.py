@@ -18,38 +18,38 @@ _WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # nobody has signed this file, and 
 
 
 @dataclass(frozen=True)
-class Only:
+class Subset:
     """A kind of device: engines for other compute capabilities than its own may be missing from the folder."""
 
     target: str
     capability: str
 
 
-def wanted(name: str | None) -> Only | None:
-    """What `--for` asks for: a target of the table, or the GPU of this machine. Raises BadInput for another name."""
+def parse(name: str | None) -> Subset | None:
+    """What `--target` asks for: a target of the table, or the GPU of this machine. Raises BadInput for another name."""
     if name is None:
         return None
     if name == THIS:
         gpus = machine.gpus()
-        return Only(THIS, gpus[0].capability if gpus else _NO_GPU)
+        return Subset(THIS, gpus[0].capability if gpus else _NO_GPU)
     if name not in TARGETS:
         raise BadInput(f"there is no target {name!r}", f"choose from {', '.join((THIS, *TARGETS))}")
-    return Only(name, TARGETS[name].capability)
+    return Subset(name, TARGETS[name].capability)
 
 
-def others(manifest: Manifest, only: Only | None) -> frozenset[str]:
+def omitted_engines(manifest: Manifest, only: Subset | None) -> frozenset[str]:
     """The paths of the engines that such a device cannot use, as the manifest has it; none for a whole bundle."""
     engines = manifest.engines if only is not None else ()
     return frozenset(engine.file.path for engine in engines if only and only.capability not in engine.capabilities)
 
 
-def read(folder: Path) -> Only | None:
+def read(folder: Path) -> Subset | None:
     """For which kind of device a folder was fetched; None where it is a whole bundle. Raises Refused for nonsense."""
     if not (folder / SUBSET_FILE).exists():
         return None
     raw = files.read(folder / SUBSET_FILE, _LONGEST)
     try:
-        found = serde.decode(Only, serde.loads(raw))
+        found = serde.decode(Subset, serde.loads(raw))
         right = serde.text(found).encode() == raw and all(map(_WORD.fullmatch, (found.target, found.capability)))
     except serde.Malformed:
         right = False

@@ -69,7 +69,7 @@ class Commands(TyperGroup):
         elif cmd_name not in self.commands:
             alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
             called = getattr(import_module(f"deploytool.cli.{_FILES[cmd_name]}"), cmd_name)
-            alone.command(cmd_name, cls=listing.Command, epilog=_EXIT_CODES)(command.mannered(called))
+            alone.command(cmd_name, cls=listing.Command, epilog=_EXIT_CODES)(command.with_shared_options(called))
             self.add_command(typer.main.get_command(alone))
         return super().get_command(ctx, cmd_name)
 
@@ -91,10 +91,10 @@ def main() -> None:
     """Runs the command line; a failure we know ends with one problem, one remedy and its own exit code."""
     console.settle()
     try:
-        interrupt.watch(_interrupted)
+        interrupt.install_handlers(_interrupted)
     except (OSError, RuntimeError) as error:  # no file may be opened any more, or no thread begun
-        interrupt.leave(_failed(exception_text.failure(error)))
-    interrupt.leave(_called())
+        interrupt.exit_on_signal(_failed(exception_text.as_error(error)))
+    interrupt.exit_on_signal(_called())
 
 
 def _called() -> int:
@@ -107,7 +107,7 @@ def _called() -> int:
     except _USAGE as error:
         return _misused(error)
     except Exception as error:  # the last boundary: one line, whatever was raised
-        foreseen = exception_text.failure(error)
+        foreseen = exception_text.as_error(error)
         foreseen.__cause__ = error
         return _failed(foreseen)
 
@@ -115,7 +115,7 @@ def _called() -> int:
 def _failed(error: DeployError) -> int:
     console.failure(error)
     if _json():
-        console.document({"error": console.told(error)})
+        console.document({"error": console.with_lines(error)})
     return error.exit_code
 
 
@@ -123,7 +123,7 @@ def _misused(error: Any) -> int:
     """A wrong option: its usage and what is wrong with it, on stderr."""
     console.misused(error)
     if _json():
-        console.document({"error": console.told(BadInput(error.format_message(), "see --help"))})
+        console.document({"error": console.with_lines(BadInput(error.format_message(), "see --help"))})
     return int(error.exit_code)
 
 

@@ -18,7 +18,7 @@ from deploytool.pipeline import runner
 from deploytool.spec import GateOutcome, SpeedVerdict, spoken
 
 if TYPE_CHECKING:
-    from deploytool.benchmark.result import Bench, Gate, Row, Sweep
+    from deploytool.benchmark.result import BatchResult, Bench, Gate, Row
 
 _MANIFEST = "manifest.json"
 _SECONDS_OF_A_WAY, _SECONDS_OF_A_BATCH = 3.0, 10.0
@@ -56,11 +56,11 @@ def bench(
     device: Annotated[
         Device | None, typer.Option(help="For a run: the device that everything runs on.", show_default="auto")
     ] = None,
-    against: Annotated[
+    baseline: Annotated[
         str | None, typer.Option(metavar="NAME", help="For a run: the baseline of the speed-ups.", show_default="eager")
     ] = None,
-    ladder: Annotated[
-        bool, typer.Option("--ladder", help="For a run: time torch.compile too, which takes minutes.")
+    torch_compile: Annotated[
+        bool, typer.Option("--compile", help="For a run: time torch.compile too, which takes minutes.")
     ] = False,
     min_speedup: Annotated[
         float | None, typer.Option(min=0, help="For a run: fail below this speed-up against the baseline.")
@@ -74,12 +74,12 @@ def bench(
     Examples: deploytool bench artifacts/mixnet_s --batch 1,8 · deploytool bench artifacts/mixnet_s/pack/bundle
     """
     of_bundle: dict[str, object] = {"--require-signature": key, "--require": require, "--build": build or None}
-    of_run: dict[str, object] = {"--batch": batch, "--threads": threads, "--device": device, "--against": against}
-    of_run |= {"--ladder": ladder or None, "--min-speedup": min_speedup}
+    of_run: dict[str, object] = {"--batch": batch, "--threads": threads, "--device": device, "--baseline": baseline}
+    of_run |= {"--compile": torch_compile or None, "--min-speedup": min_speedup}
     if (what / _MANIFEST).exists():
         _belong(of_run, "a run, and this is a bundle")
         return devices.bench(what, seconds or _SECONDS_OF_A_WAY, key, require, build=build)
-    if not runner.rooms(what):
+    if not runner.stage_directories(what):
         raise BadInput(f"{what} holds neither a bundle nor a run", "give a folder that `pack` or `export` made")
     _belong(of_bundle, "a bundle, and this is a run")
     batches = _batches(batch or "1")
@@ -88,19 +88,19 @@ def bench(
     from deploytool.benchmark import run
     from deploytool.pipeline import trust  # and torch
 
-    asked = run.Asked(
+    asked = run.BenchOptions(
         batches=batches,
         threads=threads or cli_console.processors(),
         seconds=seconds or _SECONDS_OF_A_BATCH,
         device=device.value if device else run.AUTO,
-        against=against or run.EAGER,
-        ladder=ladder,
+        baseline=baseline or run.EAGER,
+        torch_compile=torch_compile,
         min_speedup=min_speedup,
     )
-    given = runner.shelf(what)
+    given = runner.artifacts(what)
     trust.check(what, trust_code=trust_code)
-    found = progress.along(cli_console.people(), "bench", lambda watch: run.run(what, given, asked, watch))
-    path, failure, console = written.write(what, found), _failure(found.gate), cli_console.answer()
+    found = progress.along(cli_console.stderr_console(), "bench", lambda watch: run.run(what, given, asked, watch))
+    path, failure, console = written.write(what, found), _failure(found.gate), cli_console.stdout_console()
     for sweep in found.sweeps:
         columns = ("", ">p50 ms", ">p90", ">p99", ">CPU ms", f"× {found.baseline} (95 %)", "verdict")
         cli_console.table(console, _title(found, sweep), columns, [_row(row) for row in sweep.rows])
@@ -133,7 +133,7 @@ def _batches(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(word) for word in words))
 
 
-def _title(found: Bench, sweep: Sweep) -> str:
+def _title(found: Bench, sweep: BatchResult) -> str:
     threads = "1 thread" if found.threads == 1 else f"{found.threads} threads"
     where = threads if found.device == "cpu" else found.device
     return f"{found.model} at batch {sweep.batch}, {where}, {sweep.rounds} rounds in turn"
@@ -157,7 +157,7 @@ def _ms(value: float) -> str:
     return f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
-def _below(found: Bench, sweep: Sweep) -> list[str]:
+def _below(found: Bench, sweep: BatchResult) -> list[str]:
     """On what, how even it was, and why some have no verdict."""
     seen, control = sweep.conditions, sweep.control
     others = "" if seen.others is None else f", other programs took {seen.others:.1f} of {seen.cores} cores"

@@ -16,7 +16,7 @@ from deploytool.errors import BadInput, ParityFailed
 from deploytool.results import blame as results_blame
 from deploytool.results import receipt, report, verdict
 from deploytool.results.artifact import Kind
-from deploytool.results.blame import Finding, Hop, Layer
+from deploytool.results.blame import Finding, Layer, TracedGraph
 from deploytool.results.receipt import Receipt
 from deploytool.spec import Stage
 
@@ -27,7 +27,7 @@ _SINGLE = f"{Stage.REWRITE}/{Kind.GRAPH.value}"  # the FP32 graph
 _NEXT = {
     Stage.EXPORT: "try --exporter auto, or write that layer in another way",
     Stage.SIMPLIFY: f"deploy {Stage.EXPORT}/{Kind.GRAPH.value}, and report both graphs to onnxsim",
-    Stage.REWRITE: f"export again with --rewrite none, and report {Stage.SIMPLIFY}/{Kind.GRAPH.value}",
+    Stage.REWRITE: f"export again with --rewrite original, and report {Stage.SIMPLIFY}/{Kind.GRAPH.value}",
     Stage.FP16: f"export again with {verdict.KEEP}, or deploy {_SINGLE}",
 }
 _OPTIMISED = "this is what ONNX Runtime's optimiser does to a sound file: try another version of it"
@@ -55,7 +55,7 @@ def blame(
     """
     from deploytool.pipeline import runner, trust  # here begins numpy
 
-    console, rooms = cli_console.people(), runner.rooms(run)
+    console, rooms = cli_console.stderr_console(), runner.stage_directories(run)
     kept = {sealed.kind: room / sealed.kind.value for room, sealed in rooms}
     graphs = [(sealed.made_by, room / Kind.GRAPH.value) for room, sealed in rooms if sealed.kind is Kind.GRAPH]
     if not graphs or not {Kind.WEIGHTS, Kind.GOLDEN} <= set(kept):
@@ -66,10 +66,10 @@ def blame(
     from deploytool.parity import intermediates
     from deploytool.report import update
 
-    wanted = verdict.wanted(report.read(kept[Kind.REPORT])) if Kind.REPORT in kept else {}
+    wanted = verdict.requested_tolerances(report.read(kept[Kind.REPORT])) if Kind.REPORT in kept else {}
     watched = intermediates.read(kept[Kind.PROBES]).values if Kind.PROBES in kept else ()
     digests = {stage.value: serde.file_digest(file) for stage, file in graphs}
-    found, clue = locate.examine(kept[Kind.WEIGHTS], kept[Kind.GOLDEN], graphs, wanted, tuple(watched))
+    found, clue = locate.locate(kept[Kind.WEIGHTS], kept[Kind.GOLDEN], graphs, wanted, tuple(watched))
     results_blame.write(run, digests, found)
     if Kind.REPORT in kept:
         update.keep(report.read(kept[Kind.REPORT]), run)
@@ -79,7 +79,9 @@ def blame(
     failure = _failure(found.finding, rooms) if found.finding else None
     document = {"run": str(run), "blame": found, "pack": str(packed) if packed else None}
     columns = ("graph", ">vs before", "verdict", "worst layer", ">error", ">noise floor")
-    cli_console.table(console, "The worst layer of each graph", columns, [_row(hop) for hop in found.hops])
+    cli_console.table(
+        console, "The worst layer of each graph", columns, [_row(comparison) for comparison in found.comparisons]
+    )
     if found.finding is None:
         nobody = "No graph strays from the one before or from the source: nobody is to blame."
         cli_console.say(console, nobody)
@@ -93,10 +95,10 @@ def blame(
     return Outcome(document, "", failure)
 
 
-def _row(hop: Hop) -> tuple[str, ...]:
-    verdict = "FAIL" if any(check.broken for check in hop.checks) else "pass"
-    cells = (hop.stage, f"{hop.checks[0].parity.max_error:.1e}", verdict)
-    judged = [layer for layer in hop.layers if layer.error is not None]
+def _row(comparison: TracedGraph) -> tuple[str, ...]:
+    verdict = "FAIL" if any(check.broken for check in comparison.checks) else "pass"
+    cells = (comparison.stage, f"{comparison.checks[0].parity.max_error:.1e}", verdict)
+    judged = [layer for layer in comparison.layers if layer.error is not None]
     if not judged:
         return (*cells, "–", "–", "–")
     worst = max(judged, key=lambda layer: (layer.error or 0.0) / layer.floor)

@@ -11,7 +11,7 @@ from deploytool.cli import console
 from deploytool.cli.command import Outcome
 from deploytool.errors import BadInput
 from deploytool.run_folder import leftovers
-from deploytool.run_folder.leftovers import Litter
+from deploytool.run_folder.leftovers import Leftover
 
 _NOTED = "it says that a run is this user's own, and the run is gone: a copy elsewhere would need --trust-code"
 
@@ -32,22 +32,22 @@ def clean(
     kept = leftovers.remove(left) if yes else []
     lines = list(leftovers.lines(left, gone=yes))
     for line in lines:
-        console.say(console.answer(), line)
+        console.say(console.stdout_console(), line)
     failure = BadInput(f"{kept[0].path} could not be removed", "check its rights") if kept else None
     return Outcome({"found": left, "gone": yes, "kept": kept}, lines[-1], failure)
 
 
-def _found(folders: list[Path]) -> list[Litter]:
+def _found(folders: list[Path]) -> list[Leftover]:
     """What lies in all these folders and the notes of this user, each once."""
     from deploytool.device import clean as roots  # here begins numpy
     from deploytool.pipeline import trust
 
-    found: dict[str, Litter] = {}
+    found: dict[str, Leftover] = {}
     for folder in folders:
         if not folder.is_dir():
             raise BadInput(f"there is no folder {folder}", "check the path")
         places = [place for place in (folder, *leftovers.folders(folder)) if roots.is_root(place)]
-        of_roots = [item for place in places for item in roots.found(place)]
+        of_roots = [item for place in places for item in roots.find_leftovers(place)]
         found |= {item.path: item for item in (*leftovers.found(folder), *of_roots)}
-    notes = [item for note in trust.unneeded() for item in leftovers.of(note, _NOTED)]
+    notes = [item for note in trust.expired() for item in leftovers.of(note, _NOTED)]
     return [*found.values(), *notes]

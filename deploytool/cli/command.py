@@ -15,7 +15,7 @@ import typer
 
 from deploytool.cli import config as cli_config
 from deploytool.cli import console
-from deploytool.cli.console import Manner
+from deploytool.cli.console import OutputMode
 from deploytool.cli.listing import SHARED
 from deploytool.errors import BadInput, DeployError
 from deploytool.host import terminal
@@ -84,10 +84,10 @@ def before(
     as_json: _JSON = False,
 ) -> None:
     """The shared options before the command's name."""
-    context.obj = Manner(quiet, verbose, as_json)
+    context.obj = OutputMode(quiet, verbose, as_json)
 
 
-def mannered(command: Callable[..., Outcome | None]) -> Callable[..., None]:
+def with_shared_options(command: Callable[..., Outcome | None]) -> Callable[..., None]:
     """A command with the shared options beside its own, and its outcome shown in the manner they ask for.
 
     A command that has an option of the same name keeps its own.
@@ -122,13 +122,13 @@ def mannered(command: Callable[..., Outcome | None]) -> Callable[..., None]:
 
 def _adopt(context: typer.Context, shared: Mapping[str, Any]) -> None:
     """The manner that was asked for before the command's name or behind it."""
-    above: Manner = context.obj or Manner()
-    manner = Manner(
+    above: OutputMode = context.obj or OutputMode()
+    manner = OutputMode(
         above.quiet or bool(shared["quiet"]),
         above.verbose or bool(shared["verbose"]),
         above.json or bool(shared["as_json"]),
     )
-    console.adopt(manner)
+    console.set_mode(manner)
     if manner.quiet and manner.verbose:
         raise BadInput("--quiet and --verbose were both asked for", "choose one")
     console.listen()
@@ -151,11 +151,11 @@ def _explain(context: typer.Context) -> None:
 def _show(outcome: Outcome) -> None:
     spoken = console.manner()
     if spoken.json:
-        console.document({**outcome.document, "error": console.told(outcome.failure)})
+        console.document({**outcome.document, "error": console.with_lines(outcome.failure)})
     elif spoken.quiet and not outcome.failure:
         console.line(outcome.verdict)
     if outcome.failure:
         console.failure(outcome.failure)
         raise typer.Exit(outcome.failure.exit_code)
     if outcome.next:
-        console.whole(console.answer(), f"Next: {outcome.next}")
+        console.unwrapped(console.stdout_console(), f"Next: {outcome.next}")

@@ -19,7 +19,7 @@ def model(incomplete: str) -> list[str]:
     return []
 
 
-def place_or_model(incomplete: str) -> list[str]:
+def path_or_model(incomplete: str) -> list[str]:
     """Folders and files that begin so, and models."""
     begun = Path(incomplete)
     folder = begun if incomplete.endswith("/") else begun.parent

@@ -31,7 +31,7 @@ _PROSE = 16  # columns that a cell of words needs at the least
 
 
 @dataclass(frozen=True)
-class Manner:
+class OutputMode:
     """How a command speaks: only the verdict, everything, or one JSON document on stdout."""
 
     quiet: bool = False
@@ -39,15 +39,15 @@ class Manner:
     json: bool = False
 
 
-_MANNER: ContextVar[Manner] = ContextVar("manner", default=Manner())  # noqa: B039  # frozen
+_MANNER: ContextVar[OutputMode] = ContextVar("manner", default=OutputMode())  # noqa: B039  # frozen
 
 
-def adopt(manner: Manner) -> None:
+def set_mode(manner: OutputMode) -> None:
     """Speaks in this manner from now on."""
     _MANNER.set(manner)
 
 
-def manner() -> Manner:
+def manner() -> OutputMode:
     """How this command speaks."""
     return _MANNER.get()
 
@@ -59,18 +59,18 @@ def settle() -> None:
             os.environ.pop(name, None)
 
 
-def people(*, as_json: bool = False) -> Console:
+def stderr_console(*, as_json: bool = False) -> Console:
     """Where text for people goes while a command works."""
     spoken = manner()
     return _console(stderr=as_json or spoken.json, quiet=spoken.quiet)
 
 
-def aside() -> Console:
+def progress_console() -> Console:
     """Where a progress bar goes whose lines go elsewhere."""
     return _console(stderr=True, quiet=manner().quiet)
 
 
-def answer() -> Console:
+def stdout_console() -> Console:
     """Where an answer for people goes that a JSON document gives in full."""
     spoken = manner()
     return _console(stderr=False, quiet=spoken.quiet or spoken.json)
@@ -101,10 +101,10 @@ def say(console: Console, text: str, style: str | None = None) -> None:
         margin = " " * (len(text) - len(text.lstrip()))
         lines = _wrapped(text.strip(), console.width, margin, f"{margin}  ")
     for each in lines:
-        whole(console, each, style)
+        unwrapped(console, each, style)
 
 
-def whole(console: Console, text: str, style: str | None = None) -> None:
+def unwrapped(console: Console, text: str, style: str | None = None) -> None:
     """One line that is not broken, for a command that is to be copied; brackets and colons in it mean nothing."""
     console.print(Text(terminal.visible(text)), soft_wrap=True, style=style)
 
@@ -123,12 +123,12 @@ def _wrapped(text: str, width: int, first: str = "", others: str = "") -> list[s
 def detail(line: str) -> None:
     """A line that only --verbose shows, on stderr."""
     if manner().verbose:
-        whole(_console(stderr=True, quiet=False), line)
+        unwrapped(_console(stderr=True, quiet=False), line)
 
 
 def note(line: str) -> None:
     """A line on how far a command is, on stderr."""
-    whole(aside(), line)
+    unwrapped(progress_console(), line)
 
 
 def table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -140,7 +140,7 @@ def table(console: Console, title: str, columns: Sequence[str], rows: Iterable[S
     cells = [tuple(terminal.visible(cell) for cell in row) for row in rows]
     if title:
         for line in _wrapped(terminal.visible(title), console.width):
-            whole(console, line, "bold")
+            unwrapped(console, line, "bold")
     if _narrowest(console, columns, cells) <= console.width:
         console.print(_drawn(columns, cells, console.width))
         return
@@ -179,7 +179,7 @@ def _narrowest(console: Console, columns: Sequence[str], rows: Sequence[Sequence
 
 def _paragraph(console: Console, columns: Sequence[str], row: Sequence[str]) -> None:
     """The first cell, and under it the others by the names of their columns."""
-    whole(console, row[0].strip())
+    unwrapped(console, row[0].strip())
     named = []
     for column, cell in zip(columns[1:], row[1:], strict=True):
         if cell.strip("– "):
@@ -188,17 +188,17 @@ def _paragraph(console: Console, columns: Sequence[str], row: Sequence[str]) -> 
             broken = column.startswith("~") or len(label) > console.width - 3  # margin and semicolon
             named.append(label if broken else label.replace(" ", _HARD))
     for line in _wrapped("; ".join(named), console.width, "  ", "  "):
-        whole(console, line.replace(_HARD, " "))
+        unwrapped(console, line.replace(_HARD, " "))
 
 
 def failure(error: DeployError) -> None:
     """The problem and the remedy, one line each, on stderr."""
     console = _console(stderr=True, quiet=False)
     say(console, f"deploytool: {error}", "red")
-    whole(console, f"  → {error.remedy}")
+    unwrapped(console, f"  → {error.remedy}")
     if error.__cause__ is not None and manner().verbose:
         for line in exception_text.trace(error.__cause__):
-            whole(console, line)
+            unwrapped(console, line)
 
 
 def misused(error: Any) -> None:
@@ -210,7 +210,7 @@ def misused(error: Any) -> None:
         terminal.note(line)
 
 
-def told(error: DeployError | None) -> dict[str, str | int] | None:
+def with_lines(error: DeployError | None) -> dict[str, str | int] | None:
     """A failure as it stands in a JSON document."""
     if error is None:
         return None
@@ -261,4 +261,4 @@ def processors() -> int:
 
 def logins() -> Path | None:
     """Where `docker login` leaves who we are."""
-    return known.place(os.environ.get("DOCKER_CONFIG"))
+    return known.config_path(os.environ.get("DOCKER_CONFIG"))

@@ -12,10 +12,10 @@ from deploytool.cli import completion, console
 from deploytool.cli.command import Outcome
 
 if TYPE_CHECKING:
-    from deploytool.device.output import Told
+    from deploytool.device.output import CommandOutput
 
 
-class Least(str, Enum):
+class MinimumBackend(str, Enum):
     """Minimum acceptable backend."""
 
     trt = "trt"
@@ -24,11 +24,13 @@ class Least(str, Enum):
 
 
 _Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")]
-Require = Annotated[Least | None, typer.Option(help="Minimum acceptable backend: fail if only a slower one works.")]
+Require = Annotated[
+    MinimumBackend | None, typer.Option(help="Minimum acceptable backend: fail if only a slower one works.")
+]
 Build = Annotated[bool, typer.Option("--build", help="Build an engine on this machine first, if it can.")]
 _Root = Annotated[Path, typer.Option(metavar="DIR", help="The folder that bundles are installed under.")]
-_Seal = Annotated[
-    str | None, typer.Option(metavar="SHA-256", help="The seal that the bundle must have; any other is refused.")
+_Digest = Annotated[
+    str | None, typer.Option(metavar="SHA-256", help="The digest that the bundle must have; any other is refused.")
 ]
 Key = Annotated[
     Path | None,
@@ -37,7 +39,7 @@ Key = Annotated[
 Target = Annotated[
     str | None,
     typer.Option(
-        "--for",
+        "--target",
         metavar="TARGET",
         help="Leave out engines for other targets than this one.",
         autocompletion=completion.target,
@@ -54,7 +56,7 @@ def verify(
     root: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Refuse a bundle older than the one installed under this folder.")
     ] = None,
-    seal: _Seal = None,
+    digest: _Digest = None,
     key: Key = None,
     require: Require = None,
     build: Build = False,
@@ -65,7 +67,9 @@ def verify(
     """
     from deploytool.device import commands  # here begins numpy
 
-    told = commands.verify(bundle, root=root, seal=seal, key=key, require=_word(require), build=build, say=console.note)
+    told = commands.verify(
+        bundle, root=root, digest=digest, key=key, require=_word(require), build=build, say=console.note
+    )
     return _outcome(told)
 
 
@@ -95,7 +99,7 @@ def run(
     return _outcome(commands.run(bundle, images, top=top, key=key, require=_word(require)))
 
 
-def bench(bundle: Path, seconds: float, key: Path | None, require: Least | None, *, build: bool) -> Outcome:
+def bench(bundle: Path, seconds: float, key: Path | None, require: MinimumBackend | None, *, build: bool) -> Outcome:
     """Times every way to run the bundle that works here, each in a process of its own."""
     from deploytool.device import commands
 
@@ -106,7 +110,7 @@ def bench(bundle: Path, seconds: float, key: Path | None, require: Least | None,
 def install(
     bundle: _Bundle,
     root: _Root,
-    seal: _Seal = None,
+    digest: _Digest = None,
     key: Key = None,
     require: Require = None,
     build: Build = False,
@@ -117,7 +121,7 @@ def install(
     """
     from deploytool.device import commands
 
-    told = commands.install(bundle, root, seal=seal, key=key, require=_word(require), build=build, say=console.note)
+    told = commands.install(bundle, root, digest=digest, key=key, require=_word(require), build=build, say=console.note)
     return _outcome(told)
 
 
@@ -133,9 +137,9 @@ def pull(
         typer.Option(metavar="DIR", help="A new folder for the bundle.", show_default="named after the address"),
     ] = None,
     target: Target = None,
-    seal: _Seal = None,
+    digest: _Digest = None,
     key: Key = None,
-    near: Annotated[
+    reuse_from: Annotated[
         list[Path] | None,
         typer.Option(metavar="DIR", help="A bundle or install root whose files need not be fetched again."),
     ] = None,
@@ -147,7 +151,7 @@ def pull(
 ) -> Outcome:
     """Fetches a bundle, or what a target needs of it, every byte verified as it comes; a cut fetch goes on.
 
-    Example: deploytool pull oci://registry.example.com/models/shufflenet_g3:1 --for orin
+    Example: deploytool pull oci://registry.example.com/models/shufflenet_g3:1 --target orin
     """
     from deploytool.device import commands
 
@@ -155,9 +159,9 @@ def pull(
         address,
         out,
         target=target,
-        seal=seal,
+        digest=digest,
         key=key,
-        near=near or (),
+        reuse_from=reuse_from or (),
         plain_http=plain_http,
         ca=ca,
         timeout=timeout,
@@ -178,7 +182,7 @@ def rollback(root: _Root, key: Key = None) -> Outcome:
 
 
 def pardon(
-    seal: Annotated[str, typer.Argument(metavar="SEAL", help="The first digits of the bundle's seal.")],
+    digest: Annotated[str, typer.Argument(metavar="DIGEST", help="The first digits of the bundle's digest.")],
     root: _Root,
 ) -> Outcome:
     """Lets a bundle that was given up after three failed starts be installed and started again.
@@ -187,14 +191,14 @@ def pardon(
     """
     from deploytool.device import commands
 
-    return _outcome(commands.pardon(seal, root))
+    return _outcome(commands.pardon(digest, root))
 
 
-def _outcome(told: Told) -> Outcome:
+def _outcome(told: CommandOutput) -> Outcome:
     for line in told.lines:
-        console.say(console.answer(), line)
+        console.say(console.stdout_console(), line)
     return Outcome({"result": told.document}, told.lines[told.verdict], told.failure)
 
 
-def _word(require: Least | None) -> str | None:
+def _word(require: MinimumBackend | None) -> str | None:
     return require.value if require else None

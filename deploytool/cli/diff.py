@@ -14,7 +14,7 @@ from deploytool.host import disk
 
 if TYPE_CHECKING:
     from deploytool.diff import Difference, Shift, Side, Value
-    from deploytool.diff.budgets import Judged
+    from deploytool.diff.budgets import BudgetResult
 
 _NONE = "–"
 _TIMED = "speedup"  # the one with intervals, which need a table of their own
@@ -44,7 +44,7 @@ def diff(
     return Outcome({"result": result}, _verdict(found, judged), _failure(judged))
 
 
-def _failure(judged: list[Judged]) -> DeployError | None:
+def _failure(judged: list[BudgetResult]) -> DeployError | None:
     from deploytool.diff.budgets import Outcome, lines, outcome
 
     worst = outcome(judged)
@@ -56,11 +56,11 @@ def _failure(judged: list[Judged]) -> DeployError | None:
     return NotVerified(said, "measure it there too, or name what is meant with FIGURE@PLACE")
 
 
-def _show(a: Side, b: Side, found: Difference, judged: list[Judged]) -> None:
+def _show(a: Side, b: Side, found: Difference, judged: list[BudgetResult]) -> None:
     """What is said, what is measured, and the verdict, which comes last."""
     from deploytool.diff.budgets import lines
 
-    console = cli_console.answer()
+    console = cli_console.stdout_console()
     cli_console.say(console, f"A: {a.kind} {a.path}, {a.model}")
     cli_console.say(console, f"B: {b.kind} {b.path}, {b.model}")
     if found.facts:
@@ -127,7 +127,7 @@ def _moved(shift: Shift) -> str:
     return f"{shift.factor:.3g}×, {word}"
 
 
-def _verdict(found: Difference, judged: list[Judged]) -> str:
+def _verdict(found: Difference, judged: list[BudgetResult]) -> str:
     from deploytool.diff.budgets import Outcome, outcome
 
     if not judged:

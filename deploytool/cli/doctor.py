@@ -29,8 +29,8 @@ def doctor(
     Examples: deploytool doctor · deploytool doctor --target rtx40
     """
     shown = doctors.examine(target)
-    console = cli_console.answer()
-    for line in messages.told(shown):
+    console = cli_console.stdout_console()
+    for line in messages.lines(shown):
         cli_console.say(console, line)
     what = f"an engine for {target} can be built here" if target else "a bundle can be run here"
     return Outcome({"result": shown}, what, shown.failure)

@@ -205,10 +205,10 @@ def export(
         ),
     ] = "",
     trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT engines as well.", rich_help_panel=_BUILD)] = False,
-    for_: Annotated[
+    target: Annotated[
         str,
         typer.Option(
-            "--for",
+            "--target",
             metavar="TARGET,…",
             help="Targets to build engines for, separated by commas; implies --trt.",
             rich_help_panel=_BUILD,
@@ -320,7 +320,7 @@ def export(
 ) -> Outcome:
     """Exports MODEL to TorchScript, ONNX, FP16 ONNX and with --trt to engines, and checks each against the eager model.
 
-    Examples: deploytool export shufflenet_g3 --trt · deploytool export mixnet_s --for rtx40,orin --batch 1:4:16
+    Examples: deploytool export shufflenet_g3 --trt · deploytool export mixnet_s --target rtx40,orin --batch 1:4:16
     """
     from deploytool import api  # here begins numpy
 
@@ -329,13 +329,13 @@ def export(
         trt=trt,
         to=to.value,
         quick=quick,
-        targets=[name for name in for_.replace(" ", "").split(",") if name],
+        targets=[name for name in target.replace(" ", "").split(",") if name],
         batch=params.span("--batch", batch),
         exporter=exporter.value,
         opset=opset,
         rewrite=rewrite,
         io=io,
-        keep_fp32=params.kept(keep_fp32),
+        keep_fp32=params.keep_fp32(keep_fp32),
         seed=seed,
         weights=weights,
         trust_code=trust_code,
@@ -369,7 +369,7 @@ def export(
         junit=junit,
         follow=_follow,
     )
-    summary.show(cli_console.people(), run.report, run.folder)
+    summary.show(cli_console.stderr_console(), run.report, run.folder)
     made = [_plain(artifact, run.folder) for artifact in run.artifacts]
     document = {"run": str(run.folder), "artifacts": made, "report": run.report}
     return summary.outcome(document, run.report, run.folder, run.error, bundle=run.bundle)
@@ -379,10 +379,10 @@ def _follow(plan: Plan, start: Start) -> Sequence[Artifact]:
     """Says what was decided, and goes along with the run."""
     from deploytool.pipeline import runner as pipeline_runner
 
-    console = cli_console.people()
+    console = cli_console.stderr_console()
     for decision in plan.options.targets:
         cli_console.say(console, f"{decision.target:>12}  {decision.verdict}: {decision.why}")
-    cli_console.whole(console, f"into {plan.home}")
+    cli_console.unwrapped(console, f"into {plan.home}")
     recipe = (*plan.recipe, Stage.PACK) if plan.pack else plan.recipe
     with interrupt.sweeping(partial(pipeline_runner.sweep, plan.home)):
         return progress.follow(console, recipe, plan.home, start)

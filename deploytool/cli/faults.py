@@ -14,13 +14,13 @@ from deploytool.cli.command import Outcome
 from deploytool.errors import BadInput, NotVerified
 from deploytool.results import report, verdict
 from deploytool.results.artifact import Kind, for_engine
-from deploytool.results.faults import CASES, ENGINE, GRAPH, Family
+from deploytool.results.faults import CASES, ENGINE, GRAPH, FaultFamily
 from deploytool.spec import Precision, Stage
 
 _FRESH = 64  # cases that faults which were not caught are tried on
 
 
-def prove(
+def faults(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     faults: Annotated[int, typer.Option(min=1, help="How many faults of each kind.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the faults.")] = 0,
@@ -31,7 +31,7 @@ def prove(
     """
     from deploytool.pipeline import runner  # here begins numpy
 
-    console, rooms = cli_console.people(), runner.rooms(run)
+    console, rooms = cli_console.stderr_console(), runner.stage_directories(run)
     kept = {sealed.kind: room / sealed.kind.value for room, sealed in rooms}
     graphs = [(room / Kind.GRAPH.value, sealed) for room, sealed in rooms if sealed.kind is Kind.GRAPH]
     if len(graphs) < 2 or not {Kind.WEIGHTS, Kind.GOLDEN} <= set(kept):
@@ -41,20 +41,20 @@ def prove(
     from deploytool.faults import run as faults_run  # here begins onnx
 
     (before, _), (graph, sealed) = graphs[-2:]
-    wanted = verdict.wanted(report.read(kept[Kind.REPORT])) if Kind.REPORT in kept else {}
+    wanted = verdict.requested_tolerances(report.read(kept[Kind.REPORT])) if Kind.REPORT in kept else {}
     half = sealed.made_by.precision is Precision.FP16
     subject = faults_run.subject(
         kept[Kind.WEIGHTS], kept[Kind.GOLDEN], for_engine(before), graph, half=half, wanted=wanted, fresh=_FRESH
     )
-    proof = progress.along(console, Stage.FAULTS, lambda watch: faults_run.prove(subject, faults, seed, watch))
+    proof = progress.along(console, Stage.FAULTS, lambda watch: faults_run.run(subject, faults, seed, watch))
     failure = None
     if not proof.families:
         failure = NotVerified("the checks fail on the graph as it is", f"find the layer: deploytool blame {run}")
     elif proof.weak:
         with interrupt.sweeping(partial(runner.sweep, run)):
-            faults_run.write_helpful(run / CASES, subject, proof)
+            faults_run.write_helpful_cases(run / CASES, subject, proof)
         remedy = f"export again with --cases {run / CASES}: with these {len(proof.helpful)} all are caught"
-        failure = NotVerified(f"the golden cases miss {verdict.missing(proof)}", remedy)
+        failure = NotVerified(f"the golden cases miss {verdict.missed_line(proof)}", remedy)
     columns = ("fault", ">planted", ">same", ">graph", ">least", ">FP16", ">least")
     rows = [_row(family) for family in proof.families]
     cli_console.table(
@@ -69,7 +69,7 @@ def prove(
     return Outcome({"run": str(run), "proof": proof}, lines[0], failure, next=f"deploytool pack {run}")
 
 
-def _row(family: Family) -> tuple[str, ...]:
+def _row(family: FaultFamily) -> tuple[str, ...]:
     cells = [family.name.replace("_", " "), str(family.planted), str(family.equivalent or "")]
     for check in (GRAPH, ENGINE):
         power = family.power.get(check)

@@ -29,7 +29,7 @@ _sweeps: list[Callable[[], None]] = []
 _halted = threading.Event()
 
 
-def watch(words: Callable[[], bytes]) -> None:
+def install_handlers(words: Callable[[], bytes]) -> None:
     """From here on an interruption sweeps and ends the process; `words` goes to stdout then."""
     with suppress(OSError):  # on a machine that cannot be written there may be none, and looking around needs none
         own = scratch.make()
@@ -54,7 +54,7 @@ def sweeping(sweep: Callable[[], None]) -> Iterator[None]:
         _sweeps.remove(sweep)
 
 
-def leave(code: int) -> NoReturn:
+def exit_on_signal(code: int) -> NoReturn:
     """Ends the process; all is done and said, and an interruption on the way out changes nothing.
 
     Nothing is taken apart, which takes torch half a second and serves nobody. Where stdout is gone, that is a failure.

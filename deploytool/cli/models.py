@@ -15,7 +15,7 @@ def models() -> Outcome:
     """
     found = catalog.models()
     columns = ("name", "input", ">classes", ">parameters", ">MACs")
-    console.table(console.answer(), "Models", columns, [_row(model) for model in found])
+    console.table(console.stdout_console(), "Models", columns, [_row(model) for model in found])
     return Outcome({"models": found}, f"{len(found)} models", next="deploytool export NAME --trt")
 
 

@@ -53,11 +53,11 @@ def pack(
     if out:
         _copy(folder, out)
         folder = out
-    manifest, seal = read_manifest(folder), manifest_digest(folder)
-    for line in _lines(folder, manifest, seal):
-        console.say(console.answer(), line)
-    told = {"bundle": str(folder), "seal": seal, "digest": content_digest(manifest), "fresh": made.fresh}
-    return Outcome({**told, "manifest": manifest}, f"{folder}: seal {seal}", next=summary.on_device(folder))
+    manifest, digest = read_manifest(folder), manifest_digest(folder)
+    for line in _lines(folder, manifest, digest):
+        console.say(console.stdout_console(), line)
+    told = {"bundle": str(folder), "digest": digest, "content_digest": content_digest(manifest), "fresh": made.fresh}
+    return Outcome({**told, "manifest": manifest}, f"{folder}: digest {digest}", next=summary.on_device(folder))
 
 
 def _copy(folder: Path, out: Path) -> None:
@@ -87,13 +87,13 @@ def _fill(folder: Path, bench: Path) -> None:
         files.settle(inside)
 
 
-def _lines(folder: Path, manifest: Manifest, seal: str) -> list[str]:
+def _lines(folder: Path, manifest: Manifest, digest: str) -> list[str]:
     inside = all_files(manifest)
     size = disk.size(sum(file.size for file in inside))
     lines = [
         f"{folder}: {manifest.name}, sequence {manifest.sequence}, {len(inside)} files, {size}",
-        f"  digest  {content_digest(manifest)} (the same for the same inputs: engines aside)",
-        f"  seal    {seal} (of every byte)",
+        f"  content {content_digest(manifest)} (the same for the same inputs: engines aside)",
+        f"  digest  {digest} (of every byte)",
     ]
     for_ = [f"  {one.flavour} {one.version} for {', '.join(one.capabilities)}" for one in manifest.engines]
     return [*lines, _memory(manifest), *for_]

@@ -29,7 +29,7 @@ def span(option: str, text: str) -> Range:
     if len(sizes) not in (1, 3) or not all(size.isdecimal() for size in sizes):
         raise BadInput(f"{option} {text} is no size", f"write {option} 8, or {option} 1:8:32")
     smallest, typical, largest = map(int, sizes * 3 if len(sizes) == 1 else sizes)
-    return options.span(option, (smallest, typical, largest))
+    return options.size_range(option, (smallest, typical, largest))
 
 
 def tensors(texts: Sequence[str]) -> tuple[Tensor, ...]:
@@ -140,7 +140,7 @@ def outputs(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in (each.strip() for each in text.split(",")) if name))
 
 
-def kept(text: str) -> tuple[str, ...]:
+def keep_fp32(text: str) -> tuple[str, ...]:
     """The modules and nodes that `--keep-fp32 auto` or `--keep-fp32 stage2.0,classifier` names."""
     names = tuple(name for name in (each.strip() for each in text.split(",")) if name)
     if AUTO in names and len(names) > 1:

@@ -73,14 +73,14 @@ def _minutes(seconds: float) -> str:
 
 def bar(console: Console) -> Progress:
     """A bar that is silent where there is no terminal; lines on the same terminal must share its console."""
-    shown = console if console.is_terminal else cli_console.aside()
+    shown = console if console.is_terminal else cli_console.progress_console()
     wide = (BarColumn(20),) if shown.width >= 72 else ()
     texts = (TextColumn(form, markup=False) for form in ("{task.description}", "{task.fields[clock]}"))
     columns = (SpinnerColumn(), next(texts), *wide, next(texts))
     return Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal or shown.quiet)
 
 
-def earlier(home: Path, steps: Sequence[str]) -> dict[str, float]:
+def reused_line(home: Path, steps: Sequence[str]) -> dict[str, float]:
     """The seconds that each step took in the run that is in this folder."""
     found = {step: receipt.read(home / step) for step in steps}
     return {step: sealed.seconds for step, sealed in found.items() if sealed}
@@ -91,7 +91,7 @@ def follow(
 ) -> tuple[Artifact, ...]:
     """Goes along with a run: a line for each artifact, and a progress bar where there is a terminal."""
     made: list[Artifact] = []
-    clock = Clock(recipe, earlier(home, recipe))
+    clock = Clock(recipe, reused_line(home, recipe))
     with bar(console) as progress:
         task = progress.add_task(clock.name, total=None, clock=clock)
 

@@ -57,14 +57,14 @@ def report(
     if several:
         from deploytool.report import html  # here begin matplotlib and jinja2
 
-        written = html.write_family(homes, page or _FAMILY)
+        written = html.write_comparison(homes, page or _FAMILY)
     else:
         for document in device or ():
             device_results.keep(homes[0], document)
         written = update.keep(reports.read(run_data.find(homes[0])), homes[0], junit)
-    console.say(console.answer(), f"Report: {written}")
+    console.say(console.stdout_console(), f"Report: {written}")
     if junit:
-        console.say(console.answer(), f"JUnit: {junit}")
+        console.say(console.stdout_console(), f"JUnit: {junit}")
     if open_ and not console.shows(written):
         console.note("there is no screen or no browser here: open that file where there is one")
     return Outcome({"page": str(written), "junit": str(junit) if junit else None}, str(written))

@@ -17,7 +17,7 @@ from deploytool.host import disk
 from deploytool.transfer import addresses, auth, oci_archive, ssh
 from deploytool.transfer import push as transfer_push
 from deploytool.transfer.addresses import Archive, Registry
-from deploytool.transfer.ssh import Door
+from deploytool.transfer.ssh import SshTarget
 
 _Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")]
 
@@ -40,8 +40,8 @@ def push(
     place, manifest = addresses.parse(address, plain_http=plain_http, ca=ca), _whole(folder)
     if isinstance(place, Archive):
         made, size = oci_archive.write(folder, manifest, place.path), place.path
-        told = {"file": str(place.path), "digest": made.digest, "seal": manifest_digest(folder)}
-        lines = [f"{size}: {disk.size(size.stat().st_size)}, seal {told['seal']}"]
+        told = {"file": str(place.path), "oci_digest": made.digest, "digest": manifest_digest(folder)}
+        lines = [f"{size}: {disk.size(size.stat().st_size)}, digest {told['digest']}"]
         return _outcome(told, lines, f"python -m deploytool.device pull {address}")
     if isinstance(place, Registry):
         known = auth.read(console.logins())
@@ -74,18 +74,18 @@ def ship(
     """Sends a device the files that it lacks, over ssh, has them verified there, and installs the bundle.
 
     A signature that is required is checked here before anything is sent, and by the install there.
-    Example: deploytool ship artifacts/shufflenet_g3/pack/bundle me@orin:/opt/model --for orin
+    Example: deploytool ship artifacts/shufflenet_g3/pack/bundle me@orin:/opt/model --target orin
     """
-    device, kind = addresses.device(to), subset.wanted(target)
+    device, kind = addresses.device(to), subset.parse(target)
     if key is not None:
         from deploytool.device import verify  # here begins numpy
 
-        verify.papers(folder, verify.Asked(key=key))
-    door, manifest = Door(port, identity, ssh_config, python), _whole(folder)
+        verify.check_integrity(folder, verify.VerifyOptions(key=key))
+    door, manifest = SshTarget(port, identity, ssh_config, python), _whole(folder)
     shipped = ssh.ship(
         folder, manifest, device, door, kind, key=key, install=install, timeout=timeout, say=console.note
     )
-    lines = [f"{to}: {disk.size(shipped.sent)} sent, {disk.size(shipped.there)} were there, seal {shipped.seal}"]
+    lines = [f"{to}: {disk.size(shipped.sent)} sent, {disk.size(shipped.there)} were there, digest {shipped.digest}"]
     if shipped.installed:
         lines.append(f"  installed and current: {shipped.tier} serves")
     elif install and not shipped.deploytool:
@@ -105,5 +105,5 @@ def _whole(folder: Path) -> Manifest:
 
 def _outcome(document: object, lines: list[str], step: str | None) -> Outcome:
     for line in lines:
-        console.say(console.answer(), line)
+        console.say(console.stdout_console(), line)
     return Outcome({"result": document}, lines[0], next=step)

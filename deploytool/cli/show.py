@@ -30,7 +30,7 @@ def show(
         typer.Argument(
             metavar="RUN|FILE|MODEL",
             help="A run's folder, a file in it, or with --cost a model.",
-            autocompletion=completion.place_or_model,
+            autocompletion=completion.path_or_model,
         ),
     ],
     cost: Annotated[bool, typer.Option("--cost", help="What each layer of a model costs.")] = False,
@@ -52,10 +52,10 @@ def show(
         return _artifact(path)
     from deploytool.pipeline import runner  # here begins numpy
 
-    found = runner.rooms(path)
+    found = runner.stage_directories(path)
     if not found:
         raise BadInput(f"{path} holds no run", "give a folder that `deploytool export` made, or a file in one")
-    console, rows = cli_console.answer(), [_row(room, sealed) for room, sealed in found]
+    console, rows = cli_console.stdout_console(), [_row(room, sealed) for room, sealed in found]
     cli_console.table(console, "What was made", ("artifact", ">seconds", "digest", "state"), rows)
     written = path / Stage.VALIDATE / Kind.REPORT.value
     shown = report.read(written) if written.is_file() else None
@@ -77,7 +77,7 @@ def _cost(model: Model, command: str) -> Outcome:
         for layer in layers
     ]
     columns = ("layer", "kind (1/g of a dense one)", ">output", ">parameters", ">MACs")
-    console = cli_console.answer()
+    console = cli_console.stdout_console()
     cli_console.table(console, f"{model.name}, batch 1", columns, rows)
     parameters = sum(layer.parameters for layer in layers)
     line = f"{parameters:,} parameters in these layers, {total:,} multiply-accumulates"
@@ -112,5 +112,5 @@ def _artifact(path: Path) -> Outcome:
     rows += [("SHA-256", sealed.files[path.name]), ("state", _row(path.parent, sealed)[-1])]
     rows += [(name, version) for name, version in sealed.versions.items()]
     rows += [(name, _short(value)) for name, value in sealed.notes.items()]
-    cli_console.table(cli_console.answer(), str(path), ("", "~"), rows)
+    cli_console.table(cli_console.stdout_console(), str(path), ("", "~"), rows)
     return Outcome({"receipt": sealed}, f"{path}: {_row(path.parent, sealed)[-1]}")

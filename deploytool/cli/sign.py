@@ -28,7 +28,7 @@ def sign(
         raise MissingBackend(problem, "pip install 'deploytool[sign]'") from error
     count = bundle_sign.sign(bundle, key)
     line = f"{bundle / SIGNATURE_FILE}: {count} files are signed"
-    console.say(console.answer(), line)
-    told = {"signature": str(bundle / SIGNATURE_FILE), "files": count, "seal": manifest_digest(bundle)}
+    console.say(console.stdout_console(), line)
+    told = {"signature": str(bundle / SIGNATURE_FILE), "files": count, "digest": manifest_digest(bundle)}
     step = f"on the device: python -m deploytool.device verify {bundle} --require-signature PUBLIC.pem"
     return Outcome(told, line, next=step)

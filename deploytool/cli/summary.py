@@ -15,9 +15,9 @@ from deploytool.report import PAGE
 from deploytool.results import blame as results_blame
 from deploytool.results import verdict
 from deploytool.results.artifact import Kind
-from deploytool.results.faults import SPOKEN, Proof
-from deploytool.results.report import Check, Engine, Hop, Report, Speed
-from deploytool.results.verdict import Closing
+from deploytool.results.faults import SPOKEN, FaultsResult
+from deploytool.results.report import Check, Comparison, Engine, Report, Speed
+from deploytool.results.verdict import Conclusion
 from deploytool.spec import SpeedVerdict, Stage, TargetPlan, spoken
 
 _NONE = "–"
@@ -25,13 +25,13 @@ _DEFAULT = {"tensorrt": "the GPU it was built on", "tensorrt_rtx": "8.0, 8.6, 8.
 
 
 def show(console: Console, written: Report, home: Path) -> None:
-    """The hops, the speeds, the targets, the verdict and the next step."""
+    """The comparisons, the speeds, the targets, the verdict and the next step."""
     title = f"{written.model}: largest error / largest output on {written.images} golden images"
     columns = ("artifact", ">size", ">before", ">FP64", ">noise", ">top-1", "status")
-    cli_console.table(console, title, columns, [_hop(hop, home) for hop in written.hops])
+    cli_console.table(console, title, columns, [_comparison(comparison, home) for comparison in written.comparisons])
     for line in [*_tolerances(written), *_equal(written)]:
         cli_console.say(console, line)
-    if written.data and any(hop.agreement for hop in written.hops):
+    if written.data and any(comparison.agreement for comparison in written.comparisons):
         _agreement(console, written)
     if written.speeds:
         title = f"Speed at batch {written.batch}, {written.rounds} rounds in turn on {written.device}"
@@ -47,35 +47,39 @@ def _agreement(console: Console, written: Report) -> None:
     title = f"Agreement with the source on {written.images} photographs of {written.data}"
     columns = ("artifact", ">same class", "95 % interval", "flips", "accuracy")
     rows = []
-    for hop in written.hops:
-        if (found := hop.agreement) is not None:
+    for comparison in written.comparisons:
+        if (found := comparison.agreement) is not None:
             flips = f"{len(found.flips)} (margin ≤ {found.flips[0].margin:.0e})" if found.flips else "0"
-            known = f"{hop.accuracy.artifact:.1%} (p {hop.accuracy.p_value:.2g})" if hop.accuracy else _NONE
+            known = (
+                f"{comparison.accuracy.artifact:.1%} (p {comparison.accuracy.p_value:.2g})"
+                if comparison.accuracy
+                else _NONE
+            )
             interval = f"{found.low:.1%}–{found.high:.1%}"
-            rows.append((f"{hop.stage}/{hop.file}", f"{found.top1:.1%}", interval, flips, known))
+            rows.append((f"{comparison.stage}/{comparison.file}", f"{found.top1:.1%}", interval, flips, known))
     cli_console.table(console, title, columns, rows)
 
 
-def _hop(hop: Hop, home: Path) -> tuple[str, ...]:
-    file = home / hop.stage / hop.file
-    size = disk.size(file.stat().st_size) if file.is_file() else _NONE if hop.left_out else "missing"
-    name = f"{hop.stage}/{hop.file}"
-    if not hop.checks:
-        return (name, size, _NONE, _NONE, _NONE, _NONE, spoken(hop.status, hop.reason))
-    if hop.runner in verdict.AGAIN:
-        name, size = f"  {verdict.AGAIN[hop.runner]}", ""
-    before = _error(hop.checks[0]) if len(hop.checks) > 1 else _NONE
-    truth = hop.checks[-1]
-    held = "FAIL" if any(check.broken for check in hop.checks) else "pass"
-    where = "" if hop.device == "cpu" else f" on {hop.device}"
+def _comparison(comparison: Comparison, home: Path) -> tuple[str, ...]:
+    file = home / comparison.stage / comparison.file
+    size = disk.size(file.stat().st_size) if file.is_file() else _NONE if comparison.left_out else "missing"
+    name = f"{comparison.stage}/{comparison.file}"
+    if not comparison.checks:
+        return (name, size, _NONE, _NONE, _NONE, _NONE, spoken(comparison.status, comparison.reason))
+    if comparison.runner in verdict.AGAIN:
+        name, size = f"  {verdict.AGAIN[comparison.runner]}", ""
+    before = _error(comparison.checks[0]) if len(comparison.checks) > 1 else _NONE
+    truth = comparison.checks[-1]
+    held = "FAIL" if any(check.broken for check in comparison.checks) else "pass"
+    where = "" if comparison.device == "cpu" else f" on {comparison.device}"
     top1 = _NONE if truth.parity.top1 is None else f"{truth.parity.top1:.0%}"
     noise = f"{truth.parity.max_error / truth.tolerance.noise:.1f}×" if truth.tolerance.noise else _NONE
-    return (name, size, before, _error(truth), noise, top1, f"{hop.status}{where}: {held}")
+    return (name, size, before, _error(truth), noise, top1, f"{comparison.status}{where}: {held}")
 
 
 def _tolerances(written: Report) -> list[str]:
     """What was allowed, and what the noise of the model and the margin of its decisions make of that."""
-    limits = verdict.allowed(written)
+    limits = verdict.part_tolerances(written)
     lines = []
     for part, each in limits.items():
         where = f" in {part}" if len(limits) > 1 else ""
@@ -88,11 +92,11 @@ def _tolerances(written: Report) -> list[str]:
 def _equal(written: Report) -> list[str]:
     """How many elements are equal of what is compared by equality, where anything is."""
     lines = []
-    for hop in written.hops:
-        for each in hop.checks[-1].each if hop.checks else ():
+    for comparison in written.comparisons:
+        for each in comparison.checks[-1].each if comparison.checks else ():
             if each.parity.equal and each.parity.equal.share < 1:
-                name = verdict.judged(hop)
-                lines.append(f"{name}: {verdict.told(each.parity.equal)} in {each.part}")
+                name = verdict.judged(comparison)
+                lines.append(f"{name}: {verdict.describe_equality(each.parity.equal)} in {each.part}")
     return list(dict.fromkeys(lines))
 
 
@@ -147,7 +151,7 @@ def _proof(written: Report) -> list[str]:
     return proof(written.proof) if written.proof else []
 
 
-def proof(found: Proof) -> list[str]:
+def proof(found: FaultsResult) -> list[str]:
     """What the checks were proved to catch."""
     if not found.families:
         return ["Proof: none, for the graph as it is fails its checks"]
@@ -174,14 +178,14 @@ def _engines(written: Report, home: Path) -> list[str]:
 
 def _serves(engine: Engine, written: Report) -> str:
     capabilities = ", ".join(engine.capabilities) or _DEFAULT[engine.flavour]
-    names = verdict.serves(engine, written)
+    names = verdict.targets_served(engine, written)
     return f"{engine.flavour} {engine.version} for {' '.join(names)} (compute capability {capabilities})"
 
 
-def closing(written: Report, home: Path) -> Closing:
+def closing(written: Report, home: Path) -> Conclusion:
     """What the run comes to, with what blame found in it, if anybody looked."""
     blame = results_blame.read(home)
-    return verdict.closing(written, home, blame.finding if blame else None)
+    return verdict.conclude(written, home, blame.finding if blame else None)
 
 
 def outcome(
@@ -203,7 +207,7 @@ def on_device(bundle: Path) -> str:
     return f"on the device: python -m deploytool.device verify {bundle}"
 
 
-def _closing(found: Closing, home: Path) -> list[str]:
+def _closing(found: Conclusion, home: Path) -> list[str]:
     """The verdict, what is still to be done, and where the page is."""
     page = [f"Report: {home / PAGE}"] if (home / PAGE).is_file() else []
     first, *others = found.reasons or ("",)

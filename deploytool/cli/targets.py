@@ -13,12 +13,12 @@ def targets() -> Outcome:
 
     Example: deploytool targets
     """
-    decisions = places.decide((*places.TARGETS, places.THIS))
+    decisions = places.plan_engines((*places.TARGETS, places.THIS))
     columns = ("target", ">capability", "~devices", "verdict", "~why")
-    console.table(console.answer(), "Targets", columns, [_row(decision) for decision in decisions])
+    console.table(console.stdout_console(), "Targets", columns, [_row(decision) for decision in decisions])
     here = sum(decision.verdict is TargetPlan.HERE for decision in decisions)
     verdict = f"{here} of {len(decisions)} targets can be built for here"
-    return Outcome({"targets": decisions}, verdict, next="deploytool export MODEL --for TARGET")
+    return Outcome({"targets": decisions}, verdict, next="deploytool export MODEL --target TARGET")
 
 
 def _row(decision: Decision) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ def train(
     """
     from deploytool.training import checkpoint, loop, outputs, task  # here begins torch
 
-    console = cli_console.people()
+    console = cli_console.stderr_console()
     if ":" in model:
         remedy = "train it with a loop of your own, then: deploytool export MODEL --weights FILE"
         raise BadInput(f"train knows the zoo's models alone, and {model} is none of them", remedy)

@@ -31,7 +31,7 @@ def read(path: Path) -> tuple[str, ...]:
     if "" in names:
         problem = f"{path} has no name in line {names.index('') + 1}, and every line is a class"
         raise BadInput(problem, "fill that line, or take it out")
-    return tuple(map(shown, names))
+    return tuple(map(display_names, names))
 
 
 def scored(outputs: Sequence[Tensor], names: Sequence[str]) -> bool:
@@ -39,7 +39,7 @@ def scored(outputs: Sequence[Tensor], names: Sequence[str]) -> bool:
     return any(tensor.shape[1:2] == (len(names),) for tensor in outputs)
 
 
-def known(model: Model, folder: Sequence[str]) -> tuple[str, ...]:
+def check_count(model: Model, folder: Sequence[str]) -> tuple[str, ...]:
     """The names that fit the model's outputs: its own, or else those of a folder of pictures; none if neither do.
 
     Raises BadInput if the user gave other names than there are scores.
@@ -50,9 +50,9 @@ def known(model: Model, folder: Sequence[str]) -> tuple[str, ...]:
         gives = ", ".join(f"{each.name} {' × '.join(map(str, each.shape))}" for each in model.outputs)
         problem = f"--classes names {len(model.classes)} classes, and {model.name} gives {gives}"
         raise BadInput(problem, "give one name for each score, in their order")
-    return tuple(map(shown, folder)) if folder and scored(model.outputs, folder) else ()
+    return tuple(map(display_names, folder)) if folder and scored(model.outputs, folder) else ()
 
 
-def shown(name: str) -> str:
+def display_names(name: str) -> str:
     """A name without what would disturb a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in name)

@@ -16,7 +16,7 @@ from numpy.lib.npyio import NpzFile
 from deploytool import serde
 from deploytool.errors import BadInput
 from deploytool.host import disk
-from deploytool.results.output_parts import Part
+from deploytool.results.output_parts import OutputPart
 from deploytool.spec import Preprocessing
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
@@ -36,13 +36,13 @@ class Floor:
 
 
 @dataclass(frozen=True)
-class Moved:
+class Perturbation:
     """What FP32 and FP16 arithmetic move one part of the answers by, relative to the scale of that part.
 
     `tied32` and `tied16` are the shares of its elements that are ties, where they are numbers of something.
     """
 
-    part: Part
+    part: OutputPart
     fp32: Floor
     fp16: Floor
     tied32: float = 0.0
@@ -55,7 +55,7 @@ class Noise:
 
     fp32: Floor
     fp16: Floor
-    parts: tuple[Moved, ...] = ()
+    parts: tuple[Perturbation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,12 +138,12 @@ def read(path: Path) -> Golden:
     """The sample of a file; raises BadInput if the file is something else."""
     try:
         with path.open("rb") as opened:
-            return parsed(opened, path)
+            return parse(opened, path)
     except OSError as error:
         raise _no_sample(path, error) from error
 
 
-def parsed(opened: BinaryIO, path: Path) -> Golden:
+def parse(opened: BinaryIO, path: Path) -> Golden:
     """The sample in an open file, which is called `path`; raises BadInput if it is something else."""
     try:
         with _loaded(opened) as file:
@@ -188,7 +188,7 @@ def _loaded(opened: BinaryIO) -> NpzFile:
     return NpzFile(opened, allow_pickle=False)
 
 
-def first(sample: Golden, count: int) -> Golden:
+def first_cases(sample: Golden, count: int) -> Golden:
     """The first `count` cases of a sample, all of them if there are fewer, without its edges."""
     groups = (sample.inputs, sample.outputs, sample.reference)
     inputs, outputs, reference = ({name: array[:count] for name, array in each.items()} for each in groups)

@@ -54,10 +54,10 @@ def read(path: Path) -> Pixels:
     Transparent parts become white, 16-bit grey is rounded to 8 bits, and of several frames the first is kept.
     Raises BadInput if the file is no picture, not a whole one, or one too large to hold.
     """
-    return parsed(path, path)
+    return decode(path, path)
 
 
-def parsed(source: Path | BinaryIO, path: Path) -> Pixels:
+def decode(source: Path | BinaryIO, path: Path) -> Pixels:
     """The same from a file or its open bytes, which are called `path`."""
     with _opened(source, path) as image:
         if max(image.size) > _LONGEST * min(image.size):

@@ -104,7 +104,7 @@ def _hold(
     if array.dtype.name != tensor.dtype:
         remedy = f"save it so: {tensor.name}.astype('{tensor.dtype}'), or declare it: --input"
         raise BadInput(f"{path}: {tensor.name} is {array.dtype}, and the input is {tensor.dtype}", remedy)
-    if unfit := preprocess.outside(array.shape, tensor, free):
+    if unfit := preprocess.size_problem(array.shape, tensor, free):
         problem = f"{path}: {tensor.name} has shape {array.shape}, the cases first: {unfit}"
         raise BadInput(problem, "mend the file, or --input and --size")
     for size, side in zip(array.shape[1:], tensor.shape[1:], strict=True):

@@ -17,7 +17,7 @@ _FULL = 255.0
 
 
 @dataclass(frozen=True)
-class Stated:
+class StatedPreprocessing:
     """What a user says of the preprocessing, each None where nothing was said.
 
     `preset` is `imagenet`, or `none` for pixels as they come, from 0 to 255. Of `mean`, `std` and `scale`, what is left
@@ -39,7 +39,7 @@ class Stated:
         return tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)
 
 
-def settle(model: Model, stated: Stated, sizes: Mapping[str, Range]) -> Model:
+def resolve(model: Model, stated: StatedPreprocessing, sizes: Mapping[str, Range]) -> Model:
     """The model with its preprocessing as stated, at the size of its image inputs; `sizes` are the ranges of free ones.
 
     A free size is prepared at its typical one, unless a crop says otherwise. Raises BadInput for what contradicts the
@@ -65,7 +65,7 @@ def settle(model: Model, stated: Stated, sizes: Mapping[str, Range]) -> Model:
     return replace(model, preprocessing=how)
 
 
-def _check_words(stated: Stated) -> None:
+def _check_words(stated: StatedPreprocessing) -> None:
     """Raises BadInput for a word that is no choice, and for a number that cannot be meant."""
     choices = {"preset": PRESETS, "channels": CHANNELS, "layout": LAYOUTS, "interpolation": INTERPOLATIONS}
     for name, known in choices.items():
@@ -90,7 +90,7 @@ def _check_words(stated: Stated) -> None:
         raise BadInput(problem, "write --scale 1 too, for pixels from 0 to 255")
 
 
-def _numbers(usual: Preprocessing, stated: Stated) -> Preprocessing:
+def _numbers(usual: Preprocessing, stated: StatedPreprocessing) -> Preprocessing:
     """The arithmetic: a preset's, or what was stated and for the rest what changes nothing."""
     if stated.preset == "imagenet":
         whole = Preprocessing()
@@ -103,7 +103,7 @@ def _numbers(usual: Preprocessing, stated: Stated) -> Preprocessing:
     return replace(usual, scale=scale, mean=stated.mean or (0.0,), std=stated.std or (1.0,), assumed=False)
 
 
-def _stated(stated: Stated) -> tuple[str, ...]:
+def _stated(stated: StatedPreprocessing) -> tuple[str, ...]:
     """The fields of the preprocessing that the user's words decide."""
     said = set(stated.said())
     if said & {"preset", *_NUMBERS}:
@@ -118,7 +118,7 @@ def _layout(inputs: Sequence[Tensor], usual: str) -> str:
     return "NHWC" if last else usual
 
 
-def _of_bytes(how: Preprocessing, stated: Stated, tensor: Tensor) -> Preprocessing:
+def _of_bytes(how: Preprocessing, stated: StatedPreprocessing, tensor: Tensor) -> Preprocessing:
     for name in (name for name in stated.said() if name in _NUMBERS or (name, stated.preset) == ("preset", "imagenet")):
         problem = f"{tensor.name} takes bytes, and --{_option(name)} makes other numbers of the pixels"
         raise BadInput(problem, f"leave --{_option(name)} out, or declare {tensor.name} as float32")
@@ -126,7 +126,7 @@ def _of_bytes(how: Preprocessing, stated: Stated, tensor: Tensor) -> Preprocessi
 
 
 def _sized(
-    model: Model, how: Preprocessing, stated: Stated, tensor: Tensor, sizes: Mapping[str, Range]
+    model: Model, how: Preprocessing, stated: StatedPreprocessing, tensor: Tensor, sizes: Mapping[str, Range]
 ) -> Preprocessing:
     """The preprocessing at the size of an image input: as stated, else in the proportion it had.
 
@@ -180,7 +180,7 @@ def _check_enough(resize: Side, crop: tuple[int, int]) -> None:
         raise BadInput(problem, f"write a larger one, or the whole size: --resize {_side(crop)}")
 
 
-def _check_channels(how: Preprocessing, stated: Stated, images: Sequence[Tensor]) -> None:
+def _check_channels(how: Preprocessing, stated: StatedPreprocessing, images: Sequence[Tensor]) -> None:
     for tensor in images:
         channels = tensor.channels(how.layout)
         for name in ("mean", "std"):
@@ -204,7 +204,7 @@ def _remedy(model: Model, how: Preprocessing) -> str:
     return "leave it out, or declare an image: --input 3x224x224"
 
 
-def over(theirs: Preprocessing, ours: Preprocessing) -> Preprocessing:
+def merged(theirs: Preprocessing, ours: Preprocessing) -> Preprocessing:
     """The preprocessing that weights want, at our size, and with what a user stated of ours."""
     kept = ("resize", "crop", "layout", "stated", *ours.stated)
     return replace(theirs, assumed=False, **{name: getattr(ours, name) for name in kept})
@@ -227,7 +227,7 @@ def is_sane(how: Preprocessing) -> bool:
     )
 
 
-def outside(shape: Sequence[int], tensor: Tensor, free: Mapping[str, Range]) -> str | None:
+def size_problem(shape: Sequence[int], tensor: Tensor, free: Mapping[str, Range]) -> str | None:
     """What of a shape, its batch aside, an input does not take; None if it takes all of it."""
     if len(shape) != len(tensor.shape):
         return f"{len(shape)} dimensions, and not {len(tensor.shape)}"
@@ -239,7 +239,7 @@ def outside(shape: Sequence[int], tensor: Tensor, free: Mapping[str, Range]) -> 
     return None
 
 
-def described(how: Preprocessing, images: Sequence[Tensor]) -> str:
+def describe(how: Preprocessing, images: Sequence[Tensor]) -> str:
     """All of a preprocessing in one line, and who says so."""
     steps = [f"resized to {_side(how.resize)}" if isinstance(how.resize, tuple) else f"shorter side to {how.resize}"]
     steps = [f"{steps[0]} ({how.interpolation})"] if how.resize else []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from deploytool.device.candidates import LEAST
-from deploytool.device.output import Say, Told
+from deploytool.device.output import CommandOutput, Say
 from deploytool.errors import DeployError, Unforeseen
 from deploytool.host import exception_text, terminal
 
@@ -63,17 +63,17 @@ def _called(asked: argparse.Namespace) -> int:
     return told.failure.exit_code
 
 
-def _told(asked: argparse.Namespace) -> Told:
+def _told(asked: argparse.Namespace) -> CommandOutput:
     """What the command has to say; whatever is raised becomes a failure that can be told."""
     try:
         return _commands(_silent if asked.quiet else terminal.note)[asked.command](asked)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:  # the last boundary
-        failure = exception_text.failure(error)
+        failure = exception_text.as_error(error)
         if isinstance(failure, Unforeseen):
             failure.remedy = _REMEDY
-        return Told((), None, failure)
+        return CommandOutput((), None, failure)
 
 
 def _error(failure: DeployError | None) -> dict[str, str | int] | None:
@@ -101,13 +101,13 @@ def _silent(line: str) -> None:
     """Nobody wants to know."""
 
 
-def _commands(say: Say) -> dict[str, Callable[[argparse.Namespace], Told]]:
+def _commands(say: Say) -> dict[str, Callable[[argparse.Namespace], CommandOutput]]:
     from deploytool.device import commands  # here begins numpy
     from deploytool.transfer import auth
 
     return {
         "verify": lambda it: commands.verify(
-            it.bundle, root=it.root, seal=it.seal, key=it.key, require=it.require, build=it.build, say=say
+            it.bundle, root=it.root, digest=it.digest, key=it.key, require=it.require, build=it.build, say=say
         ),
         "build": lambda it: commands.build(it.bundle, key=it.key, say=say),
         "run": lambda it: commands.run(it.bundle, it.images, top=it.top, key=it.key, require=it.require),
@@ -115,23 +115,23 @@ def _commands(say: Say) -> dict[str, Callable[[argparse.Namespace], Told]]:
             it.bundle, seconds=it.seconds, key=it.key, require=it.require, build=it.build, say=say
         ),
         "install": lambda it: commands.install(
-            it.bundle, it.root, seal=it.seal, key=it.key, require=it.require, build=it.build, say=say
+            it.bundle, it.root, digest=it.digest, key=it.key, require=it.require, build=it.build, say=say
         ),
         "pull": lambda it: commands.pull(
             it.address,
             it.out,
             target=it.target,
-            seal=it.seal,
+            digest=it.digest,
             key=it.key,
-            near=it.near,
+            reuse_from=it.reuse_from,
             plain_http=it.plain_http,
             ca=it.ca,
             timeout=it.timeout,
-            logins=auth.place(os.environ.get("DOCKER_CONFIG")),
+            logins=auth.config_path(os.environ.get("DOCKER_CONFIG")),
             say=say,
         ),
         "rollback": lambda it: commands.rollback(it.root, key=it.key),
-        "pardon": lambda it: commands.pardon(it.seal, it.root),
+        "pardon": lambda it: commands.pardon(it.digest, it.root),
         "clean": lambda it: commands.clean(it.root, yes=it.yes),
         "doctor": lambda it: commands.doctor(it.target),
     }
@@ -169,7 +169,7 @@ def _parser(name: str = "deploytool") -> argparse.ArgumentParser:
             one.add_argument("--yes", action="store_true", help="remove it; without, it is only shown")
             continue
         if name == "pardon":
-            one.add_argument("seal", help="the first digits of its seal, as install and verify print it")
+            one.add_argument("digest", help="the first digits of its digest, as install and verify print it")
             one.add_argument("--root", type=Path, required=True, help="where bundles are installed")
             continue
         if name == "pull":
@@ -186,7 +186,7 @@ def _parser(name: str = "deploytool") -> argparse.ArgumentParser:
         if name in ("verify", "install", "rollback"):
             one.add_argument("--root", type=Path, required=name != "verify", help="where bundles are installed")
         if name in ("verify", "install", "pull"):
-            one.add_argument("--seal", help="the SHA-256 of the manifest one means; any other is refused")
+            one.add_argument("--digest", help="the SHA-256 of the manifest one means; any other is refused")
         if name == "run":
             one.add_argument("images", type=Path, nargs="+", help="pictures")
             one.add_argument("--top", type=int, default=5, help="how many classes")
@@ -198,9 +198,9 @@ def _parser(name: str = "deploytool") -> argparse.ArgumentParser:
 def _of_pull(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("address", help="oci://host/name:tag, oci-archive:FILE, https://server/folder/, or a folder")
     parser.add_argument("--out", type=Path, help="a new folder")
-    parser.add_argument("--for", dest="target", help="leave out the engines for other targets than this one")
-    near = "a bundle or install root here whose files need not come again"
-    parser.add_argument("--near", type=Path, action="append", default=[], help=near)
+    parser.add_argument("--target", dest="target", help="leave out the engines for other targets than this one")
+    reuse_from = "a bundle or install root here whose files need not come again"
+    parser.add_argument("--reuse-from", type=Path, action="append", default=[], help=reuse_from)
     parser.add_argument("--plain-http", action="store_true", help="without encryption, also to other machines")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="give up if it takes longer")
     parser.add_argument("--ca", type=Path, metavar="FILE", help="certificates (PEM) of who vouches for the server")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from deploytool import backends
-from deploytool.device.candidates import Way
+from deploytool.device.candidates import Candidate
 from deploytool.errors import ChildDied, NoRoom, OutOfMemory
 from deploytool.host import disk, files, memory
 
@@ -20,7 +20,7 @@ _LEAST = (  # the least graph there is, y = x: a session of it has all threads t
 
 
 @contextmanager
-def bounded(way: Way) -> Iterator[None]:
+def bounded(way: Candidate) -> Iterator[None]:
     """Within, this process takes no more than the manifest states for a way, beyond an empty session with its threads.
 
     On a GPU, and where the manifest states nothing, the limit of the child alone holds.
@@ -29,7 +29,7 @@ def bounded(way: Way) -> Iterator[None]:
     if way.memory_mib is None or way.device != "cpu":
         yield
         return
-    allowed, there = way.memory_mib * _MEBIBYTE, memory.free()
+    allowed, there = way.memory_mib * _MEBIBYTE, memory.available_bytes()
     try:
         with backends.load(way.backend).start(_LEAST):
             empty = memory.private() or 0

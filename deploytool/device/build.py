@@ -12,8 +12,8 @@ from pathlib import Path
 from deploytool import serde
 from deploytool.bundle.manifest import File, Manifest, Role, describe_file, engine_recipe, manifest_digest
 from deploytool.device import probe
-from deploytool.device.candidates import Tier, Way, missing
-from deploytool.device.environment import Here
+from deploytool.device.candidates import Candidate, Tier, missing
+from deploytool.device.environment import Environment
 from deploytool.device.probe import Limits, Prober
 from deploytool.device.worker import Request, Trial
 from deploytool.errors import BadInput, DeployError, MissingBackend, ParityFailed, StageFailed
@@ -33,7 +33,7 @@ class Record:
     There is no trial as long as nobody has run it.
     """
 
-    seal: str
+    digest: str
     graph: str
     flavour: str
     version: str
@@ -46,12 +46,12 @@ class Record:
     trial: Trial | None
 
 
-def place(folder: Path) -> Path:
+def engine_path(folder: Path) -> Path:
     """Where engines built here are kept: beside the bundle and not in it, for no manifest knows them."""
     return folder.absolute().with_name(f"{folder.absolute().name}.built")
 
 
-def flavour(found: Here) -> str:
+def flavour(found: Environment) -> str:
     """Which TensorRT builds here; raises MissingBackend if none does."""
     if not found.capability:
         raise MissingBackend("no CUDA GPU answers here, and an engine is built on the GPU it is for", "build it there")
@@ -62,7 +62,7 @@ def flavour(found: Here) -> str:
     raise MissingBackend(f"no engine can be built for {found.gpu}: {why}", "install the full TensorRT")
 
 
-def kept(folder: Path, manifest: Manifest, found: Here, built: Path) -> Way:
+def read_record(folder: Path, manifest: Manifest, found: Environment, built: Path) -> Candidate:
     """The engine that was built and proved here, as a way to run the bundle; else a way with the reason."""
     try:
         name = flavour(found)
@@ -77,7 +77,7 @@ def kept(folder: Path, manifest: Manifest, found: Here, built: Path) -> Way:
 def build(
     folder: Path,
     manifest: Manifest,
-    found: Here,
+    found: Environment,
     built: Path,
     prober: Prober,
     watch: Callable[[int, int], None],
@@ -106,11 +106,11 @@ def _proved(built: Path, record: Record, prober: Prober) -> Record:
 
 
 def _make(
-    folder: Path, manifest: Manifest, found: Here, built: Path, name: str, watch: Callable[[int, int], None]
+    folder: Path, manifest: Manifest, found: Environment, built: Path, name: str, watch: Callable[[int, int], None]
 ) -> Record:
     graph = next(graph for graph in manifest.graphs if graph.path == engine_recipe(folder, manifest).graph)
     source = next(file for file in manifest.files if file.path == graph.path)
-    way = Way(
+    way = Candidate(
         *(Tier.BUILT, str(folder / source.path), source.size, source.sha256),
         *("onnx", "cuda", name),
         precision=graph.precision,
@@ -157,7 +157,7 @@ def _ours(built: Path) -> None:
         raise BadInput(f"{built} is not a folder that only you can write", "remove it, and build again")
 
 
-def _read(built: Path, folder: Path, manifest: Manifest, found: Here, name: str) -> Record | None:
+def _read(built: Path, folder: Path, manifest: Manifest, found: Environment, name: str) -> Record | None:
     """The record of this machine's engine for this bundle, if it and the engine are as they were left."""
     path = built / f"{name}_{found.version(name)}_{found.capability}.plan"
     if not path.with_suffix(".json").exists():
@@ -169,13 +169,13 @@ def _read(built: Path, folder: Path, manifest: Manifest, found: Here, name: str)
     except (DeployError, serde.Malformed):
         return None
     graphs = {file.sha256 for file in manifest.files}
-    same = (record.seal, record.gpu, record.cuda) == (manifest_digest(folder), found.gpu, found.cuda)
+    same = (record.digest, record.gpu, record.cuda) == (manifest_digest(folder), found.gpu, found.cuda)
     return record if same and record.graph in graphs and record.file.path == path.name else None
 
 
-def _way(built: Path, record: Record) -> Way:
+def _way(built: Path, record: Record) -> Candidate:
     path = str(built / record.file.path)
-    return Way(
+    return Candidate(
         *(Tier.BUILT, path, record.file.size, record.file.sha256),
         *("tensorrt", "cuda", record.flavour),
         precision=record.precision,

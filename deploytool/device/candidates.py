@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploytool.bundle.manifest import Engine, File, Graph, Manifest, all_files
-from deploytool.device.environment import Here, misfit
+from deploytool.device.environment import Environment, mismatch
 from deploytool.spec import Precision, Word
 
 
@@ -28,7 +28,7 @@ _DEVICES = {Tier.ORT_TENSORRT: "tensorrt", Tier.ORT_CUDA: "cuda", Tier.ORT_CPU: 
 
 
 @dataclass(frozen=True)
-class Way:
+class Candidate:
     """One way: which file on which backend and device; `absent` says why it is not to be tried.
 
     `sha256` and `size` are those of the file, which whoever opens it checks once more; `memory_mib` is what the
@@ -48,15 +48,15 @@ class Way:
     memory_mib: int | None = None
 
 
-def ways(folder: Path, manifest: Manifest, found: Here, built: Way) -> tuple[Way, ...]:
+def candidates(folder: Path, manifest: Manifest, found: Environment, built: Candidate) -> tuple[Candidate, ...]:
     """Every tier at least once, in their order; `built` is the engine that was made on this machine."""
     engines = [
-        Way(
+        Candidate(
             *(Tier.ENGINE, str(folder / engine.file.path), engine.file.size, engine.file.sha256),
             *("tensorrt", "cuda", engine.flavour),
             precision=engine.precision,
             io=engine.io,
-            absent=misfit(engine, found) or left_out(folder, engine),
+            absent=mismatch(engine, found) or left_out(folder, engine),
         )
         for engine in manifest.engines
     ]
@@ -70,12 +70,12 @@ def left_out(folder: Path, engine: Engine) -> str | None:
     return None if (folder / engine.file.path).exists() else "it was left out when the bundle was fetched"
 
 
-def missing(tier: Tier, why: str) -> Way:
+def missing(tier: Tier, why: str) -> Candidate:
     """A tier of which there is no file."""
-    return Way(tier, "", 0, "", "tensorrt", "cuda", "", Precision.FP16, Precision.FP32, why)
+    return Candidate(tier, "", 0, "", "tensorrt", "cuda", "", Precision.FP16, Precision.FP32, why)
 
 
-def _graph(folder: Path, manifest: Manifest, found: Here, tier: Tier) -> Way:
+def _graph(folder: Path, manifest: Manifest, found: Environment, tier: Tier) -> Candidate:
     """A graph in ONNX Runtime: FP16 on a GPU; FP32 on a CPU, which would compute FP16 in FP32 anyway."""
     graph = _chosen(manifest, Precision.FP32 if tier is Tier.ORT_CPU else Precision.FP16)
     file = _file(manifest, graph.path)
@@ -87,7 +87,7 @@ def _graph(folder: Path, manifest: Manifest, found: Here, tier: Tier) -> Way:
     place = str(folder / file.path)
     device = _DEVICES[tier]
     known = (tier, place, file.size, file.sha256, "onnxruntime", device, "", graph.precision, graph.io)
-    return Way(*known, absent, graph.memory_mib)
+    return Candidate(*known, absent, graph.memory_mib)
 
 
 def _chosen(manifest: Manifest, precision: Precision) -> Graph:

@@ -10,7 +10,7 @@ from deploytool.device.install import Pointer
 from deploytool.errors import BadInput
 from deploytool.host import locks
 from deploytool.run_folder import leftovers
-from deploytool.run_folder.leftovers import Litter
+from deploytool.run_folder.leftovers import Leftover
 
 _INCOMING, _INSTALLING = ".incoming", ".installing-*"  # what the receiver works in, and what it installs
 _KEY = ".key-*.pem"  # the keys that it was sent
@@ -21,23 +21,23 @@ def is_root(folder: Path) -> bool:
     return (folder / "bundles").is_dir() and ((folder / ".lock").is_file() or install.is_pointed(folder))
 
 
-def found(root: Path) -> list[Litter]:
+def find_leftovers(root: Path) -> list[Leftover]:
     """What can go; no bundle while an install is under way. Raises BadInput for a folder that is no install root."""
     received = root / "received"
     if not is_root(root) and not received.is_dir():
         raise BadInput(f"{root} is no install root", "name the folder that `install --root` or `ship` was given")
-    left = list(leftovers.told(leftovers.entries(root)))
+    left = list(leftovers.describe(leftovers.entries(root)))
     if is_root(root) and not locks.is_held(root / ".lock"):
         left += _bundles(root)
     return [*left, *_received(received)]
 
 
-def _bundles(root: Path) -> Iterator[Litter]:
+def _bundles(root: Path) -> Iterator[Leftover]:
     pointer = install.pointer(root)
     for place in leftovers.folders(root / "bundles"):
-        seal = place.name.partition(".")[0]
-        if _is_turned_to(pointer, seal):
-            yield from leftovers.told(leftovers.entries(build.place(place)))
+        digest = place.name.partition(".")[0]
+        if _is_turned_to(pointer, digest):
+            yield from leftovers.describe(leftovers.entries(build.engine_path(place)))
         elif leftovers.is_idle(place, place):
             yield from leftovers.of(place, "neither the current bundle nor the one before")
     for counted in leftovers.folders(root / "starts"):
@@ -46,11 +46,11 @@ def _bundles(root: Path) -> Iterator[Litter]:
             yield from leftovers.of(counted, "the starts of a bundle that is no longer here")
 
 
-def _is_turned_to(pointer: Pointer | None, seal: str) -> bool:
-    return pointer is not None and seal in (pointer.current, pointer.previous)
+def _is_turned_to(pointer: Pointer | None, digest: str) -> bool:
+    return pointer is not None and digest in (pointer.current, pointer.previous)
 
 
-def _received(folder: Path) -> Iterator[Litter]:
+def _received(folder: Path) -> Iterator[Leftover]:
     stage = folder / _INCOMING
     if stage.is_dir() and leftovers.is_idle(stage, stage / leftovers.LOCK):
         yield from leftovers.of(stage, "a ship that was cut left it for the next to go on from")

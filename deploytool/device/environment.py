@@ -14,7 +14,7 @@ _DISTRIBUTIONS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 
 
 @dataclass(frozen=True)
-class Here:
+class Environment:
     """System, processor, the first GPU with its compute capability, what its driver serves, TensorRT by flavour.
 
     Whatever is not there is empty.
@@ -32,12 +32,12 @@ class Here:
         return (self.tensorrt or {}).get(flavour, "")
 
 
-def here() -> Here:
+def detect() -> Environment:
     """What this machine is; nothing heavy is imported, and no driver is trusted with our process beyond its name."""
     processor = platform.machine().lower()
     found = {flavour: machine.version(name) for flavour, name in _DISTRIBUTIONS.items()}
     gpus = machine.gpus()
-    return Here(
+    return Environment(
         system=platform.system().lower(),
         processor=_ALIASES.get(processor, processor),
         gpu=gpus[0].name if gpus else "",
@@ -47,7 +47,7 @@ def here() -> Here:
     )
 
 
-def misfit(engine: Engine, found: Here) -> str | None:
+def mismatch(engine: Engine, found: Environment) -> str | None:
     """Why an engine is not for this machine; None if it is, as far as one can tell without running it.
 
     A plan is tied to its release, its platform and its GPU; NVIDIA offers no check of that before it is loaded.

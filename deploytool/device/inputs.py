@@ -43,7 +43,7 @@ def _wanted(tensor: Tensor) -> str:
 def _one(pixels: npt.NDArray[np.uint8], wanted: Tensor, manifest: Manifest, name: str) -> Array:
     how = manifest.preprocessing
     made = images.normalise(images.fit(pixels, how)[None], how, wanted)
-    if problem := preprocess.outside(made.shape, wanted, manifest.free):
+    if problem := preprocess.size_problem(made.shape, wanted, manifest.free):
         high, wide = pixels.shape[:2]
         remedy = "give a picture of such a size, or pack one that resizes: export with --resize or --crop"
         raise BadInput(f"{name}, {high} × {wide}, has a size that {manifest.name} is not for: {problem}", remedy)

@@ -22,7 +22,7 @@ from deploytool.bundle.manifest import (
     manifest_digest,
 )
 from deploytool.device import build, start_attempts, verify
-from deploytool.device.verify import Asked, Papers
+from deploytool.device.verify import Integrity, VerifyOptions
 from deploytool.errors import BadInput, DeployError, Refused
 from deploytool.host import disk, files, locks, owner
 
@@ -31,12 +31,12 @@ _TRIES = 3  # where no lock holds, another install may take away what this one t
 _FAILURES = 3  # starts in a row
 _LONGEST = 64 << 10  # bytes of a pointer
 
-Prove = Callable[[Papers], None]
+Prove = Callable[[Integrity], None]
 
 
 @dataclass(frozen=True)
 class Pointer:
-    """What runs and what ran before, by their seals; the highest sequence seen, and the seals given up, with why.
+    """What runs and what ran before, by their digests; the highest sequence seen, and the digests given up, with why.
 
     It is one file and changes as one, so that there is always a current bundle.
     """
@@ -53,8 +53,8 @@ def pointer(root: Path) -> Pointer | None:
         return None
     try:
         found = serde.decode(Pointer, serde.loads(files.read(root / _POINTER, _LONGEST)))
-        if not all(is_digest(seal) for seal in (found.current, found.previous or found.current, *found.refused)):
-            raise serde.Malformed("what it names is no seal")
+        if not all(is_digest(digest) for digest in (found.current, found.previous or found.current, *found.refused)):
+            raise serde.Malformed("what it names is no digest")
         return found
     except (DeployError, serde.Malformed) as error:
         raise BadInput(f"{root / _POINTER} is not as deploytool left it: {error}", "install a bundle again") from error
@@ -65,29 +65,29 @@ def is_pointed(root: Path) -> bool:
     return (root / _POINTER).is_file()
 
 
-def home(root: Path, seal: str) -> Path:
-    """Where the bundle of a seal lies."""
-    return root / _BUNDLES / seal
+def root_of(root: Path, digest: str) -> Path:
+    """Where the bundle of a digest lies."""
+    return root / _BUNDLES / digest
 
 
-def asked(root: Path | None, seal: str | None = None, key: Path | None = None) -> Asked:
+def wanted_digest(root: Path | None, digest: str | None = None, key: Path | None = None) -> VerifyOptions:
     """What a bundle must keep to that is to be installed there."""
     found = pointer(root) if root else None
-    return Asked(found.sequence, found.refused, seal, key) if found else Asked(seal=seal, key=key)
+    return VerifyOptions(found.sequence, found.refused, digest, key) if found else VerifyOptions(digest=digest, key=key)
 
 
-def install(source: Path, root: Path, prove: Prove, seal: str | None = None, key: Path | None = None) -> Pointer:
+def install(source: Path, root: Path, prove: Prove, digest: str | None = None, key: Path | None = None) -> Pointer:
     """Copies a bundle into the root, proves it there, and only then makes it the current one.
 
-    `seal` is that of the bundle one means, if it is known; `key` the public key that must have signed it, if one must.
+    `digest` is that of the expected bundle, if it is known; `key` the public key that must have signed it, if one must.
     Raises Refused for bytes that are not the manifest's and for an older sequence, and what `faults` raises; the bundle
     that ran before then still does.
     """
     (root / _BUNDLES).mkdir(parents=True, exist_ok=True)
     with _locked(root) as alone:
         for _ in range(_TRIES):
-            checked = verify.papers(source, asked(root, seal, key))
-            place = home(root, checked.seal)
+            checked = verify.check_integrity(source, wanted_digest(root, digest, key))
+            place = root_of(root, checked.digest)
             _bring(checked, place, root, signed=key is not None)
             _proved(place, root, prove, key, alone=alone)
             before = pointer(root)
@@ -95,7 +95,7 @@ def install(source: Path, root: Path, prove: Prove, seal: str | None = None, key
                 continue  # a later one came meanwhile: the papers are checked once more
             after = _turned(before, checked)
             if after != before:
-                start_attempts.forget(starts_of(root, checked.seal))
+                start_attempts.forget(start_records(root, checked.digest))
                 _point(root, after)
             if (place / MANIFEST_FILE).exists():
                 _sweep(root, _some(root), alone=alone)
@@ -103,7 +103,7 @@ def install(source: Path, root: Path, prove: Prove, seal: str | None = None, key
     raise BadInput(f"others install in {root} without pause", "install again, one at a time")
 
 
-def _bring(checked: Papers, place: Path, root: Path, *, signed: bool) -> None:
+def _bring(checked: Integrity, place: Path, root: Path, *, signed: bool) -> None:
     """Has the bundle in its place, with its signature if one was asked for."""
     with suppress(FileNotFoundError):
         os.utime(place)  # whoever sweeps without a lock leaves what is young
@@ -115,7 +115,7 @@ def _bring(checked: Papers, place: Path, root: Path, *, signed: bool) -> None:
 
 def _proved(place: Path, root: Path, prove: Prove, key: Path | None, *, alone: bool) -> None:
     try:
-        prove(verify.papers(place, Asked(seal=place.name, key=key)))
+        prove(verify.check_integrity(place, VerifyOptions(digest=place.name, key=key)))
     except DeployError:
         found = pointer(root)
         if alone and (found is None or place.name not in (found.current, found.previous)):
@@ -123,12 +123,12 @@ def _proved(place: Path, root: Path, prove: Prove, key: Path | None, *, alone: b
         raise
 
 
-def _turned(before: Pointer | None, checked: Papers) -> Pointer:
+def _turned(before: Pointer | None, checked: Integrity) -> Pointer:
     sequence = checked.manifest.sequence
     if before is None:
-        return Pointer(checked.seal, None, sequence)
-    previous = before.previous if checked.seal == before.current else before.current
-    return replace(before, current=checked.seal, previous=previous, sequence=max(before.sequence, sequence))
+        return Pointer(checked.digest, None, sequence)
+    previous = before.previous if checked.digest == before.current else before.current
+    return replace(before, current=checked.digest, previous=previous, sequence=max(before.sequence, sequence))
 
 
 def rollback(root: Path, key: Path | None = None) -> Pointer:
@@ -141,7 +141,7 @@ def rollback(root: Path, key: Path | None = None) -> Pointer:
         before = _some(root)
         if before.previous is None:
             raise BadInput(f"{root} holds no previous bundle", "install one")
-        verify.papers(home(root, before.previous), Asked(seal=before.previous, key=key))
+        verify.check_integrity(root_of(root, before.previous), VerifyOptions(digest=before.previous, key=key))
         after = replace(before, current=before.previous, previous=before.current)
         _point(root, after)
     return after
@@ -154,7 +154,7 @@ def started(root: Path) -> Pointer:
     one is tried again.
     """
     found = _some(root)
-    failures = start_attempts.failed(starts_of(root, found.current))
+    failures = start_attempts.failures(start_records(root, found.current))
     if len(failures) < _FAILURES or found.previous is None:
         return found
     with _locked(root):
@@ -166,27 +166,27 @@ def started(root: Path) -> Pointer:
     return now
 
 
-def pardon(root: Path, seal: str) -> Pointer:
-    """Lets a bundle that was given up be installed and started again; the first digits of its seal will do.
+def pardon(root: Path, digest: str) -> Pointer:
+    """Lets a bundle that was given up be installed and started again; the first digits of its digest will do.
 
     Raises BadInput if no such bundle, or more than one, was given up.
     """
     _some(root)
     with _locked(root):
         before = _some(root)
-        meant = [one for one in before.refused if one.startswith(seal)]
+        meant = [one for one in before.refused if one.startswith(digest)]
         if len(meant) != 1:
             known = ", ".join(one[:12] for one in before.refused) or "none"
-            raise BadInput(f"{seal[:64]!r} is not one bundle that was given up in {root}", f"those are: {known}")
-        start_attempts.forget(starts_of(root, meant[0]))
+            raise BadInput(f"{digest[:64]!r} is not one bundle that was given up in {root}", f"those are: {known}")
+        start_attempts.forget(start_records(root, meant[0]))
         after = replace(before, refused={one: why for one, why in before.refused.items() if one != meant[0]})
         _point(root, after)
     return after
 
 
-def starts_of(root: Path, seal: str) -> Path:
+def start_records(root: Path, digest: str) -> Path:
     """Where the starts of a bundle are recorded."""
-    return root / _STARTS / seal
+    return root / _STARTS / digest
 
 
 def _some(root: Path) -> Pointer:
@@ -199,15 +199,15 @@ def _some(root: Path) -> Pointer:
 def _whole(place: Path) -> bool:
     """Whether the bundle that a place is named after lies there, and no other."""
     try:
-        verify.papers(place, Asked(seal=place.name))
+        verify.check_integrity(place, VerifyOptions(digest=place.name))
     except Refused:
         return False
     return True
 
 
-def _publish(checked: Papers, place: Path, root: Path) -> None:
+def _publish(checked: Integrity, place: Path, root: Path) -> None:
     """Copies what the manifest names, each byte hashed on its way, and renames the whole into its place."""
-    left_out = subset.others(checked.manifest, subset.read(checked.folder))
+    left_out = subset.omitted_engines(checked.manifest, subset.read(checked.folder))
     listed = [
         file
         for file in all_files(checked.manifest)
@@ -223,8 +223,8 @@ def _publish(checked: Papers, place: Path, root: Path) -> None:
         for name in BESIDE:
             if name == MANIFEST_FILE or (checked.folder / name).exists():
                 files.publish(stage / name, files.read(checked.folder / name, LONGEST_MANIFEST))
-        verify.papers(stage)
-        if manifest_digest(stage) != checked.seal:
+        verify.check_integrity(stage)
+        if manifest_digest(stage) != checked.digest:
             raise Refused(f"{checked.folder} changed while it was copied", files.AGAIN)
         for folder in [stage, *(path for path in stage.rglob("*") if path.is_dir())]:
             folder.chmod(0o755)
@@ -250,7 +250,7 @@ def _show(stage: Path, place: Path, root: Path) -> None:
         with suppress(FileNotFoundError):
             place.rename(aside)
             files.remove(aside)
-            files.remove(build.place(place))
+            files.remove(build.engine_path(place))
     else:
         raise BadInput(f"{place} cannot be replaced", "check its rights, and that nobody else installs there")
     files.settle(place.parent)
@@ -277,7 +277,7 @@ def _is_old(place: Path) -> bool:
 
 def _remove(place: Path) -> None:
     files.remove(place)
-    files.remove(build.place(place))
+    files.remove(build.engine_path(place))
 
 
 @contextmanager

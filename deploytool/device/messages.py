@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from deploytool.bundle.subset import Only
+from deploytool.bundle.subset import Subset
 from deploytool.device.build import Record
 from deploytool.device.install import Pointer
-from deploytool.device.probe import Tried
-from deploytool.device.verify import Verified
+from deploytool.device.probe import ProbeResult
+from deploytool.device.verify import Verification
 from deploytool.device.worker import Guess, Trial
 from deploytool.host import disk
 from deploytool.results import verdict
-from deploytool.transfer.pull import Landed
+from deploytool.transfer.pull import PullResult
 
 
-def verified(found: Verified, *, every: bool) -> Iterator[str]:
+def verified(found: Verification, *, every: bool) -> Iterator[str]:
     """The papers, what became of each way, and what serves."""
-    yield f"{found.bundle}: {found.name}, sequence {found.sequence}, seal {found.seal[:12]}"
+    yield f"{found.bundle}: {found.name}, sequence {found.sequence}, digest {found.digest[:12]}"
     yield from (f"  {step.name:<14}{step.status}" for step in found.steps)
     yield from (f"  {each.tier:<14}{_told(each)}" for each in found.tried)
     if found.tier is None:
@@ -29,7 +29,7 @@ def verified(found: Verified, *, every: bool) -> Iterator[str]:
         yield f"It works here: {found.tier} serves."
 
 
-def _told(each: Tried) -> str:
+def _told(each: ProbeResult) -> str:
     return _works(each.trial) if each.passed and each.trial else f"skipped: {each.reason}"
 
 
@@ -37,7 +37,7 @@ def _works(trial: Trial) -> str:
     parity = trial.check.parity
     speed = f"{trial.latency_ms:.2f} ms at batch {trial.batch} (90 %: {trial.p90_ms:.2f} ms, {trial.rounds} rounds)"
     top1 = "" if parity.top1 is None else f", top-1 {parity.top1:.0%}"
-    equal = f", {verdict.told(parity.equal)}" if parity.equal else ""
+    equal = f", {verdict.describe_equality(parity.equal)}" if parity.equal else ""
     return f"works: error {parity.max_error:.1e}{top1}{equal}; {speed}"
 
 
@@ -68,13 +68,14 @@ def pointer(turned: Pointer, root: Path) -> Iterator[str]:
     """What runs now, and what one can go back to."""
     yield f"{root}: current {turned.current[:12]}, previous {(turned.previous or 'none')[:12]}"
     yield f"  a sequence below {turned.sequence} is refused"
-    yield from (f"  {seal[:12]} is refused: {why}" for seal, why in turned.refused.items())
+    yield from (f"  {digest[:12]} is refused: {why}" for digest, why in turned.refused.items())
 
 
-def landed(found: Landed, kind: Only | None, key: Path | None) -> Iterator[str]:
+def landed(found: PullResult, kind: Subset | None, key: Path | None) -> Iterator[str]:
     """What was fetched, by whose key if one was asked for, and what next."""
     left = f", {found.left_out} engines for other devices than {kind.target} left out" if kind else ""
-    yield f"{found.folder}: {found.name}, sequence {found.sequence}, seal {found.seal[:12]}, {found.files} files{left}"
+    identity = f"{found.name}, sequence {found.sequence}, digest {found.digest[:12]}"
+    yield f"{found.folder}: {identity}, {found.files} files{left}"
     yield f"  {disk.size(found.fetched)} fetched, {disk.size(found.here)} were here; every byte verified"
     yield from [f"  signed, by {key}"] if key else []
     again = f" --require-signature {key}" if key else ""

@@ -11,7 +11,7 @@ Say = Callable[[str], None]  # takes a line on how far a command is
 
 
 @dataclass(frozen=True)
-class Told:
+class CommandOutput:
     """Lines for people, a document for programs, and how the command failed if it did.
 
     `verdict` is the place of the line that says most.

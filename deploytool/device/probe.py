@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deploytool import serde
 from deploytool.bundle.manifest import MOST_MIB, Manifest
-from deploytool.device.candidates import LEAST, Tier, Way
+from deploytool.device.candidates import LEAST, Candidate, Tier
 from deploytool.device.worker import Answer, Request, Trial
 from deploytool.errors import BadInput, ChildDied, DeployError, NoRoom, NotVerified, ParityFailed, StageFailed
 from deploytool.host import disk, files, memory, scratch, worker_programs
@@ -39,7 +39,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Tried:
+class ProbeResult:
     """What became of one way, and why it was skipped or failed.
 
     It `died` if the process did that ran it.
@@ -63,31 +63,31 @@ class Tried:
         return self.died or bool(self.trial and self.trial.check.broken)
 
 
-Prober = Callable[[Way], Tried]
+Prober = Callable[[Candidate], ProbeResult]
 
 
 def probe(
-    way: Way,
+    way: Candidate,
     folder: Path,
     manifest: Manifest,
     seconds: float,
     worker: Sequence[str] = WORKER,
     limits: Limits = Limits(),
-) -> Tried:
+) -> ProbeResult:
     """Runs the golden cases one way, and times it for `seconds`; whatever goes wrong there is the reason."""
     name = Path(way.path).name
     if way.absent:
-        return Tried(way.tier, name, Attempt.UNAVAILABLE, way.absent)
+        return ProbeResult(way.tier, name, Attempt.UNAVAILABLE, way.absent)
     try:
         request = Request("try", str(folder), manifest, way, "", seconds)
         trial = ask(request, worker=worker, limits=replace(limits, seconds=limits.seconds + seconds)).trial
     except DeployError as error:
-        return Tried(way.tier, name, Attempt.FAILED, str(error), died=isinstance(error, ChildDied))
+        return ProbeResult(way.tier, name, Attempt.FAILED, str(error), died=isinstance(error, ChildDied))
     if trial is None:
-        return Tried(way.tier, name, Attempt.FAILED, "it gave no answer")
+        return ProbeResult(way.tier, name, Attempt.FAILED, "it gave no answer")
     if trial.check.broken:
-        return Tried(way.tier, name, Attempt.FAILED, f"golden mismatch: {_worst(trial)}", trial)
-    return Tried(way.tier, name, Attempt.MEASURED, trial=trial)
+        return ProbeResult(way.tier, name, Attempt.FAILED, f"golden mismatch: {_worst(trial)}", trial)
+    return ProbeResult(way.tier, name, Attempt.MEASURED, trial=trial)
 
 
 def _worst(trial: Trial) -> str:
@@ -130,9 +130,9 @@ def ask(
 
 
 @contextmanager
-def _blamed(way: Way) -> Iterator[None]:
+def _blamed(way: Candidate) -> Iterator[None]:
     """Within, a bounded child that is killed is no fault of what it worked on: the machine lacks memory."""
-    there = memory.free()
+    there = memory.available_bytes()
     try:
         yield
     except ChildDied as error:
@@ -143,9 +143,9 @@ def _blamed(way: Way) -> Iterator[None]:
         raise
 
 
-def climb(ways: Sequence[Way], prober: Prober, *, every: bool = False) -> tuple[Tried, ...]:
+def probe_in_order(ways: Sequence[Candidate], prober: Prober, *, every: bool = False) -> tuple[ProbeResult, ...]:
     """Tries one way after the other down to the first that works; with `every`, all of them."""
-    tried: list[Tried] = []
+    tried: list[ProbeResult] = []
     for way in ways:
         tried.append(prober(way))
         if tried[-1].passed and not every:
@@ -153,28 +153,28 @@ def climb(ways: Sequence[Way], prober: Prober, *, every: bool = False) -> tuple[
     return tuple(tried)
 
 
-def chosen(tried: Sequence[Tried]) -> Tried | None:
+def first_passed(tried: Sequence[ProbeResult]) -> ProbeResult | None:
     """The way that serves: the first that passed."""
     return next((each for each in tried if each.passed), None)
 
 
-def above(tried: Sequence[Tried]) -> Sequence[Tried]:
+def tried_before(tried: Sequence[ProbeResult]) -> Sequence[ProbeResult]:
     """The ways that were tried before the one that serves."""
-    found = chosen(tried)
+    found = first_passed(tried)
     return tried if found is None else tried[: tried.index(found)]
 
 
-def shortfall(tried: Sequence[Tried], require: str | None) -> DeployError | None:
+def shortfall(tried: Sequence[ProbeResult], require: str | None) -> DeployError | None:
     """What is wrong if no way works, or only ways below the one that is required (trt, cuda or cpu).
 
     Raises BadInput if nothing of that name can be required.
     """
     if require is not None and require not in LEAST:
         raise BadInput(f"{str(require)[:40]!r} cannot be required", f"choose from {', '.join(LEAST)}")
-    found = chosen(tried)
+    found = first_passed(tried)
     if found and (require is None or found.tier in LEAST[require]):
         return None
-    why = "; ".join(f"{each.tier}: {each.reason}" for each in above(tried))
+    why = "; ".join(f"{each.tier}: {each.reason}" for each in tried_before(tried))
     if found:
         problem = f"{require} is required, and only {found.tier} works here: {why}"
         return NotVerified(problem, "mend it, or require less")

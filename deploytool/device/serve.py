@@ -14,12 +14,12 @@ from deploytool.bundle.manifest import MANIFEST_FILE, Manifest
 from deploytool.data import preprocess
 from deploytool.device import inputs as device_inputs
 from deploytool.device import install, probe, start_attempts, verify
-from deploytool.device.candidates import Way
-from deploytool.device.environment import here
+from deploytool.device.candidates import Candidate
+from deploytool.device.environment import detect
 from deploytool.device.inputs import Picture
-from deploytool.device.probe import Tried
-from deploytool.device.session import opened
-from deploytool.device.verify import Asked, Papers
+from deploytool.device.probe import ProbeResult
+from deploytool.device.session import open_candidate
+from deploytool.device.verify import Integrity, VerifyOptions
 from deploytool.errors import BadInput, DeployError, Spoiled
 from deploytool.parity.replay import replay
 from deploytool.spec import BATCH
@@ -30,7 +30,7 @@ _SECONDS = 0.2  # of timing at start: enough to show a tier that is far too slow
 class Model:
     """A started model; `tried` says which ways were skipped and why, and what the one that serves has shown."""
 
-    def __init__(self, manifest: Manifest, session: Session, tried: tuple[Tried, ...]) -> None:
+    def __init__(self, manifest: Manifest, session: Session, tried: tuple[ProbeResult, ...]) -> None:
         self.manifest, self.tried = manifest, tried
         self.tier = tried[-1].tier
         self._session = session
@@ -68,7 +68,7 @@ class Model:
                 yield f"{name} is {array.dtype} {array.shape}"
             elif any(side != size for side, size in zip(tensor.shape, array.shape, strict=True) if _fixed(side)):
                 yield f"{name} has shape {array.shape}"
-            elif unfit := preprocess.outside(array.shape, tensor, self.manifest.free):
+            elif unfit := preprocess.size_problem(array.shape, tensor, self.manifest.free):
                 yield f"{name} has shape {array.shape}: {unfit}"
         if len({len(array) for array in inputs.values()}) > 1:
             yield "the inputs have different numbers of cases"
@@ -107,16 +107,16 @@ def _bare(root: str | Path) -> bool:
 def _installed(stack: ExitStack, root: Path, require: str | None, key: Path | None) -> Model:
     """The current bundle of a root; one that is installed meanwhile takes its place."""
     while True:
-        seal = install.started(root).current
-        counted, place, blamed = install.starts_of(root, seal), install.home(root, seal), list[str]()
+        digest = install.started(root).current
+        counted, place, blamed = install.start_records(root, digest), install.root_of(root, digest), list[str]()
         before = _state(place)
         try:
-            made = _prepared(place, require, Asked(seal=seal, key=key), blamed.append)
-            with start_attempts.loading(counted):
-                session = stack.enter_context(opened(made.way))
+            made = _prepared(place, require, VerifyOptions(digest=digest, key=key), blamed.append)
+            with start_attempts.attempting(counted):
+                session = stack.enter_context(open_candidate(made.way))
         except (DeployError, OSError):
             now = install.pointer(root)
-            if now is not None and (now.current, _state(place)) != (seal, before):
+            if now is not None and (now.current, _state(place)) != (digest, before):
                 continue  # another one was installed meanwhile, or this one anew
             for why in blamed:
                 start_attempts.record(counted, why)
@@ -135,30 +135,30 @@ def _state(place: Path) -> tuple[int, int] | None:
 
 
 def _bundle(stack: ExitStack, folder: Path, require: str | None, key: Path | None) -> Model:
-    made = _prepared(folder, require, Asked(key=key), lambda why: None)
-    return Model(made.checked.manifest, stack.enter_context(opened(made.way)), made.tried)
+    made = _prepared(folder, require, VerifyOptions(key=key), lambda why: None)
+    return Model(made.checked.manifest, stack.enter_context(open_candidate(made.way)), made.tried)
 
 
 @dataclass(frozen=True)
 class _Prepared:
     """A bundle with its papers checked, the way that serves, and what became of those before it."""
 
-    checked: Papers
-    way: Way
-    tried: tuple[Tried, ...]
+    checked: Integrity
+    way: Candidate
+    tried: tuple[ProbeResult, ...]
 
 
-def _prepared(folder: Path, require: str | None, asked: Asked, blamed: Callable[[str], None]) -> _Prepared:
+def _prepared(folder: Path, require: str | None, asked: VerifyOptions, blamed: Callable[[str], None]) -> _Prepared:
     """A bundle ready to be loaded; where it cannot be by its own fault, `blamed` is told why before that is raised."""
     try:
-        checked = verify.papers(folder, asked)
+        checked = verify.check_integrity(folder, asked)
     except Spoiled as error:
         blamed(str(error))
         raise
-    routes = verify.routes(checked, here())
-    tried = probe.climb(routes, lambda way: probe.probe(way, checked.folder, checked.manifest, _SECONDS))
+    routes = verify.run_candidates(checked, detect())
+    tried = probe.probe_in_order(routes, lambda way: probe.probe(way, checked.folder, checked.manifest, _SECONDS))
     failure = probe.shortfall(tried, require)
-    if failure and any(each.is_bundles_fault for each in probe.above(tried)):
+    if failure and any(each.is_bundles_fault for each in probe.tried_before(tried)):
         blamed(str(failure))
     if failure:
         raise failure

@@ -11,13 +11,13 @@ import numpy as np
 from deploytool import backends
 from deploytool.backends import Array, Session, tensorrt
 from deploytool.device import external_weights
-from deploytool.device.candidates import Way
+from deploytool.device.candidates import Candidate
 from deploytool.host import files
 from deploytool.spec import Precision
 
 
 @contextmanager
-def opened(way: Way) -> Iterator[Session]:
+def open_candidate(way: Candidate) -> Iterator[Session]:
     """The artifact of a way, ready to be called; floats go in and come out as FP32, whatever it computes in.
 
     Raises Refused if its bytes are others than they were, and what its backend raises.
@@ -29,7 +29,7 @@ def opened(way: Way) -> Iterator[Session]:
         yield _cast(session) if way.io is Precision.FP16 else session
 
 
-def _started(way: Way, content: bytes) -> AbstractContextManager[Session]:
+def _started(way: Candidate, content: bytes) -> AbstractContextManager[Session]:
     if way.backend == "tensorrt":
         return tensorrt.start(content, way.device, way.flavour)
     return backends.load(way.backend).start(content, way.device)

@@ -26,7 +26,7 @@ def record(folder: Path, reason: str) -> None:
 
 
 @contextmanager
-def loading(folder: Path) -> Iterator[None]:
+def attempting(folder: Path) -> Iterator[None]:
     """Counts as a failed start if this process dies meanwhile, unless somebody asked it to end: that has to wait."""
     token = folder / f"{_LOADING}{owner.name()}"
     can_wait = hasattr(signal, "pthread_sigmask")
@@ -50,7 +50,7 @@ def forget(folder: Path) -> None:
             token.unlink(missing_ok=True)
 
 
-def failed(folder: Path) -> tuple[str, ...]:
+def failures(folder: Path) -> tuple[str, ...]:
     """Why the starts since the last good one failed; those that are under way do not count."""
     return tuple(map(_reason, _counted(folder)))
 

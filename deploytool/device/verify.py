@@ -22,9 +22,9 @@ from deploytool.bundle.manifest import (
     parse_manifest,
 )
 from deploytool.device import build, probe
-from deploytool.device.candidates import Tier, Way, left_out, ways
-from deploytool.device.environment import Here, misfit
-from deploytool.device.probe import Prober, Tried
+from deploytool.device.candidates import Candidate, Tier, candidates, left_out
+from deploytool.device.environment import Environment, mismatch
+from deploytool.device.probe import Prober, ProbeResult
 from deploytool.errors import MissingBackend, Refused, Spoiled
 from deploytool.host import machine
 from deploytool.transfer.pull import Signed
@@ -33,16 +33,16 @@ HELD = "held"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a bundle's papers are held against.
+class VerifyOptions:
+    """What the integrity of a bundle is checked against.
 
-    That is the lowest sequence still welcome, the seals that are not with the reason, the one seal that will do, if it
-    is known, and the public key (a file in PEM) that must have signed it, if one must have.
+    `sequence` is the lowest that is accepted, `refused` gives digests that are not accepted, each with the reason,
+    `digest` is the only one accepted if it is given, and `key` is a file with the public key (PEM) of the signer.
     """
 
     sequence: int | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
-    seal: str | None = None
+    digest: str | None = None
     key: Path | None = None
 
 
@@ -55,57 +55,59 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Papers:
+class Integrity:
     """A bundle whose every byte is the one its manifest names."""
 
     folder: Path
     manifest: Manifest
-    seal: str
+    digest: str
     steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True)
-class Verified:
+class Verification:
     """What a verification showed, and on which machine; `tier` is the one that serves, None where none does."""
 
     bundle: str
     name: str
-    seal: str
     digest: str
+    content_digest: str
     sequence: int
     machine: str
     steps: tuple[Step, ...]
-    tried: tuple[Tried, ...]
+    tried: tuple[ProbeResult, ...]
     tier: Tier | None
 
 
-def papers(folder: Path, asked: Asked = Asked()) -> Papers:
+def check_integrity(folder: Path, asked: VerifyOptions = VerifyOptions()) -> Integrity:
     """Checks a bundle in the order of `UNREAD` and `CHECKS`.
 
     Raises Refused at the first that fails, before anything but the manifest is read.
     """
     raw = manifest_bytes(folder)
-    seal = manifest_digest_of(raw)
-    first = tuple(Step(name, status) for name, check in UNREAD if (status := check(folder, seal, asked)))
+    digest = manifest_digest_of(raw)
+    first = tuple(Step(name, status) for name, check in UNREAD if (status := check(folder, digest, asked)))
     manifest = parse_manifest(raw, folder)  # the very bytes that were sealed and signed
-    then = tuple(Step(name, check(folder, manifest, seal, asked)) for name, check in CHECKS)
-    if manifest_digest(folder) != seal:
+    then = tuple(Step(name, check(folder, manifest, digest, asked)) for name, check in CHECKS)
+    if manifest_digest(folder) != digest:
         raise Refused(f"{folder} changed while it was checked", "check it where nobody else writes")
-    return Papers(folder, manifest, seal, first + then)
+    return Integrity(folder, manifest, digest, first + then)
 
 
-def _seal(folder: Path, seal: str, asked: Asked) -> str | None:
-    if asked.seal is None:
+def _digest(folder: Path, digest: str, asked: VerifyOptions) -> str | None:
+    if asked.digest is None:
         return None
-    if seal != asked.seal:
-        raise Refused(f"{folder} is another bundle: its seal is {seal}", "check the seal, or get the bundle again")
+    if digest != asked.digest:
+        raise Refused(
+            f"{folder} is another bundle: its digest is {digest}", "check the digest, or get the bundle again"
+        )
     return HELD
 
 
-def _signature(folder: Path, seal: str, asked: Asked) -> str | None:
+def _signature(folder: Path, digest: str, asked: VerifyOptions) -> str | None:
     if asked.key is None:
         return None
-    return f"{HELD}: {_signatures().check(folder, seal, asked.key)} files, by {asked.key}"
+    return f"{HELD}: {_signatures().check(folder, digest, asked.key)} files, by {asked.key}"
 
 
 def signed(key: Path | None) -> Signed | None:
@@ -115,8 +117,8 @@ def signed(key: Path | None) -> Signed | None:
     signature = _signatures()
 
     def names(beside: Mapping[str, bytes], where: str) -> Mapping[str, str]:
-        seal = hashlib.sha256(beside[MANIFEST_FILE]).hexdigest()
-        found: Mapping[str, str] = signature.named(beside.get(SIGNATURE_FILE), seal, key, where)
+        digest = hashlib.sha256(beside[MANIFEST_FILE]).hexdigest()
+        found: Mapping[str, str] = signature.named(beside.get(SIGNATURE_FILE), digest, key, where)
         return found
 
     return names
@@ -132,10 +134,10 @@ def _signatures() -> ModuleType:
     return signature
 
 
-def _digests(folder: Path, manifest: Manifest, seal: str, asked: Asked) -> str:
+def _digests(folder: Path, manifest: Manifest, digest: str, asked: VerifyOptions) -> str:
     kind = subset.read(folder)
     try:
-        check_files(folder, manifest, subset.others(manifest, kind))
+        check_files(folder, manifest, subset.omitted_engines(manifest, kind))
     except Refused as error:
         raise Spoiled(str(error), error.remedy) from error
     named = all_files(manifest)
@@ -144,47 +146,54 @@ def _digests(folder: Path, manifest: Manifest, seal: str, asked: Asked) -> str:
     return f"{HELD}: {len(named) - left} files{what}"
 
 
-def _sequence(folder: Path, manifest: Manifest, seal: str, asked: Asked) -> str:
+def _sequence(folder: Path, manifest: Manifest, digest: str, asked: VerifyOptions) -> str:
     if asked.sequence is not None and manifest.sequence < asked.sequence:
         problem = f"{folder} has sequence {manifest.sequence}, and {asked.sequence} was here already"
         raise Refused(problem, "pack it with a higher --sequence, or use `deploytool rollback`")
-    if seal in asked.refused:
-        problem = f"{folder} was given up here: {asked.refused[seal]}"
-        raise Refused(problem, f"pack a bundle with a higher --sequence, or: deploytool pardon {seal[:12]} --root DIR")
+    if digest in asked.refused:
+        problem = f"{folder} was given up here: {asked.refused[digest]}"
+        raise Refused(
+            problem, f"pack a bundle with a higher --sequence, or: deploytool pardon {digest[:12]} --root DIR"
+        )
     known = "nothing is installed to compare with" if asked.sequence is None else f"at least {asked.sequence}"
     return f"{HELD}: {manifest.sequence}, {known}"
 
 
-Unread = Callable[[Path, str, Asked], str | None]  # None where nothing was asked
-Check = Callable[[Path, Manifest, str, Asked], str]
-UNREAD: tuple[tuple[str, Unread], ...] = (("seal", _seal), ("signature", _signature))  # before the manifest is parsed
+Unread = Callable[[Path, str, VerifyOptions], str | None]  # None where nothing was asked
+Check = Callable[[Path, Manifest, str, VerifyOptions], str]
+UNREAD: tuple[tuple[str, Unread], ...] = (
+    ("digest", _digest),
+    ("signature", _signature),
+)  # before the manifest is parsed
 CHECKS: tuple[tuple[str, Check], ...] = (("digests", _digests), ("sequence", _sequence))
 
 
-def target(folder: Path, manifest: Manifest, found: Here) -> Step:
+def target(folder: Path, manifest: Manifest, found: Environment) -> Step:
     """Whether an engine of the bundle is meant for this machine; none is no fault, there are other ways."""
-    why = [(engine, misfit(engine, found) or left_out(folder, engine)) for engine in manifest.engines]
+    why = [(engine, mismatch(engine, found) or left_out(folder, engine)) for engine in manifest.engines]
     fits = [engine for engine, reason in why if reason is None]
     if fits:
         return Step("target", f"{HELD}: {fits[0].flavour} {fits[0].version} for {found.capability}")
     return Step("target", f"no engine for this machine: {why[0][1] if why else 'the bundle holds none'}")
 
 
-def routes(checked: Papers, found: Here, built: Path | None = None) -> tuple[Way, ...]:
+def run_candidates(checked: Integrity, found: Environment, built: Path | None = None) -> tuple[Candidate, ...]:
     """Every way to run a bundle here; `built` is where engines made on this machine are kept."""
-    kept = build.kept(checked.folder, checked.manifest, found, built or build.place(checked.folder))
-    return ways(checked.folder, checked.manifest, found, kept)
+    kept = build.read_record(checked.folder, checked.manifest, found, built or build.engine_path(checked.folder))
+    return candidates(checked.folder, checked.manifest, found, kept)
 
 
-def verify(checked: Papers, found: Here, prober: Prober, built: Path | None = None, *, every: bool = False) -> Verified:
+def verify(
+    checked: Integrity, found: Environment, prober: Prober, built: Path | None = None, *, every: bool = False
+) -> Verification:
     """Runs the golden cases down to the first way that works here, or with `every` all of them."""
-    tried = probe.climb(routes(checked, found, built), prober, every=every)
-    serves = probe.chosen(tried)
-    return Verified(
+    tried = probe.probe_in_order(run_candidates(checked, found, built), prober, every=every)
+    serves = probe.first_passed(tried)
+    return Verification(
         bundle=str(checked.folder),
         name=checked.manifest.name,
-        seal=checked.seal,
-        digest=content_digest(checked.manifest),
+        digest=checked.digest,
+        content_digest=content_digest(checked.manifest),
         sequence=checked.manifest.sequence,
         machine=", ".join(name for name in (machine.cpu(), found.gpu) if name),
         steps=(*checked.steps, target(checked.folder, checked.manifest, found)),

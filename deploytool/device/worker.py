@@ -14,14 +14,14 @@ import numpy as np
 from deploytool import serde
 from deploytool.backends import Array, tensorrt, tensorrt_builder
 from deploytool.benchmark import ratio
-from deploytool.bundle.manifest import Manifest, held
+from deploytool.bundle.manifest import Manifest, read_verified
 from deploytool.data import golden, images
 from deploytool.data.golden import Arrays, Golden
 from deploytool.device import external_weights
 from deploytool.device import inputs as device_inputs
 from deploytool.device.bounds import bounded
-from deploytool.device.candidates import Way
-from deploytool.device.session import opened
+from deploytool.device.candidates import Candidate
+from deploytool.device.session import open_candidate
 from deploytool.errors import BadInput, DeployError, StageFailed
 from deploytool.host import disk, files
 from deploytool.parity import metrics
@@ -43,7 +43,7 @@ class Request:
     task: str
     folder: str
     manifest: Manifest
-    way: Way
+    way: Candidate
     answer: str
     seconds: float = 0.0
     pictures: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ def _try(request: Request) -> Answer:
     manifest = request.manifest
     sample, batch = _sample(request), manifest.free[BATCH]
     _same_input(request, sample)
-    with bounded(request.way), opened(request.way) as session:
+    with bounded(request.way), open_candidate(request.way) as session:
         got = replay(session, sample.inputs, batch)
         check = _check(got, sample, request)
         one = {name: np.resize(array, (batch.smallest, *array.shape[1:])) for name, array in sample.inputs.items()}
@@ -118,7 +118,7 @@ def _try(request: Request) -> Answer:
 def _sample(request: Request) -> Golden:
     """The golden cases, read from the very bytes that were hashed."""
     folder, named = Path(request.folder), request.manifest.golden.path
-    return golden.parsed(io.BytesIO(held(folder, request.manifest, named)), folder / named)
+    return golden.parse(io.BytesIO(read_verified(folder, request.manifest, named)), folder / named)
 
 
 def _same_input(request: Request, sample: Golden) -> None:
@@ -128,7 +128,7 @@ def _same_input(request: Request, sample: Golden) -> None:
     if image is None or not request.manifest.golden.images:
         return
     folder, named = Path(request.folder), request.manifest.golden.images[0]
-    pixels = images.parsed(io.BytesIO(held(folder, request.manifest, named)), folder / named)
+    pixels = images.decode(io.BytesIO(read_verified(folder, request.manifest, named)), folder / named)
     made, wanted = images.normalise(pixels[None], how, image), sample.inputs[image.name][:1]
     if made.shape != wanted.shape or _distance(made, wanted) > _CLOSE:
         raise StageFailed("the golden picture becomes another tensor here than on the desk", "update pillow and numpy")
@@ -152,7 +152,7 @@ def _check(got: Arrays, sample: Golden, request: Request) -> Check:
 def _answer(request: Request) -> Answer:
     manifest = request.manifest
     guesses: list[Guess] = []
-    with bounded(request.way), opened(request.way) as session:
+    with bounded(request.way), open_candidate(request.way) as session:
         for path in request.pictures:
             inputs = {manifest.inputs[0].name: device_inputs.tensor(path, manifest)}
             made = replay(session, inputs, manifest.free.get(BATCH, Range()))

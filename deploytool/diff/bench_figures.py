@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deploytool.benchmark import result
-from deploytool.benchmark.result import Bench, Sweep
+from deploytool.benchmark.result import BatchResult, Bench
 from deploytool.diff import Value
 
 _EAGER = "eager"  # the baseline that a report's speed-ups are against
@@ -19,11 +19,11 @@ def of_run(home: Path, machine: str) -> list[Figure]:
 
     `machine` is where the run itself was timed: another one is named in the place, so that the two never meet.
     """
-    found = result.found(home)
+    found = result.read_matching(home)
     return [figure for sweep in found.sweeps for figure in _swept(found, sweep, machine)] if found else []
 
 
-def _swept(found: Bench, sweep: Sweep, machine: str) -> Iterator[Figure]:
+def _swept(found: Bench, sweep: BatchResult, machine: str) -> Iterator[Figure]:
     where = f"batch {sweep.batch}, {found.threads} threads" + ("" if found.machine == machine else f", {found.machine}")
     for row in sweep.rows:
         place = f"{row.name if row.file in row.name else f'{row.name}/{row.file}'} at {where}"

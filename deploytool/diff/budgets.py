@@ -27,7 +27,7 @@ _SLACK = 1e-9  # of the limit: a change of exactly as much is not beyond it, how
 _HOW = f"write parity>2x, p99>+5%, size@{Stage.FP16}>20MB or top1<-0.5%"
 
 
-class By(str, Enum):
+class Margin(str, Enum):
     """What of a figure a limit is for."""
 
     FACTOR = "factor"
@@ -52,12 +52,12 @@ class Budget:
     figure: str
     place: str | None
     above: bool
-    by: By
+    by: Margin
     limit: float
 
 
 @dataclass(frozen=True)
-class Judged:
+class BudgetResult:
     """A budget, what became of it, and why, one line for each place that matters."""
 
     budget: str
@@ -77,7 +77,7 @@ def parse(text: str) -> Budget:
     return Budget(text.strip(), found["figure"], found["place"], found["sign"] == ">", by, limit)
 
 
-def _limit(text: str, figure: str, quantity: Quantity, written: str) -> tuple[By, float]:
+def _limit(text: str, figure: str, quantity: Quantity, written: str) -> tuple[Margin, float]:
     found = _LIMIT.fullmatch(written)
     if found is None:
         raise BadInput(f"--fail-if {text!r}: {written!r} is no limit", _HOW)
@@ -85,16 +85,16 @@ def _limit(text: str, figure: str, quantity: Quantity, written: str) -> tuple[By
     if not number < float("inf"):
         raise BadInput(f"--fail-if {text!r}: {written!r} is no limit", _HOW)
     if unit in _FACTORS and not found["change"]:
-        return By.FACTOR, number
+        return Margin.FACTOR, number
     if unit == "%" and found["change"]:
-        return By.PERCENT, number / 100
+        return Margin.PERCENT, number / 100
     if unit not in quantity.units:
         units = " or ".join(f"{figure}>3{unit}" for unit in list(quantity.units)[:2])
         raise BadInput(f"--fail-if {text!r}: {written!r} is no {figure}", f"write {units}, {figure}>2x or {figure}>+5%")
-    return (By.CHANGE if found["change"] else By.VALUE), number * quantity.units[unit]
+    return (Margin.CHANGE if found["change"] else Margin.VALUE), number * quantity.units[unit]
 
 
-def judge(budget: Budget, a: Side, b: Side) -> Judged:
+def judge(budget: Budget, a: Side, b: Side) -> BudgetResult:
     """Whether a budget was kept from `a` to `b`.
 
     It is over where one place is beyond it, unless the intervals of the two overlap. It cannot be judged where a place
@@ -111,13 +111,13 @@ def judge(budget: Budget, a: Side, b: Side) -> Judged:
         if why := _unknown(budget, shift, a, b):
             unknown.append(why)
         elif _beyond(budget, shift):
-            (unsure if shift.sure is False and budget.by is not By.VALUE else over).append(_told(shift))
+            (unsure if shift.sure is False and budget.by is not Margin.VALUE else over).append(_told(shift))
     judged = [shift for shift in found if _judged(budget, shift)]
     if over:
-        return Judged(budget.text, Outcome.OVER, tuple(over))
+        return BudgetResult(budget.text, Outcome.OVER, tuple(over))
     if unknown or not judged:
-        return Judged(budget.text, Outcome.UNKNOWN, tuple(unknown) or (f"{budget.figure} is measured nowhere",))
-    return Judged(budget.text, Outcome.HELD, tuple(f"{line}, no significant difference" for line in unsure))
+        return BudgetResult(budget.text, Outcome.UNKNOWN, tuple(unknown) or (f"{budget.figure} is measured nowhere",))
+    return BudgetResult(budget.text, Outcome.HELD, tuple(f"{line}, no significant difference" for line in unsure))
 
 
 def _meant(budget: Budget, place: str) -> bool:
@@ -134,13 +134,13 @@ def _known(budget: Budget, a: Side, b: Side) -> None:
 
 def _judged(budget: Budget, shift: Shift) -> bool:
     """Whether a place has what the budget is about: of a new one only the value can be judged."""
-    return shift.b is not None and (budget.by is By.VALUE or shift.a is not None)
+    return shift.b is not None and (budget.by is Margin.VALUE or shift.a is not None)
 
 
 def _unknown(budget: Budget, shift: Shift, a: Side, b: Side) -> str | None:
     if shift.b is None:
         return f"{shift.place}: not measured in {b.path}"
-    if budget.by is By.VALUE or shift.a is None:
+    if budget.by is Margin.VALUE or shift.a is None:
         return None
     if not shift.comparable:
         return f"{shift.place}: measured on {a.machine or 'no machine'} and on {b.machine or 'no machine'}"
@@ -157,15 +157,15 @@ def _beyond(budget: Budget, shift: Shift) -> bool:
 
 def _change(budget: Budget, shift: Shift) -> float | None:
     """What of a figure is held against the limit; None where there is none."""
-    if shift.b is None or budget.by is By.VALUE:
+    if shift.b is None or budget.by is Margin.VALUE:
         return None if shift.b is None else shift.b.value
     if shift.a is None:
         return None
-    if budget.by is By.CHANGE or (budget.by is By.PERCENT and QUANTITIES[shift.quantity].share):
+    if budget.by is Margin.CHANGE or (budget.by is Margin.PERCENT and QUANTITIES[shift.quantity].share):
         return shift.b.value - shift.a.value
     if shift.factor is None:
         return None
-    return shift.factor if budget.by is By.FACTOR else shift.factor - 1
+    return shift.factor if budget.by is Margin.FACTOR else shift.factor - 1
 
 
 def _told(shift: Shift) -> str:
@@ -173,13 +173,13 @@ def _told(shift: Shift) -> str:
     return f"{shift.place}: {' → '.join(values)}"
 
 
-def outcome(judged: Sequence[Judged]) -> Outcome:
+def outcome(judged: Sequence[BudgetResult]) -> Outcome:
     """What became of all of them: over if one is, unknown if one cannot be judged."""
     seen = {each.outcome for each in judged}
     return next((worst for worst in (Outcome.OVER, Outcome.UNKNOWN) if worst in seen), Outcome.HELD)
 
 
-def lines(judged: Iterable[Judged]) -> Iterator[str]:
+def lines(judged: Iterable[BudgetResult]) -> Iterator[str]:
     """One line for every budget that was not simply held."""
     for each in judged:
         for why in each.why:

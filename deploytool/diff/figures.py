@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from deploytool.device.probe import Tried
+from deploytool.device.probe import ProbeResult
 from deploytool.diff import Value
 from deploytool.results import verdict
-from deploytool.results.faults import ENGINE, GRAPH, Proof
-from deploytool.results.report import Engine, Hop, Report, Speed
-from deploytool.results.verdict import allowed
+from deploytool.results.faults import ENGINE, GRAPH, FaultsResult
+from deploytool.results.report import Comparison, Engine, Report, Speed
+from deploytool.results.verdict import part_tolerances
 from deploytool.spec import Stage
 
 _CHECKS = {GRAPH: "graph check", ENGINE: "FP16 check"}
@@ -19,7 +19,7 @@ Figure = tuple[str, str, Value]  # quantity, place, value
 
 def of_report(found: Report) -> list[Figure]:
     """What a report says in numbers."""
-    made = [figure for hop in found.hops if hop.checks for figure in _hop(hop)]
+    made = [figure for comparison in found.comparisons if comparison.checks for figure in _comparison(comparison)]
     made += _tolerated(found)
     made += [figure for speed in found.speeds for figure in _speed(speed)]
     made += [figure for engine in found.engines for figure in _engine(engine)]
@@ -30,24 +30,26 @@ def of_report(found: Report) -> list[Figure]:
     return made
 
 
-def _hop(hop: Hop) -> Iterator[Figure]:
-    again = f" {verdict.AGAIN[hop.runner]}" if hop.runner in verdict.AGAIN else ""
-    place, truth = f"{hop.stage}/{hop.file}{again}", hop.checks[-1].parity
+def _comparison(comparison: Comparison) -> Iterator[Figure]:
+    again = f" {verdict.AGAIN[comparison.runner]}" if comparison.runner in verdict.AGAIN else ""
+    place, truth = f"{comparison.stage}/{comparison.file}{again}", comparison.checks[-1].parity
     yield "parity", place, Value(truth.max_error)
-    if noise := hop.checks[-1].tolerance.noise:
+    if noise := comparison.checks[-1].tolerance.noise:
         yield "noise", place, Value(truth.max_error / noise)
-    for each in hop.checks[-1].parts:
+    for each in comparison.checks[-1].parts:
         yield "parity", f"{place} in {each.part}", Value(each.parity.max_error)
     if truth.equal:
         yield "equal", place, Value(truth.equal.share)
-    top1, top5 = (hop.agreement.top1, hop.agreement.top5) if hop.agreement else (truth.top1, truth.top5)
+    top1, top5 = (
+        (comparison.agreement.top1, comparison.agreement.top5) if comparison.agreement else (truth.top1, truth.top5)
+    )
     yield from _shares(place, top1, top5)
-    if hop.accuracy:
-        yield "accuracy", place, Value(hop.accuracy.artifact)
+    if comparison.accuracy:
+        yield "accuracy", place, Value(comparison.accuracy.artifact)
 
 
 def _tolerated(found: Report) -> Iterator[Figure]:
-    limits = allowed(found)
+    limits = part_tolerances(found)
     for part, each in limits.items():
         where = f" in {part}" if len(limits) > 1 else ""
         yield from (("tolerated", f"{name}{where}", Value(limit.max_error)) for name, limit in each.items())
@@ -76,7 +78,7 @@ def _engine(engine: Engine) -> Iterator[Figure]:
     yield "build", place, Value(engine.seconds)
 
 
-def _proof(proof: Proof) -> Iterator[Figure]:
+def _proof(proof: FaultsResult) -> Iterator[Figure]:
     for check, place in _CHECKS.items():
         caught, missed = proof.count(check, "caught"), proof.count(check, "missed")
         if caught + missed:
@@ -86,12 +88,12 @@ def _proof(proof: Proof) -> Iterator[Figure]:
             yield "smallest", place, Value(min(found))
 
 
-def of_tried(tried: Iterable[Tried]) -> list[Figure]:
+def of_tried(tried: Iterable[ProbeResult]) -> list[Figure]:
     """What the ways that ran on a device showed, also those that answered wrongly."""
     return [figure for each in tried for figure in _tried(each)]
 
 
-def _tried(each: Tried) -> Iterator[Figure]:
+def _tried(each: ProbeResult) -> Iterator[Figure]:
     if each.trial is None:
         return
     place, shown = each.tier, each.trial.check

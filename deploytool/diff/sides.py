@@ -15,7 +15,7 @@ from deploytool.bundle.manifest import (
     manifest_digest,
     read_manifest,
 )
-from deploytool.device.verify import Verified
+from deploytool.device.verify import Verification
 from deploytool.diff import Side, Value, bench_figures
 from deploytool.diff.figures import Figure, of_report, of_tried, sorted_by_quantity
 from deploytool.errors import BadInput
@@ -27,7 +27,7 @@ from deploytool.spec import Stage
 
 RUN, BUNDLE, DEVICE = "run", "bundle", "device"
 _LONGEST = 64 << 20  # bytes of a document
-_VOLATILE = ((Stage.PACK, "digest"), (Stage.PACK, "bytes"))  # which follow from the rest
+_VOLATILE = ((Stage.PACK, "content_digest"), (Stage.PACK, "bytes"))  # which follow from the rest
 
 
 def read(path: Path) -> Side:
@@ -65,7 +65,7 @@ def _run(home: Path) -> Side:
             graphs = {name: sha256 for name, sha256 in sealed.files.items() if _is_graph(name)}
             facts |= {f"bytes of {room.name}/{name}": sha256 for name, sha256 in graphs.items()}
     found = report.read(written)
-    names = {f"{hop.stage}/{hop.file}" for hop in found.hops}
+    names = {f"{comparison.stage}/{comparison.file}" for comparison in found.comparisons}
     there = [name for name in sorted(names) if (home / name).is_file()]
     sizes = [("size", name, Value(float((home / name).stat().st_size))) for name in there]
     return _reported(home, found, facts, [*sizes, *bench_figures.of_run(home, found.device)])
@@ -87,7 +87,7 @@ def _reported(path: Path, found: Report, facts: Mapping[str, str], more: Sequenc
         "images": f"{found.images} of {found.data or 'drawn ones'}",
         "batch": str(found.batch),
         "machine": found.device,
-        "verdict": "; ".join(verdict.broken(found)) or "pass for all that ran",
+        "verdict": "; ".join(verdict.failed_lines(found)) or "pass for all that ran",
         **{f"version of {name}": version for name, version in found.versions.items()},
         **{f"target {each.target}": each.verdict for each in found.targets},
         **{f"engine {each.file}": f"{each.flavour} {each.version}" for each in found.engines},
@@ -122,8 +122,8 @@ def _bundle(folder: Path) -> Side:
     return Side(BUNDLE, str(folder), manifest.name, "", facts, {"tolerated": tolerated, "size": _sizes(manifest)})
 
 
-def _identity(name: str, sequence: int, digest: str, seal: str) -> dict[str, str]:
-    return {"model": name, "sequence": str(sequence), "digest": digest, "seal": seal}
+def _identity(name: str, sequence: int, content_digest: str, digest: str) -> dict[str, str]:
+    return {"model": name, "sequence": str(sequence), "content_digest": content_digest, "digest": digest}
 
 
 def _engine(manifest: Manifest, place: int) -> str:
@@ -140,14 +140,14 @@ def _sizes(manifest: Manifest) -> dict[str, Value]:
     return {**graphs, **engines, "all files": Value(float(sum(file.size for file in all_files(manifest))))}
 
 
-def brought(path: Path) -> Verified:
+def brought(path: Path) -> Verification:
     """What `verify` or `bench` printed with --json on a device, saved to a file; raises BadInput if it is not that."""
     return _verified(path, _document(path))
 
 
-def _verified(path: Path, data: object) -> Verified:
+def _verified(path: Path, data: object) -> Verification:
     try:
-        return serde.decode(Verified, data["result"] if isinstance(data, Mapping) else data)
+        return serde.decode(Verification, data["result"] if isinstance(data, Mapping) else data)
     except (KeyError, serde.Malformed) as error:
         raise BadInput(f"{path} is not what a device prints", "save what verify or bench print with --json") from error
 
@@ -156,7 +156,7 @@ def _device(path: Path, data: object) -> Side:
     """What a device brought home."""
     found = _verified(path, data)
     facts = {
-        **_identity(found.name, found.sequence, found.digest, found.seal),
+        **_identity(found.name, found.sequence, found.content_digest, found.digest),
         "machine": found.machine,
         "serves": found.tier or "nothing",
         **{f"{each.tier} {each.file}".strip(): each.reason or str(each.status) for each in found.tried},

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deploytool.doctor import capabilities, inventory, traps
-from deploytool.doctor.capabilities import Ability
-from deploytool.doctor.inventory import Found
+from deploytool.doctor.capabilities import Capability
+from deploytool.doctor.inventory import Inventory
 from deploytool.doctor.traps import Trap
 from deploytool.errors import MissingBackend
 
@@ -16,8 +16,8 @@ class Diagnosis:
     """What is here, what can be done with it, and what stands in the way; `target` is what was asked for, or empty."""
 
     target: str
-    found: Found
-    abilities: tuple[Ability, ...]
+    found: Inventory
+    abilities: tuple[Capability, ...]
     traps: tuple[Trap, ...]
 
     @property
@@ -37,6 +37,6 @@ def examine(target: str = "") -> Diagnosis:
     `target` is a name of `deploytool.targets`; raises BadInput for any other.
     """
     wanted = capabilities.decided(target)
-    here = inventory.look()
-    caught = traps.caught(here)
-    return Diagnosis(target, here, capabilities.abilities(here, wanted, caught), caught)
+    here = inventory.collect()
+    caught = traps.find_traps(here)
+    return Diagnosis(target, here, capabilities.capabilities(here, wanted, caught), caught)

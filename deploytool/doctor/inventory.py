@@ -37,7 +37,7 @@ class Installed:
 
 
 @dataclass(frozen=True)
-class Found:
+class Inventory:
     """All a diagnosis goes by; `cuda` is what the driver serves at most, empty where none answers.
 
     `asked` says which major release of "cuda" and "tensorrt" ONNX Runtime's own libraries are made for; `loads` which
@@ -59,11 +59,11 @@ class Found:
         return self.installed[name].version if name in self.installed else ""
 
 
-def look() -> Found:
+def collect() -> Inventory:
     """Looks, and tries in child processes what cannot be seen."""
     spec = importlib.util.find_spec("onnxruntime")
     folder = Path(spec.origin).parent / "capi" if spec and spec.origin else None
-    return Found(
+    return Inventory(
         system=platform.system().lower(),
         processor=platform.machine().lower(),
         cpu=machine.cpu(),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from deploytool.doctor import Diagnosis, capabilities
-from deploytool.doctor.inventory import RUNTIMES, Found
+from deploytool.doctor.inventory import RUNTIMES, Inventory
 from deploytool.targets import TARGETS, THIS
 
 
-def told(shown: Diagnosis) -> Iterator[str]:
+def lines(shown: Diagnosis) -> Iterator[str]:
     """What is here, what can be done, and what to mend; on a device nothing of exporting or of other targets."""
     yield f"{shown.found.system} on {shown.found.processor}: {shown.found.cpu}"
     yield from (f"  {name:<18}{what}" for name, what in _here(shown.found))
@@ -28,7 +28,7 @@ def told(shown: Diagnosis) -> Iterator[str]:
         yield f"  → {trap.mend}"
 
 
-def _here(found: Found) -> Iterator[tuple[str, str]]:
+def _here(found: Inventory) -> Iterator[tuple[str, str]]:
     yield "driver", f"serves CUDA {found.cuda}" if found.cuda else "none answers"
     yield "GPU", ", ".join(f"{gpu.name} (compute capability {gpu.capability})" for gpu in found.gpus) or "none"
     if not capabilities.is_device(found):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from deploytool.doctor.inventory import RUNTIMES, Found
+from deploytool.doctor.inventory import RUNTIMES, Inventory
 from deploytool.doctor.providers import CPU, CUDA, TENSORRT
 from deploytool.spec import Word
 
@@ -39,23 +39,23 @@ class Trap:
     mend: str
 
 
-def caught(found: Found) -> tuple[Trap, ...]:
+def find_traps(found: Inventory) -> tuple[Trap, ...]:
     """The traps this machine is in, the one to mend first at the front."""
     return tuple(trap for look in _LOOKS if (trap := look(found)))
 
 
-def _runtime(found: Found) -> str:
+def _runtime(found: Inventory) -> str:
     return _GPU_RUNTIME if found.gpus else _CPU_RUNTIME
 
 
-def _both_runtimes(found: Found) -> Trap | None:
+def _both_runtimes(found: Inventory) -> Trap | None:
     if not all(found.version(name) for name in RUNTIMES):
         return None
     problem = "onnxruntime and onnxruntime-gpu are both installed, and each overwrites the other's files"
     return Trap(Name.BOTH_RUNTIMES, problem, f"{_BOTH} && {_runtime(found)}")
 
 
-def _broken_runtime(found: Found) -> Trap | None:
+def _broken_runtime(found: Inventory) -> Trap | None:
     status = next((each.reason for each in found.providers if each.name == CPU and not each.starts), None)
     if status is None:
         return None
@@ -72,7 +72,7 @@ def cuda_of(name: str, version: str) -> str:
     return version.partition(".")[0] if name in _UNSUFFIXED else ""
 
 
-def _mixed_cuda(found: Found) -> Trap | None:
+def _mixed_cuda(found: Inventory) -> Trap | None:
     """CUDA libraries of two major releases; the one to keep is that of ONNX Runtime, torch, or else the driver."""
     of = {name: cuda_of(name, one.version) for name, one in found.installed.items()}
     libraries = {name: major for name, major in of.items() if major and name.startswith(("nvidia-", "tensorrt-cu"))}
@@ -96,7 +96,7 @@ def _others(libraries: Mapping[str, str], keep: str) -> str:
     return " ".join(name for name, major in libraries.items() if major != keep)
 
 
-def _placeholder(found: Found) -> Trap | None:
+def _placeholder(found: Inventory) -> Trap | None:
     """A `tensorrt` that came without its libraries, from an index that only keeps its name."""
     names = [name for name in found.installed if re.fullmatch(r"tensorrt(-cu\d+)?(-libs|-bindings)?", name)]
     brought = {library for name in names for library in found.installed[name].libraries}
@@ -107,7 +107,7 @@ def _placeholder(found: Found) -> Trap | None:
     return Trap(Name.PLACEHOLDER, problem, mend)
 
 
-def _unseen(found: Found) -> Trap | None:
+def _unseen(found: Inventory) -> Trap | None:
     """A system's TensorRT, as JetPack brings it, whose Python module a plain virtual environment does not see."""
     if not found.loads or found.version("tensorrt"):
         return None
@@ -115,7 +115,7 @@ def _unseen(found: Found) -> Trap | None:
     return Trap(Name.UNSEEN, problem, "make the environment anew: python3 -m venv --system-site-packages .venv")
 
 
-def _old_driver(found: Found) -> Trap | None:
+def _old_driver(found: Inventory) -> Trap | None:
     asked, serves = found.asked.get("cuda", ""), found.cuda.partition(".")[0]
     if not (asked and serves) or int(serves) >= int(asked):
         return None
@@ -123,7 +123,7 @@ def _old_driver(found: Found) -> Trap | None:
     return Trap(Name.OLD_DRIVER, problem, f"update the NVIDIA driver to one that serves CUDA {asked}")
 
 
-def _other_tensorrt(found: Found) -> Trap | None:
+def _other_tensorrt(found: Inventory) -> Trap | None:
     """ONNX Runtime's TensorRT provider is linked to one major release, and serves with no other."""
     asked, here = found.asked.get("tensorrt", ""), found.version("tensorrt")
     if not asked or not found.gpus or asked in found.loads or not (here or found.loads):
@@ -136,7 +136,7 @@ def _other_tensorrt(found: Found) -> Trap | None:
     return Trap(Name.OTHER_TENSORRT, problem + (here or ", ".join(found.loads)), mend)
 
 
-def _falls_back(found: Found) -> Trap | None:
+def _falls_back(found: Inventory) -> Trap | None:
     """A provider that is listed and does not start: whoever asks for it without looking gets the CPU."""
     lost = [each for each in found.providers if not each.starts and each.name in (CUDA, TENSORRT)]
     if not lost:
@@ -154,7 +154,7 @@ def _falls_back(found: Found) -> Trap | None:
     return Trap(Name.FALLS_BACK, problem, "pip install --upgrade --force-reinstall 'onnxruntime-gpu[cuda,cudnn]'")
 
 
-def _idle_gpu(found: Found) -> Trap | None:
+def _idle_gpu(found: Inventory) -> Trap | None:
     if not found.gpus or not found.providers or any(each.name == CUDA for each in found.providers):
         return None
     if found.processor == "aarch64" and found.gpus[0].capability in ("7.2", "8.7"):
@@ -164,7 +164,7 @@ def _idle_gpu(found: Found) -> Trap | None:
     return Trap(Name.IDLE_GPU, f"{found.gpus[0].name} answers, and this ONNX Runtime has no CUDA provider", mend)
 
 
-_LOOKS: tuple[Callable[[Found], Trap | None], ...] = (
+_LOOKS: tuple[Callable[[Inventory], Trap | None], ...] = (
     *(_both_runtimes, _broken_runtime, _mixed_cuda, _placeholder, _unseen),
     *(_old_driver, _other_tensorrt, _falls_back, _idle_gpu),
 )

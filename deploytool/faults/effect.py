@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from deploytool.data.golden import Arrays, Golden
 from deploytool.parity.metrics import ROOM32
-from deploytool.results.output_parts import Part, alike
+from deploytool.results.output_parts import OutputPart, same_value
 
 _LIKE = 10.0  # times as large or small: of one kind
 _ONCE_DRAWN = 2.0  # so many times as far the most of several roundings moves what one does
@@ -40,7 +40,7 @@ def _effects(got: Array, expected: Array, name: str, sample: Golden, fp32: float
         changed = (got != expected).reshape(len(got), -1)
         allowed = max([_FEW / max(changed.shape[1], 1), *(each.tied16 for each in parts)])
         return np.asarray(changed.mean(axis=1) / allowed, np.float64)
-    marks = parts[0].part if parts else Part(name)
+    marks = parts[0].part if parts else OutputPart(name)
     off, worst = _off(got, expected, marks), np.zeros(len(expected))
     for axis in range(1, expected.ndim) if expected.ndim < 3 else (1, expected.ndim - 1):
         sizes, errors = (_largest(each, axis) for each in _known(sample, name, marks))
@@ -50,16 +50,16 @@ def _effects(got: Array, expected: Array, name: str, sample: Golden, fp32: float
     return worst / limit
 
 
-def _off(got: Array, expected: Array, marks: Part) -> Floats:
+def _off(got: Array, expected: Array, marks: OutputPart) -> Floats:
     """The error of each element; of a mark none, unless it is another."""
     mine, theirs = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     marked = replace(marks, axis=0).marked(theirs)
     with np.errstate(invalid="ignore"):
         off = np.nan_to_num(np.abs(mine - theirs), nan=np.inf)
-    return np.where(marked, np.where(alike(mine, theirs), 0.0, np.inf), off)
+    return np.where(marked, np.where(same_value(mine, theirs), 0.0, np.inf), off)
 
 
-def _known(sample: Golden, name: str, marks: Part) -> tuple[Floats, Floats]:
+def _known(sample: Golden, name: str, marks: OutputPart) -> tuple[Floats, Floats]:
     """How large each golden answer is, and how far FP32 moved it."""
     exact = np.asarray(sample.reference[name], np.float64)
     marked = replace(marks, axis=0).marked(exact)

@@ -21,13 +21,13 @@ from deploytool.errors import StageFailed
 from deploytool.faults import kinds
 from deploytool.faults.effect import effects
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import Graph, Weight
+from deploytool.faults.kinds.graph import GraphFacts, Weight
 from deploytool.host import owner
 from deploytool.loading import weights_file
 from deploytool.parity import metrics
 from deploytool.parity.metrics import Tolerances
 from deploytool.parity.replay import FEW, replay
-from deploytool.results.faults import ENGINE, GRAPH, Family, Missed, Power, Proof
+from deploytool.results.faults import ENGINE, GRAPH, DetectionCount, FaultFamily, FaultsResult, MissedFault
 from deploytool.results.report import Tolerance
 
 _SEED = 1 << 20  # of fresh cases: no golden sample is drawn with it
@@ -65,7 +65,7 @@ def subject(
         if isinstance(word, str)
     }
     pixels, inputs = synthetic.draw(model, fresh, _SEED, sizes, hard=True)
-    allowed, floats = metrics.tolerances(sample.noise, wanted), weights_file.floats(weights)
+    allowed, floats = metrics.tolerances(sample.noise, wanted), weights_file.float_values(weights)
     state = {name: np.frombuffer(each.data, each.dtype).reshape(each.shape) for name, each in floats.items()}
     return Subject(graph, before, half, sample, allowed, state, pixels, inputs)
 
@@ -80,14 +80,14 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Ready:
+class CheckSet:
     """A subject ready for faults: its graph with every operator in FP32, what that answers, and the checks of the run.
 
     With FP32 operators, what a fault does is not lost in rounding. `answers` are those to the fresh cases.
     """
 
     subject: Subject
-    graph: Graph
+    graph: GraphFacts
     answers: Arrays
     checks: Mapping[str, Check]
     sound: bool
@@ -102,57 +102,57 @@ class Trial:
     effects: tuple[float, ...] = ()
 
 
-def ready(subject: Subject) -> Ready:
+def ready(subject: Subject) -> CheckSet:
     """Runs the graph as it is; `sound` says that no check fails on it."""
     model = onnx.load(subject.graph)
-    made = fp16_emulation.rounded(model, results=False) if subject.half else model
-    graph, checks = Graph(made, subject.half, subject.state, subject.sample.preprocessing), _checks(subject)
+    made = fp16_emulation.emulate(model, results=False) if subject.half else model
+    graph, checks = GraphFacts(made, subject.half, subject.state, subject.sample.preprocessing), _checks(subject)
     with _started(graph) as session:
         got, answers = (replay(session, inputs, FEW) for inputs in (subject.sample.inputs, subject.fresh))
     sound = not any(_judged(got, check).caught for check in checks.values())
-    return Ready(subject, graph, answers, checks, sound)
+    return CheckSet(subject, graph, answers, checks, sound)
 
 
-def prove(subject: Subject, count: int, seed: int, watch: Callable[[int, int], None]) -> Proof:
+def run(subject: Subject, count: int, seed: int, watch: Callable[[int, int], None]) -> FaultsResult:
     """Plants up to `count` faults of every family; the same seed plants the same faults.
 
     Where a check fails on the graph as it is, nothing can be proved of it, and there are no families.
     """
     bench = ready(subject)
     if not bench.sound:
-        return Proof((), (), 0, ())
+        return FaultsResult((), (), 0, ())
     planted = [_planted(bench, number, count, seed) for number in range(len(kinds.FAMILIES))]
     tried = [fault for each in planted for fault in each if fault.same is None]
     results = iter(_attempts(bench, tried, watch))
     families, missed, wanted = [], [], []
     for name, each in zip(kinds.FAMILIES, planted, strict=True):
         trials = [next(results) for fault in each if fault.same is None]
-        families.append(Family(name, len(each), len(each) - len(trials), _powers(trials, bench.checks)))
+        families.append(FaultFamily(name, len(each), len(each) - len(trials), _powers(trials, bench.checks)))
         for fault, trial in zip((fault for fault in each if fault.same is None), trials, strict=True):
             for check, found in trial.items():
                 if _misses(found):
-                    missed.append(Missed(check, name, fault.place, fault.size, max(found.effects)))
+                    missed.append(MissedFault(check, name, fault.place, fault.size, max(found.effects)))
                     wanted.append({case for case, effect in enumerate(found.effects) if effect > 1})
-    return Proof(tuple(families), tuple(missed), len(subject.pixels), _cover(wanted))
+    return FaultsResult(tuple(families), tuple(missed), len(subject.pixels), _cover(wanted))
 
 
-def _planted(bench: Ready, number: int, count: int, seed: int) -> list[Fault]:
+def _planted(bench: CheckSet, number: int, count: int, seed: int) -> list[Fault]:
     """Up to `count` faults of one family."""
     rng = np.random.default_rng((seed, number))
     return list(islice(kinds.load(kinds.FAMILIES[number]).faults(bench.graph, rng), count))
 
 
-def _attempts(bench: Ready, tried: list[Fault], watch: Callable[[int, int], None]) -> list[dict[str, Trial]]:
+def _attempts(bench: CheckSet, tried: list[Fault], watch: Callable[[int, int], None]) -> list[dict[str, Trial]]:
     """What the checks make of each of these faults, in their order."""
     trials = []
     with ThreadPoolExecutor(min(_SIDE_BY_SIDE, os.cpu_count() or 1)) as pool:
-        for trial in pool.map(partial(attempt, bench), tried):
+        for trial in pool.map(partial(try_fault, bench), tried):
             trials.append(trial)
             watch(len(trials), len(tried))
     return trials
 
 
-def write_helpful(path: Path, subject: Subject, proof: Proof) -> None:
+def write_helpful_cases(path: Path, subject: Subject, proof: FaultsResult) -> None:
     """Writes the cases with which the golden sample would have caught every fault."""
     chosen = list(proof.helpful)
     making = path.with_name(f".making-{owner.name()}-{path.name}")
@@ -160,7 +160,7 @@ def write_helpful(path: Path, subject: Subject, proof: Proof) -> None:
     making.replace(path)
 
 
-def attempt(bench: Ready, fault: Fault) -> dict[str, Trial]:
+def try_fault(bench: CheckSet, fault: Fault) -> dict[str, Trial]:
     """What the checks make of one fault; a graph that does not run, or answers in other shapes, deceives nobody."""
     spoiled = bench.graph.copy()
     fault.plant(spoiled)
@@ -182,12 +182,12 @@ def _checks(subject: Subject) -> dict[str, Check]:
     if not subject.half:
         with onnxruntime.start(subject.before) as exact:
             return {GRAPH: Check(replay(exact, inputs), allowed.fp32, ties)}
-    with fp16_emulation.narrowed(subject.before, subject.graph) as narrow:
+    with fp16_emulation.expected_weights(subject.before, subject.graph) as narrow:
         converted = replay(narrow, inputs)
     return {GRAPH: Check(converted, allowed.fp32, ties), ENGINE: Check(subject.sample.reference, allowed.fp16, ties)}
 
 
-def _started(graph: Graph) -> AbstractContextManager[Session]:
+def _started(graph: GraphFacts) -> AbstractContextManager[Session]:
     return onnxruntime.start(graph.model.SerializeToString(), threads=1)  # the faults themselves go side by side
 
 
@@ -196,7 +196,7 @@ def _judged(got: Arrays, check: Check) -> Trial:
     return Trial(bool(found.broken), found.parity.max_error)
 
 
-def _felt(bench: Ready, trial: Trial, check: str, spoilt: Arrays) -> Trial:
+def _felt(bench: CheckSet, trial: Trial, check: str, spoilt: Arrays) -> Trial:
     """The trial of a fault that a check did not catch, with its effect on the fresh cases."""
     limit, fp32 = bench.checks[check].tolerance.max_error, bench.subject.allowed.fp32.max_error
     return replace(trial, effects=tuple(effects(spoilt, bench.answers, bench.subject.sample, limit, fp32).tolist()))
@@ -206,14 +206,14 @@ def _misses(trial: Trial) -> bool:
     return not trial.caught and bool(max(trial.effects) > _MATTERS)
 
 
-def _powers(trials: list[dict[str, Trial]], checks: Mapping[str, Check]) -> dict[str, Power]:
+def _powers(trials: list[dict[str, Trial]], checks: Mapping[str, Check]) -> dict[str, DetectionCount]:
     powers = {}
     for name in checks:
         mine = [trial[name] for trial in trials]
         caught = [trial.error for trial in mine if trial.caught]
         missed = sum(_misses(trial) for trial in mine)
         smallest = min((error for error in caught if error < 1), default=None)
-        powers[name] = Power(len(caught), len(mine) - len(caught) - missed, missed, smallest)
+        powers[name] = DetectionCount(len(caught), len(mine) - len(caught) - missed, missed, smallest)
     return powers
 
 

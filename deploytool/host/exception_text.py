@@ -23,14 +23,14 @@ _INNER = re.compile(r"\.lock|\.incoming|\.unfinished|\.publishing|\.(making|stag
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\].*?(?:\x07|\x1b\\|$)|\x1b.", re.DOTALL)
 
 
-def told(error: BaseException, *, kind: bool = True) -> str:
+def describe(error: BaseException, *, kind: bool = True) -> str:
     """`KIND: WORDS (FILE:LINE)` in one line, without what there is not; without `kind`, `WORDS (FILE:LINE)`."""
-    name, said, where = type(error).__name__, words(error), place(error)
+    name, said, where = type(error).__name__, one_line(error), raised_at(error)
     full = f"{name}: {said}" if said and kind else said or name
     return clean(full) + (f" ({where})" if where else "")
 
 
-def words(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """What the exception says for itself, in one line; of a group what its first says too."""
     try:
         said = str(error)
@@ -38,7 +38,7 @@ def words(error: BaseException) -> str:
         said = f"its message cannot be read: {type(failure).__name__}"
     inner = getattr(error, "exceptions", None)
     if isinstance(inner, tuple) and inner and isinstance(inner[0], BaseException):
-        said = f"{said}: {type(inner[0]).__name__}: {words(inner[0])}"
+        said = f"{said}: {type(inner[0]).__name__}: {one_line(inner[0])}"
     return clean(said)
 
 
@@ -48,43 +48,45 @@ def clean(text: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
 
 
-def failure(error: Exception) -> DeployError:
+def as_error(error: Exception) -> DeployError:
     """The failure of ours that an exception of any kind becomes: itself, a file that cannot be used, or unforeseen."""
     if isinstance(error, DeployError):
         return error
     if (full := disk.refused(error)) is not None:
         return full
-    if isinstance(error, OSError) and (error.strerror or not place(error)):
-        problem = f"{_known(error.filename)}: {error.strerror}" if error.strerror else words(error)
+    if isinstance(error, OSError) and (error.strerror or not raised_at(error)):
+        problem = f"{_known(error.filename)}: {error.strerror}" if error.strerror else one_line(error)
         return BadInput(problem, "check the path, its rights and the disk")
     if isinstance(error, MemoryError):
-        return BadInput(f"there is not enough memory: {told(error)}", "allow more (ulimit -v), or use another machine")
-    if isinstance(error, UnicodeEncodeError) and not place(error):
+        return BadInput(
+            f"there is not enough memory: {describe(error)}", "allow more (ulimit -v), or use another machine"
+        )
+    if isinstance(error, UnicodeEncodeError) and not raised_at(error):
         around = error.object[max(0, error.start - _AROUND) : error.end + _AROUND]
         problem = f"a name or text cannot be written in {error.encoding}: …{clean(around)}…"
         return BadInput(problem, "give the file a name in UTF-8, or work where that is used: LC_ALL=C.UTF-8")
     if isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError):
         remedy = "install it again, and see that there is memory enough (ulimit -v)"
-        return MissingBackend(f"a library cannot be loaded: {told(error)}", remedy)
-    inside = place(error) or _ours(error)
-    said = told(error) if place(error) or not inside else f"{told(error)} ({inside})"
+        return MissingBackend(f"a library cannot be loaded: {describe(error)}", remedy)
+    inside = raised_at(error) or _ours(error)
+    said = describe(error) if raised_at(error) or not inside else f"{describe(error)} ({inside})"
     return Unforeseen(said, "--verbose shows the trace; if it is not of your code, report it")
 
 
 @contextmanager
-def foreseen() -> Iterator[None]:
+def is_expected() -> Iterator[None]:
     """Lets out no exception but ours, each raised from what it was; an interruption stays one."""
     try:
         yield
     except DeployError:
         raise
     except SystemExit as error:  # of code that we call: nobody asked us to end
-        raise Unforeseen(told(error), "--verbose shows the trace; let it raise an error instead") from error
+        raise Unforeseen(describe(error), "--verbose shows the trace; let it raise an error instead") from error
     except Exception as error:
-        raise failure(error) from error
+        raise as_error(error) from error
 
 
-def place(error: BaseException) -> str:
+def raised_at(error: BaseException) -> str:
     """`FILE:LINE` of the innermost line of the user's code that it came through; empty where there is none."""
     if isinstance(error, SyntaxError) and error.filename:
         return _shown(error.filename, error.lineno or 1)

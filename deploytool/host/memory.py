@@ -13,7 +13,7 @@ REMEDY = "end what else runs here, or use a machine with more memory"
 _UNLIMITED = 1 << 60  # what cgroups of the first version say where they limit nothing
 
 
-def held() -> int:
+def resident_bytes() -> int:
     """The bytes that this process holds in memory; 0 where nobody tells."""
     try:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
@@ -51,7 +51,7 @@ def limited(most: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def free() -> int | None:
+def available_bytes() -> int | None:
     """The bytes that this process and its children can still take; None where nobody tells."""
     return min((*_machine(), *_groups(), *_limit()), default=None)
 

@@ -28,8 +28,8 @@ def check(weights: float, job: Job) -> None:
     if weights >= _LARGEST:
         problem = f"{job.model.name} has {disk.size(weights)} of weights, and an ONNX file holds at the most"
         raise StageFailed(f"{problem} {disk.size(_LARGEST)}", "export its parts one by one")
-    free, takes, least = memory.free(), needed(weights, job), _BASE + _QUICK * weights
-    if free is None or takes <= (there := free + memory.held()):
+    free, takes, least = memory.available_bytes(), needed(weights, job), _BASE + _QUICK * weights
+    if free is None or takes <= (there := free + memory.resident_bytes()):
         return
     problem = f"{job.model.name} has {disk.size(weights)} of weights, and its export takes {disk.size(takes)} of memory"
     less = f"--faults 0 takes {disk.size(least)}; or " if least <= there else ""

@@ -44,7 +44,7 @@ _waiting: dict[tuple[str, ...], subprocess.Popen[str]] = {}  # by their commands
 _MOST_LINES, _LONGEST_LINE = 10_000, 10_000
 
 
-def ahead(command: Sequence[str], gibibytes: float, writes: int = 0) -> None:
+def start_ahead(command: Sequence[str], gibibytes: float, writes: int = 0) -> None:
     """Begins a command that will wait for its task, so that `run_limited` finds it with its imports done.
 
     It is killed with this process, and by `recall` if nobody came to need it.
@@ -53,7 +53,7 @@ def ahead(command: Sequence[str], gibibytes: float, writes: int = 0) -> None:
         _waiting[tuple(command)] = _started(command, gibibytes, writes)
 
 
-def awaits(command: Sequence[str]) -> bool:
+def is_waiting(command: Sequence[str]) -> bool:
     """Whether the command was begun ahead and waits for its task."""
     return tuple(command) in _waiting
 
@@ -83,7 +83,7 @@ def run_limited(
     child starts; infinity is none: CUDA reserves more than any machine has. No file may grow beyond `writes` bytes.
 
     `heard` is called with each line as it comes, from another thread. `task` goes to its stdin as
-    one line of JSON; a command that was begun `ahead` is handed it under the limits that it was begun with.
+    one line of JSON; a command that was begun `start_ahead` is handed it under the limits that it was begun with.
     `makes` is the file that it writes.
     Raises ChildDied if it crashes, hangs or takes too much memory, NoRoom if it cannot write, StageFailed if it ends
     with another non-zero status.

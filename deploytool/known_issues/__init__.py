@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-class Miscompile(Protocol):
+class KnownIssue(Protocol):
     """Satisfied by a module of this folder, whose docstring says what is wrong and exactly which graphs it matches."""
 
     __name__: str
@@ -24,11 +24,11 @@ class Miscompile(Protocol):
         """Every place of a graph that has the shape."""
 
 
-MISCOMPILES: tuple[Miscompile, ...] = (read_strided_concat,)
+MISCOMPILES: tuple[KnownIssue, ...] = (read_strided_concat,)
 
 
 @dataclass(frozen=True)
-class Hit:
+class Match:
     """A place of a graph that a known miscompile can hit, and who was seen to do so."""
 
     pattern: str
@@ -41,10 +41,10 @@ class Hit:
         return any(seen.covers(flavour, version, capabilities) for seen in self.seen)
 
 
-def find(graph: onnx.GraphProto) -> tuple[Hit, ...]:
+def find(graph: onnx.GraphProto) -> tuple[Match, ...]:
     """Every place of the graph that any known miscompile can hit."""
     return tuple(
-        Hit(each.__name__.rpartition(".")[2], each.ISSUE, place, each.SEEN)
+        Match(each.__name__.rpartition(".")[2], each.ISSUE, place, each.SEEN)
         for each in MISCOMPILES
         for place in each.find(graph)
     )

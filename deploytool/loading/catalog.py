@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from deploytool.data import preprocess
-from deploytool.data.preprocess import Stated
+from deploytool.data.preprocess import StatedPreprocessing
 from deploytool.errors import BadInput
 from deploytool.loading import factory
 from deploytool.spec import INPUTS, Model, Option, Preprocessing, Tensor
@@ -53,7 +53,7 @@ def find(name: str, inputs: Sequence[Tensor] = (), arguments: Mapping[str, Optio
     """
     model = _own(name, inputs) if ":" in name else _known(name)
     if inputs:
-        model = preprocess.settle(replace(model, inputs=tuple(inputs), asked=(INPUTS,)), Stated(), {})
+        model = preprocess.resolve(replace(model, inputs=tuple(inputs), asked=(INPUTS,)), StatedPreprocessing(), {})
     given = arguments or {}
     return replace(model, options={**model.options, **given}, asked=(*model.asked, *given))
 
@@ -84,7 +84,7 @@ def _own(reference: str, inputs: Sequence[Tensor]) -> Model:
         raise BadInput(f"nobody says what {reference} takes", "declare it: --input 3x224x224")
     if not reference.isprintable() or reference != reference.encode("utf-8", "ignore").decode():
         raise BadInput(f"{reference!r} holds what is no UTF-8 or cannot be printed", "call the file something else")
-    factory.sources(reference)  # raises where there is none
+    factory.source_files(reference)  # raises where there is none
     where, _, function = reference.rpartition(":")
     stem = Path(where).stem if where.endswith(".py") else where.rpartition(".")[2]
     short = stem.encode()[:_LONGEST].decode("utf-8", "ignore")  # it names a folder, too

@@ -32,7 +32,7 @@ _SAFETENSORS = ("safetensors", "safetensors.torch", "safetensors.numpy")  # it o
 
 
 @dataclass
-class Record:
+class ImportRecord:
     """What was read: paths of files and folders, and what else was asked that no key can cover."""
 
     opened: set[str] = field(default_factory=set)
@@ -46,18 +46,18 @@ class Record:
 
 
 _PYTHON = str(Path(os.__file__).parent) + os.sep
-_now: list[Record] = []  # what is being recorded, if anything is
+_now: list[ImportRecord] = []  # what is being recorded, if anything is
 _hooked: list[bool] = []
 
 
 @contextmanager
-def recorded() -> Iterator[Record]:
+def recorded() -> Iterator[ImportRecord]:
     """Records what this process reads until this is left; the user's own modules are imported anew meanwhile."""
     user_code.forget()
     if not _hooked:
         sys.addaudithook(_hear)  # which nobody can take away again: it does nothing while nothing is recorded
         _hooked.append(True)
-    record, before = Record(), set(sys.modules)
+    record, before = ImportRecord(), set(sys.modules)
     with _asking(record), _opening(record):
         _now.append(record)
         try:
@@ -68,7 +68,7 @@ def recorded() -> Iterator[Record]:
             user_code.note(record.modules)
 
 
-def sources(record: Record, module: str, project: Path | None, but: tuple[Path, ...]) -> Sources:
+def sources(record: ImportRecord, module: str, project: Path | None, but: tuple[Path, ...]) -> Sources:
     """What was read, as it is now, by name; `but` are paths that count otherwise, `project` the folder of `module`."""
     code = {str(file) for file in _code(module, record.modules, user_code.is_users)}
     left = tuple(os.path.abspath(path) for path in (*but, *_scratch(project)))  # noqa: PTH100  # links stay links
@@ -86,12 +86,12 @@ def sources_of_code(module: str, folder: Path) -> Sources:
     return {_name(str(file), folder): _state(READ, str(file)) for file in code}
 
 
-def now(known: Sources, project: Path | None) -> Sources:
+def current_digests(known: Sources, project: Path | None) -> Sources:
     """The same sources as they are at this moment."""
     return {name: _state(LISTED if name.endswith("/") else READ, str(_path(name, project))) for name in known}
 
 
-def remarks(record: Record) -> list[str]:
+def remarks(record: ImportRecord) -> list[str]:
     """A line for everything that was asked and that may change unnoticed."""
     lines = []
     if record.network:
@@ -119,7 +119,7 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
             _now[0].programs.add(os.path.basename(os.fsdecode(arguments[0] or arguments[1][0]).split()[0]))  # noqa: PTH119
 
 
-def _opened(record: Record, path: object, mode: str | None, flags: int) -> None:
+def _opened(record: ImportRecord, path: object, mode: str | None, flags: int) -> None:
     writes = bool(flags & (os.O_WRONLY | os.O_RDWR)) if mode is None else bool(set(mode) & set("wax"))
     _note(record.written if writes else record.opened, path)
 
@@ -153,7 +153,7 @@ def _is_python(file: str) -> bool:
 
 
 @contextmanager
-def _asking(record: Record) -> Iterator[None]:
+def _asking(record: ImportRecord) -> Iterator[None]:
     """Hears what is asked for without being opened: os.path.exists, Path.is_file and their like end in os.stat."""
     usual = os.stat
 
@@ -171,7 +171,7 @@ def _asking(record: Record) -> Iterator[None]:
 
 
 @contextmanager
-def _opening(record: Record) -> Iterator[None]:
+def _opening(record: ImportRecord) -> Iterator[None]:
     """Hears what safetensors opens."""
     usual = {
         name: module for name in _SAFETENSORS if (module := sys.modules.get(name)) and hasattr(module, "safe_open")

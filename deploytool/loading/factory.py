@@ -50,7 +50,7 @@ def resolve(reference: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]  # a checked callable of an untyped module
 
 
-def sources(reference: str) -> tuple[Path, ...]:
+def source_files(reference: str) -> tuple[Path, ...]:
     """The files that define `reference`, found without importing them: its own and those it may import.
 
     Of a file these lie beside it and in its package, in packages beside it too; of a module they are its whole package.
@@ -126,7 +126,7 @@ def _module(where: str, reference: str) -> ModuleType:
     try:
         return user_code.load(place) if place else importlib.import_module(where)
     except ImportError as error:
-        raise missing(reference, error) from error
+        raise missing_module(reference, error) from error
 
 
 def suggested(where: str) -> str:
@@ -152,7 +152,7 @@ def candidates(file: Path) -> tuple[str, ...]:
     return tuple(name for name in names if not name.startswith("_"))[:_MOST]
 
 
-def missing(reference: str, error: ImportError) -> BadInput:
+def missing_module(reference: str, error: ImportError) -> BadInput:
     """What to say where the code of a model, or of what that imports, cannot be imported."""
     what = " ".join(str(error).split()) or "an import fails"
     remedy = "install what is missing; if it is your own, name the folder that holds it: PYTHONPATH=FOLDER deploytool …"

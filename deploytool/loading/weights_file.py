@@ -48,7 +48,7 @@ def names(path: Path) -> list[str]:
     return list(_entries(path)[1])
 
 
-def floats(path: Path) -> dict[str, Values]:
+def float_values(path: Path) -> dict[str, Values]:
     """The floating-point weights by name, those left out that numpy has no type for.
 
     Raises BadInput for a file that is something else.

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploytool.data.golden import Arrays
-from deploytool.model_checks.dataflow import Read
+from deploytool.model_checks.dataflow import PythonRead
 from deploytool.spec import Model
 
 _GOLDEN = 6  # batches of other golden cases
@@ -25,32 +25,36 @@ Change = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
-class Try:
+class TrialInputs:
     """Inputs with a name that says what was done to the golden ones."""
 
     name: str
     inputs: Arrays
 
 
-def drawn(model: Model, golden: Arrays, count: int, reads: Sequence[Read]) -> Iterator[Try]:
+def draw(model: Model, golden: Arrays, count: int, reads: Sequence[PythonRead]) -> Iterator[TrialInputs]:
     """Batches of `count` cases: more golden ones, loud, quiet, negative, zero and shifted ones, each input in turn.
 
     What the comparisons in `reads` suggest is among them: inputs that are just loud or high enough to cross.
     """
     first = {name: array[:count] for name, array in golden.items()}
     for start in range(count, min(count * (_GOLDEN + 1), len(next(iter(golden.values())))), count):
-        yield Try(f"golden cases from {start + 1}", {name: _cut(array, start, count) for name, array in golden.items()})
+        yield TrialInputs(
+            f"golden cases from {start + 1}", {name: _cut(array, start, count) for name, array in golden.items()}
+        )
     names = [name for name, array in first.items() if array.dtype.kind == "f"]
     groups = [names, *([name] for name in names if len(names) > 1)]
     for group in groups:
         for name, change in _changes(reads):
             called = f"{' and '.join(group)} {name}"
             with np.errstate(over="ignore", invalid="ignore"):  # of float16: then the model has no answer either
-                yield Try(called, {each: change(array) if each in group else array for each, array in first.items()})
+                yield TrialInputs(
+                    called, {each: change(array) if each in group else array for each, array in first.items()}
+                )
     yield from _whole_numbers(model, first)
 
 
-def _changes(reads: Sequence[Read]) -> Iterator[tuple[str, Change]]:
+def _changes(reads: Sequence[PythonRead]) -> Iterator[tuple[str, Change]]:
     sides = dict.fromkeys(read.crossing for read in reads if read.crossing is not None)
     for left, right in list(sides)[:_MOST_CROSSINGS]:
         for beyond in _BEYOND:
@@ -73,7 +77,7 @@ def _shifted(shift: float) -> Change:
     return lambda array: (array + array.dtype.type(shift)).astype(array.dtype)
 
 
-def _whole_numbers(model: Model, first: Arrays) -> Iterator[Try]:
+def _whole_numbers(model: Model, first: Arrays) -> Iterator[TrialInputs]:
     """The least, the largest and turned whole numbers and truths."""
     for tensor in model.inputs:
         array = first[tensor.name]
@@ -83,7 +87,7 @@ def _whole_numbers(model: Model, first: Arrays) -> Iterator[Try]:
         ends = {"all least": np.zeros_like(array), "all largest": np.full_like(array, most)}
         ends["turned"] = (most - array.astype(np.int64)).astype(array.dtype)
         for name, changed in ends.items():
-            yield Try(f"{tensor.name} {name}", {**first, tensor.name: changed})
+            yield TrialInputs(f"{tensor.name} {name}", {**first, tensor.name: changed})
 
 
 def _cut(array: Array, start: int, count: int) -> Array:

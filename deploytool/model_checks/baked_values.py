@@ -15,13 +15,13 @@ from deploytool.backends import Session
 from deploytool.data.golden import Arrays
 from deploytool.errors import StageFailed
 from deploytool.model_checks import baked_inputs
-from deploytool.model_checks.baked_inputs import Try
+from deploytool.model_checks.baked_inputs import TrialInputs
 from deploytool.model_checks.dataflow import Flow, follow
-from deploytool.model_checks.source_lines import Place
+from deploytool.model_checks.source_lines import SourceLine
 from deploytool.parity import metrics
 from deploytool.parity import questions as parity_questions
 from deploytool.parity.questions import Question
-from deploytool.results.baked_values import Fixed, Origin, What
+from deploytool.results.baked_values import BakedKind, BakedValue, Origin
 from deploytool.results.report import Tolerance
 from deploytool.spec import Model, Stage
 
@@ -42,7 +42,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Wrong:
+class Mismatch:
     """An input on which the artifact is not the model, and how far off it is; None if it does not run."""
 
     name: str
@@ -54,7 +54,7 @@ class _Shown:
     """What the tries showed of one line so far."""
 
     apart: int = 0
-    wrong: Wrong | None = None
+    wrong: Mismatch | None = None
 
 
 @dataclass
@@ -62,10 +62,12 @@ class _Tally:
     """What all tries showed: how many ran, and what of each line."""
 
     tried: int = 0
-    lines: dict[Place, _Shown] = field(default_factory=dict)
+    lines: dict[SourceLine, _Shown] = field(default_factory=dict)
 
 
-def seen(subject: Subject, warned: Mapping[Place, What]) -> tuple[dict[Place, What], dict[Place, What], Flow | None]:
+def find(
+    subject: Subject, warned: Mapping[SourceLine, BakedKind]
+) -> tuple[dict[SourceLine, BakedKind], dict[SourceLine, BakedKind], Flow | None]:
     """The lines that were fixed by data and by sizes alone, and the run at export, if it could be followed.
 
     Where it could not, every line of which the tracer warned may have been fixed by data.
@@ -85,19 +87,19 @@ def examine(
     stage: Stage,
     subject: Subject,
     start: Start,
-    warned: Mapping[Place, What],
+    warned: Mapping[SourceLine, BakedKind],
     asked: Callable[[], Sequence[Question]],
     tolerance: Tolerance,
     *,
     traced: bool = True,
-) -> tuple[Fixed, ...]:
+) -> tuple[BakedValue, ...]:
     """Every line of the model that a tracer fixed in the artifact of a stage, after it was tried; the worst first.
 
     `warned` is what the tracer said, `start` runs the artifact, and `asked` gives other batches and sizes with the
     model's answers. What the model itself cannot do is no try. An exporter that has not `traced` fixes no values, and
     sizes only where that shows.
     """
-    data, sizes, flow = seen(subject, warned)
+    data, sizes, flow = find(subject, warned)
     data = data if traced else {}
     if not data and not sizes:
         return ()
@@ -114,10 +116,10 @@ def examine(
     return tuple(sorted(found, key=lambda each: (not each.wrong, not each.doubtful, each.file, each.line)))
 
 
-def _fixed(stage: Stage, where: tuple[Place, What], origin: Origin, shown: _Shown, tried: int) -> Fixed:
+def _fixed(stage: Stage, where: tuple[SourceLine, BakedKind], origin: Origin, shown: _Shown, tried: int) -> BakedValue:
     place, what = where
-    wrong = shown.wrong or Wrong("", None)
-    return Fixed(
+    wrong = shown.wrong or Mismatch("", None)
+    return BakedValue(
         stage=stage,
         what=what,
         origin=origin,
@@ -132,23 +134,23 @@ def _fixed(stage: Stage, where: tuple[Place, What], origin: Origin, shown: _Show
     )
 
 
-def _sizes(session: Session, asked: Sequence[Question], tolerance: Tolerance) -> Wrong | None:
+def _sizes(session: Session, asked: Sequence[Question], tolerance: Tolerance) -> Mismatch | None:
     """The first question that is answered otherwise than by the model."""
     for question in asked:
         try:
-            (check,) = parity_questions.marks(session, [question], tolerance)
+            (check,) = parity_questions.ask(session, [question], tolerance)
         except StageFailed:
-            return Wrong(question.asked, None)
+            return Mismatch(question.asked, None)
         if check.broken and check.parity.max_error > _PLAIN:
-            return Wrong(question.asked, check.parity.max_error)
+            return Mismatch(question.asked, check.parity.max_error)
     return None
 
 
 def _tally(
-    subject: Subject, session: Session, lines: Sequence[Place], usual: Flow | None, tolerance: Tolerance
+    subject: Subject, session: Session, lines: Sequence[SourceLine], usual: Flow | None, tolerance: Tolerance
 ) -> _Tally:
     tally = _Tally(lines={place: _Shown() for place in lines})
-    for each in baked_inputs.drawn(subject.model, subject.inputs, subject.count, usual.reads if usual else ()):
+    for each in baked_inputs.draw(subject.model, subject.inputs, subject.count, usual.reads if usual else ()):
         answered = _answered(subject, each, followed=usual is not None)
         if answered is None:
             continue
@@ -165,7 +167,7 @@ def _tally(
     return tally
 
 
-def _answered(subject: Subject, each: Try, *, followed: bool) -> Flow | None:
+def _answered(subject: Subject, each: TrialInputs, *, followed: bool) -> Flow | None:
     """The run of the model on a try; None where it raises, or gives what is no number."""
     given = _given(subject, each.inputs)
     try:
@@ -182,7 +184,7 @@ def _answered(subject: Subject, each: Try, *, followed: bool) -> Flow | None:
     return flow if finite else None
 
 
-def _wrong(subject: Subject, session: Session, each: Try, flow: Flow, tolerance: Tolerance) -> Wrong | None:
+def _wrong(subject: Subject, session: Session, each: TrialInputs, flow: Flow, tolerance: Tolerance) -> Mismatch | None:
     """How the artifact is wrong on a try, if it is."""
     names = [tensor.name for tensor in subject.model.outputs]
     wanted = {name: tensor.numpy() for name, tensor in zip(names, flow.answers, strict=True)}
@@ -190,8 +192,8 @@ def _wrong(subject: Subject, session: Session, each: Try, flow: Flow, tolerance:
         got = session(**{name: np.ascontiguousarray(array) for name, array in each.inputs.items()})
         check = metrics.check(got, wanted, each.name, tolerance)
     except (StageFailed, ValueError):
-        return Wrong(each.name, None)
-    return Wrong(each.name, check.parity.max_error) if check.broken and check.parity.max_error > _PLAIN else None
+        return Mismatch(each.name, None)
+    return Mismatch(each.name, check.parity.max_error) if check.broken and check.parity.max_error > _PLAIN else None
 
 
 def _given(subject: Subject, inputs: Arrays) -> list[torch.Tensor]:

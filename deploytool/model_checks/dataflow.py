@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from deploytool.model_checks import source_lines
-from deploytool.model_checks.source_lines import Place
-from deploytool.results.baked_values import What
+from deploytool.model_checks.source_lines import SourceLine
+from deploytool.results.baked_values import BakedKind
 
 _ATEN = torch.ops.aten
 _ORDER = {"gt", "ge", "lt", "le"}  # comparisons that say how far an input is from taking the other way
@@ -32,15 +32,15 @@ _TAKEN_WHOLE = {torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__}
 
 
 @dataclass(frozen=True)
-class Read:
+class PythonRead:
     """One value of the inputs that became a Python value at a line of the model.
 
     `value` stands for it: two that differ are two values. `crossing` are both sides of the comparison that made it,
     where it was one.
     """
 
-    place: Place
-    what: What
+    place: SourceLine
+    what: BakedKind
     value: str
     crossing: tuple[float, float] | None = None
 
@@ -53,12 +53,12 @@ class Flow:
     elements as the values of the inputs say.
     """
 
-    reads: tuple[Read, ...]
-    constants: frozenset[Place]
+    reads: tuple[PythonRead, ...]
+    constants: frozenset[SourceLine]
     ragged: bool
     answers: tuple[torch.Tensor, ...]
 
-    def at(self, place: Place) -> tuple[str, ...]:
+    def at(self, place: SourceLine) -> tuple[str, ...]:
         """The values that were read at a line, in their order."""
         return tuple(read.value for read in self.reads if read.place == place)
 
@@ -73,7 +73,7 @@ def follow(module: nn.Module, given: Sequence[torch.Tensor], home: Path | None) 
     return Flow(tuple(operators.reads), frozenset(operators.constants), operators.ragged, answers)
 
 
-class Listening(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types there
+class OperatorListener(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types there
     """Hears operators without what torch would import to keep it from being compiled, which takes it a second."""
 
     @classmethod
@@ -81,7 +81,7 @@ class Listening(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         return False
 
 
-class _Operators(Listening):
+class _Operators(OperatorListener):
     """Marks the memory of all that is made of the inputs, and notes what is read of it."""
 
     def __init__(self, inputs: Iterable[torch.Tensor], home: Path | None) -> None:
@@ -92,8 +92,8 @@ class _Operators(Listening):
         self._inside = False
         self.escaped = False  # a value went to Python, and may have come back in any tensor since
         self.ragged = False
-        self.reads: list[Read] = []
-        self.constants: set[Place] = set()
+        self.reads: list[PythonRead] = []
+        self.constants: set[SourceLine] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -104,7 +104,9 @@ class _Operators(Listening):
         given = _tensors((args, kwargs))
         marked = any(self.is_marked(tensor) for tensor in given)
         if func in (_ATEN._local_scalar_dense.default, _ATEN.equal.default):
-            self.note(given[0], What.BRANCH if isinstance(made, bool) else What.VALUE, repr(made), marked=marked)
+            self.note(
+                given[0], BakedKind.BRANCH if isinstance(made, bool) else BakedKind.VALUE, repr(made), marked=marked
+            )
         elif marked:
             self._marked |= {_memory(tensor) for tensor in (*_tensors(made), *_changed(func, args, kwargs))}
             name = func.overloadpacket.__name__
@@ -118,16 +120,16 @@ class _Operators(Listening):
     def is_marked(self, tensor: torch.Tensor) -> bool:
         return _memory(tensor) in self._marked
 
-    def note(self, tensor: torch.Tensor, what: What, value: str, *, marked: bool) -> None:
+    def note(self, tensor: torch.Tensor, what: BakedKind, value: str, *, marked: bool) -> None:
         """A tensor that became a Python value, at the line that runs now."""
-        place = source_lines.here(self._home)
+        place = source_lines.current_line(self._home)
         if place is None:
             return
         if not marked and not self.escaped:
             self.constants.add(place)
             return
-        self.escaped |= what is not What.BRANCH
-        self.reads.append(Read(place, what, value, self._compared.get(_memory(tensor))))
+        self.escaped |= what is not BakedKind.BRANCH
+        self.reads.append(PythonRead(place, what, value, self._compared.get(_memory(tensor))))
 
 
 class _Calls(TorchFunctionMode):
@@ -147,7 +149,7 @@ class _Calls(TorchFunctionMode):
         made = func(*args, **(kwargs or {}))
         if func in _TAKEN_WHOLE and args and isinstance(args[0], torch.Tensor):
             marked = self._operators.is_marked(args[0])
-            self._operators.note(args[0], What.VALUE, _digest(made), marked=marked)
+            self._operators.note(args[0], BakedKind.VALUE, _digest(made), marked=marked)
         return made
 
 

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from deploytool.model_checks import source_lines
-from deploytool.model_checks.dataflow import Listening, follow
+from deploytool.model_checks.dataflow import OperatorListener, follow
 
 _KNOWN = ("aten", "prim", "prims", "torchvision", "quantized", "_quantized", "inductor", "profiler")
 _AUTOCAST = ("cpu", "cuda")
@@ -27,7 +27,7 @@ _QUANTIZED = (torch.quint8, torch.qint8, torch.qint32)
 _OPERATOR = re.compile(r"aten[.:]+(\w+)")  # as both exporters write the operator that they have no form for
 
 
-class Cause(Enum):
+class BlockerKind(Enum):
     """What stands in the way; the value is the mend."""
 
     SCRIPTED = "return it unscripted"
@@ -45,10 +45,10 @@ class Cause(Enum):
 
 
 @dataclass(frozen=True)
-class Obstacle:
+class Blocker:
     """One thing that stands in the way: what it is, in words that name it and its line."""
 
-    cause: Cause
+    cause: BlockerKind
     what: str
 
     @property
@@ -57,9 +57,7 @@ class Obstacle:
         return self.cause.value
 
 
-def obstacle(
-    module: nn.Module, given: Sequence[torch.Tensor], home: Path | None, said: Mapping[str, Exception]
-) -> Obstacle:
+def find(module: nn.Module, given: Sequence[torch.Tensor], home: Path | None, said: Mapping[str, Exception]) -> Blocker:
     """What keeps every exporter from the model; `said` is what each of them raised. Raises nothing."""
     found = next(_in_module(module), None)
     if found is None:
@@ -69,32 +67,37 @@ def obstacle(
                 module(*(tensor.clone() for tensor in given))
         except Exception:  # the user's code and torch may raise anything: what was seen before counts
             pass
-        found = next((seen.found[cause] for cause in Cause if cause in seen.found and cause is not Cause.COMPLEX), None)
-        found = found or _data(module, given, home) or seen.found.get(Cause.COMPLEX)
-    return found or _operator(said) or Obstacle(Cause.UNKNOWN, "")
+        found = next(
+            (seen.found[cause] for cause in BlockerKind if cause in seen.found and cause is not BlockerKind.COMPLEX),
+            None,
+        )
+        found = found or _data(module, given, home) or seen.found.get(BlockerKind.COMPLEX)
+    return found or _operator(said) or Blocker(BlockerKind.UNKNOWN, "")
 
 
-def _in_module(module: nn.Module) -> Iterator[Obstacle]:
+def _in_module(module: nn.Module) -> Iterator[Blocker]:
     """What the parts and the weights of a model show without running it."""
     for name, part in module.named_modules():
         called = name or "itself"
         if isinstance(part, torch.jit.ScriptModule):
-            yield Obstacle(Cause.SCRIPTED, f"torch.onnx cannot export a model with a scripted part called {called}")
+            yield Blocker(
+                BlockerKind.SCRIPTED, f"torch.onnx cannot export a model with a scripted part called {called}"
+            )
         if "quantized" in type(part).__module__.split("."):
-            yield Obstacle(Cause.QUANTIZED, f"the part {called} is quantized ({type(part).__name__})")
+            yield Blocker(BlockerKind.QUANTIZED, f"the part {called} is quantized ({type(part).__name__})")
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.dtype in _NARROW:
-            yield Obstacle(Cause.WEIGHTS, f"the weight {name} is in {_dtype(tensor.dtype)}")
+            yield Blocker(BlockerKind.WEIGHTS, f"the weight {name} is in {_dtype(tensor.dtype)}")
 
 
-class _Traits(Listening):
+class _Traits(OperatorListener):
     """Notes the first line of the model at which each obstacle shows."""
 
     def __init__(self, home: Path | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # the same
         self._home = home
         self.autocast = False  # whether torch.autocast chose the type of what is computed now
-        self.found: dict[Cause, Obstacle] = {}
+        self.found: dict[BlockerKind, Blocker] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -103,9 +106,9 @@ class _Traits(Listening):
         tensors = [leaf for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)]
         for cause, what in _traits(func, tensors, autocast=self.autocast):
             if cause not in self.found:
-                place = source_lines.here(self._home)
+                place = source_lines.current_line(self._home)
                 where = f" at {place.file}:{place.line}" if place else ""
-                self.found[cause] = Obstacle(cause, f"the model {what}{where}")
+                self.found[cause] = Blocker(cause, f"the model {what}{where}")
         return made
 
 
@@ -127,25 +130,25 @@ class _Autocast(TorchFunctionMode):
             self._traits.autocast = False
 
 
-def _traits(func: Any, tensors: Sequence[torch.Tensor], *, autocast: bool) -> Iterator[tuple[Cause, str]]:
+def _traits(func: Any, tensors: Sequence[torch.Tensor], *, autocast: bool) -> Iterator[tuple[BlockerKind, str]]:
     dtypes = {tensor.dtype for tensor in tensors}
     narrow = next((dtype for dtype in _NARROW if dtype in dtypes), None)
     if narrow is not None and autocast:
-        yield Cause.AUTOCAST, f"computes in {_dtype(narrow)} by torch.autocast"
+        yield BlockerKind.AUTOCAST, f"computes in {_dtype(narrow)} by torch.autocast"
     elif narrow is not None:
-        yield Cause.NARROW, f"computes in {_dtype(narrow)}"
+        yield BlockerKind.NARROW, f"computes in {_dtype(narrow)}"
     if dtypes & set(_QUANTIZED):
-        yield Cause.QUANTIZED, "computes with quantized numbers"
+        yield BlockerKind.QUANTIZED, "computes with quantized numbers"
     if func.namespace not in _KNOWN:
         called = f"{func.namespace}::{func.overloadpacket.__name__}"
-        yield Cause.CUSTOM, f"calls an operator that is not torch's own, {called},"
+        yield BlockerKind.CUSTOM, f"calls an operator that is not torch's own, {called},"
     if any(tensor.layout is not torch.strided for tensor in tensors):
-        yield Cause.SPARSE, "uses sparse tensors"
+        yield BlockerKind.SPARSE, "uses sparse tensors"
     if any(dtype.is_complex for dtype in dtypes):
-        yield Cause.COMPLEX, f"computes with complex numbers ({func.overloadpacket.__name__})"
+        yield BlockerKind.COMPLEX, f"computes with complex numbers ({func.overloadpacket.__name__})"
 
 
-def _data(module: nn.Module, given: Sequence[torch.Tensor], home: Path | None) -> Obstacle | None:
+def _data(module: nn.Module, given: Sequence[torch.Tensor], home: Path | None) -> Blocker | None:
     """The first line that asks for a value of the inputs, or a size that follows from values."""
     try:
         flow = follow(module, given, home)
@@ -153,16 +156,18 @@ def _data(module: nn.Module, given: Sequence[torch.Tensor], home: Path | None) -
         return None
     asking = [read.place for read in flow.reads if not read.place.guard]
     if asking:
-        return Obstacle(Cause.BRANCH, f"the model asks for a value of its inputs at {asking[0].file}:{asking[0].line}")
+        return Blocker(
+            BlockerKind.BRANCH, f"the model asks for a value of its inputs at {asking[0].file}:{asking[0].line}"
+        )
     what = "a tensor of the model has as many elements as the values of its inputs say"
-    return Obstacle(Cause.RAGGED, what) if flow.ragged else None
+    return Blocker(BlockerKind.RAGGED, what) if flow.ragged else None
 
 
-def _operator(said: Mapping[str, Exception]) -> Obstacle | None:
+def _operator(said: Mapping[str, Exception]) -> Blocker | None:
     """The operator that an exporter has no form for, as far as it names one."""
     for error in said.values():
         if named := _OPERATOR.search(str(error.__cause__ or error)):
-            return Obstacle(Cause.OPERATOR, f"ONNX has no form of torch's {named.group(1)} here")
+            return Blocker(BlockerKind.OPERATOR, f"ONNX has no form of torch's {named.group(1)} here")
     return None
 
 

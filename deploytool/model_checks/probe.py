@@ -32,19 +32,19 @@ Answered = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Probed:
+class ProbeResult:
     """The model with its outputs, its batch a number where it takes no other, and what one should know of it."""
 
     model: Model
     remarks: tuple[str, ...]
 
 
-def describe(module: nn.Module, model: Model, options: Options) -> Probed:
+def describe(module: nn.Module, model: Model, options: Options) -> ProbeResult:
     """The model with its outputs as they are: their number, types and sizes, and which of these are free."""
     return _described(lambda: module, model, options, None)[0]
 
 
-def examine(model: Model, weights: Weights, options: Options) -> Probed:
+def examine(model: Model, weights: Weights, options: Options) -> ProbeResult:
     """What `describe` finds, of a model nobody knows, and whether files can be right about it.
 
     With one batch size asked for, a model that takes no other is described with its batch fixed. Raises StageFailed if
@@ -75,19 +75,21 @@ def _takes_one(model: Model, weights: Weights, options: Options) -> bool:
     return True
 
 
-def _examined(model: Model, weights: Weights, options: Options, size: int | None) -> Probed:
-    module, wanted = eager.loaded(model, weights), _with_batch(model, size)
-    before = state.kept(module)
+def _examined(model: Model, weights: Weights, options: Options, size: int | None) -> ProbeResult:
+    module, wanted = eager.load_state(model, weights), _with_batch(model, size)
+    before = state.snapshot(module)
     try:
         found, first = _described(lambda: module, wanted, options, size)
     except StageFailed as problem:
-        if seen := state.changed(before, state.kept(module)):
-            _described(lambda: eager.loaded(model, weights), wanted, options, size)  # raises where state is no reason
+        if seen := state.differences(before, state.snapshot(module)):
+            _described(
+                lambda: eager.load_state(model, weights), wanted, options, size
+            )  # raises where state is no reason
             what = f"{model.name} keeps state: {_told(seen)} when it runs, and then {problem}"
             raise StageFailed(what, _PURE) from problem
         raise
     asking = _Asking(model, found.model, weights, first, before)
-    return Probed(found.model, (*found.remarks, *_purity(module, asking, options, size)))
+    return ProbeResult(found.model, (*found.remarks, *_purity(module, asking, options, size)))
 
 
 def _with_batch(model: Model, size: int | None) -> Model:
@@ -99,18 +101,18 @@ def _with_batch(model: Model, size: int | None) -> Model:
 
 def _described(
     module: Callable[[], nn.Module], model: Model, options: Options, size: int | None
-) -> tuple[Probed, Answered]:
+) -> tuple[ProbeResult, Answered]:
     """The model with its outputs, and its very first answers; each question goes to what `module` gives then."""
-    many = drawn(model, options, size or 2)
-    made = eager.ask(module(), model, _tensors(many))
-    found = eager.named(made, model)
+    many = draw_cases(model, options, size or 2)
+    made = eager.call_module(module(), model, _tensors(many))
+    found = eager.named_outputs(made, model)
     kept = _wanted(model, options, list(found.tensors))
     named = replace(model, outputs=tuple(Tensor(name, ()) for name in kept))
     example = dict(zip(kept, (each.detach().clone() for each in chosen(made, named)), strict=True))
     for tensor in example.values():
-        eager.of_batch(tensor, model, size or 2)
+        eager.check_batch(tensor, model, size or 2)
     one = example if size else _answers(module(), named, {name: array[:1] for name, array in many.items()})
-    ends = [_answers(module(), named, drawn(model, options, size or 1, end)) for end in _ends(options)]
+    ends = [_answers(module(), named, draw_cases(model, options, size or 1, end)) for end in _ends(options)]
     for name in kept:
         if _dtype(example[name]) not in DTYPES:
             raise StageFailed(
@@ -123,7 +125,7 @@ def _described(
     outputs = [_output(model, name, example[name], [end[name] for end in ends], size) for name in kept]
     left = [f"{name} ({kind})" for name, kind in found.others.items()]
     remarks = (f"{model.name} gives more than tensors, which is left out: {', '.join(left)}",) if left else ()
-    return Probed(replace(model, outputs=tuple(outputs)), remarks), example
+    return ProbeResult(replace(model, outputs=tuple(outputs)), remarks), example
 
 
 def _wanted(model: Model, options: Options, found: Sequence[str]) -> list[str]:
@@ -167,14 +169,14 @@ class _Asking:
 def _purity(module: nn.Module, asking: _Asking, options: Options, size: int | None) -> list[str]:
     """What a model does besides answering; raises StageFailed if its answer is not one of its inputs alone."""
     model = asking.model
-    inputs, other = drawn(model, options, size or 2), drawn(model, options, size or 1, seed=1)
+    inputs, other = draw_cases(model, options, size or 2), draw_cases(model, options, size or 1, seed=1)
     _again(module, asking, inputs)
-    settled = state.kept(module)
+    settled = state.snapshot(module)
     _again(module, asking, inputs)
-    seen = state.changed(settled, state.kept(module))
+    seen = state.differences(settled, state.snapshot(module))
     _answers_or_state(module, model, other, asking.before)
     _again(module, asking, inputs)
-    turned = eager.loaded(asking.plain, asking.weights)
+    turned = eager.load_state(asking.plain, asking.weights)
     _answers_or_state(turned, model, other, asking.before)
     _again(turned, asking, inputs)
     written = _written(turned, model, inputs)
@@ -190,9 +192,9 @@ def _again(module: nn.Module, asking: _Asking, inputs: Arrays) -> None:
     now = _answers_or_state(module, model, inputs, asking.before)
     if _equal(first, now):
         return
-    fresh, once = eager.loaded(asking.plain, asking.weights), _answers(module, model, inputs)
+    fresh, once = eager.load_state(asking.plain, asking.weights), _answers(module, model, inputs)
     if _equal(first, _answers(fresh, model, inputs)):
-        raise _stateful(model, state.changed(asking.before, state.kept(module)))
+        raise _stateful(model, state.differences(asking.before, state.snapshot(module)))
     if _equal(now, once):
         what = f"{model.name} is another each time it is built: what it draws beside its weights is in no state dict"
         raise StageFailed(what, "register it as a buffer, or draw it from a seed")
@@ -205,7 +207,7 @@ def _answers_or_state(module: nn.Module, model: Model, inputs: Arrays, before: s
     try:
         return _answers(module, model, inputs)
     except StageFailed as problem:
-        seen = state.changed(before, state.kept(module))
+        seen = state.differences(before, state.snapshot(module))
         if not seen:
             raise
         what = f"{model.name} keeps state: {_told(seen)} when it runs, and then {problem}"
@@ -228,32 +230,32 @@ def _told(seen: Sequence[str]) -> str:
 def _written(module: nn.Module, model: Model, inputs: Arrays) -> list[str]:
     """The names of the inputs that the model writes into."""
     given = _tensors(inputs)
-    eager.ask(module, model, given, copies=False)
+    eager.call_module(module, model, given, copies=False)
     whole = {name: torch.from_numpy(array) for name, array in inputs.items()}
     return [name for name, tensor in given.items() if not _close(tensor, whole[name], 0.0)]
 
 
 def _mixing(model: Model, weights: Weights, options: Options) -> StageFailed | None:
     """What is wrong if a case gets another answer alone than beside another, in FP64 where the model can."""
-    two = drawn(model, options, 2)
-    module, double = eager.loaded(model, weights), True
+    two = draw_cases(model, options, 2)
+    module, double = eager.load_state(model, weights), True
     try:
         together = _answers(module.double(), model, two, double=True)
     except Exception:  # FP64 is a means of ours, and no condition: FP32 sees all but the finest
-        module, double = eager.loaded(model, weights), False
+        module, double = eager.load_state(model, weights), False
         together = _answers(module, model, two)
     for case in range(2):
         alone = _answers(module, model, {name: array[case : case + 1] for name, array in two.items()}, double=double)
         for name, answer in alone.items():
             if not _close(together[name][case : case + 1], answer, _MIXED64 if double else _MIXED32):
-                return _mixed(eager.loaded(model, weights), model, two)
+                return _mixed(eager.load_state(model, weights), model, two)
     return None
 
 
 def _of_statistics(model: Model, weights: Weights, options: Options) -> StageFailed | None:
     """What is wrong with a model that has batch statistics, which may also be why it does not take one case."""
-    module = eager.loaded(model, weights)
-    return _mixed(module, model, drawn(model, options, 2)) if _norms(module) else None
+    module = eager.load_state(model, weights)
+    return _mixed(module, model, draw_cases(model, options, 2)) if _norms(module) else None
 
 
 def _norms(module: nn.Module) -> list[str]:
@@ -277,7 +279,7 @@ def _mixed(module: nn.Module, model: Model, two: Arrays) -> StageFailed:
 
 def _asking_lines(module: nn.Module, model: Model, inputs: Arrays) -> list[str]:
     """The lines that make one Python number of a whole batch, as far as a run of the model shows them."""
-    home, example = source_lines.home_of(model.factory), list(_tensors(inputs).values())
+    home, example = source_lines.source_folder(model.factory), list(_tensors(inputs).values())
     try:
         reads = dataflow.follow(eager.exportable(module, model, example), example, home).reads
     except Exception:  # a probe of ours: the user's code and torch may raise anything where they are followed
@@ -286,7 +288,7 @@ def _asking_lines(module: nn.Module, model: Model, inputs: Arrays) -> list[str]:
     return [f"it asks for a value of the whole batch at {', '.join(list(lines)[:3])}"] if lines else []
 
 
-def drawn(model: Model, options: Options, count: int, end: str = "typical", seed: int = 0) -> Arrays:
+def draw_cases(model: Model, options: Options, count: int, end: str = "typical", seed: int = 0) -> Arrays:
     """So many cases, with free sizes at one end of their ranges; of the typical one the user's own, if any."""
     if options.inputs and end == "typical":
         own = inputs_file.read(Path(options.inputs.path), model.inputs, options.sizes, _CASES)

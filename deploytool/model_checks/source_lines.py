@@ -17,7 +17,7 @@ from typing import TextIO
 import torch
 
 from deploytool.loading import factory
-from deploytool.results.baked_values import What
+from deploytool.results.baked_values import BakedKind
 
 _TORCH, _FIXING = Path(torch.__file__).parent, str(Path(__file__).parent)
 _OURS, _ZOO, _LAYERS = str(Path(__file__).parents[1]), str(factory.zoo_folder()), str(_TORCH / "nn")
@@ -25,21 +25,21 @@ _NOBODYS, _PYTHON = (str(_TORCH), _FIXING, "<"), Path(ast.__file__).parent
 _FOREIGN = ("site-packages", "dist-packages")
 # how torch's tracer words what it cannot follow: its warnings are all of one class
 _SAID = {
-    "Python boolean": What.BRANCH,
-    "Python index": What.SIZE,
-    "Python integer": What.SIZE,
-    "Python number": What.VALUE,
-    "Python float": What.VALUE,
-    "Python list": What.VALUE,
-    "NumPy array": What.VALUE,
-    "Using len": What.SIZE,
-    "Iterating over": What.SIZE,
-    "registered as constants": What.VALUE,
+    "Python boolean": BakedKind.BRANCH,
+    "Python index": BakedKind.SIZE,
+    "Python integer": BakedKind.SIZE,
+    "Python number": BakedKind.VALUE,
+    "Python float": BakedKind.VALUE,
+    "Python list": BakedKind.VALUE,
+    "NumPy array": BakedKind.VALUE,
+    "Using len": BakedKind.SIZE,
+    "Iterating over": BakedKind.SIZE,
+    "registered as constants": BakedKind.VALUE,
 }
 
 
 @dataclass(frozen=True)
-class Place:
+class SourceLine:
     """A line of the model, its file as the user knows it; the other way of a `guard` only raises."""
 
     file: str
@@ -49,12 +49,12 @@ class Place:
 
 
 @contextmanager
-def watched(home: Path | None) -> Iterator[dict[Place, What]]:
+def record_tracer_warnings(home: Path | None) -> Iterator[dict[SourceLine, BakedKind]]:
     """Collects what a tracer fixes while it runs, by the lines of the model; every other warning is kept quiet.
 
     `home` is the folder of the model's own file.
     """
-    found: dict[Place, What] = {}
+    found: dict[SourceLine, BakedKind] = {}
 
     def heard(
         message: Warning | str,
@@ -66,7 +66,7 @@ def watched(home: Path | None) -> Iterator[dict[Place, What]]:
     ) -> None:
         if issubclass(category, torch.jit.TracerWarning):  # type: ignore[attr-defined]  # torch.jit has no types
             what = next((what for words, what in _SAID.items() if words in str(message)), None)
-            place = here(home)
+            place = current_line(home)
             if what is not None and place is not None:
                 found.setdefault(place, what)
 
@@ -78,12 +78,12 @@ def watched(home: Path | None) -> Iterator[dict[Place, What]]:
 
 
 @contextmanager
-def _counting(home: Path | None, found: dict[Place, What]) -> Iterator[None]:
+def _counting(home: Path | None, found: dict[SourceLine, BakedKind]) -> Iterator[None]:
     """Notes where a size that is traced becomes a count, as in `range(size)`: of that the tracer does not warn."""
 
     def counted(tensor: torch.Tensor) -> int:
-        if torch._C._is_tracing() and (place := here(home)) is not None:
-            found.setdefault(place, What.SIZE)
+        if torch._C._is_tracing() and (place := current_line(home)) is not None:
+            found.setdefault(place, BakedKind.SIZE)
         return usual(tensor)
 
     usual = torch.Tensor.__index__
@@ -94,7 +94,7 @@ def _counting(home: Path | None, found: dict[Place, What]) -> Iterator[None]:
         torch.Tensor.__index__ = usual  # type: ignore[method-assign]  # as it was
 
 
-def here(home: Path | None) -> Place | None:
+def current_line(home: Path | None) -> SourceLine | None:
     """The nearest line of the user's that is running: of the model's own files, else of a library.
 
     None where it is nobody's: an exporter's own.
@@ -117,7 +117,7 @@ def here(home: Path | None) -> Place | None:
     return _place(nearest, home) if nearest else None
 
 
-def home_of(reference: str) -> Path | None:
+def source_folder(reference: str) -> Path | None:
     """The folder that a factory's file names are relative to: that of its file, or the one its package lies in."""
     where = reference.rpartition(":")[0]
     if where.endswith(".py"):
@@ -127,9 +127,9 @@ def home_of(reference: str) -> Path | None:
     return Path(file).resolve().parents[1] if file else None
 
 
-def _place(frame: FrameType, home: Path | None) -> Place:
+def _place(frame: FrameType, home: Path | None) -> SourceLine:
     name, line = frame.f_code.co_filename, frame.f_lineno
-    return Place(_shown(name, home), line, linecache.getline(name, line).strip(), _is_guard(name, line))
+    return SourceLine(_shown(name, home), line, linecache.getline(name, line).strip(), _is_guard(name, line))
 
 
 def _shown(name: str, home: Path | None) -> str:

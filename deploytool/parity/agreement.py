@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploytool.data.golden import Arrays, Golden
-from deploytool.results.report import Accuracy, Agreement, Flip
+from deploytool.results.report import Accuracy, Agreement, ClassFlip
 
 Floats = npt.NDArray[np.float64]
 
@@ -30,7 +30,7 @@ def agreement(answers: Arrays, sample: Golden) -> Agreement | None:
     lead = (expected[cases, theirs] - expected[cases, mine]) / (np.abs(expected).max() or 1.0)
     flips = np.flatnonzero(mine != theirs)
     low, high = wilson(len(cases) - len(flips), len(cases))
-    each = (Flip(int(case), float(lead[case]), int(theirs[case]), int(mine[case])) for case in flips)
+    each = (ClassFlip(int(case), float(lead[case]), int(theirs[case]), int(mine[case])) for case in flips)
     worst = sorted(each, key=lambda flip: -flip.margin)
     return Agreement(len(cases), 1 - len(flips) / len(cases), low, high, _top5(got, expected), tuple(worst))
 

@@ -1,4 +1,4 @@
-"""The hops of a run: how each artifact is started, what it is held against, and how far it may stray."""
+"""The comparisons of a run: how each artifact is started, what it is held against, and how far it may stray."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from deploytool.errors import MissingBackend, StageFailed
 from deploytool.parity import edge_checks, intermediates, metrics
 from deploytool.parity.agreement import accuracy, agreement
 from deploytool.parity.edge_checks import Own
-from deploytool.parity.intermediates import Canaries
+from deploytool.parity.intermediates import Probes
 from deploytool.parity.metrics import Tolerances
 from deploytool.parity.replay import replay
 from deploytool.parity.shape_corners import At, Corner
 from deploytool.results import verdict
-from deploytool.results.artifact import Artifact, Given, Kind, for_engine
-from deploytool.results.report import Check, Engine, Hop, Tolerance
+from deploytool.results.artifact import Artifact, Kind, StageInputs, for_engine
+from deploytool.results.report import Check, Comparison, Engine, Tolerance
 from deploytool.spec import Job, Precision, Range, Stage, Status
 
 EAGER = "eager"
@@ -33,7 +33,7 @@ _WIDENED, _ROUNDED = "fp32_compute", "fp16_emulation"  # runners of the FP16 gra
 
 
 @dataclass(frozen=True)
-class Step:
+class PlannedComparison:
     """One artifact on one device: how to start it, and what it came from.
 
     `graph` is its file if it is one. `exact` says that it is run as the graph it came from would be, so that only FP32
@@ -71,8 +71,8 @@ class Step:
         return self.stage in _HALF
 
 
-def on(device: str, job: Job, given: Given) -> list[Step]:
-    """The script and every graph, oldest first; each graph's hop before is the graph before."""
+def graph_comparisons(device: str, job: Job, given: StageInputs) -> list[PlannedComparison]:
+    """The script and every graph, oldest first; each graph's comparison before is the graph before."""
     before = EAGER
     steps = [_step(artifact, "torchscript", device, before) for artifact in given.chain(Kind.TORCHSCRIPT)]
     for artifact in given.chain(Kind.GRAPH):
@@ -81,7 +81,7 @@ def on(device: str, job: Job, given: Given) -> list[Step]:
     return steps
 
 
-def of_half(given: Given) -> list[Step]:
+def fp16_comparisons(given: StageInputs) -> list[PlannedComparison]:
     """The FP16 graph twice more: as it was converted, and in FP16 arithmetic.
 
     As converted: every operator in FP32, against the graph before with its weights in FP16. In FP16 arithmetic: every
@@ -90,71 +90,75 @@ def of_half(given: Given) -> list[Step]:
     before, halved = given.chain(Kind.GRAPH)[-2:]
     if halved.made_by.precision is Precision.FP32:
         return []
-    converted = partial(fp16_emulation.widened, halved.path)
+    converted = partial(fp16_emulation.start_fp32_compute, halved.path)
     same = _SAME_WEIGHTS.format(before.made_by)
     return [
-        Step(halved.made_by, halved.path.name, _WIDENED, "cpu", same, converted, exact=True),
+        PlannedComparison(halved.made_by, halved.path.name, _WIDENED, "cpu", same, converted, exact=True),
         _step(halved, _ROUNDED, "cpu", before.made_by),
     ]
 
 
-def origins(job: Job, given: Given, sample: Golden) -> dict[str, Arrays]:
-    """The answers that no artifact gives and that hops are held against all the same."""
+def reference_answers(job: Job, given: StageInputs, sample: Golden) -> dict[str, Arrays]:
+    """The answers that no artifact gives and that comparisons are held against all the same."""
     answers = {EAGER: sample.outputs}
     before, halved = given.chain(Kind.GRAPH)[-2:]
     if halved.made_by.precision is Precision.FP16:
-        with fp16_emulation.narrowed(for_engine(before.path), halved.path) as session:
+        with fp16_emulation.expected_weights(for_engine(before.path), halved.path) as session:
             answers[_SAME_WEIGHTS.format(before.made_by)] = replay(session, _halves(sample.inputs, job))
     return answers
 
 
-def engines(given: Given) -> list[Step]:
+def engine_comparisons(given: StageInputs) -> list[PlannedComparison]:
     """Every engine file; one that is not for a GPU of this machine is built, not run."""
     before, steps = given.latest(Kind.GRAPH).made_by, []
-    for engine in built(given):
+    for engine in build_notes(given):
         artifact = given.latest(Kind.ENGINE)
         start = partial(tensorrt.start, artifact.path.with_name(engine.file), "cuda", engine.flavour)
-        here = tensorrt.serves(engine.flavour, engine.capabilities)
+        here = tensorrt.is_for_this_gpu(engine.flavour, engine.capabilities)
         status = Status.MEASURED if here else Status.BUILT_NOT_RUN
-        steps.append(Step(artifact.made_by, engine.file, engine.flavour, "cuda", before, start, status=status))
+        steps.append(
+            PlannedComparison(artifact.made_by, engine.file, engine.flavour, "cuda", before, start, status=status)
+        )
     return steps
 
 
-def built(given: Given) -> tuple[Engine, ...]:
+def build_notes(given: StageInputs) -> tuple[Engine, ...]:
     """What the build stage says of each engine."""
     notes = [artifact.notes["engines"] for artifact in given.chain(Kind.ENGINE)]
     return tuple(engine for each in notes for engine in serde.decode(tuple[Engine, ...], each))
 
 
-def _step(artifact: Artifact, runner: str, device: str, before: str) -> Step:
+def _step(artifact: Artifact, runner: str, device: str, before: str) -> PlannedComparison:
     start = partial(backends.load(runner).start, artifact.path, device)
     if not artifact.optimised and runner == "onnxruntime":
         start = partial(start, optimise=False)
     graph = artifact.path if artifact.kind is Kind.GRAPH else None
-    step = Step(artifact.made_by, artifact.path.name, runner, device, before, start, graph, optimise=artifact.optimised)
+    step = PlannedComparison(
+        artifact.made_by, artifact.path.name, runner, device, before, start, graph, optimise=artifact.optimised
+    )
     if not artifact.left_out:
         return step
     return replace(step, status=Status.UNAVAILABLE, reason=artifact.reason, left_out=True)
 
 
-def source(artifact: Artifact, sample: Golden, allowed: Tolerances) -> Hop:
+def source_comparison(artifact: Artifact, sample: Golden, allowed: Tolerances) -> Comparison:
     """The eager model itself, in FP32 against FP64."""
-    truth = metrics.plausible(metrics.check(sample.outputs, sample.reference, _TRUTH, allowed.fp32, sample.ties32))
+    truth = metrics.check_source(metrics.check(sample.outputs, sample.reference, _TRUTH, allowed.fp32, sample.ties32))
     noise = sample.noise.fp32.max_error
-    hop = Hop(artifact.made_by, artifact.path.name, EAGER, "cpu", Status.MEASURED, (truth,), noise)
-    return replace(hop, agreement=agreement(sample.outputs, sample), accuracy=accuracy(sample.outputs, sample))
+    comparison = Comparison(artifact.made_by, artifact.path.name, EAGER, "cpu", Status.MEASURED, (truth,), noise)
+    return replace(comparison, agreement=agreement(sample.outputs, sample), accuracy=accuracy(sample.outputs, sample))
 
 
 def judge(
-    steps: list[Step],
+    steps: list[PlannedComparison],
     answers: dict[str, Arrays],
     sample: Golden,
     extremes: list[Corner],
-    kept: Canaries,
+    kept: Probes,
     job: Job,
     own: Own | None = None,
     at: At | None = None,
-) -> Iterator[Hop]:
+) -> Iterator[Comparison]:
     """Runs the golden inputs at both ends of the batch range, the corners and the edges, through each step in turn.
 
     `answers` holds those of the artifacts before, by stage. What is run again in another way has no batches to prove.
@@ -164,40 +168,42 @@ def judge(
     allowed = metrics.tolerances(sample.noise, job.options.tolerance)
     for step in steps:
         noise = sample.noise.fp16 if step.half else sample.noise.fp32
-        hop = Hop(Stage(step.stage), step.file, step.runner, step.device, step.status, (), noise.max_error)
-        hop = replace(hop, left_out=step.left_out, reason=step.reason)
+        comparison = Comparison(
+            Stage(step.stage), step.file, step.runner, step.device, step.status, (), noise.max_error
+        )
+        comparison = replace(comparison, left_out=step.left_out, reason=step.reason)
         try:
             if step.absent:
-                yield hop
+                yield comparison
                 continue
-            found, at_edges = _judged(hop, step, answers, sample, extremes, kept, job, allowed, at)
+            found, at_edges = _judged(comparison, step, answers, sample, extremes, kept, job, allowed, at)
             yield _with_edges(found, step, at_edges, sample, allowed, own or (lambda edge: allowed))
         except MissingBackend as error:
-            yield replace(hop, status=Status.UNAVAILABLE, reason=str(error))
+            yield replace(comparison, status=Status.UNAVAILABLE, reason=str(error))
 
 
 def _judged(
-    hop: Hop,
-    step: Step,
+    comparison: Comparison,
+    step: PlannedComparison,
     answers: dict[str, Arrays],
     sample: Golden,
     extremes: list[Corner],
-    kept: Canaries,
+    kept: Probes,
     job: Job,
     allowed: Tolerances,
     at: At | None,
-) -> tuple[Hop, list[Arrays]]:
-    """The hop without its edges, and the answers at those."""
+) -> tuple[Comparison, list[Arrays]]:
+    """The comparison without its edges, and the answers at those."""
     limits = job.options.batch
     with step.open() as session:
-        given = inputs(step, sample.inputs, job)
-        wanted = given if step.again else first(given, max(limits.largest, len(sample.labels)))
+        given = cast_inputs(step, sample.inputs, job)
+        wanted = given if step.again else first_cases(given, max(limits.largest, len(sample.labels)))
         full = replay(session, wanted, limits)
         got: Arrays = {name: array[: len(sample.labels)] for name, array in full.items()}
         single = {} if step.again else replay(session, given, Range(limits.smallest, limits.smallest, limits.smallest))
-        at_corners = [replay(session, inputs(step, corner.inputs, job), limits) for corner in extremes]
+        at_corners = [replay(session, cast_inputs(step, corner.inputs, job), limits) for corner in extremes]
         edges = () if step.exact else sample.edges
-        at_edges = [replay(session, inputs(step, edge.inputs, job), limits) for edge in edges]
+        at_edges = [replay(session, cast_inputs(step, edge.inputs, job), limits) for edge in edges]
     far = allowed.fp16 if step.half else allowed.fp32
     near = allowed.fp32 if step.exact else far
     ties = sample.ties(half=step.half)
@@ -208,10 +214,10 @@ def _judged(
     checks += _on_the_way(step, got, sample, kept, far, job)
     answers[step.stage] = got
     agreed, right = agreement(got, sample), accuracy(got, sample)
-    return replace(hop, checks=(*checks, truth), agreement=agreed, accuracy=right), at_edges
+    return replace(comparison, checks=(*checks, truth), agreement=agreed, accuracy=right), at_edges
 
 
-def _at_corner(step: Step, got: Arrays, corner: Corner, far: Tolerance, at: At | None) -> Check:
+def _at_corner(step: PlannedComparison, got: Arrays, corner: Corner, far: Tolerance, at: At | None) -> Check:
     """At a corner; where it breaks what golden noise allows, the noise at that corner is asked.
 
     Sums over more places drift further, and the golden images may all be small.
@@ -224,8 +230,10 @@ def _at_corner(step: Step, got: Arrays, corner: Corner, far: Tolerance, at: At |
     return min(first, second, key=lambda each: len(each.broken))
 
 
-def _with_edges(hop: Hop, step: Step, got: list[Arrays], sample: Golden, allowed: Tolerances, own: Own) -> Hop:
-    """The hop with a check for each edge, before the last; FP16 need not hold at what no model is given in earnest."""
+def _with_edges(
+    comparison: Comparison, step: PlannedComparison, got: list[Arrays], sample: Golden, allowed: Tolerances, own: Own
+) -> Comparison:
+    """The comparison with a check for each edge case, before the last; FP16 is not held to unrealistic inputs."""
     checks, remarks = list[Check](), list[str]()
     for edge, answers in zip(sample.edges, got, strict=False):  # none are got where none are asked
         try:
@@ -238,23 +246,28 @@ def _with_edges(hop: Hop, step: Step, got: list[Arrays], sample: Golden, allowed
             remarks.append(f"FP16 does not hold at {edge.name}: {verdict.reasons(found)}")
         else:
             checks.append(found)
-    *others, truth = hop.checks
-    return replace(hop, checks=(*others, *checks, truth), remarks=tuple(remarks))
+    *others, truth = comparison.checks
+    return replace(comparison, checks=(*others, *checks, truth), remarks=tuple(remarks))
 
 
 def _on_the_way(
-    step: Step, got: Arrays, sample: Golden, kept: Canaries, tolerance: Tolerance, job: Job
+    step: PlannedComparison, got: Arrays, sample: Golden, kept: Probes, tolerance: Tolerance, job: Job
 ) -> tuple[Check, ...]:
-    """The canaries that the artifact has: an engine gives them among its answers, of a graph a copy is made to."""
+    """The probes that the artifact has: an engine gives them among its answers, of a graph a copy is made to."""
     if step.graph and kept.values:
         start = partial(backends.load(step.runner).start, device=step.device)
-        few = inputs(step, intermediates.first(sample.inputs), job)
+        few = cast_inputs(step, intermediates.first_cases(sample.inputs), job)
         got = intermediates.answers(step.graph, kept.values, start, few, job.options.batch)
     return intermediates.checks(kept, got, tolerance)
 
 
 def _check(
-    step: Step, got: Arrays, expected: Arrays, against: str, tolerance: Tolerance, ties: Arrays | None = None
+    step: PlannedComparison,
+    got: Arrays,
+    expected: Arrays,
+    against: str,
+    tolerance: Tolerance,
+    ties: Arrays | None = None,
 ) -> Check:
     try:
         return metrics.check(got, expected, against, tolerance, ties or {})
@@ -262,7 +275,7 @@ def _check(
         raise StageFailed(f"{step.stage}/{step.file} against {against}: {error}", backends.FIXED) from error
 
 
-def inputs(step: Step, arrays: Arrays, job: Job) -> Arrays:
+def cast_inputs(step: PlannedComparison, arrays: Arrays, job: Job) -> Arrays:
     """The inputs in the types the artifact takes."""
     return _halves(arrays, job) if step.half else arrays
 
@@ -274,6 +287,6 @@ def _halves(arrays: Arrays, job: Job) -> Arrays:
     return {name: array.astype(np.float16) if array.dtype == np.float32 else array for name, array in arrays.items()}
 
 
-def first(arrays: Arrays, size: int) -> Arrays:
+def first_cases(arrays: Arrays, size: int) -> Arrays:
     """The first `size` cases, begun again where there are fewer."""
     return {name: np.resize(array, (size, *array.shape[1:])) for name, array in arrays.items()}

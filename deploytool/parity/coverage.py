@@ -31,7 +31,7 @@ Place = tuple[str, int, str]  # a module, which call of it in a run, and which o
 
 
 @dataclass(frozen=True)
-class Heard:
+class ChannelCoverage:
     """The answers of a model, how far each channel goes up and down (cases × extremes, from 0 up), and what to know.
 
     There are no extremes where a model cannot be listened to; `remark` says why.
@@ -42,13 +42,13 @@ class Heard:
     remark: str | None = None
 
 
-def listen(module: nn.Module, model: Model, inputs: Arrays) -> Heard:
+def measure(module: nn.Module, model: Model, inputs: Arrays) -> ChannelCoverage:
     """Runs the model on all cases, and listens to the modules without parts of their own.
 
     A channel is the second axis of what such a module gives. Where its batch lies is not assumed but found, by running
     one case alone and then several: what does not grow with them, such as a table of positions, belongs to no case.
     """
-    session, cases = eager.session(module, model), len(next(iter(inputs.values())))
+    session, cases = eager.make_session(module, model), len(next(iter(inputs.values())))
     size = model.inputs[0].shape[0]
     at_once = size if isinstance(size, int) else _AT_ONCE
     ear = _Ear()
@@ -68,8 +68,8 @@ def listen(module: nn.Module, model: Model, inputs: Arrays) -> Heard:
     if ear.problem is None and extremes.shape == (cases, 0) and any(True for _ in module.parameters()):
         ear.problem = "no part of the model gives anything that grows with the batch"
     if ear.problem is not None:
-        return Heard(joined, np.zeros((cases, 0)), f"golden cases were not chosen by coverage: {ear.problem}")
-    return Heard(joined, extremes)
+        return ChannelCoverage(joined, np.zeros((cases, 0)), f"golden cases were not chosen by coverage: {ear.problem}")
+    return ChannelCoverage(joined, extremes)
 
 
 def _joined(tables: Sequence[dict[Place, torch.Tensor]], cases: int) -> Floats:
@@ -129,7 +129,7 @@ class _Ear:
                 if tensor.is_floating_point() and tensor.dim() >= 2 and tensor.numel():
                     self._note((name, number, where), tensor.detach())  # the model may ask for gradients
         except Exception as error:  # listening is no condition of the run
-            self.problem = f"{name or 'the model'} cannot be listened to: {exception_text.told(error)}"
+            self.problem = f"{name or 'the model'} cannot be listened to: {exception_text.describe(error)}"
 
     def _note(self, place: Place, tensor: torch.Tensor) -> None:
         if not self.cases:

@@ -10,7 +10,7 @@ import numpy as np
 from deploytool.data.golden import Arrays, Edge, Golden
 from deploytool.parity import metrics
 from deploytool.parity.metrics import Tolerances
-from deploytool.results.output_parts import Part
+from deploytool.results.output_parts import OutputPart
 from deploytool.results.report import Check, Limits, Tolerance
 
 _NO_COSINE, _NO_SNR_DB = -1.0, -400.0  # an answer near zero has no direction, and no power to compare with
@@ -52,10 +52,10 @@ def _lenient(tolerance: Tolerance) -> Tolerance:
     return replace(tolerance, **figures, parts=parts)
 
 
-def _loudest(answers: np.ndarray, parts: Sequence[Part]) -> np.ndarray:
+def _loudest(answers: np.ndarray, parts: Sequence[OutputPart]) -> np.ndarray:
     """For each part the golden case with the largest answer: beside it, one near zero is as faint as it is."""
     places = set()
-    for part in parts or (Part(""),):
+    for part in parts or (OutputPart(""),):
         values = np.asarray(part.of(answers), np.float64)
         sizes = np.where(part.marked(values), 0.0, np.abs(values)).reshape(len(answers), -1).max(axis=1, initial=0.0)
         places.add(int(sizes.argmax()))

@@ -1,4 +1,4 @@
-"""Canaries: tensors on the way through a graph that must be right too, and what they should be on the first cases."""
+"""Probes: tensors on the way through a graph that must be right too, and what they should be on the first cases."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ from deploytool.parity.replay import replay
 from deploytool.results.report import Check, Tolerance
 from deploytool.spec import Range
 
-_CASES = 2  # golden cases that a canary is kept for: a tensor on the way may be larger than the images themselves
+_CASES = 2  # golden cases that a probe is kept for: a tensor on the way may be larger than the images themselves
 _USUAL = Range()
 
 
 @dataclass(frozen=True)
-class Canaries:
+class Probes:
     """The expected values of each tensor, (cases, ...) for the first golden cases."""
 
     values: Arrays
 
 
-def write(path: Path, canaries: Canaries) -> None:
-    """Writes the canaries as one .npz file, the same bytes for the same canaries."""
-    names = np.array(json.dumps(list(canaries.values)))
+def write(path: Path, probes: Probes) -> None:
+    """Writes the probes as one .npz file, the same bytes for the same probes."""
+    names = np.array(json.dumps(list(probes.values)))
     with disk.writing(path):
-        np.savez(path, names, *canaries.values.values(), allow_pickle=False)
+        np.savez(path, names, *probes.values.values(), allow_pickle=False)
 
 
-def read(path: Path) -> Canaries:
-    """The canaries of a file; raises BadInput if the file is something else."""
+def read(path: Path) -> Probes:
+    """The probes of a file; raises BadInput if the file is something else."""
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             names = json.loads(str(file["arr_0"]))
-            return Canaries({name: file[f"arr_{number}"] for number, name in enumerate(names, 1)})
+            return Probes({name: file[f"arr_{number}"] for number, name in enumerate(names, 1)})
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path} holds no canaries: {error}", "export again to make new ones") from error
+        raise BadInput(f"{path} holds no probes: {error}", "export again to make new ones") from error
 
 
-def first(inputs: Arrays) -> Arrays:
-    """The golden cases that canaries are kept for."""
+def first_cases(inputs: Arrays) -> Arrays:
+    """The golden cases that probes are kept for."""
     return {name: array[:_CASES] for name, array in inputs.items()}
 
 
@@ -89,10 +89,10 @@ def _tapped(graph: Path, tensors: Collection[str]) -> Iterator[Path | None]:
         yield copy
 
 
-def checks(canaries: Canaries, got: Arrays, tolerance: Tolerance) -> tuple[Check, ...]:
-    """One check for each canary that is among the answers to its cases or more."""
+def checks(probes: Probes, got: Arrays, tolerance: Tolerance) -> tuple[Check, ...]:
+    """One check for each probe that is among the answers to its cases or more."""
     return tuple(
-        metrics.check({name: got[name][: len(values)]}, {name: values}, f"canary {name}", tolerance)
-        for name, values in canaries.values.items()
+        metrics.check({name: got[name][: len(values)]}, {name: values}, f"probe {name}", tolerance)
+        for name, values in probes.values.items()
         if name in got
     )

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from deploytool.data.golden import Arrays, Floor, Golden, Noise
 from deploytool.parity.agreement import wilson
-from deploytool.results.output_parts import Part, alike
+from deploytool.results.output_parts import OutputPart, same_value
 from deploytool.results.report import (
     COARSEST,
     IMPLAUSIBLE,
@@ -111,7 +111,7 @@ def _chosen(expected: Arrays, tolerance: Tolerance) -> Iterator[Limit]:
             continue
         amounts = np.issubdtype(array.dtype, np.floating)
         marks = mine[0].part.marks if mine else ()
-        yield Limit(Part(name, marks=marks, labels=not amounts), others)
+        yield Limit(OutputPart(name, marks=marks, labels=not amounts), others)
 
 
 def _judged(got: Arrays, expected: Arrays, limit: Limit, ties: Arrays) -> PartCheck:
@@ -123,7 +123,7 @@ def _judged(got: Arrays, expected: Arrays, limit: Limit, ties: Arrays) -> PartCh
     return PartCheck(str(part), parity, tolerance, tuple(worse) + (("bad",) if parity.bad else ()))
 
 
-def strays(got: Arrays, expected: Arrays, sample: Golden, tolerance: Tolerance) -> bool:
+def deviates(got: Arrays, expected: Arrays, sample: Golden, tolerance: Tolerance) -> bool:
     """Whether a part of `got` is beyond FP32's tolerance of `expected`, and further from FP64 than that is itself."""
     for limit in _chosen(expected, tolerance):
         if _judged(got, expected, limit, sample.ties32).broken:
@@ -136,7 +136,7 @@ def strays(got: Arrays, expected: Arrays, sample: Golden, tolerance: Tolerance) 
     return False
 
 
-def plausible(check: Check) -> Check:
+def check_source(check: Check) -> Check:
     """The check of a model's own FP32 answers; it does not hold either where rounding alone makes no such noise."""
     noisy = [replace(one, broken=(*one.broken, NOISE)) for one in check.each if one.tolerance.noise > IMPLAUSIBLE]
     if not noisy:
@@ -162,13 +162,13 @@ def _strain(found: PartCheck) -> tuple[bool, float]:
     return bool(found.broken), max(largest, rms)
 
 
-def compare(got: Arrays, expected: Arrays, tie: float = 0.0, parts: Sequence[Part] = ()) -> Parity:
+def compare(got: Arrays, expected: Arrays, tie: float = 0.0, parts: Sequence[OutputPart] = ()) -> Parity:
     """How far `got` lies from `expected`: the worst part decides; outputs are (cases, ...) of the same shapes.
 
     Without `parts` every output is one. `tie` is the lead, relative to the largest expected value of a case, up to
     which two classes are equally good.
     """
-    chosen = parts or [Part(name) for name in expected]
+    chosen = parts or [OutputPart(name) for name in expected]
     each = [_of_part(got[part.output], expected[part.output], part, tie) for part in chosen]
     return Parity(
         max_error=max(parity.max_error for parity in each),
@@ -181,7 +181,7 @@ def compare(got: Arrays, expected: Arrays, tie: float = 0.0, parts: Sequence[Par
     )
 
 
-def deviations(got: Arrays, expected: Arrays) -> Floats:
+def rms_errors(got: Arrays, expected: Arrays) -> Floats:
     """The root mean square error of each case, relative to that of its expected values; infinite where it is bad."""
     worst = []
     for name, array in expected.items():
@@ -208,7 +208,11 @@ def _scales(sizes: Floats) -> Floats:
 
 
 def _of_part(
-    got: npt.NDArray[Any], expected: npt.NDArray[Any], part: Part, tie: float, ties: npt.NDArray[Any] | None = None
+    got: npt.NDArray[Any],
+    expected: npt.NDArray[Any],
+    part: OutputPart,
+    tie: float,
+    ties: npt.NDArray[Any] | None = None,
 ) -> Parity:
     if got.shape != expected.shape:
         raise ValueError(f"shapes differ: {got.shape} and {expected.shape}")
@@ -218,16 +222,16 @@ def _of_part(
     return _compare(mine, theirs, part, tie)
 
 
-def ties_share(ties: npt.NDArray[Any], part: Part) -> float:
+def ties_share(ties: npt.NDArray[Any], part: OutputPart) -> float:
     """The share of the elements of a part that rounding may decide otherwise; `ties` are its (least, most)."""
     least, most = (part.of(end) for end in ties)
     return float((least != most).mean()) if least.size else 0.0
 
 
-def _equality(got: Floats, expected: Floats, part: Part, ties: npt.NDArray[Any] | None) -> Equality:
+def _equality(got: Floats, expected: Floats, part: OutputPart, ties: npt.NDArray[Any] | None) -> Equality:
     with np.errstate(invalid="ignore"):
         differ = ~(np.abs(got - expected) <= _NEARLY)
-    differ &= ~(part.marked(expected) & alike(got, expected))
+    differ &= ~(part.marked(expected) & same_value(got, expected))
     count, several = int(differ.sum()), int(differ.size)
     low, high = wilson(several - count, several)
     share = 1 - count / several if several else 1.0
@@ -238,11 +242,11 @@ def _equality(got: Floats, expected: Floats, part: Part, ties: npt.NDArray[Any] 
     return Equality(share, low, high, several, tied, count - tied)
 
 
-def _compare(got: Floats, expected: Floats, part: Part, tie: float) -> Parity:
+def _compare(got: Floats, expected: Floats, part: OutputPart, tie: float) -> Parity:
     marked = part.marked(expected)
     bad = int((~np.isfinite(got) & ~marked).sum()) + int(np.isnan(expected).sum())
     if marked.any():
-        bad += int((marked & ~alike(got, expected)).sum())
+        bad += int((marked & ~same_value(got, expected)).sum())
         got, expected = np.where(marked, 0.0, got), np.where(marked, 0.0, expected)
     if bad:
         return Parity(_WORST, cosine=-1.0, snr_db=-_LARGEST_SNR_DB, top1=0.0, top5=0.0, bad=bad)

@@ -26,7 +26,7 @@ from deploytool.errors import StageFailed
 from deploytool.loading import weights_file
 from deploytool.parity import elementary, metrics, noise_floor, sequential_sum
 from deploytool.parity.replay import FEW, replay
-from deploytool.results.output_parts import Part
+from deploytool.results.output_parts import OutputPart
 from deploytool.spec import Model
 
 _CASES = 4  # golden cases to measure noise on: the noisiest
@@ -50,14 +50,16 @@ Run = Callable[[Arrays], Arrays]
 
 
 @dataclass(frozen=True)
-class Measured:
+class NoiseMeasurement:
     """The noise, and a line for each probe that the model cannot take."""
 
     noise: Noise
     remarks: tuple[str, ...]
 
 
-def measure(module: nn.Module, model: Model, inputs: Arrays, reference: Arrays, parts: Sequence[Part] = ()) -> Measured:
+def measure(
+    module: nn.Module, model: Model, inputs: Arrays, reference: Arrays, parts: Sequence[OutputPart] = ()
+) -> NoiseMeasurement:
     """The noise of FP32 and of FP16 arithmetic on the noisiest golden inputs, against the FP64 answers to them.
 
     Of each part of the answers, which is found if none are given. Sums are added one after the other on all golden
@@ -74,10 +76,10 @@ def measure(module: nn.Module, model: Model, inputs: Arrays, reference: Arrays, 
     half += [probes.of("FP16 rounded at random", _rounded, few, _either(draw)) for draw in range(_DRAWS)]
     order = _able([probes.of("sums one after the other", _in_order, _torched(inputs))], reference)
     found = noise_floor.noise(_able(single, truth), _able(half, truth), truth, order, reference, _SHARE, parts)
-    return Measured(found, tuple(dict.fromkeys(probes.remarks)))
+    return NoiseMeasurement(found, tuple(dict.fromkeys(probes.remarks)))
 
 
-def runs(module: nn.Module, model: Model) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+def perturbed_runs(module: nn.Module, model: Model) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
     """The model as rounding moves it, in FP32 and in FP16: its answers to any inputs, which FP32 has as they are."""
 
     def rounded(rounding: Rounding) -> Run:
@@ -89,7 +91,7 @@ def runs(module: nn.Module, model: Model) -> tuple[tuple[Run, ...], tuple[Run, .
     return (plain,), (rounded(_nearest), rounded(_either(0)))
 
 
-class AtSizes:
+class NoiseAtSizes:
     """What the noise of a model lets pass at other inputs than the golden ones, measured once, where it is asked for.
 
     Sums over more places drift further: a corner of the free sizes may be larger than any golden case.
@@ -105,7 +107,7 @@ class AtSizes:
         if name not in self._known:
             with eager.start(self._weights, double=True) as double:
                 reference = replay(double, inputs, FEW)
-            module, model = eager.module(self._weights), weights_file.definition(self._weights)
+            module, model = eager.load_module(self._weights), weights_file.definition(self._weights)
             found = measure(module, model, inputs, reference, self._parts)
             self._known[name] = metrics.tolerances(found.noise, self._wanted)
         return self._known[name]
@@ -149,7 +151,7 @@ def _noisiest(probes: _Probes, model: Model, inputs: Arrays, reference: Arrays) 
         moved = probes.of("FP16 rounded to nearest", _rounded, _torched(inputs), _nearest)
     if moved is None:
         return np.arange(cases)
-    return np.sort(np.argsort(metrics.deviations(moved, reference))[-_CASES:])
+    return np.sort(np.argsort(metrics.rms_errors(moved, reference))[-_CASES:])
 
 
 def _torched(arrays: Arrays) -> Given:
@@ -157,7 +159,7 @@ def _torched(arrays: Arrays) -> Given:
 
 
 def _answers(module: nn.Module, model: Model, given: Given) -> dict[str, Any]:
-    with eager.exact():
+    with eager.full_fp32():
         outputs = eager.run(module, model, {tensor.name: given[tensor.name] for tensor in model.inputs})
     return {tensor.name: output.numpy() for tensor, output in zip(model.outputs, outputs, strict=True)}
 

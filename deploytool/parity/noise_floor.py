@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from deploytool.data.golden import Arrays, Floor, Moved, Noise
+from deploytool.data.golden import Arrays, Floor, Noise, Perturbation
 from deploytool.parity import metrics, output_scales
-from deploytool.results.output_parts import Part
+from deploytool.results.output_parts import OutputPart
 
 
 def noise(
@@ -17,7 +17,7 @@ def noise(
     ordered: Sequence[Arrays],
     reference: Arrays,
     share: Floor,
-    known: Sequence[Part] = (),
+    known: Sequence[OutputPart] = (),
 ) -> Noise:
     """The noise of `single` (FP32) and `half` (FP16) answers, each to the cases whose FP64 answers are `truth`.
 
@@ -28,7 +28,7 @@ def noise(
     fit = known and all(part.fits(reference[part.output].shape) for part in known)
     parts = known if fit else output_scales.find(reference, single, truth)
     moved = tuple(
-        Moved(
+        Perturbation(
             part,
             _larger(_floor(single, truth, part), _floor(ordered, reference, part), share),
             _floor(half, truth, part),
@@ -41,7 +41,7 @@ def noise(
 def tied(moved: Noise, fp32: Arrays, fp16: Arrays) -> Noise:
     """The noise with the share of each part's elements that are ties in FP32 and in FP16."""
 
-    def share(ties: Arrays, part: Part) -> float:
+    def share(ties: Arrays, part: OutputPart) -> float:
         return metrics.ties_share(ties[part.output], part) if part.labels and part.output in ties else 0.0
 
     parts = tuple(replace(each, tied32=share(fp32, each.part), tied16=share(fp16, each.part)) for each in moved.parts)
@@ -57,7 +57,7 @@ def _most(floors: Sequence[Floor]) -> Floor:
     return Floor(max(each.max_error for each in floors), max(each.rms for each in floors))
 
 
-def _floor(answers: Sequence[Arrays], truth: Arrays, part: Part) -> Floor:
+def _floor(answers: Sequence[Arrays], truth: Arrays, part: OutputPart) -> Floor:
     """The most that any of the answers moves a part; it never counts for more than the part itself.
 
     An overflow is no noise: its answers are left out.

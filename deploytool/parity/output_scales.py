@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploytool.data.golden import Arrays
-from deploytool.results.output_parts import Part
+from deploytool.results.output_parts import OutputPart
 
 _STEP, _APART, _FAR = 3.0, 10.0, 30.0  # times as large: what each is evidence of stands in `_apart`
 _CALMER = 4.0  # times smaller rounding errors: another arithmetic
@@ -33,7 +33,7 @@ Floats = npt.NDArray[np.float64]
 Channels = npt.NDArray[np.intp]
 
 
-def find(reference: Arrays, drawn: Sequence[Arrays], truth: Arrays) -> tuple[Part, ...]:
+def find(reference: Arrays, drawn: Sequence[Arrays], truth: Arrays) -> tuple[OutputPart, ...]:
     """The parts of every output, one at least.
 
     `reference` are the FP64 answers to all cases, `truth` those to some, and `drawn` several FP32 answers to these.
@@ -45,11 +45,11 @@ def find(reference: Arrays, drawn: Sequence[Arrays], truth: Arrays) -> tuple[Par
     )
 
 
-def _parts(name: str, reference: Array, drawn: Sequence[Array], truth: Array) -> list[Part]:
+def _parts(name: str, reference: Array, drawn: Sequence[Array], truth: Array) -> list[OutputPart]:
     if not np.issubdtype(reference.dtype, np.floating):
-        return [Part(name, labels=True)]
+        return [OutputPart(name, labels=True)]
     exact = np.asarray(reference, np.float64)
-    whole = Part(name, marks=_marks(exact))
+    whole = OutputPart(name, marks=_marks(exact))
     left = ~whole.marked(exact) & ~np.isnan(exact)
     if _whole(exact[left]):
         return [replace(whole, labels=True)]
@@ -60,10 +60,10 @@ def _parts(name: str, reference: Array, drawn: Sequence[Array], truth: Array) ->
         return [whole]
     axis, groups = found
     size = exact.shape[axis]
-    return [Part(name, axis, size, tuple(_spans(each)), whole.marks, labels) for each, labels in groups.groups]
+    return [OutputPart(name, axis, size, tuple(_spans(each)), whole.marks, labels) for each, labels in groups.groups]
 
 
-def _errors(whole: Part, drawn: Sequence[Array], truth: Floats) -> Floats:
+def _errors(whole: OutputPart, drawn: Sequence[Array], truth: Floats) -> Floats:
     """The root mean square rounding error of each element, not a number where it is zero or a mark."""
     with np.errstate(invalid="ignore", over="ignore"):
         squares = np.mean([(np.asarray(answers, np.float64) - truth) ** 2 for answers in drawn], axis=0)

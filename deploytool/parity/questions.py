@@ -11,7 +11,7 @@ from deploytool.data.golden import Arrays
 from deploytool.errors import StageFailed
 from deploytool.parity import metrics
 from deploytool.parity.replay import replay
-from deploytool.parity.shape_corners import At, corners
+from deploytool.parity.shape_corners import At, draw
 from deploytool.results.report import Check, Tolerance
 from deploytool.spec import Model, Range
 
@@ -32,13 +32,13 @@ class Question:
     ties: Arrays = field(default_factory=dict)
 
 
-def questions(
+def make(
     model: Model, sizes: Mapping[str, Range], inputs: Arrays, source: Callable[..., Arrays], name: str
 ) -> tuple[Question, ...]:
     """What a graph must answer as `source`, called `name`: three cases, one alone, and every corner of `sizes`."""
     batches = {f"{count} at once": _first(inputs, count) for count in (_FEW, 1)}
     asked = [Question(f"{name}, {what}", what, few, replay(source, few)) for what, few in batches.items()]
-    extremes = corners(model, sizes, source)
+    extremes = draw(model, sizes, source)
     at_corners = (Question(f"{name} at {each.asked}", each.asked, each.inputs, each.answers) for each in extremes)
     return (*asked, *at_corners)
 
@@ -47,7 +47,7 @@ def _first(inputs: Arrays, count: int) -> Arrays:
     return {name: np.resize(array, (count, *array.shape[1:])) for name, array in inputs.items()}
 
 
-def marks(
+def ask(
     session: Callable[..., Arrays], asked: Sequence[Question], tolerance: Tolerance, at: At | None = None
 ) -> tuple[Check, ...]:
     """How the session's answers compare, question by question.

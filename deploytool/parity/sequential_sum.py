@@ -27,7 +27,7 @@ _WORK = 1 << 23  # numbers that a matrix product may write in all its steps: som
 Sum = Callable[..., torch.Tensor | None]  # takes what the call takes; None where it must be left to PyTorch
 
 
-def summed(x: torch.Tensor, sides: Sequence[int], *, keepdim: bool = False, lanes: int = 1) -> torch.Tensor:
+def in_sequence(x: torch.Tensor, sides: Sequence[int], *, keepdim: bool = False, lanes: int = 1) -> torch.Tensor:
     """The sum over some sides, one number after the other in the order of memory, in FP32.
 
     With `lanes` there are so many sums side by side, which are added at the end.
@@ -46,7 +46,7 @@ def summed(x: torch.Tensor, sides: Sequence[int], *, keepdim: bool = False, lane
 def _sum(x: torch.Tensor, dim: Any = None, keepdim: bool = False, **named: Any) -> torch.Tensor | None:
     sides = _sides(x, named.pop("axis", dim))
     other = any(value is not None for value in named.values())
-    return None if other or not _is_summed(x, sides) else summed(x, sides, keepdim=keepdim)
+    return None if other or not _is_summed(x, sides) else in_sequence(x, sides, keepdim=keepdim)
 
 
 def _mean(x: torch.Tensor, dim: Any = None, keepdim: bool = False, **named: Any) -> torch.Tensor | None:
@@ -87,8 +87,8 @@ def _instance_norm(
         return None
     sides = range(2, x.dim())
     count, shape = math.prod(x.shape[2:]), (1, -1, *[1] * len(sides))
-    apart = x - summed(x, sides, keepdim=True, lanes=_LANES) / count
-    made = apart / (summed(apart * apart, sides, keepdim=True, lanes=_LANES) / count + eps).sqrt()
+    apart = x - in_sequence(x, sides, keepdim=True, lanes=_LANES) / count
+    made = apart / (in_sequence(apart * apart, sides, keepdim=True, lanes=_LANES) / count + eps).sqrt()
     scaled = made if weight is None else made * weight.view(shape)
     return scaled if bias is None else scaled + bias.view(shape)
 
@@ -108,7 +108,7 @@ def _adaptive(pooled: int, x: torch.Tensor, output_size: Any) -> torch.Tensor | 
     if any(side % made for side, made in sides):
         return None
     parts = x.reshape(*x.shape[:2], *(number for side, made in sides for number in (made, side // made)))
-    total = summed(parts, [3 + 2 * place for place in range(pooled)])
+    total = in_sequence(parts, [3 + 2 * place for place in range(pooled)])
     return total / math.prod(side // made for side, made in sides)
 
 

@@ -33,7 +33,7 @@ class Corner:
     answers: Arrays
 
 
-def corners(model: Model, sizes: Mapping[str, Range], source: Callable[..., Arrays]) -> list[Corner]:
+def draw(model: Model, sizes: Mapping[str, Range], source: Callable[..., Arrays]) -> list[Corner]:
     """A corner for every combination of smallest and largest sizes, the batch aside; none if nothing else is free.
 
     One more lies inside all ranges, at sizes that no one thinks of: as odd as the source takes them.

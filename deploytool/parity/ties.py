@@ -32,7 +32,7 @@ _Values = Mapping[Key, Sequence[torch.Tensor]]
 
 
 @dataclass(frozen=True)
-class Runs:
+class PerturbedRuns:
     """A model in FP64, and as rounding moves it in FP32 and in FP16."""
 
     exact: Run
@@ -48,7 +48,7 @@ class Ties:
     fp16: Arrays
 
 
-def find(runs: Runs, inputs: Arrays, reference: Arrays, names: Sequence[str]) -> Ties:
+def find(runs: PerturbedRuns, inputs: Arrays, reference: Arrays, names: Sequence[str]) -> Ties:
     """The ties in these outputs; `reference` are the FP64 answers to the inputs.
 
     Raises StageFailed where the model does not take such a run.

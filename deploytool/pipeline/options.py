@@ -44,7 +44,7 @@ FULL = Effort(images=Options.images, faults=Options.faults, seconds=Options.seco
 QUICK = Effort(images=4, faults=0, seconds=0.0, rewrite="folded")  # a form that never adds work
 
 
-def given(value: T | None, usual: T) -> T:
+def read_file_option(value: T | None, usual: T) -> T:
     """What was said, or else what is usual."""
     return usual if value is None else value
 
@@ -57,7 +57,7 @@ def file(path: Path) -> Source:
     return Source(str(path), digests[0] if len(digests) == 1 else serde.digest(digests))
 
 
-def home(path: Path) -> Path:
+def run_folder(path: Path) -> Path:
     """A folder that a run can be written to: torch's libraries take no name that is no UTF-8."""
     if str(path.absolute()).encode(errors="ignore").decode() != str(path.absolute()):
         raise BadInput(f"a run cannot be written to {path.absolute()}, whose name is no UTF-8", "choose another folder")
@@ -80,14 +80,14 @@ def numbers(given: float | Sequence[float] | None) -> tuple[float, ...] | None:
     return tuple(map(float, given)) if isinstance(given, Sequence) else (float(given),)
 
 
-def one_of(name: str, value: str, choices: Sequence[str]) -> str:
+def choice(name: str, value: str, choices: Sequence[str]) -> str:
     """`value`; raises BadInput unless it is one of the choices."""
     if value not in choices:
         raise BadInput(f"{name} {value!r} is none we know", f"choose from {', '.join(choices)}")
     return value
 
 
-def span(name: str, asked: Span) -> Range:
+def size_range(name: str, asked: Span) -> Range:
     """The range of sizes that is asked for; raises BadInput unless it grows from at least 1."""
     ends = (asked.smallest, asked.typical, asked.largest) if isinstance(asked, Range) else asked
     smallest, typical, largest = (ends, ends, ends) if isinstance(ends, int) else ends
@@ -109,7 +109,7 @@ def sizes(given: Mapping[str, Span], inputs: Sequence[Tensor]) -> dict[str, Rang
         raise BadInput(f"nobody says how large {word} is", remedy)
     for word in sorted(set(given) - free):
         raise BadInput(f"no input has a free size {word}", f"free sizes are: {', '.join(sorted(free)) or 'none'}")
-    return {word: span(f"--size {word}", asked) for word, asked in given.items()}
+    return {word: size_range(f"--size {word}", asked) for word, asked in given.items()}
 
 
 def tensors(given: Sequence[Tensor | tuple[int | str, ...]]) -> tuple[Tensor, ...]:

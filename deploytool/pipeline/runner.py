@@ -15,7 +15,7 @@ from deploytool.host import disk, machine, memory_estimate, process, worker_prog
 from deploytool.loading import code_files, factory, weights_file
 from deploytool.pipeline import disk_estimate
 from deploytool.results import receipt
-from deploytool.results.artifact import Artifact, Given, Kind, Notes
+from deploytool.results.artifact import Artifact, Kind, Notes, StageInputs
 from deploytool.results.receipt import Receipt
 from deploytool.run_folder import publish, staging
 from deploytool.run_folder.staging import Staging
@@ -48,29 +48,29 @@ def run(job: Job, recipe: Sequence[Stage], home: Path) -> Iterator[Artifact]:
     """
     check(recipe)
     with staging.opened(home) as staged:
-        yield from along(job, recipe, staged)
+        yield from iterate(job, recipe, staged)
         staged.publish()
 
 
-def along(job: Job, recipe: Sequence[Stage], staged: Staging) -> Iterator[Artifact]:
+def iterate(job: Job, recipe: Sequence[Stage], staged: Staging) -> Iterator[Artifact]:
     """Yields each artifact as it comes to be in the staging folder, by the path that it will have in the end.
 
     As long as all that is asked for is there, the run stays where it is, and no staging folder is begun.
     """
     _check_free(staged.home, recipe)
-    shelf: list[Artifact] = []
+    artifacts: list[Artifact] = []
     try:
         for place, verb in enumerate(recipe):
-            key = _key(verb, job, _given(verb, shelf))
+            key = _key(verb, job, _given(verb, artifacts))
             kept = _kept(verb, key, job, staged)
             if kept is None or _room(kept).parent != staged.at:
-                shelf = _moved(shelf, staged)
+                artifacts = _moved(artifacts, staged)
                 kept = kept and _taken(kept, staged)
             if kept is None:
-                _check_room(recipe[place:], job, shelf, staged.home)
+                _check_room(recipe[place:], job, artifacts, staged.home)
                 _begin(recipe[place:])
-                kept = _made(verb, job, staged, _given(verb, shelf), key, shelf)
-            shelf.append(kept)
+                kept = _made(verb, job, staged, _given(verb, artifacts), key, artifacts)
+            artifacts.append(kept)
             yield replace(kept, path=staged.home / verb / kept.kind.value)
         _carry(staged)
     finally:
@@ -83,7 +83,7 @@ def extend(verb: Stage, options: Options, home: Path) -> Artifact:
 
     Raises BadInput if the run lacks what the stage takes, or if a file is not as its stage made it.
     """
-    if not rooms(home):
+    if not stage_directories(home):
         raise BadInput(f"{home} holds no finished run", "`deploytool export` makes one")
     check_source(home, needed=False)
     with staging.opened(home) as staged:
@@ -94,24 +94,24 @@ def extend(verb: Stage, options: Options, home: Path) -> Artifact:
 
 def extend_staged(verb: Stage, options: Options, staged: Staging) -> Artifact:
     """The same for a run that is not published yet; the path is the one that the artifact will have then."""
-    there = {sealed.kind for _, sealed in rooms(staged.at) if sealed.made_by != verb}
+    there = {sealed.kind for _, sealed in stage_directories(staged.at) if sealed.made_by != verb}
     missing = [kind.name.lower() for kind in STAGES[verb].takes if kind not in there]
     if missing:
         problem = f"{staged.home} holds no finished run: it lacks the {missing[0]}"
         raise BadInput(problem, "`deploytool export` makes one")
-    shelf = _proved(staged.at, staged.home, but=verb)
-    given = _given(verb, shelf)
+    artifacts = _proved(staged.at, staged.home, but=verb)
+    given = _given(verb, artifacts)
     job = Job(weights_file.definition(given.latest(Kind.WEIGHTS).path), options)
     key = _key(verb, job, given)
     made = _found(staged.at / verb, key, job)
     if made is None:
-        _check_room((verb,), job, shelf, staged.home)
-        shelf = _moved(shelf, staged)
-        made = _made(verb, job, staged, _given(verb, shelf), key, shelf)
+        _check_room((verb,), job, artifacts, staged.home)
+        artifacts = _moved(artifacts, staged)
+        made = _made(verb, job, staged, _given(verb, artifacts), key, artifacts)
     return replace(made, path=staged.home / verb / made.kind.value)
 
 
-def shelf(home: Path) -> Given:
+def artifacts(home: Path) -> StageInputs:
     """All that a finished run left, as a later stage would be handed it.
 
     Raises BadInput if there is no run, or if a file is not as its stage made it.
@@ -119,12 +119,12 @@ def shelf(home: Path) -> Given:
     found = _proved(home, home)
     if not found:
         raise BadInput(f"{home} holds no finished run", "`deploytool export` makes one")
-    return Given(tuple(found))
+    return StageInputs(tuple(found))
 
 
 def _proved(place: Path, home: Path, but: Stage | None = None) -> list[Artifact]:
     """Every artifact of the run in `place` but one; raises BadInput, which names `home`, if one is not as made."""
-    found = [(room, sealed) for room, sealed in rooms(place) if sealed.made_by != but]
+    found = [(room, sealed) for room, sealed in stage_directories(place) if sealed.made_by != but]
     for room, sealed in found:
         if not receipt.proves(room, sealed):
             problem = f"{home / room.name} is not as its stage made it"
@@ -132,18 +132,18 @@ def _proved(place: Path, home: Path, but: Stage | None = None) -> list[Artifact]
     return [_artifact(room, sealed, fresh=False) for room, sealed in found]
 
 
-def rooms(home: Path) -> list[tuple[Path, Receipt]]:
-    """Every room of a run that a receipt seals, in the order of the stages."""
+def stage_directories(home: Path) -> list[tuple[Path, Receipt]]:
+    """Every room of a run that a receipt digests, in the order of the stages."""
     publish.recover(home)
     found = [(home / verb, receipt.read(home / verb)) for verb in STAGES]
     return [(room, sealed) for room, sealed in found if sealed is not None]
 
 
-def _check_room(recipe: Sequence[Stage], job: Job, shelf: Sequence[Artifact], home: Path) -> None:
+def _check_room(recipe: Sequence[Stage], job: Job, artifacts: Sequence[Artifact], home: Path) -> None:
     """Refuses, before they work, stages that need more than the machine has, as far as what is there already tells."""
-    weights = next((made.path.stat().st_size for made in shelf if made.kind is Kind.WEIGHTS), 0)
+    weights = next((made.path.stat().st_size for made in artifacts if made.kind is Kind.WEIGHTS), 0)
     disk_estimate.check(recipe, job.model, job.options, home, weights)
-    if weights and not any(made.fresh for made in shelf):
+    if weights and not any(made.fresh for made in artifacts):
         memory_estimate.check(weights, job)
 
 
@@ -154,7 +154,9 @@ def _begin(recipe: Sequence[Stage]) -> None:
     """
     for verb in recipe[1:]:
         if program := STAGES[verb].program:
-            process.ahead(worker_programs.command(program), worker_programs.GIBIBYTES, worker_programs.LARGEST_FILE)
+            process.start_ahead(
+                worker_programs.command(program), worker_programs.GIBIBYTES, worker_programs.LARGEST_FILE
+            )
 
 
 def check_source(home: Path, *, needed: bool = True) -> None:
@@ -175,7 +177,7 @@ def check_source(home: Path, *, needed: bool = True) -> None:
         if needed:
             raise
         return
-    for name, state in code_files.now(known, project).items():
+    for name, state in code_files.current_digests(known, project).items():
         if state != known[name] and (needed or state != code_files.ABSENT):
             said = "is gone, and" if state == code_files.ABSENT else "is no longer what"
             said = f"{name.removeprefix('./')} {said} {home} was made from"
@@ -196,7 +198,7 @@ def _sources(sealed: Receipt) -> code_files.Sources:
         return {}
 
 
-def _key(verb: Stage, job: Job, given: Given) -> str:
+def _key(verb: Stage, job: Job, given: StageInputs) -> str:
     """One digest of everything the stage's result depends on, as far as it is known before the stage works."""
     contract = STAGES[verb]
     return serde.digest(
@@ -226,7 +228,7 @@ def _stage_source(verb: Stage) -> str:
 
 
 def _model_source(reference: str) -> str:
-    return serde.digest([serde.file_digest(path) for path in factory.sources(reference)])
+    return serde.digest([serde.file_digest(path) for path in factory.source_files(reference)])
 
 
 def _found(room: Path, key: str, job: Job) -> Artifact | None:
@@ -237,7 +239,9 @@ def _found(room: Path, key: str, job: Job) -> Artifact | None:
     if sealed.made_by == BEGINNING:
         if _names_other_code(room, job.model.factory):
             return None
-        key = _begun_with(key, code_files.now(_sources(sealed), factory.project(job.model.factory)), sealed.files)
+        key = _begun_with(
+            key, code_files.current_digests(_sources(sealed), factory.project(job.model.factory)), sealed.files
+        )
     return _artifact(room, sealed, fresh=False) if sealed.key == key else None
 
 
@@ -259,9 +263,9 @@ def _artifact(room: Path, sealed: Receipt, *, fresh: bool) -> Artifact:
     return Artifact(sealed.kind, path, digest, sealed.key, sealed.made_by, sealed.notes, sealed.seconds, fresh)
 
 
-def _given(verb: Stage, shelf: Sequence[Artifact]) -> Given:
+def _given(verb: Stage, artifacts: Sequence[Artifact]) -> StageInputs:
     wanted = (*STAGES[verb].takes, *STAGES[verb].welcomes)
-    return Given(tuple(artifact for artifact in shelf if artifact.kind in wanted))
+    return StageInputs(tuple(artifact for artifact in artifacts if artifact.kind in wanted))
 
 
 def _room(made: Artifact) -> Path:
@@ -273,10 +277,10 @@ def _kept(verb: Stage, key: str, job: Job, staged: Staging) -> Artifact | None:
     return next((found for room in staged.sources(verb) if (found := _found(room, key, job))), None)
 
 
-def _moved(shelf: Sequence[Artifact], staged: Staging) -> list[Artifact]:
+def _moved(artifacts: Sequence[Artifact], staged: Staging) -> list[Artifact]:
     """The artifacts as they lie in the staging folder, which from here on is where the run grows."""
     staged.begin()
-    moved = [made if _room(made).parent == staged.at else _taken(made, staged) for made in shelf]
+    moved = [made if _room(made).parent == staged.at else _taken(made, staged) for made in artifacts]
     if not all(moved):
         raise BadInput(f"another deploytool changed {staged.home} meanwhile", "run the same command again")
     return [made for made in moved if made]
@@ -292,8 +296,10 @@ def _taken(kept: Artifact, staged: Staging) -> Artifact | None:
     return _artifact(room, sealed, fresh=False) if sealed and sealed.key == kept.key else None
 
 
-def _made(verb: Stage, job: Job, staged: Staging, given: Given, key: str, shelf: Sequence[Artifact]) -> Artifact:
-    """Makes the artifact in a room nobody sees, seals it, and only then puts the room in its place."""
+def _made(
+    verb: Stage, job: Job, staged: Staging, given: StageInputs, key: str, artifacts: Sequence[Artifact]
+) -> Artifact:
+    """Makes the artifact in a room nobody sees, digests it, and only then puts the room in its place."""
     kind = STAGES[verb].makes
     with staged.bench(verb) as bench, disk.writing(bench, named=staged.home / verb):
         begun = time.perf_counter()
@@ -303,13 +309,13 @@ def _made(verb: Stage, job: Job, staged: Staging, given: Given, key: str, shelf:
         files = receipt.digests(bench)
         if verb == BEGINNING:
             key = _begun_with(key, serde.decode(dict[str, str], notes["sources"]), files)
-        begin = next((artifact.digest for artifact in shelf if artifact.kind is Kind.WEIGHTS), files.get(_WEIGHTS))
+        begin = next((artifact.digest for artifact in artifacts if artifact.kind is Kind.WEIGHTS), files.get(_WEIGHTS))
         sealed = Receipt(kind, verb, key, parents, begin, files, _versions(verb), seconds, notes)
         receipt.write(bench, sealed)
     return _artifact(staged.at / verb, sealed, fresh=True)
 
 
-def _work(verb: Stage, job: Job, out: Path, given: Given) -> Notes:
+def _work(verb: Stage, job: Job, out: Path, given: StageInputs) -> Notes:
     """Has the stage make its artifact; where that runs the model's own code first, its notes say what was read."""
     stage, reference = stages.import_stage(verb), job.model.factory
     if verb != BEGINNING:
@@ -330,7 +336,7 @@ def _carry(staged: Staging) -> None:
     """Has the staging folder hold too what was not asked for this time, where all that it was made from is the same."""
     if staged.at == staged.home:
         return
-    for room, sealed in rooms(staged.home):
+    for room, sealed in stage_directories(staged.home):
         if not (staged.at / room.name).exists():
             now = {verb: receipt.read(staged.at / verb) for verb in sealed.parents}
             if all((made := now[verb]) and made.key == key for verb, key in sealed.parents.items()):

@@ -33,7 +33,7 @@ def note(home: Path) -> None:
         _add(notes / _digest(home), str(home.absolute()))
 
 
-def unneeded() -> list[Path]:
+def expired() -> list[Path]:
     """The notes of runs that are all gone from where they were exported, for an hour at the least."""
     with suppress(OSError, RuntimeError):
         return [note for note in sorted((Path.home() / _NOTES).iterdir()) if _is_unneeded(note)]

@@ -29,7 +29,7 @@ _SUFFIX: Mapping[int, str] = {_FULL: "fp32", _HALF: "fp16"}
 
 
 @dataclass(frozen=True)
-class Halved:
+class Fp16Conversion:
     """A graph in FP32, and with `half` and `keeping` the same in FP16, node by node; `keep_io` leaves its ends FP32."""
 
     single: onnx.ModelProto
@@ -43,7 +43,7 @@ class Halved:
     @cached_property
     def types(self) -> Mapping[str, int]:
         """The type of every tensor of the FP32 graph; 0 for what is none, such as a sequence."""
-        graph = fp16_emulation.typed(self.single).graph
+        graph = fp16_emulation.with_types(self.single).graph
         values = (*graph.input, *graph.value_info, *graph.output)
         found = {value.name: value.type.tensor_type.elem_type for value in values}
         return found | {weight.name: weight.data_type for weight in graph.initializer}
@@ -76,7 +76,7 @@ class Halved:
         if kind == _FULL:
             return self.weights[name]
         if name not in self._half_weights:
-            self._half_weights[name] = fp16_emulation.halved(self.weights[name])
+            self._half_weights[name] = fp16_emulation.round_to_fp16(self.weights[name])
         return self._half_weights[name]
 
     def beyond(self, inputs: Mapping[str, Array]) -> frozenset[str]:
@@ -84,7 +84,7 @@ class Halved:
 
         What is infinite, or as large as a mask is meant to be, is not too large.
         """
-        largest = fp16_emulation.largest(self.single, inputs)
+        largest = fp16_emulation.tensor_ranges(self.single, inputs)
         free = {node.name for node in self.nodes}
         return frozenset(
             node.name
@@ -100,7 +100,7 @@ class Halved:
         return _converted(self, frozenset(kept)) if kept else self.half
 
 
-def halve(single: onnx.ModelProto, *, keep_io: bool, check: bool = True) -> Halved:
+def convert(single: onnx.ModelProto, *, keep_io: bool, check: bool = True) -> Fp16Conversion:
     """The graph in FP16, with explicit casts behind FP32 inputs and before FP32 outputs if those are to stay.
 
     Nodes without a name get one, and constants become weights. Weights are clipped at FP16's limits and not before;
@@ -110,7 +110,7 @@ def halve(single: onnx.ModelProto, *, keep_io: bool, check: bool = True) -> Halv
     named.CopyFrom(single)
     _name(named.graph)
     _constants_to_weights(named.graph)
-    halved = Halved(named, keep_io)
+    halved = Fp16Conversion(named, keep_io)
     if check:
         onnx.checker.check_model(halved.half, full_check=True)
     return halved
@@ -191,7 +191,7 @@ def _read_inside(node: onnx.NodeProto) -> Iterator[str]:
 class _Mixing:
     """The mixed graph as it grows: in which type every tensor is made, and what it is called in the other."""
 
-    def __init__(self, source: Halved, kept: frozenset[str]) -> None:
+    def __init__(self, source: Fp16Conversion, kept: frozenset[str]) -> None:
         self.source = source
         self.half = frozenset(node.name for node in source.nodes) - kept
         self.nodes: list[onnx.NodeProto] = []
@@ -279,7 +279,7 @@ class _Mixing:
         return wanted
 
 
-def _converted(source: Halved, kept: frozenset[str]) -> onnx.ModelProto:
+def _converted(source: Fp16Conversion, kept: frozenset[str]) -> onnx.ModelProto:
     """The graph with the kept nodes and those that have no FP16 form in FP32, and the others in FP16."""
     model, graph = onnx.ModelProto(), source.single.graph
     model.CopyFrom(_empty(source.single))
@@ -316,7 +316,7 @@ def _halve_attributes(node: onnx.NodeProto) -> None:
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i == _FULL:
             attribute.i = _HALF
         elif attribute.HasField("t") and attribute.t.data_type == _FULL:
-            attribute.t.CopyFrom(fp16_emulation.halved(attribute.t))
+            attribute.t.CopyFrom(fp16_emulation.round_to_fp16(attribute.t))
     if node.op_type == "ConstantOfShape" and not node.attribute:
         node.attribute.append(helper.make_attribute("value", helper.make_tensor("value", _HALF, [1], [0])))
 

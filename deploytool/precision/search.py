@@ -13,7 +13,7 @@ MOST = 96  # sets that a search tries, however many nodes there are, give or tak
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluation:
     """Whether a set holds, and the error it leaves, in any unit and infinite if need be."""
 
     holds: bool
@@ -21,20 +21,20 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Narrowed:
+class SearchResult:
     """The nodes to keep (None if not even all of them would do), and how many sets were tried to find them."""
 
     kept: Kept | None
     evaluations: int
 
 
-def narrow(
+def smallest_set(
     nodes: Sequence[str],
-    judge: Callable[[Kept], Judged],
+    judge: Callable[[Kept], Evaluation],
     must: Iterable[str] = (),
     groups: Sequence[Sequence[str]] = (),
     costs: Mapping[str, float] | None = None,
-) -> Narrowed:
+) -> SearchResult:
     """A small set of `nodes` that holds, where a larger set never does worse than a smaller one it contains.
 
     `must` are nodes known to be needed. `groups` is a partition of the nodes, by which many nodes are tried: of the
@@ -66,13 +66,13 @@ def narrow(
 class _Search:
     """The sets that were tried, so that none is tried twice, and the steps of the search."""
 
-    def __init__(self, nodes: tuple[str, ...], judge: Callable[[Kept], Judged], costs: Mapping[str, float]) -> None:
+    def __init__(self, nodes: tuple[str, ...], judge: Callable[[Kept], Evaluation], costs: Mapping[str, float]) -> None:
         self._judge, self._costs = judge, costs
-        self._tried: dict[Kept, Judged] = {}
+        self._tried: dict[Kept, Evaluation] = {}
         self._nodes, self.all = nodes, frozenset(nodes)
         self._limit = min(max(3 * len(nodes), (1 << len(nodes)) // 11), MOST)  # from eight nodes on a tenth of all sets
 
-    def judged(self, kept: Kept) -> Judged:
+    def judged(self, kept: Kept) -> Evaluation:
         if kept not in self._tried:
             self._tried[kept] = self._judge(kept)
         return self._tried[kept]
@@ -80,12 +80,12 @@ class _Search:
     def holds(self, kept: Kept) -> bool:
         return self.judged(kept).holds
 
-    def without(self, unit: Iterable[str]) -> Judged:
+    def without(self, unit: Iterable[str]) -> Evaluation:
         return self.judged(self.all - frozenset(unit))
 
-    def found(self, kept: Kept) -> Narrowed:
+    def found(self, kept: Kept) -> SearchResult:
         held = kept if self.holds(kept) else None
-        return Narrowed(held, len(self._tried))
+        return SearchResult(held, len(self._tried))
 
     def _spent(self, share: float = 1.0) -> bool:
         return len(self._tried) >= share * self._limit

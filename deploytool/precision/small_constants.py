@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, numpy_helper
 
-from deploytool.rewrites.graph.editable import Draft, attributes
+from deploytool.rewrites.graph.editable import EditableGraph, attributes
 
 _COARSE = 0.01  # relative: a number that FP16 moves by more is another
 _DEPTH = 8  # nodes to follow, each way
@@ -35,7 +35,7 @@ _ENDING = ("Log", "Div", "Mul", "ReduceLogSum", "ReduceLogSumExp")  # what makes
 
 
 @dataclass(frozen=True)
-class Guard:
+class SmallConstant:
     """A node with a number that FP16 does not have, and the nodes around it that must be FP32 with it."""
 
     node: str
@@ -43,19 +43,19 @@ class Guard:
     around: tuple[str, ...]
 
 
-def guards(model: onnx.ModelProto, among: Sequence[str]) -> list[Guard]:
+def find(model: onnx.ModelProto, among: Sequence[str]) -> list[SmallConstant]:
     """The guards of a graph whose nodes have names, as far as the nodes `among` go, in its order."""
-    draft, found = Draft(model), list[Guard]()
+    draft, found = EditableGraph(model), list[SmallConstant]()
     for node in draft.nodes:
         number = _lost(node, draft)
         if number is not None and node.name in among:
             behind = [node, *_behind(node, draft)]
             around = {each.name for each in (*behind, *_before(behind, draft))}
-            found.append(Guard(node.name, number, tuple(each for each in among if each in around)))
+            found.append(SmallConstant(node.name, number, tuple(each for each in among if each in around)))
     return found
 
 
-def _lost(node: NodeProto, draft: Draft) -> float | None:
+def _lost(node: NodeProto, draft: EditableGraph) -> float | None:
     """The number that a node guards with, if FP16 does not have it."""
     if node.op_type == "BatchNormalization":
         return _lost_variance(node, draft)
@@ -68,7 +68,7 @@ def _lost(node: NodeProto, draft: Draft) -> float | None:
     return None
 
 
-def _number(name: str, draft: Draft) -> float | None:
+def _number(name: str, draft: EditableGraph) -> float | None:
     """The one number that a tensor holds all over, if it is known to hold one."""
     for _ in range(_DEPTH):
         maker = draft.maker(name)
@@ -84,7 +84,7 @@ def _number(name: str, draft: Draft) -> float | None:
     return None
 
 
-def _lost_variance(node: NodeProto, draft: Draft) -> float | None:
+def _lost_variance(node: NodeProto, draft: EditableGraph) -> float | None:
     """The variance of a batch norm that FP16 moves the most, if that matters beside its epsilon."""
     given = draft.constant(node.input[4])
     if given is None or not given.size:
@@ -101,7 +101,7 @@ def _moved(number: float) -> float:
     return abs(float(np.float16(number)) - number) if abs(number) < 1.0 else 0.0
 
 
-def _before(nodes: Sequence[NodeProto], draft: Draft) -> list[NodeProto]:
+def _before(nodes: Sequence[NodeProto], draft: EditableGraph) -> list[NodeProto]:
     """The nodes that make what these read, back to the first that makes numbers of any size."""
     found, level = dict[str, NodeProto](), list(nodes)
     for _ in range(_DEPTH):
@@ -111,7 +111,7 @@ def _before(nodes: Sequence[NodeProto], draft: Draft) -> list[NodeProto]:
     return list(found.values())
 
 
-def _behind(node: NodeProto, draft: Draft) -> list[NodeProto]:
+def _behind(node: NodeProto, draft: EditableGraph) -> list[NodeProto]:
     """The nodes in which the numbers stay small, and the first that makes others of them."""
     found, level = dict[str, NodeProto](), [node]
     for _ in range(_DEPTH):

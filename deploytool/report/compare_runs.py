@@ -11,7 +11,7 @@ from pathlib import Path
 from deploytool.host import disk
 from deploytool.report import PAGE, rows, tiles
 from deploytool.report.rows import NONE, Point
-from deploytool.report.run_data import Facts
+from deploytool.report.run_data import RunData
 from deploytool.report.tiles import Tone
 from deploytool.results.artifact import Kind
 from deploytool.results.report import Report, Speed
@@ -46,7 +46,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Compared:
+class RunComparison:
     """All runs, and the fronts with their numbers."""
 
     rows: tuple[Row, ...]
@@ -68,19 +68,21 @@ _COLUMNS = (
 )
 
 
-def compare(runs: Sequence[Facts], beside: Path) -> Compared:
+def compare(runs: Sequence[RunData], beside: Path) -> RunComparison:
     """Runs side by side, in the order given; `beside` is the folder of the page, from which links begin."""
     named = list(zip(_names(runs), runs, strict=True))
-    return Compared(tuple(_row(name, run, beside) for name, run in named), _COLUMNS, tuple(enumerate(_fronts(named))))
+    return RunComparison(
+        tuple(_row(name, run, beside) for name, run in named), _COLUMNS, tuple(enumerate(_fronts(named)))
+    )
 
 
-def _names(runs: Sequence[Facts]) -> list[str]:
+def _names(runs: Sequence[RunData]) -> list[str]:
     """The model of each run, and its folder where two runs have one model."""
     models = [run.report.model for run in runs]
     return [run.home.name if models.count(model) > 1 else model for model, run in zip(models, runs, strict=True)]
 
 
-def _row(name: str, run: Facts, beside: Path) -> Row:
+def _row(name: str, run: RunData, beside: Path) -> Row:
     report, origin = run.report, run.origin
     counts = (NONE if count is None else f"{count / 1e6:,.1f} M" for count in (origin.parameters, origin.macs))
     half = run.bytes_of(Stage.FP16, Kind.GRAPH.value)
@@ -99,22 +101,27 @@ def _counts(report: Report, speed: Speed) -> bool:
 
 
 def _holds(report: Report, speed: Speed) -> bool:
-    return not any(check.broken for hop in report.hops if hop.stage == speed.stage for check in hop.checks)
+    return not any(
+        check.broken
+        for comparison in report.comparisons
+        if comparison.stage == speed.stage
+        for check in comparison.checks
+    )
 
 
 def _half(report: Report) -> tuple[str, str]:
     """The largest error in FP16 and the same over the noise, and the agreement of classes."""
-    found = [hop for hop in report.hops if hop.stage is Stage.FP16 and hop.checks]
+    found = [comparison for comparison in report.comparisons if comparison.stage is Stage.FP16 and comparison.checks]
     if not found:
         return (NONE, NONE)
-    worst = max(found, key=lambda hop: hop.checks[-1].parity.max_error)
+    worst = max(found, key=lambda comparison: comparison.checks[-1].parity.max_error)
     largest = worst.checks[-1].parity.max_error
-    same = min((hop.agreement.top1 for hop in found if hop.agreement), default=None)
+    same = min((comparison.agreement.top1 for comparison in found if comparison.agreement), default=None)
     noise = f" ({rows.times(largest / worst.noise)} noise)" if worst.noise else ""
     return (rows.error(largest) + noise, NONE if same is None else f"{same:.1%}")
 
 
-def _fronts(runs: Sequence[tuple[str, Facts]]) -> list[Front]:
+def _fronts(runs: Sequence[tuple[str, RunData]]) -> list[Front]:
     """By error on every device and batch; by agreement too, where photographs were given and it is not the same."""
     found = []
     for (device, batch), group in groupby(sorted(runs, key=_where), key=_where):
@@ -127,11 +134,11 @@ def _fronts(runs: Sequence[tuple[str, Facts]]) -> list[Front]:
     return [front for front in found if front.points]
 
 
-def _where(named: tuple[str, Facts]) -> tuple[str, int]:
+def _where(named: tuple[str, RunData]) -> tuple[str, int]:
     return named[1].report.device, named[1].report.batch
 
 
-def _points(name: str, run: Facts, right: Measure) -> list[Point]:
+def _points(name: str, run: RunData, right: Measure) -> list[Point]:
     report = run.report
     timed = [(speed, right(report, speed)) for speed in report.speeds if speed.latency_ms is not None]
     return [
@@ -143,12 +150,20 @@ def _points(name: str, run: Facts, right: Measure) -> list[Point]:
 
 def _largest(report: Report, speed: Speed) -> float | None:
     """The largest error against FP64 of an artifact, however it was run."""
-    found = [hop.checks[-1].parity.max_error for hop in report.hops if hop.stage == speed.stage and hop.checks]
+    found = [
+        comparison.checks[-1].parity.max_error
+        for comparison in report.comparisons
+        if comparison.stage == speed.stage and comparison.checks
+    ]
     return max([_LEAST, *found]) if found else None
 
 
 def _same(report: Report, speed: Speed) -> float | None:
-    found = [hop.agreement.top1 for hop in report.hops if hop.stage == speed.stage and hop.agreement]
+    found = [
+        comparison.agreement.top1
+        for comparison in report.comparisons
+        if comparison.stage == speed.stage and comparison.agreement
+    ]
     return min(found, default=None)
 
 

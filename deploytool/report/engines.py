@@ -10,7 +10,7 @@ from deploytool.results.report import Engine, Report
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedTarget:
     """An engine, the targets it is for, and its layers by type, the most first; `census` says the same in words."""
 
     engine: Engine
@@ -19,10 +19,10 @@ class Served:
     census: str
 
 
-def served(report: Report) -> Iterator[Served]:
+def served(report: Report) -> Iterator[ServedTarget]:
     """Every engine of a run."""
     for engine in report.engines:
         layers = tuple(sorted(engine.layers.items(), key=lambda item: (-item[1], item[0])))
         every = sum(count for _, count in layers) or 1
         each = [f"{count} {name.lower()} ({count / every:.0%})" for name, count in layers]
-        yield Served(engine, verdict.serves(engine, report), layers, ", ".join(each))
+        yield ServedTarget(engine, verdict.targets_served(engine, report), layers, ", ".join(each))

@@ -24,7 +24,7 @@ from deploytool.report import (
     timings,
 )
 from deploytool.report import run_data as all_facts
-from deploytool.report.run_data import Facts
+from deploytool.report.run_data import RunData
 from deploytool.report.svg import Plot
 from deploytool.results.faults import ENGINE, GRAPH
 from deploytool.spec import TargetPlan
@@ -41,7 +41,7 @@ def write(home: Path, named: Path | None = None) -> Path:
     return home / PAGE
 
 
-def write_family(homes: tuple[Path, ...], out: Path) -> Path:
+def write_comparison(homes: tuple[Path, ...], out: Path) -> Path:
     """Draws one page of several runs; raises BadInput if one of them holds no report."""
     runs = [all_facts.read(home) for home in homes]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -55,10 +55,10 @@ def write_family(homes: tuple[Path, ...], out: Path) -> Path:
     return out
 
 
-def text(facts: Facts) -> str:
+def text(facts: RunData) -> str:
     """The page of a run."""
     report = facts.report
-    strips = list(rows.strips(facts.blame.hops)) if facts.blame else []
+    strips = list(rows.strips(facts.blame.comparisons)) if facts.blame else []
     return (
         _environment()
         .get_template("run.html")
@@ -79,7 +79,11 @@ def text(facts: Facts) -> str:
             built=tiles.built(facts),
             speeds=list(timings.speeds(report)),
             benched=list(timings.benched(facts.bench)) if facts.bench else [],
-            agreements=[(rows.label(hop), hop.agreement, hop.accuracy) for hop in report.hops if hop.agreement],
+            agreements=[
+                (rows.label(comparison), comparison.agreement, comparison.accuracy)
+                for comparison in report.comparisons
+                if comparison.agreement
+            ],
             flips=thumbnails.flips(facts),
             samples=thumbnails.samples(facts),
             pending=pending.pending(facts),
@@ -95,7 +99,7 @@ def text(facts: Facts) -> str:
     )
 
 
-def _plots(facts: Facts) -> dict[str, Plot | None]:
+def _plots(facts: RunData) -> dict[str, Plot | None]:
     """Those plots for which there is something to draw, and None for the others."""
     links, bars = rows.links(facts.report), timings.bars(facts.report)
     return {
@@ -105,7 +109,7 @@ def _plots(facts: Facts) -> dict[str, Plot | None]:
     }
 
 
-def _benched(facts: Facts) -> dict[str, Plot | None]:
+def _benched(facts: RunData) -> dict[str, Plot | None]:
     """Latencies at the smallest batch, and the sweep where there is more than one."""
     if facts.bench is None or not facts.bench.sweeps:
         return {"latencies": None, "sweep": None}

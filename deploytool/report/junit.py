@@ -11,7 +11,7 @@ from deploytool.errors import BadInput
 from deploytool.host import files
 from deploytool.host.terminal import visible
 from deploytool.report import rows
-from deploytool.results.faults import Family
+from deploytool.results.faults import FaultFamily
 from deploytool.results.report import Check, Gate, Report
 from deploytool.spec import GateOutcome, TargetPlan, spoken
 
@@ -51,13 +51,13 @@ def text(report: Report) -> str:
 
 def cases(report: Report) -> Iterator[Case]:
     """Every check that was made or is pending: parity, range, proof, speed, and targets."""
-    for hop in report.hops:
-        name = f"{rows.label(hop)} on {hop.device}"
-        for check in hop.checks:
+    for comparison in report.comparisons:
+        name = f"{rows.label(comparison)} on {comparison.device}"
+        for check in comparison.checks:
             each = [f"{one.figure} {one.found}, tolerated {one.allowed}" for one in rows.figures(check)]
             yield Case("parity", f"{name} against {check.against}", failed="; ".join(each), detail=_figures(check))
-        if not hop.checks:
-            yield Case("parity", name, skipped=spoken(hop.status, hop.reason))
+        if not comparison.checks:
+            yield Case("parity", name, skipped=spoken(comparison.status, comparison.reason))
     if report.reach:
         overflow = f"{report.reach.node} makes {report.reach.largest:.4g}, and FP16 ends at 65504"
         yield Case("range", "FP16 holds every value", failed=overflow if report.reach.overflows else "")
@@ -90,7 +90,7 @@ def _proof(report: Report) -> Iterator[Case]:
             yield Case("proof", name, failed=lost, detail=f"{power.caught} of {matter} caught")
 
 
-def _idle(family: Family) -> str:
+def _idle(family: FaultFamily) -> str:
     return "no fault of this family matters here" if family.planted else "nothing to plant it in"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from deploytool.report.rows import label
-from deploytool.report.run_data import Facts
+from deploytool.report.run_data import RunData
 from deploytool.results import verdict
 from deploytool.results.artifact import Kind
 from deploytool.spec import GateOutcome, Stage, Status, TargetPlan, spoken
@@ -22,21 +22,26 @@ class Row:
     commands: tuple[str, ...]
 
 
-def pending(facts: Facts) -> tuple[Row, ...]:
+def pending(facts: RunData) -> tuple[Row, ...]:
     """Every artifact that was not run, every target that has no engine yet, and what was left out on purpose."""
     report, pack = facts.report, f"deploytool pack {facts.home}"
     bundle = (facts.home / Stage.PACK / Kind.BUNDLE.value).parent
     verify = (pack, f"python -m deploytool.device verify {bundle}", f"python -m deploytool.device bench {bundle}")
     found = []
-    for hop in report.hops:
-        if hop.left_out:
+    for comparison in report.comparisons:
+        if comparison.left_out:
             continue  # no machine can run what is not there: a remark says why
-        why = spoken(hop.status, hop.reason)
-        if hop.status is Status.BUILT_NOT_RUN:
-            names = [name for engine in report.engines if engine.file == hop.file for name in _names(facts, hop.file)]
-            found.append(Row(label(hop), why, ", ".join(names) or "the GPU it is for", verify))
-        elif hop.status is not Status.MEASURED:
-            found.append(Row(label(hop), why, "a machine that has it", ("deploytool doctor",)))
+        why = spoken(comparison.status, comparison.reason)
+        if comparison.status is Status.BUILT_NOT_RUN:
+            names = [
+                name
+                for engine in report.engines
+                if engine.file == comparison.file
+                for name in _names(facts, comparison.file)
+            ]
+            found.append(Row(label(comparison), why, ", ".join(names) or "the GPU it is for", verify))
+        elif comparison.status is not Status.MEASURED:
+            found.append(Row(label(comparison), why, "a machine that has it", ("deploytool doctor",)))
     for target in report.targets:
         if target.verdict is TargetPlan.ON_DEVICE:
             build = (pack, f"python -m deploytool.device build {bundle}")
@@ -49,7 +54,7 @@ def pending(facts: Facts) -> tuple[Row, ...]:
     return (*found, *_omitted(facts))
 
 
-def _omitted(facts: Facts) -> Iterator[Row]:
+def _omitted(facts: RunData) -> Iterator[Row]:
     """What the run was told to leave out, which this machine can do at any time."""
     if not facts.report.proof:
         yield Row("the checks themselves", "no fault was planted", "this machine", (f"deploytool faults {facts.home}",))
@@ -57,6 +62,6 @@ def _omitted(facts: Facts) -> Iterator[Row]:
         yield Row("speed", "not timed", "this machine", (f"deploytool bench {facts.home}",))
 
 
-def _names(facts: Facts, file: str) -> tuple[str, ...]:
+def _names(facts: RunData, file: str) -> tuple[str, ...]:
     (engine,) = (each for each in facts.report.engines if each.file == file)
-    return verdict.serves(engine, facts.report)
+    return verdict.targets_served(engine, facts.report)

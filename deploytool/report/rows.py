@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 from deploytool.host import disk
-from deploytool.report.run_data import Facts
+from deploytool.report.run_data import RunData
 from deploytool.results import verdict
-from deploytool.results.blame import Hop as Blamed
 from deploytool.results.blame import Layer
-from deploytool.results.report import IMPLAUSIBLE, NOISE, Check, Equality, Hop, Parity, Report, Speed
+from deploytool.results.blame import TracedGraph as Blamed
+from deploytool.results.report import IMPLAUSIBLE, NOISE, Check, Comparison, Equality, Parity, Report, Speed
 from deploytool.spec import spoken
 
 NONE = "–"
@@ -78,73 +78,73 @@ class Broken(Figure):
     against: str
 
 
-def label(hop: Hop) -> str:
+def label(comparison: Comparison) -> str:
     """The artifact's name, or in which way its FP16 graph was run once more."""
-    again = verdict.AGAIN.get(hop.runner)
-    return f"{hop.stage}, {again}" if again else f"{hop.stage}/{hop.file}"
+    again = verdict.AGAIN.get(comparison.runner)
+    return f"{comparison.stage}, {again}" if again else f"{comparison.stage}/{comparison.file}"
 
 
-def short(hop: Hop | Speed) -> str:
+def short(comparison: Comparison | Speed) -> str:
     """The same for a plot."""
-    again = {"fp32_compute": "as converted", "fp16_emulation": "in FP16"}.get(hop.runner)
-    on = f" ({hop.device})" if isinstance(hop, Hop) and hop.device != "cpu" else ""
-    return f"{hop.stage}{', ' if again else ''}{again or ''}{on}"
+    again = {"fp32_compute": "as converted", "fp16_emulation": "in FP16"}.get(comparison.runner)
+    on = f" ({comparison.device})" if isinstance(comparison, Comparison) and comparison.device != "cpu" else ""
+    return f"{comparison.stage}{', ' if again else ''}{again or ''}{on}"
 
 
 def links(report: Report) -> list[Link]:
     """The chain, as far as it was measured."""
-    return [_link(hop) for hop in report.hops if hop.checks and hop.noise]
+    return [_link(comparison) for comparison in report.comparisons if comparison.checks and comparison.noise]
 
 
-def _link(hop: Hop) -> Link:
-    truth = hop.checks[-1]
-    noise, nearest = truth.tolerance.noise or 1.0, hop.checks[0]
-    before = nearest.parity.max_error / (nearest.tolerance.noise or 1.0) if len(hop.checks) > 1 else None
-    held = not any(check.broken for check in hop.checks)
-    return Link(short(hop), truth.parity.max_error / noise, before, truth.tolerance.max_error / noise, held)
+def _link(comparison: Comparison) -> Link:
+    truth = comparison.checks[-1]
+    noise, nearest = truth.tolerance.noise or 1.0, comparison.checks[0]
+    before = nearest.parity.max_error / (nearest.tolerance.noise or 1.0) if len(comparison.checks) > 1 else None
+    held = not any(check.broken for check in comparison.checks)
+    return Link(short(comparison), truth.parity.max_error / noise, before, truth.tolerance.max_error / noise, held)
 
 
-def chain(facts: Facts) -> Iterator[tuple[str, ...]]:
-    """A row for each hop: artifact, size, errors, the last in units of noise, tolerated, top-1, and the verdict."""
-    for hop in facts.report.hops:
-        size = facts.bytes_of(hop.stage, hop.file)
-        name = (label(hop), _size(hop, size))
-        if not hop.checks:
-            yield (*name, NONE, NONE, NONE, NONE, NONE, spoken(hop.status, hop.reason))
+def chain(facts: RunData) -> Iterator[tuple[str, ...]]:
+    """A row for each comparison: artifact, size, errors (the last in units of noise), tolerance, top-1, verdict."""
+    for comparison in facts.report.comparisons:
+        size = facts.bytes_of(comparison.stage, comparison.file)
+        name = (label(comparison), _size(comparison, size))
+        if not comparison.checks:
+            yield (*name, NONE, NONE, NONE, NONE, NONE, spoken(comparison.status, comparison.reason))
             continue
-        truth = hop.checks[-1]
-        before = error(hop.checks[0].parity.max_error) if len(hop.checks) > 1 else NONE
+        truth = comparison.checks[-1]
+        before = error(comparison.checks[0].parity.max_error) if len(comparison.checks) > 1 else NONE
         both = (truth.parity.max_error, truth.tolerance.max_error)
         noise = truth.tolerance.noise
         over, allowed = (times(value / noise) if noise else NONE for value in both)
         top1 = NONE if truth.parity.top1 is None else f"{truth.parity.top1:.0%}"
-        state = "FAIL" if any(check.broken for check in hop.checks) else "pass"
+        state = "FAIL" if any(check.broken for check in comparison.checks) else "pass"
         yield (*name, before, error(truth.parity.max_error), over, allowed, top1, state)
 
 
-def _size(hop: Hop, size: int | None) -> str:
-    if hop.left_out:
+def _size(comparison: Comparison, size: int | None) -> str:
+    if comparison.left_out:
         return NONE
-    return "" if hop.runner in verdict.AGAIN else "missing" if size is None else disk.size(size)
+    return "" if comparison.runner in verdict.AGAIN else "missing" if size is None else disk.size(size)
 
 
 def every(report: Report) -> Iterator[tuple[str, ...]]:
-    """A row for each check of each hop, and for each part where there are several, with all its figures."""
-    for hop in report.hops:
-        for check in hop.checks:
+    """A row for each check of each comparison, and for each part where there are several, with all its figures."""
+    for comparison in report.comparisons:
+        for check in comparison.checks:
             for each in check.each:
                 where = f"{check.against}, in {each.part}" if check.parts else check.against
                 cells = [shown(field.name, getattr(each.parity, field.name)) for field in fields(Parity)]
                 allowed = shown("max_error", each.tolerance.max_error)
-                yield (label(hop), where, *cells, allowed, "FAIL" if each.broken else "pass")
+                yield (label(comparison), where, *cells, allowed, "FAIL" if each.broken else "pass")
 
 
 def broken(report: Report) -> Iterator[Broken]:
     """Every figure beyond tolerance."""
-    for hop in report.hops:
-        for check in hop.checks:
+    for comparison in report.comparisons:
+        for check in comparison.checks:
             for each in figures(check):
-                yield Broken(each.figure, each.found, each.allowed, label(hop), check.against)
+                yield Broken(each.figure, each.found, each.allowed, label(comparison), check.against)
 
 
 def figures(check: Check) -> Iterator[Figure]:
@@ -165,7 +165,7 @@ def shown(figure: str, value: float | Equality | None) -> str:
     if value is None:
         return NONE
     if isinstance(value, Equality):
-        return verdict.told(value)
+        return verdict.describe_equality(value)
     if figure in ("max_error", NOISE):
         return error(value)
     if figure in ("top1", "top5", "equal"):
@@ -183,15 +183,15 @@ def times(value: float) -> str:
     return "beyond all measure" if value > 1e6 else f"{value:,.0f}×" if value >= 100 else f"{value:.1f}×"
 
 
-def strips(hops: Sequence[Blamed]) -> Iterator[Strip]:
+def strips(comparisons: Sequence[Blamed]) -> Iterator[Strip]:
     """The layers of every graph that blame looked into, the worst of them listed."""
-    for hop in hops:
-        multiples = tuple(_multiple(layer) for layer in hop.layers)
-        judged = [(each, layer) for each, layer in zip(multiples, hop.layers, strict=True) if each is not None]
+    for comparison in comparisons:
+        multiples = tuple(_multiple(layer) for layer in comparison.layers)
+        judged = [(each, layer) for each, layer in zip(multiples, comparison.layers, strict=True) if each is not None]
         judged.sort(key=lambda pair: -pair[0])
         listed = tuple(_layer(layer, each) for each, layer in judged[:_WORST])
         worst = f"{judged[0][1].module or 'the model itself'}, {times(judged[0][0])}" if judged else "none is known"
-        yield Strip(hop.stage, multiples, worst, bool(judged) and judged[0][0] > 1, listed)
+        yield Strip(comparison.stage, multiples, worst, bool(judged) and judged[0][0] > 1, listed)
 
 
 def _multiple(layer: Layer) -> float | None:

@@ -9,7 +9,7 @@ from deploytool import serde
 from deploytool.benchmark import result
 from deploytool.benchmark.result import Bench
 from deploytool.data import golden
-from deploytool.device.verify import Verified
+from deploytool.device.verify import Verification
 from deploytool.errors import BadInput
 from deploytool.report import device_results
 from deploytool.results import blame as results_blame
@@ -18,7 +18,7 @@ from deploytool.results.artifact import Kind
 from deploytool.results.blame import Blame
 from deploytool.results.receipt import Receipt
 from deploytool.results.report import Report
-from deploytool.results.verdict import Closing
+from deploytool.results.verdict import Conclusion
 from deploytool.run_folder import publish
 from deploytool.spec import Stage
 
@@ -35,7 +35,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunData:
     """A run as it lies in its folder; `blame` and `bench` are None unless somebody made them, of these very files.
 
     `devices` is what came back from those that ran its bundle. `home` is what the run's folder is called, and `folder`
@@ -44,12 +44,12 @@ class Facts:
 
     home: Path
     report: Report
-    closing: Closing
+    closing: Conclusion
     receipts: tuple[Receipt, ...]
     origin: Origin
     blame: Blame | None
     bench: Bench | None
-    devices: tuple[Verified, ...] = ()
+    devices: tuple[Verification, ...] = ()
     folder: Path | None = None
 
     @property
@@ -77,7 +77,7 @@ def find(home: Path) -> Path:
     raise BadInput(f"{home} holds no report", "give a folder that `deploytool export` made")
 
 
-def read(home: Path, named: Path | None = None) -> Facts:
+def read(home: Path, named: Path | None = None) -> RunData:
     """Everything there is to show of a run; raises BadInput if it holds no report of this version.
 
     `named` is what its folder will be called, if that is not where it lies yet.
@@ -86,15 +86,15 @@ def read(home: Path, named: Path | None = None) -> Facts:
     sealed = [receipt.read(path.parent) for path in home.glob(f"*/{receipt.FILE}")]
     receipts = tuple(each for each in sealed if each is not None)
     blame = results_blame.read(home)
-    closing = verdict.closing(written, named or home, blame.finding if blame else None)
-    return Facts(
+    closing = verdict.conclude(written, named or home, blame.finding if blame else None)
+    return RunData(
         named or home,
         written,
         closing,
         _ordered(receipts),
         _origin(receipts),
         blame,
-        result.found(home),
+        result.read_matching(home),
         device_results.read(home),
         home if named else None,
     )
@@ -110,7 +110,7 @@ def sources(home: Path, named: Path | None = None) -> str:
     )
 
 
-def pixels(facts: Facts) -> golden.Pixels | None:
+def pixels(facts: RunData) -> golden.Pixels | None:
     """The golden images, None where there are none or their file is spoiled: the page of a run outlives it."""
     try:
         found = golden.pixels(facts.golden)

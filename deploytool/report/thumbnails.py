@@ -11,7 +11,7 @@ from PIL import Image
 
 from deploytool.data.golden import Pixels
 from deploytool.report import rows
-from deploytool.report.run_data import Facts, pixels
+from deploytool.report.run_data import RunData, pixels
 
 _SIDE = 88  # pixels: small beside the text, and a page of some hundred kilobytes
 _MOST = 12
@@ -26,25 +26,25 @@ class Picture:
     lines: tuple[str, ...]
 
 
-def flips(facts: Facts) -> tuple[Picture, ...]:
+def flips(facts: RunData) -> tuple[Picture, ...]:
     """The cases of which an artifact names another class than the source, the worst first."""
     said: dict[int, list[str]] = {}
     margins: dict[int, float] = {}
-    for hop in facts.report.hops:
-        for flip in hop.agreement.flips if hop.agreement else ():
+    for comparison in facts.report.comparisons:
+        for flip in comparison.agreement.flips if comparison.agreement else ():
             margins[flip.case] = max(margins.get(flip.case, 0.0), flip.margin)
-            line = f"{rows.label(hop)}: class {flip.artifact} for {flip.source}, margin {flip.margin:.1e}"
+            line = f"{rows.label(comparison)}: class {flip.artifact} for {flip.source}, margin {flip.margin:.1e}"
             said.setdefault(flip.case, []).append(line)
     worst = sorted(said, key=lambda case: -margins[case])
     return _pictures(facts, worst, [said[case] for case in worst])
 
 
-def samples(facts: Facts) -> tuple[Picture, ...]:
+def samples(facts: RunData) -> tuple[Picture, ...]:
     """The first golden images, so that one sees what was asked."""
     return _pictures(facts, range(_MOST), [[]] * _MOST)
 
 
-def _pictures(facts: Facts, cases: Iterable[int], lines: Sequence[Sequence[str]]) -> tuple[Picture, ...]:
+def _pictures(facts: RunData, cases: Iterable[int], lines: Sequence[Sequence[str]]) -> tuple[Picture, ...]:
     found = pixels(facts)
     if found is None:
         return ()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deploytool.report import rows, timings
-from deploytool.report.run_data import Facts
+from deploytool.report.run_data import RunData
 from deploytool.results import verdict
 from deploytool.results.faults import ENGINE, GRAPH
 from deploytool.results.report import Report
-from deploytool.results.verdict import Closing
+from deploytool.results.verdict import Conclusion
 from deploytool.spec import Stage, Verdict, spoken
 
 
@@ -31,35 +31,35 @@ class Tile:
     alarm: bool = False
 
 
-def tone(closing: Closing) -> Tone:
+def tone(closing: Conclusion) -> Tone:
     """Good, bad or open: what is not proven is not good."""
     if closing.verdict in (Verdict.FAIL, Verdict.SLOW):
         return Tone("bad", "✕")
     return Tone("good", "✓") if closing.held else Tone("open", "?")
 
 
-def tiles(facts: Facts) -> tuple[Tile, ...]:
+def tiles(facts: RunData) -> tuple[Tile, ...]:
     """Right, fast, proved, and pending."""
     return (_right(facts.report), _fast(facts.report), _proved(facts.report), _pending(facts))
 
 
-def where(facts: Facts) -> str:
+def where(facts: RunData) -> str:
     """Where it failed: what blame found, or else the first artifact that strays and the last that does not."""
     if facts.blame and facts.blame.finding:
-        return verdict.strayed(facts.blame.finding)
+        return verdict.blamed_line(facts.blame.finding)
     before = ""
-    for hop in facts.report.hops:
-        if any(check.broken for check in hop.checks):
-            return f"first in {rows.label(hop)}" + (f"; {before} holds" if before else "")
-        if hop.checks and hop.stage is not Stage.TORCHSCRIPT:
-            before = rows.label(hop)
+    for comparison in facts.report.comparisons:
+        if any(check.broken for check in comparison.checks):
+            return f"first in {rows.label(comparison)}" + (f"; {before} holds" if before else "")
+        if comparison.checks and comparison.stage is not Stage.TORCHSCRIPT:
+            before = rows.label(comparison)
     return ""
 
 
-def built(facts: Facts) -> str:
+def built(facts: RunData) -> str:
     """What was made of what, in one sentence."""
     report, origin = facts.report, facts.origin
-    stages = [hop.stage for hop in report.hops if not hop.left_out]
+    stages = [comparison.stage for comparison in report.comparisons if not comparison.left_out]
     kinds = {Stage.TORCHSCRIPT: "TorchScript", Stage.EXPORT: "ONNX", Stage.FP16: "FP16 ONNX"}
     made = [kind for stage, kind in kinds.items() if stage in stages]
     if report.engines:
@@ -70,7 +70,7 @@ def built(facts: Facts) -> str:
 
 
 def _right(report: Report) -> Tile:
-    every = [check for hop in report.hops for check in hop.checks]
+    every = [check for comparison in report.comparisons for check in comparison.checks]
     held = sum(not check.broken for check in every)
     links = rows.links(report)
     worst = max(links, key=lambda link: link.truth / link.allowed, default=None)
@@ -84,7 +84,7 @@ def _right(report: Report) -> Tile:
 
 
 def _fast(report: Report) -> Tile:
-    wrong = {hop.stage for hop in report.hops for check in hop.checks if check.broken}
+    wrong = {comparison.stage for comparison in report.comparisons for check in comparison.checks if check.broken}
     bars = [bar for bar in timings.bars(report) if bar.label not in wrong | {Stage.TORCHSCRIPT}]
     if not bars:
         uneven = any(timings.refused(speed.verdict) for speed in report.speeds)
@@ -108,13 +108,17 @@ def _proved(report: Report) -> Tile:
     return Tile("Planted faults caught", f"{caught} of {caught + missed}", line, alarm=report.proof.weak)
 
 
-def _pending(facts: Facts) -> Tile:
-    waiting = [hop for hop in facts.report.hops if not hop.checks and not hop.left_out]
+def _pending(facts: RunData) -> Tile:
+    waiting = [
+        comparison for comparison in facts.report.comparisons if not comparison.checks and not comparison.left_out
+    ]
     if not waiting:
         return Tile(
             "Run here",
-            f"all {sum(not hop.left_out for hop in facts.report.hops)}",
+            f"all {sum(not comparison.left_out for comparison in facts.report.comparisons)}",
             "every artifact was run on this machine",
         )
-    line = ", ".join(f"{rows.label(hop)}: {spoken(hop.status, hop.reason)}" for hop in waiting)
+    line = ", ".join(
+        f"{rows.label(comparison)}: {spoken(comparison.status, comparison.reason)}" for comparison in waiting
+    )
     return Tile("Pending on a device", str(len(waiting)), line)

@@ -45,7 +45,7 @@ def refused(verdict: SpeedVerdict | None) -> bool:
 
 def speeds(report: Report) -> Iterator[tuple[str, ...]]:
     """A row for each artifact that was, or was to be, timed."""
-    wrong = {hop.stage for hop in report.hops for check in hop.checks if check.broken}
+    wrong = {comparison.stage for comparison in report.comparisons for check in comparison.checks if check.broken}
     for speed in report.speeds:
         name = f"{speed.stage}/{speed.file}"
         if speed.ratio is None:

@@ -30,7 +30,7 @@ def keep(written: Report, home: Path, xml: Path | None = None, *, named: Path | 
 def ahead(home: Path) -> Iterator[None]:
     """Has a child begin what a page takes long for, unless the page that is there may well be right in the end."""
     if not stamp.holds(home):
-        process.ahead(_COMMAND, worker_programs.GIBIBYTES, worker_programs.LARGEST_FILE)
+        process.start_ahead(_COMMAND, worker_programs.GIBIBYTES, worker_programs.LARGEST_FILE)
     try:
         yield
     finally:
@@ -39,7 +39,7 @@ def ahead(home: Path) -> Iterator[None]:
 
 def _draw(home: Path, named: Path) -> None:
     """By the child that has begun, if there is one and it can; else here."""
-    if process.awaits(_COMMAND):
+    if process.is_waiting(_COMMAND):
         with suppress(StageFailed):
             task = [str(home), str(named)]
             process.run_limited(

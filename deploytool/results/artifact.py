@@ -72,7 +72,7 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class Given:
+class StageInputs:
     """What a stage is handed: the artifacts of the kinds it takes, oldest first."""
 
     artifacts: tuple[Artifact, ...]

@@ -11,7 +11,7 @@ from deploytool.spec import Stage
 _LONGEST = 80  # characters of a line of the model that is quoted
 
 
-class What(str, Enum):
+class BakedKind(str, Enum):
     """What became a constant."""
 
     BRANCH = "branch"
@@ -27,7 +27,7 @@ class Origin(str, Enum):
 
 
 @dataclass(frozen=True)
-class Fixed:
+class BakedValue:
     """One line of the model that was fixed in the artifact of `stage`, and what became of it when it was tried.
 
     `file` is relative to the folder of the model's own file, `source` the line itself. The other way of a `guard` only
@@ -37,7 +37,7 @@ class Fixed:
     """
 
     stage: Stage
-    what: What
+    what: BakedKind
     origin: Origin
     file: str
     line: int
@@ -64,7 +64,7 @@ class Fixed:
         return self.origin is Origin.DATA and not self.guard and not self.wrong
 
 
-def told(fixed: Fixed) -> str:
+def describe(fixed: BakedValue) -> str:
     """One line that says what was fixed, and what trying it showed."""
     said = f" ({fixed.source})" if 0 < len(fixed.source) <= _LONGEST else ""
     begin = f"{fixed.place}: a {fixed.what.value} was fixed at export{said}"
@@ -75,7 +75,7 @@ def told(fixed: Fixed) -> str:
         return f"{begin} by sizes alone; the answers at other batches and sizes are right"
     if fixed.guard:
         return f"{begin}; its other way only raises"
-    way = "takes the other way" if fixed.what is What.BRANCH else "has another value there"
+    way = "takes the other way" if fixed.what is BakedKind.BRANCH else "has another value there"
     if not fixed.apart:
         return f"{begin}; no input that was tried {way} ({fixed.tried} were)"
     return f"{begin}; {fixed.apart} of {fixed.tried} inputs that were tried went another way there, with right answers"
@@ -84,19 +84,19 @@ def told(fixed: Fixed) -> str:
 MEND = "let it follow its input: sizes as they come, torch.where for if, no .item()"
 
 
-def wrong(every: Iterable[Fixed]) -> tuple[str, ...]:
+def wrong_lines(every: Iterable[BakedValue]) -> tuple[str, ...]:
     """A line for each place where an artifact is no longer the model, each place once."""
     return _each_place(fixed for fixed in every if fixed.wrong)
 
 
-def doubtful(every: Iterable[Fixed]) -> tuple[str, ...]:
+def doubtful_lines(every: Iterable[BakedValue]) -> tuple[str, ...]:
     """A line for each place that could matter and was not seen to, each place once."""
     every = tuple(every)
     known = {fixed.place for fixed in every if fixed.wrong}
     return _each_place(fixed for fixed in every if fixed.doubtful and fixed.place not in known)
 
 
-def harmless(every: Iterable[Fixed]) -> tuple[str, ...]:
+def harmless_lines(every: Iterable[BakedValue]) -> tuple[str, ...]:
     """One line for all places where a size was fixed that other sizes and batches do not mind, and one for guards."""
     every = [fixed for fixed in every if not fixed.wrong and not fixed.doubtful]
     sizes = dict.fromkeys(fixed.place for fixed in every if fixed.origin is Origin.SHAPE)
@@ -109,8 +109,8 @@ def harmless(every: Iterable[Fixed]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _each_place(every: Iterable[Fixed]) -> tuple[str, ...]:
-    return tuple({fixed.place: told(fixed) for fixed in reversed(tuple(every))}.values())[::-1]
+def _each_place(every: Iterable[BakedValue]) -> tuple[str, ...]:
+    return tuple({fixed.place: describe(fixed) for fixed in reversed(tuple(every))}.values())[::-1]
 
 
 def _few(places: Iterable[str], most: int = 5) -> str:

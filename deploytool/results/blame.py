@@ -30,7 +30,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Hop:
+class TracedGraph:
     """One graph against the one before (eager, for the first) and the FP64 source, and all its layers in order."""
 
     stage: Stage
@@ -40,7 +40,7 @@ class Hop:
 
 @dataclass(frozen=True)
 class Finding:
-    """The first hop that strays, the first layer in it that does, and the worst layer that this one is made from.
+    """The first comparison that deviates, its first layer that does, and the worst layer that this one is made from.
 
     `module` is where to look: the layer's own, or, if something is `lost`, that of a tensor which the layer is made
     from in the graph before and which is not in this one. There is no layer if no tensor leaves its noise floor: then
@@ -57,18 +57,18 @@ class Finding:
 
 @dataclass(frozen=True)
 class Blame:
-    """Every hop of a run, the cases that were followed, and the finding, if any hop strays.
+    """Every comparison of a run, the cases that were followed, and the finding, if any comparison strays.
 
     Cases are counted through the golden ones and then the edges.
     """
 
-    hops: tuple[Hop, ...]
+    comparisons: tuple[TracedGraph, ...]
     cases: tuple[int, ...]
     finding: Finding | None
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredBlame:
     """What was found, and the SHA-256 of every graph it was found in, by stage."""
 
     schema: str
@@ -78,13 +78,13 @@ class Kept:
 
 def write(run: Path, graphs: Mapping[str, str], blame: Blame) -> None:
     """Leaves what was found in the run's folder, as a whole or not at all."""
-    files.publish(run / FILE, serde.text(Kept(SCHEMA, graphs, blame)).encode())
+    files.publish(run / FILE, serde.text(StoredBlame(SCHEMA, graphs, blame)).encode())
 
 
 def read(run: Path) -> Blame | None:
     """What was found in the graphs that a run now has; None if nobody looked, or looked at other graphs."""
     try:
-        kept = serde.read(Kept, run / FILE)
+        kept = serde.read(StoredBlame, run / FILE)
     except (OSError, serde.Malformed):
         return None
     return kept.blame if kept.schema == SCHEMA and dict(kept.graphs) == _graphs(run) else None

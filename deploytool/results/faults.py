@@ -13,7 +13,7 @@ SPOKEN = {GRAPH: "graph check", ENGINE: "FP16 check"}  # what people call them
 
 
 @dataclass(frozen=True)
-class Power:
+class DetectionCount:
     """What became of the faults of one family in one check.
 
     `caught` were noticed on the golden cases. Of the others, `harmless` move no fresh case by more than twice the
@@ -27,17 +27,17 @@ class Power:
 
 
 @dataclass(frozen=True)
-class Family:
+class FaultFamily:
     """The faults of one family: how many were planted, and how many are proved to change nothing."""
 
     name: str
     planted: int
     equivalent: int
-    power: Mapping[str, Power]
+    power: Mapping[str, DetectionCount]
 
 
 @dataclass(frozen=True)
-class Missed:
+class MissedFault:
     """A fault that a check missed, and how far it moves fresh cases, in multiples of the tolerance."""
 
     check: str
@@ -48,14 +48,14 @@ class Missed:
 
 
 @dataclass(frozen=True)
-class Proof:
+class FaultsResult:
     """What the checks of a run catch; `fresh` cases were drawn to judge what they did not.
 
     `helpful` are those among them with which every missed fault would have been caught.
     """
 
-    families: tuple[Family, ...]
-    missed: tuple[Missed, ...]
+    families: tuple[FaultFamily, ...]
+    missed: tuple[MissedFault, ...]
     fresh: int
     helpful: tuple[int, ...]
 

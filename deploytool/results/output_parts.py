@@ -16,7 +16,7 @@ _ROUND = 0.001  # of 65504: what FP16 makes of numbers beyond its range lies as 
 
 
 @dataclass(frozen=True)
-class Part:
+class OutputPart:
     """Channels of one output that are judged together: those of `spans` (half-open) along `axis` of length `size`.
 
     Without an axis it is the whole output. `marks` are values that stand for something else than an amount, as the
@@ -59,11 +59,11 @@ class Part:
 
         found: npt.NDArray[np.bool_] = np.isinf(values)
         for mark in self.marks:
-            found |= alike(values, np.full_like(values, mark))
+            found |= same_value(values, np.full_like(values, mark))
         return found
 
 
-def alike(values: npt.NDArray[np.float64], marks: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+def same_value(values: npt.NDArray[np.float64], marks: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Where values mean the same as marks: beyond the range of FP16 its largest number and infinity mean so too."""
     import numpy as np
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from deploytool import serde
 from deploytool.errors import BadInput
-from deploytool.results.baked_values import Fixed
-from deploytool.results.faults import Proof
-from deploytool.results.output_parts import Part
+from deploytool.results.baked_values import BakedValue
+from deploytool.results.faults import FaultsResult
+from deploytool.results.output_parts import OutputPart
 from deploytool.spec import Decision, GateOutcome, SpeedVerdict, Stage, Status
 
 _FAMILY = "deploytool.results.report/"
@@ -78,7 +78,7 @@ class Tolerance:
 class Limit:
     """How far one part of an answer may stray, relative to its own scale."""
 
-    part: Part
+    part: OutputPart
     tolerance: Tolerance
 
 
@@ -121,7 +121,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Flip:
+class ClassFlip:
     """A golden case of which an artifact names another class than the source, and the margin that was lost by it."""
 
     case: int
@@ -143,7 +143,7 @@ class Agreement:
     low: float
     high: float
     top5: float
-    flips: tuple[Flip, ...]
+    flips: tuple[ClassFlip, ...]
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Hop:
+class Comparison:
     """One artifact of the road and what running it showed; `reason` says why it was not measured, where that is known.
 
     `noise` is the largest error that rounding alone makes in the source model, in the arithmetic of this artifact. It
@@ -215,7 +215,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Reach:
+class Fp16Range:
     """How near an FP16 graph comes to the ends of FP16 on the golden inputs.
 
     `largest` is the largest absolute value that a node makes, and `node` that node; FP16 ends at 65504. Beyond 512 FP16
@@ -279,17 +279,17 @@ class Report:
     images: int
     margin: float
     data: str | None
-    hops: tuple[Hop, ...]
+    comparisons: tuple[Comparison, ...]
     speeds: tuple[Speed, ...]
     gate: Gate | None
-    reach: Reach | None
-    proof: Proof | None
+    reach: Fp16Range | None
+    proof: FaultsResult | None
     engines: tuple[Engine, ...]
     targets: tuple[Decision, ...]
     remarks: tuple[str, ...]
     versions: Mapping[str, str]
     choices: Mapping[str, serde.Json] = field(default_factory=dict)
-    fixed: tuple[Fixed, ...] = ()
+    fixed: tuple[BakedValue, ...] = ()
 
 
 def names(schema: object) -> bool:

@@ -8,18 +8,18 @@ from pathlib import Path
 
 from deploytool.results import baked_values
 from deploytool.results.blame import Finding
-from deploytool.results.faults import CASES, SPOKEN, Proof
+from deploytool.results.faults import CASES, SPOKEN, FaultsResult
 from deploytool.results.report import (
     COARSEST,
     IMPLAUSIBLE,
     NOISE,
     Check,
+    Comparison,
     Engine,
     Equality,
+    Fp16Range,
     Gate,
-    Hop,
     Parity,
-    Reach,
     Report,
     Speed,
     Tolerance,
@@ -47,7 +47,7 @@ _BEYOND = 1e38  # stands for infinite values, which JSON does not have
 
 
 @dataclass(frozen=True)
-class Step:
+class NextStep:
     """What to do next, and the command that does it, where one does."""
 
     what: str
@@ -58,13 +58,13 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Closing:
+class Conclusion:
     """What a run comes to: the verdict, a line for each reason, what is still to be verified, and what to do next."""
 
     verdict: Verdict
     reasons: tuple[str, ...]
     pending: tuple[str, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[NextStep, ...]
 
     @property
     def held(self) -> bool:
@@ -77,46 +77,46 @@ class Closing:
         return ", or ".join(map(str, self.steps))
 
 
-def closing(report: Report, home: Path, found: Finding | None = None) -> Closing:
+def conclude(report: Report, home: Path, found: Finding | None = None) -> Conclusion:
     """What a run in the folder `home` comes to; `found` is what `blame` found in it, if anybody looked."""
-    failed, late = broken(report), report.gate
-    pending = (*unmeasured(report), *baked_values.doubtful(report.fixed), *omitted(report))
+    failed, late = failed_lines(report), report.gate
+    pending = (*unmeasured_lines(report), *baked_values.doubtful_lines(report.fixed), *omitted_line(report))
     if any(line.wrong for line in report.fixed):
-        return Closing(Verdict.FAIL, failed, pending, (Step(baked_values.MEND),))
+        return Conclusion(Verdict.FAIL, failed, pending, (NextStep(baked_values.MEND),))
     if unstable := noisy(report):  # what else failed follows from it: it was judged by a tolerance that means nothing
-        return Closing(Verdict.FAIL, broken_hop(unstable), pending, (Step(_CALM),))
+        return Conclusion(Verdict.FAIL, failed_comparison_lines(unstable), pending, (NextStep(_CALM),))
     if failed:
-        keep = [Step(f"the same command with {KEEP}")] if mends(report) else []
+        keep = [NextStep(f"the same command with {KEEP}")] if may_keep_fp32_help(report) else []
         if found is None:
-            step = Step("find the layer with", f"deploytool blame {home}")
+            step = NextStep("find the layer with", f"deploytool blame {home}")
         else:
-            failed = (*failed, strayed(found))
-            step = Step("make the failure small with", f"deploytool blame {home} --reduce")
-        return Closing(Verdict.FAIL, failed, pending, (*keep, step))
+            failed = (*failed, blamed_line(found))
+            step = NextStep("make the failure small with", f"deploytool blame {home} --reduce")
+        return Conclusion(Verdict.FAIL, failed, pending, (*keep, step))
     if late and late.outcome is GateOutcome.MISSED:
         problem = f"{late.stage} is not surely {late.min_speedup:g}× as fast as eager"
-        step = Step("see the speed table, or ask for less with --min-speedup")
-        return Closing(Verdict.SLOW, (problem,), pending, (step,))
+        step = NextStep("see the speed table, or ask for less with --min-speedup")
+        return Conclusion(Verdict.SLOW, (problem,), pending, (step,))
     if report.proof and report.proof.weak:
-        step = Step(f"export again with --cases {home / Stage.FAULTS / CASES}")
-        return Closing(Verdict.UNPROVEN, (f"The golden cases miss {missing(report.proof)}",), pending, (step,))
+        step = NextStep(f"export again with --cases {home / Stage.FAULTS / CASES}")
+        return Conclusion(Verdict.UNPROVEN, (f"The golden cases miss {missed_line(report.proof)}",), pending, (step,))
     if late and late.outcome is GateOutcome.OPEN:
         pending = (*pending, f"the speed of {late.stage}: {late.reason}")
-    if any(hop.stage.precision is Precision.FP16 for hop in report.hops):
-        step = Step("pack it for a device with", f"deploytool pack {home}")
+    if any(comparison.stage.precision is Precision.FP16 for comparison in report.comparisons):
+        step = NextStep("pack it for a device with", f"deploytool pack {home}")
     else:
-        step = Step("the same command with --trt, and without --to onnx, goes on to FP16 and an engine")
-    return Closing(Verdict.PASS_HERE if pending else Verdict.PASS, (), pending, (step,))
+        step = NextStep("the same command with --trt, and without --to onnx, goes on to FP16 and an engine")
+    return Conclusion(Verdict.PASS_HERE if pending else Verdict.PASS, (), pending, (step,))
 
 
-def strayed(found: Finding) -> str:
+def blamed_line(found: Finding) -> str:
     """Where blame says that it began."""
     where = found.module or "the model itself"
     seen = f", seen at {found.layer.op} {found.layer.node}" if found.layer else ", in no one layer"
     return f"{found.stage} strays from {found.against} first in {where}{seen}"
 
 
-def serves(engine: Engine, report: Report) -> tuple[str, ...]:
+def targets_served(engine: Engine, report: Report) -> tuple[str, ...]:
     """The targets that an engine of the report is for."""
     return tuple(
         target.target
@@ -126,25 +126,25 @@ def serves(engine: Engine, report: Report) -> tuple[str, ...]:
     )
 
 
-def reach(largest: Mapping[str, float], weights: Weights) -> Reach:
+def fp16_range(largest: Mapping[str, float], weights: Weights) -> Fp16Range:
     """The reach of a graph whose nodes make values as large as `largest` says; infinite and NaN are the largest."""
     finite = {node: value if value <= _BEYOND else _BEYOND for node, value in largest.items()}
     ordered = sorted(finite, key=lambda node: -finite[node])
     coarse = tuple(node for node in ordered if finite[node] > _COARSE)
-    return Reach(ordered[0], finite[ordered[0]], coarse, weights)
+    return Fp16Range(ordered[0], finite[ordered[0]], coarse, weights)
 
 
-def tolerated(report: Report) -> dict[str, float]:
+def largest_tolerances(report: Report) -> dict[str, float]:
     """The largest error that was allowed to any part in FP32, and in FP16 where the run got there."""
     found: dict[str, float] = {}
-    for each in allowed(report).values():
+    for each in part_tolerances(report).values():
         found |= {name: max(limit.max_error, found.get(name, 0.0)) for name, limit in each.items()}
     return found
 
 
-def allowed(report: Report) -> dict[str, dict[str, Tolerance]]:
+def part_tolerances(report: Report) -> dict[str, dict[str, Tolerance]]:
     """What each part that has amounts was allowed in FP32, and in FP16 where the run got there."""
-    runners = {hop.runner: hop.checks[-1] for hop in report.hops if hop.checks}
+    runners = {comparison.runner: comparison.checks[-1] for comparison in report.comparisons if comparison.checks}
     found: dict[str, dict[str, Tolerance]] = {}
     for name, runner in ((Precision.FP32, "eager"), (Precision.FP16, "fp16_emulation")):
         amounts = [each for each in runners[runner].each if not each.parity.equal] if runner in runners else []
@@ -153,7 +153,7 @@ def allowed(report: Report) -> dict[str, dict[str, Tolerance]]:
     return found
 
 
-def wanted(report: Report) -> dict[str, float]:
+def requested_tolerances(report: Report) -> dict[str, float]:
     """The tolerances that were asked for, by precision."""
     found = report.choices.get("tolerance")
     return {str(name): float(str(limit)) for name, limit in found.items()} if isinstance(found, Mapping) else {}
@@ -181,27 +181,35 @@ def gate(min_speedup: float | None, speeds: Sequence[Speed], *, engine: bool) ->
     return Gate(min_speedup, best.stage, GateOutcome.REACHED)
 
 
-def broken(report: Report) -> tuple[str, ...]:
+def failed_lines(report: Report) -> tuple[str, ...]:
     """One line for every check that failed, those first that name a line of the model."""
-    lines = [*baked_values.wrong(report.fixed), *(line for hop in report.hops for line in broken_hop(hop))]
+    lines = [
+        *baked_values.wrong_lines(report.fixed),
+        *(line for comparison in report.comparisons for line in failed_comparison_lines(comparison)),
+    ]
     if report.reach and report.reach.overflows:
         lines.append(f"FP16 overflows: {report.reach.node} makes {report.reach.largest:.3g}, and FP16 ends at 65504")
     return tuple(lines)
 
 
-def broken_hop(hop: Hop) -> tuple[str, ...]:
-    """One line for every check of a hop that failed: what was judged, against what, and the worst figure."""
-    return tuple(f"{judged(hop)} against {check.against}: {reasons(check)}" for check in hop.checks if check.broken)
+def failed_comparison_lines(comparison: Comparison) -> tuple[str, ...]:
+    """One line for every check of a comparison that failed: what was judged, against what, and the worst figure."""
+    return tuple(
+        f"{judged(comparison)} against {check.against}: {reasons(check)}" for check in comparison.checks if check.broken
+    )
 
 
-def judged(hop: Hop) -> str:
-    """What a hop judges: its stage, and how the graph is run where one graph is run in several ways."""
-    return f"{hop.stage} {AGAIN[hop.runner]}" if hop.runner in AGAIN else str(hop.stage)
+def judged(comparison: Comparison) -> str:
+    """What a comparison judges: its stage, and how the graph is run where one graph is run in several ways."""
+    return f"{comparison.stage} {AGAIN[comparison.runner]}" if comparison.runner in AGAIN else str(comparison.stage)
 
 
-def noisy(report: Report) -> Hop | None:
-    """The hop that says that the model's own noise is beyond what a tolerance can follow from, if one does."""
-    return next((hop for hop in report.hops if any(NOISE in each.broken for each in hop.checks)), None)
+def noisy(report: Report) -> Comparison | None:
+    """The comparison that says that the model's own noise is beyond what a tolerance can follow from, if one does."""
+    return next(
+        (comparison for comparison in report.comparisons if any(NOISE in each.broken for each in comparison.checks)),
+        None,
+    )
 
 
 def reasons(check: Check) -> str:
@@ -215,19 +223,19 @@ def reasons(check: Check) -> str:
     worst, *others = failed
     figure = next((each for each in _GRAVEST if each in worst.broken), worst.broken[0])
     more = f", and {len(others)} other part{'s' * (len(others) > 1)} failed" if others else ""
-    said = exceeded(figure, worst.parity, worst.tolerance, worst.part) + more
+    said = describe_excess(figure, worst.parity, worst.tolerance, worst.part) + more
     if worst.tolerance.noise <= COARSEST or figure == NOISE:
         return said
     return f"{said}: the model's own arithmetic moves it by {worst.tolerance.noise:.1e} of the largest value"
 
 
-def exceeded(figure: str, parity: Parity, tolerance: Tolerance, part: str = "") -> str:
+def describe_excess(figure: str, parity: Parity, tolerance: Tolerance, part: str = "") -> str:
     """A figure beside the limit that it breaks."""
     of = f" of {part}" if part else ""
     equal = parity.equal
     if figure == "equal" and equal:
         beyond = f"{equal.wrong:,} differ beyond ties" if equal.wrong else f"the limit is {tolerance.equal:.2%}"
-        return f"{share(equal)} of the elements{of} are equal, {beyond}"
+        return f"{describe_share(equal)} of the elements{of} are equal, {beyond}"
     if figure == NOISE:
         return (
             f"the model's own noise{of} is {tolerance.noise:.1e} of the largest output, the limit is {IMPLAUSIBLE:.1e}"
@@ -244,26 +252,26 @@ def exceeded(figure: str, parity: Parity, tolerance: Tolerance, part: str = "") 
     return f"{_FIGURES[figure]}{of} is {value:.{digits}f}{unit}, the limit is {limit:.{digits}f}{unit}"
 
 
-def share(equal: Equality) -> str:
+def describe_share(equal: Equality) -> str:
     """A share of equal elements with its interval."""
     if equal.share == 1:
         return "100 %"
     return f"{100 * equal.share:.4g} % ({100 * equal.low:.4g}–{100 * equal.high:.4g})"
 
 
-def told(equal: Equality) -> str:
+def describe_equality(equal: Equality) -> str:
     """How many elements are equal, and what the others are."""
     if equal.share == 1:
         return "all equal"
     others = {None: "", 0: ", all others are ties"}.get(equal.wrong, f", {equal.wrong} of the others are no ties")
-    return f"{share(equal)} equal{others}"
+    return f"{describe_share(equal)} equal{others}"
 
 
 def _error(value: float) -> str:
     return "not finite" if value > _BEYOND else f"{value:.1e}"
 
 
-def missing(proof: Proof) -> str:
+def missed_line(proof: FaultsResult) -> str:
     """What a proof says the golden cases miss: how many faults, and the worst."""
     worst = max(proof.missed, key=lambda missed: missed.effect)
     matter = len(proof.missed) + sum(power.caught for family in proof.families for power in family.power.values())
@@ -272,21 +280,25 @@ def missing(proof: Proof) -> str:
     return f"{len(proof.missed)} of {matter} faults: {what}, {worst_of}"
 
 
-def mends(report: Report) -> bool:
+def may_keep_fp32_help(report: Report) -> bool:
     """Whether keeping some layers in FP32 may mend what failed: FP16 alone did, and nothing was kept yet."""
-    failed = {hop.stage for hop in report.hops for check in hop.checks if check.broken}
+    failed = {comparison.stage for comparison in report.comparisons for check in comparison.checks if check.broken}
     failed |= {line.stage for line in report.fixed if line.wrong}
     in_half = all(stage.precision is Precision.FP16 for stage in failed)
-    return bool(broken(report)) and in_half and not report.choices.get("keep_fp32")
+    return bool(failed_lines(report)) and in_half and not report.choices.get("keep_fp32")
 
 
-def omitted(report: Report) -> tuple[str, ...]:
+def omitted_line(report: Report) -> tuple[str, ...]:
     """One line for everything that a run leaves out only if it is told to."""
     speed = () if report.rounds else ("speed: not timed",)
     return speed if report.proof else ("the checks themselves: no fault was planted", *speed)
 
 
-def unmeasured(report: Report) -> tuple[str, ...]:
+def unmeasured_lines(report: Report) -> tuple[str, ...]:
     """One line for every artifact that could not be run here."""
-    here = (hop for hop in report.hops if not hop.left_out)
-    return tuple(f"{hop.stage}: {spoken(hop.status, hop.reason)}" for hop in here if hop.status is not Status.MEASURED)
+    here = (comparison for comparison in report.comparisons if not comparison.left_out)
+    return tuple(
+        f"{comparison.stage}: {spoken(comparison.status, comparison.reason)}"
+        for comparison in here
+        if comparison.status is not Status.MEASURED
+    )

@@ -14,14 +14,14 @@ import numpy as np
 from deploytool.rewrites.forms import Outcome
 from deploytool.rewrites.graph import convolution
 from deploytool.rewrites.graph.convolution import take
-from deploytool.rewrites.graph.editable import Draft
-from deploytool.rewrites.graph.shuffle_chains import Passage, carry, passages
+from deploytool.rewrites.graph.editable import EditableGraph
+from deploytool.rewrites.graph.shuffle_chains import ShuffleChain, carry, find
 
 
-def apply(draft: Draft) -> Outcome:
+def apply(draft: EditableGraph) -> Outcome:
     """Takes out every shuffle that can go for nothing."""
     fired, passed = [], []
-    for found in passages(draft):
+    for found in find(draft):
         if isinstance(found, str):
             passed.append(found)
         elif 1 in (found.first.group, found.last.group):
@@ -31,7 +31,7 @@ def apply(draft: Draft) -> Outcome:
     return Outcome(tuple(fired), tuple(passed) if fired or passed else ("no channel shuffle is left",))
 
 
-def _absorb(draft: Draft, passage: Passage) -> str:
+def _absorb(draft: EditableGraph, passage: ShuffleChain) -> str:
     """The name of the convolution that now does the shuffling."""
     first, last, shuffle = passage.first, passage.last, passage.shuffle
     if first.group == 1:

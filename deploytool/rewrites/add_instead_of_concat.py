@@ -16,13 +16,13 @@ from onnx import NodeProto
 from deploytool.rewrites.forms import Outcome
 from deploytool.rewrites.graph import convolution
 from deploytool.rewrites.graph.convolution import Convolution, dense, take
-from deploytool.rewrites.graph.editable import Array, Draft
+from deploytool.rewrites.graph.editable import Array, EditableGraph
 from deploytool.rewrites.graph.parallel_branches import joins_channels
 
 _BLOCK = 16
 
 
-def apply(draft: Draft) -> Outcome:
+def apply(draft: EditableGraph) -> Outcome:
     """Replaces every Concat of two tensors that fills blocks, one of them straight from a pointwise convolution."""
     fired, passed = [], []
     for concat in [node for node in draft.nodes if joins_channels(draft, node)]:
@@ -34,7 +34,7 @@ def apply(draft: Draft) -> Outcome:
     return Outcome(tuple(fired), tuple(passed) if fired or passed else ("no Concat joins channels",))
 
 
-def _unlike(draft: Draft, concat: NodeProto) -> str:
+def _unlike(draft: EditableGraph, concat: NodeProto) -> str:
     """Why a Concat had better stay; nothing if it is to go."""
     shapes = [draft.shape(tensor) for tensor in concat.input]
     if len(shapes) != 2 or not any(_own(draft, tensor) for tensor in concat.input):
@@ -47,13 +47,13 @@ def _unlike(draft: Draft, concat: NodeProto) -> str:
     return ""
 
 
-def _own(draft: Draft, tensor: str) -> Convolution | None:
+def _own(draft: EditableGraph, tensor: str) -> Convolution | None:
     """The pointwise convolution that makes a tensor for this reader alone."""
     conv = convolution.read(draft, draft.maker(tensor)) if draft.only_reader(tensor) is not None else None
     return conv if conv is not None and conv.is_pointwise() else None
 
 
-def _sum(draft: Draft, concat: NodeProto) -> str:
+def _sum(draft: EditableGraph, concat: NodeProto) -> str:
     widths = [int((draft.shape(tensor) or (0, 0))[1] or 0) for tensor in concat.input]
     places = np.arange(sum(widths))
     layouts = [np.where(places < widths[0], places, -1), np.where(places >= widths[0], places - widths[0], -1)]

@@ -16,12 +16,12 @@ from onnx import NodeProto
 from deploytool.rewrites.forms import Outcome
 from deploytool.rewrites.graph import convolution
 from deploytool.rewrites.graph.convolution import Convolution, dense
-from deploytool.rewrites.graph.editable import Draft
+from deploytool.rewrites.graph.editable import EditableGraph
 
 _SMALL = 100_000  # weights of the product
 
 
-def apply(draft: Draft) -> Outcome:
+def apply(draft: EditableGraph) -> Outcome:
     """Composes the pointwise convolutions around every Add that only one of them reads."""
     fired, passed = [], []
     for add in [node for node in draft.nodes if node.op_type == "Add"]:
@@ -37,7 +37,7 @@ def apply(draft: Draft) -> Outcome:
     return Outcome(tuple(fired), tuple(passed) if fired or passed else ("no Add lies between pointwise convolutions",))
 
 
-def _pointwise(draft: Draft, node: NodeProto | None) -> Convolution | None:
+def _pointwise(draft: EditableGraph, node: NodeProto | None) -> Convolution | None:
     conv = convolution.read(draft, node)
     return conv if conv and conv.is_pointwise() else None
 
@@ -47,7 +47,7 @@ def _skip(first: Convolution, add: NodeProto) -> str:
     return str(add.input[1] if add.input[0] == first.result else add.input[0])
 
 
-def _unlike(draft: Draft, first: Convolution, add: NodeProto, last: Convolution) -> str:
+def _unlike(draft: EditableGraph, first: Convolution, add: NodeProto, last: Convolution) -> str:
     """Why two convolutions had better stay two; nothing if they are to be composed."""
     skip = _skip(first, add)
     if draft.shape(skip) is None or draft.shape(skip) != draft.shape(first.result):
@@ -59,7 +59,7 @@ def _unlike(draft: Draft, first: Convolution, add: NodeProto, last: Convolution)
     return ""
 
 
-def _compose(draft: Draft, first: Convolution, add: NodeProto, last: Convolution) -> str:
+def _compose(draft: EditableGraph, first: Convolution, add: NodeProto, last: Convolution) -> str:
     """The name of the convolution that does the work of both."""
     late = dense(last)[:, :, 0, 0].astype(np.float64)
     early = late @ dense(first)[:, :, 0, 0]

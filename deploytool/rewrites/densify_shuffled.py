@@ -14,16 +14,16 @@ import numpy as np
 from deploytool.rewrites.forms import Outcome
 from deploytool.rewrites.graph import convolution
 from deploytool.rewrites.graph.convolution import dense, take
-from deploytool.rewrites.graph.editable import Draft
-from deploytool.rewrites.graph.shuffle_chains import Passage, carry, everything, padded, passages
+from deploytool.rewrites.graph.editable import EditableGraph
+from deploytool.rewrites.graph.shuffle_chains import ShuffleChain, carry, everything, find, padded
 
 _MULTIPLE = 8
 
 
-def apply(draft: Draft) -> Outcome:
+def apply(draft: EditableGraph) -> Outcome:
     """Takes out every shuffle between two convolutions."""
     fired, passed = [], []
-    for found in passages(draft):
+    for found in find(draft):
         if isinstance(found, str):
             passed.append(found)
         else:
@@ -31,7 +31,7 @@ def apply(draft: Draft) -> Outcome:
     return Outcome(tuple(fired), tuple(passed) if fired or passed else ("no channel shuffle is left",))
 
 
-def _densify(draft: Draft, passage: Passage) -> str:
+def _densify(draft: EditableGraph, passage: ShuffleChain) -> str:
     """The name of the convolution that is dense now."""
     first, last, shuffle = passage.first, passage.last, passage.shuffle
     layout = padded(np.arange(first.outputs).reshape(first.group, -1).tolist(), _MULTIPLE)

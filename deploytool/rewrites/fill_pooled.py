@@ -18,11 +18,11 @@ from deploytool.rewrites.forms import Outcome
 from deploytool.rewrites.graph import convolution
 from deploytool.rewrites.graph.channel_partition import BLOCK
 from deploytool.rewrites.graph.convolution import Convolution, take
-from deploytool.rewrites.graph.editable import Array, Draft
+from deploytool.rewrites.graph.editable import Array, EditableGraph
 from deploytool.rewrites.graph.shuffle_chains import carry, keeps_channels, padded
 
 
-def apply(draft: Draft) -> Outcome:
+def apply(draft: EditableGraph) -> Outcome:
     """Fills up what every MaxPool reads that a convolution makes for it."""
     fired, passed = list[str](), list[str]()
     for pool in [node for node in draft.nodes if node.op_type == "MaxPool"]:
@@ -34,7 +34,7 @@ def apply(draft: Draft) -> Outcome:
     return Outcome(tuple(fired), tuple(passed) if fired or passed else ("no MaxPool is left",))
 
 
-def _source(draft: Draft, pool: NodeProto) -> tuple[Convolution, list[NodeProto]] | str:
+def _source(draft: EditableGraph, pool: NodeProto) -> tuple[Convolution, list[NodeProto]] | str:
     """The convolution that makes what is pooled and the nodes from there to the pool, or why it stays as it is."""
     nodes, tensor = [pool], pool.input[0]
     while (node := draft.maker(tensor)) is not None and draft.only_reader(tensor) is not None:
@@ -50,7 +50,7 @@ def _source(draft: Draft, pool: NodeProto) -> tuple[Convolution, list[NodeProto]
     return "what it pools does not come from an ungrouped convolution alone"
 
 
-def _fill(draft: Draft, conv: Convolution, nodes: Sequence[NodeProto]) -> str:
+def _fill(draft: EditableGraph, conv: Convolution, nodes: Sequence[NodeProto]) -> str:
     """The name of the convolution that fills the blocks."""
     layout = padded([range(conv.outputs)], BLOCK)
     wide = replace(conv, weight=take(conv.weight, layout), bias=take(conv.bias, layout))
@@ -75,7 +75,7 @@ def _fill(draft: Draft, conv: Convolution, nodes: Sequence[NodeProto]) -> str:
     return first
 
 
-def _late(draft: Draft, reader: NodeProto | None) -> list[NodeProto]:
+def _late(draft: EditableGraph, reader: NodeProto | None) -> list[NodeProto]:
     """The nodes from a reader of the pool on that work channel by channel, each alone with what the one before made."""
     late = list[NodeProto]()
     while reader is not None and keeps_channels(draft, reader):

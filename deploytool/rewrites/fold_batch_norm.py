@@ -15,11 +15,11 @@ from onnx import NodeProto
 from deploytool.rewrites.forms import Outcome
 from deploytool.rewrites.graph import convolution
 from deploytool.rewrites.graph.convolution import Convolution
-from deploytool.rewrites.graph.editable import Array, Draft, attributes
+from deploytool.rewrites.graph.editable import Array, EditableGraph, attributes
 from deploytool.rewrites.graph.parallel_branches import joins_channels
 
 
-def apply(draft: Draft) -> Outcome:
+def apply(draft: EditableGraph) -> Outcome:
     """Folds every batch norm whose channels all come from convolutions that nobody else reads."""
     fired, passed = [], []
     norms = [node for node in draft.nodes if node.op_type == "BatchNormalization"]
@@ -35,7 +35,7 @@ def apply(draft: Draft) -> Outcome:
     return Outcome(tuple(fired), tuple(passed) if norms else ("no batch norm is left",))
 
 
-def _line(draft: Draft, norm: NodeProto) -> tuple[Array, Array] | None:
+def _line(draft: EditableGraph, norm: NodeProto) -> tuple[Array, Array] | None:
     """Slope and offset of every channel, in FP64."""
     said = attributes(norm)
     if said.get("training_mode", 0) or any(draft.constant(each) is None for each in norm.input[1:5]):
@@ -45,7 +45,7 @@ def _line(draft: Draft, norm: NodeProto) -> tuple[Array, Array] | None:
     return slope, beta - slope * mean
 
 
-def _convolutions(draft: Draft, tensor: str) -> list[Convolution] | str:
+def _convolutions(draft: EditableGraph, tensor: str) -> list[Convolution] | str:
     """The convolutions whose channels, one after the other, are the tensor, or why it is not made so."""
     node = draft.maker(tensor)
     if node is None:
@@ -64,7 +64,7 @@ def _convolutions(draft: Draft, tensor: str) -> list[Convolution] | str:
     return [conv] if conv else f"it follows {node.op_type}, which has no weights to take it"
 
 
-def _fold(draft: Draft, norm: NodeProto, convs: list[Convolution], slope: Array, offset: Array) -> list[str]:
+def _fold(draft: EditableGraph, norm: NodeProto, convs: list[Convolution], slope: Array, offset: Array) -> list[str]:
     new, begun, renamed = [], 0, {}
     for conv in convs:
         mine = slice(begun, begun + conv.outputs)
@@ -85,7 +85,7 @@ def _fold(draft: Draft, norm: NodeProto, convs: list[Convolution], slope: Array,
     return [node.name for node in new[: len(convs)]]
 
 
-def _joints(draft: Draft, tensor: str) -> list[NodeProto]:
+def _joints(draft: EditableGraph, tensor: str) -> list[NodeProto]:
     """The Concats between a tensor and its convolutions, the inner ones first."""
     node = draft.maker(tensor)
     if node is None or not joins_channels(draft, node):

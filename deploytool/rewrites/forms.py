@@ -10,8 +10,8 @@ from typing import Protocol, cast
 
 import onnx
 
-from deploytool.rewrites.graph.editable import Draft
-from deploytool.rewrites.graph.parallel_branches import Fan, fans
+from deploytool.rewrites.graph.editable import EditableGraph
+from deploytool.rewrites.graph.parallel_branches import ParallelBranches, find
 from deploytool.rewrites.recipes import RECIPES
 
 
@@ -26,16 +26,19 @@ class Outcome:
 class Rewrite(Protocol):
     """Satisfied by a module `rewrites/<verb_object>.py`; its docstring holds the algebra that makes it exact."""
 
-    def apply(self, draft: Draft) -> Outcome:
+    def apply(self, draft: EditableGraph) -> Outcome:
         """Edits the draft wherever the motif is; an outcome that fired nowhere has changed nothing, and says why."""
 
 
-def of_fans(
-    draft: Draft, motif: Callable[[Fan], bool], edit: Callable[[Fan], list[str] | str], lacking: str
+def on_branches(
+    draft: EditableGraph,
+    motif: Callable[[ParallelBranches], bool],
+    edit: Callable[[ParallelBranches], list[str] | str],
+    lacking: str,
 ) -> Outcome:
     """What became of every fan with the motif: `edit` gives the names of what it wrote, or why it left the fan."""
     fired, passed = list[str](), list[str]()
-    for fan in fans(draft):
+    for fan in find(draft):
         if isinstance(fan, str):
             passed.append(fan)
         elif motif(fan):
@@ -87,10 +90,10 @@ def rewrite(model: onnx.ModelProto, names: Sequence[str]) -> tuple[onnx.ModelPro
     """
     outcomes: dict[str, Outcome] = {}
     for name in names:
-        draft = Draft(model, mark=f"/{name}")
+        draft = EditableGraph(model, mark=f"/{name}")
         outcomes[name] = load(name).apply(draft)
         if outcomes[name].fired:
-            model = draft.seal()
+            model = draft.to_model()
     return model, outcomes
 
 

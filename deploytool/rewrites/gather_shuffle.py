@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from deploytool.rewrites.forms import Outcome
-from deploytool.rewrites.graph.editable import Draft
+from deploytool.rewrites.graph.editable import EditableGraph
 from deploytool.rewrites.graph.shuffle_chains import shuffles
 
 
-def apply(draft: Draft) -> Outcome:
+def apply(draft: EditableGraph) -> Outcome:
     """Replaces every shuffle of three nodes."""
     fired = []
     for shuffle in shuffles(draft):

@@ -10,20 +10,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from deploytool.rewrites.forms import Outcome, of_fans
+from deploytool.rewrites.forms import Outcome, on_branches
 from deploytool.rewrites.graph.convolution import Convolution
-from deploytool.rewrites.graph.editable import Draft
-from deploytool.rewrites.graph.parallel_branches import Fan, close
+from deploytool.rewrites.graph.editable import EditableGraph
+from deploytool.rewrites.graph.parallel_branches import ParallelBranches, close
 
 
-def apply(draft: Draft) -> Outcome:
+def apply(draft: EditableGraph) -> Outcome:
     """Merges every Split, pointwise convolutions of one shape, and Concat."""
     lacking = "no Split ends in pointwise convolutions"
     pointwise = Convolution.is_pointwise
-    return of_fans(draft, lambda fan: fan.splits(pointwise), lambda fan: close(draft, fan, _merged(fan)), lacking)
+    return on_branches(draft, lambda fan: fan.splits(pointwise), lambda fan: close(draft, fan, _merged(fan)), lacking)
 
 
-def _merged(fan: Fan) -> Convolution | str:
+def _merged(fan: ParallelBranches) -> Convolution | str:
     """The one convolution, or why there is none."""
     if len({(conv.weight.shape[1], conv.outputs // conv.group) for conv in fan.branches}) > 1:
         return "the slices are not equally wide"

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from deploytool.rewrites.forms import Outcome
 from deploytool.rewrites.graph import shapes
-from deploytool.rewrites.graph.editable import Draft
+from deploytool.rewrites.graph.editable import EditableGraph
 
 
-def apply(draft: Draft) -> Outcome:
+def apply(draft: EditableGraph) -> Outcome:
     """Writes down every shape in which inference does not recognise the batch."""
     found = shapes.with_batch(draft.model)
     if found is None:

@@ -19,16 +19,16 @@ from onnx import NodeProto
 
 from deploytool.rewrites.forms import Outcome
 from deploytool.rewrites.graph import convolution
-from deploytool.rewrites.graph.channel_partition import Layout, layouts
+from deploytool.rewrites.graph.channel_partition import Layout, partitions
 from deploytool.rewrites.graph.convolution import Convolution, take
-from deploytool.rewrites.graph.coupled_channels import spaces, ties
-from deploytool.rewrites.graph.editable import Draft, attributes
+from deploytool.rewrites.graph.coupled_channels import find, ties
+from deploytool.rewrites.graph.editable import EditableGraph, attributes
 
 
-def apply(draft: Draft) -> Outcome:
+def apply(draft: EditableGraph) -> Outcome:
     """Parts every space of channels, if there is one that falls into parts."""
-    homes = spaces(draft)
-    plan = layouts(draft, homes)
+    homes = find(draft)
+    plan = partitions(draft, homes)
     if not plan:
         return Outcome((), ("no channels fall into parts",))
     laid = _Laid(draft, {tensor: plan[home] for tensor, home in homes.items() if home in plan})
@@ -46,7 +46,7 @@ def apply(draft: Draft) -> Outcome:
 class _Laid:
     """The parts that each tensor has become, and the nodes that make them."""
 
-    draft: Draft
+    draft: EditableGraph
     layout: Mapping[str, Layout]
     new: list[NodeProto] = field(default_factory=list)
     fired: list[str] = field(default_factory=list)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from onnx import NodeProto
 
 from deploytool.rewrites.forms import Outcome
-from deploytool.rewrites.graph.editable import Draft
+from deploytool.rewrites.graph.editable import EditableGraph
 
 _CLASSIFIERS = ("Gemm", "MatMul")
 
 
-def apply(draft: Draft) -> Outcome:
+def apply(draft: EditableGraph) -> Outcome:
     """Replaces every GlobalAveragePool that is flattened for a classifier."""
     fired, passed = [], []
     for node in [each for each in draft.nodes if each.op_type == "GlobalAveragePool"]:
@@ -32,7 +32,7 @@ def apply(draft: Draft) -> Outcome:
     return Outcome(tuple(fired), tuple(passed) if fired or passed else ("no GlobalAveragePool is left",))
 
 
-def _is_classified(draft: Draft, flat: NodeProto) -> bool:
+def _is_classified(draft: EditableGraph, flat: NodeProto) -> bool:
     """Whether all that read a flattened picture are classifiers."""
     readers = draft.readers(flat.output[0])
     return bool(readers) and all(reader.op_type in _CLASSIFIERS for reader in readers)

@@ -15,12 +15,12 @@ import math
 from onnx import NodeProto
 
 from deploytool.rewrites.forms import Outcome
-from deploytool.rewrites.graph.editable import Draft, attributes
+from deploytool.rewrites.graph.editable import EditableGraph, attributes
 
 _MOST = 1024  # places to add one by one
 
 
-def apply(draft: Draft) -> Outcome:
+def apply(draft: EditableGraph) -> Outcome:
     """Replaces every ReduceMean over height and width of a tensor of four dimensions."""
     fired, passed = [], []
     for node in [each for each in draft.nodes if each.op_type == "ReduceMean"]:
@@ -36,7 +36,7 @@ def apply(draft: Draft) -> Outcome:
     return Outcome(tuple(fired), tuple(passed) if fired or passed else ("no ReduceMean is left",))
 
 
-def _unlike(draft: Draft, node: NodeProto) -> str:
+def _unlike(draft: EditableGraph, node: NodeProto) -> str:
     """Why a ReduceMean is no global average pooling; nothing if it is."""
     shape = draft.shape(node.input[0])
     if shape is None or len(shape) != 4:

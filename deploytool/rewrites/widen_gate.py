@@ -12,13 +12,13 @@ from onnx import NodeProto
 
 from deploytool.rewrites.forms import Outcome
 from deploytool.rewrites.graph.channel_partition import BLOCK
-from deploytool.rewrites.graph.editable import Draft
+from deploytool.rewrites.graph.editable import EditableGraph
 from deploytool.rewrites.graph.shapes import Shape
 
 _SINCE = 13  # opset: from there on Resize may be left without a region
 
 
-def apply(draft: Draft) -> Outcome:
+def apply(draft: EditableGraph) -> Outcome:
     """Widens the gate of every Mul of pictures whose channels fill whole blocks."""
     if max(each.version for each in draft.model.opset_import if each.domain in ("", "ai.onnx")) < _SINCE:
         return Outcome((), (f"its opset is older than {_SINCE}",))
@@ -49,7 +49,7 @@ def _unlike(shapes: list[Shape | None]) -> str:
     return ""
 
 
-def _widened(draft: Draft, node: NodeProto, place: int, picture: Shape) -> list[NodeProto]:
+def _widened(draft: EditableGraph, node: NodeProto, place: int, picture: Shape) -> list[NodeProto]:
     """The Resize that makes the wide gate, and the Mul with it."""
     scales = draft.weight(f"{node.name}/scales", np.array([1, 1, *picture[2:]], np.float32))
     settings = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}

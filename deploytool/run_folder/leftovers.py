@@ -27,7 +27,7 @@ _REPORT = Stage.VALIDATE.value  # the room that only a run which came to its end
 
 
 @dataclass(frozen=True)
-class Litter:
+class Leftover:
     """A file or folder that nobody needs any more, its bytes, and why it lies there."""
 
     path: str
@@ -35,15 +35,15 @@ class Litter:
     why: str
 
 
-def found(folder: Path) -> list[Litter]:
+def found(folder: Path) -> list[Leftover]:
     """What lies in a folder, in those directly in it, and beside it under names made from its own."""
     real = Path(os.path.realpath(folder))
     beside = [path for path in entries(real.parent) if path.name.startswith(f".{real.name}.")]
     inside = [path for place in (real, *folders(real)) for path in entries(place)]
-    return list(told((*beside, *inside)))
+    return list(describe((*beside, *inside)))
 
 
-def told(paths: Iterable[Path]) -> Iterator[Litter]:
+def describe(paths: Iterable[Path]) -> Iterator[Leftover]:
     """Those of the paths that are litter by themselves, by their names and what lies around them."""
     for path in dict.fromkeys(paths):
         if why := _why(path):
@@ -68,14 +68,14 @@ def _why(path: Path) -> str:
     return ""
 
 
-def of(path: Path, why: str) -> Iterator[Litter]:
+def of(path: Path, why: str) -> Iterator[Leftover]:
     """One of this user's own; a link is not followed, and what belongs to somebody else stays."""
     with suppress(OSError):
         if not path.is_symlink() and owner.is_mine(path.lstat()):
-            yield Litter(str(path), _size(path), why)
+            yield Leftover(str(path), _size(path), why)
 
 
-def remove(items: Iterable[Litter]) -> list[Litter]:
+def remove(items: Iterable[Leftover]) -> list[Leftover]:
     """Takes them away, and gives those that could not be."""
     kept = []
     for item in items:
@@ -85,7 +85,7 @@ def remove(items: Iterable[Litter]) -> list[Litter]:
     return kept
 
 
-def lines(items: Sequence[Litter], *, gone: bool) -> Iterator[str]:
+def lines(items: Sequence[Leftover], *, gone: bool) -> Iterator[str]:
     """What was found, one a line, and in the last how much and what became of it."""
     for item in items:
         yield f"{disk.size(item.size):>10}  {item.path}: {item.why}"
@@ -119,7 +119,7 @@ def folders(folder: Path) -> list[Path]:
 
 
 def _is_unfinished(path: Path) -> bool:
-    return publish.is_room(path.parent / _REPORT) and all(map(publish.is_room, entries(path)))
+    return publish.is_stage_directory(path.parent / _REPORT) and all(map(publish.is_stage_directory, entries(path)))
 
 
 def _is_fetch(path: Path) -> bool:

@@ -47,7 +47,7 @@ def _exchanged(made: Path, real: Path, held: list[int]) -> bool:
 def _bring(old: Path, real: Path) -> None:
     """Moves what came into the old folder after all had been gathered."""
     for path in old.iterdir():
-        if path.name == UNFINISHED or is_room(path):
+        if path.name == UNFINISHED or is_stage_directory(path):
             continue
         now = real / path.name
         with suppress(OSError):
@@ -63,7 +63,7 @@ def _commit(made: Path, real: Path) -> None:
     rooms = []
     for path in made.iterdir():
         now = real / path.name
-        if is_room(path):
+        if is_stage_directory(path):
             rooms.append(path.name)
         elif path.is_dir() or (now.exists() and now.stat().st_mtime_ns >= path.stat().st_mtime_ns):
             files.remove(path)  # it was carried over, and is there
@@ -100,7 +100,7 @@ def _roll_forward(real: Path) -> None:
     gone = commit / _GONE
     with suppress(FileNotFoundError):  # another command does the same
         gone.mkdir(exist_ok=True)
-        for there in [path for path in real.iterdir() if is_room(path)]:
+        for there in [path for path in real.iterdir() if is_stage_directory(path)]:
             if (commit / there.name).is_dir() or there.name not in rooms:
                 shutil.rmtree(gone / there.name, ignore_errors=True)
                 there.rename(gone / there.name)
@@ -154,7 +154,7 @@ def exchangeable(real: Path) -> bool:
 def _known(path: Path) -> bool:
     if path.is_symlink() or not path.is_dir():
         return not path.is_symlink() and (path.is_file() or not path.exists())  # it may have gone just now
-    return is_room(path) or path.name in (*_CARRIED, UNFINISHED) or path.name.startswith(MAKING)
+    return is_stage_directory(path) or path.name in (*_CARRIED, UNFINISHED) or path.name.startswith(MAKING)
 
 
 def others(real: Path) -> list[Path]:
@@ -168,6 +168,6 @@ def others(real: Path) -> list[Path]:
     ]
 
 
-def is_room(path: Path) -> bool:
-    """Whether a receipt seals a folder."""
+def is_stage_directory(path: Path) -> bool:
+    """Whether a receipt digests a folder."""
     return (path / receipt.FILE).is_file()

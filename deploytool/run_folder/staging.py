@@ -220,11 +220,11 @@ def _keep(made: Path, real: Path, held: list[int]) -> None:
         return
     for left in made.glob(f"{MAKING}*"):
         files.remove(left)
-    rooms = [path for path in made.iterdir() if run_folder_publish.is_room(path)]
+    rooms = [path for path in made.iterdir() if run_folder_publish.is_stage_directory(path)]
     new = [room for room in rooms if not _is(room, real / room.name)]
     if not new:
         files.remove(made)
-    elif not run_folder_publish.is_room(real / _REPORT):
+    elif not run_folder_publish.is_stage_directory(real / _REPORT):
         run_folder_publish.publish(made, real, held)
     else:
         files.remove(real / UNFINISHED)

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from deploytool.host import worker_programs
-from deploytool.results.artifact import Given, Kind, Notes
+from deploytool.results.artifact import Kind, Notes, StageInputs
 from deploytool.spec import Job, Stage
 
 
 class Maker(Protocol):
     """Satisfied by a module `stages/<verb>.py`."""
 
-    def make(self, job: Job, out: Path, given: Given) -> Notes:
+    def make(self, job: Job, out: Path, given: StageInputs) -> Notes:
         """Writes the artifact to `out` (and nothing outside its folder) and says what is worth knowing about it."""
 
 

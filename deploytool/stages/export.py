@@ -26,12 +26,12 @@ from deploytool.host import disk
 from deploytool.loading import weights_file
 from deploytool.model_checks import baked_values as fixing
 from deploytool.model_checks import export_blockers, source_lines
-from deploytool.model_checks.source_lines import Place
+from deploytool.model_checks.source_lines import SourceLine
 from deploytool.parity import metrics, noise, questions
 from deploytool.parity.questions import Question
 from deploytool.results import baked_values, verdict
-from deploytool.results.artifact import Given, Kind, Notes
-from deploytool.results.baked_values import Fixed, Origin, What
+from deploytool.results.artifact import Kind, Notes, StageInputs
+from deploytool.results.baked_values import BakedKind, BakedValue, Origin
 from deploytool.results.report import Tolerance
 from deploytool.rewrites.graph import free_sizes
 from deploytool.serde import Json
@@ -71,12 +71,12 @@ class _Candidate:
     graph: onnx.ModelProto | None = None
     max_error: float | None = None
     why: str = ""
-    warned: Mapping[Place, What] = field(default_factory=dict)
-    fixed: tuple[Fixed, ...] = ()
+    warned: Mapping[SourceLine, BakedKind] = field(default_factory=dict)
+    fixed: tuple[BakedValue, ...] = ()
     refusal: Exception | None = None
 
 
-def make(job: Job, out: Path, given: Given) -> Notes:
+def make(job: Job, out: Path, given: StageInputs) -> Notes:
     """Writes the graph of the exporter that was chosen; by default of the first that takes the model and holds.
 
     With "auto" it is the better proved of both. `fixed` are the lines of the model that the kept graph knows only as
@@ -98,7 +98,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
             raise _refused(kept, task) from kept.refusal
     assert kept.graph is not None  # what is kept has one
     if fails := [line for line in kept.fixed if line.wrong and line.error is None and line.origin is Origin.SHAPE]:
-        raise StageFailed(baked_values.told(fails[0]), baked_values.MEND)  # no later stage could run it either
+        raise StageFailed(baked_values.describe(fails[0]), baked_values.MEND)  # no later stage could run it either
     _write(kept.graph, out)
     facts: list[Json] = [_facts(candidate, kept) for candidate in tried]
     notes = {"exporter": kept.exporter, **_size(kept.graph), "fixed": serde.encode(kept.fixed), "remarks": remarks}
@@ -118,7 +118,7 @@ def _first_that_holds(task: _Task) -> tuple[_Candidate, list[str]]:
         return other, [f"the graph is the {_SECOND} exporter's: {usual.why}"]
     if other.refusal is None:
         other = _proved(_tried(other, task, usual.warned, traced=True), task, _questions(task))
-        if not other.why and not baked_values.wrong(other.fixed):
+        if not other.why and not baked_values.wrong_lines(other.fixed):
             what = f"the {_FIRST} exporter fixes {', '.join(dict.fromkeys(left_open))}" if left_open else usual.why
             return replace(other, fixed=()), [f"the graph is the {_SECOND} exporter's: {what}"]
     return usual, []
@@ -129,7 +129,11 @@ def _candidate(exporter: str, task: _Task) -> _Candidate:
     module, model, example = _taken(task)
     given = {tensor.name: array.numpy() for tensor, array in zip(model.inputs, example, strict=True)}
     try:
-        with _quiet(), eager.off_the_fast_path(), source_lines.watched(source_lines.home_of(model.factory)) as warned:
+        with (
+            _quiet(),
+            eager.off_the_fast_path(),
+            source_lines.record_tracer_warnings(source_lines.source_folder(model.factory)) as warned,
+        ):
             graph = _EXPORTERS[exporter](module, model, example, task.job.options.opset)
             _clean(graph)
             onnx.checker.check_model(graph, full_check=True)
@@ -144,28 +148,28 @@ def _candidate(exporter: str, task: _Task) -> _Candidate:
         why = f"the {exporter} exporter refuses the model: {_reason(error)}"
         return _Candidate(exporter, why=why, refusal=error)
     if exporter == _SECOND:
-        warned = _listened(module, example, source_lines.home_of(model.factory))
+        warned = _listened(module, example, source_lines.source_folder(model.factory))
     return _tried(_Candidate(exporter, graph, warned=warned), task, warned, traced=exporter == _FIRST)
 
 
-def _listened(module: nn.Module, example: tuple[torch.Tensor, ...], home: Path | None) -> dict[Place, What]:
+def _listened(module: nn.Module, example: tuple[torch.Tensor, ...], home: Path | None) -> dict[SourceLine, BakedKind]:
     """The lines that a tracer would fix: an exporter that captures the model says nothing of those that it fixes."""
     with (
         _quiet(),
-        source_lines.watched(home) as warned,
+        source_lines.record_tracer_warnings(home) as warned,
         suppress(Exception),
     ):  # of a model that cannot be traced it is silent
         torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]  # torch.jit has no types
     return warned
 
 
-def _tried(candidate: _Candidate, task: _Task, warned: Mapping[Place, What], *, traced: bool) -> _Candidate:
+def _tried(candidate: _Candidate, task: _Task, warned: Mapping[SourceLine, BakedKind], *, traced: bool) -> _Candidate:
     """The candidate with what trying the lines in `warned`, and all that asks for values, shows of it."""
     assert candidate.graph is not None
     model = weights_file.definition(task.weights)
     _write(candidate.graph, task.out)
     module, _, example = _taken(task)
-    home = source_lines.home_of(model.factory)
+    home = source_lines.source_folder(model.factory)
     subject = fixing.Subject(module, model, task.sample.inputs, home, count=len(example[0]))
     start = partial(backends.load(task.job.options.runner).start, task.out)
     try:
@@ -174,7 +178,7 @@ def _tried(candidate: _Candidate, task: _Task, warned: Mapping[Place, What], *, 
         )
     except StageFailed as error:
         return replace(candidate, why=_does_not_hold(candidate, error, task))
-    wrong = baked_values.wrong(line for line in found if line.origin is Origin.SHAPE)
+    wrong = baked_values.wrong_lines(line for line in found if line.origin is Origin.SHAPE)
     why = f"the graph of the {candidate.exporter} exporter is wrong: {wrong[0]}" if wrong else ""
     return replace(candidate, fixed=found, why=why)
 
@@ -186,8 +190,8 @@ def _proved(candidate: _Candidate, task: _Task, asked: Sequence[Question]) -> _C
     _write(candidate.graph, task.out)
     try:
         with backends.load(task.job.options.runner).start(task.out) as session:
-            at = noise.AtSizes(task.weights, task.job.options.tolerance, task.sample.noise)
-            checks = questions.marks(session, asked, task.tolerance, at)
+            at = noise.NoiseAtSizes(task.weights, task.job.options.tolerance, task.sample.noise)
+            checks = questions.ask(session, asked, task.tolerance, at)
     except StageFailed as error:
         return replace(candidate, why=_does_not_hold(candidate, error, task))
     wrong = [f"against {check.against}, {verdict.reasons(check)}" for check in checks if check.broken]
@@ -219,10 +223,10 @@ def _hopeless(refused: Sequence[_Candidate], task: _Task) -> StageFailed:
     return StageFailed(f"{found.what or 'no exporter takes the model'} ({each})", found.remedy)
 
 
-def _obstacle(refused: Sequence[_Candidate], task: _Task) -> export_blockers.Obstacle:
+def _obstacle(refused: Sequence[_Candidate], task: _Task) -> export_blockers.Blocker:
     module, model, example = _taken(task)
     said = {one.exporter: one.refusal for one in refused if one.refusal is not None}
-    return export_blockers.obstacle(module, example, source_lines.home_of(model.factory), said)
+    return export_blockers.find(module, example, source_lines.source_folder(model.factory), said)
 
 
 def _reason(error: Exception) -> str:
@@ -240,7 +244,7 @@ def _taken(task: _Task) -> tuple[nn.Module, Model, tuple[torch.Tensor, ...]]:
 
     The example is of two cases, for a batch of one would be taken for a fixed size; where the batch is fixed, of it.
     """
-    module, model = eager.module(task.weights), weights_file.definition(task.weights)
+    module, model = eager.load_module(task.weights), weights_file.definition(task.weights)
     batch = model.inputs[0].shape[0]
     count = batch if isinstance(batch, int) else 2
     cases = [task.sample.inputs[tensor.name] for tensor in model.inputs]
@@ -260,7 +264,7 @@ def _questions(task: _Task) -> tuple[Question, ...]:
     """All golden cases with the FP64 answers; other batches and the corners of free sizes with the eager model's."""
     sample, model = task.sample, weights_file.definition(task.weights)
     with eager.start(task.weights) as source:
-        more = questions.questions(model, task.job.options.sizes, sample.inputs, source, "eager")
+        more = questions.make(model, task.job.options.sizes, sample.inputs, source, "eager")
     every = f"{len(sample.labels)} at once"
     return (Question("FP64", every, sample.inputs, sample.reference, sample.ties32), *more)
 
@@ -273,9 +277,11 @@ def _better(tried: Sequence[_Candidate], noise: float) -> tuple[_Candidate, str]
     hold = [candidate for candidate in tried if not candidate.why]
     if not hold:
         raise StageFailed("; ".join(candidate.why for candidate in tried), backends.FIXED)
-    best = min(hold, key=lambda each: (bool(baked_values.wrong(each.fixed)), _excess(each, noise), _operations(each)))
+    best = min(
+        hold, key=lambda each: (bool(baked_values.wrong_lines(each.fixed)), _excess(each, noise), _operations(each))
+    )
     (other,) = (candidate for candidate in tried if candidate is not best)
-    if why := other.why or "; ".join(baked_values.wrong(other.fixed)[:1]):
+    if why := other.why or "; ".join(baked_values.wrong_lines(other.fixed)[:1]):
         return best, why
     if _excess(other, noise) > _excess(best, noise):
         what = "less exact"

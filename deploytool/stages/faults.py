@@ -6,14 +6,14 @@ from pathlib import Path
 
 from deploytool import serde
 from deploytool.faults import run
-from deploytool.results.artifact import Given, Kind, Notes, for_engine
+from deploytool.results.artifact import Kind, Notes, StageInputs, for_engine
 from deploytool.results.faults import CASES
 from deploytool.spec import Job, Precision
 
 _FRESH = 8  # cases that faults which were not caught are tried on
 
 
-def make(job: Job, out: Path, given: Given) -> Notes:
+def make(job: Job, out: Path, given: StageInputs) -> Notes:
     """Writes the proof, and beside it the fresh cases that would have caught what the golden ones missed."""
     before, graph = given.chain(Kind.GRAPH)[-2:]
     subject = run.subject(
@@ -25,8 +25,8 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         wanted=job.options.tolerance,
         fresh=_FRESH,
     )
-    proof = run.prove(subject, job.options.faults, job.options.seed, job.watch)
+    proof = run.run(subject, job.options.faults, job.options.seed, job.watch)
     out.write_text(serde.text(proof), encoding="utf-8")
     if proof.helpful:
-        run.write_helpful(out.with_name(CASES), subject, proof)
+        run.write_helpful_cases(out.with_name(CASES), subject, proof)
     return {"planted": sum(family.planted for family in proof.families), "missed": len(proof.missed)}

@@ -21,10 +21,10 @@ from deploytool.loading import weights_file
 from deploytool.parity import edge_checks, metrics
 from deploytool.parity.metrics import Tolerances
 from deploytool.precision import fp16, small_constants
-from deploytool.precision.fp16 import LARGEST, Halved
-from deploytool.precision.search import MOST, Judged, Kept, narrow
-from deploytool.precision.small_constants import Guard
-from deploytool.results.artifact import OPTIMISED, Given, Kind, Notes, for_engine
+from deploytool.precision.fp16 import LARGEST, Fp16Conversion
+from deploytool.precision.search import MOST, Evaluation, Kept, smallest_set
+from deploytool.precision.small_constants import SmallConstant
+from deploytool.results.artifact import OPTIMISED, Kind, Notes, StageInputs, for_engine
 from deploytool.results.report import Check, Weights
 from deploytool.spec import AUTO, Job, Precision, Stage
 
@@ -36,7 +36,7 @@ _DEPLOY = f"deploy the FP32 graph of the {Stage.REWRITE} stage"
 _UNOPTIMISED = "ONNX Runtime {} crashes when it optimises this graph for a CPU, and runs it there as it is"
 
 
-def make(job: Job, out: Path, given: Given) -> Notes:
+def make(job: Job, out: Path, given: StageInputs) -> Notes:
     """Writes the FP16 graph, with FP32 inputs and outputs unless `io` is fp16, and `keep_fp32` in FP32.
 
     Raises BadInput if nothing is called as `keep_fp32` says, StageFailed if no small part in FP32 makes the rest hold,
@@ -44,12 +44,12 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     """
     graph = onnx.load(for_engine(given.latest(Kind.GRAPH).path))
     try:
-        halved = fp16.halve(graph, keep_io=job.options.io is Precision.FP32)
+        halved = fp16.convert(graph, keep_io=job.options.io is Precision.FP32)
     except Exception as error:  # whatever the converter or the checker raises, the graph was refused
         reason = " ".join(str(error).split())
         raise StageFailed(f"the graph cannot be FP16: {reason}", _DEPLOY) from error
     wanted, names, evaluations = job.options.keep_fp32, [node.name for node in halved.nodes], 0
-    found, modules = small_constants.guards(halved.single, names), frozenset[str]()
+    found, modules = small_constants.find(halved.single, names), frozenset[str]()
     kept = Kept().union(*(guard.around for guard in found))
     if wanted:
         modules = name_scopes.modules(weights_file.names(given.latest(Kind.WEIGHTS).path))
@@ -78,7 +78,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     }
 
 
-def _told_of(found: Sequence[Guard]) -> list[serde.Json]:
+def _told_of(found: Sequence[SmallConstant]) -> list[serde.Json]:
     """A line for every number that FP16 does not have and that is kept, with where the first of them stands."""
     told = list[serde.Json]()
     for number in dict.fromkeys(guard.number for guard in found):
@@ -96,7 +96,7 @@ def _told(listed: list[str], kept: int, nodes: int, evaluations: int) -> str:
 
 def _counted(half: onnx.ModelProto, kept: Kept, *, by_name: bool) -> dict[str, int]:
     """How many heavy nodes there are, in FP16, and kept on purpose; raises StageFailed if this is no FP16 graph."""
-    halved, heavy = count_half(half)
+    halved, heavy = count_fp16(half)
     meant = sum(node.op_type in _HEAVY for node in half.graph.node if node.name in kept)
     if halved < _LEAST * heavy and meant:
         raise StageFailed(
@@ -112,7 +112,9 @@ def _counted(half: onnx.ModelProto, kept: Kept, *, by_name: bool) -> dict[str, i
     return {"heavy_nodes": heavy, "heavy_nodes_fp16": halved, "heavy_nodes_kept": meant, "casts": casts}
 
 
-def _searched(halved: Halved, base: Kept, sample: Golden, modules: frozenset[str], job: Job) -> tuple[Kept, int]:
+def _searched(
+    halved: Fp16Conversion, base: Kept, sample: Golden, modules: frozenset[str], job: Job
+) -> tuple[Kept, int]:
     """The fewest nodes in FP32, beside those of `base`, with which FP16 arithmetic holds on the golden sample.
 
     With them comes how many sets were tried. Raises StageFailed if nothing short of everything holds.
@@ -120,17 +122,19 @@ def _searched(halved: Halved, base: Kept, sample: Golden, modules: frozenset[str
     names = [node.name for node in halved.nodes if node.name not in base]
     heavy = {node.name: float(node.op_type in _HEAVY) for node in halved.nodes}
     tolerances = metrics.tolerances(sample.noise, job.options.tolerance)
-    tried: dict[Kept, Judged] = {}
+    tried: dict[Kept, Evaluation] = {}
 
-    def judge(kept: Kept) -> Judged:
+    def judge(kept: Kept) -> Evaluation:
         if kept not in tried:
-            tried[kept] = judged(halved.keeping(kept | base), sample, tolerances)
+            tried[kept] = assess(halved.keeping(kept | base), sample, tolerances)
             job.watch(len(tried), max(len(tried), MOST))
         return tried[kept]
 
     if judge(Kept()).holds:
         return base, len(tried)
-    found = narrow(names, judge, halved.beyond(_with_edges(sample)) - base, name_scopes.grouped(names, modules), heavy)
+    found = smallest_set(
+        names, judge, halved.beyond(_with_edges(sample)) - base, name_scopes.grouped(names, modules), heavy
+    )
     if found.kept is None or len(found.kept) == len(names):
         raise StageFailed(
             "no part of the graph can be FP16: even so its answers are beyond the tolerance or beyond 65504",
@@ -139,9 +143,9 @@ def _searched(halved: Halved, base: Kept, sample: Golden, modules: frozenset[str
     return found.kept | base, len(tried)
 
 
-def judged(half: onnx.ModelProto, sample: Golden, allowed: Tolerances) -> Judged:
+def assess(half: onnx.ModelProto, sample: Golden, allowed: Tolerances) -> Evaluation:
     """Whether FP16 arithmetic stays near the FP64 source, at natural edges too, and nothing in it is beyond 65504."""
-    answers, largest = fp16_emulation.examined(half, _with_edges(sample))
+    answers, largest = fp16_emulation.run_with_range(half, _with_edges(sample))
     cases = len(sample.labels)
     got = {name: array[:cases] for name, array in answers.items()}
     checks = [metrics.check(got, sample.reference, "FP64", allowed.fp16, sample.ties16)]
@@ -149,7 +153,7 @@ def judged(half: onnx.ModelProto, sample: Golden, allowed: Tolerances) -> Judged
         own = {name: array[place : place + 1] for name, array in answers.items()}
         checks.append(edge_checks.check(own, edge, sample, allowed, lambda _: allowed, half=True) or checks[0])
     holds = largest <= LARGEST and not any(check.broken for check in checks)
-    return Judged(holds, max(_strayed(check) for check in checks))
+    return Evaluation(holds, max(_strayed(check) for check in checks))
 
 
 def _strayed(check: Check) -> float:
@@ -204,7 +208,7 @@ def _open(graph: Path, *, optimise: bool) -> None:
         raise type(error)(f"the FP16 graph cannot be opened: {error}", "try --runner reference") from error
 
 
-def count_half(graph: onnx.ModelProto) -> tuple[int, int]:
+def count_fp16(graph: onnx.ModelProto) -> tuple[int, int]:
     """How many Conv, ConvTranspose, MatMul and Gemm nodes compute in FP16, and how many there are."""
     typed = onnx.shape_inference.infer_shapes(graph, strict_mode=True).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*typed.input, *typed.value_info, *typed.output)}

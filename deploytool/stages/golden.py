@@ -19,8 +19,8 @@ from deploytool.errors import BadInput, StageFailed
 from deploytool.loading import weights_file
 from deploytool.parity import coverage, metrics, noise, noise_floor, ties
 from deploytool.parity.replay import FEW, replay
-from deploytool.parity.ties import Runs, Ties
-from deploytool.results.artifact import Given, Kind, Notes
+from deploytool.parity.ties import PerturbedRuns, Ties
+from deploytool.results.artifact import Kind, Notes, StageInputs
 from deploytool.results.report import COARSEST
 from deploytool.serde import Json
 from deploytool.spec import Job, Model
@@ -52,13 +52,13 @@ class _Cases:
         return _Cases(self.pixels[chosen], inputs, self.labels[chosen])
 
 
-def make(job: Job, out: Path, given: Given) -> Notes:
+def make(job: Job, out: Path, given: StageInputs) -> Notes:
     """Writes the golden cases: pixels, inputs, FP32 outputs and FP64 outputs, of photographs or of drawn images.
 
     Raises BadInput if the folder cannot be used, StageFailed if the model answers with NaN or infinite values.
     """
     weights = given.latest(Kind.WEIGHTS).path
-    model, module = weights_file.definition(weights), eager.module(weights)
+    model, module = weights_file.definition(weights), eager.load_module(weights)
     said: list[str] = []
     if job.options.inputs:
         cases = _of_file(job, model)
@@ -68,7 +68,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         cases, said = _drawn(job, model, module)
     if job.options.cases:
         cases = cases.joined(*_further(Path(job.options.cases.path), cases.inputs))
-    single = eager.session(module, model)
+    single = eager.make_session(module, model)
     outputs = replay(single, cases.inputs, FEW)
     with _double(weights, cases.inputs, single) as (double, lacking):
         reference = replay(double, cases.inputs, FEW)
@@ -84,7 +84,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     return {
         "images": len(cases.labels),
         "smallest_margin": margin,
-        "classes": list(class_names.known(model, cases.classes)),
+        "classes": list(class_names.check_count(model, cases.classes)),
         "remarks": [*_prepared(job, model), *said, *lacking, *moved.remarks, *untold, *remarks],
     }
 
@@ -131,7 +131,7 @@ def _prepared(job: Job, model: Model) -> list[str]:
     source = [f"golden inputs: those of {job.options.inputs.path}"] if job.options.inputs else []
     how, pictured = model.preprocessing, model.preprocessing.images(model.inputs)
     said = how.assumed or bool(how.stated) or any(tensor.dtype == "uint8" for tensor in pictured)
-    return [*source, *([preprocess.described(how, pictured)] if pictured and said else [])]
+    return [*source, *([preprocess.describe(how, pictured)] if pictured and said else [])]
 
 
 def _tied(
@@ -141,10 +141,10 @@ def _tied(
     names = list(dict.fromkeys(each.part.output for each in moved.parts if each.part.labels))
     if not names:
         return Ties({}, {}), []
-    single, half = noise.runs(module, model)
+    single, half = noise.perturbed_runs(module, model)
     try:
         with eager.start(weights, double=True) as double:
-            return ties.find(Runs(lambda given: double(**given), single, half), inputs, reference, names), []
+            return ties.find(PerturbedRuns(lambda given: double(**given), single, half), inputs, reference, names), []
     except (StageFailed, RuntimeError, TypeError, ValueError) as error:  # a probe of ours, through the user's code
         why = " ".join(str(error).split())
         return Ties({}, {}), [f"which of {', '.join(names)} are ties is not known: {why}"]
@@ -173,7 +173,7 @@ def _photographs(job: Job, model: Model) -> _Cases:
         raise BadInput(problem, "say which: --crop 96, or --crop 96x128")
     pixels = np.stack(fitted)
     made = images.normalise(pixels, how, tensor)
-    unfit = preprocess.outside(made.shape, tensor, job.options.sizes)
+    unfit = preprocess.size_problem(made.shape, tensor, job.options.sizes)
     if unfit:
         raise BadInput(f"{found.paths[0].name} becomes {made.shape[1:]}: {unfit}", "mend --size, --resize or --crop")
     return _Cases(pixels, {tensor.name: made}, _labels(found, model), found.classes)
@@ -200,7 +200,7 @@ def _drawn(job: Job, model: Model, module: nn.Module) -> tuple[_Cases, list[str]
     wanted, sizes = job.options.images, synthetic.sides(job.options.sizes, "typical")
     # the calibration batch of `load` has seed + 1: golden images are never among it
     pixels, inputs = synthetic.draw(model, wanted + min(wanted, _MORE), (job.options.seed + 1) * 1000, sizes, hard=True)
-    heard = coverage.listen(module, model, inputs)
+    heard = coverage.measure(module, model, inputs)
     clear = np.flatnonzero(_margins(model, heard.answers) >= _CLEAR).tolist()
     chosen = coverage.choose(heard.extremes, wanted, clear)
     remarks = [heard.remark] if heard.remark else []

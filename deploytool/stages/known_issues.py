@@ -1,4 +1,4 @@
-"""Looks in the graph that ships for what TensorRT is known to compile wrongly, and keeps a canary for each place."""
+"""Looks in the graph that ships for what TensorRT is known to compile wrongly, and keeps a probe for each place."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import onnx
 from deploytool import backends, known_issues, serde
 from deploytool.data import golden
 from deploytool.data.golden import Arrays
-from deploytool.known_issues import Hit
+from deploytool.known_issues import Match
 from deploytool.parity import intermediates
-from deploytool.parity.intermediates import Canaries
-from deploytool.results.artifact import Given, Kind, Notes
+from deploytool.parity.intermediates import Probes
+from deploytool.results.artifact import Kind, Notes, StageInputs
 from deploytool.spec import Job
 
 
-def make(job: Job, out: Path, given: Given) -> Notes:
+def make(job: Job, out: Path, given: StageInputs) -> Notes:
     """Writes what the tensors at the places found should be, on the first golden cases.
 
     They are taken from the graph before the one that ships: the FP32 graph, for the converter keeps all names.
@@ -24,19 +24,19 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     *earlier, shipped = given.chain(Kind.GRAPH)
     hits = known_issues.find(onnx.load(shipped.path).graph)
     before = earlier[-1] if earlier else shipped
-    inputs = intermediates.first(golden.read(given.latest(Kind.GOLDEN).path).inputs)
+    inputs = intermediates.first_cases(golden.read(given.latest(Kind.GOLDEN).path).inputs)
     kept = _values(before.path, hits, inputs, job) if hits else {}
-    intermediates.write(out, Canaries(kept))
+    intermediates.write(out, Probes(kept))
     return {"hits": serde.encode(hits), "remarks": [_remark(hit, kept) for hit in hits]}
 
 
-def _values(graph: Path, hits: tuple[Hit, ...], inputs: Arrays, job: Job) -> Arrays:
+def _values(graph: Path, hits: tuple[Match, ...], inputs: Arrays, job: Job) -> Arrays:
     tensors = list(dict.fromkeys(hit.place.tensor for hit in hits))
     answers = intermediates.answers(graph, tensors, backends.load(job.options.runner).start, inputs)
     return {name: answers[name] for name in tensors if name in answers}
 
 
-def _remark(hit: Hit, kept: Arrays) -> str:
+def _remark(hit: Match, kept: Arrays) -> str:
     tensor, seen = hit.place.tensor, "; ".join(map(str, hit.seen))
     how = "checked there" if tensor in kept else "checked at the outputs only"
     return f"{hit.place.nodes[1]} has the shape of {hit.issue}, seen with {seen}: {how}"

@@ -17,14 +17,14 @@ from deploytool.loading import checkpoints, factory, weights_file
 from deploytool.loading.checkpoints import random_init
 from deploytool.loading.module import arguments, build
 from deploytool.model_checks import probe
-from deploytool.model_checks.probe import Probed
-from deploytool.results.artifact import Given, Notes
+from deploytool.model_checks.probe import ProbeResult
+from deploytool.results.artifact import Notes, StageInputs
 from deploytool.spec import BATCH, Job, Model, Options
 
 _IMAGES = 16  # enough for the statistics of a batch norm
 
 
-def make(job: Job, out: Path, given: Given) -> Notes:
+def make(job: Job, out: Path, given: StageInputs) -> Notes:
     """Writes the weights with the definition they belong to: of a checkpoint, as the factory made them, or seeded.
 
     What was seen of the user's model on the way stands in `remarks`. The weights are those before any probe ran.
@@ -63,11 +63,11 @@ def _weighted(model: Model, options: Options) -> tuple[Model, nn.Module, str, tu
     built, origin = build.build(model), "as the factory made them"
     if factory.is_zoo(model.factory):
         origin, typical = f"seed {options.seed}", synthetic.sides(options.sizes, "typical")
-        two = probe.drawn(model, options, 2)
-        eager.ask(
+        two = probe.draw_cases(model, options, 2)
+        eager.call_module(
             built.module, model, {name: torch.tensor(array) for name, array in two.items()}
         )  # raises if it cannot
-        with eager.on_threads(1):  # more would sum in another order: other weights on each machine
+        with eager.using_threads(1):  # more would sum in another order: other weights on each machine
             _, inputs = synthetic.draw(model, _IMAGES, options.seed + 1, typical)
             random_init.calibrate(built.module, torch.from_numpy(inputs[model.inputs[0].name]))
     return model, built.module, origin, built.remarks
@@ -76,8 +76,8 @@ def _weighted(model: Model, options: Options) -> tuple[Model, nn.Module, str, tu
 def _state(module: nn.Module, model: Model, options: Options) -> dict[str, Any]:
     """The module's state before any probe; one that learns its sizes from the first input has seen one."""
     if any(torch.nn.parameter.is_lazy(each) for each in (*module.parameters(), *module.buffers())):
-        inputs = probe.drawn(model, options, options.fixed_batch or 2)
-        eager.ask(module, model, {name: torch.tensor(array) for name, array in inputs.items()})
+        inputs = probe.draw_cases(model, options, options.fixed_batch or 2)
+        eager.call_module(module, model, {name: torch.tensor(array) for name, array in inputs.items()})
     state: dict[str, Any] = dict(module.state_dict())
     return {name: each.clone() if isinstance(each, torch.Tensor) else each for name, each in state.items()}
 
@@ -89,7 +89,7 @@ def _bytes(module: nn.Module) -> int:
     return sum({each.data_ptr(): each.nbytes() for each in stored}.values())
 
 
-def _probed(module: nn.Module, model: Model, state: dict[str, Any], options: Options) -> Probed:
+def _probed(module: nn.Module, model: Model, state: dict[str, Any], options: Options) -> ProbeResult:
     """Our own models are known; of all others is found out what they do."""
     if factory.is_zoo(model.factory):
         return probe.describe(module, model, options)

@@ -14,15 +14,16 @@ from deploytool import serde
 from deploytool.backends import tensorrt
 from deploytool.bundle import triton_config
 from deploytool.bundle.manifest import (
+    MOST_MIB,
     SCHEMA,
     Engine,
+    EngineRecipe,
     File,
+    GoldenFiles,
     Graph,
     Manifest,
     Provenance,
-    Recipe,
     Role,
-    Sample,
     all_files,
     check_files,
     content_digest,
@@ -38,7 +39,7 @@ from deploytool.loading import weights_file
 from deploytool.parity import metrics
 from deploytool.parity.replay import at_once
 from deploytool.results import report, verdict
-from deploytool.results.artifact import Artifact, Given, Kind, Notes
+from deploytool.results.artifact import Artifact, Kind, Notes, StageInputs
 from deploytool.results.report import Report
 from deploytool.rewrites.graph import memory
 from deploytool.spec import BATCH, Decision, Job, Model, Precision, Range, Stage, TargetPlan, Tensor
@@ -59,7 +60,7 @@ class _Content:
     io: Precision
 
 
-def make(job: Job, out: Path, given: Given) -> Notes:
+def make(job: Job, out: Path, given: StageInputs) -> Notes:
     """Writes the bundle into the folder of `out`, its manifest last.
 
     Raises ParityFailed if the report says that an artifact computes something else than its source.
@@ -74,7 +75,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     content = _content(given, validated.notes, onnx.load(single.path, load_external_data=False))
     graphs = _server(folder, content, single, half)
     recorded = golden.read(given.latest(Kind.GOLDEN).path)
-    allowed = metrics.tolerances(recorded.noise, verdict.wanted(written))
+    allowed = metrics.tolerances(recorded.noise, verdict.requested_tolerances(written))
     batch = content.model.inputs[0].shape[0]
     sample = _golden(folder, recorded, batch if isinstance(batch, int) else 1)
     graphs = tuple(_bounded(folder, graph, content.free, sample.cases) for graph in graphs)
@@ -106,7 +107,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     return {"digest": content_digest(manifest), "sequence": manifest.sequence, "bytes": size}
 
 
-def _graphs(given: Given) -> tuple[Artifact, Artifact]:
+def _graphs(given: StageInputs) -> tuple[Artifact, Artifact]:
     """The last FP32 graph and the FP16 graph."""
     chain = given.chain(Kind.GRAPH)
     single = [graph for graph in chain if graph.made_by is not Stage.FP16]
@@ -115,7 +116,7 @@ def _graphs(given: Given) -> tuple[Artifact, Artifact]:
     return single[-1], chain[-1]
 
 
-def _content(given: Given, notes: Notes, graph: onnx.ModelProto) -> _Content:
+def _content(given: StageInputs, notes: Notes, graph: onnx.ModelProto) -> _Content:
     model = weights_file.definition(given.latest(Kind.WEIGHTS).path)
     serves = serde.decode(dict[str, serde.Json], notes["serves"])
     below = {tensor.name: tensor.below for tensor in model.inputs}
@@ -155,25 +156,26 @@ def _bounded(folder: Path, graph: Graph, free: Mapping[str, Range], cases: int) 
     """The graph with what a run of the golden cases may take, at the largest sizes that it serves."""
     sizes = {name: each.largest for name, each in free.items()} | {BATCH: at_once(cases, free[BATCH])}
     model = onnx.load(folder / graph.path, load_external_data=False)
-    return replace(graph, memory_mib=memory.needed(model, sizes, cases))
+    needed = memory.needed(model, sizes, cases)
+    return replace(graph, memory_mib=needed if needed and needed <= MOST_MIB else None)
 
 
-def _golden(folder: Path, sample: Golden, batch: int) -> Sample:
+def _golden(folder: Path, sample: Golden, batch: int) -> GoldenFiles:
     place = folder / "golden"
     place.mkdir()
-    few = golden.first(sample, max(batch, _CASES // batch * batch))  # whole batches, where only one size is taken
+    few = golden.first_cases(sample, max(batch, _CASES // batch * batch))  # whole batches, where only one size is taken
     golden.write(place / "golden.npz", few)
     names = [f"golden/case_{number}.png" for number in range(len(few.labels)) if few.pixels.size]
     for name, pixels in zip(names, few.pixels, strict=False):
         images.write(folder / name, pixels)
-    return Sample("golden/golden.npz", len(few.labels), tuple(names))
+    return GoldenFiles("golden/golden.npz", len(few.labels), tuple(names))
 
 
 def _recipe(folder: Path, content: _Content, graph: Graph) -> str:
     ends = ("min", "smallest"), ("opt", "typical"), ("max", "largest")
     shapes = [f"--{word}Shapes={_sizes(content.inputs, content.free, end)}" for word, end in ends]
     trtexec = " ".join(["trtexec", f"--onnx={graph.path}", *shapes, "--stronglyTyped", "--saveEngine=model.plan"])
-    recipe = Recipe(graph.path, graph.precision, graph.io, content.inputs, content.free, trtexec)
+    recipe = EngineRecipe(graph.path, graph.precision, graph.io, content.inputs, content.free, trtexec)
     (folder / "recipe.json").write_text(serde.text(recipe), encoding="utf-8")
     return "recipe.json"
 
@@ -186,7 +188,7 @@ def _sizes(inputs: Sequence[Tensor], free: Mapping[str, Range], end: str) -> str
     return ",".join(f"{tensor.name}:{shape}" for tensor, shape in zip(inputs, sides, strict=True))
 
 
-def _engines(folder: Path, content: _Content, given: Given, written: Report) -> tuple[Engine, ...]:
+def _engines(folder: Path, content: _Content, given: StageInputs, written: Report) -> tuple[Engine, ...]:
     """Every engine; those of the full TensorRT where Triton finds them."""
     found: list[Engine] = []
     plans: dict[str, str] = {}
@@ -227,7 +229,7 @@ def _capabilities(built: report.Engine, targets: Sequence[Decision]) -> tuple[st
     return tuple(sorted({each.capability for each in here}))
 
 
-def _provenance(given: Given, written: Report, model: Model) -> Provenance:
+def _provenance(given: StageInputs, written: Report, model: Model) -> Provenance:
     """What it was made from; no path of this machine, and nothing that another run of the same would change."""
     where, _, function = model.factory.rpartition(":")
     kinds = (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH)

@@ -13,7 +13,7 @@ import onnx
 
 from deploytool import backends, serde
 from deploytool.backends import Session, onnxruntime, tensorrt_estimate
-from deploytool.backends.tensorrt_estimate import Launches
+from deploytool.backends.tensorrt_estimate import BuildEstimate
 from deploytool.benchmark import choice, comparison, machine_state
 from deploytool.benchmark import ratio as benchmark_ratio
 from deploytool.benchmark.interleave import Milliseconds
@@ -26,10 +26,10 @@ from deploytool.parity import metrics
 from deploytool.parity.replay import FEW, replay
 from deploytool.precision import fp16
 from deploytool.results import verdict
-from deploytool.results.artifact import FOR_ENGINE, Given, Kind, Notes
+from deploytool.results.artifact import FOR_ENGINE, Kind, Notes, StageInputs
 from deploytool.rewrites import forms as rewrites_forms
 from deploytool.rewrites.forms import Candidate
-from deploytool.rewrites.recipes import NONE, PLAIN, RECIPES
+from deploytool.rewrites.recipes import ORIGINAL, RECIPES
 from deploytool.spec import AUTO, BATCH, Job, Stage
 
 _SECONDS = 0.5  # of timing for each batch
@@ -41,14 +41,14 @@ _LONGEST = 200  # characters of what another's code says
 Trials = dict[str, dict[int, Ratio]]  # form: batch: how many times faster than the plain form
 
 
-def make(job: Job, out: Path, given: Given) -> Notes:
+def make(job: Job, out: Path, given: StageInputs) -> Notes:
     """Writes the chosen form of the graph, the graph itself if no other is surely faster.
 
     A form that strays is left out with a remark. Raises ParityFailed if it is the one that was asked for by name.
     """
     before = given.latest(Kind.GRAPH).path
     asked, sample = job.options.rewrite, golden.read(given.latest(Kind.GOLDEN).path)
-    wanted = RECIPES if asked == AUTO else {PLAIN: (), **({} if asked == NONE else {asked: RECIPES[asked]})}
+    wanted = RECIPES if asked == AUTO else {ORIGINAL: (), asked: RECIPES[asked]}
     forms, unmade = _forms_of(onnx.load(before), wanted)
     files = {form.name: _written(form, before, out) for form in forms}
     trials: Trials = {}
@@ -66,7 +66,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     if failed and asked != AUTO and not job.options.rewrite_implied:
         raise ParityFailed(f"--rewrite {asked}: {failed[0]}", "leave --rewrite out, and report the graph")
     sound = [form for form in forms if form.name in errors]
-    chosen = sound[-1] if asked != AUTO else _form(forms, choice.choose(_by_form(trials), PLAIN))
+    chosen = sound[-1] if asked != AUTO else _form(forms, choice.choose(_by_form(trials), ORIGINAL))
     engine, why = (chosen, []) if asked != AUTO else _for_engine(sound, job)
     disk.write(out, files[chosen.name].read_bytes())
     if engine is not chosen:
@@ -109,7 +109,7 @@ def _stumbles(model: onnx.ModelProto, recipe: Sequence[str]) -> str:
 
 def _written(form: Candidate, before: Path, out: Path) -> Path:
     """The file of a form; the plain one's is there already."""
-    if form.name == PLAIN:
+    if form.name == ORIGINAL:
         return before
     file = out.with_name(f"{form.name}.onnx")
     disk.write(file, form.model.SerializeToString(deterministic=True))
@@ -120,7 +120,7 @@ def _opened(stack: ExitStack, runner: str, files: Mapping[str, Path]) -> tuple[d
     """A session of every form that is a sound graph, and a line for each that is none."""
     opened = {name: _session(stack, runner, file) for name, file in files.items()}
     refused = [f"{name} is no sound graph: {why}" for name, why in opened.items() if isinstance(why, str)]
-    if isinstance(why := opened[PLAIN], str):
+    if isinstance(why := opened[ORIGINAL], str):
         raise StageFailed(f"the simplified graph cannot be opened: {why}", f"see the {Stage.SIMPLIFY} stage")
     return {name: session for name, session in opened.items() if not isinstance(session, str)}, refused
 
@@ -152,9 +152,9 @@ def _for_engine(forms: Sequence[Candidate], job: Job) -> tuple[Candidate, list[s
         return best, [f"{best.name} for FP16 and engines: {best.nodes} nodes for {before.nodes} (estimated)"]
     free = {**job.options.sizes, BATCH: job.options.batch}
     try:
-        old, new = (tensorrt_estimate.rehearse(_fp16(form.model), job.model.inputs, free) for form in (before, best))
+        old, new = (tensorrt_estimate.estimate(_fp16(form.model), job.model.inputs, free) for form in (before, best))
     except (MissingBackend, StageFailed) as error:
-        return best, [f"{best.name} for FP16 and engines, unrehearsed: {error}"]
+        return best, [f"{best.name} for FP16 and engines, not estimated: {error}"]
     told = (
         f"{new.kernels} kernels for {old.kernels}, {new.syncs} syncs for {old.syncs}, {disk.size(new.traffic)} of "
         f"tensors for {disk.size(old.traffic)}, engine {disk.size(new.size)} for {disk.size(old.size)}"
@@ -162,19 +162,19 @@ def _for_engine(forms: Sequence[Candidate], job: Job) -> tuple[Candidate, list[s
     source = "(estimated from TensorRT-RTX's build log)"
     if _is_lighter(new, old):
         return best, [f"{best.name} for FP16 and engines: {told} {source}"]
-    return before, [f"plain for FP16 and engines, not {best.name}: {told} {source}"]
+    return before, [f"original for FP16 and engines, not {best.name}: {told} {source}"]
 
 
 def _fp16(graph: onnx.ModelProto) -> bytes:
     """The graph in FP16, serialized; raises StageFailed if it cannot be converted."""
     try:
-        half = fp16.halve(graph, keep_io=True, check=False).half
+        half = fp16.convert(graph, keep_io=True, check=False).half
     except Exception as error:  # onnx's exceptions share no base class
         raise StageFailed(f"the graph cannot be FP16: {error}", "see the halve stage") from error
     return bytes(half.SerializeToString())
 
 
-def _is_lighter(new: Launches, old: Launches) -> bool:
+def _is_lighter(new: BuildEstimate, old: BuildEstimate) -> bool:
     return new.kernels + new.syncs < old.kernels + old.syncs and new.size <= _HEAVIEST * old.size
 
 
@@ -185,15 +185,15 @@ def _proved(
 
     A form that strays from the plain one is still right if it is nearer to the FP64 truth.
     """
-    expected = replay(sessions[PLAIN], sample.inputs, FEW)
-    ran = {name: _ran(session, sample.inputs) for name, session in sessions.items() if name != PLAIN}
-    answers = {PLAIN: expected, **{name: got for name, got in ran.items() if not isinstance(got, str)}}
+    expected = replay(sessions[ORIGINAL], sample.inputs, FEW)
+    ran = {name: _ran(session, sample.inputs) for name, session in sessions.items() if name != ORIGINAL}
+    answers = {ORIGINAL: expected, **{name: got for name, got in ran.items() if not isinstance(got, str)}}
     failed = [f"{name} does not run: {why}" for name, why in ran.items() if isinstance(why, str)]
     tolerance = metrics.tolerances(sample.noise, job.options.tolerance).fp32
     errors = {}
     for name, got in answers.items():
         found = metrics.check(got, expected, before.parent.name, tolerance, sample.ties32)
-        if found.broken and metrics.strays(got, expected, sample, tolerance):
+        if found.broken and metrics.deviates(got, expected, sample, tolerance):
             failed.append(f"{name} is not what it replaces: {verdict.reasons(found)}")
         else:
             errors[name] = found.parity.max_error
@@ -224,16 +224,16 @@ def _timed(
             break
         fed = {name: np.resize(array, (batch, *array.shape[1:])) for name, array in inputs.items()}
         calls = {name: partial(session, **fed) for name, session in running.items()}
-        found, seen = machine_state.watched(calls, _SECONDS, threads)
-        busy = seen.uneven or comparison.held_up_most(found, threads)
+        found, seen = machine_state.time_watched(calls, _SECONDS, threads)
+        busy = seen.uneven or comparison.most_delayed(found, threads)
         if busy and not single:
             return trials, busy
         taken: dict[str, Milliseconds] = {name: getattr(series, clock) for name, series in found.items()}
         for name, series in taken.items():
-            trials[name][batch] = benchmark_ratio.ratio(taken[PLAIN], series)
-        rivals = sorted((name for name in running if name != PLAIN), key=lambda name: -trials[name][batch].value)
+            trials[name][batch] = benchmark_ratio.ratio(taken[ORIGINAL], series)
+        rivals = sorted((name for name in running if name != ORIGINAL), key=lambda name: -trials[name][batch].value)
         hopeful = [name for name in rivals[:_CONTENDERS] if trials[name][batch].value >= choice.NEVER_BELOW]
-        running = {name: sessions[name] for name in (PLAIN, *hopeful)}
+        running = {name: sessions[name] for name in (ORIGINAL, *hopeful)}
         one = sum(float(np.median(taken[name])) for name in running) / batch / 1000
         if one * job.options.batch.typical * benchmark_ratio.FEWEST_ROUNDS > _PATIENCE:
             break
@@ -242,8 +242,10 @@ def _timed(
 
 def _by_form(trials: Trials) -> dict[str, list[Ratio]]:
     """The ratios of the forms that were timed at every batch."""
-    batches = trials.get(PLAIN, {})
-    return {name: list(each.values()) for name, each in trials.items() if name != PLAIN and len(each) == len(batches)}
+    batches = trials.get(ORIGINAL, {})
+    return {
+        name: list(each.values()) for name, each in trials.items() if name != ORIGINAL and len(each) == len(batches)
+    }
 
 
 def _told(form: Candidate, errors: Mapping[str, float], trials: Trials) -> dict[str, serde.Json]:
@@ -267,16 +269,16 @@ def _remark(chosen: Candidate, job: Job, trials: Trials, how: str, *, strayed: b
     """What was chosen, of what, and how it was found."""
     asked, implied = job.options.rewrite, job.options.rewrite_implied
     if asked != AUTO and strayed:
-        return f"plain: {asked} is left out"
-    if asked in (NONE, chosen.name):
+        return f"original: {asked} is left out"
+    if asked == chosen.name:
         return f"{chosen.name}, as {'--quick has it' if implied else 'asked for'}"
     if asked != AUTO:
-        return f"plain: nothing in {asked} applies"
+        return f"original: nothing in {asked} applies"
     rivals = ", ".join(name for name in trials if name != chosen.name)
     if not rivals:
-        return "plain: no rewrite applies" if trials else "plain: only ONNX Runtime is timed"
-    if chosen.name == PLAIN:
-        return f"plain: none of {rivals} is surely faster ({how})"
+        return "original: no rewrite applies" if trials else "original: only ONNX Runtime is timed"
+    if chosen.name == ORIGINAL:
+        return f"original: none of {rivals} is surely faster ({how})"
     gains = [
         f"{ratio.value:.2f}× ({ratio.low:.2f}–{ratio.high:.2f}) the plain graph's speed at batch {batch}"
         for batch, ratio in trials[chosen.name].items()

@@ -20,7 +20,7 @@ from deploytool.host.process import run_limited
 from deploytool.parity import metrics, questions
 from deploytool.parity.questions import Question
 from deploytool.parity.replay import replay
-from deploytool.results.artifact import Given, Kind, Notes
+from deploytool.results.artifact import Kind, Notes, StageInputs
 from deploytool.results.report import Tolerance
 from deploytool.rewrites.graph import free_sizes
 from deploytool.spec import Job, Stage
@@ -39,7 +39,7 @@ onnxsim.main()
 Attempt = Callable[[Sequence[str], float], float]
 
 
-def make(job: Job, out: Path, given: Given) -> Notes:
+def make(job: Job, out: Path, given: StageInputs) -> Notes:
     """Writes the simplified graph, or the graph as it was where nothing that onnxsim makes of it holds.
 
     Raises StageFailed only for a graph that does not run as it was.
@@ -73,7 +73,7 @@ def _questions(job: Job, before: Path, inputs: Arrays) -> tuple[Question, ...]:
     name = "the graph before"
     with backends.load(job.options.runner).start(before) as original:
         golden_cases = Question(name, "golden cases", inputs, replay(original, inputs))
-        return (golden_cases, *questions.questions(job.model, job.options.sizes, inputs, original, name))
+        return (golden_cases, *questions.make(job.model, job.options.sizes, inputs, original, name))
 
 
 def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> None:
@@ -100,7 +100,7 @@ def _prove(runner: str, graph: Path, asked: Sequence[Question], tolerance: Toler
     """The error of a graph's answers; raises ParityFailed if they are others, StageFailed if it gives none."""
     try:
         with backends.load(runner).start(graph) as session:
-            checks = questions.marks(session, asked, tolerance)
+            checks = questions.ask(session, asked, tolerance)
     except StageFailed as error:
         said = " ".join(str(error).replace(str(graph), "it").split())
         raise StageFailed(f"what onnxsim wrote does not run: {said}", error.remedy) from error
@@ -133,11 +133,11 @@ def _search(attempt: Attempt) -> tuple[tuple[str, ...], list[float]]:
             patience = max(_SHORTEST_SECONDS, _PATIENCE * (time.monotonic() - begun))
         return True
 
-    found = culprits((*_passes(), worker_programs.SHAPES, worker_programs.FOLDING), holds, _MOST)
+    found = bisect((*_passes(), worker_programs.SHAPES, worker_programs.FOLDING), holds, _MOST)
     return (_ALL if found is None else found), errors
 
 
-def culprits(switches: Sequence[str], holds: Callable[[Sequence[str]], bool], most: int) -> tuple[str, ...] | None:
+def bisect(switches: Sequence[str], holds: Callable[[Sequence[str]], bool], most: int) -> tuple[str, ...] | None:
     """A set of at most `most` switches with which off the thing holds, each of them needed; None if there is none.
 
     `holds(off)` tries; it is taken not to hold with none off, and to hold with more off wherever it holds with fewer.

@@ -23,14 +23,14 @@ from deploytool.model_checks import source_lines
 from deploytool.parity import metrics, questions
 from deploytool.parity.questions import Question
 from deploytool.results import baked_values
-from deploytool.results.artifact import REASON, Given, Kind, Notes
+from deploytool.results.artifact import REASON, Kind, Notes, StageInputs
 from deploytool.spec import Job, Model, Stage, Tensor
 
 _EXAMPLE = 2  # golden cases to trace with: a batch of one would be taken for a fixed size
 _LONGEST = 200  # characters of a foreign reason
 
 
-def make(job: Job, out: Path, given: Given) -> Notes:
+def make(job: Job, out: Path, given: StageInputs) -> Notes:
     """Writes the frozen trace; the names of its inputs and outputs travel inside the file.
 
     `fixed` are the lines of the model that the trace knows only as they went at export. Where TorchScript does not take
@@ -38,7 +38,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     """
     weights = given.latest(Kind.WEIGHTS).path
     model = weights_file.definition(weights)
-    sample, home = golden.read(given.latest(Kind.GOLDEN).path), source_lines.home_of(model.factory)
+    sample, home = golden.read(given.latest(Kind.GOLDEN).path), source_lines.source_folder(model.factory)
     example = tuple(torch.from_numpy(sample.inputs[tensor.name][: _batch(model)]) for tensor in model.inputs)
     names = {"inputs": _names(model.inputs), "outputs": _names(model.outputs)}
     if isinstance(model.inputs[0].shape[0], int):
@@ -46,13 +46,13 @@ def make(job: Job, out: Path, given: Given) -> Notes:
 
     def asked() -> Sequence[Question]:
         with eager.start(weights) as source:
-            return questions.questions(model, job.options.sizes, sample.inputs, source, "eager")
+            return questions.make(model, job.options.sizes, sample.inputs, source, "eager")
 
     try:
-        module = eager.exportable(eager.module(weights), model, example)
-        with source_lines.watched(home) as warned, eager.off_the_fast_path():
+        module = eager.exportable(eager.load_module(weights), model, example)
+        with source_lines.record_tracer_warnings(home) as warned, eager.off_the_fast_path():
             nodes = _written(module, example, out, names)
-        fresh = eager.exportable(eager.module(weights), model, example)
+        fresh = eager.exportable(eager.load_module(weights), model, example)
         subject = fixing.Subject(fresh, model, sample.inputs, home, _batch(model))
         tolerance = metrics.tolerances(sample.noise, job.options.tolerance).fp32
         found = fixing.examine(Stage.TORCHSCRIPT, subject, partial(torchscript.start, out), warned, asked, tolerance)
@@ -60,7 +60,7 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         raise
     except Exception as error:  # whatever torch.jit raises, it does not take the user's model
         return _left_out(out, f"TorchScript does not take the model: {_reason(error)}")
-    if lines := baked_values.wrong(found):
+    if lines := baked_values.wrong_lines(found):
         return _left_out(out, lines[0])
     return {"nodes": nodes, "fixed": serde.encode(found)}
 

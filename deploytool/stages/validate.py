@@ -1,4 +1,4 @@
-"""Validates: parity of every hop against the hop before and against the FP64 source, and speed against eager."""
+"""Compares every artifact with the one before it and with the FP64 source, and measures its speed against eager."""
 
 from __future__ import annotations
 
@@ -12,31 +12,38 @@ from deploytool.data import golden
 from deploytool.data.golden import Golden
 from deploytool.host import machine
 from deploytool.parity import checks, intermediates, metrics, noise
-from deploytool.parity.intermediates import Canaries
+from deploytool.parity.intermediates import Probes
 from deploytool.parity.replay import replay
-from deploytool.parity.shape_corners import Corner, corners
+from deploytool.parity.shape_corners import Corner, draw
 from deploytool.results import baked_values, report, verdict
-from deploytool.results.artifact import Given, Kind, Notes
-from deploytool.results.baked_values import Fixed, Origin
-from deploytool.results.faults import Proof
-from deploytool.results.report import Hop, Reach, Report, Weights
+from deploytool.results.artifact import Kind, Notes, StageInputs
+from deploytool.results.baked_values import BakedValue, Origin
+from deploytool.results.faults import FaultsResult
+from deploytool.results.report import Comparison, Fp16Range, Report, Weights
 from deploytool.spec import BATCH, Job, Precision, Range, Stage
 from deploytool.stages import STAGES
 
 _LIBRARIES = ("deploytool", "torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
 
 
-def make(job: Job, out: Path, given: Given) -> Notes:
+def make(job: Job, out: Path, given: StageInputs) -> Notes:
     """Writes the report; a failed check stands in the report and is no error: the front door decides what it means."""
     recorded, weights = given.latest(Kind.GOLDEN), given.latest(Kind.WEIGHTS)
     sample = golden.read(recorded.path)
-    devices, engines = eager.devices(), checks.engines(given)
-    steps = [step for device in devices for step in checks.on(device, job, given)] + checks.of_half(given) + engines
-    first = checks.source(recorded, sample, metrics.tolerances(sample.noise, job.options.tolerance))
-    extremes, origins = _extremes(job, weights.path, sample, _fixed(given)), checks.origins(job, given, sample)
-    at = noise.AtSizes(weights.path, job.options.tolerance, sample.noise)
-    judged = tuple(checks.judge(steps, origins, sample, extremes, _canaries(given), job, at.edge, at))
-    timed = checks.on(devices[-1], job, given) + engines
+    devices, engines = eager.devices(), checks.engine_comparisons(given)
+    steps = (
+        [step for device in devices for step in checks.graph_comparisons(device, job, given)]
+        + checks.fp16_comparisons(given)
+        + engines
+    )
+    first = checks.source_comparison(recorded, sample, metrics.tolerances(sample.noise, job.options.tolerance))
+    extremes, origins = (
+        _extremes(job, weights.path, sample, _fixed(given)),
+        checks.reference_answers(job, given, sample),
+    )
+    at = noise.NoiseAtSizes(weights.path, job.options.tolerance, sample.noise)
+    judged = tuple(checks.judge(steps, origins, sample, extremes, _probes(given), job, at.edge, at))
+    timed = checks.graph_comparisons(devices[-1], job, given) + engines
     found, rounds = quick.measure(weights.path, timed, sample.inputs, job, devices[-1])
     written = Report(
         schema=report.SCHEMA,
@@ -47,14 +54,14 @@ def make(job: Job, out: Path, given: Given) -> Notes:
         images=len(sample.labels),
         margin=serde.decode(float, recorded.notes["smallest_margin"]),
         data=job.options.data.path if job.options.data else None,
-        hops=(first, *judged),
+        comparisons=(first, *judged),
         speeds=found,
         gate=verdict.gate(job.options.min_speedup, found, engine=bool(given.chain(Kind.ENGINE))),
         reach=_reach(given, sample),
         proof=_proof(given),
-        engines=checks.built(given),
+        engines=checks.build_notes(given),
         targets=job.options.targets,
-        remarks=(*_remarks(given), *_seen(judged), *baked_values.harmless(_fixed(given))),
+        remarks=(*_remarks(given), *_seen(judged), *baked_values.harmless_lines(_fixed(given))),
         versions={name: version for name in _LIBRARIES if (version := machine.version(name))},
         choices=_choices(job, given),
         fixed=_fixed(given),
@@ -62,13 +69,13 @@ def make(job: Job, out: Path, given: Given) -> Notes:
     report.write(out, written)
     serves = {"free": {**job.options.sizes, BATCH: job.options.batch}, "io": job.options.io}
     return {
-        "broken": list(verdict.broken(written)),
-        "unmeasured": list(verdict.unmeasured(written)),
+        "broken": list(verdict.failed_lines(written)),
+        "unmeasured": list(verdict.unmeasured_lines(written)),
         "serves": serde.encode(serves),
     }
 
 
-def _extremes(job: Job, weights: Path, sample: Golden, lines: tuple[Fixed, ...]) -> list[Corner]:
+def _extremes(job: Job, weights: Path, sample: Golden, lines: tuple[BakedValue, ...]) -> list[Corner]:
     """The corners of the free sizes with the eager model's answers; where there are none, no model is made.
 
     Where an exporter fixed a line by sizes, the largest batch is a corner too.
@@ -77,55 +84,55 @@ def _extremes(job: Job, weights: Path, sample: Golden, lines: tuple[Fixed, ...])
     if not job.options.sizes and not by_sizes:
         return []
     with eager.start(weights) as source:
-        found = corners(job.model, job.options.sizes, source)
+        found = draw(job.model, job.options.sizes, source)
         if by_sizes:
-            many = checks.first(sample.inputs, most)
+            many = checks.first_cases(sample.inputs, most)
             at_once, answers = f"{most} at once", replay(source, many, Range(most, most, most))
             found.append(Corner(f"eager, {at_once}", at_once, many, answers))
     return found
 
 
-def _choices(job: Job, given: Given) -> dict[str, serde.Json]:
+def _choices(job: Job, given: StageInputs) -> dict[str, serde.Json]:
     """The options that the stages before and this one read; targets and engines have their own place in the report."""
     verbs = (*(artifact.made_by for artifact in given.artifacts), Stage.VALIDATE)
     names = {name for verb in verbs for name in STAGES[verb].reads} - {"targets", "engines"}
     return {name: serde.encode(getattr(job.options, name)) for name in sorted(names)}
 
 
-def _canaries(given: Given) -> Canaries:
+def _probes(given: StageInputs) -> Probes:
     """What the lint kept, if it found anything."""
     files = [artifact.path for artifact in given.chain(Kind.PROBES)]
-    return intermediates.read(files[-1]) if files else Canaries({})
+    return intermediates.read(files[-1]) if files else Probes({})
 
 
-def _remarks(given: Given) -> tuple[str, ...]:
+def _remarks(given: StageInputs) -> tuple[str, ...]:
     """What the stages before want to be known, each line with its stage."""
     said = [(each.made_by, serde.decode(tuple[str, ...], each.notes.get("remarks", []))) for each in given.artifacts]
     return tuple(f"{verb}: {line}" for verb, lines in said for line in lines)
 
 
-def _seen(judged: tuple[Hop, ...]) -> tuple[str, ...]:
-    """What judging the hops showed that is to be known."""
-    return tuple(dict.fromkeys(f"{hop.stage}: {line}" for hop in judged for line in hop.remarks))
+def _seen(judged: tuple[Comparison, ...]) -> tuple[str, ...]:
+    """What judging the comparisons showed that is to be known."""
+    return tuple(dict.fromkeys(f"{comparison.stage}: {line}" for comparison in judged for line in comparison.remarks))
 
 
-def _fixed(given: Given) -> tuple[Fixed, ...]:
+def _fixed(given: StageInputs) -> tuple[BakedValue, ...]:
     """What the stages say of lines of the model that an exporter fixed."""
     notes = [each.notes.get("fixed", []) for each in given.artifacts]
-    return tuple(line for each in notes for line in serde.decode(tuple[Fixed, ...], each))
+    return tuple(line for each in notes for line in serde.decode(tuple[BakedValue, ...], each))
 
 
-def _proof(given: Given) -> Proof | None:
+def _proof(given: StageInputs) -> FaultsResult | None:
     """What the faults stage found, where it stood in the recipe."""
     found = [json.loads(each.path.read_text(encoding="utf-8")) for each in given.chain(Kind.FAULTS)]
-    return serde.decode(Proof, found[-1]) if found else None
+    return serde.decode(FaultsResult, found[-1]) if found else None
 
 
-def _reach(given: Given, sample: Golden) -> Reach | None:
+def _reach(given: StageInputs, sample: Golden) -> Fp16Range | None:
     """How near the values of the FP16 graph come to the ends of FP16, on the golden inputs."""
     halved = given.latest(Kind.GRAPH)
     if halved.made_by.precision is Precision.FP32:
         return None
-    return verdict.reach(
-        fp16_emulation.ranges(halved.path, sample.inputs), serde.decode(Weights, halved.notes["weights"])
+    return verdict.fp16_range(
+        fp16_emulation.node_ranges(halved.path, sample.inputs), serde.decode(Weights, halved.notes["weights"])
     )

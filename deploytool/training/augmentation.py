@@ -16,7 +16,7 @@ from deploytool.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageSet:
     """Pictures of one size (uint8 NHWC, RGB) and the class of each (int64)."""
 
     pixels: Pixels
@@ -25,9 +25,9 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, places: npt.NDArray[np.int64]) -> Pictures:
+    def take(self, places: npt.NDArray[np.int64]) -> ImageSet:
         """The pictures at these places, in their order."""
-        return Pictures(self.pixels[places], self.labels[places])
+        return ImageSet(self.pixels[places], self.labels[places])
 
     def digest(self) -> str:
         """A SHA-256 of every pixel and label."""
@@ -37,14 +37,14 @@ class Pictures:
         return total.hexdigest()
 
 
-def split(pictures: Pictures, share: float, seed: int) -> tuple[Pictures, Pictures]:
+def split(pictures: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
     """The pictures without a share of them, and that share, at least one picture, drawn by the seed."""
     order = np.random.default_rng(seed).permutation(len(pictures))
     count = max(1, round(len(pictures) * share))
     return pictures.take(np.sort(order[count:])), pictures.take(np.sort(order[:count]))
 
 
-def lesson(pictures: Pictures, recipe: Recipe, epoch: int) -> Iterator[Pictures]:
+def epoch_batches(pictures: ImageSet, recipe: Recipe, epoch: int) -> Iterator[ImageSet]:
     """The batches of one epoch: every picture once, in random order, augmented.
 
     Seed and epoch decide everything, so an epoch is the same whether or not the run was interrupted before it. Batches
@@ -53,10 +53,10 @@ def lesson(pictures: Pictures, recipe: Recipe, epoch: int) -> Iterator[Pictures]
     rng = np.random.default_rng([recipe.seed, epoch])
     for places in np.array_split(rng.permutation(len(pictures)), count_batches(pictures, recipe)):
         batch = pictures.take(places)
-        yield Pictures(augment(batch.pixels, recipe.padding, recipe.flip, rng), batch.labels)
+        yield ImageSet(augment(batch.pixels, recipe.padding, recipe.flip, rng), batch.labels)
 
 
-def count_batches(pictures: Pictures, recipe: Recipe) -> int:
+def count_batches(pictures: ImageSet, recipe: Recipe) -> int:
     """How many batches one epoch has."""
     return math.ceil(len(pictures) / recipe.batch)
 

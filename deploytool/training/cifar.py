@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from deploytool.errors import BadInput
-from deploytool.training.augmentation import Pictures
+from deploytool.training.augmentation import ImageSet
 
 SIDE = 32
 _RECORD = 1 + 3 * SIDE * SIDE  # a label, then the red, green and blue planes
@@ -19,7 +19,7 @@ def is_cifar(folder: Path) -> bool:
     return any(folder.glob("data_batch_*"))
 
 
-def read(folder: Path) -> tuple[Pictures, Pictures, tuple[str, ...]]:
+def read(folder: Path) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
     """Training pictures, test pictures and class names.
 
     Raises BadInput if a file is missing or damaged, or if these are the Python files.
@@ -34,10 +34,10 @@ def read(folder: Path) -> tuple[Pictures, Pictures, tuple[str, ...]]:
     return _pictures(batches, len(classes)), _pictures([folder / "test_batch.bin"], len(classes)), classes
 
 
-def _pictures(files: list[Path], classes: int) -> Pictures:
+def _pictures(files: list[Path], classes: int) -> ImageSet:
     records = np.concatenate([_records(file, classes) for file in files])
     planes = records[:, 1:].reshape(-1, 3, SIDE, SIDE)
-    return Pictures(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, 0].astype(np.int64))
+    return ImageSet(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, 0].astype(np.int64))
 
 
 def _records(file: Path, classes: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:

@@ -13,7 +13,7 @@ from deploytool.data.image_folder import Folder
 from deploytool.errors import BadInput
 from deploytool.spec import Preprocessing
 from deploytool.training import cifar
-from deploytool.training.augmentation import Pictures, split
+from deploytool.training.augmentation import ImageSet, split
 from deploytool.training.recipe import Recipe
 
 
@@ -21,9 +21,9 @@ from deploytool.training.recipe import Recipe
 class Data:
     """Pictures to learn from, to choose the best epoch by, and for the final test; `preprocessing` has their size."""
 
-    train: Pictures
-    validation: Pictures
-    test: Pictures
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
     classes: tuple[str, ...]
     preprocessing: Preprocessing
 
@@ -74,6 +74,6 @@ def _sized(paths: tuple[Path, ...], preprocessing: Preprocessing) -> Preprocessi
     return preprocessing
 
 
-def _load(listed: Folder, preprocessing: Preprocessing) -> Pictures:
+def _load(listed: Folder, preprocessing: Preprocessing) -> ImageSet:
     pixels = [images.fit(images.read(path), preprocessing) for path in listed.paths]
-    return Pictures(np.stack(pixels), np.array(listed.labels, np.int64))
+    return ImageSet(np.stack(pixels), np.array(listed.labels, np.int64))

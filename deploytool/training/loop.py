@@ -12,12 +12,12 @@ from deploytool.errors import BadInput
 from deploytool.training import checkpoint, outputs, recipe
 from deploytool.training.checkpoint import Checkpoint, State
 from deploytool.training.recipe import Epoch, Results
-from deploytool.training.task import Course
-from deploytool.training.trainer import Learner
+from deploytool.training.task import TrainingTask
+from deploytool.training.trainer import Trainer
 
 
 def train(
-    course: Course, out: Path, watch: Callable[[int, int], None] = lambda done, total: None, resume: bool = True
+    course: TrainingTask, out: Path, watch: Callable[[int, int], None] = lambda done, total: None, resume: bool = True
 ) -> Iterator[Epoch]:
     """Yields every epoch of the course, first those that an interrupted run has left in `out`.
 
@@ -25,7 +25,7 @@ def train(
     course, and StageFailed if the loss is no number any more.
     """
     _enter(out)
-    learner, key = Learner(course), course.key()
+    learner, key = Trainer(course), course.key()
     saved = _left(out, key, course) if resume else None
     history, kept = (saved.history, saved.best) if saved else ((), {})
     if saved:
@@ -44,12 +44,12 @@ def train(
         yield history[-1]
 
 
-def finish(course: Course, out: Path) -> Results:
+def finish(course: TrainingTask, out: Path) -> Results:
     """Tests the best epoch's model, the only look at the test set, and writes the weights and the results."""
     saved = _left(out, course.key(), course)
     if saved is None or len(saved.history) < course.recipe.epochs:
         raise BadInput(f"the training in {out} is not finished", "train first")
-    learner, chosen = Learner(course), recipe.best(saved.history)
+    learner, chosen = Trainer(course), recipe.best(saved.history)
     learner.module.load_state_dict(saved.best)
     seconds = round(sum(record.seconds for record in saved.history), 3)
     results = Results(chosen.epoch, chosen.validation, learner.score(course.data.test), seconds)
@@ -64,7 +64,7 @@ def _enter(out: Path) -> None:
         raise BadInput(f"cannot write to {out}: {error.strerror}", "choose another folder with --out") from error
 
 
-def _left(out: Path, key: str, course: Course) -> Checkpoint | None:
+def _left(out: Path, key: str, course: TrainingTask) -> Checkpoint | None:
     saved = checkpoint.read(out)
     remedy = "begin anew with --no-resume, or choose another --out"
     if saved and saved.key != key:

@@ -16,7 +16,7 @@ from deploytool import serde
 from deploytool.training import curve
 from deploytool.training.checkpoint import State, whole
 from deploytool.training.recipe import Epoch, Results
-from deploytool.training.task import Course
+from deploytool.training.task import TrainingTask
 
 WEIGHTS, HISTORY, CURVE, SUMMARY = "weights.safetensors", "history.csv", "curve.svg", "training.json"
 
@@ -44,7 +44,7 @@ def _row(record: Epoch) -> dict[str, float]:
     }
 
 
-def write(out: Path, course: Course, best: State, results: Results) -> None:
+def write(out: Path, course: TrainingTask, best: State, results: Results) -> None:
     """The best weights with the definition they belong to, and a summary of the whole training."""
     summary = {
         "model": course.model,
@@ -61,7 +61,7 @@ def write(out: Path, course: Course, best: State, results: Results) -> None:
         unfinished.write_text(serde.text(summary), encoding="utf-8")
 
 
-def _data(course: Course) -> Mapping[str, int | str]:
+def _data(course: TrainingTask) -> Mapping[str, int | str]:
     data = course.data
     counts = {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)}
     return {**counts, "sha256": data.digest()}

@@ -14,7 +14,7 @@ from deploytool.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingTask:
     """Everything a training depends on."""
 
     model: Model
@@ -23,17 +23,17 @@ class Course:
 
     def key(self) -> str:
         """One digest of all that decides the weights after an epoch; how many epochs follow does not."""
-        definition = [serde.file_digest(path) for path in factory.sources(self.model.factory)]
+        definition = [serde.file_digest(path) for path in factory.source_files(self.model.factory)]
         return serde.digest(self.model, definition, self.data.digest(), replace(self.recipe, epochs=0))
 
 
-def prepare(model: Model, folder: Path, recipe: Recipe) -> Course:
+def prepare(model: Model, folder: Path, recipe: Recipe) -> TrainingTask:
     """Reads the pictures and adapts the model to them.
 
     Raises BadInput if the folder holds no pictures to learn from.
     """
     found = data.read(folder, model.preprocessing, recipe)
-    return Course(adapt(model, found), found, recipe)
+    return TrainingTask(adapt(model, found), found, recipe)
 
 
 def adapt(model: Model, found: Data) -> Model:

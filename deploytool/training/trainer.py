@@ -12,17 +12,17 @@ from torch.nn import functional
 from deploytool.data import images
 from deploytool.errors import BadInput, StageFailed
 from deploytool.loading import factory
-from deploytool.training.augmentation import Pictures, count_batches, lesson
+from deploytool.training.augmentation import ImageSet, count_batches, epoch_batches
 from deploytool.training.recipe import Score
-from deploytool.training.task import Course
+from deploytool.training.task import TrainingTask
 
 _AT_ONCE = 256  # pictures that are scored together
 
 
-class Learner:
+class Trainer:
     """The model of a course with its optimizer; both are public, so that a checkpoint can hold them."""
 
-    def __init__(self, course: Course) -> None:
+    def __init__(self, course: TrainingTask) -> None:
         self._course = course
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.module = _seeded(course).to(self._device)
@@ -40,7 +40,7 @@ class Learner:
         loss_sum, right, batches = 0.0, 0, count_batches(pictures, recipe)
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(recipe.seed + epoch)  # for dropout
-            for done, batch in enumerate(lesson(pictures, recipe, epoch), start=1):
+            for done, batch in enumerate(epoch_batches(pictures, recipe, epoch), start=1):
                 logits, labels = self._answer(batch)
                 loss = functional.cross_entropy(logits, labels)
                 loss_sum += _finite(loss) * len(batch)
@@ -51,19 +51,19 @@ class Learner:
                 watch(done, batches)
         return Score(loss_sum / len(pictures), right / len(pictures))
 
-    def score(self, pictures: Pictures) -> Score:
+    def score(self, pictures: ImageSet) -> Score:
         """What the model makes of pictures as they are; raises StageFailed if its loss is no number."""
         self.module.eval()
         loss_sum, right = 0.0, 0
         with torch.inference_mode():
             for start in range(0, len(pictures), _AT_ONCE):
                 there = slice(start, start + _AT_ONCE)
-                logits, labels = self._answer(Pictures(pictures.pixels[there], pictures.labels[there]))
+                logits, labels = self._answer(ImageSet(pictures.pixels[there], pictures.labels[there]))
                 loss_sum += _finite(functional.cross_entropy(logits, labels, reduction="sum"))
                 right += int((logits.argmax(1) == labels).sum())
         return Score(loss_sum / len(pictures), right / len(pictures))
 
-    def _answer(self, batch: Pictures) -> tuple[torch.Tensor, torch.Tensor]:
+    def _answer(self, batch: ImageSet) -> tuple[torch.Tensor, torch.Tensor]:
         inputs = torch.from_numpy(images.normalise(batch.pixels, self._course.data.preprocessing))
         logits: torch.Tensor = self.module(inputs.to(self._device))
         return logits, torch.from_numpy(batch.labels).to(self._device)
@@ -76,7 +76,7 @@ def _finite(loss: torch.Tensor) -> float:
     return value
 
 
-def _seeded(course: Course) -> nn.Module:
+def _seeded(course: TrainingTask) -> nn.Module:
     """The definition with the first weights it gives itself."""
     model = course.model
     make = factory.resolve(model.factory)

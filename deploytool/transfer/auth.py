@@ -22,7 +22,7 @@ _TOKEN = "<token>"  # a helper's user name if its secret is no password
 
 
 @dataclass(frozen=True)
-class Logins:
+class Credentials:
     """User and password in base64 by host, and the credential helpers: by host, and `store` for all others."""
 
     known: Mapping[str, str] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Logins:
         return found or next((self.known[host] for host in (*hosts, parts.hostname or "") if host in self.known), None)
 
 
-def place(folder: str | None) -> Path | None:
+def config_path(folder: str | None) -> Path | None:
     """Docker's config.json, in the folder that its user names or in his home; None where he has none."""
     try:
         return Path(folder or "~/.docker").expanduser() / "config.json"
@@ -50,12 +50,12 @@ def place(folder: str | None) -> Path | None:
         return None
 
 
-def read(path: Path | None) -> Logins:
+def read(path: Path | None) -> Credentials:
     """What a config.json of docker's holds; nothing without a file. Raises BadInput for a file that is none."""
     try:
         raw = path.read_bytes() if path else b"{}"
     except OSError:
-        return Logins()
+        return Credentials()
     try:
         whole = serde.loads(raw)
         entries = whole.get("auths") or {}
@@ -64,7 +64,7 @@ def read(path: Path | None) -> Logins:
         store = serde.decode(str, whole.get("credsStore") or "")
     except (ValueError, TypeError, AttributeError) as error:
         raise BadInput(f"{path} is no config.json of docker's: {error}", "log in again, or move it away") from error
-    return Logins({host: basic for host, basic in found.items() if basic}, helpers, store)
+    return Credentials({host: basic for host, basic in found.items() if basic}, helpers, store)
 
 
 def _basic(entry: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import urljoin
 from deploytool import serde
 from deploytool.errors import DeployError, Refused
 from deploytool.host import files
-from deploytool.transfer.http import Wire
+from deploytool.transfer.http import HttpClient
 
 _LONGEST = 4 << 20  # bytes of the record
 
@@ -41,7 +41,7 @@ def main() -> None:
     asked = sys.stdin.buffer
     errand = serde.decode(Errand, json.loads(asked.readline()))
     ca = None if errand.ca is None else Path(errand.ca)
-    wire = Wire(errand.location, authorization=errand.authorization, ca=ca)
+    wire = HttpClient(errand.location, authorization=errand.authorization, ca=ca)
     location, start = errand.location, errand.start
     with Path(errand.path).open("rb") as opened:
         opened.seek(start)
@@ -56,7 +56,7 @@ def main() -> None:
             _say({"end": start, "location": location})
 
 
-def _carry(wire: Wire, location: str, start: int, block: bytes) -> str:
+def _carry(wire: HttpClient, location: str, start: int, block: bytes) -> str:
     """Sends one chunk; the address for the next one."""
     headers = {"Content-Type": "application/octet-stream", "Content-Range": f"{start}-{start + len(block) - 1}"}
     reply = wire.ask("PATCH", location, block, headers, again=False)

@@ -39,7 +39,7 @@ class Reply:
     body: bytes
 
 
-class Wire:
+class HttpClient:
     """A server, and who we are there; `basic` is user and password in base64.
 
     `ca` is a file with the certificates (PEM) of those who may vouch for servers; None leaves it to the system. All
@@ -171,7 +171,7 @@ class Wire:
             return False
         realm = self._realm(told["realm"])
         asked = urlencode({name: told[name] for name in ("service", "scope") if name in told})
-        door = Wire(realm, authorization=f"Basic {self._basic}" if self._basic else None, ca=self._ca)
+        door = HttpClient(realm, authorization=f"Basic {self._basic}" if self._basic else None, ca=self._ca)
         door._end, door._can_log_in = self._end, False
         try:
             reply = door.ask("GET", f"{realm}?{asked}")

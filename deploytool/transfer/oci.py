@@ -114,7 +114,7 @@ def _layer(data: Mapping[str, Any]) -> Layer:
     return Layer(path, size, sha256)
 
 
-def beside(found: tuple[Layer, ...], where: str) -> tuple[Layer, ...]:
+def signed_layers(found: tuple[Layer, ...], where: str) -> tuple[Layer, ...]:
     """The layers of the bundle's own manifest and of its signature, which are fetched before anything else."""
     few = tuple(layer for layer in found if layer.path in (MANIFEST_FILE, SIGNATURE_FILE))
     if MANIFEST_FILE not in {layer.path for layer in few}:
@@ -124,7 +124,7 @@ def beside(found: tuple[Layer, ...], where: str) -> tuple[Layer, ...]:
     return few
 
 
-def agree(found: tuple[Layer, ...], manifest: Manifest, where: str) -> None:
+def check_layers(found: tuple[Layer, ...], manifest: Manifest, where: str) -> None:
     """Raises Refused unless the layers are the files of the bundle's manifest, one for one."""
     known = {_key(file) for file in all_files(manifest)}
     there = {

@@ -93,15 +93,15 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[FromArchive]:
+def opened(path: Path) -> Iterator[ArchiveSource]:
     """A bundle in one file. Raises BadInput if there is no such file, Refused if it is not what `write` makes."""
     if not path.is_file():
         raise BadInput(f"there is no file {path}", "check the path")
     with path.open("rb") as raw:
-        yield FromArchive(raw, path)
+        yield ArchiveSource(raw, path)
 
 
-class FromArchive:
+class ArchiveSource:
     """An archive whose members were listed, and of which nothing was written anywhere."""
 
     def __init__(self, raw: BinaryIO, path: Path) -> None:
@@ -111,12 +111,12 @@ class FromArchive:
 
     def beside(self) -> Mapping[str, bytes]:
         """The manifest and signature, hashed."""
-        few = oci.beside(self._layers, str(self._path))
+        few = oci.signed_layers(self._layers, str(self._path))
         return {layer.path: self._small(f"blobs/sha256/{layer.sha256}", layer.sha256) for layer in few}
 
     def agree(self, manifest: Manifest) -> None:
         """Every layer is a file of the bundle and the other way round."""
-        oci.agree(self._layers, manifest, str(self._path))
+        oci.check_layers(self._layers, manifest, str(self._path))
 
     def stream(self, file: File, start: int) -> Iterator[bytes]:
         """By its digest."""

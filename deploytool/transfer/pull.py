@@ -26,7 +26,7 @@ from deploytool.bundle.manifest import (
     manifest_digest,
     read_manifest,
 )
-from deploytool.bundle.subset import Only
+from deploytool.bundle.subset import Subset
 from deploytool.errors import BadInput, Refused
 from deploytool.host import disk, files, locks, owner
 from deploytool.transfer import download
@@ -40,12 +40,12 @@ _TREE, _PARTS, _LOCK = "tree", "parts", "lock"
 
 
 @dataclass(frozen=True)
-class Landed:
+class PullResult:
     """A bundle that was fetched: where it is, what it is, how many bytes came and how many were here already."""
 
     folder: str
     name: str
-    seal: str
+    digest: str
     sequence: int
     files: int
     left_out: int
@@ -53,28 +53,28 @@ class Landed:
     here: int
 
 
-def land(
+def pull(
     source: Source,
     out: Path,
-    kind: Only | None,
+    kind: Subset | None,
     *,
-    seal: str | None = None,
+    digest: str | None = None,
     signed: Signed | None = None,
-    near: Sequence[Path] = (),
+    reuse_from: Sequence[Path] = (),
     say: Say,
-) -> Landed:
+) -> PullResult:
     """Fetches what a device of this kind needs of a bundle; all of it if `kind` is None.
 
     `signed` holds the signature and the manifest against a key before anything is parsed or written. `near` are
     bundles, or install roots, whose files need not come again. A fetch that was cut goes on where it was.
 
-    Raises Refused for other bytes than the manifest's, another seal, or another key, Unreachable if it cannot be
+    Raises Refused for other bytes than the manifest's, another digest, or another key, Unreachable if it cannot be
     fetched now.
     """
     beside = source.beside()
     found = hashlib.sha256(beside[MANIFEST_FILE]).hexdigest()
-    if seal is not None and found != seal:
-        raise Refused(f"it is another bundle: its seal is {found}", "check the seal, or the address")
+    if digest is not None and found != digest:
+        raise Refused(f"it is another bundle: its digest is {found}", "check the digest, or the address")
     names = signed(beside, "the bundle") if signed else None
     if out.exists() or out.is_symlink():
         told = _same(out, found, kind, names, beside)
@@ -91,7 +91,7 @@ def land(
             raise
         wanted = _wanted(manifest, kind)
         _room(out, wanted, tree)
-        fetched, here, known = 0, 0, _known(near)
+        fetched, here, known = 0, 0, _known(reuse_from)
         say(f"{len(wanted)} files, {disk.size(sum(file.size for file in wanted))}")
         for file in wanted:
             if _there(tree / file.path, file) or _copied(file, tree / file.path, known):
@@ -105,10 +105,10 @@ def land(
     return _told(out, found, manifest, kind, fetched, here)
 
 
-def _told(out: Path, seal: str, manifest: Manifest, kind: Only | None, fetched: int, here: int) -> Landed:
-    left_out = len(subset.others(manifest, kind))
+def _told(out: Path, digest: str, manifest: Manifest, kind: Subset | None, fetched: int, here: int) -> PullResult:
+    left_out = len(subset.omitted_engines(manifest, kind))
     number = len(all_files(manifest)) - left_out
-    return Landed(str(out), manifest.name, seal, manifest.sequence, number, left_out, fetched, here)
+    return PullResult(str(out), manifest.name, digest, manifest.sequence, number, left_out, fetched, here)
 
 
 def _agree(names: Mapping[str, str] | None, manifest: Manifest) -> None:
@@ -119,26 +119,28 @@ def _agree(names: Mapping[str, str] | None, manifest: Manifest) -> None:
 
 
 def _same(
-    out: Path, seal: str, kind: Only | None, names: Mapping[str, str] | None, beside: Mapping[str, bytes]
-) -> Landed:
+    out: Path, digest: str, kind: Subset | None, names: Mapping[str, str] | None, beside: Mapping[str, bytes]
+) -> PullResult:
     """What lies there already, if it is the very same; a signature that was asked for and holds comes to it."""
     try:
         manifest, there = read_manifest(out), subset.read(out)
-        same = manifest_digest(out) == seal and there == kind
+        same = manifest_digest(out) == digest and there == kind
     except Refused:
         same = False
     if not same:
-        raise BadInput(f"{out} is there already", "choose another folder with --out, and --near for what it holds")
-    check_files(out, manifest, subset.others(manifest, kind))
+        raise BadInput(
+            f"{out} is there already", "choose another folder with --out, and --reuse-from for what it holds"
+        )
+    check_files(out, manifest, subset.omitted_engines(manifest, kind))
     _agree(names, manifest)
     if names is not None:  # the very bundle may have come before without its signature
         files.sweep(out.parent, f".{SIGNATURE_FILE}.*{files.MAKING}")
         files.publish(out / SIGNATURE_FILE, beside[SIGNATURE_FILE], out.parent)
-    return _told(out, seal, manifest, kind, 0, sum(file.size for file in _wanted(manifest, kind)))
+    return _told(out, digest, manifest, kind, 0, sum(file.size for file in _wanted(manifest, kind)))
 
 
-def _wanted(manifest: Manifest, kind: Only | None) -> tuple[File, ...]:
-    others = subset.others(manifest, kind)
+def _wanted(manifest: Manifest, kind: Subset | None) -> tuple[File, ...]:
+    others = subset.omitted_engines(manifest, kind)
     return tuple(file for file in all_files(manifest) if file.path not in others)
 
 
@@ -179,7 +181,7 @@ def _ours(stage: Path) -> None:
         raise BadInput(f"{stage} is not a folder that only you can write", "remove it, or use another --out")
 
 
-def _begin(tree: Path, stage: Path, beside: Mapping[str, bytes], kind: Only | None) -> Manifest:
+def _begin(tree: Path, stage: Path, beside: Mapping[str, bytes], kind: Subset | None) -> Manifest:
     """The staging folder with nothing in it that is not of this bundle, and its manifest, parsed."""
     for left in stage.iterdir():
         if left.name not in (_LOCK, tree.parent.name):
@@ -219,10 +221,10 @@ def _there(path: Path, file: File) -> bool:
     return True
 
 
-def _known(near: Sequence[Path]) -> dict[str, list[Path]]:
+def _known(reuse_from: Sequence[Path]) -> dict[str, list[Path]]:
     """Where files lie on this machine, by their digest."""
     known: dict[str, list[Path]] = {}
-    for root in near:
+    for root in reuse_from:
         installed = root / "bundles"
         for folder in sorted(installed.iterdir()) if installed.is_dir() else [root]:
             with suppress(Refused):
@@ -240,9 +242,9 @@ def _copied(file: File, to: Path, known: Mapping[str, Sequence[Path]]) -> bool:
     return False
 
 
-def _show(tree: Path, manifest: Manifest, kind: Only | None, out: Path) -> None:
+def _show(tree: Path, manifest: Manifest, kind: Subset | None, out: Path) -> None:
     """Checks the whole once more, and renames it into its place."""
-    check_files(tree, manifest, subset.others(manifest, kind))
+    check_files(tree, manifest, subset.omitted_engines(manifest, kind))
     for folder in [*(path for path in tree.rglob("*") if path.is_dir()), tree]:
         files.settle(folder)
     tree.rename(out)

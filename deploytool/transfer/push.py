@@ -17,9 +17,9 @@ from deploytool.errors import BadInput, Refused, Unreachable
 from deploytool.host import disk, files, worker_programs
 from deploytool.transfer import oci
 from deploytool.transfer.addresses import Registry
-from deploytool.transfer.auth import Logins
+from deploytool.transfer.auth import Credentials
 from deploytool.transfer.carrier import Errand
-from deploytool.transfer.http import Reply, Wire
+from deploytool.transfer.http import HttpClient, Reply
 from deploytool.transfer.oci import Layer
 
 Say = Callable[[str], None]
@@ -31,12 +31,12 @@ _OCTETS = {"Content-Type": "application/octet-stream"}
 
 
 @dataclass(frozen=True)
-class Pushed:
+class PushResult:
     """A bundle in a registry: its name by digest, and how many bytes were sent and were there already."""
 
     name: str
+    oci_digest: str
     digest: str
-    seal: str
     sent: int
     there: int
 
@@ -45,13 +45,13 @@ def push(
     folder: Path,
     manifest: Manifest,
     place: Registry,
-    logins: Logins,
+    logins: Credentials,
     *,
     ca: Path | None = None,
     timeout: float | None = None,
     chunk: int = CHUNK,
     say: Say,
-) -> Pushed:
+) -> PushResult:
     """Sends every file that the registry lacks, and then the manifest, before which nobody sees anything.
 
     `ca` is a file with the certificates of those who may vouch for it; all must be done within `timeout` seconds.
@@ -61,7 +61,7 @@ def push(
     if place.digest:
         raise BadInput(f"{place} is a digest, which nobody can choose", "give a tag")
     made = oci.artifact(folder, manifest)
-    wire = Wire(place.base, logins.of(place.base), ca=ca, timeout=timeout)
+    wire = HttpClient(place.base, logins.of(place.base), ca=ca, timeout=timeout)
     record = folder.absolute().parent / f".{folder.absolute().name}.pushing.json"
     sender = _Sender(wire, place, record, ca, chunk)
     layers = {layer.sha256: layer for layer in made.layers}.values()
@@ -77,13 +77,13 @@ def push(
         wire.close()
     record.unlink(missing_ok=True)
     digest = Registry(place.base, place.name, place.tag, made.digest)
-    return Pushed(str(digest), made.digest, manifest_digest(folder), sender.sent, sender.there)
+    return PushResult(str(digest), made.digest, manifest_digest(folder), sender.sent, sender.there)
 
 
 class _Sender:
     """Sends blobs to one name in a registry, and counts the bytes."""
 
-    def __init__(self, wire: Wire, place: Registry, record: Path, ca: Path | None, chunk: int) -> None:
+    def __init__(self, wire: HttpClient, place: Registry, record: Path, ca: Path | None, chunk: int) -> None:
         self._wire, self._place, self._record, self._chunk = wire, place, record, chunk
         self._ca = None if ca is None else str(ca)
         self.sent = self.there = 0

@@ -13,8 +13,8 @@ from deploytool.errors import BadInput, Refused
 from deploytool.host import files
 from deploytool.transfer import oci, oci_archive
 from deploytool.transfer.addresses import Archive, Folder, Place, Registry, Web
-from deploytool.transfer.auth import Logins
-from deploytool.transfer.http import Wire
+from deploytool.transfer.auth import Credentials
+from deploytool.transfer.http import HttpClient
 
 _BLOCK = 1 << 20
 
@@ -33,29 +33,29 @@ class Source(Protocol):
 
 
 def opened(
-    place: Place, logins: Logins, ca: Path | None = None, timeout: float | None = None
+    place: Place, logins: Credentials, ca: Path | None = None, timeout: float | None = None
 ) -> AbstractContextManager[Source]:
     """A place to fetch from, within `timeout` seconds; `logins` say who we are there.
 
     `ca` is a file with the certificates of those who may vouch for a server.
     """
     if isinstance(place, Registry):
-        return _registry(place, Wire(place.base, logins.of(place.base), ca=ca, timeout=timeout))
+        return _registry(place, HttpClient(place.base, logins.of(place.base), ca=ca, timeout=timeout))
     if isinstance(place, Web):
-        return _web(place, Wire(place.url, logins.of(place.url), ca=ca, timeout=timeout))
+        return _web(place, HttpClient(place.url, logins.of(place.url), ca=ca, timeout=timeout))
     return oci_archive.opened(place.path) if isinstance(place, Archive) else _folder(place)
 
 
 @contextmanager
-def _registry(place: Registry, wire: Wire) -> Iterator[Source]:
+def _registry(place: Registry, wire: HttpClient) -> Iterator[Source]:
     try:
-        yield FromRegistry(wire, place)
+        yield RegistrySource(wire, place)
     finally:
         wire.close()
 
 
 @contextmanager
-def _web(place: Web, wire: Wire) -> Iterator[Source]:
+def _web(place: Web, wire: HttpClient) -> Iterator[Source]:
     try:
         yield _FromWeb(wire, place.url)
     finally:
@@ -67,16 +67,16 @@ def _folder(place: Folder) -> Iterator[Source]:
     yield _FromFolder(place.path)
 
 
-class FromRegistry:
+class RegistrySource:
     """A name in a registry; the OCI manifest is fetched once, and held against its digest."""
 
-    def __init__(self, wire: Wire, place: Registry) -> None:
+    def __init__(self, wire: HttpClient, place: Registry) -> None:
         self._wire, self._place = wire, place
         self._layers = oci.layers(manifest(wire, place), str(place))
 
     def beside(self) -> Mapping[str, bytes]:
         """The manifest and signature, hashed."""
-        few = oci.beside(self._layers, str(self._place))
+        few = oci.signed_layers(self._layers, str(self._place))
         found = {layer.path: b"".join(self._blob(layer.sha256, 0, layer.size)) for layer in few}
         for layer in few:
             if oci.name(found[layer.path]) != f"sha256:{layer.sha256}":
@@ -85,7 +85,7 @@ class FromRegistry:
 
     def agree(self, manifest: Manifest) -> None:
         """Every layer is a file of the bundle and the other way round."""
-        oci.agree(self._layers, manifest, str(self._place))
+        oci.check_layers(self._layers, manifest, str(self._place))
 
     def stream(self, file: File, start: int) -> Iterator[bytes]:
         """By its digest."""
@@ -95,7 +95,7 @@ class FromRegistry:
         return self._wire.stream(f"/v2/{self._place.name}/blobs/sha256:{sha256}", start, size)
 
 
-def manifest(wire: Wire, place: Registry) -> bytes:
+def manifest(wire: HttpClient, place: Registry) -> bytes:
     """The OCI manifest of a name, which is what its digest, or the registry, says that it is."""
     reference = place.digest or place.tag
     url = f"/v2/{place.name}/manifests/{reference}"
@@ -111,7 +111,7 @@ def manifest(wire: Wire, place: Registry) -> bytes:
 
 
 class _FromWeb:
-    def __init__(self, wire: Wire, url: str) -> None:
+    def __init__(self, wire: HttpClient, url: str) -> None:
         self._wire, self._url = wire, url
 
     def beside(self) -> Mapping[str, bytes]:

@@ -26,7 +26,7 @@ from deploytool.bundle.manifest import (
     all_files,
     manifest_digest,
 )
-from deploytool.bundle.subset import Only
+from deploytool.bundle.subset import Subset
 from deploytool.errors import BadInput, DeployError, Refused, Unreachable
 from deploytool.host import disk, files
 from deploytool.host.exception_text import clean
@@ -45,7 +45,7 @@ _AGAIN = "send it again: it goes on where it was cut"
 
 
 @dataclass(frozen=True)
-class Door:
+class SshTarget:
     """How ssh gets in; whatever is empty is left to its own configuration. `python` is the one of the device."""
 
     port: int | None = None
@@ -55,14 +55,14 @@ class Door:
 
 
 @dataclass(frozen=True)
-class Shipped:
+class ShipResult:
     """A bundle on a device: where, how many bytes went and were there already, and whether it was installed there.
 
     `tier` is what serves there; empty if it was not installed.
     """
 
     folder: str
-    seal: str
+    digest: str
     sent: int
     there: int
     left_out: int
@@ -75,21 +75,21 @@ def ship(
     folder: Path,
     manifest: Manifest,
     device: Device,
-    door: Door,
-    kind: Only | None,
+    door: SshTarget,
+    kind: Subset | None,
     *,
     key: Path | None = None,
     install: bool,
     timeout: float | None = None,
     say: Say,
-) -> Shipped:
+) -> ShipResult:
     """Brings a bundle, or what a device of this kind needs of it, into a root on a device.
 
     `key` is the file of the public key that must have signed it for the install there. All must be done within
     `timeout` seconds; without one, within ten minutes and as long as its files take at 64 KiB/s. Raises Unreachable if
     it is not or the line is cut, Refused if the device got other bytes, and what the install there raises.
     """
-    left_out = subset.others(manifest, kind)
+    left_out = subset.omitted_engines(manifest, kind)
     wanted = [file for file in all_files(manifest) if file.path not in left_out]
     with subprocess.Popen(
         _command(device, door), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -142,7 +142,7 @@ def _within(seconds: float, line: subprocess.Popen[bytes], device: Device) -> It
         watch.cancel()
 
 
-def _command(device: Device, door: Door) -> list[str]:
+def _command(device: Device, door: SshTarget) -> list[str]:
     command = ["ssh", "-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15"]
     command += ["-F", str(door.config)] if door.config else []
     command += ["-p", str(door.port)] if door.port else []
@@ -152,11 +152,11 @@ def _command(device: Device, door: Door) -> list[str]:
 
 
 def _program() -> bytes:
-    return Path(__file__).with_name("receiver.py").read_bytes()
+    return Path(__file__).with_name("ssh_receiver.py").read_bytes()
 
 
 def _request(
-    folder: Path, wanted: list[File], device: Device, kind: Only | None, key: Path | None, install: bool
+    folder: Path, wanted: list[File], device: Device, kind: Subset | None, key: Path | None, install: bool
 ) -> Mapping[str, serde.Json]:
     beside = {name: folder / name for name in (MANIFEST_FILE, SIGNATURE_FILE) if (folder / name).exists()}
     raw = {name: files.read(path, LONGEST_MANIFEST) for name, path in beside.items()}
@@ -164,7 +164,7 @@ def _request(
         raw[SUBSET_FILE] = serde.text(kind).encode()
     return {
         "root": device.root,
-        "seal": manifest_digest(folder),
+        "digest": manifest_digest(folder),
         "files": [[file.path, file.size, file.sha256] for file in wanted],
         "beside": {name: base64.b64encode(each).decode() for name, each in raw.items()},
         "key": "" if key is None else base64.b64encode(key.read_bytes()).decode(),
@@ -229,11 +229,11 @@ def _send(to: IO[bytes], folder: Path, wanted: list[File], lacking: Mapping[str,
     return sent
 
 
-def _told(end: Mapping[str, Any], seal: str, sent: int, there: int, left_out: int, device: Device) -> Shipped:
+def _told(end: Mapping[str, Any], digest: str, sent: int, there: int, left_out: int, device: Device) -> ShipResult:
     install = end.get("install")
     tier = _installed(install, device) if install else ""
     folder, known = str(end.get("folder", "")), bool(end.get("deploytool"))
-    return Shipped(folder, seal, sent, there, left_out, install is not None, known, tier)
+    return ShipResult(folder, digest, sent, there, left_out, install is not None, known, tier)
 
 
 def _installed(said: Mapping[str, Any], device: Device) -> str:

@@ -34,10 +34,10 @@ sys.path = [place for place in sys.path if place]  # the folder one logs in to i
 from deploytool.device.__main__ import main
 main()
 """
-_BESIDE = ("manifest.json", "model.sig", "only.json")
+_BESIDE = ("manifest.json", "model.sig", "subset.json")
 
 
-class Trouble(Exception):
+class Failure(Exception):
     """What is said to whoever ships, in one line."""
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     asked: Any = sys.stdin.buffer
     try:
         _answer(_received(json.loads(asked.readline()), asked))
-    except Trouble as trouble:
+    except Failure as trouble:
         _answer({"problem": str(trouble)})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         _answer({"problem": "what was asked for makes no sense"})
@@ -59,21 +59,23 @@ def _answer(what: dict[str, Any]) -> None:
 
 
 def _received(request: dict[str, Any], asked: BinaryIO) -> dict[str, Any]:
-    seal, listed = request["seal"], request["files"]
-    if not _HEX.fullmatch(seal) or not all(_PATH.fullmatch(path) and _HEX.fullmatch(name) for path, _, name in listed):
-        raise Trouble("the list of files makes no sense")
+    digest, listed = request["digest"], request["files"]
+    if not _HEX.fullmatch(digest) or not all(
+        _PATH.fullmatch(path) and _HEX.fullmatch(name) for path, _, name in listed
+    ):
+        raise Failure("the list of files makes no sense")
     if not set(request["beside"]) <= set(_BESIDE) or not all(type(size) is int and size >= 0 for _, size, _ in listed):
-        raise Trouble("the list of files makes no sense")
+        raise Failure("the list of files makes no sense")
     beside = {name: base64.b64decode(raw) for name, raw in request["beside"].items()}
-    if hashlib.sha256(beside["manifest.json"]).hexdigest() != seal:
-        raise Trouble("the manifest came with other bytes")
+    if hashlib.sha256(beside["manifest.json"]).hexdigest() != digest:
+        raise Failure("the manifest came with other bytes")
     home, key = Path(request["root"]) / "received", base64.b64decode(request["key"])
     installs = request["install"] and importlib.util.find_spec("deploytool") is not None
-    place = home / (f"{_INSTALLING}{os.getpid()}" if installs else seal)  # nobody else looks into one of our own
+    place = home / (f"{_INSTALLING}{os.getpid()}" if installs else digest)  # nobody else looks into one of our own
     stage = home / ".incoming"
     stage.mkdir(parents=True, exist_ok=True)
     if stage.is_symlink() or home.is_symlink():
-        raise Trouble(f"{stage} is a link")
+        raise Failure(f"{stage} is a link")
     lock = os.open(str(stage / "lock"), os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if fcntl is not None:
@@ -83,12 +85,12 @@ def _received(request: dict[str, Any], asked: BinaryIO) -> dict[str, Any]:
         _sweep(home)
         _show(stage, place)
     except BlockingIOError:
-        raise Trouble(f"somebody else is sending to {home}") from None
+        raise Failure(f"somebody else is sending to {home}") from None
     finally:
         os.close(lock)
     if not installs:
         return {"folder": str(place), "deploytool": importlib.util.find_spec("deploytool") is not None}
-    return _installed(request, place, home / seal, key)
+    return _installed(request, place, home / digest, key)
 
 
 def _sweep(home: Path) -> None:
@@ -122,7 +124,7 @@ def _gather(home: Path, stage: Path, wanted: dict[str, int], asked: BinaryIO) ->
             lacking[name] = begun if begun <= size else 0
     needed, free = sum(wanted[name] - begun for name, begun in lacking.items()), shutil.disk_usage(str(stage)).free
     if needed > free:
-        raise Trouble(f"{home} has {free / 1e6:.0f} MB free, and what is sent takes {needed / 1e6:.0f} MB")
+        raise Failure(f"{home} has {free / 1e6:.0f} MB free, and what is sent takes {needed / 1e6:.0f} MB")
     _answer({"lacking": sorted(lacking.items())})
     for name in sorted(lacking):
         _take(asked, stage / name, wanted[name], name)
@@ -171,7 +173,7 @@ def _take(asked: Any, to: Path, size: int, name: str) -> None:
         while seen < size:
             block = asked.read1(min(_BLOCK, size - seen))
             if not block:
-                raise Trouble("the line was cut")
+                raise Failure("the line was cut")
             total.update(block)
             opened.write(block)
             seen += len(block)
@@ -179,7 +181,7 @@ def _take(asked: Any, to: Path, size: int, name: str) -> None:
         os.fsync(opened.fileno())
     if total.hexdigest() != name:
         part.unlink()
-        raise Trouble("a file came with other bytes than its digest says")
+        raise Failure("a file came with other bytes than its digest says")
     part.rename(to)
 
 
@@ -200,7 +202,7 @@ def _assemble(stage: Path, listed: list[tuple[str, int, str]], beside: dict[str,
         (tree / name).write_bytes(raw)
     for path, size, name in listed:
         if not _whole(tree / path, size, name):
-            raise Trouble(f"{path} does not keep its bytes on this disk")
+            raise Failure(f"{path} does not keep its bytes on this disk")
 
 
 def _show(stage: Path, place: Path) -> None:

@@ -44,17 +44,17 @@ def test_a_form_that_nobody_knows(finished: Path) -> None:
 
 
 def test_threads_are_given_back() -> None:
-    usual = eager.threads()
-    with eager.on_threads(usual + 1):
-        assert eager.threads() == usual + 1
-    assert eager.threads() == usual
+    usual = eager.thread_count()
+    with eager.using_threads(usual + 1):
+        assert eager.thread_count() == usual + 1
+    assert eager.thread_count() == usual
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("form", eager_variants.FORMS)
 def test_a_form_on_a_gpu_notes_its_own_time(finished: Path, sample: Golden, form: str) -> None:
     with eager_variants.start(weights(finished), "cuda", form) as session:
-        assert isinstance(session, eager_variants.OnGpu)
+        assert isinstance(session, eager_variants.GpuSession)
         for _ in range(3):
             answers = session(**sample.inputs)
     assert metrics.compare(answers, sample.outputs).max_error < (0.05 if form == eager_variants.FP16 else 1e-4)

@@ -39,7 +39,7 @@ def test_an_overflow_that_onnx_runtime_hides_on_a_cpu_is_seen(tmp_path: Path) ->
     with onnxruntime.start(path) as hiding, fp16_emulation.start(path) as honest:
         assert hiding(x=x)["y"] == pytest.approx(72, rel=1e-2)
         assert honest(x=x)["y"] == np.inf
-    assert fp16_emulation.ranges(path, {"x": x})["/layer1/Mul"] == pytest.approx(720_000)
+    assert fp16_emulation.node_ranges(path, {"x": x})["/layer1/Mul"] == pytest.approx(720_000)
 
 
 def test_every_result_is_rounded_as_numpy_rounds_it(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_whole_graph_stays_within_the_tolerance_and_off_the_ends(finished: Pat
         got, other = session(**sample.inputs), hiding(**sample.inputs)
     assert not metrics.check(got, sample.reference, "FP64", metrics.tolerances(sample.noise, {}).fp16).broken
     assert (got["logits"] != other["logits"]).any()
-    largest = fp16_emulation.ranges(path, sample.inputs)
+    largest = fp16_emulation.node_ranges(path, sample.inputs)
     assert any(name.startswith("/classifier/") for name in largest)
     assert 0 < max(largest.values()) < 1000
 

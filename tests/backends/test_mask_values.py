@@ -43,11 +43,11 @@ def exported(name: str, folder: Path) -> tuple[onnx.ModelProto, Arrays, np.ndarr
 @pytest.mark.parametrize("name", [*MASKS, *POOLS, "Lengths"])
 def test_a_mask_is_no_overflow_and_the_answers_are_right(name: str, tmp_path: Path) -> None:
     single, given, truth = exported(name, tmp_path)
-    halved = fp16.halve(single, keep_io=True)
+    halved = fp16.convert(single, keep_io=True)
     onnx.save(halved.half, tmp_path / "half.onnx")
-    sizes = fp16_emulation.ranges(tmp_path / "half.onnx", given)
+    sizes = fp16_emulation.node_ranges(tmp_path / "half.onnx", given)
     assert max(sizes.values()) < 100, "no mask hides how large the scores are"
-    got, largest = fp16_emulation.examined(halved.half, given)
+    got, largest = fp16_emulation.run_with_range(halved.half, given)
     assert largest < 65504
     assert halved.beyond(given) == frozenset()
     (mine,) = got.values()
@@ -60,12 +60,12 @@ def test_a_mask_is_no_overflow_and_the_answers_are_right(name: str, tmp_path: Pa
 @pytest.mark.parametrize("name", OVERFLOWS)
 def test_what_overflows_beside_a_mask_is_seen(name: str, tmp_path: Path) -> None:
     single, given, _ = exported(name, tmp_path)
-    halved = fp16.halve(single, keep_io=True)
+    halved = fp16.convert(single, keep_io=True)
     onnx.save(halved.half, tmp_path / "half.onnx")
-    sizes = fp16_emulation.ranges(tmp_path / "half.onnx", given)
+    sizes = fp16_emulation.node_ranges(tmp_path / "half.onnx", given)
     assert max(sizes.values()) > 65504
     assert all(np.isfinite(size) for size in sizes.values())
-    assert fp16_emulation.examined(halved.half, given)[1] > 65504
+    assert fp16_emulation.run_with_range(halved.half, given)[1] > 65504
     assert halved.beyond(given)
 
 
@@ -75,6 +75,6 @@ def test_what_overflows_beside_a_mask_is_seen(name: str, tmp_path: Path) -> None
 )
 def test_a_model_with_a_mask_goes_down_the_whole_road(name: str, exporter: str, walk: Walk) -> None:
     written = walk(f"masked:{name}", ["tokens=8x16"], exporter, engine=False)
-    assert verdict.broken(written) == ()
+    assert verdict.failed_lines(written) == ()
     assert written.reach is not None
     assert written.reach.largest < 100

@@ -78,7 +78,7 @@ def test_threads_of_onnx_runtime_sleep_after_a_run(finished: Path) -> None:
     inputs = {"input": np.zeros((256, 3, 32, 32), np.float32)}
     with onnxruntime.start(finished / RUNS["onnxruntime"], threads=2) as session:
         for _ in range(3):
-            interleave.rest()
+            interleave.wait_for_idle_threads()
             session(**inputs)
             time.sleep(0.002)
             assert not interleave._others_work()
@@ -97,8 +97,8 @@ def test_garbage_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_weights_file_is_the_whole_model(finished: Path) -> None:
     path = finished / RUNS["eager"]
     assert weights_file.definition(path) == TINY
-    assert not eager.module(path).training
-    assert not any(parameter.requires_grad for parameter in eager.module(path).parameters())
+    assert not eager.load_module(path).training
+    assert not any(parameter.requires_grad for parameter in eager.load_module(path).parameters())
 
 
 def test_tf32_is_off_while_a_session_runs(finished: Path) -> None:

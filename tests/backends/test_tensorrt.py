@@ -218,9 +218,9 @@ def test_whom_an_engine_serves(
     monkeypatch: pytest.MonkeyPatch, flavour: str, capabilities: tuple[str, ...], gpu: str, runs: bool
 ) -> None:
     monkeypatch.setattr(machine, "gpus", lambda: (Gpu("some GPU", gpu),))
-    assert tensorrt.serves(flavour, capabilities) is runs
+    assert tensorrt.is_for_this_gpu(flavour, capabilities) is runs
     monkeypatch.setattr(machine, "gpus", lambda: ())
-    assert not tensorrt.serves(flavour, capabilities)
+    assert not tensorrt.is_for_this_gpu(flavour, capabilities)
 
 
 def test_a_library_that_is_not_there_is_named() -> None:

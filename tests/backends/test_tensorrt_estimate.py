@@ -23,19 +23,19 @@ input""".replace("\\\n", "")
 
 
 def test_a_log_is_counted() -> None:
-    assert tensorrt_estimate.counted(LOG, 123) == tensorrt_estimate.Launches(
+    assert tensorrt_estimate.parse_log(LOG, 123) == tensorrt_estimate.BuildEstimate(
         kernels=2, syncs=2, traffic=3 * 16 * 4 + 4 * 16 * 2 + 4 * 16 * 2, size=123
     )
 
 
 def test_a_log_without_layers_counts_nothing_and_is_refused() -> None:
     with pytest.raises(StageFailed, match="lists no layers"):
-        tensorrt_estimate.counted("Engine generation completed", 1)
+        tensorrt_estimate.parse_log("Engine generation completed", 1)
 
 
 def test_a_real_builder_tells_what_it_would_launch(finished: Path) -> None:
     graph = (finished / "halve" / "graph.onnx").read_bytes()
-    found = tensorrt_estimate.rehearse(graph, TINY.inputs, {BATCH: Range()})
+    found = tensorrt_estimate.estimate(graph, TINY.inputs, {BATCH: Range()})
     assert 4 <= found.kernels <= 20
     assert found.size > 10_000
     assert found.traffic > 3 * 32 * 32 * 4
@@ -45,4 +45,4 @@ def test_what_the_builder_refuses_is_refused() -> None:
     text = '<ir_version: 8, opset_import: ["" : 18]> g (float[batch,3,32,32] input) => (float[batch,3,32,32] logits) {'
     graph = onnx.parser.parse_model(text + " logits = Det_of_a_kind(input) }")
     with pytest.raises(StageFailed, match="TensorRT does not take the graph"):
-        tensorrt_estimate.rehearse(graph.SerializeToString(), TINY.inputs, {BATCH: Range()})
+        tensorrt_estimate.estimate(graph.SerializeToString(), TINY.inputs, {BATCH: Range()})

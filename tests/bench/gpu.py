@@ -19,12 +19,12 @@ from typing import cast
 
 from deploytool.benchmark import run
 from deploytool.benchmark.result import Bench, Row
-from deploytool.benchmark.run import Asked
+from deploytool.benchmark.run import BenchOptions
 from deploytool.host import machine
 from deploytool.loading import catalog
 from deploytool.pipeline import runner
-from deploytool.results.artifact import Given
-from deploytool.rewrites.recipes import NONE
+from deploytool.results.artifact import StageInputs
+from deploytool.rewrites.recipes import ORIGINAL
 from deploytool.spec import Job, Stage, spoken
 
 ZOO = ("mixnet_s", "shufflenet_g3", "mobilenet_v1", "squeezenet1_1")
@@ -34,13 +34,13 @@ LIBRARIES = ("torch", "onnxruntime-gpu", "onnxruntime")
 COLUMNS = ("model", "batch", "way", "p50 ms", "p99 ms", "GPU ms", "× eager", "verdict")
 
 
-def both(job: Job, folder: Path) -> tuple[Path, Given]:
+def both(job: Job, folder: Path) -> tuple[Path, StageInputs]:
     """A run up to its FP16 graph, with the FP16 graph of the plain form among its artifacts."""
     home, plain = folder / job.model.name, folder / f"{job.model.name}_plain"
     made = list(runner.run(job, ROAD, home))
-    *_, half = runner.run(replace(job, options=replace(job.options, rewrite=NONE)), ROAD, plain)
+    *_, half = runner.run(replace(job, options=replace(job.options, rewrite=ORIGINAL)), ROAD, plain)
     room = shutil.copytree(half.path.parent, home / PLAIN_HALF)
-    return home, Given((*made, replace(half, path=room / half.path.name, made_by=cast("Stage", PLAIN_HALF))))
+    return home, StageInputs((*made, replace(half, path=room / half.path.name, made_by=cast("Stage", PLAIN_HALF))))
 
 
 def rows(found: Bench) -> Iterator[str]:
@@ -87,7 +87,7 @@ def main() -> None:
         return
     lines = head(machine.gpus()[0].name, asked.seconds)
     clocks = ["", "GPU clock, highest, throttle reasons, temperature, before and after:", ""]
-    wanted = Asked(tuple(asked.batch), threads=1, seconds=asked.seconds, device="cuda", ladder=True)
+    wanted = BenchOptions(tuple(asked.batch), threads=1, seconds=asked.seconds, device="cuda", torch_compile=True)
     with tempfile.TemporaryDirectory() as folder:
         for model in asked.models:
             job = Job(catalog.find(model))

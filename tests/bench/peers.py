@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from deploytool.backends import Session, eager, onnxruntime
 from deploytool.benchmark import comparison, machine_state
 from deploytool.benchmark import ratio as benchmark_ratio
-from deploytool.benchmark.interleave import Series
+from deploytool.benchmark.interleave import TimingSeries
 from deploytool.benchmark.machine_state import Conditions
 from deploytool.benchmark.ratio import Ratio
 from deploytool.data.golden import Arrays, read
@@ -60,7 +60,7 @@ class Cell:
 
     model: str
     batch: int
-    taken: Mapping[str, Series]
+    taken: Mapping[str, TimingSeries]
     seen: Conditions
     missing: Mapping[str, str]
     error: float
@@ -79,7 +79,7 @@ class Cell:
     def uneven(self) -> str | None:
         """What stands against comparing by the wall clock here."""
         compared = {name: self.taken[name] for name in (PLAIN, OURS)}
-        return self.seen.uneven or comparison.held_up_most(compared, self.seen.threads)
+        return self.seen.uneven or comparison.most_delayed(compared, self.seen.threads)
 
 
 def products(stack: ExitStack, threads: int) -> dict[str, Callable[[], Any]]:
@@ -100,7 +100,7 @@ def measured(model: str, batch: int, asked: argparse.Namespace, folder: Path) ->
     """All peers at one batch; raises StageFailed if one of them computes something else than eager."""
     weights, recorded, *_, ours = runner.run(Job(catalog.find(model), Options()), ROAD, folder / model)
     assert ours.kind is Kind.GRAPH
-    inputs = checks.first(read(recorded.path).inputs, batch)
+    inputs = checks.first_cases(read(recorded.path).inputs, batch)
     graph = rivals.plain(weights.path, inputs)
     ways = rivals.rivals(weights.path, graph, ours.path, asked.threads, inputs, compiled=asked.compile)
     with ExitStack() as stack:
@@ -110,7 +110,7 @@ def measured(model: str, batch: int, asked: argparse.Namespace, folder: Path) ->
         error = largest_error(sessions, inputs)
         calls: dict[str, Callable[[], object]] = {name: partial(each, **inputs) for name, each in sessions.items()}
         calls |= products(stack, asked.threads)
-        taken, seen = machine_state.watched(calls, asked.seconds, asked.threads, warm_up_seconds=1.0, most=1000)
+        taken, seen = machine_state.time_watched(calls, asked.seconds, asked.threads, warm_up_seconds=1.0, most=1000)
     return Cell(model, batch, taken, seen, missing, error, (catalog.find(model).macs or 0) * batch)
 
 
@@ -189,7 +189,7 @@ def main() -> None:
     asked = parser.parse_args()
     lines, cells = head(asked), list[Cell]()
     sys.stdout.write("\n".join(lines) + "\n")
-    with tempfile.TemporaryDirectory() as name, eager.on_threads(asked.threads):
+    with tempfile.TemporaryDirectory() as name, eager.using_threads(asked.threads):
         for model in asked.models:
             for batch in asked.batch:
                 try:

@@ -34,7 +34,7 @@ def plain(weights: Path, inputs: Arrays) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # this exporter is deprecated, and what most people use
         torch.onnx.export(
-            eager.module(weights),
+            eager.load_module(weights),
             example,
             file,  # type: ignore[arg-type]  # the stub forgets that this exporter takes a file object
             dynamo=False,

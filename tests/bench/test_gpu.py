@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploytool.benchmark import run
-from deploytool.benchmark.run import Asked
+from deploytool.benchmark.run import BenchOptions
 from deploytool.host import machine
 from deploytool.spec import Job
 from tests.bench import gpu
@@ -18,7 +18,7 @@ def test_plain_and_rewritten_halves_stand_side_by_side(tmp_path: Path) -> None:
     home, given = gpu.both(job, tmp_path)
     rewritten, plain = ((home / room / "model.onnx").read_bytes() for room in ("fp16", gpu.PLAIN_HALF))
     assert rewritten != plain
-    wanted = Asked((1, 2), threads=1, seconds=0.2, device="cpu")
+    wanted = BenchOptions((1, 2), threads=1, seconds=0.2, device="cpu")
     found = run.run(home, given, wanted, job.watch)
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in gpu.rows(found)]
     assert all(len(each) == len(gpu.COLUMNS) for each in cells)

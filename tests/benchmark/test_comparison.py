@@ -4,25 +4,25 @@ import numpy as np
 import pytest
 
 from deploytool.benchmark import comparison, ratio
-from deploytool.benchmark.interleave import Series, record
+from deploytool.benchmark.interleave import TimingSeries, time_interleaved
 from deploytool.benchmark.ratio import Ratio
 from deploytool.spec import GateOutcome, SpeedVerdict
 from tests.parity.pretended import Machine, series
 
 
-def said(slow: Series, fast: Series, *, threads: int = 1, on_cpu: bool = True) -> SpeedVerdict:
+def said(slow: TimingSeries, fast: TimingSeries, *, threads: int = 1, on_cpu: bool = True) -> SpeedVerdict:
     return judged(slow, fast, threads=threads, on_cpu=on_cpu)[0]
 
 
 def judged(
-    slow: Series, fast: Series, *, threads: int = 1, uneven: str | None = None, on_cpu: bool = True
+    slow: TimingSeries, fast: TimingSeries, *, threads: int = 1, uneven: str | None = None, on_cpu: bool = True
 ) -> tuple[SpeedVerdict, str]:
     found = ratio.ratio(slow.wall_ms, fast.wall_ms)
     pair = ("eager", slow), ("graph", fast)
     return comparison.verdict(found, *pair, threads=threads, uneven=uneven, on_cpu=on_cpu)
 
 
-def noisy(rng: np.random.Generator, milliseconds: float, count: int = 40) -> Series:
+def noisy(rng: np.random.Generator, milliseconds: float, count: int = 40) -> TimingSeries:
     return series(milliseconds * np.exp(0.05 * rng.standard_normal(count)) + rng.exponential(0.2, count))
 
 
@@ -53,7 +53,7 @@ def test_threads_that_do_not_run_make_no_rival_fast() -> None:
     """The case that was seen: eager's two threads waited for a busy machine, and the graph's did not: 187 times."""
     machine = Machine()
     calls = {"eager": machine.work(0.060, threads=2, waited=1.181), "graph": machine.work(0.0066, threads=2)}
-    taken = record(calls, 20.0, clocks=machine.clocks())
+    taken = time_interleaved(calls, 20.0, clocks=machine.clocks())
     assert ratio.ratio(taken["eager"].wall_ms, taken["graph"].wall_ms).value > 187
     assert ratio.ratio(taken["eager"].cpu_ms, taken["graph"].cpu_ms).value < 10
     why = "the machine was too uneven: eager waited for a processor in 100% of its rounds"
@@ -75,8 +75,8 @@ def test_a_thread_that_spins_for_another_hides_nothing() -> None:
 def test_a_few_disturbed_rounds_are_what_medians_are_for() -> None:
     wall = np.full(40, 10.0)
     wall[:6] *= 20
-    eager = Series(wall, np.full(40, 10.0), wall - 10)
-    assert comparison.held_up(eager, 1) == pytest.approx(6 / 40)
+    eager = TimingSeries(wall, np.full(40, 10.0), wall - 10)
+    assert comparison.waiting_share(eager, 1) == pytest.approx(6 / 40)
     assert said(eager, series(np.full(40, 5.0))) == SpeedVerdict.FASTER
 
 
@@ -99,4 +99,4 @@ def test_an_uneven_machine_gets_no_verdict() -> None:
 def test_a_threshold_inside_the_interval_is_open(
     low: float, high: float, verdict: SpeedVerdict, expected: GateOutcome
 ) -> None:
-    assert comparison.against(1.5, Ratio((low + high) / 2, low, high), verdict) == expected
+    assert comparison.goal_status(1.5, Ratio((low + high) / 2, low, high), verdict) == expected

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from deploytool.benchmark import interleave
-from deploytool.benchmark.interleave import Clocks
+from deploytool.benchmark.interleave import ClockReading
 from tests.parity.pretended import Machine
 
 
 def test_every_clock_is_read_around_every_call() -> None:
     machine = Machine()
     calls = {"one": machine.work(0.010), "two": machine.work(0.010, threads=2), "late": machine.work(0.010, waited=0.5)}
-    taken = interleave.record(calls, 5.0, clocks=machine.clocks())
+    taken = interleave.time_interleaved(calls, 5.0, clocks=machine.clocks())
     found = {name: (each.wall_ms[0], each.cpu_ms[0], each.queued_ms[0]) for name, each in taken.items()}
     assert found["one"] == pytest.approx((10, 10, 0))
     assert found["two"] == pytest.approx((10, 20, 0))
@@ -35,7 +35,7 @@ def ordered(names: str, seconds: float = 0.0, warm_up_seconds: float = 0.0) -> l
     """What a recording calls, round by round."""
     machine, order = Machine(), list[str]()
     calls = noted(machine, order, 0.1, names)
-    interleave.record(calls, seconds, clocks=machine.clocks(), warm_up_seconds=warm_up_seconds)
+    interleave.time_interleaved(calls, seconds, clocks=machine.clocks(), warm_up_seconds=warm_up_seconds)
     return ["".join(order[start : start + len(names)]) for start in range(0, len(order), len(names))]
 
 
@@ -53,7 +53,7 @@ def test_no_call_has_a_place_or_a_predecessor_of_its_own() -> None:
 @pytest.mark.parametrize(("seconds", "untimed"), [(0.0007, 8), (0.004, 2), (0.02, 1), (0.031, 0)])
 def test_a_short_call_is_timed_in_its_stride(seconds: float, untimed: int) -> None:
     machine, told = Machine(), list[str]()
-    taken = interleave.record(noted(machine, told, seconds), 0.0, clocks=machine.clocks())
+    taken = interleave.time_interleaved(noted(machine, told, seconds), 0.0, clocks=machine.clocks())
     assert taken["a"].wall_ms == pytest.approx(1000 * seconds)
     timed = told[2 * 2 :]
     assert len(timed) == 2 * interleave.FEWEST * (untimed + 1)
@@ -66,8 +66,8 @@ def test_the_warm_up_lasts_as_long_as_it_should() -> None:
 
 
 def test_a_clock_that_stands_still_ends_all_the_same() -> None:
-    still = Clocks(lambda: 0.0, lambda: 0.0, lambda: 0.0, lambda: None)
-    taken = interleave.record({"one": lambda: None}, 1.0, clocks=still, warm_up_seconds=5.0)
+    still = ClockReading(lambda: 0.0, lambda: 0.0, lambda: 0.0, lambda: None)
+    taken = interleave.time_interleaved({"one": lambda: None}, 1.0, clocks=still, warm_up_seconds=5.0)
     assert len(taken["one"].wall_ms) == interleave.MOST
 
 
@@ -78,13 +78,13 @@ def test_outliers_are_kept() -> None:
         calls[0] += 1
         machine.work(5.0 if calls[0] == 9 else 0.04)()
 
-    taken = interleave.record({"odd": odd}, 0.8, clocks=machine.clocks())["odd"].wall_ms
+    taken = interleave.time_interleaved({"odd": odd}, 0.8, clocks=machine.clocks())["odd"].wall_ms
     assert np.max(taken) == pytest.approx(5000)
     assert np.sort(taken)[-2] == pytest.approx(40)
 
 
 def test_threads_that_wait_are_counted_or_nothing_is() -> None:
-    assert interleave.queued() >= 0.0
+    assert interleave.queued_seconds() >= 0.0
 
 
 @pytest.fixture
@@ -98,13 +98,13 @@ def busy() -> Iterator[threading.Thread]:
 
 def test_a_rest_lasts_while_other_threads_work(busy: threading.Thread, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interleave, "_REST_SECONDS", 60.0)
-    interleave.rest()
+    interleave.wait_for_idle_threads()
     assert not busy.is_alive()
 
 
 def test_a_rest_ends_though_others_go_on(busy: threading.Thread, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interleave, "_REST_SECONDS", 0.01)
-    interleave.rest()
+    interleave.wait_for_idle_threads()
     assert busy.is_alive()
 
 
@@ -112,6 +112,6 @@ def test_threads_come_to_rest_before_every_call() -> None:
     """A library's threads that still spin after its own call would keep the next one from its processors."""
     machine, told = Machine(), list[str]()
     clocks = replace(machine.clocks(), rest=lambda: told.append("rest"))
-    interleave.record(noted(machine, told, 0.01), 0.0, clocks=clocks)
+    interleave.time_interleaved(noted(machine, told, 0.01), 0.0, clocks=clocks)
     line = "".join(told[2 * 4 :])  # the first two rounds are the warm-up
     assert line.replace("restaa", "").replace("restbb", "") == ""

@@ -12,21 +12,21 @@ import pytest
 from deploytool import serde
 from deploytool.backends import eager, eager_variants
 from deploytool.benchmark import interleave, machine_state, result, run
-from deploytool.benchmark.interleave import Series
+from deploytool.benchmark.interleave import TimingSeries
 from deploytool.benchmark.machine_state import Conditions
 from deploytool.benchmark.ratio import Ratio
-from deploytool.benchmark.result import Bench, Row, Sweep
-from deploytool.benchmark.run import Asked
+from deploytool.benchmark.result import BatchResult, Bench, Row
+from deploytool.benchmark.run import BenchOptions
 from deploytool.errors import BadInput, MissingBackend, StageFailed
-from deploytool.results.artifact import Given
+from deploytool.results.artifact import StageInputs
 from deploytool.spec import GateOutcome, SpeedVerdict, Status
-from tests.conftest import shelf
+from tests.conftest import artifacts
 from tests.parity.pretended import series
 
 EVEN = Conditions(1, 2, 0.1, 0.0, 1.0, 1.0, 1.0, (), (), None)
 ARTIFACTS = ["torchscript", "export", "simplify", "rewrite", "fp16", "build/model.plan"]
 KNOWN = {"torchscript": 30.0, "export": 5.0, "simplify": 5.05, "rewrite": 4.0, "fp16": 10.0}
-Watched = Callable[..., tuple[dict[str, Series], Conditions]]
+Watched = Callable[..., tuple[dict[str, TimingSeries], Conditions]]
 
 
 def unwatched(done: int, total: int) -> None:
@@ -34,14 +34,14 @@ def unwatched(done: int, total: int) -> None:
 
 
 def asked(
-    batches: tuple[int, ...] = (1,), against: str = "eager", device: str = "cpu", min_speedup: float | None = None
-) -> Asked:
-    return Asked(batches, 1, 0.05, device=device, against=against, min_speedup=min_speedup)
+    batches: tuple[int, ...] = (1,), baseline: str = "eager", device: str = "cpu", min_speedup: float | None = None
+) -> BenchOptions:
+    return BenchOptions(batches, 1, 0.05, device=device, baseline=baseline, min_speedup=min_speedup)
 
 
 @pytest.fixture
-def given(finished: Path) -> Given:
-    return shelf(finished)
+def given(finished: Path) -> StageInputs:
+    return artifacts(finished)
 
 
 @pytest.fixture
@@ -55,15 +55,15 @@ def known(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, object]]:
         noise = {name: np.exp(0.001 * rng.standard_normal(120)) for name in calls}
         return {name: series(KNOWN.get(name, 20.0) * noise[name]) for name in calls}, EVEN
 
-    monkeypatch.setattr(machine_state, "watched", watched)
+    monkeypatch.setattr(machine_state, "time_watched", watched)
     return called
 
 
-def verdicts(sweep: Sweep) -> dict[str, str | None]:
+def verdicts(sweep: BatchResult) -> dict[str, str | None]:
     return {row.name: row.verdict for row in sweep.rows if row.latency}
 
 
-def test_every_artifact_and_form_of_eager_has_its_row(finished: Path, given: Given) -> None:
+def test_every_artifact_and_form_of_eager_has_its_row(finished: Path, given: StageInputs) -> None:
     found = run.run(finished, given, asked(batches=(1, 3)), unwatched)
     assert [sweep.batch for sweep in found.sweeps] == [1, 3]
     for sweep in found.sweeps:
@@ -85,7 +85,7 @@ def test_every_artifact_and_form_of_eager_has_its_row(finished: Path, given: Giv
 
 def test_known_times_give_the_known_words(
     finished: Path,
-    given: Given,
+    given: StageInputs,
     known: list[Mapping[str, Mapping[str, np.ndarray]]],
 ) -> None:
     found = run.run(finished, given, asked(batches=(2,)), unwatched)
@@ -109,14 +109,16 @@ def test_known_times_give_the_known_words(
 
 
 @pytest.mark.usefixtures("known")
-def test_processor_time_of_several_threads_is_no_ratio(finished: Path, given: Given) -> None:
+def test_processor_time_of_several_threads_is_no_ratio(finished: Path, given: StageInputs) -> None:
     (sweep,) = run.run(finished, given, dataclasses.replace(asked(), threads=2), unwatched).sweeps
     assert {row.cpu_ratio for row in sweep.rows} == {None}
 
 
-def test_another_baseline(finished: Path, given: Given, known: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_baseline(
+    finished: Path, given: StageInputs, known: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(KNOWN, "the baseline again", KNOWN["export"])
-    (sweep,) = run.run(finished, given, asked(against="export"), unwatched).sweeps
+    (sweep,) = run.run(finished, given, asked(baseline="export"), unwatched).sweeps
     found = verdicts(sweep)
     assert (found["export"], found["simplify"], found["rewrite"], found["eager"]) == (
         None,
@@ -125,14 +127,14 @@ def test_another_baseline(finished: Path, given: Given, known: list[object], mon
         SpeedVerdict.SLOWER,
     )
     with pytest.raises(BadInput, match="no 'warp' to measure against"):
-        run.run(finished, given, asked(against="warp"), unwatched)
+        run.run(finished, given, asked(baseline="warp"), unwatched)
     with pytest.raises(MissingBackend, match="built, not run"):
-        run.run(finished, given, asked(against="build"), unwatched)
+        run.run(finished, given, asked(baseline="build"), unwatched)
 
 
 @pytest.mark.usefixtures("known")
 def test_no_difference_counts_that_the_baseline_has_from_itself(
-    finished: Path, given: Given, monkeypatch: pytest.MonkeyPatch
+    finished: Path, given: StageInputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(KNOWN, "the baseline again", 20.0 / 1.3)
     monkeypatch.setitem(KNOWN, "export", 20.0 / 1.25)
@@ -151,7 +153,7 @@ def test_no_difference_counts_that_the_baseline_has_from_itself(
     ],
 )
 def test_the_gate_is_for_what_ships(
-    finished: Path, given: Given, known: list[object], wanted: float, shipped: tuple[str, ...], outcome: str
+    finished: Path, given: StageInputs, known: list[object], wanted: float, shipped: tuple[str, ...], outcome: str
 ) -> None:
     sweeps = run.run(finished, given, asked(batches=(1, 2)), unwatched).sweeps
     gate = result.gate(wanted, sweeps, shipped)
@@ -161,10 +163,10 @@ def test_the_gate_is_for_what_ships(
 
 
 def test_a_batch_that_surely_misses_outweighs_one_that_is_open() -> None:
-    def sweep(batch: int, low: float, high: float) -> Sweep:
+    def sweep(batch: int, low: float, high: float) -> BatchResult:
         found = Ratio((low + high) / 2, low, high)
         row = Row("rewrite", "model.onnx", "onnxruntime", Status.MEASURED, ratio=found, verdict=SpeedVerdict.FASTER)
-        return Sweep(batch, 9, EVEN, found, (row,))
+        return BatchResult(batch, 9, EVEN, found, (row,))
 
     reached, unsure, missed = sweep(1, 2.1, 2.2), sweep(4, 1.9, 2.2), sweep(8, 1.5, 1.6)
     for sweeps, outcome in (
@@ -178,26 +180,26 @@ def test_a_batch_that_surely_misses_outweighs_one_that_is_open() -> None:
         assert gate.outcome == outcome
 
 
-def test_a_run_with_an_engine_ships_the_engine(finished: Path, given: Given, known: list[object]) -> None:
+def test_a_run_with_an_engine_ships_the_engine(finished: Path, given: StageInputs, known: list[object]) -> None:
     gate = run.run(finished, given, asked(min_speedup=0.1), unwatched).gate
     assert gate is not None
     assert (gate.name, gate.outcome, gate.reason) == ("build/model.plan", GateOutcome.OPEN, "built, not run")
 
 
 def test_the_file_says_what_was_found_while_its_subjects_last(run_copy: Path, known: list[object]) -> None:
-    found = run.run(run_copy, shelf(run_copy), asked(), unwatched)
+    found = run.run(run_copy, artifacts(run_copy), asked(), unwatched)
     assert result.write(run_copy, found) == run_copy / "bench.json"
     assert result.read(run_copy) == found
     assert isinstance(found, Bench)
-    assert result.found(run_copy) == found
+    assert result.read_matching(run_copy) == found
     (run_copy / "rewrite" / "model.onnx").write_bytes(b"another")
-    assert result.found(run_copy) is None
+    assert result.read_matching(run_copy) is None
     (run_copy / "bench.json").write_text(json.dumps({"schema": "another"}))
     with pytest.raises(BadInput, match="no benchmark of this version"):
         result.read(run_copy)
 
 
-def test_no_gpu_is_an_error_and_no_silent_fall_back(finished: Path, given: Given) -> None:
+def test_no_gpu_is_an_error_and_no_silent_fall_back(finished: Path, given: StageInputs) -> None:
     if eager.devices()[-1] == "cpu":
         with pytest.raises(MissingBackend):
             run.run(finished, given, asked(device="cuda"), unwatched)
@@ -219,7 +221,12 @@ class OnGpu:
 
 @pytest.mark.parametrize(("enqueue_ms", "bound"), [(1.9, True), (0.3, False)])
 def test_a_gpu_that_waits_for_the_host_is_noticed(
-    finished: Path, given: Given, known: list[object], monkeypatch: pytest.MonkeyPatch, enqueue_ms: float, bound: bool
+    finished: Path,
+    given: StageInputs,
+    known: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+    enqueue_ms: float,
+    bound: bool,
 ) -> None:
     start = eager_variants.start
 
@@ -238,7 +245,7 @@ def test_a_gpu_that_waits_for_the_host_is_noticed(
 
 
 def test_a_form_that_torch_cannot_run_here_says_why(
-    finished: Path, given: Given, known: list[object], monkeypatch: pytest.MonkeyPatch
+    finished: Path, given: StageInputs, known: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = eager_variants.start
 
@@ -258,11 +265,11 @@ def test_a_form_that_torch_cannot_run_here_says_why(
     (sweep,) = run.run(finished, given, asked(), unwatched).sweeps
     assert {row.name: row.reason for row in sweep.rows}["channels_last"] == "no compiler answers"
     with pytest.raises(StageFailed, match="no compiler answers"):
-        run.run(finished, given, asked(against="channels_last"), unwatched)
+        run.run(finished, given, asked(baseline="channels_last"), unwatched)
 
 
 @pytest.mark.gpu
-def test_a_gpu_gets_the_whole_ladder_by_its_own_clock(finished: Path, given: Given) -> None:
+def test_a_gpu_gets_the_whole_ladder_by_its_own_clock(finished: Path, given: StageInputs) -> None:
     (sweep,) = run.run(finished, given, asked(device="cuda"), unwatched).sweeps
     rows = {row.name: row for row in sweep.rows}
     for form in ("eager", "channels_last", "fp16", "cuda_graph"):

@@ -100,7 +100,7 @@ def _computing(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 def calls(weights: Path, kind: str) -> list[set[str]]:
     """The modules of the `kind` of layer in the order they run; a convolution with the batch norm folded into it."""
-    module, model = eager.module(weights), weights_file.definition(weights)
+    module, model = eager.load_module(weights), weights_file.definition(weights)
     ran: list[tuple[str, nn.Module]] = []
     for name, part in module.named_modules():
         part.register_forward_hook(lambda part, *_, name=name: ran.append((name, part)))

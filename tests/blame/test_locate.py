@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from deploytool import serde
-from deploytool.blame.locate import examine
+from deploytool.blame.locate import locate
 from deploytool.data import golden
 from deploytool.results.blame import Blame
 from deploytool.spec import Stage
@@ -43,7 +43,7 @@ def blamed(run: Path, **spoiled: Path) -> Blame:
 
 def held(run: Path, tolerance: Mapping[str, float], spoiled: Mapping[str, Path]) -> Blame:
     graphs = [(stage, spoiled.get(stage, run / stage / "model.onnx")) for stage in STAGES]
-    return examine(run / Stage.LOAD / "weights.safetensors", run / Stage.GOLDEN / "golden.npz", graphs, tolerance)[0]
+    return locate(run / Stage.LOAD / "weights.safetensors", run / Stage.GOLDEN / "golden.npz", graphs, tolerance)[0]
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,9 @@ def test_a_clean_run_blames_nobody(runs: Runs, name: str, exporter: str, seed: i
     found = blamed(runs(name, exporter, seed))
     assert found.finding is None
     assert found.cases == (0, 1)
-    for hop in found.hops:
-        assert hop.layers
-        assert all(layer.error <= layer.floor for layer in hop.layers if layer.error is not None)
+    for comparison in found.comparisons:
+        assert comparison.layers
+        assert all(layer.error <= layer.floor for layer in comparison.layers if layer.error is not None)
 
 
 def test_a_fault_that_shows_at_an_edge_alone_is_found_there(runs: Runs, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_fault_far_below_the_rounding_of_fp16_is_found_in_its_layer(runs: Runs
     assert found.finding.module in culprit
 
 
-def test_a_planted_fault_is_blamed_on_its_hop_and_its_layer(runs: Runs, tmp_path: Path) -> None:
+def test_a_planted_fault_is_blamed_on_its_comparison_and_its_layer(runs: Runs, tmp_path: Path) -> None:
     score: Counter[str] = Counter()
     missed = []
     for name, op, number, kind, fault in PLACES:
@@ -110,11 +110,11 @@ def test_a_planted_fault_is_blamed_on_its_hop_and_its_layer(runs: Runs, tmp_path
             faults.plant(run / stage / "model.onnx", spoiled, op, number, fault)
             found = blamed(run, **{stage: spoiled}).finding
             assert found is not None, (name, op, number, fault.__name__, stage)
-            score.update(plants=1, hop=found.stage == stage, layer=found.module in culprit)
+            score.update(plants=1, comparison=found.stage == stage, layer=found.module in culprit)
             if found.module not in culprit:
                 missed.append((name, op, number, fault.__name__, stage, found.module))
     assert score["plants"] == 72
-    assert score["hop"] == score["plants"]
+    assert score["comparison"] == score["plants"]
     assert score["layer"] >= 0.95 * score["plants"], missed
     assert {(place[3], place[4]) for place in missed} == {("bypass", "export")}, "seen at what reads the gap"
 

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from deploytool.blame.match_by_name import meant
-from deploytool.blame.reference_tensor import Known
+from deploytool.blame.match_by_name import matching_call
+from deploytool.blame.reference_tensor import ReferenceTensor
 from deploytool.results.blame import Layer
 
 CALLS = ("", "net.conv", "net.bn", "net.relu", "net.shuffle", "net.shuffle", "net.silu", "other.conv", "other.conv")
 
 
-def known(*modules: str) -> list[Known]:
-    return [Known("", module, np.full(1, at), 0.0, 0.0) for at, module in enumerate(modules)]
+def known(*modules: str) -> list[ReferenceTensor]:
+    return [ReferenceTensor("", module, np.full(1, at), 0.0, 0.0) for at, module in enumerate(modules)]
 
 
 def layers(*nodes: str) -> list[Layer]:
@@ -40,10 +40,10 @@ NODES = ("net/conv/Conv", "net/relu/Relu", "net/shuffle/A", "net/shuffle/B", "ne
 def test_a_nodes_name_tells_the_call(node: str, nodes: Sequence[str], call: int | None) -> None:
     graph = layers(*nodes)
     layer = next(each for each in graph if each.tensor == node)
-    found = meant(layer, graph, known(*CALLS))
+    found = matching_call(layer, graph, known(*CALLS))
     assert (None if found is None else int(found.values[0])) == call
 
 
 def test_what_is_known_by_a_tensors_name_is_no_call() -> None:
     (layer,) = graph = layers("net/conv/Conv")
-    assert meant(layer, graph, [Known("image", "net.conv", np.zeros(1), 0.0, 0.0)]) is None
+    assert matching_call(layer, graph, [ReferenceTensor("image", "net.conv", np.zeros(1), 0.0, 0.0)]) is None

@@ -10,9 +10,9 @@ import onnx
 import pytest
 
 from deploytool.blame import ort_trace
-from deploytool.blame.locate import Clue, examine
+from deploytool.blame.locate import Divergence, locate
 from deploytool.blame.reduce import Mismatch, reduce
-from deploytool.blame.reference_tensor import error
+from deploytool.blame.reference_tensor import relative_error
 from deploytool.data.golden import Arrays
 from deploytool.spec import Stage
 from tests.blame import faults
@@ -31,9 +31,9 @@ PLACES: tuple[Place, ...] = (
 )
 
 
-def clue_of(run: Path, **spoiled: Path) -> Clue | None:
+def clue_of(run: Path, **spoiled: Path) -> Divergence | None:
     graphs = [(stage, spoiled.get(stage, run / stage / "model.onnx")) for stage in STAGES]
-    return examine(run / Stage.LOAD / "weights.safetensors", run / Stage.GOLDEN / "golden.npz", graphs)[1]
+    return locate(run / Stage.LOAD / "weights.safetensors", run / Stage.GOLDEN / "golden.npz", graphs)[1]
 
 
 def reduced(run: Path, **spoiled: Path) -> Mismatch:
@@ -74,8 +74,8 @@ def mends(found: Mismatch, sound: Path) -> None:
     if not set(node.input) <= {*given, *(weight.name for weight in weights)}:
         return  # the fault was in what it reads
     whole = onnx.helper.make_model(alone, opset_imports=model.opset_import, ir_version=model.ir_version)
-    (got,) = ort_trace.answers(whole, [found.tensor], given)
-    assert error(got, found.expected) <= found.tolerated
+    (got,) = ort_trace.run_outputs(whole, [found.tensor], given)
+    assert relative_error(got, found.expected) <= found.tolerated
 
 
 def test_a_tensor_that_the_graph_before_does_not_name_takes_the_nodes_to_one_it_does(
@@ -112,9 +112,9 @@ def test_noise_without_a_layer_takes_the_nodes_that_make_it(runs: Runs) -> None:
     run = runs("mobilenet_v1_025")
     graphs = [(stage, run / stage / "model.onnx") for stage in STAGES]
     files = (run / "load" / "weights.safetensors", run / "golden" / "golden.npz")
-    sound, _ = examine(*files, graphs)
-    wanted = {"fp16": 0.9 * sound.hops[-1].checks[0].parity.max_error}
-    _, clue = examine(*files, graphs, wanted)
+    sound, _ = locate(*files, graphs)
+    wanted = {"fp16": 0.9 * sound.comparisons[-1].checks[0].parity.max_error}
+    _, clue = locate(*files, graphs, wanted)
     assert clue is not None
     found = reduce(clue)
     assert found is not None
@@ -129,7 +129,7 @@ def test_what_the_optimiser_does_is_reduced_to_what_it_takes(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if ONNX Runtime fused a convolution and the Relu behind it wrongly, and only when it optimises."""
-    run, real = runs("tiny"), ort_trace.answers
+    run, real = runs("tiny"), ort_trace.run_outputs
 
     def wrong(model: onnx.ModelProto, names: Sequence[str], inputs: Arrays, *, optimised: bool = False) -> list[Any]:
         broken = onnx.ModelProto()
@@ -148,7 +148,7 @@ def test_what_the_optimiser_does_is_reduced_to_what_it_takes(
     drawn = dataclasses.replace(other.drawn, strayed=None, wrong=frozenset())
     clue = dataclasses.replace(other, graph=run / "simplify" / "model.onnx", drawn=drawn)
     assert reduce(dataclasses.replace(clue, tolerated=10.0)) is None
-    monkeypatch.setattr(ort_trace, "answers", wrong)
+    monkeypatch.setattr(ort_trace, "run_outputs", wrong)
     found = reduce(clue)
     assert found is not None
     assert [node.op_type for node in found.excerpt.nodes] == ["Conv", "Relu"]

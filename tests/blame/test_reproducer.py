@@ -11,21 +11,21 @@ import onnx
 import pytest
 
 from deploytool.blame import reproducer
-from deploytool.blame.locate import Clue
+from deploytool.blame.locate import Divergence
 from deploytool.blame.reduce import Mismatch, reduce
 from deploytool.errors import BadInput
 from tests.blame import faults
 from tests.blame.conftest import Runs
 from tests.blame.test_reduce import clue_of
 
-Found = tuple[Clue, Mismatch]
+Found = tuple[Divergence, Mismatch]
 FILES = {"README.md", "expected.npy", "failure.json", "got.npy", "inputs.npz", "model.onnx", "show.py"}
 
 
 @pytest.fixture(scope="module", params=["scale_filter", "overflow"])
 def found(
     request: pytest.FixtureRequest, runs: Runs, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Clue, Mismatch]:
+) -> tuple[Divergence, Mismatch]:
     run, spoiled = runs("tiny"), tmp_path_factory.mktemp("spoiled") / "model.onnx"
     faults.plant(run / "fp16" / "model.onnx", spoiled, "Conv", 1, getattr(faults, request.param))
     clue = clue_of(run, halve=spoiled)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.blame.locate import examine
+from deploytool.blame.locate import locate
 from deploytool.loading import catalog
 from deploytool.pipeline import runner
 from deploytool.results.blame import Blame
@@ -28,7 +28,7 @@ FORMS = (
 
 def blamed(run: Path, **spoiled: Path) -> Blame:
     graphs = [(stage, spoiled.get(stage, run / stage / "model.onnx")) for stage in STAGES]
-    return examine(run / Stage.LOAD / "weights.safetensors", run / Stage.GOLDEN / "golden.npz", graphs)[0]
+    return locate(run / Stage.LOAD / "weights.safetensors", run / Stage.GOLDEN / "golden.npz", graphs)[0]
 
 
 def walked(home: Path, name: str, recipe: str) -> Path:
@@ -48,21 +48,23 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def test_a_sound_form_blames_nobody(run: Path) -> None:
     found = blamed(run)
     assert found.finding is None
-    for hop in found.hops:
-        assert all(layer.error <= layer.floor for layer in hop.layers if layer.error is not None)
-        if hop.stage in ("rewrite", "fp16"):
-            known = sum(layer.error is not None for layer in hop.layers)
-            assert known >= 0.3 * len(hop.layers)
-            assert all(layer.module for layer in hop.layers if layer.op == "Conv")
+    for comparison in found.comparisons:
+        assert all(layer.error <= layer.floor for layer in comparison.layers if layer.error is not None)
+        if comparison.stage in ("rewrite", "fp16"):
+            known = sum(layer.error is not None for layer in comparison.layers)
+            assert known >= 0.3 * len(comparison.layers)
+            assert all(layer.module for layer in comparison.layers if layer.op == "Conv")
 
 
 @pytest.mark.parametrize("stage", ["rewrite", "fp16"])
-def test_a_fault_behind_a_rewrite_is_blamed_on_its_hop_and_its_module(run: Path, tmp_path: Path, stage: str) -> None:
+def test_a_fault_behind_a_rewrite_is_blamed_on_its_comparison_and_its_module(
+    run: Path, tmp_path: Path, stage: str
+) -> None:
     tensor = faults.plant(run / stage / "model.onnx", tmp_path / "spoiled.onnx", "Conv", 8, faults.scale_filter)
     found = blamed(run, **{stage: tmp_path / "spoiled.onnx"})
     assert found.finding is not None
     assert found.finding.stage == stage
-    layers = next(hop.layers for hop in found.hops if hop.stage == stage)
+    layers = next(comparison.layers for comparison in found.comparisons if comparison.stage == stage)
     spoiled = next(layer.module for layer in layers if layer.tensor == tensor)
     block = spoiled.rpartition(".")[0]
     assert spoiled

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deploytool.blame import torch_trace
-from deploytool.blame.torch_trace import listen
+from deploytool.blame.torch_trace import trace
 from deploytool.data import golden
 
 
@@ -24,6 +24,6 @@ def test_the_noise_of_fp16_is_the_larger_of_two_roundings(
     finished: Path, monkeypatch: pytest.MonkeyPatch, rounding: str
 ) -> None:
     weights, sample = finished / "load" / "weights.safetensors", golden.read(finished / "golden" / "golden.npz")
-    usual = max(known.noise16 for known in listen(weights, sample.inputs).calls)
+    usual = max(known.noise16 for known in trace(weights, sample.inputs).calls)
     monkeypatch.setattr(torch_trace, rounding, lambda values: (values * 1.5).half())
-    assert usual < 0.01 < 0.3 < max(known.noise16 for known in listen(weights, sample.inputs).calls)
+    assert usual < 0.01 < 0.3 < max(known.noise16 for known in trace(weights, sample.inputs).calls)

@@ -60,7 +60,7 @@ def test_every_file_but_the_manifest_is_named_with_its_role(packed: Path) -> Non
     assert {file.role for file in all_files(manifest)} == set(Role)
 
 
-def test_the_digest_leaves_engines_out_and_the_seal_leaves_nothing_out(packed: Path, tmp_path: Path) -> None:
+def test_the_digest_leaves_engines_out_and_the_digest_leaves_nothing_out(packed: Path, tmp_path: Path) -> None:
     manifest = read_manifest(packed)
     (engine,) = manifest.engines
     other = dataclasses.replace(engine, file=dataclasses.replace(engine.file, sha256="0" * 64))

@@ -25,7 +25,7 @@ from deploytool.bundle.manifest import (
 )
 from deploytool.device import install, verify
 from deploytool.device.serve import serve
-from deploytool.device.verify import Asked, Papers
+from deploytool.device.verify import Integrity, VerifyOptions
 from deploytool.errors import BadInput, MissingBackend, Refused
 from tests.device import small
 from tests.device.keys import Keys, inside, keys, refused
@@ -33,14 +33,14 @@ from tests.device.keys import Keys, inside, keys, refused
 
 def test_the_signature_alone_holds_every_file(copy: Path, ours: Keys) -> None:
     """The manifest is not asked: it names the same digests, but a bundle need not get that far."""
-    seal = manifest_digest(copy)
+    digest = manifest_digest(copy)
     for path in [path for path in small.paths(copy) if path.name != SIGNATURE_FILE]:
         kept = path.read_bytes()
         path.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
         with pytest.raises(Refused, match="has other bytes"):
-            signature.check(copy, seal, ours[1])
+            signature.check(copy, digest, ours[1])
         path.write_bytes(kept)
-    signature.check(copy, seal, ours[1])
+    signature.check(copy, digest, ours[1])
 
 
 @pytest.mark.parametrize(
@@ -89,12 +89,12 @@ def test_a_whole_forgery_is_refused(copy: Path, ours: Keys, theirs: Keys) -> Non
     (copy / manifest.graphs[0].path).write_bytes(b"another graph")
     files = tuple(describe_file(copy, file.path, file.role) for file in manifest.files)
     write_manifest(copy, type(manifest)(**{**vars(manifest), "files": files}))
-    verify.papers(copy)
+    verify.check_integrity(copy)
     with pytest.raises(Refused, match="is for another bundle"):
-        verify.papers(copy, Asked(key=ours[1]))
+        verify.check_integrity(copy, VerifyOptions(key=ours[1]))
     sign.sign(copy, theirs[0])
     with pytest.raises(Refused, match="is not by the key"):
-        verify.papers(copy, Asked(key=ours[1]))
+        verify.check_integrity(copy, VerifyOptions(key=ours[1]))
 
 
 def test_the_manifest_is_not_parsed_before_the_signature_holds(
@@ -106,7 +106,7 @@ def test_the_manifest_is_not_parsed_before_the_signature_holds(
     monkeypatch.setattr(verify, "parse_manifest", never)
     (copy / SIGNATURE_FILE).unlink()
     with pytest.raises(Refused, match="is not signed"):
-        verify.papers(copy, Asked(key=ours[1]))
+        verify.check_integrity(copy, VerifyOptions(key=ours[1]))
 
 
 def signed_otherwise(folder: Path, place: Path, change: Callable[[str], str]) -> Path:
@@ -136,9 +136,9 @@ def test_a_statement_names_no_file_twice(copy: Path, tmp_path: Path) -> None:
         told["subject"][0]["digest"]["sha256"] = total.hexdigest()
         return json.dumps(told)
 
-    verify.papers(copy, Asked(key=signed_otherwise(copy, tmp_path, str)))
+    verify.check_integrity(copy, VerifyOptions(key=signed_otherwise(copy, tmp_path, str)))
     with pytest.raises(Refused, match="it names a file twice"):
-        verify.papers(copy, Asked(key=signed_otherwise(copy, tmp_path, twice)))
+        verify.check_integrity(copy, VerifyOptions(key=signed_otherwise(copy, tmp_path, twice)))
 
 
 def test_a_key_that_is_only_named_has_not_signed(copy: Path, ours: Keys, theirs: Keys) -> None:
@@ -150,7 +150,7 @@ def test_a_key_that_is_only_named_has_not_signed(copy: Path, ours: Keys, theirs:
     told["verificationMaterial"]["publicKey"]["hint"] = hint
     place.write_text(json.dumps(told))
     with pytest.raises(Refused, match="is not by the key"):
-        verify.papers(copy, Asked(key=ours[1]))
+        verify.check_integrity(copy, VerifyOptions(key=ours[1]))
 
 
 def test_a_file_that_no_signature_names_is_refused_by_the_signature_too(copy: Path, ours: Keys) -> None:
@@ -180,7 +180,7 @@ def test_a_statement_of_another_kind_is_refused_though_its_signature_holds(
 
     public = signed_otherwise(copy, tmp_path, edited)
     with pytest.raises(Refused, match="no signature of the kind"):
-        verify.papers(copy, Asked(key=public))
+        verify.check_integrity(copy, VerifyOptions(key=public))
 
 
 def test_keys_that_are_none_are_bad_input(copy: Path, tmp_path: Path, ours: Keys) -> None:
@@ -194,7 +194,7 @@ def test_keys_that_are_none_are_bad_input(copy: Path, tmp_path: Path, ours: Keys
         (other[1], "is no key on secp256r1"),
     ):
         with pytest.raises(BadInput, match=problem):
-            verify.papers(copy, Asked(key=key))
+            verify.check_integrity(copy, VerifyOptions(key=key))
     for key, problem in (
         (tmp_path / "none.pem", "cannot be read"),
         (ours[1], "is no private key in PEM"),
@@ -211,9 +211,9 @@ def test_without_cryptography_one_line_says_so(copy: Path, ours: Keys, monkeypat
     monkeypatch.setitem(sys.modules, "cryptography", None)
     monkeypatch.delitem(sys.modules, "deploytool.bundle.signature")
     monkeypatch.delattr("deploytool.bundle.signature")
-    verify.papers(copy)
+    verify.check_integrity(copy)
     with pytest.raises(MissingBackend, match="a signature is required, and cryptography is not installed"):
-        verify.papers(copy, Asked(key=ours[1]))
+        verify.check_integrity(copy, VerifyOptions(key=ours[1]))
 
 
 def test_an_installed_bundle_keeps_its_signature(signed: Path, tmp_path: Path, ours: Keys, theirs: Keys) -> None:
@@ -225,7 +225,7 @@ def test_an_installed_bundle_keeps_its_signature(signed: Path, tmp_path: Path, o
     first = install.install(unsigned, root, lambda _: None)  # nobody asked
     second = install.install(signed, root, lambda _: None, key=ours[1])
     assert (second.current, second.previous) == (first.current, None)
-    verify.papers(install.home(root, second.current), Asked(key=ours[1]))
+    verify.check_integrity(install.root_of(root, second.current), VerifyOptions(key=ours[1]))
     with pytest.raises(Refused, match="is not by the key"), serve(root, require_signature=theirs[1]):
         pass
 
@@ -240,11 +240,11 @@ def test_one_goes_back_only_to_what_the_key_has_signed(packed: Path, signed: Pat
     assert install.rollback(root).current == manifest_digest(unsigned)
 
 
-def test_what_is_proved_has_the_seal_and_the_signature_that_were_asked_for(
+def test_what_is_proved_has_the_digest_and_the_signature_that_were_asked_for(
     packed: Path, signed: Path, tmp_path: Path, ours: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where no lock holds, and somebody else has put something in its place since it was brought there."""
-    proved: list[Papers] = []
+    proved: list[Integrity] = []
     unsigned = Path(shutil.copytree(signed, tmp_path / "unsigned", ignore=shutil.ignore_patterns(SIGNATURE_FILE)))
     other = small.small(packed, tmp_path / "other", 4, seed=1)
     for there, why in ((other, "is another bundle"), (unsigned, "is not signed")):

@@ -10,13 +10,13 @@ import pytest
 from deploytool import serde
 from deploytool.bundle import subset
 from deploytool.bundle.manifest import SUBSET_FILE, read_manifest
-from deploytool.bundle.subset import Only
+from deploytool.bundle.subset import Subset
 from deploytool.device import candidates, install, verify
-from deploytool.device.environment import Here
+from deploytool.device.environment import Environment
 from deploytool.errors import BadInput, Refused
 from tests.transfer import small
 
-ON_RTX40 = Here("linux", "x86_64", "RTX 4090", "8.9", "13.0", {"tensorrt": "10.3.0"})
+ON_RTX40 = Environment("linux", "x86_64", "RTX 4090", "8.9", "13.0", {"tensorrt": "10.3.0"})
 
 
 @pytest.fixture
@@ -24,43 +24,45 @@ def part(tmp_path: Path) -> Path:
     """A bundle as it was fetched for orin."""
     folder = small.made(tmp_path / "part", 1)
     (folder / small.RTX40).unlink()
-    (folder / SUBSET_FILE).write_text(serde.text(Only("orin", "8.7")))
+    (folder / SUBSET_FILE).write_text(serde.text(Subset("orin", "8.7")))
     return folder
 
 
 def test_names_are_those_of_the_table() -> None:
-    assert subset.wanted(None) is None
-    assert subset.wanted("orin") == Only("orin", "8.7")
-    assert subset.wanted("h200") == Only("h200", "9.0")
+    assert subset.parse(None) is None
+    assert subset.parse("orin") == Subset("orin", "8.7")
+    assert subset.parse("h200") == Subset("h200", "9.0")
     with pytest.raises(BadInput, match="there is no target 'xavier'"):
-        subset.wanted("xavier")
+        subset.parse("xavier")
 
 
 def test_the_manifest_decides_what_is_of_others(tmp_path: Path) -> None:
     manifest = read_manifest(small.made(tmp_path / "in", 2))
-    assert subset.others(manifest, None) == frozenset()
-    assert subset.others(manifest, subset.wanted("orin")) == {small.RTX40}
-    assert subset.others(manifest, subset.wanted("thor")) == {small.ORIN, small.RTX40}
+    assert subset.omitted_engines(manifest, None) == frozenset()
+    assert subset.omitted_engines(manifest, subset.parse("orin")) == {small.RTX40}
+    assert subset.omitted_engines(manifest, subset.parse("thor")) == {small.ORIN, small.RTX40}
 
 
 def test_a_part_is_verified_and_installed_as_a_part(part: Path, tmp_path: Path) -> None:
-    assert "left out" in verify.papers(part).steps[0].status
+    assert "left out" in verify.check_integrity(part).steps[0].status
     turned = install.install(part, tmp_path / "root", lambda checked: None)
-    assert small.contents(install.home(tmp_path / "root", turned.current)) == small.contents(part)
+    assert small.contents(install.root_of(tmp_path / "root", turned.current)) == small.contents(part)
 
 
 @pytest.mark.parametrize("path", [small.ORIN, "recipe.json", "models/m/1/model.onnx", "golden/golden.npz", SUBSET_FILE])
 def test_nothing_else_may_be_missing(part: Path, path: str) -> None:
     (part / path).unlink()
     with pytest.raises(Refused, match="is missing"):
-        verify.papers(part)
+        verify.check_integrity(part)
 
 
 def test_what_was_left_out_is_no_way_even_where_it_would_fit(part: Path) -> None:
     manifest = read_manifest(part)
     built = candidates.missing(candidates.Tier.BUILT, "none")
     reasons = {
-        way.absent for way in candidates.ways(part, manifest, ON_RTX40, built) if way.tier == candidates.Tier.ENGINE
+        way.absent
+        for way in candidates.candidates(part, manifest, ON_RTX40, built)
+        if way.tier == candidates.Tier.ENGINE
     }
     assert "it was left out when the bundle was fetched" in reasons
     assert None not in reasons
@@ -73,15 +75,15 @@ def test_what_was_left_out_is_no_way_even_where_it_would_fit(part: Path) -> None
         *(b"", b"{}", b"[]", b'{"capability": "8.7", "target": "orin"}', b"\xff", b" " * 5000, b"[" * 3000),
         serde.text({"capability": 8.7, "target": "orin"}).encode(),
         serde.text({"capability": ["8.7"], "target": ["orin"]}).encode(),
-        serde.text(Only("\x1b[2Jorin", "8.7")).encode(),
-        serde.text(Only("orin\nheld", "8.7")).encode(),
+        serde.text(Subset("\x1b[2Jorin", "8.7")).encode(),
+        serde.text(Subset("orin\nheld", "8.7")).encode(),
         serde.text({"capability": "8.7", "target": "orin", "absent": ["recipe.json"]}).encode(),
     ],
 )
 def test_nonsense_is_refused(part: Path, raw: bytes) -> None:
     (part / SUBSET_FILE).write_bytes(raw)
     with pytest.raises(Refused):
-        verify.papers(part)
+        verify.check_integrity(part)
 
 
 def test_no_more_is_read_than_it_may_have(part: Path) -> None:
@@ -94,7 +96,7 @@ def test_a_link_is_not_followed(part: Path) -> None:
     (part / SUBSET_FILE).rename(part.with_name("kept"))
     (part / SUBSET_FILE).symlink_to(part.with_name("kept"))
     with pytest.raises(Refused):
-        verify.papers(part)
+        verify.check_integrity(part)
 
 
 def test_it_says_no_more_than_it_must(part: Path) -> None:

@@ -25,12 +25,12 @@ def test_a_run_is_timed_beside_eager(deploytool: Command, run_copy: Path) -> Non
     assert [line.split()[0] for line in drawn] == [*ways, *ways]
     assert all(len(line) <= 80 for line in drawn)
     found = result.read(run_copy)
-    assert result.found(run_copy) == found
+    assert result.read_matching(run_copy) == found
     assert (found.threads, [sweep.batch for sweep in found.sweeps]) == (1, [1, 2])
 
 
 def test_a_run_as_one_document(deploytool: Command, run_copy: Path) -> None:
-    done = deploytool("bench", str(run_copy), *QUICK, "--json", "--against", "export", "--device", "cpu")
+    done = deploytool("bench", str(run_copy), *QUICK, "--json", "--baseline", "export", "--device", "cpu")
     document = json.loads(done.stdout)
     assert document["error"] is None
     assert document["bench"] == json.loads((run_copy / "bench.json").read_text())
@@ -61,7 +61,7 @@ def test_a_bundle_is_timed_as_before(deploytool: Command, packed: Path) -> None:
     [
         (("--batch", "0"), "--batch 0 is no list of batches"),
         (("--batch", "1,many"), "--batch 1,many is no list of batches"),
-        (("--against", "warp"), "there is no 'warp' to measure against"),
+        (("--baseline", "warp"), "there is no 'warp' to measure against"),
         (("--require", "cpu"), "--require is for a bundle, and this is a run"),
         (("--build",), "--build is for a bundle, and this is a run"),
     ],
@@ -76,9 +76,9 @@ def test_what_makes_no_sense_for_a_run(
 
 
 def test_what_makes_no_sense_for_a_bundle(deploytool: Command, packed: Path) -> None:
-    done = deploytool("bench", str(packed), "--ladder")
+    done = deploytool("bench", str(packed), "--compile")
     assert done.returncode == 2
-    assert "--ladder is for a run, and this is a bundle" in done.stderr
+    assert "--compile is for a run, and this is a bundle" in done.stderr
 
 
 def test_what_is_neither(deploytool: Command, run_copy: Path, tmp_path: Path) -> None:

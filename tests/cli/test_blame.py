@@ -57,7 +57,7 @@ def test_json_holds_every_layer_of_every_graph(run_copy: Path) -> None:
     told: dict[str, Any] = json.loads(done.stdout)
     assert done.exit_code == told["error"]["exit_code"] == 3
     assert told["blame"]["finding"]["module"] == "grouped.0"
-    strips = {hop["stage"]: hop["layers"] for hop in told["blame"]["hops"]}
+    strips = {comparison["stage"]: comparison["layers"] for comparison in told["blame"]["comparisons"]}
     assert list(strips) == ["export", "simplify", "rewrite", "fp16"]
     for layers in strips.values():
         assert [layer["op"] for layer in layers if layer["op"] == "Conv"] == ["Conv"] * 3
@@ -115,7 +115,7 @@ def test_a_run_with_a_pack_is_still_a_run(run_copy: Path, with_engine: Options) 
     assert call(str(run_copy)).exit_code == 0
 
 
-def test_a_fault_that_only_a_canary_sees_is_named_and_reduced(tmp_path: Path) -> None:
+def test_a_fault_that_only_a_probe_sees_is_named_and_reduced(tmp_path: Path) -> None:
     recipe = [verb for verb in PIPELINE if verb not in ("torchscript", "build", "validate")]
     list(runner.run(Job(C2F, QUICK), recipe, tmp_path))
     trust.note(tmp_path)

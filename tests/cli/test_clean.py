@@ -40,13 +40,13 @@ def test_a_note_goes_with_the_last_run_that_it_is_of(
     assert json.loads(note.read_text()) == [str(run_copy), str(again)]
     trust.check(run_copy, trust_code=False)
     old(note)
-    assert trust.unneeded() == []
+    assert trust.expired() == []
     shutil.rmtree(run_copy)
-    assert trust.unneeded() == []
+    assert trust.expired() == []
     shutil.rmtree(again)
-    assert trust.unneeded() == [note]
+    assert trust.expired() == [note]
     note.touch()
-    assert trust.unneeded() == []
+    assert trust.expired() == []
 
 
 @pytest.mark.parametrize("content", ["", "{}", '["a"', "[5]"])
@@ -58,7 +58,7 @@ def test_a_note_that_names_no_run_stays_and_counts(
     (note,) = (tmp_path / "home" / ".local" / "state" / "deploytool" / "exported").iterdir()
     note.write_text(content)
     old(note)
-    assert trust.unneeded() == []
+    assert trust.expired() == []
     trust.check(run_copy, trust_code=False)
     trust.note(run_copy)
     assert json.loads(note.read_text()) == [str(run_copy)]

@@ -126,9 +126,9 @@ def test_the_help_of_every_command_has_the_same_form(name: str) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_same_option_has_the_same_metavar_everywhere(name: str) -> None:
     known = {
-        **dict.fromkeys(("--out", "--root", "--data", "--near"), "DIR"),
+        **dict.fromkeys(("--out", "--root", "--data", "--reuse-from"), "DIR"),
         **dict.fromkeys(("--weights", "--cases", "--key", "--require-signature", "--config", "--identity"), "FILE"),
-        **{"--arg": "NAME=VALUE", "--seal": "SHA-256", "--target": "TARGET"},
+        **{"--arg": "NAME=VALUE", "--digest": "SHA-256", "--target": "TARGET"},
     }
     metavars = {opt: param.metavar for param in COMMANDS[name].params for opt in param.opts if opt in known}
     assert metavars == {opt: known[opt] for opt in metavars}

@@ -36,7 +36,7 @@ def test_verify_says_what_serves_and_why_nothing_faster(door: Command, packed: P
     done = door("verify", str(packed))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == f"{packed}: tiny, sequence 1, seal {manifest_digest(packed)[:12]}"
+    assert lines[0] == f"{packed}: tiny, sequence 1, digest {manifest_digest(packed)[:12]}"
     words = [line.split("  ")[1] for line in lines[1:-1]]
     tiers = ["engine", "built here", "ORT TensorRT", "ORT CUDA", "ORT CPU"]
     assert [word.strip() for word in words] == ["digests", "sequence", "target", *tiers]
@@ -162,7 +162,7 @@ def test_install_and_roll_back(door: Command, packed: Path, tmp_path: Path) -> N
     text = (later / "manifest.json").read_text().replace('"sequence": 1', '"sequence": 2')
     (later / "manifest.json").write_text(text)
     first = told(door("install", str(packed), "--root", root, "--json"))["pointer"]
-    second = told(door("install", str(later), "--root", root, "--seal", manifest_digest(later), "--json"))["pointer"]
+    second = told(door("install", str(later), "--root", root, "--digest", manifest_digest(later), "--json"))["pointer"]
     assert (second["current"], second["previous"]) == (manifest_digest(later), first["current"])
     assert door("verify", str(packed), "--root", root).returncode == 8  # it is older
     picture = str(packed / "golden" / "case_0.png")

@@ -17,18 +17,18 @@ def worse(run_copy: Path) -> Path:
     """A run whose FP16 graph errs three times as much, and is half as fast for sure."""
     path = run_copy / "validate" / "report.json"
     written = report.read(path)
-    hops = []
-    for hop in written.hops:
-        if (hop.stage, hop.runner) == ("fp16", "fp16_emulation"):
-            *before, last = hop.checks
+    comparisons = []
+    for comparison in written.comparisons:
+        if (comparison.stage, comparison.runner) == ("fp16", "fp16_emulation"):
+            *before, last = comparison.checks
             parity = dataclasses.replace(last.parity, max_error=3 * last.parity.max_error)
-            hop = dataclasses.replace(hop, checks=(*before, dataclasses.replace(last, parity=parity)))
-        hops.append(hop)
+            comparison = dataclasses.replace(comparison, checks=(*before, dataclasses.replace(last, parity=parity)))
+        comparisons.append(comparison)
     speeds = tuple(
         dataclasses.replace(each, ratio=0.01, low=0.009, high=0.011) if each.stage == "fp16" else each
         for each in written.speeds
     )
-    report.write(path, dataclasses.replace(written, hops=tuple(hops), speeds=speeds))
+    report.write(path, dataclasses.replace(written, comparisons=tuple(comparisons), speeds=speeds))
     return run_copy
 
 

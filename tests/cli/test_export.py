@@ -93,14 +93,18 @@ def assert_that_the_tables_say_so(said: str, report: dict[str, Any]) -> None:
     """Every figure of the printed tables is the report's."""
     errors, speeds = said.partition("Speed at batch")[::2]
     rows = [re.split(r"  +", line.strip()) for line in errors.splitlines() if "measured: " in line]
-    checked = [hop for hop in report["hops"] if hop["checks"]]
+    checked = [comparison for comparison in report["comparisons"] if comparison["checks"]]
     assert len(rows) == len(checked)
-    for row, hop in zip(rows, checked, strict=True):
-        before, truth = hop["checks"][0]["parity"], hop["checks"][-1]["parity"]
-        told = [f"{before['max_error']:.1e}"] if len(hop["checks"]) > 1 else ["–"]
-        told += [f"{truth['max_error']:.1e}", f"{truth['max_error'] / hop['noise']:.1f}×", f"{truth['top1']:.0%}"]
+    for row, comparison in zip(rows, checked, strict=True):
+        before, truth = comparison["checks"][0]["parity"], comparison["checks"][-1]["parity"]
+        told = [f"{before['max_error']:.1e}"] if len(comparison["checks"]) > 1 else ["–"]
+        told += [
+            f"{truth['max_error']:.1e}",
+            f"{truth['max_error'] / comparison['noise']:.1f}×",
+            f"{truth['top1']:.0%}",
+        ]
         assert row[-5:-1] == told
-        assert row[-1] == f"measured: {'FAIL' if any(check['broken'] for check in hop['checks']) else 'pass'}"
+        assert row[-1] == f"measured: {'FAIL' if any(check['broken'] for check in comparison['checks']) else 'pass'}"
     timed = {speed["stage"]: speed for speed in report["speeds"] if speed["ratio"]}
     assert len(timed) >= 4
     for stage, speed in timed.items():
@@ -126,8 +130,8 @@ def test_without_trt_there_is_no_engine(deploytool: Command, tmp_path: Path) -> 
         ((MODEL, "--batch", "0"), 2, "--batch 0 does not grow from at least 1", "1:8:32"),
         ((MODEL, "--batch", "8:4:2"), 2, "--batch 8:4:2 does not grow", "SMALLEST:TYPICAL:LARGEST"),
         ((MODEL, "--batch", "two"), 2, "--batch two is no size", "write --batch 8"),
-        ((MODEL, "--for", "rtx99"), 2, "there is no target 'rtx99'", "did you mean rtx"),
-        ((MODEL, "--for", "orin,rtx40", "--require"), 6, "no engine for orin", "drop --require"),
+        ((MODEL, "--target", "rtx99"), 2, "there is no target 'rtx99'", "did you mean rtx"),
+        ((MODEL, "--target", "orin,rtx40", "--require"), 6, "no engine for orin", "drop --require"),
         ((MODEL, "--keep-fp32", "auto,stem"), 2, "--keep-fp32 auto,stem asks for a search and names", "one of the two"),
         ((MODEL, "--out", "/proc/here"), 2, "cannot write to /proc/here", "--out"),
     ],

@@ -129,8 +129,8 @@ def test_of_what_a_killed_command_left(said: Said, tmp_path: Path) -> None:
 
 def test_of_a_machine_and_of_packages(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     here = machines.desk()
-    worse = serde.decode(inventory.Found, hostile.poisoned(serde.encode(here)))
-    monkeypatch.setattr(inventory, "look", lambda: worse)
+    worse = serde.decode(inventory.Inventory, hostile.poisoned(serde.encode(here)))
+    monkeypatch.setattr(inventory, "collect", lambda: worse)
     for device in (False, True):
         said("doctor", device=device)
     models = tuple(dataclasses.replace(model, name=hostile.TEXT) for model in catalog.models())

@@ -50,7 +50,7 @@ def left_of(folder: Path) -> list[str]:
 
 def whole(run: Path) -> bool:
     """Whether every folder of a run is a room that its receipt proves, and nothing else is there."""
-    rooms = dict(runner.rooms(run))
+    rooms = dict(runner.stage_directories(run))
     there = set(run.iterdir()) if run.exists() else set()
     return there - {run / "report.html"} == set(rooms) and all(
         receipt.proves(room, sealed) for room, sealed in rooms.items()

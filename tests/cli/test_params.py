@@ -123,9 +123,9 @@ def test_tolerances() -> None:
     ],
 )
 def test_what_to_keep(text: str, names: tuple[str, ...]) -> None:
-    assert params.kept(text) == names
+    assert params.keep_fp32(text) == names
 
 
 def test_a_search_stands_alone() -> None:
     with pytest.raises(BadInput, match="asks for a search and names what it should find"):
-        params.kept("auto,classifier")
+        params.keep_fp32("auto,classifier")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploytool.cli.progress import Clock, earlier
+from deploytool.cli.progress import Clock, reused_line
 
 
 class Hands:
@@ -51,6 +51,6 @@ def test_one_step_that_is_not_known_is_enough_to_say_nothing() -> None:
 
 
 def test_the_seconds_of_an_earlier_run_are_on_its_receipts(finished: Path) -> None:
-    found = earlier(finished, ("golden", "fp16", "pack"))
+    found = reused_line(finished, ("golden", "fp16", "pack"))
     assert set(found) == {"golden", "fp16"}
     assert all(seconds > 0 for seconds in found.values())

@@ -15,7 +15,7 @@ from tests.report import variants
 from tests.report.variants import written
 
 MODEL = "mobilenet_v1_cifar"
-QUICK = ("--images", "4", "--seconds", "0.1", "--rewrite", "none")
+QUICK = ("--images", "4", "--seconds", "0.1", "--rewrite", "original")
 
 
 def test_a_run_gets_its_page_its_junit_and_its_json(deploytool: Command, run_copy: Path, tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from tests.transfer import authority, servers, small
 def test_one_file_there_and_back(deploytool: Command, door: Command, tmp_path: Path) -> None:
     folder = small.made(tmp_path / "in", 1)
     assert deploytool("push", "in", "oci-archive:stick/m.tar").returncode == 0
-    done = door("pull", "oci-archive:stick/m.tar", "--for", "orin", "--seal", manifest_digest(folder), "--json")
+    done = door("pull", "oci-archive:stick/m.tar", "--target", "orin", "--digest", manifest_digest(folder), "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)["result"]
     assert (result["folder"], result["left_out"]) == ("m", 1)
     assert set(small.contents(folder)) - set(small.contents(tmp_path / "m")) == {small.RTX40}
-    assert door("pull", "oci-archive:stick/m.tar", "--out", "all", "--near", "m").returncode == 0
+    assert door("pull", "oci-archive:stick/m.tar", "--out", "all", "--reuse-from", "m").returncode == 0
     assert small.contents(tmp_path / "all") == small.contents(folder)
     assert door("pull", "oci-archive:stick/m.tar").returncode == 2  # `m` is there, for orin only
     refused = deploytool("push", "m", "oci-archive:part.tar")
@@ -51,7 +51,7 @@ def test_pull_requires_a_signature_before_anything_is_seen(deploytool: Command, 
         assert refused.returncode == 8
         assert problem in json.loads(refused.stdout)["error"]["problem"]
         assert not list(tmp_path.glob("*out*"))
-    asked = ("pull", "oci-archive:signed.tar", "--out", "out", "--for", "orin", "--require-signature", str(public))
+    asked = ("pull", "oci-archive:signed.tar", "--out", "out", "--target", "orin", "--require-signature", str(public))
     done = door(*asked)
     assert done.returncode == 0, done.stderr
     assert f"signed, by {public}" in done.stdout
@@ -98,7 +98,7 @@ def test_a_registry_with_the_logins_of_docker(deploytool: Command, door: Command
 
 def test_a_real_bundle_for_another_device_works_by_its_graphs(packed: Path, deploytool: Command, door: Command) -> None:
     assert deploytool("push", str(packed), "oci-archive:tiny.tar").returncode == 0
-    assert door("pull", "oci-archive:tiny.tar", "--for", "orin").returncode == 0
+    assert door("pull", "oci-archive:tiny.tar", "--target", "orin").returncode == 0
     done = door("verify", "tiny")
     assert done.returncode == 0, done.stderr
     assert "1 engines for other devices than orin left out" in done.stdout

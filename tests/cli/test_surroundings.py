@@ -101,9 +101,9 @@ def test_who_has_no_home_has_no_logins(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", nobody)
-    assert auth.place(None) is None
-    assert auth.read(None) == auth.Logins()
-    assert auth.place("/etc/docker") == Path("/etc/docker/config.json")
+    assert auth.config_path(None) is None
+    assert auth.read(None) == auth.Credentials()
+    assert auth.config_path("/etc/docker") == Path("/etc/docker/config.json")
 
 
 READ_ONLY = """

@@ -22,7 +22,7 @@ from deploytool.loading.checkpoints import embedded_definition
 from deploytool.spec import CLASSES, Model, Tensor
 from deploytool.stages import golden
 from deploytool.training import outputs, task
-from deploytool.training.augmentation import Pictures
+from deploytool.training.augmentation import ImageSet
 from deploytool.training.data import Data
 from deploytool.training.recipe import Recipe, Results, Score
 from tests.conftest import ROOT
@@ -61,15 +61,15 @@ def scoring(*shape: int, names: tuple[str, ...] = (), asked_for: tuple[str, ...]
 
 @pytest.mark.parametrize("shape", [(10,), (10, 8, 8)])
 def test_names_fit_where_there_is_a_score_for_each(shape: tuple[int, ...]) -> None:
-    assert class_names.known(scoring(*shape, names=TEN), ("a", "b")) == TEN
-    assert class_names.known(scoring(*shape), TEN) == TEN
-    assert class_names.known(scoring(*shape), TEN[:9]) == ()
-    assert class_names.known(scoring(*shape, names=TEN[:9]), ()) == ()
+    assert class_names.check_count(scoring(*shape, names=TEN), ("a", "b")) == TEN
+    assert class_names.check_count(scoring(*shape), TEN) == TEN
+    assert class_names.check_count(scoring(*shape), TEN[:9]) == ()
+    assert class_names.check_count(scoring(*shape, names=TEN[:9]), ()) == ()
 
 
 def test_a_wrong_count_that_was_asked_for_is_one_line() -> None:
     with pytest.raises(BadInput, match="--classes names 9 classes, and m gives scores batch × 10"):
-        class_names.known(scoring(10, names=TEN[:9], asked_for=(CLASSES,)), ())
+        class_names.check_count(scoring(10, names=TEN[:9], asked_for=(CLASSES,)), ())
 
 
 def test_folders_that_bear_the_models_names_are_their_classes_and_others_are_counted() -> None:
@@ -92,7 +92,7 @@ def test_a_device_says_the_names_that_a_file_gave(tmp_path: Path) -> None:
     assert read_manifest(run.bundle).classes == TEN
     Image.fromarray(np.full((20, 20, 3), 200, np.uint8)).save(tmp_path / "a.png")
     told = commands.run(run.bundle, [tmp_path / "a.png"], top=10)
-    assert isinstance(told.document, commands.Ran)
+    assert isinstance(told.document, commands.RunResult)
     (guess,) = told.document.guesses
     assert guess.names == tuple(TEN[place] for place in guess.classes)
     assert f"{guess.classes[0]} {guess.names[0]} ({guess.scores[0]:.4g})" in told.lines[-1]
@@ -117,14 +117,14 @@ def test_a_folder_of_classes_names_them(tmp_path: Path) -> None:
 def trained(tmp_path: Path, names: tuple[str, ...]) -> Path:
     """Weights as a training leaves them, of no learning at all."""
     zoo = catalog.find("mobilenet_v1_025")
-    pictures = Pictures(np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2, np.int64))
-    sized = preprocess.Stated(resize=32, crop=32)
+    pictures = ImageSet(np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2, np.int64))
+    sized = preprocess.StatedPreprocessing(resize=32, crop=32)
     found = catalog.find("mobilenet_v1_025", [Tensor("input", ("batch", 3, 32, 32))])
-    data = Data(pictures, pictures, pictures, names, preprocess.settle(found, sized, {}).preprocessing)
+    data = Data(pictures, pictures, pictures, names, preprocess.resolve(found, sized, {}).preprocessing)
     adapted = task.adapt(zoo, data)
     state = factory.resolve(adapted.factory)(**adapted.options).state_dict()
     score = Score(0.0, 1.0)
-    outputs.write(tmp_path, task.Course(adapted, data, Recipe()), state, Results(1, score, score, 0.0))
+    outputs.write(tmp_path, task.TrainingTask(adapted, data, Recipe()), state, Results(1, score, score, 0.0))
     return tmp_path / outputs.WEIGHTS
 
 

@@ -84,10 +84,10 @@ def test_no_pickle_is_loaded(tmp_path: Path, name: str) -> None:
 
 
 def test_the_first_cases_are_a_sample_of_their_own() -> None:
-    one = golden.first(SAMPLE, 1)
+    one = golden.first_cases(SAMPLE, 1)
     assert (len(one.pixels), len(one.inputs["input"]), len(one.labels)) == (1, 1, 1)
     assert all(len(array) == 1 for array in (*one.outputs.values(), *one.reference.values()))
-    assert len(golden.first(SAMPLE, 9).labels) == 2
+    assert len(golden.first_cases(SAMPLE, 9).labels) == 2
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import deploytool
 from deploytool.bundle.manifest import read_manifest
 from deploytool.cli import params
 from deploytool.data import golden, images, preprocess
-from deploytool.data.preprocess import Stated
+from deploytool.data.preprocess import StatedPreprocessing
 from deploytool.errors import BadInput
 from deploytool.loading import catalog
 from deploytool.results.report import read as read_report
@@ -30,24 +30,24 @@ def own(*declared: str) -> Model:
     return catalog.find(f"{TYPED}:Mean", params.tensors(declared))
 
 
-def settled(stated: Stated, *declared: str, **sizes: Range) -> Preprocessing:
-    return preprocess.settle(own(*declared), stated, sizes).preprocessing
+def settled(stated: StatedPreprocessing, *declared: str, **sizes: Range) -> Preprocessing:
+    return preprocess.resolve(own(*declared), stated, sizes).preprocessing
 
 
 @pytest.mark.parametrize(
     ("stated", "white", "black"),
     [
-        (Stated(mean=(0.0,), std=(1.0,)), 1.0, 0.0),
-        (Stated(mean=(0.5,), std=(0.5,)), 1.0, -1.0),
-        (Stated(preset="none"), 255.0, 0.0),
-        (Stated(scale=1.0), 255.0, 0.0),
-        (Stated(std=(0.5,)), 2.0, 0.0),
-        (Stated(scale=1.0, mean=(127.5,), std=(127.5,)), 1.0, -1.0),
-        (Stated(mean=(0.5, 0.5, 0.5)), 0.5, -0.5),
+        (StatedPreprocessing(mean=(0.0,), std=(1.0,)), 1.0, 0.0),
+        (StatedPreprocessing(mean=(0.5,), std=(0.5,)), 1.0, -1.0),
+        (StatedPreprocessing(preset="none"), 255.0, 0.0),
+        (StatedPreprocessing(scale=1.0), 255.0, 0.0),
+        (StatedPreprocessing(std=(0.5,)), 2.0, 0.0),
+        (StatedPreprocessing(scale=1.0, mean=(127.5,), std=(127.5,)), 1.0, -1.0),
+        (StatedPreprocessing(mean=(0.5, 0.5, 0.5)), 0.5, -0.5),
     ],
 )
 def test_what_is_stated_is_what_is_done_and_what_is_not_changes_nothing(
-    stated: Stated, white: float, black: float
+    stated: StatedPreprocessing, white: float, black: float
 ) -> None:
     how = settled(stated, "3x8x8")
     assert not how.assumed
@@ -59,34 +59,48 @@ def test_what_is_stated_is_what_is_done_and_what_is_not_changes_nothing(
 @pytest.mark.parametrize(
     ("stated", "declared", "line"),
     [
-        (Stated(std=(0.0,)), "3x8x8", "--std 0 cannot be divided by"),
-        (Stated(std=(0.5, -1.0, 0.5)), "3x8x8", "cannot be divided by"),
-        (Stated(mean=(0.5, 0.5)), "3x8x8", "--mean 0.5,0.5 is not one number a channel"),
-        (Stated(mean=(float("nan"),)), "3x8x8", "--mean nan is not one number a channel"),
-        (Stated(std=(float("inf"),)), "3x8x8", "--std inf is not one number a channel"),
-        (Stated(scale=0.0), "3x8x8", "--scale 0 is no factor"),
-        (Stated(mean=(123.675, 116.28, 103.53)), "3x8x8", "--mean 123.675,116.28,103.53 lies beyond the pixels"),
-        (Stated(preset="none", mean=(0.0,)), "3x8x8", "--preprocess none and --mean say the same thing"),
-        (Stated(preset="vgg"), "3x8x8", "--preprocess vgg is none we know"),
-        (Stated(channels="GBR"), "3x8x8", "--channels GBR is none we know"),
-        (Stated(layout="CHWN"), "3x8x8", "--layout CHWN is none we know"),
-        (Stated(interpolation="cubical"), "3x8x8", "--interpolation cubical is none we know"),
-        (Stated(resize=6), "3x8x8", "the crop of 8x8 is larger than what --resize 6 leaves"),
-        (Stated(resize=(8, 6)), "3x8x8", "the crop of 8x8 is larger than what --resize 8x6 leaves"),
-        (Stated(resize=9), "3x8x12", "the crop of 8x12 is larger than what --resize 9 leaves"),
-        (Stated(resize=100_000), "3x8x8", "there are no pictures of 100000"),
-        (Stated(crop=6), "3x8x8", "--crop 6 is not what typed_Mean takes: 8 × 8"),
-        (Stated(crop=0), "3x8x8", "--crop none keeps pictures of any size"),
-        (Stated(mean=(0.0,)), "16", "takes no images, and --mean is about images"),
-        (Stated(resize=9), "1x8x8", "takes no images, and --resize is about images"),
-        (Stated(mean=(0.1, 0.2, 0.3)), "1x8x8", "takes no images, and --mean is about images"),
-        (Stated(mean=(0.0,)), "8x8x3", "takes no images, and --mean is about images"),
-        (Stated(mean=(0.0,), channels="BGR"), "1x8x8", "--channels BGR is of three channels, and input has one"),
-        (Stated(std=(0.5,)), "3x8x8:uint8", "input takes bytes, and --std makes other numbers"),
-        (Stated(preset="imagenet"), "3x8x8:uint8", "input takes bytes, and --preprocess makes other numbers"),
+        (StatedPreprocessing(std=(0.0,)), "3x8x8", "--std 0 cannot be divided by"),
+        (StatedPreprocessing(std=(0.5, -1.0, 0.5)), "3x8x8", "cannot be divided by"),
+        (StatedPreprocessing(mean=(0.5, 0.5)), "3x8x8", "--mean 0.5,0.5 is not one number a channel"),
+        (StatedPreprocessing(mean=(float("nan"),)), "3x8x8", "--mean nan is not one number a channel"),
+        (StatedPreprocessing(std=(float("inf"),)), "3x8x8", "--std inf is not one number a channel"),
+        (StatedPreprocessing(scale=0.0), "3x8x8", "--scale 0 is no factor"),
+        (
+            StatedPreprocessing(mean=(123.675, 116.28, 103.53)),
+            "3x8x8",
+            "--mean 123.675,116.28,103.53 lies beyond the pixels",
+        ),
+        (StatedPreprocessing(preset="none", mean=(0.0,)), "3x8x8", "--preprocess none and --mean say the same thing"),
+        (StatedPreprocessing(preset="vgg"), "3x8x8", "--preprocess vgg is none we know"),
+        (StatedPreprocessing(channels="GBR"), "3x8x8", "--channels GBR is none we know"),
+        (StatedPreprocessing(layout="CHWN"), "3x8x8", "--layout CHWN is none we know"),
+        (StatedPreprocessing(interpolation="cubical"), "3x8x8", "--interpolation cubical is none we know"),
+        (StatedPreprocessing(resize=6), "3x8x8", "the crop of 8x8 is larger than what --resize 6 leaves"),
+        (StatedPreprocessing(resize=(8, 6)), "3x8x8", "the crop of 8x8 is larger than what --resize 8x6 leaves"),
+        (StatedPreprocessing(resize=9), "3x8x12", "the crop of 8x12 is larger than what --resize 9 leaves"),
+        (StatedPreprocessing(resize=100_000), "3x8x8", "there are no pictures of 100000"),
+        (StatedPreprocessing(crop=6), "3x8x8", "--crop 6 is not what typed_Mean takes: 8 × 8"),
+        (StatedPreprocessing(crop=0), "3x8x8", "--crop none keeps pictures of any size"),
+        (StatedPreprocessing(mean=(0.0,)), "16", "takes no images, and --mean is about images"),
+        (StatedPreprocessing(resize=9), "1x8x8", "takes no images, and --resize is about images"),
+        (StatedPreprocessing(mean=(0.1, 0.2, 0.3)), "1x8x8", "takes no images, and --mean is about images"),
+        (StatedPreprocessing(mean=(0.0,)), "8x8x3", "takes no images, and --mean is about images"),
+        (
+            StatedPreprocessing(mean=(0.0,), channels="BGR"),
+            "1x8x8",
+            "--channels BGR is of three channels, and input has one",
+        ),
+        (StatedPreprocessing(std=(0.5,)), "3x8x8:uint8", "input takes bytes, and --std makes other numbers"),
+        (
+            StatedPreprocessing(preset="imagenet"),
+            "3x8x8:uint8",
+            "input takes bytes, and --preprocess makes other numbers",
+        ),
     ],
 )
-def test_what_makes_no_sense_or_contradicts_the_model_gets_one_line(stated: Stated, declared: str, line: str) -> None:
+def test_what_makes_no_sense_or_contradicts_the_model_gets_one_line(
+    stated: StatedPreprocessing, declared: str, line: str
+) -> None:
     with pytest.raises(BadInput) as refused:
         settled(stated, declared)
     assert line in str(refused.value)
@@ -97,27 +111,27 @@ def test_what_makes_no_sense_or_contradicts_the_model_gets_one_line(stated: Stat
 def test_remedies_name_the_layout_and_the_grey_that_were_meant() -> None:
     for declared, hint in (("8x8x3", "--layout NHWC"), ("1x8x8", "--mean 0 --std 1"), ("16", "--input 3x224x224")):
         with pytest.raises(BadInput) as refused:
-            settled(Stated(resize=9), declared)
+            settled(StatedPreprocessing(resize=9), declared)
         assert hint in refused.value.remedy
 
 
 @pytest.mark.parametrize(
     ("declared", "stated", "resize", "crop"),
     [
-        ("3x64x64", Stated(), 73, 64),
-        ("3x64x96", Stated(), (64, 96), (64, 96)),
-        ("3x64x96", Stated(resize=96), 96, (64, 96)),
-        ("3x64x96", Stated(resize=(80, 120)), (80, 120), (64, 96)),
-        ("3x64x64", Stated(resize=0), 0, 64),
-        ("3xHxW", Stated(), (96, 64), (96, 64)),
-        ("3xHxH", Stated(), 110, 96),
-        ("3xHxW", Stated(crop=(128, 96)), (128, 96), (128, 96)),
-        ("3xHxW", Stated(crop=0), 0, 0),
-        ("3xHxW", Stated(crop=0, resize=80), 80, 0),
+        ("3x64x64", StatedPreprocessing(), 73, 64),
+        ("3x64x96", StatedPreprocessing(), (64, 96), (64, 96)),
+        ("3x64x96", StatedPreprocessing(resize=96), 96, (64, 96)),
+        ("3x64x96", StatedPreprocessing(resize=(80, 120)), (80, 120), (64, 96)),
+        ("3x64x64", StatedPreprocessing(resize=0), 0, 64),
+        ("3xHxW", StatedPreprocessing(), (96, 64), (96, 64)),
+        ("3xHxH", StatedPreprocessing(), 110, 96),
+        ("3xHxW", StatedPreprocessing(crop=(128, 96)), (128, 96), (128, 96)),
+        ("3xHxW", StatedPreprocessing(crop=0), 0, 0),
+        ("3xHxW", StatedPreprocessing(crop=0, resize=80), 80, 0),
     ],
 )
 def test_the_size_is_that_of_the_input_or_the_typical_one_or_the_pictures_own(
-    declared: str, stated: Stated, resize: int | tuple[int, int], crop: int | tuple[int, int]
+    declared: str, stated: StatedPreprocessing, resize: int | tuple[int, int], crop: int | tuple[int, int]
 ) -> None:
     how = settled(stated, declared, **{word: limits for word, limits in FREE.items() if word in declared})
     assert (how.resize, how.crop) == (resize, crop)
@@ -125,7 +139,7 @@ def test_the_size_is_that_of_the_input_or_the_typical_one_or_the_pictures_own(
 
 def test_a_crop_outside_the_range_is_refused() -> None:
     with pytest.raises(BadInput, match="--crop 224 is not what typed_Mean takes: 64 to 128 × 32 to 96"):
-        settled(Stated(crop=224), "3xHxW", **FREE)
+        settled(StatedPreprocessing(crop=224), "3xHxW", **FREE)
 
 
 @pytest.mark.parametrize("declared", ["8x8x3:uint8", "3x8x8:uint8", "8x8x1:uint8", "1x8x8:uint8"])
@@ -154,9 +168,9 @@ def test_the_interpolations_are_those_that_pictures_are_resized_by() -> None:
 
 def test_weights_bring_their_preprocessing_except_for_what_was_stated() -> None:
     zoo = catalog.find("mobilenet_v1_025")
-    stated = preprocess.settle(zoo, Stated(channels="BGR", interpolation="bicubic"), {}).preprocessing
+    stated = preprocess.resolve(zoo, StatedPreprocessing(channels="BGR", interpolation="bicubic"), {}).preprocessing
     theirs = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="nearest")
-    over = preprocess.over(theirs, stated)
+    over = preprocess.merged(theirs, stated)
     assert (over.mean, over.channels, over.interpolation) == ((0.5,) * 3, "BGR", "bicubic")
 
 
@@ -312,4 +326,4 @@ def test_numbers_that_are_none_make_no_sense(name: str, number: float) -> None:
     ],
 )
 def test_a_shape_is_taken_within_the_ranges_of_its_free_sizes(shape: tuple[int, ...], problem: str | None) -> None:
-    assert preprocess.outside(shape, Tensor("input", ("batch", 3, "H", 32)), FREE) == problem
+    assert preprocess.size_problem(shape, Tensor("input", ("batch", 3, "H", 32)), FREE) == problem

@@ -8,7 +8,7 @@ import pytest
 
 from deploytool.data import images, synthetic
 from deploytool.errors import StageFailed
-from deploytool.parity.shape_corners import corners
+from deploytool.parity.shape_corners import draw
 from deploytool.spec import Model, Range, Tensor
 from tests.conftest import TINY
 
@@ -53,12 +53,12 @@ def test_the_seed_decides() -> None:
 
 def test_every_corner_is_drawn_and_answered() -> None:
     sizes = {"length": Range(2, 4, 9), "height": Range(8, 8, 8)}
-    found = corners(MIXED, sizes, lambda **inputs: {"sum": inputs["tokens"].sum(axis=1)})
+    found = draw(MIXED, sizes, lambda **inputs: {"sum": inputs["tokens"].sum(axis=1)})
     assert [corner.name.removeprefix("eager at height 8, length ") for corner in found] == ["2", "9", "5"]
     assert [corner.inputs["tokens"].shape[1] for corner in found] == [2, 9, 5]
     for corner in found:
         np.testing.assert_array_equal(corner.answers["sum"], corner.inputs["tokens"].sum(axis=1))
-    assert corners(TINY, {}, lambda **inputs: {}) == []
+    assert draw(TINY, {}, lambda **inputs: {}) == []
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,6 @@ def test_a_size_inside_a_range_is_as_odd_as_the_source_takes_it(limits: Range, s
             raise StageFailed("not a multiple", "give one")
         return {"sum": tokens.sum(axis=1)}
 
-    found = corners(MIXED, {"length": limits, "height": Range(8, 8, 8)}, source)
+    found = draw(MIXED, {"length": limits, "height": Range(8, 8, 8)}, source)
     sizes = [corner.inputs["tokens"].shape[1] for corner in found]
     assert sizes == [*dict.fromkeys((limits.smallest, limits.largest)), *([inside] if inside else [])]

@@ -15,14 +15,14 @@ import numpy as np
 from deploytool.backends import Array, Session
 from deploytool.data import golden
 from deploytool.device import worker
-from deploytool.device.candidates import Way
+from deploytool.device.candidates import Candidate
 from deploytool.errors import MissingBackend, StageFailed
 
 FAULT, SAMPLE = os.environ["FAULT"], Path(os.environ["SAMPLE"])
 
 
 @contextmanager
-def opened(way: Way) -> Iterator[Session]:
+def opened(way: Candidate) -> Iterator[Session]:
     if FAULT == "segfault":
         os.kill(os.getpid(), signal.SIGSEGV)
     if FAULT == "hang":

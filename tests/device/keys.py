@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from deploytool.bundle.manifest import SIGNATURE_FILE
 from deploytool.device import verify
-from deploytool.device.verify import Asked
+from deploytool.device.verify import VerifyOptions
 from deploytool.errors import Refused
 from tests.device import small
 
@@ -32,7 +32,7 @@ def keys(folder: Path, name: str, private: Any = None) -> Keys:
 
 def refused(folder: Path, key: Path) -> bool:
     try:
-        verify.papers(folder, Asked(key=key))
+        verify.check_integrity(folder, VerifyOptions(key=key))
     except Refused:
         return True
     return False

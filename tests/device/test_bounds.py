@@ -20,8 +20,8 @@ import deploytool.device
 from deploytool.bundle.manifest import read_manifest, write_manifest
 from deploytool.device import bounds, install, probe, verify
 from deploytool.device.bounds import bounded
-from deploytool.device.candidates import Tier, Way
-from deploytool.device.environment import Here
+from deploytool.device.candidates import Candidate, Tier
+from deploytool.device.environment import Environment
 from deploytool.errors import ChildDied, NoRoom, NotVerified, OutOfMemory, StageFailed
 from deploytool.host import memory
 from deploytool.spec import Precision
@@ -138,8 +138,8 @@ def test_a_machine_with_little_memory_condemns_no_bundle(folder: Path) -> None:
 def test_whom_the_machine_kills_is_not_to_blame(
     packed: Path, number: int, there: int, fault: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "free", lambda: there)
-    routes = verify.routes(verify.papers(packed), Here("linux", "x86_64"))
+    monkeypatch.setattr(memory, "available_bytes", lambda: there)
+    routes = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))
     worker = (sys.executable, "-c", f"import os; os.kill(os.getpid(), {number})")
     tried = probe.probe(routes[-1], packed, read_manifest(packed), 0.0, worker)
     assert "was killed by SIG" in tried.reason
@@ -156,8 +156,8 @@ def test_a_start_that_takes_too_much_counts(folder: Path, tmp_path: Path) -> Non
     assert said in failed.read_text()
 
 
-def way(memory_mib: int | None, device: str = "cpu") -> Way:
-    return Way(
+def way(memory_mib: int | None, device: str = "cpu") -> Candidate:
+    return Candidate(
         Tier.ORT_CPU, "graph", 0, "", "onnxruntime", device, "", Precision.FP32, Precision.FP32, None, memory_mib
     )
 
@@ -178,7 +178,7 @@ def test_the_bound_holds_within_and_no_longer(limit: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("free", [way(None), way(64, "cuda")])
-def test_a_gpu_and_what_states_nothing_have_no_bound(free: Way, limit: tuple[int, int]) -> None:
+def test_a_gpu_and_what_states_nothing_have_no_bound(free: Candidate, limit: tuple[int, int]) -> None:
     with bounded(free):
         assert resource.getrlimit(resource.RLIMIT_DATA) == limit
 
@@ -186,7 +186,7 @@ def test_a_gpu_and_what_states_nothing_have_no_bound(free: Way, limit: tuple[int
 @pytest.mark.parametrize("error", [MemoryError(), OutOfMemory("bad_alloc", "")])
 def test_who_is_to_blame_follows_from_what_the_machine_has(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     for there, kind in ((1 << 40, ChildDied), (None, ChildDied), (1 << 20, NoRoom)):
-        monkeypatch.setattr(memory, "free", lambda there=there: there)
+        monkeypatch.setattr(memory, "available_bytes", lambda there=there: there)
         with pytest.raises(kind), bounded(way(64)):
             raise error
     with pytest.raises(StageFailed, match="something else"), bounded(way(64)):

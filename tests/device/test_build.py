@@ -11,10 +11,10 @@ import pytest
 from deploytool import serde
 from deploytool.bundle.manifest import Role, describe_file
 from deploytool.device import build, verify
-from deploytool.device.candidates import Tier, Way
-from deploytool.device.environment import Here
-from deploytool.device.probe import Tried
-from deploytool.device.verify import Papers
+from deploytool.device.candidates import Candidate, Tier
+from deploytool.device.environment import Environment
+from deploytool.device.probe import ProbeResult
+from deploytool.device.verify import Integrity
 from deploytool.device.worker import Trial
 from deploytool.errors import BadInput, MissingBackend, StageFailed
 from deploytool.host import machine, owner
@@ -22,28 +22,28 @@ from deploytool.results.report import Check, Parity, Tolerance
 from deploytool.spec import Attempt, Precision
 
 RTX = machine.version("tensorrt-rtx") or ""
-LAPTOP = Here("linux", "x86_64", "RTX 4070", "8.9", "13.0", {"tensorrt_rtx": RTX})
+LAPTOP = Environment("linux", "x86_64", "RTX 4070", "8.9", "13.0", {"tensorrt_rtx": RTX})
 TOLERANCE = Tolerance(max_error=2e-3, cosine=1 - 1e-4, snr_db=40.0, top1=1.0, top5=1.0)
 TRIAL = Trial(Check("FP64", Parity(1e-4, 1.0, 80.0, 1.0, 1.0, 0), TOLERANCE, ()), 1.0, 1.1, 9, 1)
 
 
-def works(way: Way) -> Tried:
+def works(way: Candidate) -> ProbeResult:
     """Stands for the GPU that is not here."""
     assert Path(way.path).is_file()
-    return Tried(way.tier, Path(way.path).name, Attempt.MEASURED, trial=TRIAL)
+    return ProbeResult(way.tier, Path(way.path).name, Attempt.MEASURED, trial=TRIAL)
 
 
-def crashes(way: Way) -> Tried:
-    return Tried(way.tier, Path(way.path).name, Attempt.FAILED, "it was killed by SIGSEGV")
-
-
-@pytest.fixture(scope="module")
-def checked(packed: Path) -> Papers:
-    return verify.papers(packed)
+def crashes(way: Candidate) -> ProbeResult:
+    return ProbeResult(way.tier, Path(way.path).name, Attempt.FAILED, "it was killed by SIGSEGV")
 
 
 @pytest.fixture(scope="module")
-def built(checked: Papers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checked(packed: Path) -> Integrity:
+    return verify.check_integrity(packed)
+
+
+@pytest.fixture(scope="module")
+def built(checked: Integrity, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real engine, built by TensorRT-RTX without a GPU; that it runs is only said."""
     place, steps = tmp_path_factory.mktemp("kept") / "tiny.built", []
     record = build.build(checked.folder, checked.manifest, LAPTOP, place, works, lambda *step: steps.append(step))
@@ -54,49 +54,52 @@ def built(checked: Papers, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def again(checked: Papers, built: Path, found: Here = LAPTOP) -> tuple[build.Record, bool]:
+def again(checked: Integrity, built: Path, found: Environment = LAPTOP) -> tuple[build.Record, bool]:
     """The record, and whether it was built anew."""
     steps: list[tuple[int, int]] = []
     record = build.build(checked.folder, checked.manifest, found, built, works, lambda *step: steps.append(step))
     return record, bool(steps)
 
 
-def test_it_is_kept_and_serves_as_a_way_of_its_own(checked: Papers, built: Path) -> None:
+def test_it_is_kept_and_serves_as_a_way_of_its_own(checked: Integrity, built: Path) -> None:
     assert {path.suffix for path in built.iterdir()} == {".plan", ".json"}
     assert again(checked, built)[1] is False
-    way = verify.routes(checked, LAPTOP, built)[1]
+    way = verify.run_candidates(checked, LAPTOP, built)[1]
     assert (way.tier, way.absent, way.flavour) == (Tier.BUILT, None, "tensorrt_rtx")
     assert Path(way.path).read_bytes()[:4] == b"vtrt"
 
 
 @pytest.mark.parametrize("change", [{"gpu": "RTX 4090"}, {"cuda": "13.1"}])
-def test_on_another_gpu_or_driver_it_is_built_anew(checked: Papers, built: Path, change: dict[str, str]) -> None:
+def test_on_another_gpu_or_driver_it_is_built_anew(checked: Integrity, built: Path, change: dict[str, str]) -> None:
     other = dataclasses.replace(LAPTOP, **change)  # type: ignore[arg-type]  # names of fields
-    assert verify.routes(checked, other, built)[1].absent == "none was built here yet: `deploytool build` makes one"
+    assert (
+        verify.run_candidates(checked, other, built)[1].absent
+        == "none was built here yet: `deploytool build` makes one"
+    )
 
 
-def test_a_spoilt_one_is_built_anew(checked: Papers, built: Path) -> None:
+def test_a_spoilt_one_is_built_anew(checked: Integrity, built: Path) -> None:
     (plan,) = built.glob("*.plan")
     plan.write_bytes(plan.read_bytes()[:-1])
-    assert verify.routes(checked, LAPTOP, built)[1].absent
+    assert verify.run_candidates(checked, LAPTOP, built)[1].absent
     assert again(checked, built)[1] is True
 
 
-def test_one_that_was_built_and_not_proved_is_only_proved(checked: Papers, built: Path) -> None:
+def test_one_that_was_built_and_not_proved_is_only_proved(checked: Integrity, built: Path) -> None:
     record, _ = again(checked, built)
     build._write(built, dataclasses.replace(record, trial=None))
-    assert verify.routes(checked, LAPTOP, built)[1].absent  # what nobody has run does not serve
+    assert verify.run_candidates(checked, LAPTOP, built)[1].absent  # what nobody has run does not serve
     assert again(checked, built) == (record, False)
 
 
-def test_one_that_does_not_hold_is_thrown_away(checked: Papers, tmp_path: Path) -> None:
+def test_one_that_does_not_hold_is_thrown_away(checked: Integrity, tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match="thrown away: it was killed by SIGSEGV"):
         build.build(checked.folder, checked.manifest, LAPTOP, tmp_path / "built", crashes, lambda *step: None)
     assert list((tmp_path / "built").iterdir()) == []
 
 
 def test_what_a_killed_build_left_is_swept_and_what_another_is_making_is_not(
-    checked: Papers, built: Path, dead: str
+    checked: Integrity, built: Path, dead: str
 ) -> None:
     busy = built / f".making-{owner.name()}-b"
     for place in (built / f".making-{dead}-a", busy):
@@ -107,11 +110,11 @@ def test_what_a_killed_build_left_is_swept_and_what_another_is_making_is_not(
     busy.rmdir()
 
 
-def test_an_engine_others_could_have_written_is_not_taken(checked: Papers, built: Path) -> None:
+def test_an_engine_others_could_have_written_is_not_taken(checked: Integrity, built: Path) -> None:
     again(checked, built)
     built.chmod(0o777)
     try:
-        assert "is not a folder that only you can write" in str(verify.routes(checked, LAPTOP, built)[1].absent)
+        assert "is not a folder that only you can write" in str(verify.run_candidates(checked, LAPTOP, built)[1].absent)
         with pytest.raises(BadInput):
             again(checked, built)
     finally:
@@ -121,15 +124,15 @@ def test_an_engine_others_could_have_written_is_not_taken(checked: Papers, built
 @pytest.mark.parametrize(
     ("found", "why"),
     [
-        (Here("linux", "x86_64"), "no CUDA GPU answers here"),
+        (Environment("linux", "x86_64"), "no CUDA GPU answers here"),
         (dataclasses.replace(LAPTOP, tensorrt={}), "no TensorRT is installed"),
         (dataclasses.replace(LAPTOP, gpu="Orin", capability="8.7"), "TensorRT-RTX does not know it"),
     ],
 )
-def test_where_nothing_can_build_it_says_why(checked: Papers, tmp_path: Path, found: Here, why: str) -> None:
+def test_where_nothing_can_build_it_says_why(checked: Integrity, tmp_path: Path, found: Environment, why: str) -> None:
     with pytest.raises(MissingBackend, match=why):
         build.build(checked.folder, checked.manifest, found, tmp_path / "built", works, lambda *step: None)
-    assert why in str(verify.routes(checked, found, tmp_path / "built")[1].absent)
+    assert why in str(verify.run_candidates(checked, found, tmp_path / "built")[1].absent)
     assert not (tmp_path / "built").exists()
 
 
@@ -142,7 +145,7 @@ RECORD = {"flavour": "tensorrt_rtx", "version": RTX, "gpu": LAPTOP.gpu, "capabil
 
 
 @pytest.fixture
-def said(checked: Papers, tmp_path: Path) -> build.Record:
+def said(checked: Integrity, tmp_path: Path) -> build.Record:
     """The record of an engine that is none: nobody looks into it before it is run."""
     path = f"tensorrt_rtx_{RTX}_8.9.plan"
     (tmp_path / "built").mkdir(mode=0o700)
@@ -150,16 +153,16 @@ def said(checked: Papers, tmp_path: Path) -> build.Record:
     file = describe_file(tmp_path / "built", path, Role.ENGINE)
     graph = next(each.sha256 for each in checked.manifest.files if each.role is Role.GRAPH)
     record = build.Record(
-        checked.seal, graph, **RECORD, precision=Precision.FP16, io=Precision.FP32, file=file, trial=TRIAL
+        checked.digest, graph, **RECORD, precision=Precision.FP16, io=Precision.FP32, file=file, trial=TRIAL
     )
     build._write(tmp_path / "built", record)
-    assert build.kept(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent is None
+    assert build.read_record(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent is None
     return record
 
 
-@pytest.mark.parametrize("name", ["seal", "graph", "gpu", "cuda", "path", "size", "sha256", "trial"])
+@pytest.mark.parametrize("name", ["digest", "graph", "gpu", "cuda", "path", "size", "sha256", "trial"])
 def test_an_engine_of_another_bundle_graph_machine_or_file_is_not_taken(
-    checked: Papers, said: build.Record, tmp_path: Path, name: str
+    checked: Integrity, said: build.Record, tmp_path: Path, name: str
 ) -> None:
     values = {"path": "../other.plan", "size": said.file.size + 1, "sha256": "0" * 64, "trial": None}
     value: Any = values.get(name, "0" * 64)
@@ -167,25 +170,25 @@ def test_an_engine_of_another_bundle_graph_machine_or_file_is_not_taken(
     other = dataclasses.replace(said, file=inner, **({} if inner is not said.file else {name: value}))
     place = tmp_path / "built" / said.file.path
     place.with_suffix(".json").write_text(serde.text(other))
-    absent = build.kept(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent
+    absent = build.read_record(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent
     assert absent == "none was built here yet: `deploytool build` makes one"
 
 
 def test_an_engine_behind_a_link_or_of_somebody_else_is_not_taken(
-    checked: Papers, said: build.Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checked: Integrity, said: build.Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "built")
     monkeypatch.setattr(owner, "is_open", lambda *_: False)  # as where links have modes of their own
-    why = build.kept(checked.folder, checked.manifest, LAPTOP, tmp_path / "link").absent
+    why = build.read_record(checked.folder, checked.manifest, LAPTOP, tmp_path / "link").absent
     assert "is not a folder that only you can write" in str(why)
     monkeypatch.setattr(owner, "is_trusted", lambda _: False)
-    why = build.kept(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent
+    why = build.read_record(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent
     assert "is not a folder that only you can write" in str(why)
     with pytest.raises(BadInput, match="is not a folder that only you can write"):
         build.build(checked.folder, checked.manifest, LAPTOP, tmp_path / "built", works, lambda *step: None)
 
 
-def test_nothing_is_built_in_a_folder_that_others_can_write(checked: Papers, tmp_path: Path) -> None:
+def test_nothing_is_built_in_a_folder_that_others_can_write(checked: Integrity, tmp_path: Path) -> None:
     (tmp_path / "built").mkdir()
     (tmp_path / "built").chmod(0o777)
     with pytest.raises(BadInput, match="is not a folder that only you can write"):

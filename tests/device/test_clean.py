@@ -29,7 +29,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def names(root: Path) -> set[str]:
-    return {str(Path(item.path).relative_to(root)) for item in clean.found(root)}
+    return {str(Path(item.path).relative_to(root)) for item in clean.find_leftovers(root)}
 
 
 def test_what_runs_and_what_ran_before_stays_and_the_rest_goes(root: Path, dead: str) -> None:
@@ -49,10 +49,10 @@ def test_what_runs_and_what_ran_before_stays_and_the_rest_goes(root: Path, dead:
     before = install.pointer(root)
     assert before is not None
     assert names(root) == left
-    assert leftovers.remove(clean.found(root)) == []
+    assert leftovers.remove(clean.find_leftovers(root)) == []
     assert names(root) == set()
     assert install.pointer(root) == before
-    assert all(install.home(root, seal).is_dir() for seal in (before.current, before.previous or ""))
+    assert all(install.root_of(root, digest).is_dir() for digest in (before.current, before.previous or ""))
 
 
 def test_an_engine_half_built_goes_with_its_builder(root: Path, dead: str) -> None:
@@ -79,7 +79,7 @@ def test_nothing_goes_that_an_install_or_a_ship_has(root: Path) -> None:
 
 def test_a_folder_that_is_no_root_is_said(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is no install root"):
-        clean.found(tmp_path)
+        clean.find_leftovers(tmp_path)
 
 
 def test_the_command_shows_first_and_removes_when_told(root: Path) -> None:

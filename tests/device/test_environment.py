@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as draw
 
 from deploytool.bundle.manifest import Engine, File, Role
-from deploytool.device.environment import Here, here, misfit
+from deploytool.device.environment import Environment, detect, mismatch
 from deploytool.spec import Precision
 
 SYSTEMS, PROCESSORS = ("linux", "windows"), ("x86_64", "aarch64")
@@ -46,7 +46,7 @@ ENGINES = draw.builds(
 
 
 @draw.composite
-def pairs(any_: draw.DrawFn) -> tuple[Engine, Here]:
+def pairs(any_: draw.DrawFn) -> tuple[Engine, Environment]:
     """An engine, and a machine that often has what the engine asks for."""
     engine = any_(ENGINES)
 
@@ -54,7 +54,7 @@ def pairs(any_: draw.DrawFn) -> tuple[Engine, Here]:
         return any_(draw.sampled_from((*values, *wanted * (4 * len(values) // len(wanted)))))
 
     flavours = {one(FLAVOURS, (engine.flavour,)): one(RELEASES, (engine.version,)) for _ in range(2)}
-    machine = Here(
+    machine = Environment(
         system=one(SYSTEMS, engine.systems),
         processor=one(PROCESSORS, engine.processors),
         gpu="a GPU",
@@ -76,7 +76,7 @@ def table(engine: Engine) -> Iterator[tuple[str, ...]]:
     )
 
 
-def rows(machine: Here) -> set[tuple[str, ...]]:
+def rows(machine: Environment) -> set[tuple[str, ...]]:
     """What a machine offers, a row for each TensorRT it has."""
     place = (machine.system, machine.processor, machine.capability, machine.cuda)
     return {(*place, flavour, version) for flavour, version in (machine.tensorrt or {}).items()}
@@ -84,9 +84,9 @@ def rows(machine: Here) -> set[tuple[str, ...]]:
 
 @settings(max_examples=5000, deadline=None, derandomize=True)
 @given(pair=pairs())
-def decides_as_the_table(pair: tuple[Engine, Here]) -> None:
+def decides_as_the_table(pair: tuple[Engine, Environment]) -> None:
     engine, machine = pair
-    accepted = misfit(engine, machine) is None
+    accepted = mismatch(engine, machine) is None
     assert accepted == bool(rows(machine) & set(table(engine)))
     SEEN["accepted" if accepted else "refused"] += 1
 
@@ -121,12 +121,12 @@ DESK = {"system": "linux", "processor": "x86_64", "gpu": "L4", "capability": "8.
     ],
 )
 def test_a_refusal_says_why(change: dict[str, object], reason: str | None) -> None:
-    machine = Here(**{**DESK, "tensorrt": {"tensorrt": "10.16.1.11"}, **change})  # type: ignore[arg-type]  # by name
-    assert misfit(FITS, machine) == reason
+    machine = Environment(**{**DESK, "tensorrt": {"tensorrt": "10.16.1.11"}, **change})  # type: ignore[arg-type]  # by name
+    assert mismatch(FITS, machine) == reason
 
 
 def test_this_machine_is_something() -> None:
-    found = here()
+    found = detect()
     assert found.system
     assert found.processor in ("x86_64", "aarch64")
     assert bool(found.gpu) == bool(found.capability)

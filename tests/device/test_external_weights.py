@@ -14,8 +14,8 @@ from onnx import ModelProto, SparseTensorProto, TensorProto, helper, numpy_helpe
 from deploytool.backends import tensorrt
 from deploytool.bundle.manifest import read_manifest
 from deploytool.device import external_weights, worker
-from deploytool.device.candidates import Tier, Way
-from deploytool.device.session import opened
+from deploytool.device.candidates import Candidate, Tier
+from deploytool.device.session import open_candidate
 from deploytool.device.worker import Request
 from deploytool.errors import Refused
 from deploytool.spec import Precision
@@ -42,10 +42,12 @@ def model(weight: TensorProto) -> ModelProto:
     return made
 
 
-def way(path: Path) -> Way:
+def way(path: Path) -> Candidate:
     raw = path.read_bytes()
     digest = hashlib.sha256(raw).hexdigest()
-    return Way(Tier.ORT_CPU, str(path), len(raw), digest, "onnxruntime", "cpu", "", Precision.FP32, Precision.FP32)
+    return Candidate(
+        Tier.ORT_CPU, str(path), len(raw), digest, "onnxruntime", "cpu", "", Precision.FP32, Precision.FP32
+    )
 
 
 def test_weights_from_the_working_folder_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,9 +55,9 @@ def test_weights_from_the_working_folder_are_not_loaded(tmp_path: Path, monkeypa
     WEIGHT.tofile("w.bin")
     Path("in.onnx").write_bytes(model(tensor(elsewhere=False)).SerializeToString())
     Path("out.onnx").write_bytes(model(tensor(elsewhere=True)).SerializeToString())
-    with opened(way(tmp_path / "in.onnx")) as session:
+    with open_candidate(way(tmp_path / "in.onnx")) as session:
         assert session(x=np.ones((1, 4), np.float32))["y"].tolist() == [[1, 2, 3, 4]]
-    with pytest.raises(Refused, match="a file of their own"), opened(way(tmp_path / "out.onnx")):
+    with pytest.raises(Refused, match="a file of their own"), open_candidate(way(tmp_path / "out.onnx")):
         pass
 
 

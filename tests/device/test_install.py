@@ -20,7 +20,7 @@ from deploytool import serde
 from deploytool.bundle.manifest import manifest_digest, read_manifest, write_manifest
 from deploytool.device import build, commands, install, start_attempts, verify
 from deploytool.device.install import Pointer
-from deploytool.device.verify import Papers
+from deploytool.device.verify import Integrity
 from deploytool.errors import BadInput, NotVerified, Refused
 from deploytool.host import disk, files, owner
 from tests.conftest import ROOT
@@ -29,11 +29,11 @@ from tests.device.small import small
 _NAMED = "from deploytool.host import owner; print(owner.name())"
 
 
-def proved(checked: Papers) -> None:
+def proved(checked: Integrity) -> None:
     """Stands for the golden cases, which these bundles do not have."""
 
 
-def not_proved(checked: Papers) -> None:
+def not_proved(checked: Integrity) -> None:
     raise NotVerified("it does not run here", "try another")
 
 
@@ -49,18 +49,18 @@ def made(packed: Path, folder: Path, sequence: int, seed: int) -> Path:
 
 def fail_to_start(root: Path, times: int) -> None:
     for _ in range(times):
-        start_attempts.record(install.starts_of(root, install.started(root).current), "it answers wrongly")
+        start_attempts.record(install.start_records(root, install.started(root).current), "it answers wrongly")
 
 
-def test_a_bundle_is_published_under_its_seal_and_current(packed: Path, root: Path, tmp_path: Path) -> None:
+def test_a_bundle_is_published_under_its_digest_and_current(packed: Path, root: Path, tmp_path: Path) -> None:
     source = made(packed, tmp_path / "a", 1, 1)
     turned = install.install(source, root, proved)
     assert turned == Pointer(manifest_digest(source), None, 1)
-    place = install.home(root, turned.current)
+    place = install.root_of(root, turned.current)
     assert place == root / "bundles" / manifest_digest(source)
-    verify.papers(place)
+    verify.check_integrity(place)
     shutil.rmtree(source)
-    verify.papers(place)
+    verify.check_integrity(place)
 
 
 def copied(source: Path, root: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> str:
@@ -109,13 +109,13 @@ def test_a_manifest_that_changes_before_it_is_copied_is_refused(
 
 def test_the_one_before_is_kept_and_one_can_go_back_and_forth(packed: Path, root: Path, tmp_path: Path) -> None:
     one, two, three = (made(packed, tmp_path / name, number, number) for number, name in enumerate("abc", 1))
-    seals = [manifest_digest(folder) for folder in (one, two, three)]
+    digests = [manifest_digest(folder) for folder in (one, two, three)]
     for folder in (one, two, three):
         install.install(folder, root, proved)
-    assert install.pointer(root) == Pointer(seals[2], seals[1], 3)
-    assert {path.name for path in (root / "bundles").iterdir()} == {seals[1], seals[2]}
-    assert install.rollback(root) == Pointer(seals[1], seals[2], 3)
-    assert install.rollback(root) == Pointer(seals[2], seals[1], 3)
+    assert install.pointer(root) == Pointer(digests[2], digests[1], 3)
+    assert {path.name for path in (root / "bundles").iterdir()} == {digests[1], digests[2]}
+    assert install.rollback(root) == Pointer(digests[1], digests[2], 3)
+    assert install.rollback(root) == Pointer(digests[2], digests[1], 3)
 
 
 def test_a_second_install_of_the_same_changes_nothing(packed: Path, root: Path, tmp_path: Path) -> None:
@@ -150,19 +150,19 @@ def test_what_is_not_proved_does_not_become_current_and_leaves_nothing(
     assert not list(root.glob(".staging-*"))
 
 
-def test_another_seal_than_the_one_that_is_meant_is_refused(packed: Path, root: Path, tmp_path: Path) -> None:
+def test_another_digest_than_the_one_that_is_meant_is_refused(packed: Path, root: Path, tmp_path: Path) -> None:
     source = made(packed, tmp_path / "a", 1, 1)
-    with pytest.raises(Refused, match="is another bundle: its seal is"):
-        install.install(source, root, proved, seal="0" * 64)
-    assert install.install(source, root, proved, seal=manifest_digest(source)).current == manifest_digest(source)
+    with pytest.raises(Refused, match="is another bundle: its digest is"):
+        install.install(source, root, proved, digest="0" * 64)
+    assert install.install(source, root, proved, digest=manifest_digest(source)).current == manifest_digest(source)
 
 
 def test_a_damaged_copy_is_made_anew(packed: Path, root: Path, tmp_path: Path) -> None:
     source = made(packed, tmp_path / "a", 1, 1)
-    place = install.home(root, install.install(source, root, proved).current)
+    place = install.root_of(root, install.install(source, root, proved).current)
     (place / "recipe.json").write_text("spoilt")
     install.install(source, root, proved)
-    verify.papers(place)
+    verify.check_integrity(place)
 
 
 def test_three_failed_starts_go_back_and_the_bundle_is_not_taken_again(
@@ -199,7 +199,7 @@ def test_a_start_that_succeeds_wipes_the_failures_before_it(packed: Path, root: 
     current = install.started(root).current
     for _ in range(3):
         fail_to_start(root, 2)
-        start_attempts.forget(install.starts_of(root, current))
+        start_attempts.forget(install.start_records(root, current))
     assert install.started(root).current == current
 
 
@@ -207,28 +207,28 @@ def test_starts_under_way_are_no_failures(packed: Path, root: Path, tmp_path: Pa
     for number, name in enumerate("ab", 1):
         install.install(made(packed, tmp_path / name, number, number), root, proved)
     current = install.started(root).current
-    folder = install.starts_of(root, current)
+    folder = install.start_records(root, current)
     with (
-        start_attempts.loading(folder),
-        start_attempts.loading(folder),
-        start_attempts.loading(folder),
-        start_attempts.loading(folder),
+        start_attempts.attempting(folder),
+        start_attempts.attempting(folder),
+        start_attempts.attempting(folder),
+        start_attempts.attempting(folder),
     ):
         assert install.started(root).current == current
-    assert not start_attempts.failed(folder)
+    assert not start_attempts.failures(folder)
 
 
 def test_processes_that_die_while_they_load_a_bundle_count(packed: Path, root: Path, tmp_path: Path) -> None:
     for number, name in enumerate("ab", 1):
         install.install(made(packed, tmp_path / name, number, number), root, proved)
     current = install.started(root).current
-    folder = install.starts_of(root, current)
+    folder = install.start_records(root, current)
     dies = "import os, sys; from pathlib import Path; from deploytool.device import start_attempts\n"
     dies += "with starts.loading(Path(sys.argv[1])): os.abort()"
     for count in range(1, 4):
         assert install.started(root).current == current
         subprocess.run([sys.executable, "-c", dies, str(folder)], cwd=ROOT, capture_output=True, check=False)
-        assert len(start_attempts.failed(folder)) == count
+        assert len(start_attempts.failures(folder)) == count
     assert install.started(root).current != current
 
 
@@ -242,15 +242,15 @@ def test_a_service_that_is_asked_to_end_while_it_loads_ends_and_counts_nothing(t
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGTERM
     assert done.stdout.split() == ["loaded"]
-    assert not start_attempts.failed(tmp_path)
+    assert not start_attempts.failures(tmp_path)
 
 
 def test_a_root_that_cannot_be_written_counts_nothing_and_serves(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     start_attempts.record(tmp_path / "file" / "starts", "why")
-    with start_attempts.loading(tmp_path / "file" / "starts"):
+    with start_attempts.attempting(tmp_path / "file" / "starts"):
         pass
-    assert not start_attempts.failed(tmp_path / "file" / "starts")
+    assert not start_attempts.failures(tmp_path / "file" / "starts")
 
 
 _DEAF = """
@@ -279,7 +279,7 @@ def test_installers_do_each_other_no_harm_where_locks_do_nothing(packed: Path, r
     assert [process.communicate()[0].strip() for process in running] == ["[]"] * 3
     found = install.pointer(root)
     assert found is not None
-    verify.papers(install.home(root, found.current))
+    verify.check_integrity(install.root_of(root, found.current))
     assert not list(root.glob(".staging-*"))
 
 
@@ -338,7 +338,7 @@ def test_twenty_kills_leave_a_current_bundle_that_is_whole(packed: Path, root: P
     for source in reversed(sources):
         install.install(source, root, proved)
     both = time.monotonic() - begun  # seconds on this busy machine
-    seals, seen = {manifest_digest(source) for source in sources}, set()
+    digests, seen = {manifest_digest(source) for source in sources}, set()
     for _ in range(20):
         command = [sys.executable, "-c", _LOOP, str(root), *map(str, sources)]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as looping:
@@ -348,42 +348,42 @@ def test_twenty_kills_leave_a_current_bundle_that_is_whole(packed: Path, root: P
             looping.kill()
         found = install.pointer(root)
         assert found is not None
-        verify.papers(install.home(root, found.current))
+        verify.check_integrity(install.root_of(root, found.current))
         if found.previous:
-            verify.papers(install.home(root, found.previous))
+            verify.check_integrity(install.root_of(root, found.previous))
         seen.add(found.current)
-        assert found.current in seals
-    assert seen == seals  # it really changed in between
+        assert found.current in digests
+    assert seen == digests  # it really changed in between
     install.install(sources[0], root, proved)
     assert {path.name for path in root.iterdir()} == {".lock", "bundles", "current"}
 
 
 def test_engines_built_here_go_with_their_bundle(packed: Path, root: Path, tmp_path: Path) -> None:
-    one = install.home(root, install.install(made(packed, tmp_path / "a", 1, 1), root, proved).current)
-    build.place(one).mkdir()
+    one = install.root_of(root, install.install(made(packed, tmp_path / "a", 1, 1), root, proved).current)
+    build.engine_path(one).mkdir()
     for number in (2, 3):
         install.install(made(packed, tmp_path / str(number), number, number), root, proved)
     assert not one.exists()
-    assert not build.place(one).exists()
+    assert not build.engine_path(one).exists()
 
 
 def test_where_nothing_is_installed_no_file_of_ours_is_spoken_of(tmp_path: Path) -> None:
     for missing in (tmp_path / "nowhere", tmp_path):
-        for command in (install.rollback, partial(install.pardon, seal="0123"), install.started):
+        for command in (install.rollback, partial(install.pardon, digest="0123"), install.started):
             with pytest.raises(BadInput, match=f"^nothing is installed in {missing}$"):
                 command(missing)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["..", "a" * 63, "\udcff"])
-def test_a_pointer_that_names_no_seal_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_pointer_that_names_no_digest_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "current").write_text(serde.text(Pointer(name, None, 1)))
-    with pytest.raises(BadInput, match="is not as deploytool left it: what it names is no seal"):
+    with pytest.raises(BadInput, match="is not as deploytool left it: what it names is no digest"):
         install.pointer(tmp_path)
 
 
 def forged(packed: Path, folder: Path) -> Path:
-    """A bundle that agrees with itself, and is not the one whose seal its folder bears."""
+    """A bundle that agrees with itself, and is not the one whose digest its folder bears."""
     shutil.rmtree(folder)
     shutil.copytree(packed, folder)
     write_manifest(folder, dataclasses.replace(read_manifest(folder), name="forged"))
@@ -395,10 +395,10 @@ def test_a_bundle_in_the_place_of_another_is_neither_kept_nor_turned_to(packed: 
     write_manifest(later, dataclasses.replace(read_manifest(later), sequence=2))
     first = install.install(packed, root, proved).current
     install.install(later, root, proved)
-    forged(packed, install.home(root, first))
+    forged(packed, install.root_of(root, first))
     with pytest.raises(Refused, match="another bundle"):
         install.rollback(root)
-    current = install.home(root, manifest_digest(later))
+    current = install.root_of(root, manifest_digest(later))
     forged(packed, current)
     with pytest.raises(Refused, match="another bundle"):
         commands.run(root, [packed / "golden" / "case_0.png"], top=1)

@@ -15,19 +15,19 @@ from hypothesis import strategies as draw
 from deploytool import serde
 from deploytool.bundle import sign, subset
 from deploytool.bundle.manifest import SUBSET_FILE, Manifest, read_manifest
-from deploytool.bundle.subset import Only
+from deploytool.bundle.subset import Subset
 from deploytool.device import verify
 from deploytool.device.candidates import Tier
-from deploytool.device.environment import Here
-from deploytool.device.verify import Asked
+from deploytool.device.environment import Environment
+from deploytool.device.verify import VerifyOptions
 from deploytool.errors import Refused
 from deploytool.transfer import addresses, pull, sources
-from deploytool.transfer.auth import Logins
+from deploytool.transfer.auth import Credentials
 from tests.device.keys import Keys, keys
 from tests.transfer import small
 
-ORIN = Here("linux", "aarch64", "Orin", "8.7", "13.0", {"tensorrt": "10.3.0"})
-RTX40 = Here("linux", "x86_64", "RTX", "8.9", "13.0", {"tensorrt": "10.3.0"})
+ORIN = Environment("linux", "aarch64", "Orin", "8.7", "13.0", {"tensorrt": "10.3.0"})
+RTX40 = Environment("linux", "x86_64", "RTX", "8.9", "13.0", {"tensorrt": "10.3.0"})
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,9 @@ def part(tmp_path_factory: pytest.TempPathFactory, ours: Keys) -> Path:
     home = tmp_path_factory.mktemp("part")
     whole = small.made(home / "whole", 1)
     sign.sign(whole, ours[0])
-    with sources.opened(addresses.Folder(whole), Logins()) as source:
+    with sources.opened(addresses.Folder(whole), Credentials()) as source:
         signed = verify.signed(ours[1])
-        pull.land(source, home / "orin", subset.wanted("orin"), signed=signed, say=lambda line: None)
+        pull.pull(source, home / "orin", subset.parse("orin"), signed=signed, say=lambda line: None)
     return home / "orin"
 
 
@@ -52,16 +52,16 @@ def copy(part: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(part, tmp_path / "orin"))
 
 
-def engines(checked: verify.Papers, found: Here) -> dict[str, str | None]:
+def engines(checked: verify.Integrity, found: Environment) -> dict[str, str | None]:
     """Why each engine cannot be tried, by its path in the bundle; None if it can."""
-    routes = verify.routes(checked, found)
+    routes = verify.run_candidates(checked, found)
     return {
         Path(way.path).relative_to(checked.folder).as_posix(): way.absent for way in routes if way.tier == Tier.ENGINE
     }
 
 
 def test_what_is_signed_and_fetched_in_part_holds(part: Path, ours: Keys) -> None:
-    checked = verify.papers(part, Asked(key=ours[1]))
+    checked = verify.check_integrity(part, VerifyOptions(key=ours[1]))
     steps = {step.name: step.status for step in checked.steps}
     assert steps["signature"] == f"held: 7 files, by {ours[1]}"  # the manifest, and six of the seven it names
     assert steps["digests"] == "held: 6 files; 1 engines for other devices than orin left out"
@@ -76,9 +76,9 @@ def test_who_says_that_more_was_left_out_gets_a_fallback_with_a_reason(copy: Pat
     """Nobody signs which device a bundle was fetched for; a lie about it can only take engines away."""
     (copy / small.ORIN).unlink()
     with pytest.raises(Refused, match=r"orin\.plan is missing"):
-        verify.papers(copy, Asked(key=ours[1]))
-    (copy / SUBSET_FILE).write_text(serde.text(Only("rtx50", "12.0")))
-    checked = verify.papers(copy, Asked(key=ours[1]))
+        verify.check_integrity(copy, VerifyOptions(key=ours[1]))
+    (copy / SUBSET_FILE).write_text(serde.text(Subset("rtx50", "12.0")))
+    checked = verify.check_integrity(copy, VerifyOptions(key=ours[1]))
     assert engines(checked, ORIN)[small.ORIN] == "it was left out when the bundle was fetched"
     assert verify.target(copy, checked.manifest, ORIN).status.startswith("no engine for this machine: it was left out")
 
@@ -86,20 +86,20 @@ def test_who_says_that_more_was_left_out_gets_a_fallback_with_a_reason(copy: Pat
 def test_an_engine_that_comes_later_must_be_the_signed_one(copy: Path, part: Path, ours: Keys) -> None:
     whole = part.with_name("whole")
     shutil.copy(whole / small.RTX40, copy / small.RTX40)
-    verify.papers(copy, Asked(key=ours[1]))  # what was left out may come after all
+    verify.check_integrity(copy, VerifyOptions(key=ours[1]))  # what was left out may come after all
     (copy / small.RTX40).write_bytes((copy / small.ORIN).read_bytes())
     with pytest.raises(Refused, match=r"rtx40\.plan has other bytes"):
-        verify.papers(copy, Asked(key=ours[1]))
+        verify.check_integrity(copy, VerifyOptions(key=ours[1]))
 
 
 def attacked(folder: Path, whole: Path, rng: random.Random) -> None:
-    """One to four things that somebody without the key may do to a folder, only.json first among them."""
+    """One to four things that somebody without the key may do to a folder, subset.json first among them."""
     capabilities = ["8.7", "8.9", "12.0", "none", "7.5"]
     for _ in range(rng.randint(1, 4)):
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         kind, one = rng.randrange(7), rng.choice(paths)
         if kind in (0, 1):
-            (folder / SUBSET_FILE).write_text(serde.text(Only("orin", rng.choice(capabilities))))
+            (folder / SUBSET_FILE).write_text(serde.text(Subset("orin", rng.choice(capabilities))))
         elif kind == 2:
             one.unlink()
         elif kind == 3 and one.stat().st_size:
@@ -122,7 +122,7 @@ def test_three_hundred_attacks_take_engines_away_and_nothing_else(part: Path, tm
         folder = Path(shutil.copytree(part, tmp_path / str(number)))
         attacked(folder, whole, rng)
         try:
-            checked = verify.papers(folder, Asked(key=ours[1]))
+            checked = verify.check_integrity(folder, VerifyOptions(key=ours[1]))
         except Refused:
             seen["refused"] += 1
             continue
@@ -150,7 +150,7 @@ def test_only_engines_for_others_may_be_missing(part: Path, listed: list[list[st
         for number, each in enumerate(listed)
     ]
     several: Manifest = replace(manifest, engines=tuple(made))
-    absent = subset.others(several, Only("t", capability))
+    absent = subset.omitted_engines(several, Subset("t", capability))
     assert absent == {f"e{number}" for number, each in enumerate(listed) if capability not in each}
     assert not absent & {file.path for file in several.files}
-    assert subset.others(several, None) == frozenset()
+    assert subset.omitted_engines(several, None) == frozenset()

@@ -12,9 +12,9 @@ import pytest
 
 from deploytool.bundle.manifest import Manifest, read_manifest
 from deploytool.device import candidates, probe, verify, worker
-from deploytool.device.candidates import TIERS, Way
-from deploytool.device.environment import Here
-from deploytool.device.probe import WORKER, Limits, Tried
+from deploytool.device.candidates import TIERS, Candidate
+from deploytool.device.environment import Environment
+from deploytool.device.probe import WORKER, Limits, ProbeResult
 from deploytool.device.worker import Request
 from deploytool.errors import BadInput, NotVerified, ParityFailed, StageFailed
 from deploytool.spec import Attempt, Precision
@@ -35,16 +35,16 @@ def manifest(packed: Path) -> Manifest:
     return read_manifest(packed)
 
 
-def fake(packed: Path, manifest: Manifest, tier: candidates.Tier) -> Way:
+def fake(packed: Path, manifest: Manifest, tier: candidates.Tier) -> Candidate:
     """A way of any tier to the FP16 graph, which the fake backend does not look at."""
     file = next(file for file in manifest.files if file.path == manifest.graphs[1].path)
     device = "cpu" if tier == candidates.Tier.ORT_CPU else "cuda"
-    return Way(
+    return Candidate(
         tier, str(packed / file.path), file.size, file.sha256, "fake", device, "", Precision.FP16, Precision.FP32
     )
 
 
-def tried(packed: Path, manifest: Manifest, way: Way, fault: str, monkeypatch: pytest.MonkeyPatch) -> Tried:
+def tried(packed: Path, manifest: Manifest, way: Candidate, fault: str, monkeypatch: pytest.MonkeyPatch) -> ProbeResult:
     monkeypatch.setenv("FAULT", fault)
     monkeypatch.setenv("SAMPLE", str(packed / manifest.golden.path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -60,17 +60,17 @@ def test_a_fault_leads_to_the_next_tier_and_is_told(
 ) -> None:
     place = TIERS.index(tier)
 
-    def prober(way: Way) -> Tried:
+    def prober(way: Candidate) -> ProbeResult:
         if way.tier == tier:
             return tried(packed, manifest, way, fault, monkeypatch)
         if TIERS.index(way.tier) > place:
-            return Tried(way.tier, "", Attempt.MEASURED)
-        return Tried(way.tier, "", Attempt.UNAVAILABLE, "not here")
+            return ProbeResult(way.tier, "", Attempt.MEASURED)
+        return ProbeResult(way.tier, "", Attempt.UNAVAILABLE, "not here")
 
-    found = probe.climb([fake(packed, manifest, each) for each in TIERS], prober)
+    found = probe.probe_in_order([fake(packed, manifest, each) for each in TIERS], prober)
     assert re.search(REASONS[fault], found[place].reason)
     assert {each.status for each in found[:place]} <= {Attempt.UNAVAILABLE}
-    served = probe.chosen(found)
+    served = probe.first_passed(found)
     if tier == TIERS[-1]:
         failure = probe.shortfall(found, None)
         assert served is None
@@ -105,7 +105,9 @@ def test_a_sound_way_is_measured(packed: Path, manifest: Manifest, monkeypatch: 
 )
 def test_what_is_required_is_the_least_that_will_do(require: str | None, serves: candidates.Tier, held: bool) -> None:
     above = TIERS[: TIERS.index(serves)]
-    found = [Tried(tier, "", Attempt.FAILED, "it crashed") for tier in above] + [Tried(serves, "", Attempt.MEASURED)]
+    found = [ProbeResult(tier, "", Attempt.FAILED, "it crashed") for tier in above] + [
+        ProbeResult(serves, "", Attempt.MEASURED)
+    ]
     failure = probe.shortfall(found, require)
     assert (failure is None) == held
     if failure:
@@ -114,7 +116,7 @@ def test_what_is_required_is_the_least_that_will_do(require: str | None, serves:
 
 
 def test_onnx_runtime_on_this_cpu_is_the_last_way_and_works(packed: Path, manifest: Manifest) -> None:
-    routes = verify.routes(verify.papers(packed), Here("linux", "x86_64"))
+    routes = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))
     assert [way.tier for way in routes] == list(TIERS)
     assert [way.absent is None for way in routes] == [False, False, False, False, True]
     found = probe.probe(routes[-1], packed, manifest, 0.1)
@@ -128,16 +130,16 @@ def test_a_provider_that_is_not_there_is_never_the_cpu_in_silence(
     packed: Path, manifest: Manifest, tier: candidates.Tier
 ) -> None:
     """As on a machine with a GPU whose ONNX Runtime is the one for CPUs."""
-    found = Here("linux", "x86_64", "L4", "8.9", "13.0", {})
-    way = next(way for way in verify.routes(verify.papers(packed), found) if way.tier == tier)
+    found = Environment("linux", "x86_64", "L4", "8.9", "13.0", {})
+    way = next(way for way in verify.run_candidates(verify.check_integrity(packed), found) if way.tier == tier)
     assert way.absent is None
     status = probe.probe(way, packed, manifest, 0.1).reason
     assert re.search("ONNX Runtime cannot (run on CUDA|use TensorRT): this build of it has no", status)
 
 
 def test_a_file_that_changed_after_it_was_checked_is_not_opened(packed: Path, manifest: Manifest) -> None:
-    way = verify.routes(verify.papers(packed), Here("linux", "x86_64"))[-1]
-    forged = Way(*(way.tier, way.path, way.size, "0" * 64, way.backend, way.device, "", way.precision, way.io))
+    way = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))[-1]
+    forged = Candidate(*(way.tier, way.path, way.size, "0" * 64, way.backend, way.device, "", way.precision, way.io))
     assert "has other bytes than the manifest says" in probe.probe(forged, packed, manifest, 0.1).reason
 
 
@@ -146,13 +148,13 @@ def test_the_folder_one_stands_in_is_no_place_to_import_from(
 ) -> None:
     (tmp_path / "numpy.py").write_text("raise SystemExit('planted')")
     monkeypatch.chdir(tmp_path)
-    routes = verify.routes(verify.papers(packed), Here("linux", "x86_64"))
+    routes = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))
     assert WORKER[0] == sys.executable
     assert probe.probe(routes[-1], packed, manifest, 0.1).passed
 
 
 def test_a_picture_that_becomes_another_tensor_here_is_told(packed: Path, manifest: Manifest) -> None:
-    way = verify.routes(verify.papers(packed), Here("linux", "x86_64"))[-1]
+    way = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))[-1]
     request = Request("try", str(packed), manifest, way, "")
     sample = worker._sample(request)
     worker._same_input(request, sample)

@@ -20,8 +20,8 @@ from deploytool.bundle.manifest import read_manifest
 from deploytool.data import golden
 from deploytool.device import install, verify
 from deploytool.device.candidates import Tier
-from deploytool.device.probe import Tried
-from deploytool.device.verify import Papers
+from deploytool.device.probe import ProbeResult
+from deploytool.device.verify import Integrity
 from deploytool.errors import BadInput, DeployError, NotVerified, Refused
 from deploytool.spec import Attempt
 from tests.conftest import ROOT
@@ -30,7 +30,7 @@ SCALE = 1e-5
 EMPTY = np.zeros((0, 5, 3), np.uint8)
 
 
-def proved(checked: Papers) -> None:
+def proved(checked: Integrity) -> None:
     """The golden cases are run when it is opened."""
 
 
@@ -108,7 +108,7 @@ def test_what_is_required_and_not_there_is_an_error(packed: Path) -> None:
 
 
 def test_a_changed_file_is_not_loaded(root: Path) -> None:
-    place = install.home(root, install.started(root).current)
+    place = install.root_of(root, install.started(root).current)
     graph = place / read_manifest(place).graphs[0].path
     graph.write_bytes(graph.read_bytes()[:-1] + b"!")
     with pytest.raises(Refused), deploytool.device.open(root):
@@ -119,7 +119,7 @@ def test_three_starts_that_are_refused_go_back_to_the_bundle_before(packed: Path
     install.install(packed, tmp_path / "root", proved)
     later = second(packed, tmp_path)
     bad = install.install(later, tmp_path / "root", proved).current
-    (install.home(tmp_path / "root", bad) / "recipe.json").write_text("spoilt")
+    (install.root_of(tmp_path / "root", bad) / "recipe.json").write_text("spoilt")
     for _ in range(3):
         with pytest.raises(Refused), deploytool.device.open(tmp_path / "root"):
             pass
@@ -141,10 +141,10 @@ def test_an_error_of_the_service_is_no_failed_start(root: Path) -> None:
 def test_a_bundle_that_is_swept_and_comes_back_while_it_is_opened_is_opened(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other installs sweep what is no longer current; the seal alone does not tell that it was gone between."""
-    usual, left = verify.papers, ["golden/golden.npz"]
+    """Other installs sweep what is no longer current; the digest alone does not tell that it was gone between."""
+    usual, left = verify.check_integrity, ["golden/golden.npz"]
 
-    def swept(folder: Path, asked: verify.Asked) -> Papers:
+    def swept(folder: Path, asked: verify.VerifyOptions) -> Integrity:
         if not left:
             return usual(folder, asked)
         shutil.copytree(folder, folder.with_name("copy"))
@@ -155,7 +155,7 @@ def test_a_bundle_that_is_swept_and_comes_back_while_it_is_opened_is_opened(
             shutil.rmtree(folder)
             folder.with_name("copy").rename(folder)
 
-    monkeypatch.setattr(verify, "papers", swept)
+    monkeypatch.setattr(verify, "check_integrity", swept)
     with deploytool.device.open(root) as model:
         assert model.manifest.sequence == 1
     assert not left
@@ -229,7 +229,7 @@ def test_a_bundle_whose_worker_dies_is_given_up_with_the_reason(
     install.install(packed, root, proved)
     later = second(packed, tmp_path)
     bad = install.install(later, root, proved).current
-    died = Tried(Tier.ORT_CPU, "model.onnx", Attempt.FAILED, "it was killed by SIGSEGV", died=True)
+    died = ProbeResult(Tier.ORT_CPU, "model.onnx", Attempt.FAILED, "it was killed by SIGSEGV", died=True)
     with monkeypatch.context() as spoiled:
         spoiled.setattr("deploytool.device.serve.probe.probe", lambda *asked: died)
         for _ in range(3):

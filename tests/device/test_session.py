@@ -11,8 +11,8 @@ from deploytool.bundle.manifest import read_manifest
 from deploytool.data import golden
 from deploytool.device import verify
 from deploytool.device.candidates import Tier
-from deploytool.device.environment import Here
-from deploytool.device.session import opened
+from deploytool.device.environment import Environment
+from deploytool.device.session import open_candidate
 from deploytool.errors import Refused
 from deploytool.host import files
 from deploytool.pipeline import runner
@@ -20,7 +20,7 @@ from deploytool.pipeline.recipe import PIPELINE
 from deploytool.spec import Job, Precision, Stage
 from tests.conftest import QUICK, TINY
 
-DESK = Here("linux", "x86_64", "L4", "8.9", "13.0", {})
+DESK = Environment("linux", "x86_64", "L4", "8.9", "13.0", {})
 
 
 def test_a_graph_of_halves_is_fed_and_answers_in_floats(run_copy: Path) -> None:
@@ -32,9 +32,9 @@ def test_a_graph_of_halves_is_fed_and_answers_in_floats(run_copy: Path) -> None:
     manifest = read_manifest(folder)
     assert [graph.io for graph in manifest.graphs] == ["fp32", "fp16"]
     assert "TYPE_FP16" in (folder / "models" / "tiny_fp16" / "config.pbtxt").read_text()
-    way = next(way for way in verify.routes(verify.papers(folder), DESK) if way.tier == Tier.ORT_CUDA)
+    way = next(way for way in verify.run_candidates(verify.check_integrity(folder), DESK) if way.tier == Tier.ORT_CUDA)
     sample = golden.read(folder / manifest.golden.path)
-    with opened(dataclasses.replace(way, device="cpu")) as session:
+    with open_candidate(dataclasses.replace(way, device="cpu")) as session:
         got = session(**sample.inputs)["logits"]
     assert got.dtype == np.float32
     assert np.abs(got - sample.reference["logits"]).max() < 2e-3 * np.abs(sample.reference["logits"]).max()
@@ -45,7 +45,7 @@ def test_what_is_loaded_is_what_was_hashed_though_the_file_is_swapped_meanwhile(
 ) -> None:
     """The file is another from the moment it has been read and hashed: right between the check and the use."""
     folder = Path(shutil.copytree(packed, tmp_path / "bundle"))
-    way = verify.routes(verify.papers(folder), DESK)[-1]
+    way = verify.run_candidates(verify.check_integrity(folder), DESK)[-1]
     sample = golden.read(folder / read_manifest(folder).golden.path)
     usual = files.whole
 
@@ -55,14 +55,14 @@ def test_what_is_loaded_is_what_was_hashed_though_the_file_is_swapped_meanwhile(
         return content
 
     monkeypatch.setattr(files, "whole", swapped)
-    with opened(way) as session:
+    with open_candidate(way) as session:
         got = session(**sample.inputs)["logits"]
     assert np.abs(got - sample.reference["logits"]).max() < 1e-4 * np.abs(sample.reference["logits"]).max()
-    with pytest.raises(Refused), opened(way):
+    with pytest.raises(Refused), open_candidate(way):
         pass
 
 
 def test_nothing_is_opened_whose_bytes_are_others(packed: Path) -> None:
-    way = verify.routes(verify.papers(packed), DESK)[-1]
-    with pytest.raises(Refused), opened(dataclasses.replace(way, sha256="0" * 64)):
+    way = verify.run_candidates(verify.check_integrity(packed), DESK)[-1]
+    with pytest.raises(Refused), open_candidate(dataclasses.replace(way, sha256="0" * 64)):
         pass

@@ -12,7 +12,7 @@ from model_signing import signing as oms
 from deploytool.bundle import sign
 from deploytool.bundle.manifest import SIGNATURE_FILE
 from deploytool.device import verify
-from deploytool.device.verify import Asked
+from deploytool.device.verify import VerifyOptions
 from deploytool.errors import Refused
 from deploytool.host import files
 from tests.device import small
@@ -28,7 +28,7 @@ def test_model_signing_verifies_what_we_sign(copy: Path, tmp_path: Path, curve: 
     private, public = keys(tmp_path, "key", ec.generate_private_key(curve))
     sign.sign(copy, private)
     by_the_book(copy, public)
-    verify.papers(copy, Asked(key=public))
+    verify.check_integrity(copy, VerifyOptions(key=public))
     (copy / "recipe.json").write_text("{}")
     with pytest.raises(ValueError, match="mismatch"):
         by_the_book(copy, public)
@@ -39,7 +39,7 @@ def test_we_verify_what_model_signing_signs(copy: Path, tmp_path: Path, curve: e
     private, public = keys(tmp_path, "key", ec.generate_private_key(curve))
     (copy / SIGNATURE_FILE).unlink()
     oms.Config().use_elliptic_key_signer(private_key=private).sign(copy, copy / SIGNATURE_FILE)
-    shown = verify.papers(copy, Asked(key=public)).steps[0]
+    shown = verify.check_integrity(copy, VerifyOptions(key=public)).steps[0]
     assert (shown.name, shown.status) == ("signature", f"held: {len(small.paths(copy))} files, by {public}")
 
 
@@ -56,7 +56,7 @@ def test_what_is_signed_in_another_way_is_refused_by_name(copy: Path, ours: Keys
     (copy / SIGNATURE_FILE).unlink()
     oms.Config().use_elliptic_key_signer(private_key=ours[0]).set_hashing_config(how).sign(copy, copy / SIGNATURE_FILE)
     with pytest.raises(Refused, match="file by file with SHA-256 and without links"):
-        verify.papers(copy, Asked(key=ours[1]))
+        verify.check_integrity(copy, VerifyOptions(key=ours[1]))
 
 
 def test_a_path_that_the_signer_ignored_is_not_ignored_here(copy: Path, ours: Keys) -> None:
@@ -66,7 +66,7 @@ def test_a_path_that_the_signer_ignored_is_not_ignored_here(copy: Path, ours: Ke
     oms.Config().use_elliptic_key_signer(private_key=ours[0]).set_hashing_config(how).sign(copy, copy / SIGNATURE_FILE)
     by_the_book(copy, ours[1])
     with pytest.raises(Refused, match=r"\.gitignore is not signed"):
-        verify.papers(copy, Asked(key=ours[1]))
+        verify.check_integrity(copy, VerifyOptions(key=ours[1]))
 
 
 def test_what_is_broken_is_not_signed(copy: Path, ours: Keys) -> None:

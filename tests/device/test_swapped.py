@@ -21,17 +21,17 @@ from deploytool.bundle.manifest import (
     read_manifest,
 )
 from deploytool.device import install, verify, worker
-from deploytool.device.environment import Here
-from deploytool.device.verify import Asked, Papers
+from deploytool.device.environment import Environment
+from deploytool.device.verify import Integrity, VerifyOptions
 from deploytool.device.worker import Request
 from deploytool.errors import DeployError, Refused
 from deploytool.host import files
 from deploytool.transfer import addresses, oci_archive, pull, sources
-from deploytool.transfer.auth import Logins
+from deploytool.transfer.auth import Credentials
 from tests.device import small
 from tests.device.keys import Keys
 
-HERE = Here("linux", "x86_64")
+HERE = Environment("linux", "x86_64")
 Swaps = Callable[..., Counter[Path]]
 
 
@@ -61,7 +61,7 @@ def folder(packed: Path, tmp_path: Path) -> Path:
 
 
 def test_a_trial_takes_graph_golden_cases_and_picture_as_they_were_hashed(folder: Path, swaps: Swaps) -> None:
-    manifest, way = read_manifest(folder), verify.routes(verify.papers(folder), HERE)[-1]
+    manifest, way = read_manifest(folder), verify.run_candidates(verify.check_integrity(folder), HERE)[-1]
     hashed = swaps(1)
     trial = worker._try(Request("try", str(folder), manifest, way, "", 0.0)).trial
     assert trial is not None
@@ -75,7 +75,7 @@ def test_a_trial_takes_graph_golden_cases_and_picture_as_they_were_hashed(folder
 
 @pytest.mark.parametrize("name", ["golden/golden.npz", "golden/case_0.png", "models/tiny/1/model.onnx"])
 def test_a_trial_refuses_each_file_that_is_another(folder: Path, name: str) -> None:
-    manifest, way = read_manifest(folder), verify.routes(verify.papers(folder), HERE)[-1]
+    manifest, way = read_manifest(folder), verify.run_candidates(verify.check_integrity(folder), HERE)[-1]
     (folder / name).write_bytes((folder / name).read_bytes() + b"x")
     with pytest.raises(Refused, match=name):
         worker._try(Request("try", str(folder), manifest, way, "", 0.0))
@@ -97,7 +97,7 @@ def test_a_recipe_that_is_none_is_refused(folder: Path) -> None:
         engine_recipe(folder, replace(read_manifest(folder), files=listed))
 
 
-def proved(checked: Papers) -> None:
+def proved(checked: Integrity) -> None:
     """Nothing is run here."""
 
 
@@ -110,7 +110,7 @@ def test_what_is_installed_is_the_bundle_or_nothing(signed: Path, tmp_path: Path
     except DeployError:
         assert install.pointer(tmp_path / "root") is None
         return
-    assert small.contents(install.home(tmp_path / "root", turned.current)) == clean
+    assert small.contents(install.root_of(tmp_path / "root", turned.current)) == clean
 
 
 @pytest.mark.parametrize("turn", [1, 2])
@@ -122,8 +122,8 @@ def test_what_is_pulled_is_the_bundle_or_nothing(
     clean, out = small.contents(signed), tmp_path / "out"
     swaps(turn, source, other)  # who pulls makes the folder it fetches into, and nobody else may write there
     try:
-        with sources.opened(addresses.parse(str(source)), Logins()) as opened:
-            pull.land(opened, out, None, near=[other] if near else (), say=lambda _: None)
+        with sources.opened(addresses.parse(str(source)), Credentials()) as opened:
+            pull.pull(opened, out, None, reuse_from=[other] if near else (), say=lambda _: None)
     except DeployError:
         assert not out.exists()
         return
@@ -149,7 +149,7 @@ def test_what_is_signed_has_the_bytes_that_its_manifest_names(
     swaps(1)
     sign.sign(source, ours[0])
     with pytest.raises(Refused):
-        verify.papers(source, Asked(key=ours[1]))
+        verify.check_integrity(source, VerifyOptions(key=ours[1]))
 
 
 def test_the_manifest_that_is_parsed_is_the_one_that_was_sealed_and_signed(
@@ -171,8 +171,8 @@ def test_the_manifest_that_is_parsed_is_the_one_that_was_sealed_and_signed(
 
     monkeypatch.setattr(files, "read", read)
     with pytest.raises(Refused):
-        verify.papers(folder, Asked(key=ours[1]))
+        verify.check_integrity(folder, VerifyOptions(key=ours[1]))
     reads = 0
     (folder / MANIFEST_FILE).write_bytes(raw)
     monkeypatch.setattr(verify, "manifest_digest", lambda _: manifest_digest_of(raw))
-    assert verify.papers(folder, Asked()).manifest.sequence == 3
+    assert verify.check_integrity(folder, VerifyOptions()).manifest.sequence == 3

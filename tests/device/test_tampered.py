@@ -20,7 +20,7 @@ from deploytool.bundle.manifest import (
     write_manifest,
 )
 from deploytool.device import verify
-from deploytool.device.verify import Asked
+from deploytool.device.verify import VerifyOptions
 from deploytool.errors import Refused
 from tests.device import small
 from tests.device.keys import Keys
@@ -31,9 +31,9 @@ def clean(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small.small(packed, tmp_path_factory.mktemp("clean") / "bundle")
 
 
-def refused(folder: Path, asked: Asked) -> bool:
+def refused(folder: Path, asked: VerifyOptions) -> bool:
     try:
-        verify.papers(folder, asked)
+        verify.check_integrity(folder, asked)
     except Refused:
         return True
     return False
@@ -52,11 +52,11 @@ def sweep(clean: Path, folder: Path, count: int, ours: Keys, theirs: Keys) -> Co
         place = number % (len(small.TAMPERS) + 1)
         if place == len(small.TAMPERS):
             small.restored(wrong, folder)
-            passed["wrong key"] += not refused(folder, Asked(sequence, key=ours[1]))
+            passed["wrong key"] += not refused(folder, VerifyOptions(sequence, key=ours[1]))
             continue
         tamper = small.TAMPERS[place]
         tamper(small.restored(kept, folder), rng)
-        passed[tamper.__name__] += not refused(folder, Asked(sequence))
+        passed[tamper.__name__] += not refused(folder, VerifyOptions(sequence))
     return +passed
 
 
@@ -70,15 +70,15 @@ def test_ten_thousand_tampered_bundles_are_refused(clean: Path, tmp_path: Path, 
 
 
 def test_a_thousand_clean_ones_are_not(clean: Path) -> None:
-    asked = Asked(read_manifest(clean).sequence, seal=manifest_digest(clean))
+    asked = VerifyOptions(read_manifest(clean).sequence, digest=manifest_digest(clean))
     assert not any(refused(clean, asked) for _ in range(1000))
 
 
-def test_any_bit_of_the_manifest_counts_for_whoever_knows_its_seal(clean: Path, tmp_path: Path) -> None:
-    rng, seal = random.Random(6), manifest_digest(clean)
+def test_any_bit_of_the_manifest_counts_for_whoever_knows_its_digest(clean: Path, tmp_path: Path) -> None:
+    rng, digest = random.Random(6), manifest_digest(clean)
     for _ in range(60):
         small.manifest_bytes(small.restored(small.contents(clean), tmp_path / "bundle"), rng)
-        assert refused(tmp_path / "bundle", Asked(seal=seal))
+        assert refused(tmp_path / "bundle", VerifyOptions(digest=digest))
 
 
 def test_a_manifest_that_changes_while_it_is_checked_is_refused(
@@ -92,7 +92,7 @@ def test_a_manifest_that_changes_while_it_is_checked_is_refused(
 
     monkeypatch.setattr(verify, "check_files", slow)
     with pytest.raises(Refused, match="changed while it was checked"):
-        verify.papers(folder)
+        verify.check_integrity(folder)
 
 
 def test_a_whole_forgery_is_what_a_signature_is_for(clean: Path, tmp_path: Path) -> None:
@@ -103,15 +103,15 @@ def test_a_whole_forgery_is_what_a_signature_is_for(clean: Path, tmp_path: Path)
     (folder / graph).write_bytes(b"another graph")
     files = tuple(describe_file(folder, file.path, file.role) for file in manifest.files)
     write_manifest(folder, dataclasses.replace(manifest, files=files))
-    assert not refused(folder, Asked())
-    assert refused(folder, Asked(seal=manifest_digest(clean)))
+    assert not refused(folder, VerifyOptions())
+    assert refused(folder, VerifyOptions(digest=manifest_digest(clean)))
 
 
 @pytest.mark.parametrize("tamper", small.TAMPERS, ids=lambda tamper: tamper.__name__)
 def test_the_reason_is_one_line_with_a_remedy(clean: Path, tmp_path: Path, tamper: small.Tamper) -> None:
     tamper(small.restored(small.contents(clean), tmp_path / "bundle"), random.Random(1))
     with pytest.raises(Refused) as caught:
-        verify.papers(tmp_path / "bundle", Asked(3))
+        verify.check_integrity(tmp_path / "bundle", VerifyOptions(3))
     assert "\n" not in str(caught.value)
     assert str(tmp_path / "bundle") in str(caught.value)
     assert caught.value.remedy

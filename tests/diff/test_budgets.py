@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as draw
 
 from deploytool.diff import Side, Value
-from deploytool.diff.budgets import Budget, By, Judged, Outcome, judge, lines, outcome, parse
+from deploytool.diff.budgets import Budget, BudgetResult, Margin, Outcome, judge, lines, outcome, parse
 from deploytool.diff.quantities import QUANTITIES
 from deploytool.errors import BadInput
 from tests.diff.drawn import PLACES, side, sides
@@ -20,34 +20,34 @@ HELD, OVER, UNKNOWN = Outcome.HELD, Outcome.OVER, Outcome.UNKNOWN
 @pytest.mark.parametrize(
     ("text", "figure", "place", "above", "by", "limit"),
     [
-        ("parity>2x", "parity", None, True, By.FACTOR, 2.0),
-        ("parity>1.5×", "parity", None, True, By.FACTOR, 1.5),
-        ("p99>+5%", "p99", None, True, By.PERCENT, 0.05),
-        ("size>+10%", "size", None, True, By.PERCENT, 0.1),
-        ("top1<-0.5%", "top1", None, False, By.PERCENT, -0.005),
-        ("top1<99%", "top1", None, False, By.VALUE, 0.99),
-        ("accuracy < .75", "accuracy", None, False, By.VALUE, 0.75),
-        ("parity>1e-3", "parity", None, True, By.VALUE, 1e-3),
-        ("parity>+1e-3", "parity", None, True, By.CHANGE, 1e-3),
-        ("p99>3ms", "p99", None, True, By.VALUE, 3.0),
-        ("p99>0.5s", "p99", None, True, By.VALUE, 500.0),
-        ("p99>+200us", "p99", None, True, By.CHANGE, 0.2),
-        ("size>20MB", "size", None, True, By.VALUE, 20e6),
-        ("size>+64 kB", "size", None, True, By.CHANGE, 64e3),
-        ("noise>4", "noise", None, True, By.VALUE, 4.0),
-        ("speedup<0.95x", "speedup", None, False, By.FACTOR, 0.95),
-        ("p50@ORT CPU>2x", "p50", "ORT CPU", True, By.FACTOR, 2.0),
+        ("parity>2x", "parity", None, True, Margin.FACTOR, 2.0),
+        ("parity>1.5×", "parity", None, True, Margin.FACTOR, 1.5),
+        ("p99>+5%", "p99", None, True, Margin.PERCENT, 0.05),
+        ("size>+10%", "size", None, True, Margin.PERCENT, 0.1),
+        ("top1<-0.5%", "top1", None, False, Margin.PERCENT, -0.005),
+        ("top1<99%", "top1", None, False, Margin.VALUE, 0.99),
+        ("accuracy < .75", "accuracy", None, False, Margin.VALUE, 0.75),
+        ("parity>1e-3", "parity", None, True, Margin.VALUE, 1e-3),
+        ("parity>+1e-3", "parity", None, True, Margin.CHANGE, 1e-3),
+        ("p99>3ms", "p99", None, True, Margin.VALUE, 3.0),
+        ("p99>0.5s", "p99", None, True, Margin.VALUE, 500.0),
+        ("p99>+200us", "p99", None, True, Margin.CHANGE, 0.2),
+        ("size>20MB", "size", None, True, Margin.VALUE, 20e6),
+        ("size>+64 kB", "size", None, True, Margin.CHANGE, 64e3),
+        ("noise>4", "noise", None, True, Margin.VALUE, 4.0),
+        ("speedup<0.95x", "speedup", None, False, Margin.FACTOR, 0.95),
+        ("p50@ORT CPU>2x", "p50", "ORT CPU", True, Margin.FACTOR, 2.0),
         (
             " parity @ fp16/model.onnx in FP16 arithmetic > 2x ",
             "parity",
             "fp16/model.onnx in FP16 arithmetic",
             True,
-            By.FACTOR,
+            Margin.FACTOR,
             2.0,
         ),
     ],
 )
-def test_what_may_be_written(text: str, figure: str, place: str | None, above: bool, by: By, limit: float) -> None:
+def test_what_may_be_written(text: str, figure: str, place: str | None, above: bool, by: Margin, limit: float) -> None:
     found = parse(text)
     assert found == Budget(text.strip(), figure, place, above, by, found.limit)
     assert found.limit == pytest.approx(limit)
@@ -204,7 +204,7 @@ def test_what_grew_beyond_a_factor_shrank_below_its_inverse(a: Side, b: Side, fi
 
 
 def test_the_worst_of_all_counts() -> None:
-    held, over, unknown = (Judged("b", each, ("w",)) for each in (HELD, OVER, UNKNOWN))
+    held, over, unknown = (BudgetResult("b", each, ("w",)) for each in (HELD, OVER, UNKNOWN))
     assert outcome([]) is HELD
     assert outcome([held, unknown]) is UNKNOWN
     assert outcome([unknown, over, held]) is OVER

@@ -12,8 +12,8 @@ import pytest
 from deploytool import serde
 from deploytool.bundle.manifest import all_files, manifest_digest, read_manifest, write_manifest
 from deploytool.device import probe, verify
-from deploytool.device.environment import Here
-from deploytool.device.verify import Asked
+from deploytool.device.environment import Environment
+from deploytool.device.verify import VerifyOptions
 from deploytool.diff import compare, sides
 from deploytool.errors import BadInput, Refused
 from deploytool.results import report
@@ -25,10 +25,10 @@ HALVED = "fp16/model.onnx"
 @pytest.fixture(scope="module")
 def brought(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `bench` prints with --json, saved to a file."""
-    checked = verify.papers(packed, Asked())
+    checked = verify.check_integrity(packed, VerifyOptions())
     found = verify.verify(
         checked,
-        Here("linux", "x86_64"),
+        Environment("linux", "x86_64"),
         lambda way: probe.probe(way, checked.folder, checked.manifest, 0.1),
         every=True,
     )
@@ -41,12 +41,14 @@ def test_a_run_tells_its_report_its_choices_and_its_files(finished: Path) -> Non
     found, written = sides.read(finished), report.read(finished / "validate" / "report.json")
     assert (found.kind, found.model, found.machine) == ("run", "tiny", written.device)
     assert {"weights", "export exporter", "fp16 io", "version of torch", f"bytes of {HALVED}"} <= set(found.facts)
-    hops = {
-        f"{hop.stage}/{hop.file}": hop for hop in written.hops if hop.runner not in ("fp32_compute", "fp16_emulation")
+    comparisons = {
+        f"{comparison.stage}/{comparison.file}": comparison
+        for comparison in written.comparisons
+        if comparison.runner not in ("fp32_compute", "fp16_emulation")
     }
-    for place, hop in hops.items():
-        if hop.checks:
-            assert found.figures["parity"][place].value == hop.checks[-1].parity.max_error
+    for place, comparison in comparisons.items():
+        if comparison.checks:
+            assert found.figures["parity"][place].value == comparison.checks[-1].parity.max_error
         assert found.figures["size"][place].value == (finished / place).stat().st_size
     (speed,) = (speed for speed in written.speeds if speed.stage == "fp16")
     timed = found.figures["speedup"][HALVED]
@@ -68,7 +70,7 @@ def test_a_bundle_tells_its_manifest(packed: Path) -> None:
     found, manifest = sides.read(packed), read_manifest(packed)
     assert (found.kind, found.machine) == ("bundle", "")
     assert found.facts["weights"] == manifest.provenance.weights
-    assert found.facts["seal"] == manifest_digest(packed)
+    assert found.facts["digest"] == manifest_digest(packed)
     assert found.figures["size"]["all files"].value == sum(file.size for file in all_files(manifest))
     (engine,) = manifest.engines
     assert found.figures["size"][f"engine tensorrt_rtx for {' '.join(engine.capabilities)}"].value == engine.file.size
@@ -81,7 +83,7 @@ def test_a_device_tells_what_it_tried(brought: Path, packed: Path) -> None:
     assert found.machine
     assert found.facts["serves"] == "ORT CPU"
     assert found.facts["ORT CPU model.onnx"] == "measured"
-    assert found.facts["seal"] == manifest_digest(packed)
+    assert found.facts["digest"] == manifest_digest(packed)
     shown = json.loads(brought.read_text())["result"]["tried"][-1]["trial"]
     assert found.figures["p90"]["ORT CPU"].value == shown["p90_ms"]
     assert found.figures["parity"]["ORT CPU"].value == shown["check"]["parity"]["max_error"]
@@ -94,7 +96,7 @@ def test_a_bundle_and_what_a_device_brought_home_agree_about_what_it_was(brought
 def test_another_bundle_is_another(packed: Path, brought: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(packed, tmp_path / "other"))
     write_manifest(other, dataclasses.replace(read_manifest(other), sequence=9))
-    names = ["sequence", "digest", "seal"]
+    names = ["sequence", "content_digest", "digest"]
     assert [changed.name for changed in compare(sides.read(packed), sides.read(other)).facts] == names
     assert [changed.name for changed in compare(sides.read(other), sides.read(brought)).facts] == names
 
@@ -107,11 +109,17 @@ def test_each_against_itself_is_the_same(finished: Path, packed: Path, brought: 
 def test_a_planted_change_is_all_that_is_seen(run_copy: Path, finished: Path) -> None:
     path = run_copy / "validate" / "report.json"
     written = report.read(path)
-    (hop,) = (hop for hop in written.hops if (hop.stage, hop.runner) == ("export", "onnxruntime"))
-    worse = dataclasses.replace(hop.checks[-1].parity, max_error=3 * hop.checks[-1].parity.max_error)
-    planted = dataclasses.replace(hop, checks=(*hop.checks[:-1], dataclasses.replace(hop.checks[-1], parity=worse)))
-    hops = tuple(planted if each is hop else each for each in written.hops)
-    report.write(path, dataclasses.replace(written, hops=hops))
+    (comparison,) = (
+        comparison
+        for comparison in written.comparisons
+        if (comparison.stage, comparison.runner) == ("export", "onnxruntime")
+    )
+    worse = dataclasses.replace(comparison.checks[-1].parity, max_error=3 * comparison.checks[-1].parity.max_error)
+    planted = dataclasses.replace(
+        comparison, checks=(*comparison.checks[:-1], dataclasses.replace(comparison.checks[-1], parity=worse))
+    )
+    comparisons = tuple(planted if each is comparison else each for each in written.comparisons)
+    report.write(path, dataclasses.replace(written, comparisons=comparisons))
     found = compare(sides.read(finished), sides.read(run_copy))
     assert [(shift.quantity, shift.place) for shift in found.shifts] == [
         ("parity", "export/model.onnx"),

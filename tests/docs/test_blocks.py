@@ -89,7 +89,7 @@ def test_the_files_of_a_run_are_those_of_the_readme(prepared: tuple[Path, Path])
         (("a",), "a\nb\n", False),
         (("a", "b"), "a\n", False),
         (("a: held",), "a: broken\n", False),
-        (("seal db8f48b3477b",), "seal 0123456789ab\n", True),
+        (("digest db8f48b3477b",), "digest 0123456789ab\n", True),
     ],
 )
 def test_what_is_printed_is_compared(printed: tuple[str, ...], output: str, right: bool) -> None:

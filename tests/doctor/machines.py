@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from deploytool.doctor.inventory import Found, Installed
+from deploytool.doctor.inventory import Installed, Inventory
 from deploytool.doctor.providers import CPU, CUDA, TENSORRT, Provider
 from deploytool.host.machine import Gpu
 
@@ -13,9 +13,9 @@ ORIN = Gpu("Orin", "8.7")
 LOST = "EP Error: libcublasLt.so.13: cannot open shared object file"
 
 
-def desk(**versions: str) -> Found:
+def desk(**versions: str) -> Inventory:
     """A PC without a GPU."""
-    return Found(
+    return Inventory(
         *("linux", "x86_64", "a processor", "", ()),
         installed=packages({"onnxruntime": "1.31.1", "numpy": "2.4.6", **named(versions)}),
         asked={},
@@ -24,9 +24,9 @@ def desk(**versions: str) -> Found:
     )
 
 
-def pc(cuda: str = "13.0", on_tensorrt: str = "", on_cuda: str = "", **versions: str) -> Found:
+def pc(cuda: str = "13.0", on_tensorrt: str = "", on_cuda: str = "", **versions: str) -> Inventory:
     """A PC with a GPU and onnxruntime-gpu, everything right unless one says why a provider does not start."""
-    return Found(
+    return Inventory(
         *("linux", "x86_64", "a processor", cuda, (RTX,)),
         installed=packages({"onnxruntime-gpu": "1.31.1", "nvidia-cudnn-cu13": "9.28", **named(versions)}),
         asked={"cuda": "13", "tensorrt": "10"},

@@ -8,8 +8,8 @@ import pytest
 
 from deploytool import doctor
 from deploytool.doctor import capabilities, inventory, messages, traps
-from deploytool.doctor.capabilities import RUN, Ability
-from deploytool.doctor.inventory import Found
+from deploytool.doctor.capabilities import RUN, Capability
+from deploytool.doctor.inventory import Inventory
 from deploytool.doctor.providers import CPU, Provider
 from deploytool.errors import BadInput
 from deploytool.host import machine
@@ -17,15 +17,15 @@ from deploytool.targets import TARGETS
 from tests.doctor.machines import ORIN, RTX, desk, packages, pc
 
 
-def on(monkeypatch: pytest.MonkeyPatch, here: Found, target: str = "") -> doctor.Diagnosis:
+def on(monkeypatch: pytest.MonkeyPatch, here: Inventory, target: str = "") -> doctor.Diagnosis:
     """A diagnosis of a machine that is not here."""
-    monkeypatch.setattr(inventory, "look", lambda: here)
+    monkeypatch.setattr(inventory, "collect", lambda: here)
     monkeypatch.setattr(machine, "gpus", lambda: here.gpus)
     monkeypatch.setattr(machine, "version", lambda name: here.version(name) or None)
     return doctor.examine(target)
 
 
-def ability(shown: doctor.Diagnosis, name: str) -> Ability:
+def ability(shown: doctor.Diagnosis, name: str) -> Capability:
     return next(one for one in shown.abilities if one.name == name)
 
 
@@ -65,7 +65,7 @@ def test_without_a_target_the_question_is_whether_a_bundle_runs(monkeypatch: pyt
     )
     shown = on(monkeypatch, both)
     assert shown.failure is not None
-    assert shown.failure.remedy == traps.caught(both)[0].mend
+    assert shown.failure.remedy == traps.find_traps(both)[0].mend
     assert "onnxruntime onnxruntime-gpu" in shown.failure.remedy
 
 
@@ -78,13 +78,13 @@ def test_what_is_missing_is_named_with_the_extra_that_brings_it(monkeypatch: pyt
     assert ability(shown, "sign").mend == "pip install 'deploytool[sign]'"
     full = on(monkeypatch, desk(**dict.fromkeys(capabilities.HOST, "1.0"), cryptography="50.0"))
     assert ability(full, "make graphs").able
-    assert ability(full, "check signatures") == Ability("check signatures", True, "cryptography 50.0")
-    assert ability(full, RUN) == Ability(RUN, True, CPU)
+    assert ability(full, "check signatures") == Capability("check signatures", True, "cryptography 50.0")
+    assert ability(full, RUN) == Capability(RUN, True, CPU)
 
 
 def test_a_device_is_told_what_it_runs_and_nothing_of_exporting(monkeypatch: pytest.MonkeyPatch) -> None:
-    def named(here: Found, target: str = "") -> set[str]:
-        lines = list(messages.told(on(monkeypatch, here, target)))
+    def named(here: Inventory, target: str = "") -> set[str]:
+        lines = list(messages.lines(on(monkeypatch, here, target)))
         return {line.strip().split("  ")[0] for line in lines[lines.index("What can be done here") + 1 :]}
 
     device, host = named(desk()), named(desk(torch="2.13"))

@@ -56,6 +56,6 @@ def test_a_look_at_this_machine_imports_nothing_heavy() -> None:
 
 def test_a_machine_without_onnx_runtime_has_no_providers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    seen = inventory.look()
+    seen = inventory.collect()
     assert (seen.providers, seen.asked) == ((), {})
     assert seen.system == sys.platform

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from deploytool.doctor import traps
-from deploytool.doctor.inventory import Found
+from deploytool.doctor.inventory import Inventory
 from deploytool.doctor.providers import CPU, Provider
 from tests.doctor.machines import LOST, ORIN, desk, pc
 
@@ -19,8 +19,8 @@ RIGHT = (
 
 
 @pytest.mark.parametrize("found", RIGHT)
-def test_a_machine_without_a_trap_has_none(found: Found) -> None:
-    assert traps.caught(found) == ()
+def test_a_machine_without_a_trap_has_none(found: Inventory) -> None:
+    assert traps.find_traps(found) == ()
 
 
 @pytest.mark.parametrize(
@@ -120,14 +120,14 @@ def test_a_machine_without_a_trap_has_none(found: Found) -> None:
         ),
     ],
 )
-def test_a_trap_is_named_with_its_mend(name: str, found: Found, problem: str, mend: str) -> None:
-    trap = next(trap for trap in traps.caught(found) if trap.name == name)
+def test_a_trap_is_named_with_its_mend(name: str, found: Inventory, problem: str, mend: str) -> None:
+    trap = next(trap for trap in traps.find_traps(found) if trap.name == name)
     assert problem in trap.problem
     assert trap.mend == mend
 
 
 def test_a_tensorrt_that_the_loader_does_not_find_is_not_called_another_one() -> None:
-    first, *_ = traps.caught(pc(on_tensorrt=LOST, tensorrt="10.16.1"))
+    first, *_ = traps.find_traps(pc(on_tensorrt=LOST, tensorrt="10.16.1"))
     assert first.name == "TensorRT out of sight"
     assert "LD_LIBRARY_PATH" in first.mend
 

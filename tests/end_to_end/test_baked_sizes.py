@@ -27,10 +27,10 @@ def line_of(text: str) -> str:
 
 def test_every_corner_of_the_free_sizes_is_run(walk: Walk) -> None:
     written = walk("convolutional:Sharpen", ["image=3xHxW"], engine=False)
-    for hop in written.hops[1:]:
-        against = {check.against for check in hop.checks}
+    for comparison in written.comparisons[1:]:
+        against = {check.against for check in comparison.checks}
         assert against >= CORNERS | {"FP64"}
-        assert ("itself at the largest batch" in against) != (hop.runner in ("fp32_compute", "fp16_emulation"))
+        assert ("itself at the largest batch" in against) != (comparison.runner in ("fp32_compute", "fp16_emulation"))
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
@@ -38,7 +38,7 @@ def test_a_size_that_was_baked_in_is_wrong_at_the_corners(exporter: str, walk: W
     written = walk("fixed:CropByInt", ["3xHxW"], exporter, engine=False)
     stages = {"export", "simplify", "rewrite", "fp16"} if exporter == "torchscript" else set()
     assert failures(written) == dict.fromkeys(stages, CORNERS)
-    (script,) = (hop for hop in written.hops if hop.stage == "torchscript")
+    (script,) = (comparison for comparison in written.comparisons if comparison.stage == "torchscript")
     assert script.left_out
     assert f"{line_of('// 4]')}: a size was fixed at export" in script.reason
 
@@ -47,7 +47,7 @@ def test_a_branch_on_the_size_is_wrong_at_the_largest_corners(walk: Walk) -> Non
     written = walk("fixed:LouderWhenLarge", ["3xHxW"], engine=False)
     large = {corner for corner in CORNERS if "H 32" not in corner}
     assert failures(written) == dict.fromkeys(("export", "simplify", "rewrite", "fp16"), large)
-    (line,) = verdict.closing(written, Path("run")).reasons[:1]
+    (line,) = verdict.conclude(written, Path("run")).reasons[:1]
     assert line.startswith(f"{line_of('image.shape[2] > 48')}: a branch was fixed at export")
 
 
@@ -91,7 +91,7 @@ def test_what_one_exporter_fixes_the_other_leaves_open_and_is_kept(name: str, wa
     inputs = "3xHxW" if name == "MapByInt" else "3x32x32"
     written = walk(f"fixed:{name}", [inputs], "default", engine=False)
     assert not failures(written)
-    assert written.hops[1].left_out
+    assert written.comparisons[1].left_out
     assert written.fixed == ()
     (remark,) = (line for line in written.remarks if line.startswith("export: "))
     assert "the graph is the dynamo exporter's: the torchscript exporter fixes fixed.py:" in remark
@@ -102,7 +102,7 @@ def test_the_largest_batch_is_run_however_few_the_images(images: int, tmp_path: 
     options = dataclasses.replace(QUICK, images=images, batch=Range(1, 2, 5), exporter="torchscript")
     job = Job(catalog.find(f"{OWN}/fixed.py:LouderInCrowds", params.tensors(["3x32x32"])), options)
     *_, last = runner.run(job, WITHOUT_ENGINE, tmp_path / "run")
-    broken = " ".join(verdict.broken(report.read(last.path)))
+    broken = " ".join(verdict.failed_lines(report.read(last.path)))
     assert "script against eager, 5 at once" in broken
     assert "rewrite against eager, 5 at once" in broken
 

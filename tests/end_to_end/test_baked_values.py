@@ -16,7 +16,7 @@ from deploytool.errors import NotVerified, StageFailed
 from deploytool.loading import catalog, factory
 from deploytool.pipeline import runner
 from deploytool.results import baked_values, verdict
-from deploytool.results.baked_values import Fixed, Origin, What
+from deploytool.results.baked_values import BakedKind, BakedValue, Origin
 from deploytool.spec import Job, Options, Range, Stage, Tensor, Verdict
 from tests.conftest import ROOT
 
@@ -36,8 +36,8 @@ def translated(name: str, home: Path, *inputs: Tensor, sizes: dict[str, Range] |
     return dict(list(runner.run(Job(model, options), RECIPE, home))[-1].notes)
 
 
-def lines(notes: dict[str, object]) -> tuple[Fixed, ...]:
-    return serde.decode(tuple[Fixed, ...], notes["fixed"])
+def lines(notes: dict[str, object]) -> tuple[BakedValue, ...]:
+    return serde.decode(tuple[BakedValue, ...], notes["fixed"])
 
 
 def places_of(name: str, file: str = "asking.py") -> list[str]:
@@ -56,21 +56,21 @@ def places_of(name: str, file: str = "asking.py") -> list[str]:
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("OnMean", What.BRANCH),
-        ("WhileLoud", What.BRANCH),
-        ("SizeOfSum", What.SIZE),
-        ("Item", What.VALUE),
-        ("FloatScale", What.VALUE),
-        ("Sign", What.BRANCH),
-        ("EarlyExit", What.BRANCH),
-        ("OnTheSecond", What.BRANCH),
-        ("Listed", What.VALUE),
-        ("Array", What.VALUE),
-        ("Ragged", What.BRANCH),
+        ("OnMean", BakedKind.BRANCH),
+        ("WhileLoud", BakedKind.BRANCH),
+        ("SizeOfSum", BakedKind.SIZE),
+        ("Item", BakedKind.VALUE),
+        ("FloatScale", BakedKind.VALUE),
+        ("Sign", BakedKind.BRANCH),
+        ("EarlyExit", BakedKind.BRANCH),
+        ("OnTheSecond", BakedKind.BRANCH),
+        ("Listed", BakedKind.VALUE),
+        ("Array", BakedKind.VALUE),
+        ("Ragged", BakedKind.BRANCH),
     ],
 )
 def test_a_line_that_asks_for_data_is_convicted_by_an_input_that_goes_another_way(
-    name: str, what: What, tmp_path: Path
+    name: str, what: BakedKind, tmp_path: Path
 ) -> None:
     inputs = (VECTOR, GAIN) if name == "OnTheSecond" else (VECTOR,)
     found = [line for line in lines(translated(name, tmp_path / "run", *inputs)) if line.wrong]
@@ -116,14 +116,14 @@ def test_what_no_input_turns_is_doubtful_and_said_so(tmp_path: Path) -> None:
     assert branch.doubtful
     assert branch.apart == 0
     assert branch.tried >= 10
-    assert baked_values.told(branch).endswith(f"no input that was tried takes the other way ({branch.tried} were)")
+    assert baked_values.describe(branch).endswith(f"no input that was tried takes the other way ({branch.tried} were)")
 
 
 def test_what_was_turned_and_stayed_right_is_doubtful_all_the_same(tmp_path: Path) -> None:
     (branch,) = lines(translated("Harmless", tmp_path / "run"))
     assert branch.doubtful
     assert branch.apart > 0
-    assert "with right answers" in baked_values.told(branch)
+    assert "with right answers" in baked_values.describe(branch)
 
 
 def test_a_line_that_only_refuses_is_a_guard(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_line_about_sizes_that_everybody_has_is_harmless(tmp_path: Path) -> No
     found = lines(translated("BySizes", tmp_path / "run"))
     assert [line.place for line in found] == places_of("BySizes")
     assert all(line.origin is Origin.SHAPE and not line.wrong for line in found)
-    (remark,) = baked_values.harmless(found)
+    (remark,) = baked_values.harmless_lines(found)
     assert remark.startswith("fixed at export by sizes alone")
 
 
@@ -165,7 +165,7 @@ def test_the_verdict_is_a_failure_that_names_the_line_and_the_input(tmp_path: Pa
     run = api.export(f"{OWN / 'asking.py'}:OnMean", inputs=[(16,)], quick=True, out=tmp_path / "run")
     (place,) = places_of("OnMean")
     assert not run.passed
-    closing = verdict.closing(run.report, run.folder)
+    closing = verdict.conclude(run.report, run.folder)
     assert closing.verdict == Verdict.FAIL
     assert closing.reasons[0].startswith(f"{place}: a branch was fixed at export")
     assert "export is" in closing.reasons[0]
@@ -179,11 +179,11 @@ def test_a_doubtful_line_takes_the_plain_pass_away(tmp_path: Path) -> None:
     (place,) = places_of("Never")
     out, never = tmp_path / "run", f"{OWN / 'asking.py'}:Never"
     run = api.export(never, inputs=[(16,)], quick=True, faults=1, seconds=0.1, out=out, exporter="torchscript")
-    closing = verdict.closing(run.report, run.folder)
+    closing = verdict.conclude(run.report, run.folder)
     assert closing.verdict == Verdict.PASS_HERE
     (line,) = closing.pending
     assert line.startswith(f"{place}: a branch was fixed at export")
-    refusal = api.failure(run.report, run.folder, require=True)
+    refusal = api.outcome_error(run.report, run.folder, require=True)
     assert isinstance(refusal, NotVerified)
     assert place in str(refusal)
 
@@ -192,7 +192,7 @@ def test_guards_and_sizes_alone_leave_the_plain_pass(tmp_path: Path) -> None:
     for name in ("Guarded", "BySizes"):
         model = f"{OWN / 'asking.py'}:{name}"
         run = api.export(model, inputs=[(16,)], quick=True, faults=1, seconds=0.1, to="onnx", out=tmp_path / name)
-        assert verdict.closing(run.report, run.folder).verdict == Verdict.PASS
+        assert verdict.conclude(run.report, run.folder).verdict == Verdict.PASS
         (remark,) = (line for line in run.report.remarks if "fixed at export" in line)
         assert all(place in remark for place in places_of(name))
 

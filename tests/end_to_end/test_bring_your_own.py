@@ -20,7 +20,7 @@ from deploytool.pipeline import runner
 from deploytool.pipeline.recipe import PIPELINE
 from deploytool.results import report, verdict
 from deploytool.results.receipt import Receipt
-from deploytool.results.report import Hop
+from deploytool.results.report import Comparison
 from deploytool.spec import Job, Options, Stage, Status, Tensor
 from deploytool.training import cifar
 from deploytool.training.recipe import Recipe
@@ -46,7 +46,7 @@ def made_anew(output: str) -> list[str]:
 
 
 def receipts(run: Path) -> dict[str, Receipt]:
-    return {sealed.made_by: sealed for _, sealed in runner.rooms(run)}
+    return {sealed.made_by: sealed for _, sealed in runner.stage_directories(run)}
 
 
 def test_a_checkpoint_goes_down_the_road_and_is_known_by_its_content(deploytool: Command, tmp_path: Path) -> None:
@@ -131,10 +131,10 @@ def photographs() -> dict[str, Pixels]:
     return {Path(name).name: picture for name, picture in zip(sample.filenames, sample.images, strict=True)}
 
 
-def measured(run: Path) -> list[Hop]:
+def measured(run: Path) -> list[Comparison]:
     written = report.read(run / "validate" / "report.json")
-    assert verdict.broken(written) == ()
-    return [hop for hop in written.hops if hop.status == Status.MEASURED]
+    assert verdict.failed_lines(written) == ()
+    return [comparison for comparison in written.comparisons if comparison.status == Status.MEASURED]
 
 
 def test_photographs_become_the_golden_images(deploytool: Command, tmp_path: Path) -> None:
@@ -151,11 +151,11 @@ def test_photographs_become_the_golden_images(deploytool: Command, tmp_path: Pat
     fitted = [images.fit(picture, found.preprocessing) for _, picture in sorted(photographs().items())]
     np.testing.assert_array_equal(sample.pixels, np.stack(fitted))
     np.testing.assert_array_equal(sample.inputs["input"], images.normalise(sample.pixels, found.preprocessing))
-    for hop in measured(run):
-        assert hop.agreement is not None
-        assert (hop.agreement.cases, hop.agreement.top1, hop.agreement.flips) == (2, 1.0, ())
-        assert 0.3 < hop.agreement.low < hop.agreement.high == 1.0
-        assert hop.accuracy is None
+    for comparison in measured(run):
+        assert comparison.agreement is not None
+        assert (comparison.agreement.cases, comparison.agreement.top1, comparison.agreement.flips) == (2, 1.0, ())
+        assert 0.3 < comparison.agreement.low < comparison.agreement.high == 1.0
+        assert comparison.accuracy is None
 
 
 def test_folders_of_classes_give_an_accuracy(deploytool: Command, tmp_path: Path) -> None:
@@ -170,10 +170,10 @@ def test_folders_of_classes_give_an_accuracy(deploytool: Command, tmp_path: Path
     sample = golden.read(tmp_path / "artifacts" / "net_make" / "golden" / "golden.npz")
     assert sample.labels.tolist() == [0] * 5 + [1] * 5
     right = float((sample.reference["logits"].argmax(axis=1) == sample.labels).mean())
-    for hop in measured(tmp_path / "artifacts" / "net_make"):
-        assert hop.accuracy is not None
-        assert (hop.accuracy.source, hop.accuracy.artifact) == (right, right)
-        assert (hop.accuracy.lost, hop.accuracy.won, hop.accuracy.p_value) == (0, 0, 1.0)
+    for comparison in measured(tmp_path / "artifacts" / "net_make"):
+        assert comparison.accuracy is not None
+        assert (comparison.accuracy.source, comparison.accuracy.artifact) == (right, right)
+        assert (comparison.accuracy.lost, comparison.accuracy.won, comparison.accuracy.p_value) == (0, 0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,11 @@ def test_trained_weights_keep_their_accuracy_to_the_fp16_graph(tmp_path: Path, w
     assert model.inputs == (Tensor("input", ("batch", 3, 224, 224)),)
     *_, last = runner.run(Job(model, options), PIPELINE, tmp_path / "run")
     assert last.path.is_file()
-    found = {hop.stage: hop.accuracy for hop in report.read(last.path).hops if hop.accuracy}
+    found = {
+        comparison.stage: comparison.accuracy
+        for comparison in report.read(last.path).comparisons
+        if comparison.accuracy
+    }
     assert found[Stage.GOLDEN].artifact == pytest.approx(results.test.accuracy)
     for stage in (Stage.TORCHSCRIPT, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE, Stage.FP16):
         assert abs(found[stage].artifact - found[Stage.GOLDEN].artifact) <= 1.001 / len(test)

@@ -44,7 +44,7 @@ def test_a_sound_model_passes(head: str, exporter: str, tmp_path: Path) -> None:
     run = exported(head, tmp_path / "run", exporter)
     assert run.error is None
     assert not any("noise without" in remark for remark in run.report.remarks)
-    assert head in STRAYS or "rewrite: plain: folded is left out" not in run.report.remarks
+    assert head in STRAYS or "rewrite: original: folded is left out" not in run.report.remarks
 
 
 def test_sound_passes(tmp_path: Path) -> None:

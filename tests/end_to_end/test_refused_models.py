@@ -9,7 +9,7 @@ import pytest
 
 from deploytool.errors import StageFailed
 from deploytool.loading import catalog
-from deploytool.model_checks.export_blockers import Cause
+from deploytool.model_checks.export_blockers import BlockerKind
 from deploytool.pipeline import runner
 from deploytool.spec import Job, Options, Stage, Tensor
 from tests.conftest import ROOT
@@ -18,12 +18,12 @@ OWN = ROOT / "tests" / "user_models" / "refused.py"
 RECIPE = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT)
 VECTOR = Tensor("vector", ("batch", 16))
 NEVER = {  # what no exporter takes: the words that name it, and the mend
-    "Autocast": (r"computes in bfloat16 by torch.autocast at refused.py:\d+", Cause.AUTOCAST),
-    "Brain": (r"computes in bfloat16 at refused.py:\d+", Cause.NARROW),
-    "Stored": (r"the weight shift is in bfloat16", Cause.WEIGHTS),
-    "Sparse": (r"uses sparse tensors at refused.py:\d+", Cause.SPARSE),
-    "Determined": (r"ONNX has no form of torch's \w*eig\w*", Cause.OPERATOR),
-    "Custom": (r"not torch's own, deploytool_test::doubled, at refused.py:\d+", Cause.CUSTOM),
+    "Autocast": (r"computes in bfloat16 by torch.autocast at refused.py:\d+", BlockerKind.AUTOCAST),
+    "Brain": (r"computes in bfloat16 at refused.py:\d+", BlockerKind.NARROW),
+    "Stored": (r"the weight shift is in bfloat16", BlockerKind.WEIGHTS),
+    "Sparse": (r"uses sparse tensors at refused.py:\d+", BlockerKind.SPARSE),
+    "Determined": (r"ONNX has no form of torch's \w*eig\w*", BlockerKind.OPERATOR),
+    "Custom": (r"not torch's own, deploytool_test::doubled, at refused.py:\d+", BlockerKind.CUSTOM),
 }
 ONE = {"Spectrum": "dynamo", "Asking": "torchscript"}
 

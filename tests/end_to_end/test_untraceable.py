@@ -37,7 +37,7 @@ def test_what_torchscript_does_not_take_goes_on_without_it(name: str, tmp_path: 
     assert not (tmp_path / "run" / "torchscript" / "model.pt").exists()
     assert run.onnx is not None
     assert run.fp16 is not None
-    (row,) = (hop for hop in run.report.hops if hop.stage == "torchscript")
+    (row,) = (comparison for comparison in run.report.comparisons if comparison.stage == "torchscript")
     assert row.left_out
     assert row.status is Status.UNAVAILABLE
     assert row.reason.startswith(f"TorchScript does not take the model: {MODELS[name]}")
@@ -76,4 +76,4 @@ def test_a_run_without_the_script_is_whole_for_every_command(tmp_path: Path, dep
     assert "Could not export Python function call" in page
     assert "Pending on a device" not in page
     assert 'message="unavailable (TorchScript' in junit.text(run.report)
-    assert json.loads(run.report_json.read_text())["hops"][1]["left_out"] is True
+    assert json.loads(run.report_json.read_text())["comparisons"][1]["left_out"] is True

@@ -27,8 +27,8 @@ from tests.user_model_export import ARCHITECTURES, OWN, Walk
 )
 def test_an_architecture_goes_down_the_whole_road(name: str, exporter: str, walk: Walk, tmp_path: Path) -> None:
     written = walk(name, ARCHITECTURES[name], exporter)
-    assert verdict.broken(written) == ()
-    statuses = {hop.stage: hop.status for hop in written.hops}
+    assert verdict.failed_lines(written) == ()
+    statuses = {comparison.stage: comparison.status for comparison in written.comparisons}
     assert statuses.pop(Stage.BUILD) == Status.BUILT_NOT_RUN
     assert set(statuses.values()) == {Status.MEASURED}
     assert (tmp_path / "run" / "build" / "model.plan").stat().st_size > 10_000
@@ -48,7 +48,7 @@ def test_auto_keeps_the_exporter_that_takes_the_model(
     name: str, inputs: str, kept: str, remark: str, walk: Walk
 ) -> None:
     written = walk(name, [inputs], "auto", engine=False)
-    assert verdict.broken(written) == ()
+    assert verdict.failed_lines(written) == ()
     (line,) = (line for line in written.remarks if line.startswith("export: "))
     assert re.match(rf"export: kept the graph of the {kept} exporter \(.*\): {remark}", line)
 
@@ -108,7 +108,7 @@ def test_inputs_and_outputs_keep_their_names_types_and_free_sizes(walk: Walk, tm
 
 @pytest.mark.parametrize("name", ["Tied", "Listing", "Upcasting", "Drawing", "Lazy"])
 def test_an_uncommon_habit_is_allowed(name: str, walk: Walk) -> None:
-    assert verdict.broken(walk(f"odd:{name}", ["16"])) == ()
+    assert verdict.failed_lines(walk(f"odd:{name}", ["16"])) == ()
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,10 @@ def test_a_graph_that_crashes_the_optimiser_alone_is_run_as_it_is(walk: Walk, mo
     crashes = "import json, os, sys\ngraph, optimise = json.loads(sys.stdin.readline())\noptimise and os.abort()"
     monkeypatch.setattr(worker_programs, "OPEN", crashes)
     written = walk("odd:SequenceFirst", ["4x8"], engine=False)  # crashes the optimiser of ONNX Runtime 1.31 indeed
-    assert verdict.broken(written) == ()
-    assert [hop.status for hop in written.hops if hop.stage == "fp16"] == [Status.MEASURED] * 3
+    assert verdict.failed_lines(written) == ()
+    assert [comparison.status for comparison in written.comparisons if comparison.stage == "fp16"] == [
+        Status.MEASURED
+    ] * 3
     assert any("crashes when it optimises this graph" in line for line in written.remarks)
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from deploytool.data.golden import Floor, Golden, Moved, Noise
+from deploytool.data.golden import Floor, Golden, Noise, Perturbation
 from deploytool.faults.effect import effects
-from deploytool.results.output_parts import Part
+from deploytool.results.output_parts import OutputPart
 from deploytool.spec import Preprocessing
 
 FP32, FP16 = 16e-7, 4e-3  # what passes
@@ -22,7 +22,7 @@ def sample(exact: Array, moved: Floats | None = None, *, labels: bool = False, t
     step = np.abs(np.asarray(exact, np.float64)) * 5e-8 if moved is None else moved
     outputs = exact if labels else exact + rng.uniform(-1, 1, exact.shape) * step
     floor = Floor(1e-7, 1e-7)
-    noise = Noise(floor, floor, (Moved(Part("y", labels=labels), floor, floor, tied, tied),))
+    noise = Noise(floor, floor, (Perturbation(OutputPart("y", labels=labels), floor, floor, tied, tied),))
     nothing = np.zeros((len(exact), 0, 0, 3), np.uint8)
     return Golden(nothing, {}, {"y": outputs}, {"y": exact}, np.full(len(exact), -1), Preprocessing(), noise)
 

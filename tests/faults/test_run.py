@@ -13,10 +13,10 @@ from deploytool.data import golden, images
 from deploytool.data.golden import Arrays, Golden
 from deploytool.faults import run as faults_run
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import Graph
-from deploytool.faults.run import Ready, Subject
+from deploytool.faults.kinds.graph import GraphFacts
+from deploytool.faults.run import CheckSet, Subject
 from deploytool.parity.replay import replay
-from deploytool.results.faults import ENGINE, GRAPH, Family, Missed, Power, Proof
+from deploytool.results.faults import ENGINE, GRAPH, DetectionCount, FaultFamily, FaultsResult, MissedFault
 from tests.conftest import TINY
 from tests.stages.test_validate import spoil
 
@@ -32,8 +32,8 @@ def subject(run: Path, **changed: Path) -> Subject:
     return faults_run.subject(*files, half=True, wanted={}, fresh=16)
 
 
-def prove(asked: Subject, count: int = 3) -> Proof:
-    return faults_run.prove(asked, count, 0, lambda done, total: None)
+def prove(asked: Subject, count: int = 3) -> FaultsResult:
+    return faults_run.run(asked, count, 0, lambda done, total: None)
 
 
 def blind(run: Path, out: Path) -> Path:
@@ -68,7 +68,7 @@ def test_blind_golden_cases_miss_and_the_helpful_ones_see(finished: Path, tmp_pa
     assert all(missed.effect > 2 for missed in proof.missed)
     assert proof.weak
     assert proof.helpful
-    faults_run.write_helpful(tmp_path / "cases.npz", asked, proof)
+    faults_run.write_helpful_cases(tmp_path / "cases.npz", asked, proof)
     pixels, inputs = golden.read_cases(tmp_path / "cases.npz")
     assert len(pixels) == len(inputs["input"]) == len(proof.helpful)
     seen = golden.read(sample)
@@ -97,9 +97,9 @@ def test_without_fp16_there_is_one_check(finished: Path) -> None:
     [((), 20, False), ((3.9,), 20, False), ((4.1,), 20, True), ((2.1, 2.2), 20, False), ((2.1, 2.2, 2.3), 20, True)],
 )
 def test_a_proof_is_weak_that_misses_a_large_fault_or_many(effects: tuple[float, ...], caught: int, weak: bool) -> None:
-    missed = tuple(Missed(GRAPH, "bias_dropped", "here", 0.1, effect) for effect in effects)
-    family = Family("bias_dropped", 30, 0, {GRAPH: Power(caught, 0, len(effects), 1e-3)})
-    assert Proof((family,), missed, 8, ()).weak is weak
+    missed = tuple(MissedFault(GRAPH, "bias_dropped", "here", 0.1, effect) for effect in effects)
+    family = FaultFamily("bias_dropped", 30, 0, {GRAPH: DetectionCount(caught, 0, len(effects), 1e-3)})
+    assert FaultsResult((family,), missed, 8, ()).weak is weak
 
 
 @pytest.mark.parametrize(
@@ -127,17 +127,17 @@ def test_a_fault_that_noise_does_not_show_is_caught_on_images(finished: Path) ->
         onnxruntime.start(bench.graph.model.SerializeToString()) as right,
     ):
         np.testing.assert_array_equal(wrong(**inputs)["logits"], right(**inputs)["logits"])
-    assert all(trial.caught for trial in faults_run.attempt(bench, fault).values())
+    assert all(trial.caught for trial in faults_run.try_fault(bench, fault).values())
 
 
-def _largest(bench: Ready, tensor: str, inputs: Arrays) -> float:
+def _largest(bench: CheckSet, tensor: str, inputs: Arrays) -> float:
     copy = bench.graph.copy()
     copy.model.graph.output.append(onnx.ValueInfoProto(name=tensor))
     with onnxruntime.start(copy.model.SerializeToString()) as session:
         return float(session(**inputs)[tensor].max())
 
 
-def _cut(spoiled: Graph, tensor: str, limit: float) -> None:
+def _cut(spoiled: GraphFacts, tensor: str, limit: float) -> None:
     node = spoiled.maker(tensor)
     assert node is not None
     spoiled.put("cut/smallest", np.array(0.0, np.float32))

@@ -100,9 +100,9 @@ def _told(cell: Cell, folder: Path) -> tuple[Outcome, str, dict[str, float]]:
         if isinstance(failure, KeyboardInterrupt):
             raise
         return Outcome.UNCLEAR, "".join(traceback.format_exception(failure))[-1500:], {}
-    tolerated = verdict.tolerated(run.report)
+    tolerated = verdict.largest_tolerances(run.report)
     if run.error is not None:
-        broken = "; ".join(verdict.broken(run.report))
+        broken = "; ".join(verdict.failed_lines(run.report))
         return Outcome.FAIL, f"{run.error} [{broken}]"[:500], tolerated
     return Outcome.PASS, "", tolerated
 

@@ -38,7 +38,7 @@ class Bundles:
     def __init__(self, there: Ground, bench: Path) -> None:
         self.there, self.bench = there, bench
         self.clean_tree, self.root = ground.tree(there.bundle), ground.tree(there.root)
-        self.seal = manifest_digest(there.bundle)
+        self.digest = manifest_digest(there.bundle)
         self.folder, self.out = bench / "bundle", bench / "out"
         (bench / "victim").mkdir()
         (bench / "victim" / "file").write_bytes(b"not yours")
@@ -88,7 +88,7 @@ class Bundles:
         tamper = rng.choice(archives.TAMPERS)
         case, path = Case(f"archive {tamper.__name__}"), self.bench / "out.tar"
         tamper(path, self.there.tar.read_bytes(), rng)
-        for asks in (["--require-signature", self.there.key], ["--seal", self.seal], []):
+        for asks in (["--require-signature", self.there.key], ["--digest", self.digest], []):
             words = ("pull", f"oci-archive:{path}", "--out", self.out, *asks)
             seen = case.seen(
                 f"pull {' '.join(map(str, asks[:1]))}", judge.call(rng.choice((FRONT, BACK)), *words), (0, *REFUSED)
@@ -133,9 +133,9 @@ class Expected:
     signature: bool = False
     others: Collection[str] = ()
 
-    def refused(self, *, key: bool = False, seal: bool = False) -> bool:
-        """Whether whoever asks for a key or a seal must refuse it."""
-        return self.spoilt or (seal and self.manifest) or (key and (self.manifest or self.signature))
+    def refused(self, *, key: bool = False, digest: bool = False) -> bool:
+        """Whether whoever asks for a key or a digest must refuse it."""
+        return self.spoilt or (digest and self.manifest) or (key and (self.manifest or self.signature))
 
     @property
     def whole(self) -> bool:
@@ -161,7 +161,7 @@ class _Commands:
         elif verify == 1:
             self._held("verify --root", BOTH, "verify", folder, "--root", bench / "root")
         else:
-            self._held("verify --seal", BOTH, "verify", folder, "--seal", self._of.seal, seal=True)
+            self._held("verify --digest", BOTH, "verify", folder, "--digest", self._of.digest, digest=True)
         self._held("build", BOTH, "build", folder)
         self._held("run", BOTH, "run", folder, self._picture)
         self._held("bench", BOTH, "bench", folder, "--seconds", 0.1)
@@ -175,13 +175,13 @@ class _Commands:
         self._sign()
         self._rollback()
 
-    def _codes(self, *, key: bool = False, seal: bool = False) -> tuple[int, ...]:
-        return REFUSED if self._expected.refused(key=key, seal=seal) else _ANY
+    def _codes(self, *, key: bool = False, digest: bool = False) -> tuple[int, ...]:
+        return REFUSED if self._expected.refused(key=key, digest=digest) else _ANY
 
-    def _held(self, name: str, door: str, *words: object, seal: bool = False) -> Seen:
+    def _held(self, name: str, door: str, *words: object, digest: bool = False) -> Seen:
         """A command that holds the whole bundle against its manifest, before anything else comes of it."""
-        asks = [] if seal else self._asks
-        codes = self._codes(key=bool(asks), seal=seal)
+        asks = [] if digest else self._asks
+        codes = self._codes(key=bool(asks), digest=digest)
         return self._case.seen(name, judge.call(self._door() if door == BOTH else door, *words, *asks), codes)
 
     def _door(self) -> str:
@@ -212,21 +212,21 @@ class _Commands:
         sources: tuple[tuple[str, list[object]], ...] = (
             ("pull folder", [self._of.folder]),
             ("pull http", [self._of.url]),
-            ("pull --near", [f"oci-archive:{self._of.there.tar}", "--near", self._of.folder]),
+            ("pull --reuse-from", [f"oci-archive:{self._of.there.tar}", "--reuse-from", self._of.folder]),
         )
         for name, words in sources:
             seen = judge.call(self._door(), "pull", *words, "--out", self._of.out, *self._asks)
             if self._case.seen(name, seen, _ANY).code == 0:
-                self._landed(name, near="near" in name)
+                self._landed(name, reuse_from="near" in name)
             shutil.rmtree(self._of.out, ignore_errors=True)
             shutil.rmtree(self._of.bench / ".out.fetching", ignore_errors=True)
 
-    def _landed(self, name: str, *, near: bool) -> None:
+    def _landed(self, name: str, *, reuse_from: bool) -> None:
         """What was fetched is the bundle as it was, byte for byte; forged is only what nobody asked the maker of."""
         now, clean = ground.tree(self._of.out), dict(self._of.clean_tree)
         if self._of.said(now) == self._of.said(clean):
             now[SIGNATURE_FILE] = clean[SIGNATURE_FILE]
-        if not near and not self._keyed:
+        if not reuse_from and not self._keyed:
             if self._expected.manifest and now.get(MANIFEST_FILE) != clean[MANIFEST_FILE]:
                 return
             now.pop(SIGNATURE_FILE, None)
@@ -237,7 +237,7 @@ class _Commands:
     def _ship(self) -> None:
         root = self._of.out
         seen = self._held("ship", FRONT, "ship", self._of.folder, f"me@device:{root}", "--no-install")
-        received = root / "received" / self._of.seal
+        received = root / "received" / self._of.digest
         if seen.code == 0 and received.is_dir():
             self._same_but_signature("ship", ground.tree(received))
         if self._expected.refused(key=self._keyed) and root.exists():
@@ -264,23 +264,23 @@ class _Commands:
 
     def _rollback(self) -> None:
         """The tampered bundle lies where an installed one did: by its place it is known which it must be."""
-        root, seal, other = self._of.out, self._of.seal, "0" * 64
-        place = root / "bundles" / seal
+        root, digest, other = self._of.out, self._of.digest, "0" * 64
+        place = root / "bundles" / digest
         place.parent.mkdir(parents=True)
         self._of.folder.rename(place)
-        asked = {"key": self._keyed, "seal": True}
-        self._points(root, other, seal)
+        asked = {"key": self._keyed, "digest": True}
+        self._points(root, other, digest)
         good: tuple[int, ...] = REFUSED if self._expected.refused(**asked) else (0, *REFUSED)
         if self._expected == Expected():
             good = (0,)
         self._case.seen("rollback", judge.call(self._door(), "rollback", "--root", root, *self._asks), good)
-        self._points(root, seal, other)
+        self._points(root, digest, other)
         if self._rng.random() < 0.5:
             self._case.seen("open root", judge.attempt(partial(_opened, root, self._key)), self._codes(**asked))
         else:
             words = ("run", root, self._picture, *self._asks)
             self._case.seen("run root", judge.call(self._door(), *words), self._codes(**asked))
-        self._points(root, other, seal)
+        self._points(root, other, digest)
         words = ("install", self._of.there.bundle, "--root", root)
         if self._case.seen("install over", judge.call(self._door(), *words), (0,)).code == 0:
             self._same_but_signature("install over", ground.tree(place))

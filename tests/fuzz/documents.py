@@ -17,7 +17,14 @@ from pathlib import Path
 
 import deploytool.device
 from deploytool import serde
-from deploytool.bundle.manifest import Recipe, all_files, engine_recipe, manifest_digest, read_manifest, write_manifest
+from deploytool.bundle.manifest import (
+    EngineRecipe,
+    all_files,
+    engine_recipe,
+    manifest_digest,
+    read_manifest,
+    write_manifest,
+)
 from deploytool.data import golden, inputs_file
 from deploytool.loading import weights_file
 from deploytool.pipeline import trust
@@ -140,7 +147,7 @@ class Documents:
         self._tries(case, "trust", partial(trust.check, run, trust_code=False))
         if rng.random() < _PAGES:
             self._tries(case, "page", lambda: html.text(run_data.read(run)))
-            self._tries(case, "family", partial(html.write_family, (run, clean), self.bench / "family.html"))
+            self._tries(case, "family", partial(html.write_comparison, (run, clean), self.bench / "family.html"))
             self._call(case, "junit", FRONT, "report", run, "--junit", self.bench / "junit.xml")
         self._tries(case, "blame", partial(blame.read, run))
 
@@ -157,7 +164,7 @@ class Documents:
     def _weights(self, case: Case, rng: random.Random) -> None:
         path = self.run / "load" / "weights.safetensors"
         self._tries(case, "definition", partial(weights_file.definition, path))
-        self._tries(case, "floats", partial(weights_file.floats, path))
+        self._tries(case, "floats", partial(weights_file.float_values, path))
         self._tries(case, "trust", partial(trust.check, self.run, trust_code=True))
         self._call(case, "pack", FRONT, "pack", self.run)
 
@@ -234,7 +241,7 @@ _LOGINS = {
 
 def _decoded(raw: bytes) -> None:
     try:
-        serde.decode(Recipe, serde.loads(raw))
+        serde.decode(EngineRecipe, serde.loads(raw))
     except serde.Malformed:
         return
 
@@ -247,7 +254,7 @@ def _request(folder: Path) -> bytes:
     files = [[file.path, file.size, file.sha256] for file in all_files(read_manifest(folder))]
     request = {
         "root": "place",
-        "seal": manifest_digest(folder),
+        "digest": manifest_digest(folder),
         "files": files,
         "beside": beside,
         "key": "",

@@ -16,7 +16,7 @@ from deploytool.device import commands, install
 from deploytool.pipeline import runner
 from deploytool.pipeline.recipe import PIPELINE
 from deploytool.results import blame
-from deploytool.results.blame import Blame, Finding, Hop, Layer
+from deploytool.results.blame import Blame, Finding, Layer, TracedGraph
 from deploytool.spec import Job, Stage
 from deploytool.transfer import oci_archive
 from tests import benched
@@ -94,7 +94,7 @@ def made(home: Path, run: Path | None = None) -> Ground:
 
 
 def _ran(home: Path) -> None:
-    decisions = targets.decide(("rtx40",))
+    decisions = targets.plan_engines(("rtx40",))
     options = dataclasses.replace(QUICK, targets=decisions, engines=targets.engines(decisions))
     list(runner.run(Job(TINY, options), PIPELINE, home))
     runner.extend(Stage.PACK, options, home)
@@ -105,7 +105,7 @@ def _documents(run: Path) -> None:
     result.write(run, benched.benchmark(run))
     layer = Layer("stem", "t", "/stem/Conv", "Conv", 1.0, 0.1)
     finding = Finding(Stage.EXPORT, "eager", "stem", False, layer, None)
-    blame.write(run, blame._graphs(run), Blame((Hop(Stage.EXPORT, (), (layer,)),), (0, 1), finding))
+    blame.write(run, blame._graphs(run), Blame((TracedGraph(Stage.EXPORT, (), (layer,)),), (0, 1), finding))
     shown = commands.verify(run / "pack" / "bundle", say=lambda _: None).document
     (run / "devices").mkdir()
     (run / "devices" / "device.json").write_text(serde.text({"result": shown, "error": None}), encoding="utf-8")

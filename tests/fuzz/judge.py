@@ -19,7 +19,7 @@ from typing import Any
 
 from deploytool import cli
 from deploytool.cli import console
-from deploytool.cli.console import Manner
+from deploytool.cli.console import OutputMode
 from deploytool.device import __main__ as back
 from deploytool.device import commands, probe, serve, worker
 from deploytool.errors import ChildDied, StageFailed
@@ -96,7 +96,7 @@ def call(door: str, *arguments: object) -> Seen:
     code = 1
     try:
         with redirect_stderr(said), redirect_stdout(told), deadline(LIMIT_S):
-            console.adopt(Manner())
+            console.set_mode(OutputMode())
             code = cli._called() if door == FRONT else _back()
     except Hung:
         wrong.append(f"it hung: {LIMIT_S:g} s were not enough")

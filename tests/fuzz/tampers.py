@@ -165,7 +165,7 @@ def _of_manifest(edit: Callable[[bytes, random.Random], bytes]) -> Tamper:
 
 
 def manifest_to_fit(folder: Path, rng: random.Random, _: Ground) -> None:
-    """Other bytes and a manifest that names them: only a signature or a seal can tell."""
+    """Other bytes and a manifest that names them: only a signature or a digest can tell."""
     path = _any(folder, rng)
     path.write_bytes(values.spoiled(path.read_bytes(), rng))
     with suppress(OSError, ValueError):

@@ -49,8 +49,8 @@ def _weights(path: Path) -> None:
     eager.save({"weight": torch.zeros(10_000)}, TINY, path)
 
 
-def _canaries(path: Path) -> None:
-    intermediates.write(path, intermediates.Canaries({"tensor": np.zeros(10_000)}))
+def _probes(path: Path) -> None:
+    intermediates.write(path, intermediates.Probes({"tensor": np.zeros(10_000)}))
 
 
 def _training(path: Path) -> None:
@@ -66,7 +66,7 @@ def _copied(path: Path) -> None:
 _WRITERS: dict[str, Callable[[Path], None]] = {
     "model.onnx": lambda path: disk.write(path, bytes(30_000)),
     "golden.npz": _golden,
-    "probes.npz": _canaries,
+    "probes.npz": _probes,
     "weights.safetensors": _weights,
     "picture.png": lambda path: images.write(path, _BIG),
     "checkpoint.pt": _training,
@@ -141,8 +141,8 @@ def test_an_error_in_reading_is_no_error_in_writing() -> None:
 
 
 def test_the_last_boundary_knows_a_full_disk_too() -> None:
-    assert isinstance(exception_text.failure(OSError(errno.ENOSPC, "full", "/x/file")), NoRoom)
-    assert str(exception_text.failure(_FULL)).startswith("a file cannot be written: No space left on device")
+    assert isinstance(exception_text.as_error(OSError(errno.ENOSPC, "full", "/x/file")), NoRoom)
+    assert str(exception_text.as_error(_FULL)).startswith("a file cannot be written: No space left on device")
 
 
 def test_a_child_that_cannot_write_says_which_file(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_disk_that_gets_full_names_the_file(tmp_path: Path, kilobytes: int, mo
         pytest.skip("no mounts here")
     try:
         with pytest.raises(NoRoom, match=rf"^{tmp_path}/run/\S+ cannot be written: No space left on device"):
-            deploytool.export(TINY, quick=True, to="onnx", images=4, rewrite="none", out=tmp_path / "run")
+            deploytool.export(TINY, quick=True, to="onnx", images=4, rewrite="original", out=tmp_path / "run")
     finally:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 

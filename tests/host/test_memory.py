@@ -16,9 +16,9 @@ _QUICK, _THOROUGH = Job(TINY, Options(faults=0)), Job(TINY, Options(faults=1))
 
 
 def test_the_machine_says_how_much_there_is() -> None:
-    free = memory.free()
+    free = memory.available_bytes()
     assert free is None or free > 0
-    assert memory.held() > 1 << 20
+    assert memory.resident_bytes() > 1 << 20
 
 
 def test_a_limit_on_addresses_counts() -> None:
@@ -47,8 +47,8 @@ def test_the_tightest_group_above_counts_and_what_is_cached_is_given_back(tmp_pa
 
 
 def test_a_model_that_takes_more_memory_than_there_is_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "free", lambda: 2_000_000_000)
-    monkeypatch.setattr(memory, "held", lambda: 400_000_000)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 2_000_000_000)
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 400_000_000)
     memory_estimate.check(130e6, _QUICK)
     memory_estimate.check(80e6, _THOROUGH)
     with pytest.raises(
@@ -61,11 +61,11 @@ def test_a_model_that_takes_more_memory_than_there_is_is_refused(monkeypatch: py
     with pytest.raises(NoRoom) as raised:
         memory_estimate.check(300e6, _THOROUGH)
     assert raised.value.remedy.startswith("end what else runs here")
-    monkeypatch.setattr(memory, "free", lambda: None)
+    monkeypatch.setattr(memory, "available_bytes", lambda: None)
     memory_estimate.check(130e6, _THOROUGH)
 
 
 def test_more_than_a_graph_holds_is_refused_wherever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "free", lambda: None)
+    monkeypatch.setattr(memory, "available_bytes", lambda: None)
     with pytest.raises(StageFailed, match=r"has 2.3 GB of weights, and an ONNX file holds at the most 2.1 GB"):
         memory_estimate.check(2.3e9, _QUICK)

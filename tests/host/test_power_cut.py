@@ -95,7 +95,7 @@ def test_a_bundle_that_is_pulled(disk: Disk, tmp_path: Path, content: Path) -> N
 
 
 def test_a_bundle_that_is_near_already(disk: Disk, tmp_path: Path, content: Path) -> None:
-    pulled(str(content), tmp_path / "out", near=(content,))
+    pulled(str(content), tmp_path / "out", reuse_from=(content,))
     assert disk.shown == ["out"]
 
 
@@ -105,8 +105,8 @@ def test_a_bundle_in_one_file(disk: Disk, tmp_path: Path, content: Path) -> None
 
 
 def test_a_bundle_that_is_installed(disk: Disk, tmp_path: Path, content: Path) -> None:
-    seal = install.install(content, tmp_path / "root", lambda checked: None).current
-    assert disk.shown == [f"root/bundles/{seal}", "root/current"]
+    digest = install.install(content, tmp_path / "root", lambda checked: None).current
+    assert disk.shown == [f"root/bundles/{digest}", "root/current"]
 
 
 def test_a_bundle_that_is_packed_into_another_folder(disk: Disk, tmp_path: Path, content: Path) -> None:
@@ -116,12 +116,12 @@ def test_a_bundle_that_is_packed_into_another_folder(disk: Disk, tmp_path: Path,
 
 def test_a_bundle_that_a_device_receives(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = b"{}\n"
-    seal, name = hashlib.sha256(raw).hexdigest(), hashlib.sha256(b"x").hexdigest()
+    digest, name = hashlib.sha256(raw).hexdigest(), hashlib.sha256(b"x").hexdigest()
     beside = {"manifest.json": "e30K"}
-    request = {"root": str(tmp_path / "root"), "seal": seal, "files": [["a/b", 1, name], ["c", 1, name]]}
+    request = {"root": str(tmp_path / "root"), "digest": digest, "files": [["a/b", 1, name], ["c", 1, name]]}
     monkeypatch.setattr(ssh_receiver, "_answer", lambda what: None)
     ssh_receiver._received({**request, "beside": beside, "key": "", "install": False}, io.BytesIO(b"x"))
-    assert disk.shown == [f"root/received/{seal}"]
+    assert disk.shown == [f"root/received/{digest}"]
 
 
 @pytest.mark.parametrize("beside", [True, False])

@@ -89,20 +89,20 @@ WAITING = "import json, os, sys; print(os.getpid(), *json.loads(sys.stdin.readli
 
 def test_a_child_that_began_ahead_is_handed_its_task() -> None:
     command = worker_programs.command(WAITING)
-    process.ahead(command, 1.0)
+    process.start_ahead(command, 1.0)
     begun = process._waiting[command].pid
-    process.ahead(command, 1.0)
-    assert (process.awaits(command), process._waiting[command].pid) == (True, begun)
+    process.start_ahead(command, 1.0)
+    assert (process.is_waiting(command), process._waiting[command].pid) == (True, begun)
     said = [run_limited(command, what="it", seconds=20, gibibytes=1.0, task=["a", "b"]).split() for _ in range(2)]
     assert said[0] == [str(begun), "a", "b"]
     assert said[1][1:] == ["a", "b"]
     assert said[1][0] != str(begun), "the second had to begin anew"
-    assert not process.awaits(command)
+    assert not process.is_waiting(command)
 
 
 def test_a_child_that_nobody_came_to_need_is_recalled() -> None:
     command = worker_programs.command(WAITING)
-    process.ahead(command, 1.0)
+    process.start_ahead(command, 1.0)
     begun = process._waiting[command].pid
     process.recall(command)
     process.recall(command)
@@ -112,7 +112,7 @@ def test_a_child_that_nobody_came_to_need_is_recalled() -> None:
 
 def test_a_child_that_died_before_its_task_came_fails_like_any_other() -> None:
     command = worker_programs.command("raise SystemExit('no such library')")
-    process.ahead(command, 1.0)
+    process.start_ahead(command, 1.0)
     process._waiting[command].wait()
     with pytest.raises(StageFailed, match="it ended with status 1: no such library"):
         run_limited(command, what="it", seconds=20, gibibytes=1.0, task=["a" * 100_000])

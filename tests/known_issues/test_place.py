@@ -40,7 +40,7 @@ def test_a_hit_says_where_and_who() -> None:
 
 
 @pytest.mark.parametrize("each", known_issues.MISCOMPILES, ids=lambda each: each.ISSUE)
-def test_every_pattern_names_a_thread_and_describes_itself(each: known_issues.Miscompile) -> None:
+def test_every_pattern_names_a_thread_and_describes_itself(each: known_issues.KnownIssue) -> None:
     assert "#" in each.ISSUE
     assert each.ISSUE in str(each.__doc__)
     assert each.SEEN

@@ -44,21 +44,21 @@ def test_what_cannot_be_found_is_named(reference: str, problem: str) -> None:
 
 
 def test_sources_are_found_without_importing() -> None:
-    assert factory.sources("wave:open")[0].name == "wave.py"
+    assert factory.source_files("wave:open")[0].name == "wave.py"
     assert "wave" not in sys.modules
     with pytest.raises(BadInput, match=r"there is no file net\.py"):
-        factory.sources("net.py:make")
-    zoo = {path.name for path in factory.sources("deploytool.models.mixnet:mixnet")}
+        factory.source_files("net.py:make")
+    zoo = {path.name for path in factory.source_files("deploytool.models.mixnet:mixnet")}
     assert {"mixnet.py", "layers.py"} <= zoo
     assert "specs.py" not in zoo
     with pytest.raises(BadInput, match="there is no module 'no_such_module'"):
-        factory.sources("no_such_module:make")
+        factory.source_files("no_such_module:make")
 
 
 def test_what_lies_beside_a_file_is_its_source_and_can_be_imported(tmp_path: Path) -> None:
     (tmp_path / "beside_it.py").write_text("size = 3\n")
     (tmp_path / "net.py").write_text("from beside_it import size\ndef make(): return size\n")
-    assert {path.name for path in factory.sources(f"{tmp_path / 'net.py'}:make")} == {"beside_it.py", "net.py"}
+    assert {path.name for path in factory.source_files(f"{tmp_path / 'net.py'}:make")} == {"beside_it.py", "net.py"}
     assert factory.resolve(f"{tmp_path / 'net.py'}:make")() == 3
 
 

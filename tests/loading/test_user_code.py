@@ -98,7 +98,7 @@ def test_a_factory_is_found_in_every_layout(layout: str, tmp_path: Path, monkeyp
     files, reference = LAYOUTS[layout]
     monkeypatch.chdir(project(tmp_path, files))
     assert factory.resolve(reference)() == 3
-    assert {path.name for path in factory.sources(reference)} >= {
+    assert {path.name for path in factory.source_files(reference)} >= {
         Path(name).name for name in files if "common" not in name
     }
 

@@ -15,7 +15,7 @@ from tests.conftest import TINY
 def test_it_reads_what_the_library_wrote(finished: Path) -> None:
     path = finished / "load" / "weights.safetensors"
     assert weights_file.definition(path) == TINY
-    theirs, ours = load_file(path), weights_file.floats(path)
+    theirs, ours = load_file(path), weights_file.float_values(path)
     assert set(weights_file.names(path)) == set(theirs)
     assert set(ours) == {name for name, values in theirs.items() if values.is_floating_point()}
     for name, values in ours.items():
@@ -26,7 +26,7 @@ def test_it_reads_what_the_library_wrote(finished: Path) -> None:
 def test_what_numpy_has_no_type_for_is_left_out(tmp_path: Path) -> None:
     kept = {"a": torch.ones(2, 3, dtype=torch.float16), "b": torch.ones(2, dtype=torch.bfloat16), "c": torch.ones(())}
     save_file(kept, tmp_path / "weights")
-    found = weights_file.floats(tmp_path / "weights")
+    found = weights_file.float_values(tmp_path / "weights")
     assert {name: (values.shape, np.dtype(values.dtype)) for name, values in found.items()} == {
         "a": ((2, 3), np.dtype(np.float16)),
         "c": ((), np.dtype(np.float32)),
@@ -57,6 +57,6 @@ OUTSIDE = [
 def test_a_header_of_another_form_is_refused(tmp_path: Path, header: str) -> None:
     raw = header.encode("latin-1")
     (tmp_path / "weights").write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(16))
-    for reader in (weights_file.names, weights_file.floats):
+    for reader in (weights_file.names, weights_file.float_values):
         with pytest.raises(BadInput, match="is no weights file"):
             reader(tmp_path / "weights")

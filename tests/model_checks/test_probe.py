@@ -16,7 +16,7 @@ from deploytool.errors import StageFailed
 from deploytool.loading import weights_file
 from deploytool.loading.module import build
 from deploytool.model_checks import probe
-from deploytool.model_checks.probe import Probed
+from deploytool.model_checks.probe import ProbeResult
 from deploytool.spec import Model, Options, Tensor
 from tests.user_model_export import OWN
 
@@ -27,7 +27,7 @@ def model(name: str) -> Model:
     return Model(name, f"{OWN / 'impure.py'}:{name}", inputs=VECTOR, outputs=())
 
 
-def examined(name: str, fixed_batch: int | None = None) -> Probed:
+def examined(name: str, fixed_batch: int | None = None) -> ProbeResult:
     with build.seeded(), torch.no_grad():
         state = build.build(model(name)).module.state_dict()
         return probe.examine(model(name), state, Options(fixed_batch=fixed_batch))
@@ -121,7 +121,7 @@ def test_the_weights_are_those_before_any_probe_and_golden_inputs_are_nobodys_to
             f"{OWN / 'impure.py'}:{name}", inputs=[(16,)], quick=True, to="onnx", out=tmp_path / name
         ).check()
         weights = tmp_path / name / "load" / "weights.safetensors"
-        module, told = eager.module(weights), weights_file.definition(weights)
+        module, told = eager.load_module(weights), weights_file.definition(weights)
         assert int(dict(module.named_buffers()).get("count", torch.tensor(0))) == 0
         sample = golden.read(tmp_path / name / "golden" / "golden.npz")
         assert any(np.abs(array).max() > 0 for array in sample.inputs.values())

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from deploytool.benchmark.interleave import Clocks, Series
+from deploytool.benchmark.interleave import ClockReading, TimingSeries
 
 
 class Machine:
@@ -16,8 +16,8 @@ class Machine:
         self.wall = self.cpu = self.queued = 0.0
         self.speed = 1.0
 
-    def clocks(self) -> Clocks:
-        return Clocks(lambda: self.wall, lambda: self.cpu, lambda: self.queued, lambda: None)
+    def clocks(self) -> ClockReading:
+        return ClockReading(lambda: self.wall, lambda: self.cpu, lambda: self.queued, lambda: None)
 
     def work(self, seconds: float, *, threads: int = 1, waited: float = 0.0, name: str = "") -> Callable[[], str]:
         """Work for `seconds` on each of `threads`, which stand in a queue for `waited` seconds meanwhile."""
@@ -31,7 +31,7 @@ class Machine:
         return call
 
 
-def series(wall_ms: np.ndarray | list[float], cpu: float = 1.0, queued: float = 0.0) -> Series:
+def series(wall_ms: np.ndarray | list[float], cpu: float = 1.0, queued: float = 0.0) -> TimingSeries:
     """A series of that wall time, with shares of it as processor time and time in a queue."""
     wall = np.asarray(wall_ms, np.float64)
-    return Series(wall, wall * cpu, wall * queued)
+    return TimingSeries(wall, wall * cpu, wall * queued)

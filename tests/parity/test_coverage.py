@@ -19,7 +19,7 @@ from tests.user_model_export import OWN
 def test_it_hears_every_channel_and_answers_as_the_model(finished: Path) -> None:
     sample = golden.read(finished / "golden" / "golden.npz")
     weights = finished / "load" / "weights.safetensors"
-    heard = coverage.listen(eager.module(weights), weights_file.definition(weights), sample.inputs)
+    heard = coverage.measure(eager.load_module(weights), weights_file.definition(weights), sample.inputs)
     answers, extremes = heard.answers, heard.extremes
     np.testing.assert_allclose(answers["logits"], sample.outputs["logits"], atol=1e-6)
     assert len(extremes) == len(sample.labels)
@@ -70,7 +70,7 @@ def test_the_batch_is_found_wherever_it_lies(name: str, channels: int) -> None:
 def test_the_extremes_of_windows_are_those_of_their_own_case() -> None:
     module, inputs = made("Windows")
     inputs["input"][5] *= 100
-    heard = coverage.listen(module, model("Windows"), inputs)
+    heard = coverage.measure(module, model("Windows"), inputs)
     weight, bias = (each.numpy() for each in module.get_submodule("inner").state_dict().values())
     windows = inputs["input"].reshape(11, 4, 4) @ weight.T + bias
     np.testing.assert_allclose(heard.extremes[:, :4], windows.max(1).clip(0), rtol=1e-4, atol=1e-5)
@@ -90,10 +90,10 @@ def test_a_model_that_cannot_be_listened_to_leaves_a_remark_and_its_answers() ->
     assert coverage.choose(heard.extremes, 3, []) == [0, 1, 2]
 
 
-def listened(name: str) -> coverage.Heard:
+def listened(name: str) -> coverage.ChannelCoverage:
     module, inputs = made(name)
-    heard = coverage.listen(module, model(name), inputs)
-    plain = eager.session(module, model(name))(**inputs)
+    heard = coverage.measure(module, model(name), inputs)
+    plain = eager.make_session(module, model(name))(**inputs)
     np.testing.assert_allclose(heard.answers["logits"], plain["logits"], atol=1e-5)
     return heard
 

@@ -12,7 +12,7 @@ from deploytool.backends import Array, Session, fp16_emulation, onnxruntime, ref
 from deploytool.data.golden import Floor, Noise
 from deploytool.errors import BadInput
 from deploytool.parity import intermediates, metrics
-from deploytool.parity.intermediates import Canaries
+from deploytool.parity.intermediates import Probes
 from deploytool.spec import Range
 from tests.known_issues.graphs import save, thread
 
@@ -25,7 +25,7 @@ def graph(tmp_path: Path) -> Path:
 
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
-    kept = Canaries({"/0/Add_output_0": np.arange(6.0).reshape(2, 3), "file": np.ones((2, 1), np.float16)})
+    kept = Probes({"/0/Add_output_0": np.arange(6.0).reshape(2, 3), "file": np.ones((2, 1), np.float16)})
     for name in ("one.npz", "two.npz"):
         intermediates.write(tmp_path / name, kept)
     found = intermediates.read(tmp_path / "one.npz").values
@@ -40,7 +40,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
 def test_another_file_is_refused(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "probes.npz"
     np.savez(path, np.arange(3)) if content is None else path.write_bytes(content)
-    with pytest.raises(BadInput, match="holds no canaries"):
+    with pytest.raises(BadInput, match="holds no probes"):
         intermediates.read(path)
 
 
@@ -81,11 +81,11 @@ def test_nothing_is_run_where_there_is_nothing_to_see(graph: Path) -> None:
         assert intermediates.answers(graph, tensors, never, IMAGES) == {}
 
 
-def test_each_canary_is_a_check_of_its_own() -> None:
-    kept = Canaries({"a": np.ones((2, 3)), "b": np.ones((2, 3)), "c": np.ones((2, 3))})
+def test_each_probe_is_a_check_of_its_own() -> None:
+    kept = Probes({"a": np.ones((2, 3)), "b": np.ones((2, 3)), "c": np.ones((2, 3))})
     got = {"a": np.ones((4, 3)), "b": np.full((4, 3), 1.1), "logits": np.zeros((4, 5))}
     found = intermediates.checks(kept, got, metrics.tolerances(Noise(Floor(1e-7, 1e-7), Floor(1e-3, 1e-3)), {}).fp16)
-    assert [(check.against, bool(check.broken)) for check in found] == [("canary a", False), ("canary b", True)]
+    assert [(check.against, bool(check.broken)) for check in found] == [("probe a", False), ("probe b", True)]
 
 
 def test_the_copy_is_a_sound_graph(graph: Path) -> None:

@@ -32,7 +32,9 @@ def sample(finished: Path) -> Golden:
 
 
 def measured(weights: Path, sample: Golden) -> Noise:
-    return noise.measure(eager.module(weights), weights_file.definition(weights), sample.inputs, sample.reference).noise
+    return noise.measure(
+        eager.load_module(weights), weights_file.definition(weights), sample.inputs, sample.reference
+    ).noise
 
 
 def test_what_is_recorded_is_what_is_measured(finished: Path, sample: Golden) -> None:
@@ -48,10 +50,10 @@ def test_fp16_is_some_thousand_times_noisier_than_fp32(sample: Golden) -> None:
 def test_it_is_measured_where_it_is_largest(finished: Path) -> None:
     weights = finished / "load" / "weights.safetensors"
     _, inputs = synthetic.draw(TINY, 16, 7, {})
-    module, model = eager.module(weights), weights_file.definition(weights)
+    module, model = eager.load_module(weights), weights_file.definition(weights)
     with eager.start(weights, double=True) as exact:
         given = {name: torch.from_numpy(array) for name, array in inputs.items()}
-        moved = metrics.deviations(noise._rounded(module, model, given, noise._nearest), replay(exact, inputs))
+        moved = metrics.rms_errors(noise._rounded(module, model, given, noise._nearest), replay(exact, inputs))
         order = np.argsort(moved)
         inputs = {name: array[order] for name, array in inputs.items()}
         found = noise.measure(module, model, inputs, replay(exact, inputs)).noise
@@ -70,7 +72,7 @@ def test_it_foretells_the_error_of_the_graphs(finished: Path, sample: Golden) ->
 
 def test_an_overflow_in_fp16_is_no_noise(finished: Path, sample: Golden, tmp_path: Path) -> None:
     weights = finished / "load" / "weights.safetensors"
-    module, model = eager.module(weights), weights_file.definition(weights)
+    module, model = eager.load_module(weights), weights_file.definition(weights)
     module.get_parameter("stem.0.weight").mul_(1e6)
     module.get_parameter("classifier.weight").mul_(1e-6)
     loud = tmp_path / "weights.safetensors"
@@ -93,7 +95,7 @@ def test_rounding_at_random_is_right_on_the_average(seed: int) -> None:
     np.testing.assert_allclose(moved, exact, rtol=3e-7)
 
 
-def of_own(name: str, pictures: Array) -> noise.Measured:
+def of_own(name: str, pictures: Array) -> noise.NoiseMeasurement:
     """What is measured of a model of tests/own, which is left as it was."""
     model = catalog.find(f"{OWN}/{name}", (Tensor("image", ("batch", *pictures.shape[1:])),))
     model = dataclasses.replace(model, outputs=(Tensor("scores", ("batch", 10)),))
@@ -151,7 +153,7 @@ def test_pictures_of_one_colour_count_as_they_drift_and_others_do_not(side: int)
 
 def test_a_larger_size_may_drift_further(finished: Path, sample: Golden) -> None:
     weights = finished / "load" / "weights.safetensors"
-    at = noise.AtSizes(weights, {}, sample.noise)
+    at = noise.NoiseAtSizes(weights, {}, sample.noise)
     colours = pictures(2)[:2, :, 1:, 1:]
     small, large = (
         at(f"H {side}", {"input": np.broadcast_to(colours, (2, 3, side, side)).copy()}).fp32 for side in (32, 256)

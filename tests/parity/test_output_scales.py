@@ -9,7 +9,7 @@ import pytest
 from deploytool.data.golden import Arrays, Floor, Noise
 from deploytool.parity import metrics, output_scales
 from deploytool.parity.noise_floor import noise
-from deploytool.results.output_parts import Part
+from deploytool.results.output_parts import OutputPart
 
 Floats = npt.NDArray[np.float64]
 
@@ -24,7 +24,7 @@ def values(sizes: list[int], scales: list[float], cases: int = 12, places: int =
     return np.concatenate(blocks, axis=1)
 
 
-def parts(exact: Floats, moved: Floats | None = None) -> tuple[Part, ...]:
+def parts(exact: Floats, moved: Floats | None = None) -> tuple[OutputPart, ...]:
     """The parts of an output whose rounding errors are relative to each value, or as large as `moved` everywhere."""
     rng = np.random.default_rng(1)
     step = np.abs(exact) * 1e-7 if moved is None else moved
@@ -39,7 +39,7 @@ def calm(exact: Floats) -> Noise:
     return noise([answers], [answers], answers, [answers], answers, Floor(1.0, 1.0))
 
 
-def names(found: tuple[Part, ...]) -> set[str]:
+def names(found: tuple[OutputPart, ...]) -> set[str]:
     return {str(part) for part in found}
 
 
@@ -117,7 +117,7 @@ def test_a_channel_of_classes_beside_boxes_is_one_of_labels() -> None:
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8, np.bool_])
 def test_integers_are_labels(dtype: type) -> None:
     answers: Arrays = {"y": np.ones((3, 4), dtype)}
-    assert output_scales.find(answers, [answers], answers) == (Part("y", labels=True),)
+    assert output_scales.find(answers, [answers], answers) == (OutputPart("y", labels=True),)
 
 
 def test_every_part_is_judged_by_its_own_noise() -> None:

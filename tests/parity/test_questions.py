@@ -27,11 +27,11 @@ def source(input: Array) -> Arrays:
 
 @pytest.fixture
 def asked() -> tuple[questions.Question, ...]:
-    return questions.questions(MODEL, SIZES, INPUTS, source, "the source")
+    return questions.make(MODEL, SIZES, INPUTS, source, "the source")
 
 
 def broken(session: Session, asked: tuple[questions.Question, ...]) -> list[str]:
-    return [check.against for check in questions.marks(session, asked, TOLERANCE) if check.broken]
+    return [check.against for check in questions.ask(session, asked, TOLERANCE) if check.broken]
 
 
 def test_three_cases_one_alone_and_every_corner_are_asked(asked: tuple[questions.Question, ...]) -> None:
@@ -74,7 +74,7 @@ def test_what_is_wrong_in_one_place_only_is_seen(
 )
 def test_other_outputs_are_a_failure(session: Session, line: str, asked: tuple[questions.Question, ...]) -> None:
     with pytest.raises(StageFailed, match=line):
-        questions.marks(session, asked, TOLERANCE)
+        questions.ask(session, asked, TOLERANCE)
 
 
 @pytest.mark.parametrize(("slip", "holds"), [(1.0, True), (1 + 1e-4, True), (1 + 1e-2, False)])
@@ -90,7 +90,7 @@ def test_the_noise_at_a_question_is_asked_where_golden_noise_does_not_let_its_an
     def session(input: Array) -> Arrays:
         return {"logits": source(input)["logits"] * (slip if input.shape[1] == 9 else 1)}
 
-    checks = {check.against: check for check in questions.marks(session, asked, TOLERANCE, at)}
+    checks = {check.against: check for check in questions.ask(session, asked, TOLERANCE, at)}
     assert [not check.broken for check in checks.values()] == [True, True, True, holds, True]
     assert heard == ([] if slip == 1 else ["the source at n 9: (2, 9)"])
     assert (checks["the source at n 9"].tolerance != TOLERANCE) == (slip == 1 + 1e-4)

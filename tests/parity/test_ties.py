@@ -14,7 +14,7 @@ from deploytool.backends import eager
 from deploytool.data.golden import Arrays
 from deploytool.parity import metrics, noise, noise_floor, ties
 from deploytool.parity.metrics import Tolerances
-from deploytool.parity.ties import Runs, Ties
+from deploytool.parity.ties import PerturbedRuns, Ties
 from deploytool.results.report import Check
 from deploytool.spec import Model, Tensor
 from tests.conftest import ROOT
@@ -45,12 +45,12 @@ def asked(kind: str) -> Asked:
     outputs = tuple(Tensor(name, ("batch",)) for name in names)
     model = Model("labels", "x:y", inputs=(Tensor("image", ("batch", 3, 32, 32)),), outputs=outputs)
     inputs = {"image": np.random.default_rng(0).normal(size=(10, 3, 32, 32)).astype(np.float32)}
-    double = eager.session(copy.deepcopy(module).double(), model, double=True)
+    double = eager.make_session(copy.deepcopy(module).double(), model, double=True)
     reference = double(**inputs)
     measured = noise.measure(module, model, inputs, reference).noise
     chosen = [each.part.output for each in measured.parts if each.part.labels]
-    single, half = noise.runs(module, model)
-    found = ties.find(Runs(lambda given: double(**given), single, half), inputs, reference, chosen)
+    single, half = noise.perturbed_runs(module, model)
+    found = ties.find(PerturbedRuns(lambda given: double(**given), single, half), inputs, reference, chosen)
     given = {"image": torch.from_numpy(inputs["image"])}
     sound = {
         False: [way(module, model, given) for way in (noise._alone, noise._channels_last, noise._in_order)],
@@ -139,7 +139,7 @@ def test_without_known_ties_the_share_decides() -> None:
 def test_a_map_of_labels_goes_down_the_whole_road(tmp_path: Path) -> None:
     run = deploytool.export(f"{OWN}:Labels", inputs=[Tensor("image", ("batch", 3, 32, 32))], quick=True, out=tmp_path)
     assert run.error is None
-    halved = [hop for hop in run.report.hops if hop.stage == "fp16"]
-    equal = [check.parity.equal for hop in halved for check in hop.checks if check.parity.equal]
+    halved = [comparison for comparison in run.report.comparisons if comparison.stage == "fp16"]
+    equal = [check.parity.equal for comparison in halved for check in comparison.checks if check.parity.equal]
     assert any(0.99 < each.share < 1 for each in equal)
     assert all(each.wrong in (0, None) for each in equal)

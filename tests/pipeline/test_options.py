@@ -14,13 +14,13 @@ from deploytool.spec import Options, Range, Tensor
 
 @pytest.mark.parametrize("asked", [4, (4, 4, 4), Range(4, 4, 4)])
 def test_a_size_in_three_spellings(asked: Span) -> None:
-    assert options.span("batch", asked) == Range(4, 4, 4)
+    assert options.size_range("batch", asked) == Range(4, 4, 4)
 
 
 @pytest.mark.parametrize("asked", [0, (3, 2, 1), (0, 1, 2), Range(8, 4, 16)])
 def test_no_sizes(asked: Span) -> None:
     with pytest.raises(BadInput, match=r"batch .* does not grow"):
-        options.span("batch", asked)
+        options.size_range("batch", asked)
 
 
 def test_every_free_size_needs_a_range_and_nothing_else_has_one() -> None:
@@ -52,9 +52,9 @@ def test_a_shape_is_an_input_of_floats() -> None:
 
 
 def test_a_choice_a_tolerance_and_a_figure_out_of_bounds() -> None:
-    assert options.one_of("io", "fp16", ("fp32", "fp16")) == "fp16"
+    assert options.choice("io", "fp16", ("fp32", "fp16")) == "fp16"
     with pytest.raises(BadInput, match="io 'int8' is none we know"):
-        options.one_of("io", "int8", ("fp32", "fp16"))
+        options.choice("io", "int8", ("fp32", "fp16"))
     assert options.tolerance({"fp16": 1e-3}) == {"fp16": 1e-3}
     for name, value in (("fp8", 1e-3), ("fp16", 0.0), ("fp16", 2.0), ("fp16", float("nan"))):
         with pytest.raises(BadInput, match="is no tolerance"):

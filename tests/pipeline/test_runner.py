@@ -13,7 +13,7 @@ from deploytool.host import machine, process, worker_programs
 from deploytool.pipeline import runner
 from deploytool.pipeline.recipe import PIPELINE
 from deploytool.results import receipt
-from deploytool.results.artifact import Given, Kind, Notes
+from deploytool.results.artifact import Kind, Notes, StageInputs
 from deploytool.spec import Job, Options, Stage
 from deploytool.stages import STAGES, simplify
 from tests.conftest import QUICK, TINY, modules_of
@@ -102,7 +102,7 @@ def test_another_version_of_a_library_remakes_what_it_made(home: Path, monkeypat
 
 def test_a_stage_that_fails_leaves_nothing_behind(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing:
-        def make(self, job: Job, out: Path, given: Given) -> Notes:
+        def make(self, job: Job, out: Path, given: StageInputs) -> Notes:
             out.write_bytes(b"half")
             raise StageFailed("refused", "try another")
 
@@ -115,7 +115,7 @@ def test_a_stage_that_fails_leaves_nothing_behind(home: Path, monkeypatch: pytes
 
 def test_an_interruption_leaves_no_half_room(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupted:
-        def make(self, job: Job, out: Path, given: Given) -> Notes:
+        def make(self, job: Job, out: Path, given: StageInputs) -> Notes:
             out.write_bytes(b"half")
             raise KeyboardInterrupt
 
@@ -130,7 +130,7 @@ def test_an_interruption_leaves_no_half_room(home: Path, monkeypatch: pytest.Mon
 
 def test_a_run_that_made_nothing_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Refusing:
-        def make(self, job: Job, out: Path, given: Given) -> Notes:
+        def make(self, job: Job, out: Path, given: StageInputs) -> Notes:
             raise StageFailed("refused", "try another")
 
     monkeypatch.setattr(stages, "load", lambda verb: Refusing())
@@ -175,31 +175,31 @@ assert not any(artifact.fresh for artifact in made)
 
 
 def test_the_artifacts_are_what_the_table_says(finished: Path) -> None:
-    found = {room.name: sealed.kind for room, sealed in runner.rooms(finished)}
+    found = {room.name: sealed.kind for room, sealed in runner.stage_directories(finished)}
     assert found == {verb: STAGES[verb].makes for verb in PIPELINE}
     assert Kind.REPORT.value in {path.name for path in (finished / "validate").iterdir()}
 
 
 def test_every_receipt_names_the_weights_it_all_began_with(finished: Path) -> None:
-    sealed = dict(runner.rooms(finished))
+    sealed = dict(runner.stage_directories(finished))
     assert {one.weights for one in sealed.values()} == {sealed[finished / "load"].files[Kind.WEIGHTS.value]}
 
 
 def test_children_begin_while_the_stages_before_theirs_work(tmp_path: Path) -> None:
     command = worker_programs.command(worker_programs.SIMPLIFY)
     made = runner.run(Job(TINY, QUICK), SHORT, tmp_path / "run")
-    waited = {artifact.made_by: process.awaits(command) for artifact in made}
+    waited = {artifact.made_by: process.is_waiting(command) for artifact in made}
     assert waited == {"load": True, "golden": True, "export": True, "simplify": False}
 
 
 def test_nothing_begins_for_a_run_that_is_all_there_nor_outlives_one_that_is_left(home: Path) -> None:
     command = worker_programs.command(worker_programs.SIMPLIFY)
-    assert not any(process.awaits(command) for _ in runner.run(Job(TINY, QUICK), SHORT, home))
+    assert not any(process.is_waiting(command) for _ in runner.run(Job(TINY, QUICK), SHORT, home))
     other = runner.run(Job(TINY, dataclasses.replace(QUICK, seed=1)), SHORT, home)
     next(other)
-    assert process.awaits(command)
+    assert process.is_waiting(command)
     other.close()  # type: ignore[attr-defined]  # it is a generator
-    assert not process.awaits(command)
+    assert not process.is_waiting(command)
 
 
 def test_a_sweep_leaves_whole_rooms_and_nothing_else(run_copy: Path, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_what_was_made_of_other_bytes_is_made_anew_though_the_key_of_its_parent_
     """A tool need not do the same twice: here the simplified graph has another name the second time."""
     sound = simplify.make
 
-    def other(job: Job, out: Path, given: Given) -> Notes:
+    def other(job: Job, out: Path, given: StageInputs) -> Notes:
         notes = sound(job, out, given)
         graph = onnx.load(out)
         graph.graph.name = "other"

@@ -1,4 +1,4 @@
-"""Whether blame names the hop and the module of a fault whose place is known: `make power`.
+"""Whether blame names the comparison and the module of a fault whose place is known: `make power`.
 
 Faults are planted at random places of the graphs that a run leaves behind. A fault that no check of the run notices is
 not counted: nobody would ask for the blame.
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from deploytool.blame.locate import examine
+from deploytool.blame.locate import locate
 from deploytool.pipeline import runner
 from deploytool.spec import Job, Model, Options, Stage
 from tests.blame import faults
@@ -44,14 +44,14 @@ class Plant:
     said: tuple[str, str] | None
 
     @property
-    def hop(self) -> bool:
-        """Whether the hop is named right."""
+    def comparison(self) -> bool:
+        """Whether the comparison is named right."""
         return self.said is not None and self.said[0] == self.stage
 
     @property
     def layer(self) -> bool:
         """Whether the module is."""
-        return self.hop and self.said is not None and self.said[1] in self.modules
+        return self.comparison and self.said is not None and self.said[1] in self.modules
 
 
 def plants(model: Model, options: Options, home: Path, count: int) -> Iterator[Plant]:
@@ -72,7 +72,7 @@ def plants(model: Model, options: Options, home: Path, count: int) -> Iterator[P
                     except AssertionError:
                         continue  # a node that cannot have this fault
                     graphs = [(each, spoiled if each == stage else made[each]) for each in STAGES]
-                    found = examine(made[Stage.LOAD], made[Stage.GOLDEN], graphs)[0].finding
+                    found = locate(made[Stage.LOAD], made[Stage.GOLDEN], graphs)[0].finding
                     said = (found.stage, found.module) if found else None
                     yield Plant(stage, fault.__name__, tuple(sorted(calls[int(number)])), said)
 
@@ -90,11 +90,13 @@ def main() -> None:
                 options = Options(seed=200, exporter=exporter)
                 for each in plants(small(name), options, Path(folder) / f"{name}_{exporter}", asked.count):
                     score.update({(each.stage, "planted"): 1, (each.stage, "noticed"): each.said is not None})
-                    score.update({(each.stage, "hop"): each.hop, (each.stage, "layer"): each.layer})
+                    score.update({(each.stage, "comparison"): each.comparison, (each.stage, "layer"): each.layer})
                     if each.said and not each.layer:
                         print(f"{name}, {exporter}: {each}", flush=True)
     for stage in STAGES:
-        print(stage, *(f"{word} {score[stage, word]}" for word in ("planted", "noticed", "hop", "layer")), sep=", ")
+        print(
+            stage, *(f"{word} {score[stage, word]}" for word in ("planted", "noticed", "comparison", "layer")), sep=", "
+        )
 
 
 if __name__ == "__main__":

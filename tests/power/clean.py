@@ -23,11 +23,11 @@ from deploytool.data.golden import Floor
 from deploytool.loading import catalog
 from deploytool.parity import checks as parity_checks
 from deploytool.parity import noise
-from deploytool.parity.checks import Step
-from deploytool.parity.intermediates import Canaries
+from deploytool.parity.checks import PlannedComparison
+from deploytool.parity.intermediates import Probes
 from deploytool.pipeline import runner
 from deploytool.results import verdict
-from deploytool.results.artifact import Given, Kind
+from deploytool.results.artifact import Kind, StageInputs
 from deploytool.results.report import COARSEST, Check
 from deploytool.spec import Job, Options, Range, Stage, Tensor
 from tests.power.models import MODELS, small
@@ -70,27 +70,27 @@ def of_sums(number: int) -> Job:
 
 def judgements(job: Job, home: Path) -> Iterator[Judgement]:
     """The judgements of one fresh model."""
-    given = Given(tuple(runner.run(job, RECIPE, home)))
+    given = StageInputs(tuple(runner.run(job, RECIPE, home)))
     sample = golden.read(given.latest(Kind.GOLDEN).path)
-    own = noise.AtSizes(given.latest(Kind.WEIGHTS).path, {}, sample.noise).edge
+    own = noise.NoiseAtSizes(given.latest(Kind.WEIGHTS).path, {}, sample.noise).edge
     for threads, batch in product(THREADS, BATCHES):
         torch.set_num_threads(threads)
         os.sched_setaffinity(0, range(threads))  # ONNX Runtime takes as many threads as there are processors
         judged = Job(job.model, Options(batch=Range(1, batch, batch)))
-        steps = parity_checks.on("cpu", judged, given) + parity_checks.of_half(given)
+        steps = parity_checks.graph_comparisons("cpu", judged, given) + parity_checks.fp16_comparisons(given)
         found = list(
             parity_checks.judge(
-                steps, parity_checks.origins(judged, given, sample), sample, [], Canaries({}), judged, own
+                steps, parity_checks.reference_answers(judged, given, sample), sample, [], Probes({}), judged, own
             )
         )
-        failed = [line for hop in found for line in verdict.broken_hop(hop)]
+        failed = [line for comparison in found for line in verdict.failed_comparison_lines(comparison)]
         which = f"{job.model.name}, seed {job.options.seed}, {job.options.exporter}, {threads} threads, batch {batch}"
-        checks = [(step, check) for step, hop in zip(steps, found, strict=True) for check in hop.checks]
+        checks = [(step, check) for step, comparison in zip(steps, found, strict=True) for check in comparison.checks]
         coarse = all(_excused(step, check, sample.noise.fp16) for step, check in checks if check.broken)
         yield Judgement(which, "; ".join(failed), coarse, max(_share(check) for _, check in checks))
 
 
-def _excused(step: Step, check: Check, noise: Floor) -> bool:
+def _excused(step: PlannedComparison, check: Check, noise: Floor) -> bool:
     """Whether a check failed rightly: in FP16, which moves the answers by more than any tolerance."""
     rounded = step.half and not (step.exact and check.against == step.before)  # as converted, nothing is
     return rounded and max(noise.max_error, check.parity.max_error) > COARSEST

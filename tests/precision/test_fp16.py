@@ -15,10 +15,10 @@ from deploytool.backends import fp16_emulation
 from deploytool.data.golden import Floor, Golden, Noise
 from deploytool.parity import metrics
 from deploytool.precision import fp16
-from deploytool.precision.fp16 import Halved
-from deploytool.precision.search import Judged, Kept, narrow
+from deploytool.precision.fp16 import Fp16Conversion
+from deploytool.precision.search import Evaluation, Kept, smallest_set
 from deploytool.spec import Preprocessing
-from deploytool.stages.fp16 import judged
+from deploytool.stages.fp16 import assess
 from tests import planted
 
 Plant = Callable[[], onnx.ModelProto]
@@ -40,7 +40,7 @@ def sample(graph: onnx.ModelProto) -> Golden:
     )
 
 
-def names(halved: Halved) -> list[str]:
+def names(halved: Fp16Conversion) -> list[str]:
     return [node.name for node in halved.nodes]
 
 
@@ -62,7 +62,7 @@ def check_types(graph: onnx.ModelProto) -> None:
 @pytest.mark.parametrize("keep_io", [True, False])
 @pytest.mark.parametrize("plant", planted.PLANTS)
 def test_every_set_of_kept_nodes_gives_a_strongly_typed_graph(plant: Plant, keep_io: bool) -> None:
-    halved = fp16.halve(plant(), keep_io=keep_io)
+    halved = fp16.convert(plant(), keep_io=keep_io)
     check_types(halved.half)
     for kept in (*combinations(names(halved), 1), *combinations(names(halved), 2), *combinations(names(halved), 3)):
         mixed = halved.keeping(kept)
@@ -74,7 +74,7 @@ def test_every_set_of_kept_nodes_gives_a_strongly_typed_graph(plant: Plant, keep
 @pytest.mark.parametrize("plant", planted.PLANTS)
 def test_with_everything_kept_it_is_the_fp32_graph_again(plant: Plant) -> None:
     single = plant()
-    halved = fp16.halve(single, keep_io=True)
+    halved = fp16.convert(single, keep_io=True)
     kept = halved.keeping(names(halved))
     assert [node.op_type for node in kept.graph.node] == [node.op_type for node in single.graph.node]
     inputs = planted.images()
@@ -82,7 +82,7 @@ def test_with_everything_kept_it_is_the_fp32_graph_again(plant: Plant) -> None:
 
 
 def test_neighbours_that_are_kept_exchange_fp32() -> None:
-    halved = fp16.halve(planted.between_layers(), keep_io=True)
+    halved = fp16.convert(planted.between_layers(), keep_io=True)
     one, both = halved.keeping({"/Conv_2"}), halved.keeping({"/Conv_2", "/Relu_3"})
     casts = [[node.input[0] for node in graph.graph.node if node.op_type == "Cast"] for graph in (one, both)]
     assert casts[0] == ["input", "/Relu_1_output", "/Conv_2_output", "logits/fp16"]
@@ -90,7 +90,7 @@ def test_neighbours_that_are_kept_exchange_fp32() -> None:
 
 
 def test_the_ends_are_read_and_written_without_a_cast() -> None:
-    halved = fp16.halve(planted.between_layers(), keep_io=True)
+    halved = fp16.convert(planted.between_layers(), keep_io=True)
     ends = halved.keeping({"/Conv_0", "/MatMul_7"})
     nodes = {node.name: node for node in ends.graph.node}
     assert nodes["/Conv_0"].input[0] == "input"
@@ -98,7 +98,7 @@ def test_the_ends_are_read_and_written_without_a_cast() -> None:
 
 
 def test_a_weight_of_two_layers_is_kept_in_both_types() -> None:
-    halved = fp16.halve(planted.shared_weight(), keep_io=True)
+    halved = fp16.convert(planted.shared_weight(), keep_io=True)
     mixed = halved.keeping({"/Conv_4"})
     weights = {weight.name: onnx.numpy_helper.to_array(weight) for weight in mixed.graph.initializer}
     read = {node.name: node.input[1] for node in mixed.graph.node if node.op_type == "Conv"}
@@ -110,7 +110,7 @@ def test_a_weight_of_two_layers_is_kept_in_both_types() -> None:
 
 
 def test_the_same_nodes_give_the_same_bytes() -> None:
-    halved = fp16.halve(planted.gate(), keep_io=True)
+    halved = fp16.convert(planted.gate(), keep_io=True)
     made = {
         halved.keeping(order).SerializeToString(deterministic=True) for order in (names(halved), names(halved)[::-1])
     }
@@ -122,7 +122,7 @@ def test_nodes_without_a_name_of_their_own_get_one() -> None:
     graph = planted.sound()
     for node in graph.graph.node:
         node.name = "" if node.op_type == "Conv" else "twice"
-    halved = fp16.halve(graph, keep_io=True)
+    halved = fp16.convert(graph, keep_io=True)
     assert len(set(names(halved))) == len(graph.graph.node)
     check_types(halved.keeping(names(halved)[2:4]))
 
@@ -130,19 +130,19 @@ def test_nodes_without_a_name_of_their_own_get_one() -> None:
 @pytest.mark.parametrize("plant", planted.PLANTS)
 def test_the_search_finds_as_few_nodes_as_there_are(plant: Plant) -> None:
     """Against every set there is, each judged in real FP16 arithmetic, with and without what the ranges tell."""
-    halved, taken = fp16.halve(plant(), keep_io=True), sample(plant())
-    seen: dict[Kept, Judged] = {}
+    halved, taken = fp16.convert(plant(), keep_io=True), sample(plant())
+    seen: dict[Kept, Evaluation] = {}
 
-    def judge(kept: Kept) -> Judged:
+    def judge(kept: Kept) -> Evaluation:
         if kept not in seen:
-            seen[kept] = judged(halved.keeping(kept), taken, metrics.tolerances(taken.noise, {}))
+            seen[kept] = assess(halved.keeping(kept), taken, metrics.tolerances(taken.noise, {}))
         return seen[kept]
 
     assert not judge(Kept()).holds
     every = (frozenset(kept) for size in range(9) for kept in combinations(names(halved), size))
     best = next(kept for kept in every if judge(kept).holds)
     for must in ((), halved.beyond(taken.inputs)):
-        found = narrow(names(halved), judge, must)
+        found = smallest_set(names(halved), judge, must)
         assert found.kept is not None
         assert judge(found.kept).holds
         assert len(found.kept) <= len(best)
@@ -150,25 +150,25 @@ def test_the_search_finds_as_few_nodes_as_there_are(plant: Plant) -> None:
 
 
 def test_a_sound_graph_needs_nothing() -> None:
-    halved, taken = fp16.halve(planted.sound(), keep_io=True), sample(planted.sound())
-    assert judged(halved.half, taken, metrics.tolerances(taken.noise, {})).holds
+    halved, taken = fp16.convert(planted.sound(), keep_io=True), sample(planted.sound())
+    assert assess(halved.half, taken, metrics.tolerances(taken.noise, {})).holds
     assert halved.beyond(taken.inputs) == frozenset()
 
 
 def test_a_value_that_is_clipped_again_is_an_overflow_all_the_same() -> None:
-    halved, taken = fp16.halve(planted.clipped(), keep_io=True), sample(planted.clipped())
+    halved, taken = fp16.convert(planted.clipped(), keep_io=True), sample(planted.clipped())
     assert halved.beyond(taken.inputs) == {"/Conv_2", "/Clip_3"}
-    assert not judged(halved.keeping({"/Conv_2"}), taken, metrics.tolerances(taken.noise, {})).holds
+    assert not assess(halved.keeping({"/Conv_2"}), taken, metrics.tolerances(taken.noise, {})).holds
 
 
 def test_a_weight_in_both_types_is_rounded_for_its_fp16_reader_alone() -> None:
     """Else the FP16 graph would be held against one that it is not made from, and fail."""
     single = planted.shared_weight()
-    halved = fp16.halve(single, keep_io=True)
+    halved = fp16.convert(single, keep_io=True)
     mixed = halved.keeping({"/Conv_4"})
-    reference = fp16_emulation.with_weights_of(planted.shared_weight(), mixed)
-    widened = fp16_emulation.rounded(mixed, results=False)
+    reference = fp16_emulation.with_fp16_weights_of(planted.shared_weight(), mixed)
+    widened = fp16_emulation.emulate(mixed, results=False)
     inputs = planted.images()
     np.testing.assert_allclose(answers(widened, inputs), answers(reference, inputs), rtol=1e-4, atol=1e-5)
-    everything = fp16_emulation.with_weights_of(planted.shared_weight(), halved.half)
+    everything = fp16_emulation.with_fp16_weights_of(planted.shared_weight(), halved.half)
     assert np.abs(answers(everything, inputs) - answers(reference, inputs)).max() > 1e-4

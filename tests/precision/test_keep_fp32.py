@@ -144,12 +144,14 @@ def mend(name: str, side: int, powers: Mapping[str, int], layers: set[str], fold
     model = small(name, side)
     options = dataclasses.replace(OPTIONS, weights=spoiled(model, partial(scale, powers=powers), folder))
     failed, _ = walk(model, options, folder / "run")
-    assert any(line.startswith("FP16 overflows: /") for line in verdict.broken(failed))
-    assert {hop.stage for hop in failed.hops for check in hop.checks if check.broken} <= {"fp16"}
-    assert verdict.mends(failed)
+    assert any(line.startswith("FP16 overflows: /") for line in verdict.failed_lines(failed))
+    assert {comparison.stage for comparison in failed.comparisons for check in comparison.checks if check.broken} <= {
+        "fp16"
+    }
+    assert verdict.may_keep_fp32_help(failed)
 
     mended, sealed = walk(model, dataclasses.replace(options, keep_fp32=("auto",)), folder / "run")
-    assert verdict.broken(mended) == ()
+    assert verdict.failed_lines(mended) == ()
     kept = serde.decode(dict[str, str], sealed.notes["kept"])
     named = serde.decode(tuple[str, ...], sealed.notes["keep_fp32"])
     assert layers <= set(kept.values())
@@ -171,12 +173,12 @@ def test_the_two_layers_that_lose_digits_are_found_among_all(tmp_path: Path) -> 
     weights = spoiled(model, partial(lift, unit="stage3.1", level=256.0), tmp_path)
     options = dataclasses.replace(OPTIONS, weights=weights)
     failed, _ = walk(model, options, tmp_path / "run")
-    assert verdict.mends(failed)
+    assert verdict.may_keep_fp32_help(failed)
     assert failed.reach is not None
     assert not failed.reach.overflows
 
     mended, sealed = walk(model, dataclasses.replace(options, keep_fp32=("auto",)), tmp_path / "run")
-    assert verdict.broken(mended) == ()
+    assert verdict.failed_lines(mended) == ()
     assert sealed.notes["keep_fp32"] == ["stage3.1.depthwise", "stage3.1.expand"]
     assert serde.decode(int, sealed.notes["evaluations"]) <= 40
 

@@ -9,7 +9,7 @@ from itertools import combinations
 
 import pytest
 
-from deploytool.precision.search import Judged, Kept, Narrowed, narrow
+from deploytool.precision.search import Evaluation, Kept, SearchResult, smallest_set
 
 Error = Callable[[Kept], float]
 Instance = tuple[list[str], Error, float]  # nodes, the error of a kept set, the error that is tolerated
@@ -47,14 +47,14 @@ def instance(kind: str, seed: int) -> Instance:
     return nodes, error, most
 
 
-def search(nodes: list[str], error: Error, limit: float) -> tuple[Narrowed, list[Kept]]:
+def search(nodes: list[str], error: Error, limit: float) -> tuple[SearchResult, list[Kept]]:
     asked: list[Kept] = []
 
-    def judge(kept: Kept) -> Judged:
+    def judge(kept: Kept) -> Evaluation:
         asked.append(kept)
-        return Judged(error(kept) <= limit, error(kept))
+        return Evaluation(error(kept) <= limit, error(kept))
 
-    return narrow(nodes, judge), asked
+    return smallest_set(nodes, judge), asked
 
 
 def fewest(nodes: list[str], error: Error, limit: float) -> int:
@@ -92,11 +92,11 @@ def test_of_two_hundred_nodes_few_sets_are_tried(needed: set[str]) -> None:
     groups = [nodes[start : start + 10] for start in range(0, 200, 10)]
     tried: list[Kept] = []
 
-    def judge(kept: Kept) -> Judged:
+    def judge(kept: Kept) -> Evaluation:
         tried.append(kept)
-        return Judged(big(needed)(kept) < 0.5, big(needed)(kept))
+        return Evaluation(big(needed)(kept) < 0.5, big(needed)(kept))
 
-    found = narrow(nodes, judge, groups=groups)
+    found = smallest_set(nodes, judge, groups=groups)
     assert found.kept == frozenset(needed)
     assert len(tried) <= 64
 
@@ -104,7 +104,7 @@ def test_of_two_hundred_nodes_few_sets_are_tried(needed: set[str]) -> None:
 def test_of_two_hundred_equally_bad_nodes_as_few_as_can_be_are_kept_within_a_few_sets() -> None:
     nodes = [f"n{place}" for place in range(200)]
     groups = [nodes[start : start + 10] for start in range(0, 200, 10)]
-    found = narrow(nodes, lambda kept: Judged(len(kept) >= 50, 200.0 - len(kept)), groups=groups)
+    found = smallest_set(nodes, lambda kept: Evaluation(len(kept) >= 50, 200.0 - len(kept)), groups=groups)
     assert found.kept is not None
     assert 50 <= len(found.kept) <= 60
     assert found.evaluations <= 110
@@ -113,25 +113,25 @@ def test_of_two_hundred_equally_bad_nodes_as_few_as_can_be_are_kept_within_a_few
 def test_what_is_known_to_be_needed_is_tried_first() -> None:
     tried: list[Kept] = []
 
-    def judge(kept: Kept) -> Judged:
+    def judge(kept: Kept) -> Evaluation:
         tried.append(kept)
-        return Judged(kept >= {"a", "b"}, 0.0 if kept >= {"a", "b"} else math.inf)
+        return Evaluation(kept >= {"a", "b"}, 0.0 if kept >= {"a", "b"} else math.inf)
 
-    assert narrow("abcdefgh", judge, must="ab").kept == frozenset("ab")
+    assert smallest_set("abcdefgh", judge, must="ab").kept == frozenset("ab")
     assert tried == [{"a", "b"}]
 
 
 def test_where_nothing_has_to_be_kept_one_set_is_tried() -> None:
-    assert narrow("abcdefgh", lambda kept: Judged(True, 0.0)) == Narrowed(frozenset(), 1)
+    assert smallest_set("abcdefgh", lambda kept: Evaluation(True, 0.0)) == SearchResult(frozenset(), 1)
 
 
 def test_where_everything_is_not_enough_nothing_is_found() -> None:
-    assert narrow("abcdefgh", lambda kept: Judged(False, 1.0)).kept is None
+    assert smallest_set("abcdefgh", lambda kept: Evaluation(False, 1.0)).kept is None
 
 
 def test_of_two_equal_nodes_the_cheaper_is_kept() -> None:
-    def judge(kept: Kept) -> Judged:
-        return Judged(bool(kept & {"c", "f"}), 0.0 if kept & {"c", "f"} else 1.0)
+    def judge(kept: Kept) -> Evaluation:
+        return Evaluation(bool(kept & {"c", "f"}), 0.0 if kept & {"c", "f"} else 1.0)
 
     for dear, cheap in (("c", "f"), ("f", "c")):
-        assert narrow("abcdefgh", judge, costs={dear: 1.0}).kept == frozenset(cheap)
+        assert smallest_set("abcdefgh", judge, costs={dear: 1.0}).kept == frozenset(cheap)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from deploytool.device import commands as device
-from deploytool.device.candidates import Way
-from deploytool.device.environment import Here
-from deploytool.device.probe import Tried
+from deploytool.device.candidates import Candidate
+from deploytool.device.environment import Environment
+from deploytool.device.probe import ProbeResult
 from deploytool.device.worker import Trial
 from deploytool.host import machine
 from deploytool.results.report import Check, Parity, Tolerance
@@ -34,7 +34,9 @@ SSH = '#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n'  # a device that i
 CHUNK = 4096  # bytes of a blob at a time, so that small bundles go in several
 _LIMIT = Tolerance(max_error=2e-3, cosine=1 - 1e-4, snr_db=40.0, top1=1.0, top5=1.0)
 TRIAL = Trial(Check("FP64", Parity(1e-4, 1.0, 80.0, 1.0, 1.0, 0), _LIMIT, ()), 1.0, 1.1, 9, 1)
-LAPTOP = Here("linux", "x86_64", "RTX 4070", "8.9", "13.0", {"tensorrt_rtx": machine.version("tensorrt-rtx") or ""})
+LAPTOP = Environment(
+    "linux", "x86_64", "RTX 4070", "8.9", "13.0", {"tensorrt_rtx": machine.version("tensorrt-rtx") or ""}
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Bundles:
     runs: tuple[Path, ...]
     folders: tuple[Path, Path]
 
-    def seal(self, turn: int) -> str:
+    def digest(self, turn: int) -> str:
         return reading.sha256((self.folders[turn % 2] / "manifest.json").read_bytes())
 
     def folder(self, turn: int) -> str:
@@ -146,8 +148,8 @@ def pack(place: Path, made: Bundles) -> Attacked:
     def seen(turn: int) -> str:
         reading.rooms(run)
         folder = run / "pack/bundle"
-        seal = reading.bundle(folder)
-        return f"sequence {_sequence(folder)}" if seal else ""
+        digest = reading.bundle(folder)
+        return f"sequence {_sequence(folder)}" if digest else ""
 
     return Attacked(
         *("pack", place, lambda turn: ["pack", str(run), "--sequence", str(turn)], seen),
@@ -163,7 +165,7 @@ def pack_out(place: Path, made: Bundles) -> Attacked:
     run, out = Path(shutil.copytree(made.runs[0], place / "run")), place / "out"
     return Attacked(
         *("pack --out", place, lambda turn: ["pack", str(run), "--out", str(out)], lambda turn: reading.bundle(out)),
-        *(lambda turn: made.seal(0), frozenset({"run", "out"})),
+        *(lambda turn: made.digest(0), frozenset({"run", "out"})),
         anew=True,
         reset=lambda turn: shutil.rmtree(out, ignore_errors=True),
     )
@@ -174,7 +176,7 @@ def install(place: Path, made: Bundles) -> Attacked:
     root = place / "root"
     return Attacked(
         *("install", place, lambda turn: ["install", made.folder(turn), "--root", str(root)]),
-        *(lambda turn: reading.root(root), made.seal, frozenset({"root"})),
+        *(lambda turn: reading.root(root), made.digest, frozenset({"root"})),
         hidden=lambda: [root],
         cost=3,
     )
@@ -185,7 +187,7 @@ def _pulled(name: str, place: Path, made: Bundles, address: Callable[[int], str]
     out = place / "out"
     return Attacked(
         *(name, place, lambda turn: ["pull", address(turn), "--out", str(out)], lambda turn: reading.bundle(out)),
-        *(made.seal, frozenset({"out"})),
+        *(made.digest, frozenset({"out"})),
         reset=lambda turn: shutil.rmtree(out, ignore_errors=True),
     )
 
@@ -208,7 +210,7 @@ def push(place: Path, made: Bundles) -> Attacked:
     path = place / "x.tar"
     return Attacked(
         *("push to an archive", place, lambda turn: ["push", made.folder(turn), f"oci-archive:{path}"]),
-        *(lambda turn: reading.archive(path), made.seal, frozenset({"x.tar"})),
+        *(lambda turn: reading.archive(path), made.digest, frozenset({"x.tar"})),
     )
 
 
@@ -221,7 +223,7 @@ def push_registry(place: Path, made: Bundles, base: str) -> Attacked:
         place,
         lambda turn: ["push", str(folders[turn % 2]), f"oci://{host}/m{turn // 2}:1"],
         lambda turn: reading.registry(base, f"m{turn // 2}", "1"),
-        *(made.seal, frozenset({"b0", "b1"})),
+        *(made.digest, frozenset({"b0", "b1"})),
         prepare=_in_chunks,
     )
 
@@ -236,13 +238,13 @@ def ship(place: Path, made: Bundles, *more: str) -> Attacked:
 
     def seen(turn: int) -> str:
         there = reading.received(root)
-        return (made.seal(turn) if made.seal(turn) in there else "") if more else reading.root(root)
+        return (made.digest(turn) if made.digest(turn) in there else "") if more else reading.root(root)
 
     def line(turn: int) -> list[str]:
         return ["ship", made.folder(turn), f"device:{root}", "--python", sys.executable, *more]
 
     return Attacked(
-        *("ship" if more else "ship and install", place, line, seen, made.seal, frozenset({"root"})),
+        *("ship" if more else "ship and install", place, line, seen, made.digest, frozenset({"root"})),
         prepare=lambda: _ssh(place.parent),
         reset=lambda turn: shutil.rmtree(root / "received", ignore_errors=True),
         hidden=lambda: [root, root / "received"],
@@ -275,8 +277,8 @@ def build(place: Path, made: Bundles) -> Attacked:
 
 
 def _on_a_laptop() -> None:
-    def works(way: Way) -> Tried:
-        return Tried(way.tier, Path(way.path).name, Attempt.MEASURED, trial=TRIAL)
+    def works(way: Candidate) -> ProbeResult:
+        return ProbeResult(way.tier, Path(way.path).name, Attempt.MEASURED, trial=TRIAL)
 
     vars(device).update(here=lambda: LAPTOP, _prober=lambda checked, seconds: works)
 

@@ -38,7 +38,7 @@ def _work(folder: Path) -> list[Callable[[], None]]:
     made, home, source = folder / "in", folder / "home", sources._FromFolder(folder / "in")
     return [
         lambda: _done(oci_archive.write(made, read_manifest(made), home / "model.tar")),
-        lambda: _done(pull.land(source, home / "pulled", None, say=lambda line: None)),
+        lambda: _done(pull.pull(source, home / "pulled", None, say=lambda line: None)),
         lambda: _done(install.install(made, home / "root", lambda papers: None)),
         lambda: pack._copy(made, home / "packed"),
         lambda: runs.export(folder / "net.py", home / "run", int(time.monotonic() * 1000)),

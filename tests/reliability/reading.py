@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _OCI = "application/vnd.oci.image.manifest.v1+json"
-BESIDE = {"manifest.json", "model.sig", "only.json"}
+BESIDE = {"manifest.json", "model.sig", "subset.json"}
 
 
 def sha256(raw: bytes) -> str:
@@ -23,7 +23,7 @@ def sha256(raw: bytes) -> str:
 
 
 def bundle(folder: Path) -> str:
-    """The seal of a bundle of which every byte is there."""
+    """The digest of a bundle of which every byte is there."""
     if not folder.exists():
         return ""
     assert (folder / "manifest.json").is_file(), f"{folder} has no manifest"
@@ -39,18 +39,18 @@ def bundle(folder: Path) -> str:
 
 
 def root(folder: Path) -> str:
-    """The seal of the bundle that an install root turns to, which is whole, as is the one before it."""
+    """The digest of the bundle that an install root turns to, which is whole, as is the one before it."""
     if not (folder / "current").exists():
         return ""
     pointer = json.loads((folder / "current").read_bytes())
-    for seal in (pointer["current"], pointer["previous"]):
-        if seal is not None:
-            assert bundle(folder / "bundles" / seal) == seal, f"{folder} turns to {seal}, which is not there"
+    for digest in (pointer["current"], pointer["previous"]):
+        if digest is not None:
+            assert bundle(folder / "bundles" / digest) == digest, f"{folder} turns to {digest}, which is not there"
     return str(pointer["current"])
 
 
 def received(folder: Path) -> set[str]:
-    """The seals of the bundles that a device was sent."""
+    """The digests of the bundles that a device was sent."""
     home = folder / "received"
     places = [path for path in home.iterdir() if path.name[0] != "."] if home.is_dir() else []
     for place in places:
@@ -59,7 +59,7 @@ def received(folder: Path) -> set[str]:
 
 
 def archive(path: Path) -> str:
-    """The seal of the bundle in an archive."""
+    """The digest of the bundle in an archive."""
     if not path.exists():
         return ""
     with tarfile.open(path, "r:") as tar:
@@ -75,7 +75,7 @@ def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def registry(base: str, name: str, tag: str) -> str:
-    """The seal of the bundle that a tag names."""
+    """The digest of the bundle that a tag names."""
     try:
         asked = urllib.request.Request(f"{base}/v2/{name}/manifests/{tag}", headers={"Accept": _OCI})
         with urllib.request.urlopen(asked, timeout=30) as answer:
@@ -93,7 +93,7 @@ def registry(base: str, name: str, tag: str) -> str:
 
 
 def _artifact(blob: Callable[[str], bytes], digest: str) -> str:
-    """The seal of a bundle by its OCI manifest, of which every blob is there."""
+    """The digest of a bundle by its OCI manifest, of which every blob is there."""
     told = json.loads(blob(digest))
     named: dict[str, bytes] = {}
     for layer in (told["config"], *told["layers"]):

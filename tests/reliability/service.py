@@ -205,7 +205,7 @@ def _judged(served: Sequence[Mapping[str, float]]) -> list[str]:
 def _left(root: Path) -> list[str]:
     found = install.pointer(root)
     assert found is not None
-    wrong = [f"{seal} was given up: {why}" for seal, why in found.refused.items()]
+    wrong = [f"{digest} was given up: {why}" for digest, why in found.refused.items()]
     wrong += [f"a failed start: {path.read_text()}" for path in root.glob("starts/*/failed-*")]
     return wrong + [f"litter: {path.name}" for path in root.iterdir() if path.name[0] == "." and path.name != ".lock"]
 

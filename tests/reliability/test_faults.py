@@ -113,12 +113,12 @@ def _more(folder: Path) -> None:
 @pytest.mark.parametrize("spoil", [_cut, _gone, _more])
 def test_half_a_bundle_is_noticed(two: list[str], tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     folder = Path(two[0])
-    seal = reading.bundle(folder)
+    digest = reading.bundle(folder)
     root = tmp_path / "root"
-    shutil.copytree(folder, root / "bundles" / seal)
-    (root / "current").write_text(f'{{"current": "{seal}", "previous": null}}')
-    assert reading.root(root) == seal
-    for place in (folder, root / "bundles" / seal):
+    shutil.copytree(folder, root / "bundles" / digest)
+    (root / "current").write_text(f'{{"current": "{digest}", "previous": null}}')
+    assert reading.root(root) == digest
+    for place in (folder, root / "bundles" / digest):
         spoil(place)
     with pytest.raises(AssertionError):
         reading.bundle(folder)

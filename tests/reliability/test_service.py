@@ -70,9 +70,9 @@ def test_what_grew_and_what_was_given_up_is_noticed(packed: Path, tmp_path: Path
     for change in ({"grown_mib": 50.0}, {"descriptors": 1}, {"threads": 7}):
         assert len(service._judged([well, {**well, **change}])) == 1
     root = tmp_path / "root"
-    seal = install.install(packed, root, lambda checked: None).current
+    digest = install.install(packed, root, lambda checked: None).current
     assert service._left(root) == []
-    start_attempts.record(install.starts_of(root, seal), "it did not start")
+    start_attempts.record(install.start_records(root, digest), "it did not start")
     (root / ".staging-x").mkdir()
     assert service._left(root) == ["a failed start: it did not start", "litter: .staging-x"]
 

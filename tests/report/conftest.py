@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from deploytool.pipeline import runner
 from deploytool.pipeline.recipe import PIPELINE
-from deploytool.results.artifact import Given, Notes
+from deploytool.results.artifact import Notes, StageInputs
 from deploytool.spec import Job, Options
 from deploytool.stages import simplify
 from tests.conftest import TINY
@@ -29,7 +29,7 @@ def failing(finished: Path, with_engine: Options, tmp_path_factory: pytest.TempP
     shutil.rmtree(home / "simplify")
     sound = simplify.make
 
-    def spoiled(job: Job, out: Path, given: Given) -> Notes:
+    def spoiled(job: Job, out: Path, given: StageInputs) -> Notes:
         notes = sound(job, out, given)
         graph = onnx.load(out)
         place = next(node.input[1] for node in graph.graph.node if node.op_type == "Conv" and "depthwise" in node.name)

@@ -101,7 +101,7 @@ def show(watched: Watched, file: Path, size: tuple[int, int], scheme: Scheme = "
 def file(request: pytest.FixtureRequest, rich: Path, passing: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of each sort."""
     if request.param == "family":
-        return html.write_family((passing, rich), tmp_path_factory.mktemp("family") / "several.html")
+        return html.write_comparison((passing, rich), tmp_path_factory.mktemp("family") / "several.html")
     return html.write(rich if request.param == "rich" else passing)
 
 
@@ -215,7 +215,7 @@ def test_on_paper_nothing_is_cut(watched: Watched, rich: Path) -> None:
 def test_several_runs_link_to_their_own_pages(watched: Watched, passing: Path, rich: Path, tmp_path: Path) -> None:
     html.write(passing)
     html.write(rich)
-    several = html.write_family((passing, rich), tmp_path / "several.html")
+    several = html.write_comparison((passing, rich), tmp_path / "several.html")
     page = show(watched, several, DESK)
     page.get_by_role("row").nth(1).get_by_role("link").click()
     assert page.url == (passing / PAGE).resolve().as_uri()

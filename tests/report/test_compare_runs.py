@@ -9,7 +9,7 @@ import pytest
 
 from deploytool.report import compare_runs, html, pareto, run_data
 from deploytool.report.rows import Point
-from deploytool.report.run_data import Facts
+from deploytool.report.run_data import RunData
 from deploytool.results.report import Speed
 from deploytool.spec import Stage, Status
 from tests.report import variants
@@ -50,7 +50,7 @@ def test_what_fails_its_checks_is_on_no_front_and_beats_nobody() -> None:
     assert front([point(1, 1, held=False), point(2, 5)], lower=True) == [(2, 5)]
 
 
-def timed(run: Path, device: str = "a CPU") -> Facts:
+def timed(run: Path, device: str = "a CPU") -> RunData:
     """The facts of a run with speeds of our own."""
     speeds = tuple(
         Speed(stage, "model.onnx", "onnxruntime", Status.MEASURED, latency, 8.0, 8.0 / latency, 1.0, 9.0)
@@ -90,7 +90,7 @@ def test_runs_of_one_model_go_by_their_folders(finished: Path, failing: Path, tm
 
 def test_the_page_holds_every_run_and_no_one_elses_words(run_copy: Path, finished: Path, tmp_path: Path) -> None:
     variants.rewrite(run_copy, variants.hostile(written(run_copy)))
-    page = Reader(html.write_family((finished, run_copy), tmp_path / "new" / "several.html").read_text())
+    page = Reader(html.write_comparison((finished, run_copy), tmp_path / "new" / "several.html").read_text())
     assert "2 runs side by side" in page.text
     assert not [tag for tag, _ in page.tags if tag == "script"]
     assert page.text.count("pass for all that ran here") == 2

@@ -10,8 +10,8 @@ import pytest
 from deploytool import serde
 from deploytool.bundle.manifest import MANIFEST_FILE, manifest_digest
 from deploytool.device.candidates import Tier
-from deploytool.device.probe import Tried
-from deploytool.device.verify import Verified
+from deploytool.device.probe import ProbeResult
+from deploytool.device.verify import Verification
 from deploytool.device.worker import Trial
 from deploytool.errors import BadInput
 from deploytool.report import device_results, html, run_data, stamp
@@ -29,13 +29,15 @@ def home(run_copy: Path, packed: Path) -> Path:
 
 def document(home: Path, place: Path, machine: str = "Jetson Orin <8>") -> Path:
     """What a device prints: its engine worked, ONNX Runtime's CUDA did not."""
-    check = next(hop for hop in variants.written(home).hops if hop.stage == "fp16").checks[-1]
-    seal = manifest_digest(home / "pack" / "bundle")
+    check = next(comparison for comparison in variants.written(home).comparisons if comparison.stage == "fp16").checks[
+        -1
+    ]
+    digest = manifest_digest(home / "pack" / "bundle")
     tried = (
-        Tried(Tier.ORT_CUDA, "fp16.onnx", Attempt.FAILED, "no such provider"),
-        Tried(Tier.ENGINE, "model.plan", Attempt.MEASURED, trial=Trial(check, 1.25, 1.5, 100, 1)),
+        ProbeResult(Tier.ORT_CUDA, "fp16.onnx", Attempt.FAILED, "no such provider"),
+        ProbeResult(Tier.ENGINE, "model.plan", Attempt.MEASURED, trial=Trial(check, 1.25, 1.5, 100, 1)),
     )
-    found = Verified("bundle", "tiny", seal, "0" * 64, 1, machine, (), tried, Tier.ENGINE)
+    found = Verification("bundle", "tiny", digest, "0" * 64, 1, machine, (), tried, Tier.ENGINE)
     place.write_text(serde.text({"result": found, "error": None}))
     return place
 

@@ -28,7 +28,7 @@ Change = Callable[[Report], Report]
 def test_the_page_says_what_the_terminal_says(run_copy: Path, change: Change) -> None:
     changed = change(written(run_copy))
     page = read(variants.rewrite(run_copy, changed))
-    closing = verdict.closing(changed, run_copy)
+    closing = verdict.conclude(changed, run_copy)
     for line in (closing.verdict, *closing.reasons[:1], *(step.what for step in closing.steps)):
         assert " ".join(line.split()) in page.text
     for step in closing.steps:
@@ -46,12 +46,12 @@ def test_the_sections_stand_in_their_order(finished: Path) -> None:
     assert ids(page).index("verdict") < ids(page).index("chain")
 
 
-def test_every_hop_has_its_row_with_the_terminals_figures(finished: Path) -> None:
+def test_every_comparison_has_its_row_with_the_terminals_figures(finished: Path) -> None:
     page = read(finished)
-    for hop in written(finished).hops:
-        if hop.checks:
-            assert f"{hop.checks[-1].parity.max_error:.1e}" in page.text
-        assert f"{hop.stage}/{hop.file}" in page.text
+    for comparison in written(finished).comparisons:
+        if comparison.checks:
+            assert f"{comparison.checks[-1].parity.max_error:.1e}" in page.text
+        assert f"{comparison.stage}/{comparison.file}" in page.text
 
 
 def test_a_planted_fault_stands_at_the_top(failing: Path) -> None:

@@ -64,8 +64,8 @@ def test_so_does_every_way_a_run_may_end(validator: Draft202012Validator, run_co
     [
         (("schema",), "deploytool.results.report/1"),
         (("batch",), "1"),
-        (("hops", 0, "checks", 0, "parity", "max_error"), None),
-        (("hops", 0, "unheard_of"), 1),
+        (("comparisons", 0, "checks", 0, "parity", "max_error"), None),
+        (("comparisons", 0, "unheard_of"), 1),
         (("engines", 0, "layers"), {"HALF": "all"}),
     ],
 )
@@ -81,7 +81,7 @@ def test_another_report_does_not(
         validator.validate(told)
 
 
-@pytest.mark.parametrize("name", ["model", "hops", "choices"])
+@pytest.mark.parametrize("name", ["model", "comparisons", "choices"])
 def test_a_missing_field_is_noticed(validator: Draft202012Validator, finished: Path, name: str) -> None:
     told = real(finished)
     del told[name]

@@ -12,7 +12,7 @@ import pytest
 from deploytool.errors import BadInput
 from deploytool.report import junit
 from deploytool.results import verdict
-from deploytool.results.report import Reach, Report, Weights
+from deploytool.results.report import Fp16Range, Report, Weights
 from deploytool.spec import Status
 from tests.report import variants
 from tests.report.variants import HOSTILE, written
@@ -23,7 +23,7 @@ CASE = {"classname", "name", "time"}
 
 
 def overflowing(sound: Report) -> Report:
-    return replace(sound, reach=Reach("/node", 1e38, (), Weights(1, 0, 0)))
+    return replace(sound, reach=Fp16Range("/node", 1e38, (), Weights(1, 0, 0)))
 
 
 def well_formed(text: str) -> Xml.Element:
@@ -54,8 +54,8 @@ def test_a_case_for_every_check_and_what_is_pending_is_skipped(finished: Path) -
     root = well_formed(junit.text(report))
     parity = root.find("testsuite[@name='parity']")
     assert parity is not None
-    checks = sum(len(hop.checks) for hop in report.hops)
-    assert len(parity) == checks + sum(hop.status != Status.MEASURED for hop in report.hops)
+    checks = sum(len(comparison.checks) for comparison in report.comparisons)
+    assert len(parity) == checks + sum(comparison.status != Status.MEASURED for comparison in report.comparisons)
     (waiting,) = parity.findall("testcase/skipped")
     assert waiting.attrib["message"] == "built, not run"
     assert root.attrib["failures"] == "0"
@@ -69,7 +69,7 @@ def test_a_case_for_every_check_and_what_is_pending_is_skipped(finished: Path) -
 def test_it_fails_where_the_verdict_does(finished: Path, change: Change) -> None:
     report = change(written(finished))
     root = well_formed(junit.text(report))
-    assert (root.attrib["failures"] != "0") == (not verdict.closing(report, finished).held)
+    assert (root.attrib["failures"] != "0") == (not verdict.conclude(report, finished).held)
 
 
 def test_a_planted_fault_is_a_failure_with_its_figures(failing: Path) -> None:

@@ -51,5 +51,8 @@ def test_a_weak_proof_and_what_is_pending_are_seen(run_copy: Path) -> None:
     glance = at_a_glance(run_copy, variants.weak(written(run_copy)))
     assert glance["Planted faults caught"].alarm
     assert glance["Pending on a device"].figure == "1"
-    here = replace(written(run_copy), hops=tuple(hop for hop in written(run_copy).hops if hop.checks))
+    here = replace(
+        written(run_copy),
+        comparisons=tuple(comparison for comparison in written(run_copy).comparisons if comparison.checks),
+    )
     assert "Run here" in at_a_glance(run_copy, here)

@@ -8,8 +8,8 @@ from pathlib import Path
 from deploytool.benchmark import result as benching
 from deploytool.results import blame as results_blame
 from deploytool.results import report
-from deploytool.results.faults import Missed, Proof
-from deploytool.results.report import Agreement, Check, Flip, Gate, Hop, Report
+from deploytool.results.faults import FaultsResult, MissedFault
+from deploytool.results.report import Agreement, Check, ClassFlip, Comparison, Gate, Report
 from deploytool.spec import Decision, GateOutcome, Stage, TargetPlan
 from tests.benched import benchmark
 
@@ -32,11 +32,16 @@ def rewrite(run: Path, changed: Report) -> Path:
 
 def broken(sound: Report) -> Report:
     """The same, the last graph in FP32 being wrong."""
-    return replace(sound, hops=tuple(_worse(hop) if hop.stage == "rewrite" else hop for hop in sound.hops))
+    return replace(
+        sound,
+        comparisons=tuple(
+            _worse(comparison) if comparison.stage == "rewrite" else comparison for comparison in sound.comparisons
+        ),
+    )
 
 
-def _worse(hop: Hop) -> Hop:
-    return replace(hop, checks=tuple(_beyond(check) for check in hop.checks))
+def _worse(comparison: Comparison) -> Comparison:
+    return replace(comparison, checks=tuple(_beyond(check) for check in comparison.checks))
 
 
 def _beyond(check: Check) -> Check:
@@ -54,21 +59,24 @@ def late(sound: Report) -> Report:
 
 def weak(sound: Report) -> Report:
     assert sound.proof is not None
-    missed = (Missed("graph", "bias_dropped", "/stem/Conv_output_0", 0.1, 7.0),)
+    missed = (MissedFault("graph", "bias_dropped", "/stem/Conv_output_0", 0.1, 7.0),)
     families = tuple(
         replace(family, power={name: replace(power, missed=1) for name, power in family.power.items()})
         if family.name == "bias_dropped"
         else family
         for family in sound.proof.families
     )
-    return replace(sound, proof=Proof(families, missed, sound.proof.fresh, (3,)))
+    return replace(sound, proof=FaultsResult(families, missed, sound.proof.fresh, (3,)))
 
 
 def flipped(sound: Report) -> Report:
     """The same on photographs, of which FP16 saw two differently."""
-    seen = Agreement(4, 0.5, 0.15, 0.85, 1.0, (Flip(2, 0.01, 3, 7), Flip(1, 0.001, 5, 2)))
-    hops = tuple(replace(hop, agreement=seen) if hop.stage == "fp16" else hop for hop in sound.hops)
-    return replace(sound, hops=hops, data="photographs")
+    seen = Agreement(4, 0.5, 0.15, 0.85, 1.0, (ClassFlip(2, 0.01, 3, 7), ClassFlip(1, 0.001, 5, 2)))
+    comparisons = tuple(
+        replace(comparison, agreement=seen) if comparison.stage == "fp16" else comparison
+        for comparison in sound.comparisons
+    )
+    return replace(sound, comparisons=comparisons, data="photographs")
 
 
 def pending(sound: Report) -> Report:
@@ -86,9 +94,11 @@ def bare(sound: Report) -> Report:
 
 def hostile(sound: Report) -> Report:
     """Somebody else's words in every place that takes them."""
-    hops = tuple(replace(hop, file=HOSTILE) for hop in sound.hops)
+    comparisons = tuple(replace(comparison, file=HOSTILE) for comparison in sound.comparisons)
     choices = {HOSTILE: HOSTILE, "keep_fp32": [HOSTILE]}
-    return replace(sound, model=HOSTILE, device=HOSTILE, data=HOSTILE, hops=hops, remarks=(HOSTILE,), choices=choices)
+    return replace(
+        sound, model=HOSTILE, device=HOSTILE, data=HOSTILE, comparisons=comparisons, remarks=(HOSTILE,), choices=choices
+    )
 
 
 def bench(run: Path, batches: tuple[int, ...] = (1, 8)) -> None:
@@ -103,8 +113,12 @@ def blame(run: Path, *, wrong: bool) -> None:
     )
     unknown = results_blame.Layer("", "t", "n", "Sigmoid", None, 1e-6)
     finding = results_blame.Finding(Stage.REWRITE, Stage.SIMPLIFY, "depthwise", lost=False, layer=layer, before=None)
-    hops = tuple(results_blame.Hop(stage, (), (layer, unknown)) for stage in (Stage.SIMPLIFY, Stage.REWRITE))
-    results_blame.write(run, results_blame._graphs(run), results_blame.Blame(hops, (0, 1), finding if wrong else None))
+    comparisons = tuple(
+        results_blame.TracedGraph(stage, (), (layer, unknown)) for stage in (Stage.SIMPLIFY, Stage.REWRITE)
+    )
+    results_blame.write(
+        run, results_blame._graphs(run), results_blame.Blame(comparisons, (0, 1), finding if wrong else None)
+    )
 
 
 ENDINGS = (lambda sound: sound, broken, slow, late, weak, flipped, pending, bare)

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from deploytool.results import blame, receipt
-from deploytool.results.blame import Blame, Finding, Hop, Layer
+from deploytool.results.blame import Blame, Finding, Layer, TracedGraph
 from deploytool.spec import Stage
 
 LAYER = Layer("stem", "t", "/stem/Conv", "Conv", 1.0, 0.1)
-BLAME = Blame((Hop(Stage.EXPORT, (), (LAYER,)),), (0, 1), Finding(Stage.EXPORT, "eager", "stem", False, LAYER, None))
+BLAME = Blame(
+    (TracedGraph(Stage.EXPORT, (), (LAYER,)),), (0, 1), Finding(Stage.EXPORT, "eager", "stem", False, LAYER, None)
+)
 
 
 def test_what_was_found_is_read_back(run_copy: Path) -> None:

@@ -25,7 +25,7 @@ def test_the_mean_before_a_classifier() -> None:
 def test_alone_it_is_no_form() -> None:
     net = Drawing(4)
     (only,) = forms.candidates(classified(net, net.op("Relu", net.conv("picture", 8, 3))))
-    assert only.name == "plain"
+    assert only.name == "original"
     assert only.outcomes[NAME].passed == ("the rest of its recipe makes no form of its own",)
 
 

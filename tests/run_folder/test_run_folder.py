@@ -20,7 +20,7 @@ from deploytool.errors import BadInput, NoRoom, StageFailed
 from deploytool.host import owner, swap
 from deploytool.pipeline import runner
 from deploytool.results import receipt
-from deploytool.results.artifact import Given, Notes
+from deploytool.results.artifact import Notes, StageInputs
 from deploytool.run_folder import lock, publish, staging
 from deploytool.spec import Job, Stage
 from tests.conftest import QUICK, TINY
@@ -36,7 +36,7 @@ class Written:
     def __init__(self, verb: str) -> None:
         self.verb = verb
 
-    def make(self, job: Job, out: Path, given: Given) -> Notes:
+    def make(self, job: Job, out: Path, given: StageInputs) -> Notes:
         before = [json.loads(each.path.read_text())["seed"] for each in given.artifacts]
         assert set(before) <= {job.options.seed}
         out.write_text(json.dumps({"verb": self.verb, "seed": job.options.seed}))
@@ -65,7 +65,7 @@ def export(folder: Path, seed: int, recipe: tuple[Stage, ...] = RECIPE) -> set[S
 
 def seeds(folder: Path) -> set[int]:
     """The seeds of all rooms, each proved by its receipt; one, if the run is whole."""
-    found = runner.rooms(folder)
+    found = runner.stage_directories(folder)
     assert {room.name for room, _ in found} == set(RECIPE)
     assert all(receipt.proves(room, sealed) for room, sealed in found)
     return {json.loads((room / sealed.kind.value).read_text())["seed"] for room, sealed in found}
@@ -84,7 +84,7 @@ def fail(monkeypatch: pytest.MonkeyPatch, folder: Path, verb: str, error: BaseEx
     """An export of seed 1 whose stage `verb` raises."""
 
     class Failing(Written):
-        def make(self, job: Job, out: Path, given: Given) -> Notes:
+        def make(self, job: Job, out: Path, given: StageInputs) -> Notes:
             if self.verb != verb:
                 return super().make(job, out, given)
             out.write_text("half")

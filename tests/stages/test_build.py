@@ -11,17 +11,17 @@ from onnx import TensorProto, helper
 
 from deploytool import serde
 from deploytool.errors import BadInput, StageFailed
-from deploytool.results.artifact import Artifact, Given, Kind
+from deploytool.results.artifact import Artifact, Kind, StageInputs
 from deploytool.results.report import Engine
 from deploytool.spec import EnginePlan, Job, Options, Range, Stage
 from deploytool.stages import build, fp16
-from tests.conftest import QUICK, TINY, shelf
+from tests.conftest import QUICK, TINY, artifacts
 
 RTX = "tensorrt_rtx"
 
 
-def with_graph(path: Path) -> Given:
-    return Given((Artifact(Kind.GRAPH, path, "digest", "key", Stage.FP16, {}, 0.0, fresh=True),))
+def with_graph(path: Path) -> StageInputs:
+    return StageInputs((Artifact(Kind.GRAPH, path, "digest", "key", Stage.FP16, {}, 0.0, fresh=True),))
 
 
 def options(*plans: EnginePlan, batch: Range = Range()) -> Options:  # noqa: B008  # frozen
@@ -29,7 +29,7 @@ def options(*plans: EnginePlan, batch: Range = Range()) -> Options:  # noqa: B00
 
 
 def test_an_engine_is_built_and_described(finished: Path) -> None:
-    (artifact,) = shelf(finished).chain(Kind.ENGINE)
+    (artifact,) = artifacts(finished).chain(Kind.ENGINE)
     (engine,) = serde.decode(tuple[Engine, ...], artifact.notes["engines"])
     assert engine.file == "model.plan"
     assert engine.bytes == artifact.path.stat().st_size > 10_000
@@ -38,7 +38,7 @@ def test_an_engine_is_built_and_described(finished: Path) -> None:
 
 
 def test_tensorrts_own_log_is_kept(finished: Path) -> None:
-    (artifact,) = shelf(finished).chain(Kind.ENGINE)
+    (artifact,) = artifacts(finished).chain(Kind.ENGINE)
     log = artifact.notes["log"]
     assert isinstance(log, list)
     assert any("Opset version:    18" in str(line) for line in log)
@@ -47,13 +47,13 @@ def test_tensorrts_own_log_is_kept(finished: Path) -> None:
 def test_two_builds_give_the_same_bytes(finished: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        build.make(Job(TINY, options()), tmp_path / name / "model.plan", shelf(finished))
+        build.make(Job(TINY, options()), tmp_path / name / "model.plan", artifacts(finished))
     assert (tmp_path / "a" / "model.plan").read_bytes() == (tmp_path / "b" / "model.plan").read_bytes()
 
 
 def test_turing_gets_its_own_file(finished: Path, tmp_path: Path) -> None:
     plans = (EnginePlan("model.plan", RTX, ("8.6", "8.9")), EnginePlan("engine_2.plan", RTX, ("7.5",)))
-    notes = build.make(Job(TINY, options(*plans)), tmp_path / "model.plan", shelf(finished))
+    notes = build.make(Job(TINY, options(*plans)), tmp_path / "model.plan", artifacts(finished))
     assert [engine.capabilities for engine in serde.decode(tuple[Engine, ...], notes["engines"])] == [
         ("8.6", "8.9"),
         ("7.5",),
@@ -64,7 +64,7 @@ def test_turing_gets_its_own_file(finished: Path, tmp_path: Path) -> None:
 def test_the_build_reports_its_progress(finished: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     job = Job(TINY, options(), watch=lambda done, total: seen.append((done, total)))
-    build.make(job, tmp_path / "model.plan", shelf(finished))
+    build.make(job, tmp_path / "model.plan", artifacts(finished))
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1] > 1
 
@@ -76,12 +76,14 @@ def test_an_engine_that_would_be_fp32_is_refused(finished: Path, tmp_path: Path)
 
 
 def test_a_graph_with_layers_kept_in_fp32_is_built(finished: Path, tmp_path: Path) -> None:
-    before = Given(tuple(each for each in shelf(finished).artifacts if each.made_by not in ("fp16", "build")))
+    before = StageInputs(tuple(each for each in artifacts(finished).artifacts if each.made_by not in ("fp16", "build")))
     job = Job(TINY, dataclasses.replace(options(), keep_fp32=("grouped", "depthwise")))
     notes = fp16.make(job, tmp_path / "model.onnx", before)
     mixed = Artifact(Kind.GRAPH, tmp_path / "model.onnx", "digest", "key", Stage.FP16, notes, 0.0, fresh=True)
-    (engine,) = serde.decode(tuple[Engine, ...], build.make(job, tmp_path / "model.plan", Given((mixed,)))["engines"])
-    whole = serde.decode(tuple[Engine, ...], shelf(finished).latest(Kind.ENGINE).notes["engines"])[0]
+    (engine,) = serde.decode(
+        tuple[Engine, ...], build.make(job, tmp_path / "model.plan", StageInputs((mixed,)))["engines"]
+    )
+    whole = serde.decode(tuple[Engine, ...], artifacts(finished).latest(Kind.ENGINE).notes["engines"])[0]
     assert engine.layers["FLOAT"] > whole.layers["FLOAT"]
     assert engine.layers["HALF"] < whole.layers["HALF"]
     assert (tmp_path / "model.plan").stat().st_size == engine.bytes
@@ -109,5 +111,5 @@ def test_garbage_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_profile_of_one_size(finished: Path, tmp_path: Path) -> None:
-    build.make(Job(TINY, options(batch=Range(4, 4, 4))), tmp_path / "model.plan", shelf(finished))
+    build.make(Job(TINY, options(batch=Range(4, 4, 4))), tmp_path / "model.plan", artifacts(finished))
     assert (tmp_path / "model.plan").stat().st_size > 10_000

@@ -20,7 +20,7 @@ from deploytool.parity.replay import replay
 from deploytool.pipeline import runner
 from deploytool.spec import Job, Options, Stage
 from deploytool.stages import export
-from tests.conftest import QUICK, ROOT, TINY, shelf
+from tests.conftest import QUICK, ROOT, TINY, artifacts
 
 EXPORTERS = ("torchscript", "dynamo")
 OWN = ROOT / "tests" / "user_models"
@@ -30,7 +30,7 @@ ROAD = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT)
 @pytest.fixture(scope="module", params=EXPORTERS)
 def translated(request: pytest.FixtureRequest, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp(request.param) / "model.onnx"
-    notes = export.make(Job(TINY, options(request.param)), out, shelf(finished))
+    notes = export.make(Job(TINY, options(request.param)), out, artifacts(finished))
     assert notes["exporter"] == request.param
     return out
 
@@ -78,7 +78,7 @@ def test_it_computes_what_the_model_does_at_any_batch(translated: Path, finished
 
 def test_the_same_model_gives_the_same_bytes(translated: Path, finished: Path, tmp_path: Path) -> None:
     exporter = "dynamo" if "dynamo" in str(translated) else "torchscript"
-    export.make(Job(TINY, options(exporter)), tmp_path / "model.onnx", shelf(finished))
+    export.make(Job(TINY, options(exporter)), tmp_path / "model.onnx", artifacts(finished))
     assert (tmp_path / "model.onnx").read_bytes() == translated.read_bytes()
 
 
@@ -86,7 +86,7 @@ def test_the_same_model_gives_the_same_bytes(translated: Path, finished: Path, t
 def test_exporters_say_nothing(
     finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], exporter: str
 ) -> None:
-    export.make(Job(TINY, options(exporter)), tmp_path / "model.onnx", shelf(finished))
+    export.make(Job(TINY, options(exporter)), tmp_path / "model.onnx", artifacts(finished))
     assert capfd.readouterr() == ("", "")
 
 
@@ -99,7 +99,7 @@ def test_a_model_that_both_refuse_ends_with_both_reasons_and_the_operator(
 
     monkeypatch.setattr(torch.onnx, "export", refuse)
     with pytest.raises(StageFailed, match=r"^ONNX has no form of torch's strange here") as caught:
-        export.make(Job(TINY, options(exporter)), tmp_path / "model.onnx", shelf(finished))
+        export.make(Job(TINY, options(exporter)), tmp_path / "model.onnx", artifacts(finished))
     assert "torchscript: no symbolic for aten::strange" in str(caught.value)
     assert "dynamo: no symbolic for aten::strange" in str(caught.value)
     assert "--exporter" not in caught.value.remedy
@@ -107,7 +107,7 @@ def test_a_model_that_both_refuse_ends_with_both_reasons_and_the_operator(
 
 
 def test_auto_keeps_the_very_graph_its_exporter_makes(translated: Path, finished: Path, tmp_path: Path) -> None:
-    notes = export.make(Job(TINY, options("auto")), tmp_path / "model.onnx", shelf(finished))
+    notes = export.make(Job(TINY, options("auto")), tmp_path / "model.onnx", artifacts(finished))
     assert notes["exporter"] == "dynamo"
     if "dynamo" in str(translated):
         assert (tmp_path / "model.onnx").read_bytes() == translated.read_bytes()

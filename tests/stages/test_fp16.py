@@ -10,18 +10,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deploytool.errors import BadInput, StageFailed
 from deploytool.precision import fp16
-from deploytool.precision.search import Judged
-from deploytool.results.artifact import Artifact, Given, Kind
+from deploytool.precision.search import Evaluation
+from deploytool.results.artifact import Artifact, Kind, StageInputs
 from deploytool.spec import Job, Precision, Stage
 from deploytool.stages import fp16 as stages_fp16
-from tests.conftest import QUICK, TINY, modules_of, shelf
+from tests.conftest import QUICK, TINY, artifacts, modules_of
 
 
 def types(graph: onnx.ModelProto) -> list[int]:
     return [value.type.tensor_type.elem_type for value in (*graph.graph.input, *graph.graph.output)]
 
 
-def matmul(weight: np.ndarray[tuple[int, ...], np.dtype[np.float32]], folder: Path) -> Given:
+def matmul(weight: np.ndarray[tuple[int, ...], np.dtype[np.float32]], folder: Path) -> StageInputs:
     """A graph of one matrix product with that weight, as a stage would be given it."""
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["input", "weight"], ["logits"], "product")],
@@ -32,23 +32,23 @@ def matmul(weight: np.ndarray[tuple[int, ...], np.dtype[np.float32]], folder: Pa
     )
     path = folder / "model.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    return Given((Artifact(Kind.GRAPH, path, "digest", "key", Stage.SIMPLIFY, {}, 0.0, fresh=True),))
+    return StageInputs((Artifact(Kind.GRAPH, path, "digest", "key", Stage.SIMPLIFY, {}, 0.0, fresh=True),))
 
 
 def test_the_graph_is_fp16_with_fp32_inputs_and_outputs(finished: Path) -> None:
     graph = onnx.load(finished / "fp16" / "model.onnx")
     onnx.checker.check_model(graph, full_check=True)
     assert types(graph) == [TensorProto.FLOAT, TensorProto.FLOAT]
-    assert stages_fp16.count_half(graph) == (4, 4)
+    assert stages_fp16.count_fp16(graph) == (4, 4)
     assert {weight.data_type for weight in graph.graph.initializer} <= {TensorProto.FLOAT16, TensorProto.INT64}
 
 
 def test_the_fp32_graph_is_not_taken_for_fp16(finished: Path) -> None:
-    assert stages_fp16.count_half(onnx.load(finished / "simplify" / "model.onnx")) == (0, 4)
+    assert stages_fp16.count_fp16(onnx.load(finished / "simplify" / "model.onnx")) == (0, 4)
 
 
 def test_io_fp16_leaves_no_cast(finished: Path, tmp_path: Path) -> None:
-    given = Given(shelf(finished).chain(Kind.GRAPH)[:3])
+    given = StageInputs(artifacts(finished).chain(Kind.GRAPH)[:3])
     notes = stages_fp16.make(Job(TINY, dataclasses.replace(QUICK, io=Precision.FP16)), tmp_path / "model.onnx", given)
     assert notes["casts"] == 0
     assert types(onnx.load(tmp_path / "model.onnx")) == [TensorProto.FLOAT16, TensorProto.FLOAT16]
@@ -57,7 +57,9 @@ def test_io_fp16_leaves_no_cast(finished: Path, tmp_path: Path) -> None:
 def test_a_graph_that_stays_fp32_is_refused(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fp16, "_able", lambda *_: False)
     with pytest.raises(StageFailed, match="only 0 of 4 Conv, MatMul and Gemm nodes would run in FP16"):
-        stages_fp16.make(Job(TINY, QUICK), tmp_path / "model.onnx", Given(shelf(finished).chain(Kind.GRAPH)[:3]))
+        stages_fp16.make(
+            Job(TINY, QUICK), tmp_path / "model.onnx", StageInputs(artifacts(finished).chain(Kind.GRAPH)[:3])
+        )
     assert not (tmp_path / "model.onnx").exists()
 
 
@@ -76,15 +78,17 @@ def keeping(*names: str) -> Job:
     return Job(TINY, dataclasses.replace(QUICK, keep_fp32=names))
 
 
-def before_halve(run: Path) -> Given:
-    return Given(tuple(artifact for artifact in shelf(run).artifacts if artifact.made_by not in ("fp16", "build")))
+def before_halve(run: Path) -> StageInputs:
+    return StageInputs(
+        tuple(artifact for artifact in artifacts(run).artifacts if artifact.made_by not in ("fp16", "build"))
+    )
 
 
 def test_what_is_named_is_kept_in_fp32(finished: Path, tmp_path: Path) -> None:
     notes = stages_fp16.make(keeping("grouped", "/pool/AveragePool"), tmp_path / "model.onnx", before_halve(finished))
     graph = onnx.load(tmp_path / "model.onnx")
     onnx.checker.check_model(graph, full_check=True)
-    assert stages_fp16.count_half(graph) == (3, 4)
+    assert stages_fp16.count_fp16(graph) == (3, 4)
     kept = {"/grouped/grouped.0/Conv": "grouped.0", "/grouped/grouped.2/Relu": "grouped", "/pool/AveragePool": ""}
     assert notes["kept"] == kept
     assert notes["keep_fp32"] == ["grouped", "/pool/AveragePool"]
@@ -131,7 +135,7 @@ def test_a_search_keeps_nothing_where_fp16_is_enough(finished: Path, tmp_path: P
 
 
 def test_a_search_without_an_answer_says_so(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages_fp16, "judged", lambda half, sample, tolerance: Judged(False, 1.0))
+    monkeypatch.setattr(stages_fp16, "assess", lambda half, sample, tolerance: Evaluation(False, 1.0))
     with pytest.raises(StageFailed, match="no part of the graph can be FP16") as refused:
         stages_fp16.make(keeping("auto"), tmp_path / "model.onnx", before_halve(finished))
     assert refused.value.remedy == "deploy the FP32 graph of the rewrite stage"
@@ -141,9 +145,9 @@ def test_a_search_tells_how_far_it_is(finished: Path, tmp_path: Path, monkeypatc
     seen: list[tuple[int, int]] = []
     monkeypatch.setattr(
         stages_fp16,
-        "judged",
-        lambda half, sample, tolerance: Judged(
-            stages_fp16.count_half(half)[0] < 4, 4.0 - stages_fp16.count_half(half)[0]
+        "assess",
+        lambda half, sample, tolerance: Evaluation(
+            stages_fp16.count_fp16(half)[0] < 4, 4.0 - stages_fp16.count_fp16(half)[0]
         ),
     )
     job = dataclasses.replace(keeping("auto"), watch=lambda done, total: seen.append((done, total)))

@@ -12,7 +12,7 @@ from deploytool.errors import StageFailed
 from deploytool.results.artifact import Kind
 from deploytool.spec import Job
 from deploytool.stages import golden as stages_golden
-from tests.conftest import QUICK, TINY, shelf
+from tests.conftest import QUICK, TINY, artifacts
 
 
 def test_the_sample_holds_what_it_promises(finished: Path) -> None:
@@ -38,14 +38,14 @@ def test_a_margin_is_the_lead_of_the_best_class_over_the_second() -> None:
 
 def test_the_number_of_images_is_the_one_asked_for(run_copy: Path, tmp_path: Path) -> None:
     notes = stages_golden.make(
-        Job(TINY, dataclasses.replace(QUICK, images=37)), tmp_path / "golden.npz", shelf(run_copy)
+        Job(TINY, dataclasses.replace(QUICK, images=37)), tmp_path / "golden.npz", artifacts(run_copy)
     )
     assert notes["images"] == 37
     assert len(golden.read(tmp_path / "golden.npz").pixels) == 37
 
 
 def test_a_model_that_answers_nan_is_refused(run_copy: Path, tmp_path: Path) -> None:
-    weights = shelf(run_copy).latest(Kind.WEIGHTS).path
+    weights = artifacts(run_copy).latest(Kind.WEIGHTS).path
     state = load_file(weights)
     state["classifier.bias"][0] = float("nan")
     from safetensors import safe_open
@@ -54,5 +54,5 @@ def test_a_model_that_answers_nan_is_refused(run_copy: Path, tmp_path: Path) -> 
         metadata = file.metadata()
     save_file(state, weights, metadata)
     with pytest.raises(StageFailed, match="the model itself answers with NaN"):
-        stages_golden.make(Job(TINY, QUICK), tmp_path / "golden.npz", shelf(run_copy))
+        stages_golden.make(Job(TINY, QUICK), tmp_path / "golden.npz", artifacts(run_copy))
     assert not (tmp_path / "golden.npz").exists()

@@ -13,11 +13,11 @@ import pytest
 from deploytool import known_issues, serde
 from deploytool.backends import Array, Session, onnxruntime, tensorrt_builder
 from deploytool.data import golden
-from deploytool.known_issues import Hit
+from deploytool.known_issues import Match
 from deploytool.known_issues.place import Seen
 from deploytool.loading import catalog
 from deploytool.parity import checks, intermediates
-from deploytool.parity.checks import Step
+from deploytool.parity.checks import PlannedComparison
 from deploytool.pipeline import runner
 from deploytool.results import report, verdict
 from deploytool.results.artifact import Kind
@@ -25,7 +25,7 @@ from deploytool.spec import EnginePlan, Job, Options, Precision, Stage, Tensor
 from deploytool.stages import build, validate
 from deploytool.stages import known_issues as stages_known_issues
 from tests.blame import faults
-from tests.conftest import QUICK, shelf
+from tests.conftest import QUICK, artifacts
 
 C2F = catalog.find(
     f"{Path(__file__).parents[1] / 'user_models' / 'c2f.py'}:make", [Tensor("input", ("batch", 3, 32, 32))]
@@ -56,25 +56,25 @@ def copied(linted: Path, tmp_path: Path) -> Path:
 
 
 def notes(run: Path) -> dict[str, serde.Json]:
-    return dict(shelf(run).latest(Kind.PROBES).notes)
+    return dict(artifacts(run).latest(Kind.PROBES).notes)
 
 
 def on_the_way(run: Path, stage: str) -> list[str]:
     written = report.read(run / "validate" / "report.json")
     return [
         check.against
-        for hop in written.hops
-        if hop.stage == stage
-        for check in hop.checks
-        if check.against.startswith("canary")
+        for comparison in written.comparisons
+        if comparison.stage == stage
+        for check in comparison.checks
+        if check.against.startswith("probe")
     ]
 
 
-def test_every_hit_gets_a_canary_with_the_values_of_the_fp32_graph(linted: Path) -> None:
-    hits = serde.decode(tuple[Hit, ...], notes(linted)["hits"])
+def test_every_hit_gets_a_probe_with_the_values_of_the_fp32_graph(linted: Path) -> None:
+    hits = serde.decode(tuple[Match, ...], notes(linted)["hits"])
     assert [hit.place.tensor for hit in hits] == CANARIES
     kept = intermediates.read(linted / "known_issues" / "probes.npz").values
-    inputs = intermediates.first(golden.read(linted / "golden" / "golden.npz").inputs)
+    inputs = intermediates.first_cases(golden.read(linted / "golden" / "golden.npz").inputs)
     expected = intermediates.answers(linted / "export" / "model.onnx", CANARIES, onnxruntime.start, inputs)
     assert list(kept) == CANARIES
     for name, values in kept.items():
@@ -91,15 +91,15 @@ def test_each_hit_is_a_line_of_the_report(linted: Path) -> None:
     assert all("NVIDIA/TensorRT#4854" in line and "compute capability 12.0" in line for line in lines)
 
 
-def test_every_graph_is_checked_at_the_canaries(linted: Path) -> None:
-    wanted = [f"canary {name}" for name in CANARIES]
+def test_every_graph_is_checked_at_the_probes(linted: Path) -> None:
+    wanted = [f"probe {name}" for name in CANARIES]
     assert {stage: on_the_way(linted, stage) for stage in ("torchscript", "export", "simplify", "fp16")} == {
         "torchscript": [],
         "export": wanted,
         "simplify": wanted,
         "fp16": wanted * 2,  # ONNX Runtime, and FP16 arithmetic
     }
-    assert verdict.broken(report.read(linted / "validate" / "report.json")) == ()
+    assert verdict.failed_lines(report.read(linted / "validate" / "report.json")) == ()
 
 
 def test_the_graphs_keep_their_outputs(linted: Path) -> None:
@@ -110,33 +110,33 @@ def test_the_graphs_keep_their_outputs(linted: Path) -> None:
 
 @pytest.mark.parametrize("io", list(Precision))
 @pytest.mark.parametrize("stage", ["export", "simplify", "fp16"])
-def test_a_fault_at_a_canary_fails_it_by_name(copied: Path, tmp_path: Path, stage: str, io: Precision) -> None:
+def test_a_fault_at_a_probe_fails_it_by_name(copied: Path, tmp_path: Path, stage: str, io: Precision) -> None:
     options = dataclasses.replace(QUICK, io=io)
     if io is Precision.FP16:
         list(runner.run(Job(C2F, options), ROAD, copied))
     spoil(copied / stage / "model.onnx", "/1/Add_1_output_0")
-    validate.make(Job(C2F, options), tmp_path / "report.json", shelf(copied))
-    failed = verdict.broken(report.read(tmp_path / "report.json"))
-    named = {line.partition(":")[0] for line in failed if "canary" in line}
+    validate.make(Job(C2F, options), tmp_path / "report.json", artifacts(copied))
+    failed = verdict.failed_lines(report.read(tmp_path / "report.json"))
+    named = {line.partition(":")[0] for line in failed if "probe" in line}
     ways = ("fp16", "fp16 in FP16 arithmetic") if stage == "fp16" else (stage,)
-    assert named == {f"{way} against canary {name}" for way in ways for name in CANARIES}
+    assert named == {f"{way} against probe {name}" for way in ways for name in CANARIES}
 
 
-def test_a_fault_that_the_outputs_hide_is_seen_at_the_canaries(copied: Path, tmp_path: Path) -> None:
+def test_a_fault_that_the_outputs_hide_is_seen_at_the_probes(copied: Path, tmp_path: Path) -> None:
     """A kernel turned round in one bottleneck: behind the pool, its error is less than what FP16 may have."""
     graph = copied / "fp16" / "model.onnx"
     faults.plant(graph, graph, "Conv", 2, faults.flip_kernel)
-    validate.make(Job(C2F, QUICK), tmp_path / "report.json", shelf(copied))
-    failed = verdict.broken(report.read(tmp_path / "report.json"))
+    validate.make(Job(C2F, QUICK), tmp_path / "report.json", artifacts(copied))
+    failed = verdict.failed_lines(report.read(tmp_path / "report.json"))
     ways = ("fp16", "fp16 in FP16 arithmetic")
-    expected = {f"{way} against canary {name}" for way in ways for name in CANARIES} | {
+    expected = {f"{way} against probe {name}" for way in ways for name in CANARIES} | {
         "fp16 as converted against simplify with its weights in FP16"
     }
     assert {line.partition(":")[0] for line in failed} == expected, "in FP16, the outputs themselves pass"
 
 
 def spoil(path: Path, tensor: str) -> None:
-    """The sum at the canary reads one operand twice, as if it were the other."""
+    """The sum at the probe reads one operand twice, as if it were the other."""
     model = onnx.load(path)
     (node,) = (node for node in model.graph.node if node.output[0] == tensor)
     node.input[1] = node.input[0]
@@ -147,10 +147,10 @@ def test_where_nothing_is_found_nothing_is_kept_or_run(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intermediates, "answers", lambda *given: pytest.fail("a session was started"))
-    found = stages_known_issues.make(Job(C2F, QUICK), tmp_path / "probes.npz", shelf(finished))
+    found = stages_known_issues.make(Job(C2F, QUICK), tmp_path / "probes.npz", artifacts(finished))
     assert found == {"hits": [], "remarks": []}
     assert intermediates.read(tmp_path / "probes.npz").values == {}
-    validate.make(Job(C2F, QUICK), tmp_path / "report.json", shelf(finished))
+    validate.make(Job(C2F, QUICK), tmp_path / "report.json", artifacts(finished))
 
 
 def test_a_tensor_that_the_graph_before_lacks_is_said_to_be_unchecked(copied: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_tensor_that_the_graph_before_lacks_is_said_to_be_unchecked(copied: Pa
             names[:] = ["renamed" if name == CANARIES[0] else name for name in names]
     del model.graph.value_info[:]
     onnx.save(model, copied / "simplify" / "model.onnx")
-    found = stages_known_issues.make(Job(C2F, QUICK), copied / "known_issues" / "probes.npz", shelf(copied))
+    found = stages_known_issues.make(Job(C2F, QUICK), copied / "known_issues" / "probes.npz", artifacts(copied))
     assert list(intermediates.read(copied / "known_issues" / "probes.npz").values) == CANARIES[1:]
     assert [str(line).rpartition(": ")[2] for line in found["remarks"]] == [  # type: ignore[union-attr]  # a list
         "checked at the outputs only",
@@ -173,16 +173,16 @@ PLAN = EnginePlan("model.plan", "tensorrt_rtx", ("12.0",))
 
 def built(run: Path, out: Path) -> dict[str, serde.Json]:
     options: Options = dataclasses.replace(QUICK, engines=(PLAN,))
-    return dict(build.make(Job(C2F, options), out, shelf(run)))
+    return dict(build.make(Job(C2F, options), out, artifacts(run)))
 
 
 def test_an_engine_that_cannot_be_hit_is_as_it_would_be(linted: Path, tmp_path: Path) -> None:
     found = built(linted, tmp_path / "model.plan")
-    assert found["canaries"] == {"model.plan": []}
-    assert str(found["remarks"]).startswith("['model.plan has no canaries: NVIDIA/TensorRT#4854 is not reported for")
+    assert found["probes"] == {"model.plan": []}
+    assert str(found["remarks"]).startswith("['model.plan has no probes: NVIDIA/TensorRT#4854 is not reported for")
 
 
-def test_an_engine_that_can_be_hit_gives_the_canaries(
+def test_an_engine_that_can_be_hit_gives_the_probes(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if TensorRT-RTX had the fault: it is what builds here."""
@@ -199,9 +199,9 @@ def test_an_engine_that_can_be_hit_gives_the_canaries(
     monkeypatch.setattr(pattern, "SEEN", (Seen("tensorrt_rtx", "1.0", None, ("12.0",)),))
     list(runner.run(Job(C2F, QUICK), ROAD[:-1], tmp_path / "again"))
     found = built(tmp_path / "again", tmp_path / "other.plan")
-    assert found["canaries"] == {"model.plan": CANARIES}
+    assert found["probes"] == {"model.plan": CANARIES}
     assert marked == [["logits"], ["logits", *CANARIES]]
-    assert "it gives 2 tensors more, the canaries" in str(found["remarks"])
+    assert "it gives 2 tensors more, the probes" in str(found["remarks"])
     assert (tmp_path / "model.plan").stat().st_size > 10_000
 
 
@@ -209,11 +209,11 @@ def outputs(network: object) -> list[str]:
     return [network.get_output(at).name for at in range(network.num_outputs)]  # type: ignore[attr-defined]  # untyped
 
 
-@pytest.mark.parametrize(("factor", "failing"), [(1.0, set()), (1.5, {f"build against canary {CANARIES[1]}"})])
-def test_an_engine_that_gives_canaries_is_checked_at_them(
+@pytest.mark.parametrize(("factor", "failing"), [(1.0, set()), (1.5, {f"build against probe {CANARIES[1]}"})])
+def test_an_engine_that_gives_probes_is_checked_at_them(
     linted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, failing: set[str]
 ) -> None:
-    """In the engine's place: the FP16 graph with the canaries among its outputs, one of them wrong by a factor."""
+    """In the engine's place: the FP16 graph with the probes among its outputs, one of them wrong by a factor."""
 
     @contextmanager
     def start() -> Iterator[Session]:
@@ -223,10 +223,10 @@ def test_an_engine_that_gives_canaries_is_checked_at_them(
 
         yield call
 
-    step = Step(Stage.BUILD, "model.plan", "tensorrt", "cuda", Stage.FP16, start)
-    monkeypatch.setattr(checks, "engines", lambda given: [step])
-    validate.make(Job(C2F, QUICK), tmp_path / "report.json", shelf(linted))
+    step = PlannedComparison(Stage.BUILD, "model.plan", "tensorrt", "cuda", Stage.FP16, start)
+    monkeypatch.setattr(checks, "engine_comparisons", lambda given: [step])
+    validate.make(Job(C2F, QUICK), tmp_path / "report.json", artifacts(linted))
     written = report.read(tmp_path / "report.json")
-    (hop,) = (hop for hop in written.hops if hop.stage == "build")
-    assert {f"canary {name}" for name in CANARIES} <= {check.against for check in hop.checks}
-    assert {line.partition(":")[0] for line in verdict.broken(written)} == failing
+    (comparison,) = (comparison for comparison in written.comparisons if comparison.stage == "build")
+    assert {f"probe {name}" for name in CANARIES} <= {check.against for check in comparison.checks}
+    assert {line.partition(":")[0] for line in verdict.failed_lines(written)} == failing

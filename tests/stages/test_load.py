@@ -11,12 +11,12 @@ from deploytool.backends import eager
 from deploytool.data import images
 from deploytool.loading import catalog
 from deploytool.loading.checkpoints import random_init
-from deploytool.results.artifact import Given
+from deploytool.results.artifact import StageInputs
 from deploytool.spec import Job, Options, Preprocessing, Tensor
 from deploytool.stages import load
 from tests.conftest import QUICK, TINY
 
-GIVEN = Given(())
+GIVEN = StageInputs(())
 
 
 def make(out: Path, seed: int = 0) -> bytes:
@@ -36,7 +36,7 @@ def test_the_seed_decides_and_nothing_else(tmp_path: Path) -> None:
 def test_the_weights_are_the_same_however_many_threads_torch_has(tmp_path: Path) -> None:
     model = catalog.find("mobilenet_v1_cifar")
     for threads in (1, 2):
-        with eager.on_threads(threads):
+        with eager.using_threads(threads):
             load.make(Job(model, QUICK), tmp_path / f"{threads}", GIVEN)
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
@@ -72,7 +72,7 @@ def test_a_deep_network_does_not_amplify_noise() -> None:
 
 def test_somebody_elses_model_keeps_the_weights_its_factory_gives(tmp_path: Path) -> None:
     notes = load.make(Job(TINY, QUICK), tmp_path / "weights", GIVEN)
-    module = eager.module(tmp_path / "weights")
+    module = eager.load_module(tmp_path / "weights")
     assert notes["weights"] == "as the factory made them"
     assert notes["parameters"] == sum(np.prod(p.shape) for p in module.parameters())
     assert torch.equal(module.get_parameter("stem.1.weight"), torch.ones(8))

@@ -21,23 +21,23 @@ from deploytool.host import owner
 from deploytool.parity import metrics
 from deploytool.pipeline import runner
 from deploytool.results import report
-from deploytool.results.artifact import Artifact, Given, Kind
+from deploytool.results.artifact import Artifact, Kind, StageInputs
 from deploytool.spec import Decision, Job, Stage, TargetPlan
 from deploytool.stages import pack
-from tests.conftest import QUICK, TINY, shelf
+from tests.conftest import QUICK, TINY, artifacts
 
 DEAD = owner.name().replace(f"-{os.getpid()}-", "-4194303-")  # beyond what this machine gives
 
 
-def packed_from(given: Given, place: Path) -> Manifest:
+def packed_from(given: StageInputs, place: Path) -> Manifest:
     place.mkdir()
     pack.make(Job(TINY, QUICK), place / "bundle" / "manifest.json", given)
     return read_manifest(place / "bundle")
 
 
-def changed(given: Given, kind: Kind, **change: object) -> Given:
+def changed(given: StageInputs, kind: Kind, **change: object) -> StageInputs:
     """The same artifacts but for the notes of one kind."""
-    return Given(
+    return StageInputs(
         tuple(
             dataclasses.replace(each, notes={**each.notes, **change}) if each.kind is kind else each  # type: ignore[dict-item]  # plain values
             for each in given.artifacts
@@ -47,7 +47,7 @@ def changed(given: Given, kind: Kind, **change: object) -> Given:
 
 def test_what_is_packed_is_what_was_made(finished: Path, packed: Path) -> None:
     manifest = read_manifest(packed)
-    made = {artifact.made_by: artifact for artifact in shelf(finished).artifacts}
+    made = {artifact.made_by: artifact for artifact in artifacts(finished).artifacts}
     by_path = {file.path: file for file in all_files(manifest)}
     single, half = manifest.graphs
     assert (by_path[single.path].sha256, single.precision) == (made[Stage.SIMPLIFY].digest, "fp32")
@@ -104,7 +104,7 @@ def test_the_same_inputs_give_the_same_digest(finished: Path, packed: Path, tmp_
     report.write(other / "validate" / "report.json", dataclasses.replace(written, speeds=slower))
     before = os.umask(0o077)
     try:
-        again = packed_from(shelf(other), tmp_path / "again")
+        again = packed_from(artifacts(other), tmp_path / "again")
     finally:
         os.umask(before)
     assert content_digest(again) == content_digest(read_manifest(packed))
@@ -112,13 +112,13 @@ def test_the_same_inputs_give_the_same_digest(finished: Path, packed: Path, tmp_
 
 
 def test_what_failed_is_not_packed(finished: Path, tmp_path: Path) -> None:
-    given = changed(shelf(finished), Kind.REPORT, broken=["fp16 against simplify: max_error"])
+    given = changed(artifacts(finished), Kind.REPORT, broken=["fp16 against simplify: max_error"])
     with pytest.raises(ParityFailed, match="what fails is not packed: halve against simplify"):
         packed_from(given, tmp_path / "broken")
 
 
 def test_engines_of_the_full_tensorrt_lie_where_triton_finds_them(finished: Path, tmp_path: Path) -> None:
-    given = shelf(finished)
+    given = artifacts(finished)
     (engine,) = serde.decode(tuple[report.Engine, ...], given.latest(Kind.ENGINE).notes["engines"])
     full = dataclasses.replace(engine, flavour="tensorrt", version="10.16.1.11", capabilities=())
     given = changed(given, Kind.ENGINE, engines=serde.encode([full]))
@@ -133,11 +133,11 @@ def test_engines_of_the_full_tensorrt_lie_where_triton_finds_them(finished: Path
     assert '{ key: "9.0" value: "tensorrt_10.16.1.11_9.0.plan" }' in config
 
 
-def moved(given: Given, kind: Kind, path: Path) -> Given:
+def moved(given: StageInputs, kind: Kind, path: Path) -> StageInputs:
     def one(each: Artifact) -> Artifact:
         return dataclasses.replace(each, path=path) if each.kind is kind else each
 
-    return Given(tuple(map(one, given.artifacts)))
+    return StageInputs(tuple(map(one, given.artifacts)))
 
 
 def test_each_model_of_the_repository_starts(packed: Path) -> None:

@@ -19,10 +19,10 @@ from deploytool.host import worker_programs
 from deploytool.pipeline import runner
 from deploytool.pipeline.recipe import PIPELINE
 from deploytool.results import report, verdict
-from deploytool.results.artifact import Artifact, Given, Kind, Notes
+from deploytool.results.artifact import Artifact, Kind, Notes, StageInputs
 from deploytool.spec import Job, Model, Preprocessing, Stage, Status, Tensor
 from deploytool.stages import simplify
-from tests.conftest import QUICK, TINY, shelf
+from tests.conftest import QUICK, TINY, artifacts
 
 Plant = Callable[[Mapping[str, str]], None]
 
@@ -37,9 +37,11 @@ def make(finished: Path, out: Path) -> Notes:
     return simplify.make(Job(TINY, QUICK), out, before(finished))
 
 
-def before(run: Path) -> Given:
+def before(run: Path) -> StageInputs:
     """What the stage was handed: nothing that came after it."""
-    return Given(tuple(artifact for artifact in shelf(run).artifacts if artifact.made_by in ("golden", "export")))
+    return StageInputs(
+        tuple(artifact for artifact in artifacts(run).artifacts if artifact.made_by in ("golden", "export"))
+    )
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def test_the_simplified_graph_is_smaller_and_whole(finished: Path) -> None:
 
 
 def test_what_holds_is_left_whole_and_nothing_is_remarked(finished: Path) -> None:
-    (notes,) = (artifact.notes for artifact in shelf(finished).chain(Kind.GRAPH) if artifact.made_by == "simplify")
+    (notes,) = (artifact.notes for artifact in artifacts(finished).chain(Kind.GRAPH) if artifact.made_by == "simplify")
     assert (notes["left_out"], notes["remarks"]) == ([], [])
 
 
@@ -152,9 +154,9 @@ def test_the_run_goes_on_is_measured_and_says_so(tmp_path: Path, plant: Plant) -
     plant({"fuse_three": "change"})
     recipe = [verb for verb in PIPELINE if verb != Stage.BUILD]
     written = report.read(list(runner.run(Job(TINY, QUICK), recipe, tmp_path / "run"))[-1].path)
-    assert verdict.broken(written) == ()
-    (hop,) = (hop for hop in written.hops if hop.stage == "simplify")
-    assert (hop.status, hop.checks[0].parity.max_error) == (Status.MEASURED, 0.0)
+    assert verdict.failed_lines(written) == ()
+    (comparison,) = (comparison for comparison in written.comparisons if comparison.stage == "simplify")
+    assert (comparison.status, comparison.checks[0].parity.max_error) == (Status.MEASURED, 0.0)
     (line,) = (line for line in written.remarks if line.startswith("simplify"))
     assert re.fullmatch(rf"simplify: onnxsim changed .*{ERROR}.*: went on without its pass fuse_three", line)
 
@@ -189,7 +191,7 @@ def test_a_pass_of_the_real_onnxsim_that_changes_what_is_computed_is_named(finis
     pixels, labels = np.zeros((4, 0, 0, 3), np.uint8), np.full(4, -1)
     golden.write(files[Kind.GOLDEN], Golden(pixels, inputs, {}, {}, labels, Preprocessing(), NOISE))
     made = [Artifact(kind, path, "digest", "", Stage.EXPORT, {}, 0.0, fresh=True) for kind, path in files.items()]
-    notes = simplify.make(Job(model, QUICK), tmp_path / "model.onnx", Given(tuple(made)))
+    notes = simplify.make(Job(model, QUICK), tmp_path / "model.onnx", StageInputs(tuple(made)))
     (said,) = remarks(notes)
     assert said.startswith("onnxsim changed what the graph computes (error ")
     assert said.endswith("): went on without its pass eliminate_nop_monotone_argmax")

@@ -10,17 +10,17 @@ from onnx import numpy_helper
 
 from deploytool.pipeline.recipe import PIPELINE
 from deploytool.results import report, verdict
-from deploytool.results.artifact import Given
+from deploytool.results.artifact import StageInputs
 from deploytool.results.report import Gate, Report, Speed
 from deploytool.spec import GateOutcome, Job, Options, Precision, Range, SpeedVerdict, Stage, Status
 from deploytool.stages import validate
-from tests.conftest import QUICK, TINY, shelf
+from tests.conftest import QUICK, TINY, artifacts
 
 AGAIN = {"fp32_compute", "fp16_emulation"}  # runners of the FP16 graph beside the one that was asked for
 
 
 def validated(run: Path, out: Path, options: Options = QUICK) -> Report:
-    validate.make(Job(TINY, options), out / "report.json", shelf(run))
+    validate.make(Job(TINY, options), out / "report.json", artifacts(run))
     return report.read(out / "report.json")
 
 
@@ -34,11 +34,13 @@ def spoil(graph: Path, weight: str, factor: float) -> None:
     onnx.save(model, graph)
 
 
-def test_every_hop_is_measured_against_the_one_before_and_the_source(finished: Path) -> None:
+def test_every_comparison_is_measured_against_the_one_before_and_the_source(finished: Path) -> None:
     written = report.read(finished / "validate" / "report.json")
     checks = {
-        hop.stage if hop.runner not in AGAIN else f"{hop.stage}, {hop.runner}": [check.against for check in hop.checks]
-        for hop in written.hops
+        comparison.stage if comparison.runner not in AGAIN else f"{comparison.stage}, {comparison.runner}": [
+            check.against for check in comparison.checks
+        ]
+        for comparison in written.comparisons
     }
     at_edges = ["FP64 at black", "FP64 at loud", "FP64 at one colour", "FP64 at faint"]
     in_half = [each for each in at_edges if each in checks["fp16"]]
@@ -54,23 +56,23 @@ def test_every_hop_is_measured_against_the_one_before_and_the_source(finished: P
         "fp16, fp16_emulation": ["rewrite", *in_half, "FP64"],
         "build": [],
     }
-    status = {hop.stage: hop.status for hop in written.hops}
+    status = {comparison.stage: comparison.status for comparison in written.comparisons}
     assert status == {stage: Status.MEASURED for stage in checks if "," not in stage} | {"build": Status.BUILT_NOT_RUN}
-    assert verdict.broken(written) == ()
-    assert verdict.unmeasured(written) == (f"build: {Status.BUILT_NOT_RUN}",)
+    assert verdict.failed_lines(written) == ()
+    assert verdict.unmeasured_lines(written) == (f"build: {Status.BUILT_NOT_RUN}",)
 
 
 def test_what_a_stage_wants_to_be_known_stands_in_the_report(finished: Path, tmp_path: Path) -> None:
-    artifacts = [
+    changed = [
         dataclasses.replace(each, notes={**each.notes, "remarks": ["went on without"]})
         if each.made_by == "simplify"
         else each
-        for each in shelf(finished).artifacts
+        for each in artifacts(finished).artifacts
     ]
-    validate.make(Job(TINY, QUICK), tmp_path / "report.json", Given(tuple(artifacts)))
+    validate.make(Job(TINY, QUICK), tmp_path / "report.json", StageInputs(tuple(changed)))
     assert report.read(tmp_path / "report.json").remarks == (
         "simplify: went on without",
-        "rewrite: plain, as asked for",
+        "rewrite: original, as asked for",
     )
 
 
@@ -96,14 +98,14 @@ def test_speed_is_measured_for_all_that_runs_here(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", ["export", "simplify", "rewrite", "fp16"])
-def test_a_fault_is_blamed_on_its_hop(run_copy: Path, tmp_path: Path, stage: str) -> None:
+def test_a_fault_is_blamed_on_its_comparison(run_copy: Path, tmp_path: Path, stage: str) -> None:
     spoil(run_copy / stage / "model.onnx", "classifier.weight", factor=3.0)
-    failed = verdict.broken(validated(run_copy, tmp_path))
+    failed = verdict.failed_lines(validated(run_copy, tmp_path))
     assert failed[0].startswith(f"{stage} against ")
     after = ("export", "simplify", "rewrite", "fp16")
     following = after[after.index(stage) + 1 :]
     strayed = {line.split()[0] for line in failed if "FP64" not in line} - {stage}
-    assert strayed == set(following[:1]), "the hop after a lone fault strays from it, no other does"
+    assert strayed == set(following[:1]), "the comparison after a lone fault strays from it, no other does"
 
 
 def test_a_fault_in_the_script_is_its_own(run_copy: Path, tmp_path: Path) -> None:
@@ -114,13 +116,13 @@ def test_a_fault_in_the_script_is_its_own(run_copy: Path, tmp_path: Path) -> Non
         runner.run(Job(TINY, dataclasses.replace(QUICK, seed=3)), (Stage.LOAD, Stage.GOLDEN, Stage.TORCHSCRIPT), other)
     )
     script.write_bytes((other / "torchscript" / "model.pt").read_bytes())
-    assert {line.split()[0] for line in verdict.broken(validated(run_copy, tmp_path))} == {"torchscript"}
+    assert {line.split()[0] for line in verdict.failed_lines(validated(run_copy, tmp_path))} == {"torchscript"}
 
 
 @pytest.mark.parametrize("batch", [Range(1, 1, 1), Range(3, 3, 3), Range(16, 16, 16)])
 def test_any_batch_range_is_served(run_copy: Path, tmp_path: Path, batch: Range) -> None:
     written = validated(run_copy, tmp_path, dataclasses.replace(QUICK, batch=batch))
-    assert verdict.broken(written) == ()
+    assert verdict.failed_lines(written) == ()
     assert written.batch == batch.smallest
 
 
@@ -130,13 +132,13 @@ def test_half_inputs_are_handed_over_as_such(run_copy: Path, tmp_path: Path) -> 
     options = dataclasses.replace(QUICK, io=Precision.FP16)
     recipe = [verb for verb in PIPELINE if verb != Stage.BUILD]
     written = report.read(list(runner.run(Job(TINY, options), recipe, run_copy))[-1].path)
-    assert verdict.broken(written) == ()
+    assert verdict.failed_lines(written) == ()
 
 
 def test_nan_in_an_artifact_is_counted(run_copy: Path, tmp_path: Path) -> None:
     spoil(run_copy / "fp16" / "model.onnx", "classifier.weight", factor=np.nan)
     written = validated(run_copy, tmp_path)
-    halve = next(hop for hop in written.hops if hop.stage == "fp16")
+    halve = next(comparison for comparison in written.comparisons if comparison.stage == "fp16")
     assert [check.parity.bad for check in halve.checks] == [4, 8, 1, 1, 1, 4]
     assert all("bad" in check.broken for check in halve.checks)
 

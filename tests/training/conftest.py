@@ -11,7 +11,7 @@ from deploytool.data.images import Pixels
 from deploytool.spec import Model, Preprocessing, Tensor
 from deploytool.training import task
 from deploytool.training.recipe import Recipe
-from deploytool.training.task import Course
+from deploytool.training.task import TrainingTask
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DROPPING = Model(
@@ -54,6 +54,6 @@ def cifar_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def quick(cifar_folder: Path) -> Course:
+def quick(cifar_folder: Path) -> TrainingTask:
     """A course of four epochs, each of six batches."""
     return task.prepare(DROPPING, cifar_folder, QUICK)

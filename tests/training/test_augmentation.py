@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deploytool.training.augmentation import Pictures, augment, count_batches, lesson, split
+from deploytool.training.augmentation import ImageSet, augment, count_batches, epoch_batches, split
 from deploytool.training.recipe import Recipe
 
 PLAIN = Recipe(padding=0, flip=False)
 
 
-def numbered(count: int, side: int = 4) -> Pictures:
+def numbered(count: int, side: int = 4) -> ImageSet:
     """Pictures that one can tell apart: each is labelled, and filled, with its number."""
     labels = np.arange(count)
-    return Pictures(np.broadcast_to(labels[:, None, None, None], (count, side, side, 3)).astype(np.uint8), labels)
+    return ImageSet(np.broadcast_to(labels[:, None, None, None], (count, side, side, 3)).astype(np.uint8), labels)
 
 
 def test_the_held_out_share_is_disjoint_and_a_tenth() -> None:
@@ -32,7 +32,7 @@ def test_the_held_out_share_follows_the_seed_and_is_never_empty() -> None:
 
 @pytest.mark.parametrize("count", [64, 65, 129, 200])
 def test_an_epoch_shows_every_picture_once_in_even_batches(count: int) -> None:
-    batches = list(lesson(numbered(count), PLAIN, epoch=1))
+    batches = list(epoch_batches(numbered(count), PLAIN, epoch=1))
     sizes = [len(batch) for batch in batches]
     assert len(sizes) == count_batches(numbered(count), PLAIN) == -(-count // 64)
     assert max(sizes) <= 64
@@ -45,7 +45,7 @@ def test_an_epoch_shows_every_picture_once_in_even_batches(count: int) -> None:
 
 def test_epochs_differ_and_follow_the_seed() -> None:
     def pixels(seed: int, epoch: int) -> bytes:
-        return b"".join(batch.pixels.tobytes() for batch in lesson(numbered(100), Recipe(seed=seed), epoch))
+        return b"".join(batch.pixels.tobytes() for batch in epoch_batches(numbered(100), Recipe(seed=seed), epoch))
 
     assert pixels(1, 1) == pixels(1, 1)
     assert len({pixels(1, 1), pixels(1, 2), pixels(2, 1)}) == 3

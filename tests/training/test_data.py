@@ -12,7 +12,7 @@ from PIL import Image
 from deploytool.errors import BadInput
 from deploytool.spec import Preprocessing
 from deploytool.training import data, task
-from deploytool.training.augmentation import Pictures
+from deploytool.training.augmentation import ImageSet
 from deploytool.training.recipe import Recipe
 from tests.training.conftest import DROPPING
 
@@ -27,7 +27,7 @@ def fill(folder: Path, counts: Mapping[str, int], size: tuple[int, int] = (24, 2
             Image.new("RGB", size, (len(name), number, 0)).save(folder / name / f"{number:03}.png")
 
 
-def colours(pictures: Pictures) -> set[tuple[int, ...]]:
+def colours(pictures: ImageSet) -> set[tuple[int, ...]]:
     return {tuple(map(int, pixels[0, 0])) for pixels in pictures.pixels}
 
 

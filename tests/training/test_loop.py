@@ -14,14 +14,14 @@ from torch.nn import functional
 from deploytool.data import images
 from deploytool.errors import BadInput, StageFailed
 from deploytool.training import augmentation, checkpoint, loop
-from deploytool.training.augmentation import Pictures
+from deploytool.training.augmentation import ImageSet
 from deploytool.training.recipe import Epoch, Recipe, Score
-from deploytool.training.task import Course
-from deploytool.training.trainer import Learner
+from deploytool.training.task import TrainingTask
+from deploytool.training.trainer import Trainer
 from tests.training.conftest import QUICK
 
 
-def run(lesson: Course, out: Path) -> list[Epoch]:
+def run(lesson: TrainingTask, out: Path) -> list[Epoch]:
     """The epochs without their seconds, which no two runs share."""
     return [replace(record, seconds=0.0) for record in loop.train(lesson, out)]
 
@@ -36,7 +36,7 @@ def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> 
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_the_same_seed_gives_the_same_training(quick: Course, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_training(quick: TrainingTask, tmp_path: Path) -> None:
     torch.manual_seed(1)
     first = run(quick, tmp_path / "first")
     torch.manual_seed(2)
@@ -48,7 +48,9 @@ def test_the_same_seed_gives_the_same_training(quick: Course, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("batch", [1, 6, 7, 15, 24], ids=lambda batch: f"in batch {batch} of 24")
-def test_an_interrupted_training_goes_on_as_if_nothing_had_been(batch: int, quick: Course, tmp_path: Path) -> None:
+def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
+    batch: int, quick: TrainingTask, tmp_path: Path
+) -> None:
     whole = run(quick, tmp_path / "whole")
     seen = 0
 
@@ -69,7 +71,7 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(batch: int, quic
     assert torch.equal(*moments)
 
 
-def test_more_epochs_continue_a_finished_training(quick: Course, tmp_path: Path) -> None:
+def test_more_epochs_continue_a_finished_training(quick: TrainingTask, tmp_path: Path) -> None:
     short = replace(quick, recipe=replace(QUICK, epochs=2))
     assert run(short, tmp_path / "grown") == run(quick, tmp_path / "whole")[:2]
     run(quick, tmp_path / "grown")
@@ -78,7 +80,7 @@ def test_more_epochs_continue_a_finished_training(quick: Course, tmp_path: Path)
         run(short, tmp_path / "grown")
 
 
-def test_another_course_in_the_same_folder_is_refused_or_begun_anew(quick: Course, tmp_path: Path) -> None:
+def test_another_course_in_the_same_folder_is_refused_or_begun_anew(quick: TrainingTask, tmp_path: Path) -> None:
     run(quick, tmp_path)
     other = replace(quick, recipe=replace(QUICK, learning_rate=0.02))
     with pytest.raises(BadInput, match="another model, recipe or data"):
@@ -86,20 +88,22 @@ def test_another_course_in_the_same_folder_is_refused_or_begun_anew(quick: Cours
     assert len(list(loop.train(other, tmp_path, resume=False))) == 4
 
 
-def test_the_optimizer_is_given_the_rate_of_the_epoch(quick: Course) -> None:
-    learner = Learner(replace(quick, recipe=Recipe()))
+def test_the_optimizer_is_given_the_rate_of_the_epoch(quick: TrainingTask) -> None:
+    learner = Trainer(replace(quick, recipe=Recipe()))
     for epoch, rate in ((1, 0.01), (10, 0.01), (11, 0.005), (50, 0.000625)):
         learner.learn(epoch, lambda done, total: None)
         assert [group["lr"] for group in learner.optimizer.param_groups] == [rate]
 
 
-def test_every_batch_is_told_to_the_watcher(quick: Course, tmp_path: Path) -> None:
+def test_every_batch_is_told_to_the_watcher(quick: TrainingTask, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     list(loop.train(quick, tmp_path, lambda done, total: told.append((done, total))))
     assert told == [(done, 6) for _ in range(4) for done in range(1, 7)]
 
 
-def test_only_what_is_learned_from_is_augmented(quick: Course, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_learned_from_is_augmented(
+    quick: TrainingTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = []
     real = augmentation.augment
 
@@ -114,9 +118,9 @@ def test_only_what_is_learned_from_is_augmented(quick: Course, tmp_path: Path, m
     assert {one.tobytes() for one in given} == {one.tobytes() for one in quick.data.train.pixels}
 
 
-def test_a_score_is_that_of_the_whole_set_at_once(quick: Course, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_score_is_that_of_the_whole_set_at_once(quick: TrainingTask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploytool.training.trainer._AT_ONCE", 7)
-    learner, test = Learner(quick), quick.data.test
+    learner, test = Trainer(quick), quick.data.test
     got = learner.score(test)
     with torch.no_grad():
         logits = learner.module.eval()(torch.from_numpy(images.normalise(test.pixels, quick.data.preprocessing)))
@@ -126,23 +130,23 @@ def test_a_score_is_that_of_the_whole_set_at_once(quick: Course, monkeypatch: py
 
 
 def test_the_test_set_is_looked_at_once_and_last(
-    quick: Course, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quick: TrainingTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[str] = []
     names = {id(quick.data.validation): "validation", id(quick.data.test): "test"}
-    real = Learner.score
+    real = Trainer.score
 
-    def spy(learner: Learner, given: Pictures) -> Score:
+    def spy(learner: Trainer, given: ImageSet) -> Score:
         looked.append(names[id(given)])
         return real(learner, given)
 
-    monkeypatch.setattr(Learner, "score", spy)
+    monkeypatch.setattr(Trainer, "score", spy)
     run(quick, tmp_path)
     loop.finish(quick, tmp_path)
     assert looked == ["validation"] * 4 + ["test"]
 
 
-def test_the_best_epochs_weights_are_kept(quick: Course, tmp_path: Path) -> None:
+def test_the_best_epochs_weights_are_kept(quick: TrainingTask, tmp_path: Path) -> None:
     history = []
     states = []
     for record in loop.train(quick, tmp_path):
@@ -153,7 +157,7 @@ def test_the_best_epochs_weights_are_kept(quick: Course, tmp_path: Path) -> None
     assert loop.finish(quick, tmp_path).best_epoch == chosen.epoch
 
 
-def test_an_unfinished_training_has_no_result(quick: Course, tmp_path: Path) -> None:
+def test_an_unfinished_training_has_no_result(quick: TrainingTask, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is not finished"):
         loop.finish(quick, tmp_path)
     next(iter(loop.train(quick, tmp_path)))
@@ -161,7 +165,7 @@ def test_an_unfinished_training_has_no_result(quick: Course, tmp_path: Path) -> 
         loop.finish(quick, tmp_path)
 
 
-def test_a_loss_that_is_no_number_stops_the_training(quick: Course, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_stops_the_training(quick: TrainingTask, tmp_path: Path) -> None:
     wild = replace(quick, recipe=replace(QUICK, learning_rate=1e30))
     with pytest.raises(StageFailed, match=r"diverged: its loss is (nan|inf)") as stop:
         run(wild, tmp_path)
@@ -169,13 +173,13 @@ def test_a_loss_that_is_no_number_stops_the_training(quick: Course, tmp_path: Pa
     assert checkpoint.read(tmp_path) is None
 
 
-def test_a_folder_that_cannot_be_written_is_refused(quick: Course, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(quick: TrainingTask, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="cannot write to"):
         run(quick, tmp_path / "file")
 
 
-def test_a_definition_without_classes_is_refused(quick: Course, tmp_path: Path) -> None:
+def test_a_definition_without_classes_is_refused(quick: TrainingTask, tmp_path: Path) -> None:
     (tmp_path / "fixed.py").write_text("from torch import nn\ndef fixed(): return nn.Identity()\n")
     fixed = replace(quick, model=replace(quick.model, factory=f"{tmp_path / 'fixed.py'}:fixed"))
     with pytest.raises(BadInput, match="unexpected keyword argument 'classes'"):

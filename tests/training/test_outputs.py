@@ -16,19 +16,21 @@ from deploytool.data import images
 from deploytool.loading import weights_file
 from deploytool.training import curve, loop
 from deploytool.training.recipe import Epoch, Results, Score
-from deploytool.training.task import Course
+from deploytool.training.task import TrainingTask
 from tests.training.conftest import NAMES
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture
-def trained(quick: Course, tmp_path: Path) -> tuple[Path, tuple[Epoch, ...], Results]:
+def trained(quick: TrainingTask, tmp_path: Path) -> tuple[Path, tuple[Epoch, ...], Results]:
     history = tuple(loop.train(quick, tmp_path / "out"))
     return tmp_path / "out", history, loop.finish(quick, tmp_path / "out")
 
 
-def test_the_weights_file_is_the_whole_model(trained: tuple[Path, tuple[Epoch, ...], Results], quick: Course) -> None:
+def test_the_weights_file_is_the_whole_model(
+    trained: tuple[Path, tuple[Epoch, ...], Results], quick: TrainingTask
+) -> None:
     out, _, results = trained
     path, test = out / "weights.safetensors", quick.data.test
     model = weights_file.definition(path)

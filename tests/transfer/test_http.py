@@ -20,8 +20,8 @@ from deploytool.errors import BadInput, DeployError, Refused, Unreachable
 from deploytool.transfer import addresses, pull, push, sources
 from deploytool.transfer import auth as transfer_auth
 from deploytool.transfer import http as transfer_http
-from deploytool.transfer.auth import Logins
-from deploytool.transfer.http import Wire
+from deploytool.transfer.auth import Credentials
+from deploytool.transfer.http import HttpClient
 from tests.transfer import servers, small
 
 ME = base64.b64encode(b"me:secret").decode()
@@ -59,19 +59,19 @@ def test_a_registry_that_wants_a_password(tmp_path: Path) -> None:
                     pass
         push.push(folder, read_manifest(folder), place, transfer_auth.read(config), chunk=200, say=lambda line: None)
         with sources.opened(place, transfer_auth.read(config)) as source:
-            pull.land(source, tmp_path / "out", None, say=lambda line: None)
+            pull.pull(source, tmp_path / "out", None, say=lambda line: None)
     assert small.contents(tmp_path / "out") == small.contents(folder)
 
 
 def test_a_token_is_fetched_once_for_the_scope_that_is_asked_for() -> None:
     with servers.tokens("me", "secret") as (base, asked):
-        door = Wire(base, ME)
+        door = HttpClient(base, ME)
         assert [door.ask("GET", "/v2/a").body for _ in range(2)] == [b"welcome"] * 2
         assert asked == ["/v2/a", "/token?service=s&scope=repository%3Aa%3Apull", "/v2/a", "/v2/a"]
         door.close()
         for who in (None, base64.b64encode(b"me:wrong").decode()):
             with pytest.raises(BadInput, match=r"does not let us in|gives no token"):
-                Wire(base, who).ask("GET", "/v2/a")
+                HttpClient(base, who).ask("GET", "/v2/a")
 
 
 def test_a_password_is_not_carried_to_another_server() -> None:
@@ -101,7 +101,7 @@ def test_a_password_is_not_carried_to_another_server() -> None:
                 self.end_headers()
 
         with answering(Here) as here:
-            door = Wire(here, authorization=f"Basic {ME}")
+            door = HttpClient(here, authorization=f"Basic {ME}")
             assert b"".join(door.stream("/blob", 0, 5)) == b"hello"
             door.close()
     assert seen == [f"Basic {ME}", None]
@@ -138,7 +138,7 @@ def test_answers_that_are_not_believed(
             self.wfile.write(body)
 
     with answering(Says) as base:
-        door = Wire(base)
+        door = HttpClient(base)
         with pytest.raises(kind, match=problem):
             b"".join(door.stream("/x", 2, 5))
         door.close()
@@ -147,16 +147,16 @@ def test_answers_that_are_not_believed(
 def test_nobody_fills_our_memory(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_bytes(b" " * (transfer_http.LONGEST + 1))
     with servers.web(tmp_path) as url, pytest.raises(Refused, match="more than is reasonable"):
-        Wire(url).ask("GET", f"{url}manifest.json")
+        HttpClient(url).ask("GET", f"{url}manifest.json")
 
 
 def test_logins_are_those_of_docker(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    assert transfer_auth.read(path) == Logins()
+    assert transfer_auth.read(path) == Credentials()
     entries = {"https://one/v1/": {"auth": ME}, "two:5000": {"username": "me", "password": "secret"}, "three": {}}
     path.write_text(json.dumps({"auths": entries}))
     found = transfer_auth.read(path)
-    assert found == Logins({"one": ME, "two:5000": ME})
+    assert found == Credentials({"one": ME, "two:5000": ME})
     assert found.of("https://two:5000/x") == ME
     assert found.of("https://two:5001") is None
     for spoilt in ("[]", "{", '{"auths": 5}', '{"credsStore": 5}', '{"credHelpers": {"a": 1}}'):
@@ -195,7 +195,7 @@ def test_credential_helpers_are_asked_for_the_host_they_are_named_for(
     for host, problem in (("token", "keeps a token for token"), ("odd", "answers nonsense")):
         with pytest.raises(BadInput, match=problem):
             found.of(f"https://{host}")
-    only = Logins(helpers={"one:5000": "mine", "gone": "none-of-that-name", "evil": "../../bin/sh"})
+    only = Credentials(helpers={"one:5000": "mine", "gone": "none-of-that-name", "evil": "../../bin/sh"})
     assert only.of("https://one:5000") == ME
     assert only.of("https://two") is None
     for host, problem in (("gone", "is not installed"), ("evil", "is no name of a credential helper")):
@@ -237,7 +237,7 @@ def says(status: int, headers: Mapping[str, str], body: bytes = b"") -> type[htt
 )
 def test_odd_redirects_and_challenges_are_one_line(status: int, header: str, value: str) -> None:
     with answering(says(status, {header: value})) as base:
-        door = Wire(base)
+        door = HttpClient(base)
         with pytest.raises(DeployError) as caught:
             door.ask("GET", "/v2/")
         door.close()
@@ -246,7 +246,7 @@ def test_odd_redirects_and_challenges_are_one_line(status: int, header: str, val
 
 @pytest.mark.parametrize("to", ["http://a.example/x", "http://b.example/x", "ftp://a.example/x", "file:///etc/passwd"])
 def test_no_redirect_leads_to_what_is_less_safe(to: str) -> None:
-    door = Wire("https://a.example")
+    door = HttpClient("https://a.example")
     with pytest.raises(Unreachable, match="less safe"):
         door._moved("https://a.example/v2/", to)
     assert door._moved("https://a.example/v2/", "/x") == "https://a.example/x"
@@ -259,14 +259,14 @@ def test_a_token_that_is_none_is_one_line(body: bytes) -> None:
     with answering(says(200, {}, body)) as realm:
         header = {"WWW-Authenticate": f'Bearer realm="{realm}/"'}
         with answering(says(401, header)) as base, pytest.raises(BadInput, match="gives no token"):
-            Wire(base).ask("GET", "/v2/")
+            HttpClient(base).ask("GET", "/v2/")
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_password_is_not_sent_to_another_site_for_a_token(scheme: str) -> None:
     header = {"WWW-Authenticate": f'Bearer realm="{scheme}://elsewhere.example/"'}
     with answering(says(401, header)) as base, pytest.raises(BadInput, match=r"less safe|another site"):
-        Wire(base, ME).ask("GET", "/v2/")
+        HttpClient(base, ME).ask("GET", "/v2/")
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_a_site_is_a_domain_and_what_belongs_to_it(one: str, other: str, same: b
 
 def test_a_password_is_never_sent_in_clear_to_another_machine() -> None:
     with pytest.raises(BadInput, match="without encryption"):
-        Wire("http://registry.example", authorization=f"Basic {ME}").ask("GET", "/v2/")
+        HttpClient("http://registry.example", authorization=f"Basic {ME}").ask("GET", "/v2/")
 
 
 class Dribbling(http.server.BaseHTTPRequestHandler):
@@ -314,7 +314,7 @@ def test_a_server_that_dribbles_holds_nobody(path: str) -> None:
     with answering(Dribbling) as base:
         begun = time.monotonic()
         with pytest.raises(Unreachable, match="not done within"):
-            b"".join(Wire(base, timeout=0.5).stream(path, 0, 1_000_000))
+            b"".join(HttpClient(base, timeout=0.5).stream(path, 0, 1_000_000))
         assert time.monotonic() - begun < 5
 
 
@@ -322,7 +322,7 @@ def test_without_a_timeout_there_is_a_least_speed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(transfer_http, "_SECONDS", 0.3)
     monkeypatch.setattr(transfer_http, "_SLOWEST", 1 << 30)
     with answering(Dribbling) as base, pytest.raises(Unreachable, match="not done within"):
-        Wire(base).ask("GET", "/body")
+        HttpClient(base).ask("GET", "/body")
 
 
 class Proxying(http.server.BaseHTTPRequestHandler):
@@ -352,15 +352,15 @@ def test_proxies_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -
         named = proxy.replace("http://", "http://me:secret@")
         monkeypatch.setenv("HTTP_PROXY", named)
         monkeypatch.setenv("HTTPS_PROXY", named)
-        assert Wire("http://far.example").ask("GET", "/x?y=1").body == b"proxied"
+        assert HttpClient("http://far.example").ask("GET", "/x?y=1").body == b"proxied"
         with pytest.raises(Unreachable, match="403"):
-            Wire("https://far.example:444").ask("GET", "/x")
-        assert Wire(base).ask("GET", "/").body == b"direct"
+            HttpClient("https://far.example:444").ask("GET", "/x")
+        assert HttpClient(base).ask("GET", "/").body == b"direct"
         monkeypatch.setenv("NO_PROXY", "far.example")
         with pytest.raises(Unreachable, match="does not answer"):
-            Wire("http://far.example").ask("GET", "/x")
+            HttpClient("http://far.example").ask("GET", "/x")
         monkeypatch.setenv("NO_PROXY", "")
         monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:1")
         with pytest.raises(BadInput, match="is no proxy that is known"):
-            Wire("http://far.example").ask("GET", "/x")
+            HttpClient("http://far.example").ask("GET", "/x")
     assert Proxying.seen == [("http://far.example/x?y=1", f"Basic {ME}"), ("far.example:444", f"Basic {ME}")]

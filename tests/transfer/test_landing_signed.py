@@ -12,11 +12,11 @@ import pytest
 from deploytool.bundle import sign, subset
 from deploytool.bundle.manifest import SIGNATURE_FILE, Manifest, check_files, read_manifest
 from deploytool.device import verify
-from deploytool.device.verify import Asked
+from deploytool.device.verify import VerifyOptions
 from deploytool.errors import BadInput, Refused
 from deploytool.transfer import addresses, pull, sources
-from deploytool.transfer.auth import Logins
-from deploytool.transfer.pull import Landed
+from deploytool.transfer.auth import Credentials
+from deploytool.transfer.pull import PullResult
 from tests.device.keys import Keys, keys
 from tests.transfer import small
 from tests.transfer.servers import Registry
@@ -40,9 +40,9 @@ def signed(tmp_path: Path, ours: Keys) -> Path:
     return folder
 
 
-def pulled(where: str, out: Path, key: Path, target: str | None = None) -> Landed:
-    with sources.opened(addresses.parse(where), Logins()) as source:
-        return pull.land(source, out, subset.wanted(target), signed=verify.signed(key), say=hush)
+def pulled(where: str, out: Path, key: Path, target: str | None = None) -> PullResult:
+    with sources.opened(addresses.parse(where), Credentials()) as source:
+        return pull.pull(source, out, subset.parse(target), signed=verify.signed(key), say=hush)
 
 
 @pytest.mark.parametrize("target", [None, "orin", "thor"])
@@ -53,7 +53,9 @@ def test_what_the_key_has_signed_comes_whole_and_in_part(
     pushed(signed, served.port, name)
     landed = pulled(address(served, name), tmp_path / "out", ours[1], target)
     assert landed.left_out == {None: 0, "orin": 1, "thor": 2}[target]
-    steps = {step.name: step.status for step in verify.papers(tmp_path / "out", Asked(key=ours[1])).steps}
+    steps = {
+        step.name: step.status for step in verify.check_integrity(tmp_path / "out", VerifyOptions(key=ours[1])).steps
+    }
     assert steps["signature"] == f"held: {8 - landed.left_out} files, by {ours[1]}"
 
 
@@ -128,14 +130,14 @@ def test_a_signature_that_names_other_bytes_than_its_manifest_leaves_nothing(
 def test_what_came_before_without_its_signature_gets_it(signed: Path, tmp_path: Path, ours: Keys, theirs: Keys) -> None:
     raw = (signed / SIGNATURE_FILE).read_bytes()
     (signed / SIGNATURE_FILE).unlink()
-    with sources.opened(addresses.Folder(signed), Logins()) as source:
-        pull.land(source, tmp_path / "out", None, say=hush)
+    with sources.opened(addresses.Folder(signed), Credentials()) as source:
+        pull.pull(source, tmp_path / "out", None, say=hush)
     (signed / SIGNATURE_FILE).write_bytes(raw)
     with pytest.raises(Refused, match="is not by the key"):
         pulled(str(signed), tmp_path / "out", theirs[1])
     assert not (tmp_path / "out" / SIGNATURE_FILE).exists()
     assert pulled(str(signed), tmp_path / "out", ours[1]).fetched == 0
-    verify.papers(tmp_path / "out", Asked(key=ours[1]))
+    verify.check_integrity(tmp_path / "out", VerifyOptions(key=ours[1]))
     (tmp_path / "out" / "recipe.json").write_bytes(b"x")
     with pytest.raises(Refused, match="has another size"):
         pulled(str(signed), tmp_path / "out", ours[1])
@@ -178,6 +180,6 @@ def test_a_pull_that_is_killed_while_it_adds_a_signature_spoils_nothing(
     with pytest.raises(Cut):
         pulled(str(signed), out, ours[1])
     monkeypatch.undo()
-    verify.papers(out)
+    verify.check_integrity(out)
     pulled(str(signed), out, ours[1])
-    verify.papers(out, Asked(key=ours[1]))
+    verify.check_integrity(out, VerifyOptions(key=ours[1]))

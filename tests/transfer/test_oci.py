@@ -15,7 +15,7 @@ import pytest
 from deploytool.bundle.manifest import LONGEST_MANIFEST, MANIFEST_FILE, Manifest, read_manifest
 from deploytool.errors import Refused
 from deploytool.transfer import addresses, oci, sources
-from deploytool.transfer.http import Reply, Wire
+from deploytool.transfer.http import HttpClient, Reply
 from tests.transfer import small
 from tests.transfer.servers import Registry
 from tests.transfer.trips import address, pulled, pushed
@@ -96,20 +96,20 @@ def test_what_is_no_model_and_what_names_a_file_twice_is_refused(whole: dict[str
 
 def test_the_bundle_s_own_manifest_must_be_there_and_be_short(whole: dict[str, Any]) -> None:
     found = oci.layers(small.text(whole), "it")
-    assert [layer.path for layer in oci.beside(found, "it")] == [MANIFEST_FILE]
+    assert [layer.path for layer in oci.signed_layers(found, "it")] == [MANIFEST_FILE]
     with pytest.raises(Refused, match=r"somebody else's: it holds no manifest\.json"):
-        oci.beside(found[1:], "it")
+        oci.signed_layers(found[1:], "it")
     with pytest.raises(Refused, match="longer than any may be"):
-        oci.beside((dataclasses.replace(found[0], size=LONGEST_MANIFEST + 1), *found[1:]), "it")
+        oci.signed_layers((dataclasses.replace(found[0], size=LONGEST_MANIFEST + 1), *found[1:]), "it")
 
 
 @pytest.mark.parametrize("change", [{"path": "more"}, {"size": 1}, {"sha256": "0" * 64}, None])
 def test_each_layer_is_a_file_of_the_bundle(whole: dict[str, Any], tmp_path: Path, change: dict[str, Any]) -> None:
     found, manifest = oci.layers(small.text(whole), "it"), read_manifest(tmp_path / "in")
-    oci.agree(found, manifest, "it")
+    oci.check_layers(found, manifest, "it")
     last = (dataclasses.replace(found[-1], **change),) if change else ()
     with pytest.raises(Refused, match="do not agree about"):
-        oci.agree((*found[:-1], *last), manifest, "it")
+        oci.check_layers((*found[:-1], *last), manifest, "it")
 
 
 @pytest.mark.parametrize("known", ["by its address", "by the registry"])
@@ -126,7 +126,7 @@ def test_the_bundle_s_own_manifest_is_held_against_its_layer(whole: dict[str, An
     raw = (tmp_path / "in" / MANIFEST_FILE).read_bytes()
     place = addresses.Registry("http://127.0.0.1:1", "m", "1")
     for blob in (raw, raw[:-1] + b" "):
-        source = sources.FromRegistry(Says(Reply(200, {}, small.text(whole)), blob), place)
+        source = sources.RegistrySource(Says(Reply(200, {}, small.text(whole)), blob), place)
         if blob == raw:
             assert source.beside() == {MANIFEST_FILE: raw}
             continue
@@ -134,7 +134,7 @@ def test_the_bundle_s_own_manifest_is_held_against_its_layer(whole: dict[str, An
             source.beside()
 
 
-class Says(Wire):
+class Says(HttpClient):
     """A registry that gives one answer and has one blob."""
 
     def __init__(self, reply: Reply, blob: bytes = b"") -> None:

@@ -17,14 +17,14 @@ from deploytool.bundle import subset
 from deploytool.bundle.manifest import MANIFEST_FILE, Manifest, all_files, manifest_digest, read_manifest
 from deploytool.errors import BadInput, DeployError, Refused
 from deploytool.transfer import addresses, download, oci, oci_archive, pull, sources
-from deploytool.transfer.auth import Logins
-from deploytool.transfer.pull import Landed
+from deploytool.transfer.auth import Credentials
+from deploytool.transfer.pull import PullResult
 from tests.transfer import servers, small
 
 
-def pulled(where: str, out: Path, target: str | None = None, seal: str | None = None) -> Landed:
-    with sources.opened(addresses.parse(where), Logins()) as source:
-        return pull.land(source, out, subset.wanted(target), seal=seal, say=lambda line: None)
+def pulled(where: str, out: Path, target: str | None = None, digest: str | None = None) -> PullResult:
+    with sources.opened(addresses.parse(where), Credentials()) as source:
+        return pull.pull(source, out, subset.parse(target), digest=digest, say=lambda line: None)
 
 
 def written(folder: Path, path: Path) -> Path:
@@ -35,7 +35,7 @@ def written(folder: Path, path: Path) -> Path:
 def test_there_and_back(tmp_path: Path) -> None:
     folder = small.made(tmp_path / "in", 1)
     path = written(folder, tmp_path / "m.tar")
-    pulled(f"oci-archive:{path}", tmp_path / "out", seal=manifest_digest(folder))
+    pulled(f"oci-archive:{path}", tmp_path / "out", digest=manifest_digest(folder))
     assert small.contents(tmp_path / "out") == small.contents(folder)
     pulled(f"oci-archive:{path}", tmp_path / "orin", "orin")
     assert set(small.contents(folder)) - set(small.contents(tmp_path / "orin")) == {small.RTX40}
@@ -193,16 +193,16 @@ def test_a_server_without_ranges_is_read_from_the_start(tmp_path: Path) -> None:
     parts.mkdir(parents=True)
     for begun in ((folder / small.ORIN).read_bytes()[:1000], b"x" * 1000):
         (parts / file.sha256).write_bytes(begun)
-        with servers.web(tmp_path) as url, sources.opened(addresses.parse(f"{url}in/"), Logins()) as source:
+        with servers.web(tmp_path) as url, sources.opened(addresses.parse(f"{url}in/"), Credentials()) as source:
             came = download.fetch(source, file, tmp_path / "one.plan", parts)
         assert came == (file.size - 1000 if begun[0] != ord("x") else file.size)
         assert (tmp_path / "one.plan").read_bytes() == (folder / small.ORIN).read_bytes()
 
 
-def test_another_seal_is_refused_before_anything_comes(tmp_path: Path) -> None:
+def test_another_digest_is_refused_before_anything_comes(tmp_path: Path) -> None:
     folder = small.made(tmp_path / "in", 10)
     with pytest.raises(Refused, match="is another bundle"):
-        pulled(str(folder), tmp_path / "out", seal="0" * 64)
+        pulled(str(folder), tmp_path / "out", digest="0" * 64)
     assert {one.name for one in tmp_path.iterdir()} == {"in"}
 
 

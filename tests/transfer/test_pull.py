@@ -31,13 +31,13 @@ def test_a_device_pulls_only_what_its_target_needs(served: Registry, tmp_path: P
     landed = pulled(address(served, "part"), tmp_path / "orin", "orin")
     assert set(small.contents(folder)) - set(small.contents(tmp_path / "orin")) == {small.RTX40}
     assert (landed.left_out, landed.files) == (1, 6)
-    steps = {step.name: step.status for step in verify.papers(tmp_path / "orin").steps}
+    steps = {step.name: step.status for step in verify.check_integrity(tmp_path / "orin").steps}
     assert steps["digests"] == "held: 6 files; 1 engines for other devices than orin left out"
     with pytest.raises(Refused):
         pulled(address(served, "part"), tmp_path / "all")
     (tmp_path / "orin" / small.ORIN).unlink()
     with pytest.raises(Refused, match="is missing"):
-        verify.papers(tmp_path / "orin")
+        verify.check_integrity(tmp_path / "orin")
 
 
 def test_what_a_pull_left_that_was_killed_at_its_very_end_goes(tmp_path: Path) -> None:
@@ -99,16 +99,16 @@ def test_swapped_manifests_are_refused(served: Registry, tmp_path: Path, count: 
     last = address(served, "swap")
     for number in range(count):
         store[-1].write_bytes(kept[number])
-        for where, seal in ((sent[-1].name, None), (last, None), (last, sent[-1].seal)):
+        for where, digest in ((sent[-1].name, None), (last, None), (last, sent[-1].digest)):
             with pytest.raises(Refused):
-                pulled(where, tmp_path / "out", seal=seal)
+                pulled(where, tmp_path / "out", digest=digest)
         store[-1].write_bytes(kept[-1])
         pushed(tmp_path / f"in{number}", served.port, "swap")  # the tag itself turns to another bundle
         with pytest.raises(Refused, match="is another bundle"):
-            pulled(last, tmp_path / "out", seal=sent[-1].seal)
+            pulled(last, tmp_path / "out", digest=sent[-1].digest)
         pushed(tmp_path / f"in{count}", served.port, "swap")
         assert not (tmp_path / "out").exists()
-    pulled(last, tmp_path / "out", seal=sent[-1].seal)
+    pulled(last, tmp_path / "out", digest=sent[-1].digest)
 
 
 _PULL = """
@@ -274,7 +274,7 @@ def test_the_whole_is_held_once_more_before_it_is_shown(
 def test_what_lies_near_is_copied_only_if_it_is_what_it_is_called(tmp_path: Path, home: Path) -> None:
     folder, near = (small.made(tmp_path / name, 1) for name in ("in", "near"))
     (near / small.ORIN).write_bytes(bytes((near / small.ORIN).stat().st_size))
-    landed = pulled(str(folder), home / "out", near=(near,))
+    landed = pulled(str(folder), home / "out", reuse_from=(near,))
     assert landed.fetched == (folder / small.ORIN).stat().st_size
     assert small.contents(home / "out") == small.contents(folder)
 

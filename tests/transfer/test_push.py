@@ -10,7 +10,7 @@ import pytest
 from deploytool.bundle.manifest import manifest_digest, read_manifest
 from deploytool.errors import BadInput, Refused, Unreachable
 from deploytool.transfer import addresses, push
-from deploytool.transfer.auth import Logins
+from deploytool.transfer.auth import Credentials
 from tests.transfer import servers, small
 from tests.transfer.servers import Proxy, Registry
 from tests.transfer.trips import CHUNK, address, hush, killed, pulled, pushed, quiet
@@ -24,7 +24,7 @@ def test_round_trips(served: Registry, tmp_path: Path, count: int) -> None:
         for way, where in (("tag", address(served, f"trip/{count}/m{number}")), ("digest", sent.name)):
             landed = pulled(where, tmp_path / f"out{number}{way}")
             assert small.contents(Path(landed.folder)) == small.contents(folder)
-            assert landed.seal == sent.seal == manifest_digest(folder)
+            assert landed.digest == sent.digest == manifest_digest(folder)
         assert not list(tmp_path.glob(".*"))
 
 
@@ -37,10 +37,10 @@ def test_what_is_there_is_neither_sent_nor_fetched_again(served: Registry, tmp_p
     out = tmp_path / "out"
     assert pulled(address(served, "again"), out).here == 0
     assert pulled(address(served, "again"), out).fetched == 0
-    assert pulled(address(served, "again"), tmp_path / "more", near=(out,)).fetched == 0
+    assert pulled(address(served, "again"), tmp_path / "more", reuse_from=(out,)).fetched == 0
     with pytest.raises(BadInput, match="is there already"):
         pulled(first.name, out)
-    assert pulled(first.name, tmp_path / "old", near=(out,)).fetched == 0
+    assert pulled(first.name, tmp_path / "old", reuse_from=(out,)).fetched == 0
     assert small.contents(tmp_path / "old") == small.contents(one)
 
 
@@ -116,7 +116,7 @@ def test_a_name_that_is_not_there_and_a_server_that_is_not(served: Registry, tmp
             small.made(tmp_path / "in", 11),
             read_manifest(tmp_path / "in"),
             addresses.Registry("http://127.0.0.1:1", "a", "1", "sha256:" + "0" * 64),
-            Logins(),
+            Credentials(),
             say=hush,
         )
     assert {path.name for path in tmp_path.iterdir()} == {"in"}

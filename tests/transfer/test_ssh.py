@@ -18,19 +18,21 @@ import pytest
 from deploytool.bundle import sign, subset
 from deploytool.bundle.manifest import all_files, manifest_digest, read_manifest
 from deploytool.device import install, verify
-from deploytool.device.verify import Asked
+from deploytool.device.verify import VerifyOptions
 from deploytool.errors import DeployError, Refused, Unreachable
 from deploytool.transfer import addresses, ssh
-from deploytool.transfer.ssh import Door, Shipped
+from deploytool.transfer.ssh import ShipResult, SshTarget
 from tests.conftest import ROOT, Command
 from tests.device.keys import keys
 from tests.transfer import servers, small
 from tests.transfer.servers import Proxy, Sshd
 
 
-def shipped(folder: Path, root: Path, device: Sshd, *, target: str | None = None, port: int | None = None) -> Shipped:
-    door = Door(port, None, device.config, sys.executable)
-    to, kind = addresses.device(f"device:{root}"), subset.wanted(target)
+def shipped(
+    folder: Path, root: Path, device: Sshd, *, target: str | None = None, port: int | None = None
+) -> ShipResult:
+    door = SshTarget(port, None, device.config, sys.executable)
+    to, kind = addresses.device(f"device:{root}"), subset.parse(target)
     return ssh.ship(folder, read_manifest(folder), to, door, kind, install=False, say=lambda line: None)
 
 
@@ -57,7 +59,7 @@ def test_only_what_the_target_needs_and_only_what_it_lacks(device: Sshd, tmp_pat
     assert (first.left_out, first.there) == (1, 0)
     assert second.sent == 0
     assert set(small.contents(two)) - set(small.contents(Path(second.folder))) == {small.RTX40}
-    verify.papers(Path(second.folder))
+    verify.check_integrity(Path(second.folder))
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.sweep)])
@@ -67,7 +69,7 @@ def test_updates_of_the_same_size_and_time_are_delivered(device: Sshd, tmp_path:
         for path in folder.rglob("*"):
             os.utime(path, (1_700_000_000, 1_700_000_000))
         turned = install.install(Path(shipped(folder, home, device).folder), home, lambda checked: None)
-        assert small.contents(install.home(home, turned.current)) == small.contents(folder)
+        assert small.contents(install.root_of(home, turned.current)) == small.contents(folder)
         shutil.rmtree(folder)
 
 
@@ -195,7 +197,7 @@ def test_the_install_there_requires_the_signature_too(device: Sshd, tmp_path: Pa
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexport PYTHONPATH="{ROOT}"\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    to, door = addresses.device(f"device:{home}"), Door(None, None, device.config, str(python))
+    to, door = addresses.device(f"device:{home}"), SshTarget(None, None, device.config, str(python))
     with pytest.raises(Refused, match="is not by the key"):
         ssh.ship(folder, read_manifest(folder), to, door, None, key=public, install=True, say=print)
     assert install.pointer(home) is None
@@ -207,7 +209,7 @@ def test_what_does_not_keep_its_bytes_is_not_shown(device: Sshd, tmp_path: Path,
     raw = bytearray((folder / small.ORIN).read_bytes())
     raw[3] ^= 8
     (folder / small.ORIN).write_bytes(raw)  # after it was checked
-    door = Door(None, None, device.config, sys.executable)
+    door = SshTarget(None, None, device.config, sys.executable)
     with pytest.raises(Refused, match="other bytes than its digest says"):
         ssh.ship(folder, manifest, addresses.device(f"device:{home}"), door, None, install=False, say=print)
     assert received(home) == []
@@ -216,7 +218,10 @@ def test_what_does_not_keep_its_bytes_is_not_shown(device: Sshd, tmp_path: Path,
 
 def test_a_device_that_is_not_there_or_has_no_python(device: Sshd, tmp_path: Path, home: Path) -> None:
     folder = small.made(tmp_path / "in", 61)
-    for door in (Door(servers.free_port(), None, device.config), Door(None, None, device.config, "no-such-python")):
+    for door in (
+        SshTarget(servers.free_port(), None, device.config),
+        SshTarget(None, None, device.config, "no-such-python"),
+    ):
         with pytest.raises(Unreachable, match=r"does not answer: .*(refused|not found)"):
             ssh.ship(
                 folder, read_manifest(folder), addresses.device(f"device:{home}"), door, None, install=True, say=print
@@ -232,7 +237,7 @@ def test_a_device_that_keeps_the_line_and_says_nothing_is_left(tmp_path: Path, m
             folder,
             read_manifest(folder),
             addresses.device("me@pc:/x"),
-            Door(),
+            SshTarget(),
             None,
             install=False,
             timeout=0.3,
@@ -256,7 +261,7 @@ def test_a_device_that_says_all_is_done_before_it_has_anything_is_not_believed(
     monkeypatch.setattr(ssh, "_open", late)
     folder, to = small.made(tmp_path / "in", 1), addresses.device("me@pc:/x")
     with pytest.raises(Unreachable, match="closed the line before it had what it lacks"):
-        ssh.ship(folder, read_manifest(folder), to, Door(), None, install=False, say=print)
+        ssh.ship(folder, read_manifest(folder), to, SshTarget(), None, install=False, say=print)
 
 
 def test_of_what_a_device_complains_the_last_line_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +269,7 @@ def test_of_what_a_device_complains_the_last_line_is_said(tmp_path: Path, monkey
     monkeypatch.setattr(ssh, "_command", lambda device, door: failing)
     folder, to = small.made(tmp_path / "in", 1), addresses.device("me@pc:/x")
     with pytest.raises(Unreachable, match=r"^me@pc does not answer: ImportError: no select here$"):
-        ssh.ship(folder, read_manifest(folder), to, Door(), None, install=False, say=print)
+        ssh.ship(folder, read_manifest(folder), to, SshTarget(), None, install=False, say=print)
 
 
 @pytest.mark.parametrize("text", ["device", "-oProxyCommand=x:/root", "me@:/x", "me@host:root", "a b:/x", "h;id:/x"])
@@ -287,7 +292,7 @@ def test_ship_installs_and_says_what_serves(
     assert found is not None
     assert found.current == manifest_digest(packed)
     assert received(home) == []
-    again = deploytool("ship", str(packed), f"device:{home}", *arguments, "--json", "--for", "orin")
+    again = deploytool("ship", str(packed), f"device:{home}", *arguments, "--json", "--target", "orin")
     assert again.returncode == 0, again.stderr
     assert '"sent": 0' in again.stdout
     private, public = keys(tmp_path, "ours")
@@ -303,7 +308,7 @@ def test_ship_installs_and_says_what_serves(
     held = deploytool("ship", str(signed), f"device:{home}", *arguments, "--require-signature", str(public), "--json")
     assert held.returncode == 0, held.stderr
     assert '"installed": true' in held.stdout
-    verify.papers(install.home(home, found.current), Asked(key=public))
+    verify.check_integrity(install.root_of(home, found.current), VerifyOptions(key=public))
     older = small.made(tmp_path / "older", 1, sequence=0)
     refused = deploytool("ship", str(older), f"device:{home}", *arguments)
     assert refused.returncode == 8

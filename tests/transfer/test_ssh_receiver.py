@@ -30,7 +30,7 @@ def encoded(raw: bytes) -> str:
 def received(home: Path, sent: bytes = b"x", **changed: Any) -> dict[str, Any]:
     request = {
         "root": str(home),
-        "seal": hashlib.sha256(MANIFEST).hexdigest(),
+        "digest": hashlib.sha256(MANIFEST).hexdigest(),
         "files": [],
         "beside": {"manifest.json": encoded(MANIFEST)},
         "key": "",
@@ -71,8 +71,8 @@ def test_what_is_right_is_received(tmp_path: Path) -> None:
         {"files": [["a", 1, "/tmp/out"]]},
         {"files": "abc"},
         {"files": None},
-        {"seal": "../" * 21 + "x"},
-        {"seal": 5},
+        {"digest": "../" * 21 + "x"},
+        {"digest": 5},
         {"root": 5},
         {"key": 5, "install": True},
     ],
@@ -104,7 +104,7 @@ def test_a_link_in_the_place_of_what_was_received_is_refused(tmp_path: Path) -> 
 
 def test_other_bytes_are_refused_as_they_come(tmp_path: Path) -> None:
     root = tmp_path / "root"
-    assert received(root, seal="0" * 64)["problem"] == "the manifest came with other bytes"
+    assert received(root, digest="0" * 64)["problem"] == "the manifest came with other bytes"
     told = received(root, b"y", files=[["a", 1, NAME]])
     assert told["problem"] == "a file came with other bytes than its digest says"
     assert not list(root.glob("received/.incoming/*.part"))
@@ -142,13 +142,13 @@ def test_a_part_that_is_longer_than_its_file_is_begun_anew(tmp_path: Path) -> No
 
 def test_what_has_no_room_is_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))
-    with pytest.raises(ssh_receiver.Trouble, match="0 MB free"):
+    with pytest.raises(ssh_receiver.Failure, match="0 MB free"):
         ssh_receiver._gather(tmp_path / "received", tmp_path, {NAME: 1}, io.BytesIO(b"x"))
 
 
 def test_a_disk_that_does_not_keep_the_bytes_is_told(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"y")
-    with pytest.raises(ssh_receiver.Trouble, match="a does not keep its bytes on this disk"):
+    with pytest.raises(ssh_receiver.Failure, match="a does not keep its bytes on this disk"):
         ssh_receiver._assemble(tmp_path, [("a", 1, NAME)], {})
 
 
@@ -189,7 +189,7 @@ def test_an_install_has_a_copy_that_no_other_ship_touches(tmp_path: Path, monkey
     )
     request = {
         "root": str(tmp_path / "root"),
-        "seal": hashlib.sha256(MANIFEST).hexdigest(),
+        "digest": hashlib.sha256(MANIFEST).hexdigest(),
         "files": [["a", 1, NAME]],
         "beside": {"manifest.json": encoded(MANIFEST)},
         "key": "",
@@ -210,7 +210,7 @@ def test_what_a_killed_install_was_given_is_swept(tmp_path: Path) -> None:
     assert [path.name for path in home.glob(".installing-*")] == [f".installing-{os.getpid()}"]
 
 
-@pytest.mark.parametrize("changed", [{"seal": "../" * 21 + "x"}, {"files": [["a", 1, "../../../out"]]}], ids=str)
+@pytest.mark.parametrize("changed", [{"digest": "../" * 21 + "x"}, {"files": [["a", 1, "../../../out"]]}], ids=str)
 def test_names_are_checked_before_anything_is_written(tmp_path: Path, changed: dict[str, Any]) -> None:
     assert received(tmp_path / "root", **changed)["problem"] == "the list of files makes no sense"
     assert not list(tmp_path.iterdir())

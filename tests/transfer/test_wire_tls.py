@@ -13,8 +13,8 @@ import pytest
 from deploytool.bundle.manifest import read_manifest
 from deploytool.errors import BadInput
 from deploytool.transfer import addresses, pull, push, sources
-from deploytool.transfer.auth import Logins
-from deploytool.transfer.http import Wire
+from deploytool.transfer.auth import Credentials
+from deploytool.transfer.http import HttpClient
 from tests.transfer import authority, servers, small
 from tests.transfer.authority import Authority, Tokens
 from tests.transfer.trips import CHUNK, hush
@@ -52,11 +52,11 @@ def there_and_back(
 ) -> None:
     """Pushes a bundle of which one file takes several chunks, and pulls it."""
     folder, to = small.made(tmp_path / "in", 1, 600_000), to or place(served, name, ca)
-    logins = Logins({f"127.0.0.1:{served.port}": who} if who else {})
+    logins = Credentials({f"127.0.0.1:{served.port}": who} if who else {})
     sent = push.push(folder, read_manifest(folder), to, logins, ca=ca, chunk=CHUNK, say=hush)
     for where in (to, replace(to, digest=sent.digest)):
         with sources.opened(where, logins, ca) as source:
-            landed = pull.land(source, tmp_path / f"out {where.digest}", None, say=hush)
+            landed = pull.pull(source, tmp_path / f"out {where.digest}", None, say=hush)
         assert small.contents(Path(landed.folder)) == small.contents(folder)
 
 
@@ -82,20 +82,20 @@ def test_a_server_that_nobody_vouches_for_is_not_spoken_to(
     for ca in (None, others.ca):
         with (
             pytest.raises(BadInput, match=r"nobody we trust vouches for https://127\.0\.0\.1") as caught,
-            sources.opened(to, Logins(), ca),
+            sources.opened(to, Credentials(), ca),
         ):
             pass
         assert "--ca FILE" in caught.value.remedy
     named = f"https://localhost:{locked.port}"  # the certificate is for 127.0.0.1 alone
     with pytest.raises(BadInput, match="nobody we trust vouches for https://localhost"):
-        Wire(named, ca=ours.ca).ask("GET", "/v2/")
+        HttpClient(named, ca=ours.ca).ask("GET", "/v2/")
 
 
 def test_a_file_that_holds_no_certificate(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").touch()
     for ca in (tmp_path / "none.pem", tmp_path / "empty.pem"):
         with pytest.raises(BadInput, match=r"(none|empty)\.pem holds no certificate"):
-            Wire("https://127.0.0.1:1", ca=ca).ask("GET", "/")
+            HttpClient("https://127.0.0.1:1", ca=ca).ask("GET", "/")
 
 
 def test_who_names_an_authority_means_tls_on_this_machine_too(ours: Authority) -> None:
@@ -118,8 +118,8 @@ def test_a_web_server_over_tls(tmp_path: Path, ours: Authority) -> None:
     context.load_cert_chain(ours.certificate, ours.key)
     with servers.web(tmp_path, context) as url:
         assert url.startswith("https://")
-        with sources.opened(addresses.parse(f"{url}in/"), Logins(), ours.ca) as source:
-            pull.land(source, tmp_path / "out", None, say=hush)
+        with sources.opened(addresses.parse(f"{url}in/"), Credentials(), ours.ca) as source:
+            pull.pull(source, tmp_path / "out", None, say=hush)
     assert small.contents(tmp_path / "out") == small.contents(folder)
 
 
@@ -140,7 +140,7 @@ def test_a_real_registry_that_wants_tokens_and_speaks_tls(tmp_path: Path, ours: 
             ("repository:models/m", "pull", "push"),
         }
         before = small.contents(tmp_path / "in")
-        for who in (Logins(), Logins({f"127.0.0.1:{running.port}": base64.b64encode(b"me:wrong").decode()})):
+        for who in (Credentials(), Credentials({f"127.0.0.1:{running.port}": base64.b64encode(b"me:wrong").decode()})):
             with (
                 pytest.raises(BadInput, match=r"does not let us in|gives no token"),
                 sources.opened(place(running, "models/m", ours.ca), who, ours.ca),

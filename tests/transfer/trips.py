@@ -11,9 +11,9 @@ from pathlib import Path
 from deploytool.bundle import subset
 from deploytool.bundle.manifest import read_manifest
 from deploytool.transfer import addresses, pull, push, sources
-from deploytool.transfer.auth import Logins
-from deploytool.transfer.pull import Landed
-from deploytool.transfer.push import Pushed
+from deploytool.transfer.auth import Credentials
+from deploytool.transfer.pull import PullResult
+from deploytool.transfer.push import PushResult
 from tests.conftest import ROOT
 from tests.transfer.servers import Proxy, Registry
 
@@ -24,17 +24,17 @@ def hush(line: str) -> None:
     """Nobody listens."""
 
 
-def pushed(folder: Path, port: int, name: str, chunk: int = push.CHUNK) -> Pushed:
+def pushed(folder: Path, port: int, name: str, chunk: int = push.CHUNK) -> PushResult:
     place = addresses.parse(f"oci://127.0.0.1:{port}/{name}:1")
     assert isinstance(place, addresses.Registry)
-    return push.push(folder, read_manifest(folder), place, Logins(), chunk=chunk, say=hush)
+    return push.push(folder, read_manifest(folder), place, Credentials(), chunk=chunk, say=hush)
 
 
 def pulled(
-    address: str, out: Path, target: str | None = None, seal: str | None = None, near: tuple[Path, ...] = ()
-) -> Landed:
-    with sources.opened(addresses.parse(address), Logins()) as source:
-        return pull.land(source, out, subset.wanted(target), seal=seal, near=near, say=hush)
+    address: str, out: Path, target: str | None = None, digest: str | None = None, reuse_from: tuple[Path, ...] = ()
+) -> PullResult:
+    with sources.opened(addresses.parse(address), Credentials()) as source:
+        return pull.pull(source, out, subset.parse(target), digest=digest, reuse_from=reuse_from, say=hush)
 
 
 def address(served: Registry, name: str) -> str:

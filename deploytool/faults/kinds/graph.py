@@ -24,7 +24,7 @@ _KEEP_SIGN = (
 )
 
 
-class Graph:
+class GraphFacts:
     """An ONNX model, opened for changes; `half` says that its weights are FP16 numbers, whatever their type.
 
     `state` are the source model's own weights by name; `preprocessing` is what its images went through.
@@ -41,11 +41,11 @@ class Graph:
             for name in node.input:
                 self._readers[name].append(node)
 
-    def copy(self) -> Graph:
+    def copy(self) -> GraphFacts:
         """The same graph once more, to be spoiled."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        return Graph(model, self.half, self.state, self.preprocessing)
+        return GraphFacts(model, self.half, self.state, self.preprocessing)
 
     def nodes(self, *ops: str) -> list[onnx.NodeProto]:
         """The nodes of these kinds, in their order."""

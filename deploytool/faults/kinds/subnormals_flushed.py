@@ -7,22 +7,22 @@ from collections.abc import Iterator
 import numpy as np
 
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import Graph, Weight
+from deploytool.faults.kinds.graph import GraphFacts, Weight
 
 _NORMAL = 2.0**-14  # FP16's smallest number with all its digits
 _LIMITS = (_NORMAL, 4 * _NORMAL, 16 * _NORMAL, 64 * _NORMAL)
 
 
-def faults(graph: Graph, rng: np.random.Generator) -> Iterator[Fault]:
+def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
     """Flushes all weights below a limit, one fault for each limit."""
     for limit in rng.permutation(_LIMITS):
         yield _fault(graph, float(limit))
 
 
-def _fault(graph: Graph, limit: float) -> Fault:
+def _fault(graph: GraphFacts, limit: float) -> Fault:
     small = {name: values for name in graph.weights() if _any_below(values := graph.weight(name), limit)}
 
-    def plant(spoiled: Graph) -> None:
+    def plant(spoiled: GraphFacts) -> None:
         for name, values in small.items():
             spoiled.put(name, np.where(np.abs(values) < limit, 0, values))
 

@@ -13,7 +13,7 @@ from deploytool.spec import Model
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedCheckpoint:
     """Weights for a definition: exactly the keys and shapes of its state dict, and whose layout they came in.
 
     unwrapped: where in the file they were and which prefix was taken off, in one line; empty if neither is so.
@@ -25,7 +25,7 @@ class Loaded:
     unwrapped: str = ""
 
 
-def load(path: Path, model: Model, *, trust_code: bool = False) -> Loaded:
+def load(path: Path, model: Model, *, trust_code: bool = False) -> LoadedCheckpoint:
     """The weights in `path` for `model`, with the options, outputs and preprocessing that belong to them.
 
     Of several state dicts in one file, averaged ones (EMA, SWA) come first.
@@ -35,4 +35,4 @@ def load(path: Path, model: Model, *, trust_code: bool = False) -> Loaded:
     contents = reader.read(path, trust_code=trust_code)
     found = state_dict_choice.find(contents, model, path)
     state = matching.take(found.tensors, found.ours, found.names)
-    return Loaded(found.model, state, found.layout, found.source.said())
+    return LoadedCheckpoint(found.model, state, found.layout, found.source.said())

@@ -36,7 +36,7 @@ def settle(model: Model, family: Family, tensors: Tensors) -> Model:
         options["classes"] = heads[0].shape[0]
     classes = options.get("classes", model.outputs[0].shape[-1])
     outputs = tuple(replace(output, shape=(*output.shape[:-1], int(classes or 0))) for output in model.outputs)
-    preprocessing = preprocess.over(family.preprocessing or model.preprocessing, model.preprocessing)
+    preprocessing = preprocess.merged(family.preprocessing or model.preprocessing, model.preprocessing)
     published = options == model.options
     return replace(
         model,

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Arguments:
+class BoundArguments:
     """The inputs that are passed by position, in that order, and those passed by keyword: parameter → input.
 
     They are `exact` if each has a parameter of its own, and there is none besides: exporters fill up what is left out.
@@ -35,7 +35,7 @@ class Arguments:
         )
 
 
-def bind(forward: Callable[..., Any], inputs: Sequence[str]) -> Arguments:
+def bind(forward: Callable[..., Any], inputs: Sequence[str]) -> BoundArguments:
     """How inputs of these names are passed to `forward`.
 
     Raises BadInput, and lists the parameters, for a name that is none of them; names like `input_1`, which nobody
@@ -44,7 +44,7 @@ def bind(forward: Callable[..., Any], inputs: Sequence[str]) -> Arguments:
     try:
         parameters = list(inspect.signature(forward).parameters.values())
     except (TypeError, ValueError):  # a function of C has no signature
-        return Arguments(tuple(inputs), {}, exact=False)
+        return BoundArguments(tuple(inputs), {}, exact=False)
     single = [each.name for each in parameters if each.kind in _ONE]
     known = {each.name for each in parameters if each.kind in _NAMED}
     starred = any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in parameters)
@@ -52,7 +52,7 @@ def bind(forward: Callable[..., Any], inputs: Sequence[str]) -> Arguments:
     hits = [name for name in inputs if name in known]
     alone = len(inputs) == 1 and len(parameters) == 1
     if not hits and (starred or alone or not single):
-        return Arguments(tuple(inputs), {}, exact=alone and bool(single))
+        return BoundArguments(tuple(inputs), {}, exact=alone and bool(single))
     lost = [name for name in inputs if name not in known and not free and not _UNNAMED.fullmatch(name)]
     if lost:
         names = ", ".join(dict.fromkeys((*single, *known))) if len(known) < 2 else ", ".join(_order(parameters))
@@ -65,7 +65,7 @@ def _order(parameters: Sequence[inspect.Parameter]) -> list[str]:
     return [each.name for each in parameters if each.kind in (*_ONE, *_NAMED)]
 
 
-def _assigned(inputs: Sequence[str], single: Sequence[str], hits: Sequence[str], *, free: bool) -> Arguments:
+def _assigned(inputs: Sequence[str], single: Sequence[str], hits: Sequence[str], *, free: bool) -> BoundArguments:
     """Named inputs at their parameters, unnamed ones at those that are left; by position as far as there is no gap."""
     at = {name: name for name in hits}
     left = [name for name in single if name not in at]
@@ -81,4 +81,4 @@ def _assigned(inputs: Sequence[str], single: Sequence[str], hits: Sequence[str],
         if parameter not in at:
             break
         placed.append(at.pop(parameter))
-    return Arguments(tuple(placed), at)
+    return BoundArguments(tuple(placed), at)

@@ -23,14 +23,14 @@ _PARALLEL = ("DataParallel", "DistributedDataParallel", "AveragedModel")  # wrap
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltModel:
     """A module in evaluation mode, and what was done to it that one should know."""
 
     module: nn.Module
     remarks: tuple[str, ...]
 
 
-def build(model: Model) -> Built:
+def build(model: Model) -> BuiltModel:
     """What the factory makes, unwrapped, on the CPU, in evaluation mode.
 
     Raises StageFailed for whatever the user's code raises, for what is no module, and for a scripted part; BadInput for
@@ -40,7 +40,7 @@ def build(model: Model) -> Built:
         try:
             made = factory.resolve(model.factory)(**model.options)
         except ImportError as error:  # of what the factory imports only where it is called
-            raise factory.missing(model.factory, error) from error
+            raise factory.missing_module(model.factory, error) from error
     module, taken = _bare(made)
     if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
         raise StageFailed(f"{model.factory} gives a {type(module).__name__}", "return a torch.nn.Module")
@@ -55,7 +55,7 @@ def build(model: Model) -> Built:
     taken += _uncompile(module)
     with guarded(f"{model.factory}: .eval() raises", "mend it"):
         module.eval()  # what it returns is the user's affair: train() may be their own
-    return Built(module, tuple(dict.fromkeys(f"{model.name} comes {each}" for each in taken)))
+    return BuiltModel(module, tuple(dict.fromkeys(f"{model.name} comes {each}" for each in taken)))
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def guarded(what: str, remedy: str) -> Iterator[None]:
     except (DeployError, KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:  # the user's own code may raise anything, SystemExit too
-        raise StageFailed(f"{what} {exception_text.told(error)}", remedy) from error
+        raise StageFailed(f"{what} {exception_text.describe(error)}", remedy) from error
 
 
 @contextmanager

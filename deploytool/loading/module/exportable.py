@@ -11,7 +11,7 @@ from torch import nn
 
 from deploytool.errors import StageFailed
 from deploytool.loading.module import arguments, outputs
-from deploytool.loading.module.arguments import Arguments
+from deploytool.loading.module.arguments import BoundArguments
 from deploytool.spec import Model
 
 
@@ -35,7 +35,7 @@ class _Exportable(nn.Module):
     The forward is as plain as can be: torch.export may have to follow it line by line.
     """
 
-    def __init__(self, module: nn.Module, model: Model, bound: Arguments) -> None:
+    def __init__(self, module: nn.Module, model: Model, bound: BoundArguments) -> None:
         super().__init__()
         for kind in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             object.__setattr__(self, kind, getattr(module, kind))

@@ -17,7 +17,7 @@ _FLOAT = torch.Tensor.float
 
 
 @contextmanager
-def in_double() -> Iterator[None]:
+def run() -> Iterator[None]:
     """Whatever the model's own code makes, keeps or asks for in FP32, it gets in FP64."""
     usual = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)

@@ -19,7 +19,7 @@ _FLAT = (bool, int, float, complex, str, bytes, type(None))
 Kept = Mapping[str, Any]
 
 
-def kept(module: nn.Module) -> Kept:
+def snapshot(module: nn.Module) -> Kept:
     """A copy of all that may change while it runs, by kind and name: `buffer count`, `attribute body.seen`."""
     found: dict[str, Any] = {}
     found |= {f"parameter {name}": _copy(value) for name, value in module.named_parameters()}
@@ -31,7 +31,7 @@ def kept(module: nn.Module) -> Kept:
     return found
 
 
-def changed(before: Kept, after: Kept) -> tuple[str, ...]:
+def differences(before: Kept, after: Kept) -> tuple[str, ...]:
     """What is another now, or was not there."""
     return tuple(name for name, value in after.items() if name not in before or not _same(before[name], value))
 

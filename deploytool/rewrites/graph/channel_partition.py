@@ -11,8 +11,8 @@ import numpy as np
 
 from deploytool.rewrites.graph import convolution
 from deploytool.rewrites.graph.convolution import Convolution
-from deploytool.rewrites.graph.coupled_channels import Space
-from deploytool.rewrites.graph.editable import Array, Draft
+from deploytool.rewrites.graph.coupled_channels import CoupledChannels
+from deploytool.rewrites.graph.editable import Array, EditableGraph
 
 Layout = tuple[Array, ...]  # the channels of each part in their order; -1 is a filling zero
 
@@ -22,16 +22,16 @@ _LARGE = 2 * _NEAR  # of a space that nothing else cuts: each cut costs a sum
 _FILLING = 1.35  # times as many channels, at most, for the sake of zeros that need not be multiplied
 
 
-def layouts(draft: Draft, homes: Mapping[str, Space]) -> dict[Space, Layout]:
+def partitions(draft: EditableGraph, homes: Mapping[str, CoupledChannels]) -> dict[CoupledChannels, Layout]:
     """How to lay out the spaces, those aside that stay as they are; nothing if no space falls into parts.
 
     Where the weights of a pointwise convolution are blocks on a diagonal, the spaces on both of its sides are cut
     between the blocks. Where the window of a depthwise convolution changes, its space is cut too. Once there are cuts,
     every space that is too large to stay near is cut; else only the largest of depthwise convolutions are.
     """
-    firm: defaultdict[Space, set[int]] = defaultdict(set)
-    loose: defaultdict[Space, dict[int, bool]] = defaultdict(dict)
-    depthwise = set[Space]()
+    firm: defaultdict[CoupledChannels, set[int]] = defaultdict(set)
+    loose: defaultdict[CoupledChannels, dict[int, bool]] = defaultdict(dict)
+    depthwise = set[CoupledChannels]()
     for conv in convolution.every(draft):
         source, result = homes.get(conv.source), homes.get(conv.result)
         if result and conv.is_depthwise():
@@ -99,7 +99,7 @@ def _cuts(width: int, firm: Collection[int], loose: Mapping[int, bool]) -> list[
     return sorted(found)
 
 
-def _ends(space: Space, cuts: Collection[int], values: int) -> list[tuple[int, int]]:
+def _ends(space: CoupledChannels, cuts: Collection[int], values: int) -> list[tuple[int, int]]:
     """Begin and end of each part; what has more values than that is cut further."""
     most = max(BLOCK, values // max(space.places, 1) // BLOCK * BLOCK)
     found = []

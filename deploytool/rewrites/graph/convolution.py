@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import NodeProto
 
-from deploytool.rewrites.graph.editable import Array, Draft, attributes
+from deploytool.rewrites.graph.editable import Array, EditableGraph, attributes
 
 Pair = tuple[int, int]
 
@@ -62,7 +62,7 @@ class Convolution:
         return self.kernel == (1, 1) and self.strides == (1, 1) and not any(self.pads)
 
 
-def read(draft: Draft, node: NodeProto | None) -> Convolution | None:
+def read(draft: EditableGraph, node: NodeProto | None) -> Convolution | None:
     """The convolution that a node is; None for any other node, unknown weights, three dimensions, automatic padding."""
     if node is None or node.op_type != "Conv":
         return None
@@ -87,12 +87,14 @@ def _pair(values: Sequence[int]) -> Pair:
     return int(values[0]), int(values[1])
 
 
-def every(draft: Draft) -> list[Convolution]:
+def every(draft: EditableGraph) -> list[Convolution]:
     """All convolutions of a graph, in order."""
     return [found for node in draft.nodes if (found := read(draft, node))]
 
 
-def write(draft: Draft, new: Convolution, source: str, makes: str = "", like: NodeProto | None = None) -> NodeProto:
+def write(
+    draft: EditableGraph, new: Convolution, source: str, makes: str = "", like: NodeProto | None = None
+) -> NodeProto:
     """The node of a convolution, with its weights, called after `like`; it reads `source` and makes `makes`."""
     like = like or new.node
     stem = like.name.rpartition("/")[0]

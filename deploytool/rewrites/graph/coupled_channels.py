@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from onnx import NodeProto
 
 from deploytool.rewrites.graph import convolution
-from deploytool.rewrites.graph.editable import Draft
+from deploytool.rewrites.graph.editable import EditableGraph
 from deploytool.rewrites.graph.parallel_branches import is_unary
 
 _TOGETHER = ("Add", "Mul")
 
 
 @dataclass(frozen=True, eq=False)
-class Space:
+class CoupledChannels:
     """So many channels, and the places of the largest of its pictures; 0 if a side is not known."""
 
     width: int
     places: int
 
 
-def spaces(draft: Draft) -> dict[str, Space]:
+def find(draft: EditableGraph) -> dict[str, CoupledChannels]:
     """The space of every tensor whose channels may be laid out anew, for all that makes and reads it is known."""
     roots: dict[str, str] = {}
     fixed = {*draft.outputs, *(given.name for given in draft.model.graph.input)}
@@ -40,14 +40,14 @@ def spaces(draft: Draft) -> dict[str, Space]:
     members: defaultdict[str, list[str]] = defaultdict(list)
     for tensor in roots:
         members[_root(roots, tensor)].append(tensor)
-    found: dict[str, Space] = {}
+    found: dict[str, CoupledChannels] = {}
     for tensors in members.values():
         if fixed.isdisjoint(tensors) and (space := _space(draft, tensors)):
             found |= dict.fromkeys(tensors, space)
     return found
 
 
-def ties(draft: Draft, node: NodeProto) -> list[str]:
+def ties(draft: EditableGraph, node: NodeProto) -> list[str]:
     """The tensors whose channels a node takes one by one, each with what stands there in the others; none if it mixes.
 
     What it makes is the last of them.
@@ -75,11 +75,11 @@ def _join(roots: dict[str, str], tensors: Sequence[str]) -> None:
         roots[_root(roots, tensor)] = _root(roots, tensors[0])
 
 
-def _space(draft: Draft, tensors: Sequence[str]) -> Space | None:
+def _space(draft: EditableGraph, tensors: Sequence[str]) -> CoupledChannels | None:
     """The space of these tensors; None if they are not known to be pictures of so many channels."""
     shapes = [draft.shape(tensor) for tensor in tensors]
     widths = {shape[1] if shape is not None and len(shape) == 4 else None for shape in shapes}
     width = widths.pop()
     if widths or width is None:
         return None
-    return Space(width, max(math.prod(side or 0 for side in shape[2:]) for shape in shapes if shape))
+    return CoupledChannels(width, max(math.prod(side or 0 for side in shape[2:]) for shape in shapes if shape))

@@ -31,7 +31,7 @@ def attributes(node: NodeProto) -> dict[str, Any]:
     return {each.name: helper.get_attribute_value(each) for each in node.attribute}
 
 
-class Draft:
+class EditableGraph:
     """A copy of a model, edited node by node; what was given is never changed.
 
     A tensor keeps its name as long as it keeps its values, and whoever changes the values gives a new name, with the
@@ -127,7 +127,7 @@ class Draft:
         """Writes down shapes of tensors that are to stand in the model, for those who cannot infer them."""
         self._described.update({value.name: value for value in values})
 
-    def seal(self) -> onnx.ModelProto:
+    def to_model(self) -> onnx.ModelProto:
         """The edited model, whole: nodes in order, and no node, weight or shape that nothing needs.
 
         Raises StageFailed if the edits left a tensor that nobody makes.
@@ -180,4 +180,4 @@ class Draft:
 
     @cached_property
     def _shapes(self) -> dict[str, Shape]:
-        return {name: shapes.sides(value) for name, value in shapes.infer(shapes.lean(self.model)).items()}
+        return {name: shapes.sides(value) for name, value in shapes.infer(shapes.without_values(self.model)).items()}

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 from onnx.shape_inference import InferenceError
 
-from deploytool.bundle.manifest import MOST_MIB
 from deploytool.rewrites.graph import shapes
 
 _BASE_MIB = 160  # for the session itself, the arena's first regions, and buffers of libraries
@@ -30,13 +29,13 @@ def needed(model: ModelProto, sizes: Mapping[str, int], cases: int) -> int | Non
     """The MiB that a process may take to open the graph and run it for that many cases, beyond an empty session.
 
     `sizes` are those of the free sides of its inputs, the batch with them. None where a shape does not follow from
-    the sizes alone, or where all of it is more than `MOST_MIB`.
+    the sizes alone.
     """
     graph = model.graph
     if any(node.op_type in _INSIDE or node.domain not in _OWN for node in graph.node):
         return None
     try:
-        known = shapes.infer(shapes.fixed(shapes.lean(model), sizes))
+        known = shapes.infer(shapes.fixed(shapes.without_values(model), sizes))
     except InferenceError:  # onnx does not understand what ONNX Runtime may well run
         return None
     found = {name: whole for name, value in known.items() if (whole := _whole(value)) is not None}
@@ -51,8 +50,7 @@ def needed(model: ModelProto, sizes: Mapping[str, int], cases: int) -> int | Non
     answers = sum(_bytes(found[value.name], known.get(value.name)) for value in graph.output) * max(1, cases / batch)
     weights = sum(_of_weight(weight) for weight in _weights(model))
     total = _OF_TENSOR * (tensors + scratch) + _OF_WEIGHT * weights + _OF_ANSWER * answers
-    mebibytes = _BASE_MIB + math.ceil(total / (1 << 20))
-    return mebibytes if mebibytes <= MOST_MIB else None
+    return _BASE_MIB + math.ceil(total / (1 << 20))
 
 
 def _whole(value: ValueInfoProto) -> Sides | None:

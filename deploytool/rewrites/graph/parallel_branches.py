@@ -10,13 +10,13 @@ from onnx import NodeProto
 
 from deploytool.rewrites.graph import convolution
 from deploytool.rewrites.graph.convolution import Convolution
-from deploytool.rewrites.graph.editable import Draft, attributes
+from deploytool.rewrites.graph.editable import EditableGraph, attributes
 
 UNARY = ("Relu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "LeakyRelu", "Elu", "Softplus", "Gelu", "Mish", "Clip")
 
 
 @dataclass(frozen=True)
-class Fan:
+class ParallelBranches:
     """The branches of a Concat over channels, in its order.
 
     Each is a convolution and what is done to every value of its result, the same in all (`tails`). With a `split` each
@@ -44,12 +44,12 @@ class Fan:
         return [*([self.split] if self.split else []), *inner, self.concat]
 
 
-def is_unary(draft: Draft, node: NodeProto) -> bool:
+def is_unary(draft: EditableGraph, node: NodeProto) -> bool:
     """Whether a node changes each value by itself, the same way everywhere."""
     return node.op_type in UNARY and all(draft.constant(each) is not None for each in node.input[1:] if each)
 
 
-def joins_channels(draft: Draft, node: NodeProto) -> bool:
+def joins_channels(draft: EditableGraph, node: NodeProto) -> bool:
     """Whether a node lays tensors of four dimensions side by side, channel after channel."""
     if node.op_type != "Concat":
         return False
@@ -57,7 +57,7 @@ def joins_channels(draft: Draft, node: NodeProto) -> bool:
     return axis == 1 or (shape is not None and axis + len(shape) == 1)
 
 
-def fans(draft: Draft) -> Iterator[Fan | str]:
+def find(draft: EditableGraph) -> Iterator[ParallelBranches | str]:
     """Every fan of a graph; for a Concat that looks like the end of one and is none, a line that says why."""
     for node in list(draft.nodes):
         if joins_channels(draft, node) and len(node.input) > 1:
@@ -66,7 +66,7 @@ def fans(draft: Draft) -> Iterator[Fan | str]:
                 yield found
 
 
-def _fan(draft: Draft, concat: NodeProto) -> Fan | str | None:
+def _fan(draft: EditableGraph, concat: NodeProto) -> ParallelBranches | str | None:
     walked = [_branch(draft, tensor) for tensor in concat.input]
     branches = [each for each in walked if each is not None]
     if len(branches) < 2:
@@ -77,7 +77,7 @@ def _fan(draft: Draft, concat: NodeProto) -> Fan | str | None:
     if len({_words(draft, tail) for tail in tails}) > 1:
         return f"{concat.name}: the branches end differently"
     if len({conv.source for conv in convs}) == 1:
-        return Fan(None, convs, tails, concat)
+        return ParallelBranches(None, convs, tails, concat)
     split = draft.maker(convs[0].source)
     if split is None or split.op_type != "Split" or attributes(split).get("axis", 0) != 1:
         return f"{concat.name}: the branches have different sources"
@@ -85,10 +85,10 @@ def _fan(draft: Draft, concat: NodeProto) -> Fan | str | None:
         return f"{concat.name}: the branches are not the slices of {split.name} in their order"
     if any(draft.only_reader(tensor) is None for tensor in split.output):
         return f"{concat.name}: a slice of {split.name} has other readers too"
-    return Fan(split, convs, tails, concat)
+    return ParallelBranches(split, convs, tails, concat)
 
 
-def _branch(draft: Draft, tensor: str) -> tuple[Convolution, tuple[NodeProto, ...]] | None:
+def _branch(draft: EditableGraph, tensor: str) -> tuple[Convolution, tuple[NodeProto, ...]] | None:
     """The convolution that a tensor comes from, and the nodes between, if nobody else reads anything of it."""
     tail: list[NodeProto] = []
     while draft.only_reader(tensor) is not None and (node := draft.maker(tensor)) is not None:
@@ -101,13 +101,13 @@ def _branch(draft: Draft, tensor: str) -> tuple[Convolution, tuple[NodeProto, ..
     return None
 
 
-def _words(draft: Draft, tail: tuple[NodeProto, ...]) -> str:
+def _words(draft: EditableGraph, tail: tuple[NodeProto, ...]) -> str:
     """What a tail does, in words that are the same for all that do the same."""
     limits = [[np.asarray(draft.constant(each)).tolist() for each in node.input[1:] if each] for node in tail]
     return repr([(node.op_type, sorted(attributes(node).items())) for node in tail]) + repr(limits)
 
 
-def close(draft: Draft, fan: Fan, merged: Convolution | str) -> list[str] | str:
+def close(draft: EditableGraph, fan: ParallelBranches, merged: Convolution | str) -> list[str] | str:
     """Puts one convolution in the place of a fan, behind it what was done to each branch; the convolution's name.
 
     Why there is no such convolution is given back as it is.
@@ -119,12 +119,12 @@ def close(draft: Draft, fan: Fan, merged: Convolution | str) -> list[str] | str:
     return [conv.name]
 
 
-def joined(fan: Fan) -> str:
+def joined(fan: ParallelBranches) -> str:
     """The name of what the branches make together: the Concat's own, which keeps its values, unless a tail follows."""
     return "" if fan.tails[0] else str(fan.concat.output[0])
 
 
-def tail(draft: Draft, fan: Fan, before: NodeProto) -> list[NodeProto]:
+def tail(draft: EditableGraph, fan: ParallelBranches, before: NodeProto) -> list[NodeProto]:
     """What was done to each branch, done once to what a node has made of them all."""
     new, nodes = [before], fan.tails[0]
     for node in nodes:

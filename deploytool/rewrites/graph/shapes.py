@@ -14,7 +14,7 @@ _FEW = 64  # values: what says a shape has no more
 _BATCHES = (5, 7)
 
 
-def lean(model: ModelProto) -> ModelProto:
+def without_values(model: ModelProto) -> ModelProto:
     """The model with its larger weights as inputs, which is all that shapes depend on, and quick to hand over."""
     graph, bare = model.graph, ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     large = [weight for weight in graph.initializer if math.prod(weight.dims) > _FEW]
@@ -49,7 +49,7 @@ def with_batch(model: ModelProto) -> dict[str, ValueInfoProto] | None:
     word = free.pop() if len(free) == 1 else ""
     if not word:
         return None
-    bare = lean(model)
+    bare = without_values(model)
     called = infer(bare)
     first, second = (infer(fixed(bare, {word: batch})) for batch in _BATCHES)
     made = {name for node in graph.node for name in node.output} - {output.name for output in graph.output}

@@ -15,7 +15,7 @@ from onnx import NodeProto
 
 from deploytool.rewrites.graph import convolution
 from deploytool.rewrites.graph.convolution import Convolution, take
-from deploytool.rewrites.graph.editable import Array, Draft, attributes
+from deploytool.rewrites.graph.editable import Array, EditableGraph, attributes
 from deploytool.rewrites.graph.parallel_branches import is_unary
 from deploytool.rewrites.graph.shapes import Shape
 
@@ -41,7 +41,7 @@ class Shuffle:
 
 
 @dataclass(frozen=True)
-class Passage:
+class ShuffleChain:
     """From `first` to `last`, with the nodes before and after the shuffle, each the only reader of the one before.
 
     The nodes between work channel by channel: on each value by itself, pooling, or depthwise convolution.
@@ -54,13 +54,13 @@ class Passage:
     last: Convolution
 
 
-def shuffles(draft: Draft) -> list[Shuffle]:
+def shuffles(draft: EditableGraph) -> list[Shuffle]:
     """Every shuffle of a graph: Reshape, Transpose, Reshape, or Gather over channels."""
     reshapes = [node for node in draft.nodes if node.op_type == "Reshape"]
     return [found for node in draft.nodes if (found := _gathered(draft, node) or _dealt(draft, node, reshapes))]
 
 
-def _gathered(draft: Draft, node: NodeProto) -> Shuffle | None:
+def _gathered(draft: EditableGraph, node: NodeProto) -> Shuffle | None:
     if node.op_type != "Gather" or attributes(node).get("axis", 0) != 1:
         return None
     order, shape = draft.constant(node.input[1]), draft.shape(node.input[0])
@@ -70,7 +70,7 @@ def _gathered(draft: Draft, node: NodeProto) -> Shuffle | None:
     return Shuffle((node,), order) if len(set(order.tolist())) == len(order) else None
 
 
-def _dealt(draft: Draft, node: NodeProto, reshapes: Sequence[NodeProto]) -> Shuffle | None:
+def _dealt(draft: EditableGraph, node: NodeProto, reshapes: Sequence[NodeProto]) -> Shuffle | None:
     """A shuffle that begins with this Reshape: into groups, groups and places exchanged, and back."""
     turn = draft.only_reader(node.output[0], reshapes) if node.op_type == "Reshape" else None
     back = draft.only_reader(turn.output[0], reshapes) if turn is not None and turn.op_type == "Transpose" else None
@@ -89,7 +89,7 @@ def _dealt(draft: Draft, node: NodeProto, reshapes: Sequence[NodeProto]) -> Shuf
     return Shuffle((node, turn, back), np.arange(channels).reshape(groups, each).T.reshape(-1))
 
 
-def _restored(draft: Draft, tensor: str) -> Shape | None:
+def _restored(draft: EditableGraph, tensor: str) -> Shape | None:
     """The shape of a tensor without its batch; how many channels it has may only be known from who reads it."""
     shape = draft.shape(tensor)
     if shape is None or len(shape) != 4:
@@ -98,7 +98,7 @@ def _restored(draft: Draft, tensor: str) -> Shape | None:
     return (read.pop() if shape[1] is None and read else shape[1], *shape[2:])
 
 
-def passages(draft: Draft) -> Iterator[Passage | str]:
+def find(draft: EditableGraph) -> Iterator[ShuffleChain | str]:
     """The passage around every shuffle of a graph, or why there is none; the draft may be edited between two."""
     place = 0
     while place < len(found := shuffles(draft)):
@@ -108,7 +108,7 @@ def passages(draft: Draft) -> Iterator[Passage | str]:
             place += 1
 
 
-def _passage(draft: Draft, shuffle: Shuffle) -> Passage | str:
+def _passage(draft: EditableGraph, shuffle: Shuffle) -> ShuffleChain | str:
     name = shuffle.nodes[0].name
     early: list[NodeProto] = []
     tensor = shuffle.source
@@ -129,10 +129,10 @@ def _passage(draft: Draft, shuffle: Shuffle) -> Passage | str:
     last = convolution.read(draft, reader)
     if first is None or last is None or last.source != tensor:
         return f"{name}: it does not lie between two convolutions"
-    return Passage(first, tuple(early), shuffle, tuple(late), last)
+    return ShuffleChain(first, tuple(early), shuffle, tuple(late), last)
 
 
-def keeps_channels(draft: Draft, node: NodeProto) -> bool:
+def keeps_channels(draft: EditableGraph, node: NodeProto) -> bool:
     """Whether a node makes each channel from that channel alone, the same way in each or as a depthwise convolution."""
     conv = convolution.read(draft, node)
     if conv is not None:
@@ -140,7 +140,9 @@ def keeps_channels(draft: Draft, node: NodeProto) -> bool:
     return (node.op_type in _POOLS and len(node.output) == 1) or is_unary(draft, node)
 
 
-def carry(draft: Draft, nodes: Sequence[NodeProto], tensor: str, layout: Array, makes: str = "") -> list[NodeProto]:
+def carry(
+    draft: EditableGraph, nodes: Sequence[NodeProto], tensor: str, layout: Array, makes: str = ""
+) -> list[NodeProto]:
     """The channel by channel nodes again, for channels in the order of `layout` (-1: zeros).
 
     The first reads `tensor`, the last makes `makes`, if that is named.
@@ -157,7 +159,7 @@ def carry(draft: Draft, nodes: Sequence[NodeProto], tensor: str, layout: Array, 
     return new
 
 
-def everything(passage: Passage) -> list[NodeProto]:
+def everything(passage: ShuffleChain) -> list[NodeProto]:
     """All nodes of a passage."""
     return [passage.first.node, *passage.early, *passage.shuffle.nodes, *passage.late, passage.last.node]
 

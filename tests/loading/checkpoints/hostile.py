@@ -64,15 +64,15 @@ class Payload:
         return self.call
 
 
-def payloads(canary: Path) -> Iterator[File]:
+def payloads(probe: Path) -> Iterator[File]:
     """Pickles that would leave a file behind, wrapped as checkpoints."""
-    leave = f"open({str(canary)!r}, 'w').close()"
+    leave = f"open({str(probe)!r}, 'w').close()"
     calls = {
-        "system": Payload(os.system, f"touch {canary}"),
+        "system": Payload(os.system, f"touch {probe}"),
         "exec": Payload(exec, leave),
         "eval": Payload(eval, leave),
-        "popen": Payload(subprocess.call, ["touch", str(canary)]),
-        "open": Payload(open, str(canary), "w"),
+        "popen": Payload(subprocess.call, ["touch", str(probe)]),
+        "open": Payload(open, str(probe), "w"),
     }
     for name, payload in calls.items():
         yield f"payload-{name}.pth", saved(payload)
@@ -222,12 +222,12 @@ def other_files() -> Iterator[File]:
         yield f"zip-pickle-{length}.pth", zipped({**good, "archive/data.pkl": named["data.pkl"][:length]})
 
 
-def write_all(folder: Path, canary: Path) -> list[Path]:
+def write_all(folder: Path, probe: Path) -> list[Path]:
     """Every hostile file, in `folder`."""
     makers = (
         flipped_numbers(),
         cut_short(),
-        payloads(canary),
+        payloads(probe),
         bombs(),
         floods(),
         safetensors_claims(),

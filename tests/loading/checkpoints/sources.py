@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deploytool.loading import checkpoints, factory
 from deploytool.loading.catalog import find
-from deploytool.loading.checkpoints import Loaded
+from deploytool.loading.checkpoints import LoadedCheckpoint
 from deploytool.spec import Option, Preprocessing
 from tests.loading.checkpoints import published, theirs
 from tests.loading.checkpoints.published import Shapes
@@ -150,12 +150,12 @@ SOURCES = {
 }
 
 
-def load(weights: Mapping[str, Tensor], model: str, folder: Path) -> Loaded:
+def load(weights: Mapping[str, Tensor], model: str, folder: Path) -> LoadedCheckpoint:
     torch.save(dict(weights), folder / "weights.pth")
     return checkpoints.load(folder / "weights.pth", find(model))
 
 
-def answer(loaded: Loaded, x: Tensor, **options: Option) -> Tensor:
+def answer(loaded: LoadedCheckpoint, x: Tensor, **options: Option) -> Tensor:
     module = factory.resolve(loaded.model.factory)(**{**loaded.model.options, **options}).eval()
     module.load_state_dict(dict(loaded.state), strict=True)
     with torch.no_grad():

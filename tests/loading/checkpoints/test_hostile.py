@@ -42,13 +42,13 @@ Refusals = dict[str, tuple[str, str]]
 
 
 @pytest.fixture(scope="module")
-def canary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("canary") / "sang"
+def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("probe") / "sang"
 
 
 @pytest.fixture(scope="module")
-def paths(tmp_path_factory: pytest.TempPathFactory, canary: Path) -> list[Path]:
-    return hostile.write_all(tmp_path_factory.mktemp("hostile"), canary)
+def paths(tmp_path_factory: pytest.TempPathFactory, probe: Path) -> list[Path]:
+    return hostile.write_all(tmp_path_factory.mktemp("hostile"), probe)
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +73,9 @@ def test_each_is_refused_in_one_line(paths: list[Path], outcome: tuple[float, Re
         assert len(problem) < 250, name
 
 
-def test_none_runs_its_code(outcome: tuple[float, Refusals], canary: Path) -> None:
+def test_none_runs_its_code(outcome: tuple[float, Refusals], probe: Path) -> None:
     assert len(outcome[1]) > 0
-    assert not canary.exists()
+    assert not probe.exists()
 
 
 def test_refusing_all_of_them_takes_little_memory(outcome: tuple[float, Refusals]) -> None:
@@ -83,16 +83,16 @@ def test_refusing_all_of_them_takes_little_memory(outcome: tuple[float, Refusals
 
 
 def test_the_payloads_are_live_where_code_is_trusted(tmp_path: Path) -> None:
-    canary = tmp_path / "sang"
-    for name, content in hostile.payloads(canary):
+    probe = tmp_path / "sang"
+    for name, content in hostile.payloads(probe):
         if name in ("payload-system.pth", "payload-exec-2.pkl", "payload-popen-beside.pth"):
             (tmp_path / name).write_bytes(content)
             with pytest.raises(BadInput):
                 checkpoints.load(tmp_path / name, TINY)
-            assert not canary.exists()
+            assert not probe.exists()
             with pytest.raises(BadInput):
                 checkpoints.load(tmp_path / name, TINY, trust_code=True)
-            canary.unlink()
+            probe.unlink()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from deploytool import serde
 from deploytool.errors import BadInput
 from deploytool.loading import checkpoints, factory
 from deploytool.loading.catalog import find
-from deploytool.loading.checkpoints import Loaded
+from deploytool.loading.checkpoints import LoadedCheckpoint
 from deploytool.spec import Model, Option
 from tests.conftest import TINY
 from tests.loading.checkpoints import published
@@ -29,12 +29,12 @@ SQUEEZENET = published.tensors(published.shapes("torchvision_squeezenet1_1"))
 MOBILENET = published.shapes("timm_mobilenetv1_100")
 
 
-def load(content: object, folder: Path, model: Model = TINY, *, trust_code: bool = False) -> Loaded:
+def load(content: object, folder: Path, model: Model = TINY, *, trust_code: bool = False) -> LoadedCheckpoint:
     torch.save(content, folder / "weights.pth")
     return checkpoints.load(folder / "weights.pth", model, trust_code=trust_code)
 
 
-def equal(loaded: Loaded, state: dict[str, Tensor]) -> bool:
+def equal(loaded: LoadedCheckpoint, state: dict[str, Tensor]) -> bool:
     return list(loaded.state) == list(state) and all(torch.equal(loaded.state[key], state[key]) for key in state)
 
 

@@ -44,7 +44,7 @@ def test_what_encloses_a_model_is_taken_off(function: str, remark: str) -> None:
     assert built.remarks == (f"{function} {remark}",)
     assert not [name for name in built.module.state_dict() if "_orig_mod" in name or name.startswith("module.")]
     vector = np.ones((2, 16), np.float32)
-    assert eager.session(built.module, model(function))(input=vector)["logits"].shape == (2, 4)
+    assert eager.make_session(built.module, model(function))(input=vector)["logits"].shape == (2, 4)
     assert not built.module.training
 
 

@@ -32,20 +32,20 @@ def test_a_habit_of_fp32_is_computed_in_fp64(name: str) -> None:
     module = build.build(model(name)).module.double()
     vector = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
     for _ in range(2):
-        got = eager.session(module, model(name), double=True)(input=vector)["logits"]
+        got = eager.make_session(module, model(name), double=True)(input=vector)["logits"]
         assert got.dtype == np.float64
         # linspace itself is rounded in FP32 where an attribute was made of it
         np.testing.assert_allclose(got, single.truth(vector), atol=1e-6)
-        again = eager.session(build.build(model(name)).module.double(), model(name), double=True)
+        again = eager.make_session(build.build(model(name)).module.double(), model(name), double=True)
         np.testing.assert_array_equal(got, again(input=vector)["logits"])
-    rounded = eager.session(build.build(model(name)).module, model(name))(input=vector)["logits"]
+    rounded = eager.make_session(build.build(model(name)).module, model(name))(input=vector)["logits"]
     assert np.abs(got - rounded).max() > 0
 
 
 def test_sums_of_an_attribute_are_those_of_fp64() -> None:
     module = build.build(model("Attribute")).module.double()
     vector = np.full((1, 16), 1e8, np.float32)
-    got = eager.session(module, model("Attribute"), double=True)(input=vector)["logits"]
+    got = eager.make_session(module, model("Attribute"), double=True)(input=vector)["logits"]
     shift = torch.linspace(0, 1, 16).double().numpy()
     weight = torch.linspace(-1, 1, 64).reshape(16, 4).double().numpy()
     np.testing.assert_allclose(got, (vector.astype(np.float64) + shift) @ weight, rtol=1e-12)
