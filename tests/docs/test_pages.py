@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomllib
 import typer
 
 from deploytool import errors
+from deploytool.api import Run
 from deploytool.cli import app
 from deploytool.parity import metrics
 from deploytool.results.report import COARSEST
@@ -17,6 +20,7 @@ from tests.conftest import ROOT, Command
 from tests.docs.pages import PAGES, prose
 
 README, INDEX = ROOT / "README.md", ROOT / "docs" / "README.md"
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
 GROUP: Any = typer.main.get_command(app)
 COMMANDS = [GROUP.get_command(None, name) for name in GROUP.list_commands(None)]
@@ -109,6 +113,27 @@ def test_the_tolerances_are_those_of_the_code() -> None:
 
 
 def test_every_stage_is_in_the_architecture() -> None:
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     stages = {path.name for path in (ROOT / "deploytool" / "stages").glob("[a-z]*.py")}
-    assert stages == set(re.findall(r"`deploytool/stages/(\w+\.py)` \|", page))
+    assert stages == set(re.findall(r"^\| \w+ \| `deploytool/stages/(\w+\.py)` \|", ARCHITECTURE, re.MULTILINE))
+
+
+def test_the_layers_of_the_architecture_are_those_that_are_enforced() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (shown,) = re.findall(r"^```text\n(.*?)^```", ARCHITECTURE, re.DOTALL | re.MULTILINE)
+    assert shown.splitlines() == contracts[0]["layers"]
+
+
+def test_every_name_in_a_file_of_the_architecture_is_there() -> None:
+    named = re.findall(r"((?:`\w+`(?: and )?)+) in `([\w/]+\.py)`", ARCHITECTURE)
+    assert len(named) >= 12
+    for names, file in named:
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"^(?:class |def )?{name}\b", (ROOT / file).read_text(), re.MULTILINE), f"{name}: {file}"
+
+
+def test_the_attributes_of_a_run_are_those_of_the_code() -> None:
+    table = (ROOT / "docs" / "python.md").read_text(encoding="utf-8").partition("| attribute |")[2]
+    named = set(re.findall(r"`(\w+)(?:\(\))?`", "".join(re.findall(r"^\|([^|]*)\|", table, re.MULTILINE))))
+    assert named | {"report_json", "report_html"} == {name for name in dir(Run) if name[0] != "_"} | {
+        field.name for field in dataclasses.fields(Run)
+    }
