@@ -78,7 +78,7 @@ def train(
     cli_console.say(console, f"{found.name} for {len(pictures.classes)} classes at {side}×{side}")
     counts = (len(part) for part in (pictures.train, pictures.validation, pictures.test))
     cli_console.say(console, "pictures: {} to learn from, {} for validation, {} for the test".format(*counts))
-    with interrupt.sweeping(partial(checkpoint.sweep, home)):
+    with interrupt.sweeping(partial(checkpoint.remove_unfinished, home)):
         history = _follow(console, epochs, lambda watch: loop.train(prepared, home, watch, resume))
         results = loop.finish(prepared, home)
     line = f"test accuracy {results.test.accuracy:.2%} with the weights of epoch {results.best_epoch}"

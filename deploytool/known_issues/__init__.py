@@ -1,4 +1,4 @@
-"""What TensorRT is publicly known to compile wrongly, and where in a graph that would be: one file a pattern."""
+"""Finds graph patterns that TensorRT is publicly known to compile wrongly; each module describes one pattern."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from deploytool.known_issues import read_strided_concat
-from deploytool.known_issues.place import Place, Seen
+from deploytool.known_issues.place import AffectedReleases, Place
 
 if TYPE_CHECKING:
     import onnx
 
 
 class KnownIssue(Protocol):
-    """Satisfied by a module of this folder, whose docstring says what is wrong and exactly which graphs it matches."""
+    """Satisfied by a module of this package; its docstring describes the bug and exactly which graphs match."""
 
     __name__: str
-    ISSUE: str  # the public thread it is known from
-    SEEN: tuple[Seen, ...]  # only what a public thread says
+    ISSUE: str  # the public report
+    AFFECTED: tuple[AffectedReleases, ...]  # only what public reports state
 
     def find(self, graph: onnx.GraphProto) -> tuple[Place, ...]:
-        """Every place of a graph that has the shape."""
+        """Every match in a graph."""
 
 
-MISCOMPILES: tuple[KnownIssue, ...] = (read_strided_concat,)
+KNOWN_ISSUES: tuple[KnownIssue, ...] = (read_strided_concat,)
 
 
 @dataclass(frozen=True)
 class Match:
-    """A place of a graph that a known miscompile can hit, and who was seen to do so."""
+    """A place in a graph that matches a known issue, and the releases that the issue affects."""
 
     pattern: str
     issue: str
     place: Place
-    seen: tuple[Seen, ...]
+    affected: tuple[AffectedReleases, ...]
 
     def endangers(self, flavour: str, version: str, capabilities: Sequence[str]) -> bool:
-        """Whether an engine of that flavour and release, for those compute capabilities, can be hit."""
-        return any(seen.covers(flavour, version, capabilities) for seen in self.seen)
+        """Whether the issue affects an engine of that flavour and release, for those compute capabilities."""
+        return any(releases.covers(flavour, version, capabilities) for releases in self.affected)
 
 
 def find(graph: onnx.GraphProto) -> tuple[Match, ...]:
-    """Every place of the graph that any known miscompile can hit."""
+    """Every match of any known issue in the graph."""
     return tuple(
-        Match(each.__name__.rpartition(".")[2], each.ISSUE, place, each.SEEN)
-        for each in MISCOMPILES
-        for place in each.find(graph)
+        Match(issue.__name__.rpartition(".")[2], issue.ISSUE, place, issue.AFFECTED)
+        for issue in KNOWN_ISSUES
+        for place in issue.find(graph)
     )

@@ -1,4 +1,4 @@
-"""A place in a graph where a compiler is known to go wrong, and the releases and GPUs it was seen on."""
+"""Describes where in a graph a compiler bug can occur, and which TensorRT releases and GPUs it affects."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Place:
-    """`tensor` is the first that would be wrong, `nodes` what makes up the place, in the order of the graph."""
+    """One match in a graph: the first tensor that would be wrong, and the names of the nodes, in graph order."""
 
     tensor: str
     nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Who goes wrong: a TensorRT flavour from one release until another (None: it is not known to be mended).
+class AffectedReleases:
+    """The releases of a TensorRT flavour from `since` up to `fixed_in`, without that one (None: no fix is known).
 
-    `capabilities` are the compute capabilities it was reported on, and no others are counted.
+    `capabilities` are the compute capabilities in the bug report; no others count as affected.
     """
 
     flavour: str
     since: str
-    mended: str | None
+    fixed_in: str | None
     capabilities: tuple[str, ...]
 
     def covers(self, flavour: str, version: str, capabilities: Sequence[str]) -> bool:
-        """Whether an engine of that flavour and release, for those compute capabilities, can be hit."""
+        """Whether an engine of that flavour and release, for those compute capabilities, is affected."""
         if flavour != self.flavour or not set(capabilities) & set(self.capabilities):
             return False
         release = _release(version)
-        return _release(self.since) <= release and (self.mended is None or release < _release(self.mended))
+        return _release(self.since) <= release and (self.fixed_in is None or release < _release(self.fixed_in))
 
     def __str__(self) -> str:
-        until = f"until {self.mended}" if self.mended else "on, not known to be mended"
-        return f"{self.flavour} from {self.since} {until}, on compute capability {', '.join(self.capabilities)}"
+        end = f"until {self.fixed_in}" if self.fixed_in else "on (no fix known)"
+        return f"{self.flavour} from {self.since} {end}, compute capability {', '.join(self.capabilities)}"
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """The numbers of a version, as far as they are numbers."""
+    """The leading numeric parts of a version."""
     numbers: list[int] = []
     for part in version.split("."):
         if not part.isdigit():

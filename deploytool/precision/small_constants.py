@@ -71,7 +71,7 @@ def _lost(node: NodeProto, draft: EditableGraph) -> float | None:
 def _number(name: str, draft: EditableGraph) -> float | None:
     """The one number that a tensor holds all over, if it is known to hold one."""
     for _ in range(_DEPTH):
-        maker = draft.maker(name)
+        maker = draft.producer(name)
         array = draft.constant(name)
         if array is None and maker and maker.op_type == "ConstantOfShape":
             array = numpy_helper.to_array(attributes(maker).get("value", numpy_helper.from_array(np.zeros(1))))
@@ -105,7 +105,7 @@ def _before(nodes: Sequence[NodeProto], draft: EditableGraph) -> list[NodeProto]
     """The nodes that make what these read, back to the first that makes numbers of any size."""
     found, level = dict[str, NodeProto](), list(nodes)
     for _ in range(_DEPTH):
-        makers = [draft.maker(name) for each in level for name in each.input if name]
+        makers = [draft.producer(name) for each in level for name in each.input if name]
         level = [each for each in makers if each and each.op_type in (*_SHRINKING, *_MOVING) and each.name not in found]
         found |= {each.name: each for each in level}
     return list(found.values())
@@ -115,7 +115,7 @@ def _behind(node: NodeProto, draft: EditableGraph) -> list[NodeProto]:
     """The nodes in which the numbers stay small, and the first that makes others of them."""
     found, level = dict[str, NodeProto](), [node]
     for _ in range(_DEPTH):
-        readers = [each for one in level for name in one.output for each in draft.readers(name)]
+        readers = [each for one in level for name in one.output for each in draft.consumers(name)]
         readers = [each for each in readers if each.name not in found]
         ends = [each for each in readers if each.op_type in _ENDING]
         level = [each for each in readers if each.op_type in (*_SHRINKING, *_MOVING) and each not in ends]

@@ -1,8 +1,8 @@
-"""Takes out a channel shuffle that has an ungrouped convolution at one end: there, an order of channels is free.
+"""Removes a channel shuffle that follows or precedes an ungrouped convolution, by permuting that convolution's weights.
 
-A convolution of one group makes its channels in any order if its rows are put in that order, and reads them in any
-order if its columns are. What lies between works channel by channel, and follows: a depthwise convolution takes its
-kernels along.
+An ungrouped convolution produces its channels in any order if its output rows are permuted, and reads them in any order
+if its input columns are. The nodes in between work channel by channel and need no change, except that the kernels of a
+depthwise convolution are permuted too.
 """
 
 from __future__ import annotations
@@ -13,37 +13,38 @@ import numpy as np
 
 from deploytool.rewrites.forms import Outcome
 from deploytool.rewrites.graph import convolution
-from deploytool.rewrites.graph.convolution import take
+from deploytool.rewrites.graph.convolution import take_channels
 from deploytool.rewrites.graph.editable import EditableGraph
-from deploytool.rewrites.graph.shuffle_chains import ShuffleChain, carry, find
+from deploytool.rewrites.graph.shuffle_chains import ShuffleChain, copy_nodes, find
 
 
-def apply(draft: EditableGraph) -> Outcome:
-    """Takes out every shuffle that can go for nothing."""
-    fired, passed = [], []
-    for found in find(draft):
-        if isinstance(found, str):
-            passed.append(found)
-        elif 1 in (found.first.group, found.last.group):
-            fired.append(_absorb(draft, found))
+def apply(graph: EditableGraph) -> Outcome:
+    """Removes every shuffle that has an ungrouped convolution at one end of its chain."""
+    applied, skipped = [], []
+    for chain in find(graph):
+        if isinstance(chain, str):
+            skipped.append(chain)
+        elif 1 in (chain.first.group, chain.last.group):
+            applied.append(_absorb(graph, chain))
         else:
-            passed.append(f"{found.shuffle.nodes[0].name}: the convolutions at both ends are grouped")
-    return Outcome(tuple(fired), tuple(passed) if fired or passed else ("no channel shuffle is left",))
+            skipped.append(f"{chain.shuffle.nodes[0].name}: the convolutions at both ends are grouped")
+    return Outcome(tuple(applied), tuple(skipped) if applied or skipped else ("no channel shuffle is left",))
 
 
-def _absorb(draft: EditableGraph, passage: ShuffleChain) -> str:
-    """The name of the convolution that now does the shuffling."""
-    first, last, shuffle = passage.first, passage.last, passage.shuffle
+def _absorb(graph: EditableGraph, chain: ShuffleChain) -> str:
+    """Permutes the weights of the ungrouped convolution; returns the name of its new node."""
+    first, last, shuffle = chain.first, chain.last, chain.shuffle
     if first.group == 1:
-        early, order = passage.early, shuffle.order
-        ordered = replace(first, weight=take(first.weight, order), bias=take(first.bias, order))
-        new = [convolution.write(draft, ordered, first.source, "" if early else shuffle.result)]
-        new += carry(draft, early, new[0].output[0], order, shuffle.result)
-        draft.replace([first.node, *early, *shuffle.nodes], new)
+        early, order = chain.early, shuffle.order
+        permuted = replace(first, weight=take_channels(first.weight, order), bias=take_channels(first.bias, order))
+        new = [convolution.write(graph, permuted, first.input, "" if early else shuffle.output)]
+        new += copy_nodes(graph, early, new[0].output[0], order, shuffle.output)
+        graph.replace([first.node, *early, *shuffle.nodes], new)
         return new[0].name
-    back = np.argsort(shuffle.order)
-    new = carry(draft, passage.late, shuffle.source, back)
-    source = new[-1].output[0] if new else shuffle.source
-    new.append(convolution.write(draft, replace(last, weight=take(last.weight, back, 1)), source, last.result))
-    draft.replace([*shuffle.nodes, *passage.late, last.node], new)
+    inverse = np.argsort(shuffle.order)
+    new = copy_nodes(graph, chain.late, shuffle.input, inverse)
+    source = new[-1].output[0] if new else shuffle.input
+    permuted = replace(last, weight=take_channels(last.weight, inverse, 1))
+    new.append(convolution.write(graph, permuted, source, last.output))
+    graph.replace([*shuffle.nodes, *chain.late, last.node], new)
     return new[-1].name

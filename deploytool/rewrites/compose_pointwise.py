@@ -1,9 +1,10 @@
-"""Multiplies out two pointwise convolutions with an Add between them, where nobody else wants what comes in between.
+"""Composes two pointwise convolutions with an Add between them into one, where the values in between have no other use.
 
-E (P x + p + s) + e = (E P) x + E s + (E p + e): one convolution with weights (E, E P) that reads s and x laid side by
-side. A compiler lets who makes s and x write them to their places, and launches one kernel instead of two. It
-multiplies more, so it is for machines that wait for launches, and only where the product is small. A depthwise
-convolution that reads s too would have to take it from among more channels, and would not do so without a copy.
+E (P x + p + s) + e = (E P) x + E s + (E p + e): one convolution with weights (E, E P) that reads the Concat of s and x.
+TensorRT lets the producers of s and x write into the Concat's buffer, so it launches one kernel instead of two. The
+product takes more multiplications, so the rewrite suits GPUs that are bound by kernel launches, and applies only where
+the product is small. It skips an s that a depthwise convolution reads too: that convolution could not read its
+channels from the wider buffer without a copy.
 """
 
 from __future__ import annotations
@@ -15,58 +16,59 @@ from onnx import NodeProto
 
 from deploytool.rewrites.forms import Outcome
 from deploytool.rewrites.graph import convolution
-from deploytool.rewrites.graph.convolution import Convolution, dense
+from deploytool.rewrites.graph.convolution import Convolution, dense_weight
 from deploytool.rewrites.graph.editable import EditableGraph
 
-_SMALL = 100_000  # weights of the product
+_MAX_WEIGHTS = 100_000  # of the product
 
 
-def apply(draft: EditableGraph) -> Outcome:
-    """Composes the pointwise convolutions around every Add that only one of them reads."""
-    fired, passed = [], []
-    for add in [node for node in draft.nodes if node.op_type == "Add"]:
-        last = _pointwise(draft, draft.only_reader(add.output[0]))
-        firsts = [_pointwise(draft, draft.maker(tensor)) for tensor in add.input if draft.only_reader(tensor)]
-        first = next((conv for conv in firsts if conv), None)
+def apply(graph: EditableGraph) -> Outcome:
+    """Composes the pointwise convolutions around every Add whose only consumer is the second of them."""
+    applied, skipped = [], []
+    for add in [node for node in graph.nodes if node.op_type == "Add"]:
+        last = _read_pointwise(graph, graph.only_consumer(add.output[0]))
+        producers = [_read_pointwise(graph, graph.producer(name)) for name in add.input if graph.only_consumer(name)]
+        first = next((conv for conv in producers if conv), None)
         if first and last:
-            why = _unlike(draft, first, add, last)
-            if why:
-                passed.append(f"{add.name}: {why}")
+            reason = _skip_reason(graph, first, add, last)
+            if reason:
+                skipped.append(f"{add.name}: {reason}")
             else:
-                fired.append(_compose(draft, first, add, last))
-    return Outcome(tuple(fired), tuple(passed) if fired or passed else ("no Add lies between pointwise convolutions",))
+                applied.append(_compose(graph, first, add, last))
+    no_match = ("no Add lies between pointwise convolutions",)
+    return Outcome(tuple(applied), tuple(skipped) if applied or skipped else no_match)
 
 
-def _pointwise(draft: EditableGraph, node: NodeProto | None) -> Convolution | None:
-    conv = convolution.read(draft, node)
+def _read_pointwise(graph: EditableGraph, node: NodeProto | None) -> Convolution | None:
+    conv = convolution.read(graph, node)
     return conv if conv and conv.is_pointwise() else None
 
 
-def _skip(first: Convolution, add: NodeProto) -> str:
-    """What is added to what the first convolution makes."""
-    return str(add.input[1] if add.input[0] == first.result else add.input[0])
+def _shortcut(first: Convolution, add: NodeProto) -> str:
+    """The tensor that is added to the output of the first convolution."""
+    return str(add.input[1] if add.input[0] == first.output else add.input[0])
 
 
-def _unlike(draft: EditableGraph, first: Convolution, add: NodeProto, last: Convolution) -> str:
-    """Why two convolutions had better stay two; nothing if they are to be composed."""
-    skip = _skip(first, add)
-    if draft.shape(skip) is None or draft.shape(skip) != draft.shape(first.result):
-        return "what is added has another shape"
-    if any((conv := convolution.read(draft, node)) and conv.is_depthwise() for node in draft.readers(skip)):
-        return "what is added is read by a depthwise convolution too"
-    if last.outputs * (last.inputs + first.inputs) > _SMALL:
-        return f"the product has more than {_SMALL} weights"
+def _skip_reason(graph: EditableGraph, first: Convolution, add: NodeProto, last: Convolution) -> str:
+    """Why two convolutions are not composed; empty if they are."""
+    shortcut = _shortcut(first, add)
+    if graph.shape(shortcut) is None or graph.shape(shortcut) != graph.shape(first.output):
+        return "the operands of the Add have different shapes"
+    if any((conv := convolution.read(graph, node)) and conv.is_depthwise() for node in graph.consumers(shortcut)):
+        return "a depthwise convolution reads the other operand of the Add too"
+    if last.out_channels * (last.in_channels + first.in_channels) > _MAX_WEIGHTS:
+        return f"the product has more than {_MAX_WEIGHTS} weights"
     return ""
 
 
-def _compose(draft: EditableGraph, first: Convolution, add: NodeProto, last: Convolution) -> str:
-    """The name of the convolution that does the work of both."""
-    late = dense(last)[:, :, 0, 0].astype(np.float64)
-    early = late @ dense(first)[:, :, 0, 0]
-    weight = np.concatenate([late, early], axis=1)[:, :, None, None].astype(last.weight.dtype)
-    bias = (last.bias + late @ first.bias).astype(last.bias.dtype)
-    joined = draft.node("Concat", add, [_skip(first, add), first.source], axis=1)
-    whole = replace(last, weight=weight, bias=bias, group=1)
-    new = convolution.write(draft, whole, joined.output[0], last.result)
-    draft.replace([first.node, add, last.node], [joined, new])
+def _compose(graph: EditableGraph, first: Convolution, add: NodeProto, last: Convolution) -> str:
+    """Replaces both convolutions and the Add by one convolution; returns its name."""
+    last_matrix = dense_weight(last)[:, :, 0, 0].astype(np.float64)
+    product = last_matrix @ dense_weight(first)[:, :, 0, 0]
+    weight = np.concatenate([last_matrix, product], axis=1)[:, :, None, None].astype(last.weight.dtype)
+    bias = (last.bias + last_matrix @ first.bias).astype(last.bias.dtype)
+    concat = graph.make_node("Concat", add, [_shortcut(first, add), first.input], axis=1)
+    composed = replace(last, weight=weight, bias=bias, group=1)
+    new = convolution.write(graph, composed, concat.output[0], last.output)
+    graph.replace([first.node, add, last.node], [concat, new])
     return new.name

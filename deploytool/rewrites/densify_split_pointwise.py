@@ -1,8 +1,8 @@
-"""Merges pointwise convolutions on slices of the channels into one that reads all channels, with zeros between.
+"""Merges pointwise convolutions on slices of the channels into one dense, block-diagonal pointwise convolution.
 
-Slices of one tensor, each multiplied by its own matrix, and the results laid side by side, are one product with the
-block diagonal of those matrices: what is added are products with zero. The slices need not be equally wide. It
-multiplies more, and is faster where one large product beats several small ones.
+Multiplying each slice of a tensor by its own matrix and concatenating the results is one product with the block
+diagonal of those matrices: the added products are products with zero. The slices may differ in width. The merged
+convolution takes more multiplications, and is faster where one large product beats several small ones.
 """
 
 from __future__ import annotations
@@ -12,24 +12,27 @@ from dataclasses import replace
 import numpy as np
 
 from deploytool.rewrites.forms import Outcome, on_branches
-from deploytool.rewrites.graph.convolution import Convolution, dense
+from deploytool.rewrites.graph.convolution import Convolution, dense_weight
 from deploytool.rewrites.graph.editable import EditableGraph
-from deploytool.rewrites.graph.parallel_branches import ParallelBranches, close
+from deploytool.rewrites.graph.parallel_branches import ParallelBranches, merge
 
 
-def apply(draft: EditableGraph) -> Outcome:
-    """Merges every Split, pointwise convolutions and Concat."""
-    lacking = "no Split ends in pointwise convolutions"
-    pointwise = Convolution.is_pointwise
-    return on_branches(draft, lambda fan: fan.splits(pointwise), lambda fan: close(draft, fan, _merged(fan)), lacking)
+def apply(graph: EditableGraph) -> Outcome:
+    """Merges the pointwise convolutions between every Split and Concat."""
+    no_match = "no Split ends in pointwise convolutions"
+
+    def matches(motif: ParallelBranches) -> bool:
+        return motif.splits(Convolution.is_pointwise)
+
+    return on_branches(graph, matches, lambda motif: merge(graph, motif, _merged(motif)), no_match)
 
 
-def _merged(fan: ParallelBranches) -> Convolution:
-    """The block diagonal of the branches."""
-    first = fan.branches[0]
-    shape = (sum(conv.outputs for conv in fan.branches), sum(conv.inputs for conv in fan.branches), 1, 1)
-    full, row, column = np.zeros(shape, first.weight.dtype), 0, 0
-    for conv in fan.branches:
-        full[row : row + conv.outputs, column : column + conv.inputs] = dense(conv)
-        row, column = row + conv.outputs, column + conv.inputs
-    return replace(first, weight=full, bias=np.concatenate([conv.bias for conv in fan.branches]), group=1)
+def _merged(motif: ParallelBranches) -> Convolution:
+    """The convolution with the block diagonal of the branches' weights."""
+    first = motif.branches[0]
+    shape = (sum(conv.out_channels for conv in motif.branches), sum(conv.in_channels for conv in motif.branches), 1, 1)
+    weight, row, column = np.zeros(shape, first.weight.dtype), 0, 0
+    for conv in motif.branches:
+        weight[row : row + conv.out_channels, column : column + conv.in_channels] = dense_weight(conv)
+        row, column = row + conv.out_channels, column + conv.in_channels
+    return replace(first, weight=weight, bias=np.concatenate([conv.bias for conv in motif.branches]), group=1)

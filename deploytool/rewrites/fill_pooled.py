@@ -1,9 +1,10 @@
-"""Fills channels up to whole blocks where they are pooled.
+"""Pads the channels of a MaxPool with zeros to whole blocks.
 
-ONNX Runtime pools whole blocks in its blocked layout, and leaves that for others. The convolution makes further
-channels with weights of zero. What is done to each channel by itself does not touch the others, and a pointwise
-convolution reads the further ones with zeros. For anything else a pointwise convolution whose weights are the identity,
-and zeros, takes out the channels that were there before; as late as it can, for pictures only grow smaller.
+ONNX Runtime pools whole blocks of channels in its blocked layout, and leaves that layout for other channel counts. The
+convolution before the pool produces additional channels from zero weights. Nodes that work channel by channel keep them
+separate from the others, and a pointwise convolution reads them with zero weights. Before any other consumer, a
+pointwise convolution with weights of the identity and zeros removes the additional channels. It is placed as late as
+possible, because feature maps shrink along the way.
 """
 
 from __future__ import annotations
@@ -17,74 +18,74 @@ from onnx import NodeProto
 from deploytool.rewrites.forms import Outcome
 from deploytool.rewrites.graph import convolution
 from deploytool.rewrites.graph.channel_partition import BLOCK
-from deploytool.rewrites.graph.convolution import Convolution, take
+from deploytool.rewrites.graph.convolution import Convolution, take_channels
 from deploytool.rewrites.graph.editable import Array, EditableGraph
-from deploytool.rewrites.graph.shuffle_chains import carry, keeps_channels, padded
+from deploytool.rewrites.graph.shuffle_chains import copy_nodes, keeps_channels, padded_layout
 
 
-def apply(draft: EditableGraph) -> Outcome:
-    """Fills up what every MaxPool reads that a convolution makes for it."""
-    fired, passed = list[str](), list[str]()
-    for pool in [node for node in draft.nodes if node.op_type == "MaxPool"]:
-        found = _source(draft, pool)
-        if isinstance(found, str):
-            passed.append(f"{pool.name}: {found}")
+def apply(graph: EditableGraph) -> Outcome:
+    """Pads the input of every MaxPool that an ungrouped convolution produces for it alone."""
+    applied, skipped = list[str](), list[str]()
+    for pool in [node for node in graph.nodes if node.op_type == "MaxPool"]:
+        chain = _chain(graph, pool)
+        if isinstance(chain, str):
+            skipped.append(f"{pool.name}: {chain}")
         else:
-            fired.append(_fill(draft, *found))
-    return Outcome(tuple(fired), tuple(passed) if fired or passed else ("no MaxPool is left",))
+            applied.append(_pad(graph, *chain))
+    return Outcome(tuple(applied), tuple(skipped) if applied or skipped else ("no MaxPool is left",))
 
 
-def _source(draft: EditableGraph, pool: NodeProto) -> tuple[Convolution, list[NodeProto]] | str:
-    """The convolution that makes what is pooled and the nodes from there to the pool, or why it stays as it is."""
+def _chain(graph: EditableGraph, pool: NodeProto) -> tuple[Convolution, list[NodeProto]] | str:
+    """The convolution before a pool and the nodes from there to the pool, or why the pool stays as it is."""
     nodes, tensor = [pool], pool.input[0]
-    while (node := draft.maker(tensor)) is not None and draft.only_reader(tensor) is not None:
-        if not keeps_channels(draft, node):
-            conv = convolution.read(draft, node)
+    while (node := graph.producer(tensor)) is not None and graph.only_consumer(tensor) is not None:
+        if not keeps_channels(graph, node):
+            conv = convolution.read(graph, node)
             if conv is None or conv.group > 1:
                 break
-            if conv.outputs % BLOCK == 0:
+            if conv.out_channels % BLOCK == 0:
                 return f"its channels fill blocks of {BLOCK}"
-            return "its result leaves the graph" if pool.output[0] in draft.outputs else (conv, nodes)
+            return "its result is an output of the graph" if pool.output[0] in graph.outputs else (conv, nodes)
         nodes.insert(0, node)
         tensor = node.input[0]
-    return "what it pools does not come from an ungrouped convolution alone"
+    return "its input does not come from an ungrouped convolution alone"
 
 
-def _fill(draft: EditableGraph, conv: Convolution, nodes: Sequence[NodeProto]) -> str:
-    """The name of the convolution that fills the blocks."""
-    layout = padded([range(conv.outputs)], BLOCK)
-    wide = replace(conv, weight=take(conv.weight, layout), bias=take(conv.bias, layout))
-    old, new = [conv.node, *nodes], [convolution.write(draft, wide, conv.source)]
-    first = new[0].name
-    new += carry(draft, nodes, new[0].output[0], layout)
+def _pad(graph: EditableGraph, conv: Convolution, nodes: Sequence[NodeProto]) -> str:
+    """Pads the channels from the convolution on; returns the name of its new node."""
+    layout = padded_layout([range(conv.out_channels)], BLOCK)
+    padded = replace(conv, weight=take_channels(conv.weight, layout), bias=take_channels(conv.bias, layout))
+    old, new = [conv.node, *nodes], [convolution.write(graph, padded, conv.input)]
+    first_name = new[0].name
+    new += copy_nodes(graph, nodes, new[0].output[0], layout)
     pooled = new[-1].output[0]
-    for reader in draft.readers(nodes[-1].output[0]):
-        late = _late(draft, reader)
-        last = late[-1] if late else nodes[-1]
-        after = convolution.read(draft, draft.only_reader(last.output[0]) if late else reader)
-        new += carry(draft, late, pooled, layout)
-        source = new[-1].output[0] if late else pooled
-        old += late
+    for consumer in graph.consumers(nodes[-1].output[0]):
+        chain = _channelwise_chain(graph, consumer)
+        last = chain[-1] if chain else nodes[-1]
+        after = convolution.read(graph, graph.only_consumer(last.output[0]) if chain else consumer)
+        new += copy_nodes(graph, chain, pooled, layout)
+        source = new[-1].output[0] if chain else pooled
+        old += chain
         if after and after.group == 1:
-            reading = replace(after, weight=take(after.weight, layout, 1))
+            widened = replace(after, weight=take_channels(after.weight, layout, 1))
             old.append(after.node)
-            new.append(convolution.write(draft, reading, source, after.result))
-        else:  # the same for all that read the pool itself: one of them is kept
-            new.append(convolution.write(draft, _taking(last, conv, layout), source, last.output[0]))
-    draft.replace(old, new)
-    return first
+            new.append(convolution.write(graph, widened, source, after.output))
+        else:  # consumers of the pool itself all get the same node; `to_model` keeps one of them
+            new.append(convolution.write(graph, _unpadding(last, conv, layout), source, last.output[0]))
+    graph.replace(old, new)
+    return first_name
 
 
-def _late(draft: EditableGraph, reader: NodeProto | None) -> list[NodeProto]:
-    """The nodes from a reader of the pool on that work channel by channel, each alone with what the one before made."""
-    late = list[NodeProto]()
-    while reader is not None and keeps_channels(draft, reader):
-        late.append(reader)
-        reader = draft.only_reader(reader.output[0])
-    return late
+def _channelwise_chain(graph: EditableGraph, consumer: NodeProto | None) -> list[NodeProto]:
+    """The longest chain of channel-by-channel nodes from a consumer on, each the only consumer of the one before."""
+    chain = list[NodeProto]()
+    while consumer is not None and keeps_channels(graph, consumer):
+        chain.append(consumer)
+        consumer = graph.only_consumer(consumer.output[0])
+    return chain
 
 
-def _taking(like: NodeProto, conv: Convolution, layout: Array) -> Convolution:
-    """The pointwise convolution that takes out the channels that were there before."""
-    weight = take(np.eye(conv.outputs, dtype=conv.weight.dtype), layout, 1)[:, :, None, None]
-    return Convolution(like, weight, np.zeros(conv.outputs, conv.weight.dtype))
+def _unpadding(like: NodeProto, conv: Convolution, layout: Array) -> Convolution:
+    """The pointwise convolution that removes the padding channels."""
+    weight = take_channels(np.eye(conv.out_channels, dtype=conv.weight.dtype), layout, 1)[:, :, None, None]
+    return Convolution(like, weight, np.zeros(conv.out_channels, conv.weight.dtype))

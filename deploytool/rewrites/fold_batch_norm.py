@@ -1,8 +1,8 @@
-"""Folds a batch norm into the convolutions it follows, also through a Concat that lays several side by side.
+"""Folds a batch norm into the convolutions before it, also through a Concat of several convolutions.
 
-A batch norm at rest is y = s x + t for each channel, with s = gamma / sqrt(variance + epsilon) and
-t = beta - s mean. Of a convolution x = W * u + b it makes y = (s W) * u + (s b + t): a convolution with other weights.
-A Concat only says which channels stand where, so each of its branches takes its own slice of s and t.
+In inference a batch norm is y = s x + t for each channel, with s = gamma / sqrt(variance + epsilon) and
+t = beta - s mean. After a convolution x = W * u + b it gives y = (s W) * u + (s b + t): a convolution with other
+weights. A Concat only orders the channels, so each of its branches takes its own slice of s and t.
 """
 
 from __future__ import annotations
@@ -19,75 +19,76 @@ from deploytool.rewrites.graph.editable import Array, EditableGraph, attributes
 from deploytool.rewrites.graph.parallel_branches import joins_channels
 
 
-def apply(draft: EditableGraph) -> Outcome:
-    """Folds every batch norm whose channels all come from convolutions that nobody else reads."""
-    fired, passed = [], []
-    norms = [node for node in draft.nodes if node.op_type == "BatchNormalization"]
+def apply(graph: EditableGraph) -> Outcome:
+    """Folds every batch norm whose channels all come from convolutions without another consumer."""
+    applied, skipped = [], []
+    norms = [node for node in graph.nodes if node.op_type == "BatchNormalization"]
     for norm in norms:
-        line = _line(draft, norm)
-        convs = _convolutions(draft, norm.input[0])
-        if line is None:
-            passed.append(f"{norm.name}: its parameters are not constant")
+        affine = _affine(graph, norm)
+        convs = _convolutions(graph, norm.input[0])
+        if affine is None:
+            skipped.append(f"{norm.name}: its parameters are not constant")
         elif isinstance(convs, str):
-            passed.append(f"{norm.name}: {convs}")
+            skipped.append(f"{norm.name}: {convs}")
         else:
-            fired += _fold(draft, norm, convs, *line)
-    return Outcome(tuple(fired), tuple(passed) if norms else ("no batch norm is left",))
+            applied += _fold(graph, norm, convs, *affine)
+    return Outcome(tuple(applied), tuple(skipped) if norms else ("no batch norm is left",))
 
 
-def _line(draft: EditableGraph, norm: NodeProto) -> tuple[Array, Array] | None:
-    """Slope and offset of every channel, in FP64."""
-    said = attributes(norm)
-    if said.get("training_mode", 0) or any(draft.constant(each) is None for each in norm.input[1:5]):
+def _affine(graph: EditableGraph, norm: NodeProto) -> tuple[Array, Array] | None:
+    """Scale and shift of every channel, in FP64; None if they are not constant."""
+    settings = attributes(norm)
+    if settings.get("training_mode", 0) or any(graph.constant(name) is None for name in norm.input[1:5]):
         return None
-    gamma, beta, mean, variance = (np.asarray(draft.constant(each), np.float64) for each in norm.input[1:5])
-    slope = gamma / np.sqrt(variance + said.get("epsilon", 1e-5))
-    return slope, beta - slope * mean
+    gamma, beta, mean, variance = (np.asarray(graph.constant(name), np.float64) for name in norm.input[1:5])
+    scale = gamma / np.sqrt(variance + settings.get("epsilon", 1e-5))
+    return scale, beta - scale * mean
 
 
-def _convolutions(draft: EditableGraph, tensor: str) -> list[Convolution] | str:
-    """The convolutions whose channels, one after the other, are the tensor, or why it is not made so."""
-    node = draft.maker(tensor)
+def _convolutions(graph: EditableGraph, tensor: str) -> list[Convolution] | str:
+    """The convolutions whose concatenated channels are the tensor, or why there are none."""
+    node = graph.producer(tensor)
     if node is None:
         return "it follows an input"
-    if draft.only_reader(tensor) is None:
-        return f"what {node.name} makes has other readers too"
-    if joins_channels(draft, node):
-        found: list[Convolution] = []
-        for each in node.input:
-            part = _convolutions(draft, each)
-            if isinstance(part, str):
-                return part
-            found += part
-        return found
-    conv = convolution.read(draft, node)
-    return [conv] if conv else f"it follows {node.op_type}, which has no weights to take it"
+    if graph.only_consumer(tensor) is None:
+        return f"the output of {node.name} has other consumers"
+    if joins_channels(graph, node):
+        convs: list[Convolution] = []
+        for name in node.input:
+            branch = _convolutions(graph, name)
+            if isinstance(branch, str):
+                return branch
+            convs += branch
+        return convs
+    conv = convolution.read(graph, node)
+    return [conv] if conv else f"it follows {node.op_type}, which has no weights to fold it into"
 
 
-def _fold(draft: EditableGraph, norm: NodeProto, convs: list[Convolution], slope: Array, offset: Array) -> list[str]:
-    new, begun, renamed = [], 0, {}
+def _fold(graph: EditableGraph, norm: NodeProto, convs: list[Convolution], scale: Array, shift: Array) -> list[str]:
+    """Replaces a batch norm and its convolutions; returns the names of the folded convolutions."""
+    new, begin, renamed = [], 0, {}
     for conv in convs:
-        mine = slice(begun, begun + conv.outputs)
-        begun += conv.outputs
-        weight = conv.weight * slope[mine].reshape(-1, 1, 1, 1)
-        bias = conv.bias * slope[mine] + offset[mine]
+        channels = slice(begin, begin + conv.out_channels)
+        begin += conv.out_channels
+        weight = conv.weight * scale[channels].reshape(-1, 1, 1, 1)
+        bias = conv.bias * scale[channels] + shift[channels]
         folded = replace(conv, weight=weight.astype(conv.weight.dtype), bias=bias.astype(conv.weight.dtype))
-        direct = conv.result == norm.input[0]
-        new.append(convolution.write(draft, folded, conv.source, norm.output[0] if direct else ""))
-        renamed[conv.result] = new[-1].output[0]
-    joints = _joints(draft, norm.input[0])
-    for joint in joints:
-        makes = norm.output[0] if joint.output[0] == norm.input[0] else ""
-        laid = draft.node("Concat", joint, [renamed[each] for each in joint.input], makes, axis=1)
-        renamed[joint.output[0]] = laid.output[0]
-        new.append(laid)
-    draft.replace([norm, *joints, *(conv.node for conv in convs)], new)
+        is_direct = conv.output == norm.input[0]
+        new.append(convolution.write(graph, folded, conv.input, norm.output[0] if is_direct else ""))
+        renamed[conv.output] = new[-1].output[0]
+    concats = _concats(graph, norm.input[0])
+    for concat in concats:
+        output = norm.output[0] if concat.output[0] == norm.input[0] else ""
+        copy = graph.make_node("Concat", concat, [renamed[name] for name in concat.input], output, axis=1)
+        renamed[concat.output[0]] = copy.output[0]
+        new.append(copy)
+    graph.replace([norm, *concats, *(conv.node for conv in convs)], new)
     return [node.name for node in new[: len(convs)]]
 
 
-def _joints(draft: EditableGraph, tensor: str) -> list[NodeProto]:
+def _concats(graph: EditableGraph, tensor: str) -> list[NodeProto]:
     """The Concats between a tensor and its convolutions, the inner ones first."""
-    node = draft.maker(tensor)
-    if node is None or not joins_channels(draft, node):
+    node = graph.producer(tensor)
+    if node is None or not joins_channels(graph, node):
         return []
-    return [joint for each in node.input for joint in _joints(draft, each)] + [node]
+    return [concat for name in node.input for concat in _concats(graph, name)] + [node]

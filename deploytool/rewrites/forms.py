@@ -1,4 +1,4 @@
-"""How a graph is edited: one file an edit, each exact, each saying where it fired and why it did not elsewhere."""
+"""Applies recipes of rewrites to a graph and collects the different graphs (forms) that result."""
 
 from __future__ import annotations
 
@@ -17,51 +17,55 @@ from deploytool.rewrites.recipes import RECIPES
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one rewrite: the nodes it wrote, by name, and why it left what looks like its motif."""
+    """The result of one rewrite: the names of the nodes it wrote, and why it skipped similar patterns."""
 
-    fired: tuple[str, ...]
-    passed: tuple[str, ...] = ()
+    applied: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
 
 
 class Rewrite(Protocol):
-    """Satisfied by a module `rewrites/<verb_object>.py`; its docstring holds the algebra that makes it exact."""
+    """Satisfied by a module `rewrites/<verb_object>.py`; its docstring gives the algebra that makes it exact."""
 
-    def apply(self, draft: EditableGraph) -> Outcome:
-        """Edits the draft wherever the motif is; an outcome that fired nowhere has changed nothing, and says why."""
+    def apply(self, graph: EditableGraph) -> Outcome:
+        """Edits the graph wherever the pattern occurs; if it occurs nowhere, changes nothing and says why."""
 
 
 def on_branches(
-    draft: EditableGraph,
-    motif: Callable[[ParallelBranches], bool],
+    graph: EditableGraph,
+    matches: Callable[[ParallelBranches], bool],
     edit: Callable[[ParallelBranches], list[str] | str],
-    lacking: str,
+    no_match: str,
 ) -> Outcome:
-    """What became of every fan with the motif: `edit` gives the names of what it wrote, or why it left the fan."""
-    fired, passed = list[str](), list[str]()
-    for fan in find(draft):
-        if isinstance(fan, str):
-            passed.append(fan)
-        elif motif(fan):
-            made = edit(fan)
-            if isinstance(made, str):
-                passed.append(f"{fan.concat.name}: {made}")
+    """The outcome of `edit` on all parallel branches that match.
+
+    `edit` returns the names of the nodes it wrote, or why it skipped the branches. `no_match` is the reason given where
+    no branches match.
+    """
+    applied, skipped = list[str](), list[str]()
+    for motif in find(graph):
+        if isinstance(motif, str):
+            skipped.append(motif)
+        elif matches(motif):
+            result = edit(motif)
+            if isinstance(result, str):
+                skipped.append(f"{motif.concat.name}: {result}")
             else:
-                fired += made
-    return Outcome(tuple(fired), tuple(passed) if fired or passed else (lacking,))
+                applied += result
+    return Outcome(tuple(applied), tuple(skipped) if applied or skipped else (no_match,))
 
 
-_NO_FORM = ("pool_by_window",)  # alone: one node for another is not worth timing
-_ALONE = Outcome((), ("the rest of its recipe makes no form of its own",))
+_NOT_TIMED_ALONE = ("pool_by_window",)  # it replaces one node by another: too small a change to be timed as a form
+_ALONE = Outcome((), ("no other rewrite of its recipe applies",))
 
 
 def load(name: str) -> Rewrite:
-    """The rewrite called `name`."""
+    """The rewrite of this name."""
     return cast("Rewrite", import_module(f"deploytool.rewrites.{name}"))
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One form of a graph: the recipes that lead to it, the first of them its name, and what became of each rewrite."""
+    """One form of a graph: the names of the recipes that produce it, and the outcome of each rewrite."""
 
     names: tuple[str, ...]
     model: onnx.ModelProto
@@ -69,51 +73,51 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """The first recipe that leads to it."""
+        """The first recipe that produces it."""
         return self.names[0]
 
     @property
     def nodes(self) -> int:
-        """How many nodes it has."""
+        """The number of nodes."""
         return len(self.model.graph.node)
 
     @property
     def weights(self) -> int:
-        """How many weights it has, zeros for filling up among them."""
-        return sum(math.prod(each.dims) for each in self.model.graph.initializer)
+        """The number of weight elements, padding zeros included."""
+        return sum(math.prod(weight.dims) for weight in self.model.graph.initializer)
 
 
 def rewrite(model: onnx.ModelProto, names: Sequence[str]) -> tuple[onnx.ModelProto, Mapping[str, Outcome]]:
-    """The model after these rewrites, one after the other, and what became of each.
+    """The model after these rewrites in sequence, and the outcome of each.
 
-    The very same model comes back if none fires.
+    Returns the same object if no rewrite applies.
     """
     outcomes: dict[str, Outcome] = {}
     for name in names:
-        draft = EditableGraph(model, mark=f"/{name}")
-        outcomes[name] = load(name).apply(draft)
-        if outcomes[name].fired:
-            model = draft.to_model()
+        graph = EditableGraph(model, suffix=f"/{name}")
+        outcomes[name] = load(name).apply(graph)
+        if outcomes[name].applied:
+            model = graph.to_model()
     return model, outcomes
 
 
 def candidates(model: onnx.ModelProto, recipes: Mapping[str, Sequence[str]] = RECIPES) -> list[Candidate]:
-    """The different graphs that the recipes lead to, in their order; what several recipes share is done once."""
+    """The different graphs that the recipes produce, in their order; common prefixes of recipes are computed once."""
     done: dict[tuple[str, ...], tuple[onnx.ModelProto, Mapping[str, Outcome]]] = {(): (model, {})}
-    found: dict[tuple[str, ...], Candidate] = {}
+    forms: dict[tuple[str, ...], Candidate] = {}
     for recipe, names in recipes.items():
-        made: tuple[str, ...] = ()
+        prefix: tuple[str, ...] = ()
         for name in names:
-            before, outcomes = done[made]
-            made = (*made, name)
-            if made not in done:
+            before, outcomes = done[prefix]
+            prefix = (*prefix, name)
+            if prefix not in done:
                 after, outcome = rewrite(before, [name])
-                done[made] = (after, {**outcomes, **outcome})
-        after, outcomes = done[made]
-        form = tuple(name for name in names if outcomes[name].fired and name not in _NO_FORM)
-        known = found.get(form)
+                done[prefix] = (after, {**outcomes, **outcome})
+        after, outcomes = done[prefix]
+        key = tuple(name for name in names if outcomes[name].applied and name not in _NOT_TIMED_ALONE)
+        known = forms.get(key)
         if known:
-            alone = {name: _ALONE for name in names if outcomes[name].fired and name in _NO_FORM}
+            alone = {name: _ALONE for name in names if outcomes[name].applied and name in _NOT_TIMED_ALONE}
             after, outcomes = known.model, {**known.outcomes, **outcomes, **alone}
-        found[form] = Candidate((*known.names, recipe) if known else (recipe,), after, outcomes)
-    return list(found.values())
+        forms[key] = Candidate((*known.names, recipe) if known else (recipe,), after, outcomes)
+    return list(forms.values())

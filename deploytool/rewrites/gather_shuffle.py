@@ -1,7 +1,7 @@
-"""Writes a channel shuffle, a Reshape, a Transpose and a Reshape, as one Gather.
+"""Replaces the Reshape, Transpose and Reshape of a channel shuffle by one Gather.
 
-Dealing the channels of g groups of n out in turn puts channel a n + b at place b g + a. A Gather with that order copies
-the same values to the same places.
+A shuffle of g groups of n channels moves channel a n + b to position b g + a. A Gather with that order copies the same
+values to the same positions.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import numpy as np
 
 from deploytool.rewrites.forms import Outcome
 from deploytool.rewrites.graph.editable import EditableGraph
-from deploytool.rewrites.graph.shuffle_chains import shuffles
+from deploytool.rewrites.graph.shuffle_chains import find_shuffles
 
 
-def apply(draft: EditableGraph) -> Outcome:
+def apply(graph: EditableGraph) -> Outcome:
     """Replaces every shuffle of three nodes."""
-    fired = []
-    for shuffle in shuffles(draft):
+    applied = []
+    for shuffle in find_shuffles(graph):
         if len(shuffle.nodes) > 1:
             like = shuffle.nodes[0]
-            order = draft.weight(f"{like.name.rpartition('/')[0]}/order", shuffle.order.astype(np.int64))
-            gather = draft.node("Gather", like, [shuffle.source, order], shuffle.result, axis=1)
-            draft.replace(shuffle.nodes, [gather])
-            fired.append(gather.name)
-    return Outcome(tuple(fired), () if fired else ("no shuffle of Reshape, Transpose and Reshape is left",))
+            order = graph.add_weight(f"{like.name.rpartition('/')[0]}/order", shuffle.order.astype(np.int64))
+            gather = graph.make_node("Gather", like, [shuffle.input, order], shuffle.output, axis=1)
+            graph.replace(shuffle.nodes, [gather])
+            applied.append(gather.name)
+    return Outcome(tuple(applied), () if applied else ("no shuffle of Reshape, Transpose and Reshape is left",))

@@ -1,9 +1,9 @@
-"""Calls the batch by its name in the shape of every tensor, so that a runtime sees which shapes are the same.
+"""Writes the name of the batch dimension into the shape of every tensor, so that a runtime sees which shapes are equal.
 
-A Reshape to (-1, ...) makes a side that shape inference has no name for, and so has whatever comes after it. ONNX
-Runtime computes a residual Add and its activation within the convolution before it only where it knows that both of the
-added tensors have one shape, else in passes of their own. No value changes: the graph only says what it does
-(see `shapes.with_batch`).
+A Reshape to (-1, ...) produces a dimension that shape inference cannot name, and so do the nodes after it. ONNX Runtime
+fuses a residual Add and its activation into the convolution before it only if it knows that both operands have the same
+shape, and runs separate nodes otherwise. No value changes: the graph gains only shape annotations (see
+`shapes.batch_shapes`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from deploytool.rewrites.graph import shapes
 from deploytool.rewrites.graph.editable import EditableGraph
 
 
-def apply(draft: EditableGraph) -> Outcome:
-    """Writes down every shape in which inference does not recognise the batch."""
-    found = shapes.with_batch(draft.model)
-    if found is None:
-        return Outcome((), ("other sizes than the batch are free, or none is",))
-    draft.describe(found.values())
-    fired = tuple(node.name for node in draft.nodes if not found.keys().isdisjoint(node.output))
-    return Outcome(fired, () if fired else ("the batch has its name everywhere",))
+def apply(graph: EditableGraph) -> Outcome:
+    """Annotates every tensor in whose shape inference does not recognise the batch."""
+    annotations = shapes.batch_shapes(graph.model)
+    if annotations is None:
+        return Outcome((), ("the batch is not the only dynamic dimension",))
+    graph.add_shapes(annotations.values())
+    applied = tuple(node.name for node in graph.nodes if not annotations.keys().isdisjoint(node.output))
+    return Outcome(applied, () if applied else ("the batch has its name everywhere",))

@@ -1,12 +1,12 @@
-"""Keeps channels in parts where a Split, a Concat, zeros among the weights or their sheer number ask for it.
+"""Splits tensors by channel into separate parts where a Split, a Concat, zero weights or the tensor's size call for it.
 
-A convolution from parts of channels to parts of channels is a block matrix: part i of the result is the sum over all j
-of block (i, j) applied to part j of the source. Blocks of zeros, which is what the convolutions of a split become when
-they are merged, add nothing and are left out. Everything between works channel by channel, and so part by part; a
-depthwise convolution takes in each part the smallest window that holds its kernels. A part is filled up to whole blocks
-with channels that have zeros for weights and are read with zeros (see `layouts`). An Add behind such a sum becomes the
-first of what is summed up: ONNX Runtime adds within each convolution. Nothing is split and little laid together, parts
-stay in the cache from the node that makes them to the one that reads them, and no window is larger than its kernels.
+A convolution between partitioned tensors is a block matrix: part i of the output is the sum over all j of block (i, j)
+applied to part j of the input. Blocks of zeros, which come from merging the convolutions of a Split, contribute nothing
+and are left out. The nodes in between work channel by channel, and so part by part; a depthwise convolution uses in
+each part the smallest window that contains its kernels. Each part is padded to whole blocks with channels of zero
+weights (see `channel_partition`). An Add after such a sum becomes its first term, because ONNX Runtime fuses an Add
+into each convolution. The result needs no Split and few Concats, keeps each part in the cache between its producer and
+its consumer, and uses no window larger than its kernels.
 """
 
 from __future__ import annotations
@@ -20,108 +20,117 @@ from onnx import NodeProto
 from deploytool.rewrites.forms import Outcome
 from deploytool.rewrites.graph import convolution
 from deploytool.rewrites.graph.channel_partition import Layout, partitions
-from deploytool.rewrites.graph.convolution import Convolution, take
-from deploytool.rewrites.graph.coupled_channels import find, ties
+from deploytool.rewrites.graph.convolution import Convolution, take_channels
+from deploytool.rewrites.graph.coupled_channels import coupled_tensors, find
 from deploytool.rewrites.graph.editable import EditableGraph, attributes
 
 
-def apply(draft: EditableGraph) -> Outcome:
-    """Parts every space of channels, if there is one that falls into parts."""
-    homes = find(draft)
-    plan = partitions(draft, homes)
-    if not plan:
-        return Outcome((), ("no channels fall into parts",))
-    laid = _Laid(draft, {tensor: plan[home] for tensor, home in homes.items() if home in plan})
-    old = [node for node in draft.nodes if laid.concerns(node)]
-    adds = {id(conv): add for add in old if (conv := laid.first_of(add))}
-    first = {id(add): conv for conv in old if (add := adds.get(id(conv)))}
+def apply(graph: EditableGraph) -> Outcome:
+    """Partitions all coupled channels for which `partitions` finds a layout."""
+    groups = find(graph)
+    layouts = partitions(graph, groups)
+    if not layouts:
+        return Outcome((), ("no channels can be partitioned",))
+    writer = _PartWriter(graph, {tensor: layouts[group] for tensor, group in groups.items() if group in layouts})
+    old = [node for node in graph.nodes if writer.is_affected(node)]
+    adds = {id(conv): add for add in old if (conv := writer.fused_convolution(add))}
+    fused = {id(add): conv for conv in old if (add := adds.get(id(conv)))}
     for node in old:
-        if id(node) not in adds:  # else its Add is waited for, whose other side is made by then
-            laid.write(first.get(id(node), node), adds.get(id(first.get(id(node)))))
-    draft.replace(old, laid.new)
-    return Outcome(tuple(laid.fired))
+        if id(node) not in adds:  # a convolution before an Add is written with it, once the other operand exists
+            writer.write(fused.get(id(node), node), adds.get(id(fused.get(id(node)))))
+    graph.replace(old, writer.new)
+    return Outcome(tuple(writer.applied))
 
 
 @dataclass
-class _Laid:
-    """The parts that each tensor has become, and the nodes that make them."""
+class _PartWriter:
+    """Writes the nodes of a partitioned graph; `parts` holds the part tensors of each tensor written so far."""
 
-    draft: EditableGraph
-    layout: Mapping[str, Layout]
+    graph: EditableGraph
+    layouts: Mapping[str, Layout]
     new: list[NodeProto] = field(default_factory=list)
-    fired: list[str] = field(default_factory=list)
-    made: dict[str, list[str]] = field(default_factory=dict)
+    applied: list[str] = field(default_factory=list)
+    parts: dict[str, list[str]] = field(default_factory=dict)
 
-    def concerns(self, node: NodeProto) -> bool:
-        """Whether a node makes or reads parts."""
-        return any(tensor in self.layout for tensor in (*node.input, *node.output))
+    def is_affected(self, node: NodeProto) -> bool:
+        """Whether a node produces or reads a partitioned tensor."""
+        return any(tensor in self.layouts for tensor in (*node.input, *node.output))
 
-    def first_of(self, add: NodeProto) -> NodeProto | None:
-        """The convolution that mixes channels and that an Add alone reads; None for any other node."""
-        shapes = {self.draft.shape(tensor) for tensor in add.input}
+    def fused_convolution(self, add: NodeProto) -> NodeProto | None:
+        """The channel-mixing convolution whose only consumer is an Add; None for any other node."""
+        shapes = {self.graph.shape(tensor) for tensor in add.input}
         for tensor in add.input if add.op_type == "Add" and len(shapes) == 1 else ():
-            conv = convolution.read(self.draft, self.draft.maker(tensor))
-            if conv and not conv.is_depthwise() and self.draft.only_reader(tensor) is not None:
+            conv = convolution.read(self.graph, self.graph.producer(tensor))
+            if conv and not conv.is_depthwise() and self.graph.only_consumer(tensor) is not None:
                 return conv.node
         return None
 
     def write(self, node: NodeProto, add: NodeProto | None) -> None:
-        """Writes the parts of what a node makes, and of the Add behind it."""
-        conv = convolution.read(self.draft, node)
+        """Writes the parts of a node's output, and of the Add after it."""
+        conv = convolution.read(self.graph, node)
         if conv and not conv.is_depthwise():
-            self._mix(conv, add)
+            self._write_mixing(conv, add)
             return
-        tied, parts = ties(self.draft, node), self.layout[node.output[0]]
-        for place, rows in enumerate(parts):
-            reads = [self.made[tensor][place] for tensor in tied[:-1]]
+        tensors, layout = coupled_tensors(self.graph, node), self.layouts[node.output[0]]
+        for index, channels in enumerate(layout):
+            inputs = [self.parts[tensor][index] for tensor in tensors[:-1]]
             if conv:
-                part = replace(conv, weight=take(conv.weight, rows), bias=take(conv.bias, rows), group=len(rows))
-                self._put(node, convolution.write(self.draft, convolution.cropped(part), reads[0]))
-                self.fired.append(self.new[-1].name)
+                weight, bias = take_channels(conv.weight, channels), take_channels(conv.bias, channels)
+                part = replace(conv, weight=weight, bias=bias, group=len(channels))
+                self._append(node, convolution.write(self.graph, convolution.crop(part), inputs[0]))
+                self.applied.append(self.new[-1].name)
             else:
-                reads += node.input[len(reads) :]
-                self._put(node, self.draft.node(node.op_type, node, reads, **attributes(node)))
+                inputs += node.input[len(inputs) :]
+                self._append(node, self.graph.make_node(node.op_type, node, inputs, **attributes(node)))
 
-    def _put(self, node: NodeProto, part: NodeProto) -> None:
-        """Notes a part of what a node makes."""
+    def _append(self, node: NodeProto, part: NodeProto) -> None:
+        """Adds the node of one part and records its output as a part of the original output."""
         self.new.append(part)
-        self.made.setdefault(node.output[0], []).append(part.output[0])
+        self.parts.setdefault(node.output[0], []).append(part.output[0])
 
-    def _mix(self, conv: Convolution, add: NodeProto | None) -> None:
-        """Writes a convolution that mixes channels, in parts of its result, its source or both."""
-        result = add.output[0] if add is not None else conv.result
-        others = [tensor for tensor in add.input if tensor != conv.result] if add is not None else []
-        begins = self.made[others[0]] if others else []
-        columns = self.layout.get(conv.source, (np.arange(conv.inputs),))
-        sources = self.made.get(conv.source, [conv.source])
-        parts = self.layout.get(result, (np.arange(conv.outputs),))
-        if len(sources) > 1 and self._is_joined(conv, parts, columns):
-            self.new.append(self.draft.node("Concat", conv.node, sources, axis=1))
+    def _write_mixing(self, conv: Convolution, add: NodeProto | None) -> None:
+        """Writes a convolution that mixes channels, with its output, its input or both partitioned."""
+        result = add.output[0] if add is not None else conv.output
+        operands = [tensor for tensor in add.input if tensor != conv.output] if add is not None else []
+        first_terms = self.parts[operands[0]] if operands else []
+        columns = self.layouts.get(conv.input, (np.arange(conv.in_channels),))
+        sources = self.parts.get(conv.input, [conv.input])
+        rows = self.layouts.get(result, (np.arange(conv.out_channels),))
+        if len(sources) > 1 and self._is_better_joined(conv, rows, columns):
+            self.new.append(self.graph.make_node("Concat", conv.node, sources, axis=1))
             sources, columns = [self.new[-1].output[0]], (np.concatenate(columns),)
-        for place, rows in enumerate(parts):
-            part = replace(conv, weight=take(conv.weight, rows), bias=take(conv.bias, rows))
-            makes = "" if result in self.layout else result
-            self._sum(part, sources, columns, begins[place] if begins else "", makes)
-            self.made.setdefault(result, []).append(self.new[-1].output[0])
-        self.fired.append(self.new[-1].name)
+        for index, channels in enumerate(rows):
+            part = replace(conv, weight=take_channels(conv.weight, channels), bias=take_channels(conv.bias, channels))
+            output = "" if result in self.layouts else result
+            self._write_sum(part, sources, columns, first_terms[index] if first_terms else "", output)
+            self.parts.setdefault(result, []).append(self.new[-1].output[0])
+        self.applied.append(self.new[-1].name)
 
-    def _is_joined(self, conv: Convolution, parts: Layout, columns: Layout) -> bool:
-        """Whether its source is better laid together first: a mean, or what has fewer values than are made of it."""
-        if (self.draft.shape(conv.source) or ())[2:] == (1, 1):
+    def _is_better_joined(self, conv: Convolution, rows: Layout, columns: Layout) -> bool:
+        """Whether to concatenate the input first: it is a mean, or smaller than the output with no zero block."""
+        if (self.graph.shape(conv.input) or ())[2:] == (1, 1):
             return True
-        blocks = [take(take(conv.weight, rows), each, 1) for rows in parts for each in columns]
-        return conv.outputs > conv.inputs and all(block.any() for block in blocks)
+        blocks = [
+            take_channels(take_channels(conv.weight, output_part), input_part, 1)
+            for output_part in rows
+            for input_part in columns
+        ]
+        return conv.out_channels > conv.in_channels and all(block.any() for block in blocks)
 
-    def _sum(self, part: Convolution, sources: Sequence[str], columns: Layout, begin: str, makes: str) -> None:
-        """Writes one part of a convolution: the sum over the parts that it reads, and what that begins with."""
-        blocks = [(source, take(part.weight, each, 1)) for source, each in zip(sources, columns, strict=True)]
+    def _write_sum(
+        self, part: Convolution, sources: Sequence[str], columns: Layout, first_term: str, output: str
+    ) -> None:
+        """Writes one output part: `first_term` (if not empty) plus a convolution of each input part it reads."""
+        blocks = [
+            (source, take_channels(part.weight, channels, 1)) for source, channels in zip(sources, columns, strict=True)
+        ]
         blocks = [block for block in blocks if block[1].any()] or blocks[:1]
-        total, bias = begin, part.bias
+        total, bias = first_term, part.bias
         for source, weight in blocks:
-            last = makes if weight is blocks[-1][1] else ""
+            name = output if weight is blocks[-1][1] else ""
             term = replace(part, weight=weight, bias=bias)
-            self.new.append(convolution.write(self.draft, term, source, "" if total else last))
+            self.new.append(convolution.write(self.graph, term, source, "" if total else name))
             if total:
-                reads = [total, self.new[-1].output[0]]
-                self.new.append(self.draft.node("Add", part.node, reads, last))
+                operands = [total, self.new[-1].output[0]]
+                self.new.append(self.graph.make_node("Add", part.node, operands, name))
             total, bias = self.new[-1].output[0], np.zeros_like(bias)

@@ -1,8 +1,8 @@
-"""Writes the global average pooling before a classifier as one with a window as large as the picture.
+"""Replaces the GlobalAveragePool before a classifier by an AveragePool whose window covers the whole feature map.
 
-A window that covers the whole picture has one place, and its average is the sum over all places, divided by their
-number: the definition of GlobalAveragePool. TensorRT-RTX has a kernel for windows, and for the mean over a picture
-another that may first want it transposed.
+Such a window has one position, and its average is the sum over all pixels divided by their number, which defines
+GlobalAveragePool. TensorRT-RTX has a kernel for pooling windows; its kernel for the mean over a feature map may need a
+transposed input.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from deploytool.rewrites.graph.editable import EditableGraph
 _CLASSIFIERS = ("Gemm", "MatMul")
 
 
-def apply(draft: EditableGraph) -> Outcome:
+def apply(graph: EditableGraph) -> Outcome:
     """Replaces every GlobalAveragePool that is flattened for a classifier."""
-    fired, passed = [], []
-    for node in [each for each in draft.nodes if each.op_type == "GlobalAveragePool"]:
-        sides = (draft.shape(node.input[0]) or ())[2:]
-        flat = draft.only_reader(node.output[0])
-        if flat is None or flat.op_type != "Flatten" or not _is_classified(draft, flat):
-            passed.append(f"{node.name}: no classifier reads it")
-        elif len(sides) != 2 or None in sides:
-            passed.append(f"{node.name}: the size of the picture is not known")
+    applied, skipped = [], []
+    for node in [node for node in graph.nodes if node.op_type == "GlobalAveragePool"]:
+        size = (graph.shape(node.input[0]) or ())[2:]
+        flatten = graph.only_consumer(node.output[0])
+        if flatten is None or flatten.op_type != "Flatten" or not _is_classified(graph, flatten):
+            skipped.append(f"{node.name}: no classifier reads it")
+        elif len(size) != 2 or None in size:
+            skipped.append(f"{node.name}: the size of the feature map is unknown")
         else:
-            pool = draft.node("AveragePool", node, [node.input[0]], node.output[0], kernel_shape=sides)
-            draft.replace([node], [pool])
-            fired.append(pool.name)
-    return Outcome(tuple(fired), tuple(passed) if fired or passed else ("no GlobalAveragePool is left",))
+            pool = graph.make_node("AveragePool", node, [node.input[0]], node.output[0], kernel_shape=size)
+            graph.replace([node], [pool])
+            applied.append(pool.name)
+    return Outcome(tuple(applied), tuple(skipped) if applied or skipped else ("no GlobalAveragePool is left",))
 
 
-def _is_classified(draft: EditableGraph, flat: NodeProto) -> bool:
-    """Whether all that read a flattened picture are classifiers."""
-    readers = draft.readers(flat.output[0])
-    return bool(readers) and all(reader.op_type in _CLASSIFIERS for reader in readers)
+def _is_classified(graph: EditableGraph, flatten: NodeProto) -> bool:
+    """Whether all consumers of a flattened tensor are classifiers."""
+    consumers = graph.consumers(flatten.output[0])
+    return bool(consumers) and all(consumer.op_type in _CLASSIFIERS for consumer in consumers)

@@ -137,7 +137,7 @@ def _candidate(exporter: str, task: _Task) -> _Candidate:
             graph = _EXPORTERS[exporter](module, model, example, task.job.options.opset)
             _clean(graph)
             onnx.checker.check_model(graph, full_check=True)
-        if lost := free_sizes.fixed(free_sizes.wanted(model.inputs), graph.graph):
+        if lost := free_sizes.fixed_axis(free_sizes.declared_free_axes(model.inputs), graph.graph):
             raise StageFailed(lost, "see --exporter")
         _write(graph, task.out)
         with backends.load(task.job.options.runner).start(task.out) as session:

@@ -37,6 +37,6 @@ def _values(graph: Path, hits: tuple[Match, ...], inputs: Arrays, job: Job) -> A
 
 
 def _remark(hit: Match, kept: Arrays) -> str:
-    tensor, seen = hit.place.tensor, "; ".join(map(str, hit.seen))
+    tensor, seen = hit.place.tensor, "; ".join(map(str, hit.affected))
     how = "checked there" if tensor in kept else "checked at the outputs only"
     return f"{hit.place.nodes[1]} has the shape of {hit.issue}, seen with {seen}: {how}"

@@ -156,7 +156,7 @@ def _bounded(folder: Path, graph: Graph, free: Mapping[str, Range], cases: int) 
     """The graph with what a run of the golden cases may take, at the largest sizes that it serves."""
     sizes = {name: each.largest for name, each in free.items()} | {BATCH: at_once(cases, free[BATCH])}
     model = onnx.load(folder / graph.path, load_external_data=False)
-    needed = memory.needed(model, sizes, cases)
+    needed = memory.required_mib(model, sizes, cases)
     return replace(graph, memory_mib=needed if needed and needed <= MOST_MIB else None)
 
 

@@ -260,7 +260,7 @@ def _outcomes(forms: Sequence[Candidate]) -> dict[str, rewrites_forms.Outcome]:
     found: dict[str, rewrites_forms.Outcome] = {}
     for form in forms:
         for name, outcome in form.outcomes.items():
-            if name not in found or not found[name].fired:
+            if name not in found or not found[name].applied:
                 found[name] = outcome
     return found
 

@@ -86,7 +86,7 @@ def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> No
         del graph.metadata_props[:]
         graph.producer_name, graph.producer_version = plain.producer_name, plain.producer_version
         onnx.checker.check_model(graph, full_check=True)
-        if lost := free_sizes.fixed(free_sizes.free(plain.graph), graph.graph):
+        if lost := free_sizes.fixed_axis(free_sizes.free_axes(plain.graph), graph.graph):
             raise ValueError(lost)
         disk.write(out, graph.SerializeToString(deterministic=True))
     except NoRoom:

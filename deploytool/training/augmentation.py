@@ -53,7 +53,7 @@ def epoch_batches(pictures: ImageSet, recipe: Recipe, epoch: int) -> Iterator[Im
     rng = np.random.default_rng([recipe.seed, epoch])
     for places in np.array_split(rng.permutation(len(pictures)), count_batches(pictures, recipe)):
         batch = pictures.take(places)
-        yield ImageSet(augment(batch.pixels, recipe.padding, recipe.flip, rng), batch.labels)
+        yield ImageSet(shift_and_flip(batch.pixels, recipe.padding, recipe.flip, rng), batch.labels)
 
 
 def count_batches(pictures: ImageSet, recipe: Recipe) -> int:
@@ -61,7 +61,7 @@ def count_batches(pictures: ImageSet, recipe: Recipe) -> int:
     return math.ceil(len(pictures) / recipe.batch)
 
 
-def augment(pixels: Pixels, padding: int, flip: bool, rng: np.random.Generator) -> Pixels:
+def shift_and_flip(pixels: Pixels, padding: int, flip: bool, rng: np.random.Generator) -> Pixels:
     """Each picture shifted by up to `padding` pixels, black where nothing was; a coin decides which are mirrored."""
     count, height, width, _ = pixels.shape
     border = (padding, padding)

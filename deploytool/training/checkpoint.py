@@ -38,14 +38,14 @@ class Checkpoint:
 def write(folder: Path, checkpoint: Checkpoint) -> None:
     """Puts the checkpoint in the place of the one before, in one step that cannot be interrupted."""
     content = {**vars(checkpoint), "history": serde.encode(checkpoint.history)}
-    with whole(folder / FILE) as unfinished:
+    with atomic_file(folder / FILE) as unfinished:
         made = io.BytesIO()  # given a file, torch would say of a full disk that a position is wrong
         torch.save(content, made)
         unfinished.write_bytes(made.getbuffer())
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """Where to write a file that is to be seen whole or not at all."""
     unfinished = path.with_name(f"{path.name}{UNFINISHED}")
     with disk.writing(unfinished, named=path):
@@ -53,7 +53,7 @@ def whole(path: Path) -> Iterator[Path]:
     unfinished.replace(path)
 
 
-def sweep(folder: Path) -> None:
+def remove_unfinished(folder: Path) -> None:
     """Takes away what an interruption left unfinished."""
     for left in folder.glob(f"*{UNFINISHED}"):
         left.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from deploytool import serde
 from deploytool.training import curve
-from deploytool.training.checkpoint import State, whole
+from deploytool.training.checkpoint import State, atomic_file
 from deploytool.training.recipe import Epoch, Results
 from deploytool.training.task import TrainingTask
 
@@ -24,11 +24,11 @@ WEIGHTS, HISTORY, CURVE, SUMMARY = "weights.safetensors", "history.csv", "curve.
 def write_history(out: Path, history: tuple[Epoch, ...]) -> None:
     """The table and the picture of all epochs so far."""
     rows = [_row(record) for record in history]
-    with whole(out / HISTORY) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
+    with atomic_file(out / HISTORY) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, rows[0], lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
-    with whole(out / CURVE) as unfinished:
+    with atomic_file(out / CURVE) as unfinished:
         unfinished.write_text(curve.draw(history), encoding="utf-8")
 
 
@@ -55,9 +55,9 @@ def write(out: Path, course: TrainingTask, best: State, results: Results) -> Non
         "versions": _versions(),
     }
     metadata = {name: json.dumps(serde.encode(value), ensure_ascii=False) for name, value in summary.items()}
-    with whole(out / WEIGHTS) as unfinished:
+    with atomic_file(out / WEIGHTS) as unfinished:
         save_file(best, unfinished, metadata)
-    with whole(out / SUMMARY) as unfinished:
+    with atomic_file(out / SUMMARY) as unfinished:
         unfinished.write_text(serde.text(summary), encoding="utf-8")
 
 

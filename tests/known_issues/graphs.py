@@ -1,4 +1,4 @@
-"""Hand-made graphs: the shape of the public thread, and what only looks like it."""
+"""Builds graphs with the pattern of the public report, and variations of it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def node(op: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto
     return helper.make_node(op, inputs.split(), output.split(), output.split()[0], **attributes)
 
 
-def thread() -> Nodes:
-    """A split, a bottleneck with a shortcut on its second half, and a concat of three that reads the shortcut."""
+def reported_pattern() -> Nodes:
+    """A Split, a residual bottleneck on its second half, and a Concat of three that reads the residual operand."""
     return [
         node("Conv", "image stem_weight", "stem"),
         node("Split", "stem", "left right", axis=1, num_outputs=2),
@@ -56,6 +56,6 @@ def save(nodes: Nodes, path: Path) -> Path:
     return path
 
 
-def replaced(old: str, *new: onnx.NodeProto) -> Nodes:
-    """The graph of the thread with other nodes in the place of the one that makes `old`."""
-    return [other for each in thread() for other in (new if old in each.output else (each,))]
+def with_replacement(old: str, *new: onnx.NodeProto) -> Nodes:
+    """The nodes of the report, with `new` in the place of the node that produces `old`."""
+    return [node for original in reported_pattern() for node in (new if old in original.output else (original,))]

@@ -14,14 +14,14 @@ from deploytool.errors import BadInput
 from deploytool.parity import intermediates, metrics
 from deploytool.parity.intermediates import Probes
 from deploytool.spec import Range
-from tests.known_issues.graphs import save, thread
+from tests.known_issues.graphs import reported_pattern, save
 
 IMAGES = {"image": np.random.default_rng(1).normal(size=(2, 3, 6, 6)).astype(np.float32)}
 
 
 @pytest.fixture
 def graph(tmp_path: Path) -> Path:
-    return save(thread(), tmp_path / "model.onnx")
+    return save(reported_pattern(), tmp_path / "model.onnx")
 
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from deploytool import known_issues, serde
 from deploytool.backends import Array, Session, onnxruntime, tensorrt_builder
 from deploytool.data import golden
 from deploytool.known_issues import Match
-from deploytool.known_issues.place import Seen
+from deploytool.known_issues.place import AffectedReleases
 from deploytool.loading import catalog
 from deploytool.parity import checks, intermediates
 from deploytool.parity.checks import PlannedComparison
@@ -195,8 +195,8 @@ def test_an_engine_that_can_be_hit_gives_the_probes(
 
     monkeypatch.setattr(tensorrt_builder, "_mark", watched)
     built(copied, tmp_path / "model.plan")
-    pattern = known_issues.MISCOMPILES[0]
-    monkeypatch.setattr(pattern, "SEEN", (Seen("tensorrt_rtx", "1.0", None, ("12.0",)),))
+    pattern = known_issues.KNOWN_ISSUES[0]
+    monkeypatch.setattr(pattern, "AFFECTED", (AffectedReleases("tensorrt_rtx", "1.0", None, ("12.0",)),))
     list(runner.run(Job(C2F, QUICK), ROAD[:-1], tmp_path / "again"))
     found = built(tmp_path / "again", tmp_path / "other.plan")
     assert found["probes"] == {"model.plan": CANARIES}

@@ -121,10 +121,10 @@ def test_the_times_are_real(given: StageInputs, tmp_path: Path) -> None:
     assert set(told) == {"original", "folded", "grouped"}
     assert all(each["max_error"] <= 1e-5 for each in told.values())
     assert all("1" in each["faster_than_plain"] for each in told.values())
-    fired = serde.decode(Mapping[str, Outcome], notes["rewrites"])  # type: ignore[type-abstract]  # a hint as it is
-    assert fired["pool_globally"].fired == ("/GlobalAveragePool",)
-    assert fired["merge_siblings"].fired == ()
-    assert fired["merge_siblings"].passed
+    outcomes = serde.decode(Mapping[str, Outcome], notes["rewrites"])  # type: ignore[type-abstract]  # a hint as it is
+    assert outcomes["pool_globally"].applied == ("/GlobalAveragePool",)
+    assert outcomes["merge_siblings"].applied == ()
+    assert outcomes["merge_siblings"].skipped
 
 
 def test_an_engine_gets_a_form_of_its_own(given: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +244,7 @@ def test_a_form_that_quick_has_is_kept_where_it_holds(given: StageInputs, tmp_pa
 def test_a_rewrite_that_stumbles_costs_its_own_forms_alone(
     given: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def stumbling(draft: EditableGraph) -> Outcome:
+    def stumbling(graph: EditableGraph) -> Outcome:
         raise error
 
     monkeypatch.setattr(gather_shuffle, "apply", stumbling)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deploytool.training.augmentation import ImageSet, augment, count_batches, epoch_batches, split
+from deploytool.training.augmentation import ImageSet, count_batches, epoch_batches, shift_and_flip, split
 from deploytool.training.recipe import Recipe
 
 PLAIN = Recipe(padding=0, flip=False)
@@ -60,7 +60,7 @@ def test_every_shift_and_both_sides_happen_and_nothing_else() -> None:
             window = padded[top : top + 6, left : left + 5]
             possible[window.tobytes()] = (top, left, False)
             possible[np.ascontiguousarray(window[:, ::-1]).tobytes()] = (top, left, True)
-    many = augment(np.repeat(picture[None], 2000, axis=0), 2, flip=True, rng=np.random.default_rng(0))
+    many = shift_and_flip(np.repeat(picture[None], 2000, axis=0), 2, flip=True, rng=np.random.default_rng(0))
     seen = [possible[one.tobytes()] for one in many]
     assert set(seen) == set(possible.values())
     assert 0.45 < np.mean([mirrored for _, _, mirrored in seen]) < 0.55
@@ -68,4 +68,4 @@ def test_every_shift_and_both_sides_happen_and_nothing_else() -> None:
 
 def test_augmentation_can_be_turned_off() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(augment(pixels, 0, flip=False, rng=np.random.default_rng(0)), pixels)
+    np.testing.assert_array_equal(shift_and_flip(pixels, 0, flip=False, rng=np.random.default_rng(0)), pixels)

@@ -70,11 +70,11 @@ def test_a_damaged_checkpoint_is_refused(cut: int, tmp_path: Path) -> None:
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     (tmp_path / "curve.svg").write_text("old")
-    half_done = checkpoint.whole(tmp_path / "curve.svg")
+    half_done = checkpoint.atomic_file(tmp_path / "curve.svg")
     half_done.__enter__().write_text("ne")
     assert (tmp_path / "curve.svg").read_text() == "old"
-    checkpoint.sweep(tmp_path)
+    checkpoint.remove_unfinished(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["curve.svg"]
-    with checkpoint.whole(tmp_path / "curve.svg") as unfinished:
+    with checkpoint.atomic_file(tmp_path / "curve.svg") as unfinished:
         unfinished.write_text("new")
     assert (tmp_path / "curve.svg").read_text() == "new"

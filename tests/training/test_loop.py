@@ -105,13 +105,13 @@ def test_only_what_is_learned_from_is_augmented(
     quick: TrainingTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = []
-    real = augmentation.augment
+    real = augmentation.shift_and_flip
 
     def spy(pixels: images.Pixels, padding: int, flip: bool, rng: np.random.Generator) -> images.Pixels:
         given.extend(pixels)
         return real(pixels, padding, flip, rng)
 
-    monkeypatch.setattr(augmentation, "augment", spy)
+    monkeypatch.setattr(augmentation, "shift_and_flip", spy)
     run(quick, tmp_path)
     loop.finish(quick, tmp_path)
     assert len(given) == 4 * len(quick.data.train)

@@ -1,1 +1,1 @@
-"""What one must know of a graph to edit it: who makes and reads a tensor, its weights, its convolutions, its motifs."""
+"""Reads and edits ONNX graphs: producers and consumers of tensors, shapes, weights, convolutions and motifs."""

@@ -1,4 +1,4 @@
-"""A convolution with weights that are known, as numbers one can calculate with, and written back as a node."""
+"""Reads convolutions with constant weights from a graph as NumPy arrays, transforms them and writes them as nodes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Convolution:
-    """A two-dimensional convolution: `weight` is (outputs, inputs of a group, height, width), `bias` (outputs).
+    """A two-dimensional convolution.
 
-    `pads` are top, left, bottom, right.
+    `weight` has shape (output channels, input channels of a group, height, width), `bias` (output channels). `pads` are
+    top, left, bottom, right.
     """
 
     node: NodeProto
@@ -29,57 +30,60 @@ class Convolution:
     dilations: Pair = (1, 1)
 
     @property
-    def source(self) -> str:
+    def input(self) -> str:
         """The tensor it reads."""
         return str(self.node.input[0])
 
     @property
-    def result(self) -> str:
-        """The tensor it makes."""
+    def output(self) -> str:
+        """The tensor it produces."""
         return str(self.node.output[0])
 
     @property
-    def inputs(self) -> int:
-        """How many channels it reads."""
+    def in_channels(self) -> int:
+        """The number of input channels."""
         return int(self.weight.shape[1]) * self.group
 
     @property
-    def outputs(self) -> int:
-        """How many channels it makes."""
+    def out_channels(self) -> int:
+        """The number of output channels."""
         return len(self.weight)
 
     @property
     def kernel(self) -> Pair:
-        """Height and width of its weights."""
+        """Height and width of the kernel."""
         return self.weight.shape[2], self.weight.shape[3]
 
     def is_depthwise(self) -> bool:
-        """Whether every channel has a convolution of its own, with one result."""
-        return self.group > 1 and self.group == self.inputs == self.outputs
+        """Whether every channel has its own convolution with one output channel."""
+        return self.group > 1 and self.group == self.in_channels == self.out_channels
 
     def is_pointwise(self) -> bool:
-        """Whether it mixes the channels of each place and looks nowhere else."""
+        """Whether it mixes the channels of each pixel separately (kernel 1×1, stride 1, no padding)."""
         return self.kernel == (1, 1) and self.strides == (1, 1) and not any(self.pads)
 
 
-def read(draft: EditableGraph, node: NodeProto | None) -> Convolution | None:
-    """The convolution that a node is; None for any other node, unknown weights, three dimensions, automatic padding."""
+def read(graph: EditableGraph, node: NodeProto | None) -> Convolution | None:
+    """The convolution that a node is.
+
+    None for any other node, weights that are not constant, three spatial dimensions, and automatic padding.
+    """
     if node is None or node.op_type != "Conv":
         return None
-    weight, said = draft.constant(node.input[1]), attributes(node)
-    bias = draft.constant(node.input[2]) if len(node.input) == 3 and node.input[2] else None
+    weight, settings = graph.constant(node.input[1]), attributes(node)
+    bias = graph.constant(node.input[2]) if len(node.input) == 3 and node.input[2] else None
     if weight is None or weight.ndim != 4 or (bias is None and len(node.input) == 3 and node.input[2]):
         return None
-    if said.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+    if settings.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         return None
     return Convolution(
         node,
         weight,
         np.zeros(len(weight), weight.dtype) if bias is None else bias,
-        int(said.get("group", 1)),
-        _pair(said.get("strides", (1, 1))),
-        tuple(said.get("pads", (0, 0, 0, 0))),
-        _pair(said.get("dilations", (1, 1))),
+        int(settings.get("group", 1)),
+        _pair(settings.get("strides", (1, 1))),
+        tuple(settings.get("pads", (0, 0, 0, 0))),
+        _pair(settings.get("dilations", (1, 1))),
     )
 
 
@@ -87,50 +91,47 @@ def _pair(values: Sequence[int]) -> Pair:
     return int(values[0]), int(values[1])
 
 
-def every(draft: EditableGraph) -> list[Convolution]:
+def read_all(graph: EditableGraph) -> list[Convolution]:
     """All convolutions of a graph, in order."""
-    return [found for node in draft.nodes if (found := read(draft, node))]
+    return [conv for node in graph.nodes if (conv := read(graph, node))]
 
 
 def write(
-    draft: EditableGraph, new: Convolution, source: str, makes: str = "", like: NodeProto | None = None
+    graph: EditableGraph, conv: Convolution, source: str, output: str = "", like: NodeProto | None = None
 ) -> NodeProto:
-    """The node of a convolution, with its weights, called after `like`; it reads `source` and makes `makes`."""
-    like = like or new.node
+    """A node for a convolution that reads `source`, with its weights added to the graph.
+
+    It produces `output`, or a new tensor if that is empty. The node is named after the module of `like`, or else of the
+    node that the convolution was read from.
+    """
+    like = like or conv.node
     stem = like.name.rpartition("/")[0]
-    reads = [source, draft.weight(f"{stem}/weight", new.weight), draft.weight(f"{stem}/bias", new.bias)]
-    return draft.node(
+    inputs = [source, graph.add_weight(f"{stem}/weight", conv.weight), graph.add_weight(f"{stem}/bias", conv.bias)]
+    return graph.make_node(
         "Conv",
         like,
-        reads,
-        makes,
-        dilations=new.dilations,
-        group=new.group,
-        kernel_shape=new.kernel,
-        pads=new.pads,
-        strides=new.strides,
+        inputs,
+        output,
+        dilations=conv.dilations,
+        group=conv.group,
+        kernel_shape=conv.kernel,
+        pads=conv.pads,
+        strides=conv.strides,
     )
 
 
-def dense(conv: Convolution) -> Array:
-    """Its weights as those of one group: (outputs, inputs, height, width), zero where groups do not meet."""
-    full = np.zeros((conv.outputs, conv.inputs, *conv.kernel), conv.weight.dtype)
-    rows, columns = conv.outputs // conv.group, conv.weight.shape[1]
-    for each in range(conv.group):
-        mine = slice(each * rows, (each + 1) * rows)
-        full[mine, each * columns : (each + 1) * columns] = conv.weight[mine]
-    return full
+def dense_weight(conv: Convolution) -> Array:
+    """The equivalent weights without groups: (outputs, inputs, height, width), with zeros between groups."""
+    dense = np.zeros((conv.out_channels, conv.in_channels, *conv.kernel), conv.weight.dtype)
+    height, width = conv.out_channels // conv.group, conv.weight.shape[1]
+    for index in range(conv.group):
+        rows = slice(index * height, (index + 1) * height)
+        dense[rows, index * width : (index + 1) * width] = conv.weight[rows]
+    return dense
 
 
-def grouped(full: Array, group: int) -> Array:
-    """The weights of one group as those of `group` groups; what lies outside of them must be zero."""
-    rows, columns = full.shape[0] // group, full.shape[1] // group
-    parts = [full[each * rows : (each + 1) * rows, each * columns : (each + 1) * columns] for each in range(group)]
-    return np.concatenate(parts)
-
-
-def take(values: Array, layout: Array, axis: int = 0) -> Array:
-    """The channels that `layout` names, in its order; -1 stands for a channel of zeros."""
+def take_channels(values: Array, layout: Array, axis: int = 0) -> Array:
+    """The channels in the order of `layout`, along `axis`; -1 gives a channel of zeros."""
     taken = np.take(values, np.maximum(layout, 0), axis)
     shape = [1] * values.ndim
     shape[axis] = len(layout)
@@ -139,43 +140,43 @@ def take(values: Array, layout: Array, axis: int = 0) -> Array:
 
 @dataclass(frozen=True)
 class Window:
-    """The smallest window that holds the windows of several convolutions, each at its place (row, column) in it."""
+    """The smallest window that contains the windows of several convolutions, each at its offset (row, column)."""
 
     kernel: Pair
     pads: tuple[int, int, int, int]
-    places: tuple[Pair, ...]
+    offsets: tuple[Pair, ...]
 
-    def embed(self, conv: Convolution, place: Pair) -> Array:
-        """The weights of one of them, spread out by its dilation, in a window of zeros."""
+    def embed(self, conv: Convolution, offset: Pair) -> Array:
+        """The weights of one convolution, spread by its dilation, at an offset in a window of zeros."""
         height, width = ((size - 1) * step + 1 for size, step in zip(conv.kernel, conv.dilations, strict=True))
         weight = np.zeros((*conv.weight.shape[:2], *self.kernel), conv.weight.dtype)
-        rows = slice(place[0], place[0] + height, conv.dilations[0])
-        columns = slice(place[1], place[1] + width, conv.dilations[1])
+        rows = slice(offset[0], offset[0] + height, conv.dilations[0])
+        columns = slice(offset[1], offset[1] + width, conv.dilations[1])
         weight[:, :, rows, columns] = conv.weight
         return weight
 
 
 def window(convs: Sequence[Convolution]) -> Window | str:
-    """The window that holds all of them, or why there is none.
+    """The window that contains all of theirs, or why there is none.
 
-    A window of k places that begins p places before the picture makes its result from w[j] x[i s + j - p]. Put at
-    place P - p of a wider window that begins P before, it makes the same. The results have the same size if the pads of
-    both ends, less the window, come to the same.
+    A window of size k with padding p computes the sum over j of w[j] x[i s + j - p]. At offset P - p of a wider window
+    with padding P it computes the same. The outputs have equal sizes if the padding of both ends minus the size of the
+    window is equal.
     """
     if len({conv.strides for conv in convs}) > 1:
         return "the strides differ"
-    sides = []
+    axes = []
     for axis in range(2):
         begins = [conv.pads[axis] for conv in convs]
         spans = [(conv.kernel[axis] - 1) * conv.dilations[axis] + 1 for conv in convs]
         slacks = {conv.pads[axis] + conv.pads[axis + 2] - span for conv, span in zip(convs, spans, strict=True)}
         if len(slacks) > 1:
-            return "the paddings make results of different sizes"
+            return "the paddings lead to outputs of different sizes"
         first = max(begins)
-        places = [first - begin for begin in begins]
-        size = max(place + span for place, span in zip(places, spans, strict=True))
-        sides.append((size, first, slacks.pop() - first + size, places))
-    rows, columns = sides
+        offsets = [first - begin for begin in begins]
+        size = max(offset + span for offset, span in zip(offsets, spans, strict=True))
+        axes.append((size, first, slacks.pop() - first + size, offsets))
+    rows, columns = axes
     pads = (rows[1], columns[1], rows[2], columns[2])
     if min(pads) < 0:
         return "the padding would be negative"
@@ -183,35 +184,29 @@ def window(convs: Sequence[Convolution]) -> Window | str:
 
 
 def stack(convs: Sequence[Convolution], group: int) -> Convolution | str:
-    """One convolution, in `group` groups, that makes the results of several, in their order; or why there is none."""
-    fit = window(convs)
-    if isinstance(fit, str):
-        return fit
+    """One convolution with `group` groups whose output is the concatenation of theirs, or why there is none."""
+    common = window(convs)
+    if isinstance(common, str):
+        return common
     return replace(
         convs[0],
-        weight=np.concatenate([fit.embed(conv, place) for conv, place in zip(convs, fit.places, strict=True)]),
+        weight=np.concatenate([common.embed(conv, at) for conv, at in zip(convs, common.offsets, strict=True)]),
         bias=np.concatenate([conv.bias for conv in convs]),
         group=group,
-        pads=fit.pads,
+        pads=common.pads,
         dilations=(1, 1),
     )
 
 
-def rows(conv: Convolution, begin: int, end: int) -> Convolution:
-    """The convolution that makes only some of the channels; it has one group, or is depthwise."""
-    group = end - begin if conv.is_depthwise() else 1
-    return replace(conv, weight=conv.weight[begin:end], bias=conv.bias[begin:end], group=group)
-
-
-def cropped(conv: Convolution) -> Convolution:
-    """The convolution without the edges of its window that hold zeros in all channels, as far as its padding goes."""
-    pads, cuts = [], []
+def crop(conv: Convolution) -> Convolution:
+    """The convolution without the edges of its window that are zero in all channels, as far as its padding allows."""
+    pads, kept = [], []
     for axis in range(2):
         used = np.flatnonzero(conv.weight.any((0, 1, 3 - axis)))
         size, step = conv.kernel[axis], conv.dilations[axis]
         first, last = (int(used[0]), size - 1 - int(used[-1])) if len(used) else (0, 0)
         first, last = min(first, conv.pads[axis] // step), min(last, conv.pads[axis + 2] // step)
-        cuts.append(slice(first, size - last))
+        kept.append(slice(first, size - last))
         pads.append((conv.pads[axis] - first * step, conv.pads[axis + 2] - last * step))
     rows, columns = pads
-    return replace(conv, weight=conv.weight[:, :, cuts[0], cuts[1]], pads=(rows[0], columns[0], rows[1], columns[1]))
+    return replace(conv, weight=conv.weight[:, :, kept[0], kept[1]], pads=(rows[0], columns[0], rows[1], columns[1]))

@@ -1,4 +1,7 @@
-"""The sizes of a graph's inputs that are free: a session can hide that one was fixed, as it fills up its batches."""
+"""Finds the dynamic axes of a graph's inputs.
+
+Running a graph does not show that a dynamic axis became fixed, because a session pads its batches.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,26 @@ import onnx
 
 from deploytool.spec import Tensor
 
-Place = tuple[str, int]  # the name of an input, and one of its axes
+Axis = tuple[str, int]  # the name of an input and the index of one of its axes
 
 
-def free(graph: onnx.GraphProto) -> set[Place]:
-    """Every axis of an input whose size is no number."""
+def free_axes(graph: onnx.GraphProto) -> set[Axis]:
+    """All dynamic axes of the graph's inputs."""
     return {
-        (given.name, axis)
-        for given in graph.input
-        for axis, size in enumerate(given.type.tensor_type.shape.dim)
+        (value.name, axis)
+        for value in graph.input
+        for axis, size in enumerate(value.type.tensor_type.shape.dim)
         if not size.HasField("dim_value")
     }
 
 
-def wanted(inputs: Iterable[Tensor]) -> set[Place]:
-    """Every axis of these inputs whose size is free."""
+def declared_free_axes(inputs: Iterable[Tensor]) -> set[Axis]:
+    """All axes that the specification of the inputs declares dynamic."""
     return {(tensor.name, axis) for tensor in inputs for axis in tensor.free()}
 
 
-def fixed(expected: set[Place], graph: onnx.GraphProto) -> str | None:
-    """What a graph has fixed of the sizes that should be free, in words; None if it has fixed nothing."""
-    there = {given.name for given in graph.input}
-    lost = sorted(place for place in expected - free(graph) if place[0] in there)
-    return f"the size {lost[0][1]} of {lost[0][0]} was fixed" if lost else None
+def fixed_axis(expected: set[Axis], graph: onnx.GraphProto) -> str | None:
+    """A message for the first axis that should be dynamic and is fixed in the graph; None if there is none."""
+    names = {value.name for value in graph.input}
+    fixed = sorted(axis for axis in expected - free_axes(graph) if axis[0] in names)
+    return f"axis {fixed[0][1]} of {fixed[0][0]} became fixed" if fixed else None

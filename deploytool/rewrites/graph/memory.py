@@ -1,4 +1,4 @@
-"""How much memory a run of a graph may take on a CPU, worked out from its shapes: the same for the same graph."""
+"""Estimates the memory that running a graph on a CPU may take, from its shapes alone: equal graphs, equal estimates."""
 
 from __future__ import annotations
 
@@ -13,88 +13,89 @@ from deploytool.rewrites.graph import shapes
 _BASE_MIB = 160  # for the session itself, the arena's first regions, and buffers of libraries
 
 # Bytes for each byte that a tensor has as FP32, or in its own type if that is wider. The arena grows by powers of two
-# and keeps what it once had, a graph in FP16 is computed in FP32 beside it, and layouts are changed on copies.
-_OF_TENSOR, _OF_WEIGHT, _OF_ANSWER = 2, 6, 20
-_WIDTH = 4  # bytes of an FP32 number
+# and does not shrink, a graph in FP16 is computed in FP32 copies, and layouts are changed on copies.
+_PER_TENSOR_BYTE, _PER_WEIGHT_BYTE, _PER_ANSWER_BYTE = 2, 6, 20
+_FP32_BYTES = 4
 
 _CONVOLUTIONS = ("Conv", "ConvInteger", "DeformConv")
 _RECURRENT = {"LSTM": 4, "GRU": 3, "RNN": 1}  # gates
-_INSIDE = ("Attention", "Loop", "Scan", "If", "SequenceMap")  # what they take does not follow from their ends
-_OWN = ("", "ai.onnx")  # domains
+_UNPREDICTABLE = ("Attention", "Loop", "Scan", "If", "SequenceMap")  # their memory does not follow from input shapes
+_STANDARD_DOMAINS = ("", "ai.onnx")
 
-Sides = tuple[int, ...]
+Sizes = tuple[int, ...]
 
 
-def needed(model: ModelProto, sizes: Mapping[str, int], cases: int) -> int | None:
-    """The MiB that a process may take to open the graph and run it for that many cases, beyond an empty session.
+def required_mib(model: ModelProto, sizes: Mapping[str, int], cases: int) -> int | None:
+    """The MiB a process may take to open the graph and run it on `cases` cases, beyond an empty session.
 
-    `sizes` are those of the free sides of its inputs, the batch with them. None where a shape does not follow from
-    the sizes alone.
+    `sizes` gives the dynamic dimensions of its inputs by name, the batch included. Returns None if a shape does not
+    follow from the sizes alone.
     """
     graph = model.graph
-    if any(node.op_type in _INSIDE or node.domain not in _OWN for node in graph.node):
+    if any(node.op_type in _UNPREDICTABLE or node.domain not in _STANDARD_DOMAINS for node in graph.node):
         return None
     try:
-        known = shapes.infer(shapes.fixed(shapes.without_values(model), sizes))
-    except InferenceError:  # onnx does not understand what ONNX Runtime may well run
+        inferred = shapes.infer(shapes.with_fixed_sizes(shapes.without_large_weights(model), sizes))
+    except InferenceError:  # ONNX Runtime may still be able to run the graph
         return None
-    found = {name: whole for name, value in known.items() if (whole := _whole(value)) is not None}
-    found |= {weight.name: tuple(weight.dims) for weight in graph.initializer}
-    made = {name for node in graph.node for name in node.output if name}
+    known = {name: shape for name, value in inferred.items() if (shape := _static_shape(value)) is not None}
+    known |= {weight.name: tuple(weight.dims) for weight in graph.initializer}
+    computed = {name for node in graph.node for name in node.output if name}
     ends = {value.name for value in (*graph.input, *graph.output)}
-    if not (made | ends) <= found.keys():
+    if not (computed | ends) <= known.keys():
         return None
-    tensors = sum(_bytes(found[name], known.get(name)) for name in made | ends)
-    scratch = max((sum(_scratch(node, found)) for node in graph.node), default=0) * _WIDTH
-    batch = max(_first(found[value.name]) for value in graph.output)
-    answers = sum(_bytes(found[value.name], known.get(value.name)) for value in graph.output) * max(1, cases / batch)
-    weights = sum(_of_weight(weight) for weight in _weights(model))
-    total = _OF_TENSOR * (tensors + scratch) + _OF_WEIGHT * weights + _OF_ANSWER * answers
+    tensors = sum(_tensor_bytes(known[name], inferred.get(name)) for name in computed | ends)
+    scratch = max((sum(_scratch_elements(node, known)) for node in graph.node), default=0) * _FP32_BYTES
+    batch = max(_first_size(known[value.name]) for value in graph.output)
+    output_bytes = sum(_tensor_bytes(known[value.name], inferred.get(value.name)) for value in graph.output)
+    answers = output_bytes * max(1, cases / batch)
+    weights = sum(_weight_bytes(weight) for weight in _weights(model))
+    total = _PER_TENSOR_BYTE * (tensors + scratch) + _PER_WEIGHT_BYTE * weights + _PER_ANSWER_BYTE * answers
     return _BASE_MIB + math.ceil(total / (1 << 20))
 
 
-def _whole(value: ValueInfoProto) -> Sides | None:
-    """The shape of a tensor; None if a side of it, or their number, is not known."""
-    sides = shapes.sides(value)
-    if not value.type.tensor_type.HasField("shape") or any(side is None for side in sides):
+def _static_shape(value: ValueInfoProto) -> Sizes | None:
+    """The shape of a tensor; None if its rank or a dimension is unknown."""
+    shape = shapes.dims(value)
+    if not value.type.tensor_type.HasField("shape") or any(size is None for size in shape):
         return None
-    return tuple(side for side in sides if side is not None)
+    return tuple(size for size in shape if size is not None)
 
 
-def _first(sides: Sides) -> int:
-    return max(sides[0], 1) if sides else 1
+def _first_size(shape: Sizes) -> int:
+    return max(shape[0], 1) if shape else 1
 
 
-def _bytes(sides: Sides, value: ValueInfoProto | None) -> int:
-    """What a tensor takes in FP32, or in its own type if that is wider."""
-    kind = value.type.tensor_type.elem_type if value is not None else TensorProto.FLOAT
-    return math.prod(sides) * _width(kind)
+def _tensor_bytes(shape: Sizes, value: ValueInfoProto | None) -> int:
+    """The bytes of a tensor in FP32, or in its own type if that is wider."""
+    elem_type = value.type.tensor_type.elem_type if value is not None else TensorProto.FLOAT
+    return math.prod(shape) * _element_bytes(elem_type)
 
 
 def _weights(model: ModelProto) -> Iterator[TensorProto]:
-    """The weights, those with them that are in attributes."""
+    """All weights, tensors in attributes included."""
     yield from model.graph.initializer
     for node in model.graph.node:
-        yield from (each.t for each in node.attribute if each.type == AttributeProto.TENSOR)
+        yield from (attribute.t for attribute in node.attribute if attribute.type == AttributeProto.TENSOR)
 
 
-def _of_weight(weight: TensorProto) -> int:
-    sides: Sides = tuple(weight.dims)
-    return math.prod(sides) * _width(weight.data_type)
+def _weight_bytes(weight: TensorProto) -> int:
+    shape: Sizes = tuple(weight.dims)
+    return math.prod(shape) * _element_bytes(weight.data_type)
 
 
-def _width(kind: int) -> int:
-    return max(_WIDTH, int(helper.tensor_dtype_to_np_dtype(kind).itemsize))
+def _element_bytes(elem_type: int) -> int:
+    return max(_FP32_BYTES, int(helper.tensor_dtype_to_np_dtype(elem_type).itemsize))
 
 
-def _scratch(node: NodeProto, found: Mapping[str, Sides]) -> Iterator[int]:
-    """The numbers that an operator keeps for itself while it runs: copies of its ends, and what it lays out anew."""
-    given, made = ([found[name] for name in names if name in found] for names in (node.input, node.output))
-    yield sum(math.prod(sides) for sides in (*given, *made))
-    if node.op_type in _CONVOLUTIONS and made:
-        yield math.prod(given[1][1:]) * math.prod(made[0][2:])  # a column for every place of the answer
+def _scratch_elements(node: NodeProto, known: Mapping[str, Sizes]) -> Iterator[int]:
+    """The elements that an operator allocates while it runs: copies of inputs and outputs, and rearranged data."""
+    inputs, outputs = ([known[name] for name in names if name in known] for names in (node.input, node.output))
+    yield sum(math.prod(shape) for shape in (*inputs, *outputs))
+    if node.op_type in _CONVOLUTIONS and outputs:
+        yield math.prod(inputs[1][1:]) * math.prod(outputs[0][2:])  # im2col: a column for every output pixel
     elif node.op_type == "ConvTranspose":
-        yield math.prod(given[1][1:]) * math.prod(given[0][2:])  # and here for every place of the input
-    elif node.op_type in _RECURRENT and len(given) > 2:
-        steps, hidden, ways = math.prod(given[0][:2]), given[2][-1], given[2][0]
-        yield 2 * steps * hidden * ways * _RECURRENT[node.op_type]
+        yield math.prod(inputs[1][1:]) * math.prod(inputs[0][2:])  # col2im: a column for every input pixel
+    elif node.op_type in _RECURRENT and len(inputs) > 2:
+        steps, hidden, directions = math.prod(inputs[0][:2]), inputs[2][-1], inputs[2][0]
+        yield 2 * steps * hidden * directions * _RECURRENT[node.op_type]

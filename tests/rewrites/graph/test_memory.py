@@ -18,7 +18,7 @@ from deploytool.rewrites.graph import memory
 from tests.conftest import ROOT
 
 CASES = 8
-FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
 
 RUN = """
 import sys
@@ -39,7 +39,7 @@ with bounds.bounded(way), opened(way) as session:
 """
 
 
-def graph(
+def make_model(
     nodes: list[NodeProto], shape: list[int | str], *weights: TensorProto, kind: int = FLOAT, made: int = FLOAT
 ) -> ModelProto:
     ends = helper.make_tensor_value_info("x", kind, shape), helper.make_tensor_value_info("y", made, None)
@@ -55,7 +55,7 @@ def node(kind: str, given: list[str], made: str, **settings: Any) -> NodeProto:
     return helper.make_node(kind, given, [made], **settings)
 
 
-def convolved() -> ModelProto:
+def convolutions() -> ModelProto:
     """Large activations, as of a U-Net's top."""
     nodes = [
         node("Conv", ["x", "w1"], "a", pads=[1] * 4),
@@ -65,19 +65,19 @@ def convolved() -> ModelProto:
         node("Conv", ["d", "w3"], "y"),
     ]
     weights = weight("w1", 32, 3, 3, 3), weight("w2", 32, 32, 3, 3), weight("w3", 4, 64, 1, 1)
-    return graph(nodes, ["batch", 3, 192, 192], *weights)
+    return make_model(nodes, ["batch", 3, 192, 192], *weights)
 
 
-def column() -> ModelProto:
-    return graph([node("Conv", ["x", "w"], "y", pads=[7] * 4)], ["batch", 16, 96, 96], weight("w", 16, 16, 15, 15))
+def large_kernel() -> ModelProto:
+    return make_model([node("Conv", ["x", "w"], "y", pads=[7] * 4)], ["batch", 16, 96, 96], weight("w", 16, 16, 15, 15))
 
 
-def grown() -> ModelProto:
+def transposed_convolution() -> ModelProto:
     made = node("ConvTranspose", ["x", "w"], "y", strides=[8, 8], pads=[4] * 4)
-    return graph([made], ["batch", 64, 32, 32], weight("w", 64, 16, 16, 16))
+    return make_model([made], ["batch", 64, 32, 32], weight("w", 64, 16, 16, 16))
 
 
-def attended() -> ModelProto:
+def attention() -> ModelProto:
     nodes = [
         *(node("MatMul", ["x", name], name.upper()) for name in ("q", "k", "v")),
         node("Transpose", ["K"], "T", perm=[0, 2, 1]),
@@ -85,37 +85,47 @@ def attended() -> ModelProto:
         node("Softmax", ["s"], "p", axis=-1),
         node("MatMul", ["p", "V"], "y"),
     ]
-    return graph(nodes, ["batch", 1024, 64], *(weight(name, 64, 64) for name in ("q", "k", "v")))
+    return make_model(nodes, ["batch", 1024, 64], *(weight(name, 64, 64) for name in ("q", "k", "v")))
 
 
-def recurrent() -> ModelProto:
+def lstm() -> ModelProto:
     made = node("LSTM", ["x", "w", "r"], "y", hidden_size=128, layout=0)
-    return graph([made], ["batch", 4096, 64], weight("w", 1, 512, 64), weight("r", 1, 512, 128))
+    return make_model([made], ["batch", 4096, 64], weight("w", 1, 512, 64), weight("r", 1, 512, 128))
 
 
-def resized() -> ModelProto:
+def resize() -> ModelProto:
     sizes = numpy_helper.from_array(np.array([1, 1, 16, 16], np.float32), "sizes")
-    return graph([node("Resize", ["x", "", "sizes"], "y", mode="linear")], ["batch", 4, 32, 32], sizes)
+    return make_model([node("Resize", ["x", "", "sizes"], "y", mode="linear")], ["batch", 4, 32, 32], sizes)
 
 
-def heavy() -> ModelProto:
+def large_weights() -> ModelProto:
     nodes = [node("Gemm", ["x", "w1"], "a"), node("Relu", ["a"], "b"), node("Gemm", ["b", "w2"], "y")]
-    return graph(nodes, ["batch", 3072], weight("w1", 3072, 3072), weight("w2", 3072, 3072))
+    return make_model(nodes, ["batch", 3072], weight("w1", 3072, 3072), weight("w2", 3072, 3072))
 
 
-def halved() -> ModelProto:
+def large_fp16_weights() -> ModelProto:
     nodes = [node("Gemm", ["x", "w1"], "a"), node("Relu", ["a"], "b"), node("Gemm", ["b", "w2"], "y")]
     weights = weight("w1", 3072, 3072, kind=np.float16), weight("w2", 3072, 3072, kind=np.float16)
-    return graph(nodes, ["batch", 3072], *weights, kind=HALF, made=HALF)
+    return make_model(nodes, ["batch", 3072], *weights, kind=FLOAT16, made=FLOAT16)
 
 
-def chosen() -> ModelProto:
+def softmax() -> ModelProto:
     """Softmax over what is not the last axis, which is turned for it."""
-    return graph([node("Softmax", ["x"], "y", axis=1)], ["batch", 64, 128, 128])
+    return make_model([node("Softmax", ["x"], "y", axis=1)], ["batch", 64, 128, 128])
 
 
-KINDS: tuple[Callable[[], ModelProto], ...] = (
-    *(convolved, column, grown, attended, recurrent, resized, heavy, halved, chosen),
+MODELS: tuple[Callable[[], ModelProto], ...] = (
+    *(
+        convolutions,
+        large_kernel,
+        transposed_convolution,
+        attention,
+        lstm,
+        resize,
+        large_weights,
+        large_fp16_weights,
+        softmax,
+    ),
 )
 
 
@@ -123,18 +133,18 @@ def run(folder: Path, model: ModelProto, stated: int) -> subprocess.CompletedPro
     raw = model.SerializeToString()
     (folder / "model.onnx").write_bytes(raw)
     sides = [side.dim_value or CASES for side in model.graph.input[0].type.tensor_type.shape.dim]
-    kind = "float16" if model.graph.input[0].type.tensor_type.elem_type == HALF else "float32"
+    kind = "float16" if model.graph.input[0].type.tensor_type.elem_type == FLOAT16 else "float32"
     words = [str(folder / "model.onnx"), str(len(raw)), hashlib.sha256(raw).hexdigest(), str(stated)]
     command = [sys.executable, "-c", RUN, *words, "x".join(map(str, sides)), kind]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_a_sound_graph_runs_within_half_of_what_it_is_said_to_take(
     kind: Callable[[], ModelProto], tmp_path: Path
 ) -> None:
     model = kind()
-    stated = memory.needed(model, {"batch": CASES}, CASES)
+    stated = memory.required_mib(model, {"batch": CASES}, CASES)
     assert stated is not None
     done = run(tmp_path, model, stated)
     assert done.returncode == 0, done.stderr
@@ -142,16 +152,16 @@ def test_a_sound_graph_runs_within_half_of_what_it_is_said_to_take(
 
 
 def test_a_graph_that_takes_more_is_not_run(tmp_path: Path) -> None:
-    done = run(tmp_path, convolved(), 40)
+    done = run(tmp_path, convolutions(), 40)
     assert done.returncode != 0
     assert "it takes more memory than its manifest states, 40 MiB" in done.stderr
 
 
 def test_the_figure_is_of_the_graph_alone_and_grows_with_its_sizes() -> None:
-    first, second = (memory.needed(convolved(), {"batch": 8}, 8) for _ in "ab")
+    first, second = (memory.required_mib(convolutions(), {"batch": 8}, 8) for _ in "ab")
     assert first == second
     assert first is not None
-    larger, more, fewer = (memory.needed(convolved(), {"batch": size}, 8) for size in (16, 9, 1))
+    larger, more, fewer = (memory.required_mib(convolutions(), {"batch": size}, 8) for size in (16, 9, 1))
     assert larger is not None
     assert more is not None
     assert fewer is not None
@@ -159,28 +169,28 @@ def test_the_figure_is_of_the_graph_alone_and_grows_with_its_sizes() -> None:
 
 
 def test_a_small_graph_takes_little() -> None:
-    stated = memory.needed(graph([node("Relu", ["x"], "y")], ["batch", 3, 32, 32]), {"batch": 8}, 8)
+    stated = memory.required_mib(make_model([node("Relu", ["x"], "y")], ["batch", 3, 32, 32]), {"batch": 8}, 8)
     assert stated is not None
     assert stated < 192
 
 
 def test_what_follows_from_the_data_is_not_said() -> None:
-    assert memory.needed(graph([node("NonZero", ["x"], "y")], ["batch", 4]), {"batch": 8}, 8) is None
-    assert memory.needed(graph([node("Relu", ["x"], "y")], ["batch", "wide"]), {"batch": 8}, 8) is None
-    contrary = graph([node("Add", ["x", "w"], "y")], ["batch", 4], weight("w", 3))
-    assert memory.needed(contrary, {"batch": 8}, 8) is None
-    own = graph([node("Gelu", ["x"], "y", domain="com.microsoft")], ["batch", 4])
-    assert memory.needed(own, {"batch": 8}, 8) is None
+    assert memory.required_mib(make_model([node("NonZero", ["x"], "y")], ["batch", 4]), {"batch": 8}, 8) is None
+    assert memory.required_mib(make_model([node("Relu", ["x"], "y")], ["batch", "wide"]), {"batch": 8}, 8) is None
+    contrary = make_model([node("Add", ["x", "w"], "y")], ["batch", 4], weight("w", 3))
+    assert memory.required_mib(contrary, {"batch": 8}, 8) is None
+    own = make_model([node("Gelu", ["x"], "y", domain="com.microsoft")], ["batch", 4])
+    assert memory.required_mib(own, {"batch": 8}, 8) is None
 
 
 def test_more_than_any_child_may_take_is_not_said() -> None:
-    stated = memory.needed(graph([node("Relu", ["x"], "y")], ["batch", 1 << 26]), {"batch": 8}, 8)
+    stated = memory.required_mib(make_model([node("Relu", ["x"], "y")], ["batch", 1 << 26]), {"batch": 8}, 8)
     assert stated is not None
     assert stated > MOST_MIB == 8192
 
 
 def test_what_a_graph_says_of_its_own_shapes_counts_for_nothing() -> None:
-    model = convolved()
-    before = memory.needed(model, {"batch": 8}, 8)
+    model = convolutions()
+    before = memory.required_mib(model, {"batch": 8}, 8)
     model.graph.value_info.append(helper.make_tensor_value_info("a", FLOAT, [1, 1, 1, 1]))
-    assert memory.needed(model, {"batch": 8}, 8) == before
+    assert memory.required_mib(model, {"batch": 8}, 8) == before
