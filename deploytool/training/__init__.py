@@ -1,1 +1,1 @@
-"""Teaches a model from labelled pictures, and can be interrupted at any time."""
+"""Trains a model on labelled images; a run can be interrupted at any time and resumed."""

@@ -1,4 +1,4 @@
-"""Labelled pictures in memory: held out, drawn in random order, shifted and mirrored, all by the seed."""
+"""Labelled images in memory: split into sets, drawn in random order and augmented, all determined by the seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deploytool.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Pictures of one size (uint8 NHWC, RGB) and the class of each (int64)."""
+    """Images of one size (uint8 NHWC, RGB) and the class of each (int64)."""
 
     pixels: Pixels
     labels: npt.NDArray[np.int64]
@@ -25,9 +25,9 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, places: npt.NDArray[np.int64]) -> ImageSet:
-        """The pictures at these places, in their order."""
-        return ImageSet(self.pixels[places], self.labels[places])
+    def take(self, indices: npt.NDArray[np.int64]) -> ImageSet:
+        """The images at these indices, in their order."""
+        return ImageSet(self.pixels[indices], self.labels[indices])
 
     def digest(self) -> str:
         """A SHA-256 of every pixel and label."""
@@ -37,32 +37,32 @@ class ImageSet:
         return total.hexdigest()
 
 
-def split(pictures: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
-    """The pictures without a share of them, and that share, at least one picture, drawn by the seed."""
-    order = np.random.default_rng(seed).permutation(len(pictures))
-    count = max(1, round(len(pictures) * share))
-    return pictures.take(np.sort(order[count:])), pictures.take(np.sort(order[:count]))
+def split(dataset: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Splits off a random share of the images (at least one), drawn by the seed; returns the rest and the share."""
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    count = max(1, round(len(dataset) * share))
+    return dataset.take(np.sort(order[count:])), dataset.take(np.sort(order[:count]))
 
 
-def epoch_batches(pictures: ImageSet, recipe: Recipe, epoch: int) -> Iterator[ImageSet]:
-    """The batches of one epoch: every picture once, in random order, augmented.
+def epoch_batches(dataset: ImageSet, recipe: Recipe, epoch: int) -> Iterator[ImageSet]:
+    """The batches of one epoch: every image once, in random order, augmented.
 
-    Seed and epoch decide everything, so an epoch is the same whether or not the run was interrupted before it. Batches
-    are as even as can be: a leftover of one picture would have no variance for a batch norm to divide by.
+    The batches depend on the seed and the epoch alone, so an interrupted run resumes with the same batches. Their sizes
+    differ by one at most: a last batch of a single image would have no variance for a batch norm to divide by.
     """
     rng = np.random.default_rng([recipe.seed, epoch])
-    for places in np.array_split(rng.permutation(len(pictures)), count_batches(pictures, recipe)):
-        batch = pictures.take(places)
+    for indices in np.array_split(rng.permutation(len(dataset)), count_batches(dataset, recipe)):
+        batch = dataset.take(indices)
         yield ImageSet(shift_and_flip(batch.pixels, recipe.padding, recipe.flip, rng), batch.labels)
 
 
-def count_batches(pictures: ImageSet, recipe: Recipe) -> int:
-    """How many batches one epoch has."""
-    return math.ceil(len(pictures) / recipe.batch)
+def count_batches(dataset: ImageSet, recipe: Recipe) -> int:
+    """The number of batches of one epoch."""
+    return math.ceil(len(dataset) / recipe.batch)
 
 
 def shift_and_flip(pixels: Pixels, padding: int, flip: bool, rng: np.random.Generator) -> Pixels:
-    """Each picture shifted by up to `padding` pixels, black where nothing was; a coin decides which are mirrored."""
+    """Shifts each image by up to `padding` pixels, filled with black; with `flip`, mirrors half of them at random."""
     count, height, width, _ = pixels.shape
     border = (padding, padding)
     padded = np.pad(pixels, ((0, 0), border, border, (0, 0)))

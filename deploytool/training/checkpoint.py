@@ -1,4 +1,4 @@
-"""Where a training stands after an epoch, in one file that is whole or not there and cannot run code."""
+"""Writes and reads the state of a training after an epoch; the file is replaced atomically and cannot run code."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The epochs so far, the model and its optimizer after the last of them, and the model after the best.
+    """The epochs so far, the states of model and optimizer after the last one, and the model's after the best one.
 
-    The learning rate and all that is random follow from the epoch's number, so neither needs to be kept.
+    The learning rate and the random numbers depend on the epoch's number, so they are not stored.
     """
 
     key: str
@@ -36,17 +36,17 @@ class Checkpoint:
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> None:
-    """Puts the checkpoint in the place of the one before, in one step that cannot be interrupted."""
+    """Replaces the previous checkpoint atomically."""
     content = {**vars(checkpoint), "history": serde.encode(checkpoint.history)}
     with atomic_file(folder / FILE) as unfinished:
-        made = io.BytesIO()  # given a file, torch would say of a full disk that a position is wrong
-        torch.save(content, made)
-        unfinished.write_bytes(made.getbuffer())
+        buffer = io.BytesIO()  # writing to a file, torch reports a full disk as a wrong position
+        torch.save(content, buffer)
+        unfinished.write_bytes(buffer.getbuffer())
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Where to write a file that is to be seen whole or not at all."""
+    """A temporary path that replaces `path` when the block ends without an error."""
     unfinished = path.with_name(f"{path.name}{UNFINISHED}")
     with disk.writing(unfinished, named=path):
         yield unfinished
@@ -54,20 +54,20 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Takes away what an interruption left unfinished."""
-    for left in folder.glob(f"*{UNFINISHED}"):
-        left.unlink(missing_ok=True)
+    """Deletes the temporary files that an interruption left."""
+    for path in folder.glob(f"*{UNFINISHED}"):
+        path.unlink(missing_ok=True)
 
 
 def read(folder: Path) -> Checkpoint | None:
-    """The checkpoint of a folder, None if there is none; raises BadInput if the file is something else."""
+    """The checkpoint in a folder, None if there is none; raises BadInput if the file is not a checkpoint."""
     if not (folder / FILE).is_file():
         return None
     try:
         content = torch.load(folder / FILE, map_location="cpu", weights_only=True)
         history = tuple(serde.decode(Epoch, record) for record in content.pop("history"))
         return Checkpoint(history=history, **content)
-    except Exception as error:  # what torch raises depends on where the file is broken
+    except Exception as error:  # torch raises different errors for different damage
         raise BadInput(
-            f"{folder / FILE} is no checkpoint of a training", "begin anew with --no-resume, or choose another --out"
+            f"{folder / FILE} is not a training checkpoint", "start again with --no-resume, or choose another --out"
         ) from error

@@ -1,4 +1,4 @@
-"""Draws the learning curve: loss and accuracy over the epochs, as an SVG that needs nothing beside it."""
+"""Draws the learning curve (loss and accuracy over the epochs) as a self-contained SVG."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def draw(history: Sequence[Epoch]) -> str:
 
 
 def _panel(title: str, curves: dict[str, list[float]], highest: float, last: int, left: int) -> str:
-    """One diagram from 0 to `highest`, with its frame, its four numbers, its curves and their names."""
-    wide, tall = _WIDTH - 2 * _MARGIN, _HEIGHT - 2 * _MARGIN
+    """One diagram from 0 to `highest`: frame, axis labels, curves and legend; `left` is its offset in pixels."""
+    width, height = _WIDTH - 2 * _MARGIN, _HEIGHT - 2 * _MARGIN
     parts = [
         f'<g transform="translate({left + _MARGIN} {_MARGIN})">',
-        f'<rect width="{wide}" height="{tall}" fill="none" stroke="#999"/>',
+        f'<rect width="{width}" height="{height}" fill="none" stroke="#999"/>',
         f'<text y="-8" font-weight="bold">{title}</text>',
-        f'<text x="-6" y="{tall}" text-anchor="end">0</text>',
+        f'<text x="-6" y="{height}" text-anchor="end">0</text>',
         f'<text x="-6" y="12" text-anchor="end">{highest:.3g}</text>',
-        f'<text y="{tall + 16}">1</text>',
-        f'<text x="{wide}" y="{tall + 16}" text-anchor="end">epoch {last}</text>',
+        f'<text y="{height + 16}">1</text>',
+        f'<text x="{width}" y="{height + 16}" text-anchor="end">epoch {last}</text>',
     ]
-    for place, (name, values) in enumerate(curves.items()):
+    for index, (name, values) in enumerate(curves.items()):
         colour = _COLOURS[name]
-        across = [wide * i / max(1, len(values) - 1) for i in range(len(values))]
-        points = " ".join(f"{x:.1f},{tall * (1 - y / highest):.1f}" for x, y in zip(across, values, strict=True))
+        xs = [width * i / max(1, len(values) - 1) for i in range(len(values))]
+        points = " ".join(f"{x:.1f},{height * (1 - y / highest):.1f}" for x, y in zip(xs, values, strict=True))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{wide}" y="{-20 + 14 * place}" text-anchor="end" fill="{colour}">{name}</text>')
+        parts.append(f'<text x="{width}" y="{-20 + 14 * index}" text-anchor="end" fill="{colour}">{name}</text>')
     return "\n".join([*parts, "</g>"])

@@ -1,4 +1,4 @@
-"""Finds the pictures to learn from: CIFAR-10's binary files, folders `train` and `test`, or one tree to be split."""
+"""Reads training data: CIFAR-10's binary files, folders `train` and `test`, or one image folder that is split."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deploytool.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Data:
-    """Pictures to learn from, to choose the best epoch by, and for the final test; `preprocessing` has their size."""
+    """The training, validation and test images, their class names, and the preprocessing with their size."""
 
     train: ImageSet
     validation: ImageSet
@@ -33,40 +33,41 @@ class Data:
 
 
 def read(folder: Path, preprocessing: Preprocessing, recipe: Recipe) -> Data:
-    """All pictures of a folder, in memory.
+    """Loads all images of a folder into memory.
 
-    CIFAR-10 stays 32 × 32; so do square pictures that share one size no larger than the model's own; all others are
-    fitted to that. Where there is no test set, one as large as the validation share is split off.
-    Raises BadInput if the folder holds something else, or too little.
+    CIFAR-10 stays at 32 × 32, and square images of one size keep it if it is not larger than the model's input; all
+    others are resized to the model's input. Without a test set, one as large as the validation set is split off.
+    Raises BadInput if the folder holds no such data, or too few images.
     """
     if cifar.is_cifar(folder):
-        known, test, classes = cifar.read(folder)
+        labelled, test, classes = cifar.read(folder)
         preprocessing = replace(preprocessing, resize=cifar.SIDE, crop=cifar.SIDE)
     elif (folder / "train").is_dir():
-        listed, listed_test = _listed(folder / "train"), _listed(folder / "test")
-        if listed.classes != listed_test.classes:
+        train_files, test_files = _list(folder / "train"), _list(folder / "test")
+        if train_files.classes != test_files.classes:
             raise BadInput(f"{folder}/train and {folder}/test have different classes", "give both the same sub-folders")
-        preprocessing = _sized((*listed.paths, *listed_test.paths), preprocessing)
-        known, test, classes = _load(listed, preprocessing), _load(listed_test, preprocessing), listed.classes
+        preprocessing = _with_size((*train_files.paths, *test_files.paths), preprocessing)
+        labelled, test = _load(train_files, preprocessing), _load(test_files, preprocessing)
+        classes = train_files.classes
     else:
-        listed = _listed(folder)
-        preprocessing = _sized(listed.paths, preprocessing)
-        known, test = split(_load(listed, preprocessing), recipe.validation, recipe.seed)
-        classes = listed.classes
-    train, validation = split(known, recipe.validation, recipe.seed)
+        files = _list(folder)
+        preprocessing = _with_size(files.paths, preprocessing)
+        labelled, test = split(_load(files, preprocessing), recipe.validation, recipe.seed)
+        classes = files.classes
+    train, validation = split(labelled, recipe.validation, recipe.seed)
     if len(train) < 2:
-        raise BadInput(f"{folder} has too few pictures to learn from", "add more, or lower --validation")
+        raise BadInput(f"{folder} has too few images to train on", "add more, or lower --validation")
     return Data(train, validation, test, classes, preprocessing)
 
 
-def _listed(folder: Path) -> Folder:
-    found = image_folder.read(folder)
-    if len(found.classes) < 2:
-        raise BadInput(f"{folder} does not have two classes to tell apart", "give it one sub-folder a class")
-    return found
+def _list(folder: Path) -> Folder:
+    files = image_folder.read(folder)
+    if len(files.classes) < 2:
+        raise BadInput(f"{folder} has fewer than two classes", "give it one sub-folder a class")
+    return files
 
 
-def _sized(paths: tuple[Path, ...], preprocessing: Preprocessing) -> Preprocessing:
+def _with_size(paths: tuple[Path, ...], preprocessing: Preprocessing) -> Preprocessing:
     sizes = {images.stored_size(path) for path in paths}
     height, width = next(iter(sizes))
     if len(sizes) == 1 and height == width <= preprocessing.window[0]:
@@ -74,6 +75,6 @@ def _sized(paths: tuple[Path, ...], preprocessing: Preprocessing) -> Preprocessi
     return preprocessing
 
 
-def _load(listed: Folder, preprocessing: Preprocessing) -> ImageSet:
-    pixels = [images.fit(images.read(path), preprocessing) for path in listed.paths]
-    return ImageSet(np.stack(pixels), np.array(listed.labels, np.int64))
+def _load(files: Folder, preprocessing: Preprocessing) -> ImageSet:
+    pixels = [images.fit(images.read(path), preprocessing) for path in files.paths]
+    return ImageSet(np.stack(pixels), np.array(files.labels, np.int64))

@@ -1,4 +1,4 @@
-"""What a training leaves for people and for `export`: history, learning curve, weights and results."""
+"""Writes the outputs of a training: history, learning curve, weights (read by `export`) and a summary."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WEIGHTS, HISTORY, CURVE, SUMMARY = "weights.safetensors", "history.csv", "curve.
 
 
 def write_history(out: Path, history: tuple[Epoch, ...]) -> None:
-    """The table and the picture of all epochs so far."""
+    """Writes the table and the learning curve of all epochs so far."""
     rows = [_row(record) for record in history]
     with atomic_file(out / HISTORY) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, rows[0], lineterminator="\n")
@@ -44,14 +44,14 @@ def _row(record: Epoch) -> dict[str, float]:
     }
 
 
-def write(out: Path, course: TrainingTask, best: State, results: Results) -> None:
-    """The best weights with the definition they belong to, and a summary of the whole training."""
+def write(out: Path, task: TrainingTask, best: State, results: Results) -> None:
+    """Writes the best weights, with the model's definition in their metadata, and a summary of the training."""
     summary = {
-        "model": course.model,
-        "classes": course.data.classes,
-        "recipe": course.recipe,
+        "model": task.model,
+        "classes": task.data.classes,
+        "recipe": task.recipe,
         "results": results,
-        "data": _data(course),
+        "data": _data_summary(task),
         "versions": _versions(),
     }
     metadata = {name: json.dumps(serde.encode(value), ensure_ascii=False) for name, value in summary.items()}
@@ -61,8 +61,8 @@ def write(out: Path, course: TrainingTask, best: State, results: Results) -> Non
         unfinished.write_text(serde.text(summary), encoding="utf-8")
 
 
-def _data(course: TrainingTask) -> Mapping[str, int | str]:
-    data = course.data
+def _data_summary(task: TrainingTask) -> Mapping[str, int | str]:
+    data = task.data
     counts = {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)}
     return {**counts, "sha256": data.digest()}
 

@@ -1,4 +1,4 @@
-"""How a model is trained and what came of it, as plain data; the defaults are the published CIFAR-10 recipe."""
+"""Hyperparameters and results of a training, as plain data; the defaults are the published CIFAR-10 recipe."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Recipe:
-    """Adam and cross-entropy for `epochs`, in batches of at most `batch` pictures.
+    """Training with Adam and cross-entropy for `epochs` epochs, in batches of at most `batch` images.
 
-    After every `step` epochs the learning rate is multiplied by `gamma`. While learning, pictures are shifted by up to
-    `padding` pixels and, with `flip`, half of them are mirrored. `validation` is the share of the training pictures
-    held out to choose the best epoch. All that is random follows `seed`.
+    After every `step` epochs the learning rate is multiplied by `gamma`. Training images are shifted by up to `padding`
+    pixels and, with `flip`, half of them are mirrored. `validation` is the share of the training images held out to
+    choose the best epoch. All random numbers are drawn from `seed`.
     """
 
     epochs: int = 50
@@ -25,13 +25,13 @@ class Recipe:
     seed: int = 42
 
     def rate(self, epoch: int) -> float:
-        """The learning rate in an epoch; the first epoch is 1."""
+        """The learning rate of an epoch; epochs count from 1."""
         return float(self.learning_rate * self.gamma ** ((epoch - 1) // self.step))
 
 
 @dataclass(frozen=True)
 class Score:
-    """Cross-entropy and the share of right answers: both means over pictures."""
+    """Mean cross-entropy and accuracy (from 0 to 1) over images."""
 
     loss: float
     accuracy: float
@@ -39,7 +39,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training pictures, and the validation that followed it."""
+    """The scores of one pass over the training images and of the validation after it."""
 
     epoch: int
     learning_rate: float
@@ -50,7 +50,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Results:
-    """What a whole training came to: its best epoch, and what that one scored."""
+    """The best epoch of a training and its scores; `seconds` is the time of all epochs."""
 
     best_epoch: int
     validation: Score
@@ -59,5 +59,5 @@ class Results:
 
 
 def best(history: tuple[Epoch, ...]) -> Epoch:
-    """The epoch with the best validation accuracy, of equals the one with the smallest validation loss."""
+    """The epoch with the highest validation accuracy and, among equal ones, the lowest validation loss."""
     return max(history, key=lambda record: (record.validation.accuracy, -record.validation.loss))

@@ -1,4 +1,4 @@
-"""What is to be learned: a model adapted to the data, the data, and the recipe."""
+"""Defines a training task: a model adapted to the data, the data and the recipe."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from deploytool.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """Everything a training depends on."""
+    """The inputs of a training."""
 
     model: Model
     data: Data
     recipe: Recipe
 
     def key(self) -> str:
-        """One digest of all that decides the weights after an epoch; how many epochs follow does not."""
+        """A digest of everything that determines the weights after an epoch; the number of epochs does not."""
         definition = [serde.file_digest(path) for path in factory.source_files(self.model.factory)]
         return serde.digest(self.model, definition, self.data.digest(), replace(self.recipe, epochs=0))
 
 
 def prepare(model: Model, folder: Path, recipe: Recipe) -> TrainingTask:
-    """Reads the pictures and adapts the model to them.
+    """Reads the data and adapts the model to it.
 
-    Raises BadInput if the folder holds no pictures to learn from.
+    Raises BadInput if the folder holds no training data.
     """
-    found = data.read(folder, model.preprocessing, recipe)
-    return TrainingTask(adapt(model, found), found, recipe)
+    dataset = data.read(folder, model.preprocessing, recipe)
+    return TrainingTask(adapt(model, dataset), dataset, recipe)
 
 
-def adapt(model: Model, found: Data) -> Model:
-    """The model with as many classes as the data has, for pictures of their size.
+def adapt(model: Model, dataset: Data) -> Model:
+    """The model with the classes and the image size of the data.
 
-    Its published figures are left out: they were counted for another number of classes.
+    The counts of parameters and MACs are dropped, because they apply to the original number of classes.
     """
-    classes, side = len(found.classes), found.preprocessing.window[0]
+    classes, side = len(dataset.classes), dataset.preprocessing.window[0]
     return replace(
         model,
         options={**model.options, "classes": classes},
         inputs=(Tensor(model.inputs[0].name, ("batch", 3, side, side)),),
         outputs=(Tensor(model.outputs[0].name, ("batch", classes)),),
-        preprocessing=found.preprocessing,
-        classes=found.classes,
+        preprocessing=dataset.preprocessing,
+        classes=dataset.classes,
         parameters=None,
         macs=None,
     )

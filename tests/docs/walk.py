@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from deploytool.host import machine
 from tests.conftest import ROOT
 from tests.docs.pages import Block, blocks, runnable, same
-from tests.training.conftest import pictures, write_cifar
+from tests.training.conftest import noise_images, write_cifar
 
 RUN = "artifacts/shufflenet_g3"
 _SHORTER = {"export": "--seconds 0.1", "bench": "--seconds 0.1", "faults": "--faults 2"}
@@ -91,7 +91,7 @@ def supply(folder: Path, programs: Path) -> None:
             (folder / block.file).write_text(block.text, encoding="utf-8")
     _photographs(folder)
     (folder / "cifar-10-batches-bin").mkdir()
-    write_cifar(folder / "cifar-10-batches-bin", pictures(100), pictures(40, seed=1))
+    write_cifar(folder / "cifar-10-batches-bin", noise_images(100), noise_images(40, seed=1))
     for command in (f"deploytool export {Path(RUN).name} --trt", f"deploytool pack {RUN}"):
         done = call(command, "sh", folder, settings(programs))
         assert done.returncode == 0, done.stderr

@@ -26,7 +26,7 @@ from deploytool.training import cifar
 from deploytool.training.recipe import Recipe
 from tests.conftest import Command
 from tests.loading.checkpoints import published
-from tests.training.test_digits import learn_digits
+from tests.training.test_digits import train_digits
 
 ROAD = [verb for verb in PIPELINE if verb != Stage.BUILD]
 SMALL = ("--input", "3x64x64", "--seconds", "0.1")
@@ -202,7 +202,7 @@ def test_a_folder_that_cannot_be_used_is_one_line(
 def test_trained_weights_keep_their_accuracy_to_the_fp16_graph(tmp_path: Path, with_engine: Options) -> None:
     """A MobileNet made for 224 × 224, trained on digits of 32 × 32 and exported with what it was trained to be."""
     (tmp_path / "digits").mkdir()
-    results = learn_digits(tmp_path / "digits", Recipe(epochs=3, flip=False))
+    results = train_digits(tmp_path / "digits", Recipe(epochs=3, flip=False))
     _, test, classes = cifar.read(tmp_path / "digits")
     for number, (picture, label) in enumerate(zip(test.pixels, test.labels, strict=True)):
         place = tmp_path / "test" / classes[label]

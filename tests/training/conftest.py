@@ -1,4 +1,4 @@
-"""Small pictures to learn from, and a small network to teach."""
+"""A small synthetic data set and a small network to train."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from deploytool.training.recipe import Recipe
 from deploytool.training.task import TrainingTask
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-DROPPING = Model(
-    name="dropping",
-    factory=f"{Path(__file__).parent / 'dropping.py'}:dropping",
+DROPOUT_NET = Model(
+    name="dropout_net",
+    factory=f"{Path(__file__).parent / 'dropout_net.py'}:make",
     inputs=(Tensor("input", ("batch", 3, 224, 224)),),
     preprocessing=Preprocessing(),
     parameters=1,
@@ -25,15 +25,15 @@ DROPPING = Model(
 QUICK = Recipe(epochs=4, batch=16, step=2)
 
 
-def pictures(count: int, seed: int = 0) -> tuple[Pixels, list[int]]:
-    """Noise whose brightness tells the class: 32 × 32, in ten classes."""
-    labels = [place % 10 for place in range(count)]
+def noise_images(count: int, seed: int = 0) -> tuple[Pixels, list[int]]:
+    """Noise images of 32 × 32 in ten classes, with the class as their brightness; returns pixels and labels."""
+    labels = [index % 10 for index in range(count)]
     noise = np.random.default_rng(seed).integers(0, 30, (count, 32, 32, 3))
     return (noise + 22 * np.array(labels)[:, None, None, None]).astype(np.uint8), labels
 
 
 def write_cifar(folder: Path, train: tuple[Pixels, list[int]], test: tuple[Pixels, list[int]]) -> Path:
-    """The pictures as CIFAR-10's binary files, those to learn from in two of them."""
+    """Writes images as CIFAR-10's binary files, with the training images in two of them."""
     half = len(train[1]) // 2
     files = {
         "data_batch_1.bin": (train[0][:half], train[1][:half]),
@@ -50,10 +50,10 @@ def write_cifar(folder: Path, train: tuple[Pixels, list[int]], test: tuple[Pixel
 @pytest.fixture
 def cifar_folder(tmp_path: Path) -> Path:
     (tmp_path / "cifar").mkdir()
-    return write_cifar(tmp_path / "cifar", pictures(100), pictures(40, seed=1))
+    return write_cifar(tmp_path / "cifar", noise_images(100), noise_images(40, seed=1))
 
 
 @pytest.fixture
 def quick(cifar_folder: Path) -> TrainingTask:
-    """A course of four epochs, each of six batches."""
-    return task.prepare(DROPPING, cifar_folder, QUICK)
+    """A training of four epochs of six batches each."""
+    return task.prepare(DROPOUT_NET, cifar_folder, QUICK)

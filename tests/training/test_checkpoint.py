@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there, and reading one cannot run code."""
+"""Tests of checkpoints: they are written atomically, and reading one cannot run code."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ EPOCH = Epoch(1, 0.01, Score(2.0, 0.1), Score(1.9, 0.2), 3.5)
 SAVED = Checkpoint("key", (EPOCH,), {"weight": torch.arange(3.0)}, {"state": {}, "param_groups": []}, {})
 
 
-def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
+def test_a_checkpoint_is_read_as_written(tmp_path: Path) -> None:
     assert checkpoint.read(tmp_path) is None
     checkpoint.write(tmp_path, SAVED)
-    got = checkpoint.read(tmp_path)
-    assert got is not None
-    assert (got.key, got.history, got.optimizer) == (SAVED.key, SAVED.history, SAVED.optimizer)
-    assert torch.equal(got.module["weight"], SAVED.module["weight"])
+    restored = checkpoint.read(tmp_path)
+    assert restored is not None
+    assert (restored.key, restored.history, restored.optimizer) == (SAVED.key, SAVED.history, SAVED.optimizer)
+    assert torch.equal(restored.module["weight"], SAVED.module["weight"])
 
 
-def test_a_write_that_is_killed_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint.write(tmp_path, SAVED)
     before = (tmp_path / checkpoint.FILE).read_bytes()
 
-    def killed(path: Path, content: Any) -> None:
+    def interrupted_write(path: Path, content: Any) -> None:
         with path.open("wb") as file:
             file.write(b"half of it")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "write_bytes", killed)
+    monkeypatch.setattr(Path, "write_bytes", interrupted_write)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.write(tmp_path, SAVED)
     assert (tmp_path / checkpoint.FILE).read_bytes() == before
 
 
 class Trap:
-    """What a hostile checkpoint would hold: a command that runs as it is unpickled."""
+    """A malicious pickle: unpickling it runs a command."""
 
     def __init__(self, command: str) -> None:
         self.command = command
@@ -53,25 +53,25 @@ class Trap:
 
 
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
-    torch.save(Trap(f"touch '{tmp_path / 'sprung'}'"), tmp_path / checkpoint.FILE)
-    with pytest.raises(BadInput, match="is no checkpoint"):
+    torch.save(Trap(f"touch '{tmp_path / 'executed'}'"), tmp_path / checkpoint.FILE)
+    with pytest.raises(BadInput, match="not a training checkpoint"):
         checkpoint.read(tmp_path)
-    assert not (tmp_path / "sprung").exists()
+    assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("cut", [0, 10, 300])
-def test_a_damaged_checkpoint_is_refused(cut: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [0, 10, 300])
+def test_a_truncated_checkpoint_is_refused(length: int, tmp_path: Path) -> None:
     checkpoint.write(tmp_path, SAVED)
     path = tmp_path / checkpoint.FILE
-    path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(BadInput, match="is no checkpoint"):
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(BadInput, match="not a training checkpoint"):
         checkpoint.read(tmp_path)
 
 
-def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_a_file_is_replaced_atomically(tmp_path: Path) -> None:
     (tmp_path / "curve.svg").write_text("old")
-    half_done = checkpoint.atomic_file(tmp_path / "curve.svg")
-    half_done.__enter__().write_text("ne")
+    interrupted = checkpoint.atomic_file(tmp_path / "curve.svg")
+    interrupted.__enter__().write_text("ne")
     assert (tmp_path / "curve.svg").read_text() == "old"
     checkpoint.remove_unfinished(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["curve.svg"]

@@ -1,4 +1,4 @@
-"""CIFAR-10's binary files are read as they are described, and nothing else is."""
+"""Tests of CIFAR-10's binary format, and of the refusal of damaged files and pickles."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 
 from deploytool.errors import BadInput
 from deploytool.training import cifar
-from tests.training.conftest import NAMES, pictures
+from tests.training.conftest import NAMES, noise_images
 
 
-def test_pictures_labels_and_names_come_back(cifar_folder: Path) -> None:
+def test_images_labels_and_names_are_read(cifar_folder: Path) -> None:
     train, test, classes = cifar.read(cifar_folder)
     assert classes == NAMES
-    for got, (pixels, labels) in ((train, pictures(100)), (test, pictures(40, seed=1))):
-        np.testing.assert_array_equal(got.pixels, pixels)
-        assert got.labels.tolist() == labels
+    for dataset, (pixels, labels) in ((train, noise_images(100)), (test, noise_images(40, seed=1))):
+        np.testing.assert_array_equal(dataset.pixels, pixels)
+        assert dataset.labels.tolist() == labels
 
 
 def test_a_record_is_a_label_and_three_planes(cifar_folder: Path) -> None:
@@ -44,14 +44,14 @@ def test_a_missing_file_is_named(name: str, cifar_folder: Path) -> None:
         cifar.read(cifar_folder)
 
 
-def test_the_python_files_are_refused_unread(tmp_path: Path) -> None:
+def test_the_python_version_is_refused_without_loading_it(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[str]]:
-            return exec, (f"open({str(tmp_path / 'sprung')!r}, 'w')",)
+            return exec, (f"open({str(tmp_path / 'executed')!r}, 'w')",)
 
     (tmp_path / "data_batch_1").write_bytes(pickle.dumps(Trap()))
     assert cifar.is_cifar(tmp_path)
-    with pytest.raises(BadInput, match="pickles, which run code") as refusal:
+    with pytest.raises(BadInput, match="pickles") as error:
         cifar.read(tmp_path)
-    assert "cifar-10-binary" in refusal.value.remedy
-    assert not (tmp_path / "sprung").exists()
+    assert "cifar-10-binary" in error.value.remedy
+    assert not (tmp_path / "executed").exists()

@@ -1,4 +1,4 @@
-"""The proof that training teaches: handwritten digits, which a small MobileNet learns to read in minutes on a CPU."""
+"""Trains a small MobileNet on handwritten digits, which takes minutes on a CPU, and checks its accuracy."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from deploytool.training.recipe import Recipe, Results
 from tests.training.conftest import write_cifar
 
 
-def learn_digits(folder: Path, recipe: Recipe) -> Results:
-    """1,437 digits of scikit-learn to learn from and to validate, 360 for the test, 8 × 8 grey made 32 × 32 RGB."""
-    datasets = pytest.importorskip("sklearn.datasets", reason="its handwritten digits are needed")
+def train_digits(folder: Path, recipe: Recipe) -> Results:
+    """Trains on scikit-learn's digits (1,437 for training and validation, 360 for test; 8 × 8 grey to 32 × 32 RGB)."""
+    datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn provides the digits")
     digits, labels = datasets.load_digits(return_X_y=True)
     grey = (digits.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
-    large = np.repeat(np.kron(grey, np.ones((1, 4, 4), np.uint8))[..., None], 3, axis=3)
+    upscaled = np.repeat(np.kron(grey, np.ones((1, 4, 4), np.uint8))[..., None], 3, axis=3)
     order = np.random.default_rng(0).permutation(len(labels))
     test, train = order[:360], order[360:]
-    write_cifar(folder, (large[train], labels[train]), (large[test], labels[test]))
+    write_cifar(folder, (upscaled[train], labels[train]), (upscaled[test], labels[test]))
     small = replace(catalog.find("mobilenet_v1_cifar"), options={"width": 0.25, "stem": "cifar"})
-    lesson = task.prepare(small, folder, recipe)
-    list(loop.train(lesson, folder / "out"))
-    return loop.finish(lesson, folder / "out")
+    digits_task = task.prepare(small, folder, recipe)
+    list(loop.train(digits_task, folder / "out"))
+    return loop.finish(digits_task, folder / "out")
 
 
-def test_a_short_training_reads_nine_digits_in_ten(tmp_path: Path) -> None:
-    assert learn_digits(tmp_path, Recipe(epochs=12, flip=False)).test.accuracy > 0.9
+def test_a_short_training_exceeds_90_percent(tmp_path: Path) -> None:
+    assert train_digits(tmp_path, Recipe(epochs=12, flip=False)).test.accuracy > 0.9
 
 
 @pytest.mark.sweep
-def test_the_whole_recipe_reads_nineteen_digits_in_twenty(tmp_path: Path) -> None:
-    assert learn_digits(tmp_path, Recipe(flip=False)).test.accuracy > 0.95
+def test_the_default_recipe_exceeds_95_percent(tmp_path: Path) -> None:
+    assert train_digits(tmp_path, Recipe(flip=False)).test.accuracy > 0.95

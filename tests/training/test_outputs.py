@@ -1,4 +1,4 @@
-"""What a training leaves: weights that are a whole model, a history, a curve and a summary."""
+"""Tests of a training's outputs: weights with their model definition, history, learning curve and summary."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def trained(quick: TrainingTask, tmp_path: Path) -> tuple[Path, tuple[Epoch, ...
     return tmp_path / "out", history, loop.finish(quick, tmp_path / "out")
 
 
-def test_the_weights_file_is_the_whole_model(
+def test_the_weights_file_defines_the_model(
     trained: tuple[Path, tuple[Epoch, ...], Results], quick: TrainingTask
 ) -> None:
     out, _, results = trained
@@ -45,7 +45,7 @@ def test_the_weights_file_is_the_whole_model(
     assert metadata["results"]["best_epoch"] == results.best_epoch
 
 
-def test_the_summary_says_what_was_done_with_what(trained: tuple[Path, tuple[Epoch, ...], Results]) -> None:
+def test_the_summary_has_model_data_results_and_versions(trained: tuple[Path, tuple[Epoch, ...], Results]) -> None:
     out, _, results = trained
     summary = json.loads((out / "training.json").read_text())
     assert summary["results"]["test"] == {"loss": results.test.loss, "accuracy": results.test.accuracy}
@@ -56,7 +56,7 @@ def test_the_summary_says_what_was_done_with_what(trained: tuple[Path, tuple[Epo
     assert set(summary["versions"]) == {"python", "torch", "numpy", "device"}
 
 
-def test_the_history_has_a_row_an_epoch(trained: tuple[Path, tuple[Epoch, ...], Results]) -> None:
+def test_the_history_has_a_row_for_each_epoch(trained: tuple[Path, tuple[Epoch, ...], Results]) -> None:
     out, history, _ = trained
     with (out / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -71,10 +71,10 @@ def test_the_history_has_a_row_an_epoch(trained: tuple[Path, tuple[Epoch, ...], 
 @pytest.mark.parametrize("epochs", [1, 2, 50])
 def test_the_curve_stays_within_its_frame(epochs: int) -> None:
     history = [Epoch(i, 0.01, Score(5 / i, i / 50), Score(6 / i, i / 60), 1.0) for i in range(1, epochs + 1)]
-    drawing = ElementTree.fromstring(curve.draw(history))
-    lines = drawing.findall(f".//{SVG}polyline")
+    svg = ElementTree.fromstring(curve.draw(history))
+    lines = svg.findall(f".//{SVG}polyline")
     assert len(lines) == 4
-    frame = drawing.find(f".//{SVG}g/{SVG}rect")
+    frame = svg.find(f".//{SVG}g/{SVG}rect")
     assert frame is not None
     for line in lines:
         points = np.array([point.split(",") for point in line.attrib["points"].split()], float)
@@ -82,10 +82,10 @@ def test_the_curve_stays_within_its_frame(epochs: int) -> None:
         assert (points >= 0).all()
         assert (points <= [float(frame.attrib["width"]), float(frame.attrib["height"])]).all()
     loss = lines[0].attrib["points"].split()
-    assert float(loss[-1].split(",")[1]) >= float(loss[0].split(",")[1])  # a falling loss falls: y grows downwards
+    assert float(loss[-1].split(",")[1]) >= float(loss[0].split(",")[1])  # the loss falls, and y points down
 
 
-def test_the_curve_is_drawn_from_the_run(trained: tuple[Path, tuple[Epoch, ...], Results]) -> None:
+def test_the_curve_shows_the_history(trained: tuple[Path, tuple[Epoch, ...], Results]) -> None:
     out, history, _ = trained
     assert (out / "curve.svg").read_text() == curve.draw(history)
 

@@ -1,11 +1,11 @@
-"""A network with all that a resumed training could get wrong: batch norm's statistics, and dropout's dice."""
+"""A network with batch norm and dropout, whose statistics and random numbers a resumed training must restore."""
 
 from __future__ import annotations
 
 from torch import nn
 
 
-def dropping(classes: int = 1000) -> nn.Module:
+def make(classes: int = 1000) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=4),
         nn.BatchNorm2d(8),
