@@ -18,10 +18,11 @@ from deploytool import targets
 from deploytool.cli import params
 from deploytool.host import machine, owner
 from deploytool.loading import catalog
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline import runner, trust
 from deploytool.pipeline.recipe import PIPELINE
 from deploytool.results import report
-from deploytool.results.artifact import Kind, StageInputs
+from deploytool.results.artifact import Kind
 from deploytool.results.report import Report
 from deploytool.spec import Job, Model, Options, Preprocessing, Range, Stage, Tensor
 

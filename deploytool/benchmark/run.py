@@ -15,14 +15,13 @@ from deploytool.backends import Session, eager, eager_variants
 from deploytool.benchmark import comparison, machine_state, quick, ratio, result
 from deploytool.benchmark.interleave import TimingSeries
 from deploytool.benchmark.result import BatchResult, Bench, Latency, Row
-from deploytool.data import golden
 from deploytool.data.golden import Arrays
 from deploytool.errors import BadInput, MissingBackend, StageFailed
 from deploytool.host import machine
-from deploytool.loading import weights_file
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import checks
 from deploytool.parity.checks import PlannedComparison
-from deploytool.results.artifact import Kind, StageInputs
+from deploytool.results.artifact import Kind
 from deploytool.spec import Job, Options, Precision, Stage, Status, spoken
 
 AUTO, EAGER = "auto", checks.EAGER
@@ -58,16 +57,17 @@ def run(home: Path, given: StageInputs, asked: BenchOptions, watch: Watch) -> Be
 
     Raises BadInput for a baseline that is not there, MissingBackend if the device or the baseline cannot run here.
     """
-    weights = given.latest(Kind.WEIGHTS).path
+    source = given.source()
+    weights = source.weights
     device = eager.devices()[-1] if asked.device == AUTO else str(eager.checked_device(asked.device))
-    job = Job(weights_file.definition(weights), Options(io=_io(given)), watch)
+    job = Job(source.definition, Options(io=_io(given)), watch)
     steps = [
         *_ladder(weights, device, torch_compile=asked.torch_compile),
         *checks.graph_comparisons(device, job, given),
         *checks.engine_comparisons(given),
     ]
     baseline = _baseline(steps, asked.baseline)
-    inputs = golden.read(given.latest(Kind.GOLDEN).path).inputs
+    inputs = given.golden().inputs
     with ExitStack() as stack:
         stack.enter_context(eager.using_threads(asked.threads))
         field = _Field(stack, steps, baseline, inputs, job, asked, device)

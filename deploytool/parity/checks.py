@@ -14,6 +14,7 @@ from deploytool import backends, serde
 from deploytool.backends import Session, fp16_emulation, tensorrt
 from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import MissingBackend, StageFailed
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import edge_checks, intermediates, metrics
 from deploytool.parity.agreement import accuracy, agreement
 from deploytool.parity.edge_checks import Own
@@ -22,7 +23,7 @@ from deploytool.parity.metrics import Tolerances
 from deploytool.parity.replay import replay
 from deploytool.parity.shape_corners import At, Corner
 from deploytool.results import verdict
-from deploytool.results.artifact import Artifact, Kind, StageInputs, for_engine
+from deploytool.results.artifact import Artifact, Kind, for_engine
 from deploytool.results.report import Check, Comparison, Engine, Tolerance
 from deploytool.spec import Job, Precision, Range, Stage, Status
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from deploytool import serde, stages
 from deploytool.errors import BadInput
 from deploytool.host import disk, machine, memory_estimate, process, worker_programs
-from deploytool.loading import code_files, factory, weights_file
+from deploytool.loading import code_files, factory, source_model, weights_file
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline import disk_estimate
 from deploytool.results import receipt
-from deploytool.results.artifact import Artifact, Kind, Notes, StageInputs
+from deploytool.results.artifact import Artifact, Kind, Notes
 from deploytool.results.receipt import Receipt
 from deploytool.run_folder import publish, staging
 from deploytool.run_folder.staging import Staging
@@ -71,6 +72,8 @@ def iterate(job: Job, recipe: Sequence[Stage], staged: Staging) -> Iterator[Arti
                 _begin(recipe[place:])
                 kept = _made(verb, job, staged, _given(verb, artifacts), key, artifacts)
             artifacts.append(kept)
+            if verb == BEGINNING:
+                job = replace(job, model=source_model.read(kept.path).definition)
             yield replace(kept, path=staged.home / verb / kept.kind.value)
         _carry(staged)
     finally:
@@ -101,7 +104,7 @@ def extend_staged(verb: Stage, options: Options, staged: Staging) -> Artifact:
         raise BadInput(problem, "`deploytool export` makes one")
     artifacts = _proved(staged.at, staged.home, but=verb)
     given = _given(verb, artifacts)
-    job = Job(weights_file.definition(given.latest(Kind.WEIGHTS).path), options)
+    job = Job(given.source().definition, options)
     key = _key(verb, job, given)
     made = _found(staged.at / verb, key, job)
     if made is None:

@@ -69,18 +69,3 @@ class Artifact:
     def reason(self) -> str:
         """Why it was left out, for people; empty where nothing says so."""
         return str(self.notes.get(REASON, ""))
-
-
-@dataclass(frozen=True)
-class StageInputs:
-    """What a stage is handed: the artifacts of the kinds it takes, oldest first."""
-
-    artifacts: tuple[Artifact, ...]
-
-    def chain(self, kind: Kind) -> tuple[Artifact, ...]:
-        """Every artifact of one kind, oldest first."""
-        return tuple(artifact for artifact in self.artifacts if artifact.kind is kind)
-
-    def latest(self, kind: Kind) -> Artifact:
-        """The artifact of one kind that the next stage works on."""
-        return self.chain(kind)[-1]

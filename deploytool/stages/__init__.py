@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from deploytool.host import worker_programs
-from deploytool.results.artifact import Kind, Notes, StageInputs
+from deploytool.loading.stage_inputs import StageInputs
+from deploytool.results.artifact import Kind, Notes
 from deploytool.spec import Job, Stage
 
 

@@ -9,7 +9,8 @@ from deploytool import serde
 from deploytool.backends import tensorrt, tensorrt_builder
 from deploytool.host import disk
 from deploytool.known_issues import Match
-from deploytool.results.artifact import Kind, Notes, StageInputs
+from deploytool.loading.stage_inputs import StageInputs
+from deploytool.results.artifact import Kind, Notes
 from deploytool.results.report import Engine
 from deploytool.spec import BATCH, EnginePlan, Job
 

@@ -18,19 +18,19 @@ from torch import nn
 
 from deploytool import backends, serde
 from deploytool.backends import eager
-from deploytool.data import golden
 from deploytool.data.golden import Golden
 from deploytool.errors import MissingBackend, NoRoom, StageFailed
 from deploytool.exporters import dynamo, torchscript
 from deploytool.host import disk
-from deploytool.loading import weights_file
+from deploytool.loading.source_model import SourceModel
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.model_checks import baked_values as fixing
 from deploytool.model_checks import export_blockers, source_lines
 from deploytool.model_checks.source_lines import SourceLine
 from deploytool.parity import metrics, noise, questions
 from deploytool.parity.questions import Question
 from deploytool.results import baked_values, verdict
-from deploytool.results.artifact import Kind, Notes, StageInputs
+from deploytool.results.artifact import Notes
 from deploytool.results.baked_values import BakedKind, BakedValue, Origin
 from deploytool.results.report import Tolerance
 from deploytool.rewrites.graph import free_sizes
@@ -50,7 +50,7 @@ class _Task:
     """What is to be translated, and the file that takes the graph."""
 
     job: Job
-    weights: Path
+    source: SourceModel
     sample: Golden
     out: Path
 
@@ -82,8 +82,7 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     With "auto" it is the better proved of both. `fixed` are the lines of the model that the kept graph knows only as
     they went at export. Raises StageFailed if the exporter refuses the model, or if no exporter's graph holds.
     """
-    weights = given.latest(Kind.WEIGHTS).path
-    task = _Task(job, weights, golden.read(given.latest(Kind.GOLDEN).path), out)
+    task = _Task(job, given.source(), given.golden(), out)
     tried: list[_Candidate] = []
     if job.options.exporter == AUTO:
         asked = _questions(task)
@@ -166,7 +165,7 @@ def _listened(module: nn.Module, example: tuple[torch.Tensor, ...], home: Path |
 def _tried(candidate: _Candidate, task: _Task, warned: Mapping[SourceLine, BakedKind], *, traced: bool) -> _Candidate:
     """The candidate with what trying the lines in `warned`, and all that asks for values, shows of it."""
     assert candidate.graph is not None
-    model = weights_file.definition(task.weights)
+    model = task.source.definition
     _write(candidate.graph, task.out)
     module, _, example = _taken(task)
     home = source_lines.source_folder(model.factory)
@@ -190,7 +189,7 @@ def _proved(candidate: _Candidate, task: _Task, asked: Sequence[Question]) -> _C
     _write(candidate.graph, task.out)
     try:
         with backends.load(task.job.options.runner).start(task.out) as session:
-            at = noise.NoiseAtSizes(task.weights, task.job.options.tolerance, task.sample.noise)
+            at = noise.NoiseAtSizes(task.source.weights, task.job.options.tolerance, task.sample.noise)
             checks = questions.ask(session, asked, task.tolerance, at)
     except StageFailed as error:
         return replace(candidate, why=_does_not_hold(candidate, error, task))
@@ -244,7 +243,7 @@ def _taken(task: _Task) -> tuple[nn.Module, Model, tuple[torch.Tensor, ...]]:
 
     The example is of two cases, for a batch of one would be taken for a fixed size; where the batch is fixed, of it.
     """
-    module, model = eager.load_module(task.weights), weights_file.definition(task.weights)
+    module, model = eager.load_module(task.source.weights), task.source.definition
     batch = model.inputs[0].shape[0]
     count = batch if isinstance(batch, int) else 2
     cases = [task.sample.inputs[tensor.name] for tensor in model.inputs]
@@ -262,8 +261,8 @@ def _size(graph: onnx.ModelProto) -> dict[str, Json]:
 
 def _questions(task: _Task) -> tuple[Question, ...]:
     """All golden cases with the FP64 answers; other batches and the corners of free sizes with the eager model's."""
-    sample, model = task.sample, weights_file.definition(task.weights)
-    with eager.start(task.weights) as source:
+    sample, model = task.sample, task.source.definition
+    with eager.start(task.source.weights) as source:
         more = questions.make(model, task.job.options.sizes, sample.inputs, source, "eager")
     every = f"{len(sample.labels)} at once"
     return (Question("FP64", every, sample.inputs, sample.reference, sample.ties32), *more)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from deploytool import serde
 from deploytool.faults import run
-from deploytool.results.artifact import Kind, Notes, StageInputs, for_engine
+from deploytool.loading.stage_inputs import StageInputs
+from deploytool.results.artifact import Kind, Notes, for_engine
 from deploytool.results.faults import CASES
 from deploytool.spec import Job, Precision
 

@@ -11,20 +11,20 @@ import onnxruntime
 
 from deploytool import serde
 from deploytool.backends import Array, fp16_emulation
-from deploytool.data import golden
 from deploytool.data.golden import Edge, Golden
 from deploytool.errors import ChildDied, StageFailed
 from deploytool.exporters import name_scopes
 from deploytool.host import disk, worker_programs
 from deploytool.host.process import run_limited
 from deploytool.loading import weights_file
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import edge_checks, metrics
 from deploytool.parity.metrics import Tolerances
 from deploytool.precision import fp16, small_constants
 from deploytool.precision.fp16 import LARGEST, Fp16Conversion
 from deploytool.precision.search import MOST, Evaluation, Kept, smallest_set
 from deploytool.precision.small_constants import SmallConstant
-from deploytool.results.artifact import OPTIMISED, Kind, Notes, StageInputs, for_engine
+from deploytool.results.artifact import OPTIMISED, Kind, Notes, for_engine
 from deploytool.results.report import Check, Weights
 from deploytool.spec import AUTO, Job, Precision, Stage
 
@@ -54,7 +54,7 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     if wanted:
         modules = name_scopes.modules(weights_file.names(given.latest(Kind.WEIGHTS).path))
     if wanted == (AUTO,):
-        kept, evaluations = _searched(halved, kept, golden.read(given.latest(Kind.GOLDEN).path), modules, job)
+        kept, evaluations = _searched(halved, kept, given.golden(), modules, job)
     elif wanted:
         kept |= name_scopes.meant(wanted, names, modules)
     half = halved.keeping(kept)

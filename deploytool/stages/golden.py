@@ -16,11 +16,11 @@ from deploytool.data import class_names, edge_cases, golden, image_folder, image
 from deploytool.data.golden import Arrays, Edge, Golden, Noise
 from deploytool.data.image_folder import Folder
 from deploytool.errors import BadInput, StageFailed
-from deploytool.loading import weights_file
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import coverage, metrics, noise, noise_floor, ties
 from deploytool.parity.replay import FEW, replay
 from deploytool.parity.ties import PerturbedRuns, Ties
-from deploytool.results.artifact import Kind, Notes, StageInputs
+from deploytool.results.artifact import Notes
 from deploytool.results.report import COARSEST
 from deploytool.serde import Json
 from deploytool.spec import Job, Model
@@ -57,8 +57,8 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
 
     Raises BadInput if the folder cannot be used, StageFailed if the model answers with NaN or infinite values.
     """
-    weights = given.latest(Kind.WEIGHTS).path
-    model, module = weights_file.definition(weights), eager.load_module(weights)
+    source = given.source()
+    model, weights, module = source.definition, source.weights, eager.load_module(source.weights)
     said: list[str] = []
     if job.options.inputs:
         cases = _of_file(job, model)

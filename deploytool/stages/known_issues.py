@@ -7,12 +7,12 @@ from pathlib import Path
 import onnx
 
 from deploytool import backends, known_issues, serde
-from deploytool.data import golden
 from deploytool.data.golden import Arrays
 from deploytool.known_issues import Match
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import intermediates
 from deploytool.parity.intermediates import Probes
-from deploytool.results.artifact import Kind, Notes, StageInputs
+from deploytool.results.artifact import Kind, Notes
 from deploytool.spec import Job
 
 
@@ -24,7 +24,7 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     *earlier, shipped = given.chain(Kind.GRAPH)
     hits = known_issues.find(onnx.load(shipped.path).graph)
     before = earlier[-1] if earlier else shipped
-    inputs = intermediates.first_cases(golden.read(given.latest(Kind.GOLDEN).path).inputs)
+    inputs = intermediates.first_cases(given.golden().inputs)
     kept = _values(before.path, hits, inputs, job) if hits else {}
     intermediates.write(out, Probes(kept))
     return {"hits": serde.encode(hits), "remarks": [_remark(hit, kept) for hit in hits]}

@@ -16,9 +16,10 @@ from deploytool.host import disk, memory_estimate
 from deploytool.loading import checkpoints, factory, weights_file
 from deploytool.loading.checkpoints import random_init
 from deploytool.loading.module import arguments, build
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.model_checks import probe
 from deploytool.model_checks.probe import ProbeResult
-from deploytool.results.artifact import Notes, StageInputs
+from deploytool.results.artifact import Notes
 from deploytool.spec import BATCH, Job, Model, Options
 
 _IMAGES = 16  # enough for the statistics of a batch norm

@@ -35,11 +35,11 @@ from deploytool.data import golden, images
 from deploytool.data.golden import Golden
 from deploytool.errors import ParityFailed, StageFailed
 from deploytool.host import disk, machine
-from deploytool.loading import weights_file
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import metrics
 from deploytool.parity.replay import at_once
 from deploytool.results import report, verdict
-from deploytool.results.artifact import Artifact, Kind, Notes, StageInputs
+from deploytool.results.artifact import Artifact, Kind, Notes
 from deploytool.results.report import Report
 from deploytool.rewrites.graph import memory
 from deploytool.spec import BATCH, Decision, Job, Model, Precision, Range, Stage, TargetPlan, Tensor
@@ -74,7 +74,7 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     single, half = _graphs(given)
     content = _content(given, validated.notes, onnx.load(single.path, load_external_data=False))
     graphs = _server(folder, content, single, half)
-    recorded = golden.read(given.latest(Kind.GOLDEN).path)
+    recorded = given.golden()
     allowed = metrics.tolerances(recorded.noise, verdict.requested_tolerances(written))
     batch = content.model.inputs[0].shape[0]
     sample = _golden(folder, recorded, batch if isinstance(batch, int) else 1)
@@ -117,7 +117,7 @@ def _graphs(given: StageInputs) -> tuple[Artifact, Artifact]:
 
 
 def _content(given: StageInputs, notes: Notes, graph: onnx.ModelProto) -> _Content:
-    model = weights_file.definition(given.latest(Kind.WEIGHTS).path)
+    model = given.source().definition
     serves = serde.decode(dict[str, serde.Json], notes["serves"])
     below = {tensor.name: tensor.below for tensor in model.inputs}
     inputs = tuple(replace(_tensor(each), below=below.get(each.name, 2)) for each in graph.graph.input)

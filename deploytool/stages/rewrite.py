@@ -18,15 +18,15 @@ from deploytool.benchmark import choice, comparison, machine_state
 from deploytool.benchmark import ratio as benchmark_ratio
 from deploytool.benchmark.interleave import Milliseconds
 from deploytool.benchmark.ratio import Ratio
-from deploytool.data import golden
 from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import MissingBackend, ParityFailed, StageFailed
 from deploytool.host import disk, machine
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import metrics
 from deploytool.parity.replay import FEW, replay
 from deploytool.precision import fp16
 from deploytool.results import verdict
-from deploytool.results.artifact import FOR_ENGINE, Kind, Notes, StageInputs
+from deploytool.results.artifact import FOR_ENGINE, Kind, Notes
 from deploytool.rewrites import forms as rewrites_forms
 from deploytool.rewrites.forms import Candidate
 from deploytool.rewrites.recipes import ORIGINAL, RECIPES
@@ -47,7 +47,7 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     A form that strays is left out with a remark. Raises ParityFailed if it is the one that was asked for by name.
     """
     before = given.latest(Kind.GRAPH).path
-    asked, sample = job.options.rewrite, golden.read(given.latest(Kind.GOLDEN).path)
+    asked, sample = job.options.rewrite, given.golden()
     wanted = RECIPES if asked == AUTO else {ORIGINAL: (), asked: RECIPES[asked]}
     forms, unmade = _forms_of(onnx.load(before), wanted)
     files = {form.name: _written(form, before, out) for form in forms}

@@ -12,15 +12,15 @@ from pathlib import Path
 import onnx
 
 from deploytool import backends
-from deploytool.data import golden
 from deploytool.data.golden import Arrays
 from deploytool.errors import NoRoom, ParityFailed, StageFailed
 from deploytool.host import disk, worker_programs
 from deploytool.host.process import run_limited
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import metrics, questions
 from deploytool.parity.questions import Question
 from deploytool.parity.replay import replay
-from deploytool.results.artifact import Kind, Notes, StageInputs
+from deploytool.results.artifact import Kind, Notes
 from deploytool.results.report import Tolerance
 from deploytool.rewrites.graph import free_sizes
 from deploytool.spec import Job, Stage
@@ -44,7 +44,7 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
 
     Raises StageFailed only for a graph that does not run as it was.
     """
-    before, sample = given.latest(Kind.GRAPH).path, golden.read(given.latest(Kind.GOLDEN).path)
+    before, sample = given.latest(Kind.GRAPH).path, given.golden()
     asked = _questions(job, before, sample.inputs)
     tolerance = metrics.tolerances(sample.noise, job.options.tolerance).fp32
 

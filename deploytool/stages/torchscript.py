@@ -14,16 +14,15 @@ from torch import nn
 
 from deploytool import serde
 from deploytool.backends import eager, torchscript
-from deploytool.data import golden
 from deploytool.errors import NoRoom
 from deploytool.host import disk
-from deploytool.loading import weights_file
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.model_checks import baked_values as fixing
 from deploytool.model_checks import source_lines
 from deploytool.parity import metrics, questions
 from deploytool.parity.questions import Question
 from deploytool.results import baked_values
-from deploytool.results.artifact import REASON, Kind, Notes, StageInputs
+from deploytool.results.artifact import REASON, Notes
 from deploytool.spec import Job, Model, Stage, Tensor
 
 _EXAMPLE = 2  # golden cases to trace with: a batch of one would be taken for a fixed size
@@ -36,9 +35,9 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     `fixed` are the lines of the model that the trace knows only as they went at export. Where TorchScript does not take
     the model, or one of these lines makes the trace another model, no file is left, and the notes say why.
     """
-    weights = given.latest(Kind.WEIGHTS).path
-    model = weights_file.definition(weights)
-    sample, home = golden.read(given.latest(Kind.GOLDEN).path), source_lines.source_folder(model.factory)
+    source = given.source()
+    model, weights = source.definition, source.weights
+    sample, home = given.golden(), source_lines.source_folder(model.factory)
     example = tuple(torch.from_numpy(sample.inputs[tensor.name][: _batch(model)]) for tensor in model.inputs)
     names = {"inputs": _names(model.inputs), "outputs": _names(model.outputs)}
     if isinstance(model.inputs[0].shape[0], int):

@@ -8,15 +8,15 @@ from pathlib import Path
 from deploytool import serde
 from deploytool.backends import eager, fp16_emulation
 from deploytool.benchmark import quick
-from deploytool.data import golden
 from deploytool.data.golden import Golden
 from deploytool.host import machine
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import checks, intermediates, metrics, noise
 from deploytool.parity.intermediates import Probes
 from deploytool.parity.replay import replay
 from deploytool.parity.shape_corners import Corner, draw
 from deploytool.results import baked_values, report, verdict
-from deploytool.results.artifact import Kind, Notes, StageInputs
+from deploytool.results.artifact import Kind, Notes
 from deploytool.results.baked_values import BakedValue, Origin
 from deploytool.results.faults import FaultsResult
 from deploytool.results.report import Comparison, Fp16Range, Report, Weights
@@ -28,8 +28,8 @@ _LIBRARIES = ("deploytool", "torch", "onnx", "onnxsim", "onnxruntime", "onnxrunt
 
 def make(job: Job, out: Path, given: StageInputs) -> Notes:
     """Writes the report; a failed check stands in the report and is no error: the front door decides what it means."""
-    recorded, weights = given.latest(Kind.GOLDEN), given.latest(Kind.WEIGHTS)
-    sample = golden.read(recorded.path)
+    recorded, source = given.latest(Kind.GOLDEN), given.source()
+    sample = given.golden()
     devices, engines = eager.devices(), checks.engine_comparisons(given)
     steps = (
         [step for device in devices for step in checks.graph_comparisons(device, job, given)]
@@ -38,13 +38,13 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     )
     first = checks.source_comparison(recorded, sample, metrics.tolerances(sample.noise, job.options.tolerance))
     extremes, origins = (
-        _extremes(job, weights.path, sample, _fixed(given)),
+        _extremes(job, source.weights, sample, _fixed(given)),
         checks.reference_answers(job, given, sample),
     )
-    at = noise.NoiseAtSizes(weights.path, job.options.tolerance, sample.noise)
+    at = noise.NoiseAtSizes(source.weights, job.options.tolerance, sample.noise)
     judged = tuple(checks.judge(steps, origins, sample, extremes, _probes(given), job, at.edge, at))
     timed = checks.graph_comparisons(devices[-1], job, given) + engines
-    found, rounds = quick.measure(weights.path, timed, sample.inputs, job, devices[-1])
+    found, rounds = quick.measure(source.weights, timed, sample.inputs, job, devices[-1])
     written = Report(
         schema=report.SCHEMA,
         model=job.model.name,

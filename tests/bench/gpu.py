@@ -22,8 +22,8 @@ from deploytool.benchmark.result import Bench, Row
 from deploytool.benchmark.run import BenchOptions
 from deploytool.host import machine
 from deploytool.loading import catalog
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline import runner
-from deploytool.results.artifact import StageInputs
 from deploytool.rewrites.recipes import ORIGINAL
 from deploytool.spec import Job, Stage, spoken
 

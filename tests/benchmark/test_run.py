@@ -18,7 +18,7 @@ from deploytool.benchmark.ratio import Ratio
 from deploytool.benchmark.result import BatchResult, Bench, Row
 from deploytool.benchmark.run import BenchOptions
 from deploytool.errors import BadInput, MissingBackend, StageFailed
-from deploytool.results.artifact import StageInputs
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.spec import GateOutcome, SpeedVerdict, Status
 from tests.conftest import artifacts
 from tests.parity.pretended import series

@@ -10,10 +10,11 @@ import pytest
 from deploytool import stages
 from deploytool.errors import BadInput, StageFailed
 from deploytool.host import machine, process, worker_programs
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline import runner
 from deploytool.pipeline.recipe import PIPELINE
 from deploytool.results import receipt
-from deploytool.results.artifact import Kind, Notes, StageInputs
+from deploytool.results.artifact import Kind, Notes
 from deploytool.spec import Job, Options, Stage
 from deploytool.stages import STAGES, simplify
 from tests.conftest import QUICK, TINY, modules_of

@@ -21,13 +21,14 @@ import torch
 from deploytool.data import golden
 from deploytool.data.golden import Floor
 from deploytool.loading import catalog
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import checks as parity_checks
 from deploytool.parity import noise
 from deploytool.parity.checks import PlannedComparison
 from deploytool.parity.intermediates import Probes
 from deploytool.pipeline import runner
 from deploytool.results import verdict
-from deploytool.results.artifact import Kind, StageInputs
+from deploytool.results.artifact import Kind
 from deploytool.results.report import COARSEST, Check
 from deploytool.spec import Job, Options, Range, Stage, Tensor
 from tests.power.models import MODELS, small

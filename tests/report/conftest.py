@@ -12,9 +12,10 @@ import pytest
 from onnx import numpy_helper
 from playwright.sync_api import Browser, sync_playwright
 
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline import runner
 from deploytool.pipeline.recipe import PIPELINE
-from deploytool.results.artifact import Notes, StageInputs
+from deploytool.results.artifact import Notes
 from deploytool.spec import Job, Options
 from deploytool.stages import simplify
 from tests.conftest import TINY

@@ -18,9 +18,10 @@ import pytest
 from deploytool import stages
 from deploytool.errors import BadInput, NoRoom, StageFailed
 from deploytool.host import owner, swap
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline import runner
 from deploytool.results import receipt
-from deploytool.results.artifact import Notes, StageInputs
+from deploytool.results.artifact import Notes
 from deploytool.run_folder import lock, publish, staging
 from deploytool.spec import Job, Stage
 from tests.conftest import QUICK, TINY

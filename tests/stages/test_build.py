@@ -11,7 +11,8 @@ from onnx import TensorProto, helper
 
 from deploytool import serde
 from deploytool.errors import BadInput, StageFailed
-from deploytool.results.artifact import Artifact, Kind, StageInputs
+from deploytool.loading.stage_inputs import StageInputs
+from deploytool.results.artifact import Artifact, Kind
 from deploytool.results.report import Engine
 from deploytool.spec import EnginePlan, Job, Options, Range, Stage
 from deploytool.stages import build, fp16

@@ -9,9 +9,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from deploytool.errors import BadInput, StageFailed
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.precision import fp16
 from deploytool.precision.search import Evaluation
-from deploytool.results.artifact import Artifact, Kind, StageInputs
+from deploytool.results.artifact import Artifact, Kind
 from deploytool.spec import Job, Precision, Stage
 from deploytool.stages import fp16 as stages_fp16
 from tests.conftest import QUICK, TINY, artifacts, modules_of

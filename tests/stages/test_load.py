@@ -11,7 +11,7 @@ from deploytool.backends import eager
 from deploytool.data import images
 from deploytool.loading import catalog
 from deploytool.loading.checkpoints import random_init
-from deploytool.results.artifact import StageInputs
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.spec import Job, Options, Preprocessing, Tensor
 from deploytool.stages import load
 from tests.conftest import QUICK, TINY

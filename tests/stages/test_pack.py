@@ -18,10 +18,11 @@ from deploytool.cli import pack as packing
 from deploytool.data import golden, images
 from deploytool.errors import BadInput, NoRoom, ParityFailed, Refused
 from deploytool.host import owner
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import metrics
 from deploytool.pipeline import runner
 from deploytool.results import report
-from deploytool.results.artifact import Artifact, Kind, StageInputs
+from deploytool.results.artifact import Artifact, Kind
 from deploytool.spec import Decision, Job, Stage, TargetPlan
 from deploytool.stages import pack
 from tests.conftest import QUICK, TINY, artifacts

@@ -17,7 +17,8 @@ from deploytool.benchmark import machine_state
 from deploytool.benchmark.interleave import TimingSeries
 from deploytool.benchmark.machine_state import Conditions
 from deploytool.errors import ParityFailed
-from deploytool.results.artifact import Artifact, Kind, StageInputs
+from deploytool.loading.stage_inputs import StageInputs
+from deploytool.results.artifact import Artifact, Kind
 from deploytool.rewrites import forms as rewrites_forms
 from deploytool.rewrites import gather_shuffle
 from deploytool.rewrites.forms import Outcome

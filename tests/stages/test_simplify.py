@@ -16,10 +16,11 @@ from deploytool.data import golden
 from deploytool.data.golden import Floor, Golden, Noise
 from deploytool.errors import StageFailed
 from deploytool.host import worker_programs
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline import runner
 from deploytool.pipeline.recipe import PIPELINE
 from deploytool.results import report, verdict
-from deploytool.results.artifact import Artifact, Kind, Notes, StageInputs
+from deploytool.results.artifact import Artifact, Kind, Notes
 from deploytool.spec import Job, Model, Preprocessing, Stage, Status, Tensor
 from deploytool.stages import simplify
 from tests.conftest import QUICK, TINY, artifacts

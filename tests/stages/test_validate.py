@@ -8,9 +8,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline.recipe import PIPELINE
 from deploytool.results import report, verdict
-from deploytool.results.artifact import StageInputs
 from deploytool.results.report import Gate, Report, Speed
 from deploytool.spec import GateOutcome, Job, Options, Precision, Range, SpeedVerdict, Stage, Status
 from deploytool.stages import validate

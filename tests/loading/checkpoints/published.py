@@ -16,7 +16,7 @@ Shapes = dict[str, tuple[int, ...]]
 def shapes(name: str) -> Shapes:
     """The list of one published checkpoint, in its order."""
     path = HERE / "layouts" / f"{name}.txt"
-    path = path if path.exists() else HERE.parent / "models" / "layouts" / f"{name}.txt"
+    path = path if path.exists() else HERE.parents[1] / "models" / "layouts" / f"{name}.txt"
     return {key: ast.literal_eval(shape) for key, shape in (line.split("\t") for line in path.read_text().splitlines())}
 
 

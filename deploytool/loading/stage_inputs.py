@@ -1,0 +1,34 @@
+"""What a stage is given: the artifacts of the stages before it, and what they hold, loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deploytool.data import golden
+from deploytool.data.golden import Golden
+from deploytool.loading import source_model
+from deploytool.loading.source_model import SourceModel
+from deploytool.results.artifact import Artifact, Kind
+
+
+@dataclass(frozen=True)
+class StageInputs:
+    """The artifacts of the kinds that a stage takes, oldest first."""
+
+    artifacts: tuple[Artifact, ...]
+
+    def chain(self, kind: Kind) -> tuple[Artifact, ...]:
+        """Every artifact of one kind, oldest first."""
+        return tuple(artifact for artifact in self.artifacts if artifact.kind is kind)
+
+    def latest(self, kind: Kind) -> Artifact:
+        """The artifact of one kind that the next stage works on."""
+        return self.chain(kind)[-1]
+
+    def golden(self) -> Golden:
+        """The golden data; raises BadInput if its file is something else."""
+        return golden.read(self.latest(Kind.GOLDEN).path)
+
+    def source(self) -> SourceModel:
+        """The source model; raises BadInput if the weights file names no model."""
+        return source_model.read(self.latest(Kind.WEIGHTS).path)
