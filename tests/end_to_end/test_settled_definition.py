@@ -24,7 +24,7 @@ SIDES = {"height": Range(64, 64, 96), "width": Range(64, 64, 96)}
 def test_corner_inputs_have_the_preprocessing_of_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Google's MobileNet takes values from -1 to 1, ours wider ones: golden and corner inputs must keep to the former."""
+    """Google's MobileNet takes values from -1 to 1, ours wider ones: golden and corner inputs must keep to these."""
     model = replace(find("mobilenet_v1_025"), inputs=(Tensor("input", ("batch", 3, "height", "width")),))
     path = tmp_path / "model.pth"
     torch.save(published.tensors(published.huggingface_mobilenet(0.25)), path)

@@ -107,7 +107,7 @@ def test_a_stage_that_fails_leaves_nothing_behind(home: Path, monkeypatch: pytes
             out.write_bytes(b"half")
             raise StageFailed("refused", "try another")
 
-    monkeypatch.setattr(stages, "load", lambda verb: Failing())
+    monkeypatch.setattr(stages, "import_stage", lambda verb: Failing())
     with pytest.raises(StageFailed):
         run(home, dataclasses.replace(QUICK, images=5))
     assert {path.name for path in home.iterdir()} == set(SHORT), "what is there stays, and no half room is there"
@@ -120,7 +120,7 @@ def test_an_interruption_leaves_no_half_room(home: Path, monkeypatch: pytest.Mon
             out.write_bytes(b"half")
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "load", lambda verb: Interrupted())
+    monkeypatch.setattr(stages, "import_stage", lambda verb: Interrupted())
     with pytest.raises(KeyboardInterrupt):
         run(home, dataclasses.replace(QUICK, seed=5))
     assert {path.name for path in home.iterdir()} == set(SHORT)
@@ -134,7 +134,7 @@ def test_a_run_that_made_nothing_leaves_no_folder(tmp_path: Path, monkeypatch: p
         def make(self, job: Job, out: Path, given: StageInputs) -> Notes:
             raise StageFailed("refused", "try another")
 
-    monkeypatch.setattr(stages, "load", lambda verb: Refusing())
+    monkeypatch.setattr(stages, "import_stage", lambda verb: Refusing())
     with pytest.raises(StageFailed):
         run(tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -46,7 +46,7 @@ class Written:
 
 @pytest.fixture(autouse=True)
 def stages_that_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "load", Written)
+    monkeypatch.setattr(stages, "import_stage", Written)
     monkeypatch.setattr(runner, "_begin", lambda recipe: None)
 
 
@@ -92,7 +92,7 @@ def fail(monkeypatch: pytest.MonkeyPatch, folder: Path, verb: str, error: BaseEx
             raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "load", Failing)
+        patch.setattr(stages, "import_stage", Failing)
         with pytest.raises(NoRoom if isinstance(error, OSError) else type(error)):
             export(folder, 1)
 

@@ -145,7 +145,7 @@ def test_what_a_library_raises_in_a_stage_is_a_failure_of_ours(
         def make(self, *_: object) -> None:
             raise error
 
-    monkeypatch.setattr(stages, "load", lambda verb: Broken())
+    monkeypatch.setattr(stages, "import_stage", lambda verb: Broken())
     with pytest.raises(kind, match=line) as failure:
         deploytool.export(f"{OWN / 'enclosed.py'}:bare", inputs=[(16,)], quick=True, out=tmp_path / "run")
     assert failure.value.__cause__ is error
