@@ -257,7 +257,6 @@ STREAMS = {f"sys.{each}" for each in ("stdout", "stderr", "__stdout__", "__stder
 SPEAKS = {"print", "pprint", "rich.print", "typer.echo", "typer.secho", "click.echo", "traceback.print_exc"}
 PIPES = {
     "worker.py",
-    "carrier.py",
     "ssh_receiver.py",
     "interrupt.py",
 }  # os.write, to a parent; and our own words in an interruption

@@ -50,13 +50,6 @@ from deploytool.report import leaf
 leaf.write(*map(Path, json.loads(sys.stdin.readline())))
 """
 
-
-# The task: an errand, and then a line for each chunk to carry; see deploytool.transfer.carrier.
-CARRY = """
-from deploytool.transfer import carrier
-carrier.main()
-"""
-
 # The first argument is the file of a request; see deploytool.device.worker.
 WORK = """
 import sys

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,18 +11,17 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 from deploytool import serde
 from deploytool.bundle.manifest import LONGEST_MANIFEST, Manifest, manifest_digest
-from deploytool.errors import BadInput, Refused, Unreachable
-from deploytool.host import disk, files, worker_programs
+from deploytool.errors import BadInput, DeployError, Refused, Unreachable
+from deploytool.host import disk, files
 from deploytool.transfer import oci
 from deploytool.transfer.addresses import Registry
 from deploytool.transfer.auth import Credentials
-from deploytool.transfer.carrier import Errand
 from deploytool.transfer.http import HttpClient, Reply
 from deploytool.transfer.oci import Layer
 
 Say = Callable[[str], None]
 
-CHUNK = 8 << 20  # bytes: what is sent again at most if a push is killed
+CHUNK = 8 << 20  # bytes of a request; larger blobs take several
 _LOG = logging.getLogger(__name__)
 _TRIES = 3
 _OCTETS = {"Content-Type": "application/octet-stream"}
@@ -63,7 +60,7 @@ def push(
     made = oci.artifact(folder, manifest)
     wire = HttpClient(place.base, logins.of(place.base), ca=ca, timeout=timeout)
     record = folder.absolute().parent / f".{folder.absolute().name}.pushing.json"
-    sender = _Sender(wire, place, record, ca, chunk)
+    sender = _Sender(wire, place, record, chunk)
     layers = {layer.sha256: layer for layer in made.layers}.values()
     say(f"{len(layers)} files, {disk.size(sum(layer.size for layer in layers))}")
     try:
@@ -80,12 +77,19 @@ def push(
     return PushResult(str(digest), made.digest, manifest_digest(folder), sender.sent, sender.there)
 
 
+@dataclass
+class _Upload:
+    """A chunked upload in progress: the address for the next chunk, and the number of bytes that the registry has."""
+
+    location: str
+    offset: int = 0
+
+
 class _Sender:
     """Sends blobs to one name in a registry, and counts the bytes."""
 
-    def __init__(self, wire: HttpClient, place: Registry, record: Path, ca: Path | None, chunk: int) -> None:
+    def __init__(self, wire: HttpClient, place: Registry, record: Path, chunk: int) -> None:
         self._wire, self._place, self._record, self._chunk = wire, place, record, chunk
-        self._ca = None if ca is None else str(ca)
         self.sent = self.there = 0
 
     def send(self, path: Path, layer: Layer) -> None:
@@ -97,7 +101,7 @@ class _Sender:
         if layer.size <= self._chunk:
             self.small(files.read(path, layer.size))
         else:
-            self._large(path, layer)
+            self._send_in_chunks(path, layer)
         _LOG.debug("%s: %s", layer.path, disk.size(layer.size))
 
     def small(self, raw: bytes) -> None:
@@ -125,27 +129,49 @@ class _Sender:
         reply = self._wire.ask("PUT", location + joint + urlencode({"digest": digest}), raw, _OCTETS, again=False)
         _expect(reply, 201, f"{self._place} does not take {digest}")
 
-    def _large(self, path: Path, layer: Layer) -> None:
-        """A blob in chunks; where a try was cut, the registry says from where to go on, if it still knows."""
-        furthest = vain = 0
+    def _send_in_chunks(self, path: Path, layer: Layer) -> None:
+        """Sends a blob in chunks; after an error it continues from the offset that the registry reports.
+
+        A registry that has dropped the upload gets the blob from its start.
+        """
+        furthest = failures = 0
         while True:
-            location, start = self._resumed(layer.sha256) or (self._begun(), 0)
-            _write(self._record, self._key(layer.sha256), location)
-            who = (self._wire.authorization, self._ca, str(self._record), self._key(layer.sha256))
-            end, location, problem = _carried(Errand(location, str(path), start, layer.size, self._chunk, *who))
-            self.sent += end - start
-            if end == layer.size:
-                self._end(location, f"sha256:{layer.sha256}")
+            upload = self._resumed(layer.sha256) or _Upload(self._begun())
+            try:
+                self._send_rest(upload, path, layer.sha256)
+            except DeployError as error:
+                furthest, failures = (upload.offset, 0) if upload.offset > furthest else (furthest, failures + 1)
+                if failures == _TRIES:
+                    raise Unreachable(f"{self._place}: {error}", "try again: what has come is kept") from error
+            else:
+                self._end(upload.location, f"sha256:{layer.sha256}")
                 return
-            furthest, vain = (end, 0) if end > furthest else (furthest, vain + 1)
-            if vain == _TRIES:
-                raise Unreachable(f"{self._place}: {problem}", "try again: what has come is kept")
+
+    def _send_rest(self, upload: _Upload, path: Path, sha256: str) -> None:
+        """Sends a file from the offset of the upload on, and records the address for the next chunk after each one."""
+        with path.open("rb") as file:
+            file.seek(upload.offset)
+            _write(self._record, self._key(sha256), upload.location)
+            while block := file.read(self._chunk):
+                upload.location = self._send_chunk(upload, block)
+                upload.offset += len(block)
+                self.sent += len(block)
+                _write(self._record, self._key(sha256), upload.location)
+
+    def _send_chunk(self, upload: _Upload, block: bytes) -> str:
+        """Sends one chunk and returns the address for the next one."""
+        last = upload.offset + len(block) - 1
+        headers = {**_OCTETS, "Content-Range": f"{upload.offset}-{last}"}
+        reply = self._wire.ask("PATCH", upload.location, block, headers, again=False)
+        if reply.status != 202:
+            raise Refused(f"the registry takes no chunk from byte {upload.offset} on: {reply.status}", "try again")
+        return urljoin(upload.location, reply.headers.get("location", upload.location))
 
     def _key(self, sha256: str) -> str:
         return f"{self._place.base}/{self._place.name} {sha256}"
 
-    def _resumed(self, sha256: str) -> tuple[str, int] | None:
-        """Where an upload of this blob stands that was begun before; None if the registry knows of none."""
+    def _resumed(self, sha256: str) -> _Upload | None:
+        """An upload of this blob that was begun before; None if there is no record of one, or the registry lost it."""
         location = _read(self._record).get(self._key(sha256))
         if location is None:
             return None
@@ -154,33 +180,7 @@ class _Sender:
             return None
         last = reply.headers.get("range", "0-0").rpartition("-")[2]
         start = int(last) + 1 if last.isdecimal() and last != "0" else 0
-        return urljoin(location, reply.headers.get("location", location)), start
-
-
-def _carried(errand: Errand) -> tuple[int, str, str]:
-    """How far a carrier came, where the registry wants what follows, and what stopped it.
-
-    It is a process of its own, as a chunk under way must be brought to its end, and where the registry wants the next
-    one written down, also when we are killed: a registry may forget an upload whose last answer got lost.
-    """
-    command, pipe = worker_programs.command(worker_programs.CARRY), subprocess.PIPE
-    end, location, problem = errand.start, errand.location, ""
-    with (
-        suppress(BrokenPipeError),
-        subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, start_new_session=True
-        ) as running,
-    ):
-        assert running.stdin is not None
-        assert running.stdout is not None
-        running.stdin.write(json.dumps(serde.encode(errand)).encode() + b"\n")
-        while end < errand.size and not problem:
-            running.stdin.write(b"next\n")
-            running.stdin.flush()
-            said = json.loads(running.stdout.readline() or b"{}")
-            end, location = said.get("end", end), said.get("location", location)
-            problem = "" if "end" in said else said.get("problem", "what carried it died")
-    return end, location, problem
+        return _Upload(urljoin(location, reply.headers.get("location", location)), start)
 
 
 def _expect(reply: Reply, status: int, problem: str) -> None:

@@ -24,7 +24,7 @@ def strange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(
     "program",
-    [worker_programs.SIMPLIFY, worker_programs.OPEN, worker_programs.DRAW, worker_programs.CARRY, worker_programs.WORK],
+    [worker_programs.SIMPLIFY, worker_programs.OPEN, worker_programs.DRAW, worker_programs.WORK],
     ids=lambda each: each[-30:],
 )
 @pytest.mark.parametrize("path", [None, "", os.pathsep])

@@ -9,7 +9,7 @@ import pytest
 
 from deploytool.bundle.manifest import manifest_digest, read_manifest
 from deploytool.errors import BadInput, Refused, Unreachable
-from deploytool.transfer import addresses, push
+from deploytool.transfer import addresses, oci, push
 from deploytool.transfer.auth import Credentials
 from tests.transfer import servers, small
 from tests.transfer.servers import Proxy, Registry
@@ -58,7 +58,8 @@ def test_a_killed_push_shows_nothing_and_goes_on(served: Registry, proxy: Proxy,
     rng, alive = random.Random(count), 0
     for number in range(count):
         folder = small.made(tmp_path / f"in{number}", 7000 + number + 100 * count, 600_000)
-        total = sum(len(raw) for raw in small.contents(folder).values())
+        sizes = [len(raw) for raw in small.contents(folder).values()]
+        total, largest = sum(sizes), max(sizes)
         name = f"killed/{count}/m{number}"
         proxy.reset()
         alive += killed(_PUSH, [str(folder), str(proxy.port), name], proxy, "up", rng.randrange(total))
@@ -67,11 +68,38 @@ def test_a_killed_push_shows_nothing_and_goes_on(served: Registry, proxy: Proxy,
             with pytest.raises(BadInput, match="there is no"):
                 pulled(address(served, name), tmp_path / "out")
         sent = pushed(folder, proxy.port, name, CHUNK)
-        assert proxy.up <= total + CHUNK + 40_000, (proxy.up, total)  # headers, and a chunk at most
+        assert proxy.up <= total + largest + 40_000, (proxy.up, total)  # headers, and one file at most
         pulled(sent.name, tmp_path / f"out{number}")
         assert small.contents(tmp_path / f"out{number}") == small.contents(folder)
         assert not list(tmp_path.glob(".*"))
     assert alive >= count - 1
+
+
+def test_a_push_that_was_interrupted_between_two_chunks_sends_only_the_rest(
+    served: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, sent = small.made(tmp_path / "in", 23, 600_000), list[int]()
+    send_chunk = push._Sender._send_chunk
+
+    def interrupted(sender: push._Sender, upload: push._Upload, block: bytes) -> str:
+        if len(sent) == 1:
+            raise KeyboardInterrupt
+        sent.append(len(block))
+        return send_chunk(sender, upload, block)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(push._Sender, "_send_chunk", interrupted)
+        pushed(folder, served.port, "interrupted", CHUNK)
+    assert sent == [CHUNK]
+    small_files = sum(len(raw) for raw in small.contents(folder).values() if len(raw) <= CHUNK)
+    rest = pushed(folder, served.port, "interrupted", CHUNK).sent - len(_config(folder))
+    assert rest == sum(len(raw) for raw in small.contents(folder).values()) - small_files - CHUNK
+    pulled(address(served, "interrupted"), tmp_path / "out")
+    assert small.contents(tmp_path / "out") == small.contents(folder)
+
+
+def _config(folder: Path) -> bytes:
+    return oci.artifact(folder, read_manifest(folder)).config
 
 
 _CUTS = [900_000, *(pytest.param(cut, marks=pytest.mark.sweep) for cut in (150_000, 2_500_000))]

@@ -68,7 +68,7 @@ def test_a_registry_that_our_authority_vouches_for(locked: servers.Registry, tmp
 def test_openssls_own_variable_names_an_authority_too(
     locked: servers.Registry, tmp_path: Path, ours: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which needs no option: also the process that carries chunks inherits it."""
+    """SSL_CERT_FILE needs no option."""
     to = addresses.Registry(f"https://127.0.0.1:{locked.port}", "variable", "1")
     monkeypatch.setenv("SSL_CERT_FILE", str(ours.ca))
     there_and_back(locked, tmp_path, "variable", None, to)

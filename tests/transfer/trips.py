@@ -53,7 +53,7 @@ def killed(program: str, arguments: list[str], proxy: Proxy, way: str, after: in
 
 
 def quiet(proxy: Proxy) -> None:
-    """Waits until nothing passes any more: a chunk in hand is carried to its end."""
+    """Waits until no more bytes pass, such as those that were in socket buffers."""
     before = -1
     while before != (before := proxy.up):
         time.sleep(0.4)
