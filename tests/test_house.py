@@ -52,7 +52,9 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.parity.ties": "torch",
     "deploytool.faults.run": "onnx, PIL through samples",
     "deploytool.benchmark.quick": "torch, through backends",
+    "deploytool.doctor.provider_worker": "onnxruntime",
     "deploytool.precision.fp16": "onnx",
+    "deploytool.precision.session_worker": "onnxruntime",
     "deploytool.precision.small_constants": "onnx",
     "deploytool.api": "PIL, through page",
     "deploytool.data.synthetic": "PIL, through images",
@@ -257,6 +259,8 @@ STREAMS = {f"sys.{each}" for each in ("stdout", "stderr", "__stdout__", "__stder
 SPEAKS = {"print", "pprint", "rich.print", "typer.echo", "typer.secho", "click.echo", "traceback.print_exc"}
 PIPES = {
     "worker.py",
+    "provider_worker.py",
+    "tensorrt_worker.py",
     "ssh_receiver.py",
     "interrupt.py",
 }  # os.write, to a parent; and our own words in an interruption

@@ -17,13 +17,13 @@ from deploytool.device.environment import Environment
 from deploytool.device.probe import Limits, Prober
 from deploytool.device.worker import Request, Trial
 from deploytool.errors import BadInput, DeployError, MissingBackend, ParityFailed, StageFailed
-from deploytool.host import disk, files, locks, owner, worker_programs
+from deploytool.host import disk, files, locks, owner, workers
 from deploytool.spec import Precision
 
 _MAKING = ".making-"
 _FLAVOURS = ("tensorrt", "tensorrt_rtx")  # the full one first: it tunes for the very GPU
 _RTX = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-_HOURS = Limits(seconds=4 * 3600.0, writes=worker_programs.LARGEST_FILE)  # TensorRT times every kernel it knows
+_HOURS = Limits(seconds=4 * 3600.0, writes=workers.LARGEST_FILE)  # TensorRT times every kernel it knows
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from deploytool.bundle.manifest import MOST_MIB, Manifest
 from deploytool.device.candidates import LEAST, Candidate, Tier
 from deploytool.device.worker import Answer, Request, Trial
 from deploytool.errors import BadInput, ChildDied, DeployError, NoRoom, NotVerified, ParityFailed, StageFailed
-from deploytool.host import disk, files, memory, scratch, worker_programs
+from deploytool.host import disk, files, memory, scratch, workers
 from deploytool.host.process import run_limited
 from deploytool.results import verdict
 from deploytool.spec import Attempt
 
-WORKER = worker_programs.command(worker_programs.WORK)
+WORKER = workers.command("deploytool.device.worker")
 
 _LONGEST_ANSWER = 16 << 20  # bytes
 _KILLED = getattr(signal, "SIGKILL", 0) or -1  # by nobody of ours, who say why: Windows has none

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deploytool import serde, stages
 from deploytool.errors import BadInput
-from deploytool.host import disk, machine, memory_estimate, process, worker_programs
+from deploytool.host import disk, machine, memory_estimate, process, workers
 from deploytool.loading import code_files, factory, source_model, weights_file
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline import disk_estimate
@@ -78,7 +78,8 @@ def iterate(job: Job, recipe: Sequence[Stage], staged: Staging) -> Iterator[Arti
         _carry(staged)
     finally:
         for verb in recipe:
-            process.recall(worker_programs.command(STAGES[verb].program))
+            if program := STAGES[verb].program:
+                process.recall(workers.command(program))
 
 
 def extend(verb: Stage, options: Options, home: Path) -> Artifact:
@@ -157,9 +158,7 @@ def _begin(recipe: Sequence[Stage]) -> None:
     """
     for verb in recipe[1:]:
         if program := STAGES[verb].program:
-            process.start_ahead(
-                worker_programs.command(program), worker_programs.GIBIBYTES, worker_programs.LARGEST_FILE
-            )
+            process.start_ahead(workers.command(program), workers.GIBIBYTES, workers.LARGEST_FILE)
 
 
 def check_source(home: Path, *, needed: bool = True) -> None:

@@ -7,11 +7,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deploytool.errors import StageFailed
-from deploytool.host import process, worker_programs
+from deploytool.host import process, workers
 from deploytool.report import PAGE, junit, stamp
 from deploytool.results.report import Report
 
-_COMMAND, _SECONDS = worker_programs.command(worker_programs.DRAW), 60.0
+_COMMAND, _SECONDS = workers.command("deploytool.report.page_worker"), 60.0
 
 
 def keep(written: Report, home: Path, xml: Path | None = None, *, named: Path | None = None) -> Path:
@@ -30,7 +30,7 @@ def keep(written: Report, home: Path, xml: Path | None = None, *, named: Path | 
 def ahead(home: Path) -> Iterator[None]:
     """Has a child begin what a page takes long for, unless the page that is there may well be right in the end."""
     if not stamp.holds(home):
-        process.start_ahead(_COMMAND, worker_programs.GIBIBYTES, worker_programs.LARGEST_FILE)
+        process.start_ahead(_COMMAND, workers.GIBIBYTES, workers.LARGEST_FILE)
     try:
         yield
     finally:
@@ -46,7 +46,7 @@ def _draw(home: Path, named: Path) -> None:
                 _COMMAND,
                 what="the page",
                 seconds=_SECONDS,
-                gibibytes=worker_programs.GIBIBYTES,
+                gibibytes=workers.GIBIBYTES,
                 task=task,
                 makes=named / PAGE,
             )

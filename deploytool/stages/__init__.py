@@ -8,7 +8,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from deploytool.host import worker_programs
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.results.artifact import Kind, Notes
 from deploytool.spec import Job, Stage
@@ -26,9 +25,9 @@ class Contract:
     """What a stage takes (and takes too where it is there), makes, and reads of the options.
 
     `libraries` are the distributions whose version changes what it makes; `here` says that this machine's devices do;
-    `model`, that the model's own definition does, and not only what was made of it. `program` is what it has a child
-    do, which can begin while the stages before it work. `packages` are those of deploytool, beside `EVERYWHERE`, whose
-    code the stage runs: an edit anywhere else makes nothing anew.
+    `model`, that the model's own definition does, and not only what was made of it. `program` is the worker module that
+    it runs in a child process, which can start while the stages before it work. `packages` are those of deploytool,
+    beside `EVERYWHERE`, whose code the stage runs: an edit anywhere else makes nothing anew.
 
     `copies` is how many times the weights it leaves on the disk,
     and `engine_copies` how many times more for each engine: a file in FP16 is half of one.
@@ -88,7 +87,7 @@ STAGES: Mapping[Stage, Contract] = {
         Kind.GRAPH,
         ("runner", "sizes", "tolerance"),
         ("onnxsim", *_ORT),
-        program=worker_programs.SIMPLIFY,
+        program="deploytool.rewrites.simplify_worker",
         copies=1,
         packages=("backends", "data", "parity", "rewrites"),
     ),
@@ -106,7 +105,7 @@ STAGES: Mapping[Stage, Contract] = {
         Kind.GRAPH,
         ("io", "keep_fp32", "runner", "tolerance"),
         ("onnx", "safetensors", "numpy", *_ORT),
-        program=worker_programs.OPEN,
+        program="deploytool.precision.session_worker",
         copies=0.5,
         packages=("backends", "data", "exporters", "loading", "parity", "precision", "rewrites"),
     ),

@@ -14,7 +14,7 @@ from deploytool.backends import Array, fp16_emulation
 from deploytool.data.golden import Edge, Golden
 from deploytool.errors import ChildDied, StageFailed
 from deploytool.exporters import name_scopes
-from deploytool.host import disk, worker_programs
+from deploytool.host import disk, workers
 from deploytool.host.process import run_limited
 from deploytool.loading import weights_file
 from deploytool.loading.stage_inputs import StageInputs
@@ -27,6 +27,7 @@ from deploytool.precision.small_constants import SmallConstant
 from deploytool.results.artifact import OPTIMISED, Kind, Notes, for_engine
 from deploytool.results.report import Check, Weights
 from deploytool.spec import AUTO, Job, Precision, Stage
+from deploytool.stages import STAGES
 
 _HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _SHARE = 0.9  # of the heavy nodes that are not kept in FP32 on purpose must run in FP16
@@ -202,8 +203,8 @@ def _optimised(graph: Path) -> bool:
 def _open(graph: Path, *, optimise: bool) -> None:
     task: list[serde.Json] = [str(graph), optimise]
     try:
-        command = worker_programs.command(worker_programs.OPEN)
-        run_limited(command, what="ONNX Runtime", seconds=_SECONDS, gibibytes=worker_programs.GIBIBYTES, task=task)
+        command = workers.command(STAGES[Stage.FP16].program)
+        run_limited(command, what="ONNX Runtime", seconds=_SECONDS, gibibytes=workers.GIBIBYTES, task=task)
     except StageFailed as error:
         raise type(error)(f"the FP16 graph cannot be opened: {error}", "try --runner reference") from error
 

@@ -14,7 +14,7 @@ import onnx
 from deploytool import backends
 from deploytool.data.golden import Arrays
 from deploytool.errors import NoRoom, ParityFailed, StageFailed
-from deploytool.host import disk, worker_programs
+from deploytool.host import disk, workers
 from deploytool.host.process import run_limited
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import metrics, questions
@@ -22,19 +22,16 @@ from deploytool.parity.questions import Question
 from deploytool.parity.replay import replay
 from deploytool.results.artifact import Kind, Notes
 from deploytool.results.report import Tolerance
+from deploytool.rewrites import simplify_worker
 from deploytool.rewrites.graph import free_sizes
 from deploytool.spec import Job, Stage
+from deploytool.stages import STAGES
 
 _SECONDS, _SEARCH_SECONDS = 300.0, 300.0  # of a run of onnxsim, and of all that search a culprit
 _SHORTEST_SECONDS, _PATIENCE = 10.0, 10.0  # a run of the search hangs after that long, or so many times the idle run's
 _MOST = 3  # passes that are left out before onnxsim itself is
 
 _ALL = ("onnxsim",)
-
-_PASSES = f"""{worker_programs.ONNXSIM}
-sys.argv = ["onnxsim", "--list-default-optimizers"]
-onnxsim.main()
-"""
 
 Attempt = Callable[[Sequence[str], float], float]
 
@@ -78,8 +75,8 @@ def _questions(job: Job, before: Path, inputs: Arrays) -> tuple[Question, ...]:
 
 def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> None:
     """Writes what onnxsim makes of a graph with the passes and steps in `off` left out."""
-    task, command = [str(before), str(out), list(off)], worker_programs.command(worker_programs.SIMPLIFY)
-    memory, writes = worker_programs.GIBIBYTES, worker_programs.LARGEST_FILE
+    task, command = [str(before), str(out), list(off)], workers.command(STAGES[Stage.SIMPLIFY].program)
+    memory, writes = workers.GIBIBYTES, workers.LARGEST_FILE
     run_limited(command, what="onnxsim", seconds=seconds, gibibytes=memory, writes=writes, task=task, makes=out)
     try:
         graph, plain = onnx.load(out), onnx.load(before)
@@ -133,7 +130,7 @@ def _search(attempt: Attempt) -> tuple[tuple[str, ...], list[float]]:
             patience = max(_SHORTEST_SECONDS, _PATIENCE * (time.monotonic() - begun))
         return True
 
-    found = bisect((*_passes(), worker_programs.SHAPES, worker_programs.FOLDING), holds, _MOST)
+    found = bisect((*_passes(), simplify_worker.SHAPES, simplify_worker.FOLDING), holds, _MOST)
     return (_ALL if found is None else found), errors
 
 
@@ -162,8 +159,8 @@ def bisect(switches: Sequence[str], holds: Callable[[Sequence[str]], bool], most
 def _passes() -> list[str]:
     """The names of onnxsim's passes; none where it does not tell."""
     try:
-        command = worker_programs.command(_PASSES)
-        said = run_limited(command, what="onnxsim", seconds=_SECONDS, gibibytes=worker_programs.GIBIBYTES)
+        command = workers.command(STAGES[Stage.SIMPLIFY].program, simplify_worker.LIST_PASSES)
+        said = run_limited(command, what="onnxsim", seconds=_SECONDS, gibibytes=workers.GIBIBYTES)
     except StageFailed:
         return []
     return said.split()
@@ -172,5 +169,5 @@ def _passes() -> list[str]:
 def _named(left_out: tuple[str, ...]) -> str:
     if left_out == _ALL:
         return "onnxsim"
-    steps = (worker_programs.SHAPES, worker_programs.FOLDING)
+    steps = (simplify_worker.SHAPES, simplify_worker.FOLDING)
     return "its " + " and ".join(name if name in steps else f"pass {name}" for name in left_out)

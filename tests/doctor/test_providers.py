@@ -64,11 +64,11 @@ def test_an_onnx_runtime_that_cannot_be_imported_is_told(said: str | StageFailed
 
 
 def test_a_child_that_crashes_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(providers, "_TRY", "import os; os.abort()")
+    monkeypatch.setattr(providers, "_PROVIDERS", "tests.doctor.crashing_worker")
     assert providers._started(CPU, providers._child) == Provider(
         CPU, False, "it was killed by SIGABRT: it said nothing"
     )
-    monkeypatch.setattr(providers, "_TRY", "import time; time.sleep(60)")
+    monkeypatch.setattr(providers, "_PROVIDERS", "tests.doctor.sleeping_worker")
     monkeypatch.setattr(providers, "_SECONDS", 0.2)
     assert providers._started(CPU, providers._child) == Provider(CPU, False, "it was stopped after 0.2 s")
 

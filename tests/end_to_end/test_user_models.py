@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import cast
 
 import onnx
 import pytest
 
 from deploytool.cli import params
 from deploytool.errors import BadInput, StageFailed
-from deploytool.host import worker_programs
 from deploytool.loading import catalog
 from deploytool.pipeline import runner
 from deploytool.results import verdict
 from deploytool.spec import Job, Stage, Status
+from deploytool.stages import STAGES, Contract
 from tests.conftest import FREE, QUICK
 from tests.user_model_export import ARCHITECTURES, OWN, Walk
 
@@ -148,15 +149,20 @@ def test_the_exporter_says_nothing_but_its_refusal(walk: Walk, capfd: pytest.Cap
     assert capfd.readouterr() == ("", "")
 
 
+def replace_fp16_worker(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    """Has the stage fp16 open its graph with another worker module."""
+    contract = dataclasses.replace(STAGES[Stage.FP16], program=module)
+    monkeypatch.setitem(cast("dict[Stage, Contract]", STAGES), Stage.FP16, contract)
+
+
 def test_a_graph_that_crashes_onnx_runtime_ends_only_a_child(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_programs, "OPEN", "import os; os.abort()")
+    replace_fp16_worker(monkeypatch, "tests.end_to_end.crashing_worker")
     with pytest.raises(StageFailed, match="the FP16 graph cannot be opened: ONNX Runtime was killed by SIGABRT"):
         walk("odd:Lazy", ["16"], engine=False)
 
 
 def test_a_graph_that_crashes_the_optimiser_alone_is_run_as_it_is(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
-    crashes = "import json, os, sys\ngraph, optimise = json.loads(sys.stdin.readline())\noptimise and os.abort()"
-    monkeypatch.setattr(worker_programs, "OPEN", crashes)
+    replace_fp16_worker(monkeypatch, "tests.end_to_end.crashing_optimiser_worker")
     written = walk("odd:SequenceFirst", ["4x8"], engine=False)  # crashes the optimiser of ONNX Runtime 1.31 indeed
     assert verdict.failed_lines(written) == ()
     assert [comparison.status for comparison in written.comparisons if comparison.stage == "fp16"] == [

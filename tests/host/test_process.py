@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploytool.errors import ChildDied, StageFailed
-from deploytool.host import process, worker_programs
+from deploytool.host import process
 from deploytool.host.process import run_limited
 from tests.conftest import ROOT
 
@@ -88,7 +88,7 @@ WAITING = "import json, os, sys; print(os.getpid(), *json.loads(sys.stdin.readli
 
 
 def test_a_child_that_began_ahead_is_handed_its_task() -> None:
-    command = worker_programs.command(WAITING)
+    command = (sys.executable, "-c", WAITING)
     process.start_ahead(command, 1.0)
     begun = process._waiting[command].pid
     process.start_ahead(command, 1.0)
@@ -101,7 +101,7 @@ def test_a_child_that_began_ahead_is_handed_its_task() -> None:
 
 
 def test_a_child_that_nobody_came_to_need_is_recalled() -> None:
-    command = worker_programs.command(WAITING)
+    command = (sys.executable, "-c", WAITING)
     process.start_ahead(command, 1.0)
     begun = process._waiting[command].pid
     process.recall(command)
@@ -111,7 +111,7 @@ def test_a_child_that_nobody_came_to_need_is_recalled() -> None:
 
 
 def test_a_child_that_died_before_its_task_came_fails_like_any_other() -> None:
-    command = worker_programs.command("raise SystemExit('no such library')")
+    command = (sys.executable, "-c", "raise SystemExit('no such library')")
     process.start_ahead(command, 1.0)
     process._waiting[command].wait()
     with pytest.raises(StageFailed, match="it ended with status 1: no such library"):

@@ -9,7 +9,7 @@ import pytest
 
 from deploytool import stages
 from deploytool.errors import BadInput, StageFailed
-from deploytool.host import machine, process, worker_programs
+from deploytool.host import machine, process, workers
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline import runner
 from deploytool.pipeline.recipe import PIPELINE
@@ -187,14 +187,14 @@ def test_every_receipt_names_the_weights_it_all_began_with(finished: Path) -> No
 
 
 def test_children_begin_while_the_stages_before_theirs_work(tmp_path: Path) -> None:
-    command = worker_programs.command(worker_programs.SIMPLIFY)
+    command = workers.command(STAGES[Stage.SIMPLIFY].program)
     made = runner.run(Job(TINY, QUICK), SHORT, tmp_path / "run")
     waited = {artifact.made_by: process.is_waiting(command) for artifact in made}
     assert waited == {"load": True, "golden": True, "export": True, "simplify": False}
 
 
 def test_nothing_begins_for_a_run_that_is_all_there_nor_outlives_one_that_is_left(home: Path) -> None:
-    command = worker_programs.command(worker_programs.SIMPLIFY)
+    command = workers.command(STAGES[Stage.SIMPLIFY].program)
     assert not any(process.is_waiting(command) for _ in runner.run(Job(TINY, QUICK), SHORT, home))
     other = runner.run(Job(TINY, dataclasses.replace(QUICK, seed=1)), SHORT, home)
     next(other)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from deploytool.host import process, worker_programs
+from deploytool.host import process, workers
 from deploytool.report import PAGE, html, run_data, stamp, update
 from tests.conftest import modules_of
 from tests.report.variants import written
 
-DRAW = worker_programs.command(worker_programs.DRAW)
+DRAW = workers.command("deploytool.report.page_worker")
 
 
 def test_the_child_that_began_draws_and_this_process_draws_nothing(
@@ -29,7 +30,7 @@ def test_the_child_that_began_draws_and_this_process_draws_nothing(
 
 def test_a_child_that_cannot_draw_is_no_loss(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run_copy / PAGE).unlink(missing_ok=True)
-    broken = worker_programs.command("raise SystemExit('no letters')")
+    broken = (sys.executable, "-c", "raise SystemExit('no fonts')")
     monkeypatch.setattr(update, "_COMMAND", broken)
     with update.ahead(run_copy):
         update.keep(written(run_copy), run_copy)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,7 +16,6 @@ import pytest
 from deploytool.data import golden
 from deploytool.data.golden import Floor, Golden, Noise
 from deploytool.errors import StageFailed
-from deploytool.host import worker_programs
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline import runner
 from deploytool.pipeline.recipe import PIPELINE
@@ -23,7 +23,7 @@ from deploytool.results import report, verdict
 from deploytool.results.artifact import Artifact, Kind, Notes
 from deploytool.spec import Job, Model, Preprocessing, Stage, Status, Tensor
 from deploytool.stages import simplify
-from tests.conftest import QUICK, TINY, artifacts
+from tests.conftest import QUICK, ROOT, TINY, artifacts
 
 Plant = Callable[[Mapping[str, str]], None]
 
@@ -163,11 +163,14 @@ def test_the_run_goes_on_is_measured_and_says_so(tmp_path: Path, plant: Plant) -
 
 
 def test_the_child_imports_no_torch(finished: Path, tmp_path: Path) -> None:
-    told = "[name for name in sys.modules if name.startswith('torch.')], 'onnx' in sys.modules"
+    program = (
+        "import sys; from deploytool.rewrites import simplify_worker; simplify_worker.main(); "
+        "print([name for name in sys.modules if name.startswith('torch.')], 'onnx' in sys.modules)"
+    )
     files = [str(finished / "export" / "model.onnx"), str(tmp_path / "model.onnx")]
     task = json.dumps([*files, []])
-    command = worker_programs.command(f"{worker_programs.SIMPLIFY}\nprint({told})")
-    done = subprocess.run(command, input=task, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, input=task, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[] True"
 
 

@@ -87,9 +87,10 @@ def test_a_push_that_was_interrupted_between_two_chunks_sends_only_the_rest(
         sent.append(len(block))
         return send_chunk(sender, upload, block)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(push._Sender, "_send_chunk", interrupted)
+    monkeypatch.setattr(push._Sender, "_send_chunk", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         pushed(folder, served.port, "interrupted", CHUNK)
+    monkeypatch.undo()
     assert sent == [CHUNK]
     small_files = sum(len(raw) for raw in small.contents(folder).values() if len(raw) <= CHUNK)
     rest = pushed(folder, served.port, "interrupted", CHUNK).sent - len(_config(folder))

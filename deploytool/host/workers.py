@@ -1,0 +1,25 @@
+"""Builds the commands that run a worker module in a child process, and states the limits of such a child.
+
+A worker module has a function `main(*arguments: str)`. It imports its heavy library first and then reads its task, one
+line of JSON, from stdin, so that `process.start_ahead` can start it before the task is known.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from deploytool.host import worker_main
+
+GIBIBYTES = 8.0  # limit of the address space of each worker
+LARGEST_FILE = 16 << 30  # bytes, the limit for workers whose output is kept
+
+_MAIN = str(Path(worker_main.__file__).resolve())
+
+
+def command(module: str, *arguments: str) -> tuple[str, ...]:
+    """Returns the command line that runs `main(*arguments)` of a module, e.g. "deploytool.device.worker".
+
+    The child imports this deploytool and the installed libraries, and nothing from the working folder.
+    """
+    return (sys.executable, _MAIN, module, *arguments)
