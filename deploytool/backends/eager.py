@@ -19,8 +19,8 @@ from deploytool.host import disk, exception_text
 from deploytool.loading import weights_file
 from deploytool.loading.module import arguments, build, fp64, outputs
 from deploytool.loading.module import exportable as exporting
-from deploytool.loading.module.exportable import chosen, off_the_fast_path
-from deploytool.loading.module.outputs import Answers
+from deploytool.loading.module.exportable import select_outputs, without_attention_fastpath
+from deploytool.loading.module.outputs import NamedTensors
 from deploytool.spec import Model
 
 __all__ = [
@@ -30,10 +30,10 @@ __all__ = [
     "load_state",
     "make_session",
     "named_outputs",
-    "off_the_fast_path",
     "run",
     "save",
     "start",
+    "without_attention_fastpath",
 ]
 
 
@@ -67,9 +67,9 @@ def load_module(path: Path) -> nn.Module:
 
 def load_state(model: Model, state: Mapping[str, torch.Tensor]) -> nn.Module:
     """A model with these weights, as `load_module` gives it; raises StageFailed if it is another than they were of."""
-    with build.seeded():
+    with build.with_seed():
         made = build.build(model).module
-    with build.guarded(f"{model.name} does not take its own weights:", "export again"):
+    with build.wrap_user_errors(f"{model.name} does not take its own weights:", "export again"):
         made.load_state_dict(state)
     return made.requires_grad_(False)
 
@@ -78,7 +78,7 @@ def load_state(model: Model, state: Mapping[str, torch.Tensor]) -> nn.Module:
 def start(path: Path, device: str = "cpu", double: bool = False) -> Iterator[Session]:
     """The model of a weights file as it is, or with all that is floating-point in FP64."""
     model, made = weights_file.definition(path), load_module(path).to(checked_device(device))
-    with build.guarded(f"{model.name} has no FP64:", "see its message") if double else nullcontext():
+    with build.wrap_user_errors(f"{model.name} has no FP64:", "see its message") if double else nullcontext():
         made = made.double() if double else made
     with full_fp32():
         yield make_session(made, model, double)
@@ -151,13 +151,13 @@ def run(
     if isinstance(size, int) and cases != size:
         return _in_parts(module, model, given, double, size)
     made = call_module(module, model, given, double)
-    found = list(named_outputs(made, model).tensors.values()) if not model.outputs else chosen(made, model)
+    found = list(named_outputs(made, model).tensors.values()) if not model.outputs else select_outputs(made, model)
     for tensor in found:
         check_batch(tensor, model, cases)
-    return [fp64.widened(tensor) if double else tensor for tensor in map(_own, found)]
+    return [fp64.to_fp64(tensor) if double else tensor for tensor in map(_own, found)]
 
 
-def named_outputs(made: Any, model: Model) -> Answers:
+def named_outputs(made: Any, model: Model) -> NamedTensors:
     """What a model made, flattened; raises StageFailed if no tensor is in it."""
     found = outputs.flatten(made, [tensor.name for tensor in model.inputs])
     if not found.tensors:

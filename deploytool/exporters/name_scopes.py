@@ -31,7 +31,7 @@ def modules(keys: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def meant(names: Iterable[str], nodes: Sequence[str], among: Collection[str]) -> frozenset[str]:
+def matching_nodes(names: Iterable[str], nodes: Sequence[str], among: Collection[str]) -> frozenset[str]:
     """The nodes that are called so, or that belong to a module that is called so or lies in it.
 
     Raises BadInput if a name is neither a node's nor that of a module among those given with a node in it.
@@ -48,8 +48,8 @@ def meant(names: Iterable[str], nodes: Sequence[str], among: Collection[str]) ->
     return frozenset(found)
 
 
-def named(wanted: Collection[str], nodes: Sequence[str], among: Collection[str]) -> list[str]:
-    """The shortest list of names, modules before nodes, by which `meant` finds exactly the wanted nodes."""
+def shortest_names(wanted: Collection[str], nodes: Sequence[str], among: Collection[str]) -> list[str]:
+    """The shortest list of names, modules before nodes, by which `matching_nodes` finds exactly the wanted nodes."""
     paths = {node: module_path(node, among) for node in nodes}
     names: list[str] = []
     left = set(wanted)
@@ -61,7 +61,7 @@ def named(wanted: Collection[str], nodes: Sequence[str], among: Collection[str])
     return [*names, *(node for node in nodes if node in left)]
 
 
-def grouped(nodes: Sequence[str], among: Collection[str], depth: int = 2) -> list[list[str]]:
+def group_by_module(nodes: Sequence[str], among: Collection[str], depth: int = 2) -> list[list[str]]:
     """The nodes in their order, together where their modules' paths begin with the same so many parts."""
     groups: dict[str, list[str]] = {}
     for node in nodes:

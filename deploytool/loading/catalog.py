@@ -73,7 +73,7 @@ def _known(name: str) -> Model:
 def _hint(name: str, close: Sequence[str]) -> str:
     """What to write instead of a name that no model has: the factories of a file, or the nearest name."""
     if name.endswith(".py"):
-        return f"write FILE:FACTORY, where FACTORY returns the model: {factory.suggested(name)}"
+        return f"write FILE:FACTORY, where FACTORY returns the model: {factory.suggest_references(name)}"
     if close:
         return f"did you mean {close[0]}?"
     return "`deploytool models` lists ours; your own model is FILE.py:FACTORY, or package.module:FACTORY"

@@ -51,9 +51,9 @@ _hooked: list[bool] = []
 
 
 @contextmanager
-def recorded() -> Iterator[ImportRecord]:
+def record_reads() -> Iterator[ImportRecord]:
     """Records what this process reads until this is left; the user's own modules are imported anew meanwhile."""
-    user_code.forget()
+    user_code.unload()
     if not _hooked:
         sys.addaudithook(_hear)  # which nobody can take away again: it does nothing while nothing is recorded
         _hooked.append(True)
@@ -65,12 +65,12 @@ def recorded() -> Iterator[ImportRecord]:
         finally:
             _now.clear()
             record.modules = frozenset(set(sys.modules) - before)
-            user_code.note(record.modules)
+            user_code.remember(record.modules)
 
 
 def sources(record: ImportRecord, module: str, project: Path | None, but: tuple[Path, ...]) -> Sources:
     """What was read, as it is now, by name; `but` are paths that count otherwise, `project` the folder of `module`."""
-    code = {str(file) for file in _code(module, record.modules, user_code.is_users)}
+    code = {str(file) for file in _code(module, record.modules, user_code.is_user_file)}
     left = tuple(os.path.abspath(path) for path in (*but, *_scratch(project)))  # noqa: PTH100  # links stay links
     near = {path for path in record.asked_by_libraries if project and Path(path).is_relative_to(project)}
     asked = record.opened | record.asked | near
@@ -145,7 +145,7 @@ def _by_user() -> bool:
 
 @lru_cache(maxsize=4096)  # every call of os.stat asks this
 def _is_users(file: str) -> bool:
-    return user_code.is_users(Path(file))
+    return user_code.is_user_file(Path(file))
 
 
 def _is_python(file: str) -> bool:
@@ -224,7 +224,7 @@ def _counts(path: str, but: tuple[str, ...]) -> bool:
     if path.startswith(_ELSEWHERE) or any(path == each or path.startswith(f"{each}/") for each in but):
         return False
     cache = any(part.startswith(_CACHES) for part in Path(path).parts) and f"{os.sep}.cache{os.sep}" in path
-    return not cache and "torchinductor_" not in path and user_code.is_users(Path(path))
+    return not cache and "torchinductor_" not in path and user_code.is_user_file(Path(path))
 
 
 def _name(path: str, project: Path | None) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from deploytool.errors import BadInput
 from deploytool.loading import user_code
-from deploytool.loading.user_code import Place
+from deploytool.loading.user_code import ModuleLocation
 
 ZOO = "deploytool.models"
 _MOST = 4  # candidates that are named
@@ -46,7 +46,9 @@ def resolve(reference: str) -> Callable[..., Any]:
     module = _module(where, reference)
     found = getattr(module, name, None)
     if not callable(found):
-        raise BadInput(f"{where} has no function {name!r}", f"name one that returns the model: {suggested(where)}")
+        raise BadInput(
+            f"{where} has no function {name!r}", f"name one that returns the model: {suggest_references(where)}"
+        )
     return found  # type: ignore[no-any-return]  # a checked callable of an untyped module
 
 
@@ -69,7 +71,7 @@ def source_files(reference: str) -> tuple[Path, ...]:
     return _installed(where)
 
 
-def project(reference: str) -> Path | None:
+def project_folder(reference: str) -> Path | None:
     """The folder that the names of a model's files are relative to; None for a module that is installed."""
     if is_zoo(reference):
         return zoo_folder()
@@ -100,12 +102,12 @@ def _installed(where: str) -> tuple[Path, ...]:
     return tuple(sorted({Path(spec.origin), *(path for folder in folders for path in Path(folder).rglob("*.py"))}))
 
 
-def _place(where: str) -> Place | None:
+def _place(where: str) -> ModuleLocation | None:
     """Where a file or a module of the working folder lies; None for a module that is installed, or is none."""
     if where.endswith(".py"):
-        return user_code.of_file(_existing(where))
+        return user_code.locate_file(_existing(where))
     try:
-        return user_code.of_module(where, Path.cwd())
+        return user_code.locate_module(where, Path.cwd())
     except OSError:  # the working folder is gone
         return None
 
@@ -129,7 +131,7 @@ def _module(where: str, reference: str) -> ModuleType:
         raise missing_module(reference, error) from error
 
 
-def suggested(where: str) -> str:
+def suggest_references(where: str) -> str:
     """The references to what a file's functions and classes make: `net.py:make or net.py:Net`."""
     names = candidates(Path(where)) if where.endswith(".py") else ()
     return " or ".join(f"{where}:{name}" for name in names or ("FACTORY",))

@@ -10,7 +10,7 @@ from deploytool.errors import BadInput
 _LIMIT = 64 << 20  # bytes; an index of a hundred thousand tensors has 10 MiB
 
 
-def listed(text: bytes, size: int) -> list[str]:
+def parse_index(text: bytes, size: int) -> list[str]:
     """The names of the files that an index names, in its order; raises BadInput if it is none, or names others' files.
 
     size: the bytes of the whole index, of which `text` may be the start.
@@ -27,13 +27,13 @@ def listed(text: bytes, size: int) -> list[str]:
     return names
 
 
-def beside(path: Path) -> list[Path]:
+def shard_files(path: Path) -> list[Path]:
     """The files that the index `path` names, as far as they are there; none if it is no index."""
     if path.suffix != ".json":
         return []
     try:
         text = path.read_bytes()[:_LIMIT]
-        names = listed(text, len(text))
+        names = parse_index(text, len(text))
     except (OSError, BadInput):
         return []
     return [file for name in names if (file := path.with_name(name)).is_file()]

@@ -33,7 +33,7 @@ _RESERVED = _OURS | sys.stdlib_module_names
 
 
 @dataclass(frozen=True)
-class Place:
+class ModuleLocation:
     """Where a module lies: its file, its name in dots, the folder that the first part of the name lies in.
 
     `beside` are the folders in which its own imports are looked for.
@@ -51,7 +51,7 @@ class Place:
         return top if self.file.is_relative_to(top) else None
 
 
-def of_file(file: Path) -> Place:
+def locate_file(file: Path) -> ModuleLocation:
     """The module that a file is: a part of its package, if there is an `__init__.py` beside it or it imports so."""
     parts, root = ([] if file.stem == "__init__" else [file.stem]), file.parent
     while (root / "__init__.py").is_file() and root.parent != root:
@@ -62,22 +62,22 @@ def of_file(file: Path) -> Place:
     beside = tuple(dict.fromkeys((file.parent, root, *_project(file.parent))))
     plain = all(part.isidentifier() and part.isascii() and not keyword.iskeyword(part) for part in parts)
     if (len(parts) > 1 or file.stem == "__init__") and plain and parts[0] not in _RESERVED:
-        return Place(file, ".".join(parts), root, beside)
-    return Place(file, _private(file), file.parent, beside)
+        return ModuleLocation(file, ".".join(parts), root, beside)
+    return ModuleLocation(file, _private(file), file.parent, beside)
 
 
-def of_module(name: str, folder: Path) -> Place | None:
+def locate_module(name: str, folder: Path) -> ModuleLocation | None:
     """The module of a dotted name in a project's folder, or in `src` in it; None if there is none."""
     for root in (folder, folder / "src"):
         inside = root.joinpath(*name.split("."))
         for file in (inside.with_suffix(".py") if name else inside, inside / "__init__.py"):
             if name and file.is_file():
                 known = name.partition(".")[0] not in _RESERVED
-                return Place(file, name, root, (root, folder)) if known else of_file(file)
+                return ModuleLocation(file, name, root, (root, folder)) if known else locate_file(file)
     return None
 
 
-def load(place: Place) -> ModuleType:
+def load(place: ModuleLocation) -> ModuleType:
     """The module, executed anew if it is a file by itself; raises whatever the user's code raises."""
     _renew()
     _Beside.search(place.beside)
@@ -88,10 +88,10 @@ def load(place: Place) -> ModuleType:
         with _aside(place):
             return _imported(place)
     finally:
-        note(set(sys.modules) - before)
+        remember(set(sys.modules) - before)
 
 
-def forget() -> None:
+def unload() -> None:
     """Has all of the user's code that was imported here be imported anew the next time."""
     for name in _loaded:
         sys.modules.pop(name, None)
@@ -99,7 +99,7 @@ def forget() -> None:
     importlib.invalidate_caches()
 
 
-def is_users(file: Path) -> bool:
+def is_user_file(file: Path) -> bool:
     """Whether a file is the user's own: no part of Python, of an installed library, or of us."""
     return not any(file.is_relative_to(folder) for folder in _LIBRARIES) and not {
         "site-packages",
@@ -119,12 +119,12 @@ _LIBRARIES = tuple(
 )
 
 
-def note(names: Iterable[str]) -> None:
+def remember(names: Iterable[str]) -> None:
     """Remembers modules that were imported for the user's code, to forget them where they change."""
     for name in names:
         module = sys.modules.get(name)
         file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-        if isinstance(file, str) and is_users(Path(file)):
+        if isinstance(file, str) and is_user_file(Path(file)):
             with suppress(OSError):
                 _loaded[name] = (Path(file), _state(Path(file)))
 
@@ -144,7 +144,7 @@ def _renew() -> None:
                 continue
         except OSError:
             pass
-        forget()
+        unload()
         return
 
 
@@ -184,7 +184,7 @@ _files: dict[str, Path] = {}
 class _aside:  # noqa: N801  # reads as what it does
     """Keeps modules of the same name that lie elsewhere out of the way while this one is imported."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: ModuleLocation) -> None:
         self._top, self._folder = place.name.partition(".")[0], place.root / place.name.partition(".")[0]
         self._others: dict[str, ModuleType] = {}
 
@@ -204,7 +204,7 @@ class _aside:  # noqa: N801  # reads as what it does
             sys.modules.update(foreign)
 
 
-def _imported(place: Place) -> ModuleType:
+def _imported(place: ModuleLocation) -> ModuleType:
     """The module as a part of its package, whose outer parts are made by hand: nothing is looked for elsewhere."""
     parts = place.name.split(".")
     for count in range(1, len(parts) + (place.file.stem == "__init__")):
@@ -282,4 +282,4 @@ def _asks(file: str, folders: tuple[Path, ...]) -> bool | None:
     """Whether a file is the user's own code in these folders; None for Python's own import system."""
     if file.startswith("<frozen importlib") or Path(file).parent.name == "importlib":
         return None
-    return is_users(Path(file)) and any(Path(file).is_relative_to(folder) for folder in folders)
+    return is_user_file(Path(file)) and any(Path(file).is_relative_to(folder) for folder in folders)

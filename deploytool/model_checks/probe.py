@@ -19,7 +19,7 @@ from deploytool.data import inputs_file, synthetic
 from deploytool.data.golden import Arrays
 from deploytool.errors import BadInput, StageFailed
 from deploytool.loading.module import state
-from deploytool.loading.module.exportable import chosen
+from deploytool.loading.module.exportable import select_outputs
 from deploytool.model_checks import dataflow, source_lines
 from deploytool.spec import BATCH, DTYPES, Model, Options, Tensor
 
@@ -108,7 +108,7 @@ def _described(
     found = eager.named_outputs(made, model)
     kept = _wanted(model, options, list(found.tensors))
     named = replace(model, outputs=tuple(Tensor(name, ()) for name in kept))
-    example = dict(zip(kept, (each.detach().clone() for each in chosen(made, named)), strict=True))
+    example = dict(zip(kept, (each.detach().clone() for each in select_outputs(made, named)), strict=True))
     for tensor in example.values():
         eager.check_batch(tensor, model, size or 2)
     one = example if size else _answers(module(), named, {name: array[:1] for name, array in many.items()})
@@ -163,7 +163,7 @@ class _Asking:
     model: Model
     weights: Weights
     first: Answered
-    before: state.Kept
+    before: state.Snapshot
 
 
 def _purity(module: nn.Module, asking: _Asking, options: Options, size: int | None) -> list[str]:
@@ -202,7 +202,7 @@ def _again(module: nn.Module, asking: _Asking, inputs: Arrays) -> None:
     raise StageFailed(what, "let it draw no random numbers, nor drop any, where self.training is false")
 
 
-def _answers_or_state(module: nn.Module, model: Model, inputs: Arrays, before: state.Kept) -> Answered:
+def _answers_or_state(module: nn.Module, model: Model, inputs: Arrays, before: state.Snapshot) -> Answered:
     """The answers; raises StageFailed that names what it keeps, if only another call before makes it fail."""
     try:
         return _answers(module, model, inputs)

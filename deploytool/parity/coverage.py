@@ -20,7 +20,7 @@ from deploytool.backends import eager
 from deploytool.data.golden import Arrays
 from deploytool.host import exception_text
 from deploytool.loading.module import outputs
-from deploytool.loading.module.exportable import off_the_fast_path
+from deploytool.loading.module.exportable import without_attention_fastpath
 from deploytool.spec import Model
 
 _WEIGHTS = "parametrizations"  # what torch calls the part of a module that makes its weights
@@ -54,7 +54,7 @@ def measure(module: nn.Module, model: Model, inputs: Arrays) -> ChannelCoverage:
     ear = _Ear()
     answers: list[dict[str, npt.NDArray[Any]]] = []
     tables: list[dict[Place, torch.Tensor]] = []
-    with ear.on(module), off_the_fast_path():
+    with ear.on(module), without_attention_fastpath():
         if not isinstance(size, int):
             ear.cases = 0
             session(**{name: array[:1] for name, array in inputs.items()})

@@ -53,7 +53,7 @@ def file(path: Path) -> Source:
     """A file of the user's, by its content, and an index by that of its files; raises BadInput if it is not there."""
     if not path.is_file():
         raise BadInput(f"there is no file {path}", "check the path")
-    digests = [serde.file_digest(each) for each in (path, *shards.beside(path))]
+    digests = [serde.file_digest(each) for each in (path, *shards.shard_files(path))]
     return Source(str(path), digests[0] if len(digests) == 1 else serde.digest(digests))
 
 

@@ -174,7 +174,7 @@ def check_source(home: Path, *, needed: bool = True) -> None:
         raise BadInput(f"{room} is not as its stage made it", "export again: only that stage is repeated")
     reference, known = weights_file.definition(room / _WEIGHTS).factory, _sources(sealed)
     try:
-        project = factory.project(reference)
+        project = factory.project_folder(reference)
     except BadInput:
         if needed:
             raise
@@ -242,7 +242,7 @@ def _found(room: Path, key: str, job: Job) -> Artifact | None:
         if _names_other_code(room, job.model.factory):
             return None
         key = _begun_with(
-            key, code_files.current_digests(_sources(sealed), factory.project(job.model.factory)), sealed.files
+            key, code_files.current_digests(_sources(sealed), factory.project_folder(job.model.factory)), sealed.files
         )
     return _artifact(room, sealed, fresh=False) if sealed.key == key else None
 
@@ -325,10 +325,10 @@ def _work(verb: Stage, job: Job, out: Path, given: StageInputs) -> Notes:
     if factory.is_zoo(reference):
         notes = stage.make(job, out, given)
         return {**notes, "sources": code_files.sources_of_code(factory.module_name(reference), factory.zoo_folder())}
-    with code_files.recorded() as record:
+    with code_files.record_reads() as record:
         notes = stage.make(job, out, given)
     counted = (out.parent, *([Path(job.options.weights.path)] if job.options.weights else []))
-    found = code_files.sources(record, factory.module_name(reference), factory.project(reference), counted)
+    found = code_files.sources(record, factory.module_name(reference), factory.project_folder(reference), counted)
     said = notes.get("remarks", ())
     more = [*(said if isinstance(said, (list, tuple)) else [said]), *code_files.remarks(record)]
     return {**notes, "sources": found, **({"remarks": more} if more else {})}

@@ -96,7 +96,7 @@ def _digest(home: Path) -> str:
     """One name for a factory and all that its code read, by which it is noted."""
     reference = _reference(home)
     try:
-        project = str(factory.project(reference))
+        project = str(factory.project_folder(reference))
     except BadInput:  # the file is gone
         project = ""
     return serde.digest(reference, project, runner.sources(home))

@@ -130,7 +130,7 @@ def _candidate(exporter: str, task: _Task) -> _Candidate:
     try:
         with (
             _quiet(),
-            eager.off_the_fast_path(),
+            eager.without_attention_fastpath(),
             source_lines.record_tracer_warnings(source_lines.source_folder(model.factory)) as warned,
         ):
             graph = _EXPORTERS[exporter](module, model, example, task.job.options.opset)

@@ -57,12 +57,12 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     if wanted == (AUTO,):
         kept, evaluations = _searched(halved, kept, given.golden(), modules, job)
     elif wanted:
-        kept |= name_scopes.meant(wanted, names, modules)
+        kept |= name_scopes.matching_nodes(wanted, names, modules)
     half = halved.keeping(kept)
     counts = _counted(half, kept, by_name=bool(wanted) and wanted != (AUTO,))
     disk.write(out, half.SerializeToString(deterministic=True))
     optimised = job.options.runner != "onnxruntime" or _optimised(out)
-    listed = name_scopes.named(kept, names, modules)
+    listed = name_scopes.shortest_names(kept, names, modules)
     notes = {"io": job.options.io, **counts, "weights": serde.encode(_weights(graph, half))}
     remarks = [*_told_of(found), *([] if optimised else [_UNOPTIMISED.format(onnxruntime.__version__)])]
     notes |= {"guards": serde.encode(found), OPTIMISED: optimised, "remarks": remarks}
@@ -134,7 +134,7 @@ def _searched(
     if judge(Kept()).holds:
         return base, len(tried)
     found = smallest_set(
-        names, judge, halved.beyond(_with_edges(sample)) - base, name_scopes.grouped(names, modules), heavy
+        names, judge, halved.beyond(_with_edges(sample)) - base, name_scopes.group_by_module(names, modules), heavy
     )
     if found.kept is None or len(found.kept) == len(names):
         raise StageFailed(

@@ -33,7 +33,7 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     """
     options, model = job.options, job.model
     _check_words(model)
-    with torch.no_grad(), build.seeded(options.seed):
+    with torch.no_grad(), build.with_seed(options.seed):
         memory_estimate.check(weights_file.size(options.weights), job)
         model, module, origin, remarks = _weighted(model, options)
         memory_estimate.check(_bytes(module), job)

@@ -49,7 +49,7 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
 
     try:
         module = eager.exportable(eager.load_module(weights), model, example)
-        with source_lines.record_tracer_warnings(home) as warned, eager.off_the_fast_path():
+        with source_lines.record_tracer_warnings(home) as warned, eager.without_attention_fastpath():
             nodes = _written(module, example, out, names)
         fresh = eager.exportable(eager.load_module(weights), model, example)
         subject = fixing.Subject(fresh, model, sample.inputs, home, _batch(model))

@@ -135,7 +135,7 @@ def test_training_hands_its_names_on_to_whoever_loads_the_weights(tmp_path: Path
     assert loaded.inputs[0].shape == ("batch", 3, 32, 32)
     older = json.loads(serde.text(loaded))
     del older["classes"], older["asked"]
-    found = embedded_definition.stored({"model": json.dumps(older), "classes": json.dumps(TEN)})
+    found = embedded_definition.from_metadata({"model": json.dumps(older), "classes": json.dumps(TEN)})
     assert found is not None
     assert found.classes == TEN
 

@@ -285,7 +285,7 @@ def test_a_definition_of_before_these_words_is_read_still() -> None:
     old["preprocessing"] = {
         name: value for name, value in old["preprocessing"].items() if name not in ("layout", "stated", "assumed")
     }
-    assert embedded_definition.stored({"model": serde.text(old)}) == dataclasses.replace(zoo)
+    assert embedded_definition.from_metadata({"model": serde.text(old)}) == dataclasses.replace(zoo)
 
 
 def test_fractions_and_sizes_on_the_command_line() -> None:

@@ -42,7 +42,7 @@ def an_interpreter_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield
-    user_code.forget()
+    user_code.unload()
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_the_modules_are_told_from_the_weights() -> None:
     ],
 )
 def test_a_name_means_a_node_or_all_below_a_module(names: list[str], nodes: tuple[str, ...]) -> None:
-    assert name_scopes.meant(names, NODES, AMONG) == set(nodes)
+    assert name_scopes.matching_nodes(names, NODES, AMONG) == set(nodes)
 
 
 @pytest.mark.parametrize(
@@ -60,20 +60,20 @@ def test_a_name_means_a_node_or_all_below_a_module(names: list[str], nodes: tupl
 )
 def test_an_unknown_name_gets_the_nearest(name: str, near: str) -> None:
     with pytest.raises(BadInput, match=f"is called '{name}'") as refused:
-        name_scopes.meant(["stem", name], NODES, AMONG)
+        name_scopes.matching_nodes(["stem", name], NODES, AMONG)
     assert near in refused.value.remedy
 
 
 @pytest.mark.parametrize("wanted", [(), NODES, NODES[:2], NODES[1:3], NODES[2:4], (NODES[0], NODES[4])])
 def test_the_written_list_means_what_was_wanted(wanted: tuple[str, ...]) -> None:
-    assert name_scopes.meant(name_scopes.named(wanted, NODES, AMONG), NODES, AMONG) == set(wanted)
+    assert name_scopes.matching_nodes(name_scopes.shortest_names(wanted, NODES, AMONG), NODES, AMONG) == set(wanted)
 
 
 def test_modules_stand_for_their_nodes() -> None:
-    assert name_scopes.named(NODES[:3], NODES, AMONG) == ["stem", "stage2.0.compress"]
-    assert name_scopes.named(NODES[3:4], NODES, AMONG) == ["/stage2/stage2.0/Add"]
+    assert name_scopes.shortest_names(NODES[:3], NODES, AMONG) == ["stem", "stage2.0.compress"]
+    assert name_scopes.shortest_names(NODES[3:4], NODES, AMONG) == ["/stage2/stage2.0/Add"]
 
 
 def test_groups_are_modules_and_leave_nothing_out() -> None:
-    groups = name_scopes.grouped(NODES, AMONG)
+    groups = name_scopes.group_by_module(NODES, AMONG)
     assert groups == [["/stem/stem.0/Conv"], ["/stem/stem.2/Relu"], list(NODES[2:4]), ["/Flatten"]]

@@ -22,7 +22,7 @@ def an_interpreter_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     before = set(sys.modules)
     yield
-    user_code.forget()
+    user_code.unload()
     for name, module in list(sys.modules.items()):
         if name not in before and str(tmp_path) in str(
             getattr(module, "__file__", "") or getattr(module, "__path__", "")
@@ -187,7 +187,7 @@ def test_the_users_own_modules_come_before_libraries_of_their_name_for_his_code_
         tmp_path / "mine", {"common_parts.py": "SIZE = 'mine'\n", "net.py": f"from common_parts import SIZE\n{MAKE}"}
     )
     assert factory.resolve(f"{tmp_path}/mine/net.py:make")() == "mine"
-    user_code.forget()
+    user_code.unload()
     sys.modules.pop("common_parts", None)
     assert __import__("common_parts").SIZE == "theirs"
 

@@ -28,7 +28,7 @@ def model(name: str) -> Model:
 
 
 def examined(name: str, fixed_batch: int | None = None) -> ProbeResult:
-    with build.seeded(), torch.no_grad():
+    with build.with_seed(), torch.no_grad():
         state = build.build(model(name)).module.state_dict()
         return probe.examine(model(name), state, Options(fixed_batch=fixed_batch))
 

@@ -34,5 +34,5 @@ def load(path: Path, model: Model, *, trust_code: bool = False) -> LoadedCheckpo
     """
     contents = reader.read(path, trust_code=trust_code)
     found = state_dict_choice.find(contents, model, path)
-    state = matching.take(found.tensors, found.ours, found.names)
+    state = matching.to_state_dict(found.tensors, found.ours, found.names)
     return LoadedCheckpoint(found.model, state, found.layout, found.source.said())

@@ -11,7 +11,7 @@ from deploytool.errors import BadInput
 from deploytool.spec import Model, Preprocessing
 
 
-def stored(metadata: Mapping[str, str]) -> Model | None:
+def from_metadata(metadata: Mapping[str, str]) -> Model | None:
     """The definition in a safetensors file's metadata; None if it is not one of our files.
 
     Raises BadInput if it is there and cannot be one.

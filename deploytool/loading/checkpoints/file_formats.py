@@ -43,7 +43,7 @@ class Identity:
     set_aside: tuple[str, ...] = ()
 
 
-AGAIN = "fetch the file again"
+DOWNLOAD_AGAIN = "fetch the file again"
 _PICKLE_LIMIT = 16 << 20  # bytes; a thousand tensors take 0.1 MiB
 _STEPS_LIMIT = 500_000  # of a pickle, each of which may make an object of a hundred bytes; a tensor takes some thirty
 _CODE_LIMIT = 16 << 20  # bytes of source code in an archive
@@ -68,7 +68,7 @@ def identify(file: BinaryIO, size: int) -> Identity:
     """
     start = file.read(64)
     if size == 0:
-        raise BadInput("the checkpoint is an empty file", AGAIN)
+        raise BadInput("the checkpoint is an empty file", DOWNLOAD_AGAIN)
     if start[8:9] == b"{":  # first of all: the length of a header before it can look like anything below
         return Identity(Format.SAFETENSORS)
     if start.startswith(b"version https://git-lfs"):
@@ -87,7 +87,7 @@ def _inside_zip(file: BinaryIO, size: int) -> Identity:
     try:
         archive = ZipFile(file)
     except BadZipFile:
-        raise BadInput("the checkpoint is cut short: the list of its entries is missing", AGAIN) from None
+        raise BadInput("the checkpoint is cut short: the list of its entries is missing", DOWNLOAD_AGAIN) from None
     with archive:
         inside = {name.partition("/")[2] for name in archive.namelist()}
         code = Format.TORCHSCRIPT if "constants.pkl" in inside else None
@@ -96,7 +96,7 @@ def _inside_zip(file: BinaryIO, size: int) -> Identity:
         _check_entries(archive, size, may_compress=code is not None)
         damaged = archive.testzip()  # torch never looks at these sums
         if damaged is not None:
-            raise BadInput(f"the checkpoint is damaged: {quoted(damaged)} does not match its checksum", AGAIN)
+            raise BadInput(f"the checkpoint is damaged: {quoted(damaged)} does not match its checksum", DOWNLOAD_AGAIN)
         return Identity(code) if code else _inside_torch_file(archive)
 
 
@@ -107,7 +107,7 @@ def _check_entries(archive: ZipFile, size: int, *, may_compress: bool) -> None:
         if entry.compress_type != ZIP_STORED and not may_compress:
             raise BadInput(f"{quoted(entry.filename)} is compressed, which torch never does", "save it with torch.save")
     if sum(entry.file_size for entry in entries) > size + (_CODE_LIMIT if may_compress else 0):
-        raise BadInput(f"the checkpoint claims to hold more than its {size:,} bytes", AGAIN)
+        raise BadInput(f"the checkpoint claims to hold more than its {size:,} bytes", DOWNLOAD_AGAIN)
     if len({entry.filename.lower() for entry in entries}) < len(entries):
         raise BadInput("the checkpoint holds two entries of one name", "save it with torch.save")
 
@@ -177,6 +177,6 @@ def _foreign_names(pickled: bytes | BytesIO, size: int | None = None) -> Iterato
         elif opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
             yield opcode.name
         elif opcode.name == "BINPERSID" and size is not None and number > size:
-            raise BadInput(f"the checkpoint claims a tensor of {number:,} numbers, which cannot be", AGAIN)
+            raise BadInput(f"the checkpoint claims a tensor of {number:,} numbers, which cannot be", DOWNLOAD_AGAIN)
         elif isinstance(argument, int) and "PUT" not in opcode.name and "GET" not in opcode.name:
             number = argument

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from deploytool.spec import Option, Preprocessing
 
 Options = Mapping[str, Option]
-Names = Mapping[str, str]  # our place: theirs
+KeyMap = Mapping[str, str]  # our place: theirs
 INFIXES = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # of torch's wrappers, anywhere
 
 
-def _ours(options: Options) -> Names:
+def _ours(options: Options) -> KeyMap:
     return {}
 
 
@@ -27,22 +27,22 @@ class Family:
     """
 
     sign: str
-    names: Callable[[Options], Names] = _ours
+    names: Callable[[Options], KeyMap] = _ours
     options: Options = field(default_factory=dict)
     preprocessing: Preprocessing | None = None
 
 
-def places(template: str, lengths: Sequence[int], first: tuple[int, int] = (0, 0)) -> list[str]:
+def block_paths(template: str, lengths: Sequence[int], first: tuple[int, int] = (0, 0)) -> list[str]:
     """The places of all blocks, stage by stage, when stages and blocks are counted from `first`."""
     stage, block = first
     return [template.format(stage + s, block + b) for s, length in enumerate(lengths) for b in range(length)]
 
 
-SHUFFLENET_UNITS = places("stage{}.{}", (4, 8, 4), (2, 0))
-MOBILENET_BLOCKS = places("blocks.{}.{}", (1, 2, 2, 6, 2))
+SHUFFLENET_UNITS = block_paths("stage{}.{}", (4, 8, 4), (2, 0))
+MOBILENET_BLOCKS = block_paths("blocks.{}.{}", (1, 2, 2, 6, 2))
 
 
-def block_by_block(ours: Sequence[str], theirs: Sequence[str], parts: Names) -> dict[str, str]:
+def map_blocks(ours: Sequence[str], theirs: Sequence[str], parts: KeyMap) -> dict[str, str]:
     """The places of every part of every block: `parts` tells our part from theirs."""
     return {
         f"{our}.{part}": f"{their}.{their_part}"
@@ -51,16 +51,16 @@ def block_by_block(ours: Sequence[str], theirs: Sequence[str], parts: Names) -> 
     }
 
 
-def their_key(key: str, names: Names) -> str:
+def source_key(key: str, names: KeyMap) -> str:
     """What they call our `key`: the place is looked up, what stands behind it (`weight`, `0.weight`) stays."""
     place, dot, rest = key.rpartition(".")
     while dot and place not in names:
         place, dot, _ = place.rpartition(".")
         rest = key[len(place) + 1 :]
-    return unwrapped(f"{names[place]}.{rest}" if dot else key)
+    return without_wrapper_infixes(f"{names[place]}.{rest}" if dot else key)
 
 
-def unwrapped(key: str) -> str:
+def without_wrapper_infixes(key: str) -> str:
     """A name without what torch's own wrappers put into it."""
     for infix in INFIXES:
         key = key.replace(infix, "")

@@ -12,8 +12,8 @@ import torch
 from deploytool.data import preprocess
 from deploytool.errors import BadInput
 from deploytool.loading import factory
-from deploytool.loading.checkpoints.key_maps import Family, Names, quoted, shape_text, their_key
-from deploytool.loading.checkpoints.publishers import contradiction, family_of
+from deploytool.loading.checkpoints.key_maps import Family, KeyMap, quoted, shape_text, source_key
+from deploytool.loading.checkpoints.publishers import family_of, option_conflict
 from deploytool.loading.module import build as module_build
 from deploytool.spec import Model
 
@@ -24,14 +24,14 @@ _NORMS = (("_g", "original0"), ("_v", "original1"), ("_orig", "original"), ("_u"
 _CLASSIFIERS = ("classifier.weight", "classifier.1.weight")
 
 
-def settle(model: Model, family: Family, tensors: Tensors) -> Model:
+def adapt_model(model: Model, family: Family, tensors: Tensors) -> Model:
     """The model with the options, the classes and the preprocessing that these weights want; not if it is not ours."""
     if family_of(model) is None:
         return model
     said = {name: model.options[name] for name in model.asked if name in model.options}
     options = {**model.options, **family.options, **said}
     names = family.names(options)
-    heads = [tensors[key] for key in (their_key(ours, names) for ours in _CLASSIFIERS) if key in tensors]
+    heads = [tensors[key] for key in (source_key(ours, names) for ours in _CLASSIFIERS) if key in tensors]
     if heads and heads[0].dim() > 0 and "classes" not in said:
         options["classes"] = heads[0].shape[0]
     classes = options.get("classes", model.outputs[0].shape[-1])
@@ -48,10 +48,10 @@ def settle(model: Model, family: Family, tensors: Tensors) -> Model:
     )
 
 
-def wanted(model: Model) -> Tensors:
+def expected_tensors(model: Model) -> Tensors:
     """The definition's own state dict, its numbers being of no interest; of our zoo not even allocated."""
     if family_of(model) is None:
-        with module_build.seeded():
+        with module_build.with_seed():
             own: dict[str, torch.Tensor] = module_build.build(model).module.state_dict()
         return own
     build = factory.resolve(model.factory)
@@ -64,7 +64,7 @@ def wanted(model: Model) -> Tensors:
     return state
 
 
-def respelled(tensors: Tensors, ours: Tensors) -> Tensors:
+def rename_weight_norms(tensors: Tensors, ours: Tensors) -> Tensors:
     """The tensors under the names that the definition has for its norms of weights, whichever torch.nn.utils made them.
 
     `weight_norm` and `spectral_norm` write other names since torch 2.0, for the same numbers.
@@ -85,14 +85,14 @@ def _spellings(key: str) -> Iterator[str]:
             yield f"{found[1]}parametrizations.{found[2]}.{new}"
 
 
-def completed(tensors: Tensors, ours: Tensors, names: Names) -> Tensors:
+def add_tied_tensors(tensors: Tensors, ours: Tensors, names: KeyMap) -> Tensors:
     """The tensors with those that a file leaves out because the definition has them tied to others that are there."""
     first: dict[tuple[object, ...], str] = {}
     found = dict(tensors)
     for present in (True, False):  # the names that are there first: either of two tied ones may be left out
         for key, like in ours.items():
             place = (like.data_ptr(), like.shape, like.stride()) if not like.is_meta and like.numel() else None
-            their = their_key(key, names)
+            their = source_key(key, names)
             if place is None or (their in tensors) is not present:
                 continue
             if present:
@@ -102,9 +102,9 @@ def completed(tensors: Tensors, ours: Tensors, names: Names) -> Tensors:
     return found
 
 
-def difference(tensors: Tensors, ours: Tensors, names: Names) -> str | None:
+def difference(tensors: Tensors, ours: Tensors, names: KeyMap) -> str | None:
     """The first thing in which a checkpoint is not what the definition wants; None if it is."""
-    theirs = {their_key(key, names): like for key, like in ours.items()}
+    theirs = {source_key(key, names): like for key, like in ours.items()}
     for key, like in theirs.items():
         if key not in tensors and not key.endswith(COUNTER):
             longer = next((other for other in tensors if other.endswith(f".{key}")), None)
@@ -116,11 +116,11 @@ def difference(tensors: Tensors, ours: Tensors, names: Names) -> str | None:
     return None if extra is None else f"it has {quoted(extra)} besides"
 
 
-def take(tensors: Tensors, ours: Tensors, names: Names) -> dict[str, torch.Tensor]:
+def to_state_dict(tensors: Tensors, ours: Tensors, names: KeyMap) -> dict[str, torch.Tensor]:
     """The checkpoint's numbers under our keys, in our types; raises BadInput for numbers that are none."""
     state: dict[str, torch.Tensor] = {}
     for key, like in ours.items():
-        their = their_key(key, names)
+        their = source_key(key, names)
         given = tensors.get(their)
         state[key] = torch.zeros((), dtype=like.dtype) if given is None else _converted(their, given, like.dtype)
     return state
@@ -137,12 +137,12 @@ def _converted(key: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tens
     return taken
 
 
-def sibling(model: Model, family: Family, tensors: Tensors) -> str | None:
+def matching_zoo_model(model: Model, family: Family, tensors: Tensors) -> str | None:
     """The name of the zoo's model that these weights do fit, where there is one, the closest first."""
     zoo: tuple[Model, ...] = import_module(f"{factory.ZOO}.specs").ZOO
     for other in sorted(zoo, key=lambda other: -len(other.options.items() & model.options.items())):
-        if other.factory == model.factory and contradiction(other, family.options) is None:
-            settled = settle(other, family, tensors)
-            if difference(tensors, wanted(settled), family.names(settled.options)) is None:
+        if other.factory == model.factory and option_conflict(other, family.options) is None:
+            settled = adapt_model(other, family, tensors)
+            if difference(tensors, expected_tensors(settled), family.names(settled.options)) is None:
                 return other.name
     return None

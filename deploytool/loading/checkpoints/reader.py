@@ -13,7 +13,7 @@ from safetensors import safe_open
 from deploytool.errors import BadInput
 from deploytool.loading import shards
 from deploytool.loading.checkpoints import embedded_definition, inert, unsafe_loaders
-from deploytool.loading.checkpoints.file_formats import AGAIN, Format, identify
+from deploytool.loading.checkpoints.file_formats import DOWNLOAD_AGAIN, Format, identify
 from deploytool.loading.checkpoints.key_maps import quoted
 from deploytool.spec import Model
 
@@ -41,7 +41,9 @@ def read(path: Path, *, trust_code: bool) -> Contents:
     except BadInput:
         raise
     except Exception as failure:  # torch alone has ten ways to say that a file is broken
-        raise BadInput(f"the checkpoint is damaged: reading it ends in {type(failure).__name__}", AGAIN) from failure
+        raise BadInput(
+            f"the checkpoint is damaged: reading it ends in {type(failure).__name__}", DOWNLOAD_AGAIN
+        ) from failure
 
 
 def check_is_plain(key: str, tensor: torch.Tensor, size: int) -> None:
@@ -83,19 +85,19 @@ def _trusted(kind: Format, file: BinaryIO) -> object:
 def _read_safetensors(file: BinaryIO, path: Path, size: int) -> Contents:
     header = int.from_bytes(file.read(8), "little")
     if header > min(size - 8, _HEADER_LIMIT):
-        raise BadInput(f"the checkpoint claims a header of {header:,} bytes, which cannot be", AGAIN)
+        raise BadInput(f"the checkpoint claims a header of {header:,} bytes, which cannot be", DOWNLOAD_AGAIN)
     with safe_open(path, framework="pt") as opened:
         tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  # it is not a mapping
         metadata = opened.metadata() or {}
     # safetensors writes a tied weight once, and the names that it left out beside it
     tied = {left_out: tensors[kept] for left_out, kept in metadata.items() if kept in tensors}
-    return Contents(tied | tensors, embedded_definition.stored(metadata))
+    return Contents(tied | tensors, embedded_definition.from_metadata(metadata))
 
 
 def _read_shards(file: BinaryIO, path: Path, size: int, trust_code: bool) -> Contents:
     """The tensors of all files that an index (`model.safetensors.index.json`) names, which lie beside it."""
     tensors: dict[str, object] = {}
-    for name in shards.listed(file.read(_HEADER_LIMIT), size):
+    for name in shards.parse_index(file.read(_HEADER_LIMIT), size):
         shard = path.with_name(name)
         if not shard.is_file():
             raise BadInput(f"{path.name} names {quoted(name)}, which does not lie beside it", "fetch that file too")

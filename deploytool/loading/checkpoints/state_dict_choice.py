@@ -12,7 +12,7 @@ import torch
 from deploytool.errors import BadInput
 from deploytool.loading import shards
 from deploytool.loading.checkpoints import matching, publishers, reader, unwrapping
-from deploytool.loading.checkpoints.key_maps import Family, Names, quoted, their_key
+from deploytool.loading.checkpoints.key_maps import Family, KeyMap, quoted, source_key
 from deploytool.loading.checkpoints.unwrapping import StateDict
 from deploytool.spec import INPUTS, Model
 
@@ -38,7 +38,7 @@ class Match:
     share: float
 
     @property
-    def names(self) -> Names:
+    def names(self) -> KeyMap:
         """Our places and theirs."""
         return self.family.names(self.model.options)
 
@@ -54,19 +54,19 @@ def find(contents: reader.Contents, model: Model, path: Path) -> Match:
     if not held:
         raise BadInput(_no_tensors(contents.held), _SAVE)
     _check_are_plain(held, path)
-    ours = matching.wanted(model) if publishers.family_of(model) is None else None
+    ours = matching.expected_tensors(model) if publishers.family_of(model) is None else None
     tried = [match for source in held for match in _matches(contents, source, model, ours)]
     fitting_ones = sorted((each for each in tried if each.problem is None), key=lambda each: each.source.rank)
     if fitting_ones:
         return _first(fitting_ones)
     if not tried:
-        likeliest = next((each for each in _all_variants(held, ours) if publishers.known(each.entries)), held[0])
+        likeliest = next((each for each in _all_variants(held, ours) if publishers.is_known(each.entries)), held[0])
         return _match(contents, likeliest, model, ours)  # raises: nobody took any of them
     raise _refusal(max(tried, key=lambda each: each.share), path)
 
 
 def _check_are_plain(held: list[StateDict], path: Path) -> None:
-    size = sum(each.stat().st_size for each in (path, *shards.beside(path)))
+    size = sum(each.stat().st_size for each in (path, *shards.shard_files(path)))
     for source in held:
         for key, value in source.entries.items():
             if isinstance(value, torch.Tensor):
@@ -105,12 +105,12 @@ def _matches(
 def _match(contents: reader.Contents, source: StateDict, model: Model, ours: matching.Tensors | None) -> Match:
     layout, family, model = _recognise(contents, source, model)
     given = {key: value for key, value in source.entries.items() if isinstance(value, torch.Tensor)}
-    settled = matching.settle(model, family, given)
+    settled = matching.adapt_model(model, family, given)
     names = family.names(settled.options)
-    wanted = matching.wanted(settled) if ours is None else ours
-    tensors = matching.completed(matching.respelled(given, wanted), wanted, names)
+    wanted = matching.expected_tensors(settled) if ours is None else ours
+    tensors = matching.add_tied_tensors(matching.rename_weight_norms(given, wanted), wanted, names)
     problem = matching.difference(tensors, wanted, names)
-    theirs = {their_key(key, names): like.shape for key, like in wanted.items()}
+    theirs = {source_key(key, names): like.shape for key, like in wanted.items()}
     odd = next((key for key in theirs if key in source.entries and key not in tensors), None)
     if odd is not None:
         problem = f"{quoted(odd)} is of type {type(source.entries[odd]).__name__}, not a tensor"
@@ -141,7 +141,7 @@ def _same(one: Match, other: Match) -> bool:
 
 def _refusal(match: Match, path: Path) -> BadInput:
     model, tensors = match.model, match.tensors
-    other = publishers.family_of(model) and matching.sibling(model, match.family, tensors)
+    other = publishers.family_of(model) and matching.matching_zoo_model(model, match.family, tensors)
     remedy = f"the file holds {other}: export that instead" if other else "name the model that the weights are of"
     if asked := _contrary(match):
         remedy = f"leave --arg {asked} out: the checkpoint has another"
@@ -157,10 +157,10 @@ def _contrary(match: Match) -> str | None:
     model = match.model
     for name in model.asked:
         others = tuple(each for each in model.asked if each != name)
-        settled = matching.settle(replace(model, asked=others), match.family, match.tensors)
+        settled = matching.adapt_model(replace(model, asked=others), match.family, match.tensors)
         if publishers.family_of(model) and settled.options != model.options:
-            ours, names = matching.wanted(settled), match.family.names(settled.options)
-            if matching.difference(matching.completed(match.tensors, ours, names), ours, names) is None:
+            ours, names = matching.expected_tensors(settled), match.family.names(settled.options)
+            if matching.difference(matching.add_tied_tensors(match.tensors, ours, names), ours, names) is None:
                 return f"{name}={model.options[name]}"
     return None
 
@@ -172,7 +172,7 @@ def _recognise(contents: reader.Contents, source: StateDict, model: Model) -> tu
         return (*publishers.recognise(source.entries.keys(), model), model)
     if known.factory != model.factory:
         raise BadInput(f"this file holds {quoted(known.name)}, and {model.name} was asked for", "name that model")
-    problem = publishers.contradiction(model, known.options)
+    problem = publishers.option_conflict(model, known.options)
     if problem is not None:
         raise BadInput(f"this file holds {quoted(known.name)}, which needs {problem}", "name that model")
     family = Family(sign="", options=known.options, preprocessing=known.preprocessing)

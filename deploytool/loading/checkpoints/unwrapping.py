@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from deploytool.loading.checkpoints.key_maps import INFIXES, quoted, unwrapped
+from deploytool.loading.checkpoints.key_maps import INFIXES, quoted, without_wrapper_infixes
 
 COUNTERS = ("n_averaged",)  # what AveragedModel keeps beside its module
 _AVERAGED = re.compile(r"(^|_|\.)(ema|averaged|avg|swa|teacher)(_|\.|$)", re.IGNORECASE)  # before the last weights
@@ -77,7 +77,7 @@ def _walk(held: object, path: tuple[str, ...]) -> Iterator[StateDict]:
 
 def _without_infixes(found: StateDict) -> StateDict:
     present = tuple(infix for infix in INFIXES if any(infix in key for key in found.entries))
-    entries = {unwrapped(key): value for key, value in found.entries.items()}
+    entries = {without_wrapper_infixes(key): value for key, value in found.entries.items()}
     if not present or len(entries) < len(found.entries):
         return found
     return StateDict(found.path, entries, present)
@@ -93,14 +93,14 @@ def variants(found: StateDict, wanted: Mapping[str, object] | None) -> Iterator[
     likely = [prefix for prefix, count in common.most_common(_PREFIXES) if count >= max(1, least)]
     missing = [prefix for prefix, count in _prefixes(wanted or {}).items() if wanted and count == len(wanted)]
     for prefix in ("", *sorted(likely, key=lambda prefix: (_AVERAGED.search(prefix) is None, len(prefix)))):
-        shorter = without(found, prefix) if prefix else found
+        shorter = strip_prefix(found, prefix) if prefix else found
         yield shorter
         for added in missing:
             entries = {added + key: value for key, value in shorter.entries.items()}
             yield replace(shorter, entries=entries, added=added)
 
 
-def without(found: StateDict, prefix: str) -> StateDict:
+def strip_prefix(found: StateDict, prefix: str) -> StateDict:
     """The entries that have a prefix, without it."""
     entries = {key[len(prefix) :]: value for key, value in found.entries.items() if key.startswith(prefix)}
     beside = tuple(key for key in found.entries if not key.startswith(prefix) and key not in COUNTERS)

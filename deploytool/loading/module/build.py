@@ -36,7 +36,7 @@ def build(model: Model) -> BuiltModel:
     Raises StageFailed for whatever the user's code raises, for what is no module, and for a scripted part; BadInput for
     an import that fails.
     """
-    with guarded(f"{model.factory} raises", "see --arg, or mend it"):
+    with wrap_user_errors(f"{model.factory} raises", "see --arg, or mend it"):
         try:
             made = factory.resolve(model.factory)(**model.options)
         except ImportError as error:  # of what the factory imports only where it is called
@@ -53,13 +53,13 @@ def build(model: Model) -> BuiltModel:
         problem = f"{model.factory} gives weights without numbers: {hollow[0]} is on the meta device"
         raise StageFailed(problem, "make it on the CPU, or load its weights there")
     taken += _uncompile(module)
-    with guarded(f"{model.factory}: .eval() raises", "mend it"):
+    with wrap_user_errors(f"{model.factory}: .eval() raises", "mend it"):
         module.eval()  # what it returns is the user's affair: train() may be their own
     return BuiltModel(module, tuple(dict.fromkeys(f"{model.name} comes {each}" for each in taken)))
 
 
 @contextmanager
-def guarded(what: str, remedy: str) -> Iterator[None]:
+def wrap_user_errors(what: str, remedy: str) -> Iterator[None]:
     """Turns whatever the user's code raises into one StageFailed; an interruption stays one."""
     try:
         yield
@@ -70,7 +70,7 @@ def guarded(what: str, remedy: str) -> Iterator[None]:
 
 
 @contextmanager
-def seeded(seed: int = _SEED) -> Iterator[None]:
+def with_seed(seed: int = _SEED) -> Iterator[None]:
     """Whatever is drawn inside, by torch, numpy or Python, is always alike; outside nothing has changed."""
     pythons, numpys = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):

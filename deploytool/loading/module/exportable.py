@@ -51,7 +51,7 @@ class _Exportable(nn.Module):
             made = called(*[given[place] for place in placed], **{name: given[place] for name, place in keyed})
             if isinstance(made, torch.Tensor):
                 return made
-            return _apart(made if _flat(made, count) else chosen(made, model))
+            return _apart(made if _flat(made, count) else select_outputs(made, model))
 
         object.__setattr__(self, "forward", _of(call, len(names)))
 
@@ -77,7 +77,7 @@ def _apart(made: Sequence[torch.Tensor]) -> Any:
     return own[0] if len(own) == 1 else tuple(own)
 
 
-def chosen(made: Any, model: Model) -> list[torch.Tensor]:
+def select_outputs(made: Any, model: Model) -> list[torch.Tensor]:
     """The outputs of `model` among what it made: by name, or in their order where there are as many.
 
     Raises StageFailed if it has others.
@@ -94,7 +94,7 @@ def chosen(made: Any, model: Model) -> list[torch.Tensor]:
 
 
 @contextmanager
-def off_the_fast_path() -> Iterator[None]:
+def without_attention_fastpath() -> Iterator[None]:
     """Attention as separate operations: the fused ones, taken where nothing needs gradients, have no ONNX operator."""
     usual = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

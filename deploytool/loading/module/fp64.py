@@ -28,7 +28,7 @@ def run() -> Iterator[None]:
         torch.set_default_dtype(usual)
 
 
-def widened(value: torch.Tensor) -> torch.Tensor:
+def to_fp64(value: torch.Tensor) -> torch.Tensor:
     """An FP32 tensor in FP64; others as they are."""
     return value.to(_WIDER[value.dtype]) if value.dtype in _WIDER else value
 
@@ -71,5 +71,5 @@ class _Doubled(TorchFunctionMode):
         if _DTYPE_OF(value) not in _WIDER:
             return value
         if id(value) not in self._known:
-            self._known[id(value)] = (value, widened(value))
+            self._known[id(value)] = (value, to_fp64(value))
         return self._known[id(value)][1]

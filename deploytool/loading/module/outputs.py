@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-ALONE = "logits"  # what the only output is called that has no name of its own
+DEFAULT_NAME = "logits"  # what the only output is called that has no name of its own
 _DEEPEST = 16
 _ODD = re.compile(r"[^A-Za-z0-9_.-]")  # what ONNX, TensorRT and file formats had better not find in a name
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
@@ -18,14 +18,14 @@ Path = tuple["str | int", ...]
 
 
 @dataclass(frozen=True)
-class Answers:
+class NamedTensors:
     """The tensors by name, in their order, and the types of what else stood there, None aside."""
 
     tensors: Mapping[str, torch.Tensor]
     others: Mapping[str, str]
 
 
-def flatten(made: Any, inputs: Collection[str] = ()) -> Answers:
+def flatten(made: Any, inputs: Collection[str] = ()) -> NamedTensors:
     """Every tensor of what a model made.
 
     Of a dict, a dataclass, a named tuple and an object the keys become names, of tuples and lists the places:
@@ -38,11 +38,11 @@ def flatten(made: Any, inputs: Collection[str] = ()) -> Answers:
     for path, leaf in found:
         if isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided:
             keyless = not any(isinstance(step, str) for step in path)
-            name = ALONE if single and keyless else _name(path)
+            name = DEFAULT_NAME if single and keyless else _name(path)
             tensors[_own(name, {*tensors, *inputs}, name in inputs)] = leaf
         elif leaf is not None:
             others[_name(path)] = type(leaf).__name__
-    return Answers(tensors, others)
+    return NamedTensors(tensors, others)
 
 
 def _leaves(value: Any, path: Path, above: tuple[int, ...]) -> Iterator[tuple[Path, Any]]:

@@ -16,10 +16,10 @@ _DEEPEST, _MOST = 4, 2000  # levels, and parts of one container, that are looked
 _LISTS = (list, tuple, set, frozenset, deque)  # no iterator: looking at one would move it on
 _FLAT = (bool, int, float, complex, str, bytes, type(None))
 
-Kept = Mapping[str, Any]
+Snapshot = Mapping[str, Any]
 
 
-def snapshot(module: nn.Module) -> Kept:
+def snapshot(module: nn.Module) -> Snapshot:
     """A copy of all that may change while it runs, by kind and name: `buffer count`, `attribute body.seen`."""
     found: dict[str, Any] = {}
     found |= {f"parameter {name}": _copy(value) for name, value in module.named_parameters()}
@@ -31,7 +31,7 @@ def snapshot(module: nn.Module) -> Kept:
     return found
 
 
-def differences(before: Kept, after: Kept) -> tuple[str, ...]:
+def differences(before: Snapshot, after: Snapshot) -> tuple[str, ...]:
     """What is another now, or was not there."""
     return tuple(name for name, value in after.items() if name not in before or not _same(before[name], value))
 

@@ -51,7 +51,7 @@ def test_pytorchcvs_other_mobilenet(tmp_path: Path) -> None:
 def test_pytorchcvs_larger_mixnets_count_eight_units_in_the_last_stage(model: str, tmp_path: Path) -> None:
     ours = our_shapes(model)
     names = checkpoints.publishers.pytorchcv.mixnet(find(model).options)
-    given = {checkpoints.key_maps.their_key(key, names): shape for key, shape in ours.items()}
+    given = {checkpoints.key_maps.source_key(key, names): shape for key, shape in ours.items()}
     units = theirs.unit_places({key: torch.empty(0) for key in given}, ".exp_conv.")
     lengths = [sum(unit.startswith(f"features.stage{stage}.") for unit in units) for stage in (1, 2, 3, 4)]
     assert lengths == [2, 4, 4, 8]

@@ -75,14 +75,14 @@ def test_what_is_drawn_is_always_alike_and_nobody_elses_numbers_change() -> None
     random.seed(5)
     np.random.seed(5)
     torch.manual_seed(5)
-    with build.seeded(1):
+    with build.with_seed(1):
         first = drawn()
     after = drawn()
     random.seed(5)
     np.random.seed(5)
     torch.manual_seed(5)
     assert drawn() == after
-    with build.seeded(1):
+    with build.with_seed(1):
         assert drawn() == first
 
 

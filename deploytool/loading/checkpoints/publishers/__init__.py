@@ -61,22 +61,22 @@ def recognise(keys: Collection[str], model: Model) -> tuple[str, Family]:
         layout, name, _ = found[0]
         raise BadInput(f"this is a {layout} {name} checkpoint, and {model.name} was asked for", f"name a {name} model")
     for layout, family in suited:
-        if contradiction(model, family.options) is None:
+        if option_conflict(model, family.options) is None:
             return layout, family
     layout, family = suited[0]
     raise BadInput(
-        f"{layout}'s {wanted} weights need {contradiction(model, family.options)}",
+        f"{layout}'s {wanted} weights need {option_conflict(model, family.options)}",
         f"name a {wanted} model that does not state it otherwise",
     )
 
 
-def known(keys: Collection[str]) -> bool:
+def is_known(keys: Collection[str]) -> bool:
     """Whether any source names weights so."""
     families = [family for layout in LAYOUTS for family in layout.FAMILIES.values()]
     return any(re.match(family.sign, key) for family in families for key in keys)
 
 
-def contradiction(model: Model, options: Mapping[str, Option]) -> str | None:
+def option_conflict(model: Model, options: Mapping[str, Option]) -> str | None:
     """The first option that weights need and the model states otherwise; classes are the checkpoint's to tell."""
     for option, value in options.items():
         stated = model.options.get(option, value)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from deploytool.loading.checkpoints.key_maps import MOBILENET_BLOCKS, Family, Names, Options
+from deploytool.loading.checkpoints.key_maps import MOBILENET_BLOCKS, Family, KeyMap, Options
 from deploytool.spec import Preprocessing
 
 
-def mobilenet(options: Options) -> Names:
+def mobilenet(options: Options) -> KeyMap:
     """Twenty-six layers: a depthwise and a pointwise convolution by turns."""
     names = {"conv_stem": "mobilenet_v1.conv_stem.convolution", "bn1": "mobilenet_v1.conv_stem.normalization"}
     for number, block in enumerate(MOBILENET_BLOCKS):

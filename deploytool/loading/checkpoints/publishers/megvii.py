@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from deploytool.loading.checkpoints.key_maps import SHUFFLENET_UNITS, Family, Names, Options, block_by_block
+from deploytool.loading.checkpoints.key_maps import SHUFFLENET_UNITS, Family, KeyMap, Options, map_blocks
 from deploytool.spec import Preprocessing
 
 PARTS = {
@@ -17,12 +17,12 @@ PARTS = {
 }
 
 
-def shufflenet(options: Options) -> Names:
+def shufflenet(options: Options) -> KeyMap:
     """Sixteen units, counted through."""
     return {
         "stem": "first_conv.0",
         "stem_bn": "first_conv.1",
-        **block_by_block(SHUFFLENET_UNITS, [f"features.{unit}" for unit in range(16)], PARTS),
+        **map_blocks(SHUFFLENET_UNITS, [f"features.{unit}" for unit in range(16)], PARTS),
         "classifier": "classifier.0",
     }
 

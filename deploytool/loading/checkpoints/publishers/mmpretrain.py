@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from deploytool.loading.checkpoints.key_maps import SHUFFLENET_UNITS, Family, Names, Options, block_by_block, places
+from deploytool.loading.checkpoints.key_maps import SHUFFLENET_UNITS, Family, KeyMap, Options, block_paths, map_blocks
 from deploytool.spec import Preprocessing
 
 PARTS = {
@@ -17,12 +17,12 @@ PARTS = {
 }
 
 
-def shufflenet(options: Options) -> Names:
+def shufflenet(options: Options) -> KeyMap:
     """Three stages of units, and the classifier outside the backbone."""
     return {
         "stem": "backbone.conv1.conv",
         "stem_bn": "backbone.conv1.bn",
-        **block_by_block(SHUFFLENET_UNITS, places("backbone.layers.{}.{}", (4, 8, 4)), PARTS),
+        **map_blocks(SHUFFLENET_UNITS, block_paths("backbone.layers.{}.{}", (4, 8, 4)), PARTS),
         "classifier": "head.fc",
     }
 

@@ -8,10 +8,10 @@ from deploytool.loading.checkpoints.key_maps import (
     MOBILENET_BLOCKS,
     SHUFFLENET_UNITS,
     Family,
-    Names,
+    KeyMap,
     Options,
-    block_by_block,
-    places,
+    block_paths,
+    map_blocks,
 )
 from deploytool.spec import Preprocessing
 
@@ -40,27 +40,27 @@ FIRE_PARTS = {"squeeze": "squeeze.conv", "expand1x1": "expand1x1.conv", "expand3
 FIRES = {"1.0": ((3, 4, 5), (7, 8, 9, 10), (12,)), "1.1": ((3, 4), (6, 7), (9, 10, 11, 12))}  # ours, by their stage
 
 
-def shufflenet(options: Options) -> Names:
+def shufflenet(options: Options) -> KeyMap:
     """Three stages of units."""
     return {
         "stem": "features.init_block.conv",
         "stem_bn": "features.init_block.bn",
-        **block_by_block(SHUFFLENET_UNITS, places(UNIT, (4, 8, 4), (1, 1)), SHUFFLENET_PARTS),
+        **map_blocks(SHUFFLENET_UNITS, block_paths(UNIT, (4, 8, 4), (1, 1)), SHUFFLENET_PARTS),
         "classifier": "output",
     }
 
 
-def mobilenet(options: Options) -> Names:
+def mobilenet(options: Options) -> KeyMap:
     """Five stages of units."""
     return {
         "conv_stem": "features.init_block.conv",
         "bn1": "features.init_block.bn",
-        **block_by_block(MOBILENET_BLOCKS, places(UNIT, (1, 2, 2, 6, 2), (1, 1)), MOBILENET_PARTS),
+        **map_blocks(MOBILENET_BLOCKS, block_paths(UNIT, (1, 2, 2, 6, 2), (1, 1)), MOBILENET_PARTS),
         "classifier": "output",
     }
 
 
-def mixnet(options: Options) -> Names:
+def mixnet(options: Options) -> KeyMap:
     """The first block belongs to the stem, and what we call the last two stages is one."""
     lengths = MIXNET_STAGES.get(str(options.get("variant", "s")), (2, 4, 4, 4, 4))
     merged = (*lengths[:3], lengths[3] + lengths[4])
@@ -71,20 +71,20 @@ def mixnet(options: Options) -> Names:
         "blocks.0.0.bn1": "features.init_block.conv2.conv1.bn",
         "blocks.0.0.conv_pw": "features.init_block.conv2.conv2.conv",
         "blocks.0.0.bn2": "features.init_block.conv2.conv2.bn",
-        **block_by_block(places("blocks.{}.{}", lengths, (1, 0)), places(UNIT, merged, (1, 1)), MIXNET_PARTS),
+        **map_blocks(block_paths("blocks.{}.{}", lengths, (1, 0)), block_paths(UNIT, merged, (1, 1)), MIXNET_PARTS),
         "conv_head": "features.final_block.conv",
         "bn2": "features.final_block.bn",
         "classifier": "output",
     }
 
 
-def squeezenet(options: Options) -> Names:
+def squeezenet(options: Options) -> KeyMap:
     """A stage for each run of fires between two max-pools."""
     stages = FIRES.get(str(options.get("version")), FIRES["1.0"])
     ours = [f"features.{fire}" for fires in stages for fire in fires]
     return {
         "features.0": "features.init_block.conv",
-        **block_by_block(ours, places(UNIT, [len(fires) for fires in stages], (1, 1)), FIRE_PARTS),
+        **map_blocks(ours, block_paths(UNIT, [len(fires) for fires in stages], (1, 1)), FIRE_PARTS),
         "classifier.1": "output.final_conv",
     }
 
