@@ -1,1 +1,1 @@
-"""How a model becomes a graph: one file an exporter of torch.onnx, all with the same `export()`."""
+"""The ONNX exporters of torch.onnx, one module each, all with the same `export()`."""

@@ -1,4 +1,4 @@
-"""The exporter of torch.onnx that captures the model with torch.export and translates that."""
+"""Exports to ONNX through torch.export (`torch.onnx.export` with `dynamo=True`)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import nn
 
 from deploytool.spec import Model
 
-_SCOPES = "pkg.torch.onnx.name_scopes"  # where this exporter leaves the module path of a node
+_SCOPES = "pkg.torch.onnx.name_scopes"  # metadata key with the module path of a node
 
 
 def export(module: nn.Module, model: Model, example: tuple[torch.Tensor, ...], opset: int) -> onnx.ModelProto:
-    """The graph of `module`, which runs once on `example`; raises whatever torch raises for a model it refuses."""
+    """Exports `module` to an ONNX graph; runs it once on `example`. Errors of torch propagate unchanged."""
     program = torch.onnx.export(
         module,
         example,
@@ -24,28 +24,28 @@ def export(module: nn.Module, model: Model, example: tuple[torch.Tensor, ...], o
         opset_version=opset,
         input_names=[tensor.name for tensor in model.inputs],
         output_names=[tensor.name for tensor in model.outputs],
-        dynamic_shapes=_shapes(module, model),
+        dynamic_shapes=_dynamic_shapes(module, model),
         external_data=False,
         verbose=False,
     )
-    assert program is not None  # it is None only for the other exporter
+    assert program is not None  # None only with dynamo=False
     graph = program.model_proto
     for number, node in enumerate(graph.graph.node):
         node.name = f"/{_module_path(node)}/{node.op_type}_{number}"
     return graph
 
 
-def _shapes(module: nn.Module, model: Model) -> tuple[Any, ...]:
-    """The free axes of each input as `forward` takes them: what goes into its `*inputs` stands in one tuple."""
+def _dynamic_shapes(module: nn.Module, model: Model) -> tuple[Any, ...]:
+    """The dynamic axes of each input, in the structure of `forward`: those of a `*args` parameter form one tuple."""
     kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
-    free = [tensor.free() for tensor in model.inputs]
+    dynamic_axes = [tensor.free() for tensor in model.inputs]
     if inspect.Parameter.VAR_POSITIONAL not in kinds:
-        return tuple(free)
-    own = min(kinds.index(inspect.Parameter.VAR_POSITIONAL), len(free))
-    return (*free[:own], tuple(free[own:]))
+        return tuple(dynamic_axes)
+    positional = min(kinds.index(inspect.Parameter.VAR_POSITIONAL), len(dynamic_axes))
+    return (*dynamic_axes[:positional], tuple(dynamic_axes[positional:]))
 
 
 def _module_path(node: onnx.NodeProto) -> str:
     scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "['', '']")
-    modules = [scope for scope in ast.literal_eval(scopes)[:-1] if scope]  # the last scope is the operation itself
+    modules = [scope for scope in ast.literal_eval(scopes)[:-1] if scope]  # the last scope is the operator itself
     return modules[-1].replace(".", "/") if modules else "model"

@@ -1,4 +1,4 @@
-"""Which module of the source model the name of an ONNX node leads to, and which nodes a name of either kind means."""
+"""Maps ONNX node names to modules of the PyTorch model, and module or node names to nodes."""
 
 from __future__ import annotations
 
@@ -9,68 +9,68 @@ from deploytool.errors import BadInput
 
 
 def module_path(node: str, modules: Collection[str]) -> str:
-    """The PyTorch module that the name of an ONNX node leads to, "" if it leads no further than the model itself.
+    """The path of the innermost PyTorch module in the name of an ONNX node; "" for the model itself.
 
-    The scopes of `/stem/stem.0/Conv` (torchscript, which repeats itself) and of `/stem/0/Conv_12` (dynamo) are
-    followed one by one, as far as there are such modules.
+    Handles both naming schemes: `/stem/stem.0/Conv` (torchscript, scopes repeat their parents) and `/stem/0/Conv_12`
+    (dynamo). Scopes that are no module in `modules` are skipped.
     """
     path = ""
     for scope in node.split("/")[1:-1]:
         parts = path.split(".") if path else []
-        ways = (".".join([*parts[:depth], scope]) for depth in range(len(parts), -1, -1))
-        path = next((way for way in ways if way in modules), path)
+        candidates = (".".join([*parts[:depth], scope]) for depth in range(len(parts), -1, -1))
+        path = next((candidate for candidate in candidates if candidate in modules), path)
     return path
 
 
 def modules(keys: Iterable[str]) -> frozenset[str]:
-    """The modules that the keys of a model's weights belong to, and those around them."""
-    found = {""}
+    """The paths of all modules that own a key of the state dict, with their ancestors; "" is the model itself."""
+    paths = {""}
     for key in keys:
         parts = key.split(".")[:-1]
-        found |= {".".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
-    return frozenset(found)
+        paths |= {".".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
+    return frozenset(paths)
 
 
-def matching_nodes(names: Iterable[str], nodes: Sequence[str], among: Collection[str]) -> frozenset[str]:
-    """The nodes that are called so, or that belong to a module that is called so or lies in it.
+def matching_nodes(names: Iterable[str], nodes: Sequence[str], modules: Collection[str]) -> frozenset[str]:
+    """The nodes selected by `names`: each name is that of a node, or of a module in `modules` with its submodules.
 
-    Raises BadInput if a name is neither a node's nor that of a module among those given with a node in it.
+    Raises BadInput for a name that selects no node, and suggests the nearest names.
     """
-    paths = {node: module_path(node, among) for node in nodes}
-    found: set[str] = set()
+    paths = {node: module_path(node, modules) for node in nodes}
+    selected: set[str] = set()
     for name in names:
-        inside = {node for node in nodes if node == name or f"{paths[node]}.".startswith(f"{name}.")}
-        if not inside:
+        nodes_of_name = {node for node in nodes if node == name or f"{paths[node]}.".startswith(f"{name}.")}
+        if not nodes_of_name:
             known = [*sorted({path for path in paths.values() if path}), *nodes]
-            near = get_close_matches(name, known, n=3, cutoff=0.4) or known[:3]
-            raise BadInput(f"no module and no FP16 node is called {name!r}", f"the nearest are {', '.join(near)}")
-        found |= inside
-    return frozenset(found)
+            nearest = get_close_matches(name, known, n=3, cutoff=0.4) or known[:3]
+            raise BadInput(f"no module and no FP16 node is named {name!r}", f"the nearest are {', '.join(nearest)}")
+        selected |= nodes_of_name
+    return frozenset(selected)
 
 
-def shortest_names(wanted: Collection[str], nodes: Sequence[str], among: Collection[str]) -> list[str]:
-    """The shortest list of names, modules before nodes, by which `matching_nodes` finds exactly the wanted nodes."""
-    paths = {node: module_path(node, among) for node in nodes}
+def shortest_names(wanted: Collection[str], nodes: Sequence[str], modules: Collection[str]) -> list[str]:
+    """The shortest list of names, modules before nodes, for which `matching_nodes` returns exactly `wanted`."""
+    paths = {node: module_path(node, modules) for node in nodes}
     names: list[str] = []
-    left = set(wanted)
-    for path in sorted(_around(paths.values()), key=lambda path: path.count(".")):
-        inside = {node for node in nodes if f"{paths[node]}.".startswith(f"{path}.")}
-        if inside & left and inside <= set(wanted):
+    remaining = set(wanted)
+    for path in sorted(_with_ancestors(paths.values()), key=lambda path: path.count(".")):
+        nodes_of_module = {node for node in nodes if f"{paths[node]}.".startswith(f"{path}.")}
+        if nodes_of_module & remaining and nodes_of_module <= set(wanted):
             names.append(path)
-            left -= inside
-    return [*names, *(node for node in nodes if node in left)]
+            remaining -= nodes_of_module
+    return [*names, *(node for node in nodes if node in remaining)]
 
 
-def group_by_module(nodes: Sequence[str], among: Collection[str], depth: int = 2) -> list[list[str]]:
-    """The nodes in their order, together where their modules' paths begin with the same so many parts."""
+def group_by_module(nodes: Sequence[str], modules: Collection[str], depth: int = 2) -> list[list[str]]:
+    """Groups the nodes by the first `depth` parts of their module path; keeps the order of the nodes."""
     groups: dict[str, list[str]] = {}
     for node in nodes:
-        path = ".".join(module_path(node, among).split(".")[:depth])
+        path = ".".join(module_path(node, modules).split(".")[:depth])
         groups.setdefault(path, []).append(node)
     return list(groups.values())
 
 
-def _around(paths: Iterable[str]) -> list[str]:
-    """The modules of these paths and those around them, each once, in the order of the paths."""
-    around = [path.split(".")[:depth] for path in paths if path for depth in range(1, path.count(".") + 2)]
-    return list(dict.fromkeys(".".join(parts) for parts in around))
+def _with_ancestors(paths: Iterable[str]) -> list[str]:
+    """The modules and their ancestors, without duplicates, in the order of the paths."""
+    ancestors = [path.split(".")[:depth] for path in paths if path for depth in range(1, path.count(".") + 2)]
+    return list(dict.fromkeys(".".join(parts) for parts in ancestors))

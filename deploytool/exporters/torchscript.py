@@ -1,4 +1,4 @@
-"""The exporter of torch.onnx that traces the model to TorchScript and translates that."""
+"""Exports to ONNX through TorchScript tracing (`torch.onnx.export` with `dynamo=False`)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from deploytool.spec import Model
 
 
 def export(module: nn.Module, model: Model, example: tuple[torch.Tensor, ...], opset: int) -> onnx.ModelProto:
-    """The graph of `module`, which runs once on `example`; raises whatever torch raises for a model it refuses."""
+    """Exports `module` to an ONNX graph; runs it once on `example`. Errors of torch propagate unchanged."""
     file = io.BytesIO()
     tensors = (*model.inputs, *model.outputs)
     torch.onnx.export(
         module,
         example,
-        file,  # type: ignore[arg-type]  # the stub forgets that this exporter takes a file object
+        file,  # type: ignore[arg-type]  # the stub omits file objects
         dynamo=False,
         opset_version=opset,
         input_names=[tensor.name for tensor in model.inputs],

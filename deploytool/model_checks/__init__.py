@@ -1,1 +1,1 @@
-"""Finds what an exporter fixed in the model's own lines, and tries inputs that would have gone another way there."""
+"""Checks of the user's model: purity, batch handling, values baked in by an exporter, causes of a failed export."""

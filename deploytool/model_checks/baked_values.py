@@ -1,4 +1,4 @@
-"""Tries an artifact where an exporter fixed a line of the model, and says what that showed."""
+"""Finds values of the model that an export baked in, and tests whether the artifact is wrong because of them."""
 
 from __future__ import annotations
 
@@ -26,61 +26,66 @@ from deploytool.results.report import Tolerance
 from deploytool.spec import Model, Stage
 
 Start = Callable[[], AbstractContextManager[Session]]
+BakedLines = dict[SourceLine, BakedKind]
 
-_PLAIN = 1e-3  # an error from here on is no rounding: nothing less convicts a line
+_MIN_ERROR = 1e-3  # relative to the largest output; smaller errors may be rounding and prove nothing
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The model whose lines are looked at: its module, the golden inputs and the folder of its file."""
+    """The model under test: its module, its golden inputs and the folder of its source file.
+
+    count: cases per batch, as at export.
+    """
 
     module: nn.Module
     model: Model
     inputs: Arrays
     home: Path | None
-    count: int = 2  # cases at once, as at export
+    count: int = 2
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """An input on which the artifact is not the model, and how far off it is; None if it does not run."""
+    """An input for which the artifact deviates from the model, with the relative error; None if the run fails."""
 
     name: str
     error: float | None
 
 
 @dataclass
-class _Shown:
-    """What the tries showed of one line so far."""
+class _LineResult:
+    """What the trials show about one line: how many inputs changed its values, and the first mismatch."""
 
-    apart: int = 0
-    wrong: Mismatch | None = None
+    changed: int = 0
+    mismatch: Mismatch | None = None
 
 
 @dataclass
-class _Tally:
-    """What all tries showed: how many ran, and what of each line."""
+class _TrialResults:
+    """The number of trials that ran on the model, and the result for each line."""
 
-    tried: int = 0
-    lines: dict[SourceLine, _Shown] = field(default_factory=dict)
+    count: int = 0
+    lines: dict[SourceLine, _LineResult] = field(default_factory=dict)
 
 
-def find(
-    subject: Subject, warned: Mapping[SourceLine, BakedKind]
-) -> tuple[dict[SourceLine, BakedKind], dict[SourceLine, BakedKind], Flow | None]:
-    """The lines that were fixed by data and by sizes alone, and the run at export, if it could be followed.
+def find(subject: Subject, warned: Mapping[SourceLine, BakedKind]) -> tuple[BakedLines, BakedLines, Flow | None]:
+    """The lines baked in from input values, those baked in from sizes alone, and the data flow at export.
 
-    Where it could not, every line of which the tracer warned may have been fixed by data.
+    If the run at export cannot be followed, there is no data flow, and each line in `warned` counts as baked in from
+    input values.
     """
     try:
-        flow = follow(subject.module, _given(subject, subject.inputs), subject.home)
-    except Exception:  # the user's code and torch may raise anything in a run that is followed
+        flow = follow(subject.module, _input_tensors(subject, subject.inputs), subject.home)
+    except Exception:  # user code and torch may raise anything while the run is followed
         return dict(warned), {}, None
-    data = {read.place: warned.get(read.place, read.what) for read in flow.reads}
-    left = {place: what for place, what in warned.items() if place not in data and place not in flow.constants}
-    if flow.ragged:  # sizes are values here
-        return {**data, **left}, {}, flow
-    return data, left, flow
+    from_data = {read.line: warned.get(read.line, read.kind) for read in flow.reads}
+    from_sizes = {
+        line: kind for line, kind in warned.items() if line not in from_data and line not in flow.constant_lines
+    }
+    if flow.data_dependent_sizes:  # such a size depends on input values
+        return {**from_data, **from_sizes}, {}, flow
+    return from_data, from_sizes, flow
 
 
 def examine(
@@ -88,113 +93,122 @@ def examine(
     subject: Subject,
     start: Start,
     warned: Mapping[SourceLine, BakedKind],
-    asked: Callable[[], Sequence[Question]],
+    make_questions: Callable[[], Sequence[Question]],
     tolerance: Tolerance,
     *,
     traced: bool = True,
 ) -> tuple[BakedValue, ...]:
-    """Every line of the model that a tracer fixed in the artifact of a stage, after it was tried; the worst first.
+    """Finds every line of the model that the export baked in, and tests the artifact of `stage` for it; worst first.
 
-    `warned` is what the tracer said, `start` runs the artifact, and `asked` gives other batches and sizes with the
-    model's answers. What the model itself cannot do is no try. An exporter that has not `traced` fixes no values, and
-    sizes only where that shows.
+    warned: the lines the tracer warned about. start: opens a session of the artifact. make_questions: returns other
+    batches and sizes with the answers of the model. Inputs on which the model itself fails do not count.
+    traced: False for an exporter that does not trace: it bakes in no values, and of the sizes only mismatches are kept.
     """
-    data, sizes, flow = find(subject, warned)
-    data = data if traced else {}
-    if not data and not sizes:
+    from_data, from_sizes, flow = find(subject, warned)
+    from_data = from_data if traced else {}
+    if not from_data and not from_sizes:
         return ()
-    found = []
+    baked = []
     with start() as session:
-        if sizes:
-            questions = asked()
-            wrong = _sizes(session, questions, tolerance)
-            found = [_fixed(stage, each, Origin.SHAPE, _Shown(0, wrong), len(questions)) for each in sizes.items()]
-        if data:
-            tally = _tally(subject, session, tuple(data), flow, tolerance)
-            found += [_fixed(stage, each, Origin.DATA, tally.lines[each[0]], tally.tried) for each in data.items()]
-    found = [each for each in found if traced or each.wrong]
-    return tuple(sorted(found, key=lambda each: (not each.wrong, not each.doubtful, each.file, each.line)))
+        if from_sizes:
+            questions = make_questions()
+            result = _LineResult(0, _size_mismatch(session, questions, tolerance))
+            baked = [_baked_value(stage, line, Origin.SHAPE, result, len(questions)) for line in from_sizes.items()]
+        if from_data:
+            results = _run_trials(subject, session, tuple(from_data), flow, tolerance)
+            baked += [
+                _baked_value(stage, (line, kind), Origin.DATA, results.lines[line], results.count)
+                for line, kind in from_data.items()
+            ]
+    baked = [value for value in baked if traced or value.wrong]
+    return tuple(sorted(baked, key=lambda value: (not value.wrong, not value.doubtful, value.file, value.line)))
 
 
-def _fixed(stage: Stage, where: tuple[SourceLine, BakedKind], origin: Origin, shown: _Shown, tried: int) -> BakedValue:
-    place, what = where
-    wrong = shown.wrong or Mismatch("", None)
+def _baked_value(
+    stage: Stage, baked_line: tuple[SourceLine, BakedKind], origin: Origin, result: _LineResult, tried: int
+) -> BakedValue:
+    line, kind = baked_line
+    mismatch = result.mismatch or Mismatch("", None)
     return BakedValue(
         stage=stage,
-        what=what,
+        what=kind,
         origin=origin,
-        file=place.file,
-        line=place.line,
-        source=place.source,
-        guard=place.guard,
+        file=line.file,
+        line=line.line,
+        source=line.source,
+        guard=line.guard,
         tried=tried,
-        apart=shown.apart,
-        shown_by=wrong.name,
-        error=wrong.error,
+        apart=result.changed,
+        shown_by=mismatch.name,
+        error=mismatch.error,
     )
 
 
-def _sizes(session: Session, asked: Sequence[Question], tolerance: Tolerance) -> Mismatch | None:
-    """The first question that is answered otherwise than by the model."""
-    for question in asked:
+def _size_mismatch(session: Session, questions: Sequence[Question], tolerance: Tolerance) -> Mismatch | None:
+    """The first batch or size at which the artifact fails or deviates from the model."""
+    for question in questions:
         try:
             (check,) = parity_questions.ask(session, [question], tolerance)
         except StageFailed:
             return Mismatch(question.asked, None)
-        if check.broken and check.parity.max_error > _PLAIN:
+        if check.broken and check.parity.max_error > _MIN_ERROR:
             return Mismatch(question.asked, check.parity.max_error)
     return None
 
 
-def _tally(
-    subject: Subject, session: Session, lines: Sequence[SourceLine], usual: Flow | None, tolerance: Tolerance
-) -> _Tally:
-    tally = _Tally(lines={place: _Shown() for place in lines})
-    for each in baked_inputs.draw(subject.model, subject.inputs, subject.count, usual.reads if usual else ()):
-        answered = _answered(subject, each, followed=usual is not None)
-        if answered is None:
+def _run_trials(
+    subject: Subject, session: Session, lines: Sequence[SourceLine], export_flow: Flow | None, tolerance: Tolerance
+) -> _TrialResults:
+    """Runs the model and the artifact on trial inputs that change a value at one of `lines`."""
+    results = _TrialResults(lines={line: _LineResult() for line in lines})
+    reads = export_flow.reads if export_flow else ()
+    for trial in baked_inputs.draw(subject.model, subject.inputs, subject.count, reads):
+        flow = _run_model(subject, trial, followed=export_flow is not None)
+        if flow is None:
             continue
-        tally.tried += 1
-        apart = [place for place in lines if usual is None or answered.at(place) != usual.at(place)]
-        ragged = answered.ragged or usual is None
-        if not apart and not ragged:
+        results.count += 1
+        changed = [line for line in lines if export_flow is None or flow.values_at(line) != export_flow.values_at(line)]
+        if not changed and not flow.data_dependent_sizes and export_flow is not None:
             continue
-        wrong = _wrong(subject, session, each, answered, tolerance)
-        for place in apart or lines:
-            shown = tally.lines[place]
-            shown.apart += place in apart
-            shown.wrong = shown.wrong or wrong
-    return tally
+        mismatch = _trial_mismatch(subject, session, trial, flow, tolerance)
+        for line in changed or lines:
+            result = results.lines[line]
+            result.changed += line in changed
+            result.mismatch = result.mismatch or mismatch
+    return results
 
 
-def _answered(subject: Subject, each: TrialInputs, *, followed: bool) -> Flow | None:
-    """The run of the model on a try; None where it raises, or gives what is no number."""
-    given = _given(subject, each.inputs)
+def _run_model(subject: Subject, trial: TrialInputs, *, followed: bool) -> Flow | None:
+    """Runs the model on trial inputs; None where it raises or its outputs are not finite."""
+    tensors = _input_tensors(subject, trial.inputs)
     try:
         if followed:
-            flow = follow(subject.module, given, subject.home)
+            flow = follow(subject.module, tensors, subject.home)
         else:
             with torch.no_grad():
-                made = subject.module(*given)
-            answers = tuple(made) if isinstance(made, (tuple, list)) else (made,)
-            flow = Flow((), frozenset(), ragged=False, answers=answers)
-    except Exception:  # the user's code may raise anything: then there is no answer to hold anything against
+                made = subject.module(*tensors)
+            outputs = tuple(made) if isinstance(made, (tuple, list)) else (made,)
+            flow = Flow((), frozenset(), data_dependent_sizes=False, outputs=outputs)
+    except Exception:  # user code may raise anything; without an answer there is nothing to compare
         return None
-    finite = all(bool(tensor.isfinite().all()) for tensor in flow.answers)
+    finite = all(bool(tensor.isfinite().all()) for tensor in flow.outputs)
     return flow if finite else None
 
 
-def _wrong(subject: Subject, session: Session, each: TrialInputs, flow: Flow, tolerance: Tolerance) -> Mismatch | None:
-    """How the artifact is wrong on a try, if it is."""
+def _trial_mismatch(
+    subject: Subject, session: Session, trial: TrialInputs, flow: Flow, tolerance: Tolerance
+) -> Mismatch | None:
+    """How the artifact deviates from the model on trial inputs; None if it does not."""
     names = [tensor.name for tensor in subject.model.outputs]
-    wanted = {name: tensor.numpy() for name, tensor in zip(names, flow.answers, strict=True)}
+    expected = {name: tensor.numpy() for name, tensor in zip(names, flow.outputs, strict=True)}
     try:
-        got = session(**{name: np.ascontiguousarray(array) for name, array in each.inputs.items()})
-        check = metrics.check(got, wanted, each.name, tolerance)
+        actual = session(**{name: np.ascontiguousarray(array) for name, array in trial.inputs.items()})
+        check = metrics.check(actual, expected, trial.name, tolerance)
     except (StageFailed, ValueError):
-        return Mismatch(each.name, None)
-    return Mismatch(each.name, check.parity.max_error) if check.broken and check.parity.max_error > _PLAIN else None
+        return Mismatch(trial.name, None)
+    deviates = check.broken and check.parity.max_error > _MIN_ERROR
+    return Mismatch(trial.name, check.parity.max_error) if deviates else None
 
 
-def _given(subject: Subject, inputs: Arrays) -> list[torch.Tensor]:
+def _input_tensors(subject: Subject, inputs: Arrays) -> list[torch.Tensor]:
     return [torch.from_numpy(np.array(inputs[tensor.name][: subject.count])) for tensor in subject.model.inputs]

@@ -1,7 +1,7 @@
-"""Follows the values of the inputs through one run of the model, to the lines where they leave torch for Python.
+"""Follows input values through one run of the model and records where they become Python values.
 
-An exporter that traces knows such a line only as it went at export. A run is followed where torch hands its operators
-over, so that whatever the model is written with is seen; sizes are no values, and weights are no inputs.
+A tracing exporter bakes in what such a line did at export. Operators are observed at the dispatcher, so the way the
+model is written does not matter. Sizes do not count as values, and weights do not count as inputs.
 """
 
 from __future__ import annotations
@@ -25,117 +25,120 @@ from deploytool.model_checks.source_lines import SourceLine
 from deploytool.results.baked_values import BakedKind
 
 _ATEN = torch.ops.aten
-_ORDER = {"gt", "ge", "lt", "le"}  # comparisons that say how far an input is from taking the other way
-# what has as many results as the values say
-_RAGGED = {"nonzero", "masked_select", "unique_dim", "_unique2", "unique_consecutive", "repeat_interleave"}
-_TAKEN_WHOLE = {torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__}
+_ORDER = {"gt", "ge", "lt", "le"}  # comparisons whose operands say how far an input is from the other branch
+# operators whose output size depends on values
+_DATA_DEPENDENT = {"nonzero", "masked_select", "unique_dim", "_unique2", "unique_consecutive", "repeat_interleave"}
+_TO_PYTHON = {torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__}
 
 
 @dataclass(frozen=True)
 class PythonRead:
-    """One value of the inputs that became a Python value at a line of the model.
+    """An input-dependent tensor that became a Python value at a line of the model.
 
-    `value` stands for it: two that differ are two values. `crossing` are both sides of the comparison that made it,
-    where it was one.
+    value: identifies the Python value: equal strings mean equal values. operands: both sides of the comparison that
+    produced the tensor, if one did.
     """
 
-    place: SourceLine
-    what: BakedKind
+    line: SourceLine
+    kind: BakedKind
     value: str
-    crossing: tuple[float, float] | None = None
+    operands: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Flow:
-    """What one run of the model showed: its reads in their order, and its outputs.
+    """The data flow of one run of the model: its reads in order, and its outputs.
 
-    `constants` are the lines that read something no input has a part in. The run is `ragged` if some tensor has as many
-    elements as the values of the inputs say.
+    constant_lines: lines that read a tensor which no input affects. data_dependent_sizes: whether the number of
+    elements of some tensor depends on input values.
     """
 
     reads: tuple[PythonRead, ...]
-    constants: frozenset[SourceLine]
-    ragged: bool
-    answers: tuple[torch.Tensor, ...]
+    constant_lines: frozenset[SourceLine]
+    data_dependent_sizes: bool
+    outputs: tuple[torch.Tensor, ...]
 
-    def at(self, place: SourceLine) -> tuple[str, ...]:
-        """The values that were read at a line, in their order."""
-        return tuple(read.value for read in self.reads if read.place == place)
+    def values_at(self, line: SourceLine) -> tuple[str, ...]:
+        """The values read at a line, in order."""
+        return tuple(read.value for read in self.reads if read.line == line)
 
 
-def follow(module: nn.Module, given: Sequence[torch.Tensor], home: Path | None) -> Flow:
-    """One run of the model on `given`; raises whatever it raises, or what torch does where it cannot be followed."""
-    owned = tuple(tensor.clone() for tensor in given)
-    operators = _Operators(owned, home)
-    with torch.no_grad(), _Calls(operators), operators:
-        made = module(*owned)
-    answers = tuple(leaf for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor))
-    return Flow(tuple(operators.reads), frozenset(operators.constants), operators.ragged, answers)
+def follow(module: nn.Module, inputs: Sequence[torch.Tensor], home: Path | None) -> Flow:
+    """Runs the model on copies of `inputs` and records its data flow.
+
+    Raises whatever the model raises, or torch where the run cannot be followed.
+    """
+    copies = tuple(tensor.clone() for tensor in inputs)
+    operators = _OperatorRecorder(copies, home)
+    with torch.no_grad(), _CallRecorder(operators), operators:
+        made = module(*copies)
+    outputs = tuple(leaf for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor))
+    return Flow(tuple(operators.reads), frozenset(operators.constant_lines), operators.data_dependent_sizes, outputs)
 
 
 class OperatorListener(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types there
-    """Hears operators without what torch would import to keep it from being compiled, which takes it a second."""
+    """A dispatch mode without the check for torch.compile, whose import takes a second."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
 
 
-class _Operators(OperatorListener):
-    """Marks the memory of all that is made of the inputs, and notes what is read of it."""
+class _OperatorRecorder(OperatorListener):
+    """Marks the storages of all tensors computed from the inputs, and records where their values are read."""
 
     def __init__(self, inputs: Iterable[torch.Tensor], home: Path | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # the same
         self._home = home
-        self._marked = {_memory(tensor) for tensor in inputs}
-        self._compared: dict[StorageWeakRef, tuple[float, float]] = {}
+        self._marked = {_storage(tensor) for tensor in inputs}
+        self._operands: dict[StorageWeakRef, tuple[float, float]] = {}
         self._inside = False
-        self.escaped = False  # a value went to Python, and may have come back in any tensor since
-        self.ragged = False
+        self.escaped = False  # a value went to Python: any later tensor may have been made from it
+        self.data_dependent_sizes = False
         self.reads: list[PythonRead] = []
-        self.constants: set[SourceLine] = set()
+        self.constant_lines: set[SourceLine] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        made = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         if self._inside:
-            return made
-        given = _tensors((args, kwargs))
-        marked = any(self.is_marked(tensor) for tensor in given)
+            return result
+        inputs = _tensors((args, kwargs))
+        marked = any(self.is_marked(tensor) for tensor in inputs)
         if func in (_ATEN._local_scalar_dense.default, _ATEN.equal.default):
-            self.note(
-                given[0], BakedKind.BRANCH if isinstance(made, bool) else BakedKind.VALUE, repr(made), marked=marked
-            )
+            kind = BakedKind.BRANCH if isinstance(result, bool) else BakedKind.VALUE
+            self.record(inputs[0], kind, repr(result), marked=marked)
         elif marked:
-            self._marked |= {_memory(tensor) for tensor in (*_tensors(made), *_changed(func, args, kwargs))}
+            self._marked |= {_storage(tensor) for tensor in (*_tensors(result), *_written(func, args, kwargs))}
             name = func.overloadpacket.__name__
-            self.ragged |= name in _RAGGED or (name == "index" and any(t.dtype is torch.bool for t in given))
-            if name in _ORDER and made.numel() == 1:
+            by_mask = name == "index" and any(tensor.dtype is torch.bool for tensor in inputs)
+            self.data_dependent_sizes |= name in _DATA_DEPENDENT or by_mask
+            if name in _ORDER and result.numel() == 1:
                 self._inside = True
-                self._compared[_memory(made)] = (_number(args[0]), _number(args[1]))
+                self._operands[_storage(result)] = (_first_element(args[0]), _first_element(args[1]))
                 self._inside = False
-        return made
+        return result
 
     def is_marked(self, tensor: torch.Tensor) -> bool:
-        return _memory(tensor) in self._marked
+        return _storage(tensor) in self._marked
 
-    def note(self, tensor: torch.Tensor, what: BakedKind, value: str, *, marked: bool) -> None:
-        """A tensor that became a Python value, at the line that runs now."""
-        place = source_lines.current_line(self._home)
-        if place is None:
+    def record(self, tensor: torch.Tensor, kind: BakedKind, value: str, *, marked: bool) -> None:
+        """Records that a tensor became a Python value at the line that runs now."""
+        line = source_lines.current_line(self._home)
+        if line is None:
             return
         if not marked and not self.escaped:
-            self.constants.add(place)
+            self.constant_lines.add(line)
             return
-        self.escaped |= what is not BakedKind.BRANCH
-        self.reads.append(PythonRead(place, what, value, self._compared.get(_memory(tensor))))
+        self.escaped |= kind is not BakedKind.BRANCH
+        self.reads.append(PythonRead(line, kind, value, self._operands.get(_storage(tensor))))
 
 
-class _Calls(TorchFunctionMode):
-    """Notes what leaves torch as a whole, which no operator shows."""
+class _CallRecorder(TorchFunctionMode):
+    """Records conversions of whole tensors to Python or numpy, which dispatch no operator."""
 
-    def __init__(self, operators: _Operators) -> None:
+    def __init__(self, operators: _OperatorRecorder) -> None:
         super().__init__()
         self._operators = operators
 
@@ -146,24 +149,24 @@ class _Calls(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if func in _TAKEN_WHOLE and args and isinstance(args[0], torch.Tensor):
+        result = func(*args, **(kwargs or {}))
+        if func in _TO_PYTHON and args and isinstance(args[0], torch.Tensor):
             marked = self._operators.is_marked(args[0])
-            self._operators.note(args[0], BakedKind.VALUE, _digest(made), marked=marked)
-        return made
+            self._operators.record(args[0], BakedKind.VALUE, _digest(result), marked=marked)
+        return result
 
 
-def _memory(tensor: torch.Tensor) -> StorageWeakRef:
+def _storage(tensor: torch.Tensor) -> StorageWeakRef:
     return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]  # the same
 
 
 def _tensors(values: Any) -> list[torch.Tensor]:
-    """The tensors among values that have memory of their own: a sparse one has none."""
+    """The strided tensors in nested values; sparse tensors have no storage of their own."""
     leaves = (leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor))
     return [leaf for leaf in leaves if leaf.layout is torch.strided]
 
 
-def _changed(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> list[torch.Tensor]:
+def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> list[torch.Tensor]:
     """The arguments that an operator writes into."""
     written = [
         args[number] if number < len(args) else (kwargs or {}).get(argument.name)
@@ -173,7 +176,7 @@ def _changed(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -
     return _tensors(written)
 
 
-def _number(value: Any) -> float:
+def _first_element(value: Any) -> float:
     return float(value.detach().double().reshape(-1)[0].item()) if isinstance(value, torch.Tensor) else float(value)
 
 

@@ -1,6 +1,6 @@
-"""Why no exporter takes a model, as far as the model itself and one run of it show: what stands in the way, and where.
+"""Diagnoses why no exporter accepts a model, from its modules, its weights and one run of it.
 
-What the exporters say of it is often about the step in which they stumbled.
+The exporters' own messages often name the step that failed instead of the cause.
 """
 
 from __future__ import annotations
@@ -20,156 +20,155 @@ from torch.utils._pytree import tree_leaves
 from deploytool.model_checks import source_lines
 from deploytool.model_checks.dataflow import OperatorListener, follow
 
-_KNOWN = ("aten", "prim", "prims", "torchvision", "quantized", "_quantized", "inductor", "profiler")
-_AUTOCAST = ("cpu", "cuda")
-_NARROW = (torch.bfloat16, torch.float16)
-_QUANTIZED = (torch.quint8, torch.qint8, torch.qint32)
-_OPERATOR = re.compile(r"aten[.:]+(\w+)")  # as both exporters write the operator that they have no form for
+_STANDARD_NAMESPACES = ("aten", "prim", "prims", "torchvision", "quantized", "_quantized", "inductor", "profiler")
+_AUTOCAST_DEVICES = ("cpu", "cuda")
+_NARROW_DTYPES = (torch.bfloat16, torch.float16)
+_QUANTIZED_DTYPES = (torch.quint8, torch.qint8, torch.qint32)
+_OPERATOR = re.compile(r"aten[.:]+(\w+)")  # how both exporters name an unsupported operator
 
 
 class BlockerKind(Enum):
-    """What stands in the way; the value is the mend."""
+    """What prevents the export; the value is the remedy."""
 
-    SCRIPTED = "return it unscripted"
-    WEIGHTS = "give the model its weights in FP32: .float(); FP16 is made here"
-    AUTOCAST = "take that out: FP16 is made here"
-    NARROW = "compute in FP32 there: FP16 is made here"
-    QUANTIZED = "give the model as it was before it was quantized"
-    CUSTOM = "write it with torch's own operators"
+    SCRIPTED = "return the module unscripted"
+    WEIGHTS = "convert the weights to FP32 with .float(); the fp16 stage makes FP16"
+    AUTOCAST = "remove torch.autocast; the fp16 stage makes FP16"
+    NARROW = "compute in FP32 there; the fp16 stage makes FP16"
+    QUANTIZED = "export the model before quantization"
+    CUSTOM = "replace it by torch's own operators"
     SPARSE = "make them dense: .to_dense()"
-    BRANCH = "let it compute with tensors: torch.where, torch.clamp"
-    RAGGED = "keep sizes that do not depend on values: mask with torch.where"
+    BRANCH = "compute with tensors instead: torch.where, torch.clamp"
+    DATA_DEPENDENT_SIZE = "keep sizes independent of values: mask with torch.where"
     COMPLEX = "compute with real and imaginary parts"
-    OPERATOR = "write it with operators that ONNX has"
-    UNKNOWN = "write that part of the model in another way"
+    OPERATOR = "replace it by operators that ONNX supports"
+    UNKNOWN = "rewrite the part of the model that the message names"
 
 
 @dataclass(frozen=True)
 class Blocker:
-    """One thing that stands in the way: what it is, in words that name it and its line."""
+    """One cause of a failed export; `what` names it and, where known, its line."""
 
     cause: BlockerKind
     what: str
 
     @property
     def remedy(self) -> str:
-        """What helps."""
+        """How to make the model exportable."""
         return self.cause.value
 
 
-def find(module: nn.Module, given: Sequence[torch.Tensor], home: Path | None, said: Mapping[str, Exception]) -> Blocker:
-    """What keeps every exporter from the model; `said` is what each of them raised. Raises nothing."""
-    found = next(_in_module(module), None)
-    if found is None:
-        seen = _Traits(home)
+def find(
+    module: nn.Module, inputs: Sequence[torch.Tensor], home: Path | None, errors: Mapping[str, Exception]
+) -> Blocker:
+    """The most likely cause why every exporter rejects the model; `errors` maps exporter to error. Raises nothing."""
+    blocker = next(_static_blockers(module), None)
+    if blocker is None:
+        recorder = _BlockerRecorder(home)
         try:
-            with torch.no_grad(), _Autocast(seen), seen:
-                module(*(tensor.clone() for tensor in given))
-        except Exception:  # the user's code and torch may raise anything: what was seen before counts
+            with torch.no_grad(), _AutocastRecorder(recorder), recorder:
+                module(*(tensor.clone() for tensor in inputs))
+        except Exception:  # user code and torch may raise anything; what was recorded before counts
             pass
-        found = next(
-            (seen.found[cause] for cause in BlockerKind if cause in seen.found and cause is not BlockerKind.COMPLEX),
-            None,
-        )
-        found = found or _data(module, given, home) or seen.found.get(BlockerKind.COMPLEX)
-    return found or _operator(said) or Blocker(BlockerKind.UNKNOWN, "")
+        recorded = {cause: recorder.blockers[cause] for cause in BlockerKind if cause in recorder.blockers}
+        unlikely = recorded.pop(BlockerKind.COMPLEX, None)  # last: some complex operators can be exported
+        blocker = next(iter(recorded.values()), None) or _data_blocker(module, inputs, home) or unlikely
+    return blocker or _operator_blocker(errors) or Blocker(BlockerKind.UNKNOWN, "")
 
 
-def _in_module(module: nn.Module) -> Iterator[Blocker]:
-    """What the parts and the weights of a model show without running it."""
+def _static_blockers(module: nn.Module) -> Iterator[Blocker]:
+    """Causes visible in the submodules and the weights, without running the model."""
     for name, part in module.named_modules():
-        called = name or "itself"
+        label = name or "itself"
         if isinstance(part, torch.jit.ScriptModule):
-            yield Blocker(
-                BlockerKind.SCRIPTED, f"torch.onnx cannot export a model with a scripted part called {called}"
-            )
+            yield Blocker(BlockerKind.SCRIPTED, f"torch.onnx cannot export the scripted submodule {label}")
         if "quantized" in type(part).__module__.split("."):
-            yield Blocker(BlockerKind.QUANTIZED, f"the part {called} is quantized ({type(part).__name__})")
+            yield Blocker(BlockerKind.QUANTIZED, f"the submodule {label} is quantized ({type(part).__name__})")
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if tensor.dtype in _NARROW:
-            yield Blocker(BlockerKind.WEIGHTS, f"the weight {name} is in {_dtype(tensor.dtype)}")
+        if tensor.dtype in _NARROW_DTYPES:
+            yield Blocker(BlockerKind.WEIGHTS, f"the weight {name} is in {_dtype_name(tensor.dtype)}")
 
 
-class _Traits(OperatorListener):
-    """Notes the first line of the model at which each obstacle shows."""
+class _BlockerRecorder(OperatorListener):
+    """Records the first line of the model at which each kind of blocker occurs."""
 
     def __init__(self, home: Path | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # the same
         self._home = home
-        self.autocast = False  # whether torch.autocast chose the type of what is computed now
-        self.found: dict[BlockerKind, Blocker] = {}
+        self.autocast = False  # whether torch.autocast is active for the current operator
+        self.blockers: dict[BlockerKind, Blocker] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        made = func(*args, **(kwargs or {}))
-        tensors = [leaf for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)]
-        for cause, what in _traits(func, tensors, autocast=self.autocast):
-            if cause not in self.found:
-                place = source_lines.current_line(self._home)
-                where = f" at {place.file}:{place.line}" if place else ""
-                self.found[cause] = Blocker(cause, f"the model {what}{where}")
-        return made
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        for cause, what in _operator_traits(func, tensors, autocast=self.autocast):
+            if cause not in self.blockers:
+                line = source_lines.current_line(self._home)
+                location = f" at {line.file}:{line.line}" if line else ""
+                self.blockers[cause] = Blocker(cause, f"the model {what}{location}")
+        return result
 
 
-class _Autocast(TorchFunctionMode):
-    """Notes the first line that runs under torch.autocast, which no operator knows any more."""
+class _AutocastRecorder(TorchFunctionMode):
+    """Tells the recorder whether torch.autocast is active, which is no longer visible at the dispatcher."""
 
-    def __init__(self, traits: _Traits) -> None:
+    def __init__(self, recorder: _BlockerRecorder) -> None:
         super().__init__()
-        self._traits = traits
+        self._recorder = recorder
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if any(torch.is_autocast_enabled(device) for device in _AUTOCAST):
-            self._traits.autocast = True
+        if any(torch.is_autocast_enabled(device) for device in _AUTOCAST_DEVICES):
+            self._recorder.autocast = True
         try:
             return func(*args, **(kwargs or {}))
         finally:
-            self._traits.autocast = False
+            self._recorder.autocast = False
 
 
-def _traits(func: Any, tensors: Sequence[torch.Tensor], *, autocast: bool) -> Iterator[tuple[BlockerKind, str]]:
+def _operator_traits(
+    func: Any, tensors: Sequence[torch.Tensor], *, autocast: bool
+) -> Iterator[tuple[BlockerKind, str]]:
+    """The kinds of blockers that an operator with these results stands for, as predicates of "the model"."""
     dtypes = {tensor.dtype for tensor in tensors}
-    narrow = next((dtype for dtype in _NARROW if dtype in dtypes), None)
+    narrow = next((dtype for dtype in _NARROW_DTYPES if dtype in dtypes), None)
     if narrow is not None and autocast:
-        yield BlockerKind.AUTOCAST, f"computes in {_dtype(narrow)} by torch.autocast"
+        yield BlockerKind.AUTOCAST, f"computes in {_dtype_name(narrow)} under torch.autocast"
     elif narrow is not None:
-        yield BlockerKind.NARROW, f"computes in {_dtype(narrow)}"
-    if dtypes & set(_QUANTIZED):
-        yield BlockerKind.QUANTIZED, "computes with quantized numbers"
-    if func.namespace not in _KNOWN:
-        called = f"{func.namespace}::{func.overloadpacket.__name__}"
-        yield BlockerKind.CUSTOM, f"calls an operator that is not torch's own, {called},"
+        yield BlockerKind.NARROW, f"computes in {_dtype_name(narrow)}"
+    if dtypes & set(_QUANTIZED_DTYPES):
+        yield BlockerKind.QUANTIZED, "computes with quantized tensors"
+    if func.namespace not in _STANDARD_NAMESPACES:
+        yield BlockerKind.CUSTOM, f"calls the custom operator {func.namespace}::{func.overloadpacket.__name__}"
     if any(tensor.layout is not torch.strided for tensor in tensors):
         yield BlockerKind.SPARSE, "uses sparse tensors"
     if any(dtype.is_complex for dtype in dtypes):
         yield BlockerKind.COMPLEX, f"computes with complex numbers ({func.overloadpacket.__name__})"
 
 
-def _data(module: nn.Module, given: Sequence[torch.Tensor], home: Path | None) -> Blocker | None:
-    """The first line that asks for a value of the inputs, or a size that follows from values."""
+def _data_blocker(module: nn.Module, inputs: Sequence[torch.Tensor], home: Path | None) -> Blocker | None:
+    """The first line that reads an input-dependent value, or else a data-dependent size."""
     try:
-        flow = follow(module, given, home)
+        flow = follow(module, inputs, home)
     except Exception:  # as above
         return None
-    asking = [read.place for read in flow.reads if not read.place.guard]
-    if asking:
-        return Blocker(
-            BlockerKind.BRANCH, f"the model asks for a value of its inputs at {asking[0].file}:{asking[0].line}"
-        )
-    what = "a tensor of the model has as many elements as the values of its inputs say"
-    return Blocker(BlockerKind.RAGGED, what) if flow.ragged else None
+    lines = [read.line for read in flow.reads if not read.line.guard]
+    if lines:
+        what = f"the model reads an input-dependent value into Python at {lines[0].file}:{lines[0].line}"
+        return Blocker(BlockerKind.BRANCH, what)
+    what = "the size of a tensor in the model depends on input values"
+    return Blocker(BlockerKind.DATA_DEPENDENT_SIZE, what) if flow.data_dependent_sizes else None
 
 
-def _operator(said: Mapping[str, Exception]) -> Blocker | None:
-    """The operator that an exporter has no form for, as far as it names one."""
-    for error in said.values():
-        if named := _OPERATOR.search(str(error.__cause__ or error)):
-            return Blocker(BlockerKind.OPERATOR, f"ONNX has no form of torch's {named.group(1)} here")
+def _operator_blocker(errors: Mapping[str, Exception]) -> Blocker | None:
+    """The unsupported operator that an exporter's error names, if any."""
+    for error in errors.values():
+        if match := _OPERATOR.search(str(error.__cause__ or error)):
+            return Blocker(BlockerKind.OPERATOR, f"torch.onnx cannot convert the operator {match.group(1)} here")
     return None
 
 
-def _dtype(dtype: torch.dtype) -> str:
+def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""Lines of the user's model: which one is running now, what stands there, and what a tracer says of it."""
+"""Lines of the user's model: which one runs now, its source, and which ones a tracer warns about."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ import torch
 from deploytool.loading import factory
 from deploytool.results.baked_values import BakedKind
 
-_TORCH, _FIXING = Path(torch.__file__).parent, str(Path(__file__).parent)
-_OURS, _ZOO, _LAYERS = str(Path(__file__).parents[1]), str(factory.zoo_folder()), str(_TORCH / "nn")
-_NOBODYS, _PYTHON = (str(_TORCH), _FIXING, "<"), Path(ast.__file__).parent
-_FOREIGN = ("site-packages", "dist-packages")
-# how torch's tracer words what it cannot follow: its warnings are all of one class
-_SAID = {
+_TORCH, _THIS_PACKAGE = Path(torch.__file__).parent, str(Path(__file__).parent)
+_DEPLOYTOOL, _ZOO, _TORCH_NN = str(Path(__file__).parents[1]), str(factory.zoo_folder()), str(_TORCH / "nn")
+_SKIPPED, _PYTHON = (str(_TORCH), _THIS_PACKAGE, "<"), Path(ast.__file__).parent
+_INSTALLED = ("site-packages", "dist-packages")
+# TracerWarning has no subclasses: the message tells what the tracer cannot follow
+_KIND_BY_MESSAGE = {
     "Python boolean": BakedKind.BRANCH,
     "Python index": BakedKind.SIZE,
     "Python integer": BakedKind.SIZE,
@@ -40,7 +40,11 @@ _SAID = {
 
 @dataclass(frozen=True)
 class SourceLine:
-    """A line of the model, its file as the user knows it; the other way of a `guard` only raises."""
+    """A line of the model's source.
+
+    file: relative to the folder of the model's own file. guard: whether the line is a condition whose other branch
+    only raises.
+    """
 
     file: str
     line: int
@@ -50,13 +54,13 @@ class SourceLine:
 
 @contextmanager
 def record_tracer_warnings(home: Path | None) -> Iterator[dict[SourceLine, BakedKind]]:
-    """Collects what a tracer fixes while it runs, by the lines of the model; every other warning is kept quiet.
+    """Collects the lines of the model that a tracer bakes in while the context is open; silences other warnings.
 
-    `home` is the folder of the model's own file.
+    home: the folder of the model's own file.
     """
-    found: dict[SourceLine, BakedKind] = {}
+    lines: dict[SourceLine, BakedKind] = {}
 
-    def heard(
+    def record(
         message: Warning | str,
         category: type[Warning],
         filename: str,
@@ -65,88 +69,88 @@ def record_tracer_warnings(home: Path | None) -> Iterator[dict[SourceLine, Baked
         line: str | None = None,
     ) -> None:
         if issubclass(category, torch.jit.TracerWarning):  # type: ignore[attr-defined]  # torch.jit has no types
-            what = next((what for words, what in _SAID.items() if words in str(message)), None)
-            place = current_line(home)
-            if what is not None and place is not None:
-                found.setdefault(place, what)
+            kind = next((kind for words, kind in _KIND_BY_MESSAGE.items() if words in str(message)), None)
+            running = current_line(home)
+            if kind is not None and running is not None:
+                lines.setdefault(running, kind)
 
-    with warnings.catch_warnings(), _counting(home, found):
+    with warnings.catch_warnings(), _record_index_conversions(home, lines):
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # torch.jit has no types
-        warnings.showwarning = heard
-        yield found
+        warnings.showwarning = record
+        yield lines
 
 
 @contextmanager
-def _counting(home: Path | None, found: dict[SourceLine, BakedKind]) -> Iterator[None]:
-    """Notes where a size that is traced becomes a count, as in `range(size)`: of that the tracer does not warn."""
+def _record_index_conversions(home: Path | None, lines: dict[SourceLine, BakedKind]) -> Iterator[None]:
+    """Records where a traced size becomes a Python index, as in `range(size)`: the tracer does not warn about it."""
 
-    def counted(tensor: torch.Tensor) -> int:
-        if torch._C._is_tracing() and (place := current_line(home)) is not None:
-            found.setdefault(place, BakedKind.SIZE)
-        return usual(tensor)
+    def index(tensor: torch.Tensor) -> int:
+        if torch._C._is_tracing() and (running := current_line(home)) is not None:
+            lines.setdefault(running, BakedKind.SIZE)
+        return original(tensor)
 
-    usual = torch.Tensor.__index__
-    torch.Tensor.__index__ = counted  # type: ignore[assignment, method-assign]  # put back below
+    original = torch.Tensor.__index__
+    torch.Tensor.__index__ = index  # type: ignore[assignment, method-assign]  # restored below
     try:
         yield
     finally:
-        torch.Tensor.__index__ = usual  # type: ignore[method-assign]  # as it was
+        torch.Tensor.__index__ = original  # type: ignore[method-assign]  # as it was
 
 
 def current_line(home: Path | None) -> SourceLine | None:
-    """The nearest line of the user's that is running: of the model's own files, else of a library.
+    """The innermost running line of the model: of the user's own files if there is one, else of a library.
 
-    None where it is nobody's: an exporter's own.
+    None if only this tool, torch or Python is running.
     """
     frame: FrameType | None = sys._getframe(1)
-    library: FrameType | None = None
-    layer: FrameType | None = None  # of torch's own
+    library_frame: FrameType | None = None
+    layer_frame: FrameType | None = None  # in torch.nn
     while frame is not None:
-        name = frame.f_code.co_filename
-        if name.startswith(_OURS) and not name.startswith((_FIXING, _ZOO)):
-            break  # who runs the model is no part of it
-        if name.startswith(_LAYERS):
-            layer = layer or frame
-        elif not name.startswith(_NOBODYS) and Path(name).parent != _PYTHON:
-            if not any(part in Path(name).parts for part in _FOREIGN):
-                return _place(frame, home)
-            library = library or frame
+        path = frame.f_code.co_filename
+        if path.startswith(_DEPLOYTOOL) and not path.startswith((_THIS_PACKAGE, _ZOO)):
+            break  # the caller of the model is no part of it
+        if path.startswith(_TORCH_NN):
+            layer_frame = layer_frame or frame
+        elif not path.startswith(_SKIPPED) and Path(path).parent != _PYTHON:
+            if not any(part in Path(path).parts for part in _INSTALLED):
+                return _source_line(frame, home)
+            library_frame = library_frame or frame
         frame = frame.f_back
-    nearest = library or layer
-    return _place(nearest, home) if nearest else None
+    innermost = library_frame or layer_frame
+    return _source_line(innermost, home) if innermost else None
 
 
 def source_folder(reference: str) -> Path | None:
-    """The folder that a factory's file names are relative to: that of its file, or the one its package lies in."""
-    where = reference.rpartition(":")[0]
-    if where.endswith(".py"):
-        return Path(where).resolve().parent
-    module = sys.modules.get(where.partition(".")[0])
+    """The folder that the file names of a factory are relative to: that of its file, or the parent of its package."""
+    path_or_module = reference.rpartition(":")[0]
+    if path_or_module.endswith(".py"):
+        return Path(path_or_module).resolve().parent
+    module = sys.modules.get(path_or_module.partition(".")[0])
     file = getattr(module, "__file__", None)
     return Path(file).resolve().parents[1] if file else None
 
 
-def _place(frame: FrameType, home: Path | None) -> SourceLine:
-    name, line = frame.f_code.co_filename, frame.f_lineno
-    return SourceLine(_shown(name, home), line, linecache.getline(name, line).strip(), _is_guard(name, line))
+def _source_line(frame: FrameType, home: Path | None) -> SourceLine:
+    path, line = frame.f_code.co_filename, frame.f_lineno
+    return SourceLine(_display_path(path, home), line, linecache.getline(path, line).strip(), _is_guard(path, line))
 
 
-def _shown(name: str, home: Path | None) -> str:
-    """The file as the user knows it: beside the model's own file, or in a library."""
-    path = Path(name).resolve()
+def _display_path(file: str, home: Path | None) -> str:
+    """The file relative to `home`, or to the folder of installed packages."""
+    path = Path(file).resolve()
     if home is not None and path.is_relative_to(home):
         return path.relative_to(home).as_posix()
     parts = path.parts
-    inside = next((parts.index(each) + 1 for each in _FOREIGN if each in parts), len(parts) - 1)
-    return "/".join(parts[inside:])
+    start = next((parts.index(folder) + 1 for folder in _INSTALLED if folder in parts), len(parts) - 1)
+    return "/".join(parts[start:])
 
 
 @cache
-def _is_guard(name: str, line: int) -> bool:
-    """Whether the line asks only to raise where it does not like the answer."""
+def _is_guard(path: str, line: int) -> bool:
+    """Whether the line is the condition of an assert, or of an if statement that raises."""
     try:
-        tree = ast.parse("".join(linecache.getlines(name)))
+        tree = ast.parse("".join(linecache.getlines(path)))
     except SyntaxError:
         return False
     for node in ast.walk(tree):

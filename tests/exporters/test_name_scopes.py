@@ -27,17 +27,17 @@ MODULES |= {"stage2", "stage2.0", "stage2.0.compress"}
         ("", ""),
     ],
 )
-def test_a_nodes_name_leads_to_its_module(node: str, module: str) -> None:
+def test_a_node_name_maps_to_its_module(node: str, module: str) -> None:
     assert module_path(node, MODULES) == module
 
 
 NODES = ("/stem/stem.0/Conv", "/stem/stem.2/Relu", "/stage2/stage2.0/compress/Conv", "/stage2/stage2.0/Add", "/Flatten")
 KEYS = ("stem.0.weight", "stage2.0.compress.weight", "stage2.0.compress.bias", "scale")
-AMONG = name_scopes.modules(KEYS)
+PATHS = name_scopes.modules(KEYS)
 
 
-def test_the_modules_are_told_from_the_weights() -> None:
-    assert {"", "stem", "stem.0", "stage2", "stage2.0", "stage2.0.compress"} == AMONG
+def test_modules_are_derived_from_weight_names() -> None:
+    assert {"", "stem", "stem.0", "stage2", "stage2.0", "stage2.0.compress"} == PATHS
 
 
 @pytest.mark.parametrize(
@@ -51,29 +51,29 @@ def test_the_modules_are_told_from_the_weights() -> None:
         ([], ()),
     ],
 )
-def test_a_name_means_a_node_or_all_below_a_module(names: list[str], nodes: tuple[str, ...]) -> None:
-    assert name_scopes.matching_nodes(names, NODES, AMONG) == set(nodes)
+def test_a_name_selects_a_node_or_all_nodes_of_a_module(names: list[str], nodes: tuple[str, ...]) -> None:
+    assert name_scopes.matching_nodes(names, NODES, PATHS) == set(nodes)
 
 
 @pytest.mark.parametrize(
     ("name", "near"), [("stage2.1", "stage2.0"), ("steam", "stem"), ("/stage2/stage2.0/add", "/stage2/stage2.0/Add")]
 )
-def test_an_unknown_name_gets_the_nearest(name: str, near: str) -> None:
-    with pytest.raises(BadInput, match=f"is called '{name}'") as refused:
-        name_scopes.matching_nodes(["stem", name], NODES, AMONG)
-    assert near in refused.value.remedy
+def test_the_remedy_for_an_unknown_name_is_the_nearest_one(name: str, near: str) -> None:
+    with pytest.raises(BadInput, match=f"'{name}'") as caught:
+        name_scopes.matching_nodes(["stem", name], NODES, PATHS)
+    assert near in caught.value.remedy
 
 
 @pytest.mark.parametrize("wanted", [(), NODES, NODES[:2], NODES[1:3], NODES[2:4], (NODES[0], NODES[4])])
-def test_the_written_list_means_what_was_wanted(wanted: tuple[str, ...]) -> None:
-    assert name_scopes.matching_nodes(name_scopes.shortest_names(wanted, NODES, AMONG), NODES, AMONG) == set(wanted)
+def test_shortest_names_select_exactly_the_given_nodes(wanted: tuple[str, ...]) -> None:
+    assert name_scopes.matching_nodes(name_scopes.shortest_names(wanted, NODES, PATHS), NODES, PATHS) == set(wanted)
 
 
-def test_modules_stand_for_their_nodes() -> None:
-    assert name_scopes.shortest_names(NODES[:3], NODES, AMONG) == ["stem", "stage2.0.compress"]
-    assert name_scopes.shortest_names(NODES[3:4], NODES, AMONG) == ["/stage2/stage2.0/Add"]
+def test_a_module_name_replaces_the_names_of_its_nodes() -> None:
+    assert name_scopes.shortest_names(NODES[:3], NODES, PATHS) == ["stem", "stage2.0.compress"]
+    assert name_scopes.shortest_names(NODES[3:4], NODES, PATHS) == ["/stage2/stage2.0/Add"]
 
 
-def test_groups_are_modules_and_leave_nothing_out() -> None:
-    groups = name_scopes.group_by_module(NODES, AMONG)
+def test_groups_follow_modules_and_contain_every_node() -> None:
+    groups = name_scopes.group_by_module(NODES, PATHS)
     assert groups == [["/stem/stem.0/Conv"], ["/stem/stem.2/Relu"], list(NODES[2:4]), ["/Flatten"]]

@@ -103,7 +103,7 @@ def test_what_is_named_is_kept_in_fp32(finished: Path, tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_nearest(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no module and no FP16 node is called 'group'") as refused:
+    with pytest.raises(BadInput, match="no module and no FP16 node is named 'group'") as refused:
         stages_fp16.make(keeping("group"), tmp_path / "model.onnx", before_halve(finished))
     assert "grouped" in refused.value.remedy
     assert not (tmp_path / "model.onnx").exists()

@@ -1,4 +1,4 @@
-"""Models that do more than answer: they write, remember, count, draw, or look at the other cases of a batch."""
+"""Models that are no pure functions of their inputs: they write, keep state, draw, or mix the cases of a batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _calls: list[int] = []
 
 
 class Naming(nn.Module):
-    """One layer, for the models below."""
+    """One linear layer, the base of the models below."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class ThroughNumpy(Naming):
 
 
 class Counting(Naming):
-    """The counter has no part in the answer."""
+    """Counts its calls; the counter does not affect the output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Logging(Naming):
 
 
 class Caching(Naming):
-    """Keeps what it made of the first input, and never asks for it again: settled after one call."""
+    """Caches a table in the first call; its state no longer changes after that."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Caching(Naming):
 
 
 class Averaging(Naming):
-    """A running mean that is the answer."""
+    """Its output depends on a running mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class Averaging(Naming):
 
 
 class Recurring(Naming):
-    """A recurrent state that is kept in an attribute."""
+    """Keeps a recurrent state in an attribute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class Alternating(Naming):
 
 
 class Initialising(Naming):
-    """Takes its scale from the first batch that it ever sees."""
+    """Initialises its scale from the first batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class Initialising(Naming):
 
 
 class Remembering(Naming):
-    """Remembers the first batch and cannot take another size afterwards."""
+    """Keeps the shape of the first batch and fails for other shapes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,18 +163,18 @@ class Statistics(Naming):
         return self.norm(self.name(vector))
 
 
-class LoudestOfAll(Naming):
+class MaxOfBatch(Naming):
     def forward(self, vector: Tensor) -> Any:
         return self.name(vector / vector.abs().max())
 
 
-class AcrossTheBatch(Naming):
+class SoftmaxOverBatch(Naming):
     def forward(self, vector: Tensor) -> Any:
         return self.name(vector).softmax(0)
 
 
-class HardlyMixing(Naming):
-    """So little of the others that FP32 would not tell it from rounding."""
+class SlightlyMixing(Naming):
+    """Mixes cases by less than FP32 rounding errors; only FP64 shows it."""
 
     def forward(self, vector: Tensor) -> Any:
         return self.name(vector + 1e-5 * vector.mean(0))
@@ -185,24 +185,24 @@ class Ranking(Naming):
         return self.name(vector).argsort(0).argsort(0)
 
 
-class OneAlone(Naming):
+class SingleCase(Naming):
     def forward(self, vector: Tensor) -> Any:
         assert vector.shape[0] == 1, "one at a time"
         return self.name(vector)
 
 
-class OneByShape(Naming):
+class SingleCaseByShape(Naming):
     def forward(self, vector: Tensor) -> Any:
         return self.name(vector.reshape(1, 16))
 
 
-class FourTogether(Naming):
+class BatchOfFour(Naming):
     def forward(self, vector: Tensor) -> Any:
         return self.name(vector.reshape(4, 16)).softmax(0)
 
 
 class Unrepeatable(Naming):
-    """Draws an attribute that no seed of ours reaches."""
+    """Draws an attribute from a source that ignores seeds."""
 
     def __init__(self) -> None:
         super().__init__()
