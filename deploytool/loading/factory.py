@@ -1,4 +1,4 @@
-"""Finds the function behind `package.module:function` or `path/to/file.py:function`, and the files it is defined in."""
+"""Resolves a reference `package.module:function` or `path/to/file.py:function`, and lists its source files."""
 
 from __future__ import annotations
 
@@ -16,148 +16,148 @@ from deploytool.loading import user_code
 from deploytool.loading.user_code import ModuleLocation
 
 ZOO = "deploytool.models"
-_MOST = 4  # candidates that are named
+_MAX_SUGGESTIONS = 4
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def zoo_folder() -> Path:
-    """The folder of our own model definitions: inside the wheel, beside the package in a checkout."""
-    inside = _PACKAGE / "models"
-    return inside if inside.is_dir() else _PACKAGE.parent / "models"
+    """The folder of the zoo's model definitions: inside the wheel, next to the package in a checkout."""
+    installed = _PACKAGE / "models"
+    return installed if installed.is_dir() else _PACKAGE.parent / "models"
 
 
 def mount_zoo() -> None:
-    """Makes our `models/` importable as `deploytool.models`, so that a user's own `models` never collides with it."""
+    """Imports the zoo as `deploytool.models`, so that it never collides with a package `models` of the user."""
     if ZOO not in sys.modules:
         _load_file(ZOO, zoo_folder() / "__init__.py", search=[str(zoo_folder())])
 
 
 def is_zoo(reference: str) -> bool:
-    """Whether `reference` names a definition of our own."""
+    """Whether `reference` names a definition of the zoo."""
     return reference.startswith(f"{ZOO}.")
 
 
 def resolve(reference: str) -> Callable[..., Any]:
-    """The callable that `reference` names.
+    """Imports the module of `reference` and returns its callable.
 
     Raises BadInput if the file, the module or the function does not exist.
     """
-    where, _, name = reference.rpartition(":")
-    module = _module(where, reference)
-    found = getattr(module, name, None)
-    if not callable(found):
-        raise BadInput(
-            f"{where} has no function {name!r}", f"name one that returns the model: {suggest_references(where)}"
-        )
-    return found  # type: ignore[no-any-return]  # a checked callable of an untyped module
+    path_or_module, _, name = reference.rpartition(":")
+    module = _import_module(path_or_module, reference)
+    function = getattr(module, name, None)
+    if not callable(function):
+        remedy = f"name one that returns the model: {suggest_references(path_or_module)}"
+        raise BadInput(f"{path_or_module} has no function {name!r}", remedy)
+    return function  # type: ignore[no-any-return]  # a checked callable of an untyped module
 
 
 def source_files(reference: str) -> tuple[Path, ...]:
-    """The files that define `reference`, found without importing them: its own and those it may import.
+    """The source files of `reference`, found without importing: its own and those it may import.
 
-    Of a file these lie beside it and in its package, in packages beside it too; of a module they are its whole package.
+    For a file: the files in its folder, in its package, and in packages in its folder. For a module: its whole package.
     Raises BadInput if there is no such file or module.
     """
-    where = reference.rpartition(":")[0]
+    path_or_module = reference.rpartition(":")[0]
     if is_zoo(reference):
         return tuple(path for path in sorted(zoo_folder().glob("*.py")) if path.name != "specs.py")
-    place = _place(where)
-    if place and where.endswith(".py"):
-        folder, package = place.file.parent, place.package
-        packages = [found.parent for found in folder.glob("*/__init__.py")] + ([package] if package else [])
-        return tuple(sorted({*folder.glob("*.py"), *(path for each in packages for path in each.rglob("*.py"))}))
-    if place:
-        return tuple(sorted({place.file, *(place.package.rglob("*.py") if place.package else ())}))
-    return _installed(where)
+    location = _locate(path_or_module)
+    if location and path_or_module.endswith(".py"):
+        folder, package = location.file.parent, location.package
+        packages = [init.parent for init in folder.glob("*/__init__.py")] + ([package] if package else [])
+        in_packages = (path for package_folder in packages for path in package_folder.rglob("*.py"))
+        return tuple(sorted({*folder.glob("*.py"), *in_packages}))
+    if location:
+        return tuple(sorted({location.file, *(location.package.rglob("*.py") if location.package else ())}))
+    return _installed_files(path_or_module)
 
 
 def project_folder(reference: str) -> Path | None:
-    """The folder that the names of a model's files are relative to; None for a module that is installed."""
+    """The folder that the file names of a model are relative to; None for an installed module."""
     if is_zoo(reference):
         return zoo_folder()
-    place = _place(reference.rpartition(":")[0])
-    return place.root if place else None
+    location = _locate(reference.rpartition(":")[0])
+    return location.root if location else None
 
 
 def module_name(reference: str) -> str:
-    """What the module of a factory is called where it is imported."""
-    where = reference.rpartition(":")[0]
-    place = None if is_zoo(reference) else _place(where)
-    return place.name if place else where
+    """The name in `sys.modules` of the module of a factory."""
+    path_or_module = reference.rpartition(":")[0]
+    location = None if is_zoo(reference) else _locate(path_or_module)
+    return location.name if location else path_or_module
 
 
-def _installed(where: str) -> tuple[Path, ...]:
+def _installed_files(module: str) -> tuple[Path, ...]:
+    """The source files of the package of an installed module."""
     try:
-        spec = importlib.util.find_spec(where) if where else None
-        package = importlib.util.find_spec(where.partition(".")[0]) if spec else None
-    except (ImportError, ValueError):  # ValueError: a module that was made by hand and has no spec
+        spec = importlib.util.find_spec(module) if module else None
+        package = importlib.util.find_spec(module.partition(".")[0]) if spec else None
+    except (ImportError, ValueError):  # ValueError: a module object without a spec
         spec = package = None
     if spec is None or spec.origin is None:
         raise BadInput(
-            f"there is no module {where!r}",
-            "check the spelling, run this in the project's folder, name that in PYTHONPATH, "
+            f"there is no module {module!r}",
+            "check the spelling, run this in the project's folder, add it to PYTHONPATH, "
             "or give the path: path/to/file.py:function",
         )
     folders = package.submodule_search_locations or () if package else ()
     return tuple(sorted({Path(spec.origin), *(path for folder in folders for path in Path(folder).rglob("*.py"))}))
 
 
-def _place(where: str) -> ModuleLocation | None:
-    """Where a file or a module of the working folder lies; None for a module that is installed, or is none."""
-    if where.endswith(".py"):
-        return user_code.locate_file(_existing(where))
+def _locate(path_or_module: str) -> ModuleLocation | None:
+    """Locates a file, or a module in the working directory; None for an installed or unknown module."""
+    if path_or_module.endswith(".py"):
+        return user_code.locate_file(_existing_file(path_or_module))
     try:
-        return user_code.locate_module(where, Path.cwd())
-    except OSError:  # the working folder is gone
+        return user_code.locate_module(path_or_module, Path.cwd())
+    except OSError:  # the working directory was deleted
         return None
 
 
-def _existing(where: str) -> Path:
-    if not Path(where).is_file():
-        raise BadInput(f"there is no file {where}", "check the path: path/to/file.py:function")
-    return Path(where).resolve()
+def _existing_file(path: str) -> Path:
+    if not Path(path).is_file():
+        raise BadInput(f"there is no file {path}", "check the path: path/to/file.py:function")
+    return Path(path).resolve()
 
 
-def _module(where: str, reference: str) -> ModuleType:
-    if not where:
+def _import_module(path_or_module: str, reference: str) -> ModuleType:
+    if not path_or_module:
         raise BadInput(f"{reference!r} names no module", "write package.module:function or path/to/file.py:function")
-    if where.startswith(ZOO):
+    if path_or_module.startswith(ZOO):
         mount_zoo()
-        return importlib.import_module(where)
-    place = _place(where)
+        return importlib.import_module(path_or_module)
+    location = _locate(path_or_module)
     try:
-        return user_code.load(place) if place else importlib.import_module(where)
+        return user_code.load(location) if location else importlib.import_module(path_or_module)
     except ImportError as error:
         raise missing_module(reference, error) from error
 
 
-def suggest_references(where: str) -> str:
-    """The references to what a file's functions and classes make: `net.py:make or net.py:Net`."""
-    names = candidates(Path(where)) if where.endswith(".py") else ()
-    return " or ".join(f"{where}:{name}" for name in names or ("FACTORY",))
+def suggest_references(path_or_module: str) -> str:
+    """References to the functions and classes of a file, for a remedy: `net.py:make or net.py:Net`."""
+    names = candidates(Path(path_or_module)) if path_or_module.endswith(".py") else ()
+    return " or ".join(f"{path_or_module}:{name}" for name in names or ("FACTORY",))
 
 
 def candidates(file: Path) -> tuple[str, ...]:
-    """The public functions and classes of a file that may make a model, read and not run; none if it cannot be read.
+    """The public functions and classes of a file that may return a model, from its syntax tree; empty on any error.
 
-    Functions come first, then modules; where the file has classes derived from a `Module`, its other classes are left
-    out.
+    Functions come first. If some classes derive from `Module`, other classes are left out.
     """
     try:
         body = ast.parse(file.read_bytes()).body
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return ()
-    functions = [each.name for each in body if isinstance(each, ast.FunctionDef)]
-    classes = [each for each in body if isinstance(each, ast.ClassDef)]
-    modules = [each for each in classes if any(ast.unparse(base).endswith("Module") for base in each.bases)]
-    names = (*functions, *(each.name for each in modules or classes))
-    return tuple(name for name in names if not name.startswith("_"))[:_MOST]
+    functions = [node.name for node in body if isinstance(node, ast.FunctionDef)]
+    classes = [node for node in body if isinstance(node, ast.ClassDef)]
+    modules = [node for node in classes if any(ast.unparse(base).endswith("Module") for base in node.bases)]
+    names = (*functions, *(node.name for node in modules or classes))
+    return tuple(name for name in names if not name.startswith("_"))[:_MAX_SUGGESTIONS]
 
 
 def missing_module(reference: str, error: ImportError) -> BadInput:
-    """What to say where the code of a model, or of what that imports, cannot be imported."""
+    """The error for a model whose code cannot be imported, or imports something that cannot be."""
     what = " ".join(str(error).split()) or "an import fails"
-    remedy = "install what is missing; if it is your own, name the folder that holds it: PYTHONPATH=FOLDER deploytool …"
+    remedy = "install the missing package, or add the folder of your own module: PYTHONPATH=FOLDER deploytool …"
     return BadInput(f"{reference}: {what}", remedy)
 
 

@@ -1,8 +1,8 @@
-"""Imports a user's own code from where it lies, as Python run there would, without letting it hide a library.
+"""Imports the user's code from its project folder, as Python would there, without shadowing installed libraries.
 
-A file in a package is imported as a part of it, so that relative imports work. Other folders of the project are
-searched for what the user's own code imports, and last of all for what a library imports on its behalf; they never
-come onto `sys.path`, where any library would find a file of theirs that is called as what it looks for.
+A file in a package is imported as a part of it, so that relative imports work. Imports in user code search the project
+folders first; imports in libraries that user code calls search them last. Project folders are never added to
+`sys.path`, where any library could import a user's file of the same name.
 """
 
 from __future__ import annotations
@@ -22,77 +22,77 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import FrameType, ModuleType
 
-PRIVATE = "deploytool_user_"
-_LONGEST = 40  # letters of a file's name in that of its module
-_PROJECT = ("pyproject.toml", "setup.py", "setup.cfg", ".git")
-_OURS = {  # what we import ourselves, some of it late: no file beside a net may take its place
+PRIVATE = "deploytool_user_"  # prefix of the module name of a single file
+_MAX_STEM = 40  # characters of a file name in its module name
+_PROJECT_MARKERS = ("pyproject.toml", "setup.py", "setup.cfg", ".git")
+_OWN_IMPORTS = {  # imported by this tool, some of it lazily: no user file may replace it
     *("deploytool", "numpy", "torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "onnxsim", "safetensors"),
     *("tensorrt", "tensorrt_rtx", "cuda", "PIL", "jinja2", "matplotlib", "rich", "typer", "click"),
 }
-_RESERVED = _OURS | sys.stdlib_module_names
+_RESERVED = _OWN_IMPORTS | sys.stdlib_module_names
 
 
 @dataclass(frozen=True)
 class ModuleLocation:
-    """Where a module lies: its file, its name in dots, the folder that the first part of the name lies in.
+    """The location of a module: its file, its dotted name, and the folder of its top-level package.
 
-    `beside` are the folders in which its own imports are looked for.
+    search_folders: where imports in the module are searched.
     """
 
     file: Path
     name: str
     root: Path
-    beside: tuple[Path, ...]
+    search_folders: tuple[Path, ...]
 
     @property
     def package(self) -> Path | None:
-        """The outermost package that it is a part of, if it is one."""
+        """The folder of the top-level package of the module; None for a single file."""
         top = self.root / self.name.partition(".")[0]
         return top if self.file.is_relative_to(top) else None
 
 
 def locate_file(file: Path) -> ModuleLocation:
-    """The module that a file is: a part of its package, if there is an `__init__.py` beside it or it imports so."""
+    """The module location of a file: in a package if its folder has an `__init__.py` or it uses relative imports."""
     parts, root = ([] if file.stem == "__init__" else [file.stem]), file.parent
     while (root / "__init__.py").is_file() and root.parent != root:
         parts, root = [root.name, *parts], root.parent
     if root == file.parent:
-        for _ in range(_levels(file)):
+        for _ in range(_relative_levels(file)):
             parts, root = [root.name, *parts], root.parent
-    beside = tuple(dict.fromkeys((file.parent, root, *_project(file.parent))))
-    plain = all(part.isidentifier() and part.isascii() and not keyword.iskeyword(part) for part in parts)
-    if (len(parts) > 1 or file.stem == "__init__") and plain and parts[0] not in _RESERVED:
-        return ModuleLocation(file, ".".join(parts), root, beside)
-    return ModuleLocation(file, _private(file), file.parent, beside)
+    search_folders = tuple(dict.fromkeys((file.parent, root, *_project_folders(file.parent))))
+    importable = all(part.isidentifier() and part.isascii() and not keyword.iskeyword(part) for part in parts)
+    if (len(parts) > 1 or file.stem == "__init__") and importable and parts[0] not in _RESERVED:
+        return ModuleLocation(file, ".".join(parts), root, search_folders)
+    return ModuleLocation(file, _private_name(file), file.parent, search_folders)
 
 
 def locate_module(name: str, folder: Path) -> ModuleLocation | None:
-    """The module of a dotted name in a project's folder, or in `src` in it; None if there is none."""
+    """Locates a module by its dotted name in a project folder or its `src`; None if there is none."""
     for root in (folder, folder / "src"):
-        inside = root.joinpath(*name.split("."))
-        for file in (inside.with_suffix(".py") if name else inside, inside / "__init__.py"):
+        path = root.joinpath(*name.split("."))
+        for file in (path.with_suffix(".py") if name else path, path / "__init__.py"):
             if name and file.is_file():
-                known = name.partition(".")[0] not in _RESERVED
-                return ModuleLocation(file, name, root, (root, folder)) if known else locate_file(file)
+                reserved = name.partition(".")[0] in _RESERVED
+                return locate_file(file) if reserved else ModuleLocation(file, name, root, (root, folder))
     return None
 
 
-def load(place: ModuleLocation) -> ModuleType:
-    """The module, executed anew if it is a file by itself; raises whatever the user's code raises."""
-    _renew()
-    _Beside.search(place.beside)
+def load(location: ModuleLocation) -> ModuleType:
+    """Imports the module; a single file is executed each time. Errors of the user's code propagate unchanged."""
+    _unload_if_changed()
+    _ProjectFinder.set_folders(location.search_folders)
     before = set(sys.modules)
     try:
-        if place.package is None:
-            return _executed(place.name, place.file)
-        with _aside(place):
-            return _imported(place)
+        if location.package is None:
+            return _execute(location.name, location.file)
+        with _WithoutNamesake(location):
+            return _import_from_package(location)
     finally:
         remember(set(sys.modules) - before)
 
 
 def unload() -> None:
-    """Has all of the user's code that was imported here be imported anew the next time."""
+    """Removes all imported user modules from `sys.modules`, so that they are imported again."""
     for name in _loaded:
         sys.modules.pop(name, None)
     _loaded.clear()
@@ -100,7 +100,7 @@ def unload() -> None:
 
 
 def is_user_file(file: Path) -> bool:
-    """Whether a file is the user's own: no part of Python, of an installed library, or of us."""
+    """Whether a file is user code: not part of Python, of an installed library, or of this tool."""
     return not any(file.is_relative_to(folder) for folder in _LIBRARIES) and not {
         "site-packages",
         "dist-packages",
@@ -108,7 +108,7 @@ def is_user_file(file: Path) -> bool:
     } & set(file.parts)
 
 
-_loaded: dict[str, tuple[Path, tuple[int, ...]]] = {}  # by name: the file of a module of the user's, as it was
+_loaded: dict[str, tuple[Path, tuple[int, ...]]] = {}  # name of a user module: its file and the file's state
 _LIBRARIES = tuple(
     {
         Path(sys.prefix) / "lib",
@@ -120,7 +120,7 @@ _LIBRARIES = tuple(
 
 
 def remember(names: Iterable[str]) -> None:
-    """Remembers modules that were imported for the user's code, to forget them where they change."""
+    """Remembers the user modules among `names`, to unload them when a file changes."""
     for name in names:
         module = sys.modules.get(name)
         file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
@@ -131,13 +131,13 @@ def remember(names: Iterable[str]) -> None:
 
 def _state(file: Path) -> tuple[int, ...]:
     if file.is_dir():
-        return ()  # a package without __init__.py: its modules count by themselves
-    found = file.stat()
-    return (found.st_size, found.st_mtime_ns, found.st_ino)
+        return ()  # a namespace package: its modules are remembered separately
+    status = file.stat()
+    return (status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-def _renew() -> None:
-    """Forgets everything where a file is no longer as it was when it was imported."""
+def _unload_if_changed() -> None:
+    """Unloads all user modules if the file of one has changed since its import."""
     for file, state in _loaded.values():
         try:
             if _state(file) == state:
@@ -148,32 +148,34 @@ def _renew() -> None:
         return
 
 
-def _levels(file: Path) -> int:
-    """How many folders up the relative imports of a file reach."""
+def _relative_levels(file: Path) -> int:
+    """The largest number of dots in the relative imports of a file."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError, OSError):
-        return 0  # importing it will say so
+        return 0  # the import will raise it
     return max((node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)), default=0)
 
 
-def _project(folder: Path) -> list[Path]:
-    """The folders above that belong to the same project: up to the working folder, or to the file that marks one."""
-    above = list(folder.parents)
+def _project_folders(folder: Path) -> list[Path]:
+    """The parents of `folder` in the same project: up to the working directory, or to a folder with a marker file."""
+    parents = list(folder.parents)
     with suppress(OSError):
-        if Path.cwd() in above:
-            return above[: above.index(Path.cwd()) + 1]
-    marked = next((at for at, each in enumerate(above) if any((each / name).exists() for name in _PROJECT)), None)
-    return [] if marked is None else above[: marked + 1]
+        if Path.cwd() in parents:
+            return parents[: parents.index(Path.cwd()) + 1]
+    for number, parent in enumerate(parents):
+        if any((parent / name).exists() for name in _PROJECT_MARKERS):
+            return parents[: number + 1]
+    return []
 
 
-def _private(file: Path) -> str:
-    """A name that no library has, and that TorchScript takes: it wants ASCII letters."""
-    plain = re.sub(r"[^A-Za-z0-9_]", "_", file.stem)[:_LONGEST]
-    name = f"{PRIVATE}{plain}"
-    if plain != file.stem:
+def _private_name(file: Path) -> str:
+    """A module name for a single file that no library has; in ASCII letters, which TorchScript requires."""
+    ascii_stem = re.sub(r"[^A-Za-z0-9_]", "_", file.stem)[:_MAX_STEM]
+    name = f"{PRIVATE}{ascii_stem}"
+    if ascii_stem != file.stem:
         name += "_" + hashlib.sha256(file.stem.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    if _files.setdefault(name, file) != file:  # another file of that name, in this same process
+    if _files.setdefault(name, file) != file:  # a second file of the same name in this process
         name += "_" + hashlib.sha256(str(file).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     return name
 
@@ -181,47 +183,47 @@ def _private(file: Path) -> str:
 _files: dict[str, Path] = {}
 
 
-class _aside:  # noqa: N801  # reads as what it does
-    """Keeps modules of the same name that lie elsewhere out of the way while this one is imported."""
+class _WithoutNamesake:
+    """Removes a package of the same name in another folder from `sys.modules` during the import, then restores it."""
 
-    def __init__(self, place: ModuleLocation) -> None:
-        self._top, self._folder = place.name.partition(".")[0], place.root / place.name.partition(".")[0]
-        self._others: dict[str, ModuleType] = {}
+    def __init__(self, location: ModuleLocation) -> None:
+        self._top, self._folder = location.name.partition(".")[0], location.root / location.name.partition(".")[0]
+        self._removed: dict[str, ModuleType] = {}
 
     def __enter__(self) -> None:
-        there = sys.modules.get(self._top)
-        if there is None or str(self._folder) in list(getattr(there, "__path__", ())):
+        imported = sys.modules.get(self._top)
+        if imported is None or str(self._folder) in list(getattr(imported, "__path__", ())):
             return
         names = [name for name in sys.modules if name == self._top or name.startswith(f"{self._top}.")]
-        self._others = {name: sys.modules.pop(name) for name in names}
+        self._removed = {name: sys.modules.pop(name) for name in names}
 
     def __exit__(self, *_: object) -> None:
-        foreign = {name: module for name, module in self._others.items() if name not in _loaded}
-        if foreign:  # whoever imported it goes on with it
+        not_loaded_here = {name: module for name, module in self._removed.items() if name not in _loaded}
+        if not_loaded_here:  # the code that imported them still uses them
             names = [name for name in sys.modules if name == self._top or name.startswith(f"{self._top}.")]
             for name in names:
                 sys.modules.pop(name)
-            sys.modules.update(foreign)
+            sys.modules.update(not_loaded_here)
 
 
-def _imported(place: ModuleLocation) -> ModuleType:
-    """The module as a part of its package, whose outer parts are made by hand: nothing is looked for elsewhere."""
-    parts = place.name.split(".")
-    for count in range(1, len(parts) + (place.file.stem == "__init__")):
-        name, folder = ".".join(parts[:count]), place.root.joinpath(*parts[:count])
+def _import_from_package(location: ModuleLocation) -> ModuleType:
+    """Imports a module of a package; creates the parent packages first, so that none is found in another folder."""
+    parts = location.name.split(".")
+    for count in range(1, len(parts) + (location.file.stem == "__init__")):
+        name, folder = ".".join(parts[:count]), location.root.joinpath(*parts[:count])
         if name in sys.modules:
             continue
         if (folder / "__init__.py").is_file():
-            _executed(name, folder / "__init__.py", [str(folder)])
+            _execute(name, folder / "__init__.py", [str(folder)])
         else:
             module = ModuleType(name)
             module.__path__ = [str(folder)]
             module.__spec__ = ModuleSpec(name, None, is_package=True)
             sys.modules[name] = module
-    return importlib.import_module(place.name)
+    return importlib.import_module(location.name)
 
 
-def _executed(name: str, file: Path, search: list[str] | None = None) -> ModuleType:
+def _execute(name: str, file: Path, search: list[str] | None = None) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=search)
     assert spec is not None
     assert spec.loader is not None  # a .py path always has one
@@ -235,51 +237,51 @@ def _executed(name: str, file: Path, search: list[str] | None = None) -> ModuleT
     return module
 
 
-class _Beside:
-    """Finds what the user's own code imports in the folders of its project, before any library of that name."""
+class _ProjectFinder:
+    """A meta path finder: imports in user code search the folders of its project before installed libraries."""
 
     folders: tuple[Path, ...] = ()
 
     @classmethod
-    def search(cls, folders: Sequence[Path]) -> None:
-        """From here on the imports of code in these folders are looked for in them first."""
+    def set_folders(cls, folders: Sequence[Path]) -> None:
+        """Sets the folders to search, and installs the finder."""
         cls.folders = tuple(folders)
         if cls not in sys.meta_path:
             sys.meta_path.insert(0, cls)
 
     @classmethod
     def find_spec(cls, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Where a module of the user's lies; None for what is none, or is asked for by a library."""
+        """The spec of a user module; None for other modules, and for imports that no user code causes."""
         if path is not None or name in _RESERVED:
             return None
-        asking = cls._asking()
-        by_user = next(asking, False)
-        if not by_user and not any(asking):
+        callers = cls._callers()
+        by_user = next(callers, False)
+        if not by_user and not any(callers):
             return None
-        found = PathFinder.find_spec(name, [str(folder) for folder in cls.folders])
-        if found is None or not by_user:  # a library asks, as one that unpickles does
-            return None if PathFinder.find_spec(name) else found
-        if found.loader is not None:
-            return found
-        inside = [Path(folder) for folder in found.submodule_search_locations or ()]
-        if any(next(each.glob(pattern), None) for each in inside for pattern in ("*.py", "*/*.py")):
-            return found
-        return None if PathFinder.find_spec(name) else found  # a folder of data that is called as a library is
+        spec = PathFinder.find_spec(name, [str(folder) for folder in cls.folders])
+        if spec is None or not by_user:  # imported by a library that user code called, as in unpickling
+            return None if PathFinder.find_spec(name) else spec
+        if spec.loader is not None:
+            return spec
+        locations = [Path(folder) for folder in spec.submodule_search_locations or ()]
+        if any(next(folder.glob(pattern), None) for folder in locations for pattern in ("*.py", "*/*.py")):
+            return spec
+        return None if PathFinder.find_spec(name) else spec  # a data folder with the name of a library
 
     @classmethod
-    def _asking(cls) -> Iterator[bool]:
-        """Whether code is the user's, for whoever asked for the import, and for those who called that."""
+    def _callers(cls) -> Iterator[bool]:
+        """Whether each caller is user code, from the importing code outwards."""
         frame: FrameType | None = sys._getframe(2)
         while frame is not None:
-            asks = _asks(frame.f_code.co_filename, cls.folders)
-            if asks is not None:
-                yield asks
+            is_user_code = _is_user_code(frame.f_code.co_filename, cls.folders)
+            if is_user_code is not None:
+                yield is_user_code
             frame = frame.f_back
 
 
-@lru_cache(maxsize=4096)  # every import asks this of every caller
-def _asks(file: str, folders: tuple[Path, ...]) -> bool | None:
-    """Whether a file is the user's own code in these folders; None for Python's own import system."""
+@lru_cache(maxsize=4096)  # called for every caller of every import
+def _is_user_code(file: str, folders: tuple[Path, ...]) -> bool | None:
+    """Whether a file is user code in these folders; None for Python's import system."""
     if file.startswith("<frozen importlib") or Path(file).parent.name == "importlib":
         return None
     return is_user_file(Path(file)) and any(Path(file).is_relative_to(folder) for folder in folders)

@@ -1,6 +1,6 @@
-"""The weights file of a run: the weights, with the definition they belong to; read without the library that wrote it.
+"""Reads the weights file of a run (safetensors) and the model definition in its metadata, without torch.
 
-The format is that of safetensors: eight bytes that say how long the header is, the header in JSON, then the values.
+Format: the length of the header (8 bytes, little endian), the header in JSON, then the values.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from deploytool import serde
 from deploytool.errors import BadInput
 from deploytool.spec import Model, Source
 
-_LONGEST = 100 << 20  # bytes of header that safetensors itself allows
+_MAX_HEADER_BYTES = 100 << 20  # the limit of safetensors itself
 _LENGTH = struct.Struct("<Q")
-_FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}  # what numpy has
+_FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}  # safetensors name: numpy dtype
 _METADATA = "__metadata__"
 
 
 @dataclass(frozen=True)
 class Values:
-    """The values of one weight, as numpy reads them from `data`."""
+    """The values of one weight: `data` in the numpy dtype `dtype`."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -30,43 +30,43 @@ class Values:
 
 
 def definition(path: Path) -> Model:
-    """The definition that a weights file belongs to; raises BadInput if the file names none."""
+    """The model definition in the metadata of a weights file; raises BadInput if there is none."""
     try:
         return serde.decode(Model, serde.loads(_header(path)[_METADATA]["model"]))
     except (OSError, struct.error, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path} names no model: {error}", "export again to make it anew") from error
+        raise BadInput(f"{path} contains no model definition: {error}", "run the export again") from error
 
 
 def size(source: Source | None) -> int:
-    """The bytes of the weights in a checkpoint of tensors alone; 0 for any other, whose size tells little."""
+    """The size in bytes of a safetensors checkpoint; 0 for other formats, which may contain more than weights."""
     path = Path(source.path) if source else None
     return path.stat().st_size if path and path.suffix == ".safetensors" and path.is_file() else 0
 
 
 def names(path: Path) -> list[str]:
-    """The names of all weights; raises BadInput for a file that is something else."""
+    """The names of all weights; raises BadInput for an invalid file."""
     return list(_entries(path)[1])
 
 
 def float_values(path: Path) -> dict[str, Values]:
-    """The floating-point weights by name, those left out that numpy has no type for.
+    """The floating-point weights by name; bfloat16 and narrower types, which numpy lacks, are left out.
 
-    Raises BadInput for a file that is something else.
+    Raises BadInput for an invalid file.
     """
     start, entries = _entries(path)
-    found = {}
+    values = {}
     with path.open("rb") as file:
         for name, entry in entries.items():
             if entry.dtype in _FLOATS:
                 begin, end = entry.data_offsets
                 file.seek(start + begin)
-                found[name] = Values(_FLOATS[entry.dtype], entry.shape, file.read(end - begin))
-    return found
+                values[name] = Values(_FLOATS[entry.dtype], entry.shape, file.read(end - begin))
+    return values
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """What the header says of one weight, in the format's own words."""
+    """The header entry of one weight; the fields are those of safetensors."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -74,25 +74,26 @@ class _Entry:
 
 
 def _entries(path: Path) -> tuple[int, dict[str, _Entry]]:
-    """Where the values begin, and what the header says of each weight."""
+    """The offset of the values in the file, and the header entry of each weight."""
     try:
-        start, header = _begun(path)
-        entries = serde.decode(dict[str, _Entry], {name: each for name, each in header.items() if name != _METADATA})
+        start, header = _read_header(path)
+        raw_entries = {name: entry for name, entry in header.items() if name != _METADATA}
+        entries = serde.decode(dict[str, _Entry], raw_entries)
         size = path.stat().st_size - start
-        if any(not 0 <= begin <= end <= size for begin, end in (each.data_offsets for each in entries.values())):
-            raise ValueError("a weight lies outside of it")
+        if any(not 0 <= begin <= end <= size for begin, end in (entry.data_offsets for entry in entries.values())):
+            raise ValueError("the offsets of a weight are outside the file")
     except (OSError, struct.error, ValueError, AttributeError) as error:
-        raise BadInput(f"{path} is no weights file: {error}", "export again to make it anew") from error
+        raise BadInput(f"{path} is not a weights file: {error}", "run the export again") from error
     return start, entries
 
 
 def _header(path: Path) -> dict[str, Any]:
-    return _begun(path)[1]
+    return _read_header(path)[1]
 
 
-def _begun(path: Path) -> tuple[int, dict[str, Any]]:
-    """Where the values begin, and the header before them."""
+def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
+    """The offset of the values in the file, and the header."""
     with path.open("rb") as file:
         (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
-        header: dict[str, Any] = serde.loads(file.read(min(length, _LONGEST)), _LONGEST)
+        header: dict[str, Any] = serde.loads(file.read(min(length, _MAX_HEADER_BYTES)), _MAX_HEADER_BYTES)
     return _LENGTH.size + length, header

@@ -163,7 +163,7 @@ def test_a_failure_is_json_too_where_json_was_asked_for(deploytool: Command) -> 
     assert done.returncode == 2
     failed = json.loads(done.stdout)["error"]
     assert (failed["problem"], failed["exit_code"]) == ("there is no model 'nothing'", 2)
-    assert "`deploytool models` lists ours" in failed["remedy"]
+    assert "`deploytool models` lists all" in failed["remedy"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")

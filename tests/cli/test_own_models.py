@@ -28,7 +28,7 @@ class Naming(nn.Module):
 @pytest.mark.parametrize(
     ("arguments", "code", "problem", "remedy"),
     [
-        (("net.py:make",), 2, "nobody says what net.py:make takes", "--input 3x224x224"),
+        (("net.py:make",), 2, "no inputs are declared for net.py:make", "--input 3x224x224"),
         (("nat.py:make", "--input", "3x32x32"), 2, "there is no file nat.py", "check the path"),
         (("net.py:nothing", "--input", "3x32x32"), 2, "net.py has no function 'nothing'", "net.py:make or net.py:"),
         (("nowhere.net:make", "--input", "3x32x32"), 2, "there is no module 'nowhere.net'", "path/to/file.py"),

@@ -226,7 +226,7 @@ def test_no_folder_of_the_user_comes_onto_the_path(tmp_path: Path) -> None:
     assert sys.path == before
     with pytest.raises(ImportError):
         __import__("no_such_library_pynvml")
-    assert user_code._Beside.find_spec("pynvml") is None
+    assert user_code._ProjectFinder.find_spec("pynvml") is None
 
 
 def test_what_a_library_imports_for_the_users_code_is_found_last(tmp_path: Path) -> None:

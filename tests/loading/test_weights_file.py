@@ -37,7 +37,7 @@ def test_what_numpy_has_no_type_for_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"\x02\0\0\0\0\0\0\0{}", b"\xff" * 40])
 def test_anything_else_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "weights").write_bytes(content)
-    with pytest.raises(BadInput, match="names no model"):
+    with pytest.raises(BadInput, match="contains no model definition"):
         weights_file.definition(tmp_path / "weights")
 
 
@@ -58,5 +58,5 @@ def test_a_header_of_another_form_is_refused(tmp_path: Path, header: str) -> Non
     raw = header.encode("latin-1")
     (tmp_path / "weights").write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(16))
     for reader in (weights_file.names, weights_file.float_values):
-        with pytest.raises(BadInput, match="is no weights file"):
+        with pytest.raises(BadInput, match="is not a weights file"):
             reader(tmp_path / "weights")
