@@ -224,7 +224,10 @@ def test_what_the_factory_writes_itself_does_not_count(project: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("import socket\ndef make():\n    socket.getaddrinfo('localhost', 80)\n    return net()", "accessed the network"),
+        (
+            "import socket\ndef make():\n    socket.getaddrinfo('localhost', 80)\n    return net()",
+            "accessed the network",
+        ),
         ("import subprocess\ndef make():\n    subprocess.run(['true'])\n    return net()", "ran true"),
         ("def make():\n    os.system('true')\n    return net()", "ran true"),
     ],

@@ -1,1 +1,1 @@
-"""The boundary to the user's model: how it is built, fed, asked in FP64, and what its answers are called."""
+"""Adapts the user's model: builds it, binds its inputs, runs it in FP64, and names its outputs."""

@@ -1,4 +1,4 @@
-"""Which input goes to which parameter of `forward`: by name where a name is one of them, else in their order."""
+"""Binds inputs to the parameters of `forward`: by name where possible, else by position."""
 
 from __future__ import annotations
 
@@ -10,75 +10,81 @@ from typing import Any, TypeVar
 
 from deploytool.errors import BadInput
 
-_UNNAMED = re.compile(r"input(_\d+)?")  # what an input is called that nobody gave a name
-_ONE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_DEFAULT_NAME = re.compile(r"input(_\d+)?")  # of an input that the user did not name
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class BoundArguments:
-    """The inputs that are passed by position, in that order, and those passed by keyword: parameter → input.
+    """The inputs passed by position, in order, and those passed by keyword (parameter: input).
 
-    They are `exact` if each has a parameter of its own, and there is none besides: exporters fill up what is left out.
+    exact: whether inputs and parameters correspond one to one; if not, an exporter adds parameters with defaults.
     """
 
-    placed: tuple[str, ...]
-    named: Mapping[str, str]
+    positional: tuple[str, ...]
+    keywords: Mapping[str, str]
     exact: bool = True
 
-    def call(self, function: Callable[..., Any], given: Mapping[str, T]) -> Any:
-        """What the function gives for these inputs."""
-        return function(
-            *(given[name] for name in self.placed), **{parameter: given[name] for parameter, name in self.named.items()}
-        )
+    def call(self, function: Callable[..., Any], inputs: Mapping[str, T]) -> Any:
+        """Calls the function with these inputs."""
+        positional = (inputs[name] for name in self.positional)
+        return function(*positional, **{parameter: inputs[name] for parameter, name in self.keywords.items()})
 
 
 def bind(forward: Callable[..., Any], inputs: Sequence[str]) -> BoundArguments:
-    """How inputs of these names are passed to `forward`.
+    """Binds inputs with these names to the parameters of `forward`.
 
-    Raises BadInput, and lists the parameters, for a name that is none of them; names like `input_1`, which nobody
-    gave, take the parameters that are left, and so does the only input of a function of one parameter.
+    Default names such as `input_1` bind to the remaining parameters in order; so does the only input of a function
+    with one parameter. Raises BadInput with the list of parameters for any other name that is no parameter.
     """
     try:
         parameters = list(inspect.signature(forward).parameters.values())
-    except (TypeError, ValueError):  # a function of C has no signature
+    except (TypeError, ValueError):  # functions in C have no signature
         return BoundArguments(tuple(inputs), {}, exact=False)
-    single = [each.name for each in parameters if each.kind in _ONE]
-    known = {each.name for each in parameters if each.kind in _NAMED}
-    starred = any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in parameters)
-    free = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
-    hits = [name for name in inputs if name in known]
-    alone = len(inputs) == 1 and len(parameters) == 1
-    if not hits and (starred or alone or not single):
-        return BoundArguments(tuple(inputs), {}, exact=alone and bool(single))
-    lost = [name for name in inputs if name not in known and not free and not _UNNAMED.fullmatch(name)]
-    if lost:
-        names = ", ".join(dict.fromkeys((*single, *known))) if len(known) < 2 else ", ".join(_order(parameters))
-        raise BadInput(f"forward has no parameter {lost[0]}", f"name the inputs as forward does: {names}")
-    found = _assigned(inputs, [*single], hits, free=free)
-    return replace(found, exact=len(parameters) == len(inputs))
+    positional = [parameter.name for parameter in parameters if parameter.kind in _POSITIONAL]
+    keywords = {parameter.name for parameter in parameters if parameter.kind in _KEYWORD}
+    has_var_positional = any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters)
+    has_var_keyword = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+    matching = [name for name in inputs if name in keywords]
+    is_only = len(inputs) == 1 and len(parameters) == 1
+    if not matching and (has_var_positional or is_only or not positional):
+        return BoundArguments(tuple(inputs), {}, exact=is_only and bool(positional))
+    accepted = {name for name in inputs if name in keywords or has_var_keyword or _DEFAULT_NAME.fullmatch(name)}
+    unknown = [name for name in inputs if name not in accepted]
+    if unknown:
+        single = len(keywords) < 2
+        names = ", ".join(dict.fromkeys((*positional, *keywords))) if single else ", ".join(_names(parameters))
+        raise BadInput(f"forward has no parameter {unknown[0]}", f"name the inputs as forward does: {names}")
+    bound = _assign(inputs, positional, matching, has_var_keyword=has_var_keyword)
+    return replace(bound, exact=len(parameters) == len(inputs))
 
 
-def _order(parameters: Sequence[inspect.Parameter]) -> list[str]:
-    return [each.name for each in parameters if each.kind in (*_ONE, *_NAMED)]
+def _names(parameters: Sequence[inspect.Parameter]) -> list[str]:
+    return [parameter.name for parameter in parameters if parameter.kind in (*_POSITIONAL, *_KEYWORD)]
 
 
-def _assigned(inputs: Sequence[str], single: Sequence[str], hits: Sequence[str], *, free: bool) -> BoundArguments:
-    """Named inputs at their parameters, unnamed ones at those that are left; by position as far as there is no gap."""
-    at = {name: name for name in hits}
-    left = [name for name in single if name not in at]
+def _assign(
+    inputs: Sequence[str], positional: Sequence[str], matching: Sequence[str], *, has_var_keyword: bool
+) -> BoundArguments:
+    """Assigns matching inputs to their parameters and the others to the remaining ones.
+
+    Arguments are passed by position up to the first parameter without an input, by keyword after it.
+    """
+    assigned = {name: name for name in matching}
+    remaining = [name for name in positional if name not in assigned]
     for name in inputs:
-        if name in at.values():
+        if name in assigned.values():
             continue
-        if left and (_UNNAMED.fullmatch(name) or not free):
-            at[left.pop(0)] = name
+        if remaining and (_DEFAULT_NAME.fullmatch(name) or not has_var_keyword):
+            assigned[remaining.pop(0)] = name
         else:
-            at[name] = name
-    placed = []
-    for parameter in single:
-        if parameter not in at:
+            assigned[name] = name
+    by_position = []
+    for parameter in positional:
+        if parameter not in assigned:
             break
-        placed.append(at.pop(parameter))
-    return BoundArguments(tuple(placed), at)
+        by_position.append(assigned.pop(parameter))
+    return BoundArguments(tuple(by_position), assigned)

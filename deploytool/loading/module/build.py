@@ -1,4 +1,4 @@
-"""Builds the model of a definition: what wraps it is taken off, what nobody can export is refused."""
+"""Builds the module of a model definition: removes wrappers, and rejects modules that cannot be exported."""
 
 from __future__ import annotations
 
@@ -24,55 +24,55 @@ _PARALLEL = ("DataParallel", "DistributedDataParallel", "AveragedModel")  # wrap
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """A module in evaluation mode, and what was done to it that one should know."""
+    """A module in evaluation mode, and remarks about what was changed."""
 
     module: nn.Module
     remarks: tuple[str, ...]
 
 
 def build(model: Model) -> BuiltModel:
-    """What the factory makes, unwrapped, on the CPU, in evaluation mode.
+    """Calls the factory and returns the unwrapped module on the CPU in evaluation mode.
 
-    Raises StageFailed for whatever the user's code raises, for what is no module, and for a scripted part; BadInput for
-    an import that fails.
+    Raises StageFailed for errors of the user's code, a result that is no module, a scripted submodule, and weights on
+    the meta device; BadInput for a failed import.
     """
-    with wrap_user_errors(f"{model.factory} raises", "see --arg, or mend it"):
+    with wrap_user_errors(f"{model.factory} raises", "check --arg, or fix the factory"):
         try:
             made = factory.resolve(model.factory)(**model.options)
-        except ImportError as error:  # of what the factory imports only where it is called
+        except ImportError as error:  # an import inside the factory
             raise factory.missing_module(model.factory, error) from error
-    module, taken = _bare(made)
+    module, removed = _unwrap(made)
     if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
-        raise StageFailed(f"{model.factory} gives a {type(module).__name__}", "return a torch.nn.Module")
+        raise StageFailed(f"{model.factory} returns a {type(module).__name__}", "return a torch.nn.Module")
     scripted = [name for name, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)]
     if scripted:
-        problem = f"torch.onnx cannot export a model with a scripted part called {scripted[0]}"
-        raise StageFailed(problem, "return it unscripted")
-    hollow = [name for name, weight in (*module.named_parameters(), *module.named_buffers()) if weight.is_meta]
-    if hollow:
-        problem = f"{model.factory} gives weights without numbers: {hollow[0]} is on the meta device"
-        raise StageFailed(problem, "make it on the CPU, or load its weights there")
-    taken += _uncompile(module)
-    with wrap_user_errors(f"{model.factory}: .eval() raises", "mend it"):
-        module.eval()  # what it returns is the user's affair: train() may be their own
-    return BuiltModel(module, tuple(dict.fromkeys(f"{model.name} comes {each}" for each in taken)))
+        problem = f"torch.onnx cannot export the scripted submodule {scripted[0]}"
+        raise StageFailed(problem, "return the module unscripted")
+    on_meta = [name for name, weight in (*module.named_parameters(), *module.named_buffers()) if weight.is_meta]
+    if on_meta:
+        problem = f"{model.factory} returns weights without data: {on_meta[0]} is on the meta device"
+        raise StageFailed(problem, "build the module on the CPU, or load its weights there")
+    removed += _uncompile(module)
+    with wrap_user_errors(f"{model.factory}: .eval() raises", "fix the train method of the module"):
+        module.eval()  # its return value is ignored: a train() of the user may return nothing
+    return BuiltModel(module, tuple(dict.fromkeys(f"{model.name}: {remark}" for remark in removed)))
 
 
 @contextmanager
 def wrap_user_errors(what: str, remedy: str) -> Iterator[None]:
-    """Turns whatever the user's code raises into one StageFailed; an interruption stays one."""
+    """Converts errors of the user's code to StageFailed; KeyboardInterrupt propagates."""
     try:
         yield
     except (DeployError, KeyboardInterrupt, GeneratorExit):
         raise
-    except BaseException as error:  # the user's own code may raise anything, SystemExit too
+    except BaseException as error:  # user code may raise anything, including SystemExit
         raise StageFailed(f"{what} {exception_text.describe(error)}", remedy) from error
 
 
 @contextmanager
 def with_seed(seed: int = _SEED) -> Iterator[None]:
-    """Whatever is drawn inside, by torch, numpy or Python, is always alike; outside nothing has changed."""
-    pythons, numpys = random.getstate(), np.random.get_state()
+    """Seeds the random generators of torch, numpy and Python inside the context, and restores them after it."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         try:
             torch.manual_seed(seed)
@@ -80,40 +80,40 @@ def with_seed(seed: int = _SEED) -> Iterator[None]:
             np.random.seed(seed % 2**32)
             yield
         finally:
-            random.setstate(pythons)
-            np.random.set_state(numpys)
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
 
 
-def _bare(made: Any) -> tuple[Any, list[str]]:
-    """The model inside what torch.compile and the parallel wrappers make of it, and what was taken off."""
-    taken = []
+def _unwrap(made: Any) -> tuple[Any, list[str]]:
+    """Removes torch.compile and parallel wrappers around a module; the second value names what was removed."""
+    removed = []
     while isinstance(made, nn.Module) and not isinstance(made, torch.jit.ScriptModule):
         if isinstance(inner := made._modules.get("_orig_mod"), nn.Module):
-            taken.append("out of torch.compile: the module inside is taken")
+            removed.append("torch.compile wrapper removed")
         elif type(made).__name__ in _PARALLEL and isinstance(inner := made._modules.get("module"), nn.Module):
-            taken.append(f"in a {type(made).__name__}: the module inside is taken")
+            removed.append(f"{type(made).__name__} wrapper removed")
         else:
             break
         made = inner
-    return made, taken
+    return made, removed
 
 
 def _uncompile(module: nn.Module) -> list[str]:
-    """Takes torch.compile off the parts of a module and off their forward functions."""
-    taken = []
+    """Removes torch.compile from the submodules of a module and from their forward methods."""
+    removed = []
     for path, part in list(module.named_modules()):
         for name, child in list(part._modules.items()):
-            inner, peeled = _bare(child)
-            if peeled:
+            inner, removed_here = _unwrap(child)
+            if removed_here:
                 part._modules[name] = inner
-                taken += [f"with {f'{path}.{name}'.lstrip('.')} {each}" for each in peeled]
+                removed += [f"submodule {f'{path}.{name}'.lstrip('.')}: {remark}" for remark in removed_here]
     for part in module.modules():
         if getattr(part, "_compiled_call_impl", None) is not None:
             part._compiled_call_impl = None
-            taken.append("compiled: it is taken uncompiled")
-        plain = getattr(part.forward, "_torchdynamo_orig_callable", None)
-        if callable(plain):
-            bound = plain if hasattr(plain, "__self__") else types.MethodType(plain, part)
+            removed.append("Module.compile() undone")
+        original = getattr(part.forward, "_torchdynamo_orig_callable", None)
+        if callable(original):
+            bound = original if hasattr(original, "__self__") else types.MethodType(original, part)
             part.forward = cast("Any", bound)
-            taken.append("with a compiled forward: it is taken uncompiled")
-    return taken
+            removed.append("torch.compile removed from a forward method")
+    return removed

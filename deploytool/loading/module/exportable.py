@@ -1,4 +1,4 @@
-"""The model as exporters take it: its inputs by position under their names, its chosen outputs as one flat tuple."""
+"""Wraps a module for the exporters: inputs by position, the selected outputs as a flat tuple."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from deploytool.spec import Model
 
 
 def exportable(module: nn.Module, model: Model, made: Any) -> nn.Module:
-    """A module of the same parts whose forward takes the inputs of `model` and gives its outputs, in their order.
+    """A module whose forward takes the inputs of `model` by position and returns its outputs in order.
 
-    `made` is what the module answers with, None where nobody asked: if that is flat, and forward takes the inputs as
-    they stand, it is the module itself. Parameters and submodules keep their names: those of a graph are the user's.
+    made: what the module returns, None if unknown. If it is flat, and forward takes the inputs by position, the module
+    itself is returned. Parameters and submodules keep their names, which appear in the graph.
     """
     names = [tensor.name for tensor in model.inputs]
     bound = arguments.bind(module.forward, names)
-    fitting = bound.placed == tuple(names) and bound.exact and not bound.named
-    if fitting and (isinstance(made, torch.Tensor) or _flat(made, len(model.outputs))):
+    by_position = bound.positional == tuple(names) and bound.exact and not bound.keywords
+    if by_position and (isinstance(made, torch.Tensor) or _is_flat(made, len(model.outputs))):
         return module
     return _Exportable(module, model, bound)
 
 
 class _Exportable(nn.Module):
-    """Shares all parts with the module it stands for, which itself is no part of it: no name gets a prefix.
+    """Shares parameters and submodules with the original module, without being its parent: names get no prefix.
 
-    The forward is as plain as can be: torch.export may have to follow it line by line.
+    The forward is kept simple because torch.export traces it line by line.
     """
 
     def __init__(self, module: nn.Module, model: Model, bound: BoundArguments) -> None:
@@ -41,64 +41,72 @@ class _Exportable(nn.Module):
             object.__setattr__(self, kind, getattr(module, kind))
         object.__setattr__(self, "training", module.training)
         hooked = module._forward_hooks or module._forward_pre_hooks
-        called = module if hooked else module.forward
+        forward = module if hooked else module.forward
         names = [tensor.name for tensor in model.inputs]
-        placed = [names.index(name) for name in bound.placed]
-        keyed = [(parameter, names.index(name)) for parameter, name in bound.named.items()]
+        positional = [names.index(name) for name in bound.positional]
+        keywords = [(parameter, names.index(name)) for parameter, name in bound.keywords.items()]
         count = len(model.outputs)
 
-        def call(given: tuple[torch.Tensor, ...]) -> Any:
-            made = called(*[given[place] for place in placed], **{name: given[place] for name, place in keyed})
+        def call(inputs: tuple[torch.Tensor, ...]) -> Any:
+            made = forward(
+                *[inputs[index] for index in positional], **{name: inputs[index] for name, index in keywords}
+            )
             if isinstance(made, torch.Tensor):
                 return made
-            return _apart(made if _flat(made, count) else select_outputs(made, model))
+            return _without_aliases(made if _is_flat(made, count) else select_outputs(made, model))
 
-        object.__setattr__(self, "forward", _of(call, len(names)))
+        object.__setattr__(self, "forward", _with_parameters(call, len(names)))
 
 
-def _of(call: Callable[[tuple[torch.Tensor, ...]], Any], count: int) -> Callable[..., Any]:
-    """A function of so many parameters, each by itself: exporters count them, and take none for several."""
-    each = ", ".join(f"input_{place}" for place in range(count))
-    made: dict[str, Any] = {"__name__": __name__}
-    exec(f"def maker(call):\n    def forward({each}):\n        return call(({each},))\n    return forward", made)
-    forward: Callable[..., Any] = made["maker"](call)
+def _with_parameters(call: Callable[[tuple[torch.Tensor, ...]], Any], count: int) -> Callable[..., Any]:
+    """A function with `count` separate parameters that calls `call`: exporters do not accept `*inputs`."""
+    parameters = ", ".join(f"input_{index}" for index in range(count))
+    namespace: dict[str, Any] = {"__name__": __name__}
+    source = (
+        f"def maker(call):\n    def forward({parameters}):\n        return call(({parameters},))\n    return forward"
+    )
+    exec(source, namespace)
+    forward: Callable[..., Any] = namespace["maker"](call)
     return forward
 
 
-def _flat(made: Any, count: int) -> bool:
-    """Whether it is a tuple or list of just so many tensors, all of which are outputs then."""
-    plain = type(made) in (tuple, list) and len(made) == count
-    return plain and all(isinstance(each, torch.Tensor) for each in made)
+def _is_flat(made: Any, count: int) -> bool:
+    """Whether `made` is a tuple or list of exactly `count` tensors."""
+    is_sequence = type(made) in (tuple, list) and len(made) == count
+    return is_sequence and all(isinstance(tensor, torch.Tensor) for tensor in made)
 
 
-def _apart(made: Sequence[torch.Tensor]) -> Any:
-    """The outputs, one that stands there twice copied: a graph gives each a name of its own."""
-    own = [each.clone() if any(each is other for other in made[:place]) else each for place, each in enumerate(made)]
-    return own[0] if len(own) == 1 else tuple(own)
+def _without_aliases(tensors: Sequence[torch.Tensor]) -> Any:
+    """The outputs with repeated tensors cloned: in a graph, each output needs its own name."""
+    distinct = [
+        tensor.clone() if any(tensor is earlier for earlier in tensors[:number]) else tensor
+        for number, tensor in enumerate(tensors)
+    ]
+    return distinct[0] if len(distinct) == 1 else tuple(distinct)
 
 
 def select_outputs(made: Any, model: Model) -> list[torch.Tensor]:
-    """The outputs of `model` among what it made: by name, or in their order where there are as many.
+    """The outputs of `model` in what it returned: by name, or all in order if their number fits.
 
-    Raises StageFailed if it has others.
+    Raises StageFailed if an output is missing.
     """
-    found = outputs.flatten(made, [tensor.name for tensor in model.inputs]).tensors
+    tensors = outputs.flatten(made, [tensor.name for tensor in model.inputs]).tensors
     names = [tensor.name for tensor in model.outputs]
-    if all(name in found for name in names):
-        return [found[name] for name in names]
-    if len(names) == len(found):
-        return list(found.values())
-    missing = next(name for name in names if name not in found)
-    problem = f"{model.name} gives {', '.join(found) or 'no tensor'} this time, and {missing} at others"
-    raise StageFailed(problem, "let it give the same outputs for all inputs")
+    if all(name in tensors for name in names):
+        return [tensors[name] for name in names]
+    if len(names) == len(tensors):
+        return list(tensors.values())
+    missing = next(name for name in names if name not in tensors)
+    problem = f"{model.name} returns {', '.join(tensors) or 'no tensor'} for some inputs, and {missing} for others"
+    raise StageFailed(problem, "return the same outputs for all inputs")
 
 
 @contextmanager
 def without_attention_fastpath() -> Iterator[None]:
-    """Attention as separate operations: the fused ones, taken where nothing needs gradients, have no ONNX operator."""
-    usual = torch.backends.mha.get_fastpath_enabled()
+    """Disables torch's fused attention, which is used where no gradients are needed and has no ONNX operator."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(usual)
+        torch.backends.mha.set_fastpath_enabled(enabled)

@@ -1,4 +1,4 @@
-"""The model in FP64 although its own code speaks of FP32: what it makes, casts and keeps is widened on the fly."""
+"""Runs a model in FP64 even where its code requests FP32: tensors and dtypes are converted at each torch call."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ _FLOAT = torch.Tensor.float
 
 @contextmanager
 def run() -> Iterator[None]:
-    """Whatever the model's own code makes, keeps or asks for in FP32, it gets in FP64."""
-    usual = torch.get_default_dtype()
+    """Inside the context, FP32 tensors and dtypes in torch calls become FP64."""
+    default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with _Doubled():
+        with _Fp64Mode():
             yield
     finally:
-        torch.set_default_dtype(usual)
+        torch.set_default_dtype(default_dtype)
 
 
 def to_fp64(value: torch.Tensor) -> torch.Tensor:
-    """An FP32 tensor in FP64; others as they are."""
+    """Converts an FP32 tensor to FP64, and complex64 to complex128; returns others unchanged."""
     return value.to(_WIDER[value.dtype]) if value.dtype in _WIDER else value
 
 
-class _Doubled(TorchFunctionMode):
-    """Turns every FP32 in a call of torch into FP64: tensors, types, and what a tensor says of its own type.
+class _Fp64Mode(TorchFunctionMode):
+    """Converts FP32 tensors and dtypes in the arguments of each torch call to FP64.
 
-    A tensor that was widened once stays the same one until the mode ends, so that what is written into it is there
-    when it is read again. The model is told FP32 where it asks: its code takes the way that it takes in FP32.
+    A tensor is converted once until the mode ends, so that values written into it are read again. `tensor.dtype`
+    reports FP32 for FP64 tensors, so that branches on the dtype go as in FP32.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._known: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # the narrow one is held: its id stays its own
+        # id of an FP32 tensor: itself, which keeps the id in use, and its FP64 copy
+        self._converted: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -51,12 +52,12 @@ class _Doubled(TorchFunctionMode):
             dtype = func(*args)
             return _NARROWER.get(dtype, dtype)
         func = torch.Tensor.double if func is _FLOAT else func
-        named = {name: self._wide(value) for name, value in (kwargs or {}).items()}
-        return func(*(self._wide(value) for value in args), **named)
+        keywords = {name: self._convert(value) for name, value in (kwargs or {}).items()}
+        return func(*(self._convert(value) for value in args), **keywords)
 
-    def _wide(self, value: Any) -> Any:
+    def _convert(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            return self._tensor(value)
+            return self._convert_tensor(value)
         if isinstance(value, torch.dtype):
             return _WIDER.get(value, value)
         if value is torch.FloatTensor:
@@ -64,12 +65,12 @@ class _Doubled(TorchFunctionMode):
         if isinstance(value, str):
             return _LEGACY.get(value, value)
         if type(value) in (tuple, list):
-            return type(value)(self._wide(each) for each in value)
+            return type(value)(self._convert(item) for item in value)
         return value
 
-    def _tensor(self, value: torch.Tensor) -> torch.Tensor:
+    def _convert_tensor(self, value: torch.Tensor) -> torch.Tensor:
         if _DTYPE_OF(value) not in _WIDER:
             return value
-        if id(value) not in self._known:
-            self._known[id(value)] = (value, to_fp64(value))
-        return self._known[id(value)][1]
+        if id(value) not in self._converted:
+            self._converted[id(value)] = (value, to_fp64(value))
+        return self._converted[id(value)][1]

@@ -1,7 +1,9 @@
-"""Inputs go to the parameters of their names; what lies is refused."""
+"""Tests of binding inputs to the parameters of forward."""
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,83 +18,83 @@ from deploytool.loading.module import arguments
 from deploytool.spec import Tensor
 
 
-def plain(a: str, b: str = "-", c: str = "-") -> str:
+def with_defaults(a: str, b: str = "-", c: str = "-") -> str:
     return f"{a}{b}{c}"
 
 
-def only(x: str) -> str:
+def one_parameter(x: str) -> str:
     return x
 
 
-def starred(*given: str) -> str:
-    return "".join(given)
+def var_positional(*inputs: str) -> str:
+    return "".join(inputs)
 
 
-def keyed(a: str, *, mask: str = "-") -> str:
+def keyword_only(a: str, *, mask: str = "-") -> str:
     return f"{a}{mask}"
 
 
-def anything(a: str, **more: str) -> str:
+def var_keyword(a: str, **more: str) -> str:
     return a + "".join(f"{name}={value}" for name, value in sorted(more.items()))
 
 
-def first_then_star(a: str, *rest: str) -> str:
+def positional_and_var_positional(a: str, *rest: str) -> str:
     return a + "".join(rest)
 
 
-def usual(input: str, other: str) -> str:
+def parameter_named_input(input: str, other: str) -> str:
     return f"{input}{other}"
 
 
 @pytest.mark.parametrize(
-    ("function", "names", "said"),
+    ("function", "names", "result"),
     [
-        (plain, ["b", "a"], "ab-"),
-        (plain, ["c", "a"], "a-c"),
-        (plain, ["a", "b", "c"], "abc"),
-        (plain, ["input", "input_1"], "input" + "input_1" + "-"),
-        (plain, ["b", "input"], "input" + "b-"),
-        (only, ["x"], "x"),
-        (only, ["image"], "image"),
-        (starred, ["image", "tokens"], "imagetokens"),
-        (keyed, ["mask", "a"], "amask"),
-        (anything, ["pixels", "a"], "apixels=pixels"),
-        (first_then_star, ["left", "right"], "leftright"),
-        (usual, ["other", "input"], "inputother"),
+        (with_defaults, ["b", "a"], "ab-"),
+        (with_defaults, ["c", "a"], "a-c"),
+        (with_defaults, ["a", "b", "c"], "abc"),
+        (with_defaults, ["input", "input_1"], "input" + "input_1" + "-"),
+        (with_defaults, ["b", "input"], "input" + "b-"),
+        (one_parameter, ["x"], "x"),
+        (one_parameter, ["image"], "image"),
+        (var_positional, ["image", "tokens"], "imagetokens"),
+        (keyword_only, ["mask", "a"], "amask"),
+        (var_keyword, ["pixels", "a"], "apixels=pixels"),
+        (positional_and_var_positional, ["left", "right"], "leftright"),
+        (parameter_named_input, ["other", "input"], "inputother"),
     ],
 )
-def test_inputs_go_to_the_parameters_of_their_names(function: Callable[..., str], names: list[str], said: str) -> None:
+def test_inputs_bind_to_parameters_by_name(function: Callable[..., str], names: list[str], result: str) -> None:
     bound = arguments.bind(function, names)
-    assert bound.call(function, {name: name for name in names}) == said
+    assert bound.call(function, {name: name for name in names}) == result
 
 
 @pytest.mark.parametrize(
-    ("function", "names", "lost"),
+    ("function", "names", "unknown"),
     [
-        (plain, ["a", "d"], "d"),
-        (plain, ["image"], "image"),
-        (plain, ["left", "right"], "left"),
-        (keyed, ["a", "masks"], "masks"),
-        (usual, ["input", "image"], "image"),
+        (with_defaults, ["a", "d"], "d"),
+        (with_defaults, ["image"], "image"),
+        (with_defaults, ["left", "right"], "left"),
+        (keyword_only, ["a", "masks"], "masks"),
+        (parameter_named_input, ["input", "image"], "image"),
     ],
 )
-def test_a_name_that_is_no_parameter_is_refused_with_those_there_are(
-    function: Callable[..., Any], names: list[str], lost: str
+def test_an_unknown_name_is_refused_with_the_list_of_parameters(
+    function: Callable[..., Any], names: list[str], unknown: str
 ) -> None:
-    with pytest.raises(BadInput, match=f"forward has no parameter {lost}") as refusal:
+    with pytest.raises(BadInput, match=f"forward has no parameter {unknown}") as caught:
         arguments.bind(function, names)
-    assert refusal.value.remedy.startswith("name the inputs as forward does: ")
+    assert inspect.signature(function).parameters.keys() <= set(re.findall(r"\w+", caught.value.remedy))
 
 
-def test_more_inputs_than_parameters_reach_the_model_which_says_so_itself() -> None:
-    bound = arguments.bind(plain, ["input", "input_1", "input_2", "input_3"])
+def test_the_model_itself_raises_for_more_inputs_than_parameters() -> None:
+    bound = arguments.bind(with_defaults, ["input", "input_1", "input_2", "input_3"])
     with pytest.raises(TypeError):
-        bound.call(plain, {name: name for name in ("input", "input_1", "input_2", "input_3")})
+        bound.call(with_defaults, {name: name for name in ("input", "input_1", "input_2", "input_3")})
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
 @pytest.mark.parametrize("names", [("b", "a"), ("a", "b"), ("mask", "a")])
-def test_the_graph_takes_them_by_these_names(names: tuple[str, str], exporter: str, tmp_path: Path) -> None:
+def test_the_inputs_of_the_graph_have_these_names(names: tuple[str, str], exporter: str, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text("""
 import torch
 from torch import nn
@@ -120,5 +122,5 @@ class Net(nn.Module):
         "mask": np.ones((2, 8), np.float32),
     }
     assert run.onnx is not None
-    (got,) = ort.InferenceSession(run.onnx).run(None, {name: values[name] for name in names})
-    np.testing.assert_array_equal(got, np.full((2, 8), -1 if "mask" in names else 3))
+    (output,) = ort.InferenceSession(run.onnx).run(None, {name: values[name] for name in names})
+    np.testing.assert_array_equal(output, np.full((2, 8), -1 if "mask" in names else 3))

@@ -1,4 +1,4 @@
-"""Models are taken out of what encloses them; whatever they raise becomes one line that says where."""
+"""Tests of building a module: wrappers are removed, and errors of the user's code become one line with a location."""
 
 from __future__ import annotations
 
@@ -30,66 +30,66 @@ def model(function: str, **options: Option) -> Model:
 @pytest.mark.parametrize(
     ("function", "remark"),
     [
-        ("compiled", "comes out of torch.compile: the module inside is taken"),
-        ("compiled_in_place", "comes compiled: it is taken uncompiled"),
-        ("compiled_part", "comes with part out of torch.compile: the module inside is taken"),
-        ("compiled_in_a_list", "comes with 1.0 out of torch.compile: the module inside is taken"),
-        ("compiled_forward", "comes with a compiled forward: it is taken uncompiled"),
-        ("parallel", "comes in a DataParallel: the module inside is taken"),
-        ("averaged", "comes in a AveragedModel: the module inside is taken"),
+        ("compiled", "torch.compile wrapper removed"),
+        ("compiled_in_place", "Module.compile() undone"),
+        ("compiled_part", "submodule part: torch.compile wrapper removed"),
+        ("compiled_in_a_list", "submodule 1.0: torch.compile wrapper removed"),
+        ("compiled_forward", "torch.compile removed from a forward method"),
+        ("parallel", "DataParallel wrapper removed"),
+        ("averaged", "AveragedModel wrapper removed"),
     ],
 )
-def test_what_encloses_a_model_is_taken_off(function: str, remark: str) -> None:
+def test_wrappers_of_a_model_are_removed(function: str, remark: str) -> None:
     built = build.build(model(function))
-    assert built.remarks == (f"{function} {remark}",)
+    assert built.remarks == (f"{function}: {remark}",)
     assert not [name for name in built.module.state_dict() if "_orig_mod" in name or name.startswith("module.")]
     vector = np.ones((2, 16), np.float32)
     assert eager.make_session(built.module, model(function))(input=vector)["logits"].shape == (2, 4)
     assert not built.module.training
 
 
-def test_one_enclosure_in_another_is_taken_off_too() -> None:
+def test_nested_wrappers_are_removed() -> None:
     built = build.build(model("parallel_and_compiled"))
     assert isinstance(built.module, torch.nn.Module)
     assert type(built.module).__name__ == "Net"
     assert len(built.remarks) == 2
 
 
-def test_a_train_that_returns_nothing_is_no_reason_to_lose_the_model() -> None:
+def test_a_train_method_that_returns_nothing_is_supported() -> None:
     assert not build.build(model("no_return")).module.training
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # its users still bring it
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # users still pass such modules
 @pytest.mark.parametrize(("function", "name"), [("scripted_part", "part"), ("traced_deep_inside", r"part\.2")])
-def test_a_scripted_part_is_refused_by_its_name(function: str, name: str) -> None:
-    with pytest.raises(StageFailed, match=f"torch.onnx cannot export a model with a scripted part called {name}$"):
+def test_the_error_for_a_scripted_submodule_contains_its_name(function: str, name: str) -> None:
+    with pytest.raises(StageFailed, match=f"scripted submodule {name}$"):
         build.build(model(function))
 
 
-def test_what_is_drawn_is_always_alike_and_nobody_elses_numbers_change() -> None:
+def test_with_seed_is_reproducible_and_restores_the_random_generators() -> None:
     import random
 
-    def drawn() -> tuple[float, float, float]:
+    def draw() -> tuple[float, float, float]:
         return random.random(), float(np.random.rand()), float(torch.rand(()))
 
     random.seed(5)
     np.random.seed(5)
     torch.manual_seed(5)
     with build.with_seed(1):
-        first = drawn()
-    after = drawn()
+        first = draw()
+    after = draw()
     random.seed(5)
     np.random.seed(5)
     torch.manual_seed(5)
-    assert drawn() == after
+    assert draw() == after
     with build.with_seed(1):
-        assert drawn() == first
+        assert draw() == first
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("function", ["failing", "raising"])
-def test_whatever_is_raised_is_one_line_with_its_place(function: str, kind: str, tmp_path: Path) -> None:
-    with pytest.raises(StageFailed) as refusal:
+def test_an_error_of_user_code_is_one_line_with_its_location(function: str, kind: str, tmp_path: Path) -> None:
+    with pytest.raises(StageFailed) as caught:
         deploytool.export(
             f"{OWN / 'enclosed.py'}:{function}",
             inputs=[(16,)],
@@ -97,34 +97,35 @@ def test_whatever_is_raised_is_one_line_with_its_place(function: str, kind: str,
             quick=True,
             out=tmp_path / "run",
         )
-    said = f"{refusal.value}"
-    assert said.isprintable()
-    assert len(said) < 700
-    assert refusal.value.__cause__ is not None or refusal.value.remedy
-    assert re.search(r"\((tests/user_models/)?enclosed\.py:\d+\)", said)
+    problem = f"{caught.value}"
+    assert problem.isprintable()
+    assert len(problem) < 700
+    assert caught.value.__cause__ is not None or caught.value.remedy
+    assert re.search(r"\((tests/user_models/)?enclosed\.py:\d+\)", problem)
     start = (
         "enclosed.py:failing raises " if function == "failing" else "enclosed_raising does not run on input (2, 16): "
     )
-    assert start in said
+    assert start in problem
     assert not (tmp_path / "run").exists()
 
 
-def test_the_words_of_some_kinds() -> None:
-    def said(kind: str) -> str:
-        with pytest.raises(StageFailed) as refusal:
+def test_messages_of_exceptions_are_cleaned() -> None:
+    def description(kind: str) -> str:
+        with pytest.raises(StageFailed) as caught:
             build.build(model("failing", kind=kind))
-        return str(refusal.value).partition(" raises ")[2].rpartition(" (")[0]
+        return str(caught.value).partition(" raises ")[2].rpartition(" (")[0]
 
-    assert said("key") == "KeyError: 'x'"
-    assert said("empty") == "ValueError"
-    assert said("lines") == "_Lines: first second third"
-    assert said("unreadable") == "_Unreadable: its message cannot be read: ValueError"
-    assert said("colours") == r"ValueError: red \x07bell \u202eturned\u2066 réseau 网络"
-    assert said("exit") == "SystemExit: usage: net.py"
-    assert said("group").endswith("ValueError: inner")
+    assert description("key") == "KeyError: 'x'"
+    assert description("empty") == "ValueError"
+    assert description("lines") == "_Lines: first second third"
+    assert description("unreadable").startswith("_Unreadable: ")
+    assert description("unreadable").endswith(": ValueError")
+    assert description("colours") == r"ValueError: red \x07bell \u202eturned\u2066 réseau 网络"
+    assert description("exit") == "SystemExit: usage: net.py"
+    assert description("group").endswith("ValueError: inner")
 
 
-def test_an_interruption_stays_one() -> None:
+def test_keyboard_interrupt_propagates() -> None:
     with pytest.raises(KeyboardInterrupt):
         build.build(model("interrupted"))
 
@@ -138,7 +139,7 @@ def test_an_interruption_stays_one() -> None:
         (KeyError("\x1b[31mx"), Unforeseen, "KeyError: "),
     ],
 )
-def test_what_a_library_raises_in_a_stage_is_a_failure_of_ours(
+def test_an_exception_of_a_library_in_a_stage_is_a_deploy_error(
     error: BaseException, kind: type[DeployError], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken:
@@ -146,13 +147,13 @@ def test_what_a_library_raises_in_a_stage_is_a_failure_of_ours(
             raise error
 
     monkeypatch.setattr(stages, "import_stage", lambda verb: Broken())
-    with pytest.raises(kind, match=line) as failure:
+    with pytest.raises(kind, match=line) as caught:
         deploytool.export(f"{OWN / 'enclosed.py'}:bare", inputs=[(16,)], quick=True, out=tmp_path / "run")
-    assert failure.value.__cause__ is error
-    assert str(failure.value).isprintable()
+    assert caught.value.__cause__ is error
+    assert str(caught.value).isprintable()
 
 
-def test_the_trace_is_shown_where_one_asks_for_it(deploytool: Command) -> None:
+def test_verbose_shows_the_traceback(deploytool: Command) -> None:
     arguments = ("export", f"{OWN / 'enclosed.py'}:failing", "--input", "16", "--arg", "kind=colours")
     done = deploytool(*arguments, "--verbose")
     assert done.returncode == 7

@@ -1,4 +1,4 @@
-"""The FP64 reference of models whose own code speaks of FP32."""
+"""Tests of the FP64 reference for models whose code requests FP32."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deploytool.spec import Model, Tensor
 from tests.user_model_export import OWN
 from tests.user_models import single
 
-HABITS = (
+MODELS = (
     *("Attribute", "Kernel", "Lists", "Global", "Closure", "Casting", "Insisting", "FromNumpy", "Written"),
     *("InAnObject", "ByDevice"),
 )
@@ -27,41 +27,41 @@ def model(name: str) -> Model:
     return Model(name, f"{OWN / 'single.py'}:{name}", inputs=vector, outputs=(Tensor("logits", ("batch", 4)),))
 
 
-@pytest.mark.parametrize("name", HABITS)
-def test_a_habit_of_fp32_is_computed_in_fp64(name: str) -> None:
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_that_requests_fp32_runs_in_fp64(name: str) -> None:
     module = build.build(model(name)).module.double()
     vector = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
     for _ in range(2):
-        got = eager.make_session(module, model(name), double=True)(input=vector)["logits"]
-        assert got.dtype == np.float64
-        # linspace itself is rounded in FP32 where an attribute was made of it
-        np.testing.assert_allclose(got, single.truth(vector), atol=1e-6)
-        again = eager.make_session(build.build(model(name)).module.double(), model(name), double=True)
-        np.testing.assert_array_equal(got, again(input=vector)["logits"])
-    rounded = eager.make_session(build.build(model(name)).module, model(name))(input=vector)["logits"]
-    assert np.abs(got - rounded).max() > 0
+        logits = eager.make_session(module, model(name), double=True)(input=vector)["logits"]
+        assert logits.dtype == np.float64
+        # an attribute made with linspace was already rounded to FP32
+        np.testing.assert_allclose(logits, single.truth(vector), atol=1e-6)
+        rebuilt = eager.make_session(build.build(model(name)).module.double(), model(name), double=True)
+        np.testing.assert_array_equal(logits, rebuilt(input=vector)["logits"])
+    fp32_logits = eager.make_session(build.build(model(name)).module, model(name))(input=vector)["logits"]
+    assert np.abs(logits - fp32_logits).max() > 0
 
 
-def test_sums_of_an_attribute_are_those_of_fp64() -> None:
+def test_sums_with_an_attribute_are_computed_in_fp64() -> None:
     module = build.build(model("Attribute")).module.double()
     vector = np.full((1, 16), 1e8, np.float32)
-    got = eager.make_session(module, model("Attribute"), double=True)(input=vector)["logits"]
+    logits = eager.make_session(module, model("Attribute"), double=True)(input=vector)["logits"]
     shift = torch.linspace(0, 1, 16).double().numpy()
     weight = torch.linspace(-1, 1, 64).reshape(16, 4).double().numpy()
-    np.testing.assert_allclose(got, (vector.astype(np.float64) + shift) @ weight, rtol=1e-12)
+    np.testing.assert_allclose(logits, (vector.astype(np.float64) + shift) @ weight, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["Kernel", "Insisting", "ByDevice"])
-def test_such_a_model_is_exported(name: str, tmp_path: Path) -> None:
+def test_a_model_that_requests_fp32_is_exported_with_an_fp64_reference(name: str, tmp_path: Path) -> None:
     run = deploytool.export(
         f"{OWN / 'single.py'}:{name}", inputs=[(16,)], quick=True, to="onnx", out=tmp_path / "run"
     ).check()
     sample = golden.read(tmp_path / "run" / "golden" / "golden.npz")
     np.testing.assert_allclose(sample.reference["logits"], single.truth(sample.inputs["input"]), atol=1e-6)
-    assert not [line for line in run.report.remarks if "FP64" in line]
+    assert not [remark for remark in run.report.remarks if "FP64" in remark]
 
 
-def test_where_there_is_no_fp64_the_models_own_answers_stand_for_it_and_that_is_said(tmp_path: Path) -> None:
+def test_without_fp64_the_fp32_outputs_are_the_reference_and_a_remark_says_so(tmp_path: Path) -> None:
     run = deploytool.export(
         f"{OWN / 'single.py'}:FourBytes", inputs=[(16,)], quick=True, to="onnx", out=tmp_path / "run"
     ).check()
