@@ -133,7 +133,7 @@ def test_keyboard_interrupt_propagates() -> None:
 @pytest.mark.parametrize(
     ("error", "kind", "line"),
     [
-        (ZeroDivisionError("division by zero"), Unforeseen, r"ZeroDivisionError: division by zero \(.*test_building"),
+        (ZeroDivisionError("division by zero"), Unforeseen, r"ZeroDivisionError: division by zero \(.*test_build"),
         (PermissionError(13, "Permission denied", "x.onnx"), BadInput, "x.onnx: Permission denied"),
         (SystemExit(3), Unforeseen, "SystemExit: 3"),
         (KeyError("\x1b[31mx"), Unforeseen, "KeyError: "),
