@@ -16,6 +16,7 @@ from deploytool.api import Run
 from deploytool.cli import app
 from deploytool.parity import metrics
 from deploytool.results.report import COARSEST
+from deploytool.rewrites.recipes import ORIGINAL, RECIPES
 from tests.conftest import ROOT, Command
 from tests.docs.pages import PAGES, prose
 
@@ -137,3 +138,9 @@ def test_the_attributes_of_a_run_are_those_of_the_code() -> None:
     assert named | {"report_json", "report_html"} == {name for name in dir(Run) if name[0] != "_"} | {
         field.name for field in dataclasses.fields(Run)
     }
+
+
+def test_the_recipes_of_rewrites_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "rewrites.md").read_text(encoding="utf-8")
+    named = re.findall(r"by the recipes ([^.]*?), and", page, re.DOTALL)
+    assert {ORIGINAL, *re.findall(r"`([\w-]+)`", named[0])} == set(RECIPES)
