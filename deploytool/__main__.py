@@ -11,7 +11,7 @@ _HOST = "deploytool[cpu]"  # the extra with everything that the other commands n
 
 def main() -> None:
     """The command line; where typer is not installed that of the device, and exit code 5 for any other command."""
-    terminal.take()
+    terminal.replace_streams()
     for number in (signal.SIGINT, signal.SIGTERM):  # until the front door listens: nothing is made yet
         signal.signal(number, lambda sent, _: os._exit(128 + sent))
     try:

@@ -139,7 +139,7 @@ def no_progress(_: Plan, start: Start) -> Sequence[Artifact]:
     return tuple(start(lambda done, total: None))
 
 
-@exception_text.is_expected()
+@exception_text.as_deploy_errors()
 def export(
     model: str | Model,
     *,

@@ -262,7 +262,7 @@ def is_digest(text: str) -> bool:
 def read_verified(folder: Path, manifest: Manifest, path: str) -> bytes:
     """The bytes of a file that a manifest lists, which are those that it names; raises Refused for others."""
     named = next(file for file in all_files(manifest) if file.path == path)
-    return files.whole(folder / path, named.size, named.sha256)
+    return files.read_verified(folder / path, named.size, named.sha256)
 
 
 def engine_recipe(folder: Path, manifest: Manifest) -> EngineRecipe:
@@ -291,4 +291,4 @@ def check_files(folder: Path, manifest: Manifest, absent: Iterable[str] = ()) ->
     if missing:
         raise Refused(f"{folder / missing[0]} is missing", files.AGAIN)
     for path in sorted(set(listed) & set(found)):
-        files.hold(folder / path, listed[path].size, listed[path].sha256)
+        files.verify_file(folder / path, listed[path].size, listed[path].sha256)

@@ -130,7 +130,7 @@ def _hold(folder: Path, signed: Mapping[str, str]) -> int:
         if path not in signed:
             raise Refused(f"{folder / path} is not signed", files.AGAIN)
     for path in found:
-        files.hold(folder / path, (folder / path).lstat().st_size, signed[path])
+        files.verify_file(folder / path, (folder / path).lstat().st_size, signed[path])
     return len(found)
 
 

@@ -102,7 +102,7 @@ def with_shared_options(command: Callable[..., Outcome | None]) -> Callable[...,
         begun = time.monotonic()
         _explain(context)
         apart = console.manner().json and "as_json" in added  # a model that prints spoils no document
-        with terminal.apart() if apart else nullcontext():
+        with terminal.stdout_to_stderr() if apart else nullcontext():
             outcome = command(**given)
         console.detail(f"took {time.monotonic() - begun:.2f} s")
         if outcome:

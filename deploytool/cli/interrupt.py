@@ -64,7 +64,7 @@ def exit_on_signal(code: int) -> NoReturn:
     for number in _CODES:
         signal.signal(number, signal.SIG_IGN)
     signal.set_wakeup_fd(-1)
-    os._exit(terminal.ended(code))
+    os._exit(terminal.final_exit_code(code))
 
 
 def _halt(number: int, frame: FrameType | None) -> None:

@@ -65,9 +65,9 @@ def _copy(folder: Path, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     size = sum(file.size for file in all_files(read_manifest(folder)))
     disk.check(out.parent, size, out.name)
-    bench = out.with_name(f".{out.name}.{owner.name()}{files.MAKING}")
+    bench = out.with_name(f".{out.name}.{owner.name()}{files.UNFINISHED}")
     clear = partial(files.remove, bench)
-    files.sweep(out.parent, f".{glob.escape(out.name)}.*{files.MAKING}")
+    files.sweep(out.parent, f".{glob.escape(out.name)}.*{files.UNFINISHED}")
     with interrupt.sweeping(clear):
         try:
             with disk.writing(bench, named=out, needed=size):
@@ -75,16 +75,16 @@ def _copy(folder: Path, out: Path) -> None:
             bench.replace(out)
         finally:
             clear()
-    files.settle(out.parent)
+    files.sync_folder(out.parent)
 
 
 def _fill(folder: Path, bench: Path) -> None:
     for file in all_files(read_manifest(folder)):
         (bench / file.path).parent.mkdir(parents=True, exist_ok=True)
-        files.hold(folder / file.path, file.size, file.sha256, bench / file.path)
+        files.verify_file(folder / file.path, file.size, file.sha256, bench / file.path)
     files.publish(bench / MANIFEST_FILE, files.read(folder / MANIFEST_FILE, LONGEST_MANIFEST))
     for inside in (*(path for path in bench.rglob("*") if path.is_dir()), bench):
-        files.settle(inside)
+        files.sync_folder(inside)
 
 
 def _lines(folder: Path, manifest: Manifest, digest: str) -> list[str]:

@@ -44,7 +44,7 @@ def push(
         lines = [f"{size}: {disk.size(size.stat().st_size)}, digest {told['digest']}"]
         return _outcome(told, lines, f"python -m deploytool.device pull {address}")
     if isinstance(place, Registry):
-        known = auth.read(console.logins())
+        known = auth.read_config(console.logins())
         pushed = transfer_push.push(folder, manifest, place, known, ca=ca, timeout=timeout, say=console.note)
         lines = [
             f"{place}: {disk.size(pushed.sent)} sent, {disk.size(pushed.there)} were there",
@@ -76,7 +76,7 @@ def ship(
     A signature that is required is checked here before anything is sent, and by the install there.
     Example: deploytool ship artifacts/shufflenet_g3/pack/bundle me@orin:/opt/model --target orin
     """
-    device, kind = addresses.device(to), subset.parse(target)
+    device, kind = addresses.parse_device(to), subset.parse(target)
     if key is not None:
         from deploytool.device import verify  # here begins numpy
 

@@ -37,12 +37,12 @@ def main(name: str = "python -m deploytool.device") -> NoReturn:
 
     `name` is what the usage calls the program.
     """
-    terminal.take()
+    terminal.replace_streams()
     try:
         code = _called(_parser(name).parse_args())
     except SystemExit as ended:  # help, or a wrong use
         code = int(ended.code or 0)
-    sys.exit(terminal.ended(code))
+    sys.exit(terminal.final_exit_code(code))
 
 
 def _called(asked: argparse.Namespace) -> int:

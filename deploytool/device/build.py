@@ -124,7 +124,7 @@ def _make(
         request = Request("build", str(folder), manifest, way, "", out=str(made), capabilities=capabilities)
         probe.ask(request, limits=_HOURS, heard=lambda line: _heard(line, watch))
         file = describe_file(Path(bench), path, Role.ENGINE)
-        files.hold(made, file.size, file.sha256, made.with_suffix(".whole"))  # which is on the disk, not on its way
+        files.verify_file(made, file.size, file.sha256, made.with_suffix(".whole"))  # a synced copy
         made.with_suffix(".whole").replace(built / path)
     record = Record(
         *(manifest_digest(folder), source.sha256, name, found.version(name), found.gpu, found.capability, found.cuda),
@@ -153,7 +153,7 @@ def _alone(built: Path) -> Iterator[None]:
 def _ours(built: Path) -> None:
     """An engine is native code: it is taken only from a folder that nobody else can write."""
     found = built.lstat()
-    if not stat.S_ISDIR(found.st_mode) or not owner.is_trusted(found) or owner.is_open(found, 0o022):
+    if not stat.S_ISDIR(found.st_mode) or not owner.is_trusted(found) or owner.grants(found, 0o022):
         raise BadInput(f"{built} is not a folder that only you can write", "remove it, and build again")
 
 
@@ -165,7 +165,7 @@ def _read(built: Path, folder: Path, manifest: Manifest, found: Environment, nam
     _ours(built)
     try:
         record = serde.decode(Record, serde.loads(files.read(path.with_suffix(".json"), 1 << 20)))
-        files.hold(built / path.name, record.file.size, record.file.sha256)
+        files.verify_file(built / path.name, record.file.size, record.file.sha256)
     except (DeployError, serde.Malformed):
         return None
     graphs = {file.sha256 for file in manifest.files}

@@ -188,8 +188,8 @@ def pull(
     done within `timeout` seconds.
     """
     place, kind = addresses.parse(address, plain_http=plain_http, ca=ca), subset.parse(target)
-    out, signed = out or Path(addresses.stem(place)), verifying.signed(key)
-    with sources.opened(place, reading.read(logins), ca, timeout) as source:
+    out, signed = out or Path(addresses.bundle_name(place)), verifying.signed(key)
+    with sources.open_source(place, reading.read_config(logins), ca, timeout) as source:
         landed = transfer_pull.pull(source, out, kind, digest=digest, signed=signed, reuse_from=reuse_from, say=say)
     return CommandOutput(tuple(messages.landed(landed, kind, key)), landed, verdict=0)
 

@@ -219,7 +219,7 @@ def _publish(checked: Integrity, place: Path, root: Path) -> None:
     try:
         for file in listed:
             (stage / file.path).parent.mkdir(parents=True, exist_ok=True)
-            files.hold(checked.folder / file.path, file.size, file.sha256, stage / file.path)
+            files.verify_file(checked.folder / file.path, file.size, file.sha256, stage / file.path)
         for name in BESIDE:
             if name == MANIFEST_FILE or (checked.folder / name).exists():
                 files.publish(stage / name, files.read(checked.folder / name, LONGEST_MANIFEST))
@@ -228,7 +228,7 @@ def _publish(checked: Integrity, place: Path, root: Path) -> None:
             raise Refused(f"{checked.folder} changed while it was copied", files.AGAIN)
         for folder in [stage, *(path for path in stage.rglob("*") if path.is_dir())]:
             folder.chmod(0o755)
-            files.settle(folder)
+            files.sync_folder(folder)
         _show(stage, place, root)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
@@ -253,7 +253,7 @@ def _show(stage: Path, place: Path, root: Path) -> None:
             files.remove(build.engine_path(place))
     else:
         raise BadInput(f"{place} cannot be replaced", "check its rights, and that nobody else installs there")
-    files.settle(place.parent)
+    files.sync_folder(place.parent)
 
 
 def _sweep(root: Path, keep: Pointer, *, alone: bool) -> None:
@@ -262,7 +262,7 @@ def _sweep(root: Path, keep: Pointer, *, alone: bool) -> None:
     Where the lock does not hold, another install may be about to turn to a bundle: then only old ones go.
     """
     files.sweep(root, f"{_STAGE}*")
-    files.sweep(root, f".*{files.MAKING}")
+    files.sweep(root, f".*{files.UNFINISHED}")
     for place in (root / _BUNDLES).iterdir():
         if place.name.partition(".")[0] not in (keep.current, keep.previous) and (alone or _is_old(place)):
             files.remove(place)
@@ -285,8 +285,8 @@ def _locked(root: Path) -> Iterator[bool]:
     """One at a time, which saves work; gives whether the lock holds, for on some network disks it does nothing."""
     mine, other = (os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644) for _ in range(2))
     try:
-        locks.take(mine, wait=True)
-        yield not locks.take(other)
+        locks.acquire(mine, wait=True)
+        yield not locks.acquire(other)
     finally:
         os.close(other)
         os.close(mine)

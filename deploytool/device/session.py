@@ -22,7 +22,7 @@ def open_candidate(way: Candidate) -> Iterator[Session]:
 
     Raises Refused if its bytes are others than they were, and what its backend raises.
     """
-    content = files.whole(Path(way.path), way.size, way.sha256)
+    content = files.read_verified(Path(way.path), way.size, way.sha256)
     if way.backend != "tensorrt":
         external_weights.refuse(content, way.path)
     with _started(way, content) as session:

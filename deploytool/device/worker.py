@@ -173,7 +173,7 @@ def _guess(path: str, name: str, array: Array, request: Request) -> Guess:
 
 def _build(request: Request) -> Answer:
     way, manifest = request.way, request.manifest
-    trt, graph = tensorrt.library(way.flavour), files.whole(Path(way.path), way.size, way.sha256)
+    trt, graph = tensorrt.library(way.flavour), files.read_verified(Path(way.path), way.size, way.sha256)
     external_weights.refuse(graph, way.path)
     plan = EnginePlan(Path(request.out).name, way.flavour, request.capabilities)
     made = tensorrt_builder.build(trt, graph, plan, manifest.inputs, manifest.free, _tell)

@@ -79,7 +79,7 @@ def writing(path: Path, *, named: Path | None = None, needed: float | None = Non
         raise _refused(_file(path, found, named or path), found, needed) from error
 
 
-def refused(error: BaseException) -> NoRoom | None:
+def as_no_room(error: BaseException) -> NoRoom | None:
     """The failure of ours that an exception becomes; None if no disk is behind it."""
     found = cause(error)
     return None if found is None else _refused(Path(os.fsdecode(found.filename or "a file")), found, None)
@@ -95,7 +95,7 @@ def cause(error: BaseException) -> OSError | None:
             return None
         if isinstance(found, OSError) and found.errno in _REMEDIES:
             return found
-        if not isinstance(found, DeployError) and (code := said(_words(found))):
+        if not isinstance(found, DeployError) and (code := error_number(_words(found))):
             return OSError(code, os.strerror(code))
         found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
     return None
@@ -107,7 +107,7 @@ def _words(error: BaseException) -> str:
     return ""
 
 
-def said(words: str) -> int | None:
+def error_number(words: str) -> int | None:
     """The number of the disk's error that a library's words tell of; None if they tell of none."""
     numbered = _NUMBERED.search(words)
     if numbered:

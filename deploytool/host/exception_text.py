@@ -52,7 +52,7 @@ def as_error(error: Exception) -> DeployError:
     """The failure of ours that an exception of any kind becomes: itself, a file that cannot be used, or unforeseen."""
     if isinstance(error, DeployError):
         return error
-    if (full := disk.refused(error)) is not None:
+    if (full := disk.as_no_room(error)) is not None:
         return full
     if isinstance(error, OSError) and (error.strerror or not raised_at(error)):
         problem = f"{_known(error.filename)}: {error.strerror}" if error.strerror else one_line(error)
@@ -74,7 +74,7 @@ def as_error(error: Exception) -> DeployError:
 
 
 @contextmanager
-def is_expected() -> Iterator[None]:
+def as_deploy_errors() -> Iterator[None]:
     """Lets out no exception but ours, each raised from what it was; an interruption stays one."""
     try:
         yield

@@ -17,9 +17,11 @@ from deploytool.errors import BadInput, DeployError, Refused
 from deploytool.host import disk, owner
 
 _BLOCK = 1 << 20
-CAREFUL = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"))  # as far as the system has them
+OPEN_FLAGS = sum(
+    getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY")
+)  # as far as the system has them
 _DEEPEST = 32  # folders in one another
-MAKING = ".making"  # how the name of an unfinished file ends
+UNFINISHED = ".making"  # how the name of an unfinished file ends
 AGAIN = "get the bundle again from where it was made"
 _ITS_OWN = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENAMETOOLONG)
 
@@ -51,7 +53,7 @@ def read(path: Path, most: int) -> bytes:
     return raw
 
 
-def hold(path: Path, size: int, sha256: str, to: Path | None = None) -> None:
+def verify_file(path: Path, size: int, sha256: str, to: Path | None = None) -> None:
     """Holds a plain file against its size in bytes and its SHA-256, and copies it on the way if `to` is given.
 
     A copy is on the disk when the call returns. Raises Refused if size or digest are others; the copy is then gone.
@@ -65,10 +67,10 @@ def hold(path: Path, size: int, sha256: str, to: Path | None = None) -> None:
 
 
 def _hold(path: Path, size: int, sha256: str, to: Path | None) -> None:
-    with opened(path) as there, (to or Path(os.devnull)).open("wb") as copy:
+    with open_file(path) as there, (to or Path(os.devnull)).open("wb") as copy:
         if os.fstat(there.fileno()).st_size != size:
             raise Refused(f"{path} has another size than the manifest says", AGAIN)
-        for block in held(there, path, size, sha256):
+        for block in verified_blocks(there, path, size, sha256):
             if to is not None:
                 with disk.writing(to, needed=size):
                     copy.write(block)
@@ -78,21 +80,21 @@ def _hold(path: Path, size: int, sha256: str, to: Path | None) -> None:
                 os.fsync(copy.fileno())
 
 
-def whole(path: Path, size: int, sha256: str) -> bytes:
+def read_verified(path: Path, size: int, sha256: str) -> bytes:
     """The bytes of a plain file, which are those of the digest: what is used must be what was hashed.
 
     Raises Refused if size or digest are others.
     """
-    with opened(path) as there:
-        return b"".join(held(there, path, size, sha256))
+    with open_file(path) as there:
+        return b"".join(verified_blocks(there, path, size, sha256))
 
 
-def opened(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BinaryIO:
     """A plain file, open for reading; raises Refused for anything else."""
     return os.fdopen(_opened(path), "rb")
 
 
-def held(blocks: BinaryIO, path: object, size: int, sha256: str) -> Iterator[bytes]:
+def verified_blocks(blocks: BinaryIO, path: object, size: int, sha256: str) -> Iterator[bytes]:
     """The bytes of a file, block by block; raises Refused at its end if they were not those of its digest."""
     total, seen = hashlib.sha256(), 0
     while seen <= size and (block := blocks.read(_BLOCK)):
@@ -103,7 +105,7 @@ def held(blocks: BinaryIO, path: object, size: int, sha256: str) -> Iterator[byt
         raise Refused(f"{path} has other bytes than the manifest says", AGAIN)
 
 
-def settle(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Waits until a folder's own entries are on the disk: a rename is at once, and only then for good."""
     if not hasattr(os, "O_DIRECTORY"):
         return  # folders cannot be opened there
@@ -119,7 +121,7 @@ def _opened(path: Path) -> int:
     try:
         if not hasattr(os, "O_NOFOLLOW") and path.is_symlink():
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | CAREFUL)
+        opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | OPEN_FLAGS)
     except OSError as error:
         raise _unreadable(path, error, AGAIN) from error
     if not stat.S_ISREG(os.fstat(opened).st_mode):
@@ -142,8 +144,8 @@ def publish(path: Path, content: bytes, beside: Path | None = None) -> None:
     It is made in `beside`, a folder on the same disk, where the folder it belongs in must hold nothing unfinished. What
     a killed process left of the same file goes.
     """
-    making = (beside or path.parent) / f".{path.name}.{owner.name()}{MAKING}"
-    sweep(making.parent, f".{glob.escape(path.name)}.*{MAKING}")
+    making = (beside or path.parent) / f".{path.name}.{owner.name()}{UNFINISHED}"
+    sweep(making.parent, f".{glob.escape(path.name)}.*{UNFINISHED}")
     try:
         with disk.writing(making, named=path, needed=len(content)):
             with making.open("wb") as opened:
@@ -154,13 +156,13 @@ def publish(path: Path, content: bytes, beside: Path | None = None) -> None:
     except BaseException:
         making.unlink(missing_ok=True)
         raise
-    settle(path.parent)
+    sync_folder(path.parent)
 
 
 def sweep(folder: Path, pattern: str) -> None:
     """Removes what matches and is provably nobody's any more: files, and folders with all that is in them."""
     for left in folder.glob(pattern):
-        if owner.abandoned(left):
+        if owner.is_abandoned(left):
             remove(left)
 
 

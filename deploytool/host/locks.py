@@ -16,7 +16,7 @@ except ImportError:  # as on Windows
     fcntl = None  # type: ignore[assignment]
 
 
-def take(opened: int, *, wait: bool = False) -> bool:
+def acquire(opened: int, *, wait: bool = False) -> bool:
     """Whether we have the lock on what is open now, or locks do not work there at all."""
     if fcntl is None:
         return True
@@ -36,7 +36,7 @@ def is_held(path: Path) -> bool:
     except OSError:
         return False
     try:
-        return not take(opened)
+        return not acquire(opened)
     finally:
         os.close(opened)
 
@@ -49,7 +49,7 @@ def folder(path: Path) -> Iterator[None]:
         return
     opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        take(opened, wait=True)
+        acquire(opened, wait=True)
         yield
     finally:
         os.close(opened)

@@ -57,7 +57,7 @@ def read(text: str) -> Owner | None:
     return Owner(found["machine"], int(found["pid"]), int(found["started"])) if found else None
 
 
-def abandoned(path: Path) -> bool:
+def is_abandoned(path: Path) -> bool:
     """Whether what lies there is nobody's any more: its owner is dead, or cannot be asked and it is an hour old."""
     owner = read(path.name)
     alive = owner.alive() if owner else None
@@ -79,7 +79,7 @@ def is_trusted(found: os.stat_result) -> bool:
     return is_mine(found) or found.st_uid == 0
 
 
-def is_open(found: os.stat_result, others: int) -> bool:
+def grants(found: os.stat_result, others: int) -> bool:
     """Whether a file's mode lets others in; where rights are kept otherwise, its mode says nothing."""
     return hasattr(os, "geteuid") and bool(found.st_mode & others)
 

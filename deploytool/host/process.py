@@ -47,7 +47,7 @@ _MOST_LINES, _LONGEST_LINE = 10_000, 10_000
 def start_ahead(command: Sequence[str], gibibytes: float, writes: int = 0) -> None:
     """Begins a command that will wait for its task, so that `run_limited` finds it with its imports done.
 
-    It is killed with this process, and by `recall` if nobody came to need it.
+    It is killed with this process, and by `stop_ahead` if nobody came to need it.
     """
     if tuple(command) not in _waiting:
         _waiting[tuple(command)] = _started(command, gibibytes, writes)
@@ -58,7 +58,7 @@ def is_waiting(command: Sequence[str]) -> bool:
     return tuple(command) in _waiting
 
 
-def recall(command: Sequence[str]) -> None:
+def stop_ahead(command: Sequence[str]) -> None:
     """Ends the command if it was begun ahead and still waits for its task."""
     process = _waiting.pop(tuple(command), None)
     if process is not None:
@@ -102,7 +102,7 @@ def run_limited(
             _LOG.debug("%s took %.2f s and ended with %s", what, time.monotonic() - begun, process.returncode)
     if code == 0:
         return said
-    full = disk.said(_last_line(complained)) if code > 0 else None
+    full = disk.error_number(_last_line(complained)) if code > 0 else None
     if full and not (full == errno.EFBIG and _own_limit(writes)):
         raise disk.failure(makes or f"what {what} makes", full)
     why = _last_line(complained)

@@ -43,5 +43,5 @@ def _sweep(above: Path) -> None:
     """Removes what dead commands of this user left: others may use the same place and such a name."""
     for left in above.glob(f"{_PREFIX}*"):
         with suppress(OSError):
-            if owner.is_mine(left.lstat()) and owner.read(left.name) and owner.abandoned(left):
+            if owner.is_mine(left.lstat()) and owner.read(left.name) and owner.is_abandoned(left):
                 files.remove(left)

@@ -41,7 +41,7 @@ def document(value: object, *, letters: bool = True) -> str:
     )
 
 
-def take() -> None:
+def replace_streams() -> None:
     """Makes the streams of this process such that nothing we say can fail; to be called before anything is opened.
 
     Those that are closed lead nowhere, so that no file of ours gets their numbers. A stream that a caller has put in
@@ -80,12 +80,12 @@ def flush() -> None:
             stream.flush()
 
 
-def apart() -> AbstractContextManager[object]:
+def stdout_to_stderr() -> AbstractContextManager[object]:
     """What is printed meanwhile goes to stderr, so that it spoils no document."""
     return redirect_stdout(sys.stderr)
 
 
-def ended(code: int) -> int:
+def final_exit_code(code: int) -> int:
     """The exit code when all is said: 120 instead of 0 where stdout could not take it.
 
     Why not is said on stderr, unless whoever read it has simply left.

@@ -79,7 +79,7 @@ def iterate(job: Job, recipe: Sequence[Stage], staged: Staging) -> Iterator[Arti
     finally:
         for verb in recipe:
             if program := STAGES[verb].program:
-                process.recall(workers.command(program))
+                process.stop_ahead(workers.command(program))
 
 
 def extend(verb: Stage, options: Options, home: Path) -> Artifact:

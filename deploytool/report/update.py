@@ -34,7 +34,7 @@ def ahead(home: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        process.recall(_COMMAND)
+        process.stop_ahead(_COMMAND)
 
 
 def _draw(home: Path, named: Path) -> None:

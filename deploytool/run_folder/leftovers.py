@@ -54,7 +54,7 @@ def _why(path: Path) -> str:
     """Why it lies there; empty where it may be needed."""
     name, whose = path.name, owner.read(path.name)
     if _OWNED.fullmatch(name):
-        left = whose is not None and owner.abandoned(path)
+        left = whose is not None and owner.is_abandoned(path)
         return f"process {whose.pid} was making it, and is gone" if whose and left else ""
     if name == publish.UNFINISHED:
         left = _is_unfinished(path) and is_idle(path, path.parent)

@@ -44,7 +44,7 @@ def _locked(home: Path) -> int:
                 raise Unwritable(f"cannot write to {home}: {error.strerror}") from error
             opened = None  # it was taken away this very moment
         if opened is not None:
-            if locks.take(opened) and _same(opened, home):
+            if locks.acquire(opened) and _same(opened, home):
                 return opened
             os.close(opened)  # somebody has it, or it is no longer the folder of that name
         if not said and time.monotonic() - begun > _SILENT_S:

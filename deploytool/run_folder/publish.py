@@ -36,7 +36,7 @@ def publish(made: Path, real: Path, held: list[int]) -> None:
 def _exchanged(made: Path, real: Path, held: list[int]) -> bool:
     """Puts the folder in the place of the other, and keeps others out of it as long as `held` is not closed."""
     held.append(os.open(made, os.O_RDONLY | os.O_DIRECTORY))
-    locks.take(held[-1])
+    locks.acquire(held[-1])
     swap.flush_names(made)
     done = swap.exchange(made, real)
     if done:
@@ -124,7 +124,7 @@ def _dead(commit: Path) -> bool:
     if found is None or not (commit / _ROOMS).exists():
         return True
     alive = found.alive()
-    return not alive if alive is not None else owner.abandoned(commit)
+    return not alive if alive is not None else owner.is_abandoned(commit)
 
 
 def finish(real: Path) -> None:
@@ -163,7 +163,7 @@ def others(real: Path) -> list[Path]:
         path
         for path in real.iterdir()
         if not path.name.startswith(MAKING)
-        and not path.name.endswith(files.MAKING)
+        and not path.name.endswith(files.UNFINISHED)
         and (path.name in _CARRIED or (path.is_file() and not path.is_symlink()))
     ]
 

@@ -167,9 +167,9 @@ def sweep_abandoned(home: Path) -> None:
     real = Path(os.path.realpath(home))
     run_folder_publish.recover(real)
     for left in real.glob(f"{MAKING}*"):
-        if owner.read(left.name) is None or owner.abandoned(left):
+        if owner.read(left.name) is None or owner.is_abandoned(left):
             files.remove(left)
-    files.sweep(real, f".*{files.MAKING}")
+    files.sweep(real, f".*{files.UNFINISHED}")
     for left in _leftovers(real)[1:]:
         files.remove(left)
 
@@ -210,7 +210,7 @@ def _staged(real: Path) -> list[Path]:
 
 def _leftovers(real: Path) -> list[Path]:
     """What the dead left beside a run's folder; the one with most rooms first."""
-    dead = [path for path in _staged(real) if owner.abandoned(path)]
+    dead = [path for path in _staged(real) if owner.is_abandoned(path)]
     return sorted(dead, key=lambda path: -len(list(path.glob(f"*/{receipt.FILE}"))))
 
 

@@ -63,10 +63,10 @@ class Device:
     root: str
 
 
-Place = Registry | Archive | Web | Folder
+Address = Registry | Archive | Web | Folder
 
 
-def parse(text: str, *, plain_http: bool = False, ca: Path | None = None) -> Place:
+def parse(text: str, *, plain_http: bool = False, ca: Path | None = None) -> Address:
     """The place that an address names.
 
     http without TLS is for this machine's own registry, unless one asks for it; who gives a `ca` means TLS there too.
@@ -80,7 +80,7 @@ def parse(text: str, *, plain_http: bool = False, ca: Path | None = None) -> Pla
         return Archive(Path(text.removeprefix(_ARCHIVE)))
     if text.startswith(("http://", "https://")):
         parts = urlsplit(text)
-        if parts.scheme == "http" and not plain_http and not loopback(parts.hostname or ""):
+        if parts.scheme == "http" and not plain_http and not is_loopback(parts.hostname or ""):
             raise BadInput(f"{text} is not encrypted", "use https://, or --plain-http if you must")
         if not parts.hostname or parts.query or parts.fragment or "@" in parts.netloc:
             raise BadInput(f"{text} is no address of a folder", "write https://server/path/to/bundle/")
@@ -94,13 +94,13 @@ def _registry(text: str, plain_http: bool, ca: Path | None) -> Registry:
     found = _OCI.fullmatch(text)
     if found is None:
         raise BadInput(f"{text} is no address in a registry", "write oci://host:port/name:tag, or …/name@sha256:…")
-    scheme = "http" if plain_http or (loopback(found["host"]) and ca is None) else "https"
+    scheme = "http" if plain_http or (is_loopback(found["host"]) and ca is None) else "https"
     return Registry(
         f"{scheme}://{found['host']}{found['port'] or ''}", found["name"], found["tag"] or "latest", found["digest"]
     )
 
 
-def device(text: str) -> Device:
+def parse_device(text: str) -> Device:
     """The place that `user@device:/root` names. Raises BadInput for what is none."""
     found = _DEVICE.fullmatch(text)
     if found is None or "\n" in text:
@@ -108,7 +108,7 @@ def device(text: str) -> Device:
     return Device(found["host"].replace("[", "").replace("]", ""), found["root"])
 
 
-def loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Whether a host is this very machine, which needs no encryption."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
@@ -116,7 +116,7 @@ def loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def stem(place: Place) -> str:
+def bundle_name(place: Address) -> str:
     """What a folder for a bundle from there would be called."""
     if isinstance(place, Registry):
         return place.name.rpartition("/")[2]

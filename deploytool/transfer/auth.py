@@ -50,7 +50,7 @@ def config_path(folder: str | None) -> Path | None:
         return None
 
 
-def read(path: Path | None) -> Credentials:
+def read_config(path: Path | None) -> Credentials:
     """What a config.json of docker's holds; nothing without a file. Raises BadInput for a file that is none."""
     try:
         raw = path.read_bytes() if path else b"{}"
@@ -109,7 +109,7 @@ class _Said:
     Secret: str
 
 
-def challenge(header: str) -> tuple[str, Mapping[str, str]]:
+def parse_challenge(header: str) -> tuple[str, Mapping[str, str]]:
     """How a WWW-Authenticate header wants us to prove who we are: basic or bearer, and what it says of it."""
     scheme, _, rest = header.partition(" ")
     return scheme.lower(), dict(_PART.findall(rest))

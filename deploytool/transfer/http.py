@@ -163,7 +163,7 @@ class HttpClient:
 
     def _prove(self, header: str) -> bool:
         """Whether there is more to say of us than we have said."""
-        scheme, told = auth.challenge(header)
+        scheme, told = auth.parse_challenge(header)
         if scheme == "basic" and self._basic:
             self.authorization = f"Basic {self._basic}"
             return True
@@ -189,7 +189,7 @@ class HttpClient:
         """Where a registry sends us for a token; a password goes there if that is the registry's own site."""
         there, parts = _joined(self.base, to), urlsplit(self.base)
         realm = urlsplit(there or "")
-        if there is None or not (realm.scheme == "https" or addresses.loopback(realm.hostname or "")):
+        if there is None or not (realm.scheme == "https" or addresses.is_loopback(realm.hostname or "")):
             raise BadInput(f"{self.base} sends us to {to[:200]!r} to log in, which is less safe", "check the address")
         if self._basic and not _same_site(parts.hostname or "", realm.hostname or ""):
             problem = f"{self.base} wants our password sent to another site, {realm.hostname}"
@@ -197,7 +197,7 @@ class HttpClient:
         return there
 
     def _refuse_in_clear(self, parts: SplitResult) -> None:
-        if parts.scheme != "https" and not addresses.loopback(parts.hostname or ""):
+        if parts.scheme != "https" and not addresses.is_loopback(parts.hostname or ""):
             problem = f"our password for {parts.hostname} would be sent without encryption"
             raise BadInput(problem, "have it serve TLS (--ca names its authority), or log out of it")
 
@@ -290,14 +290,14 @@ def _connection(url: str, ca: Path | None) -> http.client.HTTPConnection:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https"):
         raise ValueError(f"nobody speaks {parts.scheme or 'nothing'} there")
-    proxy = proxies.of(parts)
+    proxy = proxies.find_proxy(parts)
     place = proxy or parts
     host, port = place.hostname or "", place.port
     if parts.scheme == "http":
         return http.client.HTTPConnection(host, port, timeout=_SECONDS)
     made = http.client.HTTPSConnection(host, port, timeout=_SECONDS, context=_context(ca))
     if proxy:
-        made.set_tunnel(parts.hostname or "", parts.port, headers=proxies.login(proxy))
+        made.set_tunnel(parts.hostname or "", parts.port, headers=proxies.authorization_header(proxy))
     return made
 
 

@@ -51,15 +51,15 @@ class Artifact:
     @property
     def digest(self) -> str:
         """The name of the whole."""
-        return name(self.manifest)
+        return digest_of(self.manifest)
 
 
-def name(raw: bytes) -> str:
+def digest_of(raw: bytes) -> str:
     """The digest of some bytes as OCI writes it."""
     return f"sha256:{hashlib.sha256(raw).hexdigest()}"
 
 
-def artifact(folder: Path, manifest: Manifest) -> Artifact:
+def build_artifact(folder: Path, manifest: Manifest) -> Artifact:
     """A bundle as an OCI artifact; the same bytes for the same bundle."""
     layers, types = [], []
     for path in (MANIFEST_FILE, SIGNATURE_FILE):
@@ -80,7 +80,7 @@ def artifact(folder: Path, manifest: Manifest) -> Artifact:
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
         "artifactType": ARTIFACT_TYPE,
-        "config": {"mediaType": CONFIG_TYPE, "digest": name(config), "size": len(config)},
+        "config": {"mediaType": CONFIG_TYPE, "digest": digest_of(config), "size": len(config)},
         "layers": [_described(layer, kind) for layer, kind in zip(layers, types, strict=True)],
         "annotations": {"org.opencontainers.image.title": manifest.name},
     }
@@ -92,7 +92,7 @@ def _described(layer: Layer, kind: str) -> dict[str, Any]:
     return {**about, "annotations": {FILE_PATH: layer.path}}
 
 
-def layers(raw: bytes, where: str) -> tuple[Layer, ...]:
+def parse_layers(raw: bytes, where: str) -> tuple[Layer, ...]:
     """The layers that an OCI manifest of unknown origin names. Raises Refused if it is not that of a bundle."""
     try:
         whole = serde.loads(raw)

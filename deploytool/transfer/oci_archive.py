@@ -28,12 +28,12 @@ _BLOCK = 1 << 20
 
 def write(folder: Path, manifest: Manifest, path: Path) -> Artifact:
     """Puts a bundle into one file, as a whole or not at all; the same bundle gives the same bytes."""
-    made = oci.artifact(folder, manifest)
+    made = oci.build_artifact(folder, manifest)
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.sweep(path.parent, f".{glob.escape(path.name)}.*{files.MAKING}")
+    files.sweep(path.parent, f".{glob.escape(path.name)}.*{files.UNFINISHED}")
     size = sum(file.size for file in all_files(manifest))
     disk.check(path.parent, size, f"{path.name}")
-    making = path.with_name(f".{path.name}.{owner.name()}{files.MAKING}")
+    making = path.with_name(f".{path.name}.{owner.name()}{files.UNFINISHED}")
     try:
         with disk.writing(making, named=path, needed=size):
             with making.open("wb") as opened:
@@ -44,7 +44,7 @@ def write(folder: Path, manifest: Manifest, path: Path) -> Artifact:
             making.replace(path)
     finally:
         making.unlink(missing_ok=True)
-    files.settle(path.parent)
+    files.sync_folder(path.parent)
     return made
 
 
@@ -55,9 +55,9 @@ def _fill(tar: tarfile.TarFile, folder: Path, made: Artifact, called: str) -> No
     _add(tar, _LAYOUT, b'{"imageLayoutVersion":"1.0.0"}')
     _add(tar, _INDEX, serde.text(index).encode())
     _add(tar, _place(made.digest), made.manifest)
-    _add(tar, _place(oci.name(made.config)), made.config)
+    _add(tar, _place(oci.digest_of(made.config)), made.config)
     for layer in {layer.sha256: layer for layer in made.layers}.values():
-        with files.opened(folder / layer.path) as opened:
+        with files.open_file(folder / layer.path) as opened:
             held = _Held(opened, layer)
             tar.addfile(_member(f"blobs/sha256/{layer.sha256}", layer.size), held)
             held.read(1)  # at its end the digest is held against the manifest's
@@ -67,7 +67,7 @@ class _Held(io.RawIOBase):
     """A file that is hashed while it is read, so that what goes in is what the manifest names."""
 
     def __init__(self, opened: BinaryIO, layer: Layer) -> None:
-        self._blocks, self._layer = files.held(opened, layer.path, layer.size, layer.sha256), layer
+        self._blocks, self._layer = files.verified_blocks(opened, layer.path, layer.size, layer.sha256), layer
         self._left = b""
 
     def read(self, size: int = -1) -> bytes:
@@ -93,7 +93,7 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[ArchiveSource]:
+def open_archive(path: Path) -> Iterator[ArchiveSource]:
     """A bundle in one file. Raises BadInput if there is no such file, Refused if it is not what `write` makes."""
     if not path.is_file():
         raise BadInput(f"there is no file {path}", "check the path")
@@ -107,7 +107,7 @@ class ArchiveSource:
     def __init__(self, raw: BinaryIO, path: Path) -> None:
         self._raw, self._path = raw, path
         self._members = _members(raw, path)
-        self._layers = oci.layers(self._manifest(), str(path))
+        self._layers = oci.parse_layers(self._manifest(), str(path))
 
     def beside(self) -> Mapping[str, bytes]:
         """The manifest and signature, hashed."""
@@ -144,7 +144,7 @@ class ArchiveSource:
             raise Refused(f"{self._path}: {name} is longer than it may be", files.AGAIN)
         self._raw.seek(begin)
         raw = self._raw.read(size)
-        if sha256 is not None and oci.name(raw) != f"sha256:{sha256}":
+        if sha256 is not None and oci.digest_of(raw) != f"sha256:{sha256}":
             raise Refused(f"{self._path}: {name} has other bytes than its name says", files.AGAIN)
         return raw
 

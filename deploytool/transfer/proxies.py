@@ -11,14 +11,14 @@ from deploytool.errors import BadInput
 from deploytool.transfer import addresses
 
 
-def of(parts: SplitResult) -> SplitResult | None:
+def find_proxy(parts: SplitResult) -> SplitResult | None:
     """The proxy that leads to an address; None if there is none, and always for this machine itself.
 
     Raises BadInput for a proxy that is no address of one.
     """
     host = parts.hostname or ""
     named = urllib.request.getproxies_environment().get(parts.scheme)
-    if not named or addresses.loopback(host) or urllib.request.proxy_bypass(host):
+    if not named or addresses.is_loopback(host) or urllib.request.proxy_bypass(host):
         return None
     try:
         proxy = urlsplit(named if "://" in named else f"http://{named}")
@@ -30,7 +30,7 @@ def of(parts: SplitResult) -> SplitResult | None:
     return proxy
 
 
-def login(proxy: SplitResult) -> Mapping[str, str]:
+def authorization_header(proxy: SplitResult) -> Mapping[str, str]:
     """Who we are at a proxy, as its address says."""
     if proxy.username is None:
         return {}
@@ -41,10 +41,10 @@ def login(proxy: SplitResult) -> Mapping[str, str]:
 def target(parts: SplitResult) -> str:
     """What is asked for: a path, or the whole address of a proxy that is to fetch it without TLS."""
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return f"http://{parts.netloc}{path}" if parts.scheme == "http" and of(parts) else path
+    return f"http://{parts.netloc}{path}" if parts.scheme == "http" and find_proxy(parts) else path
 
 
 def headers(parts: SplitResult) -> Mapping[str, str]:
     """What such a proxy has to be told with every request."""
-    proxy = of(parts) if parts.scheme == "http" else None
-    return login(proxy) if proxy else {}
+    proxy = find_proxy(parts) if parts.scheme == "http" else None
+    return authorization_header(proxy) if proxy else {}

@@ -134,7 +134,7 @@ def _same(
     check_files(out, manifest, subset.omitted_engines(manifest, kind))
     _agree(names, manifest)
     if names is not None:  # the very bundle may have come before without its signature
-        files.sweep(out.parent, f".{SIGNATURE_FILE}.*{files.MAKING}")
+        files.sweep(out.parent, f".{SIGNATURE_FILE}.*{files.UNFINISHED}")
         files.publish(out / SIGNATURE_FILE, beside[SIGNATURE_FILE], out.parent)
     return _told(out, digest, manifest, kind, 0, sum(file.size for file in _wanted(manifest, kind)))
 
@@ -150,9 +150,9 @@ def _stage(out: Path) -> Iterator[Path]:
     stage = _beside(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     _ours(stage)
-    opened = os.open(stage / _LOCK, os.O_RDWR | os.O_CREAT | files.CAREFUL, 0o644)
+    opened = os.open(stage / _LOCK, os.O_RDWR | os.O_CREAT | files.OPEN_FLAGS, 0o644)
     try:
-        if not locks.take(opened):
+        if not locks.acquire(opened):
             raise BadInput(f"somebody else is fetching {out}", "wait for it, or use another --out")
         yield stage
         shutil.rmtree(stage, ignore_errors=True)
@@ -177,7 +177,7 @@ def _ours(stage: Path) -> None:
     with suppress(FileExistsError):
         stage.mkdir()
     found = stage.lstat()
-    if not stat.S_ISDIR(found.st_mode) or not owner.is_mine(found) or owner.is_open(found, stat.S_IWOTH):
+    if not stat.S_ISDIR(found.st_mode) or not owner.is_mine(found) or owner.grants(found, stat.S_IWOTH):
         raise BadInput(f"{stage} is not a folder that only you can write", "remove it, or use another --out")
 
 
@@ -214,7 +214,7 @@ def _there(path: Path, file: File) -> bool:
     if not path.exists():
         return False
     try:
-        files.hold(path, file.size, file.sha256)
+        files.verify_file(path, file.size, file.sha256)
     except Refused:
         path.unlink()
         return False
@@ -237,7 +237,7 @@ def _copied(file: File, to: Path, known: Mapping[str, Sequence[Path]]) -> bool:
     to.parent.mkdir(parents=True, exist_ok=True)
     for path in known.get(file.sha256, ()):
         with suppress(Refused):
-            files.hold(path, file.size, file.sha256, to)
+            files.verify_file(path, file.size, file.sha256, to)
             return True
     return False
 
@@ -246,6 +246,6 @@ def _show(tree: Path, manifest: Manifest, kind: Subset | None, out: Path) -> Non
     """Checks the whole once more, and renames it into its place."""
     check_files(tree, manifest, subset.omitted_engines(manifest, kind))
     for folder in [*(path for path in tree.rglob("*") if path.is_dir()), tree]:
-        files.settle(folder)
+        files.sync_folder(folder)
     tree.rename(out)
-    files.settle(out.parent)
+    files.sync_folder(out.parent)

@@ -57,7 +57,7 @@ def push(
     """
     if place.digest:
         raise BadInput(f"{place} is a digest, which nobody can choose", "give a tag")
-    made = oci.artifact(folder, manifest)
+    made = oci.build_artifact(folder, manifest)
     wire = HttpClient(place.base, logins.of(place.base), ca=ca, timeout=timeout)
     record = folder.absolute().parent / f".{folder.absolute().name}.pushing.json"
     sender = _Sender(wire, place, record, chunk)
@@ -97,7 +97,7 @@ class _Sender:
         if self._known(f"sha256:{layer.sha256}", layer.size):
             self.there += layer.size
             return
-        files.hold(path, layer.size, layer.sha256)
+        files.verify_file(path, layer.size, layer.sha256)
         if layer.size <= self._chunk:
             self.small(files.read(path, layer.size))
         else:
@@ -106,7 +106,7 @@ class _Sender:
 
     def small(self, raw: bytes) -> None:
         """A blob in one request."""
-        digest = oci.name(raw)
+        digest = oci.digest_of(raw)
         if not self._known(digest, len(raw)):
             self._end(self._begun(), digest, raw)
             self.sent += len(raw)

@@ -12,7 +12,7 @@ from deploytool.bundle.manifest import LONGEST_MANIFEST, MANIFEST_FILE, SIGNATUR
 from deploytool.errors import BadInput, Refused
 from deploytool.host import files
 from deploytool.transfer import oci, oci_archive
-from deploytool.transfer.addresses import Archive, Folder, Place, Registry, Web
+from deploytool.transfer.addresses import Address, Archive, Folder, Registry, Web
 from deploytool.transfer.auth import Credentials
 from deploytool.transfer.http import HttpClient
 
@@ -32,8 +32,8 @@ class Source(Protocol):
         """The bytes of a file from `start` on. Raises Refused or Unreachable."""
 
 
-def opened(
-    place: Place, logins: Credentials, ca: Path | None = None, timeout: float | None = None
+def open_source(
+    place: Address, logins: Credentials, ca: Path | None = None, timeout: float | None = None
 ) -> AbstractContextManager[Source]:
     """A place to fetch from, within `timeout` seconds; `logins` say who we are there.
 
@@ -43,7 +43,7 @@ def opened(
         return _registry(place, HttpClient(place.base, logins.of(place.base), ca=ca, timeout=timeout))
     if isinstance(place, Web):
         return _web(place, HttpClient(place.url, logins.of(place.url), ca=ca, timeout=timeout))
-    return oci_archive.opened(place.path) if isinstance(place, Archive) else _folder(place)
+    return oci_archive.open_archive(place.path) if isinstance(place, Archive) else _folder(place)
 
 
 @contextmanager
@@ -72,14 +72,14 @@ class RegistrySource:
 
     def __init__(self, wire: HttpClient, place: Registry) -> None:
         self._wire, self._place = wire, place
-        self._layers = oci.layers(manifest(wire, place), str(place))
+        self._layers = oci.parse_layers(fetch_manifest(wire, place), str(place))
 
     def beside(self) -> Mapping[str, bytes]:
         """The manifest and signature, hashed."""
         few = oci.signed_layers(self._layers, str(self._place))
         found = {layer.path: b"".join(self._blob(layer.sha256, 0, layer.size)) for layer in few}
         for layer in few:
-            if oci.name(found[layer.path]) != f"sha256:{layer.sha256}":
+            if oci.digest_of(found[layer.path]) != f"sha256:{layer.sha256}":
                 raise Refused(f"{self._place} has another {layer.path} than it says", files.AGAIN)
         return found
 
@@ -95,7 +95,7 @@ class RegistrySource:
         return self._wire.stream(f"/v2/{self._place.name}/blobs/sha256:{sha256}", start, size)
 
 
-def manifest(wire: HttpClient, place: Registry) -> bytes:
+def fetch_manifest(wire: HttpClient, place: Registry) -> bytes:
     """The OCI manifest of a name, which is what its digest, or the registry, says that it is."""
     reference = place.digest or place.tag
     url = f"/v2/{place.name}/manifests/{reference}"
@@ -105,7 +105,7 @@ def manifest(wire: HttpClient, place: Registry) -> bytes:
     if reply.status != 200:
         raise BadInput(f"{place}: the registry answers {reply.status}", "check the name and the tag")
     said = place.digest or reply.headers.get("docker-content-digest", "")
-    if said.startswith("sha256:") and oci.name(reply.body) != said:
+    if said.startswith("sha256:") and oci.digest_of(reply.body) != said:
         raise Refused(f"{place} has another manifest than its digest says", files.AGAIN)
     return reply.body
 
@@ -145,7 +145,7 @@ class _FromFolder:
         pass  # what else lies there stays there
 
     def stream(self, file: File, start: int) -> Iterator[bytes]:
-        with files.opened(self._folder / file.path) as opened:
+        with files.open_file(self._folder / file.path) as opened:
             if os.fstat(opened.fileno()).st_size != file.size:
                 raise Refused(f"{self._folder / file.path} has another size than the manifest says", files.AGAIN)
             opened.seek(start)

@@ -219,7 +219,7 @@ def _send(to: IO[bytes], folder: Path, wanted: list[File], lacking: Mapping[str,
     say(f"{len(missing)} files, {disk.size(sum(by_name[name].size - lacking[name] for name in missing))} to send")
     for name in missing:
         file, begun = by_name[name], lacking[name]
-        with files.opened(folder / file.path) as opened:
+        with files.open_file(folder / file.path) as opened:
             opened.seek(begun)
             while block := opened.read(_BLOCK):
                 to.write(block)

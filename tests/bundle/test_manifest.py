@@ -87,7 +87,7 @@ def test_kinds_are_checked_before_any_byte_is_read(
     def never(*_: object) -> None:
         raise AssertionError("it was read")
 
-    monkeypatch.setattr(files, "hold", never)
+    monkeypatch.setattr(files, "verify_file", never)
     place, kept = copy / path, copy.with_name("kept")
     place.rename(kept)
     if kind == "link":

@@ -119,7 +119,7 @@ def test_of_what_a_killed_command_left(said: Said, tmp_path: Path) -> None:
     folder = tmp_path / hostile.NAME
     said("clean", folder)
     folder.mkdir()
-    left = folder / f".{hostile.HEADER}.{owner.name()}{files.MAKING}"
+    left = folder / f".{hostile.HEADER}.{owner.name()}{files.UNFINISHED}"
     left.write_text("")
     os.utime(left, (0, 0))
     for more in ((), ("--json",), ("--yes",)):

@@ -199,7 +199,7 @@ def test_a_command_that_is_done_lets_out_what_it_said_and_ends_at_once(where: st
 import atexit, sys
 from deploytool.host import terminal
 from deploytool.cli import interrupt
-terminal.take()
+terminal.replace_streams()
 interrupt.watch(lambda: b"")
 atexit.register(lambda: sys.stderr.write("taken apart"))
 sys.stdout.write("all is said")

@@ -102,7 +102,7 @@ def test_who_has_no_home_has_no_logins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     assert auth.config_path(None) is None
-    assert auth.read(None) == auth.Credentials()
+    assert auth.read_config(None) == auth.Credentials()
     assert auth.config_path("/etc/docker") == Path("/etc/docker/config.json")
 
 

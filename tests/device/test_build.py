@@ -178,7 +178,7 @@ def test_an_engine_behind_a_link_or_of_somebody_else_is_not_taken(
     checked: Integrity, said: build.Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "built")
-    monkeypatch.setattr(owner, "is_open", lambda *_: False)  # as where links have modes of their own
+    monkeypatch.setattr(owner, "grants", lambda *_: False)  # as where links have modes of their own
     why = build.read_record(checked.folder, checked.manifest, LAPTOP, tmp_path / "link").absent
     assert "is not a folder that only you can write" in str(why)
     monkeypatch.setattr(owner, "is_trusted", lambda _: False)

@@ -70,7 +70,7 @@ def test_nothing_goes_that_an_install_or_a_ship_has(root: Path) -> None:
     (stage / "lock").touch()
     old(root)
     opened = [os.open(path, os.O_RDONLY) for path in (root / ".lock", stage / "lock")]
-    assert all(map(locks.take, opened))
+    assert all(map(locks.acquire, opened))
     assert names(root) == set()
     for one in opened:
         os.close(one)

@@ -87,14 +87,14 @@ def test_each_byte_is_hashed_while_it_is_copied(
 def test_a_copy_that_does_not_keep_its_bytes_is_refused(
     packed: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, usual = made(packed, tmp_path / "a", 1, 1), files.hold
+    source, usual = made(packed, tmp_path / "a", 1, 1), files.verify_file
 
     def hold(path: Path, size: int, sha256: str, to: Path | None = None) -> None:
         usual(path, size, sha256, to)
         if to is not None:
             to.write_bytes(bytes(size))
 
-    monkeypatch.setattr(files, "hold", hold)
+    monkeypatch.setattr(files, "verify_file", hold)
     assert ".staging-" in copied(source, root, monkeypatch, lambda: None)
 
 

@@ -41,7 +41,7 @@ def part(tmp_path_factory: pytest.TempPathFactory, ours: Keys) -> Path:
     home = tmp_path_factory.mktemp("part")
     whole = small.made(home / "whole", 1)
     sign.sign(whole, ours[0])
-    with sources.opened(addresses.Folder(whole), Credentials()) as source:
+    with sources.open_source(addresses.Folder(whole), Credentials()) as source:
         signed = verify.signed(ours[1])
         pull.pull(source, home / "orin", subset.parse("orin"), signed=signed, say=lambda line: None)
     return home / "orin"

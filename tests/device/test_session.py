@@ -47,14 +47,14 @@ def test_what_is_loaded_is_what_was_hashed_though_the_file_is_swapped_meanwhile(
     folder = Path(shutil.copytree(packed, tmp_path / "bundle"))
     way = verify.run_candidates(verify.check_integrity(folder), DESK)[-1]
     sample = golden.read(folder / read_manifest(folder).golden.path)
-    usual = files.whole
+    usual = files.read_verified
 
     def swapped(path: Path, size: int, sha256: str) -> bytes:
         content = usual(path, size, sha256)
         path.write_bytes(b"no graph at all")
         return content
 
-    monkeypatch.setattr(files, "whole", swapped)
+    monkeypatch.setattr(files, "read_verified", swapped)
     with open_candidate(way) as session:
         got = session(**sample.inputs)["logits"]
     assert np.abs(got - sample.reference["logits"]).max() < 1e-4 * np.abs(sample.reference["logits"]).max()

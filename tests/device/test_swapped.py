@@ -40,7 +40,7 @@ def swaps(monkeypatch: pytest.MonkeyPatch) -> Swaps:
     """Makes every file in some folders another when it has been hashed so many times; counts how often each was."""
 
     def begin(turn: int, *places: Path) -> Counter[Path]:
-        hashed, usual = Counter[Path](), files.held
+        hashed, usual = Counter[Path](), files.verified_blocks
 
         def held(blocks: BinaryIO, path: object, size: int, sha256: str) -> Iterator[bytes]:
             yield from usual(blocks, path, size, sha256)
@@ -49,7 +49,7 @@ def swaps(monkeypatch: pytest.MonkeyPatch) -> Swaps:
                 if hashed[path] == turn and (not places or any(path.is_relative_to(place) for place in places)):
                     path.write_bytes(b"something else")
 
-        monkeypatch.setattr(files, "held", held)
+        monkeypatch.setattr(files, "verified_blocks", held)
         return hashed
 
     return begin
@@ -122,7 +122,7 @@ def test_what_is_pulled_is_the_bundle_or_nothing(
     clean, out = small.contents(signed), tmp_path / "out"
     swaps(turn, source, other)  # who pulls makes the folder it fetches into, and nobody else may write there
     try:
-        with sources.opened(addresses.parse(str(source)), Credentials()) as opened:
+        with sources.open_source(addresses.parse(str(source)), Credentials()) as opened:
             pull.pull(opened, out, None, reuse_from=[other] if near else (), say=lambda _: None)
     except DeployError:
         assert not out.exists()

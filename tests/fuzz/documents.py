@@ -220,7 +220,7 @@ class Documents:
 
     def _logins(self, case: Case, rng: random.Random) -> None:
         path = self.bench / "other" / "config.json"
-        self._tries(case, "logins", lambda: auth.read(path).of("https://registry.example.com"))
+        self._tries(case, "logins", lambda: auth.read_config(path).of("https://registry.example.com"))
         self._call(case, "pull", BACK, "pull", "nothing", "--out", "out")
 
     def _request(self, case: Case, rng: random.Random) -> None:

@@ -23,7 +23,7 @@ def held(blocks, path, size, sha256):
     while left > 0 and (block := blocks.read(min(left, 1 << 20))):
         left -= len(block)
         yield block
-files.held = held
+files.verified_blocks = held
 from tests.fuzz import run
 run.main()
 """

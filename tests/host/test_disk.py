@@ -61,7 +61,7 @@ def _training(path: Path) -> None:
 
 def _copied(path: Path) -> None:
     source = path.with_name("source")
-    files.hold(source, 30_000, "0" * 64, path)
+    files.verify_file(source, 30_000, "0" * 64, path)
 
 
 _WRITERS: dict[str, Callable[[Path], None]] = {

@@ -47,7 +47,7 @@ def test_no_more_is_read_than_is_allowed(tmp_path: Path) -> None:
 def test_what_holds_is_copied_on_the_way(tmp_path: Path) -> None:
     content = os.urandom(3 << 20)
     (tmp_path / "file").write_bytes(content)
-    files.hold(tmp_path / "file", len(content), sha(content), tmp_path / "copy")
+    files.verify_file(tmp_path / "file", len(content), sha(content), tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == content
 
 
@@ -55,7 +55,7 @@ def test_what_holds_is_copied_on_the_way(tmp_path: Path) -> None:
 def test_what_does_not_hold_leaves_no_copy(tmp_path: Path, size: int, digest: str) -> None:
     (tmp_path / "file").write_bytes(b"12345")
     with pytest.raises(Refused):
-        files.hold(tmp_path / "file", size, digest, tmp_path / "copy")
+        files.verify_file(tmp_path / "file", size, digest, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 
 
@@ -102,10 +102,10 @@ def test_a_file_of_another_size_is_not_read(tmp_path: Path, monkeypatch: pytest.
     def never(*_: object) -> None:
         raise AssertionError("it was read")
 
-    monkeypatch.setattr(files, "held", never)
+    monkeypatch.setattr(files, "verified_blocks", never)
     (tmp_path / "file").write_bytes(b"12345")
     with pytest.raises(Refused, match="has another size"):
-        files.hold(tmp_path / "file", 4, sha(b"1234"))
+        files.verify_file(tmp_path / "file", 4, sha(b"1234"))
 
 
 def test_what_grows_while_it_is_read_is_not_read_to_its_end() -> None:
@@ -118,5 +118,5 @@ def test_what_grows_while_it_is_read_is_not_read_to_its_end() -> None:
 
     growing = Growing()
     with pytest.raises(Refused, match="other bytes"):
-        list(files.held(growing, "file", 6, sha(b"x" * 6)))
+        list(files.verified_blocks(growing, "file", 6, sha(b"x" * 6)))
     assert growing.reads == 2

@@ -53,18 +53,18 @@ def test_a_process_that_took_the_number_of_a_dead_one_is_another(tmp_path: Path)
     assert found is not None
     assert found.alive() is False
     (tmp_path / older).touch()
-    assert owner.abandoned(tmp_path / older)
+    assert owner.is_abandoned(tmp_path / older)
 
 
 @pytest.mark.parametrize("name", ["fffffffffff0-1-1-00000000", "somebody", "1-2-3-4", ""])
 def test_who_cannot_be_asked_has_an_hour(tmp_path: Path, name: str) -> None:
     left = tmp_path / f".making-{name}"
     left.touch()
-    assert not owner.abandoned(left)
+    assert not owner.is_abandoned(left)
     hours_ago = time.time() - 1.1 * owner.ABANDONED_S
     os.utime(left, (hours_ago, hours_ago))
-    assert owner.abandoned(left)
+    assert owner.is_abandoned(left)
 
 
 def test_what_is_gone_is_not_abandoned(tmp_path: Path) -> None:
-    assert not owner.abandoned(tmp_path / "gone")
+    assert not owner.is_abandoned(tmp_path / "gone")

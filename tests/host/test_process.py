@@ -104,8 +104,8 @@ def test_a_child_that_nobody_came_to_need_is_recalled() -> None:
     command = (sys.executable, "-c", WAITING)
     process.start_ahead(command, 1.0)
     begun = process._waiting[command].pid
-    process.recall(command)
-    process.recall(command)
+    process.stop_ahead(command)
+    process.stop_ahead(command)
     assert gone(begun)
     assert begun not in process._alive
 

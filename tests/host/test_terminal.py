@@ -12,7 +12,7 @@ import pytest
 from deploytool.host import terminal
 from tests.conftest import ROOT
 
-SAYS = "from deploytool.host import terminal; terminal.take(); "
+SAYS = "from deploytool.host import terminal; terminal.replace_streams(); "
 
 
 def ran(program: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -56,7 +56,7 @@ def test_a_terminal_that_lacks_letters_gets_others() -> None:
 
 
 def test_what_cannot_be_written_is_said_once_and_is_a_failure() -> None:
-    program = f"{SAYS} [terminal.say('x' * 10000) for _ in range(9)]; raise SystemExit(terminal.ended(0))"
+    program = f"{SAYS} [terminal.say('x' * 10000) for _ in range(9)]; raise SystemExit(terminal.final_exit_code(0))"
     command = [sys.executable, "-c", program]
     with open("/dev/full", "w") as full:  # noqa: PTH123  # no file
         done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
@@ -67,7 +67,7 @@ def test_what_cannot_be_written_is_said_once_and_is_a_failure() -> None:
 def test_a_reader_that_leaves_is_no_news() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    program = f"{SAYS} terminal.say('x'); raise SystemExit(terminal.ended(3))"
+    program = f"{SAYS} terminal.say('x'); raise SystemExit(terminal.final_exit_code(3))"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
@@ -77,7 +77,7 @@ def test_a_reader_that_leaves_is_no_news() -> None:
 def test_a_slow_reader_that_made_it_non_blocking_gets_all() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    program = f"{SAYS} [terminal.say('x' * 999) for _ in range(1000)]; raise SystemExit(terminal.ended(0))"
+    program = f"{SAYS} [terminal.say('x' * 999) for _ in range(1000)]; raise SystemExit(terminal.final_exit_code(0))"
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, cwd=ROOT, stdout=writing) as process, os.fdopen(reading, "rb") as pipe:
         os.close(writing)
@@ -94,7 +94,7 @@ def test_no_file_of_ours_gets_the_number_of_a_closed_stream() -> None:
 
 def test_a_stream_of_a_callers_own_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     was = sys.stdout
-    terminal.take()
+    terminal.replace_streams()
     assert sys.stdout is was
     terminal.say("\x1b")
     assert capsys.readouterr().out == "\\x1b\n"

@@ -147,7 +147,7 @@ def test_rooms_of_a_run_that_did_not_end_go_when_they_are_old_and_nobody_works_t
     assert paths(folder) == []
     old(left)
     opened = os.open(folder / "run", os.O_RDONLY)
-    assert locks.take(opened)
+    assert locks.acquire(opened)
     assert paths(folder) == []
     os.close(opened)
     assert paths(folder) == [left]
@@ -163,7 +163,7 @@ def test_a_fetch_that_was_cut_goes_when_it_is_old_and_nobody_goes_on_with_it(fol
     assert paths(folder) == []
     old(stage)
     opened = os.open(stage / "lock", os.O_RDWR)
-    assert locks.take(opened)
+    assert locks.acquire(opened)
     assert paths(folder) == []
     os.close(opened)
     assert paths(folder) == [stage]

@@ -8,7 +8,7 @@ import pytest
 
 from deploytool.errors import BadInput
 from deploytool.transfer import addresses
-from deploytool.transfer.addresses import Archive, Device, Folder, Place, Registry, Web
+from deploytool.transfer.addresses import Address, Archive, Device, Folder, Registry, Web
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -29,9 +29,9 @@ DIGEST = "sha256:" + "a" * 64
         ("/media/stick/m", Folder(Path("/media/stick/m")), "m"),
     ],
 )
-def test_what_an_address_names(text: str, place: Place, stem: str) -> None:
+def test_what_an_address_names(text: str, place: Address, stem: str) -> None:
     assert addresses.parse(text) == place
-    assert addresses.stem(place) == stem
+    assert addresses.bundle_name(place) == stem
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,6 @@ def test_a_registry_is_written_as_it_is_read() -> None:
 
 
 def test_devices() -> None:
-    assert addresses.device("me@orin:/opt/model") == Device("me@orin", "/opt/model")
-    assert addresses.device("orin.local:/x y") == Device("orin.local", "/x y")
-    assert addresses.device("me@[fe80::1]:/x") == Device("me@fe80::1", "/x")
+    assert addresses.parse_device("me@orin:/opt/model") == Device("me@orin", "/opt/model")
+    assert addresses.parse_device("orin.local:/x y") == Device("orin.local", "/x y")
+    assert addresses.parse_device("me@[fe80::1]:/x") == Device("me@fe80::1", "/x")

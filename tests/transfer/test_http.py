@@ -51,14 +51,16 @@ def test_a_registry_that_wants_a_password(tmp_path: Path) -> None:
             config.write_text(json.dumps({"auths": auths}))
             if not lets_in:
                 with pytest.raises(BadInput, match="does not let us in: 401"):
-                    push.push(folder, read_manifest(folder), place, transfer_auth.read(config), say=print)
+                    push.push(folder, read_manifest(folder), place, transfer_auth.read_config(config), say=print)
                 with (
                     pytest.raises(BadInput, match="does not let us in: 401"),
-                    sources.opened(place, transfer_auth.read(config)),
+                    sources.open_source(place, transfer_auth.read_config(config)),
                 ):
                     pass
-        push.push(folder, read_manifest(folder), place, transfer_auth.read(config), chunk=200, say=lambda line: None)
-        with sources.opened(place, transfer_auth.read(config)) as source:
+        push.push(
+            folder, read_manifest(folder), place, transfer_auth.read_config(config), chunk=200, say=lambda line: None
+        )
+        with sources.open_source(place, transfer_auth.read_config(config)) as source:
             pull.pull(source, tmp_path / "out", None, say=lambda line: None)
     assert small.contents(tmp_path / "out") == small.contents(folder)
 
@@ -152,17 +154,17 @@ def test_nobody_fills_our_memory(tmp_path: Path) -> None:
 
 def test_logins_are_those_of_docker(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    assert transfer_auth.read(path) == Credentials()
+    assert transfer_auth.read_config(path) == Credentials()
     entries = {"https://one/v1/": {"auth": ME}, "two:5000": {"username": "me", "password": "secret"}, "three": {}}
     path.write_text(json.dumps({"auths": entries}))
-    found = transfer_auth.read(path)
+    found = transfer_auth.read_config(path)
     assert found == Credentials({"one": ME, "two:5000": ME})
     assert found.of("https://two:5000/x") == ME
     assert found.of("https://two:5001") is None
     for spoilt in ("[]", "{", '{"auths": 5}', '{"credsStore": 5}', '{"credHelpers": {"a": 1}}'):
         path.write_text(spoilt)
         with pytest.raises(BadInput, match=r"is no config\.json"):
-            transfer_auth.read(path)
+            transfer_auth.read_config(path)
 
 
 HELPER = """#!/bin/sh
@@ -187,7 +189,7 @@ def test_credential_helpers_are_asked_for_the_host_they_are_named_for(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"auths": {"two": {"auth": ME}, "one:5000": {}}, "credsStore": "mine"}))
-    found = transfer_auth.read(path)
+    found = transfer_auth.read_config(path)
     assert found.of("https://one:5000/x") == ME
     assert found.of("https://two") == ME
     assert found.of("https://three") is None

@@ -41,7 +41,7 @@ def signed(tmp_path: Path, ours: Keys) -> Path:
 
 
 def pulled(where: str, out: Path, key: Path, target: str | None = None) -> PullResult:
-    with sources.opened(addresses.parse(where), Credentials()) as source:
+    with sources.open_source(addresses.parse(where), Credentials()) as source:
         return pull.pull(source, out, subset.parse(target), signed=verify.signed(key), say=hush)
 
 
@@ -130,7 +130,7 @@ def test_a_signature_that_names_other_bytes_than_its_manifest_leaves_nothing(
 def test_what_came_before_without_its_signature_gets_it(signed: Path, tmp_path: Path, ours: Keys, theirs: Keys) -> None:
     raw = (signed / SIGNATURE_FILE).read_bytes()
     (signed / SIGNATURE_FILE).unlink()
-    with sources.opened(addresses.Folder(signed), Credentials()) as source:
+    with sources.open_source(addresses.Folder(signed), Credentials()) as source:
         pull.pull(source, tmp_path / "out", None, say=hush)
     (signed / SIGNATURE_FILE).write_bytes(raw)
     with pytest.raises(Refused, match="is not by the key"):

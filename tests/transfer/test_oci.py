@@ -26,7 +26,7 @@ PATH = "org.cncf.model.filepath"
 def test_it_is_a_model_pack(served: Registry, tmp_path: Path) -> None:
     folder = small.made(tmp_path / "in", 1)
     (folder / "model.sig").write_text("signed")
-    made = oci.artifact(folder, read_manifest(folder))
+    made = oci.build_artifact(folder, read_manifest(folder))
     whole = json.loads(made.manifest)
     assert whole["mediaType"] == "application/vnd.oci.image.manifest.v1+json"
     assert whole["artifactType"] == "application/vnd.cncf.model.manifest.v1+json"
@@ -42,13 +42,13 @@ def test_it_is_a_model_pack(served: Registry, tmp_path: Path) -> None:
             r"application/vnd\.cncf\.model\.(weight|weight\.config|dataset)\.v1\.raw", there[path]["mediaType"]
         )
     assert there[small.ORIN]["mediaType"] == "application/vnd.cncf.model.weight.v1.raw"
-    assert oci.artifact(folder, read_manifest(folder)) == made
+    assert oci.build_artifact(folder, read_manifest(folder)) == made
     pushed(folder, served.port, "pack")
     assert (Path(pulled(address(served, "pack"), tmp_path / "out").folder) / "model.sig").read_text() == "signed"
 
 
 def test_layers_and_manifest_must_agree(served: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, make = small.made(tmp_path / "in", 6), oci.artifact
+    folder, make = small.made(tmp_path / "in", 6), oci.build_artifact
 
     def fewer(place: Path, manifest: Manifest) -> oci.Artifact:
         made = make(place, manifest)
@@ -56,7 +56,7 @@ def test_layers_and_manifest_must_agree(served: Registry, tmp_path: Path, monkey
         whole["layers"].pop()
         return oci.Artifact(small.text(whole), made.config, made.layers)
 
-    monkeypatch.setattr(oci, "artifact", fewer)
+    monkeypatch.setattr(oci, "build_artifact", fewer)
     pushed(folder, served.port, "fewer")
     with pytest.raises(Refused, match="do not agree about"):
         pulled(address(served, "fewer"), tmp_path / "out")
@@ -66,8 +66,8 @@ def test_layers_and_manifest_must_agree(served: Registry, tmp_path: Path, monkey
 def whole(tmp_path: Path) -> dict[str, Any]:
     """The OCI manifest of a bundle."""
     folder = small.made(tmp_path / "in", 1)
-    found: dict[str, Any] = json.loads(oci.artifact(folder, read_manifest(folder)).manifest)
-    assert oci.layers(small.text(found), "it")
+    found: dict[str, Any] = json.loads(oci.build_artifact(folder, read_manifest(folder)).manifest)
+    assert oci.parse_layers(small.text(found), "it")
     return found
 
 
@@ -83,19 +83,19 @@ def whole(tmp_path: Path) -> dict[str, Any]:
 def test_a_layer_of_another_form_is_refused(whole: dict[str, Any], changed: dict[str, Any]) -> None:
     whole["layers"][-1].update(changed)
     with pytest.raises(Refused, match="it has no manifest that OCI knows"):
-        oci.layers(small.text(whole), "it")
+        oci.parse_layers(small.text(whole), "it")
 
 
 def test_what_is_no_model_and_what_names_a_file_twice_is_refused(whole: dict[str, Any]) -> None:
     twice = {**whole, "layers": [*whole["layers"], whole["layers"][-1]]}
     with pytest.raises(Refused, match="it names a file twice"):
-        oci.layers(small.text(twice), "it")
+        oci.parse_layers(small.text(twice), "it")
     with pytest.raises(Refused, match="it is no model: other"):
-        oci.layers(small.text({**whole, "artifactType": "other"}), "it")
+        oci.parse_layers(small.text({**whole, "artifactType": "other"}), "it")
 
 
 def test_the_bundle_s_own_manifest_must_be_there_and_be_short(whole: dict[str, Any]) -> None:
-    found = oci.layers(small.text(whole), "it")
+    found = oci.parse_layers(small.text(whole), "it")
     assert [layer.path for layer in oci.signed_layers(found, "it")] == [MANIFEST_FILE]
     with pytest.raises(Refused, match=r"somebody else's: it holds no manifest\.json"):
         oci.signed_layers(found[1:], "it")
@@ -105,7 +105,7 @@ def test_the_bundle_s_own_manifest_must_be_there_and_be_short(whole: dict[str, A
 
 @pytest.mark.parametrize("change", [{"path": "more"}, {"size": 1}, {"sha256": "0" * 64}, None])
 def test_each_layer_is_a_file_of_the_bundle(whole: dict[str, Any], tmp_path: Path, change: dict[str, Any]) -> None:
-    found, manifest = oci.layers(small.text(whole), "it"), read_manifest(tmp_path / "in")
+    found, manifest = oci.parse_layers(small.text(whole), "it"), read_manifest(tmp_path / "in")
     oci.check_layers(found, manifest, "it")
     last = (dataclasses.replace(found[-1], **change),) if change else ()
     with pytest.raises(Refused, match="do not agree about"):
@@ -115,11 +115,13 @@ def test_each_layer_is_a_file_of_the_bundle(whole: dict[str, Any], tmp_path: Pat
 @pytest.mark.parametrize("known", ["by its address", "by the registry"])
 def test_a_manifest_is_held_against_its_digest(whole: dict[str, Any], known: str) -> None:
     raw = small.text(whole)
-    place = addresses.Registry("http://127.0.0.1:1", "m", "1", oci.name(raw) if known == "by its address" else None)
-    headers = {} if place.digest else {"docker-content-digest": oci.name(raw)}
-    assert sources.manifest(Says(Reply(200, headers, raw)), place) == raw
+    place = addresses.Registry(
+        "http://127.0.0.1:1", "m", "1", oci.digest_of(raw) if known == "by its address" else None
+    )
+    headers = {} if place.digest else {"docker-content-digest": oci.digest_of(raw)}
+    assert sources.fetch_manifest(Says(Reply(200, headers, raw)), place) == raw
     with pytest.raises(Refused, match="has another manifest than its digest says"):
-        sources.manifest(Says(Reply(200, headers, raw + b" ")), place)
+        sources.fetch_manifest(Says(Reply(200, headers, raw + b" ")), place)
 
 
 def test_the_bundle_s_own_manifest_is_held_against_its_layer(whole: dict[str, Any], tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tests.transfer import servers, small
 
 
 def pulled(where: str, out: Path, target: str | None = None, digest: str | None = None) -> PullResult:
-    with sources.opened(addresses.parse(where), Credentials()) as source:
+    with sources.open_source(addresses.parse(where), Credentials()) as source:
         return pull.pull(source, out, subset.parse(target), digest=digest, say=lambda line: None)
 
 
@@ -58,10 +58,10 @@ def test_it_is_an_oci_image_layout(tmp_path: Path) -> None:
     assert json.loads(raw["oci-layout"]) == {"imageLayoutVersion": "1.0.0"}
     (entry,) = json.loads(raw["index.json"])["manifests"]
     manifest = raw[f"blobs/{entry['digest'].replace(':', '/')}"]
-    assert oci.name(manifest) == entry["digest"]
+    assert oci.digest_of(manifest) == entry["digest"]
     whole = json.loads(manifest)
     for blob in (whole["config"], *whole["layers"]):
-        assert oci.name(raw[f"blobs/{blob['digest'].replace(':', '/')}"]) == blob["digest"]
+        assert oci.digest_of(raw[f"blobs/{blob['digest'].replace(':', '/')}"]) == blob["digest"]
 
 
 def read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -193,7 +193,7 @@ def test_a_server_without_ranges_is_read_from_the_start(tmp_path: Path) -> None:
     parts.mkdir(parents=True)
     for begun in ((folder / small.ORIN).read_bytes()[:1000], b"x" * 1000):
         (parts / file.sha256).write_bytes(begun)
-        with servers.web(tmp_path) as url, sources.opened(addresses.parse(f"{url}in/"), Credentials()) as source:
+        with servers.web(tmp_path) as url, sources.open_source(addresses.parse(f"{url}in/"), Credentials()) as source:
             came = download.fetch(source, file, tmp_path / "one.plan", parts)
         assert came == (file.size - 1000 if begun[0] != ord("x") else file.size)
         assert (tmp_path / "one.plan").read_bytes() == (folder / small.ORIN).read_bytes()
@@ -289,7 +289,7 @@ def test_an_index_of_two_models_or_none_is_refused(tmp_path: Path) -> None:
 def test_an_archive_whose_layers_are_not_the_bundle_s_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = oci.artifact
+    make = oci.build_artifact
 
     def fewer(folder: Path, manifest: Manifest) -> oci.Artifact:
         made = make(folder, manifest)
@@ -297,7 +297,7 @@ def test_an_archive_whose_layers_are_not_the_bundle_s_is_refused(
         whole["layers"].pop()
         return oci.Artifact(small.text(whole), made.config, made.layers)
 
-    monkeypatch.setattr(oci, "artifact", fewer)
+    monkeypatch.setattr(oci, "build_artifact", fewer)
     path = written(small.made(tmp_path / "in", 14), tmp_path / "m.tar")
     with pytest.raises(Refused, match="do not agree about"):
         pulled(f"oci-archive:{path}", tmp_path / "out")

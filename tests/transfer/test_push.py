@@ -100,7 +100,7 @@ def test_a_push_that_was_interrupted_between_two_chunks_sends_only_the_rest(
 
 
 def _config(folder: Path) -> bytes:
-    return oci.artifact(folder, read_manifest(folder)).config
+    return oci.build_artifact(folder, read_manifest(folder)).config
 
 
 _CUTS = [900_000, *(pytest.param(cut, marks=pytest.mark.sweep) for cut in (150_000, 2_500_000))]

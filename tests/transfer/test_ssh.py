@@ -32,7 +32,7 @@ def shipped(
     folder: Path, root: Path, device: Sshd, *, target: str | None = None, port: int | None = None
 ) -> ShipResult:
     door = SshTarget(port, None, device.config, sys.executable)
-    to, kind = addresses.device(f"device:{root}"), subset.parse(target)
+    to, kind = addresses.parse_device(f"device:{root}"), subset.parse(target)
     return ssh.ship(folder, read_manifest(folder), to, door, kind, install=False, say=lambda line: None)
 
 
@@ -197,7 +197,7 @@ def test_the_install_there_requires_the_signature_too(device: Sshd, tmp_path: Pa
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexport PYTHONPATH="{ROOT}"\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    to, door = addresses.device(f"device:{home}"), SshTarget(None, None, device.config, str(python))
+    to, door = addresses.parse_device(f"device:{home}"), SshTarget(None, None, device.config, str(python))
     with pytest.raises(Refused, match="is not by the key"):
         ssh.ship(folder, read_manifest(folder), to, door, None, key=public, install=True, say=print)
     assert install.pointer(home) is None
@@ -211,7 +211,7 @@ def test_what_does_not_keep_its_bytes_is_not_shown(device: Sshd, tmp_path: Path,
     (folder / small.ORIN).write_bytes(raw)  # after it was checked
     door = SshTarget(None, None, device.config, sys.executable)
     with pytest.raises(Refused, match="other bytes than its digest says"):
-        ssh.ship(folder, manifest, addresses.device(f"device:{home}"), door, None, install=False, say=print)
+        ssh.ship(folder, manifest, addresses.parse_device(f"device:{home}"), door, None, install=False, say=print)
     assert received(home) == []
     assert not list((home / "received" / ".incoming").glob("*.part"))
 
@@ -222,10 +222,9 @@ def test_a_device_that_is_not_there_or_has_no_python(device: Sshd, tmp_path: Pat
         SshTarget(servers.free_port(), None, device.config),
         SshTarget(None, None, device.config, "no-such-python"),
     ):
+        to = addresses.parse_device(f"device:{home}")
         with pytest.raises(Unreachable, match=r"does not answer: .*(refused|not found)"):
-            ssh.ship(
-                folder, read_manifest(folder), addresses.device(f"device:{home}"), door, None, install=True, say=print
-            )
+            ssh.ship(folder, read_manifest(folder), to, door, None, install=True, say=print)
 
 
 def test_a_device_that_keeps_the_line_and_says_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +235,7 @@ def test_a_device_that_keeps_the_line_and_says_nothing_is_left(tmp_path: Path, m
         ssh.ship(
             folder,
             read_manifest(folder),
-            addresses.device("me@pc:/x"),
+            addresses.parse_device("me@pc:/x"),
             SshTarget(),
             None,
             install=False,
@@ -259,7 +258,7 @@ def test_a_device_that_says_all_is_done_before_it_has_anything_is_not_believed(
         to.flush()
 
     monkeypatch.setattr(ssh, "_open", late)
-    folder, to = small.made(tmp_path / "in", 1), addresses.device("me@pc:/x")
+    folder, to = small.made(tmp_path / "in", 1), addresses.parse_device("me@pc:/x")
     with pytest.raises(Unreachable, match="closed the line before it had what it lacks"):
         ssh.ship(folder, read_manifest(folder), to, SshTarget(), None, install=False, say=print)
 
@@ -267,7 +266,7 @@ def test_a_device_that_says_all_is_done_before_it_has_anything_is_not_believed(
 def test_of_what_a_device_complains_the_last_line_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failing = [sys.executable, "-c", "raise ImportError('no select here')"]
     monkeypatch.setattr(ssh, "_command", lambda device, door: failing)
-    folder, to = small.made(tmp_path / "in", 1), addresses.device("me@pc:/x")
+    folder, to = small.made(tmp_path / "in", 1), addresses.parse_device("me@pc:/x")
     with pytest.raises(Unreachable, match=r"^me@pc does not answer: ImportError: no select here$"):
         ssh.ship(folder, read_manifest(folder), to, SshTarget(), None, install=False, say=print)
 
@@ -275,7 +274,7 @@ def test_of_what_a_device_complains_the_last_line_is_said(tmp_path: Path, monkey
 @pytest.mark.parametrize("text", ["device", "-oProxyCommand=x:/root", "me@:/x", "me@host:root", "a b:/x", "h;id:/x"])
 def test_what_is_no_device(text: str) -> None:
     with pytest.raises(DeployError, match="is no folder on a device"):
-        addresses.device(text)
+        addresses.parse_device(text)
 
 
 def test_ship_installs_and_says_what_serves(

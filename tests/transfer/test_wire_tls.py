@@ -55,7 +55,7 @@ def there_and_back(
     logins = Credentials({f"127.0.0.1:{served.port}": who} if who else {})
     sent = push.push(folder, read_manifest(folder), to, logins, ca=ca, chunk=CHUNK, say=hush)
     for where in (to, replace(to, digest=sent.digest)):
-        with sources.opened(where, logins, ca) as source:
+        with sources.open_source(where, logins, ca) as source:
             landed = pull.pull(source, tmp_path / f"out {where.digest}", None, say=hush)
         assert small.contents(Path(landed.folder)) == small.contents(folder)
 
@@ -82,7 +82,7 @@ def test_a_server_that_nobody_vouches_for_is_not_spoken_to(
     for ca in (None, others.ca):
         with (
             pytest.raises(BadInput, match=r"nobody we trust vouches for https://127\.0\.0\.1") as caught,
-            sources.opened(to, Credentials(), ca),
+            sources.open_source(to, Credentials(), ca),
         ):
             pass
         assert "--ca FILE" in caught.value.remedy
@@ -118,7 +118,7 @@ def test_a_web_server_over_tls(tmp_path: Path, ours: Authority) -> None:
     context.load_cert_chain(ours.certificate, ours.key)
     with servers.web(tmp_path, context) as url:
         assert url.startswith("https://")
-        with sources.opened(addresses.parse(f"{url}in/"), Credentials(), ours.ca) as source:
+        with sources.open_source(addresses.parse(f"{url}in/"), Credentials(), ours.ca) as source:
             pull.pull(source, tmp_path / "out", None, say=hush)
     assert small.contents(tmp_path / "out") == small.contents(folder)
 
@@ -143,7 +143,7 @@ def test_a_real_registry_that_wants_tokens_and_speaks_tls(tmp_path: Path, ours: 
         for who in (Credentials(), Credentials({f"127.0.0.1:{running.port}": base64.b64encode(b"me:wrong").decode()})):
             with (
                 pytest.raises(BadInput, match=r"does not let us in|gives no token"),
-                sources.opened(place(running, "models/m", ours.ca), who, ours.ca),
+                sources.open_source(place(running, "models/m", ours.ca), who, ours.ca),
             ):
                 pass
         assert small.contents(tmp_path / "in") == before

@@ -33,7 +33,7 @@ def pushed(folder: Path, port: int, name: str, chunk: int = push.CHUNK) -> PushR
 def pulled(
     address: str, out: Path, target: str | None = None, digest: str | None = None, reuse_from: tuple[Path, ...] = ()
 ) -> PullResult:
-    with sources.opened(addresses.parse(address), Credentials()) as source:
+    with sources.open_source(addresses.parse(address), Credentials()) as source:
         return pull.pull(source, out, subset.parse(target), digest=digest, reuse_from=reuse_from, say=hush)
 
 
