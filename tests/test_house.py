@@ -17,7 +17,8 @@ import grimp
 import pytest
 import tomllib
 
-from deploytool import backends, stages
+from deploytool import stages
+from deploytool.backends.session import load_backend
 from deploytool.results.artifact import Kind
 from deploytool.spec import Options, Stage
 from deploytool.stages import STAGES
@@ -212,7 +213,7 @@ def test_a_stage_takes_only_what_it_declares(verb: Stage) -> None:
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_backend_satisfies_its_protocol(name: str) -> None:
-    backend = backends.load(name)
+    backend = load_backend(name)
     assert isinstance(backend.fingerprint(), str)
     path, device = list(inspect.signature(backend.start).parameters.values())[:2]
     assert (path.name, device.name) == ("path", "device")

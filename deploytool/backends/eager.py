@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from deploytool import serde
-from deploytool.backends import Array, Session
+from deploytool.backends.session import Array, Session
 from deploytool.errors import DeployError, MissingBackend, StageFailed
 from deploytool.host import disk, exception_text
 from deploytool.loading import weights_file

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from deploytool.backends import Array, Session, eager
+from deploytool.backends import eager
 from deploytool.backends.eager import fingerprint
+from deploytool.backends.session import Array, Session
 from deploytool.errors import BadInput
 from deploytool.loading import weights_file
 from deploytool.loading.module.exportable import exportable

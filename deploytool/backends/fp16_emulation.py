@@ -15,7 +15,8 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from deploytool.backends import Array, Session, in_batches, mask_values
+from deploytool.backends import mask_values
+from deploytool.backends.session import Array, Session, in_batches
 from deploytool.errors import MissingBackend
 
 SMALLEST, LARGEST = 2.0**-24, 65504.0  # FP16's smallest subnormal and largest finite number

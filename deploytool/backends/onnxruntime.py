@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from deploytool.backends import Array, Session, checked_outputs, failure_line, in_batches
+from deploytool.backends.session import Array, Session, checked_outputs, in_batches, run_failure
 from deploytool.errors import MissingBackend, OutOfMemory, StageFailed
 
 _PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -47,7 +47,7 @@ def start(path: Path | bytes, device: str = "cpu", threads: int = 0, *, optimise
         try:
             made = session.run(names, inputs)
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-            failure = failure_line("ONNX Runtime", inputs, _reason(error))
+            failure = run_failure("ONNX Runtime", inputs, _reason(error))
             raise _kind(error)(str(failure), failure.remedy) from error
         return checked_outputs("ONNX Runtime", inputs, dict(zip(names, made, strict=True)))
 

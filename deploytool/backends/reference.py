@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from deploytool.backends import Array, Session, checked_outputs, failure_line, in_batches
+from deploytool.backends.session import Array, Session, checked_outputs, in_batches, run_failure
 from deploytool.errors import MissingBackend
 
 
@@ -29,7 +29,7 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
         try:
             made: list[Array] = evaluator.run(None, inputs)  # type: ignore[assignment]  # without names, a list
         except Exception as error:  # each operator raises what its numpy functions raise
-            raise failure_line("the reference evaluator", inputs, f"{type(error).__name__}: {error}") from error
+            raise run_failure("the reference evaluator", inputs, f"{type(error).__name__}: {error}") from error
         return checked_outputs("the reference evaluator", inputs, dict(zip(evaluator.output_names, made, strict=True)))
 
     yield in_batches(call, _batch(onnx.load(path, load_external_data=False)))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from deploytool.backends import Array, Session
+from deploytool.backends.session import Array, Session
 from deploytool.errors import MissingBackend, StageFailed
 from deploytool.host import machine
 

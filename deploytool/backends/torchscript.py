@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from deploytool.backends import Array, Session, checked_outputs, failure_line, in_batches
 from deploytool.backends.eager import checked_device, fingerprint, full_fp32
+from deploytool.backends.session import Array, Session, checked_outputs, in_batches, run_failure
 
 __all__ = ["fingerprint", "start"]
 
@@ -29,7 +29,7 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
             with torch.inference_mode():
                 made = script(*(torch.tensor(given[name]).to(device) for name in inputs))
         except RuntimeError as error:  # its own stack comes first, the reason last
-            raise failure_line("TorchScript", given, str(error).strip().splitlines()[-1]) from error
+            raise run_failure("TorchScript", given, str(error).strip().splitlines()[-1]) from error
         made = made if isinstance(made, (tuple, list)) else (made,)
         return checked_outputs(
             "TorchScript", given, {name: output.cpu().numpy() for name, output in zip(outputs, made, strict=True)}

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool.backends import Session, eager, onnxruntime
+from deploytool.backends import eager, onnxruntime
+from deploytool.backends.session import Session
 from deploytool.benchmark import comparison, machine_state, ratio
 from deploytool.benchmark.interleave import TimingSeries
 from deploytool.benchmark.machine_state import Conditions

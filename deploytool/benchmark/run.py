@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from deploytool import serde
-from deploytool.backends import Session, eager, eager_variants
+from deploytool.backends import eager, eager_variants
+from deploytool.backends.session import Session
 from deploytool.benchmark import comparison, machine_state, quick, ratio, result
 from deploytool.benchmark.interleave import TimingSeries
 from deploytool.benchmark.result import BatchResult, Bench, Latency, Row

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from deploytool.backends import FIXED, fp16_emulation, onnxruntime
+from deploytool.backends import fp16_emulation, onnxruntime
+from deploytool.backends.session import FIXED_SIZE_REMEDY
 from deploytool.blame import layer_errors, ort_trace, torch_trace
 from deploytool.blame.layer_errors import GraphErrors
 from deploytool.blame.ort_trace import TracedTensor
@@ -146,7 +147,7 @@ def _judged(
                 checks[stage] += (converted[stage],)
             at_edges = _at_edges(path, taken, allowed, own, half=stage is Stage.FP16)
         except ValueError as error:
-            raise StageFailed(f"{stage}/{path.name} against {against}: {error}", FIXED) from error
+            raise StageFailed(f"{stage}/{path.name} against {against}: {error}", FIXED_SIZE_REMEDY) from error
         if sound and any(check.broken for check in checks[stage]):
             worst, sound = _worst(got, taken.reference), False
         elif sound and at_edges:

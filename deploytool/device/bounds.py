@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from deploytool import backends
+from deploytool.backends.session import load_backend
 from deploytool.device.candidates import Candidate
 from deploytool.errors import ChildDied, NoRoom, OutOfMemory
 from deploytool.host import disk, files, memory
@@ -31,7 +31,7 @@ def bounded(way: Candidate) -> Iterator[None]:
         return
     allowed, there = way.memory_mib * _MEBIBYTE, memory.available_bytes()
     try:
-        with backends.load(way.backend).start(_LEAST):
+        with load_backend(way.backend).start(_LEAST):
             empty = memory.private() or 0
         with memory.limited(empty + allowed + (os.cpu_count() or 1) * _EACH):
             yield

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from deploytool.backends import Array
+from deploytool.backends.session import Array
 from deploytool.bundle.manifest import Manifest
 from deploytool.data import images, preprocess
 from deploytool.errors import BadInput

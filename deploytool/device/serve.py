@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool.backends import Array, Session
+from deploytool.backends.session import Array, Session
 from deploytool.bundle.manifest import MANIFEST_FILE, Manifest
 from deploytool.data import preprocess
 from deploytool.device import inputs as device_inputs

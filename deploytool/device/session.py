@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import backends
-from deploytool.backends import Array, Session, tensorrt
+from deploytool.backends import tensorrt
+from deploytool.backends.session import Array, Session, load_backend
 from deploytool.device import external_weights
 from deploytool.device.candidates import Candidate
 from deploytool.host import files
@@ -32,7 +32,7 @@ def open_candidate(way: Candidate) -> Iterator[Session]:
 def _started(way: Candidate, content: bytes) -> AbstractContextManager[Session]:
     if way.backend == "tensorrt":
         return tensorrt.start(content, way.device, way.flavour)
-    return backends.load(way.backend).start(content, way.device)
+    return load_backend(way.backend).start(content, way.device)
 
 
 def _cast(session: Session) -> Session:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from deploytool import serde
-from deploytool.backends import Array, tensorrt, tensorrt_builder
+from deploytool.backends import tensorrt, tensorrt_builder
+from deploytool.backends.session import Array
 from deploytool.benchmark import ratio
 from deploytool.bundle.manifest import Manifest, read_verified
 from deploytool.data import golden, images

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from deploytool.backends import Session, fp16_emulation, onnxruntime
+from deploytool.backends import fp16_emulation, onnxruntime
+from deploytool.backends.session import Session
 from deploytool.data import golden, images, synthetic
 from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import StageFailed

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from deploytool.backends import Session
+from deploytool.backends.session import Session
 from deploytool.data.golden import Arrays
 from deploytool.errors import StageFailed
 from deploytool.model_checks import baked_inputs

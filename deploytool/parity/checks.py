@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import backends, serde
-from deploytool.backends import Session, fp16_emulation, tensorrt
+from deploytool import serde
+from deploytool.backends import fp16_emulation, tensorrt
+from deploytool.backends.session import FIXED_SIZE_REMEDY, Session, load_backend
 from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import MissingBackend, StageFailed
 from deploytool.loading.stage_inputs import StageInputs
@@ -130,7 +131,7 @@ def build_notes(given: StageInputs) -> tuple[Engine, ...]:
 
 
 def _step(artifact: Artifact, runner: str, device: str, before: str) -> PlannedComparison:
-    start = partial(backends.load(runner).start, artifact.path, device)
+    start = partial(load_backend(runner).start, artifact.path, device)
     if not artifact.optimised and runner == "onnxruntime":
         start = partial(start, optimise=False)
     graph = artifact.path if artifact.kind is Kind.GRAPH else None
@@ -240,7 +241,7 @@ def _with_edges(
         try:
             found = edge_checks.check(answers, edge, sample, allowed, own, half=step.half)
         except ValueError as error:
-            raise StageFailed(f"{step.stage}/{step.file} at {edge.name}: {error}", backends.FIXED) from error
+            raise StageFailed(f"{step.stage}/{step.file} at {edge.name}: {error}", FIXED_SIZE_REMEDY) from error
         if found is None:
             continue
         if found.broken and step.half and not edge.natural:
@@ -256,7 +257,7 @@ def _on_the_way(
 ) -> tuple[Check, ...]:
     """The probes that the artifact has: an engine gives them among its answers, of a graph a copy is made to."""
     if step.graph and kept.values:
-        start = partial(backends.load(step.runner).start, device=step.device)
+        start = partial(load_backend(step.runner).start, device=step.device)
         few = cast_inputs(step, intermediates.first_cases(sample.inputs), job)
         got = intermediates.answers(step.graph, kept.values, start, few, job.options.batch)
     return intermediates.checks(kept, got, tolerance)
@@ -273,7 +274,7 @@ def _check(
     try:
         return metrics.check(got, expected, against, tolerance, ties or {})
     except ValueError as error:
-        raise StageFailed(f"{step.stage}/{step.file} against {against}: {error}", backends.FIXED) from error
+        raise StageFailed(f"{step.stage}/{step.file} against {against}: {error}", FIXED_SIZE_REMEDY) from error
 
 
 def cast_inputs(step: PlannedComparison, arrays: Arrays, job: Job) -> Arrays:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from deploytool.backends import Session
+from deploytool.backends.session import Session
 from deploytool.data.golden import Arrays
 from deploytool.errors import BadInput
 from deploytool.host import disk, scratch

@@ -15,7 +15,8 @@ import onnx
 from onnx import TensorProto, helper
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST
 
-from deploytool.backends import Array, fp16_emulation
+from deploytool.backends import fp16_emulation
+from deploytool.backends.session import Array
 
 LARGEST = fp16_emulation.LARGEST
 

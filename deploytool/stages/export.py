@@ -16,8 +16,9 @@ import onnx
 import torch
 from torch import nn
 
-from deploytool import backends, serde
+from deploytool import serde
 from deploytool.backends import eager
+from deploytool.backends.session import FIXED_SIZE_REMEDY, load_backend
 from deploytool.data.golden import Golden
 from deploytool.errors import MissingBackend, NoRoom, StageFailed
 from deploytool.exporters import dynamo, torchscript
@@ -139,7 +140,7 @@ def _candidate(exporter: str, task: _Task) -> _Candidate:
         if lost := free_sizes.fixed_axis(free_sizes.declared_free_axes(model.inputs), graph.graph):
             raise StageFailed(lost, "see --exporter")
         _write(graph, task.out)
-        with backends.load(task.job.options.runner).start(task.out) as session:
+        with load_backend(task.job.options.runner).start(task.out) as session:
             session(**given)  # what an exporter writes need not run: ONNX has types that no runtime computes in
     except (MissingBackend, NoRoom):
         raise
@@ -170,7 +171,7 @@ def _tried(candidate: _Candidate, task: _Task, warned: Mapping[SourceLine, Baked
     module, _, example = _taken(task)
     home = source_lines.source_folder(model.factory)
     subject = fixing.Subject(module, model, task.sample.inputs, home, count=len(example[0]))
-    start = partial(backends.load(task.job.options.runner).start, task.out)
+    start = partial(load_backend(task.job.options.runner).start, task.out)
     try:
         found = fixing.examine(
             Stage.EXPORT, subject, start, warned, partial(_questions, task), task.tolerance, traced=traced
@@ -188,7 +189,7 @@ def _proved(candidate: _Candidate, task: _Task, asked: Sequence[Question]) -> _C
         return candidate
     _write(candidate.graph, task.out)
     try:
-        with backends.load(task.job.options.runner).start(task.out) as session:
+        with load_backend(task.job.options.runner).start(task.out) as session:
             at = noise.NoiseAtSizes(task.source.weights, task.job.options.tolerance, task.sample.noise)
             checks = questions.ask(session, asked, task.tolerance, at)
     except StageFailed as error:
@@ -275,7 +276,7 @@ def _better(tried: Sequence[_Candidate], noise: float) -> tuple[_Candidate, str]
     """
     hold = [candidate for candidate in tried if not candidate.why]
     if not hold:
-        raise StageFailed("; ".join(candidate.why for candidate in tried), backends.FIXED)
+        raise StageFailed("; ".join(candidate.why for candidate in tried), FIXED_SIZE_REMEDY)
     best = min(
         hold, key=lambda each: (bool(baked_values.wrong_lines(each.fixed)), _excess(each, noise), _operations(each))
     )

@@ -10,7 +10,8 @@ import onnx
 import onnxruntime
 
 from deploytool import serde
-from deploytool.backends import Array, fp16_emulation
+from deploytool.backends import fp16_emulation
+from deploytool.backends.session import Array
 from deploytool.data.golden import Edge, Golden
 from deploytool.errors import ChildDied, StageFailed
 from deploytool.exporters import name_scopes

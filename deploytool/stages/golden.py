@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from deploytool.backends import Session, eager
+from deploytool.backends import eager
+from deploytool.backends.session import Session
 from deploytool.data import class_names, edge_cases, golden, image_folder, images, inputs_file, preprocess, synthetic
 from deploytool.data.golden import Arrays, Edge, Golden, Noise
 from deploytool.data.image_folder import Folder

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import onnx
 
-from deploytool import backends, known_issues, serde
+from deploytool import known_issues, serde
+from deploytool.backends.session import load_backend
 from deploytool.data.golden import Arrays
 from deploytool.known_issues import Match
 from deploytool.loading.stage_inputs import StageInputs
@@ -32,7 +33,7 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
 
 def _values(graph: Path, hits: tuple[Match, ...], inputs: Arrays, job: Job) -> Arrays:
     tensors = list(dict.fromkeys(hit.place.tensor for hit in hits))
-    answers = intermediates.answers(graph, tensors, backends.load(job.options.runner).start, inputs)
+    answers = intermediates.answers(graph, tensors, load_backend(job.options.runner).start, inputs)
     return {name: answers[name] for name in tensors if name in answers}
 
 

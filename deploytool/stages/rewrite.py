@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from deploytool import backends, serde
-from deploytool.backends import Session, onnxruntime, tensorrt_estimate
+from deploytool import serde
+from deploytool.backends import onnxruntime, tensorrt_estimate
+from deploytool.backends.session import Session, load_backend
 from deploytool.backends.tensorrt_estimate import BuildEstimate
 from deploytool.benchmark import choice, comparison, machine_state
 from deploytool.benchmark import ratio as benchmark_ratio
@@ -128,7 +129,7 @@ def _opened(stack: ExitStack, runner: str, files: Mapping[str, Path]) -> tuple[d
 def _session(stack: ExitStack, runner: str, file: Path) -> Session | str:
     try:
         onnx.checker.check_model(str(file), full_check=True)
-        return stack.enter_context(backends.load(runner).start(file))
+        return stack.enter_context(load_backend(runner).start(file))
     except (StageFailed, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         return " ".join(str(error).split())[:_LONGEST]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx
 
-from deploytool import backends
+from deploytool.backends.session import load_backend
 from deploytool.data.golden import Arrays
 from deploytool.errors import NoRoom, ParityFailed, StageFailed
 from deploytool.host import disk, workers
@@ -68,7 +68,7 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
 def _questions(job: Job, before: Path, inputs: Arrays) -> tuple[Question, ...]:
     """What the graph before answers: to all golden cases, in other batches, and at the corners of free sizes."""
     name = "the graph before"
-    with backends.load(job.options.runner).start(before) as original:
+    with load_backend(job.options.runner).start(before) as original:
         golden_cases = Question(name, "golden cases", inputs, replay(original, inputs))
         return (golden_cases, *questions.make(job.model, job.options.sizes, inputs, original, name))
 
@@ -96,7 +96,7 @@ def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> No
 def _prove(runner: str, graph: Path, asked: Sequence[Question], tolerance: Tolerance) -> float:
     """The error of a graph's answers; raises ParityFailed if they are others, StageFailed if it gives none."""
     try:
-        with backends.load(runner).start(graph) as session:
+        with load_backend(runner).start(graph) as session:
             checks = questions.ask(session, asked, tolerance)
     except StageFailed as error:
         said = " ".join(str(error).replace(str(graph), "it").split())

@@ -12,8 +12,8 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from deploytool import backends
 from deploytool.backends import eager, onnxruntime
+from deploytool.backends.session import load_backend
 from deploytool.benchmark import interleave
 from deploytool.data import golden
 from deploytool.errors import MissingBackend, StageFailed
@@ -31,7 +31,7 @@ RUNS = {
 @pytest.mark.parametrize("name", RUNS)
 def test_a_backend_answers_as_the_model_does(finished: Path, name: str) -> None:
     sample = golden.read(finished / "golden" / "golden.npz")
-    with backends.load(name).start(finished / RUNS[name]) as session:
+    with load_backend(name).start(finished / RUNS[name]) as session:
         got = session(**sample.inputs)["logits"]
         single = session(input=sample.inputs["input"][2:3])["logits"]
     np.testing.assert_allclose(got, sample.reference["logits"], atol=1e-5)
@@ -41,7 +41,7 @@ def test_a_backend_answers_as_the_model_does(finished: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_backend_names_its_version(name: str) -> None:
-    library, version = backends.load(name).fingerprint().split()
+    library, version = load_backend(name).fingerprint().split()
     assert library.split(".")[0] in {"torch", "onnxruntime", "onnx"}
     assert version[0].isdecimal()
 
@@ -49,7 +49,7 @@ def test_a_backend_names_its_version(name: str) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("name", RUNS)
 def test_cuda_without_a_gpu_is_an_error_and_no_silent_fall_back(finished: Path, name: str) -> None:
-    with pytest.raises(MissingBackend), backends.load(name).start(finished / RUNS[name], "cuda"):
+    with pytest.raises(MissingBackend), load_backend(name).start(finished / RUNS[name], "cuda"):
         pass
 
 
@@ -104,7 +104,7 @@ def test_a_weights_file_is_the_whole_model(finished: Path) -> None:
 def test_tf32_is_off_while_a_session_runs(finished: Path) -> None:
     before = torch.backends.cudnn.allow_tf32
     for name in ("eager", "torchscript"):
-        with backends.load(name).start(finished / RUNS[name]):
+        with load_backend(name).start(finished / RUNS[name]):
             assert not torch.backends.cudnn.allow_tf32
         assert torch.backends.cudnn.allow_tf32 == before
 
@@ -113,5 +113,5 @@ def test_tf32_is_off_while_a_session_runs(finished: Path) -> None:
 @pytest.mark.parametrize("name", ["eager", "torchscript", "onnxruntime"])
 def test_a_backend_answers_the_same_on_cuda(finished: Path, name: str) -> None:
     sample = golden.read(finished / "golden" / "golden.npz")
-    with backends.load(name).start(finished / RUNS[name], "cuda") as session:
+    with load_backend(name).start(finished / RUNS[name], "cuda") as session:
         np.testing.assert_allclose(session(**sample.inputs)["logits"], sample.reference["logits"], atol=1e-5)

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from deploytool.backends import Session, eager, onnxruntime
+from deploytool.backends import eager, onnxruntime
+from deploytool.backends.session import Session
 from deploytool.benchmark import comparison, machine_state
 from deploytool.benchmark import ratio as benchmark_ratio
 from deploytool.benchmark.interleave import TimingSeries

@@ -14,7 +14,8 @@ from typing import Any
 import onnx
 import torch
 
-from deploytool.backends import Array, Session, eager, eager_variants, onnxruntime
+from deploytool.backends import eager, eager_variants, onnxruntime
+from deploytool.backends.session import Array, Session
 from deploytool.data.golden import Arrays
 from deploytool.errors import MissingBackend
 from deploytool.host import machine

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool.backends import Array, Session
+from deploytool.backends.session import Array, Session
 from deploytool.data import golden
 from deploytool.device import worker
 from deploytool.device.candidates import Candidate

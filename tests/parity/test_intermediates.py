@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from deploytool.backends import Array, Session, fp16_emulation, onnxruntime, reference
+from deploytool.backends import fp16_emulation, onnxruntime, reference
+from deploytool.backends.session import Array, Session
 from deploytool.data.golden import Floor, Noise
 from deploytool.errors import BadInput
 from deploytool.parity import intermediates, metrics

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from deploytool.backends import Array
+from deploytool.backends.session import Array
 from deploytool.data.golden import Arrays
 from deploytool.errors import StageFailed
 from deploytool.parity import questions

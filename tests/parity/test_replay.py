@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deploytool.backends import Array
+from deploytool.backends.session import Array
 from deploytool.errors import StageFailed
 from deploytool.parity.replay import replay
 from deploytool.spec import Range

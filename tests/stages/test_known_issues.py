@@ -11,7 +11,8 @@ import onnx
 import pytest
 
 from deploytool import known_issues, serde
-from deploytool.backends import Array, Session, onnxruntime, tensorrt_builder
+from deploytool.backends import onnxruntime, tensorrt_builder
+from deploytool.backends.session import Array, Session
 from deploytool.data import golden
 from deploytool.known_issues import Match
 from deploytool.known_issues.place import AffectedReleases

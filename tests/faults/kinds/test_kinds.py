@@ -8,7 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deploytool.backends import Array, onnxruntime
+from deploytool.backends import onnxruntime
+from deploytool.backends.session import Array
 from deploytool.data import images
 from deploytool.data.golden import Arrays
 from deploytool.faults import kinds, run
