@@ -1,4 +1,4 @@
-"""Where models go: a table of devices, and for each whether its engine is built here, on the device, or not at all."""
+"""The TensorRT flavours and the target devices: which engine is built here, on the device, or not at all."""
 
 from __future__ import annotations
 
@@ -11,9 +11,51 @@ from deploytool.host import machine
 from deploytool.spec import Decision, EnginePlan, TargetPlan
 
 THIS = "this"
+FULL, RTX = "tensorrt", "tensorrt_rtx"  # the flavours, by the names of their Python modules
 
-_RTX, _FULL = "tensorrt_rtx", "tensorrt"
-_TURING = "7.5"  # its kernels double the size of an engine, so it gets a file of its own
+
+@dataclass(frozen=True)
+class Flavour:
+    """A TensorRT product: its title, the distribution that installs it, and the GPUs it builds for.
+
+    `cross_builds` are the compute capabilities it builds for without a GPU; empty for one that builds only on the GPU
+    that the engine is for. `default_capabilities` are those of an engine for which none are named, and `coverage`
+    describes them.
+    """
+
+    title: str
+    distribution: str
+    coverage: str
+    cross_builds: tuple[str, ...] = ()
+    default_capabilities: tuple[str, ...] = ()
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether it builds only on the GPU that the engine is for."""
+        return not self.cross_builds
+
+    def supports(self, capability: str) -> bool:
+        """Whether it builds on a GPU of that compute capability."""
+        return self.needs_gpu or capability in self.cross_builds
+
+    @property
+    def version(self) -> str | None:
+        """The installed version; None if it is not installed."""
+        return machine.version(self.distribution)
+
+
+FLAVOURS: Mapping[str, Flavour] = {  # TensorRT is preferred where both can build: it tunes for the very GPU
+    FULL: Flavour("TensorRT", "tensorrt", coverage="the GPU it was built on"),
+    RTX: Flavour(
+        title="TensorRT-RTX",
+        distribution="tensorrt-rtx",
+        coverage="8.0, 8.6, 8.9, 12.0 and later",
+        cross_builds=("7.5", "8.0", "8.6", "8.9", "12.0", "12.1"),
+        default_capabilities=("8.0", "8.6", "8.9", "12.0", "12.1"),
+    ),
+}
+DISTRIBUTIONS = tuple(each.distribution for each in FLAVOURS.values())
+_TURING = "7.5"  # not in the default: its kernels double the size of an engine, so it gets a file of its own
 
 
 @dataclass(frozen=True)
@@ -37,16 +79,11 @@ TARGETS: Mapping[str, Target] = {
     "gb10": Target("12.1", "GB10, DGX Spark"),
 }
 
-RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")  # what TensorRT-RTX builds for without a GPU
-_MODERN = RTX_CAPABILITIES[1:]
-_RTX_DEFAULT = tuple(name for name, target in TARGETS.items() if target.capability in _MODERN)
-
 
 def flavour() -> str | None:
-    """Which TensorRT builds here: the full one if it is installed and a GPU answers, else TensorRT-RTX, else none."""
-    if machine.version("tensorrt") and machine.gpus():
-        return _FULL
-    return _RTX if machine.version("tensorrt-rtx") else None
+    """The flavour that builds here: TensorRT if it is installed and there is a GPU, else TensorRT-RTX, else None."""
+    usable = (name for name, each in FLAVOURS.items() if each.version and (machine.gpus() or not each.needs_gpu))
+    return next(usable, None)
 
 
 def plan_engines(names: Sequence[str]) -> tuple[Decision, ...]:
@@ -56,8 +93,13 @@ def plan_engines(names: Sequence[str]) -> tuple[Decision, ...]:
     """
     here = flavour()
     if not names:
-        names = (THIS,) if here == _FULL else _RTX_DEFAULT
+        names = (THIS,) if here == FULL else _default_targets()
     return tuple(_decide(name, here) for name in dict.fromkeys(names))
+
+
+def _default_targets() -> tuple[str, ...]:
+    covered = FLAVOURS[RTX].default_capabilities
+    return tuple(name for name, target in TARGETS.items() if target.capability in covered)
 
 
 def _decide(name: str, here: str | None) -> Decision:
@@ -68,27 +110,26 @@ def _decide(name: str, here: str | None) -> Decision:
         hint = f"did you mean {close[0]}?" if close else "`deploytool targets` lists them"
         raise BadInput(f"there is no target {name!r}", hint)
     capability = TARGETS[name].capability
-    if here == _FULL and any(gpu.capability == capability for gpu in machine.gpus()):
-        return Decision(name, TargetPlan.HERE, "this machine has that GPU", capability, _FULL)
-    if capability not in RTX_CAPABILITIES:
+    if here == FULL and any(gpu.capability == capability for gpu in machine.gpus()):
+        return Decision(name, TargetPlan.HERE, "this machine has that GPU", capability, FULL)
+    if not FLAVOURS[RTX].supports(capability):
         why = (
             f"TensorRT-RTX does not know compute capability {capability}, and TensorRT builds only on the GPU it serves"
         )
-        return Decision(name, TargetPlan.ON_DEVICE, why, capability, _FULL)
-    if not machine.version("tensorrt-rtx"):
+        return Decision(name, TargetPlan.ON_DEVICE, why, capability, FULL)
+    if not FLAVOURS[RTX].version:
         why = "tensorrt-rtx is not installed here, and TensorRT builds only on the GPU it serves"
-        return Decision(name, TargetPlan.ON_DEVICE, why, capability, _FULL)
-    return Decision(name, TargetPlan.HERE, "TensorRT-RTX builds for it without a GPU", capability, _RTX)
+        return Decision(name, TargetPlan.ON_DEVICE, why, capability, FULL)
+    return Decision(name, TargetPlan.HERE, "TensorRT-RTX builds for it without a GPU", capability, RTX)
 
 
 def _this_machine(here: str | None) -> Decision:
     gpus = machine.gpus()
     if not gpus:
         return Decision(THIS, TargetPlan.NOT_SERVED, "this machine has no CUDA GPU that answers")
-    if here == _FULL:
-        return Decision(THIS, TargetPlan.HERE, f"TensorRT builds for {gpus[0].name}", gpus[0].capability, _FULL)
-    if here == _RTX and gpus[0].capability in RTX_CAPABILITIES:
-        return Decision(THIS, TargetPlan.HERE, f"TensorRT-RTX builds for {gpus[0].name}", gpus[0].capability, _RTX)
+    if here and FLAVOURS[here].supports(gpus[0].capability):
+        why = f"{FLAVOURS[here].title} builds for {gpus[0].name}"
+        return Decision(THIS, TargetPlan.HERE, why, gpus[0].capability, here)
     why = f"TensorRT is not installed, and TensorRT-RTX is not either or does not know {gpus[0].name}"
     return Decision(THIS, TargetPlan.NOT_SERVED, why, gpus[0].capability)
 
@@ -96,11 +137,12 @@ def _this_machine(here: str | None) -> Decision:
 def engines(decisions: Sequence[Decision]) -> tuple[EnginePlan, ...]:
     """The engine files that serve every target that can be built here, as few as make sense, the main one first."""
     here = [decision for decision in decisions if decision.verdict is TargetPlan.HERE]
-    rtx = {decision.capability for decision in here if decision.flavour == _RTX}
-    modern = tuple(capability for capability in _MODERN if capability in rtx)
-    wanted: list[tuple[str, tuple[str, ...]]] = []
-    wanted += [(_FULL, ())] if any(decision.flavour == _FULL for decision in here) else []
-    wanted += [(_RTX, () if modern == _MODERN else modern)] if modern else []
-    wanted += [(_RTX, (_TURING,))] if _TURING in rtx else []
+    rtx = {decision.capability for decision in here if decision.flavour == RTX}
+    default = FLAVOURS[RTX].default_capabilities
+    modern = tuple(capability for capability in default if capability in rtx)
+    planned: list[tuple[str, tuple[str, ...]]] = []
+    planned += [(FULL, ())] if any(decision.flavour == FULL for decision in here) else []
+    planned += [(RTX, () if modern == default else modern)] if modern else []
+    planned += [(RTX, (_TURING,))] if _TURING in rtx else []
     names = ("model.plan", "engine_2.plan", "engine_3.plan")
-    return tuple(EnginePlan(name, *each) for name, each in zip(names, wanted, strict=False))
+    return tuple(EnginePlan(name, *engine) for name, engine in zip(names, planned, strict=False))

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: one set of calls for both, and an engine as they run it on a GPU."""
+"""Loads TensorRT or TensorRT-RTX, and runs an engine on a GPU with the calls that both have."""
 
 from __future__ import annotations
 
@@ -13,49 +13,51 @@ import numpy as np
 from deploytool.backends.session import Array, Session
 from deploytool.errors import MissingBackend, StageFailed
 from deploytool.host import machine
+from deploytool.targets import FLAVOURS, RTX
 
-_PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx", "cuda.bindings.runtime": "cuda-bindings"}
+_CUDA = "cuda.bindings.runtime"
+_DISTRIBUTIONS = {**{name: flavour.distribution for name, flavour in FLAVOURS.items()}, _CUDA: "cuda-bindings"}
 
 
 def fingerprint() -> str:
-    """The installed flavours with their versions: an engine runs on the release that built it and on no other."""
-    found = [f"{name} {machine.version(name)}" for name in ("tensorrt", "tensorrt-rtx") if machine.version(name)]
-    return ", ".join(found) or "no TensorRT"
+    """The installed flavours with their versions: an engine runs only on the version that built it."""
+    installed = [f"{flavour.distribution} {flavour.version}" for flavour in FLAVOURS.values() if flavour.version]
+    return ", ".join(installed) or "no TensorRT"
 
 
 def library(name: str) -> Any:
-    """The Python module of a TensorRT flavour or of the CUDA runtime; raises MissingBackend if it is not there."""
+    """The Python module of a TensorRT flavour or of the CUDA runtime; raises MissingBackend if it is not installed."""
     try:
         return import_module(name)
     except ImportError as error:
-        raise MissingBackend(f"{name} cannot be imported: {error}", f"pip install {_PACKAGES[name]}") from error
-
-
-PORTABLE = ("8.0", "8.6", "8.9", "12.0", "12.1")  # what a TensorRT-RTX engine without named capabilities covers
+        raise MissingBackend(f"{name} cannot be imported: {error}", f"pip install {_DISTRIBUTIONS[name]}") from error
 
 
 def is_for_this_gpu(flavour: str, capabilities: Sequence[str]) -> bool:
-    """Whether an engine of that flavour for those compute capabilities is meant for the first GPU of this machine."""
+    """Whether an engine of that flavour for those compute capabilities supports the first GPU of this machine."""
     return any(gpu.capability in compute_capabilities(flavour, capabilities) for gpu in machine.gpus()[:1])
 
 
 def compute_capabilities(flavour: str, capabilities: Sequence[str]) -> tuple[str, ...]:
-    """The compute capabilities of an engine for which these, or none, were named."""
-    own = tuple(gpu.capability for gpu in machine.gpus()[:1]) if flavour == "tensorrt" else PORTABLE
-    return tuple(capabilities) or own
+    """The compute capabilities that an engine supports: those named for it, else the default of its flavour."""
+    if capabilities:
+        return tuple(capabilities)
+    if FLAVOURS[flavour].needs_gpu:
+        return tuple(gpu.capability for gpu in machine.gpus()[:1])
+    return FLAVOURS[flavour].default_capabilities
 
 
 @contextmanager
-def start(path: Path | bytes, device: str = "cuda", flavour: str = "tensorrt_rtx") -> Iterator[Session]:
-    """An engine, in a file or in its bytes, on the first GPU.
+def start(path: Path | bytes, device: str = "cuda", flavour: str = RTX) -> Iterator[Session]:
+    """Loads an engine, from a file or from its bytes, on the first GPU.
 
-    The driver is asked first: without one, a TensorRT runtime hands out objects that crash the process.
-    Raises MissingBackend where there is no GPU, StageFailed if the engine does not start on it.
+    Checks for a driver first: without one, a TensorRT runtime returns objects that crash the process.
+    Raises MissingBackend where there is no GPU, StageFailed if the engine cannot be loaded on it.
     """
     if device != "cuda" or not machine.gpus():
         raise MissingBackend("an engine needs a CUDA GPU, and no driver answers here", "run it on the device it is for")
     plan = path.read_bytes() if isinstance(path, Path) else path
-    engine = Engine(library(flavour), library("cuda.bindings.runtime"), plan)
+    engine = Engine(library(flavour), library(_CUDA), plan)
     del path, plan  # the engine has a copy
     try:
         yield engine
@@ -74,8 +76,8 @@ class Engine:
         if self._engine is None:
             raise StageFailed("TensorRT refuses the engine on this GPU", "build it again for this GPU and release")
         self._context = self._engine.create_execution_context()
-        self._stream = self._ask(cuda.cudaStreamCreate())
-        self._events = [self._ask(cuda.cudaEventCreate()) for _ in range(2)]
+        self._stream = self._checked(cuda.cudaStreamCreate())
+        self._events = [self._checked(cuda.cudaEventCreate()) for _ in range(2)]
         self._shapes: Mapping[str, tuple[int, ...]] = {}
         self._buffers: dict[str, int] = {}
         self._outputs: dict[str, Array] = {}
@@ -83,7 +85,7 @@ class Engine:
         self.gpu_ms: list[float] = []
 
     def __call__(self, **inputs: Array) -> dict[str, Array]:
-        """Copies in, runs, copies out; `gpu_ms` gains the time between, as the GPU's own events saw it."""
+        """Copies the inputs in, runs, copies the outputs out; appends the run time by CUDA events to `gpu_ms`."""
         shapes = {name: array.shape for name, array in inputs.items()}
         if shapes != self._shapes:
             self._bind(inputs)
@@ -91,21 +93,21 @@ class Engine:
         cuda = self._cuda
         for name, array in inputs.items():
             self._copy(self._buffers[name], array.ctypes.data, array.nbytes, cuda.cudaMemcpyKind.cudaMemcpyHostToDevice)
-        self._ask(cuda.cudaEventRecord(self._events[0], self._stream))
+        self._checked(cuda.cudaEventRecord(self._events[0], self._stream))
         self._launch()
-        self._ask(cuda.cudaEventRecord(self._events[1], self._stream))
+        self._checked(cuda.cudaEventRecord(self._events[1], self._stream))
         for name, array in self._outputs.items():
             self._copy(array.ctypes.data, self._buffers[name], array.nbytes, cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost)
-        self._ask(cuda.cudaStreamSynchronize(self._stream))
-        self.gpu_ms.append(self._ask(cuda.cudaEventElapsedTime(*self._events)))
+        self._checked(cuda.cudaStreamSynchronize(self._stream))
+        self.gpu_ms.append(self._checked(cuda.cudaEventElapsedTime(*self._events)))
         return {name: array.copy() for name, array in self._outputs.items()}
 
     def close(self) -> None:
-        """Gives the GPU's memory back."""
+        """Frees the GPU memory, the events and the stream."""
         self._release()
         for event in self._events:
-            self._ask(self._cuda.cudaEventDestroy(event))
-        self._ask(self._cuda.cudaStreamDestroy(self._stream))
+            self._checked(self._cuda.cudaEventDestroy(event))
+        self._checked(self._cuda.cudaStreamDestroy(self._stream))
 
     def _bind(self, inputs: Mapping[str, Array]) -> None:
         """Sets the shapes, allocates every buffer, runs once, and captures that run as a CUDA graph."""
@@ -121,50 +123,49 @@ class Engine:
                 self._outputs[name] = np.empty(shape, self._trt.nptype(self._engine.get_tensor_dtype(name)))
                 self._allocate(name, self._outputs[name].nbytes)
         self._enqueue()
-        self._ask(self._cuda.cudaStreamSynchronize(self._stream))
+        self._checked(self._cuda.cudaStreamSynchronize(self._stream))
         self._graph = self._capture()
 
     def _capture(self) -> Any:
-        """The run as a CUDA graph, or None where the engine cannot be captured: it is then enqueued each time."""
+        """The run as a CUDA graph; None where the engine cannot be captured, and every call enqueues it instead."""
         cuda = self._cuda
-        self._ask(
-            cuda.cudaStreamBeginCapture(self._stream, cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
-        )
+        mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._checked(cuda.cudaStreamBeginCapture(self._stream, mode))
         enqueued = self._context.execute_async_v3(self._stream)
         error, graph = cuda.cudaStreamEndCapture(self._stream)
         if not enqueued or int(error) != 0:
             return None
-        executable = self._ask(cuda.cudaGraphInstantiate(graph, 0))
-        self._ask(cuda.cudaGraphDestroy(graph))
+        executable = self._checked(cuda.cudaGraphInstantiate(graph, 0))
+        self._checked(cuda.cudaGraphDestroy(graph))
         return executable
 
     def _launch(self) -> None:
         if self._graph is None:
             self._enqueue()
         else:
-            self._ask(self._cuda.cudaGraphLaunch(self._graph, self._stream))
+            self._checked(self._cuda.cudaGraphLaunch(self._graph, self._stream))
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._stream):
             raise StageFailed("TensorRT could not run the engine", "build it again for this GPU and release")
 
     def _allocate(self, name: str, size: int) -> None:
-        self._buffers[name] = self._ask(self._cuda.cudaMalloc(size))
+        self._buffers[name] = self._checked(self._cuda.cudaMalloc(size))
         self._context.set_tensor_address(name, self._buffers[name])
 
-    def _copy(self, to: int, source: int, size: int, kind: Any) -> None:
-        self._ask(self._cuda.cudaMemcpyAsync(to, source, size, kind, self._stream))
+    def _copy(self, destination: int, source: int, size: int, kind: Any) -> None:
+        self._checked(self._cuda.cudaMemcpyAsync(destination, source, size, kind, self._stream))
 
     def _release(self) -> None:
         for buffer in self._buffers.values():
-            self._ask(self._cuda.cudaFree(buffer))
+            self._checked(self._cuda.cudaFree(buffer))
         if self._graph is not None:
-            self._ask(self._cuda.cudaGraphExecDestroy(self._graph))
+            self._checked(self._cuda.cudaGraphExecDestroy(self._graph))
         self._buffers, self._outputs, self._graph = {}, {}, None
 
-    def _ask(self, answer: tuple[Any, ...]) -> Any:
-        """What a CUDA call returned; raises StageFailed if it reports an error."""
-        error, *values = answer
+    def _checked(self, result: tuple[Any, ...]) -> Any:
+        """The value that a CUDA call returned; raises StageFailed if it reports an error."""
+        error, *values = result
         if int(error) != 0:
             raise StageFailed(f"CUDA reports {error}", "check the driver and the free memory of the GPU")
         return values[0] if values else None

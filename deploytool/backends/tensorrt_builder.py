@@ -1,4 +1,4 @@
-"""Turns a graph into an engine: strongly typed, one set of calls for TensorRT 10, 11 and RTX, GPU or none."""
+"""Builds a TensorRT engine from an ONNX graph: strongly typed, the same calls for TensorRT 10, 11 and TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from deploytool.errors import StageFailed
 from deploytool.spec import EnginePlan, Range, Stage, Tensor
 
 _HEAVY = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
-_SHARE = 0.9  # of the heavy layers that are not kept in FP32 on purpose must be FP16: no engine is FP32 in silence
+_MIN_FP16_SHARE = 0.9  # of the heavy layers that are not FP32 on purpose: an FP32 engine is an error, not a fallback
 
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """An engine's bytes, how many of its network's layers give which type, and what TensorRT said meanwhile."""
+    """A serialized engine, the number of network layers by output type, and the lines that TensorRT logged."""
 
     engine: bytes
     layers: Mapping[str, int]
@@ -28,86 +28,96 @@ def build(
     graph: bytes,
     plan: EnginePlan,
     inputs: Sequence[Tensor],
-    free: Mapping[str, Range],
-    watch: Callable[[int, int], None],
+    ranges: Mapping[str, Range],
+    watch: Callable[[int, int], None] | None,
     *,
-    kept: int = 0,
+    fp32_layers: int | None = 0,
     probes: Collection[str] = (),
+    listen: Callable[[str], None] | None = None,
 ) -> BuiltEngine:
-    """The engine of an ONNX graph; `free` gives the range of every free size of its inputs, the batch with them.
+    """Builds the engine of a serialized ONNX graph; `ranges` holds every dynamic dimension, the batch included.
 
-    `kept` heavy layers are FP32 on purpose; `probes` are tensors on the way that the engine is to give too.
+    `watch` is called with the steps done and the steps in total. `fp32_layers` is the number of heavy layers that are
+    FP32 on purpose; None accepts any number. `probes` are intermediate tensors to add to the engine's outputs. `listen`
+    receives every log message, the verbose ones too.
 
-    Raises StageFailed if TensorRT refuses the graph or would build FP32.
+    Raises StageFailed if TensorRT rejects the graph or would build an FP32 engine.
     """
-    logger = _logger(trt)
+    logger = _logger(trt, listen)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(graph):
-        raise _refused(parser, inputs)
-    layers = _census(trt, network, kept)
-    _mark(network, probes)
+        raise _parse_failure(parser, inputs)
+    layers = _layer_types(trt, network, fp32_layers)
+    _mark_outputs(network, probes)
     config = builder.create_builder_config()
-    config.add_optimization_profile(_profile(builder, network, inputs, free))
+    config.add_optimization_profile(_optimization_profile(builder, network, inputs, ranges))
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.progress_monitor = _monitor(trt, watch)
-    _aim(trt, config, plan)
+    if watch is not None:
+        config.progress_monitor = _progress_monitor(trt, watch)
+    _set_compute_capabilities(trt, config, plan)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise StageFailed(f"{plan.flavour} could not build the engine: {logger.last_error()}", "see its message")
     return BuiltEngine(bytes(engine), layers, tuple(logger.lines))
 
 
-def _refused(parser: Any, inputs: Sequence[Tensor]) -> StageFailed:
+def _parse_failure(parser: Any, inputs: Sequence[Tensor]) -> StageFailed:
     error = parser.get_error(0)
     where = f"{error.node_operator()} node {error.node_name()!r}" if error.node_name() else "the graph"
     remedy = "change that operator, or deploy the ONNX graph"
     if any(tensor.dtype == "uint8" for tensor in inputs):
-        remedy = "bytes go into a cast and nothing else there: let the model begin with .float(), and permute after it"
+        remedy = (
+            "TensorRT takes a uint8 input only into a cast: let the model begin with .float(), and permute after it"
+        )
     reason = (error.desc().strip().splitlines() or ["it gives no reason"])[0]
     return StageFailed(f"TensorRT does not take {where}: {reason}", remedy)
 
 
-def _mark(network: Any, tensors: Collection[str]) -> None:
-    """Makes outputs of tensors on the way.
+def _mark_outputs(network: Any, names: Collection[str]) -> None:
+    """Makes intermediate tensors outputs of the network.
 
-    They are answers of fused layers: to mark an operand would take it out of the buffer that it is misread in.
+    A probe is the output of a fused layer, not an operand: marking an operand would move it out of the buffer in which
+    the known issue misreads it.
     """
     for index in range(network.num_layers):
         layer = network.get_layer(index)
-        for place in range(layer.num_outputs):
-            tensor = layer.get_output(place)
-            if tensor.name in tensors and not tensor.is_network_output:
+        for output in range(layer.num_outputs):
+            tensor = layer.get_output(output)
+            if tensor.name in names and not tensor.is_network_output:
                 network.mark_output(tensor)
 
 
-def _census(trt: Any, network: Any, kept: int) -> Counter[str]:
-    """How many layers give which type; raises StageFailed if the heavy ones are not FP16."""
+def _layer_types(trt: Any, network: Any, fp32_layers: int | None) -> Counter[str]:
+    """The number of layers by output type; raises StageFailed if too few heavy layers are FP16."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     heavy = [layer for layer in layers if layer.type.name in _HEAVY]
-    half = sum(layer.get_output(0).dtype == trt.DataType.HALF for layer in heavy)
-    if half < _SHARE * (len(heavy) - kept):
+    fp16 = sum(layer.get_output(0).dtype == trt.DataType.HALF for layer in heavy)
+    if fp32_layers is not None and fp16 < _MIN_FP16_SHARE * (len(heavy) - fp32_layers):
         raise StageFailed(
-            f"only {half} of {len(heavy)} convolution and matrix layers are FP16: this would be an FP32 engine",
+            f"only {fp16} of {len(heavy)} convolution and matrix layers are FP16: this would be an FP32 engine",
             f"build from the graph of the {Stage.FP16} stage",
         )
     return Counter(layer.get_output(0).dtype.name for layer in layers if layer.num_outputs)
 
 
-def _profile(builder: Any, network: Any, inputs: Sequence[Tensor], free: Mapping[str, Range]) -> Any:
-    """The graph says how large its inputs are, as a checkpoint may have settled it; the model, what is free."""
+def _optimization_profile(builder: Any, network: Any, inputs: Sequence[Tensor], ranges: Mapping[str, Range]) -> Any:
+    """The shapes of the inputs: the model names the dynamic dimensions, the graph has the sizes of the others.
+
+    A checkpoint can change a size that the model declares, so the graph decides.
+    """
     profile = builder.create_optimization_profile()
     for index, tensor in enumerate(inputs):
-        sizes = zip(tensor.shape, network.get_input(index).shape, strict=True)
-        sides = [free[side] if isinstance(side, str) else Range(size, size, size) for side, size in sizes]
-        shapes = ([getattr(side, end) for side in sides] for end in ("smallest", "typical", "largest"))
+        dimensions = zip(tensor.shape, network.get_input(index).shape, strict=True)
+        sizes = [ranges[name] if isinstance(name, str) else Range(size, size, size) for name, size in dimensions]
+        shapes = ([getattr(size, bound) for size in sizes] for bound in ("smallest", "typical", "largest"))
         profile.set_shape(tensor.name, *shapes)
     return profile
 
 
-def _aim(trt: Any, config: Any, plan: EnginePlan) -> None:
-    """Names the GPUs the engine is for; only TensorRT-RTX can, the full TensorRT builds for the GPU it runs on."""
+def _set_compute_capabilities(trt: Any, config: Any, plan: EnginePlan) -> None:
+    """Names the GPUs to build for, which TensorRT-RTX alone supports; TensorRT builds for the GPU it runs on."""
     if not plan.capabilities:
         return
     config.num_compute_capabilities = len(plan.capabilities)
@@ -115,9 +125,9 @@ def _aim(trt: Any, config: Any, plan: EnginePlan) -> None:
         config.set_compute_capability(getattr(trt.ComputeCapability, "SM" + capability.replace(".", "")), index)
 
 
-def _logger(trt: Any) -> Any:
-    class Log(trt.ILogger):  # type: ignore[misc]  # the bindings are chosen at run time and carry no types
-        """Keeps what TensorRT says, for the receipt; it must outlive the builder."""
+def _logger(trt: Any, listen: Callable[[str], None] | None) -> Any:
+    class Logger(trt.ILogger):  # type: ignore[misc]  # the bindings are chosen at run time and carry no types
+        """Collects the log up to severity INFO; must outlive the builder."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -126,16 +136,18 @@ def _logger(trt: Any) -> Any:
         def log(self, severity: Any, message: str) -> None:
             if severity <= trt.ILogger.Severity.INFO:
                 self.lines.append(f"{severity.name}: {message}")
+            if listen is not None:
+                listen(message)
 
         def last_error(self) -> str:
             return next((line for line in reversed(self.lines) if "ERROR" in line), "it gave no reason")
 
-    return Log()
+    return Logger()
 
 
-def _monitor(trt: Any, watch: Callable[[int, int], None]) -> Any:
+def _progress_monitor(trt: Any, watch: Callable[[int, int], None]) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # as above
-        """Reports the outermost phase; TensorRT calls it from its own threads."""
+        """Reports the steps of the outermost phases; TensorRT calls it from its own threads."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)

@@ -24,6 +24,7 @@ from deploytool.parity import checks
 from deploytool.parity.checks import PlannedComparison
 from deploytool.results.artifact import Kind
 from deploytool.spec import Job, Options, Precision, Stage, Status, spoken
+from deploytool.targets import DISTRIBUTIONS
 
 AUTO, EAGER = "auto", checks.EAGER
 _CONTROL = "the baseline again"
@@ -31,7 +32,7 @@ _MOST = 1000  # rounds: p99 wants a hundred, and nothing wants more than this
 _ENOUGH_FOR_P99 = 100
 _WARM_UP = 0.1  # of the time for a batch
 _LAUNCH_BOUND = 0.8  # of the time between the events that the host needs to hand the model over
-_LIBRARIES = ("deploytool", "torch", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
+_LIBRARIES = ("deploytool", "torch", "numpy", "onnxruntime", "onnxruntime-gpu", *DISTRIBUTIONS)
 
 Watch = Callable[[int, int], None]
 

@@ -19,9 +19,9 @@ from deploytool.results.faults import SPOKEN, FaultsResult
 from deploytool.results.report import Check, Comparison, Engine, Report, Speed
 from deploytool.results.verdict import Conclusion
 from deploytool.spec import SpeedVerdict, Stage, TargetPlan, spoken
+from deploytool.targets import FLAVOURS
 
 _NONE = "–"
-_DEFAULT = {"tensorrt": "the GPU it was built on", "tensorrt_rtx": "8.0, 8.6, 8.9, 12.0 and later"}
 
 
 def show(console: Console, written: Report, home: Path) -> None:
@@ -177,7 +177,7 @@ def _engines(written: Report, home: Path) -> list[str]:
 
 
 def _serves(engine: Engine, written: Report) -> str:
-    capabilities = ", ".join(engine.capabilities) or _DEFAULT[engine.flavour]
+    capabilities = ", ".join(engine.capabilities) or FLAVOURS[engine.flavour].coverage
     names = verdict.targets_served(engine, written)
     return f"{engine.flavour} {engine.version} for {' '.join(names)} (compute capability {capabilities})"
 

@@ -19,10 +19,9 @@ from deploytool.device.worker import Request, Trial
 from deploytool.errors import BadInput, DeployError, MissingBackend, ParityFailed, StageFailed
 from deploytool.host import disk, files, locks, owner, workers
 from deploytool.spec import Precision
+from deploytool.targets import FLAVOURS, RTX
 
 _MAKING = ".making-"
-_FLAVOURS = ("tensorrt", "tensorrt_rtx")  # the full one first: it tunes for the very GPU
-_RTX = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 _HOURS = Limits(seconds=4 * 3600.0, writes=workers.LARGEST_FILE)  # TensorRT times every kernel it knows
 
 
@@ -55,10 +54,10 @@ def flavour(found: Environment) -> str:
     """Which TensorRT builds here; raises MissingBackend if none does."""
     if not found.capability:
         raise MissingBackend("no CUDA GPU answers here, and an engine is built on the GPU it is for", "build it there")
-    for name in _FLAVOURS:
-        if found.version(name) and (name == "tensorrt" or found.capability in _RTX):
+    for name, product in FLAVOURS.items():
+        if found.version(name) and product.supports(found.capability):
             return name
-    why = "TensorRT-RTX does not know it" if found.version("tensorrt_rtx") else "no TensorRT is installed"
+    why = "TensorRT-RTX does not know it" if found.version(RTX) else "no TensorRT is installed"
     raise MissingBackend(f"no engine can be built for {found.gpu}: {why}", "install the full TensorRT")
 
 
@@ -120,7 +119,7 @@ def _make(
     disk.check(built, 2 * source.size, path)  # an engine has about as many bytes as its graph, and is copied once
     with tempfile.TemporaryDirectory(prefix=f"{_MAKING}{owner.name()}-", dir=built) as bench:
         made = Path(bench, path)
-        capabilities = (found.capability,) if name == "tensorrt_rtx" else ()
+        capabilities = () if FLAVOURS[name].needs_gpu else (found.capability,)
         request = Request("build", str(folder), manifest, way, "", out=str(made), capabilities=capabilities)
         probe.ask(request, limits=_HOURS, heard=lambda line: _heard(line, watch))
         file = describe_file(Path(bench), path, Role.ENGINE)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from deploytool.bundle.manifest import Engine
 from deploytool.host import machine
+from deploytool.targets import FLAVOURS
 
 _ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
-_DISTRIBUTIONS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Environment:
 def detect() -> Environment:
     """What this machine is; nothing heavy is imported, and no driver is trusted with our process beyond its name."""
     processor = platform.machine().lower()
-    found = {flavour: machine.version(name) for flavour, name in _DISTRIBUTIONS.items()}
+    found = {name: flavour.version for name, flavour in FLAVOURS.items()}
     gpus = machine.gpus()
     return Environment(
         system=platform.system().lower(),
@@ -43,7 +43,7 @@ def detect() -> Environment:
         gpu=gpus[0].name if gpus else "",
         capability=gpus[0].capability if gpus else "",
         cuda=machine.cuda() if gpus else "",
-        tensorrt={flavour: version for flavour, version in found.items() if version},
+        tensorrt={name: version for name, version in found.items() if version},
     )
 
 

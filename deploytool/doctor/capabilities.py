@@ -9,7 +9,7 @@ from deploytool import targets
 from deploytool.doctor.inventory import RUNTIMES, Inventory
 from deploytool.doctor.traps import Name, Trap
 from deploytool.spec import Decision, TargetPlan
-from deploytool.targets import TARGETS, THIS
+from deploytool.targets import FULL, TARGETS, THIS
 
 GRAPHS, RUN, SIGN, SIGNED = "make graphs", "run", "sign", "check signatures"
 HOST = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim")
@@ -65,7 +65,7 @@ def _graphs(found: Inventory) -> Capability:
 def _engines(wanted: Sequence[Decision], caught: Sequence[Trap]) -> Iterator[Capability]:
     spoilt = next((trap for trap in caught if trap.name is Name.PLACEHOLDER), None)
     for decision in wanted:
-        if decision.verdict is TargetPlan.HERE and decision.flavour == "tensorrt" and spoilt:
+        if decision.verdict is TargetPlan.HERE and decision.flavour == FULL and spoilt:
             yield Capability(decision.target, False, spoilt.problem, spoilt.mend)
         else:
             mend = _MENDS.get(decision.verdict, "")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from deploytool.doctor import Diagnosis, capabilities
 from deploytool.doctor.inventory import RUNTIMES, Inventory
-from deploytool.targets import TARGETS, THIS
+from deploytool.targets import FLAVOURS, FULL, RTX, TARGETS, THIS
 
 
 def lines(shown: Diagnosis) -> Iterator[str]:
@@ -33,8 +33,10 @@ def _here(found: Inventory) -> Iterator[tuple[str, str]]:
     yield "GPU", ", ".join(f"{gpu.name} (compute capability {gpu.capability})" for gpu in found.gpus) or "none"
     if not capabilities.is_device(found):
         yield "torch", found.version("torch") or "not installed"
-    yield "TensorRT", found.version("tensorrt") or (f"{', '.join(found.loads)}.x" if found.loads else "not installed")
-    yield "TensorRT-RTX", found.version("tensorrt-rtx") or "not installed"
+    full, rtx = FLAVOURS[FULL], FLAVOURS[RTX]
+    loadable = f"{', '.join(found.loads)}.x" if found.loads else "not installed"
+    yield full.title, found.version(full.distribution) or loadable
+    yield rtx.title, found.version(rtx.distribution) or "not installed"
     names = [f"{name} {found.version(name)}" for name in RUNTIMES if found.version(name)]
     yield "ONNX Runtime", " and ".join(names) or "not installed"
     yield from (("", f"{each.name}: {each.reason or 'starts'}") for each in found.providers)

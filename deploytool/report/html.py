@@ -28,8 +28,7 @@ from deploytool.report.run_data import RunData
 from deploytool.report.svg import Plot
 from deploytool.results.faults import ENGINE, GRAPH
 from deploytool.spec import TargetPlan
-
-_COVERS = {"tensorrt": "the GPU it was built on", "tensorrt_rtx": "8.0, 8.6, 8.9, 12.0 and later"}
+from deploytool.targets import FLAVOURS
 
 
 def write(home: Path, named: Path | None = None) -> Path:
@@ -90,7 +89,7 @@ def text(facts: RunData) -> str:
             brought=list(device_results.rows(facts.devices)),
             engines=list(engines.served(report)),
             chosen=changed_options.chosen(report),
-            covers=_COVERS,
+            covers={name: flavour.coverage for name, flavour in FLAVOURS.items()},
             on_device=TargetPlan.ON_DEVICE,
             not_served=TargetPlan.NOT_SERVED,
             graph=GRAPH,

@@ -11,6 +11,7 @@ from typing import Protocol, cast
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.results.artifact import Kind, Notes
 from deploytool.spec import Job, Stage
+from deploytool.targets import DISTRIBUTIONS
 
 
 class Maker(Protocol):
@@ -48,7 +49,6 @@ class Contract:
 
 EVERYWHERE = ("errors.py", "serde.py", "spec.py", "host", "results")  # what every stage stands on
 _ORT = ("onnxruntime", "onnxruntime-gpu")
-_TRT = ("tensorrt", "tensorrt-rtx")
 
 STAGES: Mapping[Stage, Contract] = {
     Stage.LOAD: Contract(
@@ -95,10 +95,10 @@ STAGES: Mapping[Stage, Contract] = {
         (Kind.GRAPH, Kind.GOLDEN),
         Kind.GRAPH,
         ("rewrite", "rewrite_implied", "runner", "batch", "sizes", "targets", "tolerance"),
-        ("onnx", *_ORT, *_TRT),
+        ("onnx", *_ORT, *DISTRIBUTIONS),
         here=True,
         copies=2,  # the graph, and where it is another, the form for engines
-        packages=("backends", "benchmark", "data", "parity", "precision", "rewrites"),
+        packages=("backends", "benchmark", "data", "parity", "precision", "rewrites", "targets.py"),
     ),
     Stage.FP16: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
@@ -120,11 +120,11 @@ STAGES: Mapping[Stage, Contract] = {
         (Kind.GRAPH,),
         Kind.ENGINE,
         ("batch", "sizes", "engines"),
-        _TRT,
+        DISTRIBUTIONS,
         welcomes=(Kind.PROBES,),
         here=True,
         engine_copies=0.5,
-        packages=("backends", "known_issues"),
+        packages=("backends", "known_issues", "targets.py"),
     ),
     Stage.FAULTS: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
@@ -137,10 +137,10 @@ STAGES: Mapping[Stage, Contract] = {
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
         Kind.REPORT,
         ("batch", "sizes", "data", "io", "runner", "seconds", "tolerance", "min_speedup", "targets"),
-        ("torch", *_ORT, *_TRT),
+        ("torch", *_ORT, *DISTRIBUTIONS),
         welcomes=(Kind.TORCHSCRIPT, Kind.PROBES, Kind.ENGINE, Kind.FAULTS),
         here=True,
-        packages=("backends", "benchmark", "data", "loading", "parity"),
+        packages=("backends", "benchmark", "data", "loading", "parity", "targets.py"),
     ),
     Stage.PACK: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH, Kind.REPORT),
@@ -151,7 +151,7 @@ STAGES: Mapping[Stage, Contract] = {
         model=False,
         copies=1.5,
         engine_copies=0.5,
-        packages=("backends", "bundle", "data", "loading", "parity", "rewrites"),
+        packages=("bundle", "data", "loading", "parity", "rewrites", "targets.py"),
     ),
 }
 

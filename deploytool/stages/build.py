@@ -26,11 +26,12 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     free = {**job.options.sizes, BATCH: job.options.batch}
     engines, remarks, given_too = [], [], {}
     log: list[str] = []
+    inputs = job.model.inputs
     for plan in job.options.engines:
         trt, begun = tensorrt.library(plan.flavour), time.perf_counter()
         hits, remark = _endangered(_hits(given), plan, trt.__version__)
         probes = [hit.place.tensor for hit in hits]
-        built = tensorrt_builder.build(trt, graph, plan, job.model.inputs, free, job.watch, kept=kept, probes=probes)
+        built = tensorrt_builder.build(trt, graph, plan, inputs, free, job.watch, fp32_layers=kept, probes=probes)
         disk.write(out.with_name(plan.file), built.engine)
         seconds, size = round(time.perf_counter() - begun, 3), len(built.engine)
         engines.append(Engine(plan.file, size, plan.flavour, trt.__version__, plan.capabilities, built.layers, seconds))

@@ -21,7 +21,7 @@ from deploytool.benchmark.interleave import Milliseconds
 from deploytool.benchmark.ratio import Ratio
 from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import MissingBackend, ParityFailed, StageFailed
-from deploytool.host import disk, machine
+from deploytool.host import disk
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import metrics
 from deploytool.parity.replay import FEW, replay
@@ -32,6 +32,7 @@ from deploytool.rewrites import forms as rewrites_forms
 from deploytool.rewrites.forms import Candidate
 from deploytool.rewrites.recipes import ORIGINAL, RECIPES
 from deploytool.spec import AUTO, BATCH, Job, Stage
+from deploytool.targets import FLAVOURS, RTX
 
 _SECONDS = 0.5  # of timing for each batch
 _CONTENDERS = 3  # forms that are timed at the larger batch, the plain one aside
@@ -149,7 +150,7 @@ def _for_engine(forms: Sequence[Candidate], job: Job) -> tuple[Candidate, list[s
     best = min(light, key=lambda form: form.nodes)
     if best is before:
         return before, []
-    if not job.options.targets or not machine.version("tensorrt-rtx"):
+    if not job.options.targets or not FLAVOURS[RTX].version:
         return best, [f"{best.name} for FP16 and engines: {best.nodes} nodes for {before.nodes} (estimated)"]
     free = {**job.options.sizes, BATCH: job.options.batch}
     try:

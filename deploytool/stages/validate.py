@@ -22,8 +22,9 @@ from deploytool.results.faults import FaultsResult
 from deploytool.results.report import Comparison, Fp16Range, Report, Weights
 from deploytool.spec import BATCH, Job, Precision, Range, Stage
 from deploytool.stages import STAGES
+from deploytool.targets import DISTRIBUTIONS
 
-_LIBRARIES = ("deploytool", "torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
+_LIBRARIES = ("deploytool", "torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu", *DISTRIBUTIONS)
 
 
 def make(job: Job, out: Path, given: StageInputs) -> Notes:

@@ -1,3 +1,5 @@
+"""The build estimate: parsing of the build log, and a real build with TensorRT-RTX on the CPU."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -22,26 +24,31 @@ Bindings:
 input""".replace("\\\n", "")
 
 
-def test_a_log_is_counted() -> None:
+def test_parse_log_counts_kernels_syncs_and_bytes() -> None:
     assert tensorrt_estimate.parse_log(LOG, 123) == tensorrt_estimate.BuildEstimate(
         kernels=2, syncs=2, traffic=3 * 16 * 4 + 4 * 16 * 2 + 4 * 16 * 2, size=123
     )
 
 
-def test_a_log_without_layers_counts_nothing_and_is_refused() -> None:
+def test_a_log_without_layers_is_an_error() -> None:
     with pytest.raises(StageFailed, match="lists no layers"):
         tensorrt_estimate.parse_log("Engine generation completed", 1)
 
 
-def test_a_real_builder_tells_what_it_would_launch(finished: Path) -> None:
-    graph = (finished / "halve" / "graph.onnx").read_bytes()
-    found = tensorrt_estimate.estimate(graph, TINY.inputs, {BATCH: Range()})
-    assert 4 <= found.kernels <= 20
-    assert found.size > 10_000
-    assert found.traffic > 3 * 32 * 32 * 4
+def test_a_real_build_is_estimated(finished: Path) -> None:
+    graph = (finished / "fp16" / "model.onnx").read_bytes()
+    estimate = tensorrt_estimate.estimate(graph, TINY.inputs, {BATCH: Range()})
+    assert 4 <= estimate.kernels <= 20
+    assert estimate.size > 10_000
+    assert estimate.traffic > 3 * 32 * 32 * 4
 
 
-def test_what_the_builder_refuses_is_refused() -> None:
+def test_an_fp32_graph_is_estimated_too(finished: Path) -> None:
+    graph = (finished / "simplify" / "model.onnx").read_bytes()
+    assert tensorrt_estimate.estimate(graph, TINY.inputs, {BATCH: Range()}).kernels > 0
+
+
+def test_a_graph_that_tensorrt_rejects_is_an_error() -> None:
     text = '<ir_version: 8, opset_import: ["" : 18]> g (float[batch,3,32,32] input) => (float[batch,3,32,32] logits) {'
     graph = onnx.parser.parse_model(text + " logits = Det_of_a_kind(input) }")
     with pytest.raises(StageFailed, match="TensorRT does not take the graph"):

@@ -188,13 +188,13 @@ def test_an_engine_that_can_be_hit_gives_the_probes(
 ) -> None:
     """As if TensorRT-RTX had the fault: it is what builds here."""
     marked: list[list[str]] = []
-    real = tensorrt_builder._mark
+    real = tensorrt_builder._mark_outputs
 
     def watched(network: object, tensors: Collection[str]) -> None:
         real(network, tensors)
         marked.append(outputs(network))
 
-    monkeypatch.setattr(tensorrt_builder, "_mark", watched)
+    monkeypatch.setattr(tensorrt_builder, "_mark_outputs", watched)
     built(copied, tmp_path / "model.plan")
     pattern = known_issues.KNOWN_ISSUES[0]
     monkeypatch.setattr(pattern, "AFFECTED", (AffectedReleases("tensorrt_rtx", "1.0", None, ("12.0",)),))
