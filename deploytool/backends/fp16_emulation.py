@@ -1,7 +1,7 @@
-"""An FP16 graph as FP16 hardware computes it: every result is rounded to FP16, and sums inside an operator are FP32.
+"""Runs an FP16 graph on the CPU as FP16 hardware computes it: results rounded to FP16, sums accumulated in FP32.
 
-ONNX Runtime on a CPU computes an FP16 graph in FP32 from end to end and so hides what overflows. Here the graph is
-rewritten first: FP32 operators on the FP16 weights, and behind each of them a cast to FP16 and back.
+ONNX Runtime on a CPU computes an FP16 graph in FP32 throughout, which hides overflow. This module rewrites the graph
+first: it uses FP32 operators on the FP16 weights, and casts each of their results to FP16 and back.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from deploytool.backends.session import Array, Session, in_batches
 from deploytool.errors import MissingBackend
 
 SMALLEST, LARGEST = 2.0**-24, 65504.0  # FP16's smallest subnormal and largest finite number
-WIDE = "/fp32"  # after the name of a weight: what it is in FP32 beside the FP16 one
-_EXACT = "/exact"  # the result of a node before it is rounded
-_AT_ONCE = 8  # cases, so that all intermediate values of a batch fit into memory
+FP32_SUFFIX = "/fp32"  # after the name of a weight: the FP32 copy of a weight that the graph has in both types
+_UNROUNDED = "/exact"  # after the name of a tensor: the result of its node before it is rounded
+_CHUNK = 8  # cases that run at once, so that all intermediate tensors fit into memory
 
 
 def fingerprint() -> str:
@@ -32,85 +32,94 @@ def fingerprint() -> str:
 
 @contextmanager
 def start(path: Path, device: str = "cpu") -> Iterator[Session]:
-    """The graph of a file, every result rounded, on the CPU; inputs and outputs are FP32."""
+    """Loads an FP16 graph on the CPU with every result rounded to FP16; its inputs and outputs are FP32."""
     if device != "cpu":
-        raise MissingBackend(f"FP16 arithmetic is not emulated on {device}", "run the graph there instead")
-    yield _called(_session(emulate(onnx.load(path)), optimise=False))  # fusions would skip the rounding
+        raise MissingBackend(f"FP16 arithmetic is not emulated on {device}", "use --runner onnxruntime there")
+    yield _as_session(_load(emulate(onnx.load(path)), optimise=False))  # fused operators would skip the rounding
 
 
 @contextmanager
-def start_fp32_compute(path: Path) -> Iterator[Session]:
-    """The FP16 graph of a file with every operator in FP32: its weights are FP16's, and nothing else is."""
-    yield _called(_session(emulate(onnx.load(path), results=False)))
+def start_without_rounding(path: Path) -> Iterator[Session]:
+    """Loads an FP16 graph with every operator in FP32: only its weights are rounded to FP16."""
+    yield _as_session(_load(emulate(onnx.load(path), results=False)))
 
 
 @contextmanager
-def expected_weights(path: Path, half: Path) -> Iterator[Session]:
-    """The FP32 graph of a file with the weights that the FP16 graph `half` should have."""
-    yield _called(_session(with_fp16_weights_of(onnx.load(path), onnx.load(half))))
+def start_with_rounded_weights(path: Path, fp16_path: Path) -> Iterator[Session]:
+    """Loads an FP32 graph with the weights rounded that are FP16 in the graph of `fp16_path`."""
+    yield _as_session(_load(round_weights_like(onnx.load(path), onnx.load(fp16_path))))
 
 
-def with_fp16_weights_of(graph: onnx.ModelProto, half: onnx.ModelProto) -> onnx.ModelProto:
-    """The FP32 graph with those weights rounded to FP16 that are FP16 in the graph `half`.
+def round_weights_like(graph: onnx.ModelProto, fp16_graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The FP32 graph, changed in place, with the weights rounded to FP16 that are FP16 in `fp16_graph`.
 
-    What it answers is what `half` must answer too when it is widened, FP32 noise aside. A weight that `half` has in
-    both types is rounded for those of its readers alone that read it in FP16 there.
+    Its outputs are those that `fp16_graph` must have when it is computed in FP32, up to FP32 noise. A weight that
+    `fp16_graph` has in both types is rounded only for the consumers that read it in FP16 there.
     """
-    halves = {weight.name for weight in half.graph.initializer if weight.data_type == TensorProto.FLOAT16}
-    halves |= {node.output[0] for node in half.graph.node if any(_is_half_constant(each) for each in node.attribute)}
-    exact = {(node.name, name) for node in half.graph.node for name in node.input if name.endswith(WIDE)}
-    held = {weight.name: weight for weight in graph.graph.initializer}
-    held |= {
-        node.output[0]: each.t
-        for node in graph.graph.node
-        for each in node.attribute
-        if node.op_type == "Constant" and each.HasField("t")
-    }
+    rounded = _fp16_weights(fp16_graph)
+    reads = ((node.name, name) for node in fp16_graph.graph.node for name in node.input)
+    fp32_reads = {(node, name) for node, name in reads if name.endswith(FP32_SUFFIX)}
+    weights = _weights(graph)
     for node in graph.graph.node:
-        called = {node.name, f"{node.output[0]}/{node.op_type}"}  # the second where it has no name of its own
-        for place, name in enumerate(node.input):
-            if name in halves and name in held and any((each, name + WIDE) in exact for each in called):
-                if name + WIDE not in held:
-                    held[name + WIDE] = numpy_helper.from_array(numpy_helper.to_array(held[name]), name + WIDE)
-                    graph.graph.initializer.append(held[name + WIDE])
-                node.input[place] = name + WIDE
-    for name in halves & set(held):
-        _narrow(held[name])
+        node_names = {node.name, f"{node.output[0]}/{node.op_type}"}  # the second where the node has no name
+        for index, name in enumerate(node.input):
+            fp32_name = name + FP32_SUFFIX
+            if name in rounded and name in weights and any((reader, fp32_name) in fp32_reads for reader in node_names):
+                if fp32_name not in weights:
+                    weights[fp32_name] = numpy_helper.from_array(numpy_helper.to_array(weights[name]), fp32_name)
+                    graph.graph.initializer.append(weights[fp32_name])
+                node.input[index] = fp32_name
+    for name in rounded & set(weights):
+        _round_values(weights[name])
     return graph
 
 
-def _is_half_constant(attribute: onnx.AttributeProto) -> bool:
-    return attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT16
+def _fp16_weights(graph: onnx.ModelProto) -> set[str]:
+    """The names of the FP16 initializers and constants."""
+    names = {weight.name for weight in graph.graph.initializer if weight.data_type == TensorProto.FLOAT16}
+    for node in graph.graph.node:
+        if any(each.HasField("t") and each.t.data_type == TensorProto.FLOAT16 for each in node.attribute):
+            names.add(node.output[0])
+    return names
 
 
-def _narrow(weight: TensorProto) -> None:
-    """Rounds a weight to FP16 and widens it again."""
+def _weights(graph: onnx.ModelProto) -> dict[str, TensorProto]:
+    """The initializers and constants by name."""
+    weights = {weight.name: weight for weight in graph.graph.initializer}
+    constants = (node for node in graph.graph.node if node.op_type == "Constant")
+    return weights | {
+        node.output[0]: attribute.t for node in constants for attribute in node.attribute if attribute.HasField("t")
+    }
+
+
+def _round_values(weight: TensorProto) -> None:
+    """Rounds the values of an FP32 weight to FP16, in place; its type stays FP32."""
     values = numpy_helper.to_array(round_to_fp16(weight)).astype(np.float32)
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
 
 
 def round_to_fp16(weight: TensorProto) -> TensorProto:
-    """A weight in FP16: what is finite stays so, at FP16's ends if need be, and what is not zero does not become so."""
+    """A weight in FP16: finite values are clipped to FP16's range, and nonzero values do not become zero."""
     values = numpy_helper.to_array(weight)
-    kept = np.where(np.isfinite(values), values.clip(-LARGEST, LARGEST), values)
+    clipped = np.where(np.isfinite(values), values.clip(-LARGEST, LARGEST), values)
     with np.errstate(under="ignore"):
-        half = kept.astype(np.float16)
+        half = clipped.astype(np.float16)
     half = np.where((half == 0) & (values != 0), np.copysign(SMALLEST, values).astype(np.float16), half)
     return numpy_helper.from_array(half.reshape(values.shape), weight.name)
 
 
-def _called(session: ort.InferenceSession) -> Session:
+def _as_session(session: ort.InferenceSession) -> Session:
     names = [output.name for output in session.get_outputs()]
 
     def call(**inputs: Array) -> dict[str, Array]:
-        return dict(zip(names, session.run(names, _taken(session, inputs)), strict=True))
+        return dict(zip(names, session.run(names, _cast_inputs(session, inputs)), strict=True))
 
     return in_batches(call, session.get_inputs()[0].shape[:1])
 
 
-def _session(graph: onnx.ModelProto, *, optimise: bool = True) -> ort.InferenceSession:
+def _load(graph: onnx.ModelProto, *, optimise: bool = True) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1  # nobody times this, and more of them cost more than they bring
+    options.intra_op_num_threads = 1  # never timed, and more threads cost more than they save
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
@@ -118,80 +127,85 @@ def _session(graph: onnx.ModelProto, *, optimise: bool = True) -> ort.InferenceS
 
 
 def run_with_range(half: onnx.ModelProto, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
-    """The answers of a graph in memory, and the largest finite value that it rounds to FP16 anywhere, masks aside."""
-    halves = {value.name for value in half.graph.input if _is_half(value)}
-    given = {name: array.astype(np.float16) if name in halves else array for name, array in inputs.items()}
+    """The outputs of an FP16 graph, and the largest finite value that it rounds to FP16 anywhere, masks excluded."""
+    halves = {value.name for value in half.graph.input if _is_fp16(value)}
+    arrays = {name: array.astype(np.float16) if name in halves else array for name, array in inputs.items()}
     graph, masked = emulate(half), emulate(half)
-    ends = [output.name for output in graph.graph.output]
-    made = [node.output[0] for node in graph.graph.node if node.output[0].endswith(_EXACT)]
-    apart = mask_values.shrink(masked)
-    names = [*ends, *([] if apart else _measure(graph, made))]
-    parts = _run(graph, names, given)
+    outputs = [output.name for output in graph.graph.output]
+    unrounded = [node.output[0] for node in graph.graph.node if node.output[0].endswith(_UNROUNDED)]
+    has_masks = mask_values.shrink(masked)
+    names = [*outputs, *([] if has_masks else _add_maxima(graph, unrounded))]
+    chunks = _run(graph, names, arrays)
     cases = len(next(iter(inputs.values())))
-    answers = {name: np.concatenate([part[place] for part in parts])[:cases] for place, name in enumerate(ends)}
-    largest = float(np.max([part[len(ends) :] for part in parts], initial=0.0))
-    if apart or not np.isfinite(largest):
-        largest = max(_sizes(masked, made, given).values(), default=0.0)
+    answers = {name: np.concatenate([chunk[index] for chunk in chunks])[:cases] for index, name in enumerate(outputs)}
+    largest = float(np.max([chunk[len(outputs) :] for chunk in chunks], initial=0.0))
+    if has_masks or not np.isfinite(largest):
+        largest = max(_ranges(masked, unrounded, arrays).values(), default=0.0)
     return answers, largest
 
 
 def node_ranges(path: Path, inputs: Mapping[str, Array]) -> dict[str, float]:
-    """The largest finite value that each node of an FP16 graph makes before it is rounded, by the node's name.
+    """The largest finite value that each node of an FP16 graph produces before rounding, by the name of the node.
 
-    Infinity is no overflow: what overflows is finite once, where it is made. Nor is what a mask makes.
+    Infinity is not counted: a value that overflows is finite once, at the node that produces it. Masks are not either.
     """
     graph = emulate(onnx.load(path))
-    makers = {node.output[0]: node.name for node in graph.graph.node if node.output[0].endswith(_EXACT)}
-    found = _sizes(graph, list(makers), inputs)
-    return {maker: found[exact] for exact, maker in makers.items()}
+    producers = {node.output[0]: node.name for node in graph.graph.node if node.output[0].endswith(_UNROUNDED)}
+    ranges = _ranges(graph, list(producers), inputs)
+    return {node: ranges[tensor] for tensor, node in producers.items()}
 
 
 def tensor_ranges(single: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, float]:
-    """The largest finite absolute value of each FP32 tensor of an FP32 graph and of its inputs, masks aside."""
-    graph = with_types(single)
+    """The largest finite absolute value of each FP32 tensor of an FP32 graph, inputs included and masks excluded."""
+    graph = infer_types(single)
     values = (*graph.graph.input, *graph.graph.value_info, *graph.graph.output)
     tensors = {value.name: None for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
-    return _sizes(graph, list(tensors), inputs)
+    return _ranges(graph, list(tensors), inputs)
 
 
-def _sizes(graph: onnx.ModelProto, tensors: Sequence[str], inputs: Mapping[str, Array]) -> dict[str, float]:
-    """The largest finite absolute value of each of these tensors, masks aside; the graph is changed."""
-    bare, again = onnx.ModelProto(), onnx.ModelProto()
-    bare.CopyFrom(graph)
-    masked = mask_values.shrink(graph)
-    again.CopyFrom(graph)
-    found = _largest(graph, tensors, inputs)
-    odd = [name for name, value in found.items() if not np.isfinite(value)]
-    found |= _largest(again, odd, inputs, finite=True) if odd else {}
-    mask_values.shrink(bare, to=0.0)
-    veiled = [name for name, value in found.items() if masked and mask_values.SMALL / 2 <= value <= LARGEST]
-    apart = _largest(bare, veiled, inputs, finite=True) if veiled else {}
-    return found | {name: min(found[name], value) for name, value in apart.items()}
+def _ranges(graph: onnx.ModelProto, tensors: Sequence[str], inputs: Mapping[str, Array]) -> dict[str, float]:
+    """The largest finite absolute value of each of these tensors, masks excluded; changes the graph.
+
+    A tensor that can still hold a shrunk mask is measured once more with masks of zero.
+    """
+    without_masks, copy = onnx.ModelProto(), onnx.ModelProto()
+    without_masks.CopyFrom(graph)
+    has_masks = mask_values.shrink(graph)
+    copy.CopyFrom(graph)
+    ranges = _maxima(graph, tensors, inputs)
+    infinite = [name for name, value in ranges.items() if not np.isfinite(value)]
+    ranges |= _maxima(copy, infinite, inputs, finite=True) if infinite else {}
+    mask_values.shrink(without_masks, to=0.0)
+    lowest_mask = mask_values.SHRUNK_MASK / 2
+    doubtful = [name for name, value in ranges.items() if has_masks and lowest_mask <= value <= LARGEST]
+    bare = _maxima(without_masks, doubtful, inputs, finite=True) if doubtful else {}
+    return ranges | {name: min(ranges[name], value) for name, value in bare.items()}
 
 
-def _largest(
+def _maxima(
     graph: onnx.ModelProto, tensors: Sequence[str], inputs: Mapping[str, Array], *, finite: bool = False
 ) -> dict[str, float]:
-    parts: Array = np.array(_run(graph, _measure(graph, tensors, finite=finite), inputs))
-    return dict(zip(tensors, parts.max(axis=0).tolist(), strict=True))
+    """The largest absolute value of each of these tensors over all cases; changes the graph."""
+    maxima: Array = np.array(_run(graph, _add_maxima(graph, tensors, finite=finite), inputs))
+    return dict(zip(tensors, maxima.max(axis=0).tolist(), strict=True))
 
 
 def _run(graph: onnx.ModelProto, names: Sequence[str], inputs: Mapping[str, Array]) -> list[list[Array]]:
-    """These outputs, for a few cases at a time; where the batch is fixed, the last is filled up from the first."""
-    session, cases = _session(graph, optimise=False), len(next(iter(inputs.values())))
+    """These outputs for a few cases at a time; with a fixed batch size, the first cases pad the last chunk."""
+    session, cases = _load(graph, optimise=False), len(next(iter(inputs.values())))
     batch = next(iter(session.get_inputs()[0].shape), None)
-    size = batch if isinstance(batch, int) else _AT_ONCE
+    size = batch if isinstance(batch, int) else _CHUNK
     firsts = range(0, cases, size)
     ends = [first + size if isinstance(batch, int) else min(first + size, cases) for first in firsts]
-    batches = [np.arange(first, end) % cases for first, end in zip(firsts, ends, strict=True)]
-    taken = _taken(session, inputs)
-    return [session.run(names, {name: array[few] for name, array in taken.items()}) for few in batches]
+    chunks = [np.arange(first, end) % cases for first, end in zip(firsts, ends, strict=True)]
+    arrays = _cast_inputs(session, inputs)
+    return [session.run(names, {name: array[rows] for name, array in arrays.items()}) for rows in chunks]
 
 
-def _measure(graph: onnx.ModelProto, tensors: Sequence[str], *, finite: bool = False) -> list[str]:
-    """Adds to a graph the largest absolute value of each of these tensors, as outputs of the names returned.
+def _add_maxima(graph: onnx.ModelProto, tensors: Sequence[str], *, finite: bool = False) -> list[str]:
+    """Adds the largest absolute value of each of these tensors to the graph's outputs; returns the output names.
 
-    With `finite`, what is infinite or no number counts as zero, which takes another two operators.
+    With `finite`, infinity and NaN count as zero, which takes two more operators for each tensor.
     """
     names, inner = [], graph.graph
     if finite:
@@ -210,25 +224,25 @@ def _measure(graph: onnx.ModelProto, tensors: Sequence[str], *, finite: bool = F
     return names
 
 
-def _taken(session: ort.InferenceSession, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The inputs in the types that a graph takes: a widened one has FP32 for the FP16 of the graph that it is of."""
-    single = {each.name for each in session.get_inputs() if each.type == "tensor(float)"}
+def _cast_inputs(session: ort.InferenceSession, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The inputs in the types that the session declares: an emulated graph takes FP32 where the original takes FP16."""
+    single = {declared.name for declared in session.get_inputs() if declared.type == "tensor(float)"}
     return {name: array.astype(np.float32, copy=False) if name in single else array for name, array in inputs.items()}
 
 
 def emulate(half: onnx.ModelProto, *, results: bool = True) -> onnx.ModelProto:
-    """The FP32 graph that computes what FP16 hardware makes of `half`; or exactly, if `results` are not rounded."""
-    graph = with_types(half).graph
-    halves = {value.name for value in (*graph.input, *graph.value_info, *graph.output) if results and _is_half(value)}
-    weights = [_single(weight) for weight in graph.initializer]
-    nodes = [each for node in graph.node for each in _rounding(node, halves)]
-    inputs, outputs = ([_as_single(value) for value in values] for values in (graph.input, graph.output))
-    made = helper.make_graph(nodes, graph.name, inputs, outputs, weights)
-    return helper.make_model(made, opset_imports=half.opset_import, ir_version=half.ir_version)
+    """The FP32 graph that computes what FP16 hardware computes for `half`; with `results` False, without rounding."""
+    graph = infer_types(half).graph
+    halves = {value.name for value in (*graph.input, *graph.value_info, *graph.output) if results and _is_fp16(value)}
+    weights = [_fp32_tensor(weight) for weight in graph.initializer]
+    nodes = [emulated for node in graph.node for emulated in _rounded_node(node, halves)]
+    inputs, outputs = ([_fp32_value(value) for value in values] for values in (graph.input, graph.output))
+    fp32_graph = helper.make_graph(nodes, graph.name, inputs, outputs, weights)
+    return helper.make_model(fp32_graph, opset_imports=half.opset_import, ir_version=half.ir_version)
 
 
-def with_types(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the type of every tensor; what a faulty graph says of its own shapes may be wrong."""
+def infer_types(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the type of every tensor; discards the shapes that it declares if they are inconsistent."""
     try:
         return onnx.shape_inference.infer_shapes(model, strict_mode=True)
     except onnx.shape_inference.InferenceError:
@@ -236,34 +250,34 @@ def with_types(model: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.shape_inference.infer_shapes(model, strict_mode=True)
 
 
-def _is_half(value: onnx.ValueInfoProto) -> bool:
+def _is_fp16(value: onnx.ValueInfoProto) -> bool:
     return bool(value.type.tensor_type.elem_type == TensorProto.FLOAT16)
 
 
-def _single(weight: TensorProto) -> TensorProto:
+def _fp32_tensor(weight: TensorProto) -> TensorProto:
     if weight.data_type != TensorProto.FLOAT16:
         return weight
     return numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float32), weight.name)
 
 
-def _as_single(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    if _is_half(value):
+def _fp32_value(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    if _is_fp16(value):
         value.type.tensor_type.elem_type = TensorProto.FLOAT
     return value
 
 
-def _rounding(node: onnx.NodeProto, halves: set[str]) -> list[onnx.NodeProto]:
-    """The node in FP32, with every FP16 result of it rounded to FP16 and widened again."""
+def _rounded_node(node: onnx.NodeProto, halves: set[str]) -> list[onnx.NodeProto]:
+    """The node in FP32, followed by casts of its FP16 results to FP16 and back."""
     nodes = [node]
     for attribute in node.attribute:
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
             attribute.i = TensorProto.FLOAT
         if attribute.HasField("t"):
-            attribute.t.CopyFrom(_single(attribute.t))
-    for place, name in enumerate(node.output):
+            attribute.t.CopyFrom(_fp32_tensor(attribute.t))
+    for index, name in enumerate(node.output):
         if name in halves:
-            exact, half = name + _EXACT, f"{name}/half"
-            node.output[place] = exact
-            nodes.append(helper.make_node("Cast", [exact], [half], half, to=TensorProto.FLOAT16))
+            unrounded, half = name + _UNROUNDED, f"{name}/half"
+            node.output[index] = unrounded
+            nodes.append(helper.make_node("Cast", [unrounded], [half], half, to=TensorProto.FLOAT16))
             nodes.append(helper.make_node("Cast", [half], [name], f"{name}/single", to=TensorProto.FLOAT))
     return nodes

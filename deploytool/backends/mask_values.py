@@ -1,7 +1,8 @@
-"""Numbers that are huge on purpose: masks of minus infinity, of -1e9, of the smallest number there is.
+"""Finds attention masks in a graph (minus infinity, -1e9, the lowest float) and makes their values small.
 
-A softmax makes zero of them, a maximum never takes them, and FP16 has infinity too: they are no overflow. To find what
-overflows beside them, they are made small enough for FP16 and still far from all else, for that measurement alone.
+A mask is large on purpose: a softmax turns it into zero, a maximum never selects it, and FP16 has infinity too, so it
+is not an overflow. To measure the range of the other tensors, masks get values that fit into FP16 and still dominate
+the sum that they are added to. The changed graph serves that measurement only.
 """
 
 from __future__ import annotations
@@ -12,36 +13,38 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-FROM = 65504.0  # whatever FP16 cannot tell from its end
-SMALL = 8192.0  # exp(-8192) is zero too, and seven masks on top of one another still fit into FP16
-_CHOOSING = ("Where", "Add", "Sub", "Pad", "ScatterND", "ScatterElements")  # operators that apply a mask
-_PASSING = (
+MIN_MASK = 65504.0  # the largest finite FP16 value: constants from here on can be masks
+SHRUNK_MASK = 8192.0  # exp(-8192) is zero too, and the sum of seven masks still fits into FP16
+_APPLYING = ("Where", "Add", "Sub", "Pad", "ScatterND", "ScatterElements")  # operators that apply a mask
+_MOVING = (
     *("Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Neg", "Reshape", "Slice", "Squeeze"),
     *("Tile", "Transpose", "Trilu", "Unsqueeze"),
-)  # operators that only move numbers
-_COUNTING = (*_PASSING, "Constant", "ConstantOfShape", "Range", "Shape", "Add", "Sub", "Mul", "Where")
+)  # operators that move values without computing new ones
+_INTEGER = (*_MOVING, "Constant", "ConstantOfShape", "Range", "Shape", "Add", "Sub", "Mul", "Where")
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-_TELLING = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor", "IsInf")
+_COMPARING = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor", "IsInf")
 
 
-def shrink(graph: onnx.ModelProto, to: float = SMALL) -> bool:
-    """Makes the numbers of the masks of an FP32 graph as small as that; whether it has any."""
-    wiring = _Wiring(graph.graph)
-    constants = [each for each in _constants(graph) if each[1].data_type == TensorProto.FLOAT and _huge(each[1])]
-    found = [value for name, value in constants if wiring.is_mask(name)]
-    for value in found:
-        numbers = numpy_helper.to_array(value)
-        small = np.where(np.abs(numbers) >= FROM, np.copysign(np.float32(to), numbers), numbers)
-        value.CopyFrom(numpy_helper.from_array(small.astype(np.float32), value.name))
-    return bool(found)
+def shrink(graph: onnx.ModelProto, to: float = SHRUNK_MASK) -> bool:
+    """Replaces the mask values of an FP32 graph, in place, by `to` with their sign; returns whether it has any."""
+    uses = _TensorUses(graph.graph)
+    large = [(name, value) for name, value in _constants(graph) if _is_large(value)]
+    masks = [value for name, value in large if uses.is_mask(name)]
+    for mask in masks:
+        values = numpy_helper.to_array(mask)
+        small = np.where(np.abs(values) >= MIN_MASK, np.copysign(np.float32(to), values), values)
+        mask.CopyFrom(numpy_helper.from_array(small.astype(np.float32), mask.name))
+    return bool(masks)
 
 
-def _huge(value: TensorProto) -> bool:
-    return bool((np.abs(numpy_helper.to_array(value)) >= FROM).any())
+def _is_large(value: TensorProto) -> bool:
+    if value.data_type != TensorProto.FLOAT:
+        return False
+    return bool((np.abs(numpy_helper.to_array(value)) >= MIN_MASK).any())
 
 
 def _constants(graph: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:
-    """Every constant by the name of the tensor that it is."""
+    """Every constant with the name of its tensor."""
     for node in graph.graph.node:
         for attribute in node.attribute:
             if node.op_type in ("Constant", "ConstantOfShape") and attribute.HasField("t"):
@@ -50,37 +53,37 @@ def _constants(graph: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:
         yield weight.name, weight
 
 
-class _Wiring:
-    """Who makes and who reads the tensors of a graph."""
+class _TensorUses:
+    """The producer and the consumers of every tensor in a graph."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
-        self._makers = {name: node for node in graph.node for name in node.output}
-        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        self._producers = {name: node for node in graph.node for name in node.output}
+        self._consumers: dict[str, list[onnx.NodeProto]] = {}
         for node in graph.node:
             for name in node.input:
-                self._readers.setdefault(name, []).append(node)
-        self._given = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+                self._consumers.setdefault(name, []).append(node)
+        self._input_types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
         self._weights = {weight.name for weight in graph.initializer}
 
     def is_mask(self, name: str) -> bool:
-        """Whether a constant is only ever chosen or added, or multiplied with what is true or false."""
-        found = self._readers.get(name, [])
-        return bool(found) and all(self._applies(node, name) for node in found)
+        """Whether a constant is only selected, added, or multiplied by a boolean tensor."""
+        consumers = self._consumers.get(name, [])
+        return bool(consumers) and all(self._applies_mask(node, name) for node in consumers)
 
-    def _applies(self, node: onnx.NodeProto, name: str) -> bool:
-        if node.op_type in _PASSING:
+    def _applies_mask(self, node: onnx.NodeProto, name: str) -> bool:
+        if node.op_type in _MOVING:
             return self.is_mask(node.output[0])
         if node.op_type == "Mul":
-            return all(self._is_truth(each) for each in node.input if each != name)
-        return node.op_type in _CHOOSING
+            return all(self._is_boolean(factor) for factor in node.input if factor != name)
+        return node.op_type in _APPLYING
 
-    def _is_truth(self, name: str) -> bool:
-        """Whether a tensor is made of comparisons, booleans, integers and constants alone."""
+    def _is_boolean(self, name: str) -> bool:
+        """Whether a tensor is computed from comparisons, booleans, integers and constants only."""
         if name in self._weights:
             return True
-        if name in self._given:
-            return self._given[name] not in _FLOATS
-        node = self._makers[name]
-        if node.op_type in _TELLING:
+        if name in self._input_types:
+            return self._input_types[name] not in _FLOATS
+        node = self._producers[name]
+        if node.op_type in _COMPARING:
             return True
-        return node.op_type in _COUNTING and all(self._is_truth(each) for each in node.input if each)
+        return node.op_type in _INTEGER and all(self._is_boolean(operand) for operand in node.input if operand)

@@ -1,4 +1,4 @@
-"""An ONNX graph as ONNX Runtime runs it, on exactly the provider that was asked for."""
+"""Runs an ONNX graph with ONNX Runtime, on exactly the execution provider that is requested."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ import onnxruntime as ort
 from deploytool.backends.session import Array, Session, checked_outputs, in_batches, run_failure
 from deploytool.errors import MissingBackend, OutOfMemory, StageFailed
 
-_PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-_SETTINGS = {"cpu": {}, "cuda": {"use_tf32": "0"}, "tensorrt": {"trt_fp16_enable": "1"}}  # on CUDA, FP32 means FP32
-_BESIDE = {"cpu": (), "cuda": (), "tensorrt": ("cuda",)}  # CUDA takes the nodes that TensorRT leaves
-_CPU = _PROVIDER["cpu"]
-_OF_SHAPES = frozenset(
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+_OPTIONS = {"cpu": {}, "cuda": {"use_tf32": "0"}, "tensorrt": {"trt_fp16_enable": "1"}}  # on CUDA, FP32 means FP32
+_FALLBACKS = {"cpu": (), "cuda": (), "tensorrt": ("cuda",)}  # CUDA runs the nodes that TensorRT does not support
+_SHAPE_OPERATORS = frozenset(
     (
         *("Shape", "Size", "Gather", "Slice", "Concat", "Split", "Squeeze", "Unsqueeze", "Cast", "Range", "Reshape"),
         *("ConstantOfShape", "Expand", "Where", "Equal", "Less", "Greater", "Not", "Min", "Max", "ReduceProd"),
         *("Add", "Sub", "Mul", "Div", "Mod", "Neg", "Floor", "Ceil", "Round", "Identity", "Constant"),
     )
-)  # ONNX Runtime itself leaves to the CPU what works on shapes; of tensors, a GPU has a kernel for each of these
-_SHORT = re.compile("bad[_ ]alloc|Failed to allocate memory|not enough memory|MemoryError", re.IGNORECASE)
-_FATAL = 4  # log severity: ONNX Runtime prints lesser messages on stderr by itself, the exception says enough
+)  # ONNX Runtime itself leaves arithmetic on shapes to the CPU; for tensors, a GPU has a kernel for each of these
+_OUT_OF_MEMORY = re.compile("bad[_ ]alloc|Failed to allocate memory|not enough memory|MemoryError", re.IGNORECASE)
+_FATAL = 4  # log severity: ONNX Runtime prints lesser messages to stderr itself, and the exception has the reason
 
 
 def fingerprint() -> str:
@@ -34,77 +33,83 @@ def fingerprint() -> str:
 
 @contextmanager
 def start(path: Path | bytes, device: str = "cpu", threads: int = 0, *, optimise: bool = True) -> Iterator[Session]:
-    """The graph of a file, or in its bytes, on the CPU, CUDA or TensorRT; silently it never becomes a lesser one.
+    """Loads a graph, from a file or from its bytes, on "cpu", "cuda" or "tensorrt"; never falls back to another device.
 
-    `threads` are those that share one operator, 0 being as many as ONNX Runtime thinks best. Not to `optimise` holds
-    for the CPU alone.
+    `threads` is the number of threads for one operator; 0 lets ONNX Runtime choose. `optimise` can be turned off on the
+    CPU only.
     """
     session = _session(path, device, threads, optimise or device != "cpu")
-    del path  # its bytes, which the session has a copy of
+    del path  # the session has a copy of the bytes
     names = [output.name for output in session.get_outputs()]
 
     def call(**inputs: Array) -> dict[str, Array]:
         try:
-            made = session.run(names, inputs)
+            arrays = session.run(names, inputs)
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
             failure = run_failure("ONNX Runtime", inputs, _reason(error))
-            raise _kind(error)(str(failure), failure.remedy) from error
-        return checked_outputs("ONNX Runtime", inputs, dict(zip(names, made, strict=True)))
+            raise _error_class(error)(str(failure), failure.remedy) from error
+        return checked_outputs("ONNX Runtime", inputs, dict(zip(names, arrays, strict=True)))
 
     yield in_batches(call, session.get_inputs()[0].shape[:1])
 
 
 def _session(path: Path | bytes, device: str, threads: int = 0, optimise: bool = True) -> ort.InferenceSession:
+    if _PROVIDERS[device] not in ort.get_available_providers():
+        raise _unavailable(device, f"this build of it has no {_PROVIDERS[device]}")
+    options = _session_options(threads, optimise=optimise)
+    lists_nodes = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")  # from 1.24 on
+    if device != "cpu":
+        ort.preload_dlls()
+        key = "session.record_ep_graph_assignment_info" if lists_nodes else "session.disable_cpu_ep_fallback"
+        options.add_session_config_entry(key, "1")
+    providers = [(_PROVIDERS[name], _OPTIONS[name]) for name in (device, *_FALLBACKS[device])]
+    try:
+        session = ort.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        if device == "cpu":
+            graph = path if isinstance(path, Path) else "the graph"
+            remedy = "see its message; is the file whole?"
+            raise _error_class(error)(f"ONNX Runtime refuses {graph}: {error}", remedy) from error
+        raise _unavailable(device, str(error)) from error
+    if session.get_providers()[0] != _PROVIDERS[device]:
+        raise _unavailable(device, f"it fell back to {session.get_providers()[0]}")
+    if device != "cpu" and lists_nodes and (nodes := _nodes_on_cpu(session)):
+        raise _unavailable(device, f"it leaves {len(nodes)} nodes to the CPU, {nodes[0]} among them")
+    return session
+
+
+def _session_options(threads: int, *, optimise: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.log_severity_level = _FATAL
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # after a run: idle threads slow a rival
-    if _PROVIDER[device] not in ort.get_available_providers():
-        raise _lost(device, f"this build of it has no {_PROVIDER[device]}")
-    if device != "cpu":
-        ort.preload_dlls()
-        told = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")  # from 1.24 on
-        key = "session.record_ep_graph_assignment_info" if told else "session.disable_cpu_ep_fallback"
-        options.add_session_config_entry(key, "1")
-    wanted = [(_PROVIDER[each], _SETTINGS[each]) for each in (device, *_BESIDE[device])]
-    try:
-        session = ort.InferenceSession(path, options, providers=wanted)
-    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        if device == "cpu":
-            what = path if isinstance(path, Path) else "the graph"
-            remedy = "see its message; is the file whole?"
-            raise _kind(error)(f"ONNX Runtime refuses {what}: {error}", remedy) from error
-        raise _lost(device, str(error)) from error
-    if session.get_providers()[0] != _PROVIDER[device]:
-        raise _lost(device, f"it fell back to {session.get_providers()[0]}")
-    if device != "cpu" and told and (left := _left_to_cpu(session)):
-        raise _lost(device, f"it leaves {len(left)} nodes to the CPU, {left[0]} among them")
-    return session
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # spinning threads would slow the next call
+    return options
 
 
-def _kind(error: Exception) -> type[StageFailed]:
-    """Which failure of ours an error is; ONNX Runtime says only in words that it lacks memory."""
-    return OutOfMemory if isinstance(error, MemoryError) or _SHORT.search(str(error)) else StageFailed
+def _error_class(error: Exception) -> type[StageFailed]:
+    """The class to raise for an error; ONNX Runtime reports a lack of memory in its message only."""
+    return OutOfMemory if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) else StageFailed
 
 
-def _left_to_cpu(session: ort.InferenceSession) -> list[str]:
-    """The nodes that the CPU computes though they are no work on shapes, each with its operator."""
-    parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == _CPU]
+def _nodes_on_cpu(session: ort.InferenceSession) -> list[str]:
+    """The nodes on the CPU that are not arithmetic on shapes, each as its operator and name."""
+    cpu = _PROVIDERS["cpu"]
+    parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == cpu]
     nodes = [node for part in parts for node in part.get_nodes()]
-    return [f"{node.op_type} {node.name}" for node in nodes if node.op_type not in _OF_SHAPES]
+    return [f"{node.op_type} {node.name}" for node in nodes if node.op_type not in _SHAPE_OPERATORS]
 
 
 def _reason(error: Exception) -> str:
-    """The node and what it says, without the signatures of C++ functions between them."""
+    """The node and the reason in an error message, without the C++ function signatures between them."""
     text = str(error)
     node = re.search(r"running (\w+) node\. Name:('.*?')", text)
-    said = re.split(r"\] : \d+ : \w+ : |Status Message: |\) |was false\. ", text)[-1]
-    return f"{node[1]} node {node[2]}: {said}" if node else said
+    reason = re.split(r"\] : \d+ : \w+ : |Status Message: |\) |was false\. ", text)[-1]
+    return f"{node[1]} node {node[2]}: {reason}" if node else reason
 
 
-def _lost(device: str, why: str) -> MissingBackend:
+def _unavailable(device: str, why: str) -> MissingBackend:
     if device == "tensorrt":
         return MissingBackend(f"ONNX Runtime cannot use TensorRT: {why}", "install the TensorRT release it is made for")
     return MissingBackend(f"ONNX Runtime cannot run on CUDA: {why}", "install the `gpu` extra and a CUDA 13 driver")

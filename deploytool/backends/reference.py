@@ -1,4 +1,4 @@
-"""An ONNX graph run operator by operator in numpy: slow, at home everywhere, no code shared with a fast runtime."""
+"""Runs an ONNX graph with the reference evaluator of onnx: slow, portable, independent of the fast runtimes."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from onnx.reference import ReferenceEvaluator
 from deploytool.backends.session import Array, Session, checked_outputs, in_batches, run_failure
 from deploytool.errors import MissingBackend
 
+_NAME = "the reference evaluator"
+
 
 def fingerprint() -> str:
-    """The version of onnx, whose reference evaluator this is."""
+    """The version of onnx, which contains the reference evaluator."""
     return f"onnx.reference {onnx.__version__}"
 
 
 @contextmanager
 def start(path: Path, device: str = "cpu") -> Iterator[Session]:
-    """The graph of a file on the CPU, which is all it knows."""
+    """Loads an ONNX file on the CPU, the only device of the evaluator."""
     if device != "cpu":
-        raise MissingBackend(f"the reference evaluator does not run on {device}", "use --runner onnxruntime")
+        raise MissingBackend(f"{_NAME} does not run on {device}", "use --runner onnxruntime")
     evaluator = ReferenceEvaluator(str(path))
 
     def call(**inputs: Array) -> dict[str, Array]:
         try:
-            made: list[Array] = evaluator.run(None, inputs)  # type: ignore[assignment]  # without names, a list
+            arrays: list[Array] = evaluator.run(None, inputs)  # type: ignore[assignment]  # without names, a list
         except Exception as error:  # each operator raises what its numpy functions raise
-            raise run_failure("the reference evaluator", inputs, f"{type(error).__name__}: {error}") from error
-        return checked_outputs("the reference evaluator", inputs, dict(zip(evaluator.output_names, made, strict=True)))
+            raise run_failure(_NAME, inputs, f"{type(error).__name__}: {error}") from error
+        return checked_outputs(_NAME, inputs, dict(zip(evaluator.output_names, arrays, strict=True)))
 
-    yield in_batches(call, _batch(onnx.load(path, load_external_data=False)))
+    yield in_batches(call, _batch_dimension(onnx.load(path, load_external_data=False)))
 
 
-def _batch(model: onnx.ModelProto) -> list[int]:
-    """The first dimension of the first input, where it is a number."""
-    return [side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim[:1]]
+def _batch_dimension(model: onnx.ModelProto) -> list[int]:
+    """The first dimension of the first input; 0 if it is dynamic, empty if the input is a scalar."""
+    return [dimension.dim_value for dimension in model.graph.input[0].type.tensor_type.shape.dim[:1]]

@@ -68,9 +68,7 @@ def _parse_failure(parser: Any, inputs: Sequence[Tensor]) -> StageFailed:
     where = f"{error.node_operator()} node {error.node_name()!r}" if error.node_name() else "the graph"
     remedy = "change that operator, or deploy the ONNX graph"
     if any(tensor.dtype == "uint8" for tensor in inputs):
-        remedy = (
-            "TensorRT takes a uint8 input only into a cast: let the model begin with .float(), and permute after it"
-        )
+        remedy = "TensorRT only casts uint8 inputs: let the model begin with .float(), and permute after it"
     reason = (error.desc().strip().splitlines() or ["it gives no reason"])[0]
     return StageFailed(f"TensorRT does not take {where}: {reason}", remedy)
 

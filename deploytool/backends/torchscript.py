@@ -1,4 +1,4 @@
-"""A TorchScript file as torch runs it; torch has deprecated the format, users still ask for it."""
+"""Runs a TorchScript file with torch; torch has deprecated the format, but users still need it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ __all__ = ["fingerprint", "start"]
 
 @contextmanager
 def start(path: Path, device: str = "cpu") -> Iterator[Session]:
-    """The script of a file; it carries the names of its inputs and outputs itself."""
-    names: dict[str, bytes] = {"inputs": b"", "outputs": b"", "batch": b""}
+    """Loads a TorchScript file, which stores the names of its inputs and outputs itself."""
+    stored: dict[str, bytes] = {"inputs": b"", "outputs": b"", "batch": b""}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit as a whole is deprecated: known, see above
-        script = torch.jit.load(path, map_location=checked_device(device), _extra_files=names)  # type: ignore[no-untyped-call]  # torch.jit has no types
-    inputs, outputs = (names[side].decode().split() for side in ("inputs", "outputs"))  # torch left bytes there
+        warnings.simplefilter("ignore", DeprecationWarning)  # all of torch.jit is deprecated: known, see above
+        script = torch.jit.load(path, map_location=checked_device(device), _extra_files=stored)  # type: ignore[no-untyped-call]  # torch.jit has no types
+    input_names, output_names = (stored[key].decode().split() for key in ("inputs", "outputs"))
 
-    def call(**given: Array) -> dict[str, Array]:
+    def call(**inputs: Array) -> dict[str, Array]:
         try:
             with torch.inference_mode():
-                made = script(*(torch.tensor(given[name]).to(device) for name in inputs))
-        except RuntimeError as error:  # its own stack comes first, the reason last
-            raise run_failure("TorchScript", given, str(error).strip().splitlines()[-1]) from error
-        made = made if isinstance(made, (tuple, list)) else (made,)
-        return checked_outputs(
-            "TorchScript", given, {name: output.cpu().numpy() for name, output in zip(outputs, made, strict=True)}
-        )
+                result = script(*(torch.tensor(inputs[name]).to(device) for name in input_names))
+        except RuntimeError as error:  # its message has the stack first and the reason last
+            raise run_failure("TorchScript", inputs, str(error).strip().splitlines()[-1]) from error
+        tensors = result if isinstance(result, (tuple, list)) else (result,)
+        outputs = {name: tensor.cpu().numpy() for name, tensor in zip(output_names, tensors, strict=True)}
+        return checked_outputs("TorchScript", inputs, outputs)
 
     with full_fp32():
-        yield in_batches(call, [int(names["batch"])] if names["batch"] else [])
+        yield in_batches(call, [int(stored["batch"])] if stored["batch"] else [])

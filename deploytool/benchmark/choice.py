@@ -8,12 +8,12 @@ import numpy as np
 
 from deploytool.benchmark.ratio import Ratio
 
-NEVER_BELOW = 0.98  # of the plain form's speed, at any batch: less is no noise
+MIN_RATIO = 0.98  # of the plain form's speed, at any batch: less is no noise
 
 
 def is_faster(ratios: Sequence[Ratio]) -> bool:
     """Whether a form is surely faster than the plain one at some batch, and slower at none."""
-    return any(ratio.low > 1 for ratio in ratios) and all(ratio.value >= NEVER_BELOW for ratio in ratios)
+    return any(ratio.low > 1 for ratio in ratios) and all(ratio.value >= MIN_RATIO for ratio in ratios)
 
 
 def choose(ratios: Mapping[str, Sequence[Ratio]], plain: str) -> str:

@@ -10,7 +10,7 @@ from deploytool.benchmark.interleave import TimingSeries
 from deploytool.benchmark.ratio import Ratio
 from deploytool.spec import GateOutcome, SpeedVerdict
 
-NOISE = 0.02  # two sessions of one file may differ by so much, by where they lie in memory
+MIN_DIFFERENCE = 0.02  # two sessions of one file may differ by so much, by where they lie in memory
 _QUEUED = 0.2  # of a call's time that each of its threads waited for a processor
 _OWED = 0.85  # of a call's time, at the least, that some thread of it must have been running
 _HELD_UP = 0.25  # of the rounds: fewer do not move a median
@@ -42,7 +42,7 @@ def verdict(
     *,
     threads: int,
     uneven: str | None = None,
-    noise: float = NOISE,
+    noise: float = MIN_DIFFERENCE,
     on_cpu: bool = True,
 ) -> tuple[SpeedVerdict, str]:
     """The verdict of `rival` beside `baseline`, and why there is none where there is none.
@@ -60,7 +60,7 @@ def verdict(
     return SpeedVerdict.NEITHER, ""
 
 
-def goal_status(threshold: float, found: Ratio, said: SpeedVerdict) -> GateOutcome:
+def gate_outcome(threshold: float, found: Ratio, said: SpeedVerdict) -> GateOutcome:
     """Whether a ratio with that verdict reaches or misses a threshold with 95 % confidence; open if neither is sure."""
     if said is SpeedVerdict.NO_VERDICT:
         return GateOutcome.OPEN

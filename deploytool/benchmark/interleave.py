@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 Milliseconds = npt.NDArray[np.float64]
 
-FEWEST, MOST = 7, 200
+MIN_ROUNDS, MAX_ROUNDS = 7, 200
 _UNTIMED = 2  # rounds that come first, however long the warm-up
 _NAP_SECONDS, _REST_SECONDS = 0.001, 0.1  # between two looks at who still works, and the end of looking
 _LEAD_SECONDS = 0.005  # of a call again and again before it is timed: threads that woke on one processor part by then
@@ -61,7 +61,7 @@ def _state(task: str) -> bytes:
 
 
 @dataclass(frozen=True)
-class ClockReading:
+class Clocks:
     """Seconds: by the wall, of processor time of all threads of this process, and that these waited for a processor.
 
     `wait_for_idle_threads` lets the threads of one call come to rest before the next call, which would otherwise have
@@ -92,8 +92,8 @@ def time_interleaved(
     seconds: float,
     *,
     warm_up_seconds: float = 0.0,
-    most: int = MOST,
-    clocks: ClockReading = ClockReading(),  # frozen
+    most: int = MAX_ROUNDS,
+    clocks: Clocks = Clocks(),  # frozen
     watch: Callable[[int, int], None] = _unwatched,
 ) -> dict[str, TimingSeries]:
     """The series of every call, in rounds that take about `seconds` in all, after untimed ones for the warm-up.
@@ -106,7 +106,7 @@ def time_interleaved(
     alone, resting = _warm_up(calls, warm_up_seconds, clocks)
     leads = [math.ceil(_LEAD_SECONDS / each) if 0 < each < _LONG_SECONDS else 0 for each in alone]
     whole = resting + sum((lead + 1) * each for lead, each in zip(leads, alone, strict=True))
-    rounds = int(np.clip(seconds / max(whole, 1e-9), FEWEST, most))
+    rounds = int(np.clip(seconds / max(whole, 1e-9), MIN_ROUNDS, most))
     taken = np.empty((len(names), 3, rounds))
     for turn in range(rounds):
         order = np.roll(np.arange(len(names)), -(turn // 2))
@@ -116,9 +116,7 @@ def time_interleaved(
     return {name: TimingSeries(*each) for name, each in zip(names, taken, strict=True)}
 
 
-def _warm_up(
-    calls: Mapping[str, Callable[[], object]], seconds: float, clocks: ClockReading
-) -> tuple[list[float], float]:
+def _warm_up(calls: Mapping[str, Callable[[], object]], seconds: float, clocks: Clocks) -> tuple[list[float], float]:
     """Untimed rounds for that long, two at the least; of the last one the seconds of each call, and of all rests."""
     begun, rounds, alone, resting = clocks.wall(), 0, list[float](), 0.0
     while rounds < _UNTIMED or clocks.wall() - begun < seconds:
@@ -130,7 +128,7 @@ def _warm_up(
     return alone, resting
 
 
-def _timed(call: Callable[[], object], lead: int, clocks: ClockReading) -> tuple[float, float, float]:
+def _timed(call: Callable[[], object], lead: int, clocks: Clocks) -> tuple[float, float, float]:
     """Milliseconds of one call after so many untimed ones; the wall clock is read last before it and first after it."""
     clocks.rest()
     for _ in range(lead):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from deploytool.benchmark import interleave
-from deploytool.benchmark.interleave import MOST, ClockReading, TimingSeries
+from deploytool.benchmark.interleave import MAX_ROUNDS, Clocks, TimingSeries
 from deploytool.errors import StageFailed
 from deploytool.host import machine, process
 
@@ -64,8 +64,8 @@ def time_watched(
     threads: int,
     *,
     warm_up_seconds: float = 0.0,
-    most: int = MOST,
-    clocks: ClockReading = ClockReading(),  # noqa: B008  # frozen
+    most: int = MAX_ROUNDS,
+    clocks: Clocks = Clocks(),  # noqa: B008  # frozen
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[dict[str, TimingSeries], Conditions]:
     """The series of every call as `rounds.record` makes them, and what the machine did meanwhile.

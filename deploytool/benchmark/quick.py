@@ -42,26 +42,30 @@ def measure(
             if step.absent:
                 continue
             try:
-                session = stack.enter_context(prepare(step, threads))
+                session = stack.enter_context(start_session(step, threads))
             except MissingBackend as error:
                 speeds[step] = replace(speeds[step], status=Status.UNAVAILABLE, reason=str(error))
                 continue
-            calls[name(step)] = partial(session, **checks.first_cases(checks.cast_inputs(step, inputs, job), size))
+            calls[artifact_name(step)] = partial(
+                session, **checks.first_cases(checks.cast_inputs(step, inputs, job), size)
+            )
         taken, found = machine_state.time_watched(calls, job.options.seconds, threads, watch=job.watch)
     for step in steps:
-        if name(step) in taken:
-            speeds[step] = _measured(speeds[step], taken[EAGER], taken[name(step)], found, on_cpu=device == "cpu")
+        if artifact_name(step) in taken:
+            speeds[step] = _measured(
+                speeds[step], taken[EAGER], taken[artifact_name(step)], found, on_cpu=device == "cpu"
+            )
     return tuple(speeds.values()), len(taken[EAGER].wall_ms)
 
 
-def prepare(step: PlannedComparison, threads: int) -> AbstractContextManager[Session]:
+def start_session(step: PlannedComparison, threads: int) -> AbstractContextManager[Session]:
     """The step, a graph on as many threads as torch has: with more, it would win by them alone."""
     if step.graph and step.runner == "onnxruntime":
         return onnxruntime.start(step.graph, step.device, threads, optimise=step.optimise)
     return step.open()
 
 
-def name(step: PlannedComparison) -> str:
+def artifact_name(step: PlannedComparison) -> str:
     """The artifact's name, as the report has it."""
     return f"{step.stage}/{step.file}"
 

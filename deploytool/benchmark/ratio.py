@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from deploytool.benchmark import interleave as benchmark_interleave
-from deploytool.benchmark.interleave import ClockReading, Milliseconds
+from deploytool.benchmark.interleave import Clocks, Milliseconds
 
 _RESAMPLES = 2000
 _LONGEST = 0.9  # autocorrelation: with more, no number of rounds would do
-FEWEST_ROUNDS = benchmark_interleave.FEWEST
+MIN_ROUNDS = benchmark_interleave.MIN_ROUNDS
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Ratio:
     high: float
 
 
-def interleave(
+def time_by_wall_clock(
     calls: Mapping[str, Callable[[], object]],
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Milliseconds]:
     """Milliseconds of every call in every round, for about `seconds` in all, by the wall clock alone."""
-    clocks = ClockReading(wall=clock, queued=lambda: 0.0)
+    clocks = Clocks(wall=clock, queued=lambda: 0.0)
     return {
         name: series.wall_ms
         for name, series in benchmark_interleave.time_interleaved(calls, seconds, clocks=clocks, watch=watch).items()

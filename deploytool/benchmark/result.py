@@ -14,7 +14,7 @@ from deploytool.errors import BadInput
 from deploytool.host import files
 from deploytool.spec import GateOutcome, SpeedVerdict, Status, spoken
 
-SCHEMA = "deploytool.benchmark.result/2"
+SCHEMA = "deploytool.bench/2"
 FILE = "bench.json"
 
 
@@ -147,4 +147,4 @@ def _at(wanted: float, rows: Sequence[Row], batch: int) -> Gate:
     row, ratio, said = max(measured, key=lambda each: each[1].low)
     interval = f"{ratio.low:.2f}–{ratio.high:.2f}× at batch {batch}"
     why = spoken(said, row.reason) if said is SpeedVerdict.NO_VERDICT else interval
-    return Gate(wanted, row.name, comparison.goal_status(wanted, ratio, said), why)
+    return Gate(wanted, row.name, comparison.gate_outcome(wanted, ratio, said), why)

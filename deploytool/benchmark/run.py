@@ -82,7 +82,7 @@ def run(home: Path, given: StageInputs, asked: BenchOptions, watch: Watch) -> Be
         machine=machine.gpus()[0].name if device == "cuda" else machine.cpu(),
         threads=asked.threads,
         seconds=asked.seconds,
-        baseline=name(baseline),
+        baseline=row_name(baseline),
         sweeps=sweeps,
         gate=result.gate(asked.min_speedup, sweeps, _shipped(steps)),
         files={file.relative_to(home).as_posix(): serde.file_digest(file) for file in files},
@@ -90,7 +90,7 @@ def run(home: Path, given: StageInputs, asked: BenchOptions, watch: Watch) -> Be
     )
 
 
-def name(step: PlannedComparison) -> str:
+def row_name(step: PlannedComparison) -> str:
     """What a row is called: its stage, and its file too where the stage made several."""
     return f"{step.stage}/{step.file}" if step.stage == Stage.BUILD else step.stage
 
@@ -105,10 +105,10 @@ def _io(given: StageInputs) -> Precision:
 def _ladder(weights: Path, device: str, *, torch_compile: bool) -> list[PlannedComparison]:
     """The eager model in every form that makes sense on the device."""
     steps = []
-    for form in eager_variants.FORMS:
-        if form in eager_variants.ON_GPU and device == "cpu":
+    for form in eager_variants.VARIANTS:
+        if form in eager_variants.GPU_VARIANTS and device == "cpu":
             continue
-        late = form in eager_variants.SLOW and not torch_compile
+        late = form in eager_variants.SLOW_VARIANTS and not torch_compile
         status = Status.UNAVAILABLE if late else Status.MEASURED
         reason = "it takes minutes to begin; --compile measures it" if late else ""
         begin = partial(eager_variants.start, weights, device, form)
@@ -117,9 +117,9 @@ def _ladder(weights: Path, device: str, *, torch_compile: bool) -> list[PlannedC
 
 
 def _baseline(steps: Sequence[PlannedComparison], asked: str) -> PlannedComparison:
-    found = next((step for step in steps if asked in (step.stage, name(step))), None)
+    found = next((step for step in steps if asked in (step.stage, row_name(step))), None)
     if found is None:
-        names = ", ".join(name(step) for step in steps)
+        names = ", ".join(row_name(step) for step in steps)
         raise BadInput(f"there is no {asked!r} to measure against", f"choose from {names}")
     if found.absent:
         why = spoken(found.status, found.reason)
@@ -129,7 +129,9 @@ def _baseline(steps: Sequence[PlannedComparison], asked: str) -> PlannedComparis
 
 def _shipped(steps: Sequence[PlannedComparison]) -> list[str]:
     """What a device would run: the engines where there are some, else the graphs."""
-    return [name(step) for step in steps if step.stage == Stage.BUILD] or [name(step) for step in steps if step.graph]
+    return [row_name(step) for step in steps if step.stage == Stage.BUILD] or [
+        row_name(step) for step in steps if step.graph
+    ]
 
 
 class _Field:
@@ -151,34 +153,34 @@ class _Field:
         self._sessions: dict[str, Session] = {}
         for step in steps:
             self._open(stack, step)
-        self._again = stack.enter_context(quick.prepare(baseline, asked.threads))
+        self._again = stack.enter_context(quick.start_session(baseline, asked.threads))
 
     def _open(self, stack: ExitStack, step: PlannedComparison) -> None:
         """Starts a way and asks it once; what is no artifact of the run may fail."""
-        self._status[name(step)] = (step.status, step.reason)
+        self._status[row_name(step)] = (step.status, step.reason)
         if step.absent:
             return
         may_fail = (MissingBackend,) if step.file else (MissingBackend, StageFailed)
         try:
-            session = stack.enter_context(quick.prepare(step, self._asked.threads))
+            session = stack.enter_context(quick.start_session(step, self._asked.threads))
             session(**self._fed(step, self._asked.batches[0]))
         except may_fail as error:
             if step is self._baseline:
                 raise
-            self._status[name(step)] = (Status.UNAVAILABLE, str(error))
+            self._status[row_name(step)] = (Status.UNAVAILABLE, str(error))
             return
-        self._sessions[name(step)] = session
+        self._sessions[row_name(step)] = session
 
     def _fed(self, step: PlannedComparison, batch: int) -> Arrays:
         return checks.first_cases(checks.cast_inputs(step, self._inputs, self._job), batch)
 
     def sweep(self, batch: int) -> BatchResult:
         """All ways at one batch."""
-        asked, at = self._asked, name(self._baseline)
+        asked, at = self._asked, row_name(self._baseline)
         calls = {
-            name(step): partial(self._sessions[name(step)], **self._fed(step, batch))
+            row_name(step): partial(self._sessions[row_name(step)], **self._fed(step, batch))
             for step in self._steps
-            if name(step) in self._sessions
+            if row_name(step) in self._sessions
         }
         taken, seen = machine_state.time_watched(
             {**calls, _CONTROL: partial(self._again, **self._fed(self._baseline, batch))},
@@ -189,12 +191,12 @@ class _Field:
             watch=self._job.watch,
         )
         control = ratio.ratio(taken[at].wall_ms, taken[_CONTROL].wall_ms)
-        noise = max(comparison.NOISE, _apart(control))
+        noise = max(comparison.MIN_DIFFERENCE, _apart(control))
         rows = tuple(self._row(step, taken, seen.uneven, noise) for step in self._steps)
         return BatchResult(batch, len(taken[at].wall_ms), seen, control, rows)
 
     def _row(self, step: PlannedComparison, taken: Mapping[str, TimingSeries], uneven: str | None, noise: float) -> Row:
-        here, at = name(step), name(self._baseline)
+        here, at = row_name(step), row_name(self._baseline)
         status, why = self._status[here]
         row = Row(here, step.file, step.runner, status, reason=why)
         if here not in taken:

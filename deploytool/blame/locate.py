@@ -104,7 +104,7 @@ def _points(
     if not coarse:
         return ort_trace.trace(graph, inputs), known
     before = onnx.load(for_engine(graphs[[name for name, _ in graphs].index(stage) - 1][1]))
-    exact = ort_trace.trace(fp16_emulation.with_fp16_weights_of(before, graph), inputs)
+    exact = ort_trace.trace(fp16_emulation.round_weights_like(before, graph), inputs)
     values = {point.tensor: point.values for point in exact}
     same = [replace(each, values=values[each.tensor]) if each.tensor in values else each for each in known]
     return ort_trace.trace(fp16_emulation.emulate(onnx.load(path), results=False), inputs), same
@@ -160,7 +160,10 @@ def _judged(
 def _converted(path: Path, before: Path, taken: Golden, tolerance: Tolerance) -> Check:
     """The FP16 graph with every operator in FP32, against the graph it was made from with its weights in FP16."""
     inputs = ort_trace.cast_inputs(onnx.load(path), taken.inputs)
-    with fp16_emulation.start_fp32_compute(path) as wide, fp16_emulation.expected_weights(before, path) as narrow:
+    with (
+        fp16_emulation.start_without_rounding(path) as wide,
+        fp16_emulation.start_with_rounded_weights(before, path) as narrow,
+    ):
         return metrics.check(replay(wide, inputs), replay(narrow, inputs), _SAME, tolerance, taken.ties16)
 
 

@@ -77,7 +77,7 @@ def extract(whole: EvaluatedGraph, nodes: Nodes, tensor: str, given: Arrays) -> 
     weights = {weight.name: weight for weight in whole.model.graph.initializer}
     constant = set(whole.values) - {name for node in whole.nodes for name in node.output} - set(whole.inputs)
     held, fed = [], {}
-    for name in dict.fromkeys(name for node in kept for name in input_names(node) if name and name not in made):
+    for name in dict.fromkeys(name for node in kept for name in consumed_tensors(node) if name and name not in made):
         if name in weights:
             held.append(weights[name])
         elif name in constant or (name in given and given[name].dtype.kind != "f" and name not in whole.inputs):
@@ -111,14 +111,14 @@ def minimize(nodes: Nodes, kept: Callable[[Nodes], Subgraph | None]) -> Subgraph
     return best
 
 
-def input_names(node: onnx.NodeProto) -> list[str]:
+def consumed_tensors(node: onnx.NodeProto) -> list[str]:
     """The tensors a node takes, those that a branch or a loop inside it takes from outside included."""
     names = list(node.input)
     for attribute in node.attribute:
         for graph in (*attribute.graphs, attribute.g):
             own = {name for inner in graph.node for name in inner.output}
             own |= {each.name for each in (*graph.input, *graph.initializer)}
-            names += [name for inner in graph.node for name in input_names(inner) if name not in own]
+            names += [name for inner in graph.node for name in consumed_tensors(inner) if name not in own]
     return names
 
 
@@ -126,7 +126,7 @@ def _needed(nodes: Nodes, tensor: str) -> Nodes:
     wanted, kept = {tensor}, []
     for node in reversed(nodes):
         if wanted & set(node.output):
-            wanted |= set(input_names(node))
+            wanted |= set(consumed_tensors(node))
             kept.append(node)
     return kept[::-1]
 

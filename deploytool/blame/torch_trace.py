@@ -22,7 +22,7 @@ from deploytool.loading import weights_file
 from deploytool.spec import Model
 
 Rounding = Callable[[torch.Tensor], torch.Tensor]
-Heard = list[tuple[str, npt.NDArray[Any]]]
+Recorded = list[tuple[str, npt.NDArray[Any]]]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _given(inputs: Arrays) -> tuple[ReferenceTensor, ...]:
 
 def _heard(
     module: nn.Module, model: Model, inputs: Arrays, double: bool = False, rounding: Rounding | None = None
-) -> Heard:
+) -> Recorded:
     """What one run of the module makes, call by call."""
     given = {tensor.name: torch.from_numpy(inputs[tensor.name]) for tensor in model.inputs}
     listener = _Listener(module, rounding)
@@ -92,7 +92,7 @@ class _Listener(TorchFunctionMode):
 
     def __init__(self, module: nn.Module, rounding: Rounding | None) -> None:
         super().__init__()
-        self.heard: Heard = []
+        self.heard: Recorded = []
         self._rounding = rounding
         self._inside: list[str] = []
         self._hooks = [

@@ -183,7 +183,7 @@ def _checks(subject: Subject) -> dict[str, Check]:
     if not subject.half:
         with onnxruntime.start(subject.before) as exact:
             return {GRAPH: Check(replay(exact, inputs), allowed.fp32, ties)}
-    with fp16_emulation.expected_weights(subject.before, subject.graph) as narrow:
+    with fp16_emulation.start_with_rounded_weights(subject.before, subject.graph) as narrow:
         converted = replay(narrow, inputs)
     return {GRAPH: Check(converted, allowed.fp32, ties), ENGINE: Check(subject.sample.reference, allowed.fp16, ties)}
 

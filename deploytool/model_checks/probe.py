@@ -287,7 +287,7 @@ def _batch_reads(module: nn.Module, model: Model, inputs: Arrays) -> list[str]:
     """The lines that reduce a whole batch to one Python value, as far as a run of the model shows them."""
     home, example = source_lines.source_folder(model.factory), list(_tensors(inputs).values())
     try:
-        reads = dataflow.follow(eager.exportable(module, model, example), example, home).reads
+        reads = dataflow.follow(eager.exportable_module(module, model, example), example, home).reads
     except Exception:  # this probe is optional: user code and torch may raise anything while they are followed
         return []
     lines = dict.fromkeys(f"{read.line.file}:{read.line.line}" for read in reads if not read.line.guard)

@@ -92,7 +92,7 @@ def fp16_comparisons(given: StageInputs) -> list[PlannedComparison]:
     before, halved = given.chain(Kind.GRAPH)[-2:]
     if halved.made_by.precision is Precision.FP32:
         return []
-    converted = partial(fp16_emulation.start_fp32_compute, halved.path)
+    converted = partial(fp16_emulation.start_without_rounding, halved.path)
     same = _SAME_WEIGHTS.format(before.made_by)
     return [
         PlannedComparison(halved.made_by, halved.path.name, _WIDENED, "cpu", same, converted, exact=True),
@@ -105,7 +105,7 @@ def reference_answers(job: Job, given: StageInputs, sample: Golden) -> dict[str,
     answers = {EAGER: sample.outputs}
     before, halved = given.chain(Kind.GRAPH)[-2:]
     if halved.made_by.precision is Precision.FP16:
-        with fp16_emulation.expected_weights(for_engine(before.path), halved.path) as session:
+        with fp16_emulation.start_with_rounded_weights(for_engine(before.path), halved.path) as session:
             answers[_SAME_WEIGHTS.format(before.made_by)] = replay(session, _halves(sample.inputs, job))
     return answers
 

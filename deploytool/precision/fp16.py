@@ -44,7 +44,7 @@ class Fp16Conversion:
     @cached_property
     def types(self) -> Mapping[str, int]:
         """The type of every tensor of the FP32 graph; 0 for what is none, such as a sequence."""
-        graph = fp16_emulation.with_types(self.single).graph
+        graph = fp16_emulation.infer_types(self.single).graph
         values = (*graph.input, *graph.value_info, *graph.output)
         found = {value.name: value.type.tensor_type.elem_type for value in values}
         return found | {weight.name: weight.data_type for weight in graph.initializer}
@@ -243,7 +243,7 @@ class _Mixing:
     def _read(self, name: str, kind: int) -> str:
         """What a tensor that is FP32 in the source is called in that type; a cast or a weight is added if need be."""
         if name not in self._made:
-            called = name if kind == _HALF else name + fp16_emulation.WIDE
+            called = name if kind == _HALF else name + fp16_emulation.FP32_SUFFIX
             self.weights.setdefault(called, _renamed(self.source.weight(name, kind), called))
             return called
         own, called = self._made[name]

@@ -249,7 +249,7 @@ def _taken(task: _Task) -> tuple[nn.Module, Model, tuple[torch.Tensor, ...]]:
     count = batch if isinstance(batch, int) else 2
     cases = [task.sample.inputs[tensor.name] for tensor in model.inputs]
     example = tuple(torch.from_numpy(np.resize(each, (count, *each.shape[1:]))) for each in cases)
-    return eager.exportable(module, model, example), model, example
+    return eager.exportable_module(module, model, example), model, example
 
 
 def _write(graph: onnx.ModelProto, out: Path) -> None:

@@ -94,7 +94,7 @@ def _probed(module: nn.Module, model: Model, state: dict[str, Any], options: Opt
     """Our own models are known; of all others is found out what they do."""
     if factory.is_zoo(model.factory):
         return probe.describe(module, model, options)
-    eager.check(state, model)
+    eager.check_state(state, model)
     return probe.examine(model, state, options)
 
 

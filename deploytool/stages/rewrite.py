@@ -234,10 +234,10 @@ def _timed(
         for name, series in taken.items():
             trials[name][batch] = benchmark_ratio.ratio(taken[ORIGINAL], series)
         rivals = sorted((name for name in running if name != ORIGINAL), key=lambda name: -trials[name][batch].value)
-        hopeful = [name for name in rivals[:_CONTENDERS] if trials[name][batch].value >= choice.NEVER_BELOW]
+        hopeful = [name for name in rivals[:_CONTENDERS] if trials[name][batch].value >= choice.MIN_RATIO]
         running = {name: sessions[name] for name in (ORIGINAL, *hopeful)}
         one = sum(float(np.median(taken[name])) for name in running) / batch / 1000
-        if one * job.options.batch.typical * benchmark_ratio.FEWEST_ROUNDS > _PATIENCE:
+        if one * job.options.batch.typical * benchmark_ratio.MIN_ROUNDS > _PATIENCE:
             break
     return trials, None
 

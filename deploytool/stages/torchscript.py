@@ -48,10 +48,10 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
             return questions.make(model, job.options.sizes, sample.inputs, source, "eager")
 
     try:
-        module = eager.exportable(eager.load_module(weights), model, example)
+        module = eager.exportable_module(eager.load_module(weights), model, example)
         with source_lines.record_tracer_warnings(home) as warned, eager.without_attention_fastpath():
             nodes = _written(module, example, out, names)
-        fresh = eager.exportable(eager.load_module(weights), model, example)
+        fresh = eager.exportable_module(eager.load_module(weights), model, example)
         subject = fixing.Subject(fresh, model, sample.inputs, home, _batch(model))
         tolerance = metrics.tolerances(sample.noise, job.options.tolerance).fp32
         found = fixing.examine(Stage.TORCHSCRIPT, subject, partial(torchscript.start, out), warned, asked, tolerance)

@@ -1,4 +1,4 @@
-"""Masks are no overflow, whatever they are made of; what overflows beside them is."""
+"""Attention masks are not counted as overflow, however they are computed; overflow next to a mask is."""
 
 from __future__ import annotations
 
@@ -20,61 +20,64 @@ MASKS = ("Infinity", "Billion", "Smallest", "Added", "AddedOnce", "AddedTwice", 
 POOLS = ("Pooled", "Padded")
 OVERFLOWS = ("Overflowing", "OverflowingAdded", "OverflowingClamped")
 Arrays = dict[str, np.ndarray]
+EXPORT_WARNINGS = ("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore::UserWarning")
 
 
-def inputs(name: str) -> Arrays:
-    drawn = np.random.default_rng(0)
-    tokens = {"tokens": drawn.normal(size=(2, 8, masked.WIDTH)).astype(np.float32)}
-    return tokens | ({"present": drawn.integers(0, 2, (2, 8))} if name == "Lengths" else {})
+def make_inputs(name: str) -> Arrays:
+    rng = np.random.default_rng(0)
+    tokens = {"tokens": rng.normal(size=(2, 8, masked.WIDTH)).astype(np.float32)}
+    return tokens | ({"present": rng.integers(0, 2, (2, 8))} if name == "Lengths" else {})
 
 
-def exported(name: str, folder: Path) -> tuple[onnx.ModelProto, Arrays, np.ndarray]:
-    """The graph, inputs, and the answer of the model in FP64."""
+def export(name: str, folder: Path) -> tuple[onnx.ModelProto, Arrays, np.ndarray]:
+    """The FP32 graph of a model, inputs for it, and the model's output in FP64."""
     module = getattr(masked, name)().eval()
-    given = {key: torch.from_numpy(value) for key, value in inputs(name).items()}
-    made = folder / "single.onnx"
-    torch.onnx.export(module, tuple(given.values()), made, input_names=list(given), dynamo=False, opset_version=18)
+    inputs = make_inputs(name)
+    tensors = {key: torch.from_numpy(value) for key, value in inputs.items()}
+    path = folder / "single.onnx"
+    torch.onnx.export(module, tuple(tensors.values()), path, input_names=list(tensors), dynamo=False, opset_version=18)
     with torch.no_grad():
-        truth = module.double()(*(value.double() if value.is_floating_point() else value for value in given.values()))
-    return onnx.load(made), inputs(name), truth.numpy()
+        doubles = (value.double() if value.is_floating_point() else value for value in tensors.values())
+        reference = module.double()(*doubles)
+    return onnx.load(path), make_inputs(name), reference.numpy()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings(*EXPORT_WARNINGS)
 @pytest.mark.parametrize("name", [*MASKS, *POOLS, "Lengths"])
-def test_a_mask_is_no_overflow_and_the_answers_are_right(name: str, tmp_path: Path) -> None:
-    single, given, truth = exported(name, tmp_path)
-    halved = fp16.convert(single, keep_io=True)
-    onnx.save(halved.half, tmp_path / "half.onnx")
-    sizes = fp16_emulation.node_ranges(tmp_path / "half.onnx", given)
-    assert max(sizes.values()) < 100, "no mask hides how large the scores are"
-    got, largest = fp16_emulation.run_with_range(halved.half, given)
+def test_a_mask_is_not_overflow_and_the_outputs_are_right(name: str, tmp_path: Path) -> None:
+    single, inputs, reference = export(name, tmp_path)
+    converted = fp16.convert(single, keep_io=True)
+    onnx.save(converted.half, tmp_path / "half.onnx")
+    ranges = fp16_emulation.node_ranges(tmp_path / "half.onnx", inputs)
+    assert max(ranges.values()) < 100, "the mask is not excluded from the range of the scores"
+    outputs, largest = fp16_emulation.run_with_range(converted.half, inputs)
     assert largest < 65504
-    assert halved.beyond(given) == frozenset()
-    (mine,) = got.values()
-    assert np.abs(mine - truth).max() < 3e-3 * np.abs(truth).max()
-    session = ort.InferenceSession(halved.half.SerializeToString(), providers=["CPUExecutionProvider"])
-    assert np.abs(session.run(None, given)[0] - truth).max() < 3e-3 * np.abs(truth).max()
+    assert converted.beyond(inputs) == frozenset()
+    (emulated,) = outputs.values()
+    assert np.abs(emulated - reference).max() < 3e-3 * np.abs(reference).max()
+    session = ort.InferenceSession(converted.half.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert np.abs(session.run(None, inputs)[0] - reference).max() < 3e-3 * np.abs(reference).max()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings(*EXPORT_WARNINGS)
 @pytest.mark.parametrize("name", OVERFLOWS)
-def test_what_overflows_beside_a_mask_is_seen(name: str, tmp_path: Path) -> None:
-    single, given, _ = exported(name, tmp_path)
-    halved = fp16.convert(single, keep_io=True)
-    onnx.save(halved.half, tmp_path / "half.onnx")
-    sizes = fp16_emulation.node_ranges(tmp_path / "half.onnx", given)
-    assert max(sizes.values()) > 65504
-    assert all(np.isfinite(size) for size in sizes.values())
-    assert fp16_emulation.run_with_range(halved.half, given)[1] > 65504
-    assert halved.beyond(given)
+def test_overflow_next_to_a_mask_is_found(name: str, tmp_path: Path) -> None:
+    single, inputs, _ = export(name, tmp_path)
+    converted = fp16.convert(single, keep_io=True)
+    onnx.save(converted.half, tmp_path / "half.onnx")
+    ranges = fp16_emulation.node_ranges(tmp_path / "half.onnx", inputs)
+    assert max(ranges.values()) > 65504
+    assert all(np.isfinite(value) for value in ranges.values())
+    assert fp16_emulation.run_with_range(converted.half, inputs)[1] > 65504
+    assert converted.beyond(inputs)
 
 
 @pytest.mark.parametrize(
     ("name", "exporter"),
     [("Infinity", "torchscript"), ("Causal", "dynamo")],
 )
-def test_a_model_with_a_mask_goes_down_the_whole_road(name: str, exporter: str, walk: Walk) -> None:
-    written = walk(f"masked:{name}", ["tokens=8x16"], exporter, engine=False)
-    assert verdict.failed_lines(written) == ()
-    assert written.reach is not None
-    assert written.reach.largest < 100
+def test_a_model_with_a_mask_passes_the_whole_pipeline(name: str, exporter: str, walk: Walk) -> None:
+    report = walk(f"masked:{name}", ["tokens=8x16"], exporter, engine=False)
+    assert verdict.failed_lines(report) == ()
+    assert report.reach is not None
+    assert report.reach.largest < 100

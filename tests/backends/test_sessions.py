@@ -1,4 +1,4 @@
-"""Every backend that runs here, on the artifacts of one finished run."""
+"""Every backend that runs on a CPU, on the artifacts of one finished run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deploytool.errors import MissingBackend, StageFailed
 from deploytool.loading import weights_file
 from tests.conftest import TINY
 
-RUNS = {
+ARTIFACTS = {
     "eager": "load/weights.safetensors",
     "torchscript": "torchscript/model.pt",
     "onnxruntime": "simplify/model.onnx",
@@ -28,55 +28,56 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_a_backend_answers_as_the_model_does(finished: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_a_backend_has_the_outputs_of_the_model(finished: Path, name: str) -> None:
     sample = golden.read(finished / "golden" / "golden.npz")
-    with load_backend(name).start(finished / RUNS[name]) as session:
-        got = session(**sample.inputs)["logits"]
+    with load_backend(name).start(finished / ARTIFACTS[name]) as session:
+        logits = session(**sample.inputs)["logits"]
         single = session(input=sample.inputs["input"][2:3])["logits"]
-    np.testing.assert_allclose(got, sample.reference["logits"], atol=1e-5)
-    np.testing.assert_allclose(single, got[2:3], atol=1e-5)
-    assert got.dtype == np.float32
+    np.testing.assert_allclose(logits, sample.reference["logits"], atol=1e-5)
+    np.testing.assert_allclose(single, logits[2:3], atol=1e-5)
+    assert logits.dtype == np.float32
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_a_backend_names_its_version(name: str) -> None:
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_a_fingerprint_has_library_and_version(name: str) -> None:
     library, version = load_backend(name).fingerprint().split()
     assert library.split(".")[0] in {"torch", "onnxruntime", "onnx"}
     assert version[0].isdecimal()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("name", RUNS)
-def test_cuda_without_a_gpu_is_an_error_and_no_silent_fall_back(finished: Path, name: str) -> None:
-    with pytest.raises(MissingBackend), load_backend(name).start(finished / RUNS[name], "cuda"):
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_cuda_without_a_gpu_is_an_error_not_a_fallback(finished: Path, name: str) -> None:
+    with pytest.raises(MissingBackend), load_backend(name).start(finished / ARTIFACTS[name], "cuda"):
         pass
 
 
-def test_a_session_that_fell_back_is_refused(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = ort.InferenceSession
+def test_a_fallback_of_onnx_runtime_is_an_error(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session_class = ort.InferenceSession
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-    monkeypatch.setattr(ort, "InferenceSession", lambda path, options, providers: real(path))
-    with pytest.raises(MissingBackend, match="it fell back to CPUExecutionProvider"):
-        onnxruntime._session(finished / RUNS["onnxruntime"], "cuda")
+    monkeypatch.setattr(ort, "InferenceSession", lambda path, options, providers: session_class(path))
+    with pytest.raises(MissingBackend, match="CPUExecutionProvider"):
+        onnxruntime._session(finished / ARTIFACTS["onnxruntime"], "cuda")
 
 
-@pytest.mark.parametrize(("op", "lost"), [("Identity", None), ("Relu", "it leaves 1 nodes to the CPU, Relu")])
-def test_only_work_on_shapes_may_be_left_to_the_cpu(op: str, lost: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(onnxruntime._PROVIDER, "cuda", "CPUExecutionProvider")  # a GPU that leaves all to the CPU
-    monkeypatch.setitem(onnxruntime._SETTINGS, "cuda", {})
+@pytest.mark.parametrize(("op", "error"), [("Identity", None), ("Relu", "1 nodes to the CPU, Relu")])
+def test_only_shape_arithmetic_may_run_on_the_cpu(op: str, error: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(onnxruntime._PROVIDERS, "cuda", "CPUExecutionProvider")  # leaves every node to the CPU
+    monkeypatch.setitem(onnxruntime._OPTIONS, "cuda", {})
     text = """<ir_version: 10, opset_import: ["" : 18]> graph (float[N, M] x) => (float[K, L] y)
         { dims = Shape(x)  z = OP(x)  y = Reshape(z, dims) }""".replace("OP", op)
     graph = onnx.parser.parse_model(text).SerializeToString()
-    given = np.array([[1.0, 2.0]], np.float32)
-    with pytest.raises(MissingBackend, match=lost) if lost else nullcontext(), onnxruntime.start(graph, "cuda") as run:
-        assert run(x=given)["y"].tolist() == given.tolist()
+    x = np.array([[1.0, 2.0]], np.float32)
+    expected = pytest.raises(MissingBackend, match=error) if error else nullcontext()
+    with expected, onnxruntime.start(graph, "cuda") as session:
+        assert session(x=x)["y"].tolist() == x.tolist()
 
 
-def test_threads_of_onnx_runtime_sleep_after_a_run(finished: Path) -> None:
-    """By themselves they would spin for some tens of milliseconds, and keep a rival from its processors."""
+def test_threads_of_onnx_runtime_are_idle_after_a_run(finished: Path) -> None:
+    """By default they spin for tens of milliseconds, and take processors from the next session that is timed."""
     inputs = {"input": np.zeros((256, 3, 32, 32), np.float32)}
-    with onnxruntime.start(finished / RUNS["onnxruntime"], threads=2) as session:
+    with onnxruntime.start(finished / ARTIFACTS["onnxruntime"], threads=2) as session:
         for _ in range(3):
             interleave.wait_for_idle_threads()
             session(**inputs)
@@ -84,7 +85,7 @@ def test_threads_of_onnx_runtime_sleep_after_a_run(finished: Path) -> None:
             assert not interleave._others_work()
 
 
-def test_garbage_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_invalid_file_is_an_error_with_its_name(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(b"garbage")
     with (
@@ -94,8 +95,8 @@ def test_garbage_is_refused_by_name(tmp_path: Path) -> None:
         pass
 
 
-def test_a_weights_file_is_the_whole_model(finished: Path) -> None:
-    path = finished / RUNS["eager"]
+def test_a_weights_file_holds_the_whole_model(finished: Path) -> None:
+    path = finished / ARTIFACTS["eager"]
     assert weights_file.definition(path) == TINY
     assert not eager.load_module(path).training
     assert not any(parameter.requires_grad for parameter in eager.load_module(path).parameters())
@@ -104,14 +105,14 @@ def test_a_weights_file_is_the_whole_model(finished: Path) -> None:
 def test_tf32_is_off_while_a_session_runs(finished: Path) -> None:
     before = torch.backends.cudnn.allow_tf32
     for name in ("eager", "torchscript"):
-        with load_backend(name).start(finished / RUNS[name]):
+        with load_backend(name).start(finished / ARTIFACTS[name]):
             assert not torch.backends.cudnn.allow_tf32
         assert torch.backends.cudnn.allow_tf32 == before
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["eager", "torchscript", "onnxruntime"])
-def test_a_backend_answers_the_same_on_cuda(finished: Path, name: str) -> None:
+def test_a_backend_has_the_outputs_of_the_model_on_cuda(finished: Path, name: str) -> None:
     sample = golden.read(finished / "golden" / "golden.npz")
-    with load_backend(name).start(finished / RUNS[name], "cuda") as session:
+    with load_backend(name).start(finished / ARTIFACTS[name], "cuda") as session:
         np.testing.assert_allclose(session(**sample.inputs)["logits"], sample.reference["logits"], atol=1e-5)

@@ -1,4 +1,4 @@
-"""The engine's life against a fake driver that moves real memory: what a GPU would be asked, in which order."""
+"""The calls that running an engine makes, against a fake CUDA runtime that copies host memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OK = 0
 
 
 class FakeCuda:
-    """The CUDA runtime with the host's memory for the GPU's; graphs replay the context they captured."""
+    """A CUDA runtime on host memory; launching a graph runs the context again."""
 
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)  # noqa: N815  # CUDA's names
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
@@ -32,8 +32,8 @@ class FakeCuda:
     def __getattr__(self, name: str) -> Any:
         def call(*arguments: Any) -> tuple[Any, ...]:
             self.calls.append(name)
-            act = getattr(type(self), f"do_{name}", None)
-            return (OK, *act(self, *arguments)) if act else (OK,)
+            method = getattr(type(self), f"do_{name}", None)
+            return (OK, *method(self, *arguments)) if method else (OK,)
 
         return call
 
@@ -46,8 +46,8 @@ class FakeCuda:
         del self.memory[address]
         return ()
 
-    def do_cudaMemcpyAsync(self, to: int, source: int, size: int, kind: int, stream: int) -> tuple[()]:  # noqa: N802
-        ctypes.memmove(to, source, size)
+    def do_cudaMemcpyAsync(self, destination: int, source: int, size: int, kind: int, stream: int) -> tuple[()]:  # noqa: N802
+        ctypes.memmove(destination, source, size)
         return ()
 
     def do_cudaStreamCreate(self) -> tuple[int]:  # noqa: N802
@@ -67,12 +67,12 @@ class FakeCuda:
         self.context.compute()
         return ()
 
-    def do_cudaEventElapsedTime(self, begun: int, ended: int) -> tuple[float]:  # noqa: N802
+    def do_cudaEventElapsedTime(self, start: int, end: int) -> tuple[float]:  # noqa: N802
         return (0.25,)
 
 
 class FakeContext:
-    """Doubles its input."""
+    """An execution context that doubles its input."""
 
     def __init__(self) -> None:
         self.shape: tuple[int, ...] = ()
@@ -96,8 +96,8 @@ class FakeContext:
 
     def compute(self) -> None:
         count = int(np.prod(self.shape))
-        given, made = (np.ctypeslib.as_array((ctypes.c_float * count).from_address(self.address[n])) for n in "xy")
-        made[:] = given * 2
+        x, y = (np.ctypeslib.as_array((ctypes.c_float * count).from_address(self.address[n])) for n in "xy")
+        y[:] = x * 2
 
 
 class Mode(enum.Enum):
@@ -106,7 +106,7 @@ class Mode(enum.Enum):
 
 
 class FakeTrt:
-    """As much of TensorRT as an engine needs to run."""
+    """The part of TensorRT that running an engine needs."""
 
     Logger = type("Logger", (), {"ERROR": 1, "__init__": lambda self, severity: None})
     TensorIOMode = Mode
@@ -136,7 +136,7 @@ def context() -> FakeContext:
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
-def test_an_engine_copies_in_runs_and_copies_out(context: FakeContext) -> None:
+def test_an_engine_copies_inputs_runs_and_copies_outputs(context: FakeContext) -> None:
     cuda = FakeCuda(context)
     engine = tensorrt.Engine(FakeTrt(context), cuda, b"plan")
     np.testing.assert_array_equal(engine(x=X)["y"], X * 2)
@@ -144,7 +144,7 @@ def test_an_engine_copies_in_runs_and_copies_out(context: FakeContext) -> None:
     assert engine.gpu_ms == [0.25, 0.25]
 
 
-def test_the_run_is_captured_once_a_shape_and_replayed(context: FakeContext) -> None:
+def test_the_run_is_captured_once_for_each_shape_and_replayed(context: FakeContext) -> None:
     cuda = FakeCuda(context)
     engine = tensorrt.Engine(FakeTrt(context), cuda, b"plan")
     for batch in (X, X, X[:1], X[:1]):
@@ -153,14 +153,14 @@ def test_the_run_is_captured_once_a_shape_and_replayed(context: FakeContext) -> 
     assert cuda.calls.count("cudaGraphLaunch") == 4
 
 
-def test_an_engine_that_cannot_be_captured_is_enqueued(context: FakeContext) -> None:
+def test_an_engine_that_cannot_be_captured_is_enqueued_each_time(context: FakeContext) -> None:
     cuda = FakeCuda(context, capture=900)
     engine = tensorrt.Engine(FakeTrt(context), cuda, b"plan")
     np.testing.assert_array_equal(engine(x=X)["y"], X * 2)
     assert "cudaGraphLaunch" not in cuda.calls
 
 
-def test_closing_gives_everything_back(context: FakeContext) -> None:
+def test_closing_frees_all_resources(context: FakeContext) -> None:
     cuda = FakeCuda(context)
     engine = tensorrt.Engine(FakeTrt(context), cuda, b"plan")
     engine(x=X)
@@ -170,15 +170,15 @@ def test_closing_gives_everything_back(context: FakeContext) -> None:
     assert {"cudaGraphExecDestroy", "cudaEventDestroy", "cudaStreamDestroy"} <= set(cuda.calls)
 
 
-def test_answers_are_not_overwritten_by_the_next_call(context: FakeContext) -> None:
+def test_outputs_are_not_overwritten_by_the_next_call(context: FakeContext) -> None:
     engine = tensorrt.Engine(FakeTrt(context), FakeCuda(context), b"plan")
     first = engine(x=X)["y"]
     engine(x=X + 5)
     np.testing.assert_array_equal(first, X * 2)
 
 
-def test_refusals_are_named(context: FakeContext) -> None:
-    with pytest.raises(StageFailed, match="TensorRT refuses the engine on this GPU"):
+def test_refused_engines_shapes_and_runs_are_errors(context: FakeContext) -> None:
+    with pytest.raises(StageFailed, match="refuses the engine"):
         tensorrt.Engine(FakeTrt(context, plan_is_good=False), FakeCuda(context), b"plan")
     engine = tensorrt.Engine(FakeTrt(context), FakeCuda(context), b"plan")
     with pytest.raises(StageFailed, match=r"does not take x of shape \(9, 3\)"):
@@ -188,7 +188,7 @@ def test_refusals_are_named(context: FakeContext) -> None:
         engine(x=X)
 
 
-def test_a_cuda_error_is_a_failure(context: FakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cuda_error_is_raised(context: FakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = FakeCuda(context)
     engine = tensorrt.Engine(FakeTrt(context), cuda, b"plan")
     monkeypatch.setattr(cuda, "cudaMalloc", lambda size: (2, None), raising=False)
@@ -196,7 +196,7 @@ def test_a_cuda_error_is_a_failure(context: FakeContext, monkeypatch: pytest.Mon
         engine(x=X)
 
 
-def test_without_a_driver_no_runtime_is_touched(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_without_a_driver_no_runtime_is_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setattr(machine, "gpus", lambda: ())
     monkeypatch.setattr(tensorrt, "library", lambda name: pytest.fail("a runtime was loaded"))
     with pytest.raises(MissingBackend, match="an engine needs a CUDA GPU"), tensorrt.start(tmp_path / "none"):
@@ -204,7 +204,7 @@ def test_without_a_driver_no_runtime_is_touched(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize(
-    ("flavour", "capabilities", "gpu", "runs"),
+    ("flavour", "capabilities", "gpu", "supported"),
     [
         ("tensorrt", (), "9.0", True),
         ("tensorrt_rtx", (), "8.9", True),
@@ -214,16 +214,16 @@ def test_without_a_driver_no_runtime_is_touched(monkeypatch: pytest.MonkeyPatch,
         ("tensorrt_rtx", ("8.6",), "8.9", False),
     ],
 )
-def test_whom_an_engine_serves(
-    monkeypatch: pytest.MonkeyPatch, flavour: str, capabilities: tuple[str, ...], gpu: str, runs: bool
+def test_which_gpus_an_engine_supports(
+    monkeypatch: pytest.MonkeyPatch, flavour: str, capabilities: tuple[str, ...], gpu: str, supported: bool
 ) -> None:
     monkeypatch.setattr(machine, "gpus", lambda: (Gpu("some GPU", gpu),))
-    assert tensorrt.is_for_this_gpu(flavour, capabilities) is runs
+    assert tensorrt.is_for_this_gpu(flavour, capabilities) is supported
     monkeypatch.setattr(machine, "gpus", lambda: ())
     assert not tensorrt.is_for_this_gpu(flavour, capabilities)
 
 
-def test_a_library_that_is_not_there_is_named() -> None:
+def test_a_missing_library_is_an_error_with_its_distribution() -> None:
     with pytest.raises(MissingBackend, match="tensorrt cannot be imported") as caught:
         tensorrt.library("tensorrt")
     assert caught.value.remedy == "pip install tensorrt"

@@ -1,4 +1,4 @@
-"""Every TensorRT name the code uses, held against what each release really has: no GPU and no TensorRT needed."""
+"""Every TensorRT name that the code uses exists in each supported release; needs neither a GPU nor TensorRT."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 NAMES: dict[str, dict[str, list[str]]] = json.loads((Path(__file__).parent / "trt_api_names.json").read_text())
 SOURCES = ("deploytool/backends/tensorrt_builder.py", "deploytool/backends/tensorrt.py")
-CLASS_OF = {  # how the code calls what it holds
+CLASS_OF = {  # the class of each variable name in the code
     "builder": "Builder",
     "network": "INetworkDefinition",
     "parser": "OnnxParser",
@@ -25,7 +25,7 @@ CLASS_OF = {  # how the code calls what it holds
     "_engine": "ICudaEngine",
     "_context": "IExecutionContext",
 }
-OF_THE_MODULE = {"Logger", "nptype", "__version__"}  # the lists hold classes and enumerations only
+MODULE_NAMES = {"Logger", "nptype", "__version__"}  # not in the lists, which hold classes and enumerations only
 RTX_ONLY = {
     ("IBuilderConfig", "num_compute_capabilities"),
     ("IBuilderConfig", "set_compute_capability"),
@@ -35,17 +35,17 @@ RELEASES = ("tensorrt-10.3.0", "tensorrt-10.13.0.35", "tensorrt-10.16.1.11", "te
 RTX = "tensorrt_rtx-1.7.1.116"
 
 
-def used() -> set[tuple[str, str]]:
-    """(class, member) pairs, the member empty where the class itself is meant."""
-    found = set()
+def used_names() -> set[tuple[str, str]]:
+    """The (class, member) pairs in the sources; the member is empty where the class itself is used."""
+    pairs = set()
     for source in SOURCES:
         for node in ast.walk(ast.parse((ROOT / source).read_text())):
             if isinstance(node, ast.Attribute) and node.attr != "__init__":
-                found |= pair(node)
-    return found
+                pairs |= class_and_member(node)
+    return pairs
 
 
-def pair(node: ast.Attribute) -> set[tuple[str, str]]:
+def class_and_member(node: ast.Attribute) -> set[tuple[str, str]]:
     holder = node.value
     if isinstance(holder, ast.Attribute) and is_trt(holder.value):  # trt.Class.member
         return {(holder.attr, node.attr)}
@@ -61,16 +61,16 @@ def is_trt(node: ast.expr) -> bool:
     return "trt" in (getattr(node, "id", ""), getattr(node, "attr", "").lstrip("_"))
 
 
-def missing(release: str) -> set[tuple[str, str]]:
+def missing_names(release: str) -> set[tuple[str, str]]:
     known = NAMES[release]
     return {
-        (kind, member)
-        for kind, member in used()
-        if kind not in OF_THE_MODULE and (kind not in known or (member and member not in known[kind]))
+        (name, member)
+        for name, member in used_names()
+        if name not in MODULE_NAMES and (name not in known or (member and member not in known[name]))
     }
 
 
-def test_the_scan_sees_what_the_code_uses() -> None:
+def test_the_scan_finds_the_names_in_the_code() -> None:
     assert {
         ("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"),
         ("Builder", "build_serialized_network"),
@@ -81,20 +81,20 @@ def test_the_scan_sees_what_the_code_uses() -> None:
         ("IExecutionContext", "execute_async_v3"),
         ("ICudaEngine", "get_tensor_mode"),
         ("TensorIOMode", "OUTPUT"),
-    } <= used()
-    assert len(used()) >= 30
+    } <= used_names()
+    assert len(used_names()) >= 30
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_only_the_choice_of_targets_is_rtxs_own(release: str) -> None:
-    assert missing(release) == RTX_ONLY
+def test_only_compute_capabilities_are_missing_outside_rtx(release: str) -> None:
+    assert missing_names(release) == RTX_ONLY
 
 
 def test_rtx_has_every_name() -> None:
-    assert missing(RTX) == set()
-    assert all(hasattr(importlib.import_module("tensorrt_rtx"), name) for name in OF_THE_MODULE)
+    assert missing_names(RTX) == set()
+    assert all(hasattr(importlib.import_module("tensorrt_rtx"), name) for name in MODULE_NAMES)
 
 
-def test_a_name_that_is_gone_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removed_name_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(NAMES[RTX], "Builder", [name for name in NAMES[RTX]["Builder"] if name != "create_network"])
-    assert missing(RTX) == {("Builder", "create_network")}
+    assert missing_names(RTX) == {("Builder", "create_network")}

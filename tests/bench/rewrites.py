@@ -63,7 +63,7 @@ def timed(name: str, folder: Path, seconds: float, threads: int) -> Iterator[str
         for batch in BATCHES:
             fed = {each: np.resize(array, (batch, *array.shape[1:])) for each, array in inputs.items()}
             calls = {each: partial(session, **fed) for each, session in sessions.items()}
-            taken = benchmark_ratio.interleave(calls, seconds)
+            taken = benchmark_ratio.time_by_wall_clock(calls, seconds)
             called = {EXPORT: (EXPORT,)} | {form.name: form.names for form in found}
             for each, names in called.items():
                 ratio = benchmark_ratio.ratio(taken[EXPORT], taken[each])

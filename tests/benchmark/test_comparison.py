@@ -99,4 +99,4 @@ def test_an_uneven_machine_gets_no_verdict() -> None:
 def test_a_threshold_inside_the_interval_is_open(
     low: float, high: float, verdict: SpeedVerdict, expected: GateOutcome
 ) -> None:
-    assert comparison.goal_status(1.5, Ratio((low + high) / 2, low, high), verdict) == expected
+    assert comparison.gate_outcome(1.5, Ratio((low + high) / 2, low, high), verdict) == expected

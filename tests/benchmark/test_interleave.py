@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deploytool.benchmark import interleave
-from deploytool.benchmark.interleave import ClockReading
+from deploytool.benchmark.interleave import Clocks
 from tests.parity.pretended import Machine
 
 
@@ -41,7 +41,7 @@ def ordered(names: str, seconds: float = 0.0, warm_up_seconds: float = 0.0) -> l
 
 def test_no_call_has_a_place_or_a_predecessor_of_its_own() -> None:
     timed = ordered("abcd", seconds=100.0)[2:]
-    assert len(timed) == interleave.MOST
+    assert len(timed) == interleave.MAX_ROUNDS
     assert {turn[0] for turn in timed} == {turn[-1] for turn in timed} == set("abcd")
     line = "".join(timed)
     before = {name: [one for one, other in pairwise(line) if other == name] for name in "abcd"}
@@ -56,19 +56,19 @@ def test_a_short_call_is_timed_in_its_stride(seconds: float, untimed: int) -> No
     taken = interleave.time_interleaved(noted(machine, told, seconds), 0.0, clocks=machine.clocks())
     assert taken["a"].wall_ms == pytest.approx(1000 * seconds)
     timed = told[2 * 2 :]
-    assert len(timed) == 2 * interleave.FEWEST * (untimed + 1)
+    assert len(timed) == 2 * interleave.MIN_ROUNDS * (untimed + 1)
     assert timed[: untimed + 1] == ["a"] * (untimed + 1)
 
 
 def test_the_warm_up_lasts_as_long_as_it_should() -> None:
-    assert len(ordered("ab")) == 2 + interleave.FEWEST
-    assert len(ordered("ab", warm_up_seconds=0.9)) == 5 + interleave.FEWEST
+    assert len(ordered("ab")) == 2 + interleave.MIN_ROUNDS
+    assert len(ordered("ab", warm_up_seconds=0.9)) == 5 + interleave.MIN_ROUNDS
 
 
 def test_a_clock_that_stands_still_ends_all_the_same() -> None:
-    still = ClockReading(lambda: 0.0, lambda: 0.0, lambda: 0.0, lambda: None)
+    still = Clocks(lambda: 0.0, lambda: 0.0, lambda: 0.0, lambda: None)
     taken = interleave.time_interleaved({"one": lambda: None}, 1.0, clocks=still, warm_up_seconds=5.0)
-    assert len(taken["one"].wall_ms) == interleave.MOST
+    assert len(taken["one"].wall_ms) == interleave.MAX_ROUNDS
 
 
 def test_outliers_are_kept() -> None:

@@ -15,7 +15,7 @@ Pair = tuple[Milliseconds, Milliseconds]
 def test_known_clocks_give_the_known_ratio() -> None:
     machine = Machine()
     calls = {"slow": machine.work(0.030), "fast": machine.work(0.010)}
-    taken = ratio.interleave(calls, seconds=1.0, clock=lambda: machine.wall)
+    taken = ratio.time_by_wall_clock(calls, seconds=1.0, clock=lambda: machine.wall)
     found = ratio.ratio(taken["slow"], taken["fast"])
     assert len(taken["slow"]) == 20
     assert taken["fast"][0] == pytest.approx(10)
@@ -29,7 +29,7 @@ def test_a_machine_that_slows_down_slows_both_alike() -> None:
     def watch(done: int, total: int) -> None:
         machine.speed = 1 + 4 * done / total
 
-    taken = ratio.interleave(calls, seconds=1.0, clock=lambda: machine.wall, watch=watch)
+    taken = ratio.time_by_wall_clock(calls, seconds=1.0, clock=lambda: machine.wall, watch=watch)
     found = ratio.ratio(taken["slow"], taken["fast"])
     assert (found.value, found.low, found.high) == pytest.approx((2, 2, 2))
 

@@ -74,7 +74,7 @@ def test_every_artifact_and_form_of_eager_has_its_row(finished: Path, given: Sta
         timed = [row.latency for row in sweep.rows if row.status is Status.MEASURED]
         for each in timed:
             assert each is not None
-            assert len(each.wall_ms) == sweep.rounds >= interleave.FEWEST
+            assert len(each.wall_ms) == sweep.rounds >= interleave.MIN_ROUNDS
             assert min(each.wall_ms) <= each.p50_ms <= each.p90_ms <= max(each.wall_ms)
             assert each.cpu_ms > 0
     assert found.files["rewrite/model.onnx"] == serde.file_digest(finished / "rewrite" / "model.onnx")

@@ -50,7 +50,7 @@ def test_speed_ups_over_something_else_are_no_speed_ups_over_eager(tmp_path: Pat
 @pytest.mark.parametrize(
     "changes",
     [
-        {"schema": "deploytool.benchmark.result/9"},
+        {"schema": "deploytool.bench/9"},
         {"sweeps": [{}]},
         {"files": {"gone": "0"}},
         {"threads": None, "sweeps": 1},

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from deploytool.benchmark.interleave import ClockReading, TimingSeries
+from deploytool.benchmark.interleave import Clocks, TimingSeries
 
 
 class Machine:
@@ -16,8 +16,8 @@ class Machine:
         self.wall = self.cpu = self.queued = 0.0
         self.speed = 1.0
 
-    def clocks(self) -> ClockReading:
-        return ClockReading(lambda: self.wall, lambda: self.cpu, lambda: self.queued, lambda: None)
+    def clocks(self) -> Clocks:
+        return Clocks(lambda: self.wall, lambda: self.cpu, lambda: self.queued, lambda: None)
 
     def work(self, seconds: float, *, threads: int = 1, waited: float = 0.0, name: str = "") -> Callable[[], str]:
         """Work for `seconds` on each of `threads`, which stand in a queue for `waited` seconds meanwhile."""

@@ -166,9 +166,9 @@ def test_a_weight_in_both_types_is_rounded_for_its_fp16_reader_alone() -> None:
     single = planted.shared_weight()
     halved = fp16.convert(single, keep_io=True)
     mixed = halved.keeping({"/Conv_4"})
-    reference = fp16_emulation.with_fp16_weights_of(planted.shared_weight(), mixed)
+    reference = fp16_emulation.round_weights_like(planted.shared_weight(), mixed)
     widened = fp16_emulation.emulate(mixed, results=False)
     inputs = planted.images()
     np.testing.assert_allclose(answers(widened, inputs), answers(reference, inputs), rtol=1e-4, atol=1e-5)
-    everything = fp16_emulation.with_fp16_weights_of(planted.shared_weight(), halved.half)
+    everything = fp16_emulation.round_weights_like(planted.shared_weight(), halved.half)
     assert np.abs(answers(everything, inputs) - answers(reference, inputs)).max() > 1e-4
