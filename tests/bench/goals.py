@@ -1,4 +1,4 @@
-"""What the peers' table is held against: for each family, how many times faster than a rival the shipped graph is."""
+"""Speed goals of the peers' table: how many times faster than a rival the shipped graph should be."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from deploytool.benchmark.ratio import Ratio
 from deploytool.spec import SpeedVerdict, spoken
 
-PLAIN, OPENVINO = "ORT", "OpenVINO"
+ORT, OPENVINO = "ORT", "OpenVINO"
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A ratio that was hoped for; `beyond_noise` asks only that the rival is not surely faster."""
+    """The least ratio to a rival; with `beyond_noise`, reached unless the rival is significantly faster."""
 
     rival: str
     least: float
@@ -23,32 +23,32 @@ class Goal:
 def goals(model: str, batch: int, threads: int) -> Iterator[Goal]:
     """The goals of one model at one batch."""
     if model.startswith("mixnet"):
-        yield Goal(PLAIN, 1.7 if batch == 1 else 2.0)
+        yield Goal(ORT, 1.7 if batch == 1 else 2.0)
         yield Goal(OPENVINO, 1.0, beyond_noise=True)
     elif model == "shufflenet_g3" and (batch, threads) == (8, 1):
-        yield Goal(PLAIN, 1.2)
+        yield Goal(ORT, 1.2)
     elif model.startswith("shufflenet"):
-        yield Goal(PLAIN, 0.98)
+        yield Goal(ORT, 0.98)
     else:
-        yield Goal(PLAIN, 0.98)
+        yield Goal(ORT, 0.98)
         yield Goal(OPENVINO, 0.98)
 
 
-def judged(goal: Goal, found: Ratio, uneven: str | None) -> str:
-    """The goal with `reached` or `MISSED`, or with no verdict and what stands against one."""
-    what = f"not behind {goal.rival}" if goal.beyond_noise else f"≥ {goal.least:g}× {goal.rival}"
-    seen = f"{what}: {found.value:.2f}× ({found.low:.2f}–{found.high:.2f})"
+def judge(goal: Goal, ratio: Ratio, uneven: str | None) -> str:
+    """A line with the goal, the ratio and `reached` or `MISSED`, or why there is no verdict."""
+    aim = f"not behind {goal.rival}" if goal.beyond_noise else f"≥ {goal.least:g}× {goal.rival}"
+    line = f"{aim}: {ratio.value:.2f}× ({ratio.low:.2f}–{ratio.high:.2f})"
     if uneven:
-        return f"{seen}, {spoken(SpeedVerdict.NO_VERDICT, uneven)}"
-    held = found.high >= goal.least if goal.beyond_noise else found.value >= goal.least
-    unsure = not goal.beyond_noise and found.low < goal.least <= found.high
-    return f"{seen}, {'reached' if held else 'MISSED'}{' (within the spread)' if unsure else ''}"
+        return f"{line}, {spoken(SpeedVerdict.NO_VERDICT, uneven)}"
+    is_reached = ratio.high >= goal.least if goal.beyond_noise else ratio.value >= goal.least
+    is_unsure = not goal.beyond_noise and ratio.low < goal.least <= ratio.high
+    return f"{line}, {'reached' if is_reached else 'MISSED'}{' (within the spread)' if is_unsure else ''}"
 
 
-def told(model: str, batch: int, threads: int, ratios: Mapping[str, Ratio], uneven: str | None) -> list[str]:
-    """A line for every goal whose rival was there."""
+def report_lines(model: str, batch: int, threads: int, ratios: Mapping[str, Ratio], uneven: str | None) -> list[str]:
+    """A line for every goal whose rival was measured."""
     return [
-        f"{model} batch {batch}: {judged(goal, ratios[goal.rival], uneven)}"
+        f"{model} batch {batch}: {judge(goal, ratios[goal.rival], uneven)}"
         for goal in goals(model, batch, threads)
         if goal.rival in ratios
     ]

@@ -1,7 +1,7 @@
-"""Times on a GPU, where one answers, every way to run the zoo's graphs: `make bench`.
+"""Times every way to run the zoo's graphs on a GPU, if there is one: `make bench`.
 
-In one process and in turn: eager in FP32 and FP16, channels_last, torch.compile, a CUDA graph, and ONNX Runtime CUDA on
-the FP32 graphs and on the FP16 graph, as exported and as rewritten. `--out FILE` writes the table as it grows.
+All run interleaved in one process: eager in FP32 and FP16, channels_last, torch.compile, a CUDA graph, and ONNX Runtime
+CUDA on the FP32 graphs and on the FP16 graph, original and rewritten. `--out FILE` writes the table after each model.
 """
 
 from __future__ import annotations
@@ -28,40 +28,41 @@ from deploytool.rewrites.recipes import ORIGINAL
 from deploytool.spec import Job, Stage, spoken
 
 ZOO = ("mixnet_s", "shufflenet_g3", "mobilenet_v1", "squeezenet1_1")
-ROAD = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE, Stage.FP16)
-PLAIN_HALF = "halve_plain"  # beside `fp16`, the FP16 graph that was never rewritten
+STAGES = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE, Stage.FP16)
+FP16_ORIGINAL = "fp16_original"  # the stage directory of the FP16 graph without rewrites
 LIBRARIES = ("torch", "onnxruntime-gpu", "onnxruntime")
 COLUMNS = ("model", "batch", "way", "p50 ms", "p99 ms", "GPU ms", "× eager", "verdict")
 
 
-def both(job: Job, folder: Path) -> tuple[Path, StageInputs]:
-    """A run up to its FP16 graph, with the FP16 graph of the plain form among its artifacts."""
-    home, plain = folder / job.model.name, folder / f"{job.model.name}_plain"
-    made = list(runner.run(job, ROAD, home))
-    *_, half = runner.run(replace(job, options=replace(job.options, rewrite=ORIGINAL)), ROAD, plain)
-    room = shutil.copytree(half.path.parent, home / PLAIN_HALF)
-    return home, StageInputs((*made, replace(half, path=room / half.path.name, made_by=cast("Stage", PLAIN_HALF))))
+def run_with_original(job: Job, folder: Path) -> tuple[Path, StageInputs]:
+    """Runs the stages to FP16, with and without rewrites; returns the run's folder and all artifacts."""
+    run_folder, original = folder / job.model.name, folder / f"{job.model.name}_original"
+    artifacts = list(runner.run(job, STAGES, run_folder))
+    *_, fp16 = runner.run(replace(job, options=replace(job.options, rewrite=ORIGINAL)), STAGES, original)
+    stage_folder = shutil.copytree(fp16.path.parent, run_folder / FP16_ORIGINAL)
+    copied = replace(fp16, path=stage_folder / fp16.path.name, made_by=cast("Stage", FP16_ORIGINAL))
+    return run_folder, StageInputs((*artifacts, copied))
 
 
-def rows(found: Bench) -> Iterator[str]:
-    """A row of the table for every way and batch."""
-    for sweep in found.sweeps:
+def rows(bench: Bench) -> Iterator[str]:
+    """A row of the table for every candidate and batch."""
+    for sweep in bench.sweeps:
         for row in sweep.rows:
-            yield f"| {' | '.join((found.model, str(sweep.batch), row.name, *_figures(row)))} |"
+            yield f"| {' | '.join((bench.model, str(sweep.batch), row.name, *_figures(row)))} |"
 
 
 def _figures(row: Row) -> tuple[str, ...]:
     if row.latency is None:
         return ("–", "–", "–", "–", spoken(row.status, row.reason))
-    timed, ratio = row.latency, row.ratio
-    times = ("–" if each is None else f"{each:.3f}" for each in (timed.p50_ms, timed.p99_ms, timed.gpu_ms))
-    gain = f"{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})" if ratio else "–"
-    bound = ", the GPU waits for the host" if timed.launch_bound else ""
-    return (*times, gain, f"{spoken(row.verdict, row.reason) if row.verdict else 'the baseline'}{bound}")
+    latency, ratio = row.latency, row.ratio
+    times = ("–" if value is None else f"{value:.3f}" for value in (latency.p50_ms, latency.p99_ms, latency.gpu_ms))
+    speedup = f"{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})" if ratio else "–"
+    bound = ", the GPU waits for the host" if latency.launch_bound else ""
+    return (*times, speedup, f"{spoken(row.verdict, row.reason) if row.verdict else 'the baseline'}{bound}")
 
 
-def head(device: str, seconds: float) -> list[str]:
-    """On what this was measured, and the names of the columns."""
+def header(device: str, seconds: float) -> list[str]:
+    """The title, the conditions of the measurement and the names of the columns."""
     versions = [f"{name} {version}" for name in LIBRARIES if (version := machine.version(name))]
     return [
         f"# {device}",
@@ -80,22 +81,22 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=ZOO)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32, 128])
     parser.add_argument("--seconds", type=float, default=15.0, help="for each model and batch")
-    parser.add_argument("--out", type=Path, help="write the table there, after each model")
-    asked = parser.parse_args()
+    parser.add_argument("--out", type=Path, help="file for the table, written after each model")
+    args = parser.parse_args()
     if not machine.gpus():
-        sys.stdout.write("No CUDA driver answers on this machine: no GPU was timed.\n")
+        sys.stdout.write("No CUDA driver found: no GPU was timed.\n")
         return
-    lines = head(machine.gpus()[0].name, asked.seconds)
+    lines = header(machine.gpus()[0].name, args.seconds)
     clocks = ["", "GPU clock, highest, throttle reasons, temperature, before and after:", ""]
-    wanted = BenchOptions(tuple(asked.batch), threads=1, seconds=asked.seconds, device="cuda", torch_compile=True)
+    options = BenchOptions(tuple(args.batch), threads=1, seconds=args.seconds, device="cuda", torch_compile=True)
     with tempfile.TemporaryDirectory() as folder:
-        for model in asked.models:
+        for model in args.models:
             job = Job(catalog.find(model))
-            found = run.run(*both(job, Path(folder)), wanted, job.watch)
-            lines += rows(found)
-            clocks += [f"- {model} batch {each.batch}: {'; '.join(each.conditions.gpu)}" for each in found.sweeps]
-            if asked.out:
-                asked.out.write_text("\n".join([*lines, *clocks]) + "\n", encoding="utf-8")
+            bench = run.run(*run_with_original(job, Path(folder)), options, job.watch)
+            lines += rows(bench)
+            clocks += [f"- {model} batch {sweep.batch}: {'; '.join(sweep.conditions.gpu)}" for sweep in bench.sweeps]
+            if args.out:
+                args.out.write_text("\n".join([*lines, *clocks]) + "\n", encoding="utf-8")
     sys.stdout.write("\n".join([*lines, *clocks]) + "\n")
 
 

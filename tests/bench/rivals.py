@@ -1,4 +1,4 @@
-"""The peers: other ways from a PyTorch model to speed on a CPU, each at its best and on the same number of threads."""
+"""Starts the rivals: other runtimes and optimisers for PyTorch models on a CPU, each with its best settings."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from deploytool.data.golden import Arrays
 from deploytool.errors import MissingBackend
 from deploytool.host import machine
 from deploytool.loading import weights_file
-from tests.bench.goals import OPENVINO, PLAIN
+from tests.bench.goals import OPENVINO, ORT
 
 EAGER, COMPILE, ONNXSIM, ONNXSLIM, OURS = "eager", "torch.compile", "+ onnxsim", "+ onnxslim", "deploytool"
 OPSET = 18
 LIBRARIES = ("torch", "onnxruntime", "onnxsim", "onnxslim", "openvino")
 
 
-def plain(weights: Path, inputs: Arrays) -> bytes:
-    """What torch.onnx alone makes of the model, with the exporter that leaves the fewest nodes."""
+def export_onnx(weights: Path, inputs: Arrays) -> bytes:
+    """The ONNX graph of a model by torch.onnx alone, with the exporter that leaves the fewest nodes."""
     model, file = weights_file.definition(weights), io.BytesIO()
     tensors = (*model.inputs, *model.outputs)
     example = tuple(torch.from_numpy(inputs[tensor.name][:2]) for tensor in model.inputs)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # this exporter is deprecated, and what most people use
+        warnings.simplefilter("ignore")  # this exporter is deprecated but still the most widely used
         torch.onnx.export(
             eager.load_module(weights),
             example,
-            file,  # type: ignore[arg-type]  # the stub forgets that this exporter takes a file object
+            file,  # type: ignore[arg-type]  # the stub lacks the file object that this exporter accepts
             dynamo=False,
             opset_version=OPSET,
             input_names=[tensor.name for tensor in model.inputs],
@@ -50,29 +50,29 @@ def plain(weights: Path, inputs: Arrays) -> bytes:
 def rivals(
     weights: Path, graph: bytes, ours: Path, threads: int, inputs: Arrays, *, compiled: bool
 ) -> dict[str, Callable[[], AbstractContextManager[Session]]]:
-    """How each is started; a library that is not here raises MissingBackend then. `inputs` are one batch."""
-    ways: dict[str, Callable[[], AbstractContextManager[Session]]] = {EAGER: partial(eager.start, weights)}
+    """A function for each rival that starts its session, or raises MissingBackend; `inputs` are one batch."""
+    starters: dict[str, Callable[[], AbstractContextManager[Session]]] = {EAGER: partial(eager.start, weights)}
     if compiled:
-        ways[COMPILE] = partial(eager_variants.start, weights, "cpu", eager_variants.COMPILE)
-    ways[PLAIN] = partial(onnxruntime.start, graph, "cpu", threads)
-    ways[ONNXSIM] = partial(_made_smaller, "onnxsim", graph, threads)
-    ways[ONNXSLIM] = partial(_made_smaller, "onnxslim", graph, threads)
-    ways[OPENVINO] = partial(_openvino, graph, threads, inputs)
-    ways[OURS] = partial(onnxruntime.start, ours, "cpu", threads)
-    return ways
+        starters[COMPILE] = partial(eager_variants.start, weights, "cpu", eager_variants.COMPILE)
+    starters[ORT] = partial(onnxruntime.start, graph, "cpu", threads)
+    starters[ONNXSIM] = partial(_optimised, "onnxsim", graph, threads)
+    starters[ONNXSLIM] = partial(_optimised, "onnxslim", graph, threads)
+    starters[OPENVINO] = partial(_openvino, graph, threads, inputs)
+    starters[OURS] = partial(onnxruntime.start, ours, "cpu", threads)
+    return starters
 
 
 @contextmanager
-def _made_smaller(library: str, graph: bytes, threads: int) -> Iterator[Session]:
+def _optimised(library: str, graph: bytes, threads: int) -> Iterator[Session]:
     tool, model = _library(library), onnx.load_from_string(graph)
-    made = tool.simplify(model)[0] if library == "onnxsim" else tool.slim(model)
-    with onnxruntime.start(made.SerializeToString(), "cpu", threads) as session:
+    optimised = tool.simplify(model)[0] if library == "onnxsim" else tool.slim(model)
+    with onnxruntime.start(optimised.SerializeToString(), "cpu", threads) as session:
         yield session
 
 
 @contextmanager
 def _openvino(graph: bytes, threads: int, inputs: Arrays) -> Iterator[Session]:
-    """Compiled for exactly these shapes, which it is fastest for, and in FP32: it would else choose BF16 by itself."""
+    """An OpenVINO session with static shapes, its fastest setting, and FP32, because it may choose BF16 otherwise."""
     core = _library("openvino").Core()
     model = core.read_model(graph, b"")
     model.reshape({name: list(array.shape) for name, array in inputs.items()})
@@ -81,8 +81,8 @@ def _openvino(graph: bytes, threads: int, inputs: Arrays) -> Iterator[Session]:
     request = compiled.create_infer_request()
     names = [output.get_any_name() for output in compiled.outputs]
 
-    def call(**given: Array) -> dict[str, Array]:
-        request.infer(given, share_inputs=True)
+    def call(**arrays: Array) -> dict[str, Array]:
+        request.infer(arrays, share_inputs=True)
         return {name: request.get_tensor(name).data.copy() for name in names}
 
     yield call

@@ -1,7 +1,7 @@
-"""Times the toolchain itself, whole processes in turn: `make bench`.
+"""Times the command line itself as whole processes: `make bench`.
 
-Each command runs in a fresh process, all of them once a round, so that a drift of the machine's speed meets all alike;
-ratios are taken round by round. CPU seconds stand beside those of the clock, for they hold on a busy machine too.
+Each command runs in a new process once a round, so that changes of the machine's speed affect all commands alike, and
+ratios are computed for each round. CPU seconds are reported too, because they are valid on a busy machine.
 """
 
 from __future__ import annotations
@@ -35,34 +35,34 @@ model = catalog.find("{MODEL}")
 module = factory.resolve(model.factory)(**model.options).eval()
 inputs = torch.randn(2, 3, 224, 224)
 with torch.inference_mode():
-    answers = module(inputs)
+    outputs = module(inputs)
 """
-EXPORTED = """
+EXPORT_NAMES = """
 import onnx, onnxruntime, warnings
 warnings.simplefilter("ignore")
 names = {"input_names": ["input"], "output_names": ["logits"]}
 """
-CHECKED = """
+CHECK = """
 onnx.checker.check_model(graph, full_check=True)
 session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-(got,) = session.run(None, {"input": inputs.numpy()})
-assert abs(got - answers.numpy()).max() < 1e-3
+(result,) = session.run(None, {"input": inputs.numpy()})
+assert abs(result - outputs.numpy()).max() < 1e-3
 """
-LEGACY = f"""{EAGER}{EXPORTED}
-free = {{"input": {{0: "batch"}}, "logits": {{0: "batch"}}}}
-torch.onnx.export(module, (inputs,), "legacy.onnx", dynamo=False, dynamic_axes=free, **names)
+LEGACY = f"""{EAGER}{EXPORT_NAMES}
+axes = {{"input": {{0: "batch"}}, "logits": {{0: "batch"}}}}
+torch.onnx.export(module, (inputs,), "legacy.onnx", dynamo=False, dynamic_axes=axes, **names)
 import onnxsim
-graph, held = onnxsim.simplify(onnx.load("legacy.onnx"))
-assert held
-{CHECKED}"""
-DYNAMO = f"""{EAGER}{EXPORTED}
+graph, is_valid = onnxsim.simplify(onnx.load("legacy.onnx"))
+assert is_valid
+{CHECK}"""
+DYNAMO = f"""{EAGER}{EXPORT_NAMES}
 torch.onnx.export(module, (inputs,), "dynamo.onnx", dynamo=True, dynamic_shapes=({{0: "batch"}},), **names)
 graph = onnx.load("dynamo.onnx")
-{CHECKED}"""
+{CHECK}"""
 
 
-def deploytool(*words: str) -> tuple[str, ...]:
-    return (PYTHON, "-m", "deploytool", *words)
+def deploytool(*arguments: str) -> tuple[str, ...]:
+    return (PYTHON, "-m", "deploytool", *arguments)
 
 
 COMMANDS = {
@@ -80,7 +80,7 @@ COMMANDS = {
     "export --trt, repeated": deploytool("export", MODEL, "--trt", "--out", ENGINE_RUN),
     "deploytool show": deploytool("show", ENGINE_RUN),
 }
-GOALS = (  # of a cold export, held against the quick one and against the whole one
+GOALS = (  # the greatest ratio of the first command's time to the second's
     ("deploytool --help", "import torch", 0.3),
     ("deploytool models", "import torch", 0.3),
     ("deploytool targets", "import torch", 0.3),
@@ -95,95 +95,95 @@ GOALS = (  # of a cold export, held against the quick one and against the whole 
     ("export --trt, cold", "one eager run", 3.0),
     ("export --trt, repeated", "export --trt, cold", 0.1),
 )
-MOST_MIB = 100  # of a repeated run
-_UNUSUAL = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")  # set on some machines of a CI, and on no user's
+MAX_MIB = 100  # of a repeated run
+_IGNORED_SETTINGS = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")  # set on some CI machines, but usually not by users
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What one process took, with the processes it started."""
+class Usage:
+    """The time and peak memory of one process and its children."""
 
     seconds: float
     cpu_seconds: float
     mebibytes: float
 
 
-def spent(command: Sequence[str], folder: Path) -> Spent:
-    settings = {name: value for name, value in os.environ.items() if name not in _UNUSUAL}
-    begun = time.perf_counter()
-    with (folder / "said").open("wb") as said:
-        child = subprocess.Popen(command, cwd=folder, env=settings, stdout=said, stderr=said)
+def run_command(command: Sequence[str], folder: Path) -> Usage:
+    settings = {name: value for name, value in os.environ.items() if name not in _IGNORED_SETTINGS}
+    start = time.perf_counter()
+    with (folder / "output").open("wb") as output:
+        child = subprocess.Popen(command, cwd=folder, env=settings, stdout=output, stderr=output)
         _, status, usage = os.wait4(child.pid, 0)
-    seconds, child.returncode = time.perf_counter() - begun, os.waitstatus_to_exitcode(status)
+    seconds, child.returncode = time.perf_counter() - start, os.waitstatus_to_exitcode(status)
     if child.returncode:
-        raise SystemExit((folder / "said").read_text(errors="replace"))
-    return Spent(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+        raise SystemExit((folder / "output").read_text(errors="replace"))
+    return Usage(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
-def measured(rounds: int, folder: Path) -> dict[str, list[Spent]]:
-    taken: dict[str, list[Spent]] = {name: [] for name in COMMANDS}
-    for turn in range(rounds + 1):
+def measure(rounds: int, folder: Path) -> dict[str, list[Usage]]:
+    usages: dict[str, list[Usage]] = {name: [] for name in COMMANDS}
+    for number in range(rounds + 1):
         shutil.rmtree(folder / "artifacts", ignore_errors=True)
         for name, command in COMMANDS.items():
-            each = spent(command, folder)
-            if turn:  # the first round warms the disk's cache
-                taken[name].append(each)
-    return taken
+            usage = run_command(command, folder)
+            if number:  # round 0 warms the disk cache
+                usages[name].append(usage)
+    return usages
 
 
-def table(taken: dict[str, list[Spent]]) -> list[str]:
+def table(usages: dict[str, list[Usage]]) -> list[str]:
     lines = []
-    for name, each in taken.items():
-        seconds = sorted(one.seconds for one in each)
+    for name, runs in usages.items():
+        seconds = sorted(run.seconds for run in runs)
         spread = f"({seconds[0]:.3f}–{seconds[-1]:.3f})"
-        cpu, peak = statistics.median(one.cpu_seconds for one in each), max(one.mebibytes for one in each)
+        cpu, peak = statistics.median(run.cpu_seconds for run in runs), max(run.mebibytes for run in runs)
         lines.append(f"{name:<26} {statistics.median(seconds):7.3f} s {spread:<18} CPU {cpu:7.3f} s {peak:6.0f} MiB")
     return lines
 
 
-def verdicts(taken: dict[str, list[Spent]]) -> list[str]:
+def verdicts(usages: dict[str, list[Usage]]) -> list[str]:
     lines = []
     for fast, slow, goal in GOALS:
-        pairs = list(zip(taken[fast], taken[slow], strict=True))
-        ratios = [one.seconds / other.seconds for one, other in pairs]
-        cpu = statistics.median(one.cpu_seconds / other.cpu_seconds for one, other in pairs)
+        pairs = list(zip(usages[fast], usages[slow], strict=True))
+        ratios = [first.seconds / second.seconds for first, second in pairs]
+        cpu = statistics.median(first.cpu_seconds / second.cpu_seconds for first, second in pairs)
         middle, spread = statistics.median(ratios), f"({min(ratios):.3f}–{max(ratios):.3f}), CPU {cpu:.3f}×"
-        lines.append(f"{fast} / {slow}: {middle:.3f}× {spread}, goal {goal}×: {word(middle <= goal)}")
-    peak = max(one.mebibytes for one in taken["export --trt, repeated"])
-    lines.append(f"export --trt, repeated: {peak:.0f} MiB, goal {MOST_MIB} MiB: {word(peak <= MOST_MIB)}")
+        lines.append(f"{fast} / {slow}: {middle:.3f}× {spread}, goal {goal}×: {verdict(middle <= goal)}")
+    peak = max(run.mebibytes for run in usages["export --trt, repeated"])
+    lines.append(f"export --trt, repeated: {peak:.0f} MiB, goal {MAX_MIB} MiB: {verdict(peak <= MAX_MIB)}")
     return lines
 
 
-def word(held: bool) -> str:
-    return "reached" if held else "MISSED"
+def verdict(is_reached: bool) -> str:
+    return "reached" if is_reached else "MISSED"
 
 
 def without_torch(folder: Path) -> str:
-    """Whether the repeated run did without torch, by Python's own account of what was imported."""
+    """A line that tells whether a repeated run imports torch, according to `-X importtime`."""
     command = [PYTHON, "-X", "importtime", *COMMANDS["export --trt, repeated"][1:]]
-    told = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stderr
-    names = {line.rpartition("|")[2].strip() for line in told.splitlines() if line.startswith("import time:")}
-    return f"export --trt, repeated: {len(names)} modules without torch: {word('torch' not in names)}"
+    log = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stderr
+    names = {line.rpartition("|")[2].strip() for line in log.splitlines() if line.startswith("import time:")}
+    return f"export --trt, repeated: {len(names)} modules without torch: {verdict('torch' not in names)}"
 
 
-def stages(home: Path) -> str:
-    """Where the time of a cold run went, stage by stage; the first imports torch."""
-    receipts = [json.loads(path.read_text(encoding="utf-8")) for path in home.glob("*/receipt.json")]
-    ordered = sorted(receipts, key=lambda each: -float(each["seconds"]))
-    return f"{home.name}: " + ", ".join(f"{each['made_by']} {each['seconds']:.1f} s" for each in ordered)
+def stages(run_folder: Path) -> str:
+    """The seconds of each stage of a cold run; the first stage imports torch."""
+    receipts = [json.loads(path.read_text(encoding="utf-8")) for path in run_folder.glob("*/receipt.json")]
+    ordered = sorted(receipts, key=lambda receipt: -float(receipt["seconds"]))
+    return f"{run_folder.name}: " + ", ".join(f"{receipt['made_by']} {receipt['seconds']:.1f} s" for receipt in ordered)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     rounds = parser.parse_args().rounds
-    head = f"{machine.cpu()}, Python {platform.python_version()}, torch {machine.version('torch')}, {rounds} rounds"
+    header = f"{machine.cpu()}, Python {platform.python_version()}, torch {machine.version('torch')}, {rounds} rounds"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        taken = measured(rounds, folder)
-        lines = [head, *table(taken), *verdicts(taken), without_torch(folder)]
-        homes = (folder / ENGINE_RUN, *(folder / QUICK_RUNS / name for name in ("onnx", "engine")))
-        lines += [stages(home) for home in homes]
+        usages = measure(rounds, folder)
+        lines = [header, *table(usages), *verdicts(usages), without_torch(folder)]
+        run_folders = (folder / ENGINE_RUN, *(folder / QUICK_RUNS / name for name in ("onnx", "engine")))
+        lines += [stages(run_folder) for run_folder in run_folders]
     sys.stdout.write("\n".join(lines) + "\n")
 
 
