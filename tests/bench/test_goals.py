@@ -38,7 +38,5 @@ def test_a_goal_is_reached_or_missed(goal: Goal, ratio: Ratio, ending: str) -> N
 
 def test_an_uneven_machine_gives_no_verdict() -> None:
     (line,) = report_lines("shufflenet_g1", 1, 1, {ORT: Ratio(1.1, 1.0, 1.2)}, "other programs took 1.4 of 2 cores")
-    assert line == (
-        "shufflenet_g1 batch 1: ≥ 0.98× ORT: 1.10× (1.00–1.20), no verdict "
-        "(the machine was too uneven: other programs took 1.4 of 2 cores)"
-    )
+    assert line.startswith("shufflenet_g1 batch 1: ≥ 0.98× ORT: 1.10× (1.00–1.20), no verdict")
+    assert "other programs took 1.4 of 2 cores" in line

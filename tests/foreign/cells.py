@@ -1,4 +1,4 @@
-"""One cell of the sweep: what the product says of an export, and what the truth says of its files."""
+"""Runs one cell of the sweep: exports a network, and compares deploytool's verdict with FP64 references."""
 
 from __future__ import annotations
 
@@ -20,70 +20,75 @@ from deploytool.spec import BATCH, Tensor
 from tests.foreign import truth
 from tests.foreign.table import Cell, Expected
 
-FP32_MOST, FP16_MOST = 1e-3, 1e-2  # no tolerance is believed beyond these
-FP32_LEAST, FP16_LEAST = 1e-5, 5e-3  # where the product names none, because it refused before it had one
-BEYOND, WITHIN = 4.0, 0.5  # times a tolerance: surely wrong, and surely right
-MOVED_RIGHT, MOVED_WRONG = 0.02, 0.08  # shares of an integer output that differ, at ties and beyond
+FP32_MAX_TOLERANCE, FP16_MAX_TOLERANCE = 1e-3, 1e-2  # the largest tolerances that are accepted
+FP32_DEFAULT_TOLERANCE, FP16_DEFAULT_TOLERANCE = 1e-5, 5e-3  # used if the export was refused before it had a tolerance
+WRONG_FACTOR, RIGHT_FACTOR = 4.0, 0.5  # multiples of a tolerance: above is wrong, below is right
+CHANGED_RIGHT, CHANGED_WRONG = 0.02, 0.08  # shares of an integer output that may differ because of ties
 
 
 class Outcome(Enum):
-    """What the product said."""
+    """The result of the export."""
 
     PASS = "pass"
-    FAIL = "fail"  # a run that does not hold
-    REFUSED = "refused"  # no run came of it
-    UNCLEAR = "traceback"  # anything but one line
+    FAIL = "fail"  # the run's checks failed
+    REFUSED = "refused"  # the export was refused
+    UNCLEAR = "traceback"  # an error that is not a one-line message
     LATE = "too late"
 
 
 class Agreement(Enum):
-    """How that fits the truth."""
+    """Whether the outcome agrees with the FP64 references."""
 
     AGREES = "agrees"
     FALSE_PASS = "false pass"
     FALSE_REFUSAL = "false refusal"
     UNCLEAR = "traceback"
-    BETWEEN = "between"  # refused, and neither surely right nor surely wrong
+    BETWEEN = "between"  # refused, and neither clearly right nor clearly wrong
 
 
 @dataclass(frozen=True)
 class Result:
-    """A cell with everything that is told of it."""
+    """A cell's outcome, agreement, message, duration, errors and tolerances."""
 
     name: str
     outcome: str
     agreement: str
-    said: str
+    message: str
     seconds: float
     fp32: float = 0.0
     fp16: float = 0.0
-    tolerated: dict[str, float] = field(default_factory=dict)
+    tolerances: dict[str, float] = field(default_factory=dict)
     worst: str = ""
-    moved: float = 0.0
+    changed: float = 0.0
 
 
-def measured(cell: Cell, folder: Path) -> Result:
-    """Exports, judges, and compares both."""
+def measure(cell: Cell, folder: Path) -> Result:
+    """Exports a cell, evaluates its files and compares both results."""
     start = time.perf_counter()
     run_folder = folder / cell.name.replace("/", "_")
     shutil.rmtree(run_folder, ignore_errors=True)
-    outcome, said, tolerated = _told(cell, run_folder)
+    outcome, message, tolerances = _export(cell, run_folder)
     seconds = time.perf_counter() - start
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        own, found = _truth(cell, run_folder, outcome)
-    agreement = agrees(cell.net.expected, outcome, own, found, tolerated)
-    fp32, fp16 = (max([0.0, *(each.error for each in found if each.half is half)]) for half in (False, True))
-    worst = max(found, key=lambda each: each.error, default=None)
+        own_error, deviations = _evaluate(cell, run_folder, outcome)
+    agreement = classify(cell.net.expected, outcome, own_error, deviations, tolerances)
+    fp32, fp16 = (
+        max([0.0, *(deviation.error for deviation in deviations if deviation.fp16 is fp16)]) for fp16 in (False, True)
+    )
+    worst = max(deviations, key=lambda deviation: deviation.error, default=None)
     where = f"{Path(worst.file).parent.name}: {worst.where or worst.fault}" if worst else ""
-    moved = max([0.0, *(each.moved for each in found)])
+    changed = max([0.0, *(deviation.changed for deviation in deviations)])
     shutil.rmtree(run_folder, ignore_errors=True)
-    seconds, told = round(seconds, 2), (outcome.value, agreement.value, said)
-    return Result(cell.name, *told, seconds, fp32, fp16, tolerated, where, moved)
+    verdicts = (outcome.value, agreement.value, message)
+    return Result(cell.name, *verdicts, round(seconds, 2), fp32, fp16, tolerances, where, changed)
 
 
-def _told(cell: Cell, folder: Path) -> tuple[Outcome, str, dict[str, float]]:
-    inputs = [Tensor(each.name, (BATCH, *each.shape), each.dtype, each.below) for each in cell.net.fed(cell.size)]
+def _export(cell: Cell, folder: Path) -> tuple[Outcome, str, dict[str, float]]:
+    inputs = [
+        Tensor(tensor.name, (BATCH, *tensor.shape), tensor.dtype, tensor.below)
+        for tensor in cell.net.tensors(cell.size)
+    ]
     try:
         run = deploytool.export(
             f"{cell.net.path}:{cell.net.factory}",
@@ -93,62 +98,66 @@ def _told(cell: Cell, folder: Path) -> tuple[Outcome, str, dict[str, float]]:
             quick=True,
             out=folder,
         )
-    except DeployError as refusal:
-        said = f"{refusal} -> {refusal.remedy}"
-        return (Outcome.UNCLEAR if "\n" in said else Outcome.REFUSED), said[:500], {}
+    except DeployError as error:
+        message = f"{error} -> {error.remedy}"
+        return (Outcome.UNCLEAR if "\n" in message else Outcome.REFUSED), message[:500], {}
     except BaseException as failure:
         if isinstance(failure, KeyboardInterrupt):
             raise
         return Outcome.UNCLEAR, "".join(traceback.format_exception(failure))[-1500:], {}
-    tolerated = verdict.largest_tolerances(run.report)
+    tolerances = verdict.largest_tolerances(run.report)
     if run.error is not None:
         broken = "; ".join(verdict.failed_lines(run.report))
-        return Outcome.FAIL, f"{run.error} [{broken}]"[:500], tolerated
-    return Outcome.PASS, "", tolerated
+        return Outcome.FAIL, f"{run.error} [{broken}]"[:500], tolerances
+    return Outcome.PASS, "", tolerances
 
 
-def _truth(cell: Cell, folder: Path, outcome: Outcome) -> tuple[float, list[truth.Found]]:
-    """FP32's own error, and what is true of the files of a run; of a refused one, of what torch.onnx makes of it."""
+def _evaluate(cell: Cell, folder: Path, outcome: Outcome) -> tuple[float, list[truth.Deviation]]:
+    """The network's own FP32 error, and the deviations of its files; of torch.onnx's file if the export was refused."""
     build = functools.partial(truth.network, cell.net.path, cell.net.factory, cell.size, cell.seed)
-    inputs = truth.feeds(cell.net.fed(cell.size), cell.seed)
-    if cell.net.decides:  # at the edge everything ties
+    inputs = truth.make_inputs(cell.net.tensors(cell.size), cell.seed)
+    if cell.net.decides:  # the other inputs cause ties only
         inputs = {name: inputs[name] for name in ("fresh", "fresh again")}
     files = sorted(folder.glob("*/*.onnx"))
     try:
         exact = build()
-        wanted = truth.expected(exact, inputs)
-        others = truth.nearby(exact, inputs, cell.net.decides) if cell.net.decides else []
+        reference = truth.expected(exact, inputs)
+        alternatives = truth.perturbed_outputs(exact, inputs, cell.net.decides) if cell.net.decides else []
     except Exception as failure:
-        return 0.0, [truth.Found("eager", False, np.inf, "", 0.0, f"{type(failure).__name__}: {failure}"[:200])]
-    own = max(truth.eager(build(), inputs, wanted).error, truth.jittered(exact, inputs, wanted))
+        return 0.0, [truth.Deviation("eager", False, np.inf, "", 0.0, f"{type(failure).__name__}: {failure}"[:200])]
+    own_error = max(truth.fp32_error(build(), inputs, reference).error, truth.rounding_error(exact, inputs, reference))
     if not files and outcome is not Outcome.PASS:
         folder.mkdir(parents=True, exist_ok=True)
-        plain = folder / "plain.onnx"
-        fault = truth.exported(build(), inputs, cell.exporter, plain)
+        unchecked = folder / "plain.onnx"
+        fault = truth.export_onnx(build(), inputs, cell.exporter, unchecked)
         if fault:
-            return own, [truth.Found(f"{folder}/plain/x", False, np.inf, "", 0.0, fault)]
-        files = [plain]
-    return own, [truth.judge(file, inputs, wanted, others) for file in files]
+            return own_error, [truth.Deviation(f"{folder}/plain/x", False, np.inf, "", 0.0, fault)]
+        files = [unchecked]
+    return own_error, [truth.judge(file, inputs, reference, alternatives) for file in files]
 
 
-def agrees(
-    expected: Expected, outcome: Outcome, own: float, found: list[truth.Found], tolerated: dict[str, float]
+def classify(
+    expected: Expected,
+    outcome: Outcome,
+    own_error: float,
+    deviations: list[truth.Deviation],
+    tolerances: dict[str, float],
 ) -> Agreement:
-    """Whether what was said is true; `own` is the error that FP32 itself makes."""
+    """Whether the outcome is right; `own_error` is the error of the network's own FP32 outputs."""
     if outcome in (Outcome.UNCLEAR, Outcome.LATE):
         return Agreement.UNCLEAR
     if expected is Expected.REFUSED:
         return Agreement.FALSE_PASS if outcome is Outcome.PASS else Agreement.AGREES
-    least = {False: FP32_LEAST, True: FP16_LEAST}
-    most = {False: FP32_MOST, True: FP16_MOST}
-    named = {False: tolerated.get("fp32"), True: tolerated.get("fp16")}
-    limits = {half: min(most[half], named[half] or least[half]) for half in (False, True)}
-    limits = {half: max(limit, own) for half, limit in limits.items()}
-    beyond = max((each.error / limits[each.half] for each in found), default=0.0)
-    moved = max((each.moved for each in found), default=0.0)
+    defaults = {False: FP32_DEFAULT_TOLERANCE, True: FP16_DEFAULT_TOLERANCE}
+    largest = {False: FP32_MAX_TOLERANCE, True: FP16_MAX_TOLERANCE}
+    stated = {False: tolerances.get("fp32"), True: tolerances.get("fp16")}
+    limits = {fp16: min(largest[fp16], stated[fp16] or defaults[fp16]) for fp16 in (False, True)}
+    limits = {fp16: max(limit, own_error) for fp16, limit in limits.items()}
+    error = max((deviation.error / limits[deviation.fp16] for deviation in deviations), default=0.0)
+    changed = max((deviation.changed for deviation in deviations), default=0.0)
     if outcome is Outcome.PASS:
-        wrong = beyond > BEYOND or moved > MOVED_WRONG
+        wrong = error > WRONG_FACTOR or changed > CHANGED_WRONG
         return Agreement.FALSE_PASS if wrong else Agreement.AGREES
-    if beyond <= WITHIN and moved <= MOVED_RIGHT:
+    if error <= RIGHT_FACTOR and changed <= CHANGED_RIGHT:
         return Agreement.FALSE_REFUSAL
-    return Agreement.AGREES if beyond > BEYOND or moved > MOVED_WRONG else Agreement.BETWEEN
+    return Agreement.AGREES if error > WRONG_FACTOR or changed > CHANGED_WRONG else Agreement.BETWEEN

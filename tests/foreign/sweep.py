@@ -1,7 +1,7 @@
-"""Sweeps architectures that are not ours and holds every verdict against the truth: `make foreign`.
+"""Exports architectures of other projects and compares every verdict with FP64 references: `make foreign`.
 
-Results are JSON lines in `--results`; a sweep that was stopped goes on where it was. Each cell has a time limit, after
-which its worker is ended and the cell counts as too late.
+Results are JSON lines in `--results`; an interrupted sweep resumes there. A cell that exceeds the time limit counts as
+too late, and its worker is killed.
 """
 
 from __future__ import annotations
@@ -20,134 +20,141 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from deploytool.host import machine
-from tests.foreign import cells as one
+from tests.foreign import cells as foreign_cells
 from tests.foreign.table import EXPORTERS, NET_TABLE, SEEDS, SIZES, Cell, cells
 
 HEADING = "## What was found"
 
 
-def work(pipe: Connection, folder: str) -> None:
-    """Does the cells that come through a pipe until None comes."""
+def run_cells(pipe: Connection, folder: str) -> None:
+    """Runs the cells received through a pipe until None is received."""
     import torch
 
     torch.set_num_threads(1)
     while (cell := pipe.recv()) is not None:
-        pipe.send(one.measured(cell, Path(folder)))
+        pipe.send(foreign_cells.measure(cell, Path(folder)))
 
 
 class Worker:
-    """A process for cells, and the cell it is at."""
+    """A process that runs cells one after the other, and its present cell."""
 
     def __init__(self, folder: str) -> None:
-        self.folder, self.since = folder, 0.0
+        self.folder, self.started = folder, 0.0
         self.cell: Cell | None = None
         self._start()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, self.folder), daemon=False)
+        self.pipe, child_end = context.Pipe()
+        self.process = context.Process(target=run_cells, args=(child_end, self.folder), daemon=False)
         self.process.start()
-        theirs.close()
+        child_end.close()
 
-    def give(self, cell: Cell) -> None:
+    def submit(self, cell: Cell) -> None:
         """Starts a cell."""
-        self.cell, self.since = cell, time.monotonic()
+        self.cell, self.started = cell, time.monotonic()
         self.pipe.send(cell)
 
-    def answer(self, limit: float) -> one.Result | None:
-        """The result if there is one; a late worker is ended, and so is what it was doing."""
+    def poll(self, limit: float) -> foreign_cells.Result | None:
+        """The result, or None if there is none yet; kills a worker after `limit` seconds and starts another."""
         assert self.cell is not None
         try:
             if self.pipe.poll(0.05):
-                result: one.Result = self.pipe.recv()
+                result: foreign_cells.Result = self.pipe.recv()
                 return result
-            why = "" if time.monotonic() - self.since < limit else f"not done in {limit:g} s"
+            problem = "" if time.monotonic() - self.started < limit else f"not done in {limit:g} s"
         except EOFError:
-            why = "the process ended"
-        if not why:
+            problem = "the process ended"
+        if not problem:
             return None
         self.process.kill()
         self.process.join()
         self._start()
-        late = one.Outcome.LATE.value
-        return one.Result(self.cell.name, late, one.Agreement.UNCLEAR.value, why, time.monotonic() - self.since)
+        late = foreign_cells.Outcome.LATE.value
+        return foreign_cells.Result(
+            self.cell.name, late, foreign_cells.Agreement.UNCLEAR.value, problem, time.monotonic() - self.started
+        )
 
-    def end(self) -> None:
-        """Lets the process go."""
+    def stop(self) -> None:
+        """Ends the process."""
         self.pipe.send(None)
         self.process.join()
 
 
-def swept(todo: list[Cell], jobs: int, limit: float) -> Iterator[one.Result]:
-    """The result of every cell as it comes."""
+def run_sweep(todo: list[Cell], jobs: int, limit: float) -> Iterator[foreign_cells.Result]:
+    """Yields the result of every cell as it completes."""
     waiting = list(reversed(todo))
     with tempfile.TemporaryDirectory() as folder:
         workers = [Worker(f"{folder}/{number}") for number in range(min(jobs, len(todo)))]
         busy = list(workers)
         for worker in busy:
-            worker.give(waiting.pop())
+            worker.submit(waiting.pop())
         while busy:
             for worker in list(busy):
-                if (result := worker.answer(limit)) is None:
+                if (result := worker.poll(limit)) is None:
                     continue
                 yield result
                 busy.remove(worker)
                 if waiting:
-                    worker.give(waiting.pop())
+                    worker.submit(waiting.pop())
                     busy.append(worker)
         for worker in workers:
-            worker.end()
+            worker.stop()
 
 
-def read(results: Path) -> dict[str, one.Result]:
-    """The results so far; the last of a cell counts."""
+def read(results: Path) -> dict[str, foreign_cells.Result]:
+    """The results so far; the last one of a cell counts."""
     if not results.is_file():
         return {}
-    whole = [each for each in results.read_text().splitlines() if each.endswith("}")]
-    return {each["name"]: one.Result(**each) for each in map(json.loads, whole)}
+    complete = [line for line in results.read_text().splitlines() if line.endswith("}")]
+    return {record["name"]: foreign_cells.Result(**record) for record in map(json.loads, complete)}
 
 
-def line(result: one.Result) -> str:
-    """A result as the file has it."""
+def to_json(result: foreign_cells.Result) -> str:
+    """A result as a line of the results file."""
     return json.dumps(asdict(result))
 
 
-def table(found: dict[str, one.Result]) -> Iterator[str]:
-    """The results as a Markdown table, a row an architecture, and their counts."""
+def table(results: dict[str, foreign_cells.Result]) -> Iterator[str]:
+    """The results as a Markdown table with a row for each architecture, and the counts of agreements."""
     yield "| architecture | exports | pass | refused | largest FP32 error | largest FP16 error | disagrees |"
     yield "|---|---|---|---|---|---|---|"
-    by_net: defaultdict[str, list[one.Result]] = defaultdict(list)
-    for name, result in found.items():
+    by_net: defaultdict[str, list[foreign_cells.Result]] = defaultdict(list)
+    for name, result in results.items():
         by_net[name.partition("/")[0]].append(result)
     for net in NET_TABLE:
         rows = by_net.get(net.factory, [])
         if rows:
-            passed = [row for row in rows if row.outcome == one.Outcome.PASS.value]
-            wrong = Counter(row.agreement for row in rows if row.agreement != one.Agreement.AGREES.value)
-            errors = [f"{max((getattr(row, way) for row in passed), default=0):.1e}" for way in ("fp32", "fp16")]
-            said = ", ".join(f"{count} {word}" for word, count in wrong.items()) or "–"
+            passed = [row for row in rows if row.outcome == foreign_cells.Outcome.PASS.value]
+            wrong = Counter(row.agreement for row in rows if row.agreement != foreign_cells.Agreement.AGREES.value)
+            errors = [
+                f"{max((getattr(row, precision) for row in passed), default=0):.1e}" for precision in ("fp32", "fp16")
+            ]
+            disagreements = ", ".join(f"{count} {word}" for word, count in wrong.items()) or "–"
             shown = errors if passed else ["–", "–"]
             counts = f"{len(rows)} | {len(passed)} | {len(rows) - len(passed)}"
-            yield f"| {net.factory} | {counts} | {' | '.join(shown)} | {said} |"
-    counted = Counter(result.agreement for result in found.values())
+            yield f"| {net.factory} | {counts} | {' | '.join(shown)} | {disagreements} |"
+    counts_by_agreement = Counter(result.agreement for result in results.values())
     yield ""
-    yield f"{len(found)} exports: " + ", ".join(f"{counted[each.value]} {each.value}" for each in one.Agreement)
+    yield f"{len(results)} exports: " + ", ".join(
+        f"{counts_by_agreement[kind.value]} {kind.value}" for kind in foreign_cells.Agreement
+    )
 
 
-def written(found: dict[str, one.Result], page: Path) -> None:
-    """Puts the table onto a page in place of the one there, with what is left to say of every disagreement."""
+def write_page(results: dict[str, foreign_cells.Result], page: Path) -> None:
+    """Replaces the table on a page and lists every false pass and false refusal."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "onnx", "onnxruntime"))
-    wanted = sum(1 for _ in cells())
+    total = sum(1 for _ in cells())
     lines = [
-        f"{time.strftime('%Y-%m-%d')}, {machine.cpu()}, {versions}; {len(found)} of {wanted} exports:",
+        f"{time.strftime('%Y-%m-%d')}, {machine.cpu()}, {versions}; {len(results)} of {total} exports:",
         "",
-        *table(found),
+        *table(results),
         "",
         *(
-            f"- `{each.name}`: {each.outcome}, {each.agreement}: {each.said or each.worst}"
-            for each in found.values()
-            if each.agreement in (one.Agreement.FALSE_PASS.value, one.Agreement.FALSE_REFUSAL.value)
+            f"- `{result.name}`: {result.outcome}, {result.agreement}: {result.message or result.worst}"
+            for result in results.values()
+            if result.agreement
+            in (foreign_cells.Agreement.FALSE_PASS.value, foreign_cells.Agreement.FALSE_REFUSAL.value)
         ),
     ]
     before = page.read_text().partition(HEADING)[0]
@@ -155,37 +162,37 @@ def written(found: dict[str, one.Result], page: Path) -> None:
 
 
 def main() -> None:
-    """Sweeps what has no result yet, and prints the table."""
+    """Runs the cells without a result and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("artifacts/foreign.jsonl"))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--limit", type=float, default=180.0, help="seconds a cell may take")
+    parser.add_argument("--limit", type=float, default=180.0, help="time limit of a cell in seconds")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--exporters", nargs="+", default=EXPORTERS)
-    parser.add_argument("--nets", nargs="+", help="which architectures; all without it")
-    parser.add_argument("--page", type=Path, help="the page whose table is to be the one of these results")
-    parser.add_argument("--again", action="store_true", help="also what has a result")
-    asked = parser.parse_args()
-    done = {} if asked.again else read(asked.results)
+    parser.add_argument("--nets", nargs="+", help="architectures to run; default: all")
+    parser.add_argument("--page", type=Path, help="Markdown page whose table is replaced")
+    parser.add_argument("--again", action="store_true", help="repeat cells that have a result")
+    args = parser.parse_args()
+    done = {} if args.again else read(args.results)
     todo = [
         cell
-        for cell in cells(tuple(asked.seeds), tuple(asked.sizes))
+        for cell in cells(tuple(args.seeds), tuple(args.sizes))
         if cell.name not in done
-        and cell.exporter in asked.exporters
-        and (not asked.nets or cell.net.factory in asked.nets)
+        and cell.exporter in args.exporters
+        and (not args.nets or cell.net.factory in args.nets)
     ]
-    asked.results.parent.mkdir(parents=True, exist_ok=True)
-    with asked.results.open("a") as lines:
-        for number, result in enumerate(swept(todo, asked.jobs, asked.limit), start=1):
-            lines.write(line(result) + "\n")
+    args.results.parent.mkdir(parents=True, exist_ok=True)
+    with args.results.open("a") as lines:
+        for number, result in enumerate(run_sweep(todo, args.jobs, args.limit), start=1):
+            lines.write(to_json(result) + "\n")
             lines.flush()
-            if result.agreement != one.Agreement.AGREES.value:
+            if result.agreement != foreign_cells.Agreement.AGREES.value:
                 print(f"{number}/{len(todo)} {result.name}: {result.outcome}, {result.agreement}: "
-                      f"{result.said[:200]!r} [{result.worst}]", flush=True)  # fmt: skip
-    print("\n".join(table(read(asked.results))))
-    if asked.page:
-        written(read(asked.results), asked.page)
+                      f"{result.message[:200]!r} [{result.worst}]", flush=True)  # fmt: skip
+    print("\n".join(table(read(args.results))))
+    if args.page:
+        write_page(read(args.results), args.page)
 
 
 if __name__ == "__main__":

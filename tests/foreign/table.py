@@ -1,4 +1,4 @@
-"""The architectures of the sweep: where each stands, what it is fed at both sizes, and what must come of it."""
+"""Lists the architectures of the sweep: factory, inputs at two sizes, and expected result."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ IMAGE = ("image=3x32x32", "image=3x48x48")
 
 
 class Expected(Enum):
-    """What must come of a network; the truth decides where it is MEASURED."""
+    """The expected result of a network; MEASURED leaves the decision to the FP64 comparison."""
 
-    MEASURED = "measured"  # pass if all files are right, and no pass if one is wrong
-    REFUSED = "refused"  # no file can be right
+    MEASURED = "measured"  # pass if all files are correct, and fail if one is wrong
+    REFUSED = "refused"  # no exported file can be correct
 
 
 @dataclass(frozen=True)
 class Input:
-    """One input: its name, its shape without the batch, its type, and what bounds its integers."""
+    """One input: name, shape without the batch, dtype, and the exclusive upper bound of its integers."""
 
     name: str
     shape: tuple[int, ...]
@@ -32,9 +32,10 @@ class Input:
 
 @dataclass(frozen=True)
 class Net:
-    """One architecture; `inputs` are those of the small and of the large size, written as the command line has them.
+    """One architecture; `inputs` are those of the small and of the large size, in the command line's syntax.
 
-    decides: one of its answers follows a choice between near equals, which FP16 moves by this share.
+    A nonzero `decides` means that an output depends on a choice between nearly equal values, which FP16 changes by that
+    relative amount.
     """
 
     file: str
@@ -48,9 +49,9 @@ class Net:
         """The file of its factory."""
         return NETS / f"{self.file}.py"
 
-    def fed(self, size: int) -> tuple[Input, ...]:
-        """Its inputs at one of the two sizes."""
-        return tuple(map(parsed, self.inputs[size].split()))
+    def tensors(self, size: int) -> tuple[Input, ...]:
+        """The inputs at one of the two sizes."""
+        return tuple(map(parse_input, self.inputs[size].split()))
 
 
 @dataclass(frozen=True)
@@ -64,31 +65,31 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """How its result is found again."""
+        """The key of its result."""
         return f"{self.net.factory}/{self.size}/{self.seed}/{self.exporter}"
 
 
-def parsed(text: str) -> Input:
-    """An input as the command line writes it: `name=3x32x32`, `name=16:int64:100`; `name=:int64:9` is one a case."""
+def parse_input(text: str) -> Input:
+    """Parses an input: `name=3x32x32`, `name=16:int64:100`, or `name=:int64:9` for one integer a case."""
     name, _, rest = text.partition("=")
-    sides, dtype, below = (*rest.split(":"), "", "")[:3]
-    shape = tuple(int(side) for side in sides.split("x") if side)
+    dims, dtype, below = (*rest.split(":"), "", "")[:3]
+    shape = tuple(int(dim) for dim in dims.split("x") if dim)
     return Input(name, shape, dtype or "float32", int(below or 256 if dtype == "uint8" else below or 2))
 
 
-def both(text: str) -> tuple[str, str]:
+def same_at_both_sizes(text: str) -> tuple[str, str]:
     """The same inputs at both sizes."""
     return text, text
 
 
-VECTOR = both("x=12")
-LONGER = both("x=20")
+VECTOR = same_at_both_sizes("x=12")
+LONGER = same_at_both_sizes("x=20")
 STEPS = ("x=10x12", "x=16x12")
 CHANNELS = ("x=12x20", "x=12x33")
 TOKENS = ("ids=10:int64:100", "ids=17:int64:100")
 MASKED = ("input_ids=10:int64:100 attention_mask=10:int64:2", "input_ids=17:int64:100 attention_mask=17:int64:2")
 WORDS = ("ids=10:int64:50", "ids=17:int64:50")
-SOUND = ("sound=256", "sound=640")
+AUDIO = ("sound=256", "sound=640")
 FEATURES = ("x=9x16", "x=14x32")
 
 NET_TABLE = (
@@ -116,19 +117,19 @@ NET_TABLE = (
     Net("sequence", "wavenet", ("x=1x40", "x=1x64")),
     *(Net("sequence", name, CHANNELS) for name in ("tcn_weight_norm", "tcn_old_weight_norm")),
     Net("sequence", "spectral"),
-    *(Net("sequence", name, SOUND) for name in ("mel", "mel_low_floor", "separation")),
+    *(Net("sequence", name, AUDIO) for name in ("mel", "mel_low_floor", "separation")),
     *(Net("sequence", name, WORDS) for name in ("bag", "embedding_bag", "text_cnn")),
     *(Net("sequence", name, LONGER) for name in ("highway", "gated")),
     Net("sequence", "line_reader", ("image=1x8x32", "image=1x8x48")),
     Net("fields", "nerf", ("points=20x3 directions=20x3", "points=33x3 directions=33x3")),
     Net("fields", "siren", ("x=30x2", "x=50x2")),
     Net("fields", "film", ("image=3x32x32 condition=6", "image=3x48x48 condition=6")),
-    Net("fields", "hypernetwork", both("x=10 condition=6")),
+    Net("fields", "hypernetwork", same_at_both_sizes("x=10 condition=6")),
     Net("fields", "graph", ("nodes=7x6 adjacency=7x7", "nodes=12x6 adjacency=12x12")),
     Net("fields", "graph_attention", ("nodes=7x6 edges=7x7", "nodes=12x6 edges=12x12")),
     Net("fields", "pointnet", ("cloud=3x40", "cloud=3x70")),
     Net("fields", "capsule"),
-    Net("fields", "deepfm", both("categories=4:int64:20 numbers=5")),
+    Net("fields", "deepfm", same_at_both_sizes("categories=4:int64:20 numbers=5")),
     Net("fields", "denoiser", ("image=3x16x16 step=:int64:1000", "image=3x24x24 step=:int64:1000")),
     Net("fields", "camera", ("pixels=3x32x32:uint8", "pixels=3x48x48:uint8")),
     *(Net("fields", name, VECTOR) for name in ("own_function", "branches", "slices")),
@@ -142,7 +143,7 @@ NET_TABLE = (
 
 
 def cells(seeds: tuple[int, ...] = SEEDS, sizes: tuple[int, ...] = SIZES) -> Iterator[Cell]:
-    """Every export of the sweep, seed by seed, so that a sweep which is stopped has seen every network."""
+    """Every export of the sweep, seed by seed, so that an interrupted sweep has covered every network."""
     for seed in seeds:
         for size in sizes:
             for net in NET_TABLE:

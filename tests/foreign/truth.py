@@ -1,7 +1,7 @@
-"""The truth about exported files, told without a line of the product: FP64 in PyTorch against ONNX Runtime.
+"""Compares exported files in ONNX Runtime with PyTorch in FP64, without any code of deploytool.
 
-An FP16 graph is run with every result rounded to FP16, by a graph of its own that computes in FP32 between the
-roundings, with all optimisations off: what a GPU without wider intermediate results would answer.
+An FP16 graph is run as an FP32 graph that rounds every result to FP16, with all optimisations off: the outputs of a GPU
+that has no wider intermediate results.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from tests.foreign.table import Input
 
 Array = np.ndarray[tuple[Any, ...], np.dtype[Any]]
 CASES = 4
-HALF = TensorProto.FLOAT16
-NEARBY = 24  # neighbours of a network that decides
-GAP = 10.0  # channels whose sizes lie further apart are parts of their own
-TYPICAL = 0.1  # of the usual size of a part: smaller answers are not measured by their own size
-SENTINEL = 1e4  # times the median: no amount but a mark
+FLOAT16 = TensorProto.FLOAT16
+PERTURBATIONS = 24  # perturbed copies of a network that makes choices
+MAX_RATIO = 10.0  # channels whose magnitudes differ by more are compared as separate parts
+MIN_RELATIVE_SIZE = 0.1  # of a part's typical magnitude: the errors of smaller outputs are relative to this
+SENTINEL = 1e4  # times the typical magnitude: larger values are sentinels, such as -1e9 in a mask
 
 
 @dataclass(frozen=True)
-class Found:
-    """How far a file's answers are off: the largest error of any part, in shares of the part's size, and where.
+class Deviation:
+    """The deviation of a file's outputs: the largest relative error of any part, and where it is.
 
-    `moved` is the largest share of elements of an integer output that differ; `fault` says why nothing was measured.
+    `changed` is the largest share of different elements in an integer output; `fault` is why nothing was measured.
     """
 
     file: str
-    half: bool
+    fp16: bool
     error: float
     where: str
-    moved: float
+    changed: float
     fault: str = ""
 
 
 def network(path: Path, factory: str, size: int, seed: int) -> torch.nn.Module:
-    """The network of a factory, ready to answer."""
+    """The network of a factory, in evaluation mode."""
     spec = importlib.util.spec_from_file_location(f"foreign_{path.stem}", path)
     assert spec
     assert spec.loader
@@ -57,148 +57,158 @@ def network(path: Path, factory: str, size: int, seed: int) -> torch.nn.Module:
     return net.eval()
 
 
-def feeds(inputs: Sequence[Input], seed: int) -> dict[str, list[Array]]:
-    """Inputs that no run has seen, and some at the edge: noise, nothing, all the same, very quiet.
+def make_inputs(inputs: Sequence[Input], seed: int) -> dict[str, list[Array]]:
+    """Inputs that deploytool does not use: images or noise, noise, zeros, a constant and small values.
 
-    How large an answer usually is, is asked of pictures where the inputs are such. Half of those that are no pictures
-    are three times as loud: nobody says how large the numbers of a vector are.
+    The typical magnitude of an output is measured on images where the inputs are images. The second set of noise has
+    three times the amplitude where they are not, because the scale of such inputs is unknown.
     """
     rng = np.random.default_rng(90_000 + seed)
-    fresh = [_pictures(each, rng) if _coloured(each) else _drawn(each, rng) for each in inputs]
+    fresh = [_random_images(spec, rng) if _is_rgb(spec) else _random_array(spec, rng) for spec in inputs]
     return {
         "fresh": fresh,
-        "fresh again": [_drawn(each, rng, 1.0 if len(each.shape) == 3 else 3.0) for each in inputs],
+        "fresh again": [_random_array(spec, rng, 1.0 if len(spec.shape) == 3 else 3.0) for spec in inputs],
         "zeros": [np.zeros_like(array) for array in fresh],
         "constant": [np.full_like(array, 1 if array.dtype.kind in "iu" else 0.5) for array in fresh],
-        "quiet": [array if array.dtype.kind in "iu" else _quiet(array) for array in fresh],
+        "quiet": [array if array.dtype.kind in "iu" else _scale_down(array) for array in fresh],
     }
 
 
-def _coloured(each: Input) -> bool:
-    return each.dtype == "float32" and len(each.shape) == 3 and each.shape[0] == 3
+def _is_rgb(spec: Input) -> bool:
+    return spec.dtype == "float32" and len(spec.shape) == 3 and spec.shape[0] == 3
 
 
-def _pictures(each: Input, rng: np.random.Generator) -> Array:
-    """Boxes of every colour on one another, with a little grain: whole grey levels, scaled as ImageNet's are."""
-    _, height, width = each.shape
+def _random_images(spec: Input, rng: np.random.Generator) -> Array:
+    """Images of overlapping coloured boxes with some noise, quantised to 8 bits and normalised as for ImageNet."""
+    _, height, width = spec.shape
     pixels = np.empty((CASES, 3, height, width))
-    for picture in pixels:
-        picture[:] = rng.uniform(0, 255, (3, 1, 1))
+    for image in pixels:
+        image[:] = rng.uniform(0, 255, (3, 1, 1))
         for _ in range(24):
             top, left = rng.integers(0, height), rng.integers(0, width)
             bottom, right = top + rng.integers(2, height), left + rng.integers(2, width)
-            picture[:, top:bottom, left:right] = rng.uniform(0, 255, (3, 1, 1))
+            image[:, top:bottom, left:right] = rng.uniform(0, 255, (3, 1, 1))
     levels = np.clip(pixels + rng.normal(0, 4, pixels.shape), 0, 255).round() / 255
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    made: Array = ((levels - mean[:, None, None]) / std[:, None, None]).astype(np.float32)
-    return made
+    normalised: Array = ((levels - mean[:, None, None]) / std[:, None, None]).astype(np.float32)
+    return normalised
 
 
-def _quiet(array: Array) -> Array:
-    """A whisper; of pictures, of which a camera gives whole grey levels, a flat one."""
-    quiet: Array = array * np.float32(0.05 if array.ndim == 4 and array.shape[1] == 3 else 1e-3)
-    return quiet
+def _scale_down(array: Array) -> Array:
+    """The array with a small amplitude; images keep more of theirs, because a camera has 8-bit levels."""
+    scaled: Array = array * np.float32(0.05 if array.ndim == 4 and array.shape[1] == 3 else 1e-3)
+    return scaled
 
 
-def _drawn(each: Input, rng: np.random.Generator, loud: float = 1.0) -> Array:
-    shape = (CASES, *each.shape)
-    if each.dtype in ("float32", "float16"):
-        return (loud * rng.standard_normal(shape)).astype(each.dtype)
-    return rng.integers(0, each.below, shape).astype(each.dtype)
+def _random_array(spec: Input, rng: np.random.Generator, amplitude: float = 1.0) -> Array:
+    shape = (CASES, *spec.shape)
+    if spec.dtype in ("float32", "float16"):
+        return (amplitude * rng.standard_normal(shape)).astype(spec.dtype)
+    return rng.integers(0, spec.below, shape).astype(spec.dtype)
 
 
-def flat(answer: object) -> Iterator[Array]:
-    """Every tensor of an answer, in order."""
-    if isinstance(answer, torch.Tensor):
-        yield answer.detach().numpy()
-    elif isinstance(answer, Mapping):
-        for value in answer.values():
-            yield from flat(value)
-    elif isinstance(answer, (tuple, list)):
-        for value in answer:
-            yield from flat(value)
-    elif is_dataclass(answer):
-        yield from flat(vars(answer))
+def flatten(output: object) -> Iterator[Array]:
+    """Every tensor of a module's output, in order."""
+    if isinstance(output, torch.Tensor):
+        yield output.detach().numpy()
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from flatten(value)
+    elif isinstance(output, (tuple, list)):
+        for value in output:
+            yield from flatten(value)
+    elif is_dataclass(output):
+        yield from flatten(vars(output))
 
 
 def expected(net: torch.nn.Module, inputs: Mapping[str, list[Array]]) -> dict[str, list[Array]]:
-    """What the network answers in FP64, which it is left in."""
+    """The network's outputs in FP64; the network stays in FP64."""
     exact = net.double()
     with torch.no_grad():
-        return {name: list(flat(exact(*(_double(array) for array in arrays)))) for name, arrays in inputs.items()}
+        return {name: list(flatten(exact(*(_double(array) for array in arrays)))) for name, arrays in inputs.items()}
 
 
-def nearby(net: torch.nn.Module, inputs: Mapping[str, list[Array]], apart: float) -> list[dict[str, list[Array]]]:
-    """What a network in FP64 answers where its weights and inputs are others by a share of `apart`, as rounding makes.
+def perturbed_outputs(
+    net: torch.nn.Module, inputs: Mapping[str, list[Array]], amount: float
+) -> list[dict[str, list[Array]]]:
+    """The FP64 outputs of a network with its weights and inputs perturbed by the relative `amount`, as by rounding.
 
-    A network that decides (the four best places, the nearest code) may decide otherwise at a tie: each is right.
+    A network that makes choices (top-k, nearest code) may choose differently at a tie; each of these outputs is right.
     """
-    sound = copy.deepcopy(net.state_dict())
-    found = []
-    for seed in range(NEARBY):
-        rng, chance = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    original = copy.deepcopy(net.state_dict())
+    outputs = []
+    for seed in range(PERTURBATIONS):
+        rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
         for weight in net.parameters():
-            weight.data *= 1 + apart * torch.randn(weight.shape, generator=chance, dtype=weight.dtype)
-        moved = {
+            weight.data *= 1 + amount * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+        perturbed = {
             name: [
-                array * (1 + apart * rng.standard_normal(array.shape)) if array.dtype.kind == "f" else array
+                array * (1 + amount * rng.standard_normal(array.shape)) if array.dtype.kind == "f" else array
                 for array in arrays
             ]
             for name, arrays in inputs.items()
         }
-        found.append(expected(net, moved))
-        net.load_state_dict(sound)
-    return found
+        outputs.append(expected(net, perturbed))
+        net.load_state_dict(original)
+    return outputs
 
 
-def closest(
-    answers: Mapping[str, list[Array]], truth: Mapping[str, list[Array]], others: Sequence[Mapping[str, list[Array]]]
+def accept_alternatives(
+    outputs: Mapping[str, list[Array]],
+    reference: Mapping[str, list[Array]],
+    alternatives: Sequence[Mapping[str, list[Array]]],
 ) -> dict[str, list[Array]]:
-    """The answers with what another sound decision gives put right: there the truth stands in their place.
+    """The outputs, with elements that match an alternative replaced by the reference.
 
-    An element is put right if one of the other answers is closer to it than the truth is, by the size of a decision.
+    An element matches if an alternative is at least ten times closer to it than the reference is.
     """
-    found: dict[str, list[Array]] = {}
-    for name, wanted in truth.items():
-        found[name] = []
-        for number, exact in enumerate(wanted):
-            given = answers[name][number]
-            apart = np.abs(given.astype(np.float64) - exact)
-            nearest = np.min([np.abs(given.astype(np.float64) - each[name][number]) for each in others], axis=0)
-            found[name].append(np.where((nearest < 0.1 * apart) & (given.shape == exact.shape), exact, given))
-    return found
+    accepted: dict[str, list[Array]] = {}
+    for name, arrays in reference.items():
+        accepted[name] = []
+        for number, exact in enumerate(arrays):
+            output = outputs[name][number]
+            distance = np.abs(output.astype(np.float64) - exact)
+            others = [np.abs(output.astype(np.float64) - alternative[name][number]) for alternative in alternatives]
+            is_match = (np.min(others, axis=0) < 0.1 * distance) & (output.shape == exact.shape)
+            accepted[name].append(np.where(is_match, exact, output))
+    return accepted
 
 
-def jittered(net: torch.nn.Module, inputs: Mapping[str, list[Array]], truth: Mapping[str, list[Array]]) -> float:
-    """How far a network in FP64 is off where each layer is a rounding of FP32 beside: as other sums make it."""
+def rounding_error(
+    net: torch.nn.Module, inputs: Mapping[str, list[Array]], reference: Mapping[str, list[Array]]
+) -> float:
+    """The error of a network in FP64 with random FP32 rounding errors in each layer, as from other summation orders."""
     worst = 0.0
     for seed in range(3):
-        chance = torch.Generator().manual_seed(seed)
-        hooks = [each.register_forward_hook(_rounded(chance)) for each in net.modules() if not list(each.children())]
-        worst = max(worst, compared("jittered", expected(net, inputs), truth, half=False).error)
+        generator = torch.Generator().manual_seed(seed)
+        layers = [module for module in net.modules() if not list(module.children())]
+        hooks = [layer.register_forward_hook(_noise_hook(generator)) for layer in layers]
+        worst = max(worst, compare("rounding", expected(net, inputs), reference, fp16=False).error)
         for hook in hooks:
             hook.remove()
     return worst
 
 
-def _rounded(chance: torch.Generator) -> Callable[[torch.nn.Module, object, object], object]:
-    def hook(_: torch.nn.Module, __: object, answer: object) -> object:
-        if not isinstance(answer, torch.Tensor) or not answer.is_floating_point():
+def _noise_hook(generator: torch.Generator) -> Callable[[torch.nn.Module, object, object], object]:
+    def hook(_: torch.nn.Module, __: object, output: object) -> object:
+        if not isinstance(output, torch.Tensor) or not output.is_floating_point():
             return None
-        return answer * (1 + 2.0**-23 * torch.randn(answer.shape, generator=chance, dtype=answer.dtype))
+        return output * (1 + 2.0**-23 * torch.randn(output.shape, generator=generator, dtype=output.dtype))
 
     return hook
 
 
-def eager(net: torch.nn.Module, inputs: Mapping[str, list[Array]], truth: Mapping[str, list[Array]]) -> Found:
-    """How far the network's own FP32 is off, which no file can be blamed for."""
+def fp32_error(
+    net: torch.nn.Module, inputs: Mapping[str, list[Array]], reference: Mapping[str, list[Array]]
+) -> Deviation:
+    """The deviation of the network's own FP32 outputs, which is no fault of a file."""
     with torch.no_grad():
-        answers = {name: list(flat(net(*(tensor(array) for array in arrays)))) for name, arrays in inputs.items()}
-    return compared("eager", answers, truth, half=False)
+        outputs = {name: list(flatten(net(*(tensor(array) for array in arrays)))) for name, arrays in inputs.items()}
+    return compare("eager", outputs, reference, fp16=False)
 
 
 def tensor(array: Array) -> torch.Tensor:
-    """A copy for a network, which may write into it."""
+    """A copy of the array as a tensor; a network may write into its inputs."""
     return torch.from_numpy(array.copy())
 
 
@@ -209,126 +219,134 @@ def _double(array: Array) -> torch.Tensor:
 def judge(
     file: Path,
     inputs: Mapping[str, list[Array]],
-    truth: Mapping[str, list[Array]],
-    others: Sequence[Mapping[str, list[Array]]] = (),
-) -> Found:
-    """How far a graph is off; `others` are answers that are as right."""
+    reference: Mapping[str, list[Array]],
+    alternatives: Sequence[Mapping[str, list[Array]]] = (),
+) -> Deviation:
+    """The deviation of a graph from the reference; `alternatives` are outputs that are right too."""
     model = onnx.load(file)
-    half = any(each.data_type == HALF for each in model.graph.initializer) or _casts_to_half(model.graph)
+    fp16 = any(weight.data_type == FLOAT16 for weight in model.graph.initializer) or _casts_to_fp16(model.graph)
     try:
-        answers = run(rounding(model) if half else model, inputs, half=half)
+        outputs = run(emulate_fp16(model) if fp16 else model, inputs, fp16=fp16)
     except Exception as failure:
-        return Found(str(file), half, np.inf, "", 0.0, f"{type(failure).__name__}: {failure}".splitlines()[0][:300])
-    if others:
-        answers = closest(answers, truth, others)
-    return compared(str(file), answers, truth, half=half)
+        return Deviation(str(file), fp16, np.inf, "", 0.0, f"{type(failure).__name__}: {failure}".splitlines()[0][:300])
+    if alternatives:
+        outputs = accept_alternatives(outputs, reference, alternatives)
+    return compare(str(file), outputs, reference, fp16=fp16)
 
 
-def compared(
+def compare(
     file: str,
-    answers: Mapping[str, list[Array]],
-    truth: Mapping[str, list[Array]],
+    outputs: Mapping[str, list[Array]],
+    reference: Mapping[str, list[Array]],
     *,
-    half: bool,
-    typical: float = TYPICAL,
-) -> Found:
-    """How far answers are off, by parts; none counts as smaller than `typical` of its usual size."""
-    worst, where, moved = 0.0, "", 0.0
-    for number in range(len(truth["fresh"])):
-        want = {name: each[number] for name, each in truth.items()}
-        have = {name: each[number] for name, each in answers.items()}
-        if want["fresh"].dtype.kind in "iub":
-            moved = max(moved, *(float(np.mean(have[name] != want[name])) for name in want))
+    fp16: bool,
+    typical: float = MIN_RELATIVE_SIZE,
+) -> Deviation:
+    """The deviation of outputs by parts; errors are relative to at least `typical` times a part's typical magnitude."""
+    worst, where, changed = 0.0, "", 0.0
+    for number in range(len(reference["fresh"])):
+        exact = {name: arrays[number] for name, arrays in reference.items()}
+        output = {name: arrays[number] for name, arrays in outputs.items()}
+        if exact["fresh"].dtype.kind in "iub":
+            changed = max(changed, *(float(np.mean(output[name] != exact[name])) for name in exact))
             continue
-        if any(have[name].shape != want[name].shape for name in want):
-            return Found(file, half, np.inf, f"output {number}: shapes differ", moved)
-        for what, error in _errors(have, want, typical):
+        if any(output[name].shape != exact[name].shape for name in exact):
+            return Deviation(file, fp16, np.inf, f"output {number}: shapes differ", changed)
+        for part, error in _errors(output, exact, typical):
             if not error <= worst:
-                worst, where = error, f"output {number}, {what}"
-    return Found(file, half, worst, where, moved)
+                worst, where = error, f"output {number}, {part}"
+    return Deviation(file, fp16, worst, where, changed)
 
 
-def _errors(have: Mapping[str, Array], want: Mapping[str, Array], typical: float) -> Iterator[tuple[str, float]]:
-    """The error of every part in every case, in shares of its size there, or of a share of its usual size."""
-    for axis, part in _parts(np.concatenate([want["fresh"], want["fresh again"]])):
-        usual = np.median(_sizes(want["fresh"], axis, part))
-        for name, exact in want.items():
-            given = np.take(have[name], part, axis).astype(np.float64) if axis else have[name].astype(np.float64)
+def _errors(
+    outputs: Mapping[str, Array], reference: Mapping[str, Array], typical: float
+) -> Iterator[tuple[str, float]]:
+    """The largest error of every part for every input, relative to its magnitude (at least `typical` of the median)."""
+    for axis, part in _parts(np.concatenate([reference["fresh"], reference["fresh again"]])):
+        median = np.median(_sizes(reference["fresh"], axis, part))
+        for name, exact in reference.items():
+            output = np.take(outputs[name], part, axis) if axis else outputs[name]
+            output = output.astype(np.float64)
             exact = np.take(exact, part, axis) if axis else exact
-            same = (exact == given) | (np.isnan(exact) & np.isnan(given))
-            mark = ~np.isfinite(exact) | (np.abs(exact) > SENTINEL * max(usual, 1e-30))
-            wrong = np.where(same | (mark & _alike(exact, given)), 0.0, np.abs(given - exact))
-            wrong = np.where(np.isnan(wrong), np.inf, wrong).reshape(len(exact), -1).max(1)
-            sizes = np.maximum(np.where(mark, 0.0, np.abs(exact)).reshape(len(exact), -1).max(1), typical * usual)
-            case = int(np.argmax(wrong / np.maximum(sizes, 1e-30)))
-            error = float(wrong[case] / max(sizes[case], 1e-30)) if wrong[case] else 0.0
+            is_equal = (exact == output) | (np.isnan(exact) & np.isnan(output))
+            is_sentinel = ~np.isfinite(exact) | (np.abs(exact) > SENTINEL * max(median, 1e-30))
+            is_equal |= is_sentinel & _equal_sentinels(exact, output)
+            errors = np.where(is_equal, 0.0, np.abs(output - exact))
+            errors = np.where(np.isnan(errors), np.inf, errors).reshape(len(exact), -1).max(1)
+            sizes = np.maximum(
+                np.where(is_sentinel, 0.0, np.abs(exact)).reshape(len(exact), -1).max(1), typical * median
+            )
+            case = int(np.argmax(errors / np.maximum(sizes, 1e-30)))
+            error = float(errors[case] / max(sizes[case], 1e-30)) if errors[case] else 0.0
             yield f"{f'axis {axis}, channels {part[:3].tolist()}' if axis else 'all'} of {name} {case}", error
 
 
-def _alike(exact: Array, given: Array) -> Array:
-    """Whether a mark is still one: of the same sign, and as large as FP16 can say."""
-    same: Array = (np.sign(exact) == np.sign(given)) & (np.abs(given) >= np.minimum(np.abs(exact), 6e4) * 0.99)
-    return same
+def _equal_sentinels(exact: Array, output: Array) -> Array:
+    """Whether a sentinel value is preserved: same sign, and as large as FP16 can represent."""
+    is_preserved: Array = (np.sign(exact) == np.sign(output)) & (
+        np.abs(output) >= np.minimum(np.abs(exact), 6e4) * 0.99
+    )
+    return is_preserved
 
 
 def _sizes(array: Array, axis: int, part: Array) -> Array:
-    chosen = np.take(array, part, axis) if axis else array
-    found = np.abs(chosen.reshape(len(chosen), -1))
-    largest: Array = np.where(np.isfinite(found), found, 0.0).max(1)
+    values = np.take(array, part, axis) if axis else array
+    magnitudes = np.abs(values.reshape(len(values), -1))
+    largest: Array = np.where(np.isfinite(magnitudes), magnitudes, 0.0).max(1)
     return largest
 
 
-def _channel_sizes(example: Array, over: tuple[int, ...]) -> Array:
-    """The size of each channel; one that is near zero by chance, and varies as others do, is as large as these."""
+def _channel_sizes(example: Array, axes: tuple[int, ...]) -> Array:
+    """The magnitude of each channel; a channel that is near zero but varies like others counts as large as these."""
     finite = np.where(np.isfinite(example), example, 0.0)
-    largest, spread = np.abs(finite).max(over), finite.std(over)
-    usual = np.median(largest) / max(float(np.median(spread)), 1e-30) if np.median(spread) else 0.0
-    sizes: Array = np.maximum(largest, spread * usual)
+    largest, spread = np.abs(finite).max(axes), finite.std(axes)
+    ratio = np.median(largest) / max(float(np.median(spread)), 1e-30) if np.median(spread) else 0.0
+    sizes: Array = np.maximum(largest, spread * ratio)
     return sizes
 
 
 def _parts(example: Array) -> Iterator[tuple[int, Array]]:
-    """The whole, and along each axis the channels of one size where there are gaps between the sizes."""
+    """The whole tensor, and along each axis the groups of channels of similar magnitude, if magnitudes differ much."""
     yield 0, np.arange(0)
     for axis in range(1, example.ndim):
-        over = tuple(other for other in range(example.ndim) if other != axis)
-        sizes = _channel_sizes(example, over)
+        other_axes = tuple(index for index in range(example.ndim) if index != axis)
+        sizes = _channel_sizes(example, other_axes)
         order = np.argsort(sizes)
         ordered = np.maximum(sizes[order], 1e-12)
-        breaks = np.flatnonzero(ordered[1:] > GAP * ordered[:-1]) + 1
+        breaks = np.flatnonzero(ordered[1:] > MAX_RATIO * ordered[:-1]) + 1
         if len(breaks):
             yield from ((axis, part) for part in np.split(order, breaks) if sizes[part].max() > 1e-9)
 
 
-def run(model: onnx.ModelProto, inputs: Mapping[str, list[Array]], *, half: bool) -> dict[str, list[Array]]:
-    """What a graph answers in ONNX Runtime; half: without any optimisation, which could take a rounding out."""
+def run(model: onnx.ModelProto, inputs: Mapping[str, list[Array]], *, fp16: bool) -> dict[str, list[Array]]:
+    """A graph's outputs in ONNX Runtime; with `fp16`, without optimisations, which could remove a rounding."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
-    if half:
+    if fp16:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [each.name for each in session.get_inputs()]
+    names = [value.name for value in session.get_inputs()]
     return {name: session.run(None, dict(zip(names, arrays, strict=True))) for name, arrays in inputs.items()}
 
 
-def _casts_to_half(graph: onnx.GraphProto) -> bool:
-    return any(attribute.i == HALF for node in graph.node if node.op_type == "Cast" for attribute in node.attribute)
+def _casts_to_fp16(graph: onnx.GraphProto) -> bool:
+    return any(attribute.i == FLOAT16 for node in graph.node if node.op_type == "Cast" for attribute in node.attribute)
 
 
-def rounding(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph in FP32, with every tensor that was FP16 rounded to FP16 where it is made."""
+def emulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph in FP32, with every FP16 tensor rounded to FP16 after the node that produces it."""
     model = onnx.shape_inference.infer_shapes(model, strict_mode=False)
-    types = {each.name: each.type.tensor_type.elem_type for each in (*model.graph.value_info, *model.graph.output)}
-    types |= {each.name: each.type.tensor_type.elem_type for each in model.graph.input}
-    types |= {each.name: each.data_type for each in model.graph.initializer}
+    types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
+    types |= {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    types |= {weight.name: weight.data_type for weight in model.graph.initializer}
     _widen(model.graph, types)
     return model
 
 
 def _widen(graph: onnx.GraphProto, types: dict[str, int]) -> None:
-    types |= {each.name: each.type.tensor_type.elem_type for each in (*graph.value_info, *graph.output)}
-    types |= {each.name: each.data_type for each in graph.initializer}
+    types |= {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    types |= {weight.name: weight.data_type for weight in graph.initializer}
     nodes = []
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -336,23 +354,23 @@ def _widen(graph: onnx.GraphProto, types: dict[str, int]) -> None:
         for attribute in node.attribute:
             _widen_attribute(node, attribute, types)
         nodes.append(node)
-        for place, name in enumerate(node.output):
-            if name and types.get(name) == HALF:
-                node.output[place] = f"{name} before rounding"
-                nodes.append(helper.make_node("Cast", [f"{name} before rounding"], [f"{name} in FP16"], to=HALF))
+        for index, name in enumerate(node.output):
+            if name and types.get(name) == FLOAT16:
+                node.output[index] = f"{name} before rounding"
+                nodes.append(helper.make_node("Cast", [f"{name} before rounding"], [f"{name} in FP16"], to=FLOAT16))
                 nodes.append(helper.make_node("Cast", [f"{name} in FP16"], [name], to=TensorProto.FLOAT))
     del graph.node[:]
     graph.node.extend(nodes)
-    for each in graph.initializer:
-        _widen_tensor(each)
+    for weight in graph.initializer:
+        _widen_tensor(weight)
     for value in (*graph.input, *graph.output):
-        if value.type.tensor_type.elem_type == HALF:
+        if value.type.tensor_type.elem_type == FLOAT16:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
     del graph.value_info[:]
 
 
 def _widen_attribute(node: onnx.NodeProto, attribute: onnx.AttributeProto, types: dict[str, int]) -> None:
-    if node.op_type == "Cast" and attribute.name == "to" and attribute.i == HALF:
+    if node.op_type == "Cast" and attribute.name == "to" and attribute.i == FLOAT16:
         attribute.i = TensorProto.FLOAT
     if attribute.type == onnx.AttributeProto.TENSOR:
         _widen_tensor(attribute.t)
@@ -361,12 +379,12 @@ def _widen_attribute(node: onnx.NodeProto, attribute: onnx.AttributeProto, types
 
 
 def _widen_tensor(tensor: onnx.TensorProto) -> None:
-    if tensor.data_type == HALF:
+    if tensor.data_type == FLOAT16:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
 
 
-def exported(net: torch.nn.Module, inputs: Mapping[str, list[Array]], exporter: str, to: Path) -> str:
-    """Exports the network as anybody would, and says why it cannot be; empty if it can."""
+def export_onnx(net: torch.nn.Module, inputs: Mapping[str, list[Array]], exporter: str, to: Path) -> str:
+    """Exports the network with torch.onnx alone; returns why it failed, or an empty string."""
     example = tuple(tensor(array) for array in inputs["fresh"])
     names = [f"in_{number}" for number in range(len(example))]
     common: dict[str, Any] = {"input_names": names, "opset_version": 18, "verbose": False}

@@ -94,7 +94,7 @@ def _effect(sound: GraphFacts, fault: Fault, seen: Arrays, expected: Arrays) -> 
     try:
         with onnxruntime.start(spoiled.model.SerializeToString()) as session:
             answers = replay(session, seen)
-        return truth.compared("", _halves(answers), _halves(expected), half=False, typical=1.0).error
+        return truth.compare("", _halves(answers), _halves(expected), fp16=False, typical=1.0).error
     except (StageFailed, ValueError):
         return np.inf
 

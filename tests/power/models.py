@@ -33,7 +33,7 @@ def small(name: str, seed: int = 0) -> Model:
 
 def _foreign(name: str, seed: int) -> Model:
     net = next(net for net in NET_TABLE if net.factory == name)
-    inputs = tuple(Tensor(each.name, (BATCH, *each.shape), each.dtype, each.below) for each in net.fed(0))
+    inputs = tuple(Tensor(each.name, (BATCH, *each.shape), each.dtype, each.below) for each in net.tensors(0))
     seen = Preprocessing()
     if seen.images(inputs):
         side = int(inputs[0].shape[-1])
