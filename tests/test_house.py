@@ -61,7 +61,7 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.data.synthetic": "PIL, through images",
     "deploytool.parity.shape_corners": "PIL, through samples",
     "deploytool.backends.mask_values": "onnx",
-    "deploytool.parity.questions": "PIL, through corners",
+    "deploytool.parity.reference_cases": "PIL, through corners",
     "deploytool.parity.sequential_sum": "torch",
     "deploytool.bundle.sign": "model_signing",
     "deploytool.bundle.signature": "cryptography",

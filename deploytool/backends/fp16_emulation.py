@@ -15,11 +15,11 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from deploytool import fp16_rounding
 from deploytool.backends import mask_values
 from deploytool.backends.session import Array, Session, in_batches
 from deploytool.errors import MissingBackend
 
-SMALLEST, LARGEST = 2.0**-24, 65504.0  # FP16's smallest subnormal and largest finite number
 FP32_SUFFIX = "/fp32"  # after the name of a weight: the FP32 copy of a weight that the graph has in both types
 _UNROUNDED = "/exact"  # after the name of a tensor: the result of its node before it is rounded
 _CHUNK = 8  # cases that run at once, so that all intermediate tensors fit into memory
@@ -99,13 +99,8 @@ def _round_values(weight: TensorProto) -> None:
 
 
 def round_to_fp16(weight: TensorProto) -> TensorProto:
-    """A weight in FP16: finite values are clipped to FP16's range, and nonzero values do not become zero."""
-    values = numpy_helper.to_array(weight)
-    clipped = np.where(np.isfinite(values), values.clip(-LARGEST, LARGEST), values)
-    with np.errstate(under="ignore"):
-        half = clipped.astype(np.float16)
-    half = np.where((half == 0) & (values != 0), np.copysign(SMALLEST, values).astype(np.float16), half)
-    return numpy_helper.from_array(half.reshape(values.shape), weight.name)
+    """A weight in FP16 under its name, rounded by `fp16_rounding.round_weights`."""
+    return numpy_helper.from_array(fp16_rounding.round_weights(numpy_helper.to_array(weight)), weight.name)
 
 
 def _as_session(session: ort.InferenceSession) -> Session:
@@ -129,7 +124,7 @@ def _load(graph: onnx.ModelProto, *, optimise: bool = True) -> ort.InferenceSess
 def run_with_range(half: onnx.ModelProto, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
     """The outputs of an FP16 graph, and the largest finite value that it rounds to FP16 anywhere, masks excluded."""
     halves = {value.name for value in half.graph.input if _is_fp16(value)}
-    arrays = {name: array.astype(np.float16) if name in halves else array for name, array in inputs.items()}
+    arrays = {name: fp16_rounding.nearest(array) if name in halves else array for name, array in inputs.items()}
     graph, masked = emulate(half), emulate(half)
     outputs = [output.name for output in graph.graph.output]
     unrounded = [node.output[0] for node in graph.graph.node if node.output[0].endswith(_UNROUNDED)]
@@ -177,7 +172,7 @@ def _ranges(graph: onnx.ModelProto, tensors: Sequence[str], inputs: Mapping[str,
     ranges |= _maxima(copy, infinite, inputs, finite=True) if infinite else {}
     mask_values.shrink(without_masks, to=0.0)
     lowest_mask = mask_values.SHRUNK_MASK / 2
-    doubtful = [name for name, value in ranges.items() if has_masks and lowest_mask <= value <= LARGEST]
+    doubtful = [name for name, value in ranges.items() if has_masks and lowest_mask <= value <= fp16_rounding.LARGEST]
     bare = _maxima(without_masks, doubtful, inputs, finite=True) if doubtful else {}
     return ranges | {name: min(ranges[name], value) for name, value in bare.items()}
 

@@ -13,7 +13,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-MIN_MASK = 65504.0  # the largest finite FP16 value: constants from here on can be masks
+from deploytool import fp16_rounding
+
+MIN_MASK = fp16_rounding.LARGEST  # the largest finite FP16 value: constants from here on can be masks
 SHRUNK_MASK = 8192.0  # exp(-8192) is zero too, and the sum of seven masks still fits into FP16
 _APPLYING = ("Where", "Add", "Sub", "Pad", "ScatterND", "ScatterElements")  # operators that apply a mask
 _MOVING = (

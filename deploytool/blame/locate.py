@@ -19,7 +19,7 @@ from deploytool.data import golden
 from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import StageFailed
 from deploytool.parity import edge_checks, metrics, noise
-from deploytool.parity.edge_checks import Own
+from deploytool.parity.edge_checks import EdgeTolerance
 from deploytool.parity.metrics import Tolerances
 from deploytool.parity.replay import replay
 from deploytool.results.artifact import for_engine
@@ -122,7 +122,7 @@ def _finding(stage: Stage, against: str, drawn: GraphErrors) -> Finding:
 
 
 def _judged(
-    taken: Golden, graphs: Sequence[tuple[Stage, Path]], wanted: Mapping[str, float], own: Own
+    taken: Golden, graphs: Sequence[tuple[Stage, Path]], wanted: Mapping[str, float], own: EdgeTolerance
 ) -> tuple[dict[str, tuple[Check, ...]], dict[str, Check], list[int]]:
     """The checks of every comparison and of the graph as converted, and the worst cases of the first that deviates.
 
@@ -167,7 +167,7 @@ def _converted(path: Path, before: Path, taken: Golden, tolerance: Tolerance) ->
         return metrics.check(replay(wide, inputs), replay(narrow, inputs), _SAME, tolerance, taken.ties16)
 
 
-def _at_edges(path: Path, taken: Golden, allowed: Tolerances, own: Own, *, half: bool) -> dict[int, Check]:
+def _at_edges(path: Path, taken: Golden, allowed: Tolerances, own: EdgeTolerance, *, half: bool) -> dict[int, Check]:
     """The checks at edges that the graph does not hold at, by their places, as the verdict has them."""
     found = {}
     for place, edge in enumerate(taken.edges):

@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from deploytool import fp16_rounding
 from deploytool.backends import eager
 from deploytool.blame.reference_tensor import ReferenceTensor, relative_error
 from deploytool.data.golden import Arrays
@@ -71,7 +71,7 @@ def _given(inputs: Arrays) -> tuple[ReferenceTensor, ...]:
     """The floating-point inputs, which have only the noise of being rounded."""
     floats = {name: array for name, array in inputs.items() if array.dtype.kind == "f"}
     return tuple(
-        ReferenceTensor(name, "", array, 0.0, relative_error(array.astype(np.float16), array))
+        ReferenceTensor(name, "", array, 0.0, relative_error(fp16_rounding.nearest(array), array))
         for name, array in floats.items()
     )
 

@@ -238,7 +238,7 @@ def _unbounded(manifest: Manifest) -> str | None:
         return "a free size has no range"
     if not manifest.inputs or not manifest.outputs:
         return "it has no inputs or no outputs"
-    if not preprocess.is_sane(manifest.preprocessing):
+    if not preprocess.is_valid(manifest.preprocessing):
         return "its pictures cannot be prepared"
     if not all(name.isprintable() for name in manifest.classes):
         return "a class has a name that cannot be shown"

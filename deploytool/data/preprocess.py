@@ -11,7 +11,7 @@ from deploytool.spec import Model, Preprocessing, Range, Side, Tensor
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area", "box", "lanczos")
 CHANNELS, LAYOUTS, PRESETS = ("RGB", "BGR"), ("NCHW", "NHWC"), ("imagenet", "none")
-LARGEST = 4096  # pixels of a side that a definition may ask for
+MAX_SIDE = 4096  # pixels of a side that a definition may ask for
 _NUMBERS = ("scale", "mean", "std")
 _FULL = 255.0
 
@@ -168,9 +168,9 @@ def _check_whole(model: Model, plane: tuple[int | str, int | str]) -> None:
 
 def _check_enough(resize: Side, crop: tuple[int, int]) -> None:
     """Raises BadInput if there is a side too short to be cut: a shorter side that must hold the longer of the crop."""
-    if min(pair(resize)) < 0 or min(crop) < 0 or max(*pair(resize), *crop) > LARGEST:
+    if min(pair(resize)) < 0 or min(crop) < 0 or max(*pair(resize), *crop) > MAX_SIDE:
         raise BadInput(
-            f"there are no pictures of {_side(resize)}, cut to {_side(crop)}", f"write sides up to {LARGEST}"
+            f"there are no pictures of {_side(resize)}, cut to {_side(crop)}", f"write sides up to {MAX_SIDE}"
         )
     if not resize or crop == (0, 0):
         return
@@ -215,10 +215,10 @@ def pair(side: Side) -> tuple[int, int]:
     return side if isinstance(side, tuple) else (side, side)
 
 
-def is_sane(how: Preprocessing) -> bool:
+def is_valid(how: Preprocessing) -> bool:
     """Whether a preprocessing that somebody sent can be carried out."""
     return (
-        all(0 <= side <= LARGEST for side in (*pair(how.crop), *pair(how.resize)))
+        all(0 <= side <= MAX_SIDE for side in (*pair(how.crop), *pair(how.resize)))
         and {len(how.mean), len(how.std)} <= {1, 3}
         and min(how.std) > 0
         and all(map(math.isfinite, (how.scale, *how.mean, *how.std)))

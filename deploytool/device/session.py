@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deploytool import fp16_rounding
 from deploytool.backends import tensorrt
 from deploytool.backends.session import Array, Session, load_backend
 from deploytool.device import external_weights
@@ -37,11 +38,11 @@ def _started(way: Candidate, content: bytes) -> AbstractContextManager[Session]:
 
 def _cast(session: Session) -> Session:
     def call(**inputs: Array) -> dict[str, Array]:
-        made = session(**{name: _as(array, np.float32, np.float16) for name, array in inputs.items()})
-        return {name: _as(array, np.float16, np.float32) for name, array in made.items()}
+        outputs = session(**fp16_rounding.nearest_inputs(inputs))
+        return {name: _to_fp32(array) for name, array in outputs.items()}
 
     return call
 
 
-def _as(array: Array, one: type, other: type) -> Array:
-    return array.astype(other) if array.dtype == one else array
+def _to_fp32(array: Array) -> Array:
+    return array.astype(np.float32) if array.dtype == np.float16 else array

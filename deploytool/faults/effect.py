@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploytool.data.golden import Arrays, Golden
-from deploytool.parity.metrics import ROOM32
+from deploytool.parity.metrics import MARGIN32
 from deploytool.results.output_parts import OutputPart, same_value
 
 _LIKE = 10.0  # times as large or small: of one kind
@@ -79,7 +79,7 @@ def _scales(sizes: Floats, errors: Floats, limit: float) -> Floats:
     last = np.searchsorted(ordered, _LIKE * ordered, side="right") - 1
     first = np.searchsorted(ordered, ordered / _LIKE)
     moved = np.array([errors[order][start : stop + 1].max() for start, stop in zip(first, last, strict=True)])
-    rounded = ROOM32.max_error * _ONCE_DRAWN * moved / limit
+    rounded = MARGIN32.max_error * _ONCE_DRAWN * moved / limit
     like = np.maximum(ordered[last], rounded.clip(max=ordered.max(initial=0.0)))
     scales = np.ones(len(sizes))
     scales[order] = np.where(like > 0, like, ordered.max(initial=0.0) or 1.0)

@@ -22,12 +22,12 @@ from deploytool.errors import StageFailed
 from deploytool.faults import kinds
 from deploytool.faults.effect import effects
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import GraphFacts, Weight
+from deploytool.faults.kinds.graph import FaultGraph, Weight
 from deploytool.host import owner
 from deploytool.loading import weights_file
 from deploytool.parity import metrics
 from deploytool.parity.metrics import Tolerances
-from deploytool.parity.replay import FEW, replay
+from deploytool.parity.replay import SMALL_BATCHES, replay
 from deploytool.results.faults import ENGINE, GRAPH, DetectionCount, FaultFamily, FaultsResult, MissedFault
 from deploytool.results.report import Tolerance
 
@@ -88,7 +88,7 @@ class CheckSet:
     """
 
     subject: Subject
-    graph: GraphFacts
+    graph: FaultGraph
     answers: Arrays
     checks: Mapping[str, Check]
     sound: bool
@@ -107,9 +107,9 @@ def ready(subject: Subject) -> CheckSet:
     """Runs the graph as it is; `sound` says that no check fails on it."""
     model = onnx.load(subject.graph)
     made = fp16_emulation.emulate(model, results=False) if subject.half else model
-    graph, checks = GraphFacts(made, subject.half, subject.state, subject.sample.preprocessing), _checks(subject)
+    graph, checks = FaultGraph(made, subject.half, subject.state, subject.sample.preprocessing), _checks(subject)
     with _started(graph) as session:
-        got, answers = (replay(session, inputs, FEW) for inputs in (subject.sample.inputs, subject.fresh))
+        got, answers = (replay(session, inputs, SMALL_BATCHES) for inputs in (subject.sample.inputs, subject.fresh))
     sound = not any(_judged(got, check).caught for check in checks.values())
     return CheckSet(subject, graph, answers, checks, sound)
 
@@ -167,11 +167,11 @@ def try_fault(bench: CheckSet, fault: Fault) -> dict[str, Trial]:
     fault.plant(spoiled)
     try:
         with _started(spoiled) as session:
-            got = replay(session, bench.subject.sample.inputs, FEW)
+            got = replay(session, bench.subject.sample.inputs, SMALL_BATCHES)
             found = {name: _judged(got, check) for name, check in bench.checks.items()}
             if all(trial.caught for trial in found.values()):
                 return found
-            spoilt = replay(session, bench.subject.fresh, FEW)
+            spoilt = replay(session, bench.subject.fresh, SMALL_BATCHES)
     except (StageFailed, ValueError):
         return {name: Trial(True, float("inf")) for name in bench.checks}
     return {name: trial if trial.caught else _felt(bench, trial, name, spoilt) for name, trial in found.items()}
@@ -188,7 +188,7 @@ def _checks(subject: Subject) -> dict[str, Check]:
     return {GRAPH: Check(converted, allowed.fp32, ties), ENGINE: Check(subject.sample.reference, allowed.fp16, ties)}
 
 
-def _started(graph: GraphFacts) -> AbstractContextManager[Session]:
+def _started(graph: FaultGraph) -> AbstractContextManager[Session]:
     return onnxruntime.start(graph.model.SerializeToString(), threads=1)  # the faults themselves go side by side
 
 

@@ -18,9 +18,8 @@ from deploytool.model_checks import baked_inputs
 from deploytool.model_checks.baked_inputs import TrialInputs
 from deploytool.model_checks.dataflow import Flow, follow
 from deploytool.model_checks.source_lines import SourceLine
-from deploytool.parity import metrics
-from deploytool.parity import questions as parity_questions
-from deploytool.parity.questions import Question
+from deploytool.parity import metrics, reference_cases
+from deploytool.parity.reference_cases import ReferenceCases
 from deploytool.results.baked_values import BakedKind, BakedValue, Origin
 from deploytool.results.report import Tolerance
 from deploytool.spec import Model, Stage
@@ -93,14 +92,14 @@ def examine(
     subject: Subject,
     start: Start,
     warned: Mapping[SourceLine, BakedKind],
-    make_questions: Callable[[], Sequence[Question]],
+    make_cases: Callable[[], Sequence[ReferenceCases]],
     tolerance: Tolerance,
     *,
     traced: bool = True,
 ) -> tuple[BakedValue, ...]:
     """Finds every line of the model that the export baked in, and tests the artifact of `stage` for it; worst first.
 
-    warned: the lines the tracer warned about. start: opens a session of the artifact. make_questions: returns other
+    warned: the lines the tracer warned about. start: opens a session of the artifact. make_cases: returns other
     batches and sizes with the answers of the model. Inputs on which the model itself fails do not count.
     traced: False for an exporter that does not trace: it bakes in no values, and of the sizes only mismatches are kept.
     """
@@ -111,9 +110,9 @@ def examine(
     baked = []
     with start() as session:
         if from_sizes:
-            questions = make_questions()
-            result = _LineResult(0, _size_mismatch(session, questions, tolerance))
-            baked = [_baked_value(stage, line, Origin.SHAPE, result, len(questions)) for line in from_sizes.items()]
+            cases = make_cases()
+            result = _LineResult(0, _size_mismatch(session, cases, tolerance))
+            baked = [_baked_value(stage, line, Origin.SHAPE, result, len(cases)) for line in from_sizes.items()]
         if from_data:
             results = _run_trials(subject, session, tuple(from_data), flow, tolerance)
             baked += [
@@ -144,15 +143,15 @@ def _baked_value(
     )
 
 
-def _size_mismatch(session: Session, questions: Sequence[Question], tolerance: Tolerance) -> Mismatch | None:
+def _size_mismatch(session: Session, cases: Sequence[ReferenceCases], tolerance: Tolerance) -> Mismatch | None:
     """The first batch or size at which the artifact fails or deviates from the model."""
-    for question in questions:
+    for reference in cases:
         try:
-            (check,) = parity_questions.ask(session, [question], tolerance)
+            (check,) = reference_cases.check(session, [reference], tolerance)
         except StageFailed:
-            return Mismatch(question.asked, None)
+            return Mismatch(reference.label, None)
         if check.broken and check.parity.max_error > _MIN_ERROR:
-            return Mismatch(question.asked, check.parity.max_error)
+            return Mismatch(reference.label, check.parity.max_error)
     return None
 
 

@@ -1,1 +1,1 @@
-"""What is true: numpy in, numbers out."""
+"""Comparison of an artifact's answers with the source's: metrics, noise and tolerances."""

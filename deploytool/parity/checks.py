@@ -1,4 +1,4 @@
-"""The comparisons of a run: how each artifact is started, what it is held against, and how far it may stray."""
+"""The comparisons of a run: how each artifact is started, what it is compared with, and how far it may deviate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import serde
+from deploytool import fp16_rounding, serde
 from deploytool.backends import fp16_emulation, tensorrt
 from deploytool.backends.session import FIXED_SIZE_REMEDY, Session, load_backend
 from deploytool.data.golden import Arrays, Golden
@@ -18,30 +18,30 @@ from deploytool.errors import MissingBackend, StageFailed
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import edge_checks, intermediates, metrics
 from deploytool.parity.agreement import accuracy, agreement
-from deploytool.parity.edge_checks import Own
+from deploytool.parity.edge_checks import EdgeTolerance
 from deploytool.parity.intermediates import Probes
 from deploytool.parity.metrics import Tolerances
 from deploytool.parity.replay import replay
-from deploytool.parity.shape_corners import At, Corner
+from deploytool.parity.shape_corners import Corner, ToleranceAt
 from deploytool.results import verdict
 from deploytool.results.artifact import Artifact, Kind, for_engine
 from deploytool.results.report import Check, Comparison, Engine, Tolerance
 from deploytool.spec import Job, Precision, Range, Stage, Status
 
 EAGER = "eager"
-_TRUTH, _OTHER_BATCH, _SAME_WEIGHTS = "FP64", "itself at the largest batch", "{} with its weights in FP16"
-_HALF = tuple(stage for stage in Stage if stage.precision is Precision.FP16)
-_WIDENED, _ROUNDED = "fp32_compute", "fp16_emulation"  # runners of the FP16 graph: as converted, and in FP16 arithmetic
+_FP64, _LARGEST_BATCH, _FP16_WEIGHTS = "FP64", "itself at the largest batch", "{} with its weights in FP16"
+_FP16_STAGES = tuple(stage for stage in Stage if stage.precision is Precision.FP16)
+_FP32_COMPUTE, _FP16_COMPUTE = "fp32_compute", "fp16_emulation"  # further runners of the FP16 graph
 
 
 @dataclass(frozen=True)
 class PlannedComparison:
-    """One artifact on one device: how to start it, and what it came from.
+    """One artifact on one device: how to start it, and the stage it was made from.
 
-    `graph` is its file if it is one. `exact` says that it is run as the graph it came from would be, so that only FP32
-    noise may lie between them. `status` is `MEASURED` unless it is known not to run here, for that `reason`, and
-    `left_out` says that this is because there is no such file. `optimise` says whether ONNX Runtime may.
-    `stage` is a form of the eager model where there is no artifact.
+    `before` is the stage, or the source of answers, that it is compared with. `graph` is its file if that is an ONNX
+    graph. `exact` says that it differs from `before` by FP32 noise only. `status` is `MEASURED` unless the artifact is
+    known not to run here, for `reason`; `left_out` says that there is no such file. `optimise` says whether ONNX
+    Runtime may optimise the graph. `stage` names a form of the eager model where there is no artifact.
     """
 
     stage: str
@@ -59,8 +59,8 @@ class PlannedComparison:
 
     @property
     def again(self) -> bool:
-        """Whether it is an artifact that was run as it is before, and is now run in another way."""
-        return self.runner in (_WIDENED, _ROUNDED)
+        """Whether this is a further run, in other arithmetic, of an artifact that has a comparison of its own."""
+        return self.runner in (_FP32_COMPUTE, _FP16_COMPUTE)
 
     @property
     def absent(self) -> bool:
@@ -70,11 +70,11 @@ class PlannedComparison:
     @property
     def half(self) -> bool:
         """Whether the artifact computes in FP16."""
-        return self.stage in _HALF
+        return self.stage in _FP16_STAGES
 
 
 def graph_comparisons(device: str, job: Job, given: StageInputs) -> list[PlannedComparison]:
-    """The script and every graph, oldest first; each graph's comparison before is the graph before."""
+    """The TorchScript file and every graph, in the order they were made; each graph is compared with the one before."""
     before = EAGER
     steps = [_step(artifact, "torchscript", device, before) for artifact in given.chain(Kind.TORCHSCRIPT)]
     for artifact in given.chain(Kind.GRAPH):
@@ -84,40 +84,40 @@ def graph_comparisons(device: str, job: Job, given: StageInputs) -> list[Planned
 
 
 def fp16_comparisons(given: StageInputs) -> list[PlannedComparison]:
-    """The FP16 graph twice more: as it was converted, and in FP16 arithmetic.
+    """Two further runs of the FP16 graph on the CPU; none if the last graph is FP32.
 
-    As converted: every operator in FP32, against the graph before with its weights in FP16. In FP16 arithmetic: every
-    result rounded, as FP16 hardware does and ONNX Runtime on a CPU does not.
+    In FP32 arithmetic, against the graph before with its weights rounded to FP16: this checks the conversion. In FP16
+    arithmetic, with every result rounded as FP16 hardware does and ONNX Runtime on a CPU does not.
     """
-    before, halved = given.chain(Kind.GRAPH)[-2:]
-    if halved.made_by.precision is Precision.FP32:
+    before, last = given.chain(Kind.GRAPH)[-2:]
+    if last.made_by.precision is Precision.FP32:
         return []
-    converted = partial(fp16_emulation.start_without_rounding, halved.path)
-    same = _SAME_WEIGHTS.format(before.made_by)
+    start = partial(fp16_emulation.start_without_rounding, last.path)
+    reference = _FP16_WEIGHTS.format(before.made_by)
     return [
-        PlannedComparison(halved.made_by, halved.path.name, _WIDENED, "cpu", same, converted, exact=True),
-        _step(halved, _ROUNDED, "cpu", before.made_by),
+        PlannedComparison(last.made_by, last.path.name, _FP32_COMPUTE, "cpu", reference, start, exact=True),
+        _step(last, _FP16_COMPUTE, "cpu", before.made_by),
     ]
 
 
 def reference_answers(job: Job, given: StageInputs, sample: Golden) -> dict[str, Arrays]:
-    """The answers that no artifact gives and that comparisons are held against all the same."""
+    """The answers that comparisons refer to and that no artifact gives, by the name in `before`."""
     answers = {EAGER: sample.outputs}
-    before, halved = given.chain(Kind.GRAPH)[-2:]
-    if halved.made_by.precision is Precision.FP16:
-        with fp16_emulation.start_with_rounded_weights(for_engine(before.path), halved.path) as session:
-            answers[_SAME_WEIGHTS.format(before.made_by)] = replay(session, _halves(sample.inputs, job))
+    before, last = given.chain(Kind.GRAPH)[-2:]
+    if last.made_by.precision is Precision.FP16:
+        with fp16_emulation.start_with_rounded_weights(for_engine(before.path), last.path) as session:
+            answers[_FP16_WEIGHTS.format(before.made_by)] = replay(session, _fp16_inputs(sample.inputs, job))
     return answers
 
 
 def engine_comparisons(given: StageInputs) -> list[PlannedComparison]:
-    """Every engine file; one that is not for a GPU of this machine is built, not run."""
+    """Every engine file; one that was not built for a GPU of this machine is `BUILT_NOT_RUN`."""
     before, steps = given.latest(Kind.GRAPH).made_by, []
     for engine in build_notes(given):
         artifact = given.latest(Kind.ENGINE)
         start = partial(tensorrt.start, artifact.path.with_name(engine.file), "cuda", engine.flavour)
-        here = tensorrt.is_for_this_gpu(engine.flavour, engine.capabilities)
-        status = Status.MEASURED if here else Status.BUILT_NOT_RUN
+        runs_here = tensorrt.is_for_this_gpu(engine.flavour, engine.capabilities)
+        status = Status.MEASURED if runs_here else Status.BUILT_NOT_RUN
         steps.append(
             PlannedComparison(artifact.made_by, engine.file, engine.flavour, "cuda", before, start, status=status)
         )
@@ -125,9 +125,9 @@ def engine_comparisons(given: StageInputs) -> list[PlannedComparison]:
 
 
 def build_notes(given: StageInputs) -> tuple[Engine, ...]:
-    """What the build stage says of each engine."""
+    """The build stage's record of each engine."""
     notes = [artifact.notes["engines"] for artifact in given.chain(Kind.ENGINE)]
-    return tuple(engine for each in notes for engine in serde.decode(tuple[Engine, ...], each))
+    return tuple(engine for engines in notes for engine in serde.decode(tuple[Engine, ...], engines))
 
 
 def _step(artifact: Artifact, runner: str, device: str, before: str) -> PlannedComparison:
@@ -144,10 +144,11 @@ def _step(artifact: Artifact, runner: str, device: str, before: str) -> PlannedC
 
 
 def source_comparison(artifact: Artifact, sample: Golden, allowed: Tolerances) -> Comparison:
-    """The eager model itself, in FP32 against FP64."""
-    truth = metrics.check_source(metrics.check(sample.outputs, sample.reference, _TRUTH, allowed.fp32, sample.ties32))
+    """The eager model in FP32, compared with itself in FP64."""
+    parity = metrics.check(sample.outputs, sample.reference, _FP64, allowed.fp32, sample.ties32)
+    check = metrics.check_source(parity)
     noise = sample.noise.fp32.max_error
-    comparison = Comparison(artifact.made_by, artifact.path.name, EAGER, "cpu", Status.MEASURED, (truth,), noise)
+    comparison = Comparison(artifact.made_by, artifact.path.name, EAGER, "cpu", Status.MEASURED, (check,), noise)
     return replace(comparison, agreement=agreement(sample.outputs, sample), accuracy=accuracy(sample.outputs, sample))
 
 
@@ -156,46 +157,46 @@ def judge(
     answers: dict[str, Arrays],
     sample: Golden,
     extremes: list[Corner],
-    kept: Probes,
+    probes: Probes,
     job: Job,
-    own: Own | None = None,
-    at: At | None = None,
+    edge_tolerance: EdgeTolerance | None = None,
+    tolerance_at: ToleranceAt | None = None,
 ) -> Iterator[Comparison]:
-    """Runs the golden inputs at both ends of the batch range, the corners and the edges, through each step in turn.
+    """Runs each step on the golden inputs at both ends of the batch range, on the corners and on the edge cases.
 
-    `answers` holds those of the artifacts before, by stage. What is run again in another way has no batches to prove.
-    `own` tells what the model's noise at an edge lets pass, and `at` what it does at a corner, where golden noise does
-    not: else nothing more does.
+    `answers` holds the answers of earlier stages by name, and receives those of each step. `edge_tolerance` and
+    `tolerance_at` give the tolerances from noise measured at an edge case and at a corner, for checks that fail by
+    golden noise; without them golden noise alone decides.
     """
     allowed = metrics.tolerances(sample.noise, job.options.tolerance)
     for step in steps:
         noise = sample.noise.fp16 if step.half else sample.noise.fp32
-        comparison = Comparison(
-            Stage(step.stage), step.file, step.runner, step.device, step.status, (), noise.max_error
-        )
-        comparison = replace(comparison, left_out=step.left_out, reason=step.reason)
+        planned = Comparison(Stage(step.stage), step.file, step.runner, step.device, step.status, (), noise.max_error)
+        planned = replace(planned, left_out=step.left_out, reason=step.reason)
         try:
             if step.absent:
-                yield comparison
+                yield planned
                 continue
-            found, at_edges = _judged(comparison, step, answers, sample, extremes, kept, job, allowed, at)
-            yield _with_edges(found, step, at_edges, sample, allowed, own or (lambda edge: allowed))
+            comparison, edge_answers = _compare(
+                planned, step, answers, sample, extremes, probes, job, allowed, tolerance_at
+            )
+            yield _with_edges(comparison, step, edge_answers, sample, allowed, edge_tolerance or (lambda _: allowed))
         except MissingBackend as error:
-            yield replace(comparison, status=Status.UNAVAILABLE, reason=str(error))
+            yield replace(planned, status=Status.UNAVAILABLE, reason=str(error))
 
 
-def _judged(
-    comparison: Comparison,
+def _compare(
+    planned: Comparison,
     step: PlannedComparison,
     answers: dict[str, Arrays],
     sample: Golden,
     extremes: list[Corner],
-    kept: Probes,
+    probes: Probes,
     job: Job,
     allowed: Tolerances,
-    at: At | None,
+    tolerance_at: ToleranceAt | None,
 ) -> tuple[Comparison, list[Arrays]]:
-    """The comparison without its edges, and the answers at those."""
+    """The comparison without its edge cases, and the answers to those."""
     limits = job.options.batch
     with step.open() as session:
         given = cast_inputs(step, sample.inputs, job)
@@ -206,61 +207,74 @@ def _judged(
         at_corners = [replay(session, cast_inputs(step, corner.inputs, job), limits) for corner in extremes]
         edges = () if step.exact else sample.edges
         at_edges = [replay(session, cast_inputs(step, edge.inputs, job), limits) for edge in edges]
-    far = allowed.fp16 if step.half else allowed.fp32
-    near = allowed.fp32 if step.exact else far
+    by_precision = allowed.fp16 if step.half else allowed.fp32
+    tolerance = allowed.fp32 if step.exact else by_precision
     ties = sample.ties(half=step.half)
-    checks = [_check(step, got, answers[step.before], step.before, near, ties)]
-    checks += [_at_corner(step, *each, far, at) for each in zip(at_corners, extremes, strict=True)]
-    checks += [_check(step, single, got, _OTHER_BATCH, near, ties)] if single else []
-    truth = _check(step, got, sample.reference, _TRUTH, far, ties)
-    checks += _on_the_way(step, got, sample, kept, far, job)
+    checks = [_check(step, got, answers[step.before], step.before, tolerance, ties)]
+    checks += [
+        _check_corner(step, at_corner, corner, by_precision, tolerance_at)
+        for at_corner, corner in zip(at_corners, extremes, strict=True)
+    ]
+    checks += [_check(step, single, got, _LARGEST_BATCH, tolerance, ties)] if single else []
+    against_fp64 = _check(step, got, sample.reference, _FP64, by_precision, ties)
+    checks += _check_probes(step, got, sample, probes, by_precision, job)
     answers[step.stage] = got
-    agreed, right = agreement(got, sample), accuracy(got, sample)
-    return replace(comparison, checks=(*checks, truth), agreement=agreed, accuracy=right), at_edges
+    agreed, correct = agreement(got, sample), accuracy(got, sample)
+    return replace(planned, checks=(*checks, against_fp64), agreement=agreed, accuracy=correct), at_edges
 
 
-def _at_corner(step: PlannedComparison, got: Arrays, corner: Corner, far: Tolerance, at: At | None) -> Check:
-    """At a corner; where it breaks what golden noise allows, the noise at that corner is asked.
+def _check_corner(
+    step: PlannedComparison, got: Arrays, corner: Corner, tolerance: Tolerance, tolerance_at: ToleranceAt | None
+) -> Check:
+    """The check at a corner; if it fails by golden noise, the noise measured at that corner decides.
 
-    Sums over more places drift further, and the golden images may all be small.
+    Longer sums accumulate larger rounding errors, and the golden inputs may all be small.
     """
-    first = _check(step, got, corner.answers, corner.name, far)
-    if not first.broken or at is None:
-        return first
-    own = at(corner.name, corner.inputs)
-    second = _check(step, got, corner.answers, corner.name, own.fp16 if step.half else own.fp32)
-    return min(first, second, key=lambda each: len(each.broken))
+    by_golden_noise = _check(step, got, corner.answers, corner.name, tolerance)
+    if not by_golden_noise.broken or tolerance_at is None:
+        return by_golden_noise
+    local = tolerance_at(corner.name, corner.inputs)
+    by_local_noise = _check(step, got, corner.answers, corner.name, local.fp16 if step.half else local.fp32)
+    return min(by_golden_noise, by_local_noise, key=lambda check: len(check.broken))
 
 
 def _with_edges(
-    comparison: Comparison, step: PlannedComparison, got: list[Arrays], sample: Golden, allowed: Tolerances, own: Own
+    comparison: Comparison,
+    step: PlannedComparison,
+    got: list[Arrays],
+    sample: Golden,
+    allowed: Tolerances,
+    edge_tolerance: EdgeTolerance,
 ) -> Comparison:
-    """The comparison with a check for each edge case, before the last; FP16 is not held to unrealistic inputs."""
+    """The comparison with a check for each edge case, before the check against FP64.
+
+    A failure of FP16 at an edge case that is not natural is a remark.
+    """
     checks, remarks = list[Check](), list[str]()
-    for edge, answers in zip(sample.edges, got, strict=False):  # none are got where none are asked
+    for edge, answers in zip(sample.edges, got, strict=False):  # an exact step has no answers to edge cases
         try:
-            found = edge_checks.check(answers, edge, sample, allowed, own, half=step.half)
+            check = edge_checks.check(answers, edge, sample, allowed, edge_tolerance, half=step.half)
         except ValueError as error:
             raise StageFailed(f"{step.stage}/{step.file} at {edge.name}: {error}", FIXED_SIZE_REMEDY) from error
-        if found is None:
+        if check is None:
             continue
-        if found.broken and step.half and not edge.natural:
-            remarks.append(f"FP16 does not hold at {edge.name}: {verdict.reasons(found)}")
+        if check.broken and step.half and not edge.natural:
+            remarks.append(f"FP16 does not hold at {edge.name}: {verdict.reasons(check)}")
         else:
-            checks.append(found)
-    *others, truth = comparison.checks
-    return replace(comparison, checks=(*others, *checks, truth), remarks=tuple(remarks))
+            checks.append(check)
+    *others, against_fp64 = comparison.checks
+    return replace(comparison, checks=(*others, *checks, against_fp64), remarks=tuple(remarks))
 
 
-def _on_the_way(
-    step: PlannedComparison, got: Arrays, sample: Golden, kept: Probes, tolerance: Tolerance, job: Job
+def _check_probes(
+    step: PlannedComparison, got: Arrays, sample: Golden, probes: Probes, tolerance: Tolerance, job: Job
 ) -> tuple[Check, ...]:
-    """The probes that the artifact has: an engine gives them among its answers, of a graph a copy is made to."""
-    if step.graph and kept.values:
+    """The checks of intermediate tensors: an engine has them among its outputs, a graph is run as a copy with them."""
+    if step.graph and probes.values:
         start = partial(load_backend(step.runner).start, device=step.device)
-        few = cast_inputs(step, intermediates.first_cases(sample.inputs), job)
-        got = intermediates.answers(step.graph, kept.values, start, few, job.options.batch)
-    return intermediates.checks(kept, got, tolerance)
+        cases = cast_inputs(step, intermediates.first_cases(sample.inputs), job)
+        got = intermediates.answers(step.graph, probes.values, start, cases, job.options.batch)
+    return intermediates.checks(probes, got, tolerance)
 
 
 def _check(
@@ -278,17 +292,17 @@ def _check(
 
 
 def cast_inputs(step: PlannedComparison, arrays: Arrays, job: Job) -> Arrays:
-    """The inputs in the types the artifact takes."""
-    return _halves(arrays, job) if step.half else arrays
+    """The inputs in the types that the artifact takes."""
+    return _fp16_inputs(arrays, job) if step.half else arrays
 
 
-def _halves(arrays: Arrays, job: Job) -> Arrays:
-    """The inputs of an FP16 artifact: with `io` fp16, halves are handed over as such."""
+def _fp16_inputs(arrays: Arrays, job: Job) -> Arrays:
+    """The inputs of an FP16 artifact: FP16 where the option `io` says so, else as they are."""
     if job.options.io is Precision.FP32:
         return arrays
-    return {name: array.astype(np.float16) if array.dtype == np.float32 else array for name, array in arrays.items()}
+    return fp16_rounding.nearest_inputs(arrays)
 
 
 def first_cases(arrays: Arrays, size: int) -> Arrays:
-    """The first `size` cases, begun again where there are fewer."""
+    """The first `size` cases, repeated from the first where there are fewer."""
     return {name: np.resize(array, (size, *array.shape[1:])) for name, array in arrays.items()}

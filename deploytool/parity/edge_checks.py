@@ -1,4 +1,4 @@
-"""Judges an answer at an edge case: by its largest error alone, on the scale that the golden answers have."""
+"""Checks the answer at an edge case: by its largest error alone, relative to the scale of the golden answers."""
 
 from __future__ import annotations
 
@@ -13,50 +13,56 @@ from deploytool.parity.metrics import Tolerances
 from deploytool.results.output_parts import OutputPart
 from deploytool.results.report import Check, Limits, Tolerance
 
-_NO_COSINE, _NO_SNR_DB = -1.0, -400.0  # an answer near zero has no direction, and no power to compare with
+_NO_COSINE, _NO_SNR_DB = -1.0, -400.0  # an answer near zero has no meaningful direction or power
 
-Own = Callable[[Edge], Tolerances]  # what the noise of the model at that very edge lets pass
+EdgeTolerance = Callable[[Edge], Tolerances]  # from the noise of the model measured at that edge case
 
 
-def check(got: Arrays, edge: Edge, sample: Golden, allowed: Tolerances, own: Own, *, half: bool) -> Check | None:
-    """The comparison with the FP64 answer; where it breaks what golden noise allows, the noise at the edge is asked.
+def check(
+    got: Arrays, edge: Edge, sample: Golden, allowed: Tolerances, tolerance_at: EdgeTolerance, *, half: bool
+) -> Check | None:
+    """The comparison with the FP64 answer; if it fails by golden noise, the noise measured at the edge decides.
 
-    FP16 moves answers that are integers wherever two of them tie, as they do all over a picture of one colour: they are
-    compared in FP32 alone. None if nothing is left to compare. Raises ValueError for answers of other shapes.
+    Integer outputs are compared in FP32 only: FP16 rounding changes them wherever two values tie, as they do all over
+    an image of one colour. None if no output is left to compare. Raises ValueError for answers of other shapes.
     """
     names = [name for name, array in edge.reference.items() if not half or array.dtype.kind == "f"]
     if not names:
         return None
-    parts = {name: [each.part for each in sample.noise.parts if each.part.output == name] for name in names}
-    loud = {name: _loudest(sample.reference[name], parts[name]) for name in names}
+    parts = {name: [moved.part for moved in sample.noise.parts if moved.part.output == name] for name in names}
+    largest = {name: _largest_cases(sample.reference[name], parts[name]) for name in names}
     answered, expected = (
-        {name: np.concatenate([arrays[name], loud[name]]) for name in names} for arrays in (got, edge.reference)
+        {name: np.concatenate([arrays[name], largest[name]]) for name in names} for arrays in (got, edge.reference)
     )
 
     def checked(tolerances: Tolerances) -> Check:
         tolerance = tolerances.fp16 if half else tolerances.fp32
         return metrics.check(answered, expected, f"FP64 at {edge.name}", _lenient(tolerance))
 
-    first = checked(allowed)
-    if not first.broken:
-        return first
-    second = checked(own(edge))
-    return min(first, second, key=lambda each: len(each.broken))
+    by_golden_noise = checked(allowed)
+    if not by_golden_noise.broken:
+        return by_golden_noise
+    by_edge_noise = checked(tolerance_at(edge))
+    return min(by_golden_noise, by_edge_noise, key=lambda check: len(check.broken))
 
 
 def _lenient(tolerance: Tolerance) -> Tolerance:
     figures = {"cosine": _NO_COSINE, "snr_db": _NO_SNR_DB}
     if not isinstance(tolerance, Limits):
         return replace(tolerance, **figures)
-    parts = tuple(replace(each, tolerance=replace(each.tolerance, **figures)) for each in tolerance.parts)
+    parts = tuple(replace(limit, tolerance=replace(limit.tolerance, **figures)) for limit in tolerance.parts)
     return replace(tolerance, **figures, parts=parts)
 
 
-def _loudest(answers: np.ndarray, parts: Sequence[OutputPart]) -> np.ndarray:
-    """For each part the golden case with the largest answer: beside it, one near zero is as faint as it is."""
-    places = set()
+def _largest_cases(answers: np.ndarray, parts: Sequence[OutputPart]) -> np.ndarray:
+    """For each part the golden case with the largest answer.
+
+    The scale of a check never falls below a tenth of its largest case: with these cases beside it, an answer near zero
+    at the edge is judged on the golden scale.
+    """
+    cases = set()
     for part in parts or (OutputPart(""),):
         values = np.asarray(part.of(answers), np.float64)
         sizes = np.where(part.marked(values), 0.0, np.abs(values)).reshape(len(answers), -1).max(axis=1, initial=0.0)
-        places.add(int(sizes.argmax()))
-    return answers[sorted(places)]
+        cases.add(int(sizes.argmax()))
+    return answers[sorted(cases)]

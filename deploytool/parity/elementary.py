@@ -1,8 +1,8 @@
-"""Composite calls of PyTorch, step by step, as the operators that an exported graph has for them.
+"""Decompositions of composite PyTorch calls into the operators that an exported graph has for them.
 
-PyTorch rounds the result of such a call once. ONNX has no operator for it, so that torch.onnx writes several (read off
-both exporters of torch 2.13 at opset 18), and FP16 arithmetic rounds the result of each. Calls that are one operator
-there (LayerNormalization, Softmax, HardSwish, ReduceLogSumExp …) are not in this table.
+PyTorch rounds the result of such a call once. ONNX has no operator for it: both exporters of torch 2.13 write several
+at opset 18, and FP16 arithmetic rounds the result of each. Calls that are exported as one operator (LayerNormalization,
+Softmax, HardSwish, ReduceLogSumExp …) are not in this table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-Steps = Callable[..., Any]  # takes what the call takes; gives None where that is one operator after all
+Steps = Callable[..., Any]  # has the arguments of the call; None where it is exported as one operator
 
 
 def _gelu(x: torch.Tensor, approximate: str = "none") -> torch.Tensor:
@@ -49,12 +49,12 @@ def _expm1(x: torch.Tensor) -> torch.Tensor:
     return x.exp() - 1
 
 
-def _addcmul(x: torch.Tensor, one: torch.Tensor, other: torch.Tensor, *, value: float = 1) -> torch.Tensor:
-    return x + one * other * value
+def _addcmul(x: torch.Tensor, tensor1: torch.Tensor, tensor2: torch.Tensor, *, value: float = 1) -> torch.Tensor:
+    return x + tensor1 * tensor2 * value
 
 
-def _addcdiv(x: torch.Tensor, one: torch.Tensor, other: torch.Tensor, *, value: float = 1) -> torch.Tensor:
-    return x + one / other * value
+def _addcdiv(x: torch.Tensor, tensor1: torch.Tensor, tensor2: torch.Tensor, *, value: float = 1) -> torch.Tensor:
+    return x + tensor1 / tensor2 * value
 
 
 def _lerp(x: torch.Tensor, end: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
@@ -62,7 +62,7 @@ def _lerp(x: torch.Tensor, end: torch.Tensor, weight: torch.Tensor | float) -> t
 
 
 def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor | None:
-    """Of matrices it is one Gemm."""
+    """Not decomposed for matrices, where it is one Gemm."""
     return None if bias is None or x.dim() < 3 else x @ weight.t() + bias
 
 
@@ -83,8 +83,8 @@ def _rms_norm(
     x: torch.Tensor, normalized_shape: list[int], weight: torch.Tensor | None = None, eps: float | None = None
 ) -> torch.Tensor:
     sides = tuple(range(-len(normalized_shape), 0))
-    least = torch.finfo(x.dtype).eps if eps is None else eps
-    normal = x * (x.pow(2).mean(sides, keepdim=True) + least).sqrt().reciprocal()
+    epsilon = torch.finfo(x.dtype).eps if eps is None else eps
+    normal = x * (x.pow(2).mean(sides, keepdim=True) + epsilon).sqrt().reciprocal()
     return normal if weight is None else normal * weight
 
 
@@ -100,15 +100,15 @@ def _var(
         dim, unbiased = None, dim
     sides = tuple(range(x.dim())) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
     count = math.prod(x.shape[side] for side in sides)
-    apart = x - x.mean(sides, keepdim=True)
-    less = (1 if unbiased else 0) if correction is None else correction
-    mean = (apart * apart).mean(sides, keepdim=keepdim)
-    return mean * (count / (count - less)) if less else mean
+    centred = x - x.mean(sides, keepdim=True)
+    lost = (1 if unbiased else 0) if correction is None else correction
+    mean = (centred * centred).mean(sides, keepdim=keepdim)
+    return mean * (count / (count - lost)) if lost else mean
 
 
 def _std(x: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
-    spread: torch.Tensor = x.var(*arguments, **named)
-    return spread.sqrt()
+    variance: torch.Tensor = x.var(*arguments, **named)
+    return variance.sqrt()
 
 
 def _normalize(x: torch.Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> torch.Tensor:
@@ -146,26 +146,26 @@ def _attention(
     return weights @ value
 
 
-def _opened(function: Callable[..., Any]) -> Steps:
-    """A function of torch.nn.functional that does not hand its call to the mode as a whole, but what it calls."""
+def _transparent(function: Callable[..., Any]) -> Steps:
+    """A copy of a function of torch.nn.functional whose inner calls reach the mode, instead of the call as a whole."""
     assert isinstance(function, FunctionType)
-    deaf = dict.fromkeys(("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), _deaf)
-    made = FunctionType(
+    checks = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    copy = FunctionType(
         function.__code__,
-        {**function.__globals__, **deaf},
+        {**function.__globals__, **dict.fromkeys(checks, _never)},
         function.__name__,
         function.__defaults__,
         function.__closure__,
     )
-    made.__kwdefaults__ = function.__kwdefaults__
-    return made
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
 
 
-def _deaf(*_: object) -> bool:
+def _never(*_: object) -> bool:
     return False
 
 
-STEPS: Mapping[str, Steps] = {  # by the name of the call
+STEPS: Mapping[str, Steps] = {  # by the name of the torch call
     "gelu": _gelu,
     "silu": _silu,
     "mish": _mish,
@@ -187,6 +187,6 @@ STEPS: Mapping[str, Steps] = {  # by the name of the call
     "normalize": _normalize,
     "cosine_similarity": _cosine,
     "scaled_dot_product_attention": _attention,
-    "local_response_norm": _opened(functional.local_response_norm),
-    "multi_head_attention_forward": _opened(functional.multi_head_attention_forward),
+    "local_response_norm": _transparent(functional.local_response_norm),
+    "multi_head_attention_forward": _transparent(functional.multi_head_attention_forward),
 }

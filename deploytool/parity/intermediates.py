@@ -1,4 +1,4 @@
-"""Probes: tensors on the way through a graph that must be right too, and what they should be on the first cases."""
+"""Probes: intermediate tensors of a graph that are compared too, with their expected values on the first cases."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from deploytool.parity.replay import replay
 from deploytool.results.report import Check, Tolerance
 from deploytool.spec import Range
 
-_CASES = 2  # golden cases that a probe is kept for: a tensor on the way may be larger than the images themselves
-_USUAL = Range()
+_CASES = 2  # golden cases with probe values: an intermediate tensor may be larger than the inputs
+_ANY_BATCH = Range()
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,24 @@ class Probes:
 
 
 def write(path: Path, probes: Probes) -> None:
-    """Writes the probes as one .npz file, the same bytes for the same probes."""
+    """Writes the probes as one .npz file; equal probes give equal bytes."""
     names = np.array(json.dumps(list(probes.values)))
     with disk.writing(path):
         np.savez(path, names, *probes.values.values(), allow_pickle=False)
 
 
 def read(path: Path) -> Probes:
-    """The probes of a file; raises BadInput if the file is something else."""
+    """The probes in a file; raises BadInput if it holds no probes."""
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            names = json.loads(str(file["arr_0"]))
-            return Probes({name: file[f"arr_{number}"] for number, name in enumerate(names, 1)})
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+            names = json.loads(str(arrays["arr_0"]))
+            return Probes({name: arrays[f"arr_{number}"] for number, name in enumerate(names, 1)})
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path} holds no probes: {error}", "export again to make new ones") from error
+        raise BadInput(f"{path} holds no probes: {error}", "export again to record new ones") from error
 
 
 def first_cases(inputs: Arrays) -> Arrays:
-    """The golden cases that probes are kept for."""
+    """The golden cases for which probe values are stored."""
     return {name: array[:_CASES] for name, array in inputs.items()}
 
 
@@ -59,13 +59,14 @@ def answers(
     tensors: Collection[str],
     start: Callable[[Path], AbstractContextManager[Session]],
     inputs: Arrays,
-    batch: Range = _USUAL,
+    batch: Range = _ANY_BATCH,
 ) -> Arrays:
-    """What these tensors of the graph are, besides its outputs; those it does not have are left out.
+    """The values of these tensors of a graph and of its outputs; tensors that the graph does not have are left out.
 
-    A copy of the graph is run: the one that ships keeps the outputs it has. Nothing is run if it has none of them.
+    A copy of the graph with further outputs is run: the graph itself stays unchanged. Without any of the tensors,
+    nothing is run.
     """
-    with _tapped(graph, tensors) as copy:
+    with _with_outputs(graph, tensors) as copy:
         if copy is None:
             return {}
         with start(copy) as session:
@@ -73,11 +74,11 @@ def answers(
 
 
 @contextmanager
-def _tapped(graph: Path, tensors: Collection[str]) -> Iterator[Path | None]:
-    """A copy of the graph, gone afterwards, that gives these tensors too; None if it has none of them."""
+def _with_outputs(graph: Path, tensors: Collection[str]) -> Iterator[Path | None]:
+    """A temporary copy of the graph with these tensors as further outputs; None if it has none of them."""
     model = onnx.load(graph)
-    made = {name for node in model.graph.node for name in node.output}
-    wanted = [name for name in tensors if name in made - {output.name for output in model.graph.output}]
+    produced = {name for node in model.graph.node for name in node.output}
+    wanted = [name for name in tensors if name in produced - {output.name for output in model.graph.output}]
     if not wanted:
         yield None
         return
@@ -90,7 +91,7 @@ def _tapped(graph: Path, tensors: Collection[str]) -> Iterator[Path | None]:
 
 
 def checks(probes: Probes, got: Arrays, tolerance: Tolerance) -> tuple[Check, ...]:
-    """One check for each probe that is among the answers to its cases or more."""
+    """One check for each probe among the answers; these may have more cases than the probe."""
     return tuple(
         metrics.check({name: got[name][: len(values)]}, {name: values}, f"probe {name}", tolerance)
         for name, values in probes.values.items()

@@ -1,9 +1,9 @@
-"""Compares two answers to the same inputs, and holds the result against a tolerance that follows from the noise.
+"""Compares two answers to the same inputs, and checks the result against a tolerance derived from the noise.
 
-Rounding moves the answers of a sound artifact, and nobody knows exactly how far: so many times the noise of the model
-itself is allowed. The largest error of all varies most and gets the most room; the root mean square hardly varies, and
-is what notices a fault that the largest error would let pass. Parts of an answer that have scales of their own are
-judged one by one, each by its own noise; numbers of something (classes, places) are equal or not.
+Rounding moves the answers of a correct artifact by an unknown amount, so a tolerance is a multiple of the model's own
+numerical noise. The maximum error varies most between runs and has the largest multiple; the root mean square error
+hardly varies, and detects faults that the maximum error would let pass. Output parts of different scales are judged
+separately, each by its own noise. Labels (classes, indices) are compared by equality.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deploytool.data.golden import Arrays, Floor, Golden, Noise
+from deploytool.data.golden import Arrays, Floor, Golden, Noise, Perturbation
 from deploytool.parity.agreement import wilson
 from deploytool.results.output_parts import OutputPart, same_value
 from deploytool.results.report import (
@@ -33,16 +33,16 @@ from deploytool.results.report import (
 )
 from deploytool.spec import Precision
 
-ROOM32 = Floor(max_error=16.0, rms=4.0)  # times the noise
-ROOM16 = Floor(max_error=4.0, rms=4.0)
-_ONCE32, _ONCE16 = Floor(2.0**-24, 2.0**-26), Floor(2.0**-11, 2.0**-13)  # rounded once: no noise counts for less
-_FAINT = 0.1  # of the loudest case: fainter ones are held to an error of that size, or their noise would rule
-_UNEVEN = 3.0  # one case may err that much more than all of them together
-_LARGEST_SNR_DB = 400.0  # what equal answers score: JSON has no infinity
-_WORST = float(np.finfo(np.float64).max)  # the error of what is no number
+MARGIN32 = Floor(max_error=16.0, rms=4.0)  # tolerances are these multiples of the noise
+MARGIN16 = Floor(max_error=4.0, rms=4.0)
+_ONCE32, _ONCE16 = Floor(2.0**-24, 2.0**-26), Floor(2.0**-11, 2.0**-13)  # one rounding: the least noise assumed
+_MIN_SCALE = 0.1  # of the largest case: smaller cases are judged on this scale, or their noise would decide
+_UNEVEN = 3.0  # the rms error of one case may be that many times the rms error of all cases
+_LARGEST_SNR_DB = 400.0  # of equal answers: JSON has no infinity
+_WORST = float(np.finfo(np.float64).max)  # the error of NaN and infinity
 _FIGURES = ("max_error", "cosine", "snr_db", "top1", "top5", "equal")
-_NEARLY = 0.25  # a whole number in floating point may be off by so much, and still be meant
-_MOST_TIES = 0.25  # of all that is tied may be decided otherwise: rounding turns far fewer, and a fault many
+_LABEL_TOLERANCE = 0.25  # labels in floating point may differ by this much and still be equal
+_MOST_TIES = 0.25  # share of all ties that may be decided differently: rounding flips far fewer, a fault often more
 _NO_TIES: Arrays = {}
 _EQUAL = Parity(0.0, cosine=1.0, snr_db=_LARGEST_SNR_DB, top1=None, top5=None, bad=0)
 
@@ -51,98 +51,100 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Tolerances:
-    """The worst that passes in FP32, and in FP16."""
+    """The tolerances of FP32 artifacts, and of FP16 artifacts."""
 
     fp32: Limits
     fp16: Limits
 
 
-def tolerances(noise: Noise, wanted: Mapping[str, float]) -> Tolerances:
-    """What follows from the noise of a model; `wanted` may name the largest error itself, for "fp32" and "fp16"."""
+def tolerances(noise: Noise, requested: Mapping[str, float]) -> Tolerances:
+    """The tolerances that follow from a model's noise; `requested` may give the maximum error for "fp32" and "fp16"."""
     return Tolerances(
-        _limits(noise, Precision.FP32, ROOM32, _ONCE32, wanted.get(Precision.FP32)),
-        _limits(noise, Precision.FP16, ROOM16, _ONCE16, wanted.get(Precision.FP16)),
+        _limits(noise, Precision.FP32, MARGIN32, _ONCE32, requested.get(Precision.FP32)),
+        _limits(noise, Precision.FP16, MARGIN16, _ONCE16, requested.get(Precision.FP16)),
     )
 
 
-def _limits(noise: Noise, precision: Precision, room: Floor, least: Floor, wanted: float | None) -> Limits:
+def _limits(noise: Noise, precision: Precision, margin: Floor, least: Floor, requested: float | None) -> Limits:
     def tolerance(floor: Floor) -> Tolerance:
-        return _tolerance(floor, room, least, wanted)
+        return _tolerance(floor, margin, least, requested)
 
-    tied = {each.part: each.tied32 if precision is Precision.FP32 else each.tied16 for each in noise.parts}
-    parts = tuple(
-        Limit(each.part, replace(tolerance(getattr(each, precision)), equal=1 - _MOST_TIES * tied[each.part]))
-        for each in noise.parts
-    )
-    others = tolerance(getattr(noise, precision))
-    return Limits(**{field.name: getattr(others, field.name) for field in fields(Tolerance)}, parts=parts)
+    def limit(moved: Perturbation) -> Limit:
+        tied = moved.tied32 if precision is Precision.FP32 else moved.tied16
+        return Limit(moved.part, replace(tolerance(getattr(moved, precision)), equal=1 - _MOST_TIES * tied))
+
+    whole = tolerance(getattr(noise, precision))
+    figures = {field.name: getattr(whole, field.name) for field in fields(Tolerance)}
+    return Limits(**figures, parts=tuple(map(limit, noise.parts)))
 
 
-def _tolerance(noise: Floor, room: Floor, least: Floor, wanted: float | None) -> Tolerance:
-    largest = room.max_error * max(noise.max_error, least.max_error)
-    most = min(largest, COARSEST) if wanted is None else wanted
-    rms = room.rms * max(noise.rms, least.rms) * most / largest
+def _tolerance(noise: Floor, margin: Floor, least: Floor, requested: float | None) -> Tolerance:
+    derived = margin.max_error * max(noise.max_error, least.max_error)
+    max_error = min(derived, COARSEST) if requested is None else requested
+    rms = margin.rms * max(noise.rms, least.rms) * max_error / derived
     cosine, snr_db = 1 - (_UNEVEN * rms) ** 2 / 2, -20 * float(np.log10(rms))
-    return Tolerance(most, cosine, snr_db, top1=1.0, top5=1.0, noise=noise.max_error)
+    return Tolerance(max_error, cosine, snr_db, top1=1.0, top5=1.0, noise=noise.max_error)
 
 
 def check(got: Arrays, expected: Arrays, against: str, tolerance: Tolerance, ties: Arrays = _NO_TIES) -> Check:
-    """The comparison of `got` with `expected`, and which figures break the tolerance, part by part.
+    """The comparison of `got` with `expected`, and the figures that break the tolerance, part by part.
 
-    Two classes whose scores lie within twice the tolerated error are tied, and either may come first. `ties` says of
-    outputs that are compared by equality where rounding alone may decide otherwise, if anybody knows.
+    Two classes whose scores differ by at most twice the tolerated error are tied, and either may come first. `ties`
+    holds, for outputs compared by equality, the range (least, most) in which rounding alone may move each value.
     """
-    found = [_judged(got, expected, limit, ties) for limit in _chosen(expected, tolerance)]
-    worst, *others = sorted(found, key=_strain, reverse=True)
-    parity, broken, counted = worst.parity, worst.broken, [each.parity.equal for each in found if each.parity.equal]
-    if counted and not parity.equal:
-        parity = replace(parity, equal=min(counted, key=lambda equal: equal.share))
-    return Check(against, parity, worst.tolerance, broken, worst.part, (worst, *others) if others else ())
+    checked = [_check_part(got, expected, limit, ties) for limit in _limits_for(expected, tolerance)]
+    worst, *others = sorted(checked, key=_strain, reverse=True)
+    parity, shares = worst.parity, [part.parity.equal for part in checked if part.parity.equal]
+    if shares and not parity.equal:
+        parity = replace(parity, equal=min(shares, key=lambda equal: equal.share))
+    return Check(against, parity, worst.tolerance, worst.broken, worst.part, (worst, *others) if others else ())
 
 
-def _chosen(expected: Arrays, tolerance: Tolerance) -> Iterator[Limit]:
-    """What to compare, and by which tolerance; an output of another size than the parts were found for is one part."""
+def _limits_for(expected: Arrays, tolerance: Tolerance) -> Iterator[Limit]:
+    """The parts to compare, each with its tolerance; an output that its known parts do not fit is one part."""
     known = tolerance.parts if isinstance(tolerance, Limits) else ()
-    others = Tolerance(**{field.name: getattr(tolerance, field.name) for field in fields(Tolerance)})
+    whole = Tolerance(**{field.name: getattr(tolerance, field.name) for field in fields(Tolerance)})
     for name, array in expected.items():
-        mine = [limit for limit in known if limit.part.output == name]
-        if mine and all(limit.part.fits(array.shape) for limit in mine):
-            yield from mine
+        limits = [limit for limit in known if limit.part.output == name]
+        if limits and all(limit.part.fits(array.shape) for limit in limits):
+            yield from limits
             continue
-        amounts = np.issubdtype(array.dtype, np.floating)
-        marks = mine[0].part.marks if mine else ()
-        yield Limit(OutputPart(name, marks=marks, labels=not amounts), others)
+        is_float = np.issubdtype(array.dtype, np.floating)
+        marks = limits[0].part.marks if limits else ()
+        yield Limit(OutputPart(name, marks=marks, labels=not is_float), whole)
 
 
-def _judged(got: Arrays, expected: Arrays, limit: Limit, ties: Arrays) -> PartCheck:
+def _check_part(got: Arrays, expected: Arrays, limit: Limit, ties: Arrays) -> PartCheck:
     part, tolerance, known = limit.part, limit.tolerance, ties.get(limit.part.output)
-    parity = _of_part(got[part.output], expected[part.output], part, 2 * tolerance.max_error, known)
+    parity = _compare_part(got[part.output], expected[part.output], part, 2 * tolerance.max_error, known)
     if part.labels and known is not None:
         tolerance = replace(tolerance, equal=1 - _MOST_TIES * ties_share(known, part))
-    worse = [figure for figure in _FIGURES if _breaks(figure, parity, tolerance)]
-    return PartCheck(str(part), parity, tolerance, tuple(worse) + (("bad",) if parity.bad else ()))
+    broken = [figure for figure in _FIGURES if _breaks(figure, parity, tolerance)]
+    return PartCheck(str(part), parity, tolerance, tuple(broken) + (("bad",) if parity.bad else ()))
 
 
 def deviates(got: Arrays, expected: Arrays, sample: Golden, tolerance: Tolerance) -> bool:
-    """Whether a part of `got` is beyond FP32's tolerance of `expected`, and further from FP64 than that is itself."""
-    for limit in _chosen(expected, tolerance):
-        if _judged(got, expected, limit, sample.ties32).broken:
-            name, part = limit.part.output, limit.part
-            mine, own = (_of_part(each[name], sample.reference[name], part, 0.0) for each in (got, expected))
-            if mine.max_error > own.max_error or mine.bad > own.bad:
+    """Whether a part of `got` breaks the tolerance against `expected` and is further from FP64 than `expected` is."""
+    for limit in _limits_for(expected, tolerance):
+        if _check_part(got, expected, limit, sample.ties32).broken:
+            part, reference = limit.part, sample.reference[limit.part.output]
+            of_got, of_expected = (
+                _compare_part(arrays[part.output], reference, part, 0.0) for arrays in (got, expected)
+            )
+            if of_got.max_error > of_expected.max_error or of_got.bad > of_expected.bad:
                 return True
-            if mine.equal and own.equal and mine.equal.share < own.equal.share:
+            if of_got.equal and of_expected.equal and of_got.equal.share < of_expected.equal.share:
                 return True
     return False
 
 
 def check_source(check: Check) -> Check:
-    """The check of a model's own FP32 answers; it does not hold either where rounding alone makes no such noise."""
-    noisy = [replace(one, broken=(*one.broken, NOISE)) for one in check.each if one.tolerance.noise > IMPLAUSIBLE]
+    """The check of a model's own FP32 answers, which also fails where the noise is larger than rounding can cause."""
+    noisy = [replace(part, broken=(*part.broken, NOISE)) for part in check.each if part.tolerance.noise > IMPLAUSIBLE]
     if not noisy:
         return check
-    calm = [one for one in check.each if one.tolerance.noise <= IMPLAUSIBLE]
-    worst, *others = sorted([*noisy, *calm], key=lambda one: one.tolerance.noise, reverse=True)
+    plausible = [part for part in check.each if part.tolerance.noise <= IMPLAUSIBLE]
+    worst, *others = sorted([*noisy, *plausible], key=lambda part: part.tolerance.noise, reverse=True)
     parts = (worst, *others) if others else ()
     return Check(check.against, worst.parity, worst.tolerance, worst.broken, worst.part, parts)
 
@@ -154,60 +156,60 @@ def _breaks(figure: str, parity: Parity, tolerance: Tolerance) -> bool:
     return value is not None and not (value <= limit if figure == "max_error" else value >= limit)
 
 
-def _strain(found: PartCheck) -> tuple[bool, float]:
-    """How near a part comes to its limits, or how far beyond: what to sort by."""
-    parity, limits = found.parity, found.tolerance
-    largest = parity.max_error / limits.max_error
+def _strain(checked: PartCheck) -> tuple[bool, float]:
+    """The sort key of parts: broken ones last, then by the larger of the errors as multiples of their limits."""
+    parity, limits = checked.parity, checked.tolerance
+    max_error = parity.max_error / limits.max_error
     rms = 10 ** ((limits.snr_db - parity.snr_db) / 20)
-    return bool(found.broken), max(largest, rms)
+    return bool(checked.broken), max(max_error, rms)
 
 
 def compare(got: Arrays, expected: Arrays, tie: float = 0.0, parts: Sequence[OutputPart] = ()) -> Parity:
-    """How far `got` lies from `expected`: the worst part decides; outputs are (cases, ...) of the same shapes.
+    """The distance of `got` from `expected`, each figure that of the worst part; outputs are (cases, ...).
 
-    Without `parts` every output is one. `tie` is the lead, relative to the largest expected value of a case, up to
-    which two classes are equally good.
+    Without `parts` every output is one part. `tie` is the difference, relative to the largest expected value of a case,
+    up to which two classes count as equally good. Raises ValueError where shapes differ.
     """
     chosen = parts or [OutputPart(name) for name in expected]
-    each = [_of_part(got[part.output], expected[part.output], part, tie) for part in chosen]
+    parities = [_compare_part(got[part.output], expected[part.output], part, tie) for part in chosen]
     return Parity(
-        max_error=max(parity.max_error for parity in each),
-        cosine=min(parity.cosine for parity in each),
-        snr_db=min(parity.snr_db for parity in each),
-        top1=min((parity.top1 for parity in each if parity.top1 is not None), default=None),
-        top5=min((parity.top5 for parity in each if parity.top5 is not None), default=None),
-        bad=sum(parity.bad for parity in each),
-        equal=min((each.equal for each in each if each.equal), key=lambda equal: equal.share, default=None),
+        max_error=max(parity.max_error for parity in parities),
+        cosine=min(parity.cosine for parity in parities),
+        snr_db=min(parity.snr_db for parity in parities),
+        top1=min((parity.top1 for parity in parities if parity.top1 is not None), default=None),
+        top5=min((parity.top5 for parity in parities if parity.top5 is not None), default=None),
+        bad=sum(parity.bad for parity in parities),
+        equal=min((parity.equal for parity in parities if parity.equal), key=lambda equal: equal.share, default=None),
     )
 
 
 def rms_errors(got: Arrays, expected: Arrays) -> Floats:
-    """The root mean square error of each case, relative to that of its expected values; infinite where it is bad."""
-    worst = []
+    """The relative root mean square error of each case, of its worst output; infinite where a value is NaN."""
+    by_output = []
     for name, array in expected.items():
         error, signal = (
-            np.linalg.norm(np.asarray(each, np.float64).reshape(len(array), -1), axis=1)
-            for each in (np.subtract(got[name], array, dtype=np.float64), array)
+            np.linalg.norm(np.asarray(values, np.float64).reshape(len(array), -1), axis=1)
+            for values in (np.subtract(got[name], array, dtype=np.float64), array)
         )
-        worst.append(np.nan_to_num(error, nan=np.inf) / _scales(signal))
-    largest: Floats = np.max(worst, axis=0)
+        by_output.append(np.nan_to_num(error, nan=np.inf) / _scales(signal))
+    largest: Floats = np.max(by_output, axis=0)
     return largest
 
 
 def _errors(got: Floats, expected: Floats) -> Floats:
     with np.errstate(invalid="ignore", over="ignore"):
-        apart = np.nan_to_num(np.abs(got - expected), nan=_WORST, posinf=_WORST)
-        largest: Floats = apart.reshape(len(apart), -1).max(axis=1, initial=0.0) / _scales(np.abs(expected))
+        difference = np.nan_to_num(np.abs(got - expected), nan=_WORST, posinf=_WORST)
+        largest: Floats = difference.reshape(len(difference), -1).max(axis=1, initial=0.0) / _scales(np.abs(expected))
     return largest.clip(max=_WORST)
 
 
 def _scales(sizes: Floats) -> Floats:
-    """What errors are relative to: the largest of each case, but no less than a tenth of the largest of all cases."""
+    """The scale of each case: its largest value, but no less than a tenth of the largest of all cases."""
     largest: Floats = sizes.reshape(len(sizes), -1).max(axis=1, initial=0.0)
-    return np.maximum(largest, _FAINT * largest.max(initial=0.0)) if largest.any() else np.ones(len(sizes))
+    return np.maximum(largest, _MIN_SCALE * largest.max(initial=0.0)) if largest.any() else np.ones(len(sizes))
 
 
-def _of_part(
+def _compare_part(
     got: npt.NDArray[Any],
     expected: npt.NDArray[Any],
     part: OutputPart,
@@ -216,30 +218,30 @@ def _of_part(
 ) -> Parity:
     if got.shape != expected.shape:
         raise ValueError(f"shapes differ: {got.shape} and {expected.shape}")
-    mine, theirs = (np.asarray(part.of(each), np.float64) for each in (got, expected))
+    got_part, expected_part = (np.asarray(part.of(array), np.float64) for array in (got, expected))
     if part.labels:
-        return replace(_EQUAL, equal=_equality(mine, theirs, part, ties))
-    return _compare(mine, theirs, part, tie)
+        return replace(_EQUAL, equal=_equality(got_part, expected_part, part, ties))
+    return _compare(got_part, expected_part, part, tie)
 
 
 def ties_share(ties: npt.NDArray[Any], part: OutputPart) -> float:
-    """The share of the elements of a part that rounding may decide otherwise; `ties` are its (least, most)."""
+    """The share of a part's elements whose range (least, most) in `ties` holds more than one value."""
     least, most = (part.of(end) for end in ties)
     return float((least != most).mean()) if least.size else 0.0
 
 
 def _equality(got: Floats, expected: Floats, part: OutputPart, ties: npt.NDArray[Any] | None) -> Equality:
     with np.errstate(invalid="ignore"):
-        differ = ~(np.abs(got - expected) <= _NEARLY)
+        differ = ~(np.abs(got - expected) <= _LABEL_TOLERANCE)
     differ &= ~(part.marked(expected) & same_value(got, expected))
-    count, several = int(differ.sum()), int(differ.size)
-    low, high = wilson(several - count, several)
-    share = 1 - count / several if several else 1.0
+    count, total = int(differ.sum()), int(differ.size)
+    low, high = wilson(total - count, total)
+    share = 1 - count / total if total else 1.0
     if ties is None:
-        return Equality(share, low, high, several, 0, None if count else 0)
+        return Equality(share, low, high, total, 0, None if count else 0)
     least, most = (np.asarray(part.of(end), np.float64) for end in ties)
-    tied = int((differ & (got >= least - _NEARLY) & (got <= most + _NEARLY)).sum())
-    return Equality(share, low, high, several, tied, count - tied)
+    tied = int((differ & (got >= least - _LABEL_TOLERANCE) & (got <= most + _LABEL_TOLERANCE)).sum())
+    return Equality(share, low, high, total, tied, count - tied)
 
 
 def _compare(got: Floats, expected: Floats, part: OutputPart, tie: float) -> Parity:
@@ -263,7 +265,7 @@ def _compare(got: Floats, expected: Floats, part: OutputPart, tie: float) -> Par
 
 
 def _cosine(got: Floats, expected: Floats) -> float:
-    """The smallest cosine over the cases; two zero vectors agree."""
+    """The smallest cosine of the cases; that of two zero vectors is 1."""
     a, b = got.reshape(len(got), -1), expected.reshape(len(expected), -1)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     both_zero = ~a.any(axis=1) & ~b.any(axis=1)
@@ -272,8 +274,8 @@ def _cosine(got: Floats, expected: Floats) -> float:
 
 
 def _snr_db(error: Floats, expected: Floats) -> float:
-    """The smallest over the cases."""
-    noise, signal = (np.linalg.norm(each.reshape(len(each), -1), axis=1) for each in (error, expected))
+    """The smallest signal-to-noise ratio of the cases, in dB."""
+    noise, signal = (np.linalg.norm(values.reshape(len(values), -1), axis=1) for values in (error, expected))
     if not noise.any():
         return _LARGEST_SNR_DB
     if not signal.any():
@@ -282,7 +284,7 @@ def _snr_db(error: Floats, expected: Floats) -> float:
 
 
 def _agreement(got: Floats, expected: Floats, count: int, ties: Floats) -> float | None:
-    """The share of `got`'s best classes that are among `expected`'s or tied with them; None if these are no classes."""
+    """The share of `got`'s top classes that are among or tied with those of `expected`; None without class scores."""
     if expected.ndim != 2 or expected.shape[1] == 1:
         return None
     count = min(count, expected.shape[1])

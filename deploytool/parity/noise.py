@@ -1,10 +1,10 @@
-"""The noise of a model: how far its answers move when nothing but the rounding of its arithmetic changes.
+"""Measures the numerical noise of a model: how far its answers move when only the rounding of its arithmetic changes.
 
-Measured by Monte Carlo arithmetic (D. S. Parker, "Monte Carlo arithmetic", UCLA CSD-970002, 1997): the model runs in
-FP32, and the result of every call is moved at random by as much as rounding may move it; a call that an exported graph
-has several operators for, step by step. What comes out is what an artifact may differ by that folds a batch norm, or
-computes in FP16, and is nevertheless right. What random moves cannot show is measured as it is: the model with its sums
-in other orders, the worst of them one number after the other, as runtimes add.
+The method is Monte Carlo arithmetic (D. S. Parker, "Monte Carlo arithmetic", UCLA CSD-970002, 1997): the model runs in
+FP32, and the result of every call is perturbed at random by at most a rounding error. A call that becomes several ONNX
+operators is run and perturbed operator by operator. The result bounds the deviation of a correct artifact that folds
+batch norms or computes in FP16. One effect that random perturbation does not reproduce is measured directly: the model
+with its sums in other orders, the worst of them sequential, as runtimes add.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from deploytool.data.golden import Arrays, Edge, Floor, Noise
 from deploytool.errors import StageFailed
 from deploytool.loading import weights_file
 from deploytool.parity import elementary, metrics, noise_floor, sequential_sum
-from deploytool.parity.replay import FEW, replay
+from deploytool.parity.replay import SMALL_BATCHES, replay
 from deploytool.results.output_parts import OutputPart
 from deploytool.spec import Model
 
-_CASES = 4  # golden cases to measure noise on: the noisiest
-_DRAWS = 2  # of the random rounding
-_STEP32 = 2.0**-23  # between neighbours of FP32, relative
-_LOST = 13  # bits of an FP32 mantissa that FP16 does not have
+_CASES = 4  # golden cases on which noise is measured: those with the largest noise
+_DRAWS = 2  # runs with random rounding
+_STEP32 = 2.0**-23  # relative distance of neighbouring FP32 numbers
+_LOST_BITS = 13  # mantissa bits that FP32 has and FP16 has not
 _SLACK = 4096  # random numbers beyond those of the largest tensor
-_STATISTICS = ("running_mean", "running_var")  # of batch norms: what a graph has of them is folded into its weights
-_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")  # one operator, with several results
+_STATISTICS = ("running_mean", "running_var")  # of batch norms: in a graph they are folded into the weights
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")  # one operator with several results
 
-# How often the worst order of sums may show. How far equal numbers drift depends on their last bits: half as far again
-# with others than were measured, which folding and rounding make of them; and two artifacts may add in it, each on a
-# side of the truth. It is a bound, and no draw of what may come; so it counts in a floor by what the room for draws
-# makes of it.
-_ORDERED = 3.0
-_SHARE = Floor(_ORDERED / metrics.ROOM32.max_error, _ORDERED / metrics.ROOM32.rms)
+# How often the error of the sequential order counts. How far sums of equal numbers drift depends on their last bits:
+# with other values, which folding and rounding produce, up to half as far again; and two artifacts may both add
+# sequentially and deviate in opposite directions. The error is a bound and not a random draw, so its share in a noise
+# floor is divided by the margin that tolerances add for random draws.
+_ORDER_FACTOR = 3.0
+_ORDER_SHARE = Floor(_ORDER_FACTOR / metrics.MARGIN32.max_error, _ORDER_FACTOR / metrics.MARGIN32.rms)
 
 Rounding = Callable[[torch.Tensor], torch.Tensor]
-Given = Mapping[str, torch.Tensor]
+TorchInputs = Mapping[str, torch.Tensor]
 Run = Callable[[Arrays], Arrays]
 
 
 @dataclass(frozen=True)
 class NoiseMeasurement:
-    """The noise, and a line for each probe that the model cannot take."""
+    """The noise, and a remark for each probe run that the model does not support."""
 
     noise: Noise
     remarks: tuple[str, ...]
@@ -60,157 +60,166 @@ class NoiseMeasurement:
 def measure(
     module: nn.Module, model: Model, inputs: Arrays, reference: Arrays, parts: Sequence[OutputPart] = ()
 ) -> NoiseMeasurement:
-    """The noise of FP32 and of FP16 arithmetic on the noisiest golden inputs, against the FP64 answers to them.
+    """The noise of FP32 and of FP16 arithmetic on the golden inputs with the largest noise, against FP64 answers.
 
-    Of each part of the answers, which is found if none are given. Sums are added one after the other on all golden
-    inputs. Noise never counts for more than the answers themselves. An overflow is no noise: its run is left out. So is
-    a probe that the model cannot take.
+    The noise is given for each output part; parts are found in the answers unless given. Sequential sums are measured
+    on all golden inputs. Noise counts for at most the size of the answers. Runs that overflow are left out, and so are
+    runs that the model does not support.
     """
-    probes = _Probes(module, model)
+    probes = _ProbeRuns(module, model)
     noisiest = _noisiest(probes, model, inputs, reference)
-    few = _torched({name: array[noisiest] for name, array in inputs.items()})
+    cases = _to_torch({name: array[noisiest] for name, array in inputs.items()})
     truth = {name: array[noisiest] for name, array in reference.items()}
-    single = [probes.of("one case at a time", _alone, few), probes.of("channels last", _channels_last, few)]
-    single += [probes.of("FP32 rounded at random", _rounded, few, _moved(draw)) for draw in range(_DRAWS)]
-    half = [probes.of("FP16 rounded to nearest", _rounded, few, _nearest)]
-    half += [probes.of("FP16 rounded at random", _rounded, few, _either(draw)) for draw in range(_DRAWS)]
-    order = _able([probes.of("sums one after the other", _in_order, _torched(inputs))], reference)
-    found = noise_floor.noise(_able(single, truth), _able(half, truth), truth, order, reference, _SHARE, parts)
-    return NoiseMeasurement(found, tuple(dict.fromkeys(probes.remarks)))
+    single = [
+        probes.run("one case at a time", _case_by_case, cases),
+        probes.run("channels last", _channels_last, cases),
+    ]
+    single += [
+        probes.run("FP32 rounded at random", _run_rounded, cases, _stochastic_fp32(seed)) for seed in range(_DRAWS)
+    ]
+    half = [probes.run("FP16 rounded to nearest", _run_rounded, cases, _nearest_fp16)]
+    half += [
+        probes.run("FP16 rounded at random", _run_rounded, cases, _stochastic_fp16(seed)) for seed in range(_DRAWS)
+    ]
+    ordered = _supported([probes.run("sums one after the other", _sequential, _to_torch(inputs))], reference)
+    noise = noise_floor.noise(
+        _supported(single, truth), _supported(half, truth), truth, ordered, reference, _ORDER_SHARE, parts
+    )
+    return NoiseMeasurement(noise, tuple(dict.fromkeys(probes.remarks)))
 
 
 def perturbed_runs(module: nn.Module, model: Model) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
-    """The model as rounding moves it, in FP32 and in FP16: its answers to any inputs, which FP32 has as they are."""
+    """Runs of the model in FP32, and in FP16 rounded to nearest and at random."""
 
     def rounded(rounding: Rounding) -> Run:
-        return lambda inputs: _rounded(module, model, _torched(inputs), rounding)
+        return lambda inputs: _run_rounded(module, model, _to_torch(inputs), rounding)
 
-    def plain(inputs: Arrays) -> Arrays:
-        return _answers(module, model, _torched(inputs))
+    def unrounded(inputs: Arrays) -> Arrays:
+        return _answers(module, model, _to_torch(inputs))
 
-    return (plain,), (rounded(_nearest), rounded(_either(0)))
+    return (unrounded,), (rounded(_nearest_fp16), rounded(_stochastic_fp16(0)))
 
 
 class NoiseAtSizes:
-    """What the noise of a model lets pass at other inputs than the golden ones, measured once, where it is asked for.
+    """Tolerances from noise measured on other inputs than the golden ones; each is measured once, when first needed.
 
-    Sums over more places drift further: a corner of the free sizes may be larger than any golden case.
+    Longer sums accumulate larger rounding errors, and a corner of the free sizes may be larger than any golden case.
     """
 
-    def __init__(self, weights: Path, wanted: Mapping[str, float], golden: Noise) -> None:
-        self._weights, self._wanted = weights, wanted
-        self._parts = tuple(each.part for each in golden.parts)
+    def __init__(self, weights: Path, requested: Mapping[str, float], golden: Noise) -> None:
+        self._weights, self._requested = weights, requested
+        self._parts = tuple(perturbation.part for perturbation in golden.parts)
         self._known: dict[str, metrics.Tolerances] = {}
 
     def __call__(self, name: str, inputs: Arrays) -> metrics.Tolerances:
-        """The tolerances at the inputs of that name."""
+        """The tolerances for the inputs of that name."""
         if name not in self._known:
             with eager.start(self._weights, double=True) as double:
-                reference = replay(double, inputs, FEW)
+                reference = replay(double, inputs, SMALL_BATCHES)
             module, model = eager.load_module(self._weights), weights_file.definition(self._weights)
-            found = measure(module, model, inputs, reference, self._parts)
-            self._known[name] = metrics.tolerances(found.noise, self._wanted)
+            measured = measure(module, model, inputs, reference, self._parts)
+            self._known[name] = metrics.tolerances(measured.noise, self._requested)
         return self._known[name]
 
     def edge(self, edge: Edge) -> metrics.Tolerances:
-        """The tolerances at an edge."""
+        """The tolerances for an edge case."""
         return self(f"the edge {edge.name}", edge.inputs)
 
 
-class _Probes:
-    """Runs of a model for its noise; one that it cannot take leaves a remark, for it is ours and not the user's."""
+class _ProbeRuns:
+    """Runs of a model for its noise. A run that the model does not support leaves a remark: it fails no export."""
 
     def __init__(self, module: nn.Module, model: Model) -> None:
         self.remarks: list[str] = []
         self._module, self._model = module, model
 
-    def of(self, name: str, probe: Callable[..., Arrays], given: Given, *how: Rounding) -> Arrays | None:
-        """The answers of a run, None if there are none."""
+    def run(self, name: str, probe: Callable[..., Arrays], inputs: TorchInputs, *rounding: Rounding) -> Arrays | None:
+        """The answers of a run; None if the model does not support it."""
         try:
-            return probe(self._module, self._model, given, *how)
+            return probe(self._module, self._model, inputs, *rounding)
         except StageFailed as error:
             self.remarks.append(f"noise without the run of {name}, which the model does not take: {error}")
             return None
 
 
-def _able(answers: Sequence[Arrays | None], truth: Arrays) -> list[Arrays]:
-    """The answers that there are; where there are none the truth, which has no noise."""
-    return [each for each in answers if each is not None] or [truth]
+def _supported(answers: Sequence[Arrays | None], truth: Arrays) -> list[Arrays]:
+    """The answers of the supported runs; without any, the truth, whose noise is zero."""
+    return [array for array in answers if array is not None] or [truth]
 
 
-def _noisiest(probes: _Probes, model: Model, inputs: Arrays, reference: Arrays) -> npt.NDArray[np.intp]:
-    """The cases to measure on, in their order: all, where there are few, or nobody knows which move most.
+def _noisiest(probes: _ProbeRuns, model: Model, inputs: Arrays, reference: Arrays) -> npt.NDArray[np.intp]:
+    """The indices of the cases with the largest FP16 error, in order; all cases where that cannot be measured.
 
-    Where a model takes batches of one size alone, its cases stay in theirs: the first of them.
+    With a fixed batch size the first cases are taken, so that they stay in their batch.
     """
     cases, batch = len(next(iter(inputs.values()))), model.inputs[0].shape[0]
     if isinstance(batch, int) and batch > 1:
         return np.arange(min(cases, -(-_CASES // batch) * batch))
-    moved = None
+    rounded = None
     if cases > _CASES:
-        moved = probes.of("FP16 rounded to nearest", _rounded, _torched(inputs), _nearest)
-    if moved is None:
+        rounded = probes.run("FP16 rounded to nearest", _run_rounded, _to_torch(inputs), _nearest_fp16)
+    if rounded is None:
         return np.arange(cases)
-    return np.sort(np.argsort(metrics.rms_errors(moved, reference))[-_CASES:])
+    return np.sort(np.argsort(metrics.rms_errors(rounded, reference))[-_CASES:])
 
 
-def _torched(arrays: Arrays) -> Given:
+def _to_torch(arrays: Arrays) -> TorchInputs:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _answers(module: nn.Module, model: Model, given: Given) -> dict[str, Any]:
+def _answers(module: nn.Module, model: Model, inputs: TorchInputs) -> dict[str, Any]:
     with eager.full_fp32():
-        outputs = eager.run(module, model, {tensor.name: given[tensor.name] for tensor in model.inputs})
+        outputs = eager.run(module, model, {tensor.name: inputs[tensor.name] for tensor in model.inputs})
     return {tensor.name: output.numpy() for tensor, output in zip(model.outputs, outputs, strict=True)}
 
 
-def _alone(module: nn.Module, model: Model, given: Given) -> Arrays:
-    """Case by case: libraries choose other kernels for other batches, where the model takes others."""
+def _case_by_case(module: nn.Module, model: Model, inputs: TorchInputs) -> Arrays:
+    """With a batch size of one, for which libraries choose other kernels, where the batch is free."""
     if isinstance(model.inputs[0].shape[0], int):
-        return _answers(module, model, given)
-    cases = range(len(next(iter(given.values()))))
-    each = [
-        _answers(module, model, {name: tensor[case : case + 1] for name, tensor in given.items()}) for case in cases
+        return _answers(module, model, inputs)
+    cases = range(len(next(iter(inputs.values()))))
+    answers = [
+        _answers(module, model, {name: tensor[case : case + 1] for name, tensor in inputs.items()}) for case in cases
     ]
-    return {name: np.concatenate([one[name] for one in each]) for name in each[0]}
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
 
-def _channels_last(module: nn.Module, model: Model, given: Given) -> Arrays:
-    """With the channels of images innermost, so that sums run in another order."""
-    turned = {
+def _channels_last(module: nn.Module, model: Model, inputs: TorchInputs) -> Arrays:
+    """With the memory format `channels_last`, in which kernels add in another order."""
+    converted = {
         name: tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
-        for name, tensor in given.items()
+        for name, tensor in inputs.items()
     }
-    return _answers(module, model, turned)
+    return _answers(module, model, converted)
 
 
-def _rounded(module: nn.Module, model: Model, given: Given, rounding: Rounding) -> Arrays:
-    """With inputs, weights and the result of every call rounded."""
-    tables = [each for name, each in module.named_buffers() if not name.endswith(_STATISTICS)]
-    kept = [(tensor, tensor.clone()) for tensor in (*module.parameters(), *module.buffers())]
-    for tensor in (*module.parameters(), *tables):
-        tensor.copy_(_applied(rounding, tensor))
+def _run_rounded(module: nn.Module, model: Model, inputs: TorchInputs, rounding: Rounding) -> Arrays:
+    """With inputs, weights and the result of every call rounded; the weights are restored afterwards."""
+    buffers = [buffer for name, buffer in module.named_buffers() if not name.endswith(_STATISTICS)]
+    originals = [(tensor, tensor.clone()) for tensor in (*module.parameters(), *module.buffers())]
+    for tensor in (*module.parameters(), *buffers):
+        tensor.copy_(_apply(rounding, tensor))
     try:
-        with _Rounding(rounding):
-            return _answers(module, model, {name: _applied(rounding, tensor) for name, tensor in given.items()})
+        with _RoundingMode(rounding):
+            return _answers(module, model, {name: _apply(rounding, tensor) for name, tensor in inputs.items()})
     finally:
-        for tensor, value in kept:
-            tensor.copy_(value)
+        for tensor, original in originals:
+            tensor.copy_(original)
 
 
-def _in_order(module: nn.Module, model: Model, given: Given) -> Arrays:
-    """With every sum added one number after the other, a few cases at a time."""
-    cases = len(next(iter(given.values())))
-    with _InOrder():
-        parts = [
-            _answers(module, model, {name: tensor[start : start + _CASES] for name, tensor in given.items()})
+def _sequential(module: nn.Module, model: Model, inputs: TorchInputs) -> Arrays:
+    """With every sum sequential, a few cases at a time."""
+    cases = len(next(iter(inputs.values())))
+    with _SequentialMode():
+        answers = [
+            _answers(module, model, {name: tensor[start : start + _CASES] for name, tensor in inputs.items()})
             for start in range(0, cases, _CASES)
         ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
 
-class _Elementary(TorchFunctionMode):
-    """Hears every call of torch, and those that an exported graph has several operators for step by step."""
+class _ElementaryMode(TorchFunctionMode):
+    """Intercepts every torch call, and runs a call that becomes several ONNX operators as these operators."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -218,90 +227,94 @@ class _Elementary(TorchFunctionMode):
         named, name = kwargs or {}, getattr(func, "__name__", "")
         if name in elementary.STEPS:
             with self:
-                made = _replaced(elementary.STEPS[name], args, named)
-            if made is not None:
-                return args[0].copy_(made) if args and _writes(name, named) else made
+                result = _call_replacement(elementary.STEPS[name], args, named)
+            if result is not None:
+                return args[0].copy_(result) if args and _writes(name, named) else result
         return self.result(name, func, args, named)
 
     def result(self, name: str, func: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        """What a call gives."""
+        """The result of one elementary call."""
         return func(*args, **named)
 
 
-class _Rounding(_Elementary):
-    """Rounds every FP32 tensor that a call of torch gives."""
+class _RoundingMode(_ElementaryMode):
+    """Rounds every FP32 tensor that a torch call returns."""
 
     def __init__(self, rounding: Rounding) -> None:
         super().__init__()
         self._rounding = rounding
 
     def result(self, name: str, func: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        """What a call gives, rounded; the parts of a tensor were rounded with it."""
-        made = func(*args, **named)
-        if type(made) is tuple and name in _RECURRENT:
-            return tuple(_applied(self._rounding, each) for each in made)
-        rounded = _applied(self._rounding, made)
-        if rounded is made or not any(_share(made, each) for each in (*args, *named.values())):
+        """The rounded result of a call; a view of an argument is left as it is, since its values are rounded."""
+        result = func(*args, **named)
+        if type(result) is tuple and name in _RECURRENT:
+            return tuple(_apply(self._rounding, tensor) for tensor in result)
+        rounded = _apply(self._rounding, result)
+        if rounded is result or not any(_share_memory(result, value) for value in (*args, *named.values())):
             return rounded
-        return made.copy_(rounded) if _writes(name, named) else made  # later calls may write through either name
+        return result.copy_(rounded) if _writes(name, named) else result  # later calls may write through either name
 
 
-class _InOrder(_Elementary):
-    """Adds one number after the other wherever a call of torch adds."""
+class _SequentialMode(_ElementaryMode):
+    """Computes every sum of a torch call sequentially."""
 
     def result(self, name: str, func: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        """What a call gives, in the worst order of its sums."""
-        made = _replaced(sequential_sum.SUMS[name], args, named) if name in sequential_sum.SUMS else None
-        return func(*args, **named) if made is None else made
+        """The result of a call with its sums in the worst order."""
+        result = _call_replacement(sequential_sum.SUMS[name], args, named) if name in sequential_sum.SUMS else None
+        return func(*args, **named) if result is None else result
 
 
-def _share(made: torch.Tensor, given: Any) -> bool:
-    """Whether a result lies in the memory of what was given: it is a part of that, or that itself."""
-    return isinstance(given, torch.Tensor) and given.untyped_storage().data_ptr() == made.untyped_storage().data_ptr()
+def _share_memory(result: torch.Tensor, argument: Any) -> bool:
+    """Whether a result is an argument or a view of it."""
+    if not isinstance(argument, torch.Tensor):
+        return False
+    return argument.untyped_storage().data_ptr() == result.untyped_storage().data_ptr()
 
 
 def _writes(name: str, named: Mapping[str, Any]) -> bool:
-    """Whether a call writes what it gives into a tensor that it was given."""
+    """Whether a call writes its result into an argument."""
     augmented = name.startswith("__i") and name not in ("__int__", "__invert__", "__index__")
     return (name.endswith("_") and not name.endswith("__")) or augmented or bool(named.get("inplace")) or "out" in named
 
 
-def _replaced(ours: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
-    """What our form of a call gives; None where the call is left to torch."""
+def _call_replacement(replacement: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
+    """The result of our form of a call; None where the call is left to torch."""
     try:
-        return ours(*args, **named)
-    except Exception:  # called in a way that ours does not foresee: torch says what is wrong, if anything is
+        return replacement(*args, **named)
+    except Exception:  # a signature that the replacement does not support: torch reports the error if there is one
         return None
 
 
-def _applied(rounding: Rounding, value: Any) -> Any:
+def _apply(rounding: Rounding, value: Any) -> Any:
     return rounding(value) if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else value
 
 
-def _nearest(value: torch.Tensor) -> torch.Tensor:
-    """To the nearest FP16 number: subnormals, underflow and overflow are FP16's."""
+def _nearest_fp16(value: torch.Tensor) -> torch.Tensor:
+    """Rounds to the nearest FP16 number, with FP16's subnormals, underflow and overflow."""
     return value.half().float()
 
 
-def _either(seed: int) -> Rounding:
-    """To FP16's 11 bits, up or down at random, the more likely the nearer; the range stays FP32's."""
-    drawn = _Drawn(seed, lambda size, how: torch.randint(1 << _LOST, (size,), generator=how, dtype=torch.int32))
+def _stochastic_fp16(seed: int) -> Rounding:
+    """Rounds to FP16's 11 significant bits, up or down with a probability by distance; the range stays FP32's."""
+    noise = _RandomNumbers(
+        seed, lambda size, generator: torch.randint(1 << _LOST_BITS, (size,), generator=generator, dtype=torch.int32)
+    )
 
     def rounding(value: torch.Tensor) -> torch.Tensor:
-        bits = value.contiguous().view(torch.int32) + drawn(value.shape)
-        return (bits >> _LOST << _LOST).view(torch.float32)
+        bits = value.contiguous().view(torch.int32) + noise(value.shape)
+        return (bits >> _LOST_BITS << _LOST_BITS).view(torch.float32)
 
     return rounding
 
 
-def _moved(seed: int) -> Rounding:
-    """To an FP32 neighbour at random, or not at all."""
-    drawn = _Drawn(seed, lambda size, how: (torch.rand(size, generator=how) - 0.5) * 2 * _STEP32)
-    return lambda value: torch.addcmul(value, value, drawn(value.shape))
+def _stochastic_fp32(seed: int) -> Rounding:
+    """Moves to a neighbouring FP32 number at random, or not at all."""
+    noise = _RandomNumbers(seed, lambda size, generator: (torch.rand(size, generator=generator) - 0.5) * 2 * _STEP32)
+    return lambda value: torch.addcmul(value, value, noise(value.shape))
 
 
-class _Drawn:
-    """Random numbers, drawn once and handed out from a place that moves: drawing them anew would take longest."""
+class _RandomNumbers:
+    """Random numbers, drawn once and reused from a random offset: drawing them for every call would take too long."""
 
     def __init__(self, seed: int, draw: Callable[[int, torch.Generator], torch.Tensor]) -> None:
         self._generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""How far rounding moves each part of an answer, from answers that were drawn with other roundings."""
+"""The noise floor of each output part, computed from answers that were perturbed by rounding."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ def noise(
     share: Floor,
     known: Sequence[OutputPart] = (),
 ) -> Noise:
-    """The noise of `single` (FP32) and `half` (FP16) answers, each to the cases whose FP64 answers are `truth`.
+    """The noise of perturbed FP32 answers (`single`) and FP16 answers (`half`) to cases whose FP64 answers are `truth`.
 
-    `ordered` are FP32 answers to all cases, whose FP64 answers are `reference`, with every sum in its worst order: of
-    what that moves, so large a `share` counts. The parts of the answer are those `known` that
-    fit, or follow from `reference` too.
+    `ordered` are FP32 answers to all cases with every sum in its worst order, `reference` the FP64 answers to these.
+    Their error counts `share` times. The output parts are `known` if these fit the outputs, else found in `reference`.
     """
     fit = known and all(part.fits(reference[part.output].shape) for part in known)
     parts = known if fit else output_scales.find(reference, single, truth)
-    moved = tuple(
+    perturbations = tuple(
         Perturbation(
             part,
             _larger(_floor(single, truth, part), _floor(ordered, reference, part), share),
@@ -35,34 +34,40 @@ def noise(
         )
         for part in parts
     )
-    return Noise(_most([each.fp32 for each in moved]), _most([each.fp16 for each in moved]), moved)
+    return Noise(
+        _max([part.fp32 for part in perturbations]), _max([part.fp16 for part in perturbations]), perturbations
+    )
 
 
-def tied(moved: Noise, fp32: Arrays, fp16: Arrays) -> Noise:
+def tied(noise: Noise, fp32: Arrays, fp16: Arrays) -> Noise:
     """The noise with the share of each part's elements that are ties in FP32 and in FP16."""
 
     def share(ties: Arrays, part: OutputPart) -> float:
         return metrics.ties_share(ties[part.output], part) if part.labels and part.output in ties else 0.0
 
-    parts = tuple(replace(each, tied32=share(fp32, each.part), tied16=share(fp16, each.part)) for each in moved.parts)
-    return replace(moved, parts=parts)
+    parts = tuple(
+        replace(perturbation, tied32=share(fp32, perturbation.part), tied16=share(fp16, perturbation.part))
+        for perturbation in noise.parts
+    )
+    return replace(noise, parts=parts)
 
 
 def _larger(drawn: Floor, order: Floor, share: Floor) -> Floor:
-    """The floor that leaves room for what was drawn, and for the worst order of sums."""
+    """The larger of the floor from random rounding and of `share` times that from the worst order of sums."""
     return Floor(max(drawn.max_error, order.max_error * share.max_error), max(drawn.rms, order.rms * share.rms))
 
 
-def _most(floors: Sequence[Floor]) -> Floor:
-    return Floor(max(each.max_error for each in floors), max(each.rms for each in floors))
+def _max(floors: Sequence[Floor]) -> Floor:
+    return Floor(max(floor.max_error for floor in floors), max(floor.rms for floor in floors))
 
 
 def _floor(answers: Sequence[Arrays], truth: Arrays, part: OutputPart) -> Floor:
-    """The most that any of the answers moves a part; it never counts for more than the part itself.
+    """The largest errors of a part over all perturbed answers, at most 1.
 
-    An overflow is no noise: its answers are left out.
+    Answers that overflow are left out: an overflow is not noise.
     """
-    compared = [metrics.compare(each, truth, parts=[part]) for each in answers]
-    found = [each for each in compared if not each.bad] or compared
-    largest, rms = max(each.max_error for each in found), max(10 ** (-each.snr_db / 20) for each in found)
+    compared = [metrics.compare(perturbed, truth, parts=[part]) for perturbed in answers]
+    parities = [parity for parity in compared if not parity.bad] or compared
+    largest = max(parity.max_error for parity in parities)
+    rms = max(10 ** (-parity.snr_db / 20) for parity in parities)
     return Floor(min(largest, 1.0), min(rms, 1.0))

@@ -1,4 +1,4 @@
-"""Replays golden inputs through a session, in batches the session can take."""
+"""Replays inputs through a session, in batches that the session accepts."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from deploytool.data.golden import Arrays
 from deploytool.errors import StageFailed
 from deploytool.spec import Range
 
-FEW = Range(largest=4)  # cases at once: what they leave between the layers still fits into a cache
-_USUAL = Range()
+SMALL_BATCHES = Range(largest=4)  # the intermediate values of four cases still fit into a cache
+_ANY_BATCH = Range()
 
 
 def at_once(cases: int, batch: Range) -> int:
-    """How many of so many cases are run in one batch."""
+    """The batch size in which that many cases are run."""
     return max(batch.smallest, min(batch.largest, cases))
 
 
-def replay(session: Callable[..., Arrays], inputs: Arrays, batch: Range = _USUAL) -> Arrays:
+def replay(session: Callable[..., Arrays], inputs: Arrays, batch: Range = _ANY_BATCH) -> Arrays:
     """The session's answers to all cases of `inputs`, in their order.
 
-    A last batch below the smallest allowed is filled up with the first cases, whose extra answers are dropped.
+    A last batch below the smallest size is filled up with its own cases, whose extra answers are dropped. Raises
+    StageFailed if an output has not one answer per case.
     """
     cases = len(next(iter(inputs.values())))
     size = at_once(cases, batch)

@@ -1,11 +1,11 @@
-"""Sums in the worst order that a runtime adds in: one number after the other, in FP32.
+"""Sequential FP32 sums: replacements of torch calls that add in the worst order that a runtime uses.
 
-PyTorch adds in a tree of pairs, so that its error hardly grows with how many numbers there are. ONNX Runtime's
-GlobalAveragePool of whole blocks of channels, and its ReduceMean along the outer axes, add one number after the other:
-of numbers alike, as a picture of one colour has, every step is rounded in the same direction, and the sum drifts: 4e-7
-for 64 of them, 4e-5 for 4,096. Its matrix product does so for up to 1,024 numbers, or 256 of a weight, and adds what
-comes out; its InstanceNormalization in eight sums side by side. Softmax, LayerNormalization and convolutions are as
-exact there as in PyTorch, and stay as they are.
+PyTorch adds pairwise, so that its error hardly grows with the number of terms. ONNX Runtime's GlobalAveragePool of
+whole blocks of channels, and its ReduceMean along the outer axes, add sequentially. Where the terms are equal, as in an
+image of one colour, every step is rounded in the same direction and the sum drifts: relative error 4e-7 for 64 terms,
+4e-5 for 4,096. Its matrix product adds up to 1,024 terms sequentially, or 256 if a factor is a packed weight, and then
+adds these partial sums; its InstanceNormalization adds in eight parallel sums. Softmax, LayerNormalization and
+convolutions are as exact there as in PyTorch, and are not replaced.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-_LANES = 8  # sums side by side in ONNX Runtime's InstanceNormalization
-_RUN, _PACKED = 1024, 256  # numbers its matrix product adds one after the other, and those it does of packed weights
-_WORK = 1 << 23  # numbers that a matrix product may write in all its steps: some hundredths of a second
+_LANES = 8  # parallel sums in ONNX Runtime's InstanceNormalization
+_RUN, _PACKED_RUN = 1024, 256  # terms that its matrix product adds sequentially, of tensors and of packed weights
+_MAX_WRITES = 1 << 23  # elements that a matrix product may write over all its steps: some hundredths of a second
 
-Sum = Callable[..., torch.Tensor | None]  # takes what the call takes; None where it must be left to PyTorch
+Sum = Callable[..., torch.Tensor | None]  # has the arguments of the call; None where the call is left to PyTorch
 
 
 def in_sequence(x: torch.Tensor, sides: Sequence[int], *, keepdim: bool = False, lanes: int = 1) -> torch.Tensor:
-    """The sum over some sides, one number after the other in the order of memory, in FP32.
+    """The FP32 sum over the dimensions `sides`, sequential in memory order.
 
-    With `lanes` there are so many sums side by side, which are added at the end.
+    With `lanes` > 1 there are that many parallel sums, which are added at the end.
     """
-    places = sorted(side % x.dim() for side in sides)
-    rest = [side for side in range(x.dim()) if side not in places]
-    rows = x.permute(*rest, *places).reshape(*(x.shape[side] for side in rest), -1)
+    summed = sorted(side % x.dim() for side in sides)
+    rest = [side for side in range(x.dim()) if side not in summed]
+    rows = x.permute(*rest, *summed).reshape(*(x.shape[side] for side in rest), -1)
     if lanes > 1:
         filled = functional.pad(rows, (0, -rows.shape[-1] % lanes))
         rows = filled.reshape(*filled.shape[:-1], -1, lanes).transpose(-1, -2)
-    ends = torch.from_numpy(np.add.accumulate(rows.numpy(), axis=-1, dtype=np.float32)[..., -1].copy())
-    last = ends if lanes == 1 else ends.sum(-1)
-    return last.reshape([1 if side in places else x.shape[side] for side in range(x.dim())]) if keepdim else last
+    partial_sums = torch.from_numpy(np.add.accumulate(rows.numpy(), axis=-1, dtype=np.float32)[..., -1].copy())
+    total = partial_sums if lanes == 1 else partial_sums.sum(-1)
+    return total.reshape([1 if side in summed else x.shape[side] for side in range(x.dim())]) if keepdim else total
 
 
 def _sum(x: torch.Tensor, dim: Any = None, keepdim: bool = False, **named: Any) -> torch.Tensor | None:
     sides = _sides(x, named.pop("axis", dim))
-    other = any(value is not None for value in named.values())
-    return None if other or not _is_summed(x, sides) else in_sequence(x, sides, keepdim=keepdim)
+    unsupported = any(value is not None for value in named.values())
+    return None if unsupported or not _is_summed(x, sides) else in_sequence(x, sides, keepdim=keepdim)
 
 
 def _mean(x: torch.Tensor, dim: Any = None, keepdim: bool = False, **named: Any) -> torch.Tensor | None:
@@ -60,16 +60,16 @@ def _norm(x: torch.Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False,
     return None if total is None else total.sqrt()
 
 
-def _old_norm(
+def _frobenius_norm(
     x: torch.Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, **named: Any
 ) -> torch.Tensor | None:
     return _norm(x, 2 if p in ("fro", 2) else p, dim, keepdim, **named)
 
 
-def _log_of_sum(x: torch.Tensor, dim: Any, keepdim: bool = False) -> torch.Tensor | None:
-    most = x.amax(dim, keepdim=True)
-    total = _sum((x - most).exp(), dim, keepdim)
-    return None if total is None else total.log() + (most if keepdim else x.amax(dim))
+def _logsumexp(x: torch.Tensor, dim: Any, keepdim: bool = False) -> torch.Tensor | None:
+    largest = x.amax(dim, keepdim=True)
+    total = _sum((x - largest).exp(), dim, keepdim)
+    return None if total is None else total.log() + (largest if keepdim else x.amax(dim))
 
 
 def _instance_norm(
@@ -82,14 +82,14 @@ def _instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> torch.Tensor | None:
-    """Of pictures of one colour, whose deviation is none, the drift of the mean is all that is normalised."""
+    """In an image of one colour the deviation is zero, and the drift of the mean is all that gets normalised."""
     if x.dim() < 3 or not use_input_stats or not _is_summed(x, [-1]):
         return None
     sides = range(2, x.dim())
     count, shape = math.prod(x.shape[2:]), (1, -1, *[1] * len(sides))
-    apart = x - in_sequence(x, sides, keepdim=True, lanes=_LANES) / count
-    made = apart / (in_sequence(apart * apart, sides, keepdim=True, lanes=_LANES) / count + eps).sqrt()
-    scaled = made if weight is None else made * weight.view(shape)
+    centred = x - in_sequence(x, sides, keepdim=True, lanes=_LANES) / count
+    normal = centred / (in_sequence(centred * centred, sides, keepdim=True, lanes=_LANES) / count + eps).sqrt()
+    scaled = normal if weight is None else normal * weight.view(shape)
     return scaled if bias is None else scaled + bias.view(shape)
 
 
@@ -100,16 +100,16 @@ def _cumsum(x: torch.Tensor, dim: int, **named: Any) -> torch.Tensor | None:
 
 
 def _adaptive(pooled: int, x: torch.Tensor, output_size: Any) -> torch.Tensor | None:
-    """Pools over so many sides whose windows are all of one size."""
-    wanted = (output_size,) * pooled if isinstance(output_size, int) else tuple(output_size)
-    if x.dim() != pooled + 2 or len(wanted) != pooled or not _is_summed(x, [-1]):
+    """Adaptive average pooling over `pooled` dimensions, where all windows have one size."""
+    requested = (output_size,) * pooled if isinstance(output_size, int) else tuple(output_size)
+    if x.dim() != pooled + 2 or len(requested) != pooled or not _is_summed(x, [-1]):
         return None
-    sides = [(side, made or side) for side, made in zip(x.shape[2:], wanted, strict=True)]
-    if any(side % made for side, made in sides):
+    sides = [(side, windows or side) for side, windows in zip(x.shape[2:], requested, strict=True)]
+    if any(side % windows for side, windows in sides):
         return None
-    parts = x.reshape(*x.shape[:2], *(number for side, made in sides for number in (made, side // made)))
-    total = in_sequence(parts, [3 + 2 * place for place in range(pooled)])
-    return total / math.prod(side // made for side, made in sides)
+    blocks = x.reshape(*x.shape[:2], *(number for side, windows in sides for number in (windows, side // windows)))
+    total = in_sequence(blocks, [3 + 2 * dim for dim in range(pooled)])
+    return total / math.prod(side // windows for side, windows in sides)
 
 
 def _pool(
@@ -122,12 +122,12 @@ def _pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> torch.Tensor | None:
-    """Windows that move over so many sides, place after place of the window."""
-    window, margins = _each(kernel_size, sides), _each(padding, sides)
-    steps = _each(stride, sides) if stride else window
+    """Average pooling over `sides` dimensions, which adds the positions of the window one after the other."""
+    window, margins = _per_side(kernel_size, sides), _per_side(padding, sides)
+    steps = _per_side(stride, sides) if stride else window
     if ceil_mode or x.dim() != sides + 2 or not _is_summed(x, [-1]):
         return None
-    around = [margin for each in reversed(margins) for margin in (each, each)]
+    around = [margin for margin in reversed(margins) for _ in range(2)]
     total = _windows(functional.pad(x, around), window, steps)
     if divisor_override or count_include_pad:
         return total / (divisor_override or math.prod(window))
@@ -135,6 +135,7 @@ def _pool(
 
 
 def _windows(x: torch.Tensor, window: Sequence[int], steps: Sequence[int]) -> torch.Tensor:
+    """The sum of each window."""
     lasts = [(side - width) // step * step for side, width, step in zip(x.shape[2:], window, steps, strict=True)]
     total = x.new_zeros(())
     for start in product(*map(range, window)):
@@ -144,12 +145,15 @@ def _windows(x: torch.Tensor, window: Sequence[int], steps: Sequence[int]) -> to
 
 
 def _product(x: torch.Tensor, other: torch.Tensor, run: int = _RUN) -> torch.Tensor | None:
-    """In as many steps as the work allows: each adds the products of one place, or of the fewest, to its run."""
-    if not (_is_single(x) and _is_single(other)) or x.dim() < 2 or other.dim() < 2:
+    """A matrix product whose terms are added sequentially in runs of about `run` terms.
+
+    A step adds the products of one term, or of as few terms as `_MAX_WRITES` allows.
+    """
+    if not (_is_fp32(x) and _is_fp32(other)) or x.dim() < 2 or other.dim() < 2:
         return None
     terms = x.shape[-1]
     results = x[..., :1].matmul(other[..., :1, :]).numel()
-    steps = min(terms, _WORK // max(1, results))
+    steps = min(terms, _MAX_WRITES // max(1, results))
     if steps < 2:
         return None
     width = -(-terms // steps)
@@ -166,11 +170,11 @@ def _product(x: torch.Tensor, other: torch.Tensor, run: int = _RUN) -> torch.Ten
 def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor | None:
     if x.dim() < 2:
         return None
-    flat = _product(x.reshape(-1, x.shape[-1]), weight.t(), _PACKED)
+    flat = _product(x.reshape(-1, x.shape[-1]), weight.t(), _PACKED_RUN)
     if flat is None:
         return None
-    made = flat.reshape(*x.shape[:-1], len(weight))
-    return made if bias is None else made + bias
+    product = flat.reshape(*x.shape[:-1], len(weight))
+    return product if bias is None else product + bias
 
 
 def _sides(x: torch.Tensor, dim: Any) -> Sequence[int]:
@@ -179,26 +183,26 @@ def _sides(x: torch.Tensor, dim: Any) -> Sequence[int]:
     return [dim] if isinstance(dim, int) else list(dim)
 
 
-def _each(value: Any, sides: int) -> tuple[int, ...]:
+def _per_side(value: Any, sides: int) -> tuple[int, ...]:
     numbers = (value,) if isinstance(value, int) else tuple(value)
     return numbers * sides if len(numbers) == 1 else numbers
 
 
 def _is_summed(x: torch.Tensor, sides: Sequence[int]) -> bool:
-    return _is_single(x) and x.numel() > 0 and len(sides) > 0 and x.dim() > 0
+    return _is_fp32(x) and x.numel() > 0 and len(sides) > 0 and x.dim() > 0
 
 
-def _is_single(x: torch.Tensor) -> bool:
+def _is_fp32(x: torch.Tensor) -> bool:
     return x.dtype == torch.float32 and x.device.type == "cpu"
 
 
-SUMS: Mapping[str, Sum] = {  # by the name of the call
+SUMS: Mapping[str, Sum] = {  # by the name of the torch call
     "sum": _sum,
     "mean": _mean,
     "cumsum": _cumsum,
-    "logsumexp": _log_of_sum,
+    "logsumexp": _logsumexp,
     "instance_norm": _instance_norm,
-    "norm": _old_norm,
+    "norm": _frobenius_norm,
     "linalg_vector_norm": _norm,
     **{f"adaptive_avg_pool{sides}d": partial(_adaptive, sides) for sides in (1, 2, 3)},
     **{f"avg_pool{sides}d": partial(_pool, sides) for sides in (1, 2, 3)},

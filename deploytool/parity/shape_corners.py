@@ -1,4 +1,4 @@
-"""The corners of the sizes a model must serve: inputs at every combination of extremes, with the source's answers."""
+"""The corners of a model's free sizes: inputs at every combination of extreme sizes, with the source's answers."""
 
 from __future__ import annotations
 
@@ -17,54 +17,54 @@ from deploytool.spec import Model, Range
 _CASES = 2
 _STEPS = (1, 2, 4, 8, 16, 32)
 
-At = Callable[[str, Arrays], Tolerances]  # what the noise of the model lets pass at inputs of that name
+ToleranceAt = Callable[[str, Arrays], Tolerances]  # from the noise of the model on inputs of that name
 
 
 @dataclass(frozen=True)
 class Corner:
     """One combination of extreme sizes: inputs of these sizes, and the source's answers.
 
-    `name` says who gave them and for what, `asked` for what alone.
+    `name` names the source and the sizes, `label` the sizes alone.
     """
 
     name: str
-    asked: str
+    label: str
     inputs: Arrays
     answers: Arrays
 
 
 def draw(model: Model, sizes: Mapping[str, Range], source: Callable[..., Arrays]) -> list[Corner]:
-    """A corner for every combination of smallest and largest sizes, the batch aside; none if nothing else is free.
+    """A corner for every combination of smallest and largest sizes except the batch; none if no size is free.
 
-    One more lies inside all ranges, at sizes that no one thinks of: as odd as the source takes them.
+    One more corner lies inside all ranges, at sizes divisible by as little as the source accepts.
     """
     if not sizes:
         return []
-    ends = [sorted({(word, limits.smallest), (word, limits.largest)}) for word, limits in sorted(sizes.items())]
-    found = [_corner(model, dict(chosen), source) for chosen in itertools.product(*ends)]
+    ends = [sorted({(name, limits.smallest), (name, limits.largest)}) for name, limits in sorted(sizes.items())]
+    corners = [_corner(model, dict(chosen), source) for chosen in itertools.product(*ends)]
     for chosen in _inside(sizes):
-        with suppress(StageFailed):  # a source may take multiples alone: of 32, it may be
-            return [*found, _corner(model, chosen, source)]
-    return found
+        with suppress(StageFailed):  # a source may accept multiples only, such as those of 32
+            return [*corners, _corner(model, chosen, source)]
+    return corners
 
 
 def _inside(sizes: Mapping[str, Range]) -> Iterator[dict[str, int]]:
-    """Sizes inside every range, the largest multiples of 1, 2, 4 … that nothing else divides well."""
+    """Sizes inside every range: the largest multiples of 1, 2, 4 … without further small factors."""
     for step in _STEPS:
-        chosen = {word: _awkward(limits, step) for word, limits in sorted(sizes.items())}
+        chosen = {name: _awkward(limits, step) for name, limits in sorted(sizes.items())}
         if any(size is not None for size in chosen.values()):
-            yield {word: sizes[word].largest if size is None else size for word, size in chosen.items()}
+            yield {name: sizes[name].largest if size is None else size for name, size in chosen.items()}
 
 
 def _awkward(limits: Range, step: int) -> int | None:
-    """The largest such size between the ends of a range, the typical one aside; None where there is none."""
-    between = range(limits.largest // step, limits.smallest // step, -1)
-    inside = (count for count in between if limits.smallest < count * step < limits.largest)
-    odd = (count * step for count in inside if all(count % each for each in (2, 3, 7)))
-    return next((size for size in odd if size != limits.typical), None)
+    """The largest such size strictly inside a range except the typical one; None where there is none."""
+    factors = range(limits.largest // step, limits.smallest // step, -1)
+    inside = (factor for factor in factors if limits.smallest < factor * step < limits.largest)
+    indivisible = (factor * step for factor in inside if all(factor % prime for prime in (2, 3, 7)))
+    return next((size for size in indivisible if size != limits.typical), None)
 
 
 def _corner(model: Model, sizes: Mapping[str, int], source: Callable[..., Arrays]) -> Corner:
     _, inputs = synthetic.draw(model, _CASES, 0, sizes)
-    name = ", ".join(f"{word} {size}" for word, size in sizes.items())
-    return Corner(f"eager at {name}", name, inputs, replay(source, inputs))
+    label = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    return Corner(f"eager at {label}", label, inputs, replay(source, inputs))

@@ -1,8 +1,9 @@
-"""Finds where rounding alone may decide otherwise: which classes, places or yes-or-no answers of a model are ties.
+"""Finds ties: labels and truth values of a model that rounding alone may decide differently.
 
-Every call of torch that makes whole numbers or truth values of real ones decides: an argmax, a comparison, a rounding.
-How far rounding moves what it is given is heard, and the call is made again with as much at random on top: what comes
-out otherwise then is a tie. The model goes on with that, so that its answers show what follows from it.
+A torch call that makes integers or truth values from floating-point values is a decision: argmax, comparison, rounding.
+The perturbation of its arguments by FP32 or FP16 arithmetic is recorded, and the call is repeated with random
+perturbations of that size. A result that changes is a tie. The model continues with the changed result, so that the
+outputs show the consequences.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from deploytool.data.golden import Arrays
-from deploytool.parity.metrics import ROOM16, ROOM32
+from deploytool.parity.metrics import MARGIN16, MARGIN32
 from deploytool.results.report import COARSEST
 
-_HEARD = 4  # cases on which it is heard how far rounding moves what is decided on
-_DRAWS = 24  # of what is added: a tie half as wide as any that counts is missed once in 3,000 times
-_TWICE = 2.0  # the tolerated error: two values may come nearer to each other by both
-_WHOLE = ("round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "floor_divide", "remainder", "fmod", "frac")
-_PLAIN = ("isnan", "isinf", "isfinite", "zeros_like", "ones_like", "full_like", "empty_like")  # no rounding turns these
+_CASES = 4  # on which the perturbation of decision arguments is recorded, and cases in one batch
+_DRAWS = 24  # random perturbations: a tie half as wide as the narrowest that matters is missed once in 3,000 times
+_BOTH_SIDES = 2.0  # times the tolerated error: both of two compared values may move towards each other
+_ROUNDING_CALLS = ("round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "floor_divide", "remainder", "fmod", "frac")
+_UNAFFECTED_CALLS = ("isnan", "isinf", "isfinite", "zeros_like", "ones_like", "full_like", "empty_like")
 
 Run = Callable[[Arrays], Arrays]  # the model's answers to inputs, in some arithmetic
-Key = tuple[str, tuple[torch.Size, ...], int]  # a call: its name, sizes of a case it is given, and which of such it is
+Key = tuple[str, tuple[torch.Size, ...], int]  # of a call: name, shapes of its arguments per case, number among such
 _Values = Mapping[Key, Sequence[torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class PerturbedRuns:
-    """A model in FP64, and as rounding moves it in FP32 and in FP16."""
+    """Runs of a model in FP64, and as rounding perturbs it in FP32 and in FP16."""
 
     exact: Run
     single: tuple[Run, ...]
@@ -42,79 +43,83 @@ class PerturbedRuns:
 
 @dataclass(frozen=True)
 class Ties:
-    """The least and the most that FP32 and FP16 may decide of each output: (2, cases, ...)."""
+    """The least and the largest value that FP32 and FP16 may decide for each output: (2, cases, ...)."""
 
     fp32: Arrays
     fp16: Arrays
 
 
 def find(runs: PerturbedRuns, inputs: Arrays, reference: Arrays, names: Sequence[str]) -> Ties:
-    """The ties in these outputs; `reference` are the FP64 answers to the inputs.
+    """The ties in the outputs `names`; `reference` holds the FP64 answers to the inputs.
 
-    Raises StageFailed where the model does not take such a run.
+    Raises StageFailed where the model does not support such a run.
     """
-    few = {name: array[:_HEARD] for name, array in inputs.items()}
-    exact = _heard(runs.exact, few)
+    first = {name: array[:_CASES] for name, array in inputs.items()}
+    exact = _record(runs.exact, first)
 
-    def tied(moved: Sequence[Run], room: float) -> Arrays:
-        reach = _reach(exact, [_heard(run, few) for run in moved], room)
-        ends = [_otherwise(runs.exact, inputs, reach, largest=largest) for largest in (False, True)]
-        return {name: _span(reference[name], *(end[name] for end in ends)) for name in names}
+    def ends(perturbed: Sequence[Run], margin: float) -> Arrays:
+        reach = _reach(exact, [_record(run, first) for run in perturbed], margin)
+        extremes = [_decide_differently(runs.exact, inputs, reach, largest=largest) for largest in (False, True)]
+        return {name: _span(reference[name], *(extreme[name] for extreme in extremes)) for name in names}
 
-    return Ties(tied(runs.single, ROOM32.max_error), tied(runs.half, ROOM16.max_error))
+    return Ties(ends(runs.single, MARGIN32.max_error), ends(runs.half, MARGIN16.max_error))
 
 
 def _batches(inputs: Arrays) -> Iterator[Arrays]:
-    """A few cases at once, as many each time as were heard, as far as there are."""
+    """The inputs in batches of the size on which the arguments were recorded, since keys depend on the calls made."""
     cases = len(next(iter(inputs.values())))
-    for start in range(0, cases, _HEARD):
-        yield {name: array[start : start + _HEARD] for name, array in inputs.items()}
+    for start in range(0, cases, _CASES):
+        yield {name: array[start : start + _CASES] for name, array in inputs.items()}
 
 
-def _heard(run: Run, few: Arrays) -> _Values:
-    mode = _Heard()
+def _record(run: Run, inputs: Arrays) -> _Values:
+    mode = _RecordArguments()
     with mode:
-        run(few)
-    return mode.heard
+        run(inputs)
+    return mode.recorded
 
 
-def _reach(exact: _Values, moved: Sequence[_Values], room: float) -> dict[Key, list[float]]:
-    """By how much each value that a call is given may be off, from how far rounding moved it."""
-    found: dict[Key, list[float]] = {}
+def _reach(exact: _Values, perturbed: Sequence[_Values], margin: float) -> dict[Key, list[float]]:
+    """For each argument of a decision, the tolerated error: `margin` times its perturbation by rounding."""
+    reach: dict[Key, list[float]] = {}
     for key, values in exact.items():
-        others = [one[key] for one in moved if key in one]
-        found[key] = [_far(value, [other[place] for other in others], room) for place, value in enumerate(values)]
-    return found
+        others = [recorded[key] for recorded in perturbed if key in recorded]
+        reach[key] = [
+            _tolerated(value, [other[index] for other in others], margin) for index, value in enumerate(values)
+        ]
+    return reach
 
 
-def _far(value: torch.Tensor, moved: Sequence[torch.Tensor], room: float) -> float:
+def _tolerated(value: torch.Tensor, perturbed: Sequence[torch.Tensor], margin: float) -> float:
     finite = value[value.isfinite()]
-    if not finite.numel() or bool((finite == finite.round()).all()):  # decided already: what is whole stays whole
+    if not finite.numel() or bool((finite == finite.round()).all()):  # integers were decided before
         return 0.0
-    apart = [(one - value)[value.isfinite() & one.isfinite()].abs() for one in moved if one.shape == value.shape]
-    largest = max((float(one.max()) for one in apart if one.numel()), default=0.0)
-    return min(room * largest, COARSEST * float(finite.abs().max()))
+    differences = [
+        (other - value)[value.isfinite() & other.isfinite()].abs() for other in perturbed if other.shape == value.shape
+    ]
+    largest = max((float(difference.max()) for difference in differences if difference.numel()), default=0.0)
+    return min(margin * largest, COARSEST * float(finite.abs().max()))
 
 
 def _span(*answers: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The least and the most of several answers, in as few bytes as hold them."""
+    """The least and the largest of several answers, in the smallest type that holds them."""
     ends = np.stack([np.min(answers, axis=0), np.max(answers, axis=0)])
     if ends.dtype == np.bool_ or not ends.size or (ends != np.rint(ends)).any():
         return ends
-    few = np.result_type(np.min_scalar_type(int(ends.min())), np.min_scalar_type(int(ends.max())))
-    return ends.astype(few)
+    smallest_type = np.result_type(np.min_scalar_type(int(ends.min())), np.min_scalar_type(int(ends.max())))
+    return ends.astype(smallest_type)
 
 
-def _otherwise(run: Run, inputs: Arrays, reach: Mapping[Key, list[float]], *, largest: bool) -> Arrays:
-    made = []
+def _decide_differently(run: Run, inputs: Arrays, reach: Mapping[Key, list[float]], *, largest: bool) -> Arrays:
+    answers = []
     for batch in _batches(inputs):
-        with _Otherwise(reach, largest=largest):
-            made.append(run(batch))
-    return {name: np.concatenate([one[name] for one in made]) for name in made[0]}
+        with _ReplaceDecisions(reach, largest=largest):
+            answers.append(run(batch))
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
 
-class _Deciding(TorchFunctionMode):
-    """Hears every call that decides."""
+class _DecisionMode(TorchFunctionMode):
+    """Intercepts every torch call that decides."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,106 +130,109 @@ class _Deciding(TorchFunctionMode):
     ) -> Any:
         named, name = kwargs or {}, getattr(func, "__name__", "")
         in_place = name.endswith("_") and not name.endswith("__")
-        before = None if in_place else _real((*args, *named.values()))
-        made = func(*args, **named)
-        if not before or name in _PLAIN or (name not in _WHOLE and len(_real(made)) == len(_tensors(made))):
-            return made
-        shapes = tuple(value.shape[1:] for value in before)
+        arguments = None if in_place else _floating((*args, *named.values()))
+        result = func(*args, **named)
+        if not arguments or name in _UNAFFECTED_CALLS:
+            return result
+        if name not in _ROUNDING_CALLS and len(_floating(result)) == len(_tensors(result)):
+            return result
+        shapes = tuple(value.shape[1:] for value in arguments)
         number = self._calls.get((name, shapes), 0)
         self._calls[name, shapes] = number + 1
-        return self.decided(_Call(func, args, named, made), (name, shapes, number), before)
+        return self.decided(_Call(func, args, named, result), (name, shapes, number), arguments)
 
-    def decided(self, call: _Call, key: Key, given: list[torch.Tensor]) -> Any:
-        """What the model goes on with, after a call that decided."""
+    def decided(self, call: _Call, key: Key, arguments: list[torch.Tensor]) -> Any:
+        """The result with which the model continues after a decision."""
         raise NotImplementedError
 
 
-class _Heard(_Deciding):
-    """Keeps what every deciding call is given."""
+class _RecordArguments(_DecisionMode):
+    """Records the arguments of every decision."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.heard: dict[Key, list[torch.Tensor]] = {}
+        self.recorded: dict[Key, list[torch.Tensor]] = {}
 
-    def decided(self, call: _Call, key: Key, given: list[torch.Tensor]) -> Any:
-        self.heard[key] = [value.detach().double().clone() for value in given]
-        return call.made
+    def decided(self, call: _Call, key: Key, arguments: list[torch.Tensor]) -> Any:
+        self.recorded[key] = [value.detach().double().clone() for value in arguments]
+        return call.result
 
 
-class _Otherwise(_Deciding):
-    """Decides otherwise wherever what a call is given is near enough to that: for the least or the largest there is."""
+class _ReplaceDecisions(_DecisionMode):
+    """Replaces each decision by the least or the largest that perturbed arguments lead to."""
 
     def __init__(self, reach: Mapping[Key, list[float]], *, largest: bool) -> None:
         super().__init__()
         self._reach, self._random = reach, torch.Generator().manual_seed(0)
-        self._end = torch.maximum if largest else torch.minimum
+        self._extreme = torch.maximum if largest else torch.minimum
 
-    def decided(self, call: _Call, key: Key, given: list[torch.Tensor]) -> Any:
-        far = self._reach.get(key)
-        if not far or not any(far):
-            return call.made
-        found = [leaf.clone() for leaf in _tensors(call.made)]
+    def decided(self, call: _Call, key: Key, arguments: list[torch.Tensor]) -> Any:
+        reach = self._reach.get(key)
+        if not reach or not any(reach):
+            return call.result
+        extremes = [tensor.clone() for tensor in _tensors(call.result)]
         for _ in range(_DRAWS):
-            moved = [self._moved(value, _TWICE * by) for value, by in zip(given, far, strict=True)]
-            for kept, other in zip(found, _tensors(call.again(moved)), strict=True):
-                if kept.shape == other.shape and (call.name in _WHOLE or not kept.is_floating_point()):
-                    kept.copy_(self._ended(kept, other))
-        return _rebuilt(call.made, iter(found))
+            moved = [self._perturbed(value, _BOTH_SIDES * by) for value, by in zip(arguments, reach, strict=True)]
+            for extreme, other in zip(extremes, _tensors(call.repeat(moved)), strict=True):
+                decides = call.name in _ROUNDING_CALLS or not extreme.is_floating_point()
+                if extreme.shape == other.shape and decides:
+                    extreme.copy_(self._extreme_of(extreme, other))
+        return _rebuilt(call.result, iter(extremes))
 
-    def _ended(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        if one.dtype == torch.bool:
-            return self._end(one.byte(), other.byte()).bool()
-        return self._end(one, other)
+    def _extreme_of(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        if first.dtype == torch.bool:
+            return self._extreme(first.byte(), second.byte()).bool()
+        return self._extreme(first, second)
 
-    def _moved(self, value: torch.Tensor, by: float) -> torch.Tensor:
+    def _perturbed(self, value: torch.Tensor, by: float) -> torch.Tensor:
         drawn = torch.rand(value.shape, generator=self._random, dtype=value.dtype).to(value.device)
         return value + (2 * drawn - 1) * by
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A call of torch, and what it made."""
+    """A torch call and its result."""
 
     func: Callable[..., Any]
     args: Sequence[Any]
     named: Mapping[str, Any]
-    made: Any
+    result: Any
 
     @property
     def name(self) -> str:
         return str(getattr(self.func, "__name__", ""))
 
-    def again(self, real: Sequence[torch.Tensor]) -> Any:
-        """The same call with other real numbers."""
-        fresh = iter(real)
+    def repeat(self, arguments: Sequence[torch.Tensor]) -> Any:
+        """The result of the same call with other floating-point tensors."""
+        fresh = iter(arguments)
         args = [_replaced(value, fresh) for value in self.args]
         return self.func(*args, **{name: _replaced(value, fresh) for name, value in self.named.items()})
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
-    """The tensors of a value, or of a list or tuple, in their order."""
+    """The tensors in a value or in a nested list or tuple, in order."""
     if isinstance(value, torch.Tensor):
         return [value]
     if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
-        return [tensor for each in value for tensor in _tensors(each)]
+        return [tensor for item in value for tensor in _tensors(item)]
     return []
 
 
-def _real(value: Any) -> list[torch.Tensor]:
+def _floating(value: Any) -> list[torch.Tensor]:
     return [tensor for tensor in _tensors(value) if tensor.is_floating_point()]
 
 
 def _replaced(value: Any, fresh: Iterator[torch.Tensor]) -> Any:
-    """A value with its real tensors replaced."""
+    """A value with its floating-point tensors replaced."""
     if isinstance(value, torch.Tensor):
         return next(fresh) if value.is_floating_point() else value
-    if isinstance(value, (tuple, list)) and _real(value):
-        return [_replaced(each, fresh) for each in value]
+    if isinstance(value, (tuple, list)) and _floating(value):
+        return [_replaced(item, fresh) for item in value]
     return value
 
 
-def _rebuilt(made: Any, tensors: Iterator[torch.Tensor]) -> Any:
-    """A result with its tensors replaced: one, or the named tuple of torch that it was."""
-    if isinstance(made, torch.Tensor):
+def _rebuilt(result: Any, tensors: Iterator[torch.Tensor]) -> Any:
+    """A result with its tensors replaced: a tensor, or one of torch's named tuples."""
+    if isinstance(result, torch.Tensor):
         return next(tensors)
-    return type(made)([_rebuilt(each, tensors) for each in made])
+    return type(result)([_rebuilt(item, tensors) for item in result])

@@ -15,10 +15,9 @@ import onnx
 from onnx import TensorProto, helper
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST
 
+from deploytool import fp16_rounding
 from deploytool.backends import fp16_emulation
 from deploytool.backends.session import Array
-
-LARGEST = fp16_emulation.LARGEST
 
 _STANDARD = ("", "ai.onnx")
 _EITHER = ("Shape", "Size")  # what they give is the same of both types
@@ -90,7 +89,8 @@ class Fp16Conversion:
         return frozenset(
             node.name
             for node in self.single.graph.node
-            if node.name in free and any(not largest.get(name, 0) <= LARGEST for name in (*node.input, *node.output))
+            if node.name in free
+            and any(not largest.get(name, 0) <= fp16_rounding.LARGEST for name in (*node.input, *node.output))
         )
 
     def keeping(self, kept: Collection[str]) -> onnx.ModelProto:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, numpy_helper
 
+from deploytool import fp16_rounding
 from deploytool.rewrites.graph.editable import EditableGraph, attributes
 
 _COARSE = 0.01  # relative: a number that FP16 moves by more is another
@@ -91,14 +92,14 @@ def _lost_variance(node: NodeProto, draft: EditableGraph) -> float | None:
         return None
     variance = given.astype(np.float64)
     epsilon = float(attributes(node).get("epsilon", 1e-5))
-    moved = np.abs(variance.astype(np.float16).astype(np.float64) - variance) / (variance + epsilon)
+    moved = np.abs(fp16_rounding.nearest(variance).astype(np.float64) - variance) / (variance + epsilon)
     place = int(moved.argmax())
     return float(variance[place]) if moved[place] > _COARSE else None
 
 
 def _moved(number: float) -> float:
     """How far FP16 moves a small number; what is too large for FP16 guards nothing."""
-    return abs(float(np.float16(number)) - number) if abs(number) < 1.0 else 0.0
+    return abs(float(fp16_rounding.nearest(number)) - number) if abs(number) < 1.0 else 0.0
 
 
 def _before(nodes: Sequence[NodeProto], draft: EditableGraph) -> list[NodeProto]:

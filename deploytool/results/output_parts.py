@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from deploytool import fp16_rounding
+
 if TYPE_CHECKING:  # a report is read without numpy, which is imported where there is something to compute
     import numpy as np
     import numpy.typing as npt
 
-HALF = 65504.0  # the largest number of FP16: what is larger becomes this, or infinite
 _ALIKE = 0.01  # two values of a mark that lie so near, relative to it, mean the same
 _ROUND = 0.001  # of 65504: what FP16 makes of numbers beyond its range lies as near to it
 
@@ -70,7 +71,7 @@ def same_value(values: npt.NDArray[np.float64], marks: npt.NDArray[np.float64]) 
     same_side = np.sign(values) == np.sign(marks)
     with np.errstate(invalid="ignore"):
         near = np.abs(values - marks) <= _ALIKE * np.abs(marks)
-        end = np.isinf(values) | (np.abs(np.abs(values) - HALF) <= _ROUND * HALF)
+        end = np.isinf(values) | (np.abs(np.abs(values) - fp16_rounding.LARGEST) <= _ROUND * fp16_rounding.LARGEST)
     found: npt.NDArray[np.bool_] = ~np.isinf(marks) & near
-    found |= same_side & end & (np.abs(marks) >= HALF * (1 - _ROUND))
+    found |= same_side & end & (np.abs(marks) >= fp16_rounding.LARGEST * (1 - _ROUND))
     return found

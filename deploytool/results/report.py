@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploytool import serde
+from deploytool import fp16_rounding, serde
 from deploytool.errors import BadInput
 from deploytool.results.baked_values import BakedValue
 from deploytool.results.faults import FaultsResult
@@ -230,7 +230,7 @@ class Fp16Range:
     @property
     def overflows(self) -> bool:
         """Whether a value is beyond what FP16 can hold."""
-        return self.largest > 65504
+        return self.largest > fp16_rounding.LARGEST
 
 
 @dataclass(frozen=True)

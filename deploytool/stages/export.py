@@ -28,8 +28,8 @@ from deploytool.loading.stage_inputs import StageInputs
 from deploytool.model_checks import baked_values as fixing
 from deploytool.model_checks import export_blockers, source_lines
 from deploytool.model_checks.source_lines import SourceLine
-from deploytool.parity import metrics, noise, questions
-from deploytool.parity.questions import Question
+from deploytool.parity import metrics, noise, reference_cases
+from deploytool.parity.reference_cases import ReferenceCases
 from deploytool.results import baked_values, verdict
 from deploytool.results.artifact import Notes
 from deploytool.results.baked_values import BakedKind, BakedValue, Origin
@@ -183,7 +183,7 @@ def _tried(candidate: _Candidate, task: _Task, warned: Mapping[SourceLine, Baked
     return replace(candidate, fixed=found, why=why)
 
 
-def _proved(candidate: _Candidate, task: _Task, asked: Sequence[Question]) -> _Candidate:
+def _proved(candidate: _Candidate, task: _Task, asked: Sequence[ReferenceCases]) -> _Candidate:
     """The candidate with its error, and with why it cannot be kept if it answers otherwise than the model."""
     if candidate.graph is None or candidate.why:
         return candidate
@@ -191,7 +191,7 @@ def _proved(candidate: _Candidate, task: _Task, asked: Sequence[Question]) -> _C
     try:
         with load_backend(task.job.options.runner).start(task.out) as session:
             at = noise.NoiseAtSizes(task.source.weights, task.job.options.tolerance, task.sample.noise)
-            checks = questions.ask(session, asked, task.tolerance, at)
+            checks = reference_cases.check(session, asked, task.tolerance, at)
     except StageFailed as error:
         return replace(candidate, why=_does_not_hold(candidate, error, task))
     wrong = [f"against {check.against}, {verdict.reasons(check)}" for check in checks if check.broken]
@@ -260,13 +260,13 @@ def _size(graph: onnx.ModelProto) -> dict[str, Json]:
     return {"opset": graph.opset_import[0].version, "nodes": len(graph.graph.node)}
 
 
-def _questions(task: _Task) -> tuple[Question, ...]:
+def _questions(task: _Task) -> tuple[ReferenceCases, ...]:
     """All golden cases with the FP64 answers; other batches and the corners of free sizes with the eager model's."""
     sample, model = task.sample, task.source.definition
     with eager.start(task.source.weights) as source:
-        more = questions.make(model, task.job.options.sizes, sample.inputs, source, "eager")
+        more = reference_cases.make(model, task.job.options.sizes, sample.inputs, source, "eager")
     every = f"{len(sample.labels)} at once"
-    return (Question("FP64", every, sample.inputs, sample.reference, sample.ties32), *more)
+    return (ReferenceCases("FP64", every, sample.inputs, sample.reference, sample.ties32), *more)
 
 
 def _better(tried: Sequence[_Candidate], noise: float) -> tuple[_Candidate, str]:

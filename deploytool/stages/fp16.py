@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from deploytool import serde
+from deploytool import fp16_rounding, serde
 from deploytool.backends import fp16_emulation
 from deploytool.backends.session import Array
 from deploytool.data.golden import Edge, Golden
@@ -22,7 +22,7 @@ from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import edge_checks, metrics
 from deploytool.parity.metrics import Tolerances
 from deploytool.precision import fp16, small_constants
-from deploytool.precision.fp16 import LARGEST, Fp16Conversion
+from deploytool.precision.fp16 import Fp16Conversion
 from deploytool.precision.search import MOST, Evaluation, Kept, smallest_set
 from deploytool.precision.small_constants import SmallConstant
 from deploytool.results.artifact import OPTIMISED, Kind, Notes, for_engine
@@ -154,7 +154,7 @@ def assess(half: onnx.ModelProto, sample: Golden, allowed: Tolerances) -> Evalua
     for place, edge in enumerate(_natural(sample), cases):
         own = {name: array[place : place + 1] for name, array in answers.items()}
         checks.append(edge_checks.check(own, edge, sample, allowed, lambda _: allowed, half=True) or checks[0])
-    holds = largest <= LARGEST and not any(check.broken for check in checks)
+    holds = largest <= fp16_rounding.LARGEST and not any(check.broken for check in checks)
     return Evaluation(holds, max(_strayed(check) for check in checks))
 
 
@@ -182,9 +182,8 @@ def _weights(graph: onnx.ModelProto, half: onnx.ModelProto) -> Weights:
     singles = [weight for weight in graph.graph.initializer if weight.name in halves]
     arrays = [onnx.numpy_helper.to_array(weight).ravel() for weight in singles]
     sizes = np.abs(np.concatenate(arrays or [np.zeros(0)]))
-    half_info = np.finfo(np.float16)
-    flushed = (sizes > 0) & (sizes < half_info.smallest_subnormal)
-    subnormal = (sizes >= half_info.smallest_subnormal) & (sizes < half_info.smallest_normal)
+    flushed = (sizes > 0) & (sizes < fp16_rounding.SMALLEST)
+    subnormal = (sizes >= fp16_rounding.SMALLEST) & (sizes < fp16_rounding.SMALLEST_NORMAL)
     return Weights(len(sizes), int(flushed.sum()), int(subnormal.sum()))
 
 

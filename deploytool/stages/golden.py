@@ -19,7 +19,7 @@ from deploytool.data.image_folder import Folder
 from deploytool.errors import BadInput, StageFailed
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import coverage, metrics, noise, noise_floor, ties
-from deploytool.parity.replay import FEW, replay
+from deploytool.parity.replay import SMALL_BATCHES, replay
 from deploytool.parity.ties import PerturbedRuns, Ties
 from deploytool.results.artifact import Notes
 from deploytool.results.report import COARSEST
@@ -70,9 +70,9 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     if job.options.cases:
         cases = cases.joined(*_further(Path(job.options.cases.path), cases.inputs))
     single = eager.make_session(module, model)
-    outputs = replay(single, cases.inputs, FEW)
+    outputs = replay(single, cases.inputs, SMALL_BATCHES)
     with _double(weights, cases.inputs, single) as (double, lacking):
-        reference = replay(double, cases.inputs, FEW)
+        reference = replay(double, cases.inputs, SMALL_BATCHES)
         beyond, remarks = _beyond(model, cases.inputs, job.options.images, single, double)
     if not all(_sound(outputs[name], answer) for name, answer in reference.items()):
         raise StageFailed("the model itself answers with NaN, or infinite values by FP32 alone", "check its weights")
@@ -113,7 +113,7 @@ def _beyond(
     found, remarks = list[Edge](), list[Json]()
     for case in edge_cases.draw(model, {name: array[:1] for name, array in inputs.items()}, most):
         try:
-            outputs, reference = (replay(each, case.inputs, FEW) for each in (single, double))
+            outputs, reference = (replay(each, case.inputs, SMALL_BATCHES) for each in (single, double))
         except StageFailed as error:  # what it cannot take, nothing is asked
             remarks.append(f"not tried at {case.name}: {error}")
             continue

@@ -24,7 +24,7 @@ from deploytool.errors import MissingBackend, ParityFailed, StageFailed
 from deploytool.host import disk
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import metrics
-from deploytool.parity.replay import FEW, replay
+from deploytool.parity.replay import SMALL_BATCHES, replay
 from deploytool.precision import fp16
 from deploytool.results import verdict
 from deploytool.results.artifact import FOR_ENGINE, Kind, Notes
@@ -187,7 +187,7 @@ def _proved(
 
     A form that strays from the plain one is still right if it is nearer to the FP64 truth.
     """
-    expected = replay(sessions[ORIGINAL], sample.inputs, FEW)
+    expected = replay(sessions[ORIGINAL], sample.inputs, SMALL_BATCHES)
     ran = {name: _ran(session, sample.inputs) for name, session in sessions.items() if name != ORIGINAL}
     answers = {ORIGINAL: expected, **{name: got for name, got in ran.items() if not isinstance(got, str)}}
     failed = [f"{name} does not run: {why}" for name, why in ran.items() if isinstance(why, str)]
@@ -205,7 +205,7 @@ def _proved(
 def _ran(session: Session, inputs: Arrays) -> Arrays | str:
     """The answers of a form, or why it has none."""
     try:
-        return replay(session, inputs, FEW)
+        return replay(session, inputs, SMALL_BATCHES)
     except StageFailed as error:
         return " ".join(str(error).split())[:_LONGEST]
 

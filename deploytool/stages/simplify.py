@@ -17,8 +17,8 @@ from deploytool.errors import NoRoom, ParityFailed, StageFailed
 from deploytool.host import disk, workers
 from deploytool.host.process import run_limited
 from deploytool.loading.stage_inputs import StageInputs
-from deploytool.parity import metrics, questions
-from deploytool.parity.questions import Question
+from deploytool.parity import metrics, reference_cases
+from deploytool.parity.reference_cases import ReferenceCases
 from deploytool.parity.replay import replay
 from deploytool.results.artifact import Kind, Notes
 from deploytool.results.report import Tolerance
@@ -65,12 +65,12 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     return {**counts, "left_out": list(left_out), "remarks": remarks}
 
 
-def _questions(job: Job, before: Path, inputs: Arrays) -> tuple[Question, ...]:
+def _questions(job: Job, before: Path, inputs: Arrays) -> tuple[ReferenceCases, ...]:
     """What the graph before answers: to all golden cases, in other batches, and at the corners of free sizes."""
     name = "the graph before"
     with load_backend(job.options.runner).start(before) as original:
-        golden_cases = Question(name, "golden cases", inputs, replay(original, inputs))
-        return (golden_cases, *questions.make(job.model, job.options.sizes, inputs, original, name))
+        golden_cases = ReferenceCases(name, "golden cases", inputs, replay(original, inputs))
+        return (golden_cases, *reference_cases.make(job.model, job.options.sizes, inputs, original, name))
 
 
 def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> None:
@@ -93,11 +93,11 @@ def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> No
         raise StageFailed(f"onnxsim wrote no sound graph: {said}", "report it to onnxsim") from error
 
 
-def _prove(runner: str, graph: Path, asked: Sequence[Question], tolerance: Tolerance) -> float:
+def _prove(runner: str, graph: Path, asked: Sequence[ReferenceCases], tolerance: Tolerance) -> float:
     """The error of a graph's answers; raises ParityFailed if they are others, StageFailed if it gives none."""
     try:
         with load_backend(runner).start(graph) as session:
-            checks = questions.ask(session, asked, tolerance)
+            checks = reference_cases.check(session, asked, tolerance)
     except StageFailed as error:
         said = " ".join(str(error).replace(str(graph), "it").split())
         raise StageFailed(f"what onnxsim wrote does not run: {said}", error.remedy) from error

@@ -19,8 +19,8 @@ from deploytool.host import disk
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.model_checks import baked_values as fixing
 from deploytool.model_checks import source_lines
-from deploytool.parity import metrics, questions
-from deploytool.parity.questions import Question
+from deploytool.parity import metrics, reference_cases
+from deploytool.parity.reference_cases import ReferenceCases
 from deploytool.results import baked_values
 from deploytool.results.artifact import REASON, Notes
 from deploytool.spec import Job, Model, Stage, Tensor
@@ -43,9 +43,9 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     if isinstance(model.inputs[0].shape[0], int):
         names["batch"] = str(model.inputs[0].shape[0])
 
-    def asked() -> Sequence[Question]:
+    def asked() -> Sequence[ReferenceCases]:
         with eager.start(weights) as source:
-            return questions.make(model, job.options.sizes, sample.inputs, source, "eager")
+            return reference_cases.make(model, job.options.sizes, sample.inputs, source, "eager")
 
     try:
         module = eager.exportable_module(eager.load_module(weights), model, example)

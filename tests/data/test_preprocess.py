@@ -308,8 +308,8 @@ def test_fractions_and_sizes_on_the_command_line() -> None:
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_numbers_that_are_none_make_no_sense(name: str, number: float) -> None:
     value: Any = number if name == "scale" else (number,)
-    assert preprocess.is_sane(Preprocessing())
-    assert not preprocess.is_sane(dataclasses.replace(Preprocessing(), **{name: value}))
+    assert preprocess.is_valid(Preprocessing())
+    assert not preprocess.is_valid(dataclasses.replace(Preprocessing(), **{name: value}))
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_every_exit_code_is_listed(deploytool: Command) -> None:
 
 def test_the_tolerances_are_those_of_the_code() -> None:
     page = (ROOT / "docs" / "parity.md").read_text(encoding="utf-8")
-    for name, room in (("FP32", metrics.ROOM32), ("FP16", metrics.ROOM16)):
+    for name, room in (("FP32", metrics.MARGIN32), ("FP16", metrics.MARGIN16)):
         row = next(line for line in page.splitlines() if line.startswith(f"| {name} ("))
         _, _, error, rms, top1, _ = (cell.strip() for cell in row.split("|"))
         assert (float(error.removesuffix("×")), float(rms.removesuffix("×"))) == (room.max_error, room.rms)

@@ -12,7 +12,7 @@ import torch
 
 from deploytool.data import golden
 from deploytool.loading.catalog import find
-from deploytool.parity import questions, shape_corners
+from deploytool.parity import reference_cases, shape_corners
 from deploytool.pipeline import runner
 from deploytool.spec import Job, Range, Source, Stage, Tensor
 from tests.conftest import QUICK
@@ -38,7 +38,7 @@ def test_corner_inputs_have_the_preprocessing_of_the_checkpoint(
         drawn.extend(float(np.abs(corner.inputs["input"]).max()) for corner in corners)
         return corners
 
-    monkeypatch.setattr(questions, "draw", noted)
+    monkeypatch.setattr(reference_cases, "draw", noted)
     recipe = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY)
     list(runner.run(Job(model, replace(QUICK, weights=weights, sizes=SIDES)), recipe, tmp_path / "run"))
     sample = golden.read(tmp_path / "run" / "golden" / "golden.npz")

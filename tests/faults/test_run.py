@@ -13,7 +13,7 @@ from deploytool.data import golden, images
 from deploytool.data.golden import Arrays, Golden
 from deploytool.faults import run as faults_run
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import GraphFacts
+from deploytool.faults.kinds.graph import FaultGraph
 from deploytool.faults.run import CheckSet, Subject
 from deploytool.parity.replay import replay
 from deploytool.results.faults import ENGINE, GRAPH, DetectionCount, FaultFamily, FaultsResult, MissedFault
@@ -137,7 +137,7 @@ def _largest(bench: CheckSet, tensor: str, inputs: Arrays) -> float:
         return float(session(**inputs)[tensor].max())
 
 
-def _cut(spoiled: GraphFacts, tensor: str, limit: float) -> None:
+def _cut(spoiled: FaultGraph, tensor: str, limit: float) -> None:
     node = spoiled.maker(tensor)
     assert node is not None
     spoiled.put("cut/smallest", np.array(0.0, np.float32))

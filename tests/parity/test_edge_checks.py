@@ -26,13 +26,13 @@ def edge(**answers: list[float] | list[int]) -> Edge:
     return Edge("silence", True, {}, reference, reference)
 
 
-def judged(
-    got: Edge, expected: Edge, *, half: bool = False, own: edge_checks.Own = lambda _: ALLOWED
+def broken_figures(
+    got: Edge, expected: Edge, *, half: bool = False, tolerance_at: edge_checks.EdgeTolerance = lambda _: ALLOWED
 ) -> tuple[str, ...]:
-    found = edge_checks.check(got.outputs, expected, SAMPLE, ALLOWED, own, half=half)
-    assert found is not None
-    assert found.against == "FP64 at silence"
-    return found.broken
+    check = edge_checks.check(got.outputs, expected, SAMPLE, ALLOWED, tolerance_at, half=half)
+    assert check is not None
+    assert check.against == "FP64 at silence"
+    return check.broken
 
 
 @pytest.mark.parametrize(
@@ -40,31 +40,33 @@ def judged(
     [(1e-6, False, True), (1e-4, False, False), (1e-3, True, True), (0.1, True, False), (np.nan, True, False)],
 )
 def test_the_largest_error_decides(error: float, half: bool, holds: bool) -> None:
-    assert (judged(edge(scores=[3.0 + error, 1.0, 1.0]), edge(scores=[3.0, 1.0, 1.0]), half=half) == ()) is holds
+    assert (
+        broken_figures(edge(scores=[3.0 + error, 1.0, 1.0]), edge(scores=[3.0, 1.0, 1.0]), half=half) == ()
+    ) is holds
 
 
-def test_an_answer_near_zero_is_as_faint_as_it_is_beside_the_golden_ones() -> None:
-    assert judged(edge(scores=[0.0, 0.0, 0.0]), edge(scores=[1e-9, -1e-9, 0.0])) == ()
-    assert judged(edge(scores=[1e-2, 0.0, 0.0]), edge(scores=[1e-9, -1e-9, 0.0])) != ()
+def test_an_answer_near_zero_is_judged_on_the_scale_of_the_golden_answers() -> None:
+    assert broken_figures(edge(scores=[0.0, 0.0, 0.0]), edge(scores=[1e-9, -1e-9, 0.0])) == ()
+    assert broken_figures(edge(scores=[1e-2, 0.0, 0.0]), edge(scores=[1e-9, -1e-9, 0.0])) != ()
 
 
-def test_noise_of_the_edge_itself_is_asked_only_where_golden_noise_does_not_do() -> None:
-    asked = list[str]()
+def test_noise_at_the_edge_is_measured_only_if_the_check_by_golden_noise_fails() -> None:
+    measured = list[str]()
 
-    def own(at: Edge) -> metrics.Tolerances:
-        asked.append(at.name)
+    def tolerance_at(case: Edge) -> metrics.Tolerances:
+        measured.append(case.name)
         return metrics.tolerances(Noise(Floor(1e-4, 1e-4), NOISE.fp16), {})
 
-    assert judged(edge(scores=[3.0, 1.0, 1.0]), edge(scores=[3.0, 1.0, 1.0]), own=own) == ()
-    assert asked == []
-    assert judged(edge(scores=[3.001, 1.0, 1.0]), edge(scores=[3.0, 1.0, 1.0]), own=own) == ()
-    assert judged(edge(scores=[3.1, 1.0, 1.0]), edge(scores=[3.0, 1.0, 1.0]), own=own) != ()
-    assert asked == ["silence"] * 2
+    assert broken_figures(edge(scores=[3.0, 1.0, 1.0]), edge(scores=[3.0, 1.0, 1.0]), tolerance_at=tolerance_at) == ()
+    assert measured == []
+    assert broken_figures(edge(scores=[3.001, 1.0, 1.0]), edge(scores=[3.0, 1.0, 1.0]), tolerance_at=tolerance_at) == ()
+    assert broken_figures(edge(scores=[3.1, 1.0, 1.0]), edge(scores=[3.0, 1.0, 1.0]), tolerance_at=tolerance_at) != ()
+    assert measured == ["silence"] * 2
 
 
-def test_classes_are_compared_in_fp32_alone() -> None:
+def test_labels_are_compared_in_fp32_only() -> None:
     right, wrong = edge(scores=[3.0, 1.0, 1.0], classes=[0]), edge(scores=[3.0, 1.0, 1.0], classes=[2])
-    assert judged(wrong, right) != ()
-    assert judged(wrong, right, half=True) == ()
+    assert broken_figures(wrong, right) != ()
+    assert broken_figures(wrong, right, half=True) == ()
     only = edge(classes=[0])
     assert edge_checks.check(only.outputs, only, SAMPLE, ALLOWED, lambda _: ALLOWED, half=True) is None

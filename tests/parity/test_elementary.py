@@ -1,4 +1,4 @@
-"""Composite calls step by step: they mean what PyTorch means, and are rounded as often as the exported graph rounds."""
+"""Decomposed calls compute what PyTorch computes, and are rounded as often as the exported graph rounds."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from deploytool.parity import elementary, noise
 Call = Callable[[torch.Tensor], torch.Tensor]
 MASK = torch.ones(16, 16, dtype=torch.bool).tril()
 HEADS = nn.MultiheadAttention(16, 2, batch_first=True, dtype=torch.float64).eval().requires_grad_(False)
-FREE = {  # operators that only move numbers, or make the constants of others
+FREE = {  # operators that do not round: they move values, or make constants
     *("Constant", "Identity", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Shape", "Concat", "Slice", "Gather"),
     *("Cast", "Split", "Expand", "ConstantOfShape", "ReduceProd", "Pad", "Equal", "If", "Flatten", "IsNaN", "Where"),
 }
 
-UNSEEN = ("rms norm", "expm1", "addcdiv", "attention to nothing", "response norm")  # not exported, or behind an If
+NOT_COUNTED = ("rms norm", "expm1", "addcdiv", "attention to nothing", "response norm")  # not exported, or in an If
 
 
 def weight(x: torch.Tensor, *shape: int) -> torch.Tensor:
@@ -32,8 +32,8 @@ def weight(x: torch.Tensor, *shape: int) -> torch.Tensor:
 
 
 def heads(x: torch.Tensor) -> torch.Tensor:
-    made: torch.Tensor = HEADS.to(x.dtype)(x[:, 0], x[:, 0], x[:, 0], attn_mask=~MASK)[0]
-    return made
+    attended: torch.Tensor = HEADS.to(x.dtype)(x[:, 0], x[:, 0], x[:, 0], attn_mask=~MASK)[0]
+    return attended
 
 
 CALLS: dict[str, Call] = {
@@ -74,39 +74,39 @@ CALLS: dict[str, Call] = {
 }
 
 
-class Counting(noise._Elementary):
-    """Counts the calls that give a number that was not there before."""
+class Counting(noise._ElementaryMode):
+    """Counts the calls that compute new floating-point values."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
 
     def result(self, name: str, func: Callable[..., Any], args: Any, named: Any) -> Any:
-        made = super().result(name, func, args, named)
-        given = {each.untyped_storage().data_ptr() for each in args if isinstance(each, torch.Tensor)}
-        fresh = isinstance(made, torch.Tensor) and made.is_floating_point()
-        self.count += fresh and bool(given) and made.untyped_storage().data_ptr() not in given
-        return made
+        result = super().result(name, func, args, named)
+        arguments = {value.untyped_storage().data_ptr() for value in args if isinstance(value, torch.Tensor)}
+        computed = isinstance(result, torch.Tensor) and result.is_floating_point()
+        self.count += computed and bool(arguments) and result.untyped_storage().data_ptr() not in arguments
+        return result
 
 
 def counted(call: Call, x: torch.Tensor) -> tuple[torch.Tensor, int]:
     with torch.inference_mode(), Counting() as mode:
-        made = call(x)
-    return made, mode.count
+        result = call(x)
+    return result, mode.count
 
 
-def rounding(graph: onnx.GraphProto) -> list[str]:
-    """The operators that compute with what the graph is given."""
-    given, found = {graph.input[0].name}, list[str]()
+def rounding_operators(graph: onnx.GraphProto) -> list[str]:
+    """The operators that depend on the graph's input and round."""
+    dependent, operators = {graph.input[0].name}, list[str]()
     for node in graph.node:
-        if node.op_type != "Shape" and given & set(node.input):
-            given |= set(node.output)
-            found += [node.op_type] if node.op_type not in FREE else []
-    return found
+        if node.op_type != "Shape" and dependent & set(node.input):
+            dependent |= set(node.output)
+            operators += [node.op_type] if node.op_type not in FREE else []
+    return operators
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_call_step_by_step_means_the_same(name: str) -> None:
+def test_a_decomposed_call_computes_the_same(name: str) -> None:
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 8, 16, 16)))
     with torch.inference_mode():
         whole = CALLS[name](x)
@@ -115,9 +115,9 @@ def test_a_call_step_by_step_means_the_same(name: str) -> None:
     np.testing.assert_allclose(steps, whole, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in CALLS if name not in UNSEEN])
-def test_it_has_as_many_steps_as_the_exported_graph_has_operators(name: str, tmp_path: Path) -> None:
-    """Two more or less are factors that one of both folds, or that are ones."""
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in NOT_COUNTED])
+def test_a_decomposition_has_as_many_steps_as_the_exported_graph_has_operators(name: str, tmp_path: Path) -> None:
+    """A difference of two is allowed: factors that are folded, or that are 1."""
 
     class Net(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -127,37 +127,37 @@ def test_it_has_as_many_steps_as_the_exported_graph_has_operators(name: str, tmp
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(Net().eval(), (x,), written, dynamo=False, opset_version=18)
-    operators = rounding(onnx.load(written).graph)
+    operators = rounding_operators(onnx.load(written).graph)
     _, ours = counted(CALLS[name], x)
     assert abs(ours - len(operators)) <= 2, (ours, operators)
 
 
-def test_every_entry_of_the_table_is_tried() -> None:
+def test_every_entry_of_the_table_is_tested() -> None:
     x = torch.rand(2, 8, 16, 16)
-    heard = set[str]()
+    called = set[str]()
 
-    class Hearing(noise._Elementary):
+    class Recording(noise._ElementaryMode):
         def result(self, name: str, func: Callable[..., Any], args: Any, named: Any) -> Any:
-            heard.add(name)
+            called.add(name)
             return super().result(name, func, args, named)
 
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            heard.add(getattr(func, "__name__", ""))
+            called.add(getattr(func, "__name__", ""))
             return super().__torch_function__(func, types, args, kwargs)
 
-    with torch.inference_mode(), Hearing():
+    with torch.inference_mode(), Recording():
         for call in CALLS.values():
             call(x)
-    assert heard >= set(elementary.STEPS)
+    assert called >= set(elementary.STEPS)
 
 
 @pytest.mark.parametrize("name", ["heads", "normalize", "gelu", "group norm", "std"])
 def test_fp16_rounds_every_step(name: str) -> None:
-    """Rounded once, the result would be the nearest FP16 number of the exact one."""
+    """The result differs from the exact one rounded once."""
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 8, 16, 16)).astype(np.float16)).float()
     with torch.inference_mode():
         whole = CALLS[name](x).half().float()
-    with torch.inference_mode(), noise._Rounding(noise._nearest):
+    with torch.inference_mode(), noise._RoundingMode(noise._nearest_fp16):
         steps = CALLS[name](x)
     assert torch.equal(steps, steps.half().float())
     assert not torch.equal(steps, whole)

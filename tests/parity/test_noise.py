@@ -37,31 +37,33 @@ def measured(weights: Path, sample: Golden) -> Noise:
     ).noise
 
 
-def test_what_is_recorded_is_what_is_measured(finished: Path, sample: Golden) -> None:
+def test_the_recorded_noise_is_the_measured_noise(finished: Path, sample: Golden) -> None:
     assert measured(finished / "load" / "weights.safetensors", sample) == sample.noise
 
 
-def test_fp16_is_some_thousand_times_noisier_than_fp32(sample: Golden) -> None:
+def test_fp16_noise_is_over_a_thousand_times_fp32_noise(sample: Golden) -> None:
     assert 2.0**-26 < sample.noise.fp32.max_error < 1e-5
     assert 2.0**-13 < sample.noise.fp16.max_error < 1e-2
     assert sample.noise.fp16.rms > 1000 * sample.noise.fp32.rms
 
 
-def test_it_is_measured_where_it_is_largest(finished: Path) -> None:
+def test_noise_is_measured_on_the_noisiest_cases(finished: Path) -> None:
     weights = finished / "load" / "weights.safetensors"
     _, inputs = synthetic.draw(TINY, 16, 7, {})
     module, model = eager.load_module(weights), weights_file.definition(weights)
     with eager.start(weights, double=True) as exact:
         given = {name: torch.from_numpy(array) for name, array in inputs.items()}
-        moved = metrics.rms_errors(noise._rounded(module, model, given, noise._nearest), replay(exact, inputs))
-        order = np.argsort(moved)
+        errors = metrics.rms_errors(
+            noise._run_rounded(module, model, given, noise._nearest_fp16), replay(exact, inputs)
+        )
+        order = np.argsort(errors)
         inputs = {name: array[order] for name, array in inputs.items()}
-        found = noise.measure(module, model, inputs, replay(exact, inputs)).noise
-    assert 2.0**-13 < moved.min() < moved.max() < 1e-2
-    assert found.fp16.rms > 0.99 * moved.max() > 1.5 * moved[order[:4]].max()
+        measurement = noise.measure(module, model, inputs, replay(exact, inputs)).noise
+    assert 2.0**-13 < errors.min() < errors.max() < 1e-2
+    assert measurement.fp16.rms > 0.99 * errors.max() > 1.5 * errors[order[:4]].max()
 
 
-def test_it_foretells_the_error_of_the_graphs(finished: Path, sample: Golden) -> None:
+def test_noise_predicts_the_error_of_the_graphs(finished: Path, sample: Golden) -> None:
     with onnxruntime.start(finished / "simplify" / "model.onnx") as exact:
         single = metrics.compare(replay(exact, sample.inputs), sample.reference).max_error
     with fp16_emulation.start(finished / "fp16" / "model.onnx") as session:
@@ -70,7 +72,7 @@ def test_it_foretells_the_error_of_the_graphs(finished: Path, sample: Golden) ->
     assert sample.noise.fp16.max_error / 5 < half < 5 * sample.noise.fp16.max_error
 
 
-def test_an_overflow_in_fp16_is_no_noise(finished: Path, sample: Golden, tmp_path: Path) -> None:
+def test_an_fp16_overflow_is_not_noise(finished: Path, sample: Golden, tmp_path: Path) -> None:
     weights = finished / "load" / "weights.safetensors"
     module, model = eager.load_module(weights), weights_file.definition(weights)
     module.get_parameter("stem.0.weight").mul_(1e6)
@@ -79,34 +81,34 @@ def test_an_overflow_in_fp16_is_no_noise(finished: Path, sample: Golden, tmp_pat
     eager.save(module.state_dict(), model, loud)
     with eager.start(loud, double=True) as exact:
         reference = replay(exact, sample.inputs)
-    found = measured(loud, dataclasses.replace(sample, reference=reference))
-    assert found.fp16.max_error < 1e-2
-    assert found.fp32.max_error < 1e-5
+    measurement = measured(loud, dataclasses.replace(sample, reference=reference))
+    assert measurement.fp16.max_error < 1e-2
+    assert measurement.fp32.max_error < 1e-5
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_rounding_at_random_is_right_on_the_average(seed: int) -> None:
+def test_stochastic_rounding_is_unbiased(seed: int) -> None:
     exact = torch.linspace(0.1, 3.0, 1000)
-    mean = torch.stack([noise._either(draw)(exact) for draw in range(seed * 100, seed * 100 + 100)]).mean(0)
-    nearest = noise._nearest(exact)
+    mean = torch.stack([noise._stochastic_fp16(draw)(exact) for draw in range(seed * 100, seed * 100 + 100)]).mean(0)
+    nearest = noise._nearest_fp16(exact)
     assert float((mean - exact).abs().max()) < float((nearest - exact).abs().max())
-    moved = noise._moved(seed)(exact)
+    moved = noise._stochastic_fp32(seed)(exact)
     assert 0 < int((moved != exact).sum()) < 1000
     np.testing.assert_allclose(moved, exact, rtol=3e-7)
 
 
-def of_own(name: str, pictures: Array) -> noise.NoiseMeasurement:
-    """What is measured of a model of tests/own, which is left as it was."""
+def measure_user_model(name: str, pictures: Array) -> noise.NoiseMeasurement:
+    """The noise of a model of tests/user_models; fails if the measurement changes its weights."""
     model = catalog.find(f"{OWN}/{name}", (Tensor("image", ("batch", *pictures.shape[1:])),))
     model = dataclasses.replace(model, outputs=(Tensor("scores", ("batch", 10)),))
     made: nn.Module = factory.resolve(model.factory)(**model.options)
     module, inputs = made.eval().requires_grad_(False), {"image": pictures}
-    kept = copy.deepcopy(module)
+    original = copy.deepcopy(module)
     with torch.inference_mode():
         answer = copy.deepcopy(module).double()(torch.from_numpy(pictures).double()).numpy()
-    found = noise.measure(module, model, inputs, {"scores": answer})
-    assert all(torch.equal(value, kept.state_dict()[key]) for key, value in module.state_dict().items())
-    return found
+    measurement = noise.measure(module, model, inputs, {"scores": answer})
+    assert all(torch.equal(value, original.state_dict()[key]) for key, value in module.state_dict().items())
+    return measurement
 
 
 def pictures(side: int, count: int = 6) -> Array:
@@ -125,19 +127,19 @@ def pictures(side: int, count: int = 6) -> Array:
         ("Bounded", ["FP32 rounded at random"]),
     ],
 )
-def test_a_run_that_the_model_cannot_take_is_left_out(name: str, left_out: list[str]) -> None:
-    found = of_own(f"probed.py:{name}", pictures(32))
-    assert [remark.partition(", which")[0] for remark in found.remarks] == [
+def test_an_unsupported_run_is_left_out_with_a_remark(name: str, left_out: list[str]) -> None:
+    measurement = measure_user_model(f"probed.py:{name}", pictures(32))
+    assert [remark.partition(", which")[0] for remark in measurement.remarks] == [
         f"noise without the run of {each}" for each in left_out
     ]
-    assert 1e-8 < found.noise.fp32.max_error < 2e-6
-    assert found.noise.fp16.max_error < 3e-3
-    assert (found.noise.fp16.max_error > 1e-4) == (name != "Guarded")
+    assert 1e-8 < measurement.noise.fp32.max_error < 2e-6
+    assert measurement.noise.fp16.max_error < 3e-3
+    assert (measurement.noise.fp16.max_error > 1e-4) == (name != "Guarded")
 
 
 @pytest.mark.parametrize("side", [32, 64, 128, 224])
-def test_pictures_of_one_colour_count_as_they_drift_and_others_do_not(side: int) -> None:
-    """ONNX Runtime's own pool of equal numbers says how far they drift; twice that is what a tolerance has for it."""
+def test_noise_of_images_of_one_colour_covers_the_drift_of_sums(side: int) -> None:
+    """The drift is that of ONNX Runtime's GlobalAveragePool on equal values; a tolerance allows about twice as much."""
     size = side // 2
     graph = parse_graph(f"g (float[1,16,{size},{size}] x) => (float[1,16,1,1] y) {{ y = GlobalAveragePool(x) }}")
     pool = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
@@ -146,12 +148,12 @@ def test_pictures_of_one_colour_count_as_they_drift_and_others_do_not(side: int)
         pooled = session(x=np.broadcast_to(levels, (1, 16, size, size)).copy())["y"]
     drift = float(np.abs(pooled / levels.astype(np.float64) - 1).max())
     colours = np.broadcast_to(pictures(2)[:4, :, 1:, 1:], (4, 3, side, side)).copy()
-    plain, found = (of_own("sums.py:make", each).noise.fp32 for each in (pictures(side)[:4], colours))
+    plain, measurement = (measure_user_model("sums.py:make", each).noise.fp32 for each in (pictures(side)[:4], colours))
     assert plain.max_error < 1e-6
-    assert max(0.1 * drift, 2e-7) < 8 * found.max_error < max(2 * drift, 1e-5)
+    assert max(0.1 * drift, 2e-7) < 8 * measurement.max_error < max(2 * drift, 1e-5)
 
 
-def test_a_larger_size_may_drift_further(finished: Path, sample: Golden) -> None:
+def test_tolerances_grow_with_the_size_of_the_input(finished: Path, sample: Golden) -> None:
     weights = finished / "load" / "weights.safetensors"
     at = noise.NoiseAtSizes(weights, {}, sample.noise)
     colours = pictures(2)[:2, :, 1:, 1:]
@@ -160,41 +162,41 @@ def test_a_larger_size_may_drift_further(finished: Path, sample: Golden) -> None
     )
     assert large.max_error > 3 * small.max_error
     assert large.snr_db < small.snr_db - 10
-    assert at("H 256", {}).fp32 == large  # it is measured once
+    assert at("H 256", {}).fp32 == large  # measured once
 
 
-def chained(x: torch.Tensor) -> torch.Tensor:
+def in_place_chain(x: torch.Tensor) -> torch.Tensor:
     x.sub_(0.3).div_(0.25)
     return x
 
 
-def augmented(x: torch.Tensor) -> torch.Tensor:
+def augmented_assignment(x: torch.Tensor) -> torch.Tensor:
     x -= 0.3
     x /= 0.25
     return x
 
 
-def into(x: torch.Tensor) -> torch.Tensor:
+def out_argument(x: torch.Tensor) -> torch.Tensor:
     torch.sub(x, 0.3, out=x)
     return x.div_(0.25)
 
 
-def through_a_view(x: torch.Tensor) -> torch.Tensor:
+def in_place_view(x: torch.Tensor) -> torch.Tensor:
     x[:, 0].sub_(0.3).mul_(4)
     x[:, 1:] *= 2
     return x
 
 
-def by_a_layer(x: torch.Tensor) -> torch.Tensor:
+def in_place_layer(x: torch.Tensor) -> torch.Tensor:
     nn.functional.silu(x, inplace=True).mul_(2)
     return x
 
 
-def without(x: torch.Tensor) -> torch.Tensor:
+def out_of_place(x: torch.Tensor) -> torch.Tensor:
     return x.contiguous().sub(0.3).div(0.25)
 
 
-class WritesInto(nn.Module):
+class Normalising(nn.Module):
     def __init__(self, how: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
         self.how, self.last = how, nn.Linear(12, 5)
@@ -203,16 +205,18 @@ class WritesInto(nn.Module):
         return self.last(self.how(image).flatten(1))  # type: ignore[no-any-return]  # a Module call
 
 
-@pytest.mark.parametrize("how", [chained, augmented, into, through_a_view, by_a_layer, without])
-def test_what_is_written_in_place_is_rounded_in_place(how: Callable[[torch.Tensor], torch.Tensor]) -> None:
+@pytest.mark.parametrize(
+    "how", [in_place_chain, augmented_assignment, out_argument, in_place_view, in_place_layer, out_of_place]
+)
+def test_in_place_results_are_rounded_in_place(how: Callable[[torch.Tensor], torch.Tensor]) -> None:
     torch.manual_seed(0)
-    module = WritesInto(how).eval().requires_grad_(False)
+    module = Normalising(how).eval().requires_grad_(False)
     model = Model(
         "own", "own", inputs=(Tensor("image", ("batch", 3, 2, 2)),), outputs=(Tensor("scores", ("batch", 5)),)
     )
     inputs = {"image": np.random.default_rng(0).standard_normal((4, 3, 2, 2)).astype(np.float32)}
     with torch.no_grad():
         exact = copy.deepcopy(module).double()(torch.from_numpy(inputs["image"].astype(np.float64))).numpy()
-        found = noise.measure(module, model, inputs, {"scores": exact}).noise
-    assert found.fp32.max_error < 2e-6
-    assert found.fp16.max_error < 1e-2
+        measurement = noise.measure(module, model, inputs, {"scores": exact}).noise
+    assert measurement.fp32.max_error < 2e-6
+    assert measurement.fp16.max_error < 1e-2

@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def values(sizes: list[int], scales: list[float], cases: int = 12, places: int = 20, seed: int = 0) -> Floats:
-    """(cases, channels, places): channels in blocks, each block of a scale of its own."""
+    """(cases, channels, positions): channels in blocks, each block with its own scale."""
     rng = np.random.default_rng(seed)
     blocks = [
         rng.normal(rng.normal(size=(1, size, 1)), 0.5, (cases, size, places)) * scale
@@ -25,7 +25,7 @@ def values(sizes: list[int], scales: list[float], cases: int = 12, places: int =
 
 
 def parts(exact: Floats, moved: Floats | None = None) -> tuple[OutputPart, ...]:
-    """The parts of an output whose rounding errors are relative to each value, or as large as `moved` everywhere."""
+    """The parts of an output whose rounding errors are relative to each value, or `moved`."""
     rng = np.random.default_rng(1)
     step = np.abs(exact) * 1e-7 if moved is None else moved
     with np.errstate(invalid="ignore"):
@@ -33,8 +33,8 @@ def parts(exact: Floats, moved: Floats | None = None) -> tuple[OutputPart, ...]:
     return output_scales.find({"y": exact}, drawn, {"y": exact})
 
 
-def calm(exact: Floats) -> Noise:
-    """The noise of an output that nothing moves."""
+def zero_noise(exact: Floats) -> Noise:
+    """The noise of an output that rounding does not change."""
     answers: Arrays = {"y": exact}
     return noise([answers], [answers], answers, [answers], answers, Floor(1.0, 1.0))
 
@@ -46,7 +46,7 @@ def names(found: tuple[OutputPart, ...]) -> set[str]:
 @pytest.mark.parametrize("cases", [4, 12])
 @pytest.mark.parametrize("ratio", [1e2, 1e3, 1e4, 1e6])
 @pytest.mark.parametrize("sizes", [[4, 6], [4, 81], [2, 3], [4, 1], [8, 8, 8], [4, 1, 80], [1, 4], [4, 1, 10]])
-def test_blocks_of_channels_with_scales_of_their_own_are_parts(sizes: list[int], ratio: float, cases: int) -> None:
+def test_blocks_of_channels_with_different_scales_are_parts(sizes: list[int], ratio: float, cases: int) -> None:
     ends = np.cumsum([0, *sizes])
     exact = values(sizes, [ratio, 1.0, 1 / ratio][: len(sizes)], cases)
     spans = [str(start) if stop == start + 1 else f"{start}:{stop}" for start, stop in itertools.pairwise(ends)]
@@ -58,14 +58,14 @@ def test_blocks_of_channels_with_scales_of_their_own_are_parts(sizes: list[int],
 
 
 @pytest.mark.parametrize("ratio", [1e3, 1e6])
-def test_a_vector_has_parts_too(ratio: float) -> None:
+def test_a_vector_has_parts(ratio: float) -> None:
     assert names(parts(values([4, 10], [ratio, 1.0], places=1)[:, :, 0])) == {"y[:, 0:4]", "y[:, 4:14]"}
 
 
 @pytest.mark.parametrize("cases", [4, 12])
 @pytest.mark.parametrize("classes", [2, 3, 10, 100, 1000])
 @pytest.mark.parametrize("seed", range(5))
-def test_classes_that_are_quiet_by_chance_are_no_part(classes: int, cases: int, seed: int) -> None:
+def test_classes_that_are_small_by_chance_are_no_part(classes: int, cases: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(1, classes)) + 1e-2 * rng.normal(size=(cases, classes))
     logits[:, rng.integers(classes)] *= 1e-4
@@ -73,21 +73,21 @@ def test_classes_that_are_quiet_by_chance_are_no_part(classes: int, cases: int, 
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_channels_behind_a_relu_that_hardly_opens_are_no_part(seed: int) -> None:
+def test_channels_after_a_rarely_active_relu_are_no_part(seed: int) -> None:
     rng = np.random.default_rng(seed)
     maps = np.maximum(rng.normal(rng.uniform(-4, 1, (1, 64, 1)), 1.0, (12, 64, 49)), 0.0)
     assert names(parts(maps, np.where(maps > 0, 1e-7, 0.0))) == {"y"}
 
 
 @pytest.mark.parametrize("classes", [3, 10, 1000])
-def test_shares_of_one_softmax_are_one_part(classes: int) -> None:
+def test_probabilities_of_one_softmax_are_one_part(classes: int) -> None:
     logits = np.random.default_rng(0).normal(size=(12, classes)) + 6 * np.random.default_rng(1).normal(size=classes)
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert names(parts(shares)) == {"y"}
 
 
 @pytest.mark.parametrize("mark", [-1e4, -1e9, -65504.0, float(np.finfo(np.float32).min), 1e9])
-def test_marks_of_a_mask_are_apart_from_all_scales(mark: float) -> None:
+def test_mask_values_are_marks_and_not_a_part(mark: float) -> None:
     exact = values([4, 6], [100.0, 0.1])
     exact[:, :4][exact[:, :4] < 0] = mark
     found = parts(exact)
@@ -95,7 +95,7 @@ def test_marks_of_a_mask_are_apart_from_all_scales(mark: float) -> None:
     assert {part.marks for part in found} == {(mark,)}
 
 
-def test_a_mask_that_was_added_leaves_marks_that_are_nearly_the_same() -> None:
+def test_an_added_mask_leaves_nearly_equal_marks() -> None:
     exact = values([10], [3.0])
     exact[exact < 0] -= 1e9
     (part,) = parts(exact)
@@ -107,7 +107,7 @@ def test_large_amounts_are_no_marks(scale: float) -> None:
     assert [part.marks for part in parts(values([6], [scale]))] == [()]
 
 
-def test_a_channel_of_classes_beside_boxes_is_one_of_labels() -> None:
+def test_a_channel_of_classes_beside_boxes_holds_labels() -> None:
     exact = values([4, 1], [100.0, 0.1])
     classes = np.random.default_rng(0).integers(0, 80, (12, 1, 20)).astype(np.float64)
     found = parts(np.concatenate([exact, classes], axis=1))
@@ -120,33 +120,33 @@ def test_integers_are_labels(dtype: type) -> None:
     assert output_scales.find(answers, [answers], answers) == (OutputPart("y", labels=True),)
 
 
-def test_every_part_is_judged_by_its_own_noise() -> None:
+def test_every_part_is_checked_by_its_own_noise() -> None:
     exact = values([4, 6], [1000.0, 0.5])
     rng = np.random.default_rng(3)
 
-    def moved(by: float) -> dict[str, Floats]:
+    def perturbed(by: float) -> dict[str, Floats]:
         return {"y": exact * (1 + by * rng.normal(size=exact.shape))}
 
-    found = noise([moved(1e-7)], [moved(5e-4)], {"y": exact}, [{"y": exact}], {"y": exact}, Floor(1.0, 1.0))
+    found = noise([perturbed(1e-7)], [perturbed(5e-4)], {"y": exact}, [{"y": exact}], {"y": exact}, Floor(1.0, 1.0))
     allowed = metrics.tolerances(found, {})
     assert len(allowed.fp32.parts) == 2
-    assert not metrics.check(moved(1e-7), {"y": exact}, "source", allowed.fp32).broken
-    spoiled = exact.copy()
-    spoiled[0, 7, 3] += 0.1
-    check = metrics.check({"y": spoiled}, {"y": exact}, "source", allowed.fp32)
+    assert not metrics.check(perturbed(1e-7), {"y": exact}, "source", allowed.fp32).broken
+    wrong = exact.copy()
+    wrong[0, 7, 3] += 0.1
+    check = metrics.check({"y": wrong}, {"y": exact}, "source", allowed.fp32)
     assert (check.part, check.broken[0]) == ("y[:, 4:10]", "max_error")
     assert [bool(part.broken) for part in check.parts] == [True, False]
     assert check.parity.max_error > 0.05
-    assert metrics.compare({"y": spoiled}, {"y": exact}).max_error < 1e-4  # what one scale would have made of it
+    assert metrics.compare({"y": wrong}, {"y": exact}).max_error < 1e-4  # with a single scale the error would pass
 
 
 @pytest.mark.parametrize(
     ("mark", "sound"), [(-1e9, [-1e9, -np.inf, -65504.0, -1.001e9]), (-np.inf, [-np.inf, -65504.0])]
 )
-def test_marks_are_compared_by_where_they_are(mark: float, sound: list[float]) -> None:
+def test_marks_are_compared_by_position(mark: float, sound: list[float]) -> None:
     exact = values([6], [1.0])
     exact[:, :, ::3] = mark
-    allowed = metrics.tolerances(calm(exact), {}).fp16
+    allowed = metrics.tolerances(zero_noise(exact), {}).fp16
     for other in sound:
         got = np.where(exact == mark, other, exact)
         assert not metrics.check({"y": got}, {"y": exact}, "source", allowed).broken
@@ -159,9 +159,9 @@ def test_marks_are_compared_by_where_they_are(mark: float, sound: list[float]) -
     assert metrics.check({"y": got}, {"y": exact}, "source", allowed).broken
 
 
-def test_an_answer_of_another_size_is_judged_as_a_whole() -> None:
+def test_an_output_of_another_size_is_checked_as_one_part() -> None:
     exact = values([4, 6], [1000.0, 0.5])
-    allowed = metrics.tolerances(calm(exact), {}).fp32
+    allowed = metrics.tolerances(zero_noise(exact), {}).fp32
     longer = {"y": np.concatenate([exact, exact], axis=1)}
     assert metrics.check(longer, longer, "corner", allowed).parts == ()
     wider = {"y": np.concatenate([exact, exact], axis=2)}

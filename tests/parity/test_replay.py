@@ -19,18 +19,18 @@ from deploytool.spec import Range
         (Range(16, 16, 16), [16]),
     ],
 )
-def test_all_cases_come_back_in_order_in_batches_the_session_takes(batch: Range, sizes: list[int]) -> None:
-    seen = []
+def test_answers_keep_the_order_of_cases_in_batches_that_the_session_accepts(batch: Range, sizes: list[int]) -> None:
+    batches = []
 
     def session(**inputs: Array) -> dict[str, Array]:
-        seen.append(len(inputs["x"]))
+        batches.append(len(inputs["x"]))
         return {"y": inputs["x"] * 2}
 
     inputs = {"x": np.arange(7, dtype=np.float32)}
     np.testing.assert_array_equal(replay(session, inputs, batch)["y"], inputs["x"] * 2)
-    assert seen == sizes
+    assert batches == sizes
 
 
-def test_a_session_that_answers_another_number_of_cases_is_refused() -> None:
+def test_another_number_of_answers_is_refused() -> None:
     with pytest.raises(StageFailed, match="y has 1 answers to 3 cases"):
         replay(lambda **inputs: {"y": inputs["x"][:1]}, {"x": np.zeros(3)})

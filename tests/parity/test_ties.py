@@ -25,11 +25,11 @@ OWN = ROOT / "tests" / "user_models" / "labels.py"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A model of one kind of labels: its answers, and what may be otherwise."""
+class LabelModel:
+    """A model with one kind of labels: its FP64 answers, perturbed answers, ties and tolerances."""
 
     reference: Arrays
-    sound: dict[bool, list[Arrays]]  # by whether it is FP16: what rounding that nobody measured with makes of it
+    sound: dict[bool, list[Arrays]]  # by whether FP16: answers under rounding that was not used to find the ties
     found: Ties
     allowed: Tolerances
 
@@ -39,7 +39,7 @@ class Asked:
 
 
 @cache
-def asked(kind: str) -> Asked:
+def label_model(kind: str) -> LabelModel:
     module = Labels(kind).eval().requires_grad_(False)
     names = ("values", "places") if kind == "best" else ("labels",)
     outputs = tuple(Tensor(name, ("batch",)) for name in names)
@@ -48,26 +48,28 @@ def asked(kind: str) -> Asked:
     double = eager.make_session(copy.deepcopy(module).double(), model, double=True)
     reference = double(**inputs)
     measured = noise.measure(module, model, inputs, reference).noise
-    chosen = [each.part.output for each in measured.parts if each.part.labels]
+    chosen = [perturbation.part.output for perturbation in measured.parts if perturbation.part.labels]
     single, half = noise.perturbed_runs(module, model)
     found = ties.find(PerturbedRuns(lambda given: double(**given), single, half), inputs, reference, chosen)
     given = {"image": torch.from_numpy(inputs["image"])}
     sound = {
-        False: [way(module, model, given) for way in (noise._alone, noise._channels_last, noise._in_order)],
-        True: [noise._rounded(module, model, given, noise._either(seed)) for seed in range(10, 14)],
+        False: [run(module, model, given) for run in (noise._case_by_case, noise._channels_last, noise._sequential)],
+        True: [noise._run_rounded(module, model, given, noise._stochastic_fp16(seed)) for seed in range(10, 14)],
     }
-    return Asked(reference, sound, found, metrics.tolerances(noise_floor.tied(measured, found.fp32, found.fp16), {}))
+    return LabelModel(
+        reference, sound, found, metrics.tolerances(noise_floor.tied(measured, found.fp32, found.fp16), {})
+    )
 
 
-def labelled(model: Asked) -> list[str]:
+def label_outputs(model: LabelModel) -> list[str]:
     return [limit.part.output for limit in model.allowed.fp32.parts if limit.part.labels]
 
 
 @pytest.mark.parametrize("kind", LABELS)
 @pytest.mark.parametrize("half", [False, True])
-def test_what_rounding_decides_otherwise_is_a_tie(kind: str, half: bool) -> None:
-    model = asked(kind)
-    assert labelled(model)
+def test_labels_changed_by_rounding_are_ties(kind: str, half: bool) -> None:
+    model = label_model(kind)
+    assert label_outputs(model)
     for got in model.sound[half]:
         check = model.check(got, half=half)
         assert check.broken == ()
@@ -75,19 +77,20 @@ def test_what_rounding_decides_otherwise_is_a_tie(kind: str, half: bool) -> None
         assert check.parity.equal.wrong == 0
 
 
-def test_rounding_does_decide_otherwise_somewhere() -> None:
+def test_rounding_changes_some_labels() -> None:
     equal = [
-        asked(kind).check(asked(kind).sound[True][0], half=True).parity.equal for kind in ("map", "levels", "mask")
+        label_model(kind).check(label_model(kind).sound[True][0], half=True).parity.equal
+        for kind in ("map", "levels", "mask")
     ]
     assert all(each and 0.9 < each.low < each.share < 1 for each in equal)
 
 
 @pytest.mark.parametrize(("kind", "half"), [(kind, half) for kind in LABELS for half in (False, True)][:-1])
-def test_numbers_that_are_one_too_large_fail(kind: str, half: bool) -> None:
-    model, got = asked(kind), {}
+def test_labels_off_by_one_fail(kind: str, half: bool) -> None:
+    model, got = label_model(kind), {}
     for name, array in model.reference.items():
         got[name] = array
-        if name in labelled(model):
+        if name in label_outputs(model):
             got[name] = (
                 ~array if array.dtype == np.bool_ else array + (np.array([0, 1])[:, None] if kind == "boxes" else 1)
             )
@@ -95,24 +98,22 @@ def test_numbers_that_are_one_too_large_fail(kind: str, half: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["map", "map of floats", "mask", "best", "levels"])
-def test_one_in_a_hundred_wrong_fails(kind: str) -> None:
-    model = asked(kind)
-    name = labelled(model)[-1]
+def test_one_wrong_label_in_a_hundred_fails(kind: str) -> None:
+    model = label_model(kind)
+    name = label_outputs(model)[-1]
     got, rng = dict(model.reference), np.random.default_rng(1)
-    spoiled = got[name].copy()
-    chosen = rng.random(spoiled.shape) < 0.01
-    spoiled[chosen] = (
-        ~spoiled[chosen] if spoiled.dtype == np.bool_ else spoiled[chosen] + (500 if kind == "best" else 3)
-    )
-    got[name] = spoiled
+    labels = got[name].copy()
+    chosen = rng.random(labels.shape) < 0.01
+    labels[chosen] = ~labels[chosen] if labels.dtype == np.bool_ else labels[chosen] + (500 if kind == "best" else 3)
+    got[name] = labels
     check = model.check(got, half=True)
     assert "equal" in {figure for each in check.each for figure in each.broken}
     assert check.parity.equal is not None
     assert check.parity.equal.wrong
 
 
-def test_all_ties_decided_otherwise_at_once_fail() -> None:
-    model = asked("levels")
+def test_all_ties_changed_at_once_fail() -> None:
+    model = label_model("levels")
     got = {"labels": model.found.fp16["labels"][1].astype(np.uint8)}
     check = model.check(got, half=True)
     assert check.parity.equal is not None
@@ -120,7 +121,7 @@ def test_all_ties_decided_otherwise_at_once_fail() -> None:
 
 
 def test_a_count_has_no_ties() -> None:
-    model = asked("count")
+    model = label_model("count")
     assert (model.found.fp32["labels"][0] == model.found.fp32["labels"][1]).all()
     got = {"labels": model.reference["labels"].copy()}
     got["labels"][3] += 1
@@ -129,17 +130,17 @@ def test_a_count_has_no_ties() -> None:
 
 def test_without_known_ties_the_share_decides() -> None:
     expected = {"labels": np.zeros((4, 1000), np.int64)}
-    tolerance = asked("map").allowed.fp32
+    tolerance = label_model("map").allowed.fp32
     other = {"labels": expected["labels"].copy()}
     other["labels"][0, 0] = 1
     assert metrics.check(expected, expected, "corner", tolerance).broken == ()
     assert metrics.check(other, expected, "corner", tolerance).broken == ("equal",)
 
 
-def test_a_map_of_labels_goes_down_the_whole_road(tmp_path: Path) -> None:
+def test_a_map_of_labels_passes_the_whole_pipeline(tmp_path: Path) -> None:
     run = deploytool.export(f"{OWN}:Labels", inputs=[Tensor("image", ("batch", 3, 32, 32))], quick=True, out=tmp_path)
     assert run.error is None
-    halved = [comparison for comparison in run.report.comparisons if comparison.stage == "fp16"]
-    equal = [check.parity.equal for comparison in halved for check in comparison.checks if check.parity.equal]
+    fp16 = [comparison for comparison in run.report.comparisons if comparison.stage == "fp16"]
+    equal = [check.parity.equal for comparison in fp16 for check in comparison.checks if check.parity.equal]
     assert any(0.99 < each.share < 1 for each in equal)
     assert all(each.wrong in (0, None) for each in equal)

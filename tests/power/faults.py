@@ -23,7 +23,7 @@ from deploytool.data.golden import Arrays
 from deploytool.errors import StageFailed
 from deploytool.faults import kinds, run
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import GraphFacts
+from deploytool.faults.kinds.graph import FaultGraph
 from deploytool.parity.replay import replay
 from deploytool.pipeline import runner
 from deploytool.results.faults import ENGINE, GRAPH
@@ -84,7 +84,7 @@ def _unseen(model: Model) -> Arrays:
     return seen
 
 
-def _effect(sound: GraphFacts, fault: Fault, seen: Arrays, expected: Arrays) -> float:
+def _effect(sound: FaultGraph, fault: Fault, seen: Arrays, expected: Arrays) -> float:
     """How far a fault moves the answers, each part of them by its own size; infinitely far if nothing runs any more.
 
     The parts are told by code that shares nothing with the check: what it is blind for, this is not.

@@ -12,7 +12,7 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from deploytool.faults.kinds.graph import GraphFacts
+from deploytool.faults.kinds.graph import FaultGraph
 
 FAMILIES = (
     "shuffle_skipped",
@@ -44,7 +44,7 @@ class Fault:
     """
 
     place: str
-    plant: Callable[[GraphFacts], None]
+    plant: Callable[[FaultGraph], None]
     size: float | None = None
     same: str | None = None
 
@@ -52,7 +52,7 @@ class Fault:
 class Family(Protocol):
     """Satisfied by a module `faults/<what_happened>.py`."""
 
-    def faults(self, graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
+    def faults(self, graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
         """The faults of this family that `graph` has a place for."""
 
 

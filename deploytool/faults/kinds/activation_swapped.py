@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import GraphFacts
+from deploytool.faults.kinds.graph import FaultGraph
 
 _SIX = 6.0
 
 
-def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
+def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
     """One fault for every ReLU, ReLU6 and SiLU."""
     found = [_six(node.output[0], node.input[0]) for node in graph.nodes("Relu")]
     found += [_relu(node.output[0], node.input[0]) for node in graph.nodes("Clip", "HardSwish")]
@@ -21,7 +21,7 @@ def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
     yield from rng.permutation(np.array(found, object)) if found else ()
 
 
-def _given(graph: GraphFacts, node: onnx.NodeProto) -> str:
+def _given(graph: FaultGraph, node: onnx.NodeProto) -> str:
     """What a product is the SiLU of, "" if it is none."""
     for gate, given in (tuple(node.input), tuple(reversed(node.input))):
         maker = graph.maker(gate)
@@ -31,7 +31,7 @@ def _given(graph: GraphFacts, node: onnx.NodeProto) -> str:
 
 
 def _six(output: str, given: str) -> Fault:
-    def plant(spoiled: GraphFacts) -> None:
+    def plant(spoiled: FaultGraph) -> None:
         spoiled.put("relu6/smallest", np.array(0.0, np.float32))
         spoiled.put("relu6/largest", np.array(_SIX, np.float32))
         _become(spoiled, output, "Clip", given, "relu6/smallest", "relu6/largest")
@@ -43,7 +43,7 @@ def _relu(output: str, given: str) -> Fault:
     return Fault(output, lambda spoiled: _become(spoiled, output, "Relu", given))
 
 
-def _become(spoiled: GraphFacts, output: str, op: str, *inputs: str) -> None:
+def _become(spoiled: FaultGraph, output: str, op: str, *inputs: str) -> None:
     node = spoiled.maker(output)
     assert node is not None
     node.op_type = op

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import GraphFacts, attribute, set_attribute
+from deploytool.faults.kinds.graph import FaultGraph, attribute, set_attribute
 
 
-def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
+def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
     """One fault for every pool."""
     shapes = _shapes(graph.model)
     found = [_fault(node, shapes) for node in graph.nodes("MaxPool", "AveragePool")]
@@ -29,7 +29,7 @@ def _fault(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> Fault:
     output, held = node.output[0], attribute(node, "ceil_mode")
     ceil = bool(held and held.i)
 
-    def plant(spoiled: GraphFacts) -> None:
+    def plant(spoiled: FaultGraph) -> None:
         flipped = spoiled.maker(output)
         assert flipped is not None
         set_attribute(flipped, "ceil_mode", int(not ceil))

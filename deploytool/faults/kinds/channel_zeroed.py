@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import GraphFacts, output_axis
+from deploytool.faults.kinds.graph import FaultGraph, output_axis
 
 _PARTS = (0.03, 0.1, 0.3, 1.0)  # of the channel that is lost
 
 
-def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
+def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
     """Takes a part, or all, of a random channel of a random layer away, without end."""
     layers = graph.layers()
     while layers:
@@ -22,11 +22,11 @@ def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
         yield _fault(graph, node, int(rng.integers(count)), float(rng.choice(_PARTS)))
 
 
-def _fault(graph: GraphFacts, node: onnx.NodeProto, channel: int, part: float) -> Fault:
+def _fault(graph: FaultGraph, node: onnx.NodeProto, channel: int, part: float) -> Fault:
     axes = dict(zip(node.input[1:], (output_axis(node), 0), strict=False))
     axes = {name: axis for name, axis in axes.items() if graph.has_weight(name)}
 
-    def plant(spoiled: GraphFacts) -> None:
+    def plant(spoiled: FaultGraph) -> None:
         for name, axis in axes.items():
             values = np.moveaxis(graph.weight(name).copy(), axis, 0)
             values[channel] *= 1 - part
@@ -35,7 +35,7 @@ def _fault(graph: GraphFacts, node: onnx.NodeProto, channel: int, part: float) -
     return Fault(f"{node.output[0]}, channel {channel}", plant, part, _dead(graph, node, axes, channel))
 
 
-def _dead(graph: GraphFacts, node: onnx.NodeProto, axes: dict[str, int], channel: int) -> str | None:
+def _dead(graph: FaultGraph, node: onnx.NodeProto, axes: dict[str, int], channel: int) -> str | None:
     mine = [np.moveaxis(graph.weight(name), axis, 0)[channel] for name, axis in axes.items()]
     if all((values == 0).all() for values in mine):
         return "the channel is zero anyway"

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import GraphFacts, Weight, output_axis
+from deploytool.faults.kinds.graph import FaultGraph, Weight, output_axis
 
 
-def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
+def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
     """Swaps the filters and biases of two random channels, without end."""
     layers = [node for node in graph.layers() if graph.weight(node.input[1]).shape[output_axis(node)] > 1]
     while layers:
@@ -20,13 +20,13 @@ def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
         yield _fault(graph, node, *(int(channel) for channel in rng.choice(count, 2, replace=False)))
 
 
-def _fault(graph: GraphFacts, node: onnx.NodeProto, one: int, other: int) -> Fault:
+def _fault(graph: FaultGraph, node: onnx.NodeProto, one: int, other: int) -> Fault:
     axes = dict(zip(node.input[1:], (output_axis(node), 0), strict=False))
     axes = {name: axis for name, axis in axes.items() if graph.has_weight(name)}
     swapped = {name: _swapped(graph.weight(name), axis, one, other) for name, axis in axes.items()}
     equal = all(np.array_equal(graph.weight(name), values) for name, values in swapped.items())
 
-    def plant(spoiled: GraphFacts) -> None:
+    def plant(spoiled: FaultGraph) -> None:
         for name, values in swapped.items():
             spoiled.put(name, values)
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import GraphFacts
+from deploytool.faults.kinds.graph import FaultGraph
 
 
-def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
+def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
     """Rolls the classes of each output that gives scores, by one to either side."""
     for output in graph.model.graph.output:
         sides = output.type.tensor_type.shape.dim
@@ -22,7 +22,7 @@ def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
 def _fault(output: str, classes: int, by: int) -> Fault:
     order = np.roll(np.arange(classes), by)
 
-    def plant(spoiled: GraphFacts) -> None:
+    def plant(spoiled: FaultGraph) -> None:
         maker = spoiled.maker(output)
         assert maker is not None
         inner = f"{output}/unshifted"

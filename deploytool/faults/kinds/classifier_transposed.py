@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import GraphFacts
+from deploytool.faults.kinds.graph import FaultGraph
 
 
-def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
+def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
     """One fault for the last layer, if it is a matrix product in disguise or not."""
     for node in graph.layers()[-1:]:
         weight = node.input[1]

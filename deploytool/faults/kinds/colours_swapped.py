@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import GraphFacts
+from deploytool.faults.kinds.graph import FaultGraph
 
 _ORDERS = ((2, 1, 0), (1, 0, 2), (1, 2, 0))
 
 
-def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
+def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
     """One fault for every image input and every wrong order."""
     for name in graph.images():
         for order in rng.permutation(_ORDERS):

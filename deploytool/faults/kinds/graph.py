@@ -11,11 +11,11 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from deploytool import fp16_rounding
 from deploytool.spec import Preprocessing
 
 Weight = npt.NDArray[Any]
 
-_END16 = float(np.finfo(np.float16).max)
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _ZERO_AND_UP = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Softplus")
 _KEEP_SIGN = (
@@ -24,7 +24,7 @@ _KEEP_SIGN = (
 )
 
 
-class GraphFacts:
+class FaultGraph:
     """An ONNX model, opened for changes; `half` says that its weights are FP16 numbers, whatever their type.
 
     `state` are the source model's own weights by name; `preprocessing` is what its images went through.
@@ -41,11 +41,11 @@ class GraphFacts:
             for name in node.input:
                 self._readers[name].append(node)
 
-    def copy(self) -> GraphFacts:
+    def copy(self) -> FaultGraph:
         """The same graph once more, to be spoiled."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        return GraphFacts(model, self.half, self.state, self.preprocessing)
+        return FaultGraph(model, self.half, self.state, self.preprocessing)
 
     def nodes(self, *ops: str) -> list[onnx.NodeProto]:
         """The nodes of these kinds, in their order."""
@@ -81,7 +81,7 @@ class GraphFacts:
         held = self._weights.get(name)
         dtype = values.dtype if held is None else helper.tensor_dtype_to_np_dtype(held.data_type)
         if self.half and np.issubdtype(dtype, np.floating):
-            values = values.clip(-_END16, _END16).astype(np.float16)
+            values = fp16_rounding.saturate(values)
         made = numpy_helper.from_array(np.ascontiguousarray(values.astype(dtype)), name)
         if held is None:
             self._weights[name] = self.model.graph.initializer.add()

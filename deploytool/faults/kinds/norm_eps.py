@@ -8,14 +8,14 @@ import numpy as np
 import onnx
 
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import GraphFacts, Weight, attribute
+from deploytool.faults.kinds.graph import FaultGraph, Weight, attribute
 
 _EPSILONS = (1e-3, 1e-2, 1e-1)
 _USUAL = 1e-5
 _CLOSE = 4e-3  # how well a folded filter must fit, FP16 being allowed for
 
 
-def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
+def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
     """One fault for every batch norm and every epsilon: in the graph, or folded into the convolution before it."""
     found = [_standing(node, eps) for node in graph.nodes("BatchNormalization") for eps in _EPSILONS]
     for node in graph.nodes("Conv"):
@@ -27,7 +27,7 @@ def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
 def _standing(node: onnx.NodeProto, eps: float) -> Fault:
     output = node.output[0]
 
-    def plant(spoiled: GraphFacts) -> None:
+    def plant(spoiled: FaultGraph) -> None:
         norm = spoiled.maker(output)
         assert norm is not None
         kept = [each for each in norm.attribute if each.name != "epsilon"]
@@ -39,7 +39,7 @@ def _standing(node: onnx.NodeProto, eps: float) -> Fault:
     return Fault(output, plant, eps, same)
 
 
-def _folded(graph: GraphFacts, node: onnx.NodeProto) -> tuple[Weight, Weight, Weight] | None:
+def _folded(graph: FaultGraph, node: onnx.NodeProto) -> tuple[Weight, Weight, Weight] | None:
     """Variance, offset and mean × scale of the batch norm that a convolution swallowed, found by their values."""
     if len(node.input) < 3 or not all(graph.has_weight(name) for name in node.input[1:]):
         return None
@@ -57,13 +57,13 @@ def _folded(graph: GraphFacts, node: onnx.NodeProto) -> tuple[Weight, Weight, We
 
 
 def _fault(
-    graph: GraphFacts, node: onnx.NodeProto, variance: Weight, offset: Weight, factor: Weight, eps: float
+    graph: FaultGraph, node: onnx.NodeProto, variance: Weight, offset: Weight, factor: Weight, eps: float
 ) -> Fault:
     weight, bias = node.input[1:3]
     ratio = np.sqrt((variance + _USUAL) / (variance + eps)).astype(np.float64)
     sides = (-1, *[1] * (graph.weight(weight).ndim - 1))
 
-    def plant(spoiled: GraphFacts) -> None:
+    def plant(spoiled: FaultGraph) -> None:
         spoiled.put(weight, graph.weight(weight) * ratio.reshape(sides))
         spoiled.put(bias, offset + (graph.weight(bias) - offset) * ratio)
 

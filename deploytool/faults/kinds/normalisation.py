@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import GraphFacts
+from deploytool.faults.kinds.graph import FaultGraph
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _OTHERS = (_IMAGENET, ((0.5,) * 3, (0.5,) * 3), ((0.0,) * 3, (1.0,) * 3))
@@ -17,7 +17,7 @@ _SHIFTS = (1e-3, 1e-2, 1e-1)  # of the mean
 Floats = npt.NDArray[np.float64]
 
 
-def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
+def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
     """For every image input: the usual normalisations, and the right one with a mean that is a little off."""
     mean, std = (np.broadcast_to(each, 3) for each in (graph.preprocessing.mean, graph.preprocessing.std))
     found = []
@@ -31,7 +31,7 @@ def _fault(name: str, mean: Floats, std: Floats, other: Floats, spread: Floats, 
     factor, offset = std / spread, (mean - other) / spread
     sides = (1, 3, 1, 1)
 
-    def plant(spoiled: GraphFacts) -> None:
+    def plant(spoiled: FaultGraph) -> None:
         spoiled.insert(name, "Add", offset.reshape(sides).astype(np.float32))
         spoiled.insert(name, "Mul", factor.reshape(sides).astype(np.float32))
 

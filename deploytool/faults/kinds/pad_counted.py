@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import GraphFacts, attribute, set_attribute
+from deploytool.faults.kinds.graph import FaultGraph, attribute, set_attribute
 
 
-def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
+def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
     """One fault for every average pool."""
     found = [_fault(node) for node in graph.nodes("AveragePool")]
     yield from rng.permutation(np.array(found, object)) if found else ()
@@ -21,7 +21,7 @@ def _fault(node: onnx.NodeProto) -> Fault:
     output, held, pads = node.output[0], attribute(node, "count_include_pad"), attribute(node, "pads")
     counted = bool(held and held.i)
 
-    def plant(spoiled: GraphFacts) -> None:
+    def plant(spoiled: FaultGraph) -> None:
         flipped = spoiled.maker(output)
         assert flipped is not None
         set_attribute(flipped, "count_include_pad", int(not counted))

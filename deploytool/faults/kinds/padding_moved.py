@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import GraphFacts, attribute, set_attribute
+from deploytool.faults.kinds.graph import FaultGraph, attribute, set_attribute
 
 
-def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
+def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
     """One fault for every convolution and pool that pads at all."""
     nodes = graph.nodes("Conv", "MaxPool", "AveragePool")
     found = [fault for node in nodes if (fault := _fault(node)) is not None]
@@ -30,7 +30,7 @@ def _fault(node: onnx.NodeProto) -> Fault | None:
         first, last = last, first
     output = node.output[0]
 
-    def plant(spoiled: GraphFacts) -> None:
+    def plant(spoiled: FaultGraph) -> None:
         moved = spoiled.maker(output)
         assert moved is not None
         set_attribute(moved, "pads", [*first, *last])

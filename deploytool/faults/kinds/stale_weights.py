@@ -7,20 +7,20 @@ from collections.abc import Iterator
 import numpy as np
 
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import GraphFacts
+from deploytool.faults.kinds.graph import FaultGraph
 
 _STEPS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # how far the weights have moved, relative to their root mean square
 
 
-def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
+def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
     """Moves all weights of all layers a random step, without end."""
     names = [node.input[1] for node in graph.layers()]
     while names:
         yield _fault(graph, names, float(rng.choice(_STEPS)), int(rng.integers(1 << 31)))
 
 
-def _fault(graph: GraphFacts, names: list[str], step: float, seed: int) -> Fault:
-    def plant(spoiled: GraphFacts) -> None:
+def _fault(graph: FaultGraph, names: list[str], step: float, seed: int) -> Fault:
+    def plant(spoiled: FaultGraph) -> None:
         drawn = np.random.default_rng(seed)
         for name in names:
             values = graph.weight(name).astype(np.float64)

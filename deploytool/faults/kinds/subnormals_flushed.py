@@ -6,23 +6,23 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from deploytool import fp16_rounding
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import GraphFacts, Weight
+from deploytool.faults.kinds.graph import FaultGraph, Weight
 
-_NORMAL = 2.0**-14  # FP16's smallest number with all its digits
-_LIMITS = (_NORMAL, 4 * _NORMAL, 16 * _NORMAL, 64 * _NORMAL)
+_LIMITS = tuple(factor * fp16_rounding.SMALLEST_NORMAL for factor in (1, 4, 16, 64))
 
 
-def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
+def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
     """Flushes all weights below a limit, one fault for each limit."""
     for limit in rng.permutation(_LIMITS):
         yield _fault(graph, float(limit))
 
 
-def _fault(graph: GraphFacts, limit: float) -> Fault:
+def _fault(graph: FaultGraph, limit: float) -> Fault:
     small = {name: values for name in graph.weights() if _any_below(values := graph.weight(name), limit)}
 
-    def plant(spoiled: GraphFacts) -> None:
+    def plant(spoiled: FaultGraph) -> None:
         for name, values in small.items():
             spoiled.put(name, np.where(np.abs(values) < limit, 0, values))
 

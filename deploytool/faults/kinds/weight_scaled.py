@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import GraphFacts
+from deploytool.faults.kinds.graph import FaultGraph
 
 _CHANGES = (0.01, 0.1, 1.0, 10.0, 100.0)  # relative
 
 
-def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
+def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
     """Changes a random weight of a random layer, without end."""
     layers = graph.layers()
     while layers:
@@ -22,7 +22,7 @@ def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
         yield _fault(graph, node, place, float(rng.choice(_CHANGES)))
 
 
-def _fault(graph: GraphFacts, node: onnx.NodeProto, place: int, change: float) -> Fault:
+def _fault(graph: FaultGraph, node: onnx.NodeProto, place: int, change: float) -> Fault:
     name = node.input[1]
     values = graph.weight(name).copy()
     same = "the weight is zero" if values.flat[place] == 0 else None

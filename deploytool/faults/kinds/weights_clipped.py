@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 
 from deploytool.faults.kinds import Fault
-from deploytool.faults.kinds.graph import GraphFacts
+from deploytool.faults.kinds.graph import FaultGraph
 
 _DEFAULT = 1e4
 _PARTS = (0.99, 0.9, 0.7, 0.5)  # of a layer's largest weight
 
 
-def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
+def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
     """Clips all weights at 1e4, then those of random layers at a part of their largest, without end."""
     layers = graph.layers()
     if layers:
@@ -23,10 +23,10 @@ def faults(graph: GraphFacts, rng: np.random.Generator) -> Iterator[Fault]:
         yield _fault(graph, layers[rng.integers(len(layers))], float(rng.choice(_PARTS)))
 
 
-def _everywhere(graph: GraphFacts, layers: list[onnx.NodeProto]) -> Fault:
+def _everywhere(graph: FaultGraph, layers: list[onnx.NodeProto]) -> Fault:
     names = [node.input[1] for node in layers]
 
-    def plant(spoiled: GraphFacts) -> None:
+    def plant(spoiled: FaultGraph) -> None:
         for name in names:
             spoiled.put(name, graph.weight(name).clip(-_DEFAULT, _DEFAULT))
 
@@ -34,7 +34,7 @@ def _everywhere(graph: GraphFacts, layers: list[onnx.NodeProto]) -> Fault:
     return Fault("all weights", plant, _DEFAULT, None if beyond else "no weight is beyond it")
 
 
-def _fault(graph: GraphFacts, node: onnx.NodeProto, part: float) -> Fault:
+def _fault(graph: FaultGraph, node: onnx.NodeProto, part: float) -> Fault:
     name = node.input[1]
     values = graph.weight(name)
     limit = part * float(np.abs(values).max())

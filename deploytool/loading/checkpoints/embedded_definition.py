@@ -21,7 +21,7 @@ def from_metadata(metadata: Mapping[str, str]) -> Model | None:
         return None
     try:
         model = serde.decode(Model, _completed(serde.loads(text), metadata))
-        sane = preprocess.is_sane(model.preprocessing) and min(model.preprocessing.window) > 0
+        sane = preprocess.is_valid(model.preprocessing) and min(model.preprocessing.window) > 0
     except serde.Malformed:
         sane = False
     if not sane:

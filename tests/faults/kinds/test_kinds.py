@@ -14,7 +14,7 @@ from deploytool.data import images
 from deploytool.data.golden import Arrays
 from deploytool.faults import kinds, run
 from deploytool.faults.kinds import FAMILIES, Fault
-from deploytool.faults.kinds.graph import GraphFacts
+from deploytool.faults.kinds.graph import FaultGraph
 from deploytool.faults.run import Subject
 from deploytool.spec import Preprocessing
 from tests.conftest import ROOT, TINY
@@ -30,20 +30,20 @@ def subject(finished: Path) -> Subject:
 
 
 @pytest.fixture(scope="module")
-def sound(subject: Subject) -> GraphFacts:
+def sound(subject: Subject) -> FaultGraph:
     return run.ready(subject).graph
 
 
-def planted(graph: GraphFacts, family: str, count: int = COUNT, seed: int = 0) -> list[Fault]:
+def planted(graph: FaultGraph, family: str, count: int = COUNT, seed: int = 0) -> list[Fault]:
     return list(islice(kinds.load(family).faults(graph, np.random.default_rng(seed)), count))
 
 
-def answers(graph: GraphFacts, inputs: Arrays) -> Array:
+def answers(graph: FaultGraph, inputs: Arrays) -> Array:
     with onnxruntime.start(graph.model.SerializeToString()) as session:
         return next(iter(session(**inputs).values()))
 
 
-def spoiled(graph: GraphFacts, fault: Fault) -> GraphFacts:
+def spoiled(graph: FaultGraph, fault: Fault) -> FaultGraph:
     copy = graph.copy()
     fault.plant(copy)
     return copy
@@ -55,7 +55,7 @@ def test_every_family_is_in_the_list() -> None:
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "ceil_mode"])
 def test_a_fault_changes_what_is_computed_unless_it_is_proved_not_to(
-    subject: Subject, sound: GraphFacts, family: str
+    subject: Subject, sound: FaultGraph, family: str
 ) -> None:
     found = planted(sound, family)
     assert found, "tiny has a place for it"
@@ -73,12 +73,12 @@ def test_a_fault_changes_what_is_computed_unless_it_is_proved_not_to(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_same_seed_plants_the_same_faults(sound: GraphFacts, family: str) -> None:
+def test_the_same_seed_plants_the_same_faults(sound: FaultGraph, family: str) -> None:
     told = [[(fault.place, fault.size) for fault in planted(sound, family, seed=seed)] for seed in (3, 3)]
     assert told[0] == told[1]
 
 
-def test_fp16_weights_stay_fp16_numbers(sound: GraphFacts) -> None:
+def test_fp16_weights_stay_fp16_numbers(sound: FaultGraph) -> None:
     for family in ("weight_scaled", "bias_dropped", "channel_zeroed", "norm_eps", "stale_weights"):
         for fault in planted(sound, family):
             copy = spoiled(sound, fault)
@@ -87,7 +87,7 @@ def test_fp16_weights_stay_fp16_numbers(sound: GraphFacts) -> None:
                 np.testing.assert_array_equal(values, values.astype(np.float16).astype(values.dtype))
 
 
-def test_shifted_classes_are_the_answers_shifted(subject: Subject, sound: GraphFacts) -> None:
+def test_shifted_classes_are_the_answers_shifted(subject: Subject, sound: FaultGraph) -> None:
     exact = answers(sound, subject.fresh)
     for fault in planted(sound, "classes_shifted"):
         assert fault.size is not None
@@ -96,7 +96,7 @@ def test_shifted_classes_are_the_answers_shifted(subject: Subject, sound: GraphF
         )
 
 
-def test_swapped_colours_are_the_answers_to_swapped_colours(subject: Subject, sound: GraphFacts) -> None:
+def test_swapped_colours_are_the_answers_to_swapped_colours(subject: Subject, sound: FaultGraph) -> None:
     (name,) = subject.fresh
     for fault in planted(sound, "colours_swapped"):
         order = [int(digit) for digit in fault.place if digit.isdigit()]
@@ -105,7 +105,7 @@ def test_swapped_colours_are_the_answers_to_swapped_colours(subject: Subject, so
         np.testing.assert_allclose(answers(spoiled(sound, fault), subject.fresh), expected, atol=1e-6)
 
 
-def test_another_normalisation_is_what_other_preprocessing_gives(subject: Subject, sound: GraphFacts) -> None:
+def test_another_normalisation_is_what_other_preprocessing_gives(subject: Subject, sound: FaultGraph) -> None:
     (name,) = subject.fresh
     raw = next(fault for fault in planted(sound, "normalisation") if "mean [0.0, 0.0, 0.0]" in fault.place)
     plain = Preprocessing(resize=32, crop=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -113,7 +113,7 @@ def test_another_normalisation_is_what_other_preprocessing_gives(subject: Subjec
     np.testing.assert_allclose(answers(spoiled(sound, raw), subject.fresh), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_another_epsilon_is_what_the_model_with_it_gives(finished: Path, subject: Subject, sound: GraphFacts) -> None:
+def test_another_epsilon_is_what_the_model_with_it_gives(finished: Path, subject: Subject, sound: FaultGraph) -> None:
     """Held against PyTorch: one batch norm of the source gets the epsilon that the fault was planted with."""
     import torch
     from torch import nn
@@ -136,7 +136,7 @@ def test_another_epsilon_is_what_the_model_with_it_gives(finished: Path, subject
         assert nearest < 2e-3 * np.abs(expected[0]).max(), fault
 
 
-def model(nodes: list[onnx.NodeProto], weights: dict[str, Array], sides: tuple[int, ...]) -> GraphFacts:
+def model(nodes: list[onnx.NodeProto], weights: dict[str, Array], sides: tuple[int, ...]) -> FaultGraph:
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(sides)) for name in ("x", "y")]
     ends[1].type.tensor_type.shape.Clear()
     held = [numpy_helper.from_array(values, name) for name, values in weights.items()]
@@ -145,7 +145,7 @@ def model(nodes: list[onnx.NodeProto], weights: dict[str, Array], sides: tuple[i
         opset_imports=[helper.make_opsetid("", 18)],
         ir_version=9,
     )
-    return GraphFacts(made, False, {}, TINY.preprocessing)
+    return FaultGraph(made, False, {}, TINY.preprocessing)
 
 
 @pytest.mark.parametrize(("side", "same"), [(9, True), (8, False)])

@@ -8,7 +8,7 @@ import pytest
 from deploytool.backends.session import Array
 from deploytool.data.golden import Arrays
 from deploytool.errors import StageFailed
-from deploytool.parity import questions
+from deploytool.parity import reference_cases
 from deploytool.parity.metrics import Tolerances
 from deploytool.results.report import Limits, Tolerance
 from deploytool.spec import Model, Range, Tensor
@@ -26,16 +26,16 @@ def source(input: Array) -> Arrays:
 
 
 @pytest.fixture
-def asked() -> tuple[questions.Question, ...]:
-    return questions.make(MODEL, SIZES, INPUTS, source, "the source")
+def cases() -> tuple[reference_cases.ReferenceCases, ...]:
+    return reference_cases.make(MODEL, SIZES, INPUTS, source, "the source")
 
 
-def broken(session: Session, asked: tuple[questions.Question, ...]) -> list[str]:
-    return [check.against for check in questions.ask(session, asked, TOLERANCE) if check.broken]
+def broken(session: Session, cases: tuple[reference_cases.ReferenceCases, ...]) -> list[str]:
+    return [check.against for check in reference_cases.check(session, cases, TOLERANCE) if check.broken]
 
 
-def test_three_cases_one_alone_and_every_corner_are_asked(asked: tuple[questions.Question, ...]) -> None:
-    shapes = {question.against: question.inputs["input"].shape for question in asked}
+def test_there_are_three_cases_one_case_and_every_corner(cases: tuple[reference_cases.ReferenceCases, ...]) -> None:
+    shapes = {reference.against: reference.inputs["input"].shape for reference in cases}
     assert shapes == {
         "the source, 3 at once": (3, 4),
         "the source, 1 at once": (1, 4),
@@ -43,7 +43,7 @@ def test_three_cases_one_alone_and_every_corner_are_asked(asked: tuple[questions
         "the source at n 9": (2, 9),
         "the source at n 5": (2, 5),
     }
-    assert broken(source, asked) == []
+    assert broken(source, cases) == []
 
 
 @pytest.mark.parametrize(
@@ -55,42 +55,44 @@ def test_three_cases_one_alone_and_every_corner_are_asked(asked: tuple[questions
         (lambda array: array.shape[1] == 5, ["the source at n 5"]),
     ],
 )
-def test_what_is_wrong_in_one_place_only_is_seen(
-    wrong: Callable[[Array], bool], where: list[str], asked: tuple[questions.Question, ...]
+def test_an_error_at_one_size_only_breaks_the_check_at_that_size(
+    wrong: Callable[[Array], bool], where: list[str], cases: tuple[reference_cases.ReferenceCases, ...]
 ) -> None:
-    def slip(input: Array) -> Arrays:
+    def session(input: Array) -> Arrays:
         return {"logits": source(input)["logits"] * (1.001 if wrong(input) else 1)}
 
-    assert broken(slip, asked) == where
+    assert broken(session, cases) == where
 
 
 @pytest.mark.parametrize(
     ("session", "line"),
     [
-        (lambda **inputs: {"other": inputs["input"]}, "it gives other and should give logits"),
+        (lambda **inputs: {"other": inputs["input"]}, "other and should return logits"),
         (lambda **inputs: {"logits": inputs["input"]}, "against the source, 3 at once, shapes differ"),
         (lambda **inputs: {"logits": inputs["input"][:1]}, "logits has 1 answers to 3 cases"),
     ],
 )
-def test_other_outputs_are_a_failure(session: Session, line: str, asked: tuple[questions.Question, ...]) -> None:
+def test_other_outputs_fail_the_stage(
+    session: Session, line: str, cases: tuple[reference_cases.ReferenceCases, ...]
+) -> None:
     with pytest.raises(StageFailed, match=line):
-        questions.ask(session, asked, TOLERANCE)
+        reference_cases.check(session, cases, TOLERANCE)
 
 
 @pytest.mark.parametrize(("slip", "holds"), [(1.0, True), (1 + 1e-4, True), (1 + 1e-2, False)])
-def test_the_noise_at_a_question_is_asked_where_golden_noise_does_not_let_its_answer_pass(
-    slip: float, holds: bool, asked: tuple[questions.Question, ...]
+def test_local_noise_is_measured_only_if_the_check_by_golden_noise_fails(
+    slip: float, holds: bool, cases: tuple[reference_cases.ReferenceCases, ...]
 ) -> None:
-    heard: list[str] = []
+    measured: list[str] = []
 
-    def at(name: str, inputs: Arrays) -> Tolerances:
-        heard.append(f"{name}: {inputs['input'].shape}")
+    def tolerance_at(name: str, inputs: Arrays) -> Tolerances:
+        measured.append(f"{name}: {inputs['input'].shape}")
         return Tolerances(Limits(1e-3, 0.9, 50.0, 1.0, 1.0), Limits(1.0, 0.0, 0.0, 1.0, 1.0))
 
     def session(input: Array) -> Arrays:
         return {"logits": source(input)["logits"] * (slip if input.shape[1] == 9 else 1)}
 
-    checks = {check.against: check for check in questions.ask(session, asked, TOLERANCE, at)}
+    checks = {check.against: check for check in reference_cases.check(session, cases, TOLERANCE, tolerance_at)}
     assert [not check.broken for check in checks.values()] == [True, True, True, holds, True]
-    assert heard == ([] if slip == 1 else ["the source at n 9: (2, 9)"])
+    assert measured == ([] if slip == 1 else ["the source at n 9: (2, 9)"])
     assert (checks["the source at n 9"].tolerance != TOLERANCE) == (slip == 1 + 1e-4)

@@ -1,0 +1,51 @@
+"""The numbers of FP16 (IEEE 754 binary16): its limits, and the rules by which numpy values are rounded to it.
+
+Three rules are in use. Inputs and intermediate values are rounded as hardware does: values beyond the range become
+infinite, values below the smallest subnormal become zero. Weights written into a graph must keep their meaning: a
+finite weight stays finite and a non-zero weight stays non-zero. Weights of a planted fault saturate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the limits are read by code that must not import numpy
+    import numpy as np
+    import numpy.typing as npt
+
+LARGEST = 65504.0  # the largest finite number
+SMALLEST_NORMAL = 2.0**-14  # the smallest number with all 11 significant bits
+SMALLEST = 2.0**-24  # the smallest subnormal
+
+
+def nearest(values: npt.ArrayLike) -> npt.NDArray[np.float16]:
+    """The nearest FP16 numbers, ties to even; overflow gives infinity, underflow gives zero."""
+    import numpy as np
+
+    return np.asarray(values).astype(np.float16)
+
+
+def nearest_inputs(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """The inputs of an artifact that takes FP16: FP32 arrays are rounded, those of other types are passed on."""
+    return {name: nearest(array) if array.dtype == "float32" else array for name, array in arrays.items()}
+
+
+def saturate(values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
+    """The nearest FP16 numbers within ±65504, also for infinite values; underflow gives zero."""
+    return nearest(values.clip(-LARGEST, LARGEST))
+
+
+def round_weights(values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
+    """The FP16 form of weights: finite values saturate at ±65504, non-zero values become at least ±2⁻²⁴.
+
+    Infinite values and NaN stay what they are.
+    """
+    import numpy as np
+
+    finite = np.where(np.isfinite(values), values.clip(-LARGEST, LARGEST), values)
+    with np.errstate(under="ignore"):
+        half = nearest(finite)
+    smallest = nearest(np.copysign(SMALLEST, values))
+    rounded: npt.NDArray[np.float16] = np.where((half == 0) & (values != 0), smallest, half)
+    return rounded.reshape(values.shape)

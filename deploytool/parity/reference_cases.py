@@ -1,0 +1,84 @@
+"""Compares a session with the source on reference cases: other batch sizes, and the corners of all free sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deploytool.data.golden import Arrays
+from deploytool.errors import StageFailed
+from deploytool.parity import metrics
+from deploytool.parity.replay import replay
+from deploytool.parity.shape_corners import ToleranceAt, draw
+from deploytool.results.report import Check, Tolerance
+from deploytool.spec import Model, Range
+
+_SEVERAL = 3  # an exporter's example has one or two cases: a batch size fixed at export fails on three
+
+
+@dataclass(frozen=True)
+class ReferenceCases:
+    """Inputs of one size, the reference answers to them, and the ties among these answers where they are known.
+
+    `against` names the source of the answers and the size, `label` the size alone.
+    """
+
+    against: str
+    label: str
+    inputs: Arrays
+    answers: Arrays
+    ties: Arrays = field(default_factory=dict)
+
+
+def make(
+    model: Model, sizes: Mapping[str, Range], inputs: Arrays, source: Callable[..., Arrays], name: str
+) -> tuple[ReferenceCases, ...]:
+    """The answers of `source`, called `name`, to three cases at once, to one case, and at every corner of `sizes`."""
+    batches = {f"{count} at once": _first(inputs, count) for count in (_SEVERAL, 1)}
+    by_batch = [
+        ReferenceCases(f"{name}, {label}", label, batch, replay(source, batch)) for label, batch in batches.items()
+    ]
+    by_corner = (
+        ReferenceCases(f"{name} at {corner.label}", corner.label, corner.inputs, corner.answers)
+        for corner in draw(model, sizes, source)
+    )
+    return (*by_batch, *by_corner)
+
+
+def _first(inputs: Arrays, count: int) -> Arrays:
+    return {name: np.resize(array, (count, *array.shape[1:])) for name, array in inputs.items()}
+
+
+def check(
+    session: Callable[..., Arrays],
+    cases: Sequence[ReferenceCases],
+    tolerance: Tolerance,
+    tolerance_at: ToleranceAt | None = None,
+) -> tuple[Check, ...]:
+    """One check of the session's answers for each of `cases`.
+
+    Where a check fails by the noise of the golden cases, `tolerance_at`, if given, states what the noise measured on
+    these inputs allows in FP32. Raises StageFailed if the session fails, or returns other outputs or shapes.
+    """
+    return tuple(_check(session, reference, tolerance, tolerance_at) for reference in cases)
+
+
+def _check(
+    session: Callable[..., Arrays], reference: ReferenceCases, tolerance: Tolerance, tolerance_at: ToleranceAt | None
+) -> Check:
+    got = replay(session, reference.inputs)
+    if set(got) != set(reference.answers):
+        raise StageFailed(
+            f"it returns {', '.join(got)} and should return {', '.join(reference.answers)}", "report this as a bug"
+        )
+    try:
+        by_golden_noise = metrics.check(got, reference.answers, reference.against, tolerance, reference.ties)
+        if not by_golden_noise.broken or tolerance_at is None:
+            return by_golden_noise
+        local = tolerance_at(reference.against, reference.inputs).fp32
+        by_local_noise = metrics.check(got, reference.answers, reference.against, local, reference.ties)
+        return min(by_golden_noise, by_local_noise, key=lambda check: len(check.broken))
+    except ValueError as error:
+        raise StageFailed(f"against {reference.against}, {error}", "report this as a bug") from error
