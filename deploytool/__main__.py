@@ -29,14 +29,15 @@ def main() -> None:
 def _on_device(missing: str) -> None:
     """Hands a command of the device on, and says of any other what it needs."""
     from deploytool.device import __main__ as device
+    from deploytool.device import arguments
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as the device's own command line has them
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    if command is None or command in device.COMMANDS:
+    if command is None or command in arguments.COMMANDS:
         device.main("deploytool")
     terminal.note(f"deploytool: {command} is no command of a device, and {missing} is not installed here")
-    terminal.note(f"  → on a device there are {', '.join(device.COMMANDS)}; all others need pip install '{_HOST}'")
+    terminal.note(f"  → on a device there are {', '.join(arguments.COMMANDS)}; all others need pip install '{_HOST}'")
     sys.exit(5)
 
 

@@ -201,7 +201,7 @@ def test_a_quick_run_to_onnx_leaves_out_what_it_says(tmp_path: Path) -> None:
 
 
 def test_what_is_said_wins_over_quick() -> None:
-    every = {"images": 5, "faults": 2, "seconds": 0.5, "rewrite": "none"}
+    every = {"images": 5, "faults": 2, "seconds": 0.5, "rewrite": "original"}
     seen: list[Any] = []
 
     def follow(plan: api.Plan, start: api.Start) -> tuple[Artifact, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -13,6 +14,7 @@ from deploytool.cli import console as cli_console
 from deploytool.cli import device as devices
 from deploytool.cli import progress
 from deploytool.cli.command import Outcome
+from deploytool.device import arguments
 from deploytool.errors import BadInput, DeployError, NotVerified, TooSlow
 from deploytool.pipeline import runner
 from deploytool.spec import GateOutcome, SpeedVerdict, spoken
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from deploytool.benchmark.result import BatchResult, Bench, Gate, Row
 
 _MANIFEST = "manifest.json"
-_SECONDS_OF_A_WAY, _SECONDS_OF_A_BATCH = 3.0, 10.0
+_SECONDS_OF_A_BATCH = 10.0
 _NONE = "–"
 
 
@@ -38,10 +40,10 @@ def bench(
     seconds: Annotated[
         float | None,
         typer.Option(
-            min=0.1,
-            max=3600,
+            min=arguments.SECONDS.minimum,
+            max=arguments.SECONDS.maximum,
             help="Seconds for each backend of a bundle, or each batch of a run.",
-            show_default="3, 10",
+            show_default=f"{arguments.SECONDS.default:g}, {_SECONDS_OF_A_BATCH:g}",
         ),
     ] = None,
     key: devices.Key = None,
@@ -78,7 +80,8 @@ def bench(
     of_run |= {"--compile": torch_compile or None, "--min-speedup": min_speedup}
     if (what / _MANIFEST).exists():
         _belong(of_run, "a run, and this is a bundle")
-        return devices.bench(what, seconds or _SECONDS_OF_A_WAY, key, require, build=build)
+        seconds = seconds or arguments.SECONDS.default
+        return devices.forward("bench", Namespace(bundle=what, seconds=seconds, key=key, require=require, build=build))
     if not runner.stage_directories(what):
         raise BadInput(f"{what} holds neither a bundle nor a run", "give a folder that `pack` or `export` made")
     _belong(of_bundle, "a bundle, and this is a run")

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from deploytool import doctor as doctors
-from deploytool.cli import completion
 from deploytool.cli import console as cli_console
 from deploytool.cli.command import Outcome
+from deploytool.cli.device import parameter
+from deploytool.device import arguments
 from deploytool.doctor import messages
 
 
 def doctor(
-    target: Annotated[
-        str,
-        typer.Option(
-            metavar="TARGET",
-            help="Whether an engine for that target can be built here.",
-            autocompletion=completion.target,
-        ),
-    ] = "",
+    target: Annotated[str, parameter(arguments.BUILD_TARGET)] = "",
 ) -> Outcome:
     """Says what this machine can build, run and verify, finds known traps, and prints what mends them; mends nothing.
 

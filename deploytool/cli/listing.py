@@ -7,6 +7,8 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from deploytool.device import arguments
+
 WIDEST = 120  # columns: a wider terminal makes no longer lines
 SHARED = "Every command"  # the heading of the options that all commands have
 _OTHER = "Options"
@@ -27,23 +29,18 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {  # by heading: the commands, in th
         "diff": "Compare two runs or bundles; fail beyond a budget.",
     },
     "Device": {
-        "verify": "Check a bundle's bytes and its outputs on this machine.",
-        "build": "Build an engine for this machine from a bundle.",
-        "run": "Run the model of a bundle on images.",
-        "install": "Check a bundle on this machine, then make it the current one.",
-        "rollback": "Make the bundle before the current one again.",
-        "pardon": "Allow a bundle again that failed three starts.",
+        name: arguments.COMMANDS[name].summary for name in ("verify", "build", "run", "install", "rollback", "pardon")
     },
     "Ship": {
         "pack": "Pack a run into a bundle, with what a device needs to check it.",
         "sign": "Sign a bundle with a private key.",
         "push": "Send a bundle to an OCI registry, or into one file.",
-        "pull": "Fetch a bundle from a registry, a web server or a file.",
+        "pull": arguments.COMMANDS["pull"].summary,
         "ship": "Send a bundle to a device over ssh and install it there.",
     },
     "More": {
-        "doctor": "Say what this machine can do, and how to mend what it cannot.",
-        "clean": "Find what killed commands left; remove it with --yes.",
+        "doctor": arguments.COMMANDS["doctor"].summary,
+        "clean": arguments.COMMANDS["clean"].summary,
     },
 }
 

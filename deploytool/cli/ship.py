@@ -11,7 +11,7 @@ from deploytool.bundle import subset
 from deploytool.bundle.manifest import Manifest, check_files, manifest_digest, read_manifest
 from deploytool.cli import console
 from deploytool.cli.command import Outcome
-from deploytool.cli.device import Ca, Key, Target, Timeout
+from deploytool.cli.device import Bundle, Ca, Key, PlainHttp, Target, Timeout
 from deploytool.errors import BadInput
 from deploytool.host import disk
 from deploytool.transfer import addresses, auth, oci_archive, ssh
@@ -19,17 +19,13 @@ from deploytool.transfer import push as transfer_push
 from deploytool.transfer.addresses import Archive, Registry
 from deploytool.transfer.ssh import SshTarget
 
-_Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")]
-
 
 def push(
-    folder: _Bundle,
+    folder: Bundle,
     address: Annotated[
         str, typer.Argument(metavar="ADDRESS", help="oci://host:port/name:tag, or oci-archive:FILE.tar.")
     ],
-    plain_http: Annotated[
-        bool, typer.Option("--plain-http", help="Allow unencrypted HTTP to other machines too.")
-    ] = False,
+    plain_http: PlainHttp = False,
     ca: Ca = None,
     timeout: Timeout = None,
 ) -> Outcome:
@@ -55,7 +51,7 @@ def push(
 
 
 def ship(
-    folder: _Bundle,
+    folder: Bundle,
     to: Annotated[
         str,
         typer.Argument(metavar="USER@DEVICE:/ROOT", help="The folder on the device that bundles are installed under."),

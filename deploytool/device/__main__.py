@@ -1,4 +1,4 @@
-"""`python -m deploytool.device`: the device's commands with the standard library's own parser."""
+"""Command line of the device (`python -m deploytool.device`), with the parser of the standard library."""
 
 from __future__ import annotations
 
@@ -7,72 +7,71 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import NoReturn
+from enum import Enum
+from functools import partial
+from typing import Any, NoReturn
 
-from deploytool.device.candidates import LEAST
+from deploytool.device import arguments
+from deploytool.device.arguments import Argument
 from deploytool.device.output import CommandOutput, Say
 from deploytool.errors import DeployError, Unforeseen
 from deploytool.host import exception_text, terminal
 
-_EPILOG = """exit codes: 0 all that was asked for held, 2 bad input, 3 parity failed, 5 a backend is missing,
-6 not verified although required, 7 a tool refused the model, 8 a bundle was refused, 9 unreachable, 130 interrupted"""
-_REMEDY = "report it, with the command"
-COMMANDS = {
-    "verify": "check a bundle's bytes and age, and what it computes on this machine",
-    "build": "build an engine for this machine from the bundle's graph, and prove it",
-    "run": "say what the model sees in pictures",
-    "bench": "time every way to run the bundle that works here",
-    "install": "copy a bundle under a root, prove it there, and turn to it",
-    "pull": "fetch a bundle, or what a target needs of it, every byte verified as it comes",
-    "rollback": "turn back to the bundle before",
-    "pardon": "let a bundle that was given up after three failed starts be installed again",
-    "clean": "show what killed commands left under an install root, and with --yes remove it",
-    "doctor": "say what this machine can build, run and verify, and what mends it",
-}
+_EPILOG = """exit codes: 0 success, 2 bad input, 3 parity failed, 5 a backend is missing, 6 not verified although
+required, 7 a tool refused the model, 8 a bundle was refused, 9 unreachable, 130 interrupted"""
+_REPORT = "report it, with the command"
 
 
-def main(name: str = "python -m deploytool.device") -> NoReturn:
-    """Parses, does, prints; a failure ends with one problem, one remedy and its own exit code.
+def main(program: str = "python -m deploytool.device") -> NoReturn:
+    """Runs the command line; a failure ends with one problem, one remedy and its own exit code.
 
-    `name` is what the usage calls the program.
+    `program` is the name of the program in the usage.
     """
     terminal.replace_streams()
     try:
-        code = _called(_parser(name).parse_args())
-    except SystemExit as ended:  # help, or a wrong use
-        code = int(ended.code or 0)
+        code = _run(_parser(program).parse_args())
+    except SystemExit as exit_request:  # from --help, or from a wrong use
+        code = int(exit_request.code or 0)
     sys.exit(terminal.final_exit_code(code))
 
 
-def _called(asked: argparse.Namespace) -> int:
-    if asked.verbose:
-        _listen()
-    told = _told(asked)
-    if asked.json:
-        terminal.put({"result": told.document, "error": _error(told.failure)})
-    elif not asked.quiet:
-        for line in told.lines:
+def call(command: str, values: argparse.Namespace, say: Say) -> CommandOutput:
+    """Calls a command with the values of its arguments; `say` takes each line of progress.
+
+    Raises DeployError if the command has no output to give.
+    """
+    return _calls(say)[command](values)
+
+
+def _run(values: argparse.Namespace) -> int:
+    """Calls the command, prints its output, and returns the exit code."""
+    if values.verbose:
+        _show_log()
+    output = _output(values)
+    if values.json:
+        terminal.put({"result": output.document, "error": _error(output.failure)})
+    elif not values.quiet:
+        for line in output.lines:
             terminal.say(line)
-    elif not told.failure:
-        terminal.say(told.lines[told.verdict])
-    if told.failure is None:
+    elif not output.failure:
+        terminal.say(output.lines[output.verdict])
+    if output.failure is None:
         return 0
-    terminal.note(f"deploytool: {told.failure}")
-    terminal.note(f"  → {told.failure.remedy}")
-    return told.failure.exit_code
+    terminal.note(f"deploytool: {output.failure}")
+    terminal.note(f"  → {output.failure.remedy}")
+    return output.failure.exit_code
 
 
-def _told(asked: argparse.Namespace) -> CommandOutput:
-    """What the command has to say; whatever is raised becomes a failure that can be told."""
+def _output(values: argparse.Namespace) -> CommandOutput:
+    """The output of the command; any exception becomes a failure with a problem and a remedy."""
     try:
-        return _commands(_silent if asked.quiet else terminal.note)[asked.command](asked)
+        return call(values.command, values, _discard if values.quiet else terminal.note)
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception as error:  # the last boundary
+    except Exception as error:  # the outermost handler
         failure = exception_text.as_error(error)
         if isinstance(failure, Unforeseen):
-            failure.remedy = _REMEDY
+            failure.remedy = _REPORT
         return CommandOutput((), None, failure)
 
 
@@ -82,128 +81,136 @@ def _error(failure: DeployError | None) -> dict[str, str | int] | None:
     return {"problem": str(failure), "remedy": failure.remedy, "exit_code": failure.exit_code}
 
 
-def _listen() -> None:
-    """Shows on stderr what the package logs."""
+def _show_log() -> None:
+    """Writes what the package logs to stderr."""
 
-    class Shown(logging.Handler):
-        """Writes a record as one line that no name in it can forge."""
+    class StderrHandler(logging.Handler):
+        """Writes each record as one line, control characters escaped."""
 
         def emit(self, record: logging.LogRecord) -> None:
             """Writes one record."""
             terminal.note(record.getMessage())
 
-    log = logging.getLogger("deploytool")
-    log.setLevel(logging.DEBUG)
-    log.handlers = [Shown()]
+    logger = logging.getLogger("deploytool")
+    logger.setLevel(logging.DEBUG)
+    logger.handlers = [StderrHandler()]
 
 
-def _silent(line: str) -> None:
-    """Nobody wants to know."""
+def _discard(line: str) -> None:
+    """Drops a line of progress, as --quiet demands."""
 
 
-def _commands(say: Say) -> dict[str, Callable[[argparse.Namespace], CommandOutput]]:
-    from deploytool.device import commands  # here begins numpy
+def _calls(say: Say) -> dict[str, Callable[[argparse.Namespace], CommandOutput]]:
+    from deploytool.device import commands  # imports numpy
     from deploytool.transfer import auth
 
     return {
-        "verify": lambda it: commands.verify(
-            it.bundle, root=it.root, digest=it.digest, key=it.key, require=it.require, build=it.build, say=say
+        "verify": lambda args: commands.verify(
+            args.bundle,
+            root=args.root,
+            digest=args.digest,
+            key=args.key,
+            require=args.require,
+            build=args.build,
+            say=say,
         ),
-        "build": lambda it: commands.build(it.bundle, key=it.key, say=say),
-        "run": lambda it: commands.run(it.bundle, it.images, top=it.top, key=it.key, require=it.require),
-        "bench": lambda it: commands.bench(
-            it.bundle, seconds=it.seconds, key=it.key, require=it.require, build=it.build, say=say
+        "build": lambda args: commands.build(args.bundle, key=args.key, say=say),
+        "run": lambda args: commands.run(args.bundle, args.images, top=args.top, key=args.key, require=args.require),
+        "bench": lambda args: commands.bench(
+            args.bundle,
+            seconds=args.seconds,
+            key=args.key,
+            require=args.require,
+            build=args.build,
+            say=say,
         ),
-        "install": lambda it: commands.install(
-            it.bundle, it.root, digest=it.digest, key=it.key, require=it.require, build=it.build, say=say
+        "install": lambda args: commands.install(
+            args.bundle,
+            args.root,
+            digest=args.digest,
+            key=args.key,
+            require=args.require,
+            build=args.build,
+            say=say,
         ),
-        "pull": lambda it: commands.pull(
-            it.address,
-            it.out,
-            target=it.target,
-            digest=it.digest,
-            key=it.key,
-            reuse_from=it.reuse_from,
-            plain_http=it.plain_http,
-            ca=it.ca,
-            timeout=it.timeout,
+        "pull": lambda args: commands.pull(
+            args.address,
+            args.out,
+            target=args.target,
+            digest=args.digest,
+            key=args.key,
+            reuse_from=args.reuse_from or (),
+            plain_http=args.plain_http,
+            ca=args.ca,
+            timeout=args.timeout,
             logins=auth.config_path(os.environ.get("DOCKER_CONFIG")),
             say=say,
         ),
-        "rollback": lambda it: commands.rollback(it.root, key=it.key),
-        "pardon": lambda it: commands.pardon(it.digest, it.root),
-        "clean": lambda it: commands.clean(it.root, yes=it.yes),
-        "doctor": lambda it: commands.doctor(it.target),
+        "rollback": lambda args: commands.rollback(args.root, key=args.key),
+        "pardon": lambda args: commands.pardon(args.digest, args.root),
+        "clean": lambda args: commands.clean(args.root, yes=args.yes),
+        "doctor": lambda args: commands.doctor(args.target),
     }
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says a wrong use in lines that no argument can forge."""
+    """Reports a wrong use with control characters in the arguments escaped."""
 
     def error(self, message: str) -> NoReturn:
-        """The usage and what was wrong with it, on stderr."""
+        """Writes the usage and the problem to stderr, and exits with 2."""
         for line in self.format_usage().splitlines():
             terminal.note(line)
         terminal.note(f"{self.prog}: error: {message}")
         sys.exit(2)
 
 
-def _parser(name: str = "deploytool") -> argparse.ArgumentParser:
+def _parser(program: str = "deploytool") -> argparse.ArgumentParser:
     parser = _Parser(
-        prog=name,
-        description="Verifies, builds, runs and installs a bundle on the device it is for.",
+        prog=program,
+        description="Verifies, builds, runs and installs bundles on the device they are made for.",
         epilog=_EPILOG,
     )
-    added = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, what in COMMANDS.items():
-        one = added.add_parser(name, help=what, description=what)
-        one.add_argument("--json", action="store_true", help="print one JSON document")
-        spoken = one.add_mutually_exclusive_group()
-        spoken.add_argument("--quiet", "-q", action="store_true", help="say only the verdict, or what failed")
-        spoken.add_argument("--verbose", "-v", action="store_true", help="also say each file and each step")
-        if name == "doctor":
-            one.add_argument("--target", default="", help="whether an engine for that target can be built here")
-            continue
-        if name == "clean":
-            one.add_argument("root", type=Path, help="where bundles are installed")
-            one.add_argument("--yes", action="store_true", help="remove it; without, it is only shown")
-            continue
-        if name == "pardon":
-            one.add_argument("digest", help="the first digits of its digest, as install and verify print it")
-            one.add_argument("--root", type=Path, required=True, help="where bundles are installed")
-            continue
-        if name == "pull":
-            _of_pull(one)
-        elif name != "rollback":
-            place = "a bundle's folder" + (", or an install root" if name == "run" else "")
-            one.add_argument("bundle", type=Path, help=place)
-        what = "the public key (PEM) that must have signed the bundle"
-        one.add_argument("--require-signature", dest="key", type=Path, metavar="KEY", help=what)
-        if name not in ("build", "rollback", "pull"):
-            one.add_argument("--require", choices=LEAST, help="fail if only something slower works")
-        if name in ("verify", "bench", "install"):
-            one.add_argument("--build", action="store_true", help="build an engine here first, where one can")
-        if name in ("verify", "install", "rollback"):
-            one.add_argument("--root", type=Path, required=name != "verify", help="where bundles are installed")
-        if name in ("verify", "install", "pull"):
-            one.add_argument("--digest", help="the SHA-256 of the manifest one means; any other is refused")
-        if name == "run":
-            one.add_argument("images", type=Path, nargs="+", help="pictures")
-            one.add_argument("--top", type=int, default=5, help="how many classes")
-        if name == "bench":
-            one.add_argument("--seconds", type=float, default=3.0, help="for each way that works")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in arguments.COMMANDS.items():
+        epilog = f"Example: {program} {name} {command.example}"
+        subparser = subparsers.add_parser(name, help=command.summary, description=command.description, epilog=epilog)
+        subparser.add_argument("--json", action="store_true", help="Print one JSON document on stdout.")
+        verbosity = subparser.add_mutually_exclusive_group()
+        verbosity.add_argument("--quiet", "-q", action="store_true", help="Say only the verdict, or what failed.")
+        verbosity.add_argument("--verbose", "-v", action="store_true", help="Say what was decided.")
+        for argument in command.arguments:
+            _add(subparser, argument)
     return parser
 
 
-def _of_pull(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("address", help="oci://host/name:tag, oci-archive:FILE, https://server/folder/, or a folder")
-    parser.add_argument("--out", type=Path, help="a new folder")
-    parser.add_argument("--target", dest="target", help="leave out the engines for other targets than this one")
-    reuse_from = "a bundle or install root here whose files need not come again"
-    parser.add_argument("--reuse-from", type=Path, action="append", default=[], help=reuse_from)
-    parser.add_argument("--plain-http", action="store_true", help="without encryption, also to other machines")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="give up if it takes longer")
-    parser.add_argument("--ca", type=Path, metavar="FILE", help="certificates (PEM) of who vouches for the server")
+def _add(parser: argparse.ArgumentParser, argument: Argument) -> None:
+    """Adds a declared argument to a parser."""
+    if argument.kind is bool:
+        parser.add_argument(argument.flag, dest=argument.name, action="store_true", help=argument.help)
+        return
+    help_text = f"{argument.help} (default: {argument.default})" if argument.default else argument.help
+    settings: dict[str, Any] = {"help": help_text, "metavar": argument.metavar, "default": argument.default}
+    if issubclass(argument.kind, Enum):
+        settings |= {"choices": [choice.value for choice in argument.kind]}
+    else:
+        settings |= {"type": partial(_parse_value, argument)}
+    if not argument.flag:
+        parser.add_argument(argument.name, **settings, nargs="+" if argument.repeated else None)
+        return
+    settings |= {"action": "append"} if argument.repeated else {}
+    parser.add_argument(argument.flag, dest=argument.name, required=argument.required, **settings)
+
+
+def _parse_value(argument: Argument, text: str) -> Any:
+    try:
+        value = argument.kind(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"invalid {argument.kind.__name__} value: {text!r}") from error
+    low, high = argument.minimum, argument.maximum
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        limits = f"at least {low:g}" + ("" if high is None else f" and at most {high:g}")
+        raise argparse.ArgumentTypeError(f"{text} is out of range: it must be {limits}")
+    return value
 
 
 if __name__ == "__main__":

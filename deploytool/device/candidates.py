@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploytool.bundle.manifest import Engine, File, Graph, Manifest, all_files
+from deploytool.device.arguments import MinimumBackend
 from deploytool.device.environment import Environment, mismatch
 from deploytool.spec import Precision, Word
 
@@ -22,7 +24,11 @@ class Tier(Word):
 
 
 TIERS = tuple(Tier)
-LEAST = {"trt": TIERS[:3], "cuda": TIERS[:4], "cpu": TIERS}  # what `--require` still accepts
+ACCEPTED_TIERS: Mapping[str, tuple[Tier, ...]] = {  # by the value of `--require`
+    MinimumBackend.TRT: TIERS[:3],
+    MinimumBackend.CUDA: TIERS[:4],
+    MinimumBackend.CPU: TIERS,
+}
 
 _DEVICES = {Tier.ORT_TENSORRT: "tensorrt", Tier.ORT_CUDA: "cuda", Tier.ORT_CPU: "cpu"}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deploytool import serde
 from deploytool.bundle.manifest import MOST_MIB, Manifest
-from deploytool.device.candidates import LEAST, Candidate, Tier
+from deploytool.device.candidates import ACCEPTED_TIERS, Candidate, Tier
 from deploytool.device.worker import Answer, Request, Trial
 from deploytool.errors import BadInput, ChildDied, DeployError, NoRoom, NotVerified, ParityFailed, StageFailed
 from deploytool.host import disk, files, memory, scratch, workers
@@ -169,10 +169,10 @@ def shortfall(tried: Sequence[ProbeResult], require: str | None) -> DeployError 
 
     Raises BadInput if nothing of that name can be required.
     """
-    if require is not None and require not in LEAST:
-        raise BadInput(f"{str(require)[:40]!r} cannot be required", f"choose from {', '.join(LEAST)}")
+    if require is not None and require not in ACCEPTED_TIERS:
+        raise BadInput(f"{str(require)[:40]!r} cannot be required", f"choose from {', '.join(ACCEPTED_TIERS)}")
     found = first_passed(tried)
-    if found and (require is None or found.tier in LEAST[require]):
+    if found and (require is None or found.tier in ACCEPTED_TIERS[require]):
         return None
     why = "; ".join(f"{each.tier}: {each.reason}" for each in tried_before(tried))
     if found:

@@ -55,6 +55,6 @@ def said(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 
 def _of_the_device() -> int:
     try:
-        return back._called(back._parser().parse_args())
+        return back._run(back._parser().parse_args())
     except SystemExit as ended:  # of the standard library's parser
         return int(ended.code or 0)

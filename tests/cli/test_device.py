@@ -194,7 +194,8 @@ def test_pack_makes_a_new_folder_and_says_what_is_next(deploytool: Command, run_
     assert f"Next: on the device: python -m deploytool.device verify {tmp_path / 'bundle'}" in done.stdout
     assert deploytool("pack", str(run_copy), "--out", str(tmp_path / "bundle")).returncode == 2
     document = json.loads(deploytool("pack", str(run_copy), "--json").stdout)
-    assert document["digest"] == content_digest(read_manifest(run_copy / "pack" / "bundle"))
+    assert document["digest"] == manifest_digest(run_copy / "pack" / "bundle")
+    assert document["content_digest"] == content_digest(read_manifest(run_copy / "pack" / "bundle"))
     assert deploytool("pack", str(tmp_path / "bundle")).returncode == 2
 
 
