@@ -283,7 +283,7 @@ def _travel(plan: Plan, watch: Watch) -> Iterator[Artifact]:
 
     Only then, with its page, the run takes the place of the one that was there.
     """
-    with staging.opened(plan.home) as staged, disk.writing(staged.at, named=plan.home):
+    with staging.open_run(plan.home) as staged, disk.writing(staged.at, named=plan.home):
         yield from pipeline_runner.iterate(Job(plan.model, plan.options, watch), plan.recipe, staged)
         written = report.read(staged.at / Stage.VALIDATE / Kind.REPORT.value)
         if plan.pack and outcome_error(written, plan.home, require=plan.require) is None:

@@ -1,8 +1,8 @@
-"""Holds a bundle against its signature, in the format of OpenSSF Model Signing, with `cryptography` and nothing else.
+"""Checks the signature of a bundle, in the format of OpenSSF Model Signing, with `cryptography` alone.
 
-The file is a Sigstore bundle; in it lies a DSSE envelope, and in that an in-toto statement that names every file with
-its SHA-256 (https://github.com/ossf/model-signing-spec). What is written in any other way is refused: one signature
-has one text. Paths that the statement wants ignored are not: nothing lies in a bundle unsigned but the signature.
+The signature file is a Sigstore bundle with a DSSE envelope, whose payload is an in-toto statement that lists every
+file with its SHA-256 (https://github.com/ossf/model-signing-spec). Any other form is refused, so that a signature has
+one representation. Paths that the statement wants ignored are checked too: only the signature itself is unsigned.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
-from deploytool.bundle.manifest import BESIDE, LONGEST_MANIFEST, MANIFEST_FILE, SIGNATURE_FILE
+from deploytool.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, SIGNATURE_FILE, UNLISTED_FILES
 from deploytool.errors import BadInput, Refused
 from deploytool.host import files
 
@@ -34,123 +34,126 @@ _CURVES: Mapping[str, hashes.HashAlgorithm] = {
     "secp521r1": hashes.SHA512(),
 }
 CURVES = tuple(_CURVES)
-UNSIGNED = tuple(name for name in BESIDE if name != MANIFEST_FILE)  # the signature itself, above all
-_LONGEST_KEY = 64 << 10  # bytes
+UNSIGNED = tuple(name for name in UNLISTED_FILES if name != MANIFEST_FILE)  # the signature itself among them
+_MAX_KEY_BYTES = 64 << 10
 
 
 def check(folder: Path, digest: str, key: Path) -> int:
-    """How many files of a bundle are signed by the key: every one that is there, the manifest first.
+    """Checks that the key signed every file of a bundle, and returns their number.
 
-    `digest` is the SHA-256 of the manifest as read; `key` is a file with a public key in PEM. A file that is missing is
-    for the signed manifest to tell, which knows what a device may leave out. Raises BadInput if there is no such key,
-    Refused if the bundle is not signed, or by another key, or is not as it was when it was signed.
+    `digest` is the SHA-256 of the manifest as read; `key` is a file with a public key in PEM. Missing files are not
+    reported here: the signed manifest defines which files may be left out. Raises BadInput if there is no such key,
+    Refused if the bundle is not signed, is signed by another key, or has changed since it was signed.
     """
-    place = folder / SIGNATURE_FILE
-    there = place.is_symlink() or place.exists()
-    return _hold(folder, named(files.read(place, LONGEST_MANIFEST) if there else None, digest, key, str(folder)))
+    path = folder / SIGNATURE_FILE
+    is_signed = path.is_symlink() or path.exists()
+    raw = files.read(path, MAX_MANIFEST_BYTES) if is_signed else None
+    return _check_files(folder, signed_files(raw, digest, key, str(folder)))
 
 
-def named(raw: bytes | None, digest: str, key: Path, where: str) -> dict[str, str]:
-    """Every file that a signature by the key names, with its SHA-256; the manifest, of this digest, is among them.
+def signed_files(raw: bytes | None, digest: str, key: Path, source: str) -> dict[str, str]:
+    """The files that a signature by the key lists, with their SHA-256; the manifest with this digest is among them.
 
-    `raw` is the signature, None if there is none, and `where` says whose. Raises what `check` raises.
+    `raw` is the signature file, None if there is none, and `source` names the bundle in errors. Raises what `check`
+    raises.
     """
-    public, it = _public(key), f"the signature of {where}"
+    public, name = _public_key(key), f"the signature of {source}"
     if raw is None:
-        raise Refused(f"{where} is not signed", "get the signed bundle, or `deploytool sign` it where it was made")
+        raise Refused(f"{source} is not signed", "get the signed bundle, or `deploytool sign` it where it was made")
     try:
-        signed = _signed(_payload(raw, public))
+        signed = _listed_files(_payload(raw, public))
     except InvalidSignature as error:
-        raise Refused(f"{it} is not by the key {key}, or is damaged", files.AGAIN) from error
+        raise Refused(f"{name} is not by the key {key}, or is damaged", files.AGAIN) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
-        raise Refused(f"{it} is no signature of the kind deploytool makes: {error}", files.AGAIN) from error
+        raise Refused(f"{name} is not in the form that deploytool writes: {error}", files.AGAIN) from error
     if signed.get(MANIFEST_FILE) != digest:
-        raise Refused(f"{it} is for another bundle", files.AGAIN)
+        raise Refused(f"{name} is for another bundle", files.AGAIN)
     return signed
 
 
-def _public(key: Path) -> ec.EllipticCurvePublicKey:
+def _public_key(key: Path) -> ec.EllipticCurvePublicKey:
     try:
-        with key.open("rb") as opened:
-            public = load_pem_public_key(opened.read(_LONGEST_KEY))
+        with key.open("rb") as file:
+            public = load_pem_public_key(file.read(_MAX_KEY_BYTES))
     except OSError as error:
         raise BadInput(f"{key} cannot be read: {error.strerror}", "give the signer's public key, in PEM") from error
     except (ValueError, UnsupportedAlgorithm) as error:
         remedy = "openssl ec -in PRIVATE.pem -pubout -out PUBLIC.pem writes one"
         raise BadInput(f"{key} is no public key in PEM", remedy) from error
     if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name not in CURVES:
-        raise BadInput(f"{key} is no key on {', '.join(CURVES)}", "sign with such a key, and give its public half")
+        raise BadInput(f"{key} is no key on {', '.join(CURVES)}", "sign with such a key, and give its public key")
     return public
 
 
 def _payload(raw: bytes, public: ec.EllipticCurvePublicKey) -> bytes:
-    """The payload of the envelope, once its signature holds; nothing in it is parsed before."""
+    """The payload of the envelope, after its signature was verified; it is not parsed before."""
     outer = _fields(_json(raw), ["dsseEnvelope", "mediaType", "verificationMaterial"])
     material = _fields(outer["verificationMaterial"], ["publicKey", "tlogEntries"])
     envelope = _fields(outer["dsseEnvelope"], ["payload", "payloadType", "signatures"])
-    (one,) = envelope["signatures"]
-    one = _fields(one, ["keyid", "sig"])
-    same = (outer["mediaType"], envelope["payloadType"], one["keyid"], material["tlogEntries"])
-    if same != (_BUNDLE, _PAYLOAD, "", []):
+    (entry,) = envelope["signatures"]
+    entry = _fields(entry, ["keyid", "sig"])
+    types = (outer["mediaType"], envelope["payloadType"], entry["keyid"], material["tlogEntries"])
+    if types != (_BUNDLE, _PAYLOAD, "", []):
         raise ValueError("it is of another type")
     pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     if _fields(material["publicKey"], ["hint"])["hint"] != hashlib.sha256(pem).hexdigest():
         raise InvalidSignature
-    payload = _decoded(envelope["payload"])
-    before = f"DSSEv1 {len(_PAYLOAD)} {_PAYLOAD} {len(payload)} ".encode()
-    public.verify(_decoded(one["sig"]), before + payload, ec.ECDSA(_CURVES[public.curve.name]))
+    payload = _base64(envelope["payload"])
+    prefix = f"DSSEv1 {len(_PAYLOAD)} {_PAYLOAD} {len(payload)} ".encode()
+    public.verify(_base64(entry["sig"]), prefix + payload, ec.ECDSA(_CURVES[public.curve.name]))
     return payload
 
 
-def _signed(payload: bytes) -> dict[str, str]:
-    """Every file that a statement names, with its SHA-256."""
+def _listed_files(payload: bytes) -> dict[str, str]:
+    """The files that a statement lists, with their SHA-256."""
     statement = _fields(_json(payload), ["_type", "predicate", "predicateType", "subject"])
     if (statement["_type"], statement["predicateType"]) != (_STATEMENT, _PREDICATE):
-        raise ValueError("it makes another statement")
+        raise ValueError("its statement is of another type")
     (subject,) = statement["subject"]
-    how = statement["predicate"]["serialization"]
-    if (how["method"], how["hash_type"], how["allow_symlinks"]) != ("files", "sha256", False):
-        raise ValueError("it was not made file by file with SHA-256 and without links")
-    resources = [_fields(each, ["algorithm", "digest", "name"]) for each in statement["predicate"]["resources"]]
-    if any(each["algorithm"] != "sha256" for each in resources):
-        raise ValueError("a digest is no SHA-256")
-    signed = {str(each["name"]): str(each["digest"]) for each in resources}
+    serialization = statement["predicate"]["serialization"]
+    method = (serialization["method"], serialization["hash_type"], serialization["allow_symlinks"])
+    if method != ("files", "sha256", False):
+        raise ValueError("its files were not hashed one by one with SHA-256, symbolic links excluded")
+    resources = [_fields(resource, ["algorithm", "digest", "name"]) for resource in statement["predicate"]["resources"]]
+    if any(resource["algorithm"] != "sha256" for resource in resources):
+        raise ValueError("a digest is not a SHA-256")
+    signed = {str(resource["name"]): str(resource["digest"]) for resource in resources}
     if len(signed) != len(resources):
-        raise ValueError("it names a file twice")
-    total = hashlib.sha256(b"".join(bytes.fromhex(each["digest"]) for each in resources))
+        raise ValueError("it lists a file twice")
+    total = hashlib.sha256(b"".join(bytes.fromhex(resource["digest"]) for resource in resources))
     if subject["digest"] != {"sha256": total.hexdigest()}:
-        raise ValueError("its digests do not make up its own")
+        raise ValueError("its total digest does not match the digests of its files")
     return signed
 
 
-def _hold(folder: Path, signed: Mapping[str, str]) -> int:
-    """How many files there are beside the signature; each of them is signed, with the bytes it has."""
-    found = sorted({path for path, mode in files.listing(folder) if not stat.S_ISDIR(mode)} - set(UNSIGNED))
-    for path in found:
+def _check_files(folder: Path, signed: Mapping[str, str]) -> int:
+    """Checks that every file except the signature is signed with its present bytes, and returns their number."""
+    present = sorted({path for path, mode in files.listing(folder) if not stat.S_ISDIR(mode)} - set(UNSIGNED))
+    for path in present:
         if path not in signed:
             raise Refused(f"{folder / path} is not signed", files.AGAIN)
-    for path in found:
+    for path in present:
         files.verify_file(folder / path, (folder / path).lstat().st_size, signed[path])
-    return len(found)
+    return len(present)
 
 
 def _json(raw: bytes) -> Any:
-    def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    def reject_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) != len(pairs):
-            raise ValueError("it says something twice")
+            raise ValueError("a key occurs twice")
         return dict(pairs)
 
-    return json.loads(raw.decode("utf-8"), object_pairs_hook=once)
+    return json.loads(raw.decode("utf-8"), object_pairs_hook=reject_duplicates)
 
 
 def _fields(data: Any, names: Sequence[str]) -> dict[str, Any]:
     if not isinstance(data, dict) or sorted(data) != sorted(names):
-        raise ValueError(f"it should hold {', '.join(names)}, and those only")
+        raise ValueError(f"it must contain exactly {', '.join(names)}")
     return data
 
 
-def _decoded(text: str) -> bytes:
+def _base64(text: str) -> bytes:
     raw = base64.b64decode(text, validate=True)
     if base64.b64encode(raw).decode() != text:
-        raise ValueError("its base64 has other bits than it needs")
+        raise ValueError("its base64 is not canonical")
     return raw

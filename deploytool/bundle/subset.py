@@ -1,4 +1,4 @@
-"""For which kind of device a bundle was fetched: the engines for others were left behind, and nothing else may be."""
+"""Records for which target a bundle was fetched: engines for other targets may be missing, and nothing else."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from deploytool.errors import BadInput, Refused
 from deploytool.host import files, machine
 from deploytool.targets import TARGETS, THIS
 
-_LONGEST = 4 << 10  # bytes
+_MAX_BYTES = 4 << 10
 _NO_GPU = "none"
-_WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # nobody has signed this file, and it is shown on a terminal
+_WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # the file is not signed, and its words are shown on a terminal
 
 
 @dataclass(frozen=True)
 class Subset:
-    """A kind of device: engines for other compute capabilities than its own may be missing from the folder."""
+    """A target: engines for other compute capabilities than this one may be missing from the folder."""
 
     target: str
     capability: str
 
 
 def parse(name: str | None) -> Subset | None:
-    """What `--target` asks for: a target of the table, or the GPU of this machine. Raises BadInput for another name."""
+    """The subset for the value of `--target`, a known target or the GPU of this machine.
+
+    Raises BadInput for another name.
+    """
     if name is None:
         return None
     if name == THIS:
@@ -37,22 +40,22 @@ def parse(name: str | None) -> Subset | None:
     return Subset(name, TARGETS[name].capability)
 
 
-def omitted_engines(manifest: Manifest, only: Subset | None) -> frozenset[str]:
-    """The paths of the engines that such a device cannot use, as the manifest has it; none for a whole bundle."""
-    engines = manifest.engines if only is not None else ()
-    return frozenset(engine.file.path for engine in engines if only and only.capability not in engine.capabilities)
+def omitted_engines(manifest: Manifest, kind: Subset | None) -> frozenset[str]:
+    """The paths of the engines that the target cannot run, according to the manifest; none for a whole bundle."""
+    engines = manifest.engines if kind is not None else ()
+    return frozenset(engine.file.path for engine in engines if kind and kind.capability not in engine.capabilities)
 
 
 def read(folder: Path) -> Subset | None:
-    """For which kind of device a folder was fetched; None where it is a whole bundle. Raises Refused for nonsense."""
+    """The target that a folder was fetched for; None for a whole bundle. Raises Refused if the file is malformed."""
     if not (folder / SUBSET_FILE).exists():
         return None
-    raw = files.read(folder / SUBSET_FILE, _LONGEST)
+    raw = files.read(folder / SUBSET_FILE, _MAX_BYTES)
     try:
-        found = serde.decode(Subset, serde.loads(raw))
-        right = serde.text(found).encode() == raw and all(map(_WORD.fullmatch, (found.target, found.capability)))
+        kind = serde.decode(Subset, serde.loads(raw))
+        valid = serde.text(kind).encode() == raw and all(map(_WORD.fullmatch, (kind.target, kind.capability)))
     except serde.Malformed:
-        right = False
-    if not right:
-        raise Refused(f"{folder / SUBSET_FILE} does not say for which device", files.AGAIN)
-    return found
+        valid = False
+    if not valid:
+        raise Refused(f"{folder / SUBSET_FILE} does not name a target", files.AGAIN)
+    return kind

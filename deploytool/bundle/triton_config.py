@@ -1,4 +1,4 @@
-"""The configuration with which NVIDIA's Triton Inference Server serves a model out of the bundle as it lies."""
+"""Writes the configuration with which NVIDIA's Triton Inference Server serves a model from the bundle's folder."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _TYPES = {
 }
 
 
-def graph(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], io: Precision, largest: int) -> str:
+def graph_config(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], io: Precision, largest: int) -> str:
     """The `config.pbtxt` of an ONNX graph; `largest` is the largest batch."""
-    return _text(name, "onnxruntime_onnx", largest, inputs, outputs, io, "")
+    return _config(name, "onnxruntime_onnx", largest, inputs, outputs, io, "")
 
 
-def engines(
+def engine_config(
     name: str,
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
@@ -33,16 +33,16 @@ def engines(
     largest: int,
     plans: Mapping[str, str],
 ) -> str:
-    """The `config.pbtxt` of TensorRT plans, each by the compute capability it is for.
+    """The `config.pbtxt` of TensorRT plans, by the compute capability of each.
 
-    It names no default, so that a GPU with another capability gets no plan instead of a wrong one.
+    It names no default plan, so that Triton refuses a GPU of another capability instead of loading a wrong plan.
     """
     pairs = [f'  {{ key: "{capability}" value: "{file}" }}' for capability, file in sorted(plans.items())]
     files = "cc_model_filenames [\n" + ",\n".join(pairs) + "\n]\n"
-    return _text(name, "tensorrt_plan", largest, inputs, outputs, io, files)
+    return _config(name, "tensorrt_plan", largest, inputs, outputs, io, files)
 
 
-def _text(
+def _config(
     name: str,
     platform: str,
     largest: int,
@@ -55,17 +55,17 @@ def _text(
     return head + files + _tensors("input", inputs, io) + _tensors("output", outputs, io)
 
 
-def _tensors(word: str, tensors: Sequence[Tensor], io: Precision) -> str:
-    return f"{word} [\n" + ",\n".join(_tensor(tensor, io) for tensor in tensors) + "\n]\n"
+def _tensors(field: str, tensors: Sequence[Tensor], io: Precision) -> str:
+    return f"{field} [\n" + ",\n".join(_tensor(tensor, io) for tensor in tensors) + "\n]\n"
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text)  # whose escapes are those of protobuf's text format too
+    return json.dumps(text)  # protobuf's text format has the same escapes
 
 
 def _tensor(tensor: Tensor, io: Precision) -> str:
-    """Without the batch, which Triton adds; a free size is -1."""
+    """One tensor without its batch axis, which Triton adds; a dynamic size is -1."""
     dtype = "float16" if io is Precision.FP16 and tensor.dtype == "float32" else tensor.dtype
-    sides = ", ".join(str(side) if isinstance(side, int) else "-1" for side in tensor.shape[1:])
-    dims = f"dims: [ {sides} ]" if sides else "dims: [ 1 ] reshape: { shape: [ ] }"  # Triton has no empty dims
+    sizes = ", ".join(str(size) if isinstance(size, int) else "-1" for size in tensor.shape[1:])
+    dims = f"dims: [ {sizes} ]" if sizes else "dims: [ 1 ] reshape: { shape: [ ] }"  # Triton allows no empty dims
     return f"  {{ name: {_quoted(tensor.name)} data_type: {_TYPES[dtype]} {dims} }}"

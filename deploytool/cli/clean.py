@@ -46,8 +46,8 @@ def _found(folders: list[Path]) -> list[Leftover]:
     for folder in folders:
         if not folder.is_dir():
             raise BadInput(f"there is no folder {folder}", "check the path")
-        places = [place for place in (folder, *leftovers.folders(folder)) if roots.is_root(place)]
+        places = [place for place in (folder, *leftovers.folders(folder)) if roots.is_install_root(place)]
         of_roots = [item for place in places for item in roots.find_leftovers(place)]
-        found |= {item.path: item for item in (*leftovers.found(folder), *of_roots)}
-    notes = [item for note in trust.expired() for item in leftovers.of(note, _NOTED)]
+        found |= {item.path: item for item in (*leftovers.find(folder), *of_roots)}
+    notes = [item for note in trust.expired() for item in leftovers.owned_leftover(note, _NOTED)]
     return [*found.values(), *notes]

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from deploytool.bundle.manifest import (
-    LONGEST_MANIFEST,
     MANIFEST_FILE,
-    MOST_MIB,
+    MAX_MANIFEST_BYTES,
+    MAX_MEMORY_MIB,
     Manifest,
     all_files,
     content_digest,
@@ -82,7 +82,7 @@ def _fill(folder: Path, bench: Path) -> None:
     for file in all_files(read_manifest(folder)):
         (bench / file.path).parent.mkdir(parents=True, exist_ok=True)
         files.verify_file(folder / file.path, file.size, file.sha256, bench / file.path)
-    files.publish(bench / MANIFEST_FILE, files.read(folder / MANIFEST_FILE, LONGEST_MANIFEST))
+    files.publish(bench / MANIFEST_FILE, files.read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))
     for inside in (*(path for path in bench.rglob("*") if path.is_dir()), bench):
         files.sync_folder(inside)
 
@@ -102,5 +102,5 @@ def _lines(folder: Path, manifest: Manifest, digest: str) -> list[str]:
 def _memory(manifest: Manifest) -> str:
     stated = [graph.memory_mib for graph in manifest.graphs if graph.memory_mib is not None]
     if len(stated) < len(manifest.graphs):
-        return f"  memory  not known from the shapes: verifying on a CPU may take {MOST_MIB} MiB"
+        return f"  memory  not known from the shapes: verifying on a CPU may take {MAX_MEMORY_MIB} MiB"
     return f"  memory  verifying on a CPU may take {max(stated)} MiB"

@@ -1,4 +1,4 @@
-"""Bounds the memory of a child while it opens and runs what a bundle brings, by what its manifest states."""
+"""Limits the memory of a child process while it opens and runs a model, by what the manifest states."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from deploytool.errors import ChildDied, NoRoom, OutOfMemory
 from deploytool.host import disk, files, memory
 
 _MEBIBYTE = 1 << 20
-_EACH = _MEBIBYTE  # bytes for each processor: what a thread allocates for itself
-_LEAST = (  # the least graph there is, y = x: a session of it has all threads that any other has
+_BYTES_PER_PROCESSOR = _MEBIBYTE  # a thread allocates about this much for itself
+_SMALLEST_GRAPH = (  # y = x, as ONNX: a session of it starts as many threads as any other session
     b'\x08\x07:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
 )
 
 
 @contextmanager
-def bounded(way: Candidate) -> Iterator[None]:
-    """Within, this process takes no more than the manifest states for a way, beyond an empty session with its threads.
+def bounded(candidate: Candidate) -> Iterator[None]:
+    """Limits this process to the memory of an empty session plus what the manifest states for a candidate.
 
-    On a GPU, and where the manifest states nothing, the limit of the child alone holds.
-    Raises ChildDied if what runs within asks for more, NoRoom if it is the machine that has no more.
+    No limit is set on a GPU, nor where the manifest states no memory; the limit of the child process then holds alone.
+    Raises ChildDied if the body needs more, and NoRoom if the machine itself has less available.
     """
-    if way.memory_mib is None or way.device != "cpu":
+    if candidate.memory_mib is None or candidate.device != "cpu":
         yield
         return
-    allowed, there = way.memory_mib * _MEBIBYTE, memory.available_bytes()
+    allowed, available = candidate.memory_mib * _MEBIBYTE, memory.available_bytes()
     try:
-        with load_backend(way.backend).start(_LEAST):
-            empty = memory.private() or 0
-        with memory.limited(empty + allowed + (os.cpu_count() or 1) * _EACH):
+        with load_backend(candidate.backend).start(_SMALLEST_GRAPH):
+            empty_session = memory.private() or 0
+        with memory.limited(empty_session + allowed + (os.cpu_count() or 1) * _BYTES_PER_PROCESSOR):
             yield
     except (MemoryError, OutOfMemory) as error:
-        if there is not None and there < allowed:
-            problem = f"it may take {disk.size(allowed)} of memory, and there are {disk.size(there)}"
+        if available is not None and available < allowed:
+            problem = f"it may take {disk.size(allowed)} of memory, and {disk.size(available)} are available"
             raise NoRoom(problem, memory.REMEDY) from error
-        problem = f"it takes more memory than its manifest states, {way.memory_mib} MiB"
+        problem = f"it takes more memory than its manifest states, {candidate.memory_mib} MiB"
         raise ChildDied(problem, f"{files.AGAIN}, or report it") from error

@@ -1,4 +1,4 @@
-"""Builds an engine on the device it is for, proves it with the golden cases, and keeps it beside the bundle."""
+"""Builds an engine on the device, checks it with the golden cases, and keeps it beside the bundle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from deploytool import serde
 from deploytool.bundle.manifest import File, Manifest, Role, describe_file, engine_recipe, manifest_digest
 from deploytool.device import probe
-from deploytool.device.candidates import Candidate, Tier, missing
+from deploytool.device.candidates import Candidate, Tier, unavailable
 from deploytool.device.environment import Environment
 from deploytool.device.probe import Limits, Prober
 from deploytool.device.worker import Request, Trial
@@ -22,14 +22,14 @@ from deploytool.spec import Precision
 from deploytool.targets import FLAVOURS, RTX
 
 _MAKING = ".making-"
-_HOURS = Limits(seconds=4 * 3600.0, writes=workers.LARGEST_FILE)  # TensorRT times every kernel it knows
+_BUILD_LIMITS = Limits(seconds=4 * 3600.0, writes=workers.LARGEST_FILE)  # TensorRT times every kernel it knows
 
 
 @dataclass(frozen=True)
 class Record:
-    """An engine that was built here: of which bundle and graph, by what, for which GPU, and what its trial showed.
+    """An engine built here: from which bundle and graph, by which TensorRT, for which GPU, and its trial.
 
-    There is no trial as long as nobody has run it.
+    `trial` is None until the engine has been run.
     """
 
     digest: str
@@ -46,133 +46,148 @@ class Record:
 
 
 def engine_path(folder: Path) -> Path:
-    """Where engines built here are kept: beside the bundle and not in it, for no manifest knows them."""
+    """The folder of engines built here: beside the bundle and not in it, since no manifest lists them."""
     return folder.absolute().with_name(f"{folder.absolute().name}.built")
 
 
-def flavour(found: Environment) -> str:
-    """Which TensorRT builds here; raises MissingBackend if none does."""
-    if not found.capability:
-        raise MissingBackend("no CUDA GPU answers here, and an engine is built on the GPU it is for", "build it there")
-    for name, product in FLAVOURS.items():
-        if found.version(name) and product.supports(found.capability):
+def select_flavour(environment: Environment) -> str:
+    """The TensorRT flavour that builds engines here; raises MissingBackend if none does."""
+    if not environment.capability:
+        problem = "no CUDA GPU answers here, and an engine is built on the GPU that runs it"
+        raise MissingBackend(problem, "build it on the device")
+    for name, flavour in FLAVOURS.items():
+        if environment.version(name) and flavour.supports(environment.capability):
             return name
-    why = "TensorRT-RTX does not know it" if found.version(RTX) else "no TensorRT is installed"
-    raise MissingBackend(f"no engine can be built for {found.gpu}: {why}", "install the full TensorRT")
+    reason = "TensorRT-RTX does not support it" if environment.version(RTX) else "no TensorRT is installed"
+    raise MissingBackend(f"no engine can be built for {environment.gpu}: {reason}", "install the full TensorRT")
 
 
-def read_record(folder: Path, manifest: Manifest, found: Environment, built: Path) -> Candidate:
-    """The engine that was built and proved here, as a way to run the bundle; else a way with the reason."""
+def built_candidate(folder: Path, manifest: Manifest, environment: Environment, built: Path) -> Candidate:
+    """The engine that was built and checked here, as a candidate; an unavailable one with the reason otherwise."""
     try:
-        name = flavour(found)
-        record = _read(built, folder, manifest, found, name)
+        record = _read(built, folder, manifest, environment, select_flavour(environment))
     except DeployError as error:
-        return missing(Tier.BUILT, str(error))
+        return unavailable(Tier.BUILT, str(error))
     if record is None or record.trial is None:
-        return missing(Tier.BUILT, "none was built here yet: `deploytool build` makes one")
-    return _way(built, record)
+        return unavailable(Tier.BUILT, "none was built here yet: `deploytool build` builds one")
+    return _candidate(built, record)
 
 
 def build(
     folder: Path,
     manifest: Manifest,
-    found: Environment,
+    environment: Environment,
     built: Path,
     prober: Prober,
     watch: Callable[[int, int], None],
 ) -> Record:
-    """The engine for this machine, built if it is not there yet, and proved.
+    """The engine for this machine, built unless it exists, and checked.
 
-    What an earlier call finished is kept: an engine that was built and not yet proved is only proved. Raises
-    MissingBackend where nothing can build it, StageFailed or ParityFailed if it is refused or computes something else.
+    An engine that an earlier call built and did not check is only checked. `watch` takes the steps done and in total.
+    Raises MissingBackend where nothing can build an engine, StageFailed if the engine cannot be built or run, and
+    ParityFailed if its outputs are wrong.
     """
-    name = flavour(found)
-    with _alone(built):
-        record = _read(built, folder, manifest, found, name) or _make(folder, manifest, found, built, name, watch)
-        return record if record.trial else _proved(built, record, prober)
+    flavour = select_flavour(environment)
+    with _exclusive(built):
+        record = _read(built, folder, manifest, environment, flavour)
+        record = record or _make(folder, manifest, environment, built, flavour, watch)
+        return record if record.trial else _check(built, record, prober)
 
 
-def _proved(built: Path, record: Record, prober: Prober) -> Record:
-    """The record with its trial; an engine that fails it is thrown away."""
-    tried = prober(_way(built, record))
-    if not tried.passed:
-        _forget(built, record)
-        failure = ParityFailed if tried.trial else StageFailed
-        raise failure(f"the engine built here was thrown away: {tried.reason}", "run the graph: see `verify`")
-    proved = replace(record, trial=tried.trial)
-    _write(built, proved)
-    return proved
+def _check(built: Path, record: Record, prober: Prober) -> Record:
+    """The record with its trial; an engine that fails it is deleted."""
+    result = prober(_candidate(built, record))
+    if not result.passed:
+        _delete(built, record)
+        failure = ParityFailed if result.trial else StageFailed
+        raise failure(f"the engine built here was deleted: {result.reason}", "run the ONNX graph instead: see `verify`")
+    checked = replace(record, trial=result.trial)
+    _write(built, checked)
+    return checked
 
 
 def _make(
-    folder: Path, manifest: Manifest, found: Environment, built: Path, name: str, watch: Callable[[int, int], None]
+    folder: Path,
+    manifest: Manifest,
+    environment: Environment,
+    built: Path,
+    flavour: str,
+    watch: Callable[[int, int], None],
 ) -> Record:
+    """Builds the engine in a child process, and publishes it with a record that has no trial yet."""
     graph = next(graph for graph in manifest.graphs if graph.path == engine_recipe(folder, manifest).graph)
     source = next(file for file in manifest.files if file.path == graph.path)
-    way = Candidate(
+    version, capability = environment.version(flavour), environment.capability
+    candidate = Candidate(
         *(Tier.BUILT, str(folder / source.path), source.size, source.sha256),
-        *("onnx", "cuda", name),
+        *("onnx", "cuda", flavour),
         precision=graph.precision,
         io=graph.io,
     )
-    path = f"{name}_{found.version(name)}_{found.capability}.plan"
-    disk.check(built, 2 * source.size, path)  # an engine has about as many bytes as its graph, and is copied once
-    with tempfile.TemporaryDirectory(prefix=f"{_MAKING}{owner.name()}-", dir=built) as bench:
-        made = Path(bench, path)
-        capabilities = () if FLAVOURS[name].needs_gpu else (found.capability,)
-        request = Request("build", str(folder), manifest, way, "", out=str(made), capabilities=capabilities)
-        probe.ask(request, limits=_HOURS, heard=lambda line: _heard(line, watch))
-        file = describe_file(Path(bench), path, Role.ENGINE)
-        files.verify_file(made, file.size, file.sha256, made.with_suffix(".whole"))  # a synced copy
-        made.with_suffix(".whole").replace(built / path)
+    name = _engine_name(flavour, environment)
+    disk.check(built, 2 * source.size, name)  # an engine is about as large as its graph, and is copied once
+    with tempfile.TemporaryDirectory(prefix=f"{_MAKING}{owner.name()}-", dir=built) as temporary:
+        engine = Path(temporary, name)
+        capabilities = () if FLAVOURS[flavour].needs_gpu else (capability,)
+        request = Request("build", str(folder), manifest, candidate, "", out=str(engine), capabilities=capabilities)
+        probe.run_worker(request, limits=_BUILD_LIMITS, heard=lambda line: _report_progress(line, watch))
+        file = describe_file(Path(temporary), name, Role.ENGINE)
+        copy = engine.with_suffix(".whole")
+        files.verify_file(engine, file.size, file.sha256, copy)  # the copy is flushed to the disk
+        copy.replace(built / name)
     record = Record(
-        *(manifest_digest(folder), source.sha256, name, found.version(name), found.gpu, found.capability, found.cuda),
+        *(manifest_digest(folder), source.sha256, flavour, version, environment.gpu, capability, environment.cuda),
         *(graph.precision, graph.io, file, None),
     )
     _write(built, record)
     return record
 
 
-def _heard(line: str, watch: Callable[[int, int], None]) -> None:
+def _engine_name(flavour: str, environment: Environment) -> str:
+    return f"{flavour}_{environment.version(flavour)}_{environment.capability}.plan"
+
+
+def _report_progress(line: str, watch: Callable[[int, int], None]) -> None:
     done, slash, total = line.strip().partition("/")
-    if slash and done.isdecimal() and total.isdecimal():  # TensorRT may speak there too
+    if slash and done.isdecimal() and total.isdecimal():  # TensorRT may print other lines
         watch(int(done), int(total))
 
 
 @contextmanager
-def _alone(built: Path) -> Iterator[None]:
-    """One build at a time, which sweeps what a killed one left."""
+def _exclusive(built: Path) -> Iterator[None]:
+    """Allows one build at a time, and removes what a killed one left."""
     built.mkdir(mode=0o700, exist_ok=True)
-    _ours(built)
+    _check_trusted(built)
     with locks.folder(built):
         files.sweep(built, f"{_MAKING}*")
         yield
 
 
-def _ours(built: Path) -> None:
-    """An engine is native code: it is taken only from a folder that nobody else can write."""
-    found = built.lstat()
-    if not stat.S_ISDIR(found.st_mode) or not owner.is_trusted(found) or owner.grants(found, 0o022):
+def _check_trusted(built: Path) -> None:
+    """Raises BadInput unless only this user can write to the folder: an engine is native code."""
+    status = built.lstat()
+    if not stat.S_ISDIR(status.st_mode) or not owner.is_trusted(status) or owner.grants(status, 0o022):
         raise BadInput(f"{built} is not a folder that only you can write", "remove it, and build again")
 
 
-def _read(built: Path, folder: Path, manifest: Manifest, found: Environment, name: str) -> Record | None:
-    """The record of this machine's engine for this bundle, if it and the engine are as they were left."""
-    path = built / f"{name}_{found.version(name)}_{found.capability}.plan"
+def _read(built: Path, folder: Path, manifest: Manifest, environment: Environment, flavour: str) -> Record | None:
+    """The record of this machine's engine for this bundle, if the record and the engine are unchanged."""
+    path = built / _engine_name(flavour, environment)
     if not path.with_suffix(".json").exists():
         return None
-    _ours(built)
+    _check_trusted(built)
     try:
         record = serde.decode(Record, serde.loads(files.read(path.with_suffix(".json"), 1 << 20)))
         files.verify_file(built / path.name, record.file.size, record.file.sha256)
     except (DeployError, serde.Malformed):
         return None
     graphs = {file.sha256 for file in manifest.files}
-    same = (record.digest, record.gpu, record.cuda) == (manifest_digest(folder), found.gpu, found.cuda)
+    expected = (manifest_digest(folder), environment.gpu, environment.cuda)
+    same = (record.digest, record.gpu, record.cuda) == expected
     return record if same and record.graph in graphs and record.file.path == path.name else None
 
 
-def _way(built: Path, record: Record) -> Candidate:
+def _candidate(built: Path, record: Record) -> Candidate:
     path = str(built / record.file.path)
     return Candidate(
         *(Tier.BUILT, path, record.file.size, record.file.sha256),
@@ -187,6 +202,6 @@ def _write(built: Path, record: Record) -> None:
     files.publish(path, serde.text(record).encode())
 
 
-def _forget(built: Path, record: Record) -> None:
+def _delete(built: Path, record: Record) -> None:
     for path in (Path(record.file.path).with_suffix(".json"), Path(record.file.path)):
         (built / path).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The ways to run a bundle on this machine, the fastest first, each with the reason if it cannot even be tried."""
+"""Lists the candidates for running a bundle on this machine, fastest first, with the reason if unavailable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deploytool.spec import Precision, Word
 
 
 class Tier(Word):
-    """What runs a bundle, the fastest first."""
+    """A class of backends that run a bundle, fastest first."""
 
     ENGINE = "engine"
     BUILT = "built here"
@@ -35,10 +35,10 @@ _DEVICES = {Tier.ORT_TENSORRT: "tensorrt", Tier.ORT_CUDA: "cuda", Tier.ORT_CPU: 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way: which file on which backend and device; `absent` says why it is not to be tried.
+    """One file with the backend and device that run it; `absent` is the reason if it cannot be tried.
 
-    `sha256` and `size` are those of the file, which whoever opens it checks once more; `memory_mib` is what the
-    manifest says that a run on a CPU may take, None where it does not say.
+    `sha256` and `size` (bytes) are those of the file and are checked again when it is opened; `memory_mib` is the
+    memory that a run on a CPU may need according to the manifest, None where the manifest states none.
     """
 
     tier: Tier
@@ -54,49 +54,55 @@ class Candidate:
     memory_mib: int | None = None
 
 
-def candidates(folder: Path, manifest: Manifest, found: Environment, built: Candidate) -> tuple[Candidate, ...]:
-    """Every tier at least once, in their order; `built` is the engine that was made on this machine."""
+def candidates(folder: Path, manifest: Manifest, environment: Environment, built: Candidate) -> tuple[Candidate, ...]:
+    """At least one candidate of every tier, in the order of the tiers; `built` is the engine built on this machine."""
     engines = [
         Candidate(
             *(Tier.ENGINE, str(folder / engine.file.path), engine.file.size, engine.file.sha256),
             *("tensorrt", "cuda", engine.flavour),
             precision=engine.precision,
             io=engine.io,
-            absent=mismatch(engine, found) or left_out(folder, engine),
+            absent=mismatch(engine, environment) or omission_reason(folder, engine),
         )
         for engine in manifest.engines
     ]
-    engines.sort(key=lambda way: way.absent is not None)  # stable: what fits comes first
-    none = [] if engines else [missing(Tier.ENGINE, "the bundle holds no engine")]
-    return (*engines, *none, built, *(_graph(folder, manifest, found, tier) for tier in TIERS[2:]))
+    engines.sort(key=lambda candidate: candidate.absent is not None)  # stable: engines for this machine come first
+    no_engine = [] if engines else [unavailable(Tier.ENGINE, "the bundle contains no engine")]
+    graphs = (_graph_candidate(folder, manifest, environment, tier) for tier in TIERS[2:])
+    return (*engines, *no_engine, built, *graphs)
 
 
-def left_out(folder: Path, engine: Engine) -> str | None:
-    """Why an engine of the manifest is not in the folder; None if it is."""
+def omission_reason(folder: Path, engine: Engine) -> str | None:
+    """Why an engine of the manifest is not in the folder; None if it is there."""
     return None if (folder / engine.file.path).exists() else "it was left out when the bundle was fetched"
 
 
-def missing(tier: Tier, why: str) -> Candidate:
-    """A tier of which there is no file."""
-    return Candidate(tier, "", 0, "", "tensorrt", "cuda", "", Precision.FP16, Precision.FP32, why)
+def unavailable(tier: Tier, reason: str) -> Candidate:
+    """A candidate without a file, which stands for its tier."""
+    return Candidate(tier, "", 0, "", "tensorrt", "cuda", "", Precision.FP16, Precision.FP32, reason)
 
 
-def _graph(folder: Path, manifest: Manifest, found: Environment, tier: Tier) -> Candidate:
+def _graph_candidate(folder: Path, manifest: Manifest, environment: Environment, tier: Tier) -> Candidate:
     """A graph in ONNX Runtime: FP16 on a GPU; FP32 on a CPU, which would compute FP16 in FP32 anyway."""
-    graph = _chosen(manifest, Precision.FP32 if tier is Tier.ORT_CPU else Precision.FP16)
+    graph = _graph_in(manifest, Precision.FP32 if tier is Tier.ORT_CPU else Precision.FP16)
     file = _file(manifest, graph.path)
     absent = None
     if importlib.util.find_spec("onnxruntime") is None:
         absent = "ONNX Runtime is not installed"
-    elif tier is not Tier.ORT_CPU and not found.capability:
+    elif tier is not Tier.ORT_CPU and not environment.capability:
         absent = "no CUDA GPU answers here"
-    place = str(folder / file.path)
-    device = _DEVICES[tier]
-    known = (tier, place, file.size, file.sha256, "onnxruntime", device, "", graph.precision, graph.io)
-    return Candidate(*known, absent, graph.memory_mib)
+    return Candidate(
+        *(tier, str(folder / file.path), file.size, file.sha256),
+        *("onnxruntime", _DEVICES[tier], ""),
+        precision=graph.precision,
+        io=graph.io,
+        absent=absent,
+        memory_mib=graph.memory_mib,
+    )
 
 
-def _chosen(manifest: Manifest, precision: Precision) -> Graph:
+def _graph_in(manifest: Manifest, precision: Precision) -> Graph:
+    """The graph of that precision, or the first graph if there is none."""
     return next((graph for graph in manifest.graphs if graph.precision is precision), manifest.graphs[0])
 
 

@@ -1,4 +1,4 @@
-"""The commands of the device: what each does, and what it has to say, for whichever door prints it."""
+"""The commands of the device: each returns its output, and the command line prints it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from deploytool import doctor as doctors
+from deploytool import doctor as host_doctor
 from deploytool.bundle import subset
 from deploytool.bundle.manifest import MANIFEST_FILE
-from deploytool.device import build as building
-from deploytool.device import clean as cleaning
-from deploytool.device import install as installing
+from deploytool.device import build as device_build
+from deploytool.device import clean as device_clean
+from deploytool.device import install as device_install
 from deploytool.device import messages, probe
-from deploytool.device import verify as verifying
+from deploytool.device import verify as device_verify
 from deploytool.device.candidates import Tier
 from deploytool.device.environment import detect
 from deploytool.device.install import Pointer
@@ -23,20 +23,19 @@ from deploytool.device.output import CommandOutput, Say
 from deploytool.device.probe import Prober
 from deploytool.device.verify import Integrity, Verification, VerifyOptions
 from deploytool.device.worker import Guess, Request
-from deploytool.doctor import messages as diagnosis
+from deploytool.doctor import messages as doctor_messages
 from deploytool.errors import BadInput, DeployError
 from deploytool.run_folder import leftovers
 from deploytool.run_folder.leftovers import Leftover
-from deploytool.transfer import addresses, sources
-from deploytool.transfer import auth as reading
+from deploytool.transfer import addresses, auth, sources
 from deploytool.transfer import pull as transfer_pull
 
-_QUICK = 0.3  # seconds of timing where it is not the point
+_QUICK = 0.3  # seconds of timing in commands that do not measure speed
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What `run` showed: the way that served, and what it said of each picture."""
+    """The output of `run`: the tier used, and the outputs for each image."""
 
     tier: Tier
     guesses: tuple[Guess, ...]
@@ -44,7 +43,7 @@ class RunResult:
 
 @dataclass(frozen=True)
 class InstallResult:
-    """What `install` showed, and where the pointer stands now."""
+    """The output of `install`: the pointer afterwards, and the verification of the installed bundle."""
 
     pointer: Pointer
     verified: Verification
@@ -52,7 +51,7 @@ class InstallResult:
 
 @dataclass(frozen=True)
 class CleanResult:
-    """What lay there and nobody needs, whether it was to go, and what could not be removed."""
+    """The output of `clean`: the leftovers, those that could not be removed, and whether they were to be removed."""
 
     found: Sequence[Leftover]
     kept: Sequence[Leftover]
@@ -69,12 +68,12 @@ def verify(
     build: bool = False,
     say: Say,
 ) -> CommandOutput:
-    """Papers, target, golden cases; with `root`, the sequence against what is installed there.
+    """Checks integrity, target and golden cases; with `root`, also the sequence against the bundle installed there.
 
     `key`, here and below, is the file of the public key that must have signed the bundle, if one must have.
     """
-    checked = verifying.check_integrity(folder, installing.wanted_digest(root, digest, key))
-    return _verified(checked, _QUICK, require, build=build, every=False, say=say)
+    checked = device_verify.check_integrity(folder, device_install.verify_options(root, digest, key))
+    return _verify_outputs(checked, _QUICK, require, build=build, every=False, say=say)
 
 
 def bench(
@@ -86,35 +85,37 @@ def bench(
     build: bool = False,
     say: Say,
 ) -> CommandOutput:
-    """The same with every way that runs here, each timed for `seconds` in a process of its own."""
-    checked = verifying.check_integrity(folder, VerifyOptions(key=key))
-    return _verified(checked, seconds, require, build=build, every=True, say=say)
+    """Verifies a bundle and times every candidate that works for `seconds`, each in a process of its own."""
+    checked = device_verify.check_integrity(folder, VerifyOptions(key=key))
+    return _verify_outputs(checked, seconds, require, build=build, every=True, say=say)
 
 
-def _verified(
+def _verify_outputs(
     checked: Integrity, seconds: float, require: str | None, *, build: bool, every: bool, say: Say
 ) -> CommandOutput:
     if build:
-        _built(checked, say)
-    found = verifying.verify(checked, detect(), _prober(checked, seconds), every=every)
-    failure = probe.shortfall(found.tried, require)
-    return CommandOutput(tuple(messages.verified(found, every=every)), found, failure)
+        _try_build(checked, say)
+    verification = device_verify.verify(checked, detect(), _prober(checked, seconds), every=every)
+    failure = probe.shortfall(verification.tried, require)
+    return CommandOutput(tuple(messages.verification_lines(verification, every=every)), verification, failure)
 
 
 def build(folder: Path, *, key: Path | None = None, say: Say) -> CommandOutput:
-    """An engine for this machine from the bundle's graph, proved and kept beside the bundle."""
-    checked = verifying.check_integrity(folder, VerifyOptions(key=key))
-    record = building.build(
-        *(folder, checked.manifest, detect(), building.engine_path(folder), _prober(checked, _QUICK)), _progress(say)
+    """Builds an engine for this machine from the bundle's graph, checks it, and keeps it beside the bundle."""
+    checked = device_verify.check_integrity(folder, VerifyOptions(key=key))
+    built = device_build.engine_path(folder)
+    record = device_build.build(
+        folder, checked.manifest, detect(), built, _prober(checked, _QUICK), _progress_watcher(say)
     )
-    return CommandOutput(tuple(messages.built(record, building.engine_path(folder))), record)
+    return CommandOutput(tuple(messages.build_lines(record, built)), record)
 
 
-def _built(checked: Integrity, say: Say) -> None:
-    """Builds where it can: what fails is no failure yet, for the ways below still stand."""
+def _try_build(checked: Integrity, say: Say) -> None:
+    """Builds an engine where that is possible; a failure is only reported, since other candidates remain."""
     try:
-        place = building.engine_path(checked.folder)
-        building.build(checked.folder, checked.manifest, detect(), place, _prober(checked, _QUICK), _progress(say))
+        built = device_build.engine_path(checked.folder)
+        watch = _progress_watcher(say)
+        device_build.build(checked.folder, checked.manifest, detect(), built, _prober(checked, _QUICK), watch)
     except DeployError as error:
         say(f"no engine was built: {error}")
 
@@ -122,22 +123,22 @@ def _built(checked: Integrity, say: Say) -> None:
 def run(
     folder: Path, images: Sequence[Path], *, top: int, key: Path | None = None, require: str | None = None
 ) -> CommandOutput:
-    """What the model says of pictures, by the first way that works here."""
-    place, digest = _place(folder)
-    checked = verifying.check_integrity(place, VerifyOptions(digest=digest, key=key))
+    """Runs the model on images with the first candidate that works here."""
+    bundle, digest = _bundle_folder(folder)
+    checked = device_verify.check_integrity(bundle, VerifyOptions(digest=digest, key=key))
     missing = next((image for image in images if not image.is_file()), None)
     if missing:
         raise BadInput(f"there is no file {missing}", "check the path")
-    routes = verifying.run_candidates(checked, detect())
-    tried = probe.probe_in_order(routes, _prober(checked, 0.0))
-    failure = probe.shortfall(tried, require)
+    candidates = device_verify.run_candidates(checked, detect())
+    results = probe.probe_in_order(candidates, _prober(checked, 0.0))
+    failure = probe.shortfall(results, require)
     if failure:
         raise failure
-    way = routes[len(tried) - 1]
+    candidate = candidates[len(results) - 1]
     paths = tuple(str(image.absolute()) for image in images)
-    answer = probe.ask(Request("answer", str(place), checked.manifest, way, "", pictures=paths, top=top))
-    ran = RunResult(way.tier, answer.guesses)
-    return CommandOutput(tuple(messages.ran(ran.tier, ran.guesses)), ran)
+    request = Request("answer", str(bundle), checked.manifest, candidate, "", pictures=paths, top=top)
+    result = RunResult(candidate.tier, probe.run_worker(request).guesses)
+    return CommandOutput(tuple(messages.run_lines(result.tier, result.guesses)), result)
 
 
 def install(
@@ -150,22 +151,21 @@ def install(
     build: bool = False,
     say: Say,
 ) -> CommandOutput:
-    """Publishes a bundle under `root`, proves it there, and turns to it."""
-    shown: list[Verification] = []
+    """Publishes a bundle under `root`, verifies it there, and makes it the current one."""
+    verifications: list[Verification] = []
 
-    def prove(checked: Integrity) -> None:
+    def verify_installed(checked: Integrity) -> None:
         if build:
-            _built(checked, say)
-        shown.append(verifying.verify(checked, detect(), _prober(checked, _QUICK)))
-        failure = probe.shortfall(shown[-1].tried, require)
+            _try_build(checked, say)
+        verifications.append(device_verify.verify(checked, detect(), _prober(checked, _QUICK)))
+        failure = probe.shortfall(verifications[-1].tried, require)
         if failure:
             raise failure
 
-    turned = installing.install(folder, root, prove, digest, key)
-    before = tuple(messages.verified(shown[-1], every=False))
-    return CommandOutput(
-        (*before, *messages.pointer(turned, root)), InstallResult(turned, shown[-1]), verdict=len(before)
-    )
+    pointer = device_install.install(folder, root, verify_installed, digest, key)
+    lines = tuple(messages.verification_lines(verifications[-1], every=False))
+    result = InstallResult(pointer, verifications[-1])
+    return CommandOutput((*lines, *messages.pointer_lines(pointer, root)), result, verdict=len(lines))
 
 
 def pull(
@@ -184,60 +184,60 @@ def pull(
 ) -> CommandOutput:
     """Fetches a bundle, or what a target needs of it, into a new folder.
 
-    `logins` is docker's config.json, `ca` a file with the certificates of those who may vouch for a server; all must be
-    done within `timeout` seconds.
+    `logins` is docker's config.json, `ca` a file with the certificates of trusted authorities, and `timeout` the limit
+    of the whole fetch in seconds.
     """
-    place, kind = addresses.parse(address, plain_http=plain_http, ca=ca), subset.parse(target)
-    out, signed = out or Path(addresses.bundle_name(place)), verifying.signed(key)
-    with sources.open_source(place, reading.read_config(logins), ca, timeout) as source:
-        landed = transfer_pull.pull(source, out, kind, digest=digest, signed=signed, reuse_from=reuse_from, say=say)
-    return CommandOutput(tuple(messages.landed(landed, kind, key)), landed, verdict=0)
+    location, kind = addresses.parse(address, plain_http=plain_http, ca=ca), subset.parse(target)
+    out, signed = out or Path(addresses.bundle_name(location)), device_verify.signature_checker(key)
+    with sources.open_source(location, auth.read_config(logins), ca, timeout) as source:
+        result = transfer_pull.pull(source, out, kind, digest=digest, signed=signed, reuse_from=reuse_from, say=say)
+    return CommandOutput(tuple(messages.pull_lines(result, kind, key)), result, verdict=0)
 
 
 def rollback(root: Path, *, key: Path | None = None) -> CommandOutput:
-    """Turns back to the bundle before."""
-    turned = installing.rollback(root, key)
-    return CommandOutput(tuple(messages.pointer(turned, root)), turned, verdict=0)
+    """Makes the previous bundle the current one again."""
+    pointer = device_install.rollback(root, key)
+    return CommandOutput(tuple(messages.pointer_lines(pointer, root)), pointer, verdict=0)
 
 
 def pardon(digest: str, root: Path) -> CommandOutput:
-    """Lets a bundle that was given up be installed and started again."""
-    turned = installing.pardon(root, digest)
-    return CommandOutput(tuple(messages.pointer(turned, root)), turned, verdict=0)
+    """Allows a refused bundle to be installed and started again."""
+    pointer = device_install.pardon(root, digest)
+    return CommandOutput(tuple(messages.pointer_lines(pointer, root)), pointer, verdict=0)
 
 
 def clean(root: Path, *, yes: bool) -> CommandOutput:
-    """Shows what lies under a root and nobody needs, and with `yes` takes it away."""
-    left = cleaning.find_leftovers(root)
-    kept = leftovers.remove(left) if yes else []
-    failure = BadInput(f"{kept[0].path} could not be removed", "check its rights") if kept else None
-    return CommandOutput(tuple(leftovers.lines(left, gone=yes)), CleanResult(left, kept, gone=yes), failure)
+    """Lists the leftovers under an install root, and removes them with `yes`."""
+    items = device_clean.find_leftovers(root)
+    kept = leftovers.remove(items) if yes else []
+    failure = BadInput(f"{kept[0].path} could not be removed", "check its permissions") if kept else None
+    return CommandOutput(tuple(leftovers.lines(items, gone=yes)), CleanResult(items, kept, gone=yes), failure)
 
 
 def doctor(target: str = "") -> CommandOutput:
-    """What this machine can build, run and verify, and which known traps it is in."""
-    shown = doctors.examine(target)
-    return CommandOutput(tuple(diagnosis.lines(shown)), shown, shown.failure)
+    """Reports what this machine can build, run and verify, and its known problems."""
+    diagnosis = host_doctor.examine(target)
+    return CommandOutput(tuple(doctor_messages.lines(diagnosis)), diagnosis, diagnosis.failure)
 
 
-def _place(folder: Path) -> tuple[Path, str | None]:
-    """A bundle itself, or the current one of an install root and the digest that it must have."""
-    found = None if (folder / MANIFEST_FILE).exists() else installing.pointer(folder)
-    return (installing.root_of(folder, found.current), found.current) if found else (folder, None)
+def _bundle_folder(folder: Path) -> tuple[Path, str | None]:
+    """A bundle itself, or the current bundle of an install root with the digest that it must have."""
+    pointer = None if (folder / MANIFEST_FILE).exists() else device_install.read_pointer(folder)
+    return (device_install.bundle_path(folder, pointer.current), pointer.current) if pointer else (folder, None)
 
 
 def _prober(checked: Integrity, seconds: float) -> Prober:
     return partial(probe.probe, folder=checked.folder, manifest=checked.manifest, seconds=seconds)
 
 
-def _progress(say: Say) -> Callable[[int, int], None]:
-    """How far a build is and how long it may still take, a line each time it comes further."""
-    begun, seen = time.monotonic(), 0
+def _progress_watcher(say: Say) -> Callable[[int, int], None]:
+    """A function that reports each new step of a build with the time it may still take."""
+    start, reported = time.monotonic(), 0
 
     def watch(done: int, total: int) -> None:
-        nonlocal seen
-        if done != seen:
-            seen = done
-            say(messages.progress(done, total, time.monotonic() - begun))
+        nonlocal reported
+        if done != reported:
+            reported = done
+            say(messages.progress_line(done, total, time.monotonic() - start))
 
     return watch

@@ -1,4 +1,4 @@
-"""What this machine is to an engine, and whether an engine is meant for it."""
+"""Detects what of this machine matters to an engine, and tells whether an engine can run on it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 @dataclass(frozen=True)
 class Environment:
-    """System, processor, the first GPU with its compute capability, what its driver serves, TensorRT by flavour.
+    """System, processor, first GPU, its compute capability, CUDA version of its driver, TensorRT versions by flavour.
 
-    Whatever is not there is empty.
+    What the machine lacks is empty.
     """
 
     system: str
@@ -28,14 +28,14 @@ class Environment:
     tensorrt: Mapping[str, str] | None = None
 
     def version(self, flavour: str) -> str:
-        """The installed release of a TensorRT flavour."""
+        """The installed version of a TensorRT flavour, empty if it is not installed."""
         return (self.tensorrt or {}).get(flavour, "")
 
 
 def detect() -> Environment:
-    """What this machine is; nothing heavy is imported, and no driver is trusted with our process beyond its name."""
+    """The environment of this machine; imports no heavy library and calls the driver only for names and versions."""
     processor = platform.machine().lower()
-    found = {name: flavour.version for name, flavour in FLAVOURS.items()}
+    versions = {name: flavour.version for name, flavour in FLAVOURS.items()}
     gpus = machine.gpus()
     return Environment(
         system=platform.system().lower(),
@@ -43,32 +43,34 @@ def detect() -> Environment:
         gpu=gpus[0].name if gpus else "",
         capability=gpus[0].capability if gpus else "",
         cuda=machine.cuda() if gpus else "",
-        tensorrt={name: version for name, version in found.items() if version},
+        tensorrt={name: version for name, version in versions.items() if version},
     )
 
 
-def mismatch(engine: Engine, found: Environment) -> str | None:
-    """Why an engine is not for this machine; None if it is, as far as one can tell without running it.
+def mismatch(engine: Engine, environment: Environment) -> str | None:
+    """Why an engine cannot run on this machine; None if it may, as far as that is known without loading it.
 
-    A plan is tied to its release, its platform and its GPU; NVIDIA offers no check of that before it is loaded.
+    A plan is tied to its TensorRT version, platform and GPU, and NVIDIA offers no check of that before it is loaded.
     """
-    if found.system not in engine.systems or found.processor not in engine.processors:
-        return f"it is not for {found.system} on {found.processor}"
-    if not found.capability:
+    flavour, installed = engine.flavour, environment.version(engine.flavour)
+    if environment.system not in engine.systems or environment.processor not in engine.processors:
+        return f"it is not for {environment.system} on {environment.processor}"
+    if not environment.capability:
         return "no CUDA GPU answers here"
-    if found.capability not in engine.capabilities:
-        return f"it is for compute capability {', '.join(engine.capabilities)}, and {found.gpu} has {found.capability}"
-    if engine.cuda and not _at_least(found.cuda, engine.cuda):
-        return f"it needs a driver for CUDA {engine.cuda}, and this one serves {found.cuda or 'none'}"
-    if not found.version(engine.flavour):
-        return f"{engine.flavour} is not installed"
-    if found.version(engine.flavour) != engine.version:
-        return f"it was built by {engine.flavour} {engine.version}, and {found.version(engine.flavour)} is installed"
+    if environment.capability not in engine.capabilities:
+        capabilities = ", ".join(engine.capabilities)
+        return f"it is for compute capability {capabilities}, and {environment.gpu} has {environment.capability}"
+    if engine.cuda and not _at_least(environment.cuda, engine.cuda):
+        return f"it needs a driver for CUDA {engine.cuda}, and this one supports {environment.cuda or 'none'}"
+    if not installed:
+        return f"{flavour} is not installed"
+    if installed != engine.version:
+        return f"it was built by {flavour} {engine.version}, and {installed} is installed"
     return None
 
 
-def _at_least(version: str, floor: str) -> bool:
+def _at_least(version: str, minimum: str) -> bool:
     try:
-        return [int(part) for part in version.split(".")] >= [int(part) for part in floor.split(".")]
+        return [int(part) for part in version.split(".")] >= [int(part) for part in minimum.split(".")]
     except ValueError:
-        return False  # what cannot be compared is not enough
+        return False  # versions that cannot be compared are refused

@@ -1,4 +1,4 @@
-"""From what a user holds – a path, pixels, or a finished tensor – to the model's input."""
+"""Turns an image file, pixels or a finished tensor into the input of a model."""
 
 from __future__ import annotations
 
@@ -18,33 +18,36 @@ Picture: TypeAlias = "str | Path | npt.NDArray[Any]"
 
 
 def tensor(picture: Picture, manifest: Manifest) -> Array:
-    """The model's input for one picture or a batch of tensors: a file, uint8 H × W × 3 (RGB), or what it takes itself.
+    """The model's input for one image or a batch of tensors.
 
-    Raises BadInput if the model takes no single image, if this is none, or if it has a size that the model is not for.
+    `picture` is the path of an image, uint8 pixels (height × width × 3, RGB), or the input tensor with its batch.
+    Raises BadInput if the model takes no single image, if `picture` is none of these, or if its size is outside the
+    range of the model.
     """
-    (wanted, *others) = manifest.inputs
-    if others or not manifest.preprocessing.images([wanted]):
-        raise BadInput(f"{manifest.name} does not take one image", "give its tensors by name: model.run(NAME=array)")
+    (spec, *further) = manifest.inputs
+    if further or not manifest.preprocessing.images([spec]):
+        raise BadInput(f"{manifest.name} does not take one image", "pass its tensors by name: model.run(NAME=array)")
     if isinstance(picture, (str, Path)):
-        return _one(images.read(Path(picture)), wanted, manifest, str(picture))
+        return _preprocess(images.read(Path(picture)), spec, manifest, str(picture))
     if not isinstance(picture, np.ndarray):
-        raise BadInput(f"{type(picture).__name__} is no image", _wanted(wanted))
+        raise BadInput(f"{type(picture).__name__} is no image", _accepted(spec))
     if picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
-        return _one(picture.astype(np.uint8), wanted, manifest, "the picture")
-    if picture.dtype == np.dtype(wanted.dtype) and picture.ndim == len(wanted.shape):
+        return _preprocess(picture.astype(np.uint8), spec, manifest, "the image")
+    if picture.dtype == np.dtype(spec.dtype) and picture.ndim == len(spec.shape):
         return picture
-    raise BadInput(f"{picture.dtype} {picture.shape} is no image", _wanted(wanted))
+    raise BadInput(f"{picture.dtype} {picture.shape} is no image", _accepted(spec))
 
 
-def _wanted(tensor: Tensor) -> str:
-    return f"give a path, pixels as uint8 height × width × 3, or a {tensor.dtype} tensor with its batch"
+def _accepted(spec: Tensor) -> str:
+    return f"pass a path, pixels as uint8 height × width × 3, or a {spec.dtype} tensor with its batch"
 
 
-def _one(pixels: npt.NDArray[np.uint8], wanted: Tensor, manifest: Manifest, name: str) -> Array:
-    how = manifest.preprocessing
-    made = images.normalise(images.fit(pixels, how)[None], how, wanted)
-    if problem := preprocess.size_problem(made.shape, wanted, manifest.free):
-        high, wide = pixels.shape[:2]
-        remedy = "give a picture of such a size, or pack one that resizes: export with --resize or --crop"
-        raise BadInput(f"{name}, {high} × {wide}, has a size that {manifest.name} is not for: {problem}", remedy)
-    return made
+def _preprocess(pixels: npt.NDArray[np.uint8], spec: Tensor, manifest: Manifest, name: str) -> Array:
+    """The input tensor for pixels of height × width × 3, with a batch of one."""
+    preprocessing = manifest.preprocessing
+    batch = images.normalise(images.fit(pixels, preprocessing)[None], preprocessing, spec)
+    if problem := preprocess.size_problem(batch.shape, spec, manifest.free):
+        height, width = pixels.shape[:2]
+        remedy = "give an image of such a size, or export with --resize or --crop"
+        raise BadInput(f"{name}, {height} × {width}, has a size that {manifest.name} is not for: {problem}", remedy)
+    return batch

@@ -1,4 +1,4 @@
-"""Installs a bundle beside the one that runs, turns to it at once or not at all, and goes back."""
+"""Installs bundles under a root, switches the current bundle atomically, and rolls back."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 from deploytool import serde
 from deploytool.bundle import subset
 from deploytool.bundle.manifest import (
-    BESIDE,
-    LONGEST_MANIFEST,
     MANIFEST_FILE,
+    MAX_MANIFEST_BYTES,
     SIGNATURE_FILE,
+    UNLISTED_FILES,
     all_files,
     is_digest,
     manifest_digest,
@@ -27,18 +27,18 @@ from deploytool.errors import BadInput, DeployError, Refused
 from deploytool.host import disk, files, locks, owner
 
 _POINTER, _LOCK, _BUNDLES, _STARTS, _STAGE = "current", ".lock", "bundles", "starts", ".staging-"
-_TRIES = 3  # where no lock holds, another install may take away what this one turns to
-_FAILURES = 3  # starts in a row
-_LONGEST = 64 << 10  # bytes of a pointer
+_ATTEMPTS = 3  # where locks do not work, another install may remove what this one is about to switch to
+_MAX_FAILED_STARTS = 3  # in a row
+_MAX_POINTER_BYTES = 64 << 10
 
-Prove = Callable[[Integrity], None]
+Verifier = Callable[[Integrity], None]
 
 
 @dataclass(frozen=True)
 class Pointer:
-    """What runs and what ran before, by their digests; the highest sequence seen, and the digests given up, with why.
+    """Digests of the current and the previous bundle, the highest sequence installed, refused digests with the reason.
 
-    It is one file and changes as one, so that there is always a current bundle.
+    It is one file and is replaced atomically, so that there always is a current bundle.
     """
 
     current: str
@@ -47,83 +47,91 @@ class Pointer:
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
-def pointer(root: Path) -> Pointer | None:
+def read_pointer(root: Path) -> Pointer | None:
     """What is installed under a root; None if nothing is. Raises BadInput if the pointer cannot be read."""
     if not (root / _POINTER).exists():
         return None
     try:
-        found = serde.decode(Pointer, serde.loads(files.read(root / _POINTER, _LONGEST)))
-        if not all(is_digest(digest) for digest in (found.current, found.previous or found.current, *found.refused)):
-            raise serde.Malformed("what it names is no digest")
-        return found
+        pointer = serde.decode(Pointer, serde.loads(files.read(root / _POINTER, _MAX_POINTER_BYTES)))
+        digests = (pointer.current, pointer.previous or pointer.current, *pointer.refused)
+        if not all(is_digest(digest) for digest in digests):
+            raise serde.Malformed("it contains a name that is no digest")
+        return pointer
     except (DeployError, serde.Malformed) as error:
-        raise BadInput(f"{root / _POINTER} is not as deploytool left it: {error}", "install a bundle again") from error
+        raise BadInput(f"{root / _POINTER} is damaged: {error}", "install a bundle again") from error
 
 
-def is_pointed(root: Path) -> bool:
-    """Whether there is a pointer, whatever it says."""
+def has_pointer(root: Path) -> bool:
+    """Whether there is a pointer, readable or not."""
     return (root / _POINTER).is_file()
 
 
-def root_of(root: Path, digest: str) -> Path:
-    """Where the bundle of a digest lies."""
+def bundle_path(root: Path, digest: str) -> Path:
+    """The folder of the installed bundle with a digest."""
     return root / _BUNDLES / digest
 
 
-def wanted_digest(root: Path | None, digest: str | None = None, key: Path | None = None) -> VerifyOptions:
-    """What a bundle must keep to that is to be installed there."""
-    found = pointer(root) if root else None
-    return VerifyOptions(found.sequence, found.refused, digest, key) if found else VerifyOptions(digest=digest, key=key)
+def verify_options(root: Path | None, digest: str | None = None, key: Path | None = None) -> VerifyOptions:
+    """What a bundle is checked against before it is installed under `root`."""
+    pointer = read_pointer(root) if root else None
+    if pointer is None:
+        return VerifyOptions(digest=digest, key=key)
+    return VerifyOptions(pointer.sequence, pointer.refused, digest, key)
 
 
-def install(source: Path, root: Path, prove: Prove, digest: str | None = None, key: Path | None = None) -> Pointer:
-    """Copies a bundle into the root, proves it there, and only then makes it the current one.
+def install(
+    source: Path, root: Path, verifier: Verifier, digest: str | None = None, key: Path | None = None
+) -> Pointer:
+    """Copies a bundle under the root, verifies it there, and then makes it the current one.
 
-    `digest` is that of the expected bundle, if it is known; `key` the public key that must have signed it, if one must.
-    Raises Refused for bytes that are not the manifest's and for an older sequence, and what `faults` raises; the bundle
-    that ran before then still does.
+    `digest` is that of the expected bundle, if it is known; `key` is the public key that must have signed it, if one
+    must. Raises Refused for files that differ from the manifest and for an older sequence, and what `verifier` raises;
+    the current bundle then stays the same.
     """
     (root / _BUNDLES).mkdir(parents=True, exist_ok=True)
-    with _locked(root) as alone:
-        for _ in range(_TRIES):
-            checked = verify.check_integrity(source, wanted_digest(root, digest, key))
-            place = root_of(root, checked.digest)
-            _bring(checked, place, root, signed=key is not None)
-            _proved(place, root, prove, key, alone=alone)
-            before = pointer(root)
+    with _locked(root) as exclusive:
+        for _ in range(_ATTEMPTS):
+            checked = verify.check_integrity(source, verify_options(root, digest, key))
+            folder = bundle_path(root, checked.digest)
+            _copy(checked, folder, root, signed=key is not None)
+            _verify(folder, root, verifier, key, exclusive=exclusive)
+            before = read_pointer(root)
             if before and checked.manifest.sequence < before.sequence:
-                continue  # a later one came meanwhile: the papers are checked once more
-            after = _turned(before, checked)
+                continue  # a later bundle was installed meanwhile: the next check refuses this one
+            after = _switched(before, checked)
             if after != before:
                 start_attempts.forget(start_records(root, checked.digest))
-                _point(root, after)
-            if (place / MANIFEST_FILE).exists():
-                _sweep(root, _some(root), alone=alone)
+                _write_pointer(root, after)
+            if (folder / MANIFEST_FILE).exists():
+                _sweep(root, _installed(root), exclusive=exclusive)
                 return after
-    raise BadInput(f"others install in {root} without pause", "install again, one at a time")
+    raise BadInput(f"other processes install in {root} all the time", "install again, one at a time")
 
 
-def _bring(checked: Integrity, place: Path, root: Path, *, signed: bool) -> None:
-    """Has the bundle in its place, with its signature if one was asked for."""
+def _copy(checked: Integrity, folder: Path, root: Path, *, signed: bool) -> None:
+    """Publishes the bundle unless it is installed already, with its signature if one is required."""
     with suppress(FileNotFoundError):
-        os.utime(place)  # whoever sweeps without a lock leaves what is young
-    if not _whole(place):
-        _publish(checked, place, root)
-    elif signed:  # the very bundle may have come before without its signature
-        files.publish(place / SIGNATURE_FILE, files.read(checked.folder / SIGNATURE_FILE, LONGEST_MANIFEST), root)
+        os.utime(folder)  # a sweep without a lock leaves young folders
+    if not _is_intact(folder):
+        _publish(checked, folder, root)
+    elif signed:  # the same bundle may have been installed before without its signature
+        signature = files.read(checked.folder / SIGNATURE_FILE, MAX_MANIFEST_BYTES)
+        files.publish(folder / SIGNATURE_FILE, signature, root)
 
 
-def _proved(place: Path, root: Path, prove: Prove, key: Path | None, *, alone: bool) -> None:
+def _verify(folder: Path, root: Path, verifier: Verifier, key: Path | None, *, exclusive: bool) -> None:
+    """Verifies an installed bundle; one that fails and is not in use is removed."""
     try:
-        prove(verify.check_integrity(place, VerifyOptions(digest=place.name, key=key)))
+        verifier(verify.check_integrity(folder, VerifyOptions(digest=folder.name, key=key)))
     except DeployError:
-        found = pointer(root)
-        if alone and (found is None or place.name not in (found.current, found.previous)):
-            _remove(place)
+        pointer = read_pointer(root)
+        if exclusive and (pointer is None or folder.name not in (pointer.current, pointer.previous)):
+            _remove(folder)
         raise
 
 
-def _turned(before: Pointer | None, checked: Integrity) -> Pointer:
+def _switched(before: Pointer | None, checked: Integrity) -> Pointer:
+    """The pointer after the bundle has become the current one."""
     sequence = checked.manifest.sequence
     if before is None:
         return Pointer(checked.digest, None, sequence)
@@ -132,86 +140,87 @@ def _turned(before: Pointer | None, checked: Integrity) -> Pointer:
 
 
 def rollback(root: Path, key: Path | None = None) -> Pointer:
-    """Makes the previous bundle the current one, and the other way round.
+    """Exchanges the current and the previous bundle.
 
-    Raises BadInput if there is none, Refused if it is no longer whole, or not signed by the key, if one must have.
+    Raises BadInput if there is no previous one, Refused if it is damaged, or not signed by the key, if one must have.
     """
-    _some(root)
+    _installed(root)
     with _locked(root):
-        before = _some(root)
+        before = _installed(root)
         if before.previous is None:
-            raise BadInput(f"{root} holds no previous bundle", "install one")
-        verify.check_integrity(root_of(root, before.previous), VerifyOptions(digest=before.previous, key=key))
+            raise BadInput(f"there is no previous bundle in {root}", "install one")
+        verify.check_integrity(bundle_path(root, before.previous), VerifyOptions(digest=before.previous, key=key))
         after = replace(before, current=before.previous, previous=before.current)
-        _point(root, after)
+        _write_pointer(root, after)
     return after
 
 
-def started(root: Path) -> Pointer:
-    """What is to be started now: the current bundle, or the one before if it has failed to start three times.
+def bundle_to_start(root: Path) -> Pointer:
+    """The pointer to start from: rolled back if the current bundle failed to start three times in a row.
 
-    A bundle that was given up is not installed again until it is pardoned, and with nothing to go back to the current
-    one is tried again.
+    A bundle that was rolled back this way is refused until it is pardoned. Without a previous bundle the current one
+    is tried again.
     """
-    found = _some(root)
-    failures = start_attempts.failures(start_records(root, found.current))
-    if len(failures) < _FAILURES or found.previous is None:
-        return found
+    pointer = _installed(root)
+    failures = start_attempts.failures(start_records(root, pointer.current))
+    if len(failures) < _MAX_FAILED_STARTS or pointer.previous is None:
+        return pointer
     with _locked(root):
-        now = _some(root)
-        if now == found:  # nobody else has gone back meanwhile
-            why = f"it failed to start {_FAILURES} times in a row, at last: {failures[-1]}"
-            now = Pointer(found.previous, None, now.sequence, {**now.refused, now.current: why})
-            _point(root, now)
-    return now
+        latest = _installed(root)
+        if latest == pointer:  # no other process has rolled back meanwhile
+            reason = f"it failed to start {_MAX_FAILED_STARTS} times in a row, most recently: {failures[-1]}"
+            latest = Pointer(pointer.previous, None, latest.sequence, {**latest.refused, latest.current: reason})
+            _write_pointer(root, latest)
+    return latest
 
 
 def pardon(root: Path, digest: str) -> Pointer:
-    """Lets a bundle that was given up be installed and started again; the first digits of its digest will do.
+    """Allows a refused bundle to be installed and started again; `digest` may be the first digits of its digest.
 
-    Raises BadInput if no such bundle, or more than one, was given up.
+    Raises BadInput if `digest` matches no refused bundle, or more than one.
     """
-    _some(root)
+    _installed(root)
     with _locked(root):
-        before = _some(root)
-        meant = [one for one in before.refused if one.startswith(digest)]
-        if len(meant) != 1:
-            known = ", ".join(one[:12] for one in before.refused) or "none"
-            raise BadInput(f"{digest[:64]!r} is not one bundle that was given up in {root}", f"those are: {known}")
-        start_attempts.forget(start_records(root, meant[0]))
-        after = replace(before, refused={one: why for one, why in before.refused.items() if one != meant[0]})
-        _point(root, after)
+        before = _installed(root)
+        matches = [refused for refused in before.refused if refused.startswith(digest)]
+        if len(matches) != 1:
+            known = ", ".join(refused[:12] for refused in before.refused) or "none"
+            problem = f"{digest[:64]!r} does not name one bundle that was given up in {root}"
+            raise BadInput(problem, f"bundles given up: {known}")
+        start_attempts.forget(start_records(root, matches[0]))
+        after = replace(before, refused={key: why for key, why in before.refused.items() if key != matches[0]})
+        _write_pointer(root, after)
     return after
 
 
 def start_records(root: Path, digest: str) -> Path:
-    """Where the starts of a bundle are recorded."""
+    """The folder in which the starts of a bundle are counted."""
     return root / _STARTS / digest
 
 
-def _some(root: Path) -> Pointer:
-    found = pointer(root)
-    if found is None:
+def _installed(root: Path) -> Pointer:
+    pointer = read_pointer(root)
+    if pointer is None:
         raise BadInput(f"nothing is installed in {root}", "deploytool install BUNDLE --root DIR")
-    return found
+    return pointer
 
 
-def _whole(place: Path) -> bool:
-    """Whether the bundle that a place is named after lies there, and no other."""
+def _is_intact(folder: Path) -> bool:
+    """Whether a folder holds the bundle with the digest that it is named after."""
     try:
-        verify.check_integrity(place, VerifyOptions(digest=place.name))
+        verify.check_integrity(folder, VerifyOptions(digest=folder.name))
     except Refused:
         return False
     return True
 
 
-def _publish(checked: Integrity, place: Path, root: Path) -> None:
-    """Copies what the manifest names, each byte hashed on its way, and renames the whole into its place."""
-    left_out = subset.omitted_engines(checked.manifest, subset.read(checked.folder))
+def _publish(checked: Integrity, folder: Path, root: Path) -> None:
+    """Copies the files that the manifest lists, hashes each while it is copied, and renames the copy into place."""
+    omitted = subset.omitted_engines(checked.manifest, subset.read(checked.folder))
     listed = [
         file
         for file in all_files(checked.manifest)
-        if file.path not in left_out or (checked.folder / file.path).exists()
+        if file.path not in omitted or (checked.folder / file.path).exists()
     ]
     disk.check(root, sum(file.size for file in listed), checked.manifest.name)
     stage = root / f"{_STAGE}{owner.name()}"
@@ -220,73 +229,76 @@ def _publish(checked: Integrity, place: Path, root: Path) -> None:
         for file in listed:
             (stage / file.path).parent.mkdir(parents=True, exist_ok=True)
             files.verify_file(checked.folder / file.path, file.size, file.sha256, stage / file.path)
-        for name in BESIDE:
+        for name in UNLISTED_FILES:
             if name == MANIFEST_FILE or (checked.folder / name).exists():
-                files.publish(stage / name, files.read(checked.folder / name, LONGEST_MANIFEST))
+                files.publish(stage / name, files.read(checked.folder / name, MAX_MANIFEST_BYTES))
         verify.check_integrity(stage)
         if manifest_digest(stage) != checked.digest:
             raise Refused(f"{checked.folder} changed while it was copied", files.AGAIN)
-        for folder in [stage, *(path for path in stage.rglob("*") if path.is_dir())]:
-            folder.chmod(0o755)
-            files.sync_folder(folder)
-        _show(stage, place, root)
+        for path in [stage, *(path for path in stage.rglob("*") if path.is_dir())]:
+            path.chmod(0o755)
+            files.sync_folder(path)
+        _rename_into_place(stage, folder, root)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _point(root: Path, to: Pointer) -> None:
-    files.publish(root / _POINTER, serde.text(to).encode())
+def _write_pointer(root: Path, pointer: Pointer) -> None:
+    files.publish(root / _POINTER, serde.text(pointer).encode())
 
 
-def _show(stage: Path, place: Path, root: Path) -> None:
-    """Renames a whole copy into its place; what is left of a damaged one goes, and one that just came whole stays."""
-    for _ in range(_TRIES):
+def _rename_into_place(stage: Path, folder: Path, root: Path) -> None:
+    """Renames a complete copy to its folder; a damaged copy there is removed, an intact one that just came is kept."""
+    for _ in range(_ATTEMPTS):
         with suppress(OSError):
-            stage.replace(place)
+            stage.replace(folder)
             break
-        if _whole(place):
+        if _is_intact(folder):
             return
-        aside = root / f"{_STAGE}{owner.name()}"
+        damaged = root / f"{_STAGE}{owner.name()}"
         with suppress(FileNotFoundError):
-            place.rename(aside)
-            files.remove(aside)
-            files.remove(build.engine_path(place))
+            folder.rename(damaged)
+            files.remove(damaged)
+            files.remove(build.engine_path(folder))
     else:
-        raise BadInput(f"{place} cannot be replaced", "check its rights, and that nobody else installs there")
-    files.sync_folder(place.parent)
+        remedy = "check its permissions, and that no other process installs there"
+        raise BadInput(f"{folder} cannot be replaced", remedy)
+    files.sync_folder(folder.parent)
 
 
-def _sweep(root: Path, keep: Pointer, *, alone: bool) -> None:
-    """Removes what a killed install left and every bundle that is neither current nor previous.
+def _sweep(root: Path, pointer: Pointer, *, exclusive: bool) -> None:
+    """Removes what a killed install left, and every bundle that is neither current nor previous.
 
-    Where the lock does not hold, another install may be about to turn to a bundle: then only old ones go.
+    Where locks do not work, another install may be about to switch to a bundle: then only old ones are removed.
     """
     files.sweep(root, f"{_STAGE}*")
     files.sweep(root, f".*{files.UNFINISHED}")
-    for place in (root / _BUNDLES).iterdir():
-        if place.name.partition(".")[0] not in (keep.current, keep.previous) and (alone or _is_old(place)):
-            files.remove(place)
+    for folder in (root / _BUNDLES).iterdir():
+        in_use = folder.name.partition(".")[0] in (pointer.current, pointer.previous)
+        if not in_use and (exclusive or _is_old(folder)):
+            files.remove(folder)
 
 
-def _is_old(place: Path) -> bool:
+def _is_old(folder: Path) -> bool:
     try:
-        return time.time() - place.stat().st_mtime > owner.ABANDONED_S
+        return time.time() - folder.stat().st_mtime > owner.ABANDONED_S
     except OSError:
         return False  # it is gone
 
 
-def _remove(place: Path) -> None:
-    files.remove(place)
-    files.remove(build.engine_path(place))
+def _remove(folder: Path) -> None:
+    files.remove(folder)
+    files.remove(build.engine_path(folder))
 
 
 @contextmanager
 def _locked(root: Path) -> Iterator[bool]:
-    """One at a time, which saves work; gives whether the lock holds, for on some network disks it does nothing."""
-    mine, other = (os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644) for _ in range(2))
+    """Allows one install at a time to save work; yields whether the lock works, as some network disks ignore it."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+    descriptor, second = (os.open(root / _LOCK, flags, 0o644) for _ in range(2))
     try:
-        locks.acquire(mine, wait=True)
-        yield not locks.acquire(other)
+        locks.acquire(descriptor, wait=True)
+        yield not locks.acquire(second)
     finally:
-        os.close(other)
-        os.close(mine)
+        os.close(second)
+        os.close(descriptor)

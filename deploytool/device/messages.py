@@ -1,4 +1,4 @@
-"""What the device's commands say to people, in plain lines that need no terminal and no library."""
+"""The text output of the device commands, as plain lines."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from deploytool.results import verdict
 from deploytool.transfer.pull import PullResult
 
 
-def verified(found: Verification, *, every: bool) -> Iterator[str]:
-    """The papers, what became of each way, and what serves."""
-    yield f"{found.bundle}: {found.name}, sequence {found.sequence}, digest {found.digest[:12]}"
-    yield from (f"  {step.name:<14}{step.status}" for step in found.steps)
-    yield from (f"  {each.tier:<14}{_told(each)}" for each in found.tried)
-    if found.tier is None:
+def verification_lines(verification: Verification, *, every: bool) -> Iterator[str]:
+    """The integrity checks, the result of each candidate, and the tier that works."""
+    digest = verification.digest[:12]
+    yield f"{verification.bundle}: {verification.name}, sequence {verification.sequence}, digest {digest}"
+    yield from (f"  {step.name:<14}{step.status}" for step in verification.steps)
+    yield from (f"  {result.tier:<14}{_result_text(result)}" for result in verification.tried)
+    if verification.tier is None:
         yield "Nothing here runs this model."
     elif every:
-        yield f"The first that works here serves: {found.tier}."
+        yield f"The first that works here serves: {verification.tier}."
     else:
-        yield f"It works here: {found.tier} serves."
+        yield f"It works here: {verification.tier} serves."
 
 
-def _told(each: ProbeResult) -> str:
-    return _works(each.trial) if each.passed and each.trial else f"skipped: {each.reason}"
+def _result_text(result: ProbeResult) -> str:
+    return _trial_text(result.trial) if result.passed and result.trial else f"skipped: {result.reason}"
 
 
-def _works(trial: Trial) -> str:
+def _trial_text(trial: Trial) -> str:
     parity = trial.check.parity
     speed = f"{trial.latency_ms:.2f} ms at batch {trial.batch} (90 %: {trial.p90_ms:.2f} ms, {trial.rounds} rounds)"
     top1 = "" if parity.top1 is None else f", top-1 {parity.top1:.0%}"
@@ -41,48 +42,49 @@ def _works(trial: Trial) -> str:
     return f"works: error {parity.max_error:.1e}{top1}{equal}; {speed}"
 
 
-def built(record: Record, place: Path) -> Iterator[str]:
-    """What was built, and what it showed."""
-    yield f"{place / record.file.path}: {record.flavour} {record.version} for {record.gpu} ({record.capability})"
+def build_lines(record: Record, folder: Path) -> Iterator[str]:
+    """The engine that was built into `folder`, and its trial."""
+    yield f"{folder / record.file.path}: {record.flavour} {record.version} for {record.gpu} ({record.capability})"
     if record.trial:
-        yield f"  {_works(record.trial)}"
+        yield f"  {_trial_text(record.trial)}"
 
 
-def ran(tier: str, guesses: Sequence[Guess]) -> Iterator[str]:
-    """What the model says of each picture."""
+def run_lines(tier: str, guesses: Sequence[Guess]) -> Iterator[str]:
+    """The outputs for each image."""
     yield f"by {tier}"
     for guess in guesses:
-        yield f"{guess.picture}: {_guessed(guess)}"
+        yield f"{guess.picture}: {_guess_text(guess)}"
 
 
-def _guessed(guess: Guess) -> str:
+def _guess_text(guess: Guess) -> str:
     if not guess.classes:
         shape = " × ".join(map(str, guess.shape))
         return f"{guess.output} is {shape}, from {guess.smallest:.4g} to {guess.largest:.4g}"
-    called = [f"{place} {name}" for place, name in zip(guess.classes, guess.names, strict=True)] if guess.names else []
-    pairs = zip(called or map(str, guess.classes), guess.scores, strict=True)
-    return f"{guess.output} " + ", ".join(f"{what} ({score:.4g})" for what, score in pairs)
+    pairs = zip(guess.classes, guess.names, strict=True) if guess.names else ()
+    labels = [f"{index} {name}" for index, name in pairs] or map(str, guess.classes)
+    scored = zip(labels, guess.scores, strict=True)
+    return f"{guess.output} " + ", ".join(f"{label} ({score:.4g})" for label, score in scored)
 
 
-def pointer(turned: Pointer, root: Path) -> Iterator[str]:
-    """What runs now, and what one can go back to."""
-    yield f"{root}: current {turned.current[:12]}, previous {(turned.previous or 'none')[:12]}"
-    yield f"  a sequence below {turned.sequence} is refused"
-    yield from (f"  {digest[:12]} is refused: {why}" for digest, why in turned.refused.items())
+def pointer_lines(pointer: Pointer, root: Path) -> Iterator[str]:
+    """The current, the previous and the refused bundles."""
+    yield f"{root}: current {pointer.current[:12]}, previous {(pointer.previous or 'none')[:12]}"
+    yield f"  a sequence below {pointer.sequence} is refused"
+    yield from (f"  {digest[:12]} is refused: {reason}" for digest, reason in pointer.refused.items())
 
 
-def landed(found: PullResult, kind: Subset | None, key: Path | None) -> Iterator[str]:
-    """What was fetched, by whose key if one was asked for, and what next."""
-    left = f", {found.left_out} engines for other devices than {kind.target} left out" if kind else ""
-    identity = f"{found.name}, sequence {found.sequence}, digest {found.digest[:12]}"
-    yield f"{found.folder}: {identity}, {found.files} files{left}"
-    yield f"  {disk.size(found.fetched)} fetched, {disk.size(found.here)} were here; every byte verified"
+def pull_lines(result: PullResult, kind: Subset | None, key: Path | None) -> Iterator[str]:
+    """What was fetched, the key that signed it if one was required, and the next command."""
+    omitted = f", {result.left_out} engines for other devices than {kind.target} left out" if kind else ""
+    identity = f"{result.name}, sequence {result.sequence}, digest {result.digest[:12]}"
+    yield f"{result.folder}: {identity}, {result.files} files{omitted}"
+    yield f"  {disk.size(result.fetched)} fetched, {disk.size(result.here)} were here; every byte verified"
     yield from [f"  signed, by {key}"] if key else []
-    again = f" --require-signature {key}" if key else ""
-    yield f"Next: python -m deploytool.device verify {found.folder}{again}"
+    signature_option = f" --require-signature {key}" if key else ""
+    yield f"Next: python -m deploytool.device verify {result.folder}{signature_option}"
 
 
-def progress(done: int, total: int, seconds: float) -> str:
-    """How far a build is; what is left is as long as what is done, step by step."""
+def progress_line(done: int, total: int, seconds: float) -> str:
+    """The progress of a build after some seconds; the time left assumes that all steps take equally long."""
     left = seconds / done * (total - done) if done else 0.0
     return f"building: step {done} of {total} after {seconds:.0f} s" + (f", about {left:.0f} s to go" if left else "")

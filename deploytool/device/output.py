@@ -1,4 +1,4 @@
-"""What a command of the device has to say, for whichever door prints it."""
+"""The output of a device command, independent of the command line that prints it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from deploytool.errors import DeployError
 
-Say = Callable[[str], None]  # takes a line on how far a command is
+Say = Callable[[str], None]  # takes one line of progress
 
 
 @dataclass(frozen=True)
 class CommandOutput:
-    """Lines for people, a document for programs, and how the command failed if it did.
+    """The lines of text, the document for `--json`, and the failure of the command, if it failed.
 
-    `verdict` is the place of the line that says most.
+    `verdict` is the index of the line that `--quiet` prints.
     """
 
     lines: tuple[str, ...]

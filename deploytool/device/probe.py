@@ -1,4 +1,4 @@
-"""Sends work on a bundle into a child process with limits, and tells what became of each way to run it."""
+"""Runs work on a bundle in a child process with limits, and reports the result of each candidate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deploytool import serde
-from deploytool.bundle.manifest import MOST_MIB, Manifest
+from deploytool.bundle.manifest import MAX_MEMORY_MIB, Manifest
 from deploytool.device.candidates import ACCEPTED_TIERS, Candidate, Tier
 from deploytool.device.worker import Answer, Request, Trial
 from deploytool.errors import BadInput, ChildDied, DeployError, NoRoom, NotVerified, ParityFailed, StageFailed
@@ -21,28 +21,28 @@ from deploytool.spec import Attempt
 
 WORKER = workers.command("deploytool.device.worker")
 
-_LONGEST_ANSWER = 16 << 20  # bytes
-_KILLED = getattr(signal, "SIGKILL", 0) or -1  # by nobody of ours, who say why: Windows has none
-_KINDS = {kind.__name__: kind for kind in (*DeployError.__subclasses__(), NoRoom, ChildDied)}
+_MAX_ANSWER_BYTES = 16 << 20
+_SIGKILL = getattr(signal, "SIGKILL", 0) or -1  # absent on Windows; our own limits are reported by their cause
+_ERRORS = {kind.__name__: kind for kind in (*DeployError.__subclasses__(), NoRoom, ChildDied)}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a child may take: wall-clock seconds, and gibibytes of memory on a CPU (CUDA reserves what it likes).
+    """Limits of a child process: wall-clock seconds, and gibibytes of memory on a CPU (CUDA reserves without using it).
 
-    `writes` are the bytes that a file may have which it writes.
+    `writes` is the size in bytes up to which it may write a file.
     """
 
     seconds: float = 120.0
-    gibibytes: float = MOST_MIB / 1024
-    writes: int = _LONGEST_ANSWER
+    gibibytes: float = MAX_MEMORY_MIB / 1024
+    writes: int = _MAX_ANSWER_BYTES
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What became of one way, and why it was skipped or failed.
+    """The result of one candidate, and why it was skipped or failed.
 
-    It `died` if the process did that ran it.
+    `died` says that the process that ran it died.
     """
 
     tier: Tier
@@ -54,12 +54,12 @@ class ProbeResult:
 
     @property
     def passed(self) -> bool:
-        """Whether it ran here and answered as it should."""
+        """Whether it ran here with the right outputs."""
         return self.status is Attempt.MEASURED
 
     @property
     def is_bundles_fault(self) -> bool:
-        """Whether the bundle itself is to blame: it answers wrongly, or what runs it dies."""
+        """Whether the bundle is the cause: its outputs are wrong, or the process that runs it dies."""
         return self.died or bool(self.trial and self.trial.check.broken)
 
 
@@ -67,119 +67,117 @@ Prober = Callable[[Candidate], ProbeResult]
 
 
 def probe(
-    way: Candidate,
+    candidate: Candidate,
     folder: Path,
     manifest: Manifest,
     seconds: float,
     worker: Sequence[str] = WORKER,
     limits: Limits = Limits(),
 ) -> ProbeResult:
-    """Runs the golden cases one way, and times it for `seconds`; whatever goes wrong there is the reason."""
-    name = Path(way.path).name
-    if way.absent:
-        return ProbeResult(way.tier, name, Attempt.UNAVAILABLE, way.absent)
+    """Runs the golden cases on one candidate and times it for `seconds`; a failure becomes the reason."""
+    file = Path(candidate.path).name
+    if candidate.absent:
+        return ProbeResult(candidate.tier, file, Attempt.UNAVAILABLE, candidate.absent)
     try:
-        request = Request("try", str(folder), manifest, way, "", seconds)
-        trial = ask(request, worker=worker, limits=replace(limits, seconds=limits.seconds + seconds)).trial
+        request = Request("try", str(folder), manifest, candidate, "", seconds)
+        trial = run_worker(request, worker=worker, limits=replace(limits, seconds=limits.seconds + seconds)).trial
     except DeployError as error:
-        return ProbeResult(way.tier, name, Attempt.FAILED, str(error), died=isinstance(error, ChildDied))
+        return ProbeResult(candidate.tier, file, Attempt.FAILED, str(error), died=isinstance(error, ChildDied))
     if trial is None:
-        return ProbeResult(way.tier, name, Attempt.FAILED, "it gave no answer")
+        return ProbeResult(candidate.tier, file, Attempt.FAILED, "it gave no answer")
     if trial.check.broken:
-        return ProbeResult(way.tier, name, Attempt.FAILED, f"golden mismatch: {_worst(trial)}", trial)
-    return ProbeResult(way.tier, name, Attempt.MEASURED, trial=trial)
+        reason = f"golden mismatch: {verdict.reasons(trial.check)}"
+        return ProbeResult(candidate.tier, file, Attempt.FAILED, reason, trial)
+    return ProbeResult(candidate.tier, file, Attempt.MEASURED, trial=trial)
 
 
-def _worst(trial: Trial) -> str:
-    return verdict.reasons(trial.check)
-
-
-def ask(
+def run_worker(
     request: Request,
     *,
     worker: Sequence[str] = WORKER,
     limits: Limits = Limits(),
     heard: Callable[[str], None] | None = None,
 ) -> Answer:
-    """The child's answer to a request.
+    """The answer of a child process to a request; `heard` takes each line that it prints.
 
-    Raises StageFailed if it crashes, hangs, runs out of memory or says nothing one can read, NoRoom if the machine
-    has no memory left, and what it raised itself.
+    Raises StageFailed if the child crashes, hangs, runs out of memory or gives no readable answer, NoRoom if the
+    machine has no memory left, and the error that the child reports.
     """
-    what = f"{request.way.tier} ({Path(request.way.path).name})"
-    with scratch.folder() as bench:
-        asked, answer = bench / "request.json", bench / "answer.json"
-        disk.write(asked, serde.text(replace(request, answer=str(answer))).encode())
-        gibibytes = limits.gibibytes if request.way.device == "cpu" else math.inf
-        with _blamed(request.way):
+    candidate = request.candidate
+    name = f"{candidate.tier} ({Path(candidate.path).name})"
+    with scratch.folder() as folder:
+        request_file, answer_file = folder / "request.json", folder / "answer.json"
+        disk.write(request_file, serde.text(replace(request, answer=str(answer_file))).encode())
+        with _attributing_kills(candidate):
             run_limited(
-                [*worker, str(asked)],
-                what=what,
+                [*worker, str(request_file)],
+                what=name,
                 seconds=limits.seconds,
-                gibibytes=gibibytes,
+                gibibytes=limits.gibibytes if candidate.device == "cpu" else math.inf,
                 writes=limits.writes,
                 heard=heard,
             )
         try:
-            found = serde.decode(Answer, serde.loads(files.read(answer, _LONGEST_ANSWER)))
+            answer = serde.decode(Answer, serde.loads(files.read(answer_file, _MAX_ANSWER_BYTES)))
         except (DeployError, serde.Malformed) as error:
-            raise StageFailed(f"{what} gave no answer", "leave it out, or report it") from error
-    if found.problem:
-        raise _KINDS.get(found.kind, StageFailed)(found.problem, found.remedy)
-    return found
+            raise StageFailed(f"{name} gave no answer", "leave it out, or report it") from error
+    if answer.problem:
+        raise _ERRORS.get(answer.kind, StageFailed)(answer.problem, answer.remedy)
+    return answer
 
 
 @contextmanager
-def _blamed(way: Candidate) -> Iterator[None]:
-    """Within, a bounded child that is killed is no fault of what it worked on: the machine lacks memory."""
-    there = memory.available_bytes()
+def _attributing_kills(candidate: Candidate) -> Iterator[None]:
+    """Raises NoRoom instead of ChildDied if a child that limits its own memory is killed: the machine lacks memory."""
+    available = memory.available_bytes()
     try:
         yield
     except ChildDied as error:
-        bound = (way.memory_mib or 0) << 20 if way.device == "cpu" else 0
-        short = there is not None and there < bound
-        if bound and (error.signal == _KILLED or (error.signal == signal.SIGABRT and short)):
-            raise NoRoom(f"{error}; where memory runs out, that is the machine's doing", memory.REMEDY) from error
+        limit = (candidate.memory_mib or 0) << 20 if candidate.device == "cpu" else 0
+        is_short = available is not None and available < limit
+        if limit and (error.signal == _SIGKILL or (error.signal == signal.SIGABRT and is_short)):
+            raise NoRoom(f"{error}; the machine has too little memory available", memory.REMEDY) from error
         raise
 
 
-def probe_in_order(ways: Sequence[Candidate], prober: Prober, *, every: bool = False) -> tuple[ProbeResult, ...]:
-    """Tries one way after the other down to the first that works; with `every`, all of them."""
-    tried: list[ProbeResult] = []
-    for way in ways:
-        tried.append(prober(way))
-        if tried[-1].passed and not every:
+def probe_in_order(candidates: Sequence[Candidate], prober: Prober, *, every: bool = False) -> tuple[ProbeResult, ...]:
+    """Probes the candidates down to the first that works; with `every`, all of them."""
+    results: list[ProbeResult] = []
+    for candidate in candidates:
+        results.append(prober(candidate))
+        if results[-1].passed and not every:
             break
-    return tuple(tried)
+    return tuple(results)
 
 
-def first_passed(tried: Sequence[ProbeResult]) -> ProbeResult | None:
-    """The way that serves: the first that passed."""
-    return next((each for each in tried if each.passed), None)
+def first_passed(results: Sequence[ProbeResult]) -> ProbeResult | None:
+    """The first result that passed: its candidate is the one used."""
+    return next((result for result in results if result.passed), None)
 
 
-def tried_before(tried: Sequence[ProbeResult]) -> Sequence[ProbeResult]:
-    """The ways that were tried before the one that serves."""
-    found = first_passed(tried)
-    return tried if found is None else tried[: tried.index(found)]
+def tried_before(results: Sequence[ProbeResult]) -> Sequence[ProbeResult]:
+    """The results before the first that passed."""
+    working = first_passed(results)
+    return results if working is None else results[: results.index(working)]
 
 
-def shortfall(tried: Sequence[ProbeResult], require: str | None) -> DeployError | None:
-    """What is wrong if no way works, or only ways below the one that is required (trt, cuda or cpu).
+def shortfall(results: Sequence[ProbeResult], require: str | None) -> DeployError | None:
+    """The error if no candidate works, or only candidates below the required backend (trt, cuda or cpu).
 
-    Raises BadInput if nothing of that name can be required.
+    Raises BadInput if `require` is no such name.
     """
     if require is not None and require not in ACCEPTED_TIERS:
         raise BadInput(f"{str(require)[:40]!r} cannot be required", f"choose from {', '.join(ACCEPTED_TIERS)}")
-    found = first_passed(tried)
-    if found and (require is None or found.tier in ACCEPTED_TIERS[require]):
+    working = first_passed(results)
+    if working and (require is None or working.tier in ACCEPTED_TIERS[require]):
         return None
-    why = "; ".join(f"{each.tier}: {each.reason}" for each in tried_before(tried))
-    if found:
-        problem = f"{require} is required, and only {found.tier} works here: {why}"
-        return NotVerified(problem, "mend it, or require less")
-    if any(each.trial and each.trial.check.broken for each in tried):
-        return ParityFailed(f"nothing here computes what the model does: {why}", "pack the bundle again, or report it")
-    died = any(each.died for each in tried)
+    reasons = "; ".join(f"{result.tier}: {result.reason}" for result in tried_before(results))
+    if working:
+        problem = f"{require} is required, and only {working.tier} works here: {reasons}"
+        return NotVerified(problem, "remove the cause, or require less")
+    if any(result.trial and result.trial.check.broken for result in results):
+        problem = f"no backend reproduces the golden outputs here: {reasons}"
+        return ParityFailed(problem, "pack the bundle again, or report it")
+    died = any(result.died for result in results)
     remedy = f"{files.AGAIN}, or report it" if died else "install onnxruntime, which needs no GPU"
-    return NotVerified(f"nothing here runs the model: {why}", remedy)
+    return NotVerified(f"nothing here runs the model: {reasons}", remedy)

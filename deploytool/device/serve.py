@@ -1,4 +1,4 @@
-"""A model as a service uses it: opened from where it is installed, proved on this machine, then called."""
+"""The Python API for services: opens an installed bundle, verifies it on this machine, and runs the model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SECONDS = 0.2  # of timing at start: enough to show a tier that is far too slow
 
 
 class Model:
-    """A started model; `tried` says which ways were skipped and why, and what the one that serves has shown."""
+    """A started model; `tier` is what runs it, and `tried` has the result of each candidate up to that one."""
 
     def __init__(self, manifest: Manifest, session: Session, tried: tuple[ProbeResult, ...]) -> None:
         self.manifest, self.tried = manifest, tried
@@ -36,130 +36,130 @@ class Model:
         self._session = session
 
     def __call__(self, picture: Picture) -> Array:
-        """The model's first output for one picture or a batch of tensors; its first axis is the batch.
+        """The model's first output for one image or a batch of tensors; its first axis is the batch.
 
-        A picture is a path, uint8 pixels (height × width × 3, RGB, any size), or the input itself, with its batch.
+        `picture` is a path, uint8 pixels (height × width × 3, RGB, any size), or the input tensor with its batch.
         Raises BadInput for anything else.
         """
-        made = self.run(**{self.manifest.inputs[0].name: device_inputs.tensor(picture, self.manifest)})
-        return made[self.manifest.outputs[0].name]
+        outputs = self.run(**{self.manifest.inputs[0].name: device_inputs.tensor(picture, self.manifest)})
+        return outputs[self.manifest.outputs[0].name]
 
     def run(self, **inputs: Array) -> dict[str, Array]:
-        """Every output by name, from every input by name, as many cases as you like.
+        """Every output by name, from every input by name, for any number of cases.
 
-        Raises BadInput if an input is missing, one too many, or of another type or shape.
+        Raises BadInput if an input is missing, unknown, or has another dtype or shape.
         """
         for problem in self._problems(inputs):
-            names = ", ".join(f"{one.name}: {one.dtype} {one.shape}" for one in self.manifest.inputs)
-            raise BadInput(problem, f"it takes {names}")
+            expected = ", ".join(f"{spec.name}: {spec.dtype} {spec.shape}" for spec in self.manifest.inputs)
+            raise BadInput(problem, f"it takes {expected}")
         return dict(replay(self._session, inputs, self.manifest.free[BATCH]))
 
     def _problems(self, inputs: dict[str, Array]) -> Iterator[str]:
-        wanted = {tensor.name: tensor for tensor in self.manifest.inputs}
-        if set(inputs) != set(wanted):
-            yield f"{self.manifest.name} takes {', '.join(wanted)}, not {', '.join(inputs) or 'nothing'}"
+        specs = {spec.name: spec for spec in self.manifest.inputs}
+        if set(inputs) != set(specs):
+            yield f"{self.manifest.name} takes {', '.join(specs)}, not {', '.join(inputs) or 'nothing'}"
             return
-        for name, tensor in wanted.items():
+        for name, spec in specs.items():
             array = inputs[name]
             if not isinstance(array, np.ndarray):
-                yield f"{name} is {type(array).__name__}, and no array of numpy's"
+                yield f"{name} is {type(array).__name__}, not a numpy array"
                 return
-            if array.dtype != np.dtype(tensor.dtype) or array.ndim != len(tensor.shape) or not len(array):
+            if array.dtype != np.dtype(spec.dtype) or array.ndim != len(spec.shape) or not len(array):
                 yield f"{name} is {array.dtype} {array.shape}"
-            elif any(side != size for side, size in zip(tensor.shape, array.shape, strict=True) if _fixed(side)):
+            elif any(
+                isinstance(size, int) and size != side for size, side in zip(spec.shape, array.shape, strict=True)
+            ):
                 yield f"{name} has shape {array.shape}"
-            elif unfit := preprocess.size_problem(array.shape, tensor, self.manifest.free):
-                yield f"{name} has shape {array.shape}: {unfit}"
+            elif problem := preprocess.size_problem(array.shape, spec, self.manifest.free):
+                yield f"{name} has shape {array.shape}: {problem}"
         if len({len(array) for array in inputs.values()}) > 1:
             yield "the inputs have different numbers of cases"
 
 
-def _fixed(side: int | str) -> bool:
-    return isinstance(side, int)
-
-
 @contextmanager
 def serve(root: str | Path, require: str | None = None, require_signature: str | Path | None = None) -> Iterator[Model]:
-    """The model that is installed under `root`, or the bundle that lies there, proved and ready to be called.
+    """The model installed under `root`, or the bundle in that folder, verified and ready to be called.
 
-    Every file is hashed and the golden cases are run in a child process before anything is loaded in this one. A
-    bundle that fails to start three times in a row by its own fault (its bytes, its answers, a process that died of
-    it) gives way to the one before it. `require` is trt, cuda or cpu: the least that will do; `require_signature` is
-    the file of the public key that must have signed the bundle. Raises Refused, NotVerified or ParityFailed if nothing
-    can be served, MissingBackend if no signature can be checked here, BadInput for what the machine or the caller got
-    wrong.
+    The digest of every file is checked and the golden cases run in a child process before anything is loaded in this
+    process. A bundle that fails to start three times in a row by its own fault (wrong bytes, wrong outputs, a crash) is
+    replaced by the previous bundle. `require` (trt, cuda or cpu) is the minimum acceptable backend; `require_signature`
+    is the file of the public key that must have signed the bundle. Raises Refused, NotVerified or ParityFailed if
+    nothing can be served, MissingBackend if signatures cannot be checked here, and BadInput for faults of the machine
+    or the caller.
     """
     key = Path(require_signature) if require_signature else None
     with ExitStack() as stack:
         try:
-            started = _bundle if _bare(root) else _installed
-            model = started(stack, Path(root), require, key)
+            start = _start_bundle if (Path(root) / MANIFEST_FILE).is_file() else _start_installed
+            model = start(stack, Path(root), require, key)
         except OSError as error:
             problem = f"{error.filename or root}: {error.strerror or error}"
-            raise BadInput(problem, "check the path, its rights, the disk, and how many files may be open") from error
+            remedy = "check the path, its permissions, the disk, and how many files may be open"
+            raise BadInput(problem, remedy) from error
         yield model
 
 
-def _bare(root: str | Path) -> bool:
-    return (Path(root) / MANIFEST_FILE).is_file()
-
-
-def _installed(stack: ExitStack, root: Path, require: str | None, key: Path | None) -> Model:
-    """The current bundle of a root; one that is installed meanwhile takes its place."""
+def _start_installed(stack: ExitStack, root: Path, require: str | None, key: Path | None) -> Model:
+    """Starts the current bundle of a root; starts again if another one is installed meanwhile."""
     while True:
-        digest = install.started(root).current
-        counted, place, blamed = install.start_records(root, digest), install.root_of(root, digest), list[str]()
-        before = _state(place)
+        digest = install.bundle_to_start(root).current
+        records, folder, faults = install.start_records(root, digest), install.bundle_path(root, digest), list[str]()
+        before = _folder_identity(folder)
         try:
-            made = _prepared(place, require, VerifyOptions(digest=digest, key=key), blamed.append)
-            with start_attempts.attempting(counted):
-                session = stack.enter_context(open_candidate(made.way))
+            prepared = _prepare(folder, require, VerifyOptions(digest=digest, key=key), faults.append)
+            with start_attempts.attempting(records):
+                session = stack.enter_context(open_candidate(prepared.candidate))
         except (DeployError, OSError):
-            now = install.pointer(root)
-            if now is not None and (now.current, _state(place)) != (digest, before):
-                continue  # another one was installed meanwhile, or this one anew
-            for why in blamed:
-                start_attempts.record(counted, why)
+            pointer = install.read_pointer(root)
+            if pointer is not None and (pointer.current, _folder_identity(folder)) != (digest, before):
+                continue  # another bundle was installed meanwhile, or this one again
+            for reason in faults:
+                start_attempts.record(records, reason)
             raise
-        start_attempts.forget(counted)
-        return Model(made.checked.manifest, session, made.tried)
+        start_attempts.forget(records)
+        return Model(prepared.checked.manifest, session, prepared.tried)
 
 
-def _state(place: Path) -> tuple[int, int] | None:
-    """Which folder of that name it is; an install that finds it there changes that too."""
+def _folder_identity(folder: Path) -> tuple[int, int] | None:
+    """Inode and change time of a folder; an install changes either, even if it installs the same bundle again."""
     try:
-        found = place.stat()
+        status = folder.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_ctime_ns
+    return status.st_ino, status.st_ctime_ns
 
 
-def _bundle(stack: ExitStack, folder: Path, require: str | None, key: Path | None) -> Model:
-    made = _prepared(folder, require, VerifyOptions(key=key), lambda why: None)
-    return Model(made.checked.manifest, stack.enter_context(open_candidate(made.way)), made.tried)
+def _start_bundle(stack: ExitStack, folder: Path, require: str | None, key: Path | None) -> Model:
+    prepared = _prepare(folder, require, VerifyOptions(key=key), lambda reason: None)
+    session = stack.enter_context(open_candidate(prepared.candidate))
+    return Model(prepared.checked.manifest, session, prepared.tried)
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A bundle with its papers checked, the way that serves, and what became of those before it."""
+    """A bundle whose integrity was checked, the candidate that works, and the results up to it."""
 
     checked: Integrity
-    way: Candidate
+    candidate: Candidate
     tried: tuple[ProbeResult, ...]
 
 
-def _prepared(folder: Path, require: str | None, asked: VerifyOptions, blamed: Callable[[str], None]) -> _Prepared:
-    """A bundle ready to be loaded; where it cannot be by its own fault, `blamed` is told why before that is raised."""
+def _prepare(
+    folder: Path, require: str | None, options: VerifyOptions, report_fault: Callable[[str], None]
+) -> _Prepared:
+    """Verifies a bundle for loading; `report_fault` takes the reason of an error that the bundle itself caused."""
     try:
-        checked = verify.check_integrity(folder, asked)
+        checked = verify.check_integrity(folder, options)
     except Spoiled as error:
-        blamed(str(error))
+        report_fault(str(error))
         raise
-    routes = verify.run_candidates(checked, detect())
-    tried = probe.probe_in_order(routes, lambda way: probe.probe(way, checked.folder, checked.manifest, _SECONDS))
-    failure = probe.shortfall(tried, require)
-    if failure and any(each.is_bundles_fault for each in probe.tried_before(tried)):
-        blamed(str(failure))
+    candidates = verify.run_candidates(checked, detect())
+    results = probe.probe_in_order(
+        candidates, lambda candidate: probe.probe(candidate, checked.folder, checked.manifest, _SECONDS)
+    )
+    failure = probe.shortfall(results, require)
+    if failure and any(result.is_bundles_fault for result in probe.tried_before(results)):
+        report_fault(str(failure))
     if failure:
         raise failure
-    return _Prepared(checked, routes[len(tried) - 1], tried)
+    return _Prepared(checked, candidates[len(results) - 1], results)

@@ -1,4 +1,4 @@
-"""Opens one way to run a bundle: the very bytes that were hashed a moment before, whoever swaps the file."""
+"""Opens a session of a candidate from bytes whose digest was just checked, whatever replaces the file meanwhile."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from deploytool.spec import Precision
 
 
 @contextmanager
-def open_candidate(way: Candidate) -> Iterator[Session]:
-    """The artifact of a way, ready to be called; floats go in and come out as FP32, whatever it computes in.
+def open_candidate(candidate: Candidate) -> Iterator[Session]:
+    """A session of a candidate; floating-point inputs and outputs are FP32, whatever precision it computes in.
 
-    Raises Refused if its bytes are others than they were, and what its backend raises.
+    Raises Refused if the digest of the file differs from the manifest's, and what the backend raises.
     """
-    content = files.read_verified(Path(way.path), way.size, way.sha256)
-    if way.backend != "tensorrt":
-        external_weights.refuse(content, way.path)
-    with _started(way, content) as session:
-        yield _cast(session) if way.io is Precision.FP16 else session
+    content = files.read_verified(Path(candidate.path), candidate.size, candidate.sha256)
+    if candidate.backend != "tensorrt":
+        external_weights.refuse(content, candidate.path)
+    with _start(candidate, content) as session:
+        yield _with_fp32_io(session) if candidate.io is Precision.FP16 else session
 
 
-def _started(way: Candidate, content: bytes) -> AbstractContextManager[Session]:
-    if way.backend == "tensorrt":
-        return tensorrt.start(content, way.device, way.flavour)
-    return load_backend(way.backend).start(content, way.device)
+def _start(candidate: Candidate, content: bytes) -> AbstractContextManager[Session]:
+    if candidate.backend == "tensorrt":
+        return tensorrt.start(content, candidate.device, candidate.flavour)
+    return load_backend(candidate.backend).start(content, candidate.device)
 
 
-def _cast(session: Session) -> Session:
+def _with_fp32_io(session: Session) -> Session:
     def call(**inputs: Array) -> dict[str, Array]:
         outputs = session(**fp16_rounding.nearest_inputs(inputs))
         return {name: _to_fp32(array) for name, array in outputs.items()}

@@ -1,6 +1,6 @@
-"""Counts the starts of a bundle that failed by its own fault: its bytes, its answers, or a process that died of it.
+"""Counts the failed starts of a bundle that its own content caused: wrong bytes, wrong outputs, a crash while loading.
 
-What the machine or the caller did wrong is an error and no failed start: a good bundle must not be given up for it.
+Faults of the machine or of the caller raise an error and are not counted, so that they do not discard a good bundle.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from pathlib import Path
 from deploytool.host import files, owner
 
 _FAILED, _LOADING = "failed-", "loading-"
-_LONGEST = 4096  # bytes of a reason
-_DIED = "the process died while it loaded the bundle"
-_ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+_MAX_REASON_BYTES = 4096
+_CRASHED = "the process died while it loaded the bundle"
+_BLOCKED_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
 def record(folder: Path, reason: str) -> None:
-    """Counts a start that failed; where nothing can be written, nothing is counted."""
+    """Counts a failed start; does nothing where the folder cannot be written."""
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{_FAILED}{owner.name()}").write_text(reason[:_LONGEST], encoding="utf-8")
+        (folder / f"{_FAILED}{owner.name()}").write_text(reason[:_MAX_REASON_BYTES], encoding="utf-8")
 
 
 @contextmanager
 def attempting(folder: Path) -> Iterator[None]:
-    """Counts as a failed start if this process dies meanwhile, unless somebody asked it to end: that has to wait."""
+    """Counts a failed start if this process dies in the body; blocks signals that ask it to end until then."""
     token = folder / f"{_LOADING}{owner.name()}"
-    can_wait = hasattr(signal, "pthread_sigmask")
-    waiting = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS) if can_wait else set()
+    can_block = hasattr(signal, "pthread_sigmask")
+    previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED_SIGNALS) if can_block else set()
     try:
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
@@ -39,37 +39,37 @@ def attempting(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             token.unlink(missing_ok=True)
-        if can_wait:
-            signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
+        if can_block:
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
 
 
 def forget(folder: Path) -> None:
-    """Wipes out the failures of a bundle: only those in a row count, and a bundle may be pardoned."""
-    for token in _counted(folder):
+    """Deletes the failed starts of a bundle, after a good start or a pardon."""
+    for token in _failed_tokens(folder):
         with suppress(OSError):
             token.unlink(missing_ok=True)
 
 
 def failures(folder: Path) -> tuple[str, ...]:
-    """Why the starts since the last good one failed; those that are under way do not count."""
-    return tuple(map(_reason, _counted(folder)))
+    """The reason of each failed start since the last good one; starts still under way are not among them."""
+    return tuple(map(_reason, _failed_tokens(folder)))
 
 
-def _counted(folder: Path) -> list[Path]:
-    died = [token for token in folder.glob(f"{_LOADING}*") if _is_dead(token)]
-    return sorted(folder.glob(f"{_FAILED}*")) + died
+def _failed_tokens(folder: Path) -> list[Path]:
+    crashed = [token for token in folder.glob(f"{_LOADING}*") if _has_ended(token)]
+    return sorted(folder.glob(f"{_FAILED}*")) + crashed
 
 
-def _is_dead(token: Path) -> bool:
-    """Whether the process is known to have ended; a machine that went down in the middle is not the bundle's fault."""
-    found = owner.read(token.name)
-    return found is not None and found.alive() is False
+def _has_ended(token: Path) -> bool:
+    """Whether the process of a token is known to have ended; unknown after a reboot, which no bundle causes."""
+    process = owner.read(token.name)
+    return process is not None and process.alive() is False
 
 
 def _reason(token: Path) -> str:
     if token.name.startswith(_LOADING):
-        return _DIED
+        return _CRASHED
     try:
-        return files.read(token, _LONGEST).decode(errors="replace")
-    except Exception:  # it is gone, or cannot be read: the start counts all the same
+        return files.read(token, _MAX_REASON_BYTES).decode(errors="replace")
+    except Exception:  # the file is gone or cannot be read: the start counts all the same
         return "its reason cannot be read"

@@ -1,4 +1,4 @@
-"""Verifies a bundle where it lands: first its papers, with nothing loaded, then what it computes on this machine."""
+"""Verifies a bundle: its integrity first, without loading any model, then its outputs on this machine."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from deploytool.bundle.manifest import (
     parse_manifest,
 )
 from deploytool.device import build, probe
-from deploytool.device.candidates import Candidate, Tier, candidates, left_out
+from deploytool.device.candidates import Candidate, Tier, candidates, omission_reason
 from deploytool.device.environment import Environment, mismatch
 from deploytool.device.probe import Prober, ProbeResult
 from deploytool.errors import MissingBackend, Refused, Spoiled
 from deploytool.host import machine
 from deploytool.transfer.pull import Signed
 
-HELD = "held"
+HELD = "held"  # begins the status of a check that passed
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class VerifyOptions:
 
 @dataclass(frozen=True)
 class Step:
-    """One check of the papers and what it showed."""
+    """One integrity check and its result."""
 
     name: str
     status: str
@@ -56,7 +56,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Integrity:
-    """A bundle whose every byte is the one its manifest names."""
+    """A bundle whose files all have the digests that its manifest states."""
 
     folder: Path
     manifest: Manifest
@@ -66,7 +66,7 @@ class Integrity:
 
 @dataclass(frozen=True)
 class Verification:
-    """What a verification showed, and on which machine; `tier` is the one that serves, None where none does."""
+    """The result of a verification on one machine; `tier` is the one that works, None if none does."""
 
     bundle: str
     name: str
@@ -79,53 +79,53 @@ class Verification:
     tier: Tier | None
 
 
-def check_integrity(folder: Path, asked: VerifyOptions = VerifyOptions()) -> Integrity:
-    """Checks a bundle in the order of `UNREAD` and `CHECKS`.
+def check_integrity(folder: Path, options: VerifyOptions = VerifyOptions()) -> Integrity:
+    """Checks a bundle in the order of `CHECKS_BEFORE_PARSING` and `CHECKS_AFTER_PARSING`.
 
-    Raises Refused at the first that fails, before anything but the manifest is read.
+    Raises Refused at the first check that fails, before any file but the manifest is parsed.
     """
     raw = manifest_bytes(folder)
     digest = manifest_digest_of(raw)
-    first = tuple(Step(name, status) for name, check in UNREAD if (status := check(folder, digest, asked)))
-    manifest = parse_manifest(raw, folder)  # the very bytes that were sealed and signed
-    then = tuple(Step(name, check(folder, manifest, digest, asked)) for name, check in CHECKS)
+    statuses = [(name, check(folder, digest, options)) for name, check in CHECKS_BEFORE_PARSING]
+    before = tuple(Step(name, status) for name, status in statuses if status)
+    manifest = parse_manifest(raw, folder)  # the same bytes whose digest and signature were checked
+    after = tuple(Step(name, check(folder, manifest, digest, options)) for name, check in CHECKS_AFTER_PARSING)
     if manifest_digest(folder) != digest:
-        raise Refused(f"{folder} changed while it was checked", "check it where nobody else writes")
-    return Integrity(folder, manifest, digest, first + then)
+        raise Refused(f"{folder} changed while it was checked", "check it where no other process writes")
+    return Integrity(folder, manifest, digest, before + after)
 
 
-def _digest(folder: Path, digest: str, asked: VerifyOptions) -> str | None:
-    if asked.digest is None:
+def _check_digest(folder: Path, digest: str, options: VerifyOptions) -> str | None:
+    if options.digest is None:
         return None
-    if digest != asked.digest:
-        raise Refused(
-            f"{folder} is another bundle: its digest is {digest}", "check the digest, or get the bundle again"
-        )
+    if digest != options.digest:
+        remedy = "check the digest, or get the bundle again"
+        raise Refused(f"{folder} is another bundle: its digest is {digest}", remedy)
     return HELD
 
 
-def _signature(folder: Path, digest: str, asked: VerifyOptions) -> str | None:
-    if asked.key is None:
+def _check_signature(folder: Path, digest: str, options: VerifyOptions) -> str | None:
+    if options.key is None:
         return None
-    return f"{HELD}: {_signatures().check(folder, digest, asked.key)} files, by {asked.key}"
+    return f"{HELD}: {_signature_module().check(folder, digest, options.key)} files, by {options.key}"
 
 
-def signed(key: Path | None) -> Signed | None:
-    """What holds a bundle that is still on its way against its signature, if a key must have signed it."""
+def signature_checker(key: Path | None) -> Signed | None:
+    """The function that checks the signature of a bundle while it is fetched; None if no key is required."""
     if key is None:
         return None
-    signature = _signatures()
+    signature = _signature_module()
 
-    def names(beside: Mapping[str, bytes], where: str) -> Mapping[str, str]:
-        digest = hashlib.sha256(beside[MANIFEST_FILE]).hexdigest()
-        found: Mapping[str, str] = signature.named(beside.get(SIGNATURE_FILE), digest, key, where)
-        return found
+    def signed_files(unlisted_files: Mapping[str, bytes], source: str) -> Mapping[str, str]:
+        digest = hashlib.sha256(unlisted_files[MANIFEST_FILE]).hexdigest()
+        signed: Mapping[str, str] = signature.signed_files(unlisted_files.get(SIGNATURE_FILE), digest, key, source)
+        return signed
 
-    return names
+    return signed_files
 
 
-def _signatures() -> ModuleType:
-    """The room that checks signatures; here begins cryptography, which few devices need."""
+def _signature_module() -> ModuleType:
+    """The module that checks signatures, imported on demand: it needs cryptography, which few devices have."""
     try:
         from deploytool.bundle import signature
     except ModuleNotFoundError as error:
@@ -134,69 +134,71 @@ def _signatures() -> ModuleType:
     return signature
 
 
-def _digests(folder: Path, manifest: Manifest, digest: str, asked: VerifyOptions) -> str:
+def _check_digests(folder: Path, manifest: Manifest, digest: str, options: VerifyOptions) -> str:
     kind = subset.read(folder)
     try:
         check_files(folder, manifest, subset.omitted_engines(manifest, kind))
     except Refused as error:
         raise Spoiled(str(error), error.remedy) from error
-    named = all_files(manifest)
-    left = sum(not (folder / file.path).exists() for file in named)
-    what = f"; {left} engines for other devices than {kind.target} left out" if kind and left else ""
-    return f"{HELD}: {len(named) - left} files{what}"
+    listed = all_files(manifest)
+    omitted = sum(not (folder / file.path).exists() for file in listed)
+    remark = f"; {omitted} engines for other devices than {kind.target} left out" if kind and omitted else ""
+    return f"{HELD}: {len(listed) - omitted} files{remark}"
 
 
-def _sequence(folder: Path, manifest: Manifest, digest: str, asked: VerifyOptions) -> str:
-    if asked.sequence is not None and manifest.sequence < asked.sequence:
-        problem = f"{folder} has sequence {manifest.sequence}, and {asked.sequence} was here already"
+def _check_sequence(folder: Path, manifest: Manifest, digest: str, options: VerifyOptions) -> str:
+    if options.sequence is not None and manifest.sequence < options.sequence:
+        problem = f"{folder} has sequence {manifest.sequence}, and {options.sequence} was installed here"
         raise Refused(problem, "pack it with a higher --sequence, or use `deploytool rollback`")
-    if digest in asked.refused:
-        problem = f"{folder} was given up here: {asked.refused[digest]}"
-        raise Refused(
-            problem, f"pack a bundle with a higher --sequence, or: deploytool pardon {digest[:12]} --root DIR"
-        )
-    known = "nothing is installed to compare with" if asked.sequence is None else f"at least {asked.sequence}"
-    return f"{HELD}: {manifest.sequence}, {known}"
+    if digest in options.refused:
+        problem = f"{folder} was given up here: {options.refused[digest]}"
+        remedy = f"pack a bundle with a higher --sequence, or: deploytool pardon {digest[:12]} --root DIR"
+        raise Refused(problem, remedy)
+    minimum = "nothing is installed to compare with" if options.sequence is None else f"at least {options.sequence}"
+    return f"{HELD}: {manifest.sequence}, {minimum}"
 
 
-Unread = Callable[[Path, str, VerifyOptions], str | None]  # None where nothing was asked
-Check = Callable[[Path, Manifest, str, VerifyOptions], str]
-UNREAD: tuple[tuple[str, Unread], ...] = (
-    ("digest", _digest),
-    ("signature", _signature),
-)  # before the manifest is parsed
-CHECKS: tuple[tuple[str, Check], ...] = (("digests", _digests), ("sequence", _sequence))
+RawCheck = Callable[[Path, str, VerifyOptions], str | None]  # None if the options demand no such check
+ManifestCheck = Callable[[Path, Manifest, str, VerifyOptions], str]
+CHECKS_BEFORE_PARSING: tuple[tuple[str, RawCheck], ...] = (("digest", _check_digest), ("signature", _check_signature))
+CHECKS_AFTER_PARSING: tuple[tuple[str, ManifestCheck], ...] = (
+    ("digests", _check_digests),
+    ("sequence", _check_sequence),
+)
 
 
-def target(folder: Path, manifest: Manifest, found: Environment) -> Step:
-    """Whether an engine of the bundle is meant for this machine; none is no fault, there are other ways."""
-    why = [(engine, mismatch(engine, found) or left_out(folder, engine)) for engine in manifest.engines]
-    fits = [engine for engine, reason in why if reason is None]
-    if fits:
-        return Step("target", f"{HELD}: {fits[0].flavour} {fits[0].version} for {found.capability}")
-    return Step("target", f"no engine for this machine: {why[0][1] if why else 'the bundle holds none'}")
+def target_step(folder: Path, manifest: Manifest, environment: Environment) -> Step:
+    """Whether an engine of the bundle can run on this machine; no failure if not, since other candidates remain."""
+    reasons = [
+        (engine, mismatch(engine, environment) or omission_reason(folder, engine)) for engine in manifest.engines
+    ]
+    usable = [engine for engine, reason in reasons if reason is None]
+    if usable:
+        return Step("target", f"{HELD}: {usable[0].flavour} {usable[0].version} for {environment.capability}")
+    return Step("target", f"no engine for this machine: {reasons[0][1] if reasons else 'the bundle contains none'}")
 
 
-def run_candidates(checked: Integrity, found: Environment, built: Path | None = None) -> tuple[Candidate, ...]:
-    """Every way to run a bundle here; `built` is where engines made on this machine are kept."""
-    kept = build.read_record(checked.folder, checked.manifest, found, built or build.engine_path(checked.folder))
-    return candidates(checked.folder, checked.manifest, found, kept)
+def run_candidates(checked: Integrity, environment: Environment, built: Path | None = None) -> tuple[Candidate, ...]:
+    """Every candidate for running a bundle here; `built` is the folder of engines built on this machine."""
+    engines = built or build.engine_path(checked.folder)
+    engine = build.built_candidate(checked.folder, checked.manifest, environment, engines)
+    return candidates(checked.folder, checked.manifest, environment, engine)
 
 
 def verify(
-    checked: Integrity, found: Environment, prober: Prober, built: Path | None = None, *, every: bool = False
+    checked: Integrity, environment: Environment, prober: Prober, built: Path | None = None, *, every: bool = False
 ) -> Verification:
-    """Runs the golden cases down to the first way that works here, or with `every` all of them."""
-    tried = probe.probe_in_order(run_candidates(checked, found, built), prober, every=every)
-    serves = probe.first_passed(tried)
+    """Runs the golden cases on each candidate down to the first that works, or with `every` on all of them."""
+    results = probe.probe_in_order(run_candidates(checked, environment, built), prober, every=every)
+    working = probe.first_passed(results)
     return Verification(
         bundle=str(checked.folder),
         name=checked.manifest.name,
         digest=checked.digest,
         content_digest=content_digest(checked.manifest),
         sequence=checked.manifest.sequence,
-        machine=", ".join(name for name in (machine.cpu(), found.gpu) if name),
-        steps=(*checked.steps, target(checked.folder, checked.manifest, found)),
-        tried=tried,
-        tier=serves.tier if serves else None,
+        machine=", ".join(name for name in (machine.cpu(), environment.gpu) if name),
+        steps=(*checked.steps, target_step(checked.folder, checked.manifest, environment)),
+        tried=results,
+        tier=working.tier if working else None,
     )

@@ -1,4 +1,4 @@
-"""The child process in which everything a bundle brings is opened for the first time: it answers in one file."""
+"""The child process that opens the models of a bundle; it reads a request and writes its answer to a file."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from deploytool.parity.replay import replay
 from deploytool.results.report import Check
 from deploytool.spec import BATCH, EnginePlan, Precision, Range
 
-_CLOSE = 1e-5  # of the largest input: two decoders or two numpys may round otherwise, and no more than that
+_INPUT_TOLERANCE = 1e-5  # of the largest input: decoders and numpy versions may round differently, by no more than this
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to do (`task`: try, answer or build), with what, and where to write the answer.
+    """The task (`try`, `answer` or `build`), its inputs, and the file for the answer.
 
-    A trial replays the golden cases and times one batch for `seconds`; an answer is given for every picture; a build
-    writes its engine to `out` and says how far it is on stdout.
+    `try` replays the golden cases and times one batch for `seconds`; `answer` runs the model on every image in
+    `pictures`; `build` writes an engine to `out` and prints its progress to stdout.
     """
 
     task: str
     folder: str
     manifest: Manifest
-    way: Candidate
+    candidate: Candidate
     answer: str
     seconds: float = 0.0
     pictures: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Trial:
-    """What running the golden cases showed; latencies are of one batch, median and ninth decile in milliseconds."""
+    """The result of the golden cases; latencies are of one batch, median and 90th percentile in milliseconds."""
 
     check: Check
     latency_ms: float
@@ -66,9 +66,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Guess:
-    """What one output says of one picture: its best classes with their scores; of no classes, its shape and range.
+    """One output for one image: its best classes with their scores, or its shape and range if it has no classes.
 
-    `names` are those of the classes, none where nobody knows them.
+    `names` are the names of the classes, empty where the bundle has none.
     """
 
     picture: str
@@ -83,7 +83,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of it; `problem`, `remedy` and the kind of error if it was refused."""
+    """The answer to a request; `problem`, `remedy` and `kind` (the class of the error) if it failed."""
 
     problem: str = ""
     remedy: str = ""
@@ -94,7 +94,7 @@ class Answer:
 
 
 def main(path: str) -> None:
-    """Does what the request in a file asks for, and writes the answer where it says."""
+    """Carries out the request in a file, and writes the answer to the file that it names."""
     request = serde.decode(Request, json.loads(Path(path).read_text(encoding="utf-8")))
     try:
         answer = {"try": _try, "answer": _answer, "build": _build}[request.task](request)
@@ -105,47 +105,48 @@ def main(path: str) -> None:
 
 def _try(request: Request) -> Answer:
     manifest = request.manifest
-    sample, batch = _sample(request), manifest.free[BATCH]
-    _same_input(request, sample)
-    with bounded(request.way), open_candidate(request.way) as session:
-        got = replay(session, sample.inputs, batch)
-        check = _check(got, sample, request)
-        one = {name: np.resize(array, (batch.smallest, *array.shape[1:])) for name, array in sample.inputs.items()}
-        taken = ratio.time_by_wall_clock({"one": partial(session, **one)}, request.seconds)["one"]
-    median, slow = float(np.median(taken)), float(np.percentile(taken, 90))
-    return Answer(trial=Trial(check, median, slow, len(taken), batch.smallest))
+    sample, batch = _golden(request), manifest.free[BATCH]
+    _check_preprocessing(request, sample)
+    with bounded(request.candidate), open_candidate(request.candidate) as session:
+        outputs = replay(session, sample.inputs, batch)
+        check = _check(outputs, sample, request)
+        inputs = {name: np.resize(array, (batch.smallest, *array.shape[1:])) for name, array in sample.inputs.items()}
+        times_ms = ratio.time_by_wall_clock({"one": partial(session, **inputs)}, request.seconds)["one"]
+    median, p90 = float(np.median(times_ms)), float(np.percentile(times_ms, 90))
+    return Answer(trial=Trial(check, median, p90, len(times_ms), batch.smallest))
 
 
-def _sample(request: Request) -> Golden:
-    """The golden cases, read from the very bytes that were hashed."""
-    folder, named = Path(request.folder), request.manifest.golden.path
-    return golden.parse(io.BytesIO(read_verified(folder, request.manifest, named)), folder / named)
+def _golden(request: Request) -> Golden:
+    """The golden cases, parsed from bytes whose digest was checked."""
+    folder, path = Path(request.folder), request.manifest.golden.path
+    return golden.parse(io.BytesIO(read_verified(folder, request.manifest, path)), folder / path)
 
 
-def _same_input(request: Request, sample: Golden) -> None:
-    """Whether a picture becomes the same tensor here as on the desk: decoder, channels and arithmetic."""
-    how = request.manifest.preprocessing
-    image = next(iter(how.images(request.manifest.inputs)), None)
-    if image is None or not request.manifest.golden.images:
+def _check_preprocessing(request: Request, sample: Golden) -> None:
+    """Raises StageFailed unless the first golden image becomes the golden input here: decoder, channels, arithmetic."""
+    preprocessing = request.manifest.preprocessing
+    spec = next(iter(preprocessing.images(request.manifest.inputs)), None)
+    if spec is None or not request.manifest.golden.images:
         return
-    folder, named = Path(request.folder), request.manifest.golden.images[0]
-    pixels = images.decode(io.BytesIO(read_verified(folder, request.manifest, named)), folder / named)
-    made, wanted = images.normalise(pixels[None], how, image), sample.inputs[image.name][:1]
-    if made.shape != wanted.shape or _distance(made, wanted) > _CLOSE:
-        raise StageFailed("the golden picture becomes another tensor here than on the desk", "update pillow and numpy")
+    folder, path = Path(request.folder), request.manifest.golden.images[0]
+    pixels = images.decode(io.BytesIO(read_verified(folder, request.manifest, path)), folder / path)
+    computed, expected = images.normalise(pixels[None], preprocessing, spec), sample.inputs[spec.name][:1]
+    if computed.shape != expected.shape or _relative_error(computed, expected) > _INPUT_TOLERANCE:
+        problem = "preprocessing the golden image gives another tensor here than on the host"
+        raise StageFailed(problem, "update pillow and numpy")
 
 
-def _distance(made: Array, wanted: Array) -> float:
-    """The largest difference over the largest number, of bytes too."""
-    difference = np.abs(made.astype(np.float64) - wanted.astype(np.float64)).max()
-    return float(difference / (np.abs(wanted.astype(np.float64)).max() or 1.0))
+def _relative_error(computed: Array, expected: Array) -> float:
+    """The largest difference over the largest magnitude, also of integers."""
+    difference = np.abs(computed.astype(np.float64) - expected.astype(np.float64)).max()
+    return float(difference / (np.abs(expected.astype(np.float64)).max() or 1.0))
 
 
-def _check(got: Arrays, sample: Golden, request: Request) -> Check:
-    precision = request.way.precision
+def _check(outputs: Arrays, sample: Golden, request: Request) -> Check:
+    precision = request.candidate.precision
     try:
         tolerance, ties = request.manifest.tolerances[precision], sample.ties(half=precision is Precision.FP16)
-        return metrics.check(got, sample.reference, "FP64", tolerance, ties)
+        return metrics.check(outputs, sample.reference, "FP64", tolerance, ties)
     except (ValueError, KeyError) as error:
         raise StageFailed(f"the outputs are not those of the golden cases: {error}", "pack the bundle again") from error
 
@@ -153,35 +154,37 @@ def _check(got: Arrays, sample: Golden, request: Request) -> Check:
 def _answer(request: Request) -> Answer:
     manifest = request.manifest
     guesses: list[Guess] = []
-    with bounded(request.way), open_candidate(request.way) as session:
+    with bounded(request.candidate), open_candidate(request.candidate) as session:
         for path in request.pictures:
             inputs = {manifest.inputs[0].name: device_inputs.tensor(path, manifest)}
-            made = replay(session, inputs, manifest.free.get(BATCH, Range()))
-            guesses += [_guess(path, name, array[0], request) for name, array in made.items()]
+            outputs = replay(session, inputs, manifest.free.get(BATCH, Range()))
+            guesses += [_guess(path, name, array[0], request) for name, array in outputs.items()]
     return Answer(guesses=tuple(guesses))
 
 
 def _guess(path: str, name: str, array: Array, request: Request) -> Guess:
+    """The best classes of an output of one image, without its batch axis; no classes unless it is a vector."""
     if not np.isfinite(array).all():
-        raise BadInput(f"{path}: {name} is not finite", "is this a picture the model was made for?")
-    numbers, called = array.astype(np.float64), request.manifest.classes
-    best = np.argsort(-numbers, kind="stable")[: request.top] if array.ndim == 1 else np.zeros(0, int)
-    scores = tuple(float(score) for score in array[best]) if len(best) else ()
-    classes = tuple(int(place) for place in best)
-    names = tuple(called[place] for place in classes) if len(called) == len(numbers.ravel()) else ()
-    return Guess(path, name, array.shape, classes, names, scores, float(array.min()), float(array.max()))
+        raise BadInput(f"{path}: {name} is not finite", "check that the model is made for such an image")
+    scores, class_names = array.astype(np.float64), request.manifest.classes
+    best = np.argsort(-scores, kind="stable")[: request.top] if array.ndim == 1 else np.zeros(0, int)
+    best_scores = tuple(float(score) for score in array[best]) if len(best) else ()
+    classes = tuple(int(index) for index in best)
+    names = tuple(class_names[index] for index in classes) if len(class_names) == len(scores.ravel()) else ()
+    return Guess(path, name, array.shape, classes, names, best_scores, float(array.min()), float(array.max()))
 
 
 def _build(request: Request) -> Answer:
-    way, manifest = request.way, request.manifest
-    trt, graph = tensorrt.library(way.flavour), files.read_verified(Path(way.path), way.size, way.sha256)
-    external_weights.refuse(graph, way.path)
-    plan = EnginePlan(Path(request.out).name, way.flavour, request.capabilities)
-    made = tensorrt_builder.build(trt, graph, plan, manifest.inputs, manifest.free, _tell)
-    disk.write(Path(request.out), made.engine)
-    return Answer(layers=tuple(sorted(made.layers.items())))
+    candidate, manifest = request.candidate, request.manifest
+    library = tensorrt.library(candidate.flavour)
+    graph = files.read_verified(Path(candidate.path), candidate.size, candidate.sha256)
+    external_weights.refuse(graph, candidate.path)
+    plan = EnginePlan(Path(request.out).name, candidate.flavour, request.capabilities)
+    result = tensorrt_builder.build(library, graph, plan, manifest.inputs, manifest.free, _print_progress)
+    disk.write(Path(request.out), result.engine)
+    return Answer(layers=tuple(sorted(result.layers.items())))
 
 
-def _tell(done: int, total: int) -> None:
-    """One line on stdout, which only the parent reads."""
+def _print_progress(done: int, total: int) -> None:
+    """Writes one line to stdout, which the parent process reads."""
     os.write(1, f"{done}/{total}\n".encode())

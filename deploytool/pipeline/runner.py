@@ -48,7 +48,7 @@ def run(job: Job, recipe: Sequence[Stage], home: Path) -> Iterator[Artifact]:
     raises.
     """
     check(recipe)
-    with staging.opened(home) as staged:
+    with staging.open_run(home) as staged:
         yield from iterate(job, recipe, staged)
         staged.publish()
 
@@ -90,7 +90,7 @@ def extend(verb: Stage, options: Options, home: Path) -> Artifact:
     if not stage_directories(home):
         raise BadInput(f"{home} holds no finished run", "`deploytool export` makes one")
     check_source(home, needed=False)
-    with staging.opened(home) as staged:
+    with staging.open_run(home) as staged:
         made = extend_staged(verb, options, staged)
         staged.publish()
     return made
@@ -291,7 +291,7 @@ def _moved(artifacts: Sequence[Artifact], staged: Staging) -> list[Artifact]:
 def _taken(kept: Artifact, staged: Staging) -> Artifact | None:
     """The same artifact in the staging folder; None if another command took it away this very moment."""
     try:
-        room = staged.take(_room(kept))
+        room = staged.link_stage(_room(kept))
     except OSError:
         return None
     sealed = receipt.read(room)
@@ -303,7 +303,7 @@ def _made(
 ) -> Artifact:
     """Makes the artifact in a room nobody sees, digests it, and only then puts the room in its place."""
     kind = STAGES[verb].makes
-    with staged.bench(verb) as bench, disk.writing(bench, named=staged.home / verb):
+    with staged.stage_directory(verb) as bench, disk.writing(bench, named=staged.home / verb):
         begun = time.perf_counter()
         notes = _work(verb, job, bench / kind.value, given)
         seconds = round(time.perf_counter() - begun, 3)
@@ -343,7 +343,7 @@ def _carry(staged: Staging) -> None:
             now = {verb: receipt.read(staged.at / verb) for verb in sealed.parents}
             if all((made := now[verb]) and made.key == key for verb, key in sealed.parents.items()):
                 with suppress(OSError):
-                    staged.take(room)
+                    staged.link_stage(room)
 
 
 def _check_free(home: Path, recipe: Sequence[Stage]) -> None:

@@ -1,7 +1,7 @@
-"""What killed commands left and no other command comes by: found by name, place and age, and shown before it goes.
+"""Finds what killed commands left and no later command removes: by name, location and age, listed before removal.
 
-Only what is provably ours and nobody's any more counts: it bears a name that we give and holds what we put there, it
-belongs to this user, is no link, and its owner is dead; where that cannot be asked, nobody touched it for an hour.
+A leftover has a name that deploytool gives, contains what deploytool writes, belongs to this user, is no link, and its
+owning process is dead; where that cannot be determined, it has not changed for an hour.
 """
 
 from __future__ import annotations
@@ -18,65 +18,65 @@ from deploytool.host import disk, files, locks, owner
 from deploytool.run_folder import publish
 from deploytool.spec import Stage
 
-FETCHING, LOCK = ".fetching", "lock"  # how a fetch's folder ends, and its lock
+FETCHING, LOCK = ".fetching", "lock"  # the suffix of a fetch's folder, and the lock in it
 _OWNED = re.compile(r"\.(?:.+\.)?(?:making|staging)-.+|\..+\.making")
-_SEAL = re.compile(r"[0-9a-f]{64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _TRAINING = ("checkpoint.pt", "history.csv", "curve.svg", "weights.safetensors", "training.json")
-_HALF = ".unfinished"  # how the name of a training's file ends that is not whole
-_REPORT = Stage.VALIDATE.value  # the room that only a run which came to its end has
+_PARTIAL = ".unfinished"  # the suffix of a training's file that is still being written
+_REPORT = Stage.VALIDATE.value  # the stage directory that only a finished run has
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """A file or folder that nobody needs any more, its bytes, and why it lies there."""
+    """A file or folder that can be removed, its size in bytes, and why it is there."""
 
     path: str
     size: int
     why: str
 
 
-def found(folder: Path) -> list[Leftover]:
-    """What lies in a folder, in those directly in it, and beside it under names made from its own."""
+def find(folder: Path) -> list[Leftover]:
+    """The leftovers in a folder, in its direct subfolders, and beside it under names derived from its own."""
     real = Path(os.path.realpath(folder))
     beside = [path for path in entries(real.parent) if path.name.startswith(f".{real.name}.")]
-    inside = [path for place in (real, *folders(real)) for path in entries(place)]
-    return list(describe((*beside, *inside)))
+    inside = [path for parent in (real, *folders(real)) for path in entries(parent)]
+    return list(identify((*beside, *inside)))
 
 
-def describe(paths: Iterable[Path]) -> Iterator[Leftover]:
-    """Those of the paths that are litter by themselves, by their names and what lies around them."""
+def identify(paths: Iterable[Path]) -> Iterator[Leftover]:
+    """Those of the paths that are leftovers, by their names and what lies around them."""
     for path in dict.fromkeys(paths):
-        if why := _why(path):
-            yield from of(path, why)
+        if reason := _reason(path):
+            yield from owned_leftover(path, reason)
 
 
-def _why(path: Path) -> str:
-    """Why it lies there; empty where it may be needed."""
-    name, whose = path.name, owner.read(path.name)
+def _reason(path: Path) -> str:
+    """Why a path is a leftover; empty if it may be needed."""
+    name, process = path.name, owner.read(path.name)
     if _OWNED.fullmatch(name):
-        left = whose is not None and owner.is_abandoned(path)
-        return f"process {whose.pid} was making it, and is gone" if whose and left else ""
+        is_abandoned = process is not None and owner.is_abandoned(path)
+        return f"process {process.pid} was making it, and is gone" if process and is_abandoned else ""
     if name == publish.UNFINISHED:
-        left = _is_unfinished(path) and is_idle(path, path.parent)
-        return "an export that did not come to its end left it for the next to go on from" if left else ""
+        is_abandoned = _is_unfinished(path) and is_idle(path, path.parent)
+        return "an interrupted export left it; the next export continues from it" if is_abandoned else ""
     if name.endswith(FETCHING):
-        left = _is_fetch(path) and is_idle(path, path / LOCK)
-        return "a pull that was cut left it for the next to go on from" if left else ""
-    if name.endswith(_HALF):
-        left = name.removesuffix(_HALF) in _TRAINING and _is_training(path.parent) and is_idle(path, path)
-        return "a training that was killed was writing it" if left else ""
+        is_abandoned = _is_fetch(path) and is_idle(path, path / LOCK)
+        return "an interrupted pull left it; the next pull continues from it" if is_abandoned else ""
+    if name.endswith(_PARTIAL):
+        is_training_file = name.removesuffix(_PARTIAL) in _TRAINING and _is_training(path.parent)
+        return "a training that was killed was writing it" if is_training_file and is_idle(path, path) else ""
     return ""
 
 
-def of(path: Path, why: str) -> Iterator[Leftover]:
-    """One of this user's own; a link is not followed, and what belongs to somebody else stays."""
+def owned_leftover(path: Path, reason: str) -> Iterator[Leftover]:
+    """The path as a leftover, unless it is a link or belongs to another user."""
     with suppress(OSError):
         if not path.is_symlink() and owner.is_mine(path.lstat()):
-            yield Leftover(str(path), _size(path), why)
+            yield Leftover(str(path), _size(path), reason)
 
 
 def remove(items: Iterable[Leftover]) -> list[Leftover]:
-    """Takes them away, and gives those that could not be."""
+    """Removes leftovers, and returns those that could not be removed."""
     kept = []
     for item in items:
         files.remove(Path(item.path))
@@ -86,7 +86,7 @@ def remove(items: Iterable[Leftover]) -> list[Leftover]:
 
 
 def lines(items: Sequence[Leftover], *, gone: bool) -> Iterator[str]:
-    """What was found, one a line, and in the last how much and what became of it."""
+    """One line for each leftover, and one with their number, their size and whether they were removed (`gone`)."""
     for item in items:
         yield f"{disk.size(item.size):>10}  {item.path}: {item.why}"
     if not items:
@@ -97,16 +97,16 @@ def lines(items: Sequence[Leftover], *, gone: bool) -> Iterator[str]:
 
 
 def is_idle(path: Path, lock: Path) -> bool:
-    """Whether nothing there was touched for an hour, and nobody has the lock."""
+    """Whether nothing below a path has changed for an hour, and its lock is free."""
     try:
-        newest = max(each.lstat().st_mtime for each in (path, *path.rglob("*")))
+        newest = max(entry.lstat().st_mtime for entry in (path, *path.rglob("*")))
     except OSError:
-        return False  # it is gone, or somebody works there
+        return False  # it is gone, or another command is changing it
     return time.time() - newest > owner.ABANDONED_S and not locks.is_held(lock)
 
 
 def entries(folder: Path) -> list[Path]:
-    """What lies directly in a folder; nothing where it cannot be looked into."""
+    """The direct entries of a folder, sorted; empty if it cannot be listed."""
     try:
         return sorted(folder.iterdir())
     except OSError:
@@ -114,7 +114,7 @@ def entries(folder: Path) -> list[Path]:
 
 
 def folders(folder: Path) -> list[Path]:
-    """The folders directly in a folder, links aside."""
+    """The direct subfolders of a folder, without links."""
     return [path for path in entries(folder) if path.is_dir() and not path.is_symlink()]
 
 
@@ -124,7 +124,7 @@ def _is_unfinished(path: Path) -> bool:
 
 def _is_fetch(path: Path) -> bool:
     return (path / LOCK).is_file() and all(
-        each.name == LOCK or (each.is_dir() and _SEAL.fullmatch(each.name)) for each in entries(path)
+        entry.name == LOCK or (entry.is_dir() and _DIGEST.fullmatch(entry.name)) for entry in entries(path)
     )
 
 
@@ -133,4 +133,6 @@ def _is_training(folder: Path) -> bool:
 
 
 def _size(path: Path) -> int:
-    return sum(each.lstat().st_size for each in (path, *path.rglob("*")) if each.is_symlink() or not each.is_dir())
+    """The bytes of all files below a path; a link counts as itself."""
+    paths = (path, *path.rglob("*"))
+    return sum(entry.lstat().st_size for entry in paths if entry.is_symlink() or not entry.is_dir())

@@ -1,4 +1,4 @@
-"""Keeps two commands from changing one run at once, where locks work; where they do not, nothing is lost but work."""
+"""Locks the folder of a run, so that two commands do not change it at once; without locks only work is lost."""
 
 from __future__ import annotations
 
@@ -11,50 +11,51 @@ from pathlib import Path
 
 from deploytool.host import locks
 
-_POLL_S, _SILENT_S = 0.05, 1.0
+_POLL_S, _WARN_AFTER_S = 0.05, 1.0
 _LOG = logging.getLogger(__name__)
 
 
 class Unwritable(Exception):
-    """The folder of a run cannot be made or written."""
+    """The folder of a run cannot be created or written."""
 
 
 @contextmanager
 def locked(home: Path) -> Iterator[list[int]]:
-    """Keeps other commands from changing the run in `home`, which is made if it is not there, as far as locks work.
+    """Holds the lock of the run in `home`, which is created if it does not exist, where locks work.
 
-    What is put into the list is closed with the lock.
+    Yields the descriptors that are closed with the lock; the body may add more.
     """
-    held = [_locked(home)]
+    descriptors = [_locked_descriptor(home)]
     try:
-        yield held
+        yield descriptors
     finally:
-        for opened in held:
-            os.close(opened)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
-def _locked(home: Path) -> int:
-    begun, said = time.monotonic(), False
+def _locked_descriptor(home: Path) -> int:
+    """A descriptor of the folder with the lock taken, as soon as no other command has it."""
+    start, warned = time.monotonic(), False
     while True:
         try:
             home.mkdir(parents=True, exist_ok=True)
-            opened: int | None = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
+            descriptor: int | None = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            if not isinstance(error, FileNotFoundError) or time.monotonic() - begun > _SILENT_S:
+            if not isinstance(error, FileNotFoundError) or time.monotonic() - start > _WARN_AFTER_S:
                 raise Unwritable(f"cannot write to {home}: {error.strerror}") from error
-            opened = None  # it was taken away this very moment
-        if opened is not None:
-            if locks.acquire(opened) and _same(opened, home):
-                return opened
-            os.close(opened)  # somebody has it, or it is no longer the folder of that name
-        if not said and time.monotonic() - begun > _SILENT_S:
+            descriptor = None  # another command has just replaced the folder
+        if descriptor is not None:
+            if locks.acquire(descriptor) and _is_folder(descriptor, home):
+                return descriptor
+            os.close(descriptor)  # another command holds the lock, or has replaced the folder
+        if not warned and time.monotonic() - start > _WARN_AFTER_S:
             _LOG.warning("another deploytool works in %s: waiting until it is done", home)
-            said = True
+            warned = True
         time.sleep(_POLL_S)
 
 
-def _same(opened: int, home: Path) -> bool:
+def _is_folder(descriptor: int, home: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(opened), home.stat())
+        return os.path.samestat(os.fstat(descriptor), home.stat())
     except OSError:
         return False

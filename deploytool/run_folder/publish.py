@@ -1,4 +1,4 @@
-"""Puts a finished run in the place of the one that is there: at once, or by a record that any later command ends."""
+"""Replaces a run by a finished one: with one exchange of folders, or by a record that any later command completes."""
 
 from __future__ import annotations
 
@@ -13,101 +13,113 @@ from deploytool.errors import BadInput
 from deploytool.host import files, locks, owner, swap
 from deploytool.results import receipt
 
-MAKING = ".making-"  # begins the name of what is not finished, and an owner ends it
-UNFINISHED = ".unfinished"  # in the folder of a good run: the rooms of a later one that failed or was stopped
+MAKING = ".making-"  # in the name of an unfinished folder, followed by the process that makes it
+UNFINISHED = (
+    ".unfinished"  # in the folder of a finished run: the stage directories of a later run that was not finished
+)
 STAGING = ".staging"  # a file in every staging folder
-_COMMIT, _GONE = ".publishing", ".gone"
-_ROOMS, _OWNER = ".rooms.json", ".owner"
-_CARRIED = ("blame", "devices")  # folders beside the rooms that are ours, and outlive a run
-_POLL_S, _PUBLISHING_S = 0.05, 10.0
+_COMMIT, _REPLACED = ".publishing", ".gone"
+_STAGES, _OWNER = ".rooms.json", ".owner"
+_CARRIED = ("blame", "devices")  # folders beside the stage directories that outlive a run
+_POLL_S, _TIMEOUT_S = 0.05, 10.0
 
 
-def publish(made: Path, real: Path, held: list[int]) -> None:
-    """Puts a finished staging folder in the place of a run, at once or by the record."""
-    (made / STAGING).unlink(missing_ok=True)
-    real.mkdir(exist_ok=True)  # where there are no locks, another command may have found it empty, and useless
-    if made.parent != real and exchangeable(real) and _exchanged(made, real, held):
-        _bring(made, real)
-        files.remove(made)
+def publish(staging: Path, real: Path, descriptors: list[int]) -> None:
+    """Replaces a run by a finished staging folder, by an exchange or by the record.
+
+    The descriptor of the new folder, with its lock taken, is added to `descriptors`.
+    """
+    (staging / STAGING).unlink(missing_ok=True)
+    real.mkdir(exist_ok=True)  # without locks, another command may have removed the empty folder
+    if staging.parent != real and is_exchangeable(real) and _exchange(staging, real, descriptors):
+        _carry_late_entries(staging, real)
+        files.remove(staging)
     else:
-        _commit(made, real)
+        _commit(staging, real)
 
 
-def _exchanged(made: Path, real: Path, held: list[int]) -> bool:
-    """Puts the folder in the place of the other, and keeps others out of it as long as `held` is not closed."""
-    held.append(os.open(made, os.O_RDONLY | os.O_DIRECTORY))
-    locks.acquire(held[-1])
-    swap.flush_names(made)
-    done = swap.exchange(made, real)
+def _exchange(staging: Path, real: Path, descriptors: list[int]) -> bool:
+    """Exchanges the two folders if possible; the new one stays locked until `descriptors` are closed."""
+    descriptors.append(os.open(staging, os.O_RDONLY | os.O_DIRECTORY))
+    locks.acquire(descriptors[-1])
+    swap.flush_names(staging)
+    done = swap.exchange(staging, real)
     if done:
         swap.flush_names(real.parent)
     return done
 
 
-def _bring(old: Path, real: Path) -> None:
-    """Moves what came into the old folder after all had been gathered."""
+def _carry_late_entries(old: Path, real: Path) -> None:
+    """Moves what was written into the old folder after its entries had been carried over."""
     for path in old.iterdir():
         if path.name == UNFINISHED or is_stage_directory(path):
             continue
-        now = real / path.name
+        present = real / path.name
         with suppress(OSError):
-            if not now.exists() or (path.is_file() and path.stat().st_mtime_ns > now.stat().st_mtime_ns):
-                path.replace(now)
+            if not present.exists() or (path.is_file() and path.stat().st_mtime_ns > present.stat().st_mtime_ns):
+                path.replace(present)
 
 
-def _commit(made: Path, real: Path) -> None:
-    """Moves the rooms of a staging folder into the run's one by one; from the first rename on, a kill changes nothing.
+def _commit(staging: Path, real: Path) -> None:
+    """Moves the stage directories of a staging folder into the run one by one.
 
-    Raises BadInput if another process, which cannot be asked, has been about it for long.
+    Once the record has its final name, a kill changes nothing: any later command completes it. Raises BadInput if
+    another process, of unknown state, has been publishing for long.
     """
-    rooms = []
-    for path in made.iterdir():
-        now = real / path.name
+    stages = []
+    for path in staging.iterdir():
+        present = real / path.name
         if is_stage_directory(path):
-            rooms.append(path.name)
-        elif path.is_dir() or (now.exists() and now.stat().st_mtime_ns >= path.stat().st_mtime_ns):
-            files.remove(path)  # it was carried over, and is there
-    (made / _ROOMS).write_text(json.dumps(rooms), encoding="utf-8")
-    (made / _OWNER).write_text(owner.name(), encoding="utf-8")
+            stages.append(path.name)
+        elif path.is_dir() or (present.exists() and present.stat().st_mtime_ns >= path.stat().st_mtime_ns):
+            files.remove(path)  # it was carried over from the run, which still has it
+    (staging / _STAGES).write_text(json.dumps(stages), encoding="utf-8")
+    (staging / _OWNER).write_text(owner.name(), encoding="utf-8")
     inside = real / (MAKING + owner.name())
-    if made.parent != real:
-        made.rename(inside)
-        made = inside
-    swap.flush(made)
-    begun = time.monotonic()
-    while True:
-        recover(real)
-        try:
-            made.rename(real / _COMMIT)
-            swap.flush_names(real)
-            break
-        except OSError as error:
-            if time.monotonic() - begun > _PUBLISHING_S or not (real / _COMMIT).exists():
-                problem = f"another deploytool is publishing into {real}: {error.strerror}"
-                raise BadInput(problem, f"if none runs any more, remove {real / _COMMIT}, and export again") from error
-            time.sleep(_POLL_S)
+    if staging.parent != real:
+        staging.rename(inside)
+        staging = inside
+    swap.flush(staging)
+    _start_record(staging, real)
     _roll_forward(real)
 
 
+def _start_record(staging: Path, real: Path) -> None:
+    """Gives the staging folder the name of the record, as soon as no other record is there."""
+    start = time.monotonic()
+    while True:
+        recover(real)
+        try:
+            staging.rename(real / _COMMIT)
+            swap.flush_names(real)
+            return
+        except OSError as error:
+            if time.monotonic() - start > _TIMEOUT_S or not (real / _COMMIT).exists():
+                problem = f"another deploytool is publishing into {real}: {error.strerror}"
+                remedy = f"if no other is running, remove {real / _COMMIT}, and export again"
+                raise BadInput(problem, remedy) from error
+            time.sleep(_POLL_S)
+
+
 def _roll_forward(real: Path) -> None:
-    """Does what is left to do of a publication that was recorded."""
+    """Completes a recorded publication."""
     commit = real / _COMMIT
     try:
-        rooms = json.loads((commit / _ROOMS).read_text(encoding="utf-8"))
+        stages = json.loads((commit / _STAGES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        shutil.rmtree(commit, ignore_errors=True)  # all was done but this
+        shutil.rmtree(commit, ignore_errors=True)  # only the removal of the record is left
         return
-    gone = commit / _GONE
-    with suppress(FileNotFoundError):  # another command does the same
-        gone.mkdir(exist_ok=True)
-        for there in [path for path in real.iterdir() if is_stage_directory(path)]:
-            if (commit / there.name).is_dir() or there.name not in rooms:
-                shutil.rmtree(gone / there.name, ignore_errors=True)
-                there.rename(gone / there.name)
-        for new in [path for path in commit.iterdir() if path.name not in (_GONE, _ROOMS, _OWNER)]:
+    replaced = commit / _REPLACED
+    with suppress(FileNotFoundError):  # another command completes the same record
+        replaced.mkdir(exist_ok=True)
+        for old in [path for path in real.iterdir() if is_stage_directory(path)]:
+            if (commit / old.name).is_dir() or old.name not in stages:
+                shutil.rmtree(replaced / old.name, ignore_errors=True)
+                old.rename(replaced / old.name)
+        for new in [path for path in commit.iterdir() if path.name not in (_REPLACED, _STAGES, _OWNER)]:
             new.replace(real / new.name)
         swap.flush_names(real)
-        (commit / _ROOMS).unlink()  # from here on it is nobody's
+        (commit / _STAGES).unlink()  # marks the record as complete
     shutil.rmtree(commit, ignore_errors=True)
 
 
@@ -118,47 +130,49 @@ def _publisher(commit: Path) -> owner.Owner | None:
         return None
 
 
-def _dead(commit: Path) -> bool:
-    """Whether whoever had begun to publish is no more, or was done; where nobody can tell, after an hour."""
-    found = _publisher(commit)
-    if found is None or not (commit / _ROOMS).exists():
+def _is_abandoned(commit: Path) -> bool:
+    """Whether the process that publishes has ended or is done; assumed after an hour if that is unknown."""
+    process = _publisher(commit)
+    if process is None or not (commit / _STAGES).exists():
         return True
-    alive = found.alive()
+    alive = process.alive()
     return not alive if alive is not None else owner.is_abandoned(commit)
 
 
-def finish(real: Path) -> None:
-    """Finishes what this process itself had begun to publish: for whoever is about to end it."""
+def finish_own(real: Path) -> None:
+    """Completes what this process itself has begun to publish, before the process is ended."""
     if _publisher(real / _COMMIT) == owner.read(owner.name()):
         _roll_forward(real)
 
 
 def recover(home: Path) -> None:
-    """Finishes what a command had begun to publish in `home` when it was killed."""
+    """Completes what a command had begun to publish in `home` when it was killed."""
     commit = home / _COMMIT
-    if commit.is_dir() and _dead(commit):
+    if commit.is_dir() and _is_abandoned(commit):
         _roll_forward(Path(os.path.realpath(home)))
 
 
-def exchangeable(real: Path) -> bool:
-    """Whether the folder itself may be another one afterwards: nobody stands in it, and all that it holds is ours."""
+def is_exchangeable(real: Path) -> bool:
+    """Whether the folder may be exchanged: it is no working folder, and deploytool wrote all it contains."""
     with suppress(OSError):
         if real == Path.cwd() or real in Path.cwd().parents:
             return False
-    there, above = real.stat(), real.parent.stat()
-    if os.path.ismount(real) or there.st_dev != above.st_dev or there.st_uid != os.geteuid():
+    status, parent = real.stat(), real.parent.stat()
+    if os.path.ismount(real) or status.st_dev != parent.st_dev or status.st_uid != os.geteuid():
         return False
     return all(_known(path) for path in real.iterdir())
 
 
 def _known(path: Path) -> bool:
     if path.is_symlink() or not path.is_dir():
-        return not path.is_symlink() and (path.is_file() or not path.exists())  # it may have gone just now
+        return not path.is_symlink() and (
+            path.is_file() or not path.exists()
+        )  # another command may have just removed it
     return is_stage_directory(path) or path.name in (*_CARRIED, UNFINISHED) or path.name.startswith(MAKING)
 
 
-def others(real: Path) -> list[Path]:
-    """What lies beside the rooms and goes on lying there: files, and our own folders."""
+def carried_entries(real: Path) -> list[Path]:
+    """What is carried over to the next run: files beside the stage directories, and folders of deploytool."""
     return [
         path
         for path in real.iterdir()
@@ -169,5 +183,5 @@ def others(real: Path) -> list[Path]:
 
 
 def is_stage_directory(path: Path) -> bool:
-    """Whether a receipt digests a folder."""
+    """Whether a folder has a receipt."""
     return (path / receipt.FILE).is_file()

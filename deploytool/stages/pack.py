@@ -13,7 +13,7 @@ import onnx
 from deploytool import serde
 from deploytool.bundle import triton_config
 from deploytool.bundle.manifest import (
-    MOST_MIB,
+    MAX_MEMORY_MIB,
     SCHEMA,
     Engine,
     EngineRecipe,
@@ -145,7 +145,7 @@ def _server(folder: Path, content: _Content, single: Artifact, half: Artifact) -
         place = folder / "models" / name / "1"
         place.mkdir(parents=True)
         disk.write(place / "model.onnx", artifact.path.read_bytes())
-        text = triton_config.graph(name, content.inputs, content.outputs, io, content.free[BATCH].largest)
+        text = triton_config.graph_config(name, content.inputs, content.outputs, io, content.free[BATCH].largest)
         place.with_name("config.pbtxt").write_text(text, encoding="utf-8")
         graphs.append(Graph(f"models/{name}/1/model.onnx", precision, io))
     return tuple(graphs)
@@ -156,7 +156,7 @@ def _bounded(folder: Path, graph: Graph, free: Mapping[str, Range], cases: int) 
     sizes = {name: each.largest for name, each in free.items()} | {BATCH: at_once(cases, free[BATCH])}
     model = onnx.load(folder / graph.path, load_external_data=False)
     needed = memory.required_mib(model, sizes, cases)
-    return replace(graph, memory_mib=needed if needed and needed <= MOST_MIB else None)
+    return replace(graph, memory_mib=needed if needed and needed <= MAX_MEMORY_MIB else None)
 
 
 def _golden(folder: Path, sample: Golden, batch: int) -> GoldenFiles:
@@ -203,7 +203,7 @@ def _engines(folder: Path, content: _Content, given: StageInputs, written: Repor
             plans |= dict.fromkeys(capabilities, file) if built.flavour == FULL else {}
     if plans:
         name, largest = f"{content.name}_trt", content.free[BATCH].largest
-        text = triton_config.engines(name, content.inputs, content.outputs, content.io, largest, plans)
+        text = triton_config.engine_config(name, content.inputs, content.outputs, content.io, largest, plans)
         (folder / "models" / name / "config.pbtxt").write_text(text, encoding="utf-8")
     return tuple(found)
 

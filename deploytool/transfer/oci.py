@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from deploytool import serde
-from deploytool.bundle.manifest import LONGEST_MANIFEST, MANIFEST_FILE, SIGNATURE_FILE, File, Manifest, Role, all_files
+from deploytool.bundle.manifest import (
+    MANIFEST_FILE,
+    MAX_MANIFEST_BYTES,
+    SIGNATURE_FILE,
+    File,
+    Manifest,
+    Role,
+    all_files,
+)
 from deploytool.errors import Refused
 from deploytool.host import files
 
@@ -64,7 +72,7 @@ def build_artifact(folder: Path, manifest: Manifest) -> Artifact:
     layers, types = [], []
     for path in (MANIFEST_FILE, SIGNATURE_FILE):
         if path == MANIFEST_FILE or (folder / path).exists():
-            raw = files.read(folder / path, LONGEST_MANIFEST)
+            raw = files.read(folder / path, MAX_MANIFEST_BYTES)
             layers.append(Layer(path, len(raw), hashlib.sha256(raw).hexdigest()))
             types.append(_AROUND)
     for file in all_files(manifest):
@@ -119,7 +127,7 @@ def signed_layers(found: tuple[Layer, ...], where: str) -> tuple[Layer, ...]:
     few = tuple(layer for layer in found if layer.path in (MANIFEST_FILE, SIGNATURE_FILE))
     if MANIFEST_FILE not in {layer.path for layer in few}:
         raise Refused(f"{where} is a model of somebody else's: it holds no {MANIFEST_FILE}", "push it with deploytool")
-    if any(layer.size > LONGEST_MANIFEST for layer in few):
+    if any(layer.size > MAX_MANIFEST_BYTES for layer in few):
         raise Refused(f"{where} has a manifest longer than any may be", files.AGAIN)
     return few
 

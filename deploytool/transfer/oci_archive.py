@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from deploytool import serde
-from deploytool.bundle.manifest import LONGEST_MANIFEST, File, Manifest, all_files
+from deploytool.bundle.manifest import MAX_MANIFEST_BYTES, File, Manifest, all_files
 from deploytool.errors import BadInput, Refused
 from deploytool.host import disk, files, owner
 from deploytool.transfer import oci
@@ -140,7 +140,7 @@ class ArchiveSource:
 
     def _small(self, name: str, sha256: str | None = None) -> bytes:
         begin, size = self._found(name)
-        if size > LONGEST_MANIFEST:
+        if size > MAX_MANIFEST_BYTES:
             raise Refused(f"{self._path}: {name} is longer than it may be", files.AGAIN)
         self._raw.seek(begin)
         raw = self._raw.read(size)

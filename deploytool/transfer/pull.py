@@ -15,10 +15,10 @@ from pathlib import Path
 from deploytool import serde
 from deploytool.bundle import subset
 from deploytool.bundle.manifest import (
-    BESIDE,
     MANIFEST_FILE,
     SIGNATURE_FILE,
     SUBSET_FILE,
+    UNLISTED_FILES,
     File,
     Manifest,
     all_files,
@@ -188,7 +188,7 @@ def _begin(tree: Path, stage: Path, beside: Mapping[str, bytes], kind: Subset | 
             shutil.rmtree(left, ignore_errors=True)
     tree.mkdir(parents=True, exist_ok=True)
     (tree.parent / _PARTS).mkdir(exist_ok=True)
-    for name in BESIDE:
+    for name in UNLISTED_FILES:
         (tree / name).unlink(missing_ok=True)
     for name, raw in {**beside, **({SUBSET_FILE: serde.text(kind).encode()} if kind else {})}.items():
         files.publish(tree / name, raw)
@@ -197,7 +197,7 @@ def _begin(tree: Path, stage: Path, beside: Mapping[str, bytes], kind: Subset | 
     except Refused:
         shutil.rmtree(stage, ignore_errors=True)
         raise
-    expected = {file.path for file in _wanted(manifest, kind)} | set(BESIDE)
+    expected = {file.path for file in _wanted(manifest, kind)} | set(UNLISTED_FILES)
     for path in [path for path in tree.rglob("*") if not path.is_dir() or path.is_symlink()]:
         if path.relative_to(tree).as_posix() not in expected:
             path.unlink()

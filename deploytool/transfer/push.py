@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from deploytool import serde
-from deploytool.bundle.manifest import LONGEST_MANIFEST, Manifest, manifest_digest
+from deploytool.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, manifest_digest
 from deploytool.errors import BadInput, DeployError, Refused, Unreachable
 from deploytool.host import disk, files
 from deploytool.transfer import oci
@@ -192,7 +192,7 @@ def _expect(reply: Reply, status: int, problem: str) -> None:
 def _read(record: Path) -> dict[str, str]:
     """Where uploads were begun; a record that cannot be read is none."""
     with suppress(Refused, ValueError, TypeError):
-        found = serde.loads(files.read(record, LONGEST_MANIFEST))
+        found = serde.loads(files.read(record, MAX_MANIFEST_BYTES))
         return {str(key): str(location) for key, location in found.items()}
     return {}
 

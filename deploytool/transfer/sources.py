@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from deploytool.bundle.manifest import LONGEST_MANIFEST, MANIFEST_FILE, SIGNATURE_FILE, File, Manifest
+from deploytool.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, SIGNATURE_FILE, File, Manifest
 from deploytool.errors import BadInput, Refused
 from deploytool.host import files
 from deploytool.transfer import oci, oci_archive
@@ -139,7 +139,7 @@ class _FromFolder:
         if not (self._folder / MANIFEST_FILE).exists():
             raise BadInput(f"{self._folder} holds no {MANIFEST_FILE}", "give the folder of a bundle")
         names = [name for name in (MANIFEST_FILE, SIGNATURE_FILE) if (self._folder / name).exists()]
-        return {name: files.read(self._folder / name, LONGEST_MANIFEST) for name in names}
+        return {name: files.read(self._folder / name, MAX_MANIFEST_BYTES) for name in names}
 
     def agree(self, manifest: Manifest) -> None:
         pass  # what else lies there stays there

@@ -17,8 +17,8 @@ from typing import IO, Any
 from deploytool import errors, serde
 from deploytool.bundle import subset
 from deploytool.bundle.manifest import (
-    LONGEST_MANIFEST,
     MANIFEST_FILE,
+    MAX_MANIFEST_BYTES,
     SIGNATURE_FILE,
     SUBSET_FILE,
     File,
@@ -159,7 +159,7 @@ def _request(
     folder: Path, wanted: list[File], device: Device, kind: Subset | None, key: Path | None, install: bool
 ) -> Mapping[str, serde.Json]:
     beside = {name: folder / name for name in (MANIFEST_FILE, SIGNATURE_FILE) if (folder / name).exists()}
-    raw = {name: files.read(path, LONGEST_MANIFEST) for name, path in beside.items()}
+    raw = {name: files.read(path, MAX_MANIFEST_BYTES) for name, path in beside.items()}
     if kind is not None:
         raw[SUBSET_FILE] = serde.text(kind).encode()
     return {

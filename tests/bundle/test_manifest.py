@@ -10,7 +10,7 @@ import pytest
 
 from deploytool import serde
 from deploytool.bundle.manifest import (
-    LONGEST_MANIFEST,
+    MAX_MANIFEST_BYTES,
     SIGNATURE_FILE,
     Manifest,
     Role,
@@ -33,7 +33,7 @@ def copy(packed: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(packed, tmp_path / "bundle"))
 
 
-def test_a_manifest_is_read_as_it_was_written(packed: Path, tmp_path: Path) -> None:
+def test_a_written_manifest_reads_back_equal(packed: Path, tmp_path: Path) -> None:
     manifest = read_manifest(packed)
     write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path) == manifest
@@ -42,7 +42,7 @@ def test_a_manifest_is_read_as_it_was_written(packed: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("stated", [0, -1, 8193, 1.5, True, "64"])
-def test_a_graph_that_states_no_sensible_memory_is_refused(copy: Path, stated: object) -> None:
+def test_an_invalid_memory_of_a_graph_is_refused(copy: Path, stated: object) -> None:
     data = json.loads((copy / "manifest.json").read_text())
     data["graphs"][0]["memory_mib"] = stated
     (copy / "manifest.json").write_text(serde.text(data))
@@ -53,14 +53,14 @@ def test_a_graph_that_states_no_sensible_memory_is_refused(copy: Path, stated: o
     assert read_manifest(copy).graphs[0].memory_mib is None
 
 
-def test_every_file_but_the_manifest_is_named_with_its_role(packed: Path) -> None:
+def test_the_manifest_lists_every_other_file_with_its_role(packed: Path) -> None:
     manifest = read_manifest(packed)
     there = {path.relative_to(packed).as_posix() for path in packed.rglob("*") if path.is_file()}
     assert {file.path for file in all_files(manifest)} == there - {"manifest.json"}
     assert {file.role for file in all_files(manifest)} == set(Role)
 
 
-def test_the_digest_leaves_engines_out_and_the_digest_leaves_nothing_out(packed: Path, tmp_path: Path) -> None:
+def test_the_content_digest_excludes_engines_and_the_manifest_digest_nothing(packed: Path, tmp_path: Path) -> None:
     manifest = read_manifest(packed)
     (engine,) = manifest.engines
     other = dataclasses.replace(engine, file=dataclasses.replace(engine.file, sha256="0" * 64))
@@ -71,7 +71,7 @@ def test_the_digest_leaves_engines_out_and_the_digest_leaves_nothing_out(packed:
     assert content_digest(dataclasses.replace(manifest, sequence=7)) != content_digest(manifest)
 
 
-def test_a_signature_may_lie_beside_the_manifest_and_nothing_else(copy: Path) -> None:
+def test_a_signature_is_the_only_unlisted_file_accepted(copy: Path) -> None:
     (copy / SIGNATURE_FILE).write_text("{}")
     check_files(copy, read_manifest(copy))
     (copy / "model.sig2").write_text("{}")
@@ -81,7 +81,7 @@ def test_a_signature_may_lie_beside_the_manifest_and_nothing_else(copy: Path) ->
 
 @pytest.mark.parametrize("path", ["recipe.json", "golden"])
 @pytest.mark.parametrize("kind", ["link", "pipe", "other"])
-def test_kinds_are_checked_before_any_byte_is_read(
+def test_file_types_are_checked_before_any_file_is_read(
     copy: Path, monkeypatch: pytest.MonkeyPatch, path: str, kind: str
 ) -> None:
     def never(*_: object) -> None:
@@ -98,11 +98,11 @@ def test_kinds_are_checked_before_any_byte_is_read(
         place.write_bytes(b"x")
     else:
         place.mkdir()
-    with pytest.raises(Refused, match=f"{path} is no plain file"):
+    with pytest.raises(Refused, match=f"{path} is no regular file"):
         check_files(copy, read_manifest(copy))
 
 
-def test_engines_of_other_devices_may_be_left_out_by_name_only(copy: Path) -> None:
+def test_only_engines_named_as_absent_may_be_missing(copy: Path) -> None:
     manifest = read_manifest(copy)
     path = manifest.engines[0].file.path
     (copy / path).unlink()
@@ -114,44 +114,42 @@ def test_engines_of_other_devices_may_be_left_out_by_name_only(copy: Path) -> No
 @pytest.mark.parametrize(
     ("where", "value", "problem"),
     [
-        (("sequence",), -1, "its sequence is no number"),
+        (("sequence",), -1, "its sequence is negative"),
         (("sequence",), True, "sequence is True, and should be a whole number"),
         (("files", 0, "path"), "../x", "is no path in a bundle"),
         (("files", 0, "path"), "model.sig", "is no path in a bundle"),
-        (("files", 0, "path"), "GOLDEN/case_1.png", "it names a file twice"),
+        (("files", 0, "path"), "GOLDEN/case_1.png", "it lists a file twice"),
         (("files", 0, "size"), 1.5, "size is 1.5, and should be a whole number"),
-        (("files", 0, "sha256"), "A" * 64, "has no size or no digest"),
-        (("golden", "path"), "engines/none", "it speaks of engines/none"),
-        (("recipe",), "none.json", "it speaks of none.json"),
-        (("free", "batch", "largest"), 0, "a free size has no range"),
-        (("free",), {}, "a free size has no range"),
+        (("files", 0, "sha256"), "A" * 64, "has no valid size or digest"),
+        (("golden", "path"), "engines/none", "it refers to engines/none"),
+        (("recipe",), "none.json", "it refers to none.json"),
+        (("free", "batch", "largest"), 0, "a dynamic dimension has no valid range"),
+        (("free",), {}, "a dynamic dimension has no valid range"),
         (("tolerances", "fp16", "max_error"), "1", "max_error is '1', and should be a number"),
         (("tolerances",), {}, "a precision has no tolerance"),
         (("inputs",), [], "it has no inputs or no outputs"),
         (("graphs",), [], "it has no graph"),
         (("engines", 0, "version"), 10, "version is 10, and should be a text"),
         (("engines", 0, "file", "role"), "graph", "an engine is listed as something else"),
-        (("schema",), "deploytool.bundle.manifest/9", "is a bundle of another kind"),
-        (("files", 0, "size"), -1, "has no size or no digest"),
+        (("schema",), "deploytool.bundle.manifest/9", "is a bundle of another schema"),
+        (("files", 0, "size"), -1, "has no valid size or digest"),
         (("outputs",), [], "it has no inputs or no outputs"),
-        (("classes",), ["cat\x1b[2J"], "a class has a name that cannot be shown"),
-        (("free", "batch", "largest"), 1 << 31, "a free size has no range"),
-        (("free",), {"H": {"smallest": 1, "typical": 8, "largest": 32}}, "a free size has no range"),
-        (("preprocessing", "crop"), 4097, "its pictures cannot be prepared"),
-        (("preprocessing", "crop"), [32, -1], "its pictures cannot be prepared"),
-        (("preprocessing", "resize"), [4097, 32], "its pictures cannot be prepared"),
-        (("preprocessing", "mean"), [0.5, 0.5], "its pictures cannot be prepared"),
-        (("preprocessing", "std"), [], "its pictures cannot be prepared"),
-        (("preprocessing", "std"), [0.5, 0.0, 0.5], "its pictures cannot be prepared"),
-        (("preprocessing", "channels"), "GBR", "its pictures cannot be prepared"),
-        (("preprocessing", "layout"), "CHWN", "its pictures cannot be prepared"),
-        ((*PART, "axis"), 64, "a part of an output is none"),
-        ((*PART, "spans"), [[0, 1]], "a part of an output is none"),
+        (("classes",), ["cat\x1b[2J"], "the name of a class is not printable"),
+        (("free", "batch", "largest"), 1 << 31, "a dynamic dimension has no valid range"),
+        (("free",), {"H": {"smallest": 1, "typical": 8, "largest": 32}}, "a dynamic dimension has no valid range"),
+        (("preprocessing", "crop"), 4097, "its preprocessing is invalid"),
+        (("preprocessing", "crop"), [32, -1], "its preprocessing is invalid"),
+        (("preprocessing", "resize"), [4097, 32], "its preprocessing is invalid"),
+        (("preprocessing", "mean"), [0.5, 0.5], "its preprocessing is invalid"),
+        (("preprocessing", "std"), [], "its preprocessing is invalid"),
+        (("preprocessing", "std"), [0.5, 0.0, 0.5], "its preprocessing is invalid"),
+        (("preprocessing", "channels"), "GBR", "its preprocessing is invalid"),
+        (("preprocessing", "layout"), "CHWN", "its preprocessing is invalid"),
+        ((*PART, "axis"), 64, "a part of an output is invalid"),
+        ((*PART, "spans"), [[0, 1]], "a part of an output is invalid"),
     ],
 )
-def test_values_that_cannot_be_right_are_refused(
-    copy: Path, where: tuple[str | int, ...], value: object, problem: str
-) -> None:
+def test_invalid_values_are_refused(copy: Path, where: tuple[str | int, ...], value: object, problem: str) -> None:
     data = json.loads((copy / "manifest.json").read_text())
     inner = data
     for step in where[:-1]:
@@ -165,7 +163,9 @@ def test_values_that_cannot_be_right_are_refused(
 @pytest.mark.parametrize(
     ("axis", "size", "spans"), [(1, 4, [[2, 5]]), (1, 4, [[-1, 2]]), (1, 4, [[2, 2]]), (1, 4, []), (0, 4, [[0, 2]])]
 )
-def test_a_part_has_channels_that_an_output_can_have(copy: Path, axis: int, size: int, spans: list[list[int]]) -> None:
+def test_a_part_with_channels_outside_the_output_is_refused(
+    copy: Path, axis: int, size: int, spans: list[list[int]]
+) -> None:
     data = json.loads((copy / "manifest.json").read_text())
     part = data["tolerances"]["fp16"]["parts"][0]["part"]
     part.update(axis=1, size=4, spans=[[0, 2], [3, 4]])
@@ -173,29 +173,29 @@ def test_a_part_has_channels_that_an_output_can_have(copy: Path, axis: int, size
     read_manifest(copy)
     part.update(axis=axis, size=size, spans=spans)
     (copy / "manifest.json").write_text(serde.text(data))
-    with pytest.raises(Refused, match="a part of an output is none"):
+    with pytest.raises(Refused, match="a part of an output is invalid"):
         read_manifest(copy)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "NaN", "{}", "[" * 100_000, '{"schema": "other/1"}'])
-def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(Refused):
         read_manifest(tmp_path)
 
 
-def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="cannot be read"):
         read_manifest(tmp_path)
 
 
-def test_a_manifest_longer_than_any_is_not_parsed(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_bytes(b" " * (LONGEST_MANIFEST + 1))
+def test_a_manifest_above_the_size_limit_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_bytes(b" " * (MAX_MANIFEST_BYTES + 1))
     with pytest.raises(Refused, match="is longer than it may be"):
         read_manifest(tmp_path)
 
 
-def test_the_recipe_says_what_trtexec_would(packed: Path) -> None:
+def test_the_engine_recipe_gives_the_trtexec_command(packed: Path) -> None:
     manifest: Manifest = read_manifest(packed)
     recipe = engine_recipe(packed, manifest)
     assert recipe.graph == "models/tiny_fp16/1/model.onnx"

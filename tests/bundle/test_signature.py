@@ -1,4 +1,4 @@
-"""Only what the key has signed, in the one text that a signature has."""
+"""Signatures: every file is signed by the key, and only the canonical form is accepted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.device import small
 from tests.device.keys import Keys, inside, keys, refused
 
 
-def test_the_signature_alone_holds_every_file(copy: Path, ours: Keys) -> None:
+def test_the_signature_alone_detects_a_change_of_every_file(copy: Path, ours: Keys) -> None:
     """The manifest is not asked: it names the same digests, but a bundle need not get that far."""
     digest = manifest_digest(copy)
     for path in [path for path in small.paths(copy) if path.name != SIGNATURE_FILE]:
@@ -60,14 +60,14 @@ def test_the_signature_alone_holds_every_file(copy: Path, ours: Keys) -> None:
         ('"signatures":[', '"signatures":[{},'),
     ],
 )
-def test_a_signature_has_one_text(copy: Path, ours: Keys, old: str, new: str) -> None:
+def test_a_signature_in_any_other_form_is_refused(copy: Path, ours: Keys, old: str, new: str) -> None:
     place = copy / SIGNATURE_FILE
     assert old in place.read_text()
     place.write_text(place.read_text().replace(old, new, 1))
     assert refused(copy, ours[1])
 
 
-def test_no_bit_of_base64_is_to_spare(copy: Path, ours: Keys) -> None:
+def test_base64_that_is_not_canonical_is_refused(copy: Path, ours: Keys) -> None:
     """A last letter may hold bits that decode to nothing; another one in its place is another text."""
     place, letters = copy / SIGNATURE_FILE, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
     text = place.read_text()
@@ -83,7 +83,7 @@ def test_no_bit_of_base64_is_to_spare(copy: Path, ours: Keys) -> None:
     assert refused(copy, ours[1])
 
 
-def test_a_whole_forgery_is_refused(copy: Path, ours: Keys, theirs: Keys) -> None:
+def test_a_consistent_forgery_is_refused(copy: Path, ours: Keys, theirs: Keys) -> None:
     """Other bytes, a manifest that names them, and a signature by a key one does not trust."""
     manifest = read_manifest(copy)
     (copy / manifest.graphs[0].path).write_bytes(b"another graph")
@@ -97,7 +97,7 @@ def test_a_whole_forgery_is_refused(copy: Path, ours: Keys, theirs: Keys) -> Non
         verify.check_integrity(copy, VerifyOptions(key=ours[1]))
 
 
-def test_the_manifest_is_not_parsed_before_the_signature_holds(
+def test_the_signature_is_checked_before_the_manifest_is_parsed(
     copy: Path, ours: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(raw: bytes, folder: Path) -> Manifest:
@@ -127,7 +127,7 @@ def signed_otherwise(folder: Path, place: Path, change: Callable[[str], str]) ->
     return public
 
 
-def test_a_statement_names_no_file_twice(copy: Path, tmp_path: Path) -> None:
+def test_a_statement_that_lists_a_file_twice_is_refused(copy: Path, tmp_path: Path) -> None:
     def twice(text: str) -> str:
         told = json.loads(text)
         resources = told["predicate"]["resources"]
@@ -137,11 +137,11 @@ def test_a_statement_names_no_file_twice(copy: Path, tmp_path: Path) -> None:
         return json.dumps(told)
 
     verify.check_integrity(copy, VerifyOptions(key=signed_otherwise(copy, tmp_path, str)))
-    with pytest.raises(Refused, match="it names a file twice"):
+    with pytest.raises(Refused, match="it lists a file twice"):
         verify.check_integrity(copy, VerifyOptions(key=signed_otherwise(copy, tmp_path, twice)))
 
 
-def test_a_key_that_is_only_named_has_not_signed(copy: Path, ours: Keys, theirs: Keys) -> None:
+def test_a_signature_that_only_names_the_key_is_refused(copy: Path, ours: Keys, theirs: Keys) -> None:
     place = copy / SIGNATURE_FILE
     hint = json.loads(place.read_text())["verificationMaterial"]["publicKey"]["hint"]
     sign.sign(copy, theirs[0])
@@ -153,7 +153,7 @@ def test_a_key_that_is_only_named_has_not_signed(copy: Path, ours: Keys, theirs:
         verify.check_integrity(copy, VerifyOptions(key=ours[1]))
 
 
-def test_a_file_that_no_signature_names_is_refused_by_the_signature_too(copy: Path, ours: Keys) -> None:
+def test_an_unsigned_file_is_refused(copy: Path, ours: Keys) -> None:
     (copy / "more").write_text("x")
     with pytest.raises(Refused, match="more is not signed"):
         signature.check(copy, manifest_digest(copy), ours[1])
@@ -171,7 +171,7 @@ def test_a_file_that_no_signature_names_is_refused_by_the_signature_too(copy: Pa
         ("{", "[" * 100_000),
     ],
 )
-def test_a_statement_of_another_kind_is_refused_though_its_signature_holds(
+def test_a_statement_of_another_type_is_refused_even_with_a_valid_signature(
     copy: Path, tmp_path: Path, old: str, new: str
 ) -> None:
     def edited(text: str) -> str:
@@ -179,11 +179,11 @@ def test_a_statement_of_another_kind_is_refused_though_its_signature_holds(
         return text.replace(old, new)
 
     public = signed_otherwise(copy, tmp_path, edited)
-    with pytest.raises(Refused, match="no signature of the kind"):
+    with pytest.raises(Refused, match="is not in the form that deploytool writes"):
         verify.check_integrity(copy, VerifyOptions(key=public))
 
 
-def test_keys_that_are_none_are_bad_input(copy: Path, tmp_path: Path, ours: Keys) -> None:
+def test_unusable_keys_are_bad_input(copy: Path, tmp_path: Path, ours: Keys) -> None:
     foreign = keys(tmp_path, "ed25519", ed25519.Ed25519PrivateKey.generate())
     other = keys(tmp_path, "secp256k1", ec.generate_private_key(ec.SECP256K1()))
     for key, problem in (
@@ -205,7 +205,7 @@ def test_keys_that_are_none_are_bad_input(copy: Path, tmp_path: Path, ours: Keys
             sign.sign(copy, key)
 
 
-def test_without_cryptography_one_line_says_so(copy: Path, ours: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_cryptography_is_a_missing_backend(copy: Path, ours: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "cryptography"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "cryptography", None)
@@ -225,22 +225,22 @@ def test_an_installed_bundle_keeps_its_signature(signed: Path, tmp_path: Path, o
     first = install.install(unsigned, root, lambda _: None)  # nobody asked
     second = install.install(signed, root, lambda _: None, key=ours[1])
     assert (second.current, second.previous) == (first.current, None)
-    verify.check_integrity(install.root_of(root, second.current), VerifyOptions(key=ours[1]))
+    verify.check_integrity(install.bundle_path(root, second.current), VerifyOptions(key=ours[1]))
     with pytest.raises(Refused, match="is not by the key"), serve(root, require_signature=theirs[1]):
         pass
 
 
-def test_one_goes_back_only_to_what_the_key_has_signed(packed: Path, signed: Path, tmp_path: Path, ours: Keys) -> None:
+def test_rollback_requires_the_signature(packed: Path, signed: Path, tmp_path: Path, ours: Keys) -> None:
     unsigned, root = small.small(packed, tmp_path / "unsigned", 2, seed=1), tmp_path / "root"
     install.install(unsigned, root, lambda _: None)
     turned = install.install(signed, root, lambda _: None, key=ours[1])
     with pytest.raises(Refused, match="is not signed"):
         install.rollback(root, ours[1])
-    assert install.pointer(root) == turned
+    assert install.read_pointer(root) == turned
     assert install.rollback(root).current == manifest_digest(unsigned)
 
 
-def test_what_is_proved_has_the_digest_and_the_signature_that_were_asked_for(
+def test_a_bundle_replaced_after_the_copy_is_not_verified(
     packed: Path, signed: Path, tmp_path: Path, ours: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where no lock holds, and somebody else has put something in its place since it was brought there."""
@@ -248,8 +248,8 @@ def test_what_is_proved_has_the_digest_and_the_signature_that_were_asked_for(
     unsigned = Path(shutil.copytree(signed, tmp_path / "unsigned", ignore=shutil.ignore_patterns(SIGNATURE_FILE)))
     other = small.small(packed, tmp_path / "other", 4, seed=1)
     for there, why in ((other, "is another bundle"), (unsigned, "is not signed")):
-        monkeypatch.setattr(install, "_bring", lambda _, place, *__, there=there, **___: shutil.copytree(there, place))
+        monkeypatch.setattr(install, "_copy", lambda _, place, *__, there=there, **___: shutil.copytree(there, place))
         with pytest.raises(Refused, match=why):
             install.install(signed, tmp_path / f"root-{there.name}", proved.append, key=ours[1])
-        assert install.pointer(tmp_path / f"root-{there.name}") is None
+        assert install.read_pointer(tmp_path / f"root-{there.name}") is None
     assert not proved

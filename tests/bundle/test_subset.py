@@ -1,4 +1,4 @@
-"""What may be missing from a folder: the engines of other devices, and nothing else."""
+"""Subsets of a bundle: engines for other targets may be missing, and nothing else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def part(tmp_path: Path) -> Path:
     return folder
 
 
-def test_names_are_those_of_the_table() -> None:
+def test_a_subset_is_parsed_from_a_known_target() -> None:
     assert subset.parse(None) is None
     assert subset.parse("orin") == Subset("orin", "8.7")
     assert subset.parse("h200") == Subset("h200", "9.0")
@@ -36,29 +36,29 @@ def test_names_are_those_of_the_table() -> None:
         subset.parse("xavier")
 
 
-def test_the_manifest_decides_what_is_of_others(tmp_path: Path) -> None:
+def test_engines_for_other_capabilities_are_omitted(tmp_path: Path) -> None:
     manifest = read_manifest(small.made(tmp_path / "in", 2))
     assert subset.omitted_engines(manifest, None) == frozenset()
     assert subset.omitted_engines(manifest, subset.parse("orin")) == {small.RTX40}
     assert subset.omitted_engines(manifest, subset.parse("thor")) == {small.ORIN, small.RTX40}
 
 
-def test_a_part_is_verified_and_installed_as_a_part(part: Path, tmp_path: Path) -> None:
+def test_a_subset_is_verified_and_installed(part: Path, tmp_path: Path) -> None:
     assert "left out" in verify.check_integrity(part).steps[0].status
     turned = install.install(part, tmp_path / "root", lambda checked: None)
-    assert small.contents(install.root_of(tmp_path / "root", turned.current)) == small.contents(part)
+    assert small.contents(install.bundle_path(tmp_path / "root", turned.current)) == small.contents(part)
 
 
 @pytest.mark.parametrize("path", [small.ORIN, "recipe.json", "models/m/1/model.onnx", "golden/golden.npz", SUBSET_FILE])
-def test_nothing_else_may_be_missing(part: Path, path: str) -> None:
+def test_any_other_missing_file_is_refused(part: Path, path: str) -> None:
     (part / path).unlink()
     with pytest.raises(Refused, match="is missing"):
         verify.check_integrity(part)
 
 
-def test_what_was_left_out_is_no_way_even_where_it_would_fit(part: Path) -> None:
+def test_an_omitted_engine_is_unavailable_even_on_a_matching_gpu(part: Path) -> None:
     manifest = read_manifest(part)
-    built = candidates.missing(candidates.Tier.BUILT, "none")
+    built = candidates.unavailable(candidates.Tier.BUILT, "none")
     reasons = {
         way.absent
         for way in candidates.candidates(part, manifest, ON_RTX40, built)
@@ -66,7 +66,7 @@ def test_what_was_left_out_is_no_way_even_where_it_would_fit(part: Path) -> None
     }
     assert "it was left out when the bundle was fetched" in reasons
     assert None not in reasons
-    assert verify.target(part, manifest, ON_RTX40).status.startswith("no engine for this machine")
+    assert verify.target_step(part, manifest, ON_RTX40).status.startswith("no engine for this machine")
 
 
 @pytest.mark.parametrize(
@@ -80,24 +80,24 @@ def test_what_was_left_out_is_no_way_even_where_it_would_fit(part: Path) -> None
         serde.text({"capability": "8.7", "target": "orin", "absent": ["recipe.json"]}).encode(),
     ],
 )
-def test_nonsense_is_refused(part: Path, raw: bytes) -> None:
+def test_a_malformed_subset_file_is_refused(part: Path, raw: bytes) -> None:
     (part / SUBSET_FILE).write_bytes(raw)
     with pytest.raises(Refused):
         verify.check_integrity(part)
 
 
-def test_no_more_is_read_than_it_may_have(part: Path) -> None:
+def test_a_subset_file_above_the_size_limit_is_refused(part: Path) -> None:
     (part / SUBSET_FILE).write_bytes(b" " * 5000)
     with pytest.raises(Refused, match="longer than it may be"):
         subset.read(part)
 
 
-def test_a_link_is_not_followed(part: Path) -> None:
+def test_a_linked_subset_file_is_refused(part: Path) -> None:
     (part / SUBSET_FILE).rename(part.with_name("kept"))
     (part / SUBSET_FILE).symlink_to(part.with_name("kept"))
     with pytest.raises(Refused):
         verify.check_integrity(part)
 
 
-def test_it_says_no_more_than_it_must(part: Path) -> None:
+def test_the_subset_file_contains_target_and_capability_only(part: Path) -> None:
     assert json.loads((part / SUBSET_FILE).read_text()) == {"capability": "8.7", "target": "orin"}

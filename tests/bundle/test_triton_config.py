@@ -9,8 +9,8 @@ from deploytool.spec import Precision, Tensor
 IMAGE, LOGITS = Tensor("image", ("batch", 3, "H", "W")), Tensor("logits", ("batch", 10))
 
 
-def test_a_graph_is_described_without_its_batch_and_with_free_sizes() -> None:
-    assert triton_config.graph("net", [IMAGE], [LOGITS], Precision.FP32, 16) == (
+def test_a_graph_has_no_batch_axis_and_dynamic_sizes() -> None:
+    assert triton_config.graph_config("net", [IMAGE], [LOGITS], Precision.FP32, 16) == (
         'name: "net"\n'
         'platform: "onnxruntime_onnx"\n'
         "max_batch_size: 16\n"
@@ -19,22 +19,28 @@ def test_a_graph_is_described_without_its_batch_and_with_free_sizes() -> None:
     )
 
 
-def test_halves_are_said_to_be_halves() -> None:
-    text = triton_config.graph("net", [IMAGE, Tensor("tokens", ("batch", 4), "int64")], [LOGITS], Precision.FP16, 1)
+def test_fp16_io_applies_to_floating_point_tensors_only() -> None:
+    text = triton_config.graph_config(
+        "net", [IMAGE, Tensor("tokens", ("batch", 4), "int64")], [LOGITS], Precision.FP16, 1
+    )
     assert 'image" data_type: TYPE_FP16' in text
     assert 'tokens" data_type: TYPE_INT64' in text
 
 
-def test_a_plan_is_chosen_by_compute_capability_and_never_by_default() -> None:
-    text = triton_config.engines("net_trt", [IMAGE], [LOGITS], Precision.FP32, 8, {"9.0": "b.plan", "8.9": "a.plan"})
+def test_plans_are_chosen_by_compute_capability_without_a_default() -> None:
+    text = triton_config.engine_config(
+        "net_trt", [IMAGE], [LOGITS], Precision.FP32, 8, {"9.0": "b.plan", "8.9": "a.plan"}
+    )
     assert 'platform: "tensorrt_plan"' in text
     assert '{ key: "8.9" value: "a.plan" },\n  { key: "9.0" value: "b.plan" }' in text
     assert "default_model_filename" not in text
 
 
-def test_no_name_ends_its_quotes() -> None:
+def test_names_are_quoted() -> None:
     name = 'a" data_type: TYPE_BOOL }\n  { name: "b'
-    written = triton_config.graph(name, [Tensor(name, ("batch", 3))], [Tensor("o", ("batch", 2))], Precision.FP32, 4)
+    written = triton_config.graph_config(
+        name, [Tensor(name, ("batch", 3))], [Tensor("o", ("batch", 2))], Precision.FP32, 4
+    )
     assert written.count("data_type: TYPE_FP32") == 2
     assert '\n  { name: "b' not in written
     assert [json.loads(each) for each in re.findall(r'name: ("(?:[^"\\]|\\.)*")', written)] == [name, name, "o"]

@@ -1,4 +1,4 @@
-"""Two pairs of keys, and a bundle that the first has signed."""
+"""Fixtures: two key pairs, and a bundle signed with the first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker like the real one but for the backend, which is a fake that fails in the way its environment says."""
+"""The real worker with a fake backend, which fails as the environment variable FAULT says."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ FAULT, SAMPLE = os.environ["FAULT"], Path(os.environ["SAMPLE"])
 
 
 @contextmanager
-def opened(way: Candidate) -> Iterator[Session]:
+def open_candidate(candidate: Candidate) -> Iterator[Session]:
     if FAULT == "segfault":
         os.kill(os.getpid(), signal.SIGSEGV)
     if FAULT == "hang":
         time.sleep(60)
     if FAULT == "out of memory":
-        raise MemoryError if way.device != "cpu" else _fill()
+        raise MemoryError if candidate.device != "cpu" else _fill()
     if FAULT == "missing provider":
         raise MissingBackend("ONNX Runtime cannot run on CUDA: it fell back to CPUExecutionProvider", "install it")
     if FAULT == "wrong GPU":
@@ -50,5 +50,5 @@ def _fill() -> MemoryError:
     return MemoryError(str(len(bytearray(64 << 30))))
 
 
-worker.opened = opened  # type: ignore[attr-defined]  # it is imported there, and so is called there
+worker.open_candidate = open_candidate  # type: ignore[attr-defined]  # where it was imported is where it is called
 worker.main(sys.argv[1])

@@ -1,4 +1,4 @@
-"""A bundle of the desk in an environment that holds the base install, an onnxruntime, and nothing else."""
+"""A bundle in a virtual environment with the base install and onnxruntime only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.sweep
-def test_a_device_verifies_runs_and_benches_a_bundle_without_the_desk(packed: Path, tmp_path: Path) -> None:
+def test_the_base_install_verifies_runs_and_benches_a_bundle(packed: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "device")], check=True)
     python = str(tmp_path / "device" / "bin" / "python")
     install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt")]

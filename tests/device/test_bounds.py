@@ -1,4 +1,4 @@
-"""A child takes no more memory than the manifest states, and a machine that has less is no fault of the bundle's."""
+"""A child process is limited to the memory that the manifest states; too little memory is no fault of the bundle."""
 
 from __future__ import annotations
 
@@ -31,31 +31,13 @@ from tests.fuzz.ground import rehashed
 MORE_MIB = 256
 WIDE = 1 << 29  # numbers: 2 GiB
 
-PROBED = """
-import json, resource, sys
-from pathlib import Path
-from deploytool.bundle import manifest
-from deploytool.device import probe, verify
-from deploytool.device.environment import Here
-folder, short = Path(sys.argv[1]), sys.argv[2]
-worker = probe.WORKER
-if short:
-    worker = (sys.executable, "-c",
-        "import sys; from deploytool.device import worker; from deploytool.host import memory;"
-        f"memory.free = lambda: {short}; worker.main(sys.argv[1])")
-way = verify.routes(verify.papers(folder), Here("linux", "x86_64"))[-1]
-tried = probe.probe(way, folder, manifest.read_manifest(folder), 0.0, worker)
-peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
-print(json.dumps([tried.reason or tried.status.value, tried.is_bundles_fault, peak]))
-"""
 
-
-def probed(folder: Path, short: str = "") -> tuple[str, bool, int]:
-    """What is said, the fault of the CPU's way, and the most MiB that its child held."""
-    command = [sys.executable, "-c", PROBED, str(folder), short]
+def probed(folder: Path, available: str = "") -> tuple[str, bool, int]:
+    """Status, whether the bundle is at fault, and peak memory in MiB of a probe with `available` bytes of memory."""
+    command = [sys.executable, "-m", "tests.device.probed", str(folder), available]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    status, fault, peak = json.loads(done.stdout)
-    return status, fault, peak
+    status, is_at_fault, peak_mib = json.loads(done.stdout)
+    return status, is_at_fault, peak_mib
 
 
 def constant(model: ModelProto, name: str, *numbers: int) -> str:
@@ -110,7 +92,7 @@ def forged(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["expanded", "tiled", "folded", "hoarded"])
-def test_a_forged_graph_gets_no_more_memory_than_its_manifest_states(packed: Path, folder: Path, kind: str) -> None:
+def test_a_forged_graph_is_limited_to_the_memory_of_its_manifest(packed: Path, folder: Path, kind: str) -> None:
     said, _, usual = probed(packed)
     assert said == "measured"
     status, fault, peak = probed(forged(folder, kind))
@@ -119,7 +101,7 @@ def test_a_forged_graph_gets_no_more_memory_than_its_manifest_states(packed: Pat
     assert peak <= usual + MORE_MIB
 
 
-def test_a_manifest_that_states_nothing_leaves_the_limit_of_any_child(folder: Path) -> None:
+def test_without_stated_memory_only_the_limit_of_the_child_applies(folder: Path) -> None:
     manifest = read_manifest(forged(folder, "expanded"))
     graphs = tuple(replace(graph, memory_mib=None) for graph in manifest.graphs)
     write_manifest(folder, replace(manifest, graphs=graphs))
@@ -128,14 +110,14 @@ def test_a_manifest_that_states_nothing_leaves_the_limit_of_any_child(folder: Pa
     assert peak > 2048
 
 
-def test_a_machine_with_little_memory_condemns_no_bundle(folder: Path) -> None:
-    status, fault, _ = probed(forged(folder, "expanded"), short=str(50 << 20))
-    assert "there are 52.4 MB" in status
+def test_too_little_memory_of_the_machine_is_no_fault_of_the_bundle(folder: Path) -> None:
+    status, fault, _ = probed(forged(folder, "expanded"), available=str(50 << 20))
+    assert "52.4 MB are available" in status
     assert not fault
 
 
 @pytest.mark.parametrize(("number", "there", "fault"), [(9, 1 << 40, False), (6, 1 << 20, False), (6, 1 << 40, True)])
-def test_whom_the_machine_kills_is_not_to_blame(
+def test_a_kill_by_the_machine_is_no_fault_of_the_bundle(
     packed: Path, number: int, there: int, fault: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: there)
@@ -146,7 +128,7 @@ def test_whom_the_machine_kills_is_not_to_blame(
     assert tried.is_bundles_fault is fault
 
 
-def test_a_start_that_takes_too_much_counts(folder: Path, tmp_path: Path) -> None:
+def test_a_start_above_the_stated_memory_is_a_failed_start(folder: Path, tmp_path: Path) -> None:
     install.install(forged(folder, "expanded"), tmp_path / "root", lambda _: None)
     said = "more memory than its manifest states"
     with pytest.raises(NotVerified, match=said) as caught, deploytool.device.open(tmp_path / "root"):
@@ -169,7 +151,7 @@ def limit() -> Iterator[tuple[int, int]]:
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
-def test_the_bound_holds_within_and_no_longer(limit: tuple[int, int]) -> None:
+def test_the_limit_applies_within_the_context_only(limit: tuple[int, int]) -> None:
     with bounded(way(64)):
         assert resource.getrlimit(resource.RLIMIT_DATA) != limit
     with pytest.raises(ChildDied, match="states, 64 MiB"), bounded(way(64)):
@@ -178,13 +160,13 @@ def test_the_bound_holds_within_and_no_longer(limit: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("free", [way(None), way(64, "cuda")])
-def test_a_gpu_and_what_states_nothing_have_no_bound(free: Candidate, limit: tuple[int, int]) -> None:
+def test_no_limit_applies_on_a_gpu_or_without_stated_memory(free: Candidate, limit: tuple[int, int]) -> None:
     with bounded(free):
         assert resource.getrlimit(resource.RLIMIT_DATA) == limit
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OutOfMemory("bad_alloc", "")])
-def test_who_is_to_blame_follows_from_what_the_machine_has(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_depends_on_the_available_memory(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     for there, kind in ((1 << 40, ChildDied), (None, ChildDied), (1 << 20, NoRoom)):
         monkeypatch.setattr(memory, "available_bytes", lambda there=there: there)
         with pytest.raises(kind), bounded(way(64)):
@@ -193,5 +175,5 @@ def test_who_is_to_blame_follows_from_what_the_machine_has(error: Exception, mon
         raise StageFailed("something else", "")
 
 
-def test_the_least_graph_is_one() -> None:
-    onnx.checker.check_model(onnx.load_from_string(bounds._LEAST))
+def test_the_smallest_graph_is_valid() -> None:
+    onnx.checker.check_model(onnx.load_from_string(bounds._SMALLEST_GRAPH))

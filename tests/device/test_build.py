@@ -1,4 +1,4 @@
-"""An engine that is built where it runs: kept, proved, and thrown away if it is wrong."""
+"""Engines built on the device: kept, checked, and deleted if they are wrong."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def again(checked: Integrity, built: Path, found: Environment = LAPTOP) -> tuple
     return record, bool(steps)
 
 
-def test_it_is_kept_and_serves_as_a_way_of_its_own(checked: Integrity, built: Path) -> None:
+def test_a_built_engine_is_kept_and_is_a_candidate(checked: Integrity, built: Path) -> None:
     assert {path.suffix for path in built.iterdir()} == {".plan", ".json"}
     assert again(checked, built)[1] is False
     way = verify.run_candidates(checked, LAPTOP, built)[1]
@@ -70,35 +70,37 @@ def test_it_is_kept_and_serves_as_a_way_of_its_own(checked: Integrity, built: Pa
 
 
 @pytest.mark.parametrize("change", [{"gpu": "RTX 4090"}, {"cuda": "13.1"}])
-def test_on_another_gpu_or_driver_it_is_built_anew(checked: Integrity, built: Path, change: dict[str, str]) -> None:
+def test_an_engine_for_another_gpu_or_driver_is_not_used(
+    checked: Integrity, built: Path, change: dict[str, str]
+) -> None:
     other = dataclasses.replace(LAPTOP, **change)  # type: ignore[arg-type]  # names of fields
     assert (
         verify.run_candidates(checked, other, built)[1].absent
-        == "none was built here yet: `deploytool build` makes one"
+        == "none was built here yet: `deploytool build` builds one"
     )
 
 
-def test_a_spoilt_one_is_built_anew(checked: Integrity, built: Path) -> None:
+def test_a_damaged_engine_is_built_again(checked: Integrity, built: Path) -> None:
     (plan,) = built.glob("*.plan")
     plan.write_bytes(plan.read_bytes()[:-1])
     assert verify.run_candidates(checked, LAPTOP, built)[1].absent
     assert again(checked, built)[1] is True
 
 
-def test_one_that_was_built_and_not_proved_is_only_proved(checked: Integrity, built: Path) -> None:
+def test_an_unchecked_engine_is_checked_and_not_built_again(checked: Integrity, built: Path) -> None:
     record, _ = again(checked, built)
     build._write(built, dataclasses.replace(record, trial=None))
     assert verify.run_candidates(checked, LAPTOP, built)[1].absent  # what nobody has run does not serve
     assert again(checked, built) == (record, False)
 
 
-def test_one_that_does_not_hold_is_thrown_away(checked: Integrity, tmp_path: Path) -> None:
-    with pytest.raises(StageFailed, match="thrown away: it was killed by SIGSEGV"):
+def test_an_engine_that_fails_its_check_is_deleted(checked: Integrity, tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match="deleted: it was killed by SIGSEGV"):
         build.build(checked.folder, checked.manifest, LAPTOP, tmp_path / "built", crashes, lambda *step: None)
     assert list((tmp_path / "built").iterdir()) == []
 
 
-def test_what_a_killed_build_left_is_swept_and_what_another_is_making_is_not(
+def test_leftovers_of_a_killed_build_are_swept_and_running_builds_are_kept(
     checked: Integrity, built: Path, dead: str
 ) -> None:
     busy = built / f".making-{owner.name()}-b"
@@ -110,7 +112,7 @@ def test_what_a_killed_build_left_is_swept_and_what_another_is_making_is_not(
     busy.rmdir()
 
 
-def test_an_engine_others_could_have_written_is_not_taken(checked: Integrity, built: Path) -> None:
+def test_an_engine_in_a_folder_that_others_can_write_is_not_used(checked: Integrity, built: Path) -> None:
     again(checked, built)
     built.chmod(0o777)
     try:
@@ -126,19 +128,21 @@ def test_an_engine_others_could_have_written_is_not_taken(checked: Integrity, bu
     [
         (Environment("linux", "x86_64"), "no CUDA GPU answers here"),
         (dataclasses.replace(LAPTOP, tensorrt={}), "no TensorRT is installed"),
-        (dataclasses.replace(LAPTOP, gpu="Orin", capability="8.7"), "TensorRT-RTX does not know it"),
+        (dataclasses.replace(LAPTOP, gpu="Orin", capability="8.7"), "TensorRT-RTX does not support it"),
     ],
 )
-def test_where_nothing_can_build_it_says_why(checked: Integrity, tmp_path: Path, found: Environment, why: str) -> None:
+def test_the_reason_is_given_where_no_engine_can_be_built(
+    checked: Integrity, tmp_path: Path, found: Environment, why: str
+) -> None:
     with pytest.raises(MissingBackend, match=why):
         build.build(checked.folder, checked.manifest, found, tmp_path / "built", works, lambda *step: None)
     assert why in str(verify.run_candidates(checked, found, tmp_path / "built")[1].absent)
     assert not (tmp_path / "built").exists()
 
 
-def test_the_full_tensorrt_comes_first() -> None:
+def test_tensorrt_is_preferred_to_tensorrt_rtx() -> None:
     both = dataclasses.replace(LAPTOP, tensorrt={"tensorrt": "10.16.1.11", "tensorrt_rtx": RTX})
-    assert build.flavour(both) == "tensorrt"
+    assert build.select_flavour(both) == "tensorrt"
 
 
 RECORD = {"flavour": "tensorrt_rtx", "version": RTX, "gpu": LAPTOP.gpu, "capability": "8.9", "cuda": LAPTOP.cuda}
@@ -156,12 +160,12 @@ def said(checked: Integrity, tmp_path: Path) -> build.Record:
         checked.digest, graph, **RECORD, precision=Precision.FP16, io=Precision.FP32, file=file, trial=TRIAL
     )
     build._write(tmp_path / "built", record)
-    assert build.read_record(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent is None
+    assert build.built_candidate(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent is None
     return record
 
 
 @pytest.mark.parametrize("name", ["digest", "graph", "gpu", "cuda", "path", "size", "sha256", "trial"])
-def test_an_engine_of_another_bundle_graph_machine_or_file_is_not_taken(
+def test_an_engine_with_another_record_is_not_used(
     checked: Integrity, said: build.Record, tmp_path: Path, name: str
 ) -> None:
     values = {"path": "../other.plan", "size": said.file.size + 1, "sha256": "0" * 64, "trial": None}
@@ -170,19 +174,19 @@ def test_an_engine_of_another_bundle_graph_machine_or_file_is_not_taken(
     other = dataclasses.replace(said, file=inner, **({} if inner is not said.file else {name: value}))
     place = tmp_path / "built" / said.file.path
     place.with_suffix(".json").write_text(serde.text(other))
-    absent = build.read_record(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent
-    assert absent == "none was built here yet: `deploytool build` makes one"
+    absent = build.built_candidate(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent
+    assert absent == "none was built here yet: `deploytool build` builds one"
 
 
-def test_an_engine_behind_a_link_or_of_somebody_else_is_not_taken(
+def test_an_engine_in_a_linked_or_foreign_folder_is_not_used(
     checked: Integrity, said: build.Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "built")
     monkeypatch.setattr(owner, "grants", lambda *_: False)  # as where links have modes of their own
-    why = build.read_record(checked.folder, checked.manifest, LAPTOP, tmp_path / "link").absent
+    why = build.built_candidate(checked.folder, checked.manifest, LAPTOP, tmp_path / "link").absent
     assert "is not a folder that only you can write" in str(why)
     monkeypatch.setattr(owner, "is_trusted", lambda _: False)
-    why = build.read_record(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent
+    why = build.built_candidate(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent
     assert "is not a folder that only you can write" in str(why)
     with pytest.raises(BadInput, match="is not a folder that only you can write"):
         build.build(checked.folder, checked.manifest, LAPTOP, tmp_path / "built", works, lambda *step: None)

@@ -32,7 +32,7 @@ def names(root: Path) -> set[str]:
     return {str(Path(item.path).relative_to(root)) for item in clean.find_leftovers(root)}
 
 
-def test_what_runs_and_what_ran_before_stays_and_the_rest_goes(root: Path, dead: str) -> None:
+def test_current_and_previous_bundles_are_kept_and_leftovers_removed(root: Path, dead: str) -> None:
     assert names(root) == set()
     left = {
         f"bundles/{'0' * 64}",
@@ -46,17 +46,17 @@ def test_what_runs_and_what_ran_before_stays_and_the_rest_goes(root: Path, dead:
     for name in left - {f"bundles/{'0' * 64}"}:
         (root / name).mkdir(parents=True)
     old(root)
-    before = install.pointer(root)
+    before = install.read_pointer(root)
     assert before is not None
     assert names(root) == left
     assert leftovers.remove(clean.find_leftovers(root)) == []
     assert names(root) == set()
-    assert install.pointer(root) == before
-    assert all(install.root_of(root, digest).is_dir() for digest in (before.current, before.previous or ""))
+    assert install.read_pointer(root) == before
+    assert all(install.bundle_path(root, digest).is_dir() for digest in (before.current, before.previous or ""))
 
 
-def test_an_engine_half_built_goes_with_its_builder(root: Path, dead: str) -> None:
-    found = install.pointer(root)
+def test_an_engine_of_a_killed_build_is_a_leftover(root: Path, dead: str) -> None:
+    found = install.read_pointer(root)
     assert found is not None
     built = root / "bundles" / f"{found.current}.built"
     (built / f".making-{dead}-abc").mkdir(parents=True)
@@ -64,7 +64,7 @@ def test_an_engine_half_built_goes_with_its_builder(root: Path, dead: str) -> No
     assert names(root) == {f"bundles/{built.name}/.making-{dead}-abc"}
 
 
-def test_nothing_goes_that_an_install_or_a_ship_has(root: Path) -> None:
+def test_nothing_locked_by_an_install_or_a_ship_is_a_leftover(root: Path) -> None:
     stage = root / "received" / ".incoming"
     stage.mkdir(parents=True)
     (stage / "lock").touch()
@@ -77,12 +77,12 @@ def test_nothing_goes_that_an_install_or_a_ship_has(root: Path) -> None:
     assert names(root) == {f"bundles/{'0' * 64}", "received/.incoming"}
 
 
-def test_a_folder_that_is_no_root_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_install_root_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is no install root"):
         clean.find_leftovers(tmp_path)
 
 
-def test_the_command_shows_first_and_removes_when_told(root: Path) -> None:
+def test_the_command_lists_first_and_removes_with_yes(root: Path) -> None:
     old(root)
 
     def called(*words: str) -> subprocess.CompletedProcess[str]:
@@ -91,7 +91,7 @@ def test_the_command_shows_first_and_removes_when_told(root: Path) -> None:
 
     left = root / "bundles" / ("0" * 64)
     shown = called().stdout.splitlines()
-    assert shown[0].endswith(f"{left}: neither the current bundle nor the one before")
+    assert shown[0].endswith(f"{left}: neither the current bundle nor the previous one")
     assert shown[1].startswith("1 left behind, ")
     assert left.is_dir()
     found = json.loads(called("--yes", "--json").stdout)["result"]

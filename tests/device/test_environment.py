@@ -1,4 +1,4 @@
-"""Which engine is for which machine: the decision against a table that was written without it."""
+"""Which engine can run on which machine, compared with an independent table."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def decides_as_the_table(pair: tuple[Engine, Environment]) -> None:
     SEEN["accepted" if accepted else "refused"] += 1
 
 
-def test_five_thousand_random_pairs_are_decided_as_the_table_says() -> None:
+def test_five_thousand_random_pairs_match_the_table() -> None:
     SEEN.update(accepted=0, refused=0)
     decides_as_the_table()
     assert sum(SEEN.values()) >= 5000
@@ -112,7 +112,7 @@ DESK = {"system": "linux", "processor": "x86_64", "gpu": "L4", "capability": "8.
         ({"processor": "aarch64"}, "it is not for linux on aarch64"),
         ({"gpu": "", "capability": ""}, "no CUDA GPU answers here"),
         ({"capability": "9.0"}, "it is for compute capability 8.9, and L4 has 9.0"),
-        ({"cuda": "12.8"}, "it needs a driver for CUDA 13.0, and this one serves 12.8"),
+        ({"cuda": "12.8"}, "it needs a driver for CUDA 13.0, and this one supports 12.8"),
         ({"tensorrt": {}}, "tensorrt is not installed"),
         (
             {"tensorrt": {"tensorrt": "10.3.0"}},
@@ -120,12 +120,12 @@ DESK = {"system": "linux", "processor": "x86_64", "gpu": "L4", "capability": "8.
         ),
     ],
 )
-def test_a_refusal_says_why(change: dict[str, object], reason: str | None) -> None:
+def test_a_mismatch_has_a_reason(change: dict[str, object], reason: str | None) -> None:
     machine = Environment(**{**DESK, "tensorrt": {"tensorrt": "10.16.1.11"}, **change})  # type: ignore[arg-type]  # by name
     assert mismatch(FITS, machine) == reason
 
 
-def test_this_machine_is_something() -> None:
+def test_this_machine_is_detected() -> None:
     found = detect()
     assert found.system
     assert found.processor in ("x86_64", "aarch64")

@@ -1,4 +1,4 @@
-"""A graph that would have its weights from elsewhere is refused: nothing names them, and nobody has hashed them."""
+"""Graphs with external weights are refused, since no manifest lists them."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def way(path: Path) -> Candidate:
     )
 
 
-def test_weights_from_the_working_folder_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_external_weights_in_the_working_folder_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     WEIGHT.tofile("w.bin")
     Path("in.onnx").write_bytes(model(tensor(elsewhere=False)).SerializeToString())
     Path("out.onnx").write_bytes(model(tensor(elsewhere=True)).SerializeToString())
     with open_candidate(way(tmp_path / "in.onnx")) as session:
         assert session(x=np.ones((1, 4), np.float32))["y"].tolist() == [[1, 2, 3, 4]]
-    with pytest.raises(Refused, match="a file of their own"), open_candidate(way(tmp_path / "out.onnx")):
+    with pytest.raises(Refused, match="has external weights"), open_candidate(way(tmp_path / "out.onnx")):
         pass
 
 
@@ -128,19 +128,19 @@ PLACES = (
 
 
 @pytest.mark.parametrize("put", PLACES)
-def test_wherever_the_weights_are_named(put: Callable[[ModelProto], None]) -> None:
+def test_external_weights_are_refused_wherever_they_occur(put: Callable[[ModelProto], None]) -> None:
     made = model(tensor(elsewhere=False))
     external_weights.refuse(made.SerializeToString(), "graph")
     put(made)
-    with pytest.raises(Refused, match="a file of their own"):
+    with pytest.raises(Refused, match="has external weights"):
         external_weights.refuse(made.SerializeToString(), "graph")
 
 
 @pytest.mark.parametrize("field", ["data_location", "external_data"])
-def test_either_of_the_two_fields_that_name_a_file_is_enough(field: str) -> None:
+def test_either_field_of_external_weights_is_refused(field: str) -> None:
     weight = tensor(elsewhere=True)
     weight.ClearField(field)
-    with pytest.raises(Refused, match="a file of their own"):
+    with pytest.raises(Refused, match="has external weights"):
         external_weights.refuse(model(weight).SerializeToString(), "graph")
 
 
@@ -148,22 +148,22 @@ def test_either_of_the_two_fields_that_name_a_file_is_enough(field: str) -> None
     "raw",
     [b"\x07", b"\x3a", b"\x3a\xff", b"\x3a\x05\x0a", b"\xff" * 40, b"\x3c\x01", b"\x39\x01", b"\x80" * 11 + bytes(2)],
 )
-def test_what_is_no_graph_is_refused(raw: bytes) -> None:
+def test_bytes_that_are_no_graph_are_refused(raw: bytes) -> None:
     with pytest.raises(Refused, match="no ONNX graph"):
         external_weights.refuse(raw, "graph")
 
 
-def test_the_graphs_of_a_bundle_are_not(packed: Path) -> None:
+def test_the_graphs_of_a_bundle_are_accepted(packed: Path) -> None:
     for path in packed.glob("models/*/*/model.onnx"):
         external_weights.refuse(path.read_bytes(), path)
         onnx.checker.check_model(path)
 
 
-def test_no_engine_is_built_of_weights_from_elsewhere(
+def test_no_engine_is_built_from_external_weights(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensorrt, "library", lambda _: None)
     (tmp_path / "out.onnx").write_bytes(model(tensor(elsewhere=True)).SerializeToString())
     request = Request("build", str(tmp_path), read_manifest(packed), way(tmp_path / "out.onnx"), "", out="engine")
-    with pytest.raises(Refused, match="a file of their own"):
+    with pytest.raises(Refused, match="has external weights"):
         worker._build(request)

@@ -1,4 +1,4 @@
-"""There is always one current bundle, and it is whole: whoever fails, is killed, or is older."""
+"""There is always one intact current bundle, whatever install fails, is killed, or is older."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def made(packed: Path, folder: Path, sequence: int, seed: int) -> Path:
 
 def fail_to_start(root: Path, times: int) -> None:
     for _ in range(times):
-        start_attempts.record(install.start_records(root, install.started(root).current), "it answers wrongly")
+        start_attempts.record(install.start_records(root, install.bundle_to_start(root).current), "it answers wrongly")
 
 
-def test_a_bundle_is_published_under_its_digest_and_current(packed: Path, root: Path, tmp_path: Path) -> None:
+def test_an_installed_bundle_is_current_in_the_folder_of_its_digest(packed: Path, root: Path, tmp_path: Path) -> None:
     source = made(packed, tmp_path / "a", 1, 1)
     turned = install.install(source, root, proved)
     assert turned == Pointer(manifest_digest(source), None, 1)
-    place = install.root_of(root, turned.current)
+    place = install.bundle_path(root, turned.current)
     assert place == root / "bundles" / manifest_digest(source)
     verify.check_integrity(place)
     shutil.rmtree(source)
@@ -68,13 +68,13 @@ def copied(source: Path, root: Path, monkeypatch: pytest.MonkeyPatch, meanwhile:
     monkeypatch.setattr(disk, "check", lambda *_: meanwhile())
     with pytest.raises(Refused) as caught:
         install.install(source, root, proved)
-    assert install.pointer(root) is None
+    assert install.read_pointer(root) is None
     assert not list(root.glob(".staging-*"))
     assert not list((root / "bundles").iterdir())
     return str(caught.value)
 
 
-def test_each_byte_is_hashed_while_it_is_copied(
+def test_a_file_changed_before_the_copy_is_refused(
     packed: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = made(packed, tmp_path / "a", 1, 1)
@@ -84,9 +84,7 @@ def test_each_byte_is_hashed_while_it_is_copied(
     assert why == f"{graph} has other bytes than the manifest says"
 
 
-def test_a_copy_that_does_not_keep_its_bytes_is_refused(
-    packed: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_corrupt_copy_is_refused(packed: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, usual = made(packed, tmp_path / "a", 1, 1), files.verify_file
 
     def hold(path: Path, size: int, sha256: str, to: Path | None = None) -> None:
@@ -98,7 +96,7 @@ def test_a_copy_that_does_not_keep_its_bytes_is_refused(
     assert ".staging-" in copied(source, root, monkeypatch, lambda: None)
 
 
-def test_a_manifest_that_changes_before_it_is_copied_is_refused(
+def test_a_manifest_changed_before_the_copy_is_refused(
     packed: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = made(packed, tmp_path / "a", 1, 1)
@@ -107,106 +105,102 @@ def test_a_manifest_that_changes_before_it_is_copied_is_refused(
     assert why == f"{source} changed while it was copied"
 
 
-def test_the_one_before_is_kept_and_one_can_go_back_and_forth(packed: Path, root: Path, tmp_path: Path) -> None:
+def test_the_previous_bundle_is_kept_and_rollback_exchanges_the_two(packed: Path, root: Path, tmp_path: Path) -> None:
     one, two, three = (made(packed, tmp_path / name, number, number) for number, name in enumerate("abc", 1))
     digests = [manifest_digest(folder) for folder in (one, two, three)]
     for folder in (one, two, three):
         install.install(folder, root, proved)
-    assert install.pointer(root) == Pointer(digests[2], digests[1], 3)
+    assert install.read_pointer(root) == Pointer(digests[2], digests[1], 3)
     assert {path.name for path in (root / "bundles").iterdir()} == {digests[1], digests[2]}
     assert install.rollback(root) == Pointer(digests[1], digests[2], 3)
     assert install.rollback(root) == Pointer(digests[2], digests[1], 3)
 
 
-def test_a_second_install_of_the_same_changes_nothing(packed: Path, root: Path, tmp_path: Path) -> None:
+def test_installing_the_same_bundle_again_changes_nothing(packed: Path, root: Path, tmp_path: Path) -> None:
     one, two = made(packed, tmp_path / "a", 1, 1), made(packed, tmp_path / "b", 2, 2)
     install.install(one, root, proved)
     before = install.install(two, root, proved)
     assert install.install(two, root, proved) == before
 
 
-def test_an_older_sequence_is_refused_even_after_going_back(packed: Path, root: Path, tmp_path: Path) -> None:
+def test_a_lower_sequence_is_refused_even_after_a_rollback(packed: Path, root: Path, tmp_path: Path) -> None:
     one, two, three = (made(packed, tmp_path / name, number, number) for number, name in enumerate("abc", 1))
     install.install(one, root, proved)
     install.install(three, root, proved)
     install.rollback(root)
-    with pytest.raises(Refused, match="has sequence 2, and 3 was here already"):
+    with pytest.raises(Refused, match="has sequence 2, and 3 was installed here"):
         install.install(two, root, proved)
     install.install(made(packed, tmp_path / "d", 3, 9), root, proved)  # the same sequence is no step back
 
 
-def test_what_is_not_proved_does_not_become_current_and_leaves_nothing(
-    packed: Path, root: Path, tmp_path: Path
-) -> None:
+def test_a_bundle_that_fails_verification_is_removed(packed: Path, root: Path, tmp_path: Path) -> None:
     one, two = made(packed, tmp_path / "a", 1, 1), made(packed, tmp_path / "b", 2, 2)
     with pytest.raises(NotVerified):
         install.install(one, root, not_proved)
-    assert install.pointer(root) is None
+    assert install.read_pointer(root) is None
     before = install.install(one, root, proved)
     with pytest.raises(NotVerified):
         install.install(two, root, not_proved)
-    assert install.pointer(root) == before
+    assert install.read_pointer(root) == before
     assert [path.name for path in (root / "bundles").iterdir()] == [before.current]
     assert not list(root.glob(".staging-*"))
 
 
-def test_another_digest_than_the_one_that_is_meant_is_refused(packed: Path, root: Path, tmp_path: Path) -> None:
+def test_a_bundle_with_another_digest_than_expected_is_refused(packed: Path, root: Path, tmp_path: Path) -> None:
     source = made(packed, tmp_path / "a", 1, 1)
     with pytest.raises(Refused, match="is another bundle: its digest is"):
         install.install(source, root, proved, digest="0" * 64)
     assert install.install(source, root, proved, digest=manifest_digest(source)).current == manifest_digest(source)
 
 
-def test_a_damaged_copy_is_made_anew(packed: Path, root: Path, tmp_path: Path) -> None:
+def test_a_damaged_installed_bundle_is_replaced(packed: Path, root: Path, tmp_path: Path) -> None:
     source = made(packed, tmp_path / "a", 1, 1)
-    place = install.root_of(root, install.install(source, root, proved).current)
+    place = install.bundle_path(root, install.install(source, root, proved).current)
     (place / "recipe.json").write_text("spoilt")
     install.install(source, root, proved)
     verify.check_integrity(place)
 
 
-def test_three_failed_starts_go_back_and_the_bundle_is_not_taken_again(
-    packed: Path, root: Path, tmp_path: Path
-) -> None:
+def test_three_failed_starts_roll_back_and_refuse_the_bundle(packed: Path, root: Path, tmp_path: Path) -> None:
     one, two = made(packed, tmp_path / "a", 1, 1), made(packed, tmp_path / "b", 2, 2)
     install.install(one, root, proved)
     install.install(two, root, proved)
     fail_to_start(root, 2)
-    assert install.started(root).current == manifest_digest(two)
+    assert install.bundle_to_start(root).current == manifest_digest(two)
     fail_to_start(root, 1)
-    why = "it failed to start 3 times in a row, at last: it answers wrongly"
-    assert install.started(root) == Pointer(manifest_digest(one), None, 2, {manifest_digest(two): why})
+    why = "it failed to start 3 times in a row, most recently: it answers wrongly"
+    assert install.bundle_to_start(root) == Pointer(manifest_digest(one), None, 2, {manifest_digest(two): why})
     with pytest.raises(Refused, match=why):
         install.install(two, root, proved)
 
 
-def test_a_bundle_that_was_given_up_can_be_pardoned(packed: Path, root: Path, tmp_path: Path) -> None:
+def test_a_refused_bundle_can_be_pardoned(packed: Path, root: Path, tmp_path: Path) -> None:
     one, two = made(packed, tmp_path / "a", 1, 1), made(packed, tmp_path / "b", 2, 2)
     install.install(one, root, proved)
     install.install(two, root, proved)
     fail_to_start(root, 3)
-    assert install.started(root).current == manifest_digest(one)
-    with pytest.raises(BadInput, match="is not one bundle that was given up"):
+    assert install.bundle_to_start(root).current == manifest_digest(one)
+    with pytest.raises(BadInput, match="does not name one bundle"):
         install.pardon(root, manifest_digest(one))
     assert install.pardon(root, manifest_digest(two)[:12]).refused == {}
     assert install.install(two, root, proved).current == manifest_digest(two)
-    assert install.started(root).current == manifest_digest(two)
+    assert install.bundle_to_start(root).current == manifest_digest(two)
 
 
-def test_a_start_that_succeeds_wipes_the_failures_before_it(packed: Path, root: Path, tmp_path: Path) -> None:
+def test_a_successful_start_clears_earlier_failures(packed: Path, root: Path, tmp_path: Path) -> None:
     for number, name in enumerate("ab", 1):
         install.install(made(packed, tmp_path / name, number, number), root, proved)
-    current = install.started(root).current
+    current = install.bundle_to_start(root).current
     for _ in range(3):
         fail_to_start(root, 2)
         start_attempts.forget(install.start_records(root, current))
-    assert install.started(root).current == current
+    assert install.bundle_to_start(root).current == current
 
 
-def test_starts_under_way_are_no_failures(packed: Path, root: Path, tmp_path: Path) -> None:
+def test_starts_in_progress_are_not_failures(packed: Path, root: Path, tmp_path: Path) -> None:
     for number, name in enumerate("ab", 1):
         install.install(made(packed, tmp_path / name, number, number), root, proved)
-    current = install.started(root).current
+    current = install.bundle_to_start(root).current
     folder = install.start_records(root, current)
     with (
         start_attempts.attempting(folder),
@@ -214,38 +208,47 @@ def test_starts_under_way_are_no_failures(packed: Path, root: Path, tmp_path: Pa
         start_attempts.attempting(folder),
         start_attempts.attempting(folder),
     ):
-        assert install.started(root).current == current
+        assert install.bundle_to_start(root).current == current
     assert not start_attempts.failures(folder)
 
 
-def test_processes_that_die_while_they_load_a_bundle_count(packed: Path, root: Path, tmp_path: Path) -> None:
+def test_processes_that_die_while_loading_count_as_failures(packed: Path, root: Path, tmp_path: Path) -> None:
     for number, name in enumerate("ab", 1):
         install.install(made(packed, tmp_path / name, number, number), root, proved)
-    current = install.started(root).current
+    current = install.bundle_to_start(root).current
     folder = install.start_records(root, current)
-    dies = "import os, sys; from pathlib import Path; from deploytool.device import start_attempts\n"
-    dies += "with starts.loading(Path(sys.argv[1])): os.abort()"
+    program = """
+import os, sys
+from pathlib import Path
+from deploytool.device import start_attempts
+with start_attempts.attempting(Path(sys.argv[1])):
+    os.abort()
+"""
     for count in range(1, 4):
-        assert install.started(root).current == current
-        subprocess.run([sys.executable, "-c", dies, str(folder)], cwd=ROOT, capture_output=True, check=False)
+        assert install.bundle_to_start(root).current == current
+        subprocess.run([sys.executable, "-c", program, str(folder)], cwd=ROOT, capture_output=True, check=False)
         assert len(start_attempts.failures(folder)) == count
-    assert install.started(root).current != current
+    assert install.bundle_to_start(root).current != current
 
 
-def test_a_service_that_is_asked_to_end_while_it_loads_ends_and_counts_nothing(tmp_path: Path) -> None:
-    ends = "import os, signal, sys; from pathlib import Path; from deploytool.device import start_attempts\n"
-    ends += (
-        "with starts.loading(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGTERM); print('loaded', flush=True)\n"
-    )
-    ends += "print('still here')"
-    command = [sys.executable, "-c", ends, str(tmp_path)]
+def test_a_service_terminated_while_loading_is_no_failure(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys
+from pathlib import Path
+from deploytool.device import start_attempts
+with start_attempts.attempting(Path(sys.argv[1])):
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("loaded", flush=True)
+print("still here")
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGTERM
     assert done.stdout.split() == ["loaded"]
     assert not start_attempts.failures(tmp_path)
 
 
-def test_a_root_that_cannot_be_written_counts_nothing_and_serves(tmp_path: Path) -> None:
+def test_starts_are_not_counted_where_the_root_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     start_attempts.record(tmp_path / "file" / "starts", "why")
     with start_attempts.attempting(tmp_path / "file" / "starts"):
@@ -253,37 +256,38 @@ def test_a_root_that_cannot_be_written_counts_nothing_and_serves(tmp_path: Path)
     assert not start_attempts.failures(tmp_path / "file" / "starts")
 
 
-_DEAF = """
+_INSTALL_WITHOUT_LOCKS = """
 import fcntl, random, sys, time
-from functools import partial
 from pathlib import Path
-fcntl.flock = lambda *asked: None
+fcntl.flock = lambda *_: None
 from deploytool.device import install
-bad, until = [], time.time() + float(sys.argv[3])
-while time.time() < until:
+sources, root, end = Path(sys.argv[1]), Path(sys.argv[2]), time.time() + float(sys.argv[3])
+problems = []
+while time.time() < end:
     try:
-        install.install(Path(sys.argv[1]) / random.choice("abcd"), Path(sys.argv[2]), lambda checked: None)
+        install.install(sources / random.choice("abcd"), root, lambda checked: None)
     except BaseException as error:
-        bad.append(repr(error))
-    if not (install.home(Path(sys.argv[2]), install.pointer(Path(sys.argv[2])).current) / "manifest.json").exists():
-        bad.append("current names nothing")
-print(bad)
+        problems.append(repr(error))
+    current = install.bundle_path(root, install.read_pointer(root).current)
+    if not (current / "manifest.json").exists():
+        problems.append("the current bundle does not exist")
+print(problems)
 """
 
 
-def test_installers_do_each_other_no_harm_where_locks_do_nothing(packed: Path, root: Path, tmp_path: Path) -> None:
+def test_concurrent_installs_without_locks_leave_an_intact_bundle(packed: Path, root: Path, tmp_path: Path) -> None:
     for number, name in enumerate("abcd", 1):
         made(packed, tmp_path / name, 1, number)
-    command = [sys.executable, "-c", _DEAF, str(tmp_path), str(root), "3"]
+    command = [sys.executable, "-c", _INSTALL_WITHOUT_LOCKS, str(tmp_path), str(root), "3"]
     running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert [process.communicate()[0].strip() for process in running] == ["[]"] * 3
-    found = install.pointer(root)
+    found = install.read_pointer(root)
     assert found is not None
-    verify.check_integrity(install.root_of(root, found.current))
+    verify.check_integrity(install.bundle_path(root, found.current))
     assert not list(root.glob(".staging-*"))
 
 
-def test_what_a_living_install_is_making_is_not_swept(packed: Path, root: Path, tmp_path: Path) -> None:
+def test_the_staging_folder_of_a_living_install_is_not_swept(packed: Path, root: Path, tmp_path: Path) -> None:
     install.install(made(packed, tmp_path / "a", 1, 1), root, proved)
     mine, dead = root / f".staging-{owner.name()}", root / ".staging-000000000000-1-1-00000000"
     gone = subprocess.run([sys.executable, "-c", _NAMED], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -294,25 +298,25 @@ def test_what_a_living_install_is_making_is_not_swept(packed: Path, root: Path, 
     assert (mine.exists(), dead.exists(), left.exists()) == (True, True, False)
 
 
-def test_with_nothing_to_go_back_to_it_is_tried_again(packed: Path, root: Path, tmp_path: Path) -> None:
+def test_without_a_previous_bundle_the_current_one_is_started_again(packed: Path, root: Path, tmp_path: Path) -> None:
     source = made(packed, tmp_path / "a", 1, 1)
     install.install(source, root, proved)
     fail_to_start(root, 5)
-    assert install.started(root).current == manifest_digest(source)
+    assert install.bundle_to_start(root).current == manifest_digest(source)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"current": 3}'])
-def test_a_spoilt_pointer_is_one_clear_line(packed: Path, root: Path, tmp_path: Path, content: str) -> None:
+def test_a_damaged_pointer_is_bad_input(packed: Path, root: Path, tmp_path: Path, content: str) -> None:
     install.install(made(packed, tmp_path / "a", 1, 1), root, proved)
     (root / "current").write_text(content)
-    with pytest.raises(BadInput, match="is not as deploytool left it"):
-        install.started(root)
+    with pytest.raises(BadInput, match="is damaged"):
+        install.bundle_to_start(root)
 
 
-def test_nothing_installed_is_said(root: Path) -> None:
+def test_an_empty_root_is_bad_input(root: Path) -> None:
     root.mkdir()
     with pytest.raises(BadInput, match="nothing is installed"):
-        install.started(root)
+        install.bundle_to_start(root)
     with pytest.raises(BadInput, match="nothing is installed"):
         install.rollback(root)
 
@@ -330,7 +334,7 @@ while True:
 """
 
 
-def test_twenty_kills_leave_a_current_bundle_that_is_whole(packed: Path, root: Path, tmp_path: Path) -> None:
+def test_twenty_killed_installs_leave_an_intact_current_bundle(packed: Path, root: Path, tmp_path: Path) -> None:
     rng = random.Random(3)
     sources = [made(packed, tmp_path / name, 1, seed) for seed, name in enumerate("ab")]
     install.install(sources[0], root, proved)
@@ -346,11 +350,11 @@ def test_twenty_kills_leave_a_current_bundle_that_is_whole(packed: Path, root: P
             assert looping.stdout.readline() == "begins\n"
             time.sleep(rng.uniform(0, 2 * both))
             looping.kill()
-        found = install.pointer(root)
+        found = install.read_pointer(root)
         assert found is not None
-        verify.check_integrity(install.root_of(root, found.current))
+        verify.check_integrity(install.bundle_path(root, found.current))
         if found.previous:
-            verify.check_integrity(install.root_of(root, found.previous))
+            verify.check_integrity(install.bundle_path(root, found.previous))
         seen.add(found.current)
         assert found.current in digests
     assert seen == digests  # it really changed in between
@@ -358,8 +362,8 @@ def test_twenty_kills_leave_a_current_bundle_that_is_whole(packed: Path, root: P
     assert {path.name for path in root.iterdir()} == {".lock", "bundles", "current"}
 
 
-def test_engines_built_here_go_with_their_bundle(packed: Path, root: Path, tmp_path: Path) -> None:
-    one = install.root_of(root, install.install(made(packed, tmp_path / "a", 1, 1), root, proved).current)
+def test_built_engines_are_removed_with_their_bundle(packed: Path, root: Path, tmp_path: Path) -> None:
+    one = install.bundle_path(root, install.install(made(packed, tmp_path / "a", 1, 1), root, proved).current)
     build.engine_path(one).mkdir()
     for number in (2, 3):
         install.install(made(packed, tmp_path / str(number), number, number), root, proved)
@@ -367,19 +371,19 @@ def test_engines_built_here_go_with_their_bundle(packed: Path, root: Path, tmp_p
     assert not build.engine_path(one).exists()
 
 
-def test_where_nothing_is_installed_no_file_of_ours_is_spoken_of(tmp_path: Path) -> None:
+def test_commands_on_an_empty_root_create_no_file(tmp_path: Path) -> None:
     for missing in (tmp_path / "nowhere", tmp_path):
-        for command in (install.rollback, partial(install.pardon, digest="0123"), install.started):
+        for command in (install.rollback, partial(install.pardon, digest="0123"), install.bundle_to_start):
             with pytest.raises(BadInput, match=f"^nothing is installed in {missing}$"):
                 command(missing)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["..", "a" * 63, "\udcff"])
-def test_a_pointer_that_names_no_digest_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_pointer_without_a_valid_digest_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "current").write_text(serde.text(Pointer(name, None, 1)))
-    with pytest.raises(BadInput, match="is not as deploytool left it: what it names is no digest"):
-        install.pointer(tmp_path)
+    with pytest.raises(BadInput, match="is damaged: it contains a name that is no digest"):
+        install.read_pointer(tmp_path)
 
 
 def forged(packed: Path, folder: Path) -> Path:
@@ -390,15 +394,15 @@ def forged(packed: Path, folder: Path) -> Path:
     return folder
 
 
-def test_a_bundle_in_the_place_of_another_is_neither_kept_nor_turned_to(packed: Path, tmp_path: Path) -> None:
+def test_a_bundle_in_the_folder_of_another_digest_is_refused(packed: Path, tmp_path: Path) -> None:
     root, later = tmp_path / "root", Path(shutil.copytree(packed, tmp_path / "later"))
     write_manifest(later, dataclasses.replace(read_manifest(later), sequence=2))
     first = install.install(packed, root, proved).current
     install.install(later, root, proved)
-    forged(packed, install.root_of(root, first))
+    forged(packed, install.bundle_path(root, first))
     with pytest.raises(Refused, match="another bundle"):
         install.rollback(root)
-    current = install.root_of(root, manifest_digest(later))
+    current = install.bundle_path(root, manifest_digest(later))
     forged(packed, current)
     with pytest.raises(Refused, match="another bundle"):
         commands.run(root, [packed / "golden" / "case_0.png"], top=1)

@@ -1,4 +1,4 @@
-"""The device's half where modules and calls of Unix are missing, as on Windows: every process begins without them."""
+"""The device commands where modules and calls of Unix are missing, as on Windows."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def ran(lacking: dict[str, str], folder: Path, *words: str) -> subprocess.Comple
     return done
 
 
-def test_the_surroundings_do_lack_it(lacking: dict[str, str], tmp_path: Path) -> None:
+def test_the_test_environment_lacks_unix_calls(lacking: dict[str, str], tmp_path: Path) -> None:
     program = "import os, signal\ntry:\n    import fcntl\nexcept ImportError:\n    print(hasattr(os, 'fork'))"
     assert ran(lacking, tmp_path, "-c", program).stdout == "False\n"
 
 
-def test_a_bundle_is_verified_run_and_installed_there(packed: Path, lacking: dict[str, str], tmp_path: Path) -> None:
+def test_a_bundle_is_verified_run_and_installed(packed: Path, lacking: dict[str, str], tmp_path: Path) -> None:
     device = ("-m", "deploytool.device")
     done = ran(lacking, tmp_path, *device, "verify", str(packed))
     assert done.returncode == 0, done.stderr
@@ -89,7 +89,7 @@ def test_a_bundle_is_verified_run_and_installed_there(packed: Path, lacking: dic
     assert left <= {".lock", "bundles", "current", "starts"}
 
 
-def test_a_service_opens_it_and_it_is_pulled_there(packed: Path, lacking: dict[str, str], tmp_path: Path) -> None:
+def test_a_bundle_is_pulled_and_served(packed: Path, lacking: dict[str, str], tmp_path: Path) -> None:
     done = ran(lacking, tmp_path, "-m", "deploytool.device", "pull", str(packed), "--out", "here")
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
@@ -99,7 +99,7 @@ def test_a_service_opens_it_and_it_is_pulled_there(packed: Path, lacking: dict[s
     assert done.stdout == "(1, 10)\n", done.stderr
 
 
-def test_other_bytes_and_links_are_refused_there_too(packed: Path, lacking: dict[str, str], tmp_path: Path) -> None:
+def test_changed_files_and_links_are_refused(packed: Path, lacking: dict[str, str], tmp_path: Path) -> None:
     spoiled = Path(shutil.copytree(packed, tmp_path / "spoiled"))
     graph = next(spoiled.rglob("*.onnx"))
     graph.write_bytes(graph.read_bytes()[:-1] + b"x")
@@ -111,7 +111,7 @@ def test_other_bytes_and_links_are_refused_there_too(packed: Path, lacking: dict
     assert ran(lacking, tmp_path, "-m", "deploytool.device", "verify", str(linked)).returncode == 8
 
 
-def test_a_link_is_not_followed_there_either(lacking: dict[str, str], tmp_path: Path) -> None:
+def test_a_link_is_not_followed(lacking: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to("file")
     program = """

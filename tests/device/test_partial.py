@@ -1,4 +1,4 @@
-"""A signed bundle that was fetched in part: it holds, and a lie about what was left out makes no engine wrong."""
+"""A signed bundle fetched for one target: it passes, and a forged subset file only makes engines unavailable."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def part(tmp_path_factory: pytest.TempPathFactory, ours: Keys) -> Path:
     whole = small.made(home / "whole", 1)
     sign.sign(whole, ours[0])
     with sources.open_source(addresses.Folder(whole), Credentials()) as source:
-        signed = verify.signed(ours[1])
+        signed = verify.signature_checker(ours[1])
         pull.pull(source, home / "orin", subset.parse("orin"), signed=signed, say=lambda line: None)
     return home / "orin"
 
@@ -60,7 +60,7 @@ def engines(checked: verify.Integrity, found: Environment) -> dict[str, str | No
     }
 
 
-def test_what_is_signed_and_fetched_in_part_holds(part: Path, ours: Keys) -> None:
+def test_a_signed_subset_passes(part: Path, ours: Keys) -> None:
     checked = verify.check_integrity(part, VerifyOptions(key=ours[1]))
     steps = {step.name: step.status for step in checked.steps}
     assert steps["signature"] == f"held: 7 files, by {ours[1]}"  # the manifest, and six of the seven it names
@@ -72,7 +72,7 @@ def test_what_is_signed_and_fetched_in_part_holds(part: Path, ours: Keys) -> Non
     assert engines(checked, RTX40)[small.RTX40] == "it was left out when the bundle was fetched"
 
 
-def test_who_says_that_more_was_left_out_gets_a_fallback_with_a_reason(copy: Path, ours: Keys) -> None:
+def test_a_forged_subset_file_only_makes_engines_unavailable(copy: Path, ours: Keys) -> None:
     """Nobody signs which device a bundle was fetched for; a lie about it can only take engines away."""
     (copy / small.ORIN).unlink()
     with pytest.raises(Refused, match=r"orin\.plan is missing"):
@@ -80,10 +80,12 @@ def test_who_says_that_more_was_left_out_gets_a_fallback_with_a_reason(copy: Pat
     (copy / SUBSET_FILE).write_text(serde.text(Subset("rtx50", "12.0")))
     checked = verify.check_integrity(copy, VerifyOptions(key=ours[1]))
     assert engines(checked, ORIN)[small.ORIN] == "it was left out when the bundle was fetched"
-    assert verify.target(copy, checked.manifest, ORIN).status.startswith("no engine for this machine: it was left out")
+    assert verify.target_step(copy, checked.manifest, ORIN).status.startswith(
+        "no engine for this machine: it was left out"
+    )
 
 
-def test_an_engine_that_comes_later_must_be_the_signed_one(copy: Path, part: Path, ours: Keys) -> None:
+def test_an_engine_added_later_must_be_the_signed_one(copy: Path, part: Path, ours: Keys) -> None:
     whole = part.with_name("whole")
     shutil.copy(whole / small.RTX40, copy / small.RTX40)
     verify.check_integrity(copy, VerifyOptions(key=ours[1]))  # what was left out may come after all
@@ -114,7 +116,7 @@ def attacked(folder: Path, whole: Path, rng: random.Random) -> None:
             (folder / "engines" / "more.plan").write_bytes(b"x")
 
 
-def test_three_hundred_attacks_take_engines_away_and_nothing_else(part: Path, tmp_path: Path, ours: Keys) -> None:
+def test_three_hundred_attacks_only_make_engines_unavailable(part: Path, tmp_path: Path, ours: Keys) -> None:
     """What is let through has the bytes that were signed, and lacks no file but engines."""
     whole, rng, seen = part.with_name("whole"), random.Random(11), Counter[str]()
     truth = small.contents(whole)
@@ -141,7 +143,9 @@ def test_three_hundred_attacks_take_engines_away_and_nothing_else(part: Path, tm
     listed=draw.lists(draw.lists(draw.sampled_from(["7.5", "8.7", "8.9", "12.0"]), max_size=3), max_size=4),
     capability=draw.sampled_from(["7.5", "8.7", "8.9", "12.0", "none", ""]),
 )
-def test_only_engines_for_others_may_be_missing(part: Path, listed: list[list[str]], capability: str) -> None:
+def test_only_engines_for_other_capabilities_may_be_missing(
+    part: Path, listed: list[list[str]], capability: str
+) -> None:
     manifest = read_manifest(part)
     made = [
         replace(

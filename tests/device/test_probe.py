@@ -1,4 +1,4 @@
-"""Whatever goes wrong with a way to run, the next one serves, the reason is told, and we live on."""
+"""Whatever fails in a candidate, the next candidate is used, and the reason is reported."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def tried(packed: Path, manifest: Manifest, way: Candidate, fault: str, monkeypa
 
 @pytest.mark.parametrize("fault", REASONS)
 @pytest.mark.parametrize("tier", TIERS)
-def test_a_fault_leads_to_the_next_tier_and_is_told(
+def test_a_fault_falls_back_to_the_next_tier_with_a_reason(
     packed: Path, manifest: Manifest, tier: candidates.Tier, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = TIERS.index(tier)
@@ -83,7 +83,7 @@ def test_a_fault_leads_to_the_next_tier_and_is_told(
         assert probe.shortfall(found, None) is None
 
 
-def test_a_sound_way_is_measured(packed: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_working_candidate_is_measured(packed: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     found = tried(packed, manifest, fake(packed, manifest, candidates.Tier.ENGINE), "none", monkeypatch)
     assert found.passed
     assert found.trial is not None
@@ -103,7 +103,7 @@ def test_a_sound_way_is_measured(packed: Path, manifest: Manifest, monkeypatch: 
         (None, candidates.Tier.ORT_CPU, True),
     ],
 )
-def test_what_is_required_is_the_least_that_will_do(require: str | None, serves: candidates.Tier, held: bool) -> None:
+def test_a_required_backend_is_the_minimum(require: str | None, serves: candidates.Tier, held: bool) -> None:
     above = TIERS[: TIERS.index(serves)]
     found = [ProbeResult(tier, "", Attempt.FAILED, "it crashed") for tier in above] + [
         ProbeResult(serves, "", Attempt.MEASURED)
@@ -115,7 +115,7 @@ def test_what_is_required_is_the_least_that_will_do(require: str | None, serves:
         assert all(f"{tier}: it crashed" in str(failure) for tier in above)
 
 
-def test_onnx_runtime_on_this_cpu_is_the_last_way_and_works(packed: Path, manifest: Manifest) -> None:
+def test_onnx_runtime_on_the_cpu_is_the_last_candidate_and_works(packed: Path, manifest: Manifest) -> None:
     routes = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))
     assert [way.tier for way in routes] == list(TIERS)
     assert [way.absent is None for way in routes] == [False, False, False, False, True]
@@ -126,7 +126,7 @@ def test_onnx_runtime_on_this_cpu_is_the_last_way_and_works(packed: Path, manife
 
 
 @pytest.mark.parametrize("tier", [candidates.Tier.ORT_CUDA, candidates.Tier.ORT_TENSORRT])
-def test_a_provider_that_is_not_there_is_never_the_cpu_in_silence(
+def test_a_missing_provider_does_not_fall_back_to_the_cpu(
     packed: Path, manifest: Manifest, tier: candidates.Tier
 ) -> None:
     """As on a machine with a GPU whose ONNX Runtime is the one for CPUs."""
@@ -137,13 +137,13 @@ def test_a_provider_that_is_not_there_is_never_the_cpu_in_silence(
     assert re.search("ONNX Runtime cannot (run on CUDA|use TensorRT): this build of it has no", status)
 
 
-def test_a_file_that_changed_after_it_was_checked_is_not_opened(packed: Path, manifest: Manifest) -> None:
+def test_a_file_changed_after_the_check_is_not_opened(packed: Path, manifest: Manifest) -> None:
     way = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))[-1]
     forged = Candidate(*(way.tier, way.path, way.size, "0" * 64, way.backend, way.device, "", way.precision, way.io))
     assert "has other bytes than the manifest says" in probe.probe(forged, packed, manifest, 0.1).reason
 
 
-def test_the_folder_one_stands_in_is_no_place_to_import_from(
+def test_the_worker_imports_nothing_from_the_working_folder(
     packed: Path, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "numpy.py").write_text("raise SystemExit('planted')")
@@ -153,21 +153,21 @@ def test_the_folder_one_stands_in_is_no_place_to_import_from(
     assert probe.probe(routes[-1], packed, manifest, 0.1).passed
 
 
-def test_a_picture_that_becomes_another_tensor_here_is_told(packed: Path, manifest: Manifest) -> None:
+def test_preprocessing_that_differs_from_the_host_is_refused(packed: Path, manifest: Manifest) -> None:
     way = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))[-1]
     request = Request("try", str(packed), manifest, way, "")
-    sample = worker._sample(request)
-    worker._same_input(request, sample)
+    sample = worker._golden(request)
+    worker._check_preprocessing(request, sample)
     for changed in ({"mean": (0.5, 0.5, 0.5)}, {"channels": "BGR"}, {"layout": "NHWC"}):
         how = replace(manifest.preprocessing, **changed)
         inputs = (replace(manifest.inputs[0], shape=("batch", 32, 32, 3)),) if "layout" in changed else manifest.inputs
         other = replace(request, manifest=replace(manifest, preprocessing=how, inputs=inputs))
-        with pytest.raises(StageFailed, match="becomes another tensor here than on the desk"):
-            worker._same_input(other, sample)
+        with pytest.raises(StageFailed, match="gives another tensor here"):
+            worker._check_preprocessing(other, sample)
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-def test_an_answer_that_is_not_finite_is_none(packed: Path, manifest: Manifest, number: float) -> None:
+def test_an_output_that_is_not_finite_is_refused(packed: Path, manifest: Manifest, number: float) -> None:
     request = Request("answer", str(packed), manifest, fake(packed, manifest, candidates.Tier.ORT_CPU), "")
     assert worker._guess("a.png", "logits", np.array([1.0, 2.0]), request).classes == (1, 0)
     with pytest.raises(BadInput, match=r"a\.png: logits is not finite"):

@@ -1,4 +1,4 @@
-"""Four lines for a service."""
+"""The Python API for services."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def second(packed: Path, folder: Path) -> Path:
     return later
 
 
-def test_an_installed_model_answers_paths_pixels_and_tensors_alike(packed: Path, root: Path) -> None:
+def test_paths_pixels_and_tensors_give_the_same_outputs(packed: Path, root: Path) -> None:
     sample = golden.read(packed / "golden" / "golden.npz")
     with deploytool.device.open(root) as model:
         assert model.tier == "ORT CPU"
@@ -64,19 +64,19 @@ def test_an_installed_model_answers_paths_pixels_and_tensors_alike(packed: Path,
     assert np.array_equal(every["logits"], by_tensor)
 
 
-def test_a_bundle_itself_can_be_opened(packed: Path) -> None:
+def test_a_bundle_can_be_opened_without_an_install(packed: Path) -> None:
     with deploytool.device.open(str(packed), require="cpu") as model:
         assert model(str(packed / "golden" / "case_1.png")).shape == (1, 10)
 
 
-def test_more_cases_than_the_largest_batch_are_answered(packed: Path) -> None:
+def test_more_cases_than_the_largest_batch_are_run(packed: Path) -> None:
     sample = golden.read(packed / "golden" / "golden.npz")
     many = np.resize(sample.inputs["input"], (70, *sample.inputs["input"].shape[1:]))
     with deploytool.device.open(packed) as model:
         assert model(many).shape == (70, 10)
 
 
-def test_what_is_no_input_is_refused_in_one_line(packed: Path) -> None:
+def test_an_unsuitable_input_is_bad_input(packed: Path) -> None:
     with deploytool.device.open(packed) as model:
         for odd in (np.zeros((4, 4), np.uint8), np.zeros((1, 3, 32, 32)), np.zeros((3, 32, 32), np.float32)):
             with pytest.raises(BadInput, match="is no image"):
@@ -92,7 +92,7 @@ def test_what_is_no_input_is_refused_in_one_line(packed: Path) -> None:
 
 
 @pytest.mark.parametrize("odd", [None, 5, "text", [[1.0]], b"x", np.float32(1), np.array("x"), np.array(None), EMPTY])
-def test_odd_arguments_of_a_served_model_are_one_line(packed: Path, odd: object) -> None:
+def test_arguments_of_another_type_are_bad_input(packed: Path, odd: object) -> None:
     with deploytool.device.open(packed) as model:
         with pytest.raises(BadInput):
             model(odd)  # type: ignore[arg-type]  # that is the point
@@ -102,43 +102,43 @@ def test_odd_arguments_of_a_served_model_are_one_line(packed: Path, odd: object)
             model.run()
 
 
-def test_what_is_required_and_not_there_is_an_error(packed: Path) -> None:
+def test_a_required_backend_that_is_unavailable_is_an_error(packed: Path) -> None:
     with pytest.raises(NotVerified, match="trt is required"), deploytool.device.open(packed, require="trt"):
         pass
 
 
 def test_a_changed_file_is_not_loaded(root: Path) -> None:
-    place = install.root_of(root, install.started(root).current)
+    place = install.bundle_path(root, install.bundle_to_start(root).current)
     graph = place / read_manifest(place).graphs[0].path
     graph.write_bytes(graph.read_bytes()[:-1] + b"!")
     with pytest.raises(Refused), deploytool.device.open(root):
         pass
 
 
-def test_three_starts_that_are_refused_go_back_to_the_bundle_before(packed: Path, tmp_path: Path) -> None:
+def test_three_refused_starts_roll_back_to_the_previous_bundle(packed: Path, tmp_path: Path) -> None:
     install.install(packed, tmp_path / "root", proved)
     later = second(packed, tmp_path)
     bad = install.install(later, tmp_path / "root", proved).current
-    (install.root_of(tmp_path / "root", bad) / "recipe.json").write_text("spoilt")
+    (install.bundle_path(tmp_path / "root", bad) / "recipe.json").write_text("spoilt")
     for _ in range(3):
         with pytest.raises(Refused), deploytool.device.open(tmp_path / "root"):
             pass
     with deploytool.device.open(tmp_path / "root") as model:
         assert model.manifest.sequence == 1
-    found = install.pointer(tmp_path / "root")
+    found = install.read_pointer(tmp_path / "root")
     assert found is not None
     assert list(found.refused) == [bad]
     assert "other" in found.refused[bad]
 
 
-def test_an_error_of_the_service_is_no_failed_start(root: Path) -> None:
+def test_an_error_in_the_service_is_no_failed_start(root: Path) -> None:
     for _ in range(4):
         with pytest.raises(ZeroDivisionError), deploytool.device.open(root):
             raise ZeroDivisionError
     assert not list((root / "starts").rglob("*-*"))
 
 
-def test_a_bundle_that_is_swept_and_comes_back_while_it_is_opened_is_opened(
+def test_a_bundle_that_is_replaced_while_it_is_opened_is_opened_again(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other installs sweep what is no longer current; the digest alone does not tell that it was gone between."""
@@ -203,7 +203,7 @@ def refusing(usual: Callable[..., object], number: int) -> Callable[..., object]
         "no processes left",
     ],
 )
-def test_what_caller_or_machine_get_wrong_condemns_no_bundle(
+def test_faults_of_the_caller_or_machine_are_no_failed_starts(
     name: str, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "root"
@@ -216,13 +216,13 @@ def test_what_caller_or_machine_get_wrong_condemns_no_bundle(
             with pytest.raises(DeployError) as caught, deploytool.device.open(root, **arguments):
                 pass
             assert caught.value.remedy
-    found = install.started(root)
+    found = install.bundle_to_start(root)
     assert (found.current, dict(found.refused)) == (current, {})
     with deploytool.device.open(root) as model:
         assert model.manifest.sequence == 2
 
 
-def test_a_bundle_whose_worker_dies_is_given_up_with_the_reason(
+def test_a_bundle_whose_worker_dies_is_refused_with_the_reason(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "root"
@@ -237,7 +237,7 @@ def test_a_bundle_whose_worker_dies_is_given_up_with_the_reason(
                 pass
     with deploytool.device.open(root) as model:
         assert model.manifest.sequence == 1
-    found = install.pointer(root)
+    found = install.read_pointer(root)
     assert found is not None
     assert "SIGSEGV" in found.refused[bad]
 
@@ -245,14 +245,14 @@ def test_a_bundle_whose_worker_dies_is_given_up_with_the_reason(
 _BESIDE = "import json, sys; print(json.dumps(sorted(sys.modules)))"
 
 
-def test_the_device_side_needs_none_of_the_desks_libraries() -> None:
+def test_the_device_package_imports_no_library_of_the_host() -> None:
     program = f"import deploytool.device, deploytool.device.__main__, deploytool.device.worker; {_BESIDE}"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in json.loads(done.stdout)}
     assert not {"torch", "onnx", "onnxruntime", "onnxsim", "safetensors", "typer", "rich", "tensorrt_rtx"} & loaded
 
 
-def test_importing_it_costs_less_than_three_tenths_of_a_second_beyond_numpy() -> None:
+def test_the_import_costs_less_than_0_3_s_beyond_numpy() -> None:
     program = """
 import time
 before = time.process_time()
@@ -268,7 +268,7 @@ print(between - before, time.process_time() - between)
     assert min(costs) < 0.3
 
 
-def test_a_process_without_the_desk_can_serve(packed: Path, tmp_path: Path) -> None:
+def test_the_device_commands_work_without_the_libraries_of_the_host(packed: Path, tmp_path: Path) -> None:
     """Everything of the desk is forbidden to the process and to the children it starts."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"

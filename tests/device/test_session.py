@@ -23,7 +23,7 @@ from tests.conftest import QUICK, TINY
 DESK = Environment("linux", "x86_64", "L4", "8.9", "13.0", {})
 
 
-def test_a_graph_of_halves_is_fed_and_answers_in_floats(run_copy: Path) -> None:
+def test_a_graph_with_fp16_io_has_fp32_inputs_and_outputs(run_copy: Path) -> None:
     """`--io fp16` is between the graph and its backend: whoever calls sees FP32."""
     options = dataclasses.replace(QUICK, io=Precision.FP16)
     recipe = [verb for verb in PIPELINE if verb != Stage.BUILD]
@@ -40,7 +40,7 @@ def test_a_graph_of_halves_is_fed_and_answers_in_floats(run_copy: Path) -> None:
     assert np.abs(got - sample.reference["logits"]).max() < 2e-3 * np.abs(sample.reference["logits"]).max()
 
 
-def test_what_is_loaded_is_what_was_hashed_though_the_file_is_swapped_meanwhile(
+def test_the_bytes_that_were_hashed_are_loaded_although_the_file_is_replaced(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is another from the moment it has been read and hashed: right between the check and the use."""
@@ -62,7 +62,7 @@ def test_what_is_loaded_is_what_was_hashed_though_the_file_is_swapped_meanwhile(
         pass
 
 
-def test_nothing_is_opened_whose_bytes_are_others(packed: Path) -> None:
+def test_a_file_with_another_digest_is_not_opened(packed: Path) -> None:
     way = verify.run_candidates(verify.check_integrity(packed), DESK)[-1]
     with pytest.raises(Refused), open_candidate(dataclasses.replace(way, sha256="0" * 64)):
         pass

@@ -1,4 +1,4 @@
-"""What was hashed is what is loaded: a file that is another from that moment on changes nothing, wherever it is."""
+"""The bytes that were hashed are the ones that are used, although the file is replaced afterwards."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def folder(packed: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(packed, tmp_path / "bundle"))
 
 
-def test_a_trial_takes_graph_golden_cases_and_picture_as_they_were_hashed(folder: Path, swaps: Swaps) -> None:
+def test_a_trial_uses_graph_golden_cases_and_image_as_they_were_hashed(folder: Path, swaps: Swaps) -> None:
     manifest, way = read_manifest(folder), verify.run_candidates(verify.check_integrity(folder), HERE)[-1]
     hashed = swaps(1)
     trial = worker._try(Request("try", str(folder), manifest, way, "", 0.0)).trial
@@ -74,14 +74,14 @@ def test_a_trial_takes_graph_golden_cases_and_picture_as_they_were_hashed(folder
 
 
 @pytest.mark.parametrize("name", ["golden/golden.npz", "golden/case_0.png", "models/tiny/1/model.onnx"])
-def test_a_trial_refuses_each_file_that_is_another(folder: Path, name: str) -> None:
+def test_a_trial_refuses_a_changed_file(folder: Path, name: str) -> None:
     manifest, way = read_manifest(folder), verify.run_candidates(verify.check_integrity(folder), HERE)[-1]
     (folder / name).write_bytes((folder / name).read_bytes() + b"x")
     with pytest.raises(Refused, match=name):
         worker._try(Request("try", str(folder), manifest, way, "", 0.0))
 
 
-def test_a_recipe_is_read_as_it_was_hashed(folder: Path, swaps: Swaps) -> None:
+def test_an_engine_recipe_is_parsed_as_it_was_hashed(folder: Path, swaps: Swaps) -> None:
     manifest = read_manifest(folder)
     before, hashed = engine_recipe(folder, manifest), swaps(1)
     assert engine_recipe(folder, manifest) == before
@@ -90,10 +90,10 @@ def test_a_recipe_is_read_as_it_was_hashed(folder: Path, swaps: Swaps) -> None:
         engine_recipe(folder, manifest)
 
 
-def test_a_recipe_that_is_none_is_refused(folder: Path) -> None:
+def test_a_malformed_engine_recipe_is_refused(folder: Path) -> None:
     (folder / "recipe.json").write_text('{"graph": 5}')
     listed = tuple(describe_file(folder, file.path, file.role) for file in read_manifest(folder).files)
-    with pytest.raises(Refused, match="is no recipe"):
+    with pytest.raises(Refused, match="is no engine recipe"):
         engine_recipe(folder, replace(read_manifest(folder), files=listed))
 
 
@@ -102,20 +102,20 @@ def proved(checked: Integrity) -> None:
 
 
 @pytest.mark.parametrize("turn", [1, 2, 3, 4])
-def test_what_is_installed_is_the_bundle_or_nothing(signed: Path, tmp_path: Path, swaps: Swaps, turn: int) -> None:
+def test_an_install_gives_the_exact_bundle_or_fails(signed: Path, tmp_path: Path, swaps: Swaps, turn: int) -> None:
     source, clean = Path(shutil.copytree(signed, tmp_path / "bundle")), small.contents(signed)
     swaps(turn, source)
     try:
         turned = install.install(source, tmp_path / "root", proved)
     except DeployError:
-        assert install.pointer(tmp_path / "root") is None
+        assert install.read_pointer(tmp_path / "root") is None
         return
-    assert small.contents(install.root_of(tmp_path / "root", turned.current)) == clean
+    assert small.contents(install.bundle_path(tmp_path / "root", turned.current)) == clean
 
 
 @pytest.mark.parametrize("turn", [1, 2])
 @pytest.mark.parametrize("near", [False, True])
-def test_what_is_pulled_is_the_bundle_or_nothing(
+def test_a_pull_gives_the_exact_bundle_or_fails(
     signed: Path, tmp_path: Path, swaps: Swaps, turn: int, near: bool
 ) -> None:
     source, other = (Path(shutil.copytree(signed, tmp_path / name)) for name in ("bundle", "near"))
@@ -131,9 +131,7 @@ def test_what_is_pulled_is_the_bundle_or_nothing(
 
 
 @pytest.mark.parametrize("turn", [1, 2])
-def test_what_is_packed_into_one_file_is_the_bundle_or_nothing(
-    signed: Path, tmp_path: Path, swaps: Swaps, turn: int
-) -> None:
+def test_an_archive_contains_the_exact_bundle(signed: Path, tmp_path: Path, swaps: Swaps, turn: int) -> None:
     source = Path(shutil.copytree(signed, tmp_path / "bundle"))
     oci_archive.write(source, read_manifest(source), tmp_path / "clean.tar")
     swaps(turn)
@@ -141,7 +139,7 @@ def test_what_is_packed_into_one_file_is_the_bundle_or_nothing(
     assert (tmp_path / "made.tar").read_bytes() == (tmp_path / "clean.tar").read_bytes()
 
 
-def test_what_is_signed_has_the_bytes_that_its_manifest_names(
+def test_a_file_changed_while_signing_is_refused_by_verify(
     signed: Path, tmp_path: Path, ours: Keys, swaps: Swaps
 ) -> None:
     source = Path(shutil.copytree(signed, tmp_path / "bundle"))
@@ -152,7 +150,7 @@ def test_what_is_signed_has_the_bytes_that_its_manifest_names(
         verify.check_integrity(source, VerifyOptions(key=ours[1]))
 
 
-def test_the_manifest_that_is_parsed_is_the_one_that_was_sealed_and_signed(
+def test_the_parsed_manifest_is_the_one_that_was_hashed_and_signed(
     signed: Path, tmp_path: Path, ours: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody swaps it after it was read, and back again before it is looked at for the last time."""

@@ -1,4 +1,4 @@
-"""Nothing that was tampered with is let through, and nothing that was not is stopped."""
+"""Tampered bundles are refused, and clean bundles are accepted."""
 
 from __future__ import annotations
 
@@ -69,19 +69,19 @@ def test_ten_thousand_tampered_bundles_are_refused(clean: Path, tmp_path: Path, 
     assert sweep(clean, tmp_path / "bundle", 10_000, ours, theirs) == Counter()
 
 
-def test_a_thousand_clean_ones_are_not(clean: Path) -> None:
+def test_a_thousand_clean_bundles_are_accepted(clean: Path) -> None:
     asked = VerifyOptions(read_manifest(clean).sequence, digest=manifest_digest(clean))
     assert not any(refused(clean, asked) for _ in range(1000))
 
 
-def test_any_bit_of_the_manifest_counts_for_whoever_knows_its_digest(clean: Path, tmp_path: Path) -> None:
+def test_any_changed_bit_of_the_manifest_is_refused_by_its_digest(clean: Path, tmp_path: Path) -> None:
     rng, digest = random.Random(6), manifest_digest(clean)
     for _ in range(60):
         small.manifest_bytes(small.restored(small.contents(clean), tmp_path / "bundle"), rng)
         assert refused(tmp_path / "bundle", VerifyOptions(digest=digest))
 
 
-def test_a_manifest_that_changes_while_it_is_checked_is_refused(
+def test_a_manifest_changed_during_the_check_is_refused(
     clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, check = small.restored(small.contents(clean), tmp_path / "bundle"), check_files
@@ -95,7 +95,7 @@ def test_a_manifest_that_changes_while_it_is_checked_is_refused(
         verify.check_integrity(folder)
 
 
-def test_a_whole_forgery_is_what_a_signature_is_for(clean: Path, tmp_path: Path) -> None:
+def test_a_consistent_forgery_is_detected_by_the_digest_only(clean: Path, tmp_path: Path) -> None:
     """Other bytes under a manifest that names them agree with each other: digests alone cannot tell who wrote them."""
     folder = small.restored(small.contents(clean), tmp_path / "bundle")
     manifest = read_manifest(folder)
@@ -108,7 +108,7 @@ def test_a_whole_forgery_is_what_a_signature_is_for(clean: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("tamper", small.TAMPERS, ids=lambda tamper: tamper.__name__)
-def test_the_reason_is_one_line_with_a_remedy(clean: Path, tmp_path: Path, tamper: small.Tamper) -> None:
+def test_a_refusal_is_one_line_with_a_remedy(clean: Path, tmp_path: Path, tamper: small.Tamper) -> None:
     tamper(small.restored(small.contents(clean), tmp_path / "bundle"), random.Random(1))
     with pytest.raises(Refused) as caught:
         verify.check_integrity(tmp_path / "bundle", VerifyOptions(3))

@@ -17,7 +17,7 @@ from typing import Any
 
 import deploytool.device
 from deploytool import serde
-from deploytool.bundle.manifest import BESIDE, MANIFEST_FILE, SIGNATURE_FILE, manifest_digest
+from deploytool.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, UNLISTED_FILES, manifest_digest
 from deploytool.device.install import Pointer
 from tests.fuzz import archives, ground, judge, tampers
 from tests.fuzz.ground import Ground, Tree
@@ -69,7 +69,7 @@ class Bundles:
         now = ground.tree(self.folder)
         others = {name for name in {*now, *self.clean_tree} if now.get(name) != self.clean_tree.get(name)}
         listed, signed = MANIFEST_FILE not in others, self.said(now) == self.said(self.clean_tree)
-        files = kind != MANIFEST and bool(others - set(BESIDE))
+        files = kind != MANIFEST and bool(others - set(UNLISTED_FILES))
         expected = Expected(files or (kind == FILES and not listed), not listed, not signed, others)
         _Commands(self, case, rng, expected, keyed=kind == SIGNATURE or rng.random() < 0.5).all()
         self._after(case)

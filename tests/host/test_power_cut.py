@@ -127,9 +127,9 @@ def test_a_bundle_that_a_device_receives(disk: Disk, tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("beside", [True, False])
 def test_a_run(disk: Disk, tmp_path: Path, beside: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not beside:  # as where the folder is a mount point
-        monkeypatch.setattr(publish, "exchangeable", lambda real: False)
-    with staging.opened(tmp_path / "run") as staged:
-        with staged.bench("golden") as made:
+        monkeypatch.setattr(publish, "is_exchangeable", lambda real: False)
+    with staging.open_run(tmp_path / "run") as staged:
+        with staged.stage_directory("golden") as made:
             (made / "golden.npz").write_bytes(b"x")
             known = receipt.digests(made)
             receipt.write(made, Receipt(Kind.GOLDEN, Stage.GOLDEN, "key", {}, None, known, {}, 0.0, {}))

@@ -203,7 +203,7 @@ def _judged(served: Sequence[Mapping[str, float]]) -> list[str]:
 
 
 def _left(root: Path) -> list[str]:
-    found = install.pointer(root)
+    found = install.read_pointer(root)
     assert found is not None
     wrong = [f"{digest} was given up: {why}" for digest, why in found.refused.items()]
     wrong += [f"a failed start: {path.read_text()}" for path in root.glob("starts/*/failed-*")]

@@ -56,7 +56,7 @@ _KINDS: list[Make] = [_beside, _room, _file, _of_a_run, _install]
 
 
 def paths(folder: Path) -> list[Path]:
-    return [Path(item.path) for item in leftovers.found(folder)]
+    return [Path(item.path) for item in leftovers.find(folder)]
 
 
 @pytest.fixture
@@ -66,9 +66,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", _KINDS)
-def test_what_a_dead_process_was_making_is_found_and_goes(folder: Path, dead: str, make: Make) -> None:
+def test_a_folder_of_a_dead_process_is_found_and_removed(folder: Path, dead: str, make: Make) -> None:
     made = make(folder, dead)
-    (item,) = leftovers.found(folder)
+    (item,) = leftovers.find(folder)
     assert (item.path, item.why) == (str(made), f"process {dead.split('-')[1]} was making it, and is gone")
     assert item.size == (1000 if make in (_beside, _file) else 0)
     assert made.exists()
@@ -77,13 +77,13 @@ def test_what_a_dead_process_was_making_is_found_and_goes(folder: Path, dead: st
 
 
 @pytest.mark.parametrize("make", _KINDS)
-def test_what_a_living_process_is_making_stays(folder: Path, living: str, make: Make) -> None:
+def test_a_folder_of_a_living_process_is_kept(folder: Path, living: str, make: Make) -> None:
     old(make(folder, living))
     assert paths(folder) == []
 
 
 @pytest.mark.parametrize("make", _KINDS)
-def test_of_another_machine_only_what_is_old_goes(folder: Path, make: Make) -> None:
+def test_a_folder_of_another_machine_is_a_leftover_only_when_old(folder: Path, make: Make) -> None:
     made = make(folder, "fffffffffff0-1-1-00000000")
     assert paths(folder) == []
     old(made)
@@ -103,13 +103,13 @@ def test_of_another_machine_only_what_is_old_goes(folder: Path, make: Make) -> N
         ".{}.fetching",
     ],
 )
-def test_a_foreign_file_of_a_similar_name_stays(folder: Path, dead: str, name: str) -> None:
+def test_a_foreign_folder_with_a_similar_name_is_kept(folder: Path, dead: str, name: str) -> None:
     (folder / name.format(dead)).mkdir()
     old(folder)
     assert paths(folder) == []
 
 
-def test_a_link_stays_and_so_does_what_it_names(folder: Path, tmp_path: Path, dead: str) -> None:
+def test_a_link_and_its_target_are_kept(folder: Path, tmp_path: Path, dead: str) -> None:
     (tmp_path / "precious").mkdir()
     (folder / f".making-{dead}").symlink_to(tmp_path / "precious")
     (folder / "link").symlink_to(tmp_path / "precious")
@@ -118,18 +118,18 @@ def test_a_link_stays_and_so_does_what_it_names(folder: Path, tmp_path: Path, de
     assert paths(folder) == []
 
 
-def test_a_link_inside_is_not_followed_when_its_folder_goes(folder: Path, tmp_path: Path, dead: str) -> None:
+def test_a_link_inside_a_leftover_is_not_followed(folder: Path, tmp_path: Path, dead: str) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_bytes(bytes(5000))
     made = _room(folder, dead)
     (made / "link").symlink_to(tmp_path / "precious")
-    (item,) = leftovers.found(folder)
+    (item,) = leftovers.find(folder)
     assert item.size < 1000
     leftovers.remove([item])
     assert (tmp_path / "precious" / "file").exists()
 
 
-def test_what_belongs_to_another_user_stays(folder: Path, dead: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_another_user_is_kept(folder: Path, dead: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _room(folder, dead)
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
     assert paths(folder) == []
@@ -142,7 +142,7 @@ def _unfinished(run: Path) -> Path:
     return run / publish.UNFINISHED
 
 
-def test_rooms_of_a_run_that_did_not_end_go_when_they_are_old_and_nobody_works_there(folder: Path) -> None:
+def test_an_unfinished_run_is_a_leftover_when_old_and_unlocked(folder: Path) -> None:
     left = _unfinished(folder / "run")
     assert paths(folder) == []
     old(left)
@@ -156,7 +156,7 @@ def test_rooms_of_a_run_that_did_not_end_go_when_they_are_old_and_nobody_works_t
     assert paths(folder) == []
 
 
-def test_a_fetch_that_was_cut_goes_when_it_is_old_and_nobody_goes_on_with_it(folder: Path) -> None:
+def test_an_interrupted_fetch_is_a_leftover_when_old_and_unlocked(folder: Path) -> None:
     stage = folder / ".model.fetching"
     (stage / ("0" * 64) / "tree").mkdir(parents=True)
     (stage / "lock").touch()
@@ -172,7 +172,7 @@ def test_a_fetch_that_was_cut_goes_when_it_is_old_and_nobody_goes_on_with_it(fol
     assert paths(folder) == []
 
 
-def test_half_a_file_of_a_training_goes_when_it_is_old(folder: Path) -> None:
+def test_a_partial_file_of_a_training_is_a_leftover_when_old(folder: Path) -> None:
     (folder / "train").mkdir()
     left = folder / "train" / "checkpoint.pt.unfinished"
     left.touch()
@@ -182,9 +182,7 @@ def test_half_a_file_of_a_training_goes_when_it_is_old(folder: Path) -> None:
     assert paths(folder) == [left]
 
 
-def test_a_file_that_is_published_again_sweeps_what_a_killed_process_left_of_it(
-    folder: Path, dead: str, living: str
-) -> None:
+def test_publishing_a_file_removes_its_leftovers(folder: Path, dead: str, living: str) -> None:
     left, other, busy = (folder / f".{name}.making" for name in (f"a.{dead}", f"b.{dead}", f"a.{living}"))
     for path in (left, other, busy):
         path.touch()

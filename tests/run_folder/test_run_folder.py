@@ -1,4 +1,4 @@
-"""A run's folder holds the old run or the new one: whatever fails, is killed, or comes at the same time."""
+"""The folder of a run holds the old run or the new one, whatever fails, is killed, or runs concurrently."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ import pytest
 from deploytool import stages
 from deploytool.errors import BadInput, NoRoom, StageFailed
 from deploytool.host import owner, swap
+from deploytool.loading import source_model
+from deploytool.loading.source_model import SourceModel
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline import runner
 from deploytool.results import receipt
@@ -48,6 +50,7 @@ class Written:
 def stages_that_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "import_stage", Written)
     monkeypatch.setattr(runner, "_begin", lambda recipe: None)
+    monkeypatch.setattr(source_model, "read", lambda weights: SourceModel(TINY, weights))  # they write JSON
 
 
 @pytest.fixture
@@ -101,7 +104,7 @@ def fail(monkeypatch: pytest.MonkeyPatch, folder: Path, verb: str, error: BaseEx
 @pytest.mark.parametrize(
     "error", [StageFailed("refused", "mend it"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")]
 )
-def test_an_export_that_fails_leaves_the_good_run_as_it_was(
+def test_a_failed_export_leaves_the_finished_run_unchanged(
     home: Path, monkeypatch: pytest.MonkeyPatch, verb: str, error: BaseException
 ) -> None:
     (home / "report.html").write_text("the page")
@@ -114,22 +117,20 @@ def test_an_export_that_fails_leaves_the_good_run_as_it_was(
     assert litter(home) == {"report.html"}
 
 
-def test_the_next_export_goes_on_from_what_the_failed_one_had_finished(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_export_reuses_finished_stages_of_a_failed_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fail(monkeypatch, home, "simplify")
     assert export(home, 1) == {"simplify", "validate"}
     assert seeds(home) == {1}
     assert not litter(home)
 
 
-def test_a_first_export_that_fails_leaves_what_it_had_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_first_export_keeps_its_finished_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fail(monkeypatch, tmp_path / "net", "export")
     assert {path.name for path in (tmp_path / "net").iterdir()} == {Stage.LOAD, Stage.GOLDEN}
     assert export(tmp_path / "net", 1) == set(RECIPE[2:])
 
 
-def test_what_lies_beside_the_rooms_outlives_a_run(home: Path) -> None:
+def test_files_beside_the_stage_directories_are_carried_over(home: Path) -> None:
     (home / "bench.json").write_text("{}")
     (home / "notes.txt").write_text("mine")
     (home / "devices").mkdir()
@@ -140,9 +141,7 @@ def test_what_lies_beside_the_rooms_outlives_a_run(home: Path) -> None:
     assert (home / "notes.txt").read_text() == "mine"
 
 
-def test_what_is_written_beside_the_rooms_while_a_run_is_published_is_kept(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_written_during_publication_is_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = swap.exchange
 
     def late(one: Path, other: Path) -> bool:
@@ -193,7 +192,7 @@ Place = Callable[[Path, pytest.MonkeyPatch], None]
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_where_the_folder_cannot_be_exchanged_its_rooms_are(
+def test_stage_directories_are_moved_where_the_folder_cannot_be_exchanged(
     home: Path, monkeypatch: pytest.MonkeyPatch, place: Place
 ) -> None:
     (home / "bench.json").write_text("{}")
@@ -213,7 +212,7 @@ def through_a_link(home: Path) -> Path:
     return home.parent.parent / "link"
 
 
-def test_a_link_to_a_run_stays_one(home: Path) -> None:
+def test_a_link_to_a_run_stays_a_link(home: Path) -> None:
     link = through_a_link(home)
     assert export(link, 1) == set(RECIPE)
     assert link.is_symlink()
@@ -221,7 +220,7 @@ def test_a_link_to_a_run_stays_one(home: Path) -> None:
     assert not litter(home)
 
 
-def test_the_rights_of_a_folder_stay(home: Path) -> None:
+def test_the_permissions_of_a_folder_are_kept(home: Path) -> None:
     home.chmod(0o2770)
     export(home, 1)
     assert home.stat().st_mode & 0o7777 == 0o2770
@@ -257,7 +256,7 @@ def killed_at(number: int, folder: Path, seed: int) -> bool:
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # a fork among threads, from Python 3.12
 @pytest.mark.parametrize("place", [None, in_a_folder_with_other_things, on_a_disk_that_cannot_exchange])
-def test_an_export_that_is_killed_at_any_step_leaves_one_whole_run(
+def test_an_export_killed_at_any_step_leaves_one_complete_run(
     home: Path, monkeypatch: pytest.MonkeyPatch, place: Place | None
 ) -> None:
     if place:
@@ -278,7 +277,7 @@ def test_an_export_that_is_killed_at_any_step_leaves_one_whole_run(
 
 
 @pytest.mark.parametrize("mine", [ALIVE, "killed", DEAD], ids=["alive", "nobody", "dead"])
-def test_only_what_is_provably_left_behind_is_swept(home: Path, mine: str) -> None:
+def test_only_folders_of_dead_processes_are_swept(home: Path, mine: str) -> None:
     (home / f".making-{mine}").mkdir()
     (home.parent / f".net.making-{mine}").mkdir()
     (home / f".report.html.{mine}.making").touch()
@@ -288,7 +287,7 @@ def test_only_what_is_provably_left_behind_is_swept(home: Path, mine: str) -> No
     assert (home.parent / f".net.making-{mine}").exists() == (mine != DEAD)
 
 
-def test_of_what_the_dead_left_the_fullest_is_gone_on_from(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_abandoned_run_with_most_stages_is_continued(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, rooms in ((1, 1), (2, 3), (3, 0)):
         other = home.parent / "other"
         fail(monkeypatch, other, RECIPE[rooms])
@@ -325,7 +324,7 @@ def together(folder: Path, *wanted: int) -> list[BaseException]:
 
 
 @pytest.mark.parametrize("wanted", [(1, 1), (1, 2), (1, 1, 1, 1), (1, 2, 3, 4), (0, 1)])
-def test_exports_at_once_wait_for_each_other(home: Path, wanted: tuple[int, ...]) -> None:
+def test_concurrent_exports_wait_for_each_other(home: Path, wanted: tuple[int, ...]) -> None:
     assert together(home, *wanted) == []
     assert seeds(home) < set(wanted) or seeds(home) == set(wanted)
     assert len(seeds(home)) == 1
@@ -334,7 +333,7 @@ def test_exports_at_once_wait_for_each_other(home: Path, wanted: tuple[int, ...]
 
 @pytest.mark.usefixtures("no_locks")
 @pytest.mark.parametrize("wanted", [(1, 1), (1, 2), (1, 1, 1, 1), (1, 2, 3, 4)])
-def test_where_locks_do_nothing_the_last_export_stays_and_none_is_spoiled(home: Path, wanted: tuple[int, ...]) -> None:
+def test_without_locks_the_last_export_remains_and_no_run_is_corrupt(home: Path, wanted: tuple[int, ...]) -> None:
     for _ in range(3):
         raised = together(home, *wanted)
         assert all(isinstance(error, BadInput) for error in raised), raised
@@ -342,7 +341,7 @@ def test_where_locks_do_nothing_the_last_export_stays_and_none_is_spoiled(home: 
     assert not litter(home) - {publish.UNFINISHED}
 
 
-def test_whoever_waits_says_so_and_goes_on(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_export_that_waits_logs_a_warning_and_continues(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     with lock.locked(home):
         waiting = threading.Thread(target=export, args=(home, 1))
         with caplog.at_level(logging.WARNING):
@@ -354,11 +353,11 @@ def test_whoever_waits_says_so_and_goes_on(home: Path, caplog: pytest.LogCapture
     assert seeds(home) == {1}
 
 
-def test_an_export_that_another_process_is_about_to_publish_is_waited_for_and_then_refused(
+def test_a_publication_by_another_process_is_awaited_and_then_refused(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_a_disk_that_cannot_exchange(home, monkeypatch)
-    monkeypatch.setattr(publish, "_PUBLISHING_S", 0.2)
+    monkeypatch.setattr(publish, "_TIMEOUT_S", 0.2)
     (home / ".publishing").mkdir()
     (home / ".publishing" / ".rooms.json").write_text(json.dumps(RECIPE))
     (home / ".publishing" / ".owner").write_text(ALIVE)
@@ -369,14 +368,14 @@ def test_an_export_that_another_process_is_about_to_publish_is_waited_for_and_th
     assert seeds(home) == {1}
 
 
-def test_a_run_of_a_very_long_name_is_staged_beside_it_too(tmp_path: Path) -> None:
+def test_a_run_with_a_very_long_name_is_staged_beside_it(tmp_path: Path) -> None:
     home = tmp_path / ("n" * 250)
     assert export(home, 0) == export(home, 1) == set(RECIPE)
     assert seeds(home) == {1}
     assert {path.name for path in tmp_path.iterdir()} == {home.name}
 
 
-def test_an_interrupted_run_is_ended_by_the_process_that_made_it(home: Path) -> None:
+def test_an_interrupted_process_sweeps_its_own_run(home: Path) -> None:
     job = Job(TINY, dataclasses.replace(QUICK, seed=1))
     run: Iterator[object] = runner.run(job, RECIPE, home)
     next(run), next(run)
@@ -386,10 +385,10 @@ def test_an_interrupted_run_is_ended_by_the_process_that_made_it(home: Path) -> 
     assert {path.name for path in (home / publish.UNFINISHED).iterdir()} >= {Stage.LOAD, Stage.GOLDEN}
 
 
-def test_no_link_of_an_old_run_is_written_into(home: Path) -> None:
-    with staging.opened(home) as staged:
+def test_linked_stages_share_files_and_not_the_folder(home: Path) -> None:
+    with staging.open_run(home) as staged:
         staged.begin()
-        taken = staged.take(home / "golden")
+        taken = staged.link_stage(home / "golden")
         assert taken.stat().st_ino != (home / "golden").stat().st_ino
         assert (taken / receipt.FILE).samefile(home / "golden" / receipt.FILE)
     assert not litter(home)

@@ -81,10 +81,10 @@ def test_room_is_asked_for_before_the_work(
 def test_an_install_that_fails_for_want_of_room_leaves_what_was_there(made: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     install.install(small.made(tmp_path / "old", 2, 300), root, lambda papers: None)
-    before = install.pointer(root)
+    before = install.read_pointer(root)
     with limited(), pytest.raises(NoRoom):
         install.install(made, root, lambda papers: None)
-    assert install.pointer(root) == before
+    assert install.read_pointer(root) == before
     assert not [path for path in root.iterdir() if path.name.startswith(".staging-")]
 
 

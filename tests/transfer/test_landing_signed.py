@@ -42,7 +42,7 @@ def signed(tmp_path: Path, ours: Keys) -> Path:
 
 def pulled(where: str, out: Path, key: Path, target: str | None = None) -> PullResult:
     with sources.open_source(addresses.parse(where), Credentials()) as source:
-        return pull.pull(source, out, subset.parse(target), signed=verify.signed(key), say=hush)
+        return pull.pull(source, out, subset.parse(target), signed=verify.signature_checker(key), say=hush)
 
 
 @pytest.mark.parametrize("target", [None, "orin", "thor"])

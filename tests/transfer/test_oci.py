@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from deploytool.bundle.manifest import LONGEST_MANIFEST, MANIFEST_FILE, Manifest, read_manifest
+from deploytool.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, read_manifest
 from deploytool.errors import Refused
 from deploytool.transfer import addresses, oci, sources
 from deploytool.transfer.http import HttpClient, Reply
@@ -100,7 +100,7 @@ def test_the_bundle_s_own_manifest_must_be_there_and_be_short(whole: dict[str, A
     with pytest.raises(Refused, match=r"somebody else's: it holds no manifest\.json"):
         oci.signed_layers(found[1:], "it")
     with pytest.raises(Refused, match="longer than any may be"):
-        oci.signed_layers((dataclasses.replace(found[0], size=LONGEST_MANIFEST + 1), *found[1:]), "it")
+        oci.signed_layers((dataclasses.replace(found[0], size=MAX_MANIFEST_BYTES + 1), *found[1:]), "it")
 
 
 @pytest.mark.parametrize("change", [{"path": "more"}, {"size": 1}, {"sha256": "0" * 64}, None])

@@ -69,7 +69,7 @@ def test_updates_of_the_same_size_and_time_are_delivered(device: Sshd, tmp_path:
         for path in folder.rglob("*"):
             os.utime(path, (1_700_000_000, 1_700_000_000))
         turned = install.install(Path(shipped(folder, home, device).folder), home, lambda checked: None)
-        assert small.contents(install.root_of(home, turned.current)) == small.contents(folder)
+        assert small.contents(install.bundle_path(home, turned.current)) == small.contents(folder)
         shutil.rmtree(folder)
 
 
@@ -200,7 +200,7 @@ def test_the_install_there_requires_the_signature_too(device: Sshd, tmp_path: Pa
     to, door = addresses.parse_device(f"device:{home}"), SshTarget(None, None, device.config, str(python))
     with pytest.raises(Refused, match="is not by the key"):
         ssh.ship(folder, read_manifest(folder), to, door, None, key=public, install=True, say=print)
-    assert install.pointer(home) is None
+    assert install.read_pointer(home) is None
 
 
 def test_what_does_not_keep_its_bytes_is_not_shown(device: Sshd, tmp_path: Path, home: Path) -> None:
@@ -287,7 +287,7 @@ def test_ship_installs_and_says_what_serves(
     done = deploytool("ship", str(packed), f"device:{home}", "--port", str(device.port), *arguments)
     assert done.returncode == 0, done.stderr
     assert "installed and current: ORT CPU serves" in done.stdout
-    found = install.pointer(home)
+    found = install.read_pointer(home)
     assert found is not None
     assert found.current == manifest_digest(packed)
     assert received(home) == []
@@ -307,8 +307,8 @@ def test_ship_installs_and_says_what_serves(
     held = deploytool("ship", str(signed), f"device:{home}", *arguments, "--require-signature", str(public), "--json")
     assert held.returncode == 0, held.stderr
     assert '"installed": true' in held.stdout
-    verify.check_integrity(install.root_of(home, found.current), VerifyOptions(key=public))
+    verify.check_integrity(install.bundle_path(home, found.current), VerifyOptions(key=public))
     older = small.made(tmp_path / "older", 1, sequence=0)
     refused = deploytool("ship", str(older), f"device:{home}", *arguments)
     assert refused.returncode == 8
-    assert "has sequence 0, and 1 was here already" in refused.stderr
+    assert "has sequence 0, and 1 was installed here" in refused.stderr
