@@ -46,7 +46,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 def artifacts(run: Path) -> StageInputs:
     """The artifacts of a finished run, as a later stage would be handed them."""
     return StageInputs(
-        tuple(runner._artifact(room, sealed, fresh=False) for room, sealed in runner.stage_directories(run))
+        tuple(runner.artifact_of(room, sealed, fresh=False) for room, sealed in runner.stage_directories(run))
     )
 
 

@@ -1,4 +1,4 @@
-"""The corridor: takes a job through the stages of a recipe, and skips whatever a receipt proves is already there."""
+"""Runs the stages of a recipe in order and reuses any stage whose receipt matches its inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deploytool.host import disk, machine, memory_estimate, process, workers
 from deploytool.loading import code_files, factory, source_model, weights_file
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline import disk_estimate
-from deploytool.results import receipt
+from deploytool.results import receipt as receipts
 from deploytool.results.artifact import Artifact, Kind, Notes
 from deploytool.results.receipt import Receipt
 from deploytool.run_folder import publish, staging
@@ -25,27 +25,26 @@ from deploytool.stages import EVERYWHERE, STAGES
 
 _PACKAGE = Path(__file__).parents[1]
 _WEIGHTS = Kind.WEIGHTS.value
-BEGINNING = Stage.LOAD  # the stage that runs the model's own code for the first time
+FIRST = Stage.LOAD  # runs the model's own code for the first time
 
 
 def check(recipe: Sequence[Stage]) -> None:
-    """Refuses, before the first minute is spent, a recipe in which a stage takes what nothing before it makes."""
-    made: set[Kind] = set()
-    for verb in recipe:
-        missing = [kind.name.lower() for kind in STAGES[verb].takes if kind not in made]
+    """Raises BadInput for a recipe in which a stage takes a kind of artifact that no earlier stage makes."""
+    kinds: set[Kind] = set()
+    for stage in recipe:
+        missing = [kind.name.lower() for kind in STAGES[stage].takes if kind not in kinds]
         if missing:
-            raise BadInput(
-                f"{verb} takes {' and '.join(missing)}, and no stage before it makes that", "mend the recipe"
-            )
-        made.add(STAGES[verb].makes)
+            problem = f"{stage} takes {' and '.join(missing)}, and no stage before it makes that"
+            raise BadInput(problem, "add the missing stage to the recipe")
+        kinds.add(STAGES[stage].makes)
 
 
 def run(job: Job, recipe: Sequence[Stage], home: Path) -> Iterator[Artifact]:
-    """Yields each artifact as it comes to be, in the order of the recipe; `home` holds one room a stage in the end.
+    """Yields each artifact when it is finished, in the order of the recipe, and publishes the run in `home` at the end.
 
-    Until then the run that was in `home` stays as it is; one that failed or was stopped goes on from its finished
-    rooms the next time. Raises BadInput if `home` cannot be written or holds something else, and whatever a stage
-    raises.
+    `home` holds one directory for each stage. Until the end, an earlier run in `home` stays as it is. A run that failed
+    or was interrupted continues from its finished stages. Raises BadInput if `home` cannot be written or holds files of
+    another program, and any error that a stage raises.
     """
     check(recipe)
     with staging.open_run(home) as staged:
@@ -54,125 +53,123 @@ def run(job: Job, recipe: Sequence[Stage], home: Path) -> Iterator[Artifact]:
 
 
 def iterate(job: Job, recipe: Sequence[Stage], staged: Staging) -> Iterator[Artifact]:
-    """Yields each artifact as it comes to be in the staging folder, by the path that it will have in the end.
+    """Yields each artifact when it is finished, with the path that it has once the run is published.
 
-    As long as all that is asked for is there, the run stays where it is, and no staging folder is begun.
+    As long as every requested artifact can be reused, the run stays in place and no staging folder is made. After the
+    first stage, `job.model` is the definition that this stage settled.
     """
-    _check_free(staged.home, recipe)
+    _check_ownership(staged.home, recipe)
     artifacts: list[Artifact] = []
     try:
-        for place, verb in enumerate(recipe):
-            key = _key(verb, job, _given(verb, artifacts))
-            kept = _kept(verb, key, job, staged)
-            if kept is None or _room(kept).parent != staged.at:
-                artifacts = _moved(artifacts, staged)
-                kept = kept and _taken(kept, staged)
-            if kept is None:
-                _check_room(recipe[place:], job, artifacts, staged.home)
-                _begin(recipe[place:])
-                kept = _made(verb, job, staged, _given(verb, artifacts), key, artifacts)
-            artifacts.append(kept)
-            if verb == BEGINNING:
-                job = replace(job, model=source_model.read(kept.path).definition)
-            yield replace(kept, path=staged.home / verb / kept.kind.value)
-        _carry(staged)
+        for index, stage in enumerate(recipe):
+            key = _key(stage, job, _inputs(stage, artifacts))
+            artifact = _reusable(stage, key, job, staged)
+            if artifact is None or _directory(artifact).parent != staged.at:
+                artifacts = _move_to_staging(artifacts, staged)
+                artifact = artifact and _take(artifact, staged)
+            if artifact is None:
+                _check_resources(recipe[index:], job, artifacts, staged.home)
+                _start_workers(recipe[index:])
+                artifact = _make(stage, job, staged, key, artifacts)
+            artifacts.append(artifact)
+            if stage == FIRST:
+                job = replace(job, model=source_model.read(artifact.path).definition)
+            yield replace(artifact, path=staged.home / stage / artifact.kind.value)
+        _carry_over(staged)
     finally:
-        for verb in recipe:
-            if program := STAGES[verb].program:
+        for stage in recipe:
+            if program := STAGES[stage].program:
                 process.stop_ahead(workers.command(program))
 
 
-def extend(verb: Stage, options: Options, home: Path) -> Artifact:
-    """The artifact of one more stage on what a finished run left; of the options, those that it reads matter.
+def extend(stage: Stage, options: Options, home: Path) -> Artifact:
+    """Runs one more stage on a finished run and returns its artifact; only the options that the stage reads matter.
 
-    Raises BadInput if the run lacks what the stage takes, or if a file is not as its stage made it.
+    Raises BadInput if the run lacks what the stage takes, or if a file has changed since its stage made it.
     """
     if not stage_directories(home):
         raise BadInput(f"{home} holds no finished run", "`deploytool export` makes one")
     check_source(home, needed=False)
     with staging.open_run(home) as staged:
-        made = extend_staged(verb, options, staged)
+        artifact = extend_staged(stage, options, staged)
         staged.publish()
-    return made
+    return artifact
 
 
-def extend_staged(verb: Stage, options: Options, staged: Staging) -> Artifact:
-    """The same for a run that is not published yet; the path is the one that the artifact will have then."""
-    there = {sealed.kind for _, sealed in stage_directories(staged.at) if sealed.made_by != verb}
-    missing = [kind.name.lower() for kind in STAGES[verb].takes if kind not in there]
+def extend_staged(stage: Stage, options: Options, staged: Staging) -> Artifact:
+    """Like `extend`, for a run that is not published yet; the path is the one after publication."""
+    kinds = {receipt.kind for _, receipt in stage_directories(staged.at) if receipt.made_by != stage}
+    missing = [kind.name.lower() for kind in STAGES[stage].takes if kind not in kinds]
     if missing:
         problem = f"{staged.home} holds no finished run: it lacks the {missing[0]}"
         raise BadInput(problem, "`deploytool export` makes one")
-    artifacts = _proved(staged.at, staged.home, but=verb)
-    given = _given(verb, artifacts)
-    job = Job(given.source().definition, options)
-    key = _key(verb, job, given)
-    made = _found(staged.at / verb, key, job)
-    if made is None:
-        _check_room((verb,), job, artifacts, staged.home)
-        artifacts = _moved(artifacts, staged)
-        made = _made(verb, job, staged, _given(verb, artifacts), key, artifacts)
-    return replace(made, path=staged.home / verb / made.kind.value)
+    artifacts = _verified(staged.at, staged.home, without=stage)
+    inputs = _inputs(stage, artifacts)
+    job = Job(inputs.source().definition, options)
+    key = _key(stage, job, inputs)
+    artifact = _matching(staged.at / stage, key, job)
+    if artifact is None:
+        _check_resources((stage,), job, artifacts, staged.home)
+        artifacts = _move_to_staging(artifacts, staged)
+        artifact = _make(stage, job, staged, key, artifacts)
+    return replace(artifact, path=staged.home / stage / artifact.kind.value)
 
 
 def artifacts(home: Path) -> StageInputs:
-    """All that a finished run left, as a later stage would be handed it.
+    """All artifacts of a finished run.
 
-    Raises BadInput if there is no run, or if a file is not as its stage made it.
+    Raises BadInput if there is no run, or if a file has changed since its stage made it.
     """
-    found = _proved(home, home)
+    found = _verified(home, home)
     if not found:
         raise BadInput(f"{home} holds no finished run", "`deploytool export` makes one")
     return StageInputs(tuple(found))
 
 
-def _proved(place: Path, home: Path, but: Stage | None = None) -> list[Artifact]:
-    """Every artifact of the run in `place` but one; raises BadInput, which names `home`, if one is not as made."""
-    found = [(room, sealed) for room, sealed in stage_directories(place) if sealed.made_by != but]
-    for room, sealed in found:
-        if not receipt.proves(room, sealed):
-            problem = f"{home / room.name} is not as its stage made it"
+def _verified(folder: Path, home: Path, without: Stage | None = None) -> list[Artifact]:
+    """The artifacts of the run in `folder`, checked against their receipts; an error names `home`."""
+    directories = [(path, receipt) for path, receipt in stage_directories(folder) if receipt.made_by != without]
+    for path, receipt in directories:
+        if not receipts.proves(path, receipt):
+            problem = f"{home / path.name} is not as its stage made it"
             raise BadInput(problem, "export again: only that stage is repeated")
-    return [_artifact(room, sealed, fresh=False) for room, sealed in found]
+    return [artifact_of(path, receipt, fresh=False) for path, receipt in directories]
 
 
 def stage_directories(home: Path) -> list[tuple[Path, Receipt]]:
-    """Every room of a run that a receipt digests, in the order of the stages."""
+    """The stage directories of a run that have a receipt, with it, in the order of the stages."""
     publish.recover(home)
-    found = [(home / verb, receipt.read(home / verb)) for verb in STAGES]
-    return [(room, sealed) for room, sealed in found if sealed is not None]
+    directories = [(home / stage, receipts.read(home / stage)) for stage in STAGES]
+    return [(path, receipt) for path, receipt in directories if receipt is not None]
 
 
-def _check_room(recipe: Sequence[Stage], job: Job, artifacts: Sequence[Artifact], home: Path) -> None:
-    """Refuses, before they work, stages that need more than the machine has, as far as what is there already tells."""
-    weights = next((made.path.stat().st_size for made in artifacts if made.kind is Kind.WEIGHTS), 0)
+def _check_resources(recipe: Sequence[Stage], job: Job, artifacts: Sequence[Artifact], home: Path) -> None:
+    """Refuses stages that need more disk space or memory than there is, as far as the weights already tell."""
+    weights = next((artifact.path.stat().st_size for artifact in artifacts if artifact.kind is Kind.WEIGHTS), 0)
     disk_estimate.check(recipe, job.model, job.options, home, weights)
-    if weights and not any(made.fresh for made in artifacts):
+    if weights and not any(artifact.fresh for artifact in artifacts):
         memory_estimate.check(weights, job)
 
 
-def _begin(recipe: Sequence[Stage]) -> None:
-    """Has the children of these stages begin what takes them long, which is to import their libraries.
-
-    Those of the stage that is next begin with it: nothing would be gained.
-    """
-    for verb in recipe[1:]:
-        if program := STAGES[verb].program:
+def _start_workers(recipe: Sequence[Stage]) -> None:
+    """Starts the workers of all stages but the next one, so that they import their libraries in the meantime."""
+    for stage in recipe[1:]:
+        if program := STAGES[stage].program:
             process.start_ahead(workers.command(program), workers.GIBIBYTES, workers.LARGEST_FILE)
 
 
 def check_source(home: Path, *, needed: bool = True) -> None:
-    """Refuses a run whose weights or whose model's own code is no longer what it was made from.
+    """Raises BadInput, which names the file, if the run's weights or the code of its model have changed since.
 
-    Raises BadInput, which names the file. Where the code is not `needed`, it may be on another machine.
+    Unless the code is `needed`, it may be absent: the run may have been made on another machine.
     """
-    room = home / BEGINNING
-    sealed = receipt.read(room)
-    if sealed is None:
+    directory = home / FIRST
+    receipt = receipts.read(directory)
+    if receipt is None:
         return
-    if not receipt.proves(room, sealed):
-        raise BadInput(f"{room} is not as its stage made it", "export again: only that stage is repeated")
-    reference, known = weights_file.definition(room / _WEIGHTS).factory, _sources(sealed)
+    if not receipts.proves(directory, receipt):
+        raise BadInput(f"{directory} is not as its stage made it", "export again: only that stage is repeated")
+    reference, known = weights_file.definition(directory / _WEIGHTS).factory, _sources(receipt)
     try:
         project = factory.project_folder(reference)
     except BadInput:
@@ -180,50 +177,51 @@ def check_source(home: Path, *, needed: bool = True) -> None:
             raise
         return
     for name, state in code_files.current_digests(known, project).items():
-        if state != known[name] and (needed or state != code_files.ABSENT):
-            said = "is gone, and" if state == code_files.ABSENT else "is no longer what"
-            said = f"{name.removeprefix('./')} {said} {home} was made from"
-            raise BadInput(said + (" it" if state == code_files.ABSENT else ""), "export it again")
+        absent = state == code_files.ABSENT
+        if state != known[name] and (needed or not absent):
+            change = "no longer exists" if absent else "has changed since"
+            problem = f"{name.removeprefix('./')} {change}, and {home} was made from it"
+            raise BadInput(problem, "export it again")
 
 
 def sources(home: Path) -> code_files.Sources:
-    """What the code of a run's model read while it made the model, by name and digest; nothing without a run."""
-    sealed = receipt.read(home / BEGINNING)
-    return {} if sealed is None else _sources(sealed)
+    """The digests of the files that the code of the run's model read while it built the model; none without a run."""
+    receipt = receipts.read(home / FIRST)
+    return {} if receipt is None else _sources(receipt)
 
 
-def _sources(sealed: Receipt) -> code_files.Sources:
-    """What the model's own code read, by its receipt."""
+def _sources(receipt: Receipt) -> code_files.Sources:
+    """The files that the model's own code read, as its receipt lists them."""
     try:
-        return serde.decode(dict[str, str], sealed.notes["sources"])
+        return serde.decode(dict[str, str], receipt.notes["sources"])
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}
 
 
-def _key(verb: Stage, job: Job, given: StageInputs) -> str:
-    """One digest of everything the stage's result depends on, as far as it is known before the stage works."""
-    contract = STAGES[verb]
+def _key(stage: Stage, job: Job, inputs: StageInputs) -> str:
+    """The digest of everything that the stage's result depends on, as far as it is known before the stage runs."""
+    contract = STAGES[stage]
     return serde.digest(
-        verb,
-        _stage_source(verb),
+        stage,
+        _stage_source(stage),
         [job.model] if contract.model else [],
-        _model_source(job.model.factory) if verb == BEGINNING else "",
+        _model_source(job.model.factory) if stage == FIRST else "",
         {name: getattr(job.options, name) for name in contract.reads},
-        {artifact.made_by: [artifact.key, artifact.digest] for artifact in given.artifacts},
-        _versions(verb),
+        {artifact.made_by: [artifact.key, artifact.digest] for artifact in inputs.artifacts},
+        _versions(stage),
         [*machine.gpus(), machine.cpu()] if contract.here else [],
     )
 
 
-def _versions(verb: Stage) -> dict[str, str]:
-    return {name: found for name in STAGES[verb].libraries if (found := machine.version(name))}
+def _versions(stage: Stage) -> dict[str, str]:
+    return {name: version for name in STAGES[stage].libraries if (version := machine.version(name))}
 
 
 @cache
-def _stage_source(verb: Stage) -> str:
+def _stage_source(stage: Stage) -> str:
     """The digest of the stage's own file and of every package that it declares."""
-    files = [_PACKAGE / "stages" / f"{verb}.py"]
-    for name in (*EVERYWHERE, *STAGES[verb].packages):
+    files = [_PACKAGE / "stages" / f"{stage}.py"]
+    for name in (*EVERYWHERE, *STAGES[stage].packages):
         path = _PACKAGE / name
         files += [path] if path.is_file() else sorted(path.rglob("*.py"))
     return serde.digest([serde.file_digest(path) for path in files])
@@ -233,127 +231,129 @@ def _model_source(reference: str) -> str:
     return serde.digest([serde.file_digest(path) for path in factory.source_files(reference)])
 
 
-def _found(room: Path, key: str, job: Job) -> Artifact | None:
-    """What an earlier run left in the room, if its receipt bears this key and its files are untouched."""
-    sealed = receipt.read(room)
-    if sealed is None or not receipt.proves(room, sealed):
+def _matching(directory: Path, key: str, job: Job) -> Artifact | None:
+    """The artifact in a stage directory, if its receipt has this key and its files are unchanged."""
+    receipt = receipts.read(directory)
+    if receipt is None or not receipts.proves(directory, receipt):
         return None
-    if sealed.made_by == BEGINNING:
-        if _names_other_code(room, job.model.factory):
+    if receipt.made_by == FIRST:
+        if _has_another_factory(directory, job.model.factory):
             return None
-        key = _begun_with(
-            key, code_files.current_digests(_sources(sealed), factory.project_folder(job.model.factory)), sealed.files
-        )
-    return _artifact(room, sealed, fresh=False) if sealed.key == key else None
+        digests = code_files.current_digests(_sources(receipt), factory.project_folder(job.model.factory))
+        key = _first_key(key, digests, receipt.files)
+    return artifact_of(directory, receipt, fresh=False) if receipt.key == key else None
 
 
-def _names_other_code(room: Path, reference: str) -> bool:
-    """Whether the weights there are of another factory, whatever their receipt says: later stages would call it."""
+def _has_another_factory(directory: Path, reference: str) -> bool:
+    """Whether the weights file names another factory, whatever its receipt says: later stages would call it."""
     try:
-        return weights_file.definition(room / _WEIGHTS).factory != reference
+        return weights_file.definition(directory / _WEIGHTS).factory != reference
     except BadInput:
-        return False  # what names none has none called
+        return False  # a file without a definition makes no stage call anything
 
 
-def _begun_with(key: str, sources: code_files.Sources, files: Mapping[str, str]) -> str:
-    """The key of the stage that all begins with: what the model's code read, and the weights that came of it."""
+def _first_key(key: str, sources: code_files.Sources, files: Mapping[str, str]) -> str:
+    """The key of the first stage: it also covers the files that the model's code read, and the weights."""
     return serde.digest(key, sources, files.get(_WEIGHTS))
 
 
-def _artifact(room: Path, sealed: Receipt, *, fresh: bool) -> Artifact:
-    path, digest = room / sealed.kind.value, sealed.files.get(sealed.kind.value, "")  # a stage may leave its file out
-    return Artifact(sealed.kind, path, digest, sealed.key, sealed.made_by, sealed.notes, sealed.seconds, fresh)
+def artifact_of(directory: Path, receipt: Receipt, *, fresh: bool) -> Artifact:
+    """The artifact of a stage directory; its digest is empty if the stage made no file."""
+    path, digest = directory / receipt.kind.value, receipt.files.get(receipt.kind.value, "")
+    return Artifact(receipt.kind, path, digest, receipt.key, receipt.made_by, receipt.notes, receipt.seconds, fresh)
 
 
-def _given(verb: Stage, artifacts: Sequence[Artifact]) -> StageInputs:
-    wanted = (*STAGES[verb].takes, *STAGES[verb].welcomes)
+def _inputs(stage: Stage, artifacts: Sequence[Artifact]) -> StageInputs:
+    wanted = (*STAGES[stage].takes, *STAGES[stage].welcomes)
     return StageInputs(tuple(artifact for artifact in artifacts if artifact.kind in wanted))
 
 
-def _room(made: Artifact) -> Path:
-    return made.path.parents[len(Path(made.kind.value).parts) - 1]
+def _directory(artifact: Artifact) -> Path:
+    return artifact.path.parents[len(Path(artifact.kind.value).parts) - 1]
 
 
-def _kept(verb: Stage, key: str, job: Job, staged: Staging) -> Artifact | None:
-    """What this run or an unfinished one left of this key."""
-    return next((found for room in staged.sources(verb) if (found := _found(room, key, job))), None)
+def _reusable(stage: Stage, key: str, job: Job, staged: Staging) -> Artifact | None:
+    """The artifact with this key that this run or an unfinished one left, if there is one."""
+    candidates = (_matching(directory, key, job) for directory in staged.sources(stage))
+    return next((artifact for artifact in candidates if artifact), None)
 
 
-def _moved(artifacts: Sequence[Artifact], staged: Staging) -> list[Artifact]:
-    """The artifacts as they lie in the staging folder, which from here on is where the run grows."""
+def _move_to_staging(artifacts: Sequence[Artifact], staged: Staging) -> list[Artifact]:
+    """The artifacts in the staging folder, which is made if there is none: from here on the run is made there."""
     staged.begin()
-    moved = [made if _room(made).parent == staged.at else _taken(made, staged) for made in artifacts]
+    moved = [
+        artifact if _directory(artifact).parent == staged.at else _take(artifact, staged) for artifact in artifacts
+    ]
     if not all(moved):
-        raise BadInput(f"another deploytool changed {staged.home} meanwhile", "run the same command again")
-    return [made for made in moved if made]
+        raise BadInput(f"another deploytool process changed {staged.home} meanwhile", "run the same command again")
+    return [artifact for artifact in moved if artifact]
 
 
-def _taken(kept: Artifact, staged: Staging) -> Artifact | None:
-    """The same artifact in the staging folder; None if another command took it away this very moment."""
+def _take(artifact: Artifact, staged: Staging) -> Artifact | None:
+    """The same artifact in the staging folder; None if another process removed it at the same moment."""
     try:
-        room = staged.link_stage(_room(kept))
+        directory = staged.link_stage(_directory(artifact))
     except OSError:
         return None
-    sealed = receipt.read(room)
-    return _artifact(room, sealed, fresh=False) if sealed and sealed.key == kept.key else None
+    receipt = receipts.read(directory)
+    return artifact_of(directory, receipt, fresh=False) if receipt and receipt.key == artifact.key else None
 
 
-def _made(
-    verb: Stage, job: Job, staged: Staging, given: StageInputs, key: str, artifacts: Sequence[Artifact]
-) -> Artifact:
-    """Makes the artifact in a room nobody sees, digests it, and only then puts the room in its place."""
-    kind = STAGES[verb].makes
-    with staged.stage_directory(verb) as bench, disk.writing(bench, named=staged.home / verb):
-        begun = time.perf_counter()
-        notes = _work(verb, job, bench / kind.value, given)
-        seconds = round(time.perf_counter() - begun, 3)
-        parents = {artifact.made_by.value: artifact.key for artifact in given.artifacts}
-        files = receipt.digests(bench)
-        if verb == BEGINNING:
-            key = _begun_with(key, serde.decode(dict[str, str], notes["sources"]), files)
-        begin = next((artifact.digest for artifact in artifacts if artifact.kind is Kind.WEIGHTS), files.get(_WEIGHTS))
-        sealed = Receipt(kind, verb, key, parents, begin, files, _versions(verb), seconds, notes)
-        receipt.write(bench, sealed)
-    return _artifact(staged.at / verb, sealed, fresh=True)
+def _make(stage: Stage, job: Job, staged: Staging, key: str, artifacts: Sequence[Artifact]) -> Artifact:
+    """Runs the stage in a hidden directory, writes the receipt, and only then renames the directory into place."""
+    kind, inputs = STAGES[stage].makes, _inputs(stage, artifacts)
+    with staged.stage_directory(stage) as directory, disk.writing(directory, named=staged.home / stage):
+        start = time.perf_counter()
+        notes = _run_stage(stage, job, directory / kind.value, inputs)
+        seconds = round(time.perf_counter() - start, 3)
+        parents = {artifact.made_by.value: artifact.key for artifact in inputs.artifacts}
+        files = receipts.digests(directory)
+        if stage == FIRST:
+            key = _first_key(key, serde.decode(dict[str, str], notes["sources"]), files)
+        weights = next((each.digest for each in artifacts if each.kind is Kind.WEIGHTS), files.get(_WEIGHTS))
+        receipt = Receipt(kind, stage, key, parents, weights, files, _versions(stage), seconds, notes)
+        receipts.write(directory, receipt)
+    return artifact_of(staged.at / stage, receipt, fresh=True)
 
 
-def _work(verb: Stage, job: Job, out: Path, given: StageInputs) -> Notes:
-    """Has the stage make its artifact; where that runs the model's own code first, its notes say what was read."""
-    stage, reference = stages.import_stage(verb), job.model.factory
-    if verb != BEGINNING:
-        return stage.make(job, out, given)
+def _run_stage(stage: Stage, job: Job, out: Path, inputs: StageInputs) -> Notes:
+    """Has the stage make its artifact; the notes of the first stage list the files that the model's code read."""
+    module, reference = stages.import_stage(stage), job.model.factory
+    if stage != FIRST:
+        return module.make(job, out, inputs)
     if factory.is_zoo(reference):
-        notes = stage.make(job, out, given)
+        notes = module.make(job, out, inputs)
         return {**notes, "sources": code_files.sources_of_code(factory.module_name(reference), factory.zoo_folder())}
     with code_files.record_reads() as record:
-        notes = stage.make(job, out, given)
-    counted = (out.parent, *([Path(job.options.weights.path)] if job.options.weights else []))
-    found = code_files.sources(record, factory.module_name(reference), factory.project_folder(reference), counted)
-    said = notes.get("remarks", ())
-    more = [*(said if isinstance(said, (list, tuple)) else [said]), *code_files.remarks(record)]
-    return {**notes, "sources": found, **({"remarks": more} if more else {})}
+        notes = module.make(job, out, inputs)
+    ignored = (out.parent, *([Path(job.options.weights.path)] if job.options.weights else []))
+    files = code_files.sources(record, factory.module_name(reference), factory.project_folder(reference), ignored)
+    own = notes.get("remarks", ())
+    remarks = [*(own if isinstance(own, (list, tuple)) else [own]), *code_files.remarks(record)]
+    return {**notes, "sources": files, **({"remarks": remarks} if remarks else {})}
 
 
-def _carry(staged: Staging) -> None:
-    """Has the staging folder hold too what was not asked for this time, where all that it was made from is the same."""
+def _carry_over(staged: Staging) -> None:
+    """Takes stages that this run does not repeat into the staging folder, if what they were made from is unchanged."""
     if staged.at == staged.home:
         return
-    for room, sealed in stage_directories(staged.home):
-        if not (staged.at / room.name).exists():
-            now = {verb: receipt.read(staged.at / verb) for verb in sealed.parents}
-            if all((made := now[verb]) and made.key == key for verb, key in sealed.parents.items()):
+    for directory, receipt in stage_directories(staged.home):
+        if not (staged.at / directory.name).exists():
+            parents = {stage: receipts.read(staged.at / stage) for stage in receipt.parents}
+            if all((parent := parents[stage]) and parent.key == key for stage, key in receipt.parents.items()):
                 with suppress(OSError):
-                    staged.link_stage(room)
+                    staged.link_stage(directory)
 
 
-def _check_free(home: Path, recipe: Sequence[Stage]) -> None:
-    """Refuses a folder that holds somebody else's things where a room should be."""
-    for verb in recipe:
-        room = home / verb
-        if room.exists() and not (room / receipt.FILE).is_file():
-            raise BadInput(f"{room} was not made by deploytool", "move it away, or choose another folder with --out")
+def _check_ownership(home: Path, recipe: Sequence[Stage]) -> None:
+    """Raises BadInput if a folder without a receipt is in the place of a stage directory: it is not deploytool's."""
+    for stage in recipe:
+        directory = home / stage
+        if directory.exists() and not (directory / receipts.FILE).is_file():
+            problem = f"{directory} was not made by deploytool"
+            raise BadInput(problem, "move it away, or choose another folder with --out")
 
 
 def sweep(home: Path) -> None:
-    """Ends what this process makes in a run's folder, finished rooms aside, and takes away what the dead left there."""
+    """Removes what this process left unfinished in a run's folder, and what processes that have ended left there."""
     staging.sweep(home)

@@ -46,7 +46,7 @@ def _is_unneeded(note: Path) -> bool:
         homes, old = _homes(note), time.time() - note.lstat().st_mtime > owner.ABANDONED_S
     except OSError:
         return False
-    there = [home for home in homes if (Path(home) / runner.BEGINNING).is_dir()]
+    there = [home for home in homes if (Path(home) / runner.FIRST).is_dir()]
     return _DIGEST.fullmatch(note.name) is not None and bool(homes) and not there and old
 
 
@@ -77,7 +77,7 @@ def check(home: Path, *, trust_code: bool) -> None:
 
 
 def _reference(home: Path) -> str:
-    return weights_file.definition(home / runner.BEGINNING / Kind.WEIGHTS.value).factory
+    return weights_file.definition(home / runner.FIRST / Kind.WEIGHTS.value).factory
 
 
 def _is_noted(home: Path) -> bool:
