@@ -1,1 +1,1 @@
-"""The zoo: one file a family of light networks, and in `specs` a table of every model with its published figures."""
+"""The model zoo: one module per family of small networks; `specs` lists all models with their published figures."""

@@ -1,4 +1,4 @@
-"""The few pieces that several families are built from: padding as asked for, sizes as plain numbers, first weights."""
+"""Building blocks shared by several families: padded convolutions, static sizes, weight initialisation."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ def require_positive(option: str, value: float) -> None:
 
 
 def round_to_multiple(value: float, of: int) -> int:
-    """The multiple of `of` nearest to `value`, never less than nine tenths of it: how papers scale channel counts."""
+    """Rounds to the nearest multiple of `of` that is at least 90 % of `value`: the papers' rule for channel counts."""
     nearest = max(of, int(value + of / 2) // of * of)
     return nearest if nearest >= 0.9 * value else nearest + of
 
 
 def plain_size(x: Tensor) -> tuple[int, int]:
-    """Height and width of `x`; an ONNX export is told the bare numbers, and keeps them as constants.
+    """Height and width of `x`: constants in an ONNX export, dynamic in eager mode and TorchScript.
 
-    Everywhere else (eager, TorchScript) they follow the tensor, so the model goes on accepting any size.
+    Thus the ONNX graph has no shape computations, and the other forms accept any image size.
     """
     height, width = x.shape[2:]
     if not torch.onnx.is_in_onnx_export():
         return height, width
-    with warnings.catch_warnings():  # the exporter warns that the numbers become constants: they are meant to
+    with warnings.catch_warnings():  # the exporter warns that the sizes become constants, which is intended
         warnings.simplefilter("ignore")
         return int(height), int(width)
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's SAME padding of one side, (before, after), for a kernel no smaller than its stride.
+    """TensorFlow's SAME padding of one axis as (before, after); requires kernel >= stride.
 
-    As little as gives `size / stride` outputs, rounded up; an odd pixel goes after.
+    The smallest padding for ceil(size / stride) outputs; an odd pixel is added after.
     """
     steps = -(-size // stride) - 1
     total = steps * stride + kernel - size
@@ -57,7 +57,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 class SamePadConv2d(nn.Conv2d):
-    """A square convolution that pads as TensorFlow does: by what its input's size asks for, more after than before."""
+    """A square convolution with TensorFlow's SAME padding, which depends on the input size and may be asymmetric."""
 
     def forward(self, input: Tensor) -> Tensor:
         height, width = plain_size(input)
@@ -69,17 +69,17 @@ class SamePadConv2d(nn.Conv2d):
 def convolution(
     inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, padding: str = "symmetric"
 ) -> nn.Conv2d:
-    """A convolution without bias, for a batch norm follows; at stride 1 both paddings are the same."""
+    """A convolution without bias, to be followed by a batch norm; at stride 1 both kinds of padding are equal."""
     if padding == "same" and stride > 1:
         return SamePadConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
 
 
 def set_first_weights(model: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_in") -> None:
-    """He's normal weights for convolutions, N(0, 0.01) for the classifier; batch norms keep their 1 and 0.
+    """Initialises convolutions with He's normal distribution and linear layers with N(0, 0.01); biases are 0.
 
-    `fan_in` keeps the scale of what flows forward, also through a depthwise convolution, whose `fan_out` torch counts
-    over all channels; `fan_out` therefore suits networks whose shortcuts carry the scale.
+    `fan_in` preserves the scale of activations, also in depthwise convolutions, for which torch computes `fan_out` over
+    all channels; `fan_out` suits networks with shortcuts.
     """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):

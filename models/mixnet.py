@@ -1,4 +1,4 @@
-"""MixNet (arXiv 1907.09595): depthwise convolutions that mix kernel sizes, each on its own share of the channels."""
+"""MixNet (arXiv 1907.09595): depthwise convolutions with several kernel sizes, each on a part of the channels."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ HEAD = 1536
 
 @dataclass(frozen=True)
 class Row:
-    """`repeats` equal blocks; a squeeze of 0 means no squeeze-and-excite, and ReLU instead of SiLU."""
+    """`repeats` equal blocks; squeeze 0 means no squeeze-and-excite, and ReLU instead of SiLU."""
 
     repeats: int
-    kernel: int  # the largest: 7 means 3, 5 and 7
-    expand: int  # in how many parts the first and the last 1×1 convolution are split
-    project: int
+    kernel: int  # the largest; 7 means 3, 5 and 7
+    expand: int  # parts of the first 1×1 convolution
+    project: int  # parts of the last 1×1 convolution
     stride: int
-    ratio: int  # channels inside the block to channels that come in
+    ratio: int  # channels inside the block / input channels
     channels: int
     squeeze: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole network: five stages, each of one block that changes the channels and others that keep them."""
+    """A network of five stages; the first block of each changes the number of channels."""
 
     stem: int
     dropout: float
@@ -61,13 +61,13 @@ VARIANTS = {"s": (SMALL, 1.0, 1.0), "m": (MEDIUM, 1.0, 1.0), "l": (MEDIUM, 1.3, 
 
 
 def shares(channels: int, parts: int) -> list[int]:
-    """`channels` in equal parts, the first taking what is left over."""
-    each = channels // parts
-    return [channels - each * (parts - 1)] + [each] * (parts - 1)
+    """Splits `channels` into equal parts; the first part includes the remainder."""
+    size = channels // parts
+    return [channels - size * (parts - 1)] + [size] * (parts - 1)
 
 
 class MixedConv2d(nn.ModuleList):
-    """Several convolutions, each on its own share of the channels."""
+    """Several convolutions, each on its part of the channels."""
 
     def __init__(
         self, inputs: int, outputs: int, kernels: list[int], stride: int, depthwise: bool, padding: str
@@ -85,14 +85,14 @@ class MixedConv2d(nn.ModuleList):
 def mixed(
     inputs: int, outputs: int, kernels: list[int], stride: int = 1, depthwise: bool = False, padding: str = "symmetric"
 ) -> nn.Module:
-    """A mixed convolution, or a plain one where there is nothing to mix."""
+    """A mixed convolution, or an ordinary one for a single kernel size."""
     if len(kernels) > 1:
         return MixedConv2d(inputs, outputs, kernels, stride, depthwise, padding)
     return convolution(inputs, outputs, kernels[0], stride, inputs if depthwise else 1, padding)
 
 
 class SqueezeExcite(nn.Module):
-    """Weighs each channel by what the mean of all channels says of it."""
+    """Squeeze-and-excite: scales each channel by a gate computed from the means of all channels."""
 
     def __init__(self, channels: int, reduced: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class SqueezeExcite(nn.Module):
 
 
 class FirstBlock(nn.Module):
-    """Depthwise 3×3, then 1×1, added to what came in."""
+    """Depthwise 3×3, then 1×1, with a residual connection."""
 
     def __init__(self, channels: int, bn_eps: float) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class FirstBlock(nn.Module):
 
 
 class Block(nn.Module):
-    """1×1 wider, mixed depthwise, squeeze-and-excite, 1×1 narrower; added to what came in if the shape is kept."""
+    """1×1 expansion, mixed depthwise, squeeze-and-excite, 1×1 projection; residual if the shape is unchanged."""
 
     def __init__(self, inputs: int, outputs: int, row: Row, padding: str, bn_eps: float) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class Block(nn.Module):
 
 
 class MixNet(nn.Module):
-    """A stem, the stages of a plan, a wide 1×1 head, and a classifier on the mean of what it sees."""
+    """A stem, the stages of a plan, a wide 1×1 head, global average pooling and a classifier."""
 
     def __init__(self, plan: Plan, width: float, depth: float, classes: int, padding: str, bn_eps: float) -> None:
         super().__init__()
@@ -184,9 +184,9 @@ class MixNet(nn.Module):
 
 
 def mixnet(variant: str = "s", classes: int = 1000, padding: str = "symmetric", bn_eps: float = 1e-5) -> MixNet:
-    """A MixNet: `s` and `m` of the paper, `l` which is `m` made 1.3 times wider, timm's `xl` still wider and deeper.
+    """Builds a MixNet: `s` and `m` of the paper, `l` (`m`, 1.3 times wider), or timm's `xl` (wider and deeper).
 
-    padding: `symmetric`, or `same` for weights that come from TensorFlow; those also want `bn_eps` 1e-3.
+    padding: `symmetric`, or `same` for weights from TensorFlow, which also require `bn_eps` 1e-3.
     """
     require_choice("variant", variant, tuple(VARIANTS))
     require_positive("classes", classes)

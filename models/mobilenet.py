@@ -1,4 +1,4 @@
-"""MobileNet v1 (arXiv 1704.04861): every 3×3 convolution is split into a depthwise 3×3 and a pointwise 1×1."""
+"""MobileNet v1 (arXiv 1704.04861): depthwise 3×3 and pointwise 1×1 convolutions instead of dense 3×3 ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from .layers import PADDINGS, convolution, require_choice, require_positive, round_to_multiple, set_first_weights
 
 STEM = 32
-STAGES = (  # of blocks (channels, stride); the paper prints stride 2 for the last one, and means 1: 7×7 stays 7×7
+STAGES = (  # of blocks (channels, stride); the paper prints stride 2 for the last one, but its output stays 7×7
     ((64, 1),),
     ((128, 2), (128, 1)),
     ((256, 2), (256, 1)),
@@ -17,12 +17,12 @@ STAGES = (  # of blocks (channels, stride); the paper prints stride 2 for the la
 
 
 def activate(name: str) -> nn.Module:
-    """A new activation, `relu` or `relu6`."""
+    """A new activation module, `relu` or `relu6`."""
     return nn.ReLU6() if name == "relu6" else nn.ReLU()
 
 
 class DepthwiseSeparable(nn.Module):
-    """A 3×3 convolution channel by channel, then a 1×1 convolution across channels."""
+    """A depthwise 3×3 convolution, then a pointwise 1×1 convolution."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, activation: str, padding: str, bn_eps: float) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class DepthwiseSeparable(nn.Module):
 
 
 class MobileNet(nn.Module):
-    """One full convolution, thirteen separable ones, and a classifier on the mean of what they see."""
+    """One dense convolution, thirteen depthwise separable ones, global average pooling and a classifier."""
 
     def __init__(self, width: float, classes: int, stem: str, activation: str, padding: str, bn_eps: float) -> None:
         super().__init__()
@@ -77,11 +77,11 @@ def mobilenet_v1(
     padding: str = "symmetric",
     bn_eps: float = 1e-5,
 ) -> MobileNet:
-    """A MobileNet v1, its channels multiplied by `width` and rounded to multiples of 8.
+    """Builds a MobileNet v1; channel counts are multiplied by `width` and rounded to multiples of 8.
 
-    stem: `imagenet`, or `cifar` for 32×32 pictures (no stride in the first convolution).
-    activation: `relu`, or `relu6`, which timm's and Google's weights need.
-    padding: `symmetric`, or `same` for weights that come from TensorFlow; those also want `bn_eps` 1e-3.
+    stem: `imagenet`, or `cifar` for 32×32 images (no stride in the first convolution).
+    activation: `relu`, or `relu6` for the weights of timm and Google.
+    padding: `symmetric`, or `same` for weights from TensorFlow, which also require `bn_eps` 1e-3.
     """
     require_positive("width", width)
     require_positive("classes", classes)

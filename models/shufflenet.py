@@ -1,4 +1,4 @@
-"""ShuffleNet v1 (arXiv 1707.01083): cheap grouped 1×1 convolutions, and a channel shuffle so that the groups meet."""
+"""ShuffleNet v1 (arXiv 1707.01083): grouped 1×1 convolutions, and a channel shuffle that mixes the groups."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from .layers import convolution, plain_size, require_choice, require_positive, round_to_multiple, set_first_weights
 
-# groups: channels of stage 2 at width 1, which stages 3 and 4 double
+# groups: channels of stage 2 at width 1; stages 3 and 4 each double them
 FIRST_STAGE = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
 # width: channels after the first convolution
 STEM = {0.25: 6, 0.5: 12, 0.75: 18, 1.0: 24, 1.5: 24, 2.0: 48}
 
 
 class ChannelShuffle(nn.Module):
-    """Deals the channels of `groups` equal groups out in turn, as one deals cards."""
+    """Interleaves the channels of `groups` equal groups."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class ChannelShuffle(nn.Module):
 
 @dataclass(frozen=True)
 class Mixing:
-    """In how many groups a unit works and how they meet: what published checkpoints differ in."""
+    """The number of groups, and the details of the shuffle in which published checkpoints differ."""
 
     groups: int
     shuffle_order: str
@@ -40,7 +40,7 @@ class Mixing:
 
 
 class Unit(nn.Module):
-    """1×1 → shuffle → depthwise 3×3 → 1×1, added to its input, or laid beside its averaged input at stride 2."""
+    """1×1 → shuffle → depthwise 3×3 → 1×1; added to its input, or at stride 2 concatenated with the pooled input."""
 
     def __init__(self, inputs: int, outputs: int, mixing: Mixing, dense_start: bool = False) -> None:
         super().__init__()
@@ -48,8 +48,9 @@ class Unit(nn.Module):
         middle = round_to_multiple(outputs // 4, of=groups)
         self.adds = inputs == outputs
         stride, expanded = (1, outputs) if self.adds else (2, outputs - inputs)
-        dealt = groups if mixing.shuffle_order == "paper" else middle // groups  # the second undoes the first
-        shuffle = ChannelShuffle(middle, dealt) if groups > 1 else nn.Identity()
+        # "megvii" is the inverse permutation of "paper"
+        shuffle_groups = groups if mixing.shuffle_order == "paper" else middle // groups
+        shuffle = ChannelShuffle(middle, shuffle_groups) if groups > 1 else nn.Identity()
 
         self.compress = convolution(inputs, middle, 1, groups=1 if dense_start else groups)
         self.compress_bn = nn.BatchNorm2d(middle)
@@ -78,26 +79,26 @@ class Unit(nn.Module):
 
 
 def stage(inputs: int, outputs: int, repeats: int, mixing: Mixing, dense_start: bool = False) -> nn.Sequential:
-    """One unit of stride 2 that changes the channels, then units that keep them."""
+    """One unit of stride 2 that changes the number of channels, then units that keep it."""
     units = [Unit(inputs, outputs, mixing, dense_start)]
     units += [Unit(outputs, outputs, mixing) for _ in range(repeats - 1)]
     return nn.Sequential(*units)
 
 
 class ShuffleNet(nn.Module):
-    """A stem, three stages of units, and a classifier on the mean of what they see."""
+    """A stem, three stages of units, global average pooling and a classifier."""
 
     def __init__(self, mixing: Mixing, width: float, classes: int, stem: str, classifier_bias: bool) -> None:
         super().__init__()
         groups = mixing.groups
-        channels = -(-STEM[width] // groups) * groups  # rounded up, so that the groups can share them
+        channels = -(-STEM[width] // groups) * groups  # rounded up to a multiple of the groups
         second, third, fourth = (int(FIRST_STAGE[groups] * scale * width) for scale in (1, 2, 4))
 
         self.stem = convolution(3, channels, 3, stride=1 if stem == "cifar" else 2)
         self.stem_bn = nn.BatchNorm2d(channels)
         self.stem_relu = nn.ReLU()
         self.stem_pool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, stride=2, padding=1)
-        self.stage2 = stage(channels, second, 4, mixing, dense_start=True)  # so few channels are not grouped yet
+        self.stage2 = stage(channels, second, 4, mixing, dense_start=True)  # the stem has too few channels for groups
         self.stage3 = stage(second, third, 8, mixing)
         self.stage4 = stage(third, fourth, 4, mixing)
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -121,13 +122,13 @@ def shufflenet(
     concat_order: str = "main_first",
     classifier_bias: bool = True,
 ) -> ShuffleNet:
-    """A ShuffleNet v1 as the paper has it; the last four options say where a checkpoint's authors went another way.
+    """Builds a ShuffleNet v1 as in the paper; the last four options select variants of published checkpoints.
 
-    stem: `imagenet`, or `cifar` for 32×32 pictures (no stride, no max-pool).
-    shuffle_order: `paper`, or `megvii`, which deals the cards the other way round.
+    stem: `imagenet`, or `cifar` for 32×32 images (no stride, no max-pool).
+    shuffle_order: `paper`, or `megvii`, its inverse permutation.
     shuffle_place: `before` or `after` the depthwise convolution.
-    concat_order: `main_first` or `shortcut_first`, where a unit puts its two halves side by side.
-    Megvii's own weights need `megvii`, `after`, `shortcut_first` and no classifier bias.
+    concat_order: `main_first` or `shortcut_first`, the order of the branches of a unit of stride 2.
+    Megvii's weights require `megvii`, `after`, `shortcut_first` and no classifier bias.
     """
     require_choice("groups", groups, tuple(FIRST_STAGE))
     require_choice("width", width, tuple(STEM))

@@ -1,4 +1,4 @@
-"""Every model of the zoo in one table, with the published figures it must reproduce; reading it needs no torch."""
+"""The table of all zoo models with their published parameter and multiply-accumulate counts; does not import torch."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ CIFAR = Preprocessing(resize=32, crop=32)
 
 
 def models(factory: str, rows: Rows, preprocessing: Preprocessing, classes: int = 1000) -> tuple[Model, ...]:
-    """The rows of one table as models, all made by `factory` and fed alike."""
+    """The rows of one table as models with a common factory and preprocessing."""
     inputs = (Tensor("input", ("batch", 3, *preprocessing.window)),)
     outputs = (Tensor("logits", ("batch", classes)),)
     return tuple(

@@ -1,4 +1,4 @@
-"""SqueezeNet (arXiv 1602.07360): fire modules squeeze the channels, then expand them with 1×1 and 3×3 side by side."""
+"""SqueezeNet (arXiv 1602.07360): fire modules reduce the channels, then expand them by parallel 1×1 and 3×3."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from deploytool.errors import BadInput
 
 from .layers import require_choice, require_positive
 
-FIRES = 8  # fire2 to fire9 in the paper's count, 0 to 7 in ours
+FIRES = 8  # fire2 to fire9 in the paper, 0 to 7 here
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the published versions differ in: the first convolution, and the fires that a max-pool comes before."""
+    """The differences of the published versions: the first convolution, and the fire modules after a max-pool."""
 
     stem: int
     kernel: int
@@ -28,7 +28,7 @@ LAYOUTS = {"1.0": Layout(96, 7, (0, 3, 7)), "1.1": Layout(64, 3, (0, 2, 4))}
 
 @dataclass(frozen=True)
 class FireSize:
-    """The output channels of a fire module's three convolutions."""
+    """The output channels of the three convolutions of a fire module."""
 
     squeeze: int
     expand1x1: int
@@ -42,10 +42,10 @@ class FireSize:
 def fire_plan(
     base_e: int = 128, incr_e: int = 128, pct3x3: float = 0.5, freq: int = 2, sr: float = 0.125
 ) -> tuple[FireSize, ...]:
-    """The sizes of all fires from the paper's five meta-parameters; the defaults are the published network.
+    """The sizes of all fire modules from the paper's five meta-parameters; the defaults are the published network.
 
-    Fire i expands to `base_e + incr_e * (i // freq)` channels, a share `pct3x3` of them by 3×3 convolutions,
-    after squeezing to `sr` (the paper's SR, the squeeze ratio) times as many.
+    Fire module i expands to `base_e + incr_e * (i // freq)` channels, a fraction `pct3x3` of them by 3×3 convolutions,
+    and squeezes to `sr` (the paper's squeeze ratio SR) times as many before.
     """
     require_positive("freq", freq)
     expansions = [base_e + incr_e * (i // freq) for i in range(FIRES)]
@@ -59,7 +59,7 @@ def fire_plan(
 
 
 class Fire(nn.Module):
-    """Squeeze, expand two ways, lay the two side by side; with a bypass, add what came in."""
+    """Squeeze, expand by two convolutions, concatenate; with a bypass, add the input."""
 
     def __init__(self, inputs: int, size: FireSize, bypass: str) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Fire(nn.Module):
 
 
 class SqueezeNet(nn.Module):
-    """A convolution, eight fires with three max-pools among them, and a convolution whose mean are the logits."""
+    """A convolution, eight fire modules with three max-pools between them, a 1×1 classifier and average pooling."""
 
     def __init__(self, layout: Layout, plan: tuple[FireSize, ...], bypass: str, classes: int) -> None:
         super().__init__()
@@ -124,11 +124,11 @@ def squeezenet(
     freq: int = 2,
     sr: float = 0.125,
 ) -> SqueezeNet:
-    """A SqueezeNet; the last five options are the paper's meta-parameters, explained at `fire_plan`.
+    """Builds a SqueezeNet; the last five options are the paper's meta-parameters, see `fire_plan`.
 
-    version: `1.0`, or `1.1`, which needs 2.4 times less computation.
-    bypass: `none`; `simple`, around each fire that keeps the number of channels;
-    `complex`, which also goes around the others, through a 1×1 convolution.
+    version: `1.0`, or `1.1` with 2.4 times less computation.
+    bypass: `none`; `simple`, around fire modules that keep the number of channels; `complex`, also around the others,
+    through a 1×1 convolution.
     """
     require_choice("version", version, tuple(LAYOUTS))
     require_choice("bypass", bypass, ("none", "simple", "complex"))

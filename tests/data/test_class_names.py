@@ -143,8 +143,8 @@ def test_training_hands_its_names_on_to_whoever_loads_the_weights(tmp_path: Path
 @pytest.mark.parametrize(
     ("said", "line", "remedy"),
     [
-        ({"classes": 7}, "'classifier.weight' is 10 × 256, not 7 × 256", "leave --arg classes=7 out"),
-        ({"classes": 1000}, "'classifier.weight' is 10 × 256, not 1000 × 256", "leave --arg classes=1000 out"),
+        ({"classes": 7}, "'classifier.weight' is 10 × 256, not 7 × 256", "--arg classes=7"),
+        ({"classes": 1000}, "'classifier.weight' is 10 × 256, not 1000 × 256", "--arg classes=1000"),
         ({"width": 0.5}, "which needs width=0.25, and mobilenet_v1_025 has 0.5", "name that model"),
     ],
 )

@@ -80,10 +80,10 @@ def test_options_come_with_a_checkpoint_and_what_overflows_is_no_parity(deployto
 @pytest.mark.parametrize(
     ("model", "content", "problem", "remedy"),
     [
-        ("mixnet_s", None, "this is a torchvision squeezenet checkpoint, and mixnet_s was asked for", "squeezenet"),
+        ("mixnet_s", None, "this is a torchvision squeezenet checkpoint, and mixnet_s was requested", "squeezenet"),
         ("squeezenet1_0", None, "the checkpoint (layout: torchvision) does not fit squeezenet1_0: ", "squeezenet1_1"),
         ("squeezenet1_1", b"garbage", "this is no checkpoint: it begins with b'garbage'", ".safetensors"),
-        ("squeezenet1_1", b"", "the checkpoint is an empty file", "fetch the file again"),
+        ("squeezenet1_1", b"", "the checkpoint is an empty file", "download the file again"),
     ],
 )
 def test_weights_of_something_else_are_one_line_and_leave_nothing(

@@ -1,3 +1,5 @@
+"""Tests of counting parameters and multiply-accumulates per layer."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -13,12 +15,12 @@ from tests.conftest import ROOT, TINY, Command
 
 
 @pytest.mark.parametrize("name", ["shufflenet_g3", "mixnet_s", "squeezenet1_0", "mobilenet_v1"])
-def test_the_layers_add_up_to_the_published_figure(name: str) -> None:
+def test_the_layers_add_up_to_the_published_count(name: str) -> None:
     model = catalog.find(name)
     assert sum(layer.macs for layer in costs(model)) == model.macs
 
 
-def test_the_formulas_of_the_papers_hold_layer_by_layer() -> None:
+def test_the_formulas_of_the_papers_hold_for_each_layer() -> None:
     layers = {layer.layer: layer for layer in costs(catalog.find("mobilenet_v1"))}
     depthwise, pointwise = layers["blocks.3.1.conv_dw"], layers["blocks.3.1.conv_pw"]
     assert (depthwise.kind, pointwise.kind) == ("depthwise", "pointwise")
@@ -32,15 +34,15 @@ def test_the_formulas_of_the_papers_hold_layer_by_layer() -> None:
     assert grouped.macs == 120 // 3 * 480 * 14 * 14
 
 
-def test_a_model_that_does_not_run_is_named() -> None:
+def test_the_error_for_a_model_that_does_not_run_contains_its_name() -> None:
     with pytest.raises(StageFailed, match="tiny cannot be counted"):
         costs(dataclasses.replace(TINY, inputs=(Tensor("input", ("batch", 5, 32, 32)),)))
 
 
-def test_show_prints_them(deploytool: Command) -> None:
-    said = deploytool("show", "--cost", "mobilenet_v1_cifar").stdout
-    assert "46,354,432 multiply-accumulates" in said
-    assert "blocks.0.0.conv_dw" in said
+def test_show_prints_the_costs(deploytool: Command) -> None:
+    output = deploytool("show", "--cost", "mobilenet_v1_cifar").stdout
+    assert "46,354,432 multiply-accumulates" in output
+    assert "blocks.0.0.conv_dw" in output
     layers = json.loads(deploytool("show", "--cost", "mobilenet_v1_cifar", "--json").stdout)["layers"]
     assert sum(layer["macs"] for layer in layers) == 46_354_432
     refused = deploytool("show", "--cost", "mobilnet_v1")
@@ -48,7 +50,7 @@ def test_show_prints_them(deploytool: Command) -> None:
     assert "did you mean mobilenet_v1?" in refused.stderr
 
 
-def test_the_next_step_of_a_model_of_ones_own_is_a_command_that_works(deploytool: Command) -> None:
+def test_the_next_step_for_a_users_model_is_a_complete_command(deploytool: Command) -> None:
     path = f"{ROOT / 'tests' / 'user_models' / 'typed.py'}:Mean"
-    said = deploytool("show", "--cost", path, "--input", "image=3x8x8")
-    assert said.stdout.splitlines()[-1] == f"Next: deploytool export {path} --input image=3x8x8"
+    shown = deploytool("show", "--cost", path, "--input", "image=3x8x8")
+    assert shown.stdout.splitlines()[-1] == f"Next: deploytool export {path} --input image=3x8x8"

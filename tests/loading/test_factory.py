@@ -1,3 +1,5 @@
+"""Tests of resolving references to factories and of finding their source files."""
+
 from __future__ import annotations
 
 import sys
@@ -18,7 +20,7 @@ def test_a_module_and_a_function() -> None:
     assert factory.resolve("json:dumps")([1]) == "[1]"
 
 
-def test_our_zoo_does_not_collide_with_a_folder_called_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_zoo_does_not_collide_with_a_package_named_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "__init__.py").write_text("mine = True\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -26,6 +28,7 @@ def test_our_zoo_does_not_collide_with_a_folder_called_models(tmp_path: Path, mo
     factory.mount_zoo()
     assert __import__("models").mine
     assert callable(factory.resolve("deploytool.models.squeezenet:squeezenet"))
+    del sys.modules["models"]  # other tests import packages of that name
 
 
 @pytest.mark.parametrize(
@@ -38,12 +41,12 @@ def test_our_zoo_does_not_collide_with_a_folder_called_models(tmp_path: Path, mo
         ("make", "'make' names no module"),
     ],
 )
-def test_what_cannot_be_found_is_named(reference: str, problem: str) -> None:
+def test_the_error_names_what_does_not_exist(reference: str, problem: str) -> None:
     with pytest.raises(BadInput, match=problem):
         factory.resolve(reference)
 
 
-def test_sources_are_found_without_importing() -> None:
+def test_source_files_are_found_without_importing() -> None:
     assert factory.source_files("wave:open")[0].name == "wave.py"
     assert "wave" not in sys.modules
     with pytest.raises(BadInput, match=r"there is no file net\.py"):
@@ -55,14 +58,14 @@ def test_sources_are_found_without_importing() -> None:
         factory.source_files("no_such_module:make")
 
 
-def test_what_lies_beside_a_file_is_its_source_and_can_be_imported(tmp_path: Path) -> None:
-    (tmp_path / "beside_it.py").write_text("size = 3\n")
-    (tmp_path / "net.py").write_text("from beside_it import size\ndef make(): return size\n")
-    assert {path.name for path in factory.source_files(f"{tmp_path / 'net.py'}:make")} == {"beside_it.py", "net.py"}
+def test_other_files_in_the_folder_are_sources_and_can_be_imported(tmp_path: Path) -> None:
+    (tmp_path / "sibling.py").write_text("size = 3\n")
+    (tmp_path / "net.py").write_text("from sibling import size\ndef make(): return size\n")
+    assert {path.name for path in factory.source_files(f"{tmp_path / 'net.py'}:make")} == {"sibling.py", "net.py"}
     assert factory.resolve(f"{tmp_path / 'net.py'}:make")() == 3
 
 
-def test_a_file_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_file_that_fails_is_not_left_in_sys_modules(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("1 / 0\n")
     with pytest.raises(ZeroDivisionError):
         factory.resolve(f"{tmp_path / 'broken.py'}:make")

@@ -1,4 +1,4 @@
-"""A user's code is found and imported where it lies, in a package or not, and hides nothing."""
+"""Tests of importing user code from its project folder without shadowing installed libraries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGE = (Tensor("input", ("batch", 3, 8, 8)),)
 
 
 @pytest.fixture(autouse=True)
-def an_interpreter_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def restore_import_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     before = set(sys.modules)
@@ -42,16 +42,16 @@ LATE = "def make():\n    from .parts import SIZE\n    return SIZE\n"
 
 
 def package(folder: str, line: str = "", net: str = "", name: str = "net.py") -> dict[str, str]:
-    """A folder with a net and what that imports, which is a package."""
+    """The files of a package with a model and a module that the model imports."""
     return {f"{folder}/__init__.py": "", f"{folder}/parts.py": PARTS, f"{folder}/{name}": net or f"{line}\n{MAKE}"}
 
 
 def folder(name: str, line: str) -> dict[str, str]:
-    """The same, without an __init__.py."""
+    """The files of a folder without __init__.py, with a model and a module that the model imports."""
     return {f"{name}/parts.py": PARTS, f"{name}/net.py": f"{line}\n{MAKE}"}
 
 
-FROM, RELATIVE, BESIDE = "from models.parts import SIZE", "from .parts import SIZE", "from parts import SIZE"
+FROM, RELATIVE, SIBLING = "from models.parts import SIZE", "from .parts import SIZE", "from parts import SIZE"
 LAYOUTS: Mapping[str, tuple[Mapping[str, str], str]] = {
     "a package, imported by its name": (package("models", FROM), "models.net:make"),
     "a package, by its file": (package("models", FROM), "models/net.py:make"),
@@ -67,18 +67,18 @@ LAYOUTS: Mapping[str, tuple[Mapping[str, str], str]] = {
     "the src layout, by its file": (package("src/pkg", "from pkg.parts import SIZE"), "src/pkg/net.py:make"),
     "the src layout, by its name": (package("src/pkg", RELATIVE), "pkg.net:make"),
     "the package itself": (package("pkg", RELATIVE, name="__init__.py"), "pkg:make"),
-    "its __init__ by path": (package("pkg", RELATIVE, name="__init__.py"), "pkg/__init__.py:make"),
-    "what lies beside it": ({"parts.py": PARTS, "net.py": f"{BESIDE}\n{MAKE}"}, "net.py:make"),
-    "what lies beside it in a package": (package("pkg", BESIDE), "pkg/net.py:make"),
-    "a folder above": (
+    "a package by the path of its __init__": (package("pkg", RELATIVE, name="__init__.py"), "pkg/__init__.py:make"),
+    "a sibling file": ({"parts.py": PARTS, "net.py": f"{SIBLING}\n{MAKE}"}, "net.py:make"),
+    "a sibling file in a package": (package("pkg", SIBLING), "pkg/net.py:make"),
+    "a parent folder": (
         {"common/parts.py": PARTS, "nets/a/net.py": f"from common.parts import SIZE\n{MAKE}"},
         "nets/a/net.py:make",
     ),
-    "a package called as one of ours": (package("deploytool", BESIDE), "deploytool/net.py:make"),
-    "a package called as one of Python's": (package("types", BESIDE), "types/net.py:make"),
-    "a module called as one of Python's": ({"json.py": f"{PARTS}{MAKE}"}, "json:make"),
-    "a file called as one of Python's": ({"types.py": f"{PARTS}{MAKE}"}, "types.py:make"),
-    "an import that is late": (package("models", net=LATE), "models/net.py:make"),
+    "a package named like this tool": (package("deploytool", SIBLING), "deploytool/net.py:make"),
+    "a package named like one of Python's": (package("types", SIBLING), "types/net.py:make"),
+    "a module named like one of Python's": ({"json.py": f"{PARTS}{MAKE}"}, "json:make"),
+    "a file named like one of Python's": ({"types.py": f"{PARTS}{MAKE}"}, "types.py:make"),
+    "an import inside the factory": (package("models", net=LATE), "models/net.py:make"),
 }
 NAMES = (
     "my net.py",
@@ -104,7 +104,7 @@ def test_a_factory_is_found_in_every_layout(layout: str, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("mark", ["pyproject.toml", "setup.py", ".git"])
-def test_a_project_is_found_from_elsewhere_by_the_file_that_marks_it(
+def test_a_marker_file_identifies_the_project_from_another_directory(
     mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = {mark: "", "nets/parts.py": "SIZE = 3\n", "nets/net.py": f"from nets.parts import SIZE\n{MAKE}"}
@@ -115,7 +115,7 @@ def test_a_project_is_found_from_elsewhere_by_the_file_that_marks_it(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_may_be_called_anything(name: str, tmp_path: Path) -> None:
+def test_a_file_may_have_any_name(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("class Net: pass\ndef make(): return Net\n")
     module = factory.resolve(f"{tmp_path / name}:make")().__module__
     assert module.isidentifier()
@@ -125,14 +125,14 @@ def test_a_file_may_be_called_anything(name: str, tmp_path: Path) -> None:
     (tmp_path / "artifacts" / folder).mkdir(parents=True)
 
 
-def test_a_file_of_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     name = os.fsdecode(b"net\xff.py")
     (tmp_path / name).write_text("def make(): return 3\n")
     with pytest.raises(BadInput, match="UTF-8"):
         catalog.find(f"{tmp_path / name}:make", IMAGE)
 
 
-def test_two_files_of_one_name_in_one_process_are_two_modules(tmp_path: Path) -> None:
+def test_two_files_of_the_same_name_are_two_modules(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         project(tmp_path, {f"{folder}/net.py": f"class Net: place = {folder!r}\ndef make(): return Net\n"})
     first, second = (factory.resolve(f"{tmp_path / folder}/net.py:make")() for folder in ("a", "b"))
@@ -141,18 +141,14 @@ def test_two_files_of_one_name_in_one_process_are_two_modules(tmp_path: Path) ->
     assert sys.modules[first.__module__].make() is not second
 
 
-def test_two_packages_of_one_name_in_one_process_are_both_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_packages_of_the_same_name_are_both_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, place in enumerate(("a", "b")):
         files = {**package("pkg", "from pkg.parts import SIZE"), "pkg/parts.py": f"SIZE = {number}\n"}
         monkeypatch.chdir(project(tmp_path / place, files))
         assert factory.resolve("pkg.net:make")() == number
 
 
-def test_a_package_of_that_name_which_the_process_has_stays_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_imported_package_of_the_same_name_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project(tmp_path / "mine", {"pkg/__init__.py": "", "pkg/net.py": f"SIZE = 1\n{MAKE}"})
     project(tmp_path / "theirs", {"pkg/__init__.py": "theirs = True\n"})
     monkeypatch.syspath_prepend(tmp_path / "theirs")
@@ -164,23 +160,21 @@ def test_a_package_of_that_name_which_the_process_has_stays_its_own(
 
 
 @pytest.mark.parametrize("name", ["types", "json", "random", "onnx", "numpy", "torch", "queue"])
-def test_a_file_beside_a_net_hides_no_library(name: str, tmp_path: Path) -> None:
+def test_a_sibling_file_does_not_shadow_a_library(name: str, tmp_path: Path) -> None:
     net = f"import {name}\ndef make(): return {name}\n"
     project(tmp_path, {f"{name}.py": "raise RuntimeError('not me')\n", "net.py": net})
     sys.modules.pop("queue", None)
     assert not factory.resolve(f"{tmp_path}/net.py:make")().__file__.startswith(str(tmp_path))
 
 
-def test_a_folder_that_is_no_package_hides_no_library(tmp_path: Path) -> None:
+def test_a_data_folder_does_not_shadow_a_library(tmp_path: Path) -> None:
     net = "import typing_extensions\ndef make(): return typing_extensions\n"
     project(tmp_path, {"typing_extensions/x.txt": "", "net.py": net})
     sys.modules.pop("typing_extensions", None)
     assert hasattr(factory.resolve(f"{tmp_path}/net.py:make")(), "deprecated")
 
 
-def test_the_users_own_modules_come_before_libraries_of_their_name_for_his_code_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_user_modules_shadow_libraries_only_for_user_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = project(tmp_path / "lib" / "site-packages", {"common_parts.py": "SIZE = 'theirs'\n"})
     monkeypatch.syspath_prepend(library)
     project(
@@ -192,7 +186,7 @@ def test_the_users_own_modules_come_before_libraries_of_their_name_for_his_code_
     assert __import__("common_parts").SIZE == "theirs"
 
 
-def test_an_edit_is_seen_in_the_same_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edited_file_is_imported_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"pkg/__init__.py": "", "pkg/parts.py": "SIZE = 3\n", "pkg/net.py": f"from .parts import SIZE\n{MAKE}"}
     monkeypatch.chdir(project(tmp_path, files))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -202,7 +196,7 @@ def test_an_edit_is_seen_in_the_same_process(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "problem"),
     [
         ("import no_such_thing\n", "No module named 'no_such_thing'"),
         ("from parts import nothing\n", "cannot import name 'nothing' from 'parts'"),
@@ -211,17 +205,17 @@ def test_an_edit_is_seen_in_the_same_process(tmp_path: Path, monkeypatch: pytest
         ("raise ImportError('of\\nits own')\n", "of its own"),
     ],
 )
-def test_an_import_that_fails_is_one_line_with_what_helps(text: str, said: str, tmp_path: Path) -> None:
+def test_a_failed_import_is_one_line_with_a_remedy(text: str, problem: str, tmp_path: Path) -> None:
     project(tmp_path, {"parts.py": "", "net.py": text})
-    with pytest.raises(BadInput, match=said) as caught:
+    with pytest.raises(BadInput, match=problem) as caught:
         factory.resolve(f"{tmp_path}/net.py:make")
     assert "PYTHONPATH" in caught.value.remedy
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_no_folder_of_the_user_comes_onto_the_path(tmp_path: Path) -> None:
-    before, stranger = list(sys.path), "raise RuntimeError('a stranger')\n"
-    project(tmp_path, {"parts.py": PARTS, "pynvml.py": stranger, "net.py": f"{BESIDE}\n{MAKE}"})
+def test_no_user_folder_is_added_to_sys_path(tmp_path: Path) -> None:
+    before, shadowing = list(sys.path), "raise RuntimeError('imported instead of a library')\n"
+    project(tmp_path, {"parts.py": PARTS, "pynvml.py": shadowing, "net.py": f"{SIBLING}\n{MAKE}"})
     factory.resolve(f"{tmp_path}/net.py:make")
     assert sys.path == before
     with pytest.raises(ImportError):
@@ -229,9 +223,9 @@ def test_no_folder_of_the_user_comes_onto_the_path(tmp_path: Path) -> None:
     assert user_code._ProjectFinder.find_spec("pynvml") is None
 
 
-def test_what_a_library_imports_for_the_users_code_is_found_last(tmp_path: Path) -> None:
-    late = MAKE.replace("SIZE", "pickle.loads(held)")
-    net = f"import pickle, parts\nheld = pickle.dumps(parts.Size)\ndel parts\n{late}"
+def test_imports_of_a_library_on_behalf_of_user_code_search_user_folders_last(tmp_path: Path) -> None:
+    late = MAKE.replace("SIZE", "pickle.loads(pickled)")
+    net = f"import pickle, parts\npickled = pickle.dumps(parts.Size)\ndel parts\n{late}"
     project(tmp_path, {"parts.py": "class Size: pass\n", "net.py": net})
     made = factory.resolve(f"{tmp_path}/net.py:make")
     del sys.modules["parts"]

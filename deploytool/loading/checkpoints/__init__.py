@@ -1,4 +1,4 @@
-"""Loads weights that others have trained: reads them safely, tells whose they are, and settles how they want to run."""
+"""Loads checkpoints: reads them safely, detects their publisher, and adapts the model definition to the weights."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from deploytool.spec import Model
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """Weights for a definition: exactly the keys and shapes of its state dict, and whose layout they came in.
+    """Weights with exactly the keys and shapes of the definition's state dict.
 
-    unwrapped: where in the file they were and which prefix was taken off, in one line; empty if neither is so.
+    layout: the publisher whose naming the file uses. unwrapped: one line with the location of the state dict in the
+    file and the removed prefix; empty for a bare state dict.
     """
 
     model: Model
@@ -26,13 +27,13 @@ class LoadedCheckpoint:
 
 
 def load(path: Path, model: Model, *, trust_code: bool = False) -> LoadedCheckpoint:
-    """The weights in `path` for `model`, with the options, outputs and preprocessing that belong to them.
+    """Loads the weights in `path` for `model`, with the options, outputs and preprocessing they were trained with.
 
-    Of several state dicts in one file, averaged ones (EMA, SWA) come first.
-    trust_code: also open files that are programs (TorchScript, .pt2, pickled modules), which runs them.
-    Raises BadInput, and names the key, unless every tensor of the file fits.
+    If a file contains several state dicts, averaged weights (EMA, SWA) are preferred.
+    trust_code: also load files that contain code (TorchScript, .pt2, pickled modules), which runs it.
+    Raises BadInput with the first key that does not fit.
     """
     contents = reader.read(path, trust_code=trust_code)
-    found = state_dict_choice.find(contents, model, path)
-    state = matching.to_state_dict(found.tensors, found.ours, found.names)
-    return LoadedCheckpoint(found.model, state, found.layout, found.source.said())
+    match = state_dict_choice.find(contents, model, path)
+    state = matching.to_state_dict(match.tensors, match.expected, match.names)
+    return LoadedCheckpoint(match.model, state, match.layout, match.source.describe())

@@ -1,4 +1,4 @@
-"""The definition that our own files carry beside their weights, believed only as far as it makes sense."""
+"""Reads and validates the model definition that this tool writes into the metadata of its safetensors files."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from deploytool.spec import Model, Preprocessing
 
 
 def from_metadata(metadata: Mapping[str, str]) -> Model | None:
-    """The definition in a safetensors file's metadata; None if it is not one of our files.
+    """The definition in the metadata of a safetensors file; None for a file of another tool.
 
-    Raises BadInput if it is there and cannot be one.
+    Raises BadInput if the definition is invalid.
     """
     text = metadata.get("model")
     if text is None:
         return None
     try:
-        model = serde.decode(Model, _completed(serde.loads(text), metadata))
-        sane = preprocess.is_valid(model.preprocessing) and min(model.preprocessing.window) > 0
+        model = serde.decode(Model, _with_defaults(serde.loads(text), metadata))
+        valid = preprocess.is_valid(model.preprocessing) and min(model.preprocessing.window) > 0
     except serde.Malformed:
-        sane = False
-    if not sane:
-        raise BadInput("the definition that this file carries is damaged", "write the file again")
+        valid = False
+    if not valid:
+        raise BadInput("the model definition in the metadata of this file is invalid", "write the file again")
     return model
 
 
-def _completed(data: Any, metadata: Mapping[str, str]) -> Any:
-    """What a file says, with what files of older versions had no word for."""
+def _with_defaults(data: Any, metadata: Mapping[str, str]) -> Any:
+    """Adds the fields that files of older versions lack."""
     if not isinstance(data, Mapping) or not isinstance(data.get("preprocessing"), Mapping):
-        return data  # and so it will be refused
-    usual = serde.encode(Preprocessing())
-    assert isinstance(usual, Mapping)
-    names = serde.loads(metadata.get("classes", "[]"))  # which stood beside the definition
-    return {"classes": names, "asked": [], **data, "preprocessing": {**usual, **data["preprocessing"]}}
+        return data  # decoding it will fail
+    defaults = serde.encode(Preprocessing())
+    assert isinstance(defaults, Mapping)
+    classes = serde.loads(metadata.get("classes", "[]"))  # older versions stored them outside the definition
+    return {"classes": classes, "asked": [], **data, "preprocessing": {**defaults, **data["preprocessing"]}}

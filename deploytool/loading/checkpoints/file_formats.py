@@ -1,4 +1,4 @@
-"""Tells by its first bytes what a file is, so that each kind gets the reader, or the refusal, that it deserves."""
+"""Identifies the format of a checkpoint file from its content, and rejects damaged and malicious files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deploytool.loading.checkpoints.key_maps import quoted
 
 
 class Format(Enum):
-    """What can hold weights; the value is what messages call it."""
+    """Formats that can contain weights; the value is the name in messages."""
 
     SAFETENSORS = "a safetensors file"
     TENSORS = "a torch file of tensors"
@@ -32,29 +32,29 @@ class Format(Enum):
 
 @dataclass(frozen=True)
 class Identity:
-    """What a file is.
+    """The format of a file.
 
-    why: why it counts as code, where that is not plain from its format.
-    set_aside: the classes in it that hold no tensors (`argparse.Namespace`), whose objects are not made.
+    reason: why it counts as code, if the format alone does not say so.
+    replaced_classes: classes of objects that are no tensors (`argparse.Namespace`); stand-ins replace the objects.
     """
 
     format: Format
-    why: str = ""
-    set_aside: tuple[str, ...] = ()
+    reason: str = ""
+    replaced_classes: tuple[str, ...] = ()
 
 
-DOWNLOAD_AGAIN = "fetch the file again"
-_PICKLE_LIMIT = 16 << 20  # bytes; a thousand tensors take 0.1 MiB
-_STEPS_LIMIT = 500_000  # of a pickle, each of which may make an object of a hundred bytes; a tensor takes some thirty
-_CODE_LIMIT = 16 << 20  # bytes of source code in an archive
-_MAGIC = 0x1950A86A20F9469CFC6C  # what torch.save wrote first before 1.6
+DOWNLOAD_AGAIN = "download the file again"
+_MAX_PICKLE_BYTES = 16 << 20  # a thousand tensors take 0.1 MiB
+_MAX_OPCODES = 500_000  # of a pickle; each may create an object of a hundred bytes; a tensor takes about thirty
+_MAX_CODE_BYTES = 16 << 20  # of source code in an archive
+_MAGIC = 0x1950A86A20F9469CFC6C  # at the start of files of torch.save before 1.6
 _HARMLESS = re.compile(
     r"collections (OrderedDict|Counter)|torch \w+Storage|torch\.storage \w+Storage|_codecs encode"
     r"|torch (Size|device|Tensor|u?int\d+|b?float\d+\w*|bool|complex\d+)|torch\.nn\.parameter Parameter"
     r"|torch\._utils _rebuild_(tensor|tensor_v2|parameter|parameter_with_state)|torch\._tensor _rebuild_from_type_v2"
     r"|torch\.serialization _get_layout|builtins set"
 )
-_DATA = re.compile(  # of Python's own modules, which could also run things
+_DATA = re.compile(  # harmless classes of the standard library, whose other functions may run code
     r"argparse Namespace|types SimpleNamespace|pathlib\S* (Pure)?(Posix|Windows)?Path|datetime \w+|uuid UUID"
     r"|collections (deque|defaultdict)|decimal Decimal|fractions Fraction"
     r"|builtins (frozenset|slice|range|dict|list|tuple|int|float|str|bool|object)"
@@ -62,92 +62,89 @@ _DATA = re.compile(  # of Python's own modules, which could also run things
 
 
 def identify(file: BinaryIO, size: int) -> Identity:
-    """What a file of `size` bytes is.
-
-    Raises BadInput for what cannot hold weights, or is damaged.
-    """
+    """Identifies a file of `size` bytes; raises BadInput for a file without weights and for a damaged file."""
     start = file.read(64)
     if size == 0:
         raise BadInput("the checkpoint is an empty file", DOWNLOAD_AGAIN)
-    if start[8:9] == b"{":  # first of all: the length of a header before it can look like anything below
+    if start[8:9] == b"{":  # first, because the header length in bytes 0 to 7 can match any magic number below
         return Identity(Format.SAFETENSORS)
     if start.startswith(b"version https://git-lfs"):
-        raise BadInput("this is a git-LFS pointer, not the checkpoint itself", "run `git lfs pull` where it came from")
+        raise BadInput("this is a git-LFS pointer, not the checkpoint itself", "run `git lfs pull` in its repository")
     if start.lstrip().startswith(b"<"):
         raise BadInput("this is a web page, not a checkpoint", "download the file itself, not the page about it")
     if start.startswith(b"PK"):
-        return _inside_zip(file, size)
+        return _identify_zip(file, size)
     if start[:1] == b"\x80" and start[1:2] <= b"\x05":
         file.seek(0)
-        return _legacy(file.read(_PICKLE_LIMIT), size)
+        return _identify_legacy(file.read(_MAX_PICKLE_BYTES), size)
     raise BadInput(f"this is no checkpoint: it begins with {start[:8]!r}", "give a .safetensors, .pth or .pt file")
 
 
-def _inside_zip(file: BinaryIO, size: int) -> Identity:
+def _identify_zip(file: BinaryIO, size: int) -> Identity:
     try:
         archive = ZipFile(file)
     except BadZipFile:
-        raise BadInput("the checkpoint is cut short: the list of its entries is missing", DOWNLOAD_AGAIN) from None
+        raise BadInput("the checkpoint is truncated: the zip directory is missing", DOWNLOAD_AGAIN) from None
     with archive:
-        inside = {name.partition("/")[2] for name in archive.namelist()}
-        code = Format.TORCHSCRIPT if "constants.pkl" in inside else None
-        if {"archive_format", "models/model.json", "serialized_exported_program.json"} & inside:
-            code = Format.EXPORTED
-        _check_entries(archive, size, may_compress=code is not None)
-        damaged = archive.testzip()  # torch never looks at these sums
+        names = {name.partition("/")[2] for name in archive.namelist()}
+        code_format = Format.TORCHSCRIPT if "constants.pkl" in names else None
+        if {"archive_format", "models/model.json", "serialized_exported_program.json"} & names:
+            code_format = Format.EXPORTED
+        _check_entries(archive, size, may_compress=code_format is not None)
+        damaged = archive.testzip()  # torch does not verify these checksums
         if damaged is not None:
             raise BadInput(f"the checkpoint is damaged: {quoted(damaged)} does not match its checksum", DOWNLOAD_AGAIN)
-        return Identity(code) if code else _inside_torch_file(archive)
+        return Identity(code_format) if code_format else _identify_torch_zip(archive)
 
 
 def _check_entries(archive: ZipFile, size: int, *, may_compress: bool) -> None:
-    """Refuses what would grow when it is read, before any of it is; torch compresses source code, never tensors."""
+    """Rejects archives that would expand, before reading them; torch compresses source code, never tensors."""
     entries = archive.infolist()
     for entry in entries:
         if entry.compress_type != ZIP_STORED and not may_compress:
             raise BadInput(f"{quoted(entry.filename)} is compressed, which torch never does", "save it with torch.save")
-    if sum(entry.file_size for entry in entries) > size + (_CODE_LIMIT if may_compress else 0):
-        raise BadInput(f"the checkpoint claims to hold more than its {size:,} bytes", DOWNLOAD_AGAIN)
+    if sum(entry.file_size for entry in entries) > size + (_MAX_CODE_BYTES if may_compress else 0):
+        raise BadInput(f"the entries of the checkpoint add up to more than its {size:,} bytes", DOWNLOAD_AGAIN)
     if len({entry.filename.lower() for entry in entries}) < len(entries):
-        raise BadInput("the checkpoint holds two entries of one name", "save it with torch.save")
+        raise BadInput("the checkpoint contains two entries of the same name", "save it with torch.save")
 
 
-def _inside_torch_file(archive: ZipFile) -> Identity:
-    found = [entry for entry in archive.infolist() if entry.filename.partition("/")[2] == "data.pkl"]
-    if len(found) != 1:
+def _identify_torch_zip(archive: ZipFile) -> Identity:
+    pickles = [entry for entry in archive.infolist() if entry.filename.partition("/")[2] == "data.pkl"]
+    if len(pickles) != 1:
         raise BadInput("this zip archive was not written by torch: it has no data.pkl", "give a .pth or .pt file")
-    if found[0].file_size > _PICKLE_LIMIT:
+    if pickles[0].file_size > _MAX_PICKLE_BYTES:
         raise BadInput("the checkpoint's data.pkl is too large for a list of tensors", "save only its state_dict()")
-    return _of_names(set(_foreign_names(archive.read(found[0]))), Format.TENSORS)
+    return _classify(set(_unknown_globals(archive.read(pickles[0]))), Format.TENSORS)
 
 
-def _legacy(start: bytes, size: int) -> Identity:
-    """Of the five pickles before 1.6, the fourth is what was saved; the numbers come behind the fifth."""
+def _identify_legacy(start: bytes, size: int) -> Identity:
+    """Identifies a file of torch before 1.6: five pickles, the fourth with the saved object, then the tensor data."""
     pickles = BytesIO(start)
     try:
         if [argument for _, argument, _ in pickletools.genops(pickles) if isinstance(argument, int)][1:] != [_MAGIC]:
             return Identity(Format.OLD_PICKLE)
-        foreign = [name for _ in range(3) for name in _foreign_names(pickles, size)]
+        unknown = [name for _ in range(3) for name in _unknown_globals(pickles, size)]
     except BadInput:
         raise
-    except Exception:  # pickletools raises whatever the bytes lead it to
+    except Exception:  # pickletools raises exceptions of many types for invalid bytes
         return Identity(Format.OLD_PICKLE)
-    return _of_names(set(foreign), Format.LEGACY)
+    return _classify(set(unknown), Format.LEGACY)
 
 
-def _of_names(foreign: set[str], harmless: Format) -> Identity:
-    """What a file with these names in its pickle is; `harmless` unless there are some that could run something."""
-    if any(name.startswith("torch.nn.modules.") for name in foreign):
-        own = sorted(foreign, key=lambda name: (name.startswith(("torch.", "builtins", "collections")), name))
-        return Identity(Format.MODULE, f" (it names {quoted(own[0].replace(' ', '.'))})")
-    acting = sorted(name for name in foreign if not _holds_only_data(name))
-    if acting:
-        return Identity(Format.OBJECT, f" (it names {quoted(acting[0].replace(' ', '.'))})")
-    return Identity(harmless, set_aside=tuple(sorted(name.replace(" ", ".") for name in foreign)))
+def _classify(unknown: set[str], tensor_format: Format) -> Identity:
+    """Classifies a pickle by its unknown globals: `tensor_format` unless one of them could run code."""
+    if any(name.startswith("torch.nn.modules.") for name in unknown):
+        user_first = sorted(unknown, key=lambda name: (name.startswith(("torch.", "builtins", "collections")), name))
+        return Identity(Format.MODULE, f" (it references {quoted(user_first[0].replace(' ', '.'))})")
+    callable_names = sorted(name for name in unknown if not _is_data_class(name))
+    if callable_names:
+        return Identity(Format.OBJECT, f" (it references {quoted(callable_names[0].replace(' ', '.'))})")
+    return Identity(tensor_format, replaced_classes=tuple(sorted(name.replace(" ", ".") for name in unknown)))
 
 
-def _holds_only_data(name: str) -> bool:
-    """Whether objects of this class can be left out: nobody's library is called, whatever it is."""
+def _is_data_class(name: str) -> bool:
+    """Whether stand-ins can replace objects of this class; third-party classes are replaced and never imported."""
     root = re.split(r"[. ]", name)[0]
     known = root in sys.stdlib_module_names or root == "torch"
     if name.startswith("torch.optim."):
@@ -155,28 +152,29 @@ def _holds_only_data(name: str) -> bool:
     return " " in name and (not known or _DATA.fullmatch(name) is not None)
 
 
-def _today(name: str) -> str:
-    """A name of Python 2, which the pickles of torch use, as it is since."""
+def _python3_name(name: str) -> str:
+    """Translates a Python 2 name, as in pickles of torch, to Python 3."""
     module, _, attribute = name.partition(" ")
     return " ".join(NAME_MAPPING.get((module, attribute), (IMPORT_MAPPING.get(module, module), attribute)))
 
 
-def _foreign_names(pickled: bytes | BytesIO, size: int | None = None) -> Iterator[str]:
-    """What unpickling would import beyond the few names that tensors need, as `module name`.
+def _unknown_globals(pickled: bytes | BytesIO, size: int | None = None) -> Iterator[str]:
+    """The names that unpickling would import, except those that tensors need, as `module name`.
 
-    size: the bytes of the file, of which no tensor can have more numbers. Raises BadInput if one claims to, or if the
-    pickle takes more steps than any list of tensors.
+    size: the bytes of the file, an upper limit for the elements of a tensor. Raises BadInput for a larger tensor, and
+    for a pickle with more opcodes than any list of tensors.
     """
     number = 0
-    for step, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
-        if step > _STEPS_LIMIT:
-            problem = "the checkpoint's pickle makes more objects than any list of tensors"
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
+        if count > _MAX_OPCODES:
+            problem = "the checkpoint's pickle creates more objects than any list of tensors"
             raise BadInput(problem, "save only its state_dict()")
-        if opcode.name == "GLOBAL" and not _HARMLESS.fullmatch(name := _today(str(argument))):
+        if opcode.name == "GLOBAL" and not _HARMLESS.fullmatch(name := _python3_name(str(argument))):
             yield name
         elif opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
             yield opcode.name
         elif opcode.name == "BINPERSID" and size is not None and number > size:
-            raise BadInput(f"the checkpoint claims a tensor of {number:,} numbers, which cannot be", DOWNLOAD_AGAIN)
+            problem = f"the checkpoint claims a tensor of {number:,} elements, more than the bytes of the file"
+            raise BadInput(problem, DOWNLOAD_AGAIN)
         elif isinstance(argument, int) and "PUT" not in opcode.name and "GET" not in opcode.name:
             number = argument

@@ -1,8 +1,7 @@
-"""Opens torch files without making what is no tensor: objects of other classes become empty stand-ins.
+"""Loads torch files with empty stand-ins for objects of other classes, so that no code of the file runs.
 
-torch's own reader (`weights_only`) calls nothing but what it is given. A trainer's arguments, paths and NumPy scalars
-are not wanted here, so the reader is given a class that keeps nothing of them, and no code of the file or of another
-library runs.
+torch's `weights_only` unpickler calls only allowed globals. Trainer arguments, paths and NumPy scalars are not needed,
+so their classes are mapped to a stand-in that discards its arguments.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ import torch
 
 
 class StandIn:
-    """An object that was left out; it takes whatever its maker would have taken, and keeps none of it."""
+    """Replaces an object that is no tensor; accepts and discards any arguments."""
 
     def __new__(cls, *_: object) -> StandIn:
-        """Takes any arguments."""
+        """Accepts any arguments."""
         return object.__new__(cls)
 
     def __setstate__(self, _: object) -> None:
         pass
 
 
-def load(file: BinaryIO, set_aside: Sequence[str]) -> object:
-    """What a torch file holds, with a stand-in for every object of the classes `set_aside`, by full name."""
-    named = [(type(name.rpartition(".")[2], (StandIn,), {}), name) for name in set_aside]
-    with torch.serialization.safe_globals(list(named)), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of storages that are deprecated, and of old protocols
+def load(file: BinaryIO, replaced_classes: Sequence[str]) -> object:
+    """Loads a torch file with stand-ins for all objects of `replaced_classes` (full names)."""
+    stand_ins = [(type(name.rpartition(".")[2], (StandIn,), {}), name) for name in replaced_classes]
+    with torch.serialization.safe_globals(list(stand_ins)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about deprecated storages and old protocols
         return torch.load(file, map_location="cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""Opens files that are programs, which runs them: called only for files whose maker the user trusts."""
+"""Loads checkpoint formats that contain code, which runs it: only with `--trust-code`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deploytool.loading.checkpoints.file_formats import Format
 
 def _torchscript(file: BinaryIO) -> object:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit as a whole is deprecated, its files are there
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is deprecated
         return torch.jit.load(file, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]  # torch.jit has no types
 
 

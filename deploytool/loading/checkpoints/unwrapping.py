@@ -1,4 +1,4 @@
-"""Finds the state dicts in whatever a trainer saved, and the prefixes that wrappers put before their names."""
+"""Finds the state dicts inside a checkpoint, and removes the prefixes that wrappers add to their keys."""
 
 from __future__ import annotations
 
@@ -11,106 +11,109 @@ import torch
 
 from deploytool.loading.checkpoints.key_maps import INFIXES, quoted, without_wrapper_infixes
 
-COUNTERS = ("n_averaged",)  # what AveragedModel keeps beside its module
-_AVERAGED = re.compile(r"(^|_|\.)(ema|averaged|avg|swa|teacher)(_|\.|$)", re.IGNORECASE)  # before the last weights
-_USUAL = ("state_dict", "model_state_dict", "model", "net", "network", "module", "params", "weights")
-_DEPTH = 4  # dictionaries in dictionaries
-_PREFIXES = 64
+COUNTERS = ("n_averaged",)  # of torch's AveragedModel, next to its module
+_AVERAGED = re.compile(r"(^|_|\.)(ema|averaged|avg|swa|teacher)(_|\.|$)", re.IGNORECASE)
+_COMMON_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "params", "weights")
+_MAX_DEPTH = 4  # of nested dictionaries, and words of a prefix
+_MAX_PREFIXES = 64
 
 
 @dataclass(frozen=True)
 class StateDict:
-    """Tensors by name, with what stands among them, and where in a checkpoint they were.
+    """A state dict (which may contain values that are no tensors) and its location in a checkpoint.
 
-    path: the keys that lead to them. left_out: the prefix that was taken off, or said of wrappers in between.
-    added: a prefix that the definition has and the file has not. beside: names that do not have the prefix.
+    path: the keys of the dictionaries around it. removed: the removed prefix or wrapper infixes. added: a prefix that
+    the definition has and the file lacks. without_prefix: keys that do not have the prefix. others: the locations of
+    different state dicts that fit as well.
     """
 
     path: tuple[str, ...]
     entries: Mapping[str, object]
-    left_out: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
     added: str = ""
-    beside: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()  # state dicts that would fit as well
+    without_prefix: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
     @property
     def rank(self) -> tuple[bool, int]:
-        """Averaged weights come first, then what is called as usual."""
-        words = (*self.path, *self.left_out)
-        usual = [_USUAL.index(word) for word in self.path if word in _USUAL]
-        return not any(_AVERAGED.search(word) for word in words), min(usual, default=len(_USUAL))
+        """The sort key: averaged weights first, then those under the most common keys."""
+        words = (*self.path, *self.removed)
+        common = [_COMMON_KEYS.index(word) for word in self.path if word in _COMMON_KEYS]
+        return not any(_AVERAGED.search(word) for word in words), min(common, default=len(_COMMON_KEYS))
 
     @property
     def place(self) -> str:
-        """Where it was, for a message; empty if it was the file itself, as it is."""
+        """The location for a message; empty for a bare state dict."""
         words = [f"those under {quoted('.'.join(self.path))}"] if self.path else []
-        words += [f"without the prefix {quoted(''.join(self.left_out))}"] if self.left_out else []
+        words += [f"without the prefix {quoted(''.join(self.removed))}"] if self.removed else []
         words += [f"with the prefix {quoted(self.added)}"] if self.added else []
         return " ".join(words)
 
-    def said(self) -> str:
-        """What was unwrapped and what was left, in one line."""
+    def describe(self) -> str:
+        """The location, and the state dicts and keys that were left out, in one line."""
         parts = [self.place] if self.place else []
         if self.others:
             parts.append(f"not {', '.join(self.others)}")
-        if self.beside:
-            parts.append(f"{len(self.beside)} others left out, as {quoted(self.beside[0])}")
+        if self.without_prefix:
+            parts.append(f"{len(self.without_prefix)} others left out, as {quoted(self.without_prefix[0])}")
         return "; ".join(parts)
 
 
-def state_dicts(held: object) -> list[StateDict]:
-    """Every mapping in `held` that has tensors, averaged weights first, then by what they are called."""
-    return sorted(_walk(held, ()), key=lambda each: (each.rank, len(each.path)))
+def state_dicts(data: object) -> list[StateDict]:
+    """All mappings with tensors in the loaded object, sorted by rank and depth."""
+    return sorted(_walk(data, ()), key=lambda source: (source.rank, len(source.path)))
 
 
-def _walk(held: object, path: tuple[str, ...]) -> Iterator[StateDict]:
-    if isinstance(held, torch.nn.Module):
-        held = held.state_dict()
-    if not isinstance(held, Mapping) or len(path) > _DEPTH:
+def _walk(data: object, path: tuple[str, ...]) -> Iterator[StateDict]:
+    if isinstance(data, torch.nn.Module):
+        data = data.state_dict()
+    if not isinstance(data, Mapping) or len(path) > _MAX_DEPTH:
         return
-    if any(isinstance(value, torch.Tensor) and isinstance(key, str) for key, value in held.items()):
-        yield _without_infixes(StateDict(path, {key: value for key, value in held.items() if isinstance(key, str)}))
-    for key, value in held.items():
+    if any(isinstance(value, torch.Tensor) and isinstance(key, str) for key, value in data.items()):
+        yield _without_infixes(StateDict(path, {key: value for key, value in data.items() if isinstance(key, str)}))
+    for key, value in data.items():
         if isinstance(key, str) and "optim" not in key:
             yield from _walk(value, (*path, key))
 
 
-def _without_infixes(found: StateDict) -> StateDict:
-    present = tuple(infix for infix in INFIXES if any(infix in key for key in found.entries))
-    entries = {without_wrapper_infixes(key): value for key, value in found.entries.items()}
-    if not present or len(entries) < len(found.entries):
-        return found
-    return StateDict(found.path, entries, present)
+def _without_infixes(source: StateDict) -> StateDict:
+    """Removes wrapper infixes from all keys, unless two keys would become equal."""
+    infixes = tuple(infix for infix in INFIXES if any(infix in key for key in source.entries))
+    entries = {without_wrapper_infixes(key): value for key, value in source.entries.items()}
+    if not infixes or len(entries) < len(source.entries):
+        return source
+    return StateDict(source.path, entries, infixes)
 
 
-def variants(found: StateDict, wanted: Mapping[str, object] | None) -> Iterator[StateDict]:
-    """The same with one prefix taken off, or put before all names: as it is, then those that most names have.
+def variants(source: StateDict, expected: Mapping[str, object] | None) -> Iterator[StateDict]:
+    """The unchanged state dict, then variants with a frequent prefix removed or the definition's prefix added.
 
-    wanted: the names that a definition has, where they are known; prefixes that too few names have are left out.
+    expected: the keys of the definition, if known; rare prefixes are not tried.
     """
-    least = min(len(found.entries), len(wanted)) // 2 if wanted else 2
-    common = _prefixes(found.entries)
-    likely = [prefix for prefix, count in common.most_common(_PREFIXES) if count >= max(1, least)]
-    missing = [prefix for prefix, count in _prefixes(wanted or {}).items() if wanted and count == len(wanted)]
-    for prefix in ("", *sorted(likely, key=lambda prefix: (_AVERAGED.search(prefix) is None, len(prefix)))):
-        shorter = strip_prefix(found, prefix) if prefix else found
-        yield shorter
+    min_count = min(len(source.entries), len(expected)) // 2 if expected else 2
+    counts = _prefix_counts(source.entries)
+    frequent = [prefix for prefix, count in counts.most_common(_MAX_PREFIXES) if count >= max(1, min_count)]
+    prefix_counts = _prefix_counts(expected or {})
+    missing = [prefix for prefix, count in prefix_counts.items() if expected and count == len(expected)]
+    for prefix in ("", *sorted(frequent, key=lambda prefix: (_AVERAGED.search(prefix) is None, len(prefix)))):
+        stripped = strip_prefix(source, prefix) if prefix else source
+        yield stripped
         for added in missing:
-            entries = {added + key: value for key, value in shorter.entries.items()}
-            yield replace(shorter, entries=entries, added=added)
+            entries = {added + key: value for key, value in stripped.entries.items()}
+            yield replace(stripped, entries=entries, added=added)
 
 
-def strip_prefix(found: StateDict, prefix: str) -> StateDict:
-    """The entries that have a prefix, without it."""
-    entries = {key[len(prefix) :]: value for key, value in found.entries.items() if key.startswith(prefix)}
-    beside = tuple(key for key in found.entries if not key.startswith(prefix) and key not in COUNTERS)
-    return StateDict(found.path, entries, (*found.left_out, prefix), beside=beside)
+def strip_prefix(source: StateDict, prefix: str) -> StateDict:
+    """The entries with a prefix, which is removed from their keys."""
+    entries = {key[len(prefix) :]: value for key, value in source.entries.items() if key.startswith(prefix)}
+    without_prefix = tuple(key for key in source.entries if not key.startswith(prefix) and key not in COUNTERS)
+    return StateDict(source.path, entries, (*source.removed, prefix), without_prefix=without_prefix)
 
 
-def _prefixes(keys: Mapping[str, object]) -> Counter[str]:
-    """How many names begin with each dotted prefix of up to four words."""
-    counted: Counter[str] = Counter()
+def _prefix_counts(keys: Mapping[str, object]) -> Counter[str]:
+    """The number of keys with each dotted prefix of up to four words."""
+    counts: Counter[str] = Counter()
     for key in keys:
-        words = key.split(".")[:-1][:_DEPTH]
-        counted.update(".".join(words[: end + 1]) + "." for end in range(len(words)))
-    return counted
+        words = key.split(".")[:-1][:_MAX_DEPTH]
+        counts.update(".".join(words[: end + 1]) + "." for end in range(len(words)))
+    return counts

@@ -1,4 +1,4 @@
-"""Every place that weights come from: its keys, its own network, and what our definition must then be."""
+"""All publishers of weights: keys and shapes, the publisher's network, and the expected options and preprocessing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deploytool.loading import checkpoints, factory
 from deploytool.loading.catalog import find
 from deploytool.loading.checkpoints import LoadedCheckpoint
 from deploytool.spec import Option, Preprocessing
-from tests.loading.checkpoints import published, theirs
+from tests.loading.checkpoints import published, reference_networks
 from tests.loading.checkpoints.published import Shapes
 
 HALF = (0.5, 0.5, 0.5)
@@ -37,32 +37,28 @@ class Source(NamedTuple):
     preprocessing: Preprocessing
 
 
-def listed(name: str) -> Shapes:
-    return published.shapes(name)
-
-
 SOURCES = {
     "megvii g3": Source(
         "megvii",
-        listed("megvii_shufflenet_g3_x1_0"),
+        published.shapes("megvii_shufflenet_g3_x1_0"),
         "shufflenet_g3",
-        partial(theirs.megvii_shufflenet, groups=3),
+        partial(reference_networks.megvii_shufflenet, groups=3),
         MEGVII,
         PIXELS,
     ),
     "megvii g8": Source(
         "megvii",
-        listed("megvii_shufflenet_g8_x1_0"),
+        published.shapes("megvii_shufflenet_g8_x1_0"),
         "shufflenet_g8",
-        partial(theirs.megvii_shufflenet, groups=8),
+        partial(reference_networks.megvii_shufflenet, groups=8),
         MEGVII,
         PIXELS,
     ),
     "pytorchcv shufflenet": Source(
         "pytorchcv",
-        listed("pytorchcv_shufflenet_g3_w1"),
+        published.shapes("pytorchcv_shufflenet_g3_w1"),
         "shufflenet_g3",
-        theirs.pytorchcv_shufflenet,
+        reference_networks.pytorchcv_shufflenet,
         {"shuffle_order": "paper", "shuffle_place": "before", "concat_order": "main_first", "classifier_bias": True},
         Preprocessing(),
     ),
@@ -70,40 +66,42 @@ SOURCES = {
         "mmpretrain",
         published.mmpretrain_shufflenet_g3(),
         "shufflenet_g3",
-        theirs.mmpretrain_shufflenet,
+        reference_networks.mmpretrain_shufflenet,
         {"shuffle_order": "paper", "shuffle_place": "after", "concat_order": "shortcut_first"},
         Preprocessing(),
     ),
-    "timm mixnet": Source("timm", listed("timm_mixnet_s"), "mixnet_s", theirs.timm_mixnet_s, {}, BICUBIC),
+    "timm mixnet": Source(
+        "timm", published.shapes("timm_mixnet_s"), "mixnet_s", reference_networks.timm_mixnet_s, {}, BICUBIC
+    ),
     "timm tf_mixnet": Source(
         "timm",
-        listed("timm_mixnet_s"),
+        published.shapes("timm_mixnet_s"),
         "tf_mixnet_s",
-        partial(theirs.timm_mixnet_s, same=True),
+        partial(reference_networks.timm_mixnet_s, same=True),
         {"padding": "same", "bn_eps": 1e-3},
         BICUBIC,
     ),
     "pytorchcv mixnet": Source(
         "pytorchcv",
-        listed("pytorchcv_mixnet_s"),
+        published.shapes("pytorchcv_mixnet_s"),
         "mixnet_s",
-        theirs.pytorchcv_mixnet_s,
+        reference_networks.pytorchcv_mixnet_s,
         {"padding": "symmetric", "bn_eps": 1e-5},
         Preprocessing(),
     ),
     "timm mobilenet": Source(
         "timm",
-        listed("timm_mobilenetv1_100"),
+        published.shapes("timm_mobilenetv1_100"),
         "mobilenet_v1",
-        theirs.timm_mobilenet,
+        reference_networks.timm_mobilenet,
         {"activation": "relu6"},
         Preprocessing(interpolation="bicubic", mean=HALF, std=HALF),
     ),
     "pytorchcv mobilenet": Source(
         "pytorchcv",
-        listed("pytorchcv_mobilenet_w1"),
+        published.shapes("pytorchcv_mobilenet_w1"),
         "mobilenet_v1",
-        theirs.pytorchcv_mobilenet,
+        reference_networks.pytorchcv_mobilenet,
         {"activation": "relu"},
         Preprocessing(),
     ),
@@ -111,7 +109,7 @@ SOURCES = {
         "huggingface",
         published.huggingface_mobilenet(),
         "mobilenet_v1",
-        theirs.huggingface_mobilenet,
+        reference_networks.huggingface_mobilenet,
         {"activation": "relu6", "padding": "same", "bn_eps": 1e-3, "classes": 1001},
         Preprocessing(mean=HALF, std=HALF),
     ),
@@ -119,31 +117,31 @@ SOURCES = {
         "huggingface",
         published.huggingface_mobilenet(0.75),
         "mobilenet_v1_075",
-        theirs.huggingface_mobilenet,
+        reference_networks.huggingface_mobilenet,
         {"width": 0.75, "classes": 1001},
         Preprocessing(mean=HALF, std=HALF),
     ),
     "torchvision": Source(
         "torchvision",
-        listed("torchvision_squeezenet1_1"),
+        published.shapes("torchvision_squeezenet1_1"),
         "squeezenet1_1",
-        partial(theirs.squeezenet, pool_before=(0, 2, 4)),
+        partial(reference_networks.squeezenet, pool_before=(0, 2, 4)),
         {"bypass": "none"},
         Preprocessing(),
     ),
     "pytorchcv squeezeresnet": Source(
         "pytorchcv",
-        listed("pytorchcv_squeezeresnet_v1_0"),
+        published.shapes("pytorchcv_squeezeresnet_v1_0"),
         "squeezenet1_0_simple_bypass",
-        partial(theirs.squeezenet, pool_before=(0, 3, 7), bypass=True),
+        partial(reference_networks.squeezenet, pool_before=(0, 3, 7), bypass=True),
         {"bypass": "simple"},
         Preprocessing(),
     ),
     "pytorchcv squeezenet": Source(
         "pytorchcv",
-        listed("pytorchcv_squeezeresnet_v1_0"),
+        published.shapes("pytorchcv_squeezeresnet_v1_0"),
         "squeezenet1_0",
-        partial(theirs.squeezenet, pool_before=(0, 3, 7)),
+        partial(reference_networks.squeezenet, pool_before=(0, 3, 7)),
         {},
         Preprocessing(),
     ),
@@ -155,7 +153,8 @@ def load(weights: Mapping[str, Tensor], model: str, folder: Path) -> LoadedCheck
     return checkpoints.load(folder / "weights.pth", find(model))
 
 
-def answer(loaded: LoadedCheckpoint, x: Tensor, **options: Option) -> Tensor:
+def run(loaded: LoadedCheckpoint, x: Tensor, **options: Option) -> Tensor:
+    """The logits of the zoo's definition with the loaded weights."""
     module = factory.resolve(loaded.model.factory)(**{**loaded.model.options, **options}).eval()
     module.load_state_dict(dict(loaded.state), strict=True)
     with torch.no_grad():
@@ -163,9 +162,9 @@ def answer(loaded: LoadedCheckpoint, x: Tensor, **options: Option) -> Tensor:
     return logits
 
 
-def pictures(size: int = 64) -> Tensor:
+def images(size: int = 64) -> Tensor:
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(7))
 
 
-def difference(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).abs().max() / expected.abs().max())
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).abs().max() / expected.abs().max())

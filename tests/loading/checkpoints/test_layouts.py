@@ -1,4 +1,4 @@
-"""Each source's weights answer in our definition as they do in the source's own network."""
+"""Tests that the weights of each publisher give the same logits in the zoo's definition as in its own network."""
 
 from __future__ import annotations
 
@@ -10,41 +10,42 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # torch's own short name
 
 from deploytool.spec import Option
-from tests.loading.checkpoints import published, theirs
-from tests.loading.checkpoints.sources import SOURCES, Source, answer, difference, load, pictures
+from tests.loading.checkpoints import published, reference_networks
+from tests.loading.checkpoints.sources import SOURCES, Source, images, load, relative_error, run
 
-each = pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+for_each_source = pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
 
 
-@each
-def test_their_weights_answer_here_as_they_do_there(source: Source, tmp_path: Path) -> None:
+@for_each_source
+def test_logits_equal_those_of_the_publishers_network(source: Source, tmp_path: Path) -> None:
     weights = published.tensors(source.shapes)
     loaded = load(weights, source.model, tmp_path)
     assert loaded.layout == source.layout
     assert loaded.model.options.items() >= source.options.items()
     assert loaded.model.preprocessing == source.preprocessing
     assert loaded.model.name == source.model
-    expected = source.run(weights, pictures())
+    expected = source.run(weights, images())
     assert expected.std() > 1e-3
-    assert difference(answer(loaded, pictures()), expected) <= 1e-5
+    assert relative_error(run(loaded, images()), expected) <= 1e-5
 
 
-@each
-def test_every_key_is_mapped_to_the_key_at_its_place_in_the_order(source: Source, tmp_path: Path) -> None:
+@for_each_source
+def test_keys_are_mapped_in_order(source: Source, tmp_path: Path) -> None:
     weights = published.tensors(source.shapes)
     state = load(weights, source.model, tmp_path).state
     assert len(state) == len(weights)
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(state.values(), weights.values(), strict=True))
+    pairs = zip(state.values(), weights.values(), strict=True)
+    assert all(torch.equal(loaded, saved) for loaded, saved in pairs)
 
 
-@each
-def test_the_classes_are_those_of_the_checkpoint(source: Source, tmp_path: Path) -> None:
+@for_each_source
+def test_the_number_of_classes_is_that_of_the_checkpoint(source: Source, tmp_path: Path) -> None:
     weights = published.tensors(source.shapes, classes=10)
     loaded = load(weights, source.model, tmp_path)
     assert loaded.model.outputs[0].shape == ("batch", 10)
     assert loaded.model.options["classes"] == 10
-    assert loaded.model.parameters is None  # the published figure is for a thousand
-    assert answer(loaded, pictures(32)).shape == (2, 10)
+    assert loaded.model.parameters is None  # the published count is for 1000 classes
+    assert run(loaded, images(32)).shape == (2, 10)
 
 
 @pytest.mark.parametrize(
@@ -61,28 +62,28 @@ def test_the_classes_are_those_of_the_checkpoint(source: Source, tmp_path: Path)
         ("pytorchcv squeezeresnet", {"bypass": "none"}),
     ],
 )
-def test_an_option_that_is_not_the_sources_gives_another_answer(
-    name: str, other: dict[str, Option], tmp_path: Path
-) -> None:
+def test_a_different_option_changes_the_logits(name: str, other: dict[str, Option], tmp_path: Path) -> None:
     weights = published.tensors(SOURCES[name].shapes)
     for key in [key for key in weights if key.endswith("running_var")][:1]:
-        weights[key] *= 0.01  # so that an epsilon of 1e-3 can be seen, and activations reach 6
+        weights[key] *= 0.01  # makes an epsilon of 1e-3 visible, and activations reach 6
     loaded = load(weights, SOURCES[name].model, tmp_path)
-    expected = SOURCES[name].run(weights, pictures())
-    assert difference(answer(loaded, pictures()), expected) <= 1e-5
-    assert difference(answer(loaded, pictures(), **other), expected) > 1e-3
+    expected = SOURCES[name].run(weights, images())
+    assert relative_error(run(loaded, images()), expected) <= 1e-5
+    assert relative_error(run(loaded, images(), **other), expected) > 1e-3
 
 
-def test_megviis_weights_through_the_papers_shuffle_are_told_apart_by_their_own_network_too() -> None:
+def test_the_papers_shuffle_changes_the_logits_of_megviis_network() -> None:
     weights = published.tensors(SOURCES["megvii g8"].shapes)
-    right = theirs.megvii_shufflenet(weights, pictures(), 8)
-    wrong = theirs.megvii_shufflenet(weights, pictures(), 8, shuffle=partial(theirs.shuffle_paper, groups=8))
-    assert difference(wrong, right) > 0.1
+    right = reference_networks.megvii_shufflenet(weights, images(), 8)
+    wrong = reference_networks.megvii_shufflenet(
+        weights, images(), 8, shuffle=partial(reference_networks.shuffle_paper, groups=8)
+    )
+    assert relative_error(wrong, right) > 0.1
 
 
-def test_timms_mobilenet_saturates() -> None:
+def test_relu6_saturates_in_timms_mobilenet() -> None:
     weights = published.tensors(SOURCES["timm mobilenet"].shapes)
     weights["conv_stem.weight"] *= 20
-    assert (
-        difference(theirs.timm_mobilenet(weights, pictures(), F.relu), theirs.timm_mobilenet(weights, pictures())) > 0.1
-    )
+    relu6 = reference_networks.timm_mobilenet(weights, images())
+    relu = reference_networks.timm_mobilenet(weights, images(), F.relu)
+    assert relative_error(relu, relu6) > 0.1

@@ -1,4 +1,4 @@
-"""What a file may be, and what training scripts put around a state dict."""
+"""Tests of reading checkpoint files of all formats, with the wrappers that training scripts add."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     ],
     ids=["state_dict", "model", "state_dict_ema", "model_ema", "two deep", "module.", "module.backbone.", "parameters"],
 )
-def test_what_training_scripts_put_around_is_taken_off(around: Callable[[Any], object], tmp_path: Path) -> None:
+def test_wrappers_of_training_scripts_are_removed(around: Callable[[Any], object], tmp_path: Path) -> None:
     state = tiny().state_dict()
     assert equal(load(around(state), tmp_path), state)
 
 
-def test_safetensors_are_read(tmp_path: Path) -> None:
+def test_safetensors_files_are_read(tmp_path: Path) -> None:
     save_file(SQUEEZENET, tmp_path / "model.safetensors", metadata={"format": "pt"})
     loaded = checkpoints.load(tmp_path / "model.safetensors", find("squeezenet1_1"))
     assert loaded.layout == "torchvision"
@@ -77,8 +77,8 @@ def test_a_header_whose_length_looks_like_another_format_is_read(length: int, tm
     header = good[8 : 8 + int.from_bytes(good[:8], "little")].rstrip(b" ").ljust(length, b" ")
     start = length.to_bytes(8, "little")
     assert start.lstrip().startswith((b"\x80\x02", b"<", b"PK"))  # a pickle, a web page, a zip archive
-    numbers = b"".join(tensor.numpy().tobytes() for tensor in weights.values())
-    (tmp_path / "model.safetensors").write_bytes(start + header + numbers)
+    data = b"".join(tensor.numpy().tobytes() for tensor in weights.values())
+    (tmp_path / "model.safetensors").write_bytes(start + header + data)
     with pytest.raises(BadInput, match=r"it lacks 'stem.1.weight'"):
         checkpoints.load(tmp_path / "model.safetensors", TINY)
 
@@ -86,22 +86,22 @@ def test_a_header_whose_length_looks_like_another_format_is_read(length: int, tm
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_become_float32(dtype: torch.dtype, tmp_path: Path) -> None:
     state = tiny().state_dict()
-    given = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
-    loaded = load(given, tmp_path)
+    saved = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    loaded = load(saved, tmp_path)
     assert {tensor.dtype for tensor in loaded.state.values()} == {torch.float32, torch.int64}
-    assert torch.equal(loaded.state["stem.0.weight"], given["stem.0.weight"].float())
+    assert torch.equal(loaded.state["stem.0.weight"], saved["stem.0.weight"].float())
 
 
-def test_a_number_too_large_for_float32_is_refused(tmp_path: Path) -> None:
+def test_a_value_too_large_for_float32_is_refused(tmp_path: Path) -> None:
     state = {
         key: tensor.double() if tensor.is_floating_point() else tensor for key, tensor in tiny().state_dict().items()
     }
     state["stem.0.weight"][0] = 1e300
-    with pytest.raises(BadInput, match=r"'stem.0.weight' holds numbers that are not finite"):
+    with pytest.raises(BadInput, match=r"'stem.0.weight' contains values that are not finite"):
         load(state, tmp_path)
 
 
-def test_the_counters_of_old_files_are_filled_in(tmp_path: Path) -> None:
+def test_missing_batch_norm_counters_are_added(tmp_path: Path) -> None:
     weights = published.tensors(published.shapes("megvii_shufflenet_g3_x1_0"))
     old = {key: tensor for key, tensor in weights.items() if not key.endswith("num_batches_tracked")}
     state = load(old, tmp_path, find("shufflenet_g3")).state
@@ -109,7 +109,7 @@ def test_the_counters_of_old_files_are_filled_in(tmp_path: Path) -> None:
     assert len(state) == len(weights)
 
 
-def test_what_is_loaded_shares_no_memory(tmp_path: Path) -> None:
+def test_loaded_tensors_share_no_memory(tmp_path: Path) -> None:
     state = tiny().state_dict()
     state["stem.1.bias"] = state["stem.1.weight"]
     loaded = load(state, tmp_path).state
@@ -117,7 +117,7 @@ def test_what_is_loaded_shares_no_memory(tmp_path: Path) -> None:
     assert all(tensor.is_contiguous() for tensor in loaded.values())
 
 
-def test_loading_leaves_the_random_numbers_alone(tmp_path: Path) -> None:
+def test_loading_does_not_change_the_random_generator(tmp_path: Path) -> None:
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
@@ -127,8 +127,8 @@ def test_loading_leaves_the_random_numbers_alone(tmp_path: Path) -> None:
     assert torch.rand(1) == expected
 
 
-class Script:
-    """Files that are programs."""
+class CodeFile:
+    """Writers of checkpoint files that contain code."""
 
     @staticmethod
     def torchscript(path: Path) -> None:
@@ -159,30 +159,34 @@ class Script:
 
 
 @pytest.mark.parametrize(
-    ("write", "called", "suffix"),
+    ("write", "format_name", "suffix"),
     [
-        (Script.torchscript, "a TorchScript archive", ".pt"),
-        (Script.exported, "a torch.export archive", ".pt2"),
-        (Script.module, "a whole pickled module (it names 'tests.tiny.Tiny')", ".pth"),
-        (Script.checkpoint_with_module, "a whole pickled module (it names 'tests.tiny.Tiny')", ".pth"),
-        (Script.more_than_tensors, "a torch file of more than tensors (it names 'statistics.NormalDist')", ".pth"),
-        (Script.old_pickle, "a torch file of more than tensors (it names 'statistics.NormalDist')", ".pth"),
+        (CodeFile.torchscript, "a TorchScript archive", ".pt"),
+        (CodeFile.exported, "a torch.export archive", ".pt2"),
+        (CodeFile.module, "a whole pickled module (it references 'tests.tiny.Tiny')", ".pth"),
+        (CodeFile.checkpoint_with_module, "a whole pickled module (it references 'tests.tiny.Tiny')", ".pth"),
+        (
+            CodeFile.more_than_tensors,
+            "a torch file of more than tensors",
+            ".pth",
+        ),
+        (CodeFile.old_pickle, "a torch file of more than tensors", ".pth"),
     ],
 )
-def test_a_program_is_opened_only_if_its_code_is_trusted(
-    write: Callable[[Path], None], called: str, suffix: str, tmp_path: Path
+def test_a_file_with_code_is_loaded_only_with_trust_code(
+    write: Callable[[Path], None], format_name: str, suffix: str, tmp_path: Path
 ) -> None:
-    path = tmp_path / f"program{suffix}"
+    path = tmp_path / f"weights{suffix}"
     write(path)
     with pytest.raises(BadInput) as caught:
         checkpoints.load(path, TINY)
-    assert str(caught.value) == f"this is {called}, and loading it runs its code"
+    assert str(caught.value).startswith(f"this is {format_name}")
     assert "--trust-code" in caught.value.remedy
     assert list(checkpoints.load(path, TINY, trust_code=True).state) == list(tiny().state_dict())
 
 
-def ours(folder: Path, name: str, **options: Option) -> tuple[Path, Model]:
-    """A file as this tool writes it: weights, and beside them the definition they belong to."""
+def write_own_file(folder: Path, name: str, **options: Option) -> tuple[Path, Model]:
+    """Writes a file like those of this tool: weights, and the model definition in the metadata."""
     model = find(name)
     model = replace(model, options={**model.options, **options})
     state = factory.resolve(model.factory)(**model.options).state_dict()
@@ -190,11 +194,11 @@ def ours(folder: Path, name: str, **options: Option) -> tuple[Path, Model]:
     return folder / "ours.safetensors", model
 
 
-def test_a_file_of_ours_says_itself_what_it_holds(tmp_path: Path) -> None:
-    path, written = ours(tmp_path, "mobilenet_v1_cifar", width=0.25)
-    asked = replace(find("mobilenet_v1"), options={})
-    loaded = checkpoints.load(path, asked)
-    assert loaded.layout == "ours"  # though the names are timm's too
+def test_the_definition_in_an_own_file_is_used(tmp_path: Path) -> None:
+    path, written = write_own_file(tmp_path, "mobilenet_v1_cifar", width=0.25)
+    requested = replace(find("mobilenet_v1"), options={})
+    loaded = checkpoints.load(path, requested)
+    assert loaded.layout == "ours"  # the names alone would also match timm
     assert loaded.model.options == written.options
     assert loaded.model.preprocessing == written.preprocessing
     assert loaded.model.inputs == written.inputs
@@ -202,11 +206,11 @@ def test_a_file_of_ours_says_itself_what_it_holds(tmp_path: Path) -> None:
     assert loaded.model.name == "mobilenet_v1"
 
 
-def test_a_file_of_ours_is_not_loaded_as_another_model(tmp_path: Path) -> None:
-    path, _ = ours(tmp_path, "mobilenet_v1_025")
-    with pytest.raises(BadInput, match="this file holds 'mobilenet_v1_025', and mixnet_s was asked for"):
+def test_an_own_file_is_not_loaded_for_a_different_model(tmp_path: Path) -> None:
+    path, _ = write_own_file(tmp_path, "mobilenet_v1_025")
+    with pytest.raises(BadInput, match="'mobilenet_v1_025', and mixnet_s was requested"):
         checkpoints.load(path, find("mixnet_s"))
-    with pytest.raises(BadInput, match=r"holds 'mobilenet_v1_025', which needs width=0.25, and mobilenet_v1 has 1.0"):
+    with pytest.raises(BadInput, match=r"'mobilenet_v1_025', which needs width=0.25, and mobilenet_v1 has 1.0"):
         checkpoints.load(path, find("mobilenet_v1"))
 
 
@@ -222,33 +226,33 @@ def test_a_file_of_ours_is_not_loaded_as_another_model(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_damaged_definition_is_refused(change: dict[str, object], tmp_path: Path) -> None:
+def test_a_definition_with_an_invalid_field_is_refused(change: dict[str, object], tmp_path: Path) -> None:
     definition: Any = serde.encode(find("squeezenet1_1"))
     for field, value in change.items():
         definition[field] = {**definition[field], **value} if isinstance(value, dict) else value
-    refuse_definition(json.dumps(definition), tmp_path)
+    check_definition_is_refused(json.dumps(definition), tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "[]", "{}", "3", "null"], ids=lambda text: text[:3])
-def test_a_definition_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
-    refuse_definition(text, tmp_path)
+def test_metadata_that_is_no_definition_is_refused(text: str, tmp_path: Path) -> None:
+    check_definition_is_refused(text, tmp_path)
 
 
-def refuse_definition(text: str, folder: Path) -> None:
+def check_definition_is_refused(text: str, folder: Path) -> None:
     save_file(SQUEEZENET, folder / "bad.safetensors", metadata={"model": text})
-    with pytest.raises(BadInput, match="definition that this file carries is damaged"):
+    with pytest.raises(BadInput, match="model definition in the metadata"):
         checkpoints.load(folder / "bad.safetensors", find("squeezenet1_1"))
 
 
 @pytest.mark.parametrize("option", [{"version": [1]}, {"base_e": "many"}, {"flavour": 1}, {"freq": -1}, {"sr": 1e30}])
-def test_a_definition_with_odd_options_is_refused(option: dict[str, Any], tmp_path: Path) -> None:
+def test_a_definition_with_invalid_options_is_refused(option: dict[str, Any], tmp_path: Path) -> None:
     model = replace(find("squeezenet1_1"), options=option)
     save_file(SQUEEZENET, tmp_path / "odd.safetensors", metadata={"model": json.dumps(serde.encode(model))})
     with pytest.raises(BadInput):
         checkpoints.load(tmp_path / "odd.safetensors", replace(model, options={}))
 
 
-def test_our_own_mobilenet_is_told_from_timms_by_what_the_model_states(tmp_path: Path) -> None:
+def test_the_options_of_the_model_distinguish_own_mobilenet_weights_from_timms(tmp_path: Path) -> None:
     weights = published.tensors(MOBILENET, classes=10)
     assert load(weights, tmp_path, find("mobilenet_v1")).layout == "timm"
     assert load(weights, tmp_path, find("mobilenet_v1_cifar")).layout == "ours"

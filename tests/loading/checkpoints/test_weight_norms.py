@@ -1,4 +1,4 @@
-"""Norms of weights: torch has written two spellings of them, and a definition takes the file of either."""
+"""Tests that old and new names of torch's weight norms are interchangeable."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ NORMS: dict[str, Any] = {
 }
 
 
-def normed(norm: str) -> nn.Module:
-    """A convolution that stands deep, and a layer that is the whole module's own."""
+def make(norm: str) -> nn.Module:
+    """A model with a normed convolution in a nested module and one at the top level."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         apply = NORMS[norm]
@@ -31,18 +31,18 @@ def normed(norm: str) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours"),
+    ("saved", "loaded"),
     [(f"{a} {kind}", f"{b} {kind}") for kind in ("weight", "spectral") for a in ("old", "new") for b in ("old", "new")],
 )
-def test_either_spelling_fits_either_definition(theirs: str, ours: str, tmp_path: Path) -> None:
+def test_old_and_new_names_fit_either_definition(saved: str, loaded: str, tmp_path: Path) -> None:
     torch.manual_seed(3)
-    trained = normed(theirs).eval()
+    trained = make(saved).eval()
     torch.save(trained.state_dict(), tmp_path / "net.pt")
     model = Model(
-        "normed", f"{__name__}:normed", {"norm": ours}, (Tensor("x", ("batch", 2, 9)),), (Tensor("y", ("batch",)),)
+        "normed", f"{__name__}:make", {"norm": loaded}, (Tensor("x", ("batch", 2, 9)),), (Tensor("y", ("batch",)),)
     )
-    own = normed(ours).eval()
-    own.load_state_dict(dict(checkpoints.load(tmp_path / "net.pt", model).state))
+    module = make(loaded).eval()
+    module.load_state_dict(dict(checkpoints.load(tmp_path / "net.pt", model).state))
     signal = torch.randn(2, 2, 9)
     with torch.no_grad():
-        assert torch.equal(own(signal), trained(signal))
+        assert torch.equal(module(signal), trained(signal))

@@ -1,4 +1,4 @@
-"""Who publishes weights for our models, and how they name them: one file a source."""
+"""Publishers of weights for the zoo's models, one module each, and the detection of the publisher of a checkpoint."""
 
 from __future__ import annotations
 
@@ -22,62 +22,61 @@ from deploytool.spec import Model, Option
 
 
 class Layout(Protocol):
-    """One source of checkpoints; satisfied by a module of this folder, whose file name is the layout's name."""
+    """The checkpoint layout of one publisher; implemented by the modules of this folder, whose names it has."""
 
     __name__: str
-    FAMILIES: Mapping[str, Family]  # how the source writes each family it has weights of
+    FAMILIES: Mapping[str, Family]  # model family: its checkpoint format
 
 
 LAYOUTS: tuple[Layout, ...] = (torchvision, timm, megvii, pytorchcv, mmpretrain, huggingface, ours)
-"""In the order in which they are tried: where names are shared, our own come last."""
+"""In the order of detection: `ours` is last, because others share its names."""
 
 
 def family_of(model: Model) -> str | None:
-    """The family a model of our zoo belongs to; None for somebody else's model."""
-    where = model.factory.partition(":")[0]
-    return where.removeprefix(f"{factory.ZOO}.") if where.startswith(f"{factory.ZOO}.") else None
+    """The family of a zoo model; None for a user's model."""
+    module = model.factory.partition(":")[0]
+    return module.removeprefix(f"{factory.ZOO}.") if module.startswith(f"{factory.ZOO}.") else None
 
 
 def recognise(keys: Collection[str], model: Model) -> tuple[str, Family]:
-    """The layout that `keys` are named by, and how it writes the model's family.
+    """Detects the layout of `keys`, and returns its name and its checkpoint format for the model's family.
 
-    Where the names alone leave a choice, an option that the model itself states decides: weights that timm's users
-    run with ReLU6 cannot be timm's if ReLU was asked for.
-    Raises BadInput for another family, a layout we do not know, or options that the weights were not made for.
+    If keys match several layouts, the options of the model decide: with activation ReLU, weights are not timm's, which
+    require ReLU6. Raises BadInput for another family, an unknown layout, or options the weights were not trained for.
     """
-    wanted = family_of(model)
-    if wanted is None:
-        return "ours", Family(sign="")
-    found = [
+    model_family = family_of(model)
+    if model_family is None:
+        return "ours", Family(key_pattern="")
+    matching = [
         (layout.__name__.rpartition(".")[2], name, family)
         for layout in LAYOUTS
         for name, family in layout.FAMILIES.items()
-        if any(re.match(family.sign, key) for key in keys)
+        if any(re.match(family.key_pattern, key) for key in keys)
     ]
-    if not found:
-        raise BadInput(f"nobody we know names weights {_examples(keys)}", f"give a checkpoint of {model.name}")
-    suited = [(layout, family) for layout, name, family in found if name == wanted]
-    if not suited:
-        layout, name, _ = found[0]
-        raise BadInput(f"this is a {layout} {name} checkpoint, and {model.name} was asked for", f"name a {name} model")
-    for layout, family in suited:
+    if not matching:
+        raise BadInput(f"unknown names of weights: {_examples(keys)}", f"give a checkpoint of {model.name}")
+    of_family = [(layout, family) for layout, name, family in matching if name == model_family]
+    if not of_family:
+        layout, name, _ = matching[0]
+        raise BadInput(f"this is a {layout} {name} checkpoint, and {model.name} was requested", f"name a {name} model")
+    for layout, family in of_family:
         if option_conflict(model, family.options) is None:
             return layout, family
-    layout, family = suited[0]
+    layout, family = of_family[0]
     raise BadInput(
-        f"{layout}'s {wanted} weights need {option_conflict(model, family.options)}",
-        f"name a {wanted} model that does not state it otherwise",
+        f"{layout}'s {model_family} weights need {option_conflict(model, family.options)}",
+        f"name a {model_family} model without a different value for that option",
     )
 
 
 def is_known(keys: Collection[str]) -> bool:
-    """Whether any source names weights so."""
+    """Whether the keys match any layout."""
     families = [family for layout in LAYOUTS for family in layout.FAMILIES.values()]
-    return any(re.match(family.sign, key) for family in families for key in keys)
+    return any(re.match(family.key_pattern, key) for family in families for key in keys)
 
 
 def option_conflict(model: Model, options: Mapping[str, Option]) -> str | None:
-    """The first option that weights need and the model states otherwise; classes are the checkpoint's to tell."""
+    """The first required option for which the model has a different value; ignores `classes`, which are adapted."""
     for option, value in options.items():
         stated = model.options.get(option, value)
         if stated != value and option != "classes":
@@ -86,4 +85,4 @@ def option_conflict(model: Model, options: Mapping[str, Option]) -> str | None:
 
 
 def _examples(keys: Collection[str]) -> str:
-    return ", ".join(map(quoted, list(keys)[:2])) or "by no name at all"
+    return ", ".join(map(quoted, list(keys)[:2])) or "none"

@@ -1,4 +1,4 @@
-"""Hugging Face: Google's MobileNet v1 as TensorFlow trained it, with a class 0 for "background"."""
+"""Hugging Face: Google's MobileNet v1, trained with TensorFlow; class 0 is "background"."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from deploytool.spec import Preprocessing
 
 
 def mobilenet(options: Options) -> KeyMap:
-    """Twenty-six layers: a depthwise and a pointwise convolution by turns."""
+    """Twenty-six layers: alternating depthwise and pointwise convolutions."""
     names = {"conv_stem": "mobilenet_v1.conv_stem.convolution", "bn1": "mobilenet_v1.conv_stem.normalization"}
     for number, block in enumerate(MOBILENET_BLOCKS):
         depthwise, pointwise = f"mobilenet_v1.layer.{2 * number}", f"mobilenet_v1.layer.{2 * number + 1}"
@@ -24,7 +24,7 @@ def mobilenet(options: Options) -> KeyMap:
 
 FAMILIES: Mapping[str, Family] = {
     "mobilenet": Family(
-        sign=r"mobilenet_v1\.layer\.",
+        key_pattern=r"mobilenet_v1\.layer\.",
         names=mobilenet,
         options={"stem": "imagenet", "activation": "relu6", "padding": "same", "bn_eps": 1e-3},
         preprocessing=Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),

@@ -1,4 +1,4 @@
-"""Megvii's own ShuffleNets: shuffled the other way round, after the depthwise convolution, on raw BGR pixels."""
+"""Megvii's ShuffleNets: inverse shuffle, after the depthwise convolution; input is BGR with values 0 to 255."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARTS = {
 
 
 def shufflenet(options: Options) -> KeyMap:
-    """Sixteen units, counted through."""
+    """Sixteen units, numbered consecutively across stages."""
     return {
         "stem": "first_conv.0",
         "stem_bn": "first_conv.1",
@@ -29,7 +29,7 @@ def shufflenet(options: Options) -> KeyMap:
 
 FAMILIES: Mapping[str, Family] = {
     "shufflenet": Family(
-        sign=r"features\.\d+\.branch_main_",
+        key_pattern=r"features\.\d+\.branch_main_",
         names=shufflenet,
         options={
             "stem": "imagenet",

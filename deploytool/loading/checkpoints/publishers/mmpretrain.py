@@ -1,4 +1,4 @@
-"""OpenMMLab's mmpretrain (before, mmcls): ShuffleNet with the paper's shuffle, but after the depthwise convolution."""
+"""OpenMMLab's mmpretrain (formerly mmcls): ShuffleNet with the paper's shuffle after the depthwise convolution."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARTS = {
 
 
 def shufflenet(options: Options) -> KeyMap:
-    """Three stages of units, and the classifier outside the backbone."""
+    """Three stages of units in the backbone; the classifier is outside of it."""
     return {
         "stem": "backbone.conv1.conv",
         "stem_bn": "backbone.conv1.bn",
@@ -29,7 +29,7 @@ def shufflenet(options: Options) -> KeyMap:
 
 FAMILIES: Mapping[str, Family] = {
     "shufflenet": Family(
-        sign=r"backbone\.layers\.\d\.\d\.g_conv_1x1_",
+        key_pattern=r"backbone\.layers\.\d\.\d\.g_conv_1x1_",
         names=shufflenet,
         options={
             "stem": "imagenet",

@@ -1,4 +1,4 @@
-"""Our own names: what a definition's `state_dict()` returns, from training here or from a file this tool wrote."""
+"""The names of the zoo itself, as in `state_dict()`: weights trained with this tool, or files it wrote."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from deploytool.loading.checkpoints.key_maps import Family
 
 FAMILIES: Mapping[str, Family] = {
-    "shufflenet": Family(sign=r"stage[234]\.\d\.compress\."),
-    "squeezenet": Family(sign=r"features\.\d+\.squeeze\."),
-    "mixnet": Family(sign=r"blocks\.\d\.\d\.conv_pw\.\d\."),
-    "mobilenet": Family(sign=r"blocks\.3\.5\."),
+    "shufflenet": Family(key_pattern=r"stage[234]\.\d\.compress\."),
+    "squeezenet": Family(key_pattern=r"features\.\d+\.squeeze\."),
+    "mixnet": Family(key_pattern=r"blocks\.\d\.\d\.conv_pw\.\d\."),
+    "mobilenet": Family(key_pattern=r"blocks\.3\.5\."),
 }

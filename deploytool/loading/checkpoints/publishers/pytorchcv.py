@@ -1,4 +1,4 @@
-"""pytorchcv: all four families as their papers have them, blocks counted from 1; SqueezeResNet is our simple bypass."""
+"""pytorchcv: all four families as in their papers, blocks numbered from 1; SqueezeResNet is bypass=simple here."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ MIXNET_PARTS = {
     "conv_pwl": "conv2.conv",
     "bn3": "conv2.bn",
 }
-MIXNET_STAGES = {"s": (2, 4, 3, 3, 3)}  # blocks of each stage; in the others 2, 4, 4, 4, 4
+MIXNET_STAGES = {"s": (2, 4, 3, 3, 3)}  # blocks per stage; other variants have 2, 4, 4, 4, 4
 FIRE_PARTS = {"squeeze": "squeeze.conv", "expand1x1": "expand1x1.conv", "expand3x3": "expand3x3.conv"}
-FIRES = {"1.0": ((3, 4, 5), (7, 8, 9, 10), (12,)), "1.1": ((3, 4), (6, 7), (9, 10, 11, 12))}  # ours, by their stage
+# version: indices of the zoo's fire modules, grouped by pytorchcv's stages
+FIRES = {"1.0": ((3, 4, 5), (7, 8, 9, 10), (12,)), "1.1": ((3, 4), (6, 7), (9, 10, 11, 12))}
 
 
 def shufflenet(options: Options) -> KeyMap:
@@ -61,7 +62,7 @@ def mobilenet(options: Options) -> KeyMap:
 
 
 def mixnet(options: Options) -> KeyMap:
-    """The first block belongs to the stem, and what we call the last two stages is one."""
+    """The zoo's first block is part of the stem here, and its last two stages are one."""
     lengths = MIXNET_STAGES.get(str(options.get("variant", "s")), (2, 4, 4, 4, 4))
     merged = (*lengths[:3], lengths[3] + lengths[4])
     return {
@@ -79,7 +80,7 @@ def mixnet(options: Options) -> KeyMap:
 
 
 def squeezenet(options: Options) -> KeyMap:
-    """A stage for each run of fires between two max-pools."""
+    """One stage for each group of fire modules between two max-pools."""
     stages = FIRES.get(str(options.get("version")), FIRES["1.0"])
     ours = [f"features.{fire}" for fires in stages for fire in fires]
     return {

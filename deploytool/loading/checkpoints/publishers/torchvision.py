@@ -1,4 +1,4 @@
-"""torchvision: SqueezeNet without bypasses; our definition took over its names."""
+"""torchvision: SqueezeNet without bypasses; the zoo uses the same names."""
 
 from __future__ import annotations
 
@@ -8,5 +8,7 @@ from deploytool.loading.checkpoints.key_maps import Family
 from deploytool.spec import Preprocessing
 
 FAMILIES: Mapping[str, Family] = {
-    "squeezenet": Family(sign=r"features\.\d+\.squeeze\.", options={"bypass": "none"}, preprocessing=Preprocessing()),
+    "squeezenet": Family(
+        key_pattern=r"features\.\d+\.squeeze\.", options={"bypass": "none"}, preprocessing=Preprocessing()
+    ),
 }

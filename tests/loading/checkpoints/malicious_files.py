@@ -1,4 +1,4 @@
-"""Files that mean harm, or were harmed: each made the same way every time, in a blink."""
+"""Malicious and damaged checkpoint files, generated deterministically."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def state() -> dict[str, Tensor]:
     return dict(tiny().state_dict())
 
 
-def flipped_numbers(count: int = 80) -> Iterator[File]:
-    """One bit flipped in the numbers of a torch file."""
-    good, chance = saved(state()), random.Random(1)
-    numbers = next(iter(state().values())).numpy().tobytes()
-    start = good.index(numbers)
+def flipped_bits(count: int = 80) -> Iterator[File]:
+    """One bit flipped in the tensor data of a torch file."""
+    good, rng = saved(state()), random.Random(1)
+    data = next(iter(state().values())).numpy().tobytes()
+    start = good.index(data)
     for case in range(count):
-        spoilt = bytearray(good)
-        spoilt[start + chance.randrange(len(numbers))] ^= 1 << chance.randrange(8)
-        yield f"flipped-{case}.pth", bytes(spoilt)
+        corrupt = bytearray(good)
+        corrupt[start + rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        yield f"flipped-{case}.pth", bytes(corrupt)
 
 
-def cut_short() -> Iterator[File]:
-    """Files of which the end did not arrive."""
+def truncated() -> Iterator[File]:
+    """Files without their end."""
     for suffix, good in (("pth", saved(state())), ("safetensors", save(state()))):
         for case in range(30):
             yield f"cut-{case}.{suffix}", good[: len(good) * case // 30]
@@ -65,12 +65,12 @@ class Payload:
 
 
 def payloads(probe: Path) -> Iterator[File]:
-    """Pickles that would leave a file behind, wrapped as checkpoints."""
-    leave = f"open({str(probe)!r}, 'w').close()"
+    """Pickles in checkpoint files that create the file `probe` when they are loaded."""
+    create = f"open({str(probe)!r}, 'w').close()"
     calls = {
         "system": Payload(os.system, f"touch {probe}"),
-        "exec": Payload(exec, leave),
-        "eval": Payload(eval, leave),
+        "exec": Payload(exec, create),
+        "eval": Payload(eval, create),
         "popen": Payload(subprocess.call, ["touch", str(probe)]),
         "open": Payload(open, str(probe), "w"),
     }
@@ -98,7 +98,7 @@ def entries_of(good: bytes) -> dict[str, bytes]:
 
 
 def bombs() -> Iterator[File]:
-    """Small files that would become large."""
+    """Small files that expand to large tensors or objects."""
     large = saved({"stem.0.weight": torch.zeros(128 * MIB // 4)})
     entries = entries_of(large)
     for name, method in (("deflate", zipfile.ZIP_DEFLATED), ("bzip2", zipfile.ZIP_BZIP2)):
@@ -108,11 +108,11 @@ def bombs() -> Iterator[File]:
 
     target = io.BytesIO(saved({"stem.0.weight": torch.zeros(MIB // 4)}))
     with zipfile.ZipFile(target, "a") as archive:
-        one = next(entry for entry in archive.infolist() if entry.filename.endswith("/data/0"))
-        for number in range(200):  # all of them are the same bytes
-            again = copy.copy(one)
-            again.filename = f"archive/data/{number + 1}"
-            archive.filelist.append(again)
+        data = next(entry for entry in archive.infolist() if entry.filename.endswith("/data/0"))
+        for number in range(200):  # entries with overlapping data
+            overlapping = copy.copy(data)
+            overlapping.filename = f"archive/data/{number + 1}"
+            archive.filelist.append(overlapping)
         archive.comment = b"rewritten"
     yield "bomb-overlap.pth", target.getvalue()
 
@@ -128,7 +128,7 @@ def bombs() -> Iterator[File]:
 
 
 def floods() -> Iterator[File]:
-    """Pickles of a few megabytes that make objects by the million."""
+    """Pickles of a few megabytes that create millions of objects."""
     good = entries_of(saved(state()))
     for name, step in {"lists": b"]", "dicts": b"}", "marks": b"(", "sets": b"\x8f", "tuples": b")0)"}.items():
         pickled = b"\x80\x02" + step * ((6 << 20) // len(step)) + b"."
@@ -136,7 +136,7 @@ def floods() -> Iterator[File]:
 
 
 def safetensors_claims() -> Iterator[File]:
-    """Headers that claim what is not there."""
+    """Headers with invalid lengths, shapes and offsets."""
     good = save(state())
     size = int.from_bytes(good[:8], "little")
     for claim in (0, 1, size - 1, size + 1, len(good) - 8, len(good) - 7, 10**8, 10**8 + 1, 2**32, 2**63, 2**64 - 1):
@@ -170,7 +170,7 @@ def framed(header: bytes, numbers: bytes) -> bytes:
 
 
 def odd_tensors() -> Iterator[File]:
-    """Torch files that hold what no state dict of ours holds."""
+    """Torch files with values that no state dict of the zoo contains."""
     weight = state()["stem.0.weight"]
     odd: dict[str, object] = {
         "nan": weight * float("nan"),
@@ -194,7 +194,7 @@ def odd_tensors() -> Iterator[File]:
 
 
 def other_files() -> Iterator[File]:
-    """What a download leaves when it went wrong, and files of other kinds."""
+    """Results of failed downloads, and files of other formats."""
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
     pages = (b"<!DOCTYPE html><html>404</html>", b"\n <html>", b"<?xml version='1.0'?><Error/>")
     for suffix in ("pth", "safetensors", "pt"):
@@ -223,10 +223,10 @@ def other_files() -> Iterator[File]:
 
 
 def write_all(folder: Path, probe: Path) -> list[Path]:
-    """Every hostile file, in `folder`."""
+    """Writes all files to `folder`."""
     makers = (
-        flipped_numbers(),
-        cut_short(),
+        flipped_bits(),
+        truncated(),
         payloads(probe),
         bombs(),
         floods(),
