@@ -1,4 +1,4 @@
-"""MixNet: timm's names, TensorFlow's padding, and tables that no construction can change."""
+"""Tests of MixNet: timm's names, TensorFlow's padding, published counts."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def parameters(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def test_names_and_shapes_are_timms() -> None:
+def test_names_and_shapes_equal_timms() -> None:
     published = [tuple(line.split("\t")) for line in (LAYOUTS / "timm_mixnet_s.txt").read_text().splitlines()]
     assert [(key, str(tuple(value.shape))) for key, value in on_meta("s").state_dict().items()] == published
 
 
 @pytest.mark.parametrize(("variant", "keys"), [("s", 396), ("m", 479), ("l", 479), ("xl", 584)])
-def test_the_number_of_tensors_is_timms(variant: str, keys: int) -> None:
+def test_the_number_of_tensors_equals_timms(variant: str, keys: int) -> None:
     assert len(on_meta(variant).state_dict()) == keys
 
 
@@ -44,22 +44,22 @@ def test_building_one_variant_does_not_change_another() -> None:
     assert built == [7_329_252, 7_329_252, 5_014_382, 11_896_768, 4_134_606, 5_014_382]
 
 
-def test_left_over_channels_go_to_the_first_share() -> None:
+def test_the_first_part_includes_the_remainder() -> None:
     assert mixnet.shares(10, 3) == [4, 3, 3]
     assert mixnet.shares(8, 1) == [8]
 
 
-def test_each_kernel_sees_its_own_share_of_the_channels() -> None:
+def test_each_kernel_convolves_its_part_of_the_channels() -> None:
     mixed = mixnet.MixedConv2d(7, 7, [3, 5, 7], 1, True, "symmetric")
     x = torch.randn(1, 7, 9, 9)
-    touched = x.clone()
-    touched[:, 0] += 1  # in the first share: channels 0 to 2
-    changed = (mixed(x) != mixed(touched)).flatten(2).any(dim=2)[0].tolist()
+    modified = x.clone()
+    modified[:, 0] += 1  # in the first part: channels 0 to 2
+    changed = (mixed(x) != mixed(modified)).flatten(2).any(dim=2)[0].tolist()
     assert changed == [True] + [False] * 6
     assert [conv.kernel_size for conv in mixed] == [(3, 3), (5, 5), (7, 7)]
 
 
-def test_squeeze_and_excite_comes_with_silu_and_counts_from_the_blocks_input() -> None:
+def test_blocks_with_squeeze_and_excite_use_silu_and_reduce_the_block_input() -> None:
     blocks = on_meta("s").blocks
     assert isinstance(blocks[1][0].act1, nn.ReLU)
     assert isinstance(blocks[1][0].se, nn.Identity)
@@ -71,24 +71,24 @@ def test_squeeze_and_excite_comes_with_silu_and_counts_from_the_blocks_input() -
     ("size", "kernel", "sides"),
     [(224, 3, (0, 1)), (225, 3, (1, 1)), (224, 5, (1, 2)), (224, 7, (2, 3)), (7, 7, (3, 3)), (14, 11, (4, 5))],
 )
-def test_same_padding_is_tensorflows(size: int, kernel: int, sides: tuple[int, int]) -> None:
+def test_same_padding_equals_tensorflows(size: int, kernel: int, sides: tuple[int, int]) -> None:
     assert layers.same_padding(size, kernel, 2) == sides
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 8), (7, 9)])
-def test_a_same_convolution_starts_where_tensorflow_does(height: int, width: int) -> None:
+def test_the_first_window_of_a_same_convolution_equals_tensorflows(height: int, width: int) -> None:
     same = layers.SamePadConv2d(1, 1, 3, stride=2, bias=False)
     nn.init.zeros_(same.weight)
-    same.weight.data[0, 0, 0, 0] = 1.0  # answers with the top left pixel of each window
+    same.weight.data[0, 0, 0, 0] = 1.0  # outputs the top left pixel of each window
     x = torch.arange(1.0, height * width + 1).reshape(1, 1, height, width)
-    answer = same(x)
-    assert answer.shape[2:] == (-(-height // 2), -(-width // 2))
+    output = same(x)
+    assert output.shape[2:] == (-(-height // 2), -(-width // 2))
     even = height % 2 == 0 and width % 2 == 0
-    assert answer[0, 0, 0, 0] == (1.0 if even else 0.0)  # the first pixel, or the padding before it
+    assert output[0, 0, 0, 0] == (1.0 if even else 0.0)  # the first pixel, or the padding before it
 
 
 @pytest.mark.parametrize(("variant", "strided"), [("s", 13), ("m", 15), ("l", 15)])
-def test_strided_convolutions_alone_pad_as_tensorflow(variant: str, strided: int) -> None:
+def test_only_strided_convolutions_use_same_padding(variant: str, strided: int) -> None:
     net = on_meta(variant, padding="same", bn_eps=1e-3)
     padded = [layer for layer in net.modules() if isinstance(layer, layers.SamePadConv2d)]
     assert len(padded) == strided
@@ -97,7 +97,7 @@ def test_strided_convolutions_alone_pad_as_tensorflow(variant: str, strided: int
     assert list(net.state_dict()) == list(on_meta(variant).state_dict())
 
 
-def test_padding_and_dropout_in_eval() -> None:
+def test_eval_disables_dropout_and_padding_changes_the_output() -> None:
     torch.manual_seed(0)
     symmetric, same = mixnet.mixnet("s", classes=10).eval(), mixnet.mixnet("s", classes=10, padding="same").eval()
     same.load_state_dict(symmetric.state_dict())
@@ -108,6 +108,6 @@ def test_padding_and_dropout_in_eval() -> None:
 
 
 @pytest.mark.parametrize(("option", "value"), [("variant", "xs"), ("padding", "valid"), ("bn_eps", 0.0)])
-def test_a_wrong_option_is_named(option: str, value: object) -> None:
+def test_the_error_for_an_invalid_option_contains_its_name(option: str, value: object) -> None:
     with pytest.raises(BadInput, match=f"{option} cannot be {value!r}"):
         mixnet.mixnet(**{option: value})

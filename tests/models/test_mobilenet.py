@@ -1,4 +1,4 @@
-"""MobileNet v1: timm's names, the paper's costs at every size, and the options that other people's weights need."""
+"""Tests of MobileNet v1: timm's names, the paper's counts at each size, and the options of published weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ layers = import_module("deploytool.models.layers")
 mobilenet = import_module("deploytool.models.mobilenet")
 
 LAYOUTS = Path(__file__).parent / "layouts"
-MACS = {  # by width, at sizes 192, 160 and 128; those at 224 are in the table of specs
+MACS = {  # by width, at image sizes 192, 160 and 128; those at 224 are in specs
     1.0: (418_121_728, 290_675_200, 186_400_768),
     0.75: (239_273_472, 166_396_800, 106_770_432),
     0.5: (109_970_432, 76_524_800, 49_160_192),
@@ -44,17 +44,17 @@ def count_macs(net: nn.Module, size: int) -> int:
     return sum(macs)
 
 
-def test_names_and_shapes_are_timms() -> None:
+def test_names_and_shapes_equal_timms() -> None:
     published = [tuple(line.split("\t")) for line in (LAYOUTS / "timm_mobilenetv1_100.txt").read_text().splitlines()]
     assert [(key, str(tuple(value.shape))) for key, value in on_meta().state_dict().items()] == published
 
 
 @pytest.mark.parametrize("width", MACS)
-def test_costs_at_the_papers_other_sizes(width: float) -> None:
+def test_macs_at_the_papers_other_image_sizes(width: float) -> None:
     assert tuple(count_macs(on_meta(width=width), size) for size in (192, 160, 128)) == MACS[width]
 
 
-def test_widths_and_classes_that_others_publish() -> None:
+def test_counts_of_other_published_widths_and_classes() -> None:
     wide = on_meta(width=1.25)
     assert (parameters(wide), count_macs(wide, 224)) == (6_270_840, 879_516_800)
     assert parameters(on_meta(classes=1001)) == 4_233_001
@@ -62,29 +62,29 @@ def test_widths_and_classes_that_others_publish() -> None:
 
 @pytest.mark.parametrize(("stem", "size", "side"), [("imagenet", 224, 7), ("imagenet", 64, 2), ("cifar", 32, 2)])
 @pytest.mark.parametrize("padding", ["symmetric", "same"])
-def test_the_last_block_keeps_the_size(stem: str, size: int, side: int, padding: str) -> None:
+def test_the_last_block_preserves_the_image_size(stem: str, size: int, side: int, padding: str) -> None:
     net, x = on_meta(stem=stem, padding=padding), torch.empty(1, 3, size, size, device="meta")
     assert net.blocks(net.conv_stem(x)).shape == (1, 1024, side, side)
 
 
-def test_relu6_shows_where_values_saturate() -> None:
+def test_relu6_changes_saturated_values() -> None:
     torch.manual_seed(0)
     relu, relu6 = mobilenet.mobilenet_v1(0.25, 10).eval(), mobilenet.mobilenet_v1(0.25, 10, activation="relu6").eval()
     for weight in (relu.conv_stem.weight, *(block.conv_pw.weight for stage in relu.blocks for block in stage)):
         weight.data *= 4
     relu6.load_state_dict(relu.state_dict())
-    seen: list[float] = []
+    maxima: list[float] = []
     for layer in relu6.modules():
         if isinstance(layer, nn.ReLU6):
-            layer.register_forward_hook(lambda _, __, out: seen.append(out.max().item()))
+            layer.register_forward_hook(lambda _, __, out: maxima.append(out.max().item()))
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert (relu(x) - relu6(x)).abs().max() > 0.1 * relu(x).abs().max()
-    assert len(seen) == 27
-    assert max(seen) == 6
+    assert len(maxima) == 27
+    assert max(maxima) == 6
 
 
-def test_googles_weights_pad_as_tensorflow() -> None:
+def test_padding_same_equals_tensorflows() -> None:
     torch.manual_seed(0)
     symmetric, same = (mobilenet.mobilenet_v1(0.25, 10, padding=padding).eval() for padding in ("symmetric", "same"))
     same.load_state_dict(symmetric.state_dict())
@@ -92,7 +92,7 @@ def test_googles_weights_pad_as_tensorflow() -> None:
     even, odd = torch.randn(1, 3, 64, 64), torch.randn(1, 3, 65, 65)
     with torch.no_grad():
         assert (symmetric(even) - same(even)).abs().max() > 1e-2 * symmetric(even).abs().max()
-        assert torch.equal(symmetric(odd), same(odd))  # odd at every stage, where both are one
+        assert torch.equal(symmetric(odd), same(odd))  # odd sizes in all stages: both paddings are equal
 
 
 def test_batch_norm_epsilon_is_an_option() -> None:
@@ -105,6 +105,6 @@ def test_batch_norm_epsilon_is_an_option() -> None:
     ("option", "value"),
     [("width", 0.0), ("width", -1.0), ("stem", "mnist"), ("activation", "gelu"), ("padding", 1), ("bn_eps", -1e-3)],
 )
-def test_a_wrong_option_is_named(option: str, value: object) -> None:
+def test_the_error_for_an_invalid_option_contains_its_name(option: str, value: object) -> None:
     with pytest.raises(BadInput, match=f"{option} cannot be {value!r}"):
         mobilenet.mobilenet_v1(**{option: value})

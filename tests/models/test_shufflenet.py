@@ -1,4 +1,4 @@
-"""ShuffleNet: the shuffle is the paper's, every width fits together, and each checkpoint option changes something."""
+"""Tests of ShuffleNet: the paper's shuffle, all widths and groups, and the options of published checkpoints."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def on_meta(groups: int, **options: object) -> Any:
         return shufflenet.shufflenet(groups, **options).eval()
 
 
-def randomised(net: nn.Module) -> Any:
-    """`net` with batch norms that do something."""
+def with_random_norms(net: nn.Module) -> Any:
+    """`net` with random batch norm statistics, in evaluation mode."""
     for layer in net.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.running_mean, -0.5, 0.5)  # type: ignore[arg-type]  # tracked, so not None
@@ -44,13 +44,13 @@ def _repeatable() -> None:
     torch.manual_seed(0)
 
 
-def test_the_shuffle_deals_the_groups_out_in_turn() -> None:
+def test_the_shuffle_interleaves_the_groups() -> None:
     channels = torch.arange(6.0).reshape(1, 6, 1, 1)
     assert shufflenet.ChannelShuffle(6, 2)(channels).flatten().tolist() == [0, 3, 1, 4, 2, 5]
 
 
 @pytest.mark.parametrize("groups", GROUPS)
-def test_the_shuffle_is_the_papers_in_both_its_forms(groups: int) -> None:
+def test_the_shuffle_equals_the_papers_and_its_inverse_undoes_it(groups: int) -> None:
     x = torch.randn(2, 48, 5, 7)
     batch, channels, height, width = x.shape
     grouped = x.view(batch, groups, channels // groups, height, width)
@@ -88,14 +88,14 @@ def test_channels_are_a_quarter_of_the_output(
 
 
 @pytest.mark.parametrize("groups", GROUPS)
-def test_only_the_very_first_pointwise_convolution_is_not_grouped(groups: int) -> None:
+def test_only_the_first_pointwise_convolution_is_not_grouped(groups: int) -> None:
     net = on_meta(groups)
     pointwise = [unit.compress.groups for stage in (net.stage2, net.stage3, net.stage4) for unit in stage]
     assert pointwise == [1] + [groups] * 15
 
 
 @pytest.mark.parametrize(("groups", "paper"), list(zip(GROUPS, (143, 140, 137, 133, 137), strict=True)))
-def test_complexity_is_that_of_the_papers_table_1(groups: int, paper: int) -> None:
+def test_macs_equal_the_papers_table_1(groups: int, paper: int) -> None:
     (model,) = (model for model in specs.ZOO if model.name == f"shufflenet_g{groups}")
     without_classifier = model.macs - on_meta(groups).classifier.weight.numel()
     assert abs(without_classifier / 1e6 - paper) <= 0.5 + 1e-3
@@ -105,7 +105,7 @@ CIFAR_MACS = (44_546_688, 43_743_552, 42_590_592, 41_531_008, 42_703_872)
 
 
 @pytest.mark.parametrize(("groups", "published"), list(zip(GROUPS, CIFAR_MACS, strict=True)))
-def test_the_cifar_stem_keeps_small_pictures_large(groups: int, published: int) -> None:
+def test_macs_with_the_cifar_stem(groups: int, published: int) -> None:
     net, macs = on_meta(groups, classes=10, stem="cifar"), []
     for layer in net.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
@@ -118,22 +118,22 @@ def test_the_cifar_stem_keeps_small_pictures_large(groups: int, published: int) 
     "option", [{"shuffle_order": "megvii"}, {"shuffle_place": "after"}, {"concat_order": "shortcut_first"}]
 )
 @pytest.mark.parametrize("groups", [3, 8])
-def test_each_checkpoint_option_changes_the_answer(groups: int, option: dict[str, str]) -> None:
-    ours = randomised(shufflenet.shufflenet(groups, 0.5))
-    theirs = shufflenet.shufflenet(groups, 0.5, **option).eval()
-    theirs.load_state_dict(ours.state_dict())
+def test_each_checkpoint_option_changes_the_output(groups: int, option: dict[str, str]) -> None:
+    default = with_random_norms(shufflenet.shufflenet(groups, 0.5))
+    changed = shufflenet.shufflenet(groups, 0.5, **option).eval()
+    changed.load_state_dict(default.state_dict())
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        expected, found = ours(x), theirs(x)
-    assert (expected - found).abs().max() > 1e-2 * expected.abs().max()
+        expected, actual = default(x), changed(x)
+    assert (expected - actual).abs().max() > 1e-2 * expected.abs().max()
 
 
 @pytest.mark.parametrize("order", ["paper", "megvii"])
 @pytest.mark.parametrize(("inputs", "outputs"), [(240, 240), (24, 240)])
-def test_shuffling_after_is_shuffling_before_with_the_depthwise_weights_shuffled(
+def test_a_shuffle_after_equals_one_before_with_shuffled_depthwise_weights(
     order: str, inputs: int, outputs: int
 ) -> None:
-    after = randomised(shufflenet.Unit(inputs, outputs, shufflenet.Mixing(3, order, "after", "main_first")))
+    after = with_random_norms(shufflenet.Unit(inputs, outputs, shufflenet.Mixing(3, order, "after", "main_first")))
     before = shufflenet.Unit(inputs, outputs, shufflenet.Mixing(3, order, "before", "main_first")).eval()
     before.load_state_dict(after.state_dict())
 
@@ -154,13 +154,13 @@ def test_megvii_classifier_has_no_bias() -> None:
     assert parameters(on_meta(8, width=2.0, classifier_bias=False)) == 6_521_232
 
 
-def test_the_shortcut_averages_the_padding_in() -> None:
+def test_the_pooling_of_the_shortcut_includes_the_padding() -> None:
     shortcut = shufflenet.Unit(24, 240, shufflenet.Mixing(3, "paper", "before", "main_first")).shortcut
     corner = shortcut(torch.ones(1, 24, 8, 8))[0, 0, 0, 0]
     assert corner == pytest.approx(4 / 9)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the exporter that reads TorchScript is deprecated
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the TorchScript-based exporter is deprecated
 def test_a_shuffle_exports_as_reshape_transpose_reshape(tmp_path: Path) -> None:
     file = tmp_path / "shufflenet.onnx"
     net, x = shufflenet.shufflenet(3, 0.25).eval(), torch.randn(2, 3, 64, 64)
@@ -181,7 +181,7 @@ def test_a_shuffle_exports_as_reshape_transpose_reshape(tmp_path: Path) -> None:
         ("concat_order", "last"),
     ],
 )
-def test_a_wrong_option_is_named(option: str, value: object) -> None:
-    with pytest.raises(BadInput, match=f"{option} cannot be {value!r}") as refusal:
+def test_the_error_for_an_invalid_option_contains_its_name(option: str, value: object) -> None:
+    with pytest.raises(BadInput, match=f"{option} cannot be {value!r}") as caught:
         shufflenet.shufflenet(**{"groups": 3, option: value})
-    assert refusal.value.remedy.startswith(f"choose {option} from")
+    assert option in caught.value.remedy

@@ -1,4 +1,4 @@
-"""SqueezeNet: torchvision's names, the paper's sizes and bypasses, and pools that round up."""
+"""Tests of SqueezeNet: torchvision's names, the paper's sizes and bypasses, pooling with ceil_mode."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def parameters(net: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("bypass", ["none", "simple"])
-def test_names_and_shapes_are_torchvisions(bypass: str) -> None:
+def test_names_and_shapes_equal_torchvisions(bypass: str) -> None:
     published = [
         tuple(line.split("\t")) for line in (LAYOUTS / "torchvision_squeezenet1_1.txt").read_text().splitlines()
     ]
-    ours = on_meta("1.1", bypass=bypass).state_dict()
-    assert [(key, str(tuple(value.shape))) for key, value in ours.items()] == published
+    state = on_meta("1.1", bypass=bypass).state_dict()
+    assert [(key, str(tuple(value.shape))) for key, value in state.items()] == published
 
 
-def test_fires_of_1_0_sit_where_torchvision_has_them() -> None:
+def test_fire_modules_of_1_0_have_torchvisions_indices() -> None:
     fires = [i for i, layer in enumerate(on_meta("1.0").features) if isinstance(layer, squeezenet.Fire)]
     assert fires == [3, 4, 5, 7, 8, 9, 10, 12]
 
@@ -52,13 +52,13 @@ def test_each_layer_has_the_papers_parameters() -> None:
 @pytest.mark.parametrize(
     ("version", "size", "side"), [("1.0", 224, 13), ("1.0", 227, 13), ("1.1", 224, 13), ("1.1", 227, 14)]
 )
-def test_pools_round_up(version: str, size: int, side: int) -> None:
+def test_pooling_rounds_sizes_up(version: str, size: int, side: int) -> None:
     features = on_meta(version).features(torch.empty(1, 3, size, size, device="meta"))
     assert features.shape == (1, 512, side, side)
 
 
 @pytest.mark.parametrize(("version", "smallest"), [("1.0", 21), ("1.1", 17)])
-def test_the_smallest_picture(version: str, smallest: int) -> None:
+def test_the_smallest_image(version: str, smallest: int) -> None:
     assert on_meta(version)(torch.empty(2, 3, smallest, smallest, device="meta")).shape == (2, 1000)
 
 
@@ -85,7 +85,7 @@ def test_share_of_3x3_sweep(pct3x3: float, published: int) -> None:
 
 
 @pytest.mark.parametrize(("version", "published"), [("1.0", 832_667_936), ("1.1", 387_747_520)])
-def test_macs_at_the_papers_size(version: str, published: int) -> None:
+def test_macs_at_the_papers_image_size(version: str, published: int) -> None:
     net, macs = on_meta(version), []
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):
@@ -102,21 +102,21 @@ def test_macs_at_the_papers_size(version: str, published: int) -> None:
         ("complex", [nn.Conv2d, nn.Identity] * 4),
     ],
 )
-def test_bypasses_go_around_the_papers_fires(bypass: str, kinds: list[type | None]) -> None:
+def test_bypasses_are_those_of_the_paper(bypass: str, kinds: list[type | None]) -> None:
     fires = [layer for layer in on_meta(bypass=bypass).features if isinstance(layer, squeezenet.Fire)]
     assert [None if fire.bypass is None else type(fire.bypass) for fire in fires] == kinds
 
 
-def test_a_bypass_adds_what_came_in_after_the_activations() -> None:
+def test_a_bypass_adds_the_input_after_the_activations() -> None:
     torch.manual_seed(0)
-    plain, bypassed = (squeezenet.Fire(128, squeezenet.FireSize(16, 64, 64), bypass) for bypass in ("none", "simple"))
-    bypassed.load_state_dict(plain.state_dict())
+    without, bypassed = (squeezenet.Fire(128, squeezenet.FireSize(16, 64, 64), bypass) for bypass in ("none", "simple"))
+    bypassed.load_state_dict(without.state_dict())
     x = torch.randn(1, 128, 5, 5)
-    assert torch.equal(bypassed(x), plain(x) + x)
+    assert torch.equal(bypassed(x), without(x) + x)
     assert bypassed(x).min() < 0
 
 
-def test_logits_are_clipped_at_zero_and_still_in_eval() -> None:
+def test_logits_are_not_negative_and_deterministic_in_eval() -> None:
     torch.manual_seed(0)
     net = squeezenet.squeezenet("1.1", classes=10).eval()
     x = torch.randn(2, 3, 64, 64)
@@ -126,7 +126,7 @@ def test_logits_are_clipped_at_zero_and_still_in_eval() -> None:
 
 
 @pytest.mark.parametrize(("option", "value"), [("version", 1.0), ("version", "1_0"), ("bypass", "double"), ("freq", 0)])
-def test_a_wrong_option_is_named(option: str, value: object) -> None:
+def test_the_error_for_an_invalid_option_contains_its_name(option: str, value: object) -> None:
     with pytest.raises(BadInput, match=f"{option} cannot be {value!r}"):
         squeezenet.squeezenet(**{option: value})
 
