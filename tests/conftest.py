@@ -136,7 +136,7 @@ def deploytool(tmp_path: Path) -> Command:
 
 @pytest.fixture
 def walk(tmp_path: Path, with_engine: Options) -> Callable[..., Report]:
-    """Takes a model of tests/user_models down the road, with an engine unless told otherwise."""
+    """Exports a model of tests/user_models, with an engine by default."""
 
     def go(name: str, inputs: list[str], exporter: str = "torchscript", engine: bool = True) -> Report:
         file, _, made = name.partition(":")

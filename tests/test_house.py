@@ -1,4 +1,4 @@
-"""The doorman: the laws of the house, each a test that breaks when somebody breaks the law."""
+"""The laws of the project: each is a test that fails when the law is broken."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def copied_house(tmp_path: Path) -> Path:
         ("deploytool/results/receipt.py", "from deploytool import pipeline", "Imports go down only"),
         ("deploytool/spec.py", "from deploytool.host import machine", "Imports go down only"),
         ("deploytool/attic.py", "", "Imports go down only"),
-        ("deploytool/stages/halve.py", "from deploytool.stages import simplify", "Stages do not import each other"),
+        ("deploytool/stages/fp16.py", "from deploytool.stages import simplify", "Stages do not import each other"),
         ("deploytool/parity/metrics.py", "import torch", "Each heavy library is imported"),
         ("deploytool/device/environment.py", "import typer", "A device needs none of the host's libraries"),
         ("deploytool/parity/replay.py", "import onnx", "A device needs none of the host's libraries"),

@@ -101,7 +101,7 @@ def test_no_decision_is_made_on_a_sentence(path: Path) -> None:
         "late = status in ('measured', 'built, not run')",
         "late = '(the machine' in verdict",
         "word, _, why = status.partition(' (')",
-        "kept = line.startswith('halve: kept in FP32')",
+        "kept = line.startswith('fp16: kept in FP32')",
         "kept = line.startswith(f'{stage}: kept in FP32')",
         "NO = 'no verdict'\nlate = verdict.startswith(NO)",
         "FAIL, NO = 'FAIL', 'no verdict'\nlate = verdict == NO",

@@ -56,8 +56,13 @@ def pack(
     manifest, digest = read_manifest(folder), manifest_digest(folder)
     for line in _lines(folder, manifest, digest):
         console.say(console.stdout_console(), line)
-    told = {"bundle": str(folder), "digest": digest, "content_digest": content_digest(manifest), "fresh": made.fresh}
-    return Outcome({**told, "manifest": manifest}, f"{folder}: digest {digest}", next=summary.on_device(folder))
+    document = {
+        "bundle": str(folder),
+        "digest": digest,
+        "content_digest": content_digest(manifest),
+        "fresh": made.fresh,
+    }
+    return Outcome({**document, "manifest": manifest}, f"{folder}: digest {digest}", next=summary.on_device(folder))
 
 
 def _copy(folder: Path, out: Path) -> None:

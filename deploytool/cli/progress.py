@@ -133,7 +133,7 @@ def along(console: Console, step: str, start: Callable[[Watch], T]) -> T:
 
 @contextmanager
 def epochs(console: Console, count: int) -> Iterator[tuple[Watch, Callable[[int, float], None]]]:
-    """Goes along with a training: what watches an epoch, and what is told that one is over, with its seconds."""
+    """Shows the progress of a training: a watcher for each epoch, and a callback with its seconds at its end."""
     names = [f"epoch {number}" for number in range(1, count + 1)]
     seconds: dict[str, float] = {}
     clock = Clock(names, seconds)

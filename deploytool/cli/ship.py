@@ -36,9 +36,9 @@ def push(
     place, manifest = addresses.parse(address, plain_http=plain_http, ca=ca), _whole(folder)
     if isinstance(place, Archive):
         made, size = oci_archive.write(folder, manifest, place.path), place.path
-        told = {"file": str(place.path), "oci_digest": made.digest, "digest": manifest_digest(folder)}
-        lines = [f"{size}: {disk.size(size.stat().st_size)}, digest {told['digest']}"]
-        return _outcome(told, lines, f"python -m deploytool.device pull {address}")
+        document = {"file": str(place.path), "oci_digest": made.digest, "digest": manifest_digest(folder)}
+        lines = [f"{size}: {disk.size(size.stat().st_size)}, digest {document['digest']}"]
+        return _outcome(document, lines, f"python -m deploytool.device pull {address}")
     if isinstance(place, Registry):
         known = auth.read_config(console.logins())
         pushed = transfer_push.push(folder, manifest, place, known, ca=ca, timeout=timeout, say=console.note)

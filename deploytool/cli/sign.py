@@ -29,6 +29,6 @@ def sign(
     count = bundle_sign.sign(bundle, key)
     line = f"{bundle / SIGNATURE_FILE}: {count} files are signed"
     console.say(console.stdout_console(), line)
-    told = {"signature": str(bundle / SIGNATURE_FILE), "files": count, "digest": manifest_digest(bundle)}
+    document = {"signature": str(bundle / SIGNATURE_FILE), "files": count, "digest": manifest_digest(bundle)}
     step = f"on the device: python -m deploytool.device verify {bundle} --require-signature PUBLIC.pem"
-    return Outcome(told, line, next=step)
+    return Outcome(document, line, next=step)

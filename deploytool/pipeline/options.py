@@ -44,7 +44,7 @@ FULL = Effort(images=Options.images, faults=Options.faults, seconds=Options.seco
 QUICK = Effort(images=4, faults=0, seconds=0.0, rewrite="folded")  # a form that never adds work
 
 
-def read_file_option(value: T | None, usual: T) -> T:
+def value_or(value: T | None, usual: T) -> T:
     """What was said, or else what is usual."""
     return usual if value is None else value
 

@@ -70,28 +70,28 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     if not wanted:
         return notes
     where = {name: name_scopes.module_path(name, modules) for name in names if name in kept}
-    told = _told(listed, len(kept), len(names), evaluations)
+    summary = _summary(listed, len(kept), len(names), evaluations)
     return {
         **notes,
         "kept": where,
         "keep_fp32": listed,
         "evaluations": evaluations,
-        "remarks": [told, *remarks],
+        "remarks": [summary, *remarks],
     }
 
 
 def _told_of(found: Sequence[SmallConstant]) -> list[serde.Json]:
     """A line for every number that FP16 does not have and that is kept, with where the first of them stands."""
-    told = list[serde.Json]()
+    remarks = list[serde.Json]()
     for number in dict.fromkeys(guard.number for guard in found):
         mine = [guard for guard in found if guard.number == number]
         nodes = len({node for guard in mine for node in guard.around})
         more = f" and {len(mine) - 1} more" if len(mine) > 1 else ""
-        told.append(f"FP16 has no {number:.3g}: the {nodes} nodes around {mine[0].node}{more} stay FP32")
-    return told
+        remarks.append(f"FP16 has no {number:.3g}: the {nodes} nodes around {mine[0].node}{more} stay FP32")
+    return remarks
 
 
-def _told(listed: list[str], kept: int, nodes: int, evaluations: int) -> str:
+def _summary(listed: list[str], kept: int, nodes: int, evaluations: int) -> str:
     searched = f", {evaluations} evaluations" if evaluations else ""
     return f"kept in FP32: {', '.join(listed) or 'nothing'} ({kept} of {nodes} nodes{searched})"
 

@@ -96,7 +96,7 @@ def _forms_of(model: onnx.ModelProto, wanted: Mapping[str, Sequence[str]]) -> tu
         why = {name: _stumbles(model, recipe) for name, recipe in wanted.items()}
     able = {name: recipe for name, recipe in wanted.items() if not why[name]}
     return rewrites_forms.candidates(model, able), [
-        f"{name} cannot be made: {told}" for name, told in why.items() if told
+        f"{name} cannot be made: {reason}" for name, reason in why.items() if reason
     ]
 
 
@@ -157,14 +157,14 @@ def _for_engine(forms: Sequence[Candidate], job: Job) -> tuple[Candidate, list[s
         old, new = (tensorrt_estimate.estimate(_fp16(form.model), job.model.inputs, free) for form in (before, best))
     except (MissingBackend, StageFailed) as error:
         return best, [f"{best.name} for FP16 and engines, not estimated: {error}"]
-    told = (
+    figures = (
         f"{new.kernels} kernels for {old.kernels}, {new.syncs} syncs for {old.syncs}, {disk.size(new.traffic)} of "
         f"tensors for {disk.size(old.traffic)}, engine {disk.size(new.size)} for {disk.size(old.size)}"
     )
     source = "(estimated from TensorRT-RTX's build log)"
     if _is_lighter(new, old):
-        return best, [f"{best.name} for FP16 and engines: {told} {source}"]
-    return before, [f"original for FP16 and engines, not {best.name}: {told} {source}"]
+        return best, [f"{best.name} for FP16 and engines: {figures} {source}"]
+    return before, [f"original for FP16 and engines, not {best.name}: {figures} {source}"]
 
 
 def _fp16(graph: onnx.ModelProto) -> bytes:
@@ -172,7 +172,7 @@ def _fp16(graph: onnx.ModelProto) -> bytes:
     try:
         half = fp16.convert(graph, keep_io=True, check=False).half
     except Exception as error:  # onnx's exceptions share no base class
-        raise StageFailed(f"the graph cannot be FP16: {error}", "see the halve stage") from error
+        raise StageFailed(f"the graph cannot be FP16: {error}", f"see the {Stage.FP16} stage") from error
     return bytes(half.SerializeToString())
 
 

@@ -54,10 +54,10 @@ def test_a_fault_is_named_and_parity_fails(run_copy: Path, stage: str) -> None:
 def test_json_holds_every_layer_of_every_graph(run_copy: Path) -> None:
     spoil(run_copy, "fp16")
     done = call(str(run_copy), "--json")
-    told: dict[str, Any] = json.loads(done.stdout)
-    assert done.exit_code == told["error"]["exit_code"] == 3
-    assert told["blame"]["finding"]["module"] == "grouped.0"
-    strips = {comparison["stage"]: comparison["layers"] for comparison in told["blame"]["comparisons"]}
+    document: dict[str, Any] = json.loads(done.stdout)
+    assert done.exit_code == document["error"]["exit_code"] == 3
+    assert document["blame"]["finding"]["module"] == "grouped.0"
+    strips = {comparison["stage"]: comparison["layers"] for comparison in document["blame"]["comparisons"]}
     assert list(strips) == ["export", "simplify", "rewrite", "fp16"]
     for layers in strips.values():
         assert [layer["op"] for layer in layers if layer["op"] == "Conv"] == ["Conv"] * 3
@@ -101,8 +101,8 @@ def test_without_reduce_no_pack_is_written(run_copy: Path) -> None:
 
 def test_json_says_where_the_pack_is(run_copy: Path) -> None:
     spoil(run_copy, "simplify")
-    told: dict[str, Any] = json.loads(call(str(run_copy), "--json", "--reduce").stdout)
-    assert told["pack"] == str(run_copy / "blame")
+    document: dict[str, Any] = json.loads(call(str(run_copy), "--json", "--reduce").stdout)
+    assert document["pack"] == str(run_copy / "blame")
     assert json.loads(call(str(run_copy), "--json").stdout)["pack"] is None
 
 

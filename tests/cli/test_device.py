@@ -25,7 +25,7 @@ from deploytool.bundle.manifest import (
 from tests.conftest import Command
 
 
-def told(done: subprocess.CompletedProcess[str]) -> Any:
+def result_of(done: subprocess.CompletedProcess[str]) -> Any:
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["error"] is None
@@ -100,7 +100,7 @@ def test_a_bundle_is_signed_and_only_the_key_that_signed_it_opens_it(
     done = deploytool("sign", str(folder), "--key", private)
     assert done.returncode == 0, done.stderr
     assert f"{folder / 'model.sig'}: {len(all_files(read_manifest(folder))) + 1} files are signed" in done.stdout
-    assert told(door(*asked, public))["steps"][0]["name"] == "signature"
+    assert result_of(door(*asked, public))["steps"][0]["name"] == "signature"
     picture = str(packed / "golden" / "case_0.png")
     root = ["--root", str(tmp_path / "root")]
     for command in (
@@ -113,7 +113,7 @@ def test_a_bundle_is_signed_and_only_the_key_that_signed_it_opens_it(
         refused = door(*command, "--require-signature", foreign)
         assert refused.returncode == 8, command
         assert f"is not by the key {foreign}" in refused.stderr
-    assert told(door("install", str(folder), *root, "--require-signature", public, "--json"))["pointer"]
+    assert result_of(door("install", str(folder), *root, "--require-signature", public, "--json"))["pointer"]
     assert door("run", root[1], picture, "--require-signature", public).returncode == 0
     assert door("install", str(packed_later(folder, tmp_path)), *root).returncode == 0
     assert "is not by the key" in door("rollback", *root, "--require-signature", foreign).stderr
@@ -138,7 +138,7 @@ def made_keys(folder: Path, name: str) -> tuple[str, str]:
 
 def test_run_names_the_classes_of_pictures(door: Command, packed: Path) -> None:
     pictures = [str(packed / "golden" / f"case_{number}.png") for number in (0, 1)]
-    found = told(door("run", str(packed), *pictures, "--top", "3", "--json"))
+    found = result_of(door("run", str(packed), *pictures, "--top", "3", "--json"))
     assert found["tier"] == "ORT CPU"
     assert [guess["picture"] for guess in found["guesses"]] == pictures
     for guess in found["guesses"]:
@@ -151,7 +151,7 @@ def test_run_names_the_classes_of_pictures(door: Command, packed: Path) -> None:
 
 
 def test_bench_times_every_way_that_works(door: Command, packed: Path) -> None:
-    found = told(door("bench", str(packed), "--seconds", "0.1", "--json"))
+    found = result_of(door("bench", str(packed), "--seconds", "0.1", "--json"))
     (works,) = [each for each in found["tried"] if each["status"] == "measured"]
     assert works["trial"]["latency_ms"] > 0
     assert works["trial"]["p90_ms"] >= works["trial"]["latency_ms"]
@@ -161,12 +161,15 @@ def test_install_and_roll_back(door: Command, packed: Path, tmp_path: Path) -> N
     root, later = str(tmp_path / "root"), Path(shutil.copytree(packed, tmp_path / "later"))
     text = (later / "manifest.json").read_text().replace('"sequence": 1', '"sequence": 2')
     (later / "manifest.json").write_text(text)
-    first = told(door("install", str(packed), "--root", root, "--json"))["pointer"]
-    second = told(door("install", str(later), "--root", root, "--digest", manifest_digest(later), "--json"))["pointer"]
+    first = result_of(door("install", str(packed), "--root", root, "--json"))["pointer"]
+    digest = manifest_digest(later)
+    second = result_of(door("install", str(later), "--root", root, "--digest", digest, "--json"))["pointer"]
+        "pointer"
+    ]
     assert (second["current"], second["previous"]) == (manifest_digest(later), first["current"])
     assert door("verify", str(packed), "--root", root).returncode == 8  # it is older
     picture = str(packed / "golden" / "case_0.png")
-    assert told(door("run", root, picture, "--json"))["guesses"]
+    assert result_of(door("run", root, picture, "--json"))["guesses"]
     back = door("rollback", "--root", root)
     assert back.returncode == 0
     assert f"current {first['current'][:12]}, previous {second['current'][:12]}" in back.stdout

@@ -97,13 +97,13 @@ def assert_that_the_tables_say_so(said: str, report: dict[str, Any]) -> None:
     assert len(rows) == len(checked)
     for row, comparison in zip(rows, checked, strict=True):
         before, truth = comparison["checks"][0]["parity"], comparison["checks"][-1]["parity"]
-        told = [f"{before['max_error']:.1e}"] if len(comparison["checks"]) > 1 else ["–"]
-        told += [
+        figures = [f"{before['max_error']:.1e}"] if len(comparison["checks"]) > 1 else ["–"]
+        figures += [
             f"{truth['max_error']:.1e}",
             f"{truth['max_error'] / comparison['noise']:.1f}×",
             f"{truth['top1']:.0%}",
         ]
-        assert row[-5:-1] == told
+        assert row[-5:-1] == figures
         assert row[-1] == f"measured: {'FAIL' if any(check['broken'] for check in comparison['checks']) else 'pass'}"
     timed = {speed["stage"]: speed for speed in report["speeds"] if speed["ratio"]}
     assert len(timed) >= 4

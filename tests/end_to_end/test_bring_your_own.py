@@ -70,11 +70,11 @@ def test_options_come_with_a_checkpoint_and_what_overflows_is_no_parity(deployto
     assert done.returncode == 3, done.stderr
     assert len(done.stderr.splitlines()) == 2
     assert "fp16" in done.stdout
-    told = receipts(tmp_path / "artifacts" / "shufflenet_g3")["load"].notes["model"]
-    assert isinstance(told, Mapping)
-    assert told["options"]["shuffle_order"] == "megvii"  # type: ignore[call-overload, index]  # Json
-    assert told["preprocessing"]["channels"] == "BGR"  # type: ignore[call-overload, index]  # Json
-    assert told["preprocessing"]["crop"] == 64  # type: ignore[call-overload, index]  # Json
+    model = receipts(tmp_path / "artifacts" / "shufflenet_g3")["load"].notes["model"]
+    assert isinstance(model, Mapping)
+    assert model["options"]["shuffle_order"] == "megvii"  # type: ignore[call-overload, index]  # Json
+    assert model["preprocessing"]["channels"] == "BGR"  # type: ignore[call-overload, index]  # Json
+    assert model["preprocessing"]["crop"] == 64  # type: ignore[call-overload, index]  # Json
 
 
 @pytest.mark.parametrize(

@@ -107,9 +107,9 @@ def make(): return Net(4, 2)
 """
 EXECUTED = """
 def make():
-    told = {}
-    exec(Path('nets/parts.py').read_text(), told)
-    return net(told['BIAS'])
+    names = {}
+    exec(Path('nets/parts.py').read_text(), names)
+    return net(names['BIAS'])
 """
 TRIED = f"""
 def make():

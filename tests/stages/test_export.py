@@ -112,9 +112,9 @@ def test_auto_keeps_the_very_graph_its_exporter_makes(translated: Path, finished
     if "dynamo" in str(translated):
         assert (tmp_path / "model.onnx").read_bytes() == translated.read_bytes()
     (remark,) = serde.decode(tuple[str, ...], notes["remarks"])
-    told = r"\d+ operations, error \d\.\de-0[678]"
+    figures = r"\d+ operations, error \d\.\de-0[678]"
     why = "that of the torchscript exporter is as exact and less simple"
-    assert re.fullmatch(rf"kept the graph of the dynamo exporter \({told}\): {why} \({told}\)", remark)
+    assert re.fullmatch(rf"kept the graph of the dynamo exporter \({figures}\): {why} \({figures}\)", remark)
     facts = {fact["exporter"]: fact for fact in serde.decode(tuple[dict[str, Any], ...], notes["candidates"])}
     assert list(facts) == list(EXPORTERS)
     assert [fact["verdict"] for fact in facts.values()] == ["held", "kept"]

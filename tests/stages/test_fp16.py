@@ -167,7 +167,7 @@ from deploytool.results.artifact import Given
 from deploytool.spec import Job, Model, Options
 from deploytool.stages import fp16
 rooms = runner.rooms(Path({str(finished)!r}))
-given = [runner.artifact_of(*room, fresh=False) for room in rooms if room[0].name not in ("halve", "build")]
+given = [runner.artifact_of(*room, fresh=False) for room in rooms if room[0].name not in ("fp16", "build")]
 job = Job(Model("tiny", ""), Options(keep_fp32=("auto",)))
 fp16.make(job, Path({str(tmp_path / "model.onnx")!r}), Given(tuple(given)))
 """

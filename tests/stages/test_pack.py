@@ -114,7 +114,7 @@ def test_the_same_inputs_give_the_same_digest(finished: Path, packed: Path, tmp_
 
 def test_what_failed_is_not_packed(finished: Path, tmp_path: Path) -> None:
     given = changed(artifacts(finished), Kind.REPORT, broken=["fp16 against simplify: max_error"])
-    with pytest.raises(ParityFailed, match="what fails is not packed: halve against simplify"):
+    with pytest.raises(ParityFailed, match="what fails is not packed: fp16 against simplify"):
         packed_from(given, tmp_path / "broken")
 
 

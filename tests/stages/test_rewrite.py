@@ -31,7 +31,7 @@ from tests.parity.pretended import series
 
 @pytest.fixture
 def given(finished: Path) -> StageInputs:
-    """What stands on the shelf when the graph has just been simplified."""
+    """The inputs of the rewrite stage: what the stages before it made."""
     kept = artifacts(finished).artifacts
     return StageInputs(
         tuple(each for each in kept if each.made_by in (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY))
@@ -118,10 +118,10 @@ def test_on_a_busy_machine_one_thread_by_its_own_time_decides(
 
 def test_the_times_are_real(given: StageInputs, tmp_path: Path) -> None:
     notes = make(given, tmp_path / "model.onnx")
-    told = {each["names"][0]: each for each in notes["candidates"]}
-    assert set(told) == {"original", "folded", "grouped"}
-    assert all(each["max_error"] <= 1e-5 for each in told.values())
-    assert all("1" in each["faster_than_plain"] for each in told.values())
+    results = {each["names"][0]: each for each in notes["candidates"]}
+    assert set(results) == {"original", "folded", "grouped"}
+    assert all(each["max_error"] <= 1e-5 for each in results.values())
+    assert all("1" in each["faster_than_plain"] for each in results.values())
     outcomes = serde.decode(Mapping[str, Outcome], notes["rewrites"])  # type: ignore[type-abstract]  # a hint as it is
     assert outcomes["pool_globally"].applied == ("/GlobalAveragePool",)
     assert outcomes["merge_siblings"].applied == ()
@@ -172,9 +172,9 @@ def test_where_engines_are_asked_for_the_builder_has_the_last_word(
     given: StageInputs, monkeypatch: pytest.MonkeyPatch, with_engine: Options, new: BuildEstimate, remark: str
 ) -> None:
     forms = rewrites_forms.candidates(onnx.load(given.latest(Kind.GRAPH).path))
-    told = {id(forms[0].model): OLD, id(forms[-1].model): new}
+    results = {id(forms[0].model): OLD, id(forms[-1].model): new}
     monkeypatch.setattr(rewrite, "_fp16", lambda model: model)
-    monkeypatch.setattr(tensorrt_estimate, "estimate", lambda model, *_: told[id(model)])
+    monkeypatch.setattr(tensorrt_estimate, "estimate", lambda model, *_: results[id(model)])
     form, (line,) = rewrite._for_engine(forms, Job(TINY, with_engine))
     assert form is forms[0 if remark.startswith("original") else -1]
     assert line.startswith(remark)

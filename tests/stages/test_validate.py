@@ -138,9 +138,9 @@ def test_half_inputs_are_handed_over_as_such(run_copy: Path, tmp_path: Path) -> 
 def test_nan_in_an_artifact_is_counted(run_copy: Path, tmp_path: Path) -> None:
     spoil(run_copy / "fp16" / "model.onnx", "classifier.weight", factor=np.nan)
     written = validated(run_copy, tmp_path)
-    halve = next(comparison for comparison in written.comparisons if comparison.stage == "fp16")
-    assert [check.parity.bad for check in halve.checks] == [4, 8, 1, 1, 1, 4]
-    assert all("bad" in check.broken for check in halve.checks)
+    converted = next(comparison for comparison in written.comparisons if comparison.stage == "fp16")
+    assert [check.parity.bad for check in converted.checks] == [4, 8, 1, 1, 1, 4]
+    assert all("bad" in check.broken for check in converted.checks)
 
 
 def speed(stage: Stage, low: float | None) -> Speed:
