@@ -164,8 +164,6 @@ def test_install_and_roll_back(door: Command, packed: Path, tmp_path: Path) -> N
     first = result_of(door("install", str(packed), "--root", root, "--json"))["pointer"]
     digest = manifest_digest(later)
     second = result_of(door("install", str(later), "--root", root, "--digest", digest, "--json"))["pointer"]
-        "pointer"
-    ]
     assert (second["current"], second["previous"]) == (manifest_digest(later), first["current"])
     assert door("verify", str(packed), "--root", root).returncode == 8  # it is older
     picture = str(packed / "golden" / "case_0.png")
