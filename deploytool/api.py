@@ -267,11 +267,11 @@ def export(
         pack,
     )
     disk_estimate.check(plan.recipe, found, options, plan.home, weights_file.size(options.weights))
-    with update.ahead(plan.home):
+    with update.prestarted(plan.home):
         made = tuple(follow(plan, partial(_travel, plan)))
         publish.recover(plan.home)
         written = report.read(plan.home / Stage.VALIDATE / Kind.REPORT.value)
-        update.keep(written, plan.home, Path(junit) if junit else None)
+        update.refresh(written, plan.home, Path(junit) if junit else None)
     trust.note(plan.home)
     return Run(plan.home, made, written, outcome_error(written, plan.home, require=require))
 
@@ -287,7 +287,7 @@ def _travel(plan: Plan, watch: Watch) -> Iterator[Artifact]:
         if plan.pack and outcome_error(written, plan.home, require=plan.require) is None:
             yield pipeline_runner.extend_staged(Stage.PACK, plan.options, staged)
         staged.gather()
-        update.keep(written, staged.at, named=plan.home)
+        update.refresh(written, staged.at, final=plan.home)
         staged.publish()
 
 
@@ -295,13 +295,13 @@ def outcome_error(written: Report, home: Path, *, require: bool) -> DeployError 
     """What keeps a run from ending well: it does only if everything that was asked for held."""
     found, pending, gate = verdict.conclude(written, home), verdict.unmeasured_lines(written), written.gate
     if found.verdict is Verdict.FAIL:
-        failed = "no tolerance can be set" if verdict.noisy(written) else "parity failed"
+        failed = "no tolerance can be set" if verdict.noise_failure(written) else "parity failed"
         return ParityFailed(f"{failed}: {found.reasons[0]}", found.next)
     if found.verdict is Verdict.SLOW:
         return TooSlow(found.reasons[0], found.next)
     if found.verdict is Verdict.UNPROVEN:
         return NotVerified(found.reasons[0], found.next)
-    if require and (doubtful := baked_values.doubtful_lines(written.fixed)):
+    if require and (doubtful := baked_values.doubtful_lines(written.baked_values)):
         return NotVerified(f"not verified: {doubtful[0]}", "let that line compute with tensors, or drop --require")
     if require and pending:
         return NotVerified(f"not verified here: {pending[0]}", "run it where that device is, or drop --require")

@@ -50,8 +50,8 @@ def walk(name: str, home: Path) -> None:
         for error in errors(comparisons[verb])
     )
     assert all(error <= report.COARSEST for error in errors(comparisons[Stage.FP16]))
-    assert written.proof is not None
-    assert written.proof.families
+    assert written.faults is not None
+    assert written.faults.families
     assert all(check.parity.top1 == 1.0 for comparison in written.comparisons for check in comparison.checks)
     for verb in ("export", "simplify", "rewrite", "fp16"):
         onnx.checker.check_model(onnx.load(home / verb / "model.onnx"), full_check=True)
@@ -135,11 +135,13 @@ def test_how_a_report_ends(report: Report, require: bool, ending: type[DeployErr
 def test_the_remedy_for_what_fp16_breaks_is_to_keep_some_of_it() -> None:
     failure = api.outcome_error(written(GOOD, BAD), Path("run"), require=False)
     assert failure is not None
-    assert failure.remedy == "the same command with --keep-fp32 auto, or find the layer with: deploytool blame run"
+    assert verdict.KEEP_FP32_OPTION in failure.remedy
+    assert "deploytool blame run" in failure.remedy
     sooner = dataclasses.replace(BAD, stage=Stage.SIMPLIFY)
     other = api.outcome_error(written(sooner, BAD), Path("run"), require=False)
     assert other is not None
-    assert other.remedy == "find the layer with: deploytool blame run"
+    assert verdict.KEEP_FP32_OPTION not in other.remedy
+    assert "deploytool blame run" in other.remedy
 
 
 def test_a_call_gives_a_run_with_typed_fields(tmp_path: Path) -> None:
@@ -175,7 +177,7 @@ def test_a_call_gives_a_run_with_typed_fields(tmp_path: Path) -> None:
     assert isinstance(again.error, TooSlow)
     assert again.bundle is None
     assert again.engines == ()
-    with pytest.raises(TooSlow, match="is not surely 1000×"):
+    with pytest.raises(TooSlow, match="1000×"):
         again.check()
 
 
@@ -187,17 +189,17 @@ def test_a_quick_run_to_onnx_leaves_out_what_it_says(tmp_path: Path) -> None:
     assert run.passed
     assert (run.script, run.fp16) == (None, None)
     assert run.onnx == tmp_path / "run/rewrite/model.onnx"
-    assert (run.report.images, run.report.rounds, run.report.speeds, run.report.proof) == (4, 0, (), None)
+    assert (run.report.images, run.report.rounds, run.report.speeds, run.report.faults) == (4, 0, (), None)
     assert [comparison.stage for comparison in run.report.comparisons if comparison.checks] == [
         "golden",
         "export",
         "simplify",
         "rewrite",
     ]
-    assert run.report.choices["rewrite"] == "folded"
+    assert run.report.options["rewrite"] == "folded"
     found = verdict.conclude(run.report, run.folder)
     assert found.verdict == "pass for all that ran here"
-    assert found.pending == ("the checks themselves: no fault was planted", "speed: not timed")
+    assert found.pending == verdict.omitted_lines(run.report)
 
 
 def test_what_is_said_wins_over_quick() -> None:

@@ -22,8 +22,8 @@ from deploytool.parity import edge_checks, metrics, noise
 from deploytool.parity.edge_checks import EdgeTolerance
 from deploytool.parity.metrics import Tolerances
 from deploytool.parity.replay import replay
-from deploytool.results.artifact import for_engine
-from deploytool.results.blame import Blame, Finding, TracedGraph
+from deploytool.results.artifact import engine_graph
+from deploytool.results.blame import Blame, BlamedGraph, Finding
 from deploytool.results.report import Check, Tolerance
 from deploytool.spec import Stage
 
@@ -75,7 +75,7 @@ def locate(
         coarse = _coarse(checks[stage], converted.get(stage))
         points, expected = _points(stage, path, graphs, inputs, known, coarse=coarse)
         drawn = layer_errors.compare_layers(points, (*model.inputs, *expected), model.modules)
-        comparisons.append(TracedGraph(stage, checks[stage], drawn.layers))
+        comparisons.append(BlamedGraph(stage, checks[stage], drawn.layers))
         broken = [check.against for check in checks[stage] if check.broken]
         broken += [f"probe {tensor}" for tensor in probes if tensor in drawn.wrong]
         if broken and finding is None:
@@ -103,7 +103,7 @@ def _points(
     graph = onnx.load(path)
     if not coarse:
         return ort_trace.trace(graph, inputs), known
-    before = onnx.load(for_engine(graphs[[name for name, _ in graphs].index(stage) - 1][1]))
+    before = onnx.load(engine_graph(graphs[[name for name, _ in graphs].index(stage) - 1][1]))
     exact = ort_trace.trace(fp16_emulation.round_weights_like(before, graph), inputs)
     values = {point.tensor: point.values for point in exact}
     same = [replace(each, values=values[each.tensor]) if each.tensor in values else each for each in known]
@@ -153,7 +153,7 @@ def _judged(
         elif sound and at_edges:
             worst, sound = [len(taken.labels) + place for place in at_edges], False
         checks[stage] += tuple(at_edges.values())
-        before, against, earlier = got, stage, for_engine(path)
+        before, against, earlier = got, stage, engine_graph(path)
     return checks, converted, worst[:_CASES]
 
 

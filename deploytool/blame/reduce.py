@@ -106,7 +106,7 @@ def _of_a_layer(clue: Divergence, whole: EvaluatedGraph, few: slice) -> Iterator
     nearest = [(layer, matched[layer.tensor]) for layer in strayed if layer.tensor in matched]
     for layer, found in (*sure, *nearest):
         floor = found.floor(half=whole.values[layer.tensor].dtype == np.float16)
-        allowed, fed = max(floor, layer.floor), {**given, **whole.fixed}
+        allowed, fed = max(floor, layer.noise_floor), {**given, **whole.fixed}
         yield _Question(whole, layer.tensor, found.values[few], allowed, fed, _origin(clue, found))
 
 

@@ -16,7 +16,7 @@ from deploytool.errors import BadInput, ParityFailed
 from deploytool.results import blame as results_blame
 from deploytool.results import receipt, report, verdict
 from deploytool.results.artifact import Kind
-from deploytool.results.blame import Finding, Layer, TracedGraph
+from deploytool.results.blame import BlamedGraph, Finding, Layer
 from deploytool.results.receipt import Receipt
 from deploytool.spec import Stage
 
@@ -28,14 +28,16 @@ _NEXT = {
     Stage.EXPORT: "try --exporter auto, or write that layer in another way",
     Stage.SIMPLIFY: f"deploy {Stage.EXPORT}/{Kind.GRAPH.value}, and report both graphs to onnxsim",
     Stage.REWRITE: f"export again with --rewrite original, and report {Stage.SIMPLIFY}/{Kind.GRAPH.value}",
-    Stage.FP16: f"export again with {verdict.KEEP}, or deploy {_SINGLE}",
+    Stage.FP16: f"export again with {verdict.KEEP_FP32_OPTION}, or deploy {_SINGLE}",
 }
 _OPTIMISED = "this is what ONNX Runtime's optimiser does to a sound file: try another version of it"
 _NO_LAYER = {
     Stage.EXPORT: _OPTIMISED,
     Stage.SIMPLIFY: _OPTIMISED,
     Stage.REWRITE: _OPTIMISED,
-    Stage.FP16: f"FP16 is too coarse for so much of it: export again with {verdict.KEEP}, or deploy {_SINGLE}",
+    Stage.FP16: (
+        f"FP16 is too coarse for so much of it: export again with {verdict.KEEP_FP32_OPTION}, or deploy {_SINGLE}"
+    ),
 }
 _CHANGED = "the file is not the one that the stage made: export again"
 
@@ -72,7 +74,7 @@ def blame(
     found, clue = locate.locate(kept[Kind.WEIGHTS], kept[Kind.GOLDEN], graphs, wanted, tuple(watched))
     results_blame.write(run, digests, found)
     if Kind.REPORT in kept:
-        update.keep(report.read(kept[Kind.REPORT]), run)
+        update.refresh(report.read(kept[Kind.REPORT]), run)
     small = reduce.reduce(clue) if reduce_ and clue else None
     with interrupt.sweeping(partial(runner.sweep, run)):
         packed = reproducer.write(run, clue, small) if clue and small else None
@@ -95,14 +97,14 @@ def blame(
     return Outcome(document, "", failure)
 
 
-def _row(comparison: TracedGraph) -> tuple[str, ...]:
+def _row(comparison: BlamedGraph) -> tuple[str, ...]:
     verdict = "FAIL" if any(check.broken for check in comparison.checks) else "pass"
     cells = (comparison.stage, f"{comparison.checks[0].parity.max_error:.1e}", verdict)
     judged = [layer for layer in comparison.layers if layer.error is not None]
     if not judged:
         return (*cells, "–", "–", "–")
-    worst = max(judged, key=lambda layer: (layer.error or 0.0) / layer.floor)
-    return (*cells, _module(worst.module), f"{worst.error:.1e}", f"{worst.floor:.1e}")
+    worst = max(judged, key=lambda layer: (layer.error or 0.0) / layer.noise_floor)
+    return (*cells, _module(worst.module), f"{worst.error:.1e}", f"{worst.noise_floor:.1e}")
 
 
 def _lines(finding: Finding) -> list[str]:
@@ -114,10 +116,10 @@ def _lines(finding: Finding) -> list[str]:
     lines += [
         f"  first in       {_module(finding.module)}" + (", whose tensor is lost" if finding.lost else ""),
         f"  seen at        {layer.op} {layer.node}, tensor {layer.tensor}",
-        f"  error there    {_error(layer)} (noise floor {layer.floor:.1e})",
+        f"  error there    {_error(layer)} (noise floor {layer.noise_floor:.1e})",
     ]
-    if finding.before:
-        lines.append(f"  error before   {_error(finding.before)} (at {finding.before.tensor})")
+    if finding.worst_input:
+        lines.append(f"  error before   {_error(finding.worst_input)} (at {finding.worst_input.tensor})")
     return lines
 
 
@@ -132,7 +134,7 @@ def _packed(place: Path | None, small: Mismatch | None) -> str:
 def _failure(finding: Finding, rooms: list[tuple[Path, Receipt]]) -> ParityFailed:
     """The exit, with the next step: a spoiled file is made again, a whole one is worked on."""
     where = f"first in {_module(finding.module)}" if finding.layer else "in no one layer"
-    whole = all(receipt.proves(room, sealed) for room, sealed in rooms if room.name == finding.stage)
+    whole = all(receipt.matches(room, sealed) for room, sealed in rooms if room.name == finding.stage)
     remedy = (_NEXT if finding.layer else _NO_LAYER)[finding.stage] if whole else _CHANGED
     return ParityFailed(f"{finding.stage} strays from {finding.against}, {where}", remedy)
 

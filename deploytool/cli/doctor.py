@@ -1,4 +1,4 @@
-"""`deploytool doctor`: what this machine can do, and what is wrong with it."""
+"""`deploytool doctor`: shows the capabilities and the known traps of this machine."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from deploytool.doctor import messages
 def doctor(
     target: Annotated[str, parameter(arguments.BUILD_TARGET)] = "",
 ) -> Outcome:
-    """Says what this machine can build, run and verify, finds known traps, and prints what mends them; mends nothing.
+    """Shows what this machine can build, run and verify, and known traps with their remedies; changes nothing.
 
-    It ends with 0 if an engine for --target can be built here, or without one if a bundle can be run here; else with 5.
+    Exit code 0 if an engine for --target can be built here (without --target: if a bundle can be run here), else 5.
     Examples: deploytool doctor · deploytool doctor --target rtx40
     """
-    shown = doctors.examine(target)
+    diagnosis = doctors.examine(target)
     console = cli_console.stdout_console()
-    for line in messages.lines(shown):
+    for line in messages.lines(diagnosis):
         cli_console.say(console, line)
     what = f"an engine for {target} can be built here" if target else "a bundle can be run here"
-    return Outcome({"result": shown}, what, shown.failure)
+    return Outcome({"result": diagnosis}, what, diagnosis.failure)

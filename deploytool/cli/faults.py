@@ -13,7 +13,7 @@ from deploytool.cli import interrupt, progress, summary
 from deploytool.cli.command import Outcome
 from deploytool.errors import BadInput, NotVerified
 from deploytool.results import report, verdict
-from deploytool.results.artifact import Kind, for_engine
+from deploytool.results.artifact import Kind, engine_graph
 from deploytool.results.faults import CASES, ENGINE, GRAPH, FaultFamily
 from deploytool.spec import Precision, Stage
 
@@ -44,7 +44,7 @@ def faults(
     wanted = verdict.requested_tolerances(report.read(kept[Kind.REPORT])) if Kind.REPORT in kept else {}
     half = sealed.made_by.precision is Precision.FP16
     subject = faults_run.subject(
-        kept[Kind.WEIGHTS], kept[Kind.GOLDEN], for_engine(before), graph, half=half, wanted=wanted, fresh=_FRESH
+        kept[Kind.WEIGHTS], kept[Kind.GOLDEN], engine_graph(before), graph, half=half, wanted=wanted, fresh=_FRESH
     )
     proof = progress.along(console, Stage.FAULTS, lambda watch: faults_run.run(subject, faults, seed, watch))
     failure = None
@@ -63,16 +63,16 @@ def faults(
         columns,
         rows,
     )
-    lines = summary.proof(proof)
+    lines = summary.fault_lines(proof)
     for line in lines:
         cli_console.say(console, line)
-    return Outcome({"run": str(run), "proof": proof}, lines[0], failure, next=f"deploytool pack {run}")
+    return Outcome({"run": str(run), "faults": proof}, lines[0], failure, next=f"deploytool pack {run}")
 
 
 def _row(family: FaultFamily) -> tuple[str, ...]:
     cells = [family.name.replace("_", " "), str(family.planted), str(family.equivalent or "")]
     for check in (GRAPH, ENGINE):
-        power = family.power.get(check)
+        power = family.by_check.get(check)
         matter = power.caught + power.missed if power else 0
         smallest = power.smallest if power else None
         cells += [f"{power.caught}/{matter}" if power and matter else "–"]

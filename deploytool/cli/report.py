@@ -60,8 +60,8 @@ def report(
         written = html.write_comparison(homes, page or _FAMILY)
     else:
         for document in device or ():
-            device_results.keep(homes[0], document)
-        written = update.keep(reports.read(run_data.find(homes[0])), homes[0], junit)
+            device_results.store(homes[0], document)
+        written = update.refresh(reports.read(run_data.find(homes[0])), homes[0], junit)
     console.say(console.stdout_console(), f"Report: {written}")
     if junit:
         console.say(console.stdout_console(), f"JUnit: {junit}")

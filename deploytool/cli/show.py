@@ -63,7 +63,7 @@ def show(
     if shown is None:
         return Outcome(document, f"{path}: unfinished")
     summary.show(console, shown, path)
-    packed = next((room for room, sealed in found if room.name == Stage.PACK and receipt.proves(room, sealed)), None)
+    packed = next((room for room, sealed in found if room.name == Stage.PACK and receipt.matches(room, sealed)), None)
     return summary.outcome(document, shown, path, bundle=packed / "bundle" if packed else None)
 
 
@@ -91,7 +91,7 @@ def _words(layer: Cost) -> str:
 
 
 def _row(room: Path, sealed: Receipt) -> tuple[str, ...]:
-    state = "as made" if receipt.proves(room, sealed) else "CHANGED since it was made"
+    state = "as made" if receipt.matches(room, sealed) else "CHANGED since it was made"
     if sealed.kind.value not in sealed.files:
         state = "left out: see the report"
     digest = sealed.files.get(sealed.kind.value, "–")[:12]

@@ -1,4 +1,4 @@
-"""What a run showed, as tables and one verdict; drawn from the report and from nothing else."""
+"""Prints the results of a run in the terminal: tables of comparisons and speeds, and the verdict."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from deploytool.report import PAGE
 from deploytool.results import blame as results_blame
 from deploytool.results import verdict
 from deploytool.results.artifact import Kind
-from deploytool.results.faults import SPOKEN, FaultsResult
-from deploytool.results.report import Check, Comparison, Engine, Report, Speed
+from deploytool.results.faults import CHECK_LABELS, FaultsResult
+from deploytool.results.report import Accuracy, Check, Comparison, Engine, Report, Speed
 from deploytool.results.verdict import Conclusion
 from deploytool.spec import SpeedVerdict, Stage, TargetPlan, spoken
 from deploytool.targets import FLAVOURS
@@ -24,100 +24,109 @@ from deploytool.targets import FLAVOURS
 _NONE = "–"
 
 
-def show(console: Console, written: Report, home: Path) -> None:
-    """The comparisons, the speeds, the targets, the verdict and the next step."""
-    title = f"{written.model}: largest error / largest output on {written.images} golden images"
-    columns = ("artifact", ">size", ">before", ">FP64", ">noise", ">top-1", "status")
-    cli_console.table(console, title, columns, [_comparison(comparison, home) for comparison in written.comparisons])
-    for line in [*_tolerances(written), *_equal(written)]:
+def show(console: Console, report: Report, home: Path) -> None:
+    """Prints comparisons, speeds, targets, the verdict and the path of the page."""
+    title = f"{report.model}: largest error relative to the largest output, {report.images} golden cases"
+    columns = ("artifact", ">size", ">previous", ">FP64", ">noise", ">top-1", "status")
+    cli_console.table(console, title, columns, [_comparison_row(each, home) for each in report.comparisons])
+    for line in [*_tolerance_lines(report), *_equality_lines(report)]:
         cli_console.say(console, line)
-    if written.data and any(comparison.agreement for comparison in written.comparisons):
-        _agreement(console, written)
-    if written.speeds:
-        title = f"Speed at batch {written.batch}, {written.rounds} rounds in turn on {written.device}"
+    if report.data and any(comparison.agreement for comparison in report.comparisons):
+        _show_agreement(console, report)
+    if report.speeds:
+        title = f"Speed at batch {report.batch} on {report.device}, {report.rounds} interleaved rounds"
         speed_columns = ("artifact", ">latency", ">eager", "speed-up (95 % interval)")
-        cli_console.table(console, title, speed_columns, [_speed(speed) for speed in written.speeds])
-    findings = (*_unsaid(written), *_reach(written), *_proof(written), *written.remarks)
-    for line in (*findings, *_engines(written, home), *_closing(closing(written, home), home)):
+        cli_console.table(console, title, speed_columns, [_speed_row(speed) for speed in report.speeds])
+    findings = (*_no_verdict_lines(report), *_fp16_lines(report), *_fault_lines(report), *report.remarks)
+    for line in (*findings, *_engine_lines(report, home), *_verdict_lines(conclusion(report, home), home)):
         cli_console.say(console, line)
 
 
-def _agreement(console: Console, written: Report) -> None:
-    """How often each artifact names the source's class on the user's photographs, and what the labels say."""
-    title = f"Agreement with the source on {written.images} photographs of {written.data}"
+def _show_agreement(console: Console, report: Report) -> None:
+    """Prints how often each artifact has the class of the source on the user's images, and its accuracy."""
+    title = f"Agreement with the source on {report.images} images of {report.data}"
     columns = ("artifact", ">same class", "95 % interval", "flips", "accuracy")
     rows = []
-    for comparison in written.comparisons:
-        if (found := comparison.agreement) is not None:
-            flips = f"{len(found.flips)} (margin ≤ {found.flips[0].margin:.0e})" if found.flips else "0"
-            known = (
-                f"{comparison.accuracy.artifact:.1%} (p {comparison.accuracy.p_value:.2g})"
-                if comparison.accuracy
-                else _NONE
-            )
-            interval = f"{found.low:.1%}–{found.high:.1%}"
-            rows.append((f"{comparison.stage}/{comparison.file}", f"{found.top1:.1%}", interval, flips, known))
+    for comparison in report.comparisons:
+        if (agreement := comparison.agreement) is not None:
+            flips = str(len(agreement.flips))
+            if agreement.flips:
+                flips += f" (margin ≤ {agreement.flips[0].margin:.0e})"
+            interval = f"{agreement.low:.1%}–{agreement.high:.1%}"
+            name = f"{comparison.stage}/{comparison.file}"
+            rows.append((name, f"{agreement.top1:.1%}", interval, flips, _accuracy(comparison.accuracy)))
     cli_console.table(console, title, columns, rows)
 
 
-def _comparison(comparison: Comparison, home: Path) -> tuple[str, ...]:
-    file = home / comparison.stage / comparison.file
-    size = disk.size(file.stat().st_size) if file.is_file() else _NONE if comparison.left_out else "missing"
-    name = f"{comparison.stage}/{comparison.file}"
+def _accuracy(accuracy: Accuracy | None) -> str:
+    return f"{accuracy.artifact:.1%} (p {accuracy.p_value:.2g})" if accuracy else _NONE
+
+
+def _comparison_row(comparison: Comparison, home: Path) -> tuple[str, ...]:
+    """Artifact, size, error against the previous artifact and against FP64, multiple of the noise, top-1, status."""
+    name, size = f"{comparison.stage}/{comparison.file}", _size(comparison, home)
     if not comparison.checks:
         return (name, size, _NONE, _NONE, _NONE, _NONE, spoken(comparison.status, comparison.reason))
-    if comparison.runner in verdict.AGAIN:
-        name, size = f"  {verdict.AGAIN[comparison.runner]}", ""
-    before = _error(comparison.checks[0]) if len(comparison.checks) > 1 else _NONE
-    truth = comparison.checks[-1]
-    held = "FAIL" if any(check.broken for check in comparison.checks) else "pass"
-    where = "" if comparison.device == "cpu" else f" on {comparison.device}"
-    top1 = _NONE if truth.parity.top1 is None else f"{truth.parity.top1:.0%}"
-    noise = f"{truth.parity.max_error / truth.tolerance.noise:.1f}×" if truth.tolerance.noise else _NONE
-    return (name, size, before, _error(truth), noise, top1, f"{comparison.status}{where}: {held}")
+    if comparison.runner in verdict.RUNNER_LABELS:
+        name, size = f"  {verdict.RUNNER_LABELS[comparison.runner]}", ""
+    previous = _error(comparison.checks[0]) if len(comparison.checks) > 1 else _NONE
+    last = comparison.checks[-1]
+    result = "FAIL" if any(check.broken for check in comparison.checks) else "pass"
+    device = "" if comparison.device == "cpu" else f" on {comparison.device}"
+    top1 = _NONE if last.parity.top1 is None else f"{last.parity.top1:.0%}"
+    noise = f"{last.parity.max_error / last.tolerance.noise:.1f}×" if last.tolerance.noise else _NONE
+    return (name, size, previous, _error(last), noise, top1, f"{comparison.status}{device}: {result}")
 
 
-def _tolerances(written: Report) -> list[str]:
-    """What was allowed, and what the noise of the model and the margin of its decisions make of that."""
-    limits = verdict.part_tolerances(written)
+def _size(comparison: Comparison, home: Path) -> str:
+    file = home / comparison.stage / comparison.file
+    if file.is_file():
+        return disk.size(file.stat().st_size)
+    return _NONE if comparison.left_out else "missing"
+
+
+def _tolerance_lines(report: Report) -> list[str]:
+    """The tolerances and the noise that they are derived from, by part of the output; and the smallest class margin."""
+    tolerances = verdict.part_tolerances(report)
     lines = []
-    for part, each in limits.items():
-        where = f" in {part}" if len(limits) > 1 else ""
-        allowed = [f"{name.upper()} {one.max_error:.1e} (noise {one.noise:.1e})" for name, one in each.items()]
-        lines.append(f"Tolerated{where}: {', '.join(allowed)}")
-    margin = f"the closest decision has a margin of {written.margin:.1e}"
+    for part, by_precision in tolerances.items():
+        suffix = f" of {part}" if len(tolerances) > 1 else ""
+        limits = [
+            f"{name.upper()} {each.max_error:.1e} (noise {each.noise:.1e})" for name, each in by_precision.items()
+        ]
+        lines.append(f"Tolerance{suffix}: {', '.join(limits)}")
+    margin = f"smallest class margin {report.margin:.1e}"
     return [f"{lines[0]}; {margin}"] if len(lines) == 1 else [*lines, margin[0].upper() + margin[1:]]
 
 
-def _equal(written: Report) -> list[str]:
-    """How many elements are equal of what is compared by equality, where anything is."""
+def _equality_lines(report: Report) -> list[str]:
+    """The share of equal elements of the parts that are compared for equality and are not all equal."""
     lines = []
-    for comparison in written.comparisons:
-        for each in comparison.checks[-1].each if comparison.checks else ():
-            if each.parity.equal and each.parity.equal.share < 1:
-                name = verdict.judged(comparison)
-                lines.append(f"{name}: {verdict.describe_equality(each.parity.equal)} in {each.part}")
+    for comparison in report.comparisons:
+        for part in comparison.checks[-1].part_checks if comparison.checks else ():
+            if part.parity.equal and part.parity.equal.share < 1:
+                label = verdict.comparison_label(comparison)
+                lines.append(f"{label}: {verdict.describe_equality(part.parity.equal)} in {part.part}")
     return list(dict.fromkeys(lines))
 
 
 def _error(check: Check) -> str:
-    """The error of the worst part; how much is equal, where nothing else is compared."""
+    """The error of the worst part; the share of equal elements if all parts are compared for equality."""
     equal = check.parity.equal
-    if equal and all(each.parity.equal for each in check.each):
+    if equal and all(part.parity.equal for part in check.part_checks):
         return "all equal" if equal.share == 1 else f"{100 * equal.share:.4g} % equal"
     return f"{check.parity.max_error:.1e}"
 
 
-def _speed(speed: Speed) -> tuple[str, ...]:
+def _speed_row(speed: Speed) -> tuple[str, ...]:
     name = f"{speed.stage}/{speed.file}"
     if speed.ratio is None:
         return (name, _NONE, _NONE, spoken(speed.status, speed.reason))
-    latency, eager = f"{speed.latency_ms:.2f} ms", f"{speed.eager_ms:.2f} ms"
-    return (name, latency, eager, _spoken(speed))
+    return (name, f"{speed.latency_ms:.2f} ms", f"{speed.eager_ms:.2f} ms", _speed_up(speed))
 
 
-def _spoken(speed: Speed) -> str:
-    """The speed-up with its interval, as far as something may be said of it."""
+def _speed_up(speed: Speed) -> str:
+    """The speed-up with its interval, as far as the verdict allows."""
     interval = f"{speed.low:.2f}–{speed.high:.2f}"
     if speed.verdict is SpeedVerdict.NO_VERDICT:
         return f"{speed.verdict}, see below"
@@ -126,80 +135,80 @@ def _spoken(speed: Speed) -> str:
     return f"{speed.ratio:.2f}× ({interval})"
 
 
-def _unsaid(written: Report) -> list[str]:
-    """Why some speeds have no verdict, each reason once."""
-    refused = (speed for speed in written.speeds if speed.verdict is SpeedVerdict.NO_VERDICT)
-    said = dict.fromkeys(speed.reason for speed in refused)
-    return [f"Speed: {spoken(SpeedVerdict.NO_VERDICT, reason)}" for reason in said]
+def _no_verdict_lines(report: Report) -> list[str]:
+    """Each reason for a speed without a verdict, once."""
+    reasons = dict.fromkeys(speed.reason for speed in report.speeds if speed.verdict is SpeedVerdict.NO_VERDICT)
+    return [f"Speed: {spoken(SpeedVerdict.NO_VERDICT, reason)}" for reason in reasons]
 
 
-def _reach(written: Report) -> list[str]:
-    """How near the FP16 graph comes to the ends of FP16."""
-    if (reach := written.reach) is None:
+def _fp16_lines(report: Report) -> list[str]:
+    """The range of values of the FP16 graph, and the weights that FP16 cannot represent."""
+    if (values := report.fp16_range) is None:
         return []
-    lines = [f"FP16 range: largest value {reach.largest:.4g} of 65504, made by {reach.node}"]
-    if reach.coarse:
-        lines.append(f"  beyond 512, where FP16 has steps of half: {', '.join(reach.coarse[:5])}")
-    weights = reach.weights
-    return [
-        *lines,
-        f"  {weights.flushed:,} of {weights.all:,} weights are too small for FP16, {weights.subnormal:,} lose digits",
-    ]
+    lines = [f"FP16 range: largest value {values.largest:.4g} of 65504, output of {values.node}"]
+    if values.coarse:
+        lines.append(f"  above 512, where the FP16 step is 0.5 or more: {', '.join(values.coarse[:5])}")
+    weights = values.weights
+    counts = (
+        f"{weights.flushed:,} of {weights.total:,} weights are flushed to zero, {weights.subnormal:,} are subnormal"
+    )
+    return [*lines, f"  {counts}"]
 
 
-def _proof(written: Report) -> list[str]:
-    return proof(written.proof) if written.proof else []
+def _fault_lines(report: Report) -> list[str]:
+    return fault_lines(report.faults) if report.faults else []
 
 
-def proof(found: FaultsResult) -> list[str]:
-    """What the checks were proved to catch."""
-    if not found.families:
-        return ["Proof: none, for the graph as it is fails its checks"]
-    planted, same = (sum(getattr(each, name) for each in found.families) for name in ("planted", "equivalent"))
-    each = []
-    for check, name in SPOKEN.items():
-        caught, missed = found.count(check, "caught"), found.count(check, "missed")
+def fault_lines(faults: FaultsResult) -> list[str]:
+    """How many planted faults the checks caught."""
+    if not faults.families:
+        return ["Faults: none planted, the unmodified graph fails its checks"]
+    planted = sum(family.planted for family in faults.families)
+    equivalent = sum(family.equivalent for family in faults.families)
+    counts = []
+    for check, label in CHECK_LABELS.items():
+        caught, missed = faults.count(check, "caught"), faults.count(check, "missed")
         if caught + missed:
-            each.append(f"the {name} caught {caught} of {caught + missed}")
-    changed = f"; {same} change nothing, proved" if same else ""
-    return [f"Proof: of {planted} planted faults, as far as they matter, {' and '.join(each)}{changed}"]
+            counts.append(f"the {label} caught {caught} of {caught + missed}")
+    no_effect = f"; {equivalent} have no effect" if equivalent else ""
+    return [f"Faults: {planted} planted; of those beyond the tolerance {' and '.join(counts)}{no_effect}"]
 
 
-def _engines(written: Report, home: Path) -> list[str]:
-    """What each engine is for, and where the targets stand that have none."""
-    lines = [f"{home / Stage.BUILD / engine.file}: {_serves(engine, written)}" for engine in written.engines]
-    for target in written.targets:
+def _engine_lines(report: Report, home: Path) -> list[str]:
+    """The engines with their targets, and the targets without an engine."""
+    lines = [f"{home / Stage.BUILD / engine.file}: {_engine(engine, report)}" for engine in report.engines]
+    for target in report.targets:
         if target.verdict is TargetPlan.ON_DEVICE:
-            lines.append(f"{target.target}: to be built on the device, from {home / Stage.FP16 / Kind.GRAPH.value}")
+            lines.append(f"{target.target}: build on the device, from {home / Stage.FP16 / Kind.GRAPH.value}")
         elif target.verdict is TargetPlan.NOT_SERVED:
             lines.append(f"{target.target}: not served ({target.why})")
     return lines
 
 
-def _serves(engine: Engine, written: Report) -> str:
+def _engine(engine: Engine, report: Report) -> str:
     capabilities = ", ".join(engine.capabilities) or FLAVOURS[engine.flavour].coverage
-    names = verdict.targets_served(engine, written)
+    names = verdict.targets_served(engine, report)
     return f"{engine.flavour} {engine.version} for {' '.join(names)} (compute capability {capabilities})"
 
 
-def closing(written: Report, home: Path) -> Conclusion:
-    """What the run comes to, with what blame found in it, if anybody looked."""
+def conclusion(report: Report, home: Path) -> Conclusion:
+    """The conclusion of a run, with the finding of `blame` if there is one."""
     blame = results_blame.read(home)
-    return verdict.conclude(written, home, blame.finding if blame else None)
+    return verdict.conclude(report, home, blame.finding if blame else None)
 
 
 def outcome(
     document: Mapping[str, object],
-    written: Report,
+    report: Report,
     home: Path,
     failure: DeployError | None = None,
     *,
     bundle: Path | None = None,
 ) -> Outcome:
-    """How a command ends that showed a report; `bundle` is the folder of the run's bundle, if it was packed."""
-    found = closing(written, home)
-    verdict_line = f"{written.model}: {found.verdict}. {''.join(found.reasons[:1])}".strip()
-    return Outcome(document, verdict_line, failure, on_device(bundle) if bundle and found.held else found.next)
+    """The outcome of a command that showed a report; `bundle` is the folder of the run's bundle, if it was packed."""
+    result = conclusion(report, home)
+    verdict_line = f"{report.model}: {result.verdict}. {''.join(result.reasons[:1])}".strip()
+    return Outcome(document, verdict_line, failure, on_device(bundle) if bundle and result.passed else result.next)
 
 
 def on_device(bundle: Path) -> str:
@@ -207,9 +216,9 @@ def on_device(bundle: Path) -> str:
     return f"on the device: python -m deploytool.device verify {bundle}"
 
 
-def _closing(found: Conclusion, home: Path) -> list[str]:
-    """The verdict, what is still to be done, and where the page is."""
+def _verdict_lines(result: Conclusion, home: Path) -> list[str]:
+    """The verdict with all reasons, what is pending, and the path of the page."""
     page = [f"Report: {home / PAGE}"] if (home / PAGE).is_file() else []
-    first, *others = found.reasons or ("",)
-    lines = [f"Verdict: {found.verdict}. {first}".strip(), *(f"  also {line}" for line in others)]
-    return [*lines, *(f"Not verified here: {line}" for line in found.pending if found.held), *page]
+    first, *others = result.reasons or ("",)
+    lines = [f"Verdict: {result.verdict}. {first}".strip(), *(f"  also {line}" for line in others)]
+    return [*lines, *(f"Not verified here: {line}" for line in result.pending if result.passed), *page]

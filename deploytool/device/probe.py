@@ -86,7 +86,7 @@ def probe(
     if trial is None:
         return ProbeResult(candidate.tier, file, Attempt.FAILED, "it gave no answer")
     if trial.check.broken:
-        reason = f"golden mismatch: {verdict.reasons(trial.check)}"
+        reason = f"golden mismatch: {verdict.describe_failure(trial.check)}"
         return ProbeResult(candidate.tier, file, Attempt.FAILED, reason, trial)
     return ProbeResult(candidate.tier, file, Attempt.MEASURED, trial=trial)
 

@@ -1,4 +1,4 @@
-"""Two runs, two bundles, or what a device brought home: what changed, by how much, and whether a budget allows it."""
+"""Compares two runs, bundles or device results: changed facts, changed figures, and whether a budget allows them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from deploytool.diff.quantities import QUANTITIES
 
-Values = Mapping[str, "Value"]  # by place: an artifact, a way to run, an engine
+Values = Mapping[str, "Value"]  # by subject: an artifact, a backend, an engine
 
 
 @dataclass(frozen=True)
 class Value:
-    """One figure, with the bounds of its 95 % interval where it has one."""
+    """One figure, with the bounds of its 95 % interval if it has one."""
 
     value: float
     low: float | None = None
@@ -22,10 +22,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Side:
-    """What one of the two is: a run, a bundle, or what a device brought home.
+    """One of the two compared things: a run, a bundle or a device result.
 
-    `facts` are what is said in words, by name; `figures` what is measured, by quantity and place; `machine` is where
-    speeds were measured, empty where none were.
+    `facts` are texts by name, `figures` are measured values by quantity and subject, and `machine` is where speeds were
+    measured (empty if none were).
     """
 
     kind: str
@@ -37,8 +37,8 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Changed:
-    """A fact that is not the same on both sides; None where a side does not say it."""
+class FactChange:
+    """A fact that differs between the sides; None if a side does not have it."""
 
     name: str
     a: str | None
@@ -46,57 +46,59 @@ class Changed:
 
 
 @dataclass(frozen=True)
-class Shift:
-    """A figure that is not the same on both sides; None where a side lacks it.
+class FigureChange:
+    """One figure on both sides; None if a side does not have it.
 
-    `factor` is b over a, None where there is none; `sure` says whether the intervals lie apart, None where they are not
-    known; `comparable` whether the two can be compared at all, as speeds of two machines cannot.
+    `factor` is b over a, None if undefined. `significant` says whether the 95 % intervals are disjoint, None if they
+    are unknown. `comparable` is false for speeds of two different machines.
     """
 
     quantity: str
-    place: str
+    subject: str
     a: Value | None
     b: Value | None
     factor: float | None
-    sure: bool | None
+    significant: bool | None
     comparable: bool
 
 
 @dataclass(frozen=True)
 class Difference:
-    """All that is not the same; nothing, if a side is held against itself."""
+    """All facts and figures that differ."""
 
-    facts: tuple[Changed, ...]
-    shifts: tuple[Shift, ...]
+    facts: tuple[FactChange, ...]
+    figures: tuple[FigureChange, ...]
 
     @property
-    def none(self) -> bool:
-        """Whether both sides say and show the same."""
-        return not self.facts and not self.shifts
+    def empty(self) -> bool:
+        """Whether both sides are equal."""
+        return not self.facts and not self.figures
 
 
 def compare(a: Side, b: Side) -> Difference:
-    """What changed from `a` to `b`; sides of two kinds are held against each other in what both of them say."""
+    """The differences from `a` to `b`; for sides of different kinds, only the facts that both of them have count."""
     names = [name for name in {**a.facts, **b.facts} if a.kind == b.kind or (name in a.facts and name in b.facts)]
-    pairs = ((name, a.facts.get(name), b.facts.get(name)) for name in names)
-    facts = tuple(Changed(*pair) for pair in pairs if pair[1] != pair[2])
-    return Difference(facts, tuple(shift for shift in shifts(a, b) if shift.a != shift.b))
+    facts = tuple(FactChange(name, a.facts.get(name), b.facts.get(name)) for name in names)
+    changed = tuple(fact for fact in facts if fact.a != fact.b)
+    return Difference(changed, tuple(change for change in figure_changes(a, b) if change.a != change.b))
 
 
-def shifts(a: Side, b: Side) -> Iterator[Shift]:
-    """Every figure of either side, also those that are the same, in the order of the quantities."""
+def figure_changes(a: Side, b: Side) -> Iterator[FigureChange]:
+    """Every figure of either side in the order of `QUANTITIES`, also those that are equal."""
     for quantity in QUANTITIES:
-        here, there = a.figures.get(quantity, {}), b.figures.get(quantity, {})
-        for place in {**here, **there}:
-            yield _shift(quantity, place, (a, here.get(place)), (b, there.get(place)))
+        before, after = a.figures.get(quantity, {}), b.figures.get(quantity, {})
+        comparable = not QUANTITIES[quantity].machine_dependent or a.machine == b.machine
+        for subject in {**before, **after}:
+            yield _figure_change(quantity, subject, before.get(subject), after.get(subject), comparable=comparable)
 
 
-def _shift(quantity: str, place: str, one: tuple[Side, Value | None], other: tuple[Side, Value | None]) -> Shift:
-    (a, before), (b, after) = one, other
-    comparable = not QUANTITIES[quantity].of_machine or a.machine == b.machine
+def _figure_change(
+    quantity: str, subject: str, before: Value | None, after: Value | None, *, comparable: bool
+) -> FigureChange:
     if before is None or after is None:
-        return Shift(quantity, place, before, after, None, None, comparable)
-    return Shift(quantity, place, before, after, _factor(before.value, after.value), _sure(before, after), comparable)
+        return FigureChange(quantity, subject, before, after, None, None, comparable)
+    factor, significant = _factor(before.value, after.value), _significant(before, after)
+    return FigureChange(quantity, subject, before, after, factor, significant, comparable)
 
 
 def _factor(before: float, after: float) -> float | None:
@@ -105,7 +107,7 @@ def _factor(before: float, after: float) -> float | None:
     return min(after / before, sys.float_info.max)  # JSON has no infinity
 
 
-def _sure(before: Value, after: Value) -> bool | None:
+def _significant(before: Value, after: Value) -> bool | None:
     if before.low is None or before.high is None or after.low is None or after.high is None:
         return None
     return before.high < after.low or after.high < before.low

@@ -1,4 +1,4 @@
-"""What `deploytool bench` left in a run's bench.json, as far as it can be compared: percentiles, and speed-ups."""
+"""Figures of a run's bench.json: latency percentiles and speed-ups."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ from deploytool.benchmark import result
 from deploytool.benchmark.result import BatchResult, Bench
 from deploytool.diff import Value
 
-_EAGER = "eager"  # the baseline that a report's speed-ups are against
+_EAGER = "eager"  # the baseline of the speed-ups in a report
 
-Figure = tuple[str, str, Value]  # quantity, place, value
+Figure = tuple[str, str, Value]  # quantity, subject, value
 
 
 def of_run(home: Path, machine: str) -> list[Figure]:
-    """What was measured of the files that the run has now; nothing if nobody did, or of other files.
+    """The benchmark of the present files of a run; empty if there is none, or it is of other files.
 
-    `machine` is where the run itself was timed: another one is named in the place, so that the two never meet.
+    If the benchmark ran on another machine than `machine` (that of the report), the subjects contain its name, so that
+    they are never compared with those of the report.
     """
-    found = result.read_matching(home)
-    return [figure for sweep in found.sweeps for figure in _swept(found, sweep, machine)] if found else []
+    bench = result.read_matching(home)
+    return [figure for sweep in bench.sweeps for figure in _figures(bench, sweep, machine)] if bench else []
 
 
-def _swept(found: Bench, sweep: BatchResult, machine: str) -> Iterator[Figure]:
-    where = f"batch {sweep.batch}, {found.threads} threads" + ("" if found.machine == machine else f", {found.machine}")
+def _figures(bench: Bench, sweep: BatchResult, machine: str) -> Iterator[Figure]:
+    suffix = "" if bench.machine == machine else f", {bench.machine}"
+    conditions = f"batch {sweep.batch}, {bench.threads} threads{suffix}"
     for row in sweep.rows:
-        place = f"{row.name if row.file in row.name else f'{row.name}/{row.file}'} at {where}"
+        name = row.name if row.file in row.name else f"{row.name}/{row.file}"
+        subject = f"{name} at {conditions}"
         if row.latency is None:
             continue
         for quantity in ("p50", "p90", "p99"):
-            if (value := getattr(row.latency, f"{quantity}_ms")) is not None:
-                yield quantity, place, Value(float(value))
-        if row.ratio and found.baseline == _EAGER and not sweep.conditions.uneven:
-            yield "speedup", place, Value(row.ratio.value, row.ratio.low, row.ratio.high)
+            if (latency_ms := getattr(row.latency, f"{quantity}_ms")) is not None:
+                yield quantity, subject, Value(float(latency_ms))
+        if row.ratio and bench.baseline == _EAGER and not sweep.conditions.uneven:
+            yield "speedup", subject, Value(row.ratio.value, row.ratio.low, row.ratio.high)

@@ -1,9 +1,9 @@
-"""Budgets: `parity>2x`, `p99>+5%`, `top1<-0.5%`, `size@halve>20MB`: what one may say, and whether it was kept.
+"""Parses and judges budgets such as `parity>2x`, `p99>+5%`, `top1<-0.5%` or `size@fp16>20MB`.
 
-    FIGURE[@PLACE] > or < LIMIT
+    FIGURE[@SUBJECT] > or < LIMIT
 
-A limit with `x` is a factor of B over A; one with a sign is a change from A to B, in percent (of shares: percentage
-points) or in the figure's own unit; one with neither is B's own value.
+A limit with `x` is a factor of B over A. A limit with a sign is a change from A to B, in percent (for shares:
+percentage points) or in the unit of the figure. Any other limit is for the value of B.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from deploytool.diff import Shift, Side, shifts
+from deploytool.diff import FigureChange, Side, figure_changes
 from deploytool.diff.quantities import QUANTITIES, Quantity
 from deploytool.errors import BadInput
 from deploytool.spec import Stage
 
 _BUDGET = re.compile(
-    r"\s*(?P<figure>[A-Za-z]\w*)\s*(?:@\s*(?P<place>[^<>@]*[^<>@\s]))?\s*(?P<sign>[<>])\s*(?P<limit>\S.*?)\s*"
+    r"\s*(?P<figure>[A-Za-z]\w*)\s*(?:@\s*(?P<subject>[^<>@]*[^<>@\s]))?\s*(?P<sign>[<>])\s*(?P<limit>\S.*?)\s*"
 )
 _LIMIT = re.compile(r"(?P<change>[+-]?)(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+) ?(?P<unit>[a-zA-Z%×]*)")
-_FACTORS = ("x", "×")
-_SLACK = 1e-9  # of the limit: a change of exactly as much is not beyond it, however it is rounded
-_HOW = f"write parity>2x, p99>+5%, size@{Stage.FP16}>20MB or top1<-0.5%"
+_FACTOR_UNITS = ("x", "×")
+_ROUNDING = 1e-9  # relative to the limit: a change equal to the limit is within it, whatever the rounding
+_EXAMPLES = f"write parity>2x, p99>+5%, size@{Stage.FP16}>20MB or top1<-0.5%"
 
 
 class Margin(str, Enum):
-    """What of a figure a limit is for."""
+    """What a limit applies to."""
 
     FACTOR = "factor"
     PERCENT = "percent"
@@ -37,150 +37,160 @@ class Margin(str, Enum):
 
 
 class Outcome(str, Enum):
-    """What became of a budget."""
+    """The result of judging a budget."""
 
-    HELD = "held"
-    OVER = "over"
-    UNKNOWN = "cannot be judged"
+    WITHIN = "within budget"
+    OVER = "over budget"
+    UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """One budget as it was written; `limit` is in the figure's own unit, and percent as a share."""
+    """A parsed budget; `limit` is in the unit of the figure, and a percentage as a share."""
 
     text: str
     figure: str
-    place: str | None
+    subject: str | None
     above: bool
-    by: Margin
+    margin: Margin
     limit: float
 
 
 @dataclass(frozen=True)
 class BudgetResult:
-    """A budget, what became of it, and why, one line for each place that matters."""
+    """The outcome of a budget, with one line for each subject that explains it."""
 
     budget: str
     outcome: Outcome
-    why: tuple[str, ...]
+    reasons: tuple[str, ...]
 
 
 def parse(text: str) -> Budget:
-    """The budget that a text names. Raises BadInput, with what may be written, for a text that names none."""
-    found = _BUDGET.fullmatch(text)
-    if found is None:
-        raise BadInput(f"--fail-if {text!r} is no budget", _HOW)
-    quantity = QUANTITIES.get(found["figure"])
+    """The budget in `text`; raises BadInput, with examples of the syntax, if it is malformed."""
+    match = _BUDGET.fullmatch(text)
+    if match is None:
+        raise BadInput(f"--fail-if: {text!r} is not a budget", _EXAMPLES)
+    figure = match["figure"]
+    quantity = QUANTITIES.get(figure)
     if quantity is None:
-        raise BadInput(f"--fail-if {text!r}: there is no figure {found['figure']!r}", f"known: {', '.join(QUANTITIES)}")
-    by, limit = _limit(text, found["figure"], quantity, found["limit"])
-    return Budget(text.strip(), found["figure"], found["place"], found["sign"] == ">", by, limit)
+        raise BadInput(f"--fail-if {text!r}: unknown figure {figure!r}", f"known: {', '.join(QUANTITIES)}")
+    margin, limit = _parse_limit(text, figure, quantity, match["limit"])
+    return Budget(text.strip(), figure, match["subject"], match["sign"] == ">", margin, limit)
 
 
-def _limit(text: str, figure: str, quantity: Quantity, written: str) -> tuple[Margin, float]:
-    found = _LIMIT.fullmatch(written)
-    if found is None:
-        raise BadInput(f"--fail-if {text!r}: {written!r} is no limit", _HOW)
-    number, unit = float(found["number"]) * (-1 if found["change"] == "-" else 1), found["unit"]
-    if not number < float("inf"):
-        raise BadInput(f"--fail-if {text!r}: {written!r} is no limit", _HOW)
-    if unit in _FACTORS and not found["change"]:
+def _parse_limit(text: str, figure: str, quantity: Quantity, limit: str) -> tuple[Margin, float]:
+    match = _LIMIT.fullmatch(limit)
+    if match is None or float(match["number"]) == float("inf"):
+        raise BadInput(f"--fail-if {text!r}: {limit!r} is not a limit", _EXAMPLES)
+    number, unit = float(match["number"]) * (-1 if match["change"] == "-" else 1), match["unit"]
+    if unit in _FACTOR_UNITS and not match["change"]:
         return Margin.FACTOR, number
-    if unit == "%" and found["change"]:
+    if unit == "%" and match["change"]:
         return Margin.PERCENT, number / 100
     if unit not in quantity.units:
-        units = " or ".join(f"{figure}>3{unit}" for unit in list(quantity.units)[:2])
-        raise BadInput(f"--fail-if {text!r}: {written!r} is no {figure}", f"write {units}, {figure}>2x or {figure}>+5%")
-    return (Margin.CHANGE if found["change"] else Margin.VALUE), number * quantity.units[unit]
+        examples = " or ".join(f"{figure}>3{known}" for known in list(quantity.units)[:2])
+        remedy = f"write {examples}, {figure}>2x or {figure}>+5%"
+        raise BadInput(f"--fail-if {text!r}: {limit!r} is not a limit for {figure}", remedy)
+    return (Margin.CHANGE if match["change"] else Margin.VALUE), number * quantity.units[unit]
 
 
 def judge(budget: Budget, a: Side, b: Side) -> BudgetResult:
-    """Whether a budget was kept from `a` to `b`.
+    """The outcome of a budget for the change from `a` to `b`.
 
-    It is over where one place is beyond it, unless the intervals of the two overlap. It cannot be judged where a place
-    that was measured before is not measured now, or on another machine, or nowhere at all: what was not measured has
-    not passed. Raises BadInput for a place that neither side has.
+    It is over if one subject exceeds the limit, unless the intervals of both sides overlap. It is undecided if a
+    subject that was measured in `a` is missing in `b` or was measured on another machine, or if there is no subject:
+    what was not measured has not passed. Raises BadInput for a subject that neither side has.
     """
-    found = [shift for shift in shifts(a, b) if shift.quantity == budget.figure and _meant(budget, shift.place)]
-    if budget.place and not found:
-        _known(budget, a, b)
+    changes = [
+        change
+        for change in figure_changes(a, b)
+        if change.quantity == budget.figure and _applies(budget, change.subject)
+    ]
+    if budget.subject and not changes:
+        _check_subject(budget, a, b)
     over: list[str] = []
-    unknown: list[str] = []
-    unsure: list[str] = []
-    for shift in found:
-        if why := _unknown(budget, shift, a, b):
-            unknown.append(why)
-        elif _beyond(budget, shift):
-            (unsure if shift.sure is False and budget.by is not Margin.VALUE else over).append(_told(shift))
-    judged = [shift for shift in found if _judged(budget, shift)]
+    undecided: list[str] = []
+    insignificant: list[str] = []
+    for change in changes:
+        if reason := _why_undecided(budget, change, a, b):
+            undecided.append(reason)
+        elif _exceeds(budget, change):
+            overlap = change.significant is False and budget.margin is not Margin.VALUE
+            (insignificant if overlap else over).append(_describe(change))
     if over:
         return BudgetResult(budget.text, Outcome.OVER, tuple(over))
-    if unknown or not judged:
-        return BudgetResult(budget.text, Outcome.UNKNOWN, tuple(unknown) or (f"{budget.figure} is measured nowhere",))
-    return BudgetResult(budget.text, Outcome.HELD, tuple(f"{line}, no significant difference" for line in unsure))
+    if undecided or not any(_can_be_judged(budget, change) for change in changes):
+        reasons = tuple(undecided) or (f"no measurement of {budget.figure}",)
+        return BudgetResult(budget.text, Outcome.UNDECIDED, reasons)
+    return BudgetResult(
+        budget.text, Outcome.WITHIN, tuple(f"{line}, no significant difference" for line in insignificant)
+    )
 
 
-def _meant(budget: Budget, place: str) -> bool:
-    """Whether a place is the one that a budget names, or lies in it: `fp16` means all of that stage."""
-    wanted = budget.place
-    return wanted is None or place == wanted or place.startswith((f"{wanted}/", f"{wanted} "))
+def _applies(budget: Budget, subject: str) -> bool:
+    """Whether a budget is for a subject: the same name, or a part of it, as `fp16/model.onnx` is of `fp16`."""
+    name = budget.subject
+    return name is None or subject == name or subject.startswith((f"{name}/", f"{name} "))
 
 
-def _known(budget: Budget, a: Side, b: Side) -> None:
-    places = sorted({shift.place for shift in shifts(a, b)})
-    if not any(_meant(budget, place) for place in places):
-        raise BadInput(f"--fail-if {budget.text!r}: there is no {budget.place!r}", f"known: {', '.join(places)}")
+def _check_subject(budget: Budget, a: Side, b: Side) -> None:
+    """Raises BadInput if neither side has the subject of the budget in any figure."""
+    subjects = sorted({change.subject for change in figure_changes(a, b)})
+    if not any(_applies(budget, subject) for subject in subjects):
+        raise BadInput(
+            f"--fail-if {budget.text!r}: unknown subject {budget.subject!r}", f"known: {', '.join(subjects)}"
+        )
 
 
-def _judged(budget: Budget, shift: Shift) -> bool:
-    """Whether a place has what the budget is about: of a new one only the value can be judged."""
-    return shift.b is not None and (budget.by is Margin.VALUE or shift.a is not None)
+def _can_be_judged(budget: Budget, change: FigureChange) -> bool:
+    """Whether the needed values exist: a subject that is new in B can be judged by its value only."""
+    return change.b is not None and (budget.margin is Margin.VALUE or change.a is not None)
 
 
-def _unknown(budget: Budget, shift: Shift, a: Side, b: Side) -> str | None:
-    if shift.b is None:
-        return f"{shift.place}: not measured in {b.path}"
-    if budget.by is Margin.VALUE or shift.a is None:
+def _why_undecided(budget: Budget, change: FigureChange, a: Side, b: Side) -> str | None:
+    if change.b is None:
+        return f"{change.subject}: not measured in {b.path}"
+    if budget.margin is Margin.VALUE or change.a is None:
         return None
-    if not shift.comparable:
-        return f"{shift.place}: measured on {a.machine or 'no machine'} and on {b.machine or 'no machine'}"
-    return f"{shift.place}: there is no factor of nothing" if _change(budget, shift) is None else None
+    if not change.comparable:
+        return f"{change.subject}: measured on different machines ({a.machine or 'unknown'}, {b.machine or 'unknown'})"
+    return f"{change.subject}: no factor, the value in A is 0" if _amount(budget, change) is None else None
 
 
-def _beyond(budget: Budget, shift: Shift) -> bool:
-    change = _change(budget, shift)
-    if change is None:
+def _exceeds(budget: Budget, change: FigureChange) -> bool:
+    amount = _amount(budget, change)
+    if amount is None:
         return False
-    beyond = change - budget.limit if budget.above else budget.limit - change
-    return beyond > _SLACK * abs(budget.limit)
+    excess = amount - budget.limit if budget.above else budget.limit - amount
+    return excess > _ROUNDING * abs(budget.limit)
 
 
-def _change(budget: Budget, shift: Shift) -> float | None:
-    """What of a figure is held against the limit; None where there is none."""
-    if shift.b is None or budget.by is Margin.VALUE:
-        return None if shift.b is None else shift.b.value
-    if shift.a is None:
+def _amount(budget: Budget, change: FigureChange) -> float | None:
+    """The number that is compared with the limit: value, change or factor; None if it is undefined."""
+    if change.b is None or budget.margin is Margin.VALUE:
+        return None if change.b is None else change.b.value
+    if change.a is None:
         return None
-    if budget.by is Margin.CHANGE or (budget.by is Margin.PERCENT and QUANTITIES[shift.quantity].share):
-        return shift.b.value - shift.a.value
-    if shift.factor is None:
+    if budget.margin is Margin.CHANGE or (budget.margin is Margin.PERCENT and QUANTITIES[change.quantity].share):
+        return change.b.value - change.a.value
+    if change.factor is None:
         return None
-    return shift.factor if budget.by is Margin.FACTOR else shift.factor - 1
+    return change.factor if budget.margin is Margin.FACTOR else change.factor - 1
 
 
-def _told(shift: Shift) -> str:
-    values = [f"{each.value:.4g}" for each in (shift.a, shift.b) if each is not None]
-    return f"{shift.place}: {' → '.join(values)}"
+def _describe(change: FigureChange) -> str:
+    values = [f"{value.value:.4g}" for value in (change.a, change.b) if value is not None]
+    return f"{change.subject}: {' → '.join(values)}"
 
 
-def outcome(judged: Sequence[BudgetResult]) -> Outcome:
-    """What became of all of them: over if one is, unknown if one cannot be judged."""
-    seen = {each.outcome for each in judged}
-    return next((worst for worst in (Outcome.OVER, Outcome.UNKNOWN) if worst in seen), Outcome.HELD)
+def outcome(results: Sequence[BudgetResult]) -> Outcome:
+    """The worst outcome: over if any budget is, else undecided if any is."""
+    outcomes = {result.outcome for result in results}
+    return next((worst for worst in (Outcome.OVER, Outcome.UNDECIDED) if worst in outcomes), Outcome.WITHIN)
 
 
-def lines(judged: Iterable[BudgetResult]) -> Iterator[str]:
-    """One line for every budget that was not simply held."""
-    for each in judged:
-        for why in each.why:
-            yield f"{each.budget}: {each.outcome.value}: {why}"
+def lines(results: Iterable[BudgetResult]) -> Iterator[str]:
+    """One line for each reason of each budget."""
+    for result in results:
+        for reason in result.reasons:
+            yield f"{result.budget}: {result.outcome.value}: {reason}"

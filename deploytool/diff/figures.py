@@ -1,4 +1,4 @@
-"""The figures of a report, and of what a device tried, by quantity and place."""
+"""Extracts the figures of a report and of a device result, by quantity and subject."""
 
 from __future__ import annotations
 
@@ -7,108 +7,108 @@ from collections.abc import Iterable, Iterator
 from deploytool.device.probe import ProbeResult
 from deploytool.diff import Value
 from deploytool.results import verdict
-from deploytool.results.faults import ENGINE, GRAPH, FaultsResult
+from deploytool.results.faults import CHECK_LABELS, FaultsResult
 from deploytool.results.report import Comparison, Engine, Report, Speed
 from deploytool.results.verdict import part_tolerances
 from deploytool.spec import Stage
 
-_CHECKS = {GRAPH: "graph check", ENGINE: "FP16 check"}
-
-Figure = tuple[str, str, Value]  # quantity, place, value
+Figure = tuple[str, str, Value]  # quantity, subject, value
 
 
-def of_report(found: Report) -> list[Figure]:
-    """What a report says in numbers."""
-    made = [figure for comparison in found.comparisons if comparison.checks for figure in _comparison(comparison)]
-    made += _tolerated(found)
-    made += [figure for speed in found.speeds for figure in _speed(speed)]
-    made += [figure for engine in found.engines for figure in _engine(engine)]
-    if found.reach:
-        made.append(("reach", Stage.FP16, Value(found.reach.largest)))
-    if found.proof:
-        made += _proof(found.proof)
-    return made
+def of_report(report: Report) -> list[Figure]:
+    """All figures of a report."""
+    figures = [figure for comparison in report.comparisons if comparison.checks for figure in _comparison(comparison)]
+    figures += _tolerances(report)
+    figures += [figure for speed in report.speeds for figure in _speed(speed)]
+    figures += [figure for engine in report.engines for figure in _engine(engine)]
+    if report.fp16_range:
+        figures.append(("fp16_largest", Stage.FP16, Value(report.fp16_range.largest)))
+    if report.faults:
+        figures += _faults(report.faults)
+    return figures
 
 
 def _comparison(comparison: Comparison) -> Iterator[Figure]:
-    again = f" {verdict.AGAIN[comparison.runner]}" if comparison.runner in verdict.AGAIN else ""
-    place, truth = f"{comparison.stage}/{comparison.file}{again}", comparison.checks[-1].parity
-    yield "parity", place, Value(truth.max_error)
-    if noise := comparison.checks[-1].tolerance.noise:
-        yield "noise", place, Value(truth.max_error / noise)
-    for each in comparison.checks[-1].parts:
-        yield "parity", f"{place} in {each.part}", Value(each.parity.max_error)
-    if truth.equal:
-        yield "equal", place, Value(truth.equal.share)
-    top1, top5 = (
-        (comparison.agreement.top1, comparison.agreement.top5) if comparison.agreement else (truth.top1, truth.top5)
-    )
-    yield from _shares(place, top1, top5)
+    runner = verdict.RUNNER_LABELS.get(comparison.runner)
+    subject = f"{comparison.stage}/{comparison.file}" + (f" {runner}" if runner else "")
+    check = comparison.checks[-1]
+    parity = check.parity
+    yield "parity", subject, Value(parity.max_error)
+    if noise := check.tolerance.noise:
+        yield "noise", subject, Value(parity.max_error / noise)
+    for part in check.parts:
+        yield "parity", f"{subject} in {part.part}", Value(part.parity.max_error)
+    if parity.equal:
+        yield "equal", subject, Value(parity.equal.share)
+    agreement = comparison.agreement
+    top1, top5 = (agreement.top1, agreement.top5) if agreement else (parity.top1, parity.top5)
+    yield from _class_shares(subject, top1, top5)
     if comparison.accuracy:
-        yield "accuracy", place, Value(comparison.accuracy.artifact)
+        yield "accuracy", subject, Value(comparison.accuracy.artifact)
 
 
-def _tolerated(found: Report) -> Iterator[Figure]:
-    limits = part_tolerances(found)
-    for part, each in limits.items():
-        where = f" in {part}" if len(limits) > 1 else ""
-        yield from (("tolerated", f"{name}{where}", Value(limit.max_error)) for name, limit in each.items())
+def _tolerances(report: Report) -> Iterator[Figure]:
+    tolerances = part_tolerances(report)
+    for part, by_precision in tolerances.items():
+        suffix = f" in {part}" if len(tolerances) > 1 else ""
+        for precision, limit in by_precision.items():
+            yield "tolerance", f"{precision}{suffix}", Value(limit.max_error)
 
 
-def _shares(place: str, top1: float | None, top5: float | None) -> Iterator[Figure]:
+def _class_shares(subject: str, top1: float | None, top5: float | None) -> Iterator[Figure]:
     if top1 is not None:
-        yield "top1", place, Value(top1)
+        yield "top1", subject, Value(top1)
     if top5 is not None:
-        yield "top5", place, Value(top5)
+        yield "top5", subject, Value(top5)
 
 
 def _speed(speed: Speed) -> Iterator[Figure]:
-    place = f"{speed.stage}/{speed.file}"
+    subject = f"{speed.stage}/{speed.file}"
     if speed.latency_ms is not None:
-        yield "p50", place, Value(speed.latency_ms)
+        yield "p50", subject, Value(speed.latency_ms)
     if speed.ratio is not None:
-        yield "speedup", place, Value(speed.ratio, speed.low, speed.high)
+        yield "speedup", subject, Value(speed.ratio, speed.low, speed.high)
 
 
 def _engine(engine: Engine) -> Iterator[Figure]:
-    place, layers = f"{Stage.BUILD}/{engine.file}", sum(engine.layers.values())
-    yield "size", place, Value(float(engine.bytes))
-    yield "layers", place, Value(float(layers))
-    yield "half", place, Value(engine.layers.get("HALF", 0) / max(layers, 1))
-    yield "build", place, Value(engine.seconds)
+    subject, layers = f"{Stage.BUILD}/{engine.file}", sum(engine.layers.values())
+    yield "size", subject, Value(float(engine.bytes))
+    yield "layers", subject, Value(float(layers))
+    yield "fp16_layers", subject, Value(engine.layers.get("HALF", 0) / max(layers, 1))
+    yield "build_time", subject, Value(engine.seconds)
 
 
-def _proof(proof: FaultsResult) -> Iterator[Figure]:
-    for check, place in _CHECKS.items():
-        caught, missed = proof.count(check, "caught"), proof.count(check, "missed")
+def _faults(faults: FaultsResult) -> Iterator[Figure]:
+    for check, subject in CHECK_LABELS.items():
+        caught, missed = faults.count(check, "caught"), faults.count(check, "missed")
         if caught + missed:
-            yield "caught", place, Value(caught / (caught + missed))
-        noticed = [family.power[check].smallest for family in proof.families if check in family.power]
-        if found := [size for size in noticed if size is not None]:
-            yield "smallest", place, Value(min(found))
+            yield "caught", subject, Value(caught / (caught + missed))
+        smallest = [family.by_check[check].smallest for family in faults.families if check in family.by_check]
+        if known := [error for error in smallest if error is not None]:
+            yield "smallest_caught", subject, Value(min(known))
 
 
-def of_tried(tried: Iterable[ProbeResult]) -> list[Figure]:
-    """What the ways that ran on a device showed, also those that answered wrongly."""
-    return [figure for each in tried for figure in _tried(each)]
+def of_probe_results(results: Iterable[ProbeResult]) -> list[Figure]:
+    """The figures of the backends that ran on a device, also of those that failed their check."""
+    return [figure for result in results for figure in _probe_result(result)]
 
 
-def _tried(each: ProbeResult) -> Iterator[Figure]:
-    if each.trial is None:
+def _probe_result(result: ProbeResult) -> Iterator[Figure]:
+    if result.trial is None:
         return
-    place, shown = each.tier, each.trial.check
-    yield "parity", place, Value(shown.parity.max_error)
-    yield "tolerated", place, Value(shown.tolerance.max_error)
-    if shown.parity.equal:
-        yield "equal", place, Value(shown.parity.equal.share)
-    yield from _shares(place, shown.parity.top1, shown.parity.top5)
-    yield "p50", place, Value(each.trial.latency_ms)
-    yield "p90", place, Value(each.trial.p90_ms)
+    subject, check = result.tier, result.trial.check
+    yield "parity", subject, Value(check.parity.max_error)
+    yield "tolerance", subject, Value(check.tolerance.max_error)
+    if check.parity.equal:
+        yield "equal", subject, Value(check.parity.equal.share)
+    yield from _class_shares(subject, check.parity.top1, check.parity.top5)
+    yield "p50", subject, Value(result.trial.latency_ms)
+    yield "p90", subject, Value(result.trial.p90_ms)
 
 
 def sorted_by_quantity(figures: Iterable[Figure]) -> dict[str, dict[str, Value]]:
-    """The figures as a side keeps them; of two for one place the later counts."""
-    made: dict[str, dict[str, Value]] = {}
-    for quantity, place, value in figures:
-        made.setdefault(quantity, {})[place] = value
-    return made
+    """The figures by quantity and subject; of two for the same subject the later one counts."""
+    by_quantity: dict[str, dict[str, Value]] = {}
+    for quantity, subject, value in figures:
+        by_quantity.setdefault(quantity, {})[subject] = value
+    return by_quantity

@@ -1,4 +1,4 @@
-"""The figures that can be compared and budgeted: what each is, in which unit, and which way is worse."""
+"""The table of figures that can be compared and budgeted: meaning, units, and the direction that is worse."""
 
 from __future__ import annotations
 
@@ -13,37 +13,40 @@ NONE: Mapping[str, float] = {"": 1.0}
 
 @dataclass(frozen=True)
 class Quantity:
-    """One figure; `units` says what one of each of its units is in the unit that it is kept in.
+    """One figure; `units` maps each unit that may be written to the stored unit.
 
-    A `share` lies between 0 and 1 and changes by percentage points; one `of_machine` cannot be held against another's.
+    A `share` is between 0 and 1 and changes by percentage points. A `machine_dependent` figure is not comparable
+    between machines.
     """
 
-    what: str
+    description: str
     units: Mapping[str, float]
     more_is_worse: bool = True
     share: bool = False
-    of_machine: bool = False
+    machine_dependent: bool = False
 
 
 _SHARE: Mapping[str, float] = {"": 1.0, "%": 0.01}
 
 QUANTITIES: Mapping[str, Quantity] = {
     "parity": Quantity("largest error against FP64, relative to the largest output", NONE),
-    "noise": Quantity("the same in multiples of the model's own noise", NONE),
-    "tolerated": Quantity("the largest error that passes", NONE),
+    "noise": Quantity("largest error against FP64, in multiples of the model's own noise", NONE),
+    "tolerance": Quantity("largest error that passes", NONE),
     "top1": Quantity("share of images with the source's class", _SHARE, more_is_worse=False, share=True),
-    "top5": Quantity("share with it among the five best", _SHARE, more_is_worse=False, share=True),
-    "equal": Quantity("share of elements that must be equal and are", _SHARE, more_is_worse=False, share=True),
-    "accuracy": Quantity("share of labels that are right", _SHARE, more_is_worse=False, share=True),
-    "reach": Quantity("largest value in the FP16 graph; FP16 ends at 65504", NONE),
-    "p50": Quantity("median latency of one batch", TIMES, of_machine=True),
-    "p90": Quantity("latency that nine of ten batches keep", TIMES, of_machine=True),
-    "p99": Quantity("latency that 99 of 100 batches keep", TIMES, of_machine=True),
-    "speedup": Quantity("eager's latency over it", NONE, more_is_worse=False, of_machine=True),
-    "size": Quantity("bytes of a file", SIZES),
-    "layers": Quantity("layers of an engine's network", NONE),
-    "half": Quantity("share of an engine's layers that give FP16", _SHARE, more_is_worse=False, share=True),
-    "build": Quantity("seconds that building an engine took", SECONDS, of_machine=True),
+    "top5": Quantity("share of images with it among the five best", _SHARE, more_is_worse=False, share=True),
+    "equal": Quantity(
+        "share of equal elements, of those compared for equality", _SHARE, more_is_worse=False, share=True
+    ),
+    "accuracy": Quantity("share of correct labels", _SHARE, more_is_worse=False, share=True),
+    "fp16_largest": Quantity("largest value in the FP16 graph; the FP16 maximum is 65504", NONE),
+    "p50": Quantity("median latency of one batch", TIMES, machine_dependent=True),
+    "p90": Quantity("90th percentile of the latency of one batch", TIMES, machine_dependent=True),
+    "p99": Quantity("99th percentile of the latency of one batch", TIMES, machine_dependent=True),
+    "speedup": Quantity("eager latency over artifact latency", NONE, more_is_worse=False, machine_dependent=True),
+    "size": Quantity("file size in bytes", SIZES),
+    "layers": Quantity("layers of an engine", NONE),
+    "fp16_layers": Quantity("share of an engine's layers with FP16 output", _SHARE, more_is_worse=False, share=True),
+    "build_time": Quantity("build time of an engine in seconds", SECONDS, machine_dependent=True),
     "caught": Quantity("share of planted faults that a check caught", _SHARE, more_is_worse=False, share=True),
-    "smallest": Quantity("smallest error of a fault that a check caught", NONE),
+    "smallest_caught": Quantity("smallest error of a caught fault", NONE),
 }

@@ -1,4 +1,4 @@
-"""What is compared, from where it lies: a run's folder or report, a bundle, or the document that a device printed."""
+"""Reads the two sides of a comparison: a run, a report, a bundle, or the JSON output of a device."""
 
 from __future__ import annotations
 
@@ -17,88 +17,96 @@ from deploytool.bundle.manifest import (
 )
 from deploytool.device.verify import Verification
 from deploytool.diff import Side, Value, bench_figures
-from deploytool.diff.figures import Figure, of_report, of_tried, sorted_by_quantity
+from deploytool.diff.figures import Figure, of_probe_results, of_report, sorted_by_quantity
 from deploytool.errors import BadInput
 from deploytool.host import files
 from deploytool.results import receipt, report, verdict
 from deploytool.results.artifact import Kind
+from deploytool.results.receipt import Receipt
 from deploytool.results.report import Report
 from deploytool.spec import Stage
 
 RUN, BUNDLE, DEVICE = "run", "bundle", "device"
-_LONGEST = 64 << 20  # bytes of a document
-_VOLATILE = ((Stage.PACK, "content_digest"), (Stage.PACK, "bytes"))  # which follow from the rest
+_MAX_DOCUMENT = 64 << 20  # bytes
+_DERIVED_NOTES = ((Stage.PACK, "content_digest"), (Stage.PACK, "bytes"))  # change whenever anything else does
+_REMEDY = "save the output of verify or bench with --json"
 
 
 def read(path: Path) -> Side:
-    """What lies there. Raises BadInput if it is none of them, Refused for a manifest that cannot be right."""
+    """The side at a path; raises BadInput if it is none of them, and Refused for an invalid manifest."""
     if (path / MANIFEST_FILE).is_file():
-        return _bundle(path)
+        return _read_bundle(path)
     if path.is_dir():
-        return _run(path)
+        return _read_run(path)
     if not path.is_file():
-        raise BadInput(f"there is no {path}", "give a run, a bundle, or a file with what a device printed")
-    data = _document(path)
-    if isinstance(data, Mapping) and report.names(data.get("schema")):
-        return _reported(path, report.read(path), {}, ())
-    return _device(path, data)
+        raise BadInput(f"{path} does not exist", "name a run, a bundle, or a file with the output of a device")
+    data = _load_json(path)
+    if isinstance(data, Mapping) and report.is_report_schema(data.get("schema")):
+        return _report_side(path, report.read(path), {}, ())
+    return _device_side(path, data)
 
 
-def _document(path: Path) -> object:
+def _load_json(path: Path) -> object:
     try:
-        return serde.loads(files.read(path, _LONGEST), _LONGEST)
+        return serde.loads(files.read(path, _MAX_DOCUMENT), _MAX_DOCUMENT)
     except serde.Malformed as error:
-        raise BadInput(f"{path} is no JSON document", "save what verify or bench print with --json") from error
+        raise BadInput(f"{path} is not a JSON document", _REMEDY) from error
 
 
-def _run(home: Path) -> Side:
-    """A run's folder: its report, what its stages noted, and the files as they are now."""
-    written = home / Stage.VALIDATE / Kind.REPORT.value
-    if not written.is_file():
-        raise BadInput(f"{home} holds neither a finished run nor a bundle", "`deploytool export` makes one")
+def _read_run(home: Path) -> Side:
+    """A run: its report, the notes of its stages, the sizes of its files, and its benchmark."""
+    path = home / Stage.VALIDATE / Kind.REPORT.value
+    if not path.is_file():
+        raise BadInput(f"{home} is neither a finished run nor a bundle", "`deploytool export` makes a run")
     facts: dict[str, str] = {}
-    for room in sorted(path for path in home.iterdir() if path.is_dir()):
-        if sealed := receipt.read(room):
-            facts |= {"weights": sealed.weights or "none"}
-            said = {name: value for name, value in sealed.notes.items() if (sealed.made_by, name) not in _VOLATILE}
-            facts |= {f"{sealed.made_by} {name}": str(value) for name, value in said.items() if _plain(value)}
-            graphs = {name: sha256 for name, sha256 in sealed.files.items() if _is_graph(name)}
-            facts |= {f"bytes of {room.name}/{name}": sha256 for name, sha256 in graphs.items()}
-    found = report.read(written)
-    names = {f"{comparison.stage}/{comparison.file}" for comparison in found.comparisons}
-    there = [name for name in sorted(names) if (home / name).is_file()]
-    sizes = [("size", name, Value(float((home / name).stat().st_size))) for name in there]
-    return _reported(home, found, facts, [*sizes, *bench_figures.of_run(home, found.device)])
+    for directory in sorted(entry for entry in home.iterdir() if entry.is_dir()):
+        if record := receipt.read(directory):
+            facts |= _stage_facts(directory.name, record)
+    written = report.read(path)
+    names = {f"{comparison.stage}/{comparison.file}" for comparison in written.comparisons}
+    existing = [name for name in sorted(names) if (home / name).is_file()]
+    sizes = [("size", name, Value(float((home / name).stat().st_size))) for name in existing]
+    return _report_side(home, written, facts, [*sizes, *bench_figures.of_run(home, written.device)])
+
+
+def _stage_facts(directory: str, record: Receipt) -> dict[str, str]:
+    """The notes of a stage, and the digests of its graphs."""
+    notes = {name: value for name, value in record.notes.items() if (record.made_by, name) not in _DERIVED_NOTES}
+    return {
+        "weights": record.weights or "none",
+        **{f"{record.made_by} {name}": str(value) for name, value in notes.items() if _is_choice(value)},
+        **{f"bytes of {directory}/{name}": digest for name, digest in record.files.items() if _is_graph(name)},
+    }
 
 
 def _is_graph(name: str) -> bool:
-    """Whether a file is a graph of its own stage; what else is made is never twice the same, or is a copy."""
+    """Whether a file is a graph of its own stage; other files are not reproducible, or are copies."""
     return name.endswith(".onnx") and "/" not in name
 
 
-def _plain(value: object) -> bool:
+def _is_choice(value: object) -> bool:
     """Whether a note is a choice or a count, and not a measurement."""
     return isinstance(value, (str, bool, int)) and "\n" not in str(value)
 
 
-def _reported(path: Path, found: Report, facts: Mapping[str, str], more: Sequence[Figure]) -> Side:
-    said = {
-        "model": found.model,
-        "images": f"{found.images} of {found.data or 'drawn ones'}",
-        "batch": str(found.batch),
-        "machine": found.device,
-        "verdict": "; ".join(verdict.failed_lines(found)) or "pass for all that ran",
-        **{f"version of {name}": version for name, version in found.versions.items()},
-        **{f"target {each.target}": each.verdict for each in found.targets},
-        **{f"engine {each.file}": f"{each.flavour} {each.version}" for each in found.engines},
+def _report_side(path: Path, written: Report, facts: Mapping[str, str], more: Sequence[Figure]) -> Side:
+    all_facts = {
+        "model": written.model,
+        "images": f"{written.images} of {written.data or 'synthetic data'}",
+        "batch": str(written.batch),
+        "machine": written.device,
+        "verdict": "; ".join(verdict.failed_lines(written)) or "pass for all that ran",
+        **{f"version of {name}": version for name, version in written.versions.items()},
+        **{f"target {target.target}": target.verdict for target in written.targets},
+        **{f"engine {engine.file}": f"{engine.flavour} {engine.version}" for engine in written.engines},
         **facts,
     }
-    figures = sorted_by_quantity([*of_report(found), *more])
-    return Side(RUN, str(path), found.model, found.device, said, figures)
+    figures = sorted_by_quantity([*of_report(written), *more])
+    return Side(RUN, str(path), written.model, written.device, all_facts, figures)
 
 
-def _bundle(folder: Path) -> Side:
-    """A bundle by its manifest, which is believed: nothing of it is opened."""
+def _read_bundle(folder: Path) -> Side:
+    """A bundle as its manifest describes it; no other file is opened, and no digest is checked."""
     manifest = read_manifest(folder)
     source = manifest.provenance
     facts = {
@@ -108,57 +116,58 @@ def _bundle(folder: Path) -> Side:
         **{f"argument {name}": str(value) for name, value in source.arguments.items()},
         **{f"choice {name}": str(value) for name, value in source.choices.items()},
         **{f"version of {name}": version for name, version in source.versions.items()},
-        **{f"made by {stage}": sha256 for stage, sha256 in source.artifacts.items()},
-        **{f"target {each.target}": each.verdict for each in manifest.targets},
-        **{f"input {one.name}": f"{one.dtype} {'×'.join(map(str, one.shape))}" for one in manifest.inputs},
-        **{f"output {one.name}": f"{one.dtype} {'×'.join(map(str, one.shape))}" for one in manifest.outputs},
-        **{_engine(manifest, place): each.version for place, each in enumerate(manifest.engines)},
+        **{f"made by {stage}": digest for stage, digest in source.artifacts.items()},
+        **{f"target {target.target}": target.verdict for target in manifest.targets},
+        **{f"input {item.name}": f"{item.dtype} {'×'.join(map(str, item.shape))}" for item in manifest.inputs},
+        **{f"output {item.name}": f"{item.dtype} {'×'.join(map(str, item.shape))}" for item in manifest.outputs},
+        **{_engine_name(manifest, index): engine.version for index, engine in enumerate(manifest.engines)},
     }
-    tolerated = {
+    tolerances = {
         f"{name} in {limit.part}" if len(limits.parts) > 1 else name: Value(limit.tolerance.max_error)
         for name, limits in manifest.tolerances.items()
         for limit in limits.parts
     }
-    return Side(BUNDLE, str(folder), manifest.name, "", facts, {"tolerated": tolerated, "size": _sizes(manifest)})
+    return Side(BUNDLE, str(folder), manifest.name, "", facts, {"tolerance": tolerances, "size": _sizes(manifest)})
 
 
-def _identity(name: str, sequence: int, content_digest: str, digest: str) -> dict[str, str]:
-    return {"model": name, "sequence": str(sequence), "content_digest": content_digest, "digest": digest}
+def _identity(name: str, sequence: int, content: str, digest: str) -> dict[str, str]:
+    return {"model": name, "sequence": str(sequence), "content_digest": content, "digest": digest}
 
 
-def _engine(manifest: Manifest, place: int) -> str:
-    """What an engine is called by whom it is for: its file bears the release that built it."""
-    engine = manifest.engines[place]
+def _engine_name(manifest: Manifest, index: int) -> str:
+    """The name of an engine by its capabilities: the file name contains the TensorRT release, which may differ."""
+    engine = manifest.engines[index]
     return f"engine {engine.flavour} for {' '.join(engine.capabilities)}"
 
 
 def _sizes(manifest: Manifest) -> dict[str, Value]:
+    """File sizes in bytes: of each graph, each engine, and all files."""
     graphs = {file.path: Value(float(file.size)) for file in manifest.files if file.role is Role.GRAPH}
     engines = {
-        _engine(manifest, place): Value(float(engine.file.size)) for place, engine in enumerate(manifest.engines)
+        _engine_name(manifest, index): Value(float(engine.file.size)) for index, engine in enumerate(manifest.engines)
     }
     return {**graphs, **engines, "all files": Value(float(sum(file.size for file in all_files(manifest))))}
 
 
-def brought(path: Path) -> Verification:
-    """What `verify` or `bench` printed with --json on a device, saved to a file; raises BadInput if it is not that."""
-    return _verified(path, _document(path))
+def read_verification(path: Path) -> Verification:
+    """The JSON output of `verify` or `bench` on a device, saved to a file; raises BadInput if it is anything else."""
+    return _verification(path, _load_json(path))
 
 
-def _verified(path: Path, data: object) -> Verification:
+def _verification(path: Path, data: object) -> Verification:
     try:
         return serde.decode(Verification, data["result"] if isinstance(data, Mapping) else data)
     except (KeyError, serde.Malformed) as error:
-        raise BadInput(f"{path} is not what a device prints", "save what verify or bench print with --json") from error
+        raise BadInput(f"{path} is not the output of a device", _REMEDY) from error
 
 
-def _device(path: Path, data: object) -> Side:
-    """What a device brought home."""
-    found = _verified(path, data)
+def _device_side(path: Path, data: object) -> Side:
+    result = _verification(path, data)
     facts = {
-        **_identity(found.name, found.sequence, found.content_digest, found.digest),
-        "machine": found.machine,
-        "serves": found.tier or "nothing",
-        **{f"{each.tier} {each.file}".strip(): each.reason or str(each.status) for each in found.tried},
+        **_identity(result.name, result.sequence, result.content_digest, result.digest),
+        "machine": result.machine,
+        "selected": result.tier or "nothing",
+        **{f"{probe.tier} {probe.file}".strip(): probe.reason or str(probe.status) for probe in result.tried},
     }
-    return Side(DEVICE, str(path), found.name, found.machine, facts, sorted_by_quantity(of_tried(found.tried)))
+    figures = sorted_by_quantity(of_probe_results(result.tried))
+    return Side(DEVICE, str(path), result.name, result.machine, facts, figures)

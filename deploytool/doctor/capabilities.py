@@ -1,4 +1,4 @@
-"""What this machine can do for a model: make its graphs, build its engines, run it, and verify where it came from."""
+"""Capabilities of this machine: make graphs, build engines, run bundles, sign, and check signatures."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from deploytool import targets
 from deploytool.doctor.inventory import RUNTIMES, Inventory
-from deploytool.doctor.traps import Name, Trap
+from deploytool.doctor.traps import Trap, TrapName
 from deploytool.spec import Decision, TargetPlan
 from deploytool.targets import FULL, TARGETS, THIS
 
-GRAPHS, RUN, SIGN, SIGNED = "make graphs", "run", "sign", "check signatures"
-HOST = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim")
-_NO_RUNTIME = (Name.BOTH_RUNTIMES, Name.BROKEN_RUNTIME)
-_MENDS: Mapping[TargetPlan, str] = {
+GRAPHS, RUN, SIGN, CHECK_SIGNATURES = "make graphs", "run", "sign", "check signatures"
+HOST = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim")  # packages that exporting needs
+_RUNTIME_TRAPS = (TrapName.BOTH_RUNTIMES, TrapName.BROKEN_RUNTIME)
+_REMEDIES: Mapping[TargetPlan, str] = {
     TargetPlan.ON_DEVICE: "build it there: python -m deploytool.device build BUNDLE",
     TargetPlan.NOT_SERVED: "install the NVIDIA driver, and TensorRT",
 }
@@ -22,69 +22,69 @@ _MENDS: Mapping[TargetPlan, str] = {
 
 @dataclass(frozen=True)
 class Capability:
-    """Something one may want to do here, whether it can be done, by what or why not, and what then mends it.
+    """One task, whether it is available, the reason, and the remedy if it is not.
 
-    Its name is one of this module's words, or that of a target whose engine is to be built.
+    `name` is one of the constants of this module, or the name of the target that an engine is built for.
     """
 
     name: str
-    able: bool
-    why: str
-    mend: str = ""
+    available: bool
+    reason: str
+    remedy: str = ""
 
 
-def is_device(found: Inventory) -> bool:
-    """Whether none of the libraries is here that exporting needs."""
-    return not any(found.version(name) for name in HOST)
+def is_device(inventory: Inventory) -> bool:
+    """Whether none of the packages that exporting needs is installed."""
+    return not any(inventory.version(name) for name in HOST)
 
 
-def decided(target: str) -> tuple[Decision, ...]:
-    """What becomes of the target, of all of them if it is empty; raises BadInput if there is none of that name."""
+def plan_targets(target: str) -> tuple[Decision, ...]:
+    """Where the engine of a target is built, or of all targets if `target` is empty; BadInput for an unknown name."""
     return targets.plan_engines((target,) if target else (*TARGETS, THIS))
 
 
-def capabilities(found: Inventory, wanted: Sequence[Decision], caught: Sequence[Trap]) -> tuple[Capability, ...]:
-    """Everything one may want of a machine, in the order of a model's life."""
+def capabilities(inventory: Inventory, plan: Sequence[Decision], traps: Sequence[Trap]) -> tuple[Capability, ...]:
+    """All capabilities, in the order in which a model needs them."""
     return (
-        _graphs(found),
-        *_engines(wanted, caught),
-        _runs(found, caught),
-        _by(found, SIGN, ("model-signing", "pyopenssl"), "sign"),
-        _by(found, SIGNED, ("cryptography",), "verify"),
+        _make_graphs(inventory),
+        *_build_engines(plan, traps),
+        _run_bundles(inventory, traps),
+        _with_packages(inventory, SIGN, ("model-signing", "pyopenssl"), "sign"),
+        _with_packages(inventory, CHECK_SIGNATURES, ("cryptography",), "verify"),
     )
 
 
-def _graphs(found: Inventory) -> Capability:
-    missing = [name for name in HOST if not found.version(name)]
-    missing += [] if any(found.version(name) for name in RUNTIMES) else ["onnxruntime"]
+def _make_graphs(inventory: Inventory) -> Capability:
+    missing = [name for name in HOST if not inventory.version(name)]
+    missing += [] if any(inventory.version(name) for name in RUNTIMES) else ["onnxruntime"]
     if missing:
         return Capability(GRAPHS, False, f"{', '.join(missing)} not installed", "pip install 'deploytool[cpu]'")
-    return Capability(GRAPHS, True, ", ".join(f"{name} {found.version(name)}" for name in ("torch", "onnx")))
+    return Capability(GRAPHS, True, ", ".join(f"{name} {inventory.version(name)}" for name in ("torch", "onnx")))
 
 
-def _engines(wanted: Sequence[Decision], caught: Sequence[Trap]) -> Iterator[Capability]:
-    spoilt = next((trap for trap in caught if trap.name is Name.PLACEHOLDER), None)
-    for decision in wanted:
-        if decision.verdict is TargetPlan.HERE and decision.flavour == FULL and spoilt:
-            yield Capability(decision.target, False, spoilt.problem, spoilt.mend)
+def _build_engines(plan: Sequence[Decision], traps: Sequence[Trap]) -> Iterator[Capability]:
+    placeholder = next((trap for trap in traps if trap.name is TrapName.PLACEHOLDER), None)
+    for decision in plan:
+        available = decision.verdict is TargetPlan.HERE
+        if available and decision.flavour == FULL and placeholder:
+            yield Capability(decision.target, False, placeholder.problem, placeholder.remedy)
         else:
-            mend = _MENDS.get(decision.verdict, "")
-            yield Capability(decision.target, decision.verdict is TargetPlan.HERE, decision.why, mend)
+            yield Capability(decision.target, available, decision.why, _REMEDIES.get(decision.verdict, ""))
 
 
-def _runs(found: Inventory, caught: Sequence[Trap]) -> Capability:
-    starts = [each.name for each in found.providers if each.starts]
-    if starts:
-        return Capability(RUN, True, ", ".join(starts))
-    mend = next(
-        (trap.mend for trap in caught if trap.name in _NO_RUNTIME), "pip install onnxruntime, which needs no GPU"
-    )
-    lost = [f"{each.name}: {each.reason}" for each in found.providers]
-    return Capability(RUN, False, "; ".join(lost) or "ONNX Runtime is not installed", mend)
+def _run_bundles(inventory: Inventory, traps: Sequence[Trap]) -> Capability:
+    working = [provider.name for provider in inventory.providers if provider.starts]
+    if working:
+        return Capability(RUN, True, ", ".join(working))
+    install = "pip install onnxruntime, which needs no GPU"
+    remedy = next((trap.remedy for trap in traps if trap.name in _RUNTIME_TRAPS), install)
+    failures = [f"{provider.name}: {provider.reason}" for provider in inventory.providers]
+    return Capability(RUN, False, "; ".join(failures) or "ONNX Runtime is not installed", remedy)
 
 
-def _by(found: Inventory, name: str, needed: Sequence[str], extra: str) -> Capability:
-    missing = [one for one in needed if not found.version(one)]
+def _with_packages(inventory: Inventory, name: str, packages: Sequence[str], extra: str) -> Capability:
+    """A capability that needs some packages, which an extra of deploytool installs."""
+    missing = [package for package in packages if not inventory.version(package)]
     if missing:
         return Capability(name, False, f"{missing[0]} is not installed", f"pip install 'deploytool[{extra}]'")
-    return Capability(name, True, f"{needed[0]} {found.version(needed[0])}")
+    return Capability(name, True, f"{packages[0]} {inventory.version(packages[0])}")

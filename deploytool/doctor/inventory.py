@@ -1,4 +1,4 @@
-"""What is on this machine: distributions by their metadata, libraries by their files, and providers by trying them."""
+"""Inventory of this machine: packages from their metadata, libraries from their files, and tested providers."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from deploytool.host import machine
 from deploytool.host.machine import Gpu
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
-_OURS = re.compile(
+_RELEVANT = re.compile(
     r"(nvidia-|tensorrt|onnxruntime).*|torch|onnx|onnxscript|onnxsim|safetensors|numpy|pillow|cryptography|model-signing|pyopenssl"
 )
-_ASKED = {  # the library of an ONNX Runtime provider: whose releases it is tied to, by the name it asks for
+_LINKED = {  # by provider library of ONNX Runtime: the dependency, and the pattern of its file name with the release
     "libonnxruntime_providers_cuda.so": ("cuda", rb"libcublas\.so\.(\d+)\0"),
     "libonnxruntime_providers_tensorrt.so": ("tensorrt", rb"libnvinfer\.so\.(\d+)\0"),
 }
-_SHARED = re.compile(r".*\.(so(\.[0-9]+)*|dll)")
+_SHARED_LIBRARY = re.compile(r".*\.(so(\.[0-9]+)*|dll)")
 
 
 @dataclass(frozen=True)
 class Installed:
-    """A distribution: its version, and if it is one of TensorRT's the shared libraries it brought."""
+    """An installed package: its version and, for TensorRT packages, the names of its shared libraries."""
 
     version: str
     libraries: tuple[str, ...] = ()
@@ -38,10 +38,10 @@ class Installed:
 
 @dataclass(frozen=True)
 class Inventory:
-    """All a diagnosis goes by; `cuda` is what the driver serves at most, empty where none answers.
+    """The data of a diagnosis; `cuda` is the highest CUDA release that the driver supports, empty without a driver.
 
-    `asked` says which major release of "cuda" and "tensorrt" ONNX Runtime's own libraries are made for; `loads` which
-    major releases of the full TensorRT the system's loader finds.
+    `linked_releases` are the major releases of "cuda" and "tensorrt" that ONNX Runtime's provider libraries need;
+    `loadable_tensorrt` are the major releases of TensorRT (not TensorRT-RTX) that the dynamic loader finds.
     """
 
     system: str
@@ -50,17 +50,17 @@ class Inventory:
     cuda: str
     gpus: tuple[Gpu, ...]
     installed: Mapping[str, Installed]
-    asked: Mapping[str, str]
-    loads: tuple[str, ...]
+    linked_releases: Mapping[str, str]
+    loadable_tensorrt: tuple[str, ...]
     providers: tuple[Provider, ...]
 
     def version(self, name: str) -> str:
-        """The version of a distribution, empty if it is not installed."""
+        """The version of a package; empty if it is not installed."""
         return self.installed[name].version if name in self.installed else ""
 
 
 def collect() -> Inventory:
-    """Looks, and tries in child processes what cannot be seen."""
+    """The inventory of this machine; libraries and providers are tested in child processes."""
     spec = importlib.util.find_spec("onnxruntime")
     folder = Path(spec.origin).parent / "capi" if spec and spec.origin else None
     return Inventory(
@@ -70,33 +70,33 @@ def collect() -> Inventory:
         cuda=machine.cuda(),
         gpus=machine.gpus(),
         installed=installed(),
-        asked=asked(folder) if folder else {},
-        loads=providers.loads(),
-        providers=providers.tried() if spec else (),
+        linked_releases=linked_releases(folder) if folder else {},
+        loadable_tensorrt=providers.loadable_tensorrt(),
+        providers=providers.probe_providers() if spec else (),
     )
 
 
 def installed(path: Sequence[str] | None = None) -> dict[str, Installed]:
-    """The distributions that matter here, by their normal names; from `path`, or where Python looks."""
-    named: dict[str, Installed] = {}
-    for one in metadata.distributions(path=list(sys.path if path is None else path)):
-        name = re.sub(r"[-_.]+", "-", one.metadata["Name"] or "").lower()
-        if _OURS.fullmatch(name) and name not in named:
-            files = (one.files or ()) if name.startswith("tensorrt") else ()  # the others have thousands
-            libraries = sorted({file.name for file in files if _SHARED.fullmatch(file.name)})
-            named[name] = Installed(one.version, tuple(libraries))
-    return dict(sorted(named.items()))
+    """The relevant packages by normalised name, from `path` or Python's module search path."""
+    packages: dict[str, Installed] = {}
+    for distribution in metadata.distributions(path=list(sys.path if path is None else path)):
+        name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"] or "").lower()
+        if _RELEVANT.fullmatch(name) and name not in packages:
+            # only TensorRT's file lists are read: other packages list thousands of files
+            files = (distribution.files or ()) if name.startswith("tensorrt") else ()
+            libraries = sorted({file.name for file in files if _SHARED_LIBRARY.fullmatch(file.name)})
+            packages[name] = Installed(distribution.version, tuple(libraries))
+    return dict(sorted(packages.items()))
 
 
-def asked(folder: Path) -> dict[str, str]:
-    """Which major releases the provider libraries in ONNX Runtime's folder are linked to; they are not loaded."""
-    majors = {}
-    for name, (whose, pattern) in _ASKED.items():
+def linked_releases(folder: Path) -> dict[str, str]:
+    """The major releases that the provider libraries in ONNX Runtime's folder are linked to, without loading them."""
+    releases = {}
+    for name, (dependency, pattern) in _LINKED.items():
         path = folder / name
         if not path.is_file() or not path.stat().st_size:
             continue
-        with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            said = re.search(pattern, mapped)
-            if said:
-                majors[whose] = said[1].decode()
-    return majors
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if match := re.search(pattern, content):
+                releases[dependency] = match[1].decode()
+    return releases

@@ -1,4 +1,4 @@
-"""A diagnosis in lines for people, plain enough for any terminal."""
+"""Formats a diagnosis as lines of text."""
 
 from __future__ import annotations
 
@@ -9,34 +9,42 @@ from deploytool.doctor.inventory import RUNTIMES, Inventory
 from deploytool.targets import FLAVOURS, FULL, RTX, TARGETS, THIS
 
 
-def lines(shown: Diagnosis) -> Iterator[str]:
-    """What is here, what can be done, and what to mend; on a device nothing of exporting or of other targets."""
-    yield f"{shown.found.system} on {shown.found.processor}: {shown.found.cpu}"
-    yield from (f"  {name:<18}{what}" for name, what in _here(shown.found))
+def lines(diagnosis: Diagnosis) -> Iterator[str]:
+    """Inventory, capabilities and traps; on a device, without exporting and the targets that were not requested."""
+    inventory = diagnosis.inventory
+    yield f"{inventory.system} on {inventory.processor}: {inventory.cpu}"
+    yield from (f"  {name:<18}{text}" for name, text in _inventory_rows(inventory))
     yield "What can be done here"
-    device = capabilities.is_device(shown.found)
-    here = {capabilities.RUN, capabilities.SIGNED, THIS, shown.target}
-    for one in (each for each in shown.abilities if not device or each.name in here):
-        mend = f" ({one.mend})" if one.mend and one.name not in TARGETS else ""
-        yield f"  {one.name:<18}{'yes' if one.able else 'no '}  {one.why}{mend}"
+    device = capabilities.is_device(inventory)
+    on_device = {capabilities.RUN, capabilities.CHECK_SIGNATURES, THIS, diagnosis.target}
+    for capability in diagnosis.capabilities:
+        if device and capability.name not in on_device:
+            continue
+        remedy = f" ({capability.remedy})" if capability.remedy and capability.name not in TARGETS else ""
+        yield f"  {capability.name:<18}{'yes' if capability.available else 'no '}  {capability.reason}{remedy}"
     if device:
         yield f"  Not a host: exporting needs {', '.join(capabilities.HOST)} (pip install 'deploytool[cpu]')."
-    if not shown.traps:
+    if not diagnosis.traps:
         yield "No known trap was found."
-    for trap in shown.traps:
+    for trap in diagnosis.traps:
         yield f"Trap ({trap.name}): {trap.problem}"
-        yield f"  → {trap.mend}"
+        yield f"  → {trap.remedy}"
 
 
-def _here(found: Inventory) -> Iterator[tuple[str, str]]:
-    yield "driver", f"serves CUDA {found.cuda}" if found.cuda else "none answers"
-    yield "GPU", ", ".join(f"{gpu.name} (compute capability {gpu.capability})" for gpu in found.gpus) or "none"
-    if not capabilities.is_device(found):
-        yield "torch", found.version("torch") or "not installed"
+def _inventory_rows(inventory: Inventory) -> Iterator[tuple[str, str]]:
+    """Name and text of each row; a row without a name continues the one before."""
+    yield "driver", f"supports CUDA {inventory.cuda}" if inventory.cuda else "no NVIDIA driver responds"
+    yield "GPU", ", ".join(f"{gpu.name} (compute capability {gpu.capability})" for gpu in inventory.gpus) or "none"
+    if not capabilities.is_device(inventory):
+        yield "torch", inventory.version("torch") or "not installed"
     full, rtx = FLAVOURS[FULL], FLAVOURS[RTX]
-    loadable = f"{', '.join(found.loads)}.x" if found.loads else "not installed"
-    yield full.title, found.version(full.distribution) or loadable
-    yield rtx.title, found.version(rtx.distribution) or "not installed"
-    names = [f"{name} {found.version(name)}" for name in RUNTIMES if found.version(name)]
+    yield full.title, inventory.version(full.distribution) or _loadable(inventory) or "not installed"
+    yield rtx.title, inventory.version(rtx.distribution) or "not installed"
+    names = [f"{name} {inventory.version(name)}" for name in RUNTIMES if inventory.version(name)]
     yield "ONNX Runtime", " and ".join(names) or "not installed"
-    yield from (("", f"{each.name}: {each.reason or 'starts'}") for each in found.providers)
+    yield from (("", f"{provider.name}: {provider.reason or 'starts'}") for provider in inventory.providers)
+
+
+def _loadable(inventory: Inventory) -> str:
+    """The releases of TensorRT that the loader finds; empty if there are none."""
+    return f"{', '.join(inventory.loadable_tensorrt)}.x" if inventory.loadable_tensorrt else ""

@@ -1,4 +1,7 @@
-"""Starts each of ONNX Runtime's providers on a graph of one node, in a child process: its own list proves nothing."""
+"""Tests ONNX Runtime's execution providers on a graph of one node, each in a child process.
+
+That a provider is listed does not mean that it works: a missing library shows only when a session is created.
+"""
 
 from __future__ import annotations
 
@@ -13,43 +16,46 @@ from deploytool.host.process import run_limited
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
-# An ONNX model, as bytes: y = Abs(x), one float.
+# ONNX model y = Abs(x), in hexadecimal.
 _GRAPH = (
     "08083a320a0b0a017812017922034162731201675a0f0a0178120a0a0808"
     "0112040a020802620f0a0179120a0a08080112040a02080242040a00100d"
 )
 _SECONDS, _GIBIBYTES = 60.0, 8.0
-_PROVIDERS, _TENSORRT = "deploytool.doctor.provider_worker", "deploytool.doctor.tensorrt_worker"
+_PROVIDER_WORKER, _TENSORRT_WORKER = "deploytool.doctor.provider_worker", "deploytool.doctor.tensorrt_worker"
 
-Run = Callable[[Sequence[str], float], str]
+Run = Callable[[Sequence[str], float], str]  # worker module with arguments, limit in GiB; its output
 
 
 @dataclass(frozen=True)
 class Provider:
-    """A provider that ONNX Runtime lists: whether it `starts`, that is, computes something here, or why it does not."""
+    """A listed provider; `starts` is true if it computed a correct result here, else `reason` says why not."""
 
     name: str
     starts: bool
     reason: str = ""
 
 
-def _child(arguments: Sequence[str], gibibytes: float) -> str:
+def _run_child(arguments: Sequence[str], gibibytes: float) -> str:
     module, *rest = arguments
-    return run_limited(workers.command(module, *rest), what="it", seconds=_SECONDS, gibibytes=gibibytes)
+    command = workers.command(module, *rest)
+    return run_limited(command, what="the test", seconds=_SECONDS, gibibytes=gibibytes)
 
 
-def tried(run: Run = _child) -> tuple[Provider, ...]:
-    """Every listed provider that deploytool uses, and whether it starts; the CPU's alone if it cannot even list."""
+def probe_providers(run: Run = _run_child) -> tuple[Provider, ...]:
+    """Tests every listed provider that deploytool uses; only a failed CPU provider if ONNX Runtime has no list."""
     try:
-        listed = json.loads(run([_PROVIDERS], _GIBIBYTES))
+        listed = json.loads(run([_PROVIDER_WORKER], _GIBIBYTES))
     except (StageFailed, ValueError) as error:
         return (Provider(CPU, False, f"onnxruntime cannot be imported: {error}"),)
-    return tuple(_started(name, run) for name in (TENSORRT, CUDA, CPU) if name in listed)
+    return tuple(_probe(name, run) for name in (TENSORRT, CUDA, CPU) if name in listed)
 
 
-def _started(name: str, run: Run) -> Provider:
+def _probe(name: str, run: Run) -> Provider:
     try:
-        run([_PROVIDERS, _GRAPH, name], _GIBIBYTES if name == CPU else math.inf)  # CUDA reserves what it likes
+        run(
+            [_PROVIDER_WORKER, _GRAPH, name], _GIBIBYTES if name == CPU else math.inf
+        )  # CUDA reserves far more than it uses
     except ChildFailed as error:
         return Provider(name, False, error.said)
     except StageFailed as error:
@@ -57,9 +63,9 @@ def _started(name: str, run: Run) -> Provider:
     return Provider(name, True)
 
 
-def loads(run: Run = _child) -> tuple[str, ...]:
-    """The major releases of the full TensorRT that the system's loader finds."""
+def loadable_tensorrt(run: Run = _run_child) -> tuple[str, ...]:
+    """The major releases of TensorRT (not TensorRT-RTX) that the dynamic loader finds."""
     try:
-        return tuple(run([_TENSORRT], math.inf).split())
+        return tuple(run([_TENSORRT_WORKER], math.inf).split())
     except StageFailed:
         return ()

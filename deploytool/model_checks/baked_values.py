@@ -130,15 +130,15 @@ def _baked_value(
     mismatch = result.mismatch or Mismatch("", None)
     return BakedValue(
         stage=stage,
-        what=kind,
+        kind=kind,
         origin=origin,
         file=line.file,
         line=line.line,
         source=line.source,
         guard=line.guard,
-        tried=tried,
-        apart=result.changed,
-        shown_by=mismatch.name,
+        inputs_tried=tried,
+        inputs_deviating=result.changed,
+        counterexample=mismatch.name,
         error=mismatch.error,
     )
 

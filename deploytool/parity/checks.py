@@ -24,7 +24,7 @@ from deploytool.parity.metrics import Tolerances
 from deploytool.parity.replay import replay
 from deploytool.parity.shape_corners import Corner, ToleranceAt
 from deploytool.results import verdict
-from deploytool.results.artifact import Artifact, Kind, for_engine
+from deploytool.results.artifact import Artifact, Kind, engine_graph
 from deploytool.results.report import Check, Comparison, Engine, Tolerance
 from deploytool.spec import Job, Precision, Range, Stage, Status
 
@@ -105,7 +105,7 @@ def reference_answers(job: Job, given: StageInputs, sample: Golden) -> dict[str,
     answers = {EAGER: sample.outputs}
     before, last = given.chain(Kind.GRAPH)[-2:]
     if last.made_by.precision is Precision.FP16:
-        with fp16_emulation.start_with_rounded_weights(for_engine(before.path), last.path) as session:
+        with fp16_emulation.start_with_rounded_weights(engine_graph(before.path), last.path) as session:
             answers[_FP16_WEIGHTS.format(before.made_by)] = replay(session, _fp16_inputs(sample.inputs, job))
     return answers
 
@@ -259,7 +259,7 @@ def _with_edges(
         if check is None:
             continue
         if check.broken and step.half and not edge.natural:
-            remarks.append(f"FP16 does not hold at {edge.name}: {verdict.reasons(check)}")
+            remarks.append(f"FP16 does not hold at {edge.name}: {verdict.describe_failure(check)}")
         else:
             checks.append(check)
     *others, against_fp64 = comparison.checks

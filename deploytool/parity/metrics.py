@@ -44,7 +44,7 @@ _FIGURES = ("max_error", "cosine", "snr_db", "top1", "top5", "equal")
 _LABEL_TOLERANCE = 0.25  # labels in floating point may differ by this much and still be equal
 _MOST_TIES = 0.25  # share of all ties that may be decided differently: rounding flips far fewer, a fault often more
 _NO_TIES: Arrays = {}
-_EQUAL = Parity(0.0, cosine=1.0, snr_db=_LARGEST_SNR_DB, top1=None, top5=None, bad=0)
+_EQUAL = Parity(0.0, cosine=1.0, snr_db=_LARGEST_SNR_DB, top1=None, top5=None, invalid=0)
 
 Floats = npt.NDArray[np.float64]
 
@@ -120,7 +120,7 @@ def _check_part(got: Arrays, expected: Arrays, limit: Limit, ties: Arrays) -> Pa
     if part.labels and known is not None:
         tolerance = replace(tolerance, equal=1 - _MOST_TIES * ties_share(known, part))
     broken = [figure for figure in _FIGURES if _breaks(figure, parity, tolerance)]
-    return PartCheck(str(part), parity, tolerance, tuple(broken) + (("bad",) if parity.bad else ()))
+    return PartCheck(str(part), parity, tolerance, tuple(broken) + (("invalid",) if parity.invalid else ()))
 
 
 def deviates(got: Arrays, expected: Arrays, sample: Golden, tolerance: Tolerance) -> bool:
@@ -131,7 +131,7 @@ def deviates(got: Arrays, expected: Arrays, sample: Golden, tolerance: Tolerance
             of_got, of_expected = (
                 _compare_part(arrays[part.output], reference, part, 0.0) for arrays in (got, expected)
             )
-            if of_got.max_error > of_expected.max_error or of_got.bad > of_expected.bad:
+            if of_got.max_error > of_expected.max_error or of_got.invalid > of_expected.invalid:
                 return True
             if of_got.equal and of_expected.equal and of_got.equal.share < of_expected.equal.share:
                 return True
@@ -140,10 +140,12 @@ def deviates(got: Arrays, expected: Arrays, sample: Golden, tolerance: Tolerance
 
 def check_source(check: Check) -> Check:
     """The check of a model's own FP32 answers, which also fails where the noise is larger than rounding can cause."""
-    noisy = [replace(part, broken=(*part.broken, NOISE)) for part in check.each if part.tolerance.noise > IMPLAUSIBLE]
+    noisy = [
+        replace(part, broken=(*part.broken, NOISE)) for part in check.part_checks if part.tolerance.noise > IMPLAUSIBLE
+    ]
     if not noisy:
         return check
-    plausible = [part for part in check.each if part.tolerance.noise <= IMPLAUSIBLE]
+    plausible = [part for part in check.part_checks if part.tolerance.noise <= IMPLAUSIBLE]
     worst, *others = sorted([*noisy, *plausible], key=lambda part: part.tolerance.noise, reverse=True)
     parts = (worst, *others) if others else ()
     return Check(check.against, worst.parity, worst.tolerance, worst.broken, worst.part, parts)
@@ -178,7 +180,7 @@ def compare(got: Arrays, expected: Arrays, tie: float = 0.0, parts: Sequence[Out
         snr_db=min(parity.snr_db for parity in parities),
         top1=min((parity.top1 for parity in parities if parity.top1 is not None), default=None),
         top5=min((parity.top5 for parity in parities if parity.top5 is not None), default=None),
-        bad=sum(parity.bad for parity in parities),
+        invalid=sum(parity.invalid for parity in parities),
         equal=min((parity.equal for parity in parities if parity.equal), key=lambda equal: equal.share, default=None),
     )
 
@@ -251,7 +253,7 @@ def _compare(got: Floats, expected: Floats, part: OutputPart, tie: float) -> Par
         bad += int((marked & ~same_value(got, expected)).sum())
         got, expected = np.where(marked, 0.0, got), np.where(marked, 0.0, expected)
     if bad:
-        return Parity(_WORST, cosine=-1.0, snr_db=-_LARGEST_SNR_DB, top1=0.0, top5=0.0, bad=bad)
+        return Parity(_WORST, cosine=-1.0, snr_db=-_LARGEST_SNR_DB, top1=0.0, top5=0.0, invalid=bad)
     ties = tie * _scales(np.abs(expected))
     scores = np.where(marked, -np.inf, got), np.where(marked, -np.inf, expected)
     return Parity(
@@ -260,7 +262,7 @@ def _compare(got: Floats, expected: Floats, part: OutputPart, tie: float) -> Par
         snr_db=_snr_db(got - expected, expected),
         top1=_agreement(*scores, 1, ties),
         top5=_agreement(*scores, 5, ties),
-        bad=0,
+        invalid=0,
     )
 
 

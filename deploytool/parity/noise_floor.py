@@ -67,7 +67,7 @@ def _floor(answers: Sequence[Arrays], truth: Arrays, part: OutputPart) -> Floor:
     Answers that overflow are left out: an overflow is not noise.
     """
     compared = [metrics.compare(perturbed, truth, parts=[part]) for perturbed in answers]
-    parities = [parity for parity in compared if not parity.bad] or compared
+    parities = [parity for parity in compared if not parity.invalid] or compared
     largest = max(parity.max_error for parity in parities)
     rms = max(10 ** (-parity.snr_db / 20) for parity in parities)
     return Floor(min(largest, 1.0), min(rms, 1.0))

@@ -130,7 +130,7 @@ def _verified(folder: Path, home: Path, without: Stage | None = None) -> list[Ar
     """The artifacts of the run in `folder`, checked against their receipts; an error names `home`."""
     directories = [(path, receipt) for path, receipt in stage_directories(folder) if receipt.made_by != without]
     for path, receipt in directories:
-        if not receipts.proves(path, receipt):
+        if not receipts.matches(path, receipt):
             problem = f"{home / path.name} is not as its stage made it"
             raise BadInput(problem, "export again: only that stage is repeated")
     return [artifact_of(path, receipt, fresh=False) for path, receipt in directories]
@@ -167,7 +167,7 @@ def check_source(home: Path, *, needed: bool = True) -> None:
     receipt = receipts.read(directory)
     if receipt is None:
         return
-    if not receipts.proves(directory, receipt):
+    if not receipts.matches(directory, receipt):
         raise BadInput(f"{directory} is not as its stage made it", "export again: only that stage is repeated")
     reference, known = weights_file.definition(directory / _WEIGHTS).factory, _sources(receipt)
     try:
@@ -234,7 +234,7 @@ def _model_source(reference: str) -> str:
 def _matching(directory: Path, key: str, job: Job) -> Artifact | None:
     """The artifact in a stage directory, if its receipt has this key and its files are unchanged."""
     receipt = receipts.read(directory)
-    if receipt is None or not receipts.proves(directory, receipt):
+    if receipt is None or not receipts.matches(directory, receipt):
         return None
     if receipt.made_by == FIRST:
         if _has_another_factory(directory, job.model.factory):

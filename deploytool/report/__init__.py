@@ -1,3 +1,3 @@
-"""What people open: a run as one self-contained page, and the same for machines as a JSON Schema and JUnit XML."""
+"""Presents a run: a self-contained HTML page, JUnit XML, and the JSON Schema of report.json."""
 
-PAGE = "report.html"  # beside the rooms of a run
+PAGE = "report.html"  # file name of the page in a run's folder

@@ -1,4 +1,4 @@
-"""Which options of a run are not the default, in words."""
+"""Lists the options of a run that differ from their defaults."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from deploytool.serde import Json
 from deploytool.spec import Options
 
 
-def chosen(report: Report) -> list[tuple[str, str]]:
-    """Every option that somebody set to something else than its default."""
-    usual = serde.encode(Options())
-    assert isinstance(usual, Mapping)
-    return [(name, _said(value)) for name, value in sorted(report.choices.items()) if value != usual.get(name)]
+def changed_options(report: Report) -> list[tuple[str, str]]:
+    """Name and value of every option that differs from its default, sorted by name."""
+    defaults = serde.encode(Options())
+    assert isinstance(defaults, Mapping)
+    return [(name, _format(value)) for name, value in sorted(report.options.items()) if value != defaults.get(name)]
 
 
-def _said(value: Json) -> str:
-    """A value in one line: a list with commas, a range from its smallest to its largest."""
+def _format(value: Json) -> str:
+    """A value in one line; lists are separated by commas, and a mapping lists its names with their values."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_said(item)}" for name, item in value.items()) or "none"
+        return ", ".join(f"{name} {_format(item)}" for name, item in value.items()) or "none"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(_said(item) for item in value) or "none"
+        return ", ".join(_format(item) for item in value) or "none"
     return "none" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""Several runs side by side: a row each, and which of their artifacts nothing beats in both speed and fidelity."""
+"""Compares several runs: a table row for each, and Pareto plots of latency and accuracy."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from deploytool.results.artifact import Kind
 from deploytool.results.report import Report, Speed
 from deploytool.spec import Stage
 
-Measure = Callable[[Report, Speed], float | None]
+FidelityMeasure = Callable[[Report, Speed], float | None]
 
-_LEAST = 1e-9  # an error of nothing at all, on a logarithmic axis
+_SMALLEST_ERROR = 1e-9  # replaces zero on a logarithmic axis
 
 
 @dataclass(frozen=True)
-class Front:
-    """Artifacts that can be compared: measured on one device at one batch."""
+class ParetoPlot:
+    """Artifacts that can be compared: measured on one device at one batch size; `vertical` labels the other axis."""
 
     device: str
     batch: int
@@ -35,7 +35,7 @@ class Front:
 
 @dataclass(frozen=True)
 class Row:
-    """One run: its verdict, what it costs, and its best figures."""
+    """One run: its verdict, its size, and its best figures; `link` is the relative path of its page."""
 
     model: str
     link: str | None
@@ -47,11 +47,11 @@ class Row:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """All runs, and the fronts with their numbers."""
+    """The rows of all runs, their column names, and the numbered Pareto plots."""
 
     rows: tuple[Row, ...]
     columns: tuple[str, ...]
-    fronts: tuple[tuple[int, Front], ...]
+    plots: tuple[tuple[int, ParetoPlot], ...]
 
 
 _COLUMNS = (
@@ -68,39 +68,40 @@ _COLUMNS = (
 )
 
 
-def compare(runs: Sequence[RunData], beside: Path) -> RunComparison:
-    """Runs side by side, in the order given; `beside` is the folder of the page, from which links begin."""
-    named = list(zip(_names(runs), runs, strict=True))
-    return RunComparison(
-        tuple(_row(name, run, beside) for name, run in named), _COLUMNS, tuple(enumerate(_fronts(named)))
-    )
+def compare(runs: Sequence[RunData], folder: Path) -> RunComparison:
+    """Compares runs in the given order; links are relative to `folder`, where the page will be."""
+    named_runs = list(zip(_names(runs), runs, strict=True))
+    table = tuple(_row(name, run, folder) for name, run in named_runs)
+    return RunComparison(table, _COLUMNS, tuple(enumerate(_plots(named_runs))))
 
 
 def _names(runs: Sequence[RunData]) -> list[str]:
-    """The model of each run, and its folder where two runs have one model."""
+    """The model of each run; its folder if several runs have the same model."""
     models = [run.report.model for run in runs]
     return [run.home.name if models.count(model) > 1 else model for model, run in zip(models, runs, strict=True)]
 
 
-def _row(name: str, run: RunData, beside: Path) -> Row:
+def _row(name: str, run: RunData, folder: Path) -> Row:
     report, origin = run.report, run.origin
     counts = (NONE if count is None else f"{count / 1e6:,.1f} M" for count in (origin.parameters, origin.macs))
-    half = run.bytes_of(Stage.FP16, Kind.GRAPH.value)
-    timed = [speed for speed in report.speeds if speed.latency_ms is not None and _counts(report, speed)]
+    fp16_size = run.bytes_of(Stage.FP16, Kind.GRAPH.value)
+    timed = [speed for speed in report.speeds if speed.latency_ms is not None and _may_be_fastest(report, speed)]
     best = min(timed, key=lambda speed: speed.latency_ms or 0.0, default=None)
-    fast = (NONE, NONE, NONE) if best is None else (best.stage, f"{best.latency_ms:.2f} ms", f"{best.ratio:.2f}×")
+    fastest = (NONE, NONE, NONE)
+    if best is not None:
+        fastest = (best.stage, f"{best.latency_ms:.2f} ms", f"{best.ratio:.2f}×")
     page = run.home / PAGE
-    link = Path(os.path.relpath(page, beside)).as_posix() if page.is_file() else None
-    cells = (*counts, NONE if half is None else disk.size(half), *_half(report), *fast)
-    return Row(name, link, str(run.home), run.closing.verdict, tiles.tone(run.closing), cells)
+    link = Path(os.path.relpath(page, folder)).as_posix() if page.is_file() else None
+    cells = (*counts, NONE if fp16_size is None else disk.size(fp16_size), *_fp16_figures(report), *fastest)
+    return Row(name, link, str(run.home), run.conclusion.verdict, tiles.tone(run.conclusion), cells)
 
 
-def _counts(report: Report, speed: Speed) -> bool:
-    """Whether a run may boast of an artifact: it is a graph or an engine, and holds."""
-    return speed.stage is not Stage.TORCHSCRIPT and _holds(report, speed)
+def _may_be_fastest(report: Report, speed: Speed) -> bool:
+    """Whether an artifact is a graph or an engine and passes its checks."""
+    return speed.stage is not Stage.TORCHSCRIPT and _passes(report, speed)
 
 
-def _holds(report: Report, speed: Speed) -> bool:
+def _passes(report: Report, speed: Speed) -> bool:
     return not any(
         check.broken
         for comparison in report.comparisons
@@ -109,69 +110,71 @@ def _holds(report: Report, speed: Speed) -> bool:
     )
 
 
-def _half(report: Report) -> tuple[str, str]:
-    """The largest error in FP16 and the same over the noise, and the agreement of classes."""
-    found = [comparison for comparison in report.comparisons if comparison.stage is Stage.FP16 and comparison.checks]
-    if not found:
+def _fp16_figures(report: Report) -> tuple[str, str]:
+    """The largest FP16 error, also in multiples of the noise, and the share of cases with the source's class."""
+    measured = [comparison for comparison in report.comparisons if comparison.stage is Stage.FP16 and comparison.checks]
+    if not measured:
         return (NONE, NONE)
-    worst = max(found, key=lambda comparison: comparison.checks[-1].parity.max_error)
+    worst = max(measured, key=lambda comparison: comparison.checks[-1].parity.max_error)
     largest = worst.checks[-1].parity.max_error
-    same = min((comparison.agreement.top1 for comparison in found if comparison.agreement), default=None)
+    top1 = min((comparison.agreement.top1 for comparison in measured if comparison.agreement), default=None)
     noise = f" ({rows.times(largest / worst.noise)} noise)" if worst.noise else ""
-    return (rows.error(largest) + noise, NONE if same is None else f"{same:.1%}")
+    return (rows.error(largest) + noise, NONE if top1 is None else f"{top1:.1%}")
 
 
-def _fronts(runs: Sequence[tuple[str, RunData]]) -> list[Front]:
-    """By error on every device and batch; by agreement too, where photographs were given and it is not the same."""
-    found = []
-    for (device, batch), group in groupby(sorted(runs, key=_where), key=_where):
-        some = list(group)
-        by_error = [point for name, run in some for point in _points(name, run, _largest)]
-        found.append(Front(device, batch, "largest error against FP64", True, _front(by_error, lower=True)))
-        by_class = [point for name, run in some if run.report.data for point in _points(name, run, _same)]
-        if len({point.right for point in by_class}) > 1:
-            found.append(Front(device, batch, "same class as the source", False, _front(by_class, lower=False)))
-    return [front for front in found if front.points]
+def _plots(named_runs: Sequence[tuple[str, RunData]]) -> list[ParetoPlot]:
+    """For each device and batch size, a plot by error; one by class agreement if it differs on the user's images."""
+    plots = []
+    for (device, batch), members in groupby(sorted(named_runs, key=_device_and_batch), key=_device_and_batch):
+        group = list(members)
+        by_error = [point for name, run in group for point in _points(name, run, _largest_error)]
+        plots.append(ParetoPlot(device, batch, "largest error against FP64", True, _mark_front(by_error, lower=True)))
+        by_class = [point for name, run in group if run.report.data for point in _points(name, run, _same_class)]
+        if len({point.value for point in by_class}) > 1:
+            front = _mark_front(by_class, lower=False)
+            plots.append(ParetoPlot(device, batch, "same class as the source", False, front))
+    return [plot for plot in plots if plot.points]
 
 
-def _where(named: tuple[str, RunData]) -> tuple[str, int]:
-    return named[1].report.device, named[1].report.batch
+def _device_and_batch(named_run: tuple[str, RunData]) -> tuple[str, int]:
+    return named_run[1].report.device, named_run[1].report.batch
 
 
-def _points(name: str, run: RunData, right: Measure) -> list[Point]:
+def _points(name: str, run: RunData, measure: FidelityMeasure) -> list[Point]:
     report = run.report
-    timed = [(speed, right(report, speed)) for speed in report.speeds if speed.latency_ms is not None]
+    timed = [(speed, measure(report, speed)) for speed in report.speeds if speed.latency_ms is not None]
     return [
-        Point(name, f"{name} {speed.stage}", speed.latency_ms or 0.0, value, _holds(report, speed), front=False)
+        Point(name, f"{name} {speed.stage}", speed.latency_ms or 0.0, value, _passes(report, speed), front=False)
         for speed, value in timed
         if value is not None
     ]
 
 
-def _largest(report: Report, speed: Speed) -> float | None:
-    """The largest error against FP64 of an artifact, however it was run."""
-    found = [
+def _largest_error(report: Report, speed: Speed) -> float | None:
+    """The largest error of an artifact against FP64, in any runner."""
+    errors = [
         comparison.checks[-1].parity.max_error
         for comparison in report.comparisons
         if comparison.stage == speed.stage and comparison.checks
     ]
-    return max([_LEAST, *found]) if found else None
+    return max([_SMALLEST_ERROR, *errors]) if errors else None
 
 
-def _same(report: Report, speed: Speed) -> float | None:
-    found = [
+def _same_class(report: Report, speed: Speed) -> float | None:
+    """The smallest share of cases with the source's class, in any runner."""
+    shares = [
         comparison.agreement.top1
         for comparison in report.comparisons
         if comparison.stage == speed.stage and comparison.agreement
     ]
-    return min(found, default=None)
+    return min(shares, default=None)
 
 
-def _front(points: Sequence[Point], *, lower: bool) -> tuple[Point, ...]:
-    """The points by latency, and of those that hold those marked that no other one beats or equals in both."""
+def _mark_front(points: Sequence[Point], *, lower: bool) -> tuple[Point, ...]:
+    """The points sorted by latency, with the Pareto front of the passing ones marked; `lower` if small is better."""
     sign = 1 if lower else -1
     marked, best = [], float("inf")
-    for point in sorted(points, key=lambda each: (each.latency, sign * each.right)):
-        marked.append(replace(point, front=point.held and sign * point.right < best))
-        best = min(best, sign * point.right) if point.held else best
+    for point in sorted(points, key=lambda point: (point.latency, sign * point.value)):
+        marked.append(replace(point, front=point.passed and sign * point.value < best))
+        best = min(best, sign * point.value) if point.passed else best
     return tuple(marked)

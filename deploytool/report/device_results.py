@@ -1,4 +1,4 @@
-"""What devices brought home: the results of `verify` or `bench` there, kept beside the run whose bundle they ran."""
+"""Stores the results of `verify` and `bench` from devices beside the run whose bundle they ran, and lists them."""
 
 from __future__ import annotations
 
@@ -17,50 +17,58 @@ from deploytool.spec import Stage
 FOLDER = "devices"
 
 
-def keep(home: Path, document: Path) -> Path:
-    """Keeps a result with the run; raises BadInput if it is none, or of a bundle that does not lie in the run."""
-    found = sides.brought(document)
-    if found.digest != _digest(home):
-        remedy = f"name the run that it was packed from; the one here has digest {(_digest(home) or 'none')[:12]}"
-        raise BadInput(f"{document} is about another bundle (digest {found.digest[:12]})", remedy)
-    path = home / FOLDER / f"{re.sub(r'[^A-Za-z0-9]+', '_', found.machine).strip('_') or 'device'}.json"
+def store(home: Path, document: Path) -> Path:
+    """Copies a device result into the run's folder; raises BadInput if it is malformed or about another bundle."""
+    result = sides.read_verification(document)
+    digest = _bundle_digest(home)
+    if result.digest != digest:
+        remedy = (
+            f"name the run that the bundle was packed from; the bundle of this run has digest {(digest or 'none')[:12]}"
+        )
+        raise BadInput(f"{document} is about another bundle (digest {result.digest[:12]})", remedy)
+    path = home / FOLDER / f"{re.sub(r'[^A-Za-z0-9]+', '_', result.machine).strip('_') or 'device'}.json"
     path.parent.mkdir(exist_ok=True)
     files.publish(path, document.read_bytes())
     return path
 
 
-def kept(home: Path) -> tuple[Path, ...]:
-    """The files of all results that were kept."""
+def stored(home: Path) -> tuple[Path, ...]:
+    """The files of all stored results."""
     return tuple(sorted((home / FOLDER).glob("*.json")))
 
 
 def read(home: Path) -> tuple[Verification, ...]:
-    """What was kept, as far as it is about the bundle that lies in the run now."""
-    digest = _digest(home)
-    return tuple(found for path in kept(home) if (found := _readable(path)) and found.digest == digest)
+    """The stored results that are about the present bundle of the run."""
+    digest = _bundle_digest(home)
+    results = (_read_or_none(path) for path in stored(home))
+    return tuple(result for result in results if result and result.digest == digest)
 
 
-def _readable(path: Path) -> Verification | None:
-    """A result that was kept; None for one of another version of deploytool."""
+def _read_or_none(path: Path) -> Verification | None:
+    """A stored result; None if another version of deploytool wrote it."""
     try:
-        return sides.brought(path)
+        return sides.read_verification(path)
     except BadInput:
         return None
 
 
 def rows(results: tuple[Verification, ...]) -> Iterator[tuple[str, ...]]:
-    """A row for each way on each machine: machine, way, largest error, top-1, median latency, and what became of it."""
-    for found in results:
-        for each in found.tried:
-            if each.trial is None:
-                yield (found.machine, each.tier, "–", "–", "–", each.reason)
+    """One row for each machine and backend: machine, backend, largest error, top-1, median latency, status."""
+    for result in results:
+        for attempt in result.tried:
+            if attempt.trial is None:
+                yield (result.machine, attempt.tier, "–", "–", "–", attempt.reason)
                 continue
-            parity = each.trial.check.parity
+            parity = attempt.trial.check.parity
             top1 = "–" if parity.top1 is None else f"{parity.top1:.0%}"
-            said = (each.reason or str(each.status)) + (", and serves" if each.tier == found.tier else "")
-            yield (found.machine, each.tier, f"{parity.max_error:.1e}", top1, f"{each.trial.latency_ms:.2f} ms", said)
+            status = attempt.reason or str(attempt.status)
+            if attempt.tier == result.tier:
+                status += ", selected"
+            latency = f"{attempt.trial.latency_ms:.2f} ms"
+            yield (result.machine, attempt.tier, f"{parity.max_error:.1e}", top1, latency, status)
 
 
-def _digest(home: Path) -> str | None:
-    packed = (home / Stage.PACK / Kind.BUNDLE.value).parent
-    return manifest_digest(packed) if (packed / MANIFEST_FILE).is_file() else None
+def _bundle_digest(home: Path) -> str | None:
+    """The manifest digest of the run's bundle; None if it was not packed."""
+    bundle = (home / Stage.PACK / Kind.BUNDLE.value).parent
+    return manifest_digest(bundle) if (bundle / MANIFEST_FILE).is_file() else None

@@ -1,4 +1,4 @@
-"""What there is to say of each engine: whom it serves, and in which types its layers compute."""
+"""Rows for the engines of a run: targets, and the number of layers by type."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from deploytool.results.report import Engine, Report
 
 
 @dataclass(frozen=True)
-class ServedTarget:
-    """An engine, the targets it is for, and its layers by type, the most first; `census` says the same in words."""
+class EngineRow:
+    """An engine, its targets, and its layers by output type, the most frequent first; `summary` is the same as text."""
 
     engine: Engine
     targets: tuple[str, ...]
     layers: tuple[tuple[str, int], ...]
-    census: str
+    summary: str
 
 
-def served(report: Report) -> Iterator[ServedTarget]:
-    """Every engine of a run."""
+def engine_rows(report: Report) -> Iterator[EngineRow]:
+    """One row for every engine of a run."""
     for engine in report.engines:
         layers = tuple(sorted(engine.layers.items(), key=lambda item: (-item[1], item[0])))
-        every = sum(count for _, count in layers) or 1
-        each = [f"{count} {name.lower()} ({count / every:.0%})" for name, count in layers]
-        yield ServedTarget(engine, verdict.targets_served(engine, report), layers, ", ".join(each))
+        total = sum(count for _, count in layers) or 1
+        parts = [f"{count} {name.lower()} ({count / total:.0%})" for name, count in layers]
+        yield EngineRow(engine, verdict.targets_served(engine, report), layers, ", ".join(parts))

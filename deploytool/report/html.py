@@ -1,4 +1,4 @@
-"""Makes the page: lays facts out by the templates, every text escaped, and leaves one self-contained file."""
+"""Renders the HTML pages from templates: every text is escaped, and the result is one self-contained file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from deploytool.report import (
     pending,
     plots,
     rows,
+    run_data,
     stamp,
     thumbnails,
     tiles,
     timings,
 )
-from deploytool.report import run_data as all_facts
 from deploytool.report.run_data import RunData
 from deploytool.report.svg import Plot
 from deploytool.results.faults import ENGINE, GRAPH
@@ -31,65 +31,66 @@ from deploytool.spec import TargetPlan
 from deploytool.targets import FLAVOURS
 
 
-def write(home: Path, named: Path | None = None) -> Path:
-    """Draws the page of a run and puts it in the run's folder; raises BadInput if the folder holds no report.
+def write(home: Path, final: Path | None = None) -> Path:
+    """Writes the page of a run into its folder; raises BadInput if the folder has no report.
 
-    `named` is what the folder will be called, if it is not called so yet.
+    `final` is the path that the folder will be moved to, if it is not there yet.
     """
-    files.publish(home / PAGE, text(all_facts.read(home, named)).encode())
+    files.publish(home / PAGE, render(run_data.read(home, final)).encode())
     return home / PAGE
 
 
 def write_comparison(homes: tuple[Path, ...], out: Path) -> Path:
-    """Draws one page of several runs; raises BadInput if one of them holds no report."""
-    runs = [all_facts.read(home) for home in homes]
+    """Writes one page that compares several runs; raises BadInput if one of them has no report."""
+    runs = [run_data.read(home) for home in homes]
     out.parent.mkdir(parents=True, exist_ok=True)
     compared = compare_runs.compare(runs, out.parent)
     drawn = [
-        pareto.pareto(each.points, each.vertical, at, logarithmic=each.logarithmic) for at, each in compared.fronts
+        (plot, pareto.pareto(plot.points, plot.vertical, number, logarithmic=plot.logarithmic))
+        for number, plot in compared.plots
     ]
-    told = zip((each for _, each in compared.fronts), drawn, strict=True)
-    page = _environment().get_template("family.html").render(compared=compared, fronts=list(told), marks=pareto.marks)
+    template = _environment().get_template("runs.html")
+    page = template.render(compared=compared, plots=drawn, model_signs=pareto.model_signs)
     files.publish(out, page.encode())
     return out
 
 
-def text(facts: RunData) -> str:
-    """The page of a run."""
-    report = facts.report
-    strips = list(rows.strips(facts.blame.comparisons)) if facts.blame else []
+def render(run: RunData) -> str:
+    """The page of a run as HTML text."""
+    report = run.report
+    strips = list(rows.layer_strips(run.blame.comparisons)) if run.blame else []
     return (
         _environment()
         .get_template("run.html")
         .render(
-            stamp=stamp.of(facts.place, facts.home),
-            stamp_name=stamp.NAME,
-            facts=facts,
+            stamp=stamp.compute(run.location, run.home),
+            stamp_name=stamp.META_NAME,
+            run=run,
             report=report,
-            closing=facts.closing,
-            tone=tiles.tone(facts.closing),
-            tiles=tiles.tiles(facts),
-            broken=list(rows.broken(report)),
-            chain=list(rows.chain(facts)),
-            every=list(rows.every(report)),
-            plots=_plots(facts),
-            strips=[(each, plots.strip(each, at)) for at, each in enumerate(strips)],
-            where=tiles.where(facts),
-            built=tiles.built(facts),
-            speeds=list(timings.speeds(report)),
-            benched=list(timings.benched(facts.bench)) if facts.bench else [],
+            conclusion=run.conclusion,
+            tone=tiles.tone(run.conclusion),
+            tiles=tiles.tiles(run),
+            failed=list(rows.failed_figures(report)),
+            comparisons=list(rows.comparison_rows(run)),
+            checks=list(rows.check_rows(report)),
+            plots=_plots(run),
+            strips=[(strip, plots.strip(strip, number)) for number, strip in enumerate(strips)],
+            failure_location=tiles.failure_location(run),
+            artifacts=tiles.artifact_sentence(run),
+            speeds=list(timings.speed_rows(report)),
+            latencies=list(timings.bench_rows(run.bench)) if run.bench else [],
             agreements=[
                 (rows.label(comparison), comparison.agreement, comparison.accuracy)
                 for comparison in report.comparisons
                 if comparison.agreement
             ],
-            flips=thumbnails.flips(facts),
-            samples=thumbnails.samples(facts),
-            pending=pending.pending(facts),
-            brought=list(device_results.rows(facts.devices)),
-            engines=list(engines.served(report)),
-            chosen=changed_options.chosen(report),
-            covers={name: flavour.coverage for name, flavour in FLAVOURS.items()},
+            flips=thumbnails.flip_thumbnails(run),
+            samples=thumbnails.sample_thumbnails(run),
+            pending=pending.pending(run),
+            device_rows=list(device_results.rows(run.devices)),
+            engines=list(engines.engine_rows(report)),
+            options=changed_options.changed_options(report),
+            default_capabilities={name: flavour.coverage for name, flavour in FLAVOURS.items()},
             on_device=TargetPlan.ON_DEVICE,
             not_served=TargetPlan.NOT_SERVED,
             graph=GRAPH,
@@ -98,46 +99,48 @@ def text(facts: RunData) -> str:
     )
 
 
-def _plots(facts: RunData) -> dict[str, Plot | None]:
-    """Those plots for which there is something to draw, and None for the others."""
-    links, bars = rows.links(facts.report), timings.bars(facts.report)
+def _plots(run: RunData) -> dict[str, Plot | None]:
+    """The plots by name; None if there is no data for one."""
+    comparison_bars, speed_bars = rows.comparison_bars(run.report), timings.bars(run.report)
     return {
-        "chain": plots.chain(links) if links else None,
-        "speed": plots.speed(bars) if bars else None,
-        **_benched(facts),
+        "errors": plots.comparison_errors(comparison_bars) if comparison_bars else None,
+        "speed": plots.speed(speed_bars) if speed_bars else None,
+        **_bench_plots(run),
     }
 
 
-def _benched(facts: RunData) -> dict[str, Plot | None]:
-    """Latencies at the smallest batch, and the sweep where there is more than one."""
-    if facts.bench is None or not facts.bench.sweeps:
+def _bench_plots(run: RunData) -> dict[str, Plot | None]:
+    """Latencies at the smallest batch size, and throughput by batch size if there are several."""
+    if run.bench is None or not run.bench.sweeps:
         return {"latencies": None, "sweep": None}
-    batch, series = timings.distributions(facts.bench)
-    several = len(facts.bench.sweeps) > 1
-    sweep = plots.sweep(timings.rates(facts.bench)) if several else None
-    return {"latencies": plots.latencies(series, f"for a batch of {batch}") if series else None, "sweep": sweep}
+    batch, series = timings.distributions(run.bench)
+    several = len(run.bench.sweeps) > 1
+    return {
+        "latencies": plots.latencies(series, f"for a batch of {batch}") if series else None,
+        "sweep": plots.sweep(timings.rates(run.bench)) if several else None,
+    }
 
 
-def _shown(value: object) -> str:
-    """Anything as it may be shown; what is escaped already keeps its lines."""
+def _finalize(value: object) -> str:
+    """A template value without control characters; markup keeps its line breaks."""
     if isinstance(value, Markup):
         return Markup("\n".join(terminal.visible(line) for line in str(value).split("\n")))
     return terminal.visible(str(value))
 
 
 def _environment() -> Environment:
-    found = Environment(
+    environment = Environment(
         loader=PackageLoader("deploytool.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_shown,
+        finalize=_finalize,
     )
-    found.filters |= {
+    environment.filters |= {
         "error": rows.error,
         "size": disk.size,
         "words": lambda name: name.replace("_", " "),
-        "drawn": lambda plot: Markup(plot.svg),  # our own, its words escaped where it was made
+        "drawn": lambda plot: Markup(plot.svg),  # made by this package, with every text in it escaped
     }
-    return found
+    return environment

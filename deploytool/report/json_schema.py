@@ -1,4 +1,4 @@
-"""The JSON Schema of report.json, made of the report's own dataclasses, so that the two cannot part."""
+"""Generates the JSON Schema of report.json from the dataclasses of the report."""
 
 from __future__ import annotations
 
@@ -16,58 +16,60 @@ from deploytool.results.report import Report
 
 FILE = "report.schema.json"
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
-_PLAIN: Mapping[Any, str] = {bool: "boolean", int: "integer", float: "number", str: "string"}
+_SCALARS: Mapping[Any, str] = {bool: "boolean", int: "integer", float: "number", str: "string"}
+
+_Definitions = dict[str, dict[str, Any]]  # schema of each dataclass, by name
 
 
 def published() -> str:
-    """The schema as it lies in the package."""
+    """The schema file in the package."""
     return (resources.files("deploytool.report") / FILE).read_text(encoding="utf-8")
 
 
-def made() -> str:
-    """The schema that follows from the dataclasses as they are now."""
-    found: dict[str, dict[str, Any]] = {}
-    root = _of(Report, found)
-    found["Report"]["properties"]["schema"] = {"const": report.SCHEMA}
-    told = {"$schema": _DRAFT, "$id": f"urn:{report.SCHEMA.replace('/', ':')}", "title": "deploytool report.json"}
-    document = {**told, **root, "$defs": dict(sorted(found.items()))}
+def generate() -> str:
+    """The schema of the present dataclasses, as JSON text."""
+    definitions: _Definitions = {}
+    root = _schema(Report, definitions)
+    definitions["Report"]["properties"]["schema"] = {"const": report.SCHEMA}
+    header = {"$schema": _DRAFT, "$id": f"urn:{report.SCHEMA.replace('/', ':')}", "title": "deploytool report.json"}
+    document = {**header, **root, "$defs": dict(sorted(definitions.items()))}
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def _of(kind: Any, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The schema of a type; dataclasses go to `found` by name, and are referred to."""
+def _schema(kind: Any, definitions: _Definitions) -> dict[str, Any]:
+    """The schema of a type; that of a dataclass goes to `definitions`, and a reference is returned."""
     if kind is Any:
         return {}
     if kind is type(None):
         return {"type": "null"}
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return {"enum": [each.value for each in kind]}
-    if kind in _PLAIN:
-        return {"type": _PLAIN[kind]}
+        return {"enum": [member.value for member in kind]}
+    if kind in _SCALARS:
+        return {"type": _SCALARS[kind]}
     if is_dataclass(kind) and isinstance(kind, type):
-        if kind.__name__ not in found:
-            found[kind.__name__] = {}
-            found[kind.__name__] = _dataclass(kind, found)
+        if kind.__name__ not in definitions:
+            definitions[kind.__name__] = {}
+            definitions[kind.__name__] = _dataclass_schema(kind, definitions)
         return {"$ref": f"#/$defs/{kind.__name__}"}
-    return _generic(get_origin(kind), get_args(kind), found)
+    return _generic_schema(get_origin(kind), get_args(kind), definitions)
 
 
-def _generic(origin: Any, inner: tuple[Any, ...], found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _generic_schema(origin: Any, arguments: tuple[Any, ...], definitions: _Definitions) -> dict[str, Any]:
     if origin in (Union, types.UnionType):
-        return {"anyOf": [_of(each, found) for each in inner]}
-    if origin is tuple and inner[1:] == (...,):
-        return {"type": "array", "items": _of(inner[0], found)}
+        return {"anyOf": [_schema(argument, definitions) for argument in arguments]}
+    if origin is tuple and arguments[1:] == (...,):
+        return {"type": "array", "items": _schema(arguments[0], definitions)}
     if origin is tuple:
-        each = [_of(one, found) for one in inner]
-        return {"type": "array", "prefixItems": each, "minItems": len(each), "maxItems": len(each)}
+        items = [_schema(argument, definitions) for argument in arguments]
+        return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return {"type": "object", "additionalProperties": _of(inner[1], found)}
+        return {"type": "object", "additionalProperties": _schema(arguments[1], definitions)}
     raise TypeError(f"{origin} has no schema")
 
 
-def _dataclass(kind: type, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _dataclass_schema(kind: type, definitions: _Definitions) -> dict[str, Any]:
     hints = get_type_hints(kind)
-    properties = {field.name: _of(hints[field.name], found) for field in fields(kind)}
+    properties = {field.name: _schema(hints[field.name], definitions) for field in fields(kind)}
     return {
         "type": "object",
         "description": inspect.cleandoc(kind.__doc__ or "").replace("\n\n", " ").replace("\n", " "),

@@ -1,4 +1,4 @@
-"""The drawing of several runs: every artifact by latency and fidelity, and the front that nothing beats in both."""
+"""Plots the artifacts of several runs by latency and accuracy, and marks the Pareto front."""
 
 from __future__ import annotations
 
@@ -7,51 +7,66 @@ from collections.abc import Sequence
 from matplotlib.ticker import NullLocator
 
 from deploytool.report.rows import Point
-from deploytool.report.svg import ACCENT, BAD, MUTED, PAPER, WIDTH, Plot, canvas, plain_log, words
+from deploytool.report.svg import ACCENT, BAD, MUTED, PAPER, WIDTH, Plot, canvas, plot_text, readable_log_ticks
+
+CAPTION = (
+    "Filled markers: on the Pareto front, no artifact that passes is both faster and more accurate. "
+    "Crosses: the artifact fails its checks. Up and left is better."
+)
+_MARKERS = {
+    "o": "●",
+    "s": "■",
+    "D": "◆",
+    "^": "▲",
+    "v": "▼",
+    "P": "✚",
+    "*": "★",
+    "h": "⬢",
+    "X": "✖",
+    "<": "◀",
+    ">": "▶",
+}
 
 
 def pareto(points: Sequence[Point], vertical: str, number: int, *, logarithmic: bool) -> Plot:
-    """Every measured artifact by latency and by how right it is, and the front that nothing beats in both."""
+    """Every measured artifact by latency and by accuracy; `vertical` is the label of the accuracy axis."""
     with canvas(f"pareto{number}", WIDTH, 280) as paper:
         axes = paper.axes(56, 42, 12, 14)
         axes.set_xscale("log")
         if logarithmic:
             axes.set_yscale("log")
-            axes.invert_yaxis()  # the better, the higher
-        best = [point for point in points if point.front]
-        front = [(each.latency, each.right) for each in best]
-        axes.plot([x for x, _ in front], [y for _, y in front], color=ACCENT, linewidth=1.2, alpha=0.5)
-        for place, model in enumerate(dict.fromkeys(point.model for point in points)):
-            mine = [point for point in points if point.model == model]
-            for each in mine:
-                face = ACCENT if each.front else PAPER
-                edge = ACCENT if each.held else BAD
-                sign = _MARKS[place % len(_MARKS)] if each.held else "x"
-                axes.plot([each.latency], [each.right], sign, markersize=7.5, color=face, markeredgecolor=edge)
-        named = {point.model: point for point in reversed(best)}
-        for point in named.values():
-            axes.annotate(
-                words(point.model), (point.latency, point.right), (-4, 9), textcoords="offset points", fontsize=9.5
-            )
+            axes.invert_yaxis()  # small errors at the top
+        front = [point for point in points if point.front]
+        axes.plot(
+            [point.latency for point in front], [point.value for point in front], color=ACCENT, linewidth=1.2, alpha=0.5
+        )
+        markers = _model_markers([point.model for point in points])
+        for point in sorted(points, key=lambda point: list(markers).index(point.model)):
+            face = ACCENT if point.front else PAPER
+            edge = ACCENT if point.passed else BAD
+            marker = markers[point.model] if point.passed else "x"
+            axes.plot([point.latency], [point.value], marker, markersize=7.5, color=face, markeredgecolor=edge)
+        labelled = {point.model: point for point in reversed(front)}  # the fastest of each model
+        for point in labelled.values():
+            position = (point.latency, point.value)
+            axes.annotate(plot_text(point.model), position, (-4, 9), textcoords="offset points", fontsize=9.5)
         axes.margins(0.12)
         axes.grid(visible=True)
-        plain_log(axes)
+        readable_log_ticks(axes)
         if logarithmic:
             axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("latency of one batch, milliseconds")
         axes.set_ylabel(vertical, color=MUTED)
-        told = "On the front: " + "; ".join(f"{each.label} at {each.latency:.2f} ms" for each in best)
-        return paper.done("Latency and fidelity", PARETO, told)
+        description = "On the front: " + "; ".join(f"{point.label} at {point.latency:.2f} ms" for point in front)
+        return paper.finish("Latency and accuracy", CAPTION, description)
 
 
-PARETO = (
-    "Filled: nothing that holds is both faster and nearer to its source. A cross fails its checks. "
-    "Up and left is better."
-)
-_MARKS = "osD^vP*hX<>"
+def model_signs(models: Sequence[str]) -> list[tuple[str, str]]:
+    """The marker of each model as a Unicode character, and the model; for the legend in the page."""
+    return [(_MARKERS[marker], model) for model, marker in _model_markers(models).items()]
 
 
-def marks(models: Sequence[str]) -> list[tuple[str, str]]:
-    """The sign of each model in a Pareto plot, in letters."""
-    signs = dict(zip("osD^vP*hX<>", "●■◆▲▼✚★⬢✖◀▶", strict=True))
-    return [(signs[_MARKS[place % len(_MARKS)]], model) for place, model in enumerate(models)]
+def _model_markers(models: Sequence[str]) -> dict[str, str]:
+    """The matplotlib marker of each model, in the order of first appearance."""
+    markers = tuple(_MARKERS)
+    return {model: markers[index % len(markers)] for index, model in enumerate(dict.fromkeys(models))}

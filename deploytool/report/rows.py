@@ -1,4 +1,4 @@
-"""What a page shows of a run, in words and numbers: plain rows, which the templates and the plots only lay out."""
+"""Table rows of a page: comparisons, checks, failed figures and layers, as formatted text for the templates."""
 
 from __future__ import annotations
 
@@ -8,160 +8,186 @@ from dataclasses import dataclass, fields
 from deploytool.host import disk
 from deploytool.report.run_data import RunData
 from deploytool.results import verdict
-from deploytool.results.blame import Layer
-from deploytool.results.blame import TracedGraph as Blamed
+from deploytool.results.blame import BlamedGraph, Layer
 from deploytool.results.report import IMPLAUSIBLE, NOISE, Check, Comparison, Equality, Parity, Report, Speed
 from deploytool.spec import spoken
 
 NONE = "–"
-_FIGURES = {
+_FIGURE_NAMES = {
     "max_error": "largest error",
-    "cosine": "cosine",
-    "snr_db": "signal to noise, dB",
+    "cosine": "cosine similarity",
+    "snr_db": "SNR, dB",
     "top1": "top-1",
     "top5": "top-5",
-    "bad": "NaN, infinite or misplaced values",
+    "invalid": "invalid values",
     "equal": "equal elements",
     NOISE: "the model's own noise",
 }
-_WORST = 5  # layers of a graph that are listed
+_LISTED_LAYERS = 5  # worst layers of a graph
 
 
 @dataclass(frozen=True)
-class Link:
-    """One artifact in the chain: errors and what is tolerated, in multiples of the noise; `label` is short."""
+class ComparisonBar:
+    """A row of the error plot: error against FP64, error against the previous artifact, and tolerance.
+
+    All three are in multiples of the noise; `previous` is None if there is only one check.
+    """
 
     label: str
-    truth: float
-    before: float | None
-    allowed: float
-    held: bool
+    error: float
+    previous: float | None
+    tolerance: float
+    passed: bool
 
 
 @dataclass(frozen=True)
 class Point:
-    """One measured artifact: whether its checks hold, and whether none that does is faster and nearer (`front`)."""
+    """A measured artifact in a Pareto plot: `latency` in milliseconds, and `value` on the vertical axis.
+
+    `front` is true if the artifact passes and no passing artifact is both faster and more accurate.
+    """
 
     model: str
     label: str
     latency: float
-    right: float
-    held: bool
+    value: float
+    passed: bool
     front: bool
 
 
 @dataclass(frozen=True)
-class Strip:
-    """The layers of one graph: each one's error in multiples of its noise floor, and in words which is the worst."""
+class LayerRow:
+    """One layer in the table of worst layers, as text; `deviates` is true if the error exceeds the noise floor."""
+
+    module: str
+    op: str
+    error: str
+    noise_floor: str
+    multiple: str
+    deviates: bool
+
+
+@dataclass(frozen=True)
+class LayerStrip:
+    """The layers of one graph: errors in multiples of the noise floor (None if unknown), and the worst layers."""
 
     stage: str
     multiples: tuple[float | None, ...]
     worst: str
-    wrong: bool
-    listed: tuple[tuple[str, str, str, str, str, bool], ...]
+    deviates: bool
+    layers: tuple[LayerRow, ...]
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure beyond tolerance: what it is, what was found, and what is tolerated."""
+class FailedFigure:
+    """A figure beyond tolerance: name, measured value and limit."""
 
     figure: str
-    found: str
-    allowed: str
+    measured: str
+    limit: str
 
 
 @dataclass(frozen=True)
-class Broken(Figure):
-    """The same, of which artifact and against what."""
+class FailedRow(FailedFigure):
+    """A failed figure with its artifact and reference."""
 
     artifact: str
     against: str
 
 
 def label(comparison: Comparison) -> str:
-    """The artifact's name, or in which way its FP16 graph was run once more."""
-    again = verdict.AGAIN.get(comparison.runner)
-    return f"{comparison.stage}, {again}" if again else f"{comparison.stage}/{comparison.file}"
+    """The artifact, or the stage and the runner if the FP16 graph is run in another way."""
+    runner = verdict.RUNNER_LABELS.get(comparison.runner)
+    return f"{comparison.stage}, {runner}" if runner else f"{comparison.stage}/{comparison.file}"
 
 
 def short(comparison: Comparison | Speed) -> str:
-    """The same for a plot."""
-    again = {"fp32_compute": "as converted", "fp16_emulation": "in FP16"}.get(comparison.runner)
-    on = f" ({comparison.device})" if isinstance(comparison, Comparison) and comparison.device != "cpu" else ""
-    return f"{comparison.stage}{', ' if again else ''}{again or ''}{on}"
+    """A short label for plots."""
+    runner = {"fp32_compute": ", as converted", "fp16_emulation": ", in FP16"}.get(comparison.runner, "")
+    device = comparison.device if isinstance(comparison, Comparison) else "cpu"
+    return f"{comparison.stage}{runner}" + ("" if device == "cpu" else f" ({device})")
 
 
-def links(report: Report) -> list[Link]:
-    """The chain, as far as it was measured."""
-    return [_link(comparison) for comparison in report.comparisons if comparison.checks and comparison.noise]
+def comparison_bars(report: Report) -> list[ComparisonBar]:
+    """One bar for every measured comparison."""
+    return [_bar(comparison) for comparison in report.comparisons if comparison.checks and comparison.noise]
 
 
-def _link(comparison: Comparison) -> Link:
-    truth = comparison.checks[-1]
-    noise, nearest = truth.tolerance.noise or 1.0, comparison.checks[0]
-    before = nearest.parity.max_error / (nearest.tolerance.noise or 1.0) if len(comparison.checks) > 1 else None
-    held = not any(check.broken for check in comparison.checks)
-    return Link(short(comparison), truth.parity.max_error / noise, before, truth.tolerance.max_error / noise, held)
+def _bar(comparison: Comparison) -> ComparisonBar:
+    first, last = comparison.checks[0], comparison.checks[-1]
+    noise = last.tolerance.noise or 1.0
+    previous = first.parity.max_error / (first.tolerance.noise or 1.0) if len(comparison.checks) > 1 else None
+    passed = not any(check.broken for check in comparison.checks)
+    return ComparisonBar(
+        short(comparison), last.parity.max_error / noise, previous, last.tolerance.max_error / noise, passed
+    )
 
 
-def chain(facts: RunData) -> Iterator[tuple[str, ...]]:
-    """A row for each comparison: artifact, size, errors (the last in units of noise), tolerance, top-1, verdict."""
-    for comparison in facts.report.comparisons:
-        size = facts.bytes_of(comparison.stage, comparison.file)
-        name = (label(comparison), _size(comparison, size))
+def comparison_rows(run: RunData) -> Iterator[tuple[str, ...]]:
+    """One row for each comparison.
+
+    Columns: artifact, size, error against the previous artifact, error against FP64, the same in multiples of the
+    noise, tolerance in multiples of the noise, top-1, status.
+    """
+    for comparison in run.report.comparisons:
+        name = (label(comparison), _size(comparison, run.bytes_of(comparison.stage, comparison.file)))
         if not comparison.checks:
             yield (*name, NONE, NONE, NONE, NONE, NONE, spoken(comparison.status, comparison.reason))
             continue
-        truth = comparison.checks[-1]
-        before = error(comparison.checks[0].parity.max_error) if len(comparison.checks) > 1 else NONE
-        both = (truth.parity.max_error, truth.tolerance.max_error)
-        noise = truth.tolerance.noise
-        over, allowed = (times(value / noise) if noise else NONE for value in both)
-        top1 = NONE if truth.parity.top1 is None else f"{truth.parity.top1:.0%}"
-        state = "FAIL" if any(check.broken for check in comparison.checks) else "pass"
-        yield (*name, before, error(truth.parity.max_error), over, allowed, top1, state)
+        last = comparison.checks[-1]
+        previous = error(comparison.checks[0].parity.max_error) if len(comparison.checks) > 1 else NONE
+        noise = last.tolerance.noise
+        multiple, limit = (
+            times(value / noise) if noise else NONE for value in (last.parity.max_error, last.tolerance.max_error)
+        )
+        top1 = NONE if last.parity.top1 is None else f"{last.parity.top1:.0%}"
+        status = "FAIL" if any(check.broken for check in comparison.checks) else "pass"
+        yield (*name, previous, error(last.parity.max_error), multiple, limit, top1, status)
 
 
 def _size(comparison: Comparison, size: int | None) -> str:
     if comparison.left_out:
         return NONE
-    return "" if comparison.runner in verdict.AGAIN else "missing" if size is None else disk.size(size)
+    if comparison.runner in verdict.RUNNER_LABELS:
+        return ""
+    return "missing" if size is None else disk.size(size)
 
 
-def every(report: Report) -> Iterator[tuple[str, ...]]:
-    """A row for each check of each comparison, and for each part where there are several, with all its figures."""
+def check_rows(report: Report) -> Iterator[tuple[str, ...]]:
+    """One row for each check and each part of its output, with every figure."""
     for comparison in report.comparisons:
         for check in comparison.checks:
-            for each in check.each:
-                where = f"{check.against}, in {each.part}" if check.parts else check.against
-                cells = [shown(field.name, getattr(each.parity, field.name)) for field in fields(Parity)]
-                allowed = shown("max_error", each.tolerance.max_error)
-                yield (label(comparison), where, *cells, allowed, "FAIL" if each.broken else "pass")
+            for part in check.part_checks:
+                against = f"{check.against}, in {part.part}" if check.parts else check.against
+                figures = [format_figure(field.name, getattr(part.parity, field.name)) for field in fields(Parity)]
+                limit = format_figure("max_error", part.tolerance.max_error)
+                yield (label(comparison), against, *figures, limit, "FAIL" if part.broken else "pass")
 
 
-def broken(report: Report) -> Iterator[Broken]:
-    """Every figure beyond tolerance."""
+def failed_figures(report: Report) -> Iterator[FailedRow]:
+    """Every figure of a run beyond tolerance."""
     for comparison in report.comparisons:
         for check in comparison.checks:
-            for each in figures(check):
-                yield Broken(each.figure, each.found, each.allowed, label(comparison), check.against)
+            for row in failed_figures_of(check):
+                yield FailedRow(row.figure, row.measured, row.limit, label(comparison), check.against)
 
 
-def figures(check: Check) -> Iterator[Figure]:
-    """What of a check is beyond tolerance, the worst part first."""
-    for each in check.each:
-        where = f" in {each.part}" if check.parts else ""
-        for name in each.broken:
-            found, limit = (
-                (each.tolerance.noise, IMPLAUSIBLE)
-                if name == NOISE
-                else (getattr(each.parity, name), getattr(each.tolerance, name, 0))
+def failed_figures_of(check: Check) -> Iterator[FailedFigure]:
+    """The figures of a check beyond tolerance, the worst part first."""
+    for part in check.part_checks:
+        suffix = f" in {part.part}" if check.parts else ""
+        for name in part.broken:
+            if name == NOISE:
+                measured, limit = part.tolerance.noise, IMPLAUSIBLE
+            else:
+                measured, limit = getattr(part.parity, name), getattr(part.tolerance, name, 0)
+            yield FailedFigure(
+                f"{_FIGURE_NAMES[name]}{suffix}", format_figure(name, measured), format_figure(name, limit)
             )
-            yield Figure(f"{_FIGURES[name]}{where}", shown(name, found), shown(name, limit))
 
 
-def shown(figure: str, value: float | Equality | None) -> str:
-    """A figure as people read it."""
+def format_figure(figure: str, value: float | Equality | None) -> str:
+    """A figure as text."""
     if value is None:
         return NONE
     if isinstance(value, Equality):
@@ -170,41 +196,46 @@ def shown(figure: str, value: float | Equality | None) -> str:
         return error(value)
     if figure in ("top1", "top5", "equal"):
         return f"{value:.0%}"
-    return f"{value:.8f}" if figure == "cosine" else f"{value:.0f}" if figure == "bad" else f"{value:.1f}"
+    digits = {"cosine": 8, "invalid": 0}.get(figure, 1)
+    return f"{value:.{digits}f}"
 
 
 def error(value: float) -> str:
-    """An error in two digits; what is no number has none."""
+    """A relative error with two digits; a value that stands for infinity is `not finite`."""
     return "not finite" if value > 1e300 else f"{value:.1e}"
 
 
 def times(value: float) -> str:
-    """So many times something, in as many digits as matter."""
-    return "beyond all measure" if value > 1e6 else f"{value:,.0f}×" if value >= 100 else f"{value:.1f}×"
+    """A multiple, with a precision that fits its size."""
+    if value > 1e6:
+        return "over a million ×"
+    return f"{value:,.0f}×" if value >= 100 else f"{value:.1f}×"
 
 
-def strips(comparisons: Sequence[Blamed]) -> Iterator[Strip]:
-    """The layers of every graph that blame looked into, the worst of them listed."""
-    for comparison in comparisons:
-        multiples = tuple(_multiple(layer) for layer in comparison.layers)
-        judged = [(each, layer) for each, layer in zip(multiples, comparison.layers, strict=True) if each is not None]
-        judged.sort(key=lambda pair: -pair[0])
-        listed = tuple(_layer(layer, each) for each, layer in judged[:_WORST])
-        worst = f"{judged[0][1].module or 'the model itself'}, {times(judged[0][0])}" if judged else "none is known"
-        yield Strip(comparison.stage, multiples, worst, bool(judged) and judged[0][0] > 1, listed)
+def layer_strips(graphs: Sequence[BlamedGraph]) -> Iterator[LayerStrip]:
+    """The layers of every graph that `blame` compared."""
+    for graph in graphs:
+        multiples = tuple(_multiple(layer) for layer in graph.layers)
+        known = [(value, layer) for value, layer in zip(multiples, graph.layers, strict=True) if value is not None]
+        known.sort(key=lambda pair: -pair[0])
+        listed = tuple(_layer_row(layer, value) for value, layer in known[:_LISTED_LAYERS])
+        worst = f"{listed[0].module}, {listed[0].multiple}" if listed else "unknown"
+        yield LayerStrip(graph.stage, multiples, worst, bool(known) and known[0][0] > 1, listed)
 
 
 def _multiple(layer: Layer) -> float | None:
-    return None if layer.error is None else layer.error / layer.floor if layer.floor else float(layer.error > 0) * 1e9
+    """The error of a layer in multiples of its noise floor; None if the error is unknown."""
+    if layer.error is None:
+        return None
+    return layer.error / layer.noise_floor if layer.noise_floor else float(layer.error > 0) * 1e9
 
 
-def _layer(layer: Layer, multiple: float) -> tuple[str, str, str, str, str, bool]:
-    floor = f"{layer.floor:.1e}"
-    return (
+def _layer_row(layer: Layer, multiple: float) -> LayerRow:
+    return LayerRow(
         layer.module or "the model itself",
         layer.op,
         error(layer.error or 0.0),
-        floor,
+        f"{layer.noise_floor:.1e}",
         times(multiple),
         multiple > 1,
     )

@@ -1,4 +1,4 @@
-"""All that a page is made from: what a run's folder holds of its report, its receipts, blame, bench and pictures."""
+"""Reads everything that a page shows from a run's folder: report, receipts, blame, benchmark, device results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from deploytool.spec import Stage
 
 @dataclass(frozen=True)
 class Origin:
-    """The definition and the weights that it all began with; empty or None where nothing says so."""
+    """Definition and weights of the source model; fields are empty or None if unknown."""
 
     factory: str = ""
     weights: str = ""
@@ -36,15 +36,15 @@ class Origin:
 
 @dataclass(frozen=True)
 class RunData:
-    """A run as it lies in its folder; `blame` and `bench` are None unless somebody made them, of these very files.
+    """The content of a run's folder; `blame` and `bench` are None if missing or made from other files.
 
-    `devices` is what came back from those that ran its bundle. `home` is what the run's folder is called, and `folder`
-    where it lies, if that is still another place.
+    `devices` are the results from devices that ran the bundle. `home` is the final path of the run, and `folder` is
+    where its files are until they are moved there.
     """
 
     home: Path
     report: Report
-    closing: Conclusion
+    conclusion: Conclusion
     receipts: tuple[Receipt, ...]
     origin: Origin
     blame: Blame | None
@@ -53,97 +53,95 @@ class RunData:
     folder: Path | None = None
 
     @property
-    def place(self) -> Path:
-        """Where the files of the run lie."""
+    def location(self) -> Path:
+        """The folder where the files of the run are now."""
         return self.folder or self.home
 
     @property
     def golden(self) -> Path:
-        """The golden sample, where the folder holds it."""
-        return self.place / Stage.GOLDEN / Kind.GOLDEN.value
+        """The path of the golden data; the file may be missing."""
+        return self.location / Stage.GOLDEN / Kind.GOLDEN.value
 
     def bytes_of(self, stage: str, file: str) -> int | None:
-        """The size of an artifact, None where it is missing."""
-        path = self.place / stage / file
+        """The size of an artifact in bytes; None if the file is missing."""
+        path = self.location / stage / file
         return path.stat().st_size if path.is_file() else None
 
 
 def find(home: Path) -> Path:
-    """The report in a run's folder, or in any other that carries one; raises BadInput where there is none."""
+    """The path of report.json in a run's folder, or in another folder that has one; raises BadInput if missing."""
     publish.recover(home)
     for path in (home / Stage.VALIDATE / Kind.REPORT.value, home / Kind.REPORT.value):
         if path.is_file():
             return path
-    raise BadInput(f"{home} holds no report", "give a folder that `deploytool export` made")
+    raise BadInput(f"{home} has no report.json", "name a folder that `deploytool export` made")
 
 
-def read(home: Path, named: Path | None = None) -> RunData:
-    """Everything there is to show of a run; raises BadInput if it holds no report of this version.
+def read(home: Path, final: Path | None = None) -> RunData:
+    """The data of a run; raises BadInput if it has no report of this schema version.
 
-    `named` is what its folder will be called, if that is not where it lies yet.
+    `final` is the path that the folder will be moved to, if it is not there yet.
     """
     written = report.read(find(home))
-    sealed = [receipt.read(path.parent) for path in home.glob(f"*/{receipt.FILE}")]
-    receipts = tuple(each for each in sealed if each is not None)
+    found = [receipt.read(path.parent) for path in home.glob(f"*/{receipt.FILE}")]
+    receipts = tuple(record for record in found if record is not None)
     blame = results_blame.read(home)
-    closing = verdict.conclude(written, named or home, blame.finding if blame else None)
+    conclusion = verdict.conclude(written, final or home, blame.finding if blame else None)
     return RunData(
-        named or home,
+        final or home,
         written,
-        closing,
-        _ordered(receipts),
+        conclusion,
+        _in_order(receipts),
         _origin(receipts),
         blame,
         result.read_matching(home),
         device_results.read(home),
-        home if named else None,
+        home if final else None,
     )
 
 
-def sources(home: Path, named: Path | None = None) -> str:
-    """One digest of all that a page of this run is made from; `named` is as for `read`."""
-    left = (home / results_blame.FILE, home / result.FILE, *device_results.kept(home))
-    beside = (*left, *home.glob(f"*/{receipt.FILE}"))
-    read_ = [path for path in (find(home), *sorted(beside)) if path.is_file()]
-    return serde.digest(
-        str(named or home), {path.relative_to(home).as_posix(): serde.file_digest(path) for path in read_}
-    )
+def sources_digest(home: Path, final: Path | None = None) -> str:
+    """A SHA-256 of all files that the page of a run is made from; `final` as in `read`."""
+    optional = (home / results_blame.FILE, home / result.FILE, *device_results.stored(home))
+    others = (*optional, *home.glob(f"*/{receipt.FILE}"))
+    paths = [path for path in (find(home), *sorted(others)) if path.is_file()]
+    digests = {path.relative_to(home).as_posix(): serde.file_digest(path) for path in paths}
+    return serde.digest(str(final or home), digests)
 
 
-def pixels(facts: RunData) -> golden.Pixels | None:
-    """The golden images, None where there are none or their file is spoiled: the page of a run outlives it."""
+def pixels(run: RunData) -> golden.Pixels | None:
+    """The golden images; None if there are none or the file is corrupt, so that the page is still drawn."""
     try:
-        found = golden.pixels(facts.golden)
+        images = golden.pixels(run.golden)
     except BadInput:
         return None
-    return found if found.size else None
+    return images if images.size else None
 
 
-def _ordered(receipts: tuple[Receipt, ...]) -> tuple[Receipt, ...]:
-    """The receipts, each behind those of what it was made from."""
-    done: list[Receipt] = []
-    left = sorted(receipts, key=lambda each: (len(each.parents), each.made_by))
-    names = {each.made_by for each in receipts}
-    while left:
-        known = {each.made_by for each in done}
-        ready = next((each for each in left if set(each.parents) & names <= known), left[0])
-        done.append(ready)
-        left.remove(ready)
-    return tuple(done)
+def _in_order(receipts: tuple[Receipt, ...]) -> tuple[Receipt, ...]:
+    """The receipts sorted so that each follows its parents."""
+    ordered: list[Receipt] = []
+    remaining = sorted(receipts, key=lambda record: (len(record.parents), record.made_by))
+    stages = {record.made_by for record in receipts}
+    while remaining:
+        done = {record.made_by for record in ordered}
+        ready = next((record for record in remaining if set(record.parents) & stages <= done), remaining[0])
+        ordered.append(ready)
+        remaining.remove(ready)
+    return tuple(ordered)
 
 
 def _origin(receipts: tuple[Receipt, ...]) -> Origin:
-    begin = next((each for each in receipts if each.kind is Kind.WEIGHTS), None)
-    if begin is None:
+    load = next((record for record in receipts if record.kind is Kind.WEIGHTS), None)
+    if load is None:
         return Origin()
-    notes = begin.notes
-    model = notes.get("model")
-    described = model if isinstance(model, dict) else {}
-    parameters, macs = notes.get("parameters"), described.get("macs")
+    model = load.notes.get("model")
+    definition = model if isinstance(model, dict) else {}
+    parameters, macs = load.notes.get("parameters"), definition.get("macs")
     return Origin(
-        factory=str(described.get("factory", "")),
-        weights=str(notes.get("weights", "")),
-        sha256=begin.weights or "",
+        factory=str(definition.get("factory", "")),
+        weights=str(load.notes.get("weights", "")),
+        sha256=load.weights or "",
         parameters=parameters if isinstance(parameters, int) else None,
         macs=macs if isinstance(macs, int) else None,
     )

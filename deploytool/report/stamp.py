@@ -1,4 +1,4 @@
-"""Whether a page is still that of what its run holds: then nobody has to draw it again."""
+"""Decides whether the page of a run is current, from a digest of its sources that is stored in the page."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from deploytool import serde
 from deploytool.errors import BadInput
 from deploytool.report import PAGE, run_data
 
-NAME = "deploytool-sources"
-_FIRST = 4096  # characters of a page that hold its stamp
+META_NAME = "deploytool-sources"  # name of the HTML meta element
+_HEAD = 4096  # characters at the start of a page that contain the digest
 
 
-def of(home: Path, named: Path | None = None) -> str:
-    """One digest of all that the page of a run depends on: what the run holds, what it is called, and how we draw."""
-    return serde.digest(run_data.sources(home, named), _drawing())
+def compute(home: Path, final: Path | None = None) -> str:
+    """The digest of everything that the page depends on: files and final path of the run, code of this package."""
+    return serde.digest(run_data.sources_digest(home, final), _code_digest())
 
 
-def holds(home: Path, named: Path | None = None) -> bool:
-    """Whether the page that lies there bears the stamp it would get now; where there is no run, none does."""
+def is_current(home: Path, final: Path | None = None) -> bool:
+    """Whether the page in a run's folder has the digest of the present sources; false if page or run is missing."""
     try:
-        with (home / PAGE).open(encoding="utf-8") as opened:
-            head = opened.read(_FIRST)
+        with (home / PAGE).open(encoding="utf-8") as page:
+            head = page.read(_HEAD)
     except (OSError, UnicodeDecodeError):
         return False
     try:
-        return re.findall(rf'<meta name="{NAME}" content="(\w+)">', head) == [of(home, named)]
-    except (BadInput, OSError):  # the run that it was the page of is gone
+        return re.findall(rf'<meta name="{META_NAME}" content="(\w+)">', head) == [compute(home, final)]
+    except (BadInput, OSError):  # the page is still there, but the run is not
         return False
 
 
 @cache
-def _drawing() -> str:
-    """Our own files: another version draws another page."""
-    mine = [path for path in sorted(Path(__file__).parent.rglob("*")) if path.suffix in (".py", ".html", ".css")]
-    return serde.digest([serde.file_digest(path) for path in mine])
+def _code_digest() -> str:
+    """The digest of the modules and templates of this package: another version may draw another page."""
+    paths = [path for path in sorted(Path(__file__).parent.rglob("*")) if path.suffix in (".py", ".html", ".css")]
+    return serde.digest([serde.file_digest(path) for path in paths])

@@ -1,4 +1,4 @@
-"""A plot as SVG that takes its colours and its letters from the page it stands in, light or dark."""
+"""Makes SVG plots that take their colours and fonts from the surrounding page, in light and dark mode."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from typing import Any
 
 from deploytool.host import terminal
 
-logging.getLogger("matplotlib").setLevel(logging.ERROR)  # before it builds its list of fonts, and says so
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # silences the message about its font cache
 
-import matplotlib as mpl  # noqa: E402  # only now: see above
+import matplotlib as mpl  # noqa: E402  # after the logger is configured
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import NullLocator  # noqa: E402
 
-INK, MUTED, RULE, ACCENT, BAD, PAPER = (f"#0{number}0b0c" for number in range(1, 7))  # stand for the page's own
-_OF_THE_PAGE = {INK: "ink", MUTED: "muted", RULE: "rule", ACCENT: "accent", BAD: "bad", PAPER: "paper"}
-WIDTH = 340.0  # points of a plot: what a phone shows without making its letters too small
-_POINTS = 72.0  # an inch
+INK, MUTED, RULE, ACCENT, BAD, PAPER = (
+    f"#0{number}0b0c" for number in range(1, 7)
+)  # placeholders, replaced by CSS variables
+_CSS_VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", ACCENT: "accent", BAD: "bad", PAPER: "paper"}
+WIDTH = 340.0  # points: fits the screen of a phone with readable labels
+_POINTS = 72.0  # per inch
 _SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "deploytool",
@@ -56,7 +58,7 @@ _SETTINGS: Any = {
 
 @dataclass(frozen=True)
 class Plot:
-    """A finished drawing: `svg` is to stand in a page, once under one name."""
+    """A finished plot; `svg` can be embedded in a page once, because its ids contain the name of the plot."""
 
     svg: str
     title: str
@@ -64,68 +66,68 @@ class Plot:
 
 
 class Canvas:
-    """A figure while it is drawn on; `done()` makes a plot of it."""
+    """A figure to draw on; `finish()` turns it into a plot."""
 
     def __init__(self, name: str, width: float, height: float) -> None:
         self.figure = Figure(figsize=(width / _POINTS, height / _POINTS))
         self._name = f"plot-{name}"
 
     def axes(self, left: float, bottom: float, right: float, top: float) -> Axes:
-        """Axes with these margins, in points."""
+        """New axes with these margins in points."""
         width, height = (side * _POINTS for side in self.figure.get_size_inches())
         box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
         return self.figure.add_axes(box)
 
-    def done(self, title: str, caption: str, told: str, *, elastic: bool = False) -> Plot:
-        """The plot; `told` is what it shows, in words, for whoever does not see it.
+    def finish(self, title: str, caption: str, description: str, *, elastic: bool = False) -> Plot:
+        """The finished plot; `description` is its content as text, for screen readers.
 
-        An `elastic` one fills whatever room it gets, and so may have no letters.
+        An `elastic` plot stretches to the available width, and so must not contain text.
         """
-        drawn = io.StringIO()
+        buffer = io.StringIO()
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph")  # of a letter that our font lacks: the page's own has it
-            self.figure.savefig(drawn, format="svg", metadata={"Date": None})
-        svg = _settled(drawn.getvalue(), self._name, title, told)
+            warnings.filterwarnings("ignore", "Glyph")  # missing in matplotlib's font; the page's font is used
+            self.figure.savefig(buffer, format="svg", metadata={"Date": None})
+        svg = _embed(buffer.getvalue(), self._name, title, description)
         return Plot(svg.replace("<svg ", '<svg preserveAspectRatio="none" ', 1) if elastic else svg, title, caption)
 
 
 @contextmanager
 def canvas(name: str, width: float, height: float) -> Iterator[Canvas]:
-    """A canvas of that size in points (a page shows them as pixels and more); its name is unique in the page."""
+    """A canvas with width and height in points; `name` must be unique in the page."""
     with mpl.rc_context(_SETTINGS):
         yield Canvas(name, width, height)
 
 
-def plain_log(axes: Axes) -> None:
-    """Numbers one can read on a logarithmic axis, a few of them."""
+def readable_log_ticks(axes: Axes) -> None:
+    """Sets the ticks of a logarithmic x axis to 1, 2 and 5 times powers of ten, as plain numbers."""
     low, high = axes.get_xlim()
     ticks = [m * 10.0**e for e in range(-4, 7) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
-def words(text: str) -> str:
-    """A text for a drawing: visible, and a dollar in it begins no formula."""
+def plot_text(text: str) -> str:
+    """Text that is safe in a plot: without control characters, and with dollar signs that start no formula."""
     return terminal.visible(text).replace("$", r"\$")
 
 
-def _told(text: str) -> str:
-    return escape(terminal.visible(text))
-
-
-def _settled(drawn: str, name: str, title: str, told: str) -> str:
-    """The SVG without its prologue, with ids and colours of the page, and with words for screen readers."""
-    body = drawn[drawn.index("<svg") :]
+def _embed(drawing: str, name: str, title: str, description: str) -> str:
+    """The SVG element alone, with unique ids, CSS variables as colours, and a title and description."""
+    body = drawing[drawing.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r'<g id="[^"]*"', "<g", body)
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'xlink:href="#', f'href="#{name}-', body)
     body = body.replace("url(#", f"url(#{name}-")
-    for colour, word in _OF_THE_PAGE.items():
-        body = body.replace(colour, f"var(--{word})")
+    for colour, variable in _CSS_VARIABLES.items():
+        body = body.replace(colour, f"var(--{variable})")
     head, _, rest = body.partition(">")
     (box,) = re.findall(r'viewBox="[^"]*"', head)
     width = float(box.split()[2])
-    labels = f'<title id="{name}-title">{_told(title)}</title><desc id="{name}-desc">{_told(told)}</desc>'
+    labels = f'<title id="{name}-title">{_escape(title)}</title><desc id="{name}-desc">{_escape(description)}</desc>'
     start = f'<svg xmlns="http://www.w3.org/2000/svg" {box} style="--width: {width:.0f}px" role="img"'
     return f'{start} aria-labelledby="{name}-title {name}-desc">{labels}{rest}'.replace("\n", "")
+
+
+def _escape(text: str) -> str:
+    return escape(terminal.visible(text))

@@ -1,4 +1,4 @@
-"""Thumbnails inside a page: the cases of which an artifact named another class, or else a few of the golden images."""
+"""Thumbnails of golden images as data URIs: the cases with another class, or a sample of all images."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from deploytool.data.golden import Pixels
 from deploytool.report import rows
 from deploytool.report.run_data import RunData, pixels
 
-_SIDE = 88  # pixels: small beside the text, and a page of some hundred kilobytes
-_MOST = 12
+_SIDE = 88  # pixels; keeps a page at some hundred kilobytes
+_LIMIT = 12  # thumbnails in a page
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One golden image as a data URI, and what is to be said of it."""
+class Thumbnail:
+    """One golden image as a data URI, with its case number and lines of text."""
 
     uri: str
     case: int
     lines: tuple[str, ...]
 
 
-def flips(facts: RunData) -> tuple[Picture, ...]:
-    """The cases of which an artifact names another class than the source, the worst first."""
-    said: dict[int, list[str]] = {}
+def flip_thumbnails(run: RunData) -> tuple[Thumbnail, ...]:
+    """The cases for which an artifact has another best class than the source, the largest margin first."""
+    lines: dict[int, list[str]] = {}
     margins: dict[int, float] = {}
-    for comparison in facts.report.comparisons:
+    for comparison in run.report.comparisons:
         for flip in comparison.agreement.flips if comparison.agreement else ():
             margins[flip.case] = max(margins.get(flip.case, 0.0), flip.margin)
             line = f"{rows.label(comparison)}: class {flip.artifact} for {flip.source}, margin {flip.margin:.1e}"
-            said.setdefault(flip.case, []).append(line)
-    worst = sorted(said, key=lambda case: -margins[case])
-    return _pictures(facts, worst, [said[case] for case in worst])
+            lines.setdefault(flip.case, []).append(line)
+    cases = sorted(lines, key=lambda case: -margins[case])
+    return _thumbnails(run, cases, [lines[case] for case in cases])
 
 
-def samples(facts: RunData) -> tuple[Picture, ...]:
-    """The first golden images, so that one sees what was asked."""
-    return _pictures(facts, range(_MOST), [[]] * _MOST)
+def sample_thumbnails(run: RunData) -> tuple[Thumbnail, ...]:
+    """The first golden images."""
+    return _thumbnails(run, range(_LIMIT), [[]] * _LIMIT)
 
 
-def _pictures(facts: RunData, cases: Iterable[int], lines: Sequence[Sequence[str]]) -> tuple[Picture, ...]:
-    found = pixels(facts)
-    if found is None:
+def _thumbnails(run: RunData, cases: Iterable[int], lines: Sequence[Sequence[str]]) -> tuple[Thumbnail, ...]:
+    images = pixels(run)
+    if images is None:
         return ()
-    shown = [(case, said) for case, said in zip(cases, lines, strict=True) if case < len(found)][:_MOST]
-    return tuple(Picture(_uri(found[case]), case, tuple(said)) for case, said in shown)
+    selected = [(case, text) for case, text in zip(cases, lines, strict=True) if case < len(images)][:_LIMIT]
+    return tuple(Thumbnail(_data_uri(images[case]), case, tuple(text)) for case, text in selected)
 
 
-def _uri(pixels_: Pixels) -> str:
-    """A picture (uint8, height × width × 3), small, as PNG in base64."""
-    image = Image.fromarray(pixels_)
+def _data_uri(image_pixels: Pixels) -> str:
+    """An image (uint8, height × width × 3), reduced in size, as a PNG data URI."""
+    image = Image.fromarray(image_pixels)
     image.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
-    kept = io.BytesIO()
-    image.quantize(128).save(kept, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(kept.getvalue()).decode("ascii")
+    buffer = io.BytesIO()
+    image.quantize(128).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

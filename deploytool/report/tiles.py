@@ -1,4 +1,4 @@
-"""A run at a glance: four figures under the verdict, and the sign that goes with it."""
+"""Summary at the top of a page: four figures, the style of the verdict, and where the run failed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deploytool.spec import Stage, Verdict, spoken
 
 @dataclass(frozen=True)
 class Tone:
-    """How a verdict looks: `name` for colours, `mark` for those who see none."""
+    """The style of a verdict: `name` selects the colours, and `mark` is a symbol that needs no colour."""
 
     name: str
     mark: str
@@ -23,7 +23,7 @@ class Tone:
 
 @dataclass(frozen=True)
 class Tile:
-    """One figure: what it is of, itself, and a line beside it; `alarm` where it is beyond what is allowed."""
+    """One figure with its name and a line of detail; `alarm` is true if it is beyond what is allowed."""
 
     name: str
     figure: str
@@ -31,94 +31,87 @@ class Tile:
     alarm: bool = False
 
 
-def tone(closing: Conclusion) -> Tone:
-    """Good, bad or open: what is not proven is not good."""
-    if closing.verdict in (Verdict.FAIL, Verdict.SLOW):
+def tone(conclusion: Conclusion) -> Tone:
+    """Good for a pass, bad for a failure, open if the fault detection is too weak for a verdict."""
+    if conclusion.verdict in (Verdict.FAIL, Verdict.SLOW):
         return Tone("bad", "✕")
-    return Tone("good", "✓") if closing.held else Tone("open", "?")
+    return Tone("good", "✓") if conclusion.passed else Tone("open", "?")
 
 
-def tiles(facts: RunData) -> tuple[Tile, ...]:
-    """Right, fast, proved, and pending."""
-    return (_right(facts.report), _fast(facts.report), _proved(facts.report), _pending(facts))
+def tiles(run: RunData) -> tuple[Tile, ...]:
+    """Checks, speed-up, caught faults and pending artifacts."""
+    return (_checks(run.report), _speed_up(run.report), _faults(run.report), _pending(run.report))
 
 
-def where(facts: RunData) -> str:
-    """Where it failed: what blame found, or else the first artifact that strays and the last that does not."""
-    if facts.blame and facts.blame.finding:
-        return verdict.blamed_line(facts.blame.finding)
-    before = ""
-    for comparison in facts.report.comparisons:
+def failure_location(run: RunData) -> str:
+    """The finding of `blame`, or else the first artifact that fails and the last before it that passes."""
+    if run.blame and run.blame.finding:
+        return verdict.blamed_line(run.blame.finding)
+    passing = ""
+    for comparison in run.report.comparisons:
         if any(check.broken for check in comparison.checks):
-            return f"first in {rows.label(comparison)}" + (f"; {before} holds" if before else "")
+            return f"first in {rows.label(comparison)}" + (f"; {passing} passes" if passing else "")
         if comparison.checks and comparison.stage is not Stage.TORCHSCRIPT:
-            before = rows.label(comparison)
+            passing = rows.label(comparison)
     return ""
 
 
-def built(facts: RunData) -> str:
-    """What was made of what, in one sentence."""
-    report, origin = facts.report, facts.origin
+def artifact_sentence(run: RunData) -> str:
+    """What the run made, from what, and how it was checked."""
+    report, parameters = run.report, run.origin.parameters
     stages = [comparison.stage for comparison in report.comparisons if not comparison.left_out]
-    kinds = {Stage.TORCHSCRIPT: "TorchScript", Stage.EXPORT: "ONNX", Stage.FP16: "FP16 ONNX"}
-    made = [kind for stage, kind in kinds.items() if stage in stages]
+    names = {Stage.TORCHSCRIPT: "TorchScript", Stage.EXPORT: "ONNX", Stage.FP16: "FP16 ONNX"}
+    artifacts = [name for stage, name in names.items() if stage in stages]
     if report.engines:
-        made.append("1 engine" if len(report.engines) == 1 else f"{len(report.engines)} engines")
-    what = ", ".join(made[:-1]) + " and " + made[-1] if len(made) > 1 else "".join(made)
-    size = f" of {origin.parameters / 1e6:.2f} million parameters" if origin.parameters else ""
-    return f"{what} of a model{size}, held against it in FP64 on {report.images} golden images"
+        artifacts.append("1 engine" if len(report.engines) == 1 else f"{len(report.engines)} engines")
+    text = ", ".join(artifacts[:-1]) + " and " + artifacts[-1] if len(artifacts) > 1 else "".join(artifacts)
+    size = f" with {parameters / 1e6:.2f} million parameters" if parameters else ""
+    return f"{text} of a model{size}, compared with the model in FP64 on {report.images} golden cases"
 
 
-def _right(report: Report) -> Tile:
-    every = [check for comparison in report.comparisons for check in comparison.checks]
-    held = sum(not check.broken for check in every)
-    links = rows.links(report)
-    worst = max(links, key=lambda link: link.truth / link.allowed, default=None)
-    name = "closest" if held == len(every) else "worst"
-    line = (
-        f"{name}: {worst.label}, {rows.times(worst.truth)} noise, {rows.times(worst.allowed)} tolerated"
-        if worst
-        else ""
-    )
-    return Tile("Checks that hold", f"{held} of {len(every)}", line, alarm=held < len(every))
+def _checks(report: Report) -> Tile:
+    checks = [check for comparison in report.comparisons for check in comparison.checks]
+    passed = sum(not check.broken for check in checks)
+    bars = rows.comparison_bars(report)
+    worst = max(bars, key=lambda bar: bar.error / bar.tolerance, default=None)
+    line = ""
+    if worst:
+        name = "closest to its limit" if passed == len(checks) else "worst"
+        line = f"{name}: {worst.label}, {rows.times(worst.error)} noise, limit {rows.times(worst.tolerance)}"
+    return Tile("Checks passed", f"{passed} of {len(checks)}", line, alarm=passed < len(checks))
 
 
-def _fast(report: Report) -> Tile:
-    wrong = {comparison.stage for comparison in report.comparisons for check in comparison.checks if check.broken}
-    bars = [bar for bar in timings.bars(report) if bar.label not in wrong | {Stage.TORCHSCRIPT}]
+def _speed_up(report: Report) -> Tile:
+    name = "Speed-up over eager"
+    failed = {comparison.stage for comparison in report.comparisons for check in comparison.checks if check.broken}
+    bars = [bar for bar in timings.bars(report) if bar.label not in failed | {Stage.TORCHSCRIPT}]
     if not bars:
-        uneven = any(timings.refused(speed.verdict) for speed in report.speeds)
-        why = "no verdict: the machine was too uneven" if uneven else "nothing that holds was timed"
-        return Tile("Speed-up against eager", rows.NONE, why)
+        uneven = any(timings.has_no_verdict(speed.verdict) for speed in report.speeds)
+        reason = "no verdict: the machine was too uneven" if uneven else "no artifact that passes was timed"
+        return Tile(name, rows.NONE, reason)
     best = max(bars, key=lambda bar: bar.low)
-    figure = f"{best.value:.2f}×"
-    return Tile(
-        "Speed-up against eager", figure, f"{best.low:.2f}–{best.high:.2f}, {best.label} at batch {report.batch}"
-    )
+    line = f"{best.low:.2f}–{best.high:.2f}, {best.label} at batch {report.batch}"
+    return Tile(name, f"{best.value:.2f}×", line)
 
 
-def _proved(report: Report) -> Tile:
-    if report.proof is None or not report.proof.families:
-        return Tile("Planted faults caught", rows.NONE, "none was planted")
+def _faults(report: Report) -> Tile:
+    name = "Planted faults caught"
+    if report.faults is None or not report.faults.families:
+        return Tile(name, rows.NONE, "no fault was planted")
     caught, missed = (
-        sum(report.proof.count(check, what) for check in (GRAPH, ENGINE)) for what in ("caught", "missed")
+        sum(report.faults.count(check, outcome) for check in (GRAPH, ENGINE)) for outcome in ("caught", "missed")
     )
-    families = sum(family.planted > 0 for family in report.proof.families)
-    line = f"of {families} families, as far as they matter"
-    return Tile("Planted faults caught", f"{caught} of {caught + missed}", line, alarm=report.proof.weak)
+    families = sum(family.planted > 0 for family in report.faults.families)
+    line = f"of those that exceed the tolerance, in {families} families"
+    return Tile(name, f"{caught} of {caught + missed}", line, alarm=report.faults.weak)
 
 
-def _pending(facts: RunData) -> Tile:
-    waiting = [
-        comparison for comparison in facts.report.comparisons if not comparison.checks and not comparison.left_out
-    ]
-    if not waiting:
-        return Tile(
-            "Run here",
-            f"all {sum(not comparison.left_out for comparison in facts.report.comparisons)}",
-            "every artifact was run on this machine",
-        )
+def _pending(report: Report) -> Tile:
+    made = [comparison for comparison in report.comparisons if not comparison.left_out]
+    unmeasured = [comparison for comparison in made if not comparison.checks]
+    if not unmeasured:
+        return Tile("Measured here", f"all {len(made)}", "every artifact was run on this machine")
     line = ", ".join(
-        f"{rows.label(comparison)}: {spoken(comparison.status, comparison.reason)}" for comparison in waiting
+        f"{rows.label(comparison)}: {spoken(comparison.status, comparison.reason)}" for comparison in unmeasured
     )
-    return Tile("Pending on a device", str(len(waiting)), line)
+    return Tile("Not measured here", str(len(unmeasured)), line)

@@ -1,4 +1,4 @@
-"""What a page shows of speed: ratios with their intervals, latencies, and what a batch costs."""
+"""Speed figures of a page: speed-ups with intervals, latencies, and throughput by batch size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deploytool.spec import SpeedVerdict, Status, spoken
 
 @dataclass(frozen=True)
 class Bar:
-    """A speed-up and its interval."""
+    """A speed-up with the bounds of its 95 % interval."""
 
     label: str
     value: float
@@ -23,66 +23,71 @@ class Bar:
 
 @dataclass(frozen=True)
 class Series:
-    """Values under one label."""
+    """Latencies in milliseconds under one label."""
 
     label: str
     values: tuple[float, ...]
 
 
 def bars(report: Report) -> list[Bar]:
-    """The speed-ups that were measured, and of which something may be said."""
+    """The measured speed-ups that have a verdict."""
     return [
         Bar(short(speed), speed.ratio, speed.low, speed.high)
         for speed in report.speeds
-        if speed.ratio is not None and speed.low is not None and speed.high is not None and not refused(speed.verdict)
+        if speed.ratio is not None
+        and speed.low is not None
+        and speed.high is not None
+        and not has_no_verdict(speed.verdict)
     ]
 
 
-def refused(verdict: SpeedVerdict | None) -> bool:
-    """Whether a comparison by the clock would say more of the machine than of what was compared."""
+def has_no_verdict(verdict: SpeedVerdict | None) -> bool:
+    """Whether the machine was too uneven to compare latencies."""
     return verdict is SpeedVerdict.NO_VERDICT
 
 
-def speeds(report: Report) -> Iterator[tuple[str, ...]]:
-    """A row for each artifact that was, or was to be, timed."""
-    wrong = {comparison.stage for comparison in report.comparisons for check in comparison.checks if check.broken}
+def speed_rows(report: Report) -> Iterator[tuple[str, ...]]:
+    """One row for each artifact: name, latency, eager latency, speed-up, interval, status."""
+    failed = {comparison.stage for comparison in report.comparisons for check in comparison.checks if check.broken}
     for speed in report.speeds:
         name = f"{speed.stage}/{speed.file}"
         if speed.ratio is None:
             yield (name, NONE, NONE, NONE, NONE, spoken(speed.status, speed.reason))
             continue
-        fails = ", but fails its checks" if speed.stage in wrong else ""
-        said = spoken(speed.verdict or Status.MEASURED, speed.reason) + fails
-        found = (f"{speed.ratio:.2f}×", f"{speed.low:.2f}–{speed.high:.2f}")
-        shown = (NONE, NONE) if refused(speed.verdict) else found
-        yield (name, f"{speed.latency_ms:.2f} ms", f"{speed.eager_ms:.2f} ms", *shown, said)
+        status = spoken(speed.verdict or Status.MEASURED, speed.reason)
+        if speed.stage in failed:
+            status += ", but fails its checks"
+        measured = (f"{speed.ratio:.2f}×", f"{speed.low:.2f}–{speed.high:.2f}")
+        ratio, interval = (NONE, NONE) if has_no_verdict(speed.verdict) else measured
+        yield (name, f"{speed.latency_ms:.2f} ms", f"{speed.eager_ms:.2f} ms", ratio, interval, status)
 
 
-def distributions(found: Bench) -> tuple[int, list[Series]]:
-    """The smallest batch, and every way's latencies at it."""
-    least = min(found.sweeps, key=lambda each: each.batch)
-    return least.batch, [Series(row.name, row.latency.wall_ms) for row in least.rows if row.latency]
+def distributions(bench: Bench) -> tuple[int, list[Series]]:
+    """The smallest batch size, and the latencies of everything that was timed at it."""
+    smallest = min(bench.sweeps, key=lambda sweep: sweep.batch)
+    return smallest.batch, [Series(row.name, row.latency.wall_ms) for row in smallest.rows if row.latency]
 
 
-def rates(found: Bench) -> list[tuple[str, list[tuple[int, float]]]]:
-    """Images a second of every way at every batch, by the median."""
-    told: dict[str, list[tuple[int, float]]] = {}
-    for sweep in sorted(found.sweeps, key=lambda one: one.batch):
+def rates(bench: Bench) -> list[tuple[str, list[tuple[int, float]]]]:
+    """By name, batch sizes with the throughput in samples per second at the median latency."""
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for sweep in sorted(bench.sweeps, key=lambda sweep: sweep.batch):
         for row in sweep.rows:
             if row.latency:
-                told.setdefault(row.name, []).append((sweep.batch, 1000 * sweep.batch / row.latency.p50_ms))
-    return list(told.items())
+                rate = 1000 * sweep.batch / row.latency.p50_ms
+                lines.setdefault(row.name, []).append((sweep.batch, rate))
+    return list(lines.items())
 
 
-def benched(found: Bench) -> Iterator[tuple[str, ...]]:
-    """A row for each way at each batch."""
-    for sweep in found.sweeps:
+def bench_rows(bench: Bench) -> Iterator[tuple[str, ...]]:
+    """One row for each artifact at each batch size: batch, name, runner, p50, p90, p99, speed-up, verdict."""
+    for sweep in bench.sweeps:
         for row in sweep.rows:
-            if (timed := row.latency) is None:
+            if (latency := row.latency) is None:
                 continue
-            last = NONE if timed.p99_ms is None else f"{timed.p99_ms:.2f}"
-            cells = (str(sweep.batch), row.name, row.runner, f"{timed.p50_ms:.2f}", f"{timed.p90_ms:.2f}", last)
+            p99 = NONE if latency.p99_ms is None else f"{latency.p99_ms:.2f}"
+            cells = (str(sweep.batch), row.name, row.runner, f"{latency.p50_ms:.2f}", f"{latency.p90_ms:.2f}", p99)
             ratio = NONE
-            if row.ratio and not refused(row.verdict):
+            if row.ratio and not has_no_verdict(row.verdict):
                 ratio = f"{row.ratio.value:.2f}× ({row.ratio.low:.2f}–{row.ratio.high:.2f})"
             yield (*cells, ratio, spoken(row.verdict, row.reason) if row.verdict else "the baseline")

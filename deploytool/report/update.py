@@ -1,4 +1,4 @@
-"""Keeps the page and the JUnit file of a run; matplotlib and jinja2 are imported only where something is drawn."""
+"""Updates the page and the JUnit file of a run; imports matplotlib and jinja2 only if a page must be drawn."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from deploytool.results.report import Report
 _COMMAND, _SECONDS = workers.command("deploytool.report.page_worker"), 60.0
 
 
-def keep(written: Report, home: Path, xml: Path | None = None, *, named: Path | None = None) -> Path:
-    """Makes sure that the run's page is that of what it holds, and writes `xml` if it is given; gives the page.
+def refresh(report: Report, home: Path, xml: Path | None = None, *, final: Path | None = None) -> Path:
+    """Draws the page of a run unless it is current, writes JUnit XML to `xml` if given; returns the page's path.
 
-    `named` is what the run's folder will be called, if it is not called so yet.
+    `final` is the path that the folder will be moved to, if it is not there yet.
     """
-    if not stamp.holds(home, named):
-        _draw(home, named or home)
+    if not stamp.is_current(home, final):
+        _draw(home, final or home)
     if xml is not None:
-        junit.write(xml, written)
+        junit.write(xml, report)
     return home / PAGE
 
 
 @contextmanager
-def ahead(home: Path) -> Iterator[None]:
-    """Has a child begin what a page takes long for, unless the page that is there may well be right in the end."""
-    if not stamp.holds(home):
+def prestarted(home: Path) -> Iterator[None]:
+    """Starts a child process that imports the plotting libraries while the run works, unless the page is current."""
+    if not stamp.is_current(home):
         process.start_ahead(_COMMAND, workers.GIBIBYTES, workers.LARGEST_FILE)
     try:
         yield
@@ -37,20 +37,20 @@ def ahead(home: Path) -> Iterator[None]:
         process.stop_ahead(_COMMAND)
 
 
-def _draw(home: Path, named: Path) -> None:
-    """By the child that has begun, if there is one and it can; else here."""
+def _draw(home: Path, final: Path) -> None:
+    """Draws the page in the prestarted child process; in this process if there is none or it fails."""
     if process.is_waiting(_COMMAND):
         with suppress(StageFailed):
-            task = [str(home), str(named)]
+            task = [str(home), str(final)]
             process.run_limited(
                 _COMMAND,
                 what="the page",
                 seconds=_SECONDS,
                 gibibytes=workers.GIBIBYTES,
                 task=task,
-                makes=named / PAGE,
+                makes=final / PAGE,
             )
             return
-    from deploytool.report import html  # here begin matplotlib and jinja2
+    from deploytool.report import html  # imports matplotlib and jinja2
 
-    html.write(home, named)
+    html.write(home, final)

@@ -1,4 +1,4 @@
-"""A file with a past: what it is, who made it, and from what."""
+"""Data types for the files that the stages of a run make: kind, digest, provenance, and the inputs of a stage."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from deploytool import serde
 from deploytool.serde import Json
 from deploytool.spec import Stage
 
-Notes = Mapping[str, Json]  # under "remarks", lines that the report repeats
-OPTIMISED = "optimised"  # the note of an FP16 graph: whether ONNX Runtime could optimise it
-REASON = "reason"  # the note that says why a stage made no file
+Notes = Mapping[str, Json]  # the list under "remarks" is repeated in the report
+OPTIMISED = "optimised"  # note of an FP16 graph: whether ONNX Runtime can optimise it
+REASON = "reason"  # note that says why a stage made no file
 
 
 class Kind(str, Enum):
-    """What an artifact is; the value is its file name on disk."""
+    """The kind of an artifact; the value is its file name."""
 
     WEIGHTS = "weights.safetensors"
     GOLDEN = "golden.npz"
@@ -30,20 +30,20 @@ class Kind(str, Enum):
     BUNDLE = "bundle/manifest.json"
 
 
-FOR_ENGINE = "engine.onnx"  # beside a graph: the form of it for FP16 and engines, where they want another
+ENGINE_GRAPH = "engine.onnx"  # optional file beside a graph: the form that FP16 and engines are made from
 
 
-def for_engine(graph: Path) -> Path:
-    """The form of a graph that FP16 and engines are made from: the file beside it, or else the graph itself."""
-    other = graph.with_name(FOR_ENGINE)
-    return other if other.is_file() else graph
+def engine_graph(graph: Path) -> Path:
+    """The graph that FP16 and engines are made from: `engine.onnx` beside `graph` if there is one, else `graph`."""
+    variant = graph.with_name(ENGINE_GRAPH)
+    return variant if variant.is_file() else graph
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One file that a stage made, with its SHA-256, which is empty where it made none.
+    """A file made by a stage, with its SHA-256 (empty if the stage made no file), provenance and duration.
 
-    It is `fresh` if this run made it; else an earlier run did, and a receipt proves it.
+    `fresh` is true if this run made the file, and false if a receipt allowed to reuse the file of an earlier run.
     """
 
     kind: Kind
@@ -57,15 +57,15 @@ class Artifact:
 
     @property
     def optimised(self) -> bool:
-        """Whether ONNX Runtime may optimise it for a CPU, which it does all but the graphs that it crashes on."""
+        """Whether ONNX Runtime may optimise the file for a CPU; false only for FP16 graphs that crash its optimiser."""
         return self.made_by is not Stage.FP16 or serde.decode(bool, self.notes[OPTIMISED])
 
     @property
     def left_out(self) -> bool:
-        """Whether its stage made no file and the run goes on without it."""
+        """Whether the stage made no file and the run continues without it."""
         return not self.digest
 
     @property
     def reason(self) -> str:
-        """Why it was left out, for people; empty where nothing says so."""
+        """Why the stage made no file, as text for people; empty if no reason was recorded."""
         return str(self.notes.get(REASON, ""))

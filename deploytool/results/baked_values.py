@@ -1,4 +1,4 @@
-"""What an exporter fixed: lines of the model that a graph knows only as they went at export, and what trying showed."""
+"""Baked values: lines of the model that became constants at export, and the result of testing other inputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import Enum
 
 from deploytool.spec import Stage
 
-_LONGEST = 80  # characters of a line of the model that is quoted
+_MAX_QUOTE = 80  # characters; longer source lines are not quoted
 
 
 class BakedKind(str, Enum):
@@ -20,7 +20,7 @@ class BakedKind(str, Enum):
 
 
 class Origin(str, Enum):
-    """What it was taken from: the values of an input, or only sizes, which other sizes and batches try out."""
+    """What the constant was computed from: input values, or only input sizes (tested at other batches and sizes)."""
 
     DATA = "data"
     SHAPE = "shape"
@@ -28,92 +28,98 @@ class Origin(str, Enum):
 
 @dataclass(frozen=True)
 class BakedValue:
-    """One line of the model that was fixed in the artifact of `stage`, and what became of it when it was tried.
+    """A line of the model that became a constant in the artifact of `stage`, and the result of testing other inputs.
 
-    `file` is relative to the folder of the model's own file, `source` the line itself. The other way of a `guard` only
-    raises. Of `tried` inputs `apart` go another way there than at export, or have another value there. `shown_by` is an
-    input on which the artifact is no longer the model, empty if none was found, and `error` how far off it is there,
-    relative to the largest output (None where it does not run at all).
+    `file` is relative to the folder of the model's own file, and `source` is the text of the line. `guard` is true if
+    the other branch only raises an error. Of `inputs_tried` inputs, `inputs_deviating` take another branch or have
+    another value than the example inputs of the export. `counterexample` names an input for which the artifact differs
+    from the model (empty if none was found); `error` is the difference relative to the largest output, or None if the
+    artifact does not run on that input.
     """
 
     stage: Stage
-    what: BakedKind
+    kind: BakedKind
     origin: Origin
     file: str
     line: int
     source: str
     guard: bool
-    tried: int
-    apart: int
-    shown_by: str = ""
+    inputs_tried: int
+    inputs_deviating: int
+    counterexample: str = ""
     error: float | None = None
 
     @property
-    def place(self) -> str:
-        """Where it stands."""
+    def location(self) -> str:
+        """File and line number."""
         return f"{self.file}:{self.line}"
 
     @property
     def wrong(self) -> bool:
-        """Whether an input shows that the artifact is no longer the model."""
-        return bool(self.shown_by)
+        """Whether the artifact differs from the model for a known input."""
+        return bool(self.counterexample)
 
     @property
     def doubtful(self) -> bool:
-        """Whether some input may show it, though none that was tried does."""
+        """Whether the artifact may differ from the model for an input that was not tested."""
         return self.origin is Origin.DATA and not self.guard and not self.wrong
 
 
-def describe(fixed: BakedValue) -> str:
-    """One line that says what was fixed, and what trying it showed."""
-    said = f" ({fixed.source})" if 0 < len(fixed.source) <= _LONGEST else ""
-    begin = f"{fixed.place}: a {fixed.what.value} was fixed at export{said}"
-    if fixed.wrong:
-        off = "fails" if fixed.error is None else f"is {fixed.error:.1e} off"
-        return f"{begin}, and {fixed.stage} {off} at {fixed.shown_by}"
-    if fixed.origin is Origin.SHAPE:
-        return f"{begin} by sizes alone; the answers at other batches and sizes are right"
-    if fixed.guard:
-        return f"{begin}; its other way only raises"
-    way = "takes the other way" if fixed.what is BakedKind.BRANCH else "has another value there"
-    if not fixed.apart:
-        return f"{begin}; no input that was tried {way} ({fixed.tried} were)"
-    return f"{begin}; {fixed.apart} of {fixed.tried} inputs that were tried went another way there, with right answers"
+def describe(baked: BakedValue) -> str:
+    """One line: what became a constant, and the result of testing other inputs."""
+    quote = f" ({baked.source})" if 0 < len(baked.source) <= _MAX_QUOTE else ""
+    subject = f"{baked.location}: a {baked.kind.value} was fixed at export{quote}"
+    if baked.wrong:
+        effect = "fails" if baked.error is None else f"deviates by {baked.error:.1e}"
+        return f"{subject}, and {baked.stage} {effect} at {baked.counterexample}"
+    if baked.origin is Origin.SHAPE:
+        return f"{subject}; it depends on input sizes only, and the results at other batches and sizes are correct"
+    if baked.guard:
+        return f"{subject}; the other branch only raises an error"
+    deviation = "takes the other branch" if baked.kind is BakedKind.BRANCH else "changes the value"
+    if not baked.inputs_deviating:
+        return f"{subject}; none of the {baked.inputs_tried} tested inputs {deviation}"
+    return (
+        f"{subject}; {baked.inputs_deviating} of {baked.inputs_tried} tested inputs deviate from it, "
+        "with correct results"
+    )
 
 
-MEND = "let it follow its input: sizes as they come, torch.where for if, no .item()"
+REMEDY = "compute it from the input: use shapes instead of constant sizes, torch.where instead of if, no .item()"
 
 
-def wrong_lines(every: Iterable[BakedValue]) -> tuple[str, ...]:
-    """A line for each place where an artifact is no longer the model, each place once."""
-    return _each_place(fixed for fixed in every if fixed.wrong)
+def wrong_lines(values: Iterable[BakedValue]) -> tuple[str, ...]:
+    """One line for each location where an artifact differs from the model."""
+    return _one_per_location(baked for baked in values if baked.wrong)
 
 
-def doubtful_lines(every: Iterable[BakedValue]) -> tuple[str, ...]:
-    """A line for each place that could matter and was not seen to, each place once."""
-    every = tuple(every)
-    known = {fixed.place for fixed in every if fixed.wrong}
-    return _each_place(fixed for fixed in every if fixed.doubtful and fixed.place not in known)
+def doubtful_lines(values: Iterable[BakedValue]) -> tuple[str, ...]:
+    """One line for each location that may matter, although no tested input shows a difference."""
+    values = tuple(values)
+    wrong_locations = {baked.location for baked in values if baked.wrong}
+    return _one_per_location(baked for baked in values if baked.doubtful and baked.location not in wrong_locations)
 
 
-def harmless_lines(every: Iterable[BakedValue]) -> tuple[str, ...]:
-    """One line for all places where a size was fixed that other sizes and batches do not mind, and one for guards."""
-    every = [fixed for fixed in every if not fixed.wrong and not fixed.doubtful]
-    sizes = dict.fromkeys(fixed.place for fixed in every if fixed.origin is Origin.SHAPE)
-    guards = dict.fromkeys(fixed.place for fixed in every if fixed.origin is Origin.DATA)
+def harmless_lines(values: Iterable[BakedValue]) -> tuple[str, ...]:
+    """At most two lines: the locations that depend on sizes only and are correct, and the locations of guards."""
+    harmless = [baked for baked in values if not baked.wrong and not baked.doubtful]
+    sizes = dict.fromkeys(baked.location for baked in harmless if baked.origin is Origin.SHAPE)
+    guards = dict.fromkeys(baked.location for baked in harmless if baked.origin is Origin.DATA)
     lines = []
     if sizes:
-        lines.append(f"fixed at export by sizes alone, right at the other batches and sizes: {_few(sizes)}")
+        lines.append(f"fixed at export from sizes only, correct at other batches and sizes: {_shorten(sizes)}")
     if guards:
-        lines.append(f"fixed at export, where the other way only raises: {_few(guards)}")
+        lines.append(f"fixed at export, the other branch only raises an error: {_shorten(guards)}")
     return tuple(lines)
 
 
-def _each_place(every: Iterable[BakedValue]) -> tuple[str, ...]:
-    return tuple({fixed.place: describe(fixed) for fixed in reversed(tuple(every))}.values())[::-1]
+def _one_per_location(values: Iterable[BakedValue]) -> tuple[str, ...]:
+    """The description of the first value at each location."""
+    return tuple({baked.location: describe(baked) for baked in reversed(tuple(values))}.values())[::-1]
 
 
-def _few(places: Iterable[str], most: int = 5) -> str:
-    every = list(places)
-    more = f" and {len(every) - most} more" if len(every) > most else ""
-    return ", ".join(every[:most]) + more
+def _shorten(locations: Iterable[str], limit: int = 5) -> str:
+    """The first locations, separated by commas, and the number of the others."""
+    names = list(locations)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

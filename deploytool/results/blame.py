@@ -1,4 +1,4 @@
-"""What `blame` found, as it lies beside a run: every layer's error, and which layer of which graph strayed first."""
+"""Reads and writes blame.json: the error of every layer, and the first comparison and layer that deviate."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ FILE = "blame.json"
 
 @dataclass(frozen=True)
 class Layer:
-    """One tensor of a graph; `error` is None where nothing is known of it."""
+    """One tensor of a graph: its largest error (None if unknown) and the error that rounding alone explains."""
 
     module: str
     tensor: str
     node: str
     op: str
     error: float | None
-    floor: float
+    noise_floor: float
 
 
 @dataclass(frozen=True)
-class TracedGraph:
-    """One graph against the one before (eager, for the first) and the FP64 source, and all its layers in order."""
+class BlamedGraph:
+    """A graph compared with the graph before (eager, for the first) and the FP64 source; its layers in graph order."""
 
     stage: Stage
     checks: tuple[Check, ...]
@@ -40,11 +40,11 @@ class TracedGraph:
 
 @dataclass(frozen=True)
 class Finding:
-    """The first comparison that deviates, its first layer that does, and the worst layer that this one is made from.
+    """The first comparison that deviates, its first deviating layer, and the worst of that layer's inputs.
 
-    `module` is where to look: the layer's own, or, if something is `lost`, that of a tensor which the layer is made
-    from in the graph before and which is not in this one. There is no layer if no tensor leaves its noise floor: then
-    the arithmetic itself is beyond the tolerance, or what ONNX Runtime's optimiser makes of it.
+    `module` is the module of the source model to look at: the layer's own or, if `lost` is true, that of a tensor in
+    the graph before which feeds the layer and is missing in this graph. `layer` is None if no tensor exceeds its noise
+    floor: then the whole arithmetic, or ONNX Runtime's optimiser, exceeds the tolerance.
     """
 
     stage: Stage
@@ -52,24 +52,24 @@ class Finding:
     module: str
     lost: bool
     layer: Layer | None
-    before: Layer | None
+    worst_input: Layer | None
 
 
 @dataclass(frozen=True)
 class Blame:
-    """Every comparison of a run, the cases that were followed, and the finding, if any comparison strays.
+    """All compared graphs of a run, the cases that were used, and the finding, if a comparison deviates.
 
-    Cases are counted through the golden ones and then the edges.
+    Cases are numbered through the golden cases first and the edge cases after them.
     """
 
-    comparisons: tuple[TracedGraph, ...]
+    comparisons: tuple[BlamedGraph, ...]
     cases: tuple[int, ...]
     finding: Finding | None
 
 
 @dataclass(frozen=True)
 class StoredBlame:
-    """What was found, and the SHA-256 of every graph it was found in, by stage."""
+    """The content of blame.json: the result, and by stage the SHA-256 of every graph that it is about."""
 
     schema: str
     graphs: Mapping[str, str]
@@ -77,21 +77,24 @@ class StoredBlame:
 
 
 def write(run: Path, graphs: Mapping[str, str], blame: Blame) -> None:
-    """Leaves what was found in the run's folder, as a whole or not at all."""
+    """Writes blame.json into a run's folder, atomically."""
     files.publish(run / FILE, serde.text(StoredBlame(SCHEMA, graphs, blame)).encode())
 
 
 def read(run: Path) -> Blame | None:
-    """What was found in the graphs that a run now has; None if nobody looked, or looked at other graphs."""
+    """The stored result for the present graphs of a run; None if there is none or it is about other graphs."""
     try:
-        kept = serde.read(StoredBlame, run / FILE)
+        stored = serde.read(StoredBlame, run / FILE)
     except (OSError, serde.Malformed):
         return None
-    return kept.blame if kept.schema == SCHEMA and dict(kept.graphs) == _graphs(run) else None
+    return stored.blame if stored.schema == SCHEMA and dict(stored.graphs) == graph_digests(run) else None
 
 
-def _graphs(run: Path) -> dict[str, str]:
-    """The digest of every graph of a run, as its stage sealed it."""
-    sealed = {path.parent.name: receipt.read(path.parent) for path in run.glob(f"*/{receipt.FILE}")}
-    name = Kind.GRAPH.value
-    return {verb: each.files.get(name, "") for verb, each in sealed.items() if each and each.kind is Kind.GRAPH}
+def graph_digests(run: Path) -> dict[str, str]:
+    """By stage, the SHA-256 of every graph of a run, from the receipts."""
+    receipts = {path.parent.name: receipt.read(path.parent) for path in run.glob(f"*/{receipt.FILE}")}
+    return {
+        stage: record.files.get(Kind.GRAPH.value, "")
+        for stage, record in receipts.items()
+        if record and record.kind is Kind.GRAPH
+    }

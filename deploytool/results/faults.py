@@ -1,23 +1,23 @@
-"""What a parity check has been proved to catch: faults that were planted, by family."""
+"""Result of fault injection: how many planted faults each parity check catches, by family of faults."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-CASES = "cases.npz"  # the file of the cases that would help
-LARGE = 4.0  # times the tolerance: no such fault may be missed
-MANY = 0.1  # of the faults beyond twice the tolerance: not so many may be
-GRAPH, ENGINE = "graph", "engine"  # the two checks: of the graph as converted, and of whatever computes it in FP16
-SPOKEN = {GRAPH: "graph check", ENGINE: "FP16 check"}  # what people call them
+CASES = "cases.npz"  # file with the cases that would catch the missed faults
+MAX_MISSED_EFFECT = 4.0  # times the tolerance: a missed fault with a larger effect makes the golden cases weak
+MAX_MISSED_SHARE = 0.1  # of the faults beyond twice the tolerance: a larger missed share makes the golden cases weak
+GRAPH, ENGINE = "graph", "engine"  # the two checks: of the graph as converted, and of its results in FP16
+CHECK_LABELS = {GRAPH: "graph check", ENGINE: "FP16 check"}  # names for people
 
 
 @dataclass(frozen=True)
 class DetectionCount:
-    """What became of the faults of one family in one check.
+    """Outcome of the faults of one family in one check.
 
-    `caught` were noticed on the golden cases. Of the others, `harmless` move no fresh case by more than twice the
-    tolerance, and `missed` do. `smallest` is the smallest error on the golden cases that was noticed.
+    `caught` faults fail the check on the golden cases. The others are `harmless` if no fresh case moves by more than
+    twice the tolerance, else `missed`. `smallest` is the smallest error of a caught fault on the golden cases.
     """
 
     caught: int
@@ -28,17 +28,17 @@ class DetectionCount:
 
 @dataclass(frozen=True)
 class FaultFamily:
-    """The faults of one family: how many were planted, and how many are proved to change nothing."""
+    """The faults of one family: how many were planted, how many provably change nothing, and the outcome by check."""
 
     name: str
     planted: int
     equivalent: int
-    power: Mapping[str, DetectionCount]
+    by_check: Mapping[str, DetectionCount]
 
 
 @dataclass(frozen=True)
 class MissedFault:
-    """A fault that a check missed, and how far it moves fresh cases, in multiples of the tolerance."""
+    """A fault that a check missed; `effect` is its largest error on fresh cases, in multiples of the tolerance."""
 
     check: str
     family: str
@@ -49,9 +49,9 @@ class MissedFault:
 
 @dataclass(frozen=True)
 class FaultsResult:
-    """What the checks of a run catch; `fresh` cases were drawn to judge what they did not.
+    """Outcome of all planted faults; the uncaught ones were judged on `fresh` new cases.
 
-    `helpful` are those among them with which every missed fault would have been caught.
+    `helpful` are the indices of those fresh cases with which every missed fault would have been caught.
     """
 
     families: tuple[FaultFamily, ...]
@@ -61,11 +61,11 @@ class FaultsResult:
 
     @property
     def weak(self) -> bool:
-        """Whether the golden cases see too little to be trusted: they miss a large fault, or many."""
-        caught = sum(power.caught for family in self.families for power in family.power.values())
-        large = any(missed.effect > LARGE for missed in self.missed)
-        return large or len(self.missed) > MANY * (caught + len(self.missed))
+        """Whether the golden cases miss a large fault, or too many faults."""
+        caught = sum(count.caught for family in self.families for count in family.by_check.values())
+        large = any(missed.effect > MAX_MISSED_EFFECT for missed in self.missed)
+        return large or len(self.missed) > MAX_MISSED_SHARE * (caught + len(self.missed))
 
-    def count(self, check: str, what: str) -> int:
-        """How many faults of all families were `caught`, `harmless` or `missed` in one check."""
-        return sum(getattr(family.power[check], what) for family in self.families if check in family.power)
+    def count(self, check: str, outcome: str) -> int:
+        """The number of faults of all families that are `caught`, `harmless` or `missed` in one check."""
+        return sum(getattr(family.by_check[check], outcome) for family in self.families if check in family.by_check)

@@ -1,4 +1,4 @@
-"""A receipt proves that a room holds what its key promises: it is written last, and read before anything is rebuilt."""
+"""Receipts: a stage writes its receipt last, and a later run reuses the stage directory if the receipt matches."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ FILE = "receipt.json"
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a stage made in a room: from which parents, of which bytes, with which versions, in how many seconds.
+    """What a stage made: key, keys of its parents by stage, SHA-256 of every file, versions, duration and notes.
 
-    `weights` is the SHA-256 of the weights it all began with.
+    `weights` is the SHA-256 of the weights of the source model.
     """
 
     kind: Kind
@@ -31,27 +31,28 @@ class Receipt:
     notes: Notes
 
 
-def write(room: Path, receipt: Receipt) -> None:
-    """Seals the room."""
-    (room / FILE).write_text(serde.text(receipt), encoding="utf-8")
+def write(directory: Path, receipt: Receipt) -> None:
+    """Writes the receipt into a stage directory."""
+    (directory / FILE).write_text(serde.text(receipt), encoding="utf-8")
 
 
-def read(room: Path) -> Receipt | None:
-    """The receipt of a room, or None where there is none that can be read."""
+def read(directory: Path) -> Receipt | None:
+    """The receipt in a stage directory; None if it is missing or unreadable."""
     try:
-        return serde.read(Receipt, room / FILE)
+        return serde.read(Receipt, directory / FILE)
     except (OSError, serde.Malformed):
         return None
 
 
-def proves(room: Path, receipt: Receipt) -> bool:
-    """Whether every file of the room is there with the bytes it was sealed with."""
+def matches(directory: Path, receipt: Receipt) -> bool:
+    """Whether every file of the receipt exists in the stage directory with the recorded SHA-256."""
     return all(
-        (room / name).is_file() and serde.file_digest(room / name) == digest for name, digest in receipt.files.items()
+        (directory / name).is_file() and serde.file_digest(directory / name) == digest
+        for name, digest in receipt.files.items()
     )
 
 
-def digests(room: Path) -> dict[str, str]:
-    """The SHA-256 of every file in a room and in its folders, its receipt aside."""
-    inside = [path for path in sorted(room.rglob("*")) if path.is_file() and path != room / FILE]
-    return {path.relative_to(room).as_posix(): serde.file_digest(path) for path in inside}
+def digests(directory: Path) -> dict[str, str]:
+    """The SHA-256 of every file in a stage directory and its subfolders, except the receipt, by relative path."""
+    paths = [path for path in sorted(directory.rglob("*")) if path.is_file() and path != directory / FILE]
+    return {path.relative_to(directory).as_posix(): serde.file_digest(path) for path in paths}

@@ -1,4 +1,4 @@
-"""The report: what was checked, against what, with which tolerance and verdict; terminal and files say the same."""
+"""Data types of report.json: every comparison of a run with its checks, tolerances, speeds, faults and versions."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from deploytool.spec import Decision, GateOutcome, SpeedVerdict, Stage, Status
 _FAMILY = "deploytool.results.report/"
 SCHEMA = f"{_FAMILY}4"
 
-NOISE = "noise"  # the figure that breaks where a model's own answers move further than rounding explains
-COARSEST = 1e-2  # beyond one percent of the largest output, decisions with a clear margin could fall otherwise
-IMPLAUSIBLE = 1e-3  # of FP32 noise: what moves so far is no rounding, or no tolerance could follow from it
+NOISE = "noise"  # name of the figure that fails if the model's own outputs vary more than rounding explains
+COARSEST = 1e-2  # relative to the largest output: beyond it, decisions with a clear margin could change
+IMPLAUSIBLE = 1e-3  # limit of FP32 noise: more is not rounding, and no useful tolerance follows from it
 
 
 @dataclass(frozen=True)
 class Equality:
-    """How many elements are equal where the numbers are of something (classes, places, yes or no).
+    """How many elements are equal, for outputs that are compared for equality (class indices, positions, booleans).
 
-    `share` of all `elements` are, in [`low`, `high`] with 95 % confidence; `tied` are those of the others that rounding
-    alone may decide otherwise too, and `wrong` the rest, None where nobody knows which are tied.
+    `share` is the equal part of all `elements`, with its 95 % interval [`low`, `high`]. Of the unequal elements, `tied`
+    can change by rounding alone and `wrong` cannot; `wrong` is None if the tied elements are unknown.
     """
 
     share: float
@@ -39,13 +39,13 @@ class Equality:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two answers to the same inputs lie apart, over all cases.
+    """The difference between two outputs for the same inputs, over all cases.
 
-    `max_error` is the largest absolute error over the largest absolute expected value of the same case; `snr_db` the
-    power of the expected values over that of the error, in decibel, in the worst case; `top1` and `top5` the share of
-    cases whose best class (five best classes) agree, ties aside, None where the outputs are no scores of classes; `bad`
-    the number of values that are NaN, or infinite in the wrong place; `equal` how many agree of what is compared by
-    equality, None where nothing is.
+    `max_error` is the largest absolute error divided by the largest absolute expected value of the same case; `snr_db`
+    is the signal-to-noise ratio of the worst case in decibels; `top1` and `top5` are the shares of cases whose best
+    class (five best classes) agree, ties excepted, None if the outputs are not class scores; `invalid` is the number of
+    values that are NaN, infinite or a mask value where the expected value is not; `equal` is set for outputs that are
+    compared for equality.
     """
 
     max_error: float
@@ -53,16 +53,16 @@ class Parity:
     snr_db: float
     top1: float | None
     top5: float | None
-    bad: int
+    invalid: int
     equal: Equality | None = None
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The worst parity that passes.
+    """The limits of a check.
 
-    `equal` is the least share of equal elements where nobody knows which are tied; `noise` is the largest error that
-    rounding alone makes in the source model, from which the rest follows.
+    `equal` is the smallest share of equal elements if the tied elements are unknown; `noise` is the largest error that
+    rounding alone causes in the source model, relative to the largest output. The other limits are derived from it.
     """
 
     max_error: float
@@ -76,7 +76,7 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Limit:
-    """How far one part of an answer may stray, relative to its own scale."""
+    """The tolerance of one part of an output, relative to its own scale."""
 
     part: OutputPart
     tolerance: Tolerance
@@ -84,14 +84,14 @@ class Limit:
 
 @dataclass(frozen=True)
 class Limits(Tolerance):
-    """How far an answer may stray: each of its `parts`, and whatever else is compared by the figures beside them."""
+    """The tolerances of an output: of each of its `parts`, and the fields beside them for everything else."""
 
     parts: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True)
 class PartCheck:
-    """The comparison of one part of an answer."""
+    """The check of one part of an output; `broken` names the figures beyond tolerance."""
 
     part: str
     parity: Parity
@@ -101,10 +101,10 @@ class PartCheck:
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison; `broken` names the figures beyond tolerance, and is empty when it holds.
+    """An artifact checked against one reference; `broken` names the figures beyond tolerance, empty if it passes.
 
-    Parity and tolerance are those of the part of the answer that is nearest to its limits or furthest beyond, which
-    `part` names; where there are several, `parts` has them all in that order.
+    Parity and tolerance are those of the worst part of the output, which `part` names. If there are several parts,
+    `parts` lists all of them, the worst first.
     """
 
     against: str
@@ -115,14 +115,14 @@ class Check:
     parts: tuple[PartCheck, ...] = ()
 
     @property
-    def each(self) -> tuple[PartCheck, ...]:
-        """Every part, the worst first, also where there is one alone."""
+    def part_checks(self) -> tuple[PartCheck, ...]:
+        """The check of every part, the worst first; also if there is only one part."""
         return self.parts or (PartCheck(self.part, self.parity, self.tolerance, self.broken),)
 
 
 @dataclass(frozen=True)
 class ClassFlip:
-    """A golden case of which an artifact names another class than the source, and the margin that was lost by it."""
+    """A golden case for which the artifact has another best class than the source; `margin` is the source's margin."""
 
     case: int
     margin: float
@@ -132,10 +132,10 @@ class ClassFlip:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often an artifact names the class that the FP64 source does.
+    """How often the best class of an artifact is that of the FP64 source.
 
-    `top1` lies in [`low`, `high`] with 95 % confidence; `top5` is the share of cases whose class is among the
-    artifact's five best; `flips` are the cases with another class, the worst first.
+    `top1` has the 95 % interval [`low`, `high`]; `top5` is the share of cases whose class is among the artifact's five
+    best; `flips` are the cases with another class, the largest margin first.
     """
 
     cases: int
@@ -148,9 +148,9 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The share of labels that the artifact and the source have right, and the cases only one of them has.
+    """Accuracy of the artifact and of the source on labelled images.
 
-    `p_value` is McNemar's: how likely so uneven a split is by chance alone.
+    `lost` cases are correct in the source only, `won` cases in the artifact only; `p_value` is that of McNemar's test.
     """
 
     artifact: float
@@ -162,11 +162,11 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One artifact of the road and what running it showed; `reason` says why it was not measured, where that is known.
+    """One artifact compared with its references: the runner, the status and every check.
 
-    `noise` is the largest error that rounding alone makes in the source model, in the arithmetic of this artifact. It
-    is `left_out` if it could not be made and nothing that follows needs it: then there is no file to verify anywhere.
-    `remarks` are what was seen and decides nothing.
+    `reason` says why the artifact was not measured. `noise` is the largest error that rounding alone causes in the
+    source model, in the arithmetic of this artifact. `left_out` is true if the artifact could not be made and no later
+    stage needs it: there is no file to verify. `remarks` are observations that do not affect the verdict.
     """
 
     stage: Stage
@@ -185,11 +185,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Speed:
-    """One artifact's latency beside eager's, measured in turn in one process.
+    """Latency of one artifact and of eager PyTorch, measured in interleaved rounds in one process.
 
-    Latencies are medians in milliseconds for one batch; `ratio` is eager's over the artifact's, with the bounds of a
-    95 % bootstrap interval, and `verdict` what may be said of it. `reason` says why it was not measured, or why there
-    is no verdict.
+    Latencies are medians in milliseconds for one batch; `ratio` is eager latency over artifact latency, with the bounds
+    `low` and `high` of its 95 % bootstrap interval and the `verdict` that they allow. `reason` says why the artifact
+    was not measured, or why there is no verdict.
     """
 
     stage: Stage
@@ -207,19 +207,19 @@ class Speed:
 
 @dataclass(frozen=True)
 class Weights:
-    """How many weights there are, are too small for FP16, and are kept by it with fewer digits (subnormal)."""
+    """Weights in FP16: their number, and how many are flushed to zero or become subnormal (lose precision)."""
 
-    all: int
+    total: int
     flushed: int
     subnormal: int
 
 
 @dataclass(frozen=True)
 class Fp16Range:
-    """How near an FP16 graph comes to the ends of FP16 on the golden inputs.
+    """The range of values of an FP16 graph on the golden inputs.
 
-    `largest` is the largest absolute value that a node makes, and `node` that node; FP16 ends at 65504. Beyond 512 FP16
-    has steps of half and more: `coarse` are the nodes that get there, the largest first.
+    `largest` is the largest absolute output of a node, and `node` is that node; the FP16 maximum is 65504. `coarse`
+    lists the nodes with outputs above 512, where the FP16 step is 0.5 or more, the largest first.
     """
 
     node: str
@@ -229,15 +229,16 @@ class Fp16Range:
 
     @property
     def overflows(self) -> bool:
-        """Whether a value is beyond what FP16 can hold."""
+        """Whether a value exceeds the FP16 maximum."""
         return self.largest > fp16_rounding.LARGEST
 
 
 @dataclass(frozen=True)
 class Engine:
-    """One engine file: what built it, for which compute capabilities (none: what its flavour covers by itself).
+    """One engine file: its builder (`flavour`, `version`) and the compute capabilities that it was built for.
 
-    `layers` counts the network's layers by the type they give; `seconds` is the time the build took.
+    Without `capabilities` it is for those that the builder covers by default. `layers` counts the layers of the network
+    by output type; `seconds` is the build time.
     """
 
     file: str
@@ -251,9 +252,9 @@ class Engine:
 
 @dataclass(frozen=True)
 class Gate:
-    """A speed-up that was asked for, and what became of it for what ships: missed unless it is surely reached.
+    """The required speed-up and its outcome for the artifact that ships; reached if the lower bound reaches it.
 
-    `reason` says why it is open.
+    `reason` says why the outcome is open.
     """
 
     min_speedup: float
@@ -264,11 +265,11 @@ class Gate:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a run showed about the artifacts it made; `data` is the folder the golden images are from, if any.
+    """The results of a run; `images` is the number of golden cases, and `data` the folder that they come from, if any.
 
-    `margin` is the smallest lead of a best class over the second on the golden images, over the largest output.
-    `remarks` are what its stages want to be known: what they went on without, and what they chose. `choices` are the
-    options that any of its artifacts depends on, `fixed` the lines of the model that an exporter fixed.
+    `margin` is the smallest lead of the best class over the second on the golden cases, relative to the largest output.
+    `remarks` are choices of the stages and parts that they left out. `options` are the options that an artifact depends
+    on, and `baked_values` the lines of the model that became constants at export.
     """
 
     schema: str
@@ -282,34 +283,34 @@ class Report:
     comparisons: tuple[Comparison, ...]
     speeds: tuple[Speed, ...]
     gate: Gate | None
-    reach: Fp16Range | None
-    proof: FaultsResult | None
+    fp16_range: Fp16Range | None
+    faults: FaultsResult | None
     engines: tuple[Engine, ...]
     targets: tuple[Decision, ...]
     remarks: tuple[str, ...]
     versions: Mapping[str, str]
-    choices: Mapping[str, serde.Json] = field(default_factory=dict)
-    fixed: tuple[BakedValue, ...] = ()
+    options: Mapping[str, serde.Json] = field(default_factory=dict)
+    baked_values: tuple[BakedValue, ...] = ()
 
 
-def names(schema: object) -> bool:
-    """Whether this is the name of a report's schema, of whatever version."""
+def is_report_schema(schema: object) -> bool:
+    """Whether a schema name is that of a report, in any version."""
     return isinstance(schema, str) and schema.startswith(_FAMILY)
 
 
 def read(path: Path) -> Report:
-    """The report of a file; raises BadInput if the file is something else, or a report of another version."""
+    """The report in a file; raises BadInput if the file is not a report of this schema version."""
     try:
-        found = serde.read(Report, path)
+        report = serde.read(Report, path)
     except (OSError, serde.Malformed) as error:
-        raise _other(path) from error
-    if found.schema != SCHEMA:
-        raise _other(path)
-    return found
+        raise _other_version(path) from error
+    if report.schema != SCHEMA:
+        raise _other_version(path)
+    return report
 
 
-def _other(path: Path) -> BadInput:
-    return BadInput(f"{path} is no report of this version", "export again to write a new one")
+def _other_version(path: Path) -> BadInput:
+    return BadInput(f"{path} is not a report of this schema version", "export again to write a new one")
 
 
 def write(path: Path, report: Report) -> None:

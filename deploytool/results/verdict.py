@@ -1,4 +1,4 @@
-"""What a report means: which checks failed, what is still to be measured, and whether a wish was met."""
+"""Derives the verdict of a run from its report: failed checks, pending measurements and the next step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deploytool.results import baked_values
 from deploytool.results.blame import Finding
-from deploytool.results.faults import CASES, SPOKEN, FaultsResult
+from deploytool.results.faults import CASES, CHECK_LABELS, FaultsResult
 from deploytool.results.report import (
     COARSEST,
     IMPLAUSIBLE,
@@ -27,28 +27,29 @@ from deploytool.results.report import (
 )
 from deploytool.spec import GateOutcome, Precision, SpeedVerdict, Stage, Status, TargetPlan, Verdict, spoken
 
-AGAIN = {
+RUNNER_LABELS = {
     "fp32_compute": "as converted",
     "fp16_emulation": "in FP16 arithmetic",
-}  # by runner: the FP16 graph, run in other ways
-_GRAVEST = (NOISE, "bad", "equal", "max_error", "top1", "top5", "snr_db", "cosine")
-_FIGURES = {
+}  # by runner: the two ways to run the FP16 graph on the host
+_BY_SEVERITY = (NOISE, "invalid", "equal", "max_error", "top1", "top5", "snr_db", "cosine")
+_FIGURE_NAMES = {
     "top1": "top-1 agreement",
     "top5": "top-5 agreement",
     "snr_db": "the signal-to-noise ratio",
-    "cosine": "the cosine",
+    "cosine": "the cosine similarity",
 }
-_CALM = (
-    "use trained weights (--weights) and real inputs (--data, --inputs), or rewrite what cancels or divides by little"
+_REDUCE_NOISE = (
+    "use trained weights (--weights) and real inputs (--data, --inputs), "
+    "or rewrite subtractions of nearly equal values and divisions by small values"
 )
-KEEP = "--keep-fp32 auto"  # the option that mends a model which FP16 is too small or too coarse for
-_COARSE = 512.0  # from here on, FP16 has steps of half and more
-_BEYOND = 1e38  # stands for infinite values, which JSON does not have
+KEEP_FP32_OPTION = "--keep-fp32 auto"  # helps if the range or the resolution of FP16 is too small for a model
+_COARSE = 512.0  # from here on the FP16 step is 0.5 or more
+_LARGEST = 1e38  # replaces infinity, which JSON does not have
 
 
 @dataclass(frozen=True)
 class NextStep:
-    """What to do next, and the command that does it, where one does."""
+    """A recommended step, and the command for it if there is one."""
 
     what: str
     command: str = ""
@@ -59,7 +60,7 @@ class NextStep:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What a run comes to: the verdict, a line for each reason, what is still to be verified, and what to do next."""
+    """The verdict of a run, one line for each reason and each pending measurement, and the next steps."""
 
     verdict: Verdict
     reasons: tuple[str, ...]
@@ -67,57 +68,62 @@ class Conclusion:
     steps: tuple[NextStep, ...]
 
     @property
-    def held(self) -> bool:
-        """Whether nothing that was checked failed."""
+    def passed(self) -> bool:
+        """Whether every check that ran passed."""
         return self.verdict in (Verdict.PASS, Verdict.PASS_HERE)
 
     @property
     def next(self) -> str:
-        """What to do next, in one line."""
+        """The next steps in one line."""
         return ", or ".join(map(str, self.steps))
 
 
-def conclude(report: Report, home: Path, found: Finding | None = None) -> Conclusion:
-    """What a run in the folder `home` comes to; `found` is what `blame` found in it, if anybody looked."""
-    failed, late = failed_lines(report), report.gate
-    pending = (*unmeasured_lines(report), *baked_values.doubtful_lines(report.fixed), *omitted_line(report))
-    if any(line.wrong for line in report.fixed):
-        return Conclusion(Verdict.FAIL, failed, pending, (NextStep(baked_values.MEND),))
-    if unstable := noisy(report):  # what else failed follows from it: it was judged by a tolerance that means nothing
-        return Conclusion(Verdict.FAIL, failed_comparison_lines(unstable), pending, (NextStep(_CALM),))
+def conclude(report: Report, home: Path, finding: Finding | None = None) -> Conclusion:
+    """The conclusion of a run in the folder `home`; `finding` is the result of `blame`, if there is one."""
+    failed, gate = failed_lines(report), report.gate
+    pending = (*unmeasured_lines(report), *baked_values.doubtful_lines(report.baked_values), *omitted_lines(report))
+    if any(baked.wrong for baked in report.baked_values):
+        return Conclusion(Verdict.FAIL, failed, pending, (NextStep(baked_values.REMEDY),))
+    if noisy := noise_failure(report):  # its tolerances mean nothing, so no other failure is reported
+        return Conclusion(Verdict.FAIL, failed_comparison_lines(noisy), pending, (NextStep(_REDUCE_NOISE),))
     if failed:
-        keep = [NextStep(f"the same command with {KEEP}")] if may_keep_fp32_help(report) else []
-        if found is None:
-            step = NextStep("find the layer with", f"deploytool blame {home}")
-        else:
-            failed = (*failed, blamed_line(found))
-            step = NextStep("make the failure small with", f"deploytool blame {home} --reduce")
-        return Conclusion(Verdict.FAIL, failed, pending, (*keep, step))
-    if late and late.outcome is GateOutcome.MISSED:
-        problem = f"{late.stage} is not surely {late.min_speedup:g}× as fast as eager"
-        step = NextStep("see the speed table, or ask for less with --min-speedup")
+        reasons = (*failed, blamed_line(finding)) if finding else failed
+        return Conclusion(Verdict.FAIL, reasons, pending, _steps_after_failure(report, home, blamed=bool(finding)))
+    if gate and gate.outcome is GateOutcome.MISSED:
+        problem = f"{gate.stage}: a speed-up of {gate.min_speedup:g}× over eager is not confirmed"
+        step = NextStep("see the speed table, or lower --min-speedup")
         return Conclusion(Verdict.SLOW, (problem,), pending, (step,))
-    if report.proof and report.proof.weak:
+    if report.faults and report.faults.weak:
         step = NextStep(f"export again with --cases {home / Stage.FAULTS / CASES}")
-        return Conclusion(Verdict.UNPROVEN, (f"The golden cases miss {missed_line(report.proof)}",), pending, (step,))
-    if late and late.outcome is GateOutcome.OPEN:
-        pending = (*pending, f"the speed of {late.stage}: {late.reason}")
+        return Conclusion(Verdict.UNPROVEN, (f"The golden cases miss {missed_line(report.faults)}",), pending, (step,))
+    if gate and gate.outcome is GateOutcome.OPEN:
+        pending = (*pending, f"speed-up of {gate.stage}: {gate.reason}")
+    return Conclusion(Verdict.PASS_HERE if pending else Verdict.PASS, (), pending, (_step_after_pass(report, home),))
+
+
+def _steps_after_failure(report: Report, home: Path, *, blamed: bool) -> tuple[NextStep, ...]:
+    """Keeping layers in FP32 if that may help, and `blame`, or its --reduce if the layer is known."""
+    keep = [NextStep(f"repeat the command with {KEEP_FP32_OPTION}")] if keep_fp32_may_help(report) else []
+    if blamed:
+        return (*keep, NextStep("reduce the failure to a small model", f"deploytool blame {home} --reduce"))
+    return (*keep, NextStep("find the layer", f"deploytool blame {home}"))
+
+
+def _step_after_pass(report: Report, home: Path) -> NextStep:
     if any(comparison.stage.precision is Precision.FP16 for comparison in report.comparisons):
-        step = NextStep("pack it for a device with", f"deploytool pack {home}")
-    else:
-        step = NextStep("the same command with --trt, and without --to onnx, goes on to FP16 and an engine")
-    return Conclusion(Verdict.PASS_HERE if pending else Verdict.PASS, (), pending, (step,))
+        return NextStep("pack a bundle for the device", f"deploytool pack {home}")
+    return NextStep("repeat the command with --trt and without --to onnx to make the FP16 graph and an engine")
 
 
-def blamed_line(found: Finding) -> str:
-    """Where blame says that it began."""
-    where = found.module or "the model itself"
-    seen = f", seen at {found.layer.op} {found.layer.node}" if found.layer else ", in no one layer"
-    return f"{found.stage} strays from {found.against} first in {where}{seen}"
+def blamed_line(finding: Finding) -> str:
+    """The result of `blame` in one line."""
+    module = finding.module or "the model itself"
+    layer = f", at {finding.layer.op} {finding.layer.node}" if finding.layer else ", in no single layer"
+    return f"{finding.stage} deviates from {finding.against} first in {module}{layer}"
 
 
 def targets_served(engine: Engine, report: Report) -> tuple[str, ...]:
-    """The targets that an engine of the report is for."""
+    """The names of the targets that an engine of the report was built for."""
     return tuple(
         target.target
         for target in report.targets
@@ -127,43 +133,46 @@ def targets_served(engine: Engine, report: Report) -> tuple[str, ...]:
 
 
 def fp16_range(largest: Mapping[str, float], weights: Weights) -> Fp16Range:
-    """The reach of a graph whose nodes make values as large as `largest` says; infinite and NaN are the largest."""
-    finite = {node: value if value <= _BEYOND else _BEYOND for node, value in largest.items()}
+    """The range of a graph, from the largest absolute output of each node; infinity and NaN rank highest."""
+    finite = {node: value if value <= _LARGEST else _LARGEST for node, value in largest.items()}
     ordered = sorted(finite, key=lambda node: -finite[node])
     coarse = tuple(node for node in ordered if finite[node] > _COARSE)
     return Fp16Range(ordered[0], finite[ordered[0]], coarse, weights)
 
 
 def largest_tolerances(report: Report) -> dict[str, float]:
-    """The largest error that was allowed to any part in FP32, and in FP16 where the run got there."""
-    found: dict[str, float] = {}
-    for each in part_tolerances(report).values():
-        found |= {name: max(limit.max_error, found.get(name, 0.0)) for name, limit in each.items()}
-    return found
+    """By precision, the largest tolerated error of any part; FP16 only if the run has an FP16 graph."""
+    largest: dict[str, float] = {}
+    for tolerances in part_tolerances(report).values():
+        largest |= {name: max(limit.max_error, largest.get(name, 0.0)) for name, limit in tolerances.items()}
+    return largest
 
 
 def part_tolerances(report: Report) -> dict[str, dict[str, Tolerance]]:
-    """What each part that has amounts was allowed in FP32, and in FP16 where the run got there."""
+    """By part and precision, the tolerance of every part that is not compared for equality."""
     runners = {comparison.runner: comparison.checks[-1] for comparison in report.comparisons if comparison.checks}
-    found: dict[str, dict[str, Tolerance]] = {}
-    for name, runner in ((Precision.FP32, "eager"), (Precision.FP16, "fp16_emulation")):
-        amounts = [each for each in runners[runner].each if not each.parity.equal] if runner in runners else []
-        for each in amounts:
-            found.setdefault(each.part, {})[name] = each.tolerance
-    return found
+    tolerances: dict[str, dict[str, Tolerance]] = {}
+    for precision, runner in ((Precision.FP32, "eager"), (Precision.FP16, "fp16_emulation")):
+        parts = runners[runner].part_checks if runner in runners else ()
+        for part in parts:
+            if not part.parity.equal:
+                tolerances.setdefault(part.part, {})[precision] = part.tolerance
+    return tolerances
 
 
 def requested_tolerances(report: Report) -> dict[str, float]:
-    """The tolerances that were asked for, by precision."""
-    found = report.choices.get("tolerance")
-    return {str(name): float(str(limit)) for name, limit in found.items()} if isinstance(found, Mapping) else {}
+    """By precision, the tolerances that the user set."""
+    tolerances = report.options.get("tolerance")
+    return (
+        {str(name): float(str(limit)) for name, limit in tolerances.items()} if isinstance(tolerances, Mapping) else {}
+    )
 
 
-def gate(min_speedup: float | None, speeds: Sequence[Speed], *, engine: bool) -> Gate | None:
-    """The speed-up asked for against what ships: the engine where there is one, else the fastest graph.
+def judge_gate(min_speedup: float | None, speeds: Sequence[Speed], *, engine: bool) -> Gate | None:
+    """Compares the required speed-up with that of what ships: the engine if there is one, else the fastest graph.
 
-    It is reached when the lower bound of the interval is, and open where the machine was too uneven to tell or where
-    nothing that ships was measured; else it is missed, for it is not sure.
+    It is reached if the lower bound of the 95 % interval reaches it, and open if the machine was too uneven or nothing
+    that ships was measured; otherwise it is missed.
     """
     if min_speedup is None:
         return None
@@ -182,123 +191,125 @@ def gate(min_speedup: float | None, speeds: Sequence[Speed], *, engine: bool) ->
 
 
 def failed_lines(report: Report) -> tuple[str, ...]:
-    """One line for every check that failed, those first that name a line of the model."""
+    """One line for every failed check; lines of the model that became constants come first."""
     lines = [
-        *baked_values.wrong_lines(report.fixed),
+        *baked_values.wrong_lines(report.baked_values),
         *(line for comparison in report.comparisons for line in failed_comparison_lines(comparison)),
     ]
-    if report.reach and report.reach.overflows:
-        lines.append(f"FP16 overflows: {report.reach.node} makes {report.reach.largest:.3g}, and FP16 ends at 65504")
+    values = report.fp16_range
+    if values and values.overflows:
+        lines.append(f"FP16 overflows: {values.node} outputs {values.largest:.3g}, the FP16 maximum is 65504")
     return tuple(lines)
 
 
 def failed_comparison_lines(comparison: Comparison) -> tuple[str, ...]:
-    """One line for every check of a comparison that failed: what was judged, against what, and the worst figure."""
+    """One line for every failed check of a comparison: artifact, reference, and the worst figure with its limit."""
+    label = comparison_label(comparison)
     return tuple(
-        f"{judged(comparison)} against {check.against}: {reasons(check)}" for check in comparison.checks if check.broken
+        f"{label} against {check.against}: {describe_failure(check)}" for check in comparison.checks if check.broken
     )
 
 
-def judged(comparison: Comparison) -> str:
-    """What a comparison judges: its stage, and how the graph is run where one graph is run in several ways."""
-    return f"{comparison.stage} {AGAIN[comparison.runner]}" if comparison.runner in AGAIN else str(comparison.stage)
+def comparison_label(comparison: Comparison) -> str:
+    """The stage of a comparison, with the runner if the graph is run in several ways."""
+    runner = RUNNER_LABELS.get(comparison.runner)
+    return f"{comparison.stage} {runner}" if runner else str(comparison.stage)
 
 
-def noisy(report: Report) -> Comparison | None:
-    """The comparison that says that the model's own noise is beyond what a tolerance can follow from, if one does."""
+def noise_failure(report: Report) -> Comparison | None:
+    """The comparison that fails because the model's own noise is too large to derive a tolerance from; None if none."""
     return next(
-        (comparison for comparison in report.comparisons if any(NOISE in each.broken for each in comparison.checks)),
+        (comparison for comparison in report.comparisons if any(NOISE in check.broken for check in comparison.checks)),
         None,
     )
 
 
-def reasons(check: Check) -> str:
-    """One sentence on what of a check is beyond tolerance: the worst figure of the worst part, beside its limit.
+def describe_failure(check: Check) -> str:
+    """What fails in a check, in one sentence: the worst figure of the worst part, with its limit.
 
-    It says in how many other parts figures are beyond theirs, and whether the model's own noise is why.
+    It adds the number of other failed parts, and the noise of the model's own arithmetic if that is the cause. The text
+    is empty if nothing fails.
     """
-    failed = [each for each in check.each if each.broken]
+    failed = [part for part in check.part_checks if part.broken]
     if not failed:
         return ""
     worst, *others = failed
-    figure = next((each for each in _GRAVEST if each in worst.broken), worst.broken[0])
+    figure = next((name for name in _BY_SEVERITY if name in worst.broken), worst.broken[0])
     more = f", and {len(others)} other part{'s' * (len(others) > 1)} failed" if others else ""
-    said = describe_excess(figure, worst.parity, worst.tolerance, worst.part) + more
+    text = describe_excess(figure, worst.parity, worst.tolerance, worst.part) + more
     if worst.tolerance.noise <= COARSEST or figure == NOISE:
-        return said
-    return f"{said}: the model's own arithmetic moves it by {worst.tolerance.noise:.1e} of the largest value"
+        return text
+    return f"{text}; the model's own noise is {worst.tolerance.noise:.1e} of the largest value"
 
 
 def describe_excess(figure: str, parity: Parity, tolerance: Tolerance, part: str = "") -> str:
-    """A figure beside the limit that it breaks."""
+    """A figure beyond tolerance, with its limit."""
     of = f" of {part}" if part else ""
     equal = parity.equal
     if figure == "equal" and equal:
-        beyond = f"{equal.wrong:,} differ beyond ties" if equal.wrong else f"the limit is {tolerance.equal:.2%}"
-        return f"{describe_share(equal)} of the elements{of} are equal, {beyond}"
+        limit = f"{equal.wrong:,} differ beyond ties" if equal.wrong else f"the limit is {tolerance.equal:.2%}"
+        return f"{describe_share(equal)} of the elements{of} are equal, {limit}"
     if figure == NOISE:
-        return (
-            f"the model's own noise{of} is {tolerance.noise:.1e} of the largest output, the limit is {IMPLAUSIBLE:.1e}"
-        )
+        noise = f"{tolerance.noise:.1e} of the largest output"
+        return f"the model's own noise{of} is {noise}, the limit is {IMPLAUSIBLE:.1e}"
     if figure == "max_error":
         return f"the largest error{of} is {_error(parity.max_error)}, the limit is {tolerance.max_error:.1e}"
-    if figure == "bad":
-        return f"{parity.bad:,} values{of} are NaN, infinite or misplaced, none may be"
-    value, limit = getattr(parity, figure), getattr(tolerance, figure)
+    if figure == "invalid":
+        return f"{parity.invalid:,} values{of} are invalid (NaN, infinite or a misplaced mask value), the limit is 0"
+    value, threshold = getattr(parity, figure), getattr(tolerance, figure)
     if figure in ("top1", "top5"):
-        return f"{_FIGURES[figure]}{of} is {value:.1%}, the limit is {limit:.0%}"
+        return f"{_FIGURE_NAMES[figure]}{of} is {value:.1%}, the limit is {threshold:.0%}"
     digits = 1 if figure == "snr_db" else 9
     unit = " dB" if figure == "snr_db" else ""
-    return f"{_FIGURES[figure]}{of} is {value:.{digits}f}{unit}, the limit is {limit:.{digits}f}{unit}"
+    return f"{_FIGURE_NAMES[figure]}{of} is {value:.{digits}f}{unit}, the limit is {threshold:.{digits}f}{unit}"
 
 
 def describe_share(equal: Equality) -> str:
-    """A share of equal elements with its interval."""
+    """The share of equal elements in percent, with its 95 % interval."""
     if equal.share == 1:
         return "100 %"
     return f"{100 * equal.share:.4g} % ({100 * equal.low:.4g}–{100 * equal.high:.4g})"
 
 
 def describe_equality(equal: Equality) -> str:
-    """How many elements are equal, and what the others are."""
+    """The share of equal elements, and how many of the others are ties."""
     if equal.share == 1:
         return "all equal"
-    others = {None: "", 0: ", all others are ties"}.get(equal.wrong, f", {equal.wrong} of the others are no ties")
+    others = {None: "", 0: ", all others are ties"}.get(equal.wrong, f", {equal.wrong} of the others are not ties")
     return f"{describe_share(equal)} equal{others}"
 
 
 def _error(value: float) -> str:
-    return "not finite" if value > _BEYOND else f"{value:.1e}"
+    return "not finite" if value > _LARGEST else f"{value:.1e}"
 
 
-def missed_line(proof: FaultsResult) -> str:
-    """What a proof says the golden cases miss: how many faults, and the worst."""
-    worst = max(proof.missed, key=lambda missed: missed.effect)
-    matter = len(proof.missed) + sum(power.caught for family in proof.families for power in family.power.values())
-    what = f"{worst.family.replace('_', ' ')} at {worst.place}"
-    worst_of = f"{worst.effect:.0f}× the tolerance of the {SPOKEN[worst.check]}"
-    return f"{len(proof.missed)} of {matter} faults: {what}, {worst_of}"
+def missed_line(faults: FaultsResult) -> str:
+    """How many planted faults the golden cases miss, and the worst of them."""
+    worst = max(faults.missed, key=lambda missed: missed.effect)
+    caught = sum(count.caught for family in faults.families for count in family.by_check.values())
+    fault = f"{worst.family.replace('_', ' ')} at {worst.place}"
+    effect = f"{worst.effect:.0f}× the tolerance of the {CHECK_LABELS[worst.check]}"
+    return f"{len(faults.missed)} of {len(faults.missed) + caught} faults: {fault}, {effect}"
 
 
-def may_keep_fp32_help(report: Report) -> bool:
-    """Whether keeping some layers in FP32 may mend what failed: FP16 alone did, and nothing was kept yet."""
+def keep_fp32_may_help(report: Report) -> bool:
+    """Whether keeping layers in FP32 may help: only FP16 artifacts fail, and the option was not used."""
     failed = {comparison.stage for comparison in report.comparisons for check in comparison.checks if check.broken}
-    failed |= {line.stage for line in report.fixed if line.wrong}
-    in_half = all(stage.precision is Precision.FP16 for stage in failed)
-    return bool(failed_lines(report)) and in_half and not report.choices.get("keep_fp32")
+    failed |= {baked.stage for baked in report.baked_values if baked.wrong}
+    only_fp16 = all(stage.precision is Precision.FP16 for stage in failed)
+    return bool(failed_lines(report)) and only_fp16 and not report.options.get("keep_fp32")
 
 
-def omitted_line(report: Report) -> tuple[str, ...]:
-    """One line for everything that a run leaves out only if it is told to."""
-    speed = () if report.rounds else ("speed: not timed",)
-    return speed if report.proof else ("the checks themselves: no fault was planted", *speed)
+def omitted_lines(report: Report) -> tuple[str, ...]:
+    """One line for each optional measurement that the user left out."""
+    speed = () if report.rounds else ("speed: not measured",)
+    return speed if report.faults else ("fault detection: no fault was planted", *speed)
 
 
 def unmeasured_lines(report: Report) -> tuple[str, ...]:
-    """One line for every artifact that could not be run here."""
-    here = (comparison for comparison in report.comparisons if not comparison.left_out)
+    """One line for every artifact that was not run on this machine."""
     return tuple(
         f"{comparison.stage}: {spoken(comparison.status, comparison.reason)}"
-        for comparison in here
-        if comparison.status is not Status.MEASURED
+        for comparison in report.comparisons
+        if not comparison.left_out and comparison.status is not Status.MEASURED
     )

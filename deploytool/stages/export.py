@@ -98,17 +98,22 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
             raise _refused(kept, task) from kept.refusal
     assert kept.graph is not None  # what is kept has one
     if fails := [line for line in kept.fixed if line.wrong and line.error is None and line.origin is Origin.SHAPE]:
-        raise StageFailed(baked_values.describe(fails[0]), baked_values.MEND)  # no later stage could run it either
+        raise StageFailed(baked_values.describe(fails[0]), baked_values.REMEDY)  # no later stage could run it either
     _write(kept.graph, out)
     facts: list[Json] = [_facts(candidate, kept) for candidate in tried]
-    notes = {"exporter": kept.exporter, **_size(kept.graph), "fixed": serde.encode(kept.fixed), "remarks": remarks}
+    notes = {
+        "exporter": kept.exporter,
+        **_size(kept.graph),
+        "baked_values": serde.encode(kept.fixed),
+        "remarks": remarks,
+    }
     return {**notes, "candidates": facts} if facts else notes
 
 
 def _first_that_holds(task: _Task) -> tuple[_Candidate, list[str]]:
     """The usual exporter's graph, or the other's where that refuses the model, or fixes what the other leaves open."""
     usual = _candidate(_FIRST, task)
-    left_open = [line.place for line in usual.fixed if line.wrong or line.doubtful]
+    left_open = [line.location for line in usual.fixed if line.wrong or line.doubtful]
     if usual.refusal is None and not left_open and not usual.why:
         return usual, []
     other = _candidate(_SECOND, task)
@@ -194,7 +199,7 @@ def _proved(candidate: _Candidate, task: _Task, asked: Sequence[ReferenceCases])
             checks = reference_cases.check(session, asked, task.tolerance, at)
     except StageFailed as error:
         return replace(candidate, why=_does_not_hold(candidate, error, task))
-    wrong = [f"against {check.against}, {verdict.reasons(check)}" for check in checks if check.broken]
+    wrong = [f"against {check.against}, {verdict.describe_failure(check)}" for check in checks if check.broken]
     why = f"the graph of the {candidate.exporter} exporter is wrong: {wrong[0]}" if wrong else ""
     return replace(candidate, max_error=checks[0].parity.max_error, why=why)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from deploytool import serde
 from deploytool.faults import run
 from deploytool.loading.stage_inputs import StageInputs
-from deploytool.results.artifact import Kind, Notes, for_engine
+from deploytool.results.artifact import Kind, Notes, engine_graph
 from deploytool.results.faults import CASES
 from deploytool.spec import Job, Precision
 
@@ -20,7 +20,7 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     subject = run.subject(
         given.latest(Kind.WEIGHTS).path,
         given.latest(Kind.GOLDEN).path,
-        for_engine(before.path),
+        engine_graph(before.path),
         graph.path,
         half=graph.made_by.precision is Precision.FP16,
         wanted=job.options.tolerance,

@@ -25,7 +25,7 @@ from deploytool.precision import fp16, small_constants
 from deploytool.precision.fp16 import Fp16Conversion
 from deploytool.precision.search import MOST, Evaluation, Kept, smallest_set
 from deploytool.precision.small_constants import SmallConstant
-from deploytool.results.artifact import OPTIMISED, Kind, Notes, for_engine
+from deploytool.results.artifact import OPTIMISED, Kind, Notes, engine_graph
 from deploytool.results.report import Check, Weights
 from deploytool.spec import AUTO, Job, Precision, Stage
 from deploytool.stages import STAGES
@@ -44,7 +44,7 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     Raises BadInput if nothing is called as `keep_fp32` says, StageFailed if no small part in FP32 makes the rest hold,
     if too few of the heavy nodes end up in FP16, or if the graph crashes ONNX Runtime.
     """
-    graph = onnx.load(for_engine(given.latest(Kind.GRAPH).path))
+    graph = onnx.load(engine_graph(given.latest(Kind.GRAPH).path))
     try:
         halved = fp16.convert(graph, keep_io=job.options.io is Precision.FP32)
     except Exception as error:  # whatever the converter or the checker raises, the graph was refused

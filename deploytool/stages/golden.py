@@ -118,7 +118,7 @@ def _beyond(
             remarks.append(f"not tried at {case.name}: {error}")
             continue
         apart = metrics.compare(outputs, reference)
-        if apart.bad:
+        if apart.invalid:
             remarks.append(f"not tried at {case.name}: the model itself answers with NaN or infinite values")
         elif apart.max_error > COARSEST:
             remarks.append(f"not tried at {case.name}: the model's own FP32 answer is off by {apart.max_error:.1e}")

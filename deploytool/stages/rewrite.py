@@ -27,7 +27,7 @@ from deploytool.parity import metrics
 from deploytool.parity.replay import SMALL_BATCHES, replay
 from deploytool.precision import fp16
 from deploytool.results import verdict
-from deploytool.results.artifact import FOR_ENGINE, Kind, Notes
+from deploytool.results.artifact import ENGINE_GRAPH, Kind, Notes
 from deploytool.rewrites import forms as rewrites_forms
 from deploytool.rewrites.forms import Candidate
 from deploytool.rewrites.recipes import ORIGINAL, RECIPES
@@ -72,7 +72,7 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     engine, why = (chosen, []) if asked != AUTO else _for_engine(sound, job)
     disk.write(out, files[chosen.name].read_bytes())
     if engine is not chosen:
-        disk.write(out.with_name(FOR_ENGINE), files[engine.name].read_bytes())
+        disk.write(out.with_name(ENGINE_GRAPH), files[engine.name].read_bytes())
     for file in files.values():
         if file != before:
             file.unlink()
@@ -196,7 +196,7 @@ def _proved(
     for name, got in answers.items():
         found = metrics.check(got, expected, before.parent.name, tolerance, sample.ties32)
         if found.broken and metrics.deviates(got, expected, sample, tolerance):
-            failed.append(f"{name} is not what it replaces: {verdict.reasons(found)}")
+            failed.append(f"{name} is not what it replaces: {verdict.describe_failure(found)}")
         else:
             errors[name] = found.parity.max_error
     return errors, failed

@@ -61,7 +61,7 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
         return _left_out(out, f"TorchScript does not take the model: {_reason(error)}")
     if lines := baked_values.wrong_lines(found):
         return _left_out(out, lines[0])
-    return {"nodes": nodes, "fixed": serde.encode(found)}
+    return {"nodes": nodes, "baked_values": serde.encode(found)}
 
 
 def _batch(model: Model) -> int:

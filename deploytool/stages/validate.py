@@ -57,15 +57,15 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
         data=job.options.data.path if job.options.data else None,
         comparisons=(first, *judged),
         speeds=found,
-        gate=verdict.gate(job.options.min_speedup, found, engine=bool(given.chain(Kind.ENGINE))),
-        reach=_reach(given, sample),
-        proof=_proof(given),
+        gate=verdict.judge_gate(job.options.min_speedup, found, engine=bool(given.chain(Kind.ENGINE))),
+        fp16_range=_reach(given, sample),
+        faults=_proof(given),
         engines=checks.build_notes(given),
         targets=job.options.targets,
         remarks=(*_remarks(given), *_seen(judged), *baked_values.harmless_lines(_fixed(given))),
         versions={name: version for name in _LIBRARIES if (version := machine.version(name))},
-        choices=_choices(job, given),
-        fixed=_fixed(given),
+        options=_choices(job, given),
+        baked_values=_fixed(given),
     )
     report.write(out, written)
     serves = {"free": {**job.options.sizes, BATCH: job.options.batch}, "io": job.options.io}
@@ -119,7 +119,7 @@ def _seen(judged: tuple[Comparison, ...]) -> tuple[str, ...]:
 
 def _fixed(given: StageInputs) -> tuple[BakedValue, ...]:
     """What the stages say of lines of the model that an exporter fixed."""
-    notes = [each.notes.get("fixed", []) for each in given.artifacts]
+    notes = [each.notes.get("baked_values", []) for each in given.artifacts]
     return tuple(line for each in notes for line in serde.decode(tuple[BakedValue, ...], each))
 
 

@@ -79,5 +79,5 @@ def test_overflow_next_to_a_mask_is_found(name: str, tmp_path: Path) -> None:
 def test_a_model_with_a_mask_passes_the_whole_pipeline(name: str, exporter: str, walk: Walk) -> None:
     report = walk(f"masked:{name}", ["tokens=8x16"], exporter, engine=False)
     assert verdict.failed_lines(report) == ()
-    assert report.reach is not None
-    assert report.reach.largest < 100
+    assert report.fp16_range is not None
+    assert report.fp16_range.largest < 100

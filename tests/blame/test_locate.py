@@ -60,7 +60,7 @@ def test_a_clean_run_blames_nobody(runs: Runs, name: str, exporter: str, seed: i
     assert found.cases == (0, 1)
     for comparison in found.comparisons:
         assert comparison.layers
-        assert all(layer.error <= layer.floor for layer in comparison.layers if layer.error is not None)
+        assert all(layer.error <= layer.noise_floor for layer in comparison.layers if layer.error is not None)
 
 
 def test_a_fault_that_shows_at_an_edge_alone_is_found_there(runs: Runs, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_fault_that_shows_at_an_edge_alone_is_found_there(runs: Runs, tmp_path
 def test_fp16_that_is_too_coarse_as_a_whole_is_no_layers_fault(runs: Runs) -> None:
     found = held(runs("mobilenet_v1_025"), {"fp16": 1e-4}, {}).finding
     assert found is not None
-    assert (found.stage, found.layer, found.before) == ("fp16", None, None)
+    assert (found.stage, found.layer, found.worst_input) == ("fp16", None, None)
 
 
 def test_a_fault_far_below_the_rounding_of_fp16_is_found_in_its_layer(runs: Runs, tmp_path: Path) -> None:
@@ -147,12 +147,12 @@ def test_the_finding_says_how_large_the_error_is_there_and_before(runs: Runs, tm
     found = blamed(run, **{stage: tmp_path / "spoiled.onnx"}).finding
     assert found is not None
     assert found.layer is not None
-    assert found.before is not None
+    assert found.worst_input is not None
     assert (found.layer.tensor, found.layer.op) == (tensor, "Conv")
     assert found.layer.error is not None
-    assert found.layer.error > 100 * found.layer.floor
-    assert found.before.error is not None
-    assert found.before.error <= found.before.floor
+    assert found.layer.error > 100 * found.layer.noise_floor
+    assert found.worst_input.error is not None
+    assert found.worst_input.error <= found.worst_input.noise_floor
     assert not found.lost
 
 

@@ -49,7 +49,7 @@ def test_a_sound_form_blames_nobody(run: Path) -> None:
     found = blamed(run)
     assert found.finding is None
     for comparison in found.comparisons:
-        assert all(layer.error <= layer.floor for layer in comparison.layers if layer.error is not None)
+        assert all(layer.error <= layer.noise_floor for layer in comparison.layers if layer.error is not None)
         if comparison.stage in ("rewrite", "fp16"):
             known = sum(layer.error is not None for layer in comparison.layers)
             assert known >= 0.3 * len(comparison.layers)

@@ -61,7 +61,7 @@ def test_json_holds_every_layer_of_every_graph(run_copy: Path) -> None:
     assert list(strips) == ["export", "simplify", "rewrite", "fp16"]
     for layers in strips.values():
         assert [layer["op"] for layer in layers if layer["op"] == "Conv"] == ["Conv"] * 3
-        assert all(set(layer) == {"module", "tensor", "node", "op", "error", "floor"} for layer in layers)
+        assert all(set(layer) == {"module", "tensor", "node", "op", "error", "noise_floor"} for layer in layers)
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from deploytool.diff.budgets import Outcome
 from deploytool.results import report
 from tests.conftest import Command
 
@@ -51,7 +52,7 @@ def test_what_is_worse_is_said_and_fails_only_a_budget(deploytool: Command, fini
     assert failed.returncode == 10
     last = failed.stdout.splitlines()[-1]
     assert last == "Verdict: FAIL, over budget: parity>2x, speedup<0.95x; 0 facts and 3 figures differ."
-    assert "parity>2x: over: fp16/model.onnx in FP16 arithmetic: " in failed.stderr
+    assert "parity>2x: over budget: fp16/model.onnx in FP16 arithmetic: " in failed.stderr
     assert deploytool("diff", str(worse), str(finished), "--fail-if", "parity>2x").returncode == 0
 
 
@@ -60,18 +61,22 @@ def test_the_document_says_what_the_table_says(deploytool: Command, finished: Pa
     assert done.returncode == 10
     document = json.loads(done.stdout)
     assert document["error"]["exit_code"] == 10
-    assert [each["outcome"] for each in document["result"]["budgets"]] == ["over", "held"]
+    assert [each["outcome"] for each in document["result"]["budgets"]] == [Outcome.OVER, Outcome.WITHIN]
     shown = deploytool("diff", str(finished), str(worse)).stdout
-    for shift in document["result"]["difference"]["shifts"]:
-        assert shift["place"].split(" ")[0] in shown
+    for shift in document["result"]["difference"]["figures"]:
+        assert shift["subject"].split(" ")[0] in shown
         assert shift["factor"] is not None
-    assert {shift["quantity"] for shift in document["result"]["difference"]["shifts"]} == {"parity", "noise", "speedup"}
+    assert {shift["quantity"] for shift in document["result"]["difference"]["figures"]} == {
+        "parity",
+        "noise",
+        "speedup",
+    }
 
 
 def test_what_cannot_be_judged_is_not_verified(deploytool: Command, finished: Path) -> None:
     done = deploytool("diff", str(finished), str(finished), "--fail-if", "p99>+5%")
     assert done.returncode == 6
-    assert "p99 is measured nowhere" in done.stderr
+    assert "no measurement of p99" in done.stderr
     assert done.stdout.splitlines()[-1] == "Verdict: not verified: p99>+5% cannot be judged; the same."
 
 
@@ -90,9 +95,9 @@ def test_a_bundle_and_what_a_device_brought_home(deploytool: Command, packed: Pa
 @pytest.mark.parametrize(
     ("arguments", "problem", "remedy"),
     [
-        (("--fail-if", "pairty>2x"), "there is no figure 'pairty'", "known: parity, noise,"),
-        (("--fail-if", "p99=5"), "is no budget", "parity>2x"),
-        (("--fail-if", "parity@hlave>2x"), "there is no 'hlave'", "fp16/model.onnx"),
+        (("--fail-if", "pairty>2x"), "unknown figure 'pairty'", "known: parity, noise,"),
+        (("--fail-if", "p99=5"), "is not a budget", "parity>2x"),
+        (("--fail-if", "parity@hlave>2x"), "unknown subject 'hlave'", "fp16/model.onnx"),
     ],
 )
 def test_wrong_use_gets_one_clear_line(

@@ -45,7 +45,7 @@ def test_a_target_decides_how_it_ends(door: Command) -> None:
     document = json.loads(done.stdout)
     assert document["error"]["exit_code"] == 5
     assert document["error"]["remedy"] == "build it there: python -m deploytool.device build BUNDLE"
-    assert [one["name"] for one in document["result"]["abilities"]] == [
+    assert [one["name"] for one in document["result"]["capabilities"]] == [
         *("make graphs", "orin", "run", "sign", "check signatures"),
     ]
     assert door("--target", "orim").returncode == 2

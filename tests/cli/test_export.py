@@ -200,7 +200,7 @@ def test_a_failed_run_is_still_one_json_document(deploytool: Command) -> None:
 def test_a_gate_that_is_measured_and_missed(deploytool: Command) -> None:
     done = deploytool("export", MODEL, *QUICK, "--min-speedup", "1000")
     assert done.returncode == 4
-    assert "is not surely 1000× as fast as eager" in done.stderr
+    assert "1000×" in done.stderr
 
 
 def test_every_failure_has_its_own_exit_code() -> None:

@@ -18,11 +18,13 @@ def test_a_run_is_proved(run_copy: Path, deploytool: Command) -> None:
     done = deploytool("faults", str(run_copy), "--faults", "2")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "Proof: of " in done.stdout
+    assert "Faults: " in done.stdout
     assert "colours swapped" in done.stdout
     document = json.loads(deploytool("faults", str(run_copy), "--faults", "2", "--json").stdout)
     assert document["error"] is None
-    assert sum(power["caught"] for family in document["proof"]["families"] for power in family["power"].values()) > 30
+    assert (
+        sum(power["caught"] for family in document["faults"]["families"] for power in family["by_check"].values()) > 30
+    )
     assert not (run_copy / CASES).exists()
 
 

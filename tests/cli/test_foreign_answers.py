@@ -128,7 +128,7 @@ def test_of_what_a_killed_command_left(said: Said, tmp_path: Path) -> None:
 
 
 def test_of_a_machine_and_of_packages(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = machines.desk()
+    here = machines.cpu_machine()
     worse = serde.decode(inventory.Inventory, hostile.poisoned(serde.encode(here)))
     monkeypatch.setattr(inventory, "collect", lambda: worse)
     for device in (False, True):

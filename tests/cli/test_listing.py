@@ -87,7 +87,7 @@ def test_show_of_a_spoiled_report(deploytool: Command, run_copy: Path) -> None:
     (run_copy / "validate" / "report.json").write_text("{}")
     done = deploytool("show", str(run_copy))
     assert done.returncode == 2
-    assert "is no report of this version" in done.stderr
+    assert "is not a report of this schema version" in done.stderr
 
 
 def test_two_onnxruntimes_are_found_at_start_up(deploytool: Command, tmp_path: Path) -> None:

@@ -129,6 +129,6 @@ def test_another_package_adds_models(deploytool: Command, tmp_path: Path) -> Non
     assert "their_net" not in deploytool("models").stdout
     done = deploytool("export", "their-net", *QUIET, **there)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "their_net: largest error / largest output on 4 golden images" in done.stdout
+    assert "their_net: largest error relative to the largest output, 4 golden cases" in done.stdout
     graph = onnx.load(tmp_path / "artifacts" / "their_net" / "fp16" / "model.onnx")
     assert [end.name for end in (*graph.graph.input, *graph.graph.output)] == ["image", "logits"]

@@ -31,7 +31,7 @@ def test_a_run_gets_its_page_its_junit_and_its_json(deploytool: Command, run_cop
 def test_several_runs_get_one_page(deploytool: Command, finished: Path, run_copy: Path, tmp_path: Path) -> None:
     done = deploytool("report", str(finished), str(run_copy), "--page", "several.html")
     assert (done.returncode, done.stdout) == (0, "Report: several.html\n")
-    assert "2 runs side by side" in (tmp_path / "several.html").read_text()
+    assert "2 runs compared" in (tmp_path / "several.html").read_text()
     usual = deploytool("report", str(finished), str(run_copy))
     assert usual.stdout == "Report: artifacts/report.html\n"
     assert not (finished / "report.html").exists()
@@ -52,14 +52,14 @@ def test_a_page_is_opened_where_there_is_a_screen(deploytool: Command, run_copy:
 def test_the_schema_is_printed(deploytool: Command, finished: Path) -> None:
     done = deploytool("report", "--schema")
     assert done.returncode == 0
-    jsonschema.validate(json.loads(variants.at(finished).read_text()), json.loads(done.stdout))
+    jsonschema.validate(json.loads(variants.report_path(finished).read_text()), json.loads(done.stdout))
 
 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
         ((), "there is no run to report on"),
-        (("nowhere",), "nowhere holds no report"),
+        (("nowhere",), "nowhere has no report"),
         (("a", "b", "--junit", "x.xml"), "--junit takes one run"),
         (("a", "--page", "x.html"), "--page is for the page of several runs"),
     ],
@@ -97,13 +97,13 @@ def test_what_blame_found_is_in_the_terminals_verdict_too(deploytool: Command, r
     variants.rewrite(run_copy, variants.broken(written(run_copy)))
     variants.blame(run_copy, wrong=True)
     said = deploytool("show", str(run_copy)).stdout
-    assert "also rewrite strays from simplify first in depthwise" in said
-    assert f"Next: make the failure small with: deploytool blame {run_copy} --reduce" in said
+    assert "also rewrite deviates from simplify first in depthwise" in said
+    assert f": deploytool blame {run_copy} --reduce" in said
 
 
 def test_a_page_that_holds_is_not_drawn_again(run_copy: Path) -> None:
-    drawn = "from pathlib import Path\nfrom deploytool.report import keeping\nfrom deploytool.results import report\n"
-    drawn += f"run = Path({str(run_copy)!r})\nkeeping.keep(report.read(run / 'validate' / 'report.json'), run)"
+    drawn = "from pathlib import Path\nfrom deploytool.report import update\nfrom deploytool.results import report\n"
+    drawn += f"run = Path({str(run_copy)!r})\nupdate.refresh(report.read(run / 'validate' / 'report.json'), run)"
     assert {"matplotlib", "jinja2"} <= modules_of(drawn)
     assert not {"matplotlib", "jinja2", "torch"} & modules_of(drawn)
     shutil.rmtree(run_copy)

@@ -50,7 +50,7 @@ def renamed(run: Path, factory: str) -> None:
     assert sealed is not None
     path = weights.parent / receipt.FILE
     path.write_text(path.read_text().replace(sealed.files[weights.name], serde.file_digest(weights)))
-    assert all(receipt.proves(room, each) for room, each in runner.stage_directories(run))
+    assert all(receipt.matches(room, each) for room, each in runner.stage_directories(run))
 
 
 @pytest.mark.usefixtures("mine")

@@ -1,4 +1,4 @@
-"""What a benchmark of a run adds to its figures, and when it adds nothing."""
+"""Figures of a run's benchmark: subjects, values, and when there are none."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from tests.benched import MACHINE, benchmark
 
 
 def written(home: Path, **changes: Any) -> Path:
-    """A run's folder, with one graph if it has none, and a benchmark of it at two batches."""
+    """Writes a benchmark at two batch sizes into a run's folder, and a graph if it has none."""
     if not (home / "fp16").exists():
         (home / "fp16").mkdir()
         (home / "fp16" / "model.onnx").write_bytes(b"graph")
-    told = json.loads(serde.text(benchmark(home)))
-    (home / result.FILE).write_text(json.dumps({**told, **changes}))
+    document = json.loads(serde.text(benchmark(home)))
+    (home / result.FILE).write_text(json.dumps({**document, **changes}))
     return home
 
 
-def test_percentiles_and_speed_ups_are_told_by_batch(tmp_path: Path) -> None:
-    found = {figure[:2]: figure[2] for figure in bench_figures.of_run(written(tmp_path), MACHINE)}
-    one, eight = "fp16/model.onnx at batch 1, 2 threads", "fp16/model.onnx at batch 8, 2 threads"
-    assert (found["p50", one], found["p50", eight]) == (Value(2.0), Value(16.0))
-    assert found["p50", "eager at batch 1, 2 threads"] == Value(4.0)
-    assert (found["p90", one], found["p99", one]) == (Value(3.0), Value(5.0))
-    assert found["speedup", one] == Value(2.0, 1.9, 2.1)
-    assert ("p99", eight) not in found  # too few rounds
-    assert ("speedup", eight) not in found  # too uneven a machine
-    assert not [place for _, place in found if "engine" in place]
+def test_percentiles_and_speed_ups_have_a_subject_for_each_batch_size(tmp_path: Path) -> None:
+    values = {figure[:2]: figure[2] for figure in bench_figures.of_run(written(tmp_path), MACHINE)}
+    batch_1, batch_8 = "fp16/model.onnx at batch 1, 2 threads", "fp16/model.onnx at batch 8, 2 threads"
+    assert (values["p50", batch_1], values["p50", batch_8]) == (Value(2.0), Value(16.0))
+    assert values["p50", "eager at batch 1, 2 threads"] == Value(4.0)
+    assert (values["p90", batch_1], values["p99", batch_1]) == (Value(3.0), Value(5.0))
+    assert values["speedup", batch_1] == Value(2.0, 1.9, 2.1)
+    assert ("p99", batch_8) not in values  # too few rounds
+    assert ("speedup", batch_8) not in values  # the machine was too uneven
+    assert not [subject for _, subject in values if "engine" in subject]
 
 
-def test_another_machine_is_another_place(tmp_path: Path) -> None:
-    places = {place for _, place, _ in bench_figures.of_run(written(tmp_path, machine="L4"), MACHINE)}
-    assert all(place.endswith(", L4") for place in places)
+def test_a_benchmark_from_another_machine_has_its_own_subjects(tmp_path: Path) -> None:
+    subjects = {subject for _, subject, _ in bench_figures.of_run(written(tmp_path, machine="L4"), MACHINE)}
+    assert all(subject.endswith(", L4") for subject in subjects)
 
 
-def test_speed_ups_over_something_else_are_no_speed_ups_over_eager(tmp_path: Path) -> None:
-    found = bench_figures.of_run(written(tmp_path, baseline="torchscript"), MACHINE)
-    assert {quantity for quantity, _, _ in found} == {"p50", "p90", "p99"}
+def test_speed_ups_over_another_baseline_are_ignored(tmp_path: Path) -> None:
+    figures = bench_figures.of_run(written(tmp_path, baseline="torchscript"), MACHINE)
+    assert {quantity for quantity, _, _ in figures} == {"p50", "p90", "p99"}
 
 
 @pytest.mark.parametrize(
@@ -56,16 +56,16 @@ def test_speed_ups_over_something_else_are_no_speed_ups_over_eager(tmp_path: Pat
         {"threads": None, "sweeps": 1},
     ],
 )
-def test_what_cannot_be_read_or_is_of_other_files_adds_nothing(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_malformed_or_outdated_benchmark_has_no_figures(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert bench_figures.of_run(written(tmp_path, **changes), MACHINE) == []
     assert bench_figures.of_run(tmp_path / "fp16", MACHINE) == []
     (written(tmp_path) / "fp16" / "model.onnx").write_bytes(b"another")
     assert bench_figures.of_run(tmp_path, MACHINE) == []
 
 
-def test_a_budget_of_p99_is_judged_where_it_was_benched(finished: Path, run_copy: Path) -> None:
-    plain_run, timed = sides.read(finished), sides.read(written(run_copy))
-    budget = parse("p99@halve>+5%")
-    assert judge(budget, timed, timed).outcome is Outcome.HELD
-    assert judge(budget, timed, plain_run).outcome is Outcome.UNKNOWN
+def test_a_p99_budget_needs_a_benchmark(finished: Path, run_copy: Path) -> None:
+    without, timed = sides.read(finished), sides.read(written(run_copy))
+    budget = parse("p99@fp16>+5%")
+    assert judge(budget, timed, timed).outcome is Outcome.WITHIN
+    assert judge(budget, timed, without).outcome is Outcome.UNDECIDED
     assert judge(parse("p99>4ms"), timed, timed).outcome is Outcome.OVER

@@ -1,4 +1,4 @@
-"""What changed: nothing against itself, the same both ways round, and only what can be compared."""
+"""Comparing sides: no change against itself, symmetry, and comparability."""
 
 from __future__ import annotations
 
@@ -6,50 +6,52 @@ import pytest
 from hypothesis import given, settings
 
 from deploytool import serde
-from deploytool.diff import Changed, Side, Value, compare, shifts
+from deploytool.diff import FactChange, Side, Value, compare, figure_changes
 from tests.diff.drawn import side, sides
 
 
 @settings(max_examples=100, deadline=None)
-@given(one=sides())
-def test_nothing_changes_from_a_side_to_itself(one: Side) -> None:
-    assert compare(one, one).none
-    assert all(shift.factor in (1.0, None) for shift in shifts(one, one))
+@given(same=sides())
+def test_a_side_does_not_differ_from_itself(same: Side) -> None:
+    assert compare(same, same).empty
+    assert all(change.factor in (1.0, None) for change in figure_changes(same, same))
 
 
 @settings(max_examples=150, deadline=None)
 @given(a=sides(), b=sides())
-def test_the_other_way_round_every_change_is_turned_round(a: Side, b: Side) -> None:
-    there, back = compare(a, b), compare(b, a)
-    assert {(each.name, each.a, each.b) for each in there.facts} == {(each.name, each.b, each.a) for each in back.facts}
-    turned = {(shift.quantity, shift.place): shift for shift in back.shifts}
-    assert len(turned) == len(there.shifts)
-    for shift in there.shifts:
-        other = turned[shift.quantity, shift.place]
-        assert (shift.a, shift.b, shift.sure) == (other.b, other.a, other.sure)
-        if shift.factor and other.factor:
-            assert shift.factor * other.factor == pytest.approx(1.0)
+def test_swapping_the_sides_inverts_every_change(a: Side, b: Side) -> None:
+    forward, backward = compare(a, b), compare(b, a)
+    assert {(fact.name, fact.a, fact.b) for fact in forward.facts} == {
+        (fact.name, fact.b, fact.a) for fact in backward.facts
+    }
+    inverse = {(change.quantity, change.subject): change for change in backward.figures}
+    assert len(inverse) == len(forward.figures)
+    for change in forward.figures:
+        swapped = inverse[change.quantity, change.subject]
+        assert (change.a, change.b, change.significant) == (swapped.b, swapped.a, swapped.significant)
+        if change.factor and swapped.factor:
+            assert change.factor * swapped.factor == pytest.approx(1.0)
 
 
 @settings(max_examples=100, deadline=None)
 @given(a=sides(), b=sides())
-def test_it_has_a_plain_form(a: Side, b: Side) -> None:
+def test_a_difference_can_be_written_as_json(a: Side, b: Side) -> None:
     assert serde.text(compare(a, b))
 
 
-def test_facts_that_one_side_lacks_count_between_two_of_a_kind() -> None:
+def test_facts_of_one_side_only_count_between_sides_of_the_same_kind() -> None:
     a, b = side(facts={"weights": "1", "exporter": "dynamo"}), side(facts={"weights": "2", "batch": "8"})
     assert compare(a, b).facts == (
-        Changed("weights", "1", "2"),
-        Changed("exporter", "dynamo", None),
-        Changed("batch", None, "8"),
+        FactChange("weights", "1", "2"),
+        FactChange("exporter", "dynamo", None),
+        FactChange("batch", None, "8"),
     )
-    home = side(kind="device", facts={"weights": "2", "serves": "ORT CPU"})
-    assert compare(a, home).facts == (Changed("weights", "1", "2"),)
+    device = side(kind="device", facts={"weights": "2", "selected": "ORT CPU"})
+    assert compare(a, device).facts == (FactChange("weights", "1", "2"),)
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "sure"),
+    ("before", "after", "significant"),
     [
         (Value(2.0, 1.8, 2.2), Value(2.1, 1.9, 2.3), False),
         (Value(2.0, 1.8, 2.2), Value(2.6, 2.3, 2.9), True),
@@ -58,24 +60,26 @@ def test_facts_that_one_side_lacks_count_between_two_of_a_kind() -> None:
         (Value(2.0), Value(2.6, 2.3, 2.9), None),
     ],
 )
-def test_intervals_that_overlap_are_no_sure_difference(before: Value, after: Value, sure: bool | None) -> None:
-    (shift,) = compare(side(speedup=before), side(speedup=after)).shifts
-    assert shift.sure is sure
+def test_a_difference_with_overlapping_intervals_is_not_significant(
+    before: Value, after: Value, significant: bool | None
+) -> None:
+    (change,) = compare(side(speedup=before), side(speedup=after)).figures
+    assert change.significant is significant
 
 
-def test_speeds_of_two_machines_are_not_comparable_and_errors_are() -> None:
+def test_errors_are_comparable_between_machines_and_speeds_are_not() -> None:
     a = side(p50=Value(1.0), parity=Value(1e-6))
     b = side(p50=Value(2.0), parity=Value(2e-6), machine="another")
-    found = {shift.quantity: (shift.factor, shift.comparable) for shift in compare(a, b).shifts}
-    assert found == {"parity": (2.0, True), "p50": (2.0, False)}
+    changes = {change.quantity: (change.factor, change.comparable) for change in compare(a, b).figures}
+    assert changes == {"parity": (2.0, True), "p50": (2.0, False)}
 
 
 @pytest.mark.parametrize(
     ("before", "after", "factor"),
     [(0.0, 0.0, 1.0), (0.0, 1.0, None), (2.0, 1.0, 0.5), (1e-7, 1.7e308, 1.7976931348623157e308)],
 )
-def test_a_factor_of_nothing_is_none_and_of_the_largest_is_finite(
+def test_a_factor_over_zero_is_none_and_a_huge_factor_is_finite(
     before: float, after: float, factor: float | None
 ) -> None:
-    (shift,) = shifts(side(parity=Value(before)), side(parity=Value(after)))
-    assert shift.factor == factor
+    (change,) = figure_changes(side(parity=Value(before)), side(parity=Value(after)))
+    assert change.factor == factor

@@ -1,4 +1,4 @@
-"""Machines for the doctor that nobody here has: as their drivers, packages and libraries would say."""
+"""Inventories of example machines: their drivers, packages and libraries."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from deploytool.host.machine import Gpu
 
 RTX = Gpu("NVIDIA GeForce RTX 4090", "8.9")
 ORIN = Gpu("Orin", "8.7")
-LOST = "EP Error: libcublasLt.so.13: cannot open shared object file"
+MISSING_LIBRARY = "EP Error: libcublasLt.so.13: cannot open shared object file"
 
 
-def desk(**versions: str) -> Inventory:
+def cpu_machine(**versions: str) -> Inventory:
     """A PC without a GPU."""
     return Inventory(
         *("linux", "x86_64", "a processor", "", ()),
-        installed=packages({"onnxruntime": "1.31.1", "numpy": "2.4.6", **named(versions)}),
-        asked={},
-        loads=(),
+        installed=packages({"onnxruntime": "1.31.1", "numpy": "2.4.6", **package_versions(versions)}),
+        linked_releases={},
+        loadable_tensorrt=(),
         providers=(Provider(CPU, True),),
     )
 
 
-def pc(cuda: str = "13.0", on_tensorrt: str = "", on_cuda: str = "", **versions: str) -> Inventory:
-    """A PC with a GPU and onnxruntime-gpu, everything right unless one says why a provider does not start."""
+def gpu_machine(cuda: str = "13.0", on_tensorrt: str = "", on_cuda: str = "", **versions: str) -> Inventory:
+    """A PC with a GPU and onnxruntime-gpu; `on_tensorrt` and `on_cuda` are reasons why a provider does not start."""
     return Inventory(
         *("linux", "x86_64", "a processor", cuda, (RTX,)),
-        installed=packages({"onnxruntime-gpu": "1.31.1", "nvidia-cudnn-cu13": "9.28", **named(versions)}),
-        asked={"cuda": "13", "tensorrt": "10"},
-        loads=() if on_tensorrt else ("10",),
+        installed=packages({"onnxruntime-gpu": "1.31.1", "nvidia-cudnn-cu13": "9.28", **package_versions(versions)}),
+        linked_releases={"cuda": "13", "tensorrt": "10"},
+        loadable_tensorrt=() if on_tensorrt else ("10",),
         providers=(
             *(Provider(TENSORRT, not on_tensorrt, on_tensorrt), Provider(CUDA, not on_cuda, on_cuda)),
             Provider(CPU, True),
@@ -38,12 +38,13 @@ def pc(cuda: str = "13.0", on_tensorrt: str = "", on_cuda: str = "", **versions:
     )
 
 
-def named(versions: Mapping[str, str]) -> dict[str, str]:
+def package_versions(versions: Mapping[str, str]) -> dict[str, str]:
+    """Keyword arguments as package names, with hyphens."""
     return {name.replace("_", "-"): version for name, version in versions.items()}
 
 
 def packages(versions: Mapping[str, str]) -> dict[str, Installed]:
-    """Distributions by name; a TensorRT has its library, unless its version says that it is a placeholder."""
+    """Installed packages; `tensorrt` has its library unless its version ends with -empty."""
     libraries = {name: ("libnvinfer.so.10",) for name in versions if name == "tensorrt"}
     return {
         name: Installed(version.removesuffix("-empty"), () if "empty" in version else libraries.get(name, ()))

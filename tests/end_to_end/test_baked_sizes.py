@@ -92,7 +92,7 @@ def test_what_one_exporter_fixes_the_other_leaves_open_and_is_kept(name: str, wa
     written = walk(f"fixed:{name}", [inputs], "default", engine=False)
     assert not failures(written)
     assert written.comparisons[1].left_out
-    assert written.fixed == ()
+    assert written.baked_values == ()
     (remark,) = (line for line in written.remarks if line.startswith("export: "))
     assert "the graph is the dynamo exporter's: the torchscript exporter fixes fixed.py:" in remark
 

@@ -37,7 +37,7 @@ def translated(name: str, home: Path, *inputs: Tensor, sizes: dict[str, Range] |
 
 
 def lines(notes: dict[str, object]) -> tuple[BakedValue, ...]:
-    return serde.decode(tuple[BakedValue, ...], notes["fixed"])
+    return serde.decode(tuple[BakedValue, ...], notes["baked_values"])
 
 
 def places_of(name: str, file: str = "asking.py") -> list[str]:
@@ -74,10 +74,10 @@ def test_a_line_that_asks_for_data_is_convicted_by_an_input_that_goes_another_wa
 ) -> None:
     inputs = (VECTOR, GAIN) if name == "OnTheSecond" else (VECTOR,)
     found = [line for line in lines(translated(name, tmp_path / "run", *inputs)) if line.wrong]
-    assert [line.place for line in found][:1] == places_of(name)
-    assert found[0].what is what
+    assert [line.location for line in found][:1] == places_of(name)
+    assert found[0].kind is what
     assert found[0].origin is Origin.DATA
-    assert found[0].shown_by
+    assert found[0].counterexample
     assert (found[0].error or 1) > 1e-3
     assert "# here" in found[0].source
 
@@ -93,14 +93,14 @@ def test_a_number_of_a_whole_batch_is_refused_with_its_line(name: str, tmp_path:
 
 def test_a_line_in_a_part_of_another_file_is_named_by_that_file(tmp_path: Path) -> None:
     (branch, *_) = lines(translated("InAPart", tmp_path / "run"))
-    assert branch.place == "asking_part.py:10"
+    assert branch.location == "asking_part.py:10"
     assert branch.wrong
 
 
 def test_the_graph_is_truly_another_model_on_the_input_that_is_named(tmp_path: Path) -> None:
     """By numpy, torch and ONNX Runtime alone."""
     (branch,) = lines(translated("OnMean", tmp_path / "run"))
-    factor = float(branch.shown_by.rpartition("×")[2])
+    factor = float(branch.counterexample.rpartition("×")[2])
     loud = golden.read(tmp_path / "run" / "golden" / "golden.npz").inputs["vector"][:2] * np.float32(factor)
     module = factory.resolve(f"{OWN / 'asking.py'}:OnMean")()
     module.load_state_dict(load_file(tmp_path / "run" / "load" / "weights.safetensors"))
@@ -114,21 +114,23 @@ def test_the_graph_is_truly_another_model_on_the_input_that_is_named(tmp_path: P
 def test_what_no_input_turns_is_doubtful_and_said_so(tmp_path: Path) -> None:
     (branch,) = lines(translated("Never", tmp_path / "run"))
     assert branch.doubtful
-    assert branch.apart == 0
-    assert branch.tried >= 10
-    assert baked_values.describe(branch).endswith(f"no input that was tried takes the other way ({branch.tried} were)")
+    assert branch.inputs_deviating == 0
+    assert branch.inputs_tried >= 10
+    assert baked_values.describe(branch).endswith(
+        f"none of the {branch.inputs_tried} tested inputs takes the other branch"
+    )
 
 
 def test_what_was_turned_and_stayed_right_is_doubtful_all_the_same(tmp_path: Path) -> None:
     (branch,) = lines(translated("Harmless", tmp_path / "run"))
     assert branch.doubtful
-    assert branch.apart > 0
-    assert "with right answers" in baked_values.describe(branch)
+    assert branch.inputs_deviating > 0
+    assert "with correct results" in baked_values.describe(branch)
 
 
 def test_a_line_that_only_refuses_is_a_guard(tmp_path: Path) -> None:
     found = lines(translated("Guarded", tmp_path / "run"))
-    assert [line.place for line in found] == places_of("Guarded")
+    assert [line.location for line in found] == places_of("Guarded")
     assert all(line.guard and not line.doubtful and not line.wrong for line in found)
 
 
@@ -138,21 +140,21 @@ def test_a_line_that_asks_the_weights_alone_is_nothing(tmp_path: Path) -> None:
 
 def test_a_line_about_sizes_that_everybody_has_is_harmless(tmp_path: Path) -> None:
     found = lines(translated("BySizes", tmp_path / "run"))
-    assert [line.place for line in found] == places_of("BySizes")
+    assert [line.location for line in found] == places_of("BySizes")
     assert all(line.origin is Origin.SHAPE and not line.wrong for line in found)
     (remark,) = baked_values.harmless_lines(found)
-    assert remark.startswith("fixed at export by sizes alone")
+    assert remark.startswith("fixed at export from sizes only")
 
 
 def test_a_loop_over_a_free_size_is_named_though_the_tracer_says_nothing(tmp_path: Path) -> None:
     found = lines(translated("LoopOverSize", tmp_path / "run", IMAGE, sizes=TALL))
-    assert [line.place for line in found if line.wrong] == places_of("LoopOverSize")
-    assert found[0].shown_by == "H 32"
+    assert [line.location for line in found if line.wrong] == places_of("LoopOverSize")
+    assert found[0].counterexample == "H 32"
 
 
 def test_a_size_that_the_exporter_follows_is_not_wrong(tmp_path: Path) -> None:
     found = lines(translated("ConstantOfSize", tmp_path / "run", IMAGE, sizes=TALL))
-    assert [line.place for line in found] == places_of("ConstantOfSize")
+    assert [line.location for line in found] == places_of("ConstantOfSize")
     assert not any(line.wrong for line in found)
 
 
@@ -169,7 +171,7 @@ def test_the_verdict_is_a_failure_that_names_the_line_and_the_input(tmp_path: Pa
     assert closing.verdict == Verdict.FAIL
     assert closing.reasons[0].startswith(f"{place}: a branch was fixed at export")
     assert "export is" in closing.reasons[0]
-    assert closing.next == baked_values.MEND
+    assert closing.next == baked_values.REMEDY
     assert run.script is None
     assert run.report_html is not None
     assert f"{place}: a branch was fixed at export" in run.report_html.read_text()
@@ -200,6 +202,6 @@ def test_guards_and_sizes_alone_leave_the_plain_pass(tmp_path: Path) -> None:
 def test_the_exporter_that_leaves_a_value_open_is_kept(tmp_path: Path) -> None:
     run = api.export(f"{OWN / 'asking.py'}:BatchByLen", inputs=[(16,)], quick=True, to="onnx", out=tmp_path / "run")
     assert run.passed
-    assert run.report.fixed == ()
+    assert run.report.baked_values == ()
     (remark,) = (line for line in run.report.remarks if line.startswith("export: "))
     assert places_of("BatchByLen")[0] in remark

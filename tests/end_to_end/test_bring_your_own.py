@@ -144,7 +144,7 @@ def test_photographs_become_the_golden_images(deploytool: Command, tmp_path: Pat
     model = "squeezenet1_1"
     done = deploytool("export", model, "--data", "photographs", *SMALL)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Agreement with the source on 2 photographs of photographs" in done.stdout
+    assert "Agreement with the source on 2 images of photographs" in done.stdout
     run = tmp_path / "artifacts" / model
     sample = golden.read(run / "golden" / "golden.npz")
     found = catalog.find(model, params.tensors(["3x64x64"]))

@@ -74,6 +74,6 @@ def test_a_run_without_the_script_is_whole_for_every_command(tmp_path: Path, dep
     assert run.report_html is not None
     page = run.report_html.read_text()
     assert "Could not export Python function call" in page
-    assert "Pending on a device" not in page
+    assert "Not measured here" not in page
     assert 'message="unavailable (TorchScript' in junit.text(run.report)
     assert json.loads(run.report_json.read_text())["comparisons"][1]["left_out"] is True

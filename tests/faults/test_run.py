@@ -56,7 +56,7 @@ def test_the_golden_cases_of_a_run_catch_what_matters(finished: Path) -> None:
     assert proof.count(ENGINE, "caught") > 30
     assert sum(family.equivalent for family in proof.families) > 0
     for family in proof.families:
-        for power in family.power.values():
+        for power in family.by_check.values():
             assert power.caught + power.harmless + power.missed == family.planted - family.equivalent
 
 
@@ -88,7 +88,7 @@ def test_without_fp16_there_is_one_check(finished: Path) -> None:
     asked = subject(finished)
     single = dataclasses.replace(asked, graph=asked.before, half=False)
     proof = prove(single, count=1)
-    assert {name for family in proof.families for name in family.power} == {GRAPH}
+    assert {name for family in proof.families for name in family.by_check} == {GRAPH}
     assert proof.count(GRAPH, "caught") > 10
 
 

@@ -146,8 +146,8 @@ class Documents:
         self._tries(case, "facts", partial(run_data.read, run))
         self._tries(case, "trust", partial(trust.check, run, trust_code=False))
         if rng.random() < _PAGES:
-            self._tries(case, "page", lambda: html.text(run_data.read(run)))
-            self._tries(case, "family", partial(html.write_comparison, (run, clean), self.bench / "family.html"))
+            self._tries(case, "page", lambda: html.render(run_data.read(run)))
+            self._tries(case, "several runs", partial(html.write_comparison, (run, clean), self.bench / "several.html"))
             self._call(case, "junit", FRONT, "report", run, "--junit", self.bench / "junit.xml")
         self._tries(case, "blame", partial(blame.read, run))
 

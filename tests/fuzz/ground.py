@@ -16,7 +16,7 @@ from deploytool.device import commands, install
 from deploytool.pipeline import runner
 from deploytool.pipeline.recipe import PIPELINE
 from deploytool.results import blame
-from deploytool.results.blame import Blame, Finding, Layer, TracedGraph
+from deploytool.results.blame import Blame, BlamedGraph, Finding, Layer
 from deploytool.spec import Job, Stage
 from deploytool.transfer import oci_archive
 from tests import benched
@@ -105,7 +105,7 @@ def _documents(run: Path) -> None:
     result.write(run, benched.benchmark(run))
     layer = Layer("stem", "t", "/stem/Conv", "Conv", 1.0, 0.1)
     finding = Finding(Stage.EXPORT, "eager", "stem", False, layer, None)
-    blame.write(run, blame._graphs(run), Blame((TracedGraph(Stage.EXPORT, (), (layer,)),), (0, 1), finding))
+    blame.write(run, blame.graph_digests(run), Blame((BlamedGraph(Stage.EXPORT, (), (layer,)),), (0, 1), finding))
     shown = commands.verify(run / "pack" / "bundle", say=lambda _: None).document
     (run / "devices").mkdir()
     (run / "devices" / "device.json").write_text(serde.text({"result": shown, "error": None}), encoding="utf-8")

@@ -18,7 +18,7 @@ def parity(got: object, expected: object = EXPECTED) -> Parity:
 
 def test_equal_answers_have_no_error() -> None:
     found = parity(EXPECTED)
-    assert (found.max_error, found.snr_db, found.top1, found.top5, found.bad) == (0.0, 400.0, 1.0, 1.0, 0)
+    assert (found.max_error, found.snr_db, found.top1, found.top5, found.invalid) == (0.0, 400.0, 1.0, 1.0, 0)
     assert found.cosine == pytest.approx(1.0)
 
 
@@ -66,9 +66,9 @@ def test_a_single_bad_value_fails_everything(value: float) -> None:
     got = EXPECTED.copy()
     got[3, 3] = value
     check = metrics.check({"logits": got}, {"logits": EXPECTED}, "source", ALLOWED.fp16)
-    assert check.parity.bad == 1
-    assert set(check.broken) == {"max_error", "cosine", "snr_db", "top1", "top5", "bad"}
-    assert parity(EXPECTED, got).bad == 1
+    assert check.parity.invalid == 1
+    assert set(check.broken) == {"max_error", "cosine", "snr_db", "top1", "top5", "invalid"}
+    assert parity(EXPECTED, got).invalid == 1
 
 
 def test_the_worst_output_decides() -> None:

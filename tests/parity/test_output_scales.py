@@ -153,7 +153,7 @@ def test_marks_are_compared_by_position(mark: float, sound: list[float]) -> None
     for wrong in (0.0, 1.0, -mark, np.nan, mark / 100 if np.isfinite(mark) else -100.0):
         got = exact.copy()
         got[2, 3, 3] = wrong
-        assert "bad" in metrics.check({"y": got}, {"y": exact}, "source", allowed).broken
+        assert "invalid" in metrics.check({"y": got}, {"y": exact}, "source", allowed).broken
     got = exact.copy()
     got[2, 3, 4] = mark
     assert metrics.check({"y": got}, {"y": exact}, "source", allowed).broken

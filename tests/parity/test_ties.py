@@ -94,7 +94,7 @@ def test_labels_off_by_one_fail(kind: str, half: bool) -> None:
             got[name] = (
                 ~array if array.dtype == np.bool_ else array + (np.array([0, 1])[:, None] if kind == "boxes" else 1)
             )
-    assert "equal" in {figure for each in model.check(got, half=half).each for figure in each.broken}
+    assert "equal" in {figure for each in model.check(got, half=half).part_checks for figure in each.broken}
 
 
 @pytest.mark.parametrize("kind", ["map", "map of floats", "mask", "best", "levels"])
@@ -107,7 +107,7 @@ def test_one_wrong_label_in_a_hundred_fails(kind: str) -> None:
     labels[chosen] = ~labels[chosen] if labels.dtype == np.bool_ else labels[chosen] + (500 if kind == "best" else 3)
     got[name] = labels
     check = model.check(got, half=True)
-    assert "equal" in {figure for each in check.each for figure in each.broken}
+    assert "equal" in {figure for each in check.part_checks for figure in each.broken}
     assert check.parity.equal is not None
     assert check.parity.equal.wrong
 

@@ -100,7 +100,7 @@ def _excused(step: PlannedComparison, check: Check, noise: Floor) -> bool:
 def _share(check: Check) -> float:
     """How much of its tolerance a check takes, in the part that takes most."""
     shares = []
-    for each in check.each:
+    for each in check.part_checks:
         shares += [each.parity.max_error / each.tolerance.max_error]
         shares += [10 ** ((each.tolerance.snr_db - each.parity.snr_db) / 20)]
     return max(shares)

@@ -148,7 +148,7 @@ def mend(name: str, side: int, powers: Mapping[str, int], layers: set[str], fold
     assert {comparison.stage for comparison in failed.comparisons for check in comparison.checks if check.broken} <= {
         "fp16"
     }
-    assert verdict.may_keep_fp32_help(failed)
+    assert verdict.keep_fp32_may_help(failed)
 
     mended, sealed = walk(model, dataclasses.replace(options, keep_fp32=("auto",)), folder / "run")
     assert verdict.failed_lines(mended) == ()
@@ -173,9 +173,9 @@ def test_the_two_layers_that_lose_digits_are_found_among_all(tmp_path: Path) -> 
     weights = spoiled(model, partial(lift, unit="stage3.1", level=256.0), tmp_path)
     options = dataclasses.replace(OPTIONS, weights=weights)
     failed, _ = walk(model, options, tmp_path / "run")
-    assert verdict.may_keep_fp32_help(failed)
-    assert failed.reach is not None
-    assert not failed.reach.overflows
+    assert verdict.keep_fp32_may_help(failed)
+    assert failed.fp16_range is not None
+    assert not failed.fp16_range.overflows
 
     mended, sealed = walk(model, dataclasses.replace(options, keep_fp32=("auto",)), tmp_path / "run")
     assert verdict.failed_lines(mended) == ()

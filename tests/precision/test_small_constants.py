@@ -117,5 +117,5 @@ def test_where_silence_breaks_fp16_the_search_for_what_to_keep_mends_it(tmp_path
     first = gone()
     assert {line.split(":")[0] for line in verdict.failed_lines(first)} >= {"fp16 against FP64 at silence"}
     assert {line.split(" ")[0] for line in verdict.failed_lines(first)} == {"fp16"}
-    assert verdict.may_keep_fp32_help(first)
+    assert verdict.keep_fp32_may_help(first)
     assert verdict.failed_lines(gone("auto")) == ()

@@ -1,4 +1,4 @@
-"""A page as a program reads it: its tags with their attributes, and its text."""
+"""Parses a page into its tags, attributes and text."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from deploytool.report import html, run_data
 
-SECTIONS = ["chain", "layers", "speed", "engines", "proof", "images", "pending", "provenance"]
+SECTIONS = ["comparisons", "layers", "speed", "engines", "faults", "agreement", "pending", "provenance"]
 VOID = {"meta", "link", "img", "br", "hr", "input", "path", "use"}
 
 
 class Reader(HTMLParser):
-    """What a page holds: its tags with their attributes, and its text."""
+    """The tags of a page with their attributes, and its text; fails on an unbalanced page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class Reader(HTMLParser):
         self.words: list[str] = []
         self.feed(page)
         self.close()
-        assert not self.open, f"never closed: {self.open}"
+        assert not self.open, f"unclosed tags: {self.open}"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, {name: value or "" for name, value in attrs}))
@@ -45,7 +45,7 @@ class Reader(HTMLParser):
 
 
 def read(home: Path) -> Reader:
-    return Reader(html.text(run_data.read(home)))
+    return Reader(html.render(run_data.read(home)))
 
 
 def ids(page: Reader) -> list[str]:

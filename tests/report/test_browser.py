@@ -1,4 +1,4 @@
-"""The page in Chromium: quiet, self-contained, as wide as a phone, readable in light, dark and on paper."""
+"""The page in Chromium: no console messages or requests, fits a phone, readable in light, dark and print."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.report import variants
 from tests.report.reading import SECTIONS
 from tests.report.variants import written
 
-PHONE, DESK, PAPER = (360, 740), (1280, 800), (688, 970)  # the last is A4 less its margins, in CSS pixels
+PHONE, DESKTOP, PAPER = (360, 740), (1280, 800), (688, 970)  # CSS pixels; PAPER is A4 without its margins
 Scheme = Literal["light", "dark"]
 
 CONTRAST = """() => {
@@ -59,7 +59,7 @@ SMALLEST = (
 
 @pytest.fixture(scope="module")
 def rich(failing: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A failing run with all that a page can show."""
+    """A failing run with all optional content of a page."""
     run = Path(shutil.copytree(failing, tmp_path_factory.mktemp("rich") / "tiny"))
     variants.bench(run)
     variants.blame(run, wrong=True)
@@ -72,15 +72,15 @@ def passing(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Watched:
-    """A page, what it said, and what it asked for."""
+    """A page with its console messages and its requests."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        page.on("console", lambda message: self.said.append(message.text))
-        page.on("pageerror", lambda error: self.said.append(str(error)))
-        page.on("request", lambda request: self.asked.append(request.url))
+        self.messages: list[str] = []
+        self.requests: list[str] = []
+        page.on("console", lambda message: self.messages.append(message.text))
+        page.on("pageerror", lambda error: self.messages.append(str(error)))
+        page.on("request", lambda request: self.requests.append(request.url))
 
 
 @pytest.fixture
@@ -97,20 +97,22 @@ def show(watched: Watched, file: Path, size: tuple[int, int], scheme: Scheme = "
     return watched.page
 
 
-@pytest.fixture(scope="module", params=["rich", "passing", "family"])
+@pytest.fixture(scope="module", params=["rich", "passing", "several"])
 def file(request: pytest.FixtureRequest, rich: Path, passing: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page of each sort."""
-    if request.param == "family":
-        return html.write_comparison((passing, rich), tmp_path_factory.mktemp("family") / "several.html")
+    """A page of each kind."""
+    if request.param == "several":
+        return html.write_comparison((passing, rich), tmp_path_factory.mktemp("several") / "several.html")
     return html.write(rich if request.param == "rich" else passing)
 
 
-@pytest.mark.parametrize("size", [PHONE, DESK])
+@pytest.mark.parametrize("size", [PHONE, DESKTOP])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_is_quiet_fits_and_can_be_read(watched: Watched, file: Path, size: tuple[int, int], scheme: Scheme) -> None:
+def test_a_page_is_silent_fits_the_screen_and_has_contrast(
+    watched: Watched, file: Path, size: tuple[int, int], scheme: Scheme
+) -> None:
     page = show(watched, file, size, scheme)
-    assert watched.said == []
-    assert [url for url in watched.asked if not url.startswith("data:")] == [file.as_uri()]
+    assert watched.messages == []
+    assert [url for url in watched.requests if not url.startswith("data:")] == [file.as_uri()]
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     assert page.evaluate(WIDER) == []
     page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
@@ -124,23 +126,23 @@ def test_it_is_quiet_fits_and_can_be_read(watched: Watched, file: Path, size: tu
     assert (int(dark) < 60) == (scheme == "dark")
 
 
-def test_contrast_is_really_measured(watched: Watched, passing: Path) -> None:
-    page = show(watched, html.write(passing), DESK)
+def test_the_contrast_measurement_detects_low_contrast(watched: Watched, passing: Path) -> None:
+    page = show(watched, html.write(passing), DESKTOP)
     page.evaluate("document.documentElement.style.setProperty('--muted', '#aaaaaa')")
     _, bad = page.evaluate(CONTRAST)
     assert any("tspan" in line or "text" in line for line in bad)
     assert any("FIGCAPTION" in line for line in bad)
 
 
-@pytest.mark.parametrize("size", [PHONE, DESK])
-def test_the_first_screen_of_a_failing_run_says_what_where_and_what_next(
+@pytest.mark.parametrize("size", [PHONE, DESKTOP])
+def test_the_first_screen_of_a_failing_run_shows_what_where_and_the_next_step(
     watched: Watched, failing: Path, tmp_path: Path, size: tuple[int, int]
 ) -> None:
     run = Path(shutil.copytree(failing, tmp_path / "tiny"))
     page = show(watched, html.write(run), size)
     for text in (
         "FAIL",
-        "simplify against translate: max_error",
+        "simplify against export: the largest error",
         "first in simplify/model.onnx",
         f"deploytool blame {run}",
     ):
@@ -150,8 +152,8 @@ def test_the_first_screen_of_a_failing_run_says_what_where_and_what_next(
         assert box["y"] + box["height"] <= size[1], f"{text!r} is below the first screen"
 
 
-def test_it_has_landmarks_headings_in_order_and_named_tables(watched: Watched, rich: Path) -> None:
-    page = show(watched, html.write(rich), DESK)
+def test_a_page_has_landmarks_ordered_headings_and_table_captions(watched: Watched, rich: Path) -> None:
+    page = show(watched, html.write(rich), DESKTOP)
     for role in ("banner", "main", "contentinfo", "navigation"):
         assert page.get_by_role(role).count() == 1, role
     levels = [
@@ -180,17 +182,17 @@ def test_it_has_landmarks_headings_in_order_and_named_tables(watched: Watched, r
         assert page.locator(f"#{name} h2").count() == 1
 
 
-def test_the_keyboard_reaches_the_findings_and_every_wide_table(watched: Watched, passing: Path) -> None:
+def test_the_keyboard_reaches_the_results_and_wide_tables(watched: Watched, passing: Path) -> None:
     page = show(watched, html.write(passing), PHONE)
     page.keyboard.press("Tab")
     skip = page.locator(":focus")
-    assert skip.inner_text() == "Skip to the findings"
+    assert skip.inner_text() == "Skip to the results"
     box = skip.bounding_box()
     assert box is not None
     assert box["x"] >= 0
     page.keyboard.press("Enter")
     assert page.url.endswith("#main")
-    wide = page.locator("#chain .scroll").first
+    wide = page.locator("#comparisons .scroll").first
     wide.focus()
     before = wide.evaluate("each => each.scrollLeft")
     page.keyboard.press("ArrowRight")
@@ -198,12 +200,12 @@ def test_the_keyboard_reaches_the_findings_and_every_wide_table(watched: Watched
     assert before == 0
 
 
-def test_on_paper_nothing_is_cut(watched: Watched, rich: Path) -> None:
+def test_nothing_is_cut_off_in_print(watched: Watched, rich: Path) -> None:
     page = show(watched, html.write(rich), PAPER, "dark")
     page.emulate_media(media="print", color_scheme="dark")
     assert not page.get_by_role("navigation").is_visible()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert page.locator("#every-table").is_visible(), "what is folded up is printed too"
+    assert page.locator("#checks-table").is_visible(), "collapsed content is printed"
     assert page.evaluate("document.documentElement.scrollWidth") <= PAPER[0]
     cut = "all => all.filter(each => each.scrollWidth > each.clientWidth + 1).map(each => each.innerText.slice(0, 40))"
     assert page.eval_on_selector_all(".scroll", cut) == []
@@ -212,10 +214,12 @@ def test_on_paper_nothing_is_cut(watched: Watched, rich: Path) -> None:
     assert page.pdf(format="A4").startswith(b"%PDF")
 
 
-def test_several_runs_link_to_their_own_pages(watched: Watched, passing: Path, rich: Path, tmp_path: Path) -> None:
+def test_the_page_of_several_runs_links_to_their_pages(
+    watched: Watched, passing: Path, rich: Path, tmp_path: Path
+) -> None:
     html.write(passing)
     html.write(rich)
     several = html.write_comparison((passing, rich), tmp_path / "several.html")
-    page = show(watched, several, DESK)
+    page = show(watched, several, DESKTOP)
     page.get_by_role("row").nth(1).get_by_role("link").click()
     assert page.url == (passing / PAGE).resolve().as_uri()

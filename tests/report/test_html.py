@@ -1,4 +1,4 @@
-"""What stands in a page: the terminal's verdict in the terminal's words, everything escaped, nothing from outside."""
+"""The page of a run: the same verdict as in the terminal, all text escaped, and no external resources."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ Change = Callable[[Report], Report]
 def test_the_page_says_what_the_terminal_says(run_copy: Path, change: Change) -> None:
     changed = change(written(run_copy))
     page = read(variants.rewrite(run_copy, changed))
-    closing = verdict.conclude(changed, run_copy)
-    for line in (closing.verdict, *closing.reasons[:1], *(step.what for step in closing.steps)):
+    conclusion = verdict.conclude(changed, run_copy)
+    for line in (conclusion.verdict, *conclusion.reasons[:1], *(step.what for step in conclusion.steps)):
         assert " ".join(line.split()) in page.text
-    for step in closing.steps:
+    for step in conclusion.steps:
         assert step.command in page.text
-    if closing.held:
-        assert all(" ".join(line.split()) in page.text for line in closing.pending)
-    terminal = summary._closing(closing, run_copy)
-    assert terminal[0].startswith(f"Verdict: {closing.verdict}.")
-    assert all(any(line.endswith(reason) for line in terminal) for reason in closing.reasons)
+    if conclusion.passed:
+        assert all(" ".join(line.split()) in page.text for line in conclusion.pending)
+    terminal = summary._verdict_lines(conclusion, run_copy)
+    assert terminal[0].startswith(f"Verdict: {conclusion.verdict}.")
+    assert all(any(line.endswith(reason) for line in terminal) for reason in conclusion.reasons)
 
 
-def test_the_sections_stand_in_their_order(finished: Path) -> None:
+def test_the_sections_are_in_order(finished: Path) -> None:
     page = read(finished)
     assert [name for name in ids(page) if name in SECTIONS] == SECTIONS
-    assert ids(page).index("verdict") < ids(page).index("chain")
+    assert ids(page).index("verdict") < ids(page).index("comparisons")
 
 
-def test_every_comparison_has_its_row_with_the_terminals_figures(finished: Path) -> None:
+def test_every_comparison_has_a_row_with_its_error(finished: Path) -> None:
     page = read(finished)
     for comparison in written(finished).comparisons:
         if comparison.checks:
@@ -54,49 +54,47 @@ def test_every_comparison_has_its_row_with_the_terminals_figures(finished: Path)
         assert f"{comparison.stage}/{comparison.file}" in page.text
 
 
-def test_a_planted_fault_stands_at_the_top(failing: Path) -> None:
+def test_a_failure_is_described_at_the_top(failing: Path) -> None:
     page = read(failing)
-    top = page.text[
-        : page.text.index("At a glance") if "At a glance" in page.text else page.text.index("Checks that hold")
-    ]
+    top = page.text[: page.text.index("Checks passed")]
     assert "FAIL" in top
-    assert "simplify against translate: the largest error" in top
-    assert "first in simplify/model.onnx; export/model.onnx holds" in top
+    assert "simplify against export: the largest error" in top
+    assert "first in simplify/model.onnx; export/model.onnx passes" in top
     assert f"deploytool blame {failing}" in top
 
 
-def test_flips_are_shown_with_their_pictures(run_copy: Path) -> None:
+def test_flips_are_shown_with_their_images(run_copy: Path) -> None:
     page = read(variants.rewrite(run_copy, variants.flipped(written(run_copy))))
-    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert [each["alt"] for each in pictures] == ["Golden image 2", "Golden image 1"]
-    assert all(each["src"].startswith("data:image/png;base64,") for each in pictures)
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert [image["alt"] for image in images] == ["Golden image 2", "Golden image 1"]
+    assert all(image["src"].startswith("data:image/png;base64,") for image in images)
     assert "class 7 for 3, margin 1.0e-02" in page.text
 
 
-def test_pending_targets_come_with_commands(run_copy: Path) -> None:
+def test_pending_targets_have_commands(run_copy: Path) -> None:
     page = read(variants.rewrite(run_copy, variants.pending(written(run_copy))))
     assert "○ an engine for orin" in page.text
     assert f"python -m deploytool.device build {run_copy}/pack/bundle" in page.text
     assert f"python -m deploytool.device verify {run_copy}/pack/bundle" in page.text
 
 
-def test_what_was_left_out_comes_with_the_command_that_does_it(run_copy: Path) -> None:
+def test_omitted_measurements_have_commands(run_copy: Path) -> None:
     page = read(variants.rewrite(run_copy, variants.bare(written(run_copy))))
-    waiting = page.text[page.text.rindex("Pending") :]
-    assert f"deploytool bench {run_copy}" in waiting
-    assert f"deploytool faults {run_copy}" in waiting
+    section = page.text[page.text.rindex("Pending") :]
+    assert f"deploytool bench {run_copy}" in section
+    assert f"deploytool faults {run_copy}" in section
     assert "0 rounds" not in page.text
 
 
-def test_a_speed_that_was_asked_for_and_not_measured_comes_with_its_command(run_copy: Path) -> None:
-    page = read(variants.rewrite(run_copy, variants.late(written(run_copy))))
-    waiting = page.text[page.text.rindex("Pending") :]
-    assert f"deploytool bench {run_copy} --min-speedup 99" in waiting
+def test_a_required_speed_up_that_was_not_measured_has_a_command(run_copy: Path) -> None:
+    page = read(variants.rewrite(run_copy, variants.open_gate(written(run_copy))))
+    section = page.text[page.text.rindex("Pending") :]
+    assert f"deploytool bench {run_copy} --min-speedup 99" in section
 
 
-def test_somebody_elses_words_stay_words(run_copy: Path) -> None:
+def test_hostile_text_is_escaped(run_copy: Path) -> None:
     changed = variants.hostile(written(run_copy))
-    text = html.text(run_data.read(variants.rewrite(run_copy, changed)))
+    text = html.render(run_data.read(variants.rewrite(run_copy, changed)))
     page = Reader(text)
     assert not [tag for tag, _ in page.tags if tag == "script"]
     assert "<script" not in text
@@ -105,34 +103,34 @@ def test_somebody_elses_words_stay_words(run_copy: Path) -> None:
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
 
 
-def test_the_page_of_a_run_in_a_folder_with_such_a_name(run_copy: Path) -> None:
+def test_a_hostile_folder_name_is_escaped(run_copy: Path) -> None:
     odd = run_copy.rename(run_copy.with_name('<b onclick="x">run'))
     page = read(odd)
     assert not [tag for tag, _ in page.tags if tag == "b"]
     assert f"deploytool blame {odd}" in page.text
 
 
-def test_ids_are_unique_and_what_is_pointed_to_is_there(run_copy: Path) -> None:
+def test_ids_are_unique_and_references_resolve(run_copy: Path) -> None:
     variants.bench(run_copy)
     variants.blame(run_copy, wrong=False)
     page = read(variants.rewrite(run_copy, variants.broken(variants.flipped(written(run_copy)))))
-    found = ids(page)
-    assert len(set(found)) == len(found)
+    names = ids(page)
+    assert len(set(names)) == len(names)
     for _, attributes in page.tags:
         for name in attributes.get("aria-labelledby", "").split():
-            assert name in found
+            assert name in names
         if attributes.get("href", "").startswith("#"):
-            assert attributes["href"][1:] in found
+            assert attributes["href"][1:] in names
         for name in re.findall(r"url\(#([^)]*)\)", " ".join(attributes.values())):
-            assert name in found
+            assert name in names
 
 
-def test_nothing_is_fetched_and_nothing_is_run(finished: Path) -> None:
-    text = html.text(run_data.read(finished))
+def test_the_page_has_no_scripts_and_no_external_resources(finished: Path) -> None:
+    text = html.render(run_data.read(finished))
     page = Reader(text)
     assert not {"script", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in page.tags}
-    outside = [attributes[name] for _, attributes in page.tags for name in ("src", "href") if name in attributes]
-    assert all(link.startswith(("#", "data:")) for link in outside)
+    links = [attributes[name] for _, attributes in page.tags for name in ("src", "href") if name in attributes]
+    assert all(link.startswith(("#", "data:")) for link in links)
     assert "@import" not in text
     assert (
         re.findall(
@@ -143,37 +141,39 @@ def test_nothing_is_fetched_and_nothing_is_run(finished: Path) -> None:
     )
 
 
-def test_the_same_run_gives_the_same_page(finished: Path) -> None:
-    assert html.text(run_data.read(finished)) == html.text(run_data.read(finished))
+def test_rendering_is_deterministic(finished: Path) -> None:
+    assert html.render(run_data.read(finished)) == html.render(run_data.read(finished))
 
 
-def test_colours_are_those_of_the_page(finished: Path) -> None:
-    drawings = "".join(re.findall(r"<svg.*?</svg>", html.text(run_data.read(finished)), re.DOTALL))
+def test_plots_use_only_the_colours_of_the_page(finished: Path) -> None:
+    drawings = "".join(re.findall(r"<svg.*?</svg>", html.render(run_data.read(finished)), re.DOTALL))
     assert drawings
-    named = set(re.findall(r"(?:fill|stroke): (#\w+)", drawings))
-    assert not named, "these do not change with light and dark"
+    fixed_colours = set(re.findall(r"(?:fill|stroke): (#\w+)", drawings))
+    assert not fixed_colours, "these do not follow light and dark mode"
 
 
-def test_it_is_written_whole_or_not_at_all(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_keeps_the_previous_page(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run_copy / PAGE).write_text("before")
 
-    def fails(self: Path, target: Path) -> None:
+    def interrupt(self: Path, target: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "replace", fails)
+    monkeypatch.setattr(Path, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         html.write(run_copy)
     assert (run_copy / PAGE).read_text() == "before"
 
 
-def test_the_templates_lie_in_the_package() -> None:
+def test_the_templates_are_in_the_package() -> None:
     folder = resources.files("deploytool.report") / "templates"
-    assert {each.name for each in folder.iterdir()} >= {"page.html", "run.html", "family.html", "page.css"}
+    assert {file.name for file in folder.iterdir()} >= {"page.html", "run.html", "runs.html", "page.css"}
 
 
-def test_matplotlib_stays_silent_without_a_home(finished: Path) -> None:
+def test_matplotlib_prints_nothing_without_a_home_folder(finished: Path) -> None:
     run = f"Path({str(finished)!r})"
-    program = f"from pathlib import Path; from deploytool.report import facts, leaf; leaf.text(facts.read({run}))"
+    program = (
+        f"from pathlib import Path; from deploytool.report import html, run_data; html.render(run_data.read({run}))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={"HOME": "/nowhere", "PATH": ""},
@@ -184,14 +184,14 @@ def test_matplotlib_stays_silent_without_a_home(finished: Path) -> None:
     assert (done.stdout, done.stderr) == ("", "")
 
 
-def test_facts_schema_and_junit_need_no_drawing() -> None:
-    found = modules_of("from deploytool.report import facts, junit, schema, stamp, tiles")
-    assert not {"matplotlib", "jinja2", "torch", "onnx"} & found
-    assert not {"torch", "onnx", "onnxruntime"} & modules_of("from deploytool.report import leaf")
+def test_run_data_schema_and_junit_import_no_plotting_library() -> None:
+    modules = modules_of("from deploytool.report import run_data, junit, json_schema, stamp, tiles")
+    assert not {"matplotlib", "jinja2", "torch", "onnx"} & modules
+    assert not {"torch", "onnx", "onnxruntime"} & modules_of("from deploytool.report import html")
 
 
-def test_unescaping_gives_back_what_was_written(run_copy: Path) -> None:
+def test_unescaping_restores_the_text(run_copy: Path) -> None:
     changed = variants.hostile(written(run_copy))
-    text = html.text(run_data.read(variants.rewrite(run_copy, changed)))
+    text = html.render(run_data.read(variants.rewrite(run_copy, changed)))
     assert HOSTILE in unescape(text)
-    assert report.read(variants.at(run_copy)).model == HOSTILE
+    assert report.read(variants.report_path(run_copy)).model == HOSTILE

@@ -1,4 +1,4 @@
-"""The published schema is that of the dataclasses, and real reports satisfy it."""
+"""The published JSON Schema matches the dataclasses, and real reports satisfy it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from deploytool.results import report
 from tests.report import variants
 from tests.report.variants import written
 
-MEND = (
-    "python -c 'from deploytool.report import schema; print(schema.made(), end=\"\")' > deploytool/page/"
-    + json_schema.FILE
-)
+PROGRAM = "from deploytool.report import json_schema; print(json_schema.generate(), end='')"
+COMMAND = f'python -c "{PROGRAM}" > deploytool/report/{json_schema.FILE}'
 
 
 @pytest.fixture(scope="module")
@@ -27,68 +25,68 @@ def validator() -> Draft202012Validator:
     return Draft202012Validator(json.loads(json_schema.published()))
 
 
-def real(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(variants.at(run).read_text(encoding="utf-8"))
-    return found
+def report_document(run: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(variants.report_path(run).read_text(encoding="utf-8"))
+    return document
 
 
-def test_the_published_schema_is_that_of_the_dataclasses() -> None:
-    assert json_schema.published() == json_schema.made(), f"publish it again: {MEND}"
+def test_the_published_schema_matches_the_dataclasses() -> None:
+    assert json_schema.published() == json_schema.generate(), f"regenerate it: {COMMAND}"
 
 
-def test_it_is_a_schema_of_this_draft_and_bears_the_version() -> None:
+def test_it_is_a_valid_schema_with_the_version_of_the_report() -> None:
     document = json.loads(json_schema.published())
     Draft202012Validator.check_schema(document)
     assert document["$id"] == "urn:deploytool.results.report:4"
     assert document["$defs"]["Report"]["properties"]["schema"] == {"const": report.SCHEMA}
 
 
-def test_it_lies_in_the_package() -> None:
+def test_it_is_in_the_package() -> None:
     assert (resources.files("deploytool.report") / json_schema.FILE).is_file()
 
 
 def test_a_real_report_satisfies_it(validator: Draft202012Validator, finished: Path, failing: Path) -> None:
-    validator.validate(real(finished))
-    validator.validate(real(failing))
+    validator.validate(report_document(finished))
+    validator.validate(report_document(failing))
 
 
 @pytest.mark.parametrize(
     "change", [variants.broken, variants.slow, variants.weak, variants.flipped, variants.pending, variants.hostile]
 )
-def test_so_does_every_way_a_run_may_end(validator: Draft202012Validator, run_copy: Path, change: Any) -> None:
-    validator.validate(real(variants.rewrite(run_copy, change(written(run_copy)))))
+def test_every_outcome_of_a_run_satisfies_it(validator: Draft202012Validator, run_copy: Path, change: Any) -> None:
+    validator.validate(report_document(variants.rewrite(run_copy, change(written(run_copy)))))
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
+    ("path", "value"),
     [
         (("schema",), "deploytool.results.report/1"),
         (("batch",), "1"),
         (("comparisons", 0, "checks", 0, "parity", "max_error"), None),
-        (("comparisons", 0, "unheard_of"), 1),
+        (("comparisons", 0, "unknown_field"), 1),
         (("engines", 0, "layers"), {"HALF": "all"}),
     ],
 )
-def test_another_report_does_not(
-    validator: Draft202012Validator, finished: Path, place: tuple[str | int, ...], value: object
+def test_a_wrong_value_is_rejected(
+    validator: Draft202012Validator, finished: Path, path: tuple[str | int, ...], value: object
 ) -> None:
-    told: Any = real(finished)
-    inside = told
-    for step in place[:-1]:
-        inside = inside[step]
-    inside[place[-1]] = value
+    document: Any = report_document(finished)
+    parent = document
+    for step in path[:-1]:
+        parent = parent[step]
+    parent[path[-1]] = value
     with pytest.raises(jsonschema.ValidationError):
-        validator.validate(told)
+        validator.validate(document)
 
 
-@pytest.mark.parametrize("name", ["model", "comparisons", "choices"])
-def test_a_missing_field_is_noticed(validator: Draft202012Validator, finished: Path, name: str) -> None:
-    told = real(finished)
-    del told[name]
+@pytest.mark.parametrize("name", ["model", "comparisons", "options"])
+def test_a_missing_field_is_rejected(validator: Draft202012Validator, finished: Path, name: str) -> None:
+    document = report_document(finished)
+    del document[name]
     with pytest.raises(jsonschema.ValidationError):
-        validator.validate(told)
+        validator.validate(document)
 
 
 def test_every_definition_is_described() -> None:
-    for name, one in json.loads(json_schema.published())["$defs"].items():
-        assert one["description"], name
+    for name, definition in json.loads(json_schema.published())["$defs"].items():
+        assert definition["description"], name

@@ -1,4 +1,4 @@
-"""A page is drawn again when something that it shows has changed, and not otherwise."""
+"""A page is current until something that it shows changes."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from tests.report import variants
 from tests.report.variants import written
 
 
-def test_a_fresh_page_holds(run_copy: Path) -> None:
-    assert not stamp.holds(run_copy)
+def test_a_new_page_is_current(run_copy: Path) -> None:
+    assert not stamp.is_current(run_copy)
     html.write(run_copy)
-    assert stamp.holds(run_copy)
+    assert stamp.is_current(run_copy)
 
 
-def test_what_a_page_shows_makes_it_stale(run_copy: Path) -> None:
+def test_a_change_of_anything_shown_makes_the_page_stale(run_copy: Path) -> None:
     html.write(run_copy)
     variants.rewrite(run_copy, replace(written(run_copy), margin=0.5))
-    assert not stamp.holds(run_copy)
+    assert not stamp.is_current(run_copy)
     html.write(run_copy)
     variants.bench(run_copy)
-    assert not stamp.holds(run_copy)
+    assert not stamp.is_current(run_copy)
     html.write(run_copy)
-    sealed = run_copy / "fp16" / "receipt.json"
-    told = json.loads(sealed.read_text())
-    sealed.write_text(json.dumps({**told, "seconds": 99.0}))
-    assert not stamp.holds(run_copy)
+    receipt = run_copy / "fp16" / "receipt.json"
+    record = json.loads(receipt.read_text())
+    receipt.write_text(json.dumps({**record, "seconds": 99.0}))
+    assert not stamp.is_current(run_copy)
 
 
-def test_a_run_that_moved_gets_a_page_with_its_new_name(run_copy: Path) -> None:
+def test_a_moved_run_needs_a_new_page(run_copy: Path) -> None:
     html.write(run_copy)
-    assert not stamp.holds(run_copy.rename(run_copy.with_name("moved")))
+    assert not stamp.is_current(run_copy.rename(run_copy.with_name("moved")))
 
 
-def test_somebody_elses_page_does_not_hold(run_copy: Path) -> None:
+def test_a_foreign_page_is_not_current(run_copy: Path) -> None:
     (run_copy / PAGE).write_text("<html></html>")
-    assert not stamp.holds(run_copy)
+    assert not stamp.is_current(run_copy)
     (run_copy / PAGE).write_bytes(b"\xff\xfe" * 3000)
-    assert not stamp.holds(run_copy)
+    assert not stamp.is_current(run_copy)

@@ -1,4 +1,4 @@
-"""A page is kept by whoever can: the child that began ahead, or else this process."""
+"""The page is drawn by the prestarted child process, or else by this process."""
 
 from __future__ import annotations
 
@@ -16,36 +16,34 @@ from tests.report.variants import written
 DRAW = workers.command("deploytool.report.page_worker")
 
 
-def test_the_child_that_began_draws_and_this_process_draws_nothing(
-    run_copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_prestarted_child_draws_the_page(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run_copy / PAGE).unlink(missing_ok=True)
-    monkeypatch.setattr(html, "write", lambda home: pytest.fail("drawn here"))
-    with update.ahead(run_copy):
+    monkeypatch.setattr(html, "write", lambda home: pytest.fail("drawn in this process"))
+    with update.prestarted(run_copy):
         assert process.is_waiting(DRAW)
-        assert update.keep(written(run_copy), run_copy) == run_copy / PAGE
-    assert stamp.holds(run_copy)
-    assert (run_copy / PAGE).read_text(encoding="utf-8") == html.text(run_data.read(run_copy))
+        assert update.refresh(written(run_copy), run_copy) == run_copy / PAGE
+    assert stamp.is_current(run_copy)
+    assert (run_copy / PAGE).read_text(encoding="utf-8") == html.render(run_data.read(run_copy))
 
 
-def test_a_child_that_cannot_draw_is_no_loss(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_process_draws_if_the_child_fails(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run_copy / PAGE).unlink(missing_ok=True)
     broken = (sys.executable, "-c", "raise SystemExit('no fonts')")
     monkeypatch.setattr(update, "_COMMAND", broken)
-    with update.ahead(run_copy):
-        update.keep(written(run_copy), run_copy)
-    assert stamp.holds(run_copy)
+    with update.prestarted(run_copy):
+        update.refresh(written(run_copy), run_copy)
+    assert stamp.is_current(run_copy)
 
 
-def test_nothing_begins_where_the_page_is_right_nor_outlives_a_run_that_fails(run_copy: Path) -> None:
-    update.keep(written(run_copy), run_copy)
-    with update.ahead(run_copy):
+def test_no_child_starts_for_a_current_page_and_none_outlives_a_failed_run(run_copy: Path) -> None:
+    update.refresh(written(run_copy), run_copy)
+    with update.prestarted(run_copy):
         assert not process.is_waiting(DRAW)
     (run_copy / PAGE).unlink()
-    with suppress(KeyError), update.ahead(run_copy):
+    with suppress(KeyError), update.prestarted(run_copy):
         raise KeyError
     assert not process.is_waiting(DRAW)
 
 
-def test_keeping_imports_no_drawing() -> None:
+def test_the_module_imports_no_plotting_library() -> None:
     assert not {"matplotlib", "jinja2"} & modules_of("import deploytool.report.update")

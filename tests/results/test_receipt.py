@@ -1,3 +1,5 @@
+"""Receipts are read back, and detect changed and deleted files."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -11,7 +13,8 @@ from deploytool.spec import Stage
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Path:
+def directory(tmp_path: Path) -> Path:
+    """A stage directory with two files and its receipt."""
     (tmp_path / "model.onnx").write_bytes(b"graph")
     (tmp_path / "extra.bin").write_bytes(b"extra")
     files = receipt.digests(tmp_path)
@@ -21,35 +24,35 @@ def room(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def sealed(room: Path) -> Receipt:
-    found = receipt.read(room)
-    assert found is not None
-    return found
+def read(directory: Path) -> Receipt:
+    record = receipt.read(directory)
+    assert record is not None
+    return record
 
 
-def test_a_receipt_comes_back_and_proves_its_room(room: Path) -> None:
-    found = sealed(room)
-    assert (found.kind, found.made_by, found.notes) == (Kind.GRAPH, "fp16", {"casts": 2})
-    assert set(found.files) == {"model.onnx", "extra.bin"}
-    assert receipt.proves(room, found)
+def test_a_receipt_is_read_back_and_matches_its_directory(directory: Path) -> None:
+    record = read(directory)
+    assert (record.kind, record.made_by, record.notes) == (Kind.GRAPH, "fp16", {"casts": 2})
+    assert set(record.files) == {"model.onnx", "extra.bin"}
+    assert receipt.matches(directory, record)
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "extra.bin"])
-def test_an_edited_file_is_noticed(room: Path, file: str) -> None:
-    (room / file).write_bytes(b"grapH")
-    assert not receipt.proves(room, sealed(room))
+def test_a_changed_file_does_not_match(directory: Path, file: str) -> None:
+    (directory / file).write_bytes(b"grapH")
+    assert not receipt.matches(directory, read(directory))
 
 
-def test_a_deleted_file_is_noticed(room: Path) -> None:
-    (room / "model.onnx").unlink()
-    assert not receipt.proves(room, sealed(room))
+def test_a_deleted_file_does_not_match(directory: Path) -> None:
+    (directory / "model.onnx").unlink()
+    assert not receipt.matches(directory, read(directory))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", '{"kind": "nothing"}', "\udcff"])
-def test_a_spoiled_receipt_is_no_receipt(room: Path, text: str) -> None:
-    (room / receipt.FILE).write_bytes(text.encode(errors="surrogateescape"))
-    assert receipt.read(room) is None
+def test_a_malformed_receipt_reads_as_none(directory: Path, text: str) -> None:
+    (directory / receipt.FILE).write_bytes(text.encode(errors="surrogateescape"))
+    assert receipt.read(directory) is None
 
 
-def test_no_receipt_is_no_receipt(tmp_path: Path) -> None:
+def test_a_missing_receipt_reads_as_none(tmp_path: Path) -> None:
     assert receipt.read(tmp_path) is None

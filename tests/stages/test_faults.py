@@ -17,7 +17,7 @@ from tests.faults.test_run import blind
 
 def test_every_run_is_proved_and_its_report_says_so(finished: Path) -> None:
     proof = serde.decode(FaultsResult, json.loads((finished / "faults" / "faults.json").read_text(encoding="utf-8")))
-    assert proof == report.read(finished / "validate" / "report.json").proof
+    assert proof == report.read(finished / "validate" / "report.json").faults
     assert len(proof.families) > 10
     assert proof.missed == ()
     assert {path.name for path in (finished / "faults").iterdir()} == {"faults.json", "receipt.json"}

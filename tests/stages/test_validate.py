@@ -139,8 +139,8 @@ def test_nan_in_an_artifact_is_counted(run_copy: Path, tmp_path: Path) -> None:
     spoil(run_copy / "fp16" / "model.onnx", "classifier.weight", factor=np.nan)
     written = validated(run_copy, tmp_path)
     converted = next(comparison for comparison in written.comparisons if comparison.stage == "fp16")
-    assert [check.parity.bad for check in converted.checks] == [4, 8, 1, 1, 1, 4]
-    assert all("bad" in check.broken for check in converted.checks)
+    assert [check.parity.invalid for check in converted.checks] == [4, 8, 1, 1, 1, 4]
+    assert all("invalid" in check.broken for check in converted.checks)
 
 
 def speed(stage: Stage, low: float | None) -> Speed:
@@ -162,7 +162,7 @@ def speed(stage: Stage, low: float | None) -> Speed:
 def test_the_gate_judges_what_ships_by_its_lower_bound(
     speeds: tuple[Speed, ...], engine: bool, stage: Stage, outcome: GateOutcome
 ) -> None:
-    gate = verdict.gate(2.0, speeds, engine=engine)
+    gate = verdict.judge_gate(2.0, speeds, engine=engine)
     assert gate is not None
     assert (gate.stage, gate.outcome) == (stage, outcome)
     assert gate.reason == ("built, not run" if outcome is GateOutcome.OPEN else "")
@@ -172,10 +172,10 @@ def test_no_gate_is_passed_on_an_uneven_machine() -> None:
     flattering = dataclasses.replace(
         speed(Stage.SIMPLIFY, 187.0), verdict=SpeedVerdict.NO_VERDICT, reason="eager waited"
     )
-    gate = verdict.gate(2.0, (flattering, speed(Stage.FP16, 0.9)), engine=False)
+    gate = verdict.judge_gate(2.0, (flattering, speed(Stage.FP16, 0.9)), engine=False)
     assert gate is not None
     assert gate == Gate(2.0, Stage.SIMPLIFY, GateOutcome.OPEN, "no verdict (eager waited)")
 
 
 def test_no_gate_was_asked_for() -> None:
-    assert verdict.gate(None, (), engine=False) is None
+    assert verdict.judge_gate(None, (), engine=False) is None
