@@ -1,4 +1,4 @@
-"""The commands that are set upon: how each is called for one content or another, and what a reader sees of it."""
+"""Defines the commands under test: their command line for each turn, and the state a reader must find afterwards."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def make(seed: int = 0):
     torch.manual_seed(seed)
     return nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 8 * 8, 4))
 """
-SSH = '#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n'  # a device that is this machine
-CHUNK = 4096  # bytes of a blob at a time, so that small bundles go in several
+SSH = '#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n'  # runs the command on this machine
+CHUNK = 4096  # bytes of an upload chunk, so that even small bundles take several
 _LIMIT = Tolerance(max_error=2e-3, cosine=1 - 1e-4, snr_db=40.0, top1=1.0, top5=1.0)
 TRIAL = Trial(Check("FP64", Parity(1e-4, 1.0, 80.0, 1.0, 1.0, 0), _LIMIT, ()), 1.0, 1.1, 9, 1)
 LAPTOP = Environment(
@@ -40,17 +40,17 @@ LAPTOP = Environment(
 
 
 @dataclass(frozen=True)
-class Attacked:
-    """A command in a folder of its own.
+class CommandCase:
+    """A command in its own folder.
 
-    `line` is its command line for a turn; `seen` what a reader finds there, of which `wanted` is what that turn is to
-    bring; `prepare` is called in the child before the command, `reset` before a turn; `allowed` are the names that may
-    lie in the folder once a command ended well; `cost` is how rarely it is set upon, for it takes long; `anew` is one
-    that refuses a folder that is there.
+    `line` is its command line for a turn; `seen` reads the state of its output, which must be `wanted` after that turn.
+    `prepare` is called in the child before the command, `reset` before a turn. `allowed` are the names that may be in
+    the folder after success. A higher `cost` means fewer attacks. With `needs_reset`, the command refuses an existing
+    output.
     """
 
     name: str
-    place: Path
+    folder: Path
     line: Callable[[int], list[str]]
     seen: Callable[[int], str]
     wanted: Callable[[int], str]
@@ -58,13 +58,13 @@ class Attacked:
     prepare: Callable[[], None] = lambda: None
     reset: Callable[[int], None] = lambda turn: None
     cost: int = 1
-    anew: bool = False
-    hidden: Callable[[], list[Path]] = field(default=list)  # other folders in which nothing may be left
+    needs_reset: bool = False
+    hidden: Callable[[], list[Path]] = field(default=list)  # other folders without leftover files
 
 
 @dataclass(frozen=True)
 class Bundles:
-    """Two bundles, and the runs that they are from, which differ by their weights."""
+    """Two bundles that differ in their weights, and the runs they were packed from."""
 
     runs: tuple[Path, ...]
     folders: tuple[Path, Path]
@@ -76,48 +76,52 @@ class Bundles:
         return str(self.folders[turn % 2])
 
 
-def net(folder: Path) -> Path:
+def write_net(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "net.py").write_text(NET, encoding="utf-8")
     return folder / "net.py"
 
 
-def export_line(file: Path, seed: int, out: Path, *more: str) -> list[str]:
+def export_arguments(file: Path, seed: int, out: Path, *options: str) -> list[str]:
     shape = ["--input", "3x16x16", "--arg", f"seed={seed}", "--quick", "--quiet"]
-    return ["export", f"{file}:make", *shape, *more, "--out", str(out)]
+    return ["export", f"{file}:make", *shape, *options, "--out", str(out)]
 
 
-def every(above: Path, made: Bundles, base: str | None) -> list[Attacked]:
-    """All of them; `base` is the address of a registry, if there is one. Bundles that run nowhere will do for some."""
-    found = [
-        *(pull(above / "pull", made), pull_archive(above / "pull_archive", made), push(above / "push", made)),
-        ship(above / "ship", made, "--no-install"),
+def all_commands(above: Path, bundles: Bundles, base: str | None) -> list[CommandCase]:
+    """All commands; `base` is the address of a registry, if there is one. Bundles without runs allow some only."""
+    cases = [
+        *(pull(above / "pull", bundles), pull_archive(above / "pull_archive", bundles), push(above / "push", bundles)),
+        ship(above / "ship", bundles, "--no-install"),
     ]
-    if made.runs:
-        found += [export(above / "export"), pack(above / "pack", made), pack_out(above / "pack_out", made)]
-        found += [install(above / "install", made), ship(above / "ship_install", made), build(above / "build", made)]
+    if bundles.runs:
+        cases += [export(above / "export"), pack(above / "pack", bundles), pack_out(above / "pack_out", bundles)]
+        cases += [
+            install(above / "install", bundles),
+            ship(above / "ship_install", bundles),
+            build(above / "build", bundles),
+        ]
     if base:
-        found.append(push_registry(above / "push_registry", made, base))
-        found.append(pull_registry(above / "pull_registry", made, base))
-    return found
+        cases.append(push_registry(above / "push_registry", bundles, base))
+        cases.append(pull_registry(above / "pull_registry", bundles, base))
+    return cases
 
 
-def export(place: Path) -> Attacked:
-    file, out = net(place), place / "out"
+def export(folder: Path) -> CommandCase:
+    file, out = write_net(folder), folder / "out"
 
     def seen(turn: int) -> str:
-        reading.rooms(out)
-        return seed_of(out)
+        reading.stages(out)
+        return seed_of_run(out)
 
-    return Attacked(
-        *("export", place, lambda turn: export_line(file, turn % 2, out, "--to", "onnx"), seen),
+    return CommandCase(
+        *("export", folder, lambda turn: export_arguments(file, turn % 2, out, "--to", "onnx"), seen),
         *(lambda turn: f"seed {turn % 2}", frozenset({"net.py", "out", "__pycache__"})),
         cost=3,
     )
 
 
-def seed_of(out: Path) -> str:
-    """Of which seed the graphs of a run are, by what they compute."""
+def seed_of_run(out: Path) -> str:
+    """The seed of a run's graphs, by their outputs."""
     if not (out / "validate").exists():
         return ""
     import numpy as np
@@ -127,13 +131,13 @@ def seed_of(out: Path) -> str:
     seeds = set()
     for graph in ("export", "rewrite"):
         session = onnxruntime.InferenceSession(out / graph / "model.onnx", providers=["CPUExecutionProvider"])
-        (got,) = session.run(None, {session.get_inputs()[0].name: image})
-        seeds |= {seed for seed in (0, 1) if np.abs(got - answer(seed, image)).max() < 1e-4}
+        (output,) = session.run(None, {session.get_inputs()[0].name: image})
+        seeds |= {seed for seed in (0, 1) if np.abs(output - torch_output(seed, image)).max() < 1e-4}
     assert len(seeds) == 1, f"{out} holds the graphs of {seeds}"
     return f"seed {min(seeds)}"
 
 
-def answer(seed: int, image: Any) -> Any:
+def torch_output(seed: int, image: Any) -> Any:
     import torch
 
     namespace: dict[str, Callable[[int], torch.nn.Module]] = {}
@@ -142,17 +146,17 @@ def answer(seed: int, image: Any) -> Any:
         return namespace["make"](seed).eval()(torch.from_numpy(image)).numpy()
 
 
-def pack(place: Path, made: Bundles) -> Attacked:
-    run = Path(shutil.copytree(made.runs[0], place / "run"))
+def pack(folder: Path, bundles: Bundles) -> CommandCase:
+    run = Path(shutil.copytree(bundles.runs[0], folder / "run"))
 
     def seen(turn: int) -> str:
-        reading.rooms(run)
-        folder = run / "pack/bundle"
-        digest = reading.bundle(folder)
-        return f"sequence {_sequence(folder)}" if digest else ""
+        reading.stages(run)
+        bundle = run / "pack/bundle"
+        digest = reading.bundle(bundle)
+        return f"sequence {_sequence(bundle)}" if digest else ""
 
-    return Attacked(
-        *("pack", place, lambda turn: ["pack", str(run), "--sequence", str(turn)], seen),
+    return CommandCase(
+        *("pack", folder, lambda turn: ["pack", str(run), "--sequence", str(turn)], seen),
         *(lambda turn: f"sequence {turn}", frozenset({"run"})),
     )
 
@@ -161,99 +165,99 @@ def _sequence(folder: Path) -> int:
     return int(json.loads((folder / "manifest.json").read_bytes())["sequence"])
 
 
-def pack_out(place: Path, made: Bundles) -> Attacked:
-    run, out = Path(shutil.copytree(made.runs[0], place / "run")), place / "out"
-    return Attacked(
-        *("pack --out", place, lambda turn: ["pack", str(run), "--out", str(out)], lambda turn: reading.bundle(out)),
-        *(lambda turn: made.digest(0), frozenset({"run", "out"})),
-        anew=True,
+def pack_out(folder: Path, bundles: Bundles) -> CommandCase:
+    run, out = Path(shutil.copytree(bundles.runs[0], folder / "run")), folder / "out"
+    return CommandCase(
+        *("pack --out", folder, lambda turn: ["pack", str(run), "--out", str(out)], lambda turn: reading.bundle(out)),
+        *(lambda turn: bundles.digest(0), frozenset({"run", "out"})),
+        needs_reset=True,
         reset=lambda turn: shutil.rmtree(out, ignore_errors=True),
     )
 
 
-def install(place: Path, made: Bundles) -> Attacked:
-    place.mkdir(parents=True)
-    root = place / "root"
-    return Attacked(
-        *("install", place, lambda turn: ["install", made.folder(turn), "--root", str(root)]),
-        *(lambda turn: reading.root(root), made.digest, frozenset({"root"})),
+def install(folder: Path, bundles: Bundles) -> CommandCase:
+    folder.mkdir(parents=True)
+    root = folder / "root"
+    return CommandCase(
+        *("install", folder, lambda turn: ["install", bundles.folder(turn), "--root", str(root)]),
+        *(lambda turn: reading.root(root), bundles.digest, frozenset({"root"})),
         hidden=lambda: [root],
         cost=3,
     )
 
 
-def _pulled(name: str, place: Path, made: Bundles, address: Callable[[int], str]) -> Attacked:
-    place.mkdir(parents=True)
-    out = place / "out"
-    return Attacked(
-        *(name, place, lambda turn: ["pull", address(turn), "--out", str(out)], lambda turn: reading.bundle(out)),
-        *(made.digest, frozenset({"out"})),
+def _pull(name: str, folder: Path, bundles: Bundles, address: Callable[[int], str]) -> CommandCase:
+    folder.mkdir(parents=True)
+    out = folder / "out"
+    return CommandCase(
+        *(name, folder, lambda turn: ["pull", address(turn), "--out", str(out)], lambda turn: reading.bundle(out)),
+        *(bundles.digest, frozenset({"out"})),
         reset=lambda turn: shutil.rmtree(out, ignore_errors=True),
     )
 
 
-def pull(place: Path, made: Bundles) -> Attacked:
-    return _pulled("pull of a folder", place, made, made.folder)
+def pull(folder: Path, bundles: Bundles) -> CommandCase:
+    return _pull("pull of a folder", folder, bundles, bundles.folder)
 
 
-def pull_archive(place: Path, made: Bundles) -> Attacked:
-    return _pulled("pull of an archive", place, made, lambda turn: f"oci-archive:{made.folder(turn)}.tar")
+def pull_archive(folder: Path, bundles: Bundles) -> CommandCase:
+    return _pull("pull of an archive", folder, bundles, lambda turn: f"oci-archive:{bundles.folder(turn)}.tar")
 
 
-def pull_registry(place: Path, made: Bundles, base: str) -> Attacked:
+def pull_registry(folder: Path, bundles: Bundles, base: str) -> CommandCase:
     host = base.removeprefix("http://")
-    return _pulled("pull from a registry", place, made, lambda turn: f"oci://{host}/there:{turn % 2}")
+    return _pull("pull from a registry", folder, bundles, lambda turn: f"oci://{host}/there:{turn % 2}")
 
 
-def push(place: Path, made: Bundles) -> Attacked:
-    place.mkdir(parents=True)
-    path = place / "x.tar"
-    return Attacked(
-        *("push to an archive", place, lambda turn: ["push", made.folder(turn), f"oci-archive:{path}"]),
-        *(lambda turn: reading.archive(path), made.digest, frozenset({"x.tar"})),
+def push(folder: Path, bundles: Bundles) -> CommandCase:
+    folder.mkdir(parents=True)
+    path = folder / "x.tar"
+    return CommandCase(
+        *("push to an archive", folder, lambda turn: ["push", bundles.folder(turn), f"oci-archive:{path}"]),
+        *(lambda turn: reading.archive(path), bundles.digest, frozenset({"x.tar"})),
     )
 
 
-def push_registry(place: Path, made: Bundles, base: str) -> Attacked:
-    """Each name is pushed to twice: from nothing, and from one content to the other."""
-    folders = [Path(shutil.copytree(folder, place / f"b{at}")) for at, folder in enumerate(made.folders)]
+def push_registry(folder: Path, bundles: Bundles, base: str) -> CommandCase:
+    """Pushes to each name twice: first a new tag, then a replacement by the other bundle."""
+    folders = [Path(shutil.copytree(source, folder / f"b{number}")) for number, source in enumerate(bundles.folders)]
     host = base.removeprefix("http://")
-    return Attacked(
+    return CommandCase(
         "push to a registry",
-        place,
+        folder,
         lambda turn: ["push", str(folders[turn % 2]), f"oci://{host}/m{turn // 2}:1"],
         lambda turn: reading.registry(base, f"m{turn // 2}", "1"),
-        *(made.digest, frozenset({"b0", "b1"})),
-        prepare=_in_chunks,
+        *(bundles.digest, frozenset({"b0", "b1"})),
+        prepare=_use_small_chunks,
     )
 
 
-def _in_chunks() -> None:
+def _use_small_chunks() -> None:
     transfer_push.push.__kwdefaults__.update(chunk=CHUNK)  # type: ignore[union-attr]  # it has some
 
 
-def ship(place: Path, made: Bundles, *more: str) -> Attacked:
-    place.mkdir(parents=True)
-    root = place / "root"
+def ship(folder: Path, bundles: Bundles, *options: str) -> CommandCase:
+    folder.mkdir(parents=True)
+    root = folder / "root"
 
     def seen(turn: int) -> str:
-        there = reading.received(root)
-        return (made.digest(turn) if made.digest(turn) in there else "") if more else reading.root(root)
+        digests = reading.received(root)
+        return (bundles.digest(turn) if bundles.digest(turn) in digests else "") if options else reading.root(root)
 
     def line(turn: int) -> list[str]:
-        return ["ship", made.folder(turn), f"device:{root}", "--python", sys.executable, *more]
+        return ["ship", bundles.folder(turn), f"device:{root}", "--python", sys.executable, *options]
 
-    return Attacked(
-        *("ship" if more else "ship and install", place, line, seen, made.digest, frozenset({"root"})),
-        prepare=lambda: _ssh(place.parent),
+    return CommandCase(
+        *("ship" if options else "ship and install", folder, line, seen, bundles.digest, frozenset({"root"})),
+        prepare=lambda: _install_ssh(folder.parent),
         reset=lambda turn: shutil.rmtree(root / "received", ignore_errors=True),
         hidden=lambda: [root, root / "received"],
-        cost=1 if more else 4,
+        cost=1 if options else 4,
     )
 
 
-def _ssh(above: Path) -> None:
-    """An ssh that leads to this very machine."""
+def _install_ssh(above: Path) -> None:
+    """Puts an `ssh` first in PATH that runs commands on this machine."""
     program = above / "bin" / "ssh"
     if not program.exists():
         program.parent.mkdir(exist_ok=True)
@@ -262,47 +266,51 @@ def _ssh(above: Path) -> None:
     os.environ["PATH"] = f"{program.parent}:{os.environ['PATH']}"
 
 
-def build(place: Path, made: Bundles) -> Attacked:
-    """TensorRT-RTX builds without a GPU; that the engine runs is only said."""
-    folder = Path(shutil.copytree(made.folders[0], place / "b"))
-    beside = place / "b.built"
-    return Attacked(
-        *("build", place, lambda turn: ["build", str(folder)], lambda turn: reading.built(beside)),
+def build(folder: Path, bundles: Bundles) -> CommandCase:
+    """Builds with TensorRT-RTX, which needs no GPU; the trial of the engine is simulated."""
+    bundle = Path(shutil.copytree(bundles.folders[0], folder / "b"))
+    built = folder / "b.built"
+    return CommandCase(
+        *("build", folder, lambda turn: ["build", str(bundle)], lambda turn: reading.built(built)),
         *(lambda turn: "proved", frozenset({"b", "b.built"})),
-        prepare=_on_a_laptop,
-        reset=lambda turn: shutil.rmtree(beside, ignore_errors=True),
-        hidden=lambda: [beside],
+        prepare=_simulate_laptop,
+        reset=lambda turn: shutil.rmtree(built, ignore_errors=True),
+        hidden=lambda: [built],
         cost=3,
     )
 
 
-def _on_a_laptop() -> None:
-    def works(way: Candidate) -> ProbeResult:
+def _simulate_laptop() -> None:
+    def passes(way: Candidate) -> ProbeResult:
         return ProbeResult(way.tier, Path(way.path).name, Attempt.MEASURED, trial=TRIAL)
 
-    vars(device).update(here=lambda: LAPTOP, _prober=lambda checked, seconds: works)
+    vars(device).update(here=lambda: LAPTOP, _prober=lambda checked, seconds: passes)
 
 
-def litter(one: Attacked, scratch: Path) -> list[str]:
-    """What lies where only what was asked for should."""
-    left = [path.name for path in one.place.iterdir() if path.name not in one.allowed]
-    left += [
-        path.name for place in one.hidden() if place.is_dir() for path in place.iterdir() if _unfinished(path.name)
+def litter(command: CommandCase, scratch: Path) -> list[str]:
+    """The names of leftover files in the command's folders and the folder for temporary files."""
+    leftovers = [path.name for path in command.folder.iterdir() if path.name not in command.allowed]
+    leftovers += [
+        path.name
+        for folder in command.hidden()
+        if folder.is_dir()
+        for path in folder.iterdir()
+        if _unfinished(path.name)
     ]
     for path in scratch.iterdir():
         if path.is_file() and path.read_bytes() in (b"", b"blat"):
-            path.unlink()  # with which `tempfile` of Python itself looks whether it can write there
-        elif path.name == ".ses":  # ONNX Runtime's own
+            path.unlink()  # written by Python's `tempfile` to test the folder
+        elif path.name == ".ses":  # written by ONNX Runtime
             path.unlink()
         else:
-            left.append(path.name)
-    return sorted(left)
+            leftovers.append(path.name)
+    return sorted(leftovers)
 
 
 def _unfinished(name: str) -> bool:
     return name[0] == "." and name != ".lock"
 
 
-def named(found: list[Attacked], names: str) -> list[Attacked]:
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    return [one for one in found if not wanted or one.name in wanted]
+def select(cases: list[CommandCase], names: str) -> list[CommandCase]:
+    selected = [name.strip() for name in names.split(",") if name.strip()]
+    return [case for case in cases if not selected or case.name in selected]

@@ -1,4 +1,4 @@
-"""Work in a child of its own, which may be killed: for campaigns, which import once and fork often."""
+"""Runs a function in a forked process that can be killed; tests that start many processes import libraries once."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def forked(work: Callable[[], None], said: Path) -> int:
-    """Does it in a child; gives its process number. What it says goes to a file."""
+def fork(work: Callable[[], None], output: Path) -> int:
+    """Runs `work` in a forked process in a new session; returns its process id. Its output is appended to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -19,12 +19,12 @@ def forked(work: Callable[[], None], said: Path) -> int:
     code = 1
     try:
         os.setsid()
-        with said.open("ab") as file:
+        with output.open("ab") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         work()
         code = 0
-    except BaseException:  # a child must never come back into the parent's code
+    except BaseException:  # the child must never return into the parent's code
         traceback.print_exc()
     finally:
         sys.stderr.flush()

@@ -1,7 +1,7 @@
-"""Has one call to the file system fail in this process: for a forked child that is to be set upon.
+"""Injects an error into one file system call of this process, which is a forked child under test.
 
-What Python itself opens, writes, renames and removes goes through here. What libraries do in native code does not:
-`traced` does the same to those by the kernel's own door.
+It covers the calls that Python makes to open, write, rename and remove files, not those of native libraries;
+`faults.run_traced` injects errors into system calls of both.
 """
 
 from __future__ import annotations
@@ -22,138 +22,141 @@ from typing import Any
 
 from deploytool.host import swap
 
-_ANY = (errno.EIO, errno.EINTR)
-_NEW = (*_ANY, errno.ENOSPC, errno.EDQUOT, errno.EACCES)
-ERRORS: Mapping[str, Sequence[int]] = {  # what each kind of call may fail with
-    "open": (*_NEW, errno.EMFILE),
-    "write": (*_ANY, errno.ENOSPC, errno.EDQUOT),
-    "fsync": (*_ANY, errno.ENOSPC, errno.EDQUOT),
-    "sendfile": (*_ANY, errno.ENOSPC, errno.EDQUOT),
-    "ftruncate": (*_ANY, errno.ENOSPC),
-    "mkdir": _NEW,
-    "link": _NEW,
-    "symlink": _NEW,
-    "rename": _NEW,
-    "replace": _NEW,
+_COMMON = (errno.EIO, errno.EINTR)
+_CREATING = (*_COMMON, errno.ENOSPC, errno.EDQUOT, errno.EACCES)
+ERRORS: Mapping[str, Sequence[int]] = {  # the errors that are injected into each kind of call
+    "open": (*_CREATING, errno.EMFILE),
+    "write": (*_COMMON, errno.ENOSPC, errno.EDQUOT),
+    "fsync": (*_COMMON, errno.ENOSPC, errno.EDQUOT),
+    "sendfile": (*_COMMON, errno.ENOSPC, errno.EDQUOT),
+    "ftruncate": (*_COMMON, errno.ENOSPC),
+    "mkdir": _CREATING,
+    "link": _CREATING,
+    "symlink": _CREATING,
+    "rename": _CREATING,
+    "replace": _CREATING,
     "exchange": (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EACCES),
-    "unlink": (*_ANY, errno.EACCES),
-    "rmdir": (*_ANY, errno.EACCES),
-    "chmod": (*_ANY, errno.EACCES),
-    "utime": (*_ANY, errno.EACCES),
-    "stat": (*_ANY, errno.EACCES),
-    "lstat": (*_ANY, errno.EACCES),
-    "scandir": (*_ANY, errno.EACCES, errno.EMFILE),
-    "listdir": (*_ANY, errno.EACCES, errno.EMFILE),
+    "unlink": (*_COMMON, errno.EACCES),
+    "rmdir": (*_COMMON, errno.EACCES),
+    "chmod": (*_COMMON, errno.EACCES),
+    "utime": (*_COMMON, errno.EACCES),
+    "stat": (*_COMMON, errno.EACCES),
+    "lstat": (*_COMMON, errno.EACCES),
+    "scandir": (*_COMMON, errno.EACCES, errno.EMFILE),
+    "listdir": (*_COMMON, errno.EACCES, errno.EMFILE),
     "pipe": (errno.EMFILE,),
     "connect": (errno.EMFILE, errno.EACCES),
 }
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_TAKES_ROOM = ("write", "fsync", "sendfile", "mkdir", "link", "symlink", "rename", "replace")
+_USES_DISK_SPACE = ("write", "fsync", "sendfile", "mkdir", "link", "symlink", "rename", "replace")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """The number of the call that fails, from 0, and the error; `lasting` is a disk that is full from then on."""
+    """The number of the failing call (from 0) and its error; with `lasting`, the disk stays full from then on."""
 
-    at: int
+    number: int
     code: int
     lasting: bool = False
 
     def __str__(self) -> str:
-        return f"{errno.errorcode[self.code]} at call {self.at}{' and ever after' if self.lasting else ''}"
+        return f"{errno.errorcode[self.code]} at call {self.number}{' and all later ones' if self.lasting else ''}"
 
 
-class Gate:
-    """What every call passes: it counts them, and has the one fail that is meant."""
+class CallCounter:
+    """Counts the calls and raises an error in the one that should fail."""
 
     def __init__(self, fault: Fault | None = None) -> None:
         self.fault, self.kinds, self._number = fault, list[str](), itertools.count()
 
-    def passed(self, kind: str, path: object = None) -> None:
-        """Raises OSError if this call is to fail."""
+    def record(self, kind: str, path: object = None) -> None:
+        """Counts a call; raises OSError if it should fail."""
         number, fault = next(self._number), self.fault
         self.kinds.append(kind)
-        if fault is None or number < fault.at or (number > fault.at and not (fault.lasting and kind in _TAKES_ROOM)):
+        if (
+            fault is None
+            or number < fault.number
+            or (number > fault.number and not (fault.lasting and kind in _USES_DISK_SPACE))
+        ):
             return
         name = path if isinstance(path, (str, bytes)) else os.fspath(path) if isinstance(path, os.PathLike) else None
         raise OSError(fault.code, os.strerror(fault.code), name)
 
 
-def install(gate: Gate) -> None:
-    """From here on every call of this process goes through the gate; there is no way back but its end."""
+def install(counter: CallCounter) -> None:
+    """Counts all further calls of this process with `counter`; cannot be undone."""
     for name in ERRORS:
         if hasattr(os, name):
-            setattr(os, name, _gated(gate, name, getattr(os, name)))
+            setattr(os, name, _wrap(counter, name, getattr(os, name)))
     os.remove = os.unlink
-    _files(gate)
-    socket.create_connection = _gated(gate, "connect", socket.create_connection)
+    _wrap_open(counter)
+    socket.create_connection = _wrap(counter, "connect", socket.create_connection)
     if swap._renameat2 is not None:
-        swap._renameat2 = _exchanging(gate, swap._renameat2)
+        swap._renameat2 = _wrap_exchange(counter, swap._renameat2)
 
 
-def _exchanging(gate: Gate, exchange: Callable[..., int]) -> Callable[..., int]:
-    def exchanged(*given: Any) -> int:
+def _wrap_exchange(counter: CallCounter, exchange: Callable[..., int]) -> Callable[..., int]:
+    def exchange_counted(*args: Any) -> int:
         try:
-            gate.passed("exchange")
+            counter.record("exchange")
         except OSError as error:
             ctypes.set_errno(error.errno or 0)
             return -1
-        return exchange(*given)
+        return exchange(*args)
 
-    return exchanged
+    return exchange_counted
 
 
-def _gated(gate: Gate, kind: str, call: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap(counter: CallCounter, kind: str, call: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(call)
-    def through(*given: Any, **named: Any) -> Any:
-        gate.passed(kind, given[0] if given else None)
-        return call(*given, **named)
+    def counted(*args: Any, **options: Any) -> Any:
+        counter.record(kind, args[0] if args else None)
+        return call(*args, **options)
 
-    return through
+    return counted
 
 
 class _Raw(io.FileIO):
-    """A file whose every write goes through the gate."""
+    """A file whose writes are counted."""
 
-    gate: Gate
+    counter: CallCounter
 
     def write(self, content: Any) -> int:
-        self.gate.passed("write", self.name)
+        self.counter.record("write", self.name)
         return super().write(content)
 
 
-def _files(gate: Gate) -> None:
-    """Has whatever is opened for writing be such a file."""
-    usual = io.open
-    raw = type("Raw", (_Raw,), {"gate": gate})
+def _wrap_open(counter: CallCounter) -> None:
+    """Replaces `open`, so that files opened for writing count their writes."""
+    original = io.open
+    raw = type("Raw", (_Raw,), {"counter": counter})
 
-    def opened(file: Any, mode: str = "r", buffering: int = -1, *given: Any, **named: Any) -> Any:
+    def open_counted(file: Any, mode: str = "r", buffering: int = -1, *args: Any, **options: Any) -> Any:
         if not isinstance(file, int):
-            gate.passed("open", file)
-        pipe = isinstance(file, int) and not stat.S_ISREG(os.fstat(file).st_mode)
-        if pipe or not set(mode) & set("wax+"):
-            return usual(file, mode, buffering, *given, **named)
-        through = {name: named.pop(name) for name in ("closefd", "opener") if name in named}
-        made = raw(file, "".join(sign for sign in mode if sign not in "bt"), **through)
+            counter.record("open", file)
+        is_pipe = isinstance(file, int) and not stat.S_ISREG(os.fstat(file).st_mode)
+        if is_pipe or not set(mode) & set("wax+"):
+            return original(file, mode, buffering, *args, **options)
+        raw_options = {name: options.pop(name) for name in ("closefd", "opener") if name in options}
+        raw_file = raw(file, "".join(letter for letter in mode if letter not in "bt"), **raw_options)
         if buffering == 0:
-            return made
-        buffered: Any = io.BufferedRandom(made) if "+" in mode else io.BufferedWriter(made)
+            return raw_file
+        buffered: Any = io.BufferedRandom(raw_file) if "+" in mode else io.BufferedWriter(raw_file)
         if "b" in mode:
             return buffered
-        text = io.TextIOWrapper(buffered, *given, **named)
-        text.mode = mode  # type: ignore[misc]  # as `open` leaves it
+        text = io.TextIOWrapper(buffered, *args, **options)
+        text.mode = mode  # type: ignore[misc]  # as `open` sets it
         return text
 
-    vars(builtins)["open"] = vars(io)["open"] = opened
+    vars(builtins)["open"] = vars(io)["open"] = open_counted
 
 
-def counted(gate: Gate, to: Path) -> None:
-    """Has the kinds of all calls be written to a file when this process ends by itself."""
-    end, write = os._exit, os.write
-    place = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+def write_calls_at_exit(counter: CallCounter, path: Path) -> None:
+    """Writes the kinds of all calls to a file when this process ends normally."""
+    exit_process, write = os._exit, os.write
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
-    def ended(code: int) -> None:
-        write(place, "\n".join(gate.kinds).encode())
-        end(code)
+    def write_and_exit(code: int) -> None:
+        write(descriptor, "\n".join(counter.kinds).encode())
+        exit_process(code)
 
-    os._exit = partial(ended)  # type: ignore[assignment]  # it ends there too
+    os._exit = partial(write_and_exit)  # type: ignore[assignment]  # it exits too

@@ -1,7 +1,7 @@
-"""Kills everything that writes, at random moments: what is left is swept by the next command, or shown by `clean`.
+"""Kills commands that write files at random moments: the next command or `clean` must remove their leftovers.
 
-`make reliability` runs it. After so many kills every folder is made two hours old, `clean` is asked what it would
-remove, and removes it; then nothing may lie there but what finished commands made.
+`make reliability` runs it. After the kills all files are made two hours old and `clean` removes what it finds; only the
+outputs of finished commands may remain.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import onnx  # noqa: F401  # imported before the forks, as torch is
+import onnx  # noqa: F401  # imported before forking, like torch
 import torch
 
 from deploytool.bundle.manifest import read_manifest
@@ -27,45 +27,45 @@ from deploytool.run_folder import leftovers
 from deploytool.stages import STAGES, import_stage
 from deploytool.transfer import oci_archive, pull, sources
 from tests.reliability import runs
-from tests.reliability.forks import forked
+from tests.reliability.forks import fork
 from tests.transfer import small
 
 _SIZE = 2_000_000  # bytes of each file of a bundle
-_KNOWN = {"root", "model.tar", "packed", "pulled", "run"}
+_ALLOWED = {"root", "model.tar", "packed", "pulled", "run"}
 
 
 def _work(folder: Path) -> list[Callable[[], None]]:
-    made, home, source = folder / "in", folder / "home", sources._FromFolder(folder / "in")
+    bundle, home, source = folder / "in", folder / "home", sources._FromFolder(folder / "in")
     return [
-        lambda: _done(oci_archive.write(made, read_manifest(made), home / "model.tar")),
-        lambda: _done(pull.pull(source, home / "pulled", None, say=lambda line: None)),
-        lambda: _done(install.install(made, home / "root", lambda papers: None)),
-        lambda: pack._copy(made, home / "packed"),
+        lambda: _ignore(oci_archive.write(bundle, read_manifest(bundle), home / "model.tar")),
+        lambda: _ignore(pull.pull(source, home / "pulled", None, say=lambda line: None)),
+        lambda: _ignore(install.install(bundle, home / "root", lambda checked: None)),
+        lambda: pack._copy(bundle, home / "packed"),
         lambda: runs.export(folder / "net.py", home / "run", int(time.monotonic() * 1000)),
         lambda: _scratch(folder / "tmp"),
     ]
 
 
-def _done(made: object) -> None:
-    """Whatever came of it, it was made."""
+def _ignore(result: object) -> None:
+    """Discards the result of a call."""
 
 
 def _scratch(above: Path) -> None:
     tempfile.tempdir = str(above)
-    with scratch.folder() as made:
-        (made / "file").write_bytes(bytes(_SIZE))
+    with scratch.folder() as temporary:
+        (temporary / "file").write_bytes(bytes(_SIZE))
         time.sleep(0.05)
 
 
-def aged(folder: Path) -> None:
-    """Makes all that lies in a folder two hours old."""
-    ago = time.time() - 7200
+def make_old(folder: Path) -> None:
+    """Sets the times of a folder and its files to two hours ago."""
+    two_hours_ago = time.time() - 7200
     for path in (*folder.rglob("*"), folder):
-        os.utime(path, (ago, ago), follow_symlinks=False)
+        os.utime(path, (two_hours_ago, two_hours_ago), follow_symlinks=False)
 
 
-def kills(folder: Path, count: int, draw: random.Random) -> tuple[int, int]:
-    """How many of so many processes were killed in time, and how many things `clean` found after them."""
+def kill_commands(folder: Path, count: int, draw: random.Random) -> tuple[int, int]:
+    """Starts and kills `count` processes; returns how many were killed in time and how many leftovers `clean` found."""
     for name in ("home", "tmp"):
         (folder / name).mkdir()
     (folder / "net.py").write_text(runs.NET, encoding="utf-8")
@@ -73,39 +73,42 @@ def kills(folder: Path, count: int, draw: random.Random) -> tuple[int, int]:
     killed = 0
     for turn in range(count):
         work = draw.choice(_work(folder))
-        child = forked(work, folder / "said")
+        child = fork(work, folder / "output")
         time.sleep(draw.uniform(0, 1.0 if turn % 3 == 0 else 0.15))
         os.kill(child, signal.SIGKILL)
         killed += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     tempfile.tempdir = str(folder / "tmp")
     with scratch.folder():
         pass
-    assert not list((folder / "tmp").iterdir()), "scratch folders stay"
-    aged(folder / "home")
-    left = cleaning._found([folder / "home"])
-    assert leftovers.remove(left) == []
-    assert {path.name for path in (folder / "home").iterdir()} <= _KNOWN, sorted((folder / "home").iterdir())
+    assert not list((folder / "tmp").iterdir()), "temporary folders remain"
+    make_old(folder / "home")
+    leftover_paths = cleaning._found([folder / "home"])
+    assert leftovers.remove(leftover_paths) == []
+    assert {path.name for path in (folder / "home").iterdir()} <= _ALLOWED, sorted((folder / "home").iterdir())
     root = folder / "home" / "root"
     if root.is_dir():
         names = {path.name for path in root.iterdir()}
         assert names <= {".lock", "current", "bundles", "starts"}, names
     for work in _work(folder)[:3]:
         work()
-    return killed, len(left)
+    return killed, len(leftover_paths)
 
 
 def main() -> None:
-    """Runs it and prints what came of it."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--count", type=int, default=300)
-    asked.add_argument("--seed", type=int, default=0)
-    given = asked.parse_args()
+    """Runs the campaign and prints its results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    for verb in STAGES:
-        import_stage(verb)
-    with tempfile.TemporaryDirectory() as made:
-        killed, left = kills(Path(made), given.count, random.Random(given.seed))
-    print(f"{killed} of {given.count} killed in time; clean found {left} things, and nothing else was left", flush=True)
+    for stage in STAGES:
+        import_stage(stage)
+    with tempfile.TemporaryDirectory() as folder:
+        killed, leftover = kill_commands(Path(folder), args.count, random.Random(args.seed))
+    print(
+        f"{killed} of {args.count} killed in time; clean found {leftover} leftovers, and nothing else remained",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
