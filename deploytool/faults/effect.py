@@ -1,7 +1,7 @@
-"""How large a fault is, channel by channel, whatever scale the checks go by: they must not share its blind spots.
+"""Measures the effect of a fault channel by channel, independently of the scales of the checks that it tests.
 
-A channel is as large as those like it are, up to ten times larger than itself, and no smaller than what rounding moves
-it by says: a class that is quiet by chance is rounded as its neighbours are.
+The scale of a channel is the largest of the channels of similar size, up to ten times its own, and at least what its
+rounding errors imply: a class that is small by chance is rounded as its neighbours are.
 """
 
 from __future__ import annotations
@@ -16,71 +16,72 @@ from deploytool.data.golden import Arrays, Golden
 from deploytool.parity.metrics import MARGIN32
 from deploytool.results.output_parts import OutputPart, same_value
 
-_LIKE = 10.0  # times as large or small: of one kind
-_ONCE_DRAWN = 2.0  # so many times as far the most of several roundings moves what one does
-_FEW = 2.0  # elements of a case may change, or as many as are ties
+_SIMILAR = 10.0  # ratio up to which two channels are of similar size
+_MAX_OF_DRAWS = 2.0  # ratio of the largest of several rounding errors to a single one
+_FEW = 2.0  # label elements of a case that may change, unless more are ties
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
 
 def effects(got: Arrays, expected: Arrays, sample: Golden, limit: float, fp32: float) -> Floats:
-    """How far each case is off, in multiples of the `limit` of a check; infinite where it is bad.
+    """The effect on each case in multiples of a check's `limit`; infinite where a value is NaN or a mark is lost.
 
-    `sample` says how large each channel is, and how far FP32 moves it, whose own limit is `fp32`.
+    `sample` gives the size and the FP32 rounding error of each channel, `fp32` is the tolerance in FP32.
     """
-    worst = [_effects(got[name], array, name, sample, fp32, limit) for name, array in expected.items()]
-    largest: Floats = np.max(worst, axis=0)
+    by_output = [_effects(got[name], array, name, sample, fp32, limit) for name, array in expected.items()]
+    largest: Floats = np.max(by_output, axis=0)
     return largest
 
 
 def _effects(got: Array, expected: Array, name: str, sample: Golden, fp32: float, limit: float) -> Floats:
-    parts = [each for each in sample.noise.parts if each.part.output == name]
-    if not np.issubdtype(expected.dtype, np.floating) or (parts and all(each.part.labels for each in parts)):
+    perturbations = [moved for moved in sample.noise.parts if moved.part.output == name]
+    is_float = np.issubdtype(expected.dtype, np.floating)
+    if not is_float or (perturbations and all(moved.part.labels for moved in perturbations)):
         changed = (got != expected).reshape(len(got), -1)
-        allowed = max([_FEW / max(changed.shape[1], 1), *(each.tied16 for each in parts)])
+        allowed = max([_FEW / max(changed.shape[1], 1), *(moved.tied16 for moved in perturbations)])
         return np.asarray(changed.mean(axis=1) / allowed, np.float64)
-    marks = parts[0].part if parts else OutputPart(name)
-    off, worst = _off(got, expected, marks), np.zeros(len(expected))
+    part = perturbations[0].part if perturbations else OutputPart(name)
+    errors, worst = _errors(got, expected, part), np.zeros(len(expected))
     for axis in range(1, expected.ndim) if expected.ndim < 3 else (1, expected.ndim - 1):
-        sizes, errors = (_largest(each, axis) for each in _known(sample, name, marks))
+        sizes, rounding = (_largest(values, axis) for values in _golden_sizes(sample, name, part))
         if len(sizes) == expected.shape[axis]:
-            each = np.moveaxis(off, axis, 1).reshape(len(off), len(sizes), -1).max(axis=2, initial=0.0)
-            worst = np.maximum(worst, (each / _scales(sizes, errors, fp32)).max(axis=1, initial=0.0))
+            by_channel = np.moveaxis(errors, axis, 1).reshape(len(errors), len(sizes), -1).max(axis=2, initial=0.0)
+            worst = np.maximum(worst, (by_channel / _scales(sizes, rounding, fp32)).max(axis=1, initial=0.0))
     return worst / limit
 
 
-def _off(got: Array, expected: Array, marks: OutputPart) -> Floats:
-    """The error of each element; of a mark none, unless it is another."""
-    mine, theirs = np.asarray(got, np.float64), np.asarray(expected, np.float64)
-    marked = replace(marks, axis=0).marked(theirs)
+def _errors(got: Array, expected: Array, part: OutputPart) -> Floats:
+    """The absolute error of each element; of a mark 0 if both are the same mark, else infinite."""
+    actual, wanted = np.asarray(got, np.float64), np.asarray(expected, np.float64)
+    marked = replace(part, axis=0).marked(wanted)
     with np.errstate(invalid="ignore"):
-        off = np.nan_to_num(np.abs(mine - theirs), nan=np.inf)
-    return np.where(marked, np.where(same_value(mine, theirs), 0.0, np.inf), off)
+        errors = np.nan_to_num(np.abs(actual - wanted), nan=np.inf)
+    return np.where(marked, np.where(same_value(actual, wanted), 0.0, np.inf), errors)
 
 
-def _known(sample: Golden, name: str, marks: OutputPart) -> tuple[Floats, Floats]:
-    """How large each golden answer is, and how far FP32 moved it."""
+def _golden_sizes(sample: Golden, name: str, part: OutputPart) -> tuple[Floats, Floats]:
+    """The absolute value and the FP32 error of each golden answer; 0 for marks."""
     exact = np.asarray(sample.reference[name], np.float64)
-    marked = replace(marks, axis=0).marked(exact)
-    sizes, errors = np.where(marked, 0.0, np.abs(exact)), _off(sample.outputs[name], exact, marks)
+    marked = replace(part, axis=0).marked(exact)
+    sizes, errors = np.where(marked, 0.0, np.abs(exact)), _errors(sample.outputs[name], exact, part)
     return sizes, np.where(np.isfinite(errors), errors, 0.0)
 
 
 def _largest(values: Floats, axis: int) -> Floats:
-    found: Floats = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1).max(axis=1, initial=0.0)
-    return found
+    largest: Floats = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1).max(axis=1, initial=0.0)
+    return largest
 
 
 def _scales(sizes: Floats, errors: Floats, limit: float) -> Floats:
-    """What the errors of each channel are relative to: the largest like it, or what its rounding errors say."""
+    """The scale of each channel: the largest channel of similar size, or what the rounding errors imply."""
     order = np.argsort(sizes)
     ordered = sizes[order]
-    last = np.searchsorted(ordered, _LIKE * ordered, side="right") - 1
-    first = np.searchsorted(ordered, ordered / _LIKE)
-    moved = np.array([errors[order][start : stop + 1].max() for start, stop in zip(first, last, strict=True)])
-    rounded = MARGIN32.max_error * _ONCE_DRAWN * moved / limit
-    like = np.maximum(ordered[last], rounded.clip(max=ordered.max(initial=0.0)))
+    last = np.searchsorted(ordered, _SIMILAR * ordered, side="right") - 1
+    first = np.searchsorted(ordered, ordered / _SIMILAR)
+    rounding = np.array([errors[order][start : stop + 1].max() for start, stop in zip(first, last, strict=True)])
+    implied = MARGIN32.max_error * _MAX_OF_DRAWS * rounding / limit
+    similar = np.maximum(ordered[last], implied.clip(max=ordered.max(initial=0.0)))
     scales = np.ones(len(sizes))
-    scales[order] = np.where(like > 0, like, ordered.max(initial=0.0) or 1.0)
+    scales[order] = np.where(similar > 0, similar, ordered.max(initial=0.0) or 1.0)
     return scales

@@ -1,4 +1,4 @@
-"""Proves the parity check: plants faults in the graph that ships, and counts what the golden cases make of them."""
+"""Tests the parity checks: plants faults in the graph that ships, and counts those that the golden cases detect."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from deploytool.parity.replay import SMALL_BATCHES, replay
 from deploytool.results.faults import ENGINE, GRAPH, DetectionCount, FaultFamily, FaultsResult, MissedFault
 from deploytool.results.report import Tolerance
 
-_SEED = 1 << 20  # of fresh cases: no golden sample is drawn with it
-_SIDE_BY_SIDE = 4  # faults, where there are so many cores: each holds a graph and what it answers
-_MATTERS = 2.0  # times the tolerance: what moves a fresh case further must be noticed
+_SEED = 1 << 20  # of fresh cases: golden samples are drawn with other seeds
+_PARALLEL = 4  # faults tried at once, given as many cores: each holds a graph and its answers
+_MUST_DETECT = 2.0  # multiple of the tolerance beyond which an effect on a fresh case must be detected
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is put to the proof: the graph that ships, the graph it was made from, and the golden sample.
+    """The graph that ships, the graph it was made from, and the golden sample whose checks are tested.
 
-    `half` says that the graph computes in FP16; `state` are the source model's weights by name; `pixels` and `fresh`
-    are cases that are not in the sample.
+    `half` says that the graph computes in FP16; `state` holds the source model's weights by name; `fresh` holds inputs
+    that are not in the sample, and `pixels` their images.
     """
 
     graph: Path
@@ -57,7 +57,7 @@ class Subject:
 def subject(
     weights: Path, recorded: Path, before: Path, graph: Path, *, half: bool, wanted: Mapping[str, float], fresh: int
 ) -> Subject:
-    """The subject of a run's files; `wanted` are the tolerances that were asked for, `fresh` cases are drawn."""
+    """The subject from a run's files; `wanted` are the requested tolerances, `fresh` is the number of fresh cases."""
     sample, model = golden.read(recorded), weights_file.definition(weights)
     sizes = {
         word: sample.inputs[tensor.name].shape[axis]
@@ -67,13 +67,13 @@ def subject(
     }
     pixels, inputs = synthetic.draw(model, fresh, _SEED, sizes, hard=True)
     allowed, floats = metrics.tolerances(sample.noise, wanted), weights_file.float_values(weights)
-    state = {name: np.frombuffer(each.data, each.dtype).reshape(each.shape) for name, each in floats.items()}
+    state = {name: np.frombuffer(value.data, value.dtype).reshape(value.shape) for name, value in floats.items()}
     return Subject(graph, before, half, sample, allowed, state, pixels, inputs)
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check: what it expects of the golden cases, what it tolerates, and where answers are ties."""
+    """One check: the expected answers to the golden cases, the tolerance, and the ties."""
 
     expected: Arrays
     tolerance: Tolerance
@@ -82,9 +82,9 @@ class Check:
 
 @dataclass(frozen=True)
 class CheckSet:
-    """A subject ready for faults: its graph with every operator in FP32, what that answers, and the checks of the run.
+    """A subject prepared for faults: its graph with FP32 operators, its answers to the fresh cases, and the checks.
 
-    With FP32 operators, what a fault does is not lost in rounding. `answers` are those to the fresh cases.
+    With FP32 operators, rounding does not mask the effect of a fault. `sound` says that no check fails without a fault.
     """
 
     subject: Subject
@@ -96,89 +96,96 @@ class CheckSet:
 
 @dataclass(frozen=True)
 class Trial:
-    """One fault in one check: its largest error on the golden cases; its effect on each fresh one if not caught."""
+    """One fault in one check: its maximum error on the golden cases; if not caught, its effect on each fresh case."""
 
     caught: bool
     error: float
     effects: tuple[float, ...] = ()
 
 
-def ready(subject: Subject) -> CheckSet:
-    """Runs the graph as it is; `sound` says that no check fails on it."""
+def prepare(subject: Subject) -> CheckSet:
+    """Runs the graph without faults and returns its checks."""
     model = onnx.load(subject.graph)
-    made = fp16_emulation.emulate(model, results=False) if subject.half else model
-    graph, checks = FaultGraph(made, subject.half, subject.state, subject.sample.preprocessing), _checks(subject)
-    with _started(graph) as session:
+    widened = fp16_emulation.emulate(model, results=False) if subject.half else model
+    graph, checks = FaultGraph(widened, subject.half, subject.state, subject.sample.preprocessing), _checks(subject)
+    with _start(graph) as session:
         got, answers = (replay(session, inputs, SMALL_BATCHES) for inputs in (subject.sample.inputs, subject.fresh))
-    sound = not any(_judged(got, check).caught for check in checks.values())
+    sound = not any(_try(got, check).caught for check in checks.values())
     return CheckSet(subject, graph, answers, checks, sound)
 
 
 def run(subject: Subject, count: int, seed: int, watch: Callable[[int, int], None]) -> FaultsResult:
     """Plants up to `count` faults of every family; the same seed plants the same faults.
 
-    Where a check fails on the graph as it is, nothing can be proved of it, and there are no families.
+    If a check fails without a fault, its detection cannot be measured and the result has no families.
     """
-    bench = ready(subject)
-    if not bench.sound:
+    check_set = prepare(subject)
+    if not check_set.sound:
         return FaultsResult((), (), 0, ())
-    planted = [_planted(bench, number, count, seed) for number in range(len(kinds.FAMILIES))]
-    tried = [fault for each in planted for fault in each if fault.same is None]
-    results = iter(_attempts(bench, tried, watch))
-    families, missed, wanted = [], [], []
-    for name, each in zip(kinds.FAMILIES, planted, strict=True):
-        trials = [next(results) for fault in each if fault.same is None]
-        families.append(FaultFamily(name, len(each), len(each) - len(trials), _powers(trials, bench.checks)))
-        for fault, trial in zip((fault for fault in each if fault.same is None), trials, strict=True):
-            for check, found in trial.items():
-                if _misses(found):
-                    missed.append(MissedFault(check, name, fault.place, fault.size, max(found.effects)))
-                    wanted.append({case for case, effect in enumerate(found.effects) if effect > 1})
-    return FaultsResult(tuple(families), tuple(missed), len(subject.pixels), _cover(wanted))
+    planted = [_plant(check_set, number, count, seed) for number in range(len(kinds.FAMILIES))]
+    tried = [fault for faults in planted for fault in faults if fault.same is None]
+    results = iter(_try_all(check_set, tried, watch))
+    families, missed, detecting = [], [], []
+    for name, faults in zip(kinds.FAMILIES, planted, strict=True):
+        effective = [fault for fault in faults if fault.same is None]
+        trials = [next(results) for _ in effective]
+        counts = _detection_counts(trials, check_set.checks)
+        families.append(FaultFamily(name, len(faults), len(faults) - len(trials), counts))
+        for fault, by_check in zip(effective, trials, strict=True):
+            for check, trial in by_check.items():
+                if _is_missed(trial):
+                    missed.append(MissedFault(check, name, fault.place, fault.size, max(trial.effects)))
+                    detecting.append({case for case, effect in enumerate(trial.effects) if effect > 1})
+    return FaultsResult(tuple(families), tuple(missed), len(subject.pixels), _smallest_cover(detecting))
 
 
-def _planted(bench: CheckSet, number: int, count: int, seed: int) -> list[Fault]:
+def _plant(check_set: CheckSet, number: int, count: int, seed: int) -> list[Fault]:
     """Up to `count` faults of one family."""
     rng = np.random.default_rng((seed, number))
-    return list(islice(kinds.load(kinds.FAMILIES[number]).faults(bench.graph, rng), count))
+    return list(islice(kinds.load(kinds.FAMILIES[number]).faults(check_set.graph, rng), count))
 
 
-def _attempts(bench: CheckSet, tried: list[Fault], watch: Callable[[int, int], None]) -> list[dict[str, Trial]]:
-    """What the checks make of each of these faults, in their order."""
+def _try_all(check_set: CheckSet, tried: list[Fault], watch: Callable[[int, int], None]) -> list[dict[str, Trial]]:
+    """The trials of each fault by check, in the order of the faults."""
     trials = []
-    with ThreadPoolExecutor(min(_SIDE_BY_SIDE, os.cpu_count() or 1)) as pool:
-        for trial in pool.map(partial(try_fault, bench), tried):
+    with ThreadPoolExecutor(min(_PARALLEL, os.cpu_count() or 1)) as pool:
+        for trial in pool.map(partial(try_fault, check_set), tried):
             trials.append(trial)
             watch(len(trials), len(tried))
     return trials
 
 
-def write_helpful_cases(path: Path, subject: Subject, proof: FaultsResult) -> None:
-    """Writes the cases with which the golden sample would have caught every fault."""
-    chosen = list(proof.helpful)
-    making = path.with_name(f".making-{owner.name()}-{path.name}")
-    golden.write_cases(making, subject.pixels[chosen], {name: array[chosen] for name, array in subject.fresh.items()})
-    making.replace(path)
+def write_helpful_cases(path: Path, subject: Subject, result: FaultsResult) -> None:
+    """Writes the fresh cases with which the golden sample would detect every missed fault."""
+    chosen = list(result.helpful)
+    unfinished = path.with_name(f".making-{owner.name()}-{path.name}")
+    golden.write_cases(
+        unfinished, subject.pixels[chosen], {name: array[chosen] for name, array in subject.fresh.items()}
+    )
+    unfinished.replace(path)
 
 
-def try_fault(bench: CheckSet, fault: Fault) -> dict[str, Trial]:
-    """What the checks make of one fault; a graph that does not run, or answers in other shapes, deceives nobody."""
-    spoiled = bench.graph.copy()
-    fault.plant(spoiled)
+def try_fault(check_set: CheckSet, fault: Fault) -> dict[str, Trial]:
+    """The trial of one fault in each check; a graph that fails to run or changes its shapes counts as caught."""
+    faulty = check_set.graph.copy()
+    fault.plant(faulty)
     try:
-        with _started(spoiled) as session:
-            got = replay(session, bench.subject.sample.inputs, SMALL_BATCHES)
-            found = {name: _judged(got, check) for name, check in bench.checks.items()}
-            if all(trial.caught for trial in found.values()):
-                return found
-            spoilt = replay(session, bench.subject.fresh, SMALL_BATCHES)
+        with _start(faulty) as session:
+            got = replay(session, check_set.subject.sample.inputs, SMALL_BATCHES)
+            trials = {name: _try(got, check) for name, check in check_set.checks.items()}
+            if all(trial.caught for trial in trials.values()):
+                return trials
+            answers = replay(session, check_set.subject.fresh, SMALL_BATCHES)
     except (StageFailed, ValueError):
-        return {name: Trial(True, float("inf")) for name in bench.checks}
-    return {name: trial if trial.caught else _felt(bench, trial, name, spoilt) for name, trial in found.items()}
+        return {name: Trial(True, float("inf")) for name in check_set.checks}
+    return {
+        name: trial if trial.caught else _with_effects(check_set, trial, name, answers)
+        for name, trial in trials.items()
+    }
 
 
 def _checks(subject: Subject) -> dict[str, Check]:
-    """The checks of the run: of the graph as converted, and of what FP16 makes of it, where there is FP16."""
+    """The checks of the run: of the converted graph, and with FP16 also of FP16 arithmetic against FP64."""
     inputs, allowed, ties = subject.sample.inputs, subject.allowed, subject.sample.ties(half=subject.half)
     if not subject.half:
         with onnxruntime.start(subject.before) as exact:
@@ -188,41 +195,44 @@ def _checks(subject: Subject) -> dict[str, Check]:
     return {GRAPH: Check(converted, allowed.fp32, ties), ENGINE: Check(subject.sample.reference, allowed.fp16, ties)}
 
 
-def _started(graph: FaultGraph) -> AbstractContextManager[Session]:
-    return onnxruntime.start(graph.model.SerializeToString(), threads=1)  # the faults themselves go side by side
+def _start(graph: FaultGraph) -> AbstractContextManager[Session]:
+    return onnxruntime.start(graph.model.SerializeToString(), threads=1)  # the faults themselves run in parallel
 
 
-def _judged(got: Arrays, check: Check) -> Trial:
-    found = metrics.check(got, check.expected, "", check.tolerance, check.ties)
-    return Trial(bool(found.broken), found.parity.max_error)
+def _try(got: Arrays, check: Check) -> Trial:
+    result = metrics.check(got, check.expected, "", check.tolerance, check.ties)
+    return Trial(bool(result.broken), result.parity.max_error)
 
 
-def _felt(bench: CheckSet, trial: Trial, check: str, spoilt: Arrays) -> Trial:
+def _with_effects(check_set: CheckSet, trial: Trial, check: str, answers: Arrays) -> Trial:
     """The trial of a fault that a check did not catch, with its effect on the fresh cases."""
-    limit, fp32 = bench.checks[check].tolerance.max_error, bench.subject.allowed.fp32.max_error
-    return replace(trial, effects=tuple(effects(spoilt, bench.answers, bench.subject.sample, limit, fp32).tolist()))
+    limit, fp32 = check_set.checks[check].tolerance.max_error, check_set.subject.allowed.fp32.max_error
+    return replace(
+        trial, effects=tuple(effects(answers, check_set.answers, check_set.subject.sample, limit, fp32).tolist())
+    )
 
 
-def _misses(trial: Trial) -> bool:
-    return not trial.caught and bool(max(trial.effects) > _MATTERS)
+def _is_missed(trial: Trial) -> bool:
+    return not trial.caught and bool(max(trial.effects) > _MUST_DETECT)
 
 
-def _powers(trials: list[dict[str, Trial]], checks: Mapping[str, Check]) -> dict[str, DetectionCount]:
-    powers = {}
+def _detection_counts(trials: list[dict[str, Trial]], checks: Mapping[str, Check]) -> dict[str, DetectionCount]:
+    counts = {}
     for name in checks:
-        mine = [trial[name] for trial in trials]
-        caught = [trial.error for trial in mine if trial.caught]
-        missed = sum(_misses(trial) for trial in mine)
+        of_check = [by_check[name] for by_check in trials]
+        caught = [trial.error for trial in of_check if trial.caught]
+        missed = sum(_is_missed(trial) for trial in of_check)
         smallest = min((error for error in caught if error < 1), default=None)
-        powers[name] = DetectionCount(len(caught), len(mine) - len(caught) - missed, missed, smallest)
-    return powers
+        counts[name] = DetectionCount(len(caught), len(of_check) - len(caught) - missed, missed, smallest)
+    return counts
 
 
-def _cover(wanted: list[set[int]]) -> tuple[int, ...]:
-    """A few cases, one at least of every set: each time the one that most of the sets left want."""
+def _smallest_cover(sets: list[set[int]]) -> tuple[int, ...]:
+    """A few cases with at least one of every set, chosen greedily by the number of sets that contain them."""
     chosen: list[int] = []
-    while wanted:
-        votes = [case for cases in wanted for case in sorted(cases)]
+    left = sets
+    while left:
+        votes = [case for cases in left for case in sorted(cases)]
         chosen.append(max(votes, key=votes.count))
-        wanted = [cases for cases in wanted if chosen[-1] not in cases]
+        left = [cases for cases in left if chosen[-1] not in cases]
     return tuple(sorted(chosen))

@@ -1,4 +1,4 @@
-"""Finds a smallest set of nodes whose exact arithmetic makes the rest good enough, in few evaluations."""
+"""Mixed-precision search: finds a small set of nodes to keep in FP32 so that the result holds, in few evaluations."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from itertools import combinations
 
 Kept = frozenset[str]
 
-_SINGLY = 24  # up to so many nodes each is tried alone, of more whole groups are
-MOST = 96  # sets that a search tries, however many nodes there are, give or take the last few
+_SINGLY = 24  # up to this many nodes are tried one by one; more are tried in groups
+MOST = 96  # sets that a search evaluates at most, apart from the last few, however many nodes there are
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Whether a set holds, and the error it leaves, in any unit and infinite if need be."""
+    """Whether a set of kept nodes holds, and the remaining error, in any unit; it may be infinite."""
 
     holds: bool
     error: float
@@ -22,7 +22,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The nodes to keep (None if not even all of them would do), and how many sets were tried to find them."""
+    """The nodes to keep (None if keeping all is not enough), and how many sets were evaluated."""
 
     kept: Kept | None
     evaluations: int
@@ -35,16 +35,16 @@ def smallest_set(
     groups: Sequence[Sequence[str]] = (),
     costs: Mapping[str, float] | None = None,
 ) -> SearchResult:
-    """A small set of `nodes` that holds, where a larger set never does worse than a smaller one it contains.
+    """A small set of `nodes` that holds; keeping more nodes is assumed never to be worse.
 
-    `must` are nodes known to be needed. `groups` is a partition of the nodes, by which many nodes are tried: of the
-    group that matters most the halves are tried, then theirs. Of equally telling nodes the ones of the least cost are
-    kept. The search is in four steps, and ends at the first set that holds and cannot be made smaller:
+    `must` are nodes known to be needed. `groups` is a partition of the nodes, used when there are many: the group with
+    the largest error is bisected, repeatedly. Among equally useful nodes those of the least cost are kept. The search
+    has four steps, and ends at the first set that holds and cannot be reduced:
 
-    1. each group alone is not kept: what fails then is needed, and for a single node that is a proof;
-    2. each group is kept beside what is needed: one that suffices is the answer;
-    3. the groups that help most, as few as hold together, without those that turn out to be superfluous;
-    4. with the evaluations left, two of those are exchanged for one other.
+    1. leave out each group alone: a group without which the rest fails is needed, and a single node is then proven;
+    2. keep each group beside the needed nodes, and rank the groups by the remaining error;
+    3. keep the fewest groups of that ranking that hold together, and drop what is superfluous among them;
+    4. with the evaluations left, exchange two kept nodes for one other.
     """
     search = _Search(tuple(nodes), judge, costs or {})
     needed = frozenset(must)
@@ -64,13 +64,15 @@ def smallest_set(
 
 
 class _Search:
-    """The sets that were tried, so that none is tried twice, and the steps of the search."""
+    """The steps of the search, with a cache of the evaluated sets."""
 
     def __init__(self, nodes: tuple[str, ...], judge: Callable[[Kept], Evaluation], costs: Mapping[str, float]) -> None:
         self._judge, self._costs = judge, costs
         self._tried: dict[Kept, Evaluation] = {}
         self._nodes, self.all = nodes, frozenset(nodes)
-        self._limit = min(max(3 * len(nodes), (1 << len(nodes)) // 11), MOST)  # from eight nodes on a tenth of all sets
+        self._limit = min(
+            max(3 * len(nodes), (1 << len(nodes)) // 11), MOST
+        )  # with eight nodes or more, less than a tenth of all sets
 
     def judged(self, kept: Kept) -> Evaluation:
         if kept not in self._tried:
@@ -91,9 +93,9 @@ class _Search:
         return len(self._tried) >= share * self._limit
 
     def units(self, groups: Iterable[Sequence[str]], needed: Kept) -> list[tuple[str, ...]]:
-        """Few nodes one by one; of many the groups, and the halves of those whose error is largest, again and again.
+        """The units to try: single nodes if there are few, else the groups, with those of the largest error bisected.
 
-        The halving ends when no group fails any more and what is known to be needed is enough.
+        The bisection ends when no group fails and the nodes known to be needed are enough.
         """
         units = [tuple(group) for group in groups if group]
         if sum(map(len, units)) <= _SINGLY:
@@ -102,16 +104,16 @@ class _Search:
             worst = max(large, key=lambda unit: self.without(unit).error)
             if self.without(worst).holds and self.holds(needed | self.proven(units)):
                 break
-            place = units.index(worst)
-            units[place : place + 1] = [worst[: len(worst) // 2], worst[len(worst) // 2 :]]
+            index = units.index(worst)
+            units[index : index + 1] = [worst[: len(worst) // 2], worst[len(worst) // 2 :]]
         return units
 
     def proven(self, units: Iterable[tuple[str, ...]]) -> Kept:
-        """The single nodes without which not even everything else would do."""
+        """The single nodes without which keeping all others fails."""
         return frozenset(unit[0] for unit in units if len(unit) == 1 and not self.without(unit).holds)
 
     def ranked(self, units: list[tuple[str, ...]], needed: Kept) -> list[tuple[str, ...]]:
-        """The units, most helpful first: the error that is left with them, and the error that they alone make."""
+        """The units, most helpful first: by the error left when they are kept, then by the error when they are not."""
         alone = {unit: self.without(unit).error for unit in units}
         order = sorted(units, key=lambda unit: (-alone[unit], self._cost(unit)))
         if not self._finite(needed):
@@ -126,15 +128,15 @@ class _Search:
         return sum(self._costs.get(node, 0.0) for node in unit)
 
     def prefix(self, ranked: Sequence[tuple[str, ...]], needed: Kept) -> Kept:
-        """What is needed and the fewest of the units, in their order, that hold together."""
-        few, enough = 0, len(ranked)
-        while enough - few > 1:
-            middle = (few + enough) // 2
-            few, enough = (few, middle) if self.holds(_joined(needed, ranked[:middle])) else (middle, enough)
+        """The needed nodes and the fewest leading units that hold together, found by bisection."""
+        too_few, enough = 0, len(ranked)
+        while enough - too_few > 1:
+            middle = (too_few + enough) // 2
+            too_few, enough = (too_few, middle) if self.holds(_joined(needed, ranked[:middle])) else (middle, enough)
         return _joined(needed, ranked[:enough])
 
     def dropped(self, unit: Sequence[str], kept: Kept) -> Kept:
-        """The kept nodes without those of a unit that are superfluous: all of them at once, or of each half."""
+        """The kept nodes without the superfluous ones of a unit: all of them at once, or those of each half."""
         unit = [node for node in unit if node in kept]
         if not unit or self._spent() or (len(unit) == 1 and not self.without(unit).holds):
             return kept
@@ -147,16 +149,16 @@ class _Search:
         return kept
 
     def exchanged(self, kept: Kept, needed: Kept, ranked: Sequence[tuple[str, ...]]) -> Kept:
-        """The kept nodes after every exchange of two of them for one other that holds."""
+        """The kept nodes after all exchanges of two of them for one other that hold."""
         while (smaller := next(self._exchanges(kept, needed, ranked), None)) is not None:
             kept = smaller
         return kept
 
     def _exchanges(self, kept: Kept, needed: Kept, ranked: Sequence[tuple[str, ...]]) -> Iterator[Kept]:
         order = [node for unit in ranked for node in unit] if len(self._nodes) <= _SINGLY else []
-        loose = [node for node in reversed(order) if node in kept - needed]
+        removable = [node for node in reversed(order) if node in kept - needed]
         for other in (node for node in order if node not in kept):
-            for pair in combinations(loose, 2):
+            for pair in combinations(removable, 2):
                 if self._spent():
                     return
                 if self.holds(kept.difference(pair).union({other})):

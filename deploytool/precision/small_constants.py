@@ -1,7 +1,7 @@
-"""Floors and epsilons that FP16 does not have: numbers put there against log(0) and x / 0, which would become others.
+"""Finds small constants that FP16 cannot represent: epsilons and lower limits that guard against log(0) and x / 0.
 
-The smallest number of FP16 is 6e-8, and below 6e-6 its steps are wider than a hundredth. Where such a number is a limit
-or is added, what it guards is computed in FP32: from where the small numbers are made to where they are small no more.
+The smallest FP16 number is 6e-8, and below 6e-6 its relative steps exceed 1 %. The nodes around such a constant must
+compute in FP32: from where the small values are produced to where they are no longer small.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from onnx import NodeProto, numpy_helper
 from deploytool import fp16_rounding
 from deploytool.rewrites.graph.editable import EditableGraph, attributes
 
-_COARSE = 0.01  # relative: a number that FP16 moves by more is another
-_DEPTH = 8  # nodes to follow, each way
+_COARSE = 0.01  # largest relative rounding error at which a constant still guards
+_DEPTH = 8  # nodes to follow in each direction
 
 _GUARDING = (
     *("Add", "Sub", "Max", "Min", "Clip", "Where"),
@@ -31,13 +31,19 @@ _POINTWISE = ("Abs", "Add", "Clip", "Concat", "ConstantOfShape", "Div", "Max", "
 _SHRINKING = (
     *(*_POINTWISE, "Sqrt", "Sub", "Where"),
     *("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare"),
-)  # what small numbers are made by, and stay small in
-_ENDING = ("Log", "Div", "Mul", "ReduceLogSum", "ReduceLogSumExp")  # what makes numbers of usual size of them
+)  # operators whose results may be small
+_ENDING = (
+    "Log",
+    "Div",
+    "Mul",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+)  # operators that turn small values into values of usual size
 
 
 @dataclass(frozen=True)
 class SmallConstant:
-    """A node with a number that FP16 does not have, and the nodes around it that must be FP32 with it."""
+    """A node with a constant that FP16 cannot represent, and the nodes around it that must be FP32."""
 
     node: str
     number: float
@@ -45,80 +51,84 @@ class SmallConstant:
 
 
 def find(model: onnx.ModelProto, among: Sequence[str]) -> list[SmallConstant]:
-    """The guards of a graph whose nodes have names, as far as the nodes `among` go, in its order."""
-    draft, found = EditableGraph(model), list[SmallConstant]()
-    for node in draft.nodes:
-        number = _lost(node, draft)
+    """The small constants of a graph whose nodes are named, restricted to the nodes `among`, in graph order."""
+    graph, constants = EditableGraph(model), list[SmallConstant]()
+    for node in graph.nodes:
+        number = _lost_constant(node, graph)
         if number is not None and node.name in among:
-            behind = [node, *_behind(node, draft)]
-            around = {each.name for each in (*behind, *_before(behind, draft))}
-            found.append(SmallConstant(node.name, number, tuple(each for each in among if each in around)))
-    return found
+            downstream = [node, *_downstream(node, graph)]
+            around = {neighbour.name for neighbour in (*downstream, *_upstream(downstream, graph))}
+            constants.append(SmallConstant(node.name, number, tuple(name for name in among if name in around)))
+    return constants
 
 
-def _lost(node: NodeProto, draft: EditableGraph) -> float | None:
-    """The number that a node guards with, if FP16 does not have it."""
+def _lost_constant(node: NodeProto, graph: EditableGraph) -> float | None:
+    """The constant with which a node guards, if FP16 cannot represent it."""
     if node.op_type == "BatchNormalization":
-        return _lost_variance(node, draft)
+        return _lost_variance(node, graph)
     if node.op_type not in _GUARDING:
         return None
     for name in node.input:
-        number = _number(name, draft) if name else None
-        if number and _moved(number) > _COARSE * abs(number):
+        number = _constant_value(name, graph) if name else None
+        if number and _rounding_error(number) > _COARSE * abs(number):
             return number
     return None
 
 
-def _number(name: str, draft: EditableGraph) -> float | None:
-    """The one number that a tensor holds all over, if it is known to hold one."""
+def _constant_value(name: str, graph: EditableGraph) -> float | None:
+    """The value of a tensor whose elements are all one known constant."""
     for _ in range(_DEPTH):
-        maker = draft.producer(name)
-        array = draft.constant(name)
+        maker = graph.producer(name)
+        array = graph.constant(name)
         if array is None and maker and maker.op_type == "ConstantOfShape":
             array = numpy_helper.to_array(attributes(maker).get("value", numpy_helper.from_array(np.zeros(1))))
         if array is not None:
-            alike = array.size and array.dtype == np.float32 and bool((array == array.flat[0]).all())
-            return float(array.flat[0]) if alike else None
+            uniform = array.size and array.dtype == np.float32 and bool((array == array.flat[0]).all())
+            return float(array.flat[0]) if uniform else None
         if maker is None or maker.op_type not in _MOVING:
             return None
         name = maker.input[0]
     return None
 
 
-def _lost_variance(node: NodeProto, draft: EditableGraph) -> float | None:
-    """The variance of a batch norm that FP16 moves the most, if that matters beside its epsilon."""
-    given = draft.constant(node.input[4])
-    if given is None or not given.size:
+def _lost_variance(node: NodeProto, graph: EditableGraph) -> float | None:
+    """The variance of a batch norm with the largest FP16 rounding error, if that matters beside its epsilon."""
+    stored = graph.constant(node.input[4])
+    if stored is None or not stored.size:
         return None
-    variance = given.astype(np.float64)
+    variance = stored.astype(np.float64)
     epsilon = float(attributes(node).get("epsilon", 1e-5))
-    moved = np.abs(fp16_rounding.nearest(variance).astype(np.float64) - variance) / (variance + epsilon)
-    place = int(moved.argmax())
-    return float(variance[place]) if moved[place] > _COARSE else None
+    errors = np.abs(fp16_rounding.nearest(variance).astype(np.float64) - variance) / (variance + epsilon)
+    worst = int(errors.argmax())
+    return float(variance[worst]) if errors[worst] > _COARSE else None
 
 
-def _moved(number: float) -> float:
-    """How far FP16 moves a small number; what is too large for FP16 guards nothing."""
+def _rounding_error(number: float) -> float:
+    """The FP16 rounding error of a constant below 1; larger constants guard nothing."""
     return abs(float(fp16_rounding.nearest(number)) - number) if abs(number) < 1.0 else 0.0
 
 
-def _before(nodes: Sequence[NodeProto], draft: EditableGraph) -> list[NodeProto]:
-    """The nodes that make what these read, back to the first that makes numbers of any size."""
+def _upstream(nodes: Sequence[NodeProto], graph: EditableGraph) -> list[NodeProto]:
+    """The nodes upstream of these, back to the first whose results are not small."""
     found, level = dict[str, NodeProto](), list(nodes)
     for _ in range(_DEPTH):
-        makers = [draft.producer(name) for each in level for name in each.input if name]
-        level = [each for each in makers if each and each.op_type in (*_SHRINKING, *_MOVING) and each.name not in found]
-        found |= {each.name: each for each in level}
+        producers = [graph.producer(name) for consumer in level for name in consumer.input if name]
+        level = [node for node in producers if node and _keeps_small(node) and node.name not in found]
+        found |= {node.name: node for node in level}
     return list(found.values())
 
 
-def _behind(node: NodeProto, draft: EditableGraph) -> list[NodeProto]:
-    """The nodes in which the numbers stay small, and the first that makes others of them."""
+def _downstream(node: NodeProto, graph: EditableGraph) -> list[NodeProto]:
+    """The nodes downstream in which values stay small, and the first that ends this."""
     found, level = dict[str, NodeProto](), [node]
     for _ in range(_DEPTH):
-        readers = [each for one in level for name in one.output for each in draft.consumers(name)]
-        readers = [each for each in readers if each.name not in found]
-        ends = [each for each in readers if each.op_type in _ENDING]
-        level = [each for each in readers if each.op_type in (*_SHRINKING, *_MOVING) and each not in ends]
-        found |= {each.name: each for each in (*ends, *level)}
+        consumers = [reader for producer in level for name in producer.output for reader in graph.consumers(name)]
+        consumers = [reader for reader in consumers if reader.name not in found]
+        ends = [reader for reader in consumers if reader.op_type in _ENDING]
+        level = [reader for reader in consumers if _keeps_small(reader) and reader not in ends]
+        found |= {reader.name: reader for reader in (*ends, *level)}
     return list(found.values())
+
+
+def _keeps_small(node: NodeProto) -> bool:
+    return node.op_type in (*_SHRINKING, *_MOVING)

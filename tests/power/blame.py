@@ -66,12 +66,12 @@ def plants(model: Model, options: Options, home: Path, count: int) -> Iterator[P
                 continue  # so the order of the calls says nothing about the nodes
             for fault in ways:
                 for number in rng.permutation(len(calls))[:count]:
-                    spoiled = home / "spoiled.onnx"
+                    faulty = home / "faulty.onnx"
                     try:
-                        faults.plant(made[stage], spoiled, op, int(number), fault)
+                        faults.plant(made[stage], faulty, op, int(number), fault)
                     except AssertionError:
                         continue  # a node that cannot have this fault
-                    graphs = [(each, spoiled if each == stage else made[each]) for each in STAGES]
+                    graphs = [(each, faulty if each == stage else made[each]) for each in STAGES]
                     found = locate(made[Stage.LOAD], made[Stage.GOLDEN], graphs)[0].finding
                     said = (found.stage, found.module) if found else None
                     yield Plant(stage, fault.__name__, tuple(sorted(calls[int(number)])), said)

@@ -58,7 +58,7 @@ def planted(model: Model, options: Options, home: Path, count: int) -> Iterator[
     made = {each.made_by: each.path for each in runner.run(Job(model, options), RECIPE, home)}
     weights, recorded = made[Stage.LOAD], made[Stage.GOLDEN]
     subject = run.subject(weights, recorded, made[Stage.SIMPLIFY], made[Stage.FP16], half=True, wanted={}, fresh=1)
-    bench = run.ready(subject)
+    bench = run.prepare(subject)
     assert bench.sound, "the sound run fails"
     seen = _unseen(model)
     with onnxruntime.start(bench.graph.model.SerializeToString()) as session:
@@ -89,10 +89,10 @@ def _effect(sound: FaultGraph, fault: Fault, seen: Arrays, expected: Arrays) -> 
 
     The parts are told by code that shares nothing with the check: what it is blind for, this is not.
     """
-    spoiled = sound.copy()
-    fault.plant(spoiled)
+    faulty = sound.copy()
+    fault.plant(faulty)
     try:
-        with onnxruntime.start(spoiled.model.SerializeToString()) as session:
+        with onnxruntime.start(faulty.model.SerializeToString()) as session:
             answers = replay(session, seen)
         return truth.compare("", _halves(answers), _halves(expected), fp16=False, typical=1.0).error
     except (StageFailed, ValueError):

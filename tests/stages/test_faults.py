@@ -12,7 +12,7 @@ from deploytool.results.faults import FaultsResult
 from deploytool.spec import Job
 from deploytool.stages import faults
 from tests.conftest import QUICK, TINY, artifacts
-from tests.faults.test_run import blind
+from tests.faults.test_run import insensitive_sample
 
 
 def test_every_run_is_proved_and_its_report_says_so(finished: Path) -> None:
@@ -31,7 +31,7 @@ def test_more_faults_are_planted_where_they_are_asked_for(finished: Path, tmp_pa
 
 
 def test_what_would_have_helped_lies_beside_the_proof(run_copy: Path, tmp_path: Path) -> None:
-    blind(run_copy, run_copy / "golden" / "golden.npz")
+    insensitive_sample(run_copy, run_copy / "golden" / "golden.npz")
     notes = faults.make(Job(TINY, dataclasses.replace(QUICK, faults=3)), tmp_path / "faults.json", artifacts(run_copy))
     assert int(str(notes["missed"])) > 0
     pixels, inputs = golden.read_cases(tmp_path / "cases.npz")

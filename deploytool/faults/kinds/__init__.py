@@ -1,6 +1,6 @@
-"""Faults that have really been shipped, one file a family, to be planted in a graph: a check must notice them.
+"""Fault families: known defects of exported models, one module a family, for planting in a graph.
 
-A family yields faults in random order, each for one place of the graph and, where it has degrees, of random size.
+A family yields faults in random order, each at one location of the graph and, if it has degrees, of random size.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: the tensor or node it spoils, its size where it has degrees, and how it is planted in a copy.
+    """One fault: the tensor or node that it changes, the function that plants it in a copy, and its size if it has one.
 
-    `same` is the proof that it changes nothing the graph can compute, where there is one.
+    `same` is the reason why the fault cannot change any answer, if there is one.
     """
 
     place: str
@@ -50,12 +50,12 @@ class Fault:
 
 
 class Family(Protocol):
-    """Satisfied by a module `faults/<what_happened>.py`."""
+    """The interface of a module `faults/kinds/<family>.py`."""
 
     def faults(self, graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
-        """The faults of this family that `graph` has a place for."""
+        """The faults of this family that apply to `graph`."""
 
 
 def load(name: str) -> Family:
-    """The family called `name`."""
+    """The family module of that name."""
     return cast("Family", import_module(f"deploytool.faults.kinds.{name}"))

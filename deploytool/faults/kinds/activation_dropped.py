@@ -1,4 +1,4 @@
-"""An activation is dropped: what it was given goes on unchanged."""
+"""Fault: an activation is missing, and its input passes unchanged."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ _ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish", "Sigmoid", "H
 
 
 def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
-    """One fault for every activation; the sigmoid of a SiLU goes with the product it is part of."""
-    found = [_fault(graph, node) for node in graph.nodes(*_ACTIVATIONS)]
-    yield from rng.permutation(np.array(found, object)) if found else ()
+    """One fault for every activation; for the sigmoid of a SiLU its product is removed too."""
+    candidates = [_fault(graph, node) for node in graph.nodes(*_ACTIVATIONS)]
+    yield from rng.permutation(np.array(candidates, object)) if candidates else ()
 
 
 def _fault(graph: FaultGraph, node: onnx.NodeProto) -> Fault:
-    given = node.input[0]
-    product = next((r for r in graph.readers(node.output[0]) if r.op_type == "Mul" and given in r.input), node)
+    source = node.input[0]
+    consumers = graph.consumers(node.output[0])
+    product = next((reader for reader in consumers if reader.op_type == "Mul" and source in reader.input), node)
     output = product.output[0]
 
-    def plant(spoiled: FaultGraph) -> None:
-        dropped = spoiled.maker(output)
+    def plant(faulty: FaultGraph) -> None:
+        dropped = faulty.producer(output)
         assert dropped is not None
         dropped.op_type = "Identity"
-        dropped.input[:] = [given]
+        dropped.input[:] = [source]
         del dropped.attribute[:]
 
-    needless = node.op_type == "Relu" and graph.never_negative(given)
-    return Fault(output, plant, same="what it is given is never below zero" if needless else None)
+    without_effect = node.op_type == "Relu" and graph.never_negative(source)
+    return Fault(output, plant, same="its input is never negative" if without_effect else None)

@@ -1,4 +1,4 @@
-"""An activation is taken for another: ReLU6 for ReLU, ReLU for ReLU6, ReLU for SiLU."""
+"""Fault: an activation is replaced by another: ReLU by ReLU6, ReLU6 by ReLU, SiLU by ReLU."""
 
 from __future__ import annotations
 
@@ -15,36 +15,38 @@ _SIX = 6.0
 
 def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
     """One fault for every ReLU, ReLU6 and SiLU."""
-    found = [_six(node.output[0], node.input[0]) for node in graph.nodes("Relu")]
-    found += [_relu(node.output[0], node.input[0]) for node in graph.nodes("Clip", "HardSwish")]
-    found += [_relu(node.output[0], _given(graph, node)) for node in graph.nodes("Mul") if _given(graph, node)]
-    yield from rng.permutation(np.array(found, object)) if found else ()
+    candidates = [_relu6(node.output[0], node.input[0]) for node in graph.nodes("Relu")]
+    candidates += [_relu(node.output[0], node.input[0]) for node in graph.nodes("Clip", "HardSwish")]
+    candidates += [
+        _relu(node.output[0], _silu_input(graph, node)) for node in graph.nodes("Mul") if _silu_input(graph, node)
+    ]
+    yield from rng.permutation(np.array(candidates, object)) if candidates else ()
 
 
-def _given(graph: FaultGraph, node: onnx.NodeProto) -> str:
-    """What a product is the SiLU of, "" if it is none."""
-    for gate, given in (tuple(node.input), tuple(reversed(node.input))):
-        maker = graph.maker(gate)
-        if maker is not None and maker.op_type == "Sigmoid" and maker.input[0] == given:
-            return str(given)
+def _silu_input(graph: FaultGraph, node: onnx.NodeProto) -> str:
+    """The tensor whose SiLU a product computes; "" if it computes none."""
+    for gate, source in (tuple(node.input), tuple(reversed(node.input))):
+        producer = graph.producer(gate)
+        if producer is not None and producer.op_type == "Sigmoid" and producer.input[0] == source:
+            return str(source)
     return ""
 
 
-def _six(output: str, given: str) -> Fault:
-    def plant(spoiled: FaultGraph) -> None:
-        spoiled.put("relu6/smallest", np.array(0.0, np.float32))
-        spoiled.put("relu6/largest", np.array(_SIX, np.float32))
-        _become(spoiled, output, "Clip", given, "relu6/smallest", "relu6/largest")
+def _relu6(output: str, source: str) -> Fault:
+    def plant(faulty: FaultGraph) -> None:
+        faulty.put("relu6/smallest", np.array(0.0, np.float32))
+        faulty.put("relu6/largest", np.array(_SIX, np.float32))
+        _replace(faulty, output, "Clip", source, "relu6/smallest", "relu6/largest")
 
     return Fault(output, plant, _SIX)
 
 
-def _relu(output: str, given: str) -> Fault:
-    return Fault(output, lambda spoiled: _become(spoiled, output, "Relu", given))
+def _relu(output: str, source: str) -> Fault:
+    return Fault(output, lambda faulty: _replace(faulty, output, "Relu", source))
 
 
-def _become(spoiled: FaultGraph, output: str, op: str, *inputs: str) -> None:
-    node = spoiled.maker(output)
+def _replace(faulty: FaultGraph, output: str, op: str, *inputs: str) -> None:
+    node = faulty.producer(output)
     assert node is not None
     node.op_type = op
     node.input[:] = inputs

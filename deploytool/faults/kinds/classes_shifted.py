@@ -1,4 +1,4 @@
-"""The classes are off by one: a background class was taken out, or put in."""
+"""Fault: the classes are off by one, as if a background class was added or removed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deploytool.faults.kinds.graph import FaultGraph
 
 
 def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
-    """Rolls the classes of each output that gives scores, by one to either side."""
+    """Shifts the classes of every output with class scores by one in either direction."""
     for output in graph.model.graph.output:
         sides = output.type.tensor_type.shape.dim
         if len(sides) == 2 and sides[1].dim_value > 1:
@@ -22,15 +22,15 @@ def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
 def _fault(output: str, classes: int, by: int) -> Fault:
     order = np.roll(np.arange(classes), by)
 
-    def plant(spoiled: FaultGraph) -> None:
-        maker = spoiled.maker(output)
-        assert maker is not None
+    def plant(faulty: FaultGraph) -> None:
+        producer = faulty.producer(output)
+        assert producer is not None
         inner = f"{output}/unshifted"
-        for node in spoiled.model.graph.node:
+        for node in faulty.model.graph.node:
             for names in (node.input, node.output):
                 names[:] = [inner if name == output else name for name in names]
-        spoiled.put(f"{output}/order", order)
-        gather = spoiled.model.graph.node.add()
+        faulty.put(f"{output}/order", order)
+        gather = faulty.model.graph.node.add()
         gather.op_type, gather.name = "Gather", f"{output}/shifted"
         gather.input.extend([inner, f"{output}/order"])
         gather.output.append(output)

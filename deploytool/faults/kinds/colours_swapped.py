@@ -1,4 +1,4 @@
-"""The colours come in another order: BGR for RGB."""
+"""Fault: the colour channels come in another order, such as BGR instead of RGB."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
 
 
 def _fault(name: str, order: list[int]) -> Fault:
-    return Fault(f"{name} {order}", lambda spoiled: spoiled.insert(name, "Gather", np.array(order), axis=1))
+    return Fault(f"{name} {order}", lambda faulty: faulty.insert(name, "Gather", np.array(order), axis=1))

@@ -1,4 +1,4 @@
-"""An asymmetric padding is moved: what belongs at the end stands at the beginning, as in TensorFlow."""
+"""Fault: asymmetric padding is at the other end, as between TensorFlow and PyTorch."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from deploytool.faults.kinds.graph import FaultGraph, attribute, set_attribute
 
 
 def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
-    """One fault for every convolution and pool that pads at all."""
+    """One fault for every convolution and pool with padding."""
     nodes = graph.nodes("Conv", "MaxPool", "AveragePool")
-    found = [fault for node in nodes if (fault := _fault(node)) is not None]
-    yield from rng.permutation(np.array(found, object)) if found else ()
+    candidates = [fault for node in nodes if (fault := _fault(node)) is not None]
+    yield from rng.permutation(np.array(candidates, object)) if candidates else ()
 
 
 def _fault(node: onnx.NodeProto) -> Fault | None:
-    held = attribute(node, "pads")
-    if held is None or not any(held.ints):
+    pads = attribute(node, "pads")
+    if pads is None or not any(pads.ints):
         return None
-    half = len(held.ints) // 2
-    first, last = list(held.ints[:half]), list(held.ints[half:])
+    half = len(pads.ints) // 2
+    first, last = list(pads.ints[:half]), list(pads.ints[half:])
     if first == last:
-        first, last = [max(0, each - 1) for each in first], [b + min(1, a) for a, b in zip(first, last, strict=True)]
+        moved_last = [after + min(1, before) for before, after in zip(first, last, strict=True)]
+        first, last = [max(0, before - 1) for before in first], moved_last
     else:
         first, last = last, first
     output = node.output[0]
 
-    def plant(spoiled: FaultGraph) -> None:
-        moved = spoiled.maker(output)
+    def plant(faulty: FaultGraph) -> None:
+        moved = faulty.producer(output)
         assert moved is not None
         set_attribute(moved, "pads", [*first, *last])
 

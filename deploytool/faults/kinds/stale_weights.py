@@ -1,4 +1,4 @@
-"""The weights are stale: those of a moment before, or after, in the training."""
+"""Fault: the weights are stale, as from an earlier or later training step."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _STEPS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # how far the weights have moved, relat
 
 
 def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
-    """Moves all weights of all layers a random step, without end."""
+    """Endless: moves all weights of all layers by a random step."""
     names = [node.input[1] for node in graph.layers()]
     while names:
         yield _fault(graph, names, float(rng.choice(_STEPS)), int(rng.integers(1 << 31)))
 
 
 def _fault(graph: FaultGraph, names: list[str], step: float, seed: int) -> Fault:
-    def plant(spoiled: FaultGraph) -> None:
+    def plant(faulty: FaultGraph) -> None:
         drawn = np.random.default_rng(seed)
         for name in names:
             values = graph.weight(name).astype(np.float64)
-            spoiled.put(name, values + step * np.sqrt((values**2).mean()) * drawn.standard_normal(values.shape))
+            faulty.put(name, values + step * np.sqrt((values**2).mean()) * drawn.standard_normal(values.shape))
 
     return Fault(f"all weights (draw {seed})", plant, step)

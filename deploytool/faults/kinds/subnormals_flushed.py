@@ -1,4 +1,4 @@
-"""Small weights are flushed to zero: FP16's subnormals, on hardware that does not know them, or more."""
+"""Fault: small weights are flushed to zero: FP16's subnormals, as on hardware without them, or more."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LIMITS = tuple(factor * fp16_rounding.SMALLEST_NORMAL for factor in (1, 4, 16, 
 
 
 def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
-    """Flushes all weights below a limit, one fault for each limit."""
+    """One fault for each limit below which all weights become zero."""
     for limit in rng.permutation(_LIMITS):
         yield _fault(graph, float(limit))
 
@@ -22,11 +22,11 @@ def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
 def _fault(graph: FaultGraph, limit: float) -> Fault:
     small = {name: values for name in graph.weights() if _any_below(values := graph.weight(name), limit)}
 
-    def plant(spoiled: FaultGraph) -> None:
+    def plant(faulty: FaultGraph) -> None:
         for name, values in small.items():
-            spoiled.put(name, np.where(np.abs(values) < limit, 0, values))
+            faulty.put(name, np.where(np.abs(values) < limit, 0, values))
 
-    return Fault(f"weights below {limit:.1e}", plant, limit, None if small else "there is no such weight")
+    return Fault(f"weights below {limit:.1e}", plant, limit, None if small else "no weight is that small")
 
 
 def _any_below(values: Weight, limit: float) -> bool:

@@ -1,4 +1,4 @@
-"""One single weight is not what it was."""
+"""Fault: a single weight is wrong."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _CHANGES = (0.01, 0.1, 1.0, 10.0, 100.0)  # relative
 
 
 def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
-    """Changes a random weight of a random layer, without end."""
+    """Endless: scales a random weight of a random layer."""
     layers = graph.layers()
     while layers:
         node = layers[rng.integers(len(layers))]
-        place = int(rng.integers(graph.weight(node.input[1]).size))
-        yield _fault(graph, node, place, float(rng.choice(_CHANGES)))
+        index = int(rng.integers(graph.weight(node.input[1]).size))
+        yield _fault(graph, node, index, float(rng.choice(_CHANGES)))
 
 
-def _fault(graph: FaultGraph, node: onnx.NodeProto, place: int, change: float) -> Fault:
+def _fault(graph: FaultGraph, node: onnx.NodeProto, index: int, change: float) -> Fault:
     name = node.input[1]
     values = graph.weight(name).copy()
-    same = "the weight is zero" if values.flat[place] == 0 else None
-    values.flat[place] *= 1 + change
-    return Fault(f"{name}[{place}]", lambda spoiled: spoiled.put(name, values), change, same)
+    same = "the weight is zero" if values.flat[index] == 0 else None
+    values.flat[index] *= 1 + change
+    return Fault(f"{name}[{index}]", lambda faulty: faulty.put(name, values), change, same)

@@ -1,4 +1,4 @@
-"""Weights are clipped: at 1e4, as a well-known FP16 converter does by default, or nearer."""
+"""Fault: weights are clipped: at 1e4, the default of a widely used FP16 converter, or lower."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PARTS = (0.99, 0.9, 0.7, 0.5)  # of a layer's largest weight
 
 
 def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
-    """Clips all weights at 1e4, then those of random layers at a part of their largest, without end."""
+    """Endless: clips all weights at 1e4, then those of random layers at a part of their largest weight."""
     layers = graph.layers()
     if layers:
         yield _everywhere(graph, layers)
@@ -26,12 +26,12 @@ def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
 def _everywhere(graph: FaultGraph, layers: list[onnx.NodeProto]) -> Fault:
     names = [node.input[1] for node in layers]
 
-    def plant(spoiled: FaultGraph) -> None:
+    def plant(faulty: FaultGraph) -> None:
         for name in names:
-            spoiled.put(name, graph.weight(name).clip(-_DEFAULT, _DEFAULT))
+            faulty.put(name, graph.weight(name).clip(-_DEFAULT, _DEFAULT))
 
     beyond = any((np.abs(graph.weight(name)) > _DEFAULT).any() for name in names)
-    return Fault("all weights", plant, _DEFAULT, None if beyond else "no weight is beyond it")
+    return Fault("all weights", plant, _DEFAULT, None if beyond else "no weight is larger")
 
 
 def _fault(graph: FaultGraph, node: onnx.NodeProto, part: float) -> Fault:
@@ -40,4 +40,4 @@ def _fault(graph: FaultGraph, node: onnx.NodeProto, part: float) -> Fault:
     limit = part * float(np.abs(values).max())
     clipped = values.clip(-limit, limit)
     same = "all weights are zero" if not values.any() else None
-    return Fault(name, lambda spoiled: spoiled.put(name, clipped), part, same)
+    return Fault(name, lambda faulty: faulty.put(name, clipped), part, same)
