@@ -151,6 +151,7 @@ def sweep(lines: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> Plot:
         _legend(axes, styles)
         sizes = sorted({batch for _, points in lines for batch, _ in points})
         axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.set_ylim(bottom=0)
         axes.grid(visible=True, axis="y")

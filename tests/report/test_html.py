@@ -76,6 +76,7 @@ def test_pending_targets_have_commands(run_copy: Path) -> None:
     assert "○ an engine for orin" in page.text
     assert f"python -m deploytool.device build {run_copy}/pack/bundle" in page.text
     assert f"python -m deploytool.device verify {run_copy}/pack/bundle" in page.text
+    assert "\\n" not in page.text, "each command has its own line"
 
 
 def test_omitted_measurements_have_commands(run_copy: Path) -> None:
