@@ -1,4 +1,4 @@
-"""The source model of a run: the definition that checkpoint and probes settled, with the file of its weights."""
+"""The source model of a run: the model definition after loading and probing, and its weights file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from deploytool.spec import Model
 
 @dataclass(frozen=True)
 class SourceModel:
-    """A settled definition and its weights.
+    """The final model definition and its weights file.
 
-    A checkpoint may change preprocessing, and probes may change outputs and batch: later stages use this definition
-    and never the one that the user asked for.
+    A checkpoint may change the preprocessing, and the probe may change outputs and batch size: later stages use this
+    definition and never the one of the job.
     """
 
     definition: Model
@@ -22,5 +22,5 @@ class SourceModel:
 
 
 def read(weights: Path) -> SourceModel:
-    """The source model of a weights file; raises BadInput if the file names no model."""
+    """Reads the source model of a weights file; raises BadInput if the file contains no definition."""
     return SourceModel(weights_file.definition(weights), weights)

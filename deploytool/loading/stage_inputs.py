@@ -1,4 +1,4 @@
-"""What a stage is given: the artifacts of the stages before it, and what they hold, loaded."""
+"""The inputs of a stage: the artifacts of earlier stages, with accessors that load their contents."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class StageInputs:
         return tuple(artifact for artifact in self.artifacts if artifact.kind is kind)
 
     def latest(self, kind: Kind) -> Artifact:
-        """The artifact of one kind that the next stage works on."""
+        """The newest artifact of one kind, which the next stage processes."""
         return self.chain(kind)[-1]
 
     def golden(self) -> Golden:
-        """The golden data; raises BadInput if its file is something else."""
+        """The golden data; raises BadInput if its file is invalid."""
         return golden.read(self.latest(Kind.GOLDEN).path)
 
     def source(self) -> SourceModel:
-        """The source model; raises BadInput if the weights file names no model."""
+        """The source model; raises BadInput if the weights file contains no definition."""
         return source_model.read(self.latest(Kind.WEIGHTS).path)

@@ -185,8 +185,8 @@ def _run_model(subject: Subject, trial: TrialInputs, *, followed: bool) -> Flow 
             flow = follow(subject.module, tensors, subject.home)
         else:
             with torch.no_grad():
-                made = subject.module(*tensors)
-            outputs = tuple(made) if isinstance(made, (tuple, list)) else (made,)
+                result = subject.module(*tensors)
+            outputs = tuple(result) if isinstance(result, (tuple, list)) else (result,)
             flow = Flow((), frozenset(), data_dependent_sizes=False, outputs=outputs)
     except Exception:  # user code may raise anything; without an answer there is nothing to compare
         return None

@@ -71,8 +71,8 @@ def follow(module: nn.Module, inputs: Sequence[torch.Tensor], home: Path | None)
     copies = tuple(tensor.clone() for tensor in inputs)
     operators = _OperatorRecorder(copies, home)
     with torch.no_grad(), _CallRecorder(operators), operators:
-        made = module(*copies)
-    outputs = tuple(leaf for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor))
+        result = module(*copies)
+    outputs = tuple(leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
     return Flow(tuple(operators.reads), frozenset(operators.constant_lines), operators.data_dependent_sizes, outputs)
 
 

@@ -105,11 +105,11 @@ def _describe_outputs(
 ) -> tuple[ProbeResult, Outputs]:
     """The model with its outputs, and its outputs for the first batch; calls `module` for a module before each run."""
     inputs = draw_cases(model, options, size or 2)
-    made = eager.call_module(module(), model, _tensors(inputs))
-    flattened = eager.named_outputs(made, model)
+    result = eager.call_module(module(), model, _tensors(inputs))
+    flattened = eager.named_outputs(result, model)
     selected = _selected_names(model, options, list(flattened.tensors))
     named = replace(model, outputs=tuple(Tensor(name, ()) for name in selected))
-    example = dict(zip(selected, (tensor.detach().clone() for tensor in select_outputs(made, named)), strict=True))
+    example = dict(zip(selected, (tensor.detach().clone() for tensor in select_outputs(result, named)), strict=True))
     for tensor in example.values():
         eager.check_batch(tensor, model, size or 2)
     single = example if size else _run(module(), named, {name: array[:1] for name, array in inputs.items()})

@@ -1,4 +1,4 @@
-"""A size or batch that an exporter or the model's author fixed is found by running other sizes."""
+"""Tests that baked-in sizes and batch sizes are found by running other sizes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ CORNERS |= {"eager at H 61, W 61"}
 
 
 def line_of(text: str) -> str:
+    """The location of the first line of the model file that contains `text`."""
     lines = (OWN / "fixed.py").read_text().splitlines()
-    return f"fixed.py:{next(place for place, line in enumerate(lines, start=1) if text in line)}"
+    return f"fixed.py:{next(number for number, line in enumerate(lines, start=1) if text in line)}"
 
 
-def test_every_corner_of_the_free_sizes_is_run(walk: Walk) -> None:
+def test_all_corners_of_the_dynamic_sizes_are_run(walk: Walk) -> None:
     written = walk("convolutional:Sharpen", ["image=3xHxW"], engine=False)
     for comparison in written.comparisons[1:]:
         against = {check.against for check in comparison.checks}
@@ -34,7 +35,7 @@ def test_every_corner_of_the_free_sizes_is_run(walk: Walk) -> None:
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
-def test_a_size_that_was_baked_in_is_wrong_at_the_corners(exporter: str, walk: Walk) -> None:
+def test_a_baked_in_size_fails_at_the_corners(exporter: str, walk: Walk) -> None:
     written = walk("fixed:CropByInt", ["3xHxW"], exporter, engine=False)
     stages = {"export", "simplify", "rewrite", "fp16"} if exporter == "torchscript" else set()
     assert failures(written) == dict.fromkeys(stages, CORNERS)
@@ -43,7 +44,7 @@ def test_a_size_that_was_baked_in_is_wrong_at_the_corners(exporter: str, walk: W
     assert f"{line_of('// 4]')}: a size was fixed at export" in script.reason
 
 
-def test_a_branch_on_the_size_is_wrong_at_the_largest_corners(walk: Walk) -> None:
+def test_a_branch_on_the_size_fails_at_the_largest_corners(walk: Walk) -> None:
     written = walk("fixed:LouderWhenLarge", ["3xHxW"], engine=False)
     large = {corner for corner in CORNERS if "H 32" not in corner}
     assert failures(written) == dict.fromkeys(("export", "simplify", "rewrite", "fp16"), large)
@@ -72,22 +73,24 @@ def test_a_branch_on_the_size_is_wrong_at_the_largest_corners(walk: Walk) -> Non
             "BatchMixed",
             "3x32x32",
             "dynamo",
-            "an image alone gets another answer than in a batch from the model itself$",
+            "the outputs of an image depend on the other cases of its batch$",
         ),
-        ("Pairs", "3x32x32", "torchscript", r"gives logits as \(1, 1\) of 1 case, and as \(2, 2\) of 2"),
+        ("Pairs", "3x32x32", "torchscript", r"\(1, 1\) for a batch of 1, and \(2, 2\) for a batch of 2"),
         ("SizeOf48", "3xHxW", "torchscript", r"does not run on input \(1, 3, 32, 32\): shape '\[-1, 8, 576\]'"),
         ("SizeByInt", "3xHxW", "torchscript", r"^fixed.py:\d+: a size was fixed at export.* fails at H 32, W 32"),
         ("MapByInt", "3xHxW", "torchscript", r"^fixed.py:\d+: a size was fixed at export.* fails at H 32, W 32"),
     ],
 )
-def test_a_number_that_was_baked_in_is_refused(name: str, inputs: str, exporter: str, line: str, walk: Walk) -> None:
-    with pytest.raises(StageFailed, match=line) as refusal:
+def test_a_baked_in_size_that_no_exporter_can_fix_is_an_error(
+    name: str, inputs: str, exporter: str, line: str, walk: Walk
+) -> None:
+    with pytest.raises(StageFailed, match=line) as caught:
         walk(f"fixed:{name}", [inputs], exporter, engine=False)
-    assert "\n" not in f"{refusal.value}{refusal.value.remedy}"
+    assert "\n" not in f"{caught.value}{caught.value.remedy}"
 
 
 @pytest.mark.parametrize("name", ["BatchByLen", "BatchByInt", "MapByInt"])
-def test_what_one_exporter_fixes_the_other_leaves_open_and_is_kept(name: str, walk: Walk) -> None:
+def test_the_exporter_that_keeps_a_size_dynamic_is_preferred(name: str, walk: Walk) -> None:
     inputs = "3xHxW" if name == "MapByInt" else "3x32x32"
     written = walk(f"fixed:{name}", [inputs], "default", engine=False)
     assert not failures(written)
@@ -98,7 +101,7 @@ def test_what_one_exporter_fixes_the_other_leaves_open_and_is_kept(name: str, wa
 
 
 @pytest.mark.parametrize("images", [1, 8])
-def test_the_largest_batch_is_run_however_few_the_images(images: int, tmp_path: Path) -> None:
+def test_the_largest_batch_is_run_with_few_images(images: int, tmp_path: Path) -> None:
     options = dataclasses.replace(QUICK, images=images, batch=Range(1, 2, 5), exporter="torchscript")
     job = Job(catalog.find(f"{OWN}/fixed.py:LouderInCrowds", params.tensors(["3x32x32"])), options)
     *_, last = runner.run(job, WITHOUT_ENGINE, tmp_path / "run")
@@ -107,6 +110,6 @@ def test_the_largest_batch_is_run_however_few_the_images(images: int, tmp_path: 
     assert "rewrite against eager, 5 at once" in broken
 
 
-def test_dynamo_that_fixes_a_size_without_a_word_is_named_by_its_line(walk: Walk) -> None:
+def test_a_size_that_dynamo_bakes_in_silently_is_named_by_its_line(walk: Walk) -> None:
     with pytest.raises(StageFailed, match=r"^fixed.py:\d+: a size was fixed at export .*, and translate fails at H 32"):
         walk("fixed:SizeByInt", ["3xHxW"], "dynamo", engine=False)

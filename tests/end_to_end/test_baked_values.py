@@ -1,4 +1,4 @@
-"""What an exporter fixes in the model's own lines is named by file and line, tried, and decides about the verdict."""
+"""Tests that values baked in by an exporter are located by file and line, tested, and affect the verdict."""
 
 from __future__ import annotations
 
@@ -25,11 +25,17 @@ RECIPE = (Stage.LOAD, Stage.GOLDEN, Stage.TORCHSCRIPT, Stage.EXPORT)
 VECTOR, GAIN = Tensor("vector", ("batch", 16)), Tensor("gain", ("batch", 10))
 IMAGE = Tensor("image", ("batch", 3, "H", 32))
 TALL = {"H": Range(32, 48, 96)}
-MIXING = {"SizeOfSum", "Item", "FloatScale", "Listed", "Array"}  # one number of a whole batch: they take one case alone
+MIXING = {
+    "SizeOfSum",
+    "Item",
+    "FloatScale",
+    "Listed",
+    "Array",
+}  # read a value of the whole batch: exported with batch 1
 
 
-def translated(name: str, home: Path, *inputs: Tensor, sizes: dict[str, Range] | None = None) -> dict[str, object]:
-    """The notes of translate, the torchscript exporter alone."""
+def export_notes(name: str, home: Path, *inputs: Tensor, sizes: dict[str, Range] | None = None) -> dict[str, object]:
+    """The notes of the export stage with the torchscript exporter."""
     model = catalog.find(f"{OWN / 'asking.py'}:{name}", inputs or (VECTOR,), {})
     fixed_batch = 1 if name in MIXING else None
     options = Options(images=8, exporter="torchscript", sizes=sizes or {}, fixed_batch=fixed_batch)
@@ -41,20 +47,20 @@ def lines(notes: dict[str, object]) -> tuple[BakedValue, ...]:
 
 
 def places_of(name: str, file: str = "asking.py") -> list[str]:
-    """The lines of a class that are marked `# here`."""
+    """The locations of the lines of a class that are marked `# here`."""
     text = (OWN / file).read_text().splitlines()
     begin = next(number for number, line in enumerate(text) if line.startswith(f"class {name}("))
-    found = []
+    places = []
     for number, line in enumerate(text[begin + 1 :], start=begin + 2):
         if line.startswith("class "):
             break
         if line.endswith("# here"):
-            found.append(f"{file}:{number}")
-    return found
+            places.append(f"{file}:{number}")
+    return places
 
 
 @pytest.mark.parametrize(
-    ("name", "what"),
+    ("name", "kind"),
     [
         ("OnMean", BakedKind.BRANCH),
         ("WhileLoud", BakedKind.BRANCH),
@@ -69,101 +75,97 @@ def places_of(name: str, file: str = "asking.py") -> list[str]:
         ("Ragged", BakedKind.BRANCH),
     ],
 )
-def test_a_line_that_asks_for_data_is_convicted_by_an_input_that_goes_another_way(
-    name: str, what: BakedKind, tmp_path: Path
-) -> None:
+def test_an_input_that_takes_another_branch_shows_the_baked_in_line(name: str, kind: BakedKind, tmp_path: Path) -> None:
     inputs = (VECTOR, GAIN) if name == "OnTheSecond" else (VECTOR,)
-    found = [line for line in lines(translated(name, tmp_path / "run", *inputs)) if line.wrong]
-    assert [line.location for line in found][:1] == places_of(name)
-    assert found[0].kind is what
-    assert found[0].origin is Origin.DATA
-    assert found[0].counterexample
-    assert (found[0].error or 1) > 1e-3
-    assert "# here" in found[0].source
+    wrong = [line for line in lines(export_notes(name, tmp_path / "run", *inputs)) if line.wrong]
+    assert [line.location for line in wrong][:1] == places_of(name)
+    assert wrong[0].kind is kind
+    assert wrong[0].origin is Origin.DATA
+    assert wrong[0].counterexample
+    assert (wrong[0].error or 1) > 1e-3
+    assert "# here" in wrong[0].source
 
 
 @pytest.mark.parametrize("name", sorted(MIXING))
-def test_a_number_of_a_whole_batch_is_refused_with_its_line(name: str, tmp_path: Path) -> None:
+def test_reading_a_value_of_the_whole_batch_is_an_error_with_its_line(name: str, tmp_path: Path) -> None:
     model = catalog.find(f"{OWN / 'asking.py'}:{name}", (VECTOR,), {})
-    with pytest.raises(StageFailed, match="alone gets another answer") as refusal:
+    with pytest.raises(StageFailed, match="depend on the other cases of its batch") as caught:
         list(runner.run(Job(model, Options(images=4)), RECIPE, tmp_path / "run"))
-    assert f"it asks for a value of the whole batch at {places_of(name)[0]}" in str(refusal.value)
-    assert "--batch 1" in refusal.value.remedy
+    assert f"a value of the whole batch is read at {places_of(name)[0]}" in str(caught.value)
+    assert "--batch 1" in caught.value.remedy
 
 
-def test_a_line_in_a_part_of_another_file_is_named_by_that_file(tmp_path: Path) -> None:
-    (branch, *_) = lines(translated("InAPart", tmp_path / "run"))
+def test_a_line_of_a_submodule_in_another_file_is_located_there(tmp_path: Path) -> None:
+    (branch, *_) = lines(export_notes("InAPart", tmp_path / "run"))
     assert branch.location == "asking_part.py:10"
     assert branch.wrong
 
 
-def test_the_graph_is_truly_another_model_on_the_input_that_is_named(tmp_path: Path) -> None:
-    """By numpy, torch and ONNX Runtime alone."""
-    (branch,) = lines(translated("OnMean", tmp_path / "run"))
+def test_the_graph_deviates_on_the_reported_input(tmp_path: Path) -> None:
+    """Checked with numpy, torch and ONNX Runtime alone."""
+    (branch,) = lines(export_notes("OnMean", tmp_path / "run"))
     factor = float(branch.counterexample.rpartition("×")[2])
     loud = golden.read(tmp_path / "run" / "golden" / "golden.npz").inputs["vector"][:2] * np.float32(factor)
     module = factory.resolve(f"{OWN / 'asking.py'}:OnMean")()
     module.load_state_dict(load_file(tmp_path / "run" / "load" / "weights.safetensors"))
-    wanted = module(torch.from_numpy(loud)).detach().numpy()
-    (got,) = onnxruntime.InferenceSession(tmp_path / "run" / "export" / "model.onnx").run(None, {"vector": loud})
-    off = float(np.abs(got - wanted).max() / np.abs(wanted).max())
+    expected = module(torch.from_numpy(loud)).detach().numpy()
+    (actual,) = onnxruntime.InferenceSession(tmp_path / "run" / "export" / "model.onnx").run(None, {"vector": loud})
+    error = float(np.abs(actual - expected).max() / np.abs(expected).max())
     assert branch.error is not None
-    assert 0.1 < branch.error / off < 10
+    assert 0.1 < branch.error / error < 10
 
 
-def test_what_no_input_turns_is_doubtful_and_said_so(tmp_path: Path) -> None:
-    (branch,) = lines(translated("Never", tmp_path / "run"))
+def test_a_branch_that_no_input_takes_is_doubtful(tmp_path: Path) -> None:
+    (branch,) = lines(export_notes("Never", tmp_path / "run"))
     assert branch.doubtful
     assert branch.inputs_deviating == 0
     assert branch.inputs_tried >= 10
-    assert baked_values.describe(branch).endswith(
-        f"none of the {branch.inputs_tried} tested inputs takes the other branch"
-    )
+    assert f"none of the {branch.inputs_tried} tested inputs" in baked_values.describe(branch)
 
 
-def test_what_was_turned_and_stayed_right_is_doubtful_all_the_same(tmp_path: Path) -> None:
-    (branch,) = lines(translated("Harmless", tmp_path / "run"))
+def test_a_branch_without_an_effect_on_tried_inputs_is_doubtful(tmp_path: Path) -> None:
+    (branch,) = lines(export_notes("Harmless", tmp_path / "run"))
     assert branch.doubtful
     assert branch.inputs_deviating > 0
     assert "with correct results" in baked_values.describe(branch)
 
 
-def test_a_line_that_only_refuses_is_a_guard(tmp_path: Path) -> None:
-    found = lines(translated("Guarded", tmp_path / "run"))
-    assert [line.location for line in found] == places_of("Guarded")
-    assert all(line.guard and not line.doubtful and not line.wrong for line in found)
+def test_a_line_that_only_raises_is_a_guard(tmp_path: Path) -> None:
+    baked = lines(export_notes("Guarded", tmp_path / "run"))
+    assert [line.location for line in baked] == places_of("Guarded")
+    assert all(line.guard and not line.doubtful and not line.wrong for line in baked)
 
 
-def test_a_line_that_asks_the_weights_alone_is_nothing(tmp_path: Path) -> None:
-    assert lines(translated("OfWeights", tmp_path / "run")) == ()
+def test_a_line_that_reads_only_weights_is_not_reported(tmp_path: Path) -> None:
+    assert lines(export_notes("OfWeights", tmp_path / "run")) == ()
 
 
-def test_a_line_about_sizes_that_everybody_has_is_harmless(tmp_path: Path) -> None:
-    found = lines(translated("BySizes", tmp_path / "run"))
-    assert [line.location for line in found] == places_of("BySizes")
-    assert all(line.origin is Origin.SHAPE and not line.wrong for line in found)
-    (remark,) = baked_values.harmless_lines(found)
+def test_a_line_that_reads_only_static_sizes_is_harmless(tmp_path: Path) -> None:
+    baked = lines(export_notes("BySizes", tmp_path / "run"))
+    assert [line.location for line in baked] == places_of("BySizes")
+    assert all(line.origin is Origin.SHAPE and not line.wrong for line in baked)
+    (remark,) = baked_values.harmless_lines(baked)
     assert remark.startswith("fixed at export from sizes only")
 
 
-def test_a_loop_over_a_free_size_is_named_though_the_tracer_says_nothing(tmp_path: Path) -> None:
-    found = lines(translated("LoopOverSize", tmp_path / "run", IMAGE, sizes=TALL))
-    assert [line.location for line in found if line.wrong] == places_of("LoopOverSize")
-    assert found[0].counterexample == "H 32"
+def test_a_loop_over_a_dynamic_size_is_reported_without_a_tracer_warning(tmp_path: Path) -> None:
+    baked = lines(export_notes("LoopOverSize", tmp_path / "run", IMAGE, sizes=TALL))
+    assert [line.location for line in baked if line.wrong] == places_of("LoopOverSize")
+    assert baked[0].counterexample == "H 32"
 
 
-def test_a_size_that_the_exporter_follows_is_not_wrong(tmp_path: Path) -> None:
-    found = lines(translated("ConstantOfSize", tmp_path / "run", IMAGE, sizes=TALL))
-    assert [line.location for line in found] == places_of("ConstantOfSize")
-    assert not any(line.wrong for line in found)
+def test_a_size_that_stays_dynamic_is_not_wrong(tmp_path: Path) -> None:
+    baked = lines(export_notes("ConstantOfSize", tmp_path / "run", IMAGE, sizes=TALL))
+    assert [line.location for line in baked] == places_of("ConstantOfSize")
+    assert not any(line.wrong for line in baked)
 
 
-def test_a_batch_that_is_counted_is_refused_with_its_line(tmp_path: Path) -> None:
+def test_a_baked_in_batch_size_is_an_error_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match=rf"^{places_of('BatchByLen')[0]}: a size was fixed at export.* fails at"):
-        translated("BatchByLen", tmp_path / "run")
+        export_notes("BatchByLen", tmp_path / "run")
 
 
-def test_the_verdict_is_a_failure_that_names_the_line_and_the_input(tmp_path: Path) -> None:
+def test_the_failed_verdict_contains_the_line_and_the_input(tmp_path: Path) -> None:
     run = api.export(f"{OWN / 'asking.py'}:OnMean", inputs=[(16,)], quick=True, out=tmp_path / "run")
     (place,) = places_of("OnMean")
     assert not run.passed
@@ -177,7 +179,7 @@ def test_the_verdict_is_a_failure_that_names_the_line_and_the_input(tmp_path: Pa
     assert f"{place}: a branch was fixed at export" in run.report_html.read_text()
 
 
-def test_a_doubtful_line_takes_the_plain_pass_away(tmp_path: Path) -> None:
+def test_a_doubtful_line_prevents_an_unconditional_pass(tmp_path: Path) -> None:
     (place,) = places_of("Never")
     out, never = tmp_path / "run", f"{OWN / 'asking.py'}:Never"
     run = api.export(never, inputs=[(16,)], quick=True, faults=1, seconds=0.1, out=out, exporter="torchscript")
@@ -190,7 +192,7 @@ def test_a_doubtful_line_takes_the_plain_pass_away(tmp_path: Path) -> None:
     assert place in str(refusal)
 
 
-def test_guards_and_sizes_alone_leave_the_plain_pass(tmp_path: Path) -> None:
+def test_guards_and_static_sizes_do_not_prevent_a_pass(tmp_path: Path) -> None:
     for name in ("Guarded", "BySizes"):
         model = f"{OWN / 'asking.py'}:{name}"
         run = api.export(model, inputs=[(16,)], quick=True, faults=1, seconds=0.1, to="onnx", out=tmp_path / name)
@@ -199,7 +201,7 @@ def test_guards_and_sizes_alone_leave_the_plain_pass(tmp_path: Path) -> None:
         assert all(place in remark for place in places_of(name))
 
 
-def test_the_exporter_that_leaves_a_value_open_is_kept(tmp_path: Path) -> None:
+def test_the_exporter_that_keeps_a_value_dynamic_is_preferred(tmp_path: Path) -> None:
     run = api.export(f"{OWN / 'asking.py'}:BatchByLen", inputs=[(16,)], quick=True, to="onnx", out=tmp_path / "run")
     assert run.passed
     assert run.report.baked_values == ()

@@ -1,4 +1,4 @@
-"""Weights, photographs and a training of one's own, down the whole road."""
+"""Tests of the user's own weights, images and training through the whole pipeline."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ FEW = (*SMALL, "--images", "4")
 
 
 def saved(path: Path, layout: str = "torchvision_squeezenet1_1", seed: int = 0) -> Path:
-    """A checkpoint as its source publishes it, with random numbers."""
+    """Saves a checkpoint with published keys and shapes and random values."""
     torch.save(published.tensors(published.shapes(layout), seed=seed), path)
     return path
 
 
 def made_anew(output: str) -> list[str]:
-    """The stages that did not keep what was there."""
+    """The stages that did not reuse their artifact."""
     lines = [line.split() for line in output.splitlines()]
     return [words[0] for words in lines if words and words[0] in ROAD and words[1] != "kept"]
 
@@ -49,7 +49,7 @@ def receipts(run: Path) -> dict[str, Receipt]:
     return {sealed.made_by: sealed for _, sealed in runner.stage_directories(run)}
 
 
-def test_a_checkpoint_goes_down_the_road_and_is_known_by_its_content(deploytool: Command, tmp_path: Path) -> None:
+def test_a_checkpoint_is_identified_by_its_content(deploytool: Command, tmp_path: Path) -> None:
     path = saved(tmp_path / "weights.pth")
     arguments = ("export", "squeezenet1_1", "--weights", "weights.pth", *FEW)
     first = deploytool(*arguments)
@@ -64,7 +64,7 @@ def test_a_checkpoint_goes_down_the_road_and_is_known_by_its_content(deploytool:
     assert made_anew(deploytool(*arguments).stdout) == ROAD
 
 
-def test_options_come_with_a_checkpoint_and_what_overflows_is_no_parity(deploytool: Command, tmp_path: Path) -> None:
+def test_options_of_a_checkpoint_are_used_and_an_fp16_overflow_fails(deploytool: Command, tmp_path: Path) -> None:
     saved(tmp_path / "weights.pth", "megvii_shufflenet_g3_x1_0")
     done = deploytool("export", "shufflenet_g3", "--weights", "weights.pth", *FEW)
     assert done.returncode == 3, done.stderr
@@ -86,7 +86,7 @@ def test_options_come_with_a_checkpoint_and_what_overflows_is_no_parity(deployto
         ("squeezenet1_1", b"", "the checkpoint is an empty file", "download the file again"),
     ],
 )
-def test_weights_of_something_else_are_one_line_and_leave_nothing(
+def test_wrong_weights_are_an_error_in_one_line_and_leave_no_files(
     deploytool: Command, tmp_path: Path, model: str, content: bytes | None, problem: str, remedy: str
 ) -> None:
     path = saved(tmp_path / "weights.pth")
@@ -108,7 +108,7 @@ def make(width=8):
 """
 
 
-def test_weights_for_a_model_of_ones_own(deploytool: Command, tmp_path: Path) -> None:
+def test_weights_for_a_users_model(deploytool: Command, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(NET)
     state = {"0.weight": (8, 3, 3, 3), "0.bias": (8,), "3.weight": (4, 8), "3.bias": (4,)}
     torch.save(published.tensors(state), tmp_path / "weights.pth")
@@ -125,7 +125,7 @@ def test_weights_for_a_model_of_ones_own(deploytool: Command, tmp_path: Path) ->
 
 
 def photographs() -> dict[str, Pixels]:
-    """The photographs that come with scikit-learn."""
+    """The sample photographs of scikit-learn."""
     datasets = pytest.importorskip("sklearn.datasets", reason="its sample photographs are needed")
     sample = datasets.load_sample_images()
     return {Path(name).name: picture for name, picture in zip(sample.filenames, sample.images, strict=True)}
@@ -137,7 +137,7 @@ def measured(run: Path) -> list[Comparison]:
     return [comparison for comparison in written.comparisons if comparison.status == Status.MEASURED]
 
 
-def test_photographs_become_the_golden_images(deploytool: Command, tmp_path: Path) -> None:
+def test_a_folder_of_photographs_becomes_the_golden_images(deploytool: Command, tmp_path: Path) -> None:
     (tmp_path / "photographs").mkdir()
     for name, picture in photographs().items():
         Image.fromarray(picture).save(tmp_path / "photographs" / f"{name}.png")
@@ -158,7 +158,7 @@ def test_photographs_become_the_golden_images(deploytool: Command, tmp_path: Pat
         assert comparison.accuracy is None
 
 
-def test_folders_of_classes_give_an_accuracy(deploytool: Command, tmp_path: Path) -> None:
+def test_accuracy_is_measured_on_folders_of_classes(deploytool: Command, tmp_path: Path) -> None:
     for label, picture in enumerate(photographs().values()):
         (tmp_path / "classes" / f"{label:03}").mkdir(parents=True)
         for number in range(5):
@@ -185,7 +185,7 @@ def test_folders_of_classes_give_an_accuracy(deploytool: Command, tmp_path: Path
         (("--input", "3x64x48"), "broken", "broken/picture.jpg cannot be read as a picture: "),
     ],
 )
-def test_a_folder_that_cannot_be_used_is_one_line(
+def test_an_unusable_folder_is_an_error_in_one_line(
     deploytool: Command, tmp_path: Path, inputs: tuple[str, ...], folder: str, problem: str
 ) -> None:
     (tmp_path / "net.py").write_text(NET)
@@ -199,8 +199,8 @@ def test_a_folder_that_cannot_be_used_is_one_line(
     assert set(receipts(tmp_path / "artifacts" / "net_make")) <= {"load"}
 
 
-def test_trained_weights_keep_their_accuracy_to_the_fp16_graph(tmp_path: Path, with_engine: Options) -> None:
-    """A MobileNet made for 224 × 224, trained on digits of 32 × 32 and exported with what it was trained to be."""
+def test_trained_weights_keep_their_accuracy_up_to_the_fp16_graph(tmp_path: Path, with_engine: Options) -> None:
+    """A MobileNet for 224 × 224 is trained on digits of 32 × 32 and exported with the size of the training."""
     (tmp_path / "digits").mkdir()
     results = train_digits(tmp_path / "digits", Recipe(epochs=3, flip=False))
     _, test, classes = cifar.read(tmp_path / "digits")

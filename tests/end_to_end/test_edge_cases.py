@@ -1,4 +1,4 @@
-"""What only silence, loudness, a constant or a padded tail shows is seen, and what nobody can answer is not asked."""
+"""Tests that edge inputs (silent, loud, constant, padded) reveal baked-in branches, unless the model fails there."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from deploytool.spec import Job
 from tests.conftest import QUICK
 from tests.user_model_export import OWN, WITHOUT_ENGINE, failures
 
-EVERY = 8  # edges of an input of numbers
+EDGE_COUNT = 8  # of a floating-point input
 
 
-def gone(reference: str, inputs: str, home: Path, images: int = EVERY) -> Report:
+def export_report(reference: str, inputs: str, home: Path, images: int = EDGE_COUNT) -> Report:
     job = Job(
         catalog.find(f"{OWN / reference.partition(':')[0]}.py:{reference.partition(':')[2]}", params.tensors([inputs])),
         dataclasses.replace(QUICK, images=images, seconds=0.0),
@@ -31,7 +31,7 @@ def gone(reference: str, inputs: str, home: Path, images: int = EVERY) -> Report
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize(
-    ("name", "where"),
+    ("name", "edges"),
     [
         ("IfLoud", {"loud"}),
         ("IfSilent", {"silence"}),
@@ -41,32 +41,31 @@ def gone(reference: str, inputs: str, home: Path, images: int = EVERY) -> Report
         ("Never", set()),
     ],
 )
-def test_a_branch_that_was_fixed_at_export_shows_at_the_edge_that_takes_it(
-    name: str, where: set[str], tmp_path: Path
-) -> None:
-    failed = failures(gone(f"branching:{name}", "sound=16", tmp_path / "run"))
-    expected = {f"FP64 at {edge}" for edge in where}
+def test_a_baked_in_branch_fails_at_the_edge_that_takes_it(name: str, edges: set[str], tmp_path: Path) -> None:
+    failed = failures(export_report(f"branching:{name}", "sound=16", tmp_path / "run"))
+    expected = {f"FP64 at {edge}" for edge in edges}
     assert all(failed.get(stage, set()) == expected for stage in ("export", "simplify", "rewrite"))
-    assert failed.get("fp16", set()) == expected - {"FP64 at loud"}  # nobody is that loud: FP16 need not hold there
+    assert failed.get("fp16", set()) == expected - {"FP64 at loud"}  # outside of the range FP16 must represent
 
 
-def test_an_edge_that_the_model_itself_cannot_answer_is_left_out_with_a_remark(tmp_path: Path) -> None:
-    written = gone("branching:Unsound", "sound=16", tmp_path / "run")
+def test_an_edge_at_which_the_model_fails_is_left_out_with_a_remark(tmp_path: Path) -> None:
+    written = export_report("branching:Unsound", "sound=16", tmp_path / "run")
     assert verdict.failed_lines(written) == ()
-    said = [line for line in written.remarks if line.startswith("record: not tried at ")]
-    assert any("at silence: the model itself answers with NaN or infinite values" in line for line in said)
-    assert any("at loud: " in line and "too loud" in line for line in said)
-    kept = golden.read(tmp_path / "run" / "golden" / "golden.npz")
-    assert [edge.name for edge in kept.edges] == [
+    remarks = [line for line in written.remarks if " at silence: " in line or " at loud: " in line]
+    assert len(remarks) == 2
+    assert any("at silence: " in line and "NaN" in line for line in remarks)
+    assert any("at loud: " in line and "too loud" in line for line in remarks)
+    sample = golden.read(tmp_path / "run" / "golden" / "golden.npz")
+    assert [edge.name for edge in sample.edges] == [
         *("a constant", "quiet", "one sample", "a padded tail", "a ramp", "negative")
     ]
-    assert all(np.isfinite(answer).all() for edge in kept.edges for answer in edge.reference.values())
+    assert all(np.isfinite(output).all() for edge in sample.edges for output in edge.reference.values())
 
 
-def test_few_golden_cases_make_few_edges(tmp_path: Path) -> None:
-    gone("branching:Never", "sound=16", tmp_path / "run", images=3)
-    kept = golden.read(tmp_path / "run" / "golden" / "golden.npz")
-    assert [edge.name for edge in kept.edges] == ["silence", "loud", "a constant"]
-    for edge in kept.edges:
-        ((name, answer),) = edge.outputs.items()
-        np.testing.assert_allclose(answer, edge.reference[name], rtol=1e-4)
+def test_few_golden_cases_have_few_edges(tmp_path: Path) -> None:
+    export_report("branching:Never", "sound=16", tmp_path / "run", images=3)
+    sample = golden.read(tmp_path / "run" / "golden" / "golden.npz")
+    assert [edge.name for edge in sample.edges] == ["silence", "loud", "a constant"]
+    for edge in sample.edges:
+        ((name, output),) = edge.outputs.items()
+        np.testing.assert_allclose(output, edge.reference[name], rtol=1e-4)

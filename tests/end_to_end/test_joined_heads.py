@@ -1,4 +1,4 @@
-"""A network with one joined output and the same with several outputs get the same verdict, sound or not."""
+"""Tests that a network with one concatenated output and one with several outputs get the same check results."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ OWN = f"{ROOT / 'tests' / 'user_models' / 'heads.py'}"
 BOXES = 4
 
 
-def recorded(out: Path, **arguments: bool | str) -> golden.Golden:
+def golden_data(out: Path, **arguments: bool | str) -> golden.Golden:
     reference = f"{OWN}:Heads"
     run = deploytool.export(reference, inputs=[(3, 16, 16)], arguments=arguments, to="onnx", quick=True, out=out)
     assert run.passed, run.error
     return golden.read(run.folder / "golden" / "golden.npz")
 
 
-def broken(sample: golden.Golden, spoil: float) -> bool:
-    """Whether the check of a sample breaks on its own answers with the scores scaled by that much."""
-    got = {name: array.astype(np.float64) for name, array in sample.reference.items()}
-    if len(got) > 1:
-        got[list(got)[1]] *= spoil
+def check_fails(sample: golden.Golden, factor: float) -> bool:
+    """Whether the check fails for the reference outputs with the scores scaled by `factor`."""
+    outputs = {name: array.astype(np.float64) for name, array in sample.reference.items()}
+    if len(outputs) > 1:
+        outputs[list(outputs)[1]] *= factor
     else:
-        (array,) = got.values()
+        (array,) = outputs.values()
         axis = array.shape.index(BOXES + 6)
-        np.moveaxis(array, axis, 0)[BOXES:] *= spoil
-    return bool(metrics.check(got, sample.reference, "", metrics.tolerances(sample.noise, {}).fp32).broken)
+        np.moveaxis(array, axis, 0)[BOXES:] *= factor
+    return bool(metrics.check(outputs, sample.reference, "", metrics.tolerances(sample.noise, {}).fp32).broken)
 
 
 @pytest.mark.parametrize("scales", ["300 1", "1e5 1"])
 @pytest.mark.parametrize("form", ["maps", "rows", "columns"])
-def test_small_scores_beside_large_boxes_are_held_as_if_they_were_apart(tmp_path: Path, form: str, scales: str) -> None:
-    asked = {"sizes": f"{BOXES} 6", "scales": scales, "form": form}
-    joined = recorded(tmp_path / "joined", **asked)
-    apart = recorded(tmp_path / "apart", **asked, apart=True)
-    for spoil, fails in ((1.0, False), (1.001, True), (2.0, True)):
-        assert (broken(joined, spoil), broken(apart, spoil)) == (fails, fails), spoil
+def test_small_scores_joined_with_large_boxes_are_checked_at_their_own_scale(
+    tmp_path: Path, form: str, scales: str
+) -> None:
+    arguments = {"sizes": f"{BOXES} 6", "scales": scales, "form": form}
+    joined = golden_data(tmp_path / "joined", **arguments)
+    separate = golden_data(tmp_path / "separate", **arguments, separate=True)
+    for factor, fails in ((1.0, False), (1.001, True), (2.0, True)):
+        assert (check_fails(joined, factor), check_fails(separate, factor)) == (fails, fails), factor

@@ -1,4 +1,4 @@
-"""Sound models of long sums and composite calls pass with either exporter; a small fault in one of them does not."""
+"""Tests that correct models with long reductions pass with either exporter, and that small errors in them fail."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ def exported(head: str, out: Path, exporter: str = "torchscript", seed: int = 0)
 
 
 @pytest.mark.parametrize(("head", "exporter"), [each for each in ROAD if each not in REFUSED])
-def test_a_sound_model_passes(head: str, exporter: str, tmp_path: Path) -> None:
+def test_a_correct_model_passes(head: str, exporter: str, tmp_path: Path) -> None:
     run = exported(head, tmp_path / "run", exporter)
     assert run.error is None
     assert not any("noise without" in remark for remark in run.report.remarks)
     assert head in STRAYS or "rewrite: original: folded is left out" not in run.report.remarks
 
 
-def test_sound_passes(tmp_path: Path) -> None:
+def test_an_audio_model_passes(tmp_path: Path) -> None:
     run = deploytool.export(f"{OWN}/sums.py:hearing", inputs=[(1, 16000)], quick=True, to="onnx", out=tmp_path / "run")
     assert run.error is None
 
 
 @pytest.mark.parametrize("head", ["pooled", "gram", "excited", "attended", "convnext"])
-def test_a_weight_that_is_off_by_little_is_caught(head: str, tmp_path: Path) -> None:
-    """Every weight of the first convolution a thousandth larger, or one of the classifier lost."""
+def test_a_small_error_in_the_weights_is_detected(head: str, tmp_path: Path) -> None:
+    """Scales the weights of the first convolution by 1.001, or zeroes one weight of the classifier."""
     exported(head, tmp_path / "run")
     sample = golden.read(tmp_path / "run" / "golden" / "golden.npz")
     tolerance = metrics.tolerances(sample.noise, {}).fp32

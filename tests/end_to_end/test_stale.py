@@ -1,4 +1,4 @@
-"""A run is kept only as long as everything that its model's code read is as it was; what cannot be seen is said."""
+"""Tests that a run is reused only while all files that the model's code read are unchanged."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from torch import nn
 from safetensors.torch import load_file
 HERE = Path(__file__).parent
 def net(bias=0.0):
-    made = nn.Linear(4, 2)
-    nn.init.constant_(made.bias, bias)
-    return made
+    layer = nn.Linear(4, 2)
+    nn.init.constant_(layer.bias, bias)
+    return layer
 """
 PARTS = "nets/parts.py"
 
 
 @pytest.fixture(autouse=True)
-def an_interpreter_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def restore_import_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -47,7 +47,7 @@ def an_interpreter_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with what the factories below read, which is also the working folder."""
+    """A folder with the files that the factories below read; it is the working directory."""
     folder = tmp_path / "project"
     for name, text in {
         PARTS: "BIAS = 1.0\n",
@@ -68,12 +68,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def made(project: Path, body: str, out: str = "out") -> set[str]:
-    """The stages that an export of this factory had to do."""
+def fresh_stages(project: Path, body: str, out: str = "out") -> set[str]:
+    """Exports the factory and returns the stages that were not reused."""
     if not (project / "net.py").exists():
         (project / "net.py").write_text(f"{HEAD}\n{body}\n")
     model = catalog.find("net.py:make", (Tensor("input", ("batch", 4)),))
-    return {each.made_by for each in runner.run(Job(model, QUICK), RECIPE, project / out) if each.fresh}
+    artifacts = runner.run(Job(model, QUICK), RECIPE, project / out)
+    return {artifact.made_by for artifact in artifacts if artifact.fresh}
 
 
 def write(name: str, text: str) -> Callable[[Path], object]:
@@ -85,14 +86,14 @@ def retarget(project: Path) -> None:
     (project / "latest.txt").symlink_to("checkpoints/two.txt")
 
 
-def replaced_in_place(project: Path) -> None:
+def replace_in_place(project: Path) -> None:
     before = (project / "best.pt").stat()
     torch.save({"bias": 2.0}, project / "best.pt")
     assert (project / "best.pt").stat().st_size == before.st_size
     os.utime(project / "best.pt", ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def retrained(project: Path) -> None:
+def retrain(project: Path) -> None:
     torch.jit.script(torch.nn.Linear(1, 1)).save(project / "whole.ts")  # type: ignore[no-untyped-call]
 
 
@@ -107,9 +108,9 @@ def make(): return Net(4, 2)
 """
 EXECUTED = """
 def make():
-    names = {}
-    exec(Path('nets/parts.py').read_text(), names)
-    return net(names['BIAS'])
+    namespace = {}
+    exec(Path('nets/parts.py').read_text(), namespace)
+    return net(namespace['BIAS'])
 """
 TRIED = f"""
 def make():
@@ -123,7 +124,7 @@ NEW_JSON = '{"bias": 2.0}'
 
 
 def returns(bias: str, first: str = "") -> str:
-    """A factory whose net has this bias."""
+    """A factory of a model with this bias."""
     return f"{first}\ndef make(): return net({bias})"
 
 
@@ -132,57 +133,57 @@ READS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a package": (returns("BIAS", "from pkg.parts import BIAS"), write("pkg/parts.py", "BIAS = 2.0\n")),
     "a package without __init__": (returns("BIAS", "from nets.parts import BIAS"), OTHER),
     "a late import": (LATE, OTHER),
-    "what runs in forward": (FORWARD, OTHER),
-    "code that is executed": (EXECUTED, OTHER),
+    "an import in forward": (FORWARD, OTHER),
+    "code run by exec": (EXECUTED, OTHER),
     "a configuration": (returns(JSON.format("HERE / 'config.json'")), write("config.json", NEW_JSON)),
     "a configuration that changes no weight": (
         "def make():\n    Path('config.json').read_text()\n    return net()",
         write("config.json", NEW_JSON),
     ),
-    "a file in the folder above": (returns(JSON.format("'../above.json'")), write("../above.json", NEW_JSON)),
-    "a checkpoint of the same size and time": (returns(LOADED.format("HERE / 'best.pt'")), replaced_in_place),
-    "a checkpoint that is gone": (
+    "a file in the parent folder": (returns(JSON.format("'../above.json'")), write("../above.json", NEW_JSON)),
+    "a checkpoint of the same size and time": (returns(LOADED.format("HERE / 'best.pt'")), replace_in_place),
+    "a deleted checkpoint": (
         returns(f"{LOADED.format(repr('best.pt'))} if os.path.exists('best.pt') else 0."),
         lambda project: (project / "best.pt").unlink(),
     ),
-    "a checkpoint that has come": (
+    "a new checkpoint": (
         returns(f"{LOADED.format(repr('new.pt'))} if Path('new.pt').is_file() else 0."),
         lambda project: torch.save({"bias": 3.0}, project / "new.pt"),
     ),
-    "a checkpoint that was tried": (TRIED, write("new.txt", "2.0")),
+    "a checkpoint that did not exist": (TRIED, write("new.txt", "2.0")),
     "safetensors": (
         returns("float(load_file('best.safetensors')['bias'][0])"),
         lambda project: save_file({"bias": torch.zeros(2)}, project / "best.safetensors"),
     ),
-    "TorchScript, which is read in C++": (returns("float(torch.jit.load('whole.ts').bias.detach())"), retrained),
-    "a link that leads elsewhere": (returns(TEXT.format("'latest.txt'")), retarget),
-    "a folder that is listed": (LISTS.format("os.listdir('checkpoints')"), MORE),
+    "TorchScript, read in C++": (returns("float(torch.jit.load('whole.ts').bias.detach())"), retrain),
+    "a link with another target": (returns(TEXT.format("'latest.txt'")), retarget),
+    "a listed folder": (LISTS.format("os.listdir('checkpoints')"), MORE),
     "a pattern": (LISTS.format("glob.glob('checkpoints/*.txt')"), MORE),
     "a walk": (LISTS.format("[name for each in os.walk('checkpoints') for name in each[2]]"), MORE),
-    "a descriptor of its own": (
+    "os.open": (
         "def make():\n    os.close(os.open('config.json', os.O_RDONLY))\n    return net()",
         write("config.json", "{}"),
     ),
 }
 
 
-@pytest.mark.parametrize("what", READS)
-def test_what_the_factory_reads_is_noticed_when_it_changes(what: str, project: Path) -> None:
-    body, change = READS[what]
-    assert made(project, body) == set(RECIPE)
-    assert made(project, body) == set()
+@pytest.mark.parametrize("source", READS)
+def test_a_change_of_what_the_factory_read_is_detected(source: str, project: Path) -> None:
+    body, change = READS[source]
+    assert fresh_stages(project, body) == set(RECIPE)
+    assert fresh_stages(project, body) == set()
     before = receipt.read(project / "out" / "load")
     with_source = project / "net.py"
     change(project)
     with pytest.raises(BadInput, match="made from"):
         runner.check_source(project / "out")
-    assert made(project, body) == set(RECIPE)
+    assert fresh_stages(project, body) == set(RECIPE)
     after = receipt.read(project / "out" / "load")
     assert before
     assert after
     assert before.key != after.key
     runner.check_source(project / "out")
-    assert made(project, body) == set()
+    assert fresh_stages(project, body) == set()
     assert with_source.exists()
 
 
@@ -197,32 +198,32 @@ def test_what_the_factory_reads_is_noticed_when_it_changes(what: str, project: P
     ],
     ids=["another file", "a file that was not read", "a log", "its time", "bytecode"],
 )
-def test_what_the_factory_does_not_read_changes_nothing(change: Callable[[Path], object], project: Path) -> None:
+def test_other_changes_do_not_invalidate_the_run(change: Callable[[Path], object], project: Path) -> None:
     body = "from pkg.parts import BIAS\ndef make(): return net(torch.load(HERE / 'best.pt')['bias'] + BIAS)"
-    assert made(project, body) == set(RECIPE)
+    assert fresh_stages(project, body) == set(RECIPE)
     change(project)
-    assert made(project, body) == set()
+    assert fresh_stages(project, body) == set()
 
 
-def test_a_run_is_kept_in_a_project_that_was_moved(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_reused_after_its_project_was_moved(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = "from nets.parts import BIAS\ndef make(): return net(torch.load(HERE / 'best.pt')['bias'] + BIAS)"
-    made(project, body)
+    fresh_stages(project, body)
     moved = project.rename(project.parent / "moved")
     monkeypatch.chdir(moved)
-    assert made(moved, body) == set()
+    assert fresh_stages(moved, body) == set()
 
 
-def test_what_the_factory_writes_itself_does_not_count(project: Path) -> None:
+def test_files_that_the_factory_writes_do_not_count(project: Path) -> None:
     logs = "    with open('seen.log', 'a') as log: log.write('once more')\n"
     body = f"def make():\n{logs}    return net(float(len(Path('seen.log').read_text()) > 0))"
-    made(project, body)
-    assert made(project, body) == set()
-    made(project, body, "elsewhere")
-    assert made(project, body) == set()
+    fresh_stages(project, body)
+    assert fresh_stages(project, body) == set()
+    fresh_stages(project, body, "elsewhere")
+    assert fresh_stages(project, body) == set()
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "remark"),
     [
         (
             "import socket\ndef make():\n    socket.getaddrinfo('localhost', 80)\n    return net()",
@@ -232,37 +233,37 @@ def test_what_the_factory_writes_itself_does_not_count(project: Path) -> None:
         ("def make():\n    os.system('true')\n    return net()", "ran true"),
     ],
 )
-def test_what_no_key_covers_is_said(body: str, said: str, project: Path) -> None:
-    made(project, body)
-    sealed = receipt.read(project / "out" / "load")
-    assert sealed
-    assert said in str(sealed.notes["remarks"])
+def test_accesses_that_no_key_covers_are_remarks(body: str, remark: str, project: Path) -> None:
+    fresh_stages(project, body)
+    stage_receipt = receipt.read(project / "out" / "load")
+    assert stage_receipt
+    assert remark in str(stage_receipt.notes["remarks"])
 
 
-def test_a_factory_that_reads_nothing_else_says_nothing(project: Path) -> None:
-    made(project, "def make(): return net()")
-    sealed = receipt.read(project / "out" / "load")
-    assert sealed
-    assert not sealed.notes.get("remarks")
+def test_a_factory_without_other_accesses_has_no_remarks(project: Path) -> None:
+    fresh_stages(project, "def make(): return net()")
+    stage_receipt = receipt.read(project / "out" / "load")
+    assert stage_receipt
+    assert not stage_receipt.notes.get("remarks")
 
 
-def test_a_run_of_the_zoo_knows_the_files_of_its_definition(tmp_path: Path) -> None:
+def test_a_run_of_a_zoo_model_lists_the_files_of_its_definition(tmp_path: Path) -> None:
     model = dataclasses.replace(catalog.find("squeezenet1_1"), inputs=(Tensor("input", ("batch", 3, 32, 32)),))
     list(runner.run(Job(model, QUICK), (Stage.LOAD,), tmp_path / "out"))
-    sealed = receipt.read(tmp_path / "out" / "load")
-    assert sealed
-    assert "./squeezenet.py" in plain_names(sealed)
+    stage_receipt = receipt.read(tmp_path / "out" / "load")
+    assert stage_receipt
+    assert "./squeezenet.py" in source_names(stage_receipt)
     runner.check_source(tmp_path / "out")
 
 
-def plain_names(sealed: receipt.Receipt) -> set[str]:
-    found = sealed.notes["sources"]
-    assert isinstance(found, dict)
-    return set(found)
+def source_names(stage_receipt: receipt.Receipt) -> set[str]:
+    sources = stage_receipt.notes["sources"]
+    assert isinstance(sources, dict)
+    return set(sources)
 
 
-def test_a_kept_run_of_a_model_of_ones_own_imports_no_torch_and_runs_none_of_its_code(project: Path) -> None:
-    made(project, "def make(): return net(torch.load(HERE / 'best.pt')['bias'])")
+def test_reusing_a_run_neither_imports_torch_nor_runs_the_users_code(project: Path) -> None:
+    fresh_stages(project, "def make(): return net(torch.load(HERE / 'best.pt')['bias'])")
     program = f"""
 import os; os.chdir({str(project)!r})
 from pathlib import Path
@@ -273,12 +274,12 @@ from tests.conftest import QUICK
 model = catalog.find("net.py:make", (Tensor("input", ("batch", 4)),))
 from deploytool.results import receipt
 recipe = tuple(map(Stage, {[*map(str, RECIPE)]!r}))
-assert not any(each.fresh for each in runner.run(Job(model, QUICK), recipe, Path("out")))
+assert not any(artifact.fresh for artifact in runner.run(Job(model, QUICK), recipe, Path("out")))
 """
     assert not {"torch", "net", "deploytool_user_net"} & modules_of(program)
 
 
-def test_an_import_that_fails_late_is_one_line_with_what_helps(project: Path) -> None:
+def test_a_failed_import_inside_the_factory_is_one_line_with_a_remedy(project: Path) -> None:
     with pytest.raises(BadInput, match=r"net\.py:make: No module named 'no_such_thing'") as caught:
-        made(project, "def make():\n    import no_such_thing")
+        fresh_stages(project, "def make():\n    import no_such_thing")
     assert "PYTHONPATH" in caught.value.remedy

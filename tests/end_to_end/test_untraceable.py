@@ -1,4 +1,4 @@
-"""TorchScript is a side branch: what it does not take costs nothing else."""
+"""Tests that a model which TorchScript does not support is exported without a TorchScript file."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.conftest import ROOT, Command
 
 OWN = ROOT / "tests" / "user_models" / "untraceable.py"
 MODELS = {
-    "OfOnesOwn": "Could not export Python function call 'Swish'",
-    "InAPart": "Could not export Python function call 'Swish'",
-    "Shy": "no TorchScript, please",
-    "Silent": "KeyError",
-    "oddly_named": "",
+    "CustomFunction": "Could not export Python function call 'Swish'",
+    "NestedCustomFunction": "Could not export Python function call 'Swish'",
+    "RaisesInTrace": "no TorchScript, please",
+    "RaisesWithoutMessage": "KeyError",
+    "invalid_class_name": "",
 }
 
 
@@ -31,7 +31,7 @@ def exported(name: str, out: Path, exporter: str = "torchscript") -> Run:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_what_torchscript_does_not_take_goes_on_without_it(name: str, tmp_path: Path) -> None:
+def test_the_export_continues_without_torchscript(name: str, tmp_path: Path) -> None:
     run = exported(name, tmp_path / "run").check()
     assert run.script is None
     assert not (tmp_path / "run" / "torchscript" / "model.pt").exists()
@@ -48,13 +48,13 @@ def test_what_torchscript_does_not_take_goes_on_without_it(name: str, tmp_path: 
 
 @pytest.mark.parametrize("step", ["trace", "freeze", "save", "load"])
 @pytest.mark.parametrize("error", [RuntimeError("Expression of type - cannot be used"), UnicodeError(), OSError(28)])
-def test_each_step_of_torchscript_may_fail(
+def test_an_error_in_any_step_of_torchscript_is_handled(
     step: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(torch.jit, step, fails)
+    monkeypatch.setattr(torch.jit, step, fail)
     model = catalog.find(f"{OWN}:Naming", (Tensor("vector", ("batch", 16)),), {})
     *_, script = runner.run(
         Job(model, Options(images=4)), (Stage.LOAD, Stage.GOLDEN, Stage.TORCHSCRIPT), tmp_path / "run"
@@ -63,10 +63,10 @@ def test_each_step_of_torchscript_may_fail(
     assert [path.name for path in (tmp_path / "run" / "torchscript").iterdir()] == ["receipt.json"]
 
 
-def test_a_run_without_the_script_is_whole_for_every_command(tmp_path: Path, deploytool: Command) -> None:
-    run = exported("OfOnesOwn", tmp_path / "run")
-    again = exported("OfOnesOwn", tmp_path / "run")
-    assert [artifact.fresh for artifact in again.artifacts] == [False] * len(again.artifacts)
+def test_all_commands_accept_a_run_without_torchscript(tmp_path: Path, deploytool: Command) -> None:
+    run = exported("CustomFunction", tmp_path / "run")
+    repeated = exported("CustomFunction", tmp_path / "run")
+    assert [artifact.fresh for artifact in repeated.artifacts] == [False] * len(repeated.artifacts)
     for command in (("show",), ("pack",), ("bench", "--seconds", "0.1"), ("report",)):
         done = deploytool(command[0], str(run.folder), *command[1:])
         assert done.returncode == 0, done.stderr

@@ -1,8 +1,8 @@
-"""Models that ask torch for a value or a size in Python, which an exporter that traces knows only as it went then."""
+"""Models that read a tensor value or a size in Python, which a tracing exporter bakes in."""
 
 from __future__ import annotations
 
-import asking_part  # type: ignore[import-not-found]  # it lies beside this file, as with a user's own
+import asking_part  # type: ignore[import-not-found]  # a sibling file, as in a user's project
 import torch
 from torch import Tensor, nn
 
@@ -91,7 +91,7 @@ class Array(Naming):
 
 
 class Never(Naming):
-    """No input that anybody would try takes the other way."""
+    """Its branch is taken by no input that the trials generate."""
 
     def forward(self, vector: Tensor) -> Tensor:
         if (vector * 1.5).sum().sin() > 0.99999999:  # here
@@ -100,7 +100,7 @@ class Never(Naming):
 
 
 class Harmless(Naming):
-    """The other way gives the same answers."""
+    """Both branches compute the same outputs."""
 
     def forward(self, vector: Tensor) -> Tensor:
         if vector.mean() > 7:  # here
@@ -109,7 +109,7 @@ class Harmless(Naming):
 
 
 class Guarded(Naming):
-    """Asks only to refuse."""
+    """Reads values only to raise an error."""
 
     def forward(self, vector: Tensor) -> Tensor:
         assert vector.abs().max() < 1e9  # here
@@ -119,7 +119,7 @@ class Guarded(Naming):
 
 
 class OfWeights(Naming):
-    """Asks its own weights alone: they are the same in every run."""
+    """Reads only its own weights, which are the same in every run."""
 
     def forward(self, vector: Tensor) -> Tensor:
         if self.get_buffer("scale") > 1:
@@ -128,7 +128,7 @@ class OfWeights(Naming):
 
 
 class BySizes(Naming):
-    """Asks only for sizes that are fixed for everybody."""
+    """Reads only static sizes."""
 
     def forward(self, vector: Tensor) -> Tensor:
         assert vector.shape[1] == 16  # here
@@ -143,17 +143,17 @@ class BatchByLen(Naming):
 
 
 class LoopOverSize(nn.Module):
-    """As many steps as the image is high."""
+    """The number of iterations depends on the image height."""
 
     def __init__(self) -> None:
         super().__init__()
         self.see = nn.Conv2d(3, 4, 3, 2, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        seen = self.see(image).mean((2, 3))
+        features = self.see(image).mean((2, 3))
         for _ in range(image.shape[2] // 16):  # here
-            seen = seen + 1
-        return seen  # type: ignore[no-any-return]  # a Module call
+            features = features + 1
+        return features  # type: ignore[no-any-return]  # a Module call
 
 
 class ConstantOfSize(nn.Module):
@@ -167,7 +167,7 @@ class ConstantOfSize(nn.Module):
 
 
 class Ragged(Naming):
-    """Has as many numbers as are positive."""
+    """Has a tensor whose size depends on input values."""
 
     def forward(self, vector: Tensor) -> Tensor:
         loud = vector[vector.abs() > 3]

@@ -1,4 +1,4 @@
-"""A part in a file of its own, which asks."""
+"""A submodule in its own file that branches on a value."""
 
 from __future__ import annotations
 

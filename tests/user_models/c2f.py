@@ -1,4 +1,4 @@
-"""A network of C2f blocks, as in YOLO v8: a split, bottlenecks with a shortcut, and a concat that reads both."""
+"""A network of C2f blocks as in YOLO v8: split, bottlenecks with shortcuts, concatenation of all parts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 
-def unit(given: int, made: int, side: int, stride: int = 1) -> nn.Sequential:
-    layers = nn.Conv2d(given, made, side, stride, side // 2, bias=False), nn.BatchNorm2d(made), nn.SiLU(inplace=True)
-    return nn.Sequential(*layers)
+def unit(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.SiLU(inplace=True))
 
 
 class C2f(nn.Module):

@@ -1,4 +1,4 @@
-"""A fully convolutional network: any height and width in, a map of half of each out."""
+"""A fully convolutional network with dynamic height and width; the output has half the input size."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ class Sharpen(nn.Module):
         self.out = nn.Conv2d(16, 1, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        grown = functional.interpolate(self.down(image), scale_factor=2, mode="nearest")
-        return self.out(grown)  # type: ignore[no-any-return]  # a Module call
+        upsampled = functional.interpolate(self.down(image), scale_factor=2, mode="nearest")
+        return self.out(upsampled)  # type: ignore[no-any-return]  # a Module call

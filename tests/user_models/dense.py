@@ -1,4 +1,4 @@
-"""A small DenseNet: every layer sees all before it, norm and activation come before the convolution."""
+"""A small DenseNet: each layer reads all previous outputs; norm and activation precede the convolution."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class DenseBlock(nn.Module):
-    def __init__(self, given: int, growth: int, layers: int) -> None:
+    def __init__(self, inputs: int, growth: int, layers: int) -> None:
         super().__init__()
-        sizes = [given + growth * number for number in range(layers)]
+        sizes = [inputs + growth * number for number in range(layers)]
         self.layers = nn.ModuleList(
             nn.Sequential(nn.BatchNorm2d(size), nn.ReLU(), nn.Conv2d(size, growth, 3, padding=1, bias=False))
             for size in sizes

@@ -1,4 +1,4 @@
-"""Models as training leaves them, inside something, and parts that no exporter takes; factories for each."""
+"""Factories of models in wrappers (torch.compile, DataParallel), with scripted submodules, or that raise errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Compiled(Net):
 
 
 class NoReturn(Net):
-    """Its train() returns nothing, as many write it."""
+    """Its train() returns nothing."""
 
     def train(self, mode: bool = True) -> Any:
         super().train(mode)
@@ -45,9 +45,9 @@ def compiled() -> Any:
 
 
 def compiled_in_place() -> nn.Module:
-    made = Net()
-    made.compile(backend="eager")
-    return made
+    module = Net()
+    module.compile(backend="eager")
+    return module
 
 
 def compiled_part() -> nn.Module:

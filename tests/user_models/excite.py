@@ -1,4 +1,4 @@
-"""Depthwise convolutions with squeeze-excite and hard-swish, as MobileNet v3 has them."""
+"""Depthwise convolutions with squeeze-and-excite and hard-swish, as in MobileNet v3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models with a number baked in that should have followed the input, each as somebody once wrote it."""
+"""Models with a baked-in size that should depend on the input."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Seeing(nn.Module):
-    """A convolution to look with and a layer to name with, for the models below."""
+    """A convolution and a linear layer, the base of the models below."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Squeezed(Seeing):
 
 
 class BatchMixed(Seeing):
-    """Every answer depends on the other images of its batch."""
+    """Each output depends on the other images of its batch."""
 
     def forward(self, image: Tensor) -> Tensor:
         seen = self.see(image).relu().mean((2, 3))
@@ -46,7 +46,7 @@ class BatchMixed(Seeing):
 
 
 class Pairs(Seeing):
-    """The second size of the answer is the batch too."""
+    """The second dimension of the output is the batch size too."""
 
     def forward(self, image: Tensor) -> Tensor:
         seen = self.see(image).relu().mean((2, 3))
@@ -67,7 +67,7 @@ class SizeByInt(Seeing):
 
 
 class MapByInt(Seeing):
-    """The map has the size that the image had at export."""
+    """The size of the output map is the image size at export."""
 
     def forward(self, image: Tensor) -> Tensor:
         size = (int(image.shape[2]), int(image.shape[3]))
@@ -76,7 +76,7 @@ class MapByInt(Seeing):
 
 
 class CropByInt(Seeing):
-    """Runs at every size, and is wrong at all but one."""
+    """Runs at all sizes, and is wrong at all but one."""
 
     def forward(self, image: Tensor) -> Tensor:
         top = self.see(image).relu()[:, :, : int(image.shape[2]) // 4]
@@ -84,7 +84,7 @@ class CropByInt(Seeing):
 
 
 class LouderWhenLarge(Seeing):
-    """A branch that no trace can follow: no size fails, and the largest ones are wrong."""
+    """A branch on the size: the exported graph runs at all sizes, and is wrong at the largest."""
 
     def forward(self, image: Tensor) -> Tensor:
         seen = self.see(image).relu().mean((2, 3))
@@ -94,7 +94,7 @@ class LouderWhenLarge(Seeing):
 
 
 class LouderInCrowds(Seeing):
-    """Another model from five images at once."""
+    """A branch on the batch size, taken from five images on."""
 
     def forward(self, image: Tensor) -> Tensor:
         seen = self.see(image).relu().mean((2, 3))

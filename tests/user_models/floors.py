@@ -1,4 +1,4 @@
-"""Floors and epsilons that FP16 does not have, in the ways that people write them."""
+"""Models with lower bounds and epsilons that FP16 cannot represent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WIDTH = 16
 
 
 class Guarded(nn.Module):
-    """A layer, something with a floor, and a layer."""
+    """A linear layer, an operation with a small constant, and a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,8 +21,8 @@ class Guarded(nn.Module):
         raise NotImplementedError
 
     def forward(self, sound: Tensor) -> Tensor:
-        answer: Tensor = self.last(self.guarded(self.first(sound)))
-        return answer
+        output: Tensor = self.last(self.guarded(self.first(sound)))
+        return output
 
 
 class LogOfClamped(Guarded):
@@ -54,8 +54,8 @@ class DividedByNorm(Guarded):
 
 class Standardised(Guarded):
     def guarded(self, x: Tensor) -> Tensor:
-        apart = x - x.mean(1, keepdim=True)
-        return apart / (apart.square().mean(1, keepdim=True) + 1e-7).sqrt()
+        centred = x - x.mean(1, keepdim=True)
+        return centred / (centred.square().mean(1, keepdim=True) + 1e-7).sqrt()
 
 
 class InverseRoot(Guarded):
@@ -90,14 +90,14 @@ class LayerNorm(Guarded):
 
 
 class UsualEpsilon(Guarded):
-    """FP16 has it near enough: nothing need be kept."""
+    """FP16 represents its epsilon well enough: nothing must stay in FP32."""
 
     def guarded(self, x: Tensor) -> Tensor:
         return x / (x.square().mean(1, keepdim=True) + 1e-5).sqrt()
 
 
 class Learned(Guarded):
-    """Its floor is another in every channel, as nothing that looks at one number sees."""
+    """Its lower bound is a vector with a different value for each channel."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Models that some tool of the road does not take, and things that are no models at all."""
+"""Models that some stage does not support, and factories that return no model."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ class Spectrum(nn.Module):
         return self.name(torch.fft.rfft(vector).abs())  # type: ignore[no-any-return]  # a Module call
 
 
-class Having(nn.Module):
-    """One layer, for the models below."""
+class Layer(nn.Module):
+    """One linear layer, the base of the models below."""
 
     def __init__(self) -> None:
         super().__init__()
         self.name = nn.Linear(16, 9)
 
 
-class Determinant(Having):
+class Determinant(Layer):
     def forward(self, vector: Tensor) -> Tensor:
         return torch.linalg.det(self.name(vector).unflatten(1, (1, 3, 3)))  # type: ignore[no-any-return]  # no types
 
 
-class Asking(Having):
-    """Asks for a value before it goes on, and always goes the same way."""
+class Branching(Layer):
+    """Branches on a value, and always takes the same branch."""
 
     def forward(self, vector: Tensor) -> Tensor:
         if vector.abs().max() > 1000:
@@ -40,8 +40,8 @@ class Asking(Having):
         return self.name(vector)  # type: ignore[no-any-return]  # a Module call
 
 
-class Guarding(Having):
-    """Asks for a value only to refuse it."""
+class Guarded(Layer):
+    """Branches on a value only to raise an error."""
 
     def forward(self, vector: Tensor) -> Tensor:
         if vector.abs().max() > 1000:
@@ -49,43 +49,43 @@ class Guarding(Having):
         return self.name(vector)  # type: ignore[no-any-return]  # a Module call
 
 
-class Dropping(Having):
-    """Forgets that dropout is for training."""
+class Dropping(Layer):
+    """Applies dropout in evaluation mode too."""
 
     def forward(self, vector: Tensor) -> Tensor:
         return nn.functional.dropout(self.name(vector), 0.5)
 
 
-class Naming(Having):
+class Naming(Layer):
     def forward(self, vector: Tensor) -> dict[str, Tensor]:
         return {"logits": self.name(vector)}
 
 
-class Nested(Having):
+class Nested(Layer):
     def forward(self, vector: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         return self.name(vector), (vector, vector)
 
 
-class Brief(Having):
+class Brief(Layer):
     def forward(self, vector: Tensor) -> Tensor:
         return self.name(vector).bfloat16()  # type: ignore[no-any-return]  # a Module call
 
 
 class Derivative(nn.Module):
-    """A force: the derivative of what it computes."""
+    """Returns the gradient of its energy, a force."""
 
     def __init__(self) -> None:
         super().__init__()
         self.energy = nn.Linear(16, 1)
 
-    def forward(self, place: Tensor) -> Tensor:
+    def forward(self, position: Tensor) -> Tensor:
         with torch.enable_grad():
-            there = place.detach().requires_grad_()
-            return -torch.autograd.grad(self.energy(there).tanh().sum(), there)[0]
+            variable = position.detach().requires_grad_()
+            return -torch.autograd.grad(self.energy(variable).tanh().sum(), variable)[0]
 
 
-class Remembering(Having):
-    """Keeps more than tensors."""
+class Remembering(Layer):
+    """Has a value in its state dict that is no tensor."""
 
     def get_extra_state(self) -> dict[str, int]:
         return {"steps": 1}
@@ -97,16 +97,16 @@ class Remembering(Having):
         return self.name(vector)  # type: ignore[no-any-return]  # a Module call
 
 
-class NotANumber(Having):
+class NotANumber(Layer):
     def forward(self, vector: Tensor) -> Tensor:
         return self.name(vector).abs().neg().log()  # type: ignore[no-any-return]  # a Module call
 
 
-def raising(width: int = 3) -> nn.Module:
+def raises(width: int = 3) -> nn.Module:
     raise KeyError(f"no width {width}\nand more")
 
 
-def leaving() -> nn.Module:
+def exits() -> nn.Module:
     sys.exit("usage: train.py --epochs")
 
 
@@ -114,11 +114,11 @@ def text() -> str:
     return "a model"
 
 
-def halved() -> nn.Module:
+def fp16_weights() -> nn.Module:
     return nn.Linear(16, 10).half()
 
 
-def hollow() -> nn.Module:
+def on_meta() -> nn.Module:
     with torch.device("meta"):
         return nn.Linear(16, 10)
 

@@ -1,4 +1,4 @@
-"""A small inception network: four branches of different kernels side by side."""
+"""A small Inception network: four parallel branches with different kernels."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch.nn import functional
 
 
 class Branches(nn.Module):
-    def __init__(self, given: int) -> None:
+    def __init__(self, inputs: int) -> None:
         super().__init__()
-        self.one = nn.Conv2d(given, 8, 1)
-        self.three = nn.Sequential(nn.Conv2d(given, 8, 1), nn.ReLU(), nn.Conv2d(8, 12, (1, 3), padding=(0, 1)))
-        self.five = nn.Sequential(nn.Conv2d(given, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 5, padding=2))
-        self.pooled = nn.Conv2d(given, 4, 1)
+        self.one = nn.Conv2d(inputs, 8, 1)
+        self.three = nn.Sequential(nn.Conv2d(inputs, 8, 1), nn.ReLU(), nn.Conv2d(8, 12, (1, 3), padding=(0, 1)))
+        self.five = nn.Sequential(nn.Conv2d(inputs, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 5, padding=2))
+        self.pooled = nn.Conv2d(inputs, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = self.pooled(functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False))

@@ -1,4 +1,4 @@
-"""Models that answer with numbers of something: classes, places, yes or no, levels."""
+"""Models with discrete outputs: class indices, positions, masks, grey levels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 class Labels(nn.Module):
-    """What `kind` says, of a map of seven scores."""
+    """The output selected by `kind`, computed from a map of seven scores."""
 
     def __init__(self, kind: str = "map") -> None:
         super().__init__()
@@ -27,8 +27,8 @@ class Labels(nn.Module):
         if self.kind == "mask":
             return scores > 0
         if self.kind == "best":
-            best, places = scores.flatten(1).topk(20)
-            return best, places
+            best, indices = scores.flatten(1).topk(20)
+            return best, indices
         if self.kind == "levels":
             return (scores.sigmoid() * 255).round().clamp(0, 255).to(torch.uint8)
         if self.kind == "boxes":

@@ -1,4 +1,4 @@
-"""Models whose parts do not see the batch once and first, for those who listen to them."""
+"""Models whose submodules do not receive the batch exactly once as the first dimension, for tests of hooks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations
 
 
 class Windows(nn.Module):
-    """The layers inside see batch × windows."""
+    """Its inner layer receives batch × windows cases."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Windows(nn.Module):
 
 
 class Positions(nn.Module):
-    """A table of eight places: as many as the cases that are run at once."""
+    """A table of eight positions, the same number as cases per batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Positions(nn.Module):
 
 
 class Shared(nn.Module):
-    """One layer, three times."""
+    """Calls one layer three times."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Spectral(nn.Module):
 
 
 class Sequence(nn.Module):
-    """Gives a tuple, time first."""
+    """An LSTM, which returns a tuple with the time as first dimension."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Attention(nn.Module):
 
 
 class Idle(nn.Module):
-    """A part that is never called, and one that is for some inputs alone."""
+    """A submodule that is never called, and one that is called for some inputs only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Idle(nn.Module):
 
 
 class Functional(nn.Module):
-    """Its part only keeps the weights."""
+    """Its submodule is never called and only stores weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Functional(nn.Module):
 
 
 class Whole(nn.Linear):
-    """The model is its only part."""
+    """A model without submodules."""
 
     def __init__(self) -> None:
         super().__init__(16, 4)

@@ -1,4 +1,4 @@
-"""Attention and pooling with masks of every kind: numbers that are huge on purpose; and values that overflow beside."""
+"""Attention and pooling with all kinds of masks (huge constants), and values that overflow in FP16."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SMALLEST = torch.finfo(torch.float32).min
 
 
 class Masked(nn.Module):
-    """One head of attention over eight tokens; `scores` is where a mask comes in."""
+    """One attention head over eight tokens; subclasses apply a mask in `scores`."""
 
     later: Tensor
     added: Tensor
@@ -31,8 +31,8 @@ class Masked(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         q, k, v = self.qkv(tokens).chunk(3, -1)
-        answer: Tensor = self.out(self.attend(q, k, v).mean(1))
-        return answer
+        output: Tensor = self.out(self.attend(q, k, v).mean(1))
+        return output
 
 
 class Infinity(Masked):
@@ -61,7 +61,7 @@ class AddedOnce(Masked):
 
 
 class AddedTwice(Masked):
-    """A causal mask, and one of padding: their sum is beyond what even FP32 has."""
+    """A causal mask and a padding mask; their sum overflows even in FP32."""
 
     def scores(self, scores: Tensor) -> Tensor:
         padding = (torch.arange(8) > 6).float() * SMALLEST
@@ -84,7 +84,7 @@ class Causal(Masked):
 
 
 class Pooled(Masked):
-    """The largest of what is not masked."""
+    """The maximum of the values that are not masked."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         masked = v.masked_fill(self.later[3, :, None], float("-inf"))
@@ -101,19 +101,19 @@ class Padded(Masked):
 
 
 class Lengths(Masked):
-    """Padding as transformers of others have it: a mask of integers is an input of its own."""
+    """Padding as in the transformers library: an integer mask is a separate input."""
 
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:  # type: ignore[override]
         q, k, v = self.qkv(tokens).chunk(3, -1)
         present = torch.cat([torch.ones_like(present[:, :1]), present[:, 1:]], 1)
         added = (1.0 - present[:, None, :].to(tokens.dtype)) * SMALLEST
         scores = q @ k.transpose(1, 2) / WIDTH**0.5 + added
-        answer: Tensor = self.out((scores.softmax(-1) @ v).mean(1))
-        return answer
+        output: Tensor = self.out((scores.softmax(-1) @ v).mean(1))
+        return output
 
 
 class Overflowing(Masked):
-    """Its scores are too large for FP16 beside a mask that is meant to be."""
+    """Its scores are too large for FP16, in addition to the mask."""
 
     def scores(self, scores: Tensor) -> Tensor:
         return (scores * 1e6).masked_fill(self.later, float("-inf")) / 1e6
@@ -125,7 +125,7 @@ class OverflowingAdded(Masked):
 
 
 class OverflowingClamped(Masked):
-    """What overflows is cut off again, and shows in no answer."""
+    """The values that overflow are clamped and do not affect the output."""
 
     def scores(self, scores: Tensor) -> Tensor:
         return (scores * 3e4 * 30.0).clamp(-5.0, 5.0).masked_fill(self.later, -1e9)

@@ -1,4 +1,4 @@
-"""Models with habits that are uncommon and allowed."""
+"""Uncommon models that are supported."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ class Tied(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.there, self.back = nn.Linear(16, 16), nn.Linear(16, 16)
-        self.back.weight = self.there.weight
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.second.weight = self.first.weight
 
     def forward(self, vector: Tensor) -> Tensor:
-        return self.back(self.there(vector).relu())  # type: ignore[no-any-return]  # a Module call
+        return self.second(self.first(vector).relu())  # type: ignore[no-any-return]  # a Module call
 
 
 class Listing(nn.Module):
-    """Gives a list."""
+    """Returns a list."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Listing(nn.Module):
 
 
 class Upcasting(nn.Module):
-    """Insists on FP32 in several ways, none of which FP64 would survive by itself."""
+    """Requests FP32 in several ways, each of which fails in an FP64 run without conversion."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Upcasting(nn.Module):
 
 
 class Drawing(nn.Module):
-    """Draws numbers that its state dict does not hold."""
+    """Draws values that are not in its state dict."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Drawing(nn.Module):
 
 
 class SequenceFirst(nn.Module):
-    """A matrix by which a sequence is multiplied that stands before its batch, as in torch's own attention."""
+    """Multiplies a sequence-first tensor by a matrix, as in torch's attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class SequenceFirst(nn.Module):
 
 
 class Lazy(nn.Module):
-    """Learns its sizes from the first input."""
+    """Infers its sizes from the first input."""
 
     def __init__(self) -> None:
         super().__init__()

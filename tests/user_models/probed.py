@@ -1,4 +1,4 @@
-"""Sound models that cannot take one or another of the runs that measure noise."""
+"""Correct models that fail in one of the runs that measure numerical noise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 class Viewed(nn.Module):
-    """Flattens by view, which channels last forbid."""
+    """Flattens with view(), which fails for channels-last inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class Viewed(nn.Module):
 
 
 class Strided(Viewed):
-    """Asks for the strides of what it is given."""
+    """Checks the strides of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.stride()[-1] != 1:
@@ -28,7 +28,7 @@ class Strided(Viewed):
 
 
 class Paired(Viewed):
-    """Takes no picture alone."""
+    """Fails for a batch of one image."""
 
     def forward(self, x: Tensor) -> Tensor:
         assert len(x) > 1
@@ -36,7 +36,7 @@ class Paired(Viewed):
 
 
 class Guarded(Viewed):
-    """Refuses weights that are not its own."""
+    """Fails if its weights were changed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Guarded(Viewed):
 
 
 class Bounded(Viewed):
-    """Takes no number that lies outside of its range, even by the rounding of one."""
+    """Fails for values outside of its range, even by a rounding error."""
 
     def forward(self, x: Tensor) -> Tensor:
         if float(x.abs().amax()) > 1:

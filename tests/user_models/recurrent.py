@@ -1,4 +1,4 @@
-"""A reader of lines: convolutional features, then an LSTM from left to right."""
+"""A text line recogniser: convolutional features, then a bidirectional LSTM along the width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that no exporter of torch.onnx takes, or only one, each for a reason of its own."""
+"""Models that one or both exporters of torch.onnx reject, each for a different reason."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Autocast(Naming):
             return self.named(vector).float()
 
 
-class Brain(Naming):
-    """Computes in bfloat16 by itself."""
+class Bfloat16(Naming):
+    """Computes in bfloat16 without autocast."""
 
     def forward(self, vector: Tensor) -> Tensor:
         coarse = nn.functional.linear(vector.bfloat16(), self.name.weight.bfloat16())
         return self.named(vector) + coarse.float()
 
 
-class Stored(Naming):
-    """Keeps a weight in bfloat16."""
+class Bfloat16Weight(Naming):
+    """Has a weight in bfloat16."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ class Sparse(Naming):
         return self.named(vector) + product
 
 
-class Determined(Naming):
-    """Uses an operator that ONNX has no form of."""
+class Eigenvalues(Naming):
+    """Uses an operator that ONNX does not support."""
 
     def forward(self, vector: Tensor) -> Tensor:
         values: Tensor = torch.linalg.eigvalsh(self.named(vector).reshape(-1, 3, 3))
@@ -70,26 +70,26 @@ class Custom(Naming):
         return self.named(twice)
 
 
-class Starred(Naming):
+class VarPositional(Naming):
     def forward(self, *inputs: Tensor, **options: bool) -> Tensor:
         return self.named(*inputs)
 
 
-class HalfStarred(Naming):
+class PositionalAndVarPositional(Naming):
     def forward(self, vector: Tensor, *more: Tensor) -> Tensor:
         return self.named(vector + more[0])
 
 
 class Spectrum(Naming):
-    """The dynamo exporter alone takes it."""
+    """Accepted only by the dynamo exporter."""
 
     def forward(self, vector: Tensor) -> Tensor:
-        strength: Tensor = torch.fft.rfft(vector).abs()
-        return self.named(vector) + strength
+        magnitude: Tensor = torch.fft.rfft(vector).abs()
+        return self.named(vector) + magnitude
 
 
-class Asking(Naming):
-    """The torchscript exporter alone takes it."""
+class Guarded(Naming):
+    """Accepted only by the torchscript exporter."""
 
     def forward(self, vector: Tensor) -> Tensor:
         if vector.abs().max() > 1000:

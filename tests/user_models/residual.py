@@ -1,4 +1,4 @@
-"""A small residual network: bottlenecks, a projection where the size changes, one addition each."""
+"""A small residual network: bottleneck blocks, with a projection where the size changes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    def __init__(self, given: int, made: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(given, made // 2, 1, bias=False),
-            nn.BatchNorm2d(made // 2),
+            nn.Conv2d(inputs, outputs // 2, 1, bias=False),
+            nn.BatchNorm2d(outputs // 2),
             nn.ReLU(inplace=True),
-            nn.Conv2d(made // 2, made, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(made),
+            nn.Conv2d(outputs // 2, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
         )
-        self.shortcut = nn.Identity() if given == made else nn.Conv2d(given, made, 1, stride)
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.body(x) + self.shortcut(x))

@@ -1,4 +1,4 @@
-"""Models that insist on FP32 in ways that `.double()` does not reach; `truth` says what each computes, in FP64."""
+"""Models that request FP32 in ways that `.double()` does not change; `truth` computes their outputs in FP64."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHIFT = torch.linspace(0, 1, 16)
 
 
 class Base(nn.Module):
-    """Sixteen numbers times a weight; every model below computes (vector + shift) @ weight."""
+    """The base of the models below, all of which compute (vector + shift) @ weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Attribute(Base):
 
 
 class Kernel(Base):
-    """A matrix that is an attribute, where types must agree."""
+    """Has attributes in a call of `linear`, which requires equal dtypes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class FromNumpy(Base):
 
 
 class Written(Base):
-    """An attribute that is written into and read again."""
+    """Writes into an attribute and reads it again."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class InAnObject(Base):
 
 
 class ByDevice(nn.Module):
-    """No parameter at all; everything is made where the input lies."""
+    """Has no parameters; creates tensors on the device of the input."""
 
     def forward(self, vector: Tensor) -> Any:
         weight = torch.linspace(-1, 1, 64, device=vector.device).reshape(16, 4)
@@ -121,7 +121,7 @@ class ByDevice(nn.Module):
 
 
 class FourBytes(Base):
-    """Asks how large its numbers are, which no one can pretend."""
+    """Checks the element size, which the FP64 mode cannot fake."""
 
     def forward(self, vector: Tensor) -> Any:
         assert vector.element_size() == 4, "four bytes alone"
@@ -129,7 +129,7 @@ class FourBytes(Base):
 
 
 def truth(vector: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """What all of them compute."""
+    """The outputs of all models above, in FP64."""
     weight = torch.linspace(-1, 1, 64).reshape(16, 4).double().numpy()
     computed: np.ndarray[Any, Any] = (vector.astype(np.float64) + np.linspace(0, 1, 16)) @ weight
     return computed

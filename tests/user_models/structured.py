@@ -1,4 +1,4 @@
-"""Models that answer with structures: dicts, dataclasses, named tuples, nested, and other things among them."""
+"""Models that return nested structures: dicts, dataclasses, named tuples, and values that are no tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class Two(nn.Module):
-    """Two heads, for the models below."""
+    """Two heads, the base of the models below."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Dictionary(Two):
 
 
 class Past(Two):
-    """As language models answer: logits, and keys and values layer by layer."""
+    """Returns logits, and keys and values per layer, like a language model."""
 
     def forward(self, vector: Tensor) -> Any:
         mask, label = self.heads(vector)
@@ -60,7 +60,7 @@ class Named(Two):
         return Pair(*self.heads(vector))
 
 
-Other = namedtuple("Other", ["first", "second"])  # as much code still has it
+Other = namedtuple("Other", ["first", "second"])  # an untyped named tuple
 
 
 class OldNamed(Two):
@@ -70,7 +70,7 @@ class OldNamed(Two):
 
 @dataclass
 class ModelOutput(OrderedDict[str, Any]):
-    """As that of Hugging Face: a dataclass that is a dict of what is not None."""
+    """Like that of Hugging Face: a dataclass that is also a dict of its values except None."""
 
     logits: Any = None
     hidden: Any = None
@@ -101,7 +101,7 @@ class Holes(Two):
 
 
 class Mixed(Two):
-    """Beside its tensors it gives what is none."""
+    """Returns values that are no tensors, in addition to tensors."""
 
     def forward(self, vector: Tensor) -> Any:
         mask, label = self.heads(vector)
@@ -109,7 +109,7 @@ class Mixed(Two):
 
 
 class OddNames(Two):
-    """Names that no file format likes, that two outputs share, and that an input has."""
+    """Output names with invalid characters, equal names after cleaning, and the name of an input."""
 
     def forward(self, vector: Tensor) -> Any:
         mask, label = self.heads(vector)
@@ -129,7 +129,7 @@ class Scalar(Two):
 
 
 class Changing(Two):
-    """Gives the second output for batches alone."""
+    """Returns the second output only for batches of more than one case."""
 
     def forward(self, vector: Tensor) -> Any:
         mask, label = self.heads(vector)
@@ -139,6 +139,6 @@ class Changing(Two):
 class Endless(Two):
     def forward(self, vector: Tensor) -> Any:
         mask, _ = self.heads(vector)
-        made: list[Any] = [mask]
-        made.append(made)
-        return made
+        outputs: list[Any] = [mask]
+        outputs.append(outputs)
+        return outputs

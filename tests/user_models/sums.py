@@ -1,4 +1,4 @@
-"""Sound models whose answers hang on long sums, or on calls that a graph has several operators for."""
+"""Correct models with long reductions, or with calls that become several operators in a graph."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.nn import functional
 WIDTH, CLASSES = 16, 10
 
 Parts = Mapping[str, Callable[..., Tensor]]
-Head = Callable[[Tensor, Parts], Tensor]  # from a picture of WIDTH channels to (batch, some number)
+Head = Callable[[Tensor, Parts], Tensor]  # from a feature map of WIDTH channels to (batch, features)
 
 
-def places(x: Tensor) -> Tensor:
-    """(batch, channels, all places)"""
+def positions(x: Tensor) -> Tensor:
+    """Flattens a feature map to (batch, channels, positions)."""
     return x.flatten(2)
 
 
@@ -25,25 +25,25 @@ def excited(x: Tensor, parts: Parts) -> Tensor:
 
 
 def gram(x: Tensor, parts: Parts) -> Tensor:
-    flat = places(x)
+    flat = positions(x)
     return (flat @ flat.transpose(1, 2) / flat.shape[2]).flatten(1)
 
 
 def attended(x: Tensor, parts: Parts) -> Tensor:
-    tokens = places(functional.avg_pool2d(x, 2)).transpose(1, 2)
+    tokens = positions(functional.avg_pool2d(x, 2)).transpose(1, 2)
     return (tokens + functional.scaled_dot_product_attention(tokens, tokens, tokens)).mean(1)
 
 
 def headed(x: Tensor, parts: Parts) -> Tensor:
-    tokens = parts["layer norm"](places(functional.avg_pool2d(x, 2)).transpose(1, 2))
-    looked: Tensor = parts["heads"](tokens, tokens, tokens, need_weights=False)[0]
-    return (tokens + looked).mean(1)
+    tokens = parts["layer norm"](positions(functional.avg_pool2d(x, 2)).transpose(1, 2))
+    attention: Tensor = parts["heads"](tokens, tokens, tokens, need_weights=False)[0]
+    return (tokens + attention).mean(1)
 
 
 def convnext(x: Tensor, parts: Parts) -> Tensor:
-    inner = parts["layer norm"](x.permute(0, 2, 3, 1))
-    further = parts["narrow"](functional.gelu(parts["wide"](inner)))
-    return (x.permute(0, 2, 3, 1) + further).mean((1, 2))
+    normed = parts["layer norm"](x.permute(0, 2, 3, 1))
+    residual = parts["narrow"](functional.gelu(parts["wide"](normed)))
+    return (x.permute(0, 2, 3, 1) + residual).mean((1, 2))
 
 
 def convolved(x: Tensor, parts: Parts) -> Tensor:
@@ -52,25 +52,25 @@ def convolved(x: Tensor, parts: Parts) -> Tensor:
 
 
 def told_apart(x: Tensor, parts: Parts) -> Tensor:
-    seen, rows = x.mean((2, 3)), torch.linspace(-1, 1, 4 * WIDTH).sin().reshape(4, 1, WIDTH)
-    return torch.stack([functional.cosine_similarity(seen, row) for row in rows], 1)
+    pooled, rows = x.mean((2, 3)), torch.linspace(-1, 1, 4 * WIDTH).sin().reshape(4, 1, WIDTH)
+    return torch.stack([functional.cosine_similarity(pooled, row) for row in rows], 1)
 
 
 HEADS: Mapping[str, Head] = {
     "pooled": lambda x, _: functional.adaptive_avg_pool2d(x, 1).flatten(1),
     "mean": lambda x, _: x.mean((2, 3)),
     "mean of rows of means": lambda x, _: x.mean(3).mean(2),
-    "mean of places first": lambda x, _: places(x).permute(2, 0, 1).mean(0),
+    "mean of places first": lambda x, _: positions(x).permute(2, 0, 1).mean(0),
     "sum": lambda x, _: x.sum((2, 3)) / 100,
     "generalised mean": lambda x, _: x.clamp_min(1e-6).pow(3).mean((2, 3)).pow(1 / 3),
     "mean and deviation": lambda x, _: torch.cat([x.mean((2, 3)), x.std((2, 3))], 1),
-    "variance": lambda x, _: places(x).var(2, unbiased=False),
+    "variance": lambda x, _: positions(x).var(2, unbiased=False),
     "gram": gram,
     "unit length": lambda x, _: functional.normalize(x.mean((2, 3))),
     "unit channels": lambda x, _: functional.normalize(x).mean((2, 3)),
-    "length of channels": lambda x, _: places(x).norm(dim=2) / 10,
-    "log of sums": lambda x, _: places(x).logsumexp(2),
-    "softmax of places": lambda x, _: (places(x).softmax(2) * places(x)).sum(2),
+    "length of channels": lambda x, _: positions(x).norm(dim=2) / 10,
+    "log of sums": lambda x, _: positions(x).logsumexp(2),
+    "softmax of places": lambda x, _: (positions(x).softmax(2) * positions(x)).sum(2),
     "softmax": lambda x, _: x.mean((2, 3)).softmax(1),
     "log softmax": lambda x, _: x.mean((2, 3)).log_softmax(1),
     "excited": excited,
@@ -85,12 +85,12 @@ HEADS: Mapping[str, Head] = {
     "convnext": convnext,
     "convolved attention": convolved,
     "told apart": told_apart,
-    "running sum": lambda x, _: places(x).cumsum(2)[:, :, ::50].mean(2) / 100,
+    "running sum": lambda x, _: positions(x).cumsum(2)[:, :, ::50].mean(2) / 100,
 }
 
 
 class Seeing(nn.Module):
-    """Convolution, batch norm, ReLU, what the head makes of that, and a classifier."""
+    """Convolution, batch norm, ReLU, a head with a reduction, and a classifier."""
 
     def __init__(self, head: str, seed: int, side: int) -> None:
         super().__init__()
@@ -109,18 +109,18 @@ class Seeing(nn.Module):
             }
         )
         with torch.no_grad():
-            found = self._seen(torch.rand(2, 3, side, side))
-        self.classifier = nn.Linear(found.shape[1], CLASSES)
+            features = self._features(torch.rand(2, 3, side, side))
+        self.classifier = nn.Linear(features.shape[1], CLASSES)
 
-    def _seen(self, x: Tensor) -> Tensor:
+    def _features(self, x: Tensor) -> Tensor:
         return self.head(self.norm(self.stem(x)).relu(), dict(self.parts))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self._seen(x))  # type: ignore[no-any-return]  # a Module call
+        return self.classifier(self._features(x))  # type: ignore[no-any-return]  # a Module call
 
 
 class Hearing(nn.Module):
-    """A second of sound, and the mean and the deviation over all of it."""
+    """Mean and standard deviation over one second of audio."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -128,15 +128,15 @@ class Hearing(nn.Module):
         self.stem, self.classifier = nn.Conv1d(1, WIDTH, 9, padding=4), nn.Linear(2 * WIDTH, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = self.stem(x).relu()
-        return self.classifier(torch.cat([seen.mean(2), seen.std(2)], 1))  # type: ignore[no-any-return]  # a Module call
+        features = self.stem(x).relu()
+        return self.classifier(torch.cat([features.mean(2), features.std(2)], 1))  # type: ignore[no-any-return]  # a Module call
 
 
 def make(head: str = "pooled", seed: int = 0, side: int = 64) -> nn.Module:
-    """A model for pictures of 3 × side × side."""
+    """A model for images of 3 × side × side."""
     return Seeing(head, seed, side).eval()
 
 
 def hearing(seed: int = 0) -> nn.Module:
-    """A model for sounds of 1 × 16000."""
+    """A model for audio of 1 × 16000 samples."""
     return Hearing(seed).eval()

@@ -1,4 +1,4 @@
-"""A model of an image and a sentence: int64 tokens, looked up, averaged and joined to what the image shows."""
+"""A model of an image and a sentence of int64 tokens: averaged embeddings, concatenated with image features."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ class Captioned(nn.Module):
         self.join = nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, classes))
 
     def forward(self, image: Tensor, tokens: Tensor) -> Tensor:
-        seen, said = self.see(image).mean((2, 3)), self.words(tokens).mean(1)
-        return self.join(torch.cat((seen, said), dim=1))  # type: ignore[no-any-return]  # a Module call
+        image_features, text_features = self.see(image).mean((2, 3)), self.words(tokens).mean(1)
+        return self.join(torch.cat((image_features, text_features), dim=1))  # type: ignore[no-any-return]  # a Module call

@@ -1,4 +1,4 @@
-"""A detector in small: for every image the scores of its class, and a map of where."""
+"""A small detector: class scores of the image, and a map of positions."""
 
 from __future__ import annotations
 

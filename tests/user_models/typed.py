@@ -1,4 +1,4 @@
-"""Models that take what users have: every type of number, one number a case, and pixels as a camera gives them."""
+"""Models with inputs of all dtypes, scalar inputs, and images in uint8."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch.nn import functional
 
 
 class Summed(nn.Module):
-    """Adds up inputs of any types and shapes, each weighed by its own number."""
+    """The means of inputs of any dtype and shape, each multiplied by its position."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        each = [
-            tensor.float().reshape(tensor.shape[0], -1).mean(1) * (place + 1) for place, tensor in enumerate(inputs)
+        means = [
+            tensor.float().reshape(tensor.shape[0], -1).mean(1) * (index + 1) for index, tensor in enumerate(inputs)
         ]
-        return torch.stack(each, 1)
+        return torch.stack(means, 1)
 
 
 class Stepped(nn.Module):
-    """An image and one time step a case, as diffusion models take them."""
+    """An image and a time step per case, like a diffusion model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Stepped(nn.Module):
 
 
 class Bytes(nn.Module):
-    """Pixels as they come, the normalisation inside; `last` is where the channels are."""
+    """Takes uint8 pixels and normalises them itself; last: whether the layout is NHWC."""
 
     def __init__(self, channels: int = 3, last: bool = False) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Bytes(nn.Module):
 
 
 class Keyworded(nn.Module):
-    """Takes ids or what is embedded already, by the name of the parameter, as encoders do."""
+    """Takes token ids or embeddings, depending on the parameter, like an encoder of transformers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Keyworded(nn.Module):
 
 
 class Single(nn.Module):
-    """Bytes and a class, one case at a time."""
+    """A uint8 image and a class index; accepts only batch size 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Single(nn.Module):
 
 
 class Sorted(nn.Module):
-    """Boxes whose second corner lies behind the first: numbers that nobody would draw."""
+    """Requires boxes with an ordered pair of corners, which random values do not satisfy."""
 
     def forward(self, boxes: Tensor) -> Tensor:
         size = boxes[..., 2:] - boxes[..., :2]
@@ -86,7 +86,7 @@ class Sorted(nn.Module):
 
 
 class Mean(nn.Module):
-    """The mean of each channel of each image: what the image was made into can be read from the answer."""
+    """The mean of each channel, which shows how the image was preprocessed."""
 
     def __init__(self, last: bool = False) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Mean(nn.Module):
 
 
 class Maps(nn.Module):
-    """Maps of half the size, of images of any size."""
+    """Output maps of half the size, for images of any size."""
 
     def __init__(self, channels: int = 3) -> None:
         super().__init__()

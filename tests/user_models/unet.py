@@ -1,4 +1,4 @@
-"""A small U-Net: down, up again by transposed convolution and by interpolation, and a map comes out."""
+"""A small U-Net with upsampling by transposed convolution and by interpolation."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def twice(given: int, made: int) -> nn.Module:
+def twice(inputs: int, outputs: int) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(given, made, 3, padding=1), nn.ReLU(), nn.Conv2d(made, made, 3, padding=1), nn.LeakyReLU(0.1)
+        nn.Conv2d(inputs, outputs, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(outputs, outputs, 3, padding=1),
+        nn.LeakyReLU(0.1),
     )
 
 

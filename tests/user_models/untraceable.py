@@ -1,4 +1,4 @@
-"""Models that torch.onnx takes and TorchScript does not: they cannot be traced, saved, or read again."""
+"""Models that torch.onnx accepts and TorchScript does not: tracing, saving or loading fails."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 
 def scripting() -> bool:
-    """Whether TorchScript traces the model, and not torch.onnx with its help."""
+    """Whether torch.jit traces the model, and not torch.onnx."""
     return bool(torch._C._is_tracing()) and not torch.onnx.is_in_onnx_export()
 
 
 class Swish(torch.autograd.Function):
-    """Saves memory in training."""
+    """A custom autograd function."""
 
     @staticmethod
     def forward(ctx: Any, vector: Tensor) -> Tensor:
@@ -39,22 +39,22 @@ class Naming(nn.Module):
         return self.name(vector)  # type: ignore[no-any-return]  # a Module call
 
 
-class OfOnesOwn(Naming):
+class CustomFunction(Naming):
     def forward(self, vector: Tensor) -> Tensor:
         return Swish.apply(self.name(vector))  # type: ignore[no-any-return, no-untyped-call]  # a Function has no types
 
 
-class InAPart(nn.Module):
+class NestedCustomFunction(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.parts = nn.Sequential(nn.Linear(16, 16), nn.Sequential(OfOnesOwn(), nn.ReLU()))
+        self.parts = nn.Sequential(nn.Linear(16, 16), nn.Sequential(CustomFunction(), nn.ReLU()))
 
     def forward(self, vector: Tensor) -> Tensor:
         return self.parts(vector)  # type: ignore[no-any-return]  # a Module call
 
 
-class Shy(Naming):
-    """Does not let itself be traced unless ONNX asks."""
+class RaisesInTrace(Naming):
+    """Raises in torch.jit.trace, but not in an ONNX export."""
 
     def forward(self, vector: Tensor) -> Tensor:
         if scripting():
@@ -62,8 +62,8 @@ class Shy(Naming):
         return self.name(vector)  # type: ignore[no-any-return]  # a Module call
 
 
-class Silent(Naming):
-    """Raises without a word where it is traced."""
+class RaisesWithoutMessage(Naming):
+    """Raises an exception without a message in torch.jit.trace."""
 
     def forward(self, vector: Tensor) -> Tensor:
         if scripting():
@@ -71,7 +71,7 @@ class Silent(Naming):
         return self.name(vector)  # type: ignore[no-any-return]  # a Module call
 
 
-def oddly_named() -> nn.Module:
-    """Its class has a name that TorchScript writes and cannot read."""
-    made: nn.Module = type("A net - of mine", (Naming,), {})()
-    return made
+def invalid_class_name() -> nn.Module:
+    """A class with a name that TorchScript saves but cannot load."""
+    module: nn.Module = type("A net - of mine", (Naming,), {})()
+    return module

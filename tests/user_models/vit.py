@@ -1,4 +1,4 @@
-"""A small vision transformer: patches, a class token, learned places, attention, LayerNorm and GELU."""
+"""A small vision transformer: patches, a class token, learned positions, attention, LayerNorm and GELU."""
 
 from __future__ import annotations
 

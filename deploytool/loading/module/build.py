@@ -38,10 +38,10 @@ def build(model: Model) -> BuiltModel:
     """
     with wrap_user_errors(f"{model.factory} raises", "check --arg, or fix the factory"):
         try:
-            made = factory.resolve(model.factory)(**model.options)
+            factory_result = factory.resolve(model.factory)(**model.options)
         except ImportError as error:  # an import inside the factory
             raise factory.missing_module(model.factory, error) from error
-    module, removed = _unwrap(made)
+    module, removed = _unwrap(factory_result)
     if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
         raise StageFailed(f"{model.factory} returns a {type(module).__name__}", "return a torch.nn.Module")
     scripted = [name for name, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)]
@@ -84,18 +84,18 @@ def with_seed(seed: int = _SEED) -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
-def _unwrap(made: Any) -> tuple[Any, list[str]]:
+def _unwrap(module: Any) -> tuple[Any, list[str]]:
     """Removes torch.compile and parallel wrappers around a module; the second value names what was removed."""
     removed = []
-    while isinstance(made, nn.Module) and not isinstance(made, torch.jit.ScriptModule):
-        if isinstance(inner := made._modules.get("_orig_mod"), nn.Module):
+    while isinstance(module, nn.Module) and not isinstance(module, torch.jit.ScriptModule):
+        if isinstance(inner := module._modules.get("_orig_mod"), nn.Module):
             removed.append("torch.compile wrapper removed")
-        elif type(made).__name__ in _PARALLEL and isinstance(inner := made._modules.get("module"), nn.Module):
-            removed.append(f"{type(made).__name__} wrapper removed")
+        elif type(module).__name__ in _PARALLEL and isinstance(inner := module._modules.get("module"), nn.Module):
+            removed.append(f"{type(module).__name__} wrapper removed")
         else:
             break
-        made = inner
-    return made, removed
+        module = inner
+    return module, removed
 
 
 def _uncompile(module: nn.Module) -> list[str]:

@@ -15,16 +15,16 @@ from deploytool.loading.module.arguments import BoundArguments
 from deploytool.spec import Model
 
 
-def exportable(module: nn.Module, model: Model, made: Any) -> nn.Module:
+def exportable(module: nn.Module, model: Model, result: Any) -> nn.Module:
     """A module whose forward takes the inputs of `model` by position and returns its outputs in order.
 
-    made: what the module returns, None if unknown. If it is flat, and forward takes the inputs by position, the module
-    itself is returned. Parameters and submodules keep their names, which appear in the graph.
+    result: what the module returns, None if unknown. If it is flat, and forward takes the inputs by position, the
+    module itself is returned. Parameters and submodules keep their names, which appear in the graph.
     """
     names = [tensor.name for tensor in model.inputs]
     bound = arguments.bind(module.forward, names)
     by_position = bound.positional == tuple(names) and bound.exact and not bound.keywords
-    if by_position and (isinstance(made, torch.Tensor) or _is_flat(made, len(model.outputs))):
+    if by_position and (isinstance(result, torch.Tensor) or _is_flat(result, len(model.outputs))):
         return module
     return _Exportable(module, model, bound)
 
@@ -48,12 +48,12 @@ class _Exportable(nn.Module):
         count = len(model.outputs)
 
         def call(inputs: tuple[torch.Tensor, ...]) -> Any:
-            made = forward(
+            result = forward(
                 *[inputs[index] for index in positional], **{name: inputs[index] for name, index in keywords}
             )
-            if isinstance(made, torch.Tensor):
-                return made
-            return _without_aliases(made if _is_flat(made, count) else select_outputs(made, model))
+            if isinstance(result, torch.Tensor):
+                return result
+            return _without_aliases(result if _is_flat(result, count) else select_outputs(result, model))
 
         object.__setattr__(self, "forward", _with_parameters(call, len(names)))
 
@@ -70,10 +70,10 @@ def _with_parameters(call: Callable[[tuple[torch.Tensor, ...]], Any], count: int
     return forward
 
 
-def _is_flat(made: Any, count: int) -> bool:
-    """Whether `made` is a tuple or list of exactly `count` tensors."""
-    is_sequence = type(made) in (tuple, list) and len(made) == count
-    return is_sequence and all(isinstance(tensor, torch.Tensor) for tensor in made)
+def _is_flat(result: Any, count: int) -> bool:
+    """Whether `result` is a tuple or list of exactly `count` tensors."""
+    is_sequence = type(result) in (tuple, list) and len(result) == count
+    return is_sequence and all(isinstance(tensor, torch.Tensor) for tensor in result)
 
 
 def _without_aliases(tensors: Sequence[torch.Tensor]) -> Any:
@@ -85,12 +85,12 @@ def _without_aliases(tensors: Sequence[torch.Tensor]) -> Any:
     return distinct[0] if len(distinct) == 1 else tuple(distinct)
 
 
-def select_outputs(made: Any, model: Model) -> list[torch.Tensor]:
+def select_outputs(result: Any, model: Model) -> list[torch.Tensor]:
     """The outputs of `model` in what it returned: by name, or all in order if their number fits.
 
     Raises StageFailed if an output is missing.
     """
-    tensors = outputs.flatten(made, [tensor.name for tensor in model.inputs]).tensors
+    tensors = outputs.flatten(result, [tensor.name for tensor in model.inputs]).tensors
     names = [tensor.name for tensor in model.outputs]
     if all(name in tensors for name in names):
         return [tensors[name] for name in names]

@@ -25,7 +25,7 @@ class NamedTensors:
     others: Mapping[str, str]
 
 
-def flatten(made: Any, inputs: Collection[str] = ()) -> NamedTensors:
+def flatten(result: Any, inputs: Collection[str] = ()) -> NamedTensors:
     """All tensors in what a model returned.
 
     Names consist of the keys of dicts, dataclasses, named tuples and objects, and the positions in tuples and lists:
@@ -33,7 +33,7 @@ def flatten(made: Any, inputs: Collection[str] = ()) -> NamedTensors:
     """
     tensors: dict[str, torch.Tensor] = {}
     others: dict[str, str] = {}
-    leaves = list(_leaves(made, (), ()))
+    leaves = list(_leaves(result, (), ()))
     is_single = sum(isinstance(leaf, torch.Tensor) for _, leaf in leaves) == 1
     for path, leaf in leaves:
         if isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided:
