@@ -15,7 +15,7 @@ ARCHITECTURES = {
     "inception:Inception": ["3x32x32"],
     "dense:DenseNet": ["3x32x32"],
     "unet:UNet": ["3x32x32"],
-    "excite:make": ["3x32x32"],
+    "squeeze_excite:make": ["3x32x32"],
     "vit:ViT": ["3x32x32"],
     "recurrent:Reader": ["3x32x48"],
     "two_inputs:Captioned": ["image=3x32x32", "tokens=16:int64:1000"],

@@ -14,7 +14,7 @@ from deploytool.backends import fp16_emulation
 from deploytool.precision import fp16
 from deploytool.results import verdict
 from tests.user_model_export import Walk
-from tests.user_models import masked
+from tests.user_models import masked_attention
 
 MASKS = ("Infinity", "Billion", "Smallest", "Added", "AddedOnce", "AddedTwice", "Made", "Boolean", "Causal")
 POOLS = ("Pooled", "Padded")
@@ -25,13 +25,13 @@ EXPORT_WARNINGS = ("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarnin
 
 def make_inputs(name: str) -> Arrays:
     rng = np.random.default_rng(0)
-    tokens = {"tokens": rng.normal(size=(2, 8, masked.WIDTH)).astype(np.float32)}
+    tokens = {"tokens": rng.normal(size=(2, 8, masked_attention.WIDTH)).astype(np.float32)}
     return tokens | ({"present": rng.integers(0, 2, (2, 8))} if name == "Lengths" else {})
 
 
 def export(name: str, folder: Path) -> tuple[onnx.ModelProto, Arrays, np.ndarray]:
     """The FP32 graph of a model, inputs for it, and the model's output in FP64."""
-    module = getattr(masked, name)().eval()
+    module = getattr(masked_attention, name)().eval()
     inputs = make_inputs(name)
     tensors = {key: torch.from_numpy(value) for key, value in inputs.items()}
     path = folder / "single.onnx"
@@ -77,7 +77,7 @@ def test_overflow_next_to_a_mask_is_found(name: str, tmp_path: Path) -> None:
     [("Infinity", "torchscript"), ("Causal", "dynamo")],
 )
 def test_a_model_with_a_mask_passes_the_whole_pipeline(name: str, exporter: str, walk: Walk) -> None:
-    report = walk(f"masked:{name}", ["tokens=8x16"], exporter, engine=False)
+    report = walk(f"masked_attention:{name}", ["tokens=8x16"], exporter, engine=False)
     assert verdict.failed_lines(report) == ()
     assert report.fp16_range is not None
     assert report.fp16_range.largest < 100

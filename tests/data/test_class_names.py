@@ -27,7 +27,7 @@ from deploytool.training.data import Data
 from deploytool.training.recipe import Recipe, Results, Score
 from tests.conftest import ROOT
 
-BYTES = ROOT / "tests" / "user_models" / "typed.py"
+BYTES = ROOT / "tests" / "user_models" / "input_dtypes.py"
 TEN = tuple(f"the {word} one" for word in ("1st", "2nd", "3rd", *(f"{place}th" for place in range(4, 11))))
 
 

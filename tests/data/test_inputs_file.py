@@ -18,7 +18,7 @@ from deploytool.results.report import read as read_report
 from deploytool.spec import Range, Tensor
 from tests.conftest import ROOT
 
-TYPED = ROOT / "tests" / "user_models" / "typed.py"
+TYPED = ROOT / "tests" / "user_models" / "input_dtypes.py"
 TEXT = (Tensor("ids", ("batch", "L"), "int64", 100), Tensor("mask", ("batch", "L"), "bool"))
 FREE = {"L": Range(4, 8, 16)}
 Values = npt.NDArray[Any]

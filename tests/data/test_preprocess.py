@@ -21,7 +21,7 @@ from deploytool.results.report import read as read_report
 from deploytool.spec import Model, Preprocessing, Range, Tensor
 from tests.conftest import ROOT
 
-TYPED = ROOT / "tests" / "user_models" / "typed.py"
+TYPED = ROOT / "tests" / "user_models" / "input_dtypes.py"
 FREE = {"H": Range(64, 96, 128), "W": Range(32, 64, 96)}
 WHITE = np.full((40, 60, 3), 255, np.uint8)
 
@@ -79,7 +79,7 @@ def test_what_is_stated_is_what_is_done_and_what_is_not_changes_nothing(
         (StatedPreprocessing(resize=(8, 6)), "3x8x8", "the crop of 8x8 is larger than what --resize 8x6 leaves"),
         (StatedPreprocessing(resize=9), "3x8x12", "the crop of 8x12 is larger than what --resize 9 leaves"),
         (StatedPreprocessing(resize=100_000), "3x8x8", "there are no pictures of 100000"),
-        (StatedPreprocessing(crop=6), "3x8x8", "--crop 6 is not what typed_Mean takes: 8 × 8"),
+        (StatedPreprocessing(crop=6), "3x8x8", "--crop 6 is not what input_dtypes_Mean takes: 8 × 8"),
         (StatedPreprocessing(crop=0), "3x8x8", "--crop none keeps pictures of any size"),
         (StatedPreprocessing(mean=(0.0,)), "16", "takes no images, and --mean is about images"),
         (StatedPreprocessing(resize=9), "1x8x8", "takes no images, and --resize is about images"),
@@ -138,7 +138,7 @@ def test_the_size_is_that_of_the_input_or_the_typical_one_or_the_pictures_own(
 
 
 def test_a_crop_outside_the_range_is_refused() -> None:
-    with pytest.raises(BadInput, match="--crop 224 is not what typed_Mean takes: 64 to 128 × 32 to 96"):
+    with pytest.raises(BadInput, match="--crop 224 is not what input_dtypes_Mean takes: 64 to 128 × 32 to 96"):
         settled(StatedPreprocessing(crop=224), "3xHxW", **FREE)
 
 
@@ -221,7 +221,9 @@ def test_a_picture_has_the_typical_size_or_its_own_within_the_range_that_travels
         with deploytool.device.open(run.bundle) as model:
             shapes[name] = model(tmp_path / "fits.png").shape[2:]
             if crop == 0:
-                with pytest.raises(BadInput, match="60 × 80, has a size that typed_Maps is not for: 60, and H is from"):
+                with pytest.raises(
+                    BadInput, match="60 × 80, has a size that input_dtypes_Maps is not for: 60, and H is from"
+                ):
                     model(tmp_path / "small.png")
                 with pytest.raises(BadInput, match="160, and W is from 32 to 96"):
                     model.run(**{model.manifest.inputs[0].name: np.zeros((1, 3, 64, 160), np.float32)})

@@ -36,7 +36,7 @@ MIXING = {
 
 def export_notes(name: str, home: Path, *inputs: Tensor, sizes: dict[str, Range] | None = None) -> dict[str, object]:
     """The notes of the export stage with the torchscript exporter."""
-    model = catalog.find(f"{OWN / 'asking.py'}:{name}", inputs or (VECTOR,), {})
+    model = catalog.find(f"{OWN / 'data_dependent.py'}:{name}", inputs or (VECTOR,), {})
     fixed_batch = 1 if name in MIXING else None
     options = Options(images=8, exporter="torchscript", sizes=sizes or {}, fixed_batch=fixed_batch)
     return dict(list(runner.run(Job(model, options), RECIPE, home))[-1].notes)
@@ -46,7 +46,7 @@ def lines(notes: dict[str, object]) -> tuple[BakedValue, ...]:
     return serde.decode(tuple[BakedValue, ...], notes["baked_values"])
 
 
-def places_of(name: str, file: str = "asking.py") -> list[str]:
+def places_of(name: str, file: str = "data_dependent.py") -> list[str]:
     """The locations of the lines of a class that are marked `# here`."""
     text = (OWN / file).read_text().splitlines()
     begin = next(number for number, line in enumerate(text) if line.startswith(f"class {name}("))
@@ -88,7 +88,7 @@ def test_an_input_that_takes_another_branch_shows_the_baked_in_line(name: str, k
 
 @pytest.mark.parametrize("name", sorted(MIXING))
 def test_reading_a_value_of_the_whole_batch_is_an_error_with_its_line(name: str, tmp_path: Path) -> None:
-    model = catalog.find(f"{OWN / 'asking.py'}:{name}", (VECTOR,), {})
+    model = catalog.find(f"{OWN / 'data_dependent.py'}:{name}", (VECTOR,), {})
     with pytest.raises(StageFailed, match="depend on the other cases of its batch") as caught:
         list(runner.run(Job(model, Options(images=4)), RECIPE, tmp_path / "run"))
     assert f"a value of the whole batch is read at {places_of(name)[0]}" in str(caught.value)
@@ -97,7 +97,7 @@ def test_reading_a_value_of_the_whole_batch_is_an_error_with_its_line(name: str,
 
 def test_a_line_of_a_submodule_in_another_file_is_located_there(tmp_path: Path) -> None:
     (branch, *_) = lines(export_notes("InAPart", tmp_path / "run"))
-    assert branch.location == "asking_part.py:10"
+    assert branch.location == "data_dependent_part.py:10"
     assert branch.wrong
 
 
@@ -106,7 +106,7 @@ def test_the_graph_deviates_on_the_reported_input(tmp_path: Path) -> None:
     (branch,) = lines(export_notes("OnMean", tmp_path / "run"))
     factor = float(branch.counterexample.rpartition("×")[2])
     loud = golden.read(tmp_path / "run" / "golden" / "golden.npz").inputs["vector"][:2] * np.float32(factor)
-    module = factory.resolve(f"{OWN / 'asking.py'}:OnMean")()
+    module = factory.resolve(f"{OWN / 'data_dependent.py'}:OnMean")()
     module.load_state_dict(load_file(tmp_path / "run" / "load" / "weights.safetensors"))
     expected = module(torch.from_numpy(loud)).detach().numpy()
     (actual,) = onnxruntime.InferenceSession(tmp_path / "run" / "export" / "model.onnx").run(None, {"vector": loud})
@@ -166,7 +166,7 @@ def test_a_baked_in_batch_size_is_an_error_with_its_line(tmp_path: Path) -> None
 
 
 def test_the_failed_verdict_contains_the_line_and_the_input(tmp_path: Path) -> None:
-    run = api.export(f"{OWN / 'asking.py'}:OnMean", inputs=[(16,)], quick=True, out=tmp_path / "run")
+    run = api.export(f"{OWN / 'data_dependent.py'}:OnMean", inputs=[(16,)], quick=True, out=tmp_path / "run")
     (place,) = places_of("OnMean")
     assert not run.passed
     closing = verdict.conclude(run.report, run.folder)
@@ -181,7 +181,7 @@ def test_the_failed_verdict_contains_the_line_and_the_input(tmp_path: Path) -> N
 
 def test_a_doubtful_line_prevents_an_unconditional_pass(tmp_path: Path) -> None:
     (place,) = places_of("Never")
-    out, never = tmp_path / "run", f"{OWN / 'asking.py'}:Never"
+    out, never = tmp_path / "run", f"{OWN / 'data_dependent.py'}:Never"
     run = api.export(never, inputs=[(16,)], quick=True, faults=1, seconds=0.1, out=out, exporter="torchscript")
     closing = verdict.conclude(run.report, run.folder)
     assert closing.verdict == Verdict.PASS_HERE
@@ -194,7 +194,7 @@ def test_a_doubtful_line_prevents_an_unconditional_pass(tmp_path: Path) -> None:
 
 def test_guards_and_static_sizes_do_not_prevent_a_pass(tmp_path: Path) -> None:
     for name in ("Guarded", "BySizes"):
-        model = f"{OWN / 'asking.py'}:{name}"
+        model = f"{OWN / 'data_dependent.py'}:{name}"
         run = api.export(model, inputs=[(16,)], quick=True, faults=1, seconds=0.1, to="onnx", out=tmp_path / name)
         assert verdict.conclude(run.report, run.folder).verdict == Verdict.PASS
         (remark,) = (line for line in run.report.remarks if "fixed at export" in line)
@@ -202,7 +202,9 @@ def test_guards_and_static_sizes_do_not_prevent_a_pass(tmp_path: Path) -> None:
 
 
 def test_the_exporter_that_keeps_a_value_dynamic_is_preferred(tmp_path: Path) -> None:
-    run = api.export(f"{OWN / 'asking.py'}:BatchByLen", inputs=[(16,)], quick=True, to="onnx", out=tmp_path / "run")
+    run = api.export(
+        f"{OWN / 'data_dependent.py'}:BatchByLen", inputs=[(16,)], quick=True, to="onnx", out=tmp_path / "run"
+    )
     assert run.passed
     assert run.report.baked_values == ()
     (remark,) = (line for line in run.report.remarks if line.startswith("export: "))

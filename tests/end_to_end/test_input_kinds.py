@@ -15,7 +15,7 @@ from deploytool.errors import BadInput, DeployError, StageFailed
 from deploytool.loading import factory
 from tests.conftest import ROOT
 
-TYPED = ROOT / "tests" / "user_models" / "typed.py"
+TYPED = ROOT / "tests" / "user_models" / "input_dtypes.py"
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
 
@@ -58,7 +58,7 @@ def test_a_scalar_input_is_supported_from_the_declaration_to_the_bundle(tmp_path
     assert run.bundle is not None
     output = run_graph(run.onnx, image=sample.inputs["image"][:1], t=sample.inputs["t"][:1])[0]
     np.testing.assert_allclose(output, sample.reference["logits"][:1], atol=1e-3)
-    (config,) = (path for path in run.bundle.rglob("config.pbtxt") if path.parent.name == "typed_Stepped")
+    (config,) = (path for path in run.bundle.rglob("config.pbtxt") if path.parent.name == "input_dtypes_Stepped")
     assert 'name: "t" data_type: TYPE_INT64 dims: [ 1 ] reshape: { shape: [ ] }' in config.read_text()
 
 

@@ -12,7 +12,7 @@ from deploytool.data import golden
 from deploytool.parity import metrics
 from tests.conftest import ROOT
 
-OWN = f"{ROOT / 'tests' / 'user_models' / 'heads.py'}"
+OWN = f"{ROOT / 'tests' / 'user_models' / 'joined_heads.py'}"
 BOXES = 4
 
 

@@ -15,7 +15,7 @@ from deploytool.data import golden
 from deploytool.parity import metrics
 from deploytool.parity.replay import replay
 from tests.user_model_export import OWN
-from tests.user_models.sums import HEADS
+from tests.user_models.long_sums import HEADS
 
 SIDES = {"pooled": 128, "mean": 96, "instance norm": 48, "gram": 96, "attended": 32, "convnext": 40}  # others: 64
 REFUSED = {("attended", "dynamo"), ("headed", "torchscript"), ("told apart", "torchscript")}  # by exporter or converter
@@ -28,7 +28,7 @@ ROAD = [(head, "torchscript") for head in HEADS] + [
 def exported(head: str, out: Path, exporter: str = "torchscript", seed: int = 0) -> deploytool.Run:
     side = SIDES.get(head, 64)
     return deploytool.export(
-        f"{OWN}/sums.py:make",
+        f"{OWN}/long_sums.py:make",
         arguments={"head": head, "seed": seed, "side": side},
         inputs=[(3, side, side)],
         quick=True,
@@ -48,7 +48,9 @@ def test_a_correct_model_passes(head: str, exporter: str, tmp_path: Path) -> Non
 
 
 def test_an_audio_model_passes(tmp_path: Path) -> None:
-    run = deploytool.export(f"{OWN}/sums.py:hearing", inputs=[(1, 16000)], quick=True, to="onnx", out=tmp_path / "run")
+    run = deploytool.export(
+        f"{OWN}/long_sums.py:hearing", inputs=[(1, 16000)], quick=True, to="onnx", out=tmp_path / "run"
+    )
     assert run.error is None
 
 

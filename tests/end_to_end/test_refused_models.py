@@ -14,16 +14,16 @@ from deploytool.pipeline import runner
 from deploytool.spec import Job, Options, Stage, Tensor
 from tests.conftest import ROOT
 
-OWN = ROOT / "tests" / "user_models" / "refused.py"
+OWN = ROOT / "tests" / "user_models" / "not_exportable.py"
 RECIPE = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT)
 VECTOR = Tensor("vector", ("batch", 16))
 REJECTED_BY_BOTH = {  # a pattern of the problem, and the kind of blocker
-    "Autocast": (r"computes in bfloat16 under torch.autocast at refused.py:\d+", BlockerKind.AUTOCAST),
-    "Bfloat16": (r"computes in bfloat16 at refused.py:\d+", BlockerKind.NARROW),
+    "Autocast": (r"computes in bfloat16 under torch.autocast at not_exportable.py:\d+", BlockerKind.AUTOCAST),
+    "Bfloat16": (r"computes in bfloat16 at not_exportable.py:\d+", BlockerKind.NARROW),
     "Bfloat16Weight": (r"the weight shift is in bfloat16", BlockerKind.WEIGHTS),
-    "Sparse": (r"uses sparse tensors at refused.py:\d+", BlockerKind.SPARSE),
+    "Sparse": (r"uses sparse tensors at not_exportable.py:\d+", BlockerKind.SPARSE),
     "Eigenvalues": (r"the operator \w*eig\w*", BlockerKind.OPERATOR),
-    "Custom": (r"the custom operator deploytool_test::doubled at refused.py:\d+", BlockerKind.CUSTOM),
+    "Custom": (r"the custom operator deploytool_test::doubled at not_exportable.py:\d+", BlockerKind.CUSTOM),
 }
 ACCEPTED_BY_ONE = {"Spectrum": "dynamo", "Guarded": "torchscript"}
 

@@ -41,8 +41,8 @@ def test_an_architecture_passes_the_whole_pipeline(name: str, exporter: str, wal
     ("name", "inputs", "kept", "remark"),
     [
         ("vit:ViT", "3x32x32", "dynamo", "that of the torchscript exporter is as exact and less simple"),
-        ("foreign:Spectrum", "16", "dynamo", "the torchscript exporter refuses the model: .*'aten::fft_rfft'"),
-        ("foreign:Guarded", "16", "torchscript", "the dynamo exporter refuses the model: Could not guard on data"),
+        ("unsupported:Spectrum", "16", "dynamo", "the torchscript exporter refuses the model: .*'aten::fft_rfft'"),
+        ("unsupported:Guarded", "16", "torchscript", "the dynamo exporter refuses the model: Could not guard on data"),
     ],
 )
 def test_auto_keeps_the_exporter_that_accepts_the_model(
@@ -57,26 +57,30 @@ def test_auto_keeps_the_exporter_that_accepts_the_model(
 @pytest.mark.parametrize(
     ("name", "inputs", "why"),
     [
-        ("CropByInt", "3xHxW", r"is wrong: fixed.py:\d+: a size .* is \d\.\de-0\d off at H 32, W 32"),
-        ("MapByInt", "3xHxW", r"is wrong: fixed.py:\d+: a size .* fails at H 32, W 32"),
-        ("BatchByLen", "3x32x32", r"is wrong: fixed.py:\d+: a size .* fails at 4 at once"),
+        ("CropByInt", "3xHxW", r"is wrong: baked_sizes.py:\d+: a size .* is \d\.\de-0\d off at H 32, W 32"),
+        ("MapByInt", "3xHxW", r"is wrong: baked_sizes.py:\d+: a size .* fails at H 32, W 32"),
+        ("BatchByLen", "3x32x32", r"is wrong: baked_sizes.py:\d+: a size .* fails at 4 at once"),
     ],
 )
 def test_auto_rejects_the_exporter_that_bakes_in_a_size(name: str, inputs: str, why: str, tmp_path: Path) -> None:
     tensors = params.tensors([inputs])
     sizes = FREE if "H" in inputs else {}
-    job = Job(catalog.find(f"{OWN}/fixed.py:{name}", tensors), dataclasses.replace(QUICK, exporter="auto", sizes=sizes))
+    job = Job(
+        catalog.find(f"{OWN}/baked_sizes.py:{name}", tensors), dataclasses.replace(QUICK, exporter="auto", sizes=sizes)
+    )
     notes = list(runner.run(job, (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT), tmp_path / "run"))[-1].notes
     assert notes["exporter"] == "dynamo"
     assert re.search(f"the graph of the torchscript exporter {why}", str(notes["remarks"]))
 
 
 def test_auto_reports_both_causes_if_both_graphs_are_wrong(walk: Walk) -> None:
-    line = (
-        "the torchscript exporter is wrong: fixed.py:.* at H 64.*; the graph of the dynamo exporter is wrong: fixed.py"
+    torchscript, dynamo = (
+        "the torchscript exporter is wrong: baked_sizes.py:.* at H 64",
+        "the dynamo exporter is wrong: ",
     )
+    line = f"{torchscript}.*; the graph of {dynamo}baked_sizes.py"
     with pytest.raises(StageFailed, match=line):
-        walk("fixed:LouderWhenLarge", ["3xHxW"], "auto", engine=False)
+        walk("baked_sizes:LouderWhenLarge", ["3xHxW"], "auto", engine=False)
 
 
 def test_inputs_and_outputs_keep_names_dtypes_and_dynamic_sizes(walk: Walk, tmp_path: Path) -> None:
@@ -108,7 +112,7 @@ def test_inputs_and_outputs_keep_names_dtypes_and_dynamic_sizes(walk: Walk, tmp_
 
 @pytest.mark.parametrize("name", ["Tied", "Listing", "Upcasting", "Drawing", "Lazy"])
 def test_an_uncommon_model_is_supported(name: str, walk: Walk) -> None:
-    assert verdict.failed_lines(walk(f"odd:{name}", ["16"])) == ()
+    assert verdict.failed_lines(walk(f"uncommon:{name}", ["16"])) == ()
 
 
 @pytest.mark.parametrize(
@@ -117,9 +121,9 @@ def test_an_uncommon_model_is_supported(name: str, walk: Walk) -> None:
         ("Spectrum", "torchscript", "the torchscript exporter refuses the model: .*'aten::fft_rfft'"),
         ("Spectrum", "dynamo", "TensorRT does not take DFT node '/model/DFT_"),
         ("Determinant", "torchscript", "TensorRT does not take Det node '/Det'"),
-        ("Dropping", "torchscript", "foreign_Dropping returns different outputs"),
-        ("Brief", "torchscript", "foreign_Brief returns a tensor of bfloat16"),
-        ("Remembering", "torchscript", "foreign_Remembering keeps a dict in its state: _extra_state"),
+        ("Dropping", "torchscript", "unsupported_Dropping returns different outputs"),
+        ("Brief", "torchscript", "unsupported_Brief returns a tensor of bfloat16"),
+        ("Remembering", "torchscript", "unsupported_Remembering keeps a dict in its state: _extra_state"),
         ("NotANumber", "torchscript", "the model itself answers with NaN"),
         ("raises", "torchscript", "raises KeyError: .no width 3"),
         ("exits", "torchscript", "raises SystemExit: usage: train.py"),
@@ -133,21 +137,21 @@ def test_the_error_for_an_unsupported_model_names_the_cause(
     name: str, exporter: str, line: str, walk: Walk, tmp_path: Path
 ) -> None:
     with pytest.raises(StageFailed, match=line) as caught:
-        walk(f"foreign:{name}", ["16"], exporter)
+        walk(f"unsupported:{name}", ["16"], exporter)
     assert "\n" not in f"{caught.value}{caught.value.remedy}"
     assert all((room / "receipt.json").is_file() for room in (tmp_path / "run").glob("*"))
 
 
 def test_the_remedy_for_weights_in_fp16_names_their_dtype(walk: Walk) -> None:
-    with pytest.raises(StageFailed, match="foreign_fp16_weights does not run") as caught:
-        walk("foreign:fp16_weights", ["16"])
+    with pytest.raises(StageFailed, match="unsupported_fp16_weights does not run") as caught:
+        walk("unsupported:fp16_weights", ["16"])
     assert "float16" in caught.value.remedy
     assert ".float()" in caught.value.remedy
 
 
 def test_a_rejecting_exporter_prints_nothing(walk: Walk, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(StageFailed):
-        walk("foreign:Spectrum", ["16"])
+        walk("unsupported:Spectrum", ["16"])
     assert capfd.readouterr() == ("", "")
 
 
@@ -162,12 +166,12 @@ def test_a_graph_that_crashes_onnx_runtime_ends_only_a_child_process(
 ) -> None:
     replace_fp16_worker(monkeypatch, "tests.end_to_end.crashing_worker")
     with pytest.raises(StageFailed, match="the FP16 graph cannot be opened: ONNX Runtime was killed by SIGABRT"):
-        walk("odd:Lazy", ["16"], engine=False)
+        walk("uncommon:Lazy", ["16"], engine=False)
 
 
 def test_a_graph_that_crashes_the_optimiser_is_run_without_it(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_fp16_worker(monkeypatch, "tests.end_to_end.crashing_optimiser_worker")
-    written = walk("odd:SequenceFirst", ["4x8"], engine=False)  # crashes the optimiser of ONNX Runtime 1.31 indeed
+    written = walk("uncommon:SequenceFirst", ["4x8"], engine=False)  # crashes the optimiser of ONNX Runtime 1.31 indeed
     assert verdict.failed_lines(written) == ()
     assert [comparison.status for comparison in written.comparisons if comparison.stage == "fp16"] == [
         Status.MEASURED
@@ -185,7 +189,7 @@ def test_a_graph_that_crashes_the_optimiser_is_run_without_it(walk: Walk, monkey
 )
 def test_an_invalid_declaration_is_refused(text: str, line: str, walk: Walk) -> None:
     with pytest.raises(BadInput, match=line):
-        walk("odd:Lazy", [text], engine=False)
+        walk("uncommon:Lazy", [text], engine=False)
 
 
 def test_every_user_model_file_is_used() -> None:

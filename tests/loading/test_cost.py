@@ -51,6 +51,6 @@ def test_show_prints_the_costs(deploytool: Command) -> None:
 
 
 def test_the_next_step_for_a_users_model_is_a_complete_command(deploytool: Command) -> None:
-    path = f"{ROOT / 'tests' / 'user_models' / 'typed.py'}:Mean"
+    path = f"{ROOT / 'tests' / 'user_models' / 'input_dtypes.py'}:Mean"
     shown = deploytool("show", "--cost", path, "--input", "image=3x8x8")
     assert shown.stdout.splitlines()[-1] == f"Next: deploytool export {path} --input image=3x8x8"

@@ -105,4 +105,4 @@ def built(name: str) -> tuple[nn.Module, dict[str, npt.NDArray[np.float32]]]:
 
 def model(name: str) -> Model:
     vector, logits = (Tensor("input", ("batch", 16)),), (Tensor("logits", ("batch", 4)),)
-    return Model(name, f"{OWN / 'listened.py'}:{name}", inputs=vector, outputs=logits)
+    return Model(name, f"{OWN / 'hooked.py'}:{name}", inputs=vector, outputs=logits)

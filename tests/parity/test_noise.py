@@ -128,7 +128,7 @@ def pictures(side: int, count: int = 6) -> Array:
     ],
 )
 def test_an_unsupported_run_is_left_out_with_a_remark(name: str, left_out: list[str]) -> None:
-    measurement = measure_user_model(f"probed.py:{name}", pictures(32))
+    measurement = measure_user_model(f"restricted_inputs.py:{name}", pictures(32))
     assert [remark.partition(", which")[0] for remark in measurement.remarks] == [
         f"noise without the run of {each}" for each in left_out
     ]
@@ -148,7 +148,9 @@ def test_noise_of_images_of_one_colour_covers_the_drift_of_sums(side: int) -> No
         pooled = session(x=np.broadcast_to(levels, (1, 16, size, size)).copy())["y"]
     drift = float(np.abs(pooled / levels.astype(np.float64) - 1).max())
     colours = np.broadcast_to(pictures(2)[:4, :, 1:, 1:], (4, 3, side, side)).copy()
-    plain, measurement = (measure_user_model("sums.py:make", each).noise.fp32 for each in (pictures(side)[:4], colours))
+    plain, measurement = (
+        measure_user_model("long_sums.py:make", each).noise.fp32 for each in (pictures(side)[:4], colours)
+    )
     assert plain.max_error < 1e-6
     assert max(0.1 * drift, 2e-7) < 8 * measurement.max_error < max(2 * drift, 1e-5)
 

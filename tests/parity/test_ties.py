@@ -18,10 +18,10 @@ from deploytool.parity.ties import PerturbedRuns, Ties
 from deploytool.results.report import Check
 from deploytool.spec import Model, Tensor
 from tests.conftest import ROOT
-from tests.user_models.labels import Labels
+from tests.user_models.discrete_outputs import Labels
 
 LABELS = ("map", "map of floats", "class", "mask", "best", "levels", "boxes", "count")
-OWN = ROOT / "tests" / "user_models" / "labels.py"
+OWN = ROOT / "tests" / "user_models" / "discrete_outputs.py"
 
 
 @dataclass(frozen=True)

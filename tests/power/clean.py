@@ -1,6 +1,6 @@
 """Whether the checks of a sound run stay silent: `make power`.
 
-Fresh models of the zoo, and models of long sums (user_models/sums.py), go with fresh weights down the road by either
+Fresh models of the zoo, and models of long sums (user_models/long_sums.py), are exported with fresh weights by either
 exporter. Each is judged with one thread and with two, at batches of 1, 2, 4 and 8: a check that fails is a false alarm,
 unless it is one of FP16, and FP16 moves the answers by more than the coarsest tolerance, by its noise or by the very
 error. How near the others came to failing is told too.
@@ -33,7 +33,7 @@ from deploytool.results.report import COARSEST, Check
 from deploytool.spec import Job, Options, Range, Stage, Tensor
 from tests.power.models import MODELS, small
 from tests.user_model_export import OWN
-from tests.user_models.sums import HEADS
+from tests.user_models.long_sums import HEADS
 
 RECIPE = (Stage.LOAD, Stage.GOLDEN, Stage.TORCHSCRIPT, Stage.EXPORT, Stage.SIMPLIFY, Stage.FP16)
 SIDES = (64, 128, 32, 96)
@@ -62,7 +62,7 @@ def of_sums(number: int) -> Job:
     (head, exporter), again = SUMS[number % len(SUMS)], number // len(SUMS)
     side = SIDES[again % len(SIDES)]
     made = catalog.find(
-        f"{OWN}/sums.py:make",
+        f"{OWN}/long_sums.py:make",
         (Tensor("image", ("batch", 3, side, side)),),
         {"head": head, "seed": again, "side": side},
     )

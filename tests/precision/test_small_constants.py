@@ -21,7 +21,7 @@ from deploytool.results.report import Report
 from deploytool.spec import Job
 from tests.conftest import QUICK
 from tests.user_model_export import OWN, WITHOUT_ENGINE, Walk
-from tests.user_models import floors
+from tests.user_models import small_epsilons
 
 HARMED = ("LogOfClamped", "Decibel", "LogOfMore", "InverseRoot", "Similar")
 FOUND = (*HARMED, "Normalised", "DividedByNorm", "Standardised", "GeneralisedMean", "SmallVariance")
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::U
 
 def cases() -> Inputs:
     """Usual inputs, silence, a constant, one sample, a padded tail and a quiet input."""
-    usual = np.random.default_rng(0).normal(size=(6, floors.WIDTH)).astype(np.float32)
+    usual = np.random.default_rng(0).normal(size=(6, small_epsilons.WIDTH)).astype(np.float32)
     usual[1], usual[2], usual[3] = 0, 1, 0
     usual[3, 5], usual[4, 8:] = 1, 0
     usual[5] *= 1e-4
@@ -42,7 +42,7 @@ def cases() -> Inputs:
 
 def exported(name: str, folder: Path) -> tuple[onnx.ModelProto, np.ndarray]:
     """The graph, and the answers of the model in FP64."""
-    module, made = getattr(floors, name)().eval(), folder / "single.onnx"
+    module, made = getattr(small_epsilons, name)().eval(), folder / "single.onnx"
     given = torch.from_numpy(cases()["sound"])
     torch.onnx.export(
         module,
@@ -97,7 +97,7 @@ def test_an_epsilon_that_fp16_has_is_no_guard(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
 def test_a_model_with_a_floor_goes_down_the_whole_road(exporter: str, walk: Walk) -> None:
-    written = walk("floors:LogOfClamped", ["sound=16"], exporter)
+    written = walk("small_epsilons:LogOfClamped", ["sound=16"], exporter)
     assert verdict.failed_lines(written) == ()
     assert any("FP16 has no 1e-10: the " in line and "stay FP32" in line for line in written.remarks)
     halves = [comparison for comparison in written.comparisons if comparison.stage == "fp16"]
@@ -108,7 +108,7 @@ def test_a_model_with_a_floor_goes_down_the_whole_road(exporter: str, walk: Walk
 
 def test_where_silence_breaks_fp16_the_search_for_what_to_keep_mends_it(tmp_path: Path) -> None:
     """The remedy that the first run names, `--keep-fp32 auto`, knows of the same edges."""
-    model = catalog.find(f"{OWN / 'floors.py'}:Learned", params.tensors(["sound=16"]))
+    model = catalog.find(f"{OWN / 'small_epsilons.py'}:Learned", params.tensors(["sound=16"]))
 
     def gone(*keep: str) -> Report:
         job = Job(model, dataclasses.replace(QUICK, seconds=0.0, keep_fp32=keep))

@@ -160,7 +160,7 @@ def test_the_chatter_of_a_refusal_is_kept_off_the_terminal(
     finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tensors = params.tensors(["16"])
-    made = runner.run(Job(catalog.find(f"{OWN}/foreign.py:Branching", tensors), options("dynamo")), ROAD, tmp_path)
+    made = runner.run(Job(catalog.find(f"{OWN}/unsupported.py:Branching", tensors), options("dynamo")), ROAD, tmp_path)
     with pytest.raises(StageFailed, match="dynamo exporter refuses the model: Could not guard on data-dependent"):
         list(made)
     assert capfd.readouterr() == ("", "")

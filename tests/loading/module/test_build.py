@@ -17,14 +17,14 @@ from deploytool.loading.module import build
 from deploytool.spec import Model, Option, Tensor
 from tests.conftest import Command
 from tests.user_model_export import OWN
-from tests.user_models import enclosed
+from tests.user_models import wrapped
 
-KINDS = (*enclosed.ERRORS, "recursion")
+KINDS = (*wrapped.ERRORS, "recursion")
 
 
 def model(function: str, **options: Option) -> Model:
     vector, logits = (Tensor("input", ("batch", 16)),), (Tensor("logits", ("batch", 4)),)
-    return Model(function, f"{OWN / 'enclosed.py'}:{function}", options=options, inputs=vector, outputs=logits)
+    return Model(function, f"{OWN / 'wrapped.py'}:{function}", options=options, inputs=vector, outputs=logits)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_with_seed_is_reproducible_and_restores_the_random_generators() -> None:
 def test_an_error_of_user_code_is_one_line_with_its_location(function: str, kind: str, tmp_path: Path) -> None:
     with pytest.raises(StageFailed) as caught:
         deploytool.export(
-            f"{OWN / 'enclosed.py'}:{function}",
+            f"{OWN / 'wrapped.py'}:{function}",
             inputs=[(16,)],
             arguments={"kind": kind},
             quick=True,
@@ -101,10 +101,8 @@ def test_an_error_of_user_code_is_one_line_with_its_location(function: str, kind
     assert problem.isprintable()
     assert len(problem) < 700
     assert caught.value.__cause__ is not None or caught.value.remedy
-    assert re.search(r"\((tests/user_models/)?enclosed\.py:\d+\)", problem)
-    start = (
-        "enclosed.py:failing raises " if function == "failing" else "enclosed_raising does not run on input (2, 16): "
-    )
+    assert re.search(r"\((tests/user_models/)?wrapped\.py:\d+\)", problem)
+    start = "wrapped.py:failing raises " if function == "failing" else "wrapped_raising does not run on input (2, 16): "
     assert start in problem
     assert not (tmp_path / "run").exists()
 
@@ -148,13 +146,13 @@ def test_an_exception_of_a_library_in_a_stage_is_a_deploy_error(
 
     monkeypatch.setattr(stages, "import_stage", lambda verb: Broken())
     with pytest.raises(kind, match=line) as caught:
-        deploytool.export(f"{OWN / 'enclosed.py'}:bare", inputs=[(16,)], quick=True, out=tmp_path / "run")
+        deploytool.export(f"{OWN / 'wrapped.py'}:bare", inputs=[(16,)], quick=True, out=tmp_path / "run")
     assert caught.value.__cause__ is error
     assert str(caught.value).isprintable()
 
 
 def test_verbose_shows_the_traceback(deploytool: Command) -> None:
-    arguments = ("export", f"{OWN / 'enclosed.py'}:failing", "--input", "16", "--arg", "kind=colours")
+    arguments = ("export", f"{OWN / 'wrapped.py'}:failing", "--input", "16", "--arg", "kind=colours")
     done = deploytool(*arguments, "--verbose")
     assert done.returncode == 7
     assert "Traceback" in done.stderr

@@ -14,7 +14,7 @@ from deploytool.data import golden
 from deploytool.loading.module import build
 from deploytool.spec import Model, Tensor
 from tests.user_model_export import OWN
-from tests.user_models import single
+from tests.user_models import fp32_only
 
 MODELS = (
     *("Attribute", "Kernel", "Lists", "Global", "Closure", "Casting", "Insisting", "FromNumpy", "Written"),
@@ -24,7 +24,7 @@ MODELS = (
 
 def model(name: str) -> Model:
     vector = (Tensor("input", ("batch", 16)),)
-    return Model(name, f"{OWN / 'single.py'}:{name}", inputs=vector, outputs=(Tensor("logits", ("batch", 4)),))
+    return Model(name, f"{OWN / 'fp32_only.py'}:{name}", inputs=vector, outputs=(Tensor("logits", ("batch", 4)),))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -35,7 +35,7 @@ def test_a_model_that_requests_fp32_runs_in_fp64(name: str) -> None:
         logits = eager.make_session(module, model(name), double=True)(input=vector)["logits"]
         assert logits.dtype == np.float64
         # an attribute made with linspace was already rounded to FP32
-        np.testing.assert_allclose(logits, single.truth(vector), atol=1e-6)
+        np.testing.assert_allclose(logits, fp32_only.truth(vector), atol=1e-6)
         rebuilt = eager.make_session(build.build(model(name)).module.double(), model(name), double=True)
         np.testing.assert_array_equal(logits, rebuilt(input=vector)["logits"])
     fp32_logits = eager.make_session(build.build(model(name)).module, model(name))(input=vector)["logits"]
@@ -54,18 +54,18 @@ def test_sums_with_an_attribute_are_computed_in_fp64() -> None:
 @pytest.mark.parametrize("name", ["Kernel", "Insisting", "ByDevice"])
 def test_a_model_that_requests_fp32_is_exported_with_an_fp64_reference(name: str, tmp_path: Path) -> None:
     run = deploytool.export(
-        f"{OWN / 'single.py'}:{name}", inputs=[(16,)], quick=True, to="onnx", out=tmp_path / "run"
+        f"{OWN / 'fp32_only.py'}:{name}", inputs=[(16,)], quick=True, to="onnx", out=tmp_path / "run"
     ).check()
     sample = golden.read(tmp_path / "run" / "golden" / "golden.npz")
-    np.testing.assert_allclose(sample.reference["logits"], single.truth(sample.inputs["input"]), atol=1e-6)
+    np.testing.assert_allclose(sample.reference["logits"], fp32_only.truth(sample.inputs["input"]), atol=1e-6)
     assert not [remark for remark in run.report.remarks if "FP64" in remark]
 
 
 def test_without_fp64_the_fp32_outputs_are_the_reference_and_a_remark_says_so(tmp_path: Path) -> None:
     run = deploytool.export(
-        f"{OWN / 'single.py'}:FourBytes", inputs=[(16,)], quick=True, to="onnx", out=tmp_path / "run"
+        f"{OWN / 'fp32_only.py'}:FourBytes", inputs=[(16,)], quick=True, to="onnx", out=tmp_path / "run"
     ).check()
     sample = golden.read(tmp_path / "run" / "golden" / "golden.npz")
     np.testing.assert_array_equal(sample.reference["logits"], sample.outputs["logits"])
-    said = "record: no FP64 reference, the model's own FP32 answers stand for it: single_FourBytes does not run on"
+    said = "record: no FP64 reference, the model's own FP32 answers stand for it: fp32_only_FourBytes does not run on"
     assert [line for line in run.report.remarks if line.startswith(said)]

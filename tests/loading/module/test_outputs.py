@@ -15,7 +15,7 @@ from deploytool.errors import BadInput, StageFailed
 from deploytool.loading.module import outputs
 from deploytool.spec import Tensor
 from tests.user_model_export import OWN
-from tests.user_models import structured
+from tests.user_models import structured_outputs
 
 VECTOR = torch.arange(32.0).reshape(2, 16)
 NAMES = {
@@ -34,7 +34,7 @@ NAMES = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_derived_from_keys_and_positions(name: str) -> None:
-    named = outputs.flatten(getattr(structured, name)()(VECTOR), ["vector"])
+    named = outputs.flatten(getattr(structured_outputs, name)()(VECTOR), ["vector"])
     assert (list(named.tensors), named.others) == (NAMES[name], {})
 
 
@@ -45,10 +45,10 @@ def test_a_single_tensor_without_a_key_has_the_default_name() -> None:
 
 
 def test_other_values_are_listed_with_their_types() -> None:
-    named = outputs.flatten(structured.Mixed()(VECTOR))
+    named = outputs.flatten(structured_outputs.Mixed()(VECTOR))
     assert named.others == {"size": "int", "names.0": "str", "names.1": "str", "done": "bool"}
     assert not outputs.flatten("text").tensors
-    assert list(outputs.flatten(structured.Endless()(VECTOR)).tensors) == ["logits"]
+    assert list(outputs.flatten(structured_outputs.Endless()(VECTOR)).tensors) == ["logits"]
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
@@ -64,26 +64,28 @@ def test_the_graph_has_only_the_selected_outputs(tmp_path: Path) -> None:
 
 
 def test_the_remedy_for_an_output_without_a_batch_is_to_select_others(tmp_path: Path) -> None:
-    with pytest.raises(StageFailed, match=r"^structured_Scalar .*\(\) for a batch of 2") as caught:
+    with pytest.raises(StageFailed, match=r"^structured_outputs_Scalar .*\(\) for a batch of 2") as caught:
         export("Scalar", tmp_path)
     assert "--output" in caught.value.remedy
     export("Scalar", tmp_path, outputs=["mask"]).check()
 
 
 def test_an_unknown_output_is_refused_with_the_list_of_outputs(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="structured_Dictionary has no output mark") as caught:
+    with pytest.raises(BadInput, match="structured_outputs_Dictionary has no output mark") as caught:
         export("Dictionary", tmp_path, outputs=["mark"])
     assert "mask, label" in caught.value.remedy
 
 
 def test_omitted_values_are_in_the_report(tmp_path: Path) -> None:
     report = export("Mixed", tmp_path).check().report
-    (remark,) = (remark for remark in report.remarks if remark.startswith("load: structured_Mixed "))
+    (remark,) = (remark for remark in report.remarks if remark.startswith("load: structured_outputs_Mixed "))
     assert remark.endswith(": size (int), names.0 (str), names.1 (str), done (bool)")
 
 
 def test_outputs_that_change_between_runs_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(StageFailed, match="structured_Changing returns mask for some inputs, and label for others"):
+    with pytest.raises(
+        StageFailed, match="structured_outputs_Changing returns mask for some inputs, and label for others"
+    ):
         export("Changing", tmp_path)
 
 
@@ -91,7 +93,7 @@ def export(
     name: str, folder: Path, *, exporter: str = "torchscript", outputs: list[str] | None = None
 ) -> deploytool.Run:
     return deploytool.export(
-        f"{OWN / 'structured.py'}:{name}",
+        f"{OWN / 'structured_outputs.py'}:{name}",
         inputs=[Tensor("vector", ("batch", 16))],
         outputs=outputs or [],
         exporter=exporter,

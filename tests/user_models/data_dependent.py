@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asking_part  # type: ignore[import-not-found]  # a sibling file, as in a user's project
+import data_dependent_part  # type: ignore[import-not-found]  # a sibling file, as in a user's project
 import torch
 from torch import Tensor, nn
 
@@ -65,7 +65,7 @@ class EarlyExit(Naming):
 class InAPart(Naming):
     def __init__(self) -> None:
         super().__init__()
-        self.limit = asking_part.Limit()
+        self.limit = data_dependent_part.Limit()
 
     def forward(self, vector: Tensor) -> Tensor:
         return self.named(self.limit(vector))
