@@ -51,7 +51,7 @@ def blame(
         bool, typer.Option("--trust-code", help="Run the code that the run names, wherever it is from.")
     ] = False,
 ) -> Outcome:
-    """Finds the first graph of a run that strays from the one before, and in it the first layer that does.
+    """Finds the first graph of a run that deviates from the one before, and in it the first layer that does.
 
     Examples: deploytool blame artifacts/shufflenet_g3 · deploytool blame artifacts/shufflenet_g3 --reduce
     """
@@ -85,11 +85,11 @@ def blame(
         console, "The worst layer of each graph", columns, [_row(comparison) for comparison in found.comparisons]
     )
     if found.finding is None:
-        nobody = "No graph strays from the one before or from the source: nobody is to blame."
-        cli_console.say(console, nobody)
+        message = "No graph deviates from the one before or from the source."
+        cli_console.say(console, message)
         if reduce_:
             cli_console.say(console, "Nothing to reduce: no failure pack was written.")
-        return Outcome(document, nobody)
+        return Outcome(document, message)
     for line in _lines(found.finding):
         cli_console.say(console, line)
     if reduce_:
@@ -109,9 +109,9 @@ def _row(comparison: BlamedGraph) -> tuple[str, ...]:
 
 def _lines(finding: Finding) -> list[str]:
     """The finding, a line for each thing to know."""
-    lines = [f"{finding.stage}/{Kind.GRAPH.value} strays from {finding.against}"]
+    lines = [f"{finding.stage}/{Kind.GRAPH.value} deviates from {finding.against}"]
     if finding.layer is None:
-        return [*lines, "  and yet no tensor leaves its noise floor: no one layer is at fault"]
+        return [*lines, "  but no tensor exceeds its noise floor: no single layer is the cause"]
     layer = finding.layer
     lines += [
         f"  first in       {_module(finding.module)}" + (", whose tensor is lost" if finding.lost else ""),
@@ -133,10 +133,10 @@ def _packed(place: Path | None, small: Mismatch | None) -> str:
 
 def _failure(finding: Finding, rooms: list[tuple[Path, Receipt]]) -> ParityFailed:
     """The exit, with the next step: a spoiled file is made again, a whole one is worked on."""
-    where = f"first in {_module(finding.module)}" if finding.layer else "in no one layer"
+    where = f"first in {_module(finding.module)}" if finding.layer else "in no single layer"
     whole = all(receipt.matches(room, sealed) for room, sealed in rooms if room.name == finding.stage)
     remedy = (_NEXT if finding.layer else _NO_LAYER)[finding.stage] if whole else _CHANGED
-    return ParityFailed(f"{finding.stage} strays from {finding.against}, {where}", remedy)
+    return ParityFailed(f"{finding.stage} deviates from {finding.against}, {where}", remedy)
 
 
 def _module(path: str) -> str:

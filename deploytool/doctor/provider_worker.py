@@ -37,7 +37,7 @@ def main(graph: str = "", provider: str = "") -> None:
     if first != provider:
         raise SystemExit(_reason(provider, f"it falls back to {first}"))
     if answer != [3.0, 2.0]:
-        raise SystemExit(f"it computes something else: {answer}")
+        raise SystemExit(f"wrong result: {answer}")
 
 
 def _reason(provider: str, problem: str) -> str:
