@@ -1,4 +1,4 @@
-"""Chooses the fastest of several forms of one graph, and the plain form unless another is surely faster."""
+"""Chooses the fastest form of a graph; keeps the original unless another form is significantly faster."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import numpy as np
 
 from deploytool.benchmark.ratio import Ratio
 
-MIN_RATIO = 0.98  # of the plain form's speed, at any batch: less is no noise
+MIN_RATIO = 0.98  # of the original's speed at every batch size: a smaller ratio is not noise
 
 
 def is_faster(ratios: Sequence[Ratio]) -> bool:
-    """Whether a form is surely faster than the plain one at some batch, and slower at none."""
+    """Whether a form is significantly faster than the original at one batch size, and slower at none."""
     return any(ratio.low > 1 for ratio in ratios) and all(ratio.value >= MIN_RATIO for ratio in ratios)
 
 
 def choose(ratios: Mapping[str, Sequence[Ratio]], plain: str) -> str:
-    """The name of the form to keep, given how many times faster than the plain form each is at each batch."""
+    """The name of the form to keep; `ratios` holds the speed-up of each form over `plain` at each batch size.
+
+    Among the forms that are faster, the largest geometric mean decides.
+    """
     gains = {
-        name: float(np.mean(np.log([ratio.value for ratio in each])))
-        for name, each in ratios.items()
-        if each and is_faster(each)
+        name: float(np.mean(np.log([ratio.value for ratio in by_batch])))
+        for name, by_batch in ratios.items()
+        if by_batch and is_faster(by_batch)
     }
     return max(gains, key=lambda name: gains[name], default=plain)

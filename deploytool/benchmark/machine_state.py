@@ -1,4 +1,4 @@
-"""Watches the machine while something is timed on it, and says whether it was even enough to compare by the clock."""
+"""Records the state of the machine during a benchmark, and decides whether it was even enough to compare times."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from deploytool.errors import StageFailed
 from deploytool.host import machine, process
 
 _REFERENCE = "a fixed piece of work"
-_ROOM = 0.25  # of a core that others may take beyond what is free
-_DRIFT = 1.15  # times as long at the end as at the beginning, or the other way round
-_SPREAD = 1.5  # nine of ten rounds within so many times the median
-_TICKS = 100  # a second, in which Linux counts
-_IDLE = (3, 4)  # columns of /proc/stat: idle, and waiting for a disk
-_ELSEWHERE = 8  # columns from here on count guests, which stand in the others already
-_SMI = "clocks.sm,clocks.max.sm,clocks_throttle_reasons.active,temperature.gpu"
+_MAX_EXCESS_CORES = 0.25  # that other programs may use beyond the free ones
+_MAX_DRIFT = 1.15  # of the reference time, last third of the rounds over first, or the other way round
+_MAX_SPREAD = 1.5  # of the reference time, 90th percentile over median
+_TICKS_PER_SECOND = 100  # of the counters in /proc/stat
+_IDLE_COLUMNS = (3, 4)  # of /proc/stat: idle, and waiting for a disk
+_GUEST_COLUMN = 8  # the columns from here on count guests, which the others include
+_SMI_FIELDS = "clocks.sm,clocks.max.sm,clocks_throttle_reasons.active,temperature.gpu"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where the counters of the machine stand: seconds by the wall, of this process, and of all processors together."""
+    """The counters of the machine: wall time, processor time of this process and of all processors, all in seconds.
+
+    `mhz` is the mean processor clock and `gpu` the line of nvidia-smi.
+    """
 
     wall: float
     own: float
@@ -38,12 +41,12 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the machine did while something was timed, and why that was too uneven, if it was.
+    """The state of the machine during a benchmark; `uneven` is the reason why no verdict is possible, if there is one.
 
-    `load` is the load average of the last minute, `others` how many cores other programs took, `reference_ms` the
-    median time of a fixed piece of work that was timed in every round, `spread` its 90th percentile over that, and
-    `drift` its last third over its first. `mhz` and `gpu` (clock now and at most, throttle reasons, °C) stand for
-    before and after, where the machine tells.
+    `load` is the load average of the last minute, `others` the number of cores that other programs used,
+    `reference_ms` the median time of a fixed piece of work that is timed in every round, `spread` its 90th percentile
+    over that median, and `drift` its median in the last third of the rounds over that in the first. `mhz` and `gpu`
+    (current and maximum clock, throttle reasons, °C) hold the values before and after, where they are available.
     """
 
     threads: int
@@ -68,12 +71,12 @@ def time_watched(
     clocks: Clocks = Clocks(),  # noqa: B008  # frozen
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[dict[str, TimingSeries], Conditions]:
-    """The series of every call as `rounds.record` makes them, and what the machine did meanwhile.
+    """The timing series of every call, as `time_interleaved` returns them, and the conditions during the benchmark.
 
-    `threads` is how many each call may use.
+    `threads` is the number of threads that each call may use.
     """
     before = take_snapshot()
-    taken = interleave.time_interleaved(
+    timings = interleave.time_interleaved(
         {_REFERENCE: reference_work(), **calls},
         seconds,
         warm_up_seconds=warm_up_seconds,
@@ -81,12 +84,12 @@ def time_watched(
         clocks=clocks,
         watch=watch,
     )
-    found = assess(before, take_snapshot(), taken.pop(_REFERENCE), threads, os.cpu_count() or 1)
-    return taken, found
+    conditions = assess(before, take_snapshot(), timings.pop(_REFERENCE), threads, os.cpu_count() or 1)
+    return timings, conditions
 
 
 def reference_work() -> Callable[[], object]:
-    """A fixed piece of work for one thread, about a millisecond that neither memory nor a library's pool decides."""
+    """About a millisecond of work on one thread, independent of memory speed and of thread pools."""
     values = np.linspace(1, 2, 1 << 13)
 
     def work() -> None:
@@ -97,17 +100,17 @@ def reference_work() -> Callable[[], object]:
 
 
 def take_snapshot() -> Snapshot:
-    """The counters now; None or empty where the machine has none."""
-    return Snapshot(time.perf_counter(), time.process_time(), _busy(), _mhz(), _gpu())
+    """The current counters; None or empty where they are not available."""
+    return Snapshot(time.perf_counter(), time.process_time(), _busy_seconds(), _mean_mhz(), _gpu_state())
 
 
 def assess(before: Snapshot, after: Snapshot, series: TimingSeries, threads: int, cores: int) -> Conditions:
-    """The conditions between two snapshots; `series` is that of the fixed piece of work."""
-    others, taken = _others(before, after), series.wall_ms
-    third = max(len(taken) // 3, 1)
-    median = float(np.median(taken))
-    drift = float(np.median(taken[-third:]) / np.median(taken[:third]))
-    spread = float(np.percentile(taken, 90)) / median
+    """The conditions between two snapshots; `series` is the timing series of the reference work."""
+    others, wall = _other_cores(before, after), series.wall_ms
+    third = max(len(wall) // 3, 1)
+    median = float(np.median(wall))
+    drift = float(np.median(wall[-third:]) / np.median(wall[:third]))
+    spread = float(np.percentile(wall, 90)) / median
     return Conditions(
         threads=threads,
         cores=cores,
@@ -116,39 +119,40 @@ def assess(before: Snapshot, after: Snapshot, series: TimingSeries, threads: int
         reference_ms=median,
         spread=spread,
         drift=drift,
-        mhz=tuple(each.mhz for each in (before, after) if each.mhz is not None),
-        gpu=tuple(each.gpu for each in (before, after) if each.gpu),
-        uneven=_uneven(others, threads, cores, spread, drift),
+        mhz=tuple(snapshot.mhz for snapshot in (before, after) if snapshot.mhz is not None),
+        gpu=tuple(snapshot.gpu for snapshot in (before, after) if snapshot.gpu),
+        uneven=_why_uneven(others, threads, cores, spread, drift),
     )
 
 
-def _others(before: Snapshot, after: Snapshot) -> float | None:
+def _other_cores(before: Snapshot, after: Snapshot) -> float | None:
+    """The mean number of cores that other programs used; None where it is not known."""
     if before.busy is None or after.busy is None or after.wall <= before.wall:
         return None
     return max(after.busy - before.busy - (after.own - before.own), 0.0) / (after.wall - before.wall)
 
 
-def _uneven(others: float | None, threads: int, cores: int, spread: float, drift: float) -> str | None:
-    if others is not None and others + threads > cores + _ROOM:
+def _why_uneven(others: float | None, threads: int, cores: int, spread: float, drift: float) -> str | None:
+    if others is not None and others + threads > cores + _MAX_EXCESS_CORES:
         return f"other programs took {others:.1f} of {cores} cores"
-    if not 1 / _DRIFT <= drift <= _DRIFT:
+    if not 1 / _MAX_DRIFT <= drift <= _MAX_DRIFT:
         return f"{_REFERENCE} took {drift:.2f} times as long at the end as at the beginning"
-    if spread > _SPREAD:
+    if spread > _MAX_SPREAD:
         return f"{_REFERENCE} took {spread:.1f} times its median in a tenth of the rounds"
     return None
 
 
-def _busy() -> float | None:
-    """Seconds that all processors have worked since the start, what a hypervisor took from them included."""
+def _busy_seconds() -> float | None:
+    """Seconds that all processors were busy since boot, including the time that a hypervisor took."""
     try:
-        counted = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1 : _ELSEWHERE + 1]
+        columns = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1 : _GUEST_COLUMN + 1]
     except (OSError, IndexError):
         return None
-    return sum(int(ticks) for column, ticks in enumerate(counted) if column not in _IDLE) / _TICKS
+    return sum(int(ticks) for column, ticks in enumerate(columns) if column not in _IDLE_COLUMNS) / _TICKS_PER_SECOND
 
 
-def _mhz() -> float | None:
-    """The mean clock of the processors."""
+def _mean_mhz() -> float | None:
+    """The mean clock of the processors; None where it is not available."""
     files = sorted(Path("/sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_cur_freq"))
     try:
         return float(np.mean([int(file.read_text(encoding="ascii")) for file in files])) / 1000 if files else None
@@ -156,11 +160,11 @@ def _mhz() -> float | None:
         return None
 
 
-def _gpu() -> str:
-    """What nvidia-smi says of the first GPU's clocks; empty where there is none."""
+def _gpu_state() -> str:
+    """Clocks, throttle reasons and temperature of the first GPU, from nvidia-smi; empty where there is none."""
     if not machine.gpus():
         return ""
-    command = ["nvidia-smi", "-i", "0", f"--query-gpu={_SMI}", "--format=csv,noheader"]
+    command = ["nvidia-smi", "-i", "0", f"--query-gpu={_SMI_FIELDS}", "--format=csv,noheader"]
     try:
         return process.run_limited(command, what="nvidia-smi", seconds=10, gibibytes=float("inf")).strip()
     except (StageFailed, OSError):

@@ -1,4 +1,4 @@
-"""How fast each artifact is beside the eager model, all of them measured in turn in one process."""
+"""Times each artifact of a run against the eager model, all in turn in one process."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from deploytool.spec import Job, Stage, Status
 def measure(
     weights: Path, steps: list[PlannedComparison], inputs: Arrays, job: Job, device: str
 ) -> tuple[tuple[Speed, ...], int]:
-    """The speed of every step, and how many rounds there were; nothing where there is no time for any.
+    """The speed of every step, and the number of rounds; empty and 0 if the options give no time for it.
 
-    A round is one batch of the smallest size through each, with answers in host memory on both sides.
+    A round runs one batch of the smallest size in each session; outputs are in host memory for all of them.
     """
     if not job.options.seconds:
         return (), 0
@@ -46,43 +46,42 @@ def measure(
             except MissingBackend as error:
                 speeds[step] = replace(speeds[step], status=Status.UNAVAILABLE, reason=str(error))
                 continue
-            calls[artifact_name(step)] = partial(
-                session, **checks.first_cases(checks.cast_inputs(step, inputs, job), size)
-            )
-        taken, found = machine_state.time_watched(calls, job.options.seconds, threads, watch=job.watch)
+            batch = checks.first_cases(checks.cast_inputs(step, inputs, job), size)
+            calls[artifact_name(step)] = partial(session, **batch)
+        timings, conditions = machine_state.time_watched(calls, job.options.seconds, threads, watch=job.watch)
     for step in steps:
-        if artifact_name(step) in taken:
-            speeds[step] = _measured(
-                speeds[step], taken[EAGER], taken[artifact_name(step)], found, on_cpu=device == "cpu"
-            )
-    return tuple(speeds.values()), len(taken[EAGER].wall_ms)
+        if series := timings.get(artifact_name(step)):
+            speeds[step] = _with_timings(speeds[step], timings[EAGER], series, conditions, on_cpu=device == "cpu")
+    return tuple(speeds.values()), len(timings[EAGER].wall_ms)
 
 
 def start_session(step: PlannedComparison, threads: int) -> AbstractContextManager[Session]:
-    """The step, a graph on as many threads as torch has: with more, it would win by them alone."""
+    """Starts a step; a graph gets the thread count of torch, because more threads alone would make it faster."""
     if step.graph and step.runner == "onnxruntime":
         return onnxruntime.start(step.graph, step.device, threads, optimise=step.optimise)
     return step.open()
 
 
 def artifact_name(step: PlannedComparison) -> str:
-    """The artifact's name, as the report has it."""
+    """The artifact's name in the report."""
     return f"{step.stage}/{step.file}"
 
 
-def _measured(speed: Speed, slow: TimingSeries, fast: TimingSeries, seen: Conditions, *, on_cpu: bool) -> Speed:
-    found = ratio.ratio(slow.wall_ms, fast.wall_ms)
-    here = f"{speed.stage}/{speed.file}"
-    said, reason = comparison.verdict(
-        found, (EAGER, slow), (here, fast), threads=seen.threads, uneven=seen.uneven, on_cpu=on_cpu
+def _with_timings(
+    speed: Speed, slow: TimingSeries, fast: TimingSeries, conditions: Conditions, *, on_cpu: bool
+) -> Speed:
+    speedup = ratio.ratio(slow.wall_ms, fast.wall_ms)
+    name = f"{speed.stage}/{speed.file}"
+    verdict, reason = comparison.verdict(
+        speedup, (EAGER, slow), (name, fast), threads=conditions.threads, uneven=conditions.uneven, on_cpu=on_cpu
     )
     return replace(
         speed,
         latency_ms=float(np.median(fast.wall_ms)),
         eager_ms=float(np.median(slow.wall_ms)),
-        ratio=found.value,
-        low=found.low,
-        high=found.high,
-        verdict=said,
+        ratio=speedup.value,
+        low=speedup.low,
+        high=speedup.high,
+        verdict=verdict,
         reason=reason,
     )

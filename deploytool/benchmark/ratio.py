@@ -1,4 +1,4 @@
-"""Times callables in turn in one process, and says how sure the ratio of two is."""
+"""The speed-up of one series of timings over another, with its 95 % confidence interval."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deploytool.benchmark import interleave as benchmark_interleave
+from deploytool.benchmark import interleave
 from deploytool.benchmark.interleave import Clocks, Milliseconds
 
+MIN_ROUNDS = interleave.MIN_ROUNDS
 _RESAMPLES = 2000
-_LONGEST = 0.9  # autocorrelation: with more, no number of rounds would do
-MIN_ROUNDS = benchmark_interleave.MIN_ROUNDS
+_MAX_AUTOCORRELATION = 0.9  # with more, no number of rounds would suffice
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster: the ratio of medians with the bounds of its 95 % interval."""
+    """A speed-up: the ratio of two medians with the bounds of its 95 % confidence interval."""
 
     value: float
     low: float
@@ -31,35 +31,33 @@ def time_by_wall_clock(
     clock: Callable[[], float] = time.perf_counter,
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Milliseconds]:
-    """Milliseconds of every call in every round, for about `seconds` in all, by the wall clock alone."""
+    """The wall time of every call in every round, in milliseconds, for about `seconds` in all."""
     clocks = Clocks(wall=clock, queued=lambda: 0.0)
-    return {
-        name: series.wall_ms
-        for name, series in benchmark_interleave.time_interleaved(calls, seconds, clocks=clocks, watch=watch).items()
-    }
+    timings = interleave.time_interleaved(calls, seconds, clocks=clocks, watch=watch)
+    return {name: series.wall_ms for name, series in timings.items()}
 
 
 def ratio(slow: Milliseconds, fast: Milliseconds, seed: int = 0) -> Ratio:
-    """Median of `slow` over median of `fast`, two series of the same rounds.
+    """The median of `slow` over the median of `fast`, two series of the same rounds.
 
-    The interval is a percentile bootstrap that draws whole rounds, so that what disturbed both stays paired. Rounds
-    that resemble the ones before tell less than as many independent ones: it widens as the root of that.
+    The interval is a percentile bootstrap over whole rounds, so that a disturbance of both series in one round stays
+    paired. Autocorrelated rounds contain less information than independent ones, so the interval is widened for them.
     """
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, len(slow), (_RESAMPLES, len(slow)))
-    ratios = np.median(slow[drawn], axis=1) / np.median(fast[drawn], axis=1)
-    value, ends = float(np.median(slow) / np.median(fast)), np.percentile(ratios, (2.5, 97.5))
-    likeness = _likeness(np.log(slow) - np.log(fast))
-    low, high = value * (ends / value) ** np.sqrt((1 + likeness) / (1 - likeness))
+    samples = rng.integers(0, len(slow), (_RESAMPLES, len(slow)))
+    ratios = np.median(slow[samples], axis=1) / np.median(fast[samples], axis=1)
+    value, bounds = float(np.median(slow) / np.median(fast)), np.percentile(ratios, (2.5, 97.5))
+    correlation = _autocorrelation(np.log(slow) - np.log(fast))
+    low, high = value * (bounds / value) ** np.sqrt((1 + correlation) / (1 - correlation))
     return Ratio(value, float(low), float(high))
 
 
-def _likeness(series: Milliseconds) -> float:
-    """The autocorrelation of neighbours by rank, so that outliers count as one, and mended for its bias; at least 0."""
+def _autocorrelation(series: Milliseconds) -> float:
+    """The lag-1 rank autocorrelation, corrected for its bias and at least 0; ranks limit the influence of outliers."""
     ranks = np.unique(series, return_inverse=True)[1].astype(np.float64)
     ranks -= ranks.mean()
     power = float((ranks * ranks).sum())
     if power == 0:
         return 0.0
-    found = float((ranks[1:] * ranks[:-1]).sum()) / power
-    return float(np.clip(found + (1 + 3 * found) / len(series), 0, _LONGEST))
+    correlation = float((ranks[1:] * ranks[:-1]).sum()) / power
+    return float(np.clip(correlation + (1 + 3 * correlation) / len(series), 0, _MAX_AUTOCORRELATION))

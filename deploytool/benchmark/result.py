@@ -1,4 +1,4 @@
-"""A benchmark of a run: what every way to run it took, beside one of them, and what may be said of that."""
+"""The results of `deploytool bench` as plain data: timings, speed-ups, verdicts and the gate; reads and writes them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ FILE = "bench.json"
 
 @dataclass(frozen=True)
 class Latency:
-    """What one way took in the rounds of one batch, in milliseconds from host memory to host memory.
+    """The latency of one session for one batch size, in milliseconds from host memory to host memory.
 
-    `wall_ms` holds every round as it was, in order, and the percentiles are those of it; `p99_ms` is None where a
-    hundredth of the rounds is less than one. `cpu_ms` is the median of the processor time of all threads, `held_up` the
-    share of rounds in which these did not get the processors they were ready to use. `gpu_ms` is the median between
-    CUDA events around the model, `enqueue_ms` that of handing it over, `launch_bound` whether the GPU waits for that.
+    `wall_ms` holds the time of every round in order, and the percentiles are taken from it; `p99_ms` is None for fewer
+    than 100 rounds. `cpu_ms` is the median processor time of all threads, `held_up` the share of rounds in which they
+    did not get the processors they could have used. `gpu_ms` is the median time between CUDA events around the model,
+    `enqueue_ms` the host's median time to enqueue it, and `launch_bound` says whether the GPU waits for the host.
     """
 
     p50_ms: float
@@ -41,11 +41,11 @@ class Latency:
 
 @dataclass(frozen=True)
 class Row:
-    """One way: the stage that made its file, or the form of the eager model where there is none.
+    """One session: `name` is the stage that made its file, or the variant of the eager model.
 
-    `ratio` says how many times faster than the baseline it is, `cpu_ratio` how many times less processor time it takes,
-    which leaves out the waiting on a busy machine (on one thread of a CPU: threads that spin would count).
-    `reason` says why it was not measured, or why there is no verdict.
+    `ratio` is the speed-up over the baseline. `cpu_ratio` is the same for processor time, which excludes waiting on a
+    busy machine; it is measured on one CPU thread only, because spinning threads would count. `reason` says why the
+    session was not measured, or why there is no verdict.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Row:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """All ways at one batch, timed in turn; `control` is the baseline beside a second session of itself."""
+    """All sessions for one batch size, timed in turn; `control` is a second baseline session against the first."""
 
     batch: int
     rounds: int
@@ -72,7 +72,7 @@ class BatchResult:
 
 @dataclass(frozen=True)
 class Gate:
-    """A speed-up that was asked for at every batch, and what became of it for what ships; `reason` says why."""
+    """The speed-up required at every batch size, and whether the deployed artifact `name` reaches it, with a reason."""
 
     min_speedup: float
     name: str
@@ -82,9 +82,9 @@ class Gate:
 
 @dataclass(frozen=True)
 class Bench:
-    """What `deploytool bench RUN` found; `files` gives the SHA-256 of every file that it measured.
+    """The result of `deploytool bench RUN`; `files` holds the SHA-256 of every file that it measured.
 
-    `device` is "cpu" or "cuda", and `machine` its name. The page shows it only while the files are still those.
+    `device` is "cpu" or "cuda", and `machine` its name. The report shows it only while the files are unchanged.
     """
 
     schema: str
@@ -101,13 +101,13 @@ class Bench:
 
 
 def write(run: Path, bench: Bench) -> Path:
-    """Writes RUN/bench.json, whole or not at all."""
+    """Writes RUN/bench.json atomically."""
     files.publish(run / FILE, serde.text(bench).encode())
     return run / FILE
 
 
 def read(run: Path) -> Bench:
-    """What RUN/bench.json holds; raises BadInput if there is none, or one of another version."""
+    """Reads RUN/bench.json; raises BadInput if it does not exist or has another schema."""
     path = run / FILE
     try:
         return serde.read(Bench, path)
@@ -116,35 +116,36 @@ def read(run: Path) -> Bench:
 
 
 def read_matching(run: Path) -> Bench | None:
-    """What was measured of the files that the run has now; None if nobody did, or of other files."""
+    """The benchmark of the run's current files; None if there is none, or one of other files."""
     try:
-        kept = read(run)
+        bench = read(run)
     except BadInput:
         return None
-    now = all((run / name).is_file() and serde.file_digest(run / name) == sha256 for name, sha256 in kept.files.items())
-    return kept if now and kept.schema == SCHEMA else None
+    paths = {run / name: sha256 for name, sha256 in bench.files.items()}
+    unchanged = all(path.is_file() and serde.file_digest(path) == sha256 for path, sha256 in paths.items())
+    return bench if unchanged and bench.schema == SCHEMA else None
 
 
-def gate(wanted: float | None, sweeps: Sequence[BatchResult], shipped: Sequence[str]) -> Gate | None:
-    """The speed-up asked for against the fastest of the rows called `shipped`, at every batch.
+def gate(min_speedup: float | None, sweeps: Sequence[BatchResult], deployed: Sequence[str]) -> Gate | None:
+    """The gate for the fastest of the rows in `deployed`, at its worst batch size; None without a minimum.
 
-    It is open where the spread spans it, where the machine was too uneven, and where none of them was run.
+    It is open where the interval contains the minimum, where the machine was too uneven, and where no row was measured.
     """
-    if wanted is None:
+    if min_speedup is None:
         return None
-    worst = Gate(wanted, shipped[0], GateOutcome.REACHED, "")
+    worst = Gate(min_speedup, deployed[0], GateOutcome.REACHED, "")
     for sweep in sweeps:
-        found = _at(wanted, [row for row in sweep.rows if row.name in shipped], sweep.batch)
-        if found.outcome == GateOutcome.MISSED or worst.outcome == GateOutcome.REACHED:
-            worst = found
+        current = _batch_gate(min_speedup, [row for row in sweep.rows if row.name in deployed], sweep.batch)
+        if current.outcome == GateOutcome.MISSED or worst.outcome == GateOutcome.REACHED:
+            worst = current
     return worst
 
 
-def _at(wanted: float, rows: Sequence[Row], batch: int) -> Gate:
+def _batch_gate(min_speedup: float, rows: Sequence[Row], batch: int) -> Gate:
     measured = [(row, row.ratio, row.verdict) for row in rows if row.ratio and row.verdict]
     if not measured:
-        return Gate(wanted, rows[0].name, GateOutcome.OPEN, spoken(rows[0].status, rows[0].reason))
-    row, ratio, said = max(measured, key=lambda each: each[1].low)
+        return Gate(min_speedup, rows[0].name, GateOutcome.OPEN, spoken(rows[0].status, rows[0].reason))
+    row, ratio, verdict = max(measured, key=lambda measurement: measurement[1].low)
     interval = f"{ratio.low:.2f}–{ratio.high:.2f}× at batch {batch}"
-    why = spoken(said, row.reason) if said is SpeedVerdict.NO_VERDICT else interval
-    return Gate(wanted, row.name, comparison.gate_outcome(wanted, ratio, said), why)
+    why = spoken(verdict, row.reason) if verdict is SpeedVerdict.NO_VERDICT else interval
+    return Gate(min_speedup, row.name, comparison.gate_outcome(min_speedup, ratio, verdict), why)

@@ -1,1 +1,1 @@
-"""Where an error begins: every tensor of every graph of a run, held against the source, and named by its module."""
+"""Locates the first wrong tensor in the graphs of a run, and reduces it to a reproducer."""

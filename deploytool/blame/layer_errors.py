@@ -1,14 +1,14 @@
-"""A heat strip: every tensor of one graph in order, its module, its error, and the noise floor there.
+"""Compares every tensor of a graph with a reference: its module, its error, and the noise floor there.
 
-A tensor is held against what is known, the tensors of the source model or of the graph before:
+The references are the tensors of the source model or of the previous graph. A tensor is compared with
 
-1. by name, if there is one of that name and shape: the FP16 converter keeps all names, onnxsim most of them;
-2. by value, against the first that agrees within the noise and that no other tensor was found to be: so a convolution
-   with a batch norm folded into it is held against the answer of the batch norm;
-3. else nothing is known of it, and it is right if anything made of it is: PyTorch has no tensor for the sigmoid
+1. the reference of the same name and shape, if there is one: the FP16 converter keeps all names, onnxsim most of them;
+2. else the first reference that agrees within the noise and is not matched yet: a convolution with a folded batch norm
+   matches the output of the batch norm;
+3. else nothing; then it counts as right if any tensor computed from it is right: PyTorch has no tensor for the sigmoid
    inside a SiLU.
 
-The noise of what is known was measured in the source model; what nothing is known of has the noise of its sources.
+The noise of a reference is measured in the source model; a tensor without one has the noise of its sources.
 """
 
 from __future__ import annotations
@@ -29,128 +29,136 @@ Matches = Mapping[str, ReferenceTensor]
 
 @dataclass(frozen=True)
 class GraphErrors:
-    """The layers of a graph in topological order, and as what its tensors are known to the graph after.
+    """The layers of a graph in topological order, and its tensors as references for the next graph.
 
-    `strayed` is the first layer that leaves the noise, `before` the worst of those it is made from; `missing` is the
-    module of a tensor that it is made from in the graph before, and that this graph has lost. `matched` is what the
-    tensors were found to be, as far as that is known, and `wrong` are those that leave the noise.
+    `first_wrong` is the first layer beyond the noise floor, `worst_input` the layer with the largest error that it is
+    computed from. `lost_module` is the module of a tensor that it is computed from in the previous graph and that this
+    graph does not have. `matches` holds the reference of each tensor, where one is known, and `wrong` the tensors
+    beyond the noise floor.
     """
 
     layers: tuple[Layer, ...]
-    known: tuple[ReferenceTensor, ...]
-    strayed: Layer | None
-    before: Layer | None
-    missing: str | None
-    matched: Matches
+    references: tuple[ReferenceTensor, ...]
+    first_wrong: Layer | None
+    worst_input: Layer | None
+    lost_module: str | None
+    matches: Matches
     wrong: frozenset[str]
 
 
 def compare_layers(
-    points: Sequence[TracedTensor], known: Sequence[ReferenceTensor], modules: Collection[str]
+    tensors: Sequence[TracedTensor], references: Sequence[ReferenceTensor], modules: Collection[str]
 ) -> GraphErrors:
-    """Holds every point of a graph against what is known."""
-    half = any(point.values.dtype == np.float16 for point in points)
-    matches = _match(points, known, half)
-    wrong = _wrong(points, matches, half)
-    matches |= _nearest(wrong, matches, known, half)
-    become = _become(points, matches, known, modules)
+    """Compares the tensors of a graph with the references."""
+    half = any(tensor.values.dtype == np.float16 for tensor in tensors)
+    matches = _match(tensors, references, half)
+    wrong = _wrong_tensors(tensors, matches, half)
+    matches |= _nearest_references(wrong, matches, references, half)
+    as_references = _as_references(tensors, matches, references, modules)
     layers: dict[str, Layer] = {}
-    for point in points:
-        mine, match = become[point.tensor], matches.get(point.tensor)
-        apart = relative_error(point.values, match.values) if match else None
-        layers[point.tensor] = Layer(mine.module, point.tensor, point.node, point.op, apart, mine.floor(half=half))
+    for tensor in tensors:
+        name, reference, match = tensor.tensor, as_references[tensor.tensor], matches.get(tensor.tensor)
+        error = relative_error(tensor.values, match.values) if match else None
+        layers[name] = Layer(reference.module, name, tensor.node, tensor.op, error, reference.floor(half=half))
     first = wrong[0] if wrong else None
-    made_from = [layers[source] for source in first.sources if source in layers] if first else []
+    inputs = [layers[source] for source in first.sources if source in layers] if first else []
     return GraphErrors(
         layers=tuple(layers.values()),
-        known=tuple(become[point.tensor] for point in points),
-        strayed=layers[first.tensor] if first else None,
-        before=max(made_from, key=lambda layer: layer.error or 0.0, default=None),
-        missing=_missing(matches.get(first.tensor), points, known) if first else None,
-        matched=matches,
-        wrong=frozenset(point.tensor for point in wrong),
+        references=tuple(as_references[tensor.tensor] for tensor in tensors),
+        first_wrong=layers[first.tensor] if first else None,
+        worst_input=max(inputs, key=lambda layer: layer.error or 0.0, default=None),
+        lost_module=_lost_module(matches.get(first.tensor), tensors, references) if first else None,
+        matches=matches,
+        wrong=frozenset(tensor.tensor for tensor in wrong),
     )
 
 
-def _match(points: Sequence[TracedTensor], known: Sequence[ReferenceTensor], half: bool) -> dict[str, ReferenceTensor]:
-    """What each point is: by its name, or else by its value."""
-    named = {each.tensor: each for each in known if each.tensor}
-    found = {
-        point.tensor: named[point.tensor]
-        for point in points
-        if point.tensor in named and named[point.tensor].values.shape == point.values.shape
+def _match(
+    tensors: Sequence[TracedTensor], references: Sequence[ReferenceTensor], half: bool
+) -> dict[str, ReferenceTensor]:
+    """The reference of each tensor, by its name or else by its values."""
+    named = {reference.tensor: reference for reference in references if reference.tensor}
+    matches = {
+        tensor.tensor: named[tensor.tensor]
+        for tensor in tensors
+        if tensor.tensor in named and named[tensor.tensor].values.shape == tensor.values.shape
     }
-    left = defaultdict(list)
-    for each in known:
-        if each.tensor not in found:
-            left[each.values.shape].append(each)
-    for point in points:
-        if point.tensor not in found:
-            alike = left[point.values.shape]
-            near = (at for at, each in enumerate(alike) if _agrees(point, each, half))
-            if (at := next(near, None)) is not None:
-                found[point.tensor] = alike.pop(at)
-    return found
+    unmatched = defaultdict(list)
+    for reference in references:
+        if reference.tensor not in matches:
+            unmatched[reference.values.shape].append(reference)
+    for tensor in tensors:
+        if tensor.tensor not in matches:
+            candidates = unmatched[tensor.values.shape]
+            agreeing = (index for index, candidate in enumerate(candidates) if _agrees(tensor, candidate, half))
+            if (index := next(agreeing, None)) is not None:
+                matches[tensor.tensor] = candidates.pop(index)
+    return matches
 
 
-def _agrees(point: TracedTensor, each: ReferenceTensor, half: bool) -> bool:
-    floor = each.floor(half=half)
-    return each.apart(point.values) <= floor and relative_error(point.values, each.values) <= floor
+def _agrees(tensor: TracedTensor, reference: ReferenceTensor, half: bool) -> bool:
+    floor = reference.floor(half=half)
+    sampled = reference.sampled_error(tensor.values)  # cheap, and rejects most references
+    return sampled <= floor and relative_error(tensor.values, reference.values) <= floor
 
 
-def _wrong(points: Sequence[TracedTensor], matches: Matches, half: bool) -> list[TracedTensor]:
-    """The points beyond the noise, and those of which nothing is known and nothing right is made."""
+def _wrong_tensors(tensors: Sequence[TracedTensor], matches: Matches, half: bool) -> list[TracedTensor]:
+    """The tensors beyond the noise floor, and those without a reference from which no right tensor is computed."""
     right: dict[str, bool] = {}
-    made_of: dict[str, list[str]] = defaultdict(list)
-    for point in reversed(points):
-        match = matches.get(point.tensor)
+    consumers: dict[str, list[str]] = defaultdict(list)
+    for tensor in reversed(tensors):
+        match = matches.get(tensor.tensor)
         if match is not None:
-            right[point.tensor] = _agrees(point, match, half)
+            right[tensor.tensor] = _agrees(tensor, match, half)
         else:
-            made = made_of[point.tensor]
-            right[point.tensor] = any(right[each] for each in made) if made else not point.last
-        for source in point.sources:
-            made_of[source].append(point.tensor)
-    return [point for point in points if not right[point.tensor]]
+            results = consumers[tensor.tensor]
+            right[tensor.tensor] = any(right[result] for result in results) if results else not tensor.last
+        for source in tensor.sources:
+            consumers[source].append(tensor.tensor)
+    return [tensor for tensor in tensors if not right[tensor.tensor]]
 
 
-def _nearest(
-    wrong: Sequence[TracedTensor], matches: Matches, known: Sequence[ReferenceTensor], half: bool
+def _nearest_references(
+    wrong: Sequence[TracedTensor], matches: Matches, references: Sequence[ReferenceTensor], half: bool
 ) -> dict[str, ReferenceTensor]:
-    """What the wrong points that nothing agrees with were probably meant to be: the nearest, best one still free."""
-    taken = {id(match) for match in matches.values()}
-    found: dict[str, ReferenceTensor] = {}
-    for point in wrong:
-        if point.tensor in matches:
+    """The most probable reference of each wrong tensor without a match: the nearest one, unmatched ones first."""
+    matched = {id(match) for match in matches.values()}
+    nearest: dict[str, ReferenceTensor] = {}
+    for tensor in wrong:
+        if tensor.tensor in matches:
             continue
-        alike = [each for each in known if each.values.shape == point.values.shape]
-        alike.sort(key=lambda each: (id(each) in taken, each.apart(point.values)))
-        probable = next((each for each in alike if not _agrees(point, each, half)), None)
+        candidates = [reference for reference in references if reference.values.shape == tensor.values.shape]
+        candidates.sort(key=lambda reference: (id(reference) in matched, reference.sampled_error(tensor.values)))
+        probable = next((reference for reference in candidates if not _agrees(tensor, reference, half)), None)
         if probable is not None:
-            found[point.tensor] = probable
-            taken.add(id(probable))
-    return found
+            nearest[tensor.tensor] = probable
+            matched.add(id(probable))
+    return nearest
 
 
-def _become(
-    points: Sequence[TracedTensor], matches: Matches, known: Sequence[ReferenceTensor], modules: Collection[str]
+def _as_references(
+    tensors: Sequence[TracedTensor],
+    matches: Matches,
+    references: Sequence[ReferenceTensor],
+    modules: Collection[str],
 ) -> dict[str, ReferenceTensor]:
-    """As what the graph after knows each point: its node says of which module it is, else what it was found to be."""
-    become = {each.tensor: each for each in known if each.tensor}
-    for point in points:
-        match = matches.get(point.tensor)
-        module = module_path(point.node, modules) or (match.module if match else "")
-        made_from = [match] if match else [become[source] for source in point.sources if source in become]
-        noise32 = max((each.noise32 for each in made_from), default=0.0)
-        noise16 = max((each.noise16 for each in made_from), default=0.0)
-        become[point.tensor] = ReferenceTensor(point.tensor, module, point.values, noise32, noise16, point.sources)
-    return become
+    """The tensors as references for the next graph; the module comes from the name of the node, else from the match."""
+    by_name = {reference.tensor: reference for reference in references if reference.tensor}
+    for tensor in tensors:
+        match = matches.get(tensor.tensor)
+        module = module_path(tensor.node, modules) or (match.module if match else "")
+        origins = [match] if match else [by_name[source] for source in tensor.sources if source in by_name]
+        noise32 = max((origin.noise32 for origin in origins), default=0.0)
+        noise16 = max((origin.noise16 for origin in origins), default=0.0)
+        by_name[tensor.tensor] = ReferenceTensor(tensor.tensor, module, tensor.values, noise32, noise16, tensor.sources)
+    return by_name
 
 
-def _missing(
-    match: ReferenceTensor | None, points: Sequence[TracedTensor], known: Sequence[ReferenceTensor]
+def _lost_module(
+    match: ReferenceTensor | None, tensors: Sequence[TracedTensor], references: Sequence[ReferenceTensor]
 ) -> str | None:
-    """The module of a tensor that `match` is made from, and that no tensor here is called."""
-    here = {name for point in points for name in (point.tensor, *point.sources)}
+    """The module of a tensor that `match` is computed from and whose name does not exist in this graph."""
+    present = {name for tensor in tensors for name in (tensor.tensor, *tensor.sources)}
     sources = match.sources if match else ()
-    return next((each.module for each in known if each.tensor in sources and each.tensor not in here), None)
+    lost = (each.module for each in references if each.tensor in sources and each.tensor not in present)
+    return next(lost, None)

@@ -1,4 +1,4 @@
-"""Who is to blame: the first graph of a run that strays from the one before, and in it the first tensor that does."""
+"""Locates the first graph of a run that deviates from the one before, and the first wrong tensor in it."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from deploytool.results.blame import Blame, BlamedGraph, Finding
 from deploytool.results.report import Check, Tolerance
 from deploytool.spec import Stage
 
-_CASES = 2  # golden cases that are followed through every tensor: those the graph is worst at
-_EAGER, _TRUTH = "eager", "FP64"
-_DERIVED: Mapping[str, float] = {}  # nothing asked for: the tolerances follow from the noise
-_SAME = "the graph before with its weights in FP16"
+_MAX_CASES = 2  # cases that are traced through every tensor: those with the largest errors
+_EAGER, _FP64 = "eager", "FP64"
+_NO_TOLERANCES: Mapping[str, float] = {}  # none requested: the tolerances are derived from the noise
+_ROUNDED_WEIGHTS = "the graph before with its weights in FP16"
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """What a mismatch can be made small from: the strayed graph, the cases that were followed, and what is known of it.
+    """The first wrong graph, with everything that is needed to reduce its mismatch.
 
-    `before` is the stage that its tensors are held against, `known` what is known of those, in their order, and
-    `tolerated` how far its outputs may stray.
+    `reference_stage` is the stage that made the graph it is compared with, `references` are that graph's tensors in
+    order, `inputs` the traced cases, and `tolerance` is that of the graph's outputs.
     """
 
     stage: Stage
-    before: str
+    reference_stage: str
     graph: Path
     inputs: Arrays
-    tolerated: float
-    known: tuple[ReferenceTensor, ...]
-    drawn: GraphErrors
+    tolerance: float
+    references: tuple[ReferenceTensor, ...]
+    errors: GraphErrors
 
 
 @np.errstate(invalid="ignore", over="ignore")  # an infinite value is a finding, not a warning
@@ -55,137 +55,149 @@ def locate(
     weights: Path,
     sample: Path,
     graphs: Sequence[tuple[Stage, Path]],
-    wanted: Mapping[str, float] = _DERIVED,
+    requested: Mapping[str, float] = _NO_TOLERANCES,
     probes: Collection[str] = (),
 ) -> tuple[Blame, Divergence | None]:
-    """Replays the golden sample through the graphs (stage and file, oldest first), and looks into all their tensors.
+    """Replays the golden data through the graphs (stage and file, in order), and compares all their tensors.
 
-    `wanted` are the tolerances that were asked for, if any were. A graph strays too that is right at its outputs and
-    beyond the noise at a probe. There is a clue where there is a finding.
+    `requested` holds the tolerances that the user set. A graph also counts as wrong if its outputs are right but a
+    probe is beyond the noise floor. There is a divergence if and only if there is a finding.
 
-    Raises StageFailed if a graph cannot be run, or answers in other shapes than the one before.
+    Raises StageFailed if a graph cannot be run, or if its outputs have other shapes than those of the previous graph.
     """
-    taken = golden.read(sample)
-    checks, converted, cases = _judged(taken, graphs, wanted, noise.NoiseAtSizes(weights, wanted, taken.noise).edge)
-    given = [taken.inputs, *(edge.inputs for edge in taken.edges)]
-    inputs: Arrays = {name: np.concatenate([each[name] for each in given])[cases] for name in taken.inputs}
+    recorded = golden.read(sample)
+    edge_noise = noise.NoiseAtSizes(weights, requested, recorded.noise).edge
+    checks, converted, cases = _check_graphs(recorded, graphs, requested, edge_noise)
+    groups = [recorded.inputs, *(edge.inputs for edge in recorded.edges)]
+    inputs: Arrays = {name: np.concatenate([group[name] for group in groups])[cases] for name in recorded.inputs}
     model = torch_trace.trace(weights, inputs)
-    comparisons, finding, clue, known = [], None, None, model.calls
+    comparisons, finding, divergence, references = [], None, None, model.calls
     for stage, path in graphs:
-        coarse = _coarse(checks[stage], converted.get(stage))
-        points, expected = _points(stage, path, graphs, inputs, known, coarse=coarse)
-        drawn = layer_errors.compare_layers(points, (*model.inputs, *expected), model.modules)
-        comparisons.append(BlamedGraph(stage, checks[stage], drawn.layers))
+        coarse = _fails_as_converted_only(checks[stage], converted.get(stage))
+        tensors, expected = _trace(stage, path, graphs, inputs, references, coarse=coarse)
+        errors = layer_errors.compare_layers(tensors, (*model.inputs, *expected), model.modules)
+        comparisons.append(BlamedGraph(stage, checks[stage], errors.layers))
         broken = [check.against for check in checks[stage] if check.broken]
-        broken += [f"probe {tensor}" for tensor in probes if tensor in drawn.wrong]
+        broken += [f"probe {tensor}" for tensor in probes if tensor in errors.wrong]
         if broken and finding is None:
-            finding = _finding(stage, broken[0], drawn)
+            finding = _finding(stage, broken[0], errors)
             first = checks[stage][0]
-            clue = Divergence(stage, first.against, path, inputs, first.tolerance.max_error, tuple(expected), drawn)
-        known = drawn.known
-    return Blame(tuple(comparisons), tuple(cases), finding), clue
+            tolerance = first.tolerance.max_error
+            divergence = Divergence(stage, first.against, path, inputs, tolerance, tuple(expected), errors)
+        references = errors.references
+    return Blame(tuple(comparisons), tuple(cases), finding), divergence
 
 
-def _points(
+def _trace(
     stage: Stage,
     path: Path,
     graphs: Sequence[tuple[Stage, Path]],
     inputs: Arrays,
-    known: Sequence[ReferenceTensor],
+    references: Sequence[ReferenceTensor],
     *,
     coarse: bool,
 ) -> tuple[tuple[TracedTensor, ...], Sequence[ReferenceTensor]]:
-    """The tensors of a graph, and what is known of them.
+    """The tensors of a graph, and their references.
 
-    Where an FP16 graph fails as converted and FP16 itself is too `coarse` to show it, its tensors are computed in FP32,
-    and so are those of the graph before with its weights in FP16: without the rounding, the smallest fault stands out.
+    Where an FP16 graph fails as converted and FP16 itself is too `coarse` to show the fault, its tensors and those of
+    the previous graph, with weights rounded to FP16, are computed in FP32: without rounding of the results, a much
+    smaller fault is visible.
     """
     graph = onnx.load(path)
     if not coarse:
-        return ort_trace.trace(graph, inputs), known
-    before = onnx.load(engine_graph(graphs[[name for name, _ in graphs].index(stage) - 1][1]))
-    exact = ort_trace.trace(fp16_emulation.round_weights_like(before, graph), inputs)
-    values = {point.tensor: point.values for point in exact}
-    same = [replace(each, values=values[each.tensor]) if each.tensor in values else each for each in known]
-    return ort_trace.trace(fp16_emulation.emulate(onnx.load(path), results=False), inputs), same
+        return ort_trace.trace(graph, inputs), references
+    index = [name for name, _ in graphs].index(stage)
+    previous = onnx.load(engine_graph(graphs[index - 1][1]))
+    exact = ort_trace.trace(fp16_emulation.round_weights_like(previous, graph), inputs)
+    values = {tensor.tensor: tensor.values for tensor in exact}
+    expected = [replace(each, values=values[each.tensor]) if each.tensor in values else each for each in references]
+    return ort_trace.trace(fp16_emulation.emulate(onnx.load(path), results=False), inputs), expected
 
 
-def _coarse(checks: Sequence[Check], converted: Check | None) -> bool:
-    """Whether a graph fails as converted alone."""
+def _fails_as_converted_only(checks: Sequence[Check], converted: Check | None) -> bool:
+    """Whether the check of the graph as converted is the only one that fails."""
     return [check for check in checks if check.broken] == [converted]
 
 
-def _finding(stage: Stage, against: str, drawn: GraphErrors) -> Finding:
-    lost = drawn.missing is not None
-    module = drawn.missing or (drawn.strayed.module if drawn.strayed and not lost else "")
-    return Finding(stage, against, module, lost, drawn.strayed, drawn.before)
+def _finding(stage: Stage, against: str, errors: GraphErrors) -> Finding:
+    lost = errors.lost_module is not None
+    module = errors.lost_module or (errors.first_wrong.module if errors.first_wrong and not lost else "")
+    return Finding(stage, against, module, lost, errors.first_wrong, errors.worst_input)
 
 
-def _judged(
-    taken: Golden, graphs: Sequence[tuple[Stage, Path]], wanted: Mapping[str, float], own: EdgeTolerance
+def _check_graphs(
+    recorded: Golden,
+    graphs: Sequence[tuple[Stage, Path]],
+    requested: Mapping[str, float],
+    edge_tolerance: EdgeTolerance,
 ) -> tuple[dict[str, tuple[Check, ...]], dict[str, Check], list[int]]:
-    """The checks of every comparison and of the graph as converted, and the worst cases of the first that deviates.
+    """The checks of every graph, that of the FP16 graph as converted, and the worst cases of the first wrong graph.
 
-    Behind the golden cases come the edges.
+    Cases are numbered through the golden data, and then through the edge cases.
     """
     checks: dict[str, tuple[Check, ...]] = {}
     converted: dict[str, Check] = {}
-    worst, before, against = list(range(len(taken.labels))), taken.outputs, _EAGER
-    earlier: Path | None = None
-    allowed, sound = metrics.tolerances(taken.noise, wanted), True
+    worst, expected, against = list(range(len(recorded.labels))), recorded.outputs, _EAGER
+    previous: Path | None = None
+    tolerances, all_right = metrics.tolerances(recorded.noise, requested), True
     for stage, path in graphs:
-        got = _replayed(path, taken.inputs, optimise=stage is not Stage.FP16)  # which some FP16 graphs crash
-        tolerance = allowed.fp16 if stage is Stage.FP16 else allowed.fp32
-        ties = taken.ties(half=stage is Stage.FP16)
+        half = stage is Stage.FP16
+        outputs = _run(path, recorded.inputs, optimise=not half)  # optimisation crashes on some FP16 graphs
+        tolerance = tolerances.fp16 if half else tolerances.fp32
+        ties = recorded.ties(half=half)
         try:
             checks[stage] = (
-                metrics.check(got, before, against, tolerance, ties),
-                metrics.check(got, taken.reference, _TRUTH, tolerance, ties),
+                metrics.check(outputs, expected, against, tolerance, ties),
+                metrics.check(outputs, recorded.reference, _FP64, tolerance, ties),
             )
-            if stage is Stage.FP16 and earlier:
-                converted[stage] = _converted(path, earlier, taken, allowed.fp32)
+            if half and previous:
+                converted[stage] = _check_as_converted(path, previous, recorded, tolerances.fp32)
                 checks[stage] += (converted[stage],)
-            at_edges = _at_edges(path, taken, allowed, own, half=stage is Stage.FP16)
+            failed_edges = _failed_edges(path, recorded, tolerances, edge_tolerance, half=half)
         except ValueError as error:
             raise StageFailed(f"{stage}/{path.name} against {against}: {error}", FIXED_SIZE_REMEDY) from error
-        if sound and any(check.broken for check in checks[stage]):
-            worst, sound = _worst(got, taken.reference), False
-        elif sound and at_edges:
-            worst, sound = [len(taken.labels) + place for place in at_edges], False
-        checks[stage] += tuple(at_edges.values())
-        before, against, earlier = got, stage, engine_graph(path)
-    return checks, converted, worst[:_CASES]
+        if all_right and any(check.broken for check in checks[stage]):
+            worst, all_right = _by_error(outputs, recorded.reference), False
+        elif all_right and failed_edges:
+            worst, all_right = [len(recorded.labels) + index for index in failed_edges], False
+        checks[stage] += tuple(failed_edges.values())
+        expected, against, previous = outputs, stage, engine_graph(path)
+    return checks, converted, worst[:_MAX_CASES]
 
 
-def _converted(path: Path, before: Path, taken: Golden, tolerance: Tolerance) -> Check:
-    """The FP16 graph with every operator in FP32, against the graph it was made from with its weights in FP16."""
-    inputs = ort_trace.cast_inputs(onnx.load(path), taken.inputs)
+def _check_as_converted(path: Path, previous: Path, recorded: Golden, tolerance: Tolerance) -> Check:
+    """Compares the FP16 graph, computed in FP32, with the previous graph, its weights rounded to FP16."""
+    inputs = ort_trace.cast_inputs(onnx.load(path), recorded.inputs)
     with (
-        fp16_emulation.start_without_rounding(path) as wide,
-        fp16_emulation.start_with_rounded_weights(before, path) as narrow,
+        fp16_emulation.start_without_rounding(path) as converted,
+        fp16_emulation.start_with_rounded_weights(previous, path) as original,
     ):
-        return metrics.check(replay(wide, inputs), replay(narrow, inputs), _SAME, tolerance, taken.ties16)
+        outputs, expected = replay(converted, inputs), replay(original, inputs)
+    return metrics.check(outputs, expected, _ROUNDED_WEIGHTS, tolerance, recorded.ties16)
 
 
-def _at_edges(path: Path, taken: Golden, allowed: Tolerances, own: EdgeTolerance, *, half: bool) -> dict[int, Check]:
-    """The checks at edges that the graph does not hold at, by their places, as the verdict has them."""
-    found = {}
-    for place, edge in enumerate(taken.edges):
+def _failed_edges(
+    path: Path, recorded: Golden, tolerances: Tolerances, edge_tolerance: EdgeTolerance, *, half: bool
+) -> dict[int, Check]:
+    """The failed checks at edge cases by the index of the case, with the same rules as the verdict."""
+    failed = {}
+    for index, edge in enumerate(recorded.edges):
         if half and not edge.natural:
             continue
-        check = edge_checks.check(_replayed(path, edge.inputs, optimise=not half), edge, taken, allowed, own, half=half)
+        outputs = _run(path, edge.inputs, optimise=not half)
+        check = edge_checks.check(outputs, edge, recorded, tolerances, edge_tolerance, half=half)
         if check and check.broken:
-            found[place] = check
-    return found
+            failed[index] = check
+    return failed
 
 
-def _replayed(path: Path, inputs: Arrays, *, optimise: bool) -> Arrays:
+def _run(path: Path, inputs: Arrays, *, optimise: bool) -> Arrays:
     with onnxruntime.start(path, optimise=optimise) as session:
         return replay(session, ort_trace.cast_inputs(onnx.load(path), inputs))
 
 
-def _worst(got: Arrays, expected: Arrays) -> list[int]:
-    """The cases by their error, the largest first."""
-    apart = [np.abs(np.asarray(got[name], np.float64) - expected[name]) for name in expected]
-    errors = np.max([np.nan_to_num(each, nan=np.inf).reshape(len(each), -1).max(axis=1) for each in apart], axis=0)
-    return [int(case) for case in np.argsort(-errors, kind="stable")]
+def _by_error(actual: Arrays, expected: Arrays) -> list[int]:
+    """The cases by their largest absolute error, the largest first."""
+    errors = [np.abs(np.asarray(actual[name], np.float64) - expected[name]) for name in expected]
+    by_output = [np.nan_to_num(error, nan=np.inf).reshape(len(error), -1).max(axis=1) for error in errors]
+    return [int(case) for case in np.argsort(-np.max(by_output, axis=0), kind="stable")]

@@ -1,4 +1,4 @@
-"""What a wrong tensor was meant to be, told from the name of its node where its values cannot tell."""
+"""Matches a wrong tensor to a call of the source model by the name of its node, where its values cannot."""
 
 from __future__ import annotations
 
@@ -9,32 +9,34 @@ from deploytool.exporters.name_scopes import module_path
 from deploytool.results.blame import Layer
 
 
-def matching_call(layer: Layer, layers: Sequence[Layer], known: Sequence[ReferenceTensor]) -> ReferenceTensor | None:
-    """The call of the source model that a node stands for; None where its name does not tell.
+def matching_call(layer: Layer, layers: Sequence[Layer], calls: Sequence[ReferenceTensor]) -> ReferenceTensor | None:
+    """The call of the source model that a node implements; None if the name of the node does not determine it.
 
-    The nodes of a module are its calls if there are as many; else its last node is its last call. Behind that, a
-    module beside it that has no node left is folded into it, as a batch norm is into its convolution.
+    If a module has as many nodes as calls, they correspond in order; otherwise its last node is its last call. A
+    sibling module behind the last call that has no node is folded into it, as a batch norm is into its convolution.
     """
-    modules = {path for each in known for path in _ways(each.module)}
-    told = {each.tensor: module_path(each.node, modules) for each in layers}
-    module = told[layer.tensor]
-    nodes = [tensor for tensor, path in told.items() if path == module]
-    calls = [at for at, each in enumerate(known) if each.module == module and not each.tensor]
-    last = nodes[-1] == layer.tensor
-    if not module or not calls or (len(nodes) != len(calls) and not last):
+    modules = {path for call in calls for path in _with_parents(call.module)}
+    module_of = {each.tensor: module_path(each.node, modules) for each in layers}
+    module = module_of[layer.tensor]
+    tensors = [tensor for tensor, path in module_of.items() if path == module]
+    indices = [index for index, call in enumerate(calls) if call.module == module and not call.tensor]
+    is_last = tensors[-1] == layer.tensor
+    if not module or not indices or (len(tensors) != len(indices) and not is_last):
         return None
-    at = calls[-1] if last else calls[nodes.index(layer.tensor)]
-    while last and at + 1 < len(known) and _folded(known[at + 1].module, module, set(told.values())):
-        at += 1
-    return known[at]
+    index = indices[-1] if is_last else indices[tensors.index(layer.tensor)]
+    while is_last and index + 1 < len(calls) and _is_folded(calls[index + 1].module, module, set(module_of.values())):
+        index += 1
+    return calls[index]
 
 
-def _ways(path: str) -> list[str]:
-    """The module and all that it lies in."""
+def _with_parents(path: str) -> list[str]:
+    """The path of a module and of every module that contains it."""
     parts = path.split(".")
     return [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
 
 
-def _folded(module: str, into: str, left: Collection[str]) -> bool:
-    """Whether a module beside another has no node left."""
-    return module not in left and bool(module) and module.rpartition(".")[0] == into.rpartition(".")[0]
+def _is_folded(module: str, into: str, modules_with_nodes: Collection[str]) -> bool:
+    """Whether a module is a sibling of `into` and has no node."""
+    if not module or module in modules_with_nodes:
+        return False
+    return module.rpartition(".")[0] == into.rpartition(".")[0]

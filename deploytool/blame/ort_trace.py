@@ -1,4 +1,4 @@
-"""An opened graph: every tensor that ONNX Runtime computes on the way, with the node that makes it."""
+"""Computes every intermediate tensor of an ONNX graph with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _FATAL = 4  # log severity, as in backends.onnxruntime
 
 @dataclass(frozen=True)
 class TracedTensor:
-    """A floating-point tensor of a graph that depends on its inputs; `sources` are the tensors it is made from.
+    """A floating-point tensor that depends on the graph's inputs; `sources` are the tensors it is computed from.
 
-    `last` says that it is an output of the graph.
+    `last` marks an output of the graph.
     """
 
     tensor: str
@@ -33,21 +33,29 @@ class TracedTensor:
 
 
 def cast_inputs(model: onnx.ModelProto, inputs: Arrays) -> Arrays:
-    """The inputs in the types that the graph declares: an FP16 graph may take halves."""
-    declared = model.graph.input
-    types = {each.name: onnx.helper.tensor_dtype_to_np_dtype(each.type.tensor_type.elem_type) for each in declared}
+    """The inputs in the types that the graph declares: an FP16 graph may take FP16 inputs."""
+    types = {
+        value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        for value in model.graph.input
+    }
     return {name: array.astype(types[name]) for name, array in inputs.items() if name in types}
 
 
 def trace(model: onnx.ModelProto, inputs: Arrays) -> tuple[TracedTensor, ...]:
-    """Every point of the graph in topological order; nothing is optimised, so that every tensor exists."""
+    """The floating-point tensors of the graph in topological order, computed without graph optimisation."""
     outputs = {output.name for output in model.graph.output}
-    nodes, given = input_dependent_nodes(model.graph), cast_inputs(model, inputs)
-    values = all_tensors(model, given)
-    floats = {name for name, value in {**values, **given}.items() if getattr(value, "dtype", np.dtype("O")).kind == "f"}
+    nodes, arrays = input_dependent_nodes(model.graph), cast_inputs(model, inputs)
+    values = all_tensors(model, arrays)
+    dtypes = {name: getattr(value, "dtype", np.dtype("O")) for name, value in {**values, **arrays}.items()}
+    floats = {name for name, dtype in dtypes.items() if dtype.kind == "f"}
     return tuple(
         TracedTensor(
-            name, node.name, node.op_type, tuple(s for s in node.input if s in floats), name in outputs, values[name]
+            tensor=name,
+            node=node.name,
+            op=node.op_type,
+            sources=tuple(source for source in node.input if source in floats),
+            last=name in outputs,
+            values=values[name],
         )
         for node in nodes
         for name in node.output
@@ -56,7 +64,7 @@ def trace(model: onnx.ModelProto, inputs: Arrays) -> tuple[TracedTensor, ...]:
 
 
 def all_tensors(model: onnx.ModelProto, inputs: Arrays) -> dict[str, Any]:
-    """What every node of the graph makes, by the tensor's name; the model is given all of them as outputs."""
+    """The result of every node by tensor name; changes the model, which gets all of them as outputs."""
     outputs = {output.name for output in model.graph.output}
     names = [name for node in model.graph.node for name in node.output if name]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
@@ -64,17 +72,18 @@ def all_tensors(model: onnx.ModelProto, inputs: Arrays) -> dict[str, Any]:
 
 
 def input_dependent_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The nodes that depend on an input: what is made of constants alone is a weight."""
-    reached, nodes = {each.name for each in graph.input} - {each.name for each in graph.initializer}, []
+    """The nodes that depend on an input; the others compute constants."""
+    dependent = {value.name for value in graph.input} - {weight.name for weight in graph.initializer}
+    nodes = []
     for node in graph.node:
-        if reached & set(node.input):
-            reached |= set(node.output)
+        if dependent & set(node.input):
+            dependent |= set(node.output)
             nodes.append(node)
     return nodes
 
 
 def run_outputs(model: onnx.ModelProto, names: Sequence[str], inputs: Arrays, *, optimised: bool = False) -> list[Any]:
-    """These outputs of the graph, from ONNX Runtime on the CPU; raises StageFailed if it cannot run it."""
+    """These outputs of the graph, from ONNX Runtime on the CPU; raises StageFailed if it cannot run the graph."""
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     if not optimised:
@@ -83,6 +92,5 @@ def run_outputs(model: onnx.ModelProto, names: Sequence[str], inputs: Arrays, *,
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return list(session.run(list(names), dict(inputs)))
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        raise StageFailed(
-            f"ONNX Runtime cannot open the graph: {error}", "see its message; is the file whole?"
-        ) from error
+        problem = f"ONNX Runtime cannot open the graph: {error}"
+        raise StageFailed(problem, "see its message; is the file whole?") from error

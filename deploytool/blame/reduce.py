@@ -1,12 +1,12 @@
-"""Makes a mismatch small: the fewest nodes of a strayed graph that still show it, on one golden case.
+"""Reduces a mismatch to the fewest nodes of a graph that still show it, for one golden case.
 
-What is shown depends on what strayed:
+What is compared depends on what is wrong:
 
-1. a layer: its node is cut out, fed with what it is fed in the strayed graph, and held against what is known of it,
-   the same tensor of the graph before or the FP64 value of the source module;
-2. no layer, but the graph gives other answers once ONNX Runtime has optimised it: the nodes it takes for that, held
-   against the same nodes with nothing optimised;
-3. neither: noise beyond the tolerance. The nodes it takes for that, fed with what is known of their inputs.
+1. a layer: its node, with the inputs that it has in the wrong graph, against the reference of its output (the same
+   tensor of the previous graph, or the FP64 result of the source module);
+2. no layer, but ONNX Runtime's optimisation changes the outputs: the nodes that are needed for that, against the same
+   nodes without optimisation;
+3. neither, so that noise exceeds the tolerance: the nodes that are needed for that, with the references as inputs.
 """
 
 from __future__ import annotations
@@ -26,119 +26,121 @@ from deploytool.data.golden import Arrays
 from deploytool.errors import StageFailed
 from deploytool.results.blame import Layer
 
-_PLAIN = "the same graph with ONNX Runtime's optimisation switched off"
+_UNOPTIMISED = "the same graph with ONNX Runtime's optimisation switched off"
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A graph with its inputs, what its one output should be and is, and how far apart they may be.
+    """A graph with its inputs, the expected and the actual value of its only output, and the tolerance.
 
-    `error` and `tolerated` are relative to the largest expected value; `origin` says where `expected` comes from.
+    `error` and `tolerance` are relative to the largest expected value; `origin` describes where `expected` comes from.
     """
 
-    excerpt: Subgraph
+    subgraph: Subgraph
     tensor: str
     expected: Array
-    got: Array
+    actual: Array
     error: float
-    tolerated: float
+    tolerance: float
     origin: str
 
 
 @dataclass(frozen=True)
-class _Question:
-    """Whether some nodes make one tensor otherwise than expected, when they are fed with some of what is `given`."""
+class _Candidate:
+    """A tensor to reduce: its expected value, the tolerance, and the tensors that a subgraph may take as inputs."""
 
     whole: EvaluatedGraph
     tensor: str
     expected: Array
-    tolerated: float
-    given: Arrays
+    tolerance: float
+    available: Arrays
     origin: str
 
-    def shown(self, nodes: Nodes) -> Mismatch | None:
+    def mismatch(self, nodes: Nodes) -> Mismatch | None:
         """The mismatch, if these nodes show it."""
-        found = subgraph.extract(self.whole, nodes, self.tensor, self.given)
-        if found is None:
+        part = subgraph.extract(self.whole, nodes, self.tensor, self.available)
+        if part is None:
             return None
         try:
-            (got,) = ort_trace.run_outputs(found.model, [self.tensor], found.inputs, optimised=True)
-        except StageFailed:  # an excerpt that does not run shows nothing
+            (actual,) = ort_trace.run_outputs(part.model, [self.tensor], part.inputs, optimised=True)
+        except StageFailed:  # a subgraph that does not run shows no mismatch
             return None
-        if got.shape != self.expected.shape:
+        if actual.shape != self.expected.shape:
             return None
-        apart = relative_error(got, self.expected)
-        if apart <= self.tolerated:
+        error = relative_error(actual, self.expected)
+        if error <= self.tolerance:
             return None
-        return Mismatch(found, self.tensor, self.expected, got, apart, self.tolerated, self.origin)
+        return Mismatch(part, self.tensor, self.expected, actual, error, self.tolerance, self.origin)
 
-    def kept(self, nodes: Nodes) -> Subgraph | None:
-        """The excerpt of these nodes, if they show the mismatch."""
-        found = self.shown(nodes)
-        return found.excerpt if found else None
+    def wrong_subgraph(self, nodes: Nodes) -> Subgraph | None:
+        """The subgraph of these nodes, if they show the mismatch."""
+        mismatch = self.mismatch(nodes)
+        return mismatch.subgraph if mismatch else None
 
 
 @np.errstate(invalid="ignore", over="ignore")  # an infinite value is a mismatch, not a warning
-def reduce(clue: Divergence) -> Mismatch | None:
-    """The smallest mismatch, on one case if one shows it; None if no part of the graph shows it by itself."""
-    cases = len(next(iter(clue.inputs.values())))
-    for few in (*(slice(case, case + 1) for case in range(cases)), slice(None)):
-        whole = subgraph.evaluate(clue.graph, {name: array[few] for name, array in clue.inputs.items()})
-        for question in _questions(clue, whole, few):
-            found = subgraph.minimize(whole.nodes, question.kept)
-            if found is not None:
-                return question.shown(found.nodes)
+def reduce(divergence: Divergence) -> Mismatch | None:
+    """The smallest mismatch, for a single case if possible; None if no part of the graph shows it by itself."""
+    cases = len(next(iter(divergence.inputs.values())))
+    for rows in (*(slice(case, case + 1) for case in range(cases)), slice(None)):
+        inputs = {name: array[rows] for name, array in divergence.inputs.items()}
+        whole = subgraph.evaluate(divergence.graph, inputs)
+        for candidate in _candidates(divergence, whole, rows):
+            smallest = subgraph.minimize(whole.nodes, candidate.wrong_subgraph)
+            if smallest is not None:
+                return candidate.mismatch(smallest.nodes)
     return None
 
 
-def _questions(clue: Divergence, whole: EvaluatedGraph, few: slice) -> Iterator[_Question]:
-    if clue.drawn.strayed is not None:
-        return _of_a_layer(clue, whole, few)
-    return chain(_of_the_optimiser(clue, whole), _of_noise(clue, whole, few))
+def _candidates(divergence: Divergence, whole: EvaluatedGraph, rows: slice) -> Iterator[_Candidate]:
+    if divergence.errors.first_wrong is not None:
+        return _layer_candidates(divergence, whole, rows)
+    return chain(_optimiser_candidates(divergence, whole), _noise_candidates(divergence, whole, rows))
 
 
-def _of_a_layer(clue: Divergence, whole: EvaluatedGraph, few: slice) -> Iterator[_Question]:
-    """The wrong tensors in their order, but first those that are sure to be known; only what is right may be fed."""
-    matched, wrong = clue.drawn.matched, clue.drawn.wrong
-    given = {name: whole.values[name] for name in matched if name not in wrong and name in whole.values}
-    strayed = [layer for layer in clue.drawn.layers if layer.tensor in wrong]
-    sure = [(layer, found) for layer in strayed if (found := _named(clue, layer)) is not None]
-    nearest = [(layer, matched[layer.tensor]) for layer in strayed if layer.tensor in matched]
-    for layer, found in (*sure, *nearest):
-        floor = found.floor(half=whole.values[layer.tensor].dtype == np.float16)
-        allowed, fed = max(floor, layer.noise_floor), {**given, **whole.fixed}
-        yield _Question(whole, layer.tensor, found.values[few], allowed, fed, _origin(clue, found))
+def _layer_candidates(divergence: Divergence, whole: EvaluatedGraph, rows: slice) -> Iterator[_Candidate]:
+    """The wrong tensors in topological order, those with a certain reference first; inputs must be right tensors."""
+    matches, wrong = divergence.errors.matches, divergence.errors.wrong
+    right = {name: whole.values[name] for name in matches if name not in wrong and name in whole.values}
+    layers = [layer for layer in divergence.errors.layers if layer.tensor in wrong]
+    certain = [(layer, match) for layer in layers if (match := _reference_by_name(divergence, layer)) is not None]
+    nearest = [(layer, matches[layer.tensor]) for layer in layers if layer.tensor in matches]
+    for layer, reference in (*certain, *nearest):
+        floor = reference.floor(half=whole.values[layer.tensor].dtype == np.float16)
+        tolerance, available = max(floor, layer.noise_floor), {**right, **whole.fixed}
+        origin = _origin(divergence, reference)
+        yield _Candidate(whole, layer.tensor, reference.values[rows], tolerance, available, origin)
 
 
-def _named(clue: Divergence, layer: Layer) -> ReferenceTensor | None:
-    """What a tensor should be, by its own name in the graph before or by its node's in the source model."""
-    match = clue.drawn.matched.get(layer.tensor)
-    return (
-        match
-        if match is not None and match.tensor == layer.tensor
-        else matching_call(layer, clue.drawn.layers, clue.known)
-    )
+def _reference_by_name(divergence: Divergence, layer: Layer) -> ReferenceTensor | None:
+    """The reference of a tensor by its own name in the previous graph, or by its node's name in the source model."""
+    match = divergence.errors.matches.get(layer.tensor)
+    if match is not None and match.tensor == layer.tensor:
+        return match
+    return matching_call(layer, divergence.errors.layers, divergence.references)
 
 
-def _of_the_optimiser(clue: Divergence, whole: EvaluatedGraph) -> Iterator[_Question]:
-    """The first tensor that comes out otherwise once what makes it is optimised; anything may be fed."""
-    made = [name for node in whole.nodes for name in node.output if name in whole.floats]
-    asked = [_Question(whole, name, whole.values[name], clue.tolerated, whole.values, _PLAIN) for name in made]
-    if any(question.shown(whole.nodes) for question in asked if question.tensor in whole.outputs):
-        yield from (question for question in asked if question.shown(whole.nodes))
+def _optimiser_candidates(divergence: Divergence, whole: EvaluatedGraph) -> Iterator[_Candidate]:
+    """The tensors that optimisation changes, if it changes an output; any tensor may be an input."""
+    names = [name for node in whole.nodes for name in node.output if name in whole.floats]
+    candidates = [
+        _Candidate(whole, name, whole.values[name], divergence.tolerance, whole.values, _UNOPTIMISED) for name in names
+    ]
+    if any(candidate.mismatch(whole.nodes) for candidate in candidates if candidate.tensor in whole.outputs):
+        yield from (candidate for candidate in candidates if candidate.mismatch(whole.nodes))
 
 
-def _of_noise(clue: Divergence, whole: EvaluatedGraph, few: slice) -> Iterator[_Question]:
-    """The outputs, fed with what is known to be right and not with what the graph itself makes of its inputs."""
-    known = {name: match.values[few] for name, match in clue.drawn.matched.items()}
-    right = {name: known[name].astype(value.dtype) for name, value in whole.values.items() if name in known}
+def _noise_candidates(divergence: Divergence, whole: EvaluatedGraph, rows: slice) -> Iterator[_Candidate]:
+    """The outputs, with references as inputs instead of the values that the graph itself computes."""
+    references = {name: match.values[rows] for name, match in divergence.errors.matches.items()}
+    right = {name: references[name].astype(value.dtype) for name, value in whole.values.items() if name in references}
     for output in whole.outputs:
-        if output in known:
-            origin = _origin(clue, clue.drawn.matched[output])
-            yield _Question(whole, output, known[output], clue.tolerated, {**right, **whole.fixed}, origin)
+        if output in references:
+            origin, available = _origin(divergence, divergence.errors.matches[output]), {**right, **whole.fixed}
+            yield _Candidate(whole, output, references[output], divergence.tolerance, available, origin)
 
 
-def _origin(clue: Divergence, known: ReferenceTensor) -> str:
-    if known.tensor:
-        return f"the tensor {known.tensor} of the graph of {clue.before}"
-    return f"what the PyTorch module {known.module or 'itself'} makes in FP64"
+def _origin(divergence: Divergence, reference: ReferenceTensor) -> str:
+    if reference.tensor:
+        return f"the tensor {reference.tensor} of the graph of {divergence.reference_stage}"
+    return f"what the PyTorch module {reference.module or 'itself'} makes in FP64"

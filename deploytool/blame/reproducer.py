@@ -1,4 +1,4 @@
-"""A failure pack: a folder that shows one mismatch with onnxruntime and numpy alone, ready for an upstream report."""
+"""Writes a failure pack: a folder that reproduces one mismatch with onnxruntime and numpy, for an upstream report."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from deploytool.errors import BadInput
 from deploytool.host import disk, machine, owner
 from deploytool.host.terminal import visible
 
-FOLDER = "blame"  # beside the rooms of the run
+FOLDER = "blame"  # in the run folder, next to the stage directories
 SCHEMA = "deploytool.failure/1"
-_MARK = "failure.json"  # a folder with this file is ours, and may be replaced
+_MARK = "failure.json"  # marks a folder that deploytool made and may replace
 _LIBRARIES = ("deploytool", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxsim", "torch")
 
-_SHOW = '''\
+_SCRIPT = '''\
 """Shows the mismatch: ends with 1 where it is still there. Needs onnxruntime and numpy."""
 import sys
 from pathlib import Path
@@ -41,94 +41,96 @@ _README = """\
 # {title}
 
 `model.onnx` ({nodes}, opset {opset}) is cut out of the graph that the {stage} stage of deploytool made. On the inputs
-in `inputs.npz`, its output {tensor} strays from what it should be: {origin}.
+in `inputs.npz`, its output {tensor} deviates from its expected value: {origin}.
 
 ```
 python show.py
 ```
 
-needs onnxruntime and numpy. Where this was made, the largest error was {error:.1e} of the largest expected value, and
-{tolerated:.1e} is tolerated.
+needs onnxruntime and numpy. When this folder was written, the largest error was {error:.1e} of the largest expected
+value; the tolerance is {tolerance:.1e}.
 
-| file | what it is |
+| file | content |
 |---|---|
 | `model.onnx` | the graph: {operators} |
 | `inputs.npz` | its inputs, in the order in which it declares them |
-| `expected.npy` | what {tensor} should be |
-| `got.npy` | what it was where this was made |
-| `failure.json` | the same facts for a program |
+| `expected.npy` | the expected value of {tensor} |
+| `got.npy` | its value when this folder was written |
+| `failure.json` | the same information in JSON |
 
 Versions: {versions}.
 """
 
 
-def write(run: Path, clue: Divergence, found: Mismatch) -> Path:
-    """Writes the pack into the run's folder, in the place of an earlier one; it is there as a whole or not at all.
+def write(run: Path, divergence: Divergence, mismatch: Mismatch) -> Path:
+    """Writes the pack to the run folder atomically, and replaces an earlier pack.
 
-    Raises BadInput if the folder cannot be written, or holds somebody else's things.
+    Raises BadInput if the folder cannot be written, or if the pack's place holds files that deploytool did not write.
     """
-    place = run / FOLDER
-    if place.exists() and not (place / _MARK).is_file():
-        raise BadInput(f"{place} was not made by deploytool", "move it away")
+    folder = run / FOLDER
+    if folder.exists() and not (folder / _MARK).is_file():
+        raise BadInput(f"{folder} was not made by deploytool", "move it away")
     try:
-        bench = run / f".making-{owner.name()}"  # an export sweeps it, should this be killed
-        bench.mkdir()
+        temporary = run / f".making-{owner.name()}"  # if this process is killed, the next export removes it
+        temporary.mkdir()
     except OSError as error:
         raise BadInput(f"cannot write to {run}: {error.strerror}", "copy the run to another folder") from error
     try:
-        whole = bench / "new"
-        whole.mkdir()
-        with disk.writing(whole, named=place):
-            _fill(whole, clue, found)
-        if place.exists():
-            place.replace(bench / "old")
-        whole.replace(place)
+        pack = temporary / "new"
+        pack.mkdir()
+        with disk.writing(pack, named=folder):
+            _write_files(pack, divergence, mismatch)
+        if folder.exists():
+            folder.replace(temporary / "old")
+        pack.replace(folder)
     finally:
-        shutil.rmtree(bench, ignore_errors=True)
-    return place
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
 
 
-def _fill(folder: Path, clue: Divergence, found: Mismatch) -> None:
-    onnx.save(found.excerpt.model, folder / "model.onnx")
-    np.savez(folder / "inputs.npz", *found.excerpt.inputs.values(), allow_pickle=False)
-    np.save(folder / "expected.npy", found.expected, allow_pickle=False)
-    np.save(folder / "got.npy", found.got, allow_pickle=False)
-    script = _SHOW.replace("TOLERATED", f"{found.tolerated:.6e}", 1).replace("TOLERATED", f"{found.tolerated:.1e}")
+def _write_files(folder: Path, divergence: Divergence, mismatch: Mismatch) -> None:
+    onnx.save(mismatch.subgraph.model, folder / "model.onnx")
+    np.savez(folder / "inputs.npz", *mismatch.subgraph.inputs.values(), allow_pickle=False)
+    np.save(folder / "expected.npy", mismatch.expected, allow_pickle=False)
+    np.save(folder / "got.npy", mismatch.actual, allow_pickle=False)
+    script = _SCRIPT.replace("TOLERATED", f"{mismatch.tolerance:.6e}", 1).replace(
+        "TOLERATED", f"{mismatch.tolerance:.1e}"
+    )
     (folder / "show.py").write_text(script, encoding="utf-8")
-    versions = {name: known for name in _LIBRARIES if (known := machine.version(name))}
+    versions = {name: version for name in _LIBRARIES if (version := machine.version(name))}
     versions |= {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
-    (folder / "README.md").write_text(_readme(clue, found, versions), encoding="utf-8")
-    facts = {
+    (folder / "README.md").write_text(_readme(divergence, mismatch, versions), encoding="utf-8")
+    summary = {
         "schema": SCHEMA,
-        "stage": clue.stage,
-        "graph": serde.file_digest(clue.graph),
-        "tensor": found.tensor,
-        "nodes": [{"name": node.name, "op": node.op_type} for node in found.excerpt.nodes],
-        "expected": found.origin,
-        "error": found.error,
-        "tolerated": found.tolerated,
+        "stage": divergence.stage,
+        "graph": serde.file_digest(divergence.graph),
+        "tensor": mismatch.tensor,
+        "nodes": [{"name": node.name, "op": node.op_type} for node in mismatch.subgraph.nodes],
+        "expected": mismatch.origin,
+        "error": mismatch.error,
+        "tolerated": mismatch.tolerance,
         "versions": versions,
     }
-    (folder / _MARK).write_text(serde.text(facts), encoding="utf-8")
+    (folder / _MARK).write_text(serde.text(summary), encoding="utf-8")
 
 
 def _code(name: str) -> str:
-    """A name in Markdown, which nothing in it can end."""
+    """A name as inline code in Markdown, with the characters replaced that would end it or a table cell."""
     return "`" + visible(name).replace("`", "'").replace("|", "/") + "`"
 
 
-def _readme(clue: Divergence, found: Mismatch, versions: dict[str, str]) -> str:
-    nodes = found.excerpt.nodes
+def _readme(divergence: Divergence, mismatch: Mismatch, versions: dict[str, str]) -> str:
+    nodes = mismatch.subgraph.nodes
     operators = [f"{_code(node.op_type)} {_code(node.name)}" for node in nodes]
     return _README.format(
-        title=f"{' + '.join(dict.fromkeys(visible(node.op_type) for node in nodes))} strays after {clue.stage}",
+        title=f"{' + '.join(dict.fromkeys(visible(node.op_type) for node in nodes))} deviates after {divergence.stage}",
         nodes="1 node" if len(nodes) == 1 else f"{len(nodes)} nodes",
-        opset=found.excerpt.model.opset_import[0].version,
-        stage=clue.stage,
-        tensor=_code(found.tensor),
-        origin=visible(found.origin),
-        error=found.error,
-        tolerated=found.tolerated,
+        opset=mismatch.subgraph.model.opset_import[0].version,
+        stage=divergence.stage,
+        tensor=_code(mismatch.tensor),
+        origin=visible(mismatch.origin),
+        error=mismatch.error,
+        tolerance=mismatch.tolerance,
         operators=", ".join(operators),
         versions=", ".join(f"{name} {version}" for name, version in versions.items()),
     )

@@ -1,4 +1,4 @@
-"""An excerpt of a graph: a few of its nodes as a graph of their own, fed with what they were fed in the whole."""
+"""Extracts a part of a graph as a graph of its own, with the inputs that it has in the whole graph."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Nodes = Sequence[onnx.NodeProto]
 
 @dataclass(frozen=True)
 class EvaluatedGraph:
-    """A graph with the value of every tensor in it; `nodes` are those that depend on its inputs, in their order."""
+    """A graph with the value of every tensor; `nodes` are those that depend on its inputs, in topological order."""
 
     model: onnx.ModelProto
     values: Arrays
@@ -29,28 +29,28 @@ class EvaluatedGraph:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What the graph is given."""
+        """The names of the graph's inputs."""
         return tuple(value.name for value in self.model.graph.input if value.name in self.values)
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What the graph gives."""
+        """The names of the graph's outputs."""
         return tuple(output.name for output in self.model.graph.output)
 
     @property
     def fixed(self) -> Arrays:
-        """What needs no graph to be known: the inputs, and what is no floating-point number."""
+        """The values that a fault in the arithmetic cannot change: inputs and tensors that are not floating-point."""
         return {name: value for name, value in self.values.items() if name in self.inputs or name not in self.floats}
 
     @property
     def floats(self) -> frozenset[str]:
-        """The tensors that hold floating-point numbers."""
+        """The names of the floating-point tensors."""
         return frozenset(name for name, value in self.values.items() if value.dtype.kind == "f")
 
 
 @dataclass(frozen=True)
 class Subgraph:
-    """The fewest of the nodes asked for that make one tensor, and the inputs of that graph in their order."""
+    """The nodes that compute one tensor as a model, and its inputs in the order in which it declares them."""
 
     model: onnx.ModelProto
     inputs: Arrays
@@ -58,52 +58,62 @@ class Subgraph:
 
 
 def evaluate(graph: Path, inputs: Arrays) -> EvaluatedGraph:
-    """A graph and what each of its tensors is on these inputs, with nothing optimised."""
-    given = ort_trace.cast_inputs(onnx.load(graph), inputs)
+    """A graph and the value of each of its tensors for these inputs, computed without graph optimisation."""
+    arrays = ort_trace.cast_inputs(onnx.load(graph), inputs)
     model = onnx.load(graph)
-    made = ort_trace.all_tensors(onnx.load(graph), given)
-    arrays = {name: value for name, value in made.items() if isinstance(value, np.ndarray)}
-    return EvaluatedGraph(model, {**given, **arrays}, ort_trace.input_dependent_nodes(model.graph))
+    results = ort_trace.all_tensors(onnx.load(graph), arrays)
+    tensors = {name: value for name, value in results.items() if isinstance(value, np.ndarray)}
+    return EvaluatedGraph(model, {**arrays, **tensors}, ort_trace.input_dependent_nodes(model.graph))
 
 
-def extract(whole: EvaluatedGraph, nodes: Nodes, tensor: str, given: Arrays) -> Subgraph | None:
-    """The nodes that make a tensor, and nothing they do not need; None if they need what is not `given`.
+def extract(whole: EvaluatedGraph, nodes: Nodes, tensor: str, available: Arrays) -> Subgraph | None:
+    """Those of the nodes that compute a tensor, as a graph; None if they need a tensor that is not `available`.
 
-    What depends on no input becomes a weight. So do the sizes that the whole graph computes from the shape of its
-    inputs, for here the shape is fixed.
+    Constants become initializers. So do the sizes that the whole graph computes from the shapes of its inputs, because
+    the shapes of the subgraph are fixed.
     """
-    kept = _needed(nodes, tensor)
-    made = {name for node in kept for name in node.output}
+    needed = _needed_nodes(nodes, tensor)
+    produced = {name for node in needed for name in node.output}
+    if tensor not in produced:
+        return None
     weights = {weight.name: weight for weight in whole.model.graph.initializer}
-    constant = set(whole.values) - {name for node in whole.nodes for name in node.output} - set(whole.inputs)
-    held, fed = [], {}
-    for name in dict.fromkeys(name for node in kept for name in consumed_tensors(node) if name and name not in made):
+    constants = set(whole.values) - {name for node in whole.nodes for name in node.output} - set(whole.inputs)
+    sizes = {name for name, value in available.items() if value.dtype.kind != "f" and name not in whole.inputs}
+    initializers, inputs = [], {}
+    for name in _external_tensors(needed, produced):
         if name in weights:
-            held.append(weights[name])
-        elif name in constant or (name in given and given[name].dtype.kind != "f" and name not in whole.inputs):
-            held.append(numpy_helper.from_array(np.asarray(whole.values[name]), name))
-        elif name in given:
-            fed[name] = np.ascontiguousarray(given[name])
+            initializers.append(weights[name])
+        elif name in constants or name in sizes:
+            initializers.append(numpy_helper.from_array(np.asarray(whole.values[name]), name))
+        elif name in available:
+            inputs[name] = np.ascontiguousarray(available[name])
         else:
             return None
-    if tensor not in made:
-        return None
-    inputs, (output,) = [_declared(*each) for each in fed.items()], [_declared(tensor, whole.values[tensor])]
-    graph = helper.make_graph(kept, "excerpt", inputs, [output], held)
+    declared, output = [_value_info(*each) for each in inputs.items()], _value_info(tensor, whole.values[tensor])
+    graph = helper.make_graph(needed, "excerpt", declared, [output], initializers)
     model = helper.make_model(graph, opset_imports=whole.model.opset_import, ir_version=whole.model.ir_version)
     model.functions.extend(whole.model.functions)
-    return Subgraph(model, fed, kept)
+    return Subgraph(model, inputs, needed)
 
 
-def minimize(nodes: Nodes, kept: Callable[[Nodes], Subgraph | None]) -> Subgraph | None:
-    """The smallest excerpt that is `kept`, found by leaving out ever smaller parts; None if all nodes are not."""
-    best = kept(nodes)
+def _external_tensors(nodes: Nodes, produced: set[str]) -> list[str]:
+    """The tensors that nodes consume and do not produce, each once."""
+    names = (name for node in nodes for name in consumed_tensors(node) if name and name not in produced)
+    return list(dict.fromkeys(names))
+
+
+def minimize(nodes: Nodes, extract_if_wrong: Callable[[Nodes], Subgraph | None]) -> Subgraph | None:
+    """The smallest subgraph that still shows a mismatch, found by removing ever smaller parts.
+
+    `extract_if_wrong` returns the subgraph of some nodes if it shows the mismatch. None if all nodes do not show it.
+    """
+    best = extract_if_wrong(nodes)
     size = len(nodes)
     while best is not None and size > 1:
         size = -(-size // 2)
         start = 0
         while start < len(best.nodes):
-            smaller = kept([*best.nodes[:start], *best.nodes[start + size :]])
+            smaller = extract_if_wrong([*best.nodes[:start], *best.nodes[start + size :]])
             if smaller is not None:
                 best = smaller
             else:
@@ -112,24 +122,24 @@ def minimize(nodes: Nodes, kept: Callable[[Nodes], Subgraph | None]) -> Subgraph
 
 
 def consumed_tensors(node: onnx.NodeProto) -> list[str]:
-    """The tensors a node takes, those that a branch or a loop inside it takes from outside included."""
+    """The tensors that a node consumes, including those that its subgraphs (If, Loop) take from outside."""
     names = list(node.input)
     for attribute in node.attribute:
         for graph in (*attribute.graphs, attribute.g):
-            own = {name for inner in graph.node for name in inner.output}
-            own |= {each.name for each in (*graph.input, *graph.initializer)}
-            names += [name for inner in graph.node for name in consumed_tensors(inner) if name not in own]
+            internal = {name for inner in graph.node for name in inner.output}
+            internal |= {value.name for value in (*graph.input, *graph.initializer)}
+            names += [name for inner in graph.node for name in consumed_tensors(inner) if name not in internal]
     return names
 
 
-def _needed(nodes: Nodes, tensor: str) -> Nodes:
-    wanted, kept = {tensor}, []
+def _needed_nodes(nodes: Nodes, tensor: str) -> Nodes:
+    needed_tensors, needed = {tensor}, []
     for node in reversed(nodes):
-        if wanted & set(node.output):
-            wanted |= set(consumed_tensors(node))
-            kept.append(node)
-    return kept[::-1]
+        if needed_tensors & set(node.output):
+            needed_tensors |= set(consumed_tensors(node))
+            needed.append(node)
+    return needed[::-1]
 
 
-def _declared(name: str, value: Array) -> onnx.ValueInfoProto:
+def _value_info(name: str, value: Array) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)

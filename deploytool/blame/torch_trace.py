@@ -1,4 +1,4 @@
-"""Listens to the source model: every tensor that a call of PyTorch makes, in FP64, with its module and its noise."""
+"""Records every tensor that the source model computes: its FP64 values, its module and its FP32 and FP16 noise."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Recorded = list[tuple[str, npt.NDArray[Any]]]
 
 @dataclass(frozen=True)
 class TorchTrace:
-    """The names of all its modules, what it was given, and what its calls made of that, in their order."""
+    """The names of all modules of a model, its inputs, and the results of its PyTorch calls in order."""
 
     modules: frozenset[str]
     inputs: tuple[ReferenceTensor, ...]
@@ -35,40 +35,42 @@ class TorchTrace:
 
 
 def trace(weights: Path, inputs: Arrays) -> TorchTrace:
-    """Runs the model on `inputs` in FP64, and three times more to measure the noise: in FP32, and rounding to FP16.
+    """Runs the model in FP64, and three more times to measure the noise: in FP32, and twice with rounding to FP16.
 
-    The FP16 noise is that of FP64 arithmetic whose weights and results are rounded to FP16 at every call, the larger of
-    what rounding to the nearest number and rounding at random make. A call that gives what an earlier one gave already
-    (a dropout at rest) is not heard. Noise is never larger than the values.
+    The FP16 noise is the error of FP64 arithmetic whose weights and results are rounded to FP16 at every call: the
+    larger one of rounding to nearest and of random rounding. A call with the same result as an earlier one (dropout in
+    evaluation mode) is left out. The noise is at most 1.
     """
     module, model = eager.load_module(weights), weights_file.definition(weights)
-    single = _heard(module, model, inputs)
-    exact = _heard(module.double(), model, inputs, double=True)
+    single = _record(module, model, inputs)
+    exact = _record(module.double(), model, inputs, double=True)
     for weight in module.parameters():
         weight.copy_(weight.half())
-    half = [_heard(module, model, inputs, double=True, rounding=each) for each in (_nearest, _either)]
+    half = [
+        _record(module, model, inputs, double=True, rounding=rounding) for rounding in (_round_nearest, _round_random)
+    ]
     calls: dict[str, ReferenceTensor] = {}
-    for (path, values), *rough in zip(exact, single, *half, strict=True):
-        noise32, *halves = (min(1.0, relative_error(other, values)) for _, other in rough)
-        noise16 = max(halves)
-        made = hashlib.sha256(values.tobytes() + repr(values.shape).encode()).hexdigest()
-        calls.setdefault(made, ReferenceTensor("", path, values, noise32, noise16))
-    return TorchTrace(frozenset(name for name, _ in module.named_modules()), _given(inputs), tuple(calls.values()))
+    for (path, values), *rounded in zip(exact, single, *half, strict=True):
+        noise32, *noises16 = (min(1.0, relative_error(result, values)) for _, result in rounded)
+        digest = hashlib.sha256(values.tobytes() + repr(values.shape).encode()).hexdigest()
+        calls.setdefault(digest, ReferenceTensor("", path, values, noise32, max(noises16)))
+    names = frozenset(name for name, _ in module.named_modules())
+    return TorchTrace(names, _input_references(inputs), tuple(calls.values()))
 
 
-def _nearest(values: torch.Tensor) -> torch.Tensor:
-    """To the nearest FP16 number."""
+def _round_nearest(values: torch.Tensor) -> torch.Tensor:
+    """Rounds to the nearest FP16 number."""
     return values.half()
 
 
-def _either(values: torch.Tensor) -> torch.Tensor:
-    """To one of the two FP16 numbers beside, at random: one rounding alone may by chance end near the truth."""
-    drawn = torch.rand(values.shape, generator=torch.Generator().manual_seed(values.numel()), dtype=values.dtype)
-    return (values * (1 + (drawn - 0.5) * 2.0**-10)).half()
+def _round_random(values: torch.Tensor) -> torch.Tensor:
+    """Rounds to one of the two adjacent FP16 numbers at random: a single rounding can be exact by chance."""
+    random = torch.rand(values.shape, generator=torch.Generator().manual_seed(values.numel()), dtype=values.dtype)
+    return (values * (1 + (random - 0.5) * 2.0**-10)).half()
 
 
-def _given(inputs: Arrays) -> tuple[ReferenceTensor, ...]:
-    """The floating-point inputs, which have only the noise of being rounded."""
+def _input_references(inputs: Arrays) -> tuple[ReferenceTensor, ...]:
+    """The floating-point inputs; their only noise is that of rounding them to FP16."""
     floats = {name: array for name, array in inputs.items() if array.dtype.kind == "f"}
     return tuple(
         ReferenceTensor(name, "", array, 0.0, relative_error(fp16_rounding.nearest(array), array))
@@ -76,31 +78,31 @@ def _given(inputs: Arrays) -> tuple[ReferenceTensor, ...]:
     )
 
 
-def _heard(
+def _record(
     module: nn.Module, model: Model, inputs: Arrays, double: bool = False, rounding: Rounding | None = None
 ) -> Recorded:
-    """What one run of the module makes, call by call."""
-    given = {tensor.name: torch.from_numpy(inputs[tensor.name]) for tensor in model.inputs}
-    listener = _Listener(module, rounding)
-    with eager.full_fp32(), listener:
-        eager.run(module, model, given, double)
-    return listener.heard
+    """The results of every call in one run of the module."""
+    tensors = {tensor.name: torch.from_numpy(inputs[tensor.name]) for tensor in model.inputs}
+    recorder = _Recorder(module, rounding)
+    with eager.full_fp32(), recorder:
+        eager.run(module, model, tensors, double)
+    return recorder.results
 
 
-class _Listener(TorchFunctionMode):
-    """Keeps a copy of every floating-point tensor a call gives, with the innermost module that was running."""
+class _Recorder(TorchFunctionMode):
+    """Copies every floating-point tensor that a call returns, with the name of the innermost running module."""
 
     def __init__(self, module: nn.Module, rounding: Rounding | None) -> None:
         super().__init__()
-        self.heard: Recorded = []
+        self.results: Recorded = []
         self._rounding = rounding
-        self._inside: list[str] = []
+        self._running: list[str] = []
         self._hooks = [
             hook
-            for name, part in module.named_modules()
+            for name, submodule in module.named_modules()
             for hook in (
-                part.register_forward_pre_hook(partial(self._enter, name)),
-                part.register_forward_hook(self._leave),
+                submodule.register_forward_pre_hook(partial(self._enter, name)),
+                submodule.register_forward_hook(self._leave),
             )
         ]
 
@@ -110,22 +112,22 @@ class _Listener(TorchFunctionMode):
             hook.remove()
 
     def _enter(self, name: str, *_: object) -> None:
-        self._inside.append(name)
+        self._running.append(name)
 
     def _leave(self, *_: object) -> None:
-        self._inside.pop()
+        self._running.pop()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if isinstance(made, (tuple, list)) and any(isinstance(each, torch.Tensor) for each in made):
-            return type(made)(map(self._hear, made)) if type(made) in (tuple, list) else made
-        return self._hear(made)
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, (tuple, list)) and any(isinstance(item, torch.Tensor) for item in result):
+            return type(result)(map(self._record, result)) if type(result) in (tuple, list) else result
+        return self._record(result)
 
-    def _hear(self, made: Any) -> Any:
-        if not self._inside or not isinstance(made, torch.Tensor) or not made.is_floating_point():
-            return made
-        rounded = made if self._rounding is None else self._rounding(made)
-        self.heard.append((self._inside[-1], rounded.clone(memory_format=torch.contiguous_format).numpy()))
-        return rounded.to(made.dtype)
+    def _record(self, result: Any) -> Any:
+        if not self._running or not isinstance(result, torch.Tensor) or not result.is_floating_point():
+            return result
+        rounded = result if self._rounding is None else self._rounding(result)
+        self.results.append((self._running[-1], rounded.clone(memory_format=torch.contiguous_format).numpy()))
+        return rounded.to(result.dtype)

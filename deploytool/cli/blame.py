@@ -126,7 +126,7 @@ def _lines(finding: Finding) -> list[str]:
 def _packed(place: Path | None, small: Mismatch | None) -> str:
     if place is None or small is None:
         return "Nothing was written: no part of the graph shows the mismatch by itself."
-    count = len(small.excerpt.nodes)
+    count = len(small.subgraph.nodes)
     nodes = "1 node" if count == 1 else f"{count} nodes"
     return f"Failure pack: {place} ({nodes}); show it with: python {place / 'show.py'}"
 

@@ -82,7 +82,7 @@ def test_threads_of_onnx_runtime_are_idle_after_a_run(finished: Path) -> None:
             interleave.wait_for_idle_threads()
             session(**inputs)
             time.sleep(0.002)
-            assert not interleave._others_work()
+            assert not interleave._other_threads_run()
 
 
 def test_an_invalid_file_is_an_error_with_its_name(tmp_path: Path) -> None:

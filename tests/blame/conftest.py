@@ -1,3 +1,5 @@
+"""Runs of small models as far as the FP16 graph, cached for the session."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -11,7 +13,7 @@ from deploytool.pipeline import runner
 from deploytool.spec import Job, Stage, Tensor
 from tests.conftest import QUICK, TINY
 
-ROAD = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.FP16)
+RECIPE = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.FP16)
 MODELS = {
     "tiny": TINY,
     **{
@@ -20,20 +22,20 @@ MODELS = {
     },
 }
 
-Runs = Callable[..., Path]
+MakeRun = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
     """A run of one of `MODELS` as far as the FP16 graph, made once; tests must not change it."""
-    made: dict[tuple[str, str, int], Path] = {}
+    cache: dict[tuple[str, str, int], Path] = {}
 
     def run(name: str, exporter: str = "torchscript", seed: int = 0) -> Path:
         key = (name, exporter, seed)
-        if key not in made:
-            made[key] = tmp_path_factory.mktemp("traced") / name
+        if key not in cache:
+            cache[key] = tmp_path_factory.mktemp("traced") / name
             options = dataclasses.replace(QUICK, exporter=exporter, seed=seed)
-            list(runner.run(Job(MODELS[name], options), ROAD, made[key]))
-        return made[key]
+            list(runner.run(Job(MODELS[name], options), RECIPE, cache[key]))
+        return cache[key]
 
     return run

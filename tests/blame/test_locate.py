@@ -1,3 +1,5 @@
+"""Locating planted faults: the graph, the layer and the module, with both exporters."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -13,36 +15,37 @@ from deploytool.data import golden
 from deploytool.results.blame import Blame
 from deploytool.spec import Stage
 from tests.blame import faults
-from tests.blame.conftest import MODELS, Runs
+from tests.blame.conftest import MODELS, MakeRun
 from tests.blame.faults import Plant
 
 STAGES = (Stage.EXPORT, Stage.SIMPLIFY, Stage.FP16)
 ON_WEIGHTS = (faults.scale_filter, faults.zero_channel, faults.permute_channels, faults.drop_bias)
-# model, kind of node, which of them, kind of module, fault
-Place = tuple[str, str, int, str, Plant]
-PLACES: list[Place] = [
+# model, operator, index among the nodes of that operator, module type, fault
+PlantedFault = tuple[str, str, int, str, Plant]
+PLANTED_FAULTS: list[PlantedFault] = [
     ("tiny", "Conv", 1, "Conv2d", faults.permute_channels),
     ("tiny", "Conv", 2, "Conv2d", faults.move_padding),
     ("tiny", "Conv", 2, "Conv2d", faults.flip_kernel),
-    ("tiny", "Relu", 1, "ReLU", faults.forget),
+    ("tiny", "Relu", 1, "ReLU", faults.replace_by_identity),
     *(("shufflenet_g3_x0_25", "Conv", 20, "Conv2d", fault) for fault in ON_WEIGHTS),
-    *(("shufflenet_g3_x0_25", "Conv", at, "Conv2d", faults.move_padding) for at in (0, 2)),
-    *(("shufflenet_g3_x0_25", "Transpose", at, "ChannelShuffle", faults.do_not_shuffle) for at in (0, 15)),
-    *(("shufflenet_g3_x0_25", "Relu", at, "ReLU", faults.forget) for at in (0, 16)),
+    *(("shufflenet_g3_x0_25", "Conv", index, "Conv2d", faults.move_padding) for index in (0, 2)),
+    *(("shufflenet_g3_x0_25", "Transpose", index, "ChannelShuffle", faults.drop_permutation) for index in (0, 15)),
+    *(("shufflenet_g3_x0_25", "Relu", index, "ReLU", faults.replace_by_identity) for index in (0, 16)),
     ("shufflenet_g3_x0_25", "Relu", 16, "ReLU", faults.bypass),
     *(("mobilenet_v1_025", "Conv", 13, "Conv2d", fault) for fault in (*ON_WEIGHTS, faults.flip_kernel)),
-    ("mobilenet_v1_025", "Relu", 13, "ReLU", faults.forget),
+    ("mobilenet_v1_025", "Relu", 13, "ReLU", faults.replace_by_identity),
     ("mobilenet_v1_025", "Relu", 13, "ReLU", faults.bypass),
     *(("mobilenet_v1_025", "Gemm", 0, "Linear", fault) for fault in (faults.scale_filter, faults.drop_bias)),
 ]
 
 
-def blamed(run: Path, **spoiled: Path) -> Blame:
-    return held(run, {}, spoiled)
+def blame(run: Path, **faulty: Path) -> Blame:
+    """Locates the fault in a run, with the `faulty` graphs (by stage) instead of its own."""
+    return blame_with_tolerance(run, {}, faulty)
 
 
-def held(run: Path, tolerance: Mapping[str, float], spoiled: Mapping[str, Path]) -> Blame:
-    graphs = [(stage, spoiled.get(stage, run / stage / "model.onnx")) for stage in STAGES]
+def blame_with_tolerance(run: Path, tolerance: Mapping[str, float], faulty: Mapping[str, Path]) -> Blame:
+    graphs = [(stage, faulty.get(stage, run / stage / "model.onnx")) for stage in STAGES]
     return locate(run / Stage.LOAD / "weights.safetensors", run / Stage.GOLDEN / "golden.npz", graphs, tolerance)[0]
 
 
@@ -54,69 +57,71 @@ def held(run: Path, tolerance: Mapping[str, float], spoiled: Mapping[str, Path])
         *((name, "torchscript", 3) for name in ("shufflenet_g3_x0_25", "mobilenet_v1_025")),
     ],
 )
-def test_a_clean_run_blames_nobody(runs: Runs, name: str, exporter: str, seed: int) -> None:
-    found = blamed(runs(name, exporter, seed))
-    assert found.finding is None
-    assert found.cases == (0, 1)
-    for comparison in found.comparisons:
+def test_a_correct_run_has_no_finding(runs: MakeRun, name: str, exporter: str, seed: int) -> None:
+    result = blame(runs(name, exporter, seed))
+    assert result.finding is None
+    assert result.cases == (0, 1)
+    for comparison in result.comparisons:
         assert comparison.layers
         assert all(layer.error <= layer.noise_floor for layer in comparison.layers if layer.error is not None)
 
 
-def test_a_fault_that_shows_at_an_edge_alone_is_found_there(runs: Runs, tmp_path: Path) -> None:
-    run, spoiled = runs("tiny"), tmp_path / "model.onnx"
+def test_a_fault_that_shows_at_an_edge_case_only_is_found(runs: MakeRun, tmp_path: Path) -> None:
+    run, faulty = runs("tiny"), tmp_path / "model.onnx"
     graph = onnx.load(run / "simplify" / "model.onnx")
-    (image,) = (each.name for each in graph.graph.input)
+    (image,) = (value.name for value in graph.graph.input)
     for node in graph.graph.node:
         node.input[:] = ["clipped" if name == image else name for name in node.input]
     limits = [
-        onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT, [], [at]) for name, at in (("low", -9), ("high", 9))
+        onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT, [], [limit]) for name, limit in (("low", -9), ("high", 9))
     ]
     graph.graph.initializer.extend(limits)
     graph.graph.node.insert(0, onnx.helper.make_node("Clip", [image, "low", "high"], ["clipped"]))
-    onnx.save(graph, spoiled)
-    found, sample = blamed(run, simplify=spoiled), golden.read(run / "golden" / "golden.npz")
-    assert found.finding is not None
-    assert (found.finding.stage, found.finding.against) == ("simplify", "FP64 at loud")
-    assert [sample.edges[case - len(sample.labels)].name for case in found.cases] == ["loud"]
+    onnx.save(graph, faulty)
+    result, sample = blame(run, simplify=faulty), golden.read(run / "golden" / "golden.npz")
+    assert result.finding is not None
+    assert (result.finding.stage, result.finding.against) == ("simplify", "FP64 at loud")
+    assert [sample.edges[case - len(sample.labels)].name for case in result.cases] == ["loud"]
 
 
-def test_fp16_that_is_too_coarse_as_a_whole_is_no_layers_fault(runs: Runs) -> None:
-    found = held(runs("mobilenet_v1_025"), {"fp16": 1e-4}, {}).finding
-    assert found is not None
-    assert (found.stage, found.layer, found.worst_input) == ("fp16", None, None)
+def test_fp16_noise_beyond_the_tolerance_blames_no_layer(runs: MakeRun) -> None:
+    finding = blame_with_tolerance(runs("mobilenet_v1_025"), {"fp16": 1e-4}, {}).finding
+    assert finding is not None
+    assert (finding.stage, finding.layer, finding.worst_input) == ("fp16", None, None)
 
 
-def test_a_fault_far_below_the_rounding_of_fp16_is_found_in_its_layer(runs: Runs, tmp_path: Path) -> None:
+def test_a_fault_far_below_fp16_rounding_is_found_in_its_layer(runs: MakeRun, tmp_path: Path) -> None:
     run = runs("shufflenet_g3_x0_25")
-    culprit = faults.calls(run / "load" / "weights.safetensors", "Conv2d")[20]
-    tensor = faults.plant(run / "fp16" / "model.onnx", tmp_path / "spoiled.onnx", "Conv", 20, faults.nudge_filter)
-    found = blamed(run, halve=tmp_path / "spoiled.onnx")
-    assert found.finding is not None
-    assert found.finding.against == "the graph before with its weights in FP16"
-    assert found.finding.layer is not None
-    assert found.finding.layer.tensor == tensor
-    assert found.finding.module in culprit
+    expected = faults.modules_in_call_order(run / "load" / "weights.safetensors", "Conv2d")[20]
+    tensor = faults.plant(run / "fp16" / "model.onnx", tmp_path / "faulty.onnx", "Conv", 20, faults.nudge_filter)
+    finding = blame(run, fp16=tmp_path / "faulty.onnx").finding
+    assert finding is not None
+    assert finding.against == "the graph before with its weights in FP16"
+    assert finding.layer is not None
+    assert finding.layer.tensor == tensor
+    assert finding.module in expected
 
 
-def test_a_planted_fault_is_blamed_on_its_comparison_and_its_layer(runs: Runs, tmp_path: Path) -> None:
+def test_planted_faults_are_located_in_their_graph_and_layer(runs: MakeRun, tmp_path: Path) -> None:
     score: Counter[str] = Counter()
     missed = []
-    for name, op, number, kind, fault in PLACES:
+    for name, op, number, kind, fault in PLANTED_FAULTS:
         run = runs(name)
-        culprit = faults.calls(run / "load" / "weights.safetensors", kind)[number]
+        expected = faults.modules_in_call_order(run / "load" / "weights.safetensors", kind)[number]
         for stage in STAGES:
-            spoiled = tmp_path / "spoiled.onnx"
-            faults.plant(run / stage / "model.onnx", spoiled, op, number, fault)
-            found = blamed(run, **{stage: spoiled}).finding
-            assert found is not None, (name, op, number, fault.__name__, stage)
-            score.update(plants=1, comparison=found.stage == stage, layer=found.module in culprit)
-            if found.module not in culprit:
-                missed.append((name, op, number, fault.__name__, stage, found.module))
-    assert score["plants"] == 72
-    assert score["comparison"] == score["plants"]
-    assert score["layer"] >= 0.95 * score["plants"], missed
-    assert {(place[3], place[4]) for place in missed} == {("bypass", "export")}, "seen at what reads the gap"
+            faulty = tmp_path / "faulty.onnx"
+            faults.plant(run / stage / "model.onnx", faulty, op, number, fault)
+            finding = blame(run, **{stage: faulty}).finding
+            assert finding is not None, (name, op, number, fault.__name__, stage)
+            score.update(planted=1, comparison=finding.stage == stage, layer=finding.module in expected)
+            if finding.module not in expected:
+                missed.append((name, op, number, fault.__name__, stage, finding.module))
+    assert score["planted"] == 72
+    assert score["comparison"] == score["planted"]
+    assert score["layer"] >= 0.95 * score["planted"], missed
+    assert {(fault_name, stage) for _, _, _, fault_name, stage, _ in missed} == {("bypass", "export")}, (
+        "located one node later"
+    )
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -125,51 +130,51 @@ def test_a_planted_fault_is_blamed_on_its_comparison_and_its_layer(runs: Runs, t
     [
         ("Conv", 3, "Conv2d", faults.scale_filter),
         ("Conv", 30, "Conv2d", faults.drop_bias),
-        ("Relu", 5, "ReLU", faults.forget),
-        ("Transpose", 3, "ChannelShuffle", faults.do_not_shuffle),
+        ("Relu", 5, "ReLU", faults.replace_by_identity),
+        ("Transpose", 3, "ChannelShuffle", faults.drop_permutation),
     ],
 )
-def test_the_other_exporters_layers_are_named_too(
-    runs: Runs, tmp_path: Path, stage: str, op: str, number: int, kind: str, fault: Plant
+def test_faults_in_graphs_of_the_dynamo_exporter_are_located(
+    runs: MakeRun, tmp_path: Path, stage: str, op: str, number: int, kind: str, fault: Plant
 ) -> None:
     run = runs("shufflenet_g3_x0_25", "dynamo")
-    faults.plant(run / stage / "model.onnx", tmp_path / "spoiled.onnx", op, number, fault)
-    found = blamed(run, **{stage: tmp_path / "spoiled.onnx"}).finding
-    assert found is not None
-    assert found.stage == stage
-    assert found.module in faults.calls(run / "load" / "weights.safetensors", kind)[number]
+    faults.plant(run / stage / "model.onnx", tmp_path / "faulty.onnx", op, number, fault)
+    finding = blame(run, **{stage: tmp_path / "faulty.onnx"}).finding
+    assert finding is not None
+    assert finding.stage == stage
+    assert finding.module in faults.modules_in_call_order(run / "load" / "weights.safetensors", kind)[number]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_finding_says_how_large_the_error_is_there_and_before(runs: Runs, tmp_path: Path, stage: str) -> None:
+def test_the_finding_has_the_errors_of_the_layer_and_its_input(runs: MakeRun, tmp_path: Path, stage: str) -> None:
     run = runs("tiny")
-    tensor = faults.plant(run / stage / "model.onnx", tmp_path / "spoiled.onnx", "Conv", 1, faults.scale_filter)
-    found = blamed(run, **{stage: tmp_path / "spoiled.onnx"}).finding
-    assert found is not None
-    assert found.layer is not None
-    assert found.worst_input is not None
-    assert (found.layer.tensor, found.layer.op) == (tensor, "Conv")
-    assert found.layer.error is not None
-    assert found.layer.error > 100 * found.layer.noise_floor
-    assert found.worst_input.error is not None
-    assert found.worst_input.error <= found.worst_input.noise_floor
-    assert not found.lost
+    tensor = faults.plant(run / stage / "model.onnx", tmp_path / "faulty.onnx", "Conv", 1, faults.scale_filter)
+    finding = blame(run, **{stage: tmp_path / "faulty.onnx"}).finding
+    assert finding is not None
+    assert finding.layer is not None
+    assert finding.worst_input is not None
+    assert (finding.layer.tensor, finding.layer.op) == (tensor, "Conv")
+    assert finding.layer.error is not None
+    assert finding.layer.error > 100 * finding.layer.noise_floor
+    assert finding.worst_input.error is not None
+    assert finding.worst_input.error <= finding.worst_input.noise_floor
+    assert not finding.lost
 
 
 @pytest.mark.parametrize("stage", ["simplify", "fp16"])
-def test_a_layer_that_is_gone_is_named_by_what_the_graph_before_has(runs: Runs, tmp_path: Path, stage: str) -> None:
+def test_a_removed_layer_is_named_from_the_previous_graph(runs: MakeRun, tmp_path: Path, stage: str) -> None:
     run = runs("tiny")
-    faults.plant(run / stage / "model.onnx", tmp_path / "spoiled.onnx", "Relu", 0, faults.bypass)
-    found = blamed(run, **{stage: tmp_path / "spoiled.onnx"}).finding
-    assert found is not None
-    assert found.layer is not None
-    assert (found.module, found.lost, found.layer.module) == ("stem.2", True, "grouped.0")
+    faults.plant(run / stage / "model.onnx", tmp_path / "faulty.onnx", "Relu", 0, faults.bypass)
+    finding = blame(run, **{stage: tmp_path / "faulty.onnx"}).finding
+    assert finding is not None
+    assert finding.layer is not None
+    assert (finding.module, finding.lost, finding.layer.module) == ("stem.2", True, "grouped.0")
 
 
-def test_what_is_no_number_is_found_where_it_begins(runs: Runs, tmp_path: Path) -> None:
+def test_an_infinite_value_is_located_where_it_is_produced(runs: MakeRun, tmp_path: Path) -> None:
     run = runs("tiny")
-    faults.plant(run / "fp16" / "model.onnx", tmp_path / "spoiled.onnx", "Conv", 1, faults.overflow)
-    found = blamed(run, halve=tmp_path / "spoiled.onnx")
-    assert found.finding is not None
-    assert (found.finding.stage, found.finding.module) == ("fp16", "grouped.0")
-    assert serde.text(found)
+    faults.plant(run / "fp16" / "model.onnx", tmp_path / "faulty.onnx", "Conv", 1, faults.overflow)
+    result = blame(run, fp16=tmp_path / "faulty.onnx")
+    assert result.finding is not None
+    assert (result.finding.stage, result.finding.module) == ("fp16", "grouped.0")
+    assert serde.text(result)

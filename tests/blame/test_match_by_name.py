@@ -1,3 +1,5 @@
+"""Matching nodes to calls of the source model by their names."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,8 +14,8 @@ from deploytool.results.blame import Layer
 CALLS = ("", "net.conv", "net.bn", "net.relu", "net.shuffle", "net.shuffle", "net.silu", "other.conv", "other.conv")
 
 
-def known(*modules: str) -> list[ReferenceTensor]:
-    return [ReferenceTensor("", module, np.full(1, at), 0.0, 0.0) for at, module in enumerate(modules)]
+def references(*modules: str) -> list[ReferenceTensor]:
+    return [ReferenceTensor("", module, np.full(1, index), 0.0, 0.0) for index, module in enumerate(modules)]
 
 
 def layers(*nodes: str) -> list[Layer]:
@@ -32,18 +34,18 @@ NODES = ("net/conv/Conv", "net/relu/Relu", "net/shuffle/A", "net/shuffle/B", "ne
         ("net/shuffle/A", NODES, 4),
         ("net/shuffle/B", NODES, 5),
         ("net/silu/Sigmoid", NODES, None),  # PyTorch has no tensor for it
-        ("net/silu/Mul", NODES, 6),  # what is in another module is not folded in
+        ("net/silu/Mul", NODES, 6),  # a node of another parent module is not folded into it
         ("Add", NODES, None),
         ("elsewhere/Conv", ("elsewhere/Conv",), None),
     ],
 )
-def test_a_nodes_name_tells_the_call(node: str, nodes: Sequence[str], call: int | None) -> None:
+def test_a_node_is_matched_to_a_call_by_its_name(node: str, nodes: Sequence[str], call: int | None) -> None:
     graph = layers(*nodes)
-    layer = next(each for each in graph if each.tensor == node)
-    found = matching_call(layer, graph, known(*CALLS))
-    assert (None if found is None else int(found.values[0])) == call
+    layer = next(layer for layer in graph if layer.tensor == node)
+    match = matching_call(layer, graph, references(*CALLS))
+    assert (None if match is None else int(match.values[0])) == call
 
 
-def test_what_is_known_by_a_tensors_name_is_no_call() -> None:
+def test_a_reference_with_a_tensor_name_is_not_a_call() -> None:
     (layer,) = graph = layers("net/conv/Conv")
     assert matching_call(layer, graph, [ReferenceTensor("image", "net.conv", np.zeros(1), 0.0, 0.0)]) is None

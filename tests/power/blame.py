@@ -28,8 +28,8 @@ RECIPE = (Stage.LOAD, Stage.GOLDEN, *STAGES)
 KINDS = (
     ("Conv", "Conv2d", (faults.scale_filter, faults.zero_channel, faults.permute_channels, faults.drop_bias)),
     ("Conv", "Conv2d", (faults.flip_kernel, faults.move_padding)),
-    ("Relu", "ReLU", (faults.forget, faults.bypass)),
-    ("Transpose", "ChannelShuffle", (faults.do_not_shuffle,)),
+    ("Relu", "ReLU", (faults.replace_by_identity, faults.bypass)),
+    ("Transpose", "ChannelShuffle", (faults.drop_permutation,)),
     ("Gemm", "Linear", (faults.scale_filter, faults.drop_bias)),
 )
 
@@ -61,7 +61,7 @@ def plants(model: Model, options: Options, home: Path, count: int) -> Iterator[P
     for stage in STAGES:
         nodes = onnx.load(made[stage]).graph.node
         for op, kind, ways in KINDS:
-            calls = faults.calls(made[Stage.LOAD], kind)
+            calls = faults.modules_in_call_order(made[Stage.LOAD], kind)
             if len(calls) != sum(node.op_type == op for node in nodes):
                 continue  # so the order of the calls says nothing about the nodes
             for fault in ways:
