@@ -123,8 +123,8 @@ def _load(graph: onnx.ModelProto, *, optimise: bool = True) -> ort.InferenceSess
 
 def run_with_range(half: onnx.ModelProto, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
     """The outputs of an FP16 graph, and the largest finite value that it rounds to FP16 anywhere, masks excluded."""
-    halves = {value.name for value in half.graph.input if _is_fp16(value)}
-    arrays = {name: fp16_rounding.nearest(array) if name in halves else array for name, array in inputs.items()}
+    fp16_names = {value.name for value in half.graph.input if _is_fp16(value)}
+    arrays = {name: fp16_rounding.nearest(array) if name in fp16_names else array for name, array in inputs.items()}
     graph, masked = emulate(half), emulate(half)
     outputs = [output.name for output in graph.graph.output]
     unrounded = [node.output[0] for node in graph.graph.node if node.output[0].endswith(_UNROUNDED)]
@@ -228,10 +228,12 @@ def _cast_inputs(session: ort.InferenceSession, inputs: Mapping[str, Array]) -> 
 def emulate(half: onnx.ModelProto, *, results: bool = True) -> onnx.ModelProto:
     """The FP32 graph that computes what FP16 hardware computes for `half`; with `results` False, without rounding."""
     graph = infer_types(half).graph
-    halves = {value.name for value in (*graph.input, *graph.value_info, *graph.output) if results and _is_fp16(value)}
+    fp16_names = {
+        value.name for value in (*graph.input, *graph.value_info, *graph.output) if results and _is_fp16(value)
+    }
     weights = [_fp32_tensor(weight) for weight in graph.initializer]
-    nodes = [emulated for node in graph.node for emulated in _rounded_node(node, halves)]
-    inputs, outputs = ([_fp32_value(value) for value in values] for values in (graph.input, graph.output))
+    nodes = [emulated for node in graph.node for emulated in _rounded_node(node, fp16_names)]
+    inputs, outputs = ([_fp32_value(value) for value in group] for group in (graph.input, graph.output))
     fp32_graph = helper.make_graph(nodes, graph.name, inputs, outputs, weights)
     return helper.make_model(fp32_graph, opset_imports=half.opset_import, ir_version=half.ir_version)
 
@@ -261,7 +263,7 @@ def _fp32_value(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
     return value
 
 
-def _rounded_node(node: onnx.NodeProto, halves: set[str]) -> list[onnx.NodeProto]:
+def _rounded_node(node: onnx.NodeProto, fp16_names: set[str]) -> list[onnx.NodeProto]:
     """The node in FP32, followed by casts of its FP16 results to FP16 and back."""
     nodes = [node]
     for attribute in node.attribute:
@@ -270,7 +272,7 @@ def _rounded_node(node: onnx.NodeProto, halves: set[str]) -> list[onnx.NodeProto
         if attribute.HasField("t"):
             attribute.t.CopyFrom(_fp32_tensor(attribute.t))
     for index, name in enumerate(node.output):
-        if name in halves:
+        if name in fp16_names:
             unrounded, half = name + _UNROUNDED, f"{name}/half"
             node.output[index] = unrounded
             nodes.append(helper.make_node("Cast", [unrounded], [half], half, to=TensorProto.FLOAT16))
