@@ -89,7 +89,7 @@ STAGES: Mapping[Stage, Contract] = {
         ("onnxsim", *_ORT),
         program="deploytool.rewrites.simplify_worker",
         copies=1,
-        packages=("backends", "data", "parity", "rewrites"),
+        packages=("backends", "data", "loading", "parity", "rewrites", "targets.py"),
     ),
     Stage.REWRITE: Contract(
         (Kind.GRAPH, Kind.GOLDEN),
@@ -98,7 +98,7 @@ STAGES: Mapping[Stage, Contract] = {
         ("onnx", *_ORT, *DISTRIBUTIONS),
         here=True,
         copies=2,  # the graph, and where it is another, the form for engines
-        packages=("backends", "benchmark", "data", "parity", "precision", "rewrites", "targets.py"),
+        packages=("backends", "benchmark", "data", "loading", "parity", "precision", "rewrites", "targets.py"),
     ),
     Stage.FP16: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
@@ -107,14 +107,14 @@ STAGES: Mapping[Stage, Contract] = {
         ("onnx", "safetensors", "numpy", *_ORT),
         program="deploytool.precision.session_worker",
         copies=0.5,
-        packages=("backends", "data", "exporters", "loading", "parity", "precision", "rewrites"),
+        packages=("backends", "data", "exporters", "loading", "parity", "precision", "rewrites", "targets.py"),
     ),
     Stage.KNOWN_ISSUES: Contract(
         (Kind.GOLDEN, Kind.GRAPH),
         Kind.PROBES,
         ("runner",),
         ("onnx", *_ORT),
-        packages=("backends", "data", "known_issues", "parity"),
+        packages=("backends", "data", "known_issues", "loading", "parity"),
     ),
     Stage.BUILD: Contract(
         (Kind.GRAPH,),
@@ -124,7 +124,7 @@ STAGES: Mapping[Stage, Contract] = {
         welcomes=(Kind.PROBES,),
         here=True,
         engine_copies=0.5,
-        packages=("backends", "known_issues", "targets.py"),
+        packages=("backends", "data", "known_issues", "loading", "targets.py"),
     ),
     Stage.FAULTS: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
