@@ -1,1 +1,1 @@
-"""The way to a device: a registry, one file, a web server, a stick or ssh, every byte verified as it comes."""
+"""Transfers bundles through an OCI registry, an archive, a web server, a folder or ssh; verifies every byte."""

@@ -1,4 +1,4 @@
-"""Who we are at a registry: what `docker login` left, or what a credential helper says, and how a registry asks."""
+"""Reads registry credentials from docker's config.json and credential helpers, and parses authentication challenges."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from deploytool.errors import BadInput
 
 _PART = re.compile(r'(\w+)="([^"]*)"')
 _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_SECONDS = 60.0  # a helper may ask a person for a password
-_HUB, _HUBS_KEY = ("docker.io", "index.docker.io", "registry-1.docker.io"), "https://index.docker.io/v1/"
-_TOKEN = "<token>"  # a helper's user name if its secret is no password
+_SECONDS = 60.0  # a helper may prompt for a password
+_HUB, _HUB_KEY = ("docker.io", "index.docker.io", "registry-1.docker.io"), "https://index.docker.io/v1/"
+_TOKEN = "<token>"  # the user name where a helper stores an identity token instead of a password
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """User and password in base64 by host, and the credential helpers: by host, and `store` for all others."""
+    """User and password in base64 by host, and credential helpers: by host, and `store` for all other hosts."""
 
     known: Mapping[str, str] = field(default_factory=dict)
     helpers: Mapping[str, str] = field(default_factory=dict)
     store: str = ""
 
     def of(self, base: str) -> str | None:
-        """User and password for the server of an address, in base64; None where we have none.
+        """User and password for the server of a URL, in base64; None where none are stored.
 
-        Raises BadInput if a helper cannot be asked, or keeps what is no password.
+        Raises BadInput if a helper cannot be run, or stores an identity token.
         """
         parts = urlsplit(base)
-        hosts = [parts.netloc, *([_HUBS_KEY, "index.docker.io"] if parts.netloc in _HUB else [])]
+        hosts = [parts.netloc, *([_HUB_KEY, "index.docker.io"] if parts.netloc in _HUB else [])]
         helper = next((self.helpers[host] for host in hosts if host in self.helpers), self.store)
-        said = (_asked(helper, host) for host in hosts if helper)
-        found = next((one for one in said if one), None)
-        return found or next((self.known[host] for host in (*hosts, parts.hostname or "") if host in self.known), None)
+        answers = (_run_helper(helper, host) for host in hosts if helper)
+        stored = next((answer for answer in answers if answer), None)
+        return stored or next((self.known[host] for host in (*hosts, parts.hostname or "") if host in self.known), None)
 
 
 def config_path(folder: str | None) -> Path | None:
-    """Docker's config.json, in the folder that its user names or in his home; None where he has none."""
+    """Docker's config.json in a folder, by default ~/.docker; None if the user has no home folder."""
     try:
         return Path(folder or "~/.docker").expanduser() / "config.json"
     except RuntimeError:
@@ -51,7 +51,7 @@ def config_path(folder: str | None) -> Path | None:
 
 
 def read_config(path: Path | None) -> Credentials:
-    """What a config.json of docker's holds; nothing without a file. Raises BadInput for a file that is none."""
+    """Parses docker's config.json; empty if it cannot be read. Raises BadInput if it is malformed."""
     try:
         raw = path.read_bytes() if path else b"{}"
     except OSError:
@@ -59,12 +59,14 @@ def read_config(path: Path | None) -> Credentials:
     try:
         whole = serde.loads(raw)
         entries = whole.get("auths") or {}
-        found = {host.removeprefix("https://").partition("/")[0]: _basic(entry) for host, entry in entries.items()}
+        known = {host.removeprefix("https://").partition("/")[0]: _basic(entry) for host, entry in entries.items()}
         helpers = serde.decode(dict[str, str], whole.get("credHelpers") or {})
         store = serde.decode(str, whole.get("credsStore") or "")
     except (ValueError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path} is no config.json of docker's: {error}", "log in again, or move it away") from error
-    return Credentials({host: basic for host, basic in found.items() if basic}, helpers, store)
+        raise BadInput(
+            f"{path} is not a config.json of docker: {error}", "run `docker login` again, or move the file away"
+        ) from error
+    return Credentials({host: basic for host, basic in known.items() if basic}, helpers, store)
 
 
 def _basic(entry: Mapping[str, str]) -> str:
@@ -79,37 +81,39 @@ def _encoded(user: str, password: str) -> str:
     return base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-def _asked(helper: str, host: str) -> str | None:
-    """What `docker-credential-HELPER get` says of a host; None if it knows nothing of it."""
+def _run_helper(helper: str, host: str) -> str | None:
+    """The credentials that `docker-credential-HELPER get` prints for a host; None if it has none."""
     if not _HELPER.fullmatch(helper):
-        raise BadInput(f"{helper[:64]!r} is no name of a credential helper", "mend docker's config.json")
+        raise BadInput(f"{helper[:64]!r} is not a valid name of a credential helper", "correct docker's config.json")
     program = f"docker-credential-{helper}"
     try:
         done = subprocess.run([program, "get"], input=host.encode(), capture_output=True, timeout=_SECONDS, check=False)
     except FileNotFoundError as error:
-        raise BadInput(f"{program} is not installed", "install it, or take it out of docker's config.json") from error
+        raise BadInput(f"{program} is not installed", "install it, or remove it from docker's config.json") from error
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise BadInput(f"{program} does not answer: {error}", "see what it waits for, or log in without it") from error
+        raise BadInput(
+            f"{program} failed: {error}", "run it by hand, or remove it from docker's config.json and log in again"
+        ) from error
     if done.returncode != 0:
-        return None  # it says 'credentials not found in native keychain', each helper in its own words
+        return None  # credentials not found, which each helper reports in other words
     try:
-        said = serde.decode(_Said, json.loads(done.stdout))
+        answer = serde.decode(_HelperAnswer, json.loads(done.stdout))
     except ValueError as error:
-        raise BadInput(f"{program} answers nonsense: {error}", "log in again") from error
-    if said.Username == _TOKEN:
-        raise BadInput(f"{program} keeps a token for {host}, no password", "log in with an access token")
-    return _encoded(said.Username, said.Secret)
+        raise BadInput(f"{program} printed an invalid answer: {error}", "log in again") from error
+    if answer.Username == _TOKEN:
+        raise BadInput(f"{program} stores an identity token for {host}, not a password", "log in with an access token")
+    return _encoded(answer.Username, answer.Secret)
 
 
 @dataclass(frozen=True)
-class _Said:
-    """A helper's answer, in its own words."""
+class _HelperAnswer:
+    """The JSON document that a helper prints, with its own field names."""
 
     Username: str
     Secret: str
 
 
 def parse_challenge(header: str) -> tuple[str, Mapping[str, str]]:
-    """How a WWW-Authenticate header wants us to prove who we are: basic or bearer, and what it says of it."""
+    """Parses a WWW-Authenticate header: the scheme in lower case, and its parameters."""
     scheme, _, rest = header.partition(" ")
     return scheme.lower(), dict(_PART.findall(rest))

@@ -1,4 +1,4 @@
-"""Fetches one file: every byte hashed as it comes, and what was cut goes on where it was."""
+"""Downloads one file of a bundle: hashes it as it arrives, and resumes an interrupted download."""
 
 from __future__ import annotations
 
@@ -11,53 +11,56 @@ from deploytool.errors import Refused, Unreachable
 from deploytool.host import disk, files
 from deploytool.transfer.sources import Source
 
-_TRIES = 3  # in a row that bring nothing
+_TRIES = 3  # consecutive attempts without progress
 
 
 def fetch(source: Source, file: File, to: Path, parts: Path) -> int:
-    """Puts one file in its place, begun anew where a try was cut; returns how many bytes came.
+    """Downloads a file to `to`, through a partial file in the folder `parts`; returns the number of bytes received.
 
-    Raises Refused for other bytes, and then keeps none; Unreachable when three tries in a row brought nothing.
+    Raises Refused for other bytes than the manifest's and removes them, Unreachable after three consecutive attempts
+    without progress.
     """
-    part, fetched, vain = parts / file.sha256, 0, 0
+    part, fetched, failures = parts / file.sha256, 0, 0
     while True:
-        begun = part.stat().st_size if part.exists() else 0
+        offset = part.stat().st_size if part.exists() else 0
         try:
-            _take(source, file, part)
+            _fetch_rest(source, file, part)
         except Unreachable:
-            came = (part.stat().st_size if part.exists() else 0) - begun
-            fetched, vain = fetched + max(came, 0), 0 if came > 0 else vain + 1
-            if vain == _TRIES:
+            received = (part.stat().st_size if part.exists() else 0) - offset
+            fetched, failures = fetched + max(received, 0), 0 if received > 0 else failures + 1
+            if failures == _TRIES:
                 raise
         except Refused:
             part.unlink(missing_ok=True)
-            if not begun:
-                raise  # else what was here already may have been another file's
+            if not offset:
+                raise  # otherwise the earlier part may be at fault: start again without it
         else:
             to.parent.mkdir(parents=True, exist_ok=True)
             part.replace(to)
-            return fetched + file.size - begun
+            return fetched + file.size - offset
 
 
-def _take(source: Source, file: File, part: Path) -> None:
-    """Goes on with a part until it is whole, and then holds it against size and digest."""
-    total, seen = hashlib.sha256(), 0
+def _fetch_rest(source: Source, file: File, part: Path) -> None:
+    """Completes a partial file, and verifies its size and digest."""
+    digest, length = hashlib.sha256(), 0
     with part.open("a+b") as opened:
         opened.seek(0)
         while block := opened.read(1 << 20):
-            total.update(block)
-            seen += len(block)
-        for block in source.stream(file, seen) if seen < file.size else ():
-            total.update(block)
-            seen += len(block)
-            if seen > file.size:
+            digest.update(block)
+            length += len(block)
+        for block in source.stream(file, length) if length < file.size else ():
+            digest.update(block)
+            length += len(block)
+            if length > file.size:
                 break
             with disk.writing(part, named=Path(file.path), needed=file.size):
                 opened.write(block)
         with disk.writing(part, named=Path(file.path), needed=file.size):
             opened.flush()
             os.fsync(opened.fileno())
-    if seen < file.size:
-        raise Unreachable(f"{file.path} broke off after {seen} of {file.size} bytes", "try again: it goes on there")
-    if (seen, total.hexdigest()) != (file.size, file.sha256):
-        raise Refused(f"{file.path} came with other bytes than the manifest says", files.AGAIN)
+    if length < file.size:
+        raise Unreachable(
+            f"{file.path} was interrupted after {length} of {file.size} bytes", "try again: the download resumes"
+        )
+    if (length, digest.hexdigest()) != (file.size, file.sha256):
+        raise Refused(f"{file.path} has other bytes than the manifest says", files.AGAIN)

@@ -1,4 +1,4 @@
-"""Proxies as the environment names them: HTTPS_PROXY, HTTP_PROXY, NO_PROXY, in capitals or not."""
+"""Reads the HTTP proxies that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name, in upper or lower case."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from deploytool.errors import BadInput
 from deploytool.transfer import addresses
 
 
-def find_proxy(parts: SplitResult) -> SplitResult | None:
-    """The proxy that leads to an address; None if there is none, and always for this machine itself.
+def find_proxy(url: SplitResult) -> SplitResult | None:
+    """The proxy for a URL; None without one, and always for this machine itself.
 
-    Raises BadInput for a proxy that is no address of one.
+    Raises BadInput if the variable holds no http:// URL of a proxy.
     """
-    host = parts.hostname or ""
-    named = urllib.request.getproxies_environment().get(parts.scheme)
-    if not named or addresses.is_loopback(host) or urllib.request.proxy_bypass(host):
+    host = url.hostname or ""
+    value = urllib.request.getproxies_environment().get(url.scheme)
+    if not value or addresses.is_loopback(host) or urllib.request.proxy_bypass(host):
         return None
     try:
-        proxy = urlsplit(named if "://" in named else f"http://{named}")
-        known = proxy.scheme == "http" and bool(proxy.hostname) and proxy.port != 0
+        proxy = urlsplit(value if "://" in value else f"http://{value}")
+        supported = proxy.scheme == "http" and bool(proxy.hostname) and proxy.port != 0
     except ValueError:
-        known = False
-    if not known:
-        raise BadInput(f"{named[:200]!r} is no proxy that is known", "set HTTPS_PROXY to http://host:port")
+        supported = False
+    if not supported:
+        raise BadInput(f"unsupported proxy {value[:200]!r}", "set HTTPS_PROXY to http://host:port")
     return proxy
 
 
 def authorization_header(proxy: SplitResult) -> Mapping[str, str]:
-    """Who we are at a proxy, as its address says."""
+    """The Proxy-Authorization header for the user and password in the URL of a proxy; empty without a user."""
     if proxy.username is None:
         return {}
-    both = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-    return {"Proxy-Authorization": f"Basic {base64.b64encode(both.encode()).decode()}"}
+    credentials = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(credentials.encode()).decode()}"}
 
 
-def target(parts: SplitResult) -> str:
-    """What is asked for: a path, or the whole address of a proxy that is to fetch it without TLS."""
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return f"http://{parts.netloc}{path}" if parts.scheme == "http" and find_proxy(parts) else path
+def target(url: SplitResult) -> str:
+    """The target of a request line: the path, or the absolute URL for a proxy that forwards plain HTTP."""
+    path = (url.path or "/") + (f"?{url.query}" if url.query else "")
+    return f"http://{url.netloc}{path}" if url.scheme == "http" and find_proxy(url) else path
 
 
-def headers(parts: SplitResult) -> Mapping[str, str]:
-    """What such a proxy has to be told with every request."""
-    proxy = find_proxy(parts) if parts.scheme == "http" else None
+def headers(url: SplitResult) -> Mapping[str, str]:
+    """The headers that a proxy needs with every request that it forwards as plain HTTP."""
+    proxy = find_proxy(url) if url.scheme == "http" else None
     return authorization_header(proxy) if proxy else {}

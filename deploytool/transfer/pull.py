@@ -1,4 +1,4 @@
-"""Fetches a bundle into a folder nobody looks at, every byte hashed as it comes, and shows it only when it is whole."""
+"""Fetches a bundle into a staging folder, hashes every byte as it arrives, and publishes the bundle by a rename."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from deploytool.transfer import download
 from deploytool.transfer.sources import Source
 
 Say = Callable[[str], None]
-Signed = Callable[[Mapping[str, bytes], str], Mapping[str, str]]  # what a signature beside a manifest names
+Signed = Callable[[Mapping[str, bytes], str], Mapping[str, str]]  # verifies a signature; the digests that it signs
 
 _LOG = logging.getLogger(__name__)
 _TREE, _PARTS, _LOCK = "tree", "parts", "lock"
@@ -41,7 +41,7 @@ _TREE, _PARTS, _LOCK = "tree", "parts", "lock"
 
 @dataclass(frozen=True)
 class PullResult:
-    """A bundle that was fetched: where it is, what it is, how many bytes came and how many were here already."""
+    """A bundle that was fetched: its folder and identity, the bytes that were fetched and that were here already."""
 
     folder: str
     name: str
@@ -63,129 +63,132 @@ def pull(
     reuse_from: Sequence[Path] = (),
     say: Say,
 ) -> PullResult:
-    """Fetches what a device of this kind needs of a bundle; all of it if `kind` is None.
+    """Fetches the subset `kind` of a bundle into the folder `out`; the whole bundle if `kind` is None.
 
-    `signed` holds the signature and the manifest against a key before anything is parsed or written. `near` are
-    bundles, or install roots, whose files need not come again. A fetch that was cut goes on where it was.
+    `signed` verifies the signature before anything is parsed or written. `reuse_from` are bundles or install roots
+    whose files are copied instead of fetched. An interrupted fetch resumes.
 
-    Raises Refused for other bytes than the manifest's, another digest, or another key, Unreachable if it cannot be
-    fetched now.
+    Raises Refused for other bytes than the manifest's, another digest, or another key, Unreachable if the source does
+    not answer.
     """
     beside = source.beside()
-    found = hashlib.sha256(beside[MANIFEST_FILE]).hexdigest()
-    if digest is not None and found != digest:
-        raise Refused(f"it is another bundle: its digest is {found}", "check the digest, or the address")
+    found_digest = hashlib.sha256(beside[MANIFEST_FILE]).hexdigest()
+    if digest is not None and found_digest != digest:
+        raise Refused(f"this is another bundle, with the digest {found_digest}", "check the digest, or the address")
     names = signed(beside, "the bundle") if signed else None
     if out.exists() or out.is_symlink():
-        told = _same(out, found, kind, names, beside)
-        _sweep(out)
-        return told
+        result = _existing(out, found_digest, kind, names, beside)
+        _remove_staging(out)
+        return result
     with _stage(out) as stage:
-        tree = stage / found / _TREE
-        manifest = _begin(tree, stage, beside, kind)
+        tree = stage / found_digest / _TREE
+        manifest = _prepare(tree, stage, beside, kind)
         try:
             source.agree(manifest)
-            _agree(names, manifest)
+            _check_signed(names, manifest)
         except Refused:
             shutil.rmtree(stage, ignore_errors=True)
             raise
         wanted = _wanted(manifest, kind)
-        _room(out, wanted, tree)
-        fetched, here, known = 0, 0, _known(reuse_from)
+        _check_disk_space(out, wanted, tree)
+        fetched, here, known = 0, 0, _index_files(reuse_from)
         say(f"{len(wanted)} files, {disk.size(sum(file.size for file in wanted))}")
         for file in wanted:
-            if _there(tree / file.path, file) or _copied(file, tree / file.path, known):
+            if _is_complete(tree / file.path, file) or _copy_known(file, tree / file.path, known):
                 here += file.size
                 continue
-            came = download.fetch(source, file, tree / file.path, stage / found / _PARTS)
-            fetched, here = fetched + came, here + max(file.size - came, 0)
+            received = download.fetch(source, file, tree / file.path, stage / found_digest / _PARTS)
+            fetched, here = fetched + received, here + max(file.size - received, 0)
             _LOG.debug("%s: %s", file.path, disk.size(file.size))
             known.setdefault(file.sha256, []).append(tree / file.path)
-        _show(tree, manifest, kind, out)
-    return _told(out, found, manifest, kind, fetched, here)
+        _publish(tree, manifest, kind, out)
+    return _result(out, found_digest, manifest, kind, fetched, here)
 
 
-def _told(out: Path, digest: str, manifest: Manifest, kind: Subset | None, fetched: int, here: int) -> PullResult:
+def _result(out: Path, digest: str, manifest: Manifest, kind: Subset | None, fetched: int, here: int) -> PullResult:
     left_out = len(subset.omitted_engines(manifest, kind))
     number = len(all_files(manifest)) - left_out
     return PullResult(str(out), manifest.name, digest, manifest.sequence, number, left_out, fetched, here)
 
 
-def _agree(names: Mapping[str, str] | None, manifest: Manifest) -> None:
-    """Raises Refused unless every file of the manifest was signed with the digest that the manifest gives it."""
+def _check_signed(names: Mapping[str, str] | None, manifest: Manifest) -> None:
+    """Raises Refused unless every file of the manifest is signed with the digest that the manifest states."""
     for file in all_files(manifest):
         if names is not None and names.get(file.path) != file.sha256:
-            raise Refused(f"{file.path} is not signed with the bytes that the manifest names", files.AGAIN)
+            raise Refused(f"{file.path} is not signed with the digest that the manifest states", files.AGAIN)
 
 
-def _same(
+def _existing(
     out: Path, digest: str, kind: Subset | None, names: Mapping[str, str] | None, beside: Mapping[str, bytes]
 ) -> PullResult:
-    """What lies there already, if it is the very same; a signature that was asked for and holds comes to it."""
+    """The result for a folder that holds this bundle already; adds the signature if it was verified now.
+
+    Raises BadInput if the folder holds anything else.
+    """
     try:
-        manifest, there = read_manifest(out), subset.read(out)
-        same = manifest_digest(out) == digest and there == kind
+        manifest, present = read_manifest(out), subset.read(out)
+        same = manifest_digest(out) == digest and present == kind
     except Refused:
         same = False
     if not same:
         raise BadInput(
-            f"{out} is there already", "choose another folder with --out, and --reuse-from for what it holds"
+            f"{out} already exists", "choose another folder with --out, and --reuse-from for the files that it holds"
         )
     check_files(out, manifest, subset.omitted_engines(manifest, kind))
-    _agree(names, manifest)
-    if names is not None:  # the very bundle may have come before without its signature
+    _check_signed(names, manifest)
+    if names is not None:  # the bundle may have been fetched without its signature before
         files.sweep(out.parent, f".{SIGNATURE_FILE}.*{files.UNFINISHED}")
         files.publish(out / SIGNATURE_FILE, beside[SIGNATURE_FILE], out.parent)
-    return _told(out, digest, manifest, kind, 0, sum(file.size for file in _wanted(manifest, kind)))
+    return _result(out, digest, manifest, kind, 0, sum(file.size for file in _wanted(manifest, kind)))
 
 
 def _wanted(manifest: Manifest, kind: Subset | None) -> tuple[File, ...]:
-    others = subset.omitted_engines(manifest, kind)
-    return tuple(file for file in all_files(manifest) if file.path not in others)
+    omitted = subset.omitted_engines(manifest, kind)
+    return tuple(file for file in all_files(manifest) if file.path not in omitted)
 
 
 @contextmanager
 def _stage(out: Path) -> Iterator[Path]:
-    """A hidden folder beside the one that is to be; it stays if the work is cut, and goes when it is done."""
-    stage = _beside(out)
+    """A locked, hidden folder beside `out`; after an error it stays for the next attempt, otherwise it is removed."""
+    stage = _staging_path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    _ours(stage)
+    _make_private(stage)
     opened = os.open(stage / _LOCK, os.O_RDWR | os.O_CREAT | files.OPEN_FLAGS, 0o644)
     try:
         if not locks.acquire(opened):
-            raise BadInput(f"somebody else is fetching {out}", "wait for it, or use another --out")
+            raise BadInput(f"another process is fetching {out}", "wait for it, or use another --out")
         yield stage
         shutil.rmtree(stage, ignore_errors=True)
     finally:
         os.close(opened)
-    shutil.rmtree(stage, ignore_errors=True)  # Windows lets nobody remove a file that is open
+    shutil.rmtree(stage, ignore_errors=True)  # Windows removes no open file, such as the lock
 
 
-def _beside(out: Path) -> Path:
+def _staging_path(out: Path) -> Path:
     return out.with_name(f".{out.name}.fetching")
 
 
-def _sweep(out: Path) -> None:
-    """Takes away the staging folder of a fetch that was killed when all but that was done."""
-    if _beside(out).exists():
-        with suppress(BadInput), _stage(out):  # somebody else's stays
+def _remove_staging(out: Path) -> None:
+    """Removes the staging folder of a fetch that was killed after publishing."""
+    if _staging_path(out).exists():
+        with suppress(BadInput), _stage(out):  # one in use, or of another user, stays
             pass
 
 
-def _ours(stage: Path) -> None:
-    """Makes the staging folder; one that is there must be a folder of our own, for all that is in it may go."""
+def _make_private(stage: Path) -> None:
+    """Makes the staging folder; an existing one must be writable by this user only, because its content is removed."""
     with suppress(FileExistsError):
         stage.mkdir()
-    found = stage.lstat()
-    if not stat.S_ISDIR(found.st_mode) or not owner.is_mine(found) or owner.grants(found, stat.S_IWOTH):
+    status = stage.lstat()
+    if not stat.S_ISDIR(status.st_mode) or not owner.is_mine(status) or owner.grants(status, stat.S_IWOTH):
         raise BadInput(f"{stage} is not a folder that only you can write", "remove it, or use another --out")
 
 
-def _begin(tree: Path, stage: Path, beside: Mapping[str, bytes], kind: Subset | None) -> Manifest:
-    """The staging folder with nothing in it that is not of this bundle, and its manifest, parsed."""
-    for left in stage.iterdir():
-        if left.name not in (_LOCK, tree.parent.name):
-            shutil.rmtree(left, ignore_errors=True)
+def _prepare(tree: Path, stage: Path, beside: Mapping[str, bytes], kind: Subset | None) -> Manifest:
+    """Removes from the staging folder what is not of this bundle, writes the manifest, and returns it parsed."""
+    for path in stage.iterdir():
+        if path.name not in (_LOCK, tree.parent.name):
+            shutil.rmtree(path, ignore_errors=True)
     tree.mkdir(parents=True, exist_ok=True)
     (tree.parent / _PARTS).mkdir(exist_ok=True)
     for name in UNLISTED_FILES:
@@ -204,13 +207,13 @@ def _begin(tree: Path, stage: Path, beside: Mapping[str, bytes], kind: Subset | 
     return manifest
 
 
-def _room(out: Path, wanted: Sequence[File], tree: Path) -> None:
+def _check_disk_space(out: Path, wanted: Sequence[File], tree: Path) -> None:
     needed = sum(file.size for file in wanted if not (tree / file.path).exists())
     disk.check(out.parent, needed, f"the rest of {out.name}")
 
 
-def _there(path: Path, file: File) -> bool:
-    """Whether an earlier try left this file; it may have been spoilt since."""
+def _is_complete(path: Path, file: File) -> bool:
+    """Whether an earlier attempt completed this file; a corrupt one is removed."""
     if not path.exists():
         return False
     try:
@@ -221,8 +224,8 @@ def _there(path: Path, file: File) -> bool:
     return True
 
 
-def _known(reuse_from: Sequence[Path]) -> dict[str, list[Path]]:
-    """Where files lie on this machine, by their digest."""
+def _index_files(reuse_from: Sequence[Path]) -> dict[str, list[Path]]:
+    """The paths of files on this machine by their digest."""
     known: dict[str, list[Path]] = {}
     for root in reuse_from:
         installed = root / "bundles"
@@ -233,7 +236,7 @@ def _known(reuse_from: Sequence[Path]) -> dict[str, list[Path]]:
     return known
 
 
-def _copied(file: File, to: Path, known: Mapping[str, Sequence[Path]]) -> bool:
+def _copy_known(file: File, to: Path, known: Mapping[str, Sequence[Path]]) -> bool:
     to.parent.mkdir(parents=True, exist_ok=True)
     for path in known.get(file.sha256, ()):
         with suppress(Refused):
@@ -242,8 +245,8 @@ def _copied(file: File, to: Path, known: Mapping[str, Sequence[Path]]) -> bool:
     return False
 
 
-def _show(tree: Path, manifest: Manifest, kind: Subset | None, out: Path) -> None:
-    """Checks the whole once more, and renames it into its place."""
+def _publish(tree: Path, manifest: Manifest, kind: Subset | None, out: Path) -> None:
+    """Verifies all files once more, syncs them, and renames the folder to `out`."""
     check_files(tree, manifest, subset.omitted_engines(manifest, kind))
     for folder in [*(path for path in tree.rglob("*") if path.is_dir()), tree]:
         files.sync_folder(folder)

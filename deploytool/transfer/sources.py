@@ -1,4 +1,4 @@
-"""What a bundle can be fetched from: a registry, an archive, a web server, a folder."""
+"""Sources that a bundle can be fetched from: a registry, an archive, a web server, a folder."""
 
 from __future__ import annotations
 
@@ -20,118 +20,118 @@ _BLOCK = 1 << 20
 
 
 class Source(Protocol):
-    """A bundle that lies elsewhere; nothing that it says is believed before it has been hashed."""
+    """A bundle at another place; its content is untrusted until it has been hashed."""
 
     def beside(self) -> Mapping[str, bytes]:
-        """The manifest, and the signature if there is one, by their names."""
+        """The manifest, and the signature if there is one, by file name."""
 
     def agree(self, manifest: Manifest) -> None:
-        """Raises Refused if the place itself says that other files belong to it than the manifest."""
+        """Raises Refused if the source lists other files than the manifest."""
 
     def stream(self, file: File, start: int) -> Iterator[bytes]:
-        """The bytes of a file from `start` on. Raises Refused or Unreachable."""
+        """Yields the bytes of a file from `start` on. Raises Refused or Unreachable."""
 
 
 def open_source(
-    place: Address, logins: Credentials, ca: Path | None = None, timeout: float | None = None
+    address: Address, credentials: Credentials, ca: Path | None = None, timeout: float | None = None
 ) -> AbstractContextManager[Source]:
-    """A place to fetch from, within `timeout` seconds; `logins` say who we are there.
+    """Opens a source; everything read from it must arrive within `timeout` seconds.
 
-    `ca` is a file with the certificates of those who may vouch for a server.
+    `ca` is a file with the certificates of certificate authorities.
     """
-    if isinstance(place, Registry):
-        return _registry(place, HttpClient(place.base, logins.of(place.base), ca=ca, timeout=timeout))
-    if isinstance(place, Web):
-        return _web(place, HttpClient(place.url, logins.of(place.url), ca=ca, timeout=timeout))
-    return oci_archive.open_archive(place.path) if isinstance(place, Archive) else _folder(place)
+    if isinstance(address, Registry):
+        return _registry(address, HttpClient(address.base, credentials.of(address.base), ca=ca, timeout=timeout))
+    if isinstance(address, Web):
+        return _web(address, HttpClient(address.url, credentials.of(address.url), ca=ca, timeout=timeout))
+    return oci_archive.open_archive(address.path) if isinstance(address, Archive) else _folder(address)
 
 
 @contextmanager
-def _registry(place: Registry, wire: HttpClient) -> Iterator[Source]:
+def _registry(address: Registry, client: HttpClient) -> Iterator[Source]:
     try:
-        yield RegistrySource(wire, place)
+        yield RegistrySource(client, address)
     finally:
-        wire.close()
+        client.close()
 
 
 @contextmanager
-def _web(place: Web, wire: HttpClient) -> Iterator[Source]:
+def _web(address: Web, client: HttpClient) -> Iterator[Source]:
     try:
-        yield _FromWeb(wire, place.url)
+        yield _WebSource(client, address.url)
     finally:
-        wire.close()
+        client.close()
 
 
 @contextmanager
-def _folder(place: Folder) -> Iterator[Source]:
-    yield _FromFolder(place.path)
+def _folder(address: Folder) -> Iterator[Source]:
+    yield _FolderSource(address.path)
 
 
 class RegistrySource:
-    """A name in a registry; the OCI manifest is fetched once, and held against its digest."""
+    """An artifact in a registry; the OCI manifest is fetched once, and its digest verified."""
 
-    def __init__(self, wire: HttpClient, place: Registry) -> None:
-        self._wire, self._place = wire, place
-        self._layers = oci.parse_layers(fetch_manifest(wire, place), str(place))
+    def __init__(self, client: HttpClient, address: Registry) -> None:
+        self._client, self._address = client, address
+        self._layers = oci.parse_layers(fetch_manifest(client, address), str(address))
 
     def beside(self) -> Mapping[str, bytes]:
-        """The manifest and signature, hashed."""
-        few = oci.signed_layers(self._layers, str(self._place))
-        found = {layer.path: b"".join(self._blob(layer.sha256, 0, layer.size)) for layer in few}
-        for layer in few:
-            if oci.digest_of(found[layer.path]) != f"sha256:{layer.sha256}":
-                raise Refused(f"{self._place} has another {layer.path} than it says", files.AGAIN)
-        return found
+        """The manifest and the signature, whose digests were verified."""
+        layers = oci.signed_layers(self._layers, str(self._address))
+        contents = {layer.path: b"".join(self._blob(layer.sha256, 0, layer.size)) for layer in layers}
+        for layer in layers:
+            if oci.digest_of(contents[layer.path]) != f"sha256:{layer.sha256}":
+                raise Refused(f"{layer.path} of {self._address} does not have its digest", files.AGAIN)
+        return contents
 
     def agree(self, manifest: Manifest) -> None:
-        """Every layer is a file of the bundle and the other way round."""
-        oci.check_layers(self._layers, manifest, str(self._place))
+        """Raises Refused unless the layers are the files of the bundle, one for one."""
+        oci.check_layers(self._layers, manifest, str(self._address))
 
     def stream(self, file: File, start: int) -> Iterator[bytes]:
-        """By its digest."""
+        """Yields the bytes of the blob with the digest of a file."""
         return self._blob(file.sha256, start, file.size)
 
     def _blob(self, sha256: str, start: int, size: int) -> Iterator[bytes]:
-        return self._wire.stream(f"/v2/{self._place.name}/blobs/sha256:{sha256}", start, size)
+        return self._client.stream(f"/v2/{self._address.name}/blobs/sha256:{sha256}", start, size)
 
 
-def fetch_manifest(wire: HttpClient, place: Registry) -> bytes:
-    """The OCI manifest of a name, which is what its digest, or the registry, says that it is."""
-    reference = place.digest or place.tag
-    url = f"/v2/{place.name}/manifests/{reference}"
-    reply = wire.ask("GET", url, headers={"Accept": oci.MANIFEST_TYPE})
+def fetch_manifest(client: HttpClient, address: Registry) -> bytes:
+    """Fetches an OCI manifest; raises Refused unless it has the digest of the address, or else of the response."""
+    reference = address.digest or address.tag
+    url = f"/v2/{address.name}/manifests/{reference}"
+    reply = client.ask("GET", url, headers={"Accept": oci.MANIFEST_TYPE})
     if reply.status == 404:
-        raise BadInput(f"there is no {place}", "check the name and the tag")
+        raise BadInput(f"there is no {address}", "check the name and the tag")
     if reply.status != 200:
-        raise BadInput(f"{place}: the registry answers {reply.status}", "check the name and the tag")
-    said = place.digest or reply.headers.get("docker-content-digest", "")
-    if said.startswith("sha256:") and oci.digest_of(reply.body) != said:
-        raise Refused(f"{place} has another manifest than its digest says", files.AGAIN)
+        raise BadInput(f"{address}: the registry answers {reply.status}", "check the name and the tag")
+    digest = address.digest or reply.headers.get("docker-content-digest", "")
+    if digest.startswith("sha256:") and oci.digest_of(reply.body) != digest:
+        raise Refused(f"the OCI manifest of {address} does not have its digest", files.AGAIN)
     return reply.body
 
 
-class _FromWeb:
-    def __init__(self, wire: HttpClient, url: str) -> None:
-        self._wire, self._url = wire, url
+class _WebSource:
+    def __init__(self, client: HttpClient, url: str) -> None:
+        self._client, self._url = client, url
 
     def beside(self) -> Mapping[str, bytes]:
-        found = {}
+        contents = {}
         for name in (MANIFEST_FILE, SIGNATURE_FILE):
-            reply = self._wire.ask("GET", self._url + name)
+            reply = self._client.ask("GET", self._url + name)
             if reply.status == 200:
-                found[name] = reply.body
+                contents[name] = reply.body
             elif name == MANIFEST_FILE or reply.status != 404:
                 raise BadInput(f"{self._url}{name}: {reply.status}", "give the address of a bundle's folder")
-        return found
+        return contents
 
     def agree(self, manifest: Manifest) -> None:
-        pass  # a web server does not say what belongs together
+        pass  # a web server does not list the files of a bundle
 
     def stream(self, file: File, start: int) -> Iterator[bytes]:
-        return self._wire.stream(self._url + file.path, start, file.size)
+        return self._client.stream(self._url + file.path, start, file.size)
 
 
-class _FromFolder:
+class _FolderSource:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
@@ -142,7 +142,7 @@ class _FromFolder:
         return {name: files.read(self._folder / name, MAX_MANIFEST_BYTES) for name in names}
 
     def agree(self, manifest: Manifest) -> None:
-        pass  # what else lies there stays there
+        pass  # other files in the folder are not fetched
 
     def stream(self, file: File, start: int) -> Iterator[bytes]:
         with files.open_file(self._folder / file.path) as opened:

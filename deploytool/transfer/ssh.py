@@ -1,4 +1,4 @@
-"""Sends a bundle to a device over ssh: only the files that the device lacks, each hashed there before it is shown."""
+"""Sends a bundle to a device over ssh: the files that the device lacks, which hashes them before it publishes them."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ Say = Callable[[str], None]
 
 _LOG = logging.getLogger(__name__)
 _MARK = b"deploytool:"
-_NOISE = 1000  # lines that a shell's start-up files may print before ours
+_MOST_LINES = 1000  # that a shell's start-up files may print first
 _LONGEST = 4 << 20  # bytes of a line
 _BLOCK = 1 << 20
 _START = "import sys; exec(compile(sys.stdin.buffer.read(int(sys.argv[1])), 'receiver', 'exec'))"
-_PATIENCE, _SLOWEST = 600.0, 64 << 10  # seconds for its answers, bytes a second for files
-_AGAIN = "send it again: it goes on where it was cut"
+_ANSWER_SECONDS, _SLOWEST = 600.0, 64 << 10  # for all answers; bytes a second for files
+_AGAIN = "ship it again: the transfer resumes"
 
 
 @dataclass(frozen=True)
 class SshTarget:
-    """How ssh gets in; whatever is empty is left to its own configuration. `python` is the one of the device."""
+    """Options of ssh; where empty, its own configuration decides. `python` is the interpreter on the device."""
 
     port: int | None = None
     identity: Path | None = None
@@ -56,9 +56,9 @@ class SshTarget:
 
 @dataclass(frozen=True)
 class ShipResult:
-    """A bundle on a device: where, how many bytes went and were there already, and whether it was installed there.
+    """A bundle on a device: its folder, the bytes that were sent and were there already, whether it was installed.
 
-    `tier` is what serves there; empty if it was not installed.
+    `tier` is the backend that serves there; empty if it was not installed.
     """
 
     folder: str
@@ -75,7 +75,7 @@ def ship(
     folder: Path,
     manifest: Manifest,
     device: Device,
-    door: SshTarget,
+    options: SshTarget,
     kind: Subset | None,
     *,
     key: Path | None = None,
@@ -83,49 +83,49 @@ def ship(
     timeout: float | None = None,
     say: Say,
 ) -> ShipResult:
-    """Brings a bundle, or what a device of this kind needs of it, into a root on a device.
+    """Sends the subset `kind` of a bundle, or all of it, to an install root on a device.
 
-    `key` is the file of the public key that must have signed it for the install there. All must be done within
-    `timeout` seconds; without one, within ten minutes and as long as its files take at 64 KiB/s. Raises Unreachable if
-    it is not or the line is cut, Refused if the device got other bytes, and what the install there raises.
+    `key` is the file of the public key that the install there requires a signature of. All must end within `timeout`
+    seconds; the default is ten minutes plus the time of the files at 64 KiB/s. Raises Unreachable if it does not or
+    the connection is interrupted, Refused if the device got other bytes, and the error of the install there.
     """
     left_out = subset.omitted_engines(manifest, kind)
     wanted = [file for file in all_files(manifest) if file.path not in left_out]
     with subprocess.Popen(
-        _command(device, door), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as line:
-        assert line.stdin is not None
-        assert line.stdout is not None
+        _command(device, options), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
         sent: int | None = None
-        seconds = timeout or _PATIENCE + sum(file.size for file in wanted) / _SLOWEST
+        seconds = timeout or _ANSWER_SECONDS + sum(file.size for file in wanted) / _SLOWEST
         try:
-            with _within(seconds, line, device):
+            with _within(seconds, child, device):
                 with suppress(BrokenPipeError):
-                    _open(line.stdin, _request(folder, wanted, device, kind, key, install))
-                    lacking = _lacking(_answer(line, device))
-                    sent = _send(line.stdin, folder, wanted, lacking, say)
-                    line.stdin.close()
-                end = _answer(line, device)
+                    _send_request(child.stdin, _request(folder, wanted, device, kind, key, install))
+                    lacking = _lacking(_answer(child, device))
+                    sent = _send(child.stdin, folder, wanted, lacking, say)
+                    child.stdin.close()
+                end = _answer(child, device)
                 if sent is None:
-                    raise Unreachable(f"{device.host} closed the line before it had what it lacks", _AGAIN)
+                    raise Unreachable(f"{device.host} closed the connection before it had all files", _AGAIN)
         except BaseException:
-            line.kill()
+            child.kill()
             raise
         finally:
             with suppress(BrokenPipeError):
-                line.stdin.close()
+                child.stdin.close()
     there = sum(file.size for file in wanted) - sent
-    return _told(end, manifest_digest(folder), sent, there, len(left_out), device)
+    return _result(end, manifest_digest(folder), sent, there, len(left_out), device)
 
 
 @contextmanager
-def _within(seconds: float, line: subprocess.Popen[bytes], device: Device) -> Iterator[None]:
-    """Cuts the line if what is done meanwhile takes longer: a device that keeps it open may never say a word."""
+def _within(seconds: float, child: subprocess.Popen[bytes], device: Device) -> Iterator[None]:
+    """Kills ssh after `seconds`, because a device may keep the connection open without answering."""
     late = threading.Event()
 
     def cut() -> None:
         late.set()
-        line.kill()
+        child.kill()
 
     watch = threading.Timer(seconds, cut)
     watch.daemon = True
@@ -135,20 +135,20 @@ def _within(seconds: float, line: subprocess.Popen[bytes], device: Device) -> It
     except Unreachable as error:
         if late.is_set():
             raise Unreachable(
-                f"{device.host} was not done within {seconds:.0f} s", "give it more with --timeout"
+                f"{device.host} did not finish within {seconds:.0f} s", "allow more with --timeout"
             ) from error
         raise
     finally:
         watch.cancel()
 
 
-def _command(device: Device, door: SshTarget) -> list[str]:
+def _command(device: Device, options: SshTarget) -> list[str]:
     command = ["ssh", "-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15"]
-    command += ["-F", str(door.config)] if door.config else []
-    command += ["-p", str(door.port)] if door.port else []
-    command += ["-i", str(door.identity)] if door.identity else []
+    command += ["-F", str(options.config)] if options.config else []
+    command += ["-p", str(options.port)] if options.port else []
+    command += ["-i", str(options.identity)] if options.identity else []
     size = len(_program())
-    return [*command, "--", device.host, f"{shlex.quote(door.python)} -c {shlex.quote(_START)} {size}"]
+    return [*command, "--", device.host, f"{shlex.quote(options.python)} -c {shlex.quote(_START)} {size}"]
 
 
 def _program() -> bytes:
@@ -166,80 +166,83 @@ def _request(
         "root": device.root,
         "digest": manifest_digest(folder),
         "files": [[file.path, file.size, file.sha256] for file in wanted],
-        "beside": {name: base64.b64encode(each).decode() for name, each in raw.items()},
+        "beside": {name: base64.b64encode(content).decode() for name, content in raw.items()},
         "key": "" if key is None else base64.b64encode(key.read_bytes()).decode(),
         "install": install,
     }
 
 
-def _open(to: IO[bytes], request: Mapping[str, serde.Json]) -> None:
+def _send_request(to: IO[bytes], request: Mapping[str, serde.Json]) -> None:
     to.write(_program())
     to.write(json.dumps(request).encode() + b"\n")
     to.flush()
 
 
-def _answer(line: subprocess.Popen[bytes], device: Device) -> Mapping[str, Any]:
-    """The next line that is ours; what a login prints before is nobody's."""
-    assert line.stdout is not None
-    for _ in range(_NOISE):
-        said = line.stdout.readline(_LONGEST)
-        if said.startswith(_MARK):
+def _answer(child: subprocess.Popen[bytes], device: Device) -> Mapping[str, Any]:
+    """The next answer of the receiver; lines that the login prints before it are skipped.
+
+    Raises Refused for a problem that the receiver reports, Unreachable if the connection closes.
+    """
+    assert child.stdout is not None
+    for _ in range(_MOST_LINES):
+        line = child.stdout.readline(_LONGEST)
+        if line.startswith(_MARK):
             with suppress(ValueError):
-                found = serde.loads(said[len(_MARK) :])
-                if isinstance(found, dict):
-                    return _unless_trouble(found, device)
-        if not said:
+                answer = serde.loads(line[len(_MARK) :])
+                if isinstance(answer, dict):
+                    return _raise_problem(answer, device)
+        if not line:
             break
-    assert line.stderr is not None
-    complained = line.stderr.read(_LONGEST).decode(errors="replace").split("\n")
-    complaint = clean(next((text for text in reversed(complained) if text.strip()), ""))  # the last line says what
-    raise Unreachable(f"{device.host} does not answer: {complaint or 'the line was cut'}", _AGAIN)
+    assert child.stderr is not None
+    errors_of_ssh = child.stderr.read(_LONGEST).decode(errors="replace").split("\n")
+    last_line = clean(next((text for text in reversed(errors_of_ssh) if text.strip()), ""))
+    raise Unreachable(f"{device.host} does not answer: {last_line or 'the connection was closed'}", _AGAIN)
 
 
-def _unless_trouble(found: Mapping[str, Any], device: Device) -> Mapping[str, Any]:
-    if "problem" in found:
-        raise Refused(
-            f"{device.host}: {clean(str(found['problem']))}",
-            "check the root, its rights and the disk, and send it again",
-        )
-    return found
+def _raise_problem(answer: Mapping[str, Any], device: Device) -> Mapping[str, Any]:
+    """Returns an answer, or raises Refused if it reports a problem."""
+    if "problem" in answer:
+        problem = f"{device.host}: {clean(str(answer['problem']))}"
+        raise Refused(problem, "check the root, its permissions and the disk, and ship it again")
+    return answer
 
 
-def _lacking(said: Mapping[str, Any]) -> dict[str, int]:
+def _lacking(answer: Mapping[str, Any]) -> dict[str, int]:
+    """The digests of the files that the device lacks, and how many bytes of each it has."""
     try:
-        return {str(name): int(begun) for name, begun in said["lacking"]}
+        return {str(name): int(offset) for name, offset in answer["lacking"]}
     except (KeyError, TypeError, ValueError) as error:
-        raise Unreachable(f"the device does not say what it lacks: {error}", _AGAIN) from error
+        raise Unreachable(f"the device sent an invalid list of files: {error}", _AGAIN) from error
 
 
 def _send(to: IO[bytes], folder: Path, wanted: list[File], lacking: Mapping[str, int], say: Say) -> int:
-    """The bytes that are lacking, in the order of their digests, and how many that were."""
+    """Sends the missing bytes, in the order of the digests, and returns their number."""
     sent, by_name = 0, {file.sha256: file for file in wanted}
     missing = sorted(set(lacking) & set(by_name))
     say(f"{len(missing)} files, {disk.size(sum(by_name[name].size - lacking[name] for name in missing))} to send")
     for name in missing:
-        file, begun = by_name[name], lacking[name]
+        file, offset = by_name[name], lacking[name]
         with files.open_file(folder / file.path) as opened:
-            opened.seek(begun)
+            opened.seek(offset)
             while block := opened.read(_BLOCK):
                 to.write(block)
                 sent += len(block)
         to.flush()
-        _LOG.debug("%s: %s", file.path, disk.size(file.size - begun))
+        _LOG.debug("%s: %s", file.path, disk.size(file.size - offset))
     return sent
 
 
-def _told(end: Mapping[str, Any], digest: str, sent: int, there: int, left_out: int, device: Device) -> ShipResult:
+def _result(end: Mapping[str, Any], digest: str, sent: int, there: int, left_out: int, device: Device) -> ShipResult:
     install = end.get("install")
     tier = _installed(install, device) if install else ""
     folder, known = str(end.get("folder", "")), bool(end.get("deploytool"))
     return ShipResult(folder, digest, sent, there, left_out, install is not None, known, tier)
 
 
-def _installed(said: Mapping[str, Any], device: Device) -> str:
-    """What serves on the device now; the install's own failure is ours."""
+def _installed(install: Mapping[str, Any], device: Device) -> str:
+    """The backend that serves on the device; raises the error that the install there reported."""
     with suppress(ValueError, TypeError, KeyError, AttributeError):
-        document = serde.loads(said["said"])
+        document = serde.loads(install["said"])
         error = document["error"]
         if error:
             kinds = {kind.exit_code: kind for kind in DeployError.__subclasses__()}
@@ -247,5 +250,5 @@ def _installed(said: Mapping[str, Any], device: Device) -> str:
                 f"{device.host}: {clean(str(error['problem']))}", clean(str(error["remedy"]))
             )
         return str(document["result"]["verified"]["tier"])
-    complaint = clean(" ".join(str(said.get("complained", "")).split()[-40:]))
-    raise BadInput(f"the install on {device.host} failed: {complaint}", "see what it says there")
+    stderr = clean(" ".join(str(install.get("complained", "")).split()[-40:]))
+    raise BadInput(f"the install on {device.host} failed: {stderr}", "run the install there to see its output")

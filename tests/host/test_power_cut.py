@@ -120,7 +120,7 @@ def test_a_bundle_that_a_device_receives(disk: Disk, tmp_path: Path, monkeypatch
     beside = {"manifest.json": "e30K"}
     request = {"root": str(tmp_path / "root"), "digest": digest, "files": [["a/b", 1, name], ["c", 1, name]]}
     monkeypatch.setattr(ssh_receiver, "_answer", lambda what: None)
-    ssh_receiver._received({**request, "beside": beside, "key": "", "install": False}, io.BytesIO(b"x"))
+    ssh_receiver._receive({**request, "beside": beside, "key": "", "install": False}, io.BytesIO(b"x"))
     assert disk.shown == [f"root/received/{digest}"]
 
 

@@ -35,7 +35,7 @@ _ALLOWED = {"root", "model.tar", "packed", "pulled", "run"}
 
 
 def _work(folder: Path) -> list[Callable[[], None]]:
-    bundle, home, source = folder / "in", folder / "home", sources._FromFolder(folder / "in")
+    bundle, home, source = folder / "in", folder / "home", sources._FolderSource(folder / "in")
     return [
         lambda: _ignore(oci_archive.write(bundle, read_manifest(bundle), home / "model.tar")),
         lambda: _ignore(pull.pull(source, home / "pulled", None, say=lambda line: None)),

@@ -50,10 +50,10 @@ def test_a_registry_that_wants_a_password(tmp_path: Path) -> None:
             auths = {name: {"auth": base64.b64encode(who.encode()).decode()} for name, who in known.items()}
             config.write_text(json.dumps({"auths": auths}))
             if not lets_in:
-                with pytest.raises(BadInput, match="does not let us in: 401"):
+                with pytest.raises(BadInput, match=r"authentication failed \(401"):
                     push.push(folder, read_manifest(folder), place, transfer_auth.read_config(config), say=print)
                 with (
-                    pytest.raises(BadInput, match="does not let us in: 401"),
+                    pytest.raises(BadInput, match=r"authentication failed \(401"),
                     sources.open_source(place, transfer_auth.read_config(config)),
                 ):
                     pass
@@ -72,7 +72,7 @@ def test_a_token_is_fetched_once_for_the_scope_that_is_asked_for() -> None:
         assert asked == ["/v2/a", "/token?service=s&scope=repository%3Aa%3Apull", "/v2/a", "/v2/a"]
         door.close()
         for who in (None, base64.b64encode(b"me:wrong").decode()):
-            with pytest.raises(BadInput, match=r"does not let us in|gives no token"):
+            with pytest.raises(BadInput, match=r"authentication failed|granted no token"):
                 HttpClient(base, who).ask("GET", "/v2/a")
 
 
@@ -114,15 +114,15 @@ def test_a_password_is_not_carried_to_another_server() -> None:
     [
         (200, {"Content-Length": "4"}, b"hell", "has another size", Refused),
         (200, {"Content-Length": "6"}, b"hello!", "has another size", Refused),
-        (200, {}, b"hell", "broke off", Unreachable),
-        (206, {"Content-Range": "bytes 1-4/5", "Content-Length": "4"}, b"ello", "another part", Refused),
+        (200, {}, b"hell", "was interrupted", Unreachable),
+        (206, {"Content-Range": "bytes 1-4/5", "Content-Length": "4"}, b"ello", "another range", Refused),
         (206, {"Content-Range": "bytes 2-4/9", "Content-Length": "3"}, b"llo", "has another size", Refused),
         (416, {"Content-Range": "bytes */2", "Content-Length": "0"}, b"", "has another size", Refused),
-        (404, {"Content-Length": "0"}, b"", "is not there", Refused),
+        (404, {"Content-Length": "0"}, b"", "does not exist", Refused),
         (500, {"Content-Length": "0"}, b"", "answers 500", Unreachable),
-        (302, {"Location": "/again", "Content-Length": "0"}, b"", "leads in circles", Unreachable),
-        (302, {"Location": "ftp://x/y", "Content-Length": "0"}, b"", "less safe", Unreachable),
-        (302, {"Location": "file:///etc/passwd", "Content-Length": "0"}, b"", "less safe", Unreachable),
+        (302, {"Location": "/again", "Content-Length": "0"}, b"", "redirects more than", Unreachable),
+        (302, {"Location": "ftp://x/y", "Content-Length": "0"}, b"", "less secure", Unreachable),
+        (302, {"Location": "file:///etc/passwd", "Content-Length": "0"}, b"", "less secure", Unreachable),
     ],
 )
 def test_answers_that_are_not_believed(
@@ -148,7 +148,7 @@ def test_answers_that_are_not_believed(
 
 def test_nobody_fills_our_memory(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_bytes(b" " * (transfer_http.LONGEST + 1))
-    with servers.web(tmp_path) as url, pytest.raises(Refused, match="more than is reasonable"):
+    with servers.web(tmp_path) as url, pytest.raises(Refused, match="a response of more than"):
         HttpClient(url).ask("GET", f"{url}manifest.json")
 
 
@@ -163,7 +163,7 @@ def test_logins_are_those_of_docker(tmp_path: Path) -> None:
     assert found.of("https://two:5001") is None
     for spoilt in ("[]", "{", '{"auths": 5}', '{"credsStore": 5}', '{"credHelpers": {"a": 1}}'):
         path.write_text(spoilt)
-        with pytest.raises(BadInput, match=r"is no config\.json"):
+        with pytest.raises(BadInput, match=r"is not a config\.json"):
             transfer_auth.read_config(path)
 
 
@@ -194,13 +194,13 @@ def test_credential_helpers_are_asked_for_the_host_they_are_named_for(
     assert found.of("https://two") == ME
     assert found.of("https://three") is None
     assert found.of("https://registry-1.docker.io") == ME
-    for host, problem in (("token", "keeps a token for token"), ("odd", "answers nonsense")):
+    for host, problem in (("token", "identity token for token"), ("odd", "invalid answer")):
         with pytest.raises(BadInput, match=problem):
             found.of(f"https://{host}")
     only = Credentials(helpers={"one:5000": "mine", "gone": "none-of-that-name", "evil": "../../bin/sh"})
     assert only.of("https://one:5000") == ME
     assert only.of("https://two") is None
-    for host, problem in (("gone", "is not installed"), ("evil", "is no name of a credential helper")):
+    for host, problem in (("gone", "is not installed"), ("evil", "is not a valid name of a credential helper")):
         with pytest.raises(BadInput, match=problem):
             only.of(f"https://{host}")
 
@@ -249,25 +249,25 @@ def test_odd_redirects_and_challenges_are_one_line(status: int, header: str, val
 @pytest.mark.parametrize("to", ["http://a.example/x", "http://b.example/x", "ftp://a.example/x", "file:///etc/passwd"])
 def test_no_redirect_leads_to_what_is_less_safe(to: str) -> None:
     door = HttpClient("https://a.example")
-    with pytest.raises(Unreachable, match="less safe"):
-        door._moved("https://a.example/v2/", to)
-    assert door._moved("https://a.example/v2/", "/x") == "https://a.example/x"
-    assert door._moved("https://a.example/v2/", "https://b.example/x") == "https://b.example/x"
-    assert door._moved("http://127.0.0.1:5000/v2/", "https://b.example/x") == "https://b.example/x"
+    with pytest.raises(Unreachable, match="less secure"):
+        door._redirected("https://a.example/v2/", to)
+    assert door._redirected("https://a.example/v2/", "/x") == "https://a.example/x"
+    assert door._redirected("https://a.example/v2/", "https://b.example/x") == "https://b.example/x"
+    assert door._redirected("http://127.0.0.1:5000/v2/", "https://b.example/x") == "https://b.example/x"
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b"5", b'{"token": 5}', b"\xff", b"{}", b""])
 def test_a_token_that_is_none_is_one_line(body: bytes) -> None:
     with answering(says(200, {}, body)) as realm:
         header = {"WWW-Authenticate": f'Bearer realm="{realm}/"'}
-        with answering(says(401, header)) as base, pytest.raises(BadInput, match="gives no token"):
+        with answering(says(401, header)) as base, pytest.raises(BadInput, match="granted no token"):
             HttpClient(base).ask("GET", "/v2/")
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_password_is_not_sent_to_another_site_for_a_token(scheme: str) -> None:
     header = {"WWW-Authenticate": f'Bearer realm="{scheme}://elsewhere.example/"'}
-    with answering(says(401, header)) as base, pytest.raises(BadInput, match=r"less safe|another site"):
+    with answering(says(401, header)) as base, pytest.raises(BadInput, match=r"less secure|another site"):
         HttpClient(base, ME).ask("GET", "/v2/")
 
 
@@ -315,7 +315,7 @@ class Dribbling(http.server.BaseHTTPRequestHandler):
 def test_a_server_that_dribbles_holds_nobody(path: str) -> None:
     with answering(Dribbling) as base:
         begun = time.monotonic()
-        with pytest.raises(Unreachable, match="not done within"):
+        with pytest.raises(Unreachable, match="did not finish within"):
             b"".join(HttpClient(base, timeout=0.5).stream(path, 0, 1_000_000))
         assert time.monotonic() - begun < 5
 
@@ -323,7 +323,7 @@ def test_a_server_that_dribbles_holds_nobody(path: str) -> None:
 def test_without_a_timeout_there_is_a_least_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer_http, "_SECONDS", 0.3)
     monkeypatch.setattr(transfer_http, "_SLOWEST", 1 << 30)
-    with answering(Dribbling) as base, pytest.raises(Unreachable, match="not done within"):
+    with answering(Dribbling) as base, pytest.raises(Unreachable, match="did not finish within"):
         HttpClient(base).ask("GET", "/body")
 
 
@@ -363,6 +363,6 @@ def test_proxies_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -
             HttpClient("http://far.example").ask("GET", "/x")
         monkeypatch.setenv("NO_PROXY", "")
         monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:1")
-        with pytest.raises(BadInput, match="is no proxy that is known"):
+        with pytest.raises(BadInput, match="unsupported proxy"):
             HttpClient("http://far.example").ask("GET", "/x")
     assert Proxying.seen == [("http://far.example/x?y=1", f"Basic {ME}"), ("far.example:444", f"Basic {ME}")]

@@ -122,7 +122,7 @@ def test_a_signature_that_names_other_bytes_than_its_manifest_leaves_nothing(
     sign.sign(signed, ours[0])
     monkeypatch.undo()
     (tmp_path / "home").mkdir()
-    with pytest.raises(Refused, match=r"recipe\.json is not signed with the bytes that the manifest names"):
+    with pytest.raises(Refused, match=r"recipe\.json is not signed with the digest that the manifest states"):
         pulled(str(signed), tmp_path / "home" / "out", ours[1])
     assert not list((tmp_path / "home").iterdir())
 

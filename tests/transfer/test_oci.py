@@ -58,7 +58,7 @@ def test_layers_and_manifest_must_agree(served: Registry, tmp_path: Path, monkey
 
     monkeypatch.setattr(oci, "build_artifact", fewer)
     pushed(folder, served.port, "fewer")
-    with pytest.raises(Refused, match="do not agree about"):
+    with pytest.raises(Refused, match="differ in"):
         pulled(address(served, "fewer"), tmp_path / "out")
 
 
@@ -82,7 +82,7 @@ def whole(tmp_path: Path) -> dict[str, Any]:
 )
 def test_a_layer_of_another_form_is_refused(whole: dict[str, Any], changed: dict[str, Any]) -> None:
     whole["layers"][-1].update(changed)
-    with pytest.raises(Refused, match="it has no manifest that OCI knows"):
+    with pytest.raises(Refused, match="invalid OCI manifest"):
         oci.parse_layers(small.text(whole), "it")
 
 
@@ -90,16 +90,16 @@ def test_what_is_no_model_and_what_names_a_file_twice_is_refused(whole: dict[str
     twice = {**whole, "layers": [*whole["layers"], whole["layers"][-1]]}
     with pytest.raises(Refused, match="it names a file twice"):
         oci.parse_layers(small.text(twice), "it")
-    with pytest.raises(Refused, match="it is no model: other"):
+    with pytest.raises(Refused, match="of type other"):
         oci.parse_layers(small.text({**whole, "artifactType": "other"}), "it")
 
 
 def test_the_bundle_s_own_manifest_must_be_there_and_be_short(whole: dict[str, Any]) -> None:
     found = oci.parse_layers(small.text(whole), "it")
     assert [layer.path for layer in oci.signed_layers(found, "it")] == [MANIFEST_FILE]
-    with pytest.raises(Refused, match=r"somebody else's: it holds no manifest\.json"):
+    with pytest.raises(Refused, match=r"holds no manifest\.json"):
         oci.signed_layers(found[1:], "it")
-    with pytest.raises(Refused, match="longer than any may be"):
+    with pytest.raises(Refused, match="manifest of more than"):
         oci.signed_layers((dataclasses.replace(found[0], size=MAX_MANIFEST_BYTES + 1), *found[1:]), "it")
 
 
@@ -108,7 +108,7 @@ def test_each_layer_is_a_file_of_the_bundle(whole: dict[str, Any], tmp_path: Pat
     found, manifest = oci.parse_layers(small.text(whole), "it"), read_manifest(tmp_path / "in")
     oci.check_layers(found, manifest, "it")
     last = (dataclasses.replace(found[-1], **change),) if change else ()
-    with pytest.raises(Refused, match="do not agree about"):
+    with pytest.raises(Refused, match="differ in"):
         oci.check_layers((*found[:-1], *last), manifest, "it")
 
 
@@ -120,7 +120,7 @@ def test_a_manifest_is_held_against_its_digest(whole: dict[str, Any], known: str
     )
     headers = {} if place.digest else {"docker-content-digest": oci.digest_of(raw)}
     assert sources.fetch_manifest(Says(Reply(200, headers, raw)), place) == raw
-    with pytest.raises(Refused, match="has another manifest than its digest says"):
+    with pytest.raises(Refused, match=r"OCI manifest of .* does not have its digest"):
         sources.fetch_manifest(Says(Reply(200, headers, raw + b" ")), place)
 
 
@@ -132,7 +132,7 @@ def test_the_bundle_s_own_manifest_is_held_against_its_layer(whole: dict[str, An
         if blob == raw:
             assert source.beside() == {MANIFEST_FILE: raw}
             continue
-        with pytest.raises(Refused, match=r"has another manifest\.json than it says"):
+        with pytest.raises(Refused, match=r"manifest\.json of .* does not have its digest"):
             source.beside()
 
 

@@ -128,7 +128,7 @@ def test_members_that_have_no_place_there_are_refused(tmp_path: Path, bad: tarfi
     path = written(small.made(tmp_path / "in", 6), tmp_path / "m.tar")
     with tarfile.open(path, "a") as tar:
         tar.addfile(bad, io.BytesIO())
-    with pytest.raises(Refused, match="has no place there"):
+    with pytest.raises(Refused, match="unexpected member"):
         pulled(f"oci-archive:{path}", tmp_path / "out")
     assert {one.name for one in tmp_path.iterdir()} == {"in", "m.tar"}
 
@@ -201,7 +201,7 @@ def test_a_server_without_ranges_is_read_from_the_start(tmp_path: Path) -> None:
 
 def test_another_digest_is_refused_before_anything_comes(tmp_path: Path) -> None:
     folder = small.made(tmp_path / "in", 10)
-    with pytest.raises(Refused, match="is another bundle"):
+    with pytest.raises(Refused, match="another bundle"):
         pulled(str(folder), tmp_path / "out", digest="0" * 64)
     assert {one.name for one in tmp_path.iterdir()} == {"in"}
 
@@ -219,7 +219,7 @@ def test_a_header_as_long_as_it_likes_is_not_read(tmp_path: Path, kind: bytes) -
         opened.write(whole)
     tracemalloc.start()
     try:
-        with pytest.raises(Refused, match="longer than any may be"):
+        with pytest.raises(Refused, match=r"header is longer|manifest of more than"):
             pulled(f"oci-archive:{path}", tmp_path / "out")
         assert tracemalloc.get_traced_memory()[1] < 16 << 20
     finally:
@@ -263,7 +263,7 @@ def test_either_manifest_is_held_against_its_digest(tmp_path: Path, which: str) 
     path = written(small.made(tmp_path / "in", 11), tmp_path / "m.tar")
     name = of(path, which)
     remade(path, name.__eq__, turned)
-    with pytest.raises(Refused, match="has other bytes than its name says"):
+    with pytest.raises(Refused, match="has other bytes than its name"):
         pulled(f"oci-archive:{path}", tmp_path / "out")
 
 
@@ -271,7 +271,7 @@ def test_a_file_of_another_size_is_refused_before_it_is_read(tmp_path: Path) -> 
     path = written(small.made(tmp_path / "in", 12), tmp_path / "m.tar")
     name = of(path, small.ORIN)
     remade(path, name.__eq__, lambda raw: raw + b"x")
-    with pytest.raises(Refused, match="has another size for engines"):
+    with pytest.raises(Refused, match="has another size than the manifest"):
         pulled(f"oci-archive:{path}", tmp_path / "out")
 
 
@@ -282,7 +282,7 @@ def test_an_index_of_two_models_or_none_is_refused(tmp_path: Path) -> None:
     for count in (0, 2):
         path = written(small.made(tmp_path / f"in{count}", 13), tmp_path / f"{count}.tar")
         remade(path, "index.json".__eq__, times(count))
-        with pytest.raises(Refused, match="does not hold one model"):
+        with pytest.raises(Refused, match="exactly one bundle"):
             pulled(f"oci-archive:{path}", tmp_path / "out")
 
 
@@ -299,21 +299,21 @@ def test_an_archive_whose_layers_are_not_the_bundle_s_is_refused(
 
     monkeypatch.setattr(oci, "build_artifact", fewer)
     path = written(small.made(tmp_path / "in", 14), tmp_path / "m.tar")
-    with pytest.raises(Refused, match="do not agree about"):
+    with pytest.raises(Refused, match="differ in"):
         pulled(f"oci-archive:{path}", tmp_path / "out")
 
 
 def test_more_members_than_any_archive_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(small.made(tmp_path / "in", 15), tmp_path / "m.tar")
     monkeypatch.setattr(oci_archive, "_MOST", 5)
-    with pytest.raises(Refused, match="has no place there"):
+    with pytest.raises(Refused, match="unexpected member"):
         pulled(f"oci-archive:{path}", tmp_path / "out")
 
 
 def test_a_manifest_longer_than_any_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(small.made(tmp_path / "in", 16), tmp_path / "m.tar")
-    monkeypatch.setattr(oci_archive, "LONGEST_MANIFEST", 100)
-    with pytest.raises(Refused, match=r"index\.json is longer than it may be"):
+    monkeypatch.setattr(oci_archive, "MAX_MANIFEST_BYTES", 100)
+    with pytest.raises(Refused, match=r"index\.json is longer than"):
         pulled(f"oci-archive:{path}", tmp_path / "out")
 
 
@@ -323,7 +323,7 @@ def test_a_file_with_holes_is_refused(tmp_path: Path) -> None:
     one.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": "1"}
     with tarfile.open(path, "a", format=tarfile.PAX_FORMAT) as tar:
         tar.addfile(one, io.BytesIO())
-    with pytest.raises(Refused, match="is no plain file"):
+    with pytest.raises(Refused, match="is not a plain file"):
         pulled(f"oci-archive:{path}", tmp_path / "out")
 
 
@@ -332,5 +332,5 @@ def test_a_file_of_less_than_no_bytes_is_refused(tmp_path: Path) -> None:
     one = member("blobs/sha256/" + "0" * 64)
     one.size = -512
     path.write_bytes(one.tobuf(tarfile.GNU_FORMAT) + path.read_bytes())
-    with pytest.raises(Refused, match=r"is no plain file|is no tar"):  # newer Pythons see it themselves
+    with pytest.raises(Refused, match=r"is not a plain file|is not a tar"):  # newer Pythons see it themselves
         pulled(f"oci-archive:{path}", tmp_path / "out")

@@ -210,7 +210,7 @@ def test_what_does_not_keep_its_bytes_is_not_shown(device: Sshd, tmp_path: Path,
     raw[3] ^= 8
     (folder / small.ORIN).write_bytes(raw)  # after it was checked
     door = SshTarget(None, None, device.config, sys.executable)
-    with pytest.raises(Refused, match="other bytes than its digest says"):
+    with pytest.raises(Refused, match="does not have its digest"):
         ssh.ship(folder, manifest, addresses.parse_device(f"device:{home}"), door, None, install=False, say=print)
     assert received(home) == []
     assert not list((home / "received" / ".incoming").glob("*.part"))
@@ -231,7 +231,7 @@ def test_a_device_that_keeps_the_line_and_says_nothing_is_left(tmp_path: Path, m
     silent = [sys.executable, "-c", "import time; time.sleep(60)"]
     monkeypatch.setattr(ssh, "_command", lambda device, door: silent)
     folder, begun = small.made(tmp_path / "in", 1), time.monotonic()
-    with pytest.raises(Unreachable, match="pc was not done within 0 s") as refused:
+    with pytest.raises(Unreachable, match="pc did not finish within 0 s") as refused:
         ssh.ship(
             folder,
             read_manifest(folder),
@@ -242,7 +242,7 @@ def test_a_device_that_keeps_the_line_and_says_nothing_is_left(tmp_path: Path, m
             timeout=0.3,
             say=print,
         )
-    assert refused.value.remedy == "give it more with --timeout"
+    assert "--timeout" in refused.value.remedy
     assert time.monotonic() - begun < 20
 
 
@@ -257,9 +257,9 @@ def test_a_device_that_says_all_is_done_before_it_has_anything_is_not_believed(
         to.write(bytes(1 << 20))
         to.flush()
 
-    monkeypatch.setattr(ssh, "_open", late)
+    monkeypatch.setattr(ssh, "_send_request", late)
     folder, to = small.made(tmp_path / "in", 1), addresses.parse_device("me@pc:/x")
-    with pytest.raises(Unreachable, match="closed the line before it had what it lacks"):
+    with pytest.raises(Unreachable, match="closed the connection before it had all files"):
         ssh.ship(folder, read_manifest(folder), to, SshTarget(), None, install=False, say=print)
 
 
@@ -273,7 +273,7 @@ def test_of_what_a_device_complains_the_last_line_is_said(tmp_path: Path, monkey
 
 @pytest.mark.parametrize("text", ["device", "-oProxyCommand=x:/root", "me@:/x", "me@host:root", "a b:/x", "h;id:/x"])
 def test_what_is_no_device(text: str) -> None:
-    with pytest.raises(DeployError, match="is no folder on a device"):
+    with pytest.raises(DeployError, match="is not a folder on a device"):
         addresses.parse_device(text)
 
 

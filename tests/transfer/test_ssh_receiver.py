@@ -91,7 +91,7 @@ def test_a_link_in_the_place_of_the_staging_folder_is_refused(tmp_path: Path) ->
     (victim / "precious").mkdir(parents=True)
     (tmp_path / "root" / "received").mkdir(parents=True)
     (tmp_path / "root" / "received" / ".incoming").symlink_to(victim)
-    assert "is a link" in received(tmp_path / "root")["problem"]
+    assert "is a symbolic link" in received(tmp_path / "root")["problem"]
     assert (victim / "precious").is_dir()
 
 
@@ -99,14 +99,14 @@ def test_a_link_in_the_place_of_what_was_received_is_refused(tmp_path: Path) -> 
     (tmp_path / "victim").mkdir()
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "received").symlink_to(tmp_path / "victim")
-    assert "is a link" in received(tmp_path / "root", files=[["a", 1, NAME]])["problem"]
+    assert "is a symbolic link" in received(tmp_path / "root", files=[["a", 1, NAME]])["problem"]
 
 
 def test_other_bytes_are_refused_as_they_come(tmp_path: Path) -> None:
     root = tmp_path / "root"
-    assert received(root, digest="0" * 64)["problem"] == "the manifest came with other bytes"
+    assert received(root, digest="0" * 64)["problem"] == "the manifest does not have its digest"
     told = received(root, b"y", files=[["a", 1, NAME]])
-    assert told["problem"] == "a file came with other bytes than its digest says"
+    assert told["problem"] == "a file does not have its digest"
     assert not list(root.glob("received/.incoming/*.part"))
     assert not list(root.glob("received/[0-9a-f]*"))
 
@@ -129,7 +129,7 @@ def test_what_rotted_on_the_device_is_asked_for_again(tmp_path: Path) -> None:
 def test_nothing_is_taken_from_outside_a_bundle(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"x")
     known(tmp_path / "root", "../../../secret")
-    assert ssh_receiver._known(tmp_path / "root") == {}
+    assert ssh_receiver._index_files(tmp_path / "root") == {}
 
 
 def test_a_part_that_is_longer_than_its_file_is_begun_anew(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_what_has_no_room_is_not_asked_for(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_disk_that_does_not_keep_the_bytes_is_told(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"y")
-    with pytest.raises(ssh_receiver.Failure, match="a does not keep its bytes on this disk"):
+    with pytest.raises(ssh_receiver.Failure, match="a is corrupt on this disk"):
         ssh_receiver._assemble(tmp_path, [("a", 1, NAME)], {})
 
 
@@ -157,7 +157,7 @@ def test_two_do_not_send_at_once(tmp_path: Path) -> None:
     stage.mkdir(parents=True)
     with (stage / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert "somebody else is sending" in received(tmp_path / "root", files=[["a", 1, NAME]])["problem"]
+        assert "another process is sending" in received(tmp_path / "root", files=[["a", 1, NAME]])["problem"]
     assert "problem" not in received(tmp_path / "root", files=[["a", 1, NAME]])
 
 
@@ -195,7 +195,7 @@ def test_an_install_has_a_copy_that_no_other_ship_touches(tmp_path: Path, monkey
         "key": "",
         "install": True,
     }
-    found = ssh_receiver._received(request, io.BufferedReader(io.BytesIO(b"x")))
+    found = ssh_receiver._receive(request, io.BufferedReader(io.BytesIO(b"x")))
     assert seen[0] != Path(found["folder"])
     assert (Path(found["folder"]) / "a").read_bytes() == b"x"  # one that was not taken is shown
 
@@ -212,5 +212,5 @@ def test_what_a_killed_install_was_given_is_swept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changed", [{"digest": "../" * 21 + "x"}, {"files": [["a", 1, "../../../out"]]}], ids=str)
 def test_names_are_checked_before_anything_is_written(tmp_path: Path, changed: dict[str, Any]) -> None:
-    assert received(tmp_path / "root", **changed)["problem"] == "the list of files makes no sense"
+    assert received(tmp_path / "root", **changed)["problem"] == "the list of files is invalid"
     assert not list(tmp_path.iterdir())

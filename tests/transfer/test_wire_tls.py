@@ -54,7 +54,7 @@ def there_and_back(
     folder, to = small.made(tmp_path / "in", 1, 600_000), to or place(served, name, ca)
     logins = Credentials({f"127.0.0.1:{served.port}": who} if who else {})
     sent = push.push(folder, read_manifest(folder), to, logins, ca=ca, chunk=CHUNK, say=hush)
-    for where in (to, replace(to, digest=sent.digest)):
+    for where in (to, replace(to, digest=sent.oci_digest)):
         with sources.open_source(where, logins, ca) as source:
             landed = pull.pull(source, tmp_path / f"out {where.digest}", None, say=hush)
         assert small.contents(Path(landed.folder)) == small.contents(folder)
@@ -81,13 +81,13 @@ def test_a_server_that_nobody_vouches_for_is_not_spoken_to(
     to = addresses.Registry(f"https://127.0.0.1:{locked.port}", "none", "1")
     for ca in (None, others.ca):
         with (
-            pytest.raises(BadInput, match=r"nobody we trust vouches for https://127\.0\.0\.1") as caught,
+            pytest.raises(BadInput, match=r"certificate of https://127\.0\.0\.1:\d+ is not trusted") as caught,
             sources.open_source(to, Credentials(), ca),
         ):
             pass
         assert "--ca FILE" in caught.value.remedy
     named = f"https://localhost:{locked.port}"  # the certificate is for 127.0.0.1 alone
-    with pytest.raises(BadInput, match="nobody we trust vouches for https://localhost"):
+    with pytest.raises(BadInput, match=r"certificate of https://localhost:\d+ is not trusted"):
         HttpClient(named, ca=ours.ca).ask("GET", "/v2/")
 
 
@@ -108,7 +108,7 @@ def test_who_names_an_authority_means_tls_on_this_machine_too(ours: Authority) -
         found = addresses.parse(text, plain_http=plain, ca=ca)
         assert isinstance(found, addresses.Registry)
         assert found.base == base
-    with pytest.raises(BadInput, match="contradict each other"):
+    with pytest.raises(BadInput, match="mutually exclusive"):
         addresses.parse("oci://127.0.0.1:5000/m:1", plain_http=True, ca=ours.ca)
 
 
@@ -142,7 +142,7 @@ def test_a_real_registry_that_wants_tokens_and_speaks_tls(tmp_path: Path, ours: 
         before = small.contents(tmp_path / "in")
         for who in (Credentials(), Credentials({f"127.0.0.1:{running.port}": base64.b64encode(b"me:wrong").decode()})):
             with (
-                pytest.raises(BadInput, match=r"does not let us in|gives no token"),
+                pytest.raises(BadInput, match=r"authentication failed|granted no token"),
                 sources.open_source(place(running, "models/m", ours.ca), who, ours.ca),
             ):
                 pass
