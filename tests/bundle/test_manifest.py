@@ -41,10 +41,10 @@ def test_a_written_manifest_reads_back_equal(packed: Path, tmp_path: Path) -> No
     assert manifest.schema == "deploytool.bundle.manifest/3"
 
 
-@pytest.mark.parametrize("stated", [0, -1, 8193, 1.5, True, "64"])
-def test_an_invalid_memory_of_a_graph_is_refused(copy: Path, stated: object) -> None:
+@pytest.mark.parametrize("memory_mib", [0, -1, 8193, 1.5, True, "64"])
+def test_an_invalid_memory_of_a_graph_is_refused(copy: Path, memory_mib: object) -> None:
     data = json.loads((copy / "manifest.json").read_text())
-    data["graphs"][0]["memory_mib"] = stated
+    data["graphs"][0]["memory_mib"] = memory_mib
     (copy / "manifest.json").write_text(serde.text(data))
     with pytest.raises(Refused, match="memory"):
         read_manifest(copy)
@@ -55,16 +55,16 @@ def test_an_invalid_memory_of_a_graph_is_refused(copy: Path, stated: object) -> 
 
 def test_the_manifest_lists_every_other_file_with_its_role(packed: Path) -> None:
     manifest = read_manifest(packed)
-    there = {path.relative_to(packed).as_posix() for path in packed.rglob("*") if path.is_file()}
-    assert {file.path for file in all_files(manifest)} == there - {"manifest.json"}
+    present = {path.relative_to(packed).as_posix() for path in packed.rglob("*") if path.is_file()}
+    assert {file.path for file in all_files(manifest)} == present - {"manifest.json"}
     assert {file.role for file in all_files(manifest)} == set(Role)
 
 
 def test_the_content_digest_excludes_engines_and_the_manifest_digest_nothing(packed: Path, tmp_path: Path) -> None:
     manifest = read_manifest(packed)
     (engine,) = manifest.engines
-    other = dataclasses.replace(engine, file=dataclasses.replace(engine.file, sha256="0" * 64))
-    rebuilt = dataclasses.replace(manifest, engines=(other,))
+    changed = dataclasses.replace(engine, file=dataclasses.replace(engine.file, sha256="0" * 64))
+    rebuilt = dataclasses.replace(manifest, engines=(changed,))
     write_manifest(tmp_path, rebuilt)
     assert content_digest(rebuilt) == content_digest(manifest)
     assert manifest_digest(tmp_path) != manifest_digest(packed)
@@ -84,20 +84,20 @@ def test_a_signature_is_the_only_unlisted_file_accepted(copy: Path) -> None:
 def test_file_types_are_checked_before_any_file_is_read(
     copy: Path, monkeypatch: pytest.MonkeyPatch, path: str, kind: str
 ) -> None:
-    def never(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise AssertionError("it was read")
 
-    monkeypatch.setattr(files, "verify_file", never)
-    place, kept = copy / path, copy.with_name("kept")
-    place.rename(kept)
+    monkeypatch.setattr(files, "verify_file", fail)
+    target, original = copy / path, copy.with_name("kept")
+    target.rename(original)
     if kind == "link":
-        place.symlink_to(kept)
+        target.symlink_to(original)
     elif kind == "pipe":
-        os.mkfifo(place)
-    elif kept.is_dir():
-        place.write_bytes(b"x")
+        os.mkfifo(target)
+    elif original.is_dir():
+        target.write_bytes(b"x")
     else:
-        place.mkdir()
+        target.mkdir()
     with pytest.raises(Refused, match=f"{path} is no regular file"):
         check_files(copy, read_manifest(copy))
 
@@ -112,7 +112,7 @@ def test_only_engines_named_as_absent_may_be_missing(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "value", "problem"),
+    ("keys", "value", "problem"),
     [
         (("sequence",), -1, "its sequence is negative"),
         (("sequence",), True, "sequence is True, and should be a whole number"),
@@ -149,12 +149,12 @@ def test_only_engines_named_as_absent_may_be_missing(copy: Path) -> None:
         ((*PART, "spans"), [[0, 1]], "a part of an output is invalid"),
     ],
 )
-def test_invalid_values_are_refused(copy: Path, where: tuple[str | int, ...], value: object, problem: str) -> None:
+def test_invalid_values_are_refused(copy: Path, keys: tuple[str | int, ...], value: object, problem: str) -> None:
     data = json.loads((copy / "manifest.json").read_text())
-    inner = data
-    for step in where[:-1]:
-        inner = inner[step]
-    inner[where[-1]] = value
+    parent = data
+    for key in keys[:-1]:
+        parent = parent[key]
+    parent[keys[-1]] = value
     (copy / "manifest.json").write_text(serde.text(data))
     with pytest.raises(Refused, match=problem):
         read_manifest(copy)

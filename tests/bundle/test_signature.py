@@ -28,18 +28,18 @@ from deploytool.device.serve import serve
 from deploytool.device.verify import Integrity, VerifyOptions
 from deploytool.errors import BadInput, MissingBackend, Refused
 from tests.device import small
-from tests.device.keys import Keys, inside, keys, refused
+from tests.device.keys import Keys, edit_envelope, is_refused, keys
 
 
 def test_the_signature_alone_detects_a_change_of_every_file(copy: Path, ours: Keys) -> None:
-    """The manifest is not asked: it names the same digests, but a bundle need not get that far."""
+    """The manifest is not read: a changed file is detected from the signature alone."""
     digest = manifest_digest(copy)
     for path in [path for path in small.paths(copy) if path.name != SIGNATURE_FILE]:
-        kept = path.read_bytes()
-        path.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         with pytest.raises(Refused, match="has other bytes"):
             signature.check(copy, digest, ours[1])
-        path.write_bytes(kept)
+        path.write_bytes(content)
     signature.check(copy, digest, ours[1])
 
 
@@ -61,30 +61,30 @@ def test_the_signature_alone_detects_a_change_of_every_file(copy: Path, ours: Ke
     ],
 )
 def test_a_signature_in_any_other_form_is_refused(copy: Path, ours: Keys, old: str, new: str) -> None:
-    place = copy / SIGNATURE_FILE
-    assert old in place.read_text()
-    place.write_text(place.read_text().replace(old, new, 1))
-    assert refused(copy, ours[1])
+    path = copy / SIGNATURE_FILE
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    assert is_refused(copy, ours[1])
 
 
 def test_base64_that_is_not_canonical_is_refused(copy: Path, ours: Keys) -> None:
-    """A last letter may hold bits that decode to nothing; another one in its place is another text."""
-    place, letters = copy / SIGNATURE_FILE, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-    text = place.read_text()
+    """The last letter may have unused bits; a letter that differs in them only decodes to the same bytes."""
+    path, letters = copy / SIGNATURE_FILE, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    text = path.read_text()
     sig = json.loads(text)["dsseEnvelope"]["signatures"][0]["sig"]
     while not sig.endswith("="):  # signatures differ in length
         sign.sign(copy, ours[0])
-        text = place.read_text()
+        text = path.read_text()
         sig = json.loads(text)["dsseEnvelope"]["signatures"][0]["sig"]
     bare = sig.rstrip("=")
-    other = bare[:-1] + letters[letters.index(bare[-1]) ^ 1] + "=" * (len(sig) - len(bare))
-    assert base64.b64decode(other) == base64.b64decode(sig)
-    place.write_text(text.replace(sig, other))
-    assert refused(copy, ours[1])
+    changed = bare[:-1] + letters[letters.index(bare[-1]) ^ 1] + "=" * (len(sig) - len(bare))
+    assert base64.b64decode(changed) == base64.b64decode(sig)
+    path.write_text(text.replace(sig, changed))
+    assert is_refused(copy, ours[1])
 
 
 def test_a_consistent_forgery_is_refused(copy: Path, ours: Keys, theirs: Keys) -> None:
-    """Other bytes, a manifest that names them, and a signature by a key one does not trust."""
+    """A changed file, a manifest with its digest, and a signature by a key that is not trusted."""
     manifest = read_manifest(copy)
     (copy / manifest.graphs[0].path).write_bytes(b"another graph")
     files = tuple(describe_file(copy, file.path, file.role) for file in manifest.files)
@@ -100,55 +100,55 @@ def test_a_consistent_forgery_is_refused(copy: Path, ours: Keys, theirs: Keys) -
 def test_the_signature_is_checked_before_the_manifest_is_parsed(
     copy: Path, ours: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(raw: bytes, folder: Path) -> Manifest:
+    def fail(raw: bytes, folder: Path) -> Manifest:
         raise AssertionError("it was parsed")
 
-    monkeypatch.setattr(verify, "parse_manifest", never)
+    monkeypatch.setattr(verify, "parse_manifest", fail)
     (copy / SIGNATURE_FILE).unlink()
     with pytest.raises(Refused, match="is not signed"):
         verify.check_integrity(copy, VerifyOptions(key=ours[1]))
 
 
-def signed_otherwise(folder: Path, place: Path, change: Callable[[str], str]) -> Path:
-    """Signs another statement than model-signing makes; the public key that its signature holds for."""
+def sign_changed_statement(folder: Path, path: Path, change: Callable[[str], str]) -> Path:
+    """Signs a changed statement, and returns the public key for which its signature is valid."""
     private = ec.generate_private_key(ec.SECP256R1())
-    one, public = keys(place, "key", private)
-    sign.sign(folder, one)
+    private_path, public = keys(path, "key", private)
+    sign.sign(folder, private_path)
 
     def edit(envelope: dict[str, Any]) -> None:
         payload = change(json.dumps(json.loads(base64.b64decode(envelope["payload"])))).encode()
-        kind = envelope["payloadType"]
-        before = f"DSSEv1 {len(kind)} {kind} {len(payload)} ".encode()
-        made = private.sign(before + payload, ec.ECDSA(signature._CURVES["secp256r1"]))
+        payload_type = envelope["payloadType"]
+        prefix = f"DSSEv1 {len(payload_type)} {payload_type} {len(payload)} ".encode()
+        signature_bytes = private.sign(prefix + payload, ec.ECDSA(signature._CURVES["secp256r1"]))
         envelope["payload"] = base64.b64encode(payload).decode()
-        envelope["signatures"][0]["sig"] = base64.b64encode(made).decode()
+        envelope["signatures"][0]["sig"] = base64.b64encode(signature_bytes).decode()
 
-    inside(folder, edit)
+    edit_envelope(folder, edit)
     return public
 
 
 def test_a_statement_that_lists_a_file_twice_is_refused(copy: Path, tmp_path: Path) -> None:
-    def twice(text: str) -> str:
-        told = json.loads(text)
-        resources = told["predicate"]["resources"]
+    def repeat_file(text: str) -> str:
+        statement = json.loads(text)
+        resources = statement["predicate"]["resources"]
         resources.append(resources[0])
         total = hashlib.sha256(b"".join(bytes.fromhex(each["digest"]) for each in resources))
-        told["subject"][0]["digest"]["sha256"] = total.hexdigest()
-        return json.dumps(told)
+        statement["subject"][0]["digest"]["sha256"] = total.hexdigest()
+        return json.dumps(statement)
 
-    verify.check_integrity(copy, VerifyOptions(key=signed_otherwise(copy, tmp_path, str)))
+    verify.check_integrity(copy, VerifyOptions(key=sign_changed_statement(copy, tmp_path, str)))
     with pytest.raises(Refused, match="it lists a file twice"):
-        verify.check_integrity(copy, VerifyOptions(key=signed_otherwise(copy, tmp_path, twice)))
+        verify.check_integrity(copy, VerifyOptions(key=sign_changed_statement(copy, tmp_path, repeat_file)))
 
 
 def test_a_signature_that_only_names_the_key_is_refused(copy: Path, ours: Keys, theirs: Keys) -> None:
-    place = copy / SIGNATURE_FILE
-    hint = json.loads(place.read_text())["verificationMaterial"]["publicKey"]["hint"]
+    path = copy / SIGNATURE_FILE
+    hint = json.loads(path.read_text())["verificationMaterial"]["publicKey"]["hint"]
     sign.sign(copy, theirs[0])
-    told = json.loads(place.read_text())
-    assert told["verificationMaterial"]["publicKey"]["hint"] != hint
-    told["verificationMaterial"]["publicKey"]["hint"] = hint
-    place.write_text(json.dumps(told))
+    statement = json.loads(path.read_text())
+    assert statement["verificationMaterial"]["publicKey"]["hint"] != hint
+    statement["verificationMaterial"]["publicKey"]["hint"] = hint
+    path.write_text(json.dumps(statement))
     with pytest.raises(Refused, match="is not by the key"):
         verify.check_integrity(copy, VerifyOptions(key=ours[1]))
 
@@ -178,20 +178,20 @@ def test_a_statement_of_another_type_is_refused_even_with_a_valid_signature(
         assert old in text
         return text.replace(old, new)
 
-    public = signed_otherwise(copy, tmp_path, edited)
+    public = sign_changed_statement(copy, tmp_path, edited)
     with pytest.raises(Refused, match="is not in the form that deploytool writes"):
         verify.check_integrity(copy, VerifyOptions(key=public))
 
 
 def test_unusable_keys_are_bad_input(copy: Path, tmp_path: Path, ours: Keys) -> None:
     foreign = keys(tmp_path, "ed25519", ed25519.Ed25519PrivateKey.generate())
-    other = keys(tmp_path, "secp256k1", ec.generate_private_key(ec.SECP256K1()))
+    unsupported = keys(tmp_path, "secp256k1", ec.generate_private_key(ec.SECP256K1()))
     for key, problem in (
         (tmp_path / "none.pem", "cannot be read"),
         (copy / "recipe.json", "is no public key"),
         (ours[0], "is no public key"),
         (foreign[1], "is no key on secp256r1"),
-        (other[1], "is no key on secp256r1"),
+        (unsupported[1], "is no key on secp256r1"),
     ):
         with pytest.raises(BadInput, match=problem):
             verify.check_integrity(copy, VerifyOptions(key=key))
@@ -199,7 +199,7 @@ def test_unusable_keys_are_bad_input(copy: Path, tmp_path: Path, ours: Keys) -> 
         (tmp_path / "none.pem", "cannot be read"),
         (ours[1], "is no private key in PEM"),
         (foreign[0], "is no private key on secp256r1"),
-        (other[0], "is no private key on secp256r1"),
+        (unsupported[0], "is no private key on secp256r1"),
     ):
         with pytest.raises(BadInput, match=problem):
             sign.sign(copy, key)
@@ -222,7 +222,7 @@ def test_an_installed_bundle_keeps_its_signature(signed: Path, tmp_path: Path, o
     root = tmp_path / "root"
     with pytest.raises(Refused, match="is not signed"):
         install.install(unsigned, root, lambda _: None, key=ours[1])
-    first = install.install(unsigned, root, lambda _: None)  # nobody asked
+    first = install.install(unsigned, root, lambda _: None)  # no signature is required
     second = install.install(signed, root, lambda _: None, key=ours[1])
     assert (second.current, second.previous) == (first.current, None)
     verify.check_integrity(install.bundle_path(root, second.current), VerifyOptions(key=ours[1]))
@@ -233,23 +233,25 @@ def test_an_installed_bundle_keeps_its_signature(signed: Path, tmp_path: Path, o
 def test_rollback_requires_the_signature(packed: Path, signed: Path, tmp_path: Path, ours: Keys) -> None:
     unsigned, root = small.small(packed, tmp_path / "unsigned", 2, seed=1), tmp_path / "root"
     install.install(unsigned, root, lambda _: None)
-    turned = install.install(signed, root, lambda _: None, key=ours[1])
+    pointer = install.install(signed, root, lambda _: None, key=ours[1])
     with pytest.raises(Refused, match="is not signed"):
         install.rollback(root, ours[1])
-    assert install.read_pointer(root) == turned
+    assert install.read_pointer(root) == pointer
     assert install.rollback(root).current == manifest_digest(unsigned)
 
 
 def test_a_bundle_replaced_after_the_copy_is_not_verified(
     packed: Path, signed: Path, tmp_path: Path, ours: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where no lock holds, and somebody else has put something in its place since it was brought there."""
-    proved: list[Integrity] = []
+    """As where locks do not work, and another process has replaced the copy."""
+    verified: list[Integrity] = []
     unsigned = Path(shutil.copytree(signed, tmp_path / "unsigned", ignore=shutil.ignore_patterns(SIGNATURE_FILE)))
-    other = small.small(packed, tmp_path / "other", 4, seed=1)
-    for there, why in ((other, "is another bundle"), (unsigned, "is not signed")):
-        monkeypatch.setattr(install, "_copy", lambda _, place, *__, there=there, **___: shutil.copytree(there, place))
-        with pytest.raises(Refused, match=why):
-            install.install(signed, tmp_path / f"root-{there.name}", proved.append, key=ours[1])
-        assert install.read_pointer(tmp_path / f"root-{there.name}") is None
-    assert not proved
+    other_bundle = small.small(packed, tmp_path / "other", 4, seed=1)
+    for replacement, reason in ((other_bundle, "is another bundle"), (unsigned, "is not signed")):
+        monkeypatch.setattr(
+            install, "_copy", lambda _, path, *__, replacement=replacement, **___: shutil.copytree(replacement, path)
+        )
+        with pytest.raises(Refused, match=reason):
+            install.install(signed, tmp_path / f"root-{replacement.name}", verified.append, key=ours[1])
+        assert install.read_pointer(tmp_path / f"root-{replacement.name}") is None
+    assert not verified

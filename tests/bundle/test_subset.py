@@ -20,7 +20,7 @@ ON_RTX40 = Environment("linux", "x86_64", "RTX 4090", "8.9", "13.0", {"tensorrt"
 
 
 @pytest.fixture
-def part(tmp_path: Path) -> Path:
+def fetched(tmp_path: Path) -> Path:
     """A bundle as it was fetched for orin."""
     folder = small.made(tmp_path / "part", 1)
     (folder / small.RTX40).unlink()
@@ -43,30 +43,30 @@ def test_engines_for_other_capabilities_are_omitted(tmp_path: Path) -> None:
     assert subset.omitted_engines(manifest, subset.parse("thor")) == {small.ORIN, small.RTX40}
 
 
-def test_a_subset_is_verified_and_installed(part: Path, tmp_path: Path) -> None:
-    assert "left out" in verify.check_integrity(part).steps[0].status
-    turned = install.install(part, tmp_path / "root", lambda checked: None)
-    assert small.contents(install.bundle_path(tmp_path / "root", turned.current)) == small.contents(part)
+def test_a_subset_is_verified_and_installed(fetched: Path, tmp_path: Path) -> None:
+    assert "left out" in verify.check_integrity(fetched).steps[0].status
+    pointer = install.install(fetched, tmp_path / "root", lambda checked: None)
+    assert small.contents(install.bundle_path(tmp_path / "root", pointer.current)) == small.contents(fetched)
 
 
 @pytest.mark.parametrize("path", [small.ORIN, "recipe.json", "models/m/1/model.onnx", "golden/golden.npz", SUBSET_FILE])
-def test_any_other_missing_file_is_refused(part: Path, path: str) -> None:
-    (part / path).unlink()
+def test_any_other_missing_file_is_refused(fetched: Path, path: str) -> None:
+    (fetched / path).unlink()
     with pytest.raises(Refused, match="is missing"):
-        verify.check_integrity(part)
+        verify.check_integrity(fetched)
 
 
-def test_an_omitted_engine_is_unavailable_even_on_a_matching_gpu(part: Path) -> None:
-    manifest = read_manifest(part)
-    built = candidates.unavailable(candidates.Tier.BUILT, "none")
+def test_an_omitted_engine_is_unavailable_even_on_a_matching_gpu(fetched: Path) -> None:
+    manifest = read_manifest(fetched)
+    no_engine = candidates.unavailable(candidates.Tier.BUILT, "none")
     reasons = {
-        way.absent
-        for way in candidates.candidates(part, manifest, ON_RTX40, built)
-        if way.tier == candidates.Tier.ENGINE
+        candidate.absent
+        for candidate in candidates.candidates(fetched, manifest, ON_RTX40, no_engine)
+        if candidate.tier == candidates.Tier.ENGINE
     }
     assert "it was left out when the bundle was fetched" in reasons
     assert None not in reasons
-    assert verify.target_step(part, manifest, ON_RTX40).status.startswith("no engine for this machine")
+    assert verify.target_step(fetched, manifest, ON_RTX40).status.startswith("no engine for this machine")
 
 
 @pytest.mark.parametrize(
@@ -80,24 +80,24 @@ def test_an_omitted_engine_is_unavailable_even_on_a_matching_gpu(part: Path) -> 
         serde.text({"capability": "8.7", "target": "orin", "absent": ["recipe.json"]}).encode(),
     ],
 )
-def test_a_malformed_subset_file_is_refused(part: Path, raw: bytes) -> None:
-    (part / SUBSET_FILE).write_bytes(raw)
+def test_a_malformed_subset_file_is_refused(fetched: Path, raw: bytes) -> None:
+    (fetched / SUBSET_FILE).write_bytes(raw)
     with pytest.raises(Refused):
-        verify.check_integrity(part)
+        verify.check_integrity(fetched)
 
 
-def test_a_subset_file_above_the_size_limit_is_refused(part: Path) -> None:
-    (part / SUBSET_FILE).write_bytes(b" " * 5000)
+def test_a_subset_file_above_the_size_limit_is_refused(fetched: Path) -> None:
+    (fetched / SUBSET_FILE).write_bytes(b" " * 5000)
     with pytest.raises(Refused, match="longer than it may be"):
-        subset.read(part)
+        subset.read(fetched)
 
 
-def test_a_linked_subset_file_is_refused(part: Path) -> None:
-    (part / SUBSET_FILE).rename(part.with_name("kept"))
-    (part / SUBSET_FILE).symlink_to(part.with_name("kept"))
+def test_a_linked_subset_file_is_refused(fetched: Path) -> None:
+    (fetched / SUBSET_FILE).rename(fetched.with_name("kept"))
+    (fetched / SUBSET_FILE).symlink_to(fetched.with_name("kept"))
     with pytest.raises(Refused):
-        verify.check_integrity(part)
+        verify.check_integrity(fetched)
 
 
-def test_the_subset_file_contains_target_and_capability_only(part: Path) -> None:
-    assert json.loads((part / SUBSET_FILE).read_text()) == {"capability": "8.7", "target": "orin"}
+def test_the_subset_file_contains_target_and_capability_only(fetched: Path) -> None:
+    assert json.loads((fetched / SUBSET_FILE).read_text()) == {"capability": "8.7", "target": "orin"}

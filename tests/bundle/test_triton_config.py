@@ -38,9 +38,9 @@ def test_plans_are_chosen_by_compute_capability_without_a_default() -> None:
 
 def test_names_are_quoted() -> None:
     name = 'a" data_type: TYPE_BOOL }\n  { name: "b'
-    written = triton_config.graph_config(
+    text = triton_config.graph_config(
         name, [Tensor(name, ("batch", 3))], [Tensor("o", ("batch", 2))], Precision.FP32, 4
     )
-    assert written.count("data_type: TYPE_FP32") == 2
-    assert '\n  { name: "b' not in written
-    assert [json.loads(each) for each in re.findall(r'name: ("(?:[^"\\]|\\.)*")', written)] == [name, name, "o"]
+    assert text.count("data_type: TYPE_FP32") == 2
+    assert '\n  { name: "b' not in text
+    assert [json.loads(quoted) for quoted in re.findall(r'name: ("(?:[^"\\]|\\.)*")', text)] == [name, name, "o"]

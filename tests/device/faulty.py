@@ -34,13 +34,13 @@ def open_candidate(candidate: Candidate) -> Iterator[Session]:
     if FAULT == "wrong GPU":
         raise StageFailed("TensorRT refuses the engine on this GPU", "build it again for this GPU and release")
     sample = golden.read(SAMPLE)
-    shift = 0.1 if FAULT == "wrong output" else 0.0
+    error = 0.1 if FAULT == "wrong output" else 0.0
 
     def call(**inputs: Array) -> dict[str, Array]:
         """What the source answered to these very inputs."""
         (name,) = inputs
-        known = [int(np.argmin(np.abs(sample.inputs[name] - one).sum((1, 2, 3)))) for one in inputs[name]]
-        return {output: array[known] + shift for output, array in sample.outputs.items()}
+        indices = [int(np.argmin(np.abs(sample.inputs[name] - case).sum((1, 2, 3)))) for case in inputs[name]]
+        return {output: array[indices] + error for output, array in sample.outputs.items()}
 
     yield call
 

@@ -1,4 +1,4 @@
-"""Keys for tests, and every way to tamper with a signature."""
+"""Key pairs for tests, and functions that tamper with a signature."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Keys = tuple[Path, Path]
 
 
 def keys(folder: Path, name: str, private: Any = None) -> Keys:
-    """A private and a public key, each in its file."""
+    """Files with a new private key and its public key."""
     private = private or ec.generate_private_key(ec.SECP256R1())
-    one, other = folder / f"{name}.pem", folder / f"{name}.pub.pem"
-    one.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    other.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    return one, other
+    private_path, public_path = folder / f"{name}.pem", folder / f"{name}.pub.pem"
+    private_path.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public_path.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return private_path, public_path
 
 
-def refused(folder: Path, key: Path) -> bool:
+def is_refused(folder: Path, key: Path) -> bool:
     try:
         verify.check_integrity(folder, VerifyOptions(key=key))
     except Refused:
@@ -38,57 +38,64 @@ def refused(folder: Path, key: Path) -> bool:
     return False
 
 
-def flipped(path: Path, rng: random.Random) -> None:
+def flip_bit(path: Path, rng: random.Random) -> None:
     raw = bytearray(path.read_bytes())
     raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
     path.write_bytes(raw)
 
 
-def in_the_signature_file(folder: Path, rng: random.Random) -> None:
-    flipped(folder / SIGNATURE_FILE, rng)
+def flip_in_signature_file(folder: Path, rng: random.Random) -> None:
+    flip_bit(folder / SIGNATURE_FILE, rng)
 
 
-def inside(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
-    """Edits the envelope: what is encoded in it stays well encoded."""
-    place = folder / SIGNATURE_FILE
-    data = json.loads(place.read_text())
+def edit_envelope(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    """Edits the DSSE envelope of a signature; its JSON stays valid."""
+    path = folder / SIGNATURE_FILE
+    data = json.loads(path.read_text())
     edit(data["dsseEnvelope"])
-    place.write_text(json.dumps(data))
+    path.write_text(json.dumps(data))
 
 
-def one_bit(text: str, rng: random.Random) -> str:
+def flip_bit_of_base64(text: str, rng: random.Random) -> str:
     raw = bytearray(base64.b64decode(text))
     raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
     return base64.b64encode(raw).decode()
 
 
-def in_the_signature(folder: Path, rng: random.Random) -> None:
+def flip_in_signature(folder: Path, rng: random.Random) -> None:
     def edit(envelope: dict[str, Any]) -> None:
-        envelope["signatures"][0]["sig"] = one_bit(envelope["signatures"][0]["sig"], rng)
+        envelope["signatures"][0]["sig"] = flip_bit_of_base64(envelope["signatures"][0]["sig"], rng)
 
-    inside(folder, edit)
+    edit_envelope(folder, edit)
 
 
-def in_the_payload(folder: Path, rng: random.Random) -> None:
+def flip_in_payload(folder: Path, rng: random.Random) -> None:
     def edit(envelope: dict[str, Any]) -> None:
-        envelope["payload"] = one_bit(envelope["payload"], rng)
+        envelope["payload"] = flip_bit_of_base64(envelope["payload"], rng)
 
-    inside(folder, edit)
-
-
-def in_a_file(folder: Path, rng: random.Random) -> None:
-    flipped(rng.choice([path for path in small.paths(folder) if path.name != SIGNATURE_FILE]), rng)
+    edit_envelope(folder, edit)
 
 
-def no_signature(folder: Path, rng: random.Random) -> None:
+def flip_in_file(folder: Path, rng: random.Random) -> None:
+    flip_bit(rng.choice([path for path in small.paths(folder) if path.name != SIGNATURE_FILE]), rng)
+
+
+def remove_signature(folder: Path, rng: random.Random) -> None:
     (folder / SIGNATURE_FILE).unlink()
 
 
-def linked_signature(folder: Path, rng: random.Random) -> None:
-    kept = folder.with_name(f"{folder.name}.linked")
-    (folder / SIGNATURE_FILE).rename(kept)
-    (folder / SIGNATURE_FILE).symlink_to(kept)
+def link_signature(folder: Path, rng: random.Random) -> None:
+    target = folder.with_name(f"{folder.name}.linked")
+    (folder / SIGNATURE_FILE).rename(target)
+    (folder / SIGNATURE_FILE).symlink_to(target)
 
 
-OURS = (in_the_signature_file, in_the_signature, in_the_payload, in_a_file, no_signature, linked_signature)
-OF_FILES = (small.extra, small.missing, small.rename, small.swap, small.manifest_bytes, small.old)
+SIGNATURE_TAMPERS = (
+    flip_in_signature_file,
+    flip_in_signature,
+    flip_in_payload,
+    flip_in_file,
+    remove_signature,
+    link_signature,
+)
+FILE_TAMPERS = (small.extra, small.missing, small.rename, small.swap, small.manifest_bytes, small.old)

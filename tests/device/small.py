@@ -1,4 +1,4 @@
-"""Small bundles for tests that never run them, and every way to tamper with one."""
+"""Small bundles for tests that do not run them, and functions that tamper with a bundle."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def small(packed: Path, folder: Path, sequence: int = 3, seed: int = 0) -> Path:
     rng = random.Random(seed)
     manifest = read_manifest(packed)
 
-    def filled(path: str, role: Role) -> File:
+    def write_random(path: str, role: Role) -> File:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(rng.randbytes(rng.randint(64, 512)))
         return describe_file(folder, path, role)
 
-    files = tuple(filled(file.path, file.role) for file in manifest.files)
+    files = tuple(write_random(file.path, file.role) for file in manifest.files)
     engines = tuple(
-        dataclasses.replace(engine, file=filled(engine.file.path, Role.ENGINE)) for engine in manifest.engines
+        dataclasses.replace(engine, file=write_random(engine.file.path, Role.ENGINE)) for engine in manifest.engines
     )
     write_manifest(folder, dataclasses.replace(manifest, sequence=sequence, files=files, engines=engines))
     return folder
@@ -55,19 +55,19 @@ def append(folder: Path, rng: random.Random) -> None:
 
 
 def swap(folder: Path, rng: random.Random) -> None:
-    one, other = rng.sample(paths(folder), 2)
-    first, second = one.read_bytes(), other.read_bytes()
-    one.write_bytes(second)
-    other.write_bytes(first)
+    first_path, second_path = rng.sample(paths(folder), 2)
+    first_content, second_content = first_path.read_bytes(), second_path.read_bytes()
+    first_path.write_bytes(second_content)
+    second_path.write_bytes(first_content)
 
 
 def extra(folder: Path, rng: random.Random) -> None:
-    place = rng.choice([folder, *(path.parent for path in paths(folder))])
+    parent = rng.choice([folder, *(path.parent for path in paths(folder))])
     name = rng.choice(["libplugin.so", ".hidden", "numpy.py", "MANIFEST.json", "model.sig.bak", "model.onnx.data"])
     if rng.random() < 0.2:
-        (place / "more").mkdir()
+        (parent / "more").mkdir()
     else:
-        (place / name).write_bytes(rng.randbytes(8))
+        (parent / name).write_bytes(rng.randbytes(8))
 
 
 def missing(folder: Path, rng: random.Random) -> None:
@@ -80,11 +80,12 @@ def rename(folder: Path, rng: random.Random) -> None:
 
 
 def symlink(folder: Path, rng: random.Random) -> None:
-    """The very bytes, by a link: what it points to may change after it was checked."""
-    path = rng.choice([*paths(folder), folder / MANIFEST_FILE, *(one for one in folder.iterdir() if one.is_dir())])
-    kept = folder.with_name(f"{folder.name}.linked")
-    path.rename(kept)
-    path.symlink_to(kept)
+    """Replaces a path by a link to the same bytes, which may change after the check."""
+    folders = [path for path in folder.iterdir() if path.is_dir()]
+    path = rng.choice([*paths(folder), folder / MANIFEST_FILE, *folders])
+    target = folder.with_name(f"{folder.name}.linked")
+    path.rename(target)
+    path.symlink_to(target)
 
 
 def manifest_bytes(folder: Path, rng: random.Random) -> None:
@@ -95,18 +96,18 @@ def manifest_bytes(folder: Path, rng: random.Random) -> None:
 
 
 def manifest_entry(folder: Path, rng: random.Random) -> None:
-    """An edit that speaks of other files than those that are there."""
+    """Makes the manifest list other files than there are."""
     path = folder / MANIFEST_FILE
     data = json.loads(path.read_text())
     entry = rng.choice(data["files"])
-    kind = rng.choice(["drop", "size", "sha256", "path", "twice"])
-    if kind == "drop":
+    edit = rng.choice(["drop", "size", "sha256", "path", "twice"])
+    if edit == "drop":
         data["files"].remove(entry)
-    elif kind == "size":
+    elif edit == "size":
         entry["size"] += 1
-    elif kind == "sha256":
+    elif edit == "sha256":
         entry["sha256"] = rng.randbytes(32).hex()
-    elif kind == "path":
+    elif edit == "path":
         entry["path"] = rng.choice(["../x", "/etc/passwd", "a//b", ".x", "manifest.json", "golden/../x", "", "a\n"])
     else:
         data["files"].append(entry)
@@ -114,26 +115,26 @@ def manifest_entry(folder: Path, rng: random.Random) -> None:
 
 
 def manifest_shape(folder: Path, rng: random.Random) -> None:
-    """An edit that is no manifest of ours, however one hashes it."""
+    """Makes the manifest malformed, whatever its digest."""
     path = folder / MANIFEST_FILE
     data = json.loads(path.read_text())
-    kind = rng.choice(["schema", "unknown", "type", "spaces", "range", "golden", "nothing"])
-    if kind == "schema":
+    edit = rng.choice(["schema", "unknown", "type", "spaces", "range", "golden", "nothing"])
+    if edit == "schema":
         data["schema"] = "deploytool.bundle.manifest/9"
-    elif kind == "unknown":
+    elif edit == "unknown":
         data["plugins"] = ["libplugin.so"]
-    elif kind == "type":
+    elif edit == "type":
         data["sequence"] = str(data["sequence"])
-    elif kind == "range":
+    elif edit == "range":
         data["free"]["batch"]["largest"] = "32"
-    elif kind == "golden":
+    elif edit == "golden":
         data["golden"]["path"] = "golden/other.npz"
-    text = {"spaces": json.dumps(data), "nothing": "[]"}.get(kind, json.dumps(data, indent=2, sort_keys=True) + "\n")
+    text = {"spaces": json.dumps(data), "nothing": "[]"}.get(edit, json.dumps(data, indent=2, sort_keys=True) + "\n")
     path.write_text(text)
 
 
 def old(folder: Path, rng: random.Random) -> None:
-    """A bundle that was right once: only its age is wrong."""
+    """Lowers the sequence of a bundle that is valid otherwise."""
     manifest = read_manifest(folder)
     write_manifest(folder, dataclasses.replace(manifest, sequence=rng.randrange(manifest.sequence)))
 
@@ -149,7 +150,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def restored(clean: dict[str, bytes], folder: Path) -> Path:
-    """The folder as it was before it was tampered with."""
+    """Restores the folder to its contents before it was tampered with."""
     linked = folder.with_name(f"{folder.name}.linked")
     if linked.is_dir():
         shutil.rmtree(linked)

@@ -19,32 +19,30 @@ def test_the_base_install_verifies_runs_and_benches_a_bundle(packed: Path, tmp_p
     install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt")]
     subprocess.run([*install, str(ROOT), "onnxruntime"], check=True, capture_output=True)
     listed = subprocess.run([python, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True)
-    names = {one["name"].lower() for one in json.loads(listed.stdout)}
+    names = {package["name"].lower() for package in json.loads(listed.stdout)}
     assert {"deploytool", "numpy", "pillow", "onnxruntime"} <= names
     assert not {"torch", "onnx", "typer", "rich", "safetensors"} & names
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([python, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    root, picture = str(tmp_path / "root"), str(packed / "golden" / "case_0.png")
+    root, image = str(tmp_path / "root"), str(packed / "golden" / "case_0.png")
     for command in (
         ["verify", str(packed)],
         ["bench", str(packed), "--seconds", "0.2"],
         ["install", str(packed), "--root", root],
-        ["run", root, picture],
+        ["run", root, image],
     ):
         done = call("-m", "deploytool.device", *command, "--json")
         assert done.returncode == 0, done.stderr
-    unable = call("-m", "deploytool.device", "verify", str(packed), "--require-signature", "public.pem")
-    assert unable.returncode == 5
-    assert "cryptography is not installed" in unable.stderr
-    program = (
-        f"import deploytool.device\nwith deploytool.device.open({root!r}) as model: print(model({picture!r}).shape)"
-    )
+    refused = call("-m", "deploytool.device", "verify", str(packed), "--require-signature", "public.pem")
+    assert refused.returncode == 5
+    assert "cryptography is not installed" in refused.stderr
+    program = f"import deploytool.device\nwith deploytool.device.open({root!r}) as model: print(model({image!r}).shape)"
     assert call("-c", program).stdout == "(1, 10)\n"
     clock = "import numpy, time as t; was = t.process_time(); import deploytool.device; print(t.process_time() - was)"
-    taken = [float(call("-c", clock).stdout) for _ in range(3)]
-    assert min(taken) < 0.3  # seconds of the processor, as others may work here too
+    seconds = [float(call("-c", clock).stdout) for _ in range(3)]
+    assert min(seconds) < 0.3  # seconds of the processor, as others may work here too
     entry = str(tmp_path / "device" / "bin" / "deploytool")
     for command, code in ((["verify", str(packed)], 0), (["export", "mixnet_s"], 5)):
         assert subprocess.run([entry, *command], cwd=tmp_path, check=False).returncode == code

@@ -54,19 +54,19 @@ def tiled(model: ModelProto, source: str) -> list[NodeProto]:
 
 
 def folded(model: ModelProto, _: str) -> list[NodeProto]:
-    """Of constants alone: ONNX Runtime makes it while it opens the graph."""
+    """From constants: ONNX Runtime computes it while it opens the graph."""
     return [helper.make_node("ConstantOfShape", [constant(model, "wide", WIDE)], ["much"])]
 
 
 def hoarded(model: ModelProto, source: str) -> list[NodeProto]:
-    """Many tensors, each no larger than a sound one may be, all kept until the end."""
+    """Many tensors, each of a normal size, all kept until the end."""
     wide = constant(model, "wide", 1 << 23)
     names = [f"part{number}" for number in range(64)]
-    nodes = []
-    for name in names:  # of a number each: what is the same twice is made once
-        nodes.append(helper.make_node("Sin", [source], [f"of_{name}"]))
-        nodes.append(helper.make_node("Expand", [source := f"of_{name}", wide], [name]))
-    return [*nodes, helper.make_node("Max", names, ["much"])]
+    extra_nodes = []
+    for name in names:  # of distinct inputs: identical nodes are merged
+        extra_nodes.append(helper.make_node("Sin", [source], [f"of_{name}"]))
+        extra_nodes.append(helper.make_node("Expand", [source := f"of_{name}", wide], [name]))
+    return [*extra_nodes, helper.make_node("Max", names, ["much"])]
 
 
 @pytest.fixture
@@ -75,15 +75,15 @@ def folder(packed: Path, tmp_path: Path) -> Path:
 
 
 def forged(folder: Path, kind: str) -> Path:
-    """A bundle whose FP32 graph takes 2 GiB beside what it computes, with a manifest that names its bytes."""
+    """A bundle whose FP32 graph allocates 2 GiB more, with a manifest that has its digest."""
     manifest = read_manifest(folder)
     path = folder / next(graph.path for graph in manifest.graphs if graph.precision == "fp32")
     model = onnx.load(path)
-    nodes = {"expanded": expanded, "tiled": tiled, "folded": folded, "hoarded": hoarded}[kind]
+    extra_nodes = {"expanded": expanded, "tiled": tiled, "folded": folded, "hoarded": hoarded}[kind]
     source = model.graph.node[-1].input[0]
     model.graph.node.append(helper.make_node("ReduceMax", [source], ["scalar"], keepdims=0))
     model.graph.node.append(helper.make_node("Reshape", ["scalar", constant(model, "flat", 1)], ["one"]))
-    model.graph.node.extend(nodes(model, "one"))
+    model.graph.node.extend(extra_nodes(model, "one"))
     model.graph.node.append(helper.make_node("ReduceMax", ["much"], ["most"], keepdims=0))
     model.graph.output.append(helper.make_empty_tensor_value_info("most"))
     path.write_bytes(model.SerializeToString())
@@ -93,8 +93,8 @@ def forged(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["expanded", "tiled", "folded", "hoarded"])
 def test_a_forged_graph_is_limited_to_the_memory_of_its_manifest(packed: Path, folder: Path, kind: str) -> None:
-    said, _, usual = probed(packed)
-    assert said == "measured"
+    message, _, usual = probed(packed)
+    assert message == "measured"
     status, fault, peak = probed(forged(folder, kind))
     assert "it takes more memory than its manifest states" in status
     assert fault
@@ -116,29 +116,31 @@ def test_too_little_memory_of_the_machine_is_no_fault_of_the_bundle(folder: Path
     assert not fault
 
 
-@pytest.mark.parametrize(("number", "there", "fault"), [(9, 1 << 40, False), (6, 1 << 20, False), (6, 1 << 40, True)])
+@pytest.mark.parametrize(
+    ("number", "available", "fault"), [(9, 1 << 40, False), (6, 1 << 20, False), (6, 1 << 40, True)]
+)
 def test_a_kill_by_the_machine_is_no_fault_of_the_bundle(
-    packed: Path, number: int, there: int, fault: bool, monkeypatch: pytest.MonkeyPatch
+    packed: Path, number: int, available: int, fault: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda: there)
-    routes = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))
+    monkeypatch.setattr(memory, "available_bytes", lambda: available)
+    all_candidates = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))
     worker = (sys.executable, "-c", f"import os; os.kill(os.getpid(), {number})")
-    tried = probe.probe(routes[-1], packed, read_manifest(packed), 0.0, worker)
-    assert "was killed by SIG" in tried.reason
-    assert tried.is_bundles_fault is fault
+    result = probe.probe(all_candidates[-1], packed, read_manifest(packed), 0.0, worker)
+    assert "was killed by SIG" in result.reason
+    assert result.is_bundles_fault is fault
 
 
 def test_a_start_above_the_stated_memory_is_a_failed_start(folder: Path, tmp_path: Path) -> None:
     install.install(forged(folder, "expanded"), tmp_path / "root", lambda _: None)
-    said = "more memory than its manifest states"
-    with pytest.raises(NotVerified, match=said) as caught, deploytool.device.open(tmp_path / "root"):
+    message = "more memory than its manifest states"
+    with pytest.raises(NotVerified, match=message) as caught, deploytool.device.open(tmp_path / "root"):
         pass
     assert "install onnxruntime" not in caught.value.remedy
     (failed,) = (tmp_path / "root" / "starts").rglob("failed-*")
-    assert said in failed.read_text()
+    assert message in failed.read_text()
 
 
-def way(memory_mib: int | None, device: str = "cpu") -> Candidate:
+def candidate(memory_mib: int | None, device: str = "cpu") -> Candidate:
     return Candidate(
         Tier.ORT_CPU, "graph", 0, "", "onnxruntime", device, "", Precision.FP32, Precision.FP32, None, memory_mib
     )
@@ -152,26 +154,26 @@ def limit() -> Iterator[tuple[int, int]]:
 
 
 def test_the_limit_applies_within_the_context_only(limit: tuple[int, int]) -> None:
-    with bounded(way(64)):
+    with bounded(candidate(64)):
         assert resource.getrlimit(resource.RLIMIT_DATA) != limit
-    with pytest.raises(ChildDied, match="states, 64 MiB"), bounded(way(64)):
+    with pytest.raises(ChildDied, match="states, 64 MiB"), bounded(candidate(64)):
         bytearray(512 << 20)
     assert len(bytearray(512 << 20)) == 512 << 20
 
 
-@pytest.mark.parametrize("free", [way(None), way(64, "cuda")])
-def test_no_limit_applies_on_a_gpu_or_without_stated_memory(free: Candidate, limit: tuple[int, int]) -> None:
-    with bounded(free):
+@pytest.mark.parametrize("unlimited", [candidate(None), candidate(64, "cuda")])
+def test_no_limit_applies_on_a_gpu_or_without_stated_memory(unlimited: Candidate, limit: tuple[int, int]) -> None:
+    with bounded(unlimited):
         assert resource.getrlimit(resource.RLIMIT_DATA) == limit
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OutOfMemory("bad_alloc", "")])
 def test_the_error_depends_on_the_available_memory(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    for there, kind in ((1 << 40, ChildDied), (None, ChildDied), (1 << 20, NoRoom)):
-        monkeypatch.setattr(memory, "available_bytes", lambda there=there: there)
-        with pytest.raises(kind), bounded(way(64)):
+    for available, kind in ((1 << 40, ChildDied), (None, ChildDied), (1 << 20, NoRoom)):
+        monkeypatch.setattr(memory, "available_bytes", lambda available=available: available)
+        with pytest.raises(kind), bounded(candidate(64)):
             raise error
-    with pytest.raises(StageFailed, match="something else"), bounded(way(64)):
+    with pytest.raises(StageFailed, match="something else"), bounded(candidate(64)):
         raise StageFailed("something else", "")
 
 

@@ -27,14 +27,14 @@ TOLERANCE = Tolerance(max_error=2e-3, cosine=1 - 1e-4, snr_db=40.0, top1=1.0, to
 TRIAL = Trial(Check("FP64", Parity(1e-4, 1.0, 80.0, 1.0, 1.0, 0), TOLERANCE, ()), 1.0, 1.1, 9, 1)
 
 
-def works(way: Candidate) -> ProbeResult:
-    """Stands for the GPU that is not here."""
-    assert Path(way.path).is_file()
-    return ProbeResult(way.tier, Path(way.path).name, Attempt.MEASURED, trial=TRIAL)
+def works(candidate: Candidate) -> ProbeResult:
+    """A probe that passes, in place of a GPU."""
+    assert Path(candidate.path).is_file()
+    return ProbeResult(candidate.tier, Path(candidate.path).name, Attempt.MEASURED, trial=TRIAL)
 
 
-def crashes(way: Candidate) -> ProbeResult:
-    return ProbeResult(way.tier, Path(way.path).name, Attempt.FAILED, "it was killed by SIGSEGV")
+def crashes(candidate: Candidate) -> ProbeResult:
+    return ProbeResult(candidate.tier, Path(candidate.path).name, Attempt.FAILED, "it was killed by SIGSEGV")
 
 
 @pytest.fixture(scope="module")
@@ -44,38 +44,38 @@ def checked(packed: Path) -> Integrity:
 
 @pytest.fixture(scope="module")
 def built(checked: Integrity, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real engine, built by TensorRT-RTX without a GPU; that it runs is only said."""
-    place, steps = tmp_path_factory.mktemp("kept") / "tiny.built", []
-    record = build.build(checked.folder, checked.manifest, LAPTOP, place, works, lambda *step: steps.append(step))
+    """A real engine, built by TensorRT-RTX without a GPU; its trial is faked."""
+    folder, steps = tmp_path_factory.mktemp("kept") / "tiny.built", []
+    record = build.build(checked.folder, checked.manifest, LAPTOP, folder, works, lambda *step: steps.append(step))
     assert (record.flavour, record.version, record.capability) == ("tensorrt_rtx", RTX, "8.9")
     assert record.trial == TRIAL
     assert steps
     assert steps[-1][0] == steps[-1][1]
-    return place
+    return folder
 
 
-def again(checked: Integrity, built: Path, found: Environment = LAPTOP) -> tuple[build.Record, bool]:
-    """The record, and whether it was built anew."""
+def rebuild(checked: Integrity, built: Path, environment: Environment = LAPTOP) -> tuple[build.Record, bool]:
+    """The record of a second build, and whether that built an engine."""
     steps: list[tuple[int, int]] = []
-    record = build.build(checked.folder, checked.manifest, found, built, works, lambda *step: steps.append(step))
+    record = build.build(checked.folder, checked.manifest, environment, built, works, lambda *step: steps.append(step))
     return record, bool(steps)
 
 
 def test_a_built_engine_is_kept_and_is_a_candidate(checked: Integrity, built: Path) -> None:
     assert {path.suffix for path in built.iterdir()} == {".plan", ".json"}
-    assert again(checked, built)[1] is False
-    way = verify.run_candidates(checked, LAPTOP, built)[1]
-    assert (way.tier, way.absent, way.flavour) == (Tier.BUILT, None, "tensorrt_rtx")
-    assert Path(way.path).read_bytes()[:4] == b"vtrt"
+    assert rebuild(checked, built)[1] is False
+    candidate = verify.run_candidates(checked, LAPTOP, built)[1]
+    assert (candidate.tier, candidate.absent, candidate.flavour) == (Tier.BUILT, None, "tensorrt_rtx")
+    assert Path(candidate.path).read_bytes()[:4] == b"vtrt"
 
 
 @pytest.mark.parametrize("change", [{"gpu": "RTX 4090"}, {"cuda": "13.1"}])
 def test_an_engine_for_another_gpu_or_driver_is_not_used(
     checked: Integrity, built: Path, change: dict[str, str]
 ) -> None:
-    other = dataclasses.replace(LAPTOP, **change)  # type: ignore[arg-type]  # names of fields
+    changed = dataclasses.replace(LAPTOP, **change)  # type: ignore[arg-type]  # names of fields
     assert (
-        verify.run_candidates(checked, other, built)[1].absent
+        verify.run_candidates(checked, changed, built)[1].absent
         == "none was built here yet: `deploytool build` builds one"
     )
 
@@ -84,14 +84,14 @@ def test_a_damaged_engine_is_built_again(checked: Integrity, built: Path) -> Non
     (plan,) = built.glob("*.plan")
     plan.write_bytes(plan.read_bytes()[:-1])
     assert verify.run_candidates(checked, LAPTOP, built)[1].absent
-    assert again(checked, built)[1] is True
+    assert rebuild(checked, built)[1] is True
 
 
 def test_an_unchecked_engine_is_checked_and_not_built_again(checked: Integrity, built: Path) -> None:
-    record, _ = again(checked, built)
+    record, _ = rebuild(checked, built)
     build._write(built, dataclasses.replace(record, trial=None))
-    assert verify.run_candidates(checked, LAPTOP, built)[1].absent  # what nobody has run does not serve
-    assert again(checked, built) == (record, False)
+    assert verify.run_candidates(checked, LAPTOP, built)[1].absent  # an engine without a trial is not used
+    assert rebuild(checked, built) == (record, False)
 
 
 def test_an_engine_that_fails_its_check_is_deleted(checked: Integrity, tmp_path: Path) -> None:
@@ -104,27 +104,27 @@ def test_leftovers_of_a_killed_build_are_swept_and_running_builds_are_kept(
     checked: Integrity, built: Path, dead: str
 ) -> None:
     busy = built / f".making-{owner.name()}-b"
-    for place in (built / f".making-{dead}-a", busy):
-        place.mkdir()
-    again(checked, built)
+    for folder in (built / f".making-{dead}-a", busy):
+        folder.mkdir()
+    rebuild(checked, built)
     assert {path.suffix for path in built.iterdir() if path != busy} == {".plan", ".json"}
     assert busy.is_dir()
     busy.rmdir()
 
 
 def test_an_engine_in_a_folder_that_others_can_write_is_not_used(checked: Integrity, built: Path) -> None:
-    again(checked, built)
+    rebuild(checked, built)
     built.chmod(0o777)
     try:
         assert "is not a folder that only you can write" in str(verify.run_candidates(checked, LAPTOP, built)[1].absent)
         with pytest.raises(BadInput):
-            again(checked, built)
+            rebuild(checked, built)
     finally:
         built.chmod(0o700)
 
 
 @pytest.mark.parametrize(
-    ("found", "why"),
+    ("environment", "why"),
     [
         (Environment("linux", "x86_64"), "no CUDA GPU answers here"),
         (dataclasses.replace(LAPTOP, tensorrt={}), "no TensorRT is installed"),
@@ -132,11 +132,11 @@ def test_an_engine_in_a_folder_that_others_can_write_is_not_used(checked: Integr
     ],
 )
 def test_the_reason_is_given_where_no_engine_can_be_built(
-    checked: Integrity, tmp_path: Path, found: Environment, why: str
+    checked: Integrity, tmp_path: Path, environment: Environment, why: str
 ) -> None:
     with pytest.raises(MissingBackend, match=why):
-        build.build(checked.folder, checked.manifest, found, tmp_path / "built", works, lambda *step: None)
-    assert why in str(verify.run_candidates(checked, found, tmp_path / "built")[1].absent)
+        build.build(checked.folder, checked.manifest, environment, tmp_path / "built", works, lambda *step: None)
+    assert why in str(verify.run_candidates(checked, environment, tmp_path / "built")[1].absent)
     assert not (tmp_path / "built").exists()
 
 
@@ -149,8 +149,8 @@ RECORD = {"flavour": "tensorrt_rtx", "version": RTX, "gpu": LAPTOP.gpu, "capabil
 
 
 @pytest.fixture
-def said(checked: Integrity, tmp_path: Path) -> build.Record:
-    """The record of an engine that is none: nobody looks into it before it is run."""
+def unrun_record(checked: Integrity, tmp_path: Path) -> build.Record:
+    """A valid record with a file that is no engine."""
     path = f"tensorrt_rtx_{RTX}_8.9.plan"
     (tmp_path / "built").mkdir(mode=0o700)
     (tmp_path / "built" / path).write_bytes(b"engine")
@@ -166,20 +166,26 @@ def said(checked: Integrity, tmp_path: Path) -> build.Record:
 
 @pytest.mark.parametrize("name", ["digest", "graph", "gpu", "cuda", "path", "size", "sha256", "trial"])
 def test_an_engine_with_another_record_is_not_used(
-    checked: Integrity, said: build.Record, tmp_path: Path, name: str
+    checked: Integrity, unrun_record: build.Record, tmp_path: Path, name: str
 ) -> None:
-    values = {"path": "../other.plan", "size": said.file.size + 1, "sha256": "0" * 64, "trial": None}
+    values = {"path": "../other.plan", "size": unrun_record.file.size + 1, "sha256": "0" * 64, "trial": None}
     value: Any = values.get(name, "0" * 64)
-    inner = dataclasses.replace(said.file, **{name: value}) if name in ("path", "size", "sha256") else said.file
-    other = dataclasses.replace(said, file=inner, **({} if inner is not said.file else {name: value}))
-    place = tmp_path / "built" / said.file.path
-    place.with_suffix(".json").write_text(serde.text(other))
+    file_entry = (
+        dataclasses.replace(unrun_record.file, **{name: value})
+        if name in ("path", "size", "sha256")
+        else unrun_record.file
+    )
+    changed = dataclasses.replace(
+        unrun_record, file=file_entry, **({} if file_entry is not unrun_record.file else {name: value})
+    )
+    engine = tmp_path / "built" / unrun_record.file.path
+    engine.with_suffix(".json").write_text(serde.text(changed))
     absent = build.built_candidate(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent
     assert absent == "none was built here yet: `deploytool build` builds one"
 
 
 def test_an_engine_in_a_linked_or_foreign_folder_is_not_used(
-    checked: Integrity, said: build.Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checked: Integrity, unrun_record: build.Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "built")
     monkeypatch.setattr(owner, "grants", lambda *_: False)  # as where links have modes of their own

@@ -19,12 +19,12 @@ from tests.transfer import small
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A root with two bundles, and a third that nothing turns to."""
+    """A root with two bundles, and a third that the pointer does not name."""
     for sequence in (1, 2):
         folder = small.made(tmp_path / f"bundle{sequence}", sequence, 300, sequence)
-        install.install(folder, tmp_path / "root", lambda papers: None)
-    made = tmp_path / "root" / "bundles" / ("0" * 64)
-    shutil.copytree(tmp_path / "bundle1", made)
+        install.install(folder, tmp_path / "root", lambda checked: None)
+    unused = tmp_path / "root" / "bundles" / ("0" * 64)
+    shutil.copytree(tmp_path / "bundle1", unused)
     return tmp_path / "root"
 
 
@@ -46,13 +46,13 @@ def test_current_and_previous_bundles_are_kept_and_leftovers_removed(root: Path,
     for name in left - {f"bundles/{'0' * 64}"}:
         (root / name).mkdir(parents=True)
     old(root)
-    before = install.read_pointer(root)
-    assert before is not None
+    pointer = install.read_pointer(root)
+    assert pointer is not None
     assert names(root) == left
     assert leftovers.remove(clean.find_leftovers(root)) == []
     assert names(root) == set()
-    assert install.read_pointer(root) == before
-    assert all(install.bundle_path(root, digest).is_dir() for digest in (before.current, before.previous or ""))
+    assert install.read_pointer(root) == pointer
+    assert all(install.bundle_path(root, digest).is_dir() for digest in (pointer.current, pointer.previous or ""))
 
 
 def test_an_engine_of_a_killed_build_is_a_leftover(root: Path, dead: str) -> None:
@@ -69,11 +69,11 @@ def test_nothing_locked_by_an_install_or_a_ship_is_a_leftover(root: Path) -> Non
     stage.mkdir(parents=True)
     (stage / "lock").touch()
     old(root)
-    opened = [os.open(path, os.O_RDONLY) for path in (root / ".lock", stage / "lock")]
-    assert all(map(locks.acquire, opened))
+    descriptors = [os.open(path, os.O_RDONLY) for path in (root / ".lock", stage / "lock")]
+    assert all(map(locks.acquire, descriptors))
     assert names(root) == set()
-    for one in opened:
-        os.close(one)
+    for descriptor in descriptors:
+        os.close(descriptor)
     assert names(root) == {f"bundles/{'0' * 64}", "received/.incoming"}
 
 
@@ -85,16 +85,16 @@ def test_a_folder_that_is_no_install_root_is_refused(tmp_path: Path) -> None:
 def test_the_command_lists_first_and_removes_with_yes(root: Path) -> None:
     old(root)
 
-    def called(*words: str) -> subprocess.CompletedProcess[str]:
+    def run_clean(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "deploytool.device", "clean", str(root), *words]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
 
     left = root / "bundles" / ("0" * 64)
-    shown = called().stdout.splitlines()
+    shown = run_clean().stdout.splitlines()
     assert shown[0].endswith(f"{left}: neither the current bundle nor the previous one")
     assert shown[1].startswith("1 left behind, ")
     assert left.is_dir()
-    found = json.loads(called("--yes", "--json").stdout)["result"]
+    found = json.loads(run_clean("--yes", "--json").stdout)["result"]
     assert (found["gone"], found["kept"], len(found["found"])) == (True, [], 1)
     assert not left.exists()
-    assert called().stdout == "Nothing was left behind.\n"
+    assert run_clean().stdout == "Nothing was left behind.\n"

@@ -47,18 +47,18 @@ ENGINES = draw.builds(
 
 @draw.composite
 def pairs(any_: draw.DrawFn) -> tuple[Engine, Environment]:
-    """An engine, and a machine that often has what the engine asks for."""
+    """An engine, and a machine that often has what the engine needs."""
     engine = any_(ENGINES)
 
-    def one(values: tuple[str, ...], wanted: tuple[str, ...]) -> str:
+    def choice(values: tuple[str, ...], wanted: tuple[str, ...]) -> str:
         return any_(draw.sampled_from((*values, *wanted * (4 * len(values) // len(wanted)))))
 
-    flavours = {one(FLAVOURS, (engine.flavour,)): one(RELEASES, (engine.version,)) for _ in range(2)}
+    flavours = {choice(FLAVOURS, (engine.flavour,)): choice(RELEASES, (engine.version,)) for _ in range(2)}
     machine = Environment(
-        system=one(SYSTEMS, engine.systems),
-        processor=one(PROCESSORS, engine.processors),
+        system=choice(SYSTEMS, engine.systems),
+        processor=choice(PROCESSORS, engine.processors),
         gpu="a GPU",
-        capability=one(("", *CAPABILITIES), engine.capabilities),
+        capability=choice(("", *CAPABILITIES), engine.capabilities),
         cuda=any_(draw.sampled_from(DRIVERS)),
         tensorrt=flavours if any_(draw.integers(0, 9)) else None,
     )
@@ -69,7 +69,7 @@ SEEN = {"accepted": 0, "refused": 0}
 
 
 def table(engine: Engine) -> Iterator[tuple[str, ...]]:
-    """Every machine that an engine is for, one row each."""
+    """One row for each machine that can run an engine."""
     drivers = sorted(SERVES[engine.cuda])
     yield from itertools.product(
         engine.systems, engine.processors, engine.capabilities, drivers, [engine.flavour], [engine.version]
@@ -77,9 +77,9 @@ def table(engine: Engine) -> Iterator[tuple[str, ...]]:
 
 
 def rows(machine: Environment) -> set[tuple[str, ...]]:
-    """What a machine offers, a row for each TensorRT it has."""
-    place = (machine.system, machine.processor, machine.capability, machine.cuda)
-    return {(*place, flavour, version) for flavour, version in (machine.tensorrt or {}).items()}
+    """One row for each TensorRT of a machine."""
+    base = (machine.system, machine.processor, machine.capability, machine.cuda)
+    return {(*base, flavour, version) for flavour, version in (machine.tensorrt or {}).items()}
 
 
 @settings(max_examples=5000, deadline=None, derandomize=True)
@@ -95,14 +95,14 @@ def test_five_thousand_random_pairs_match_the_table() -> None:
     SEEN.update(accepted=0, refused=0)
     decides_as_the_table()
     assert sum(SEEN.values()) >= 5000
-    assert min(SEEN.values()) >= 500  # else one of them was hardly tested
+    assert min(SEEN.values()) >= 500  # else one of the outcomes was hardly tested
 
 
-FITS = Engine(
+ENGINE = Engine(
     *(File("engines/a.plan", 1, "0" * 64, Role.ENGINE), "tensorrt", "10.16.1.11", ("8.9",), ("linux",), ("x86_64",)),
     *("13.0", Precision.FP16, Precision.FP32),
 )
-DESK = {"system": "linux", "processor": "x86_64", "gpu": "L4", "capability": "8.9", "cuda": "13.0"}
+HOST = {"system": "linux", "processor": "x86_64", "gpu": "L4", "capability": "8.9", "cuda": "13.0"}
 
 
 @pytest.mark.parametrize(
@@ -121,13 +121,13 @@ DESK = {"system": "linux", "processor": "x86_64", "gpu": "L4", "capability": "8.
     ],
 )
 def test_a_mismatch_has_a_reason(change: dict[str, object], reason: str | None) -> None:
-    machine = Environment(**{**DESK, "tensorrt": {"tensorrt": "10.16.1.11"}, **change})  # type: ignore[arg-type]  # by name
-    assert mismatch(FITS, machine) == reason
+    machine = Environment(**{**HOST, "tensorrt": {"tensorrt": "10.16.1.11"}, **change})  # type: ignore[arg-type]  # by name
+    assert mismatch(ENGINE, machine) == reason
 
 
 def test_this_machine_is_detected() -> None:
-    found = detect()
-    assert found.system
-    assert found.processor in ("x86_64", "aarch64")
-    assert bool(found.gpu) == bool(found.capability)
-    assert "tensorrt_rtx" in (found.tensorrt or {})
+    environment = detect()
+    assert environment.system
+    assert environment.processor in ("x86_64", "aarch64")
+    assert bool(environment.gpu) == bool(environment.capability)
+    assert "tensorrt_rtx" in (environment.tensorrt or {})

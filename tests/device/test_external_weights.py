@@ -23,26 +23,26 @@ from deploytool.spec import Precision
 WEIGHT = np.arange(4, dtype=np.float32)
 
 
-def tensor(*, elsewhere: bool) -> TensorProto:
-    made = numpy_helper.from_array(WEIGHT, "w")
-    if elsewhere:
-        made.ClearField("raw_data")
-        made.data_location = TensorProto.EXTERNAL
+def tensor(*, external: bool) -> TensorProto:
+    proto = numpy_helper.from_array(WEIGHT, "w")
+    if external:
+        proto.ClearField("raw_data")
+        proto.data_location = TensorProto.EXTERNAL
         for key, value in {"location": "w.bin", "offset": "0", "length": "16"}.items():
-            entry = made.external_data.add()
+            entry = proto.external_data.add()
             entry.key, entry.value = key, value
-    return made
+    return proto
 
 
 def model(weight: TensorProto) -> ModelProto:
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    made.ir_version = 8
-    return made
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", values[:1], values[1:], [weight])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    proto.ir_version = 8
+    return proto
 
 
-def way(path: Path) -> Candidate:
+def candidate(path: Path) -> Candidate:
     raw = path.read_bytes()
     digest = hashlib.sha256(raw).hexdigest()
     return Candidate(
@@ -53,92 +53,92 @@ def way(path: Path) -> Candidate:
 def test_external_weights_in_the_working_folder_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     WEIGHT.tofile("w.bin")
-    Path("in.onnx").write_bytes(model(tensor(elsewhere=False)).SerializeToString())
-    Path("out.onnx").write_bytes(model(tensor(elsewhere=True)).SerializeToString())
-    with open_candidate(way(tmp_path / "in.onnx")) as session:
+    Path("in.onnx").write_bytes(model(tensor(external=False)).SerializeToString())
+    Path("out.onnx").write_bytes(model(tensor(external=True)).SerializeToString())
+    with open_candidate(candidate(tmp_path / "in.onnx")) as session:
         assert session(x=np.ones((1, 4), np.float32))["y"].tolist() == [[1, 2, 3, 4]]
-    with pytest.raises(Refused, match="has external weights"), open_candidate(way(tmp_path / "out.onnx")):
+    with pytest.raises(Refused, match="has external weights"), open_candidate(candidate(tmp_path / "out.onnx")):
         pass
 
 
-def in_a_constant(made: ModelProto) -> None:
-    made.graph.node.append(helper.make_node("Constant", [], ["c"], value=tensor(elsewhere=True)))
+def in_a_constant(proto: ModelProto) -> None:
+    proto.graph.node.append(helper.make_node("Constant", [], ["c"], value=tensor(external=True)))
 
 
-def in_a_branch(made: ModelProto) -> None:
-    branch = helper.make_graph([], "b", [], [], [tensor(elsewhere=True)])
-    made.graph.node.append(helper.make_node("If", ["x"], ["c"], then_branch=branch, else_branch=branch))
+def in_a_branch(proto: ModelProto) -> None:
+    branch = helper.make_graph([], "b", [], [], [tensor(external=True)])
+    proto.graph.node.append(helper.make_node("If", ["x"], ["c"], then_branch=branch, else_branch=branch))
 
 
-def in_a_function(made: ModelProto) -> None:
-    node = helper.make_node("Constant", [], ["c"], value=tensor(elsewhere=True))
-    made.functions.append(helper.make_function("own", "F", [], ["c"], [node], [helper.make_opsetid("", 17)]))
+def in_a_function(proto: ModelProto) -> None:
+    node = helper.make_node("Constant", [], ["c"], value=tensor(external=True))
+    proto.functions.append(helper.make_function("own", "F", [], ["c"], [node], [helper.make_opsetid("", 17)]))
 
 
-def in_a_sparse_one(made: ModelProto) -> None:
-    made.graph.sparse_initializer.add().values.CopyFrom(tensor(elsewhere=True))
+def in_a_sparse_tensor(proto: ModelProto) -> None:
+    proto.graph.sparse_initializer.add().values.CopyFrom(tensor(external=True))
 
 
-def in_a_training(made: ModelProto) -> None:
-    made.training_info.add().algorithm.initializer.append(tensor(elsewhere=True))
+def in_a_training(proto: ModelProto) -> None:
+    proto.training_info.add().algorithm.initializer.append(tensor(external=True))
 
 
-def in_the_indices_of_a_sparse_one(made: ModelProto) -> None:
-    made.graph.sparse_initializer.add().indices.CopyFrom(tensor(elsewhere=True))
+def in_the_indices_of_a_sparse_tensor(proto: ModelProto) -> None:
+    proto.graph.sparse_initializer.add().indices.CopyFrom(tensor(external=True))
 
 
-def in_the_start_of_a_training(made: ModelProto) -> None:
-    made.training_info.add().initialization.initializer.append(tensor(elsewhere=True))
+def in_the_start_of_a_training(proto: ModelProto) -> None:
+    proto.training_info.add().initialization.initializer.append(tensor(external=True))
 
 
-def in_the_default_of_a_function(made: ModelProto) -> None:
+def in_the_default_of_a_function(proto: ModelProto) -> None:
     function = helper.make_function("own", "F", [], [], [], [helper.make_opsetid("", 17)])
-    function.attribute_proto.append(helper.make_attribute("c", tensor(elsewhere=True)))
-    made.functions.append(function)
+    function.attribute_proto.append(helper.make_attribute("c", tensor(external=True)))
+    proto.functions.append(function)
 
 
-def in_a_list_of_tensors(made: ModelProto) -> None:
-    made.graph.node.append(helper.make_node("Own", [], ["c"], values=[tensor(elsewhere=True)]))
+def in_a_list_of_tensors(proto: ModelProto) -> None:
+    proto.graph.node.append(helper.make_node("Own", [], ["c"], values=[tensor(external=True)]))
 
 
-def in_a_list_of_branches(made: ModelProto) -> None:
-    branch = helper.make_graph([], "b", [], [], [tensor(elsewhere=True)])
-    made.graph.node.append(helper.make_node("Own", ["x"], ["c"], branches=[branch]))
+def in_a_list_of_branches(proto: ModelProto) -> None:
+    branch = helper.make_graph([], "b", [], [], [tensor(external=True)])
+    proto.graph.node.append(helper.make_node("Own", ["x"], ["c"], branches=[branch]))
 
 
 def sparse() -> SparseTensorProto:
-    made = SparseTensorProto()
-    made.values.CopyFrom(tensor(elsewhere=True))
-    return made
+    proto = SparseTensorProto()
+    proto.values.CopyFrom(tensor(external=True))
+    return proto
 
 
-def in_a_sparse_constant(made: ModelProto) -> None:
-    made.graph.node.append(helper.make_node("Constant", [], ["c"], sparse_value=sparse()))
+def in_a_sparse_constant(proto: ModelProto) -> None:
+    proto.graph.node.append(helper.make_node("Constant", [], ["c"], sparse_value=sparse()))
 
 
-def in_a_list_of_sparse_ones(made: ModelProto) -> None:
-    made.graph.node.append(helper.make_node("Own", [], ["c"], values=[sparse()]))
+def in_a_list_of_sparse_tensors(proto: ModelProto) -> None:
+    proto.graph.node.append(helper.make_node("Own", [], ["c"], values=[sparse()]))
 
 
 PLACES = (
-    *(in_a_constant, in_a_branch, in_a_function, in_a_sparse_one, in_a_training, in_the_indices_of_a_sparse_one),
+    *(in_a_constant, in_a_branch, in_a_function, in_a_sparse_tensor, in_a_training, in_the_indices_of_a_sparse_tensor),
     *(in_the_start_of_a_training, in_the_default_of_a_function, in_a_list_of_tensors, in_a_list_of_branches),
-    *(in_a_sparse_constant, in_a_list_of_sparse_ones),
+    *(in_a_sparse_constant, in_a_list_of_sparse_tensors),
 )
 
 
-@pytest.mark.parametrize("put", PLACES)
-def test_external_weights_are_refused_wherever_they_occur(put: Callable[[ModelProto], None]) -> None:
-    made = model(tensor(elsewhere=False))
-    external_weights.refuse(made.SerializeToString(), "graph")
-    put(made)
+@pytest.mark.parametrize("add", PLACES)
+def test_external_weights_are_refused_wherever_they_occur(add: Callable[[ModelProto], None]) -> None:
+    proto = model(tensor(external=False))
+    external_weights.refuse(proto.SerializeToString(), "graph")
+    add(proto)
     with pytest.raises(Refused, match="has external weights"):
-        external_weights.refuse(made.SerializeToString(), "graph")
+        external_weights.refuse(proto.SerializeToString(), "graph")
 
 
 @pytest.mark.parametrize("field", ["data_location", "external_data"])
 def test_either_field_of_external_weights_is_refused(field: str) -> None:
-    weight = tensor(elsewhere=True)
+    weight = tensor(external=True)
     weight.ClearField(field)
     with pytest.raises(Refused, match="has external weights"):
         external_weights.refuse(model(weight).SerializeToString(), "graph")
@@ -163,7 +163,7 @@ def test_no_engine_is_built_from_external_weights(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensorrt, "library", lambda _: None)
-    (tmp_path / "out.onnx").write_bytes(model(tensor(elsewhere=True)).SerializeToString())
-    request = Request("build", str(tmp_path), read_manifest(packed), way(tmp_path / "out.onnx"), "", out="engine")
+    (tmp_path / "out.onnx").write_bytes(model(tensor(external=True)).SerializeToString())
+    request = Request("build", str(tmp_path), read_manifest(packed), candidate(tmp_path / "out.onnx"), "", out="engine")
     with pytest.raises(Refused, match="has external weights"):
         worker._build(request)

@@ -29,11 +29,11 @@ from tests.device.small import small
 _NAMED = "from deploytool.host import owner; print(owner.name())"
 
 
-def proved(checked: Integrity) -> None:
-    """Stands for the golden cases, which these bundles do not have."""
+def accept(checked: Integrity) -> None:
+    """Accepts a bundle: these bundles have no golden cases to run."""
 
 
-def not_proved(checked: Integrity) -> None:
+def reject(checked: Integrity) -> None:
     raise NotVerified("it does not run here", "try another")
 
 
@@ -42,7 +42,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def made(packed: Path, folder: Path, sequence: int, seed: int) -> Path:
+def make_bundle(packed: Path, folder: Path, sequence: int, seed: int) -> Path:
     folder.mkdir(parents=True)
     return small(packed, folder, sequence, seed)
 
@@ -53,21 +53,21 @@ def fail_to_start(root: Path, times: int) -> None:
 
 
 def test_an_installed_bundle_is_current_in_the_folder_of_its_digest(packed: Path, root: Path, tmp_path: Path) -> None:
-    source = made(packed, tmp_path / "a", 1, 1)
-    turned = install.install(source, root, proved)
-    assert turned == Pointer(manifest_digest(source), None, 1)
-    place = install.bundle_path(root, turned.current)
-    assert place == root / "bundles" / manifest_digest(source)
-    verify.check_integrity(place)
+    source = make_bundle(packed, tmp_path / "a", 1, 1)
+    pointer = install.install(source, root, accept)
+    assert pointer == Pointer(manifest_digest(source), None, 1)
+    folder = install.bundle_path(root, pointer.current)
+    assert folder == root / "bundles" / manifest_digest(source)
+    verify.check_integrity(folder)
     shutil.rmtree(source)
-    verify.check_integrity(place)
+    verify.check_integrity(folder)
 
 
-def copied(source: Path, root: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> str:
-    """Why an install is refused for which something happens between the check of its papers and the copy."""
+def refused_copy(source: Path, root: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> str:
+    """The reason why an install is refused if `meanwhile` runs between the integrity check and the copy."""
     monkeypatch.setattr(disk, "check", lambda *_: meanwhile())
     with pytest.raises(Refused) as caught:
-        install.install(source, root, proved)
+        install.install(source, root, accept)
     assert install.read_pointer(root) is None
     assert not list(root.glob(".staging-*"))
     assert not list((root / "bundles").iterdir())
@@ -77,39 +77,41 @@ def copied(source: Path, root: Path, monkeypatch: pytest.MonkeyPatch, meanwhile:
 def test_a_file_changed_before_the_copy_is_refused(
     packed: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = made(packed, tmp_path / "a", 1, 1)
+    source = make_bundle(packed, tmp_path / "a", 1, 1)
     graph = source / read_manifest(source).graphs[0].path
     raw = graph.read_bytes()
-    why = copied(source, root, monkeypatch, lambda: graph.write_bytes(bytes([raw[0] ^ 1]) + raw[1:]))
-    assert why == f"{graph} has other bytes than the manifest says"
+    reason = refused_copy(source, root, monkeypatch, lambda: graph.write_bytes(bytes([raw[0] ^ 1]) + raw[1:]))
+    assert reason == f"{graph} has other bytes than the manifest says"
 
 
 def test_a_corrupt_copy_is_refused(packed: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, usual = made(packed, tmp_path / "a", 1, 1), files.verify_file
+    source, original = make_bundle(packed, tmp_path / "a", 1, 1), files.verify_file
 
     def hold(path: Path, size: int, sha256: str, to: Path | None = None) -> None:
-        usual(path, size, sha256, to)
+        original(path, size, sha256, to)
         if to is not None:
             to.write_bytes(bytes(size))
 
     monkeypatch.setattr(files, "verify_file", hold)
-    assert ".staging-" in copied(source, root, monkeypatch, lambda: None)
+    assert ".staging-" in refused_copy(source, root, monkeypatch, lambda: None)
 
 
 def test_a_manifest_changed_before_the_copy_is_refused(
     packed: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = made(packed, tmp_path / "a", 1, 1)
-    later = dataclasses.replace(read_manifest(source), sequence=2)
-    why = copied(source, root, monkeypatch, lambda: write_manifest(source, later))
-    assert why == f"{source} changed while it was copied"
+    source = make_bundle(packed, tmp_path / "a", 1, 1)
+    changed = dataclasses.replace(read_manifest(source), sequence=2)
+    reason = refused_copy(source, root, monkeypatch, lambda: write_manifest(source, changed))
+    assert reason == f"{source} changed while it was copied"
 
 
 def test_the_previous_bundle_is_kept_and_rollback_exchanges_the_two(packed: Path, root: Path, tmp_path: Path) -> None:
-    one, two, three = (made(packed, tmp_path / name, number, number) for number, name in enumerate("abc", 1))
-    digests = [manifest_digest(folder) for folder in (one, two, three)]
-    for folder in (one, two, three):
-        install.install(folder, root, proved)
+    first, second, third = (
+        make_bundle(packed, tmp_path / name, number, number) for number, name in enumerate("abc", 1)
+    )
+    digests = [manifest_digest(folder) for folder in (first, second, third)]
+    for folder in (first, second, third):
+        install.install(folder, root, accept)
     assert install.read_pointer(root) == Pointer(digests[2], digests[1], 3)
     assert {path.name for path in (root / "bundles").iterdir()} == {digests[1], digests[2]}
     assert install.rollback(root) == Pointer(digests[1], digests[2], 3)
@@ -117,79 +119,81 @@ def test_the_previous_bundle_is_kept_and_rollback_exchanges_the_two(packed: Path
 
 
 def test_installing_the_same_bundle_again_changes_nothing(packed: Path, root: Path, tmp_path: Path) -> None:
-    one, two = made(packed, tmp_path / "a", 1, 1), made(packed, tmp_path / "b", 2, 2)
-    install.install(one, root, proved)
-    before = install.install(two, root, proved)
-    assert install.install(two, root, proved) == before
+    first, second = make_bundle(packed, tmp_path / "a", 1, 1), make_bundle(packed, tmp_path / "b", 2, 2)
+    install.install(first, root, accept)
+    before = install.install(second, root, accept)
+    assert install.install(second, root, accept) == before
 
 
 def test_a_lower_sequence_is_refused_even_after_a_rollback(packed: Path, root: Path, tmp_path: Path) -> None:
-    one, two, three = (made(packed, tmp_path / name, number, number) for number, name in enumerate("abc", 1))
-    install.install(one, root, proved)
-    install.install(three, root, proved)
+    first, second, third = (
+        make_bundle(packed, tmp_path / name, number, number) for number, name in enumerate("abc", 1)
+    )
+    install.install(first, root, accept)
+    install.install(third, root, accept)
     install.rollback(root)
     with pytest.raises(Refused, match="has sequence 2, and 3 was installed here"):
-        install.install(two, root, proved)
-    install.install(made(packed, tmp_path / "d", 3, 9), root, proved)  # the same sequence is no step back
+        install.install(second, root, accept)
+    install.install(make_bundle(packed, tmp_path / "d", 3, 9), root, accept)  # the same sequence is accepted
 
 
 def test_a_bundle_that_fails_verification_is_removed(packed: Path, root: Path, tmp_path: Path) -> None:
-    one, two = made(packed, tmp_path / "a", 1, 1), made(packed, tmp_path / "b", 2, 2)
+    first, second = make_bundle(packed, tmp_path / "a", 1, 1), make_bundle(packed, tmp_path / "b", 2, 2)
     with pytest.raises(NotVerified):
-        install.install(one, root, not_proved)
+        install.install(first, root, reject)
     assert install.read_pointer(root) is None
-    before = install.install(one, root, proved)
+    before = install.install(first, root, accept)
     with pytest.raises(NotVerified):
-        install.install(two, root, not_proved)
+        install.install(second, root, reject)
     assert install.read_pointer(root) == before
     assert [path.name for path in (root / "bundles").iterdir()] == [before.current]
     assert not list(root.glob(".staging-*"))
 
 
 def test_a_bundle_with_another_digest_than_expected_is_refused(packed: Path, root: Path, tmp_path: Path) -> None:
-    source = made(packed, tmp_path / "a", 1, 1)
+    source = make_bundle(packed, tmp_path / "a", 1, 1)
     with pytest.raises(Refused, match="is another bundle: its digest is"):
-        install.install(source, root, proved, digest="0" * 64)
-    assert install.install(source, root, proved, digest=manifest_digest(source)).current == manifest_digest(source)
+        install.install(source, root, accept, digest="0" * 64)
+    assert install.install(source, root, accept, digest=manifest_digest(source)).current == manifest_digest(source)
 
 
 def test_a_damaged_installed_bundle_is_replaced(packed: Path, root: Path, tmp_path: Path) -> None:
-    source = made(packed, tmp_path / "a", 1, 1)
-    place = install.bundle_path(root, install.install(source, root, proved).current)
-    (place / "recipe.json").write_text("spoilt")
-    install.install(source, root, proved)
-    verify.check_integrity(place)
+    source = make_bundle(packed, tmp_path / "a", 1, 1)
+    folder = install.bundle_path(root, install.install(source, root, accept).current)
+    (folder / "recipe.json").write_text("spoilt")
+    install.install(source, root, accept)
+    verify.check_integrity(folder)
 
 
 def test_three_failed_starts_roll_back_and_refuse_the_bundle(packed: Path, root: Path, tmp_path: Path) -> None:
-    one, two = made(packed, tmp_path / "a", 1, 1), made(packed, tmp_path / "b", 2, 2)
-    install.install(one, root, proved)
-    install.install(two, root, proved)
+    first, second = make_bundle(packed, tmp_path / "a", 1, 1), make_bundle(packed, tmp_path / "b", 2, 2)
+    install.install(first, root, accept)
+    install.install(second, root, accept)
     fail_to_start(root, 2)
-    assert install.bundle_to_start(root).current == manifest_digest(two)
+    assert install.bundle_to_start(root).current == manifest_digest(second)
     fail_to_start(root, 1)
-    why = "it failed to start 3 times in a row, most recently: it answers wrongly"
-    assert install.bundle_to_start(root) == Pointer(manifest_digest(one), None, 2, {manifest_digest(two): why})
-    with pytest.raises(Refused, match=why):
-        install.install(two, root, proved)
+    reason = "it failed to start 3 times in a row, most recently: it answers wrongly"
+    assert install.bundle_to_start(root) == Pointer(manifest_digest(first), None, 2, {manifest_digest(second): reason})
+    with pytest.raises(Refused, match=reason):
+        install.install(second, root, accept)
 
 
 def test_a_refused_bundle_can_be_pardoned(packed: Path, root: Path, tmp_path: Path) -> None:
-    one, two = made(packed, tmp_path / "a", 1, 1), made(packed, tmp_path / "b", 2, 2)
-    install.install(one, root, proved)
-    install.install(two, root, proved)
+    first, second = make_bundle(packed, tmp_path / "a", 1, 1), make_bundle(packed, tmp_path / "b", 2, 2)
+    install.install(first, root, accept)
+    install.install(second, root, accept)
     fail_to_start(root, 3)
-    assert install.bundle_to_start(root).current == manifest_digest(one)
+    assert install.bundle_to_start(root).current == manifest_digest(first)
     with pytest.raises(BadInput, match="does not name one bundle"):
-        install.pardon(root, manifest_digest(one))
-    assert install.pardon(root, manifest_digest(two)[:12]).refused == {}
-    assert install.install(two, root, proved).current == manifest_digest(two)
-    assert install.bundle_to_start(root).current == manifest_digest(two)
+        install.pardon(root, manifest_digest(first))
+    assert install.pardon(root, manifest_digest(second)[:12]).refused == {}
+    assert install.install(second, root, accept).current == manifest_digest(second)
+    assert install.bundle_to_start(root).current == manifest_digest(second)
 
 
 def test_a_successful_start_clears_earlier_failures(packed: Path, root: Path, tmp_path: Path) -> None:
     for number, name in enumerate("ab", 1):
-        install.install(made(packed, tmp_path / name, number, number), root, proved)
+        install.install(make_bundle(packed, tmp_path / name, number, number), root, accept)
     current = install.bundle_to_start(root).current
     for _ in range(3):
         fail_to_start(root, 2)
@@ -199,7 +203,7 @@ def test_a_successful_start_clears_earlier_failures(packed: Path, root: Path, tm
 
 def test_starts_in_progress_are_not_failures(packed: Path, root: Path, tmp_path: Path) -> None:
     for number, name in enumerate("ab", 1):
-        install.install(made(packed, tmp_path / name, number, number), root, proved)
+        install.install(make_bundle(packed, tmp_path / name, number, number), root, accept)
     current = install.bundle_to_start(root).current
     folder = install.start_records(root, current)
     with (
@@ -214,7 +218,7 @@ def test_starts_in_progress_are_not_failures(packed: Path, root: Path, tmp_path:
 
 def test_processes_that_die_while_loading_count_as_failures(packed: Path, root: Path, tmp_path: Path) -> None:
     for number, name in enumerate("ab", 1):
-        install.install(made(packed, tmp_path / name, number, number), root, proved)
+        install.install(make_bundle(packed, tmp_path / name, number, number), root, accept)
     current = install.bundle_to_start(root).current
     folder = install.start_records(root, current)
     program = """
@@ -277,37 +281,37 @@ print(problems)
 
 def test_concurrent_installs_without_locks_leave_an_intact_bundle(packed: Path, root: Path, tmp_path: Path) -> None:
     for number, name in enumerate("abcd", 1):
-        made(packed, tmp_path / name, 1, number)
+        make_bundle(packed, tmp_path / name, 1, number)
     command = [sys.executable, "-c", _INSTALL_WITHOUT_LOCKS, str(tmp_path), str(root), "3"]
     running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert [process.communicate()[0].strip() for process in running] == ["[]"] * 3
-    found = install.read_pointer(root)
-    assert found is not None
-    verify.check_integrity(install.bundle_path(root, found.current))
+    pointer = install.read_pointer(root)
+    assert pointer is not None
+    verify.check_integrity(install.bundle_path(root, pointer.current))
     assert not list(root.glob(".staging-*"))
 
 
 def test_the_staging_folder_of_a_living_install_is_not_swept(packed: Path, root: Path, tmp_path: Path) -> None:
-    install.install(made(packed, tmp_path / "a", 1, 1), root, proved)
-    mine, dead = root / f".staging-{owner.name()}", root / ".staging-000000000000-1-1-00000000"
-    gone = subprocess.run([sys.executable, "-c", _NAMED], cwd=ROOT, capture_output=True, text=True, check=True)
-    left = root / f".staging-{gone.stdout.strip()}"
-    for each in (mine, dead, left):
-        each.mkdir()
-    install.install(made(packed, tmp_path / "b", 2, 2), root, proved)
-    assert (mine.exists(), dead.exists(), left.exists()) == (True, True, False)
+    install.install(make_bundle(packed, tmp_path / "a", 1, 1), root, accept)
+    own_staging, unknown_staging = root / f".staging-{owner.name()}", root / ".staging-000000000000-1-1-00000000"
+    process = subprocess.run([sys.executable, "-c", _NAMED], cwd=ROOT, capture_output=True, text=True, check=True)
+    dead_staging = root / f".staging-{process.stdout.strip()}"
+    for staging in (own_staging, unknown_staging, dead_staging):
+        staging.mkdir()
+    install.install(make_bundle(packed, tmp_path / "b", 2, 2), root, accept)
+    assert (own_staging.exists(), unknown_staging.exists(), dead_staging.exists()) == (True, True, False)
 
 
 def test_without_a_previous_bundle_the_current_one_is_started_again(packed: Path, root: Path, tmp_path: Path) -> None:
-    source = made(packed, tmp_path / "a", 1, 1)
-    install.install(source, root, proved)
+    source = make_bundle(packed, tmp_path / "a", 1, 1)
+    install.install(source, root, accept)
     fail_to_start(root, 5)
     assert install.bundle_to_start(root).current == manifest_digest(source)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"current": 3}'])
 def test_a_damaged_pointer_is_bad_input(packed: Path, root: Path, tmp_path: Path, content: str) -> None:
-    install.install(made(packed, tmp_path / "a", 1, 1), root, proved)
+    install.install(make_bundle(packed, tmp_path / "a", 1, 1), root, accept)
     (root / "current").write_text(content)
     with pytest.raises(BadInput, match="is damaged"):
         install.bundle_to_start(root)
@@ -336,39 +340,39 @@ while True:
 
 def test_twenty_killed_installs_leave_an_intact_current_bundle(packed: Path, root: Path, tmp_path: Path) -> None:
     rng = random.Random(3)
-    sources = [made(packed, tmp_path / name, 1, seed) for seed, name in enumerate("ab")]
-    install.install(sources[0], root, proved)
+    sources = [make_bundle(packed, tmp_path / name, 1, seed) for seed, name in enumerate("ab")]
+    install.install(sources[0], root, accept)
     begun = time.monotonic()
     for source in reversed(sources):
-        install.install(source, root, proved)
-    both = time.monotonic() - begun  # seconds on this busy machine
-    digests, seen = {manifest_digest(source) for source in sources}, set()
+        install.install(source, root, accept)
+    seconds = time.monotonic() - begun  # depends on the load of this machine
+    digests, current_digests = {manifest_digest(source) for source in sources}, set()
     for _ in range(20):
         command = [sys.executable, "-c", _LOOP, str(root), *map(str, sources)]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as looping:
-            assert looping.stdout is not None
-            assert looping.stdout.readline() == "begins\n"
-            time.sleep(rng.uniform(0, 2 * both))
-            looping.kill()
-        found = install.read_pointer(root)
-        assert found is not None
-        verify.check_integrity(install.bundle_path(root, found.current))
-        if found.previous:
-            verify.check_integrity(install.bundle_path(root, found.previous))
-        seen.add(found.current)
-        assert found.current in digests
-    assert seen == digests  # it really changed in between
-    install.install(sources[0], root, proved)
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begins\n"
+            time.sleep(rng.uniform(0, 2 * seconds))
+            process.kill()
+        pointer = install.read_pointer(root)
+        assert pointer is not None
+        verify.check_integrity(install.bundle_path(root, pointer.current))
+        if pointer.previous:
+            verify.check_integrity(install.bundle_path(root, pointer.previous))
+        current_digests.add(pointer.current)
+        assert pointer.current in digests
+    assert current_digests == digests  # both bundles were current at some time
+    install.install(sources[0], root, accept)
     assert {path.name for path in root.iterdir()} == {".lock", "bundles", "current"}
 
 
 def test_built_engines_are_removed_with_their_bundle(packed: Path, root: Path, tmp_path: Path) -> None:
-    one = install.bundle_path(root, install.install(made(packed, tmp_path / "a", 1, 1), root, proved).current)
-    build.engine_path(one).mkdir()
+    first = install.bundle_path(root, install.install(make_bundle(packed, tmp_path / "a", 1, 1), root, accept).current)
+    build.engine_path(first).mkdir()
     for number in (2, 3):
-        install.install(made(packed, tmp_path / str(number), number, number), root, proved)
-    assert not one.exists()
-    assert not build.engine_path(one).exists()
+        install.install(make_bundle(packed, tmp_path / str(number), number, number), root, accept)
+    assert not first.exists()
+    assert not build.engine_path(first).exists()
 
 
 def test_commands_on_an_empty_root_create_no_file(tmp_path: Path) -> None:
@@ -387,7 +391,7 @@ def test_a_pointer_without_a_valid_digest_is_refused(tmp_path: Path, name: str) 
 
 
 def forged(packed: Path, folder: Path) -> Path:
-    """A bundle that agrees with itself, and is not the one whose digest its folder bears."""
+    """A consistent bundle in a folder named after another digest."""
     shutil.rmtree(folder)
     shutil.copytree(packed, folder)
     write_manifest(folder, dataclasses.replace(read_manifest(folder), name="forged"))
@@ -395,18 +399,18 @@ def forged(packed: Path, folder: Path) -> Path:
 
 
 def test_a_bundle_in_the_folder_of_another_digest_is_refused(packed: Path, tmp_path: Path) -> None:
-    root, later = tmp_path / "root", Path(shutil.copytree(packed, tmp_path / "later"))
-    write_manifest(later, dataclasses.replace(read_manifest(later), sequence=2))
-    first = install.install(packed, root, proved).current
-    install.install(later, root, proved)
+    root, changed = tmp_path / "root", Path(shutil.copytree(packed, tmp_path / "later"))
+    write_manifest(changed, dataclasses.replace(read_manifest(changed), sequence=2))
+    first = install.install(packed, root, accept).current
+    install.install(changed, root, accept)
     forged(packed, install.bundle_path(root, first))
     with pytest.raises(Refused, match="another bundle"):
         install.rollback(root)
-    current = install.bundle_path(root, manifest_digest(later))
+    current = install.bundle_path(root, manifest_digest(changed))
     forged(packed, current)
     with pytest.raises(Refused, match="another bundle"):
         commands.run(root, [packed / "golden" / "case_0.png"], top=1)
     with pytest.raises(Refused, match="another bundle"), deploytool.device.open(root):
         pass
-    install.install(later, root, proved)
+    install.install(changed, root, accept)
     assert read_manifest(current).name == "tiny"

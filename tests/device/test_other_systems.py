@@ -54,64 +54,64 @@ os.open, os.kill, ctypes.CDLL, subprocess.Popen.__init__ = opened, kill, dll, po
 
 
 @pytest.fixture
-def lacking(tmp_path: Path) -> dict[str, str]:
-    """An environment in which every Python begins without what only Unix has."""
+def without_unix(tmp_path: Path) -> dict[str, str]:
+    """An environment in which every Python process lacks what only Unix has."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(_LACKING)
     return {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{ROOT}"}
 
 
-def ran(lacking: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run(without_unix: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *words]
-    done = subprocess.run(command, cwd=folder, env=lacking, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=without_unix, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     assert "ENDED" not in done.stderr, done.stderr
     return done
 
 
-def test_the_test_environment_lacks_unix_calls(lacking: dict[str, str], tmp_path: Path) -> None:
+def test_the_test_environment_lacks_unix_calls(without_unix: dict[str, str], tmp_path: Path) -> None:
     program = "import os, signal\ntry:\n    import fcntl\nexcept ImportError:\n    print(hasattr(os, 'fork'))"
-    assert ran(lacking, tmp_path, "-c", program).stdout == "False\n"
+    assert run(without_unix, tmp_path, "-c", program).stdout == "False\n"
 
 
-def test_a_bundle_is_verified_run_and_installed(packed: Path, lacking: dict[str, str], tmp_path: Path) -> None:
+def test_a_bundle_is_verified_run_and_installed(packed: Path, without_unix: dict[str, str], tmp_path: Path) -> None:
     device = ("-m", "deploytool.device")
-    done = ran(lacking, tmp_path, *device, "verify", str(packed))
+    done = run(without_unix, tmp_path, *device, "verify", str(packed))
     assert done.returncode == 0, done.stderr
     assert "ORT CPU" in done.stdout
     assert done.stderr.count("this system sets no limits") == 1
-    for _ in range(2):  # also over what is there
-        done = ran(lacking, tmp_path, *device, "install", str(packed), "--root", "root")
+    for _ in range(2):  # also over the installed bundle
+        done = run(without_unix, tmp_path, *device, "install", str(packed), "--root", "root")
         assert done.returncode == 0, done.stderr
-    picture = str(packed / "golden" / "case_0.png")
-    assert ran(lacking, tmp_path, *device, "run", "root", picture).returncode == 0
-    left = {path.name for path in (tmp_path / "root").iterdir()}
-    assert left <= {".lock", "bundles", "current", "starts"}
+    image = str(packed / "golden" / "case_0.png")
+    assert run(without_unix, tmp_path, *device, "run", "root", image).returncode == 0
+    present = {path.name for path in (tmp_path / "root").iterdir()}
+    assert present <= {".lock", "bundles", "current", "starts"}
 
 
-def test_a_bundle_is_pulled_and_served(packed: Path, lacking: dict[str, str], tmp_path: Path) -> None:
-    done = ran(lacking, tmp_path, "-m", "deploytool.device", "pull", str(packed), "--out", "here")
+def test_a_bundle_is_pulled_and_served(packed: Path, without_unix: dict[str, str], tmp_path: Path) -> None:
+    done = run(without_unix, tmp_path, "-m", "deploytool.device", "pull", str(packed), "--out", "here")
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-    picture = str(packed / "golden" / "case_0.png")
-    program = f"import deploytool.device as d\nwith d.open('here') as model:\n    print(model({picture!r}).shape)"
-    done = ran(lacking, tmp_path, "-c", program)
+    image = str(packed / "golden" / "case_0.png")
+    program = f"import deploytool.device as d\nwith d.open('here') as model:\n    print(model({image!r}).shape)"
+    done = run(without_unix, tmp_path, "-c", program)
     assert done.stdout == "(1, 10)\n", done.stderr
 
 
-def test_changed_files_and_links_are_refused(packed: Path, lacking: dict[str, str], tmp_path: Path) -> None:
-    spoiled = Path(shutil.copytree(packed, tmp_path / "spoiled"))
-    graph = next(spoiled.rglob("*.onnx"))
+def test_changed_files_and_links_are_refused(packed: Path, without_unix: dict[str, str], tmp_path: Path) -> None:
+    changed = Path(shutil.copytree(packed, tmp_path / "spoiled"))
+    graph = next(changed.rglob("*.onnx"))
     graph.write_bytes(graph.read_bytes()[:-1] + b"x")
-    assert ran(lacking, tmp_path, "-m", "deploytool.device", "verify", str(spoiled)).returncode == 8
+    assert run(without_unix, tmp_path, "-m", "deploytool.device", "verify", str(changed)).returncode == 8
     linked = Path(shutil.copytree(packed, tmp_path / "linked"))
     graph = next(linked.rglob("*.onnx"))
     graph.unlink()
     graph.symlink_to(next(packed.rglob("*.onnx")))
-    assert ran(lacking, tmp_path, "-m", "deploytool.device", "verify", str(linked)).returncode == 8
+    assert run(without_unix, tmp_path, "-m", "deploytool.device", "verify", str(linked)).returncode == 8
 
 
-def test_a_link_is_not_followed(lacking: dict[str, str], tmp_path: Path) -> None:
+def test_a_link_is_not_followed(without_unix: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to("file")
     program = """
@@ -124,4 +124,4 @@ try:
 except errors.Refused as error:
     print(error)
 """
-    assert ran(lacking, tmp_path, "-c", program).stdout.startswith("b'x'\nlink cannot be read: ")
+    assert run(without_unix, tmp_path, "-c", program).stdout.startswith("b'x'\nlink cannot be read: ")

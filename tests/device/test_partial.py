@@ -36,7 +36,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 
 
 @pytest.fixture(scope="module")
-def part(tmp_path_factory: pytest.TempPathFactory, ours: Keys) -> Path:
+def fetched(tmp_path_factory: pytest.TempPathFactory, ours: Keys) -> Path:
     """A signed bundle of which only what an Orin needs was fetched."""
     home = tmp_path_factory.mktemp("part")
     whole = small.made(home / "whole", 1)
@@ -48,20 +48,22 @@ def part(tmp_path_factory: pytest.TempPathFactory, ours: Keys) -> Path:
 
 
 @pytest.fixture
-def copy(part: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(part, tmp_path / "orin"))
+def copy(fetched: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(fetched, tmp_path / "orin"))
 
 
-def engines(checked: verify.Integrity, found: Environment) -> dict[str, str | None]:
+def engines(checked: verify.Integrity, environment: Environment) -> dict[str, str | None]:
     """Why each engine cannot be tried, by its path in the bundle; None if it can."""
-    routes = verify.run_candidates(checked, found)
+    all_candidates = verify.run_candidates(checked, environment)
     return {
-        Path(way.path).relative_to(checked.folder).as_posix(): way.absent for way in routes if way.tier == Tier.ENGINE
+        Path(candidate.path).relative_to(checked.folder).as_posix(): candidate.absent
+        for candidate in all_candidates
+        if candidate.tier == Tier.ENGINE
     }
 
 
-def test_a_signed_subset_passes(part: Path, ours: Keys) -> None:
-    checked = verify.check_integrity(part, VerifyOptions(key=ours[1]))
+def test_a_signed_subset_passes(fetched: Path, ours: Keys) -> None:
+    checked = verify.check_integrity(fetched, VerifyOptions(key=ours[1]))
     steps = {step.name: step.status for step in checked.steps}
     assert steps["signature"] == f"held: 7 files, by {ours[1]}"  # the manifest, and six of the seven it names
     assert steps["digests"] == "held: 6 files; 1 engines for other devices than orin left out"
@@ -73,7 +75,7 @@ def test_a_signed_subset_passes(part: Path, ours: Keys) -> None:
 
 
 def test_a_forged_subset_file_only_makes_engines_unavailable(copy: Path, ours: Keys) -> None:
-    """Nobody signs which device a bundle was fetched for; a lie about it can only take engines away."""
+    """subset.json is not signed; a forged one can only make engines unavailable."""
     (copy / small.ORIN).unlink()
     with pytest.raises(Refused, match=r"orin\.plan is missing"):
         verify.check_integrity(copy, VerifyOptions(key=ours[1]))
@@ -85,57 +87,57 @@ def test_a_forged_subset_file_only_makes_engines_unavailable(copy: Path, ours: K
     )
 
 
-def test_an_engine_added_later_must_be_the_signed_one(copy: Path, part: Path, ours: Keys) -> None:
-    whole = part.with_name("whole")
+def test_an_engine_added_later_must_be_the_signed_one(copy: Path, fetched: Path, ours: Keys) -> None:
+    whole = fetched.with_name("whole")
     shutil.copy(whole / small.RTX40, copy / small.RTX40)
-    verify.check_integrity(copy, VerifyOptions(key=ours[1]))  # what was left out may come after all
+    verify.check_integrity(copy, VerifyOptions(key=ours[1]))  # an omitted engine may be added later
     (copy / small.RTX40).write_bytes((copy / small.ORIN).read_bytes())
     with pytest.raises(Refused, match=r"rtx40\.plan has other bytes"):
         verify.check_integrity(copy, VerifyOptions(key=ours[1]))
 
 
-def attacked(folder: Path, whole: Path, rng: random.Random) -> None:
-    """One to four things that somebody without the key may do to a folder, subset.json first among them."""
+def tamper(folder: Path, whole: Path, rng: random.Random) -> None:
+    """Makes one to four changes that need no key, most often of subset.json."""
     capabilities = ["8.7", "8.9", "12.0", "none", "7.5"]
     for _ in range(rng.randint(1, 4)):
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        kind, one = rng.randrange(7), rng.choice(paths)
-        if kind in (0, 1):
+        attack, path = rng.randrange(7), rng.choice(paths)
+        if attack in (0, 1):
             (folder / SUBSET_FILE).write_text(serde.text(Subset("orin", rng.choice(capabilities))))
-        elif kind == 2:
-            one.unlink()
-        elif kind == 3 and one.stat().st_size:
-            raw = bytearray(one.read_bytes())
+        elif attack == 2:
+            path.unlink()
+        elif attack == 3 and path.stat().st_size:
+            raw = bytearray(path.read_bytes())
             raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
-            one.write_bytes(raw)
-        elif kind == 4:
+            path.write_bytes(raw)
+        elif attack == 4:
             (folder / rng.choice([small.ORIN, small.RTX40])).write_bytes(rng.randbytes(300))
-        elif kind == 5:
+        elif attack == 5:
             shutil.copy(whole / small.RTX40, folder / small.RTX40)
         else:
             (folder / "engines" / "more.plan").write_bytes(b"x")
 
 
-def test_three_hundred_attacks_only_make_engines_unavailable(part: Path, tmp_path: Path, ours: Keys) -> None:
-    """What is let through has the bytes that were signed, and lacks no file but engines."""
-    whole, rng, seen = part.with_name("whole"), random.Random(11), Counter[str]()
-    truth = small.contents(whole)
+def test_three_hundred_attacks_only_make_engines_unavailable(fetched: Path, tmp_path: Path, ours: Keys) -> None:
+    """An accepted folder has the signed bytes, and lacks no file except engines."""
+    whole, rng, outcomes = fetched.with_name("whole"), random.Random(11), Counter[str]()
+    signed_contents = small.contents(whole)
     for number in range(300):
-        folder = Path(shutil.copytree(part, tmp_path / str(number)))
-        attacked(folder, whole, rng)
+        folder = Path(shutil.copytree(fetched, tmp_path / str(number)))
+        tamper(folder, whole, rng)
         try:
             checked = verify.check_integrity(folder, VerifyOptions(key=ours[1]))
         except Refused:
-            seen["refused"] += 1
+            outcomes["refused"] += 1
             continue
-        there = small.contents(folder)
-        there.pop(SUBSET_FILE, None)
-        assert all(truth[path] == raw for path, raw in there.items())
-        assert set(truth) - set(there) <= {small.ORIN, small.RTX40}
-        for found in (ORIN, RTX40):
-            assert all(path in there for path, absent in engines(checked, found).items() if absent is None)
-        seen["held"] += 1
-    assert min(seen["refused"], seen["held"]) >= 40, seen
+        present = small.contents(folder)
+        present.pop(SUBSET_FILE, None)
+        assert all(signed_contents[path] == raw for path, raw in present.items())
+        assert set(signed_contents) - set(present) <= {small.ORIN, small.RTX40}
+        for environment in (ORIN, RTX40):
+            assert all(path in present for path, absent in engines(checked, environment).items() if absent is None)
+        outcomes["held"] += 1
+    assert min(outcomes["refused"], outcomes["held"]) >= 40, outcomes
 
 
 @settings(max_examples=300, deadline=None)
@@ -144,17 +146,19 @@ def test_three_hundred_attacks_only_make_engines_unavailable(part: Path, tmp_pat
     capability=draw.sampled_from(["7.5", "8.7", "8.9", "12.0", "none", ""]),
 )
 def test_only_engines_for_other_capabilities_may_be_missing(
-    part: Path, listed: list[list[str]], capability: str
+    fetched: Path, listed: list[list[str]], capability: str
 ) -> None:
-    manifest = read_manifest(part)
-    made = [
+    manifest = read_manifest(fetched)
+    engine_list = [
         replace(
-            manifest.engines[0], file=replace(manifest.engines[0].file, path=f"e{number}"), capabilities=tuple(each)
+            manifest.engines[0],
+            file=replace(manifest.engines[0].file, path=f"e{number}"),
+            capabilities=tuple(capabilities),
         )
-        for number, each in enumerate(listed)
+        for number, capabilities in enumerate(listed)
     ]
-    several: Manifest = replace(manifest, engines=tuple(made))
-    absent = subset.omitted_engines(several, Subset("t", capability))
-    assert absent == {f"e{number}" for number, each in enumerate(listed) if capability not in each}
-    assert not absent & {file.path for file in several.files}
-    assert subset.omitted_engines(several, None) == frozenset()
+    changed: Manifest = replace(manifest, engines=tuple(engine_list))
+    absent = subset.omitted_engines(changed, Subset("t", capability))
+    assert absent == {f"e{number}" for number, capabilities in enumerate(listed) if capability not in capabilities}
+    assert not absent & {file.path for file in changed.files}
+    assert subset.omitted_engines(changed, None) == frozenset()

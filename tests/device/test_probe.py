@@ -35,8 +35,8 @@ def manifest(packed: Path) -> Manifest:
     return read_manifest(packed)
 
 
-def fake(packed: Path, manifest: Manifest, tier: candidates.Tier) -> Candidate:
-    """A way of any tier to the FP16 graph, which the fake backend does not look at."""
+def fake_candidate(packed: Path, manifest: Manifest, tier: candidates.Tier) -> Candidate:
+    """A candidate of any tier for the FP16 graph, which the fake backend does not read."""
     file = next(file for file in manifest.files if file.path == manifest.graphs[1].path)
     device = "cpu" if tier == candidates.Tier.ORT_CPU else "cuda"
     return Candidate(
@@ -44,13 +44,15 @@ def fake(packed: Path, manifest: Manifest, tier: candidates.Tier) -> Candidate:
     )
 
 
-def tried(packed: Path, manifest: Manifest, way: Candidate, fault: str, monkeypatch: pytest.MonkeyPatch) -> ProbeResult:
+def probe_with_fault(
+    packed: Path, manifest: Manifest, candidate: Candidate, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> ProbeResult:
     monkeypatch.setenv("FAULT", fault)
     monkeypatch.setenv("SAMPLE", str(packed / manifest.golden.path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     limits = Limits(seconds=1.0 if fault == "hang" else 60.0, gibibytes=8.0)
     worker = (sys.executable, str(Path(__file__).with_name("faulty.py")))
-    return probe.probe(way, packed, manifest, 0.0, worker, limits)
+    return probe.probe(candidate, packed, manifest, 0.0, worker, limits)
 
 
 @pytest.mark.parametrize("fault", REASONS)
@@ -58,41 +60,43 @@ def tried(packed: Path, manifest: Manifest, way: Candidate, fault: str, monkeypa
 def test_a_fault_falls_back_to_the_next_tier_with_a_reason(
     packed: Path, manifest: Manifest, tier: candidates.Tier, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = TIERS.index(tier)
+    index = TIERS.index(tier)
 
-    def prober(way: Candidate) -> ProbeResult:
-        if way.tier == tier:
-            return tried(packed, manifest, way, fault, monkeypatch)
-        if TIERS.index(way.tier) > place:
-            return ProbeResult(way.tier, "", Attempt.MEASURED)
-        return ProbeResult(way.tier, "", Attempt.UNAVAILABLE, "not here")
+    def prober(candidate: Candidate) -> ProbeResult:
+        if candidate.tier == tier:
+            return probe_with_fault(packed, manifest, candidate, fault, monkeypatch)
+        if TIERS.index(candidate.tier) > index:
+            return ProbeResult(candidate.tier, "", Attempt.MEASURED)
+        return ProbeResult(candidate.tier, "", Attempt.UNAVAILABLE, "not here")
 
-    found = probe.probe_in_order([fake(packed, manifest, each) for each in TIERS], prober)
-    assert re.search(REASONS[fault], found[place].reason)
-    assert {each.status for each in found[:place]} <= {Attempt.UNAVAILABLE}
-    served = probe.first_passed(found)
+    results = probe.probe_in_order([fake_candidate(packed, manifest, tier_) for tier_ in TIERS], prober)
+    assert re.search(REASONS[fault], results[index].reason)
+    assert {result.status for result in results[:index]} <= {Attempt.UNAVAILABLE}
+    working = probe.first_passed(results)
     if tier == TIERS[-1]:
-        failure = probe.shortfall(found, None)
-        assert served is None
+        failure = probe.shortfall(results, None)
+        assert working is None
         assert isinstance(failure, ParityFailed if fault == "wrong output" else NotVerified)
-        assert f"{tier}: {found[place].reason}" in str(failure)
+        assert f"{tier}: {results[index].reason}" in str(failure)
     else:
-        assert len(found) == place + 2  # what is below the one that serves is not tried
-        assert served is not None
-        assert served.tier == TIERS[place + 1]
-        assert probe.shortfall(found, None) is None
+        assert len(results) == index + 2  # candidates below the working one are not tried
+        assert working is not None
+        assert working.tier == TIERS[index + 1]
+        assert probe.shortfall(results, None) is None
 
 
 def test_a_working_candidate_is_measured(packed: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = tried(packed, manifest, fake(packed, manifest, candidates.Tier.ENGINE), "none", monkeypatch)
-    assert found.passed
-    assert found.trial is not None
-    assert found.trial.check.parity.max_error < 1e-5
-    assert found.trial.rounds >= 7
+    result = probe_with_fault(
+        packed, manifest, fake_candidate(packed, manifest, candidates.Tier.ENGINE), "none", monkeypatch
+    )
+    assert result.passed
+    assert result.trial is not None
+    assert result.trial.check.parity.max_error < 1e-5
+    assert result.trial.rounds >= 7
 
 
 @pytest.mark.parametrize(
-    ("require", "serves", "held"),
+    ("require", "working_tier", "accepted"),
     [
         ("trt", candidates.Tier.ENGINE, True),
         ("trt", candidates.Tier.ORT_TENSORRT, True),
@@ -103,26 +107,26 @@ def test_a_working_candidate_is_measured(packed: Path, manifest: Manifest, monke
         (None, candidates.Tier.ORT_CPU, True),
     ],
 )
-def test_a_required_backend_is_the_minimum(require: str | None, serves: candidates.Tier, held: bool) -> None:
-    above = TIERS[: TIERS.index(serves)]
-    found = [ProbeResult(tier, "", Attempt.FAILED, "it crashed") for tier in above] + [
-        ProbeResult(serves, "", Attempt.MEASURED)
+def test_a_required_backend_is_the_minimum(require: str | None, working_tier: candidates.Tier, accepted: bool) -> None:
+    above = TIERS[: TIERS.index(working_tier)]
+    results = [ProbeResult(tier, "", Attempt.FAILED, "it crashed") for tier in above] + [
+        ProbeResult(working_tier, "", Attempt.MEASURED)
     ]
-    failure = probe.shortfall(found, require)
-    assert (failure is None) == held
+    failure = probe.shortfall(results, require)
+    assert (failure is None) == accepted
     if failure:
         assert isinstance(failure, NotVerified)
         assert all(f"{tier}: it crashed" in str(failure) for tier in above)
 
 
 def test_onnx_runtime_on_the_cpu_is_the_last_candidate_and_works(packed: Path, manifest: Manifest) -> None:
-    routes = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))
-    assert [way.tier for way in routes] == list(TIERS)
-    assert [way.absent is None for way in routes] == [False, False, False, False, True]
-    found = probe.probe(routes[-1], packed, manifest, 0.1)
-    assert found.passed
-    assert found.trial is not None
-    assert found.trial.check.tolerance.max_error == manifest.tolerances[Precision.FP32].max_error
+    all_candidates = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))
+    assert [candidate.tier for candidate in all_candidates] == list(TIERS)
+    assert [candidate.absent is None for candidate in all_candidates] == [False, False, False, False, True]
+    result = probe.probe(all_candidates[-1], packed, manifest, 0.1)
+    assert result.passed
+    assert result.trial is not None
+    assert result.trial.check.tolerance.max_error == manifest.tolerances[Precision.FP32].max_error
 
 
 @pytest.mark.parametrize("tier", [candidates.Tier.ORT_CUDA, candidates.Tier.ORT_TENSORRT])
@@ -130,16 +134,20 @@ def test_a_missing_provider_does_not_fall_back_to_the_cpu(
     packed: Path, manifest: Manifest, tier: candidates.Tier
 ) -> None:
     """As on a machine with a GPU whose ONNX Runtime is the one for CPUs."""
-    found = Environment("linux", "x86_64", "L4", "8.9", "13.0", {})
-    way = next(way for way in verify.run_candidates(verify.check_integrity(packed), found) if way.tier == tier)
-    assert way.absent is None
-    status = probe.probe(way, packed, manifest, 0.1).reason
+    environment = Environment("linux", "x86_64", "L4", "8.9", "13.0", {})
+    candidate = next(
+        candidate
+        for candidate in verify.run_candidates(verify.check_integrity(packed), environment)
+        if candidate.tier == tier
+    )
+    assert candidate.absent is None
+    status = probe.probe(candidate, packed, manifest, 0.1).reason
     assert re.search("ONNX Runtime cannot (run on CUDA|use TensorRT): this build of it has no", status)
 
 
 def test_a_file_changed_after_the_check_is_not_opened(packed: Path, manifest: Manifest) -> None:
-    way = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))[-1]
-    forged = Candidate(*(way.tier, way.path, way.size, "0" * 64, way.backend, way.device, "", way.precision, way.io))
+    candidate = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))[-1]
+    forged = replace(candidate, sha256="0" * 64)
     assert "has other bytes than the manifest says" in probe.probe(forged, packed, manifest, 0.1).reason
 
 
@@ -148,27 +156,27 @@ def test_the_worker_imports_nothing_from_the_working_folder(
 ) -> None:
     (tmp_path / "numpy.py").write_text("raise SystemExit('planted')")
     monkeypatch.chdir(tmp_path)
-    routes = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))
+    all_candidates = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))
     assert WORKER[0] == sys.executable
-    assert probe.probe(routes[-1], packed, manifest, 0.1).passed
+    assert probe.probe(all_candidates[-1], packed, manifest, 0.1).passed
 
 
 def test_preprocessing_that_differs_from_the_host_is_refused(packed: Path, manifest: Manifest) -> None:
-    way = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))[-1]
-    request = Request("try", str(packed), manifest, way, "")
+    candidate = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))[-1]
+    request = Request("try", str(packed), manifest, candidate, "")
     sample = worker._golden(request)
     worker._check_preprocessing(request, sample)
     for changed in ({"mean": (0.5, 0.5, 0.5)}, {"channels": "BGR"}, {"layout": "NHWC"}):
-        how = replace(manifest.preprocessing, **changed)
+        preprocessing = replace(manifest.preprocessing, **changed)
         inputs = (replace(manifest.inputs[0], shape=("batch", 32, 32, 3)),) if "layout" in changed else manifest.inputs
-        other = replace(request, manifest=replace(manifest, preprocessing=how, inputs=inputs))
+        changed_request = replace(request, manifest=replace(manifest, preprocessing=preprocessing, inputs=inputs))
         with pytest.raises(StageFailed, match="gives another tensor here"):
-            worker._check_preprocessing(other, sample)
+            worker._check_preprocessing(changed_request, sample)
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_an_output_that_is_not_finite_is_refused(packed: Path, manifest: Manifest, number: float) -> None:
-    request = Request("answer", str(packed), manifest, fake(packed, manifest, candidates.Tier.ORT_CPU), "")
+    request = Request("answer", str(packed), manifest, fake_candidate(packed, manifest, candidates.Tier.ORT_CPU), "")
     assert worker._guess("a.png", "logits", np.array([1.0, 2.0]), request).classes == (1, 0)
     with pytest.raises(BadInput, match=r"a\.png: logits is not finite"):
         worker._guess("a.png", "logits", np.array([1.0, number]), request)

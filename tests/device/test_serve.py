@@ -30,17 +30,17 @@ SCALE = 1e-5
 EMPTY = np.zeros((0, 5, 3), np.uint8)
 
 
-def proved(checked: Integrity) -> None:
-    """The golden cases are run when it is opened."""
+def accept(checked: Integrity) -> None:
+    """Accepts a bundle: its golden cases run when it is opened."""
 
 
 @pytest.fixture
 def root(packed: Path, tmp_path: Path) -> Path:
-    install.install(packed, tmp_path / "root", proved)
+    install.install(packed, tmp_path / "root", accept)
     return tmp_path / "root"
 
 
-def second(packed: Path, folder: Path) -> Path:
+def later_bundle(packed: Path, folder: Path) -> Path:
     """The same bundle with a higher sequence."""
     later = Path(shutil.copytree(packed, folder / "later"))
     text = (later / "manifest.json").read_text().replace('"sequence": 1', '"sequence": 2')
@@ -56,12 +56,12 @@ def test_paths_pixels_and_tensors_give_the_same_outputs(packed: Path, root: Path
         by_path = model(packed / "golden" / "case_0.png")
         by_pixels = model(sample.pixels[0])
         by_tensor = model(sample.inputs["input"])
-        every = model.run(input=sample.inputs["input"])
+        outputs = model.run(input=sample.inputs["input"])
     assert by_path.shape == (1, 10)
     assert np.array_equal(by_path, by_pixels)
     assert np.abs(by_tensor - sample.reference["logits"]).max() < SCALE * np.abs(sample.reference["logits"]).max()
     assert np.allclose(by_path[0], by_tensor[0], rtol=0, atol=SCALE * np.abs(by_tensor).max())
-    assert np.array_equal(every["logits"], by_tensor)
+    assert np.array_equal(outputs["logits"], by_tensor)
 
 
 def test_a_bundle_can_be_opened_without_an_install(packed: Path) -> None:
@@ -78,9 +78,9 @@ def test_more_cases_than_the_largest_batch_are_run(packed: Path) -> None:
 
 def test_an_unsuitable_input_is_bad_input(packed: Path) -> None:
     with deploytool.device.open(packed) as model:
-        for odd in (np.zeros((4, 4), np.uint8), np.zeros((1, 3, 32, 32)), np.zeros((3, 32, 32), np.float32)):
+        for argument in (np.zeros((4, 4), np.uint8), np.zeros((1, 3, 32, 32)), np.zeros((3, 32, 32), np.float32)):
             with pytest.raises(BadInput, match="is no image"):
-                model(odd)
+                model(argument)
         with pytest.raises(BadInput, match="takes input, not image"):
             model.run(image=np.zeros((1, 3, 32, 32), np.float32))
         with pytest.raises(BadInput, match="input has shape"):
@@ -91,13 +91,15 @@ def test_an_unsuitable_input_is_bad_input(packed: Path) -> None:
             model(packed / "recipe.json")
 
 
-@pytest.mark.parametrize("odd", [None, 5, "text", [[1.0]], b"x", np.float32(1), np.array("x"), np.array(None), EMPTY])
-def test_arguments_of_another_type_are_bad_input(packed: Path, odd: object) -> None:
+@pytest.mark.parametrize(
+    "argument", [None, 5, "text", [[1.0]], b"x", np.float32(1), np.array("x"), np.array(None), EMPTY]
+)
+def test_arguments_of_another_type_are_bad_input(packed: Path, argument: object) -> None:
     with deploytool.device.open(packed) as model:
         with pytest.raises(BadInput):
-            model(odd)  # type: ignore[arg-type]  # that is the point
+            model(argument)  # type: ignore[arg-type]  # that is the point
         with pytest.raises(BadInput):
-            model.run(input=odd)  # type: ignore[arg-type]
+            model.run(input=argument)  # type: ignore[arg-type]
         with pytest.raises(BadInput):
             model.run()
 
@@ -108,27 +110,27 @@ def test_a_required_backend_that_is_unavailable_is_an_error(packed: Path) -> Non
 
 
 def test_a_changed_file_is_not_loaded(root: Path) -> None:
-    place = install.bundle_path(root, install.bundle_to_start(root).current)
-    graph = place / read_manifest(place).graphs[0].path
+    folder = install.bundle_path(root, install.bundle_to_start(root).current)
+    graph = folder / read_manifest(folder).graphs[0].path
     graph.write_bytes(graph.read_bytes()[:-1] + b"!")
     with pytest.raises(Refused), deploytool.device.open(root):
         pass
 
 
 def test_three_refused_starts_roll_back_to_the_previous_bundle(packed: Path, tmp_path: Path) -> None:
-    install.install(packed, tmp_path / "root", proved)
-    later = second(packed, tmp_path)
-    bad = install.install(later, tmp_path / "root", proved).current
-    (install.bundle_path(tmp_path / "root", bad) / "recipe.json").write_text("spoilt")
+    install.install(packed, tmp_path / "root", accept)
+    later = later_bundle(packed, tmp_path)
+    digest = install.install(later, tmp_path / "root", accept).current
+    (install.bundle_path(tmp_path / "root", digest) / "recipe.json").write_text("spoilt")
     for _ in range(3):
         with pytest.raises(Refused), deploytool.device.open(tmp_path / "root"):
             pass
     with deploytool.device.open(tmp_path / "root") as model:
         assert model.manifest.sequence == 1
-    found = install.read_pointer(tmp_path / "root")
-    assert found is not None
-    assert list(found.refused) == [bad]
-    assert "other" in found.refused[bad]
+    pointer = install.read_pointer(tmp_path / "root")
+    assert pointer is not None
+    assert list(pointer.refused) == [digest]
+    assert "other" in pointer.refused[digest]
 
 
 def test_an_error_in_the_service_is_no_failed_start(root: Path) -> None:
@@ -141,61 +143,61 @@ def test_an_error_in_the_service_is_no_failed_start(root: Path) -> None:
 def test_a_bundle_that_is_replaced_while_it_is_opened_is_opened_again(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other installs sweep what is no longer current; the digest alone does not tell that it was gone between."""
-    usual, left = verify.check_integrity, ["golden/golden.npz"]
+    """Another install may remove and install the same bundle again; its digest is the same."""
+    original, files_to_remove = verify.check_integrity, ["golden/golden.npz"]
 
-    def swept(folder: Path, asked: verify.VerifyOptions) -> Integrity:
-        if not left:
-            return usual(folder, asked)
+    def check_and_replace(folder: Path, args: verify.VerifyOptions) -> Integrity:
+        if not files_to_remove:
+            return original(folder, args)
         shutil.copytree(folder, folder.with_name("copy"))
-        (folder / left.pop()).unlink()
+        (folder / files_to_remove.pop()).unlink()
         try:
-            return usual(folder, asked)
+            return original(folder, args)
         finally:
             shutil.rmtree(folder)
             folder.with_name("copy").rename(folder)
 
-    monkeypatch.setattr(verify, "check_integrity", swept)
+    monkeypatch.setattr(verify, "check_integrity", check_and_replace)
     with deploytool.device.open(root) as model:
         assert model.manifest.sequence == 1
-    assert not left
+    assert not files_to_remove
     assert not list((root / "starts").rglob("*-*"))
 
 
-def kept_from_starting(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
-    """Spoils this process or its machine, and gives the arguments with which a service then opens its model."""
+def prevent_start(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """Breaks this process or its machine as named, and returns the arguments for opening a model."""
     if name == "a key that is not there":
         return {"require_signature": str(tmp_path / "nokey.pem")}
-    if name == "a word that nobody can require":
+    if name == "an unknown backend":
         return {"require": "gpu"}
     if name == "a GPU whose driver is not up":
         return {"require": "cuda"}
     if name == "no folder for temporary files":
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     if name == "too many open files":
-        monkeypatch.setattr(os, "open", refusing(os.open, errno.EMFILE))
+        monkeypatch.setattr(os, "open", raising(os.open, errno.EMFILE))
     if name == "an onnxruntime that is being upgraded":
         (tmp_path / "onnxruntime").mkdir()
         (tmp_path / "onnxruntime" / "__init__.py").write_text("raise ImportError('half of it')")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     if name == "no processes left":
-        monkeypatch.setattr(subprocess, "Popen", refusing(subprocess.Popen, errno.EAGAIN))
+        monkeypatch.setattr(subprocess, "Popen", raising(subprocess.Popen, errno.EAGAIN))
     return {}
 
 
-def refusing(usual: Callable[..., object], number: int) -> Callable[..., object]:
-    def refuses(*asked: object, **more: object) -> object:
+def raising(original: Callable[..., object], number: int) -> Callable[..., object]:
+    def raise_error(*args: object, **kwargs: object) -> object:
         raise OSError(number, os.strerror(number))
 
-    assert callable(usual)
-    return refuses
+    assert callable(original)
+    return raise_error
 
 
 @pytest.mark.parametrize(
     "name",
     [
         "a key that is not there",
-        "a word that nobody can require",
+        "an unknown backend",
         "a GPU whose driver is not up",
         "no folder for temporary files",
         "too many open files",
@@ -207,17 +209,17 @@ def test_faults_of_the_caller_or_machine_are_no_failed_starts(
     name: str, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "root"
-    install.install(packed, root, proved)
-    later = second(packed, tmp_path)
-    current = install.install(later, root, proved).current
-    with monkeypatch.context() as spoiled:
-        arguments = kept_from_starting(name, spoiled, tmp_path)
+    install.install(packed, root, accept)
+    later = later_bundle(packed, tmp_path)
+    current = install.install(later, root, accept).current
+    with monkeypatch.context() as patch:
+        arguments = prevent_start(name, patch, tmp_path)
         for _ in range(4):
             with pytest.raises(DeployError) as caught, deploytool.device.open(root, **arguments):
                 pass
             assert caught.value.remedy
-    found = install.bundle_to_start(root)
-    assert (found.current, dict(found.refused)) == (current, {})
+    pointer = install.bundle_to_start(root)
+    assert (pointer.current, dict(pointer.refused)) == (current, {})
     with deploytool.device.open(root) as model:
         assert model.manifest.sequence == 2
 
@@ -226,20 +228,20 @@ def test_a_bundle_whose_worker_dies_is_refused_with_the_reason(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "root"
-    install.install(packed, root, proved)
-    later = second(packed, tmp_path)
-    bad = install.install(later, root, proved).current
+    install.install(packed, root, accept)
+    later = later_bundle(packed, tmp_path)
+    digest = install.install(later, root, accept).current
     died = ProbeResult(Tier.ORT_CPU, "model.onnx", Attempt.FAILED, "it was killed by SIGSEGV", died=True)
-    with monkeypatch.context() as spoiled:
-        spoiled.setattr("deploytool.device.serve.probe.probe", lambda *asked: died)
+    with monkeypatch.context() as patch:
+        patch.setattr("deploytool.device.serve.probe.probe", lambda *args: died)
         for _ in range(3):
             with pytest.raises(NotVerified, match="SIGSEGV"), deploytool.device.open(root):
                 pass
     with deploytool.device.open(root) as model:
         assert model.manifest.sequence == 1
-    found = install.read_pointer(root)
-    assert found is not None
-    assert "SIGSEGV" in found.refused[bad]
+    pointer = install.read_pointer(root)
+    assert pointer is not None
+    assert "SIGSEGV" in pointer.refused[digest]
 
 
 _BESIDE = "import json, sys; print(json.dumps(sorted(sys.modules)))"
@@ -269,7 +271,7 @@ print(between - before, time.process_time() - between)
 
 
 def test_the_device_commands_work_without_the_libraries_of_the_host(packed: Path, tmp_path: Path) -> None:
-    """Everything of the desk is forbidden to the process and to the children it starts."""
+    """The process and its children cannot import the libraries of the host."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "for name in ('torch', 'onnx', 'onnxsim', 'safetensors', 'typer', 'rich'):\n"

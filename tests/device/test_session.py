@@ -20,49 +20,53 @@ from deploytool.pipeline.recipe import PIPELINE
 from deploytool.spec import Job, Precision, Stage
 from tests.conftest import QUICK, TINY
 
-DESK = Environment("linux", "x86_64", "L4", "8.9", "13.0", {})
+GPU_HOST = Environment("linux", "x86_64", "L4", "8.9", "13.0", {})
 
 
 def test_a_graph_with_fp16_io_has_fp32_inputs_and_outputs(run_copy: Path) -> None:
-    """`--io fp16` is between the graph and its backend: whoever calls sees FP32."""
+    """`--io fp16` affects the graph and its backend; a caller passes and receives FP32."""
     options = dataclasses.replace(QUICK, io=Precision.FP16)
-    recipe = [verb for verb in PIPELINE if verb != Stage.BUILD]
+    recipe = [stage for stage in PIPELINE if stage != Stage.BUILD]
     list(runner.run(Job(TINY, options), recipe, run_copy))
     folder = runner.extend(Stage.PACK, options, run_copy).path.parent
     manifest = read_manifest(folder)
     assert [graph.io for graph in manifest.graphs] == ["fp32", "fp16"]
     assert "TYPE_FP16" in (folder / "models" / "tiny_fp16" / "config.pbtxt").read_text()
-    way = next(way for way in verify.run_candidates(verify.check_integrity(folder), DESK) if way.tier == Tier.ORT_CUDA)
+    candidate = next(
+        candidate
+        for candidate in verify.run_candidates(verify.check_integrity(folder), GPU_HOST)
+        if candidate.tier == Tier.ORT_CUDA
+    )
     sample = golden.read(folder / manifest.golden.path)
-    with open_candidate(dataclasses.replace(way, device="cpu")) as session:
-        got = session(**sample.inputs)["logits"]
-    assert got.dtype == np.float32
-    assert np.abs(got - sample.reference["logits"]).max() < 2e-3 * np.abs(sample.reference["logits"]).max()
+    with open_candidate(dataclasses.replace(candidate, device="cpu")) as session:
+        logits = session(**sample.inputs)["logits"]
+    assert logits.dtype == np.float32
+    assert np.abs(logits - sample.reference["logits"]).max() < 2e-3 * np.abs(sample.reference["logits"]).max()
 
 
 def test_the_bytes_that_were_hashed_are_loaded_although_the_file_is_replaced(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is another from the moment it has been read and hashed: right between the check and the use."""
+    """The file is replaced as soon as it has been read and hashed, before it is used."""
     folder = Path(shutil.copytree(packed, tmp_path / "bundle"))
-    way = verify.run_candidates(verify.check_integrity(folder), DESK)[-1]
+    candidate = verify.run_candidates(verify.check_integrity(folder), GPU_HOST)[-1]
     sample = golden.read(folder / read_manifest(folder).golden.path)
-    usual = files.read_verified
+    original = files.read_verified
 
-    def swapped(path: Path, size: int, sha256: str) -> bytes:
-        content = usual(path, size, sha256)
+    def read_and_replace(path: Path, size: int, sha256: str) -> bytes:
+        content = original(path, size, sha256)
         path.write_bytes(b"no graph at all")
         return content
 
-    monkeypatch.setattr(files, "read_verified", swapped)
-    with open_candidate(way) as session:
-        got = session(**sample.inputs)["logits"]
-    assert np.abs(got - sample.reference["logits"]).max() < 1e-4 * np.abs(sample.reference["logits"]).max()
-    with pytest.raises(Refused), open_candidate(way):
+    monkeypatch.setattr(files, "read_verified", read_and_replace)
+    with open_candidate(candidate) as session:
+        logits = session(**sample.inputs)["logits"]
+    assert np.abs(logits - sample.reference["logits"]).max() < 1e-4 * np.abs(sample.reference["logits"]).max()
+    with pytest.raises(Refused), open_candidate(candidate):
         pass
 
 
 def test_a_file_with_another_digest_is_not_opened(packed: Path) -> None:
-    way = verify.run_candidates(verify.check_integrity(packed), DESK)[-1]
-    with pytest.raises(Refused), open_candidate(dataclasses.replace(way, sha256="0" * 64)):
+    candidate = verify.run_candidates(verify.check_integrity(packed), GPU_HOST)[-1]
+    with pytest.raises(Refused), open_candidate(dataclasses.replace(candidate, sha256="0" * 64)):
         pass

@@ -19,7 +19,7 @@ from tests.device import small
 from tests.device.keys import Keys, keys
 
 
-def by_the_book(folder: Path, key: Path) -> None:
+def verify_with_model_signing(folder: Path, key: Path) -> None:
     verifying.Config().use_elliptic_key_verifier(public_key=key).verify(folder, folder / SIGNATURE_FILE)
 
 
@@ -27,11 +27,11 @@ def by_the_book(folder: Path, key: Path) -> None:
 def test_model_signing_verifies_what_we_sign(copy: Path, tmp_path: Path, curve: ec.EllipticCurve) -> None:
     private, public = keys(tmp_path, "key", ec.generate_private_key(curve))
     sign.sign(copy, private)
-    by_the_book(copy, public)
+    verify_with_model_signing(copy, public)
     verify.check_integrity(copy, VerifyOptions(key=public))
     (copy / "recipe.json").write_text("{}")
     with pytest.raises(ValueError, match="mismatch"):
-        by_the_book(copy, public)
+        verify_with_model_signing(copy, public)
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name)
@@ -39,8 +39,8 @@ def test_we_verify_what_model_signing_signs(copy: Path, tmp_path: Path, curve: e
     private, public = keys(tmp_path, "key", ec.generate_private_key(curve))
     (copy / SIGNATURE_FILE).unlink()
     oms.Config().use_elliptic_key_signer(private_key=private).sign(copy, copy / SIGNATURE_FILE)
-    shown = verify.check_integrity(copy, VerifyOptions(key=public)).steps[0]
-    assert (shown.name, shown.status) == ("signature", f"held: {len(small.paths(copy))} files, by {public}")
+    step = verify.check_integrity(copy, VerifyOptions(key=public)).steps[0]
+    assert (step.name, step.status) == ("signature", f"held: {len(small.paths(copy))} files, by {public}")
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,11 @@ def test_we_verify_what_model_signing_signs(copy: Path, tmp_path: Path, curve: e
     ],
     ids=["blake2", "shards", "links"],
 )
-def test_a_signature_with_another_hashing_is_refused(copy: Path, ours: Keys, how: hashing.Config) -> None:
+def test_a_signature_with_another_hashing_is_refused(copy: Path, ours: Keys, hash_config: hashing.Config) -> None:
     (copy / SIGNATURE_FILE).unlink()
-    oms.Config().use_elliptic_key_signer(private_key=ours[0]).set_hashing_config(how).sign(copy, copy / SIGNATURE_FILE)
+    oms.Config().use_elliptic_key_signer(private_key=ours[0]).set_hashing_config(hash_config).sign(
+        copy, copy / SIGNATURE_FILE
+    )
     with pytest.raises(Refused, match="one by one with SHA-256"):
         verify.check_integrity(copy, VerifyOptions(key=ours[1]))
 
@@ -62,9 +64,11 @@ def test_a_signature_with_another_hashing_is_refused(copy: Path, ours: Keys, how
 def test_a_path_that_the_signer_ignored_is_refused(copy: Path, ours: Keys) -> None:
     (copy / SIGNATURE_FILE).unlink()
     (copy / ".gitignore").write_text("*")  # model-signing leaves it out by itself
-    how = hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE])
-    oms.Config().use_elliptic_key_signer(private_key=ours[0]).set_hashing_config(how).sign(copy, copy / SIGNATURE_FILE)
-    by_the_book(copy, ours[1])
+    hash_config = hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE])
+    oms.Config().use_elliptic_key_signer(private_key=ours[0]).set_hashing_config(hash_config).sign(
+        copy, copy / SIGNATURE_FILE
+    )
+    verify_with_model_signing(copy, ours[1])
     with pytest.raises(Refused, match=r"\.gitignore is not signed"):
         verify.check_integrity(copy, VerifyOptions(key=ours[1]))
 
@@ -84,11 +88,11 @@ def test_a_refused_signing_keeps_the_present_signature(copy: Path, ours: Keys) -
 
 
 def test_a_signature_is_verified_after_it_is_written(copy: Path, ours: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = files.publish
+    original = files.publish
 
     def publish(path: Path, content: bytes, beside: Path | None = None) -> None:
         assert b'"keyid":""' in content
-        usual(path, content.replace(b'"keyid":""', b'"keyid":"x"'), beside)
+        original(path, content.replace(b'"keyid":""', b'"keyid":"x"'), beside)
 
     monkeypatch.setattr(files, "publish", publish)
     with pytest.raises(Refused, match="is not in the form that deploytool writes"):

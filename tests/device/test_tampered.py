@@ -31,31 +31,31 @@ def clean(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small.small(packed, tmp_path_factory.mktemp("clean") / "bundle")
 
 
-def refused(folder: Path, asked: VerifyOptions) -> bool:
+def refused(folder: Path, options: VerifyOptions) -> bool:
     try:
-        verify.check_integrity(folder, asked)
+        verify.check_integrity(folder, options)
     except Refused:
         return True
     return False
 
 
 def sweep(clean: Path, folder: Path, count: int, ours: Keys, theirs: Keys) -> Counter[str]:
-    """How many of `count` tampered bundles are let through, by the way they were tampered with.
+    """The number of accepted bundles among `count` tampered ones, by the kind of change.
 
-    Only where the key is the wrong one is a signature asked for: digests and sequence must do without it.
+    A signature is required only with the wrong key: digests and sequence must suffice for the other changes.
     """
-    sequence, rng, kept = read_manifest(clean).sequence, random.Random(5), small.contents(clean)
-    sign.sign(small.restored(kept, folder), theirs[0])
-    wrong = {**kept, SIGNATURE_FILE: (folder / SIGNATURE_FILE).read_bytes()}
+    sequence, rng, contents = read_manifest(clean).sequence, random.Random(5), small.contents(clean)
+    sign.sign(small.restored(contents, folder), theirs[0])
+    wrongly_signed = {**contents, SIGNATURE_FILE: (folder / SIGNATURE_FILE).read_bytes()}
     passed: Counter[str] = Counter()
     for number in range(count):
-        place = number % (len(small.TAMPERS) + 1)
-        if place == len(small.TAMPERS):
-            small.restored(wrong, folder)
+        index = number % (len(small.TAMPERS) + 1)
+        if index == len(small.TAMPERS):
+            small.restored(wrongly_signed, folder)
             passed["wrong key"] += not refused(folder, VerifyOptions(sequence, key=ours[1]))
             continue
-        tamper = small.TAMPERS[place]
-        tamper(small.restored(kept, folder), rng)
+        tamper = small.TAMPERS[index]
+        tamper(small.restored(contents, folder), rng)
         passed[tamper.__name__] += not refused(folder, VerifyOptions(sequence))
     return +passed
 
@@ -70,8 +70,8 @@ def test_ten_thousand_tampered_bundles_are_refused(clean: Path, tmp_path: Path, 
 
 
 def test_a_thousand_clean_bundles_are_accepted(clean: Path) -> None:
-    asked = VerifyOptions(read_manifest(clean).sequence, digest=manifest_digest(clean))
-    assert not any(refused(clean, asked) for _ in range(1000))
+    options = VerifyOptions(read_manifest(clean).sequence, digest=manifest_digest(clean))
+    assert not any(refused(clean, options) for _ in range(1000))
 
 
 def test_any_changed_bit_of_the_manifest_is_refused_by_its_digest(clean: Path, tmp_path: Path) -> None:
@@ -86,17 +86,17 @@ def test_a_manifest_changed_during_the_check_is_refused(
 ) -> None:
     folder, check = small.restored(small.contents(clean), tmp_path / "bundle"), check_files
 
-    def slow(place: Path, manifest: Manifest, absent: frozenset[str]) -> None:
-        check(place, manifest, absent)
-        write_manifest(place, dataclasses.replace(manifest, sequence=9))
+    def check_and_change(bundle: Path, manifest: Manifest, absent: frozenset[str]) -> None:
+        check(bundle, manifest, absent)
+        write_manifest(bundle, dataclasses.replace(manifest, sequence=9))
 
-    monkeypatch.setattr(verify, "check_files", slow)
+    monkeypatch.setattr(verify, "check_files", check_and_change)
     with pytest.raises(Refused, match="changed while it was checked"):
         verify.check_integrity(folder)
 
 
 def test_a_consistent_forgery_is_detected_by_the_digest_only(clean: Path, tmp_path: Path) -> None:
-    """Other bytes under a manifest that names them agree with each other: digests alone cannot tell who wrote them."""
+    """Changed files under a manifest with their digests are consistent: digests do not tell who wrote them."""
     folder = small.restored(small.contents(clean), tmp_path / "bundle")
     manifest = read_manifest(folder)
     graph = manifest.graphs[0].path

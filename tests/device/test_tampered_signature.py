@@ -11,7 +11,7 @@ import pytest
 from deploytool.bundle import sign
 from deploytool.bundle.manifest import SIGNATURE_FILE
 from tests.device import small
-from tests.device.keys import OF_FILES, OURS, Keys, refused
+from tests.device.keys import FILE_TAMPERS, SIGNATURE_TAMPERS, Keys, is_refused
 
 
 @pytest.fixture(scope="module")
@@ -25,27 +25,27 @@ def other(packed: Path, tmp_path_factory: pytest.TempPathFactory, ours: Keys) ->
 def test_three_hundred_tampered_bundles_are_refused(
     signed: Path, other: Path, tmp_path: Path, ours: Keys, theirs: Keys
 ) -> None:
-    """Bits of the signature, the payload and the files, files added, removed and renamed, and signatures of others."""
-    rng, kept, folder = random.Random(7), small.contents(signed), tmp_path / "bundle"
-    swapped = (other / SIGNATURE_FILE).read_bytes()
+    """Changes bits of signature, payload and files; adds, removes and renames files; uses other signatures."""
+    rng, contents, folder = random.Random(7), small.contents(signed), tmp_path / "bundle"
+    other_signature = (other / SIGNATURE_FILE).read_bytes()
     passed: Counter[str] = Counter()
     for number in range(280):
-        tamper = (*OURS, *OF_FILES)[number % 12]
-        tamper(small.restored(kept, folder), rng)
-        passed[tamper.__name__] += not refused(folder, ours[1])
+        tamper = (*SIGNATURE_TAMPERS, *FILE_TAMPERS)[number % 12]
+        tamper(small.restored(contents, folder), rng)
+        passed[tamper.__name__] += not is_refused(folder, ours[1])
     for number in range(20):
-        small.restored(kept, folder)
+        small.restored(contents, folder)
         if number % 2:
-            (folder / SIGNATURE_FILE).write_bytes(swapped)
+            (folder / SIGNATURE_FILE).write_bytes(other_signature)
         elif number % 4:
             sign.sign(folder, theirs[0])
-        passed["other signature"] += not refused(folder, ours[1] if number % 4 else theirs[1])
+        passed["other signature"] += not is_refused(folder, ours[1] if number % 4 else theirs[1])
     assert +passed == Counter()
-    assert not refused(small.restored(kept, folder), ours[1])
+    assert not is_refused(small.restored(contents, folder), ours[1])
 
 
 def test_fifty_clean_bundles_are_accepted(packed: Path, tmp_path: Path, ours: Keys) -> None:
     for seed in range(50):
         folder = small.small(packed, tmp_path / str(seed), seed=seed)
         sign.sign(folder, ours[0])
-        assert not refused(folder, ours[1])
+        assert not is_refused(folder, ours[1])

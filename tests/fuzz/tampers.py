@@ -24,7 +24,7 @@ from deploytool.bundle.manifest import (
     write_manifest,
 )
 from tests.device import small
-from tests.device.keys import inside, one_bit
+from tests.device.keys import edit_envelope, flip_bit_of_base64
 from tests.fuzz import ground, values
 from tests.fuzz.ground import Ground
 
@@ -242,12 +242,12 @@ def signature_inside(folder: Path, rng: random.Random, _: Ground) -> None:
             signatures = envelope["signatures"]
             assert isinstance(signatures, list)
             sig = signatures[0]["sig"]
-            signatures[0]["sig"] = rng.choice((one_bit(sig, rng), "", "AA==", sig[:-4]))
+            signatures[0]["sig"] = rng.choice((flip_bit_of_base64(sig, rng), "", "AA==", sig[:-4]))
             return
         payload = base64.b64decode(str(envelope["payload"]))
         envelope["payload"] = base64.b64encode(values.tampered(payload, rng)).decode()
 
-    inside(folder, edit)
+    edit_envelope(folder, edit)
 
 
 def signature_gone(folder: Path, rng: random.Random, _: Ground) -> None:

@@ -25,34 +25,34 @@ def living() -> Iterator[str]:
         process.communicate("\n")
 
 
-def _beside(folder: Path, name: str) -> Path:
-    made = folder.with_name(f".{folder.name}.making-{name}")
-    (made / "load").mkdir(parents=True)
-    (made / "load" / "weights").write_bytes(bytes(1000))
-    return made
+def _make_sibling(folder: Path, name: str) -> Path:
+    created = folder.with_name(f".{folder.name}.making-{name}")
+    (created / "load").mkdir(parents=True)
+    (created / "load" / "weights").write_bytes(bytes(1000))
+    return created
 
 
-def _room(folder: Path, name: str) -> Path:
+def _make_folder(folder: Path, name: str) -> Path:
     (folder / f".making-{name}").mkdir()
     return folder / f".making-{name}"
 
 
-def _file(folder: Path, name: str) -> Path:
+def _make_file(folder: Path, name: str) -> Path:
     (folder / f".model.tar.{name}.making").write_bytes(bytes(1000))
     return folder / f".model.tar.{name}.making"
 
 
-def _of_a_run(folder: Path, name: str) -> Path:
+def _make_folder_in_run(folder: Path, name: str) -> Path:
     (folder / "run").mkdir(exist_ok=True)
-    return _room(folder / "run", name)
+    return _make_folder(folder / "run", name)
 
 
-def _install(folder: Path, name: str) -> Path:
+def _make_staging(folder: Path, name: str) -> Path:
     (folder / f".staging-{name}").mkdir()
     return folder / f".staging-{name}"
 
 
-_KINDS: list[Make] = [_beside, _room, _file, _of_a_run, _install]
+_MAKERS: list[Make] = [_make_sibling, _make_folder, _make_file, _make_folder_in_run, _make_staging]
 
 
 def paths(folder: Path) -> list[Path]:
@@ -65,29 +65,29 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "work"
 
 
-@pytest.mark.parametrize("make", _KINDS)
+@pytest.mark.parametrize("make", _MAKERS)
 def test_a_folder_of_a_dead_process_is_found_and_removed(folder: Path, dead: str, make: Make) -> None:
-    made = make(folder, dead)
+    created = make(folder, dead)
     (item,) = leftovers.find(folder)
-    assert (item.path, item.why) == (str(made), f"process {dead.split('-')[1]} was making it, and is gone")
-    assert item.size == (1000 if make in (_beside, _file) else 0)
-    assert made.exists()
+    assert (item.path, item.why) == (str(created), f"process {dead.split('-')[1]} was making it, and is gone")
+    assert item.size == (1000 if make in (_make_sibling, _make_file) else 0)
+    assert created.exists()
     assert leftovers.remove([item]) == []
-    assert not made.exists()
+    assert not created.exists()
 
 
-@pytest.mark.parametrize("make", _KINDS)
+@pytest.mark.parametrize("make", _MAKERS)
 def test_a_folder_of_a_living_process_is_kept(folder: Path, living: str, make: Make) -> None:
     old(make(folder, living))
     assert paths(folder) == []
 
 
-@pytest.mark.parametrize("make", _KINDS)
+@pytest.mark.parametrize("make", _MAKERS)
 def test_a_folder_of_another_machine_is_a_leftover_only_when_old(folder: Path, make: Make) -> None:
-    made = make(folder, "fffffffffff0-1-1-00000000")
+    created = make(folder, "fffffffffff0-1-1-00000000")
     assert paths(folder) == []
-    old(made)
-    assert paths(folder) == [made]
+    old(created)
+    assert paths(folder) == [created]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_link_and_its_target_are_kept(folder: Path, tmp_path: Path, dead: str)
     (tmp_path / "precious").mkdir()
     (folder / f".making-{dead}").symlink_to(tmp_path / "precious")
     (folder / "link").symlink_to(tmp_path / "precious")
-    _room(tmp_path / "precious", dead)
+    _make_folder(tmp_path / "precious", dead)
     old(folder)
     assert paths(folder) == []
 
@@ -121,8 +121,8 @@ def test_a_link_and_its_target_are_kept(folder: Path, tmp_path: Path, dead: str)
 def test_a_link_inside_a_leftover_is_not_followed(folder: Path, tmp_path: Path, dead: str) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_bytes(bytes(5000))
-    made = _room(folder, dead)
-    (made / "link").symlink_to(tmp_path / "precious")
+    created = _make_folder(folder, dead)
+    (created / "link").symlink_to(tmp_path / "precious")
     (item,) = leftovers.find(folder)
     assert item.size < 1000
     leftovers.remove([item])
@@ -130,61 +130,61 @@ def test_a_link_inside_a_leftover_is_not_followed(folder: Path, tmp_path: Path, 
 
 
 def test_a_folder_of_another_user_is_kept(folder: Path, dead: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _room(folder, dead)
+    _make_folder(folder, dead)
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
     assert paths(folder) == []
 
 
 def _unfinished(run: Path) -> Path:
-    for room in ("validate", f"{publish.UNFINISHED}/load"):
-        (run / room).mkdir(parents=True)
-        (run / room / "receipt.json").write_text("{}")
+    for directory in ("validate", f"{publish.UNFINISHED}/load"):
+        (run / directory).mkdir(parents=True)
+        (run / directory / "receipt.json").write_text("{}")
     return run / publish.UNFINISHED
 
 
 def test_an_unfinished_run_is_a_leftover_when_old_and_unlocked(folder: Path) -> None:
-    left = _unfinished(folder / "run")
+    leftover = _unfinished(folder / "run")
     assert paths(folder) == []
-    old(left)
-    opened = os.open(folder / "run", os.O_RDONLY)
-    assert locks.acquire(opened)
+    old(leftover)
+    descriptor = os.open(folder / "run", os.O_RDONLY)
+    assert locks.acquire(descriptor)
     assert paths(folder) == []
-    os.close(opened)
-    assert paths(folder) == [left]
-    (left / "notes.txt").write_text("mine")
-    old(left)
+    os.close(descriptor)
+    assert paths(folder) == [leftover]
+    (leftover / "notes.txt").write_text("mine")
+    old(leftover)
     assert paths(folder) == []
 
 
 def test_an_interrupted_fetch_is_a_leftover_when_old_and_unlocked(folder: Path) -> None:
-    stage = folder / ".model.fetching"
-    (stage / ("0" * 64) / "tree").mkdir(parents=True)
-    (stage / "lock").touch()
+    fetch = folder / ".model.fetching"
+    (fetch / ("0" * 64) / "tree").mkdir(parents=True)
+    (fetch / "lock").touch()
     assert paths(folder) == []
-    old(stage)
-    opened = os.open(stage / "lock", os.O_RDWR)
-    assert locks.acquire(opened)
+    old(fetch)
+    descriptor = os.open(fetch / "lock", os.O_RDWR)
+    assert locks.acquire(descriptor)
     assert paths(folder) == []
-    os.close(opened)
-    assert paths(folder) == [stage]
-    (stage / "holiday.jpg").touch()
-    old(stage)
+    os.close(descriptor)
+    assert paths(folder) == [fetch]
+    (fetch / "holiday.jpg").touch()
+    old(fetch)
     assert paths(folder) == []
 
 
 def test_a_partial_file_of_a_training_is_a_leftover_when_old(folder: Path) -> None:
     (folder / "train").mkdir()
-    left = folder / "train" / "checkpoint.pt.unfinished"
-    left.touch()
-    old(left)
+    leftover = folder / "train" / "checkpoint.pt.unfinished"
+    leftover.touch()
+    old(leftover)
     assert paths(folder) == []  # nobody trained there
     (folder / "train" / "checkpoint.pt").touch()
-    assert paths(folder) == [left]
+    assert paths(folder) == [leftover]
 
 
 def test_publishing_a_file_removes_its_leftovers(folder: Path, dead: str, living: str) -> None:
-    left, other, busy = (folder / f".{name}.making" for name in (f"a.{dead}", f"b.{dead}", f"a.{living}"))
-    for path in (left, other, busy):
+    leftover, foreign, running = (folder / f".{name}.making" for name in (f"a.{dead}", f"b.{dead}", f"a.{living}"))
+    for path in (leftover, foreign, running):
         path.touch()
     files.publish(folder / "a", b"new")
-    assert {path.name for path in folder.iterdir()} == {"a", other.name, busy.name}
+    assert {path.name for path in folder.iterdir()} == {"a", foreign.name, running.name}

@@ -29,54 +29,54 @@ from deploytool.spec import Job, Stage
 from tests.conftest import QUICK, TINY
 
 RECIPE = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.VALIDATE)
-DEAD = owner.name().replace(f"-{os.getpid()}-", "-4194303-")  # beyond what this machine gives
+DEAD = owner.name().replace(f"-{os.getpid()}-", "-4194303-")  # above the highest process id of this machine
 ALIVE = owner.name()
 
 
-class Written:
-    """A stage that writes what it is made from, and nothing else."""
+class SeedWriter:
+    """A stage that writes the seed of the options to its artifact."""
 
-    def __init__(self, verb: str) -> None:
-        self.verb = verb
+    def __init__(self, stage: str) -> None:
+        self.verb = stage
 
-    def make(self, job: Job, out: Path, given: StageInputs) -> Notes:
-        before = [json.loads(each.path.read_text())["seed"] for each in given.artifacts]
-        assert set(before) <= {job.options.seed}
+    def make(self, job: Job, out: Path, inputs: StageInputs) -> Notes:
+        input_seeds = [json.loads(artifact.path.read_text())["seed"] for artifact in inputs.artifacts]
+        assert set(input_seeds) <= {job.options.seed}
         out.write_text(json.dumps({"verb": self.verb, "seed": job.options.seed}))
         return {}
 
 
 @pytest.fixture(autouse=True)
 def stages_that_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "import_stage", Written)
+    monkeypatch.setattr(stages, "import_stage", SeedWriter)
     monkeypatch.setattr(runner, "_begin", lambda recipe: None)
     monkeypatch.setattr(source_model, "read", lambda weights: SourceModel(TINY, weights))  # they write JSON
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A good run of seed 0."""
+    """A finished run of seed 0."""
     folder = tmp_path / "runs" / "net"
     assert export(folder, 0) == set(RECIPE)
     return folder
 
 
 def export(folder: Path, seed: int, recipe: tuple[Stage, ...] = RECIPE) -> set[Stage]:
-    """The stages that an export had to do."""
+    """Exports, and returns the stages that were not reused."""
     job = Job(TINY, dataclasses.replace(QUICK, seed=seed))
     return {made.made_by for made in runner.run(job, recipe, folder) if made.fresh}
 
 
 def seeds(folder: Path) -> set[int]:
-    """The seeds of all rooms, each proved by its receipt; one, if the run is whole."""
-    found = runner.stage_directories(folder)
-    assert {room.name for room, _ in found} == set(RECIPE)
-    assert all(receipt.matches(room, sealed) for room, sealed in found)
-    return {json.loads((room / sealed.kind.value).read_text())["seed"] for room, sealed in found}
+    """The seeds of all stage directories, each checked by its receipt; one seed if the run is consistent."""
+    directories = runner.stage_directories(folder)
+    assert {directory.name for directory, _ in directories} == set(RECIPE)
+    assert all(receipt.matches(directory, sealed) for directory, sealed in directories)
+    return {json.loads((directory / sealed.kind.value).read_text())["seed"] for directory, sealed in directories}
 
 
-def litter(folder: Path) -> set[str]:
-    """What lies in or beside a run and is no part of it."""
+def extra_names(folder: Path) -> set[str]:
+    """The names in and beside a run that are no part of it."""
     inside = {path.name for path in folder.iterdir()} - set(RECIPE)
     return inside | {path.name for path in folder.parent.iterdir()} - {folder.name}
 
@@ -84,13 +84,13 @@ def litter(folder: Path) -> set[str]:
 REFUSED = StageFailed("refused", "mend it")
 
 
-def fail(monkeypatch: pytest.MonkeyPatch, folder: Path, verb: str, error: BaseException = REFUSED) -> None:
+def fail_export(monkeypatch: pytest.MonkeyPatch, folder: Path, stage: str, error: BaseException = REFUSED) -> None:
     """An export of seed 1 whose stage `verb` raises."""
 
-    class Failing(Written):
-        def make(self, job: Job, out: Path, given: StageInputs) -> Notes:
-            if self.verb != verb:
-                return super().make(job, out, given)
+    class Failing(SeedWriter):
+        def make(self, job: Job, out: Path, inputs: StageInputs) -> Notes:
+            if self.verb != stage:
+                return super().make(job, out, inputs)
             out.write_text("half")
             raise error
 
@@ -100,32 +100,32 @@ def fail(monkeypatch: pytest.MonkeyPatch, folder: Path, verb: str, error: BaseEx
             export(folder, 1)
 
 
-@pytest.mark.parametrize("verb", RECIPE)
+@pytest.mark.parametrize("stage", RECIPE)
 @pytest.mark.parametrize(
     "error", [StageFailed("refused", "mend it"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")]
 )
 def test_a_failed_export_leaves_the_finished_run_unchanged(
-    home: Path, monkeypatch: pytest.MonkeyPatch, verb: str, error: BaseException
+    home: Path, monkeypatch: pytest.MonkeyPatch, stage: str, error: BaseException
 ) -> None:
     (home / "report.html").write_text("the page")
-    fail(monkeypatch, home, verb, error)
+    fail_export(monkeypatch, home, stage, error)
     assert seeds(home) == {0}
     assert (home / "report.html").read_text() == "the page"
-    done = RECIPE[: RECIPE.index(verb)]
-    assert litter(home) == {"report.html", *([publish.UNFINISHED] if done else [])}
+    done = RECIPE[: RECIPE.index(stage)]
+    assert extra_names(home) == {"report.html", *([publish.UNFINISHED] if done else [])}
     assert export(home, 0) == set()
-    assert litter(home) == {"report.html"}
+    assert extra_names(home) == {"report.html"}
 
 
 def test_the_next_export_reuses_finished_stages_of_a_failed_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fail(monkeypatch, home, "simplify")
+    fail_export(monkeypatch, home, "simplify")
     assert export(home, 1) == {"simplify", "validate"}
     assert seeds(home) == {1}
-    assert not litter(home)
+    assert not extra_names(home)
 
 
 def test_a_failed_first_export_keeps_its_finished_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fail(monkeypatch, tmp_path / "net", "export")
+    fail_export(monkeypatch, tmp_path / "net", "export")
     assert {path.name for path in (tmp_path / "net").iterdir()} == {Stage.LOAD, Stage.GOLDEN}
     assert export(tmp_path / "net", 1) == set(RECIPE[2:])
 
@@ -137,87 +137,87 @@ def test_files_beside_the_stage_directories_are_carried_over(home: Path) -> None
     (home / "devices" / "pi.json").write_text("{}")
     export(home, 1)
     assert seeds(home) == {1}
-    assert litter(home) == {"bench.json", "notes.txt", "devices"}
+    assert extra_names(home) == {"bench.json", "notes.txt", "devices"}
     assert (home / "notes.txt").read_text() == "mine"
 
 
 def test_a_file_written_during_publication_is_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = swap.exchange
+    original = swap.exchange
 
-    def late(one: Path, other: Path) -> bool:
+    def write_then_exchange(first: Path, other: Path) -> bool:
         (home / "bench.json").write_text("{}")
-        return usual(one, other)
+        return original(first, other)
 
-    monkeypatch.setattr(swap, "exchange", late)
+    monkeypatch.setattr(swap, "exchange", write_then_exchange)
     export(home, 1)
-    assert litter(home) == {"bench.json"}
+    assert extra_names(home) == {"bench.json"}
 
 
-def in_a_folder_with_other_things(home: Path, _: pytest.MonkeyPatch) -> None:
+def with_foreign_files(home: Path, _: pytest.MonkeyPatch) -> None:
     (home / "thesis").mkdir()
     (home / "thesis" / "chapter.tex").write_text("mine")
 
 
-def in_the_working_folder(home: Path, patch: pytest.MonkeyPatch) -> None:
+def as_working_folder(home: Path, patch: pytest.MonkeyPatch) -> None:
     patch.chdir(home)
 
 
-def on_a_disk_that_cannot_exchange(home: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(swap, "exchange", lambda one, other: False)
+def without_exchange(home: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(swap, "exchange", lambda first, other: False)
 
 
-def under_a_folder_that_is_not_ours(home: Path, patch: pytest.MonkeyPatch) -> None:
-    usual = os.mkdir
+def with_read_only_parent(home: Path, patch: pytest.MonkeyPatch) -> None:
+    original = os.mkdir
 
     def refused(path: Path, *arguments: int) -> None:
         if Path(path).parent == home.parent and Path(path) != home:
             raise PermissionError(errno.EACCES, "not ours", str(path))
-        usual(path, *arguments)
+        original(path, *arguments)
 
     patch.setattr(os, "mkdir", refused)
 
 
-def on_a_mount_point(home: Path, patch: pytest.MonkeyPatch) -> None:
+def as_mount_point(home: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr("os.path.ismount", lambda path: Path(path) == home)
 
 
-PLACES = [
-    in_a_folder_with_other_things,
-    in_the_working_folder,
-    on_a_disk_that_cannot_exchange,
-    under_a_folder_that_is_not_ours,
-    on_a_mount_point,
+LOCATIONS = [
+    with_foreign_files,
+    as_working_folder,
+    without_exchange,
+    with_read_only_parent,
+    as_mount_point,
 ]
-Place = Callable[[Path, pytest.MonkeyPatch], None]
+Location = Callable[[Path, pytest.MonkeyPatch], None]
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("location", LOCATIONS)
 def test_stage_directories_are_moved_where_the_folder_cannot_be_exchanged(
-    home: Path, monkeypatch: pytest.MonkeyPatch, place: Place
+    home: Path, monkeypatch: pytest.MonkeyPatch, location: Location
 ) -> None:
     (home / "bench.json").write_text("{}")
     number = home.stat().st_ino
-    place(home, monkeypatch)
+    location(home, monkeypatch)
     assert export(home, 1) == set(RECIPE)
     assert home.stat().st_ino == number
     assert seeds(home) == {1}
-    assert litter(home) - {"thesis"} == {"bench.json"}
+    assert extra_names(home) - {"thesis"} == {"bench.json"}
     if (home / "thesis").exists():
         assert (home / "thesis" / "chapter.tex").read_text() == "mine"
     assert export(home, 1) == set()
 
 
-def through_a_link(home: Path) -> Path:
+def make_link(home: Path) -> Path:
     (home.parent.parent / "link").symlink_to(home)
     return home.parent.parent / "link"
 
 
 def test_a_link_to_a_run_stays_a_link(home: Path) -> None:
-    link = through_a_link(home)
+    link = make_link(home)
     assert export(link, 1) == set(RECIPE)
     assert link.is_symlink()
     assert seeds(home) == seeds(link) == {1}
-    assert not litter(home)
+    assert not extra_names(home)
 
 
 def test_the_permissions_of_a_folder_are_kept(home: Path) -> None:
@@ -229,75 +229,75 @@ def test_the_permissions_of_a_folder_are_kept(home: Path) -> None:
 CALLS = ("rename", "replace", "rmdir", "link", "unlink", "mkdir")
 
 
-def killed_at(number: int, folder: Path, seed: int) -> bool:
-    """Exports in a child, which dies right before so many-eth change of the disk; whether it came to that."""
+def kill_export_at(number: int, folder: Path, seed: int) -> bool:
+    """Exports in a child process that dies before file operation `number`; returns whether it died."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    left = number
+    remaining = number
     try:
         for name in CALLS:
-            usual = getattr(os, name)
+            original = getattr(os, name)
 
-            def counted(*arguments: object, usual: Callable[..., object] = usual, **options: object) -> object:
-                nonlocal left
-                left -= 1
-                if left < 0:
+            def count_call(*arguments: object, original: Callable[..., object] = original, **options: object) -> object:
+                nonlocal remaining
+                remaining -= 1
+                if remaining < 0:
                     os._exit(9)
-                return usual(*arguments, **options)
+                return original(*arguments, **options)
 
-            setattr(os, name, counted)
+            setattr(os, name, count_call)
         exchange = swap.exchange
-        swap.exchange = lambda one, other: os._exit(9) if left <= 0 else exchange(one, other)
+        swap.exchange = lambda one, other: os._exit(9) if remaining <= 0 else exchange(one, other)
         export(folder, seed)
     finally:
         os._exit(0)
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # a fork among threads, from Python 3.12
-@pytest.mark.parametrize("place", [None, in_a_folder_with_other_things, on_a_disk_that_cannot_exchange])
+@pytest.mark.parametrize("location", [None, with_foreign_files, without_exchange])
 def test_an_export_killed_at_any_step_leaves_one_complete_run(
-    home: Path, monkeypatch: pytest.MonkeyPatch, place: Place | None
+    home: Path, monkeypatch: pytest.MonkeyPatch, location: Location | None
 ) -> None:
-    if place:
-        place(home, monkeypatch)
-    now, number, seen = 0, 0, set()
-    while killed_at(number, home, now + 1):
-        if place is None:
+    if location:
+        location(home, monkeypatch)
+    current, number, outcomes = 0, 0, set()
+    while kill_export_at(number, home, current + 1):
+        if location is None:
             assert not (home / ".publishing").exists()
-        found = seeds(home)  # which first ends what a dead process had begun to publish
-        assert found in ({now}, {now + 1}), f"step {number}"
-        seen |= {found == {now}}
-        now = max(found)
-        number += 3 if place else 2
-    assert seen == {True} if number < 8 else True in seen
-    assert export(home, now + 5) == set(RECIPE)
-    assert seeds(home) == {now + 5}
-    assert litter(home) <= {"thesis"}
+        directories = seeds(home)  # completes a publication of a dead process first
+        assert directories in ({current}, {current + 1}), f"step {number}"
+        outcomes |= {directories == {current}}
+        current = max(directories)
+        number += 3 if location else 2
+    assert outcomes == {True} if number < 8 else True in outcomes
+    assert export(home, current + 5) == set(RECIPE)
+    assert seeds(home) == {current + 5}
+    assert extra_names(home) <= {"thesis"}
 
 
-@pytest.mark.parametrize("mine", [ALIVE, "killed", DEAD], ids=["alive", "nobody", "dead"])
-def test_only_folders_of_dead_processes_are_swept(home: Path, mine: str) -> None:
-    (home / f".making-{mine}").mkdir()
-    (home.parent / f".net.making-{mine}").mkdir()
-    (home / f".report.html.{mine}.making").touch()
+@pytest.mark.parametrize("process", [ALIVE, "killed", DEAD], ids=["alive", "nobody", "dead"])
+def test_only_folders_of_dead_processes_are_swept(home: Path, process: str) -> None:
+    (home / f".making-{process}").mkdir()
+    (home.parent / f".net.making-{process}").mkdir()
+    (home / f".report.html.{process}.making").touch()
     export(home, 1)
-    assert (home / f".report.html.{mine}.making").exists() == (mine != DEAD)
-    assert (home / f".making-{mine}").exists() == (mine == ALIVE)
-    assert (home.parent / f".net.making-{mine}").exists() == (mine != DEAD)
+    assert (home / f".report.html.{process}.making").exists() == (process != DEAD)
+    assert (home / f".making-{process}").exists() == (process == ALIVE)
+    assert (home.parent / f".net.making-{process}").exists() == (process != DEAD)
 
 
 def test_the_abandoned_run_with_most_stages_is_continued(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, rooms in ((1, 1), (2, 3), (3, 0)):
         other = home.parent / "other"
-        fail(monkeypatch, other, RECIPE[rooms])
-        place = home.parent / f".net.making-{DEAD[:-1]}{number}"
+        fail_export(monkeypatch, other, RECIPE[rooms])
+        location = home.parent / f".net.making-{DEAD[:-1]}{number}"
         if rooms:
-            other.rename(place)
+            other.rename(location)
         else:
-            place.mkdir()
+            location.mkdir()
     assert export(home, 1) == {"simplify", "validate"}
-    assert not litter(home)
+    assert not extra_names(home)
 
 
 @pytest.fixture
@@ -305,17 +305,17 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
 
 
-def together(folder: Path, *wanted: int) -> list[BaseException]:
-    """Exports of these seeds at once; what they raised."""
+def export_concurrently(folder: Path, *export_seeds: int) -> list[BaseException]:
+    """Exports these seeds concurrently, and returns what was raised."""
     raised: list[BaseException] = []
 
-    def one(seed: int) -> None:
+    def first(seed: int) -> None:
         try:
             export(folder, seed)
-        except BaseException as error:  # whatever it is, the test must see it
+        except BaseException as error:  # reported to the test
             raised.append(error)
 
-    threads = [threading.Thread(target=one, args=(seed,)) for seed in wanted]
+    threads = [threading.Thread(target=first, args=(seed,)) for seed in export_seeds]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -323,22 +323,22 @@ def together(folder: Path, *wanted: int) -> list[BaseException]:
     return raised
 
 
-@pytest.mark.parametrize("wanted", [(1, 1), (1, 2), (1, 1, 1, 1), (1, 2, 3, 4), (0, 1)])
-def test_concurrent_exports_wait_for_each_other(home: Path, wanted: tuple[int, ...]) -> None:
-    assert together(home, *wanted) == []
-    assert seeds(home) < set(wanted) or seeds(home) == set(wanted)
+@pytest.mark.parametrize("export_seeds", [(1, 1), (1, 2), (1, 1, 1, 1), (1, 2, 3, 4), (0, 1)])
+def test_concurrent_exports_wait_for_each_other(home: Path, export_seeds: tuple[int, ...]) -> None:
+    assert export_concurrently(home, *export_seeds) == []
+    assert seeds(home) < set(export_seeds) or seeds(home) == set(export_seeds)
     assert len(seeds(home)) == 1
-    assert not litter(home)
+    assert not extra_names(home)
 
 
 @pytest.mark.usefixtures("no_locks")
-@pytest.mark.parametrize("wanted", [(1, 1), (1, 2), (1, 1, 1, 1), (1, 2, 3, 4)])
-def test_without_locks_the_last_export_remains_and_no_run_is_corrupt(home: Path, wanted: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("export_seeds", [(1, 1), (1, 2), (1, 1, 1, 1), (1, 2, 3, 4)])
+def test_without_locks_the_last_export_remains_and_no_run_is_corrupt(home: Path, export_seeds: tuple[int, ...]) -> None:
     for _ in range(3):
-        raised = together(home, *wanted)
+        raised = export_concurrently(home, *export_seeds)
         assert all(isinstance(error, BadInput) for error in raised), raised
         assert len(seeds(home)) == 1
-    assert not litter(home) - {publish.UNFINISHED}
+    assert not extra_names(home) - {publish.UNFINISHED}
 
 
 def test_an_export_that_waits_logs_a_warning_and_continues(home: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -356,7 +356,7 @@ def test_an_export_that_waits_logs_a_warning_and_continues(home: Path, caplog: p
 def test_a_publication_by_another_process_is_awaited_and_then_refused(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_a_disk_that_cannot_exchange(home, monkeypatch)
+    without_exchange(home, monkeypatch)
     monkeypatch.setattr(publish, "_TIMEOUT_S", 0.2)
     (home / ".publishing").mkdir()
     (home / ".publishing" / ".rooms.json").write_text(json.dumps(RECIPE))
@@ -381,14 +381,14 @@ def test_an_interrupted_process_sweeps_its_own_run(home: Path) -> None:
     next(run), next(run)
     runner.sweep(home)
     assert seeds(home) == {0}
-    assert litter(home) == {publish.UNFINISHED}
+    assert extra_names(home) == {publish.UNFINISHED}
     assert {path.name for path in (home / publish.UNFINISHED).iterdir()} >= {Stage.LOAD, Stage.GOLDEN}
 
 
 def test_linked_stages_share_files_and_not_the_folder(home: Path) -> None:
     with staging.open_run(home) as staged:
         staged.begin()
-        taken = staged.link_stage(home / "golden")
-        assert taken.stat().st_ino != (home / "golden").stat().st_ino
-        assert (taken / receipt.FILE).samefile(home / "golden" / receipt.FILE)
-    assert not litter(home)
+        linked = staged.link_stage(home / "golden")
+        assert linked.stat().st_ino != (home / "golden").stat().st_ino
+        assert (linked / receipt.FILE).samefile(home / "golden" / receipt.FILE)
+    assert not extra_names(home)
