@@ -102,7 +102,6 @@ def _discard(line: str) -> None:
 
 def _calls(say: Say) -> dict[str, Callable[[argparse.Namespace], CommandOutput]]:
     from deploytool.device import commands  # imports numpy
-    from deploytool.transfer import auth
 
     return {
         "verify": lambda args: commands.verify(
@@ -133,24 +132,31 @@ def _calls(say: Say) -> dict[str, Callable[[argparse.Namespace], CommandOutput]]
             build=args.build,
             say=say,
         ),
-        "pull": lambda args: commands.pull(
-            args.address,
-            args.out,
-            target=args.target,
-            digest=args.digest,
-            key=args.key,
-            reuse_from=args.reuse_from or (),
-            plain_http=args.plain_http,
-            ca=args.ca,
-            timeout=args.timeout,
-            logins=auth.config_path(os.environ.get("DOCKER_CONFIG")),
-            say=say,
-        ),
+        "pull": lambda args: _pull(args, say),
         "rollback": lambda args: commands.rollback(args.root, key=args.key),
         "pardon": lambda args: commands.pardon(args.digest, args.root),
         "clean": lambda args: commands.clean(args.root, yes=args.yes),
         "doctor": lambda args: commands.doctor(args.target),
     }
+
+
+def _pull(args: argparse.Namespace, say: Say) -> CommandOutput:
+    from deploytool.device import commands
+    from deploytool.transfer import auth
+
+    return commands.pull(
+        args.address,
+        args.out,
+        target=args.target,
+        digest=args.digest,
+        key=args.key,
+        reuse_from=args.reuse_from or (),
+        plain_http=args.plain_http,
+        ca=args.ca,
+        timeout=args.timeout,
+        logins=auth.config_path(os.environ.get("DOCKER_CONFIG")),
+        say=say,
+    )
 
 
 class _Parser(argparse.ArgumentParser):

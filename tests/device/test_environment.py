@@ -18,7 +18,7 @@ CAPABILITIES = ("7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "11.0", "12.0", "12.1"
 DRIVERS = ("", "11.8", "12.0", "12.9", "13.0", "13.2", "13.10", "odd")  # oldest first, but for the ends
 RELEASES = ("10.3.0", "10.16.1.11", "11.4.0.106", "1.7.1.116")
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
-SERVES = {  # driver floor: the drivers that will do
+ACCEPTED_DRIVERS = {  # by the lowest driver required
     "": set(DRIVERS),
     "12.0": {"12.0", "12.9", "13.0", "13.2", "13.10"},
     "13.0": {"13.0", "13.2", "13.10"},
@@ -39,7 +39,7 @@ ENGINES = draw.builds(
     capabilities=some(CAPABILITIES),
     systems=some(SYSTEMS),
     processors=some(PROCESSORS),
-    cuda=draw.sampled_from(sorted(SERVES)),
+    cuda=draw.sampled_from(sorted(ACCEPTED_DRIVERS)),
     precision=draw.just(Precision.FP16),
     io=draw.just(Precision.FP32),
 )
@@ -70,7 +70,7 @@ SEEN = {"accepted": 0, "refused": 0}
 
 def table(engine: Engine) -> Iterator[tuple[str, ...]]:
     """One row for each machine that can run an engine."""
-    drivers = sorted(SERVES[engine.cuda])
+    drivers = sorted(ACCEPTED_DRIVERS[engine.cuda])
     yield from itertools.product(
         engine.systems, engine.processors, engine.capabilities, drivers, [engine.flavour], [engine.version]
     )

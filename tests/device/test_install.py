@@ -160,7 +160,7 @@ def test_a_bundle_with_another_digest_than_expected_is_refused(packed: Path, roo
 def test_a_damaged_installed_bundle_is_replaced(packed: Path, root: Path, tmp_path: Path) -> None:
     source = make_bundle(packed, tmp_path / "a", 1, 1)
     folder = install.bundle_path(root, install.install(source, root, accept).current)
-    (folder / "recipe.json").write_text("spoilt")
+    (folder / "recipe.json").write_text("damaged")
     install.install(source, root, accept)
     verify.check_integrity(folder)
 

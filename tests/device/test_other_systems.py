@@ -100,7 +100,7 @@ def test_a_bundle_is_pulled_and_served(packed: Path, without_unix: dict[str, str
 
 
 def test_changed_files_and_links_are_refused(packed: Path, without_unix: dict[str, str], tmp_path: Path) -> None:
-    changed = Path(shutil.copytree(packed, tmp_path / "spoiled"))
+    changed = Path(shutil.copytree(packed, tmp_path / "changed"))
     graph = next(changed.rglob("*.onnx"))
     graph.write_bytes(graph.read_bytes()[:-1] + b"x")
     assert run(without_unix, tmp_path, "-m", "deploytool.device", "verify", str(changed)).returncode == 8

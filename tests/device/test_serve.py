@@ -121,7 +121,7 @@ def test_three_refused_starts_roll_back_to_the_previous_bundle(packed: Path, tmp
     install.install(packed, tmp_path / "root", accept)
     later = later_bundle(packed, tmp_path)
     digest = install.install(later, tmp_path / "root", accept).current
-    (install.bundle_path(tmp_path / "root", digest) / "recipe.json").write_text("spoilt")
+    (install.bundle_path(tmp_path / "root", digest) / "recipe.json").write_text("damaged")
     for _ in range(3):
         with pytest.raises(Refused), deploytool.device.open(tmp_path / "root"):
             pass

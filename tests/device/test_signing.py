@@ -44,7 +44,7 @@ def test_we_verify_what_model_signing_signs(copy: Path, tmp_path: Path, curve: e
 
 
 @pytest.mark.parametrize(
-    "how",
+    "hash_config",
     [
         hashing.Config().use_file_serialization(hashing_algorithm="blake2"),
         hashing.Config().use_shard_serialization(shard_size=100),

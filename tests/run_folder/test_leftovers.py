@@ -177,7 +177,7 @@ def test_a_partial_file_of_a_training_is_a_leftover_when_old(folder: Path) -> No
     leftover = folder / "train" / "checkpoint.pt.unfinished"
     leftover.touch()
     old(leftover)
-    assert paths(folder) == []  # nobody trained there
+    assert paths(folder) == []  # there is no training
     (folder / "train" / "checkpoint.pt").touch()
     assert paths(folder) == [leftover]
 

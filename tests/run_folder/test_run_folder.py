@@ -71,8 +71,8 @@ def seeds(folder: Path) -> set[int]:
     """The seeds of all stage directories, each checked by its receipt; one seed if the run is consistent."""
     directories = runner.stage_directories(folder)
     assert {directory.name for directory, _ in directories} == set(RECIPE)
-    assert all(receipt.matches(directory, sealed) for directory, sealed in directories)
-    return {json.loads((directory / sealed.kind.value).read_text())["seed"] for directory, sealed in directories}
+    assert all(receipt.matches(directory, proof) for directory, proof in directories)
+    return {json.loads((directory / proof.kind.value).read_text())["seed"] for directory, proof in directories}
 
 
 def extra_names(folder: Path) -> set[str]:
@@ -276,7 +276,7 @@ def test_an_export_killed_at_any_step_leaves_one_complete_run(
     assert extra_names(home) <= {"thesis"}
 
 
-@pytest.mark.parametrize("process", [ALIVE, "killed", DEAD], ids=["alive", "nobody", "dead"])
+@pytest.mark.parametrize("process", [ALIVE, "killed", DEAD], ids=["alive", "unknown", "dead"])
 def test_only_folders_of_dead_processes_are_swept(home: Path, process: str) -> None:
     (home / f".making-{process}").mkdir()
     (home.parent / f".net.making-{process}").mkdir()
