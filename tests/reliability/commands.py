@@ -284,7 +284,7 @@ def _simulate_laptop() -> None:
     def passes(way: Candidate) -> ProbeResult:
         return ProbeResult(way.tier, Path(way.path).name, Attempt.MEASURED, trial=TRIAL)
 
-    vars(device).update(here=lambda: LAPTOP, _prober=lambda checked, seconds: passes)
+    vars(device).update(detect=lambda: LAPTOP, _prober=lambda checked, seconds: passes)
 
 
 def litter(command: CommandCase, scratch: Path) -> list[str]:
