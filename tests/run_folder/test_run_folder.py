@@ -49,7 +49,7 @@ class SeedWriter:
 @pytest.fixture(autouse=True)
 def stages_that_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "import_stage", SeedWriter)
-    monkeypatch.setattr(runner, "_begin", lambda recipe: None)
+    monkeypatch.setattr(runner, "_start_workers", lambda recipe: None)
     monkeypatch.setattr(source_model, "read", lambda weights: SourceModel(TINY, weights))  # they write JSON
 
 
