@@ -1,4 +1,4 @@
-"""The names of the classes that a model scores: from a file, held against its outputs, and fit to be shown."""
+"""Class names: read from a file, checked against the model's outputs, and cleaned for display."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from deploytool.errors import BadInput
 from deploytool.spec import CLASSES, Model, Tensor
 
-_LONGEST = 1 << 20  # bytes of a file of names
+_MAX_BYTES = 1 << 20  # of a file of names
 
 
 def read(path: Path) -> tuple[str, ...]:
-    """The names in a file, one a line, in the order of the scores.
+    """The names in a file, one per line, in the order of the scores.
 
-    Raises BadInput if the file cannot be read, is no text, or has an empty line before its last name.
+    Raises BadInput if the file cannot be read, is not UTF-8 text, or has an empty line before its last name.
     """
     try:
         with path.open("rb") as opened:
-            text = opened.read(_LONGEST + 1)
+            text = opened.read(_MAX_BYTES + 1)
         names = [line.strip() for line in text.decode("utf-8-sig").splitlines()]
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}", "check the path after --classes") from error
@@ -26,7 +26,7 @@ def read(path: Path) -> tuple[str, ...]:
         raise BadInput(f"{path} is no text in UTF-8", "write one name a line") from None
     while names and not names[-1]:
         names.pop()
-    if not names or len(text) > _LONGEST:
+    if not names or len(text) > _MAX_BYTES:
         raise BadInput(f"{path} holds no names of classes", "write one name a line")
     if "" in names:
         problem = f"{path} has no name in line {names.index('') + 1}, and every line is a class"
@@ -35,24 +35,24 @@ def read(path: Path) -> tuple[str, ...]:
 
 
 def scored(outputs: Sequence[Tensor], names: Sequence[str]) -> bool:
-    """Whether an output has a score, or a map of scores, for each of these names."""
+    """Whether an output has one score, or one map of scores, for each name."""
     return any(tensor.shape[1:2] == (len(names),) for tensor in outputs)
 
 
 def check_count(model: Model, folder: Sequence[str]) -> tuple[str, ...]:
-    """The names that fit the model's outputs: its own, or else those of a folder of pictures; none if neither do.
+    """The names that fit the model's outputs: its own, or else those of an image folder; none if neither fit.
 
-    Raises BadInput if the user gave other names than there are scores.
+    Raises BadInput if the number of names that the user gave differs from the number of scores.
     """
     if model.classes and scored(model.outputs, model.classes):
         return model.classes
     if CLASSES in model.asked:
-        gives = ", ".join(f"{each.name} {' × '.join(map(str, each.shape))}" for each in model.outputs)
-        problem = f"--classes names {len(model.classes)} classes, and {model.name} gives {gives}"
+        shapes = ", ".join(f"{output.name} {' × '.join(map(str, output.shape))}" for output in model.outputs)
+        problem = f"--classes names {len(model.classes)} classes, and {model.name} gives {shapes}"
         raise BadInput(problem, "give one name for each score, in their order")
     return tuple(map(display_names, folder)) if folder and scored(model.outputs, folder) else ()
 
 
 def display_names(name: str) -> str:
-    """A name without what would disturb a terminal."""
+    """A name with unprintable characters replaced by `?`."""
     return "".join(letter if letter.isprintable() else "?" for letter in name)

@@ -1,4 +1,4 @@
-"""Inputs that a golden sample lacks: silence, one colour, one sample, a padded tail, the very quiet, the very loud."""
+"""Edge cases: inputs beside the golden ones, such as silence, one colour, padding, and very small or large values."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from deploytool.spec import Model, Preprocessing, Tensor
 Values = npt.NDArray[Any]
 
 _TRUTHS = 2  # values of a mask
-_QUIET, _LOUD = 1e-4, 100.0  # times the golden case
+_QUIET, _LOUD = 1e-4, 100.0  # multiples of the golden case
 _COLOUR, _GREY = (200, 30, 90), 127
-_FAINT = 0.04  # of the contrast of a picture, as fog and a clear sky have it: a few grey levels
+_FAINT = 0.04  # share of an image's contrast, as in fog: a few grey levels
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case of every input; it is `natural` if the model may well be given such where it is deployed."""
+    """One case of every input; it is `natural` if such inputs are expected in deployment."""
 
     name: str
     natural: bool
@@ -32,7 +32,7 @@ class Case:
 
 @dataclass(frozen=True)
 class _Form:
-    """One input at an edge; what matters most has the lowest `rank`."""
+    """One input at an edge; the most relevant has the lowest `rank`."""
 
     rank: int
     name: str
@@ -41,15 +41,15 @@ class _Form:
 
 
 def draw(model: Model, inputs: Arrays, most: int) -> list[Case]:
-    """At most `most` edge cases, the most telling first: one input at an edge, and the others as in `inputs`.
+    """At most `most` edge cases, the most relevant first: one input at an edge, and the others as in `inputs`.
 
-    `inputs` holds one golden case of every input: its sizes, its types and its loudness are taken from there.
+    `inputs` holds one golden case of every input, which determines sizes, types and magnitudes.
     """
     forms = [(tensor, form) for tensor in model.inputs for form in _forms(tensor, inputs[tensor.name], model)]
     single = len(model.inputs) == 1
     return [
         Case(form.name if single else f"{form.name} {tensor.name}", form.natural, {**inputs, tensor.name: form.values})
-        for tensor, form in sorted(forms, key=lambda each: each[1].rank)
+        for tensor, form in sorted(forms, key=lambda form: form[1].rank)
     ][:most]
 
 
@@ -63,7 +63,7 @@ def _forms(tensor: Tensor, usual: Values, model: Model) -> Iterator[_Form]:
 
 
 def _of_pixels(tensor: Tensor, usual: Values, preprocessing: Preprocessing) -> Iterator[_Form]:
-    """Images that a camera may give, made of pixels, and one whose numbers no camera gives."""
+    """Images that a camera may produce, and one with values beyond the range of pixels."""
     first = preprocessing.layout.index("H")
     height, width = usual.shape[first : first + 2]
     black = np.zeros((1, height, width, 3), np.uint8)
@@ -83,12 +83,12 @@ def _of_pixels(tensor: Tensor, usual: Values, preprocessing: Preprocessing) -> I
     )
     for rank, name, pixels in drawn:
         yield _Form(rank, name, True, images.normalise(pixels, preprocessing, tensor))
-    if usual.dtype.kind == "f":  # bytes end at white
+    if usual.dtype.kind == "f":  # bytes cannot exceed white
         yield _Form(1, "loud", False, _typed(usual * _LOUD, usual))
 
 
 def _of_numbers(usual: Values) -> Iterator[_Form]:
-    """Numbers of any meaning, as large as those of the golden case unless the name says otherwise."""
+    """Floating-point values of the golden case's magnitude, except where the name says otherwise."""
     numbers = np.asarray(usual, np.float64)
     largest = float(np.abs(numbers).max(initial=0.0)) or 1.0
     one, tail = np.zeros_like(numbers), numbers.copy()
@@ -104,17 +104,17 @@ def _of_numbers(usual: Values) -> Iterator[_Form]:
         (5, "a padded tail", True, tail),
         (6, "a ramp", True, slope),
     ]
-    if numbers.min() < 0 < numbers.max():  # what is never negative may have to be so
+    if numbers.min() < 0 < numbers.max():  # values that are never negative may have to be non-negative
         drawn.append((7, "negative", False, -np.abs(numbers)))
     for rank, name, natural, values in drawn:
         yield _Form(rank, name, natural, _typed(values, usual))
 
 
 def _of_integers(usual: Values, below: int) -> Iterator[_Form]:
-    """Tokens, classes, masks: the smallest, the largest, and the smallest from the middle on, as padding is."""
+    """Tokens, classes, masks: all smallest, all largest, and the smallest in the second half, as in padding."""
     tail = usual.copy()
     tail[..., tail.shape[-1] // 2 :] = 0
-    yield _Form(0, "zero", below > _TRUTHS, np.zeros_like(usual))  # a mask of nothing is given to nobody
+    yield _Form(0, "zero", below > _TRUTHS, np.zeros_like(usual))  # an empty mask is not expected in deployment
     yield _Form(2, "the largest", True, np.full_like(usual, below - 1))
     yield _Form(5, "a padded tail", True, tail)
 

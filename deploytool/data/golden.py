@@ -1,4 +1,4 @@
-"""The golden sample: images, the inputs made of them, and what the source model answers, in one file without code."""
+"""The golden sample: images, inputs, and the source model's answers, in one .npz file without pickled objects."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _Edges = tuple[tuple[str, bool], ...]
 
 @dataclass(frozen=True)
 class Floor:
-    """How far rounding alone moves the answers.
+    """How far rounding alone moves the answers: a noise floor.
 
-    `max_error` is the largest move over the largest answer, `rms` the root mean square over that of the answers.
+    `max_error` is the largest error relative to the largest answer, `rms` the relative root mean square error.
     """
 
     max_error: float
@@ -37,9 +37,9 @@ class Floor:
 
 @dataclass(frozen=True)
 class Perturbation:
-    """What FP32 and FP16 arithmetic move one part of the answers by, relative to the scale of that part.
+    """The noise of one output part in FP32 and in FP16, relative to the scale of that part.
 
-    `tied32` and `tied16` are the shares of its elements that are ties, where they are numbers of something.
+    `tied32` and `tied16` are the shares of its elements that are ties, for labels.
     """
 
     part: OutputPart
@@ -51,7 +51,7 @@ class Perturbation:
 
 @dataclass(frozen=True)
 class Noise:
-    """What FP32 and FP16 arithmetic move the answers by: the most of all parts, and each of the `parts`."""
+    """The noise of the answers in FP32 and in FP16: the largest of all parts, and that of each of the `parts`."""
 
     fp32: Floor
     fp16: Floor
@@ -60,9 +60,9 @@ class Noise:
 
 @dataclass(frozen=True)
 class Edge:
-    """One case beside the golden ones, such as silence: inputs, and the source's FP32 and FP64 answers to them.
+    """One edge case, such as silence: its inputs, and the source's FP32 and FP64 answers.
 
-    It is `natural` if the model may well be given such where it is deployed, so that FP16 must hold there too.
+    It is `natural` if such inputs are expected in deployment: FP16 must then hold there too.
     """
 
     name: str
@@ -76,11 +76,10 @@ class Edge:
 class Golden:
     """Golden cases, the case being the first axis of every array.
 
-    `pixels` are uint8 NHWC images (0 × 0 where the model takes none); `inputs` what the model was given; `outputs` its
-    FP32 answers; `reference` its FP64 answers; `labels` the true classes, -1 where nobody knows; `preprocessing` how
-    pixels become inputs; `noise` what its own arithmetic moves the answers by; `edges` cases of their own kind;
-    `ties32` and `ties16` are the least and the most (2, cases, ...) that FP32 and FP16 may make of outputs that are
-    compared by equality.
+    `pixels` are uint8 NHWC images (0 × 0 where the model takes none); `inputs` the model's inputs; `outputs` its FP32
+    answers; `reference` its FP64 answers; `labels` the true classes, -1 where unknown; `preprocessing` how pixels
+    become inputs; `noise` the model's numerical noise; `edges` the edge cases; `ties32` and `ties16` the range (least,
+    most) of shape (2, cases, ...) in which FP32 and FP16 rounding may move outputs that are compared by equality.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -95,12 +94,12 @@ class Golden:
     ties16: Arrays = field(default_factory=dict)
 
     def ties(self, *, half: bool) -> Arrays:
-        """The ties of FP32, or of FP16."""
+        """The ties in FP16 if `half`, else those in FP32."""
         return self.ties16 if half else self.ties32
 
 
 def write(path: Path, golden: Golden) -> None:
-    """Writes the sample as one .npz file, the same bytes for the same sample."""
+    """Writes the sample as one .npz file; equal samples give equal bytes."""
     groups = {"input": golden.inputs, "output": golden.outputs, "reference": golden.reference}
     groups |= {"ties32": golden.ties32, "ties16": golden.ties16}
     for number, edge in enumerate(golden.edges):
@@ -117,25 +116,25 @@ def write(path: Path, golden: Golden) -> None:
 
 
 def write_cases(path: Path, pixels: npt.NDArray[np.uint8], inputs: Arrays) -> None:
-    """Writes cases that a golden sample should have besides its own: pixels and inputs, without answers."""
+    """Writes further cases for a golden sample: pixels and inputs, without answers."""
     arrays = {f"input.{name}": array for name, array in inputs.items()}
     with disk.writing(path):
         np.savez(path, allow_pickle=False, pixels=pixels, **arrays)
 
 
 def read_cases(path: Path) -> tuple[npt.NDArray[np.uint8], Arrays]:
-    """The pixels and inputs of a file of cases; raises BadInput if the file is something else."""
+    """The pixels and inputs of a file of cases; raises BadInput if it holds none."""
     try:
         with path.open("rb") as opened, _loaded(opened) as file:
             return file["pixels"], _group(file, "input")
-    except Exception as error:  # what numpy and zipfile raise depends on where the file is broken
+    except Exception as error:  # numpy and zipfile raise many types, depending on the damage
         raise BadInput(
             f"{path} holds no golden cases: {error}", "give the file that `deploytool faults` made"
         ) from error
 
 
 def read(path: Path) -> Golden:
-    """The sample of a file; raises BadInput if the file is something else."""
+    """The sample in a file; raises BadInput if it holds none."""
     try:
         with path.open("rb") as opened:
             return parse(opened, path)
@@ -144,26 +143,26 @@ def read(path: Path) -> Golden:
 
 
 def parse(opened: BinaryIO, path: Path) -> Golden:
-    """The sample in an open file, which is called `path`; raises BadInput if it is something else."""
+    """The sample in an open file, named `path` in errors; raises BadInput if it holds none."""
     try:
         with _loaded(opened) as file:
             inputs, outputs, reference = (_group(file, group) for group in ("input", "output", "reference"))
             preprocessing = serde.decode(Preprocessing, serde.loads(str(file["preprocessing"])))
             noise = serde.decode(Noise, serde.loads(str(file["noise"])))
-            told = serde.decode(_Edges, serde.loads(str(file["edges"]))) if "edges" in file else ()
-            edges = tuple(_edge(file, number, *each) for number, each in enumerate(told))
-            known = (inputs, outputs, reference, file["labels"], preprocessing, noise, edges)
-            return Golden(file["pixels"], *known, _group(file, "ties32"), _group(file, "ties16"))
-    except Exception as error:  # what numpy and zipfile raise depends on where the file is broken
+            edge_names = serde.decode(_Edges, serde.loads(str(file["edges"]))) if "edges" in file else ()
+            edges = tuple(_edge(file, number, *each) for number, each in enumerate(edge_names))
+            parts = (inputs, outputs, reference, file["labels"], preprocessing, noise, edges)
+            return Golden(file["pixels"], *parts, _group(file, "ties32"), _group(file, "ties16"))
+    except Exception as error:  # numpy and zipfile raise many types, depending on the damage
         raise _no_sample(path, error) from error
 
 
 def pixels(path: Path) -> Pixels:
-    """The images of a sample alone, which is quicker; raises BadInput if the file is something else."""
+    """The images of a sample, without reading the rest; raises BadInput if the file holds none."""
     try:
         with path.open("rb") as opened, _loaded(opened) as file:
-            found: Pixels = file["pixels"]
-            return found
+            array: Pixels = file["pixels"]
+            return array
     except Exception as error:
         raise _no_sample(path, error) from error
 
@@ -174,9 +173,10 @@ def _no_sample(path: Path, error: Exception) -> BadInput:
 
 
 def _loaded(opened: BinaryIO) -> NpzFile:
-    """The arrays of a file as `numpy.savez` writes it, each as long as it says and none of them compressed.
+    """The uncompressed arrays of a file written by `numpy.savez`.
 
-    So no file takes more memory than it has bytes. Raises ValueError, or what zipfile raises, for anything else.
+    The sizes that it declares must not exceed its length, so that reading takes no more memory than the file has bytes.
+    Raises ValueError, or what zipfile raises, for any other file.
     """
     size = opened.seek(0, os.SEEK_END)
     opened.seek(0)

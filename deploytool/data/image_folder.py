@@ -1,4 +1,4 @@
-"""A folder of pictures: flat, or with one sub-folder a class, whose sorted names are the labels."""
+"""Reads an image folder: flat, or with one subfolder per class, whose sorted names give the labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", "
 
 @dataclass(frozen=True)
 class Folder:
-    """Pictures in the order of their names; `labels` are places in `classes`, and a flat folder has neither."""
+    """Images in the order of their names; `labels` are indices into `classes`, and both are empty for a flat folder."""
 
     paths: tuple[Path, ...]
     classes: tuple[str, ...] = ()
@@ -23,56 +23,56 @@ class Folder:
 
 
 def read(folder: Path, limit: int | None = None, seed: int = 0) -> Folder:
-    """The pictures of a folder; with a limit, at most that many, of each class as many as of the others.
+    """The images of a folder; with a limit, at most that many, balanced over the classes.
 
-    Which ones a limit leaves is drawn by the seed. Raises BadInput if the folder is missing or empty, or if it mixes
-    pictures with folders.
+    The seed determines which images are chosen. Raises BadInput if the folder is missing or empty, or if it mixes
+    images with folders.
     """
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}", "check the path")
-    pictures, below = _content(folder)
-    if pictures and below:
+    pictures, subfolders = _content(folder)
+    if pictures and subfolders:
         raise BadInput(
-            f"{folder} holds both pictures and folders, such as {pictures[0].name} and {below[0].name}",
+            f"{folder} holds both pictures and folders, such as {pictures[0].name} and {subfolders[0].name}",
             "keep pictures only, or one sub-folder a class",
         )
-    found = _classes(below) if below else Folder(tuple(pictures))
-    if not found.paths:
+    images = _classes(subfolders) if subfolders else Folder(tuple(pictures))
+    if not images.paths:
         raise BadInput(f"{folder} holds no picture", "give a folder of pictures, or of one sub-folder a class")
-    return found if limit is None else _subset(found, limit, seed)
+    return images if limit is None else _subset(images, limit, seed)
 
 
 def _content(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The pictures and the folders right inside a folder, sorted by name; what is hidden does not count."""
+    """The images and the folders directly in a folder, sorted by name, without hidden ones."""
     inside = sorted((path for path in folder.iterdir() if path.name[0] != "."), key=lambda path: path.name)
     pictures = [path for path in inside if path.suffix.lower() in SUFFIXES and path.is_file()]
     return pictures, [path for path in inside if path.is_dir()]
 
 
-def _classes(below: Sequence[Path]) -> Folder:
+def _classes(subfolders: Sequence[Path]) -> Folder:
     paths: list[Path] = []
     labels: list[int] = []
-    for label, place in enumerate(below):
-        pictures, deeper = _content(place)
+    for label, subfolder in enumerate(subfolders):
+        pictures, deeper = _content(subfolder)
         if deeper or not pictures:
             holds = f"the folder {deeper[0].name}" if deeper else "no picture"
-            raise BadInput(f"{place} is not the folder of a class: it holds {holds}", "keep only pictures in it")
+            raise BadInput(f"{subfolder} is not the folder of a class: it holds {holds}", "keep only pictures in it")
         paths += pictures
         labels += [label] * len(pictures)
-    return Folder(tuple(paths), tuple(place.name for place in below), tuple(labels))
+    return Folder(tuple(paths), tuple(subfolder.name for subfolder in subfolders), tuple(labels))
 
 
-def _subset(found: Folder, limit: int, seed: int) -> Folder:
-    """At most `limit` pictures: the classes give one each in turn, in an order that the seed draws."""
+def _subset(images: Folder, limit: int, seed: int) -> Folder:
+    """At most `limit` images, chosen at random by taking one from each class in turn."""
     rng = np.random.default_rng(seed)
-    labels = np.array(found.labels or [0] * len(found.paths))
+    labels = np.array(images.labels or [0] * len(images.paths))
     turns = np.empty(len(labels), np.int64)
     for label in range(labels.max() + 1):
         turns[labels == label] = rng.permutation((labels == label).sum())
-    drawn = np.lexsort((rng.random(len(labels)), turns))[:limit]  # by turn; within a turn at random
-    kept = sorted(int(place) for place in drawn)
+    drawn = np.lexsort((rng.random(len(labels)), turns))[:limit]  # by turn, and at random within a turn
+    chosen = sorted(int(index) for index in drawn)
     return Folder(
-        tuple(found.paths[place] for place in kept),
-        found.classes,
-        tuple(found.labels[place] for place in kept if found.labels),
+        tuple(images.paths[index] for index in chosen),
+        images.classes,
+        tuple(images.labels[index] for index in chosen if images.labels),
     )

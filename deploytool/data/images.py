@@ -1,4 +1,4 @@
-"""Photographs from files, seeded images with their statistics, and the road from an image to a model's input."""
+"""Reads and writes images, draws synthetic ones with natural statistics, and converts images to model inputs."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ INTERPOLATIONS = {
     "box": Image.Resampling.BOX,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # no EPS, for which Pillow starts a program
-_LONGEST = 100  # times the shorter side: resizing a line of pixels would fill the memory
-_PLENTY, _A_BYTE = 40_000_000, 16  # pixels: what has more is a photograph, and of those a byte is good for so many
-_STRIP = 1 << 20  # pixels that are converted at once
-_ORIENTATION = 0x0112  # of EXIF
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # not EPS, for which Pillow starts a program
+_MAX_ASPECT = 100  # longer side over shorter side: resizing a line of pixels would fill the memory
+_MAX_PIXELS, _PIXELS_PER_BYTE = 40_000_000, 16  # an image with more pixels must not be compressed further than this
+_STRIP = 1 << 20  # pixels converted at once
+_ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT: Mapping[int, Callable[[Pixels], Pixels]] = {
     2: lambda stored: stored[:, ::-1],
     3: lambda stored: stored[::-1, ::-1],
@@ -49,35 +49,35 @@ _COLOURED = Tensor("input", ("batch", 3, "height", "width"))
 
 
 def read(path: Path) -> Pixels:
-    """The picture in a file: uint8, height × width × 3, RGB, upright.
+    """The image in a file: uint8, height × width × 3, RGB, upright.
 
-    Transparent parts become white, 16-bit grey is rounded to 8 bits, and of several frames the first is kept.
-    Raises BadInput if the file is no picture, not a whole one, or one too large to hold.
+    Transparent pixels become white, 16-bit grey is rounded to 8 bits, and the first of several frames is read.
+    Raises BadInput if the file is not an image, is truncated, or is too large.
     """
     return decode(path, path)
 
 
 def decode(source: Path | BinaryIO, path: Path) -> Pixels:
-    """The same from a file or its open bytes, which are called `path`."""
+    """The image in a file or an open stream, named `path` in errors; see `read`."""
     with _opened(source, path) as image:
-        if max(image.size) > _LONGEST * min(image.size):
-            raise ValueError(f"one side is more than {_LONGEST} times the other")
-        image.load()  # which turns a TIFF upright by itself
+        if max(image.size) > _MAX_ASPECT * min(image.size):
+            raise ValueError(f"one side is more than {_MAX_ASPECT} times the other")
+        image.load()  # turns a TIFF upright by itself
         orientation = image.getexif().get(_ORIENTATION, 1)
         pixels = _decoded(image)
     return np.ascontiguousarray(_UPRIGHT.get(orientation, np.asarray)(pixels))
 
 
 def write(path: Path, pixels: Pixels) -> None:
-    """Writes a picture (uint8, height × width × 3) as PNG, which keeps every pixel."""
+    """Writes an image (uint8, height × width × 3) as PNG, which is lossless."""
     with disk.writing(path):
         Image.fromarray(pixels).save(path, format="PNG")
 
 
 def stored_size(path: Path) -> tuple[int, int]:
-    """Height and width as the file's header has them: nothing is decoded, and nothing turned upright.
+    """Height and width from the file's header, without decoding and before any rotation.
 
-    Raises BadInput if the file is no picture.
+    Raises BadInput if the file is not an image.
     """
     with _opened(path, path) as image:
         return image.height, image.width
@@ -87,26 +87,30 @@ def stored_size(path: Path) -> tuple[int, int]:
 def _opened(source: Path | BinaryIO, path: Path) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings(), _bytes(source) as opened:
-            warnings.simplefilter("ignore")  # remarks on odd metadata
+            warnings.simplefilter("ignore")  # warnings about unusual metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # 90 megapixels and more
             length = opened.seek(0, os.SEEK_END)
             opened.seek(0)
             with Image.open(opened, formats=_FORMATS) as image:
-                plenty = _PLENTY // 3 if image.format == "WEBP" else _PLENTY  # of which Pillow holds three canvases
-                if image.width * image.height > max(plenty, _A_BYTE * length):
-                    raise ValueError(f"it is a bomb: {image.width} × {image.height} pixels of {length} bytes")
+                limit = (
+                    _MAX_PIXELS // 3 if image.format == "WEBP" else _MAX_PIXELS
+                )  # Pillow holds three canvases of WebP
+                if image.width * image.height > max(limit, _PIXELS_PER_BYTE * length):
+                    raise ValueError(
+                        f"it is a decompression bomb: {image.width} × {image.height} pixels of {length} bytes"
+                    )
                 yield image
-    except Exception as error:  # what Pillow raises depends on where the file is broken
+    except Exception as error:  # Pillow raises many types, depending on the damage
         raise BadInput(f"{path} cannot be read as a picture: {error}", "replace it, or take it out") from error
 
 
 def _bytes(source: Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
-    """A file, open: given its name, Pillow maps some, and turns a TIFF that it has mapped the wrong way."""
+    """The open file: given a path, Pillow maps some files, and rotates a mapped TIFF wrongly."""
     return source.open("rb") if isinstance(source, Path) else nullcontext(source)
 
 
 def _decoded(image: Image.Image) -> Pixels:
-    """The pixels as they are stored, strip by strip: a whole picture in every form it goes through is much memory."""
+    """The stored pixels as RGB, converted in strips: conversions of the whole image would need much memory."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, _STRIP // image.width)
     for top in range(0, image.height, rows):
@@ -118,22 +122,21 @@ def _decoded(image: Image.Image) -> Pixels:
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, and nothing says which of them is white")
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow itself would cut off at 255
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow itself would clip at 255
         grey = np.asarray(image).astype(np.int64)
         if grey.min() < 0 or grey.max() > 65535:
             raise ValueError("its pixels have more than 16 bits")
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        paper = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
+        background = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
 
 
 def fit(pixels: Pixels, how: Preprocessing) -> Pixels:
-    """A picture (uint8 HWC), resized, and cut at the centre, as the preprocessing says.
+    """An image (uint8 HWC) resized and centre-cropped by the preprocessing.
 
-    Raises BadInput if there is no such interpolation, and for a picture that is empty, or smaller than what is to be
-    cut out.
+    Raises BadInput for an unknown interpolation, and for an image that is empty or smaller than the crop.
     """
     if how.interpolation not in INTERPOLATIONS:
         raise BadInput(f"there is no interpolation {how.interpolation!r}", f"choose from {', '.join(INTERPOLATIONS)}")
@@ -150,7 +153,7 @@ def fit(pixels: Pixels, how: Preprocessing) -> Pixels:
 
 
 def _resized(height: int, width: int, resize: Side) -> tuple[int, int]:
-    """Height and width after resizing: both given, or the shorter one, or neither."""
+    """Height and width after resizing to a size, to a shorter side, or not at all (0)."""
     if isinstance(resize, tuple):
         return resize
     if not resize:
@@ -160,10 +163,10 @@ def _resized(height: int, width: int, resize: Side) -> tuple[int, int]:
 
 
 def dead_leaves(count: int, height: int, width: int, seed: int) -> Pixels:
-    """`count` images, uint8, `count` × `height` × `width` × 3, that look like photographs to a convolution.
+    """Synthetic images, uint8, `count` × `height` × `width` × 3, with the statistics of photographs.
 
-    Discs of random place, colour and power-law radius hide one another, under a sloping light and a little sensor
-    noise: sharp edges, flat areas and the scale invariance of natural scenes, none of which white noise has.
+    Overlapping discs of random position, colour and power-law radius, with a light gradient and sensor noise: they have
+    the sharp edges, flat areas and scale invariance of natural scenes, which white noise lacks.
     Source: A. B. Lee, D. Mumford, J. Huang, "Occlusion models for natural images", IJCV 2001.
     """
     rng = np.random.default_rng(seed)
@@ -187,7 +190,7 @@ def _scene(rng: np.random.Generator, height: int, width: int) -> Pixels:
 
 
 def _seen(rows: Floats, columns: Floats, radii: Floats, y: Floats, x: Floats) -> npt.NDArray[np.int16]:
-    """Which disc lies on top at each pixel, the later ones above the earlier, counted from 1; 0 where there is none."""
+    """The number of the topmost disc at each pixel, later discs above earlier ones, from 1; 0 where there is none."""
     down = (rows.T - y[:, None].astype(np.float32)) ** 2
     across = (columns - x[:, None].astype(np.float32)) ** 2
     (top, bottom), (left, right) = (
@@ -203,7 +206,7 @@ def _seen(rows: Floats, columns: Floats, radii: Floats, y: Floats, x: Floats) ->
 
 
 def normalise(pixels: Pixels, how: Preprocessing, tensor: Tensor = _COLOURED) -> Inputs:
-    """What an input takes for images that already have its height and width (uint8 NHWC, RGB)."""
+    """The model input for images (uint8 NHWC, RGB) that already have its height and width."""
     if tensor.channels(how.layout) == 1:
         ordered = luma(pixels)
     else:
@@ -217,6 +220,6 @@ def normalise(pixels: Pixels, how: Preprocessing, tensor: Tensor = _COLOURED) ->
 
 
 def luma(pixels: Pixels) -> Pixels:
-    """Grey images (uint8, … × 1) of coloured ones: ITU-R 601 in Pillow's whole numbers, exact where R = G = B."""
+    """Grey images (uint8, … × 1) of RGB images: ITU-R 601 in Pillow's integer arithmetic, exact where R = G = B."""
     weighed = pixels.astype(np.uint32) @ np.array((19595, 38470, 7471), np.uint32)
     return ((weighed + 0x8000) >> 16).astype(np.uint8)[..., None]

@@ -1,4 +1,4 @@
-"""How pictures become a model's input: what a user states of it, what is left to a default, and what makes no sense."""
+"""Resolves and validates the preprocessing of images: what the user states, and the defaults for the rest."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from deploytool.spec import Model, Preprocessing, Range, Side, Tensor
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area", "box", "lanczos")
 CHANNELS, LAYOUTS, PRESETS = ("RGB", "BGR"), ("NCHW", "NHWC"), ("imagenet", "none")
-MAX_SIDE = 4096  # pixels of a side that a definition may ask for
+MAX_SIDE = 4096  # pixels
 _NUMBERS = ("scale", "mean", "std")
-_FULL = 255.0
+_WHITE = 255.0
 
 
 @dataclass(frozen=True)
 class StatedPreprocessing:
-    """What a user says of the preprocessing, each None where nothing was said.
+    """The preprocessing options that the user states; None for those not stated.
 
-    `preset` is `imagenet`, or `none` for pixels as they come, from 0 to 255. Of `mean`, `std` and `scale`, what is left
-    out where another of them is given is 0, 1 and 1/255. A `resize` or `crop` of 0 leaves the picture as it is.
+    `preset` is `imagenet`, or `none` for unscaled pixels from 0 to 255. If one of `mean`, `std` and `scale` is stated,
+    the others default to 0, 1 and 1/255. A `resize` or `crop` of 0 keeps the size of the image.
     """
 
     preset: str | None = None
@@ -34,18 +34,18 @@ class StatedPreprocessing:
     interpolation: str | None = None
     layout: str | None = None
 
-    def said(self) -> tuple[str, ...]:
-        """The words that were said, in the order of the fields."""
+    def stated_options(self) -> tuple[str, ...]:
+        """The names of the stated options, in field order."""
         return tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)
 
 
 def resolve(model: Model, stated: StatedPreprocessing, sizes: Mapping[str, Range]) -> Model:
-    """The model with its preprocessing as stated, at the size of its image inputs; `sizes` are the ranges of free ones.
+    """The model with the stated preprocessing, at the size of its image inputs; `sizes` are the ranges of free sizes.
 
-    A free size is prepared at its typical one, unless a crop says otherwise. Raises BadInput for what contradicts the
-    model, itself, or good sense.
+    For a free size the typical one is used, unless a crop is stated. Raises BadInput for invalid values, and for
+    options that contradict each other or the model.
     """
-    _check_words(stated)
+    _check_values(stated)
     how = _numbers(model.preprocessing, stated)
     geometry = ("channels", "interpolation", "layout")
     how = replace(how, **{name: getattr(stated, name) for name in geometry if getattr(stated, name) is not None})
@@ -54,8 +54,8 @@ def resolve(model: Model, stated: StatedPreprocessing, sizes: Mapping[str, Range
     how = replace(how, stated=_stated(stated))
     images = how.images(model.inputs)
     if not images:
-        if stated.said():
-            problem = f"{model.name} takes no images, and --{_option(stated.said()[0])} is about images"
+        if stated.stated_options():
+            problem = f"{model.name} takes no images, and --{_option(stated.stated_options()[0])} is about images"
             raise BadInput(problem, _remedy(model, how))
         return model
     if all(tensor.dtype == "uint8" for tensor in images):
@@ -65,61 +65,65 @@ def resolve(model: Model, stated: StatedPreprocessing, sizes: Mapping[str, Range
     return replace(model, preprocessing=how)
 
 
-def _check_words(stated: StatedPreprocessing) -> None:
-    """Raises BadInput for a word that is no choice, and for a number that cannot be meant."""
+def _check_values(stated: StatedPreprocessing) -> None:
+    """Raises BadInput for an unknown choice, and for numbers out of range."""
     choices = {"preset": PRESETS, "channels": CHANNELS, "layout": LAYOUTS, "interpolation": INTERPOLATIONS}
     for name, known in choices.items():
         value = getattr(stated, name)
         if value is not None and value not in known:
-            raise BadInput(f"--{_option(name)} {value} is none we know", f"choose from {', '.join(known)}")
-    said = stated.said()
+            raise BadInput(f"invalid value {value} for --{_option(name)}", f"choose from {', '.join(known)}")
+    said = stated.stated_options()
     if stated.preset and set(said) & set(_NUMBERS):
         other = next(name for name in said if name in _NUMBERS)
         raise BadInput(f"--preprocess {stated.preset} and --{other} say the same thing", "leave out one of them")
     for name in ("mean", "std"):
         numbers = getattr(stated, name)
         if numbers is not None and (len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers))):
-            problem = f"--{name} {_text(numbers)} is not one number a channel"
+            problem = f"--{name} {_text(numbers)} is not one number per channel"
             raise BadInput(problem, f"write one for all channels, or three: --{name} 0.5,0.5,0.5")
     if stated.std is not None and min(stated.std) <= 0:
-        raise BadInput(f"--std {_text(stated.std)} cannot be divided by", "write numbers above 0: --std 1")
+        raise BadInput(f"--std {_text(stated.std)} must be positive", "write numbers above 0: --std 1")
     if stated.scale is not None and not (math.isfinite(stated.scale) and stated.scale > 0):
-        raise BadInput(f"--scale {stated.scale:g} is no factor for pixels", "write 1, 1/255 or another above 0")
+        raise BadInput(
+            f"--scale {stated.scale:g} is not a valid factor for pixels", "write 1, 1/255 or another above 0"
+        )
     if stated.scale is None and stated.mean is not None and max(map(abs, stated.mean)) > 1:
-        problem = f"--mean {_text(stated.mean)} lies beyond the pixels, which are from 0 to 1 unless --scale says else"
+        problem = f"--mean {_text(stated.mean)} is outside the range of pixels, which is 0 to 1 without --scale"
         raise BadInput(problem, "write --scale 1 too, for pixels from 0 to 255")
 
 
 def _numbers(usual: Preprocessing, stated: StatedPreprocessing) -> Preprocessing:
-    """The arithmetic: a preset's, or what was stated and for the rest what changes nothing."""
+    """Scale, mean and std: those of a preset, or those stated with neutral values for the rest."""
     if stated.preset == "imagenet":
         whole = Preprocessing()
         return replace(usual, scale=whole.scale, mean=whole.mean, std=whole.std, assumed=False)
     if stated.preset == "none":
         return replace(usual, scale=1.0, mean=(0.0,), std=(1.0,), assumed=False)
-    if not set(stated.said()) & set(_NUMBERS):
+    if not set(stated.stated_options()) & set(_NUMBERS):
         return usual
-    scale = 1 / _FULL if stated.scale is None else stated.scale
+    scale = 1 / _WHITE if stated.scale is None else stated.scale
     return replace(usual, scale=scale, mean=stated.mean or (0.0,), std=stated.std or (1.0,), assumed=False)
 
 
 def _stated(stated: StatedPreprocessing) -> tuple[str, ...]:
-    """The fields of the preprocessing that the user's words decide."""
-    said = set(stated.said())
+    """The fields of the preprocessing that the stated options determine."""
+    said = set(stated.stated_options())
     if said & {"preset", *_NUMBERS}:
         said = said - {"preset"} | set(_NUMBERS)
     return tuple(field.name for field in fields(Preprocessing) if field.name in said)
 
 
 def _layout(inputs: Sequence[Tensor], usual: str) -> str:
-    """Bytes whose channels can only be the last are as a camera has them; floats are never guessed at."""
-    told = [tensor for tensor in inputs if tensor.dtype == "uint8"]
-    last = any(tensor.plane("NHWC") and not tensor.plane("NCHW") for tensor in told)
+    """NHWC for a uint8 input whose channels can only be the last axis; otherwise the default."""
+    byte_inputs = [tensor for tensor in inputs if tensor.dtype == "uint8"]
+    last = any(tensor.plane("NHWC") and not tensor.plane("NCHW") for tensor in byte_inputs)
     return "NHWC" if last else usual
 
 
 def _of_bytes(how: Preprocessing, stated: StatedPreprocessing, tensor: Tensor) -> Preprocessing:
-    for name in (name for name in stated.said() if name in _NUMBERS or (name, stated.preset) == ("preset", "imagenet")):
+    for name in (
+        name for name in stated.stated_options() if name in _NUMBERS or (name, stated.preset) == ("preset", "imagenet")
+    ):
         problem = f"{tensor.name} takes bytes, and --{_option(name)} makes other numbers of the pixels"
         raise BadInput(problem, f"leave --{_option(name)} out, or declare {tensor.name} as float32")
     return replace(how, scale=1.0, mean=(0.0,), std=(1.0,), assumed=False)
@@ -128,14 +132,14 @@ def _of_bytes(how: Preprocessing, stated: StatedPreprocessing, tensor: Tensor) -
 def _sized(
     model: Model, how: Preprocessing, stated: StatedPreprocessing, tensor: Tensor, sizes: Mapping[str, Range]
 ) -> Preprocessing:
-    """The preprocessing at the size of an image input: as stated, else in the proportion it had.
+    """The preprocessing at the size of an image input: as stated, else with the ratio of resize to crop it had.
 
-    Where the input is no square, or the picture is kept whole, nothing is cut off unless it was stated.
+    If the input is not square, or keeps the whole image, nothing is cropped unless stated.
     """
     plane = tensor.plane(how.layout)
     assert plane is not None
     if not all(isinstance(side, int) or side in sizes for side in plane):
-        return how  # nobody has said yet how large it is
+        return how  # the size is not known yet
     ranges = tuple(Range(side, side, side) if isinstance(side, int) else sizes[side] for side in plane)
     typical = (ranges[0].typical, ranges[1].typical)
     crop = pair(stated.crop) if stated.crop is not None else typical
@@ -145,7 +149,7 @@ def _sized(
         takes = " × ".join(_range(each) for each in ranges)
         raise BadInput(
             f"--crop {_side(stated.crop or crop)} is not what {model.name} takes: {takes}",
-            "leave --crop out, or mend it",
+            "leave --crop out, or give a size within the range",
         )
     resize: Side
     if stated.resize is not None:
@@ -167,7 +171,7 @@ def _check_whole(model: Model, plane: tuple[int | str, int | str]) -> None:
 
 
 def _check_enough(resize: Side, crop: tuple[int, int]) -> None:
-    """Raises BadInput if there is a side too short to be cut: a shorter side that must hold the longer of the crop."""
+    """Raises BadInput if a size is out of range, or if the crop is larger than the resized image."""
     if min(pair(resize)) < 0 or min(crop) < 0 or max(*pair(resize), *crop) > MAX_SIDE:
         raise BadInput(
             f"there are no pictures of {_side(resize)}, cut to {_side(crop)}", f"write sides up to {MAX_SIDE}"
@@ -195,7 +199,7 @@ def _check_channels(how: Preprocessing, stated: StatedPreprocessing, images: Seq
 
 
 def _remedy(model: Model, how: Preprocessing) -> str:
-    """What may help where no input is an image: another layout, or numbers for the grey of one channel."""
+    """The remedy where no input is an image: another layout, or explicit numbers for one grey channel."""
     other = "NHWC" if how.layout == "NCHW" else "NCHW"
     if any(tensor.plane(other) for tensor in model.inputs):
         return f"is it --layout {other}?"
@@ -205,18 +209,18 @@ def _remedy(model: Model, how: Preprocessing) -> str:
 
 
 def merged(theirs: Preprocessing, ours: Preprocessing) -> Preprocessing:
-    """The preprocessing that weights want, at our size, and with what a user stated of ours."""
+    """The preprocessing `theirs` of a checkpoint, at the size of `ours` and with the options stated in `ours`."""
     kept = ("resize", "crop", "layout", "stated", *ours.stated)
     return replace(theirs, assumed=False, **{name: getattr(ours, name) for name in kept})
 
 
 def pair(side: Side) -> tuple[int, int]:
-    """Height and width of a side; of one length, the square of it."""
+    """Height and width; a single length gives a square."""
     return side if isinstance(side, tuple) else (side, side)
 
 
 def is_valid(how: Preprocessing) -> bool:
-    """Whether a preprocessing that somebody sent can be carried out."""
+    """Whether all values of a preprocessing from an untrusted file are in range."""
     return (
         all(0 <= side <= MAX_SIDE for side in (*pair(how.crop), *pair(how.resize)))
         and {len(how.mean), len(how.std)} <= {1, 3}
@@ -228,7 +232,7 @@ def is_valid(how: Preprocessing) -> bool:
 
 
 def size_problem(shape: Sequence[int], tensor: Tensor, free: Mapping[str, Range]) -> str | None:
-    """What of a shape, its batch aside, an input does not take; None if it takes all of it."""
+    """Why an input does not accept a shape, ignoring the batch; None if it does."""
     if len(shape) != len(tensor.shape):
         return f"{len(shape)} dimensions, and not {len(tensor.shape)}"
     for size, side in zip(shape[1:], tensor.shape[1:], strict=True):
@@ -240,7 +244,7 @@ def size_problem(shape: Sequence[int], tensor: Tensor, free: Mapping[str, Range]
 
 
 def describe(how: Preprocessing, images: Sequence[Tensor]) -> str:
-    """All of a preprocessing in one line, and who says so."""
+    """The preprocessing in one line, and its origin."""
     steps = [f"resized to {_side(how.resize)}" if isinstance(how.resize, tuple) else f"shorter side to {how.resize}"]
     steps = [f"{steps[0]} ({how.interpolation})"] if how.resize else []
     steps += [f"the centre {_side(pair(how.crop))}"] if how.crop else ["at their own size"]
@@ -251,10 +255,10 @@ def describe(how: Preprocessing, images: Sequence[Tensor]) -> str:
     scale = f"pixel / {1 / how.scale:g}" if how.scale < 1 else f"pixel × {how.scale:g}" if how.scale > 1 else "pixel"
     steps.append(f"({scale} - mean) / std with mean {_text(how.mean)} and std {_text(how.std)}")
     if how.assumed:
-        who = "ImageNet's, assumed, for nobody stated another: --mean, --std, --scale, or --preprocess none"
+        origin = "ImageNet's, assumed, since none was stated: --mean, --std, --scale, or --preprocess none"
     else:
-        who = "as stated" if how.stated else "as the model says"
-    return f"pictures: {', '.join(steps)}: {who}"
+        origin = "as stated" if how.stated else "as the model says"
+    return f"pictures: {', '.join(steps)}: {origin}"
 
 
 def _range(each: Range) -> str:

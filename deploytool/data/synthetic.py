@@ -1,4 +1,4 @@
-"""Draws inputs for a model: images that look like photographs where it takes images, plain numbers elsewhere."""
+"""Draws synthetic inputs for a model: images with natural statistics for image inputs, random numbers otherwise."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from deploytool.spec import BATCH, Model, Range, Tensor
 
 _GREY = 127
 _PURE = np.array(list(itertools.product((0, 255), repeat=3)), np.uint8)  # the corners of the RGB cube
-_LOUD = 3.0  # times a standard deviation
+_LOUD = 3.0  # standard deviations
 
 
 def draw(
     model: Model, count: int, seed: int, sizes: Mapping[str, int], *, hard: bool = False
 ) -> tuple[images.Pixels, Arrays]:
-    """`count` cases: the pixels of the first image input (none: count × 0 × 0 × 3), and every input by name.
+    """`count` cases: the pixels of the first image input (count × 0 × 0 × 3 without one), and every input by name.
 
-    `sizes` says how large each free dimension is to be, the batch aside. With `hard` many cases go to the limits, so
-    that each layer is seen at its loudest: every second image has full contrast, the last third are of one pure colour,
-    and every second case of numbers is three times as large.
+    `sizes` gives the size of each free dimension except the batch. With `hard` many cases are extreme, to drive each
+    layer to its largest activations: every second image has full contrast, the last third have one pure colour, and
+    every second case of numbers is three times as large.
     """
     pixels = np.zeros((count, 0, 0, 3), np.uint8)
     inputs: dict[str, npt.NDArray[Any]] = {}
     how = model.preprocessing
-    pictured = how.images(model.inputs)
+    image_inputs = how.images(model.inputs)
     for number, tensor in enumerate(model.inputs):
         shape = [count, *(sizes[side] if isinstance(side, str) else side for side in tensor.shape[1:])]
-        if tensor in pictured:
+        if tensor in image_inputs:
             high = how.layout.index("H")
             drawn = images.dead_leaves(count, shape[high], shape[high + 1], seed + number)
             if hard:
@@ -57,5 +57,5 @@ def _numbers(tensor: Tensor, shape: list[int], rng: np.random.Generator) -> npt.
 
 
 def sides(sizes: Mapping[str, Range], end: str) -> dict[str, int]:
-    """One size for every free dimension: its `smallest`, `typical` or `largest`."""
+    """The `smallest`, `typical` or `largest` size of every free dimension except the batch."""
     return {word: int(getattr(limits, end)) for word, limits in sizes.items() if word != BATCH}

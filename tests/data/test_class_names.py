@@ -1,4 +1,4 @@
-"""Names of classes go from training, from folders or from a file to the device, and fit or are refused."""
+"""Class names from training, folders or a file reach the device if they fit, and are refused otherwise."""
 
 from __future__ import annotations
 
@@ -60,25 +60,25 @@ def scoring(*shape: int, names: tuple[str, ...] = (), asked_for: tuple[str, ...]
 
 
 @pytest.mark.parametrize("shape", [(10,), (10, 8, 8)])
-def test_names_fit_where_there_is_a_score_for_each(shape: tuple[int, ...]) -> None:
+def test_names_fit_outputs_with_one_score_each(shape: tuple[int, ...]) -> None:
     assert class_names.check_count(scoring(*shape, names=TEN), ("a", "b")) == TEN
     assert class_names.check_count(scoring(*shape), TEN) == TEN
     assert class_names.check_count(scoring(*shape), TEN[:9]) == ()
     assert class_names.check_count(scoring(*shape, names=TEN[:9]), ()) == ()
 
 
-def test_a_wrong_count_that_was_asked_for_is_one_line() -> None:
+def test_a_wrong_number_of_given_names_is_refused() -> None:
     with pytest.raises(BadInput, match="--classes names 9 classes, and m gives scores batch × 10"):
         class_names.check_count(scoring(10, names=TEN[:9], asked_for=(CLASSES,)), ())
 
 
-def test_folders_that_bear_the_models_names_are_their_classes_and_others_are_counted() -> None:
+def test_folders_with_the_models_class_names_get_their_indices_and_others_are_numbered() -> None:
     some = image_folder.Folder((Path("a"), Path("b"), Path("c")), (TEN[3], TEN[1]), (0, 1, 1))
     assert golden._labels(some, scoring(10, names=TEN)).tolist() == [3, 1, 1]
     assert golden._labels(some, scoring(10)).tolist() == [0, 1, 1]
 
 
-def test_a_device_says_the_names_that_a_file_gave(tmp_path: Path) -> None:
+def test_a_device_shows_the_names_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("\n".join(TEN))
     run = deploytool.export(
         f"{BYTES}:Bytes",
@@ -98,7 +98,7 @@ def test_a_device_says_the_names_that_a_file_gave(tmp_path: Path) -> None:
     assert f"{guess.classes[0]} {guess.names[0]} ({guess.scores[0]:.4g})" in told.lines[-1]
 
 
-def test_a_folder_of_classes_names_them(tmp_path: Path) -> None:
+def test_a_folder_of_classes_names_the_classes(tmp_path: Path) -> None:
     for name in TEN:
         (tmp_path / "data" / name).mkdir(parents=True)
         Image.fromarray(np.full((20, 20, 3), len(name) * 10, np.uint8)).save(tmp_path / "data" / name / "a.png")
@@ -115,7 +115,7 @@ def test_a_folder_of_classes_names_them(tmp_path: Path) -> None:
 
 
 def trained(tmp_path: Path, names: tuple[str, ...]) -> Path:
-    """Weights as a training leaves them, of no learning at all."""
+    """A weights file as training writes it, without any training steps."""
     zoo = catalog.find("mobilenet_v1_025")
     pictures = ImageSet(np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2, np.int64))
     sized = preprocess.StatedPreprocessing(resize=32, crop=32)
@@ -128,7 +128,7 @@ def trained(tmp_path: Path, names: tuple[str, ...]) -> Path:
     return tmp_path / outputs.WEIGHTS
 
 
-def test_training_hands_its_names_on_to_whoever_loads_the_weights(tmp_path: Path) -> None:
+def test_class_names_are_stored_with_trained_weights(tmp_path: Path) -> None:
     weights, zoo = trained(tmp_path, TEN), catalog.find("mobilenet_v1_025")
     loaded = checkpoints.load(weights, zoo).model
     assert (loaded.classes, loaded.options["classes"]) == (TEN, 10)
@@ -148,7 +148,7 @@ def test_training_hands_its_names_on_to_whoever_loads_the_weights(tmp_path: Path
         ({"width": 0.5}, "which needs width=0.25, and mobilenet_v1_025 has 0.5", "name that model"),
     ],
 )
-def test_what_a_user_said_and_a_checkpoint_contradicts_is_refused(
+def test_arguments_that_contradict_the_checkpoint_are_refused(
     said: dict[str, float], line: str, remedy: str, tmp_path: Path
 ) -> None:
     weights = trained(tmp_path, TEN)
@@ -159,7 +159,7 @@ def test_what_a_user_said_and_a_checkpoint_contradicts_is_refused(
 
 
 @pytest.mark.parametrize("count", [1000, 10, 3])
-def test_classes_that_nobody_asked_for_are_the_checkpoints_and_the_same_ones_may_be_asked_for(
+def test_the_number_of_classes_is_that_of_the_checkpoint_unless_a_different_one_is_given(
     count: int, tmp_path: Path
 ) -> None:
     zoo = catalog.find("mobilenet_v1_025")
@@ -173,7 +173,7 @@ def test_classes_that_nobody_asked_for_are_the_checkpoints_and_the_same_ones_may
         checkpoints.load(tmp_path / "w.pth", wrong)
 
 
-def test_an_image_size_that_was_declared_is_not_the_checkpoints(tmp_path: Path) -> None:
+def test_a_declared_image_size_overrides_that_of_the_checkpoint(tmp_path: Path) -> None:
     weights = trained(tmp_path, TEN)
     declared = catalog.find("mobilenet_v1_025", [Tensor("input", ("batch", 3, 64, 64))])
     loaded = checkpoints.load(weights, declared).model

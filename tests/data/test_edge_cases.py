@@ -14,7 +14,7 @@ def drawn(tensor: Tensor, usual: np.ndarray, most: int = MANY) -> dict[str, np.n
     return {case.name: case.inputs[tensor.name] for case in edge_cases.draw(model, {tensor.name: usual}, most)}
 
 
-def test_numbers_go_to_their_edges_and_stay_as_large_as_usual() -> None:
+def test_edge_cases_of_numbers_keep_the_usual_magnitude() -> None:
     usual = np.array([[0.5, -2.0, 1.0, 0.25, 1.5, -0.5]], np.float32)
     found = drawn(Tensor("sound", ("batch", 6)), usual)
     assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
@@ -29,7 +29,7 @@ def test_numbers_go_to_their_edges_and_stay_as_large_as_usual() -> None:
     np.testing.assert_allclose(found["a ramp"], [np.linspace(-2, 1.5, 6)], rtol=1e-6)
 
 
-def test_what_is_never_negative_stays_so() -> None:
+def test_inputs_that_are_never_negative_stay_non_negative() -> None:
     found = drawn(Tensor("power", ("batch", 4)), np.array([[0.5, 2.0, 1.0, 0.0]], np.float32))
     assert min(array.min() for array in found.values()) == 0
 
@@ -42,7 +42,7 @@ def test_what_is_never_negative_stays_so() -> None:
         (Tensor("mask", ("batch", 4), "bool"), np.array([[True, True, False, True]]), 1),
     ],
 )
-def test_integers_and_masks_go_to_their_ends(tensor: Tensor, usual: np.ndarray, largest: int) -> None:
+def test_edge_cases_of_integers_and_masks_are_their_extremes(tensor: Tensor, usual: np.ndarray, largest: int) -> None:
     found = drawn(tensor, usual)
     assert {array.dtype for array in found.values()} == {usual.dtype}
     assert not found["zero"].any()
@@ -52,7 +52,7 @@ def test_integers_and_masks_go_to_their_ends(tensor: Tensor, usual: np.ndarray, 
 
 
 @pytest.mark.parametrize("preprocessing", [Preprocessing(), Preprocessing(channels="BGR", mean=(0, 0, 0), scale=1.0)])
-def test_images_are_edges_of_pixels_and_prepared(preprocessing: Preprocessing) -> None:
+def test_edge_cases_of_images_are_preprocessed_pixels(preprocessing: Preprocessing) -> None:
     model = Model("one", "nowhere:made", inputs=(Tensor("image", ("batch", 3, 8, 10)),), preprocessing=preprocessing)
     usual = images.normalise(images.dead_leaves(1, 8, 10, 0), preprocessing)
     found = {case.name: case for case in edge_cases.draw(model, {"image": usual}, MANY)}
@@ -71,7 +71,7 @@ def test_images_are_edges_of_pixels_and_prepared(preprocessing: Preprocessing) -
     np.testing.assert_array_equal(found["loud"].inputs["image"], usual * 100)
 
 
-def test_one_input_is_at_an_edge_at_a_time_and_the_most_telling_come_first() -> None:
+def test_one_input_at_a_time_is_at_an_edge_and_the_most_relevant_come_first() -> None:
     tensors = (Tensor("sound", ("batch", 4)), Tensor("tokens", ("batch", 4), "int64", 9))
     usual = {"sound": np.array([[0.5, -2.0, 1.0, 0.5]], np.float32), "tokens": np.array([[1, 2, 3, 4]])}
     found = edge_cases.draw(Model("two", "nowhere:made", inputs=tensors), usual, 4)
@@ -83,7 +83,7 @@ def test_one_input_is_at_an_edge_at_a_time_and_the_most_telling_come_first() -> 
 
 
 @pytest.mark.parametrize(("dtype", "below", "natural"), [("bool", 2, False), ("int64", 2, False), ("int64", 9, True)])
-def test_a_mask_that_leaves_nothing_is_not_natural(dtype: str, below: int, natural: bool) -> None:
+def test_an_empty_mask_is_not_natural(dtype: str, below: int, natural: bool) -> None:
     model = Model("one", "nowhere:made", inputs=(Tensor("mask", ("batch", 4), dtype, below),))
     cases = edge_cases.draw(model, {"mask": np.array([[1, 0, 1, 1]]).astype(dtype)}, MANY)
     assert {case.name: case.natural for case in cases} == {"zero": natural, "the largest": True, "a padded tail": True}

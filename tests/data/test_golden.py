@@ -25,8 +25,8 @@ SAMPLE = Golden(
 )
 
 
-class Planted:
-    """Whoever unpickles it makes a folder."""
+class MakesFolder:
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, ran: Path) -> None:
         self._ran = ran
@@ -35,7 +35,7 @@ class Planted:
         return os.mkdir, (str(self._ran),)
 
 
-def test_a_sample_comes_back_with_its_types(tmp_path: Path) -> None:
+def test_a_sample_is_read_back_with_its_types(tmp_path: Path) -> None:
     golden.write(tmp_path / "golden.npz", SAMPLE)
     found = golden.read(tmp_path / "golden.npz")
     assert {name: array.dtype for name, array in found.reference.items()} == {
@@ -49,20 +49,20 @@ def test_a_sample_comes_back_with_its_types(tmp_path: Path) -> None:
     assert found.noise == SAMPLE.noise
 
 
-def test_the_same_sample_has_the_same_bytes(tmp_path: Path) -> None:
+def test_equal_samples_have_equal_bytes(tmp_path: Path) -> None:
     for name in ("a.npz", "b.npz"):
         golden.write(tmp_path / name, SAMPLE)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
-def test_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_sample_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "golden.npz"
     golden.write(file, SAMPLE)
     whole = file.read_bytes()
     np.savez(tmp_path / "other.npz", x=np.zeros(1))
     np.savez(tmp_path / "pickle.npz", pixels=np.array([{}], dtype=object))
-    for spoiled in (b"", b"garbage", whole[:200], (tmp_path / "other.npz").read_bytes()):
-        file.write_bytes(spoiled)
+    for content in (b"", b"garbage", whole[:200], (tmp_path / "other.npz").read_bytes()):
+        file.write_bytes(content)
         with pytest.raises(BadInput, match="is no golden sample"):
             golden.read(file)
     with pytest.raises(BadInput, match="is no golden sample"):
@@ -73,24 +73,24 @@ def test_something_else_is_refused(tmp_path: Path) -> None:
 def test_no_pickle_is_loaded(tmp_path: Path, name: str) -> None:
     golden.write(tmp_path / "golden.npz", SAMPLE)
     with np.load(tmp_path / "golden.npz") as file:
-        arrays = {**file, name: np.array([Planted(tmp_path / "ran")], dtype=object)}
+        arrays = {**file, name: np.array([MakesFolder(tmp_path / "ran")], dtype=object)}
     np.savez(tmp_path / "pickle.npz", **arrays)
     for reader in (golden.read, golden.pixels, golden.read_cases):
-        with suppress(BadInput):  # not each of them loads each array
+        with suppress(BadInput):  # not every reader loads every array
             reader(tmp_path / "pickle.npz")
     with pytest.raises(BadInput, match="allow_pickle=False"):
         golden.read(tmp_path / "pickle.npz")
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_first_cases_are_a_sample_of_their_own() -> None:
+def test_the_first_cases_are_a_sample() -> None:
     one = golden.first_cases(SAMPLE, 1)
     assert (len(one.pixels), len(one.inputs["input"]), len(one.labels)) == (1, 1, 1)
     assert all(len(array) == 1 for array in (*one.outputs.values(), *one.reference.values()))
     assert len(golden.first_cases(SAMPLE, 9).labels) == 2
 
 
-def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     golden.write(tmp_path / "golden.npz", SAMPLE)
     with (
         zipfile.ZipFile(tmp_path / "golden.npz") as whole,
@@ -104,7 +104,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("edges", ["5", "[[1, 2, 3]]", '[["a"]]', "{}", "[", "[[[]]]"])
-def test_edges_of_another_form_are_refused(tmp_path: Path, edges: str) -> None:
+def test_malformed_edges_are_refused(tmp_path: Path, edges: str) -> None:
     golden.write(tmp_path / "golden.npz", SAMPLE)
     with np.load(tmp_path / "golden.npz") as file:
         arrays = dict(file)

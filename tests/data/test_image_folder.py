@@ -1,4 +1,4 @@
-"""Folders of pictures: labels from sorted names, the same subset for the same seed, one clear line for anything odd."""
+"""Image folders: labels from sorted names, one subset per seed, and a one-line message for an invalid folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deploytool.errors import BadInput
 
 
 def fill(folder: Path, *names: str) -> Path:
-    """A folder with empty files: nothing here looks inside a picture."""
+    """A folder with empty files: no test here reads an image."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
@@ -34,7 +34,7 @@ def test_labels_follow_the_sorted_names_of_the_classes(tmp_path: Path) -> None:
     ]
 
 
-def test_a_limit_takes_equally_many_of_every_class(tmp_path: Path) -> None:
+def test_a_limit_balances_the_classes(tmp_path: Path) -> None:
     fill(tmp_path, *(f"{name}/{i:03}.png" for name, count in {"a": 50, "b": 20, "c": 2}.items() for i in range(count)))
     assert Counter(image_folder.read(tmp_path, limit=14).labels) == {0: 6, 1: 6, 2: 2}
     assert Counter(image_folder.read(tmp_path, limit=6).labels) == {0: 2, 1: 2, 2: 2}
@@ -62,7 +62,7 @@ def test_a_subset_follows_the_seed_and_stays_sorted(tmp_path: Path) -> None:
     ],
     ids=["empty", "no picture", "mixed", "an empty class", "too deep"],
 )
-def test_an_odd_folder_is_refused(names: tuple[str, ...], problem: str, tmp_path: Path) -> None:
+def test_an_invalid_folder_is_refused(names: tuple[str, ...], problem: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=problem):
         image_folder.read(fill(tmp_path, *names))
 

@@ -1,4 +1,4 @@
-"""Photographs are read upright, in colour and whole or not at all, and fitted as an independent computation has it."""
+"""Images are read upright and complete or refused, and resized as an independent computation does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deploytool.data.images import Pixels
 from deploytool.errors import BadInput
 from deploytool.spec import Preprocessing, Side
 
-STORED = {  # how a camera that was held in this way stores an upright picture
+STORED = {  # how a camera stores an upright image, by EXIF orientation
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
     3: lambda upright: upright[::-1, ::-1],
@@ -63,7 +63,7 @@ def test_grey_becomes_three_equal_channels(mode: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(got, np.repeat(np.asarray(grey.convert("L"))[..., None], 3, axis=2))
 
 
-def test_sixteen_bit_grey_is_rounded_and_not_cut_off(tmp_path: Path) -> None:
+def test_sixteen_bit_grey_is_rounded_and_not_clipped(tmp_path: Path) -> None:
     grey = np.array([[0, 128, 129, 257, 32896, 65535]], np.uint16)
     got = images.read(saved(tmp_path, Image.fromarray(grey)))
     np.testing.assert_array_equal(got[0, :, 0], [0, 0, 1, 1, 128, 255])
@@ -75,7 +75,7 @@ def test_palette_and_cmyk_become_rgb(tmp_path: Path) -> None:
         np.testing.assert_array_equal(images.read(saved(tmp_path, image, name)), np.asarray(red))
 
 
-def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
+def test_transparent_pixels_become_white(tmp_path: Path) -> None:
     rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0]]], np.uint8)
     palette = Image.new("P", (2, 1))
     palette.putpalette([10, 20, 30, 99, 99, 99])
@@ -111,7 +111,7 @@ def declared(width: int, height: int) -> bytes:
     ],
     ids=["empty", "text", "postscript", "large", "huge", "a line"],
 )
-def test_what_is_no_picture_or_too_large_is_refused(content: bytes, why: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_or_too_large_is_refused(content: bytes, why: str, tmp_path: Path) -> None:
     (tmp_path / "odd.png").write_bytes(content)
     with pytest.raises(BadInput, match=rf"odd\.png cannot be read as a picture: .*{why}"):
         images.read(tmp_path / "odd.png")
@@ -138,7 +138,7 @@ def triangle(size: int, resized: int) -> npt.NDArray[np.float64]:
 @pytest.mark.parametrize(
     ("height", "width", "resize", "crop"), [(90, 141, 40, 32), (141, 90, 40, 32), (20, 30, 48, 48)]
 )
-def test_bilinear_fit_is_that_of_a_matrix_product(height: int, width: int, resize: int, crop: int) -> None:
+def test_bilinear_resizing_equals_a_matrix_product(height: int, width: int, resize: int, crop: int) -> None:
     (photo,) = images.dead_leaves(1, height, width, seed=3)
     tall, wide = resize * height // min(height, width), resize * width // min(height, width)
     whole = np.einsum("ih,hwc,jw->ijc", triangle(height, tall), photo.astype(float), triangle(width, wide))
@@ -149,7 +149,7 @@ def test_bilinear_fit_is_that_of_a_matrix_product(height: int, width: int, resiz
 
 
 @pytest.mark.parametrize("name", ["area", "box"])
-def test_area_is_the_mean_of_what_a_pixel_covers(name: str) -> None:
+def test_area_interpolation_is_the_mean_of_the_covered_pixels(name: str) -> None:
     photo = picture(24, 40)
     means = photo.reshape(8, 3, -1, 40, 3).mean(axis=(1, 2))  # rows only: 24 = 8 × 3
     means = means[:, :39].reshape(8, 13, 3, 3).mean(axis=2)
@@ -157,14 +157,14 @@ def test_area_is_the_mean_of_what_a_pixel_covers(name: str) -> None:
     assert np.abs(got - means[:, 2:10]).max() <= 1  # (13 - 8) / 2 rounds to 2
 
 
-def test_nearest_takes_pixels_as_they_are() -> None:
+def test_nearest_interpolation_copies_pixels() -> None:
     photo = picture(12, 12)
     got = images.fit(photo, Preprocessing(resize=4, crop=4, interpolation="nearest"))
     np.testing.assert_array_equal(got, photo[1::3, 1::3])
 
 
 @pytest.mark.parametrize("name", images.INTERPOLATIONS)
-def test_a_picture_of_the_right_size_is_left_alone(name: str) -> None:
+def test_an_image_of_the_right_size_is_unchanged(name: str) -> None:
     asked = Preprocessing(resize=20, crop=20, interpolation=name)
     np.testing.assert_array_equal(images.fit(picture(20, 20), asked), picture(20, 20))
 
@@ -175,7 +175,7 @@ def test_an_unknown_interpolation_is_refused() -> None:
 
 
 @pytest.mark.parametrize("crop", [13, (12, 21), (13, 20)])
-def test_a_picture_smaller_than_what_is_cut_out_of_it_is_refused(crop: Side) -> None:
+def test_an_image_smaller_than_the_crop_is_refused(crop: Side) -> None:
     with pytest.raises(BadInput, match="a picture of 12 × 20 is smaller than the"):
         images.fit(picture(12, 20), Preprocessing(resize=0, crop=crop))
 
@@ -197,13 +197,13 @@ def test_a_photograph_becomes_an_input() -> None:
     assert -2.2 < batch.min() < batch.max() < 2.7
 
 
-def test_a_written_picture_is_read_as_it_was(tmp_path: Path) -> None:
+def test_a_written_image_is_read_back_unchanged(tmp_path: Path) -> None:
     pixels = images.dead_leaves(1, 20, 30, 0)[0]
     images.write(tmp_path / "a.png", pixels)
     assert np.array_equal(images.read(tmp_path / "a.png"), pixels)
 
 
-def test_a_scene_is_what_painting_one_disc_over_another_gives() -> None:
+def test_a_synthetic_image_equals_discs_painted_one_after_the_other() -> None:
     height, width, rng = 37, 61, np.random.default_rng(4)
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     palette = rng.uniform(0, 255, 3)
@@ -220,7 +220,7 @@ def test_a_scene_is_what_painting_one_disc_over_another_gives() -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_a_picture_read_strip_by_strip_is_the_same(
+def test_an_image_read_in_strips_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, orientation: int
 ) -> None:
     grey = Image.fromarray(picture()[..., 0].astype(np.uint16) * 257)
@@ -231,29 +231,29 @@ def test_a_picture_read_strip_by_strip_is_the_same(
     whole = images.read(tmp_path / "picture.tif")
     monkeypatch.setattr(images, "_STRIP", 50)
     assert np.array_equal(images.read(tmp_path / "picture.tif"), whole)
-    paper = (
+    background = (
         Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")) if "A" in mode else image
     )
-    stored = np.repeat(picture()[..., :1], 3, axis=2) if mode == "I;16" else np.array(paper.convert("RGB"))
+    stored = np.repeat(picture()[..., :1], 3, axis=2) if mode == "I;16" else np.array(background.convert("RGB"))
     assert np.array_equal(whole, stored if orientation == 1 else np.rot90(stored, -1))
 
 
-def test_few_bytes_that_are_many_pixels_are_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_PLENTY", 200 * 200)
+def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_MAX_PIXELS", 200 * 200)
     Image.new("RGB", (200, 200)).save(tmp_path / "plain.png")
     assert images.read(tmp_path / "plain.png").shape == (200, 200, 3)
     Image.new("RGB", (201, 200)).save(tmp_path / "bomb.png")
     for reader in (images.read, images.stored_size):
-        with pytest.raises(BadInput, match="it is a bomb: 201 × 200 pixels"):
+        with pytest.raises(BadInput, match="decompression bomb: 201 × 200 pixels"):
             reader(tmp_path / "bomb.png")
     Image.new("RGB", (150, 100)).save(tmp_path / "bomb.webp")
-    with pytest.raises(BadInput, match="it is a bomb: 150 × 100 pixels"):
+    with pytest.raises(BadInput, match="decompression bomb: 150 × 100 pixels"):
         images.read(tmp_path / "bomb.webp")
     Image.fromarray(picture(201, 200)).save(tmp_path / "photograph.png")
     assert images.read(tmp_path / "photograph.png").shape == (201, 200, 3)
 
 
-def test_a_picture_takes_little_more_than_its_pixels(tmp_path: Path) -> None:
+def test_reading_an_image_takes_little_more_memory_than_its_pixels(tmp_path: Path) -> None:
     Image.new("RGB", (2000, 1500), "red").save(tmp_path / "picture.png")
     tracemalloc.start()
     try:

@@ -1,4 +1,4 @@
-"""Golden inputs of the user's own: sound, text and boxes from a file, and what is wrong with a file in one line."""
+"""Golden inputs from a user's file: sound, text and boxes; a wrong file is refused with a one-line message."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def text(cases: int = 3, length: int = 8) -> dict[str, Values]:
 
 
 @pytest.mark.parametrize("length", [4, 7, 16])
-def test_arrays_are_taken_by_name_at_any_size_of_the_range(length: int, tmp_path: Path) -> None:
+def test_arrays_are_matched_by_name_at_any_size_of_the_range(length: int, tmp_path: Path) -> None:
     given = text(length=length)
     path = saved(tmp_path / "in.npz", mask=given["mask"], ids=given["ids"].astype(">i8"))
     found = inputs_file.read(path, TEXT, FREE, 2)
@@ -63,7 +63,9 @@ def test_arrays_are_taken_by_name_at_any_size_of_the_range(length: int, tmp_path
         ({"ids": np.array([[None] * 8] * 3)}, "holds Python objects, which run code"),
     ],
 )
-def test_what_no_input_takes_gets_one_line(changed: dict[str, Values | None], line: str, tmp_path: Path) -> None:
+def test_arrays_that_do_not_fit_are_refused_in_one_line(
+    changed: dict[str, Values | None], line: str, tmp_path: Path
+) -> None:
     arrays = {name: array for name, array in {**text(), **changed}.items() if array is not None}
     with pytest.raises(BadInput) as refused:
         inputs_file.read(saved(tmp_path / "in.npz", **arrays), TEXT, FREE, 99)
@@ -72,7 +74,7 @@ def test_what_no_input_takes_gets_one_line(changed: dict[str, Values | None], li
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_none_are_refused(bad: float, tmp_path: Path) -> None:
+def test_nan_and_infinity_are_refused(bad: float, tmp_path: Path) -> None:
     sound = np.zeros((2, 16), np.float32)
     sound[1, 3] = bad
     with pytest.raises(BadInput, match="sound holds NaN or infinite numbers"):
@@ -80,13 +82,13 @@ def test_numbers_that_are_none_are_refused(bad: float, tmp_path: Path) -> None:
 
 
 class Planted:
-    """Code that a pickle would run."""
+    """Runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (open, (f"{Path(__file__).parent}/pickle-was-run", "w"))
 
 
-def test_a_file_that_is_no_npz_is_refused_and_nothing_in_it_is_run(tmp_path: Path) -> None:
+def test_a_file_that_is_no_npz_is_refused_and_no_code_in_it_is_run(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no archive")
     (tmp_path / "pickle.npz").write_bytes(pickle.dumps(Planted()))
     (tmp_path / "empty.npz").write_bytes(b"")
@@ -102,7 +104,7 @@ def test_a_file_that_is_no_npz_is_refused_and_nothing_in_it_is_run(tmp_path: Pat
     assert not (Path(__file__).parent / "pickle-was-run").exists()
 
 
-def test_a_file_declares_the_inputs_where_nobody_does(tmp_path: Path) -> None:
+def test_a_file_declares_the_inputs(tmp_path: Path) -> None:
     more: dict[str, Values] = {"t": np.array([3, 900, 0]), "sound": np.zeros((3, 16), np.float32)}
     path = saved(tmp_path / "in.npz", **text(), **more)
     ids, mask, t, sound = inputs_file.declared(path)
@@ -112,7 +114,7 @@ def test_a_file_declares_the_inputs_where_nobody_does(tmp_path: Path) -> None:
     assert (sound.shape, sound.dtype) == (("batch", 16), "float32")
 
 
-def test_golden_inputs_are_those_of_the_file_and_another_file_makes_them_anew(tmp_path: Path) -> None:
+def test_golden_inputs_are_those_of_the_file_and_a_changed_file_replaces_them(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     given: dict[str, Values] = {"image": rng.random((5, 3, 16, 16), np.float32), "t": rng.integers(0, 1000, 5)}
     path, home = saved(tmp_path / "in.npz", **given), tmp_path / "run"
@@ -133,7 +135,7 @@ def test_golden_inputs_are_those_of_the_file_and_another_file_makes_them_anew(tm
     np.testing.assert_array_equal(golden.read(home / "golden" / "golden.npz").inputs["image"], given["image"][:2] * 2)
 
 
-def test_a_file_and_a_folder_are_not_both_asked_for(tmp_path: Path) -> None:
+def test_a_file_and_a_folder_are_mutually_exclusive(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="from a folder and from a file"):
         deploytool.export(
             f"{TYPED}:Mean",
@@ -145,17 +147,17 @@ def test_a_file_and_a_folder_are_not_both_asked_for(tmp_path: Path) -> None:
         deploytool.export(f"{TYPED}:Mean", golden_inputs=tmp_path / "nothing.npz")
 
 
-def test_a_model_that_takes_nothing_drawn_is_probed_with_the_users_own(tmp_path: Path) -> None:
+def test_a_model_that_rejects_synthetic_inputs_is_run_with_the_users(tmp_path: Path) -> None:
     corner = np.random.default_rng(2).random((4, 6, 2), np.float32)
     path = saved(tmp_path / "in.npz", boxes=np.concatenate([corner, corner + corner], 2))
     run = deploytool.export(f"{TYPED}:Sorted", golden_inputs=path, quick=True, to="onnx", out=tmp_path / "run")
     assert golden.read(run.folder / "golden" / "golden.npz").inputs["boxes"].shape == (4, 6, 4)
 
 
-def test_few_bytes_that_are_very_many_numbers_are_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs_file, "_PLENTY", 1 << 20)
+def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs_file, "_MAX_BYTES", 1 << 20)
     np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((1 << 19, 1), np.float32))
-    with pytest.raises(BadInput, match="it is a bomb: 2097"):
+    with pytest.raises(BadInput, match="decompression bomb: 2097"):
         inputs_file.declared(tmp_path / "bomb.npz")
     np.savez(tmp_path / "plain.npz", x=np.zeros((1 << 19, 1), np.float32))
     assert inputs_file.declared(tmp_path / "plain.npz")[0].name == "x"

@@ -1,4 +1,4 @@
-"""What a user states of how pictures become inputs: taken as it is, or refused in one line."""
+"""Stated preprocessing options are applied as they are, or refused with a one-line message."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def own(*declared: str) -> Model:
     return catalog.find(f"{TYPED}:Mean", params.tensors(declared))
 
 
-def settled(stated: StatedPreprocessing, *declared: str, **sizes: Range) -> Preprocessing:
+def resolved(stated: StatedPreprocessing, *declared: str, **sizes: Range) -> Preprocessing:
     return preprocess.resolve(own(*declared), stated, sizes).preprocessing
 
 
@@ -46,10 +46,10 @@ def settled(stated: StatedPreprocessing, *declared: str, **sizes: Range) -> Prep
         (StatedPreprocessing(mean=(0.5, 0.5, 0.5)), 0.5, -0.5),
     ],
 )
-def test_what_is_stated_is_what_is_done_and_what_is_not_changes_nothing(
+def test_stated_options_are_applied_and_others_are_neutral(
     stated: StatedPreprocessing, white: float, black: float
 ) -> None:
-    how = settled(stated, "3x8x8")
+    how = resolved(stated, "3x8x8")
     assert not how.assumed
     for pixels, wanted in ((WHITE, white), (WHITE * 0, black)):
         made = images.normalise(images.fit(pixels, how)[None], how)
@@ -59,22 +59,22 @@ def test_what_is_stated_is_what_is_done_and_what_is_not_changes_nothing(
 @pytest.mark.parametrize(
     ("stated", "declared", "line"),
     [
-        (StatedPreprocessing(std=(0.0,)), "3x8x8", "--std 0 cannot be divided by"),
-        (StatedPreprocessing(std=(0.5, -1.0, 0.5)), "3x8x8", "cannot be divided by"),
-        (StatedPreprocessing(mean=(0.5, 0.5)), "3x8x8", "--mean 0.5,0.5 is not one number a channel"),
-        (StatedPreprocessing(mean=(float("nan"),)), "3x8x8", "--mean nan is not one number a channel"),
-        (StatedPreprocessing(std=(float("inf"),)), "3x8x8", "--std inf is not one number a channel"),
-        (StatedPreprocessing(scale=0.0), "3x8x8", "--scale 0 is no factor"),
+        (StatedPreprocessing(std=(0.0,)), "3x8x8", "--std 0 must be positive"),
+        (StatedPreprocessing(std=(0.5, -1.0, 0.5)), "3x8x8", "must be positive"),
+        (StatedPreprocessing(mean=(0.5, 0.5)), "3x8x8", "--mean 0.5,0.5 is not one number per channel"),
+        (StatedPreprocessing(mean=(float("nan"),)), "3x8x8", "--mean nan is not one number per channel"),
+        (StatedPreprocessing(std=(float("inf"),)), "3x8x8", "--std inf is not one number per channel"),
+        (StatedPreprocessing(scale=0.0), "3x8x8", "--scale 0 is not a valid factor"),
         (
             StatedPreprocessing(mean=(123.675, 116.28, 103.53)),
             "3x8x8",
-            "--mean 123.675,116.28,103.53 lies beyond the pixels",
+            "--mean 123.675,116.28,103.53 is outside the range",
         ),
         (StatedPreprocessing(preset="none", mean=(0.0,)), "3x8x8", "--preprocess none and --mean say the same thing"),
-        (StatedPreprocessing(preset="vgg"), "3x8x8", "--preprocess vgg is none we know"),
-        (StatedPreprocessing(channels="GBR"), "3x8x8", "--channels GBR is none we know"),
-        (StatedPreprocessing(layout="CHWN"), "3x8x8", "--layout CHWN is none we know"),
-        (StatedPreprocessing(interpolation="cubical"), "3x8x8", "--interpolation cubical is none we know"),
+        (StatedPreprocessing(preset="vgg"), "3x8x8", "invalid value vgg for --preprocess"),
+        (StatedPreprocessing(channels="GBR"), "3x8x8", "invalid value GBR for --channels"),
+        (StatedPreprocessing(layout="CHWN"), "3x8x8", "invalid value CHWN for --layout"),
+        (StatedPreprocessing(interpolation="cubical"), "3x8x8", "invalid value cubical for --interpolation"),
         (StatedPreprocessing(resize=6), "3x8x8", "the crop of 8x8 is larger than what --resize 6 leaves"),
         (StatedPreprocessing(resize=(8, 6)), "3x8x8", "the crop of 8x8 is larger than what --resize 8x6 leaves"),
         (StatedPreprocessing(resize=9), "3x8x12", "the crop of 8x12 is larger than what --resize 9 leaves"),
@@ -98,20 +98,20 @@ def test_what_is_stated_is_what_is_done_and_what_is_not_changes_nothing(
         ),
     ],
 )
-def test_what_makes_no_sense_or_contradicts_the_model_gets_one_line(
+def test_invalid_or_contradictory_options_are_refused_in_one_line(
     stated: StatedPreprocessing, declared: str, line: str
 ) -> None:
     with pytest.raises(BadInput) as refused:
-        settled(stated, declared)
+        resolved(stated, declared)
     assert line in str(refused.value)
     assert refused.value.remedy
     assert "\n" not in f"{refused.value}{refused.value.remedy}"
 
 
-def test_remedies_name_the_layout_and_the_grey_that_were_meant() -> None:
+def test_remedies_name_the_layout_or_the_grey_options() -> None:
     for declared, hint in (("8x8x3", "--layout NHWC"), ("1x8x8", "--mean 0 --std 1"), ("16", "--input 3x224x224")):
         with pytest.raises(BadInput) as refused:
-            settled(StatedPreprocessing(resize=9), declared)
+            resolved(StatedPreprocessing(resize=9), declared)
         assert hint in refused.value.remedy
 
 
@@ -130,20 +130,20 @@ def test_remedies_name_the_layout_and_the_grey_that_were_meant() -> None:
         ("3xHxW", StatedPreprocessing(crop=0, resize=80), 80, 0),
     ],
 )
-def test_the_size_is_that_of_the_input_or_the_typical_one_or_the_pictures_own(
+def test_the_size_is_that_of_the_input_the_typical_one_or_the_images_own(
     declared: str, stated: StatedPreprocessing, resize: int | tuple[int, int], crop: int | tuple[int, int]
 ) -> None:
-    how = settled(stated, declared, **{word: limits for word, limits in FREE.items() if word in declared})
+    how = resolved(stated, declared, **{word: limits for word, limits in FREE.items() if word in declared})
     assert (how.resize, how.crop) == (resize, crop)
 
 
 def test_a_crop_outside_the_range_is_refused() -> None:
     with pytest.raises(BadInput, match="--crop 224 is not what input_dtypes_Mean takes: 64 to 128 × 32 to 96"):
-        settled(StatedPreprocessing(crop=224), "3xHxW", **FREE)
+        resolved(StatedPreprocessing(crop=224), "3xHxW", **FREE)
 
 
 @pytest.mark.parametrize("declared", ["8x8x3:uint8", "3x8x8:uint8", "8x8x1:uint8", "1x8x8:uint8"])
-def test_bytes_are_given_as_they_come_and_channels_are_where_they_can_only_be(declared: str) -> None:
+def test_byte_inputs_get_unscaled_pixels_in_the_only_possible_layout(declared: str) -> None:
     model = own(declared)
     how, (tensor,) = model.preprocessing, model.preprocessing.images(model.inputs)
     pixels = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8)
@@ -155,18 +155,18 @@ def test_bytes_are_given_as_they_come_and_channels_are_where_they_can_only_be(de
     np.testing.assert_array_equal(made if last else made.transpose(0, 2, 3, 1), wanted)
 
 
-def test_grey_is_what_pillow_makes_of_colours_and_of_grey_what_it_was() -> None:
+def test_grey_equals_pillows_and_keeps_grey_pixels() -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
     np.testing.assert_array_equal(images.luma(pixels)[..., 0], np.asarray(Image.fromarray(pixels).convert("L")))
     grey = np.repeat(pixels[..., :1], 3, axis=2)
     np.testing.assert_array_equal(images.luma(grey), grey[..., :1])
 
 
-def test_the_interpolations_are_those_that_pictures_are_resized_by() -> None:
+def test_every_interpolation_is_implemented() -> None:
     assert set(preprocess.INTERPOLATIONS) == set(images.INTERPOLATIONS)
 
 
-def test_weights_bring_their_preprocessing_except_for_what_was_stated() -> None:
+def test_the_preprocessing_of_a_checkpoint_applies_except_for_stated_options() -> None:
     zoo = catalog.find("mobilenet_v1_025")
     stated = preprocess.resolve(zoo, StatedPreprocessing(channels="BGR", interpolation="bicubic"), {}).preprocessing
     theirs = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="nearest")
@@ -184,7 +184,7 @@ def test_weights_bring_their_preprocessing_except_for_what_was_stated() -> None:
         ("16x16x3:uint8", {}, (255, 255, 255)),
     ],
 )
-def test_it_reaches_golden_data_report_manifest_and_device(
+def test_preprocessing_reaches_golden_data_report_manifest_and_device(
     declared: str, words: dict[str, float], white: tuple[float, ...], tmp_path: Path
 ) -> None:
     last = {"last": True} if declared.endswith("x3:uint8") else {}
@@ -208,7 +208,7 @@ def test_it_reaches_golden_data_report_manifest_and_device(
         np.testing.assert_allclose(model(tmp_path / "white.png")[0], white, rtol=1e-3)
 
 
-def test_a_picture_has_the_typical_size_or_its_own_within_the_range_that_travels(tmp_path: Path) -> None:
+def test_an_image_has_the_typical_size_or_its_own_within_the_range_of_the_manifest(tmp_path: Path) -> None:
     Image.fromarray(np.resize(WHITE, (100, 80, 3))).save(tmp_path / "fits.png")
     Image.fromarray(np.resize(WHITE, (60, 80, 3))).save(tmp_path / "small.png")
     shapes = {}
@@ -276,7 +276,7 @@ def test_photographs_of_several_sizes_need_a_size(tmp_path: Path) -> None:
         )
 
 
-def test_a_definition_of_before_these_words_is_read_still() -> None:
+def test_a_definition_without_the_newer_fields_is_readable() -> None:
     from deploytool import serde
     from deploytool.loading.checkpoints import embedded_definition
 
@@ -308,7 +308,7 @@ def test_fractions_and_sizes_on_the_command_line() -> None:
 
 @pytest.mark.parametrize("name", ["scale", "mean", "std"])
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_numbers_that_are_none_make_no_sense(name: str, number: float) -> None:
+def test_nan_and_infinity_are_invalid(name: str, number: float) -> None:
     value: Any = number if name == "scale" else (number,)
     assert preprocess.is_valid(Preprocessing())
     assert not preprocess.is_valid(dataclasses.replace(Preprocessing(), **{name: value}))
@@ -327,5 +327,5 @@ def test_numbers_that_are_none_make_no_sense(name: str, number: float) -> None:
         ((5, 3, 64, 32, 1), "5 dimensions, and not 4"),
     ],
 )
-def test_a_shape_is_taken_within_the_ranges_of_its_free_sizes(shape: tuple[int, ...], problem: str | None) -> None:
+def test_a_shape_must_be_within_the_ranges_of_free_sizes(shape: tuple[int, ...], problem: str | None) -> None:
     assert preprocess.size_problem(shape, Tensor("input", ("batch", 3, "H", 32)), FREE) == problem

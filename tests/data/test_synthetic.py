@@ -25,7 +25,7 @@ MIXED = Model(
 SIZES = {"length": 5, "height": 24}
 
 
-def test_images_are_drawn_as_photographs_and_prepared() -> None:
+def test_image_inputs_are_preprocessed_synthetic_images() -> None:
     pixels, inputs = synthetic.draw(TINY, 3, 0, {})
     assert pixels.shape == (3, 32, 32, 3)
     np.testing.assert_array_equal(inputs["input"], images.normalise(pixels, TINY.preprocessing))
@@ -45,7 +45,7 @@ def test_every_input_has_its_type_size_and_bounds() -> None:
     assert set(np.unique(inputs["mask"])) == {False, True}
 
 
-def test_the_seed_decides() -> None:
+def test_the_seed_determines_the_inputs() -> None:
     one, same, other = (synthetic.draw(MIXED, 2, seed, SIZES)[1] for seed in (1, 1, 2))
     assert all((one[name] == same[name]).all() for name in one)
     assert not any((one[name] == other[name]).all() for name in ("tokens", "image", "vector"))
@@ -72,7 +72,9 @@ def test_every_corner_is_drawn_and_answered() -> None:
         (Range(8, 8, 9), 1, None),
     ],
 )
-def test_a_size_inside_a_range_is_as_odd_as_the_source_takes_it(limits: Range, step: int, inside: int | None) -> None:
+def test_a_size_inside_a_range_is_the_least_divisible_that_the_source_accepts(
+    limits: Range, step: int, inside: int | None
+) -> None:
     def source(tokens: npt.NDArray[Any], **others: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         if tokens.shape[1] % step:
             raise StageFailed("not a multiple", "give one")

@@ -1,4 +1,4 @@
-"""Graphs that a converter stumbles over: shared constants, graphs inside nodes, operators without FP16, odd ends."""
+"""Graphs that are hard to convert: shared constants, subgraphs, operators without FP16, unusual inputs and outputs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOOP = """times = Constant<value = int64 {3}>() flag = Constant<value = bool {1}
     f = Loop (times, flag, x) <body = b (int64 i, bool c, float[batch,4,8,8] v) => (bool d, float[batch,4,8,8] u)
         {d = Identity(c) u = Mul(v, k)}>"""
 
-# what computes, and the weights it reads; x is behind a convolution, f is before one
+# the nodes, and the weights they read; x is the output of a convolution, f the input of one
 BODIES = {
     "one constant for two Resizes": (
         's = Constant<value = float[4] {1.0,1.0,2.0,2.0}>() a = Resize<mode="nearest">(x, , s) '
@@ -135,15 +135,15 @@ def assert_near(got: list[Any], expected: list[Any]) -> None:
 @pytest.mark.parametrize("name", BODIES)
 def test_the_fp16_graph_is_strongly_typed_and_computes_the_same(name: str, keep_io: bool) -> None:
     single = planted(*BODIES[name])
-    halved = fp16.convert(single, keep_io=keep_io)
-    check_types(halved.half)
-    assert_near(run(halved.half, images(half=not keep_io)), run(single, images()))
-    emulated, largest = fp16_emulation.run_with_range(halved.half, images())
+    conversion = fp16.convert(single, keep_io=keep_io)
+    check_types(conversion.half)
+    assert_near(run(conversion.half, images(half=not keep_io)), run(single, images()))
+    emulated, largest = fp16_emulation.run_with_range(conversion.half, images())
     assert_near(list(emulated.values()), run(single, images()))
     assert 0 < largest <= 65504
-    for node in halved.nodes:
-        check_types(halved.keeping({node.name}))
-    everything = halved.keeping([node.name for node in halved.nodes])
+    for node in conversion.nodes:
+        check_types(conversion.keeping({node.name}))
+    everything = conversion.keeping([node.name for node in conversion.nodes])
     if keep_io:
         np.testing.assert_array_equal(run(everything, images())[0], run(single, images())[0])
 
@@ -187,26 +187,26 @@ ENDS = {
 
 @pytest.mark.parametrize("keep_io", [True, False])
 @pytest.mark.parametrize("name", ENDS)
-def test_the_ends_keep_their_names_and_types(name: str, keep_io: bool) -> None:
+def test_graph_inputs_and_outputs_keep_their_names_and_types(name: str, keep_io: bool) -> None:
     text, count = ENDS[name]
     single = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> g {text}')
     if name == "names that are taken":
         for node in single.graph.node:
             node.input[:] = ["input/fp16" if each == "x" else each for each in node.input]
             node.output[:] = ["input/fp16" if each == "x" else each for each in node.output]
-    halved = fp16.convert(single, keep_io=keep_io)
-    check_types(halved.half)
-    ends = (*halved.half.graph.input, *halved.half.graph.output)
+    conversion = fp16.convert(single, keep_io=keep_io)
+    check_types(conversion.half)
+    ends = (*conversion.half.graph.input, *conversion.half.graph.output)
     kinds = {value.type.tensor_type.elem_type for value in ends} - {TensorProto.INT64}
     assert kinds == {TensorProto.FLOAT if keep_io else TensorProto.FLOAT16}
-    assert [value.name for value in halved.half.graph.output] == [value.name for value in single.graph.output]
+    assert [value.name for value in conversion.half.graph.output] == [value.name for value in single.graph.output]
     given = np.array([[1.0, -2.0, 3.0, 0.5], [0.25, 1.0, -1.5, 2.0]])
-    mine = run(halved.half, {"input": given.astype(np.float32 if keep_io else np.float16)})
+    mine = run(conversion.half, {"input": given.astype(np.float32 if keep_io else np.float16)})
     assert len(mine) == count
     assert_near(mine, run(single, {"input": given.astype(np.float32)}))
 
 
-def test_infinity_stays_so_and_what_is_not_zero_does_not_become_so() -> None:
+def test_infinite_weights_stay_infinite_and_non_zero_weights_stay_non_zero() -> None:
     values = "{inf, -inf, 1e30, -1e30, 1e-30, -1e-30, 0.0, 1.0}".replace("inf", "3.4e38")
     single = onnx.parser.parse_model(
         f'<ir_version: 8, opset_import: ["" : 18]> g (float[8] input) => (float[8] y) <float[8] k = {values}> '
@@ -224,7 +224,7 @@ def test_infinity_stays_so_and_what_is_not_zero_does_not_become_so() -> None:
     ("name", "exporter"),
     [("Pyramid", "torchscript"), ("bilinear", "torchscript"), ("Pyramid", "dynamo"), ("bilinear", "dynamo")],
 )
-def test_a_feature_pyramid_goes_down_the_whole_road(name: str, exporter: str, walk: Walk) -> None:
+def test_a_feature_pyramid_passes_the_whole_pipeline(name: str, exporter: str, walk: Walk) -> None:
     written = walk(f"pyramid:{name}", ["3x32x32"], exporter)
     assert verdict.failed_lines(written) == ()
     (engine,) = written.engines

@@ -1,4 +1,4 @@
-"""Models of every family whose weights let FP16 overflow: they fail as they are, and pass with --keep-fp32 auto."""
+"""Models whose weights make FP16 overflow: the export fails, and passes with --keep-fp32 auto."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def small(name: str, side: int) -> Model:
     return dataclasses.replace(found, inputs=inputs, preprocessing=preprocessing, macs=None)
 
 
-def spoiled(model: Model, edit: Callable[[Weights], None], folder: Path) -> Source:
+def edited(model: Model, edit: Callable[[Weights], None], folder: Path) -> Source:
     """A checkpoint of the seeded weights, edited."""
     (made,) = runner.run(Job(model, OPTIONS), [Stage.LOAD], folder / "sound")
     weights, path = load_file(made.path), folder / "weights.safetensors"
@@ -134,15 +134,15 @@ def scale(weights: Weights, powers: Mapping[str, int]) -> None:
 
 
 def lift(weights: Weights, unit: str, level: float) -> None:
-    """A level is added to what a convolution reads and taken away from what it gives: nothing changes but digits."""
+    """Adds a constant before a convolution and subtracts its effect after it: only rounding errors change."""
     weights[f"{unit}.depthwise_bn.bias"] += np.float32(level)
     filters = weights[f"{unit}.expand.weight"]
     weights[f"{unit}.expand_bn.running_mean"] += np.float32(level) * filters.reshape(len(filters), -1).sum(axis=1)
 
 
-def mend(name: str, side: int, powers: Mapping[str, int], layers: set[str], folder: Path) -> None:
+def check_keep_fp32(name: str, side: int, powers: Mapping[str, int], layers: set[str], folder: Path) -> None:
     model = small(name, side)
-    options = dataclasses.replace(OPTIONS, weights=spoiled(model, partial(scale, powers=powers), folder))
+    options = dataclasses.replace(OPTIONS, weights=edited(model, partial(scale, powers=powers), folder))
     failed, _ = walk(model, options, folder / "run")
     assert any(line.startswith("FP16 overflows: /") for line in verdict.failed_lines(failed))
     assert {comparison.stage for comparison in failed.comparisons for check in comparison.checks if check.broken} <= {
@@ -164,13 +164,13 @@ def mend(name: str, side: int, powers: Mapping[str, int], layers: set[str], fold
 
 
 @pytest.mark.parametrize("case", QUICK)
-def test_an_overflow_is_named_and_kept_out(case: str, tmp_path: Path) -> None:
-    mend(*QUICK[case], tmp_path)
+def test_an_overflow_is_reported_and_kept_in_fp32(case: str, tmp_path: Path) -> None:
+    check_keep_fp32(*QUICK[case], tmp_path)
 
 
-def test_the_two_layers_that_lose_digits_are_found_among_all(tmp_path: Path) -> None:
+def test_the_two_layers_that_lose_precision_are_found(tmp_path: Path) -> None:
     model = small("shufflenet_g3_x0_25", 64)
-    weights = spoiled(model, partial(lift, unit="stage3.1", level=256.0), tmp_path)
+    weights = edited(model, partial(lift, unit="stage3.1", level=256.0), tmp_path)
     options = dataclasses.replace(OPTIONS, weights=weights)
     failed, _ = walk(model, options, tmp_path / "run")
     assert verdict.keep_fp32_may_help(failed)
@@ -185,5 +185,5 @@ def test_the_two_layers_that_lose_digits_are_found_among_all(tmp_path: Path) -> 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("case", HEAVY)
-def test_an_overflow_anywhere_is_named_and_kept_out(case: str, tmp_path: Path) -> None:
-    mend(*HEAVY[case], tmp_path)
+def test_an_overflow_in_any_layer_is_reported_and_kept_in_fp32(case: str, tmp_path: Path) -> None:
+    check_keep_fp32(*HEAVY[case], tmp_path)

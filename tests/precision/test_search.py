@@ -1,4 +1,4 @@
-"""The search against all sets there are, on hundreds of made-up errors."""
+"""The search compared with exhaustive search, on hundreds of synthetic error functions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEEDS = 300  # of each kind
 
 
 def instance(kind: str, seed: int) -> Instance:
-    """Nodes of single errors, and errors that are there unless all, or any, of some nodes are kept."""
+    """Nodes with errors of their own, and errors that remain unless all, or any, of some nodes are kept."""
     draw = random.Random(f"{kind} {seed}")
     nodes = [f"node{place}" for place in range(draw.randint(8, 12))]
     spread, small = draw.choice([0.3, 1.0, 2.0]), 1.0 if kind in ("additive", "largest", "mixed") else 0.01
@@ -63,7 +63,7 @@ def fewest(nodes: list[str], error: Error, limit: float) -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_never_more_than_one_node_off_and_tries_less_than_a_tenth(kind: str) -> None:
+def test_the_set_is_at_most_one_node_too_large_after_evaluating_a_tenth_of_all_sets(kind: str) -> None:
     off = []
     for seed in range(SEEDS):
         nodes, error, limit = instance(kind, seed)
@@ -76,7 +76,7 @@ def test_it_is_never_more_than_one_node_off_and_tries_less_than_a_tenth(kind: st
     assert sum(off) <= SEEDS // 20
 
 
-def test_the_instances_are_no_easy_ones() -> None:
+def test_the_instances_are_not_trivial() -> None:
     sizes = [fewest(*instance(kind, seed)) for kind in KINDS for seed in range(20)]
     assert max(sizes) >= 6
     assert sum(1 <= size <= 5 for size in sizes) >= 50
@@ -87,7 +87,7 @@ def big(needed: set[str], noise: float = 1e-4) -> Error:
 
 
 @pytest.mark.parametrize("needed", [{"n77"}, {"n12", "n13"}, {"n3", "n101", "n180"}, {f"n{n}" for n in range(60, 68)}])
-def test_of_two_hundred_nodes_few_sets_are_tried(needed: set[str]) -> None:
+def test_few_sets_are_evaluated_for_two_hundred_nodes(needed: set[str]) -> None:
     nodes = [f"n{place}" for place in range(200)]
     groups = [nodes[start : start + 10] for start in range(0, 200, 10)]
     tried: list[Kept] = []
@@ -101,7 +101,7 @@ def test_of_two_hundred_nodes_few_sets_are_tried(needed: set[str]) -> None:
     assert len(tried) <= 64
 
 
-def test_of_two_hundred_equally_bad_nodes_as_few_as_can_be_are_kept_within_a_few_sets() -> None:
+def test_equally_useful_nodes_are_kept_sparingly_in_few_evaluations() -> None:
     nodes = [f"n{place}" for place in range(200)]
     groups = [nodes[start : start + 10] for start in range(0, 200, 10)]
     found = smallest_set(nodes, lambda kept: Evaluation(len(kept) >= 50, 200.0 - len(kept)), groups=groups)
@@ -110,7 +110,7 @@ def test_of_two_hundred_equally_bad_nodes_as_few_as_can_be_are_kept_within_a_few
     assert found.evaluations <= 110
 
 
-def test_what_is_known_to_be_needed_is_tried_first() -> None:
+def test_needed_nodes_are_evaluated_first() -> None:
     tried: list[Kept] = []
 
     def judge(kept: Kept) -> Evaluation:
@@ -121,15 +121,15 @@ def test_what_is_known_to_be_needed_is_tried_first() -> None:
     assert tried == [{"a", "b"}]
 
 
-def test_where_nothing_has_to_be_kept_one_set_is_tried() -> None:
+def test_one_set_is_evaluated_if_nothing_has_to_be_kept() -> None:
     assert smallest_set("abcdefgh", lambda kept: Evaluation(True, 0.0)) == SearchResult(frozenset(), 1)
 
 
-def test_where_everything_is_not_enough_nothing_is_found() -> None:
+def test_nothing_is_found_if_keeping_all_nodes_is_not_enough() -> None:
     assert smallest_set("abcdefgh", lambda kept: Evaluation(False, 1.0)).kept is None
 
 
-def test_of_two_equal_nodes_the_cheaper_is_kept() -> None:
+def test_the_cheaper_of_two_equal_nodes_is_kept() -> None:
     def judge(kept: Kept) -> Evaluation:
         return Evaluation(bool(kept & {"c", "f"}), 0.0 if kept & {"c", "f"} else 1.0)
 

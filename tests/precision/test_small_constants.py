@@ -1,4 +1,4 @@
-"""Floors that FP16 does not have are found and kept in FP32, so that silence is right; others are left alone."""
+"""Small constants that FP16 cannot represent are found, and their nodes kept in FP32; others are not."""
 
 from __future__ import annotations
 
@@ -66,37 +66,37 @@ def error(graph: onnx.ModelProto, truth: np.ndarray) -> float:
     return float(np.max(np.nan_to_num(apart, nan=np.inf)) / np.abs(truth).max())
 
 
-def kept(halved: fp16.Fp16Conversion) -> list[str]:
-    names = [node.name for node in halved.nodes]
-    return [node for guard in small_constants.find(halved.single, names) for node in guard.around]
+def kept(conversion: fp16.Fp16Conversion) -> list[str]:
+    names = [node.name for node in conversion.nodes]
+    return [node for guard in small_constants.find(conversion.single, names) for node in guard.around]
 
 
 @pytest.mark.parametrize("name", [*FOUND, "LayerNorm"])
-def test_with_its_floor_in_fp32_a_graph_is_right_at_silence(name: str, tmp_path: Path) -> None:
+def test_with_its_small_constant_in_fp32_a_graph_is_accurate_at_silence(name: str, tmp_path: Path) -> None:
     single, truth = exported(name, tmp_path)
-    halved = fp16.convert(single, keep_io=True)
-    assert error(halved.keeping(kept(halved)), truth) < LIMIT
-    heavy = [node.name for node in halved.nodes if node.op_type in ("MatMul", "Gemm")]
+    conversion = fp16.convert(single, keep_io=True)
+    assert error(conversion.keeping(kept(conversion)), truth) < LIMIT
+    heavy = [node.name for node in conversion.nodes if node.op_type in ("MatMul", "Gemm")]
     assert len(heavy) == 2
-    assert not set(heavy) & set(kept(halved))
-    assert bool(kept(halved)) is (name in FOUND)
+    assert not set(heavy) & set(kept(conversion))
+    assert bool(kept(conversion)) is (name in FOUND)
 
 
 @pytest.mark.parametrize("name", HARMED)
-def test_without_it_the_same_graph_is_wrong(name: str, tmp_path: Path) -> None:
+def test_with_its_small_constant_in_fp16_the_graph_is_wrong(name: str, tmp_path: Path) -> None:
     single, truth = exported(name, tmp_path)
     assert error(fp16.convert(single, keep_io=True).half, truth) > LIMIT
 
 
-def test_an_epsilon_that_fp16_has_is_no_guard(tmp_path: Path) -> None:
+def test_an_epsilon_that_fp16_represents_is_not_found(tmp_path: Path) -> None:
     single, truth = exported("UsualEpsilon", tmp_path)
-    halved = fp16.convert(single, keep_io=True)
-    assert kept(halved) == []
-    assert error(halved.half, truth) < LIMIT
+    conversion = fp16.convert(single, keep_io=True)
+    assert kept(conversion) == []
+    assert error(conversion.half, truth) < LIMIT
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
-def test_a_model_with_a_floor_goes_down_the_whole_road(exporter: str, walk: Walk) -> None:
+def test_a_model_with_a_small_constant_passes_the_whole_pipeline(exporter: str, walk: Walk) -> None:
     written = walk("small_epsilons:LogOfClamped", ["sound=16"], exporter)
     assert verdict.failed_lines(written) == ()
     assert any("FP16 has no 1e-10: the " in line and "stay FP32" in line for line in written.remarks)
@@ -106,8 +106,8 @@ def test_a_model_with_a_floor_goes_down_the_whole_road(exporter: str, walk: Walk
     )
 
 
-def test_where_silence_breaks_fp16_the_search_for_what_to_keep_mends_it(tmp_path: Path) -> None:
-    """The remedy that the first run names, `--keep-fp32 auto`, knows of the same edges."""
+def test_the_search_repairs_a_model_whose_fp16_fails_at_silence(tmp_path: Path) -> None:
+    """The remedy of the first run, `--keep-fp32 auto`, evaluates the same edge cases."""
     model = catalog.find(f"{OWN / 'small_epsilons.py'}:Learned", params.tensors(["sound=16"]))
 
     def gone(*keep: str) -> Report:
