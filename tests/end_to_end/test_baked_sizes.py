@@ -106,12 +106,12 @@ def test_the_largest_batch_is_run_with_few_images(images: int, tmp_path: Path) -
     job = Job(catalog.find(f"{OWN}/baked_sizes.py:LouderInCrowds", params.tensors(["3x32x32"])), options)
     *_, last = runner.run(job, WITHOUT_ENGINE, tmp_path / "run")
     broken = " ".join(verdict.failed_lines(report.read(last.path)))
-    assert "script against eager, 5 at once" in broken
+    assert "torchscript against eager, 5 at once" in broken
     assert "rewrite against eager, 5 at once" in broken
 
 
 def test_a_size_that_dynamo_bakes_in_silently_is_named_by_its_line(walk: Walk) -> None:
     with pytest.raises(
-        StageFailed, match=r"^baked_sizes.py:\d+: a size was fixed at export .*, and translate fails at H 32"
+        StageFailed, match=r"^baked_sizes.py:\d+: a size was fixed at export .*, and export fails at H 32"
     ):
         walk("baked_sizes:SizeByInt", ["3xHxW"], "dynamo", engine=False)

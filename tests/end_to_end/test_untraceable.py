@@ -41,7 +41,7 @@ def test_the_export_continues_without_torchscript(name: str, tmp_path: Path) -> 
     assert row.left_out
     assert row.status is Status.UNAVAILABLE
     assert row.reason.startswith(f"TorchScript does not take the model: {MODELS[name]}")
-    (remark,) = (line for line in run.report.remarks if line.startswith("script: left out"))
+    (remark,) = (line for line in run.report.remarks if line.startswith("torchscript: left out"))
     assert "\n" not in remark
     assert MODELS[name] in remark
 
