@@ -26,7 +26,7 @@ from deploytool.errors import ChildDied, NoRoom, NotVerified, OutOfMemory, Stage
 from deploytool.host import memory
 from deploytool.spec import Precision
 from tests.conftest import ROOT
-from tests.fuzz.ground import rehashed
+from tests.fuzz.artifacts import update_manifest
 
 MORE_MIB = 256
 WIDE = 1 << 29  # numbers: 2 GiB
@@ -87,7 +87,7 @@ def forged(folder: Path, kind: str) -> Path:
     model.graph.node.append(helper.make_node("ReduceMax", ["much"], ["most"], keepdims=0))
     model.graph.output.append(helper.make_empty_tensor_value_info("most"))
     path.write_bytes(model.SerializeToString())
-    rehashed(folder, manifest)
+    update_manifest(folder, manifest)
     return folder
 
 

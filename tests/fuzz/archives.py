@@ -34,7 +34,7 @@ def members(raw: bytes) -> list[Member]:
         return [(member, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]  # plain files
 
 
-def packed(held: list[Member], form: int = tarfile.PAX_FORMAT) -> bytes:
+def to_tar(held: list[Member], form: int = tarfile.PAX_FORMAT) -> bytes:
     """An archive of these members, whatever they say of themselves."""
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w", format=form) as tar:
@@ -74,34 +74,34 @@ def kind(path: Path, raw: bytes, rng: random.Random) -> None:
     held = members(raw)
     member = rng.choice(held)[0]
     member.type, member.linkname = rng.choice(_TYPES), rng.choice(("../victim/file", "/etc/passwd", member.name))
-    path.write_bytes(packed(held))
+    path.write_bytes(to_tar(held))
 
 
 def name(path: Path, raw: bytes, rng: random.Random) -> None:
     held = members(raw)
     rng.choice(held)[0].name = rng.choice(_NAMES)
-    path.write_bytes(packed(held, rng.choice((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT))))
+    path.write_bytes(to_tar(held, rng.choice((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT))))
 
 
-def more(path: Path, raw: bytes, rng: random.Random) -> None:
+def add_member(path: Path, raw: bytes, rng: random.Random) -> None:
     """A member more, or one twice with other bytes."""
     held = members(raw)
     one = tarfile.TarInfo(rng.choice((*_NAMES, *(member.name for member, _ in held))))
     held.insert(rng.randrange(len(held) + 1), (one, rng.randbytes(rng.choice((0, 5, 700)))))
-    path.write_bytes(packed(held, tarfile.GNU_FORMAT))
+    path.write_bytes(to_tar(held, tarfile.GNU_FORMAT))
 
 
-def less(path: Path, raw: bytes, rng: random.Random) -> None:
+def remove_member(path: Path, raw: bytes, rng: random.Random) -> None:
     held = members(raw)
     held.pop(rng.randrange(len(held)))
-    path.write_bytes(packed(held))
+    path.write_bytes(to_tar(held))
 
 
 def shuffled(path: Path, raw: bytes, rng: random.Random) -> None:
     held = members(raw)
     first, second = rng.sample(range(len(held)), 2)
     held[first] = (held[first][0], held[second][1])
-    path.write_bytes(packed(held))
+    path.write_bytes(to_tar(held))
 
 
 def extended(path: Path, raw: bytes, rng: random.Random) -> None:
@@ -116,7 +116,7 @@ def extended(path: Path, raw: bytes, rng: random.Random) -> None:
     odd |= {"GNU.sparse.size": "1000000000000", "GNU.sparse.map": "0,1000000000000", "hdrcharset": "BINARY"}
     odd |= {"GNU.sparse.realsize": "1000000000", "GNU.sparse.minor": "0", "GNU.sparse.name": "../x", "mtime": "nan"}
     member.pax_headers = {key: odd[key] for key in rng.sample(sorted(odd), rng.choice((1, 2, 4)))}
-    path.write_bytes(packed(held))
+    path.write_bytes(to_tar(held))
 
 
 def huge(path: Path, raw: bytes, rng: random.Random) -> None:
@@ -165,19 +165,19 @@ def layers(path: Path, raw: bytes, rng: random.Random) -> None:
     if rng.random() < 0.4:
         manifest = _other_layer(json.loads(manifest), held, rng)
     elif rng.random() < 0.7:
-        manifest = values.tampered(manifest, rng)
+        manifest = values.tamper(manifest, rng)
     entry["digest"], entry["size"] = f"sha256:{hashlib.sha256(manifest).hexdigest()}", len(manifest)
     held[_blob(entry["digest"])] = manifest
     held["index.json"] = json.dumps(index).encode()
     if rng.random() < 0.3:
-        held["index.json"] = values.tampered(held["index.json"], rng)
-    path.write_bytes(packed([(tarfile.TarInfo(name), content) for name, content in held.items()]))
+        held["index.json"] = values.tamper(held["index.json"], rng)
+    path.write_bytes(to_tar([(tarfile.TarInfo(name), content) for name, content in held.items()]))
 
 
 def _other_layer(manifest: Any, held: dict[str, bytes], rng: random.Random) -> bytes:
     """Other bytes in a layer, and a manifest of OCI's that names them: the bundle's own does not."""
     layer = rng.choice(manifest["layers"])
-    content = values.spoiled(held.pop(_blob(layer["digest"]), b"x"), rng)
+    content = values.corrupt(held.pop(_blob(layer["digest"]), b"x"), rng)
     layer["digest"], layer["size"] = f"sha256:{hashlib.sha256(content).hexdigest()}", len(content)
     held[_blob(layer["digest"])] = content
     if rng.random() < 0.3:
@@ -195,5 +195,21 @@ def _blob(digest: str) -> str:
 
 
 TAMPERS: tuple[Tamper, ...] = (
-    *(bits, cut, header, header, kind, name, more, less, shuffled, extended, huge, many, no_tar, layers, layers),
+    *(
+        bits,
+        cut,
+        header,
+        header,
+        kind,
+        name,
+        add_member,
+        remove_member,
+        shuffled,
+        extended,
+        huge,
+        many,
+        no_tar,
+        layers,
+        layers,
+    ),
 )

@@ -1,4 +1,4 @@
-"""Tampered bundles through every command that takes one: none is let through, none breaks a command."""
+"""Runs every command on tampered bundles: each must be refused, and none may break a command."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ import deploytool.device
 from deploytool import serde
 from deploytool.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, UNLISTED_FILES, manifest_digest
 from deploytool.device.install import Pointer
-from tests.fuzz import archives, ground, judge, tampers
-from tests.fuzz.ground import Ground, Tree
-from tests.fuzz.judge import BACK, FRONT, REFUSED, Case, Seen
+from tests.fuzz import archives, artifacts, judge, tampers
+from tests.fuzz.artifacts import Artifacts, Tree
+from tests.fuzz.judge import DEVICE_CLI, HOST_CLI, REFUSED, Case, CommandResult
 from tests.fuzz.tampers import FILES, MANIFEST, SIGNATURE
 
-_ANY = (0, 2, 3, 5, 6, 7, 8, 9)  # what a command may end with where a forgery is whole and nobody asked who made it
+_ANY = (0, 2, 3, 5, 6, 7, 8, 9)  # exit codes for a consistent forgery if no key or digest is required
 _SSH = '#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n'
-BOTH = "either door"
-_ARCHIVES = 0.15  # of the cases
+EITHER_CLI = "either command line"
+_ARCHIVE_SHARE = 0.15  # share of the cases
 
 
 class Bundles:
@@ -35,142 +35,147 @@ class Bundles:
 
     name = "bundles"
 
-    def __init__(self, there: Ground, bench: Path) -> None:
-        self.there, self.bench = there, bench
-        self.clean_tree, self.root = ground.tree(there.bundle), ground.tree(there.root)
-        self.digest = manifest_digest(there.bundle)
-        self.folder, self.out = bench / "bundle", bench / "out"
-        (bench / "victim").mkdir()
-        (bench / "victim" / "file").write_bytes(b"not yours")
-        (bench / "bin").mkdir()
-        (bench / "bin" / "ssh").write_text(_SSH)
-        (bench / "bin" / "ssh").chmod(0o755)
-        os.environ["PATH"] = f"{bench / 'bin'}:{os.environ['PATH']}"
-        os.environ["DOCKER_CONFIG"] = str(bench / "no")
-        ground.restore(self.clean_tree, self.folder)
-        ground.restore(self.root, bench / "root")
-        self.url = _served(bench)
-        self._expected = {each.name for each in bench.iterdir()}
-        judge.fork_workers(remembers=True)
+    def __init__(self, original: Artifacts, scratch: Path) -> None:
+        self.original, self.scratch = original, scratch
+        self.clean_tree, self.root = artifacts.tree(original.bundle), artifacts.tree(original.root)
+        self.digest = manifest_digest(original.bundle)
+        self.folder, self.out = scratch / "bundle", scratch / "out"
+        (scratch / "victim").mkdir()
+        (scratch / "victim" / "file").write_bytes(b"not yours")
+        (scratch / "bin").mkdir()
+        (scratch / "bin" / "ssh").write_text(_SSH)
+        (scratch / "bin" / "ssh").chmod(0o755)
+        os.environ["PATH"] = f"{scratch / 'bin'}:{os.environ['PATH']}"
+        os.environ["DOCKER_CONFIG"] = str(scratch / "no")
+        artifacts.restore(self.clean_tree, self.folder)
+        artifacts.restore(self.root, scratch / "root")
+        self.url = _serve(scratch)
+        self._expected = {path.name for path in scratch.iterdir()}
+        judge.fork_workers(cache=True)
 
     def clean(self, case: Case) -> None:
-        """All that the commands do with a bundle that nobody touched."""
+        """Runs all commands on the original bundle."""
         _Commands(self, case, random.Random(0), Expected(), keyed=True).all()
         self._after(case)
 
     def case(self, rng: random.Random) -> Case:
-        """One tampered bundle, in half of the commands of the front and the others of the back door."""
-        if rng.random() < _ARCHIVES:
+        """One tampered bundle; each command runs on a random one of both command lines."""
+        if rng.random() < _ARCHIVE_SHARE:
             return self._archive(rng)
         kind = rng.choice((FILES, FILES, FILES, MANIFEST, MANIFEST, SIGNATURE))
         tamper = rng.choice(tampers.TAMPERS[kind])
         case = Case(f"{kind} {tamper.__name__}")
-        tamper(self.folder, rng, self.there)
-        now = ground.tree(self.folder)
-        others = {name for name in {*now, *self.clean_tree} if now.get(name) != self.clean_tree.get(name)}
-        listed, signed = MANIFEST_FILE not in others, self.said(now) == self.said(self.clean_tree)
-        files = kind != MANIFEST and bool(others - set(UNLISTED_FILES))
-        expected = Expected(files or (kind == FILES and not listed), not listed, not signed, others)
+        tamper(self.folder, rng, self.original)
+        current = artifacts.tree(self.folder)
+        changed = {name for name in {*current, *self.clean_tree} if current.get(name) != self.clean_tree.get(name)}
+        listed, signed = (
+            MANIFEST_FILE not in changed,
+            self.signature_content(current) == self.signature_content(self.clean_tree),
+        )
+        files = kind != MANIFEST and bool(changed - set(UNLISTED_FILES))
+        expected = Expected(files or (kind == FILES and not listed), not listed, not signed, changed)
         _Commands(self, case, rng, expected, keyed=kind == SIGNATURE or rng.random() < 0.5).all()
         self._after(case)
         return case
 
     @staticmethod
-    def said(now: Tree) -> object:
-        """What a signature says: how it is laid out does not count."""
-        kind, content = now.get(SIGNATURE_FILE, ("", b""))
+    def signature_content(tree: Tree) -> object:
+        """The content of the signature, independent of its JSON formatting."""
+        kind, content = tree.get(SIGNATURE_FILE, ("", b""))
         with suppress(ValueError, RecursionError):
             return repr((kind, json.loads(content)))
         return content
 
     def _archive(self, rng: random.Random) -> Case:
-        """A tampered archive, which only `pull` takes: what lands is the bundle as it was, or nothing."""
+        """A tampered archive, which only `pull` reads: the result must be the original bundle, or nothing."""
         tamper = rng.choice(archives.TAMPERS)
-        case, path = Case(f"archive {tamper.__name__}"), self.bench / "out.tar"
-        tamper(path, self.there.tar.read_bytes(), rng)
-        for asks in (["--require-signature", self.there.key], ["--digest", self.digest], []):
-            words = ("pull", f"oci-archive:{path}", "--out", self.out, *asks)
-            seen = case.seen(
-                f"pull {' '.join(map(str, asks[:1]))}", judge.call(rng.choice((FRONT, BACK)), *words), (0, *REFUSED)
+        case, path = Case(f"archive {tamper.__name__}"), self.scratch / "out.tar"
+        tamper(path, self.original.tar.read_bytes(), rng)
+        for options in (["--require-signature", self.original.key], ["--digest", self.digest], []):
+            words = ("pull", f"oci-archive:{path}", "--out", self.out, *options)
+            result = case.check(
+                f"pull {' '.join(map(str, options[:1]))}",
+                judge.call(rng.choice((HOST_CLI, DEVICE_CLI)), *words),
+                (0, *REFUSED),
             )
-            now, clean = ground.tree(self.out), dict(self.clean_tree)
-            forged = not asks and now.get(MANIFEST_FILE) != clean[MANIFEST_FILE]
-            if "--require-signature" not in asks:
-                now.pop(SIGNATURE_FILE, None)
+            pulled, clean = artifacts.tree(self.out), dict(self.clean_tree)
+            forged = not options and pulled.get(MANIFEST_FILE) != clean[MANIFEST_FILE]
+            if "--require-signature" not in options:
+                pulled.pop(SIGNATURE_FILE, None)
                 clean.pop(SIGNATURE_FILE)
-            if seen.code == 0 and now != clean and not forged:
-                case.fault(f"pull brought something else: {_unlike(now, clean)}")
-            if seen.code and self.out.exists():
-                case.fault("pull failed and left a bundle")
+            if result.code == 0 and pulled != clean and not forged:
+                case.add_fault(f"pull wrote another bundle: {_differences(pulled, clean)}")
+            if result.code and self.out.exists():
+                case.add_fault("pull failed and left a bundle")
             shutil.rmtree(self.out, ignore_errors=True)
-            shutil.rmtree(self.bench / ".out.fetching", ignore_errors=True)
+            shutil.rmtree(self.scratch / ".out.fetching", ignore_errors=True)
         path.unlink()
         self._after(case)
         return case
 
     def _after(self, case: Case) -> None:
-        """Nobody else's files were touched, nothing lies about; and everything as it was."""
-        if ground.tree(self.bench / "victim") != {"file": ("file", b"not yours")}:
-            case.fault("a foreign folder was touched")
-            shutil.rmtree(self.bench / "victim", ignore_errors=True)
-            (self.bench / "victim").mkdir()
-            (self.bench / "victim" / "file").write_bytes(b"not yours")
-        for left in self.bench.iterdir():
-            if left.name in self._expected or left.name == "bundle":
+        """Checks that no other files were changed or left, and restores the folder."""
+        if artifacts.tree(self.scratch / "victim") != {"file": ("file", b"not yours")}:
+            case.add_fault("a file outside the bundle was changed")
+            shutil.rmtree(self.scratch / "victim", ignore_errors=True)
+            (self.scratch / "victim").mkdir()
+            (self.scratch / "victim" / "file").write_bytes(b"not yours")
+        for path in self.scratch.iterdir():
+            if path.name in self._expected or path.name == "bundle":
                 continue
-            if left.name not in ("bundle.linked", "bundle.built", ".out.fetching", "out"):
-                case.fault(f"it left {left.name}")
-            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
-        ground.restore(self.clean_tree, self.folder)
+            if path.name not in ("bundle.linked", "bundle.built", ".out.fetching", "out"):
+                case.add_fault(f"leftover file: {path.name}")
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        artifacts.restore(self.clean_tree, self.folder)
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What is not as it was: bytes that the manifest does not name, the manifest itself, the signature, and which."""
+    """What was changed: files so that they differ from the manifest, the manifest, the signature, and all names."""
 
-    spoilt: bool = False
+    files: bool = False
     manifest: bool = False
     signature: bool = False
-    others: Collection[str] = ()
+    names: Collection[str] = ()
 
     def refused(self, *, key: bool = False, digest: bool = False) -> bool:
-        """Whether whoever asks for a key or a digest must refuse it."""
-        return self.spoilt or (digest and self.manifest) or (key and (self.manifest or self.signature))
+        """Whether a command that requires a key or a digest must refuse it."""
+        return self.files or (digest and self.manifest) or (key and (self.manifest or self.signature))
 
     @property
     def whole(self) -> bool:
-        """Whether all but the signature is as it was."""
-        return not self.spoilt and not self.manifest
+        """Whether everything but the signature is unchanged."""
+        return not self.files and not self.manifest
 
 
 class _Commands:
-    """Every command on one tampered bundle, and what is wrong with what it made."""
+    """Runs every command on one tampered bundle and checks its results."""
 
-    def __init__(self, of: Bundles, case: Case, rng: random.Random, expected: Expected, *, keyed: bool) -> None:
-        self._of, self._case, self._rng, self._expected, self._keyed = of, case, rng, expected, keyed
-        self._asks = ["--require-signature", of.there.key] if keyed else []
-        self._key = of.there.key if keyed else None
-        self._picture = of.there.bundle / "golden" / "case_0.png"
+    def __init__(self, campaign: Bundles, case: Case, rng: random.Random, expected: Expected, *, keyed: bool) -> None:
+        self._campaign, self._case, self._rng, self._expected, self._keyed = campaign, case, rng, expected, keyed
+        self._options = ["--require-signature", campaign.original.key] if keyed else []
+        self._key = campaign.original.key if keyed else None
+        self._image = campaign.original.bundle / "golden" / "case_0.png"
 
     def all(self) -> None:
-        """One after the other; those that change the bundle come last."""
-        folder, bench = self._of.folder, self._of.bench
+        """Runs all commands in sequence; those that change the bundle come last."""
+        folder, scratch = self._campaign.folder, self._campaign.scratch
         verify = self._rng.randrange(3)
         if verify == 0:
-            self._held("verify", BOTH, "verify", folder)
+            self._check("verify", EITHER_CLI, "verify", folder)
         elif verify == 1:
-            self._held("verify --root", BOTH, "verify", folder, "--root", bench / "root")
+            self._check("verify --root", EITHER_CLI, "verify", folder, "--root", scratch / "root")
         else:
-            self._held("verify --digest", BOTH, "verify", folder, "--digest", self._of.digest, digest=True)
-        self._held("build", BOTH, "build", folder)
-        self._held("run", BOTH, "run", folder, self._picture)
-        self._held("bench", BOTH, "bench", folder, "--seconds", 0.1)
-        self._case.seen("open", judge.attempt(partial(_opened, folder, self._key)), self._codes(key=self._keyed))
+            self._check("verify --digest", EITHER_CLI, "verify", folder, "--digest", self._campaign.digest, digest=True)
+        self._check("build", EITHER_CLI, "build", folder)
+        self._check("run", EITHER_CLI, "run", folder, self._image)
+        self._check("bench", EITHER_CLI, "bench", folder, "--seconds", 0.1)
+        self._case.check("open", judge.attempt(partial(_open, folder, self._key)), self._codes(key=self._keyed))
         self._install()
         self._push()
         self._pulls()
-        other = self._rng.choice((folder, self._of.there.bundle))
-        self._case.seen("diff", judge.call(FRONT, "diff", other, folder), _ANY)
+        other = self._rng.choice((folder, self._campaign.original.bundle))
+        self._case.check("diff", judge.call(HOST_CLI, "diff", other, folder), _ANY)
         self._ship()
         self._sign()
         self._rollback()
@@ -178,138 +183,149 @@ class _Commands:
     def _codes(self, *, key: bool = False, digest: bool = False) -> tuple[int, ...]:
         return REFUSED if self._expected.refused(key=key, digest=digest) else _ANY
 
-    def _held(self, name: str, door: str, *words: object, digest: bool = False) -> Seen:
-        """A command that holds the whole bundle against its manifest, before anything else comes of it."""
-        asks = [] if digest else self._asks
-        codes = self._codes(key=bool(asks), digest=digest)
-        return self._case.seen(name, judge.call(self._door() if door == BOTH else door, *words, *asks), codes)
+    def _check(self, name: str, program: str, *words: object, digest: bool = False) -> CommandResult:
+        """Runs a command that must verify the whole bundle against its manifest first."""
+        options = [] if digest else self._options
+        codes = self._codes(key=bool(options), digest=digest)
+        return self._case.check(
+            name, judge.call(self._random_cli() if program == EITHER_CLI else program, *words, *options), codes
+        )
 
-    def _door(self) -> str:
-        return self._rng.choice((FRONT, BACK))
+    def _random_cli(self) -> str:
+        return self._rng.choice((HOST_CLI, DEVICE_CLI))
 
     def _install(self) -> None:
-        root = self._of.bench / "root"
-        seen = self._held("install", BOTH, "install", self._of.folder, "--root", root)
-        now, before = (_lasting(each) for each in (ground.tree(root), self._of.root))
-        if (self._expected.refused(key=self._keyed) or seen.code != 0) and now != before:
-            self._case.fault(f"install ended with {seen.code} and changed the root: {_unlike(now, before)}")
-        if now != before:
+        root = self._campaign.scratch / "root"
+        result = self._check("install", EITHER_CLI, "install", self._campaign.folder, "--root", root)
+        current, before = (_installed(tree) for tree in (artifacts.tree(root), self._campaign.root))
+        if (self._expected.refused(key=self._keyed) or result.code != 0) and current != before:
+            self._case.add_fault(
+                f"install ended with {result.code} and changed the root: {_differences(current, before)}"
+            )
+        if current != before:
             shutil.rmtree(root)
-            ground.restore(self._of.root, root)
+            artifacts.restore(self._campaign.root, root)
 
     def _push(self) -> None:
-        out = self._of.out
-        self._case.seen("push", judge.call(FRONT, "push", self._of.folder, f"oci-archive:{out}"), self._codes())
-        same = not out.is_file() or out.read_bytes() == self._of.there.tar.read_bytes()
-        if self._expected == Expected() and not same:
-            self._case.fault("push made another archive of it")
+        out = self._campaign.out
+        self._case.check(
+            "push", judge.call(HOST_CLI, "push", self._campaign.folder, f"oci-archive:{out}"), self._codes()
+        )
+        is_same = not out.is_file() or out.read_bytes() == self._campaign.original.tar.read_bytes()
+        if self._expected == Expected() and not is_same:
+            self._case.add_fault("push wrote another archive")
         if self._expected.refused() and out.exists():
-            self._case.fault("push wrote something of a bundle that it refused")
+            self._case.add_fault("push refused the bundle and wrote a file")
         out.unlink(missing_ok=True)
 
     def _pulls(self) -> None:
-        """From the folder, from a web server, and with the folder near."""
+        """Pulls from the folder, from a web server, and from an archive with reuse of the folder."""
         sources: tuple[tuple[str, list[object]], ...] = (
-            ("pull folder", [self._of.folder]),
-            ("pull http", [self._of.url]),
-            ("pull --reuse-from", [f"oci-archive:{self._of.there.tar}", "--reuse-from", self._of.folder]),
+            ("pull folder", [self._campaign.folder]),
+            ("pull http", [self._campaign.url]),
+            (
+                "pull --reuse-from",
+                [f"oci-archive:{self._campaign.original.tar}", "--reuse-from", self._campaign.folder],
+            ),
         )
         for name, words in sources:
-            seen = judge.call(self._door(), "pull", *words, "--out", self._of.out, *self._asks)
-            if self._case.seen(name, seen, _ANY).code == 0:
-                self._landed(name, reuse_from="near" in name)
-            shutil.rmtree(self._of.out, ignore_errors=True)
-            shutil.rmtree(self._of.bench / ".out.fetching", ignore_errors=True)
+            result = judge.call(self._random_cli(), "pull", *words, "--out", self._campaign.out, *self._options)
+            if self._case.check(name, result, _ANY).code == 0:
+                self._check_pulled(name, reuse_from="reuse" in name)
+            shutil.rmtree(self._campaign.out, ignore_errors=True)
+            shutil.rmtree(self._campaign.scratch / ".out.fetching", ignore_errors=True)
 
-    def _landed(self, name: str, *, reuse_from: bool) -> None:
-        """What was fetched is the bundle as it was, byte for byte; forged is only what nobody asked the maker of."""
-        now, clean = ground.tree(self._of.out), dict(self._of.clean_tree)
-        if self._of.said(now) == self._of.said(clean):
-            now[SIGNATURE_FILE] = clean[SIGNATURE_FILE]
+    def _check_pulled(self, name: str, *, reuse_from: bool) -> None:
+        """Checks that the pulled bundle is the original, unless no key was required and the manifest is forged."""
+        pulled, clean = artifacts.tree(self._campaign.out), dict(self._campaign.clean_tree)
+        if self._campaign.signature_content(pulled) == self._campaign.signature_content(clean):
+            pulled[SIGNATURE_FILE] = clean[SIGNATURE_FILE]
         if not reuse_from and not self._keyed:
-            if self._expected.manifest and now.get(MANIFEST_FILE) != clean[MANIFEST_FILE]:
+            if self._expected.manifest and pulled.get(MANIFEST_FILE) != clean[MANIFEST_FILE]:
                 return
-            now.pop(SIGNATURE_FILE, None)
+            pulled.pop(SIGNATURE_FILE, None)
             clean.pop(SIGNATURE_FILE)
-        if now != clean:
-            self._case.fault(f"{name} ended with 0 and brought something else: {_unlike(now, clean)}")
+        if pulled != clean:
+            self._case.add_fault(f"{name} ended with 0 and wrote another bundle: {_differences(pulled, clean)}")
 
     def _ship(self) -> None:
-        root = self._of.out
-        seen = self._held("ship", FRONT, "ship", self._of.folder, f"me@device:{root}", "--no-install")
-        received = root / "received" / self._of.digest
-        if seen.code == 0 and received.is_dir():
-            self._same_but_signature("ship", ground.tree(received))
+        root = self._campaign.out
+        result = self._check("ship", HOST_CLI, "ship", self._campaign.folder, f"me@device:{root}", "--no-install")
+        received = root / "received" / self._campaign.digest
+        if result.code == 0 and received.is_dir():
+            self._check_same_but_signature("ship", artifacts.tree(received))
         if self._expected.refused(key=self._keyed) and root.exists():
-            self._case.fault("ship sent something of a bundle that it refused")
+            self._case.add_fault("ship refused the bundle and sent a file")
         shutil.rmtree(root, ignore_errors=True)
 
-    def _same_but_signature(self, name: str, now: Tree) -> None:
-        clean = {path: each for path, each in self._of.clean_tree.items() if path != SIGNATURE_FILE}
-        now = {path: each for path, each in now.items() if path != SIGNATURE_FILE}
-        if now != clean:
-            self._case.fault(f"{name} brought something else: {_unlike(now, clean)}")
+    def _check_same_but_signature(self, name: str, tree: Tree) -> None:
+        clean = {path: entry for path, entry in self._campaign.clean_tree.items() if path != SIGNATURE_FILE}
+        tree = {path: entry for path, entry in tree.items() if path != SIGNATURE_FILE}
+        if tree != clean:
+            self._case.add_fault(f"{name} wrote another bundle: {_differences(tree, clean)}")
 
     def _sign(self) -> None:
-        """Who signs a bundle holds it against its manifest; the signature that it had is put back."""
-        before = ground.tree(self._of.folder)
-        words = ("sign", self._of.folder, "--key", self._of.there.private)
-        seen = self._case.seen("sign", judge.call(FRONT, *words), self._codes())
-        if seen.code == 0:
-            (self._of.folder / SIGNATURE_FILE).unlink()
+        """Signing must verify the bundle first; the previous signature is restored."""
+        before = artifacts.tree(self._campaign.folder)
+        words = ("sign", self._campaign.folder, "--key", self._campaign.original.private)
+        result = self._case.check("sign", judge.call(HOST_CLI, *words), self._codes())
+        if result.code == 0:
+            (self._campaign.folder / SIGNATURE_FILE).unlink()
             if SIGNATURE_FILE in before:
-                (self._of.folder / SIGNATURE_FILE).write_bytes(before[SIGNATURE_FILE][1])
-        elif ground.tree(self._of.folder) != before:
-            self._case.fault(f"sign ended with {seen.code} and changed the bundle")
+                (self._campaign.folder / SIGNATURE_FILE).write_bytes(before[SIGNATURE_FILE][1])
+        elif artifacts.tree(self._campaign.folder) != before:
+            self._case.add_fault(f"sign ended with {result.code} and changed the bundle")
 
     def _rollback(self) -> None:
-        """The tampered bundle lies where an installed one did: by its place it is known which it must be."""
-        root, digest, other = self._of.out, self._of.digest, "0" * 64
-        place = root / "bundles" / digest
-        place.parent.mkdir(parents=True)
-        self._of.folder.rename(place)
-        asked = {"key": self._keyed, "digest": True}
-        self._points(root, other, digest)
-        good: tuple[int, ...] = REFUSED if self._expected.refused(**asked) else (0, *REFUSED)
+        """Replaces an installed bundle by the tampered one; the folder's name gives the expected digest."""
+        root, digest, other = self._campaign.out, self._campaign.digest, "0" * 64
+        installed = root / "bundles" / digest
+        installed.parent.mkdir(parents=True)
+        self._campaign.folder.rename(installed)
+        required = {"key": self._keyed, "digest": True}
+        self._write_pointer(root, other, digest)
+        allowed: tuple[int, ...] = REFUSED if self._expected.refused(**required) else (0, *REFUSED)
         if self._expected == Expected():
-            good = (0,)
-        self._case.seen("rollback", judge.call(self._door(), "rollback", "--root", root, *self._asks), good)
-        self._points(root, digest, other)
+            allowed = (0,)
+        self._case.check(
+            "rollback", judge.call(self._random_cli(), "rollback", "--root", root, *self._options), allowed
+        )
+        self._write_pointer(root, digest, other)
         if self._rng.random() < 0.5:
-            self._case.seen("open root", judge.attempt(partial(_opened, root, self._key)), self._codes(**asked))
+            self._case.check("open root", judge.attempt(partial(_open, root, self._key)), self._codes(**required))
         else:
-            words = ("run", root, self._picture, *self._asks)
-            self._case.seen("run root", judge.call(self._door(), *words), self._codes(**asked))
-        self._points(root, other, digest)
-        words = ("install", self._of.there.bundle, "--root", root)
-        if self._case.seen("install over", judge.call(self._door(), *words), (0,)).code == 0:
-            self._same_but_signature("install over", ground.tree(place))
-        if place.is_dir():
-            place.rename(self._of.folder)
+            words = ("run", root, self._image, *self._options)
+            self._case.check("run root", judge.call(self._random_cli(), *words), self._codes(**required))
+        self._write_pointer(root, other, digest)
+        words = ("install", self._campaign.original.bundle, "--root", root)
+        if self._case.check("install over", judge.call(self._random_cli(), *words), (0,)).code == 0:
+            self._check_same_but_signature("install over", artifacts.tree(installed))
+        if installed.is_dir():
+            installed.rename(self._campaign.folder)
         shutil.rmtree(root, ignore_errors=True)
 
-    def _points(self, root: Path, current: str, previous: str) -> None:
-        text = serde.text(Pointer(current, previous, ground.SEQUENCE))
+    def _write_pointer(self, root: Path, current: str, previous: str) -> None:
+        text = serde.text(Pointer(current, previous, artifacts.SEQUENCE))
         (root / "current").write_text(text, encoding="utf-8")
 
 
-def _lasting(root: Tree) -> Tree:
-    """What is installed, without locks and counts."""
-    return {name: each for name, each in root.items() if not name.startswith((".lock", "starts"))}
+def _installed(root: Tree) -> Tree:
+    """The installed entries, without locks and start records."""
+    return {name: entry for name, entry in root.items() if not name.startswith((".lock", "starts"))}
 
 
-def _opened(folder: Path, key: Path | None) -> None:
+def _open(folder: Path, key: Path | None) -> None:
     with deploytool.device.open(folder, require_signature=key):
         pass
 
 
-def _unlike(one: Tree, other: Tree) -> list[str]:
-    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))[:4]
+def _differences(first: Tree, second: Tree) -> list[str]:
+    return sorted(name for name in {*first, *second} if first.get(name) != second.get(name))[:4]
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def send_head(self) -> Any:
-        """Pipes and devices would keep it waiting: what is no plain file is not found."""
+        """Reports anything but a regular file as missing, because reading a pipe or device would block."""
         path = Path(self.translate_path(self.path))
         if path.is_dir() or not path.is_file():
             return self.send_error(404)
@@ -323,11 +339,11 @@ class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who hangs up in the middle is nobody's fault."""
+        """Ignores clients that disconnect."""
 
 
-def _served(bench: Path) -> str:
-    """A web server of what lies in the folder, in a thread of this process; its address of the bundle."""
-    server = _Server(("127.0.0.1", 0), partial(_Quiet, directory=str(bench)))
+def _serve(scratch: Path) -> str:
+    """Serves the folder over HTTP in a thread of this process; returns the bundle's URL."""
+    server = _Server(("127.0.0.1", 0), partial(_Quiet, directory=str(scratch)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return f"http://127.0.0.1:{server.server_port}/bundle/"

@@ -17,12 +17,12 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 from deploytool.bundle.manifest import SIGNATURE_FILE, read_manifest
 from deploytool.data import golden
 from deploytool.data.golden import Golden
-from tests.fuzz import ground, judge, values
-from tests.fuzz.ground import Ground
-from tests.fuzz.judge import BACK, Case
+from tests.fuzz import artifacts, judge, values
+from tests.fuzz.artifacts import Artifacts
+from tests.fuzz.judge import DEVICE_CLI, Case
 
 _CODES = (0, 2, 3, 6, 7, 8)
-_NEAR = 1e-3
+_TOLERANCE = 1e-3
 _HUGE = (0, -1, 1, 2, 7, 1 << 16, 1 << 20, (1 << 31) - 1, 1 << 31, 1 << 40, (1 << 63) - 1, -(1 << 63), -2)
 _OPS = (
     *("Relu", "Add", "Conv", "MatMul", "Gemm", "Reshape", "Transpose", "Concat", "Slice", "Gather", "Softmax", "Loop"),
@@ -157,7 +157,7 @@ def shapes(model: ModelProto, rng: random.Random) -> None:
         side.dim_value = rng.choice(_HUGE)
 
 
-def _behind(model: ModelProto, node: Any) -> None:
+def _append_to_output(model: ModelProto, node: Any) -> None:
     """Puts a node where the output is made, so that it surely runs."""
     last = model.graph.output[0].name
     for each in model.graph.node:
@@ -193,7 +193,7 @@ def large(model: ModelProto, rng: random.Random) -> None:
         places = _constant(model, "places", np.array([1], np.int64))
         both = _constant(model, "both", np.array([0.0, 1.0], np.float32))
         made = helper.make_node(kind, [places, depth, both], ["m"])
-    _behind(model, helper.make_node("Identity", ["before"], ["x"]))
+    _append_to_output(model, helper.make_node("Identity", ["before"], ["x"]))
     end = len(model.graph.node) - 1
     model.graph.node.insert(end, made)
     if rng.random() < 0.7:
@@ -223,7 +223,9 @@ def loop(model: ModelProto, rng: random.Random) -> None:
     )
     turns = _constant(model, "turns", np.array(rng.choice((0, 1, 5, 7, 9, 1 << 18, 1 << 40, (1 << 63) - 1)), np.int64))
     go = _constant(model, "goes", np.array(rng.random() < 0.9))
-    _behind(model, helper.make_node("Loop", [turns, go, "before"], ["x", *(["all"] if kept else [])], body=body))
+    _append_to_output(
+        model, helper.make_node("Loop", [turns, go, "before"], ["x", *(["all"] if kept else [])], body=body)
+    )
 
 
 def nested(model: ModelProto, rng: random.Random) -> None:
@@ -235,7 +237,7 @@ def nested(model: ModelProto, rng: random.Random) -> None:
         )
         inner = helper.make_graph([yes], f"g{level}", [], [helper.make_empty_tensor_value_info(f"in{level}")])
     _constant(model, "yes", np.array(True))
-    _behind(model, helper.make_node("If", ["yes"], ["x"], then_branch=inner, else_branch=inner))
+    _append_to_output(model, helper.make_node("If", ["yes"], ["x"], then_branch=inner, else_branch=inner))
 
 
 def function(model: ModelProto, rng: random.Random) -> None:
@@ -246,7 +248,7 @@ def function(model: ModelProto, rng: random.Random) -> None:
         made = helper.make_function("own", name, ["a"], ["b"], [calls], [helper.make_opsetid("own", 1)])
         model.functions.append(made)
     model.opset_import.append(helper.make_opsetid("own", 1))
-    _behind(model, helper.make_node("F", ["before"], ["x"], domain="own"))
+    _append_to_output(model, helper.make_node("F", ["before"], ["x"], domain="own"))
 
 
 def versions(model: ModelProto, rng: random.Random) -> None:
@@ -271,10 +273,10 @@ def equal(model: ModelProto, rng: random.Random) -> None:
     model.doc_string = "x" * rng.choice((1, 1000))
     for node in model.graph.node:
         node.name = f"n{rng.random()}"
-    _behind(model, helper.make_node("Identity", ["before"], ["x"]))
+    _append_to_output(model, helper.make_node("Identity", ["before"], ["x"]))
 
 
-MUTATES: tuple[Mutate, ...] = (
+MUTATIONS: tuple[Mutate, ...] = (
     *(removed, doubled, swapped, cycle, operator, operator, attribute, attribute, dims, weights, weights, outside),
     *(shapes, large, loop, nested, function, versions, names, equal),
 )
@@ -285,22 +287,22 @@ class Graphs:
 
     name = "graphs"
 
-    def __init__(self, there: Ground, bench: Path) -> None:
-        self.there, self.bench, self.folder = there, bench, bench / "bundle"
-        self.clean_tree = ground.tree(there.bundle)
-        (bench / "victim").mkdir()
-        (bench / "victim" / "file").write_bytes(b"not yours")
-        ground.restore(self.clean_tree, self.folder)
-        manifest = read_manifest(there.bundle)
+    def __init__(self, original: Artifacts, scratch: Path) -> None:
+        self.original, self.scratch, self.folder = original, scratch, scratch / "bundle"
+        self.clean_tree = artifacts.tree(original.bundle)
+        (scratch / "victim").mkdir()
+        (scratch / "victim" / "file").write_bytes(b"not yours")
+        artifacts.restore(self.clean_tree, self.folder)
+        manifest = read_manifest(original.bundle)
         self.path = next(graph.path for graph in manifest.graphs if graph.precision == "fp32")
-        self.raw = (there.bundle / self.path).read_bytes()
-        self.sample = golden.read(there.bundle / manifest.golden.path)
-        (bench / "w.bin").write_bytes(bytes(1 << 16))
+        self.raw = (original.bundle / self.path).read_bytes()
+        self.sample = golden.read(original.bundle / manifest.golden.path)
+        (scratch / "w.bin").write_bytes(bytes(1 << 16))
         judge.fork_workers()
 
     def clean(self, case: Case) -> None:
         """The graph as it is."""
-        case.seen("verify", judge.call(BACK, "verify", self.folder), (0,))
+        case.check("verify", judge.call(DEVICE_CLI, "verify", self.folder), (0,))
 
     def case(self, rng: random.Random) -> Case:
         """One mutated graph, or one whose bytes were spoiled."""
@@ -309,30 +311,30 @@ class Graphs:
         (self.folder / self.path).write_bytes(raw)
         with suppress(OSError):
             (self.folder / SIGNATURE_FILE).unlink()
-        ground.rehashed(self.folder, read_manifest(self.there.bundle))
-        seen = case.seen("verify", judge.call(BACK, "verify", self.folder, "--json"), _CODES)
-        if seen.code == 0:
-            self._holds(case, raw, seen.document)
-        if ground.tree(self.bench / "victim") != {"file": ("file", b"not yours")}:
-            case.fault("a foreign folder was touched")
+        artifacts.update_manifest(self.folder, read_manifest(self.original.bundle))
+        result = case.check("verify", judge.call(DEVICE_CLI, "verify", self.folder, "--json"), _CODES)
+        if result.code == 0:
+            self._holds(case, raw, result.stdout)
+        if artifacts.tree(self.scratch / "victim") != {"file": ("file", b"not yours")}:
+            case.add_fault("a foreign folder was touched")
         return case
 
     def _mutated(self, rng: random.Random) -> tuple[str, bytes]:
         if rng.random() < 0.35:
             return "bytes", self._spoiled(rng)
         model = ModelProto.FromString(self.raw)
-        chosen = rng.choice(MUTATES)
+        chosen = rng.choice(MUTATIONS)
         with suppress(Exception):  # protobuf itself may not take it
             chosen(model, rng)
             if rng.random() < 0.15:
-                rng.choice(MUTATES)(model, rng)
+                rng.choice(MUTATIONS)(model, rng)
         return chosen.__name__, model.SerializeToString()
 
     def _spoiled(self, rng: random.Random) -> bytes:
         made = bytearray(self.raw)
         kind = rng.randrange(4)
         if kind == 0:
-            return values.spoiled(self.raw, rng)
+            return values.corrupt(self.raw, rng)
         if kind == 1:  # where the structure is, not the weights
             for _ in range(rng.choice((1, 2, 5))):
                 made[rng.randrange(min(len(made), 1200))] = rng.randrange(256)
@@ -346,12 +348,12 @@ class Graphs:
     def _holds(self, case: Case, raw: bytes, document: str) -> None:
         """What was said to work answers as the model does, by a comparison of our own: in a child, which may die."""
         if json.loads(document)["result"]["tier"] != "ORT CPU":
-            case.fault("something else than the CPU serves")
+            case.add_fault("something else than the CPU serves")
         born = os.fork()
         if not born:
             os._exit(self._computed(raw))
         if os.waitstatus_to_exitcode(os.waitpid(born, 0)[1]) != 0:
-            case.fault("it was let through, and answers otherwise than the model")
+            case.add_fault("it was let through, and answers otherwise than the model")
 
     def _computed(self, raw: bytes) -> int:
         options = onnxruntime.SessionOptions()
@@ -359,13 +361,17 @@ class Graphs:
         session = onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
         fixed = isinstance(session.get_inputs()[0].shape[0], int)
         for name, wanted in self.sample.reference.items():
-            (got,) = session.run([name], dict(self.sample.inputs)) if not fixed else _each(session, name, self.sample)
-            if not np.abs(got - wanted).max() <= _NEAR * np.abs(wanted).max():
+            (got,) = (
+                session.run([name], dict(self.sample.inputs))
+                if not fixed
+                else _run_single_cases(session, name, self.sample)
+            )
+            if not np.abs(got - wanted).max() <= _TOLERANCE * np.abs(wanted).max():
                 return 1
         return 0
 
 
-def _each(session: Any, name: str, sample: Golden) -> tuple[Any]:
+def _run_single_cases(session: Any, name: str, sample: Golden) -> tuple[Any]:
     """The answers of a graph that takes a fixed number of cases, one case at a time."""
     size = session.get_inputs()[0].shape[0]
     count = len(sample.labels)

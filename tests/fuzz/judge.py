@@ -1,4 +1,4 @@
-"""Calls the commands in this process as a user would, and says what is wrong with how one of them ended."""
+"""Calls commands in this process as a user would, and reports what is wrong with their results."""
 
 from __future__ import annotations
 
@@ -25,143 +25,143 @@ from deploytool.device import commands, probe, serve, worker
 from deploytool.errors import ChildDied, StageFailed
 from deploytool.host import process
 
-FRONT, BACK = "deploytool", "deploytool.device"
-LIMIT_S = 90.0  # of a command
-CHILD_S, CHILD_GIB = 8.0, 3.0  # of a child, where a user's may take 120 and 8
+HOST_CLI, DEVICE_CLI = "deploytool", "deploytool.device"
+LIMIT_S = 90.0  # time limit of a command in seconds
+CHILD_S, CHILD_GIB = 8.0, 3.0  # limits of a child process (in production: 120 s and 8 GiB)
 REFUSED = (2, 8, 9)  # bad input, refused, unreachable
-_MEBIBYTE = 1 << 20
-_SHOWN = re.compile(r"[^\x20-\x7e\n\xa0-\u200a\u2010-\u2027\u2030-\ud7ff\ue000-\ufefe\uff00-\U0010ffff]")
+_MIB = 1 << 20
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e\n\xa0-\u200a\u2010-\u2027\u2030-\ud7ff\ue000-\ufefe\uff00-\U0010ffff]")
 
 
-class Hung(BaseException):
-    """A command took longer than it may; nothing of ours catches this."""
+class TimedOut(BaseException):
+    """A command exceeded its time limit; a BaseException, so that no code of deploytool catches it."""
 
 
 @dataclass
 class Children:
-    """What the children of the commands took, in MiB and seconds, since somebody last asked; how long one may."""
+    """The peak MiB and seconds of the commands' child processes since the last reset; `most_s` is their time limit."""
 
     mib: float = 0.0
     seconds: float = 0.0
     count: int = 0
     most_s: float = CHILD_S
 
-    def forget(self) -> None:
-        """Begins anew."""
+    def reset(self) -> None:
+        """Resets the counters."""
         self.mib, self.seconds, self.count = 0.0, 0.0, 0
 
 
 @dataclass(frozen=True)
-class Seen:
-    """How a command ended: its exit code, what it said, and what went wrong that no exit code tells."""
+class CommandResult:
+    """The result of a command: exit code, standard error and output, and problems that the exit code does not show."""
 
     code: int
-    said: str
-    document: str
-    wrong: tuple[str, ...] = ()
+    stderr: str
+    stdout: str
+    problems: tuple[str, ...] = ()
 
 
 @dataclass
 class Case:
-    """One thing that was tampered with, how each command took it, and what is wrong."""
+    """One tampered artifact: what was tampered with, the exit codes of all commands, and the faults found."""
 
     what: str
     codes: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
-    def fault(self, text: str) -> None:
-        """Notes one."""
+    def add_fault(self, text: str) -> None:
+        """Records a fault."""
         self.faults.append(f"{self.what}: {text}")
 
-    def seen(self, command: str, seen: Seen, allowed: Sequence[int]) -> Seen:
-        """Notes how a command ended; anything but the `allowed` exit codes is a fault, and so is what is wrong."""
-        self.codes.append(str(seen.code))
-        for wrong in seen.wrong:
-            self.fault(f"{command}: {wrong}")
-        if not seen.wrong and seen.code not in allowed:
-            self.fault(f"{command}: ended with {seen.code}: {seen.said.strip()[:300]!r}")
-        return seen
+    def check(self, command: str, result: CommandResult, allowed: Sequence[int]) -> CommandResult:
+        """Records a command's result; problems and exit codes that are not `allowed` are faults."""
+        self.codes.append(str(result.code))
+        for problem in result.problems:
+            self.add_fault(f"{command}: {problem}")
+        if not result.problems and result.code not in allowed:
+            self.add_fault(f"{command}: ended with {result.code}: {result.stderr.strip()[:300]!r}")
+        return result
 
 
 CHILDREN = Children()
 _ANSWERS: dict[str, bytes] = {}
-_REMEMBERS: list[bool] = []
+_CACHES: list[bool] = []
 
 
-def call(door: str, *arguments: object) -> Seen:
-    """One command of the front or the back door."""
-    words, said, told = [str(each) for each in arguments], io.StringIO(), io.StringIO()
-    before, sys.argv = sys.argv, [door, *words]
-    wrong: list[str] = []
+def call(program: str, *arguments: object) -> CommandResult:
+    """Runs one command of the host or the device command line."""
+    words, stderr, stdout = [str(argument) for argument in arguments], io.StringIO(), io.StringIO()
+    before, sys.argv = sys.argv, [program, *words]
+    problems: list[str] = []
     code = 1
     try:
-        with redirect_stderr(said), redirect_stdout(told), deadline(LIMIT_S):
+        with redirect_stderr(stderr), redirect_stdout(stdout), deadline(LIMIT_S):
             console.set_mode(OutputMode())
-            code = cli._called() if door == FRONT else _back()
-    except Hung:
-        wrong.append(f"it hung: {LIMIT_S:g} s were not enough")
-    except BaseException as error:  # what a user would see as a traceback
-        wrong.append(f"a traceback: {error!r} at {_place(error)}")
+            code = cli._called() if program == HOST_CLI else _call_device_cli()
+    except TimedOut:
+        problems.append(f"it exceeded {LIMIT_S:g} s")
+    except BaseException as error:  # a user would see a traceback
+        problems.append(f"a traceback: {error!r} at {_location(error)}")
     finally:
         sys.argv = before
-    spoken = said.getvalue()
-    if code == 1 and not wrong:
-        wrong.append(f"unforeseen: {spoken.strip()[:400]!r}")
-    if "Traceback" in spoken + told.getvalue():
-        wrong.append("it said Traceback")
-    if bad := _SHOWN.search(spoken + told.getvalue()):
-        wrong.append(f"it said {bad[0]!r} to the terminal")
-    return Seen(code, spoken, told.getvalue(), tuple(wrong))
+    errors, output = stderr.getvalue(), stdout.getvalue()
+    if code == 1 and not problems:
+        problems.append(f"unexpected error: {errors.strip()[:400]!r}")
+    if "Traceback" in errors + output:
+        problems.append("it printed a traceback")
+    if bad := _UNPRINTABLE.search(errors + output):
+        problems.append(f"it printed the unsafe character {bad[0]!r}")
+    return CommandResult(code, errors, output, tuple(problems))
 
 
-def _back() -> int:
+def _call_device_cli() -> int:
     try:
         back.main()
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else 1
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
     return 0
 
 
-def attempt(work: Callable[[], object]) -> Seen:
-    """A call of the library, which may raise nothing but our own errors."""
+def attempt(work: Callable[[], object]) -> CommandResult:
+    """Calls the library, which may raise DeployError only."""
     from deploytool.errors import DeployError
 
     try:
         with deadline(LIMIT_S), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
             work()
     except DeployError as error:
-        wrong = (f"it raised {error!r}",) if error.exit_code == 1 else ()
-        return Seen(error.exit_code, f"{error}", "", wrong)
-    except Hung:
-        return Seen(1, "", "", (f"it hung: {LIMIT_S:g} s were not enough",))
+        problems = (f"it raised {error!r}",) if error.exit_code == 1 else ()
+        return CommandResult(error.exit_code, f"{error}", "", problems)
+    except TimedOut:
+        return CommandResult(1, "", "", (f"it exceeded {LIMIT_S:g} s",))
     except BaseException as error:
-        return Seen(1, "", "", (f"a traceback: {error!r} at {_place(error)}",))
-    return Seen(0, "", "")
+        return CommandResult(1, "", "", (f"a traceback: {error!r} at {_location(error)}",))
+    return CommandResult(0, "", "")
 
 
-def _place(error: BaseException) -> str:
+def _location(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [f"{Path(each.filename).name}:{each.lineno}" for each in frames if "deploytool" in each.filename]
-    return " < ".join(reversed(ours[-3:]))
+    own_frames = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames if "deploytool" in frame.filename]
+    return " < ".join(reversed(own_frames[-3:]))
 
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Raises Hung in this thread where what is inside takes longer."""
+    """Raises TimedOut in this thread if the block takes longer."""
 
-    def late(number: int, frame: object) -> None:
-        raise Hung
+    def expire(number: int, frame: object) -> None:
+        raise TimedOut
 
-    usual = signal.signal(signal.SIGALRM, late)
+    original = signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, usual)
+        signal.signal(signal.SIGALRM, original)
 
 
-def forked(
+def run_forked(
     command: Sequence[str],
     *,
     what: str,
@@ -169,60 +169,60 @@ def forked(
     gibibytes: float,
     **more: object,
 ) -> str:
-    """`child.run_limited` for the device's worker without its imports: a fork of this process, under the same limits.
+    """Replaces `run_limited` for the device's worker by a fork of this process under the same limits, without imports.
 
-    What a user's child does beyond that – its own session, its watch over memory – the tests of the child are for.
+    Its other features (own session, memory watch) are covered by its own tests.
     """
     request = Path(command[-1])
-    asked = json.loads(request.read_text(encoding="utf-8"))
-    known = _ANSWERS.get(_same(asked)) if _REMEMBERS else None
+    document = json.loads(request.read_text(encoding="utf-8"))
+    known = _ANSWERS.get(_request_key(document)) if _CACHES else None
     if known is not None:
-        Path(asked["answer"]).write_bytes(known)
+        Path(document["answer"]).write_bytes(known)
         return ""
-    begun, (read, write) = time.monotonic(), os.pipe()
-    born = os.fork()
-    if not born:
+    start, (read, write) = time.monotonic(), os.pipe()
+    child = os.fork()
+    if not child:
         _work(command[-1], write, gibibytes)
     os.close(write)
-    status = _waited(born, begun + min(seconds, CHILDREN.most_s))
+    status = _wait(child, start + min(seconds, CHILDREN.most_s))
     with os.fdopen(read, "rb") as pipe:
-        said = pipe.read(10_000).decode(errors="replace")
+        output = pipe.read(10_000).decode(errors="replace")
     if status is None:
         raise ChildDied(f"{what} was stopped after {seconds:g} s", "give it more time, or leave it out")
     code = os.waitstatus_to_exitcode(status)
     if code == 0:
-        if _REMEMBERS:
-            _ANSWERS[_same(asked)] = Path(asked["answer"]).read_bytes()
+        if _CACHES:
+            _ANSWERS[_request_key(document)] = Path(document["answer"]).read_bytes()
         return ""
     kind = ChildDied if code < 0 else StageFailed
-    raise kind(f"{what} {process._ending(code)}: {process._last_line(said)}", "leave it out, or report it")
+    raise kind(f"{what} {process._ending(code)}: {process._last_line(output)}", "leave it out, or report it")
 
 
-def _same(asked: dict[str, Any]) -> str:
-    """What is asked of a child, wherever the bundle lies."""
-    return json.dumps({**asked, "folder": "", "answer": "", "way": {**asked["way"], "path": ""}}, sort_keys=True)
+def _request_key(document: dict[str, Any]) -> str:
+    """A worker's request without its paths."""
+    return json.dumps({**document, "folder": "", "answer": "", "way": {**document["way"], "path": ""}}, sort_keys=True)
 
 
-def _waited(born: int, until: float) -> int | None:
-    """The status of a child; None where it took too long and was killed."""
-    begun, late = time.monotonic(), False
+def _wait(child: int, until: float) -> int | None:
+    """The exit status of a child; None if it took too long and was killed."""
+    start, is_late = time.monotonic(), False
     while True:
         with suppress(InterruptedError):
-            done, status, used = os.wait4(born, os.WNOHANG)
-            if done:
+            ended, status, usage = os.wait4(child, os.WNOHANG)
+            if ended:
                 break
-        if time.monotonic() > until and not late:
-            os.kill(born, signal.SIGKILL)
-            late = True
+        if time.monotonic() > until and not is_late:
+            os.kill(child, signal.SIGKILL)
+            is_late = True
         time.sleep(0.002)
-    CHILDREN.mib = max(CHILDREN.mib, used.ru_maxrss / 1024)
-    CHILDREN.seconds = max(CHILDREN.seconds, time.monotonic() - begun)
+    CHILDREN.mib = max(CHILDREN.mib, usage.ru_maxrss / 1024)
+    CHILDREN.seconds = max(CHILDREN.seconds, time.monotonic() - start)
     CHILDREN.count += 1
-    return None if late else status
+    return None if is_late else status
 
 
 def _work(request: str, write: int, gibibytes: float) -> None:
-    """In the child: the worker, and the end."""
+    """Runs the worker in the child and exits."""
     code = 1
     try:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -241,26 +241,25 @@ def _work(request: str, write: int, gibibytes: float) -> None:
         os._exit(code)
 
 
-def fork_workers(*, remembers: bool = False, seconds: float = CHILD_S) -> None:
-    """From now on the device's children are forks of this process, and time their models for a moment only.
+def fork_workers(*, cache: bool = False, seconds: float = CHILD_S) -> None:
+    """Makes the device's child processes forks of this process, with a very short timing of models.
 
-    What one answered to a request is not asked again where somebody `remembers`: the same manifest and graph, once
-    their bytes have been held, give the same answer.
+    With `cache`, the answer to a repeated request is reused, because equal manifests and graphs give equal answers.
     """
     _ANSWERS.clear()
     CHILDREN.most_s = seconds
-    _REMEMBERS[:] = [True] * remembers
+    _CACHES[:] = [True] * cache
     commands._QUICK = serve._SECONDS = 0.001
-    probe.run_limited = forked  # type: ignore[attr-defined]  # it is imported there, and so is called there
+    probe.run_limited = run_forked  # type: ignore[attr-defined]  # `probe` calls the name that it imports
 
 
 def forget_peak() -> None:
-    """Begins to count the memory of this process anew."""
+    """Resets the peak memory of this process."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_mib() -> float:
-    """The most memory that this process held since it was last forgotten."""
+    """The peak memory of this process since the last reset."""
     text = Path("/proc/self/status").read_text(encoding="ascii")
-    found = re.search(r"VmHWM:\s+(\d+) kB", text)
-    return int(found[1]) * 1024 / _MEBIBYTE if found else 0.0
+    match = re.search(r"VmHWM:\s+(\d+) kB", text)
+    return int(match[1]) * 1024 / _MIB if match else 0.0

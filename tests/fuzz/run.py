@@ -1,7 +1,7 @@
-"""Tampers with all that deploytool reads, and holds what comes of it against what is promised. `make fuzz` runs it.
+"""Tampers with everything that deploytool reads and checks how commands handle it. `make fuzz` runs it.
 
-Each batch of cases is a fork of one process that has everything imported; a case that kills or hangs it is counted,
-and the batch goes on behind it. What a batch found is kept, so that an interrupted campaign goes on where it was.
+Each batch of cases is forked from a process that has imported everything. A case that ends or hangs the fork counts as
+a fault, and the batch continues after it. Results are stored, so that an interrupted campaign can be resumed.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tests.fuzz import ground, judge
+from tests.fuzz import artifacts, judge
+from tests.fuzz.artifacts import Artifacts
 from tests.fuzz.bundles import Bundles
 from tests.fuzz.documents import Documents
 from tests.fuzz.graphs import Graphs
-from tests.fuzz.ground import Ground
+from tests.fuzz.image_files import Images
 from tests.fuzz.judge import CHILDREN, Case
-from tests.fuzz.pictures import Pictures
 
-KINDS: dict[str, Any] = {"bundles": Bundles, "documents": Documents, "graphs": Graphs, "pictures": Pictures}
+KINDS: dict[str, Any] = {"bundles": Bundles, "documents": Documents, "graphs": Graphs, "pictures": Images}
 COUNTS = {"bundles": 10_000, "documents": 2_000, "graphs": 6_000, "pictures": 2_000}
 BATCH = 250
-STUCK_S = 240.0  # of one case with all its commands
-MORE_MIB = 256.0  # beyond a clean run
+STUCK_S = 240.0  # time limit of one case with all its commands, in seconds
+MAX_EXTRA_MIB = 256.0  # by which memory may exceed that of a clean run
 
 
 @dataclass
 class Batch:
-    """What a batch of cases found."""
+    """The results of a batch of cases."""
 
     cases: int = 0
     commands: int = 0
     codes: Counter[str] = field(default_factory=Counter)
-    whats: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     more_mib: float = 0.0
     child_mib: float = 0.0
@@ -52,151 +52,158 @@ class Batch:
     seconds: float = 0.0
 
     def add(self, other: Batch) -> None:
-        """Counts another in."""
+        """Adds the results of another batch."""
         for name in ("cases", "commands", "children", "seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.codes.update(other.codes)
-        self.whats.update(other.whats)
+        self.kinds.update(other.kinds)
         self.faults += other.faults
         for name in ("more_mib", "child_mib", "child_s"):
             setattr(self, name, max(getattr(self, name), getattr(other, name)))
 
 
-def numbered(kind: str, seed: int, number: int) -> random.Random:
-    """What draws one case, whichever came before."""
+def case_random(kind: str, seed: int, number: int) -> random.Random:
+    """The random generator of one case, independent of other cases."""
     return random.Random(f"{kind} {seed} {number}")
 
 
-def cases(kind: str, there: Ground, bench: Path, seed: int, numbers: range, kept: Path, *, measures: bool) -> None:
-    """Runs some cases in this process, and adds a line to `kept` for each.
+def run_cases(
+    kind: str, original: Artifacts, scratch: Path, seed: int, numbers: range, results: Path, *, measures: bool
+) -> None:
+    """Runs cases in this process, and appends a line to `results` for each.
 
-    Only where it `measures` is a clean run made first, which the memory of each case is held against.
+    With `measures`, it makes a clean run first and compares the memory of each case with that.
     """
-    of, usual, usual_child = KINDS[kind](there, bench), 0.0, 0.0
+    campaign_kind, clean_mib, clean_child_mib = KINDS[kind](original, scratch), 0.0, 0.0
     if measures:
         clean = Case("clean")
         judge.forget_peak()
-        of.clean(clean)
-        usual, usual_child = judge.peak_mib(), CHILDREN.mib
+        campaign_kind.clean(clean)
+        clean_mib, clean_child_mib = judge.peak_mib(), CHILDREN.mib
         if clean.faults:
             raise AssertionError(clean.faults)
     for number in numbers:
-        kept.with_suffix(".now").write_text(str(number), encoding="ascii")
+        results.with_suffix(".now").write_text(str(number), encoding="ascii")
         judge.forget_peak()
-        CHILDREN.forget()
-        begun = time.monotonic()
-        case = of.case(numbered(kind, seed, number))
-        one = Batch(1, len(case.codes), Counter(case.codes), Counter([case.what]), seconds=time.monotonic() - begun)
+        CHILDREN.reset()
+        start = time.monotonic()
+        case = campaign_kind.case(case_random(kind, seed, number))
+        result = Batch(1, len(case.codes), Counter(case.codes), Counter([case.what]), seconds=time.monotonic() - start)
         if measures:
-            one.more_mib, one.child_mib = judge.peak_mib() - usual, max(CHILDREN.mib - usual_child, 0.0)
-            _heavy(case, one)
-        one.child_s, one.children = CHILDREN.seconds, CHILDREN.count
-        one.faults = [f"{kind} {number}: {text}" for text in case.faults]
-        _add(kept, one)
+            result.more_mib = judge.peak_mib() - clean_mib
+            result.child_mib = max(CHILDREN.mib - clean_child_mib, 0.0)
+            _check_memory(case, result)
+        result.child_s, result.children = CHILDREN.seconds, CHILDREN.count
+        result.faults = [f"{kind} {number}: {text}" for text in case.faults]
+        _append(results, result)
 
 
-def _heavy(case: Case, one: Batch) -> None:
-    """A child may take what the manifest states, which a forged one may raise; nothing else may take more."""
-    if one.more_mib > MORE_MIB:
-        case.fault(f"it took {one.more_mib:.0f} MiB more than a clean run")
-    if one.child_mib > MORE_MIB and not case.what.startswith("manifest "):
-        case.fault(f"its child took {one.child_mib:.0f} MiB more than a clean run's")
+def _check_memory(case: Case, result: Batch) -> None:
+    """Adds a fault for high memory use; a child may use what its manifest states, which a forged manifest can raise."""
+    if result.more_mib > MAX_EXTRA_MIB:
+        case.add_fault(f"it used {result.more_mib:.0f} MiB more than a clean run")
+    if result.child_mib > MAX_EXTRA_MIB and not case.what.startswith("manifest "):
+        case.add_fault(f"its child used {result.child_mib:.0f} MiB more than a clean run's")
 
 
-def _add(kept: Path, one: Batch) -> None:
-    with kept.open("a", encoding="utf-8") as opened:
-        opened.write(json.dumps(vars(one)) + "\n")
+def _append(results: Path, result: Batch) -> None:
+    with results.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(vars(result)) + "\n")
 
 
-def batch(kind: str, there: Ground, seed: int, numbers: range, kept: Path, *, measures: bool = True) -> None:
-    """The same in forks, each of which goes on behind the case that killed the one before; what is done is kept."""
-    kept.touch()
-    while (done := len(kept.read_text(encoding="utf-8").splitlines())) < len(numbers):
-        left, now = numbers[done:], kept.with_suffix(".now")
-        now.unlink(missing_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-            said = Path(scratch, "said")
-            born = os.fork() or _born(kind, there, Path(scratch, "bench"), seed, left, kept, said, measures)
-            status = _watched(born, now)
+def run_batch(
+    kind: str, original: Artifacts, seed: int, numbers: range, results: Path, *, measures: bool = True
+) -> None:
+    """Runs cases in forks; after a case that ends a fork, another fork continues with the next case."""
+    results.touch()
+    while (done := len(results.read_text(encoding="utf-8").splitlines())) < len(numbers):
+        remaining, current = numbers[done:], results.with_suffix(".now")
+        current.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(dir=results.parent) as scratch:
+            log = Path(scratch, "log")
+            child = os.fork() or _run_in_fork(
+                kind, original, Path(scratch, "scratch"), seed, remaining, results, log, measures
+            )
+            status = _wait(child, current)
             if status == 0:
                 continue
-            if not now.exists():
-                raise AssertionError(f"{kind}: a clean run fails: {said.read_text(errors='replace')[-2000:]}")
-            word = "it hung" if status is None else f"it ended the process with {status}"
-            more = said.read_text(errors="replace")[-500:] if said.exists() else ""
-            _add(kept, Batch(1, faults=[f"{kind} {now.read_text()}: {word} {more}"]))
-    kept.with_suffix(".now").unlink(missing_ok=True)
+            if not current.exists():
+                raise AssertionError(f"{kind}: a clean run fails: {log.read_text(errors='replace')[-2000:]}")
+            problem = "it hung" if status is None else f"it ended the process with {status}"
+            output = log.read_text(errors="replace")[-500:] if log.exists() else ""
+            _append(results, Batch(1, faults=[f"{kind} {current.read_text()}: {problem} {output}"]))
+    results.with_suffix(".now").unlink(missing_ok=True)
 
 
-def _born(
-    kind: str, there: Ground, bench: Path, seed: int, numbers: range, kept: Path, said: Path, measures: bool
+def _run_in_fork(
+    kind: str, original: Artifacts, scratch: Path, seed: int, numbers: range, results: Path, log: Path, measures: bool
 ) -> NoReturn:
     code = 1
     try:
-        bench.mkdir()
-        os.chdir(bench)
-        os.environ["HOME"] = os.environ["TMPDIR"] = str(bench.parent)
+        scratch.mkdir()
+        os.chdir(scratch)
+        os.environ["HOME"] = os.environ["TMPDIR"] = str(scratch.parent)
         tempfile.tempdir = None
-        cases(kind, there, bench, seed, numbers, kept, measures=measures)
+        run_cases(kind, original, scratch, seed, numbers, results, measures=measures)
         code = 0
     except BaseException:
-        said.write_text(traceback.format_exc(), encoding="utf-8")
+        log.write_text(traceback.format_exc(), encoding="utf-8")
     finally:
         os._exit(code)
 
 
-def _watched(born: int, now: Path) -> int | None:
-    """The exit status of a fork; None where it was stuck in one case and had to be killed."""
-    last, since = "", time.monotonic()
+def _wait(child: int, current: Path) -> int | None:
+    """The exit status of a fork; None if one case exceeded its time limit and the fork was killed."""
+    last, started = "", time.monotonic()
     while True:
-        done, status = os.waitpid(born, os.WNOHANG)
-        if done:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
             return os.waitstatus_to_exitcode(status)
-        text = now.read_text() if now.exists() else ""
+        text = current.read_text() if current.exists() else ""
         if text != last:
-            last, since = text, time.monotonic()
-        if time.monotonic() - since > STUCK_S:
-            os.kill(born, signal.SIGKILL)
-            os.waitpid(born, 0)
+            last, started = text, time.monotonic()
+        if time.monotonic() - started > STUCK_S:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
             return None
         time.sleep(0.05)
 
 
-def read(kept: Path) -> Batch:
-    """All that was kept of a batch."""
+def read(results: Path) -> Batch:
+    """The stored results of a batch."""
     total = Batch()
-    for line in kept.read_text(encoding="utf-8").splitlines():
+    for line in results.read_text(encoding="utf-8").splitlines():
         data = json.loads(line)
-        total.add(Batch(**{**data, "codes": Counter(data["codes"]), "whats": Counter(data["whats"])}))
+        total.add(Batch(**{**data, "codes": Counter(data["codes"]), "kinds": Counter(data["kinds"])}))
     return total
 
 
-def campaign(kind: str, count: int, there: Ground, state: Path, given: argparse.Namespace) -> Batch:
-    """All cases of a kind, batch by batch, so many at once; what an earlier call finished is read again."""
+def campaign(kind: str, count: int, original: Artifacts, state: Path, args: argparse.Namespace) -> Batch:
+    """Runs all cases of a kind in parallel batches; the stored results of earlier calls are reused."""
     batches = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
     workers = [
-        os.fork() or _worker(job, kind, batches[job :: given.jobs], there, state, given) for job in range(given.jobs)
+        os.fork() or _worker(job, kind, batches[job :: args.jobs], original, state, args) for job in range(args.jobs)
     ]
     failed = [os.waitpid(worker, 0)[1] for worker in workers]
     if any(failed):
         raise AssertionError(f"{kind}: a worker failed, see above")
     total = Batch()
     for numbers in batches:
-        total.add(read(_kept(state, kind, given.seed, numbers)))
+        total.add(read(_results_path(state, kind, args.seed, numbers)))
     return total
 
 
 def _worker(
-    job: int, kind: str, batches: Sequence[range], there: Ground, state: Path, given: argparse.Namespace
+    job: int, kind: str, batches: Sequence[range], original: Artifacts, state: Path, args: argparse.Namespace
 ) -> NoReturn:
-    """In a fork with a processor of its own: some of the batches, one after the other."""
+    """Runs some of the batches in a fork pinned to one processor."""
     code = 1
     try:
         processors = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {processors[job % len(processors)]})
         for numbers in batches:
-            kept = _kept(state, kind, given.seed, numbers)
-            batch(kind, there, given.seed, numbers, kept, measures=not given.quick)
+            results = _results_path(state, kind, args.seed, numbers)
+            run_batch(kind, original, args.seed, numbers, results, measures=not args.quick)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -205,63 +212,63 @@ def _worker(
         os._exit(code)
 
 
-def _kept(state: Path, kind: str, seed: int, numbers: range) -> Path:
+def _results_path(state: Path, kind: str, seed: int, numbers: range) -> Path:
     return state / f"{kind}-{seed}-{numbers.start}-{numbers.stop}.jsonl"
 
 
-def told(kind: str, found: Batch) -> str:
-    """What a campaign found, in one line."""
-    codes = ", ".join(f"{count} with {code}" for code, count in sorted(found.codes.items()))
+def summary(kind: str, total: Batch) -> str:
+    """The results of a campaign in one line."""
+    codes = ", ".join(f"{count} with {code}" for code, count in sorted(total.codes.items()))
     return (
-        f"{kind}: {found.cases} cases, {found.commands} commands, {found.seconds:.0f} s: {len(found.faults)} faults; "
-        f"at most {found.more_mib:+.0f} MiB in the process and {found.child_mib:+.0f} MiB in a child, against a clean "
-        f"run; {found.children} children, the longest {found.child_s:.1f} s; ended {codes}"
+        f"{kind}: {total.cases} cases, {total.commands} commands, {total.seconds:.0f} s: {len(total.faults)} faults; "
+        f"at most {total.more_mib:+.0f} MiB in the process and {total.child_mib:+.0f} MiB in a child, against a clean "
+        f"run; {total.children} children, the longest {total.child_s:.1f} s; ended {codes}"
     )
 
 
-def _ground(home: Path) -> Ground:
-    """Made in a process of its own: libraries that have run a model here would have threads, which no fork has."""
+def _prepare(home: Path) -> Artifacts:
+    """Prepares the artifacts in a fork, because a process that has run a model has threads and must not be forked."""
     child = os.fork()
     if not child:
         code = 1
         try:
-            ground.made(home)
+            artifacts.prepare(home)
             code = 0
         finally:
             os._exit(code)
     if os.waitpid(child, 0)[1]:
-        raise AssertionError("there is nothing to tamper with: the export failed")
-    return Ground(home)
+        raise AssertionError("the artifacts could not be prepared: the export failed")
+    return Artifacts(home)
 
 
 def main() -> None:
-    """Runs what was asked for and prints what came of it; ends with 1 if there is a fault."""
-    asked = argparse.ArgumentParser(description=__doc__)
+    """Runs the campaigns and prints their results; exits with 1 if there is a fault."""
+    parser = argparse.ArgumentParser(description=__doc__)
     for kind, count in COUNTS.items():
-        asked.add_argument(f"--{kind}", type=int, default=count, metavar="N")
-    asked.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="at once")
-    asked.add_argument("--seed", type=int, default=0)
-    asked.add_argument("--state", type=Path, help="a folder that keeps what was done, to go on from")
-    asked.add_argument("--quick", action="store_true", help="no clean run to hold the memory against")
-    asked.add_argument("--one", metavar="KIND:NUMBER", help="one case alone")
-    given = asked.parse_args()
+        parser.add_argument(f"--{kind}", type=int, default=count, metavar="N")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--state", type=Path, help="folder of the artifacts and results, for resuming")
+    parser.add_argument("--quick", action="store_true", help="do not measure memory")
+    parser.add_argument("--one", metavar="KIND:NUMBER", help="run a single case")
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        state = given.state or Path(scratch)
+        state = args.state or Path(scratch)
         state.mkdir(parents=True, exist_ok=True)
-        there = _ground((state / "ground").absolute())
-        if given.one:
-            kind, _, number = given.one.partition(":")
-            kept = Path(scratch, "one.jsonl")
-            batch(kind, there, given.seed, range(int(number), int(number) + 1), kept, measures=False)
-            print(kept.read_text(encoding="utf-8"))
+        original = _prepare((state / "ground").absolute())
+        if args.one:
+            kind, _, number = args.one.partition(":")
+            results = Path(scratch, "one.jsonl")
+            run_batch(kind, original, args.seed, range(int(number), int(number) + 1), results, measures=False)
+            print(results.read_text(encoding="utf-8"))
             return
         faults = 0
         for kind in COUNTS:
-            if count := getattr(given, kind):
-                found = campaign(kind, count, there, state.absolute(), given)
-                print("\n".join(found.faults), flush=True)
-                print(told(kind, found), flush=True)
-                faults += len(found.faults)
+            if count := getattr(args, kind):
+                total = campaign(kind, count, original, state.absolute(), args)
+                print("\n".join(total.faults), flush=True)
+                print(summary(kind, total), flush=True)
+                faults += len(total.faults)
     sys.exit(min(faults, 1))
 
 

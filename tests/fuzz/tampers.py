@@ -25,37 +25,37 @@ from deploytool.bundle.manifest import (
 )
 from tests.device import small
 from tests.device.keys import edit_envelope, flip_bit_of_base64
-from tests.fuzz import ground, values
-from tests.fuzz.ground import Ground
+from tests.fuzz import artifacts, values
+from tests.fuzz.artifacts import Artifacts
 
-Tamper = Callable[[Path, random.Random, Ground], None]
+Tamper = Callable[[Path, random.Random, Artifacts], None]
 
 FILES, MANIFEST, SIGNATURE = "files", "manifest", "signature"
 _SUFFIXES = (".bak", " ", "\u200b", "\n", "\x1b[31m", "~", ".ONNX", "\udcff")
 
 
-def _old(tamper: small.Tamper) -> Tamper:
-    def again(folder: Path, rng: random.Random, _: Ground) -> None:
+def _adapt(tamper: small.Tamper) -> Tamper:
+    def again(folder: Path, rng: random.Random, _: Artifacts) -> None:
         tamper(folder, rng)
 
     again.__name__ = tamper.__name__
     return again
 
 
-def _any(folder: Path, rng: random.Random) -> Path:
+def _random_file(folder: Path, rng: random.Random) -> Path:
     return rng.choice(small.paths(folder))
 
 
-def emptied(folder: Path, rng: random.Random, _: Ground) -> None:
-    _any(folder, rng).write_bytes(b"")
+def emptied(folder: Path, rng: random.Random, _: Artifacts) -> None:
+    _random_file(folder, rng).write_bytes(b"")
 
 
-def zeroed(folder: Path, rng: random.Random, _: Ground) -> None:
-    path = _any(folder, rng)
+def zeroed(folder: Path, rng: random.Random, _: Artifacts) -> None:
+    path = _random_file(folder, rng)
     path.write_bytes(bytes(path.stat().st_size))
 
 
-def holes(folder: Path, rng: random.Random, _: Ground) -> None:
+def holes(folder: Path, rng: random.Random, _: Artifacts) -> None:
     """A file that says it has gigabytes, and takes no room."""
     path = rng.choice([*small.paths(folder), folder / MANIFEST_FILE, folder / "more.bin"])
     path.unlink(missing_ok=True)
@@ -63,19 +63,19 @@ def holes(folder: Path, rng: random.Random, _: Ground) -> None:
         opened.truncate(rng.choice((5 << 20, 3 << 30, 1 << 40)))
 
 
-def named_twice(folder: Path, rng: random.Random, _: Ground) -> None:
+def named_twice(folder: Path, rng: random.Random, _: Artifacts) -> None:
     """The same name in other letters, as some disks take for one."""
-    path = _any(folder, rng)
+    path = _random_file(folder, rng)
     other = path.with_name(path.name.upper() if path.name.upper() != path.name else path.name.title())
     other.write_bytes(rng.randbytes(9))
 
 
-def oddly_named(folder: Path, rng: random.Random, _: Ground) -> None:
-    path = _any(folder, rng)
+def oddly_named(folder: Path, rng: random.Random, _: Artifacts) -> None:
+    path = _random_file(folder, rng)
     path.rename(path.with_name(path.name + rng.choice(_SUFFIXES)))
 
 
-def folder_for_file(folder: Path, rng: random.Random, _: Ground) -> None:
+def folder_for_file(folder: Path, rng: random.Random, _: Artifacts) -> None:
     path = rng.choice([*small.paths(folder), folder / MANIFEST_FILE])
     path.unlink()
     path.mkdir()
@@ -83,13 +83,13 @@ def folder_for_file(folder: Path, rng: random.Random, _: Ground) -> None:
         (path / path.name).write_bytes(b"x")
 
 
-def file_for_folder(folder: Path, rng: random.Random, _: Ground) -> None:
+def file_for_folder(folder: Path, rng: random.Random, _: Artifacts) -> None:
     path = rng.choice([path for path in folder.iterdir() if path.is_dir()])
     shutil.rmtree(path)
     path.write_bytes(b"x")
 
 
-def linked_away(folder: Path, rng: random.Random, _: Ground) -> None:
+def linked_away(folder: Path, rng: random.Random, _: Artifacts) -> None:
     """A link to a file or folder of somebody else's, to nowhere, or to itself."""
     path = rng.choice([*small.paths(folder), folder / MANIFEST_FILE, *(each for each in folder.iterdir())])
     if path.is_dir() and not path.is_symlink():
@@ -101,12 +101,14 @@ def linked_away(folder: Path, rng: random.Random, _: Ground) -> None:
     path.symlink_to(rng.choice((victim, victim / "file", *elsewhere)))
 
 
-def more_links(folder: Path, rng: random.Random, _: Ground) -> None:
+def more_links(folder: Path, rng: random.Random, _: Artifacts) -> None:
     victim = folder.parent / "victim"
-    rng.choice([folder, _any(folder, rng).parent]).joinpath("more").symlink_to(rng.choice((victim, "..", "nowhere")))
+    rng.choice([folder, _random_file(folder, rng).parent]).joinpath("more").symlink_to(
+        rng.choice((victim, "..", "nowhere"))
+    )
 
 
-def all_linked(folder: Path, rng: random.Random, _: Ground) -> None:
+def all_linked(folder: Path, rng: random.Random, _: Artifacts) -> None:
     """The folder itself is a link to where it lies, and its files have one bit changed."""
     small.bit(folder, rng)
     moved = folder.parent / f"{folder.name}.linked"
@@ -114,14 +116,14 @@ def all_linked(folder: Path, rng: random.Random, _: Ground) -> None:
     folder.symlink_to(moved)
 
 
-def pipe(folder: Path, rng: random.Random, _: Ground) -> None:
+def pipe(folder: Path, rng: random.Random, _: Artifacts) -> None:
     """A pipe or socket, which makes a reader wait for ever, for a file or beside the others."""
     path = rng.choice([*small.paths(folder), folder / MANIFEST_FILE, folder / "more"])
     path.unlink(missing_ok=True)
     os.mkfifo(path)
 
 
-def device(folder: Path, rng: random.Random, _: Ground) -> None:
+def device(folder: Path, rng: random.Random, _: Artifacts) -> None:
     path = rng.choice([*small.paths(folder), folder / "more"])
     kept = path.read_bytes() if path.exists() else b""
     path.unlink(missing_ok=True)
@@ -131,7 +133,7 @@ def device(folder: Path, rng: random.Random, _: Ground) -> None:
         path.write_bytes(kept + b"x")
 
 
-def deep(folder: Path, rng: random.Random, _: Ground) -> None:
+def deep(folder: Path, rng: random.Random, _: Artifacts) -> None:
     """Folders in one another."""
     at = folder / "golden"
     for _level in range(rng.choice((3, 40, 300))):
@@ -142,21 +144,21 @@ def deep(folder: Path, rng: random.Random, _: Ground) -> None:
     (folder / "d").mkdir()
 
 
-def crowded(folder: Path, rng: random.Random, _: Ground) -> None:
+def crowded(folder: Path, rng: random.Random, _: Artifacts) -> None:
     for number in range(rng.choice((2, 500))):
         (folder / f"more{number}").write_bytes(b"")
 
 
-def only_others(folder: Path, rng: random.Random, _: Ground) -> None:
+def only_others(folder: Path, rng: random.Random, _: Artifacts) -> None:
     """A word that files may be missing, and a file that is missing or one of the wrong kind."""
     word = {"target": rng.choice(("orin", "\x1b[1m", "../..", "a" * 70)), "capability": rng.choice(("8.7", "8.9", ""))}
     text = serde.text(word)
     (folder / SUBSET_FILE).write_text(rng.choice((text, text * 2, "{}", text.replace("8", "9"))), encoding="utf-8")
-    _any(folder, rng).unlink(missing_ok=True)
+    _random_file(folder, rng).unlink(missing_ok=True)
 
 
-def _of_manifest(edit: Callable[[bytes, random.Random], bytes]) -> Tamper:
-    def made(folder: Path, rng: random.Random, _: Ground) -> None:
+def _edit_manifest(edit: Callable[[bytes, random.Random], bytes]) -> Tamper:
+    def made(folder: Path, rng: random.Random, _: Artifacts) -> None:
         path = folder / MANIFEST_FILE
         path.write_bytes(edit(path.read_bytes(), rng))
 
@@ -164,15 +166,15 @@ def _of_manifest(edit: Callable[[bytes, random.Random], bytes]) -> Tamper:
     return made
 
 
-def manifest_to_fit(folder: Path, rng: random.Random, _: Ground) -> None:
+def manifest_to_fit(folder: Path, rng: random.Random, _: Artifacts) -> None:
     """Other bytes and a manifest that names them: only a signature or a digest can tell."""
-    path = _any(folder, rng)
-    path.write_bytes(values.spoiled(path.read_bytes(), rng))
+    path = _random_file(folder, rng)
+    path.write_bytes(values.corrupt(path.read_bytes(), rng))
     with suppress(OSError, ValueError):
-        ground.rehashed(folder)
+        artifacts.update_manifest(folder)
 
 
-def manifest_with_more(folder: Path, rng: random.Random, _: Ground) -> None:
+def manifest_with_more(folder: Path, rng: random.Random, _: Artifacts) -> None:
     """A file more, which the manifest names."""
     manifest = read_manifest(folder)
     name = rng.choice(("libplugin.so", "golden/more.npz", "models/x/1/model.onnx", "numpy.py"))
@@ -182,12 +184,12 @@ def manifest_with_more(folder: Path, rng: random.Random, _: Ground) -> None:
     write_manifest(folder, replace(manifest, files=(*manifest.files, more)))
 
 
-def manifest_lowered(folder: Path, rng: random.Random, _: Ground) -> None:
+def manifest_lowered(folder: Path, rng: random.Random, _: Artifacts) -> None:
     """A bundle that was right once: only its sequence is lower."""
-    write_manifest(folder, replace(read_manifest(folder), sequence=rng.randrange(ground.SEQUENCE)))
+    write_manifest(folder, replace(read_manifest(folder), sequence=rng.randrange(artifacts.SEQUENCE)))
 
 
-def manifest_renamed(folder: Path, rng: random.Random, _: Ground) -> None:
+def manifest_renamed(folder: Path, rng: random.Random, _: Artifacts) -> None:
     """A file under another name, which the manifest follows, out of the bundle if it can."""
     path = folder / MANIFEST_FILE
     data = json.loads(path.read_text())
@@ -198,7 +200,7 @@ def manifest_renamed(folder: Path, rng: random.Random, _: Ground) -> None:
     path.write_text(json.dumps(json.loads(text), indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def manifest_foreign_values(folder: Path, rng: random.Random, _: Ground) -> None:
+def manifest_foreign_values(folder: Path, rng: random.Random, _: Artifacts) -> None:
     """Values that a manifest may have, and that no model can mean."""
     path = folder / MANIFEST_FILE
     data = json.loads(path.read_text())
@@ -221,20 +223,20 @@ def manifest_foreign_values(folder: Path, rng: random.Random, _: Ground) -> None
     ]
     for edit in rng.sample(edits, rng.choice((1, 1, 2))):
         edit()
-    path.write_bytes(values.text(data))
+    path.write_bytes(values.to_json(data))
 
 
-def signature_bits(folder: Path, rng: random.Random, _: Ground) -> None:
+def signature_bits(folder: Path, rng: random.Random, _: Artifacts) -> None:
     path = folder / SIGNATURE_FILE
-    path.write_bytes(values.spoiled(path.read_bytes(), rng))
+    path.write_bytes(values.corrupt(path.read_bytes(), rng))
 
 
-def signature_values(folder: Path, rng: random.Random, _: Ground) -> None:
+def signature_values(folder: Path, rng: random.Random, _: Artifacts) -> None:
     path = folder / SIGNATURE_FILE
-    path.write_bytes(values.tampered(path.read_bytes(), rng))
+    path.write_bytes(values.tamper(path.read_bytes(), rng))
 
 
-def signature_inside(folder: Path, rng: random.Random, _: Ground) -> None:
+def signature_inside(folder: Path, rng: random.Random, _: Artifacts) -> None:
     """What is encoded in it stays well encoded."""
 
     def edit(envelope: dict[str, object]) -> None:
@@ -245,37 +247,37 @@ def signature_inside(folder: Path, rng: random.Random, _: Ground) -> None:
             signatures[0]["sig"] = rng.choice((flip_bit_of_base64(sig, rng), "", "AA==", sig[:-4]))
             return
         payload = base64.b64decode(str(envelope["payload"]))
-        envelope["payload"] = base64.b64encode(values.tampered(payload, rng)).decode()
+        envelope["payload"] = base64.b64encode(values.tamper(payload, rng)).decode()
 
     edit_envelope(folder, edit)
 
 
-def signature_gone(folder: Path, rng: random.Random, _: Ground) -> None:
+def signature_gone(folder: Path, rng: random.Random, _: Artifacts) -> None:
     (folder / SIGNATURE_FILE).unlink()
 
 
-def signature_of_others(folder: Path, rng: random.Random, there: Ground) -> None:
-    shutil.copy(there.theirs, folder / SIGNATURE_FILE)
+def signature_of_others(folder: Path, rng: random.Random, original: Artifacts) -> None:
+    shutil.copy(original.theirs, folder / SIGNATURE_FILE)
 
 
 def _bytes(raw: bytes, rng: random.Random) -> bytes:
-    return values.spoiled(raw, rng)
+    return values.corrupt(raw, rng)
 
 
 def _values(raw: bytes, rng: random.Random) -> bytes:
-    return values.text(values.edited(json.loads(raw), rng))
+    return values.to_json(values.edit_values(json.loads(raw), rng))
 
 
 TAMPERS: Mapping[str, tuple[Tamper, ...]] = {
     FILES: (
-        *map(_old, (small.bit, small.truncate, small.append, small.swap, small.extra, small.missing)),
-        *map(_old, (small.rename, small.symlink)),
+        *map(_adapt, (small.bit, small.truncate, small.append, small.swap, small.extra, small.missing)),
+        *map(_adapt, (small.rename, small.symlink)),
         *(emptied, zeroed, holes, named_twice, oddly_named, folder_for_file, file_for_folder, linked_away, more_links),
         *(all_linked, pipe, device, deep, crowded, only_others),
     ),
     MANIFEST: (
-        *(_of_manifest(_bytes), _of_manifest(_values), _of_manifest(_values), _old(small.manifest_entry)),
-        *(_old(small.manifest_shape), manifest_to_fit, manifest_with_more, manifest_lowered, manifest_renamed),
+        *(_edit_manifest(_bytes), _edit_manifest(_values), _edit_manifest(_values), _adapt(small.manifest_entry)),
+        *(_adapt(small.manifest_shape), manifest_to_fit, manifest_with_more, manifest_lowered, manifest_renamed),
         *(manifest_foreign_values, manifest_foreign_values),
     ),
     SIGNATURE: (signature_bits, signature_values, signature_inside, signature_gone, signature_of_others),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.fuzz import ground
+from tests.fuzz import artifacts
 
 SAMPLE = {"bundles": 24, "documents": 16, "graphs": 16, "pictures": 16}
 NO_DIGESTS = """
@@ -32,7 +32,7 @@ run.main()
 @pytest.fixture(scope="module")
 def state(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("state")
-    ground.made(made / "ground", packed.parents[1])
+    artifacts.prepare(made / "ground", packed.parents[1])
     return made
 
 

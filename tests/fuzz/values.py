@@ -1,4 +1,4 @@
-"""Documents that somebody tampered with: bytes, words, and every value of JSON where another belongs."""
+"""Tampers with JSON documents: replaces values by others and corrupts bytes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _WORDS = ("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 5000, "0x10",
 
 
 def value(rng: random.Random, most: int = 10) -> Any:
-    """Anything that JSON can hold, and rather what hurts."""
+    """A random JSON value, mostly an edge case; `most` limits its kind (7: scalars only)."""
     kind = rng.randrange(most)
     if kind < 4:
         return rng.choice(NUMBERS)
@@ -48,67 +48,77 @@ def value(rng: random.Random, most: int = 10) -> Any:
 
 
 def places(data: Any) -> list[tuple[Any, Any]]:
-    """Every container of a document with every key or place in it."""
-    found: list[tuple[Any, Any]] = []
-    todo = [data]
-    while todo:
-        each = todo.pop()
-        keys = list(each) if isinstance(each, dict) else range(len(each)) if isinstance(each, list) else ()
+    """Every container of a document with each of its keys or indices."""
+    positions: list[tuple[Any, Any]] = []
+    pending = [data]
+    while pending:
+        container = pending.pop()
+        keys = (
+            list(container)
+            if isinstance(container, dict)
+            else range(len(container))
+            if isinstance(container, list)
+            else ()
+        )
         for key in keys:
-            found.append((each, key))
-            todo.append(each[key])
-    return found
+            positions.append((container, key))
+            pending.append(container[key])
+    return positions
 
 
-def edited(data: Any, rng: random.Random) -> Any:
-    """One to three edits of values; the document stays JSON."""
+def edit_values(data: Any, rng: random.Random) -> Any:
+    """Makes one to three edits; the document stays JSON."""
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        spots = places(data)
-        if not spots or rng.random() < 0.02:
+        positions = places(data)
+        if not positions or rng.random() < 0.02:
             return value(rng)
-        holder, key = rng.choice(spots)
-        _edit(holder, key, rng)
+        container, key = rng.choice(positions)
+        _edit(container, key, rng)
     return data
 
 
-def _edit(holder: Any, key: Any, rng: random.Random) -> None:
+def _edit(container: Any, key: Any, rng: random.Random) -> None:
     kind = rng.randrange(9)
     if kind == 0:
-        del holder[key]
-    elif kind == 1 and isinstance(holder, dict):
-        holder[rng.choice(TEXTS)] = value(rng)
+        del container[key]
+    elif kind == 1 and isinstance(container, dict):
+        container[rng.choice(TEXTS)] = value(rng)
     elif kind == 1:
-        holder.insert(key, rng.choice((holder[key], value(rng))))
-    elif kind == 2 and isinstance(holder, dict):
-        holder[rng.choice((key.upper(), f"{key} ", f"{key}\0", "__class__", "е" + key[1:]))] = holder.pop(key)
-    elif kind == 3 and isinstance(holder[key], (int, float)):
-        holder[key] = rng.choice((holder[key] + 1, -holder[key], holder[key] * 10**9, str(holder[key]), [holder[key]]))
-    elif kind == 4 and isinstance(holder[key], str):
-        holder[key] = rng.choice((holder[key][:-1], holder[key] * 2, holder[key].upper(), f"../{holder[key]}", "", 7))
-    elif kind == 5 and isinstance(holder[key], (list, dict)):
-        holder[key] = rng.choice((list(holder[key]) * 200 if len(holder[key]) < 50 else [], {}, [], None))
+        container.insert(key, rng.choice((container[key], value(rng))))
+    elif kind == 2 and isinstance(container, dict):
+        container[rng.choice((key.upper(), f"{key} ", f"{key}\0", "__class__", "е" + key[1:]))] = container.pop(key)
+    elif kind == 3 and isinstance(container[key], (int, float)):
+        container[key] = rng.choice(
+            (container[key] + 1, -container[key], container[key] * 10**9, str(container[key]), [container[key]])
+        )
+    elif kind == 4 and isinstance(container[key], str):
+        container[key] = rng.choice(
+            (container[key][:-1], container[key] * 2, container[key].upper(), f"../{container[key]}", "", 7)
+        )
+    elif kind == 5 and isinstance(container[key], (list, dict)):
+        container[key] = rng.choice((list(container[key]) * 200 if len(container[key]) < 50 else [], {}, [], None))
     else:
-        holder[key] = value(rng)
+        container[key] = value(rng)
 
 
-def text(data: Any) -> bytes:
-    """A document as deploytool writes it; what no JSON can say is said as Python says it."""
+def to_json(data: Any) -> bytes:
+    """A document in deploytool's format; deep nesting if it cannot be encoded."""
     try:
         return (json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
     except (TypeError, ValueError, RecursionError):
         return b"[" * 5000
 
 
-def spoiled(raw: bytes, rng: random.Random) -> bytes:
-    """A text with its bytes or words changed: cut, flipped, doubled, with a name twice, with what is no number."""
+def corrupt(raw: bytes, rng: random.Random) -> bytes:
+    """Corrupts a text: truncates it, flips bits, inserts bytes, duplicates a line, changes its encoding or a value."""
     kind, at = rng.randrange(12), rng.randrange(len(raw) or 1)
     if kind == 0:
         return raw[:at]
     if kind in (1, 2):
-        made = bytearray(raw or b"x")
+        changed = bytearray(raw or b"x")
         for _ in range(rng.choice((1, 1, 3, 20))):
-            made[rng.randrange(len(made))] ^= 1 << rng.randrange(8)
-        return bytes(made)
+            changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+        return bytes(changed)
     if kind == 3:
         return raw + rng.choice((b"\0", b"{}", b" ", b"\n\n", b"\xef\xbb\xbf", raw))
     if kind == 4:
@@ -119,23 +129,23 @@ def spoiled(raw: bytes, rng: random.Random) -> bytes:
     if kind == 6:
         return raw.replace(b"\n", b"\r\n")
     if kind == 7:
-        return _twice(raw, rng)
+        return _duplicate_line(raw, rng)
     if kind == 8:
         return raw.decode("utf-8", "replace").encode(rng.choice(("utf-16", "utf-32", "utf-7")), "replace")
     if kind == 9:
         return raw[:at] + b"[" * rng.choice((10, 2000, 100_000)) + raw[at:]
-    return _worded(raw, rng)
+    return _replace_value(raw, rng)
 
 
-def _twice(raw: bytes, rng: random.Random) -> bytes:
+def _duplicate_line(raw: bytes, rng: random.Random) -> bytes:
     lines = raw.split(b"\n")
     at = rng.randrange(len(lines))
-    again = lines[at] if lines[at].endswith(b",") else lines[at] + b","
-    return b"\n".join([*lines[:at], again, *lines[at:]])
+    duplicate = lines[at] if lines[at].endswith(b",") else lines[at] + b","
+    return b"\n".join([*lines[:at], duplicate, *lines[at:]])
 
 
-def _worded(raw: bytes, rng: random.Random) -> bytes:
-    """A value replaced by a word."""
+def _replace_value(raw: bytes, rng: random.Random) -> bytes:
+    """Replaces a value by invalid JSON."""
     parts = raw.split(b": ")
     at = rng.randrange(len(parts))
     head, comma, rest = parts[at].partition(b",")
@@ -143,8 +153,8 @@ def _worded(raw: bytes, rng: random.Random) -> bytes:
     return b": ".join(parts)
 
 
-def tampered(raw: bytes, rng: random.Random) -> bytes:
-    """A document of JSON that somebody tampered with, in its values or in its bytes."""
+def tamper(raw: bytes, rng: random.Random) -> bytes:
+    """Tampers with a JSON document, in its values or in its bytes."""
     if rng.random() < 0.35:
-        return spoiled(raw, rng)
-    return text(edited(json.loads(raw), rng))
+        return corrupt(raw, rng)
+    return to_json(edit_values(json.loads(raw), rng))

@@ -1,4 +1,4 @@
-"""What the campaigns tamper with: a finished run of a tiny model, its bundle, signed, and the keys."""
+"""Prepares the artifacts that the fuzz campaigns tamper with: a run of a tiny model, its signed bundle and keys."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tests.conftest import QUICK, TINY
 from tests.device.keys import keys
 
 SEQUENCE = 3
-_LARGE = 16 << 20  # bytes: of files that have holes
-Tree = dict[str, tuple[str, bytes]]  # by path: what it is, and its bytes or where it points
+_SPARSE_BYTES = 16 << 20  # larger files are sparse and are compared by their size alone
+Tree = dict[str, tuple[str, bytes]]  # by relative path: the kind, and the content or link target
 
 
 @dataclass(frozen=True)
-class Ground:
-    """Everything lies in `home`, and nobody changes it."""
+class Artifacts:
+    """The paths of the artifacts in `home`; campaigns change copies only."""
 
     home: Path
 
@@ -41,78 +41,80 @@ class Ground:
 
     @property
     def bundle(self) -> Path:
-        """Its bundle, signed by `key`, with an engine of a few bytes."""
+        """The run's bundle, signed by `key`, with an engine of a few bytes."""
         return self.home / "bundle"
 
     @property
     def tar(self) -> Path:
-        """The same in one file."""
+        """The bundle as an archive."""
         return self.home / "bundle.tar"
 
     @property
     def root(self) -> Path:
-        """Where the bundle is installed."""
+        """The install root with the bundle."""
         return self.home / "root"
 
     @property
     def key(self) -> Path:
-        """The public key of who signed it."""
+        """The public key of the signature."""
         return self.home / "ours.pub.pem"
 
     @property
     def private(self) -> Path:
-        """The private one."""
+        """The private key of the signature."""
         return self.home / "ours.pem"
 
     @property
     def theirs(self) -> Path:
-        """A signature of the same bundle by somebody else."""
+        """A signature of the same bundle by another key."""
         return self.home / "theirs.sig"
 
 
-def made(home: Path, run: Path | None = None) -> Ground:
-    """The ground; made once, from a run of its own or from a packed one that is there."""
-    ground = Ground(home)
+def prepare(home: Path, run: Path | None = None) -> Artifacts:
+    """Prepares the artifacts once, from a new run or from `run`, which must be packed."""
+    original = Artifacts(home)
     if (home / "ready").exists():
-        return ground
+        return original
     home.mkdir(parents=True, exist_ok=True)
     if run is None:
-        _ran(ground.run)
+        _export(original.run)
     else:
-        shutil.copytree(run, ground.run)
-    _documents(ground.run)
-    _small(Path(shutil.copytree(ground.run / "pack" / "bundle", ground.bundle)))
+        shutil.copytree(run, original.run)
+    _write_documents(original.run)
+    _shrink_engines(Path(shutil.copytree(original.run / "pack" / "bundle", original.bundle)))
     private, _ = keys(home, "theirs")
-    sign.sign(ground.bundle, private)
-    shutil.copy(ground.bundle / SIGNATURE_FILE, ground.theirs)
+    sign.sign(original.bundle, private)
+    shutil.copy(original.bundle / SIGNATURE_FILE, original.theirs)
     private, _ = keys(home, "ours")
-    sign.sign(ground.bundle, private)
-    oci_archive.write(ground.bundle, read_manifest(ground.bundle), ground.tar)
-    install.install(ground.bundle, ground.root, lambda _: None)
+    sign.sign(original.bundle, private)
+    oci_archive.write(original.bundle, read_manifest(original.bundle), original.tar)
+    install.install(original.bundle, original.root, lambda _: None)
     (home / "ready").touch()
-    return ground
+    return original
 
 
-def _ran(home: Path) -> None:
+def _export(home: Path) -> None:
     decisions = targets.plan_engines(("rtx40",))
     options = dataclasses.replace(QUICK, targets=decisions, engines=targets.engines(decisions))
     list(runner.run(Job(TINY, options), PIPELINE, home))
     runner.extend(Stage.PACK, options, home)
 
 
-def _documents(run: Path) -> None:
-    """What `bench`, `blame`, and a device leave beside a run."""
+def _write_documents(run: Path) -> None:
+    """Writes the results of `bench`, `blame` and a device into the run."""
     result.write(run, benched.benchmark(run))
     layer = Layer("stem", "t", "/stem/Conv", "Conv", 1.0, 0.1)
     finding = Finding(Stage.EXPORT, "eager", "stem", False, layer, None)
     blame.write(run, blame.graph_digests(run), Blame((BlamedGraph(Stage.EXPORT, (), (layer,)),), (0, 1), finding))
-    shown = commands.verify(run / "pack" / "bundle", say=lambda _: None).document
+    result_document = commands.verify(run / "pack" / "bundle", say=lambda _: None).document
     (run / "devices").mkdir()
-    (run / "devices" / "device.json").write_text(serde.text({"result": shown, "error": None}), encoding="utf-8")
+    (run / "devices" / "device.json").write_text(
+        serde.text({"result": result_document, "error": None}), encoding="utf-8"
+    )
 
 
-def _small(folder: Path) -> None:
-    """The engine in a few bytes, which nothing here runs, and a sequence that can be lowered."""
+def _shrink_engines(folder: Path) -> None:
+    """Replaces engines, which are never run here, by a few bytes, and sets a sequence that can be lowered."""
     manifest = read_manifest(folder)
     engines = []
     for engine in manifest.engines:
@@ -121,8 +123,8 @@ def _small(folder: Path) -> None:
     write_manifest(folder, dataclasses.replace(manifest, engines=tuple(engines), sequence=SEQUENCE))
 
 
-def rehashed(folder: Path, manifest: Manifest | None = None) -> None:
-    """Makes the manifest name the files as they are now."""
+def update_manifest(folder: Path, manifest: Manifest | None = None) -> None:
+    """Updates the sizes and digests in the manifest."""
     manifest = manifest or read_manifest(folder)
     files = tuple(describe_file(folder, file.path, file.role) for file in manifest.files)
     engines = tuple(
@@ -133,15 +135,15 @@ def rehashed(folder: Path, manifest: Manifest | None = None) -> None:
 
 
 def tree(folder: Path) -> Tree:
-    """Everything below a folder, links as links."""
+    """All entries below a folder; symbolic links are not followed."""
     if not folder.is_dir():
         return {"": ("gone", b"")}
-    found: Tree = {}
+    entries: Tree = {}
     for above, folders, names in os.walk(folder):
         for name in (*folders, *names):
             path = Path(above, name)
-            found[str(path.relative_to(folder))] = _entry(path)
-    return found
+            entries[str(path.relative_to(folder))] = _entry(path)
+    return entries
 
 
 def _entry(path: Path) -> tuple[str, bytes]:
@@ -149,19 +151,19 @@ def _entry(path: Path) -> tuple[str, bytes]:
         return "link", os.fsencode(os.readlink(path))  # noqa: PTH115
     if path.is_dir():
         return "folder", b""
-    if path.is_file() and path.stat().st_size > _LARGE:
+    if path.is_file() and path.stat().st_size > _SPARSE_BYTES:
         return "large", str(path.stat().st_size).encode()
     return ("file", path.read_bytes()) if path.is_file() else ("other", b"")
 
 
 def restore(clean: Tree, folder: Path) -> None:
-    """The folder as it was: only what changed is written."""
+    """Restores a folder; writes only what has changed."""
     if folder.is_symlink() or folder.is_file():
         folder.unlink()
     folder.mkdir(exist_ok=True)
-    now = tree(folder)
-    for name in sorted(now, reverse=True):
-        if now[name] != clean.get(name):
+    current = tree(folder)
+    for name in sorted(current, reverse=True):
+        if current[name] != clean.get(name):
             path = folder / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -171,7 +173,7 @@ def restore(clean: Tree, folder: Path) -> None:
         path = folder / name
         if kind == "folder":
             path.mkdir(exist_ok=True)
-        elif not path.exists() or path.stat().st_nlink > 1 or now.get(name) != (kind, content):
+        elif not path.exists() or path.stat().st_nlink > 1 or current.get(name) != (kind, content):
             path.unlink(missing_ok=True)
             path.write_bytes(content)
         if path.stat().st_mode & 0o777 not in (0o644, 0o755):

@@ -1,4 +1,4 @@
-"""Spoiled, odd and huge pictures through the reader of `run`, and of `--data`."""
+"""Runs the image readers of `run` and `--data` on corrupt, unusual and huge images."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from PIL import Image
 from deploytool.bundle.manifest import read_manifest
 from deploytool.data import image_folder, images
 from tests.fuzz import judge, values
-from tests.fuzz.ground import Ground
-from tests.fuzz.judge import BACK, FRONT, Case
+from tests.fuzz.artifacts import Artifacts
+from tests.fuzz.judge import DEVICE_CLI, HOST_CLI, Case
 
 _MODES = ("RGB", "RGBA", "L", "LA", "P", "1", "I;16", "I", "F", "CMYK", "YCbCr", "LAB", "HSV")
 _SUFFIXES = {
@@ -32,29 +32,29 @@ _SUFFIXES = {
 _SIDES = (0, 1, 2, 65_535, 65_536, 100_000, 1 << 24, (1 << 31) - 1, 0xFFFFFFFF)
 
 
-class Pictures:
-    """One batch of pictures."""
+class Images:
+    """One batch of images."""
 
     name = "pictures"
 
-    def __init__(self, there: Ground, bench: Path) -> None:
-        self.there, self.bench = there, bench
-        self.folder = bench / "data"
+    def __init__(self, original: Artifacts, scratch: Path) -> None:
+        self.original, self.scratch = original, scratch
+        self.folder = scratch / "data"
         self.folder.mkdir()
-        self.how = read_manifest(there.bundle).preprocessing
-        judge.fork_workers(seconds=60.0)  # fifty megapixels on a busy machine
+        self.preprocessing = read_manifest(original.bundle).preprocessing
+        judge.fork_workers(seconds=60.0)  # fifty megapixels take long on a busy machine
 
     def clean(self, case: Case) -> None:
-        """A photograph of twelve megapixels, as a telephone takes it."""
-        grey = np.random.default_rng(0).integers(0, 255, (30, 40, 3)).astype(np.uint8)
-        Image.fromarray(grey).resize((4000, 3000)).save(self.folder / "a.jpg")
+        """Reads a photograph of twelve megapixels."""
+        pixels = np.random.default_rng(0).integers(0, 255, (30, 40, 3)).astype(np.uint8)
+        Image.fromarray(pixels).resize((4000, 3000)).save(self.folder / "a.jpg")
         self._read(case, self.folder / "a.jpg", (0,), run=True)
 
     def case(self, rng: random.Random) -> Case:
-        """One picture."""
+        """One image."""
         form = rng.choice(sorted(_SUFFIXES))
-        what, raw = self._drawn(form, rng)
-        case = Case(f"{form} {what}")
+        kind, raw = self._random(form, rng)
+        case = Case(f"{form} {kind}")
         suffix = rng.choice((*[_SUFFIXES[form]] * 3, *_SUFFIXES.values()))
         path = self.folder / f"a{suffix}"
         path.write_bytes(raw)
@@ -63,72 +63,74 @@ class Pictures:
         return case
 
     def _read(self, case: Case, path: Path, codes: tuple[int, ...], *, run: bool) -> None:
-        case.seen("--data", judge.attempt(partial(self._data, path.parent)), codes)
-        case.seen("size", judge.attempt(partial(images.stored_size, path)), codes)
+        case.check("--data", judge.attempt(partial(self._data, path.parent)), codes)
+        case.check("size", judge.attempt(partial(images.stored_size, path)), codes)
         if run:
-            case.seen(
-                "run", judge.call(random.Random(path.name).choice((FRONT, BACK)), "run", self.there.bundle, path), codes
+            case.check(
+                "run",
+                judge.call(random.Random(path.name).choice((HOST_CLI, DEVICE_CLI)), "run", self.original.bundle, path),
+                codes,
             )
 
     def _data(self, folder: Path) -> None:
-        """What `--data` does with a folder of pictures."""
+        """Reads a folder of images as `--data` does."""
         for path in image_folder.read(folder).paths:
-            images.fit(images.read(path), self.how)
+            images.fit(images.read(path), self.preprocessing)
 
-    def _drawn(self, form: str, rng: random.Random) -> tuple[str, bytes]:
+    def _random(self, form: str, rng: random.Random) -> tuple[str, bytes]:
         kind = rng.randrange(10)
         if kind < 4:
-            raw = _encoded(form, rng)
-            return "spoiled", _spoiled(raw, rng)
+            raw = _encode(form, rng)
+            return "corrupt", _corrupt(raw, rng)
         if kind == 4:
-            return "whole", _encoded(form, rng)
+            return "whole", _encode(form, rng)
         if kind == 5:
-            return "huge", _huge(form, rng)
+            return "huge", _forge_size(form, rng)
         if kind == 6:
             return "bomb", _bomb(rng)
         if kind == 7:
-            return "frames", _frames(form, rng)
+            return "frames", _with_frames(form, rng)
         if kind == 8:
-            return "turned", _turned(form, rng)
+            return "exif", _with_exif(form, rng)
         return "foreign", rng.choice(
             (b"", b"%!PS-Adobe-3.0 EPSF", b"<svg/>", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF\0\0\0\0WEBP")
         )
 
 
-def _encoded(form: str, rng: random.Random, **more: Any) -> bytes:
-    """A small picture of some mode, as far as the format has it."""
+def _encode(form: str, rng: random.Random, **options: Any) -> bytes:
+    """A small image of a random mode, or RGB if the format does not support the mode."""
     mode, shape = rng.choice(_MODES), (rng.choice((1, 8, 33, 200)), rng.choice((1, 8, 33, 200)))
-    drawn = np.random.default_rng(rng.randrange(1 << 30)).integers(0, 255, (*shape, 3)).astype(np.uint8)
-    image = Image.fromarray(drawn)
-    made = io.BytesIO()
+    pixels = np.random.default_rng(rng.randrange(1 << 30)).integers(0, 255, (*shape, 3)).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    buffer = io.BytesIO()
     try:
         if mode == "I;16":
-            image = Image.fromarray(drawn[..., 0].astype(np.uint16) * 257)
+            image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
         else:
             image = image.convert("L").convert(mode) if mode in ("I", "F") else image.convert(mode)
-        image.save(made, form, **more)
-    except Exception:  # the format has no such mode, or no such EXIF
-        made = io.BytesIO()
-        Image.fromarray(drawn).save(made, form)
-    return made.getvalue()
+        image.save(buffer, form, **options)
+    except Exception:  # the format does not support the mode or the EXIF data
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, form)
+    return buffer.getvalue()
 
 
-def _spoiled(raw: bytes, rng: random.Random) -> bytes:
-    made = bytearray(raw)
+def _corrupt(raw: bytes, rng: random.Random) -> bytes:
+    changed = bytearray(raw)
     kind = rng.randrange(4)
     if kind == 0:
-        return values.spoiled(raw, rng)
+        return values.corrupt(raw, rng)
     if kind == 1:
         return raw[: rng.randrange(len(raw))]
-    span = min(len(made), 100) if kind == 2 else len(made)
+    span = min(len(changed), 100) if kind == 2 else len(changed)
     for _ in range(rng.choice((1, 2, 8, 40))):
-        made[rng.randrange(span)] = rng.randrange(256)
-    return bytes(made)
+        changed[rng.randrange(span)] = rng.randrange(256)
+    return bytes(changed)
 
 
-def _huge(form: str, rng: random.Random) -> bytes:
-    """A header that says it is huge."""
-    raw, wide, high = bytearray(_encoded(form, rng)), rng.choice(_SIDES), rng.choice(_SIDES)
+def _forge_size(form: str, rng: random.Random) -> bytes:
+    """A small image whose header states a huge size."""
+    raw, wide, high = bytearray(_encode(form, rng)), rng.choice(_SIDES), rng.choice(_SIDES)
     if form == "PNG":
         raw[16:24] = struct.pack(">II", wide, high)
         raw[29:33] = struct.pack(">I", zlib.crc32(raw[12:29]))
@@ -148,7 +150,7 @@ def _huge(form: str, rng: random.Random) -> bytes:
 
 
 def _bomb(rng: random.Random) -> bytes:
-    """Few bytes that are many pixels, in any mode."""
+    """A decompression bomb: few bytes with many pixels, in a random mode."""
     side = rng.choice((2_000, 5_000, 7_000, 9_300, 9_480, 12_000, 40_000))
     high = rng.choice((side, side // 50 + 1, 64))
     colour, depth, size = rng.choice(
@@ -174,19 +176,19 @@ def _chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
-def _frames(form: str, rng: random.Random) -> bytes:
-    """Several frames, where the format has them."""
+def _with_frames(form: str, rng: random.Random) -> bytes:
+    """An image with several frames, if the format supports them."""
     frames = [Image.new(rng.choice(("RGB", "P", "L")), (40, 30), at) for at in range(rng.choice((2, 30)))]
-    made = io.BytesIO()
+    buffer = io.BytesIO()
     try:
-        frames[0].save(made, form, save_all=True, append_images=frames[1:])
-    except Exception:  # the format has no frames
-        return _encoded(form, rng)
-    return made.getvalue()
+        frames[0].save(buffer, form, save_all=True, append_images=frames[1:])
+    except Exception:  # the format does not support frames
+        return _encode(form, rng)
+    return buffer.getvalue()
 
 
-def _turned(form: str, rng: random.Random) -> bytes:
-    """EXIF that says how it lies, or nonsense."""
+def _with_exif(form: str, rng: random.Random) -> bytes:
+    """An image with a random or corrupt EXIF orientation."""
     exif = Image.Exif()
     exif[0x0112] = rng.choice((1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 65_535))
     raw = (
@@ -194,4 +196,4 @@ def _turned(form: str, rng: random.Random) -> bytes:
         if rng.random() < 0.6
         else exif.tobytes()[: rng.randrange(30)] + rng.randbytes(rng.choice((0, 20)))
     )
-    return _encoded(form, rng, exif=raw) if form in ("JPEG", "PNG", "WEBP", "TIFF") else _encoded(form, rng)
+    return _encode(form, rng, exif=raw) if form in ("JPEG", "PNG", "WEBP", "TIFF") else _encode(form, rng)
