@@ -1,4 +1,4 @@
-"""Every way to tamper with a bundle in one file: its bytes, its members, what they say they are, and the layers."""
+"""Tampers with a bundle's archive: its bytes, members, headers and OCI layers."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ _NAMES = (
 
 
 def members(raw: bytes) -> list[Member]:
-    """What an archive holds."""
+    """The members of an archive and their contents."""
     with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
         return [(member, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]  # plain files
 
 
-def to_tar(held: list[Member], form: int = tarfile.PAX_FORMAT) -> bytes:
-    """An archive of these members, whatever they say of themselves."""
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w", format=form) as tar:
-        for member, content in held:
+def to_tar(entries: list[Member], form: int = tarfile.PAX_FORMAT) -> bytes:
+    """An archive of these members with their headers as they are."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+        for member, content in entries:
             if member.isreg():
                 member.size = len(content)
             tar.addfile(member, io.BytesIO(content) if member.isreg() else None)
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 def bits(path: Path, raw: bytes, rng: random.Random) -> None:
-    made = bytearray(raw)
+    changed = bytearray(raw)
     for _ in range(rng.choice((1, 1, 4, 50))):
-        made[rng.randrange(len(made))] ^= 1 << rng.randrange(8)
-    path.write_bytes(made)
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+    path.write_bytes(changed)
 
 
 def cut(path: Path, raw: bytes, rng: random.Random) -> None:
@@ -57,97 +57,97 @@ def cut(path: Path, raw: bytes, rng: random.Random) -> None:
 
 
 def header(path: Path, raw: bytes, rng: random.Random) -> None:
-    """A field of one member's header, with a checksum that fits."""
+    """Changes a field of one member's header and updates the checksum."""
     starts = [begin for begin in range(0, len(raw), 512) if raw[begin + 257 : begin + 262] == b"ustar"]
-    made, begin = bytearray(raw), rng.choice(starts)
-    place, length = rng.choice(((0, 100), (124, 12), (124, 12), (156, 1), (157, 100), (345, 155), (257, 8), (100, 8)))
-    odd = (b"77777777777", b"\x80" + b"\xff" * 11, b"\xff" * 12, b"-1", b"99999999999", b"\x80" + bytes(10) + b"\x01")
-    word = rng.choice((rng.randbytes(length), *odd, *(name.encode("utf-8", "replace") for name in _NAMES)))
-    made[begin + place : begin + place + length] = word[:length].ljust(length, b"\0")
-    made[begin + 148 : begin + 156] = b" " * 8
-    made[begin + 148 : begin + 156] = f"{sum(made[begin : begin + 512]):06o}\0 ".encode()
-    path.write_bytes(made)
+    changed, begin = bytearray(raw), rng.choice(starts)
+    offset, length = rng.choice(((0, 100), (124, 12), (124, 12), (156, 1), (157, 100), (345, 155), (257, 8), (100, 8)))
+    sizes = (b"77777777777", b"\x80" + b"\xff" * 11, b"\xff" * 12, b"-1", b"99999999999", b"\x80" + bytes(10) + b"\x01")
+    word = rng.choice((rng.randbytes(length), *sizes, *(name.encode("utf-8", "replace") for name in _NAMES)))
+    changed[begin + offset : begin + offset + length] = word[:length].ljust(length, b"\0")
+    changed[begin + 148 : begin + 156] = b" " * 8
+    changed[begin + 148 : begin + 156] = f"{sum(changed[begin : begin + 512]):06o}\0 ".encode()
+    path.write_bytes(changed)
 
 
 def kind(path: Path, raw: bytes, rng: random.Random) -> None:
-    """A link, a device, a sparse file where a blob should be."""
-    held = members(raw)
-    member = rng.choice(held)[0]
+    """Replaces a blob by a link, a device or a sparse file."""
+    entries = members(raw)
+    member = rng.choice(entries)[0]
     member.type, member.linkname = rng.choice(_TYPES), rng.choice(("../victim/file", "/etc/passwd", member.name))
-    path.write_bytes(to_tar(held))
+    path.write_bytes(to_tar(entries))
 
 
 def name(path: Path, raw: bytes, rng: random.Random) -> None:
-    held = members(raw)
-    rng.choice(held)[0].name = rng.choice(_NAMES)
-    path.write_bytes(to_tar(held, rng.choice((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT))))
+    entries = members(raw)
+    rng.choice(entries)[0].name = rng.choice(_NAMES)
+    path.write_bytes(to_tar(entries, rng.choice((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT))))
 
 
 def add_member(path: Path, raw: bytes, rng: random.Random) -> None:
-    """A member more, or one twice with other bytes."""
-    held = members(raw)
-    one = tarfile.TarInfo(rng.choice((*_NAMES, *(member.name for member, _ in held))))
-    held.insert(rng.randrange(len(held) + 1), (one, rng.randbytes(rng.choice((0, 5, 700)))))
-    path.write_bytes(to_tar(held, tarfile.GNU_FORMAT))
+    """Adds a member, or duplicates one with other content."""
+    entries = members(raw)
+    extra = tarfile.TarInfo(rng.choice((*_NAMES, *(member.name for member, _ in entries))))
+    entries.insert(rng.randrange(len(entries) + 1), (extra, rng.randbytes(rng.choice((0, 5, 700)))))
+    path.write_bytes(to_tar(entries, tarfile.GNU_FORMAT))
 
 
 def remove_member(path: Path, raw: bytes, rng: random.Random) -> None:
-    held = members(raw)
-    held.pop(rng.randrange(len(held)))
-    path.write_bytes(to_tar(held))
+    entries = members(raw)
+    entries.pop(rng.randrange(len(entries)))
+    path.write_bytes(to_tar(entries))
 
 
 def shuffled(path: Path, raw: bytes, rng: random.Random) -> None:
-    held = members(raw)
-    first, second = rng.sample(range(len(held)), 2)
-    held[first] = (held[first][0], held[second][1])
-    path.write_bytes(to_tar(held))
+    entries = members(raw)
+    first, second = rng.sample(range(len(entries)), 2)
+    entries[first] = (entries[first][0], entries[second][1])
+    path.write_bytes(to_tar(entries))
 
 
 def extended(path: Path, raw: bytes, rng: random.Random) -> None:
-    """PAX headers that say something else than the header."""
-    held = members(raw)
-    member = rng.choice(held)[0]
-    odd = {
+    """Adds PAX headers that contradict the header."""
+    entries = members(raw)
+    member = rng.choice(entries)[0]
+    headers = {
         "size": rng.choice(("-1", "99999999999999", "x", "1e9")),
         "path": rng.choice(_NAMES),
         "GNU.sparse.major": "1",
     }
-    odd |= {"GNU.sparse.size": "1000000000000", "GNU.sparse.map": "0,1000000000000", "hdrcharset": "BINARY"}
-    odd |= {"GNU.sparse.realsize": "1000000000", "GNU.sparse.minor": "0", "GNU.sparse.name": "../x", "mtime": "nan"}
-    member.pax_headers = {key: odd[key] for key in rng.sample(sorted(odd), rng.choice((1, 2, 4)))}
-    path.write_bytes(to_tar(held))
+    headers |= {"GNU.sparse.size": "1000000000000", "GNU.sparse.map": "0,1000000000000", "hdrcharset": "BINARY"}
+    headers |= {"GNU.sparse.realsize": "1000000000", "GNU.sparse.minor": "0", "GNU.sparse.name": "../x", "mtime": "nan"}
+    member.pax_headers = {key: headers[key] for key in rng.sample(sorted(headers), rng.choice((1, 2, 4)))}
+    path.write_bytes(to_tar(entries))
 
 
 def huge(path: Path, raw: bytes, rng: random.Random) -> None:
-    """A header that says gigabytes come, in a file that has as many and takes no room."""
+    """Adds a header with a huge size, in a sparse file of that size."""
     block = tarfile.TarInfo(rng.choice(("x", "index.json", "././@LongLink")))
     block.type = rng.choice((b"x", b"g", b"L", b"K", tarfile.REGTYPE, b"S"))
     block.size = rng.choice((3 << 30, 5 << 30, 1 << 40))
-    with path.open("wb") as opened:
-        opened.write(block.tobuf(tarfile.GNU_FORMAT))
-        opened.truncate(1024 + min(block.size, 6 << 30))
-        opened.seek(0, 2)
-        opened.write(raw)
+    with path.open("wb") as file:
+        file.write(block.tobuf(tarfile.GNU_FORMAT))
+        file.truncate(1024 + min(block.size, 6 << 30))
+        file.seek(0, 2)
+        file.write(raw)
 
 
 def many(path: Path, raw: bytes, rng: random.Random) -> None:
-    """More members than any bundle has."""
-    one = tarfile.TarInfo(rng.choice(("blobs/", "index.json", "blobs/sha256/" + "0" * 64, "x"))).tobuf()
-    path.write_bytes(one * rng.choice((3, 20_000)) + raw)
+    """Adds thousands of members."""
+    extra = tarfile.TarInfo(rng.choice(("blobs/", "index.json", "blobs/sha256/" + "0" * 64, "x"))).tobuf()
+    path.write_bytes(extra * rng.choice((3, 20_000)) + raw)
 
 
 def no_tar(path: Path, raw: bytes, rng: random.Random) -> None:
-    """Compressed, a zip, a bomb of one, or nothing of the kind."""
-    made = io.BytesIO()
+    """Replaces the archive by a compressed one, a zip file, a decompression bomb or random bytes."""
+    buffer = io.BytesIO()
     which = rng.randrange(5)
     if which == 0:
         path.write_bytes(gzip.compress(raw, 1))
     elif which == 1:
-        with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("../../victim/file", b"x")
             archive.writestr("manifest.json", bytes(1 << 20))
-        path.write_bytes(made.getvalue())
+        path.write_bytes(buffer.getvalue())
     elif which == 2:
         path.write_bytes(rng.randbytes(5000))
     elif which == 3:
@@ -157,32 +157,32 @@ def no_tar(path: Path, raw: bytes, rng: random.Random) -> None:
 
 
 def layers(path: Path, raw: bytes, rng: random.Random) -> None:
-    """A document of OCI's with other values, under digests that fit up to the index."""
-    held = {member.name: content for member, content in members(raw)}
-    index = json.loads(held["index.json"])
+    """Changes an OCI document and updates the digests up to the index."""
+    entries = {member.name: content for member, content in members(raw)}
+    index = json.loads(entries["index.json"])
     entry = index["manifests"][0]
-    manifest = held.pop(_blob(entry["digest"]))
+    manifest = entries.pop(_blob(entry["digest"]))
     if rng.random() < 0.4:
-        manifest = _other_layer(json.loads(manifest), held, rng)
+        manifest = _other_layer(json.loads(manifest), entries, rng)
     elif rng.random() < 0.7:
         manifest = values.tamper(manifest, rng)
     entry["digest"], entry["size"] = f"sha256:{hashlib.sha256(manifest).hexdigest()}", len(manifest)
-    held[_blob(entry["digest"])] = manifest
-    held["index.json"] = json.dumps(index).encode()
+    entries[_blob(entry["digest"])] = manifest
+    entries["index.json"] = json.dumps(index).encode()
     if rng.random() < 0.3:
-        held["index.json"] = values.tamper(held["index.json"], rng)
-    path.write_bytes(to_tar([(tarfile.TarInfo(name), content) for name, content in held.items()]))
+        entries["index.json"] = values.tamper(entries["index.json"], rng)
+    path.write_bytes(to_tar([(tarfile.TarInfo(name), content) for name, content in entries.items()]))
 
 
-def _other_layer(manifest: Any, held: dict[str, bytes], rng: random.Random) -> bytes:
-    """Other bytes in a layer, and a manifest of OCI's that names them: the bundle's own does not."""
+def _other_layer(manifest: Any, entries: dict[str, bytes], rng: random.Random) -> bytes:
+    """Changes a layer and its entry in the OCI manifest, but not in the bundle's manifest."""
     layer = rng.choice(manifest["layers"])
-    content = values.corrupt(held.pop(_blob(layer["digest"]), b"x"), rng)
+    content = values.corrupt(entries.pop(_blob(layer["digest"]), b"x"), rng)
     layer["digest"], layer["size"] = f"sha256:{hashlib.sha256(content).hexdigest()}", len(content)
-    held[_blob(layer["digest"])] = content
+    entries[_blob(layer["digest"])] = content
     if rng.random() < 0.3:
-        paths = [each["annotations"] for each in manifest["layers"]]
-        first, second = rng.sample(paths, 2)
+        annotations = [entry["annotations"] for entry in manifest["layers"]]
+        first, second = rng.sample(annotations, 2)
         first["org.cncf.model.filepath"], second["org.cncf.model.filepath"] = (
             second["org.cncf.model.filepath"],
             rng.choice((first["org.cncf.model.filepath"], *_NAMES)),

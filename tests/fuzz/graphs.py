@@ -1,4 +1,4 @@
-"""Mutated graphs inside bundles whose manifest names them: a device refuses them or answers rightly, within limits."""
+"""Verifies bundles with mutated graphs: a device must refuse them or compute right outputs, within its limits."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def doubled(model: ModelProto, rng: random.Random) -> None:
 
 
 def swapped(model: ModelProto, rng: random.Random) -> None:
-    """The inputs of two nodes, or of one."""
-    one, other = _node(model, rng), _node(model, rng)
-    if one.input and other.input:
-        first, second = rng.randrange(len(one.input)), rng.randrange(len(other.input))
-        one.input[first], other.input[second] = other.input[second], one.input[first]
+    """Swaps inputs of two nodes."""
+    first, second = _node(model, rng), _node(model, rng)
+    if first.input and second.input:
+        left, right = rng.randrange(len(first.input)), rng.randrange(len(second.input))
+        first.input[left], second.input[right] = second.input[right], first.input[left]
 
 
 def cycle(model: ModelProto, rng: random.Random) -> None:
@@ -94,76 +94,76 @@ def operator(model: ModelProto, rng: random.Random) -> None:
 
 
 def attribute(model: ModelProto, rng: random.Random) -> None:
-    """A number of an attribute that no kernel expects, or one of another type."""
-    held = [each for node in model.graph.node for each in node.attribute]
-    if not held:
+    """Sets an attribute to an edge-case value, another type or another name."""
+    attributes = [attribute for node in model.graph.node for attribute in node.attribute]
+    if not attributes:
         return
-    one = rng.choice(held)
-    if one.type == AttributeProto.INTS and len(one.ints) and rng.random() < 0.7:
-        one.ints[rng.randrange(len(one.ints))] = rng.choice(_HUGE)
-    elif one.type == AttributeProto.INT and rng.random() < 0.7:
-        one.i = rng.choice(_HUGE)
-    elif one.type == AttributeProto.FLOAT:
-        one.f = rng.choice((float("nan"), float("inf"), -1e38, 0.0))
+    selected = rng.choice(attributes)
+    if selected.type == AttributeProto.INTS and len(selected.ints) and rng.random() < 0.7:
+        selected.ints[rng.randrange(len(selected.ints))] = rng.choice(_HUGE)
+    elif selected.type == AttributeProto.INT and rng.random() < 0.7:
+        selected.i = rng.choice(_HUGE)
+    elif selected.type == AttributeProto.FLOAT:
+        selected.f = rng.choice((float("nan"), float("inf"), -1e38, 0.0))
     elif rng.random() < 0.5:
-        one.type = rng.randrange(15)
+        selected.type = rng.randrange(15)
     else:
-        one.name = rng.choice(("group", "pads", "kernel_shape", "axis", "auto_pad", "x", "to", "body"))
+        selected.name = rng.choice(("group", "pads", "kernel_shape", "axis", "auto_pad", "x", "to", "body"))
 
 
 def dims(model: ModelProto, rng: random.Random) -> None:
-    """Weights that say they are of another size."""
-    one = rng.choice(model.graph.initializer)
-    if rng.random() < 0.3 or not one.dims:
-        one.dims.append(rng.choice(_HUGE))
+    """Changes the stated dimensions of a weight."""
+    weight = rng.choice(model.graph.initializer)
+    if rng.random() < 0.3 or not weight.dims:
+        weight.dims.append(rng.choice(_HUGE))
     else:
-        one.dims[rng.randrange(len(one.dims))] = rng.choice(_HUGE)
+        weight.dims[rng.randrange(len(weight.dims))] = rng.choice(_HUGE)
 
 
 def weights(model: ModelProto, rng: random.Random) -> None:
-    one = rng.choice(model.graph.initializer)
+    weight = rng.choice(model.graph.initializer)
     kind = rng.randrange(4)
     if kind == 0:
-        one.data_type = rng.randrange(24)
+        weight.data_type = rng.randrange(24)
     elif kind == 1:
-        one.raw_data = one.raw_data[: rng.randrange(len(one.raw_data) + 1)]
+        weight.raw_data = weight.raw_data[: rng.randrange(len(weight.raw_data) + 1)]
     elif kind == 2:
-        array = numpy_helper.to_array(one).copy()
+        array = numpy_helper.to_array(weight).copy()
         array.flat[rng.randrange(array.size)] = rng.choice((np.nan, np.inf, 1e30, 1)) if array.dtype.kind == "f" else 7
-        one.CopyFrom(numpy_helper.from_array(array, one.name))
+        weight.CopyFrom(numpy_helper.from_array(array, weight.name))
     else:
-        one.ClearField("raw_data")
-        one.float_data.extend([1.0] * rng.choice((0, 3, 5000)))
+        weight.ClearField("raw_data")
+        weight.float_data.extend([1.0] * rng.choice((0, 3, 5000)))
 
 
 def outside(model: ModelProto, rng: random.Random) -> None:
-    """Weights from a file elsewhere."""
-    one = rng.choice(model.graph.initializer)
-    one.ClearField("raw_data")
-    one.data_location = TensorProto.EXTERNAL
-    said = {"location": rng.choice(_FILES), "offset": str(rng.choice(_HUGE)), "length": str(rng.choice(_HUGE))}
-    for key in rng.sample(sorted(said), rng.choice((1, 2, 3))):
-        entry = one.external_data.add()
-        entry.key, entry.value = key, said[key]
+    """Moves a weight to external data with an invalid location."""
+    weight = rng.choice(model.graph.initializer)
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    entries = {"location": rng.choice(_FILES), "offset": str(rng.choice(_HUGE)), "length": str(rng.choice(_HUGE))}
+    for key in rng.sample(sorted(entries), rng.choice((1, 2, 3))):
+        entry = weight.external_data.add()
+        entry.key, entry.value = key, entries[key]
 
 
 def shapes(model: ModelProto, rng: random.Random) -> None:
-    """Inputs and outputs of another type or size."""
+    """Changes the type or a dimension of an input or output."""
     kind = rng.choice((model.graph.input, model.graph.output))[0].type.tensor_type
     if rng.random() < 0.3:
         kind.elem_type = rng.randrange(24)
     elif len(kind.shape.dim):
-        side = rng.choice(kind.shape.dim)
-        side.dim_value = rng.choice(_HUGE)
+        dim = rng.choice(kind.shape.dim)
+        dim.dim_value = rng.choice(_HUGE)
 
 
 def _append_to_output(model: ModelProto, node: Any) -> None:
-    """Puts a node where the output is made, so that it surely runs."""
+    """Adds a node that produces the output from the previous output, `before`."""
     last = model.graph.output[0].name
-    for each in model.graph.node:
-        for place, name in enumerate(each.output):
+    for producer in model.graph.node:
+        for index, name in enumerate(producer.output):
             if name == last:
-                each.output[place] = "before"
+                producer.output[index] = "before"
     node.output[0] = last
     model.graph.node.append(node)
 
@@ -174,40 +174,44 @@ def _constant(model: ModelProto, name: str, numbers: Any) -> str:
 
 
 def large(model: ModelProto, rng: random.Random) -> None:
-    """A node that asks for more memory than there is, or for much."""
+    """Adds a node that allocates much memory."""
     size = rng.choice((1 << 20, 1 << 26, 1 << 28, 1 << 30, 1 << 33, 1 << 40, (1 << 62)))
     kind = rng.choice(("ConstantOfShape", "Expand", "Range", "Tile", "RandomNormal", "OneHot"))
     if kind == "ConstantOfShape":
-        made = helper.make_node(kind, [_constant(model, "much", np.array([size], np.int64))], ["m"])
+        allocating = helper.make_node(kind, [_constant(model, "much", np.array([size], np.int64))], ["m"])
     elif kind == "Expand":
-        made = helper.make_node(kind, ["before", _constant(model, "much", np.array([size, 1, 1], np.int64))], ["m"])
+        allocating = helper.make_node(
+            kind, ["before", _constant(model, "much", np.array([size, 1, 1], np.int64))], ["m"]
+        )
     elif kind == "Range":
-        ends = [_constant(model, f"end{at}", np.array(each, np.int64)) for at, each in enumerate((0, size, 1))]
-        made = helper.make_node(kind, ends, ["m"])
+        ends = [
+            _constant(model, f"end{index}", np.array(number, np.int64)) for index, number in enumerate((0, size, 1))
+        ]
+        allocating = helper.make_node(kind, ends, ["m"])
     elif kind == "Tile":
-        made = helper.make_node(kind, ["before", _constant(model, "much", np.array([size, 1], np.int64))], ["m"])
+        allocating = helper.make_node(kind, ["before", _constant(model, "much", np.array([size, 1], np.int64))], ["m"])
     elif kind == "RandomNormal":
-        made = helper.make_node(kind, [], ["m"], shape=[size])
+        allocating = helper.make_node(kind, [], ["m"], shape=[size])
     else:
         depth = _constant(model, "depth", np.array(size, np.int64))
         places = _constant(model, "places", np.array([1], np.int64))
         both = _constant(model, "both", np.array([0.0, 1.0], np.float32))
-        made = helper.make_node(kind, [places, depth, both], ["m"])
+        allocating = helper.make_node(kind, [places, depth, both], ["m"])
     _append_to_output(model, helper.make_node("Identity", ["before"], ["x"]))
     end = len(model.graph.node) - 1
-    model.graph.node.insert(end, made)
+    model.graph.node.insert(end, allocating)
     if rng.random() < 0.7:
         model.graph.output.append(helper.make_empty_tensor_value_info("m"))
 
 
 def loop(model: ModelProto, rng: random.Random) -> None:
-    """A loop that never ends, or nearly never, and may keep all that it makes."""
-    kept = rng.random() < 0.4
+    """Adds a loop with up to endless iterations, which may collect all its outputs."""
+    collects = rng.random() < 0.4
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go"], ["on"]),
             helper.make_node("Identity", ["has"], ["gets"]),
-            *([helper.make_node("Identity", ["has"], ["keeps"])] if kept else []),
+            *([helper.make_node("Identity", ["has"], ["keeps"])] if collects else []),
         ],
         "body",
         [
@@ -218,18 +222,18 @@ def loop(model: ModelProto, rng: random.Random) -> None:
         [
             helper.make_tensor_value_info("on", TensorProto.BOOL, []),
             helper.make_empty_tensor_value_info("gets"),
-            *([helper.make_empty_tensor_value_info("keeps")] if kept else []),
+            *([helper.make_empty_tensor_value_info("keeps")] if collects else []),
         ],
     )
     turns = _constant(model, "turns", np.array(rng.choice((0, 1, 5, 7, 9, 1 << 18, 1 << 40, (1 << 63) - 1)), np.int64))
     go = _constant(model, "goes", np.array(rng.random() < 0.9))
     _append_to_output(
-        model, helper.make_node("Loop", [turns, go, "before"], ["x", *(["all"] if kept else [])], body=body)
+        model, helper.make_node("Loop", [turns, go, "before"], ["x", *(["all"] if collects else [])], body=body)
     )
 
 
 def nested(model: ModelProto, rng: random.Random) -> None:
-    """Graphs in graphs in graphs."""
+    """Adds deeply nested subgraphs."""
     inner = helper.make_graph([], "end", [], [helper.make_empty_tensor_value_info("before")])
     for level in range(rng.choice((2, 20, 90, 110))):
         yes = helper.make_node(
@@ -241,12 +245,12 @@ def nested(model: ModelProto, rng: random.Random) -> None:
 
 
 def function(model: ModelProto, rng: random.Random) -> None:
-    """A function of the model's own that calls itself, or another that calls it."""
+    """Adds model functions that call themselves or each other."""
     names = rng.choice((["F"], ["F", "G"]))
-    for place, name in enumerate(names):
-        calls = helper.make_node(names[(place + 1) % len(names)], ["a"], ["b"], domain="own")
-        made = helper.make_function("own", name, ["a"], ["b"], [calls], [helper.make_opsetid("own", 1)])
-        model.functions.append(made)
+    for index, name in enumerate(names):
+        call = helper.make_node(names[(index + 1) % len(names)], ["a"], ["b"], domain="own")
+        recursive = helper.make_function("own", name, ["a"], ["b"], [call], [helper.make_opsetid("own", 1)])
+        model.functions.append(recursive)
     model.opset_import.append(helper.make_opsetid("own", 1))
     _append_to_output(model, helper.make_node("F", ["before"], ["x"], domain="own"))
 
@@ -261,15 +265,15 @@ def versions(model: ModelProto, rng: random.Random) -> None:
 
 
 def names(model: ModelProto, rng: random.Random) -> None:
-    """Names that would write on a terminal, are very long, or none."""
-    odd = rng.choice(("", "\x1b[31mred", "a\nb", "x" * 100_000, "../x", "\0", "\u202e"))
+    """Sets a name to terminal control characters, a very long text or an empty one."""
+    unusual = rng.choice(("", "\x1b[31mred", "a\nb", "x" * 100_000, "../x", "\0", "\u202e"))
     part = rng.choice((model.graph.node, model.graph.initializer, model.graph.input, model.graph.output))
     if len(part):
-        rng.choice(part).name = odd
+        rng.choice(part).name = unusual
 
 
 def equal(model: ModelProto, rng: random.Random) -> None:
-    """What changes nothing that is computed."""
+    """Changes the graph without changing its outputs."""
     model.doc_string = "x" * rng.choice((1, 1000))
     for node in model.graph.node:
         node.name = f"n{rng.random()}"
@@ -301,79 +305,79 @@ class Graphs:
         judge.fork_workers()
 
     def clean(self, case: Case) -> None:
-        """The graph as it is."""
+        """Verifies the original graph."""
         case.check("verify", judge.call(DEVICE_CLI, "verify", self.folder), (0,))
 
     def case(self, rng: random.Random) -> Case:
-        """One mutated graph, or one whose bytes were spoiled."""
-        what, raw = self._mutated(rng)
-        case = Case(what)
+        """One mutated or corrupt graph."""
+        kind, raw = self._mutated(rng)
+        case = Case(kind)
         (self.folder / self.path).write_bytes(raw)
         with suppress(OSError):
             (self.folder / SIGNATURE_FILE).unlink()
         artifacts.update_manifest(self.folder, read_manifest(self.original.bundle))
         result = case.check("verify", judge.call(DEVICE_CLI, "verify", self.folder, "--json"), _CODES)
         if result.code == 0:
-            self._holds(case, raw, result.stdout)
+            self._check_outputs(case, raw, result.stdout)
         if artifacts.tree(self.scratch / "victim") != {"file": ("file", b"not yours")}:
-            case.add_fault("a foreign folder was touched")
+            case.add_fault("a file outside the bundle was changed")
         return case
 
     def _mutated(self, rng: random.Random) -> tuple[str, bytes]:
         if rng.random() < 0.35:
-            return "bytes", self._spoiled(rng)
+            return "bytes", self._corrupted(rng)
         model = ModelProto.FromString(self.raw)
         chosen = rng.choice(MUTATIONS)
-        with suppress(Exception):  # protobuf itself may not take it
+        with suppress(Exception):  # protobuf may reject the value
             chosen(model, rng)
             if rng.random() < 0.15:
                 rng.choice(MUTATIONS)(model, rng)
         return chosen.__name__, model.SerializeToString()
 
-    def _spoiled(self, rng: random.Random) -> bytes:
-        made = bytearray(self.raw)
+    def _corrupted(self, rng: random.Random) -> bytes:
+        changed = bytearray(self.raw)
         kind = rng.randrange(4)
         if kind == 0:
             return values.corrupt(self.raw, rng)
-        if kind == 1:  # where the structure is, not the weights
+        if kind == 1:  # in the structure, before the weights
             for _ in range(rng.choice((1, 2, 5))):
-                made[rng.randrange(min(len(made), 1200))] = rng.randrange(256)
+                changed[rng.randrange(min(len(changed), 1200))] = rng.randrange(256)
         elif kind == 2:
-            made = made[: rng.randrange(len(made))]
+            changed = changed[: rng.randrange(len(changed))]
         else:
             for _ in range(rng.choice((1, 3, 10, 100))):
-                made[rng.randrange(len(made))] ^= 1 << rng.randrange(8)
-        return bytes(made)
+                changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+        return bytes(changed)
 
-    def _holds(self, case: Case, raw: bytes, document: str) -> None:
-        """What was said to work answers as the model does, by a comparison of our own: in a child, which may die."""
+    def _check_outputs(self, case: Case, raw: bytes, document: str) -> None:
+        """Compares an accepted graph's outputs with the golden reference, in a child process that may crash."""
         if json.loads(document)["result"]["tier"] != "ORT CPU":
-            case.add_fault("something else than the CPU serves")
-        born = os.fork()
-        if not born:
-            os._exit(self._computed(raw))
-        if os.waitstatus_to_exitcode(os.waitpid(born, 0)[1]) != 0:
-            case.add_fault("it was let through, and answers otherwise than the model")
+            case.add_fault("the bundle was not verified on the CPU")
+        child = os.fork()
+        if not child:
+            os._exit(self._compare(raw))
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+            case.add_fault("the graph was accepted and its outputs are wrong")
 
-    def _computed(self, raw: bytes) -> int:
+    def _compare(self, raw: bytes) -> int:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         session = onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
-        fixed = isinstance(session.get_inputs()[0].shape[0], int)
-        for name, wanted in self.sample.reference.items():
-            (got,) = (
+        is_batch_fixed = isinstance(session.get_inputs()[0].shape[0], int)
+        for name, expected in self.sample.reference.items():
+            (output,) = (
                 session.run([name], dict(self.sample.inputs))
-                if not fixed
+                if not is_batch_fixed
                 else _run_single_cases(session, name, self.sample)
             )
-            if not np.abs(got - wanted).max() <= _TOLERANCE * np.abs(wanted).max():
+            if not np.abs(output - expected).max() <= _TOLERANCE * np.abs(expected).max():
                 return 1
         return 0
 
 
 def _run_single_cases(session: Any, name: str, sample: Golden) -> tuple[Any]:
-    """The answers of a graph that takes a fixed number of cases, one case at a time."""
+    """The outputs of a graph with a fixed batch, one case at a time."""
     size = session.get_inputs()[0].shape[0]
     count = len(sample.labels)
-    inputs = ({key: array[[at] * size] for key, array in sample.inputs.items()} for at in range(count))
-    return (np.concatenate([session.run([name], each)[0][:1] for each in inputs]),)
+    inputs = ({key: array[[case] * size] for key, array in sample.inputs.items()} for case in range(count))
+    return (np.concatenate([session.run([name], batch)[0][:1] for batch in inputs]),)

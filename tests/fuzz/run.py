@@ -255,7 +255,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         state = args.state or Path(scratch)
         state.mkdir(parents=True, exist_ok=True)
-        original = _prepare((state / "ground").absolute())
+        original = _prepare((state / "artifacts").absolute())
         if args.one:
             kind, _, number = args.one.partition(":")
             results = Path(scratch, "one.jsonl")

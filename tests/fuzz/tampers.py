@@ -1,4 +1,4 @@
-"""Every way to tamper with a bundle's folder, each by what it touches: files, the manifest, or the signature."""
+"""Tampers with a bundle's folder, grouped by what is changed: files, the manifest or the signature."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _SUFFIXES = (".bak", " ", "\u200b", "\n", "\x1b[31m", "~", ".ONNX", "\udcff")
 
 
 def _adapt(tamper: small.Tamper) -> Tamper:
-    def again(folder: Path, rng: random.Random, _: Artifacts) -> None:
+    def adapted(folder: Path, rng: random.Random, _: Artifacts) -> None:
         tamper(folder, rng)
 
-    again.__name__ = tamper.__name__
-    return again
+    adapted.__name__ = tamper.__name__
+    return adapted
 
 
 def _random_file(folder: Path, rng: random.Random) -> Path:
@@ -56,15 +56,15 @@ def zeroed(folder: Path, rng: random.Random, _: Artifacts) -> None:
 
 
 def holes(folder: Path, rng: random.Random, _: Artifacts) -> None:
-    """A file that says it has gigabytes, and takes no room."""
+    """Replaces a file by a huge sparse one."""
     path = rng.choice([*small.paths(folder), folder / MANIFEST_FILE, folder / "more.bin"])
     path.unlink(missing_ok=True)
-    with path.open("wb") as opened:
-        opened.truncate(rng.choice((5 << 20, 3 << 30, 1 << 40)))
+    with path.open("wb") as file:
+        file.truncate(rng.choice((5 << 20, 3 << 30, 1 << 40)))
 
 
 def named_twice(folder: Path, rng: random.Random, _: Artifacts) -> None:
-    """The same name in other letters, as some disks take for one."""
+    """Adds a file whose name differs in case only, which case-insensitive file systems treat as the same."""
     path = _random_file(folder, rng)
     other = path.with_name(path.name.upper() if path.name.upper() != path.name else path.name.title())
     other.write_bytes(rng.randbytes(9))
@@ -90,8 +90,8 @@ def file_for_folder(folder: Path, rng: random.Random, _: Artifacts) -> None:
 
 
 def linked_away(folder: Path, rng: random.Random, _: Artifacts) -> None:
-    """A link to a file or folder of somebody else's, to nowhere, or to itself."""
-    path = rng.choice([*small.paths(folder), folder / MANIFEST_FILE, *(each for each in folder.iterdir())])
+    """Replaces a file or folder by a link to the outside, to a missing path or to itself."""
+    path = rng.choice([*small.paths(folder), folder / MANIFEST_FILE, *folder.iterdir()])
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -109,7 +109,7 @@ def more_links(folder: Path, rng: random.Random, _: Artifacts) -> None:
 
 
 def all_linked(folder: Path, rng: random.Random, _: Artifacts) -> None:
-    """The folder itself is a link to where it lies, and its files have one bit changed."""
+    """Replaces the folder by a link to a copy with one changed bit."""
     small.bit(folder, rng)
     moved = folder.parent / f"{folder.name}.linked"
     folder.rename(moved)
@@ -117,7 +117,7 @@ def all_linked(folder: Path, rng: random.Random, _: Artifacts) -> None:
 
 
 def pipe(folder: Path, rng: random.Random, _: Artifacts) -> None:
-    """A pipe or socket, which makes a reader wait for ever, for a file or beside the others."""
+    """Replaces a file by a named pipe, or adds one; reading it would block."""
     path = rng.choice([*small.paths(folder), folder / MANIFEST_FILE, folder / "more"])
     path.unlink(missing_ok=True)
     os.mkfifo(path)
@@ -125,21 +125,21 @@ def pipe(folder: Path, rng: random.Random, _: Artifacts) -> None:
 
 def device(folder: Path, rng: random.Random, _: Artifacts) -> None:
     path = rng.choice([*small.paths(folder), folder / "more"])
-    kept = path.read_bytes() if path.exists() else b""
+    content = path.read_bytes() if path.exists() else b""
     path.unlink(missing_ok=True)
     try:
         os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, rng.choice((3, 5, 9))))
-    except OSError:  # only root may
-        path.write_bytes(kept + b"x")
+    except OSError:  # only root can create devices
+        path.write_bytes(content + b"x")
 
 
 def deep(folder: Path, rng: random.Random, _: Artifacts) -> None:
-    """Folders in one another."""
-    at = folder / "golden"
+    """Adds deeply nested folders."""
+    deepest = folder / "golden"
     for _level in range(rng.choice((3, 40, 300))):
-        at = at / "d"
+        deepest = deepest / "d"
     with suppress(OSError):
-        at.mkdir(parents=True)
+        deepest.mkdir(parents=True)
         return
     (folder / "d").mkdir()
 
@@ -150,24 +150,27 @@ def crowded(folder: Path, rng: random.Random, _: Artifacts) -> None:
 
 
 def only_others(folder: Path, rng: random.Random, _: Artifacts) -> None:
-    """A word that files may be missing, and a file that is missing or one of the wrong kind."""
-    word = {"target": rng.choice(("orin", "\x1b[1m", "../..", "a" * 70)), "capability": rng.choice(("8.7", "8.9", ""))}
-    text = serde.text(word)
+    """Adds a subset document, which permits missing files, and removes a file."""
+    subset = {
+        "target": rng.choice(("orin", "\x1b[1m", "../..", "a" * 70)),
+        "capability": rng.choice(("8.7", "8.9", "")),
+    }
+    text = serde.text(subset)
     (folder / SUBSET_FILE).write_text(rng.choice((text, text * 2, "{}", text.replace("8", "9"))), encoding="utf-8")
     _random_file(folder, rng).unlink(missing_ok=True)
 
 
 def _edit_manifest(edit: Callable[[bytes, random.Random], bytes]) -> Tamper:
-    def made(folder: Path, rng: random.Random, _: Artifacts) -> None:
+    def edited(folder: Path, rng: random.Random, _: Artifacts) -> None:
         path = folder / MANIFEST_FILE
         path.write_bytes(edit(path.read_bytes(), rng))
 
-    made.__name__ = f"manifest_{edit.__name__}"
-    return made
+    edited.__name__ = f"manifest_{edit.__name__}"
+    return edited
 
 
 def manifest_to_fit(folder: Path, rng: random.Random, _: Artifacts) -> None:
-    """Other bytes and a manifest that names them: only a signature or a digest can tell."""
+    """Changes a file and updates the manifest: only a signature or a digest can detect it."""
     path = _random_file(folder, rng)
     path.write_bytes(values.corrupt(path.read_bytes(), rng))
     with suppress(OSError, ValueError):
@@ -175,33 +178,43 @@ def manifest_to_fit(folder: Path, rng: random.Random, _: Artifacts) -> None:
 
 
 def manifest_with_more(folder: Path, rng: random.Random, _: Artifacts) -> None:
-    """A file more, which the manifest names."""
+    """Adds a file that the manifest lists."""
     manifest = read_manifest(folder)
     name = rng.choice(("libplugin.so", "golden/more.npz", "models/x/1/model.onnx", "numpy.py"))
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(b"x")
-    more = describe_file(folder, name, Role.GRAPH)
-    write_manifest(folder, replace(manifest, files=(*manifest.files, more)))
+    extra = describe_file(folder, name, Role.GRAPH)
+    write_manifest(folder, replace(manifest, files=(*manifest.files, extra)))
 
 
 def manifest_lowered(folder: Path, rng: random.Random, _: Artifacts) -> None:
-    """A bundle that was right once: only its sequence is lower."""
+    """Lowers the sequence, as in an older valid bundle."""
     write_manifest(folder, replace(read_manifest(folder), sequence=rng.randrange(artifacts.SEQUENCE)))
 
 
 def manifest_renamed(folder: Path, rng: random.Random, _: Artifacts) -> None:
-    """A file under another name, which the manifest follows, out of the bundle if it can."""
+    """Changes a path in the manifest, also to a path outside the bundle."""
     path = folder / MANIFEST_FILE
     data = json.loads(path.read_text())
     entry = rng.choice(data["files"])
-    odd = ("../victim/file", "/etc/passwd", "a/../../x", "golden\\x", "a\0", "C:x", "./x", "manifest.json", "model.sig")
-    new = rng.choice(odd)
+    paths = (
+        "../victim/file",
+        "/etc/passwd",
+        "a/../../x",
+        "golden\\x",
+        "a\0",
+        "C:x",
+        "./x",
+        "manifest.json",
+        "model.sig",
+    )
+    new = rng.choice(paths)
     text = json.dumps(data).replace(json.dumps(entry["path"]), json.dumps(new))
     path.write_text(json.dumps(json.loads(text), indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def manifest_foreign_values(folder: Path, rng: random.Random, _: Artifacts) -> None:
-    """Values that a manifest may have, and that no model can mean."""
+    """Sets manifest values that are valid but make no sense for the model."""
     path = folder / MANIFEST_FILE
     data = json.loads(path.read_text())
     large = rng.choice((0, -1, 1 << 20, (1 << 31) - 1, 1 << 40, 10**30))
@@ -237,7 +250,7 @@ def signature_values(folder: Path, rng: random.Random, _: Artifacts) -> None:
 
 
 def signature_inside(folder: Path, rng: random.Random, _: Artifacts) -> None:
-    """What is encoded in it stays well encoded."""
+    """Changes the encoded content of the signature; the encoding stays valid."""
 
     def edit(envelope: dict[str, object]) -> None:
         if rng.random() < 0.3:

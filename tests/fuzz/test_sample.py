@@ -1,6 +1,6 @@
-"""A few cases of each campaign: what `make fuzz` does ten thousand times works, and finds nothing.
+"""Runs a few cases of each fuzz campaign, which must find no faults.
 
-Each is a process of its own, which forks: one that has run a model, as this one may have, must not.
+Each campaign runs in a new process, because it forks and a process that has run a model must not.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from tests.fuzz import artifacts
 SAMPLE = {"bundles": 24, "documents": 16, "graphs": 16, "pictures": 16}
 NO_DIGESTS = """
 from deploytool.host import files
-def held(blocks, path, size, sha256):
-    left = min(size, 1 << 24)  # a forged file may be a huge hole
-    while left > 0 and (block := blocks.read(min(left, 1 << 20))):
-        left -= len(block)
+def unverified(blocks, path, size, sha256):
+    remaining = min(size, 1 << 24)  # a forged file may be huge and sparse
+    while remaining > 0 and (block := blocks.read(min(remaining, 1 << 20))):
+        remaining -= len(block)
         yield block
-files.verified_blocks = held
+files.verified_blocks = unverified
 from tests.fuzz import run
 run.main()
 """
@@ -31,9 +31,9 @@ run.main()
 
 @pytest.fixture(scope="module")
 def state(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("state")
-    artifacts.prepare(made / "ground", packed.parents[1])
-    return made
+    folder = tmp_path_factory.mktemp("state")
+    artifacts.prepare(folder / "artifacts", packed.parents[1])
+    return folder
 
 
 def run(state: Path, start: list[str], counts: dict[str, int], seed: int) -> subprocess.CompletedProcess[str]:
@@ -42,16 +42,16 @@ def run(state: Path, start: list[str], counts: dict[str, int], seed: int) -> sub
     return subprocess.run(command, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, check=False)
 
 
-def test_nothing_is_let_through_and_nothing_breaks(state: Path) -> None:
-    done = run(state, ["-m", "tests.fuzz.run"], SAMPLE, 7)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_no_tampered_artifact_is_accepted_and_no_command_breaks(state: Path) -> None:
+    process = run(state, ["-m", "tests.fuzz.run"], SAMPLE, 7)
+    assert process.returncode == 0, process.stdout + process.stderr
     for kind, count in SAMPLE.items():
-        assert f"{kind}: {count} cases, " in done.stdout
-    assert done.stdout.count(": 0 faults; ") == len(SAMPLE)
+        assert f"{kind}: {count} cases, " in process.stdout
+    assert process.stdout.count(": 0 faults; ") == len(SAMPLE)
 
 
-def test_a_guard_that_is_gone_is_noticed(state: Path) -> None:
-    """The campaign itself can fail: without digests, bundles are let through."""
-    done = run(state, ["-c", NO_DIGESTS], {"bundles": 12}, 5)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "ended with 0" in done.stdout
+def test_a_missing_check_is_detected(state: Path) -> None:
+    """Without the check of digests, tampered bundles are accepted and the campaign must fail."""
+    process = run(state, ["-c", NO_DIGESTS], {"bundles": 12}, 5)
+    assert process.returncode == 1, process.stdout + process.stderr
+    assert "ended with 0" in process.stdout
