@@ -1,4 +1,4 @@
-# `make demo` and `make test` are all a new machine with Python and make needs.
+# `make demo` and `make test` need only Python and make; they create the virtual environment.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
@@ -39,13 +39,13 @@ bench-rewrites: .venv/ready
 
 power: .venv/ready
 	$(BIN)/python -m tests.power.faults
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.power.clean # its two threads must not spin where they wait
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.power.clean # so that its two threads do not spin while waiting
 	$(BIN)/python -m tests.power.blame
 
 foreign: .venv/ready
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.foreign.sweep --page docs/foreign.md
 
-# RUNS, FAULTS and SERVICE are options of the three campaigns, such as FAULTS='--kills 50 --errors 100'.
+# RUNS, FAULTS and SERVICE pass options to the campaigns, such as FAULTS='--kills 50 --errors 100'.
 reliability: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.runs $(RUNS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.faults $(FAULTS)
@@ -53,7 +53,7 @@ reliability: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.full
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.litter
 
-fuzz: .venv/ready # FUZZ='--graphs 100 --seed 3 --state DIR' asks for less, for others, and goes on where it was
+fuzz: .venv/ready # FUZZ passes options, such as FUZZ='--graphs 100 --seed 3 --state DIR' (DIR: results, for resuming)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run $(FUZZ)
 
 digits: .venv/ready
