@@ -200,7 +200,7 @@ def run_forked(
 
 def _request_key(document: dict[str, Any]) -> str:
     """A worker's request without its paths."""
-    return json.dumps({**document, "folder": "", "answer": "", "way": {**document["way"], "path": ""}}, sort_keys=True)
+    return json.dumps({**document, "folder": "", "answer": "", "candidate": {**document["candidate"], "path": ""}}, sort_keys=True)
 
 
 def _wait(child: int, until: float) -> int | None:
