@@ -200,7 +200,9 @@ def run_forked(
 
 def _request_key(document: dict[str, Any]) -> str:
     """A worker's request without its paths."""
-    return json.dumps({**document, "folder": "", "answer": "", "candidate": {**document["candidate"], "path": ""}}, sort_keys=True)
+    return json.dumps(
+        {**document, "folder": "", "answer": "", "candidate": {**document["candidate"], "path": ""}}, sort_keys=True
+    )
 
 
 def _wait(child: int, until: float) -> int | None:
