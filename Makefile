@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint bench bench-rewrites power foreign reliability fuzz digits clean
+.PHONY: demo test test-fast test-all lint bench bench-rewrites power foreign reliability fuzz digits clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -15,6 +15,9 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not sweep'
+
+test-fast: .venv/ready # unit tests: no export, no server, no browser
+	$(BIN)/pytest -n 2 -m 'not sweep and not integration'
 
 test-all: .venv/ready
 	$(BIN)/pytest -n 2 --dist loadfile

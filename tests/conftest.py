@@ -43,6 +43,20 @@ QUICK = Options(images=4, seconds=0.1, rewrite="original")  # what is the fastes
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+# what makes a test one of integration: it exports, starts a server or a browser, or runs the command line
+_INTEGRATION_FIXTURES = {"finished", "run_copy", "packed", "walk", "deploytool", "browser", "runs", "served", "device"}
+_INTEGRATION_FOLDERS = {"bench", "cli", "docs", "end_to_end", "foreign", "fuzz", "power", "reliability", "transfer"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m deselects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that `make test-fast` leaves out."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & _INTEGRATION_FIXTURES or _INTEGRATION_FOLDERS & set(item.path.relative_to(ROOT).parts):
+            item.add_marker(pytest.mark.integration)
+
+
 def artifacts(run: Path) -> StageInputs:
     """The artifacts of a finished run, as a later stage would be handed them."""
     return StageInputs(
@@ -159,6 +173,7 @@ def modules_of(program: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m deselects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked gpu say why they are skipped where there is none."""
     if machine.gpus():
