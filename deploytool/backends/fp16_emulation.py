@@ -15,10 +15,10 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from deploytool import fp16_rounding
 from deploytool.backends import mask_values
 from deploytool.backends.session import Array, Session, in_batches
 from deploytool.errors import MissingBackend
+from deploytool.host import fp16_rounding
 
 FP32_SUFFIX = "/fp32"  # after the name of a weight: the FP32 copy of a weight that the graph has in both types
 _UNROUNDED = "/exact"  # after the name of a tensor: the result of its node before it is rounded

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from deploytool import fp16_rounding
+from deploytool.host import fp16_rounding
 
 MIN_MASK = fp16_rounding.LARGEST  # the largest finite FP16 value: constants from here on can be masks
 SHRUNK_MASK = 8192.0  # exp(-8192) is zero too, and the sum of seven masks still fits into FP16

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from deploytool import fp16_rounding
 from deploytool.backends import eager
 from deploytool.blame.reference_tensor import ReferenceTensor, relative_error
 from deploytool.data.golden import Arrays
+from deploytool.host import fp16_rounding
 from deploytool.loading import weights_file
 from deploytool.spec import Model
 

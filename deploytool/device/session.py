@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import fp16_rounding
 from deploytool.backends import tensorrt
 from deploytool.backends.session import Array, Session, load_backend
 from deploytool.device import external_weights
 from deploytool.device.candidates import Candidate
-from deploytool.host import files
+from deploytool.host import files, fp16_rounding
 from deploytool.spec import Precision
 
 

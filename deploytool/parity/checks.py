@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool import fp16_rounding, serde
+from deploytool import serde
 from deploytool.backends import fp16_emulation, tensorrt
 from deploytool.backends.session import FIXED_SIZE_REMEDY, Session, load_backend
 from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import MissingBackend, StageFailed
+from deploytool.host import fp16_rounding
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import edge_checks, intermediates, metrics
 from deploytool.parity.agreement import accuracy, agreement

@@ -15,9 +15,9 @@ import onnx
 from onnx import TensorProto, helper
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST
 
-from deploytool import fp16_rounding
 from deploytool.backends import fp16_emulation
 from deploytool.backends.session import Array
+from deploytool.host import fp16_rounding
 
 _STANDARD = ("", "ai.onnx")
 _TYPE_INDEPENDENT = ("Shape", "Size")  # their results do not depend on the type of their input

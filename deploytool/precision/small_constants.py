@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, numpy_helper
 
-from deploytool import fp16_rounding
+from deploytool.host import fp16_rounding
 from deploytool.rewrites.graph.editable import EditableGraph, attributes
 
 _COARSE = 0.01  # largest relative rounding error at which a constant still guards

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from deploytool import fp16_rounding
+from deploytool.host import fp16_rounding
 
 if TYPE_CHECKING:  # reading a report needs no numpy; functions that compute import it
     import numpy as np

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploytool import fp16_rounding, serde
+from deploytool import serde
 from deploytool.errors import BadInput
+from deploytool.host import fp16_rounding
 from deploytool.results.baked_values import BakedValue
 from deploytool.results.faults import FaultsResult
 from deploytool.results.output_parts import OutputPart

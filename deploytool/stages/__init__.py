@@ -47,7 +47,7 @@ class Contract:
     engine_copies: float = 0.0
 
 
-EVERYWHERE = ("errors.py", "fp16_rounding.py", "serde.py", "spec.py", "host", "results")  # what every stage stands on
+EVERYWHERE = ("errors.py", "serde.py", "spec.py", "host", "results")  # what every stage stands on
 _ORT = ("onnxruntime", "onnxruntime-gpu")
 
 STAGES: Mapping[Stage, Contract] = {

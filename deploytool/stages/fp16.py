@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from deploytool import fp16_rounding, serde
+from deploytool import serde
 from deploytool.backends import fp16_emulation
 from deploytool.backends.session import Array
 from deploytool.data.golden import Edge, Golden
 from deploytool.errors import ChildDied, StageFailed
 from deploytool.exporters import name_scopes
-from deploytool.host import disk, workers
+from deploytool.host import disk, fp16_rounding, workers
 from deploytool.host.process import run_limited
 from deploytool.loading import weights_file
 from deploytool.loading.stage_inputs import StageInputs

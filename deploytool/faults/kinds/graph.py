@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from deploytool import fp16_rounding
+from deploytool.host import fp16_rounding
 from deploytool.spec import Preprocessing
 
 Weight = npt.NDArray[Any]

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from deploytool import fp16_rounding
 from deploytool.faults.kinds import Fault
 from deploytool.faults.kinds.graph import FaultGraph, Weight
+from deploytool.host import fp16_rounding
 
 _LIMITS = tuple(factor * fp16_rounding.SMALLEST_NORMAL for factor in (1, 4, 16, 64))
 

@@ -7,10 +7,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from deploytool import fp16_rounding
 from deploytool.backends import fp16_emulation
 from deploytool.data.golden import Arrays
 from deploytool.faults.kinds.graph import FaultGraph
+from deploytool.host import fp16_rounding
 from deploytool.spec import Preprocessing
 
 _TIE_TO_INFINITY = 65520.0  # half a step beyond the largest number
