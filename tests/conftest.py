@@ -50,8 +50,10 @@ _INTEGRATION_FOLDERS = {"bench", "cli", "docs", "end_to_end", "foreign", "fuzz",
 
 @pytest.hookimpl(tryfirst=True)  # before -m deselects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that `make test-fast` leaves out."""
+    """Marks the tests that `make test-fast` leaves out, and skips those marked gpu where there is no GPU."""
     for item in items:
+        if item.get_closest_marker("gpu") and not machine.gpus():
+            item.add_marker(pytest.mark.skip(reason="no CUDA driver answers on this machine"))
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & _INTEGRATION_FIXTURES or _INTEGRATION_FOLDERS & set(item.path.relative_to(ROOT).parts):
             item.add_marker(pytest.mark.integration)
@@ -171,13 +173,3 @@ def modules_of(program: str) -> set[str]:
     command = [sys.executable, "-c", program + ending]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout.splitlines()[-1]))
-
-
-@pytest.hookimpl(tryfirst=True)  # before -m deselects
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked gpu say why they are skipped where there is none."""
-    if machine.gpus():
-        return
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="no CUDA driver answers on this machine"))

@@ -30,7 +30,9 @@ def options(deploytool: Command, *arguments: str) -> dict[str, tuple[str, str]]:
 
 
 def test_a_file_gives_defaults_and_the_command_line_wins(deploytool: Command, tmp_path: Path) -> None:
-    text = '[export]\ntrt = true\nbatch = "1:4:16"\nfor = ["rtx40", "orin"]\nmin_speedup = 2\nimages = 5\nio = "fp16"\n'
+    text = (
+        '[export]\ntrt = true\nbatch = "1:4:16"\ntarget = ["rtx40", "orin"]\nmin_speedup = 2\nimages = 5\nio = "fp16"\n'
+    )
     (tmp_path / "deploytool.toml").write_text(
         text + 'arg = ["classes=10"]\nout = "runs/one"\nmean = [0.5, 0.25, 1]\nstd = 0.5\n'
     )

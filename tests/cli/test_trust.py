@@ -96,7 +96,7 @@ def test_an_export_into_a_planted_run_keeps_nothing_that_names_other_code(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever plants a run can work out its keys, too: here all that the first stage depends on has one key."""
-    monkeypatch.setattr(runner, "_begun_with", lambda *asked: "k")
+    monkeypatch.setattr(runner, "_first_key", lambda *asked: "k")
     asked = partial(deploytool.export, f"{exported.parent / 'net.py'}:make", inputs=[(3, 2, 2)], to="onnx", quick=True)
     planted = asked(out=tmp_path / "run").folder
     renamed(planted, f"{tmp_path / 'evil.py'}:make")
