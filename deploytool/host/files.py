@@ -1,4 +1,4 @@
-"""Files of unknown origin: listed, read, hashed and copied without following a link or believing a size."""
+"""Lists, reads, hashes and copies files of unknown origin; follows no links and trusts no stated sizes."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def read(path: Path, most: int) -> bytes:
 
 
 def verify_file(path: Path, size: int, sha256: str, to: Path | None = None) -> None:
-    """Holds a plain file against its size in bytes and its SHA-256, and copies it on the way if `to` is given.
+    """Verifies the size in bytes and the SHA-256 of a plain file, and copies it to `to` if given.
 
-    A copy is on the disk when the call returns. Raises Refused if size or digest are others; the copy is then gone.
+    The copy is synced to the disk. Raises Refused if size or digest differ, and removes the copy.
     """
     try:
         _hold(path, size, sha256, to)
@@ -81,21 +81,18 @@ def _hold(path: Path, size: int, sha256: str, to: Path | None) -> None:
 
 
 def read_verified(path: Path, size: int, sha256: str) -> bytes:
-    """The bytes of a plain file, which are those of the digest: what is used must be what was hashed.
-
-    Raises Refused if size or digest are others.
-    """
+    """Reads a plain file and verifies the bytes that it returns; raises Refused if size or digest differ."""
     with open_file(path) as there:
         return b"".join(verified_blocks(there, path, size, sha256))
 
 
 def open_file(path: Path) -> BinaryIO:
-    """A plain file, open for reading; raises Refused for anything else."""
+    """Opens a plain file for reading; raises Refused for anything else."""
     return os.fdopen(_opened(path), "rb")
 
 
 def verified_blocks(blocks: BinaryIO, path: object, size: int, sha256: str) -> Iterator[bytes]:
-    """The bytes of a file, block by block; raises Refused at its end if they were not those of its digest."""
+    """Yields the bytes of a file block by block; raises Refused at the end if size or digest differ."""
     total, seen = hashlib.sha256(), 0
     while seen <= size and (block := blocks.read(_BLOCK)):
         total.update(block)
@@ -106,7 +103,7 @@ def verified_blocks(blocks: BinaryIO, path: object, size: int, sha256: str) -> I
 
 
 def sync_folder(folder: Path) -> None:
-    """Waits until a folder's own entries are on the disk: a rename is at once, and only then for good."""
+    """Syncs a folder's entries to the disk, without which a rename may not survive a power cut."""
     if not hasattr(os, "O_DIRECTORY"):
         return  # folders cannot be opened there
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -131,7 +128,7 @@ def _opened(path: Path) -> int:
 
 
 def _unreadable(path: Path, error: OSError, remedy: str) -> DeployError:
-    """What kept a file from being read: a missing one or a link is its folder's fault, all else the machine's."""
+    """The error for a file that cannot be opened: Refused for a missing file or a link, else BadInput."""
     problem = f"{path} cannot be read: {error.strerror}"
     if error.errno in _ITS_OWN:
         return Refused(problem, remedy)
@@ -139,10 +136,10 @@ def _unreadable(path: Path, error: OSError, remedy: str) -> DeployError:
 
 
 def publish(path: Path, content: bytes, beside: Path | None = None) -> None:
-    """Puts a file in its place as a whole: whoever reads it sees the old bytes or the new, also after a crash.
+    """Writes a file atomically: a reader sees the old bytes or the new, also after a crash.
 
-    It is made in `beside`, a folder on the same disk, where the folder it belongs in must hold nothing unfinished. What
-    a killed process left of the same file goes.
+    The temporary file is made in `beside`, a folder on the same disk, by default the folder of the file. Temporary
+    files that killed processes left are removed.
     """
     making = (beside or path.parent) / f".{path.name}.{owner.name()}{UNFINISHED}"
     sweep(making.parent, f".{glob.escape(path.name)}.*{UNFINISHED}")
@@ -160,14 +157,14 @@ def publish(path: Path, content: bytes, beside: Path | None = None) -> None:
 
 
 def sweep(folder: Path, pattern: str) -> None:
-    """Removes what matches and is provably nobody's any more: files, and folders with all that is in them."""
+    """Removes files and folders that match a pattern and were abandoned by their process."""
     for left in folder.glob(pattern):
         if owner.is_abandoned(left):
             remove(left)
 
 
 def remove(path: Path) -> None:
-    """Takes a file, a link or a whole folder away; what cannot be removed stays."""
+    """Removes a file, a link or a folder tree; ignores errors."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
         return

@@ -1,6 +1,6 @@
-"""Locks on files and folders, as far as the system has them: they save work, and nothing that is right depends on them.
+"""Locks files and folders where the system supports it; they avoid duplicate work, correctness does not need them.
 
-Windows locks files and no folders, some network disks lock nothing: there a lock is always had.
+Windows cannot lock folders and some network disks lock nothing: there a lock always succeeds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ except ImportError:  # as on Windows
 
 
 def acquire(opened: int, *, wait: bool = False) -> bool:
-    """Whether we have the lock on what is open now, or locks do not work there at all."""
+    """Locks an open file; returns False if another process holds the lock, True also where locks are not supported."""
     if fcntl is None:
         return True
     try:
@@ -25,12 +25,12 @@ def acquire(opened: int, *, wait: bool = False) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        return True  # there are no locks here, and it goes without
+        return True  # locks are not supported here
     return True
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody has the lock on a file or folder; where there are no locks, nobody."""
+    """Whether a process holds the lock on a file or folder; False where locks are not supported."""
     try:
         opened = os.open(path, os.O_RDONLY)
     except OSError:
@@ -43,7 +43,7 @@ def is_held(path: Path) -> bool:
 
 @contextmanager
 def folder(path: Path) -> Iterator[None]:
-    """One at a time in a folder, where folders can be locked."""
+    """Holds the lock on a folder, where folders can be locked."""
     if not hasattr(os, "O_DIRECTORY"):
         yield
         return

@@ -1,4 +1,4 @@
-"""How much memory there is for this process and its children, whoever limits it."""
+"""Measures the memory that is available to this process and its children, under all limits."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 REMEDY = "end what else runs here, or use a machine with more memory"
 
-_UNLIMITED = 1 << 60  # what cgroups of the first version say where they limit nothing
+_UNLIMITED = 1 << 60  # cgroups v1 report such a number without a limit
 
 
 def resident_bytes() -> int:
-    """The bytes that this process holds in memory; 0 where nobody tells."""
+    """The resident bytes of this process; 0 where the system does not tell."""
     try:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
     except (OSError, ValueError, IndexError):
@@ -22,7 +22,7 @@ def resident_bytes() -> int:
 
 
 def private() -> int | None:
-    """The bytes of this process's own memory that it may write, touched or not; None where nobody tells."""
+    """The bytes of this process's own memory that it may write, touched or not; None where unknown."""
     with suppress(OSError, UnicodeError):
         found = re.search(r"^VmData:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
         return int(found[1]) << 10 if found else None
@@ -31,9 +31,9 @@ def private() -> int | None:
 
 @contextmanager
 def limited(most: int) -> Iterator[None]:
-    """Within, what `private` counts grows to `most` bytes and no further; nothing changes where nobody counts it.
+    """Limits what `private` counts to `most` bytes, where the system counts it.
 
-    What asks for more gets none: MemoryError in Python, whatever a library makes of that elsewhere.
+    A larger allocation fails: MemoryError in Python, the library's own error elsewhere.
     """
     try:
         import resource  # which only Unix has
@@ -52,7 +52,7 @@ def limited(most: int) -> Iterator[None]:
 
 
 def available_bytes() -> int | None:
-    """The bytes that this process and its children can still take; None where nobody tells."""
+    """The bytes that this process and its children can still allocate; None where unknown."""
     return min((*_machine(), *_groups(), *_limit()), default=None)
 
 
@@ -64,7 +64,7 @@ def _machine() -> Iterator[int]:
 
 
 def _groups() -> Iterator[int]:
-    """What each control group that we are in still allows; pages of files are given back where memory is short."""
+    """The bytes that each control group of this process still allows; cached pages of files count as available."""
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, kinds, path = line.split(":", 2)
@@ -87,7 +87,7 @@ def _left(top: Path, path: str, limit: str, usage: str, cached: str) -> Iterator
 
 
 def _limit() -> Iterator[int]:
-    """What is left of the address space that `ulimit -v` allows."""
+    """The rest of the address space that `ulimit -v` allows."""
     with suppress(ImportError, OSError, ValueError, IndexError):
         import resource  # which only Unix has
 

@@ -1,6 +1,6 @@
-"""Who made a file or folder that is not finished yet, and whether that process is provably dead.
+"""Identifies the process that made an unfinished file or folder, and whether that process has ended.
 
-A name carries its owner, so that whoever finds it can tell without a lock: locks do nothing on some network disks.
+The name carries the process, so that no lock is needed: locks do nothing on some network disks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-ABANDONED_S = 3600.0  # untouched for so long, a file of an owner who cannot be asked counts as left behind
+ABANDONED_S = 3600.0  # age at which a file is abandoned if its process cannot be checked
 
 _NAME = re.compile(r"(?P<machine>[0-9a-f]{12})-(?P<pid>\d{1,10})-(?P<started>\d{1,20})-(?P<serial>[0-9a-f]{8})")
 
@@ -32,22 +32,22 @@ class Owner:
     started: int
 
     def alive(self) -> bool | None:
-        """Whether the process still runs; None where nobody can tell, as on another machine."""
+        """Whether the process still runs; None where that is unknown, as on another machine."""
         if self.machine != _machine():
             return None
-        if not hasattr(os, "fork"):  # as on Windows, where to ask a process by a signal would end it
+        if not hasattr(os, "fork"):  # Windows, where os.kill would end the process
             return True if self.pid == os.getpid() else None
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
         except OSError:
-            return True  # it belongs to somebody else
+            return True  # a process of another user
         return self.started == _started(self.pid)
 
 
 def name() -> str:
-    """A new name that carries this process: no other process makes the same, and `read` tells whose it is."""
+    """A new unique name that carries this process, as `read` parses it."""
     return f"{_machine()}-{os.getpid()}-{_started(os.getpid())}-{uuid.uuid4().hex[:8]}"
 
 
@@ -58,7 +58,7 @@ def read(text: str) -> Owner | None:
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether what lies there is nobody's any more: its owner is dead, or cannot be asked and it is an hour old."""
+    """Whether the process that made a file has ended, or is unknown and the file is an hour old."""
     owner = read(path.name)
     alive = owner.alive() if owner else None
     if alive is not None:
@@ -66,27 +66,27 @@ def is_abandoned(path: Path) -> bool:
     try:
         return time.time() - path.lstat().st_mtime > ABANDONED_S
     except OSError:
-        return False  # it is gone
+        return False  # it was removed meanwhile
 
 
 def is_mine(found: os.stat_result) -> bool:
-    """Whether a file is this user's; where files have no owners one can compare, it is."""
+    """Whether this user owns a file; True where the system has no comparable owners."""
     return not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
 
 
 def is_trusted(found: os.stat_result) -> bool:
-    """Whether a file is this user's, or the machine's own."""
+    """Whether this user or root owns a file."""
     return is_mine(found) or found.st_uid == 0
 
 
 def grants(found: os.stat_result, others: int) -> bool:
-    """Whether a file's mode lets others in; where rights are kept otherwise, its mode says nothing."""
+    """Whether a file's mode has any of the bits `others`; False where the mode does not describe permissions."""
     return hasattr(os, "geteuid") and bool(found.st_mode & others)
 
 
 @cache
 def _machine() -> str:
-    """The machine since its last boot, as the processes see it that share our process numbers."""
+    """An identifier of the machine, its last boot, and the process namespace."""
     parts = [platform.node()]
     for place in ("/proc/sys/kernel/random/boot_id", "/etc/machine-id"):
         with suppress(OSError):

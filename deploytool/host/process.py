@@ -1,4 +1,4 @@
-"""Runs a tool we do not trust with our memory, disk or time: in a child process with limits on all of them."""
+"""Runs a tool in a child process with limits on its memory, files, processes and time."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ except ImportError:  # as on Windows
     resource = None  # type: ignore[assignment]
 
 GIBIBYTE = 1 << 30
-_UNTOLD = 1 << 40  # tasks, where nobody tells how many there are: no limit that counts
-_MORE_TASKS = 1024  # processes and threads beyond those that the machine has when the child begins
-_LOOK_SECONDS = 0.5  # between two looks at the memory of a child and all that it started
+_UNKNOWN_TASKS = 1 << 40  # where the system does not tell their number: in effect no limit
+_MORE_TASKS = 1024  # processes and threads in addition to those that run when the child starts
+_LOOK_SECONDS = 0.5  # between two measurements of the memory of a child and its descendants
 _LOG = logging.getLogger(__name__)
 _PRCTL = getattr(ctypes.CDLL(None), "prctl", None) if hasattr(os, "fork") else None  # loaded before any fork; Linux's
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _ASKED = [
     getattr(signal, name, None) for name in ("SIGTERM", "SIGINT", "SIGHUP")
-]  # somebody asked it to end: it did not die of its work
+]  # ended by a request from outside, which is no crash
 _alive: set[int] = set()  # process groups
 _waiting: dict[tuple[str, ...], subprocess.Popen[str]] = {}  # by their commands
 _MOST_LINES, _LONGEST_LINE = 10_000, 10_000
 
 
 def start_ahead(command: Sequence[str], gibibytes: float, writes: int = 0) -> None:
-    """Begins a command that will wait for its task, so that `run_limited` finds it with its imports done.
+    """Starts a command that imports its libraries and waits for its task, which `run_limited` sends.
 
-    It is killed with this process, and by `stop_ahead` if nobody came to need it.
+    It is killed with this process, or by `stop_ahead` if it is not needed.
     """
     if tuple(command) not in _waiting:
         _waiting[tuple(command)] = _started(command, gibibytes, writes)
 
 
 def is_waiting(command: Sequence[str]) -> bool:
-    """Whether the command was begun ahead and waits for its task."""
+    """Whether the command was started ahead and waits for its task."""
     return tuple(command) in _waiting
 
 
 def stop_ahead(command: Sequence[str]) -> None:
-    """Ends the command if it was begun ahead and still waits for its task."""
+    """Kills the command if it was started ahead and still waits for its task."""
     process = _waiting.pop(tuple(command), None)
     if process is not None:
         with process:
@@ -77,14 +77,14 @@ def run_limited(
     task: Json = None,
     makes: Path | None = None,
 ) -> str:
-    """What `command` wrote on stdout; `what` is its name in messages.
+    """Runs `command` and returns its stdout; `what` is its name in messages.
 
-    The limits are wall-clock seconds and gibibytes, of address space for each process and of memory for all that the
-    child starts; infinity is none: CUDA reserves more than any machine has. No file may grow beyond `writes` bytes.
+    `seconds` limits the wall-clock time. `gibibytes` limits the address space of each process, and the resident memory
+    of the child and its descendants together; infinity is for CUDA, which reserves more than any machine has. No file
+    may grow beyond `writes` bytes.
 
-    `heard` is called with each line as it comes, from another thread. `task` goes to its stdin as
-    one line of JSON; a command that was begun `start_ahead` is handed it under the limits that it was begun with.
-    `makes` is the file that it writes.
+    `heard` is called with each line of stdout as it comes, from another thread. `task` is sent to its stdin as one line
+    of JSON; a command from `start_ahead` keeps the limits that it was started with. `makes` is the file that it writes.
     Raises ChildDied if it crashes, hangs or takes too much memory, NoRoom if it cannot write, StageFailed if it ends
     with another non-zero status.
     """
@@ -115,13 +115,13 @@ def run_limited(
 
 
 def end_all() -> None:
-    """Kills every child that runs, and whatever it started: for whoever is about to end this process."""
+    """Kills every running child and its descendants, before this process ends."""
     for group in tuple(_alive):
         _kill(group)
 
 
 def _kill(group: int) -> None:
-    """Ends a child and whatever it started; where there are no process groups, the child alone."""
+    """Kills a child and its descendants; without process groups, the child alone."""
     with suppress(OSError):  # it has ended
         if hasattr(os, "killpg"):
             os.killpg(group, signal.SIGKILL)
@@ -130,17 +130,17 @@ def _kill(group: int) -> None:
 
 
 def _started(command: Sequence[str], gibibytes: float, writes: int) -> subprocess.Popen[str]:
-    """In a process group of its own, so that what it starts ends with it."""
+    """Starts a child in its own process group, so that its descendants can be killed with it."""
     parent, tasks = os.getpid(), _tasks() + _MORE_TASKS
 
     def limit() -> None:
         if _PRCTL is not None:
-            _PRCTL(_DEATH_SIGNAL, signal.SIGKILL)  # it goes with us, however we go
+            _PRCTL(_DEATH_SIGNAL, signal.SIGKILL)  # it dies with its parent
         if os.getppid() != parent:
-            os._exit(1)  # we went before it could ask for that
+            os._exit(1)  # the parent ended before the call
         if gibibytes == math.inf:
             with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123  # after a fork
-                score.write("1000")  # if the machine itself runs out of memory, this one goes first
+                score.write("1000")  # the kernel kills this process first if the machine runs out of memory
         else:
             _lower(resource.RLIMIT_AS, int(gibibytes * GIBIBYTE))
         _lower(resource.RLIMIT_CORE, 0)
@@ -163,20 +163,20 @@ def _started(command: Sequence[str], gibibytes: float, writes: int) -> subproces
 
 @cache
 def _can_limit() -> bool:
-    """Whether a child can be given limits here; says once where it cannot."""
+    """Whether this system can limit a child; logs a warning once where it cannot."""
     if resource is None:
         _LOG.warning("this system sets no limits on memory, files and processes of a child: only its time is limited")
     return resource is not None
 
 
 def _lower(limit: int, most: int) -> None:
-    """Sets a limit of this process, unless it is lower already."""
+    """Lowers a limit of this process to `most`, unless it is lower already."""
     most = min([most, *(each for each in resource.getrlimit(limit) if each != resource.RLIM_INFINITY)])
     resource.setrlimit(limit, (most, most))
 
 
 def _own_limit(writes: int) -> bool:
-    """Whether the limit on a child's files is ours, and none that whoever called us had set."""
+    """Whether the limit on a child's files is `writes`, and not a lower one of the calling shell."""
     if resource is None:
         return False
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
@@ -184,15 +184,15 @@ def _own_limit(writes: int) -> bool:
 
 
 def _tasks() -> int:
-    """How many processes and threads the machine has; what a child may start is counted with those of its user."""
+    """The number of processes and threads on the machine; RLIMIT_NPROC counts all those of a user."""
     try:
         return int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[2])
     except (OSError, ValueError, IndexError):
-        return _UNTOLD
+        return _UNKNOWN_TASKS
 
 
 def _waited(process: subprocess.Popen[str], until: float, gibibytes: float, what: str) -> int:
-    """The status with which a child ends; looks now and then at what it and all that it started hold in memory."""
+    """Waits for a child and returns its exit status; measures the memory of its session while it runs."""
     while (left := until - time.monotonic()) > 0:
         with suppress(subprocess.TimeoutExpired):
             return process.wait(min(left, _LOOK_SECONDS))
@@ -202,7 +202,7 @@ def _waited(process: subprocess.Popen[str], until: float, gibibytes: float, what
 
 
 def _resident(group: int) -> int:
-    """The bytes that a process and those of its session hold in memory; 0 where nobody tells."""
+    """The resident bytes of all processes of a session; 0 where the system does not tell."""
     pages = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError, ValueError, IndexError):
@@ -212,15 +212,15 @@ def _resident(group: int) -> int:
 
 
 def _hand(process: subprocess.Popen[str], task: Json) -> None:
-    """Gives a child its task, and nothing else to read."""
+    """Writes the task to a child's stdin, and closes it."""
     assert process.stdin is not None
-    with suppress(BrokenPipeError), process.stdin as pipe:  # it may have ended before it came to read
+    with suppress(BrokenPipeError), process.stdin as pipe:  # the child may have ended already
         if task is not None:
             pipe.write(json.dumps(task) + "\n")
 
 
-class _Ear(threading.Thread):
-    """Keeps what a pipe says, the end of it where it says too much."""
+class _PipeReader(threading.Thread):
+    """Reads the lines of a pipe, and keeps the last ones."""
 
     def __init__(self, pipe: IO[str], heard: Callable[[str], None] | None) -> None:
         super().__init__(daemon=True)
@@ -236,19 +236,19 @@ class _Ear(threading.Thread):
                 self._heard(line)
 
     def ended(self) -> str:
-        """All that was said; a grandchild that keeps the pipe open is not waited for."""
+        """The lines that were read; does not wait for a grandchild that keeps the pipe open."""
         self.join(1.0)
         return "".join(self._lines)
 
 
-def _listen(process: subprocess.Popen[str], heard: Callable[[str], None] | None) -> tuple[_Ear, _Ear]:
+def _listen(process: subprocess.Popen[str], heard: Callable[[str], None] | None) -> tuple[_PipeReader, _PipeReader]:
     assert process.stdout is not None
     assert process.stderr is not None
-    return _Ear(process.stdout, heard), _Ear(process.stderr, None)
+    return _PipeReader(process.stdout, heard), _PipeReader(process.stderr, None)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Kills the child and whatever it started, if they still run."""
+    """Kills the child and its descendants, if they still run."""
     _kill(process.pid)
     process.wait()
     _alive.discard(process.pid)

@@ -1,4 +1,4 @@
-"""Folders for temporary files that carry their owner: what a killed command left is swept by the next one."""
+"""Temporary folders whose names carry their process; the next command removes those of killed ones."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _PREFIX = "deploytool-"
 
 
 def make() -> Path:
-    """A new folder that only we can enter, among the system's temporary ones; abandoned ones of ours go.
+    """Makes a temporary folder that only this user can read; removes abandoned ones.
 
-    Raises OSError where there is no place for temporary files.
+    Raises OSError where there is no folder for temporary files.
     """
     try:
         above = Path(tempfile.gettempdir())
@@ -31,7 +31,7 @@ def make() -> Path:
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """Such a folder, gone afterwards."""
+    """Makes a temporary folder, and removes it afterwards."""
     made = make()
     try:
         yield made
@@ -40,7 +40,7 @@ def folder() -> Iterator[Path]:
 
 
 def _sweep(above: Path) -> None:
-    """Removes what dead commands of this user left: others may use the same place and such a name."""
+    """Removes folders of ended commands of this user; other users share the parent folder."""
     for left in above.glob(f"{_PREFIX}*"):
         with suppress(OSError):
             if owner.is_mine(left.lstat()) and owner.read(left.name) and owner.is_abandoned(left):

@@ -1,4 +1,4 @@
-"""Puts a folder in the place of another in one step of the file system, so that nobody ever sees half of either."""
+"""Exchanges two folders atomically, copies trees by hard links, and syncs them to the disk."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if ha
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Each path names afterwards what the other named; False where this cannot be done here.
+    """Exchanges two paths atomically; returns False where the system or the file system does not support it.
 
-    Raises OSError if one of them is not there, or for want of a working disk.
+    Raises OSError if one of them does not exist, or the disk fails.
     """
     if _renameat2 is None:
         return False
@@ -33,7 +33,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def link(source: Path, copy: Path) -> None:
-    """Makes `copy` another name of a file, or where the disk has no such thing, a copy of it."""
+    """Makes `copy` a hard link to a file, or a copy where the disk has no hard links."""
     opened = os.open(source.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         _linked(opened, source.name, copy)
@@ -42,9 +42,9 @@ def link(source: Path, copy: Path) -> None:
 
 
 def link_tree(source: Path, copy: Path) -> None:
-    """Makes the folder `copy`, with every file of `source` under another name; raises OSError if one is not there.
+    """Makes the folder `copy` with hard links to every file of `source`; raises OSError if a file disappears.
 
-    The folder that `source` names when this begins is the one that is read to the end, whatever takes its place.
+    `source` is opened once, so another folder that is renamed to its path meanwhile is not read.
     """
     opened = os.open(source, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -78,7 +78,7 @@ def _linked(folder: int, name: str, copy: Path) -> None:
 
 
 def flush(folder: Path) -> None:
-    """Waits until every file below a folder, and the folder itself, is on the disk, as far as that can be asked."""
+    """Syncs every file below a folder, and the folder itself, to the disk, where the system can."""
     for path in (*folder.rglob("*"), folder):
         with suppress(OSError):
             opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -89,7 +89,7 @@ def flush(folder: Path) -> None:
 
 
 def flush_names(folder: Path) -> None:
-    """Waits until the names in a folder are on the disk, as far as that can be asked."""
+    """Syncs the entries of a folder to the disk, where the system can."""
     with suppress(OSError):
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
