@@ -110,7 +110,7 @@ def test_a_cut_transfer_shows_nothing_and_goes_on(device: Sshd, tmp_path: Path, 
 def test_a_killed_ship_shows_nothing_and_goes_on(device: Sshd, tmp_path: Path, home: Path, count: int) -> None:
     rng, folder, alive = random.Random(count), small.made(tmp_path / "in", 50, 4_000_000), 0
     program = (
-        "import sys; from pathlib import Path; from tests.transfer import test_shipment as it, servers;"
+        "import sys; from pathlib import Path; from tests.transfer import servers, test_ssh as it;"
         "folder, root, port, config, key = sys.argv[1:];"
         "it.shipped(Path(folder), Path(root), servers.Sshd(int(port), Path(config), Path(key)), port=int(port))"
     )
