@@ -265,8 +265,7 @@ def _errors(
     for axis, part in _parts(np.concatenate([reference["fresh"], reference["fresh again"]])):
         median = np.median(_sizes(reference["fresh"], axis, part))
         for name, exact in reference.items():
-            output = np.take(outputs[name], part, axis) if axis else outputs[name]
-            output = output.astype(np.float64)
+            output = (np.take(outputs[name], part, axis) if axis else outputs[name]).astype(np.float64)
             exact = np.take(exact, part, axis) if axis else exact
             is_equal = (exact == output) | (np.isnan(exact) & np.isnan(output))
             is_sentinel = ~np.isfinite(exact) | (np.abs(exact) > SENTINEL * max(median, 1e-30))
@@ -290,8 +289,7 @@ def _equal_sentinels(exact: Array, output: Array) -> Array:
 
 
 def _sizes(array: Array, axis: int, part: Array) -> Array:
-    values = np.take(array, part, axis) if axis else array
-    magnitudes = np.abs(values.reshape(len(values), -1))
+    magnitudes = np.abs(np.take(array, part, axis) if axis else array).reshape(len(array), -1)
     largest: Array = np.where(np.isfinite(magnitudes), magnitudes, 0.0).max(1)
     return largest
 
