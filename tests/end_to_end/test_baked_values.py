@@ -172,7 +172,7 @@ def test_the_failed_verdict_contains_the_line_and_the_input(tmp_path: Path) -> N
     closing = verdict.conclude(run.report, run.folder)
     assert closing.verdict == Verdict.FAIL
     assert closing.reasons[0].startswith(f"{place}: a branch was fixed at export")
-    assert "export is" in closing.reasons[0]
+    assert "export deviates by" in closing.reasons[0]
     assert closing.next == baked_values.REMEDY
     assert run.script is None
     assert run.report_html is not None
