@@ -57,7 +57,7 @@ def test_auto_keeps_the_exporter_that_accepts_the_model(
 @pytest.mark.parametrize(
     ("name", "inputs", "why"),
     [
-        ("CropByInt", "3xHxW", r"is wrong: baked_sizes.py:\d+: a size .* is \d\.\de-0\d off at H 32, W 32"),
+        ("CropByInt", "3xHxW", r"is wrong: baked_sizes.py:\d+: a size .* deviates by \d\.\de-0\d at H 32, W 32"),
         ("MapByInt", "3xHxW", r"is wrong: baked_sizes.py:\d+: a size .* fails at H 32, W 32"),
         ("BatchByLen", "3x32x32", r"is wrong: baked_sizes.py:\d+: a size .* fails at 4 at once"),
     ],
