@@ -198,6 +198,9 @@ def test_a_stage_reads_only_the_options_it_declares(verb: Stage) -> None:
     assert read <= set(Options.__dataclass_fields__)
 
 
+ACCESSORS = {"golden": Kind.GOLDEN, "source": Kind.WEIGHTS}  # of StageInputs, which load an artifact
+
+
 @pytest.mark.parametrize("verb", STAGES)
 def test_a_stage_takes_only_what_it_declares(verb: Stage) -> None:
     asked = {
@@ -208,6 +211,8 @@ def test_a_stage_takes_only_what_it_declares(verb: Stage) -> None:
         and node.func.attr in {"latest", "chain"}
         and isinstance(node.args[0], ast.Attribute)
     }
+    methods = {dotted(node.func) for node in sources(verb) if isinstance(node, ast.Call)}
+    asked |= {kind for name, kind in ACCESSORS.items() if {f"given.{name}", f"inputs.{name}"} & methods}
     assert asked == {*STAGES[verb].takes, *STAGES[verb].welcomes}
 
 

@@ -18,7 +18,7 @@ from deploytool.results.output_parts import OutputPart
 from deploytool.results.report import Limits
 from deploytool.spec import BATCH, Decision, Option, Precision, Preprocessing, Range, Tensor
 
-SCHEMA = "deploytool.bundle.manifest/3"
+SCHEMA = "deploytool.bundle/3"
 MANIFEST_FILE, SIGNATURE_FILE, SUBSET_FILE = "manifest.json", "model.sig", "subset.json"
 UNLISTED_FILES = (
     MANIFEST_FILE,

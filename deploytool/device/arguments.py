@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deploytool.spec import Word
+from deploytool.spec import Stage, Word
 
 
 class MinimumBackend(Word):
@@ -89,7 +89,7 @@ SECONDS = Argument(
     minimum=0.1,
     maximum=3600,
 )
-_PACKED = "artifacts/shufflenet_g3/pack/bundle"
+_PACKED = f"artifacts/shufflenet_g3/{Stage.PACK}/bundle"
 
 COMMANDS: Mapping[str, Command] = {
     "verify": Command(

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from deploytool.model_checks import source_lines
 from deploytool.model_checks.dataflow import OperatorListener, follow
+from deploytool.spec import Stage
 
 _STANDARD_NAMESPACES = ("aten", "prim", "prims", "torchvision", "quantized", "_quantized", "inductor", "profiler")
 _AUTOCAST_DEVICES = ("cpu", "cuda")
@@ -31,9 +32,9 @@ class BlockerKind(Enum):
     """What prevents the export; the value is the remedy."""
 
     SCRIPTED = "return the module unscripted"
-    WEIGHTS = "convert the weights to FP32 with .float(); the fp16 stage makes FP16"
-    AUTOCAST = "remove torch.autocast; the fp16 stage makes FP16"
-    NARROW = "compute in FP32 there; the fp16 stage makes FP16"
+    WEIGHTS = f"convert the weights to FP32 with .float(); the {Stage.FP16} stage makes FP16"
+    AUTOCAST = f"remove torch.autocast; the {Stage.FP16} stage makes FP16"
+    NARROW = f"compute in FP32 there; the {Stage.FP16} stage makes FP16"
     QUANTIZED = "export the model before quantization"
     CUSTOM = "replace it by torch's own operators"
     SPARSE = "make them dense: .to_dense()"

@@ -14,7 +14,7 @@ from deploytool.results.faults import FaultsResult
 from deploytool.results.output_parts import OutputPart
 from deploytool.spec import Decision, GateOutcome, SpeedVerdict, Stage, Status
 
-_FAMILY = "deploytool.results.report/"
+_FAMILY = "deploytool.report/"
 SCHEMA = f"{_FAMILY}4"
 
 NOISE = "noise"  # name of the figure that fails if the model's own outputs vary more than rounding explains

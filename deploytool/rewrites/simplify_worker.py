@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-FOLDING, SHAPES = "constant folding", "shape inference"  # steps of onnxsim that are no passes
+FOLDING, SHAPES = "constant-folding", "shape-inference"  # steps of onnxsim that are no passes
 LIST_PASSES = "list-passes"
 
 

@@ -38,7 +38,7 @@ def test_a_written_manifest_reads_back_equal(packed: Path, tmp_path: Path) -> No
     write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path) == manifest
     assert (tmp_path / "manifest.json").read_bytes() == (packed / "manifest.json").read_bytes()
-    assert manifest.schema == "deploytool.bundle.manifest/3"
+    assert manifest.schema == "deploytool.bundle/3"
 
 
 @pytest.mark.parametrize("memory_mib", [0, -1, 8193, 1.5, True, "64"])
@@ -131,7 +131,7 @@ def test_only_engines_named_as_absent_may_be_missing(copy: Path) -> None:
         (("graphs",), [], "it has no graph"),
         (("engines", 0, "version"), 10, "version is 10, and should be a text"),
         (("engines", 0, "file", "role"), "graph", "an engine is listed as something else"),
-        (("schema",), "deploytool.bundle.manifest/9", "is a bundle of another schema"),
+        (("schema",), "deploytool.bundle/9", "is a bundle of another schema"),
         (("files", 0, "size"), -1, "has no valid size or digest"),
         (("outputs",), [], "it has no inputs or no outputs"),
         (("classes",), ["cat\x1b[2J"], "the name of a class is not printable"),

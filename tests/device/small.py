@@ -120,7 +120,7 @@ def manifest_shape(folder: Path, rng: random.Random) -> None:
     data = json.loads(path.read_text())
     edit = rng.choice(["schema", "unknown", "type", "spaces", "range", "golden", "nothing"])
     if edit == "schema":
-        data["schema"] = "deploytool.bundle.manifest/9"
+        data["schema"] = "deploytool.bundle/9"
     elif edit == "unknown":
         data["plugins"] = ["libplugin.so"]
     elif edit == "type":

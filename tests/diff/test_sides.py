@@ -148,7 +148,7 @@ def test_a_single_change_is_the_only_difference(run_copy: Path, finished: Path) 
         ("{}", "is not the output of a device"),
         ('{"result": null, "error": {"problem": "refused"}}', "is not the output of a device"),
         ('{"result": {"name": "m"}, "error": null}', "is not the output of a device"),
-        ('{"schema": "deploytool.results.report/1"}', "is not a report of this schema version"),
+        ('{"schema": "deploytool.report/1"}', "is not a report of this schema version"),
     ],
 )
 def test_other_documents_are_rejected(tmp_path: Path, text: str, problem: str) -> None:

@@ -112,7 +112,7 @@ def test_inputs_and_outputs_keep_names_dtypes_and_dynamic_sizes(walk: Walk, tmp_
 
 @pytest.mark.parametrize("name", ["Tied", "Listing", "Upcasting", "Drawing", "Lazy"])
 def test_an_uncommon_model_is_supported(name: str, walk: Walk) -> None:
-    assert verdict.failed_lines(walk(f"uncommon:{name}", ["16"])) == ()
+    assert verdict.failed_lines(walk(f"unusual:{name}", ["16"])) == ()
 
 
 @pytest.mark.parametrize(
@@ -166,12 +166,12 @@ def test_a_graph_that_crashes_onnx_runtime_ends_only_a_child_process(
 ) -> None:
     replace_fp16_worker(monkeypatch, "tests.end_to_end.crashing_worker")
     with pytest.raises(StageFailed, match="the FP16 graph cannot be opened: ONNX Runtime was killed by SIGABRT"):
-        walk("uncommon:Lazy", ["16"], engine=False)
+        walk("unusual:Lazy", ["16"], engine=False)
 
 
 def test_a_graph_that_crashes_the_optimiser_is_run_without_it(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_fp16_worker(monkeypatch, "tests.end_to_end.crashing_optimiser_worker")
-    written = walk("uncommon:SequenceFirst", ["4x8"], engine=False)  # crashes the optimiser of ONNX Runtime 1.31 indeed
+    written = walk("unusual:SequenceFirst", ["4x8"], engine=False)  # crashes the optimiser of ONNX Runtime 1.31 indeed
     assert verdict.failed_lines(written) == ()
     assert [comparison.status for comparison in written.comparisons if comparison.stage == "fp16"] == [
         Status.MEASURED
@@ -189,7 +189,7 @@ def test_a_graph_that_crashes_the_optimiser_is_run_without_it(walk: Walk, monkey
 )
 def test_an_invalid_declaration_is_refused(text: str, line: str, walk: Walk) -> None:
     with pytest.raises(BadInput, match=line):
-        walk("uncommon:Lazy", [text], engine=False)
+        walk("unusual:Lazy", [text], engine=False)
 
 
 def test_every_user_model_file_is_used() -> None:

@@ -20,7 +20,7 @@ TEXTS: Sequence[str] = (
         "\u200b",
         "\ufeff",
         "\x7f",
-        "deploytool.bundle.manifest/3",
+        "deploytool.bundle/3",
         "subprocess:check_output",
         "os:system",
         "fp16",

@@ -60,7 +60,7 @@ def test_every_outcome_of_a_run_satisfies_it(validator: Draft202012Validator, ru
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("schema",), "deploytool.results.report/1"),
+        (("schema",), "deploytool.report/1"),
         (("batch",), "1"),
         (("comparisons", 0, "checks", 0, "parity", "max_error"), None),
         (("comparisons", 0, "unknown_field"), 1),

@@ -74,13 +74,13 @@ def test_a_report_alone_is_enough(finished: Path, tmp_path: Path) -> None:
 def test_no_report_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="has no report"):
         html.write(tmp_path)
-    (tmp_path / "report.json").write_text('{"schema": "deploytool.results.report/1"}')
+    (tmp_path / "report.json").write_text('{"schema": "deploytool.report/1"}')
     with pytest.raises(BadInput, match="not a report of this schema version"):
         html.write(tmp_path)
 
 
 def test_a_report_of_an_older_schema_version_is_refused_with_a_remedy(finished: Path, tmp_path: Path) -> None:
-    older = variants.report_path(finished).read_text().replace(report.SCHEMA, "deploytool.results.report/3")
+    older = variants.report_path(finished).read_text().replace(report.SCHEMA, "deploytool.report/3")
     (tmp_path / "report.json").write_text(older)
     with pytest.raises(BadInput, match="not a report of this schema version") as error:
         html.write(tmp_path)

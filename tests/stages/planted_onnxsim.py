@@ -26,7 +26,7 @@ def simplify(
     skip_constant_folding: bool,
     skip_shape_inference: bool,
 ) -> tuple[onnx.ModelProto, bool]:
-    steps = {"constant folding": not skip_constant_folding, "shape inference": not skip_shape_inference}
+    steps = {"constant-folding": not skip_constant_folding, "shape-inference": not skip_shape_inference}
     running = {step for step, on in steps.items() if on} | set(PASSES) - set(skipped_optimizers) | {"itself"}
     for place, fault in json.loads(os.environ["FAULTS"]).items():
         if place in running:

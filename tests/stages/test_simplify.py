@@ -98,9 +98,9 @@ ERROR = r"error \d\.\de-\d\d"
         ({"fuse_one": "crash"}, ["fuse_one"], "onnxsim was killed by SIGABRT.*: went on without its pass fuse_one"),
         ({"fuse_four": "write_rubbish"}, ["fuse_four"], "onnxsim wrote no sound graph: .* without its pass fuse_four"),
         (
-            {"constant folding": "swell"},
-            ["constant folding"],
-            "onnxsim ended with status 1: MemoryError: went on without its constant folding",
+            {"constant-folding": "swell"},
+            ["constant-folding"],
+            "onnxsim ended with status 1: MemoryError: went on without its constant-folding",
         ),
         ({"itself": "change"}, ["onnxsim"], "onnxsim changed what .*: went on without onnxsim"),
         ({"itself": "write_nothing"}, ["onnxsim"], "onnxsim wrote no sound graph: .*: went on without onnxsim"),
