@@ -35,12 +35,12 @@ from deploytool.spec import AUTO, BATCH, Job, Stage
 from deploytool.targets import FLAVOURS, RTX
 
 _SECONDS = 0.5  # of timing for each batch
-_CONTENDERS = 3  # forms that are timed at the larger batch, the plain one aside
+_CONTENDERS = 3  # forms that are timed at the larger batch, the original aside
 _PATIENCE = 8.0  # seconds: where the larger batch would take longer, the smaller one decides alone
 _HEAVIEST = 1.5  # times as many weights: more cost an engine more than fewer launches save
 _LONGEST = 200  # characters of what another's code says
 
-Trials = dict[str, dict[int, Ratio]]  # form: batch: how many times faster than the plain form
+Trials = dict[str, dict[int, Ratio]]  # form: batch: how many times faster than the original
 
 
 def make(job: Job, out: Path, given: StageInputs) -> Notes:
@@ -89,7 +89,7 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
 
 
 def _forms_of(model: onnx.ModelProto, wanted: Mapping[str, Sequence[str]]) -> tuple[list[Candidate], list[str]]:
-    """The forms of the graph, the plain one first, and a line for each recipe that cannot be carried out on it."""
+    """The forms of the graph, the original first, and a line for each recipe that cannot be carried out on it."""
     try:
         return rewrites_forms.candidates(model, wanted), []
     except Exception:  # a rewrite that stumbles over a graph of strangers costs its own recipes alone
@@ -110,7 +110,7 @@ def _stumbles(model: onnx.ModelProto, recipe: Sequence[str]) -> str:
 
 
 def _written(form: Candidate, before: Path, out: Path) -> Path:
-    """The file of a form; the plain one's is there already."""
+    """The file of a form; the original's is there already."""
     if form.name == ORIGINAL:
         return before
     file = out.with_name(f"{form.name}.onnx")
@@ -140,7 +140,7 @@ def _form(forms: Sequence[Candidate], name: str) -> Candidate:
 
 
 def _for_engine(forms: Sequence[Candidate], job: Job) -> tuple[Candidate, list[str]]:
-    """The form for FP16 and engines, and a line that says why, if it is not the plain one.
+    """The form for FP16 and engines, and a line that says why, if it is not the original.
 
     A GPU waits for launches, so it is the form with the fewest nodes, if its weights are not too many. Where engines
     are asked for, TensorRT-RTX has the last word: what it says it would launch decides.
@@ -183,9 +183,9 @@ def _is_lighter(new: BuildEstimate, old: BuildEstimate) -> bool:
 def _proved(
     sessions: Mapping[str, Session], sample: Golden, before: Path, job: Job
 ) -> tuple[dict[str, float], list[str]]:
-    """The error of every form that computes what the plain one does, and a line for each that does not.
+    """The error of every form that computes what the original does, and a line for each that does not.
 
-    A form that strays from the plain one is still right if it is nearer to the FP64 truth.
+    A form that deviates from the original is still right if it is nearer to the FP64 truth.
     """
     expected = replay(sessions[ORIGINAL], sample.inputs, SMALL_BATCHES)
     ran = {name: _ran(session, sample.inputs) for name, session in sessions.items() if name != ORIGINAL}
@@ -213,7 +213,7 @@ def _ran(session: Session, inputs: Arrays) -> Arrays | str:
 def _timed(
     sessions: Mapping[str, Session], inputs: Arrays, job: Job, *, single: bool = False
 ) -> tuple[Trials, str | None]:
-    """All forms against the plain one at the smallest batch, and those with a chance at the typical one.
+    """All forms against the original at the smallest batch, and those with a chance at the typical one.
 
     With it comes why the machine was too busy to say, if it was: sessions of a `single` thread are timed by what that
     thread works, which holds on a busy machine too.
@@ -254,7 +254,7 @@ def _told(form: Candidate, errors: Mapping[str, float], trials: Trials) -> dict[
     """One candidate, as the receipt keeps it."""
     timed = {str(batch): serde.encode(ratio) for batch, ratio in trials.get(form.name, {}).items()}
     size = {"nodes": form.nodes, "weights": form.weights}
-    return {"names": list(form.names), **size, "max_error": errors.get(form.name), "faster_than_plain": timed}
+    return {"names": list(form.names), **size, "max_error": errors.get(form.name), "faster_than_original": timed}
 
 
 def _outcomes(forms: Sequence[Candidate]) -> dict[str, rewrites_forms.Outcome]:
@@ -282,7 +282,7 @@ def _remark(chosen: Candidate, job: Job, trials: Trials, how: str, *, strayed: b
     if chosen.name == ORIGINAL:
         return f"original: none of {rivals} is surely faster ({how})"
     gains = [
-        f"{ratio.value:.2f}× ({ratio.low:.2f}–{ratio.high:.2f}) the plain graph's speed at batch {batch}"
+        f"{ratio.value:.2f}× ({ratio.low:.2f}–{ratio.high:.2f}) the original graph's speed at batch {batch}"
         for batch, ratio in trials[chosen.name].items()
     ]
     return f"{chosen.name}, of {rivals}: {', '.join(gains)} ({how})"

@@ -74,8 +74,8 @@ def test_the_fastest_form_is_kept(given: StageInputs, tmp_path: Path, monkeypatc
     notes = make(given, tmp_path / "model.onnx")
     assert notes["chosen"] == "folded"
     assert notes["remarks"] == [
-        "folded, of plain, grouped: 2.50× (2.50–2.50) the plain graph's speed at batch 1, "
-        "2.50× (2.50–2.50) the plain graph's speed at batch 8 (measured)",
+        "folded, of original, grouped: 2.50× (2.50–2.50) the original graph's speed at batch 1, "
+        "2.50× (2.50–2.50) the original graph's speed at batch 8 (measured)",
         "grouped for FP16 and engines: 11 nodes for 15 (estimated)",
     ]
     kept = onnx.load(tmp_path / "model.onnx")
@@ -111,7 +111,7 @@ def test_on_a_busy_machine_one_thread_by_its_own_time_decides(
     asked = speeds(monkeypatch, {"folded": 4.0}, busy={"grouped": 2.0})
     notes = make(given, tmp_path / "model.onnx")
     assert notes["chosen"] == "folded"
-    why = "(measured by processor time, on one thread: plain waited for a processor in 100% of its rounds)"
+    why = "(measured by processor time, on one thread: original waited for a processor in 100% of its rounds)"
     assert notes["remarks"][0].endswith(why)
     assert asked == [["original", "folded", "grouped"]] * 3  # once in vain, and then at both batches
 
@@ -121,7 +121,7 @@ def test_the_times_are_real(given: StageInputs, tmp_path: Path) -> None:
     results = {each["names"][0]: each for each in notes["candidates"]}
     assert set(results) == {"original", "folded", "grouped"}
     assert all(each["max_error"] <= 1e-5 for each in results.values())
-    assert all("1" in each["faster_than_plain"] for each in results.values())
+    assert all("1" in each["faster_than_original"] for each in results.values())
     outcomes = serde.decode(Mapping[str, Outcome], notes["rewrites"])  # type: ignore[type-abstract]  # a hint as it is
     assert outcomes["pool_globally"].applied == ("/GlobalAveragePool",)
     assert outcomes["merge_siblings"].applied == ()
@@ -145,12 +145,12 @@ def test_a_form_that_is_asked_for_is_the_engines_too(given: StageInputs, tmp_pat
 
 
 def test_too_many_weights_are_not_for_an_engine(given: StageInputs) -> None:
-    plain_form, *_, grouped = rewrites_forms.candidates(onnx.load(given.latest(Kind.GRAPH).path))
+    original, *_, grouped = rewrites_forms.candidates(onnx.load(given.latest(Kind.GRAPH).path))
     job = Job(TINY, QUICK)
-    assert rewrite._for_engine([plain_form, grouped], job)[0] is grouped
-    heavy = np.zeros(plain_form.weights, np.float32)
+    assert rewrite._for_engine([original, grouped], job)[0] is grouped
+    heavy = np.zeros(original.weights, np.float32)
     grouped.model.graph.initializer.append(numpy_helper.from_array(heavy, "ballast"))
-    assert rewrite._for_engine([plain_form, grouped], job) == (plain_form, [])
+    assert rewrite._for_engine([original, grouped], job) == (original, [])
 
 
 OLD = BuildEstimate(kernels=10, syncs=4, traffic=8_000_000, size=2_000_000)

@@ -105,7 +105,7 @@ ERROR = r"error \d\.\de-\d\d"
         ({"itself": "change"}, ["onnxsim"], "onnxsim changed what .*: went on without onnxsim"),
         ({"itself": "write_nothing"}, ["onnxsim"], "onnxsim wrote no sound graph: .*: went on without onnxsim"),
         ({"itself": "cut"}, ["onnxsim"], "onnxsim wrote no sound graph: .*: went on without onnxsim"),
-        ({"itself": "rename_the_output"}, ["onnxsim"], "it gives other and should give logits: went on without onnx"),
+        ({"itself": "rename_the_output"}, ["onnxsim"], "should return logits: went on without onnx"),
     ],
     ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",
 )
