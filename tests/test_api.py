@@ -220,7 +220,7 @@ def test_what_is_said_wins_over_quick() -> None:
 
 def test_the_terminal_and_the_call_have_the_same_choices() -> None:
     asked = set(inspect.signature(command).parameters)
-    renamed = {"for_": "targets", "input_": "inputs", "size": "sizes", "arg": "arguments"}
+    renamed = {"target": "targets", "input_": "inputs", "size": "sizes", "arg": "arguments"}
     renamed |= {"output": "outputs", "inputs": "golden_inputs"}
     assert {renamed.get(name, name) for name in asked} | {"follow"} == set(inspect.signature(api.export).parameters)
     for name, parameter in inspect.signature(api.export).parameters.items():

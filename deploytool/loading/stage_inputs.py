@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from deploytool.data import golden
 from deploytool.data.golden import Golden
+from deploytool.errors import BadInput
 from deploytool.loading import source_model
 from deploytool.loading.source_model import SourceModel
 from deploytool.results.artifact import Artifact, Kind
@@ -23,7 +24,10 @@ class StageInputs:
 
     def latest(self, kind: Kind) -> Artifact:
         """The newest artifact of one kind, which the next stage processes."""
-        return self.chain(kind)[-1]
+        chain = self.chain(kind)
+        if not chain:
+            raise BadInput(f"the run holds no {kind.value}", "export again")
+        return chain[-1]
 
     def golden(self) -> Golden:
         """The golden data; raises BadInput if its file is invalid."""

@@ -39,7 +39,7 @@ def test_a_file_gives_defaults_and_the_command_line_wins(deploytool: Command, tm
     found = options(deploytool, "--batch", "8")
     assert found["batch"] == ("8", "command line")
     assert found["trt"] == ("True", "deploytool.toml")
-    assert found["for"] == ("rtx40,orin", "deploytool.toml")
+    assert found["target"] == ("rtx40,orin", "deploytool.toml")
     assert found["min-speedup"] == ("2.0", "deploytool.toml")
     assert found["images"] == ("5", "deploytool.toml")
     assert found["mean"] == ("0.5,0.25,1", "deploytool.toml")

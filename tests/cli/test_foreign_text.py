@@ -14,6 +14,7 @@ from deploytool.spec import Stage
 from tests.cli import hostile
 from tests.cli.conftest import Said
 
+STATES = ("schema", "stage", "status", "verdict", "outcome", "kind", "origin")  # words that are checked when read
 MANIFEST = (  # what a bundle is refused for at once where it makes no sense
     *("schema", "path", "paths", "sha256", "role", "recipe", "images", "dtype", "layout", "channels", "interpolation"),
     *("free", "classes", "precision", "io", "shape", "flavour"),
@@ -24,7 +25,7 @@ MANIFEST = (  # what a bundle is refused for at once where it makes no sense
 def run(run_copy: Path, tmp_path: Path) -> Path:
     """A run in a hostile folder, with a report of which every text is hostile."""
     home = run_copy.rename(tmp_path / hostile.NAME)
-    hostile.poison(home / "validate" / Kind.REPORT.value)
+    hostile.poison(home / "validate" / Kind.REPORT.value, STATES)
     return home
 
 

@@ -128,7 +128,7 @@ def test_what_a_library_is_deep_in_ends_all_the_same(tmp_path: Path) -> None:
     program = """
 import ctypes, os, signal, threading
 from deploytool.cli import interrupt
-interrupt.watch(lambda: b"said")
+interrupt.install_handlers(lambda: b"said")
 with interrupt.sweeping(lambda: os.rmdir("half")):
     os.mkdir("half")
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -174,7 +174,7 @@ def test_it_ends_where_nobody_listens_any_more(tmp_path: Path) -> None:
     program = """
 import signal, sys, time
 from deploytool.cli import interrupt
-interrupt.watch(lambda: b"")
+interrupt.install_handlers(lambda: b"")
 print("ready", flush=True)
 time.sleep(60)
 """
@@ -200,10 +200,10 @@ import atexit, sys
 from deploytool.host import terminal
 from deploytool.cli import interrupt
 terminal.replace_streams()
-interrupt.watch(lambda: b"")
+interrupt.install_handlers(lambda: b"")
 atexit.register(lambda: sys.stderr.write("taken apart"))
 sys.stdout.write("all is said")
-interrupt.leave({3 if where == "pipe" else 0})
+interrupt.exit_on_signal({3 if where == "pipe" else 0})
 """
     command = [sys.executable, "-c", program]
     with Path("/dev/full").open("wb") as full:

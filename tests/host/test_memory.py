@@ -22,7 +22,7 @@ def test_the_machine_says_how_much_there_is() -> None:
 
 
 def test_a_limit_on_addresses_counts() -> None:
-    program = "from deploytool.host import memory; print(memory.free())"
+    program = "from deploytool.host import memory; print(memory.available_bytes())"
     limit = (1 << 30, 1 << 30)
     done = subprocess.run(
         [sys.executable, "-c", program],

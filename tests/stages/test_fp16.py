@@ -56,7 +56,7 @@ def test_io_fp16_leaves_no_cast(finished: Path, tmp_path: Path) -> None:
 
 
 def test_a_graph_that_stays_fp32_is_refused(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fp16, "_able", lambda *_: False)
+    monkeypatch.setattr(fp16, "_supports_fp16", lambda *_: False)
     with pytest.raises(StageFailed, match="only 0 of 4 Conv, MatMul and Gemm nodes would run in FP16"):
         stages_fp16.make(
             Job(TINY, QUICK), tmp_path / "model.onnx", StageInputs(artifacts(finished).chain(Kind.GRAPH)[:3])
@@ -68,7 +68,7 @@ def test_weights_are_clipped_at_the_limits_of_fp16_and_not_before(tmp_path: Path
     weight = np.array([[20000.0, -60000.0, 1e6, 1e-7, 3e-8]], np.float32)
     given = matmul(weight, tmp_path)
     notes = stages_fp16.make(Job(TINY, QUICK), tmp_path / "half.onnx", given)
-    assert notes["weights"] == {"all": 5, "flushed": 1, "subnormal": 1}
+    assert notes["weights"] == {"total": 5, "flushed": 1, "subnormal": 1}
     (kept,) = onnx.load(tmp_path / "half.onnx").graph.initializer
     got = numpy_helper.to_array(kept)[0]
     np.testing.assert_array_equal(got[:3], np.array([20000, -60000, 65504], np.float16))
@@ -99,7 +99,7 @@ def test_what_is_named_is_kept_in_fp32(finished: Path, tmp_path: Path) -> None:
     few_weights = notes["weights"]
     assert isinstance(all_weights, dict)
     assert isinstance(few_weights, dict)
-    assert few_weights["all"] == all_weights["all"] - 8 * 4  # the filters of `grouped`; its biases others have too
+    assert few_weights["total"] == all_weights["total"] - 8 * 4  # the filters of `grouped`; its biases others have too
 
 
 def test_an_unknown_name_is_refused_with_the_nearest(finished: Path, tmp_path: Path) -> None:
@@ -163,13 +163,13 @@ def test_keeping_needs_no_torch(finished: Path, tmp_path: Path) -> None:
 import dataclasses, sys
 from pathlib import Path
 from deploytool.pipeline import runner
-from deploytool.results.artifact import Given
+from deploytool.loading.stage_inputs import StageInputs
 from deploytool.spec import Job, Model, Options
 from deploytool.stages import fp16
-rooms = runner.rooms(Path({str(finished)!r}))
+rooms = runner.stage_directories(Path({str(finished)!r}))
 given = [runner.artifact_of(*room, fresh=False) for room in rooms if room[0].name not in ("fp16", "build")]
 job = Job(Model("tiny", ""), Options(keep_fp32=("auto",)))
-fp16.make(job, Path({str(tmp_path / "model.onnx")!r}), Given(tuple(given)))
+fp16.make(job, Path({str(tmp_path / "model.onnx")!r}), StageInputs(tuple(given)))
 """
     assert "torch" not in modules_of(program)
     assert (tmp_path / "model.onnx").is_file()

@@ -88,7 +88,7 @@ def test_each_hit_is_a_line_of_the_report(linted: Path) -> None:
     lines = [
         line for line in report.read(linted / "validate" / "report.json").remarks if line.startswith("known_issues")
     ]
-    assert [line.split(" has ")[0] for line in lines] == ["lint: /1/Add_1", "lint: /1/Add_2"]
+    assert [line.split(" has ")[0] for line in lines] == ["known_issues: /1/Add_1", "known_issues: /1/Add_2"]
     assert all("NVIDIA/TensorRT#4854" in line and "compute capability 12.0" in line for line in lines)
 
 
