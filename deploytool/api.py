@@ -1,4 +1,4 @@
-"""The whole road as one call: from a model's name to files that are proved, or the reason why they are not."""
+"""The whole pipeline as one call: `export()` makes the files of a model and checks every one of them."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ from deploytool.spec import (
 Watch = Callable[[int, int], None]
 
 EXPORTERS, IO, RUNNERS = (DEFAULT, "torchscript", "dynamo", AUTO), tuple(Precision), ("onnxruntime", "reference")
-_ALL = 4096  # cases of a file, unless one says how many
-_PHOTOGRAPHS = 64  # golden images of a folder, unless one says how many
+_ALL = 4096  # golden cases from a file, by default
+_PHOTOGRAPHS = 64  # golden images from a folder, by default
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is about to be done: the model, the choices, the stages in their order, and the folder of the run."""
+    """A planned export: the model, the options, the stages in order, and the folder of the run."""
 
     model: Model
     options: Options
@@ -67,9 +67,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, its artifacts in the order of the stages, its report, and what failed, if anything.
+    """A finished run: its folder, its artifacts in the order of the stages, its report, and the failure, if any.
 
-    The paths are None for what was not made.
+    The path of a file that was not made is None.
     """
 
     folder: Path
@@ -79,11 +79,11 @@ class Run:
 
     @property
     def passed(self) -> bool:
-        """Whether everything that was asked for held."""
+        """Whether every check and every requirement passed."""
         return self.error is None
 
     def check(self) -> Run:
-        """The run itself; raises what failed: ParityFailed, TooSlow or NotVerified."""
+        """The run itself; raises the failure: ParityFailed, TooSlow or NotVerified."""
         if self.error:
             raise self.error
         return self
@@ -110,7 +110,7 @@ class Run:
 
     @property
     def bundle(self) -> Path | None:
-        """The folder that a device needs, if one was packed."""
+        """The folder of the bundle, if one was packed."""
         manifest = self._made(Stage.PACK)
         return manifest.parent if manifest else None
 
@@ -121,7 +121,7 @@ class Run:
 
     @property
     def report_html(self) -> Path | None:
-        """The report as a page, if one was written."""
+        """The report as an HTML page, if one was written."""
         page = self.folder / PAGE
         return page if page.is_file() else None
 
@@ -135,7 +135,7 @@ Follow = Callable[[Plan, Start], Sequence[Artifact]]
 
 
 def no_progress(_: Plan, start: Start) -> Sequence[Artifact]:
-    """Goes along with a run that nobody watches."""
+    """Runs a plan without showing its progress."""
     return tuple(start(lambda done, total: None))
 
 
@@ -186,23 +186,23 @@ def export(
     junit: str | Path | None = None,
     follow: Follow = no_progress,
 ) -> Run:
-    """Makes TorchScript, ONNX, FP16 ONNX and with `trt` an engine of a model, and proves each against the eager model.
+    """Exports a model to TorchScript, ONNX, FP16 ONNX and, with `trt`, TensorRT; compares each with the eager model.
 
-    `model` is a name that `deploytool models` lists, `file.py:factory` or `package.module:factory`; the other words are
-    those of the command line. An entry of `inputs` may be a shape without the batch: `(3, 224, 224)`. `mean` and `std`
-    are one number or one a channel; `resize` and `crop` one length, (height, width), or 0 for none.
-    `classes` are the names of the classes or a file of them, one a line;
-    `golden_inputs` is what `--inputs` names: a file of golden inputs by their names, which declares them too where
-    `inputs` does not. With `to="onnx"`
-    the road ends at the FP32 graph. With `quick` nothing is timed, no fault is planted, and parity is held on fewer
-    images; `images`, `faults`, `seconds` and `rewrite` say otherwise one by one. `outputs` are those to export, by the
-    names that a dict, a dataclass or the places in a tuple give them: `mask`, `past.0.key`, `output_1`. `follow` goes
-    along with the run: it is given the plan and what starts it, and returns what came of it.
+    `model` is a name that `deploytool models` lists, `file.py:factory` or `package.module:factory`; the other
+    parameters are the options of the command line. An entry of `inputs` may be a shape without the batch:
+    `(3, 224, 224)`. `mean` and `std` are one number or one for each channel; `resize` and `crop` are one length,
+    (height, width), or 0 for none. `classes` are the class names, or a file with one name on each line.
+    `golden_inputs` is the file of `--inputs`: golden inputs by name, which also declares the inputs where `inputs` is
+    empty. With `to="onnx"` the pipeline ends at the FP32 graph. With `quick` nothing is timed, no fault is planted, and
+    fewer images are compared; `images`, `faults`, `seconds` and `rewrite` override this one by one. `outputs` are the
+    outputs to export, by the names that a dict, a dataclass or the positions in a tuple give them: `mask`,
+    `past.0.key`, `output_1`. `follow` shows the progress: it gets the plan and a function that starts it, and returns
+    the artifacts.
 
-    What was measured and did not hold is no exception: it stands in the run's `error`, and `check()` raises it.
-    Raises BadInput, MissingBackend or NotVerified (a required target that cannot be served) before any work is done,
-    and StageFailed or ParityFailed if a tool refuses the model or spoils it on the way, so that no run comes of it.
-    Whatever else is raised on the way, by the model or by a library, becomes a DeployError with that as its cause.
+    A check that fails is no exception: it is the run's `error`, which `check()` raises. Raises BadInput, MissingBackend
+    or NotVerified (a required target that cannot be served) before any work is done, and StageFailed or ParityFailed if
+    a tool refuses the model or changes what it computes. Any other exception, of the model or of a library, becomes a
+    DeployError with that exception as its cause.
     """
     if data and golden_inputs:
         raise BadInput("golden inputs are asked for from a folder and from a file", "leave out --data or --inputs")
@@ -268,7 +268,7 @@ def export(
     )
     disk_estimate.check(plan.recipe, found, options, plan.home, weights_file.size(options.weights))
     with update.prestarted(plan.home):
-        made = tuple(follow(plan, partial(_travel, plan)))
+        made = tuple(follow(plan, partial(_execute, plan)))
         publish.recover(plan.home)
         written = report.read(plan.home / Stage.VALIDATE / Kind.REPORT.value)
         update.refresh(written, plan.home, Path(junit) if junit else None)
@@ -276,10 +276,10 @@ def export(
     return Run(plan.home, made, written, outcome_error(written, plan.home, require=require))
 
 
-def _travel(plan: Plan, watch: Watch) -> Iterator[Artifact]:
-    """Every artifact as it comes to be; a bundle last, if one is asked for and everything held.
+def _execute(plan: Plan, watch: Watch) -> Iterator[Artifact]:
+    """Yields every artifact when it is finished; a bundle last, if one is requested and everything passed.
 
-    Only then, with its page, the run takes the place of the one that was there.
+    Then the run, with its page, replaces the one that was there.
     """
     with staging.open_run(plan.home) as staged, disk.writing(staged.at, named=plan.home):
         yield from pipeline_runner.iterate(Job(plan.model, plan.options, watch), plan.recipe, staged)
@@ -292,7 +292,7 @@ def _travel(plan: Plan, watch: Watch) -> Iterator[Artifact]:
 
 
 def outcome_error(written: Report, home: Path, *, require: bool) -> DeployError | None:
-    """What keeps a run from ending well: it does only if everything that was asked for held."""
+    """The failure of a run; None if every check and every requirement passed."""
     found, pending, gate = verdict.conclude(written, home), verdict.unmeasured_lines(written), written.gate
     if found.verdict is Verdict.FAIL:
         failed = "no tolerance can be set" if verdict.noise_failure(written) else "parity failed"

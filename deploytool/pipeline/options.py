@@ -1,4 +1,4 @@
-"""What a caller asked for, made into the plain data that stages read; what makes no sense gets one clear line."""
+"""Turns the arguments of an export into `Options`, and refuses invalid values with BadInput."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Effort:
-    """How far a run goes to be sure, where one does not say: golden images, faults a family, seconds, and the form."""
+    """Defaults of a run: golden images, faults of each kind, seconds of timing, and the rewrite recipe."""
 
     images: int
     faults: int
@@ -45,12 +45,12 @@ QUICK = Effort(images=4, faults=0, seconds=0.0, rewrite="folded")  # a form that
 
 
 def value_or(value: T | None, usual: T) -> T:
-    """What was said, or else what is usual."""
+    """The value, or the default where it is None."""
     return usual if value is None else value
 
 
 def file(path: Path) -> Source:
-    """A file of the user's, by its content, and an index by that of its files; raises BadInput if it is not there."""
+    """A file with the digest of its content, and of its shards for an index; raises BadInput if there is none."""
     if not path.is_file():
         raise BadInput(f"there is no file {path}", "check the path")
     digests = [serde.file_digest(each) for each in (path, *shards.shard_files(path))]
@@ -58,14 +58,14 @@ def file(path: Path) -> Source:
 
 
 def run_folder(path: Path) -> Path:
-    """A folder that a run can be written to: torch's libraries take no name that is no UTF-8."""
+    """The folder of a run; raises BadInput for a path that is not UTF-8, which torch's libraries do not accept."""
     if str(path.absolute()).encode(errors="ignore").decode() != str(path.absolute()):
         raise BadInput(f"a run cannot be written to {path.absolute()}, whose name is no UTF-8", "choose another folder")
     return path
 
 
 def folder(path: Path) -> Source:
-    """A folder of the user's, by the names, sizes and times of what is in it; raises BadInput if it is not there."""
+    """A folder with a digest of its files' names, sizes and times; raises BadInput if there is none."""
     if not path.is_dir():
         raise BadInput(f"there is no folder {path}", "check the path")
     inside = [each for each in sorted(path.rglob("*")) if each.is_file()]
@@ -74,7 +74,7 @@ def folder(path: Path) -> Source:
 
 
 def numbers(given: float | Sequence[float] | None) -> tuple[float, ...] | None:
-    """One number, or one a channel, as the numbers they are."""
+    """One number, or one for each channel, as a tuple of floats."""
     if given is None:
         return None
     return tuple(map(float, given)) if isinstance(given, Sequence) else (float(given),)
@@ -83,12 +83,12 @@ def numbers(given: float | Sequence[float] | None) -> tuple[float, ...] | None:
 def choice(name: str, value: str, choices: Sequence[str]) -> str:
     """`value`; raises BadInput unless it is one of the choices."""
     if value not in choices:
-        raise BadInput(f"{name} {value!r} is none we know", f"choose from {', '.join(choices)}")
+        raise BadInput(f"invalid value {value!r} for {name}", f"choose from {', '.join(choices)}")
     return value
 
 
 def size_range(name: str, asked: Span) -> Range:
-    """The range of sizes that is asked for; raises BadInput unless it grows from at least 1."""
+    """The range of sizes; raises BadInput unless 1 <= smallest <= typical <= largest."""
     ends = (asked.smallest, asked.typical, asked.largest) if isinstance(asked, Range) else asked
     smallest, typical, largest = (ends, ends, ends) if isinstance(ends, int) else ends
     if not 1 <= smallest <= typical <= largest:
@@ -98,7 +98,7 @@ def size_range(name: str, asked: Span) -> Range:
 
 
 def sizes(given: Mapping[str, Span], inputs: Sequence[Tensor]) -> dict[str, Range]:
-    """The range of every free size of the inputs, the batch aside; raises BadInput if one is lacking or too many."""
+    """The range of every free dimension but the batch; raises BadInput if one is missing or unknown."""
     free = {side for tensor in inputs for side in tensor.shape[1:] if isinstance(side, str)}
     for word in sorted(free - set(given)):
         remedy = f"give its range: --size {word}=SMALLEST:TYPICAL:LARGEST"
@@ -113,10 +113,10 @@ def sizes(given: Mapping[str, Span], inputs: Sequence[Tensor]) -> dict[str, Rang
 
 
 def tensors(given: Sequence[Tensor | tuple[int | str, ...]]) -> tuple[Tensor, ...]:
-    """The inputs in their order; a bare shape, the batch left out, is one of floats.
+    """The inputs in order; a bare shape, without the batch, becomes a float32 input.
 
-    Raises BadInput if two bear one name, for a type that numpy, torch and ONNX do not share, and for a bound that it
-    cannot hold.
+    Raises BadInput for two inputs of one name, for a type that numpy, torch and ONNX do not share, and for a bound
+    beyond the type.
     """
     found = tuple(
         each if isinstance(each, Tensor) else Tensor(f"input_{number}" if number else "input", (BATCH, *each))
@@ -133,7 +133,7 @@ def tensors(given: Sequence[Tensor | tuple[int | str, ...]]) -> tuple[Tensor, ..
 
 
 def _check(tensor: Tensor) -> None:
-    """Raises BadInput for a type that nobody knows, and for values that it cannot hold."""
+    """Raises BadInput for an unknown type, and for a bound beyond the type."""
     if tensor.dtype not in DTYPES:
         raise BadInput(f"{tensor.name} has no type we know: {tensor.dtype}", f"choose from {', '.join(DTYPES)}")
     largest = _LARGEST.get(tensor.dtype)
@@ -145,12 +145,12 @@ def _check(tensor: Tensor) -> None:
 
 
 def below(dtype: str) -> int:
-    """The bound of an integer input where none is given: a byte is a whole byte, all else a choice of two."""
+    """The default bound of an integer input: 256 for uint8, otherwise 2."""
     return 256 if dtype == "uint8" else 2
 
 
 def for_engines(inputs: Sequence[Tensor]) -> None:
-    """Raises BadInput for an input of a type that TensorRT does not take."""
+    """Raises BadInput for an input type that TensorRT does not accept."""
     for tensor in inputs:
         if tensor.dtype in _NOT_TENSORRT:
             remedy = f"declare it {_NOT_TENSORRT[tensor.dtype]}, which holds the same values, or leave --trt out"
@@ -158,7 +158,7 @@ def for_engines(inputs: Sequence[Tensor]) -> None:
 
 
 def tolerance(asked: Mapping[str, float]) -> dict[str, float]:
-    """The largest errors, relative to the largest output, that `fp32` and `fp16` allow; raises BadInput for others."""
+    """The largest errors allowed for `fp32` and `fp16`, relative to the largest output; raises BadInput otherwise."""
     for name, value in asked.items():
         if name not in tuple(Precision) or not 0 < value <= 1:
             raise BadInput(f"--tolerance {name}={value} is no tolerance", "write --tolerance fp16=2e-3, or fp32=1e-5")
@@ -166,7 +166,7 @@ def tolerance(asked: Mapping[str, float]) -> dict[str, float]:
 
 
 def within(options: Options) -> None:
-    """Raises BadInput if a figure is out of its bounds."""
+    """Raises BadInput if a number is out of bounds."""
     for name, (least, most) in _BOUNDS.items():
         value = getattr(options, name)
         if not least <= value <= most:

@@ -1,8 +1,8 @@
-"""Whose code a run's folder may have run: the zoo's, an installed package's, or what this user exported himself.
+"""Decides whose code a run may have executed: the zoo's, an installed package's, or what this user exported.
 
-A run names the factory that makes its model, and to build the model again is to run that. A folder that came from
-elsewhere, with receipts that agree with each other, may name anything: so what a user exports is noted in his own
-home, with the digests of all that the model's code read, and nothing else is run unless he says so.
+A run names the factory of its model, and building the model again runs that factory. A folder from elsewhere may name
+any factory, with receipts that agree with each other. So each export is recorded in the user's home, with the digests
+of everything that the model's code read, and no other code runs without --trust-code.
 """
 
 from __future__ import annotations

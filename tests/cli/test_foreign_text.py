@@ -54,6 +54,12 @@ def test_of_a_receipt(said: Said, run_copy: Path, room: str) -> None:
     said("pack", run_copy)
 
 
+@pytest.mark.parametrize("command", ["show", "report", "diff", "blame", "pack"])
+def test_of_a_report_whose_checked_words_are_others(said: Said, run: Path, command: str) -> None:
+    hostile.poison(run / "validate" / Kind.REPORT.value)
+    said(command, run, *([run] if command == "diff" else []))
+
+
 def test_of_a_report_and_in_its_page_and_junit(said: Said, run: Path, tmp_path: Path) -> None:
     said("report", run, "--junit", tmp_path / "junit.xml")
     said("report", run, run, "--page", tmp_path / "all.html")

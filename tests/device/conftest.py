@@ -33,3 +33,8 @@ def signed(packed: Path, tmp_path_factory: pytest.TempPathFactory, ours: Keys) -
 @pytest.fixture
 def copy(signed: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(signed, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "root"

@@ -53,7 +53,7 @@ def test_a_shape_is_an_input_of_floats() -> None:
 
 def test_a_choice_a_tolerance_and_a_figure_out_of_bounds() -> None:
     assert options.choice("io", "fp16", ("fp32", "fp16")) == "fp16"
-    with pytest.raises(BadInput, match="io 'int8' is none we know"):
+    with pytest.raises(BadInput, match="invalid value 'int8' for io"):
         options.choice("io", "int8", ("fp32", "fp16"))
     assert options.tolerance({"fp16": 1e-3}) == {"fp16": 1e-3}
     for name, value in (("fp8", 1e-3), ("fp16", 0.0), ("fp16", 2.0), ("fp16", float("nan"))):
