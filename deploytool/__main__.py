@@ -15,7 +15,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # until the front door listens: nothing is made yet
         signal.signal(number, lambda sent, _: os._exit(128 + sent))
     try:
-        from deploytool.cli import main as front_door
+        from deploytool.cli.app import main as run_command_line
     except (ImportError, MemoryError) as error:
         if isinstance(error, MemoryError) or error.name not in ("typer", "rich"):
             terminal.note(f"deploytool: it cannot be loaded: {type(error).__name__}: {error}")
@@ -23,7 +23,7 @@ def main() -> None:
             sys.exit(2 if isinstance(error, MemoryError) else 5)
         _on_device(error.name)
     else:
-        front_door()
+        run_command_line()
 
 
 def _on_device(missing: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import cli
+from deploytool.cli import app
 from deploytool.device import __main__ as back
 from tests.cli import hostile
 from tests.conftest import ROOT, Command
@@ -42,7 +42,7 @@ def said(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     def call(*arguments: str | Path, device: bool = False) -> str:
         monkeypatch.setattr(sys, "argv", ["deploytool", *map(str, arguments)])
         capfd.readouterr()
-        code = _of_the_device() if device else cli._called()
+        code = _of_the_device() if device else app.run()
         written = "".join(capfd.readouterr())
         assert written, arguments
         assert "Traceback" not in written

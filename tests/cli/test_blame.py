@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from deploytool.cli import app
+from deploytool.cli.app import app
 from deploytool.errors import BadInput
 from deploytool.pipeline import runner, trust
 from deploytool.pipeline.recipe import PIPELINE

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from deploytool.cli import app
+from deploytool.cli.app import app
 from tests.conftest import Command
 
 GROUP: Any = typer.main.get_command(app)

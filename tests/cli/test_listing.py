@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import cli
-from deploytool.cli import listing
+from deploytool.cli import app, listing
 from deploytool.loading import catalog
 from deploytool.targets import TARGETS
 from tests.conftest import Command, modules_of
@@ -43,7 +42,7 @@ def test_targets_says_for_each_what_becomes_of_it_and_why(deploytool: Command) -
 def test_looking_around_imports_nothing_heavy(arguments: str) -> None:
     program = f"""
 import sys
-from deploytool.cli import app
+from deploytool.cli.app import app
 sys.stdout, stdout = open("/dev/null", "w"), sys.stdout
 app({arguments.split()!r}, standalone_mode=False)
 sys.stdout.close()
@@ -107,7 +106,7 @@ def test_help_has_every_command_in_one_whole_line_under_a_heading(deploytool: Co
         begins = lines.index(f"{heading}:") + 1
         shown = [" ".join(line.split()) for line in lines[begins : begins + len(commands)]]
         assert shown == [f"{name} {summary}" for name, summary in commands.items()]
-    assert {name for commands in listing.COMMANDS.values() for name in commands} == set(cli._FILES)
+    assert {name for commands in listing.COMMANDS.values() for name in commands} == set(app.COMMAND_MODULES)
 
 
 def test_every_option_of_export_stands_under_a_heading(deploytool: Command) -> None:

@@ -127,12 +127,12 @@ def test_a_machine_that_cannot_be_written_is_one_line(door: str, packed: Path, t
 def test_where_no_file_can_be_opened_any_more_a_command_ends_in_one_line() -> None:
     program = """
 import errno, os, sys
-from deploytool import cli
+from deploytool.cli import app
 def refuses():
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 os.pipe = refuses
 sys.argv = ["deploytool", "models"]
-cli.main()
+app.main()
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from deploytool.cli import app
+from deploytool.cli.app import app
 from deploytool.errors import BadInput
 from tests.conftest import modules_of
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 
-from deploytool.cli import app
+from deploytool.cli.app import app
 from deploytool.device import __main__ as front_end
 from deploytool.device import commands
 from deploytool.device.arguments import COMMANDS, Argument, MinimumBackend

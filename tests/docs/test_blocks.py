@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer
 
-from deploytool.cli import app
+from deploytool.cli.app import app
 from tests.conftest import ROOT, Command
 from tests.docs.pages import LANGUAGES, REASONS, Block, blocks, runnable, same
 from tests.docs.walk import Walk, shortened

@@ -13,7 +13,7 @@ import typer
 
 from deploytool import errors
 from deploytool.api import Run
-from deploytool.cli import app
+from deploytool.cli.app import app
 from deploytool.parity import metrics
 from deploytool.results.report import COARSEST
 from deploytool.rewrites.recipes import ORIGINAL, RECIPES

@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploytool import cli
-from deploytool.cli import console
+from deploytool.cli import app, console
 from deploytool.cli.console import OutputMode
 from deploytool.device import __main__ as back
 from deploytool.device import commands, probe, serve, worker
@@ -97,7 +96,7 @@ def call(program: str, *arguments: object) -> CommandResult:
     try:
         with redirect_stderr(stderr), redirect_stdout(stdout), deadline(LIMIT_S):
             console.set_mode(OutputMode())
-            code = cli._called() if program == HOST_CLI else _call_device_cli()
+            code = app.run() if program == HOST_CLI else _call_device_cli()
     except TimedOut:
         problems.append(f"it exceeded {LIMIT_S:g} s")
     except BaseException as error:  # a user would see a traceback

@@ -79,13 +79,13 @@ def start(command: CommandCase, turn: int, workspace: Workspace, first: Callable
     """Runs the command in a child process, after `first`; returns the process id."""
 
     def work() -> None:
-        from deploytool import cli
+        from deploytool.cli import app
 
         os.chdir(command.folder)
         sys.argv = ["deploytool", *command.line(turn)]
         command.prepare()
         first()
-        cli.main()
+        app.main()
 
     workspace.output.write_text("", encoding="utf-8")
     return fork(work, workspace.output)
@@ -305,7 +305,7 @@ def run_command(line: list[str], folder: Path, workspace: Workspace) -> None:
 
 def import_modules(*, light: bool = False) -> None:
     """Imports everything that a command may import, so that faults hit commands and not imports."""
-    names = ["cli", "cli.ship", "cli.device", "device.commands"]
+    names = ["cli.app", "cli.ship", "cli.device", "device.commands"]
     if not light:
         import torch
 
