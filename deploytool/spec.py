@@ -244,7 +244,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Options:
-    """Everything a user can choose about a run; which stage reads what stands in `stages.STAGES`.
+    """Everything a user can choose about a run; which stage reads what stands in `stages.registry.STAGES`.
 
     `rewrite_implied` says that nobody asked for that form by name, so that it is left out where it strays.
     `keep_fp32` are modules of the source model or nodes of its graph to keep in FP32, or the one word `auto`;

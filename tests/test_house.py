@@ -17,11 +17,11 @@ import grimp
 import pytest
 import tomllib
 
-from deploytool import stages
 from deploytool.backends.session import load_backend
 from deploytool.results.artifact import Kind
 from deploytool.spec import Options, Stage
-from deploytool.stages import STAGES
+from deploytool.stages import registry
+from deploytool.stages.registry import STAGES
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "deploytool"
@@ -169,21 +169,21 @@ def test_the_floors_hold() -> None:
 
 @pytest.mark.parametrize("verb", STAGES)
 def test_a_stage_satisfies_its_protocol(verb: Stage) -> None:
-    made, promised = stages.import_stage(verb).make, stages.Maker.make
+    made, promised = registry.import_stage(verb).make, registry.StageModule.make
     assert list(inspect.signature(made).parameters) == list(inspect.signature(promised).parameters)[1:]
 
 
 @pytest.mark.parametrize("verb", STAGES)
 def test_a_stage_declares_every_package_whose_code_it_runs(verb: Stage) -> None:
     """What it imports, directly or through others, and no more: else results would be kept, or made anew, wrongly."""
-    imported = IMPORTS.find_upstream_modules(f"deploytool.stages.{verb}") - {"deploytool", "deploytool.stages"}
+    imported = IMPORTS.find_upstream_modules(f"deploytool.stages.{verb}") - {"deploytool", "deploytool.stages.registry"}
     packages = {name.split(".")[1] for name in imported}
-    declared = {name.removesuffix(".py") for name in (*stages.EVERYWHERE, *STAGES[verb].packages)}
+    declared = {name.removesuffix(".py") for name in (*registry.COMMON_PACKAGES, *STAGES[verb].packages)}
     assert packages | {"host", "results", "serde"} == declared
 
 
 def test_every_stage_file_is_in_the_table() -> None:
-    assert {path.stem for path in (PACKAGE / "stages").glob("[a-z]*.py")} == set(STAGES)
+    assert {path.stem for path in (PACKAGE / "stages").glob("[a-z]*.py")} == {*STAGES, "registry"}
 
 
 @pytest.mark.parametrize("verb", STAGES)
@@ -194,7 +194,7 @@ def test_a_stage_reads_only_the_options_it_declares(verb: Stage) -> None:
         if isinstance(node, ast.Attribute)
         and "options" in (getattr(node.value, "attr", ""), getattr(node.value, "id", ""))
     }
-    assert read == set(STAGES[verb].reads)
+    assert read == set(STAGES[verb].options)
     assert read <= set(Options.__dataclass_fields__)
 
 
@@ -202,7 +202,7 @@ ACCESSORS = {"golden": Kind.GOLDEN, "source": Kind.WEIGHTS}  # of StageInputs, w
 
 
 @pytest.mark.parametrize("verb", STAGES)
-def test_a_stage_takes_only_what_it_declares(verb: Stage) -> None:
+def test_a_stage_uses_only_the_artifacts_it_declares(verb: Stage) -> None:
     asked = {
         Kind[node.args[0].attr]
         for node in sources(verb)
@@ -212,8 +212,8 @@ def test_a_stage_takes_only_what_it_declares(verb: Stage) -> None:
         and isinstance(node.args[0], ast.Attribute)
     }
     methods = {dotted(node.func) for node in sources(verb) if isinstance(node, ast.Call)}
-    asked |= {kind for name, kind in ACCESSORS.items() if {f"given.{name}", f"inputs.{name}"} & methods}
-    assert asked == {*STAGES[verb].takes, *STAGES[verb].welcomes}
+    asked |= {kind for name, kind in ACCESSORS.items() if f"inputs.{name}" in methods}
+    assert asked == {*STAGES[verb].requires, *STAGES[verb].optional}
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deploytool.host import disk
 from deploytool.spec import Model, Options, Stage, Tensor
-from deploytool.stages import STAGES
+from deploytool.stages.registry import STAGES
 
 LEAST = 4 << 20  # bytes for all but weights and golden data: below 1 MB where it was measured
 _GOLDEN = 3  # times the golden inputs: as they are, as pictures, at the edges, and some of them in the bundle

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from deploytool import serde, stages
+from deploytool import serde
 from deploytool.errors import BadInput
 from deploytool.host import disk, machine, memory_estimate, process, workers
 from deploytool.loading import code_files, factory, source_model, weights_file
@@ -21,7 +21,8 @@ from deploytool.results.receipt import Receipt
 from deploytool.run_folder import publish, staging
 from deploytool.run_folder.staging import Staging
 from deploytool.spec import Job, Options, Stage
-from deploytool.stages import EVERYWHERE, STAGES
+from deploytool.stages import registry
+from deploytool.stages.registry import COMMON_PACKAGES, STAGES
 
 _PACKAGE = Path(__file__).parents[1]
 _WEIGHTS = Kind.WEIGHTS.value
@@ -32,11 +33,11 @@ def check(recipe: Sequence[Stage]) -> None:
     """Raises BadInput for a recipe in which a stage takes a kind of artifact that no earlier stage makes."""
     kinds: set[Kind] = set()
     for stage in recipe:
-        missing = [kind.name.lower() for kind in STAGES[stage].takes if kind not in kinds]
+        missing = [kind.name.lower() for kind in STAGES[stage].requires if kind not in kinds]
         if missing:
             problem = f"{stage} takes {' and '.join(missing)}, and no stage before it makes that"
             raise BadInput(problem, "add the missing stage to the recipe")
-        kinds.add(STAGES[stage].makes)
+        kinds.add(STAGES[stage].produces)
 
 
 def run(job: Job, recipe: Sequence[Stage], home: Path) -> Iterator[Artifact]:
@@ -78,8 +79,8 @@ def iterate(job: Job, recipe: Sequence[Stage], staged: Staging) -> Iterator[Arti
         _carry_over(staged)
     finally:
         for stage in recipe:
-            if program := STAGES[stage].program:
-                process.stop_ahead(workers.command(program))
+            if worker := STAGES[stage].worker:
+                process.stop_ahead(workers.command(worker))
 
 
 def extend(stage: Stage, options: Options, home: Path) -> Artifact:
@@ -99,7 +100,7 @@ def extend(stage: Stage, options: Options, home: Path) -> Artifact:
 def extend_staged(stage: Stage, options: Options, staged: Staging) -> Artifact:
     """Like `extend`, for a run that is not published yet; the path is the one after publication."""
     kinds = {receipt.kind for _, receipt in stage_directories(staged.at) if receipt.made_by != stage}
-    missing = [kind.name.lower() for kind in STAGES[stage].takes if kind not in kinds]
+    missing = [kind.name.lower() for kind in STAGES[stage].requires if kind not in kinds]
     if missing:
         problem = f"{staged.home} holds no finished run: it lacks the {missing[0]}"
         raise BadInput(problem, "`deploytool export` makes one")
@@ -154,8 +155,8 @@ def _check_resources(recipe: Sequence[Stage], job: Job, artifacts: Sequence[Arti
 def _start_workers(recipe: Sequence[Stage]) -> None:
     """Starts the workers of all stages but the next one, so that they import their libraries in the meantime."""
     for stage in recipe[1:]:
-        if program := STAGES[stage].program:
-            process.start_ahead(workers.command(program), workers.GIBIBYTES, workers.LARGEST_FILE)
+        if worker := STAGES[stage].worker:
+            process.start_ahead(workers.command(worker), workers.GIBIBYTES, workers.LARGEST_FILE)
 
 
 def check_source(home: Path, *, needed: bool = True) -> None:
@@ -204,12 +205,12 @@ def _key(stage: Stage, job: Job, inputs: StageInputs) -> str:
     return serde.digest(
         stage,
         _stage_source(stage),
-        [job.model] if contract.model else [],
+        [job.model] if contract.uses_model else [],
         _model_source(job.model.factory) if stage == FIRST else "",
-        {name: getattr(job.options, name) for name in contract.reads},
+        {name: getattr(job.options, name) for name in contract.options},
         {artifact.made_by: [artifact.key, artifact.digest] for artifact in inputs.artifacts},
         _versions(stage),
-        [*machine.gpus(), machine.cpu()] if contract.here else [],
+        [*machine.gpus(), machine.cpu()] if contract.uses_device else [],
     )
 
 
@@ -221,7 +222,7 @@ def _versions(stage: Stage) -> dict[str, str]:
 def _stage_source(stage: Stage) -> str:
     """The digest of the stage's own file and of every package that it declares."""
     files = [_PACKAGE / "stages" / f"{stage}.py"]
-    for name in (*EVERYWHERE, *STAGES[stage].packages):
+    for name in (*COMMON_PACKAGES, *STAGES[stage].packages):
         path = _PACKAGE / name
         files += [path] if path.is_file() else sorted(path.rglob("*.py"))
     return serde.digest([serde.file_digest(path) for path in files])
@@ -264,7 +265,7 @@ def artifact_of(directory: Path, receipt: Receipt, *, fresh: bool) -> Artifact:
 
 
 def _inputs(stage: Stage, artifacts: Sequence[Artifact]) -> StageInputs:
-    wanted = (*STAGES[stage].takes, *STAGES[stage].welcomes)
+    wanted = (*STAGES[stage].requires, *STAGES[stage].optional)
     return StageInputs(tuple(artifact for artifact in artifacts if artifact.kind in wanted))
 
 
@@ -301,7 +302,7 @@ def _take(artifact: Artifact, staged: Staging) -> Artifact | None:
 
 def _make(stage: Stage, job: Job, staged: Staging, key: str, artifacts: Sequence[Artifact]) -> Artifact:
     """Runs the stage in a hidden directory, writes the receipt, and only then renames the directory into place."""
-    kind, inputs = STAGES[stage].makes, _inputs(stage, artifacts)
+    kind, inputs = STAGES[stage].produces, _inputs(stage, artifacts)
     with staged.stage_directory(stage) as directory, disk.writing(directory, named=staged.home / stage):
         start = time.perf_counter()
         notes = _run_stage(stage, job, directory / kind.value, inputs)
@@ -318,7 +319,7 @@ def _make(stage: Stage, job: Job, staged: Staging, key: str, artifacts: Sequence
 
 def _run_stage(stage: Stage, job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Has the stage make its artifact; the notes of the first stage list the files that the model's code read."""
-    module, reference = stages.import_stage(stage), job.model.factory
+    module, reference = registry.import_stage(stage), job.model.factory
     if stage != FIRST:
         return module.make(job, out, inputs)
     if factory.is_zoo(reference):

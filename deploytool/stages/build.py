@@ -15,23 +15,24 @@ from deploytool.results.report import Engine
 from deploytool.spec import BATCH, EnginePlan, Job
 
 
-def make(job: Job, out: Path, given: StageInputs) -> Notes:
+def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes every engine that was planned, the first to `out` and the others beside it.
 
     An engine that a known miscompile can hit gives the probes too: `probes` says which engine gives which.
     Raises MissingBackend if a flavour cannot be imported, StageFailed if TensorRT refuses the graph or builds FP32.
     """
-    taken = given.latest(Kind.GRAPH)
+    taken = inputs.latest(Kind.GRAPH)
     graph, kept = taken.path.read_bytes(), serde.decode(int, taken.notes.get("heavy_nodes_kept", 0))
     free = {**job.options.sizes, BATCH: job.options.batch}
     engines, remarks, given_too = [], [], {}
     log: list[str] = []
-    inputs = job.model.inputs
     for plan in job.options.engines:
         trt, begun = tensorrt.library(plan.flavour), time.perf_counter()
-        hits, remark = _endangered(_hits(given), plan, trt.__version__)
+        hits, remark = _endangered(_hits(inputs), plan, trt.__version__)
         probes = [hit.place.tensor for hit in hits]
-        built = tensorrt_builder.build(trt, graph, plan, inputs, free, job.watch, fp32_layers=kept, probes=probes)
+        built = tensorrt_builder.build(
+            trt, graph, plan, job.model.inputs, free, job.watch, fp32_layers=kept, probes=probes
+        )
         disk.write(out.with_name(plan.file), built.engine)
         seconds, size = round(time.perf_counter() - begun, 3), len(built.engine)
         engines.append(Engine(plan.file, size, plan.flavour, trt.__version__, plan.capabilities, built.layers, seconds))
@@ -41,10 +42,10 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     return {"engines": serde.encode(engines), "log": log, "probes": given_too, "remarks": remarks}
 
 
-def _hits(given: StageInputs) -> tuple[Match, ...]:
+def _hits(inputs: StageInputs) -> tuple[Match, ...]:
     """The places that the lint found."""
     return tuple(
-        hit for artifact in given.chain(Kind.PROBES) for hit in serde.decode(tuple[Match, ...], artifact.notes["hits"])
+        hit for artifact in inputs.chain(Kind.PROBES) for hit in serde.decode(tuple[Match, ...], artifact.notes["hits"])
     )
 
 

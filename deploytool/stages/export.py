@@ -77,13 +77,13 @@ class _Candidate:
     refusal: Exception | None = None
 
 
-def make(job: Job, out: Path, given: StageInputs) -> Notes:
+def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes the graph of the exporter that was chosen; by default of the first that takes the model and holds.
 
     With "auto" it is the better proved of both. `fixed` are the lines of the model that the kept graph knows only as
     they went at export. Raises StageFailed if the exporter refuses the model, or if no exporter's graph holds.
     """
-    task = _Task(job, given.source(), given.golden(), out)
+    task = _Task(job, inputs.source(), inputs.golden(), out)
     tried: list[_Candidate] = []
     if job.options.exporter == AUTO:
         asked = _questions(task)

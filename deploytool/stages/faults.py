@@ -14,12 +14,12 @@ from deploytool.spec import Job, Precision
 _FRESH = 8  # cases that faults which were not caught are tried on
 
 
-def make(job: Job, out: Path, given: StageInputs) -> Notes:
+def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes the proof, and beside it the fresh cases that would have caught what the golden ones missed."""
-    before, graph = given.chain(Kind.GRAPH)[-2:]
+    before, graph = inputs.chain(Kind.GRAPH)[-2:]
     subject = run.subject(
-        given.latest(Kind.WEIGHTS).path,
-        given.latest(Kind.GOLDEN).path,
+        inputs.latest(Kind.WEIGHTS).path,
+        inputs.latest(Kind.GOLDEN).path,
         engine_graph(before.path),
         graph.path,
         half=graph.made_by.precision is Precision.FP16,

@@ -28,7 +28,7 @@ from deploytool.precision.small_constants import SmallConstant
 from deploytool.results.artifact import OPTIMISED, Kind, Notes, engine_graph
 from deploytool.results.report import Check, Weights
 from deploytool.spec import AUTO, Job, Precision, Stage
-from deploytool.stages import STAGES
+from deploytool.stages.registry import STAGES
 
 _HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _SHARE = 0.9  # of the heavy nodes that are not kept in FP32 on purpose must run in FP16
@@ -38,13 +38,13 @@ _DEPLOY = f"deploy the FP32 graph of the {Stage.REWRITE} stage"
 _UNOPTIMISED = "ONNX Runtime {} crashes when it optimises this graph for a CPU, and runs it there as it is"
 
 
-def make(job: Job, out: Path, given: StageInputs) -> Notes:
+def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes the FP16 graph, with FP32 inputs and outputs unless `io` is fp16, and `keep_fp32` in FP32.
 
     Raises BadInput if nothing is called as `keep_fp32` says, StageFailed if no small part in FP32 makes the rest hold,
     if too few of the heavy nodes end up in FP16, or if the graph crashes ONNX Runtime.
     """
-    graph = onnx.load(engine_graph(given.latest(Kind.GRAPH).path))
+    graph = onnx.load(engine_graph(inputs.latest(Kind.GRAPH).path))
     try:
         halved = fp16.convert(graph, keep_io=job.options.io is Precision.FP32)
     except Exception as error:  # whatever the converter or the checker raises, the graph was refused
@@ -54,9 +54,9 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     found, modules = small_constants.find(halved.single, names), frozenset[str]()
     kept = Kept().union(*(guard.around for guard in found))
     if wanted:
-        modules = name_scopes.modules(weights_file.names(given.latest(Kind.WEIGHTS).path))
+        modules = name_scopes.modules(weights_file.names(inputs.latest(Kind.WEIGHTS).path))
     if wanted == (AUTO,):
-        kept, evaluations = _searched(halved, kept, given.golden(), modules, job)
+        kept, evaluations = _searched(halved, kept, inputs.golden(), modules, job)
     elif wanted:
         kept |= name_scopes.matching_nodes(wanted, names, modules)
     half = halved.keeping(kept)
@@ -203,7 +203,7 @@ def _optimised(graph: Path) -> bool:
 def _open(graph: Path, *, optimise: bool) -> None:
     task: list[serde.Json] = [str(graph), optimise]
     try:
-        command = workers.command(STAGES[Stage.FP16].program)
+        command = workers.command(STAGES[Stage.FP16].worker)
         run_limited(command, what="ONNX Runtime", seconds=_SECONDS, gibibytes=workers.GIBIBYTES, task=task)
     except StageFailed as error:
         raise type(error)(f"the FP16 graph cannot be opened: {error}", "try --runner reference") from error

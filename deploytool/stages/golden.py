@@ -53,12 +53,12 @@ class _Cases:
         return _Cases(self.pixels[chosen], inputs, self.labels[chosen])
 
 
-def make(job: Job, out: Path, given: StageInputs) -> Notes:
+def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes the golden cases: pixels, inputs, FP32 outputs and FP64 outputs, of photographs or of drawn images.
 
     Raises BadInput if the folder cannot be used, StageFailed if the model answers with NaN or infinite values.
     """
-    source = given.source()
+    source = inputs.source()
     model, weights, module = source.definition, source.weights, eager.load_module(source.weights)
     said: list[str] = []
     if job.options.inputs:

@@ -17,16 +17,16 @@ from deploytool.results.artifact import Kind, Notes
 from deploytool.spec import Job
 
 
-def make(job: Job, out: Path, given: StageInputs) -> Notes:
+def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes what the tensors at the places found should be, on the first golden cases.
 
     They are taken from the graph before the one that ships: the FP32 graph, for the converter keeps all names.
     """
-    *earlier, shipped = given.chain(Kind.GRAPH)
+    *earlier, shipped = inputs.chain(Kind.GRAPH)
     hits = known_issues.find(onnx.load(shipped.path).graph)
     before = earlier[-1] if earlier else shipped
-    inputs = intermediates.first_cases(given.golden().inputs)
-    kept = _values(before.path, hits, inputs, job) if hits else {}
+    cases = intermediates.first_cases(inputs.golden().inputs)
+    kept = _values(before.path, hits, cases, job) if hits else {}
     intermediates.write(out, Probes(kept))
     return {"hits": serde.encode(hits), "remarks": [_remark(hit, kept) for hit in hits]}
 

@@ -25,7 +25,7 @@ from deploytool.spec import BATCH, Job, Model, Options
 _IMAGES = 16  # enough for the statistics of a batch norm
 
 
-def make(job: Job, out: Path, given: StageInputs) -> Notes:
+def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes the weights with the definition they belong to: of a checkpoint, as the factory made them, or seeded.
 
     What was seen of the user's model on the way stands in `remarks`. The weights are those before any probe ran.

@@ -59,27 +59,27 @@ class _Content:
     io: Precision
 
 
-def make(job: Job, out: Path, given: StageInputs) -> Notes:
+def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes the bundle into the folder of `out`, its manifest last.
 
     Raises ParityFailed if the report says that an artifact computes something else than its source.
     """
-    validated = given.latest(Kind.REPORT)
+    validated = inputs.latest(Kind.REPORT)
     broken = serde.decode(tuple[str, ...], validated.notes["broken"])
     if broken:
         raise ParityFailed(f"what fails is not packed: {broken[0]}", "`deploytool blame` names the layer")
     folder, written = out.parent, report.read(validated.path)
     folder.mkdir()
-    single, half = _graphs(given)
-    content = _content(given, validated.notes, onnx.load(single.path, load_external_data=False))
+    single, half = _graphs(inputs)
+    content = _content(inputs, validated.notes, onnx.load(single.path, load_external_data=False))
     graphs = _server(folder, content, single, half)
-    recorded = given.golden()
+    recorded = inputs.golden()
     allowed = metrics.tolerances(recorded.noise, verdict.requested_tolerances(written))
     batch = content.model.inputs[0].shape[0]
     sample = _golden(folder, recorded, batch if isinstance(batch, int) else 1)
     graphs = tuple(_bounded(folder, graph, content.free, sample.cases) for graph in graphs)
     recipe = _recipe(folder, content, graphs[-1])
-    engines = _engines(folder, content, given, written)
+    engines = _engines(folder, content, inputs, written)
     own = {engine.file.path for engine in engines}
     paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     manifest = Manifest(
@@ -90,7 +90,7 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
         outputs=content.outputs,
         free=content.free,
         preprocessing=content.model.preprocessing,
-        classes=serde.decode(tuple[str, ...], given.latest(Kind.GOLDEN).notes.get("classes", [])),
+        classes=serde.decode(tuple[str, ...], inputs.latest(Kind.GOLDEN).notes.get("classes", [])),
         graphs=graphs,
         golden=sample,
         tolerances={Precision.FP32: allowed.fp32, Precision.FP16: allowed.fp16},
@@ -98,7 +98,7 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
         files=tuple(describe_file(folder, path, _role(path)) for path in paths if path not in own),
         engines=engines,
         targets=written.targets,
-        provenance=_provenance(given, written, content.model),
+        provenance=_provenance(inputs, written, content.model),
     )
     write_manifest(folder, manifest)
     check_files(folder, read_manifest(folder))
@@ -106,24 +106,24 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
     return {"digest": content_digest(manifest), "sequence": manifest.sequence, "bytes": size}
 
 
-def _graphs(given: StageInputs) -> tuple[Artifact, Artifact]:
+def _graphs(inputs: StageInputs) -> tuple[Artifact, Artifact]:
     """The last FP32 graph and the FP16 graph."""
-    chain = given.chain(Kind.GRAPH)
+    chain = inputs.chain(Kind.GRAPH)
     single = [graph for graph in chain if graph.made_by is not Stage.FP16]
     if len(single) == len(chain):
         raise StageFailed("there is no FP16 graph to pack", f"export again, with the {Stage.FP16} stage")
     return single[-1], chain[-1]
 
 
-def _content(given: StageInputs, notes: Notes, graph: onnx.ModelProto) -> _Content:
-    model = given.source().definition
+def _content(inputs: StageInputs, notes: Notes, graph: onnx.ModelProto) -> _Content:
+    model = inputs.source().definition
     serves = serde.decode(dict[str, serde.Json], notes["serves"])
     below = {tensor.name: tensor.below for tensor in model.inputs}
-    inputs = tuple(replace(_tensor(each), below=below.get(each.name, 2)) for each in graph.graph.input)
-    outputs = tuple(_tensor(each) for each in graph.graph.output)
+    feeds = tuple(replace(_tensor(value), below=below.get(value.name, 2)) for value in graph.graph.input)
+    outputs = tuple(_tensor(value) for value in graph.graph.output)
     name = re.sub(r"[^A-Za-z0-9_.+-]", "_", model.name).lstrip(".+-") or "model"
     free = serde.decode(Mapping[str, Range], serves["free"])  # type: ignore[type-abstract]  # decode makes a dict
-    return _Content(name, model, inputs, outputs, free, serde.decode(Precision, serves["io"]))
+    return _Content(name, model, feeds, outputs, free, serde.decode(Precision, serves["io"]))
 
 
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:
@@ -187,11 +187,11 @@ def _sizes(inputs: Sequence[Tensor], free: Mapping[str, Range], end: str) -> str
     return ",".join(f"{tensor.name}:{shape}" for tensor, shape in zip(inputs, sides, strict=True))
 
 
-def _engines(folder: Path, content: _Content, given: StageInputs, written: Report) -> tuple[Engine, ...]:
+def _engines(folder: Path, content: _Content, inputs: StageInputs, written: Report) -> tuple[Engine, ...]:
     """Every engine; those of the full TensorRT where Triton finds them."""
     found: list[Engine] = []
     plans: dict[str, str] = {}
-    for artifact in given.chain(Kind.ENGINE):
+    for artifact in inputs.chain(Kind.ENGINE):
         for built in serde.decode(tuple[report.Engine, ...], artifact.notes["engines"]):
             capabilities = _capabilities(built, written.targets)
             file = f"{built.flavour}_{built.version}_{'_'.join(capabilities)}.plan"
@@ -228,16 +228,16 @@ def _capabilities(built: report.Engine, targets: Sequence[Decision]) -> tuple[st
     return tuple(sorted({each.capability for each in here}))
 
 
-def _provenance(given: StageInputs, written: Report, model: Model) -> Provenance:
+def _provenance(inputs: StageInputs, written: Report, model: Model) -> Provenance:
     """What it was made from; no path of this machine, and nothing that another run of the same would change."""
     where, _, function = model.factory.rpartition(":")
     kinds = (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH)
-    exported = [each.notes for each in given.chain(Kind.GRAPH) if each.made_by is Stage.EXPORT]
+    exported = [each.notes for each in inputs.chain(Kind.GRAPH) if each.made_by is Stage.EXPORT]
     return Provenance(
         factory=f"{Path(where).name}:{function}",
         arguments=model.options,
-        weights=given.latest(Kind.WEIGHTS).digest,
-        artifacts={each.made_by: each.digest for each in given.artifacts if each.kind in kinds},
+        weights=inputs.latest(Kind.WEIGHTS).digest,
+        artifacts={each.made_by: each.digest for each in inputs.artifacts if each.kind in kinds},
         versions=written.versions,
         choices={name: str(notes[name]) for notes in exported for name in ("exporter", "opset")},
     )

@@ -43,13 +43,13 @@ _LONGEST = 200  # characters of what another's code says
 Trials = dict[str, dict[int, Ratio]]  # form: batch: how many times faster than the original
 
 
-def make(job: Job, out: Path, given: StageInputs) -> Notes:
+def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes the chosen form of the graph, the graph itself if no other is surely faster.
 
     A form that strays is left out with a remark. Raises ParityFailed if it is the one that was asked for by name.
     """
-    before = given.latest(Kind.GRAPH).path
-    asked, sample = job.options.rewrite, given.golden()
+    before = inputs.latest(Kind.GRAPH).path
+    asked, sample = job.options.rewrite, inputs.golden()
     wanted = RECIPES if asked == AUTO else {ORIGINAL: (), asked: RECIPES[asked]}
     forms, unmade = _forms_of(onnx.load(before), wanted)
     files = {form.name: _written(form, before, out) for form in forms}

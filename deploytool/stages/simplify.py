@@ -25,7 +25,7 @@ from deploytool.results.report import Tolerance
 from deploytool.rewrites import simplify_worker
 from deploytool.rewrites.graph import free_sizes
 from deploytool.spec import Job, Stage
-from deploytool.stages import STAGES
+from deploytool.stages.registry import STAGES
 
 _SECONDS, _SEARCH_SECONDS = 300.0, 300.0  # of a run of onnxsim, and of all that search a culprit
 _SHORTEST_SECONDS, _PATIENCE = 10.0, 10.0  # a run of the search hangs after that long, or so many times the idle run's
@@ -36,12 +36,12 @@ _ALL = ("onnxsim",)
 Attempt = Callable[[Sequence[str], float], float]
 
 
-def make(job: Job, out: Path, given: StageInputs) -> Notes:
+def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes the simplified graph, or the graph as it was where nothing that onnxsim makes of it holds.
 
     Raises StageFailed only for a graph that does not run as it was.
     """
-    before, sample = given.latest(Kind.GRAPH).path, given.golden()
+    before, sample = inputs.latest(Kind.GRAPH).path, inputs.golden()
     asked = _questions(job, before, sample.inputs)
     tolerance = metrics.tolerances(sample.noise, job.options.tolerance).fp32
 
@@ -75,7 +75,7 @@ def _questions(job: Job, before: Path, inputs: Arrays) -> tuple[ReferenceCases, 
 
 def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> None:
     """Writes what onnxsim makes of a graph with the passes and steps in `off` left out."""
-    task, command = [str(before), str(out), list(off)], workers.command(STAGES[Stage.SIMPLIFY].program)
+    task, command = [str(before), str(out), list(off)], workers.command(STAGES[Stage.SIMPLIFY].worker)
     memory, writes = workers.GIBIBYTES, workers.LARGEST_FILE
     run_limited(command, what="onnxsim", seconds=seconds, gibibytes=memory, writes=writes, task=task, makes=out)
     try:
@@ -159,7 +159,7 @@ def bisect(switches: Sequence[str], holds: Callable[[Sequence[str]], bool], most
 def _passes() -> list[str]:
     """The names of onnxsim's passes; none where it does not tell."""
     try:
-        command = workers.command(STAGES[Stage.SIMPLIFY].program, simplify_worker.LIST_PASSES)
+        command = workers.command(STAGES[Stage.SIMPLIFY].worker, simplify_worker.LIST_PASSES)
         said = run_limited(command, what="onnxsim", seconds=_SECONDS, gibibytes=workers.GIBIBYTES)
     except StageFailed:
         return []

@@ -29,15 +29,15 @@ _EXAMPLE = 2  # golden cases to trace with: a batch of one would be taken for a 
 _LONGEST = 200  # characters of a foreign reason
 
 
-def make(job: Job, out: Path, given: StageInputs) -> Notes:
+def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes the frozen trace; the names of its inputs and outputs travel inside the file.
 
     `fixed` are the lines of the model that the trace knows only as they went at export. Where TorchScript does not take
     the model, or one of these lines makes the trace another model, no file is left, and the notes say why.
     """
-    source = given.source()
+    source = inputs.source()
     model, weights = source.definition, source.weights
-    sample, home = given.golden(), source_lines.source_folder(model.factory)
+    sample, home = inputs.golden(), source_lines.source_folder(model.factory)
     example = tuple(torch.from_numpy(sample.inputs[tensor.name][: _batch(model)]) for tensor in model.inputs)
     names = {"inputs": _names(model.inputs), "outputs": _names(model.outputs)}
     if isinstance(model.inputs[0].shape[0], int):

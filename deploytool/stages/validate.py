@@ -21,30 +21,30 @@ from deploytool.results.baked_values import BakedValue, Origin
 from deploytool.results.faults import FaultsResult
 from deploytool.results.report import Comparison, Fp16Range, Report, Weights
 from deploytool.spec import BATCH, Job, Precision, Range, Stage
-from deploytool.stages import STAGES
+from deploytool.stages.registry import STAGES
 from deploytool.targets import DISTRIBUTIONS
 
 _LIBRARIES = ("deploytool", "torch", "onnx", "onnxsim", "onnxruntime", "onnxruntime-gpu", *DISTRIBUTIONS)
 
 
-def make(job: Job, out: Path, given: StageInputs) -> Notes:
+def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes the report; a failed check stands in the report and is no error: the front door decides what it means."""
-    recorded, source = given.latest(Kind.GOLDEN), given.source()
-    sample = given.golden()
-    devices, engines = eager.devices(), checks.engine_comparisons(given)
+    recorded, source = inputs.latest(Kind.GOLDEN), inputs.source()
+    sample = inputs.golden()
+    devices, engines = eager.devices(), checks.engine_comparisons(inputs)
     steps = (
-        [step for device in devices for step in checks.graph_comparisons(device, job, given)]
-        + checks.fp16_comparisons(given)
+        [step for device in devices for step in checks.graph_comparisons(device, job, inputs)]
+        + checks.fp16_comparisons(inputs)
         + engines
     )
     first = checks.source_comparison(recorded, sample, metrics.tolerances(sample.noise, job.options.tolerance))
     extremes, origins = (
-        _extremes(job, source.weights, sample, _fixed(given)),
-        checks.reference_answers(job, given, sample),
+        _extremes(job, source.weights, sample, _fixed(inputs)),
+        checks.reference_answers(job, inputs, sample),
     )
     at = noise.NoiseAtSizes(source.weights, job.options.tolerance, sample.noise)
-    judged = tuple(checks.judge(steps, origins, sample, extremes, _probes(given), job, at.edge, at))
-    timed = checks.graph_comparisons(devices[-1], job, given) + engines
+    judged = tuple(checks.judge(steps, origins, sample, extremes, _probes(inputs), job, at.edge, at))
+    timed = checks.graph_comparisons(devices[-1], job, inputs) + engines
     found, rounds = quick.measure(source.weights, timed, sample.inputs, job, devices[-1])
     written = Report(
         schema=report.SCHEMA,
@@ -57,15 +57,15 @@ def make(job: Job, out: Path, given: StageInputs) -> Notes:
         data=job.options.data.path if job.options.data else None,
         comparisons=(first, *judged),
         speeds=found,
-        gate=verdict.judge_gate(job.options.min_speedup, found, engine=bool(given.chain(Kind.ENGINE))),
-        fp16_range=_reach(given, sample),
-        faults=_proof(given),
-        engines=checks.build_notes(given),
+        gate=verdict.judge_gate(job.options.min_speedup, found, engine=bool(inputs.chain(Kind.ENGINE))),
+        fp16_range=_reach(inputs, sample),
+        faults=_proof(inputs),
+        engines=checks.build_notes(inputs),
         targets=job.options.targets,
-        remarks=(*_remarks(given), *_seen(judged), *baked_values.harmless_lines(_fixed(given))),
+        remarks=(*_remarks(inputs), *_seen(judged), *baked_values.harmless_lines(_fixed(inputs))),
         versions={name: version for name in _LIBRARIES if (version := machine.version(name))},
-        options=_choices(job, given),
-        baked_values=_fixed(given),
+        options=_choices(job, inputs),
+        baked_values=_fixed(inputs),
     )
     report.write(out, written)
     serves = {"free": {**job.options.sizes, BATCH: job.options.batch}, "io": job.options.io}
@@ -93,22 +93,22 @@ def _extremes(job: Job, weights: Path, sample: Golden, lines: tuple[BakedValue, 
     return found
 
 
-def _choices(job: Job, given: StageInputs) -> dict[str, serde.Json]:
+def _choices(job: Job, inputs: StageInputs) -> dict[str, serde.Json]:
     """The options that the stages before and this one read; targets and engines have their own place in the report."""
-    verbs = (*(artifact.made_by for artifact in given.artifacts), Stage.VALIDATE)
-    names = {name for verb in verbs for name in STAGES[verb].reads} - {"targets", "engines"}
+    verbs = (*(artifact.made_by for artifact in inputs.artifacts), Stage.VALIDATE)
+    names = {name for verb in verbs for name in STAGES[verb].options} - {"targets", "engines"}
     return {name: serde.encode(getattr(job.options, name)) for name in sorted(names)}
 
 
-def _probes(given: StageInputs) -> Probes:
+def _probes(inputs: StageInputs) -> Probes:
     """What the lint kept, if it found anything."""
-    files = [artifact.path for artifact in given.chain(Kind.PROBES)]
+    files = [artifact.path for artifact in inputs.chain(Kind.PROBES)]
     return intermediates.read(files[-1]) if files else Probes({})
 
 
-def _remarks(given: StageInputs) -> tuple[str, ...]:
+def _remarks(inputs: StageInputs) -> tuple[str, ...]:
     """What the stages before want to be known, each line with its stage."""
-    said = [(each.made_by, serde.decode(tuple[str, ...], each.notes.get("remarks", []))) for each in given.artifacts]
+    said = [(each.made_by, serde.decode(tuple[str, ...], each.notes.get("remarks", []))) for each in inputs.artifacts]
     return tuple(f"{verb}: {line}" for verb, lines in said for line in lines)
 
 
@@ -117,21 +117,21 @@ def _seen(judged: tuple[Comparison, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(f"{comparison.stage}: {line}" for comparison in judged for line in comparison.remarks))
 
 
-def _fixed(given: StageInputs) -> tuple[BakedValue, ...]:
+def _fixed(inputs: StageInputs) -> tuple[BakedValue, ...]:
     """What the stages say of lines of the model that an exporter fixed."""
-    notes = [each.notes.get("baked_values", []) for each in given.artifacts]
+    notes = [each.notes.get("baked_values", []) for each in inputs.artifacts]
     return tuple(line for each in notes for line in serde.decode(tuple[BakedValue, ...], each))
 
 
-def _proof(given: StageInputs) -> FaultsResult | None:
+def _proof(inputs: StageInputs) -> FaultsResult | None:
     """What the faults stage found, where it stood in the recipe."""
-    found = [json.loads(each.path.read_text(encoding="utf-8")) for each in given.chain(Kind.FAULTS)]
+    found = [json.loads(each.path.read_text(encoding="utf-8")) for each in inputs.chain(Kind.FAULTS)]
     return serde.decode(FaultsResult, found[-1]) if found else None
 
 
-def _reach(given: StageInputs, sample: Golden) -> Fp16Range | None:
+def _reach(inputs: StageInputs, sample: Golden) -> Fp16Range | None:
     """How near the values of the FP16 graph come to the ends of FP16, on the golden inputs."""
-    halved = given.latest(Kind.GRAPH)
+    halved = inputs.latest(Kind.GRAPH)
     if halved.made_by.precision is Precision.FP32:
         return None
     return verdict.fp16_range(

@@ -114,7 +114,7 @@ def test_the_tolerances_are_those_of_the_code() -> None:
 
 
 def test_every_stage_is_in_the_architecture() -> None:
-    stages = {path.name for path in (ROOT / "deploytool" / "stages").glob("[a-z]*.py")}
+    stages = {path.name for path in (ROOT / "deploytool" / "stages").glob("[a-z]*.py")} - {"registry.py"}
     assert stages == set(re.findall(r"^\| \w+ \| `deploytool/stages/(\w+\.py)` \|", ARCHITECTURE, re.MULTILINE))
 
 

@@ -16,7 +16,7 @@ from deploytool.loading import catalog
 from deploytool.pipeline import runner
 from deploytool.results import verdict
 from deploytool.spec import Job, Stage, Status
-from deploytool.stages import STAGES, Contract
+from deploytool.stages.registry import STAGES, Contract
 from tests.conftest import FREE, QUICK
 from tests.user_model_export import ARCHITECTURES, OWN, Walk
 
@@ -157,7 +157,7 @@ def test_a_rejecting_exporter_prints_nothing(walk: Walk, capfd: pytest.CaptureFi
 
 def replace_fp16_worker(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     """Replaces the worker module that opens the graph in the fp16 stage."""
-    contract = dataclasses.replace(STAGES[Stage.FP16], program=module)
+    contract = dataclasses.replace(STAGES[Stage.FP16], worker=module)
     monkeypatch.setitem(cast("dict[Stage, Contract]", STAGES), Stage.FP16, contract)
 
 

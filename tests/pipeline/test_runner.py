@@ -7,7 +7,6 @@ from pathlib import Path
 import onnx
 import pytest
 
-from deploytool import stages
 from deploytool.errors import BadInput, StageFailed
 from deploytool.host import machine, process, workers
 from deploytool.loading.stage_inputs import StageInputs
@@ -16,7 +15,8 @@ from deploytool.pipeline.recipe import PIPELINE
 from deploytool.results import receipt
 from deploytool.results.artifact import Kind, Notes
 from deploytool.spec import Job, Options, Stage
-from deploytool.stages import STAGES, simplify
+from deploytool.stages import registry, simplify
+from deploytool.stages.registry import STAGES
 from tests.conftest import QUICK, TINY, modules_of
 
 SHORT = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY)
@@ -103,11 +103,11 @@ def test_another_version_of_a_library_remakes_what_it_made(home: Path, monkeypat
 
 def test_a_stage_that_fails_leaves_nothing_behind(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing:
-        def make(self, job: Job, out: Path, given: StageInputs) -> Notes:
+        def make(self, job: Job, out: Path, inputs: StageInputs) -> Notes:
             out.write_bytes(b"half")
             raise StageFailed("refused", "try another")
 
-    monkeypatch.setattr(stages, "import_stage", lambda verb: Failing())
+    monkeypatch.setattr(registry, "import_stage", lambda verb: Failing())
     with pytest.raises(StageFailed):
         run(home, dataclasses.replace(QUICK, images=5))
     assert {path.name for path in home.iterdir()} == set(SHORT), "what is there stays, and no half room is there"
@@ -116,11 +116,11 @@ def test_a_stage_that_fails_leaves_nothing_behind(home: Path, monkeypatch: pytes
 
 def test_an_interruption_leaves_no_half_room(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupted:
-        def make(self, job: Job, out: Path, given: StageInputs) -> Notes:
+        def make(self, job: Job, out: Path, inputs: StageInputs) -> Notes:
             out.write_bytes(b"half")
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "import_stage", lambda verb: Interrupted())
+    monkeypatch.setattr(registry, "import_stage", lambda verb: Interrupted())
     with pytest.raises(KeyboardInterrupt):
         run(home, dataclasses.replace(QUICK, seed=5))
     assert {path.name for path in home.iterdir()} == set(SHORT)
@@ -131,10 +131,10 @@ def test_an_interruption_leaves_no_half_room(home: Path, monkeypatch: pytest.Mon
 
 def test_a_run_that_made_nothing_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Refusing:
-        def make(self, job: Job, out: Path, given: StageInputs) -> Notes:
+        def make(self, job: Job, out: Path, inputs: StageInputs) -> Notes:
             raise StageFailed("refused", "try another")
 
-    monkeypatch.setattr(stages, "import_stage", lambda verb: Refusing())
+    monkeypatch.setattr(registry, "import_stage", lambda verb: Refusing())
     with pytest.raises(StageFailed):
         run(tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -177,7 +177,7 @@ assert not any(artifact.fresh for artifact in made)
 
 def test_the_artifacts_are_what_the_table_says(finished: Path) -> None:
     found = {room.name: sealed.kind for room, sealed in runner.stage_directories(finished)}
-    assert found == {verb: STAGES[verb].makes for verb in PIPELINE}
+    assert found == {verb: STAGES[verb].produces for verb in PIPELINE}
     assert Kind.REPORT.value in {path.name for path in (finished / "validate").iterdir()}
 
 
@@ -187,14 +187,14 @@ def test_every_receipt_names_the_weights_it_all_began_with(finished: Path) -> No
 
 
 def test_children_begin_while_the_stages_before_theirs_work(tmp_path: Path) -> None:
-    command = workers.command(STAGES[Stage.SIMPLIFY].program)
+    command = workers.command(STAGES[Stage.SIMPLIFY].worker)
     made = runner.run(Job(TINY, QUICK), SHORT, tmp_path / "run")
     waited = {artifact.made_by: process.is_waiting(command) for artifact in made}
     assert waited == {"load": True, "golden": True, "export": True, "simplify": False}
 
 
 def test_nothing_begins_for_a_run_that_is_all_there_nor_outlives_one_that_is_left(home: Path) -> None:
-    command = workers.command(STAGES[Stage.SIMPLIFY].program)
+    command = workers.command(STAGES[Stage.SIMPLIFY].worker)
     assert not any(process.is_waiting(command) for _ in runner.run(Job(TINY, QUICK), SHORT, home))
     other = runner.run(Job(TINY, dataclasses.replace(QUICK, seed=1)), SHORT, home)
     next(other)
@@ -220,8 +220,8 @@ def test_what_was_made_of_other_bytes_is_made_anew_though_the_key_of_its_parent_
     """A tool need not do the same twice: here the simplified graph has another name the second time."""
     sound = simplify.make
 
-    def other(job: Job, out: Path, given: StageInputs) -> Notes:
-        notes = sound(job, out, given)
+    def other(job: Job, out: Path, inputs: StageInputs) -> Notes:
+        notes = sound(job, out, inputs)
         graph = onnx.load(out)
         graph.graph.name = "other"
         onnx.save(graph, out)

@@ -309,7 +309,7 @@ def import_modules(*, light: bool = False) -> None:
     if not light:
         import torch
 
-        from deploytool.stages import STAGES
+        from deploytool.stages.registry import STAGES
 
         torch.set_num_threads(1)
         names += ["cli.export", "cli.pack", "api", "report.html", *(f"stages.{verb}" for verb in STAGES)]

@@ -22,7 +22,7 @@ import torch
 import deploytool
 from deploytool.errors import NoRoom
 from deploytool.host import disk
-from deploytool.stages import STAGES, import_stage
+from deploytool.stages.registry import STAGES, import_stage
 from tests.reliability.runs import digests
 
 NET = """

@@ -24,7 +24,7 @@ from deploytool.cli import pack
 from deploytool.device import install
 from deploytool.host import scratch
 from deploytool.run_folder import leftovers
-from deploytool.stages import STAGES, import_stage
+from deploytool.stages.registry import STAGES, import_stage
 from deploytool.transfer import oci_archive, pull, sources
 from tests.reliability import runs
 from tests.reliability.forks import fork

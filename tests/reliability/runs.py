@@ -24,7 +24,7 @@ import torch
 
 import deploytool
 from deploytool.spec import Stage
-from deploytool.stages import STAGES, import_stage
+from deploytool.stages.registry import STAGES, import_stage
 from tests.reliability.forks import fork
 
 NET = """

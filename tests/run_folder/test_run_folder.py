@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from deploytool import stages
 from deploytool.errors import BadInput, NoRoom, StageFailed
 from deploytool.host import owner, swap
 from deploytool.loading import source_model
@@ -26,6 +25,7 @@ from deploytool.results import receipt
 from deploytool.results.artifact import Notes
 from deploytool.run_folder import lock, publish, staging
 from deploytool.spec import Job, Stage
+from deploytool.stages import registry
 from tests.conftest import QUICK, TINY
 
 RECIPE = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.VALIDATE)
@@ -48,7 +48,7 @@ class SeedWriter:
 
 @pytest.fixture(autouse=True)
 def stages_that_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "import_stage", SeedWriter)
+    monkeypatch.setattr(registry, "import_stage", SeedWriter)
     monkeypatch.setattr(runner, "_start_workers", lambda recipe: None)
     monkeypatch.setattr(source_model, "read", lambda weights: SourceModel(TINY, weights))  # they write JSON
 
@@ -95,7 +95,7 @@ def fail_export(monkeypatch: pytest.MonkeyPatch, folder: Path, stage: str, error
             raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "import_stage", Failing)
+        patch.setattr(registry, "import_stage", Failing)
         with pytest.raises(NoRoom if isinstance(error, OSError) else type(error)):
             export(folder, 1)
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import deploytool
-from deploytool import stages
 from deploytool.backends import eager
 from deploytool.errors import BadInput, DeployError, StageFailed, Unforeseen
 from deploytool.loading.module import build
 from deploytool.spec import Model, Option, Tensor
+from deploytool.stages import registry
 from tests.conftest import Command
 from tests.user_model_export import OWN
 from tests.user_models import wrapped
@@ -144,7 +144,7 @@ def test_an_exception_of_a_library_in_a_stage_is_a_deploy_error(
         def make(self, *_: object) -> None:
             raise error
 
-    monkeypatch.setattr(stages, "import_stage", lambda verb: Broken())
+    monkeypatch.setattr(registry, "import_stage", lambda verb: Broken())
     with pytest.raises(kind, match=line) as caught:
         deploytool.export(f"{OWN / 'wrapped.py'}:bare", inputs=[(16,)], quick=True, out=tmp_path / "run")
     assert caught.value.__cause__ is error

@@ -1,0 +1,165 @@
+"""The table of stages: what each one requires, produces and depends on, known without importing the stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from deploytool.loading.stage_inputs import StageInputs
+from deploytool.results.artifact import Kind, Notes
+from deploytool.spec import Job, Stage
+from deploytool.targets import DISTRIBUTIONS
+
+
+class StageModule(Protocol):
+    """The interface of a module `stages/<name>.py`."""
+
+    def make(self, job: Job, out: Path, inputs: StageInputs) -> Notes:
+        """Writes the artifact to `out`, and no file outside its directory; returns the notes for its receipt."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a stage requires and produces, and what its cache key covers.
+
+    `requires`: kinds of artifact without which the stage cannot run; `optional`: those that it uses if they exist.
+    `produces`: the kind of artifact that it writes.
+    `options`: names of the options that it reads.
+    `libraries`: distributions whose version changes its result.
+    `packages`: packages and modules of deploytool whose code it runs, beside `COMMON_PACKAGES`; an edit to any other
+    one does not invalidate the artifact.
+    `uses_device`: whether the CPU and GPUs of this machine change its result.
+    `uses_model`: whether it reads the model definition itself, and not only artifacts.
+    `worker`: the module that it runs in a child process, which can be started while earlier stages run.
+    `copies`: size of its files on disk in multiples of the weights; `engine_copies`: the same for each engine. A file
+    in FP16 is half a copy.
+    """
+
+    requires: tuple[Kind, ...]
+    produces: Kind
+    options: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    optional: tuple[Kind, ...] = ()
+    uses_device: bool = False
+    uses_model: bool = True
+    worker: str = ""
+    copies: float = 0.0
+    engine_copies: float = 0.0
+
+
+COMMON_PACKAGES = ("errors.py", "serde.py", "spec.py", "host", "results")  # every stage runs their code
+_ORT = ("onnxruntime", "onnxruntime-gpu")
+
+STAGES: Mapping[Stage, Contract] = {
+    Stage.LOAD: Contract(
+        (),
+        Kind.WEIGHTS,
+        ("seed", "weights", "trust_code", "sizes", "outputs", "fixed_batch", "inputs"),
+        ("torch", "safetensors"),
+        copies=1,
+        packages=("backends", "data", "loading", "model_checks"),
+    ),
+    Stage.GOLDEN: Contract(
+        (Kind.WEIGHTS,),
+        Kind.GOLDEN,
+        ("seed", "images", "data", "inputs", "cases", "sizes"),
+        ("torch", "numpy", "pillow"),
+        packages=("backends", "data", "loading", "parity"),
+    ),
+    Stage.TORCHSCRIPT: Contract(
+        (Kind.WEIGHTS, Kind.GOLDEN),
+        Kind.TORCHSCRIPT,
+        ("sizes", "tolerance"),
+        ("torch",),
+        copies=1,
+        packages=("backends", "data", "loading", "model_checks", "parity"),
+    ),
+    Stage.EXPORT: Contract(
+        (Kind.WEIGHTS, Kind.GOLDEN),
+        Kind.GRAPH,
+        ("exporter", "opset", "runner", "sizes", "tolerance"),
+        ("torch", "onnx", "onnxscript", *_ORT),
+        copies=1,
+        packages=("backends", "data", "exporters", "loading", "model_checks", "parity", "rewrites"),
+    ),
+    Stage.SIMPLIFY: Contract(
+        (Kind.GRAPH, Kind.GOLDEN),
+        Kind.GRAPH,
+        ("runner", "sizes", "tolerance"),
+        ("onnxsim", *_ORT),
+        worker="deploytool.rewrites.simplify_worker",
+        copies=1,
+        packages=("backends", "data", "loading", "parity", "rewrites", "targets.py"),
+    ),
+    Stage.REWRITE: Contract(
+        (Kind.GRAPH, Kind.GOLDEN),
+        Kind.GRAPH,
+        ("rewrite", "rewrite_implied", "runner", "batch", "sizes", "targets", "tolerance"),
+        ("onnx", *_ORT, *DISTRIBUTIONS),
+        uses_device=True,
+        copies=2,  # the graph, and the one for engines if it differs
+        packages=("backends", "benchmark", "data", "loading", "parity", "precision", "rewrites", "targets.py"),
+    ),
+    Stage.FP16: Contract(
+        (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
+        Kind.GRAPH,
+        ("io", "keep_fp32", "runner", "tolerance"),
+        ("onnx", "safetensors", "numpy", *_ORT),
+        worker="deploytool.precision.session_worker",
+        copies=0.5,
+        packages=("backends", "data", "exporters", "loading", "parity", "precision", "rewrites", "targets.py"),
+    ),
+    Stage.KNOWN_ISSUES: Contract(
+        (Kind.GOLDEN, Kind.GRAPH),
+        Kind.PROBES,
+        ("runner",),
+        ("onnx", *_ORT),
+        packages=("backends", "data", "known_issues", "loading", "parity"),
+    ),
+    Stage.BUILD: Contract(
+        (Kind.GRAPH,),
+        Kind.ENGINE,
+        ("batch", "sizes", "engines"),
+        DISTRIBUTIONS,
+        optional=(Kind.PROBES,),
+        uses_device=True,
+        engine_copies=0.5,
+        packages=("backends", "data", "known_issues", "loading", "targets.py"),
+    ),
+    Stage.FAULTS: Contract(
+        (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
+        Kind.FAULTS,
+        ("seed", "tolerance", "faults"),
+        ("onnx", "pillow", *_ORT),
+        packages=("backends", "data", "faults", "loading", "parity"),
+    ),
+    Stage.VALIDATE: Contract(
+        (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
+        Kind.REPORT,
+        ("batch", "sizes", "data", "io", "runner", "seconds", "tolerance", "min_speedup", "targets"),
+        ("torch", *_ORT, *DISTRIBUTIONS),
+        optional=(Kind.TORCHSCRIPT, Kind.PROBES, Kind.ENGINE, Kind.FAULTS),
+        uses_device=True,
+        packages=("backends", "benchmark", "data", "loading", "parity", "targets.py"),
+    ),
+    Stage.PACK: Contract(
+        (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH, Kind.REPORT),
+        Kind.BUNDLE,
+        ("sequence",),
+        ("onnx", "pillow"),
+        optional=(Kind.ENGINE,),
+        uses_model=False,
+        copies=1.5,
+        engine_copies=0.5,
+        packages=("bundle", "data", "loading", "parity", "rewrites", "targets.py"),
+    ),
+}
+
+
+def import_stage(stage: Stage) -> StageModule:
+    """The module of a stage; only this call imports its heavy libraries."""
+    return cast("StageModule", import_module(f"deploytool.stages.{stage}"))
