@@ -28,17 +28,17 @@ from deploytool.rewrites import recipes
 from deploytool.run_folder import publish, staging
 from deploytool.spec import (
     AUTO,
-    CLASSES,
+    CLASSES_OPTION,
     DEFAULT,
     Decision,
     GateOutcome,
+    ImageSize,
     Job,
     Model,
     Option,
     Options,
     Precision,
     Range,
-    Side,
     Source,
     Stage,
     TargetPlan,
@@ -165,8 +165,8 @@ def export(
     std: float | Sequence[float] | None = None,
     scale: float | None = None,
     channels: str | None = None,
-    resize: Side | None = None,
-    crop: Side | None = None,
+    resize: ImageSize | None = None,
+    crop: ImageSize | None = None,
     interpolation: str | None = None,
     layout: str | None = None,
     data: str | Path | None = None,
@@ -332,7 +332,7 @@ def _named(model: Model, classes: str | Path | Sequence[str]) -> Model:
     names = (
         naming.read(Path(classes)) if isinstance(classes, (str, Path)) else tuple(map(naming.display_names, classes))
     )
-    return replace(model, classes=names, asked=(*model.asked, CLASSES))
+    return replace(model, classes=names, asked=(*model.asked, CLASSES_OPTION))
 
 
 def _declared(model: str | Model, file: Source | None) -> tuple[Tensor, ...]:

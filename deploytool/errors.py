@@ -1,23 +1,23 @@
-"""Every way to fail, in one place: the problem, the remedy, and the exit code a script can rely on.
+"""The errors that deploytool raises: each has a problem, a remedy, and an exit code for scripts.
 
     DeployError
-    ├── Unforeseen          1   an error that nobody foresaw, of ours or of a library: --verbose shows the trace
-    ├── BadInput            2   what was asked for does not exist or makes no sense
-    ├── ParityFailed        3   an artifact computes something else than its source
-    ├── TooSlow             4   the speed-up that was asked for was measured and not reached
-    ├── MissingBackend      5   a library this machine lacks, or two that break each other
-    ├── NotVerified         6   asked to be verified, and this machine cannot verify it
-    ├── StageFailed         7   a tool refused the model: exporter, simplifier, converter or builder
-    ├── Refused             8   a bundle that must not be used: other bytes than its manifest names, or too old
-    ├── Unreachable         9   a registry, server or device that does not answer or breaks off: try again, it goes on
-    └── OverBudget         10   a figure went further than a `--fail-if` of `deploytool diff` allows
+    ├── UnexpectedError     1   an error of deploytool itself or of a library; --verbose shows the trace
+    ├── BadInput            2   an argument or input does not exist or is invalid
+    ├── ParityFailed        3   the results of an artifact deviate from those of its source
+    ├── TooSlow             4   the required speed-up was measured and missed
+    ├── MissingBackend      5   a library or device is missing, or two libraries are incompatible
+    ├── NotVerified         6   verification is required, and this machine cannot perform it
+    ├── StageFailed         7   a tool failed on the model: exporter, simplifier, converter or builder
+    ├── Refused             8   a bundle must not be used: its bytes differ from the manifest, or it is too old
+    ├── Unreachable         9   a registry, server or device does not answer or disconnects; a retry resumes
+    └── OverBudget         10   a figure exceeds what a `--fail-if` of `deploytool diff` allows
 
-An interruption (Ctrl-C) ends with 130, as everywhere.
+Ctrl-C ends a command with 130, as a shell expects.
 """
 
 
 class DeployError(Exception):
-    """A failure with a remedy; `str()` is the problem, `exit_code` is what the process ends with."""
+    """An error with a remedy; `str()` gives the problem, `exit_code` is the exit code of the process."""
 
     exit_code = 1
 
@@ -26,62 +26,62 @@ class DeployError(Exception):
         self.remedy = remedy
 
 
-class Unforeseen(DeployError):
-    """Whatever else was raised, by a library or by ourselves; what it was raised from is its cause."""
+class UnexpectedError(DeployError):
+    """Any other exception, of a library or of deploytool itself; its `__cause__` is that exception."""
 
 
 class BadInput(DeployError):
-    """What was asked for does not exist or makes no sense."""
+    """An argument or input does not exist or is invalid."""
 
     exit_code = 2
 
 
-class NoRoom(BadInput):
-    """The disk or the memory of this machine, or a limit on them, is too small for what was asked for."""
+class ResourceExhausted(BadInput):
+    """The disk or memory of this machine, or a limit on them, is too small for the command."""
 
 
 class ParityFailed(DeployError):
-    """An artifact computes something else than the artifact or the model it was made from."""
+    """The results of an artifact deviate from those of the artifact or model that it was made from."""
 
     exit_code = 3
 
 
 class TooSlow(DeployError):
-    """The speed-up that was asked for was measured and not reached."""
+    """The required speed-up was measured and missed."""
 
     exit_code = 4
 
 
 class MissingBackend(DeployError):
-    """A library or device that this machine lacks, or two libraries that break each other."""
+    """A library or device is missing on this machine, or two libraries are incompatible."""
 
     exit_code = 5
 
 
 class NotVerified(DeployError):
-    """Verification was required, and this machine cannot give it."""
+    """Verification is required, and this machine cannot perform it."""
 
     exit_code = 6
 
 
 class StageFailed(DeployError):
-    """A tool refused the model: exporter, simplifier, converter or builder."""
+    """A tool failed on the model: exporter, simplifier, converter or builder."""
 
     exit_code = 7
 
 
 class ChildFailed(StageFailed):
-    """A child process that ended with a status of its own choice; `said` is the last line of its complaint."""
+    """A child process ended with a non-zero exit code; `last_line` is the last line of its stderr."""
 
-    def __init__(self, problem: str, remedy: str, said: str) -> None:
+    def __init__(self, problem: str, remedy: str, last_line: str) -> None:
         super().__init__(problem, remedy)
-        self.said = said
+        self.last_line = last_line
 
 
 class ChildDied(StageFailed):
-    """A child process that crashed, hung or ran out of its memory: what it worked on is to blame.
+    """A child process crashed, hung or exceeded its memory limit, because of its input.
 
-    `signal` is what killed it, 0 if none did.
+    `signal` is the signal that killed it, 0 if none did.
     """
 
     def __init__(self, problem: str, remedy: str, signal: int = 0) -> None:
@@ -90,26 +90,26 @@ class ChildDied(StageFailed):
 
 
 class OutOfMemory(StageFailed):
-    """A library could not have the memory that it asked for: somebody's limit, or no more there."""
+    """A library could not allocate memory: a limit was reached, or no memory is left."""
 
 
 class Refused(DeployError):
-    """A bundle that must not be used: its bytes are not those its manifest names, or it is older than what runs."""
+    """A bundle must not be used: its bytes differ from its manifest, or it is older than the installed one."""
 
     exit_code = 8
 
 
-class Spoiled(Refused):
-    """A bundle whose own bytes are not those that its manifest names."""
+class CorruptBundle(Refused):
+    """The files of a bundle differ from its manifest."""
 
 
 class Unreachable(DeployError):
-    """A registry, server or device that does not answer or breaks off; what has come is kept for the next try."""
+    """A registry, server or device does not answer or disconnects; a retry resumes the transfer."""
 
     exit_code = 9
 
 
 class OverBudget(DeployError):
-    """A figure went further from one run or bundle to the other than a budget allows."""
+    """A figure differs more between two runs or bundles than a budget allows."""
 
     exit_code = 10

@@ -21,7 +21,7 @@ else:
     Json = Any  # `decode` reads hints at run time, and takes such values as they are
 T = TypeVar("T")
 
-LONGEST = 64 << 20  # bytes of a document
+MAX_BYTES = 64 << 20  # bytes of a document
 _HALF = re.compile("[\ud800-\udfff]")
 _LARGEST, _DEEPEST = sys.float_info.max, 100  # a number, and objects in objects
 _DEEP = "it is nested too deep"
@@ -47,13 +47,13 @@ class Malformed(ValueError):
     """A document that is not what it should be; the text says where and why."""
 
 
-def loads(raw: str | bytes, most: int = LONGEST) -> Any:
-    """The JSON value of a text; raises Malformed if it is none, is longer than `most`, or is nested too deep.
+def loads(raw: str | bytes, max_bytes: int = MAX_BYTES) -> Any:
+    """The JSON value of a text; raises Malformed if it is none, is longer than `max_bytes`, or is nested too deep.
 
     NaN and infinity are no JSON, and neither is an object that has a name twice.
     """
-    if len(raw) > most:
-        raise Malformed(f"it is longer than {most} bytes")
+    if len(raw) > max_bytes:
+        raise Malformed(f"it is longer than {max_bytes} bytes")
     try:
         found = json.loads(raw, parse_float=_number, parse_constant=_number, object_pairs_hook=_once)
     except RecursionError:
@@ -79,10 +79,10 @@ def decode(cls: type[T], data: object) -> T:
         raise Malformed(_DEEP) from None
 
 
-def read(cls: type[T], path: Path, most: int = LONGEST) -> T:
+def read(cls: type[T], path: Path, max_bytes: int = MAX_BYTES) -> T:
     """The `cls` in a file of JSON; raises Malformed if the file is something else, and OSError if there is none."""
     with path.open("rb") as opened:
-        return decode(cls, loads(opened.read(most + 1), most))
+        return decode(cls, loads(opened.read(max_bytes + 1), max_bytes))
 
 
 def _inside(value: Any) -> list[Any]:

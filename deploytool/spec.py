@@ -7,23 +7,23 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 Option = bool | int | float | str | None
-Side = int | tuple[int, int]  # of a picture: one length, or height and width
+ImageSize = int | tuple[int, int]  # of a picture: one length, or height and width
 
 DEFAULT = "default"  # instead of a choice: what is usual, and where that cannot be had the next best
 AUTO = "auto"  # instead of a choice: whatever a search finds
-INPUTS, CLASSES = "--input", "--classes"  # among what a user said of a model: no option can be called so
+INPUT_OPTION, CLASSES_OPTION = "--input", "--classes"  # among what a user said of a model: no option can be called so
 BATCH = "batch"  # the word for the first dimension of every input and output
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
 
-class Word(str, Enum):
+class StrEnum(str, Enum):
     """A member that is written, in files and in sentences, as its value."""
 
     def __str__(self) -> str:
         return str(self.value)
 
 
-class Stage(Word):
+class Stage(StrEnum):
     """A stage of the pipeline; the value names its folder in a run and its module in `deploytool.stages`."""
 
     LOAD = "load"
@@ -45,14 +45,14 @@ class Stage(Word):
         return Precision.FP16 if self in (Stage.FP16, Stage.BUILD) else Precision.FP32
 
 
-class Precision(Word):
+class Precision(StrEnum):
     """A floating-point type that an artifact computes in, or takes and gives."""
 
     FP32 = "fp32"
     FP16 = "fp16"
 
 
-class Status(Word):
+class Status(StrEnum):
     """What became of an artifact on a machine."""
 
     MEASURED = "measured"
@@ -60,7 +60,7 @@ class Status(Word):
     UNAVAILABLE = "unavailable"
 
 
-class Attempt(Word):
+class Attempt(StrEnum):
     """What became of one way to run a bundle on a device."""
 
     MEASURED = "measured"
@@ -68,7 +68,7 @@ class Attempt(Word):
     FAILED = "failed"
 
 
-class SpeedVerdict(Word):
+class SpeedVerdict(StrEnum):
     """What may be said of two latencies; on an uneven machine, nothing."""
 
     FASTER = "faster"
@@ -77,7 +77,7 @@ class SpeedVerdict(Word):
     NO_VERDICT = "no verdict"
 
 
-class GateOutcome(Word):
+class GateOutcome(StrEnum):
     """What became of a speed-up that was asked for; open is what nothing here can tell."""
 
     REACHED = "reached"
@@ -85,7 +85,7 @@ class GateOutcome(Word):
     OPEN = "open"
 
 
-class Verdict(Word):
+class Verdict(StrEnum):
     """What a run comes to."""
 
     PASS = "pass"
@@ -95,7 +95,7 @@ class Verdict(Word):
     UNPROVEN = "not proven"
 
 
-class TargetPlan(Word):
+class TargetPlan(StrEnum):
     """Where the engine of a target is built."""
 
     HERE = "built here"
@@ -103,7 +103,7 @@ class TargetPlan(Word):
     NOT_SERVED = "not served"
 
 
-def spoken(state: Enum, reason: str = "") -> str:
+def state_text(state: Enum, reason: str = "") -> str:
     """A state as people read it: its word, and the reason in brackets where there is one."""
     return f"{state.value} ({reason})" if reason else str(state.value)
 
@@ -120,7 +120,7 @@ class Tensor:
     dtype: str = "float32"
     below: int = 2
 
-    def plane(self, layout: str) -> tuple[int | str, int | str] | None:
+    def image_size(self, layout: str) -> tuple[int | str, int | str] | None:
         """Height and width of a batch of images, laid out `NCHW` or `NHWC`; None if this is none.
 
         Images have three channels or one, of floating-point numbers or bytes.
@@ -134,7 +134,7 @@ class Tensor:
         """The number of channels of a batch of images."""
         return self.shape[layout.index("C")]
 
-    def free(self) -> dict[int, str]:
+    def free_axes(self) -> dict[int, str]:
         """The word of every axis whose size is free."""
         return {axis: size for axis, size in enumerate(self.shape) if isinstance(size, str)}
 
@@ -151,8 +151,8 @@ class Preprocessing:
     `stated` are the fields that a user stated; `assumed` says that nobody did, neither the user nor the model.
     """
 
-    resize: Side = 256
-    crop: Side = 224
+    resize: ImageSize = 256
+    crop: ImageSize = 224
     interpolation: str = "bilinear"
     channels: str = "RGB"
     scale: float = 1 / 255
@@ -163,7 +163,7 @@ class Preprocessing:
     assumed: bool = False
 
     @property
-    def window(self) -> tuple[int, int]:
+    def crop_size(self) -> tuple[int, int]:
         """Height and width that are kept of a picture, 0 for all of it."""
         return self.crop if isinstance(self.crop, tuple) else (self.crop, self.crop)
 
@@ -173,7 +173,7 @@ class Preprocessing:
         Of one channel they are only where none has three, and where bytes or a stated preprocessing say so: a float
         of one channel may be anything.
         """
-        found = tuple(tensor for tensor in inputs if tensor.plane(self.layout))
+        found = tuple(tensor for tensor in inputs if tensor.image_size(self.layout))
         coloured = tuple(tensor for tensor in found if tensor.channels(self.layout) == 3)
         grey = len(self.mean) == len(self.std) == 1 and bool(self.stated)
         return coloured or tuple(tensor for tensor in found if grey or tensor.dtype == "uint8")
@@ -184,7 +184,7 @@ class Model:
     """A definition one can call: `factory` is `package.module:function` or `path/to/file.py:function`.
 
     `classes` are the names of the classes that it scores, in their order, where somebody knows them; `asked` is what a
-    user said of it: the names of the options, and `INPUTS` or `CLASSES` where these were given.
+    user said of it: the names of the options, and `INPUT_OPTION` or `CLASSES_OPTION` where these were given.
     `parameters` and `macs` (multiply-accumulates of convolutions and fully connected layers, batch 1) are the
     published figures, where there are any.
     """

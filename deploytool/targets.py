@@ -11,7 +11,7 @@ from deploytool.host import machine
 from deploytool.spec import Decision, EnginePlan, TargetPlan
 
 THIS = "this"
-FULL, RTX = "tensorrt", "tensorrt_rtx"  # the flavours, by the names of their Python modules
+TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt_rtx"  # the flavours, by the names of their Python modules
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Flavour:
 
 
 FLAVOURS: Mapping[str, Flavour] = {  # TensorRT is preferred where both can build: it tunes for the very GPU
-    FULL: Flavour("TensorRT", "tensorrt", coverage="the GPU it was built on"),
-    RTX: Flavour(
+    TENSORRT: Flavour("TensorRT", "tensorrt", coverage="the GPU it was built on"),
+    TENSORRT_RTX: Flavour(
         title="TensorRT-RTX",
         distribution="tensorrt-rtx",
         coverage="8.0, 8.6, 8.9, 12.0 and later",
@@ -93,12 +93,12 @@ def plan_engines(names: Sequence[str]) -> tuple[Decision, ...]:
     """
     here = flavour()
     if not names:
-        names = (THIS,) if here == FULL else _default_targets()
+        names = (THIS,) if here == TENSORRT else _default_targets()
     return tuple(_decide(name, here) for name in dict.fromkeys(names))
 
 
 def _default_targets() -> tuple[str, ...]:
-    covered = FLAVOURS[RTX].default_capabilities
+    covered = FLAVOURS[TENSORRT_RTX].default_capabilities
     return tuple(name for name, target in TARGETS.items() if target.capability in covered)
 
 
@@ -110,17 +110,17 @@ def _decide(name: str, here: str | None) -> Decision:
         hint = f"did you mean {close[0]}?" if close else "`deploytool targets` lists them"
         raise BadInput(f"there is no target {name!r}", hint)
     capability = TARGETS[name].capability
-    if here == FULL and any(gpu.capability == capability for gpu in machine.gpus()):
-        return Decision(name, TargetPlan.HERE, "this machine has that GPU", capability, FULL)
-    if not FLAVOURS[RTX].supports(capability):
+    if here == TENSORRT and any(gpu.capability == capability for gpu in machine.gpus()):
+        return Decision(name, TargetPlan.HERE, "this machine has that GPU", capability, TENSORRT)
+    if not FLAVOURS[TENSORRT_RTX].supports(capability):
         why = (
             f"TensorRT-RTX does not know compute capability {capability}, and TensorRT builds only on the GPU it serves"
         )
-        return Decision(name, TargetPlan.ON_DEVICE, why, capability, FULL)
-    if not FLAVOURS[RTX].version:
+        return Decision(name, TargetPlan.ON_DEVICE, why, capability, TENSORRT)
+    if not FLAVOURS[TENSORRT_RTX].version:
         why = "tensorrt-rtx is not installed here, and TensorRT builds only on the GPU it serves"
-        return Decision(name, TargetPlan.ON_DEVICE, why, capability, FULL)
-    return Decision(name, TargetPlan.HERE, "TensorRT-RTX builds for it without a GPU", capability, RTX)
+        return Decision(name, TargetPlan.ON_DEVICE, why, capability, TENSORRT)
+    return Decision(name, TargetPlan.HERE, "TensorRT-RTX builds for it without a GPU", capability, TENSORRT_RTX)
 
 
 def _this_machine(here: str | None) -> Decision:
@@ -137,12 +137,12 @@ def _this_machine(here: str | None) -> Decision:
 def engines(decisions: Sequence[Decision]) -> tuple[EnginePlan, ...]:
     """The engine files that serve every target that can be built here, as few as make sense, the main one first."""
     here = [decision for decision in decisions if decision.verdict is TargetPlan.HERE]
-    rtx = {decision.capability for decision in here if decision.flavour == RTX}
-    default = FLAVOURS[RTX].default_capabilities
+    rtx = {decision.capability for decision in here if decision.flavour == TENSORRT_RTX}
+    default = FLAVOURS[TENSORRT_RTX].default_capabilities
     modern = tuple(capability for capability in default if capability in rtx)
     planned: list[tuple[str, tuple[str, ...]]] = []
-    planned += [(FULL, ())] if any(decision.flavour == FULL for decision in here) else []
-    planned += [(RTX, () if modern == default else modern)] if modern else []
-    planned += [(RTX, (_TURING,))] if _TURING in rtx else []
+    planned += [(TENSORRT, ())] if any(decision.flavour == TENSORRT for decision in here) else []
+    planned += [(TENSORRT_RTX, () if modern == default else modern)] if modern else []
+    planned += [(TENSORRT_RTX, (_TURING,))] if _TURING in rtx else []
     names = ("model.plan", "engine_2.plan", "engine_3.plan")
     return tuple(EnginePlan(name, *engine) for name, engine in zip(names, planned, strict=False))

@@ -70,7 +70,7 @@ CIFAR = Preprocessing(resize=32, crop=32)
 
 def models(factory: str, rows: Rows, preprocessing: Preprocessing, classes: int = 1000) -> tuple[Model, ...]:
     """The rows of one table as models with a common factory and preprocessing."""
-    inputs = (Tensor("input", ("batch", 3, *preprocessing.window)),)
+    inputs = (Tensor("input", ("batch", 3, *preprocessing.crop_size)),)
     outputs = (Tensor("logits", ("batch", classes)),)
     return tuple(
         Model(name, f"deploytool.models.{factory}", options, inputs, outputs, preprocessing, parameters, macs)

@@ -13,7 +13,7 @@ import numpy as np
 from deploytool.backends.session import Array, Session
 from deploytool.errors import MissingBackend, StageFailed
 from deploytool.host import machine
-from deploytool.targets import FLAVOURS, RTX
+from deploytool.targets import FLAVOURS, TENSORRT_RTX
 
 _CUDA = "cuda.bindings.runtime"
 _DISTRIBUTIONS = {**{name: flavour.distribution for name, flavour in FLAVOURS.items()}, _CUDA: "cuda-bindings"}
@@ -48,7 +48,7 @@ def compute_capabilities(flavour: str, capabilities: Sequence[str]) -> tuple[str
 
 
 @contextmanager
-def start(path: Path | bytes, device: str = "cuda", flavour: str = RTX) -> Iterator[Session]:
+def start(path: Path | bytes, device: str = "cuda", flavour: str = TENSORRT_RTX) -> Iterator[Session]:
     """Loads an engine, from a file or from its bytes, on the first GPU.
 
     Checks for a driver first: without one, a TensorRT runtime returns objects that crash the process.

@@ -54,7 +54,7 @@ def estimate(graph: bytes, inputs: Sequence[Tensor], ranges: Mapping[str, Range]
     Raises MissingBackend if TensorRT-RTX is not installed, StageFailed if it rejects the graph.
     """
     log: list[str] = []
-    plan = EnginePlan("estimate.plan", targets.RTX)
+    plan = EnginePlan("estimate.plan", targets.TENSORRT_RTX)
     trt = tensorrt.library(plan.flavour)
     built = tensorrt_builder.build(trt, graph, plan, inputs, ranges, None, fp32_layers=None, listen=log.append)
     return parse_log("\n".join(log), len(built.engine))

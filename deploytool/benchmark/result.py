@@ -12,7 +12,7 @@ from deploytool.benchmark.machine_state import Conditions
 from deploytool.benchmark.ratio import Ratio
 from deploytool.errors import BadInput
 from deploytool.host import files
-from deploytool.spec import GateOutcome, SpeedVerdict, Status, spoken
+from deploytool.spec import GateOutcome, SpeedVerdict, Status, state_text
 
 SCHEMA = "deploytool.bench/2"
 FILE = "bench.json"
@@ -144,8 +144,8 @@ def gate(min_speedup: float | None, sweeps: Sequence[BatchResult], deployed: Seq
 def _batch_gate(min_speedup: float, rows: Sequence[Row], batch: int) -> Gate:
     measured = [(row, row.ratio, row.verdict) for row in rows if row.ratio and row.verdict]
     if not measured:
-        return Gate(min_speedup, rows[0].name, GateOutcome.OPEN, spoken(rows[0].status, rows[0].reason))
+        return Gate(min_speedup, rows[0].name, GateOutcome.OPEN, state_text(rows[0].status, rows[0].reason))
     row, ratio, verdict = max(measured, key=lambda measurement: measurement[1].low)
     interval = f"{ratio.low:.2f}–{ratio.high:.2f}× at batch {batch}"
-    why = spoken(verdict, row.reason) if verdict is SpeedVerdict.NO_VERDICT else interval
+    why = state_text(verdict, row.reason) if verdict is SpeedVerdict.NO_VERDICT else interval
     return Gate(min_speedup, row.name, comparison.gate_outcome(min_speedup, ratio, verdict), why)

@@ -23,7 +23,7 @@ from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import checks
 from deploytool.parity.checks import PlannedComparison
 from deploytool.results.artifact import Kind
-from deploytool.spec import Job, Options, Precision, Stage, Status, spoken
+from deploytool.spec import Job, Options, Precision, Stage, Status, state_text
 from deploytool.targets import DISTRIBUTIONS
 
 AUTO, EAGER = "auto", checks.EAGER
@@ -124,7 +124,7 @@ def _baseline(steps: Sequence[PlannedComparison], name: str) -> PlannedCompariso
         names = ", ".join(row_name(step) for step in steps)
         raise BadInput(f"there is no {name!r} to measure against", f"choose from {names}")
     if baseline.absent:
-        why = spoken(baseline.status, baseline.reason)
+        why = state_text(baseline.status, baseline.reason)
         raise MissingBackend(f"{name} cannot be the baseline: {why}", "choose another --baseline")
     return baseline
 

@@ -199,10 +199,10 @@ def parse_manifest(manifest: bytes, folder: Path) -> Manifest:
         parsed = serde.decode(Manifest, data)
         is_canonical = serde.text(parsed).encode() == manifest
     except (ValueError, TypeError) as error:
-        raise Refused(f"{folder / MANIFEST_FILE} is no manifest of this version: {error}", files.AGAIN) from error
+        raise Refused(f"{folder / MANIFEST_FILE} is no manifest of this version: {error}", files.FETCH_AGAIN) from error
     problem = _problem(parsed) if is_canonical else "it is not in the canonical form that deploytool writes"
     if problem:
-        raise Refused(f"{folder / MANIFEST_FILE} is invalid: {problem}", files.AGAIN)
+        raise Refused(f"{folder / MANIFEST_FILE} is invalid: {problem}", files.FETCH_AGAIN)
     return parsed
 
 
@@ -271,7 +271,7 @@ def engine_recipe(folder: Path, manifest: Manifest) -> EngineRecipe:
     try:
         return serde.decode(EngineRecipe, serde.loads(read_verified(folder, manifest, manifest.recipe)))
     except serde.Malformed as error:
-        raise Refused(f"{folder / manifest.recipe} is no engine recipe: {error}", files.AGAIN) from error
+        raise Refused(f"{folder / manifest.recipe} is no engine recipe: {error}", files.FETCH_AGAIN) from error
 
 
 def check_files(folder: Path, manifest: Manifest, absent: Iterable[str] = ()) -> None:
@@ -285,11 +285,11 @@ def check_files(folder: Path, manifest: Manifest, absent: Iterable[str] = ()) ->
     present = dict(files.listing(folder))
     for path, mode in sorted(present.items()):
         if path not in {*listed, *folders, *UNLISTED_FILES}:
-            raise Refused(f"{folder / path} is not in the manifest", files.AGAIN)
+            raise Refused(f"{folder / path} is not in the manifest", files.FETCH_AGAIN)
         if not (stat.S_ISDIR(mode) if path in folders else stat.S_ISREG(mode)):
-            raise Refused(f"{folder / path} is no regular file", files.AGAIN)
+            raise Refused(f"{folder / path} is no regular file", files.FETCH_AGAIN)
     missing = sorted(set(listed) - set(present) - set(absent))
     if missing:
-        raise Refused(f"{folder / missing[0]} is missing", files.AGAIN)
+        raise Refused(f"{folder / missing[0]} is missing", files.FETCH_AGAIN)
     for path in sorted(set(listed) & set(present)):
         files.verify_file(folder / path, listed[path].size, listed[path].sha256)

@@ -63,11 +63,11 @@ def signed_files(raw: bytes | None, digest: str, key: Path, source: str) -> dict
     try:
         signed = _listed_files(_payload(raw, public))
     except InvalidSignature as error:
-        raise Refused(f"{name} is not by the key {key}, or is damaged", files.AGAIN) from error
+        raise Refused(f"{name} is not by the key {key}, or is damaged", files.FETCH_AGAIN) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
-        raise Refused(f"{name} is not in the form that deploytool writes: {error}", files.AGAIN) from error
+        raise Refused(f"{name} is not in the form that deploytool writes: {error}", files.FETCH_AGAIN) from error
     if signed.get(MANIFEST_FILE) != digest:
-        raise Refused(f"{name} is for another bundle", files.AGAIN)
+        raise Refused(f"{name} is for another bundle", files.FETCH_AGAIN)
     return signed
 
 
@@ -131,7 +131,7 @@ def _check_files(folder: Path, signed: Mapping[str, str]) -> int:
     present = sorted({path for path, mode in files.listing(folder) if not stat.S_ISDIR(mode)} - set(UNSIGNED))
     for path in present:
         if path not in signed:
-            raise Refused(f"{folder / path} is not signed", files.AGAIN)
+            raise Refused(f"{folder / path} is not signed", files.FETCH_AGAIN)
     for path in present:
         files.verify_file(folder / path, (folder / path).lstat().st_size, signed[path])
     return len(present)

@@ -57,5 +57,5 @@ def read(folder: Path) -> Subset | None:
     except serde.Malformed:
         valid = False
     if not valid:
-        raise Refused(f"{folder / SUBSET_FILE} does not name a target", files.AGAIN)
+        raise Refused(f"{folder / SUBSET_FILE} does not name a target", files.FETCH_AGAIN)
     return kind

@@ -17,7 +17,7 @@ from deploytool.cli.command import Outcome
 from deploytool.device import arguments
 from deploytool.errors import BadInput, DeployError, NotVerified, TooSlow
 from deploytool.pipeline import runner
-from deploytool.spec import GateOutcome, SpeedVerdict, spoken
+from deploytool.spec import GateOutcome, SpeedVerdict, state_text
 
 if TYPE_CHECKING:
     from deploytool.benchmark.result import BatchResult, Bench, Gate, Row
@@ -117,7 +117,7 @@ def _verdict(found: Bench) -> str:
     """The last of the artifacts, which is what ships, at every batch."""
     each = [(sweep.batch, next(row for row in reversed(sweep.rows) if row.latency)) for sweep in found.sweeps]
     return "; ".join(
-        f"{row.name} at batch {batch}: {spoken(row.verdict, row.reason) if row.verdict else 'the baseline'}"
+        f"{row.name} at batch {batch}: {state_text(row.verdict, row.reason) if row.verdict else 'the baseline'}"
         for batch, row in each
     )
 
@@ -144,7 +144,7 @@ def _title(found: Bench, sweep: BatchResult) -> str:
 
 def _row(row: Row) -> tuple[str, ...]:
     if row.latency is None:
-        return (row.name, _NONE, _NONE, _NONE, _NONE, spoken(row.status, "below" if row.reason else ""), "")
+        return (row.name, _NONE, _NONE, _NONE, _NONE, state_text(row.status, "below" if row.reason else ""), "")
     timed = row.latency
     p99 = _NONE if timed.p99_ms is None else _ms(timed.p99_ms)
     cells = (row.name, _ms(timed.p50_ms), _ms(timed.p90_ms), p99, _ms(timed.cpu_ms))
@@ -171,7 +171,9 @@ def _below(found: Bench, sweep: BatchResult) -> list[str]:
     lines += [f"GPU clock, highest, throttle reasons, temperature: {line}" for line in seen.gpu]
     bound = [row.name for row in sweep.rows if row.latency and row.latency.launch_bound]
     lines += [f"The GPU waits for the host to launch: {', '.join(bound)}"] if bound else []
-    lines += [f"{row.name}: {spoken(row.status, row.reason)}" for row in sweep.rows if row.reason and not row.latency]
+    lines += [
+        f"{row.name}: {state_text(row.status, row.reason)}" for row in sweep.rows if row.reason and not row.latency
+    ]
     reasons = dict.fromkeys(row.reason for row in sweep.rows if row.verdict is SpeedVerdict.NO_VERDICT)
     return [*lines, *(f"No verdict ({reason})" for reason in reasons)]
 

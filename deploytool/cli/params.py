@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from deploytool.errors import BadInput
 from deploytool.pipeline import options
-from deploytool.spec import AUTO, BATCH, DTYPES, Option, Precision, Range, Side, Tensor
+from deploytool.spec import AUTO, BATCH, DTYPES, ImageSize, Option, Precision, Range, Tensor
 
 _FORM = "write [NAME=]3x224x224[:DTYPE[:BELOW]], free sizes as words; NAME=:DTYPE is one number a case"
 _SIDE = r"[1-9]\d*|[A-Za-wyz_]\w*"
@@ -125,7 +125,7 @@ def scale(text: str | None) -> float | None:
     return found[0] if found else None
 
 
-def side(option: str, text: str | None) -> Side | None:
+def side(option: str, text: str | None) -> ImageSize | None:
     """The length that `256` names, the height and width of `256x512`, and 0 of `none`."""
     if text is None or text == "none":
         return None if text is None else 0

@@ -18,7 +18,7 @@ from deploytool.results.artifact import Kind
 from deploytool.results.faults import CHECK_LABELS, FaultsResult
 from deploytool.results.report import Accuracy, Check, Comparison, Engine, Report, Speed
 from deploytool.results.verdict import Conclusion
-from deploytool.spec import SpeedVerdict, Stage, TargetPlan, spoken
+from deploytool.spec import SpeedVerdict, Stage, TargetPlan, state_text
 from deploytool.targets import FLAVOURS
 
 _NONE = "–"
@@ -66,7 +66,7 @@ def _comparison_row(comparison: Comparison, home: Path) -> tuple[str, ...]:
     """Artifact, size, error against the previous artifact and against FP64, multiple of the noise, top-1, status."""
     name, size = f"{comparison.stage}/{comparison.file}", _size(comparison, home)
     if not comparison.checks:
-        return (name, size, _NONE, _NONE, _NONE, _NONE, spoken(comparison.status, comparison.reason))
+        return (name, size, _NONE, _NONE, _NONE, _NONE, state_text(comparison.status, comparison.reason))
     if comparison.runner in verdict.RUNNER_LABELS:
         name, size = f"  {verdict.RUNNER_LABELS[comparison.runner]}", ""
     previous = _error(comparison.checks[0]) if len(comparison.checks) > 1 else _NONE
@@ -121,7 +121,7 @@ def _error(check: Check) -> str:
 def _speed_row(speed: Speed) -> tuple[str, ...]:
     name = f"{speed.stage}/{speed.file}"
     if speed.ratio is None:
-        return (name, _NONE, _NONE, spoken(speed.status, speed.reason))
+        return (name, _NONE, _NONE, state_text(speed.status, speed.reason))
     return (name, f"{speed.latency_ms:.2f} ms", f"{speed.eager_ms:.2f} ms", _speed_up(speed))
 
 
@@ -138,7 +138,7 @@ def _speed_up(speed: Speed) -> str:
 def _no_verdict_lines(report: Report) -> list[str]:
     """Each reason for a speed without a verdict, once."""
     reasons = dict.fromkeys(speed.reason for speed in report.speeds if speed.verdict is SpeedVerdict.NO_VERDICT)
-    return [f"Speed: {spoken(SpeedVerdict.NO_VERDICT, reason)}" for reason in reasons]
+    return [f"Speed: {state_text(SpeedVerdict.NO_VERDICT, reason)}" for reason in reasons]
 
 
 def _fp16_lines(report: Report) -> list[str]:

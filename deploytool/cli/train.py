@@ -74,7 +74,7 @@ def train(
     )
     home = out or Path("artifacts") / found.name / "train"
     prepared = task.prepare(found, data, recipe)
-    pictures, side = prepared.data, prepared.data.preprocessing.window[0]
+    pictures, side = prepared.data, prepared.data.preprocessing.crop_size[0]
     cli_console.say(console, f"{found.name} for {len(pictures.classes)} classes at {side}×{side}")
     counts = (len(part) for part in (pictures.train, pictures.validation, pictures.test))
     cli_console.say(console, "pictures: {} to learn from, {} for validation, {} for the test".format(*counts))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploytool.errors import BadInput
-from deploytool.spec import CLASSES, Model, Tensor
+from deploytool.spec import CLASSES_OPTION, Model, Tensor
 
 _MAX_BYTES = 1 << 20  # of a file of names
 
@@ -46,7 +46,7 @@ def check_count(model: Model, folder: Sequence[str]) -> tuple[str, ...]:
     """
     if model.classes and scored(model.outputs, model.classes):
         return model.classes
-    if CLASSES in model.asked:
+    if CLASSES_OPTION in model.asked:
         shapes = ", ".join(f"{output.name} {' × '.join(map(str, output.shape))}" for output in model.outputs)
         problem = f"--classes names {len(model.classes)} classes, and {model.name} gives {shapes}"
         raise BadInput(problem, "give one name for each score, in their order")

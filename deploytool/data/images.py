@@ -16,7 +16,7 @@ from PIL import Image
 from deploytool.data.preprocess import pair
 from deploytool.errors import BadInput
 from deploytool.host import disk
-from deploytool.spec import Preprocessing, Side, Tensor
+from deploytool.spec import ImageSize, Preprocessing, Tensor
 
 Pixels = npt.NDArray[np.uint8]
 Inputs = npt.NDArray[Any]
@@ -152,7 +152,7 @@ def fit(pixels: Pixels, how: Preprocessing) -> Pixels:
     return np.array(resized.crop((left, top, left + wide, top + high)))
 
 
-def _resized(height: int, width: int, resize: Side) -> tuple[int, int]:
+def _resized(height: int, width: int, resize: ImageSize) -> tuple[int, int]:
     """Height and width after resizing to a size, to a shorter side, or not at all (0)."""
     if isinstance(resize, tuple):
         return resize

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from deploytool.errors import BadInput
-from deploytool.spec import Model, Preprocessing, Range, Side, Tensor
+from deploytool.spec import ImageSize, Model, Preprocessing, Range, Tensor
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area", "box", "lanczos")
 CHANNELS, LAYOUTS, PRESETS = ("RGB", "BGR"), ("NCHW", "NHWC"), ("imagenet", "none")
@@ -29,8 +29,8 @@ class StatedPreprocessing:
     std: tuple[float, ...] | None = None
     scale: float | None = None
     channels: str | None = None
-    resize: Side | None = None
-    crop: Side | None = None
+    resize: ImageSize | None = None
+    crop: ImageSize | None = None
     interpolation: str | None = None
     layout: str | None = None
 
@@ -116,7 +116,7 @@ def _stated(stated: StatedPreprocessing) -> tuple[str, ...]:
 def _layout(inputs: Sequence[Tensor], usual: str) -> str:
     """NHWC for a uint8 input whose channels can only be the last axis; otherwise the default."""
     byte_inputs = [tensor for tensor in inputs if tensor.dtype == "uint8"]
-    last = any(tensor.plane("NHWC") and not tensor.plane("NCHW") for tensor in byte_inputs)
+    last = any(tensor.image_size("NHWC") and not tensor.image_size("NCHW") for tensor in byte_inputs)
     return "NHWC" if last else usual
 
 
@@ -136,7 +136,7 @@ def _sized(
 
     If the input is not square, or keeps the whole image, nothing is cropped unless stated.
     """
-    plane = tensor.plane(how.layout)
+    plane = tensor.image_size(how.layout)
     assert plane is not None
     if not all(isinstance(side, int) or side in sizes for side in plane):
         return how  # the size is not known yet
@@ -151,7 +151,7 @@ def _sized(
             f"--crop {_side(stated.crop or crop)} is not what {model.name} takes: {takes}",
             "leave --crop out, or give a size within the range",
         )
-    resize: Side
+    resize: ImageSize
     if stated.resize is not None:
         resize = stated.resize
     elif crop == (0, 0):
@@ -170,7 +170,7 @@ def _check_whole(model: Model, plane: tuple[int | str, int | str]) -> None:
         raise BadInput(f"--crop none keeps pictures of any size, and {model.name} takes {takes}", "leave --crop out")
 
 
-def _check_enough(resize: Side, crop: tuple[int, int]) -> None:
+def _check_enough(resize: ImageSize, crop: tuple[int, int]) -> None:
     """Raises BadInput if a size is out of range, or if the crop is larger than the resized image."""
     if min(pair(resize)) < 0 or min(crop) < 0 or max(*pair(resize), *crop) > MAX_SIDE:
         raise BadInput(
@@ -201,9 +201,9 @@ def _check_channels(how: Preprocessing, stated: StatedPreprocessing, images: Seq
 def _remedy(model: Model, how: Preprocessing) -> str:
     """The remedy where no input is an image: another layout, or explicit numbers for one grey channel."""
     other = "NHWC" if how.layout == "NCHW" else "NCHW"
-    if any(tensor.plane(other) for tensor in model.inputs):
+    if any(tensor.image_size(other) for tensor in model.inputs):
         return f"is it --layout {other}?"
-    if any(tensor.plane(how.layout) for tensor in model.inputs):
+    if any(tensor.image_size(how.layout) for tensor in model.inputs):
         return "say what becomes of grey pixels: --mean 0 --std 1 makes them 0 to 1, and --preprocess none leaves them"
     return "leave it out, or declare an image: --input 3x224x224"
 
@@ -214,7 +214,7 @@ def merged(theirs: Preprocessing, ours: Preprocessing) -> Preprocessing:
     return replace(theirs, assumed=False, **{name: getattr(ours, name) for name in kept})
 
 
-def pair(side: Side) -> tuple[int, int]:
+def pair(side: ImageSize) -> tuple[int, int]:
     """Height and width; a single length gives a square."""
     return side if isinstance(side, tuple) else (side, side)
 
@@ -265,7 +265,7 @@ def _range(each: Range) -> str:
     return f"{each.smallest}" if each.smallest == each.largest else f"{each.smallest} to {each.largest}"
 
 
-def _side(side: Side) -> str:
+def _side(side: ImageSize) -> str:
     return "x".join(map(str, side)) if isinstance(side, tuple) else str(side or "none")
 
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from deploytool.device import arguments
 from deploytool.device.arguments import Argument
 from deploytool.device.output import CommandOutput, Say
-from deploytool.errors import DeployError, Unforeseen
+from deploytool.errors import DeployError, UnexpectedError
 from deploytool.host import exception_text, terminal
 
 _EPILOG = """exit codes: 0 success, 2 bad input, 3 parity failed, 5 a backend is missing, 6 not verified although
@@ -70,7 +70,7 @@ def _output(values: argparse.Namespace) -> CommandOutput:
         sys.exit(130)
     except Exception as error:  # the outermost handler
         failure = exception_text.as_error(error)
-        if isinstance(failure, Unforeseen):
+        if isinstance(failure, UnexpectedError):
             failure.remedy = _REPORT
         return CommandOutput((), None, failure)
 

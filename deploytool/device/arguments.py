@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deploytool.spec import Stage, Word
+from deploytool.spec import Stage, StrEnum
 
 
-class MinimumBackend(Word):
+class MinimumBackend(StrEnum):
     """Minimum acceptable backend, the value of `--require`."""
 
     TRT = "trt"

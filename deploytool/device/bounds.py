@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from deploytool.backends.session import load_backend
 from deploytool.device.candidates import Candidate
-from deploytool.errors import ChildDied, NoRoom, OutOfMemory
+from deploytool.errors import ChildDied, OutOfMemory, ResourceExhausted
 from deploytool.host import disk, files, memory
 
 _MEBIBYTE = 1 << 20
@@ -24,7 +24,7 @@ def bounded(candidate: Candidate) -> Iterator[None]:
     """Limits this process to the memory of an empty session plus what the manifest states for a candidate.
 
     No limit is set on a GPU, nor where the manifest states no memory; the limit of the child process then holds alone.
-    Raises ChildDied if the body needs more, and NoRoom if the machine itself has less available.
+    Raises ChildDied if the body needs more, and ResourceExhausted if the machine itself has less available.
     """
     if candidate.memory_mib is None or candidate.device != "cpu":
         yield
@@ -32,12 +32,12 @@ def bounded(candidate: Candidate) -> Iterator[None]:
     allowed, available = candidate.memory_mib * _MEBIBYTE, memory.available_bytes()
     try:
         with load_backend(candidate.backend).start(_SMALLEST_GRAPH):
-            empty_session = memory.private() or 0
+            empty_session = memory.private_bytes() or 0
         with memory.limited(empty_session + allowed + (os.cpu_count() or 1) * _BYTES_PER_PROCESSOR):
             yield
     except (MemoryError, OutOfMemory) as error:
         if available is not None and available < allowed:
             problem = f"it may take {disk.size(allowed)} of memory, and {disk.size(available)} are available"
-            raise NoRoom(problem, memory.REMEDY) from error
+            raise ResourceExhausted(problem, memory.REMEDY) from error
         problem = f"it takes more memory than its manifest states, {candidate.memory_mib} MiB"
-        raise ChildDied(problem, f"{files.AGAIN}, or report it") from error
+        raise ChildDied(problem, f"{files.FETCH_AGAIN}, or report it") from error

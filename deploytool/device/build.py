@@ -19,10 +19,12 @@ from deploytool.device.worker import Request, Trial
 from deploytool.errors import BadInput, DeployError, MissingBackend, ParityFailed, StageFailed
 from deploytool.host import disk, files, locks, owner, workers
 from deploytool.spec import Precision
-from deploytool.targets import FLAVOURS, RTX
+from deploytool.targets import FLAVOURS, TENSORRT_RTX
 
 _MAKING = ".making-"
-_BUILD_LIMITS = Limits(seconds=4 * 3600.0, writes=workers.LARGEST_FILE)  # TensorRT times every kernel it knows
+_BUILD_LIMITS = Limits(
+    seconds=4 * 3600.0, max_file_bytes=workers.MAX_FILE_BYTES
+)  # TensorRT times every kernel it knows
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def select_flavour(environment: Environment) -> str:
     for name, flavour in FLAVOURS.items():
         if environment.version(name) and flavour.supports(environment.capability):
             return name
-    reason = "TensorRT-RTX does not support it" if environment.version(RTX) else "no TensorRT is installed"
+    reason = "TensorRT-RTX does not support it" if environment.version(TENSORRT_RTX) else "no TensorRT is installed"
     raise MissingBackend(f"no engine can be built for {environment.gpu}: {reason}", "install the full TensorRT")
 
 
@@ -130,7 +132,7 @@ def _make(
         engine = Path(temporary, name)
         capabilities = () if FLAVOURS[flavour].needs_gpu else (capability,)
         request = Request("build", str(folder), manifest, candidate, "", out=str(engine), capabilities=capabilities)
-        probe.run_worker(request, limits=_BUILD_LIMITS, heard=lambda line: _report_progress(line, watch))
+        probe.run_worker(request, limits=_BUILD_LIMITS, on_line=lambda line: _report_progress(line, watch))
         file = describe_file(Path(temporary), name, Role.ENGINE)
         copy = engine.with_suffix(".whole")
         files.verify_file(engine, file.size, file.sha256, copy)  # the copy is flushed to the disk

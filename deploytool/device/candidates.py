@@ -10,10 +10,10 @@ from pathlib import Path
 from deploytool.bundle.manifest import Engine, File, Graph, Manifest, all_files
 from deploytool.device.arguments import MinimumBackend
 from deploytool.device.environment import Environment, mismatch
-from deploytool.spec import Precision, Word
+from deploytool.spec import Precision, StrEnum
 
 
-class Tier(Word):
+class Tier(StrEnum):
     """A class of backends that run a bundle, fastest first."""
 
     ENGINE = "engine"

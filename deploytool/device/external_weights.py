@@ -36,11 +36,11 @@ def refuse(graph: bytes, path: object) -> None:
             for field, wire, start, stop in _fields(view, begin, end):
                 is_location = field == _DATA_LOCATION and view[start] != 0
                 if message == _TENSOR and (field == _EXTERNAL_DATA or is_location):
-                    raise Refused(f"{path} has external weights, which no manifest lists", files.AGAIN)
+                    raise Refused(f"{path} has external weights, which no manifest lists", files.FETCH_AGAIN)
                 if wire == _LENGTH_DELIMITED and (nested := _NESTED[message].get(field)) is not None:
                     pending.append((nested, start, stop))
     except (IndexError, ValueError) as error:
-        raise Refused(f"{path} is no ONNX graph", files.AGAIN) from error
+        raise Refused(f"{path} is no ONNX graph", files.FETCH_AGAIN) from error
 
 
 def _fields(view: memoryview, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:

@@ -234,7 +234,7 @@ def _publish(checked: Integrity, folder: Path, root: Path) -> None:
                 files.publish(stage / name, files.read(checked.folder / name, MAX_MANIFEST_BYTES))
         verify.check_integrity(stage)
         if manifest_digest(stage) != checked.digest:
-            raise Refused(f"{checked.folder} changed while it was copied", files.AGAIN)
+            raise Refused(f"{checked.folder} changed while it was copied", files.FETCH_AGAIN)
         for path in [stage, *(path for path in stage.rglob("*") if path.is_dir())]:
             path.chmod(0o755)
             files.sync_folder(path)

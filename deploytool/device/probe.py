@@ -13,7 +13,15 @@ from deploytool import serde
 from deploytool.bundle.manifest import MAX_MEMORY_MIB, Manifest
 from deploytool.device.candidates import ACCEPTED_TIERS, Candidate, Tier
 from deploytool.device.worker import Answer, Request, Trial
-from deploytool.errors import BadInput, ChildDied, DeployError, NoRoom, NotVerified, ParityFailed, StageFailed
+from deploytool.errors import (
+    BadInput,
+    ChildDied,
+    DeployError,
+    NotVerified,
+    ParityFailed,
+    ResourceExhausted,
+    StageFailed,
+)
 from deploytool.host import disk, files, memory, scratch, workers
 from deploytool.host.process import run_limited
 from deploytool.results import verdict
@@ -23,19 +31,19 @@ WORKER = workers.command("deploytool.device.worker")
 
 _MAX_ANSWER_BYTES = 16 << 20
 _SIGKILL = getattr(signal, "SIGKILL", 0) or -1  # absent on Windows; our own limits are reported by their cause
-_ERRORS = {kind.__name__: kind for kind in (*DeployError.__subclasses__(), NoRoom, ChildDied)}
+_ERRORS = {kind.__name__: kind for kind in (*DeployError.__subclasses__(), ResourceExhausted, ChildDied)}
 
 
 @dataclass(frozen=True)
 class Limits:
     """Limits of a child process: wall-clock seconds, and gibibytes of memory on a CPU (CUDA reserves without using it).
 
-    `writes` is the size in bytes up to which it may write a file.
+    No file that it writes may exceed `max_file_bytes`.
     """
 
     seconds: float = 120.0
     gibibytes: float = MAX_MEMORY_MIB / 1024
-    writes: int = _MAX_ANSWER_BYTES
+    max_file_bytes: int = _MAX_ANSWER_BYTES
 
 
 @dataclass(frozen=True)
@@ -96,12 +104,12 @@ def run_worker(
     *,
     worker: Sequence[str] = WORKER,
     limits: Limits = Limits(),
-    heard: Callable[[str], None] | None = None,
+    on_line: Callable[[str], None] | None = None,
 ) -> Answer:
-    """The answer of a child process to a request; `heard` takes each line that it prints.
+    """The answer of a child process to a request; `on_line` takes each line that it prints.
 
-    Raises StageFailed if the child crashes, hangs, runs out of memory or gives no readable answer, NoRoom if the
-    machine has no memory left, and the error that the child reports.
+    Raises StageFailed if the child crashes, hangs, runs out of memory or gives no readable answer, ResourceExhausted if
+    the machine has no memory left, and the error that the child reports.
     """
     candidate = request.candidate
     name = f"{candidate.tier} ({Path(candidate.path).name})"
@@ -114,8 +122,8 @@ def run_worker(
                 what=name,
                 seconds=limits.seconds,
                 gibibytes=limits.gibibytes if candidate.device == "cpu" else math.inf,
-                writes=limits.writes,
-                heard=heard,
+                max_file_bytes=limits.max_file_bytes,
+                on_line=on_line,
             )
         try:
             answer = serde.decode(Answer, serde.loads(files.read(answer_file, _MAX_ANSWER_BYTES)))
@@ -128,7 +136,7 @@ def run_worker(
 
 @contextmanager
 def _attributing_kills(candidate: Candidate) -> Iterator[None]:
-    """Raises NoRoom instead of ChildDied if a child that limits its own memory is killed: the machine lacks memory."""
+    """Raises ResourceExhausted instead of ChildDied if the kernel kills a child that limits its own memory."""
     available = memory.available_bytes()
     try:
         yield
@@ -136,7 +144,7 @@ def _attributing_kills(candidate: Candidate) -> Iterator[None]:
         limit = (candidate.memory_mib or 0) << 20 if candidate.device == "cpu" else 0
         is_short = available is not None and available < limit
         if limit and (error.signal == _SIGKILL or (error.signal == signal.SIGABRT and is_short)):
-            raise NoRoom(f"{error}; the machine has too little memory available", memory.REMEDY) from error
+            raise ResourceExhausted(f"{error}; the machine has too little memory available", memory.REMEDY) from error
         raise
 
 
@@ -179,5 +187,5 @@ def shortfall(results: Sequence[ProbeResult], require: str | None) -> DeployErro
         problem = f"no backend reproduces the golden outputs here: {reasons}"
         return ParityFailed(problem, "pack the bundle again, or report it")
     died = any(result.died for result in results)
-    remedy = f"{files.AGAIN}, or report it" if died else "install onnxruntime, which needs no GPU"
+    remedy = f"{files.FETCH_AGAIN}, or report it" if died else "install onnxruntime, which needs no GPU"
     return NotVerified(f"nothing here runs the model: {reasons}", remedy)

@@ -20,7 +20,7 @@ from deploytool.device.inputs import Picture
 from deploytool.device.probe import ProbeResult
 from deploytool.device.session import open_candidate
 from deploytool.device.verify import Integrity, VerifyOptions
-from deploytool.errors import BadInput, DeployError, Spoiled
+from deploytool.errors import BadInput, CorruptBundle, DeployError
 from deploytool.parity.replay import replay
 from deploytool.spec import BATCH
 
@@ -150,7 +150,7 @@ def _prepare(
     """Verifies a bundle for loading; `report_fault` takes the reason of an error that the bundle itself caused."""
     try:
         checked = verify.check_integrity(folder, options)
-    except Spoiled as error:
+    except CorruptBundle as error:
         report_fault(str(error))
         raise
     candidates = verify.run_candidates(checked, detect())

@@ -25,7 +25,7 @@ from deploytool.device import build, probe
 from deploytool.device.candidates import Candidate, Tier, candidates, omission_reason
 from deploytool.device.environment import Environment, mismatch
 from deploytool.device.probe import Prober, ProbeResult
-from deploytool.errors import MissingBackend, Refused, Spoiled
+from deploytool.errors import CorruptBundle, MissingBackend, Refused
 from deploytool.host import machine
 from deploytool.transfer.pull import Signed
 
@@ -139,7 +139,7 @@ def _check_digests(folder: Path, manifest: Manifest, digest: str, options: Verif
     try:
         check_files(folder, manifest, subset.omitted_engines(manifest, kind))
     except Refused as error:
-        raise Spoiled(str(error), error.remedy) from error
+        raise CorruptBundle(str(error), error.remedy) from error
     listed = all_files(manifest)
     omitted = sum(not (folder / file.path).exists() for file in listed)
     remark = f"; {omitted} engines for other devices than {kind.target} left out" if kind and omitted else ""

@@ -9,7 +9,7 @@ from deploytool import targets
 from deploytool.doctor.inventory import RUNTIMES, Inventory
 from deploytool.doctor.traps import Trap, TrapName
 from deploytool.spec import Decision, TargetPlan
-from deploytool.targets import FULL, TARGETS, THIS
+from deploytool.targets import TARGETS, TENSORRT, THIS
 
 GRAPHS, RUN, SIGN, CHECK_SIGNATURES = "make graphs", "run", "sign", "check signatures"
 HOST = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim")  # packages that exporting needs
@@ -66,7 +66,7 @@ def _build_engines(plan: Sequence[Decision], traps: Sequence[Trap]) -> Iterator[
     placeholder = next((trap for trap in traps if trap.name is TrapName.PLACEHOLDER), None)
     for decision in plan:
         available = decision.verdict is TargetPlan.HERE
-        if available and decision.flavour == FULL and placeholder:
+        if available and decision.flavour == TENSORRT and placeholder:
             yield Capability(decision.target, False, placeholder.problem, placeholder.remedy)
         else:
             yield Capability(decision.target, available, decision.why, _REMEDIES.get(decision.verdict, ""))

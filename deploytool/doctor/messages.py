@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from deploytool.doctor import Diagnosis, capabilities
 from deploytool.doctor.inventory import RUNTIMES, Inventory
-from deploytool.targets import FLAVOURS, FULL, RTX, TARGETS, THIS
+from deploytool.targets import FLAVOURS, TARGETS, TENSORRT, TENSORRT_RTX, THIS
 
 
 def lines(diagnosis: Diagnosis) -> Iterator[str]:
@@ -37,7 +37,7 @@ def _inventory_rows(inventory: Inventory) -> Iterator[tuple[str, str]]:
     yield "GPU", ", ".join(f"{gpu.name} (compute capability {gpu.capability})" for gpu in inventory.gpus) or "none"
     if not capabilities.is_device(inventory):
         yield "torch", inventory.version("torch") or "not installed"
-    full, rtx = FLAVOURS[FULL], FLAVOURS[RTX]
+    full, rtx = FLAVOURS[TENSORRT], FLAVOURS[TENSORRT_RTX]
     yield full.title, inventory.version(full.distribution) or _loadable(inventory) or "not installed"
     yield rtx.title, inventory.version(rtx.distribution) or "not installed"
     names = [f"{name} {inventory.version(name)}" for name in RUNTIMES if inventory.version(name)]

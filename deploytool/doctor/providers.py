@@ -57,7 +57,7 @@ def _probe(name: str, run: Run) -> Provider:
             [_PROVIDER_WORKER, _GRAPH, name], _GIBIBYTES if name == CPU else math.inf
         )  # CUDA reserves far more than it uses
     except ChildFailed as error:
-        return Provider(name, False, error.said)
+        return Provider(name, False, error.last_line)
     except StageFailed as error:
         return Provider(name, False, str(error))
     return Provider(name, True)

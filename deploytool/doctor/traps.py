@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from deploytool.doctor.inventory import RUNTIMES, Inventory
 from deploytool.doctor.providers import CPU, CUDA, TENSORRT
-from deploytool.spec import Word
+from deploytool.spec import StrEnum
 
 _GPU_RUNTIME_PACKAGE = "'onnxruntime-gpu[cuda,cudnn]'"
 _INSTALL_GPU_RUNTIME, _INSTALL_CPU_RUNTIME = f"pip install {_GPU_RUNTIME_PACKAGE}", "pip install onnxruntime"
@@ -16,7 +16,7 @@ _UNINSTALL_RUNTIMES = f"pip uninstall -y {' '.join(RUNTIMES)}"
 _UNSUFFIXED = ("nvidia-cublas", "nvidia-cuda-runtime", "nvidia-cuda-nvrtc")  # their version is the CUDA release
 
 
-class TrapName(Word):
+class TrapName(StrEnum):
     """The names of traps; the values are stable, for scripts that read them."""
 
     BOTH_RUNTIMES = "both runtimes"

@@ -38,7 +38,7 @@ def export(module: nn.Module, model: Model, example: tuple[torch.Tensor, ...], o
 def _dynamic_shapes(module: nn.Module, model: Model) -> tuple[Any, ...]:
     """The dynamic axes of each input, in the structure of `forward`: those of a `*args` parameter form one tuple."""
     kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
-    dynamic_axes = [tensor.free() for tensor in model.inputs]
+    dynamic_axes = [tensor.free_axes() for tensor in model.inputs]
     if inspect.Parameter.VAR_POSITIONAL not in kinds:
         return tuple(dynamic_axes)
     positional = min(kinds.index(inspect.Parameter.VAR_POSITIONAL), len(dynamic_axes))

@@ -23,6 +23,6 @@ def export(module: nn.Module, model: Model, example: tuple[torch.Tensor, ...], o
         opset_version=opset,
         input_names=[tensor.name for tensor in model.inputs],
         output_names=[tensor.name for tensor in model.outputs],
-        dynamic_axes={tensor.name: tensor.free() for tensor in tensors},
+        dynamic_axes={tensor.name: tensor.free_axes() for tensor in tensors},
     )
     return onnx.load_from_string(file.getvalue())

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploytool.errors import BadInput, DeployError, MissingBackend, Unforeseen
+from deploytool.errors import BadInput, DeployError, MissingBackend, UnexpectedError
 from deploytool.host import disk, owner
 from deploytool.host.terminal import visible
 
@@ -52,7 +52,7 @@ def as_error(error: Exception) -> DeployError:
     """The failure of ours that an exception of any kind becomes: itself, a file that cannot be used, or unforeseen."""
     if isinstance(error, DeployError):
         return error
-    if (full := disk.as_no_room(error)) is not None:
+    if (full := disk.as_resource_exhausted(error)) is not None:
         return full
     if isinstance(error, OSError) and (error.strerror or not raised_at(error)):
         problem = f"{_known(error.filename)}: {error.strerror}" if error.strerror else one_line(error)
@@ -70,7 +70,7 @@ def as_error(error: Exception) -> DeployError:
         return MissingBackend(f"a library cannot be loaded: {describe(error)}", remedy)
     inside = raised_at(error) or _ours(error)
     said = describe(error) if raised_at(error) or not inside else f"{describe(error)} ({inside})"
-    return Unforeseen(said, "--verbose shows the trace; if it is not of your code, report it")
+    return UnexpectedError(said, "--verbose shows the trace; if it is not of your code, report it")
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def as_deploy_errors() -> Iterator[None]:
     except DeployError:
         raise
     except SystemExit as error:  # of code that we call: nobody asked us to end
-        raise Unforeseen(describe(error), "--verbose shows the trace; let it raise an error instead") from error
+        raise UnexpectedError(describe(error), "--verbose shows the trace; let it raise an error instead") from error
     except Exception as error:
         raise as_error(error) from error
 

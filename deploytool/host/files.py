@@ -22,7 +22,7 @@ OPEN_FLAGS = sum(
 )  # as far as the system has them
 _DEEPEST = 32  # folders in one another
 UNFINISHED = ".making"  # how the name of an unfinished file ends
-AGAIN = "get the bundle again from where it was made"
+FETCH_AGAIN = "get the bundle again from where it was made"
 _ITS_OWN = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENAMETOOLONG)
 
 
@@ -32,7 +32,7 @@ def listing(folder: Path, above: str = "") -> Iterator[tuple[str, int]]:
     Raises Refused for folders nested deeper than any bundle's.
     """
     if above.count("/") > _DEEPEST:
-        raise Refused(f"{folder} is nested too deep", AGAIN)
+        raise Refused(f"{folder} is nested too deep", FETCH_AGAIN)
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -49,7 +49,7 @@ def read(path: Path, most: int) -> bytes:
     with os.fdopen(_opened(path), "rb") as opened:
         raw = opened.read(most + 1)
     if len(raw) > most:
-        raise Refused(f"{path} is longer than it may be", AGAIN)
+        raise Refused(f"{path} is longer than it may be", FETCH_AGAIN)
     return raw
 
 
@@ -69,7 +69,7 @@ def verify_file(path: Path, size: int, sha256: str, to: Path | None = None) -> N
 def _hold(path: Path, size: int, sha256: str, to: Path | None) -> None:
     with open_file(path) as there, (to or Path(os.devnull)).open("wb") as copy:
         if os.fstat(there.fileno()).st_size != size:
-            raise Refused(f"{path} has another size than the manifest says", AGAIN)
+            raise Refused(f"{path} has another size than the manifest says", FETCH_AGAIN)
         for block in verified_blocks(there, path, size, sha256):
             if to is not None:
                 with disk.writing(to, needed=size):
@@ -99,7 +99,7 @@ def verified_blocks(blocks: BinaryIO, path: object, size: int, sha256: str) -> I
         seen += len(block)
         yield block
     if (seen, total.hexdigest()) != (size, sha256):
-        raise Refused(f"{path} has other bytes than the manifest says", AGAIN)
+        raise Refused(f"{path} has other bytes than the manifest says", FETCH_AGAIN)
 
 
 def sync_folder(folder: Path) -> None:
@@ -120,10 +120,10 @@ def _opened(path: Path) -> int:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | OPEN_FLAGS)
     except OSError as error:
-        raise _unreadable(path, error, AGAIN) from error
+        raise _unreadable(path, error, FETCH_AGAIN) from error
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
-        raise Refused(f"{path} is no plain file", AGAIN)
+        raise Refused(f"{path} is no plain file", FETCH_AGAIN)
     return opened
 
 

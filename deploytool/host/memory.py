@@ -8,42 +8,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-REMEDY = "end what else runs here, or use a machine with more memory"
+REMEDY = "stop other programs, or use a machine with more memory"
 
 _UNLIMITED = 1 << 60  # cgroups v1 report such a number without a limit
 
 
 def resident_bytes() -> int:
-    """The resident bytes of this process; 0 where the system does not tell."""
+    """The resident bytes of this process; 0 where unknown."""
     try:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
     except (OSError, ValueError, IndexError):
         return 0
 
 
-def private() -> int | None:
-    """The bytes of this process's own memory that it may write, touched or not; None where unknown."""
+def private_bytes() -> int | None:
+    """The size of this process's private writable memory (VmData) in bytes, resident or not; None where unknown."""
     with suppress(OSError, UnicodeError):
-        found = re.search(r"^VmData:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
-        return int(found[1]) << 10 if found else None
+        match = re.search(r"^VmData:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
+        return int(match[1]) << 10 if match else None
     return None
 
 
 @contextmanager
-def limited(most: int) -> Iterator[None]:
-    """Limits what `private` counts to `most` bytes, where the system counts it.
+def limited(max_bytes: int) -> Iterator[None]:
+    """Limits the memory that `private_bytes` counts to `max_bytes`, where it can be counted.
 
     A larger allocation fails: MemoryError in Python, the library's own error elsewhere.
     """
     try:
-        import resource  # which only Unix has
+        import resource  # on Unix only
     except ImportError:
         resource = None  # type: ignore[assignment]
-    if resource is None or private() is None:
+    if resource is None or private_bytes() is None:
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    lowest = min([most, *(each for each in (soft, hard) if each != resource.RLIM_INFINITY)])
+    lowest = min([max_bytes, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)])
     resource.setrlimit(resource.RLIMIT_DATA, (lowest, hard))
     try:
         yield
@@ -53,43 +53,45 @@ def limited(most: int) -> Iterator[None]:
 
 def available_bytes() -> int | None:
     """The bytes that this process and its children can still allocate; None where unknown."""
-    return min((*_machine(), *_groups(), *_limit()), default=None)
+    return min((*_machine(), *_control_groups(), *_address_space()), default=None)
 
 
 def _machine() -> Iterator[int]:
     with suppress(OSError):
-        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
-        if found:
-            yield int(found[1]) << 10
+        match = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
+        if match:
+            yield int(match[1]) << 10
 
 
-def _groups() -> Iterator[int]:
+def _control_groups() -> Iterator[int]:
     """The bytes that each control group of this process still allows; cached pages of files count as available."""
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, kinds, path = line.split(":", 2)
             if not kinds:
-                yield from _left(Path("/sys/fs/cgroup"), path, "memory.max", "memory.current", "inactive_file")
+                yield from _remaining(Path("/sys/fs/cgroup"), path, "memory.max", "memory.current", "inactive_file")
             elif "memory" in kinds.split(","):
                 names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-                yield from _left(Path("/sys/fs/cgroup/memory"), path, *names)
+                yield from _remaining(Path("/sys/fs/cgroup/memory"), path, *names)
 
 
-def _left(top: Path, path: str, limit: str, usage: str, cached: str) -> Iterator[int]:
-    place = top / path.lstrip("/")
-    for group in (place, *(above for above in place.parents if above.is_relative_to(top))):
-        with suppress(OSError, ValueError):  # "max" is no number
+def _remaining(top: Path, path: str, limit: str, usage: str, cached: str) -> Iterator[int]:
+    innermost = top / path.lstrip("/")
+    for group in (innermost, *(parent for parent in innermost.parents if parent.is_relative_to(top))):
+        with suppress(OSError, ValueError):  # ValueError: the limit is "max"
             most = int((group / limit).read_text(encoding="ascii"))
             used = int((group / usage).read_text(encoding="ascii"))
-            back = re.search(rf"^{cached} (\d+)$", (group / "memory.stat").read_text(encoding="ascii"), re.MULTILINE)
+            reclaimable = re.search(
+                rf"^{cached} (\d+)$", (group / "memory.stat").read_text(encoding="ascii"), re.MULTILINE
+            )
             if most < _UNLIMITED:
-                yield max(most - used + (int(back[1]) if back else 0), 0)
+                yield max(most - used + (int(reclaimable[1]) if reclaimable else 0), 0)
 
 
-def _limit() -> Iterator[int]:
+def _address_space() -> Iterator[int]:
     """The rest of the address space that `ulimit -v` allows."""
     with suppress(ImportError, OSError, ValueError, IndexError):
-        import resource  # which only Unix has
+        import resource  # on Unix only
 
         most = resource.getrlimit(resource.RLIMIT_AS)[0]
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])

@@ -1,36 +1,38 @@
-"""What an export takes in memory, known from the bytes of the weights, and whether there is as much."""
+"""Estimates the memory of an export from the size of the weights, and compares it with the available memory."""
 
 from __future__ import annotations
 
-from deploytool.errors import NoRoom, StageFailed
+from deploytool.errors import ResourceExhausted, StageFailed
 from deploytool.host import disk, memory
 from deploytool.spec import Job
 
-# What an export takes with all its children, for each byte of weights: the largest sum of proportional set sizes, as
-# /proc has them, of stacks of fully connected layers and of convolutions with 47, 95 and 198 MB (50, 101 and 202 MB) of
+# Memory of an export with all its children per byte of weights: the largest sum of proportional set sizes (/proc) for
+# stacks of fully connected layers and of convolutions with 47, 95 and 198 MB (50, 101 and 202 MB) of
 # weights, exported with --quick --pack (0.9 to 2.7 GB), and with planted faults and an engine (1.3 to 2.5 GB; up to 101
-# MB): Linux, Python 3.11, torch 2.13, ONNX Runtime 1.31, 2 processors. Engines alone add next to nothing to it.
-_BASE, _QUICK, _PROVED = 400e6, 12.0, 22.5
-_LARGEST = 1 << 31  # bytes that a protobuf message can have
+# MB): Linux, Python 3.11, torch 2.13, ONNX Runtime 1.31, 2 processors. Engines alone add almost nothing.
+_BASE, _PER_BYTE, _PER_BYTE_WITH_FAULTS = 400e6, 12.0, 22.5
+_MAX_ONNX_BYTES = 1 << 31  # limit of a protobuf message
 
 
 def needed(weights: float, job: Job) -> float:
-    """The bytes that an export takes at the most; more where it plants faults, some of them side by side."""
-    return _BASE + (_PROVED if job.options.faults else _QUICK) * weights
+    """The peak memory of an export in bytes; planted faults increase it, because several are tested in parallel."""
+    return _BASE + (_PER_BYTE_WITH_FAULTS if job.options.faults else _PER_BYTE) * weights
 
 
 def check(weights: float, job: Job) -> None:
-    """Refuses the export of a model with so many bytes of weights where it would take more memory than there is.
+    """Checks that the memory suffices to export a model with `weights` bytes of weights.
 
-    What this process holds already is part of that. Where nobody tells how much there is, only what cannot be done
-    anywhere is refused. Raises NoRoom, or StageFailed for more than one ONNX file holds.
+    The estimate includes the memory that this process already uses. Where the available memory is unknown, only the
+    limit of an ONNX file is checked.
+
+    Raises ResourceExhausted if the memory is too small, StageFailed if the weights exceed the limit of an ONNX file.
     """
-    if weights >= _LARGEST:
-        problem = f"{job.model.name} has {disk.size(weights)} of weights, and an ONNX file holds at the most"
-        raise StageFailed(f"{problem} {disk.size(_LARGEST)}", "export its parts one by one")
-    free, takes, least = memory.available_bytes(), needed(weights, job), _BASE + _QUICK * weights
-    if free is None or takes <= (there := free + memory.resident_bytes()):
+    if weights >= _MAX_ONNX_BYTES:
+        problem = f"{job.model.name} has {disk.size(weights)} of weights, and an ONNX file holds at most"
+        raise StageFailed(f"{problem} {disk.size(_MAX_ONNX_BYTES)}", "export its parts separately")
+    free, takes, least = memory.available_bytes(), needed(weights, job), _BASE + _PER_BYTE * weights
+    if free is None or takes <= (available := free + memory.resident_bytes()):
         return
-    problem = f"{job.model.name} has {disk.size(weights)} of weights, and its export takes {disk.size(takes)} of memory"
-    less = f"--faults 0 takes {disk.size(least)}; or " if least <= there else ""
-    raise NoRoom(f"{problem}; there are {disk.size(there)}", f"{less}{memory.REMEDY}")
+    problem = f"{job.model.name} has {disk.size(weights)} of weights, and its export needs {disk.size(takes)} of memory"
+    alternative = f"--faults 0 needs {disk.size(least)}; or " if least <= available else ""
+    raise ResourceExhausted(f"{problem}; {disk.size(available)} are available", f"{alternative}{memory.REMEDY}")

@@ -30,27 +30,27 @@ except ImportError:  # as on Windows
     resource = None  # type: ignore[assignment]
 
 GIBIBYTE = 1 << 30
-_UNKNOWN_TASKS = 1 << 40  # where the system does not tell their number: in effect no limit
+_UNKNOWN_TASKS = 1 << 40  # if the number of tasks is unknown: in effect no limit
 _MORE_TASKS = 1024  # processes and threads in addition to those that run when the child starts
-_LOOK_SECONDS = 0.5  # between two measurements of the memory of a child and its descendants
+_POLL_SECONDS = 0.5  # between two measurements of the memory of a child and its descendants
 _LOG = logging.getLogger(__name__)
-_PRCTL = getattr(ctypes.CDLL(None), "prctl", None) if hasattr(os, "fork") else None  # loaded before any fork; Linux's
+_PRCTL = (
+    getattr(ctypes.CDLL(None), "prctl", None) if hasattr(os, "fork") else None
+)  # loaded before any fork; Linux only
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
-_ASKED = [
-    getattr(signal, name, None) for name in ("SIGTERM", "SIGINT", "SIGHUP")
-]  # ended by a request from outside, which is no crash
+_REQUESTS_TO_END = [getattr(signal, name, None) for name in ("SIGTERM", "SIGINT", "SIGHUP")]  # these are no crashes
 _alive: set[int] = set()  # process groups
 _waiting: dict[tuple[str, ...], subprocess.Popen[str]] = {}  # by their commands
-_MOST_LINES, _LONGEST_LINE = 10_000, 10_000
+_MAX_LINES, _MAX_LINE_LENGTH = 10_000, 10_000
 
 
-def start_ahead(command: Sequence[str], gibibytes: float, writes: int = 0) -> None:
+def start_ahead(command: Sequence[str], gibibytes: float, max_file_bytes: int = 0) -> None:
     """Starts a command that imports its libraries and waits for its task, which `run_limited` sends.
 
     It is killed with this process, or by `stop_ahead` if it is not needed.
     """
     if tuple(command) not in _waiting:
-        _waiting[tuple(command)] = _started(command, gibibytes, writes)
+        _waiting[tuple(command)] = _start(command, gibibytes, max_file_bytes)
 
 
 def is_waiting(command: Sequence[str]) -> bool:
@@ -72,44 +72,45 @@ def run_limited(
     what: str,
     seconds: float,
     gibibytes: float,
-    writes: int = 0,
-    heard: Callable[[str], None] | None = None,
+    max_file_bytes: int = 0,
+    on_line: Callable[[str], None] | None = None,
     task: Json = None,
-    makes: Path | None = None,
+    output: Path | None = None,
 ) -> str:
     """Runs `command` and returns its stdout; `what` is its name in messages.
 
     `seconds` limits the wall-clock time. `gibibytes` limits the address space of each process, and the resident memory
     of the child and its descendants together; infinity is for CUDA, which reserves more than any machine has. No file
-    may grow beyond `writes` bytes.
+    may grow beyond `max_file_bytes`.
 
-    `heard` is called with each line of stdout as it comes, from another thread. `task` is sent to its stdin as one line
-    of JSON; a command from `start_ahead` keeps the limits that it was started with. `makes` is the file that it writes.
-    Raises ChildDied if it crashes, hangs or takes too much memory, NoRoom if it cannot write, StageFailed if it ends
-    with another non-zero status.
+    `on_line` is called from another thread with each line of stdout. `task` is sent to stdin as one line of JSON; a
+    command from `start_ahead` keeps the limits that it was started with. `output` is the file that it writes.
+
+    Raises ChildDied if it crashes, hangs or exceeds its memory limit, ResourceExhausted if it cannot write, and
+    StageFailed if it ends with another non-zero exit code.
     """
-    begun = time.monotonic()
-    with _waiting.pop(tuple(command), None) or _started(command, gibibytes, writes) as process:
-        listening = _listen(process, heard)
+    start = time.monotonic()
+    with _waiting.pop(tuple(command), None) or _start(command, gibibytes, max_file_bytes) as process:
+        readers = _read_pipes(process, on_line)
         try:
-            _hand(process, task)
-            code = _waited(process, begun + seconds, gibibytes, what)
+            _send(process, task)
+            code = _wait(process, start + seconds, gibibytes, what)
         except subprocess.TimeoutExpired:
             raise ChildDied(f"{what} was stopped after {seconds:g} s", "give it more time, or leave it out") from None
         finally:
             _end(process)
-            said, complained = (each.ended() for each in listening)
-            _LOG.debug("%s took %.2f s and ended with %s", what, time.monotonic() - begun, process.returncode)
+            stdout, stderr = (reader.text() for reader in readers)
+            _LOG.debug("%s took %.2f s and ended with %s", what, time.monotonic() - start, process.returncode)
     if code == 0:
-        return said
-    full = disk.error_number(_last_line(complained)) if code > 0 else None
-    if full and not (full == errno.EFBIG and _own_limit(writes)):
-        raise disk.failure(makes or f"what {what} makes", full)
-    why = _last_line(complained)
-    problem, remedy = f"{what} {_ending(code)}: {why}", "leave it out, or report it"
+        return stdout
+    last_line = _last_line(stderr)
+    error_number = disk.error_number(last_line) if code > 0 else None
+    if error_number and not (error_number == errno.EFBIG and _is_own_limit(max_file_bytes)):
+        raise disk.failure(output or f"the output of {what}", error_number)
+    problem, remedy = f"{what} {_ending(code)}: {last_line}", "leave it out, or report it"
     if code > 0:
-        raise ChildFailed(problem, remedy, why)
-    if -code in _ASKED:
+        raise ChildFailed(problem, remedy, last_line)
+    if -code in _REQUESTS_TO_END:
         raise StageFailed(problem, remedy)
     raise ChildDied(problem, remedy, -code)
 
@@ -129,13 +130,13 @@ def _kill(group: int) -> None:
             os.kill(group, signal.SIGTERM)
 
 
-def _started(command: Sequence[str], gibibytes: float, writes: int) -> subprocess.Popen[str]:
+def _start(command: Sequence[str], gibibytes: float, max_file_bytes: int) -> subprocess.Popen[str]:
     """Starts a child in its own process group, so that its descendants can be killed with it."""
     parent, tasks = os.getpid(), _tasks() + _MORE_TASKS
 
     def limit() -> None:
         if _PRCTL is not None:
-            _PRCTL(_DEATH_SIGNAL, signal.SIGKILL)  # it dies with its parent
+            _PRCTL(_DEATH_SIGNAL, signal.SIGKILL)  # the kernel kills it when its parent ends
         if os.getppid() != parent:
             os._exit(1)  # the parent ended before the call
         if gibibytes == math.inf:
@@ -144,7 +145,7 @@ def _started(command: Sequence[str], gibibytes: float, writes: int) -> subproces
         else:
             _lower(resource.RLIMIT_AS, int(gibibytes * GIBIBYTE))
         _lower(resource.RLIMIT_CORE, 0)
-        _lower(resource.RLIMIT_FSIZE, writes)
+        _lower(resource.RLIMIT_FSIZE, max_file_bytes)
         _lower(resource.RLIMIT_NPROC, tasks)
 
     process = subprocess.Popen(
@@ -171,47 +172,47 @@ def _can_limit() -> bool:
 
 def _lower(limit: int, most: int) -> None:
     """Lowers a limit of this process to `most`, unless it is lower already."""
-    most = min([most, *(each for each in resource.getrlimit(limit) if each != resource.RLIM_INFINITY)])
+    most = min([most, *(current for current in resource.getrlimit(limit) if current != resource.RLIM_INFINITY)])
     resource.setrlimit(limit, (most, most))
 
 
-def _own_limit(writes: int) -> bool:
-    """Whether the limit on a child's files is `writes`, and not a lower one of the calling shell."""
+def _is_own_limit(max_file_bytes: int) -> bool:
+    """Whether the limit on the size of a child's files is `max_file_bytes`, not a lower one of the calling shell."""
     if resource is None:
         return False
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    return most == resource.RLIM_INFINITY or most > writes
+    return most == resource.RLIM_INFINITY or most > max_file_bytes
 
 
 def _tasks() -> int:
-    """The number of processes and threads on the machine; RLIMIT_NPROC counts all those of a user."""
+    """The number of processes and threads on the machine; RLIMIT_NPROC counts all of a user's."""
     try:
         return int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[2])
     except (OSError, ValueError, IndexError):
         return _UNKNOWN_TASKS
 
 
-def _waited(process: subprocess.Popen[str], until: float, gibibytes: float, what: str) -> int:
-    """Waits for a child and returns its exit status; measures the memory of its session while it runs."""
-    while (left := until - time.monotonic()) > 0:
+def _wait(process: subprocess.Popen[str], deadline: float, gibibytes: float, what: str) -> int:
+    """Waits for a child and returns its exit code; measures the memory of its session while it runs."""
+    while (left := deadline - time.monotonic()) > 0:
         with suppress(subprocess.TimeoutExpired):
-            return process.wait(min(left, _LOOK_SECONDS))
+            return process.wait(min(left, _POLL_SECONDS))
         if _resident(process.pid) > gibibytes * GIBIBYTE:
             raise ChildDied(f"{what} took more than {gibibytes:g} GiB of memory", "give it less work, or leave it out")
     raise subprocess.TimeoutExpired(process.args, 0)
 
 
 def _resident(group: int) -> int:
-    """The resident bytes of all processes of a session; 0 where the system does not tell."""
+    """The resident bytes of all processes of a session; 0 where unknown."""
     pages = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError, ValueError, IndexError):
             fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-            pages += int(fields[21]) if int(fields[3]) == group else 0  # the resident set, and the session
+            pages += int(fields[21]) if int(fields[3]) == group else 0  # fields 24 (rss) and 6 (session) of proc(5)
     return pages * mmap.PAGESIZE
 
 
-def _hand(process: subprocess.Popen[str], task: Json) -> None:
+def _send(process: subprocess.Popen[str], task: Json) -> None:
     """Writes the task to a child's stdin, and closes it."""
     assert process.stdin is not None
     with suppress(BrokenPipeError), process.stdin as pipe:  # the child may have ended already
@@ -222,29 +223,31 @@ def _hand(process: subprocess.Popen[str], task: Json) -> None:
 class _PipeReader(threading.Thread):
     """Reads the lines of a pipe, and keeps the last ones."""
 
-    def __init__(self, pipe: IO[str], heard: Callable[[str], None] | None) -> None:
+    def __init__(self, pipe: IO[str], on_line: Callable[[str], None] | None) -> None:
         super().__init__(daemon=True)
-        self._pipe, self._heard = pipe, heard
-        self._lines: deque[str] = deque(maxlen=_MOST_LINES)
+        self._pipe, self._on_line = pipe, on_line
+        self._lines: deque[str] = deque(maxlen=_MAX_LINES)
         self.start()
 
     def run(self) -> None:
-        while line := self._pipe.readline(_LONGEST_LINE):
+        while line := self._pipe.readline(_MAX_LINE_LENGTH):
             self._lines.append(line)
             _LOG.debug(line.rstrip())
-            if self._heard:
-                self._heard(line)
+            if self._on_line:
+                self._on_line(line)
 
-    def ended(self) -> str:
+    def text(self) -> str:
         """The lines that were read; does not wait for a grandchild that keeps the pipe open."""
         self.join(1.0)
         return "".join(self._lines)
 
 
-def _listen(process: subprocess.Popen[str], heard: Callable[[str], None] | None) -> tuple[_PipeReader, _PipeReader]:
+def _read_pipes(
+    process: subprocess.Popen[str], on_line: Callable[[str], None] | None
+) -> tuple[_PipeReader, _PipeReader]:
     assert process.stdout is not None
     assert process.stderr is not None
-    return _PipeReader(process.stdout, heard), _PipeReader(process.stderr, None)
+    return _PipeReader(process.stdout, on_line), _PipeReader(process.stderr, None)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -260,4 +263,4 @@ def _ending(code: int) -> str:
 
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no error message"

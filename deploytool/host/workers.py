@@ -11,8 +11,8 @@ from pathlib import Path
 
 from deploytool.host import worker_main
 
-GIBIBYTES = 8.0  # limit of the address space of each worker
-LARGEST_FILE = 16 << 30  # bytes, the limit for workers whose output is kept
+MEMORY_GIB = 8.0  # limit of the address space of each worker
+MAX_FILE_BYTES = 16 << 30  # bytes, the limit for workers whose output is kept
 
 _MAIN = str(Path(worker_main.__file__).resolve())
 

@@ -13,7 +13,7 @@ from deploytool.data import preprocess
 from deploytool.data.preprocess import StatedPreprocessing
 from deploytool.errors import BadInput
 from deploytool.loading import factory
-from deploytool.spec import INPUTS, Model, Option, Preprocessing, Tensor
+from deploytool.spec import INPUT_OPTION, Model, Option, Preprocessing, Tensor
 
 _SIMILARITY = 0.8  # difflib ratio; at 0.5 resnet18 matched mobilenet_v1
 _MAX_STEM_BYTES = 100  # of a file name, in the name of its model
@@ -53,7 +53,9 @@ def find(name: str, inputs: Sequence[Tensor] = (), arguments: Mapping[str, Optio
     """
     model = _user_model(name, inputs) if ":" in name else _by_name(name)
     if inputs:
-        model = preprocess.resolve(replace(model, inputs=tuple(inputs), asked=(INPUTS,)), StatedPreprocessing(), {})
+        model = preprocess.resolve(
+            replace(model, inputs=tuple(inputs), asked=(INPUT_OPTION,)), StatedPreprocessing(), {}
+        )
     options = arguments or {}
     return replace(model, options={**model.options, **options}, asked=(*model.asked, *options))
 

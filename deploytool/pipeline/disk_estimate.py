@@ -16,7 +16,7 @@ _GOLDEN = 3  # times the golden inputs: as they are, as pictures, at the edges, 
 
 
 def check(recipe: Sequence[Stage], model: Model, options: Options, home: Path, weights: int) -> None:
-    """Raises NoRoom where the stages that are still to be done need more of the disk than is free at `home`."""
+    """Raises ResourceExhausted if the remaining stages need more disk space than is free at `home`."""
     disk.check(home, needed(recipe, model, options, weights), f"a run of {model.name}")
 
 

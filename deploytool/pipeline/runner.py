@@ -156,7 +156,7 @@ def _start_workers(recipe: Sequence[Stage]) -> None:
     """Starts the workers of all stages but the next one, so that they import their libraries in the meantime."""
     for stage in recipe[1:]:
         if worker := STAGES[stage].worker:
-            process.start_ahead(workers.command(worker), workers.GIBIBYTES, workers.LARGEST_FILE)
+            process.start_ahead(workers.command(worker), workers.MEMORY_GIB, workers.MAX_FILE_BYTES)
 
 
 def check_source(home: Path, *, needed: bool = True) -> None:

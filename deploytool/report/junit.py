@@ -13,7 +13,7 @@ from deploytool.host.terminal import visible
 from deploytool.report import rows
 from deploytool.results.faults import CHECK_LABELS, DetectionCount, FaultFamily
 from deploytool.results.report import Check, Comparison, Gate, Report
-from deploytool.spec import GateOutcome, TargetPlan, spoken
+from deploytool.spec import GateOutcome, TargetPlan, state_text
 
 _UNCHECKED = "not planted: the unmodified graph fails its checks"
 
@@ -74,7 +74,7 @@ def _comparison_cases(comparison: Comparison) -> Iterator[Case]:
         ]
         yield Case("parity", f"{name} against {check.against}", failed="; ".join(failures), detail=_detail(check))
     if not comparison.checks:
-        yield Case("parity", name, skipped=spoken(comparison.status, comparison.reason))
+        yield Case("parity", name, skipped=state_text(comparison.status, comparison.reason))
 
 
 def _detail(check: Check) -> str:
@@ -112,7 +112,7 @@ def _speed_cases(report: Report) -> Iterator[Case]:
     for speed in report.speeds:
         if speed.ratio is None:
             name = f"{speed.stage}/{speed.file} against eager"
-            yield Case("speed", name, skipped=spoken(speed.status, speed.reason))
+            yield Case("speed", name, skipped=state_text(speed.status, speed.reason))
 
 
 def _gate_case(gate: Gate) -> Case:

@@ -11,7 +11,7 @@ from deploytool.report.run_data import RunData
 from deploytool.results import verdict
 from deploytool.results.artifact import Kind
 from deploytool.results.report import Report
-from deploytool.spec import GateOutcome, Stage, Status, TargetPlan, spoken
+from deploytool.spec import GateOutcome, Stage, Status, TargetPlan, state_text
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def _unmeasured(report: Report, home: Path) -> Iterator[Row]:
     for comparison in report.comparisons:
         if comparison.left_out or comparison.status is Status.MEASURED:
             continue
-        reason = spoken(comparison.status, comparison.reason)
+        reason = state_text(comparison.status, comparison.reason)
         if comparison.status is Status.BUILT_NOT_RUN:
             targets = _engine_targets(report, comparison.file)
             yield Row(label(comparison), reason, ", ".join(targets) or "the GPU that it was built for", commands)

@@ -10,7 +10,7 @@ from deploytool.report.run_data import RunData
 from deploytool.results import verdict
 from deploytool.results.blame import BlamedGraph, Layer
 from deploytool.results.report import IMPLAUSIBLE, NOISE, Check, Comparison, Equality, Parity, Report, Speed
-from deploytool.spec import spoken
+from deploytool.spec import state_text
 
 NONE = "–"
 _FIGURE_NAMES = {
@@ -132,7 +132,7 @@ def comparison_rows(run: RunData) -> Iterator[tuple[str, ...]]:
     for comparison in run.report.comparisons:
         name = (label(comparison), _size(comparison, run.bytes_of(comparison.stage, comparison.file)))
         if not comparison.checks:
-            yield (*name, NONE, NONE, NONE, NONE, NONE, spoken(comparison.status, comparison.reason))
+            yield (*name, NONE, NONE, NONE, NONE, NONE, state_text(comparison.status, comparison.reason))
             continue
         last = comparison.checks[-1]
         previous = error(comparison.checks[0].parity.max_error) if len(comparison.checks) > 1 else NONE

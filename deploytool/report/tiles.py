@@ -10,7 +10,7 @@ from deploytool.results import verdict
 from deploytool.results.faults import ENGINE, GRAPH
 from deploytool.results.report import Report
 from deploytool.results.verdict import Conclusion
-from deploytool.spec import Stage, Verdict, spoken
+from deploytool.spec import Stage, Verdict, state_text
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,6 @@ def _pending(report: Report) -> Tile:
     if not unmeasured:
         return Tile("Measured here", f"all {len(made)}", "every artifact was run on this machine")
     line = ", ".join(
-        f"{rows.label(comparison)}: {spoken(comparison.status, comparison.reason)}" for comparison in unmeasured
+        f"{rows.label(comparison)}: {state_text(comparison.status, comparison.reason)}" for comparison in unmeasured
     )
     return Tile("Not measured here", str(len(unmeasured)), line)

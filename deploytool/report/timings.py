@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from deploytool.benchmark.result import Bench
 from deploytool.report.rows import NONE, short
 from deploytool.results.report import Report
-from deploytool.spec import SpeedVerdict, Status, spoken
+from deploytool.spec import SpeedVerdict, Status, state_text
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ def speed_rows(report: Report) -> Iterator[tuple[str, ...]]:
     for speed in report.speeds:
         name = f"{speed.stage}/{speed.file}"
         if speed.ratio is None:
-            yield (name, NONE, NONE, NONE, NONE, spoken(speed.status, speed.reason))
+            yield (name, NONE, NONE, NONE, NONE, state_text(speed.status, speed.reason))
             continue
-        status = spoken(speed.verdict or Status.MEASURED, speed.reason)
+        status = state_text(speed.verdict or Status.MEASURED, speed.reason)
         if speed.stage in failed:
             status += ", but fails its checks"
         measured = (f"{speed.ratio:.2f}×", f"{speed.low:.2f}–{speed.high:.2f}")
@@ -90,4 +90,4 @@ def bench_rows(bench: Bench) -> Iterator[tuple[str, ...]]:
             ratio = NONE
             if row.ratio and not has_no_verdict(row.verdict):
                 ratio = f"{row.ratio.value:.2f}× ({row.ratio.low:.2f}–{row.ratio.high:.2f})"
-            yield (*cells, ratio, spoken(row.verdict, row.reason) if row.verdict else "the baseline")
+            yield (*cells, ratio, state_text(row.verdict, row.reason) if row.verdict else "the baseline")

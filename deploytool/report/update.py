@@ -30,7 +30,7 @@ def refresh(report: Report, home: Path, xml: Path | None = None, *, final: Path 
 def prestarted(home: Path) -> Iterator[None]:
     """Starts a child process that imports the plotting libraries while the run works, unless the page is current."""
     if not stamp.is_current(home):
-        process.start_ahead(_COMMAND, workers.GIBIBYTES, workers.LARGEST_FILE)
+        process.start_ahead(_COMMAND, workers.MEMORY_GIB, workers.MAX_FILE_BYTES)
     try:
         yield
     finally:
@@ -46,9 +46,9 @@ def _draw(home: Path, final: Path) -> None:
                 _COMMAND,
                 what="the page",
                 seconds=_SECONDS,
-                gibibytes=workers.GIBIBYTES,
+                gibibytes=workers.MEMORY_GIB,
                 task=task,
-                makes=final / PAGE,
+                output=final / PAGE,
             )
             return
     from deploytool.report import html  # imports matplotlib and jinja2

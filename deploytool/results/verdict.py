@@ -25,7 +25,7 @@ from deploytool.results.report import (
     Tolerance,
     Weights,
 )
-from deploytool.spec import GateOutcome, Precision, SpeedVerdict, Stage, Status, TargetPlan, Verdict, spoken
+from deploytool.spec import GateOutcome, Precision, SpeedVerdict, Stage, Status, TargetPlan, Verdict, state_text
 
 RUNNER_LABELS = {
     "fp32_compute": "as converted",
@@ -181,12 +181,12 @@ def judge_gate(min_speedup: float | None, speeds: Sequence[Speed], *, engine: bo
     measured = [speed for speed in shipped if speed.low is not None]
     if not measured:
         first = shipped[0]
-        return Gate(min_speedup, first.stage, GateOutcome.OPEN, spoken(first.status, first.reason))
+        return Gate(min_speedup, first.stage, GateOutcome.OPEN, state_text(first.status, first.reason))
     best = max(measured, key=lambda speed: speed.low or 0.0)
     if (best.low or 0.0) < min_speedup:
         return Gate(min_speedup, best.stage, GateOutcome.MISSED)
     if best.verdict is SpeedVerdict.NO_VERDICT:
-        return Gate(min_speedup, best.stage, GateOutcome.OPEN, spoken(best.verdict, best.reason))
+        return Gate(min_speedup, best.stage, GateOutcome.OPEN, state_text(best.verdict, best.reason))
     return Gate(min_speedup, best.stage, GateOutcome.REACHED)
 
 
@@ -309,7 +309,7 @@ def omitted_lines(report: Report) -> tuple[str, ...]:
 def unmeasured_lines(report: Report) -> tuple[str, ...]:
     """One line for every artifact that was not run on this machine."""
     return tuple(
-        f"{comparison.stage}: {spoken(comparison.status, comparison.reason)}"
+        f"{comparison.stage}: {state_text(comparison.status, comparison.reason)}"
         for comparison in report.comparisons
         if not comparison.left_out and comparison.status is not Status.MEASURED
     )

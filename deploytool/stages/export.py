@@ -20,7 +20,7 @@ from deploytool import serde
 from deploytool.backends import eager
 from deploytool.backends.session import FIXED_SIZE_REMEDY, load_backend
 from deploytool.data.golden import Golden
-from deploytool.errors import MissingBackend, NoRoom, StageFailed
+from deploytool.errors import MissingBackend, ResourceExhausted, StageFailed
 from deploytool.exporters import dynamo, torchscript
 from deploytool.host import disk
 from deploytool.loading.source_model import SourceModel
@@ -147,7 +147,7 @@ def _candidate(exporter: str, task: _Task) -> _Candidate:
         _write(graph, task.out)
         with load_backend(task.job.options.runner).start(task.out) as session:
             session(**given)  # what an exporter writes need not run: ONNX has types that no runtime computes in
-    except (MissingBackend, NoRoom):
+    except (MissingBackend, ResourceExhausted):
         raise
     except Exception as error:  # whatever an exporter raises, the user's model was refused
         why = f"the {exporter} exporter refuses the model: {_reason(error)}"

@@ -204,7 +204,7 @@ def _open(graph: Path, *, optimise: bool) -> None:
     task: list[serde.Json] = [str(graph), optimise]
     try:
         command = workers.command(STAGES[Stage.FP16].worker)
-        run_limited(command, what="ONNX Runtime", seconds=_SECONDS, gibibytes=workers.GIBIBYTES, task=task)
+        run_limited(command, what="ONNX Runtime", seconds=_SECONDS, gibibytes=workers.MEMORY_GIB, task=task)
     except StageFailed as error:
         raise type(error)(f"the FP16 graph cannot be opened: {error}", "try --runner reference") from error
 

@@ -42,7 +42,7 @@ from deploytool.results.artifact import Artifact, Kind, Notes
 from deploytool.results.report import Report
 from deploytool.rewrites.graph import memory
 from deploytool.spec import BATCH, Decision, Job, Model, Precision, Range, Stage, TargetPlan, Tensor
-from deploytool.targets import FLAVOURS, FULL
+from deploytool.targets import FLAVOURS, TENSORRT
 
 _CASES = 8  # golden cases that travel: enough to tell a wrong engine, few enough for a slow line
 
@@ -195,12 +195,12 @@ def _engines(folder: Path, content: _Content, inputs: StageInputs, written: Repo
         for built in serde.decode(tuple[report.Engine, ...], artifact.notes["engines"]):
             capabilities = _capabilities(built, written.targets)
             file = f"{built.flavour}_{built.version}_{'_'.join(capabilities)}.plan"
-            place = f"models/{content.name}_trt/1" if built.flavour == FULL else "engines"
+            place = f"models/{content.name}_trt/1" if built.flavour == TENSORRT else "engines"
             (folder / place).mkdir(parents=True, exist_ok=True)
             disk.write(folder / place / file, artifact.path.with_name(built.file).read_bytes())
             entry = describe_file(folder, f"{place}/{file}", Role.ENGINE)
             found.append(_engine(entry, built, capabilities, content.io))
-            plans |= dict.fromkeys(capabilities, file) if built.flavour == FULL else {}
+            plans |= dict.fromkeys(capabilities, file) if built.flavour == TENSORRT else {}
     if plans:
         name, largest = f"{content.name}_trt", content.free[BATCH].largest
         text = triton_config.engine_config(name, content.inputs, content.outputs, content.io, largest, plans)
@@ -212,7 +212,7 @@ def _engine(file: File, built: report.Engine, capabilities: tuple[str, ...], io:
     """The engine with the machines it is for: TensorRT's own word is its platform, TensorRT-RTX's any system."""
     systems: tuple[str, ...] = (platform.system().lower(),)
     processors: tuple[str, ...] = (platform.machine(),)
-    if built.flavour != FULL:
+    if built.flavour != TENSORRT:
         systems = ("linux", "windows")
         processors = ("x86_64", "aarch64") if "12.1" in capabilities else ("x86_64",)  # 12.1 is an Arm machine
     floor = next((f"{major}.0" for major in (13, 12) if machine.version(f"{built.flavour}-cu{major}")), "")
@@ -222,9 +222,9 @@ def _engine(file: File, built: report.Engine, capabilities: tuple[str, ...], io:
 def _capabilities(built: report.Engine, targets: Sequence[Decision]) -> tuple[str, ...]:
     if built.capabilities:
         return built.capabilities
-    if built.flavour != FULL:
+    if built.flavour != TENSORRT:
         return FLAVOURS[built.flavour].default_capabilities
-    here = (each for each in targets if each.verdict is TargetPlan.HERE and each.flavour == FULL)
+    here = (each for each in targets if each.verdict is TargetPlan.HERE and each.flavour == TENSORRT)
     return tuple(sorted({each.capability for each in here}))
 
 

@@ -32,7 +32,7 @@ from deploytool.rewrites import forms as rewrites_forms
 from deploytool.rewrites.forms import Candidate
 from deploytool.rewrites.recipes import ORIGINAL, RECIPES
 from deploytool.spec import AUTO, BATCH, Job, Stage
-from deploytool.targets import FLAVOURS, RTX
+from deploytool.targets import FLAVOURS, TENSORRT_RTX
 
 _SECONDS = 0.5  # of timing for each batch
 _CONTENDERS = 3  # forms that are timed at the larger batch, the original aside
@@ -150,7 +150,7 @@ def _for_engine(forms: Sequence[Candidate], job: Job) -> tuple[Candidate, list[s
     best = min(light, key=lambda form: form.nodes)
     if best is before:
         return before, []
-    if not job.options.targets or not FLAVOURS[RTX].version:
+    if not job.options.targets or not FLAVOURS[TENSORRT_RTX].version:
         return best, [f"{best.name} for FP16 and engines: {best.nodes} nodes for {before.nodes} (estimated)"]
     free = {**job.options.sizes, BATCH: job.options.batch}
     try:

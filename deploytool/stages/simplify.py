@@ -13,7 +13,7 @@ import onnx
 
 from deploytool.backends.session import load_backend
 from deploytool.data.golden import Arrays
-from deploytool.errors import NoRoom, ParityFailed, StageFailed
+from deploytool.errors import ParityFailed, ResourceExhausted, StageFailed
 from deploytool.host import disk, workers
 from deploytool.host.process import run_limited
 from deploytool.loading.stage_inputs import StageInputs
@@ -76,8 +76,10 @@ def _questions(job: Job, before: Path, inputs: Arrays) -> tuple[ReferenceCases, 
 def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> None:
     """Writes what onnxsim makes of a graph with the passes and steps in `off` left out."""
     task, command = [str(before), str(out), list(off)], workers.command(STAGES[Stage.SIMPLIFY].worker)
-    memory, writes = workers.GIBIBYTES, workers.LARGEST_FILE
-    run_limited(command, what="onnxsim", seconds=seconds, gibibytes=memory, writes=writes, task=task, makes=out)
+    memory, writes = workers.MEMORY_GIB, workers.MAX_FILE_BYTES
+    run_limited(
+        command, what="onnxsim", seconds=seconds, gibibytes=memory, max_file_bytes=writes, task=task, output=out
+    )
     try:
         graph, plain = onnx.load(out), onnx.load(before)
         del graph.metadata_props[:]
@@ -86,7 +88,7 @@ def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> No
         if lost := free_sizes.fixed_axis(free_sizes.free_axes(plain.graph), graph.graph):
             raise ValueError(lost)
         disk.write(out, graph.SerializeToString(deterministic=True))
-    except NoRoom:
+    except ResourceExhausted:
         raise
     except Exception as error:  # the file is whatever onnxsim left, and onnx's exceptions share no base class
         said = " ".join(str(error).replace(str(out), "it").split())
@@ -160,7 +162,7 @@ def _passes() -> list[str]:
     """The names of onnxsim's passes; none where it does not tell."""
     try:
         command = workers.command(STAGES[Stage.SIMPLIFY].worker, simplify_worker.LIST_PASSES)
-        said = run_limited(command, what="onnxsim", seconds=_SECONDS, gibibytes=workers.GIBIBYTES)
+        said = run_limited(command, what="onnxsim", seconds=_SECONDS, gibibytes=workers.MEMORY_GIB)
     except StageFailed:
         return []
     return said.split()

@@ -14,7 +14,7 @@ from torch import nn
 
 from deploytool import serde
 from deploytool.backends import eager, torchscript
-from deploytool.errors import NoRoom
+from deploytool.errors import ResourceExhausted
 from deploytool.host import disk
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.model_checks import baked_values as fixing
@@ -55,7 +55,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         subject = fixing.Subject(fresh, model, sample.inputs, home, _batch(model))
         tolerance = metrics.tolerances(sample.noise, job.options.tolerance).fp32
         found = fixing.examine(Stage.TORCHSCRIPT, subject, partial(torchscript.start, out), warned, asked, tolerance)
-    except NoRoom:
+    except ResourceExhausted:
         raise
     except Exception as error:  # whatever torch.jit raises, it does not take the user's model
         return _left_out(out, f"TorchScript does not take the model: {_reason(error)}")

@@ -70,7 +70,7 @@ def _list(folder: Path) -> Folder:
 def _with_size(paths: tuple[Path, ...], preprocessing: Preprocessing) -> Preprocessing:
     sizes = {images.stored_size(path) for path in paths}
     height, width = next(iter(sizes))
-    if len(sizes) == 1 and height == width <= preprocessing.window[0]:
+    if len(sizes) == 1 and height == width <= preprocessing.crop_size[0]:
         return replace(preprocessing, resize=width, crop=width)
     return preprocessing
 

@@ -41,7 +41,7 @@ def adapt(model: Model, dataset: Data) -> Model:
 
     The counts of parameters and MACs are dropped, because they apply to the original number of classes.
     """
-    classes, side = len(dataset.classes), dataset.preprocessing.window[0]
+    classes, side = len(dataset.classes), dataset.preprocessing.crop_size[0]
     return replace(
         model,
         options={**model.options, "classes": classes},

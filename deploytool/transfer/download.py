@@ -63,4 +63,4 @@ def _fetch_rest(source: Source, file: File, part: Path) -> None:
             f"{file.path} was interrupted after {length} of {file.size} bytes", "try again: the download resumes"
         )
     if (length, digest.hexdigest()) != (file.size, file.sha256):
-        raise Refused(f"{file.path} has other bytes than the manifest says", files.AGAIN)
+        raise Refused(f"{file.path} has other bytes than the manifest says", files.FETCH_AGAIN)

@@ -109,9 +109,9 @@ def parse_layers(raw: bytes, where: str) -> tuple[Layer, ...]:
             raise Refused(f"{where} is not a bundle but of type {document.get('artifactType')}", "check the name")
         layers = tuple(_layer(entry) for entry in document["layers"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Refused(f"{where} has an invalid OCI manifest: {error}", files.AGAIN) from error
+        raise Refused(f"{where} has an invalid OCI manifest: {error}", files.FETCH_AGAIN) from error
     if len({layer.path for layer in layers}) < len(layers):
-        raise Refused(f"{where} names a file twice", files.AGAIN)
+        raise Refused(f"{where} names a file twice", files.FETCH_AGAIN)
     return layers
 
 
@@ -129,7 +129,7 @@ def signed_layers(layers: tuple[Layer, ...], where: str) -> tuple[Layer, ...]:
     if MANIFEST_FILE not in {layer.path for layer in selected}:
         raise Refused(f"{where} holds no {MANIFEST_FILE}: another tool made it", "push it with deploytool")
     if any(layer.size > MAX_MANIFEST_BYTES for layer in selected):
-        raise Refused(f"{where} has a manifest of more than {MAX_MANIFEST_BYTES >> 20} MiB", files.AGAIN)
+        raise Refused(f"{where} has a manifest of more than {MAX_MANIFEST_BYTES >> 20} MiB", files.FETCH_AGAIN)
     return selected
 
 
@@ -141,7 +141,7 @@ def check_layers(layers: tuple[Layer, ...], manifest: Manifest, where: str) -> N
     }
     if expected != pushed:
         path = min(expected ^ pushed)[0]
-        raise Refused(f"the OCI manifest of {where} and the bundle's own manifest differ in {path}", files.AGAIN)
+        raise Refused(f"the OCI manifest of {where} and the bundle's own manifest differ in {path}", files.FETCH_AGAIN)
 
 
 def _key(file: File) -> tuple[str, int, str]:

@@ -127,7 +127,7 @@ class ArchiveSource:
         """The bytes of a file, found by its digest, from `start` on."""
         begin, size = self._find(f"blobs/sha256/{file.sha256}")
         if size != file.size:
-            raise Refused(f"{file.path} in {self._path} has another size than the manifest says", files.AGAIN)
+            raise Refused(f"{file.path} in {self._path} has another size than the manifest says", files.FETCH_AGAIN)
         self._raw.seek(begin + start)
         left = size - start
         while left > 0 and (block := self._raw.read(min(_BLOCK, left))):
@@ -141,21 +141,21 @@ class ArchiveSource:
             kind, _, sha256 = entry["digest"].partition(":")
             return self._read(f"blobs/{kind}/{sha256}", sha256)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise Refused(f"{self._path} does not hold exactly one bundle: {error}", files.AGAIN) from error
+            raise Refused(f"{self._path} does not hold exactly one bundle: {error}", files.FETCH_AGAIN) from error
 
     def _read(self, name: str, sha256: str | None = None) -> bytes:
         begin, size = self._find(name)
         if size > MAX_MANIFEST_BYTES:
-            raise Refused(f"{self._path}: {name} is longer than {MAX_MANIFEST_BYTES >> 20} MiB", files.AGAIN)
+            raise Refused(f"{self._path}: {name} is longer than {MAX_MANIFEST_BYTES >> 20} MiB", files.FETCH_AGAIN)
         self._raw.seek(begin)
         raw = self._raw.read(size)
         if sha256 is not None and oci.digest_of(raw) != f"sha256:{sha256}":
-            raise Refused(f"{self._path}: {name} has other bytes than its name says", files.AGAIN)
+            raise Refused(f"{self._path}: {name} has other bytes than its name says", files.FETCH_AGAIN)
         return raw
 
     def _find(self, name: str) -> tuple[int, int]:
         if name not in self._members:
-            raise Refused(f"{self._path} holds no {name}", files.AGAIN)
+            raise Refused(f"{self._path} holds no {name}", files.FETCH_AGAIN)
         return self._members[name]
 
 
@@ -187,10 +187,10 @@ def _members(raw: BinaryIO, path: Path) -> Mapping[str, tuple[int, int]]:
                 if member.isdir() and member.name.removeprefix("./").rstrip("/") in _FOLDERS:
                     continue
                 if not known or member.type != tarfile.REGTYPE or member.name in members or count > _MOST:
-                    raise Refused(f"{path} holds an unexpected member {member.name!r}", files.AGAIN)
+                    raise Refused(f"{path} holds an unexpected member {member.name!r}", files.FETCH_AGAIN)
                 if member.issparse() or member.size < 0:
-                    raise Refused(f"{path}: {member.name} is not a plain file", files.AGAIN)
+                    raise Refused(f"{path}: {member.name} is not a plain file", files.FETCH_AGAIN)
                 members[member.name] = (member.offset_data, member.size)
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
-        raise Refused(f"{path} is not a tar file: {error}", files.AGAIN) from error
+        raise Refused(f"{path} is not a tar file: {error}", files.FETCH_AGAIN) from error
     return members

@@ -115,7 +115,7 @@ def _check_signed(names: Mapping[str, str] | None, manifest: Manifest) -> None:
     """Raises Refused unless every file of the manifest is signed with the digest that the manifest states."""
     for file in all_files(manifest):
         if names is not None and names.get(file.path) != file.sha256:
-            raise Refused(f"{file.path} is not signed with the digest that the manifest states", files.AGAIN)
+            raise Refused(f"{file.path} is not signed with the digest that the manifest states", files.FETCH_AGAIN)
 
 
 def _existing(

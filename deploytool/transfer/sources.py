@@ -80,7 +80,7 @@ class RegistrySource:
         contents = {layer.path: b"".join(self._blob(layer.sha256, 0, layer.size)) for layer in layers}
         for layer in layers:
             if oci.digest_of(contents[layer.path]) != f"sha256:{layer.sha256}":
-                raise Refused(f"{layer.path} of {self._address} does not have its digest", files.AGAIN)
+                raise Refused(f"{layer.path} of {self._address} does not have its digest", files.FETCH_AGAIN)
         return contents
 
     def agree(self, manifest: Manifest) -> None:
@@ -106,7 +106,7 @@ def fetch_manifest(client: HttpClient, address: Registry) -> bytes:
         raise BadInput(f"{address}: the registry answers {reply.status}", "check the name and the tag")
     digest = address.digest or reply.headers.get("docker-content-digest", "")
     if digest.startswith("sha256:") and oci.digest_of(reply.body) != digest:
-        raise Refused(f"the OCI manifest of {address} does not have its digest", files.AGAIN)
+        raise Refused(f"the OCI manifest of {address} does not have its digest", files.FETCH_AGAIN)
     return reply.body
 
 
@@ -147,7 +147,7 @@ class _FolderSource:
     def stream(self, file: File, start: int) -> Iterator[bytes]:
         with files.open_file(self._folder / file.path) as opened:
             if os.fstat(opened.fileno()).st_size != file.size:
-                raise Refused(f"{self._folder / file.path} has another size than the manifest says", files.AGAIN)
+                raise Refused(f"{self._folder / file.path} has another size than the manifest says", files.FETCH_AGAIN)
             opened.seek(start)
             while block := opened.read(_BLOCK):
                 yield block

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from deploytool.benchmark.ratio import Ratio
-from deploytool.spec import SpeedVerdict, spoken
+from deploytool.spec import SpeedVerdict, state_text
 
 ORT, OPENVINO = "ORT", "OpenVINO"
 
@@ -39,7 +39,7 @@ def judge(goal: Goal, ratio: Ratio, uneven: str | None) -> str:
     aim = f"not behind {goal.rival}" if goal.beyond_noise else f"≥ {goal.least:g}× {goal.rival}"
     line = f"{aim}: {ratio.value:.2f}× ({ratio.low:.2f}–{ratio.high:.2f})"
     if uneven:
-        return f"{line}, {spoken(SpeedVerdict.NO_VERDICT, uneven)}"
+        return f"{line}, {state_text(SpeedVerdict.NO_VERDICT, uneven)}"
     is_reached = ratio.high >= goal.least if goal.beyond_noise else ratio.value >= goal.least
     is_unsure = not goal.beyond_noise and ratio.low < goal.least <= ratio.high
     return f"{line}, {'reached' if is_reached else 'MISSED'}{' (within the spread)' if is_unsure else ''}"

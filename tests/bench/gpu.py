@@ -25,7 +25,7 @@ from deploytool.loading import catalog
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline import runner
 from deploytool.rewrites.recipes import ORIGINAL
-from deploytool.spec import Job, Stage, spoken
+from deploytool.spec import Job, Stage, state_text
 
 ZOO = ("mixnet_s", "shufflenet_g3", "mobilenet_v1", "squeezenet1_1")
 STAGES = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE, Stage.FP16)
@@ -53,12 +53,12 @@ def rows(bench: Bench) -> Iterator[str]:
 
 def _figures(row: Row) -> tuple[str, ...]:
     if row.latency is None:
-        return ("–", "–", "–", "–", spoken(row.status, row.reason))
+        return ("–", "–", "–", "–", state_text(row.status, row.reason))
     latency, ratio = row.latency, row.ratio
     times = ("–" if value is None else f"{value:.3f}" for value in (latency.p50_ms, latency.p99_ms, latency.gpu_ms))
     speedup = f"{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})" if ratio else "–"
     bound = ", the GPU waits for the host" if latency.launch_bound else ""
-    return (*times, speedup, f"{spoken(row.verdict, row.reason) if row.verdict else 'the baseline'}{bound}")
+    return (*times, speedup, f"{state_text(row.verdict, row.reason) if row.verdict else 'the baseline'}{bound}")
 
 
 def header(device: str, seconds: float) -> list[str]:

@@ -42,7 +42,7 @@ def export_onnx(weights: Path, inputs: Arrays) -> bytes:
             opset_version=OPSET,
             input_names=[tensor.name for tensor in model.inputs],
             output_names=[tensor.name for tensor in model.outputs],
-            dynamic_axes={tensor.name: tensor.free() for tensor in tensors},
+            dynamic_axes={tensor.name: tensor.free_axes() for tensor in tensors},
         )
     return file.getvalue()
 

@@ -19,7 +19,7 @@ from deploytool.device import commands
 from deploytool.errors import BadInput
 from deploytool.loading import catalog, checkpoints, factory
 from deploytool.loading.checkpoints import embedded_definition
-from deploytool.spec import CLASSES, Model, Tensor
+from deploytool.spec import CLASSES_OPTION, Model, Tensor
 from deploytool.stages import golden
 from deploytool.training import outputs, task
 from deploytool.training.augmentation import ImageSet
@@ -69,7 +69,7 @@ def test_names_fit_outputs_with_one_score_each(shape: tuple[int, ...]) -> None:
 
 def test_a_wrong_number_of_given_names_is_refused() -> None:
     with pytest.raises(BadInput, match="--classes names 9 classes, and m gives scores batch × 10"):
-        class_names.check_count(scoring(10, names=TEN[:9], asked_for=(CLASSES,)), ())
+        class_names.check_count(scoring(10, names=TEN[:9], asked_for=(CLASSES_OPTION,)), ())
 
 
 def test_folders_with_the_models_class_names_get_their_indices_and_others_are_numbered() -> None:
@@ -178,4 +178,4 @@ def test_a_declared_image_size_overrides_that_of_the_checkpoint(tmp_path: Path) 
     declared = catalog.find("mobilenet_v1_025", [Tensor("input", ("batch", 3, 64, 64))])
     loaded = checkpoints.load(weights, declared).model
     assert loaded.inputs[0].shape == ("batch", 3, 64, 64)
-    assert loaded.preprocessing.window == (64, 64)
+    assert loaded.preprocessing.crop_size == (64, 64)

@@ -15,7 +15,7 @@ from PIL import Image
 from deploytool.data import images
 from deploytool.data.images import Pixels
 from deploytool.errors import BadInput
-from deploytool.spec import Preprocessing, Side
+from deploytool.spec import ImageSize, Preprocessing
 
 STORED = {  # how a camera stores an upright image, by EXIF orientation
     1: lambda upright: upright,
@@ -175,7 +175,7 @@ def test_an_unknown_interpolation_is_refused() -> None:
 
 
 @pytest.mark.parametrize("crop", [13, (12, 21), (13, 20)])
-def test_an_image_smaller_than_the_crop_is_refused(crop: Side) -> None:
+def test_an_image_smaller_than_the_crop_is_refused(crop: ImageSize) -> None:
     with pytest.raises(BadInput, match="a picture of 12 × 20 is smaller than the"):
         images.fit(picture(12, 20), Preprocessing(resize=0, crop=crop))
 

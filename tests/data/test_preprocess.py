@@ -303,7 +303,7 @@ def test_fractions_and_sizes_on_the_command_line() -> None:
     ):
         with pytest.raises(BadInput):
             call()
-    assert Tensor("x", ("batch",)).plane("NCHW") is None
+    assert Tensor("x", ("batch",)).image_size("NCHW") is None
 
 
 @pytest.mark.parametrize("name", ["scale", "mean", "std"])

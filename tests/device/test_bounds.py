@@ -22,7 +22,7 @@ from deploytool.device import bounds, install, probe, verify
 from deploytool.device.bounds import bounded
 from deploytool.device.candidates import Candidate, Tier
 from deploytool.device.environment import Environment
-from deploytool.errors import ChildDied, NoRoom, NotVerified, OutOfMemory, StageFailed
+from deploytool.errors import ChildDied, NotVerified, OutOfMemory, ResourceExhausted, StageFailed
 from deploytool.host import memory
 from deploytool.spec import Precision
 from tests.conftest import ROOT
@@ -169,7 +169,7 @@ def test_no_limit_applies_on_a_gpu_or_without_stated_memory(unlimited: Candidate
 
 @pytest.mark.parametrize("error", [MemoryError(), OutOfMemory("bad_alloc", "")])
 def test_the_error_depends_on_the_available_memory(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    for available, kind in ((1 << 40, ChildDied), (None, ChildDied), (1 << 20, NoRoom)):
+    for available, kind in ((1 << 40, ChildDied), (None, ChildDied), (1 << 20, ResourceExhausted)):
         monkeypatch.setattr(memory, "available_bytes", lambda available=available: available)
         with pytest.raises(kind), bounded(candidate(64)):
             raise error

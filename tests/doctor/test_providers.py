@@ -39,13 +39,13 @@ def test_every_listed_provider_is_tested_separately() -> None:
         if len(arguments) == 1:
             return '["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider", "Azure"]'
         if arguments[2] == TENSORRT:
-            raise StageFailed("the test was killed by SIGSEGV: it said nothing", "")
+            raise StageFailed("the test was killed by SIGSEGV: no error message", "")
         if arguments[2] == CUDA:
             raise ChildFailed("the test ended with status 1: …", "", "it falls back to CPUExecutionProvider")
         return ""
 
     assert providers.probe_providers(run) == (
-        Provider(TENSORRT, False, "the test was killed by SIGSEGV: it said nothing"),
+        Provider(TENSORRT, False, "the test was killed by SIGSEGV: no error message"),
         Provider(CUDA, False, "it falls back to CPUExecutionProvider"),
         Provider(CPU, True),
     )
@@ -66,7 +66,7 @@ def test_an_onnx_runtime_that_cannot_be_imported_is_a_failed_cpu_provider(output
 def test_a_crash_or_timeout_of_the_child_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(providers, "_PROVIDER_WORKER", "tests.doctor.crashing_worker")
     assert providers._probe(CPU, providers._run_child) == Provider(
-        CPU, False, "the test was killed by SIGABRT: it said nothing"
+        CPU, False, "the test was killed by SIGABRT: no error message"
     )
     monkeypatch.setattr(providers, "_PROVIDER_WORKER", "tests.doctor.sleeping_worker")
     monkeypatch.setattr(providers, "_SECONDS", 0.2)

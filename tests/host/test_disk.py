@@ -19,7 +19,7 @@ import deploytool
 from deploytool.backends import eager
 from deploytool.cli import pack
 from deploytool.data import golden, images
-from deploytool.errors import BadInput, NoRoom, StageFailed, Unreachable
+from deploytool.errors import BadInput, ResourceExhausted, StageFailed, Unreachable
 from deploytool.host import disk, exception_text, files, process
 from deploytool.parity import intermediates
 from deploytool.training import checkpoint
@@ -80,7 +80,7 @@ _WRITERS: dict[str, Callable[[Path], None]] = {
 @pytest.mark.parametrize("name", _WRITERS)
 def test_whatever_writes_a_file_that_grows_too_large_names_it(tmp_path: Path, name: str) -> None:
     (tmp_path / "source").write_bytes(bytes(30_000))
-    with limited(), pytest.raises(NoRoom) as raised:
+    with limited(), pytest.raises(ResourceExhausted) as raised:
         _WRITERS[name](tmp_path / name)
     assert str(raised.value).startswith(f"{tmp_path / name} cannot be written: File too large")
     assert "ulimit -f" in raised.value.remedy
@@ -92,7 +92,9 @@ def test_the_file_that_was_written_last_is_named_as_the_user_knows_it(tmp_path: 
         os.utime(tmp_path / name, (when, when))
     known = disk.writing(tmp_path, named=Path("run/golden"), needed=2e6)
     with (
-        pytest.raises(NoRoom, match=r"^run/golden/golden.npz cannot be written: No space .*, and it takes 2.0 MB"),
+        pytest.raises(
+            ResourceExhausted, match=r"^run/golden/golden.npz cannot be written: No space .*, and it takes 2.0 MB"
+        ),
         known,
     ):
         raise _FULL
@@ -110,13 +112,13 @@ def test_the_file_that_was_written_last_is_named_as_the_user_knows_it(tmp_path: 
 )
 def test_a_disk_is_known_by_whatever_words(tmp_path: Path, error: Exception) -> None:
     with (
-        pytest.raises(NoRoom, match=rf"^{tmp_path / 'file'} cannot be (read or )?written"),
+        pytest.raises(ResourceExhausted, match=rf"^{tmp_path / 'file'} cannot be (read or )?written"),
         disk.writing(tmp_path / "file"),
     ):
         raise error
     refused = StageFailed("the exporter refuses the model", "see it")
     refused.__cause__ = error
-    with pytest.raises(NoRoom), disk.writing(tmp_path / "file"):
+    with pytest.raises(ResourceExhausted), disk.writing(tmp_path / "file"):
         raise refused
 
 
@@ -142,21 +144,26 @@ def test_an_error_in_reading_is_no_error_in_writing() -> None:
 
 
 def test_the_last_boundary_knows_a_full_disk_too() -> None:
-    assert isinstance(exception_text.as_error(OSError(errno.ENOSPC, "full", "/x/file")), NoRoom)
+    assert isinstance(exception_text.as_error(OSError(errno.ENOSPC, "full", "/x/file")), ResourceExhausted)
     assert str(exception_text.as_error(_FULL)).startswith("a file cannot be written: No space left on device")
 
 
 def test_a_child_that_cannot_write_says_which_file(tmp_path: Path) -> None:
     command = [sys.executable, "-c", f"open({str(tmp_path / 'made')!r}, 'wb').write(bytes(30000))"]
-    with limited(), pytest.raises(NoRoom, match=r"^what onnxsim makes cannot be written: File too large"):
-        process.run_limited(command, what="onnxsim", seconds=20, gibibytes=1, writes=1 << 20)
-    with limited(), pytest.raises(NoRoom, match=r"^model\.onnx cannot be written"):
-        process.run_limited(command, what="onnxsim", seconds=20, gibibytes=1, writes=1 << 20, makes=Path("model.onnx"))
+    with limited(), pytest.raises(ResourceExhausted, match=r"^the output of onnxsim cannot be written: File too large"):
+        process.run_limited(command, what="onnxsim", seconds=20, gibibytes=1, max_file_bytes=1 << 20)
+    with limited(), pytest.raises(ResourceExhausted, match=r"^model\.onnx cannot be written"):
+        process.run_limited(
+            command, what="onnxsim", seconds=20, gibibytes=1, max_file_bytes=1 << 20, output=Path("model.onnx")
+        )
 
 
 def test_a_run_into_a_limit_names_its_file_and_leaves_the_good_one(run_copy: Path) -> None:
     before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
-    with limited(1000), pytest.raises(NoRoom, match=rf"^{run_copy}/load/weights.safetensors cannot be written"):
+    with (
+        limited(1000),
+        pytest.raises(ResourceExhausted, match=rf"^{run_copy}/load/weights.safetensors cannot be written"),
+    ):
         deploytool.export(TINY, quick=True, seed=1, out=run_copy)
     assert {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()} == before
     assert not [path for path in run_copy.parent.iterdir() if path != run_copy]
@@ -186,7 +193,7 @@ def test_a_disk_with_less_room_than_is_needed_is_refused(tmp_path: Path, monkeyp
     usage = namedtuple("usage", "total used free")  # as shutil gives it
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, 13_000_000))
     disk.check(tmp_path / "deep" / "run", 12e6, "a run")
-    with pytest.raises(NoRoom, match=r"deep/run has 13.0 MB free, and a run takes 14.0 MB"):
+    with pytest.raises(ResourceExhausted, match=r"deep/run has 13.0 MB free, and a run takes 14.0 MB"):
         disk.check(tmp_path / "deep" / "run", 14e6, "a run")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 0))  # as /proc has it
     disk.check(tmp_path, 14e6, "a run")
@@ -200,13 +207,13 @@ def test_a_disk_that_gets_full_names_the_file(tmp_path: Path, kilobytes: int, mo
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no mounts here")
     try:
-        with pytest.raises(NoRoom, match=rf"^{tmp_path}/run/\S+ cannot be written: No space left on device"):
+        with pytest.raises(ResourceExhausted, match=rf"^{tmp_path}/run/\S+ cannot be written: No space left on device"):
             deploytool.export(TINY, quick=True, to="onnx", images=4, rewrite="original", out=tmp_path / "run")
     finally:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
 def test_a_copy_of_a_bundle_that_does_not_fit_is_named(packed: Path, tmp_path: Path) -> None:
-    with limited(), pytest.raises(NoRoom, match=rf"^{tmp_path / 'out'}\S* cannot be written"):
+    with limited(), pytest.raises(ResourceExhausted, match=rf"^{tmp_path / 'out'}\S* cannot be written"):
         pack._copy(packed, tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.errors import NoRoom, Refused
+from deploytool.errors import Refused, ResourceExhausted
 from deploytool.host import files
 
 
@@ -66,7 +66,7 @@ def test_a_published_file_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(NoRoom, match="No space"):
+    with pytest.raises(ResourceExhausted, match="No space"):
         files.publish(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.errors import NoRoom, StageFailed
+from deploytool.errors import ResourceExhausted, StageFailed
 from deploytool.host import memory, memory_estimate
 from deploytool.spec import Job, Options
 from tests.conftest import ROOT, TINY
@@ -43,7 +43,7 @@ def test_the_tightest_group_above_counts_and_what_is_cached_is_given_back(tmp_pa
         for name, value in zip(names, (most, used, ""), strict=True):
             (tmp_path / folder / name).write_text(value)
         (tmp_path / folder / "memory.stat").write_text(f"rss 5\n{names[2]} 100\n")
-    assert list(memory._left(tmp_path, "/above/inner", *names)) == [400]
+    assert list(memory._remaining(tmp_path, "/above/inner", *names)) == [400]
 
 
 def test_a_model_that_takes_more_memory_than_there_is_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,20 +52,21 @@ def test_a_model_that_takes_more_memory_than_there_is_is_refused(monkeypatch: py
     memory_estimate.check(130e6, _QUICK)
     memory_estimate.check(80e6, _THOROUGH)
     with pytest.raises(
-        NoRoom, match=r"tiny has 130 MB of weights, and its export takes .* GB of memory; there are 2.4 GB"
+        ResourceExhausted,
+        match=r"tiny has 130 MB of weights, and its export needs .* GB of memory; 2.4 GB are available",
     ):
         memory_estimate.check(130e6, _THOROUGH)
-    with pytest.raises(NoRoom) as raised:
+    with pytest.raises(ResourceExhausted) as raised:
         memory_estimate.check(130e6, _THOROUGH)
-    assert raised.value.remedy.startswith("--faults 0 takes 2.0 GB; or end what else runs here")
-    with pytest.raises(NoRoom) as raised:
+    assert raised.value.remedy.startswith("--faults 0 needs 2.0 GB; or stop other programs")
+    with pytest.raises(ResourceExhausted) as raised:
         memory_estimate.check(300e6, _THOROUGH)
-    assert raised.value.remedy.startswith("end what else runs here")
+    assert raised.value.remedy.startswith("stop other programs")
     monkeypatch.setattr(memory, "available_bytes", lambda: None)
     memory_estimate.check(130e6, _THOROUGH)
 
 
 def test_more_than_a_graph_holds_is_refused_wherever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: None)
-    with pytest.raises(StageFailed, match=r"has 2.3 GB of weights, and an ONNX file holds at the most 2.1 GB"):
+    with pytest.raises(StageFailed, match=r"has 2.3 GB of weights, and an ONNX file holds at most 2.1 GB"):
         memory_estimate.check(2.3e9, _QUICK)

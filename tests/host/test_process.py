@@ -25,7 +25,7 @@ def test_what_it_says_comes_back() -> None:
 @pytest.mark.parametrize(
     ("program", "problem"),
     [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "the tool was killed by SIGSEGV: it said nothing"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "the tool was killed by SIGSEGV: no error message"),
         ("raise SystemExit('no such node')", "the tool ended with status 1: no such node"),
         ("bytearray(2 << 30)", "the tool ended with status 1: MemoryError"),
     ],
@@ -44,7 +44,7 @@ def test_each_line_is_heard_as_it_comes() -> None:
     heard: list[str] = []
     program = "import time; print('1/2', flush=True); time.sleep(0.1); print('2/2')"
     command = [sys.executable, "-c", program]
-    said = run_limited(command, what="the tool", seconds=20.0, gibibytes=math.inf, heard=heard.append)
+    said = run_limited(command, what="the tool", seconds=20.0, gibibytes=math.inf, on_line=heard.append)
     assert heard == ["1/2\n", "2/2\n"]
     assert said == "1/2\n2/2\n"
 
@@ -75,7 +75,7 @@ def heard(line):
     print(line, end="", flush=True)
     {"process.end_all()" if how == "end_all" else "os.kill(os.getpid(), 9)"}
 program = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-process.run_limited([sys.executable, "-c", program], what="it", seconds=50, gibibytes=math.inf, heard=heard)
+process.run_limited([sys.executable, "-c", program], what="it", seconds=50, gibibytes=math.inf, on_line=heard)
 """
     begun = time.monotonic()
     done = subprocess.run([sys.executable, "-c", ours], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -133,7 +133,9 @@ def test_without_a_limit_on_memory_it_is_the_first_to_go() -> None:
 def test_no_file_grows_beyond_what_it_was_said_to_write(tmp_path: Path, writes: int) -> None:
     program = f"opened = open({str(tmp_path / 'file')!r}, 'wb', 0)\nwhile True: opened.write(b'x' * (1 << 19))"
     with pytest.raises(StageFailed, match="File too large"):
-        run_limited([sys.executable, "-c", program], what="the tool", seconds=20.0, gibibytes=1.0, writes=writes)
+        run_limited(
+            [sys.executable, "-c", program], what="the tool", seconds=20.0, gibibytes=1.0, max_file_bytes=writes
+        )
     assert (tmp_path / "file").stat().st_size == writes
 
 

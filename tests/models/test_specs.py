@@ -89,14 +89,14 @@ def test_names_are_unique_and_include_the_main_models() -> None:
 def test_parameters_and_macs_equal_the_published_counts(model: Model) -> None:
     net = build(model)
     assert count_parameters(net) == model.parameters
-    assert count_macs(net, model.preprocessing.window[0]) == model.macs
+    assert count_macs(net, model.preprocessing.crop_size[0]) == model.macs
 
 
 @for_models()
 def test_inputs_and_outputs_have_the_declared_shapes(model: Model) -> None:
     (model_input,), (model_output,) = model.inputs, model.outputs
-    assert model_input.shape == ("batch", 3, *model.preprocessing.window)
-    assert run_on_meta(build(model), 2, model.preprocessing.window[0]).shape == (2, *model_output.shape[1:])
+    assert model_input.shape == ("batch", 3, *model.preprocessing.crop_size)
+    assert run_on_meta(build(model), 2, model.preprocessing.crop_size[0]).shape == (2, *model_output.shape[1:])
 
 
 @for_models(specs.MAIN)

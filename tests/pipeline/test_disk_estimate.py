@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import deploytool
-from deploytool.errors import NoRoom
+from deploytool.errors import ResourceExhausted
 from deploytool.host import memory_estimate
 from deploytool.loading.weights_file import size
 from deploytool.pipeline import disk_estimate, runner
@@ -46,7 +46,7 @@ def test_a_checkpoint_of_tensors_alone_tells_its_weights_before_any_work(tmp_pat
 def test_a_run_is_refused_as_soon_as_its_weights_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk_estimate, "LEAST", 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: _USAGE(10**9, 0, 150_000))
-    with pytest.raises(NoRoom, match=r"run has 150 KB free, and a run of tiny takes \d+ KB"):
+    with pytest.raises(ResourceExhausted, match=r"run has 150 KB free, and a run of tiny takes \d+ KB"):
         deploytool.export(TINY, quick=True, images=4, out=tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"load"}
 
@@ -74,10 +74,10 @@ def test_the_weights_decide_before_the_model_is_probed(tmp_path: Path, monkeypat
     def check(weights: float, job: object) -> None:
         seen.append(weights)
         if weights:
-            raise NoRoom("too large", "use less")
+            raise ResourceExhausted("too large", "use less")
 
     monkeypatch.setattr(memory_estimate, "check", check)
-    with pytest.raises(NoRoom, match="too large"):
+    with pytest.raises(ResourceExhausted, match="too large"):
         deploytool.export(TINY, quick=True, out=tmp_path / "run")
     assert seen[0] == 0
     assert seen[1] > 1000

@@ -26,7 +26,7 @@ def small(name: str, seed: int = 0) -> Model:
     if name in FOREIGN:
         return _foreign(name, seed)
     found = catalog.find(name)
-    side = min(SIDE, found.preprocessing.window[0])
+    side = min(SIDE, found.preprocessing.crop_size[0])
     seen = replace(found.preprocessing, resize=side, crop=side)
     return replace(found, inputs=(Tensor(found.inputs[0].name, (BATCH, 3, side, side)),), preprocessing=seen)
 

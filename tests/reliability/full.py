@@ -20,7 +20,7 @@ import onnx  # noqa: F401  # imported before forking, like torch
 import torch
 
 import deploytool
-from deploytool.errors import NoRoom
+from deploytool.errors import ResourceExhausted
 from deploytool.host import disk
 from deploytool.stages.registry import STAGES, import_stage
 from tests.reliability.runs import digests
@@ -50,7 +50,7 @@ def run_in_fork(work: Callable[[], None], output: Path) -> str:
                 os.dup2(file.fileno(), 2)
             work()
             code = 0
-        except NoRoom as error:
+        except ResourceExhausted as error:
             os.write(2, str(error).encode())
             code = 1
         except BaseException:  # the child must never return into the parent's code

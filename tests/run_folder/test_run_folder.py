@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.errors import BadInput, NoRoom, StageFailed
+from deploytool.errors import BadInput, ResourceExhausted, StageFailed
 from deploytool.host import owner, swap
 from deploytool.loading import source_model
 from deploytool.loading.source_model import SourceModel
@@ -96,7 +96,7 @@ def fail_export(monkeypatch: pytest.MonkeyPatch, folder: Path, stage: str, error
 
     with monkeypatch.context() as patch:
         patch.setattr(registry, "import_stage", Failing)
-        with pytest.raises(NoRoom if isinstance(error, OSError) else type(error)):
+        with pytest.raises(ResourceExhausted if isinstance(error, OSError) else type(error)):
             export(folder, 1)
 
 

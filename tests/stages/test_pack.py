@@ -16,7 +16,7 @@ from deploytool.backends import onnxruntime
 from deploytool.bundle.manifest import Manifest, all_files, check_files, content_digest, read_manifest
 from deploytool.cli import pack as packing
 from deploytool.data import golden, images
-from deploytool.errors import BadInput, NoRoom, ParityFailed, Refused
+from deploytool.errors import BadInput, ParityFailed, Refused, ResourceExhausted
 from deploytool.host import owner
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import metrics
@@ -172,7 +172,7 @@ def test_a_copy_that_fails_is_one_line_and_leaves_nothing(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", failing)
-    with pytest.raises(NoRoom, match="No space left"):
+    with pytest.raises(ResourceExhausted, match="No space left"):
         packing._copy(packed, tmp_path / "out")
     assert not list(tmp_path.iterdir())
     monkeypatch.undo()

@@ -13,7 +13,7 @@ import pytest
 
 from deploytool.bundle.manifest import all_files, read_manifest
 from deploytool.device import install
-from deploytool.errors import NoRoom
+from deploytool.errors import ResourceExhausted
 from deploytool.transfer import oci_archive, pull, sources, ssh_receiver
 from deploytool.transfer.addresses import Folder
 from tests.transfer import small
@@ -58,7 +58,10 @@ def test_a_file_that_grows_too_large_is_named_and_the_next_try_is_whole(
     made: Path, tmp_path: Path, work: Callable[[Path, Path], None]
 ) -> None:
     out = tmp_path / "home" / "out"
-    with limited(), pytest.raises(NoRoom, match=r"cannot be written: File too large, and it takes [\d.]+ KB"):
+    with (
+        limited(),
+        pytest.raises(ResourceExhausted, match=r"cannot be written: File too large, and it takes [\d.]+ KB"),
+    ):
         work(made, out)
     assert not out.exists() or {path.name for path in out.iterdir()} <= {".lock", "bundles"}
     work(made, out)
@@ -71,7 +74,7 @@ def test_room_is_asked_for_before_the_work(
 ) -> None:
     size = sum(file.size for file in all_files(read_manifest(made)))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: _USAGE(10**9, 0, size - 1))
-    with pytest.raises(NoRoom, match=r"free, and .* takes [\d.]+ KB"):
+    with pytest.raises(ResourceExhausted, match=r"free, and .* takes [\d.]+ KB"):
         work(made, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.onnx")) if (tmp_path / "out").is_dir() else True
     monkeypatch.setattr(shutil, "disk_usage", lambda path: _USAGE(10**9, 0, 2 * size))
@@ -82,7 +85,7 @@ def test_an_install_that_fails_for_want_of_room_leaves_what_was_there(made: Path
     root = tmp_path / "root"
     install.install(small.made(tmp_path / "old", 2, 300), root, lambda papers: None)
     before = install.read_pointer(root)
-    with limited(), pytest.raises(NoRoom):
+    with limited(), pytest.raises(ResourceExhausted):
         install.install(made, root, lambda papers: None)
     assert install.read_pointer(root) == before
     assert not [path for path in root.iterdir() if path.name.startswith(".staging-")]

@@ -21,7 +21,7 @@ def from_metadata(metadata: Mapping[str, str]) -> Model | None:
         return None
     try:
         model = serde.decode(Model, _with_defaults(serde.loads(text), metadata))
-        valid = preprocess.is_valid(model.preprocessing) and min(model.preprocessing.window) > 0
+        valid = preprocess.is_valid(model.preprocessing) and min(model.preprocessing.crop_size) > 0
     except serde.Malformed:
         valid = False
     if not valid:

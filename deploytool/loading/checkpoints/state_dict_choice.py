@@ -14,7 +14,7 @@ from deploytool.loading import shards
 from deploytool.loading.checkpoints import matching, publishers, reader, unwrapping
 from deploytool.loading.checkpoints.key_maps import Family, KeyMap, quoted, source_key
 from deploytool.loading.checkpoints.unwrapping import StateDict
-from deploytool.spec import INPUTS, Model
+from deploytool.spec import INPUT_OPTION, Model
 
 _SAVE_REMEDY = "save only a state_dict()"
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(\.\w+)")
@@ -178,9 +178,9 @@ def _recognise(contents: reader.Contents, source: StateDict, model: Model) -> tu
         raise BadInput(f"this file contains {quoted(definition.name)}, which needs {conflict}", "name that model")
     family = Family(key_pattern="", options=definition.options, preprocessing=definition.preprocessing)
     model = replace(model, classes=model.classes or definition.classes)
-    if INPUTS in model.asked:
+    if INPUT_OPTION in model.asked:
         return "ours", family, model
     trained = definition.preprocessing
-    inputs = tuple(replace(tensor, shape=(*tensor.shape[:-2], *trained.window)) for tensor in model.inputs)
+    inputs = tuple(replace(tensor, shape=(*tensor.shape[:-2], *trained.crop_size)) for tensor in model.inputs)
     preprocessing = replace(model.preprocessing, crop=trained.crop, resize=trained.resize)
     return "ours", family, replace(model, inputs=inputs, preprocessing=preprocessing)

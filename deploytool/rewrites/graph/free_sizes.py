@@ -26,7 +26,7 @@ def free_axes(graph: onnx.GraphProto) -> set[Axis]:
 
 def declared_free_axes(inputs: Iterable[Tensor]) -> set[Axis]:
     """All axes that the specification of the inputs declares dynamic."""
-    return {(tensor.name, axis) for tensor in inputs for axis in tensor.free()}
+    return {(tensor.name, axis) for tensor in inputs for axis in tensor.free_axes()}
 
 
 def fixed_axis(expected: set[Axis], graph: onnx.GraphProto) -> str | None:

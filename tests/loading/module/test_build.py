@@ -11,7 +11,7 @@ import torch
 
 import deploytool
 from deploytool.backends import eager
-from deploytool.errors import BadInput, DeployError, StageFailed, Unforeseen
+from deploytool.errors import BadInput, DeployError, StageFailed, UnexpectedError
 from deploytool.loading.module import build
 from deploytool.spec import Model, Option, Tensor
 from deploytool.stages import registry
@@ -131,10 +131,10 @@ def test_keyboard_interrupt_propagates() -> None:
 @pytest.mark.parametrize(
     ("error", "kind", "line"),
     [
-        (ZeroDivisionError("division by zero"), Unforeseen, r"ZeroDivisionError: division by zero \(.*test_build"),
+        (ZeroDivisionError("division by zero"), UnexpectedError, r"ZeroDivisionError: division by zero \(.*test_build"),
         (PermissionError(13, "Permission denied", "x.onnx"), BadInput, "x.onnx: Permission denied"),
-        (SystemExit(3), Unforeseen, "SystemExit: 3"),
-        (KeyError("\x1b[31mx"), Unforeseen, "KeyError: "),
+        (SystemExit(3), UnexpectedError, "SystemExit: 3"),
+        (KeyError("\x1b[31mx"), UnexpectedError, "KeyError: "),
     ],
 )
 def test_an_exception_of_a_library_in_a_stage_is_a_deploy_error(

@@ -30,10 +30,10 @@ def main(path: str, size: str, sha256: str, stated_mib: str, shape: str, dtype: 
     )
     inputs = np.ones([int(dim) for dim in shape.split("x")], dtype)
     with bounds.bounded(candidate), session.open_candidate(candidate) as run:
-        before = memory.private() or 0
+        before = memory.private_bytes() or 0
         run(x=inputs)
         run(x=inputs[:1])
-        sys.stdout.write(f"{((memory.private() or 0) - before) >> 20}\n")
+        sys.stdout.write(f"{((memory.private_bytes() or 0) - before) >> 20}\n")
 
 
 if __name__ == "__main__":
