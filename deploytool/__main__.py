@@ -18,8 +18,8 @@ def main() -> None:
         from deploytool.cli.app import main as run_command_line
     except (ImportError, MemoryError) as error:
         if isinstance(error, MemoryError) or error.name not in ("typer", "rich"):
-            terminal.note(f"deploytool: it cannot be loaded: {type(error).__name__}: {error}")
-            terminal.note("  → install it again, and see that there is memory enough (ulimit -v)")
+            terminal.print_stderr(f"deploytool: it cannot be loaded: {type(error).__name__}: {error}")
+            terminal.print_stderr("  → install it again, and see that there is memory enough (ulimit -v)")
             sys.exit(2 if isinstance(error, MemoryError) else 5)
         _on_device(error.name)
     else:
@@ -36,8 +36,10 @@ def _on_device(missing: str) -> None:
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     if command is None or command in arguments.COMMANDS:
         device.main("deploytool")
-    terminal.note(f"deploytool: {command} is no command of a device, and {missing} is not installed here")
-    terminal.note(f"  → on a device there are {', '.join(arguments.COMMANDS)}; all others need pip install '{_HOST}'")
+    terminal.print_stderr(f"deploytool: {command} is no command of a device, and {missing} is not installed here")
+    terminal.print_stderr(
+        f"  → on a device there are {', '.join(arguments.COMMANDS)}; all others need pip install '{_HOST}'"
+    )
     sys.exit(5)
 
 

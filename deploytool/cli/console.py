@@ -85,12 +85,12 @@ def _console(*, stderr: bool, quiet: bool) -> Console:
 
 def document(value: object) -> None:
     """Puts one JSON document on stdout."""
-    terminal.put(value)
+    terminal.print_json(value)
 
 
 def line(text: str) -> None:
     """One line on stdout in any manner: --quiet leaves it."""
-    terminal.say(text)
+    terminal.print_stdout(text)
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
@@ -207,7 +207,7 @@ def misused(error: Any) -> None:
     if error.ctx is not None and error.ctx.command.get_help_option(error.ctx) is not None:
         lines += [f"Try '{error.ctx.command_path} {error.ctx.help_option_names[0]}' for help.", ""]
     for line in (*lines, f"Error: {error.format_message()}"):
-        terminal.note(line)
+        terminal.print_stderr(line)
 
 
 def with_lines(error: DeployError | None) -> dict[str, str | int] | None:

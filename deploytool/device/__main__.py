@@ -49,23 +49,23 @@ def _run(values: argparse.Namespace) -> int:
         _show_log()
     output = _output(values)
     if values.json:
-        terminal.put({"result": output.document, "error": _error(output.failure)})
+        terminal.print_json({"result": output.document, "error": _error(output.failure)})
     elif not values.quiet:
         for line in output.lines:
-            terminal.say(line)
+            terminal.print_stdout(line)
     elif not output.failure:
-        terminal.say(output.lines[output.verdict])
+        terminal.print_stdout(output.lines[output.verdict])
     if output.failure is None:
         return 0
-    terminal.note(f"deploytool: {output.failure}")
-    terminal.note(f"  → {output.failure.remedy}")
+    terminal.print_stderr(f"deploytool: {output.failure}")
+    terminal.print_stderr(f"  → {output.failure.remedy}")
     return output.failure.exit_code
 
 
 def _output(values: argparse.Namespace) -> CommandOutput:
     """The output of the command; any exception becomes a failure with a problem and a remedy."""
     try:
-        return call(values.command, values, _discard if values.quiet else terminal.note)
+        return call(values.command, values, _discard if values.quiet else terminal.print_stderr)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:  # the outermost handler
@@ -89,7 +89,7 @@ def _show_log() -> None:
 
         def emit(self, record: logging.LogRecord) -> None:
             """Writes one record."""
-            terminal.note(record.getMessage())
+            terminal.print_stderr(record.getMessage())
 
     logger = logging.getLogger("deploytool")
     logger.setLevel(logging.DEBUG)
@@ -165,8 +165,8 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Writes the usage and the problem to stderr, and exits with 2."""
         for line in self.format_usage().splitlines():
-            terminal.note(line)
-        terminal.note(f"{self.prog}: error: {message}")
+            terminal.print_stderr(line)
+        terminal.print_stderr(f"{self.prog}: error: {message}")
         sys.exit(2)
 
 

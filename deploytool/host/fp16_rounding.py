@@ -1,4 +1,4 @@
-"""The numbers of FP16 (IEEE 754 binary16): its limits, and the rules by which numpy values are rounded to it.
+"""The limits of FP16 (IEEE 754 binary16), and the rules that round NumPy arrays to it.
 
 Three rules are in use. Inputs and intermediate values are rounded as hardware does: values beyond the range become
 infinite, values below the smallest subnormal become zero. Weights written into a graph must keep their meaning: a
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # the limits are read by code that must not import numpy
+if TYPE_CHECKING:  # the limits are also used where numpy must not be imported
     import numpy as np
     import numpy.typing as npt
 
@@ -27,7 +27,7 @@ def nearest(values: npt.ArrayLike) -> npt.NDArray[np.float16]:
 
 
 def nearest_inputs(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-    """The inputs of an artifact that takes FP16: FP32 arrays are rounded, those of other types are passed on."""
+    """The inputs of an artifact that takes FP16: FP32 arrays are rounded, other arrays are unchanged."""
     return {name: nearest(array) if array.dtype == "float32" else array for name, array in arrays.items()}
 
 
@@ -39,7 +39,7 @@ def saturate(values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
 def round_weights(values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
     """The FP16 form of weights: finite values saturate at ±65504, non-zero values become at least ±2⁻²⁴.
 
-    Infinite values and NaN stay what they are.
+    Infinite values and NaN are unchanged.
     """
     import numpy as np
 

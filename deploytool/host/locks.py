@@ -1,6 +1,6 @@
-"""Locks files and folders where the system supports it; they avoid duplicate work, correctness does not need them.
+"""Locks files and folders where the system supports it; locks avoid duplicate work, correctness does not need them.
 
-Windows cannot lock folders and some network disks lock nothing: there a lock always succeeds.
+Windows cannot lock folders, and some network disks have no locks: there a lock always succeeds.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ except ImportError:  # as on Windows
     fcntl = None  # type: ignore[assignment]
 
 
-def acquire(opened: int, *, wait: bool = False) -> bool:
+def acquire(descriptor: int, *, wait: bool = False) -> bool:
     """Locks an open file; returns False if another process holds the lock, True also where locks are not supported."""
     if fcntl is None:
         return True
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError:
@@ -32,13 +32,13 @@ def acquire(opened: int, *, wait: bool = False) -> bool:
 def is_held(path: Path) -> bool:
     """Whether a process holds the lock on a file or folder; False where locks are not supported."""
     try:
-        opened = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return False
     try:
-        return not acquire(opened)
+        return not acquire(descriptor)
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
 @contextmanager
@@ -47,9 +47,9 @@ def folder(path: Path) -> Iterator[None]:
     if not hasattr(os, "O_DIRECTORY"):
         yield
         return
-    opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        acquire(opened, wait=True)
+        acquire(descriptor, wait=True)
         yield
     finally:
-        os.close(opened)
+        os.close(descriptor)

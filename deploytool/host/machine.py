@@ -1,4 +1,4 @@
-"""What this machine has: GPUs behind a driver that answers, and the libraries that are installed."""
+"""Describes this machine: its GPUs, CUDA version and CPU, and the versions of installed distributions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Gpu:
 
 @cache
 def gpus() -> tuple[Gpu, ...]:
-    """The CUDA devices the driver lists; none where there is no driver or it does not answer."""
+    """The CUDA devices that the driver lists; empty without a working driver."""
     try:
         cuda = ctypes.CDLL(_DRIVER)
     except OSError:
@@ -37,7 +37,7 @@ def gpus() -> tuple[Gpu, ...]:
 
 @cache
 def cuda() -> str:
-    """The CUDA version that the driver serves at most, such as "13.0"; empty where no driver answers."""
+    """The latest CUDA version that the driver supports, such as "13.0"; empty without a working driver."""
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError:
@@ -60,7 +60,7 @@ def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu:
 
 @cache
 def version(distribution: str) -> str | None:
-    """The version of an installed distribution, None if it is not installed; nothing is imported."""
+    """The version of a distribution without importing it; None if it is not installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -69,7 +69,7 @@ def version(distribution: str) -> str | None:
 
 @cache
 def cpu() -> str:
-    """The processor's name, with the number of threads this machine offers."""
+    """The name of the CPU, with its number of threads."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

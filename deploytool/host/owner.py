@@ -1,6 +1,6 @@
 """Identifies the process that made an unfinished file or folder, and whether that process has ended.
 
-The name carries the process, so that no lock is needed: locks do nothing on some network disks.
+The name of the file contains the process, so that no lock is needed: locks do nothing on some network disks.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _NAME = re.compile(r"(?P<machine>[0-9a-f]{12})-(?P<pid>\d{1,10})-(?P<started>\d{
 
 @dataclass(frozen=True)
 class Owner:
-    """A process: the machine it runs on since its last boot (12 hex digits), its number, and when it started.
+    """A process: an identifier of its machine since the last boot (12 hex digits), its PID and its start time.
 
-    `started` is in clock ticks since boot, 0 where the system does not tell.
+    `started` is in clock ticks since boot, 0 where unknown.
     """
 
     machine: str
@@ -47,14 +47,14 @@ class Owner:
 
 
 def name() -> str:
-    """A new unique name that carries this process, as `read` parses it."""
+    """A new unique name that contains this process; `read` parses it."""
     return f"{_machine()}-{os.getpid()}-{_started(os.getpid())}-{uuid.uuid4().hex[:8]}"
 
 
 def read(text: str) -> Owner | None:
-    """The owner that a name carries anywhere in it; None if it carries none."""
-    found = _NAME.search(text)
-    return Owner(found["machine"], int(found["pid"]), int(found["started"])) if found else None
+    """The owner that a name contains; None if it contains none."""
+    match = _NAME.search(text)
+    return Owner(match["machine"], int(match["pid"]), int(match["started"])) if match else None
 
 
 def is_abandoned(path: Path) -> bool:
@@ -69,36 +69,36 @@ def is_abandoned(path: Path) -> bool:
         return False  # it was removed meanwhile
 
 
-def is_mine(found: os.stat_result) -> bool:
+def is_mine(status: os.stat_result) -> bool:
     """Whether this user owns a file; True where the system has no comparable owners."""
-    return not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
+    return not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
 
 
-def is_trusted(found: os.stat_result) -> bool:
+def is_trusted(status: os.stat_result) -> bool:
     """Whether this user or root owns a file."""
-    return is_mine(found) or found.st_uid == 0
+    return is_mine(status) or status.st_uid == 0
 
 
-def grants(found: os.stat_result, others: int) -> bool:
-    """Whether a file's mode has any of the bits `others`; False where the mode does not describe permissions."""
-    return hasattr(os, "geteuid") and bool(found.st_mode & others)
+def grants(status: os.stat_result, bits: int) -> bool:
+    """Whether a file's mode has any of these bits; False where the mode does not describe permissions."""
+    return hasattr(os, "geteuid") and bool(status.st_mode & bits)
 
 
 @cache
 def _machine() -> str:
     """An identifier of the machine, its last boot, and the process namespace."""
     parts = [platform.node()]
-    for place in ("/proc/sys/kernel/random/boot_id", "/etc/machine-id"):
+    for file in ("/proc/sys/kernel/random/boot_id", "/etc/machine-id"):
         with suppress(OSError):
-            parts.append(Path(place).read_text(encoding="ascii").strip())
+            parts.append(Path(file).read_text(encoding="ascii").strip())
     with suppress(OSError):
-        parts.append(os.readlink("/proc/self/ns/pid"))  # noqa: PTH115  # no path: a name such as pid:[4026531836]
+        parts.append(os.readlink("/proc/self/ns/pid"))  # noqa: PTH115  # not a path, but a name such as pid:[4026531836]
     return uuid.uuid5(uuid.NAMESPACE_OID, "\n".join(parts)).hex[:12]
 
 
 def _started(pid: int) -> int:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        return int(fields[19])  # the 22nd of all, of which two stand before the bracket
+        return int(fields[19])  # field 22 (starttime) of proc(5); two are before the bracket
     except (OSError, ValueError, IndexError):
         return 0

@@ -1,4 +1,4 @@
-"""Temporary folders whose names carry their process; the next command removes those of killed ones."""
+"""Makes temporary folders whose names contain their process, and removes those of killed processes."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ _PREFIX = "deploytool-"
 def make() -> Path:
     """Makes a temporary folder that only this user can read; removes abandoned ones.
 
-    Raises OSError where there is no folder for temporary files.
+    Raises OSError if there is no folder for temporary files.
     """
     try:
-        above = Path(tempfile.gettempdir())
+        parent = Path(tempfile.gettempdir())
     except FileNotFoundError as error:
         raise FileNotFoundError(error.errno, error.strerror, "TMPDIR") from error
     with suppress(OSError):
-        _sweep(above)
-    made = above / f"{_PREFIX}{owner.name()}"
-    made.mkdir(mode=0o700)
-    return made
+        _sweep(parent)
+    path = parent / f"{_PREFIX}{owner.name()}"
+    path.mkdir(mode=0o700)
+    return path
 
 
 @contextmanager
 def folder() -> Iterator[Path]:
     """Makes a temporary folder, and removes it afterwards."""
-    made = make()
+    path = make()
     try:
-        yield made
+        yield path
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def _sweep(above: Path) -> None:
-    """Removes folders of ended commands of this user; other users share the parent folder."""
-    for left in above.glob(f"{_PREFIX}*"):
+def _sweep(parent: Path) -> None:
+    """Removes this user's folders whose process has ended; other users share the parent folder."""
+    for path in parent.glob(f"{_PREFIX}*"):
         with suppress(OSError):
-            if owner.is_mine(left.lstat()) and owner.read(left.name) and owner.is_abandoned(left):
-                files.remove(left)
+            if owner.is_mine(path.lstat()) and owner.read(path.name) and owner.is_abandoned(path):
+                files.remove(path)

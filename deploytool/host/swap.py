@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
-_CANNOT = {
-    *(errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP),  # the kernel or the file system has no such call
-    *(errno.EXDEV, errno.EBUSY, errno.EPERM, errno.EACCES),  # a mount point, or a folder above that is not ours
+_UNSUPPORTED = {
+    *(errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP),  # no such call in the kernel or the file system
+    *(errno.EXDEV, errno.EBUSY, errno.EPERM, errno.EACCES),  # a mount point, or a parent folder of another user
 }
 _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if hasattr(os, "fork") else None
 
@@ -20,25 +20,25 @@ _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if ha
 def exchange(one: Path, other: Path) -> bool:
     """Exchanges two paths atomically; returns False where the system or the file system does not support it.
 
-    Raises OSError if one of them does not exist, or the disk fails.
+    Raises OSError if a path does not exist, or on an I/O error.
     """
     if _renameat2 is None:
         return False
     if _renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
         return True
     code = ctypes.get_errno()
-    if code in _CANNOT:
+    if code in _UNSUPPORTED:
         return False
     raise OSError(code, os.strerror(code), str(other))
 
 
 def link(source: Path, copy: Path) -> None:
     """Makes `copy` a hard link to a file, or a copy where the disk has no hard links."""
-    opened = os.open(source.parent, os.O_RDONLY | os.O_DIRECTORY)
+    parent = os.open(source.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _linked(opened, source.name, copy)
+        _link_file(parent, source.name, copy)
     finally:
-        os.close(opened)
+        os.close(parent)
 
 
 def link_tree(source: Path, copy: Path) -> None:
@@ -46,53 +46,53 @@ def link_tree(source: Path, copy: Path) -> None:
 
     `source` is opened once, so another folder that is renamed to its path meanwhile is not read.
     """
-    opened = os.open(source, os.O_RDONLY | os.O_DIRECTORY)
+    folder = os.open(source, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _tree(opened, copy)
+        _link_entries(folder, copy)
     finally:
-        os.close(opened)
+        os.close(folder)
 
 
-def _tree(folder: int, copy: Path) -> None:
+def _link_entries(folder: int, copy: Path) -> None:
     copy.mkdir()
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                inside = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+                subfolder = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
                 try:
-                    _tree(inside, copy / entry.name)
+                    _link_entries(subfolder, copy / entry.name)
                 finally:
-                    os.close(inside)
+                    os.close(subfolder)
             else:
-                _linked(folder, entry.name, copy / entry.name)
+                _link_file(folder, entry.name, copy / entry.name)
 
 
-def _linked(folder: int, name: str, copy: Path) -> None:
+def _link_file(folder: int, name: str, copy: Path) -> None:
     try:
         os.link(name, copy, src_dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         raise
-    except OSError:  # another disk, one without links, or a file that is not ours
-        with os.fdopen(os.open(name, os.O_RDONLY, dir_fd=folder), "rb") as there, copy.open("xb") as made:
-            shutil.copyfileobj(there, made)
+    except OSError:  # another disk, a disk without hard links, or a file of another user
+        with os.fdopen(os.open(name, os.O_RDONLY, dir_fd=folder), "rb") as source, copy.open("xb") as target:
+            shutil.copyfileobj(source, target)
 
 
 def flush(folder: Path) -> None:
-    """Syncs every file below a folder, and the folder itself, to the disk, where the system can."""
+    """Syncs every file below a folder, and the folder itself, to the disk, where the system supports it."""
     for path in (*folder.rglob("*"), folder):
         with suppress(OSError):
-            opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
-                os.fsync(opened)
+                os.fsync(descriptor)
             finally:
-                os.close(opened)
+                os.close(descriptor)
 
 
 def flush_names(folder: Path) -> None:
-    """Syncs the entries of a folder to the disk, where the system can."""
+    """Syncs the entries of a folder to the disk, where the system supports it."""
     with suppress(OSError):
-        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(opened)
+            os.fsync(descriptor)
         finally:
-            os.close(opened)
+            os.close(descriptor)

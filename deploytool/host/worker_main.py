@@ -12,7 +12,7 @@ _ROOT = os.path.dirname(os.path.dirname(_FOLDER))
 
 
 def main() -> None:
-    """Calls `main` of the module that the command line names, with the arguments that follow."""
+    """Calls `main` of the module on the command line, with the remaining arguments."""
     sys.path = _import_path()
     from importlib import import_module
 
@@ -23,7 +23,7 @@ def main() -> None:
 def _import_path() -> list[str]:
     """Returns `sys.path` with the folder of this deploytool first, without relative paths and the working folder.
 
-    Python itself puts the folder of this file there, whose modules are to be found under their full names alone.
+    The folder of this file, which Python adds, is removed too: its modules are imported by their full names only.
     """
     excluded = {_FOLDER}
     try:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from deploytool.host import worker_main
 
-MEMORY_GIB = 8.0  # limit of the address space of each worker
-MAX_FILE_BYTES = 16 << 30  # bytes, the limit for workers whose output is kept
+MEMORY_GIB = 8.0  # limit on the address space of each worker
+MAX_FILE_BYTES = 16 << 30  # limit in bytes for workers that write an artifact
 
 _MAIN = str(Path(worker_main.__file__).resolve())
 
 
 def command(module: str, *arguments: str) -> tuple[str, ...]:
-    """Returns the command line that runs `main(*arguments)` of a module, e.g. "deploytool.device.worker".
+    """The command line that runs `main(*arguments)` of a module, e.g. "deploytool.device.worker".
 
     The child imports this deploytool and the installed libraries, and nothing from the working folder.
     """

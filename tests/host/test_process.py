@@ -146,7 +146,7 @@ def test_it_may_not_start_processes_without_end() -> None:
 
 
 def test_many_processes_do_not_take_together_what_one_may_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(process, "_POLL_SECONDS", 0.05)
     one = "import time; held = bytearray(b'x' * (100 << 20)); time.sleep(30)"
     program = "import subprocess, sys, time\n"
     program += f"for _ in range(6): subprocess.Popen([sys.executable, '-c', {one!r}])\ntime.sleep(30)"

@@ -40,23 +40,25 @@ def test_what_a_terminal_would_obey_or_hide_is_written_out(text: str, shown: str
 
 def test_a_document_says_the_same_and_nothing_else() -> None:
     value = {"na\x7fme": ["\x1b[2J\n\u202e\x9b", "ü \U0001f600 \U000e0041", "\ud800 \udcff"], "n": 1.5}
-    for letters in (True, False):
-        said = terminal.document(value, letters=letters)
-        assert json.loads(said) == value
-        assert all(line == terminal.visible(line) for line in said.split("\n"))
-        assert said.isascii() != letters
-    assert terminal.document({"a": "ü"}) == '{\n  "a": "ü"\n}\n'
+    for ascii_only in (True, False):
+        document = terminal.json_document(value, ascii_only=ascii_only)
+        assert json.loads(document) == value
+        assert all(line == terminal.visible(line) for line in document.split("\n"))
+        assert document.isascii() == ascii_only
+    assert terminal.json_document({"a": "ü"}) == '{\n  "a": "ü"\n}\n'
 
 
 def test_a_terminal_that_lacks_letters_gets_others() -> None:
-    done = ran("terminal.say('a → b – c × ü …')", PYTHONIOENCODING="ascii")
+    done = ran("terminal.print_stdout('a → b – c × ü …')", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout, done.stderr) == (0, "a -> b - c x \\xfc ...\n", "")
-    done = ran("terminal.put({'a': 'ü → \\udcff'})", PYTHONIOENCODING="latin-1")
+    done = ran("terminal.print_json({'a': 'ü → \\udcff'})", PYTHONIOENCODING="latin-1")
     assert json.loads(done.stdout) == {"a": "ü → \udcff"}
 
 
 def test_what_cannot_be_written_is_said_once_and_is_a_failure() -> None:
-    program = f"{SAYS} [terminal.say('x' * 10000) for _ in range(9)]; raise SystemExit(terminal.final_exit_code(0))"
+    program = (
+        f"{SAYS} [terminal.print_stdout('x' * 10000) for _ in range(9)]; raise SystemExit(terminal.final_exit_code(0))"
+    )
     command = [sys.executable, "-c", program]
     with open("/dev/full", "w") as full:  # noqa: PTH123  # no file
         done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
@@ -67,7 +69,7 @@ def test_what_cannot_be_written_is_said_once_and_is_a_failure() -> None:
 def test_a_reader_that_leaves_is_no_news() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    program = f"{SAYS} terminal.say('x'); raise SystemExit(terminal.final_exit_code(3))"
+    program = f"{SAYS} terminal.print_stdout('x'); raise SystemExit(terminal.final_exit_code(3))"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
@@ -77,7 +79,9 @@ def test_a_reader_that_leaves_is_no_news() -> None:
 def test_a_slow_reader_that_made_it_non_blocking_gets_all() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    program = f"{SAYS} [terminal.say('x' * 999) for _ in range(1000)]; raise SystemExit(terminal.final_exit_code(0))"
+    program = (
+        f"{SAYS} [terminal.print_stdout('x' * 999) for _ in range(1000)]; raise SystemExit(terminal.final_exit_code(0))"
+    )
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, cwd=ROOT, stdout=writing) as process, os.fdopen(reading, "rb") as pipe:
         os.close(writing)
@@ -96,5 +100,5 @@ def test_a_stream_of_a_callers_own_is_left_alone(capsys: pytest.CaptureFixture[s
     was = sys.stdout
     terminal.replace_streams()
     assert sys.stdout is was
-    terminal.say("\x1b")
+    terminal.print_stdout("\x1b")
     assert capsys.readouterr().out == "\\x1b\n"
