@@ -13,8 +13,8 @@ from deploytool.errors import DeployError, NotVerified, OverBudget
 from deploytool.host import disk
 
 if TYPE_CHECKING:
-    from deploytool.diff import Difference, FigureChange, Side, Value
     from deploytool.diff.budgets import BudgetResult
+    from deploytool.diff.compare import Difference, FigureChange, Side, Value
 
 _NONE = "–"
 _WITH_INTERVAL = "speedup"  # shown in its own table, with intervals
@@ -34,7 +34,8 @@ def diff(
     2x is a factor of B over A, +5% a change, and 20MB the value of B. Shares change by percentage points: top1<-0.5%.
     Examples: deploytool diff old new · deploytool diff old new --fail-if "parity>2x" --fail-if "size>+10%"
     """
-    from deploytool.diff import budgets, compare, sides  # imports numpy
+    from deploytool.diff import budgets, sides  # imports numpy
+    from deploytool.diff.compare import compare
 
     parsed = [budgets.parse(text) for text in fail_if or ()]
     side_a, side_b = sides.read(a), sides.read(b)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from deploytool import doctor as doctors
 from deploytool.cli import console as cli_console
 from deploytool.cli.command import Outcome
 from deploytool.cli.device import parameter
 from deploytool.device import arguments
+from deploytool.doctor import diagnosis as doctor_diagnosis
 from deploytool.doctor import messages
 
 
@@ -20,7 +20,7 @@ def doctor(
     Exit code 0 if an engine for --target can be built here (without --target: if a bundle can be run here), else 5.
     Examples: deploytool doctor · deploytool doctor --target rtx40
     """
-    diagnosis = doctors.examine(target)
+    diagnosis = doctor_diagnosis.examine(target)
     console = cli_console.stdout_console()
     for line in messages.lines(diagnosis):
         cli_console.say(console, line)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from deploytool import doctor as host_doctor
 from deploytool.bundle import subset
 from deploytool.bundle.manifest import MANIFEST_FILE
 from deploytool.device import build as device_build
@@ -23,6 +22,7 @@ from deploytool.device.output import CommandOutput, Say
 from deploytool.device.probe import Prober
 from deploytool.device.verify import Integrity, Verification, VerifyOptions
 from deploytool.device.worker import Guess, Request
+from deploytool.doctor import diagnosis as doctor_diagnosis
 from deploytool.doctor import messages as doctor_messages
 from deploytool.errors import BadInput, DeployError
 from deploytool.run_folder import leftovers
@@ -216,7 +216,7 @@ def clean(root: Path, *, yes: bool) -> CommandOutput:
 
 def doctor(target: str = "") -> CommandOutput:
     """Reports what this machine can build, run and verify, and its known problems."""
-    diagnosis = host_doctor.examine(target)
+    diagnosis = doctor_diagnosis.examine(target)
     return CommandOutput(tuple(doctor_messages.lines(diagnosis)), diagnosis, diagnosis.failure)
 
 

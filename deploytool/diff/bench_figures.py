@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deploytool.benchmark import result
 from deploytool.benchmark.result import BatchResult, Bench
-from deploytool.diff import Value
+from deploytool.diff.compare import Value
 
 _EAGER = "eager"  # the baseline of the speed-ups in a report
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from deploytool.diff import FigureChange, Side, figure_changes
+from deploytool.diff.compare import FigureChange, Side, figure_changes
 from deploytool.diff.quantities import QUANTITIES, Quantity
 from deploytool.errors import BadInput
 from deploytool.spec import Stage

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from deploytool.device.probe import ProbeResult
-from deploytool.diff import Value
+from deploytool.diff.compare import Value
 from deploytool.results import verdict
 from deploytool.results.faults import CHECK_LABELS, FaultsResult
 from deploytool.results.report import Comparison, Engine, Report, Speed

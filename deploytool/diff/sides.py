@@ -16,7 +16,8 @@ from deploytool.bundle.manifest import (
     read_manifest,
 )
 from deploytool.device.verify import Verification
-from deploytool.diff import Side, Value, bench_figures
+from deploytool.diff import bench_figures
+from deploytool.diff.compare import Side, Value
 from deploytool.diff.figures import Figure, of_probe_results, of_report, sorted_by_quantity
 from deploytool.errors import BadInput
 from deploytool.host import files

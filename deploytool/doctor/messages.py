@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deploytool.doctor import Diagnosis, capabilities
+from deploytool.doctor import capabilities
+from deploytool.doctor.diagnosis import Diagnosis
 from deploytool.doctor.inventory import RUNTIMES, Inventory
 from deploytool.targets import FLAVOURS, TARGETS, TENSORRT, TENSORRT_RTX, THIS
 

@@ -19,9 +19,9 @@ from deploytool.backends.session import Session
 from deploytool.data import golden, images, synthetic
 from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import StageFailed
-from deploytool.faults import kinds
 from deploytool.faults.effect import effects
-from deploytool.faults.kinds import Fault
+from deploytool.faults.kinds import families
+from deploytool.faults.kinds.families import Fault
 from deploytool.faults.kinds.graph import FaultGraph, Weight
 from deploytool.host import owner
 from deploytool.loading import weights_file
@@ -122,27 +122,27 @@ def run(subject: Subject, count: int, seed: int, watch: Callable[[int, int], Non
     check_set = prepare(subject)
     if not check_set.sound:
         return FaultsResult((), (), 0, ())
-    planted = [_plant(check_set, number, count, seed) for number in range(len(kinds.FAMILIES))]
+    planted = [_plant(check_set, number, count, seed) for number in range(len(families.FAMILIES))]
     tried = [fault for faults in planted for fault in faults if fault.same is None]
     results = iter(_try_all(check_set, tried, watch))
-    families, missed, detecting = [], [], []
-    for name, faults in zip(kinds.FAMILIES, planted, strict=True):
+    family_results, missed, detecting = [], [], []
+    for name, faults in zip(families.FAMILIES, planted, strict=True):
         effective = [fault for fault in faults if fault.same is None]
         trials = [next(results) for _ in effective]
         counts = _detection_counts(trials, check_set.checks)
-        families.append(FaultFamily(name, len(faults), len(faults) - len(trials), counts))
+        family_results.append(FaultFamily(name, len(faults), len(faults) - len(trials), counts))
         for fault, by_check in zip(effective, trials, strict=True):
             for check, trial in by_check.items():
                 if _is_missed(trial):
                     missed.append(MissedFault(check, name, fault.place, fault.size, max(trial.effects)))
                     detecting.append({case for case, effect in enumerate(trial.effects) if effect > 1})
-    return FaultsResult(tuple(families), tuple(missed), len(subject.pixels), _smallest_cover(detecting))
+    return FaultsResult(tuple(family_results), tuple(missed), len(subject.pixels), _smallest_cover(detecting))
 
 
 def _plant(check_set: CheckSet, number: int, count: int, seed: int) -> list[Fault]:
     """Up to `count` faults of one family."""
     rng = np.random.default_rng((seed, number))
-    return list(islice(kinds.load(kinds.FAMILIES[number]).faults(check_set.graph, rng), count))
+    return list(islice(families.load(families.FAMILIES[number]).faults(check_set.graph, rng), count))
 
 
 def _try_all(check_set: CheckSet, tried: list[Fault], watch: Callable[[int, int], None]) -> list[dict[str, Trial]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from deploytool import serde
 from deploytool.backends import tensorrt, tensorrt_builder
 from deploytool.host import disk
-from deploytool.known_issues import Match
+from deploytool.known_issues.catalog import Match
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.results.artifact import Kind, Notes
 from deploytool.results.report import Engine

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import onnx
 
-from deploytool import known_issues, serde
+from deploytool import serde
 from deploytool.backends.session import load_backend
 from deploytool.data.golden import Arrays
-from deploytool.known_issues import Match
+from deploytool.known_issues import catalog
+from deploytool.known_issues.catalog import Match
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import intermediates
 from deploytool.parity.intermediates import Probes
@@ -23,7 +24,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     They are taken from the graph before the one that ships: the FP32 graph, for the converter keeps all names.
     """
     *earlier, shipped = inputs.chain(Kind.GRAPH)
-    hits = known_issues.find(onnx.load(shipped.path).graph)
+    hits = catalog.find(onnx.load(shipped.path).graph)
     before = earlier[-1] if earlier else shipped
     cases = intermediates.first_cases(inputs.golden().inputs)
     kept = _values(before.path, hits, cases, job) if hits else {}

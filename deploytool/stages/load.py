@@ -13,8 +13,8 @@ from deploytool.backends import eager
 from deploytool.data import synthetic
 from deploytool.errors import BadInput
 from deploytool.host import disk, memory_estimate
-from deploytool.loading import checkpoints, factory, weights_file
-from deploytool.loading.checkpoints import random_init
+from deploytool.loading import factory, weights_file
+from deploytool.loading.checkpoints import checkpoint, random_init
 from deploytool.loading.module import arguments, build
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.model_checks import probe
@@ -55,7 +55,7 @@ def _weighted(model: Model, options: Options) -> tuple[Model, nn.Module, str, tu
     if options.weights is not None:
         if not factory.is_zoo(model.factory):
             build.build(model)  # what the user's own code raises is not the checkpoint's fault
-        loaded = checkpoints.load(Path(options.weights.path), model, trust_code=options.trust_code)
+        loaded = checkpoint.load(Path(options.weights.path), model, trust_code=options.trust_code)
         built = build.build(loaded.model)
         built.module.load_state_dict(loaded.state)
         origin = f"{loaded.layout} checkpoint, SHA-256 {options.weights.digest}"

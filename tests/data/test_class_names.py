@@ -17,8 +17,8 @@ from deploytool.cli import params
 from deploytool.data import class_names, image_folder, preprocess
 from deploytool.device import commands
 from deploytool.errors import BadInput
-from deploytool.loading import catalog, checkpoints, factory
-from deploytool.loading.checkpoints import embedded_definition
+from deploytool.loading import catalog, factory
+from deploytool.loading.checkpoints import checkpoint, embedded_definition
 from deploytool.spec import CLASSES_OPTION, Model, Tensor
 from deploytool.stages import golden
 from deploytool.training import outputs, task
@@ -130,7 +130,7 @@ def trained(tmp_path: Path, names: tuple[str, ...]) -> Path:
 
 def test_class_names_are_stored_with_trained_weights(tmp_path: Path) -> None:
     weights, zoo = trained(tmp_path, TEN), catalog.find("mobilenet_v1_025")
-    loaded = checkpoints.load(weights, zoo).model
+    loaded = checkpoint.load(weights, zoo).model
     assert (loaded.classes, loaded.options["classes"]) == (TEN, 10)
     assert loaded.inputs[0].shape == ("batch", 3, 32, 32)
     older = json.loads(serde.text(loaded))
@@ -153,7 +153,7 @@ def test_arguments_that_contradict_the_checkpoint_are_refused(
 ) -> None:
     weights = trained(tmp_path, TEN)
     with pytest.raises(BadInput) as refused:
-        checkpoints.load(weights, catalog.find("mobilenet_v1_025", arguments=said))
+        checkpoint.load(weights, catalog.find("mobilenet_v1_025", arguments=said))
     assert line in str(refused.value)
     assert remedy in refused.value.remedy
 
@@ -167,15 +167,15 @@ def test_the_number_of_classes_is_that_of_the_checkpoint_unless_a_different_one_
     torch.save(state, tmp_path / "w.pth")
     for said in ({}, {"classes": count}):
         found = catalog.find("mobilenet_v1_025", arguments=said)
-        assert checkpoints.load(tmp_path / "w.pth", found).model.options["classes"] == count
+        assert checkpoint.load(tmp_path / "w.pth", found).model.options["classes"] == count
     wrong = catalog.find("mobilenet_v1_025", arguments={"classes": count + 1})
     with pytest.raises(BadInput, match=f"'classifier.weight' is {count} × 256, not {count + 1} × 256"):
-        checkpoints.load(tmp_path / "w.pth", wrong)
+        checkpoint.load(tmp_path / "w.pth", wrong)
 
 
 def test_a_declared_image_size_overrides_that_of_the_checkpoint(tmp_path: Path) -> None:
     weights = trained(tmp_path, TEN)
     declared = catalog.find("mobilenet_v1_025", [Tensor("input", ("batch", 3, 64, 64))])
-    loaded = checkpoints.load(weights, declared).model
+    loaded = checkpoint.load(weights, declared).model
     assert loaded.inputs[0].shape == ("batch", 3, 64, 64)
     assert loaded.preprocessing.crop_size == (64, 64)

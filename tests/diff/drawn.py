@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as draw
 
-from deploytool.diff import Side, Value
+from deploytool.diff.compare import Side, Value
 from deploytool.diff.quantities import QUANTITIES
 
 SUBJECTS = ("fp16/model.onnx", "fp16/model.onnx as converted", "rewrite/model.onnx", "ORT CPU")

@@ -10,8 +10,9 @@ import pytest
 
 from deploytool import serde
 from deploytool.benchmark import result
-from deploytool.diff import Value, bench_figures, sides
+from deploytool.diff import bench_figures, sides
 from deploytool.diff.budgets import Outcome, judge, parse
+from deploytool.diff.compare import Value
 from tests.benched import MACHINE, benchmark
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as draw
 
-from deploytool.diff import Side, Value
 from deploytool.diff.budgets import Budget, BudgetResult, Margin, Outcome, judge, lines, outcome, parse
+from deploytool.diff.compare import Side, Value
 from deploytool.diff.quantities import QUANTITIES
 from deploytool.errors import BadInput
 from tests.diff.drawn import SUBJECTS, side, sides

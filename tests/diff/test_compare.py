@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from deploytool import serde
-from deploytool.diff import FactChange, Side, Value, compare, figure_changes
+from deploytool.diff.compare import FactChange, Side, Value, compare, figure_changes
 from tests.diff.drawn import side, sides
 
 

@@ -14,7 +14,8 @@ from deploytool.bundle.manifest import all_files, manifest_digest, read_manifest
 from deploytool.device import probe, verify
 from deploytool.device.environment import Environment
 from deploytool.device.verify import VerifyOptions
-from deploytool.diff import compare, sides
+from deploytool.diff import sides
+from deploytool.diff.compare import compare
 from deploytool.errors import BadInput, Refused
 from deploytool.results import report
 from tests.conftest import modules_of

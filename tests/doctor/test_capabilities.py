@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from deploytool import doctor
 from deploytool.doctor import capabilities, inventory, messages, traps
 from deploytool.doctor.capabilities import RUN, Capability
+from deploytool.doctor.diagnosis import Diagnosis, examine
 from deploytool.doctor.inventory import Inventory
 from deploytool.doctor.providers import CPU, Provider
 from deploytool.errors import BadInput
@@ -17,15 +17,15 @@ from deploytool.targets import TARGETS
 from tests.doctor.machines import ORIN, RTX, cpu_machine, gpu_machine, packages
 
 
-def diagnose(monkeypatch: pytest.MonkeyPatch, machine_inventory: Inventory, target: str = "") -> doctor.Diagnosis:
+def diagnose(monkeypatch: pytest.MonkeyPatch, machine_inventory: Inventory, target: str = "") -> Diagnosis:
     """The diagnosis of an example machine."""
     monkeypatch.setattr(inventory, "collect", lambda: machine_inventory)
     monkeypatch.setattr(machine, "gpus", lambda: machine_inventory.gpus)
     monkeypatch.setattr(machine, "version", lambda name: machine_inventory.version(name) or None)
-    return doctor.examine(target)
+    return examine(target)
 
 
-def capability(diagnosis: doctor.Diagnosis, name: str) -> Capability:
+def capability(diagnosis: Diagnosis, name: str) -> Capability:
     return next(item for item in diagnosis.capabilities if item.name == name)
 
 
@@ -99,4 +99,4 @@ def test_the_text_for_a_device_omits_exporting_and_other_targets(monkeypatch: py
 
 def test_an_unknown_target_is_bad_input() -> None:
     with pytest.raises(BadInput, match="there is no target 'orim'"):
-        doctor.examine("orim")
+        examine("orim")

@@ -12,7 +12,7 @@ from deploytool.backends import eager, onnxruntime
 from deploytool.data import golden, images
 from deploytool.data.golden import Arrays, Golden
 from deploytool.faults import run as faults_run
-from deploytool.faults.kinds import Fault
+from deploytool.faults.kinds.families import Fault
 from deploytool.faults.kinds.graph import FaultGraph
 from deploytool.faults.run import CheckSet, Subject
 from deploytool.parity.replay import replay

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from deploytool import known_issues
+from deploytool.known_issues import catalog
 from deploytool.known_issues.place import AffectedReleases
 from tests.known_issues.graphs import graph, reported_pattern
 
@@ -32,15 +32,15 @@ def test_only_reported_releases_and_capabilities_are_affected(
 
 
 def test_a_match_names_the_place_and_the_affected_releases() -> None:
-    (match,) = known_issues.find(graph(reported_pattern()))
+    (match,) = catalog.find(graph(reported_pattern()))
     assert (match.pattern, match.issue, match.place.tensor) == ("read_strided_concat", "NVIDIA/TensorRT#4854", "sum")
     assert match.endangers("tensorrt", "11.3.0.1", ("12.0",))
     assert not match.endangers("tensorrt_rtx", "1.7.1.116", ("12.0",))
     assert str(match.affected[0]) == "tensorrt from 11.2 on (no fix known), compute capability 12.0"
 
 
-@pytest.mark.parametrize("issue", known_issues.KNOWN_ISSUES, ids=lambda issue: issue.ISSUE)
-def test_every_issue_has_a_public_report_and_a_description(issue: known_issues.KnownIssue) -> None:
+@pytest.mark.parametrize("issue", catalog.KNOWN_ISSUES, ids=lambda issue: issue.ISSUE)
+def test_every_issue_has_a_public_report_and_a_description(issue: catalog.KnownIssue) -> None:
     assert "#" in issue.ISSUE
     assert issue.ISSUE in str(issue.__doc__)
     assert issue.AFFECTED

@@ -21,8 +21,9 @@ from deploytool.backends import onnxruntime
 from deploytool.data import images, synthetic
 from deploytool.data.golden import Arrays
 from deploytool.errors import StageFailed
-from deploytool.faults import kinds, run
-from deploytool.faults.kinds import Fault
+from deploytool.faults import run
+from deploytool.faults.kinds import families
+from deploytool.faults.kinds.families import Fault
 from deploytool.faults.kinds.graph import FaultGraph
 from deploytool.parity.replay import replay
 from deploytool.pipeline import runner
@@ -63,9 +64,9 @@ def planted(model: Model, options: Options, home: Path, count: int) -> Iterator[
     seen = _unseen(model)
     with onnxruntime.start(bench.graph.model.SerializeToString()) as session:
         expected = replay(session, seen)
-    for number, family in enumerate(kinds.FAMILIES):
+    for number, family in enumerate(families.FAMILIES):
         rng = np.random.default_rng((options.seed, number))
-        for fault in islice(kinds.load(family).faults(bench.graph, rng), count):
+        for fault in islice(families.load(family).faults(bench.graph, rng), count):
             if fault.same is not None:
                 yield Result(model.name, family, fault.place)
                 continue

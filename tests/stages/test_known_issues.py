@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
-from deploytool import known_issues, serde
+from deploytool import serde
 from deploytool.backends import onnxruntime, tensorrt_builder
 from deploytool.backends.session import Array, Session
 from deploytool.data import golden
-from deploytool.known_issues import Match
+from deploytool.known_issues.catalog import KNOWN_ISSUES, Match
 from deploytool.known_issues.place import AffectedReleases
 from deploytool.loading import catalog
 from deploytool.parity import checks, intermediates
@@ -196,7 +196,7 @@ def test_an_engine_that_can_be_hit_gives_the_probes(
 
     monkeypatch.setattr(tensorrt_builder, "_mark_outputs", watched)
     built(copied, tmp_path / "model.plan")
-    pattern = known_issues.KNOWN_ISSUES[0]
+    pattern = KNOWN_ISSUES[0]
     monkeypatch.setattr(pattern, "AFFECTED", (AffectedReleases("tensorrt_rtx", "1.0", None, ("12.0",)),))
     list(runner.run(Job(C2F, QUICK), ROAD[:-1], tmp_path / "again"))
     found = built(tmp_path / "again", tmp_path / "other.plan")

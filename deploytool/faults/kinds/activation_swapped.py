@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 
-from deploytool.faults.kinds import Fault
+from deploytool.faults.kinds.families import Fault
 from deploytool.faults.kinds.graph import FaultGraph
 
 _SIX = 6.0

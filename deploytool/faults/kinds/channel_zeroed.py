@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 
-from deploytool.faults.kinds import Fault
+from deploytool.faults.kinds.families import Fault
 from deploytool.faults.kinds.graph import FaultGraph, output_axis
 
 _PARTS = (0.03, 0.1, 0.3, 1.0)  # by which the channel is reduced

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from deploytool.faults.kinds import Fault
+from deploytool.faults.kinds.families import Fault
 from deploytool.faults.kinds.graph import FaultGraph
 
 _ORDERS = ((2, 1, 0), (1, 0, 2), (1, 2, 0))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from deploytool.faults.kinds import Fault
+from deploytool.faults.kinds.families import Fault
 from deploytool.faults.kinds.graph import FaultGraph
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

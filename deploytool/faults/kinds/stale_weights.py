@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from deploytool.faults.kinds import Fault
+from deploytool.faults.kinds.families import Fault
 from deploytool.faults.kinds.graph import FaultGraph
 
 _STEPS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # how far the weights have moved, relative to their root mean square

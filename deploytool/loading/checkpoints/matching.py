@@ -13,7 +13,7 @@ from deploytool.data import preprocess
 from deploytool.errors import BadInput
 from deploytool.loading import factory
 from deploytool.loading.checkpoints.key_maps import Family, KeyMap, quoted, shape_text, source_key
-from deploytool.loading.checkpoints.publishers import family_of, option_conflict
+from deploytool.loading.checkpoints.publishers.layouts import family_of, option_conflict
 from deploytool.loading.module import build as module_build
 from deploytool.spec import Model
 

@@ -11,8 +11,9 @@ import torch
 
 from deploytool.errors import BadInput
 from deploytool.loading import shards
-from deploytool.loading.checkpoints import matching, publishers, reader, unwrapping
+from deploytool.loading.checkpoints import matching, reader, unwrapping
 from deploytool.loading.checkpoints.key_maps import Family, KeyMap, quoted, source_key
+from deploytool.loading.checkpoints.publishers import layouts
 from deploytool.loading.checkpoints.unwrapping import StateDict
 from deploytool.spec import INPUT_OPTION, Model
 
@@ -54,14 +55,14 @@ def find(contents: reader.Contents, model: Model, path: Path) -> Match:
     if not candidates:
         raise BadInput(_no_tensors_problem(contents.data), _SAVE_REMEDY)
     _check_are_plain(candidates, path)
-    expected = matching.expected_tensors(model) if publishers.family_of(model) is None else None
+    expected = matching.expected_tensors(model) if layouts.family_of(model) is None else None
     matches = [match for source in candidates for match in _matches(contents, source, model, expected)]
     fitting = sorted((match for match in matches if match.problem is None), key=lambda match: match.source.rank)
     if fitting:
         return _best(fitting)
     if not matches:
         variants = (variant for source in candidates for variant in unwrapping.variants(source, expected))
-        known = next((variant for variant in variants if publishers.is_known(variant.entries)), candidates[0])
+        known = next((variant for variant in variants if layouts.is_known(variant.entries)), candidates[0])
         return _match(contents, known, model, expected)  # raises: no publisher uses such names
     raise _mismatch_error(max(matches, key=lambda match: match.share), path)
 
@@ -140,7 +141,7 @@ def _have_equal_tensors(first: Match, second: Match) -> bool:
 def _mismatch_error(match: Match, path: Path) -> BadInput:
     """The error for a checkpoint that does not fit, with the most specific remedy."""
     model, tensors = match.model, match.tensors
-    zoo_model = publishers.family_of(model) and matching.matching_zoo_model(model, match.family, tensors)
+    zoo_model = layouts.family_of(model) and matching.matching_zoo_model(model, match.family, tensors)
     remedy = f"the file contains {zoo_model}: export that" if zoo_model else "name the model of these weights"
     if option := _conflicting_argument(match):
         remedy = f"remove --arg {option}: the checkpoint has a different value"
@@ -157,7 +158,7 @@ def _conflicting_argument(match: Match) -> str | None:
     for name in model.asked:
         others = tuple(option for option in model.asked if option != name)
         adapted = matching.adapt_model(replace(model, asked=others), match.family, match.tensors)
-        if publishers.family_of(model) and adapted.options != model.options:
+        if layouts.family_of(model) and adapted.options != model.options:
             expected, names = matching.expected_tensors(adapted), match.family.names(adapted.options)
             tensors = matching.add_tied_tensors(match.tensors, expected, names)
             if matching.difference(tensors, expected, names) is None:
@@ -168,12 +169,12 @@ def _conflicting_argument(match: Match) -> str | None:
 def _recognise(contents: reader.Contents, source: StateDict, model: Model) -> tuple[str, Family, Model]:
     """The layout and family of the weights, and the model; for files of this tool, with the image size of training."""
     definition = contents.definition
-    if definition is None or publishers.family_of(model) is None:
-        return (*publishers.recognise(source.entries.keys(), model), model)
+    if definition is None or layouts.family_of(model) is None:
+        return (*layouts.recognise(source.entries.keys(), model), model)
     if definition.factory != model.factory:
         problem = f"this file contains {quoted(definition.name)}, and {model.name} was requested"
         raise BadInput(problem, "name that model")
-    conflict = publishers.option_conflict(model, definition.options)
+    conflict = layouts.option_conflict(model, definition.options)
     if conflict is not None:
         raise BadInput(f"this file contains {quoted(definition.name)}, which needs {conflict}", "name that model")
     family = Family(key_pattern="", options=definition.options, preprocessing=definition.preprocessing)

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deploytool.loading import checkpoints, factory
+from deploytool.loading import factory
 from deploytool.loading.catalog import find
-from deploytool.loading.checkpoints import LoadedCheckpoint
+from deploytool.loading.checkpoints import checkpoint
+from deploytool.loading.checkpoints.checkpoint import LoadedCheckpoint
 from deploytool.spec import Option, Preprocessing
 from tests.loading.checkpoints import published, reference_networks
 from tests.loading.checkpoints.published import Shapes
@@ -150,7 +151,7 @@ SOURCES = {
 
 def load(weights: Mapping[str, Tensor], model: str, folder: Path) -> LoadedCheckpoint:
     torch.save(dict(weights), folder / "weights.pth")
-    return checkpoints.load(folder / "weights.pth", find(model))
+    return checkpoint.load(folder / "weights.pth", find(model))
 
 
 def run(loaded: LoadedCheckpoint, x: Tensor, **options: Option) -> Tensor:

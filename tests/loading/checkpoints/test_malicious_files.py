@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import save
 
 from deploytool.errors import BadInput
-from deploytool.loading import checkpoints
+from deploytool.loading.checkpoints import checkpoint
 from tests.conftest import ROOT, TINY
 from tests.loading.checkpoints import malicious_files
 
@@ -20,7 +20,7 @@ from tests.loading.checkpoints import malicious_files
 CHILD = """
 import json, re, sys
 from pathlib import Path
-from deploytool.loading import checkpoints
+from deploytool.loading.checkpoints import checkpoint
 from deploytool.errors import BadInput
 from tests.conftest import TINY
 
@@ -28,11 +28,11 @@ def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 good, *paths = map(Path, json.load(sys.stdin))
-checkpoints.load(good, TINY)
+checkpoint.load(good, TINY)
 before, errors = peak(), {}
 for path in paths:
     try:
-        checkpoints.load(path, TINY)
+        checkpoint.load(path, TINY)
     except BadInput as error:
         errors[path.name] = [str(error), error.remedy]
 print(json.dumps([peak() - before, errors]))
@@ -88,10 +88,10 @@ def test_the_payloads_run_with_trust_code(tmp_path: Path) -> None:
         if name in ("payload-system.pth", "payload-exec-2.pkl", "payload-popen-beside.pth"):
             (tmp_path / name).write_bytes(content)
             with pytest.raises(BadInput):
-                checkpoints.load(tmp_path / name, TINY)
+                checkpoint.load(tmp_path / name, TINY)
             assert not probe.exists()
             with pytest.raises(BadInput):
-                checkpoints.load(tmp_path / name, TINY, trust_code=True)
+                checkpoint.load(tmp_path / name, TINY, trust_code=True)
             probe.unlink()
 
 
@@ -130,7 +130,7 @@ def test_a_flipped_bit_in_a_safetensors_header_is_an_error_or_changes_nothing(tm
         corrupt[offset] ^= 1 << offset % 8
         path.write_bytes(corrupt)
         try:
-            loaded = checkpoints.load(path, TINY).state
+            loaded = checkpoint.load(path, TINY).state
         except BadInput:
             refused += 1
         else:
@@ -141,4 +141,4 @@ def test_a_flipped_bit_in_a_safetensors_header_is_an_error_or_changes_nothing(tm
 def test_a_missing_file_is_bad_input(tmp_path: Path) -> None:
     for path in (tmp_path / "none.pth", tmp_path):
         with pytest.raises(BadInput, match="there is no file"):
-            checkpoints.load(path, TINY)
+            checkpoint.load(path, TINY)

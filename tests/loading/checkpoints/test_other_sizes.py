@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from deploytool.loading import checkpoints, factory
+from deploytool.loading import factory
 from deploytool.loading.catalog import find
+from deploytool.loading.checkpoints import key_maps
+from deploytool.loading.checkpoints.publishers import pytorchcv
 from deploytool.spec import Option
 from tests.loading.checkpoints import published, reference_networks
 from tests.loading.checkpoints.published import Shapes
@@ -52,8 +54,8 @@ def test_pytorchcvs_other_mobilenet(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["mixnet_m", "mixnet_l"])
 def test_pytorchcvs_larger_mixnets_have_eight_units_in_the_last_stage(model: str, tmp_path: Path) -> None:
     ours = our_shapes(model)
-    names = checkpoints.publishers.pytorchcv.mixnet(find(model).options)
-    shapes = {checkpoints.key_maps.source_key(key, names): shape for key, shape in ours.items()}
+    names = pytorchcv.mixnet(find(model).options)
+    shapes = {key_maps.source_key(key, names): shape for key, shape in ours.items()}
     units = reference_networks.unit_paths({key: torch.empty(0) for key in shapes}, ".exp_conv.")
     lengths = [sum(unit.startswith(f"features.stage{stage}.") for unit in units) for stage in (1, 2, 3, 4)]
     assert lengths == [2, 4, 4, 8]

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from deploytool import serde
 from deploytool.errors import BadInput
-from deploytool.loading import checkpoints, factory
+from deploytool.loading import factory
 from deploytool.loading.catalog import find
-from deploytool.loading.checkpoints import LoadedCheckpoint
+from deploytool.loading.checkpoints import checkpoint
+from deploytool.loading.checkpoints.checkpoint import LoadedCheckpoint
 from deploytool.spec import Model, Option
 from tests.conftest import TINY
 from tests.loading.checkpoints import published
@@ -31,7 +32,7 @@ MOBILENET = published.shapes("timm_mobilenetv1_100")
 
 def load(content: object, folder: Path, model: Model = TINY, *, trust_code: bool = False) -> LoadedCheckpoint:
     torch.save(content, folder / "weights.pth")
-    return checkpoints.load(folder / "weights.pth", model, trust_code=trust_code)
+    return checkpoint.load(folder / "weights.pth", model, trust_code=trust_code)
 
 
 def equal(loaded: LoadedCheckpoint, state: dict[str, Tensor]) -> bool:
@@ -65,7 +66,7 @@ def test_wrappers_of_training_scripts_are_removed(around: Callable[[Any], object
 
 def test_safetensors_files_are_read(tmp_path: Path) -> None:
     save_file(SQUEEZENET, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    loaded = checkpoints.load(tmp_path / "model.safetensors", find("squeezenet1_1"))
+    loaded = checkpoint.load(tmp_path / "model.safetensors", find("squeezenet1_1"))
     assert loaded.layout == "torchvision"
     assert equal(loaded, SQUEEZENET)
 
@@ -80,7 +81,7 @@ def test_a_header_whose_length_looks_like_another_format_is_read(length: int, tm
     data = b"".join(tensor.numpy().tobytes() for tensor in weights.values())
     (tmp_path / "model.safetensors").write_bytes(start + header + data)
     with pytest.raises(BadInput, match=r"it lacks 'stem.1.weight'"):
-        checkpoints.load(tmp_path / "model.safetensors", TINY)
+        checkpoint.load(tmp_path / "model.safetensors", TINY)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -123,7 +124,7 @@ def test_loading_does_not_change_the_random_generator(tmp_path: Path) -> None:
     torch.manual_seed(1)
     load(tiny().state_dict(), tmp_path)
     torch.manual_seed(1)
-    checkpoints.load(tmp_path / "weights.pth", TINY)
+    checkpoint.load(tmp_path / "weights.pth", TINY)
     assert torch.rand(1) == expected
 
 
@@ -179,10 +180,10 @@ def test_a_file_with_code_is_loaded_only_with_trust_code(
     path = tmp_path / f"weights{suffix}"
     write(path)
     with pytest.raises(BadInput) as caught:
-        checkpoints.load(path, TINY)
+        checkpoint.load(path, TINY)
     assert str(caught.value).startswith(f"this is {format_name}")
     assert "--trust-code" in caught.value.remedy
-    assert list(checkpoints.load(path, TINY, trust_code=True).state) == list(tiny().state_dict())
+    assert list(checkpoint.load(path, TINY, trust_code=True).state) == list(tiny().state_dict())
 
 
 def write_own_file(folder: Path, name: str, **options: Option) -> tuple[Path, Model]:
@@ -197,7 +198,7 @@ def write_own_file(folder: Path, name: str, **options: Option) -> tuple[Path, Mo
 def test_the_definition_in_an_own_file_is_used(tmp_path: Path) -> None:
     path, written = write_own_file(tmp_path, "mobilenet_v1_cifar", width=0.25)
     requested = replace(find("mobilenet_v1"), options={})
-    loaded = checkpoints.load(path, requested)
+    loaded = checkpoint.load(path, requested)
     assert loaded.layout == "ours"  # the names alone would also match timm
     assert loaded.model.options == written.options
     assert loaded.model.preprocessing == written.preprocessing
@@ -209,9 +210,9 @@ def test_the_definition_in_an_own_file_is_used(tmp_path: Path) -> None:
 def test_an_own_file_is_not_loaded_for_a_different_model(tmp_path: Path) -> None:
     path, _ = write_own_file(tmp_path, "mobilenet_v1_025")
     with pytest.raises(BadInput, match="'mobilenet_v1_025', and mixnet_s was requested"):
-        checkpoints.load(path, find("mixnet_s"))
+        checkpoint.load(path, find("mixnet_s"))
     with pytest.raises(BadInput, match=r"'mobilenet_v1_025', which needs width=0.25, and mobilenet_v1 has 1.0"):
-        checkpoints.load(path, find("mobilenet_v1"))
+        checkpoint.load(path, find("mobilenet_v1"))
 
 
 @pytest.mark.parametrize(
@@ -241,7 +242,7 @@ def test_metadata_that_is_no_definition_is_refused(text: str, tmp_path: Path) ->
 def check_definition_is_refused(text: str, folder: Path) -> None:
     save_file(SQUEEZENET, folder / "bad.safetensors", metadata={"model": text})
     with pytest.raises(BadInput, match="model definition in the metadata"):
-        checkpoints.load(folder / "bad.safetensors", find("squeezenet1_1"))
+        checkpoint.load(folder / "bad.safetensors", find("squeezenet1_1"))
 
 
 @pytest.mark.parametrize("option", [{"version": [1]}, {"base_e": "many"}, {"flavour": 1}, {"freq": -1}, {"sr": 1e30}])
@@ -249,7 +250,7 @@ def test_a_definition_with_invalid_options_is_refused(option: dict[str, Any], tm
     model = replace(find("squeezenet1_1"), options=option)
     save_file(SQUEEZENET, tmp_path / "odd.safetensors", metadata={"model": json.dumps(serde.encode(model))})
     with pytest.raises(BadInput):
-        checkpoints.load(tmp_path / "odd.safetensors", replace(model, options={}))
+        checkpoint.load(tmp_path / "odd.safetensors", replace(model, options={}))
 
 
 def test_the_options_of_the_model_distinguish_own_mobilenet_weights_from_timms(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from deploytool.errors import BadInput
-from deploytool.loading import checkpoints
 from deploytool.loading.catalog import find
+from deploytool.loading.checkpoints import checkpoint
 from deploytool.spec import Model
 from tests.conftest import TINY
 from tests.loading.checkpoints import published
@@ -27,7 +27,7 @@ def error_message(weights: dict[str, Tensor], model: Model, folder: Path) -> str
     """Loads the weights and returns the problem and the remedy of the error."""
     torch.save(weights, folder / "weights.pth")
     with pytest.raises(BadInput) as caught:
-        checkpoints.load(folder / "weights.pth", model)
+        checkpoint.load(folder / "weights.pth", model)
     message = f"{caught.value}; {caught.value.remedy}"
     assert "\n" not in message
     return message
@@ -126,7 +126,7 @@ def test_an_option_that_the_definition_lacks_is_refused(tmp_path: Path) -> None:
 def test_a_users_model_accepts_only_its_own_names(tmp_path: Path) -> None:
     state = tiny().state_dict()
     torch.save(state, tmp_path / "tiny.pth")
-    loaded = checkpoints.load(tmp_path / "tiny.pth", TINY)
+    loaded = checkpoint.load(tmp_path / "tiny.pth", TINY)
     assert (loaded.model, loaded.layout, list(loaded.state)) == (TINY, "ours", list(state))
     assert all(torch.equal(loaded.state[key], state[key]) for key in state)
     assert "does not fit tiny: it lacks 'stem.0.weight'" in error_message(published.tensors(MIXNET), TINY, tmp_path)
@@ -137,5 +137,5 @@ def test_a_users_model_accepts_only_its_own_names(tmp_path: Path) -> None:
 def test_a_long_key_is_shortened_in_the_error(tmp_path: Path) -> None:
     save_file({**published.tensors(MIXNET), "x\n" * 10_000: torch.zeros(1)}, tmp_path / "odd.safetensors")
     with pytest.raises(BadInput, match=r"additional tensor 'x\\nx\\n.*…") as caught:
-        checkpoints.load(tmp_path / "odd.safetensors", find("mixnet_s"))
+        checkpoint.load(tmp_path / "odd.safetensors", find("mixnet_s"))
     assert len(str(caught.value)) < 250

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from deploytool.errors import BadInput
-from deploytool.loading import checkpoints
 from deploytool.loading.catalog import find
+from deploytool.loading.checkpoints import checkpoint
 from deploytool.pipeline import options
 from deploytool.spec import Model
 from deploytool.spec import Tensor as Input
@@ -148,7 +148,7 @@ def state_of(seed: int) -> Weights:
 
 
 def check(path: Path, state: Weights, model: Model = TINY) -> str:
-    loaded = checkpoints.load(path, model)
+    loaded = checkpoint.load(path, model)
     assert list(loaded.state) == list(state)
     assert all(torch.equal(loaded.state[key], tensor) for key, tensor in state.items())
     assert "\n" not in loaded.unwrapped
@@ -169,7 +169,7 @@ def test_the_right_state_dict_is_found(name: str, legacy: bool, tmp_path: Path) 
 def test_the_state_dict_of_a_zoo_model_is_found(name: str, tmp_path: Path) -> None:
     other = {key: tensor + 1 if tensor.is_floating_point() else tensor for key, tensor in SQUEEZENET.items()}
     torch.save(AROUND[name](SQUEEZENET, other), tmp_path / "net.pt")
-    loaded = checkpoints.load(tmp_path / "net.pt", find("squeezenet1_1"))
+    loaded = checkpoint.load(tmp_path / "net.pt", find("squeezenet1_1"))
     assert loaded.layout == "torchvision"
     assert all(torch.equal(loaded.state[key], tensor) for key, tensor in SQUEEZENET.items())
 
@@ -205,7 +205,7 @@ def error_message(content: object, folder: Path, model: Model = TINY) -> str:
     """Saves the checkpoint, loads it, and returns the problem and the remedy of the error."""
     torch.save(content, folder / "net.pt")
     with pytest.raises(BadInput) as caught:
-        checkpoints.load(folder / "net.pt", model)
+        checkpoint.load(folder / "net.pt", model)
     assert "\n" not in f"{caught.value}{caught.value.remedy}"
     return f"{caught.value} -> {caught.value.remedy}"
 
@@ -246,16 +246,16 @@ def test_the_error_contains_the_prefix(tmp_path: Path) -> None:
 def test_a_pickled_module_is_refused_without_trust_code(legacy: bool, tmp_path: Path) -> None:
     torch.save({"model": tiny(), "epoch": 3}, tmp_path / "net.pt", _use_new_zipfile_serialization=not legacy)
     with pytest.raises(BadInput, match="a whole pickled module") as caught:
-        checkpoints.load(tmp_path / "net.pt", TINY)
+        checkpoint.load(tmp_path / "net.pt", TINY)
     assert "state_dict()" in caught.value.remedy
-    assert len(checkpoints.load(tmp_path / "net.pt", TINY, trust_code=True).state) > 3
+    assert len(checkpoint.load(tmp_path / "net.pt", TINY, trust_code=True).state) > 3
 
 
 def test_missing_code_of_a_trusted_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"model": Wrapped()}, tmp_path / "net.pt")
     monkeypatch.delitem(globals(), "Wrapped")
     with pytest.raises(BadInput, match="needs the code that it was saved with") as caught:
-        checkpoints.load(tmp_path / "net.pt", WRAPPED, trust_code=True)
+        checkpoint.load(tmp_path / "net.pt", WRAPPED, trust_code=True)
     assert "PYTHONPATH" in caught.value.remedy
 
 
@@ -310,7 +310,7 @@ def test_the_shards_of_an_index_are_merged(suffix: str, prefix: str, tmp_path: P
 def test_the_remedy_for_a_shard_is_its_index(tmp_path: Path) -> None:
     sharded(tmp_path, state_of(1), "safetensors")
     with pytest.raises(BadInput) as caught:
-        checkpoints.load(tmp_path / "model-00001-of-00002.safetensors", TINY)
+        checkpoint.load(tmp_path / "model-00001-of-00002.safetensors", TINY)
     assert "give model.safetensors.index.json" in caught.value.remedy
 
 
@@ -328,7 +328,7 @@ def test_the_remedy_for_a_shard_is_its_index(tmp_path: Path) -> None:
 def test_an_invalid_index_is_refused(text: str, problem: str, tmp_path: Path) -> None:
     (tmp_path / "net.index.json").write_text(text)
     with pytest.raises(BadInput, match=problem):
-        checkpoints.load(tmp_path / "net.index.json", TINY)
+        checkpoint.load(tmp_path / "net.index.json", TINY)
 
 
 def test_a_legacy_file_with_a_too_large_tensor_is_refused(tmp_path: Path) -> None:
@@ -337,4 +337,4 @@ def test_a_legacy_file_with_a_too_large_tensor_is_refused(tmp_path: Path) -> Non
     offset = content.index(b"M\x2c\x01N")  # the number of elements of the storage
     (tmp_path / "net.pt").write_bytes(content[:offset] + b"J\xff\xff\xff\x7fN" + content[offset + 4 :])
     with pytest.raises(BadInput, match="a tensor of 2,147,483,647 elements"):
-        checkpoints.load(tmp_path / "net.pt", TINY)
+        checkpoint.load(tmp_path / "net.pt", TINY)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from deploytool.loading import checkpoints
+from deploytool.loading.checkpoints import checkpoint
 from deploytool.spec import Model, Tensor
 
 NORMS: dict[str, Any] = {
@@ -42,7 +42,7 @@ def test_old_and_new_names_fit_either_definition(saved: str, loaded: str, tmp_pa
         "normed", f"{__name__}:make", {"norm": loaded}, (Tensor("x", ("batch", 2, 9)),), (Tensor("y", ("batch",)),)
     )
     module = make(loaded).eval()
-    module.load_state_dict(dict(checkpoints.load(tmp_path / "net.pt", model).state))
+    module.load_state_dict(dict(checkpoint.load(tmp_path / "net.pt", model).state))
     signal = torch.randn(2, 2, 9)
     with torch.no_grad():
         assert torch.equal(module(signal), trained(signal))
