@@ -1,4 +1,4 @@
-"""What a model is and what was asked for, as plain frozen data that every floor can read."""
+"""Models, options and the states of results as frozen dataclasses and enums, without heavy imports."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 Option = bool | int | float | str | None
-ImageSize = int | tuple[int, int]  # of a picture: one length, or height and width
+ImageSize = int | tuple[int, int]  # one side length, or height and width
 
-DEFAULT = "default"  # instead of a choice: what is usual, and where that cannot be had the next best
-AUTO = "auto"  # instead of a choice: whatever a search finds
-INPUT_OPTION, CLASSES_OPTION = "--input", "--classes"  # among what a user said of a model: no option can be called so
-BATCH = "batch"  # the word for the first dimension of every input and output
+DEFAULT = "default"  # as a choice: the usual one, with a fallback if it fails
+AUTO = "auto"  # as a choice: the result of a search
+INPUT_OPTION, CLASSES_OPTION = "--input", "--classes"  # in `Model.asked`; no option of a factory can have such a name
+BATCH = "batch"  # the name of the first dimension of every input and output
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
 
 class StrEnum(str, Enum):
-    """A member that is written, in files and in sentences, as its value."""
+    """An enum whose members are formatted as their values, as in Python 3.11."""
 
     def __str__(self) -> str:
         return str(self.value)
@@ -41,19 +41,19 @@ class Stage(StrEnum):
 
     @property
     def precision(self) -> Precision:
-        """What the artifacts of the stage compute in."""
+        """The precision in which the artifacts of the stage compute."""
         return Precision.FP16 if self in (Stage.FP16, Stage.BUILD) else Precision.FP32
 
 
 class Precision(StrEnum):
-    """A floating-point type that an artifact computes in, or takes and gives."""
+    """The floating-point type of an artifact's computation, or of its inputs and outputs."""
 
     FP32 = "fp32"
     FP16 = "fp16"
 
 
 class Status(StrEnum):
-    """What became of an artifact on a machine."""
+    """Whether an artifact ran on a machine."""
 
     MEASURED = "measured"
     BUILT_NOT_RUN = "built, not run"
@@ -61,7 +61,7 @@ class Status(StrEnum):
 
 
 class Attempt(StrEnum):
-    """What became of one way to run a bundle on a device."""
+    """The outcome of one way to run a bundle on a device."""
 
     MEASURED = "measured"
     UNAVAILABLE = "unavailable"
@@ -69,7 +69,7 @@ class Attempt(StrEnum):
 
 
 class SpeedVerdict(StrEnum):
-    """What may be said of two latencies; on an uneven machine, nothing."""
+    """The result of comparing two latencies; there is no verdict if the machine was too noisy."""
 
     FASTER = "faster"
     SLOWER = "slower"
@@ -78,7 +78,7 @@ class SpeedVerdict(StrEnum):
 
 
 class GateOutcome(StrEnum):
-    """What became of a speed-up that was asked for; open is what nothing here can tell."""
+    """The outcome of a required speed-up; open if it cannot be determined on this machine."""
 
     REACHED = "reached"
     MISSED = "missed"
@@ -86,7 +86,7 @@ class GateOutcome(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What a run comes to."""
+    """The overall result of a run."""
 
     PASS = "pass"
     PASS_HERE = "pass for all that ran here"
@@ -104,15 +104,15 @@ class TargetPlan(StrEnum):
 
 
 def state_text(state: Enum, reason: str = "") -> str:
-    """A state as people read it: its word, and the reason in brackets where there is one."""
+    """`STATE (REASON)`, or `STATE` without a reason."""
     return f"{state.value} ({reason})" if reason else str(state.value)
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One input or output; a word in the shape is a free dimension, and the first is always the batch.
+    """An input or output; a name in the shape is a dynamic dimension, and the first dimension is always the batch.
 
-    `below` bounds the values of an integer input: they lie in 0 … below - 1.
+    The values of an integer input lie in 0 … below - 1.
     """
 
     name: str
@@ -121,9 +121,9 @@ class Tensor:
     below: int = 2
 
     def image_size(self, layout: str) -> tuple[int | str, int | str] | None:
-        """Height and width of a batch of images, laid out `NCHW` or `NHWC`; None if this is none.
+        """Height and width of a batch of images with layout `NCHW` or `NHWC`; None if the tensor is not one.
 
-        Images have three channels or one, of floating-point numbers or bytes.
+        Images have three channels or one, of floating-point numbers or uint8.
         """
         if len(self.shape) != 4 or self.channels(layout) not in (1, 3) or self.dtype[:5] not in ("float", "uint8"):
             return None
@@ -131,24 +131,24 @@ class Tensor:
         return self.shape[first], self.shape[first + 1]
 
     def channels(self, layout: str) -> int | str:
-        """The number of channels of a batch of images."""
+        """The number of channels of a batch of images with layout `NCHW` or `NHWC`."""
         return self.shape[layout.index("C")]
 
     def free_axes(self) -> dict[int, str]:
-        """The word of every axis whose size is free."""
+        """The name of every dynamic dimension, by its axis."""
         return {axis: size for axis, size in enumerate(self.shape) if isinstance(size, str)}
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture (uint8, height × width × 3) becomes the model's input.
+    """How an image (uint8, height × width × 3) is converted to the model's input.
 
-    `resize` is the length its shorter side gets, or its height and width; the centre `crop` is kept, a square or height
-    × width; 0 leaves either out. One channel is the luma of ITU-R 601, three are put in the order `channels`; then
-    `(pixel * scale - mean) / std` is applied channel by channel, one number being for all, except where the model takes
-    bytes, and the channels go where `layout` says.
+    `resize` is the new length of the shorter side, or the new height and width; `crop` is the size of the centre crop,
+    one length for a square or height and width; 0 skips the step. One channel is the luma of ITU-R 601, three have the
+    order `channels`. Except for uint8 inputs, `(pixel * scale - mean) / std` is applied per channel, with one number
+    for all channels or one for each. `layout` is the order of the dimensions.
 
-    `stated` are the fields that a user stated; `assumed` says that nobody did, neither the user nor the model.
+    `stated` are the fields that the user set; `assumed` says that neither the user nor the model stated any.
     """
 
     resize: ImageSize = 256
@@ -164,29 +164,29 @@ class Preprocessing:
 
     @property
     def crop_size(self) -> tuple[int, int]:
-        """Height and width that are kept of a picture, 0 for all of it."""
+        """Height and width of the centre crop; 0 for no crop."""
         return self.crop if isinstance(self.crop, tuple) else (self.crop, self.crop)
 
     def images(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Those of a model's inputs that are images.
+        """The inputs of a model that are images.
 
-        Of one channel they are only where none has three, and where bytes or a stated preprocessing say so: a float
-        of one channel may be anything.
+        Inputs with one channel count only if no input has three, and if they are uint8 or a one-channel preprocessing
+        was stated: a floating-point tensor with one channel need not be an image.
         """
-        found = tuple(tensor for tensor in inputs if tensor.image_size(self.layout))
-        coloured = tuple(tensor for tensor in found if tensor.channels(self.layout) == 3)
-        grey = len(self.mean) == len(self.std) == 1 and bool(self.stated)
-        return coloured or tuple(tensor for tensor in found if grey or tensor.dtype == "uint8")
+        candidates = tuple(tensor for tensor in inputs if tensor.image_size(self.layout))
+        colour = tuple(tensor for tensor in candidates if tensor.channels(self.layout) == 3)
+        stated_grey = len(self.mean) == len(self.std) == 1 and bool(self.stated)
+        return colour or tuple(tensor for tensor in candidates if stated_grey or tensor.dtype == "uint8")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A definition one can call: `factory` is `package.module:function` or `path/to/file.py:function`.
+    """A model definition; `factory` is `package.module:function` or `path/to/file.py:function`.
 
-    `classes` are the names of the classes that it scores, in their order, where somebody knows them; `asked` is what a
-    user said of it: the names of the options, and `INPUT_OPTION` or `CLASSES_OPTION` where these were given.
-    `parameters` and `macs` (multiply-accumulates of convolutions and fully connected layers, batch 1) are the
-    published figures, where there are any.
+    `options` are the arguments of the factory. `classes` are the names of the classes in the order of the outputs, if
+    known. `asked` are the names of the options that the user set, with `INPUT_OPTION` and `CLASSES_OPTION`.
+    `parameters` and `macs` (multiply-accumulates of convolutions and fully connected layers, batch 1) are published
+    figures, None if unknown.
     """
 
     name: str
@@ -203,7 +203,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Range:
-    """The sizes of a free dimension that an engine must serve, and the one it is tuned for."""
+    """The sizes of a dynamic dimension: an engine supports smallest to largest, and is tuned for the typical size."""
 
     smallest: int = 1
     typical: int = 8
@@ -212,10 +212,10 @@ class Range:
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """One engine file: what builds it, and the compute capabilities it is for.
+    """An engine file: the flavour of TensorRT that builds it, and the compute capabilities it supports.
 
-    With none, it is for what its builder covers by itself: TensorRT the GPU of this machine, TensorRT-RTX 8.0, 8.6,
-    8.9, 12.0 and later.
+    Without capabilities, the default of its flavour applies: the GPU of this machine for TensorRT; 8.0, 8.6, 8.9, 12.0
+    and later for TensorRT-RTX.
     """
 
     file: str
@@ -225,7 +225,7 @@ class EnginePlan:
 
 @dataclass(frozen=True)
 class Source:
-    """A file or folder of the user's, with the digest of what was in it when the run began."""
+    """A file or folder of the user, with the digest of its content at the start of the run."""
 
     path: str
     digest: str
@@ -233,7 +233,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of one target on this machine, and why."""
+    """Where the engine of a target is built, with the reason."""
 
     target: str
     verdict: TargetPlan
@@ -244,12 +244,12 @@ class Decision:
 
 @dataclass(frozen=True)
 class Options:
-    """Everything a user can choose about a run; which stage reads what stands in `stages.registry.STAGES`.
+    """The options of a run; `stages.registry.STAGES` lists those that each stage reads.
 
-    `rewrite_implied` says that nobody asked for that form by name, so that it is left out where it strays.
-    `keep_fp32` are modules of the source model or nodes of its graph to keep in FP32, or the one word `auto`;
-    `outputs` the names of the outputs to export, all where there is none. `fixed_batch` is the only batch that was
-    asked for, if it is one: a model of the user's that takes no other is exported with it.
+    `rewrite_implied` says that the user did not choose the rewrite, so that it is dropped if its outputs deviate.
+    `keep_fp32` are modules of the source model or nodes of its graph to keep in FP32, or `auto`. `outputs` are the
+    names of the outputs to export; empty for all. `fixed_batch` is the batch size if the user gave a single one: a
+    model that supports no other is exported with it.
     """
 
     seed: int = 0
@@ -279,14 +279,14 @@ class Options:
     fixed_batch: int | None = None
 
 
-def _unwatched(done: int, total: int) -> None:
-    """The watcher of a run that nobody watches."""
+def _ignore_progress(done: int, total: int) -> None:
+    """The default of `Job.watch`."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One model, what was asked for, and whoever watches the progress of a long step (`watch(done, total)`)."""
+    """A model with the options of its run; `watch(done, total)` is called with the progress of a long step."""
 
     model: Model
     options: Options = Options()
-    watch: Callable[[int, int], None] = _unwatched
+    watch: Callable[[int, int], None] = _ignore_progress

@@ -1,4 +1,4 @@
-"""The TensorRT flavours and the target devices: which engine is built here, on the device, or not at all."""
+"""The flavours of TensorRT and the target devices; decides which engines are built here or on the device."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt_rtx"  # the flavours, by the name
 
 @dataclass(frozen=True)
 class Flavour:
-    """A TensorRT product: its title, the distribution that installs it, and the GPUs it builds for.
+    """A TensorRT product: its title, its Python distribution, and the GPUs it builds engines for.
 
-    `cross_builds` are the compute capabilities it builds for without a GPU; empty for one that builds only on the GPU
-    that the engine is for. `default_capabilities` are those of an engine for which none are named, and `coverage`
-    describes them.
+    `cross_builds` are the compute capabilities for which it builds without a GPU; if empty, it builds only on the GPU
+    that runs the engine. `default_capabilities` are those of an engine without explicit ones; `coverage` describes
+    them in text.
     """
 
     title: str
@@ -31,11 +31,11 @@ class Flavour:
 
     @property
     def needs_gpu(self) -> bool:
-        """Whether it builds only on the GPU that the engine is for."""
+        """Whether it builds only on the GPU that runs the engine."""
         return not self.cross_builds
 
     def supports(self, capability: str) -> bool:
-        """Whether it builds on a GPU of that compute capability."""
+        """Whether it builds engines for a compute capability."""
         return self.needs_gpu or capability in self.cross_builds
 
     @property
@@ -44,7 +44,7 @@ class Flavour:
         return machine.version(self.distribution)
 
 
-FLAVOURS: Mapping[str, Flavour] = {  # TensorRT is preferred where both can build: it tunes for the very GPU
+FLAVOURS: Mapping[str, Flavour] = {  # TensorRT is preferred if both can build: it tunes for the GPU of this machine
     TENSORRT: Flavour("TensorRT", "tensorrt", coverage="the GPU it was built on"),
     TENSORRT_RTX: Flavour(
         title="TensorRT-RTX",
@@ -54,13 +54,13 @@ FLAVOURS: Mapping[str, Flavour] = {  # TensorRT is preferred where both can buil
         default_capabilities=("8.0", "8.6", "8.9", "12.0", "12.1"),
     ),
 }
-DISTRIBUTIONS = tuple(each.distribution for each in FLAVOURS.values())
-_TURING = "7.5"  # not in the default: its kernels double the size of an engine, so it gets a file of its own
+DISTRIBUTIONS = tuple(flavour.distribution for flavour in FLAVOURS.values())
+_TURING = "7.5"  # not in the default: its kernels would double the size of the engine, so it gets a separate file
 
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of device: its CUDA compute capability, and examples of what is sold under it."""
+    """A kind of device: its CUDA compute capability, and examples of products."""
 
     capability: str
     examples: str
@@ -82,12 +82,14 @@ TARGETS: Mapping[str, Target] = {
 
 def flavour() -> str | None:
     """The flavour that builds here: TensorRT if it is installed and there is a GPU, else TensorRT-RTX, else None."""
-    usable = (name for name, each in FLAVOURS.items() if each.version and (machine.gpus() or not each.needs_gpu))
+    usable = (
+        name for name, product in FLAVOURS.items() if product.version and (machine.gpus() or not product.needs_gpu)
+    )
     return next(usable, None)
 
 
 def plan_engines(names: Sequence[str]) -> tuple[Decision, ...]:
-    """What becomes of each target, the default set if there are none, decided before any work is done.
+    """The decision for each target, or for the default targets if `names` is empty.
 
     Raises BadInput for an unknown target.
     """
@@ -98,8 +100,8 @@ def plan_engines(names: Sequence[str]) -> tuple[Decision, ...]:
 
 
 def _default_targets() -> tuple[str, ...]:
-    covered = FLAVOURS[TENSORRT_RTX].default_capabilities
-    return tuple(name for name, target in TARGETS.items() if target.capability in covered)
+    capabilities = FLAVOURS[TENSORRT_RTX].default_capabilities
+    return tuple(name for name, target in TARGETS.items() if target.capability in capabilities)
 
 
 def _decide(name: str, here: str | None) -> Decision:
@@ -135,7 +137,7 @@ def _this_machine(here: str | None) -> Decision:
 
 
 def engines(decisions: Sequence[Decision]) -> tuple[EnginePlan, ...]:
-    """The engine files that serve every target that can be built here, as few as make sense, the main one first."""
+    """The engine files for all targets that are built here, as few as possible, the main one first."""
     here = [decision for decision in decisions if decision.verdict is TargetPlan.HERE]
     rtx = {decision.capability for decision in here if decision.flavour == TENSORRT_RTX}
     default = FLAVOURS[TENSORRT_RTX].default_capabilities

@@ -27,7 +27,7 @@ from deploytool.results.blame import Blame, BlamedGraph, Finding
 from deploytool.results.report import Check, Tolerance
 from deploytool.spec import Stage
 
-_MAX_CASES = 2  # cases that are traced through every tensor: those with the largest errors
+_MAX_CASES = 2  # traced through every tensor: those with the largest errors
 _EAGER, _FP64 = "eager", "FP64"
 _NO_TOLERANCES: Mapping[str, float] = {}  # none requested: the tolerances are derived from the noise
 _ROUNDED_WEIGHTS = "the graph before with its weights in FP16"
@@ -99,9 +99,9 @@ def _trace(
 ) -> tuple[tuple[TracedTensor, ...], Sequence[ReferenceTensor]]:
     """The tensors of a graph, and their references.
 
-    Where an FP16 graph fails as converted and FP16 itself is too `coarse` to show the fault, its tensors and those of
-    the previous graph, with weights rounded to FP16, are computed in FP32: without rounding of the results, a much
-    smaller fault is visible.
+    If an FP16 graph fails only as converted, FP16 is too `coarse` to show the fault. Then its tensors and those of the
+    previous graph, with weights rounded to FP16, are computed in FP32: without the rounding of results, much smaller
+    faults are visible.
     """
     graph = onnx.load(path)
     if not coarse:
@@ -110,7 +110,9 @@ def _trace(
     previous = onnx.load(engine_graph(graphs[index - 1][1]))
     exact = ort_trace.trace(fp16_emulation.round_weights_like(previous, graph), inputs)
     values = {tensor.tensor: tensor.values for tensor in exact}
-    expected = [replace(each, values=values[each.tensor]) if each.tensor in values else each for each in references]
+    expected = [
+        replace(tensor, values=values[tensor.tensor]) if tensor.tensor in values else tensor for tensor in references
+    ]
     return ort_trace.trace(fp16_emulation.emulate(onnx.load(path), results=False), inputs), expected
 
 

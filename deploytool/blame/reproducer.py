@@ -22,26 +22,26 @@ _MARK = "failure.json"  # marks a folder that deploytool made and may replace
 _LIBRARIES = ("deploytool", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxsim", "torch")
 
 _SCRIPT = '''\
-"""Shows the mismatch: ends with 1 where it is still there. Needs onnxruntime and numpy."""
+"""Reproduces the mismatch: exits with 1 if it still occurs. Needs onnxruntime and numpy."""
 import sys
 from pathlib import Path
 import numpy as np
 import onnxruntime as ort
-here = Path(__file__).resolve().parent
-session = ort.InferenceSession(str(here / "model.onnx"), providers=["CPUExecutionProvider"])
-given, expected = np.load(here / "inputs.npz"), np.load(here / "expected.npy").astype(np.float64)
-got = session.run(None, {each.name: given[f"arr_{at}"] for at, each in enumerate(session.get_inputs())})[0]
-apart = np.abs(got.astype(np.float64) - expected).max() / (np.abs(expected).max() or 1.0)
-wrong = not apart <= TOLERATED
-print(f"error {apart:.1e} of the largest expected value, tolerated TOLERATED: {'MISMATCH' if wrong else 'no mismatch'}")
+folder = Path(__file__).resolve().parent
+session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+inputs, expected = np.load(folder / "inputs.npz"), np.load(folder / "expected.npy").astype(np.float64)
+actual = session.run(None, {spec.name: inputs[f"arr_{i}"] for i, spec in enumerate(session.get_inputs())})[0]
+error = np.abs(actual.astype(np.float64) - expected).max() / (np.abs(expected).max() or 1.0)
+wrong = not error <= TOLERANCE
+print(f"error {error:.1e} of the largest expected value, tolerance TOLERANCE: {'MISMATCH' if wrong else 'no mismatch'}")
 sys.exit(int(wrong))
 '''
 
 _README = """\
 # {title}
 
-`model.onnx` ({nodes}, opset {opset}) is cut out of the graph that the {stage} stage of deploytool made. On the inputs
-in `inputs.npz`, its output {tensor} deviates from its expected value: {origin}.
+`model.onnx` ({nodes}, opset {opset}) is a subgraph of the graph from the {stage} stage of deploytool. For the inputs in
+`inputs.npz`, its output {tensor} deviates from its expected value: {origin}.
 
 ```
 python show.py
@@ -53,7 +53,7 @@ value; the tolerance is {tolerance:.1e}.
 | file | content |
 |---|---|
 | `model.onnx` | the graph: {operators} |
-| `inputs.npz` | its inputs, in the order in which it declares them |
+| `inputs.npz` | its inputs, in the order of their declaration |
 | `expected.npy` | the expected value of {tensor} |
 | `got.npy` | its value when this folder was written |
 | `failure.json` | the same information in JSON |
@@ -63,9 +63,9 @@ Versions: {versions}.
 
 
 def write(run: Path, divergence: Divergence, mismatch: Mismatch) -> Path:
-    """Writes the pack to the run folder atomically, and replaces an earlier pack.
+    """Writes the pack to the run folder atomically, and replaces an earlier pack; returns its folder.
 
-    Raises BadInput if the folder cannot be written, or if the pack's place holds files that deploytool did not write.
+    Raises BadInput if the run folder cannot be written, or if its folder `blame` was not made by deploytool.
     """
     folder = run / FOLDER
     if folder.exists() and not (folder / _MARK).is_file():
@@ -93,9 +93,8 @@ def _write_files(folder: Path, divergence: Divergence, mismatch: Mismatch) -> No
     np.savez(folder / "inputs.npz", *mismatch.subgraph.inputs.values(), allow_pickle=False)
     np.save(folder / "expected.npy", mismatch.expected, allow_pickle=False)
     np.save(folder / "got.npy", mismatch.actual, allow_pickle=False)
-    script = _SCRIPT.replace("TOLERATED", f"{mismatch.tolerance:.6e}", 1).replace(
-        "TOLERATED", f"{mismatch.tolerance:.1e}"
-    )
+    script = _SCRIPT.replace("TOLERANCE", f"{mismatch.tolerance:.6e}", 1)
+    script = script.replace("TOLERANCE", f"{mismatch.tolerance:.1e}")
     (folder / "show.py").write_text(script, encoding="utf-8")
     versions = {name: version for name in _LIBRARIES if (version := machine.version(name))}
     versions |= {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
@@ -115,7 +114,7 @@ def _write_files(folder: Path, divergence: Divergence, mismatch: Mismatch) -> No
 
 
 def _code(name: str) -> str:
-    """A name as inline code in Markdown, with the characters replaced that would end it or a table cell."""
+    """A name as inline code in Markdown; characters that would end the code or a table cell are replaced."""
     return "`" + visible(name).replace("`", "'").replace("|", "/") + "`"
 
 

@@ -52,7 +52,7 @@ def test_the_pack_reproduces_the_mismatch_elsewhere(reduced: Reduced, tmp_path: 
     assert process.returncode == 1
     assert process.stderr == ""
     assert process.stdout.startswith("error ")
-    assert process.stdout.rstrip().endswith("of the largest expected value, tolerated 3.5e-03: MISMATCH")
+    assert process.stdout.rstrip().endswith("of the largest expected value, tolerance 3.5e-03: MISMATCH")
 
 
 def test_the_script_exits_with_0_without_a_mismatch(reduced: Reduced, tmp_path: Path) -> None:
