@@ -20,7 +20,8 @@ from deploytool.pipeline import options as pipeline_options
 from deploytool.pipeline import runner as pipeline_runner
 from deploytool.pipeline.options import Span
 from deploytool.pipeline.recipe import ENDS, FP16, ONNX, recipe_for
-from deploytool.report import PAGE, update
+from deploytool.report import update
+from deploytool.report.stamp import PAGE
 from deploytool.results import baked_values, report, verdict
 from deploytool.results.artifact import Artifact, Kind
 from deploytool.results.report import Report

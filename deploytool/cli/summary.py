@@ -11,7 +11,7 @@ from deploytool.cli import console as cli_console
 from deploytool.cli.command import Outcome
 from deploytool.errors import DeployError
 from deploytool.host import disk
-from deploytool.report import PAGE
+from deploytool.report.stamp import PAGE
 from deploytool.results import blame as results_blame
 from deploytool.results import verdict
 from deploytool.results.artifact import Kind

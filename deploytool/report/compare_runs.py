@@ -9,9 +9,10 @@ from itertools import groupby
 from pathlib import Path
 
 from deploytool.host import disk
-from deploytool.report import PAGE, rows, tiles
+from deploytool.report import rows, tiles
 from deploytool.report.rows import NONE, Point
 from deploytool.report.run_data import RunData
+from deploytool.report.stamp import PAGE
 from deploytool.report.tiles import Tone
 from deploytool.results.artifact import Kind
 from deploytool.results.report import Report, Speed

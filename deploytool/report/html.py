@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 from deploytool.host import disk, files, terminal
 from deploytool.report import (
-    PAGE,
     changed_options,
     compare_runs,
     device_results,
@@ -25,6 +24,7 @@ from deploytool.report import (
     timings,
 )
 from deploytool.report.run_data import RunData
+from deploytool.report.stamp import PAGE
 from deploytool.report.svg import Plot
 from deploytool.results.faults import ENGINE, GRAPH
 from deploytool.spec import TargetPlan

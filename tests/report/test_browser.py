@@ -11,7 +11,8 @@ from typing import Any, Literal
 import pytest
 from playwright.sync_api import Browser, Page
 
-from deploytool.report import PAGE, html
+from deploytool.report import html
+from deploytool.report.stamp import PAGE
 from tests.report import variants
 from tests.report.reading import SECTIONS
 from tests.report.variants import written

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from deploytool.cli import summary
-from deploytool.report import PAGE, html, run_data
+from deploytool.report import html, run_data
+from deploytool.report.stamp import PAGE
 from deploytool.results import report, verdict
 from deploytool.results.report import Report
 from tests.conftest import modules_of

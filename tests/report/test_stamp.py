@@ -6,7 +6,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from deploytool.report import PAGE, html, stamp
+from deploytool.report import html, stamp
+from deploytool.report.stamp import PAGE
 from tests.report import variants
 from tests.report.variants import written
 

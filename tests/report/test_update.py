@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from deploytool.host import process, workers
-from deploytool.report import PAGE, html, run_data, stamp, update
+from deploytool.report import html, run_data, stamp, update
+from deploytool.report.stamp import PAGE
 from tests.conftest import modules_of
 from tests.report.variants import written
 
