@@ -78,20 +78,33 @@ def parse(text: str, *, plain_http: bool = False, ca: Path | None = None) -> Add
     if text.startswith(_ARCHIVE):
         return Archive(Path(text.removeprefix(_ARCHIVE)))
     if text.startswith(("http://", "https://")):
-        parts = urlsplit(text)
-        if parts.scheme == "http" and not plain_http and not is_loopback(parts.hostname or ""):
-            raise BadInput(f"{text} is not encrypted", "use https://, or allow it with --plain-http")
-        if not parts.hostname or parts.query or parts.fragment or "@" in parts.netloc:
-            raise BadInput(f"{text} is not the address of a folder", "write https://server/path/to/bundle/")
-        return Web(text if text.endswith("/") else f"{text}/")
+        return _web(text, plain_http)
     if "://" in text:
         raise BadInput(f"unsupported address {text}", "use oci://, oci-archive:, https:// or a folder")
     return Folder(Path(text))
 
 
+def _web(text: str, plain_http: bool) -> Web:
+    parts = urlsplit(text) if _names_server(text) else None
+    if parts is None or parts.query or parts.fragment or "@" in parts.netloc:
+        raise BadInput(f"{text} is not the address of a folder", "write https://server/path/to/bundle/")
+    if parts.scheme == "http" and not plain_http and not is_loopback(parts.hostname or ""):
+        raise BadInput(f"{text} is not encrypted", "use https://, or allow it with --plain-http")
+    return Web(text if text.endswith("/") else f"{text}/")
+
+
+def _names_server(url: str) -> bool:
+    """Whether a URL is printable and names a host, and a port from 1 to 65535 if any."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0 and url.isprintable()
+    except ValueError:
+        return False
+
+
 def _registry(text: str, plain_http: bool, ca: Path | None) -> Registry:
     match = _OCI.fullmatch(text)
-    if match is None:
+    if match is None or not _names_server(text):
         raise BadInput(
             f"{text} is not the address of an artifact in a registry",
             "write oci://host:port/name:tag, or …/name@sha256:…",
@@ -104,7 +117,7 @@ def _registry(text: str, plain_http: bool, ca: Path | None) -> Registry:
 def parse_device(text: str) -> Device:
     """Parses `user@device:/root`; raises BadInput for anything else."""
     match = _DEVICE.fullmatch(text)
-    if match is None or "\n" in text:
+    if match is None:
         raise BadInput(f"{text} is not a folder on a device", "write user@device:/path/to/root")
     return Device(match["host"].replace("[", "").replace("]", ""), match["root"])
 

@@ -40,6 +40,9 @@ def test_what_an_address_names(text: str, place: Address, stem: str) -> None:
         *("oci://host", "oci://host/", "oci://host/A:1", "oci://me:secret@host/m:1", "oci://host/m:1:2"),
         *("oci://host/../m:1", "oci://host/m@sha256:12", "oci://host/m?x=1", "oci://host/m:1\n", "oci:///m:1"),
         *("http://host/m", "https:///m", "https://me@host/m", "https://host/m?x=1", "ftp://host/m", "file:///m"),
+        *("https://host/m#x", "https://host/m\n", "https://[x/m", "https://host:x/m", "https://host:65536/m", "https://host:0/m"),
+        *("oci://host:65536/m:1", "oci://host:0/m:1", "oci://[:::::]/m:1", f"oci://host/m:{'a' * 129}"),
+        *("http://127.0.0.1.example/m", "http://localhost.example/m"),
     ],
 )
 def test_what_is_no_address(text: str) -> None:
