@@ -8,7 +8,7 @@ import logging
 import shlex
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +102,7 @@ def ship(
             with _within(seconds, child, device):
                 with suppress(BrokenPipeError):
                     _send_request(child.stdin, _request(folder, wanted, device, kind, key, install))
-                    lacking = _lacking(_answer(child, device))
+                    lacking = _lacking(_answer(child, device), wanted)
                     sent = _send(child.stdin, folder, wanted, lacking, say)
                     child.stdin.close()
                 end = _answer(child, device)
@@ -193,6 +193,8 @@ def _answer(child: subprocess.Popen[bytes], device: Device) -> Mapping[str, Any]
                     return _raise_problem(answer, device)
         if not line:
             break
+    else:
+        child.kill()  # it would print on, and never close its stderr
     assert child.stderr is not None
     errors_of_ssh = child.stderr.read(_LONGEST).decode(errors="replace").split("\n")
     last_line = clean(next((text for text in reversed(errors_of_ssh) if text.strip()), ""))
@@ -207,10 +209,14 @@ def _raise_problem(answer: Mapping[str, Any], device: Device) -> Mapping[str, An
     return answer
 
 
-def _lacking(answer: Mapping[str, Any]) -> dict[str, int]:
+def _lacking(answer: Mapping[str, Any], wanted: Sequence[File]) -> dict[str, int]:
     """The digests of the files that the device lacks, and how many bytes of each it has."""
+    sizes = {file.sha256: file.size for file in wanted}
     try:
-        return {str(name): int(offset) for name, offset in answer["lacking"]}
+        lacking = {str(name): int(offset) for name, offset in answer["lacking"]}
+        if not all(0 <= offset <= sizes[name] for name, offset in lacking.items()):
+            raise ValueError("an offset is outside of its file")
+        return lacking
     except (KeyError, TypeError, ValueError) as error:
         raise Unreachable(f"the device sent an invalid list of files: {error}", _AGAIN) from error
 
@@ -218,7 +224,7 @@ def _lacking(answer: Mapping[str, Any]) -> dict[str, int]:
 def _send(to: IO[bytes], folder: Path, wanted: list[File], lacking: Mapping[str, int], say: Say) -> int:
     """Sends the missing bytes, in the order of the digests, and returns their number."""
     sent, by_name = 0, {file.sha256: file for file in wanted}
-    missing = sorted(set(lacking) & set(by_name))
+    missing = sorted(lacking)
     say(f"{len(missing)} files, {disk.size(sum(by_name[name].size - lacking[name] for name in missing))} to send")
     for name in missing:
         file, offset = by_name[name], lacking[name]

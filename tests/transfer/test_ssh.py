@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
@@ -271,7 +271,35 @@ def test_of_what_a_device_complains_the_last_line_is_said(tmp_path: Path, monkey
         ssh.ship(folder, read_manifest(folder), to, SshTarget(), None, install=False, say=print)
 
 
-@pytest.mark.parametrize("text", ["device", "-oProxyCommand=x:/root", "me@:/x", "me@host:root", "a b:/x", "h;id:/x"])
+def test_a_device_that_prints_for_ever_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = [sys.executable, "-c", "while True: print('welcome')"]
+    monkeypatch.setattr(ssh, "_command", lambda device, door: endless)
+    folder, to = small.made(tmp_path / "in", 1), addresses.parse_device("me@pc:/x")
+    with pytest.raises(Unreachable, match="does not answer"):
+        ssh.ship(folder, read_manifest(folder), to, SshTarget(), None, install=False, timeout=60, say=print)
+
+
+@pytest.mark.parametrize("lacking", [None, 5, [5], [["x", 0]], [[0, -1]], [[0, 10**30]], [[0, "x"]]], ids=str)
+def test_a_list_of_files_that_makes_no_sense_is_not_followed(
+    tmp_path: Path, lacking: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0 stands for the digest of a file of the bundle."""
+    folder, to = small.made(tmp_path / "in", 1), addresses.parse_device("me@pc:/x")
+    digest = all_files(read_manifest(folder))[0].sha256
+    answer = json.dumps({"lacking": lacking}).replace("[0,", f'["{digest}",')
+    odd = [sys.executable, "-c", f"import time; print({'deploytool:' + answer!r}, flush=True); time.sleep(60)"]
+    monkeypatch.setattr(ssh, "_command", lambda device, door: odd)
+    with pytest.raises(Unreachable, match="invalid list of files"):
+        ssh.ship(folder, read_manifest(folder), to, SshTarget(), None, install=False, timeout=60, say=print)
+
+
+def test_no_device_is_taken_for_an_option_of_ssh_and_none_asks_for_a_password() -> None:
+    command = ssh._command(addresses.Device("-oProxyCommand=x", "/x"), SshTarget())
+    assert command[-3:-1] == ["--", "-oProxyCommand=x"]
+    assert "BatchMode=yes" in command[: command.index("--")]
+
+
+@pytest.mark.parametrize("text", ["device", "-oProxyCommand=x:/root", "me@:/x", "me@host:root", "a b:/x", "h;id:/x", "h:/x\n"])
 def test_what_is_no_device(text: str) -> None:
     with pytest.raises(DeployError, match="is not a folder on a device"):
         addresses.parse_device(text)
