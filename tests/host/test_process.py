@@ -118,9 +118,13 @@ def test_a_child_that_died_before_its_task_came_fails_like_any_other() -> None:
         run_limited(command, what="it", seconds=20, gibibytes=1.0, task=["a" * 100_000])
 
 
-def test_a_flood_of_words_does_not_fill_our_memory() -> None:
-    said = run("import os\nfor _ in range(200): os.write(1, b'x' * 100_000 + b'\\n')")
-    assert len(said) <= 100_000_000
+def test_a_flood_of_words_does_not_fill_our_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_MAX_LINES", 20)
+    heard: list[str] = []
+    command = [sys.executable, "-c", "import os\nfor _ in range(200): os.write(1, b'x' * 100_000 + b'\\n')"]
+    said = run_limited(command, what="the tool", seconds=60.0, gibibytes=1.0, on_line=heard.append)
+    assert 100_000 < len(said) <= 20 * process._MAX_LINE_LENGTH
+    assert max(map(len, heard)) == process._MAX_LINE_LENGTH
     assert said.endswith("x\n")
 
 
@@ -143,6 +147,23 @@ def test_it_may_not_start_processes_without_end() -> None:
     """The kernel lets root have as many as it likes, so it is the limit itself that is looked at."""
     most = int(run("import resource; print(resource.getrlimit(resource.RLIMIT_NPROC)[1])"))
     assert 0 < most <= process._tasks() + 2 * process._MORE_TASKS
+
+
+def test_its_memory_is_not_dumped_to_the_disk() -> None:
+    assert run("import resource; print(resource.getrlimit(resource.RLIMIT_CORE))") == "(0, 0)\n"
+
+
+def test_a_limit_of_the_caller_is_not_raised() -> None:
+    """Root could raise it, so that it has to be looked at."""
+    ours = f"""
+import resource, sys
+from deploytool.host.process import run_limited
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 2000))
+program = "import resource; print(resource.getrlimit(resource.RLIMIT_FSIZE))"
+print(run_limited([sys.executable, "-c", program], what="it", seconds=60, gibibytes=1.0, max_file_bytes={1 << 20}))
+"""
+    done = subprocess.run([sys.executable, "-c", ours], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(1000, 1000)"
 
 
 def test_many_processes_do_not_take_together_what_one_may_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -299,7 +299,9 @@ def test_no_device_is_taken_for_an_option_of_ssh_and_none_asks_for_a_password() 
     assert "BatchMode=yes" in command[: command.index("--")]
 
 
-@pytest.mark.parametrize("text", ["device", "-oProxyCommand=x:/root", "me@:/x", "me@host:root", "a b:/x", "h;id:/x", "h:/x\n"])
+@pytest.mark.parametrize(
+    "text", ["device", "-oProxyCommand=x:/root", "me@:/x", "me@host:root", "a b:/x", "h;id:/x", "h:/x\n"]
+)
 def test_what_is_no_device(text: str) -> None:
     with pytest.raises(DeployError, match="is not a folder on a device"):
         addresses.parse_device(text)
