@@ -123,19 +123,13 @@ class HttpClient:
                 )
             if response.status in _REDIRECT_CODES and method in ("GET", "HEAD"):
                 self._discard(url, response)
-                url = self._redirected(url, response.headers.get("Location", ""))
+                url = resolve(url, response.headers.get("Location", ""))
                 continue
             if response.status >= 500 or response.status == 429:
                 self._discard(url, response)
                 raise Unreachable(f"{url} answers {response.status} {response.reason}", _AGAIN)
             return url, response
         raise Unreachable(f"{url} redirects more than {_REDIRECTS} times", "check the address")
-
-    def _redirected(self, url: str, to: str) -> str:
-        target = _join(url, to)
-        if target is None or urlsplit(target).scheme not in ("https", urlsplit(url).scheme):
-            raise Unreachable(f"{url} redirects to {to[:200]!r}, which is less secure", "check the address")
-        return target
 
     def _sent(
         self, method: str, url: str, body: bytes, headers: Mapping[str, str], *, again: bool
@@ -260,6 +254,14 @@ class HttpClient:
         connection = self._connections.pop(_origin(url), None)
         if connection:
             connection.close()
+
+
+def resolve(url: str, to: str) -> str:
+    """The absolute URL of a location that the server of `url` names; raises Unreachable if it is less secure."""
+    target = _join(url, to)
+    if target is None or urlsplit(target).scheme not in ("https", urlsplit(url).scheme):
+        raise Unreachable(f"{url} redirects to {to[:200]!r}, which is less secure", "check the address")
+    return target
 
 
 def _expect(url: str, response: http.client.HTTPResponse, start: int, size: int) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from deploytool import serde
 from deploytool.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, manifest_digest
 from deploytool.errors import BadInput, DeployError, Refused, Unreachable
 from deploytool.host import disk, files
-from deploytool.transfer import oci
+from deploytool.transfer import http, oci
 from deploytool.transfer.addresses import Registry
 from deploytool.transfer.auth import Credentials
 from deploytool.transfer.http import HttpClient, Reply
@@ -122,7 +122,7 @@ class _Sender:
         """Starts an upload and returns its address."""
         reply = self._client.ask("POST", self._blob("uploads/"))
         _expect(reply, 202, f"the registry starts no upload to {self._address}")
-        return urljoin(self._client.base, reply.headers.get("location", ""))
+        return http.resolve(self._client.base, reply.headers.get("location", ""))
 
     def _finish(self, location: str, digest: str, raw: bytes = b"") -> None:
         separator = "&" if urlsplit(location).query else "?"
@@ -167,7 +167,7 @@ class _Sender:
         reply = self._client.ask("PATCH", upload.location, block, headers, again=False)
         if reply.status != 202:
             raise Refused(f"the registry rejects the chunk from byte {upload.offset} on: {reply.status}", "try again")
-        return urljoin(upload.location, reply.headers.get("location", upload.location))
+        return http.resolve(upload.location, reply.headers.get("location", upload.location))
 
     def _key(self, sha256: str) -> str:
         return f"{self._address.base}/{self._address.name} {sha256}"
@@ -182,7 +182,7 @@ class _Sender:
             return None
         last = reply.headers.get("range", "0-0").rpartition("-")[2]
         start = int(last) + 1 if last.isdecimal() and last != "0" else 0
-        return _Upload(urljoin(location, reply.headers.get("location", location)), start)
+        return _Upload(http.resolve(location, reply.headers.get("location", location)), start)
 
 
 def _expect(reply: Reply, status: int, problem: str) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
 import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from deploytool.bundle.manifest import manifest_digest, read_manifest
 from deploytool.errors import BadInput, Refused, Unreachable
 from deploytool.transfer import addresses, oci, push
 from deploytool.transfer.auth import Credentials
+from deploytool.transfer.http import HttpClient
 from tests.transfer import servers, small
 from tests.transfer.servers import Proxy, Registry
 from tests.transfer.trips import CHUNK, address, hush, killed, pulled, pushed, quiet
@@ -158,3 +163,97 @@ def test_a_file_that_is_not_what_its_manifest_names_is_not_sent(served: Registry
         pushed(folder, served.port, "forged")
     with pytest.raises(BadInput, match="there is no oci://"):
         pulled(address(served, "forged"), tmp_path / "out")
+
+
+class Odd(http.server.BaseHTTPRequestHandler):
+    """A registry that has nothing and takes everything, but for the answers of the test; it notes what it is asked."""
+
+    protocol_version = "HTTP/1.1"
+    answers: dict[str, tuple[int, dict[str, str]]]
+    asked: list[tuple[str, str]]
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Says nothing."""
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        kind = f"{self.command} {'manifests' if '/manifests/' in self.path else 'blobs'}"
+        usual = {"HEAD blobs": 404, "POST blobs": 202, "PATCH blobs": 202}.get(kind, 201)
+        status, headers = self.answers.get(kind, (usual, {}))
+        self.asked.append((kind, self.path))
+        self.send_response(status)
+        for name, value in {"Location": "/v2/m/blobs/uploads/1", "Content-Length": "0", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+
+@contextmanager
+def odd(answers: dict[str, tuple[int, dict[str, str]]]) -> Iterator[tuple[int, list[tuple[str, str]]]]:
+    asked: list[tuple[str, str]] = []
+    methods = {f"do_{method}": Odd.answer for method in ("HEAD", "GET", "POST", "PUT", "PATCH")}
+    handler = type("Answering", (Odd,), {"answers": answers, "asked": asked, **methods})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port, asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("answers", "size", "kind"),
+    [
+        ({"POST blobs": (404, {})}, 300, BadInput),
+        ({"PUT blobs": (400, {})}, 300, BadInput),
+        ({"PUT manifests": (400, {})}, 300, BadInput),
+        ({"PATCH blobs": (416, {})}, CHUNK, Unreachable),
+        *(
+            ({"POST blobs": (202, {"Location": to})}, 300, Unreachable)
+            for to in ("http://[::/x", "ftp://127.0.0.1/x", "file:///etc/passwd", "http://a:0/x")
+        ),
+        ({"PATCH blobs": (202, {"Location": "http://[::/x"})}, CHUNK, Unreachable),
+    ],
+    ids=str,
+)
+def test_a_registry_that_takes_no_part_or_sends_it_astray_publishes_nothing(
+    tmp_path: Path, answers: dict[str, tuple[int, dict[str, str]]], size: int, kind: type[Exception]
+) -> None:
+    folder = small.made(tmp_path / "in", 31, size)
+    with odd(answers) as (port, asked):
+        with pytest.raises(kind):
+            pushed(folder, port, "m", CHUNK)
+        assert "PUT manifests" in answers or "PUT manifests" not in [each for each, _ in asked]
+    with odd({}) as (port, asked):
+        pushed(folder, port, "m", CHUNK)
+        assert [each for each, _ in asked].index("PUT manifests") == len(asked) - 1
+
+
+@pytest.mark.parametrize(("length", "sent"), [("1", True), ("4", False)])
+def test_a_blob_of_another_size_is_not_the_one_that_is_sent(tmp_path: Path, length: str, sent: bool) -> None:
+    with odd({"HEAD blobs": (200, {"Content-Length": length})}) as (port, asked):
+        place = addresses.Registry(f"http://127.0.0.1:{port}", "m", "1")
+        client = HttpClient(place.base)
+        push._Sender(client, place, tmp_path / "record", CHUNK).send_bytes(b"blob")
+        client.close()
+    assert ("PUT blobs" in [each for each, _ in asked]) is sent
+
+
+def test_an_upload_of_another_registry_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = small.made(tmp_path / "in", 33, CHUNK)
+    with odd({"PATCH blobs": (500, {})}) as (port, first), pytest.raises(Unreachable):
+        pushed(folder, port, "m", CHUNK)
+    assert "PATCH blobs" in [each for each, _ in first]
+    before = len(first)
+    with odd({}) as (port, second):
+        pushed(folder, port, "m", CHUNK)
+    assert "GET blobs" not in [each for each, _ in second]
+    assert len(first) == before
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
+def test_what_is_sent_follows_no_redirect(method: str) -> None:
+    answers: dict[str, tuple[int, dict[str, str]]] = {}
+    with odd({}) as (there, asked), odd(answers) as (here, _):
+        answers[f"{method} blobs"] = 307, {"Location": f"http://127.0.0.1:{there}/"}
+        client = HttpClient(f"http://127.0.0.1:{here}")
+        assert client.ask(method, "/v2/m/blobs/", b"secret").status == 307
+        client.close()
+    assert not asked
