@@ -118,7 +118,10 @@ def test_a_password_is_not_carried_to_another_server() -> None:
         (206, {"Content-Range": "bytes 1-4/5", "Content-Length": "4"}, b"ello", "another range", Refused),
         (206, {"Content-Range": "bytes 2-4/9", "Content-Length": "3"}, b"llo", "has another size", Refused),
         (416, {"Content-Range": "bytes */2", "Content-Length": "0"}, b"", "has another size", Refused),
+        (416, {"Content-Length": "0"}, b"", "has another size", Refused),
+        (403, {"Content-Length": "0"}, b"", r"authentication failed \(403", BadInput),
         (404, {"Content-Length": "0"}, b"", "does not exist", Refused),
+        (429, {"Content-Length": "0"}, b"", "answers 429", Unreachable),
         (500, {"Content-Length": "0"}, b"", "answers 500", Unreachable),
         (302, {"Location": "/again", "Content-Length": "0"}, b"", "redirects more than", Unreachable),
         (302, {"Location": "ftp://x/y", "Content-Length": "0"}, b"", "less secure", Unreachable),
@@ -144,6 +147,20 @@ def test_answers_that_are_not_believed(
         with pytest.raises(kind, match=problem):
             b"".join(door.stream("/x", 2, 5))
         door.close()
+
+
+def test_no_more_is_taken_than_was_asked_for() -> None:
+    class Says(http.server.BaseHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Says nothing."""
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"hello, and more")
+
+    with answering(Says) as base:
+        assert b"".join(HttpClient(base).stream("/x", 2, 5)) == b"llo"
 
 
 def test_nobody_fills_our_memory(tmp_path: Path) -> None:
@@ -246,14 +263,15 @@ def test_odd_redirects_and_challenges_are_one_line(status: int, header: str, val
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("to", ["http://a.example/x", "http://b.example/x", "ftp://a.example/x", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "to", ["http://a.example/x", "http://b.example/x", "https://a:0/x", "ftp://a.example/x", "file:///x"]
+)
 def test_no_redirect_leads_to_what_is_less_safe(to: str) -> None:
-    door = HttpClient("https://a.example")
     with pytest.raises(Unreachable, match="less secure"):
-        door._redirected("https://a.example/v2/", to)
-    assert door._redirected("https://a.example/v2/", "/x") == "https://a.example/x"
-    assert door._redirected("https://a.example/v2/", "https://b.example/x") == "https://b.example/x"
-    assert door._redirected("http://127.0.0.1:5000/v2/", "https://b.example/x") == "https://b.example/x"
+        transfer_http.resolve("https://a.example/v2/", to)
+    assert transfer_http.resolve("https://a.example/v2/", "/x") == "https://a.example/x"
+    assert transfer_http.resolve("https://a.example/v2/", "https://b.example/x") == "https://b.example/x"
+    assert transfer_http.resolve("http://127.0.0.1:5000/v2/", "https://b.example/x") == "https://b.example/x"
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b"5", b'{"token": 5}', b"\xff", b"{}", b""])
@@ -320,11 +338,12 @@ def test_a_server_that_dribbles_holds_nobody(path: str) -> None:
         assert time.monotonic() - begun < 5
 
 
-def test_without_a_timeout_there_is_a_least_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", ["/head", "/body"])
+def test_without_a_timeout_there_is_a_least_speed(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer_http, "_SECONDS", 0.3)
     monkeypatch.setattr(transfer_http, "_SLOWEST", 1 << 30)
     with answering(Dribbling) as base, pytest.raises(Unreachable, match="did not finish within"):
-        HttpClient(base).ask("GET", "/body")
+        HttpClient(base).ask("GET", path)
 
 
 class Proxying(http.server.BaseHTTPRequestHandler):
