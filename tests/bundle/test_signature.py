@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from deploytool.bundle import sign, signature
 from deploytool.bundle.manifest import (
+    MAX_MANIFEST_BYTES,
     SIGNATURE_FILE,
     Manifest,
     describe_file,
@@ -57,6 +59,7 @@ def test_the_signature_alone_detects_a_change_of_every_file(copy: Path, ours: Ke
         ('"hint":"', '"hint":"0'),
         ('"sig":"', '"sig":" '),
         ("}]}}", '}]}} "'),
+        ("}]}}", "},{}]}}"),
         ('"signatures":[', '"signatures":[{},'),
     ],
 )
@@ -64,6 +67,12 @@ def test_a_signature_in_any_other_form_is_refused(copy: Path, ours: Keys, old: s
     path = copy / SIGNATURE_FILE
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new, 1))
+    assert is_refused(copy, ours[1])
+
+
+def test_a_signature_file_that_is_too_long_is_refused(copy: Path, ours: Keys) -> None:
+    with (copy / SIGNATURE_FILE).open("a") as opened:
+        opened.write(" " * MAX_MANIFEST_BYTES)  # which JSON allows
     assert is_refused(copy, ours[1])
 
 
@@ -168,6 +177,7 @@ def test_an_unsigned_file_is_refused(copy: Path, ours: Keys) -> None:
         ('"name": "manifest.json"', '"name": "recipe.json"'),
         ('"method": "files"', '"method": "shards"'),
         ('{"sha256": "', '{"sha256": "0'),
+        ('"}}]', '"}}, {}]'),
         ("{", "[" * 100_000),
     ],
 )
@@ -184,12 +194,17 @@ def test_a_statement_of_another_type_is_refused_even_with_a_valid_signature(
 
 
 def test_unusable_keys_are_bad_input(copy: Path, tmp_path: Path, ours: Keys) -> None:
+    long, locked = tmp_path / "long.pem", tmp_path / "locked.pem"
+    long.write_bytes(b"#" * signature._MAX_KEY_BYTES + b"\n" + ours[1].read_bytes())
+    private = ec.generate_private_key(ec.SECP256R1())
+    locked.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
     foreign = keys(tmp_path, "ed25519", ed25519.Ed25519PrivateKey.generate())
     unsupported = keys(tmp_path, "secp256k1", ec.generate_private_key(ec.SECP256K1()))
     for key, problem in (
         (tmp_path / "none.pem", "cannot be read"),
         (copy / "recipe.json", "is no public key"),
         (ours[0], "is no public key"),
+        (long, "is no public key"),
         (foreign[1], "is no key on secp256r1"),
         (unsupported[1], "is no key on secp256r1"),
     ):
@@ -198,6 +213,7 @@ def test_unusable_keys_are_bad_input(copy: Path, tmp_path: Path, ours: Keys) -> 
     for key, problem in (
         (tmp_path / "none.pem", "cannot be read"),
         (ours[1], "is no private key in PEM"),
+        (locked, "is encrypted with a password"),
         (foreign[0], "is no private key on secp256r1"),
         (unsupported[0], "is no private key on secp256r1"),
     ):
@@ -226,8 +242,9 @@ def test_an_installed_bundle_keeps_its_signature(signed: Path, tmp_path: Path, o
     second = install.install(signed, root, lambda _: None, key=ours[1])
     assert (second.current, second.previous) == (first.current, None)
     verify.check_integrity(install.bundle_path(root, second.current), VerifyOptions(key=ours[1]))
-    with pytest.raises(Refused, match="is not by the key"), serve(root, require_signature=theirs[1]):
-        pass
+    for place in (root, signed):  # installed, and opened where it lies
+        with pytest.raises(Refused, match="is not by the key"), serve(place, require_signature=theirs[1]):
+            pass
 
 
 def test_rollback_requires_the_signature(packed: Path, signed: Path, tmp_path: Path, ours: Keys) -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,13 +19,14 @@ import pytest
 import deploytool.device
 from deploytool.bundle.manifest import read_manifest
 from deploytool.data import golden
-from deploytool.device import install, verify
+from deploytool.device import install, start_attempts, verify
 from deploytool.device.candidates import Tier
 from deploytool.device.probe import ProbeResult
 from deploytool.device.verify import Integrity
 from deploytool.errors import BadInput, DeployError, NotVerified, Refused
 from deploytool.spec import Attempt
 from tests.conftest import ROOT
+from tests.device.keys import keys
 
 SCALE = 1e-5
 EMPTY = np.zeros((0, 5, 3), np.uint8)
@@ -168,6 +170,8 @@ def prevent_start(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     """Breaks this process or its machine as named, and returns the arguments for opening a model."""
     if name == "a key that is not there":
         return {"require_signature": str(tmp_path / "nokey.pem")}
+    if name == "a key that has not signed it":
+        return {"require_signature": str(keys(tmp_path, "theirs")[1])}
     if name == "an unknown backend":
         return {"require": "gpu"}
     if name == "a GPU whose driver is not up":
@@ -197,6 +201,7 @@ def raising(original: Callable[..., object], number: int) -> Callable[..., objec
     "name",
     [
         "a key that is not there",
+        "a key that has not signed it",
         "an unknown backend",
         "a GPU whose driver is not up",
         "no folder for temporary files",
@@ -242,6 +247,25 @@ def test_a_bundle_whose_worker_dies_is_refused_with_the_reason(
     pointer = install.read_pointer(root)
     assert pointer is not None
     assert "SIGSEGV" in pointer.refused[digest]
+
+
+_DIES = """
+import os, sys
+import deploytool.device
+from deploytool.device import serve
+serve.open_candidate = lambda candidate: os.abort()
+with deploytool.device.open(sys.argv[1]):
+    pass
+"""
+
+
+def test_a_process_that_dies_while_it_loads_is_a_failed_start_until_one_succeeds(root: Path) -> None:
+    records = install.start_records(root, install.bundle_to_start(root).current)
+    done = subprocess.run([sys.executable, "-c", _DIES, str(root)], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGABRT
+    assert len(start_attempts.failures(records)) == 1
+    with deploytool.device.open(root):
+        assert not start_attempts.failures(records)
 
 
 _BESIDE = "import json, sys; print(json.dumps(sorted(sys.modules)))"

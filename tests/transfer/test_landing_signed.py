@@ -117,14 +117,17 @@ def test_a_signature_that_names_other_bytes_than_its_manifest_leaves_nothing(
     signed: Path, tmp_path: Path, ours: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever holds the key has signed nonsense: the two do not agree, and neither is believed."""
+    shutil.copytree(signed, tmp_path / "there", ignore=shutil.ignore_patterns(SIGNATURE_FILE))
     (signed / "recipe.json").write_bytes(b"x")
     monkeypatch.setattr(sign, "check_files", lambda folder, manifest: None)
     sign.sign(signed, ours[0])
     monkeypatch.undo()
     (tmp_path / "home").mkdir()
-    with pytest.raises(Refused, match=r"recipe\.json is not signed with the digest that the manifest states"):
-        pulled(str(signed), tmp_path / "home" / "out", ours[1])
+    for out in (tmp_path / "home" / "out", tmp_path / "there"):
+        with pytest.raises(Refused, match=r"recipe\.json is not signed with the digest that the manifest states"):
+            pulled(str(signed), out, ours[1])
     assert not list((tmp_path / "home").iterdir())
+    assert not (tmp_path / "there" / SIGNATURE_FILE).exists()
 
 
 def test_what_came_before_without_its_signature_gets_it(signed: Path, tmp_path: Path, ours: Keys, theirs: Keys) -> None:
