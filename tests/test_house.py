@@ -298,11 +298,11 @@ def test_what_is_printed_on_a_screen_is_made_visible_there() -> None:
     assert {ast.unparse(each[0]) if each else "" for each in printed} == {
         "",
         "Text(terminal.visible(text))",
-        "_drawn(columns, cells, console.width)",
+        "_build_table(columns, cells)",
     }
     source = SCREEN.read_text(encoding="utf-8")
     assert "cells = [tuple(terminal.visible(cell) for cell in row) for row in rows]" in source
-    assert "drawn.add_row(*map(Text, row))" in source
+    assert "table.add_row(*map(Text, row))" in source
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ app.callback()(command.before)
 
 def main() -> None:
     """Runs the command line and exits; an error is printed as one problem and one remedy."""
-    console.settle()
+    console.ignore_invalid_size()
     try:
         interrupt.install_handlers(_interrupted)
     except (OSError, RuntimeError) as error:  # too many open files or threads
@@ -117,27 +117,27 @@ def _failed(error: DeployError) -> int:
     """Prints the error and returns its exit code."""
     console.failure(error)
     if _json():
-        console.document({"error": console.with_lines(error)})
+        console.document({"error": console.error_document(error)})
     return error.exit_code
 
 
 def _misused(error: Any) -> int:
     """Prints the usage and what is wrong with the arguments, and returns the exit code."""
-    console.misused(error)
+    console.usage_error(error)
     if _json():
-        console.document({"error": console.with_lines(BadInput(error.format_message(), "see --help"))})
+        console.document({"error": console.error_document(BadInput(error.format_message(), "see --help"))})
     return int(error.exit_code)
 
 
 def _interrupted() -> bytes:
     """The bytes that stdout gets when the process is interrupted."""
-    error = {"problem": "interrupted", "remedy": "the same command goes on with what is finished", "exit_code": 130}
+    error = {"problem": "interrupted", "remedy": interrupt.REMEDY, "exit_code": 130}
     return serde.text({"error": error}).encode() if _json() else b""
 
 
 def _json() -> bool:
     """Whether --json was given, even if the arguments could not be parsed."""
-    return console.manner().json or "--json" in sys.argv
+    return console.mode().json or "--json" in sys.argv
 
 
 def _check_runtimes() -> None:

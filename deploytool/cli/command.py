@@ -1,10 +1,10 @@
-"""What every command shares: --quiet, --verbose, --json and --config, one way to answer and one way to end."""
+"""The shared options of all commands (--quiet, --verbose, --json, --config), and how an outcome is printed."""
 
 from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import wraps
@@ -23,9 +23,9 @@ from deploytool.host import terminal
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command has to say in the end: a document for programs, a verdict in one line, and what comes next.
+    """The outcome of a command: the JSON document, the verdict in one line, the error, and the next step.
 
-    The document gets the failure besides, under `error`. `next` is a command, or a sentence with one.
+    The printed document also has the failure, under `error`. `next` is a command, or a sentence with one.
     """
 
     document: Mapping[str, object]
@@ -35,34 +35,35 @@ class Outcome:
 
 
 def _configure(context: typer.Context, named: Path | None) -> Path | None:
-    """Makes the settings of a file this command's defaults, before any other option is looked at."""
-    above = context.parent
-    if context.resilient_parsing or above is None:
+    """Reads the configuration file into the defaults of this command; it is called before other options are parsed."""
+    parent = context.parent
+    if context.resilient_parsing or parent is None:
         return named
-    found = cli_config.find(named or above.params.get("config"))
-    if found:
-        group: Any = above.command
-        context.default_map = cli_config.defaults(found, context, group.list_commands(above))
-        context.meta["deploytool.settings"] = found.file
-        return found.file
+    settings = cli_config.find(named or parent.params.get("config"))
+    if settings:
+        group: Any = parent.command
+        context.default_map = cli_config.defaults(settings, context, group.list_commands(parent))
+        context.meta["deploytool.settings"] = settings.file
+        return settings.file
     return named
 
 
 _QUIET = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Say only the verdict, or what failed.", rich_help_panel=SHARED)
+    bool, typer.Option("--quiet", "-q", help="Print only the verdict, or the error.", rich_help_panel=SHARED)
 ]
 _VERBOSE = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Say what was decided, and what tools say.", rich_help_panel=SHARED)
+    bool,
+    typer.Option("--verbose", "-v", help="Also print decisions and the output of tools.", rich_help_panel=SHARED),
 ]
 _JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.", rich_help_panel=SHARED)]
-_FILE = "Defaults for options: deploytool.toml, or [tool.deploytool] in pyproject.toml."
+_CONFIG_HELP = "File with defaults for options: deploytool.toml, or pyproject.toml with [tool.deploytool]."
 _CONFIG = Annotated[
     Path | None,
     typer.Option(
         "--config",
         metavar="FILE",
-        help=_FILE,
-        show_default="found here or above",
+        help=_CONFIG_HELP,
+        show_default="searched for here and in parent folders",
         is_eager=True,
         callback=_configure,
         rich_help_panel=SHARED,
@@ -78,67 +79,74 @@ _SHARED: Mapping[str, tuple[Any, Any]] = {
 
 def before(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help=_FILE, rich_help_panel=SHARED)] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help=_CONFIG_HELP, rich_help_panel=SHARED)
+    ] = None,
     quiet: _QUIET = False,
     verbose: _VERBOSE = False,
     as_json: _JSON = False,
 ) -> None:
-    """The shared options before the command's name."""
+    """Handles the shared options before the command's name."""
     context.obj = OutputMode(quiet, verbose, as_json)
 
 
 def with_shared_options(command: Callable[..., Outcome | None]) -> Callable[..., None]:
-    """A command with the shared options beside its own, and its outcome shown in the manner they ask for.
+    """A function that adds the shared options to a command and prints its outcome in the requested output mode.
 
-    A command that has an option of the same name keeps its own.
+    A command that already has an option of the same name keeps its own.
     """
     own = inspect.signature(command, eval_str=True).parameters
-    added = {name: each for name, each in _SHARED.items() if name not in own}
+    added = {name: option for name, option in _SHARED.items() if name not in own}
 
     @wraps(command)
-    def called(context: typer.Context, **given: Any) -> None:
-        shared = {name: given.pop(name) if name in added else given.get(name) for name in _SHARED}
-        _adopt(context, shared)
-        begun = time.monotonic()
-        _explain(context)
-        apart = console.manner().json and "as_json" in added  # a model that prints spoils no document
-        with terminal.stdout_to_stderr() if apart else nullcontext():
-            outcome = command(**given)
-        console.detail(f"took {time.monotonic() - begun:.2f} s")
+    def run(context: typer.Context, **values: Any) -> None:
+        shared = {name: values.pop(name) if name in added else values.get(name) for name in _SHARED}
+        _set_mode(context, shared)
+        start = time.monotonic()
+        _log_options(context)
+        redirect = console.mode().json and "as_json" in added  # a model may print, and stdout is for the document
+        with terminal.stdout_to_stderr() if redirect else nullcontext():
+            outcome = command(**values)
+        console.detail(f"took {time.monotonic() - start:.2f} s")
         if outcome:
             _show(outcome)
 
-    kinds = [
+    signature = _signature(own.values(), added)
+    run.__signature__ = signature  # type: ignore[attr-defined]  # read by typer
+    run.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    return run
+
+
+def _signature(own: Iterable[inspect.Parameter], added: Mapping[str, tuple[Any, Any]]) -> inspect.Signature:
+    """The context, a command's own parameters and the shared ones, all by keyword."""
+    shared = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
         for name, (kind, default) in added.items()
     ]
-    first = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    named = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own.values()]
-    signature = inspect.Signature([first, *named, *kinds])
-    called.__signature__ = signature  # type: ignore[attr-defined]  # what typer reads
-    called.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
-    return called
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    by_keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    return inspect.Signature([context, *by_keyword, *shared])
 
 
-def _adopt(context: typer.Context, shared: Mapping[str, Any]) -> None:
-    """The manner that was asked for before the command's name or behind it."""
-    above: OutputMode = context.obj or OutputMode()
-    manner = OutputMode(
-        above.quiet or bool(shared["quiet"]),
-        above.verbose or bool(shared["verbose"]),
-        above.json or bool(shared["as_json"]),
+def _set_mode(context: typer.Context, shared: Mapping[str, Any]) -> None:
+    """Sets the output mode from the shared options before and after the command's name."""
+    before_name: OutputMode = context.obj or OutputMode()
+    mode = OutputMode(
+        before_name.quiet or bool(shared["quiet"]),
+        before_name.verbose or bool(shared["verbose"]),
+        before_name.json or bool(shared["as_json"]),
     )
-    console.set_mode(manner)
-    if manner.quiet and manner.verbose:
-        raise BadInput("--quiet and --verbose were both asked for", "choose one")
-    console.listen()
+    console.set_mode(mode)
+    if mode.quiet and mode.verbose:
+        raise BadInput("--quiet and --verbose are mutually exclusive", "choose one")
+    console.show_logs()
 
 
-def _explain(context: typer.Context) -> None:
-    """Where the options are from, for --verbose."""
+def _log_options(context: typer.Context) -> None:
+    """Prints where the options come from; all but the first line only with --verbose."""
     file = context.meta.get("deploytool.settings")
-    taken = (context.get_parameter_source(name) for name in context.params)
-    if any(source is not None and source.name == "DEFAULT_MAP" for source in taken):
+    sources = (context.get_parameter_source(name) for name in context.params)
+    if any(source is not None and source.name == "DEFAULT_MAP" for source in sources):
         console.note(f"options from {file}")
     console.detail(f"configuration: {file or 'no file'}")
     for name, value in context.params.items():
@@ -149,10 +157,11 @@ def _explain(context: typer.Context) -> None:
 
 
 def _show(outcome: Outcome) -> None:
-    spoken = console.manner()
-    if spoken.json:
-        console.document({**outcome.document, "error": console.with_lines(outcome.failure)})
-    elif spoken.quiet and not outcome.failure:
+    """Prints an outcome in the current output mode; raises typer.Exit with the exit code of a failure."""
+    mode = console.mode()
+    if mode.json:
+        console.document({**outcome.document, "error": console.error_document(outcome.failure)})
+    elif mode.quiet and not outcome.failure:
         console.line(outcome.verdict)
     if outcome.failure:
         console.failure(outcome.failure)

@@ -1,4 +1,4 @@
-"""What the shell completes: names of models and targets, found without any of the heavy libraries."""
+"""Shell completion of models, targets, rewrites and paths, without importing a heavy library."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ from deploytool.targets import TARGETS, THIS
 
 
 def model(incomplete: str) -> list[str]:
-    """The models whose names begin so."""
-    with suppress(DeployError):  # of a package that adds models and is broken; the command itself will say so
-        return [found.name for found in catalog.models() if found.name.startswith(incomplete)]
+    """The models whose names begin with `incomplete`."""
+    with suppress(DeployError):  # a package that adds models is broken; the command itself reports it
+        return [entry.name for entry in catalog.models() if entry.name.startswith(incomplete)]
     return []
 
 
 def path_or_model(incomplete: str) -> list[str]:
-    """Folders and files that begin so, and models."""
-    begun = Path(incomplete)
-    folder = begun if incomplete.endswith("/") else begun.parent
-    inside = sorted(folder.iterdir()) if folder.is_dir() else []
-    names = [f"{path}/" if path.is_dir() else str(path) for path in inside]
-    shown = [name for name in names if name.startswith(incomplete) and name == visible(name)]
-    return [*shown, *model(incomplete)]
+    """Folders, files and models whose names begin with `incomplete`."""
+    start = Path(incomplete)
+    folder = start if incomplete.endswith("/") else start.parent
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    names = [f"{path}/" if path.is_dir() else str(path) for path in entries]
+    paths = [name for name in names if name.startswith(incomplete) and name == visible(name)]
+    return [*paths, *model(incomplete)]
 
 
 def form(incomplete: str) -> list[str]:
-    """The forms of a graph whose names begin so."""
+    """The values of `--rewrite` that begin with `incomplete`."""
     return [name for name in CHOICES if name.startswith(incomplete)]
 
 
 def target(incomplete: str) -> list[tuple[str, str]]:
-    """The targets that the last word of a list with commas begins, with examples of what they are."""
+    """Completions of the last target in a comma-separated list, each with examples of its devices."""
     before, comma, word = incomplete.rpartition(",")
-    named = {name: target.examples for name, target in TARGETS.items()} | {THIS: "this machine"}
-    given = before.split(",")
+    targets = {name: target.examples for name, target in TARGETS.items()} | {THIS: "this machine"}
+    listed = before.split(",")
     return [
-        (f"{before}{comma}{name}", what) for name, what in named.items() if name.startswith(word) and name not in given
+        (f"{before}{comma}{name}", devices)
+        for name, devices in targets.items()
+        if name.startswith(word) and name not in listed
     ]

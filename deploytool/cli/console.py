@@ -1,4 +1,4 @@
-"""What people see: tables and lines on stdout, or on stderr where stdout belongs to a JSON document."""
+"""Terminal output: tables and lines on stdout, or on stderr if stdout gets a JSON document."""
 
 from __future__ import annotations
 
@@ -16,64 +16,64 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from deploytool.errors import DeployError
 from deploytool.host import exception_text, terminal
-from deploytool.transfer import auth as known
+from deploytool.transfer import auth
 
-_UNBOUNDED = 1000  # columns of what is no terminal: a pipe or a file
-_HARD = "\0"  # stands for a space at which no line may be broken
-_PROSE = 16  # columns that a cell of words needs at the least
+_UNBOUNDED = 1000  # width in columns of a pipe or a file
+_NO_BREAK = "\0"  # placeholder for a space at which a line must not be broken
+_MIN_TEXT_WIDTH = 16  # columns of a cell with text
 
 
 @dataclass(frozen=True)
 class OutputMode:
-    """How a command speaks: only the verdict, everything, or one JSON document on stdout."""
+    """The output mode of a command: only the verdict, everything, or one JSON document on stdout."""
 
     quiet: bool = False
     verbose: bool = False
     json: bool = False
 
 
-_MANNER: ContextVar[OutputMode] = ContextVar("manner", default=OutputMode())  # noqa: B039  # frozen
+_MODE: ContextVar[OutputMode] = ContextVar("mode", default=OutputMode())  # noqa: B039  # frozen
 
 
-def set_mode(manner: OutputMode) -> None:
-    """Speaks in this manner from now on."""
-    _MANNER.set(manner)
+def set_mode(mode: OutputMode) -> None:
+    """Sets the output mode of this command."""
+    _MODE.set(mode)
 
 
-def manner() -> OutputMode:
-    """How this command speaks."""
-    return _MANNER.get()
+def mode() -> OutputMode:
+    """The output mode of this command."""
+    return _MODE.get()
 
 
-def settle() -> None:
-    """Forgets a size of the terminal that makes no sense, as a program without one may leave it."""
+def ignore_invalid_size() -> None:
+    """Removes COLUMNS and LINES from the environment if they are not positive numbers, which rich cannot read."""
     for name in ("COLUMNS", "LINES"):
         if not re.fullmatch("[1-9][0-9]{0,5}", os.environ.get(name, "")):
             os.environ.pop(name, None)
 
 
 def stderr_console(*, as_json: bool = False) -> Console:
-    """Where text for people goes while a command works."""
-    spoken = manner()
-    return _console(stderr=as_json or spoken.json, quiet=spoken.quiet)
+    """The console for text that is not in the JSON document: stdout, or stderr with --json."""
+    current = mode()
+    return _console(stderr=as_json or current.json, quiet=current.quiet)
 
 
 def progress_console() -> Console:
-    """Where a progress bar goes whose lines go elsewhere."""
-    return _console(stderr=True, quiet=manner().quiet)
+    """The console for a progress bar if the lines are not written to a terminal: stderr."""
+    return _console(stderr=True, quiet=mode().quiet)
 
 
 def stdout_console() -> Console:
-    """Where an answer for people goes that a JSON document gives in full."""
-    spoken = manner()
-    return _console(stderr=False, quiet=spoken.quiet or spoken.json)
+    """The console for text that the JSON document also contains: stdout, silent with --json."""
+    current = mode()
+    return _console(stderr=False, quiet=current.quiet or current.json)
 
 
 def _console(*, stderr: bool, quiet: bool) -> Console:
@@ -84,32 +84,33 @@ def _console(*, stderr: bool, quiet: bool) -> Console:
 
 
 def document(value: object) -> None:
-    """Puts one JSON document on stdout."""
+    """Writes one JSON document to stdout."""
     terminal.print_json(value)
 
 
 def line(text: str) -> None:
-    """One line on stdout in any manner: --quiet leaves it."""
+    """Writes one line to stdout in every output mode, also with --quiet."""
     terminal.print_stdout(text)
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
-    """One line; on a terminal it is broken between words, and no path is ever broken in two."""
+    """Prints one line; on a terminal it is wrapped between words, so that no path is broken."""
     text = terminal.visible(text)
     lines = [text]
     if console.is_terminal and len(text) > console.width:
         margin = " " * (len(text) - len(text.lstrip()))
         lines = _wrapped(text.strip(), console.width, margin, f"{margin}  ")
-    for each in lines:
-        unwrapped(console, each, style)
+    for line in lines:
+        unwrapped(console, line, style)
 
 
 def unwrapped(console: Console, text: str, style: str | None = None) -> None:
-    """One line that is not broken, for a command that is to be copied; brackets and colons in it mean nothing."""
+    """Prints one line without wrapping, for a command to copy; it is not parsed as markup."""
     console.print(Text(terminal.visible(text)), soft_wrap=True, style=style)
 
 
 def _wrapped(text: str, width: int, first: str = "", others: str = "") -> list[str]:
+    """The lines of a text wrapped between words; `first` and `others` are the indents of the lines."""
     return textwrap.wrap(
         text,
         width,
@@ -121,28 +122,28 @@ def _wrapped(text: str, width: int, first: str = "", others: str = "") -> list[s
 
 
 def detail(line: str) -> None:
-    """A line that only --verbose shows, on stderr."""
-    if manner().verbose:
+    """Prints a line on stderr if --verbose is given."""
+    if mode().verbose:
         unwrapped(_console(stderr=True, quiet=False), line)
 
 
 def note(line: str) -> None:
-    """A line on how far a command is, on stderr."""
+    """Prints a line about progress on stderr."""
     unwrapped(progress_console(), line)
 
 
 def table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table; a column whose name begins with > is aligned to the right, one that begins with ~ holds words.
+    """Prints a table. The name of a right-aligned column begins with >, that of a column with text with ~.
 
-    Words are broken where the terminal is narrow. Where not even that helps, each row becomes a paragraph: nothing is
-    cut off, and no name or figure is broken.
+    Text is wrapped on a narrow terminal. If that is not enough, each row is printed as a paragraph: nothing is cut off,
+    and no name or number is broken.
     """
     cells = [tuple(terminal.visible(cell) for cell in row) for row in rows]
     if title:
         for line in _wrapped(terminal.visible(title), console.width):
             unwrapped(console, line, "bold")
-    if _narrowest(console, columns, cells) <= console.width:
-        console.print(_drawn(columns, cells, console.width))
+    if _minimum_width(console, columns, cells) <= console.width:
+        console.print(_build_table(columns, cells))
         return
     console.print()
     for row in cells:
@@ -150,59 +151,50 @@ def table(console: Console, title: str, columns: Sequence[str], rows: Iterable[S
     console.print()
 
 
-def _drawn(columns: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> Table:
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_header=any(columns))
+def _build_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_header=any(columns))
     for column in columns:
-        words = column.startswith("~")
-        right = column.startswith(">")
-        drawn.add_column(
-            column.lstrip(">~"),
-            justify="right" if right else "left",
-            no_wrap=not words,
-            overflow="fold",
-            min_width=None,
-        )
+        justify: JustifyMethod = "right" if column.startswith(">") else "left"
+        table.add_column(column.lstrip(">~"), justify=justify, no_wrap=not column.startswith("~"), overflow="fold")
     for row in rows:
-        drawn.add_row(*map(Text, row))
-    return drawn
+        table.add_row(*map(Text, row))
+    return table
 
 
-def _narrowest(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    """The columns of a terminal on which the table still stands, words aside."""
-    short = [
-        tuple(cell[:_PROSE] if column.startswith("~") else cell for column, cell in zip(columns, row, strict=True))
-        for row in rows
-    ]
+def _minimum_width(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """The width in columns that the table needs, with text cells cut to their minimum width."""
+    limits = [_MIN_TEXT_WIDTH if column.startswith("~") else None for column in columns]
+    short = [tuple(cell[:limit] for cell, limit in zip(row, limits, strict=True)) for row in rows]
     unbounded = console.options.update(width=_UNBOUNDED)
-    return Measurement.get(console, unbounded, _drawn(columns, short, _UNBOUNDED)).maximum
+    return Measurement.get(console, unbounded, _build_table(columns, short)).maximum
 
 
 def _paragraph(console: Console, columns: Sequence[str], row: Sequence[str]) -> None:
-    """The first cell, and under it the others by the names of their columns."""
+    """Prints a row as a paragraph: the first cell, then the others with the names of their columns."""
     unwrapped(console, row[0].strip())
-    named = []
+    labels = []
     for column, cell in zip(columns[1:], row[1:], strict=True):
         if cell.strip("– "):
             name = column.lstrip(">~")
             label = f"{name}: {cell}" if name else cell
-            broken = column.startswith("~") or len(label) > console.width - 3  # margin and semicolon
-            named.append(label if broken else label.replace(" ", _HARD))
-    for line in _wrapped("; ".join(named), console.width, "  ", "  "):
-        unwrapped(console, line.replace(_HARD, " "))
+            breakable = column.startswith("~") or len(label) > console.width - 3  # indent and semicolon
+            labels.append(label if breakable else label.replace(" ", _NO_BREAK))
+    for line in _wrapped("; ".join(labels), console.width, "  ", "  "):
+        unwrapped(console, line.replace(_NO_BREAK, " "))
 
 
 def failure(error: DeployError) -> None:
-    """The problem and the remedy, one line each, on stderr."""
+    """Prints the problem and the remedy on stderr, and with --verbose the traceback of the cause."""
     console = _console(stderr=True, quiet=False)
     say(console, f"deploytool: {error}", "red")
     unwrapped(console, f"  → {error.remedy}")
-    if error.__cause__ is not None and manner().verbose:
+    if error.__cause__ is not None and mode().verbose:
         for line in exception_text.trace(error.__cause__):
             unwrapped(console, line)
 
 
-def misused(error: Any) -> None:
-    """How a command is used, and what was wrong with that, on stderr."""
+def usage_error(error: Any) -> None:
+    """Prints the usage of a command and typer's message about wrong arguments on stderr."""
     lines = [] if error.ctx is None else error.ctx.get_usage().splitlines()
     if error.ctx is not None and error.ctx.command.get_help_option(error.ctx) is not None:
         lines += [f"Try '{error.ctx.command_path} {error.ctx.help_option_names[0]}' for help.", ""]
@@ -210,34 +202,34 @@ def misused(error: Any) -> None:
         terminal.print_stderr(line)
 
 
-def with_lines(error: DeployError | None) -> dict[str, str | int] | None:
-    """A failure as it stands in a JSON document."""
+def error_document(error: DeployError | None) -> dict[str, str | int] | None:
+    """An error as a JSON document has it, under `error`."""
     if error is None:
         return None
     return {"problem": str(error), "remedy": error.remedy, "exit_code": error.exit_code}
 
 
-def listen() -> None:
-    """Has what the floors below log shown as details, and warnings of theirs and of libraries as notes."""
+def show_logs() -> None:
+    """Prints log records of deploytool with --verbose, and warnings of deploytool and of libraries always."""
 
-    class Shown(logging.Handler):
-        """Passes what is logged on to the terminal."""
+    class ConsoleHandler(logging.Handler):
+        """Prints log records on stderr."""
 
         def emit(self, record: logging.LogRecord) -> None:
-            """Shows one record."""
+            """Prints one record."""
             if record.levelno >= logging.WARNING:
                 note(record.getMessage())
             else:
                 detail(f"{record.name.rpartition('.')[2]:>12}  {record.getMessage()}")
 
     log = logging.getLogger("deploytool")
-    log.setLevel(logging.DEBUG if manner().verbose else logging.WARNING)
+    log.setLevel(logging.DEBUG if mode().verbose else logging.WARNING)
     log.propagate = False
-    log.handlers = [Shown()]
-    warnings.showwarning = _warned
+    log.handlers = [ConsoleHandler()]
+    warnings.showwarning = _show_warning
 
 
-def _warned(
+def _show_warning(
     message: Warning | str,
     category: type[Warning],
     filename: str,
@@ -248,17 +240,17 @@ def _warned(
     note(f"{filename}:{lineno}: {category.__name__}: {exception_text.clean(str(message))}")
 
 
-def shows(page: Path) -> bool:
-    """Opens a page in a browser with windows; False where there is none."""
+def open_page(page: Path) -> bool:
+    """Opens a page in a graphical browser; returns False if there is none."""
     displays = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     return bool(displays or sys.platform in ("darwin", "win32")) and webbrowser.open(page.resolve().as_uri())
 
 
 def processors() -> int:
-    """How many threads can run at once for us."""
+    """The number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def logins() -> Path | None:
-    """Where `docker login` leaves who we are."""
-    return known.config_path(os.environ.get("DOCKER_CONFIG"))
+def docker_config() -> Path | None:
+    """The file with the credentials of `docker login`."""
+    return auth.config_path(os.environ.get("DOCKER_CONFIG"))

@@ -1,4 +1,4 @@
-"""How `--help` is laid out: commands and options under headings, each command with one line."""
+"""The layout of `--help`: commands and options under headings, one line for each command."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typer.core import TyperCommand
 
 from deploytool.device import arguments
 
-WIDEST = 120  # columns: a wider terminal makes no longer lines
+WIDEST = 120  # columns of the longest line, also on a wider terminal
 SHARED = "Every command"  # the heading of the options that all commands have
 _OTHER = "Options"
 
-COMMANDS: Mapping[str, Mapping[str, str]] = {  # by heading: the commands, in the order in which --help has them
+COMMANDS: Mapping[str, Mapping[str, str]] = {  # heading: commands and their summaries, in the order of --help
     "Make": {
         "export": "Export a model to ONNX, FP16 and TensorRT, and check every file.",
         "train": "Train a model on CIFAR-10 or on folders of images.",
-        "models": "List the models that are built in.",
+        "models": "List the built-in models.",
         "targets": "List the devices that engines can be built for.",
     },
     "Check": {
-        "show": "Show a run, one of its files, or what a model's layers cost.",
-        "report": "Write the page of a run, or one page of several runs.",
-        "bench": "Time every file of a run, or every backend of a bundle.",
+        "show": "Show a run, one of its files, or the cost of a model's layers.",
+        "report": "Write the report page of a run, or one page for several runs.",
+        "bench": "Time every artifact of a run, or every backend of a bundle.",
         "blame": "Find the first layer of a run whose output is wrong.",
-        "faults": "Plant faults in a run's graph and see which are caught.",
-        "diff": "Compare two runs or bundles; fail beyond a budget.",
+        "faults": "Plant faults in a run's graph and count those that are caught.",
+        "diff": "Compare two runs or bundles; fail if a budget is exceeded.",
     },
     "Device": {
         name: arguments.COMMANDS[name].summary for name in ("verify", "build", "run", "install", "rollback", "pardon")
     },
     "Ship": {
-        "pack": "Pack a run into a bundle, with what a device needs to check it.",
+        "pack": "Pack a run into a bundle that a device can verify and run.",
         "sign": "Sign a bundle with a private key.",
-        "push": "Send a bundle to an OCI registry, or into one file.",
+        "push": "Send a bundle to an OCI registry, or write it to one file.",
         "pull": arguments.COMMANDS["pull"].summary,
-        "ship": "Send a bundle to a device over ssh and install it there.",
+        "ship": "Send a bundle to a device over SSH and install it there.",
     },
     "More": {
         "doctor": arguments.COMMANDS["doctor"].summary,
@@ -46,21 +46,21 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {  # by heading: the commands, in th
 
 
 class Command(TyperCommand):
-    """A command whose options stand under the headings that their `rich_help_panel` names."""
+    """A command that shows its options under the headings in their `rich_help_panel`."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Arguments first, then options by heading, those of every command last."""
+        """Writes arguments, then options by heading; shared options last."""
         write_options(self, ctx, formatter)
 
 
 def write_options(command: Any, ctx: Any, formatter: Any) -> None:
-    """Writes arguments, then options by heading, those of every command last."""
+    """Writes arguments, then options by heading; shared options last."""
     panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], _OTHER: []}
     for param in command.get_params(ctx):
         record = param.get_help_record(ctx)
         if record is not None:
             panels.setdefault(_panel(param), []).append(record)
-    for panel in sorted((each for each in panels if panels[each]), key=lambda each: each == SHARED):
+    for panel in sorted((name for name in panels if panels[name]), key=lambda name: name == SHARED):
         with formatter.section(panel):
             formatter.write_dl(panels[panel])
 

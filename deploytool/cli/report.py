@@ -65,6 +65,6 @@ def report(
     console.say(console.stdout_console(), f"Report: {written}")
     if junit:
         console.say(console.stdout_console(), f"JUnit: {junit}")
-    if open_ and not console.shows(written):
+    if open_ and not console.open_page(written):
         console.note("there is no screen or no browser here: open that file where there is one")
     return Outcome({"page": str(written), "junit": str(junit) if junit else None}, str(written))

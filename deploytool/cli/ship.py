@@ -40,7 +40,7 @@ def push(
         lines = [f"{size}: {disk.size(size.stat().st_size)}, digest {document['digest']}"]
         return _outcome(document, lines, f"python -m deploytool.device pull {address}")
     if isinstance(place, Registry):
-        known = auth.read_config(console.logins())
+        known = auth.read_config(console.docker_config())
         pushed = transfer_push.push(folder, manifest, place, known, ca=ca, timeout=timeout, say=console.note)
         lines = [
             f"{place}: {disk.size(pushed.sent)} sent, {disk.size(pushed.there)} were there",

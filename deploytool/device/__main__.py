@@ -182,8 +182,8 @@ def _parser(program: str = "deploytool") -> argparse.ArgumentParser:
         subparser = subparsers.add_parser(name, help=command.summary, description=command.description, epilog=epilog)
         subparser.add_argument("--json", action="store_true", help="Print one JSON document on stdout.")
         verbosity = subparser.add_mutually_exclusive_group()
-        verbosity.add_argument("--quiet", "-q", action="store_true", help="Say only the verdict, or what failed.")
-        verbosity.add_argument("--verbose", "-v", action="store_true", help="Say what was decided.")
+        verbosity.add_argument("--quiet", "-q", action="store_true", help="Print only the verdict, or the error.")
+        verbosity.add_argument("--verbose", "-v", action="store_true", help="Also print decisions.")
         for argument in command.arguments:
             _add(subparser, argument)
     return parser

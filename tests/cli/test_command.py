@@ -95,7 +95,7 @@ def test_the_shared_options_stand_before_the_command_or_behind(where: str, deplo
 def test_quiet_and_verbose_together_make_no_sense(deploytool: Command) -> None:
     done = deploytool("models", "--quiet", "--verbose")
     assert done.returncode == 2
-    assert "--quiet and --verbose were both asked for" in done.stderr
+    assert "--quiet and --verbose are mutually exclusive" in done.stderr
 
 
 @pytest.mark.parametrize("wrong", [("nothing",), ("models", "--nothing"), ("export",), ("train", "x")])
@@ -110,10 +110,10 @@ def test_a_wrong_use_is_a_document_too(wrong: tuple[str, ...], deploytool: Comma
 def test_the_help_of_every_command_has_the_same_form(name: str) -> None:
     helps = {param.opts[0]: param.help for param in COMMANDS[name].params}
     shared = {
-        "--quiet": "Say only the verdict, or what failed.",
-        "--verbose": "Say what was decided, and what tools say.",
+        "--quiet": "Print only the verdict, or the error.",
+        "--verbose": "Also print decisions and the output of tools.",
         "--json": "Print one JSON document on stdout.",
-        "--config": "Defaults for options: deploytool.toml, or [tool.deploytool] in pyproject.toml.",
+        "--config": "File with defaults for options: deploytool.toml, or pyproject.toml with [tool.deploytool].",
     }
     assert {option: helps.get(option) for option in shared} == shared
     for words in helps.values():

@@ -71,15 +71,15 @@ def test_a_project_of_somebody_else_is_left_alone(deploytool: Command, tmp_path:
     ("text", "problem", "remedy"),
     [
         ('[export]\nrewrit = "none"', "[export] has no option rewrit", "did you mean rewrite?"),
-        ("[exprot]\n", "[exprot] is no command", "did you mean export?"),
-        ("export = 1", "export is no table", "write [export]"),
+        ("[exprot]\n", "[exprot] is not a command", "did you mean export?"),
+        ("export = 1", "export is not a table", "write [export]"),
         ('[export]\ntrt = "yes"', "[export] trt = 'yes' is not true or false", "write true or false"),
         ("[export]\nopset = 7", "[export] opset = 7: ", "--help"),
-        ("[export]\nopset = 18.5", "[export] opset = 18.5 is not a whole number", "write a whole number"),
-        ("[export]\nopset = true", "[export] opset = True is not a whole number", "write a whole number"),
-        ('[export]\nio = "int8"', "[export] io = 'int8' is no choice", "fp32, fp16"),
+        ("[export]\nopset = 18.5", "[export] opset = 18.5 is not an integer", "write an integer"),
+        ("[export]\nopset = true", "[export] opset = True is not an integer", "write an integer"),
+        ('[export]\nio = "int8"', "[export] io = 'int8' is not a valid choice", "fp32, fp16"),
         ("[export]\nout = 3", "[export] out = 3 is not a path", "write a path"),
-        ("[export\n", "is no TOML", "mend that line"),
+        ("[export\n", "is not valid TOML", "correct that line"),
     ],
 )
 def test_what_makes_no_sense_gets_one_clear_line(
@@ -98,9 +98,9 @@ def test_what_makes_no_sense_gets_one_clear_line(
 @pytest.mark.parametrize(
     ("raw", "problem"),
     [
-        (b"[tool]\ndeploytool = 3\n", "tool.deploytool is no table"),
-        (b"[tool]\n# \xff\n", "is no TOML"),
-        (b"[tool]\nx = " + b"[" * 5000 + b"]" * 5000, "is nested too deep"),
+        (b"[tool]\ndeploytool = 3\n", "tool.deploytool is not a table"),
+        (b"[tool]\n# \xff\n", "is not valid TOML"),
+        (b"[tool]\nx = " + b"[" * 5000 + b"]" * 5000, "is nested too deeply"),
         (b"# tool.deploytool\ntool = 3\n", None),
     ],
 )
@@ -138,7 +138,7 @@ def test_what_lowers_safety_is_not_taken_from_a_file_that_was_only_found(
     words = {"export": [MODEL], "push": ["x", "y"], "ship": ["x", "a@b:/c"]}.get(command, ["x"])
     done = deploytool(command, *words)
     assert done.returncode == 2
-    assert "lowers safety, and nobody named this file" in done.stderr
+    assert "lowers safety, and the file was not given with --config" in done.stderr
     assert len(done.stderr.splitlines()) == 2
 
 

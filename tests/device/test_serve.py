@@ -310,4 +310,4 @@ def test_the_device_commands_work_without_the_libraries_of_the_host(packed: Path
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 5
     assert "Traceback" not in done.stderr
-    assert "models is no command of a device" in done.stderr
+    assert "models is not a device command" in done.stderr
