@@ -1,4 +1,4 @@
-"""`deploytool clean`: what killed commands left, shown with its size and why, and removed on demand."""
+"""`deploytool clean`: lists the leftovers of killed commands with size and reason, and removes them with --yes."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from deploytool.errors import BadInput
 from deploytool.run_folder import leftovers
 from deploytool.run_folder.leftovers import Leftover
 
-_NOTED = "it says that a run is this user's own, and the run is gone: a copy elsewhere would need --trust-code"
+_EXPIRED = "it marks a deleted run as this user's own; without it, a copy of that run needs --trust-code"
 
 
 def clean(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="FOLDER...", help="Folders to look in.", show_default="here, and in artifacts"),
+        typer.Argument(metavar="FOLDER...", help="Folders to search.", show_default="the working folder and artifacts"),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what was found instead of only showing it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove the leftovers instead of only listing them.")] = False,
 ) -> Outcome:
-    """Shows what killed commands left in folders of runs, bundles and installs, and removes it with --yes.
+    """Lists what killed commands left in folders of runs, bundles and installs, and removes it with --yes.
 
-    Nothing goes that a living process has, or that is not ours; where nobody can tell, only what is an hour old.
+    Files of other users and of running processes are kept; where the process is unknown, files of the last hour too.
     Example: deploytool clean artifacts --yes
     """
-    left = _found(folders or [each for each in (Path(), Path("artifacts")) if each.is_dir()])
-    kept = leftovers.remove(left) if yes else []
-    lines = list(leftovers.lines(left, gone=yes))
+    items = _find(folders or [folder for folder in (Path(), Path("artifacts")) if folder.is_dir()])
+    kept = leftovers.remove(items) if yes else []
+    lines = list(leftovers.lines(items, gone=yes))
     for line in lines:
         console.say(console.stdout_console(), line)
-    failure = BadInput(f"{kept[0].path} could not be removed", "check its rights") if kept else None
-    return Outcome({"found": left, "gone": yes, "kept": kept}, lines[-1], failure)
+    failure = BadInput(f"{kept[0].path} could not be removed", "check its permissions") if kept else None
+    return Outcome({"found": items, "gone": yes, "kept": kept}, lines[-1], failure)
 
 
-def _found(folders: list[Path]) -> list[Leftover]:
-    """What lies in all these folders and the notes of this user, each once."""
-    from deploytool.device import clean as roots  # here begins numpy
+def _find(folders: list[Path]) -> list[Leftover]:
+    """The leftovers in these folders, without duplicates, and the notes of this user about deleted runs."""
+    from deploytool.device import clean as device_clean  # imports numpy
     from deploytool.pipeline import trust
 
-    found: dict[str, Leftover] = {}
+    items: dict[str, Leftover] = {}
     for folder in folders:
         if not folder.is_dir():
             raise BadInput(f"there is no folder {folder}", "check the path")
-        places = [place for place in (folder, *leftovers.folders(folder)) if roots.is_install_root(place)]
-        of_roots = [item for place in places for item in roots.find_leftovers(place)]
-        found |= {item.path: item for item in (*leftovers.find(folder), *of_roots)}
-    notes = [item for note in trust.expired() for item in leftovers.owned_leftover(note, _NOTED)]
-    return [*found.values(), *notes]
+        roots = [root for root in (folder, *leftovers.folders(folder)) if device_clean.is_install_root(root)]
+        in_roots = [item for root in roots for item in device_clean.find_leftovers(root)]
+        items |= {item.path: item for item in (*leftovers.find(folder), *in_roots)}
+    notes = [item for note in trust.expired() for item in leftovers.owned_leftover(note, _EXPIRED)]
+    return [*items.values(), *notes]

@@ -1,4 +1,4 @@
-"""How far a command is: the step's name, and the time left, as far as an earlier run or the step itself knows."""
+"""Progress of a command: the current step, and the remaining time if an earlier run or the step itself tells it."""
 
 from __future__ import annotations
 
@@ -21,111 +21,119 @@ T = TypeVar("T")
 
 
 class Clock:
-    """Says how long a sequence of steps may still take.
+    """Estimates the remaining time of a sequence of steps.
 
-    `expected` are the seconds that each step took when it was last done; where none are known for a step, its own
-    progress tells, and where that tells nothing either, only what has gone by is said.
+    `expected`: the seconds that each step took in an earlier run. For the current step, its own progress takes
+    precedence. If neither is known, `str()` is the elapsed time alone.
     """
 
     def __init__(
         self, steps: Sequence[str], expected: Mapping[str, float], now: Callable[[], float] = time.monotonic
     ) -> None:
         self._steps, self._expected, self._now = list(steps), expected, now
-        self._place, self._begun, self._stepped = 0, now(), now()
+        self._index, self._start, self._step_start = 0, now(), now()
         self._share = 0.0
 
-    def went(self, done: int, total: int) -> None:
-        """So much of the step is done."""
+    def update(self, done: int, total: int) -> None:
+        """Sets the progress of the current step: `done` of `total` units."""
         self._share = done / total if total else 0.0
 
-    def step(self) -> str:
-        """The step is done; the name of the next."""
-        self._place, self._stepped, self._share = self._place + 1, self._now(), 0.0
+    def next_step(self) -> str:
+        """Ends the current step, and returns the name of the next."""
+        self._index, self._step_start, self._share = self._index + 1, self._now(), 0.0
         return self.name
 
     @property
     def name(self) -> str:
-        """The step that is being done."""
-        return self._steps[self._place] if self._place < len(self._steps) else "done"
+        """The name of the current step, or `done`."""
+        return self._steps[self._index] if self._index < len(self._steps) else "done"
 
-    def left(self) -> float | None:
-        """The seconds that are left, None if nobody knows."""
-        spent, later = self._now() - self._stepped, self._steps[self._place + 1 :]
+    def remaining(self) -> float | None:
+        """The remaining seconds; None if unknown."""
+        spent, later = self._now() - self._step_start, self._steps[self._index + 1 :]
         if any(step not in self._expected for step in later):
             return None
         if self._share:
-            here = spent / self._share - spent
+            current = spent / self._share - spent
         elif self.name in self._expected:
-            here = self._expected[self.name] - spent
+            current = self._expected[self.name] - spent
         else:
             return None
-        return None if here < 0 else here + sum(self._expected[step] for step in later)
+        return None if current < 0 else current + sum(self._expected[step] for step in later)
 
     def __str__(self) -> str:
-        left, gone = self.left(), self._now() - self._begun
-        return f"{_minutes(gone)}" if left is None else f"{_minutes(gone)}, about {_minutes(left)} left"
+        remaining, elapsed = self.remaining(), self._now() - self._start
+        return f"{_minutes(elapsed)}" if remaining is None else f"{_minutes(elapsed)}, about {_minutes(remaining)} left"
 
 
 def _minutes(seconds: float) -> str:
+    """Seconds as M:SS."""
     whole = round(seconds)
     return f"{whole // 60}:{whole % 60:02d}"
 
 
 def bar(console: Console) -> Progress:
-    """A bar that is silent where there is no terminal; lines on the same terminal must share its console."""
-    shown = console if console.is_terminal else cli_console.progress_console()
-    wide = (BarColumn(20),) if shown.width >= 72 else ()
-    texts = (TextColumn(form, markup=False) for form in ("{task.description}", "{task.fields[clock]}"))
-    columns = (SpinnerColumn(), next(texts), *wide, next(texts))
-    return Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal or shown.quiet)
+    """A progress bar, disabled without a terminal; lines on the same terminal must be printed to its console."""
+    target = console if console.is_terminal else cli_console.progress_console()
+    bar_column = (BarColumn(20),) if target.width >= 72 else ()
+    description, clock = (
+        TextColumn(template, markup=False) for template in ("{task.description}", "{task.fields[clock]}")
+    )
+    columns = (SpinnerColumn(), description, *bar_column, clock)
+    return Progress(*columns, console=target, transient=True, disable=not target.is_terminal or target.quiet)
 
 
-def reused_line(home: Path, steps: Sequence[str]) -> dict[str, float]:
-    """The seconds that each step took in the run that is in this folder."""
-    found = {step: receipt.read(home / step) for step in steps}
-    return {step: sealed.seconds for step, sealed in found.items() if sealed}
+def expected_seconds(home: Path, steps: Sequence[str]) -> dict[str, float]:
+    """The seconds that each step took in the earlier run in this folder, from its receipts."""
+    receipts = {step: receipt.read(home / step) for step in steps}
+    return {step: entry.seconds for step, entry in receipts.items() if entry}
 
 
 def follow(
     console: Console, recipe: Sequence[Stage], home: Path, start: Callable[[Watch], Iterable[Artifact]]
 ) -> tuple[Artifact, ...]:
-    """Goes along with a run: a line for each artifact, and a progress bar where there is a terminal."""
-    made: list[Artifact] = []
-    clock = Clock(recipe, reused_line(home, recipe))
+    """Runs a recipe and returns its artifacts; prints a line for each, and shows a progress bar on a terminal."""
+    artifacts: list[Artifact] = []
+    clock = Clock(recipe, expected_seconds(home, recipe))
     with bar(console) as progress:
         task = progress.add_task(clock.name, total=None, clock=clock)
 
         def watch(done: int, total: int) -> None:
-            clock.went(done, total)
+            clock.update(done, total)
             progress.update(task, completed=done, total=total)
 
         for artifact in start(watch):
-            made.append(artifact)
-            how = f"{artifact.seconds:.1f} s" if artifact.fresh else "kept"
-            what = f"left out: {artifact.reason}" if artifact.left_out else artifact.path.relative_to(home)
-            cli_console.say(console, f"{artifact.made_by:>12}  {how:>6}  {what}")
-            why = "made" if artifact.fresh else "a receipt proves it"
-            cli_console.detail(f"{'':>12}  {why}: key {artifact.key[:12]}, SHA-256 {artifact.digest[:12]}")
-            for line in _log(artifact):
-                cli_console.detail(f"{'':>12}  {line}")
-            progress.reset(task, description=clock.step(), total=None, clock=clock)
-    return tuple(made)
+            artifacts.append(artifact)
+            _show(console, artifact, home)
+            progress.reset(task, description=clock.next_step(), total=None, clock=clock)
+    return tuple(artifacts)
+
+
+def _show(console: Console, artifact: Artifact, home: Path) -> None:
+    """Prints the line of an artifact, and with --verbose its key, its digest and the output of its tool."""
+    duration = f"{artifact.seconds:.1f} s" if artifact.fresh else "kept"
+    result = f"left out: {artifact.reason}" if artifact.left_out else artifact.path.relative_to(home)
+    cli_console.say(console, f"{artifact.made_by:>12}  {duration:>6}  {result}")
+    reason = "made" if artifact.fresh else "reused, its receipt matches"
+    cli_console.detail(f"{'':>12}  {reason}: key {artifact.key[:12]}, SHA-256 {artifact.digest[:12]}")
+    for line in _log(artifact):
+        cli_console.detail(f"{'':>12}  {line}")
 
 
 def _log(artifact: Artifact) -> Sequence[str]:
-    """What a tool said while it made an artifact."""
+    """The output of the tool that made an artifact; empty if the artifact was reused."""
     log = artifact.notes.get("log") if artifact.fresh else None
     return [str(line) for line in log] if isinstance(log, (list, tuple)) else []
 
 
-def along(console: Console, step: str, start: Callable[[Watch], T]) -> T:
-    """What one long step gives; goes along with it."""
+def run_step(console: Console, step: str, start: Callable[[Watch], T]) -> T:
+    """Runs one long step with a progress bar, and returns its result."""
     clock = Clock([step], {})
     with bar(console) as progress:
         task = progress.add_task(step, total=None, clock=clock)
 
         def watch(done: int, total: int) -> None:
-            clock.went(done, total)
+            clock.update(done, total)
             progress.update(task, completed=done, total=total)
 
         return start(watch)
@@ -133,7 +141,7 @@ def along(console: Console, step: str, start: Callable[[Watch], T]) -> T:
 
 @contextmanager
 def epochs(console: Console, count: int) -> Iterator[tuple[Watch, Callable[[int, float], None]]]:
-    """Shows the progress of a training: a watcher for each epoch, and a callback with its seconds at its end."""
+    """Shows the progress of a training; yields a callback for batches and one for the end of an epoch."""
     names = [f"epoch {number}" for number in range(1, count + 1)]
     seconds: dict[str, float] = {}
     clock = Clock(names, seconds)
@@ -141,11 +149,11 @@ def epochs(console: Console, count: int) -> Iterator[tuple[Watch, Callable[[int,
         task = progress.add_task(clock.name, total=None, clock=clock)
 
         def watch(done: int, total: int) -> None:
-            clock.went(done, total)
+            clock.update(done, total)
             progress.update(task, completed=done, total=total)
 
-        def over(_: int, took: float) -> None:
-            seconds.update(dict.fromkeys(names, took))
-            progress.reset(task, description=clock.step(), total=None, clock=clock)
+        def end_epoch(_: int, duration: float) -> None:
+            seconds.update(dict.fromkeys(names, duration))
+            progress.reset(task, description=clock.next_step(), total=None, clock=clock)
 
-        yield watch, over
+        yield watch, end_epoch

@@ -59,11 +59,11 @@ def test_a_bundle_is_timed_as_before(deploytool: Command, packed: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--batch", "0"), "--batch 0 is no list of batches"),
-        (("--batch", "1,many"), "--batch 1,many is no list of batches"),
+        (("--batch", "0"), "--batch 0 is not a list of batch sizes"),
+        (("--batch", "1,many"), "--batch 1,many is not a list of batch sizes"),
         (("--baseline", "warp"), "there is no 'warp' to measure against"),
-        (("--require", "cpu"), "--require is for a bundle, and this is a run"),
-        (("--build",), "--build is for a bundle, and this is a run"),
+        (("--require", "cpu"), "--require applies to a bundle"),
+        (("--build",), "--build applies to a bundle"),
     ],
 )
 def test_what_makes_no_sense_for_a_run(
@@ -78,7 +78,7 @@ def test_what_makes_no_sense_for_a_run(
 def test_what_makes_no_sense_for_a_bundle(deploytool: Command, packed: Path) -> None:
     done = deploytool("bench", str(packed), "--compile")
     assert done.returncode == 2
-    assert "--compile is for a run, and this is a bundle" in done.stderr
+    assert "--compile applies to a run" in done.stderr
 
 
 def test_what_is_neither(deploytool: Command, run_copy: Path, tmp_path: Path) -> None:

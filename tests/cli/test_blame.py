@@ -43,12 +43,12 @@ def test_a_fault_is_named_and_parity_fails(run_copy: Path, stage: str) -> None:
     assert done.exit_code == 3
     for said in (
         f"{stage}/model.onnx deviates from",
-        "first in       grouped.0",
-        "seen at        Conv /grouped/grouped.0",
+        "first layer    grouped.0",
+        "ONNX node      Conv /grouped/grouped.0",
     ):
         assert said in done.stdout
-    assert "error before" in done.stdout
-    assert "the file is not the one that the stage made" in done.stderr
+    assert "input error" in done.stdout
+    assert "the file was changed after its stage wrote it" in done.stderr
 
 
 def test_json_holds_every_layer_of_every_graph(run_copy: Path) -> None:
@@ -67,7 +67,7 @@ def test_json_holds_every_layer_of_every_graph(run_copy: Path) -> None:
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     done = call(str(tmp_path))
     assert isinstance(done.exception, BadInput)
-    assert "holds no run" in str(done.exception)
+    assert "has no run with a graph" in str(done.exception)
 
 
 @pytest.mark.parametrize("stage", ["export", "simplify", "fp16"])
@@ -76,7 +76,7 @@ def test_reduce_writes_a_pack_that_shows_the_fault(run_copy: Path, tmp_path: Pat
     done = call(str(run_copy), "--reduce")
     assert done.exit_code == 3
     script = run_copy / "blame" / "show.py"
-    assert f"Failure pack: {script.parent} (1 node); show it with: python {script}" in done.stdout
+    assert f"Failure pack: {script.parent} (1 node); reproduce with: python {script}" in done.stdout
     shown = subprocess.run([sys.executable, "-I", str(script)], cwd="/", capture_output=True, text=True, check=False)
     assert shown.returncode == 1
     assert "of the largest expected value" in shown.stdout

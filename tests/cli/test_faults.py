@@ -56,4 +56,4 @@ def test_what_is_no_run_is_refused(tmp_path: Path, deploytool: Command, what: st
     (tmp_path / what).mkdir()
     done = deploytool("faults", str(tmp_path / what))
     assert done.returncode == 2
-    assert "holds no run with graphs to prove" in done.stderr
+    assert "has no run with graphs to check" in done.stderr

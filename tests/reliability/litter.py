@@ -82,7 +82,7 @@ def kill_commands(folder: Path, count: int, draw: random.Random) -> tuple[int, i
         pass
     assert not list((folder / "tmp").iterdir()), "temporary folders remain"
     make_old(folder / "home")
-    leftover_paths = cleaning._found([folder / "home"])
+    leftover_paths = cleaning._find([folder / "home"])
     assert leftovers.remove(leftover_paths) == []
     assert {path.name for path in (folder / "home").iterdir()} <= _ALLOWED, sorted((folder / "home").iterdir())
     root = folder / "home" / "root"
