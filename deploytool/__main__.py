@@ -36,7 +36,9 @@ def _on_device(missing: str) -> None:
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     if command is None or command in arguments.COMMANDS:
         device.main("deploytool")
-    terminal.print_stderr(f"deploytool: {command} is not a device command, and it needs {missing}, which is not installed")
+    terminal.print_stderr(
+        f"deploytool: {command} is not a device command, and it needs {missing}, which is not installed"
+    )
     terminal.print_stderr(f"  → pip install '{_EXTRA}', or use a device command: {', '.join(arguments.COMMANDS)}")
     sys.exit(5)
 

@@ -59,8 +59,8 @@ def blame(
     from deploytool.pipeline import runner, trust  # imports numpy
 
     stages = runner.stage_directories(run)
-    paths = {receipt.kind: folder / receipt.kind.value for folder, receipt in stages}
-    graphs = [(receipt.made_by, folder / Kind.GRAPH.value) for folder, receipt in stages if receipt.kind is Kind.GRAPH]
+    paths = {entry.kind: folder / entry.kind.value for folder, entry in stages}
+    graphs = [(entry.made_by, folder / Kind.GRAPH.value) for folder, entry in stages if entry.kind is Kind.GRAPH]
     if not graphs or not {Kind.WEIGHTS, Kind.GOLDEN} <= set(paths):
         raise BadInput(f"{run} has no run with a graph", "give a folder that `deploytool export` made")
     trust.check(run, trust_code=trust_code)

@@ -1,4 +1,4 @@
-"""`deploytool models`: what the zoo holds."""
+"""`deploytool models`: lists the built-in models and those that installed packages add."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from deploytool.spec import Model
 
 
 def models() -> Outcome:
-    """Lists every model: name, input, classes, parameters and multiply-accumulates.
+    """Lists the models with their input, classes, parameters and multiply-accumulates (MACs).
 
     Example: deploytool models
     """
-    found = catalog.models()
+    listed = catalog.models()
     columns = ("name", "input", ">classes", ">parameters", ">MACs")
-    console.table(console.stdout_console(), "Models", columns, [_row(model) for model in found])
-    return Outcome({"models": found}, f"{len(found)} models", next="deploytool export NAME --trt")
+    console.table(console.stdout_console(), "Models", columns, [_row(model) for model in listed])
+    return Outcome({"models": listed}, f"{len(listed)} models", next="deploytool export NAME --trt")
 
 
 def _row(model: Model) -> tuple[str, ...]:
-    figures = (f"{figure:,}" if figure else "" for figure in (model.parameters, model.macs))
-    shape = "×".join(str(side) for side in model.inputs[0].shape[1:])
+    counts = (f"{count:,}" if count else "" for count in (model.parameters, model.macs))
+    shape = "×".join(str(size) for size in model.inputs[0].shape[1:])
     classes = str(model.outputs[0].shape[-1]) if model.outputs else ""
-    return (model.name, shape, classes, *figures)
+    return (model.name, shape, classes, *counts)

@@ -1,4 +1,4 @@
-"""`deploytool pack`: a finished run as a bundle, which is all that a device needs."""
+"""`deploytool pack`: packs a finished run into a bundle for a device."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def pack(
         typer.Option(metavar="DIR", help="A new folder for the bundle.", show_default=f"RUN/{Stage.PACK}/bundle"),
     ] = None,
     sequence: Annotated[
-        int, typer.Option(min=0, help="The sequence number; a device refuses a lower one than it has.")
+        int, typer.Option(min=0, help="Sequence number; a device refuses a bundle with a lower one than it has.")
     ] = 1,
 ) -> Outcome:
-    """Packs graphs, engines, golden cases and a build recipe into one folder that names its every byte.
+    """Packs graphs, engines, golden cases and a build recipe into one folder, with the digest of every file.
 
-    The device also needs deploytool itself, which is on no package index: `pip wheel --no-deps -w dist .` in the
-    checkout makes the wheel to install there, with onnxruntime.
+    The device also needs onnxruntime and deploytool itself, which is not on a package index. Build its wheel in the
+    checkout: `pip wheel --no-deps -w dist .`
 
     Example: deploytool pack artifacts/shufflenet_g3
     """
-    from deploytool.pipeline import runner  # here begins numpy
+    from deploytool.pipeline import runner  # imports numpy
 
     if out and out.exists():
-        raise BadInput(f"{out} is there already", "choose another folder with --out")
+        raise BadInput(f"{out} already exists", "choose another folder with --out")
     with interrupt.sweeping(partial(runner.sweep, run)):
-        made = runner.extend(Stage.PACK, Options(sequence=sequence), run)
-    folder = made.path.parent
+        artifact = runner.extend(Stage.PACK, Options(sequence=sequence), run)
+    folder = artifact.path.parent
     if out:
         _copy(folder, out)
         folder = out
@@ -60,52 +60,56 @@ def pack(
         "bundle": str(folder),
         "digest": digest,
         "content_digest": content_digest(manifest),
-        "fresh": made.fresh,
+        "fresh": artifact.fresh,
     }
     return Outcome({**document, "manifest": manifest}, f"{folder}: digest {digest}", next=summary.on_device(folder))
 
 
 def _copy(folder: Path, out: Path) -> None:
-    """A copy that is there as a whole or not at all, every byte hashed on its way."""
+    """Copies a bundle and verifies every byte; `out` appears only when the copy is complete."""
     out.parent.mkdir(parents=True, exist_ok=True)
     size = sum(file.size for file in all_files(read_manifest(folder)))
     disk.check(out.parent, size, out.name)
-    bench = out.with_name(f".{out.name}.{owner.name()}{files.UNFINISHED}")
-    clear = partial(files.remove, bench)
+    unfinished = out.with_name(f".{out.name}.{owner.name()}{files.UNFINISHED}")
+    clear = partial(files.remove, unfinished)
     files.sweep(out.parent, f".{glob.escape(out.name)}.*{files.UNFINISHED}")
     with interrupt.sweeping(clear):
         try:
-            with disk.writing(bench, named=out, needed=size):
-                _fill(folder, bench)
-            bench.replace(out)
+            with disk.writing(unfinished, named=out, needed=size):
+                _fill(folder, unfinished)
+            unfinished.replace(out)
         finally:
             clear()
     files.sync_folder(out.parent)
 
 
-def _fill(folder: Path, bench: Path) -> None:
+def _fill(folder: Path, unfinished: Path) -> None:
+    """Copies the files of a bundle, verified, and its manifest last."""
     for file in all_files(read_manifest(folder)):
-        (bench / file.path).parent.mkdir(parents=True, exist_ok=True)
-        files.verify_file(folder / file.path, file.size, file.sha256, bench / file.path)
-    files.publish(bench / MANIFEST_FILE, files.read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))
-    for inside in (*(path for path in bench.rglob("*") if path.is_dir()), bench):
-        files.sync_folder(inside)
+        (unfinished / file.path).parent.mkdir(parents=True, exist_ok=True)
+        files.verify_file(folder / file.path, file.size, file.sha256, unfinished / file.path)
+    files.publish(unfinished / MANIFEST_FILE, files.read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))
+    for directory in (*(path for path in unfinished.rglob("*") if path.is_dir()), unfinished):
+        files.sync_folder(directory)
 
 
 def _lines(folder: Path, manifest: Manifest, digest: str) -> list[str]:
-    inside = all_files(manifest)
-    size = disk.size(sum(file.size for file in inside))
+    packed = all_files(manifest)
+    size = disk.size(sum(file.size for file in packed))
     lines = [
-        f"{folder}: {manifest.name}, sequence {manifest.sequence}, {len(inside)} files, {size}",
-        f"  content {content_digest(manifest)} (the same for the same inputs: engines aside)",
+        f"{folder}: {manifest.name}, sequence {manifest.sequence}, {len(packed)} files, {size}",
+        f"  content {content_digest(manifest)} (engines excluded: the same inputs give the same)",
         f"  digest  {digest} (of every byte)",
     ]
-    for_ = [f"  {one.flavour} {one.version} for {', '.join(one.capabilities)}" for one in manifest.engines]
-    return [*lines, _memory(manifest), *for_]
+    engines = [
+        f"  {engine.flavour} {engine.version} for {', '.join(engine.capabilities)}" for engine in manifest.engines
+    ]
+    return [*lines, _memory_line(manifest), *engines]
 
 
-def _memory(manifest: Manifest) -> str:
+def _memory_line(manifest: Manifest) -> str:
+    """The memory that `verify` may take on a CPU, by the largest graph."""
     stated = [graph.memory_mib for graph in manifest.graphs if graph.memory_mib is not None]
     if len(stated) < len(manifest.graphs):
-        return f"  memory  not known from the shapes: verifying on a CPU may take {MAX_MEMORY_MIB} MiB"
-    return f"  memory  verifying on a CPU may take {max(stated)} MiB"
+        return f"  memory  unknown from the shapes: verification on a CPU may take {MAX_MEMORY_MIB} MiB"
+    return f"  memory  verification on a CPU may take {max(stated)} MiB"

@@ -1,4 +1,4 @@
-"""`deploytool show`: what a run, or any one artifact of it, is and came from."""
+"""`deploytool show`: shows a run, the origin of one artifact, or the cost of a model's layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deploytool.results.artifact import Kind
 from deploytool.results.receipt import Receipt
 from deploytool.spec import Model, Stage
 
-_LONGEST = 400  # letters of a note
+_MAX_NOTE = 400  # characters of a note in the table
 
 if TYPE_CHECKING:
     from deploytool.loading.cost import Cost
@@ -29,88 +29,101 @@ def show(
         str,
         typer.Argument(
             metavar="RUN|FILE|MODEL",
-            help="A run's folder, a file in it, or with --cost a model.",
+            help="The folder of a run, a file in it, or with --cost a model.",
             autocompletion=completion.path_or_model,
         ),
     ],
-    cost: Annotated[bool, typer.Option("--cost", help="What each layer of a model costs.")] = False,
+    cost: Annotated[bool, typer.Option("--cost", help="Show the cost of each layer of a model.")] = False,
     input_: Annotated[
-        list[str] | None, typer.Option("--input", metavar="SHAPE", help="With --cost: as for export.")
+        list[str] | None, typer.Option("--input", metavar="SHAPE", help="With --cost: shape of an input, as in export.")
     ] = None,
-    arg: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="With --cost: as for export.")] = None,
+    arg: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="With --cost: argument of the factory, as in export.")
+    ] = None,
 ) -> Outcome:
-    """Shows a run's report, where one of its artifacts came from, or what each layer of a model costs.
+    """Shows the report of a run, the origin of one of its artifacts, or the cost of a model's layers.
 
     Examples: deploytool show artifacts/shufflenet_g3 · deploytool show --cost mobilenet_v1
     """
     if cost:
         model = catalog.find(what, params.tensors(input_ or ()), params.arguments(arg or ()))
-        said = [("--input", text) for text in input_ or ()] + [("--arg", text) for text in arg or ()]
-        return _cost(model, shlex.join([what, *(word for each in said for word in each)]))
+        options = [("--input", text) for text in input_ or ()] + [("--arg", text) for text in arg or ()]
+        return _cost(model, shlex.join([what, *(word for option in options for word in option)]))
     path = Path(what)
     if path.is_file():
         return _artifact(path)
-    from deploytool.pipeline import runner  # here begins numpy
+    from deploytool.pipeline import runner  # imports numpy
 
-    found = runner.stage_directories(path)
-    if not found:
-        raise BadInput(f"{path} holds no run", "give a folder that `deploytool export` made, or a file in one")
-    console, rows = cli_console.stdout_console(), [_row(room, sealed) for room, sealed in found]
-    cli_console.table(console, "What was made", ("artifact", ">seconds", "digest", "state"), rows)
-    written = path / Stage.VALIDATE / Kind.REPORT.value
-    shown = report.read(written) if written.is_file() else None
-    document = {"run": str(path), "receipts": [sealed for _, sealed in found], "report": shown}
-    if shown is None:
+    stages = runner.stage_directories(path)
+    if not stages:
+        raise BadInput(f"{path} has no run", "give a folder that `deploytool export` made, or a file in one")
+    console, rows = cli_console.stdout_console(), [_row(folder, entry) for folder, entry in stages]
+    cli_console.table(console, "Artifacts", ("artifact", ">seconds", "digest", "state"), rows)
+    file = path / Stage.VALIDATE / Kind.REPORT.value
+    result = report.read(file) if file.is_file() else None
+    document = {"run": str(path), "receipts": [entry for _, entry in stages], "report": result}
+    if result is None:
         return Outcome(document, f"{path}: unfinished")
-    summary.show(console, shown, path)
-    packed = next((room for room, sealed in found if room.name == Stage.PACK and receipt.matches(room, sealed)), None)
-    return summary.outcome(document, shown, path, bundle=packed / "bundle" if packed else None)
+    summary.show(console, result, path)
+    packed = [folder for folder, entry in stages if folder.name == Stage.PACK and receipt.matches(folder, entry)]
+    return summary.outcome(document, result, path, bundle=packed[0] / "bundle" if packed else None)
 
 
 def _cost(model: Model, command: str) -> Outcome:
-    from deploytool.loading.cost import costs  # here begins torch
+    """Prints the layers of a model; `command` are the arguments of the export that comes next."""
+    from deploytool.loading.cost import costs  # imports torch
 
     layers = costs(model)
     total = sum(layer.macs for layer in layers) or 1
     rows = [
-        (layer.layer, _words(layer), "×".join(map(str, layer.output)), f"{layer.parameters:,}", f"{layer.macs:,}")
+        (layer.layer, _kind(layer), "×".join(map(str, layer.output)), f"{layer.parameters:,}", f"{layer.macs:,}")
         for layer in layers
     ]
-    columns = ("layer", "kind (1/g of a dense one)", ">output", ">parameters", ">MACs")
+    columns = ("layer", "kind (1/groups)", ">output", ">parameters", ">MACs")
     console = cli_console.stdout_console()
     cli_console.table(console, f"{model.name}, batch 1", columns, rows)
     parameters = sum(layer.parameters for layer in layers)
-    line = f"{parameters:,} parameters in these layers, {total:,} multiply-accumulates"
+    line = f"{parameters:,} parameters and {total:,} multiply-accumulates in these layers"
     cli_console.say(console, line)
     return Outcome({"model": model.name, "layers": layers}, line, next=f"deploytool export {command}")
 
 
-def _words(layer: Cost) -> str:
+def _kind(layer: Cost) -> str:
+    """Kind and kernel of a layer; 1/groups is its share of the multiply-accumulates of a dense one."""
     kernel = f" {layer.kernel}×{layer.kernel}" if layer.kernel > 1 else ""
     return f"{layer.kind}{kernel}" + (f" (1/{layer.groups})" if layer.groups > 1 else "")
 
 
-def _row(room: Path, sealed: Receipt) -> tuple[str, ...]:
-    state = "as made" if receipt.matches(room, sealed) else "CHANGED since it was made"
-    if sealed.kind.value not in sealed.files:
-        state = "left out: see the report"
-    digest = sealed.files.get(sealed.kind.value, "–")[:12]
-    return (f"{room.name}/{sealed.kind.value}", f"{sealed.seconds:.2f}", digest, state)
+def _row(folder: Path, entry: Receipt) -> tuple[str, ...]:
+    """Artifact, seconds, first characters of the digest, state."""
+    name = entry.kind.value
+    digest = entry.files.get(name, "–")[:12]
+    return (f"{folder.name}/{name}", f"{entry.seconds:.2f}", digest, _state(folder, entry))
+
+
+def _state(folder: Path, entry: Receipt) -> str:
+    """Whether the files of a stage match its receipt."""
+    if entry.kind.value not in entry.files:
+        return "left out: see the report"
+    return "unchanged" if receipt.matches(folder, entry) else "CHANGED since it was made"
 
 
 def _short(value: object) -> str:
-    """A note as far as a table can hold it."""
+    """A note, cut to the length that a table shows."""
     text = str(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} … (--json gives it all)"
+    return text if len(text) <= _MAX_NOTE else f"{text[:_MAX_NOTE]} … (complete with --json)"
 
 
 def _artifact(path: Path) -> Outcome:
-    sealed = receipt.read(path.parent)
-    if sealed is None or path.name not in sealed.files:
-        raise BadInput(f"{path} is no artifact of a run: no receipt beside it names it", "give a file that export made")
-    rows = [("made by", sealed.made_by), ("from", ", ".join(sealed.parents) or "the definition")]
-    rows += [("SHA-256", sealed.files[path.name]), ("state", _row(path.parent, sealed)[-1])]
-    rows += [(name, version) for name, version in sealed.versions.items()]
-    rows += [(name, _short(value)) for name, value in sealed.notes.items()]
+    """Prints the receipt of one artifact; raises BadInput if the file is not in a receipt."""
+    entry = receipt.read(path.parent)
+    if entry is None or path.name not in entry.files:
+        problem = f"{path} is not an artifact of a run: it is not in a receipt in its folder"
+        raise BadInput(problem, "give a file that `deploytool export` made")
+    state = _state(path.parent, entry)
+    rows = [("made by", entry.made_by), ("from", ", ".join(entry.parents) or "the model's definition")]
+    rows += [("SHA-256", entry.files[path.name]), ("state", state)]
+    rows += [(name, version) for name, version in entry.versions.items()]
+    rows += [(name, _short(value)) for name, value in entry.notes.items()]
     cli_console.table(cli_console.stdout_console(), str(path), ("", "~"), rows)
-    return Outcome({"receipt": sealed}, f"{path}: {_row(path.parent, sealed)[-1]}")
+    return Outcome({"receipt": entry}, f"{path}: {state}")

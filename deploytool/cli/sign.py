@@ -1,4 +1,4 @@
-"""`deploytool sign`: a bundle that says who made it."""
+"""`deploytool sign`: signs a bundle, so that a device can check who made it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from deploytool.errors import MissingBackend
 
 def sign(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")],
-    key: Annotated[Path, typer.Option(metavar="FILE", help="A private key on an elliptic curve, in PEM.")],
+    key: Annotated[Path, typer.Option(metavar="FILE", help="The private key (PEM) of an elliptic curve.")],
 ) -> Outcome:
-    """Signs every file of a bundle, in the format of OpenSSF Model Signing: model.sig, beside the manifest.
+    """Signs every file of a bundle, in the format of OpenSSF Model Signing, and writes model.sig into it.
 
     Example: deploytool sign artifacts/shufflenet_g3/pack/bundle --key private.pem
     """
     try:
-        from deploytool.bundle import sign as bundle_sign  # here begins model-signing
+        from deploytool.bundle import sign as bundle_sign  # imports model-signing
     except ModuleNotFoundError as error:
-        problem = f"{error.name} is not installed, and signing needs it"
+        problem = f"signing needs {error.name}, which is not installed"
         raise MissingBackend(problem, "pip install 'deploytool[sign]'") from error
     count = bundle_sign.sign(bundle, key)
-    line = f"{bundle / SIGNATURE_FILE}: {count} files are signed"
+    line = f"{bundle / SIGNATURE_FILE}: {count} files signed"
     console.say(console.stdout_console(), line)
     document = {"signature": str(bundle / SIGNATURE_FILE), "files": count, "digest": manifest_digest(bundle)}
     step = f"on the device: python -m deploytool.device verify {bundle} --require-signature PUBLIC.pem"

@@ -99,7 +99,7 @@ def test_a_bundle_is_signed_and_only_the_key_that_signed_it_opens_it(
     assert "is not signed" in door(*asked, public).stderr
     done = deploytool("sign", str(folder), "--key", private)
     assert done.returncode == 0, done.stderr
-    assert f"{folder / 'model.sig'}: {len(all_files(read_manifest(folder))) + 1} files are signed" in done.stdout
+    assert f"{folder / 'model.sig'}: {len(all_files(read_manifest(folder))) + 1} files signed" in done.stdout
     assert result_of(door(*asked, public))["steps"][0]["name"] == "signature"
     picture = str(packed / "golden" / "case_0.png")
     root = ["--root", str(tmp_path / "root")]

@@ -66,7 +66,7 @@ def test_show_tells_a_changed_artifact_from_an_untouched_one(deploytool: Command
 
 def test_show_of_one_artifact_names_its_past(deploytool: Command, run_copy: Path) -> None:
     said = deploytool("show", str(run_copy / "build" / "model.plan")).stdout
-    assert "as made" in said
+    assert "unchanged" in said
     assert "fp16" in said
     assert "tensorrt_rtx" in said
     sealed = json.loads(deploytool("show", str(run_copy / "fp16" / "model.onnx"), "--json").stdout)["receipt"]
@@ -75,7 +75,7 @@ def test_show_of_one_artifact_names_its_past(deploytool: Command, run_copy: Path
 
 def test_show_refuses_what_is_no_run(deploytool: Command, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    for path, problem in ((".", "holds no run"), ("notes.txt", "is no artifact of a run"), ("nowhere", "holds no run")):
+    for path, problem in ((".", "has no run"), ("notes.txt", "is not an artifact of a run"), ("nowhere", "has no run")):
         done = deploytool("show", path)
         assert done.returncode == 2
         assert problem in done.stderr

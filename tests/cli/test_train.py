@@ -34,7 +34,7 @@ def test_a_line_for_each_epoch_and_the_next_step_last(folder: Path, tmp_path: Pa
     assert said.exit_code == 0, said.output
     lines = said.stdout.splitlines()
     assert lines[0] == "mobilenet_v1_025 for 2 classes at 16×16"
-    assert lines[1] == "pictures: 32 to learn from, 4 for validation, 4 for the test"
+    assert lines[1] == "images: 32 for training, 4 for validation, 4 for testing"
     assert [line.partition("  loss")[0] for line in lines[2:5]] == [
         *("epoch 1/3  rate 0.01    ", "epoch 2/3  rate 0.01    ", "epoch 3/3  rate 0.005   ")
     ]
@@ -68,7 +68,7 @@ def test_a_missing_folder_is_bad_input(tmp_path: Path) -> None:
 def test_a_model_of_ones_own_is_refused_with_what_helps(folder: Path) -> None:
     failed = CliRunner().invoke(app, ["train", "net.py:make", "--data", str(folder)]).exception
     assert isinstance(failed, BadInput)
-    assert str(failed) == "train knows the zoo's models alone, and net.py:make is none of them"
+    assert str(failed) == "train supports built-in models only, and net.py:make is not one of them"
     assert "--weights FILE" in failed.remedy
 
 

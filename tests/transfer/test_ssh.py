@@ -316,7 +316,7 @@ def test_ship_installs_and_says_what_serves(
     arguments = ("--ssh-config", str(device.config), "--identity", str(device.key), "--python", str(python))
     done = deploytool("ship", str(packed), f"device:{home}", "--port", str(device.port), *arguments)
     assert done.returncode == 0, done.stderr
-    assert "installed and current: ORT CPU serves" in done.stdout
+    assert "installed as the current bundle, runs on ORT CPU" in done.stdout
     found = install.read_pointer(home)
     assert found is not None
     assert found.current == manifest_digest(packed)
