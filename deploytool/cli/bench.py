@@ -127,7 +127,7 @@ def _verdict(bench: Bench) -> str:
     """The verdict on the last artifact that was timed, for every batch size."""
     rows = [(sweep.batch, next(row for row in reversed(sweep.rows) if row.latency)) for sweep in bench.sweeps]
     return "; ".join(
-        f"{row.name} at batch {batch}: {spoken(row.verdict, row.reason) if row.verdict else 'the baseline'}"
+        f"{row.name} at batch {batch}: {state_text(row.verdict, row.reason) if row.verdict else 'the baseline'}"
         for batch, row in rows
     )
 
@@ -156,7 +156,7 @@ def _title(bench: Bench, sweep: BatchResult) -> str:
 def _row(row: Row) -> tuple[str, ...]:
     """Name, percentiles, CPU time, speed-up with its interval, verdict."""
     if row.latency is None:
-        return (row.name, _NONE, _NONE, _NONE, _NONE, spoken(row.status, "below" if row.reason else ""), "")
+        return (row.name, _NONE, _NONE, _NONE, _NONE, state_text(row.status, "below" if row.reason else ""), "")
     latency = row.latency
     p99 = _NONE if latency.p99_ms is None else _ms(latency.p99_ms)
     cells = (row.name, _ms(latency.p50_ms), _ms(latency.p90_ms), p99, _ms(latency.cpu_ms))
@@ -186,7 +186,9 @@ def _condition_lines(bench: Bench, sweep: BatchResult) -> list[str]:
     lines += [f"GPU clock, maximum clock, throttle reasons, temperature: {line}" for line in conditions.gpu]
     bound = [row.name for row in sweep.rows if row.latency and row.latency.launch_bound]
     lines += [f"The GPU waits for kernel launches: {', '.join(bound)}"] if bound else []
-    lines += [f"{row.name}: {spoken(row.status, row.reason)}" for row in sweep.rows if row.reason and not row.latency]
+    lines += [
+        f"{row.name}: {state_text(row.status, row.reason)}" for row in sweep.rows if row.reason and not row.latency
+    ]
     reasons = dict.fromkeys(row.reason for row in sweep.rows if row.verdict is SpeedVerdict.NO_VERDICT)
     return [*lines, *(f"No verdict ({reason})" for reason in reasons)]
 
