@@ -1,4 +1,4 @@
-"""The two doors: `deploytool`, and `python -m deploytool.device`."""
+"""Fixtures for the two command lines: `deploytool`, and `python -m deploytool.device`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 
 from deploytool.cli import app
-from deploytool.device import __main__ as back
+from deploytool.device import __main__ as device_main
 from tests.cli import hostile
 from tests.conftest import ROOT, Command
 
-Said = Callable[..., str]
+OutputOf = Callable[..., str]
 
 
 @pytest.fixture
-def back_door(tmp_path: Path) -> Command:
+def device_cli(tmp_path: Path) -> Command:
+    """The command line of the device in a fresh process and an empty folder."""
+
     def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "deploytool.device", *arguments]
         settings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
@@ -28,33 +30,34 @@ def back_door(tmp_path: Path) -> Command:
     return call
 
 
-@pytest.fixture(params=["front door", "back door"])
-def door(request: pytest.FixtureRequest, deploytool: Command, back_door: Command) -> Command:
-    return deploytool if request.param == "front door" else back_door
+@pytest.fixture(params=["host", "device"])
+def cli(request: pytest.FixtureRequest, deploytool: Command, device_cli: Command) -> Command:
+    """Both command lines, one after the other."""
+    return deploytool if request.param == "host" else device_cli
 
 
 @pytest.fixture
-def said(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Said:
-    """Calls a command in this process and hands on all it wrote, which is harmless or the test fails."""
+def output_of(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OutputOf:
+    """Runs a command in this process and returns its output; fails if hostile text in it reaches the terminal."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
 
     def call(*arguments: str | Path, device: bool = False) -> str:
         monkeypatch.setattr(sys, "argv", ["deploytool", *map(str, arguments)])
         capfd.readouterr()
-        code = _of_the_device() if device else app.run()
-        written = "".join(capfd.readouterr())
-        assert written, arguments
-        assert "Traceback" not in written
-        assert code != 1, written
-        assert not [*hostile.harm(written)], arguments
-        return written
+        code = _run_device_cli() if device else app.run()
+        output = "".join(capfd.readouterr())
+        assert output, arguments
+        assert "Traceback" not in output
+        assert code != 1, output
+        assert not [*hostile.find_harm(output)], arguments
+        return output
 
     return call
 
 
-def _of_the_device() -> int:
+def _run_device_cli() -> int:
     try:
-        return back._run(back._parser().parse_args())
-    except SystemExit as ended:  # of the standard library's parser
-        return int(ended.code or 0)
+        return device_main._run(device_main._parser().parse_args())
+    except SystemExit as error:  # raised by argparse
+        return int(error.code or 0)

@@ -1,3 +1,5 @@
+"""`deploytool bench` of runs and bundles: tables, document, requirements, and refused options."""
+
 from __future__ import annotations
 
 import json
@@ -13,23 +15,23 @@ from tests.conftest import Command
 QUICK = ("--threads", "1", "--seconds", "0.1")
 
 
-def test_a_run_is_timed_beside_eager(deploytool: Command, run_copy: Path) -> None:
+def test_a_run_is_timed_against_the_eager_model(deploytool: Command, run_copy: Path) -> None:
     done = deploytool("bench", str(run_copy), *QUICK, "--batch", "1,2", COLUMNS="80")
     assert done.returncode == 0, done.stderr
     assert "tiny at batch 2, 1 thread, " in done.stdout
     assert done.stdout.count("the baseline") == 2
     assert "built, not run" in done.stdout
     assert f"Written: {run_copy / 'bench.json'}" in done.stdout
-    ways = ("eager", "rewrite", "build/model.plan")
-    drawn = [line for line in done.stdout.splitlines() if line.split()[:1] and line.split()[0] in ways]
-    assert [line.split()[0] for line in drawn] == [*ways, *ways]
-    assert all(len(line) <= 80 for line in drawn)
-    found = result.read(run_copy)
-    assert result.read_matching(run_copy) == found
-    assert (found.threads, [sweep.batch for sweep in found.sweeps]) == (1, [1, 2])
+    names = ("eager", "rewrite", "build/model.plan")
+    rows = [line for line in done.stdout.splitlines() if line.split()[:1] and line.split()[0] in names]
+    assert [row.split()[0] for row in rows] == [*names, *names]
+    assert all(len(row) <= 80 for row in rows)
+    bench = result.read(run_copy)
+    assert result.read_matching(run_copy) == bench
+    assert (bench.threads, [sweep.batch for sweep in bench.sweeps]) == (1, [1, 2])
 
 
-def test_a_run_as_one_document(deploytool: Command, run_copy: Path) -> None:
+def test_json_is_the_content_of_bench_json(deploytool: Command, run_copy: Path) -> None:
     done = deploytool("bench", str(run_copy), *QUICK, "--json", "--baseline", "export", "--device", "cpu")
     document = json.loads(done.stdout)
     assert document["error"] is None
@@ -37,8 +39,8 @@ def test_a_run_as_one_document(deploytool: Command, run_copy: Path) -> None:
     assert document["bench"]["baseline"] == "export"
 
 
-def test_a_speed_that_was_asked_for(deploytool: Command, run_copy: Path) -> None:
-    """What ships is an engine that was not run; without it, only the exit code of an even machine is known."""
+def test_min_speedup_decides_the_exit_code(deploytool: Command, run_copy: Path) -> None:
+    """The engine, which is judged first, cannot run here; without it, a noisy machine may give no verdict."""
     done = deploytool("bench", str(run_copy), *QUICK, "--min-speedup", "0.01")
     assert done.returncode == 6
     assert "build/model.plan, 0.01× the baseline: built, not run" in done.stderr
@@ -50,14 +52,14 @@ def test_a_speed_that_was_asked_for(deploytool: Command, run_copy: Path) -> None
     assert (gate["outcome"] == GateOutcome.OPEN) == gate["reason"].startswith("no verdict")
 
 
-def test_a_bundle_is_timed_as_before(deploytool: Command, packed: Path) -> None:
+def test_a_bundle_is_timed_like_on_a_device(deploytool: Command, packed: Path) -> None:
     done = deploytool("bench", str(packed), "--seconds", "0.1")
     assert done.returncode == 0, done.stderr
     assert "ORT CPU       works" in done.stdout
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "problem"),
     [
         (("--batch", "0"), "--batch 0 is not a list of batch sizes"),
         (("--batch", "1,many"), "--batch 1,many is not a list of batch sizes"),
@@ -66,26 +68,28 @@ def test_a_bundle_is_timed_as_before(deploytool: Command, packed: Path) -> None:
         (("--build",), "--build applies to a bundle"),
     ],
 )
-def test_what_makes_no_sense_for_a_run(
-    deploytool: Command, finished: Path, options: tuple[str, ...], said: str
+def test_invalid_options_for_a_run_are_refused(
+    deploytool: Command, finished: Path, options: tuple[str, ...], problem: str
 ) -> None:
     done = deploytool("bench", str(finished), *options)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert problem in done.stderr
     assert not (finished / "bench.json").exists()
 
 
-def test_what_makes_no_sense_for_a_bundle(deploytool: Command, packed: Path) -> None:
+def test_options_of_a_run_are_refused_for_a_bundle(deploytool: Command, packed: Path) -> None:
     done = deploytool("bench", str(packed), "--compile")
     assert done.returncode == 2
     assert "--compile applies to a run" in done.stderr
 
 
-def test_what_is_neither(deploytool: Command, run_copy: Path, tmp_path: Path) -> None:
-    for place in (tmp_path, tmp_path / "nowhere"):
-        done = deploytool("bench", str(place))
+def test_a_folder_without_run_or_bundle_and_a_changed_run_are_refused(
+    deploytool: Command, run_copy: Path, tmp_path: Path
+) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        done = deploytool("bench", str(folder))
         assert done.returncode == 2
-        assert f"{place} holds neither a bundle nor a run" in done.stderr
+        assert f"{folder} holds neither a bundle nor a run" in done.stderr
     (run_copy / "rewrite" / "model.onnx").write_bytes(b"another")
     done = deploytool("bench", str(run_copy))
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""The manners that every command has: a new one that lacks them, or an entry in the table here, fails."""
+"""The shared options, JSON documents, help texts and exit codes of every command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import Command
 
 GROUP: Any = typer.main.get_command(app)
 COMMANDS = {name: GROUP.get_command(None, name) for name in GROUP.list_commands(None)}
-ASKED: dict[str, tuple[int, str]] = {  # the exit code, and what it is asked; RUN and BUNDLE are a finished run's
+CASES: dict[str, tuple[int, str]] = {  # exit code and arguments; RUN and BUNDLE are of a finished run
     "export": (2, "shuflenet_g3"),
     "models": (0, ""),
     "targets": (0, ""),
@@ -44,19 +44,19 @@ ASKED: dict[str, tuple[int, str]] = {  # the exit code, and what it is asked; RU
 }
 
 
-def asked(name: str, run: Path, bundle: Path) -> list[str]:
-    words = ASKED[name][1].replace("BUNDLE", str(bundle)).replace("RUN", str(run))
+def arguments_of(name: str, run: Path, bundle: Path) -> list[str]:
+    words = CASES[name][1].replace("BUNDLE", str(bundle)).replace("RUN", str(run))
     return [name, *shlex.split(words)]
 
 
-def test_every_command_is_asked_for_its_manners_here() -> None:
-    assert set(ASKED) == set(COMMANDS)
+def test_every_command_has_a_case() -> None:
+    assert set(CASES) == set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_json_is_one_document_whatever_happens(name: str, deploytool: Command, run_copy: Path, packed: Path) -> None:
-    done = deploytool(*asked(name, run_copy, packed), "--json")
-    assert done.returncode == ASKED[name][0], done.stderr
+def test_json_prints_one_document_also_on_errors(name: str, deploytool: Command, run_copy: Path, packed: Path) -> None:
+    done = deploytool(*arguments_of(name, run_copy, packed), "--json")
+    assert done.returncode == CASES[name][0], done.stderr
     document = json.loads(done.stdout)
     assert isinstance(document, dict)
     if done.returncode:
@@ -68,10 +68,14 @@ def test_json_is_one_document_whatever_happens(name: str, deploytool: Command, r
         assert len(document) > 1
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("faults", "blame", "train")])  # as the rest
-def test_quiet_is_the_verdict_or_what_failed(name: str, deploytool: Command, run_copy: Path, packed: Path) -> None:
-    done = deploytool(*asked(name, run_copy, packed), "--quiet")
-    assert done.returncode == ASKED[name][0], done.stderr
+@pytest.mark.parametrize(
+    "name", [name for name in COMMANDS if name not in ("faults", "blame", "train")]
+)  # slow, and not different
+def test_quiet_prints_only_the_verdict_or_the_error(
+    name: str, deploytool: Command, run_copy: Path, packed: Path
+) -> None:
+    done = deploytool(*arguments_of(name, run_copy, packed), "--quiet")
+    assert done.returncode == CASES[name][0], done.stderr
     if done.returncode:
         assert done.stdout == ""
         assert [line[:4] for line in done.stderr.splitlines()] == ["depl", "  → "]
@@ -81,33 +85,33 @@ def test_quiet_is_the_verdict_or_what_failed(name: str, deploytool: Command, run
         assert done.stderr == ""
 
 
-@pytest.mark.parametrize("where", ["before", "behind"])
-def test_the_shared_options_stand_before_the_command_or_behind(where: str, deploytool: Command) -> None:
-    quiet = deploytool(*(("-q", "models") if where == "before" else ("models", "-q")))
+@pytest.mark.parametrize("position", ["before", "after"])
+def test_shared_options_may_stand_before_or_after_the_command(position: str, deploytool: Command) -> None:
+    quiet = deploytool(*(("-q", "models") if position == "before" else ("models", "-q")))
     assert quiet.stdout.endswith(" models\n")
-    document = deploytool(*(("--json", "targets") if where == "before" else ("targets", "--json")))
+    document = deploytool(*(("--json", "targets") if position == "before" else ("targets", "--json")))
     assert json.loads(document.stdout)["error"] is None
-    verbose = deploytool(*(("-v", "models") if where == "before" else ("models", "-v")))
+    verbose = deploytool(*(("-v", "models") if position == "before" else ("models", "-v")))
     assert verbose.stderr.splitlines()[0] == "configuration: no file"
     assert re.search(r"^took \d+\.\d\d s$", verbose.stderr, re.MULTILINE)
 
 
-def test_quiet_and_verbose_together_make_no_sense(deploytool: Command) -> None:
+def test_quiet_and_verbose_are_mutually_exclusive(deploytool: Command) -> None:
     done = deploytool("models", "--quiet", "--verbose")
     assert done.returncode == 2
     assert "--quiet and --verbose are mutually exclusive" in done.stderr
 
 
-@pytest.mark.parametrize("wrong", [("nothing",), ("models", "--nothing"), ("export",), ("train", "x")])
-def test_a_wrong_use_is_a_document_too(wrong: tuple[str, ...], deploytool: Command) -> None:
-    done = deploytool(*wrong, "--json")
+@pytest.mark.parametrize("arguments", [("nothing",), ("models", "--nothing"), ("export",), ("train", "x")])
+def test_a_usage_error_is_a_json_document_too(arguments: tuple[str, ...], deploytool: Command) -> None:
+    done = deploytool(*arguments, "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"]["exit_code"] == 2
     assert "Usage: " in done.stderr
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_of_every_command_has_the_same_form(name: str) -> None:
+def test_the_help_texts_of_every_command_are_sentences(name: str) -> None:
     helps = {param.opts[0]: param.help for param in COMMANDS[name].params}
     shared = {
         "--quiet": "Print only the verdict, or the error.",
@@ -116,9 +120,9 @@ def test_the_help_of_every_command_has_the_same_form(name: str) -> None:
         "--config": "File with defaults for options: deploytool.toml, or pyproject.toml with [tool.deploytool].",
     }
     assert {option: helps.get(option) for option in shared} == shared
-    for words in helps.values():
-        assert words.endswith(".")
-        assert words[0].isupper() or words.startswith(("fp16", "oci:"))
+    for text in helps.values():
+        assert text.endswith(".")
+        assert text[0].isupper() or text.startswith(("fp16", "oci:"))
     assert COMMANDS[name].help[0].isupper()
     assert "Exit codes: " in CliRunner().invoke(app, [name, "--help"]).stdout
 
@@ -137,11 +141,11 @@ def test_the_same_option_has_the_same_metavar_everywhere(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_examples_are_commands_one_can_type(name: str) -> None:
+def test_the_examples_in_the_help_are_valid_commands(name: str) -> None:
     line = re.search(r"^Examples?: (.*)$", COMMANDS[name].help, re.MULTILINE)
     assert line is not None
     for example in line[1].split(" · "):
         program, command, *arguments = shlex.split(example)
         assert (program, command) == ("deploytool", name)
-        with COMMANDS[name].make_context(command, arguments):  # which refuses an option that is not there
+        with COMMANDS[name].make_context(command, arguments):  # raises for an unknown option
             pass

@@ -1,4 +1,4 @@
-"""The configuration file: found, checked, named, and overruled by the command line."""
+"""The configuration file: how it is found and checked, and that the command line takes precedence."""
 
 from __future__ import annotations
 
@@ -16,41 +16,43 @@ from tests.conftest import Command
 MODEL = "mobilenet_v1_cifar"
 
 
-def given(said: str) -> dict[str, tuple[str, str]]:
-    """The options that --verbose names, each with its value and where it is from."""
-    found = re.findall(r"^  ([\w-]+) = (.*) \((.*)\)$", said, re.MULTILINE)
-    return {name: (value, source) for name, value, source in found}
+def parse_options(stderr: str) -> dict[str, tuple[str, str]]:
+    """The options that --verbose prints: value and source by name."""
+    matches = re.findall(r"^  ([\w-]+) = (.*) \((.*)\)$", stderr, re.MULTILINE)
+    return {name: (value, source) for name, value, source in matches}
 
 
 def options(deploytool: Command, *arguments: str) -> dict[str, tuple[str, str]]:
     """What an export would do; it is stopped by an input that has no size."""
     done = deploytool("export", MODEL, "--input", "3xHxW", "--verbose", *arguments)
     assert "nobody says how large H is" in done.stderr, done.stderr
-    return given(done.stderr)
+    return parse_options(done.stderr)
 
 
-def test_a_file_gives_defaults_and_the_command_line_wins(deploytool: Command, tmp_path: Path) -> None:
+def test_a_file_gives_defaults_and_the_command_line_takes_precedence(deploytool: Command, tmp_path: Path) -> None:
     text = (
         '[export]\ntrt = true\nbatch = "1:4:16"\ntarget = ["rtx40", "orin"]\nmin_speedup = 2\nimages = 5\nio = "fp16"\n'
     )
     (tmp_path / "deploytool.toml").write_text(
         text + 'arg = ["classes=10"]\nout = "runs/one"\nmean = [0.5, 0.25, 1]\nstd = 0.5\n'
     )
-    found = options(deploytool, "--batch", "8")
-    assert found["batch"] == ("8", "command line")
-    assert found["trt"] == ("True", "deploytool.toml")
-    assert found["target"] == ("rtx40,orin", "deploytool.toml")
-    assert found["min-speedup"] == ("2.0", "deploytool.toml")
-    assert found["images"] == ("5", "deploytool.toml")
-    assert found["mean"] == ("0.5,0.25,1", "deploytool.toml")
-    assert found["std"] == ("0.5", "deploytool.toml")
-    assert found["io"] == ("fp16", "deploytool.toml")
-    assert found["out"] == ("runs/one", "deploytool.toml")
-    assert found["arg"][1] == "deploytool.toml"
-    assert "seed" not in found
+    values = options(deploytool, "--batch", "8")
+    assert values["batch"] == ("8", "command line")
+    assert values["trt"] == ("True", "deploytool.toml")
+    assert values["target"] == ("rtx40,orin", "deploytool.toml")
+    assert values["min-speedup"] == ("2.0", "deploytool.toml")
+    assert values["images"] == ("5", "deploytool.toml")
+    assert values["mean"] == ("0.5,0.25,1", "deploytool.toml")
+    assert values["std"] == ("0.5", "deploytool.toml")
+    assert values["io"] == ("fp16", "deploytool.toml")
+    assert values["out"] == ("runs/one", "deploytool.toml")
+    assert values["arg"][1] == "deploytool.toml"
+    assert "seed" not in values
 
 
-def test_it_is_found_above_and_its_paths_are_its_own(deploytool: Command, tmp_path: Path) -> None:
+def test_a_file_in_a_parent_folder_is_found_and_its_paths_are_relative_to_it(
+    deploytool: Command, tmp_path: Path
+) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.deploytool.export]\nout = "runs"\n')
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
@@ -58,11 +60,14 @@ def test_it_is_found_above_and_its_paths_are_its_own(deploytool: Command, tmp_pa
     done = deploytool("export", "nothing", "--verbose")
     assert f"configuration: {Path('pyproject.toml')}" in done.stderr
     (tmp_path / "deploytool.toml").write_text('[export]\nout = "../elsewhere"\n')
-    assert options(deploytool)["out"] == ("../elsewhere", "deploytool.toml")  # our own file comes first
+    assert options(deploytool)["out"] == (
+        "../elsewhere",
+        "deploytool.toml",
+    )  # before pyproject.toml
     assert options(deploytool, "--config", "a/b/other.toml")["out"] == ("a/b/here", "a/b/other.toml")
 
 
-def test_a_project_of_somebody_else_is_left_alone(deploytool: Command, tmp_path: Path) -> None:
+def test_an_unrelated_pyproject_is_ignored(deploytool: Command, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("this is [no TOML")
     assert deploytool("models", "--verbose").stderr.splitlines()[0] == "configuration: no file"
 
@@ -82,7 +87,7 @@ def test_a_project_of_somebody_else_is_left_alone(deploytool: Command, tmp_path:
         ("[export\n", "is not valid TOML", "correct that line"),
     ],
 )
-def test_what_makes_no_sense_gets_one_clear_line(
+def test_an_invalid_entry_is_reported_in_one_line(
     deploytool: Command, tmp_path: Path, text: str, problem: str, remedy: str
 ) -> None:
     (tmp_path / "team.toml").write_text(text)
@@ -104,7 +109,9 @@ def test_what_makes_no_sense_gets_one_clear_line(
         (b"# tool.deploytool\ntool = 3\n", None),
     ],
 )
-def test_a_shared_file_that_is_odd(deploytool: Command, tmp_path: Path, raw: bytes, problem: str | None) -> None:
+def test_an_odd_pyproject_is_reported_or_ignored(
+    deploytool: Command, tmp_path: Path, raw: bytes, problem: str | None
+) -> None:
     (tmp_path / "pyproject.toml").write_bytes(raw)
     done = deploytool("models", "--quiet")
     assert done.returncode == (2 if problem else 0)
@@ -112,15 +119,15 @@ def test_a_shared_file_that_is_odd(deploytool: Command, tmp_path: Path, raw: byt
     assert "Traceback" not in done.stderr
 
 
-def test_a_table_of_another_command_is_checked_by_that_one(deploytool: Command, tmp_path: Path) -> None:
+def test_only_the_table_of_the_command_is_checked_for_options(deploytool: Command, tmp_path: Path) -> None:
     (tmp_path / "deploytool.toml").write_text('[models]\nquiet = true\n[train]\ndata = "pictures"\nflip = false\n')
     assert deploytool("models").stdout == f"{len(json.loads(deploytool('models', '--json').stdout)['models'])} models\n"
     done = deploytool("train", find("mobilenet_v1_025").name, "--verbose")
-    assert given(done.stderr)["flip"] == ("False", "deploytool.toml")
+    assert parse_options(done.stderr)["flip"] == ("False", "deploytool.toml")
     assert "there is no folder pictures" in done.stderr
 
 
-SAFETY = {
+UNSAFE = {
     "export": ("trust-code = true",),
     "push": ("plain-http = true", 'ca = "own.pem"'),
     "pull": ("plain-http = true", 'require-signature = "own.pem"'),
@@ -130,8 +137,8 @@ SAFETY = {
 }
 
 
-@pytest.mark.parametrize(("command", "line"), [(command, line) for command, lines in SAFETY.items() for line in lines])
-def test_what_lowers_safety_is_not_taken_from_a_file_that_was_only_found(
+@pytest.mark.parametrize(("command", "line"), [(command, line) for command, lines in UNSAFE.items() for line in lines])
+def test_unsafe_options_are_refused_from_a_file_that_was_not_named(
     deploytool: Command, tmp_path: Path, command: str, line: str
 ) -> None:
     (tmp_path / "deploytool.toml").write_text(f"[{command}]\n{line}\n")
@@ -142,22 +149,22 @@ def test_what_lowers_safety_is_not_taken_from_a_file_that_was_only_found(
     assert len(done.stderr.splitlines()) == 2
 
 
-def test_what_lowers_safety_is_taken_from_a_file_that_one_names(deploytool: Command, tmp_path: Path) -> None:
+def test_unsafe_options_are_accepted_from_a_named_file(deploytool: Command, tmp_path: Path) -> None:
     (tmp_path / "team.toml").write_text("[export]\ntrust-code = true\n")
     done = deploytool("export", MODEL, "--input", "3xHxW", "--verbose", "--config", "team.toml")
-    assert given(done.stderr)["trust-code"] == ("True", "team.toml")
+    assert parse_options(done.stderr)["trust-code"] == ("True", "team.toml")
 
 
-def test_a_file_that_anybody_may_write_is_left_alone(deploytool: Command, tmp_path: Path) -> None:
+def test_a_file_that_everybody_may_write_is_ignored(deploytool: Command, tmp_path: Path) -> None:
     (tmp_path / "deploytool.toml").write_text("[models]\nquiet = true\n")
-    assert "options from deploytool.toml" not in deploytool("models").stderr  # quiet says nothing
+    assert "options from deploytool.toml" not in deploytool("models").stderr  # quiet suppresses the line
     (tmp_path / "deploytool.toml").write_text("[models]\nverbose = true\n")
     assert "options from deploytool.toml" in deploytool("models").stderr
     (tmp_path / "deploytool.toml").chmod(0o666)
     assert deploytool("models", "--verbose").stderr.splitlines()[0] == "configuration: no file"
 
 
-def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_another_user_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "deploytool.toml"
     path.touch(mode=0o644)
     assert config._is_ours(path)

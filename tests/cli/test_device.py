@@ -1,4 +1,4 @@
-"""The device's commands through both doors: deploytool, and python -m deploytool.device."""
+"""The device commands with both command lines: deploytool, and python -m deploytool.device."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def result_of(done: subprocess.CompletedProcess[str]) -> Any:
     return document["result"]
 
 
-def test_verify_says_what_serves_and_why_nothing_faster(door: Command, packed: Path) -> None:
-    done = door("verify", str(packed))
+def test_verify_prints_the_backend_and_why_faster_ones_are_skipped(cli: Command, packed: Path) -> None:
+    done = cli("verify", str(packed))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == f"{packed}: tiny, sequence 1, digest {manifest_digest(packed)[:12]}"
@@ -46,8 +46,8 @@ def test_verify_says_what_serves_and_why_nothing_faster(door: Command, packed: P
     assert lines[-1] == "It works here: ORT CPU serves."
 
 
-def test_a_fallback_is_an_error_if_one_says_so(door: Command, packed: Path) -> None:
-    done = door("verify", str(packed), "--require", "trt", "--json")
+def test_require_refuses_a_slower_backend(cli: Command, packed: Path) -> None:
+    done = cli("verify", str(packed), "--require", "trt", "--json")
     assert done.returncode == 6
     document = json.loads(done.stdout)
     assert document["error"]["exit_code"] == 6
@@ -55,52 +55,52 @@ def test_a_fallback_is_an_error_if_one_says_so(door: Command, packed: Path) -> N
     assert document["result"]["tried"][-1]["status"] == "measured"
 
 
-def test_quiet_is_the_verdict_or_what_failed(door: Command, packed: Path) -> None:
-    done = door("verify", str(packed), "--quiet")
+def test_quiet_prints_only_the_verdict_or_the_error(cli: Command, packed: Path) -> None:
+    done = cli("verify", str(packed), "--quiet")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("It works here: ")
     assert done.stdout.count("\n") == 1
-    failed = door("verify", str(packed), "--require", "trt", "-q")
+    failed = cli("verify", str(packed), "--require", "trt", "-q")
     assert (failed.returncode, failed.stdout) == (6, "")
     assert [line[:4] for line in failed.stderr.splitlines()] == ["depl", "  → "]
 
 
-def spoilt(folder: Path) -> None:
+def changed(folder: Path) -> None:
     (folder / "recipe.json").write_text("{}")
 
 
-def unnamed(folder: Path) -> None:
+def unlisted(folder: Path) -> None:
     (folder / "libplugin.so").write_text("")
 
 
-def gone(folder: Path) -> None:
+def missing(folder: Path) -> None:
     shutil.rmtree(folder / "golden")
 
 
-@pytest.mark.parametrize("tamper", [spoilt, unnamed, gone])
-def test_a_bundle_that_was_tampered_with_is_refused(
-    door: Command, packed: Path, tmp_path: Path, tamper: Callable[[Path], None]
+@pytest.mark.parametrize("tamper", [changed, unlisted, missing])
+def test_a_changed_bundle_is_refused(
+    cli: Command, packed: Path, tmp_path: Path, tamper: Callable[[Path], None]
 ) -> None:
     folder = Path(shutil.copytree(packed, tmp_path / "bundle"))
     tamper(folder)
-    done = door("verify", str(folder), "--json")
+    done = cli("verify", str(folder), "--json")
     assert done.returncode == 8
     assert json.loads(done.stdout)["error"]["exit_code"] == 8
     assert "Traceback" not in done.stderr
 
 
-def test_a_bundle_is_signed_and_only_the_key_that_signed_it_opens_it(
-    door: Command, deploytool: Command, packed: Path, tmp_path: Path
+def test_a_signed_bundle_is_accepted_only_with_the_key_that_signed_it(
+    cli: Command, deploytool: Command, packed: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(packed, tmp_path / "bundle"))
-    private, public = made_keys(tmp_path, "ours")
-    _, foreign = made_keys(tmp_path, "theirs")
-    asked = ["verify", str(folder), "--json", "--require-signature"]
-    assert "is not signed" in door(*asked, public).stderr
+    private, public = make_keys(tmp_path, "ours")
+    _, foreign = make_keys(tmp_path, "theirs")
+    verify = ["verify", str(folder), "--json", "--require-signature"]
+    assert "is not signed" in cli(*verify, public).stderr
     done = deploytool("sign", str(folder), "--key", private)
     assert done.returncode == 0, done.stderr
     assert f"{folder / 'model.sig'}: {len(all_files(read_manifest(folder))) + 1} files signed" in done.stdout
-    assert result_of(door(*asked, public))["steps"][0]["name"] == "signature"
+    assert result_of(cli(*verify, public))["steps"][0]["name"] == "signature"
     picture = str(packed / "golden" / "case_0.png")
     root = ["--root", str(tmp_path / "root")]
     for command in (
@@ -110,82 +110,82 @@ def test_a_bundle_is_signed_and_only_the_key_that_signed_it_opens_it(
         ["bench", str(folder)],
         ["install", str(folder), *root],
     ):
-        refused = door(*command, "--require-signature", foreign)
+        refused = cli(*command, "--require-signature", foreign)
         assert refused.returncode == 8, command
         assert f"is not by the key {foreign}" in refused.stderr
-    assert result_of(door("install", str(folder), *root, "--require-signature", public, "--json"))["pointer"]
-    assert door("run", root[1], picture, "--require-signature", public).returncode == 0
-    assert door("install", str(packed_later(folder, tmp_path)), *root).returncode == 0
-    assert "is not by the key" in door("rollback", *root, "--require-signature", foreign).stderr
-    assert door("rollback", *root, "--require-signature", public).returncode == 0
+    assert result_of(cli("install", str(folder), *root, "--require-signature", public, "--json"))["pointer"]
+    assert cli("run", root[1], picture, "--require-signature", public).returncode == 0
+    assert cli("install", str(repacked(folder, tmp_path)), *root).returncode == 0
+    assert "is not by the key" in cli("rollback", *root, "--require-signature", foreign).stderr
+    assert cli("rollback", *root, "--require-signature", public).returncode == 0
 
 
-def packed_later(folder: Path, tmp_path: Path) -> Path:
-    """The same bundle of another sequence, which nobody has signed."""
+def repacked(folder: Path, tmp_path: Path) -> Path:
+    """The same bundle with another sequence, unsigned."""
     later = Path(shutil.copytree(folder, tmp_path / "later"))
     (later / "model.sig").unlink()
     write_manifest(later, replace(read_manifest(later), sequence=2))
     return later
 
 
-def made_keys(folder: Path, name: str) -> tuple[str, str]:
+def make_keys(folder: Path, name: str) -> tuple[str, str]:
     private = ec.generate_private_key(ec.SECP256R1())
-    one, other = folder / f"{name}.pem", folder / f"{name}.pub.pem"
-    one.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    other.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    return str(one), str(other)
+    private_path, public_path = folder / f"{name}.pem", folder / f"{name}.pub.pem"
+    private_path.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public_path.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return str(private_path), str(public_path)
 
 
-def test_run_names_the_classes_of_pictures(door: Command, packed: Path) -> None:
-    pictures = [str(packed / "golden" / f"case_{number}.png") for number in (0, 1)]
-    found = result_of(door("run", str(packed), *pictures, "--top", "3", "--json"))
-    assert found["tier"] == "ORT CPU"
-    assert [guess["picture"] for guess in found["guesses"]] == pictures
-    for guess in found["guesses"]:
+def test_run_prints_the_classes_of_images(cli: Command, packed: Path) -> None:
+    images = [str(packed / "golden" / f"case_{number}.png") for number in (0, 1)]
+    result = result_of(cli("run", str(packed), *images, "--top", "3", "--json"))
+    assert result["tier"] == "ORT CPU"
+    assert [guess["picture"] for guess in result["guesses"]] == images
+    for guess in result["guesses"]:
         assert len(guess["classes"]) == 3
         assert guess["scores"] == sorted(guess["scores"], reverse=True)
-    assert door("run", str(packed), str(packed / "none.png")).returncode == 2
-    refused = door("run", str(packed), str(packed / "recipe.json"))
+    assert cli("run", str(packed), str(packed / "none.png")).returncode == 2
+    refused = cli("run", str(packed), str(packed / "recipe.json"))
     assert refused.returncode == 2
     assert "cannot be read as a picture" in refused.stderr
 
 
-def test_bench_times_every_way_that_works(door: Command, packed: Path) -> None:
-    found = result_of(door("bench", str(packed), "--seconds", "0.1", "--json"))
-    (works,) = [each for each in found["tried"] if each["status"] == "measured"]
-    assert works["trial"]["latency_ms"] > 0
-    assert works["trial"]["p90_ms"] >= works["trial"]["latency_ms"]
+def test_bench_times_every_backend_that_works(cli: Command, packed: Path) -> None:
+    result = result_of(cli("bench", str(packed), "--seconds", "0.1", "--json"))
+    (measured,) = [trial for trial in result["tried"] if trial["status"] == "measured"]
+    assert measured["trial"]["latency_ms"] > 0
+    assert measured["trial"]["p90_ms"] >= measured["trial"]["latency_ms"]
 
 
-def test_install_and_roll_back(door: Command, packed: Path, tmp_path: Path) -> None:
+def test_install_and_roll_back(cli: Command, packed: Path, tmp_path: Path) -> None:
     root, later = str(tmp_path / "root"), Path(shutil.copytree(packed, tmp_path / "later"))
     text = (later / "manifest.json").read_text().replace('"sequence": 1', '"sequence": 2')
     (later / "manifest.json").write_text(text)
-    first = result_of(door("install", str(packed), "--root", root, "--json"))["pointer"]
+    first = result_of(cli("install", str(packed), "--root", root, "--json"))["pointer"]
     digest = manifest_digest(later)
-    second = result_of(door("install", str(later), "--root", root, "--digest", digest, "--json"))["pointer"]
+    second = result_of(cli("install", str(later), "--root", root, "--digest", digest, "--json"))["pointer"]
     assert (second["current"], second["previous"]) == (manifest_digest(later), first["current"])
-    assert door("verify", str(packed), "--root", root).returncode == 8  # it is older
+    assert cli("verify", str(packed), "--root", root).returncode == 8  # lower sequence
     picture = str(packed / "golden" / "case_0.png")
-    assert result_of(door("run", root, picture, "--json"))["guesses"]
-    back = door("rollback", "--root", root)
+    assert result_of(cli("run", root, picture, "--json"))["guesses"]
+    back = cli("rollback", "--root", root)
     assert back.returncode == 0
     assert f"current {first['current'][:12]}, previous {second['current'][:12]}" in back.stdout
 
 
-def test_build_says_why_it_cannot(door: Command, packed: Path) -> None:
-    done = door("build", str(packed))
+def test_build_without_a_gpu_is_refused(cli: Command, packed: Path) -> None:
+    done = cli("build", str(packed))
     assert done.returncode == 5
     assert "no CUDA GPU answers here" in done.stderr
 
 
-def test_the_back_door_lists_what_the_front_door_has(deploytool: Command, back_door: Command) -> None:
+def test_both_command_lines_list_the_device_commands(deploytool: Command, device_cli: Command) -> None:
     commands = {"verify", "build", "run", "bench", "install", "rollback", "pardon", "clean", "doctor"}
-    for done in (deploytool("--help"), back_door("--help")):
+    for done in (deploytool("--help"), device_cli("--help")):
         assert commands <= set(done.stdout.split())
 
 
-def test_pack_makes_a_new_folder_and_says_what_is_next(deploytool: Command, run_copy: Path, tmp_path: Path) -> None:
+def test_pack_writes_a_new_folder_and_prints_the_next_step(deploytool: Command, run_copy: Path, tmp_path: Path) -> None:
     done = deploytool("pack", str(run_copy), "--out", str(tmp_path / "bundle"), "--sequence", "4")
     assert done.returncode == 0, done.stderr
     manifest = read_manifest(tmp_path / "bundle")
@@ -200,7 +200,7 @@ def test_pack_makes_a_new_folder_and_says_what_is_next(deploytool: Command, run_
     assert deploytool("pack", str(tmp_path / "bundle")).returncode == 2
 
 
-def test_export_packs_in_one_go_if_all_that_was_asked_for_held(deploytool: Command, tmp_path: Path) -> None:
+def test_export_with_pack_writes_a_bundle_if_it_succeeds(deploytool: Command, tmp_path: Path) -> None:
     tiny = f"{Path(__file__).parents[1] / 'tiny.py'}:tiny"
     options = ["--input", "3x32x32", "--images", "4", "--seconds", "0.1", "--out", "run", "--pack", "--sequence", "5"]
     document = json.loads(deploytool("export", tiny, *options, "--json").stdout)

@@ -1,4 +1,4 @@
-"""`deploytool diff`: tables and document say the same, and a budget decides the exit code."""
+"""`deploytool diff`: tables and document agree, and a budget decides the exit code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conftest import Command
 
 @pytest.fixture
 def worse(run_copy: Path) -> Path:
-    """A run whose FP16 graph errs three times as much, and is half as fast for sure."""
+    """A run whose FP16 graph has three times the error and is much slower."""
     path = run_copy / "validate" / "report.json"
     written = report.read(path)
     comparisons = []
@@ -26,15 +26,15 @@ def worse(run_copy: Path) -> Path:
             comparison = dataclasses.replace(comparison, checks=(*before, dataclasses.replace(last, parity=parity)))
         comparisons.append(comparison)
     speeds = tuple(
-        dataclasses.replace(each, ratio=0.01, low=0.009, high=0.011) if each.stage == "fp16" else each
-        for each in written.speeds
+        dataclasses.replace(speed, ratio=0.01, low=0.009, high=0.011) if speed.stage == "fp16" else speed
+        for speed in written.speeds
     )
     report.write(path, dataclasses.replace(written, comparisons=tuple(comparisons), speeds=speeds))
     return run_copy
 
 
-def test_a_run_and_itself(deploytool: Command, finished: Path) -> None:
-    budgets = [part for each in ("parity>2x", "p50>+5%", "size>+10%", "top1<-0.5%") for part in ("--fail-if", each)]
+def test_a_run_compared_with_itself(deploytool: Command, finished: Path) -> None:
+    budgets = [word for text in ("parity>2x", "p50>+5%", "size>+10%", "top1<-0.5%") for word in ("--fail-if", text)]
     done = deploytool("diff", str(finished), str(finished), *budgets)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "Verdict: within budget (4 of 4); the same."
@@ -42,7 +42,7 @@ def test_a_run_and_itself(deploytool: Command, finished: Path) -> None:
     assert done.stderr == ""
 
 
-def test_what_is_worse_is_said_and_fails_only_a_budget(deploytool: Command, finished: Path, worse: Path) -> None:
+def test_a_regression_is_printed_and_fails_only_with_a_budget(deploytool: Command, finished: Path, worse: Path) -> None:
     shown = deploytool("diff", str(finished), str(worse), COLUMNS="80")
     assert shown.returncode == 0, shown.stderr
     assert max(len(line) for line in shown.stdout.splitlines() if not line.startswith(("A:", "B:"))) <= 80
@@ -56,39 +56,39 @@ def test_what_is_worse_is_said_and_fails_only_a_budget(deploytool: Command, fini
     assert deploytool("diff", str(worse), str(finished), "--fail-if", "parity>2x").returncode == 0
 
 
-def test_the_document_says_what_the_table_says(deploytool: Command, finished: Path, worse: Path) -> None:
+def test_the_document_agrees_with_the_table(deploytool: Command, finished: Path, worse: Path) -> None:
     done = deploytool("diff", str(finished), str(worse), "--fail-if", "parity>2x", "--fail-if", "size>+1%", "--json")
     assert done.returncode == 10
     document = json.loads(done.stdout)
     assert document["error"]["exit_code"] == 10
-    assert [each["outcome"] for each in document["result"]["budgets"]] == [Outcome.OVER, Outcome.WITHIN]
+    assert [budget["outcome"] for budget in document["result"]["budgets"]] == [Outcome.OVER, Outcome.WITHIN]
     shown = deploytool("diff", str(finished), str(worse)).stdout
-    for shift in document["result"]["difference"]["figures"]:
-        assert shift["subject"].split(" ")[0] in shown
-        assert shift["factor"] is not None
-    assert {shift["quantity"] for shift in document["result"]["difference"]["figures"]} == {
+    for change in document["result"]["difference"]["figures"]:
+        assert change["subject"].split(" ")[0] in shown
+        assert change["factor"] is not None
+    assert {change["quantity"] for change in document["result"]["difference"]["figures"]} == {
         "parity",
         "noise",
         "speedup",
     }
 
 
-def test_what_cannot_be_judged_is_not_verified(deploytool: Command, finished: Path) -> None:
+def test_a_budget_without_a_measurement_is_not_verified(deploytool: Command, finished: Path) -> None:
     done = deploytool("diff", str(finished), str(finished), "--fail-if", "p99>+5%")
     assert done.returncode == 6
     assert "no measurement of p99" in done.stderr
     assert done.stdout.splitlines()[-1] == "Verdict: not verified: p99>+5% cannot be judged; the same."
 
 
-def test_a_bundle_and_what_a_device_brought_home(deploytool: Command, packed: Path, tmp_path: Path) -> None:
-    home = deploytool("bench", str(packed), "--seconds", "0.1", "--json")
-    (tmp_path / "home.json").write_text(home.stdout)
-    asked = ["--fail-if", "parity>1e-3", "--fail-if", "p90>10s", "--fail-if", "top1<100%"]
-    done = deploytool("diff", str(packed), "home.json", *asked, COLUMNS="80")
+def test_a_bundle_compared_with_a_device_result(deploytool: Command, packed: Path, tmp_path: Path) -> None:
+    result = deploytool("bench", str(packed), "--seconds", "0.1", "--json")
+    (tmp_path / "result.json").write_text(result.stdout)
+    budgets = ["--fail-if", "parity>1e-3", "--fail-if", "p90>10s", "--fail-if", "top1<100%"]
+    done = deploytool("diff", str(packed), "result.json", *budgets, COLUMNS="80")
     assert done.returncode == 0, done.stderr
     assert "Verdict: within budget (3 of 3); 0 facts and 0 figures differ," in done.stdout
-    assert deploytool("diff", str(packed), "home.json", "--fail-if", "parity>1e-12").returncode == 10
-    again = deploytool("diff", "home.json", "home.json", "--fail-if", "p50>+5%", "--fail-if", "parity>1x")
+    assert deploytool("diff", str(packed), "result.json", "--fail-if", "parity>1e-12").returncode == 10
+    again = deploytool("diff", "result.json", "result.json", "--fail-if", "p50>+5%", "--fail-if", "parity>1x")
     assert again.returncode == 0
 
 
@@ -100,13 +100,13 @@ def test_a_bundle_and_what_a_device_brought_home(deploytool: Command, packed: Pa
         (("--fail-if", "parity@hlave>2x"), "unknown subject 'hlave'", "fp16/model.onnx"),
     ],
 )
-def test_wrong_use_gets_one_clear_line(
+def test_an_invalid_budget_is_reported_in_one_line(
     deploytool: Command, finished: Path, arguments: tuple[str, ...], problem: str, remedy: str
 ) -> None:
     done = deploytool("diff", str(finished), str(finished), *arguments)
     assert done.returncode == 2
-    said = done.stderr.splitlines()
-    assert len(said) == 2
-    assert problem in said[0]
-    assert remedy in said[1]
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert problem in lines[0]
+    assert remedy in lines[1]
     assert deploytool("diff", str(finished), "nowhere").returncode == 2

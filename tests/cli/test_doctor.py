@@ -1,4 +1,4 @@
-"""The doctor at both doors, on this very machine and on one whose packages are made up."""
+"""`doctor` with both command lines, on this machine and with a fake package."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 from deploytool.host import machine
 from tests.conftest import ROOT, Command
 
-without_gpu = pytest.mark.skipif(bool(machine.gpus()), reason="it is about a machine without a GPU")
+without_gpu = pytest.mark.skipif(bool(machine.gpus()), reason="this machine has a GPU")
 
 
 @pytest.fixture(params=["deploytool", "deploytool.device"])
-def door(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
+def cli(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
     def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", request.param, "doctor", *arguments]
         settings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
@@ -27,8 +27,8 @@ def door(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
 
 
 @without_gpu
-def test_this_machine(door: Command) -> None:
-    done = door()
+def test_this_machine(cli: Command) -> None:
+    done = cli()
     assert done.returncode == 0, done.stderr
     assert f"  torch             {machine.version('torch')}\n" in done.stdout
     assert "CPUExecutionProvider: starts\n" in done.stdout
@@ -38,26 +38,26 @@ def test_this_machine(door: Command) -> None:
 
 
 @without_gpu
-def test_a_target_decides_how_it_ends(door: Command) -> None:
-    assert door("--target", "rtx40").returncode == 0
-    done = door("--target", "orin", "--json")
+def test_a_target_decides_the_exit_code(cli: Command) -> None:
+    assert cli("--target", "rtx40").returncode == 0
+    done = cli("--target", "orin", "--json")
     assert done.returncode == 5
     document = json.loads(done.stdout)
     assert document["error"]["exit_code"] == 5
     assert document["error"]["remedy"] == "build it there: python -m deploytool.device build BUNDLE"
-    assert [one["name"] for one in document["result"]["capabilities"]] == [
+    assert [item["name"] for item in document["result"]["capabilities"]] == [
         *("make graphs", "orin", "run", "sign", "check signatures"),
     ]
-    assert door("--target", "orim").returncode == 2
+    assert cli("--target", "orim").returncode == 2
 
 
-def test_both_runtimes_stop_every_command_but_this_one(door: Command, deploytool: Command, tmp_path: Path) -> None:
-    other = tmp_path / "site" / "onnxruntime_gpu-1.31.1.dist-info"
-    other.mkdir(parents=True)
-    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.31.1\n")
-    path = f"{ROOT}{os.pathsep}{other.parent}"
+def test_both_runtimes_stop_every_command_except_doctor(cli: Command, deploytool: Command, tmp_path: Path) -> None:
+    package = tmp_path / "site" / "onnxruntime_gpu-1.31.1.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.31.1\n")
+    path = f"{ROOT}{os.pathsep}{package.parent}"
     assert deploytool("targets", PYTHONPATH=path).returncode == 5
-    done = door(PYTHONPATH=path)
+    done = cli(PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
     assert "Trap (both runtimes): onnxruntime and onnxruntime-gpu are both installed" in done.stdout
     assert "  → pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime" in done.stdout

@@ -1,3 +1,5 @@
+"""`deploytool faults` on an intact run and on one whose golden cases catch too little."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -14,7 +16,7 @@ from deploytool.results.faults import CASES
 from tests.conftest import TINY, Command
 
 
-def test_a_run_is_proved(run_copy: Path, deploytool: Command) -> None:
+def test_faults_of_a_run_are_caught(run_copy: Path, deploytool: Command) -> None:
     done = deploytool("faults", str(run_copy), "--faults", "2")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -29,31 +31,31 @@ def test_a_run_is_proved(run_copy: Path, deploytool: Command) -> None:
 
 
 @pytest.fixture
-def blind(run_copy: Path) -> Path:
-    """A run whose golden cases are made grey, the answers with them."""
+def grey_run(run_copy: Path) -> Path:
+    """A run whose golden images are all grey, with matching outputs."""
     path = run_copy / "golden" / "golden.npz"
     sample = golden.read(path)
     pixels = np.full_like(sample.pixels, 128)
     inputs = {"input": images.normalise(pixels, TINY.preprocessing)}
     weights = run_copy / "load" / "weights.safetensors"
     with eager.start(weights) as single, eager.start(weights, double=True) as double:
-        answers, truth = replay(single, inputs), replay(double, inputs)
-    golden.write(path, dataclasses.replace(sample, pixels=pixels, inputs=inputs, outputs=answers, reference=truth))
+        outputs, reference = replay(single, inputs), replay(double, inputs)
+    golden.write(path, dataclasses.replace(sample, pixels=pixels, inputs=inputs, outputs=outputs, reference=reference))
     return run_copy
 
 
-def test_blind_golden_cases_are_not_proved_and_better_ones_are_proposed(blind: Path, deploytool: Command) -> None:
-    done = deploytool("faults", str(blind), "--faults", "3")
+def test_golden_cases_that_miss_faults_fail_and_better_cases_are_written(grey_run: Path, deploytool: Command) -> None:
+    done = deploytool("faults", str(grey_run), "--faults", "3")
     assert done.returncode == 6
     assert "the golden cases miss" in done.stderr
-    assert f"--cases {blind / CASES}" in done.stderr
-    pixels, _ = golden.read_cases(blind / CASES)
+    assert f"--cases {grey_run / CASES}" in done.stderr
+    pixels, _ = golden.read_cases(grey_run / CASES)
     assert len(pixels) >= 1
 
 
-@pytest.mark.parametrize("what", ["nothing", "report"])
-def test_what_is_no_run_is_refused(tmp_path: Path, deploytool: Command, what: str) -> None:
-    (tmp_path / what).mkdir()
-    done = deploytool("faults", str(tmp_path / what))
+@pytest.mark.parametrize("name", ["nothing", "report"])
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, deploytool: Command, name: str) -> None:
+    (tmp_path / name).mkdir()
+    done = deploytool("faults", str(tmp_path / name))
     assert done.returncode == 2
     assert "has no run with graphs to check" in done.stderr

@@ -1,4 +1,4 @@
-"""Nor does a text from a registry, a device behind ssh, an install, a machine or a package."""
+"""Hostile text from a registry, a device, an install, a machine or a package cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from deploytool.doctor import inventory
 from deploytool.host import files, owner
 from deploytool.loading import catalog
 from tests.cli import hostile
-from tests.cli.conftest import Said
+from tests.cli.conftest import OutputOf
 from tests.doctor import machines
 from tests.transfer import small
 
-ANSWERS: list[tuple[int, str, dict[str, str], str]] = [  # of a registry: status, reason, headers and body
+ANSWERS: list[tuple[int, str, dict[str, str], str]] = [  # responses of a registry: status, reason, headers and body
     (500, hostile.HEADER, {}, hostile.HEADER),
     (401, hostile.HEADER, {"WWW-Authenticate": f'Bearer realm="http://127.0.0.1{hostile.HEADER}"'}, ""),
     (302, hostile.HEADER, {"Location": f"ftp://{hostile.HEADER}"}, ""),
@@ -37,13 +37,14 @@ ANSWERS: list[tuple[int, str, dict[str, str], str]] = [  # of a registry: status
 
 @pytest.fixture(params=ANSWERS, ids=lambda answer: str(answer[0]))
 def registry(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a server that sends a hostile response."""
     status, reason, headers, body = request.param
 
     class Handler(BaseHTTPRequestHandler):
-        """Says the same to everybody."""
+        """Sends the same response to every request."""
 
         def log_message(self, format: str, *arguments: object) -> None:
-            """Nobody wants to know."""
+            """Logs nothing."""
 
         def _answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -52,7 +53,7 @@ def registry(request: pytest.FixtureRequest) -> Iterator[str]:
             self.wfile.write("\r\n".join(lines).encode("utf-8", "surrogateescape"))
             self.close_connection = True
 
-        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = _answer  # noqa: N815  # the names that it looks for
+        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = _answer  # noqa: N815  # names that http.server calls
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -62,11 +63,11 @@ def registry(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("device", [False, True])
-def test_of_a_registry(said: Said, registry: str, tmp_path: Path, device: bool) -> None:
-    said("pull", f"oci://{registry}", "--out", "out", device=device)
-    said("pull", f"http://{registry.partition('/')[0]}/folder/", "--out", "out", device=device)
+def test_responses_of_a_registry(output_of: OutputOf, registry: str, tmp_path: Path, device: bool) -> None:
+    output_of("pull", f"oci://{registry}", "--out", "out", device=device)
+    output_of("pull", f"http://{registry.partition('/')[0]}/folder/", "--out", "out", device=device)
     if not device:
-        said("push", small.made(tmp_path / "in", 1), f"oci://{registry}")
+        output_of("push", small.made(tmp_path / "in", 1), f"oci://{registry}")
 
 
 SSH = """#!{python}
@@ -77,7 +78,7 @@ sys.stdout.flush()
 sys.exit(255)
 """
 FAILED = {"error": {"problem": hostile.TEXT, "remedy": hostile.TEXT, "exit_code": 3}}
-DEVICES = [  # what comes from the device, in two lines
+DEVICES = [  # the two lines that the device sends
     (b"", b""),
     (json.dumps({"problem": hostile.TEXT}).encode(), b""),
     (json.dumps({"lacking": hostile.TEXT}).encode(), b""),
@@ -89,8 +90,8 @@ DEVICES = [  # what comes from the device, in two lines
 
 
 @pytest.mark.parametrize("answers", DEVICES)
-def test_of_a_device_behind_ssh(
-    said: Said, answers: tuple[bytes, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_output_of_a_device_over_ssh(
+    output_of: OutputOf, answers: tuple[bytes, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noise = hostile.NAME.encode("utf-8", "surrogateescape")
     program = SSH.format(python=sys.executable, noise=noise, first=answers[0], last=answers[1])
@@ -98,49 +99,49 @@ def test_of_a_device_behind_ssh(
     (tmp_path / "bin" / "ssh").write_text(program)
     (tmp_path / "bin" / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
-    written = said("ship", small.made(tmp_path / "in", 1), "me@there:/root")
-    assert hostile.FORGED in written or answers[0].startswith(b'{"lacking": "')
+    output = output_of("ship", small.made(tmp_path / "in", 1), "me@there:/root")
+    assert hostile.FORGED in output or answers[0].startswith(b'{"lacking": "')
 
 
 @pytest.mark.parametrize("device", [False, True])
-def test_of_an_install(said: Said, tmp_path: Path, device: bool) -> None:
+def test_files_of_an_install(output_of: OutputOf, tmp_path: Path, device: bool) -> None:
     root = tmp_path / hostile.NAME
     for command in (("rollback",), ("pardon", "0123")):
-        said(*command, "--root", root, device=device)
+        output_of(*command, "--root", root, device=device)
     root.mkdir()
     pointer = {"current": "a" * 64, "previous": "b" * 64, "sequence": 1, "refused": {f"0123{hostile.TEXT}": "why"}}
     (root / "current").write_text(json.dumps(hostile.poisoned(pointer)), encoding="ascii")
     for command in (("rollback",), ("pardon", "0123"), ("pardon", "9")):
-        said(*command, "--root", root, device=device)
+        output_of(*command, "--root", root, device=device)
     (root / "current").write_text(hostile.NAME, "utf-8", "surrogateescape")
-    said("rollback", "--root", root, device=device)
+    output_of("rollback", "--root", root, device=device)
 
 
-def test_of_what_a_killed_command_left(said: Said, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_command(output_of: OutputOf, tmp_path: Path) -> None:
     folder = tmp_path / hostile.NAME
-    said("clean", folder)
+    output_of("clean", folder)
     folder.mkdir()
-    left = folder / f".{hostile.HEADER}.{owner.name()}{files.UNFINISHED}"
-    left.write_text("")
-    os.utime(left, (0, 0))
-    for more in ((), ("--json",), ("--yes",)):
-        said("clean", folder, *more)
-    said("clean", "--root", folder, device=True)
+    leftover = folder / f".{hostile.HEADER}.{owner.name()}{files.UNFINISHED}"
+    leftover.write_text("")
+    os.utime(leftover, (0, 0))
+    for options in ((), ("--json",), ("--yes",)):
+        output_of("clean", folder, *options)
+    output_of("clean", "--root", folder, device=True)
 
 
-def test_of_a_machine_and_of_packages(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = machines.cpu_machine()
-    worse = serde.decode(inventory.Inventory, hostile.poisoned(serde.encode(here)))
-    monkeypatch.setattr(inventory, "collect", lambda: worse)
+def test_inventory_and_model_names(output_of: OutputOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    actual = machines.cpu_machine()
+    poisoned = serde.decode(inventory.Inventory, hostile.poisoned(serde.encode(actual)))
+    monkeypatch.setattr(inventory, "collect", lambda: poisoned)
     for device in (False, True):
-        said("doctor", device=device)
+        output_of("doctor", device=device)
     models = tuple(dataclasses.replace(model, name=hostile.TEXT) for model in catalog.models())
     monkeypatch.setattr(catalog, "models", lambda: models)
-    assert hostile.FORGED in said("models")
+    assert hostile.FORGED in output_of("models")
 
 
-def test_the_walk_is_of_every_command() -> None:
-    """A command that is not walked shows nothing of a stranger's, or it is added to one of these files."""
-    walked = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_foreign_*.py"))
-    missing = {name for name in app.COMMAND_MODULES if not re.search(rf"[\"' ]{name}[\"' ]", walked)}
-    assert missing == hostile.SPEAK_OF_NOBODY
+def test_every_command_that_prints_foreign_text_is_tested() -> None:
+    """A new command must be called in one of these files, or be listed as printing no foreign text."""
+    source = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_foreign_*.py"))
+    missing = {name for name in app.COMMAND_MODULES if not re.search(rf"[\"' ]{name}[\"' ]", source)}
+    assert missing == hostile.WITHOUT_FOREIGN_TEXT

@@ -1,4 +1,4 @@
-"""No text from elsewhere colours, moves, turns around or forges a line of what any command says."""
+"""Hostile text in runs, bundles, names, models, data and settings cannot control the terminal or forge a line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from deploytool.bundle.manifest import MANIFEST_FILE
 from deploytool.results.artifact import Kind
 from deploytool.spec import Stage
 from tests.cli import hostile
-from tests.cli.conftest import Said
+from tests.cli.conftest import OutputOf
 
-STATES = ("schema", "stage", "status", "verdict", "outcome", "kind", "origin")  # words that are checked when read
-MANIFEST = (  # what a bundle is refused for at once where it makes no sense
+STATES = ("schema", "stage", "status", "verdict", "outcome", "kind", "origin")  # fields with a fixed set of values
+MANIFEST = (  # fields whose invalid values are refused at once
     *("schema", "path", "paths", "sha256", "role", "recipe", "images", "dtype", "layout", "channels", "interpolation"),
     *("free", "classes", "precision", "io", "shape", "flavour"),
 )
@@ -23,7 +23,7 @@ MANIFEST = (  # what a bundle is refused for at once where it makes no sense
 
 @pytest.fixture
 def run(run_copy: Path, tmp_path: Path) -> Path:
-    """A run in a hostile folder, with a report of which every text is hostile."""
+    """A run in a folder with a hostile name, with hostile text in its report."""
     home = run_copy.rename(tmp_path / hostile.NAME)
     hostile.poison(home / "validate" / Kind.REPORT.value, STATES)
     return home
@@ -31,7 +31,7 @@ def run(run_copy: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pack(packed: Path, tmp_path: Path) -> Path:
-    """A bundle in a hostile folder, with a manifest of which every text is hostile that need not be sound."""
+    """A bundle in a folder with a hostile name, with hostile text in the free fields of its manifest."""
     folder = Path(shutil.copytree(packed, tmp_path / hostile.NAME))
     hostile.poison(folder / MANIFEST_FILE, MANIFEST)
     return folder
@@ -41,69 +41,71 @@ def pack(packed: Path, tmp_path: Path) -> Path:
     "command",
     [("show",), ("show", "-v"), ("show", "-q"), ("show", "--json"), ("faults", "--faults", "1"), ("blame",), ("pack",)],
 )
-def test_of_a_run(said: Said, run: Path, command: tuple[str, ...]) -> None:
-    said(command[0], run, *command[1:])
+def test_text_of_a_run(output_of: OutputOf, run: Path, command: tuple[str, ...]) -> None:
+    output_of(command[0], run, *command[1:])
 
 
-@pytest.mark.parametrize("room", [Stage.LOAD, Stage.GOLDEN, Stage.FP16, Stage.VALIDATE])
-def test_of_a_receipt(said: Said, run_copy: Path, room: str) -> None:
-    hostile.poison(run_copy / room / "receipt.json", ("kind", "files"))
-    said("show", run_copy)
-    said("show", next(path for path in (run_copy / room).iterdir() if path.suffix != ".json" or room == "validate"))
-    said("bench", run_copy, "--seconds", "0.1")
-    said("pack", run_copy)
+@pytest.mark.parametrize("stage", [Stage.LOAD, Stage.GOLDEN, Stage.FP16, Stage.VALIDATE])
+def test_text_of_a_receipt(output_of: OutputOf, run_copy: Path, stage: str) -> None:
+    hostile.poison(run_copy / stage / "receipt.json", ("kind", "files"))
+    output_of("show", run_copy)
+    output_of(
+        "show", next(path for path in (run_copy / stage).iterdir() if path.suffix != ".json" or stage == "validate")
+    )
+    output_of("bench", run_copy, "--seconds", "0.1")
+    output_of("pack", run_copy)
 
 
 @pytest.mark.parametrize("command", ["show", "report", "diff", "blame", "pack"])
-def test_of_a_report_whose_checked_words_are_others(said: Said, run: Path, command: str) -> None:
+def test_invalid_values_in_a_report(output_of: OutputOf, run: Path, command: str) -> None:
     hostile.poison(run / "validate" / Kind.REPORT.value)
-    said(command, run, *([run] if command == "diff" else []))
+    output_of(command, run, *([run] if command == "diff" else []))
 
 
-def test_of_a_report_and_in_its_page_and_junit(said: Said, run: Path, tmp_path: Path) -> None:
-    said("report", run, "--junit", tmp_path / "junit.xml")
-    said("report", run, run, "--page", tmp_path / "all.html")
-    said("diff", run, run, "--fail-if", "parity>2x")
+def test_text_of_a_report_in_its_page_and_junit(output_of: OutputOf, run: Path, tmp_path: Path) -> None:
+    output_of("report", run, "--junit", tmp_path / "junit.xml")
+    output_of("report", run, run, "--page", tmp_path / "all.html")
+    output_of("diff", run, run, "--fail-if", "parity>2x")
     for page in (run / "report.html", tmp_path / "all.html", tmp_path / "junit.xml"):
-        written = page.read_text(encoding="utf-8")
-        assert hostile.FORGED in written
-        assert not [*hostile.harm(written)]
-        assert "$<b>" not in written
+        text = page.read_text(encoding="utf-8")
+        assert hostile.FORGED in text
+        assert not [*hostile.find_harm(text)]
+        assert "$<b>" not in text
 
 
 @pytest.mark.parametrize("device", [False, True])
 @pytest.mark.parametrize("command", ["verify", "bench --seconds 0.1", "run PICTURE", "install --root root", "build"])
-def test_of_a_bundle(said: Said, pack: Path, command: str, device: bool) -> None:
+def test_text_of_a_bundle(output_of: OutputOf, pack: Path, command: str, device: bool) -> None:
     name, *more = command.replace("PICTURE", str(pack / "golden" / "case_0.png")).split(" ")
     words = [pack / "golden" / "case_0.png" if "case_0" in word else word for word in more]
-    assert hostile.FORGED in said(name, pack, *words, device=device)
-    said(name, pack, *words, "--json", device=device)
+    assert hostile.FORGED in output_of(name, pack, *words, device=device)
+    output_of(name, pack, *words, "--json", device=device)
 
 
 @pytest.mark.parametrize("device", [False, True])
-def test_of_names_of_files(said: Said, packed: Path, tmp_path: Path, device: bool) -> None:
-    nothing, folder = tmp_path / hostile.NAME, Path(shutil.copytree(packed, tmp_path / "bundle"))
+def test_names_of_files(output_of: OutputOf, packed: Path, tmp_path: Path, device: bool) -> None:
+    missing, folder = tmp_path / hostile.NAME, Path(shutil.copytree(packed, tmp_path / "bundle"))
     for command in ("verify", "build", "bench", "install --root root", "pull", "run x.png", f"run {packed} NOTHING"):
-        words = [nothing if word == "NOTHING" else word for word in command.split(" ")]
-        said(*words[:1], *([] if "NOTHING" in command else [nothing]), *words[1:], device=device)
-    said("verify", packed, "--require-signature", nothing, device=device)
+        words = [missing if word == "NOTHING" else word for word in command.split(" ")]
+        output_of(*words[:1], *([] if "NOTHING" in command else [missing]), *words[1:], device=device)
+    output_of("verify", packed, "--require-signature", missing, device=device)
     (folder / hostile.NAME).touch()
-    assert hostile.FORGED in said("verify", folder, device=device)
-    said("pull", folder, "--out", "out", device=device)
-    said("pull", f"oci-archive:{nothing}", device=device)
+    assert hostile.FORGED in output_of("verify", folder, device=device)
+    output_of("pull", folder, "--out", "out", device=device)
+    output_of("pull", f"oci-archive:{missing}", device=device)
     if not device:
         for command in ("show", "report", "diff", "blame", "faults", "pack", "bench", "sign", "push"):
-            more = {"diff": (nothing,), "sign": ("--key", nothing), "push": (f"oci-archive:{nothing}",)}
-            said(command, nothing, *more.get(command, ()))
-        said("push", folder, f"oci-archive:{nothing}")
+            more = {"diff": (missing,), "sign": ("--key", missing), "push": (f"oci-archive:{missing}",)}
+            output_of(command, missing, *more.get(command, ()))
+        output_of("push", folder, f"oci-archive:{missing}")
 
 
-@pytest.mark.parametrize("wrong", [(hostile.NAME,), ("models", f"--{hostile.NAME}"), ("pull", hostile.NAME)])
+@pytest.mark.parametrize("arguments", [(hostile.NAME,), ("models", f"--{hostile.NAME}"), ("pull", hostile.NAME)])
 @pytest.mark.parametrize("device", [False, True])
-def test_of_arguments(said: Said, wrong: tuple[str, ...], device: bool) -> None:
-    said(*wrong, device=device)
+def test_arguments(output_of: OutputOf, arguments: tuple[str, ...], device: bool) -> None:
+    output_of(*arguments, device=device)
     if not device:
-        said(*wrong, "--json")
+        output_of(*arguments, "--json")
 
 
 MODEL = """
@@ -129,28 +131,28 @@ def odd():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_of_a_model(said: Said, tmp_path: Path) -> None:
+def test_names_and_messages_of_a_model(output_of: OutputOf, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(MODEL.format(text=hostile.NAME.replace("\udcff", "")), encoding="utf-8")
-    asked = ("--input", "3x16x16", "--quick", "--out", "run")
-    for made in ("fails", "odd", hostile.NAME):
-        said("export", f"net.py:{made}", *asked)
-    said("export", f"{hostile.NAME}.py:make", *asked)
-    said("show", "--cost", "net.py:make", "--input", "3x16x16")
-    assert hostile.FORGED in said("export", "net.py:make", *asked, "-v")
-    for command in ("show", "report", "blame", "prove --faults 1", "bench --seconds 0.1"):
-        said(command.split(" ")[0], "run", *command.split(" ")[1:])
+    options = ("--input", "3x16x16", "--quick", "--out", "run")
+    for function in ("fails", "odd", hostile.NAME):
+        output_of("export", f"net.py:{function}", *options)
+    output_of("export", f"{hostile.NAME}.py:make", *options)
+    output_of("show", "--cost", "net.py:make", "--input", "3x16x16")
+    assert hostile.FORGED in output_of("export", "net.py:make", *options, "-v")
+    for command in ("show", "report", "blame", "faults --faults 1", "bench --seconds 0.1"):
+        output_of(command.split(" ")[0], "run", *command.split(" ")[1:])
 
 
-def test_of_data_and_settings(said: Said, tmp_path: Path) -> None:
-    asked = ("export", "mixnet_s", "--quick", "--out", "run")
-    said(*asked, "--data", hostile.NAME)
+def test_names_of_data_and_configuration_keys(output_of: OutputOf, tmp_path: Path) -> None:
+    options = ("export", "mixnet_s", "--quick", "--out", "run")
+    output_of(*options, "--data", hostile.NAME)
     (tmp_path / "data" / hostile.NAME).mkdir(parents=True)
     (tmp_path / "data" / hostile.NAME / f"{hostile.NAME}.png").write_text("no picture")
-    said(*asked, "--data", "data")
+    output_of(*options, "--data", "data")
     for option in ("--weights", "--inputs", "--classes", "--cases"):
-        said(*asked, option, hostile.NAME)
-        said(*asked, option, tmp_path / "data" / hostile.NAME / f"{hostile.NAME}.png")
+        output_of(*options, option, hostile.NAME)
+        output_of(*options, option, tmp_path / "data" / hostile.NAME / f"{hostile.NAME}.png")
     name = hostile.TEXT.replace("\ud800", "")
     for table in (f"[{json.dumps(name)}]", f"[export]\n{json.dumps(name)} = 1", f"[export]\nto = {json.dumps(name)}"):
         (tmp_path / "deploytool.toml").write_text(f"{table}\n", encoding="utf-8")
-        said("export", "mixnet_s")
+        output_of("export", "mixnet_s")

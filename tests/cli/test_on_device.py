@@ -1,4 +1,4 @@
-"""`deploytool` where typer, torch and all else that exporting needs is not installed."""
+"""`deploytool` on a device, where typer, torch and the other libraries of the host are not installed."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ sys.meta_path.insert(0, Missing)
 
 @pytest.fixture
 def device(tmp_path: Path) -> Device:
+    """Runs `deploytool` in a process in which these libraries cannot be imported."""
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "sitecustomize.py").write_text(_BARE)
 
@@ -38,7 +39,7 @@ def device(tmp_path: Path) -> Device:
     return call
 
 
-def test_commands_of_the_device_work(device: Device, packed: Path) -> None:
+def test_device_commands_work(device: Device, packed: Path) -> None:
     done = device("verify", str(packed), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["result"]["tier"] == "ORT CPU"
@@ -46,7 +47,7 @@ def test_commands_of_the_device_work(device: Device, packed: Path) -> None:
     assert "pardon" in device("--help").stdout
 
 
-def test_other_commands_name_the_extra(device: Device) -> None:
+def test_other_commands_name_the_missing_extra(device: Device) -> None:
     done = device("export", "shufflenet_g3")
     assert done.returncode == 5
     assert "deploytool[cpu]" in done.stderr

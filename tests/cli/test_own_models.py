@@ -1,4 +1,4 @@
-"""Models that are not ours, on the command line: where they lie, what rebuilds them, and one clear line."""
+"""`export` of user models: files, modules and packages, what rebuilds them, and errors in one line."""
 
 from __future__ import annotations
 
@@ -56,25 +56,25 @@ class Naming(nn.Module):
         (("shufflenet_g3", "--arg", "depth=7"), 7, "deploytool.models.shufflenet:shufflenet raises TypeE", "--arg"),
     ],
 )
-def test_wrong_use_gets_one_clear_line(
+def test_an_error_is_reported_in_one_line(
     deploytool: Command, tmp_path: Path, arguments: tuple[str, ...], code: int, problem: str, remedy: str
 ) -> None:
     (tmp_path / "net.py").write_text(NET)
     done = deploytool("export", *arguments, *QUIET)
-    said = done.stderr.splitlines()
-    assert (done.returncode, len(said)) == (code, 2), done.stderr
-    assert said[0].startswith(f"deploytool: {problem}")
-    assert remedy in said[1]
+    lines = done.stderr.splitlines()
+    assert (done.returncode, len(lines)) == (code, 2), done.stderr
+    assert lines[0].startswith(f"deploytool: {problem}")
+    assert remedy in lines[1]
     assert not [path for path in tmp_path.rglob("artifacts/**/*") if path.is_file()]
 
 
-def made_anew(output: str) -> list[str]:
-    """The stages that did not keep what was there."""
+def rebuilt(output: str) -> list[str]:
+    """The stages whose artifact was not reused."""
     lines = [line.split() for line in output.splitlines()]
     return [words[0] for words in lines if words and words[0] in PIPELINE and words[1] != "kept"]
 
 
-def test_what_a_file_imports_is_its_own_and_an_edit_rebuilds(deploytool: Command, tmp_path: Path) -> None:
+def test_a_file_imports_its_neighbours_and_an_edit_of_them_rebuilds(deploytool: Command, tmp_path: Path) -> None:
     files = {
         "net.py": "from blocks import body\nfrom models.heads import head\nfrom torch import nn\n"
         "def make(): return nn.Sequential(body(), head())\n",
@@ -89,24 +89,24 @@ def test_what_a_file_imports_is_its_own_and_an_edit_rebuilds(deploytool: Command
     arguments = ("export", "project/net.py:make", "--input", "3x4x4", *QUIET)
     first, again = deploytool(*arguments), deploytool(*arguments)
     assert (first.returncode, first.stderr) == (0, "")
-    assert made_anew(first.stdout) == WITHOUT_ENGINE
-    assert made_anew(again.stdout) == []
+    assert rebuilt(first.stdout) == WITHOUT_ENGINE
+    assert rebuilt(again.stdout) == []
     for name, old, new in (("blocks.py", "Flatten()", "Flatten(), nn.ReLU()"), ("models/heads.py", "4)", "5)")):
         (tmp_path / "project" / name).write_text(files[name].replace(old, new))
-        assert made_anew(deploytool(*arguments).stdout) == WITHOUT_ENGINE
+        assert rebuilt(deploytool(*arguments).stdout) == WITHOUT_ENGINE
 
 
-def test_a_module_of_a_package_and_an_edit_beside_it(deploytool: Command, tmp_path: Path) -> None:
-    package = tmp_path / "place" / "mine"
+def test_a_module_in_a_package_is_rebuilt_after_an_edit_of_its_neighbour(deploytool: Command, tmp_path: Path) -> None:
+    package = tmp_path / "site" / "mine"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "sizes.py").write_text("width = 8\n")
     (package / "net.py").write_text(f"from .sizes import width\n{NET}")
-    there = {"PYTHONPATH": f"{ROOT}:{tmp_path / 'place'}"}
+    environment = {"PYTHONPATH": f"{ROOT}:{tmp_path / 'site'}"}
     arguments = ("export", "mine.net:make", "--input", "3x8x8", "--arg", "width=4", *QUIET)
-    assert made_anew(deploytool(*arguments, **there).stdout) == WITHOUT_ENGINE
+    assert rebuilt(deploytool(*arguments, **environment).stdout) == WITHOUT_ENGINE
     (package / "sizes.py").write_text("width = 9\n")
-    assert made_anew(deploytool(*arguments, **there).stdout) == WITHOUT_ENGINE
+    assert rebuilt(deploytool(*arguments, **environment).stdout) == WITHOUT_ENGINE
 
 
 def test_another_package_adds_models(deploytool: Command, tmp_path: Path) -> None:
@@ -122,12 +122,12 @@ def test_another_package_adds_models(deploytool: Command, tmp_path: Path) -> Non
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[deploytool.models]\nzoo = theirs:MODELS\n")
-    there = {"PYTHONPATH": f"{ROOT}:{site}"}
-    listed = deploytool("models", **there)
+    environment = {"PYTHONPATH": f"{ROOT}:{site}"}
+    listed = deploytool("models", **environment)
     assert listed.returncode == 0, listed.stderr
     assert "their_net" in listed.stdout
     assert "their_net" not in deploytool("models").stdout
-    done = deploytool("export", "their-net", *QUIET, **there)
+    done = deploytool("export", "their-net", *QUIET, **environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert "their_net: largest error relative to the largest output, 4 golden cases" in done.stdout
     graph = onnx.load(tmp_path / "artifacts" / "their_net" / "fp16" / "model.onnx")

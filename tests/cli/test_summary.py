@@ -1,3 +1,5 @@
+"""The printed table of speeds: cells by verdict, and the reason for no verdict."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -16,10 +18,10 @@ from deploytool.spec import SpeedVerdict, Stage, Status
 UNEVEN = "the machine was too uneven: other programs took 1.4 of 2 cores"
 
 
-def shown(finished: Path, *speeds: Speed) -> str:
-    written = dataclasses.replace(report.read(finished / "validate" / Kind.REPORT.value), speeds=speeds)
+def printed(finished: Path, *speeds: Speed) -> str:
+    changed = dataclasses.replace(report.read(finished / "validate" / Kind.REPORT.value), speeds=speeds)
     console = Console(width=80, record=True, file=io.StringIO())
-    summary.show(console, written, finished)
+    summary.show(console, changed, finished)
     return console.export_text()
 
 
@@ -37,14 +39,18 @@ def speed(stage: Stage, verdict: SpeedVerdict | None) -> Speed:
         (SpeedVerdict.NO_VERDICT, "no verdict, see below"),
     ],
 )
-def test_a_ratio_is_said_as_far_as_it_can_be(finished: Path, verdict: SpeedVerdict | None, cell: str) -> None:
-    lines = shown(finished, speed(Stage.EXPORT, verdict)).splitlines()
+def test_the_speed_up_is_printed_as_far_as_the_verdict_allows(
+    finished: Path, verdict: SpeedVerdict | None, cell: str
+) -> None:
+    lines = printed(finished, speed(Stage.EXPORT, verdict)).splitlines()
     (line,) = [line for line in lines if "10.00 ms" in line]
     assert line.split("20.00 ms")[1].strip() == cell
     assert len(line) <= 80
 
 
-def test_the_reason_for_no_verdict_is_said_once(finished: Path) -> None:
-    text = shown(finished, speed(Stage.EXPORT, SpeedVerdict.NO_VERDICT), speed(Stage.SIMPLIFY, SpeedVerdict.NO_VERDICT))
+def test_the_reason_for_no_verdict_is_printed_once(finished: Path) -> None:
+    text = printed(
+        finished, speed(Stage.EXPORT, SpeedVerdict.NO_VERDICT), speed(Stage.SIMPLIFY, SpeedVerdict.NO_VERDICT)
+    )
     assert text.count(f"Speed: no verdict ({UNEVEN})") == 1
     assert "2.00×" not in text

@@ -1,4 +1,4 @@
-"""A run's folder that came from elsewhere runs nothing here, whatever it names."""
+"""A run from elsewhere runs no code here, unless it is trusted with --trust-code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def mine(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(home))
 
 
@@ -40,25 +40,25 @@ def exported(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
     return run.folder
 
 
-def renamed(run: Path, factory: str) -> None:
-    """Makes the weights of a run name another factory, with receipts that agree."""
+def set_factory(run: Path, factory: str) -> None:
+    """Changes the factory in the weights of a run, with matching receipts."""
     weights = run / "load" / "weights.safetensors"
     with safe_open(weights, "pt") as opened:
         model = json.loads(opened.metadata()["model"])
     save_file(load_file(weights), weights, metadata={"model": json.dumps({**model, "factory": factory})})
-    sealed = receipt.read(weights.parent)
-    assert sealed is not None
+    entry = receipt.read(weights.parent)
+    assert entry is not None
     path = weights.parent / receipt.FILE
-    path.write_text(path.read_text().replace(sealed.files[weights.name], serde.file_digest(weights)))
-    assert all(receipt.matches(room, each) for room, each in runner.stage_directories(run))
+    path.write_text(path.read_text().replace(entry.files[weights.name], serde.file_digest(weights)))
+    assert all(receipt.matches(folder, entry) for folder, entry in runner.stage_directories(run))
 
 
-@pytest.mark.usefixtures("mine")
-def test_what_this_user_exported_is_known(exported: Path) -> None:
+@pytest.mark.usefixtures("own_home")
+def test_a_run_of_this_user_is_trusted(exported: Path) -> None:
     trust.check(exported, trust_code=False)
 
 
-def test_what_nobody_exported_here_is_refused_unless_one_says_so(
+def test_a_foreign_run_is_refused_without_trust_code(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -70,38 +70,38 @@ def test_what_nobody_exported_here_is_refused_unless_one_says_so(
         trust.check(exported, trust_code=False)
 
 
-@pytest.mark.usefixtures("mine")
+@pytest.mark.usefixtures("own_home")
 @pytest.mark.parametrize("factory", ["subprocess:check_output", "os:system", "/tmp/evil.py:make", "builtins:exec"])
-def test_a_run_that_names_other_code_does_not_run_it(exported: Path, tmp_path: Path, factory: str) -> None:
+def test_a_run_with_a_changed_factory_is_refused(exported: Path, tmp_path: Path, factory: str) -> None:
     run = Path(shutil.copytree(exported, tmp_path / "run"))
-    renamed(run, factory)
+    set_factory(run, factory)
     with pytest.raises(BadInput, match="which this user has not exported here"):
         trust.check(run, trust_code=False)
 
 
 @pytest.mark.parametrize("command", ["blame", "bench"])
-def test_the_commands_that_build_the_model_again_ask_first(
+def test_commands_that_run_the_model_refuse_a_foreign_run(
     deploytool: Command, exported: Path, tmp_path: Path, command: str
 ) -> None:
     run = Path(shutil.copytree(exported, tmp_path / "run"))
-    renamed(run, "subprocess:check_output")
+    set_factory(run, "subprocess:check_output")
     done = deploytool(command, str(run), HOME=str(tmp_path))
     assert done.returncode == 2
     assert "which this user has not exported here" in done.stderr
     assert len(done.stderr.splitlines()) == 2
 
 
-@pytest.mark.usefixtures("mine")
-def test_an_export_into_a_planted_run_keeps_nothing_that_names_other_code(
+@pytest.mark.usefixtures("own_home")
+def test_an_export_into_a_planted_run_reuses_no_foreign_code(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever plants a run can work out its keys, too: here all that the first stage depends on has one key."""
-    monkeypatch.setattr(runner, "_first_key", lambda *asked: "k")
-    asked = partial(deploytool.export, f"{exported.parent / 'net.py'}:make", inputs=[(3, 2, 2)], to="onnx", quick=True)
-    planted = asked(out=tmp_path / "run").folder
-    renamed(planted, f"{tmp_path / 'evil.py'}:make")
+    """An attacker can compute the keys of a planted run; here every first stage has the same key."""
+    monkeypatch.setattr(runner, "_first_key", lambda *arguments: "k")
+    export = partial(deploytool.export, f"{exported.parent / 'net.py'}:make", inputs=[(3, 2, 2)], to="onnx", quick=True)
+    planted = export(out=tmp_path / "run").folder
+    set_factory(planted, f"{tmp_path / 'evil.py'}:make")
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    first = asked(out=planted).artifacts[0]
+    first = export(out=planted).artifacts[0]
     assert (first.made_by, first.fresh) == ("load", True)
     assert not (tmp_path / "ran").exists()
-    assert not asked(out=planted).artifacts[0].fresh
+    assert not export(out=planted).artifacts[0].fresh
