@@ -11,7 +11,6 @@ from deploytool.cli import console as cli_console
 from deploytool.cli.command import Outcome
 from deploytool.errors import DeployError
 from deploytool.host import disk
-from deploytool.report.stamp import PAGE
 from deploytool.results import blame as results_blame
 from deploytool.results import verdict
 from deploytool.results.artifact import Kind
@@ -218,6 +217,8 @@ def on_device(bundle: Path) -> str:
 
 def _verdict_lines(result: Conclusion, home: Path) -> list[str]:
     """The verdict with all reasons, what is pending, and the path of the page."""
+    from deploytool.report.stamp import PAGE  # imports numpy
+
     page = [f"Report: {home / PAGE}"] if (home / PAGE).is_file() else []
     first, *others = result.reasons or ("",)
     lines = [f"Verdict: {result.verdict}. {first}".strip(), *(f"  also {line}" for line in others)]
