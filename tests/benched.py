@@ -1,4 +1,4 @@
-"""A benchmark of a run, made up: the eager model, an FP16 graph twice as fast, and an engine that was not run."""
+"""An invented benchmark of a run: the eager model, an FP16 graph twice as fast, and an engine that was not run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MACHINE = "One CPU (2 threads)"
 
 
 def benchmark(run: Path, batches: tuple[int, ...] = (1, 8)) -> Bench:
-    """Of the run's FP16 graph; at every batch but 1 the machine was too uneven for a verdict."""
+    """The benchmark of the FP16 graph of a run; except for batch 1, the machine was too uneven for a verdict."""
     files = {"fp16/model.onnx": serde.file_digest(run / "fp16" / "model.onnx")}
     sweeps = tuple(_sweep(batch) for batch in batches)
     return Bench(SCHEMA, "tiny", "cpu", MACHINE, 2, 1.0, "eager", sweeps, None, files, {})
@@ -41,5 +41,5 @@ def _sweep(batch: int) -> BatchResult:
 
 
 def _latency(middle_ms: float, uneven: str | None) -> Latency:
-    taken = tuple(middle_ms * (1 + 0.01 * (turn % 7)) for turn in range(20))
-    return Latency(middle_ms, 1.5 * middle_ms, None if uneven else 2.5 * middle_ms, middle_ms, 0.0, taken)
+    times_ms = tuple(middle_ms * (1 + 0.01 * (turn % 7)) for turn in range(20))
+    return Latency(middle_ms, 1.5 * middle_ms, None if uneven else 2.5 * middle_ms, middle_ms, 0.0, times_ms)

@@ -1,4 +1,4 @@
-"""What many tests need: a tiny model, and one finished run of it."""
+"""Fixtures that many tests share: a tiny model, a finished run of it, its bundle, and the command line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from deploytool.results.artifact import Kind
 from deploytool.results.report import Report
 from deploytool.spec import Job, Model, Options, Preprocessing, Range, Stage, Tensor
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads would wait for each other where the machine is busy
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # on a busy machine, torch's threads would wait for each other
 
 ROOT = Path(__file__).parents[1]
 TINY = Model(
@@ -38,12 +38,12 @@ TINY = Model(
     preprocessing=Preprocessing(resize=32, crop=32),
 )
 FREE = {"H": Range(32, 48, 64), "W": Range(32, 48, 64)}
-QUICK = Options(images=4, seconds=0.1, rewrite="original")  # what is the fastest is not the same every time
+QUICK = Options(images=4, seconds=0.1, rewrite="original")  # the fastest rewrite may differ from run to run
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-# what makes a test one of integration: it exports, starts a server or a browser, or runs the command line
+# integration tests export, start a server or a browser, or run the command line
 _INTEGRATION_FIXTURES = {"finished", "run_copy", "packed", "walk", "deploytool", "browser", "runs", "served", "device"}
 _INTEGRATION_FOLDERS = {"bench", "cli", "docs", "end_to_end", "foreign", "fuzz", "power", "reliability", "transfer"}
 
@@ -60,9 +60,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def artifacts(run: Path) -> StageInputs:
-    """The artifacts of a finished run, as a later stage would be handed them."""
+    """The artifacts of a finished run, as inputs of a later stage."""
     return StageInputs(
-        tuple(runner.artifact_of(room, sealed, fresh=False) for room, sealed in runner.stage_directories(run))
+        tuple(
+            runner.artifact_of(directory, receipt, fresh=False) for directory, receipt in runner.stage_directories(run)
+        )
     )
 
 
@@ -75,42 +77,42 @@ def with_engine() -> Options:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, with_engine: Options) -> Path:
-    """A finished run of the tiny model, engine and all; tests must not change it."""
+    """A finished run of the tiny model with an engine; tests must not change it."""
     home = tmp_path_factory.mktemp("run") / "tiny"
-    made = list(runner.run(Job(TINY, with_engine), PIPELINE, home))
-    assert [artifact.kind for artifact in made][-1] is Kind.REPORT
+    artifacts_made = list(runner.run(Job(TINY, with_engine), PIPELINE, home))
+    assert [artifact.kind for artifact in artifacts_made][-1] is Kind.REPORT
     trust.note(home)
     return home
 
 
 @pytest.fixture(scope="session")
 def dead() -> str:
-    """The name that a process bore which has ended."""
+    """The owner name of a process that has ended."""
     program = "from deploytool.host import owner; print(owner.name())"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
 def old(path: Path) -> Path:
-    """The same file or folder, with nothing in it that was touched within two hours."""
+    """Sets the times of a file or folder and everything in it to two hours ago; returns its path."""
     hours_ago = time.time() - 2 * owner.ABANDONED_S
-    for each in (*path.rglob("*"), path):
-        os.utime(each, (hours_ago, hours_ago), follow_symlinks=False)
+    for entry in (*path.rglob("*"), path):
+        os.utime(entry, (hours_ago, hours_ago), follow_symlinks=False)
     return path
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home of the tests' own, in which the models of tests are known as if a user had exported them himself."""
+    """A home folder for the tests, in which their models are trusted as if the user had exported them before."""
     with pytest.MonkeyPatch.context() as patch:
-        made = tmp_path_factory.mktemp("home")
-        patch.setenv("HOME", str(made))
-        yield made
+        home = tmp_path_factory.mktemp("home")
+        patch.setenv("HOME", str(home))
+        yield home
 
 
 @pytest.fixture(autouse=True)
 def left_alone(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The test that changes the finished run fails, not the ones that come after it."""
+    """Fails the test that changes the finished run, instead of later tests."""
     if "finished" not in request.fixturenames:
         yield
         return
@@ -121,7 +123,7 @@ def left_alone(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _state(home: Path) -> set[tuple[Path, int, int]]:
-    """Every file below a folder, with its size in bytes and the time it was last changed."""
+    """Every file below a folder, with its size in bytes and modification time."""
     return {(path, path.stat().st_size, path.stat().st_mtime_ns) for path in home.rglob("*") if path.is_file()}
 
 
@@ -134,13 +136,13 @@ def packed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_copy(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run that a test may spoil."""
+    """A copy of the finished run that a test may change."""
     return Path(shutil.copytree(finished, tmp_path / "tiny"))
 
 
 @pytest.fixture
 def deploytool(tmp_path: Path) -> Command:
-    """The command line in a fresh process and an empty folder."""
+    """Runs the command line in a new process and an empty folder."""
 
     def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "deploytool", *arguments]
@@ -155,20 +157,20 @@ def walk(tmp_path: Path, with_engine: Options) -> Callable[..., Report]:
     """Exports a model of tests/user_models, with an engine by default."""
 
     def go(name: str, inputs: list[str], exporter: str = "torchscript", engine: bool = True) -> Report:
-        file, _, made = name.partition(":")
+        file, _, factory = name.partition(":")
         tensors = params.tensors(inputs)
-        words = {side for tensor in tensors for side in tensor.shape}
-        sizes = {word: limits for word, limits in FREE.items() if word in words}
+        names = {size for tensor in tensors for size in tensor.shape}
+        sizes = {name: limits for name, limits in FREE.items() if name in names}
         options = dataclasses.replace(with_engine if engine else QUICK, exporter=exporter, sizes=sizes)
-        recipe = PIPELINE if engine else [verb for verb in PIPELINE if verb != Stage.BUILD]
-        job = Job(catalog.find(f"{ROOT / 'tests' / 'user_models' / file}.py:{made}", tensors), options)
+        recipe = PIPELINE if engine else [stage for stage in PIPELINE if stage != Stage.BUILD]
+        job = Job(catalog.find(f"{ROOT / 'tests' / 'user_models' / file}.py:{factory}", tensors), options)
         return report.read(list(runner.run(job, recipe, tmp_path / "run"))[-1].path)
 
     return go
 
 
 def modules_of(program: str) -> set[str]:
-    """The top-level modules that a program has imported when it ends."""
+    """The top-level modules that a program has imported at its end."""
     ending = "\nimport json, sys; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
     command = [sys.executable, "-c", program + ending]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

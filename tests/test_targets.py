@@ -11,7 +11,7 @@ from deploytool.spec import TargetPlan
 RTX, FULL = "tensorrt-rtx", "tensorrt"
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, installed: tuple[str, ...], *gpus: Gpu) -> None:
+def fake_machine(monkeypatch: pytest.MonkeyPatch, installed: tuple[str, ...], *gpus: Gpu) -> None:
     monkeypatch.setattr(machine, "version", lambda name: "1.0" if name in installed else None)
     monkeypatch.setattr(machine, "gpus", lambda: gpus)
 
@@ -20,8 +20,8 @@ def verdicts(*names: str) -> dict[str, str]:
     return {decision.target: decision.verdict for decision in targets.plan_engines(names)}
 
 
-def test_without_a_gpu_rtx_builds_for_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, (RTX, FULL))
+def test_without_a_gpu_tensorrt_rtx_builds_for_the_capabilities_it_supports(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_machine(monkeypatch, (RTX, FULL))
     assert targets.flavour() == "tensorrt_rtx"
     here = {name for name, verdict in verdicts(*targets.TARGETS, "this").items() if verdict == TargetPlan.HERE}
     assert here == {"rtx20", "a100", "rtx30", "rtx40", "rtx50", "gb10"}
@@ -31,8 +31,8 @@ def test_without_a_gpu_rtx_builds_for_what_it_knows(monkeypatch: pytest.MonkeyPa
     assert verdicts("this") == {"this": TargetPlan.NOT_SERVED}
 
 
-def test_a_gpu_with_the_full_tensorrt_builds_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, (FULL,), Gpu("NVIDIA H200", "9.0"))
+def test_with_a_gpu_tensorrt_builds_for_that_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_machine(monkeypatch, (FULL,), Gpu("NVIDIA H200", "9.0"))
     assert targets.flavour() == "tensorrt"
     (decision,) = targets.plan_engines(())
     assert (decision.target, decision.verdict, decision.capability) == ("this", TargetPlan.HERE, "9.0")
@@ -43,35 +43,35 @@ def test_a_gpu_with_the_full_tensorrt_builds_for_itself(monkeypatch: pytest.Monk
     }
 
 
-def test_rtx_does_not_serve_a_gpu_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, (RTX,), Gpu("NVIDIA H200", "9.0"))
+def test_tensorrt_rtx_does_not_build_for_an_unsupported_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_machine(monkeypatch, (RTX,), Gpu("NVIDIA H200", "9.0"))
     assert verdicts("this", "h200") == {"this": TargetPlan.NOT_SERVED, "h200": TargetPlan.ON_DEVICE}
-    pretend(monkeypatch, (RTX,), Gpu("NVIDIA L4", "8.9"))
+    fake_machine(monkeypatch, (RTX,), Gpu("NVIDIA L4", "8.9"))
     assert verdicts("this", "rtx40") == {"this": TargetPlan.HERE, "rtx40": TargetPlan.HERE}
 
 
 def test_with_nothing_installed_nothing_is_built_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, ())
+    fake_machine(monkeypatch, ())
     assert targets.flavour() is None
     assert set(verdicts(*targets.TARGETS).values()) == {TargetPlan.ON_DEVICE}
     assert targets.engines(targets.plan_engines(tuple(targets.TARGETS))) == ()
 
 
-def test_every_decision_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_decision_has_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     for installed in ((), (RTX,), (FULL,), (RTX, FULL)):
         for gpus in ((), (Gpu("NVIDIA H200", "9.0"),), (Gpu("NVIDIA L4", "8.9"),)):
-            pretend(monkeypatch, installed, *gpus)
+            fake_machine(monkeypatch, installed, *gpus)
             assert all(decision.why for decision in targets.plan_engines((*targets.TARGETS, "this")))
 
 
 def test_the_default_is_one_portable_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, (RTX,))
+    fake_machine(monkeypatch, (RTX,))
     (plan,) = targets.engines(targets.plan_engines(()))
     assert (plan.file, plan.flavour, plan.capabilities) == ("model.plan", "tensorrt_rtx", ())
 
 
-def test_turing_gets_an_engine_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, (RTX,))
+def test_turing_gets_a_separate_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_machine(monkeypatch, (RTX,))
     plans = targets.engines(targets.plan_engines(("rtx20", "rtx40", "rtx30", "rtx40", "orin")))
     assert [(plan.file, plan.capabilities) for plan in plans] == [
         ("model.plan", ("8.6", "8.9")),
@@ -79,7 +79,7 @@ def test_turing_gets_an_engine_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
     ]
 
 
-def test_an_unknown_target_gets_the_closest_one() -> None:
+def test_the_error_for_an_unknown_target_suggests_the_closest_one() -> None:
     with pytest.raises(BadInput, match="there is no target 'rtx41'") as caught:
         targets.plan_engines(("rtx41",))
     assert "did you mean rtx4" in caught.value.remedy

@@ -1,4 +1,4 @@
-"""A model of tests/user_models down the road, and what its checks failed against."""
+"""Exports models of tests/user_models, and collects the checks that failed."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ ARCHITECTURES = {
     "two_outputs:Detector": ["3x32x32"],
     "convolutional:Sharpen": ["image=3xHxW"],
 }
-WITHOUT_ENGINE = [verb for verb in PIPELINE if verb != Stage.BUILD]
+WITHOUT_ENGINE = [stage for stage in PIPELINE if stage != Stage.BUILD]
 Walk = Callable[..., Report]
 
 
 def failures(written: Report) -> dict[str, set[str]]:
-    """What the checks of each stage failed against."""
+    """The references that the failed checks of each stage were compared with."""
     failed: dict[str, set[str]] = {}
     for comparison in written.comparisons:
         for check in comparison.checks:

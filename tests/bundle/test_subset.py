@@ -22,7 +22,7 @@ ON_RTX40 = Environment("linux", "x86_64", "RTX 4090", "8.9", "13.0", {"tensorrt"
 @pytest.fixture
 def fetched(tmp_path: Path) -> Path:
     """A bundle as it was fetched for orin."""
-    folder = small.made(tmp_path / "part", 1)
+    folder = small.make_bundle(tmp_path / "part", 1)
     (folder / small.RTX40).unlink()
     (folder / SUBSET_FILE).write_text(serde.text(Subset("orin", "8.7")))
     return folder
@@ -37,7 +37,7 @@ def test_a_subset_is_parsed_from_a_known_target() -> None:
 
 
 def test_engines_for_other_capabilities_are_omitted(tmp_path: Path) -> None:
-    manifest = read_manifest(small.made(tmp_path / "in", 2))
+    manifest = read_manifest(small.make_bundle(tmp_path / "in", 2))
     assert subset.omitted_engines(manifest, None) == frozenset()
     assert subset.omitted_engines(manifest, subset.parse("orin")) == {small.RTX40}
     assert subset.omitted_engines(manifest, subset.parse("thor")) == {small.ORIN, small.RTX40}

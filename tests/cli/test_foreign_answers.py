@@ -67,7 +67,7 @@ def test_responses_of_a_registry(output_of: OutputOf, registry: str, tmp_path: P
     output_of("pull", f"oci://{registry}", "--out", "out", device=device)
     output_of("pull", f"http://{registry.partition('/')[0]}/folder/", "--out", "out", device=device)
     if not device:
-        output_of("push", small.made(tmp_path / "in", 1), f"oci://{registry}")
+        output_of("push", small.make_bundle(tmp_path / "in", 1), f"oci://{registry}")
 
 
 SSH = """#!{python}
@@ -99,7 +99,7 @@ def test_output_of_a_device_over_ssh(
     (tmp_path / "bin" / "ssh").write_text(program)
     (tmp_path / "bin" / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
-    output = output_of("ship", small.made(tmp_path / "in", 1), "me@there:/root")
+    output = output_of("ship", small.make_bundle(tmp_path / "in", 1), "me@there:/root")
     assert hostile.FORGED in output or answers[0].startswith(b'{"lacking": "')
 
 

@@ -14,7 +14,7 @@ from tests.transfer import authority, servers, small
 
 
 def test_an_archive_is_pushed_and_pulled(deploytool: Command, cli: Command, tmp_path: Path) -> None:
-    folder = small.made(tmp_path / "in", 1)
+    folder = small.make_bundle(tmp_path / "in", 1)
     assert deploytool("push", "in", "oci-archive:stick/m.tar").returncode == 0
     done = cli("pull", "oci-archive:stick/m.tar", "--target", "orin", "--digest", manifest_digest(folder), "--json")
     assert done.returncode == 0, done.stderr
@@ -30,7 +30,7 @@ def test_an_archive_is_pushed_and_pulled(deploytool: Command, cli: Command, tmp_
 
 
 def test_pull_prints_its_files_only_with_verbose(deploytool: Command, cli: Command, tmp_path: Path) -> None:
-    small.made(tmp_path / "in", 1)
+    small.make_bundle(tmp_path / "in", 1)
     assert deploytool("push", "in", "oci-archive:m.tar").returncode == 0
     short = cli("pull", "oci-archive:m.tar", "--out", "short")
     long = cli("pull", "oci-archive:m.tar", "--out", "long", "--verbose")
@@ -41,7 +41,7 @@ def test_pull_prints_its_files_only_with_verbose(deploytool: Command, cli: Comma
 
 
 def test_pull_checks_a_required_signature_before_it_writes(deploytool: Command, cli: Command, tmp_path: Path) -> None:
-    folder = small.made(tmp_path / "in", 3)
+    folder = small.make_bundle(tmp_path / "in", 3)
     (private, public), (_, foreign) = (keys(tmp_path, name) for name in ("ours", "theirs"))
     assert deploytool("push", "in", "oci-archive:unsigned.tar").returncode == 0
     assert deploytool("sign", "in", "--key", str(private)).returncode == 0
@@ -72,7 +72,7 @@ def test_a_registry_over_tls_with_an_own_certificate_authority(
 ) -> None:
     if not servers.REGISTRY:
         pytest.skip("no docker-registry on this machine: apt-get install docker-registry")
-    folder, ours = small.made(tmp_path / "in", 4), authority.authority(tmp_path)
+    folder, ours = small.make_bundle(tmp_path / "in", 4), authority.authority(tmp_path)
     with servers.registry(tmp_path, tls=ours.tls) as running:
         address = f"oci://127.0.0.1:{running.port}/m:1"
         pushed = deploytool("push", "in", address, "--ca", str(ours.ca))
@@ -89,7 +89,7 @@ def test_a_registry_over_tls_with_an_own_certificate_authority(
 def test_a_registry_with_the_credentials_of_docker(deploytool: Command, cli: Command, tmp_path: Path) -> None:
     if not servers.REGISTRY:
         pytest.skip("no docker-registry on this machine: apt-get install docker-registry")
-    folder = small.made(tmp_path / "in", 2)
+    folder = small.make_bundle(tmp_path / "in", 2)
     (tmp_path / "htpasswd").write_text(f"{servers.LOGIN}\n")
     (tmp_path / "login").mkdir()
     with servers.registry(tmp_path, f"auth: {{htpasswd: {{realm: r, path: {tmp_path / 'htpasswd'}}}}}\n") as running:

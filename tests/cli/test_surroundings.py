@@ -55,7 +55,7 @@ def run_in(script: str, command: str, folder: Path, **paths: Path) -> subprocess
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_commands_work_in_unusual_environments(name: str, finished: Path, tmp_path: Path) -> None:
     script, code, stderr = ENVIRONMENTS[name]
-    bundle = small.made(tmp_path / "in", 1)
+    bundle = small.make_bundle(tmp_path / "in", 1)
     for command in COMMANDS:
         done = run_in(script, command, tmp_path, RUN=finished, BUNDLE=bundle)
         assert done.stderr == stderr, command
@@ -64,7 +64,7 @@ def test_commands_work_in_unusual_environments(name: str, finished: Path, tmp_pa
 
 @pytest.mark.parametrize("program", [HOST, DEVICE])
 def test_a_deleted_working_folder_is_named_in_the_error(program: str, tmp_path: Path) -> None:
-    bundle = small.made(tmp_path / "in", 1)
+    bundle = small.make_bundle(tmp_path / "in", 1)
     script = ENVIRONMENTS["the working folder is deleted"][0]
     done = run_in(script, f"{program} pull BUNDLE --out here -q", tmp_path, BUNDLE=bundle)
     assert done.returncode == 2

@@ -21,7 +21,7 @@ from tests.transfer import small
 def root(tmp_path: Path) -> Path:
     """A root with two bundles, and a third that the pointer does not name."""
     for sequence in (1, 2):
-        folder = small.made(tmp_path / f"bundle{sequence}", sequence, 300, sequence)
+        folder = small.make_bundle(tmp_path / f"bundle{sequence}", sequence, 300, sequence)
         install.install(folder, tmp_path / "root", lambda checked: None)
     unused = tmp_path / "root" / "bundles" / ("0" * 64)
     shutil.copytree(tmp_path / "bundle1", unused)

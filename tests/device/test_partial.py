@@ -39,7 +39,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 def fetched(tmp_path_factory: pytest.TempPathFactory, ours: Keys) -> Path:
     """A signed bundle of which only what an Orin needs was fetched."""
     home = tmp_path_factory.mktemp("part")
-    whole = small.made(home / "whole", 1)
+    whole = small.make_bundle(home / "whole", 1)
     sign.sign(whole, ours[0])
     with sources.open_source(addresses.Folder(whole), Credentials()) as source:
         signed = verify.signature_checker(ours[1])

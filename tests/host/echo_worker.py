@@ -1,4 +1,4 @@
-"""A worker module that writes what it was given to stdout, as JSON."""
+"""A worker module that writes its arguments and task to stdout, as JSON."""
 
 from __future__ import annotations
 

@@ -9,20 +9,20 @@ from tests.conftest import modules_of
 
 
 class FakeDriver:
-    """A CUDA driver as `ctypes` would show it; its calls return 0 for success."""
+    """A CUDA driver as loaded by `ctypes`; its calls return 0 for success."""
 
-    def __init__(self, works: bool) -> None:
-        self.works = works
+    def __init__(self, working: bool) -> None:
+        self.working = working
 
-    def cuInit(self, flags: int) -> int:  # noqa: N802  # the driver's own name
-        return 0 if self.works else 100
+    def cuInit(self, flags: int) -> int:  # noqa: N802  # the name in the driver
+        return 0 if self.working else 100
 
     def cuDriverGetVersion(self, version: ctypes._Pointer[ctypes.c_int]) -> int:  # noqa: N802
-        version._obj.value = 13020  # type: ignore[attr-defined]  # what byref() holds
+        version._obj.value = 13020  # type: ignore[attr-defined]  # the argument of byref()
         return 0
 
     def cuDeviceGetCount(self, count: ctypes._Pointer[ctypes.c_int]) -> int:  # noqa: N802
-        count._obj.value = 1  # type: ignore[attr-defined]  # what byref() holds
+        count._obj.value = 1  # type: ignore[attr-defined]  # the argument of byref()
         return 0
 
     def cuDeviceGet(self, device: object, index: int) -> int:  # noqa: N802
@@ -37,20 +37,20 @@ class FakeDriver:
         return 0
 
 
-def test_what_cuda_a_driver_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(works=True))
+def test_the_cuda_version_of_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(working=True))
     assert machine.cuda.__wrapped__() == "13.2"
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(works=False))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(working=False))
     assert machine.cuda.__wrapped__() == ""
 
 
-def test_gpus_of_a_driver_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(works=True))
+def test_the_gpus_of_a_working_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(working=True))
     assert machine.gpus.__wrapped__() == (machine.Gpu("NVIDIA H200", "9.0"),)
 
 
-def test_no_gpus_behind_a_driver_that_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(works=False))
+def test_a_driver_that_fails_lists_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(working=False))
     assert machine.gpus.__wrapped__() == ()
 
 

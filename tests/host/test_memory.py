@@ -12,16 +12,16 @@ from deploytool.host import memory, memory_estimate
 from deploytool.spec import Job, Options
 from tests.conftest import ROOT, TINY
 
-_QUICK, _THOROUGH = Job(TINY, Options(faults=0)), Job(TINY, Options(faults=1))
+_WITHOUT_FAULTS, _WITH_FAULTS = Job(TINY, Options(faults=0)), Job(TINY, Options(faults=1))
 
 
-def test_the_machine_says_how_much_there_is() -> None:
+def test_the_available_memory_is_measured() -> None:
     free = memory.available_bytes()
     assert free is None or free > 0
     assert memory.resident_bytes() > 1 << 20
 
 
-def test_a_limit_on_addresses_counts() -> None:
+def test_a_limit_on_the_address_space_counts() -> None:
     program = "from deploytool.host import memory; print(memory.available_bytes())"
     limit = (1 << 30, 1 << 30)
     done = subprocess.run(
@@ -36,7 +36,7 @@ def test_a_limit_on_addresses_counts() -> None:
 
 
 @pytest.mark.parametrize("kind", ["v1", "v2"])
-def test_the_tightest_group_above_counts_and_what_is_cached_is_given_back(tmp_path: Path, kind: str) -> None:
+def test_the_tightest_parent_group_counts_and_cached_pages_are_available(tmp_path: Path, kind: str) -> None:
     names = ("max", "current", "cached") if kind == "v2" else ("limit", "usage", "total_cached")
     (tmp_path / "above" / "inner").mkdir(parents=True)
     for folder, most, used in (("above", "1000", "700"), ("above/inner", "max", "700")):
@@ -46,27 +46,27 @@ def test_the_tightest_group_above_counts_and_what_is_cached_is_given_back(tmp_pa
     assert list(memory._remaining(tmp_path, "/above/inner", *names)) == [400]
 
 
-def test_a_model_that_takes_more_memory_than_there_is_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_needs_more_memory_than_available_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: 2_000_000_000)
     monkeypatch.setattr(memory, "resident_bytes", lambda: 400_000_000)
-    memory_estimate.check(130e6, _QUICK)
-    memory_estimate.check(80e6, _THOROUGH)
+    memory_estimate.check(130e6, _WITHOUT_FAULTS)
+    memory_estimate.check(80e6, _WITH_FAULTS)
     with pytest.raises(
         ResourceExhausted,
         match=r"tiny has 130 MB of weights, and its export needs .* GB of memory; 2.4 GB are available",
     ):
-        memory_estimate.check(130e6, _THOROUGH)
+        memory_estimate.check(130e6, _WITH_FAULTS)
     with pytest.raises(ResourceExhausted) as raised:
-        memory_estimate.check(130e6, _THOROUGH)
+        memory_estimate.check(130e6, _WITH_FAULTS)
     assert raised.value.remedy.startswith("--faults 0 needs 2.0 GB; or stop other programs")
     with pytest.raises(ResourceExhausted) as raised:
-        memory_estimate.check(300e6, _THOROUGH)
+        memory_estimate.check(300e6, _WITH_FAULTS)
     assert raised.value.remedy.startswith("stop other programs")
     monkeypatch.setattr(memory, "available_bytes", lambda: None)
-    memory_estimate.check(130e6, _THOROUGH)
+    memory_estimate.check(130e6, _WITH_FAULTS)
 
 
-def test_more_than_a_graph_holds_is_refused_wherever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_weights_than_an_onnx_file_can_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: None)
     with pytest.raises(StageFailed, match=r"has 2.3 GB of weights, and an ONNX file holds at most 2.1 GB"):
-        memory_estimate.check(2.3e9, _QUICK)
+        memory_estimate.check(2.3e9, _WITHOUT_FAULTS)

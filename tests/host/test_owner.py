@@ -11,19 +11,19 @@ import pytest
 from deploytool.host import owner
 from tests.conftest import ROOT
 
-_NAMED = "from deploytool.host import owner; print(owner.name(), flush=True)"
+_PRINT_NAME = "from deploytool.host import owner; print(owner.name(), flush=True)"
 
 
-def named(program: str = _NAMED) -> subprocess.Popen[str]:
+def start(program: str = _PRINT_NAME) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-def said(process: subprocess.Popen[str]) -> str:
+def first_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
 
-def test_a_name_tells_its_owner_wherever_it_stands() -> None:
+def test_the_owner_is_parsed_from_anywhere_in_a_name() -> None:
     assert owner.read(f".making-{owner.name()}.tar") == owner.read(owner.name())
     assert owner.name() != owner.name()
 
@@ -36,8 +36,8 @@ def test_this_process_is_alive() -> None:
 
 
 def test_another_process_is_alive_until_it_ends() -> None:
-    with named(f"{_NAMED}; input()") as process:
-        found = owner.read(said(process))
+    with start(f"{_PRINT_NAME}; input()") as process:
+        found = owner.read(first_line(process))
         assert found is not None
         assert found.alive()
         process.kill()
@@ -45,10 +45,10 @@ def test_another_process_is_alive_until_it_ends() -> None:
         assert found.alive() is False
 
 
-def test_a_process_that_took_the_number_of_a_dead_one_is_another(tmp_path: Path) -> None:
-    mine = owner.read(owner.name())
-    assert mine is not None
-    older = f"{mine.machine}-{mine.pid}-{mine.started - 1}-00000000"
+def test_a_reused_pid_is_another_process(tmp_path: Path) -> None:
+    this_process = owner.read(owner.name())
+    assert this_process is not None
+    older = f"{this_process.machine}-{this_process.pid}-{this_process.started - 1}-00000000"
     found = owner.read(older)
     assert found is not None
     assert found.alive() is False
@@ -57,14 +57,14 @@ def test_a_process_that_took_the_number_of_a_dead_one_is_another(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["fffffffffff0-1-1-00000000", "somebody", "1-2-3-4", ""])
-def test_who_cannot_be_asked_has_an_hour(tmp_path: Path, name: str) -> None:
-    left = tmp_path / f".making-{name}"
-    left.touch()
-    assert not owner.is_abandoned(left)
+def test_files_of_unknown_processes_are_abandoned_after_an_hour(tmp_path: Path, name: str) -> None:
+    path = tmp_path / f".making-{name}"
+    path.touch()
+    assert not owner.is_abandoned(path)
     hours_ago = time.time() - 1.1 * owner.ABANDONED_S
-    os.utime(left, (hours_ago, hours_ago))
-    assert owner.is_abandoned(left)
+    os.utime(path, (hours_ago, hours_ago))
+    assert owner.is_abandoned(path)
 
 
-def test_what_is_gone_is_not_abandoned(tmp_path: Path) -> None:
+def test_a_missing_file_is_not_abandoned(tmp_path: Path) -> None:
     assert not owner.is_abandoned(tmp_path / "gone")

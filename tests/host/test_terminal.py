@@ -1,4 +1,4 @@
-"""What a terminal gets: nothing that it obeys or hides, in the letters that it has, and no error."""
+"""Output to a terminal: escaped characters, replaced characters, and failed writes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 from deploytool.host import terminal
 from tests.conftest import ROOT
 
-SAYS = "from deploytool.host import terminal; terminal.replace_streams(); "
+SETUP = "from deploytool.host import terminal; terminal.replace_streams(); "
 
 
-def ran(program: str, **more: str) -> subprocess.CompletedProcess[str]:
+def run(program: str, **more: str) -> subprocess.CompletedProcess[str]:
     settings = {**os.environ, "PYTHONPATH": str(ROOT), **more}
     return subprocess.run(
-        [sys.executable, "-c", SAYS + program], env=settings, capture_output=True, text=True, check=False
+        [sys.executable, "-c", SETUP + program], env=settings, capture_output=True, text=True, check=False
     )
 
 
@@ -33,12 +33,12 @@ def ran(program: str, **more: str) -> subprocess.CompletedProcess[str]:
         (r"C:\new", r"C:\new"),
     ],
 )
-def test_what_a_terminal_would_obey_or_hide_is_written_out(text: str, shown: str) -> None:
+def test_control_and_invisible_characters_are_escaped(text: str, shown: str) -> None:
     assert terminal.visible(text) == shown
     assert terminal.visible(shown) == shown
 
 
-def test_a_document_says_the_same_and_nothing_else() -> None:
+def test_a_document_is_visible_and_decodes_to_the_same_value() -> None:
     value = {"na\x7fme": ["\x1b[2J\n\u202e\x9b", "ü \U0001f600 \U000e0041", "\ud800 \udcff"], "n": 1.5}
     for ascii_only in (True, False):
         document = terminal.json_document(value, ascii_only=ascii_only)
@@ -48,57 +48,56 @@ def test_a_document_says_the_same_and_nothing_else() -> None:
     assert terminal.json_document({"a": "ü"}) == '{\n  "a": "ü"\n}\n'
 
 
-def test_a_terminal_that_lacks_letters_gets_others() -> None:
-    done = ran("terminal.print_stdout('a → b – c × ü …')", PYTHONIOENCODING="ascii")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "a -> b - c x \\xfc ...\n", "")
-    done = ran("terminal.print_json({'a': 'ü → \\udcff'})", PYTHONIOENCODING="latin-1")
-    assert json.loads(done.stdout) == {"a": "ü → \udcff"}
+def test_characters_that_the_encoding_lacks_are_replaced() -> None:
+    finished = run("terminal.print_stdout('a → b – c × ü …')", PYTHONIOENCODING="ascii")
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "a -> b - c x \\xfc ...\n", "")
+    finished = run("terminal.print_json({'a': 'ü → \\udcff'})", PYTHONIOENCODING="latin-1")
+    assert json.loads(finished.stdout) == {"a": "ü → \udcff"}
 
 
-def test_what_cannot_be_written_is_said_once_and_is_a_failure() -> None:
+def test_a_failed_write_is_reported_once_and_changes_the_exit_code() -> None:
     program = (
-        f"{SAYS} [terminal.print_stdout('x' * 10000) for _ in range(9)]; raise SystemExit(terminal.final_exit_code(0))"
+        f"{SETUP} [terminal.print_stdout('x' * 10000) for _ in range(9)]; raise SystemExit(terminal.final_exit_code(0))"
     )
     command = [sys.executable, "-c", program]
-    with open("/dev/full", "w") as full:  # noqa: PTH123  # no file
-        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 120
-    assert done.stderr == "deploytool: stdout could not be written: No space left on device\n"
+    with open("/dev/full", "w") as full:  # noqa: PTH123  # a device
+        finished = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert finished.returncode == 120
+    assert finished.stderr == "deploytool: stdout could not be written: No space left on device\n"
 
 
-def test_a_reader_that_leaves_is_no_news() -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    program = f"{SAYS} terminal.print_stdout('x'); raise SystemExit(terminal.final_exit_code(3))"
+def test_a_closed_pipe_is_not_reported() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    program = f"{SETUP} terminal.print_stdout('x'); raise SystemExit(terminal.final_exit_code(3))"
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
-    os.close(writing)
-    assert (done.returncode, done.stderr) == (3, "")
+    finished = subprocess.run(command, cwd=ROOT, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write_end)
+    assert (finished.returncode, finished.stderr) == (3, "")
 
 
-def test_a_slow_reader_that_made_it_non_blocking_gets_all() -> None:
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    program = (
-        f"{SAYS} [terminal.print_stdout('x' * 999) for _ in range(1000)]; raise SystemExit(terminal.final_exit_code(0))"
-    )
+def test_a_slow_reader_of_a_non_blocking_pipe_gets_everything() -> None:
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    print_lines = "[terminal.print_stdout('x' * 999) for _ in range(1000)]"
+    program = f"{SETUP} {print_lines}; raise SystemExit(terminal.final_exit_code(0))"
     command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, cwd=ROOT, stdout=writing) as process, os.fdopen(reading, "rb") as pipe:
-        os.close(writing)
+    with subprocess.Popen(command, cwd=ROOT, stdout=write_end) as process, os.fdopen(read_end, "rb") as pipe:
+        os.close(write_end)
         assert len(pipe.read()) == 1_000_000
         assert process.wait() == 0
 
 
-def test_no_file_of_ours_gets_the_number_of_a_closed_stream() -> None:
-    program = f"{SAYS} import os; print(os.open('/dev/zero', os.O_RDONLY), file=open('/dev/stderr', 'w'))"
+def test_no_file_gets_the_descriptor_of_a_closed_stream() -> None:
+    program = f"{SETUP} import os; print(os.open('/dev/zero', os.O_RDONLY), file=open('/dev/stderr', 'w'))"
     script = f'"{sys.executable}" -c "{program}" <&- >&-'
-    done = subprocess.run(script, shell=True, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
-    assert int(done.stderr) > 2
+    finished = subprocess.run(script, shell=True, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+    assert int(finished.stderr) > 2
 
 
-def test_a_stream_of_a_callers_own_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    was = sys.stdout
+def test_a_stream_that_a_caller_replaced_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    original = sys.stdout
     terminal.replace_streams()
-    assert sys.stdout is was
+    assert sys.stdout is original
     terminal.print_stdout("\x1b")
     assert capsys.readouterr().out == "\\x1b\n"

@@ -69,7 +69,7 @@ def kill_commands(folder: Path, count: int, draw: random.Random) -> tuple[int, i
     for name in ("home", "tmp"):
         (folder / name).mkdir()
     (folder / "net.py").write_text(runs.NET, encoding="utf-8")
-    small.made(folder / "in", 1, _SIZE)
+    small.make_bundle(folder / "in", 1, _SIZE)
     killed = 0
     for turn in range(count):
         work = draw.choice(_work(folder))

@@ -20,7 +20,7 @@ from tests.transfer import small
 
 @pytest.fixture
 def two_bundles(tmp_path: Path) -> list[str]:
-    return [str(small.made(tmp_path / f"bundle{seed}", seed, 20_000)) for seed in (1, 2)]
+    return [str(small.make_bundle(tmp_path / f"bundle{seed}", seed, 20_000)) for seed in (1, 2)]
 
 
 def test_killed_and_failed_commands_leave_nothing_incomplete(two_bundles: list[str], tmp_path: Path) -> None:

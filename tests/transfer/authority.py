@@ -1,4 +1,4 @@
-"""An authority of one's own for tests: it vouches for servers on loopback, and hands out a registry's tokens."""
+"""A test certificate authority that signs certificates for loopback servers, and a token server for a registry."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ME = "Basic " + base64.b64encode(b"me:secret").decode()
 
 @dataclass(frozen=True)
 class Authority:
-    """Its certificate, and that of a server on 127.0.0.1 with its private key, each in a file (PEM)."""
+    """PEM files: the certificate of the authority, and the certificate and private key of a server on 127.0.0.1."""
 
     ca: Path
     certificate: Path
@@ -34,87 +34,97 @@ class Authority:
 
     @property
     def tls(self) -> str:
-        """What a registry is configured with."""
+        """The TLS section of a registry's configuration."""
         return f"{{certificate: {self.certificate}, key: {self.key}}}"
 
 
 def authority(folder: Path, name: str = "ours") -> Authority:
-    """A new one, and what it vouches for."""
-    made = Authority(*(folder / f"{name}.{part}.pem" for part in ("ca", "certificate", "key")))
+    """Creates an authority and a server certificate signed by it."""
+    files = Authority(*(folder / f"{name}.{part}.pem" for part in ("ca", "certificate", "key")))
     root, server = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    above = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"{name} authority")])
-    below = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
+    issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"{name} authority")])
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
     loopback = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    top = _begun(above, above, root).add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-    top = top.add_extension(x509.SubjectKeyIdentifier.from_public_key(root.public_key()), critical=False)
-    leaf = _begun(below, above, server).add_extension(loopback, critical=False)
-    leaf = leaf.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root.public_key()), critical=False)
-    made.ca.write_bytes(top.sign(root, hashes.SHA256()).public_bytes(Encoding.PEM))
-    made.certificate.write_bytes(leaf.sign(root, hashes.SHA256()).public_bytes(Encoding.PEM))
-    made.key.write_bytes(server.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return made
+    root_certificate = _certificate_builder(issuer, issuer, root).add_extension(
+        x509.BasicConstraints(ca=True, path_length=None), critical=True
+    )
+    root_certificate = root_certificate.add_extension(
+        x509.SubjectKeyIdentifier.from_public_key(root.public_key()), critical=False
+    )
+    server_certificate = _certificate_builder(subject, issuer, server).add_extension(loopback, critical=False)
+    server_certificate = server_certificate.add_extension(
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(root.public_key()), critical=False
+    )
+    files.ca.write_bytes(root_certificate.sign(root, hashes.SHA256()).public_bytes(Encoding.PEM))
+    files.certificate.write_bytes(server_certificate.sign(root, hashes.SHA256()).public_bytes(Encoding.PEM))
+    files.key.write_bytes(server.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return files
 
 
-def _begun(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _certificate_builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+) -> x509.CertificateBuilder:
     now, day = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
-    begun = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
-    return begun.serial_number(x509.random_serial_number()).not_valid_before(now - day).not_valid_after(now + day)
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
+    return builder.serial_number(x509.random_serial_number()).not_valid_before(now - day).not_valid_after(now + day)
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Where tokens are handed out, and for what they were asked: the scope of each, and whether it was granted."""
+    """A token server: its URL, and the scope of each request with whether it was granted."""
 
     realm: str
-    asked: list[tuple[str, bool]]
+    requests: list[tuple[str, bool]]
 
     def auth(self, ca: Path) -> str:
-        """What a registry is configured with that takes them."""
+        """The auth section of the configuration of a registry that accepts these tokens."""
         return f"auth: {{token: {{realm: '{self.realm}', service: s, issuer: i, rootcertbundle: {ca}}}}}\n"
 
 
 @contextmanager
 def tokens(signer: Authority) -> Iterator[Tokens]:
-    """A token server over TLS as a registry's own: who logs in as me gets what is asked for."""
-    asked: list[tuple[str, bool]] = []
+    """A token server over TLS; it grants every scope to the user `me`."""
+    requests: list[tuple[str, bool]] = []
 
-    class Door(http.server.BaseHTTPRequestHandler):
+    class Handler(http.server.BaseHTTPRequestHandler):
         def log_message(self, format: str, *arguments: object) -> None:
-            """Says nothing."""
+            """Logs nothing."""
 
         def do_GET(self) -> None:
             scope = parse_qs(urlsplit(self.path).query).get("scope", [""])[0]
             granted = self.headers.get("Authorization") == ME
-            asked.append((scope, granted))
+            requests.append((scope, granted))
             raw = json.dumps({"token": _token(signer, scope)} if granted else {}).encode()
             self.send_response(200 if granted else 401)
             self.send_header("Content-Length", str(len(raw)))
             self.end_headers()
             self.wfile.write(raw)
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Door) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(signer.certificate, signer.key)
         server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield Tokens(f"https://127.0.0.1:{server.server_address[1]}/token", asked)
+        yield Tokens(f"https://127.0.0.1:{server.server_address[1]}/token", requests)
         server.shutdown()
         thread.join()
 
 
 def _token(signer: Authority, scope: str) -> str:
-    """A JSON Web Token as docker's registry takes it: signed with ES256, the certificate in its head."""
+    """A JSON Web Token for docker-registry, signed with ES256, with the certificate in its header."""
     certificate = x509.load_pem_x509_certificate(signer.certificate.read_bytes())
-    head = {"typ": "JWT", "alg": "ES256", "x5c": [base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()]}
+    header = {"typ": "JWT", "alg": "ES256", "x5c": [base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()]}
     kind, _, rest = scope.partition(":")
     name, _, actions = rest.rpartition(":")
     now, access = int(time.time()), [{"type": kind, "name": name, "actions": actions.split(",")}] if scope else []
     claims = {"iss": "i", "sub": "me", "aud": "s", "iat": now, "nbf": now - 60, "exp": now + 300, "jti": "1"}
-    said = f"{_part(json.dumps(head).encode())}.{_part(json.dumps({**claims, 'access': access}).encode())}"
+    signed = (
+        f"{_base64url(json.dumps(header).encode())}.{_base64url(json.dumps({**claims, 'access': access}).encode())}"
+    )
     key = _private(signer)
-    r, s = utils.decode_dss_signature(key.sign(said.encode(), ec.ECDSA(hashes.SHA256())))
-    return f"{said}.{_part(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
+    r, s = utils.decode_dss_signature(key.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))
+    return f"{signed}.{_base64url(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
 
 
 def _private(signer: Authority) -> ec.EllipticCurvePrivateKey:
@@ -123,5 +133,5 @@ def _private(signer: Authority) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _part(raw: bytes) -> str:
+def _base64url(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()

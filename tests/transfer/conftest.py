@@ -1,4 +1,4 @@
-"""The registry that the tests of this folder share, on loopback; skipped where it cannot be installed."""
+"""The registry and the sshd that these tests share, on loopback; tests are skipped where they are not installed."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 
 @pytest.fixture
 def silent() -> list[str]:
-    """What was said, line by line."""
+    """The lines of progress."""
     return []
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """An empty folder that stands for a device's."""
+    """An empty folder that represents one on a device."""
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
 

@@ -1,4 +1,4 @@
-"""Real servers on loopback for tests: a registry, an sshd, a web server, and a proxy that counts and cuts."""
+"""Servers on loopback: a registry, an sshd, a web server, a token server, and a proxy that counts and cuts bytes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ LOGIN = "me:$2b$04$Y/9av/d6lO6/OUChSCT4B.iTssKRMbhQbk84GPprDlAY.aZQjFWhS"  # the
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def wait(port: int) -> None:
@@ -36,7 +36,7 @@ def wait(port: int) -> None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.02)
-    raise TimeoutError(f"nobody answers on port {port}")
+    raise TimeoutError(f"no server answers on port {port}")
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def started(command: list[str], port: int, log: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Registry:
-    """A running registry, where it keeps its blobs, and what it says."""
+    """A running registry: its port, the folder of its blobs, and its log."""
 
     port: int
     storage: Path
@@ -67,7 +67,7 @@ class Registry:
 
 @contextmanager
 def registry(folder: Path, auth: str = "", tls: str = "") -> Iterator[Registry]:
-    """Debian's docker-registry; `auth` is the `auth:` part of its configuration, `tls` the part of that name."""
+    """Runs docker-registry; `auth` and `tls` are the sections of its configuration with these names."""
     assert REGISTRY
     port, storage, log = free_port(), folder / "storage", folder / "registry.log"
     config = folder / "registry.yml"
@@ -81,7 +81,7 @@ def registry(folder: Path, auth: str = "", tls: str = "") -> Iterator[Registry]:
 
 @dataclass(frozen=True)
 class Sshd:
-    """A running sshd and the configuration with which ssh finds it as `device`."""
+    """A running sshd: its port, the configuration in which ssh knows it as `device`, and the login key."""
 
     port: int
     config: Path
@@ -90,7 +90,7 @@ class Sshd:
 
 @contextmanager
 def sshd(folder: Path) -> Iterator[Sshd]:
-    """OpenSSH's server for whoever runs the tests, with a host key and a login key of its own."""
+    """Runs OpenSSH's server for the current user, with new host and login keys."""
     assert SSHD
     folder.chmod(0o700)
     port, key, host = free_port(), folder / "key", folder / "host"
@@ -98,7 +98,7 @@ def sshd(folder: Path) -> Iterator[Sshd]:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
     shutil.copy(folder / "key.pub", folder / "authorized")
     if os.getuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where root's sshd locks itself in before a login
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # the chroot of sshd's privilege separation
     (folder / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host}\nAuthorizedKeysFile {folder / 'authorized'}\n"
         f"PidFile {folder / 'pid'}\nPasswordAuthentication no\nUsePAM no\nStrictModes no\nPermitRootLogin yes\n"
@@ -113,15 +113,15 @@ def sshd(folder: Path) -> Iterator[Sshd]:
         yield Sshd(port, config, key)
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *arguments: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @contextmanager
 def web(folder: Path, tls: ssl.SSLContext | None = None) -> Iterator[str]:
-    """A plain web server that knows no ranges; its address."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+    """Runs a web server without support for ranges; yields its URL."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_QuietHandler, directory=str(folder))) as server:
         if tls:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -132,7 +132,7 @@ def web(folder: Path, tls: ssl.SSLContext | None = None) -> Iterator[str]:
 
 
 class Proxy:
-    """Passes bytes on, counts them each way, and cuts every line after `cut` bytes of one way or the other."""
+    """Forwards TCP connections, counts bytes in each direction, and cuts connections after `cut_up` or `cut_down`."""
 
     def __init__(self, to: int) -> None:
         self.up = self.down = 0
@@ -140,9 +140,9 @@ class Proxy:
         self.cut_down: int | None = None
         self.tap: Callable[[bytes], None] | None = None
         self._to, self._open = to, True
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listening.getsockname()[1])
-        self._lines: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._connections: list[socket.socket] = []
         threading.Thread(target=self._serve, daemon=True).start()
 
     def reset(self) -> None:
@@ -151,59 +151,59 @@ class Proxy:
 
     def close(self) -> None:
         self._open = False
-        self._listening.close()
-        for line in self._lines:
+        self._listener.close()
+        for connection in self._connections:
             with suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
-            line.close()
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
 
     def _serve(self) -> None:
         while self._open:
             try:
-                near, _ = self._listening.accept()
-                far = socket.create_connection(("127.0.0.1", self._to))
+                client, _ = self._listener.accept()
+                upstream = socket.create_connection(("127.0.0.1", self._to))
             except OSError:
                 return
-            self._lines += [near, far]
-            threading.Thread(target=self._pass, args=(near, far, "up"), daemon=True).start()
-            threading.Thread(target=self._pass, args=(far, near, "down"), daemon=True).start()
+            self._connections += [client, upstream]
+            threading.Thread(target=self._forward, args=(client, upstream, "up"), daemon=True).start()
+            threading.Thread(target=self._forward, args=(upstream, client, "down"), daemon=True).start()
 
-    def _pass(self, one: socket.socket, other: socket.socket, way: str) -> None:
+    def _forward(self, source: socket.socket, target: socket.socket, direction: str) -> None:
         with suppress(OSError):
-            while block := one.recv(1 << 14):
-                most = getattr(self, f"cut_{way}")
-                if most is not None and getattr(self, way) + len(block) > most:
-                    block = block[: max(0, most - getattr(self, way))]
-                    other.sendall(block)
-                    setattr(self, way, getattr(self, way) + len(block))
+            while block := source.recv(1 << 14):
+                limit = getattr(self, f"cut_{direction}")
+                if limit is not None and getattr(self, direction) + len(block) > limit:
+                    block = block[: max(0, limit - getattr(self, direction))]
+                    target.sendall(block)
+                    setattr(self, direction, getattr(self, direction) + len(block))
                     break
-                setattr(self, way, getattr(self, way) + len(block))
-                other.sendall(block)
-        for each in (one, other):
+                setattr(self, direction, getattr(self, direction) + len(block))
+                target.sendall(block)
+        for connection in (source, target):
             with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
 def proxy(to: int) -> Iterator[Proxy]:
-    made = Proxy(to)
+    running = Proxy(to)
     try:
-        yield made
+        yield running
     finally:
-        made.close()
+        running.close()
 
 
 @contextmanager
 def tokens(user: str, password: str) -> Iterator[tuple[str, list[str]]]:
-    """What hands out Bearer tokens and, on the same port, a registry that wants them; the token and who asked."""
-    wanted = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-    asked: list[str] = []
+    """Runs a token server and, on the same port, a registry that requires its tokens; yields URL and requests."""
+    expected = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+    requests: list[str] = []
 
-    class Door(_Quiet):
+    class Handler(_QuietHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requests.append(self.path)
             if self.path.startswith("/token"):
-                right = self.headers.get("Authorization") == wanted
+                right = self.headers.get("Authorization") == expected
                 self._answer(200 if right else 401, json.dumps({"token": "let-me-in"}).encode())
             elif self.headers.get("Authorization") != "Bearer let-me-in":
                 self.send_response(401)
@@ -220,9 +220,9 @@ def tokens(user: str, password: str) -> Iterator[tuple[str, list[str]]]:
             self.end_headers()
             self.wfile.write(raw)
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Door) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        yield f"http://127.0.0.1:{server.server_address[1]}", requests
         server.shutdown()
         thread.join()

@@ -1,4 +1,4 @@
-"""Small bundles that were never a model: random bytes under a manifest, with engines for two devices."""
+"""Small bundles of random bytes with a valid manifest, and engines for two devices; they contain no model."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _FILES = {
 TOLERANCE = Limits(max_error=2e-3, cosine=1 - 1e-4, snr_db=40.0, top1=1.0, top5=1.0)
 
 
-def made(folder: Path, seed: int, size: int = 300, sequence: int = 1) -> Path:
-    """A bundle whose every file has about `size` bytes; another seed gives other bytes of the same sizes."""
+def make_bundle(folder: Path, seed: int, size: int = 300, sequence: int = 1) -> Path:
+    """Makes a bundle whose files have about `size` bytes each; another seed gives other bytes of the same sizes."""
     rng = random.Random(seed)
 
     def file(path: str, role: Role) -> File:
@@ -45,9 +45,9 @@ def made(folder: Path, seed: int, size: int = 300, sequence: int = 1) -> Path:
         return describe_file(folder, path, role)
 
     def engine(path: str, capability: str) -> Engine:
-        where = (("linux",), ("aarch64", "x86_64"))
+        platforms = (("linux",), ("aarch64", "x86_64"))
         return Engine(
-            file(path, Role.ENGINE), "tensorrt", "10.3.0", (capability,), *where, "", Precision.FP16, Precision.FP32
+            file(path, Role.ENGINE), "tensorrt", "10.3.0", (capability,), *platforms, "", Precision.FP16, Precision.FP32
         )
 
     files = tuple(file(path, role) for path, role in _FILES.items())

@@ -1,4 +1,4 @@
-"""Addresses: what they name, and what is none."""
+"""Parsing of addresses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DIGEST = "sha256:" + "a" * 64
 
 
 @pytest.mark.parametrize(
-    ("text", "place", "stem"),
+    ("text", "expected", "stem"),
     [
         ("oci://host/a/b:1", Registry("https://host", "a/b", "1"), "b"),
         ("oci://host:5000/m", Registry("https://host:5000", "m", "latest"), "m"),
@@ -29,9 +29,9 @@ DIGEST = "sha256:" + "a" * 64
         ("/media/stick/m", Folder(Path("/media/stick/m")), "m"),
     ],
 )
-def test_what_an_address_names(text: str, place: Address, stem: str) -> None:
-    assert addresses.parse(text) == place
-    assert addresses.bundle_name(place) == stem
+def test_an_address_is_parsed(text: str, expected: Address, stem: str) -> None:
+    assert addresses.parse(text) == expected
+    assert addresses.bundle_name(expected) == stem
 
 
 @pytest.mark.parametrize(
@@ -52,22 +52,22 @@ def test_what_an_address_names(text: str, place: Address, stem: str) -> None:
         *("http://127.0.0.1.example/m", "http://localhost.example/m"),
     ],
 )
-def test_what_is_no_address(text: str) -> None:
+def test_an_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(BadInput):
         addresses.parse(text)
 
 
-def test_plain_http_is_only_for_whoever_asks() -> None:
+def test_plain_http_needs_an_option() -> None:
     assert addresses.parse("oci://host/m:1", plain_http=True) == Registry("http://host", "m", "1")
     assert addresses.parse("http://host/m", plain_http=True) == Web("http://host/m/")
 
 
-def test_a_registry_is_written_as_it_is_read() -> None:
+def test_a_registry_address_is_formatted_as_it_was_parsed() -> None:
     for text in ("oci://host:5000/a/b:1", f"oci://host/m@{DIGEST}"):
         assert str(addresses.parse(text)) == text
 
 
-def test_devices() -> None:
+def test_a_device_address_is_parsed() -> None:
     assert addresses.parse_device("me@orin:/opt/model") == Device("me@orin", "/opt/model")
     assert addresses.parse_device("orin.local:/x y") == Device("orin.local", "/x y")
     assert addresses.parse_device("me@[fe80::1]:/x") == Device("me@fe80::1", "/x")

@@ -11,7 +11,7 @@ from deploytool.errors import BadInput, Unreachable
 from deploytool.transfer import auth
 from deploytool.transfer.auth import Credentials
 from deploytool.transfer.http import HttpClient
-from tests.transfer.test_http import ME, Dribbling, answering, says
+from tests.transfer.test_http import ME, SlowServer, answering, fixed_response
 
 
 @pytest.mark.parametrize("challenge", ['Basic realm="x"', 'Bearer realm="http://127.0.0.1:1/x"'])
@@ -20,7 +20,7 @@ def test_a_challenge_of_another_server_is_not_answered(challenge: str) -> None:
 
     class There(http.server.BaseHTTPRequestHandler):
         def log_message(self, format: str, *arguments: object) -> None:
-            """Says nothing."""
+            """Logs nothing."""
 
         def do_GET(self) -> None:
             asked.append((self.path, self.headers.get("Authorization")))
@@ -29,7 +29,7 @@ def test_a_challenge_of_another_server_is_not_answered(challenge: str) -> None:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-    with answering(There) as there, answering(says(307, {"Location": f"{there}/blob"})) as here:
+    with answering(There) as there, answering(fixed_response(307, {"Location": f"{there}/blob"})) as here:
         client = HttpClient(here, ME)
         with pytest.raises(BadInput, match=r"authentication failed \(401"):
             client.ask("GET", "/blob")
@@ -39,9 +39,12 @@ def test_a_challenge_of_another_server_is_not_answered(challenge: str) -> None:
 
 
 def test_a_token_server_has_no_more_time_than_its_registry() -> None:
-    with answering(Dribbling) as realm:
+    with answering(SlowServer) as realm:
         challenge = {"WWW-Authenticate": f'Bearer realm="{realm}/token"'}
-        with answering(says(401, challenge)) as base, pytest.raises(Unreachable, match="did not finish within"):
+        with (
+            answering(fixed_response(401, challenge)) as base,
+            pytest.raises(Unreachable, match="did not finish within"),
+        ):
             HttpClient(base, timeout=2.0).ask("GET", "/v2/")
 
 

@@ -1,4 +1,4 @@
-"""Logins, redirects and answers that are not to be believed."""
+"""Authentication, redirects, proxies, timeouts and invalid responses of HTTP servers."""
 
 from __future__ import annotations
 
@@ -35,55 +35,55 @@ def answering(answer: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]
         server.shutdown()
 
 
-def test_a_registry_that_wants_a_password(tmp_path: Path) -> None:
+def test_a_registry_with_a_password(tmp_path: Path) -> None:
     if not servers.REGISTRY:
         pytest.skip("no docker-registry on this machine: apt-get install docker-registry")
     (tmp_path / "htpasswd").write_text(f"{servers.LOGIN}\n")
     auth = f"auth: {{htpasswd: {{realm: r, path: {tmp_path / 'htpasswd'}}}}}\n"
-    folder = small.made(tmp_path / "in", 1)
+    folder = small.make_bundle(tmp_path / "in", 1)
     with servers.registry(tmp_path, auth) as running:
         host = f"127.0.0.1:{running.port}"
-        place = addresses.parse(f"oci://{host}/locked:1")
-        assert isinstance(place, addresses.Registry)
+        address = addresses.parse(f"oci://{host}/locked:1")
+        assert isinstance(address, addresses.Registry)
         config = tmp_path / "config.json"
-        for known, lets_in in (({}, False), ({host: "me:wrong"}, False), ({host: "me:secret"}, True)):
-            auths = {name: {"auth": base64.b64encode(who.encode()).decode()} for name, who in known.items()}
+        for logins, is_valid in (({}, False), ({host: "me:wrong"}, False), ({host: "me:secret"}, True)):
+            auths = {name: {"auth": base64.b64encode(who.encode()).decode()} for name, who in logins.items()}
             config.write_text(json.dumps({"auths": auths}))
-            if not lets_in:
+            if not is_valid:
                 with pytest.raises(BadInput, match=r"authentication failed \(401"):
-                    push.push(folder, read_manifest(folder), place, transfer_auth.read_config(config), say=print)
+                    push.push(folder, read_manifest(folder), address, transfer_auth.read_config(config), say=print)
                 with (
                     pytest.raises(BadInput, match=r"authentication failed \(401"),
-                    sources.open_source(place, transfer_auth.read_config(config)),
+                    sources.open_source(address, transfer_auth.read_config(config)),
                 ):
                     pass
         push.push(
-            folder, read_manifest(folder), place, transfer_auth.read_config(config), chunk=200, say=lambda line: None
+            folder, read_manifest(folder), address, transfer_auth.read_config(config), chunk=200, say=lambda line: None
         )
-        with sources.open_source(place, transfer_auth.read_config(config)) as source:
+        with sources.open_source(address, transfer_auth.read_config(config)) as source:
             pull.pull(source, tmp_path / "out", None, say=lambda line: None)
     assert small.contents(tmp_path / "out") == small.contents(folder)
 
 
-def test_a_token_is_fetched_once_for_the_scope_that_is_asked_for() -> None:
-    with servers.tokens("me", "secret") as (base, asked):
-        door = HttpClient(base, ME)
-        assert [door.ask("GET", "/v2/a").body for _ in range(2)] == [b"welcome"] * 2
-        assert asked == ["/v2/a", "/token?service=s&scope=repository%3Aa%3Apull", "/v2/a", "/v2/a"]
-        door.close()
+def test_a_token_is_fetched_once_per_scope() -> None:
+    with servers.tokens("me", "secret") as (base, requests):
+        client = HttpClient(base, ME)
+        assert [client.ask("GET", "/v2/a").body for _ in range(2)] == [b"welcome"] * 2
+        assert requests == ["/v2/a", "/token?service=s&scope=repository%3Aa%3Apull", "/v2/a", "/v2/a"]
+        client.close()
         for who in (None, base64.b64encode(b"me:wrong").decode()):
             with pytest.raises(BadInput, match=r"authentication failed|granted no token"):
                 HttpClient(base, who).ask("GET", "/v2/a")
 
 
-def test_a_password_is_not_carried_to_another_server() -> None:
+def test_a_password_is_not_sent_to_the_target_of_a_redirect() -> None:
     seen: list[str | None] = []
 
-    class There(http.server.BaseHTTPRequestHandler):
+    class Target(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def log_message(self, format: str, *arguments: object) -> None:
-            """Says nothing."""
+            """Logs nothing."""
 
         def do_GET(self) -> None:
             seen.append(self.headers.get("Authorization"))
@@ -92,20 +92,20 @@ def test_a_password_is_not_carried_to_another_server() -> None:
             self.end_headers()
             self.wfile.write(b"hello")
 
-    with answering(There) as there:
+    with answering(Target) as target:
 
-        class Here(There):
+        class Redirecting(Target):
             def do_GET(self) -> None:
                 seen.append(self.headers.get("Authorization"))
                 self.send_response(307)
-                self.send_header("Location", f"{there}/blob")
+                self.send_header("Location", f"{target}/blob")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-        with answering(Here) as here:
-            door = HttpClient(here, authorization=f"Basic {ME}")
-            assert b"".join(door.stream("/blob", 0, 5)) == b"hello"
-            door.close()
+        with answering(Redirecting) as base:
+            client = HttpClient(base, authorization=f"Basic {ME}")
+            assert b"".join(client.stream("/blob", 0, 5)) == b"hello"
+            client.close()
     assert seen == [f"Basic {ME}", None]
 
 
@@ -128,12 +128,12 @@ def test_a_password_is_not_carried_to_another_server() -> None:
         (302, {"Location": "file:///etc/passwd", "Content-Length": "0"}, b"", "less secure", Unreachable),
     ],
 )
-def test_answers_that_are_not_believed(
+def test_invalid_responses_are_refused(
     status: int, headers: dict[str, str], body: bytes, problem: str, kind: type[Exception]
 ) -> None:
-    class Says(http.server.BaseHTTPRequestHandler):
+    class Fixed(http.server.BaseHTTPRequestHandler):
         def log_message(self, format: str, *arguments: object) -> None:
-            """Says nothing."""
+            """Logs nothing."""
 
         def do_GET(self) -> None:
             self.send_response(status)
@@ -142,44 +142,44 @@ def test_answers_that_are_not_believed(
             self.end_headers()
             self.wfile.write(body)
 
-    with answering(Says) as base:
-        door = HttpClient(base)
+    with answering(Fixed) as base:
+        client = HttpClient(base)
         with pytest.raises(kind, match=problem):
-            b"".join(door.stream("/x", 2, 5))
-        door.close()
+            b"".join(client.stream("/x", 2, 5))
+        client.close()
 
 
 def test_no_more_is_taken_than_was_asked_for() -> None:
-    class Says(http.server.BaseHTTPRequestHandler):
+    class Fixed(http.server.BaseHTTPRequestHandler):
         def log_message(self, format: str, *arguments: object) -> None:
-            """Says nothing."""
+            """Logs nothing."""
 
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"hello, and more")
 
-    with answering(Says) as base:
+    with answering(Fixed) as base:
         assert b"".join(HttpClient(base).stream("/x", 2, 5)) == b"llo"
 
 
-def test_nobody_fills_our_memory(tmp_path: Path) -> None:
+def test_a_response_that_is_too_long_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_bytes(b" " * (transfer_http.LONGEST + 1))
     with servers.web(tmp_path) as url, pytest.raises(Refused, match="a response of more than"):
         HttpClient(url).ask("GET", f"{url}manifest.json")
 
 
-def test_logins_are_those_of_docker(tmp_path: Path) -> None:
+def test_logins_are_read_from_the_configuration_of_docker(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     assert transfer_auth.read_config(path) == Credentials()
     entries = {"https://one/v1/": {"auth": ME}, "two:5000": {"username": "me", "password": "secret"}, "three": {}}
     path.write_text(json.dumps({"auths": entries}))
-    found = transfer_auth.read_config(path)
-    assert found == Credentials({"one": ME, "two:5000": ME})
-    assert found.of("https://two:5000/x") == ME
-    assert found.of("https://two:5001") is None
-    for spoilt in ("[]", "{", '{"auths": 5}', '{"credsStore": 5}', '{"credHelpers": {"a": 1}}'):
-        path.write_text(spoilt)
+    credentials = transfer_auth.read_config(path)
+    assert credentials == Credentials({"one": ME, "two:5000": ME})
+    assert credentials.of("https://two:5000/x") == ME
+    assert credentials.of("https://two:5001") is None
+    for invalid in ("[]", "{", '{"auths": 5}', '{"credsStore": 5}', '{"credHelpers": {"a": 1}}'):
+        path.write_text(invalid)
         with pytest.raises(BadInput, match=r"is not a config\.json"):
             transfer_auth.read_config(path)
 
@@ -197,23 +197,21 @@ esac
 """
 
 
-def test_credential_helpers_are_asked_for_the_host_they_are_named_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_credential_helpers_are_called_for_their_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "docker-credential-mine"
     program.write_text(HELPER)
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"auths": {"two": {"auth": ME}, "one:5000": {}}, "credsStore": "mine"}))
-    found = transfer_auth.read_config(path)
-    assert found.of("https://one:5000/x") == ME
-    assert found.of("https://two") == ME
-    assert found.of("https://three") is None
-    assert found.of("https://registry-1.docker.io") == ME
+    credentials = transfer_auth.read_config(path)
+    assert credentials.of("https://one:5000/x") == ME
+    assert credentials.of("https://two") == ME
+    assert credentials.of("https://three") is None
+    assert credentials.of("https://registry-1.docker.io") == ME
     for host, problem in (("token", "identity token for token"), ("odd", "invalid answer")):
         with pytest.raises(BadInput, match=problem):
-            found.of(f"https://{host}")
+            credentials.of(f"https://{host}")
     only = Credentials(helpers={"one:5000": "mine", "gone": "none-of-that-name", "evil": "../../bin/sh"})
     assert only.of("https://one:5000") == ME
     assert only.of("https://two") is None
@@ -222,23 +220,25 @@ def test_credential_helpers_are_asked_for_the_host_they_are_named_for(
             only.of(f"https://{host}")
 
 
-def says(status: int, headers: Mapping[str, str], body: bytes = b"") -> type[http.server.BaseHTTPRequestHandler]:
-    """A server that answers everything alike; PORT in a header is its own."""
+def fixed_response(
+    status: int, headers: Mapping[str, str], body: bytes = b""
+) -> type[http.server.BaseHTTPRequestHandler]:
+    """A handler that gives every request the same response; PORT in a header is replaced by the port of the server."""
 
-    class Says(http.server.BaseHTTPRequestHandler):
+    class Fixed(http.server.BaseHTTPRequestHandler):
         def log_message(self, format: str, *arguments: object) -> None:
-            """Says nothing."""
+            """Logs nothing."""
 
         def do_GET(self) -> None:
             self.send_response(status)
-            port = str(self.server.server_port)  # type: ignore[attr-defined]  # of an HTTPServer
+            port = str(self.server.server_port)  # type: ignore[attr-defined]  # an HTTPServer
             for name, value in headers.items():
                 self.send_header(name, value.replace("PORT", port))
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
-    return Says
+    return Fixed
 
 
 @pytest.mark.parametrize(
@@ -254,19 +254,19 @@ def says(status: int, headers: Mapping[str, str], body: bytes = b"") -> type[htt
         (401, "WWW-Authenticate", 'Basic realm="x"'),
     ],
 )
-def test_odd_redirects_and_challenges_are_one_line(status: int, header: str, value: str) -> None:
-    with answering(says(status, {header: value})) as base:
-        door = HttpClient(base)
+def test_invalid_redirects_and_challenges_give_one_line(status: int, header: str, value: str) -> None:
+    with answering(fixed_response(status, {header: value})) as base:
+        client = HttpClient(base)
         with pytest.raises(DeployError) as caught:
-            door.ask("GET", "/v2/")
-        door.close()
+            client.ask("GET", "/v2/")
+        client.close()
     assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(
     "to", ["http://a.example/x", "http://b.example/x", "https://a:0/x", "ftp://a.example/x", "file:///x"]
 )
-def test_no_redirect_leads_to_what_is_less_safe(to: str) -> None:
+def test_redirects_to_less_secure_addresses_are_refused(to: str) -> None:
     with pytest.raises(Unreachable, match="less secure"):
         transfer_http.resolve("https://a.example/v2/", to)
     assert transfer_http.resolve("https://a.example/v2/", "/x") == "https://a.example/x"
@@ -275,17 +275,17 @@ def test_no_redirect_leads_to_what_is_less_safe(to: str) -> None:
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b"5", b'{"token": 5}', b"\xff", b"{}", b""])
-def test_a_token_that_is_none_is_one_line(body: bytes) -> None:
-    with answering(says(200, {}, body)) as realm:
+def test_an_invalid_token_response_gives_one_line(body: bytes) -> None:
+    with answering(fixed_response(200, {}, body)) as realm:
         header = {"WWW-Authenticate": f'Bearer realm="{realm}/"'}
-        with answering(says(401, header)) as base, pytest.raises(BadInput, match="granted no token"):
+        with answering(fixed_response(401, header)) as base, pytest.raises(BadInput, match="granted no token"):
             HttpClient(base).ask("GET", "/v2/")
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_password_is_not_sent_to_another_site_for_a_token(scheme: str) -> None:
     header = {"WWW-Authenticate": f'Bearer realm="{scheme}://elsewhere.example/"'}
-    with answering(says(401, header)) as base, pytest.raises(BadInput, match=r"less secure|another site"):
+    with answering(fixed_response(401, header)) as base, pytest.raises(BadInput, match=r"less secure|another site"):
         HttpClient(base, ME).ask("GET", "/v2/")
 
 
@@ -300,21 +300,21 @@ def test_a_password_is_not_sent_to_another_site_for_a_token(scheme: str) -> None
         ("docker.io.evil.example", "auth.docker.io", False),
     ],
 )
-def test_a_site_is_a_domain_and_what_belongs_to_it(one: str, other: str, same: bool) -> None:
+def test_a_site_is_a_domain_with_its_subdomains(one: str, other: str, same: bool) -> None:
     assert transfer_http._same_site(one, other) is same
     assert transfer_http._same_site(other, one) is same
 
 
-def test_a_password_is_never_sent_in_clear_to_another_machine() -> None:
+def test_a_password_is_not_sent_unencrypted_to_another_machine() -> None:
     with pytest.raises(BadInput, match="without encryption"):
         HttpClient("http://registry.example", authorization=f"Basic {ME}").ask("GET", "/v2/")
 
 
-class Dribbling(http.server.BaseHTTPRequestHandler):
-    """Says for ever that it is about to say something; below /body, a byte of its body now and then."""
+class SlowServer(http.server.BaseHTTPRequestHandler):
+    """Sends `100 Continue` repeatedly; for /body, a byte of the body at a time."""
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
     def do_GET(self) -> None:
         line = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -330,29 +330,29 @@ class Dribbling(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("path", ["/head", "/body"])
-def test_a_server_that_dribbles_holds_nobody(path: str) -> None:
-    with answering(Dribbling) as base:
-        begun = time.monotonic()
+def test_the_timeout_applies_to_a_slow_server(path: str) -> None:
+    with answering(SlowServer) as base:
+        start = time.monotonic()
         with pytest.raises(Unreachable, match="did not finish within"):
             b"".join(HttpClient(base, timeout=0.5).stream(path, 0, 1_000_000))
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize("path", ["/head", "/body"])
-def test_without_a_timeout_there_is_a_least_speed(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_timeout_there_is_a_minimum_speed(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer_http, "_SECONDS", 0.3)
     monkeypatch.setattr(transfer_http, "_SLOWEST", 1 << 30)
-    with answering(Dribbling) as base, pytest.raises(Unreachable, match="did not finish within"):
+    with answering(SlowServer) as base, pytest.raises(Unreachable, match="did not finish within"):
         HttpClient(base).ask("GET", path)
 
 
-class Proxying(http.server.BaseHTTPRequestHandler):
-    """A proxy: fetches what it is asked for from this machine, and notes who asked for what."""
+class RecordingProxy(http.server.BaseHTTPRequestHandler):
+    """A proxy that answers every request itself, and records its path and credentials."""
 
     seen: ClassVar[list[tuple[str, str | None]]] = []
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
     def do_GET(self) -> None:
         self.seen.append((self.path, self.headers.get("Proxy-Authorization")))
@@ -367,12 +367,12 @@ class Proxying(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
 
-def test_proxies_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    Proxying.seen.clear()
-    with answering(Proxying) as proxy, answering(says(200, {}, b"direct")) as base:
-        named = proxy.replace("http://", "http://me:secret@")
-        monkeypatch.setenv("HTTP_PROXY", named)
-        monkeypatch.setenv("HTTPS_PROXY", named)
+def test_proxies_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    RecordingProxy.seen.clear()
+    with answering(RecordingProxy) as proxy, answering(fixed_response(200, {}, b"direct")) as base:
+        proxy_url = proxy.replace("http://", "http://me:secret@")
+        monkeypatch.setenv("HTTP_PROXY", proxy_url)
+        monkeypatch.setenv("HTTPS_PROXY", proxy_url)
         assert HttpClient("http://far.example").ask("GET", "/x?y=1").body == b"proxied"
         with pytest.raises(Unreachable, match="403"):
             HttpClient("https://far.example:444").ask("GET", "/x")
@@ -384,4 +384,4 @@ def test_proxies_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:1")
         with pytest.raises(BadInput, match="unsupported proxy"):
             HttpClient("http://far.example").ask("GET", "/x")
-    assert Proxying.seen == [("http://far.example/x?y=1", f"Basic {ME}"), ("far.example:444", f"Basic {ME}")]
+    assert RecordingProxy.seen == [("http://far.example/x?y=1", f"Basic {ME}"), ("far.example:444", f"Basic {ME}")]

@@ -1,4 +1,4 @@
-"""A bundle as one file, and as plain files on a web server or a stick."""
+"""Bundles in one file (OCI image layout), and as plain files on a web server or in a folder."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ from deploytool.transfer.pull import PullResult
 from tests.transfer import servers, small
 
 
-def pulled(where: str, out: Path, target: str | None = None, digest: str | None = None) -> PullResult:
+def pull_bundle(where: str, out: Path, target: str | None = None, digest: str | None = None) -> PullResult:
     with sources.open_source(addresses.parse(where), Credentials()) as source:
         return pull.pull(source, out, subset.parse(target), digest=digest, say=lambda line: None)
 
 
-def written(folder: Path, path: Path) -> Path:
+def write_archive(folder: Path, path: Path) -> Path:
     oci_archive.write(folder, read_manifest(folder), path)
     return path
 
 
-def test_there_and_back(tmp_path: Path) -> None:
-    folder = small.made(tmp_path / "in", 1)
-    path = written(folder, tmp_path / "m.tar")
-    pulled(f"oci-archive:{path}", tmp_path / "out", digest=manifest_digest(folder))
+def test_an_archive_is_written_and_pulled(tmp_path: Path) -> None:
+    folder = small.make_bundle(tmp_path / "in", 1)
+    path = write_archive(folder, tmp_path / "m.tar")
+    pull_bundle(f"oci-archive:{path}", tmp_path / "out", digest=manifest_digest(folder))
     assert small.contents(tmp_path / "out") == small.contents(folder)
-    pulled(f"oci-archive:{path}", tmp_path / "orin", "orin")
+    pull_bundle(f"oci-archive:{path}", tmp_path / "orin", "orin")
     assert set(small.contents(folder)) - set(small.contents(tmp_path / "orin")) == {small.RTX40}
-    assert {one.name for one in tmp_path.iterdir()} == {"in", "m.tar", "out", "orin"}
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "m.tar", "out", "orin"}
 
 
-def test_the_same_bundle_is_the_same_file(tmp_path: Path) -> None:
-    one, two = small.made(tmp_path / "one", 2), small.made(tmp_path / "two", 2)
+def test_equal_bundles_give_equal_archives(tmp_path: Path) -> None:
+    one, two = small.make_bundle(tmp_path / "one", 2), small.make_bundle(tmp_path / "two", 2)
     for path in two.rglob("*"):
         os.utime(path, (1, 1))
         path.chmod(0o700)
-    assert written(one, tmp_path / "1.tar").read_bytes() == written(two, tmp_path / "2.tar").read_bytes()
+    assert write_archive(one, tmp_path / "1.tar").read_bytes() == write_archive(two, tmp_path / "2.tar").read_bytes()
 
 
-def test_it_is_an_oci_image_layout(tmp_path: Path) -> None:
-    folder = small.made(tmp_path / "in", 3)
-    with tarfile.open(written(folder, tmp_path / "m.tar")) as tar:
+def test_an_archive_is_an_oci_image_layout(tmp_path: Path) -> None:
+    folder = small.make_bundle(tmp_path / "in", 3)
+    with tarfile.open(write_archive(folder, tmp_path / "m.tar")) as tar:
         raw = {member.name: read(tar, member) for member in tar}
         assert all(member.isreg() and (member.mtime, member.uid, member.mode) == (0, 0, 0o644) for member in tar)
     assert json.loads(raw["oci-layout"]) == {"imageLayoutVersion": "1.0.0"}
@@ -70,36 +70,36 @@ def read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return opened.read()
 
 
-def test_a_file_that_changes_while_it_is_packed_is_noticed(tmp_path: Path) -> None:
-    folder = small.made(tmp_path / "in", 4)
+def test_a_file_that_changes_while_it_is_packed_is_refused(tmp_path: Path) -> None:
+    folder = small.make_bundle(tmp_path / "in", 4)
     manifest = read_manifest(folder)
     raw = bytearray((folder / small.ORIN).read_bytes())
     raw[-1] ^= 1
     (folder / small.ORIN).write_bytes(raw)
     with pytest.raises(Refused, match="other bytes"):
         oci_archive.write(folder, manifest, tmp_path / "m.tar")
-    assert {one.name for one in tmp_path.iterdir()} == {"in"}
+    assert {path.name for path in tmp_path.iterdir()} == {"in"}
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.sweep)])
-def test_no_flipped_bit_and_no_cut_gives_another_bundle(tmp_path: Path, count: int) -> None:
-    folder, rng = small.made(tmp_path / "in", 5), random.Random(count)
-    raw, wanted = written(folder, tmp_path / "m.tar").read_bytes(), small.contents(folder)
-    spoilt = tmp_path / "spoilt.tar"
+def test_no_flipped_bit_and_no_truncation_gives_another_bundle(tmp_path: Path, count: int) -> None:
+    folder, rng = small.make_bundle(tmp_path / "in", 5), random.Random(count)
+    raw, expected = write_archive(folder, tmp_path / "m.tar").read_bytes(), small.contents(folder)
+    corrupt = tmp_path / "spoilt.tar"
     for number in range(count):
         changed = bytearray(raw)
         if number % 5:
             changed[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
         else:
             del changed[rng.randrange(len(raw)) :]
-        spoilt.write_bytes(changed)
+        corrupt.write_bytes(changed)
         out = tmp_path / f"out{number}"
         try:
-            pulled(f"oci-archive:{spoilt}", out)
+            pull_bundle(f"oci-archive:{corrupt}", out)
         except DeployError:
             assert not out.exists()
-        else:  # a bit of padding, of a mode, of an owner: nothing that is a bundle's
-            assert small.contents(out) == wanted
+        else:  # the changed bit was padding, a mode or an owner, none of which is part of a bundle
+            assert small.contents(out) == expected
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
@@ -122,39 +122,39 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfil
         member("index.json"),
         member("libplugin.so"),
     ],
-    ids=lambda one: f"{one.name} {one.type.decode()}",
+    ids=lambda bad: f"{bad.name} {bad.type.decode()}",
 )
-def test_members_that_have_no_place_there_are_refused(tmp_path: Path, bad: tarfile.TarInfo) -> None:
-    path = written(small.made(tmp_path / "in", 6), tmp_path / "m.tar")
+def test_unexpected_members_are_refused(tmp_path: Path, bad: tarfile.TarInfo) -> None:
+    path = write_archive(small.make_bundle(tmp_path / "in", 6), tmp_path / "m.tar")
     with tarfile.open(path, "a") as tar:
         tar.addfile(bad, io.BytesIO())
     with pytest.raises(Refused, match="unexpected member"):
-        pulled(f"oci-archive:{path}", tmp_path / "out")
-    assert {one.name for one in tmp_path.iterdir()} == {"in", "m.tar"}
+        pull_bundle(f"oci-archive:{path}", tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "m.tar"}
 
 
 @pytest.mark.parametrize("raw", [b"", b"no tar at all", b"\0" * 10240])
-def test_what_is_no_archive(tmp_path: Path, raw: bytes) -> None:
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "m.tar").write_bytes(raw)
     with pytest.raises(Refused):
-        pulled(f"oci-archive:{tmp_path / 'm.tar'}", tmp_path / "out")
+        pull_bundle(f"oci-archive:{tmp_path / 'm.tar'}", tmp_path / "out")
     with pytest.raises(BadInput, match="there is no file"):
-        pulled(f"oci-archive:{tmp_path / 'n.tar'}", tmp_path / "out")
+        pull_bundle(f"oci-archive:{tmp_path / 'n.tar'}", tmp_path / "out")
 
 
-def test_plain_files_from_a_web_server_and_a_stick(tmp_path: Path) -> None:
-    folder = small.made(tmp_path / "in", 7)
+def test_plain_files_from_a_web_server_and_a_folder(tmp_path: Path) -> None:
+    folder = small.make_bundle(tmp_path / "in", 7)
     (folder / "model.sig").write_text("signed")
     with servers.web(tmp_path) as url:
-        pulled(f"{url}in", tmp_path / "web")
-        pulled(f"{url}in/", tmp_path / "orin", "orin")
+        pull_bundle(f"{url}in", tmp_path / "web")
+        pull_bundle(f"{url}in/", tmp_path / "orin", "orin")
         with pytest.raises(BadInput, match="404"):
-            pulled(f"{url}out/", tmp_path / "none")
-    pulled(str(folder), tmp_path / "stick")
+            pull_bundle(f"{url}out/", tmp_path / "none")
+    pull_bundle(str(folder), tmp_path / "stick")
     assert small.contents(tmp_path / "web") == small.contents(tmp_path / "stick") == small.contents(folder)
     assert not (tmp_path / "orin" / small.RTX40).exists()
     with pytest.raises(BadInput, match=r"holds no manifest\.json"):
-        pulled(str(tmp_path), tmp_path / "none")
+        pull_bundle(str(tmp_path), tmp_path / "none")
 
 
 def flip(path: Path) -> None:
@@ -172,46 +172,46 @@ def link(path: Path) -> None:
     path.symlink_to("kept")
 
 
-@pytest.mark.parametrize("spoil", [flip, shorten, Path.unlink, link])
-def test_spoilt_files_are_refused(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
-    folder = small.made(tmp_path / "in", 8)
-    spoil(folder / small.RTX40)
+@pytest.mark.parametrize("change", [flip, shorten, Path.unlink, link])
+def test_changed_files_are_refused(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    folder = small.make_bundle(tmp_path / "in", 8)
+    change(folder / small.RTX40)
     with pytest.raises(Refused):
-        pulled(str(folder), tmp_path / "stick")
-    if spoil is not link:  # a server follows links of its own, and the bytes are right
+        pull_bundle(str(folder), tmp_path / "stick")
+    if change is not link:  # the server follows the link, and the bytes are right
         with servers.web(tmp_path) as url, pytest.raises(Refused):
-            pulled(f"{url}in/", tmp_path / "web")
+            pull_bundle(f"{url}in/", tmp_path / "web")
     assert not (tmp_path / "stick").exists()
     assert not (tmp_path / "web").exists()
 
 
 def test_a_server_without_ranges_is_read_from_the_start(tmp_path: Path) -> None:
-    """What the first try left is hashed with the rest: a part of another file costs a second try, and nothing else."""
-    folder = small.made(tmp_path / "in", 9, 5000)
-    file = next(each for each in all_files(read_manifest(folder)) if each.path == small.ORIN)
+    """The part from an earlier try is hashed with the rest; a wrong part costs a second download."""
+    folder = small.make_bundle(tmp_path / "in", 9, 5000)
+    file = next(file for file in all_files(read_manifest(folder)) if file.path == small.ORIN)
     parts = tmp_path / ".out.fetching" / manifest_digest(folder) / "parts"
     parts.mkdir(parents=True)
-    for begun in ((folder / small.ORIN).read_bytes()[:1000], b"x" * 1000):
-        (parts / file.sha256).write_bytes(begun)
+    for part in ((folder / small.ORIN).read_bytes()[:1000], b"x" * 1000):
+        (parts / file.sha256).write_bytes(part)
         with servers.web(tmp_path) as url, sources.open_source(addresses.parse(f"{url}in/"), Credentials()) as source:
-            came = download.fetch(source, file, tmp_path / "one.plan", parts)
-        assert came == (file.size - 1000 if begun[0] != ord("x") else file.size)
+            received = download.fetch(source, file, tmp_path / "one.plan", parts)
+        assert received == (file.size - 1000 if part[0] != ord("x") else file.size)
         assert (tmp_path / "one.plan").read_bytes() == (folder / small.ORIN).read_bytes()
 
 
-def test_another_digest_is_refused_before_anything_comes(tmp_path: Path) -> None:
-    folder = small.made(tmp_path / "in", 10)
+def test_another_digest_is_refused_before_any_download(tmp_path: Path) -> None:
+    folder = small.make_bundle(tmp_path / "in", 10)
     with pytest.raises(Refused, match="another bundle"):
-        pulled(str(folder), tmp_path / "out", digest="0" * 64)
-    assert {one.name for one in tmp_path.iterdir()} == {"in"}
+        pull_bundle(str(folder), tmp_path / "out", digest="0" * 64)
+    assert {path.name for path in tmp_path.iterdir()} == {"in"}
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
-def test_a_header_as_long_as_it_likes_is_not_read(tmp_path: Path, kind: bytes) -> None:
-    """The file has so many bytes, and takes no room: whoever reads them needs the memory."""
+def test_a_header_that_is_too_long_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    """The archive is sparse: it needs no disk space, but reading the header would need the memory."""
     one = tarfile.TarInfo("x")
     one.type, one.size = kind, 64 << 20
-    path = written(small.made(tmp_path / "in", 1), tmp_path / "m.tar")
+    path = write_archive(small.make_bundle(tmp_path / "in", 1), tmp_path / "m.tar")
     whole = path.read_bytes()
     with path.open("wb") as opened:
         opened.write(one.tobuf(tarfile.GNU_FORMAT))
@@ -220,16 +220,16 @@ def test_a_header_as_long_as_it_likes_is_not_read(tmp_path: Path, kind: bytes) -
     tracemalloc.start()
     try:
         with pytest.raises(Refused, match=r"header is longer|manifest of more than"):
-            pulled(f"oci-archive:{path}", tmp_path / "out")
+            pull_bundle(f"oci-archive:{path}", tmp_path / "out")
         assert tracemalloc.get_traced_memory()[1] < 16 << 20
     finally:
         tracemalloc.stop()
 
 
-def remade(path: Path, names: Callable[[str], bool], change: Callable[[bytes], bytes]) -> None:
-    """Gives the members of an archive that are meant other bytes."""
+def rewrite_members(path: Path, names: Callable[[str], bool], change: Callable[[bytes], bytes]) -> None:
+    """Rewrites an archive with changed content of the selected members."""
     with tarfile.open(path) as tar:
-        raw = {each.name: read(tar, each) for each in tar}
+        raw = {entry.name: read(tar, entry) for entry in tar}
     assert any(map(names, raw))
     with tarfile.open(path, "w") as tar:
         for name, content in raw.items():
@@ -239,14 +239,14 @@ def remade(path: Path, names: Callable[[str], bool], change: Callable[[bytes], b
             tar.addfile(one, io.BytesIO(made))
 
 
-def turned(raw: bytes) -> bytes:
+def flip_last_bit(raw: bytes) -> bytes:
     return bytes([*raw[:-1], raw[-1] ^ 1])
 
 
-def of(path: Path, media: str) -> str:
-    """The member that the index, or its manifest, calls by this media type."""
+def blob_name(path: Path, media: str) -> str:
+    """The name of the OCI manifest in an archive, or of the blob of a file of the bundle."""
     with tarfile.open(path) as tar:
-        raw = {each.name: read(tar, each) for each in tar}
+        raw = {entry.name: read(tar, entry) for entry in tar}
     (entry,) = json.loads(raw["index.json"])["manifests"]
     manifest = f"blobs/{entry['digest'].replace(':', '/')}"
     if entry["mediaType"] == media:
@@ -259,78 +259,78 @@ def of(path: Path, media: str) -> str:
 
 
 @pytest.mark.parametrize("which", [oci.MANIFEST_TYPE, MANIFEST_FILE])
-def test_either_manifest_is_held_against_its_digest(tmp_path: Path, which: str) -> None:
-    path = written(small.made(tmp_path / "in", 11), tmp_path / "m.tar")
-    name = of(path, which)
-    remade(path, name.__eq__, turned)
+def test_the_digests_of_both_manifests_are_verified(tmp_path: Path, which: str) -> None:
+    path = write_archive(small.make_bundle(tmp_path / "in", 11), tmp_path / "m.tar")
+    name = blob_name(path, which)
+    rewrite_members(path, name.__eq__, flip_last_bit)
     with pytest.raises(Refused, match="has other bytes than its name"):
-        pulled(f"oci-archive:{path}", tmp_path / "out")
+        pull_bundle(f"oci-archive:{path}", tmp_path / "out")
 
 
 def test_a_file_of_another_size_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    path = written(small.made(tmp_path / "in", 12), tmp_path / "m.tar")
-    name = of(path, small.ORIN)
-    remade(path, name.__eq__, lambda raw: raw + b"x")
+    path = write_archive(small.make_bundle(tmp_path / "in", 12), tmp_path / "m.tar")
+    name = blob_name(path, small.ORIN)
+    rewrite_members(path, name.__eq__, lambda raw: raw + b"x")
     with pytest.raises(Refused, match="has another size than the manifest"):
-        pulled(f"oci-archive:{path}", tmp_path / "out")
+        pull_bundle(f"oci-archive:{path}", tmp_path / "out")
 
 
 def test_an_index_of_two_models_or_none_is_refused(tmp_path: Path) -> None:
-    def times(count: int) -> Callable[[bytes], bytes]:
+    def repeat(count: int) -> Callable[[bytes], bytes]:
         return lambda raw: small.text({"manifests": json.loads(raw)["manifests"] * count})
 
     for count in (0, 2):
-        path = written(small.made(tmp_path / f"in{count}", 13), tmp_path / f"{count}.tar")
-        remade(path, "index.json".__eq__, times(count))
+        path = write_archive(small.make_bundle(tmp_path / f"in{count}", 13), tmp_path / f"{count}.tar")
+        rewrite_members(path, "index.json".__eq__, repeat(count))
         with pytest.raises(Refused, match="exactly one bundle"):
-            pulled(f"oci-archive:{path}", tmp_path / "out")
+            pull_bundle(f"oci-archive:{path}", tmp_path / "out")
 
 
-def test_an_archive_whose_layers_are_not_the_bundle_s_is_refused(
+def test_an_archive_with_other_layers_than_the_bundle_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make = oci.build_artifact
 
-    def fewer(folder: Path, manifest: Manifest) -> oci.Artifact:
-        made = make(folder, manifest)
-        whole = json.loads(made.manifest)
-        whole["layers"].pop()
-        return oci.Artifact(small.text(whole), made.config, made.layers)
+    def without_last_layer(folder: Path, manifest: Manifest) -> oci.Artifact:
+        artifact = make(folder, manifest)
+        oci_manifest = json.loads(artifact.manifest)
+        oci_manifest["layers"].pop()
+        return oci.Artifact(small.text(oci_manifest), artifact.config, artifact.layers)
 
-    monkeypatch.setattr(oci, "build_artifact", fewer)
-    path = written(small.made(tmp_path / "in", 14), tmp_path / "m.tar")
+    monkeypatch.setattr(oci, "build_artifact", without_last_layer)
+    path = write_archive(small.make_bundle(tmp_path / "in", 14), tmp_path / "m.tar")
     with pytest.raises(Refused, match="differ in"):
-        pulled(f"oci-archive:{path}", tmp_path / "out")
+        pull_bundle(f"oci-archive:{path}", tmp_path / "out")
 
 
-def test_more_members_than_any_archive_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = written(small.made(tmp_path / "in", 15), tmp_path / "m.tar")
+def test_too_many_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_archive(small.make_bundle(tmp_path / "in", 15), tmp_path / "m.tar")
     monkeypatch.setattr(oci_archive, "_MOST", 5)
     with pytest.raises(Refused, match="unexpected member"):
-        pulled(f"oci-archive:{path}", tmp_path / "out")
+        pull_bundle(f"oci-archive:{path}", tmp_path / "out")
 
 
-def test_a_manifest_longer_than_any_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = written(small.made(tmp_path / "in", 16), tmp_path / "m.tar")
+def test_a_manifest_that_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_archive(small.make_bundle(tmp_path / "in", 16), tmp_path / "m.tar")
     monkeypatch.setattr(oci_archive, "MAX_MANIFEST_BYTES", 100)
     with pytest.raises(Refused, match=r"index\.json is longer than"):
-        pulled(f"oci-archive:{path}", tmp_path / "out")
+        pull_bundle(f"oci-archive:{path}", tmp_path / "out")
 
 
-def test_a_file_with_holes_is_refused(tmp_path: Path) -> None:
-    path = written(small.made(tmp_path / "in", 17), tmp_path / "m.tar")
+def test_a_sparse_member_is_refused(tmp_path: Path) -> None:
+    path = write_archive(small.make_bundle(tmp_path / "in", 17), tmp_path / "m.tar")
     one = member("blobs/sha256/" + "0" * 64)
     one.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": "1"}
     with tarfile.open(path, "a", format=tarfile.PAX_FORMAT) as tar:
         tar.addfile(one, io.BytesIO())
     with pytest.raises(Refused, match="is not a plain file"):
-        pulled(f"oci-archive:{path}", tmp_path / "out")
+        pull_bundle(f"oci-archive:{path}", tmp_path / "out")
 
 
-def test_a_file_of_less_than_no_bytes_is_refused(tmp_path: Path) -> None:
-    path = written(small.made(tmp_path / "in", 18), tmp_path / "m.tar")
+def test_a_member_of_negative_size_is_refused(tmp_path: Path) -> None:
+    path = write_archive(small.make_bundle(tmp_path / "in", 18), tmp_path / "m.tar")
     one = member("blobs/sha256/" + "0" * 64)
     one.size = -512
     path.write_bytes(one.tobuf(tarfile.GNU_FORMAT) + path.read_bytes())
-    with pytest.raises(Refused, match=r"is not a plain file|is not a tar"):  # newer Pythons see it themselves
-        pulled(f"oci-archive:{path}", tmp_path / "out")
+    with pytest.raises(Refused, match=r"is not a plain file|is not a tar"):  # newer versions of Python detect it
+        pull_bundle(f"oci-archive:{path}", tmp_path / "out")

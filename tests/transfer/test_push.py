@@ -1,4 +1,4 @@
-"""A bundle to a real registry: whole, what it lacks, cut and resumed."""
+"""Pushes to a registry: whole bundles, changed files only, and resumed uploads."""
 
 from __future__ import annotations
 
@@ -18,89 +18,93 @@ from deploytool.transfer.auth import Credentials
 from deploytool.transfer.http import HttpClient
 from tests.transfer import servers, small
 from tests.transfer.servers import Proxy, Registry
-from tests.transfer.trips import CHUNK, address, hush, killed, pulled, pushed, quiet
+from tests.transfer.trips import CHUNK, address, ignore, kill_after, pull_bundle, push_bundle, wait_until_idle
 
 
 @pytest.mark.parametrize("count", [4, pytest.param(50, marks=pytest.mark.sweep)])
 def test_round_trips(served: Registry, tmp_path: Path, count: int) -> None:
     for number in range(count):
-        folder = small.made(tmp_path / f"in{number}", number + 1000 * count)
-        sent = pushed(folder, served.port, f"trip/{count}/m{number}")
-        for way, where in (("tag", address(served, f"trip/{count}/m{number}")), ("digest", sent.name)):
-            landed = pulled(where, tmp_path / f"out{number}{way}")
-            assert small.contents(Path(landed.folder)) == small.contents(folder)
-            assert landed.digest == sent.digest == manifest_digest(folder)
+        folder = small.make_bundle(tmp_path / f"in{number}", number + 1000 * count)
+        sent = push_bundle(folder, served.port, f"trip/{count}/m{number}")
+        for reference, source_address in (("tag", address(served, f"trip/{count}/m{number}")), ("digest", sent.name)):
+            result = pull_bundle(source_address, tmp_path / f"out{number}{reference}")
+            assert small.contents(Path(result.folder)) == small.contents(folder)
+            assert result.digest == sent.digest == manifest_digest(folder)
         assert not list(tmp_path.glob(".*"))
 
 
-def test_what_is_there_is_neither_sent_nor_fetched_again(served: Registry, tmp_path: Path) -> None:
-    one, two = small.made(tmp_path / "one", 3, 50_000), small.made(tmp_path / "two", 3, 50_000, sequence=2)
-    first, again, second = (pushed(each, served.port, "again") for each in (one, one, two))
+def test_existing_files_are_neither_sent_nor_fetched_again(served: Registry, tmp_path: Path) -> None:
+    first_bundle, second_bundle = (
+        small.make_bundle(tmp_path / "one", 3, 50_000),
+        small.make_bundle(tmp_path / "two", 3, 50_000, sequence=2),
+    )
+    first, again, second = (
+        push_bundle(folder, served.port, "again") for folder in (first_bundle, first_bundle, second_bundle)
+    )
     assert first.sent > 350_000
     assert again.sent == 0
-    assert second.sent < 10_000  # its manifest
+    assert second.sent < 10_000  # the manifest
     out = tmp_path / "out"
-    assert pulled(address(served, "again"), out).here == 0
-    assert pulled(address(served, "again"), out).fetched == 0
-    assert pulled(address(served, "again"), tmp_path / "more", reuse_from=(out,)).fetched == 0
+    assert pull_bundle(address(served, "again"), out).here == 0
+    assert pull_bundle(address(served, "again"), out).fetched == 0
+    assert pull_bundle(address(served, "again"), tmp_path / "more", reuse_from=(out,)).fetched == 0
     with pytest.raises(BadInput, match="already exists"):
-        pulled(first.name, out)
-    assert pulled(first.name, tmp_path / "old", reuse_from=(out,)).fetched == 0
-    assert small.contents(tmp_path / "old") == small.contents(one)
+        pull_bundle(first.name, out)
+    assert pull_bundle(first.name, tmp_path / "old", reuse_from=(out,)).fetched == 0
+    assert small.contents(tmp_path / "old") == small.contents(first_bundle)
 
 
 _PUSH = """
 import sys
 from pathlib import Path
 from tests.transfer import trips as it
-print("begins", flush=True)
-it.pushed(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], it.CHUNK)
+it.push_bundle(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], it.CHUNK)
 """
 
 
 @pytest.mark.parametrize("count", [1, pytest.param(10, marks=pytest.mark.sweep)])
-def test_a_killed_push_shows_nothing_and_goes_on(served: Registry, proxy: Proxy, tmp_path: Path, count: int) -> None:
+def test_a_killed_push_is_not_visible_and_resumes(served: Registry, proxy: Proxy, tmp_path: Path, count: int) -> None:
     rng, alive = random.Random(count), 0
     for number in range(count):
-        folder = small.made(tmp_path / f"in{number}", 7000 + number + 100 * count, 600_000)
+        folder = small.make_bundle(tmp_path / f"in{number}", 7000 + number + 100 * count, 600_000)
         sizes = [len(raw) for raw in small.contents(folder).values()]
         total, largest = sum(sizes), max(sizes)
         name = f"killed/{count}/m{number}"
         proxy.reset()
-        alive += killed(_PUSH, [str(folder), str(proxy.port), name], proxy, "up", rng.randrange(total))
-        quiet(proxy)
+        alive += kill_after(_PUSH, [str(folder), str(proxy.port), name], proxy, "up", rng.randrange(total))
+        wait_until_idle(proxy)
         if f"m{number}" not in served.repositories():
             with pytest.raises(BadInput, match="there is no"):
-                pulled(address(served, name), tmp_path / "out")
-        sent = pushed(folder, proxy.port, name, CHUNK)
-        assert proxy.up <= total + largest + 40_000, (proxy.up, total)  # headers, and one file at most
-        pulled(sent.name, tmp_path / f"out{number}")
+                pull_bundle(address(served, name), tmp_path / "out")
+        sent = push_bundle(folder, proxy.port, name, CHUNK)
+        assert proxy.up <= total + largest + 40_000, (proxy.up, total)  # with headers, and at most one file sent twice
+        pull_bundle(sent.name, tmp_path / f"out{number}")
         assert small.contents(tmp_path / f"out{number}") == small.contents(folder)
         assert not list(tmp_path.glob(".*"))
     assert alive >= count - 1
 
 
-def test_a_push_that_was_interrupted_between_two_chunks_sends_only_the_rest(
+def test_a_push_that_was_interrupted_between_chunks_sends_only_the_rest(
     served: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, sent = small.made(tmp_path / "in", 23, 600_000), list[int]()
+    folder, sent = small.make_bundle(tmp_path / "in", 23, 600_000), list[int]()
     send_chunk = push._Sender._send_chunk
 
-    def interrupted(sender: push._Sender, upload: push._Upload, block: bytes) -> str:
+    def interrupt(sender: push._Sender, upload: push._Upload, block: bytes) -> str:
         if len(sent) == 1:
             raise KeyboardInterrupt
         sent.append(len(block))
         return send_chunk(sender, upload, block)
 
-    monkeypatch.setattr(push._Sender, "_send_chunk", interrupted)
+    monkeypatch.setattr(push._Sender, "_send_chunk", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        pushed(folder, served.port, "interrupted", CHUNK)
+        push_bundle(folder, served.port, "interrupted", CHUNK)
     monkeypatch.undo()
     assert sent == [CHUNK]
     small_files = sum(len(raw) for raw in small.contents(folder).values() if len(raw) <= CHUNK)
-    rest = pushed(folder, served.port, "interrupted", CHUNK).sent - len(_config(folder))
+    rest = push_bundle(folder, served.port, "interrupted", CHUNK).sent - len(_config(folder))
     assert rest == sum(len(raw) for raw in small.contents(folder).values()) - small_files - CHUNK
-    pulled(address(served, "interrupted"), tmp_path / "out")
+    pull_bundle(address(served, "interrupted"), tmp_path / "out")
     assert small.contents(tmp_path / "out") == small.contents(folder)
 
 
@@ -112,57 +116,57 @@ _CUTS = [900_000, *(pytest.param(cut, marks=pytest.mark.sweep) for cut in (150_0
 
 
 @pytest.mark.parametrize("cut", _CUTS)
-def test_a_push_over_a_line_that_is_cut_ends_and_a_second_completes_it(
+def test_a_push_fails_when_its_connection_is_cut_and_a_second_completes_it(
     served: Registry, proxy: Proxy, tmp_path: Path, cut: int
 ) -> None:
-    folder = small.made(tmp_path / "in", cut, 600_000)
+    folder = small.make_bundle(tmp_path / "in", cut, 600_000)
     proxy.cut_up = cut
     with pytest.raises(Unreachable):
-        pushed(folder, proxy.port, f"line/{cut}", CHUNK)
+        push_bundle(folder, proxy.port, f"line/{cut}", CHUNK)
     with pytest.raises(BadInput, match="there is no"):
-        pulled(address(served, f"line/{cut}"), tmp_path / "out")
+        pull_bundle(address(served, f"line/{cut}"), tmp_path / "out")
     proxy.reset()
-    pushed(folder, proxy.port, f"line/{cut}", CHUNK)
+    push_bundle(folder, proxy.port, f"line/{cut}", CHUNK)
     total = sum(len(raw) for raw in small.contents(folder).values())
-    assert proxy.up <= total - cut + 600_000 + CHUNK + 40_000  # this registry forgets an upload that breaks off
-    pulled(address(served, f"line/{cut}"), tmp_path / "out")
+    assert proxy.up <= total - cut + 600_000 + CHUNK + 40_000  # this registry discards an interrupted upload
+    pull_bundle(address(served, f"line/{cut}"), tmp_path / "out")
     assert small.contents(tmp_path / "out") == small.contents(folder)
 
 
-def test_a_bundle_in_a_folder_that_nobody_may_write_to_is_sent(
+def test_a_bundle_in_a_read_only_folder_is_sent(
     served: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = small.made(tmp_path / "in", 13, 600_000)
+    folder = small.make_bundle(tmp_path / "in", 13, 600_000)
     monkeypatch.setattr("deploytool.host.files.publish", lambda path, raw: (_ for _ in ()).throw(PermissionError()))
-    pushed(folder, served.port, "readonly", CHUNK)
+    push_bundle(folder, served.port, "readonly", CHUNK)
     monkeypatch.undo()
-    pulled(address(served, "readonly"), tmp_path / "out")
+    pull_bundle(address(served, "readonly"), tmp_path / "out")
     assert small.contents(tmp_path / "out") == small.contents(folder)
 
 
-def test_a_name_that_is_not_there_and_a_server_that_is_not(served: Registry, tmp_path: Path) -> None:
+def test_a_missing_name_and_a_missing_server_are_errors(served: Registry, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="there is no oci://"):
-        pulled(address(served, "nothing"), tmp_path / "out")
+        pull_bundle(address(served, "nothing"), tmp_path / "out")
     with pytest.raises(Unreachable, match="does not answer"):
-        pulled(f"oci://127.0.0.1:{servers.free_port()}/a:1", tmp_path / "out")
+        pull_bundle(f"oci://127.0.0.1:{servers.free_port()}/a:1", tmp_path / "out")
     with pytest.raises(BadInput, match="a push needs a tag"):
         push.push(
-            small.made(tmp_path / "in", 11),
+            small.make_bundle(tmp_path / "in", 11),
             read_manifest(tmp_path / "in"),
             addresses.Registry("http://127.0.0.1:1", "a", "1", "sha256:" + "0" * 64),
             Credentials(),
-            say=hush,
+            say=ignore,
         )
     assert {path.name for path in tmp_path.iterdir()} == {"in"}
 
 
-def test_a_file_that_is_not_what_its_manifest_names_is_not_sent(served: Registry, tmp_path: Path) -> None:
-    folder = small.made(tmp_path / "in", 17)
+def test_a_file_that_differs_from_its_manifest_is_not_sent(served: Registry, tmp_path: Path) -> None:
+    folder = small.make_bundle(tmp_path / "in", 17)
     (folder / small.ORIN).write_bytes(bytes((folder / small.ORIN).stat().st_size))
     with pytest.raises(Refused, match="has other bytes than the manifest says"):
-        pushed(folder, served.port, "forged")
+        push_bundle(folder, served.port, "forged")
     with pytest.raises(BadInput, match="there is no oci://"):
-        pulled(address(served, "forged"), tmp_path / "out")
+        pull_bundle(address(served, "forged"), tmp_path / "out")
 
 
 class Odd(http.server.BaseHTTPRequestHandler):
@@ -216,13 +220,13 @@ def odd(answers: dict[str, tuple[int, dict[str, str]]]) -> Iterator[tuple[int, l
 def test_a_registry_that_takes_no_part_or_sends_it_astray_publishes_nothing(
     tmp_path: Path, answers: dict[str, tuple[int, dict[str, str]]], size: int, kind: type[Exception]
 ) -> None:
-    folder = small.made(tmp_path / "in", 31, size)
+    folder = small.make_bundle(tmp_path / "in", 31, size)
     with odd(answers) as (port, asked):
         with pytest.raises(kind):
-            pushed(folder, port, "m", CHUNK)
+            push_bundle(folder, port, "m", CHUNK)
         assert "PUT manifests" in answers or "PUT manifests" not in [each for each, _ in asked]
     with odd({}) as (port, asked):
-        pushed(folder, port, "m", CHUNK)
+        push_bundle(folder, port, "m", CHUNK)
         assert [each for each, _ in asked].index("PUT manifests") == len(asked) - 1
 
 
@@ -237,13 +241,13 @@ def test_a_blob_of_another_size_is_not_the_one_that_is_sent(tmp_path: Path, leng
 
 
 def test_an_upload_of_another_registry_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = small.made(tmp_path / "in", 33, CHUNK)
+    folder = small.make_bundle(tmp_path / "in", 33, CHUNK)
     with odd({"PATCH blobs": (500, {})}) as (port, first), pytest.raises(Unreachable):
-        pushed(folder, port, "m", CHUNK)
+        push_bundle(folder, port, "m", CHUNK)
     assert "PATCH blobs" in [each for each, _ in first]
     before = len(first)
     with odd({}) as (port, second):
-        pushed(folder, port, "m", CHUNK)
+        push_bundle(folder, port, "m", CHUNK)
     assert "GET blobs" not in [each for each, _ in second]
     assert len(first) == before
 

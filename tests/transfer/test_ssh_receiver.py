@@ -1,4 +1,4 @@
-"""The receiver on a device is told where to write by whoever ships: it writes below its root and nowhere else."""
+"""The receiver on a device validates every request, and writes only below its root."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ MANIFEST = b"{}\n"
 NAME, NONE = hashlib.sha256(b"x").hexdigest(), "0" * 64
 
 
-def encoded(raw: bytes) -> str:
+def base64_text(raw: bytes) -> str:
     return base64.b64encode(raw).decode()
 
 
-def received(home: Path, sent: bytes = b"x", **changed: Any) -> dict[str, Any]:
+def receive(home: Path, sent: bytes = b"x", **changed: Any) -> dict[str, Any]:
     request = {
         "root": str(home),
         "digest": hashlib.sha256(MANIFEST).hexdigest(),
         "files": [],
-        "beside": {"manifest.json": encoded(MANIFEST)},
+        "beside": {"manifest.json": base64_text(MANIFEST)},
         "key": "",
         "install": False,
         **changed,
@@ -41,21 +41,21 @@ def received(home: Path, sent: bytes = b"x", **changed: Any) -> dict[str, Any]:
     asked = json.dumps(request).encode() + b"\n" + sent
     done = subprocess.run(command, input=asked, capture_output=True, timeout=30, check=True)
     assert done.stderr == b""
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1].partition(b":")[2])
-    return found
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1].partition(b":")[2])
+    return answer
 
 
-def test_what_is_right_is_received(tmp_path: Path) -> None:
-    found = received(tmp_path / "root", files=[["a/b", 1, NAME]])
-    assert (Path(found["folder"]) / "a" / "b").read_bytes() == b"x"
+def test_a_valid_request_is_received(tmp_path: Path) -> None:
+    answer = receive(tmp_path / "root", files=[["a/b", 1, NAME]])
+    assert (Path(answer["folder"]) / "a" / "b").read_bytes() == b"x"
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"beside": {"manifest.json": encoded(MANIFEST), "../../../out": encoded(b"x")}},
-        {"beside": {"manifest.json": encoded(MANIFEST), "/tmp/out": encoded(b"x")}},
-        {"beside": {"manifest.json": encoded(MANIFEST), "weights.bin": encoded(b"x")}},
+        {"beside": {"manifest.json": base64_text(MANIFEST), "../../../out": base64_text(b"x")}},
+        {"beside": {"manifest.json": base64_text(MANIFEST), "/tmp/out": base64_text(b"x")}},
+        {"beside": {"manifest.json": base64_text(MANIFEST), "weights.bin": base64_text(b"x")}},
         {"beside": {"manifest.json": "%%%"}},
         {"beside": {}},
         {"beside": []},
@@ -78,139 +78,137 @@ def test_what_is_right_is_received(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_whatever_else_comes_is_one_line_and_leaves_nothing_outside(tmp_path: Path, changed: dict[str, Any]) -> None:
-    found = received(tmp_path / "deep" / "root", **changed)
-    assert found.get("problem") or "key" in changed
+def test_an_invalid_request_gives_one_line_and_writes_nothing_outside(tmp_path: Path, changed: dict[str, Any]) -> None:
+    answer = receive(tmp_path / "deep" / "root", **changed)
+    assert answer.get("problem") or "key" in changed
     assert [path.name for path in tmp_path.iterdir()] in ([], ["deep"])
     assert {path.name for path in tmp_path.glob("deep/*")} <= {"root"}
     assert not Path("/tmp/out").exists()
 
 
-def test_a_link_in_the_place_of_the_staging_folder_is_refused(tmp_path: Path) -> None:
+def test_a_link_instead_of_the_staging_folder_is_refused(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     (victim / "precious").mkdir(parents=True)
     (tmp_path / "root" / "received").mkdir(parents=True)
     (tmp_path / "root" / "received" / ".incoming").symlink_to(victim)
-    assert "is a symbolic link" in received(tmp_path / "root")["problem"]
+    assert "is a symbolic link" in receive(tmp_path / "root")["problem"]
     assert (victim / "precious").is_dir()
 
 
-def test_a_link_in_the_place_of_what_was_received_is_refused(tmp_path: Path) -> None:
+def test_a_link_instead_of_the_folder_of_bundles_is_refused(tmp_path: Path) -> None:
     (tmp_path / "victim").mkdir()
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "received").symlink_to(tmp_path / "victim")
-    assert "is a symbolic link" in received(tmp_path / "root", files=[["a", 1, NAME]])["problem"]
+    assert "is a symbolic link" in receive(tmp_path / "root", files=[["a", 1, NAME]])["problem"]
 
 
-def test_other_bytes_are_refused_as_they_come(tmp_path: Path) -> None:
+def test_wrong_bytes_are_refused(tmp_path: Path) -> None:
     root = tmp_path / "root"
-    assert received(root, digest="0" * 64)["problem"] == "the manifest does not have its digest"
-    told = received(root, b"y", files=[["a", 1, NAME]])
-    assert told["problem"] == "a file does not have its digest"
+    assert receive(root, digest="0" * 64)["problem"] == "the manifest does not have its digest"
+    answer = receive(root, b"y", files=[["a", 1, NAME]])
+    assert answer["problem"] == "a file does not have its digest"
     assert not list(root.glob("received/.incoming/*.part"))
     assert not list(root.glob("received/[0-9a-f]*"))
 
 
-def known(root: Path, path: str) -> Path:
-    """A bundle on the device that says that it has a file of the digest of `x`."""
+def make_known_bundle(root: Path, path: str) -> Path:
+    """A bundle on the device whose manifest lists a file with the digest of `x`."""
     folder = root / "bundles" / "old"
     folder.mkdir(parents=True)
-    told = {"files": [{"path": path, "sha256": NAME}], "engines": []}
-    (folder / "manifest.json").write_text(json.dumps(told))
+    manifest = {"files": [{"path": path, "sha256": NAME}], "engines": []}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
 
-def test_what_rotted_on_the_device_is_asked_for_again(tmp_path: Path) -> None:
-    (known(tmp_path / "root", "b") / "b").write_bytes(b"y")
-    found = received(tmp_path / "root", files=[["a", 1, NAME]])
-    assert (Path(found["folder"]) / "a").read_bytes() == b"x"
+def test_a_corrupt_file_on_the_device_is_requested_again(tmp_path: Path) -> None:
+    (make_known_bundle(tmp_path / "root", "b") / "b").write_bytes(b"y")
+    answer = receive(tmp_path / "root", files=[["a", 1, NAME]])
+    assert (Path(answer["folder"]) / "a").read_bytes() == b"x"
 
 
-def test_nothing_is_taken_from_outside_a_bundle(tmp_path: Path) -> None:
+def test_files_outside_a_bundle_are_not_reused(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"x")
-    known(tmp_path / "root", "../../../secret")
+    make_known_bundle(tmp_path / "root", "../../../secret")
     assert ssh_receiver._index_files(tmp_path / "root") == {}
 
 
-def test_a_part_that_is_longer_than_its_file_is_begun_anew(tmp_path: Path) -> None:
+def test_a_part_that_is_longer_than_its_file_is_discarded(tmp_path: Path) -> None:
     stage = tmp_path / "root" / "received" / ".incoming"
     stage.mkdir(parents=True)
     (stage / f"{NAME}.part").write_bytes(b"xyz")
-    found = received(tmp_path / "root", files=[["a", 1, NAME]])
-    assert (Path(found["folder"]) / "a").read_bytes() == b"x"
+    answer = receive(tmp_path / "root", files=[["a", 1, NAME]])
+    assert (Path(answer["folder"]) / "a").read_bytes() == b"x"
 
 
-def test_what_has_no_room_is_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_requested_without_free_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))
     with pytest.raises(ssh_receiver.Failure, match="0 MB free"):
         ssh_receiver._gather(tmp_path / "received", tmp_path, {NAME: 1}, io.BytesIO(b"x"))
 
 
-def test_a_disk_that_does_not_keep_the_bytes_is_told(tmp_path: Path) -> None:
+def test_corruption_on_the_disk_is_reported(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"y")
     with pytest.raises(ssh_receiver.Failure, match="a is corrupt on this disk"):
         ssh_receiver._assemble(tmp_path, [("a", 1, NAME)], {})
 
 
-def test_two_do_not_send_at_once(tmp_path: Path) -> None:
+def test_two_ships_at_once_are_refused(tmp_path: Path) -> None:
     stage = tmp_path / "root" / "received" / ".incoming"
     stage.mkdir(parents=True)
     with (stage / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert "another process is sending" in received(tmp_path / "root", files=[["a", 1, NAME]])["problem"]
-    assert "problem" not in received(tmp_path / "root", files=[["a", 1, NAME]])
+        assert "another process is sending" in receive(tmp_path / "root", files=[["a", 1, NAME]])["problem"]
+    assert "problem" not in receive(tmp_path / "root", files=[["a", 1, NAME]])
 
 
-def test_the_install_imports_nothing_from_the_folder_one_logs_in_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_install_imports_nothing_from_the_login_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "json.py").write_text("open('ran', 'w').close(); raise ImportError")
     monkeypatch.chdir(tmp_path)
-    found = received(tmp_path / "root", files=[["a", 1, NAME]], install=True)
-    assert "is no manifest of this version" in found["install"]["said"]
+    answer = receive(tmp_path / "root", files=[["a", 1, NAME]], install=True)
+    assert "is no manifest of this version" in answer["install"]["said"]
     assert not (tmp_path / "ran").exists()
 
 
-def test_an_install_has_a_copy_that_no_other_ship_touches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Path] = []
+def test_an_install_uses_a_copy_that_no_other_ship_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[Path] = []
 
     def install(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
-        place = Path(command[command.index("install") + 1])
-        seen.append(place)
-        assert (place / "manifest.json").read_bytes() == MANIFEST
-        other = received(tmp_path / "root", files=[["a", 1, NAME]])  # of the same bundle, meanwhile
+        copy = Path(command[command.index("install") + 1])
+        copies.append(copy)
+        assert (copy / "manifest.json").read_bytes() == MANIFEST
+        other = receive(tmp_path / "root", files=[["a", 1, NAME]])  # a second ship of the same bundle
         shutil.rmtree(other["folder"])
-        assert (place / "a").read_bytes() == b"x"
+        assert (copy / "a").read_bytes() == b"x"
         return subprocess.CompletedProcess(command, 1, b"no", b"")
 
-    usual = subprocess.run
+    run = subprocess.run
     monkeypatch.setattr(
-        subprocess, "run", lambda command, **more: (install if "install" in command else usual)(command, **more)
+        subprocess, "run", lambda command, **more: (install if "install" in command else run)(command, **more)
     )
     request = {
         "root": str(tmp_path / "root"),
         "digest": hashlib.sha256(MANIFEST).hexdigest(),
         "files": [["a", 1, NAME]],
-        "beside": {"manifest.json": encoded(MANIFEST)},
+        "beside": {"manifest.json": base64_text(MANIFEST)},
         "key": "",
         "install": True,
     }
-    found = ssh_receiver._receive(request, io.BufferedReader(io.BytesIO(b"x")))
-    assert seen[0] != Path(found["folder"])
-    assert (Path(found["folder"]) / "a").read_bytes() == b"x"  # one that was not taken is shown
+    answer = ssh_receiver._receive(request, io.BufferedReader(io.BytesIO(b"x")))
+    assert copies[0] != Path(answer["folder"])
+    assert (Path(answer["folder"]) / "a").read_bytes() == b"x"  # a bundle whose install failed stays visible
 
 
-def test_what_a_killed_install_was_given_is_swept(tmp_path: Path) -> None:
+def test_the_copy_of_a_killed_install_is_removed(tmp_path: Path) -> None:
     home = tmp_path / "root" / "received"
     dead = subprocess.Popen(["true"])
     dead.wait()
     for pid in (dead.pid, os.getpid()):
         (home / f".installing-{pid}").mkdir(parents=True)
-    received(tmp_path / "root", files=[["a", 1, NAME]])
+    receive(tmp_path / "root", files=[["a", 1, NAME]])
     assert [path.name for path in home.glob(".installing-*")] == [f".installing-{os.getpid()}"]
 
 
 @pytest.mark.parametrize("changed", [{"digest": "../" * 21 + "x"}, {"files": [["a", 1, "../../../out"]]}], ids=str)
 def test_names_are_checked_before_anything_is_written(tmp_path: Path, changed: dict[str, Any]) -> None:
-    assert received(tmp_path / "root", **changed)["problem"] == "the list of files is invalid"
+    assert receive(tmp_path / "root", **changed)["problem"] == "the list of files is invalid"
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""To a registry and back, for tests: whole, through a proxy, and killed on the way."""
+"""Pushes bundles to a registry and pulls them, directly, through a proxy, or in a process that is killed."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from tests.transfer.servers import Proxy, Registry
 CHUNK = 256 << 10
 
 
-def hush(line: str) -> None:
-    """Nobody listens."""
+def ignore(line: str) -> None:
+    """Discards a line of progress."""
 
 
-def pushed(folder: Path, port: int, name: str, chunk: int = push.CHUNK) -> PushResult:
-    place = addresses.parse(f"oci://127.0.0.1:{port}/{name}:1")
-    assert isinstance(place, addresses.Registry)
-    return push.push(folder, read_manifest(folder), place, Credentials(), chunk=chunk, say=hush)
+def push_bundle(folder: Path, port: int, name: str, chunk: int = push.CHUNK) -> PushResult:
+    registry = addresses.parse(f"oci://127.0.0.1:{port}/{name}:1")
+    assert isinstance(registry, addresses.Registry)
+    return push.push(folder, read_manifest(folder), registry, Credentials(), chunk=chunk, say=ignore)
 
 
-def pulled(
+def pull_bundle(
     address: str, out: Path, target: str | None = None, digest: str | None = None, reuse_from: tuple[Path, ...] = ()
 ) -> PullResult:
     with sources.open_source(addresses.parse(address), Credentials()) as source:
-        return pull.pull(source, out, subset.parse(target), digest=digest, reuse_from=reuse_from, say=hush)
+        return pull.pull(source, out, subset.parse(target), digest=digest, reuse_from=reuse_from, say=ignore)
 
 
 def address(served: Registry, name: str) -> str:
     return f"oci://127.0.0.1:{served.port}/{name}:1"
 
 
-def killed(program: str, arguments: list[str], proxy: Proxy, way: str, after: int) -> bool:
-    """Starts a program and kills it, -9, when so many bytes went by; whether it was still alive."""
+def kill_after(program: str, arguments: list[str], proxy: Proxy, way: str, after: int) -> bool:
+    """Starts a program and kills it after `after` bytes passed the proxy; returns whether it was still running."""
     command = [sys.executable, "-c", program, *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
         while getattr(proxy, way) < after and running.poll() is None:
@@ -52,8 +52,8 @@ def killed(program: str, arguments: list[str], proxy: Proxy, way: str, after: in
     return alive
 
 
-def quiet(proxy: Proxy) -> None:
-    """Waits until no more bytes pass, such as those that were in socket buffers."""
+def wait_until_idle(proxy: Proxy) -> None:
+    """Waits until no more bytes pass the proxy, such as those in socket buffers."""
     before = -1
     while before != (before := proxy.up):
         time.sleep(0.4)
