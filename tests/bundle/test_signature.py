@@ -239,6 +239,8 @@ def test_an_installed_bundle_keeps_its_signature(signed: Path, tmp_path: Path, o
     with pytest.raises(Refused, match="is not signed"):
         install.install(unsigned, root, lambda _: None, key=ours[1])
     first = install.install(unsigned, root, lambda _: None)  # no signature is required
+    with pytest.raises(Refused, match="is not signed"):
+        verify.check_integrity(unsigned, install.verify_options(root, key=ours[1]))
     second = install.install(signed, root, lambda _: None, key=ours[1])
     assert (second.current, second.previous) == (first.current, None)
     verify.check_integrity(install.bundle_path(root, second.current), VerifyOptions(key=ours[1]))

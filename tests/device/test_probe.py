@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from deploytool import serde
 from deploytool.bundle.manifest import Manifest, read_manifest
 from deploytool.device import candidates, probe, verify, worker
 from deploytool.device.candidates import TIERS, Candidate
@@ -19,6 +22,7 @@ from deploytool.device.worker import Request
 from deploytool.errors import BadInput, NotVerified, ParityFailed, StageFailed
 from deploytool.spec import Attempt, Precision
 from tests.conftest import ROOT
+from tests.fuzz.artifacts import update_manifest
 
 REASONS = {
     "segfault": r"was killed by SIGSEGV",
@@ -159,6 +163,32 @@ def test_the_worker_imports_nothing_from_the_working_folder(
     all_candidates = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))
     assert WORKER[0] == sys.executable
     assert probe.probe(all_candidates[-1], packed, manifest, 0.1).passed
+
+
+def test_an_answer_that_is_too_long_is_none(packed: Path, manifest: Manifest) -> None:
+    """Where the child may write more, as an engine."""
+    answer = f"open(json.load(open(sys.argv[1]))['answer'], 'w').write({serde.text(worker.Answer())!r} + ' ' * %d)"
+    request = Request("try", str(packed), manifest, fake_candidate(packed, manifest, candidates.Tier.ORT_CPU), "")
+    for length in (0, probe._MAX_ANSWER_BYTES):
+        child = (sys.executable, "-c", f"import json, sys; {answer % length}")
+        if not length:
+            assert probe.run_worker(request, worker=child) == worker.Answer()
+            continue
+        with pytest.raises(StageFailed, match="gave no answer"):
+            probe.run_worker(request, worker=child, limits=Limits(max_file_bytes=1 << 30))
+
+
+def test_a_golden_image_that_becomes_another_tensor_here_is_refused(packed: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(packed, tmp_path / "bundle"))
+    image = folder / read_manifest(folder).golden.images[0]
+    with Image.open(image) as opened:
+        changed = opened.transpose(Image.Transpose.ROTATE_180)
+    changed.save(image)
+    update_manifest(folder)
+    candidate = verify.run_candidates(verify.check_integrity(folder), Environment("linux", "x86_64"))[-1]
+    result = probe.probe(candidate, folder, read_manifest(folder), 0.0)
+    assert (result.status, result.is_bundles_fault) == (Attempt.FAILED, False)
+    assert "gives another tensor here" in result.reason
 
 
 def test_preprocessing_that_differs_from_the_host_is_refused(packed: Path, manifest: Manifest) -> None:

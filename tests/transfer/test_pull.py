@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.bundle.manifest import File, manifest_digest
+from deploytool.bundle.manifest import MAX_MANIFEST_BYTES, File, manifest_digest
 from deploytool.device import verify
 from deploytool.errors import BadInput, DeployError, Refused, Unreachable
-from deploytool.transfer import download, pull, push
+from deploytool.transfer import addresses, download, pull, push, sources
+from deploytool.transfer.auth import Credentials
 from deploytool.transfer.sources import Source
 from tests.conftest import ROOT
 from tests.transfer import small
@@ -270,6 +271,13 @@ def test_the_bundle_is_verified_again_before_it_is_renamed_into_place(
     with pytest.raises(Refused, match="has other bytes than the manifest says"):
         pull_bundle(str(folder), home / "out")
     assert not (home / "out").exists()
+
+
+def test_a_manifest_in_a_folder_is_not_longer_than_any_other(tmp_path: Path) -> None:
+    with (small.make_bundle(tmp_path / "in", 1) / "manifest.json").open("a") as opened:
+        opened.write(" " * MAX_MANIFEST_BYTES)  # which JSON allows
+    with sources.open_source(addresses.Folder(tmp_path / "in"), Credentials()) as source, pytest.raises(Refused):
+        source.beside()
 
 
 def test_a_local_file_is_reused_only_if_its_digest_is_right(tmp_path: Path, home: Path) -> None:

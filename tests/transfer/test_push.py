@@ -170,7 +170,10 @@ def test_a_file_that_differs_from_its_manifest_is_not_sent(served: Registry, tmp
 
 
 class Odd(http.server.BaseHTTPRequestHandler):
-    """A registry that has nothing and takes everything, but for the answers of the test; it notes what it is asked."""
+    """A registry that has nothing and takes everything, but for the answers of the test; it notes what it is asked.
+
+    To what is to be answered with the status 0 it hangs up.
+    """
 
     protocol_version = "HTTP/1.1"
     answers: dict[str, tuple[int, dict[str, str]]]
@@ -185,6 +188,9 @@ class Odd(http.server.BaseHTTPRequestHandler):
         usual = {"HEAD blobs": 404, "POST blobs": 202, "PATCH blobs": 202}.get(kind, 201)
         status, headers = self.answers.get(kind, (usual, {}))
         self.asked.append((kind, self.path))
+        if not status:
+            self.close_connection = True
+            return
         self.send_response(status)
         for name, value in {"Location": "/v2/m/blobs/uploads/1", "Content-Length": "0", **headers}.items():
             self.send_header(name, value)
@@ -250,6 +256,16 @@ def test_an_upload_of_another_registry_is_not_resumed(tmp_path: Path, monkeypatc
         push_bundle(folder, port, "m", CHUNK)
     assert "GET blobs" not in [each for each, _ in second]
     assert len(first) == before
+
+
+@pytest.mark.parametrize(("kind", "size", "times"), [("PATCH blobs", CHUNK, 3), ("PUT blobs", 300, 1)])
+def test_a_part_is_not_sent_twice_unless_the_registry_was_asked_what_it_has(
+    tmp_path: Path, kind: str, size: int, times: int
+) -> None:
+    """The connection may be an old one that the registry has closed, but it may have taken the part too."""
+    with odd({kind: (0, {})}) as (port, asked), pytest.raises(Unreachable):
+        push_bundle(small.make_bundle(tmp_path / "in", 34, size), port, "m", CHUNK)
+    assert [each for each, _ in asked].count(kind) == times
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -299,9 +300,10 @@ def test_a_list_of_files_that_makes_no_sense_is_not_followed(
 
 
 def test_no_device_is_taken_for_an_option_of_ssh_and_none_asks_for_a_password() -> None:
-    command = ssh._command(addresses.Device("-oProxyCommand=x", "/x"), SshTarget())
+    command = ssh._command(addresses.Device("-oProxyCommand=x", "/x"), SshTarget(python="a b; id"))
     assert command[-3:-1] == ["--", "-oProxyCommand=x"]
     assert "BatchMode=yes" in command[: command.index("--")]
+    assert shlex.split(command[-1])[:2] == ["a b; id", "-c"]
 
 
 @pytest.mark.parametrize(
