@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ import pytest
 
 import deploytool
 from deploytool import api, targets
-from deploytool.cli.export import export as command
 from deploytool.errors import BadInput, DeployError, NotVerified, ParityFailed, TooSlow
 from deploytool.host import machine
 from deploytool.loading import catalog, factory
 from deploytool.pipeline import runner
+from deploytool.pipeline.export_options import ExportOptions
+from deploytool.pipeline.plan import Plan, plan_export
 from deploytool.pipeline.recipe import PIPELINE
 from deploytool.results import report, verdict
 from deploytool.results.artifact import Artifact
@@ -147,7 +147,7 @@ def test_the_remedy_for_what_fp16_breaks_is_to_keep_some_of_it() -> None:
 def test_a_call_gives_a_run_with_typed_fields(tmp_path: Path) -> None:
     seen: list[str] = []
 
-    def follow(plan: api.Plan, start: api.Start) -> tuple[Artifact, ...]:
+    def follow(plan: Plan, start: api.Start) -> tuple[Artifact, ...]:
         assert plan.recipe[-1] == "validate"
         made = []
         for artifact in start(lambda done, total: None):
@@ -156,9 +156,8 @@ def test_a_call_gives_a_run_with_typed_fields(tmp_path: Path) -> None:
         return tuple(made)
 
     tiny = f"{ROOT / 'tests' / 'tiny.py'}:tiny"
-    run = deploytool.export(
-        tiny, inputs=[(3, 32, 32)], images=4, seconds=0.1, trt=True, pack=True, out=tmp_path / "run", follow=follow
-    )
+    options = ExportOptions(inputs=[(3, 32, 32)], images=4, seconds=0.1, trt=True, pack=True, out=tmp_path / "run")
+    run = api.run_export(tiny, options, follow)
     assert isinstance(run, deploytool.Run)
     assert run.passed
     assert run.check() is run
@@ -202,31 +201,12 @@ def test_a_quick_run_to_onnx_leaves_out_what_it_says(tmp_path: Path) -> None:
     assert found.pending == verdict.omitted_lines(run.report)
 
 
-def test_what_is_said_wins_over_quick() -> None:
+@pytest.mark.parametrize("quick", [True, False])
+def test_explicit_options_override_quick(quick: bool) -> None:
     every = {"images": 5, "faults": 2, "seconds": 0.5, "rewrite": "original"}
-    seen: list[Any] = []
-
-    def follow(plan: api.Plan, start: api.Start) -> tuple[Artifact, ...]:
-        seen.append(plan)
-        raise KeyboardInterrupt
-
-    for quick in (True, False):
-        with pytest.raises(KeyboardInterrupt):
-            deploytool.export("shufflenet_g3", quick=quick, follow=follow, **every)  # type: ignore[arg-type]
-    for plan in seen:
-        assert {name: getattr(plan.options, name) for name in every} == every
-        assert "faults" in plan.recipe
-
-
-def test_the_terminal_and_the_call_have_the_same_choices() -> None:
-    asked = set(inspect.signature(command).parameters)
-    renamed = {"target": "targets", "input_": "inputs", "size": "sizes", "arg": "arguments"}
-    renamed |= {"output": "outputs", "inputs": "golden_inputs"}
-    assert {renamed.get(name, name) for name in asked} | {"follow"} == set(inspect.signature(api.export).parameters)
-    for name, parameter in inspect.signature(api.export).parameters.items():
-        theirs = {renamed.get(each, each): one for each, one in inspect.signature(command).parameters.items()}.get(name)
-        if isinstance(parameter.default, (bool, int, float)) and theirs is not None:
-            assert theirs.default == parameter.default, name
+    plan = plan_export("shufflenet_g3", ExportOptions(quick=quick, **every))  # type: ignore[arg-type]
+    assert {name: getattr(plan.options, name) for name in every} == every
+    assert "faults" in plan.recipe
 
 
 @pytest.mark.parametrize(
@@ -258,9 +238,9 @@ def test_bad_input_is_raised_before_any_work(
 
 
 def test_a_model_of_ones_own_is_taken_as_it_is() -> None:
-    assert api._found(TINY, (), {}) is TINY
+    assert plan_export(TINY, ExportOptions()).model == TINY
     with pytest.raises(BadInput, match="says itself"):
-        api._found(TINY, [(3, 8, 8)], {})
+        plan_export(TINY, ExportOptions(inputs=[(3, 8, 8)]))
 
 
 def test_importing_the_package_costs_nothing_and_a_wrong_name_is_one() -> None:

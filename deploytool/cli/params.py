@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from deploytool.errors import BadInput
 from deploytool.pipeline import options
-from deploytool.spec import AUTO, BATCH, DTYPES, ImageSize, Option, Precision, Range, Tensor
+from deploytool.spec import BATCH, DTYPES, ImageSize, Option, Precision, Range, Tensor
 
 _FORM = "write [NAME=]3x224x224[:DTYPE[:BELOW]], free sizes as words; NAME=:DTYPE is one number a case"
 _SIDE = r"[1-9]\d*|[A-Za-wyz_]\w*"
@@ -133,16 +133,3 @@ def side(option: str, text: str | None) -> ImageSize | None:
     if len(sides) > 2 or not all(re.fullmatch(r"[1-9]\d{0,5}", each) for each in sides):
         raise BadInput(f"{option} {text} is no size", f"write {option} 256, {option} 256x512 or {option} none")
     return int(text) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
-
-
-def outputs(text: str) -> tuple[str, ...]:
-    """The outputs that `--output mask,label` names."""
-    return tuple(dict.fromkeys(name for name in (each.strip() for each in text.split(",")) if name))
-
-
-def keep_fp32(text: str) -> tuple[str, ...]:
-    """The modules and nodes that `--keep-fp32 auto` or `--keep-fp32 stage2.0,classifier` names."""
-    names = tuple(name for name in (each.strip() for each in text.split(",")) if name)
-    if AUTO in names and len(names) > 1:
-        raise BadInput(f"--keep-fp32 {text} asks for a search and names what it should find", "write one of the two")
-    return names

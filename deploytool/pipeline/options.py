@@ -1,47 +1,22 @@
-"""Turns the arguments of an export into `Options`, and refuses invalid values with BadInput."""
+"""Checks the options of an export and brings each into one form; raises BadInput for an invalid value."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from deploytool import serde
 from deploytool.errors import BadInput
 from deploytool.loading import shards
-from deploytool.spec import BATCH, DTYPES, Options, Precision, Range, Source, Tensor
-
-Span: TypeAlias = Range | int | tuple[int, int, int]  # one size, or the smallest, the typical and the largest
+from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions, Inputs, Span
+from deploytool.spec import AUTO, BATCH, DTYPES, Precision, Range, Source, Tensor
 
 _LARGEST = {"int64": 2**63, "int32": 2**31, "int16": 2**15, "int8": 2**7, "uint8": 2**8}
 _NOT_TENSORRT = {"int16": "int32"}  # inputs that its parser refuses, and what holds their values
 
-_BOUNDS: Mapping[str, tuple[float, float]] = {
-    "opset": (18, 20),
-    "images": (1, 4096),
-    "seed": (0, 2**63 - 1),
-    "faults": (0, 2**31),
-    "seconds": (0.0, 3600.0),
-    "sequence": (0, 2**63 - 1),
-}
-
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Effort:
-    """Defaults of a run: golden images, faults of each kind, seconds of timing, and the rewrite recipe."""
-
-    images: int
-    faults: int
-    seconds: float
-    rewrite: str
-
-
-FULL = Effort(images=Options.images, faults=Options.faults, seconds=Options.seconds, rewrite=Options.rewrite)
-QUICK = Effort(images=4, faults=0, seconds=0.0, rewrite="folded")  # a form that never adds work
 
 
 def value_or(value: T | None, usual: T) -> T:
@@ -80,11 +55,19 @@ def numbers(given: float | Sequence[float] | None) -> tuple[float, ...] | None:
     return tuple(map(float, given)) if isinstance(given, Sequence) else (float(given),)
 
 
-def choice(name: str, value: str, choices: Sequence[str]) -> str:
-    """`value`; raises BadInput unless it is one of the choices."""
-    if value not in choices:
-        raise BadInput(f"invalid value {value!r} for {name}", f"choose from {', '.join(choices)}")
-    return value
+def names(given: str | Sequence[str]) -> tuple[str, ...]:
+    """The names of a sequence, or of a string with commas, each once."""
+    listed = given.split(",") if isinstance(given, str) else given
+    return tuple(dict.fromkeys(name for name in map(str.strip, listed) if name))
+
+
+def keep_fp32(given: str | Sequence[str]) -> tuple[str, ...]:
+    """The modules and nodes to keep in FP32, or `auto` alone."""
+    listed = names(given)
+    if AUTO in listed and len(listed) > 1:
+        problem = f"--keep-fp32 {','.join(listed)} asks for a search and names what it should find"
+        raise BadInput(problem, "write one of the two")
+    return listed
 
 
 def size_range(name: str, asked: Span) -> Range:
@@ -112,7 +95,7 @@ def sizes(given: Mapping[str, Span], inputs: Sequence[Tensor]) -> dict[str, Rang
     return {word: size_range(f"--size {word}", asked) for word, asked in given.items()}
 
 
-def tensors(given: Sequence[Tensor | tuple[int | str, ...]]) -> tuple[Tensor, ...]:
+def tensors(given: Inputs) -> tuple[Tensor, ...]:
     """The inputs in order; a bare shape, without the batch, becomes a float32 input.
 
     Raises BadInput for two inputs of one name, for a type that numpy, torch and ONNX do not share, and for a bound
@@ -165,13 +148,20 @@ def tolerance(asked: Mapping[str, float]) -> dict[str, float]:
     return dict(asked)
 
 
-def within(options: Options) -> None:
-    """Raises BadInput if a number is out of bounds."""
-    for name, (least, most) in _BOUNDS.items():
-        value = getattr(options, name)
-        if not least <= value <= most:
-            raise BadInput(f"{name} {value} is out of bounds", f"write one from {least:g} to {most:g}")
-    if options.min_speedup is not None and options.min_speedup < 0:
-        raise BadInput(f"min_speedup {options.min_speedup} is out of bounds", "write one from 0 on")
-    if options.min_speedup is not None and not options.seconds:
-        raise BadInput("a speed-up is asked for, and no time to measure it in", "leave out --quick, or give --seconds")
+def declared(asked: ExportOptions) -> None:
+    """Raises BadInput for a value that is none of the declared choices or is out of the declared bounds."""
+    for name, declaration in DECLARATIONS.items():
+        value = getattr(asked, name)
+        if value is None:
+            continue
+        if declaration.choices and value not in declaration.choices:
+            raise BadInput(f"invalid value {value!r} for {name}", f"choose from {', '.join(declaration.choices)}")
+        if declaration.least is not None:
+            _bounded(name, value, declaration.least, declaration.most)
+
+
+def _bounded(name: str, value: float, least: float, most: float | None) -> None:
+    """Raises BadInput unless least <= value <= most; without `most`, a number may be as large as 64 bits hold."""
+    if not least <= value <= (_LARGEST["int64"] - 1 if most is None else most):
+        bounds = f"from {least:g} on" if most is None else f"from {least:g} to {most:g}"
+        raise BadInput(f"{name} {value} is out of bounds", f"write one {bounds}")

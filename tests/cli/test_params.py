@@ -111,21 +111,3 @@ def test_tolerances() -> None:
     for text in ("fp16", "fp16=", "fp8=1e-3", "fp16=0", "fp16=-1", "fp16=2", "fp16=nan", "1e-3"):
         with pytest.raises(BadInput, match=f"--tolerance {text} is no tolerance"):
             params.tolerances([text])
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("", ()),
-        ("auto", ("auto",)),
-        ("stage2.0, classifier,", ("stage2.0", "classifier")),
-        ("/pool/Add", ("/pool/Add",)),
-    ],
-)
-def test_what_to_keep(text: str, names: tuple[str, ...]) -> None:
-    assert params.keep_fp32(text) == names
-
-
-def test_a_search_stands_alone() -> None:
-    with pytest.raises(BadInput, match="asks for a search and names what it should find"):
-        params.keep_fp32("auto,classifier")

@@ -8,8 +8,8 @@ import pytest
 
 from deploytool.errors import BadInput
 from deploytool.pipeline import options
-from deploytool.pipeline.options import Span
-from deploytool.spec import Options, Range, Tensor
+from deploytool.pipeline.export_options import ExportOptions, Span
+from deploytool.spec import Range, Tensor
 
 
 @pytest.mark.parametrize("asked", [4, (4, 4, 4), Range(4, 4, 4)])
@@ -51,26 +51,57 @@ def test_a_shape_is_an_input_of_floats() -> None:
     assert options.tensors([(3, 8, 8), whole]) == (Tensor("input", ("batch", 3, 8, 8)), whole)
 
 
-def test_a_choice_a_tolerance_and_a_figure_out_of_bounds() -> None:
-    assert options.choice("io", "fp16", ("fp32", "fp16")) == "fp16"
-    with pytest.raises(BadInput, match="invalid value 'int8' for io"):
-        options.choice("io", "int8", ("fp32", "fp16"))
+@pytest.mark.parametrize("name", ["to", "exporter", "rewrite", "io", "runner"])
+def test_a_value_that_is_no_choice(name: str) -> None:
+    with pytest.raises(BadInput, match=f"invalid value 'int7' for {name}"):
+        options.declared(ExportOptions(**{name: "int7"}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "outside"),
+    [
+        ("seed", (0, 2**63 - 1), (-1, 2**63)),
+        ("opset", (18, 20), (17, 21)),
+        ("images", (1, 4096), (0, 4097)),
+        ("faults", (0, 99), (-1,)),
+        ("seconds", (0.0, 3600.0), (-1.0, 3601.0, float("nan"))),
+        ("sequence", (0, 2**63 - 1), (-1, 2**63)),
+        ("min_speedup", (0.0, 99.0), (-0.1, float("nan"), float("inf"))),
+    ],
+)
+def test_bounds(name: str, inside: tuple[float, ...], outside: tuple[float, ...]) -> None:
+    for value in inside:
+        options.declared(ExportOptions(**{name: value}))  # type: ignore[arg-type]
+    for value in outside:
+        with pytest.raises(BadInput, match=f"{name} .* is out of bounds"):
+            options.declared(ExportOptions(**{name: value}))  # type: ignore[arg-type]
+
+
+def test_tolerances() -> None:
     assert options.tolerance({"fp16": 1e-3}) == {"fp16": 1e-3}
     for name, value in (("fp8", 1e-3), ("fp16", 0.0), ("fp16", 2.0), ("fp16", float("nan"))):
         with pytest.raises(BadInput, match="is no tolerance"):
             options.tolerance({name: value})
-    options.within(Options())
-    for wrong in (
-        Options(opset=7),
-        Options(images=0),
-        Options(seconds=-1.0),
-        Options(faults=-1),
-        Options(min_speedup=-1.0),
-    ):
-        with pytest.raises(BadInput, match="is out of bounds"):
-            options.within(wrong)
-    with pytest.raises(BadInput, match="no time to measure it in"):
-        options.within(Options(min_speedup=1.0, seconds=0.0))
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("", ()),
+        ((), ()),
+        ("auto", ("auto",)),
+        ("stage2.0, classifier,stage2.0,", ("stage2.0", "classifier")),
+        (["a,b", "c"], ("a,b", "c")),
+    ],
+)
+def test_names(given: str | list[str], names: tuple[str, ...]) -> None:
+    assert options.names(given) == options.keep_fp32(given) == names
+
+
+@pytest.mark.parametrize("given", ["auto,classifier", ("classifier", "auto")])
+def test_a_search_excludes_names(given: str | tuple[str, ...]) -> None:
+    with pytest.raises(BadInput, match="asks for a search and names what it should find"):
+        options.keep_fp32(given)
 
 
 def test_files_and_folders_go_by_what_is_in_them(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from deploytool import api, serde
+from deploytool import serde
 from deploytool.backends import tensorrt_estimate
 from deploytool.backends.tensorrt_estimate import BuildEstimate
 from deploytool.benchmark import machine_state
@@ -18,6 +18,8 @@ from deploytool.benchmark.interleave import TimingSeries
 from deploytool.benchmark.machine_state import Conditions
 from deploytool.errors import ParityFailed
 from deploytool.loading.stage_inputs import StageInputs
+from deploytool.pipeline.export_options import ExportOptions
+from deploytool.pipeline.plan import plan_export
 from deploytool.results.artifact import Artifact, Kind
 from deploytool.rewrites import forms as rewrites_forms
 from deploytool.rewrites import gather_shuffle
@@ -260,15 +262,8 @@ def test_a_rewrite_that_stumbles_costs_its_own_forms_alone(
 @pytest.mark.parametrize("quick", [True, False])
 @pytest.mark.parametrize("named", [None, "folded"])
 def test_only_a_form_that_is_named_is_asked_for(tmp_path: Path, named: str | None, quick: bool) -> None:
-    planned: list[Options] = []
-
-    def follow(plan: api.Plan, start: api.Start) -> Sequence[Artifact]:
-        planned.append(plan.options)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        api.export(TINY, quick=quick, rewrite=named, out=tmp_path / "run", follow=follow)
-    assert planned[0].rewrite_implied == (quick and named is None)
+    plan = plan_export(TINY, ExportOptions(quick=quick, rewrite=named, out=tmp_path / "run"))
+    assert plan.options.rewrite_implied == (quick and named is None)
 
 
 def test_a_form_that_is_no_graph_is_left_out(

@@ -1,0 +1,104 @@
+"""The options of `deploytool export` for typer, derived from the fields of `ExportOptions`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import typer
+
+from deploytool.cli import completion, params
+from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions
+from deploytool.spec import Range
+
+# parsers of the options that are written as text, and of those that can be given several times
+_TEXT: Mapping[str, Callable[[str], Any]] = {
+    "batch": partial(params.span, "--batch"),
+    "mean": partial(params.numbers, "--mean"),
+    "std": partial(params.numbers, "--std"),
+    "scale": params.scale,
+    "resize": partial(params.side, "--resize"),
+    "crop": partial(params.side, "--crop"),
+}
+_TEXTS: Mapping[str, Callable[[Sequence[str]], Any]] = {
+    "inputs": params.tensors,
+    "sizes": params.sizes,
+    "arguments": params.arguments,
+    "tolerance": params.tolerances,
+}
+
+
+def with_export_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Replaces the parameter `options` in the signature of a command by one parameter for each field.
+
+    typer reads that signature; `export_options` turns the values that it then passes into the object.
+    """
+    hints = get_type_hints(ExportOptions)
+    signature = inspect.signature(command, eval_str=True)
+    options = [_parameter(field, hints[field.name]) for field in inspect.signature(ExportOptions).parameters.values()]
+    own = [parameter for name, parameter in signature.parameters.items() if name != "options"]
+    command.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    return command
+
+
+def export_options(given: Mapping[str, Any]) -> ExportOptions:
+    """The options that the values of a command line stand for; raises BadInput for text that cannot be parsed."""
+    values = {name: given[_parameter_name(name)] for name in DECLARATIONS}
+    return ExportOptions(**{name: _parsed(name, value) for name, value in values.items() if value not in (None, [])})
+
+
+def _parsed(name: str, value: Any) -> Any:
+    parse = _TEXT.get(name) or _TEXTS.get(name)
+    if parse:
+        return parse(value)
+    return value.value if isinstance(value, Enum) else value
+
+
+def _flag(name: str) -> str:
+    return DECLARATIONS[name].flag or name.replace("_", "-")
+
+
+def _parameter_name(name: str) -> str:
+    return _flag(name).replace("-", "_")
+
+
+def _parameter(field: inspect.Parameter, hint: Any) -> inspect.Parameter:
+    """The parameter from which typer makes the option of a field."""
+    declared = DECLARATIONS[field.name]
+    option = typer.Option(
+        f"--{_flag(field.name)}",
+        help=declared.help,
+        metavar=declared.metavar,
+        min=declared.least,
+        max=declared.most,
+        show_default=declared.usual or True,
+        rich_help_panel=declared.group,
+        autocompletion=completion.target if field.name == "targets" else None,
+    )
+    kind: Any = _kind(field.name, hint)
+    name, default = _parameter_name(field.name), _default(field.default)
+    return field.replace(name=name, default=default, annotation=Annotated[kind, option])
+
+
+def _default(value: Any) -> Any:
+    """A default as the command line writes it; None for an empty sequence."""
+    if isinstance(value, Range):
+        return f"{value.smallest}:{value.typical}:{value.largest}"
+    return None if value == () else value
+
+
+def _kind(name: str, hint: Any) -> Any:
+    """The type of an option on the command line, for a field with that type."""
+    choices = DECLARATIONS[name].choices
+    if choices:
+        enumeration: Any = Enum(name, {choice: choice for choice in choices}, type=str)  # type: ignore[misc]
+        return enumeration | None
+    if name in _TEXTS:
+        return list[str] | None
+    if Path in get_args(hint):
+        return Path | None
+    return hint if {hint, *get_args(hint)} & {bool, int, float} and name not in _TEXT else str | None

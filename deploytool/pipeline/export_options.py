@@ -1,0 +1,255 @@
+"""The options of an export, declared once.
+
+The parameters of `deploytool.export`, the options of `deploytool export` and the keys of `[export]` in a
+`deploytool.toml` derive from the fields of `ExportOptions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeAlias, get_args, get_type_hints
+
+from deploytool.pipeline.recipe import ENDS, FP16
+from deploytool.rewrites import recipes
+from deploytool.spec import AUTO, DEFAULT, ImageSize, Option, Options, Precision, Range, Tensor
+
+Span: TypeAlias = Range | int | tuple[int, int, int]  # one size, or the smallest, the typical and the largest
+Inputs: TypeAlias = Sequence[Tensor | tuple[int | str, ...]]
+
+_MODEL, _PREPROCESSING, _CONVERSION = "Model", "Preprocessing", "Conversion"
+_ENGINES, _CHECKS, _RUN = "TensorRT engines", "Checks", "Run and bundle"
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What is declared of an option beside its name, type and default.
+
+    `flag` is its long name on the command line without the dashes, by default the name of the field. `usual` describes
+    the default where it is None. `least` and `most` are inclusive bounds of a number.
+    """
+
+    group: str
+    help: str
+    metavar: str | None = None
+    flag: str | None = None
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+    most: float | None = None
+    usual: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """The options of an export, as the user states them.
+
+    An entry of `inputs` is a `Tensor` or a shape without the batch: `(3, 224, 224)`; a word in it is a dynamic
+    dimension, whose range is in `sizes`. `targets`, `outputs` and `keep_fp32` are names, or one string with commas.
+    `mean` and `std` are one number or one per channel; `resize` and `crop` are one length, (height, width), or 0 for
+    none. `classes` are the class names, or a file with one name per line. `golden_inputs` is an .npz file of golden
+    inputs by name, which also declares the inputs of a factory where `inputs` is empty.
+
+    `quick` changes the defaults of `images`, `faults`, `seconds` and `rewrite`.
+    """
+
+    seed: Annotated[int, Declaration(_MODEL, "Seed of random weights and of the golden images.", least=0)] = 0
+    weights: Annotated[
+        str | Path | None, Declaration(_MODEL, "A checkpoint: .safetensors, .pth or .pt.", metavar="FILE")
+    ] = None
+    trust_code: Annotated[bool, Declaration(_MODEL, "Load checkpoints that can run code.")] = False
+    inputs: Annotated[
+        Inputs,
+        Declaration(
+            _MODEL,
+            "An input without its batch: [NAME=]3x224x224[:DTYPE[:BELOW]]; NAME=:DTYPE is one number per case.",
+            metavar="SHAPE",
+            flag="input",
+        ),
+    ] = ()
+    sizes: Annotated[
+        Mapping[str, Span] | None,
+        Declaration(_MODEL, "The range of a dynamic dimension of an input.", metavar="WORD=RANGE", flag="size"),
+    ] = None
+    outputs: Annotated[
+        str | Sequence[str],
+        Declaration(
+            _MODEL, "Outputs to export, separated by commas; by default all of them.", metavar="NAME,…", flag="output"
+        ),
+    ] = ()
+    arguments: Annotated[
+        Mapping[str, Option] | None,
+        Declaration(_MODEL, "An argument of the model's factory.", metavar="NAME=VALUE", flag="arg"),
+    ] = None
+    preprocess: Annotated[
+        str | None,
+        Declaration(
+            _PREPROCESSING, "A preset for preprocessing: imagenet, or none for pixels from 0 to 255.", metavar="NAME"
+        ),
+    ] = None
+    mean: Annotated[
+        float | Sequence[float] | None,
+        Declaration(
+            _PREPROCESSING, "The mean to subtract from scaled pixels: one number, or one per channel.", metavar="N,…"
+        ),
+    ] = None
+    std: Annotated[
+        float | Sequence[float] | None,
+        Declaration(
+            _PREPROCESSING, "The standard deviation to divide by: one number, or one per channel.", metavar="N,…"
+        ),
+    ] = None
+    scale: Annotated[
+        float | None,
+        Declaration(
+            _PREPROCESSING, "The factor that pixels from 0 to 255 are multiplied by.", metavar="N", usual="1/255"
+        ),
+    ] = None
+    channels: Annotated[
+        str | None,
+        Declaration(_PREPROCESSING, "The order of the colour channels: RGB or BGR.", metavar="ORDER", usual="RGB"),
+    ] = None
+    resize: Annotated[
+        ImageSize | None,
+        Declaration(
+            _PREPROCESSING,
+            "Resize images to this shorter side or HEIGHTxWIDTH; none leaves their size.",
+            metavar="SIZE",
+        ),
+    ] = None
+    crop: Annotated[
+        ImageSize | None,
+        Declaration(
+            _PREPROCESSING, "Crop the centre of images to SIDE or HEIGHTxWIDTH; none crops nothing.", metavar="SIZE"
+        ),
+    ] = None
+    interpolation: Annotated[
+        str | None,
+        Declaration(_PREPROCESSING, "How to resize: nearest, bilinear, bicubic, area or lanczos.", metavar="NAME"),
+    ] = None
+    layout: Annotated[
+        str | None,
+        Declaration(
+            _PREPROCESSING, "The layout of the input: NCHW, or NHWC for channels last.", metavar="ORDER", usual="NCHW"
+        ),
+    ] = None
+    to: Annotated[
+        str,
+        Declaration(
+            _CONVERSION, "The last file to make; onnx ends at the FP32 graph and makes no TorchScript.", choices=ENDS
+        ),
+    ] = FP16
+    exporter: Annotated[
+        str,
+        Declaration(
+            _CONVERSION,
+            "The torch.onnx exporter; default takes torchscript, else dynamo; auto compares both.",
+            choices=(DEFAULT, "torchscript", "dynamo", AUTO),
+        ),
+    ] = DEFAULT
+    opset: Annotated[int, Declaration(_CONVERSION, "The ONNX opset.", least=18, most=20)] = Options.opset
+    rewrite: Annotated[
+        str | None,
+        Declaration(
+            _CONVERSION,
+            f"The form of the graph: {', '.join(recipes.CHOICES)}.",
+            metavar="FORM",
+            choices=recipes.CHOICES,
+            usual=AUTO,
+        ),
+    ] = None
+    io: Annotated[
+        str,
+        Declaration(
+            _CONVERSION,
+            "The type of the inputs and outputs of the FP16 graph.",
+            choices=tuple(precision.value for precision in Precision),
+        ),
+    ] = Precision.FP32.value
+    keep_fp32: Annotated[
+        str | Sequence[str],
+        Declaration(
+            _CONVERSION,
+            "Modules or nodes to keep in FP32, separated by commas; auto finds the fewest.",
+            metavar="NAME,…",
+        ),
+    ] = ()
+    trt: Annotated[bool, Declaration(_ENGINES, "Build TensorRT engines as well.")] = False
+    targets: Annotated[
+        str | Sequence[str],
+        Declaration(
+            _ENGINES,
+            "Targets to build engines for, separated by commas; implies --trt.",
+            metavar="TARGET,…",
+            flag="target",
+        ),
+    ] = ()
+    batch: Annotated[
+        Span, Declaration(_ENGINES, "Batch sizes of the engine: N, or SMALLEST:TYPICAL:LARGEST.", metavar="RANGE")
+    ] = Options.batch
+    quick: Annotated[
+        bool, Declaration(_CHECKS, "Check parity on four images only; plant no faults and measure no speed.")
+    ] = False
+    data: Annotated[
+        str | Path | None, Declaration(_CHECKS, "A folder of photographs to use as golden images.", metavar="DIR")
+    ] = None
+    golden_inputs: Annotated[
+        str | Path | None,
+        Declaration(
+            _CHECKS,
+            "An .npz file of golden inputs by name, with the cases along the first axis.",
+            metavar="FILE",
+            flag="inputs",
+        ),
+    ] = None
+    images: Annotated[int | None, Declaration(_CHECKS, "Number of golden images.", least=1, most=4096)] = None
+    cases: Annotated[
+        str | Path | None, Declaration(_CHECKS, "A file of more golden cases, as `faults` writes it.", metavar="FILE")
+    ] = None
+    runner: Annotated[
+        str,
+        Declaration(
+            _CHECKS,
+            "The runtime that checks the graphs; reference is slow and uses numpy.",
+            choices=("onnxruntime", "reference"),
+        ),
+    ] = Options.runner
+    faults: Annotated[
+        int | None, Declaration(_CHECKS, "Number of faults of each kind to plant.", least=0, usual=str(Options.faults))
+    ] = None
+    seconds: Annotated[
+        float | None,
+        Declaration(_CHECKS, "Seconds to spend on measuring speed.", least=0, most=3600, usual=f"{Options.seconds:g}"),
+    ] = None
+    tolerance: Annotated[
+        Mapping[str, float] | None,
+        Declaration(
+            _CHECKS,
+            "The largest error to allow, also fp32=ERROR; by default it follows from the noise of the model.",
+            metavar="fp16=ERROR",
+        ),
+    ] = None
+    min_speedup: Annotated[
+        float | None, Declaration(_CHECKS, "Fail if the speed-up over eager PyTorch is smaller.", least=0)
+    ] = None
+    require: Annotated[
+        bool, Declaration(_CHECKS, "Fail unless everything that was asked for could be measured on this machine.")
+    ] = False
+    classes: Annotated[
+        str | Path | Sequence[str],
+        Declaration(_RUN, "A file with the names of the classes, one per line, for the bundle.", metavar="FILE"),
+    ] = ()
+    pack: Annotated[bool, Declaration(_RUN, "Pack a bundle if every check passed.")] = False
+    sequence: Annotated[
+        int, Declaration(_RUN, "The bundle's sequence number; a device refuses a lower one than it has.", least=0)
+    ] = Options.sequence
+    out: Annotated[
+        str | Path | None, Declaration(_RUN, "The folder of the run.", metavar="DIR", usual="artifacts/MODEL")
+    ] = None
+    junit: Annotated[
+        str | Path | None, Declaration(_RUN, "Write every check to a JUnit XML file, for CI.", metavar="FILE")
+    ] = None
+
+
+_HINTS = get_type_hints(ExportOptions, include_extras=True)
+DECLARATIONS: Mapping[str, Declaration] = {name: get_args(hint)[1] for name, hint in _HINTS.items()}

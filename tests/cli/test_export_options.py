@@ -1,0 +1,110 @@
+"""Every option of an export has the same meaning as a keyword, on the command line and in a configuration file."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from deploytool import api
+from deploytool.cli import app
+from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions
+from deploytool.spec import Model, Range, Tensor
+
+# by field: arguments of the command line, TOML of the table [export], and the value that both stand for
+SAMPLES: dict[str, tuple[tuple[str, ...], str, Any]] = {
+    "seed": (("--seed", "7"), "seed = 7", 7),
+    "weights": (("--weights", "/w.pth"), 'weights = "/w.pth"', Path("/w.pth")),
+    "trust_code": (("--trust-code",), "trust-code = true", True),
+    "inputs": (
+        ("--input", "image=3x8x8", "--input", "t=:int64:9"),
+        'input = ["image=3x8x8", "t=:int64:9"]',
+        (Tensor("image", ("batch", 3, 8, 8)), Tensor("t", ("batch",), "int64", 9)),
+    ),
+    "sizes": (("--size", "H=1:2:3"), 'size = "H=1:2:3"', {"H": Range(1, 2, 3)}),
+    "outputs": (("--output", "mask,label"), 'output = ["mask", "label"]', "mask,label"),
+    "arguments": (("--arg", "depth=3"), 'arg = "depth=3"', {"depth": 3}),
+    "preprocess": (("--preprocess", "none"), 'preprocess = "none"', "none"),
+    "mean": (("--mean", "0.5,1"), "mean = [0.5, 1]", (0.5, 1.0)),
+    "std": (("--std", "1/4"), 'std = "1/4"', (0.25,)),
+    "scale": (("--scale", "1/4"), "scale = 0.25", 0.25),
+    "channels": (("--channels", "BGR"), 'channels = "BGR"', "BGR"),
+    "resize": (("--resize", "8x16"), 'resize = "8x16"', (8, 16)),
+    "crop": (("--crop", "8"), "crop = 8", 8),
+    "interpolation": (("--interpolation", "area"), 'interpolation = "area"', "area"),
+    "layout": (("--layout", "NHWC"), 'layout = "NHWC"', "NHWC"),
+    "to": (("--to", "onnx"), 'to = "onnx"', "onnx"),
+    "exporter": (("--exporter", "dynamo"), 'exporter = "dynamo"', "dynamo"),
+    "opset": (("--opset", "20"), "opset = 20", 20),
+    "rewrite": (("--rewrite", "grouped"), 'rewrite = "grouped"', "grouped"),
+    "io": (("--io", "fp16"), 'io = "fp16"', "fp16"),
+    "keep_fp32": (("--keep-fp32", "stem,head"), 'keep-fp32 = ["stem", "head"]', "stem,head"),
+    "trt": (("--trt",), "trt = true", True),
+    "targets": (("--target", "rtx40,orin"), 'target = ["rtx40", "orin"]', "rtx40,orin"),
+    "batch": (("--batch", "1:2:4"), 'batch = "1:2:4"', Range(1, 2, 4)),
+    "quick": (("--quick",), "quick = true", True),
+    "data": (("--data", "/photos"), 'data = "/photos"', Path("/photos")),
+    "golden_inputs": (("--inputs", "/g.npz"), 'inputs = "/g.npz"', Path("/g.npz")),
+    "images": (("--images", "5"), "images = 5", 5),
+    "cases": (("--cases", "/c.npz"), 'cases = "/c.npz"', Path("/c.npz")),
+    "runner": (("--runner", "reference"), 'runner = "reference"', "reference"),
+    "faults": (("--faults", "2"), "faults = 2", 2),
+    "seconds": (("--seconds", "0.5"), "seconds = 0.5", 0.5),
+    "tolerance": (("--tolerance", "fp16=0.01"), 'tolerance = ["fp16=0.01"]', {"fp16": 0.01}),
+    "min_speedup": (("--min-speedup", "2"), "min-speedup = 2", 2.0),
+    "require": (("--require",), "require = true", True),
+    "classes": (("--classes", "/names"), 'classes = "/names"', Path("/names")),
+    "pack": (("--pack",), "pack = true", True),
+    "sequence": (("--sequence", "3"), "sequence = 3", 3),
+    "out": (("--out", "/run"), 'out = "/run"', Path("/run")),
+    "junit": (("--junit", "/j.xml"), 'junit = "/j.xml"', Path("/j.xml")),
+}
+
+
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[ExportOptions]:
+    """The options of every export that is started; none of them runs."""
+    started: list[ExportOptions] = []
+
+    def run_export(model: str | Model, options: ExportOptions, *_: Any) -> api.Run:
+        started.append(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "run_export", run_export)
+    monkeypatch.chdir(tmp_path)
+    return started
+
+
+def test_every_option_has_a_sample() -> None:
+    assert set(SAMPLES) == set(DECLARATIONS)
+    defaults = ExportOptions()
+    assert not [name for name, (_, _, value) in SAMPLES.items() if value == getattr(defaults, name)]
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_an_option_has_one_meaning(name: str, exported: list[ExportOptions], tmp_path: Path) -> None:
+    arguments, toml, value = SAMPLES[name]
+    file = tmp_path / "options.toml"
+    file.write_text(f"[export]\n{toml}\n")
+    CliRunner().invoke(app, ["export", "mixnet_s", *arguments])
+    CliRunner().invoke(app, ["--config", str(file), "export", "mixnet_s"])
+    with pytest.raises(KeyboardInterrupt):
+        api.export("mixnet_s", **{name: value})
+    assert exported == [ExportOptions(**{name: value})] * 3
+
+
+def test_without_options_the_defaults_are_those_of_the_object(exported: list[ExportOptions]) -> None:
+    CliRunner().invoke(app, ["export", "mixnet_s"])
+    assert exported == [ExportOptions()]
+
+
+def test_the_call_shows_its_keywords() -> None:
+    model, *keywords = inspect.signature(api.export).parameters.values()
+    assert model.name == "model"
+    assert [keyword.name for keyword in keywords] == [*DECLARATIONS]
+    assert {keyword.kind for keyword in keywords} == {inspect.Parameter.KEYWORD_ONLY}
+    with pytest.raises(TypeError, match="sede"):
+        api.export("mixnet_s", sede=1)  # type: ignore[call-arg]
