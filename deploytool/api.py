@@ -14,7 +14,7 @@ from deploytool.host import disk, exception_text
 from deploytool.pipeline import plan as pipeline_plan
 from deploytool.pipeline import runner as pipeline_runner
 from deploytool.pipeline import trust
-from deploytool.pipeline.export_options import ExportOptions
+from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions
 from deploytool.pipeline.plan import Plan
 from deploytool.report import update
 from deploytool.report.stamp import PAGE
@@ -121,7 +121,7 @@ def run_export(model: str | Model, options: ExportOptions, follow: Follow = no_p
 def _keywords_of(
     options: Callable[P, ExportOptions],
 ) -> Callable[[Callable[[str | Model, ExportOptions], Run]], Callable[Concatenate[str | Model, P], Run]]:
-    """A decorator that replaces the parameter `options` by its fields, as keywords that type checkers know."""
+    """A decorator that replaces the parameter `options` by its fields, as keywords that type checkers and help() know."""
 
     def decorate(function: Callable[[str | Model, ExportOptions], Run]) -> Callable[Concatenate[str | Model, P], Run]:
         @wraps(function)
@@ -133,7 +133,9 @@ def _keywords_of(
             each.replace(annotation=hints[name]) for name, each in inspect.signature(options).parameters.items()
         ]
         parameters = [signature.parameters["model"], *keywords]
-        called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # for help()
+        called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        lines = (f"    {name}: {declaration.help}" for name, declaration in DECLARATIONS.items())
+        called.__doc__ = "\n".join([inspect.getdoc(function) or "", "", "Options:", *lines])
         return called  # type: ignore[return-value]  # mypy takes every parameter of Concatenate as positional
 
     return decorate

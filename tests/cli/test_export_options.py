@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deploytool import api
-from deploytool.cli import app
+from deploytool.cli.app import app
 from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions
 from deploytool.spec import Model, Range, Tensor
 
