@@ -121,7 +121,7 @@ def run_export(model: str | Model, options: ExportOptions, follow: Follow = no_p
 def _keywords_of(
     options: Callable[P, ExportOptions],
 ) -> Callable[[Callable[[str | Model, ExportOptions], Run]], Callable[Concatenate[str | Model, P], Run]]:
-    """A decorator that replaces the parameter `options` by its fields, as keywords that type checkers and help() know."""
+    """A decorator that replaces the parameter `options` by its fields, as keywords for type checkers and help()."""
 
     def decorate(function: Callable[[str | Model, ExportOptions], Run]) -> Callable[Concatenate[str | Model, P], Run]:
         @wraps(function)
