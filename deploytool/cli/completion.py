@@ -8,7 +8,6 @@ from pathlib import Path
 from deploytool.errors import DeployError
 from deploytool.host.terminal import visible
 from deploytool.loading import catalog
-from deploytool.rewrites.recipes import CHOICES
 from deploytool.targets import TARGETS, THIS
 
 
@@ -27,11 +26,6 @@ def path_or_model(incomplete: str) -> list[str]:
     names = [f"{path}/" if path.is_dir() else str(path) for path in entries]
     paths = [name for name in names if name.startswith(incomplete) and name == visible(name)]
     return [*paths, *model(incomplete)]
-
-
-def form(incomplete: str) -> list[str]:
-    """The values of `--rewrite` that begin with `incomplete`."""
-    return [name for name in CHOICES if name.startswith(incomplete)]
 
 
 def target(incomplete: str) -> list[tuple[str, str]]:
