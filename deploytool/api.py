@@ -17,9 +17,8 @@ from deploytool.pipeline import trust
 from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions
 from deploytool.pipeline.plan import Plan
 from deploytool.report import update
-from deploytool.report.stamp import PAGE
 from deploytool.results import baked_values, report, verdict
-from deploytool.results.artifact import Artifact, Kind
+from deploytool.results.artifact import PAGE, Artifact, Kind
 from deploytool.results.report import Report
 from deploytool.run_folder import publish, staging
 from deploytool.spec import GateOutcome, Job, Model, Stage, Verdict

@@ -13,7 +13,7 @@ from deploytool.errors import DeployError
 from deploytool.host import disk
 from deploytool.results import blame as results_blame
 from deploytool.results import verdict
-from deploytool.results.artifact import Kind
+from deploytool.results.artifact import PAGE, Kind
 from deploytool.results.faults import CHECK_LABELS, FaultsResult
 from deploytool.results.report import Accuracy, Check, Comparison, Engine, Report, Speed
 from deploytool.results.verdict import Conclusion

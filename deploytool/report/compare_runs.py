@@ -12,9 +12,8 @@ from deploytool.host import disk
 from deploytool.report import rows, tiles
 from deploytool.report.rows import NONE, Point
 from deploytool.report.run_data import RunData
-from deploytool.report.stamp import PAGE
 from deploytool.report.tiles import Tone
-from deploytool.results.artifact import Kind
+from deploytool.results.artifact import PAGE, Kind
 from deploytool.results.report import Report, Speed
 from deploytool.spec import Stage
 

@@ -24,8 +24,8 @@ from deploytool.report import (
     timings,
 )
 from deploytool.report.run_data import RunData
-from deploytool.report.stamp import PAGE
 from deploytool.report.svg import Plot
+from deploytool.results.artifact import PAGE
 from deploytool.results.faults import ENGINE, GRAPH
 from deploytool.spec import TargetPlan
 from deploytool.targets import FLAVOURS

@@ -9,8 +9,8 @@ from pathlib import Path
 from deploytool import serde
 from deploytool.errors import BadInput
 from deploytool.report import run_data
+from deploytool.results.artifact import PAGE
 
-PAGE = "report.html"  # file name of the page in a run's folder
 META_NAME = "deploytool-sources"  # name of the HTML meta element
 _HEAD = 4096  # characters at the start of a page that contain the digest
 

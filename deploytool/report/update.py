@@ -9,7 +9,7 @@ from pathlib import Path
 from deploytool.errors import StageFailed
 from deploytool.host import process, workers
 from deploytool.report import junit, stamp
-from deploytool.report.stamp import PAGE
+from deploytool.results.artifact import PAGE
 from deploytool.results.report import Report
 
 _COMMAND, _SECONDS = workers.command("deploytool.report.page_worker"), 60.0

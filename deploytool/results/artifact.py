@@ -15,6 +15,8 @@ Notes = Mapping[str, Json]  # the list under "remarks" is repeated in the report
 OPTIMISED = "optimised"  # note of an FP16 graph: whether ONNX Runtime can optimise it
 REASON = "reason"  # note that says why a stage made no file
 
+PAGE = "report.html"  # file name of the report page in a run folder
+
 
 class Kind(str, Enum):
     """The kind of an artifact; the value is its file name."""

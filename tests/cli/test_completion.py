@@ -42,6 +42,7 @@ def completed(line: str, folder: Path) -> list[str]:
         ("deploytool export x --target rtx40,o", {"rtx40,orin"}),
         ("deploytool doctor --target th", {"thor", "this"}),
         ("deploytool pull x --target gb", {"gb10"}),
+        ("deploytool export x --rewrite f", {"folded", "fewest-nodes"}),
         ("deploytool show ru", {"run/"}),
         ("deploytool exp", {"export"}),
     ],

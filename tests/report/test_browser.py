@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from deploytool.report import html
-from deploytool.report.stamp import PAGE
+from deploytool.results.artifact import PAGE
 from tests.report import variants
 from tests.report.reading import SECTIONS
 from tests.report.variants import written

@@ -14,8 +14,8 @@ import pytest
 
 from deploytool.cli import summary
 from deploytool.report import html, run_data
-from deploytool.report.stamp import PAGE
 from deploytool.results import report, verdict
+from deploytool.results.artifact import PAGE
 from deploytool.results.report import Report
 from tests.conftest import modules_of
 from tests.report import variants

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deploytool.report import html, stamp
-from deploytool.report.stamp import PAGE
+from deploytool.results.artifact import PAGE
 from tests.report import variants
 from tests.report.variants import written
 

@@ -10,7 +10,7 @@ import pytest
 
 from deploytool.host import process, workers
 from deploytool.report import html, run_data, stamp, update
-from deploytool.report.stamp import PAGE
+from deploytool.results.artifact import PAGE
 from tests.conftest import modules_of
 from tests.report.variants import written
 
