@@ -217,8 +217,6 @@ def on_device(bundle: Path) -> str:
 
 def _verdict_lines(result: Conclusion, home: Path) -> list[str]:
     """The verdict with all reasons, what is pending, and the path of the page."""
-    from deploytool.report.stamp import PAGE  # imports numpy
-
     page = [f"Report: {home / PAGE}"] if (home / PAGE).is_file() else []
     first, *others = result.reasons or ("",)
     lines = [f"Verdict: {result.verdict}. {first}".strip(), *(f"  also {line}" for line in others)]
