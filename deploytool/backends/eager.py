@@ -14,7 +14,7 @@ from torch import nn
 
 from deploytool import serde
 from deploytool.backends.session import Array, Session
-from deploytool.errors import DeployError, MissingBackend, StageFailed
+from deploytool.errors import BadInput, DeployError, MissingBackend, StageFailed
 from deploytool.host import disk, exception_text
 from deploytool.loading import weights_file
 from deploytool.loading.module import arguments, build, fp64, outputs
@@ -183,7 +183,10 @@ def call_module(
     *,
     copies: bool = True,
 ) -> Any:
-    """What a module returns for copies of its inputs, or for the inputs themselves; raises StageFailed if it fails."""
+    """What a module returns for copies of its inputs, or for the inputs themselves.
+
+    Raises StageFailed if it fails, BadInput if it reads a keyword argument that no input has the name of.
+    """
     tensors = {
         tensor.name: _input_copy(inputs[tensor.name], double) if copies else inputs[tensor.name]
         for tensor in model.inputs
@@ -195,6 +198,9 @@ def call_module(
     except (DeployError, KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:  # the user's own code may raise anything, SystemExit too
+        if bound.undeclared and isinstance(error, KeyError) and error.args and error.args[0] not in tensors:
+            problem = f"{model.name} reads a keyword argument {error.args[0]!r}, and no input has that name"
+            raise BadInput(problem, "name the inputs as forward reads them: --input NAME=SIZES") from error
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
         problem = f"{model.name} does not run on {shapes}{' in FP64' if double else ''}"
         raise StageFailed(f"{problem}: {_describe(error)}", _remedy(module, double)) from error

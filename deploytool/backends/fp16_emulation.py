@@ -70,7 +70,8 @@ def round_weights_like(graph: onnx.ModelProto, fp16_graph: onnx.ModelProto) -> o
                     graph.graph.initializer.append(weights[fp32_name])
                 node.input[index] = fp32_name
     for name in rounded & set(weights):
-        _round_values(weights[name])
+        if weights[name].data_type == TensorProto.FLOAT:  # the source may have weights in FP16 itself
+            _round_values(weights[name])
     return graph
 
 

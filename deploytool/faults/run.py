@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -195,8 +195,13 @@ def _checks(subject: Subject) -> dict[str, Check]:
     return {GRAPH: Check(converted, allowed.fp32, ties), ENGINE: Check(subject.sample.reference, allowed.fp16, ties)}
 
 
-def _start(graph: FaultGraph) -> AbstractContextManager[Session]:
-    return onnxruntime.start(graph.model.SerializeToString(), threads=1)  # the faults themselves run in parallel
+@contextmanager
+def _start(graph: FaultGraph) -> Iterator[Session]:
+    """A session of a graph with FP32 operators; it takes FP16 inputs as FP32."""
+    with onnxruntime.start(graph.model.SerializeToString(), threads=1) as session:  # the faults run in parallel
+        yield lambda **inputs: session(
+            **{name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in inputs.items()}
+        )
 
 
 def _try(got: Arrays, check: Check) -> Trial:

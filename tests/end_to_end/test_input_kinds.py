@@ -91,6 +91,39 @@ def test_an_unknown_input_name_is_refused_with_the_parameters_of_forward(tmp_pat
     assert "input_ids, mask, inputs_embeds" in refused.value.remedy
 
 
+def test_a_model_in_float16_passes_the_whole_pipeline(tmp_path: Path) -> None:
+    run = deploytool.export(
+        f"{TYPED}:Half", inputs=params.tensors(["x=16:float16"]), quick=True, faults=1, pack=True, out=tmp_path / "run"
+    ).check()
+    sample = golden.read(run.folder / "golden" / "golden.npz")
+    assert sample.inputs["x"].dtype == np.float16
+    assert run.report.faults is not None
+    assert run.report.faults.families
+    assert run.bundle is not None
+    with deploytool.device.open(run.bundle) as model:
+        outputs = model.run(x=sample.inputs["x"])
+    np.testing.assert_allclose(next(iter(outputs.values())), next(iter(sample.reference.values())), atol=1e-2)
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_inputs_pass_by_keyword_to_a_forward_that_declares_none(exporter: str, tmp_path: Path) -> None:
+    declared = params.tensors(["right=8", "left=8"])
+    run = deploytool.export(
+        f"{TYPED}:OnlyKeywords", inputs=declared, exporter=exporter, quick=True, to="onnx", out=tmp_path / "run"
+    ).check()
+    assert run.onnx is not None
+    left, right = np.ones((2, 8), np.float32), np.full((2, 8), 5, np.float32)
+    np.testing.assert_array_equal(run_graph(run.onnx, left=left, right=right)[0], 3 * left - right)
+
+
+@pytest.mark.parametrize("declared", [["8", "8"], ["left=8", "rihgt=8"]])
+def test_a_name_that_forward_does_not_read_is_a_bad_input(declared: list[str], tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as refused:
+        deploytool.export(f"{TYPED}:OnlyKeywords", inputs=params.tensors(declared), quick=True, out=tmp_path / "run")
+    assert isinstance(refused.value.__cause__, KeyError)
+    assert "--input NAME=SIZES" in refused.value.remedy
+
+
 def test_uint8_and_scalar_inputs_with_a_fixed_batch_run_on_the_device(tmp_path: Path) -> None:
     run = deploytool.export(
         f"{TYPED}:Single",

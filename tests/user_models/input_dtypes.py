@@ -107,3 +107,28 @@ class Maps(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         made: Tensor = self.out(functional.relu(self.conv(image)))
         return made
+
+
+class Half(nn.Module):
+    """Has weights, inputs and outputs in float16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(16, 32), nn.Linear(32, 5)
+        self.half()
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.second(functional.relu(self.first(x)))
+        return made
+
+
+class OnlyKeywords(nn.Module):
+    """Takes its inputs by keyword alone, without declaring their names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((8,), 3.0))
+
+    def forward(self, **named: Tensor) -> Tensor:
+        return named["left"] * self.scale - named["right"]

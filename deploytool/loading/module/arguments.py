@@ -22,11 +22,13 @@ class BoundArguments:
     """The inputs passed by position, in order, and those passed by keyword (parameter: input).
 
     exact: whether inputs and parameters correspond one to one; if not, an exporter adds parameters with defaults.
+    undeclared: the inputs that a `**kwargs` parameter takes, so that nothing but a run shows whether their names fit.
     """
 
     positional: tuple[str, ...]
     keywords: Mapping[str, str]
     exact: bool = True
+    undeclared: tuple[str, ...] = ()
 
     def call(self, function: Callable[..., Any], inputs: Mapping[str, T]) -> Any:
         """Calls the function with these inputs."""
@@ -38,7 +40,8 @@ def bind(forward: Callable[..., Any], inputs: Sequence[str]) -> BoundArguments:
     """Binds inputs with these names to the parameters of `forward`.
 
     Default names such as `input_1` bind to the remaining parameters in order; so does the only input of a function
-    with one parameter. Raises BadInput with the list of parameters for any other name that is no parameter.
+    with one parameter. A `**kwargs` parameter takes any name. Raises BadInput with the list of parameters for any other
+    name that is no parameter.
     """
     try:
         parameters = list(inspect.signature(forward).parameters.values())
@@ -50,7 +53,8 @@ def bind(forward: Callable[..., Any], inputs: Sequence[str]) -> BoundArguments:
     has_var_keyword = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
     matching = [name for name in inputs if name in keywords]
     is_only = len(inputs) == 1 and len(parameters) == 1
-    if not matching and (has_var_positional or is_only or not positional):
+    by_name = has_var_keyword and not has_var_positional and not positional
+    if not matching and not by_name and (has_var_positional or is_only or not positional):
         return BoundArguments(tuple(inputs), {}, exact=is_only and bool(positional))
     accepted = {name for name in inputs if name in keywords or has_var_keyword or _DEFAULT_NAME.fullmatch(name)}
     unknown = [name for name in inputs if name not in accepted]
@@ -59,7 +63,8 @@ def bind(forward: Callable[..., Any], inputs: Sequence[str]) -> BoundArguments:
         names = ", ".join(dict.fromkeys((*positional, *keywords))) if single else ", ".join(_names(parameters))
         raise BadInput(f"forward has no parameter {unknown[0]}", f"name the inputs as forward does: {names}")
     bound = _assign(inputs, positional, matching, has_var_keyword=has_var_keyword)
-    return replace(bound, exact=len(parameters) == len(inputs))
+    undeclared = tuple(name for parameter, name in bound.keywords.items() if parameter not in keywords)
+    return replace(bound, exact=len(parameters) == len(inputs), undeclared=undeclared)
 
 
 def _names(parameters: Sequence[inspect.Parameter]) -> list[str]:

@@ -38,6 +38,10 @@ def var_keyword(a: str, **more: str) -> str:
     return a + "".join(f"{name}={value}" for name, value in sorted(more.items()))
 
 
+def only_var_keyword(**named: str) -> str:
+    return "".join(f"{name}={value}" for name, value in sorted(named.items()))
+
+
 def positional_and_var_positional(a: str, *rest: str) -> str:
     return a + "".join(rest)
 
@@ -59,6 +63,8 @@ def parameter_named_input(input: str, other: str) -> str:
         (var_positional, ["image", "tokens"], "imagetokens"),
         (keyword_only, ["mask", "a"], "amask"),
         (var_keyword, ["pixels", "a"], "apixels=pixels"),
+        (only_var_keyword, ["x"], "x=x"),
+        (only_var_keyword, ["mask", "input"], "input=inputmask=mask"),
         (positional_and_var_positional, ["left", "right"], "leftright"),
         (parameter_named_input, ["other", "input"], "inputother"),
     ],
