@@ -326,6 +326,16 @@ def test_a_file_is_a_room_and_its_first_line_says_which(path: Path) -> None:
     assert sentence.splitlines()[0].endswith((".", "?"))
 
 
+PUBLIC = {PACKAGE / "__init__.py", PACKAGE / "device" / "__init__.py"}  # they import their functions when first used
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: path.parent.name)
+def test_only_the_public_packages_have_code(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    statements = tree.body[1:] if ast.get_docstring(tree) is not None else tree.body
+    assert bool(statements) is (path in PUBLIC)
+
+
 def test_no_room_has_a_name_that_says_nothing() -> None:
     empty = re.compile("manager|helper|utils?|base|common|core|handler|processor|wrapper")
     names = [path.stem for folder in ("deploytool", "models", "tests") for path in (ROOT / folder).rglob("*.py")]
