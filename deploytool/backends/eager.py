@@ -208,8 +208,10 @@ def call_module(
 
 def _remedy(module: nn.Module, double: bool) -> str:
     """The remedy for a module that fails on its inputs; the usual cause is weights of another type than the inputs."""
+    if double:
+        return "cast to the type of the weights, as in x.to(self.weight.dtype), and not to a fixed one such as .half()"
     types = {weight.dtype for weight in module.parameters() if weight.is_floating_point()} - {torch.float32}
-    if types and not double:
+    if types:
         dtype = str(types.pop()).removeprefix("torch.")
         return f"some of its weights are {dtype}: let the factory return it with .float()"
     return "fix the model, or declare other inputs: --input"

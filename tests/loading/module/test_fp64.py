@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import deploytool
 from deploytool.backends import eager
 from deploytool.data import golden
+from deploytool.errors import StageFailed
 from deploytool.loading.module import build
 from deploytool.spec import Model, Tensor
 from tests.user_model_export import OWN
@@ -68,3 +70,20 @@ def test_without_fp64_the_fp32_outputs_are_the_reference_and_a_remark_says_so(tm
     sample = golden.read(tmp_path / "run" / "golden" / "golden.npz")
     np.testing.assert_array_equal(sample.reference["logits"], sample.outputs["logits"])
     assert [remark for remark in run.report.remarks if remark.startswith("golden: no FP64 reference")]
+
+
+def test_the_remedy_for_a_model_that_fails_in_fp64_alone_is_about_its_casts() -> None:
+    class Cast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 2).half()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x.half()).float()  # type: ignore[no-any-return]  # a Module call
+
+    model = Model("cast", "net.py:Cast", inputs=(Tensor("x", ("batch", 4)),))
+    inputs = {"x": torch.ones(1, 4)}
+    assert eager.call_module(Cast(), model, inputs).shape == (1, 2)
+    with pytest.raises(StageFailed) as failed:
+        eager.call_module(Cast().double(), model, inputs, double=True)
+    assert "x.to(self.weight.dtype)" in failed.value.remedy
