@@ -1,4 +1,4 @@
-"""Translates the PyTorch model to ONNX: one self-contained file, stable names, free batch, always the same bytes."""
+"""Exports the PyTorch model to ONNX: one deterministic file without external data, with stable names."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ from deploytool.spec import AUTO, DEFAULT, Job, Model, Stage
 
 _EXPORTERS = {"torchscript": torchscript.export, "dynamo": dynamo.export}
 _FIRST, _SECOND = _EXPORTERS
-_NOISE = 4.0  # errors up to so many times the noise are equal: another order of sums moves them as far
-_FREE = ("Constant", "Identity")  # nodes that cost nothing where the graph runs
-_FILE = re.compile(r"\S*/graph\.onnx")  # where it was written for a moment
-_LONGEST = 160  # characters of a foreign reason
+_NOISE = 4.0  # errors up to this multiple of the noise count as equal: another summation order causes as much
+_FREE = ("Constant", "Identity")  # nodes that cost nothing at run time
+_FILE = re.compile(r"\S*/graph\.onnx")  # the temporary file of an exporter
+_MAX_REASON = 160  # characters of an error message of an exporter
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What is to be translated, and the file that takes the graph."""
+    """The model to export, its golden cases, and the file of the graph."""
 
     job: Job
     source: SourceModel
@@ -57,82 +57,85 @@ class _Task:
 
     @property
     def tolerance(self) -> Tolerance:
-        """The worst that passes in FP32."""
+        """The FP32 tolerance."""
         return metrics.tolerances(self.sample.noise, self.job.options.tolerance).fp32
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """What one exporter made of the model: its error against FP64, and why it cannot be kept, if it cannot.
+    """The result of one exporter.
 
-    `warned` are the lines that it said it fixed, `fixed` what trying them showed, and `refusal` what it raised.
+    `max_error`: error against the FP64 reference. `problem`: why the graph cannot be used; empty if it can.
+    `warned`: lines of the model for which a tracer warned that it fixes a value. `baked`: the results of testing them.
+    `refusal`: the error that the exporter raised.
     """
 
     exporter: str
     graph: onnx.ModelProto | None = None
     max_error: float | None = None
-    why: str = ""
+    problem: str = ""
     warned: Mapping[SourceLine, BakedKind] = field(default_factory=dict)
-    fixed: tuple[BakedValue, ...] = ()
+    baked: tuple[BakedValue, ...] = ()
     refusal: Exception | None = None
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
-    """Writes the graph of the exporter that was chosen; by default of the first that takes the model and holds.
+    """Writes the graph of the chosen exporter.
 
-    With "auto" it is the better proved of both. `fixed` are the lines of the model that the kept graph knows only as
-    they went at export. Raises StageFailed if the exporter refuses the model, or if no exporter's graph holds.
+    By default this is the first exporter that accepts the model and whose graph is correct; with "auto", the better
+    one of both. The note `baked_values` lists the lines of the model whose values the graph fixed. Raises StageFailed
+    if the exporter rejects the model, or if no exporter's graph is correct.
     """
     task = _Task(job, inputs.source(), inputs.golden(), out)
-    tried: list[_Candidate] = []
+    candidates: list[_Candidate] = []
     if job.options.exporter == AUTO:
-        asked = _questions(task)
-        tried = [_proved(_candidate(exporter, task), task, asked) for exporter in _EXPORTERS]
-        kept, why = _better(tried, task.sample.noise.fp32.max_error)
-        remarks = [f"kept the graph of the {kept.exporter} exporter ({_told(kept)}): {why}"]
+        references = _references(task)
+        candidates = [_check(_export(exporter, task), task, references) for exporter in _EXPORTERS]
+        kept, why = _better(candidates, task.sample.noise.fp32.max_error)
+        remarks = [f"kept the graph of the {kept.exporter} exporter ({_summary(kept)}): {why}"]
     elif job.options.exporter == DEFAULT:
-        kept, remarks = _first_that_holds(task)
+        kept, remarks = _first_correct(task)
     else:
-        kept, remarks = _candidate(job.options.exporter, task), []
+        kept, remarks = _export(job.options.exporter, task), []
         if kept.refusal is not None:
-            raise _refused(kept, task) from kept.refusal
-    assert kept.graph is not None  # what is kept has one
-    if fails := [line for line in kept.fixed if line.wrong and line.error is None and line.origin is Origin.SHAPE]:
-        raise StageFailed(baked_values.describe(fails[0]), baked_values.REMEDY)  # no later stage could run it either
+            raise _rejection(kept, task) from kept.refusal
+    assert kept.graph is not None  # a candidate without a graph is never chosen
+    if fails := [line for line in kept.baked if line.wrong and line.error is None and line.origin is Origin.SHAPE]:
+        raise StageFailed(baked_values.describe(fails[0]), baked_values.REMEDY)  # later stages could not run it either
     _write(kept.graph, out)
-    facts: list[Json] = [_facts(candidate, kept) for candidate in tried]
+    facts: list[Json] = [_facts(candidate, kept) for candidate in candidates]
     notes = {
         "exporter": kept.exporter,
         **_size(kept.graph),
-        "baked_values": serde.encode(kept.fixed),
+        "baked_values": serde.encode(kept.baked),
         "remarks": remarks,
     }
     return {**notes, "candidates": facts} if facts else notes
 
 
-def _first_that_holds(task: _Task) -> tuple[_Candidate, list[str]]:
-    """The usual exporter's graph, or the other's where that refuses the model, or fixes what the other leaves open."""
-    usual = _candidate(_FIRST, task)
-    left_open = [line.location for line in usual.fixed if line.wrong or line.doubtful]
-    if usual.refusal is None and not left_open and not usual.why:
-        return usual, []
-    other = _candidate(_SECOND, task)
-    if usual.refusal is not None:
-        if other.refusal is not None:
-            raise _hopeless([usual, other], task) from usual.refusal
-        return other, [f"the graph is the {_SECOND} exporter's: {usual.why}"]
-    if other.refusal is None:
-        other = _proved(_tried(other, task, usual.warned, traced=True), task, _questions(task))
-        if not other.why and not baked_values.wrong_lines(other.fixed):
-            what = f"the {_FIRST} exporter fixes {', '.join(dict.fromkeys(left_open))}" if left_open else usual.why
-            return replace(other, fixed=()), [f"the graph is the {_SECOND} exporter's: {what}"]
-    return usual, []
+def _first_correct(task: _Task) -> tuple[_Candidate, list[str]]:
+    """The graph of the first exporter, or of the second if the first rejects the model or fixes a value wrongly."""
+    first = _export(_FIRST, task)
+    baked = [line.location for line in first.baked if line.wrong or line.doubtful]
+    if first.refusal is None and not baked and not first.problem:
+        return first, []
+    second = _export(_SECOND, task)
+    if first.refusal is not None:
+        if second.refusal is not None:
+            raise _no_exporter([first, second], task) from first.refusal
+        return second, [f"the graph is the {_SECOND} exporter's: {first.problem}"]
+    if second.refusal is None:
+        second = _check(_test_baked_values(second, task, first.warned, traced=True), task, _references(task))
+        if not second.problem and not baked_values.wrong_lines(second.baked):
+            reason = f"the {_FIRST} exporter fixes {', '.join(dict.fromkeys(baked))}" if baked else first.problem
+            return replace(second, baked=()), [f"the graph is the {_SECOND} exporter's: {reason}"]
+    return first, []
 
 
-def _candidate(exporter: str, task: _Task) -> _Candidate:
-    """What an exporter makes of the model, the lines it fixed tried; or why it does not take it."""
-    module, model, example = _taken(task)
-    given = {tensor.name: array.numpy() for tensor, array in zip(model.inputs, example, strict=True)}
+def _export(exporter: str, task: _Task) -> _Candidate:
+    """The graph of an exporter, with the values that it fixed tested; or the reason for which it rejects the model."""
+    module, model, example = _load_model(task)
+    feeds = {tensor.name: array.numpy() for tensor, array in zip(model.inputs, example, strict=True)}
     try:
         with (
             _quiet(),
@@ -146,114 +149,116 @@ def _candidate(exporter: str, task: _Task) -> _Candidate:
             raise StageFailed(lost, "see --exporter")
         _write(graph, task.out)
         with load_backend(task.job.options.runner).start(task.out) as session:
-            session(**given)  # what an exporter writes need not run: ONNX has types that no runtime computes in
+            session(**feeds)  # a valid graph need not run: ONNX has types that no runtime supports
     except (MissingBackend, ResourceExhausted):
         raise
-    except Exception as error:  # whatever an exporter raises, the user's model was refused
-        why = f"the {exporter} exporter refuses the model: {_reason(error)}"
-        return _Candidate(exporter, why=why, refusal=error)
+    except Exception as error:  # exporters raise errors of any class
+        problem = f"the {exporter} exporter refuses the model: {_reason(error)}"
+        return _Candidate(exporter, problem=problem, refusal=error)
     if exporter == _SECOND:
-        warned = _listened(module, example, source_lines.source_folder(model.factory))
-    return _tried(_Candidate(exporter, graph, warned=warned), task, warned, traced=exporter == _FIRST)
+        warned = _trace_warnings(module, example, source_lines.source_folder(model.factory))
+    return _test_baked_values(_Candidate(exporter, graph, warned=warned), task, warned, traced=exporter == _FIRST)
 
 
-def _listened(module: nn.Module, example: tuple[torch.Tensor, ...], home: Path | None) -> dict[SourceLine, BakedKind]:
-    """The lines that a tracer would fix: an exporter that captures the model says nothing of those that it fixes."""
-    with (
-        _quiet(),
-        source_lines.record_tracer_warnings(home) as warned,
-        suppress(Exception),
-    ):  # of a model that cannot be traced it is silent
+def _trace_warnings(
+    module: nn.Module, example: tuple[torch.Tensor, ...], folder: Path | None
+) -> dict[SourceLine, BakedKind]:
+    """The lines whose values a tracer fixes; the dynamo exporter itself gives no warnings."""
+    with _quiet(), source_lines.record_tracer_warnings(folder) as warned, suppress(Exception):
         torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]  # torch.jit has no types
     return warned
 
 
-def _tried(candidate: _Candidate, task: _Task, warned: Mapping[SourceLine, BakedKind], *, traced: bool) -> _Candidate:
-    """The candidate with what trying the lines in `warned`, and all that asks for values, shows of it."""
+def _test_baked_values(
+    candidate: _Candidate, task: _Task, warned: Mapping[SourceLine, BakedKind], *, traced: bool
+) -> _Candidate:
+    """The candidate with the results of testing the lines in `warned` and all others that read a value of a tensor."""
     assert candidate.graph is not None
     model = task.source.definition
     _write(candidate.graph, task.out)
-    module, _, example = _taken(task)
-    home = source_lines.source_folder(model.factory)
-    subject = fixing.Subject(module, model, task.sample.inputs, home, count=len(example[0]))
+    module, _, example = _load_model(task)
+    folder = source_lines.source_folder(model.factory)
+    subject = fixing.Subject(module, model, task.sample.inputs, folder, count=len(example[0]))
     start = partial(load_backend(task.job.options.runner).start, task.out)
     try:
-        found = fixing.examine(
-            Stage.EXPORT, subject, start, warned, partial(_questions, task), task.tolerance, traced=traced
+        baked = fixing.examine(
+            Stage.EXPORT, subject, start, warned, partial(_references, task), task.tolerance, traced=traced
         )
     except StageFailed as error:
-        return replace(candidate, why=_does_not_hold(candidate, error, task))
-    wrong = baked_values.wrong_lines(line for line in found if line.origin is Origin.SHAPE)
-    why = f"the graph of the {candidate.exporter} exporter is wrong: {wrong[0]}" if wrong else ""
-    return replace(candidate, fixed=found, why=why)
+        return replace(candidate, problem=_failure(candidate, error, task))
+    wrong = baked_values.wrong_lines(line for line in baked if line.origin is Origin.SHAPE)
+    problem = f"the graph of the {candidate.exporter} exporter is wrong: {wrong[0]}" if wrong else ""
+    return replace(candidate, baked=baked, problem=problem)
 
 
-def _proved(candidate: _Candidate, task: _Task, asked: Sequence[ReferenceCases]) -> _Candidate:
-    """The candidate with its error, and with why it cannot be kept if it answers otherwise than the model."""
-    if candidate.graph is None or candidate.why:
+def _check(candidate: _Candidate, task: _Task, references: Sequence[ReferenceCases]) -> _Candidate:
+    """The candidate with its error, and with the problem if its answers differ from those of the model."""
+    if candidate.graph is None or candidate.problem:
         return candidate
     _write(candidate.graph, task.out)
     try:
         with load_backend(task.job.options.runner).start(task.out) as session:
-            at = noise.NoiseAtSizes(task.source.weights, task.job.options.tolerance, task.sample.noise)
-            checks = reference_cases.check(session, asked, task.tolerance, at)
+            at_sizes = noise.NoiseAtSizes(task.source.weights, task.job.options.tolerance, task.sample.noise)
+            checks = reference_cases.check(session, references, task.tolerance, at_sizes)
     except StageFailed as error:
-        return replace(candidate, why=_does_not_hold(candidate, error, task))
+        return replace(candidate, problem=_failure(candidate, error, task))
     wrong = [f"against {check.against}, {verdict.describe_failure(check)}" for check in checks if check.broken]
-    why = f"the graph of the {candidate.exporter} exporter is wrong: {wrong[0]}" if wrong else ""
-    return replace(candidate, max_error=checks[0].parity.max_error, why=why)
+    problem = f"the graph of the {candidate.exporter} exporter is wrong: {wrong[0]}" if wrong else ""
+    return replace(candidate, max_error=checks[0].parity.max_error, problem=problem)
 
 
-def _does_not_hold(candidate: _Candidate, error: StageFailed, task: _Task) -> str:
-    said = " ".join(str(error).replace(str(task.out), "it").split())
-    return f"the graph of the {candidate.exporter} exporter does not hold: {said}"
+def _failure(candidate: _Candidate, error: StageFailed, task: _Task) -> str:
+    message = " ".join(str(error).replace(str(task.out), "it").split())
+    return f"the graph of the {candidate.exporter} exporter does not hold: {message}"
 
 
-def _refused(candidate: _Candidate, task: _Task) -> StageFailed:
-    """The failure of an exporter that was asked for by name; its remedy is the other one only where that holds."""
+def _rejection(candidate: _Candidate, task: _Task) -> StageFailed:
+    """The error for an exporter that was requested by name; the remedy is the other one if its graph is correct."""
     (name,) = (name for name in _EXPORTERS if name != candidate.exporter)
-    other = _candidate(name, task)
+    other = _export(name, task)
     if other.refusal is not None:
-        return _hopeless([candidate, other], task)
-    other = _proved(other, task, _questions(task))
-    if other.why:
-        return StageFailed(f"{candidate.why}; {other.why}", _obstacle([candidate], task).remedy)
-    return StageFailed(candidate.why, f"leave --exporter out: the {name} exporter takes it")
+        return _no_exporter([candidate, other], task)
+    other = _check(other, task, _references(task))
+    if other.problem:
+        return StageFailed(f"{candidate.problem}; {other.problem}", _blocker([candidate], task).remedy)
+    return StageFailed(candidate.problem, f"leave --exporter out: the {name} exporter supports the model")
 
 
-def _hopeless(refused: Sequence[_Candidate], task: _Task) -> StageFailed:
-    """The failure of all exporters in one line, with what stands in the way as far as that shows."""
-    found = _obstacle(refused, task)
-    each = "; ".join(f"{one.exporter}: {_reason(one.refusal)}" for one in refused if one.refusal)
-    return StageFailed(f"{found.what or 'no exporter takes the model'} ({each})", found.remedy)
+def _no_exporter(rejected: Sequence[_Candidate], task: _Task) -> StageFailed:
+    """The error in one line if all exporters reject the model, with the cause if it can be found."""
+    blocker = _blocker(rejected, task)
+    errors = "; ".join(
+        f"{candidate.exporter}: {_reason(candidate.refusal)}" for candidate in rejected if candidate.refusal
+    )
+    return StageFailed(f"{blocker.what or 'no exporter supports the model'} ({errors})", blocker.remedy)
 
 
-def _obstacle(refused: Sequence[_Candidate], task: _Task) -> export_blockers.Blocker:
-    module, model, example = _taken(task)
-    said = {one.exporter: one.refusal for one in refused if one.refusal is not None}
-    return export_blockers.find(module, example, source_lines.source_folder(model.factory), said)
+def _blocker(rejected: Sequence[_Candidate], task: _Task) -> export_blockers.Blocker:
+    module, model, example = _load_model(task)
+    errors = {candidate.exporter: candidate.refusal for candidate in rejected if candidate.refusal is not None}
+    return export_blockers.find(module, example, source_lines.source_folder(model.factory), errors)
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what was raised first: dynamo's own error only says in which of its steps that was."""
+    """The first line of the original error: the outer errors of dynamo name only the step that failed."""
     first: BaseException = error
     while first.__cause__ is not None and not isinstance(first, StageFailed):
         first = first.__cause__
     lines = [line.strip() for line in str(first).splitlines() if line.strip()]
-    said = _FILE.sub("the graph", lines[0]) if lines else type(first).__name__
-    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]} …"
+    reason = _FILE.sub("the graph", lines[0]) if lines else type(first).__name__
+    return reason if len(reason) <= _MAX_REASON else f"{reason[:_MAX_REASON]} …"
 
 
-def _taken(task: _Task) -> tuple[nn.Module, Model, tuple[torch.Tensor, ...]]:
-    """The model as exporters take it, made anew, and an example of its inputs.
+def _load_model(task: _Task) -> tuple[nn.Module, Model, tuple[torch.Tensor, ...]]:
+    """A new module that exporters accept, its definition, and example inputs.
 
-    The example is of two cases, for a batch of one would be taken for a fixed size; where the batch is fixed, of it.
+    The example has the batch size of the model if that is fixed, else two cases: exporters treat a size of 1 as fixed.
     """
     module, model = eager.load_module(task.source.weights), task.source.definition
     batch = model.inputs[0].shape[0]
     count = batch if isinstance(batch, int) else 2
     cases = [task.sample.inputs[tensor.name] for tensor in model.inputs]
-    example = tuple(torch.from_numpy(np.resize(each, (count, *each.shape[1:]))) for each in cases)
+    example = tuple(torch.from_numpy(np.resize(array, (count, *array.shape[1:]))) for array in cases)
     return eager.exportable_module(module, model, example), model, example
 
 
@@ -265,38 +270,40 @@ def _size(graph: onnx.ModelProto) -> dict[str, Json]:
     return {"opset": graph.opset_import[0].version, "nodes": len(graph.graph.node)}
 
 
-def _questions(task: _Task) -> tuple[ReferenceCases, ...]:
-    """All golden cases with the FP64 answers; other batches and the corners of free sizes with the eager model's."""
+def _references(task: _Task) -> tuple[ReferenceCases, ...]:
+    """The golden cases with FP64 answers; other batch sizes and the corners of dynamic sizes with eager answers."""
     sample, model = task.sample, task.source.definition
     with eager.start(task.source.weights) as source:
         more = reference_cases.make(model, task.job.options.sizes, sample.inputs, source, "eager")
-    every = f"{len(sample.labels)} at once"
-    return (ReferenceCases("FP64", every, sample.inputs, sample.reference, sample.ties32), *more)
+    name = f"{len(sample.labels)} at once"
+    return (ReferenceCases("FP64", name, sample.inputs, sample.reference, sample.ties32), *more)
 
 
-def _better(tried: Sequence[_Candidate], noise: float) -> tuple[_Candidate, str]:
-    """Of those that hold the more exact one, of equally exact ones the one with fewer operations, else the first.
+def _better(candidates: Sequence[_Candidate], noise: float) -> tuple[_Candidate, str]:
+    """The correct candidate with the smaller error, or of equal errors the one with fewer nodes; and the reason.
 
-    Raises StageFailed if none holds.
+    Raises StageFailed if no candidate is correct.
     """
-    hold = [candidate for candidate in tried if not candidate.why]
-    if not hold:
-        raise StageFailed("; ".join(candidate.why for candidate in tried), FIXED_SIZE_REMEDY)
-    best = min(
-        hold, key=lambda each: (bool(baked_values.wrong_lines(each.fixed)), _excess(each, noise), _operations(each))
-    )
-    (other,) = (candidate for candidate in tried if candidate is not best)
-    if why := other.why or "; ".join(baked_values.wrong_lines(other.fixed)[:1]):
-        return best, why
+    correct = [candidate for candidate in candidates if not candidate.problem]
+    if not correct:
+        raise StageFailed("; ".join(candidate.problem for candidate in candidates), FIXED_SIZE_REMEDY)
+
+    def rank(candidate: _Candidate) -> tuple[bool, float, int]:
+        return bool(baked_values.wrong_lines(candidate.baked)), _excess(candidate, noise), _operations(candidate)
+
+    best = min(correct, key=rank)
+    (other,) = (candidate for candidate in candidates if candidate is not best)
+    if problem := other.problem or "; ".join(baked_values.wrong_lines(other.baked)[:1]):
+        return best, problem
     if _excess(other, noise) > _excess(best, noise):
-        what = "less exact"
+        relation = "less exact"
     else:
-        what = "as exact and less simple" if _operations(other) > _operations(best) else "no better"
-    return best, f"that of the {other.exporter} exporter is {what} ({_told(other)})"
+        relation = "as exact and less simple" if _operations(other) > _operations(best) else "no better"
+    return best, f"that of the {other.exporter} exporter is {relation} ({_summary(other)})"
 
 
 def _excess(candidate: _Candidate, noise: float) -> float:
-    """The error, where it is more than noise."""
+    """The error of a candidate; 0 if it is within the noise."""
     error = candidate.max_error or 0.0
     return error if error > _NOISE * noise else 0.0
 
@@ -306,19 +313,20 @@ def _operations(candidate: _Candidate) -> int:
     return sum(node.op_type not in _FREE for node in nodes)
 
 
-def _told(candidate: _Candidate) -> str:
+def _summary(candidate: _Candidate) -> str:
     return f"{_operations(candidate)} operations, error {candidate.max_error:.1e}"
 
 
 def _facts(candidate: _Candidate, kept: _Candidate) -> Json:
-    verdict = "kept" if candidate is kept else "failed" if candidate.why else "held"
+    """One candidate as an entry of the receipt."""
+    verdict = "kept" if candidate is kept else "failed" if candidate.problem else "held"
     nodes = len(candidate.graph.graph.node) if candidate.graph else None
     facts = {"exporter": candidate.exporter, "nodes": nodes, "max_error": candidate.max_error}
-    return {**facts, "verdict": verdict, "why": candidate.why}
+    return {**facts, "verdict": verdict, "why": candidate.problem}
 
 
 def _clean(graph: onnx.ModelProto) -> None:
-    """Takes out what an exporter leaves for debugging: stack traces and sources with the paths of this machine."""
+    """Removes the debugging information of exporters: stack traces and source paths of this machine."""
     del graph.metadata_props[:]
     graph.doc_string = ""
     inner = graph.graph
@@ -329,9 +337,9 @@ def _clean(graph: onnx.ModelProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps both exporters' chatter off stdout, stderr and the log; what they fix is heard by `places.watched`."""
+    """Suppresses the output of exporters on stdout, stderr and in the log."""
     disabled, printed = logging.root.manager.disable, torch._C._jit_onnx_log
-    torch._C._jit_onnx_log = lambda *said: None  # C++ would print the whole graph, past redirect_stdout
+    torch._C._jit_onnx_log = lambda *_: None  # C++ would print the whole graph, bypassing redirect_stdout
     logging.disable()
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):

@@ -1,4 +1,4 @@
-"""Proves the checks of the run: plants faults in the graph that ships, and counts what the golden cases catch."""
+"""Plants faults in the last graph and counts those that the checks on the golden cases detect."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from deploytool.results.artifact import Kind, Notes, engine_graph
 from deploytool.results.faults import CASES
 from deploytool.spec import Job, Precision
 
-_FRESH = 8  # cases that faults which were not caught are tried on
+_FRESH = 8  # additional cases on which undetected faults are tried
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
-    """Writes the proof, and beside it the fresh cases that would have caught what the golden ones missed."""
+    """Writes the result to `out`, and beside it the fresh cases that detect faults which the golden cases miss."""
     before, graph = inputs.chain(Kind.GRAPH)[-2:]
     subject = run.subject(
         inputs.latest(Kind.WEIGHTS).path,
@@ -26,8 +26,8 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         wanted=job.options.tolerance,
         fresh=_FRESH,
     )
-    proof = run.run(subject, job.options.faults, job.options.seed, job.watch)
-    out.write_text(serde.text(proof), encoding="utf-8")
-    if proof.helpful:
-        run.write_helpful_cases(out.with_name(CASES), subject, proof)
-    return {"planted": sum(family.planted for family in proof.families), "missed": len(proof.missed)}
+    result = run.run(subject, job.options.faults, job.options.seed, job.watch)
+    out.write_text(serde.text(result), encoding="utf-8")
+    if result.helpful:
+        run.write_helpful_cases(out.with_name(CASES), subject, result)
+    return {"planted": sum(family.planted for family in result.families), "missed": len(result.missed)}

@@ -1,4 +1,4 @@
-"""Records the golden sample: images, the model's answers, and the FP64 truth, so that later parity needs no torch."""
+"""Records the golden data: inputs, FP32 answers and the FP64 reference, so that later comparisons need no torch."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from deploytool.results.report import COARSEST
 from deploytool.serde import Json
 from deploytool.spec import Job, Model
 
-_CLEAR = 0.01  # of the largest output: far beyond what FP16 may move, so a changed top-1 is a fault and not a tie
-_MORE = 16  # cases drawn beyond those wanted, at most as many again, so that there is a choice
+# margin of a clear case: far more than FP16 changes an output, so that a changed top-1 is a fault and not a tie
+_CLEAR_MARGIN = 0.01
+_MAX_SPARE = 16  # cases drawn in addition to the requested number, so that the best can be chosen
 
 
 @dataclass(frozen=True)
@@ -39,156 +40,159 @@ class _Cases:
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...] = ()
 
-    def joined(self, pixels: images.Pixels, inputs: Arrays) -> _Cases:
-        """These cases, and others of unknown classes behind them."""
-        both = {name: np.concatenate([array, inputs[name]]) for name, array in self.inputs.items()}
+    def with_more(self, pixels: images.Pixels, inputs: Arrays) -> _Cases:
+        """These cases followed by others without labels; without pixels if the sizes of the images differ."""
+        joined = {name: np.concatenate([array, inputs[name]]) for name, array in self.inputs.items()}
         labels = np.append(self.labels, np.full(len(pixels), -1))
-        if pixels.shape[1:] != self.pixels.shape[1:]:  # a file of inputs has no pixels: then none are kept
-            return _Cases(np.zeros((len(labels), 0, 0, 3), np.uint8), both, labels, self.classes)
-        return _Cases(np.concatenate([self.pixels, pixels]), both, labels, self.classes)
+        if pixels.shape[1:] != self.pixels.shape[1:]:
+            return _Cases(np.zeros((len(labels), 0, 0, 3), np.uint8), joined, labels, self.classes)
+        return _Cases(np.concatenate([self.pixels, pixels]), joined, labels, self.classes)
 
-    def few(self, chosen: Sequence[int]) -> _Cases:
-        """Some of these cases."""
-        inputs = {name: array[chosen] for name, array in self.inputs.items()}
-        return _Cases(self.pixels[chosen], inputs, self.labels[chosen])
+    def select(self, indices: Sequence[int]) -> _Cases:
+        """The cases with these indices."""
+        inputs = {name: array[indices] for name, array in self.inputs.items()}
+        return _Cases(self.pixels[indices], inputs, self.labels[indices])
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
-    """Writes the golden cases: pixels, inputs, FP32 outputs and FP64 outputs, of photographs or of drawn images.
+    """Writes pixels, inputs, FP32 outputs and FP64 outputs of the golden cases: the user's data or synthetic images.
 
-    Raises BadInput if the folder cannot be used, StageFailed if the model answers with NaN or infinite values.
+    Raises BadInput if the user's data cannot be used, StageFailed if the model returns NaN or overflows in FP32.
     """
     source = inputs.source()
     model, weights, module = source.definition, source.weights, eager.load_module(source.weights)
-    said: list[str] = []
+    coverage_remarks: list[str] = []
     if job.options.inputs:
-        cases = _of_file(job, model)
+        cases = _read_inputs(job, model)
     elif job.options.data:
-        cases = _photographs(job, model)
+        cases = _read_images(job, model)
     else:
-        cases, said = _drawn(job, model, module)
+        cases, coverage_remarks = _draw(job, model, module)
     if job.options.cases:
-        cases = cases.joined(*_further(Path(job.options.cases.path), cases.inputs))
+        cases = cases.with_more(*_read_cases(Path(job.options.cases.path), cases.inputs))
     single = eager.make_session(module, model)
     outputs = replay(single, cases.inputs, SMALL_BATCHES)
-    with _double(weights, cases.inputs, single) as (double, lacking):
+    with _fp64_session(weights, cases.inputs, single) as (double, fp64_remarks):
         reference = replay(double, cases.inputs, SMALL_BATCHES)
-        beyond, remarks = _beyond(model, cases.inputs, job.options.images, single, double)
-    if not all(_sound(outputs[name], answer) for name, answer in reference.items()):
-        raise StageFailed("the model itself answers with NaN, or infinite values by FP32 alone", "check its weights")
-    moved = noise.measure(module, model, cases.inputs, reference)
-    found, untold = _tied(module, model, weights, cases.inputs, reference, moved.noise)
-    tied = noise_floor.tied(moved.noise, found.fp32, found.fp16)
-    known = (outputs, reference, cases.labels, model.preprocessing, tied, beyond, found.fp32, found.fp16)
-    golden.write(out, Golden(cases.pixels, cases.inputs, *known))
-    margin = float(_margins(model, outputs).min())
+        edges, edge_remarks = _edge_cases(model, cases.inputs, job.options.images, single, double)
+    if not all(_is_sound(outputs[name], answer) for name, answer in reference.items()):
+        raise StageFailed("the model itself returns NaN, or values that overflow in FP32 only", "check its weights")
+    measured = noise.measure(module, model, cases.inputs, reference)
+    tied, tie_remarks = _find_ties(module, model, weights, cases.inputs, reference, measured.noise)
+    floor = noise_floor.tied(measured.noise, tied.fp32, tied.fp16)
+    answers = (outputs, reference, cases.labels, model.preprocessing, floor, edges, tied.fp32, tied.fp16)
+    golden.write(out, Golden(cases.pixels, cases.inputs, *answers))
+    remarks = [*_input_remarks(job, model), *coverage_remarks, *fp64_remarks]
     return {
         "images": len(cases.labels),
-        "smallest_margin": margin,
+        "smallest_margin": float(_margins(model, outputs).min()),
         "classes": list(class_names.check_count(model, cases.classes)),
-        "remarks": [*_prepared(job, model), *said, *lacking, *moved.remarks, *untold, *remarks],
+        "remarks": [*remarks, *measured.remarks, *tie_remarks, *edge_remarks],
     }
 
 
 @contextmanager
-def _double(weights: Path, inputs: Arrays, single: Session) -> Iterator[tuple[Session, list[str]]]:
-    """The model in FP64; where it cannot run so the model as it is, with a remark that says so."""
+def _fp64_session(weights: Path, inputs: Arrays, single: Session) -> Iterator[tuple[Session, list[str]]]:
+    """The model in FP64; if it does not run in FP64, the session in FP32 and a remark."""
     with ExitStack() as stack:
         try:
-            found = stack.enter_context(eager.start(weights, double=True))
-            found(**{name: array[:1] for name, array in inputs.items()})
-            said: list[str] = []
-        except StageFailed as problem:
-            found, said = single, [f"no FP64 reference, the model's own FP32 answers stand for it: {problem}"]
-        yield found, said
+            session = stack.enter_context(eager.start(weights, double=True))
+            session(**{name: array[:1] for name, array in inputs.items()})
+            remarks: list[str] = []
+        except StageFailed as error:
+            session, remarks = single, [f"no FP64 reference, the model's own FP32 answers stand for it: {error}"]
+        yield session, remarks
 
 
-def _beyond(
+def _edge_cases(
     model: Model, inputs: Arrays, most: int, single: Session, double: Session
 ) -> tuple[tuple[Edge, ...], list[Json]]:
-    """At most so many edge cases as `most` with the model's answers, and a line for each that has no sound one.
+    """At most `most` edge cases with the answers of the model, and a remark for each that is left out.
 
-    Where the model's own FP32 answer is not finite or not near FP64, no artifact can be held to it.
+    An edge case is left out if the FP32 answer of the model is not finite or not close to FP64: no artifact could pass.
     """
-    found, remarks = list[Edge](), list[Json]()
+    edges, remarks = list[Edge](), list[Json]()
     for case in edge_cases.draw(model, {name: array[:1] for name, array in inputs.items()}, most):
         try:
-            outputs, reference = (replay(each, case.inputs, SMALL_BATCHES) for each in (single, double))
-        except StageFailed as error:  # what it cannot take, nothing is asked
+            outputs, reference = (replay(session, case.inputs, SMALL_BATCHES) for session in (single, double))
+        except StageFailed as error:
             remarks.append(f"not tried at {case.name}: {error}")
             continue
-        apart = metrics.compare(outputs, reference)
-        if apart.invalid:
+        parity = metrics.compare(outputs, reference)
+        if parity.invalid:
             remarks.append(f"not tried at {case.name}: the model itself answers with NaN or infinite values")
-        elif apart.max_error > COARSEST:
-            remarks.append(f"not tried at {case.name}: the model's own FP32 answer is off by {apart.max_error:.1e}")
+        elif parity.max_error > COARSEST:
+            remarks.append(f"not tried at {case.name}: the model's own FP32 answer is off by {parity.max_error:.1e}")
         else:
-            found.append(Edge(case.name, case.natural, case.inputs, outputs, reference))
-    return tuple(found), remarks
+            edges.append(Edge(case.name, case.natural, case.inputs, outputs, reference))
+    return tuple(edges), remarks
 
 
-def _prepared(job: Job, model: Model) -> list[str]:
-    """Where golden inputs are from, and how pictures become the model's, unless that is the model's own word."""
+def _input_remarks(job: Job, model: Model) -> list[str]:
+    """The source of the golden inputs, and the preprocessing unless the model itself defines it."""
     source = [f"golden inputs: those of {job.options.inputs.path}"] if job.options.inputs else []
-    how, pictured = model.preprocessing, model.preprocessing.images(model.inputs)
-    said = how.assumed or bool(how.stated) or any(tensor.dtype == "uint8" for tensor in pictured)
-    return [*source, *([preprocess.describe(how, pictured)] if pictured and said else [])]
+    preprocessing, tensors = model.preprocessing, model.preprocessing.images(model.inputs)
+    shown = preprocessing.assumed or bool(preprocessing.stated) or any(tensor.dtype == "uint8" for tensor in tensors)
+    return [*source, *([preprocess.describe(preprocessing, tensors)] if tensors and shown else [])]
 
 
-def _tied(
-    module: nn.Module, model: Model, weights: Path, inputs: Arrays, reference: Arrays, moved: Noise
+def _find_ties(
+    module: nn.Module, model: Model, weights: Path, inputs: Arrays, reference: Arrays, measured: Noise
 ) -> tuple[Ties, list[str]]:
-    """The ties of every output with numbers of something, and a line where the model does not take being asked."""
-    names = list(dict.fromkeys(each.part.output for each in moved.parts if each.part.labels))
+    """The ties of every output that contains labels, and a remark if the model cannot be run with perturbed inputs."""
+    names = list(dict.fromkeys(floor.part.output for floor in measured.parts if floor.part.labels))
     if not names:
         return Ties({}, {}), []
     single, half = noise.perturbed_runs(module, model)
     try:
         with eager.start(weights, double=True) as double:
-            return ties.find(PerturbedRuns(lambda given: double(**given), single, half), inputs, reference, names), []
-    except (StageFailed, RuntimeError, TypeError, ValueError) as error:  # a probe of ours, through the user's code
-        why = " ".join(str(error).split())
-        return Ties({}, {}), [f"which of {', '.join(names)} are ties is not known: {why}"]
+            runs = PerturbedRuns(lambda feeds: double(**feeds), single, half)
+            return ties.find(runs, inputs, reference, names), []
+    except (StageFailed, RuntimeError, TypeError, ValueError) as error:  # raised by the user's code
+        reason = " ".join(str(error).split())
+        return Ties({}, {}), [f"which of {', '.join(names)} are ties is not known: {reason}"]
 
 
-def _sound(answer: npt.NDArray[np.generic], exact: npt.NDArray[np.generic]) -> bool:
-    """Whether an answer has no NaN, and is infinite only where FP64 has it so too: a mask, and no overflow."""
+def _is_sound(answer: npt.NDArray[np.generic], exact: npt.NDArray[np.generic]) -> bool:
+    """Whether an answer has no NaN, and infinite values only where FP64 has the same: a mask is no overflow."""
     if not np.issubdtype(answer.dtype, np.floating):
         return True
     return not np.isnan(answer).any() and bool((np.isfinite(answer) | (answer == exact)).all())
 
 
-def _photographs(job: Job, model: Model) -> _Cases:
-    """The user's photographs as the model's input, with their labels where the folder has classes."""
+def _read_images(job: Job, model: Model) -> _Cases:
+    """The user's images as inputs of the model, with labels if the folder has one folder for each class."""
     assert job.options.data is not None
-    how, (tensor, *others) = model.preprocessing, model.inputs
-    if others or not how.images([tensor]):
-        remedy = "leave --data out, or say how a picture becomes its input: --mean 0 --std 1, or --layout"
-        raise BadInput(f"{model.name} does not take one image", remedy)
-    found = image_folder.read(Path(job.options.data.path), limit=job.options.images, seed=job.options.seed)
-    fitted = [images.fit(images.read(path), how) for path in found.paths]
-    other = next((place for place, each in enumerate(fitted) if each.shape != fitted[0].shape), None)
+    preprocessing, (tensor, *others) = model.preprocessing, model.inputs
+    if others or not preprocessing.images([tensor]):
+        remedy = "leave --data out, or state how an image becomes the input: --mean 0 --std 1, or --layout"
+        raise BadInput(f"{model.name} does not take a single image as input", remedy)
+    folder = image_folder.read(Path(job.options.data.path), limit=job.options.images, seed=job.options.seed)
+    fitted = [images.fit(images.read(path), preprocessing) for path in folder.paths]
+    other = next((index for index, image in enumerate(fitted) if image.shape != fitted[0].shape), None)
     if other is not None:
-        sizes = " and ".join(f"{each.shape[0]} × {each.shape[1]}" for each in (fitted[0], fitted[other]))
-        problem = f"{found.paths[0].name} and {found.paths[other].name} are {sizes}, and golden images share one size"
-        raise BadInput(problem, "say which: --crop 96, or --crop 96x128")
+        sizes = " and ".join(f"{image.shape[0]} × {image.shape[1]}" for image in (fitted[0], fitted[other]))
+        names = f"{folder.paths[0].name} and {folder.paths[other].name}"
+        raise BadInput(
+            f"{names} are {sizes}: golden images must share one size", "state the size: --crop 96, or --crop 96x128"
+        )
     pixels = np.stack(fitted)
-    made = images.normalise(pixels, how, tensor)
-    unfit = preprocess.size_problem(made.shape, tensor, job.options.sizes)
-    if unfit:
-        raise BadInput(f"{found.paths[0].name} becomes {made.shape[1:]}: {unfit}", "mend --size, --resize or --crop")
-    return _Cases(pixels, {tensor.name: made}, _labels(found, model), found.classes)
+    array = images.normalise(pixels, preprocessing, tensor)
+    if problem := preprocess.size_problem(array.shape, tensor, job.options.sizes):
+        name = folder.paths[0].name
+        raise BadInput(f"{name} becomes {array.shape[1:]}: {problem}", "correct --size, --resize or --crop")
+    return _Cases(pixels, {tensor.name: array}, _labels(folder, model), folder.classes)
 
 
-def _labels(found: Folder, model: Model) -> npt.NDArray[np.int64]:
-    """The class of each picture: by the model's own names where the folders bear these, else by their order."""
-    if found.classes and set(found.classes) <= set(model.classes):
-        return np.array([model.classes.index(found.classes[label]) for label in found.labels], np.int64)
-    return np.array(found.labels or [-1] * len(found.paths), np.int64)
+def _labels(folder: Folder, model: Model) -> npt.NDArray[np.int64]:
+    """The class index of each image: that of the model if it has these class names, else that of the folder."""
+    if folder.classes and set(folder.classes) <= set(model.classes):
+        return np.array([model.classes.index(folder.classes[label]) for label in folder.labels], np.int64)
+    return np.array(folder.labels or [-1] * len(folder.paths), np.int64)
 
 
-def _of_file(job: Job, model: Model) -> _Cases:
-    """The user's own inputs: no pictures and no classes are known of them."""
+def _read_inputs(job: Job, model: Model) -> _Cases:
+    """The inputs of the user's file, without pixels and labels."""
     assert job.options.inputs is not None
     path, options = Path(job.options.inputs.path), job.options
     inputs = inputs_file.read(path, model.inputs, options.sizes, options.images)
@@ -196,42 +200,46 @@ def _of_file(job: Job, model: Model) -> _Cases:
     return _Cases(np.zeros((count, 0, 0, 3), np.uint8), inputs, np.full(count, -1))
 
 
-def _drawn(job: Job, model: Model, module: nn.Module) -> tuple[_Cases, list[str]]:
-    """Drawn cases that show most of the model, and of whose class it is sure, as far as there are such."""
-    wanted, sizes = job.options.images, synthetic.sides(job.options.sizes, "typical")
-    # the calibration batch of `load` has seed + 1: golden images are never among it
-    pixels, inputs = synthetic.draw(model, wanted + min(wanted, _MORE), (job.options.seed + 1) * 1000, sizes, hard=True)
-    heard = coverage.measure(module, model, inputs)
-    clear = np.flatnonzero(_margins(model, heard.answers) >= _CLEAR).tolist()
-    chosen = coverage.choose(heard.extremes, wanted, clear)
-    remarks = [heard.remark] if heard.remark else []
-    return _Cases(pixels, inputs, np.full(len(pixels), -1)).few(sorted(chosen)), remarks
+def _draw(job: Job, model: Model, module: nn.Module) -> tuple[_Cases, list[str]]:
+    """Synthetic cases with the highest coverage of the model, preferably with a clear class, and a coverage remark."""
+    count, sizes = job.options.images, synthetic.sides(job.options.sizes, "typical")
+    # `load` draws its calibration batch with seed + 1, so that no golden image is part of it
+    pixels, inputs = synthetic.draw(
+        model, count + min(count, _MAX_SPARE), (job.options.seed + 1) * 1000, sizes, hard=True
+    )
+    result = coverage.measure(module, model, inputs)
+    clear = np.flatnonzero(_margins(model, result.answers) >= _CLEAR_MARGIN).tolist()
+    chosen = coverage.choose(result.extremes, count, clear)
+    remarks = [result.remark] if result.remark else []
+    return _Cases(pixels, inputs, np.full(len(pixels), -1)).select(sorted(chosen)), remarks
 
 
-def _further(file: Path, inputs: Arrays) -> tuple[images.Pixels, Arrays]:
-    """The cases of a file; raises BadInput if they are of another model."""
+def _read_cases(file: Path, inputs: Arrays) -> tuple[images.Pixels, Arrays]:
+    """The cases of a golden file; raises BadInput if their shapes or dtypes are not those of the inputs."""
     pixels, arrays = golden.read_cases(file)
     if {name: (array.shape[1:], array.dtype) for name, array in arrays.items()} != {
         name: (array.shape[1:], array.dtype) for name, array in inputs.items()
     }:
-        raise BadInput(f"the cases of {file} are no inputs of this model", "give those of a run of the same model")
+        raise BadInput(
+            f"the cases of {file} do not fit the inputs of this model", "use cases of a run of the same model"
+        )
     return pixels, arrays
 
 
 def _margins(model: Model, answers: Arrays) -> npt.NDArray[np.float64]:
-    """The smallest margin of each case over all outputs that are scores of classes."""
+    """The smallest margin of each case over all outputs."""
     smallest: npt.NDArray[np.float64] = np.min([margin(answers[tensor.name]) for tensor in model.outputs], axis=0)
     return smallest
 
 
 def margin(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """How far the best class is ahead of the second, for each case, relative to the largest score of all.
+    """The difference between the best and the second score of each case, relative to the largest score of all.
 
-    Outputs that are not scores of classes (cases × classes) have no margin to lose: 1.
+    1 for outputs that are not class scores of shape (cases, classes).
     """
     if scores.ndim != 2 or scores.shape[1] == 1:
         return np.ones(len(scores))
     ordered = np.sort(np.nan_to_num(scores.astype(np.float64), posinf=0.0, neginf=-np.inf), axis=1)
     largest = np.abs(ordered, where=np.isfinite(ordered), out=np.zeros_like(ordered)).max() or 1.0
-    ahead: npt.NDArray[np.float64] = np.nan_to_num(ordered[:, -1] - ordered[:, -2], nan=0.0) / largest
-    return ahead.clip(max=1.0)
+    margins: npt.NDArray[np.float64] = np.nan_to_num(ordered[:, -1] - ordered[:, -2], nan=0.0) / largest
+    return margins.clip(max=1.0)

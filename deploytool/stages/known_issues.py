@@ -1,4 +1,4 @@
-"""Looks in the graph that ships for what TensorRT is known to compile wrongly, and keeps a probe for each place."""
+"""Searches the last graph for patterns that TensorRT is known to miscompile, and records a probe for each match."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ from deploytool.spec import Job
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
-    """Writes what the tensors at the places found should be, on the first golden cases.
+    """Writes the expected values of the probes on the first golden cases.
 
-    They are taken from the graph before the one that ships: the FP32 graph, for the converter keeps all names.
+    They come from the graph before the last one, which is in FP32; the FP16 conversion keeps the names of tensors.
     """
-    *earlier, shipped = inputs.chain(Kind.GRAPH)
-    hits = catalog.find(onnx.load(shipped.path).graph)
-    before = earlier[-1] if earlier else shipped
+    *earlier, last = inputs.chain(Kind.GRAPH)
+    matches = catalog.find(onnx.load(last.path).graph)
+    reference = earlier[-1] if earlier else last
     cases = intermediates.first_cases(inputs.golden().inputs)
-    kept = _values(before.path, hits, cases, job) if hits else {}
-    intermediates.write(out, Probes(kept))
-    return {"hits": serde.encode(hits), "remarks": [_remark(hit, kept) for hit in hits]}
+    values = _values(reference.path, matches, cases, job) if matches else {}
+    intermediates.write(out, Probes(values))
+    return {"hits": serde.encode(matches), "remarks": [_remark(match, values) for match in matches]}
 
 
-def _values(graph: Path, hits: tuple[Match, ...], inputs: Arrays, job: Job) -> Arrays:
-    tensors = list(dict.fromkeys(hit.place.tensor for hit in hits))
+def _values(graph: Path, matches: tuple[Match, ...], inputs: Arrays, job: Job) -> Arrays:
+    """The values of the matched tensors that the graph contains."""
+    tensors = list(dict.fromkeys(match.place.tensor for match in matches))
     answers = intermediates.answers(graph, tensors, load_backend(job.options.runner).start, inputs)
     return {name: answers[name] for name in tensors if name in answers}
 
 
-def _remark(hit: Match, kept: Arrays) -> str:
-    tensor, seen = hit.place.tensor, "; ".join(map(str, hit.affected))
-    how = "checked there" if tensor in kept else "checked at the outputs only"
-    return f"{hit.place.nodes[1]} has the shape of {hit.issue}, seen with {seen}: {how}"
+def _remark(match: Match, values: Arrays) -> str:
+    tensor, releases = match.place.tensor, "; ".join(map(str, match.affected))
+    how = "checked there" if tensor in values else "checked at the outputs only"
+    return f"{match.place.nodes[1]} has the shape of {match.issue}, seen with {releases}: {how}"

@@ -1,10 +1,10 @@
-"""Packs what a device needs: graphs, engines, golden cases and a recipe, in a folder that names its every byte."""
+"""Packs graphs, engines, golden cases and a build recipe into a bundle; its manifest has the digest of every file."""
 
 from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,12 +44,12 @@ from deploytool.rewrites.graph import memory
 from deploytool.spec import BATCH, Decision, Job, Model, Precision, Range, Stage, TargetPlan, Tensor
 from deploytool.targets import FLAVOURS, TENSORRT
 
-_CASES = 8  # golden cases that travel: enough to tell a wrong engine, few enough for a slow line
+_CASES = 8  # golden cases in a bundle: enough to detect a wrong engine, few enough for a slow network
 
 
 @dataclass(frozen=True)
 class _Content:
-    """What is packed, and how it is called there."""
+    """The model of the bundle as the manifest and the server configurations describe it."""
 
     name: str
     model: Model
@@ -60,28 +60,27 @@ class _Content:
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
-    """Writes the bundle into the folder of `out`, its manifest last.
+    """Writes the bundle into the folder of `out`, which must not exist; the manifest is written last.
 
-    Raises ParityFailed if the report says that an artifact computes something else than its source.
+    Raises ParityFailed if the report contains a failed check, StageFailed if there is no FP16 graph.
     """
     validated = inputs.latest(Kind.REPORT)
-    broken = serde.decode(tuple[str, ...], validated.notes["broken"])
-    if broken:
-        raise ParityFailed(f"what fails is not packed: {broken[0]}", "`deploytool blame` names the layer")
-    folder, written = out.parent, report.read(validated.path)
+    if broken := serde.decode(tuple[str, ...], validated.notes["broken"]):
+        raise ParityFailed(
+            f"a run with failed checks cannot be packed: {broken[0]}", "`deploytool blame` names the layer"
+        )
+    folder, result = out.parent, report.read(validated.path)
     folder.mkdir()
     single, half = _graphs(inputs)
     content = _content(inputs, validated.notes, onnx.load(single.path, load_external_data=False))
-    graphs = _server(folder, content, single, half)
-    recorded = inputs.golden()
-    allowed = metrics.tolerances(recorded.noise, verdict.requested_tolerances(written))
+    graphs = _write_graphs(folder, content, single, half)
+    sample = inputs.golden()
+    tolerances = metrics.tolerances(sample.noise, verdict.requested_tolerances(result))
     batch = content.model.inputs[0].shape[0]
-    sample = _golden(folder, recorded, batch if isinstance(batch, int) else 1)
-    graphs = tuple(_bounded(folder, graph, content.free, sample.cases) for graph in graphs)
-    recipe = _recipe(folder, content, graphs[-1])
-    engines = _engines(folder, content, inputs, written)
-    own = {engine.file.path for engine in engines}
-    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    golden_files = _write_golden(folder, sample, batch if isinstance(batch, int) else 1)
+    graphs = tuple(_with_memory(folder, graph, content.free, golden_files.cases) for graph in graphs)
+    recipe = _write_recipe(folder, content, graphs[-1])
+    engines = _write_engines(folder, content, inputs, result)
     manifest = Manifest(
         schema=SCHEMA,
         name=content.name,
@@ -92,13 +91,13 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         preprocessing=content.model.preprocessing,
         classes=serde.decode(tuple[str, ...], inputs.latest(Kind.GOLDEN).notes.get("classes", [])),
         graphs=graphs,
-        golden=sample,
-        tolerances={Precision.FP32: allowed.fp32, Precision.FP16: allowed.fp16},
+        golden=golden_files,
+        tolerances={Precision.FP32: tolerances.fp32, Precision.FP16: tolerances.fp16},
         recipe=recipe,
-        files=tuple(describe_file(folder, path, _role(path)) for path in paths if path not in own),
+        files=_files(folder, without={engine.file.path for engine in engines}),
         engines=engines,
-        targets=written.targets,
-        provenance=_provenance(inputs, written, content.model),
+        targets=result.targets,
+        provenance=_provenance(inputs, result, content.model),
     )
     write_manifest(folder, manifest)
     check_files(folder, read_manifest(folder))
@@ -106,12 +105,18 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     return {"digest": content_digest(manifest), "sequence": manifest.sequence, "bytes": size}
 
 
+def _files(folder: Path, without: Collection[str]) -> tuple[File, ...]:
+    """The entries of all files in the bundle, ordered by path."""
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return tuple(describe_file(folder, path, _role(path)) for path in paths if path not in without)
+
+
 def _graphs(inputs: StageInputs) -> tuple[Artifact, Artifact]:
     """The last FP32 graph and the FP16 graph."""
     chain = inputs.chain(Kind.GRAPH)
     single = [graph for graph in chain if graph.made_by is not Stage.FP16]
     if len(single) == len(chain):
-        raise StageFailed("there is no FP16 graph to pack", f"export again, with the {Stage.FP16} stage")
+        raise StageFailed("the run has no FP16 graph to pack", f"export again with the {Stage.FP16} stage")
     return single[-1], chain[-1]
 
 
@@ -127,118 +132,121 @@ def _content(inputs: StageInputs, notes: Notes, graph: onnx.ModelProto) -> _Cont
 
 
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:
-    """An input or output as the graph has it; a size nobody named is `?`."""
+    """The name, shape and dtype of a graph input or output; an unnamed dynamic dimension is `?`."""
     typed = value.type.tensor_type
     dtype = onnx.helper.tensor_dtype_to_np_dtype(typed.elem_type).name
-    sides = (side.dim_value if side.HasField("dim_value") else side.dim_param or "?" for side in typed.shape.dim)
-    return Tensor(value.name, tuple(sides), dtype)
+    shape = (size.dim_value if size.HasField("dim_value") else size.dim_param or "?" for size in typed.shape.dim)
+    return Tensor(value.name, tuple(shape), dtype)
 
 
-def _server(folder: Path, content: _Content, single: Artifact, half: Artifact) -> tuple[Graph, ...]:
-    """Both graphs, each as a model of a Triton repository."""
+def _write_graphs(folder: Path, content: _Content, single: Artifact, half: Artifact) -> tuple[Graph, ...]:
+    """Writes both graphs, each as a model of a Triton model repository."""
     graphs = []
     for artifact, name, precision in (
         (single, content.name, Precision.FP32),
         (half, f"{content.name}_{Precision.FP16}", Precision.FP16),
     ):
         io = content.io if precision is Precision.FP16 else Precision.FP32
-        place = folder / "models" / name / "1"
-        place.mkdir(parents=True)
-        disk.write(place / "model.onnx", artifact.path.read_bytes())
+        version = folder / "models" / name / "1"
+        version.mkdir(parents=True)
+        disk.write(version / "model.onnx", artifact.path.read_bytes())
         text = triton_config.graph_config(name, content.inputs, content.outputs, io, content.free[BATCH].largest)
-        place.with_name("config.pbtxt").write_text(text, encoding="utf-8")
+        version.with_name("config.pbtxt").write_text(text, encoding="utf-8")
         graphs.append(Graph(f"models/{name}/1/model.onnx", precision, io))
     return tuple(graphs)
 
 
-def _bounded(folder: Path, graph: Graph, free: Mapping[str, Range], cases: int) -> Graph:
-    """The graph with what a run of the golden cases may take, at the largest sizes that it serves."""
-    sizes = {name: each.largest for name, each in free.items()} | {BATCH: at_once(cases, free[BATCH])}
+def _with_memory(folder: Path, graph: Graph, free: Mapping[str, Range], cases: int) -> Graph:
+    """The graph with the memory, in MiB, that a run of the golden cases needs at the largest sizes."""
+    sizes = {name: size.largest for name, size in free.items()} | {BATCH: at_once(cases, free[BATCH])}
     model = onnx.load(folder / graph.path, load_external_data=False)
-    needed = memory.required_mib(model, sizes, cases)
-    return replace(graph, memory_mib=needed if needed and needed <= MAX_MEMORY_MIB else None)
+    required = memory.required_mib(model, sizes, cases)
+    return replace(graph, memory_mib=required if required and required <= MAX_MEMORY_MIB else None)
 
 
-def _golden(folder: Path, sample: Golden, batch: int) -> GoldenFiles:
-    place = folder / "golden"
-    place.mkdir()
-    few = golden.first_cases(sample, max(batch, _CASES // batch * batch))  # whole batches, where only one size is taken
-    golden.write(place / "golden.npz", few)
+def _write_golden(folder: Path, sample: Golden, batch: int) -> GoldenFiles:
+    """Writes the first golden cases, as many as whole batches allow, and their images."""
+    (folder / "golden").mkdir()
+    few = golden.first_cases(sample, max(batch, _CASES // batch * batch))
+    golden.write(folder / "golden" / "golden.npz", few)
     names = [f"golden/case_{number}.png" for number in range(len(few.labels)) if few.pixels.size]
     for name, pixels in zip(names, few.pixels, strict=False):
         images.write(folder / name, pixels)
     return GoldenFiles("golden/golden.npz", len(few.labels), tuple(names))
 
 
-def _recipe(folder: Path, content: _Content, graph: Graph) -> str:
-    ends = ("min", "smallest"), ("opt", "typical"), ("max", "largest")
-    shapes = [f"--{word}Shapes={_sizes(content.inputs, content.free, end)}" for word, end in ends]
+def _write_recipe(folder: Path, content: _Content, graph: Graph) -> str:
+    """Writes the recipe for building an engine on the device, with the equivalent trtexec command."""
+    profile = ("min", "smallest"), ("opt", "typical"), ("max", "largest")
+    shapes = [f"--{option}Shapes={_shapes(content.inputs, content.free, field)}" for option, field in profile]
     trtexec = " ".join(["trtexec", f"--onnx={graph.path}", *shapes, "--stronglyTyped", "--saveEngine=model.plan"])
     recipe = EngineRecipe(graph.path, graph.precision, graph.io, content.inputs, content.free, trtexec)
     (folder / "recipe.json").write_text(serde.text(recipe), encoding="utf-8")
     return "recipe.json"
 
 
-def _sizes(inputs: Sequence[Tensor], free: Mapping[str, Range], end: str) -> str:
-    sides = [
-        "x".join(str(getattr(free[side], end) if isinstance(side, str) else side) for side in tensor.shape)
+def _shapes(inputs: Sequence[Tensor], free: Mapping[str, Range], field: str) -> str:
+    """The shapes of all inputs as trtexec expects them; `field` of a Range is the value of a dynamic size."""
+    shapes = [
+        "x".join(str(getattr(free[size], field) if isinstance(size, str) else size) for size in tensor.shape)
         for tensor in inputs
     ]
-    return ",".join(f"{tensor.name}:{shape}" for tensor, shape in zip(inputs, sides, strict=True))
+    return ",".join(f"{tensor.name}:{shape}" for tensor, shape in zip(inputs, shapes, strict=True))
 
 
-def _engines(folder: Path, content: _Content, inputs: StageInputs, written: Report) -> tuple[Engine, ...]:
-    """Every engine; those of the full TensorRT where Triton finds them."""
-    found: list[Engine] = []
-    plans: dict[str, str] = {}
+def _write_engines(folder: Path, content: _Content, inputs: StageInputs, result: Report) -> tuple[Engine, ...]:
+    """Writes every engine; those of the full TensorRT form a model of the Triton repository."""
+    engines: list[Engine] = []
+    plans: dict[str, str] = {}  # compute capability: file
     for artifact in inputs.chain(Kind.ENGINE):
         for built in serde.decode(tuple[report.Engine, ...], artifact.notes["engines"]):
-            capabilities = _capabilities(built, written.targets)
+            capabilities = _capabilities(built, result.targets)
             file = f"{built.flavour}_{built.version}_{'_'.join(capabilities)}.plan"
-            place = f"models/{content.name}_trt/1" if built.flavour == TENSORRT else "engines"
-            (folder / place).mkdir(parents=True, exist_ok=True)
-            disk.write(folder / place / file, artifact.path.with_name(built.file).read_bytes())
-            entry = describe_file(folder, f"{place}/{file}", Role.ENGINE)
-            found.append(_engine(entry, built, capabilities, content.io))
+            directory = f"models/{content.name}_trt/1" if built.flavour == TENSORRT else "engines"
+            (folder / directory).mkdir(parents=True, exist_ok=True)
+            disk.write(folder / directory / file, artifact.path.with_name(built.file).read_bytes())
+            entry = describe_file(folder, f"{directory}/{file}", Role.ENGINE)
+            engines.append(_engine(entry, built, capabilities, content.io))
             plans |= dict.fromkeys(capabilities, file) if built.flavour == TENSORRT else {}
     if plans:
         name, largest = f"{content.name}_trt", content.free[BATCH].largest
         text = triton_config.engine_config(name, content.inputs, content.outputs, content.io, largest, plans)
         (folder / "models" / name / "config.pbtxt").write_text(text, encoding="utf-8")
-    return tuple(found)
+    return tuple(engines)
 
 
 def _engine(file: File, built: report.Engine, capabilities: tuple[str, ...], io: Precision) -> Engine:
-    """The engine with the machines it is for: TensorRT's own word is its platform, TensorRT-RTX's any system."""
+    """The manifest entry of an engine; one of TensorRT runs on the platform that built it, one of RTX on any system."""
     systems: tuple[str, ...] = (platform.system().lower(),)
     processors: tuple[str, ...] = (platform.machine(),)
     if built.flavour != TENSORRT:
         systems = ("linux", "windows")
         processors = ("x86_64", "aarch64") if "12.1" in capabilities else ("x86_64",)  # 12.1 is an Arm machine
-    floor = next((f"{major}.0" for major in (13, 12) if machine.version(f"{built.flavour}-cu{major}")), "")
-    return Engine(file, built.flavour, built.version, capabilities, systems, processors, floor, Precision.FP16, io)
+    min_cuda = next((f"{major}.0" for major in (13, 12) if machine.version(f"{built.flavour}-cu{major}")), "")
+    return Engine(file, built.flavour, built.version, capabilities, systems, processors, min_cuda, Precision.FP16, io)
 
 
 def _capabilities(built: report.Engine, targets: Sequence[Decision]) -> tuple[str, ...]:
+    """The compute capabilities that an engine supports; an engine without a list supports those of this machine."""
     if built.capabilities:
         return built.capabilities
     if built.flavour != TENSORRT:
         return FLAVOURS[built.flavour].default_capabilities
-    here = (each for each in targets if each.verdict is TargetPlan.HERE and each.flavour == TENSORRT)
-    return tuple(sorted({each.capability for each in here}))
+    local = (target for target in targets if target.verdict is TargetPlan.HERE and target.flavour == TENSORRT)
+    return tuple(sorted({target.capability for target in local}))
 
 
-def _provenance(inputs: StageInputs, written: Report, model: Model) -> Provenance:
-    """What it was made from; no path of this machine, and nothing that another run of the same would change."""
-    where, _, function = model.factory.rpartition(":")
+def _provenance(inputs: StageInputs, result: Report, model: Model) -> Provenance:
+    """The origin of the bundle, without paths of this machine and without anything that differs between equal runs."""
+    path, _, function = model.factory.rpartition(":")
     kinds = (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH)
-    exported = [each.notes for each in inputs.chain(Kind.GRAPH) if each.made_by is Stage.EXPORT]
+    exported = [graph.notes for graph in inputs.chain(Kind.GRAPH) if graph.made_by is Stage.EXPORT]
     return Provenance(
-        factory=f"{Path(where).name}:{function}",
+        factory=f"{Path(path).name}:{function}",
         arguments=model.options,
         weights=inputs.latest(Kind.WEIGHTS).digest,
-        artifacts={each.made_by: each.digest for each in inputs.artifacts if each.kind in kinds},
-        versions=written.versions,
+        artifacts={artifact.made_by: artifact.digest for artifact in inputs.artifacts if artifact.kind in kinds},
+        versions=result.versions,
         choices={name: str(notes[name]) for notes in exported for name in ("exporter", "opset")},
     )
 

@@ -1,4 +1,4 @@
-"""Rewrites the graph into the form that runs fastest, of a few that are proved equal and timed against each other."""
+"""Rewrites the graph: makes several candidate forms, checks them against the original and keeps the fastest."""
 
 from __future__ import annotations
 
@@ -34,42 +34,37 @@ from deploytool.rewrites.recipes import ORIGINAL, RECIPES
 from deploytool.spec import AUTO, BATCH, Job, Stage
 from deploytool.targets import FLAVOURS, TENSORRT_RTX
 
-_SECONDS = 0.5  # of timing for each batch
-_CONTENDERS = 3  # forms that are timed at the larger batch, the original aside
-_PATIENCE = 8.0  # seconds: where the larger batch would take longer, the smaller one decides alone
-_HEAVIEST = 1.5  # times as many weights: more cost an engine more than fewer launches save
-_LONGEST = 200  # characters of what another's code says
+_SECONDS = 0.5  # of timing for each batch size
+_CONTENDERS = 3  # forms that are timed at the larger batch size, not counting the original
+_MAX_SECONDS = 8.0  # if timing at the larger batch size would take longer, it is skipped
+_MAX_GROWTH = 1.5  # of the weights: beyond it, reading them costs an engine more than fewer launches save
+_MAX_REASON = 200  # characters of an error message of a library
 
-Trials = dict[str, dict[int, Ratio]]  # form: batch: how many times faster than the original
+Trials = dict[str, dict[int, Ratio]]  # form: batch size: speedup over the original
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
-    """Writes the chosen form of the graph, the graph itself if no other is surely faster.
+    """Writes the chosen form of the graph; the original unless another form is significantly faster.
 
-    A form that strays is left out with a remark. Raises ParityFailed if it is the one that was asked for by name.
+    Where engines are faster with another form, writes that one too, as `ENGINE_GRAPH`. A form that fails the check is
+    left out with a remark. Raises ParityFailed if it was requested by name.
     """
     before = inputs.latest(Kind.GRAPH).path
-    asked, sample = job.options.rewrite, inputs.golden()
-    wanted = RECIPES if asked == AUTO else {ORIGINAL: (), asked: RECIPES[asked]}
-    forms, unmade = _forms_of(onnx.load(before), wanted)
-    files = {form.name: _written(form, before, out) for form in forms}
-    trials: Trials = {}
-    how = "measured"
+    requested, sample = job.options.rewrite, inputs.golden()
+    recipes = RECIPES if requested == AUTO else {ORIGINAL: (), requested: RECIPES[requested]}
+    forms, impossible = _candidates(onnx.load(before), recipes)
+    files = {form.name: _write(form, before, out) for form in forms}
     with ExitStack() as stack:
-        sessions, refused = _opened(stack, job.options.runner, files)
-        errors, failed = _proved(sessions, sample, before, job)
-        failed = [*unmade, *refused, *failed]
-        if asked == AUTO and job.options.runner == "onnxruntime":
-            trials, busy = _timed({name: sessions[name] for name in errors}, sample.inputs, job)
-            if busy:
-                single = {name: stack.enter_context(onnxruntime.start(files[name], threads=1)) for name in errors}
-                trials, _ = _timed(single, sample.inputs, job, single=True)
-                how = f"measured by processor time, on one thread: {busy}"
-    if failed and asked != AUTO and not job.options.rewrite_implied:
-        raise ParityFailed(f"--rewrite {asked}: {failed[0]}", "leave --rewrite out, and report the graph")
-    sound = [form for form in forms if form.name in errors]
-    chosen = sound[-1] if asked != AUTO else _form(forms, choice.choose(_by_form(trials), ORIGINAL))
-    engine, why = (chosen, []) if asked != AUTO else _for_engine(sound, job)
+        sessions, invalid = _open(stack, job.options.runner, files)
+        errors, failed = _check(sessions, sample, before, job)
+        failed = [*impossible, *invalid, *failed]
+        correct = {name: sessions[name] for name in errors}
+        trials, how = _measure(stack, correct, files, sample.inputs, job)
+    if failed and requested != AUTO and not job.options.rewrite_implied:
+        raise ParityFailed(f"--rewrite {requested}: {failed[0]}", "leave --rewrite out, and report the graph")
+    passing = [form for form in forms if form.name in errors]
+    chosen = passing[-1] if requested != AUTO else _form(forms, choice.choose(_by_form(trials), ORIGINAL))
+    engine, engine_remarks = (chosen, []) if requested != AUTO else _for_engine(passing, job)
     disk.write(out, files[chosen.name].read_bytes())
     if engine is not chosen:
         disk.write(out.with_name(ENGINE_GRAPH), files[engine.name].read_bytes())
@@ -82,35 +77,35 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         "max_error": errors[chosen.name],
         "nodes": chosen.nodes,
         "nodes_before": forms[0].nodes,
-        "candidates": [_told(form, errors, trials) for form in forms],
+        "candidates": [_facts(form, errors, trials) for form in forms],
         "rewrites": serde.encode(_outcomes(forms)),
-        "remarks": [_remark(chosen, job, trials, how, strayed=bool(failed)), *why, *failed],
+        "remarks": [_remark(chosen, job, trials, how, failed=bool(failed)), *engine_remarks, *failed],
     }
 
 
-def _forms_of(model: onnx.ModelProto, wanted: Mapping[str, Sequence[str]]) -> tuple[list[Candidate], list[str]]:
-    """The forms of the graph, the original first, and a line for each recipe that cannot be carried out on it."""
+def _candidates(model: onnx.ModelProto, recipes: Mapping[str, Sequence[str]]) -> tuple[list[Candidate], list[str]]:
+    """The forms of the graph, the original first, and a line for each recipe that raises on this graph."""
     try:
-        return rewrites_forms.candidates(model, wanted), []
-    except Exception:  # a rewrite that stumbles over a graph of strangers costs its own recipes alone
-        why = {name: _stumbles(model, recipe) for name, recipe in wanted.items()}
-    able = {name: recipe for name, recipe in wanted.items() if not why[name]}
-    return rewrites_forms.candidates(model, able), [
-        f"{name} cannot be made: {reason}" for name, reason in why.items() if reason
+        return rewrites_forms.candidates(model, recipes), []
+    except Exception:  # a rewrite that fails on an unusual graph must not affect the other recipes
+        errors = {name: _rewrite_error(model, recipe) for name, recipe in recipes.items()}
+    possible = {name: recipe for name, recipe in recipes.items() if not errors[name]}
+    return rewrites_forms.candidates(model, possible), [
+        f"{name} cannot be made: {error}" for name, error in errors.items() if error
     ]
 
 
-def _stumbles(model: onnx.ModelProto, recipe: Sequence[str]) -> str:
-    """What a recipe raises on this graph; nothing if it can be carried out."""
+def _rewrite_error(model: onnx.ModelProto, recipe: Sequence[str]) -> str:
+    """The class and message of the error that a recipe raises on this graph; empty if it raises none."""
     try:
         rewrites_forms.rewrite(model, recipe)
-    except Exception as error:  # whatever it is, it is not the user's
-        return f"{type(error).__name__} {error}"[:_LONGEST].strip()
+    except Exception as error:  # an error of ours, not of the user
+        return f"{type(error).__name__} {error}"[:_MAX_REASON].strip()
     return ""
 
 
-def _written(form: Candidate, before: Path, out: Path) -> Path:
-    """The file of a form; the original's is there already."""
+def _write(form: Candidate, before: Path, out: Path) -> Path:
+    """Writes a form beside `out` and returns its file; that of the original exists already."""
     if form.name == ORIGINAL:
         return before
     file = out.with_name(f"{form.name}.onnx")
@@ -118,21 +113,25 @@ def _written(form: Candidate, before: Path, out: Path) -> Path:
     return file
 
 
-def _opened(stack: ExitStack, runner: str, files: Mapping[str, Path]) -> tuple[dict[str, Session], list[str]]:
-    """A session of every form that is a sound graph, and a line for each that is none."""
-    opened = {name: _session(stack, runner, file) for name, file in files.items()}
-    refused = [f"{name} is no sound graph: {why}" for name, why in opened.items() if isinstance(why, str)]
-    if isinstance(why := opened[ORIGINAL], str):
-        raise StageFailed(f"the simplified graph cannot be opened: {why}", f"see the {Stage.SIMPLIFY} stage")
-    return {name: session for name, session in opened.items() if not isinstance(session, str)}, refused
+def _open(stack: ExitStack, runner: str, files: Mapping[str, Path]) -> tuple[dict[str, Session], list[str]]:
+    """A session of every form that is a valid graph, and a line for each that is not.
+
+    Raises StageFailed if the original cannot be opened.
+    """
+    sessions = {name: _session(stack, runner, file) for name, file in files.items()}
+    invalid = [f"{name} is no sound graph: {error}" for name, error in sessions.items() if isinstance(error, str)]
+    if isinstance(error := sessions[ORIGINAL], str):
+        raise StageFailed(f"the simplified graph cannot be opened: {error}", f"see the {Stage.SIMPLIFY} stage")
+    return {name: session for name, session in sessions.items() if not isinstance(session, str)}, invalid
 
 
 def _session(stack: ExitStack, runner: str, file: Path) -> Session | str:
+    """A session of a file, or the error if it is not a valid graph."""
     try:
         onnx.checker.check_model(str(file), full_check=True)
         return stack.enter_context(load_backend(runner).start(file))
     except (StageFailed, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        return " ".join(str(error).split())[:_LONGEST]
+        return " ".join(str(error).split())[:_MAX_REASON]
 
 
 def _form(forms: Sequence[Candidate], name: str) -> Candidate:
@@ -140,21 +139,21 @@ def _form(forms: Sequence[Candidate], name: str) -> Candidate:
 
 
 def _for_engine(forms: Sequence[Candidate], job: Job) -> tuple[Candidate, list[str]]:
-    """The form for FP16 and engines, and a line that says why, if it is not the original.
+    """The form for FP16 and engines, and remarks with the reason.
 
-    A GPU waits for launches, so it is the form with the fewest nodes, if its weights are not too many. Where engines
-    are asked for, TensorRT-RTX has the last word: what it says it would launch decides.
+    On a GPU the number of kernel launches dominates, so the form with the fewest nodes is chosen, unless its weights
+    are much larger. If engines are to be built, the form is kept only if a trial build with TensorRT-RTX is lighter.
     """
-    before = forms[0]
-    light = [form for form in forms if form.weights <= _HEAVIEST * before.weights]
+    original = forms[0]
+    light = [form for form in forms if form.weights <= _MAX_GROWTH * original.weights]
     best = min(light, key=lambda form: form.nodes)
-    if best is before:
-        return before, []
+    if best is original:
+        return original, []
     if not job.options.targets or not FLAVOURS[TENSORRT_RTX].version:
-        return best, [f"{best.name} for FP16 and engines: {best.nodes} nodes for {before.nodes} (estimated)"]
+        return best, [f"{best.name} for FP16 and engines: {best.nodes} nodes for {original.nodes} (estimated)"]
     free = {**job.options.sizes, BATCH: job.options.batch}
     try:
-        old, new = (tensorrt_estimate.estimate(_fp16(form.model), job.model.inputs, free) for form in (before, best))
+        old, new = (tensorrt_estimate.estimate(_fp16(form.model), job.model.inputs, free) for form in (original, best))
     except (MissingBackend, StageFailed) as error:
         return best, [f"{best.name} for FP16 and engines, not estimated: {error}"]
     figures = (
@@ -164,125 +163,142 @@ def _for_engine(forms: Sequence[Candidate], job: Job) -> tuple[Candidate, list[s
     source = "(estimated from TensorRT-RTX's build log)"
     if _is_lighter(new, old):
         return best, [f"{best.name} for FP16 and engines: {figures} {source}"]
-    return before, [f"original for FP16 and engines, not {best.name}: {figures} {source}"]
+    return original, [f"original for FP16 and engines, not {best.name}: {figures} {source}"]
 
 
 def _fp16(graph: onnx.ModelProto) -> bytes:
     """The graph in FP16, serialized; raises StageFailed if it cannot be converted."""
     try:
         half = fp16.convert(graph, keep_io=True, check=False).half
-    except Exception as error:  # onnx's exceptions share no base class
+    except Exception as error:  # the exceptions of onnx have no common base class
         raise StageFailed(f"the graph cannot be FP16: {error}", f"see the {Stage.FP16} stage") from error
     return bytes(half.SerializeToString())
 
 
 def _is_lighter(new: BuildEstimate, old: BuildEstimate) -> bool:
-    return new.kernels + new.syncs < old.kernels + old.syncs and new.size <= _HEAVIEST * old.size
+    """Whether an engine launches less, without being much larger."""
+    return new.kernels + new.syncs < old.kernels + old.syncs and new.size <= _MAX_GROWTH * old.size
 
 
-def _proved(
+def _check(
     sessions: Mapping[str, Session], sample: Golden, before: Path, job: Job
 ) -> tuple[dict[str, float], list[str]]:
-    """The error of every form that computes what the original does, and a line for each that does not.
+    """The error of every form that is equivalent to the original, and a line for each that is not.
 
-    A form that deviates from the original is still right if it is nearer to the FP64 truth.
+    A form that deviates from the original still passes if it is closer to the FP64 reference.
     """
     expected = replay(sessions[ORIGINAL], sample.inputs, SMALL_BATCHES)
-    ran = {name: _ran(session, sample.inputs) for name, session in sessions.items() if name != ORIGINAL}
-    answers = {ORIGINAL: expected, **{name: got for name, got in ran.items() if not isinstance(got, str)}}
-    failed = [f"{name} does not run: {why}" for name, why in ran.items() if isinstance(why, str)]
+    results = {name: _run(session, sample.inputs) for name, session in sessions.items() if name != ORIGINAL}
+    answers = {ORIGINAL: expected, **{name: arrays for name, arrays in results.items() if not isinstance(arrays, str)}}
+    failed = [f"{name} does not run: {error}" for name, error in results.items() if isinstance(error, str)]
     tolerance = metrics.tolerances(sample.noise, job.options.tolerance).fp32
     errors = {}
-    for name, got in answers.items():
-        found = metrics.check(got, expected, before.parent.name, tolerance, sample.ties32)
-        if found.broken and metrics.deviates(got, expected, sample, tolerance):
-            failed.append(f"{name} is not what it replaces: {verdict.describe_failure(found)}")
+    for name, arrays in answers.items():
+        check = metrics.check(arrays, expected, before.parent.name, tolerance, sample.ties32)
+        if check.broken and metrics.deviates(arrays, expected, sample, tolerance):
+            failed.append(f"{name} is not what it replaces: {verdict.describe_failure(check)}")
         else:
-            errors[name] = found.parity.max_error
+            errors[name] = check.parity.max_error
     return errors, failed
 
 
-def _ran(session: Session, inputs: Arrays) -> Arrays | str:
-    """The answers of a form, or why it has none."""
+def _run(session: Session, inputs: Arrays) -> Arrays | str:
+    """The answers of a form, or the error if it does not run."""
     try:
         return replay(session, inputs, SMALL_BATCHES)
     except StageFailed as error:
-        return " ".join(str(error).split())[:_LONGEST]
+        return " ".join(str(error).split())[:_MAX_REASON]
 
 
-def _timed(
+def _measure(
+    stack: ExitStack, sessions: Mapping[str, Session], files: Mapping[str, Path], inputs: Arrays, job: Job
+) -> tuple[Trials, str]:
+    """The speedups of all forms if the form is to be chosen and runs on ONNX Runtime, and how they were measured."""
+    if job.options.rewrite != AUTO or job.options.runner != "onnxruntime":
+        return {}, "measured"
+    trials, busy = _time(sessions, inputs, job)
+    if not busy:
+        return trials, "measured"
+    single = {name: stack.enter_context(onnxruntime.start(files[name], threads=1)) for name in sessions}
+    trials, _ = _time(single, inputs, job, single=True)
+    return trials, f"measured by processor time, on one thread: {busy}"
+
+
+def _time(
     sessions: Mapping[str, Session], inputs: Arrays, job: Job, *, single: bool = False
 ) -> tuple[Trials, str | None]:
-    """All forms against the original at the smallest batch, and those with a chance at the typical one.
+    """The speedups of all forms at the smallest batch size, and of the fastest at the typical one.
 
-    With it comes why the machine was too busy to say, if it was: sessions of a `single` thread are timed by what that
-    thread works, which holds on a busy machine too.
+    Also returns the reason if the machine was too busy for a result. With `single`, sessions of one thread are timed by
+    processor time, which is valid on a busy machine too.
     """
     clock, threads = ("cpu_ms", 1) if single else ("wall_ms", os.cpu_count() or 1)
     trials: Trials = {name: {} for name in sessions}
-    running = dict(sessions)
+    contenders = dict(sessions)
     for batch in dict.fromkeys((job.options.batch.smallest, job.options.batch.typical)):
-        if len(running) < 2:
+        if len(contenders) < 2:
             break
-        fed = {name: np.resize(array, (batch, *array.shape[1:])) for name, array in inputs.items()}
-        calls = {name: partial(session, **fed) for name, session in running.items()}
-        found, seen = machine_state.time_watched(calls, _SECONDS, threads)
-        busy = seen.uneven or comparison.most_delayed(found, threads)
+        batched = {name: np.resize(array, (batch, *array.shape[1:])) for name, array in inputs.items()}
+        calls = {name: partial(session, **batched) for name, session in contenders.items()}
+        series, conditions = machine_state.time_watched(calls, _SECONDS, threads)
+        busy = conditions.uneven or comparison.most_delayed(series, threads)
         if busy and not single:
             return trials, busy
-        taken: dict[str, Milliseconds] = {name: getattr(series, clock) for name, series in found.items()}
-        for name, series in taken.items():
-            trials[name][batch] = benchmark_ratio.ratio(taken[ORIGINAL], series)
-        rivals = sorted((name for name in running if name != ORIGINAL), key=lambda name: -trials[name][batch].value)
-        hopeful = [name for name in rivals[:_CONTENDERS] if trials[name][batch].value >= choice.MIN_RATIO]
-        running = {name: sessions[name] for name in (ORIGINAL, *hopeful)}
-        one = sum(float(np.median(taken[name])) for name in running) / batch / 1000
-        if one * job.options.batch.typical * benchmark_ratio.MIN_ROUNDS > _PATIENCE:
+        times: dict[str, Milliseconds] = {name: getattr(timing, clock) for name, timing in series.items()}
+        for name, time in times.items():
+            trials[name][batch] = benchmark_ratio.ratio(times[ORIGINAL], time)
+        others = sorted((name for name in contenders if name != ORIGINAL), key=lambda name: -trials[name][batch].value)
+        faster = [name for name in others[:_CONTENDERS] if trials[name][batch].value >= choice.MIN_RATIO]
+        contenders = {name: sessions[name] for name in (ORIGINAL, *faster)}
+        seconds_per_case = sum(float(np.median(times[name])) for name in contenders) / batch / 1000
+        if seconds_per_case * job.options.batch.typical * benchmark_ratio.MIN_ROUNDS > _MAX_SECONDS:
             break
     return trials, None
 
 
 def _by_form(trials: Trials) -> dict[str, list[Ratio]]:
-    """The ratios of the forms that were timed at every batch."""
+    """The speedups of the forms that were timed at every batch size."""
     batches = trials.get(ORIGINAL, {})
     return {
-        name: list(each.values()) for name, each in trials.items() if name != ORIGINAL and len(each) == len(batches)
+        name: list(ratios.values())
+        for name, ratios in trials.items()
+        if name != ORIGINAL and len(ratios) == len(batches)
     }
 
 
-def _told(form: Candidate, errors: Mapping[str, float], trials: Trials) -> dict[str, serde.Json]:
-    """One candidate, as the receipt keeps it."""
+def _facts(form: Candidate, errors: Mapping[str, float], trials: Trials) -> dict[str, serde.Json]:
+    """One candidate as an entry of the receipt."""
     timed = {str(batch): serde.encode(ratio) for batch, ratio in trials.get(form.name, {}).items()}
     size = {"nodes": form.nodes, "weights": form.weights}
     return {"names": list(form.names), **size, "max_error": errors.get(form.name), "faster_than_original": timed}
 
 
 def _outcomes(forms: Sequence[Candidate]) -> dict[str, rewrites_forms.Outcome]:
-    """What became of every rewrite, in the first recipe that it fired in, or else in the last that tried it."""
-    found: dict[str, rewrites_forms.Outcome] = {}
+    """The outcome of every rewrite: in the first form to which it applied, else in the last that tried it."""
+    outcomes: dict[str, rewrites_forms.Outcome] = {}
     for form in forms:
         for name, outcome in form.outcomes.items():
-            if name not in found or not found[name].applied:
-                found[name] = outcome
-    return found
+            if name not in outcomes or not outcomes[name].applied:
+                outcomes[name] = outcome
+    return outcomes
 
 
-def _remark(chosen: Candidate, job: Job, trials: Trials, how: str, *, strayed: bool) -> str:
-    """What was chosen, of what, and how it was found."""
-    asked, implied = job.options.rewrite, job.options.rewrite_implied
-    if asked != AUTO and strayed:
-        return f"original: {asked} is left out"
-    if asked == chosen.name:
+def _remark(chosen: Candidate, job: Job, trials: Trials, how: str, *, failed: bool) -> str:
+    """The chosen form, the alternatives and the reason for the choice."""
+    requested, implied = job.options.rewrite, job.options.rewrite_implied
+    if requested != AUTO and failed:
+        return f"original: {requested} is left out"
+    if requested == chosen.name:
         return f"{chosen.name}, as {'--quick has it' if implied else 'asked for'}"
-    if asked != AUTO:
-        return f"original: nothing in {asked} applies"
-    rivals = ", ".join(name for name in trials if name != chosen.name)
-    if not rivals:
+    if requested != AUTO:
+        return f"original: nothing in {requested} applies"
+    others = ", ".join(name for name in trials if name != chosen.name)
+    if not others:
         return "original: no rewrite applies" if trials else "original: only ONNX Runtime is timed"
     if chosen.name == ORIGINAL:
-        return f"original: none of {rivals} is surely faster ({how})"
+        return f"original: none of {others} is surely faster ({how})"
     gains = [
         f"{ratio.value:.2f}× ({ratio.low:.2f}–{ratio.high:.2f}) the original graph's speed at batch {batch}"
         for batch, ratio in trials[chosen.name].items()
     ]
-    return f"{chosen.name}, of {rivals}: {', '.join(gains)} ({how})"
+    return f"{chosen.name}, of {others}: {', '.join(gains)} ({how})"

@@ -1,6 +1,6 @@
-"""Simplifies the graph with onnxsim, in a limited child process, and proves the result against what it replaces.
+"""Simplifies the graph with onnxsim in a limited child process, and checks the result against the graph before.
 
-Where onnxsim fails or its result does, the run goes on: without the pass that is at fault, or else without onnxsim.
+If onnxsim or its result fails, the run continues without the passes that cause the failure, or without onnxsim.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from deploytool.rewrites.graph import free_sizes
 from deploytool.spec import Job, Stage
 from deploytool.stages.registry import STAGES
 
-_SECONDS, _SEARCH_SECONDS = 300.0, 300.0  # of a run of onnxsim, and of all that search a culprit
-_SHORTEST_SECONDS, _PATIENCE = 10.0, 10.0  # a run of the search hangs after that long, or so many times the idle run's
-_MOST = 3  # passes that are left out before onnxsim itself is
+_SECONDS, _SEARCH_SECONDS = 300.0, 300.0  # time limits of one run of onnxsim, and of the search for failing passes
+# a run of the search is stopped after _TIME_FACTOR times the run with all passes off, but not before _MIN_SECONDS
+_MIN_SECONDS, _TIME_FACTOR = 10.0, 10.0
+_MAX_LEFT_OUT = 3  # passes; if more would have to be left out, onnxsim is left out
 
 _ALL = ("onnxsim",)
 
@@ -37,36 +38,36 @@ Attempt = Callable[[Sequence[str], float], float]
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
-    """Writes the simplified graph, or the graph as it was where nothing that onnxsim makes of it holds.
+    """Writes the simplified graph, or the graph before if no result of onnxsim passes the check.
 
-    Raises StageFailed only for a graph that does not run as it was.
+    Raises StageFailed only if the graph before does not run.
     """
     before, sample = inputs.latest(Kind.GRAPH).path, inputs.golden()
-    asked = _questions(job, before, sample.inputs)
+    references = _references(job, before, sample.inputs)
     tolerance = metrics.tolerances(sample.noise, job.options.tolerance).fp32
 
     def attempt(off: Sequence[str], seconds: float) -> float:
         _simplify(before, out, off, seconds)
-        return _prove(job.options.runner, out, asked, tolerance)
+        return _check(job.options.runner, out, references, tolerance)
 
     left_out: tuple[str, ...] = ()
     remarks: list[str] = []
     try:
         error = attempt((), _SECONDS)
-    except (StageFailed, ParityFailed) as trouble:
+    except (StageFailed, ParityFailed) as failure:
         left_out, errors = _search(attempt)
         if left_out == _ALL:
             disk.write(out, before.read_bytes())
-            errors = [_prove(job.options.runner, out, asked, tolerance)]
+            errors = [_check(job.options.runner, out, references, tolerance)]
         error = errors[-1]
-        remarks.append(f"{trouble}: went on without {_named(left_out)}")
+        remarks.append(f"{failure}: went on without {_description(left_out)}")
     nodes, nodes_before = (len(onnx.load(path).graph.node) for path in (out, before))
     counts = {"nodes": nodes, "nodes_before": nodes_before, "max_error": error}
     return {**counts, "left_out": list(left_out), "remarks": remarks}
 
 
-def _questions(job: Job, before: Path, inputs: Arrays) -> tuple[ReferenceCases, ...]:
-    """What the graph before answers: to all golden cases, in other batches, and at the corners of free sizes."""
+def _references(job: Job, before: Path, inputs: Arrays) -> tuple[ReferenceCases, ...]:
+    """The answers of the graph before to the golden cases, at other batch sizes and at the corners of dynamic sizes."""
     name = "the graph before"
     with load_backend(job.options.runner).start(before) as original:
         golden_cases = ReferenceCases(name, "golden cases", inputs, replay(original, inputs))
@@ -74,35 +75,36 @@ def _questions(job: Job, before: Path, inputs: Arrays) -> tuple[ReferenceCases, 
 
 
 def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> None:
-    """Writes what onnxsim makes of a graph with the passes and steps in `off` left out."""
+    """Writes the result of onnxsim without the passes and steps in `off`.
+
+    Raises StageFailed if onnxsim fails or its result is invalid, ResourceExhausted if the disk is full.
+    """
     task, command = [str(before), str(out), list(off)], workers.command(STAGES[Stage.SIMPLIFY].worker)
-    memory, writes = workers.MEMORY_GIB, workers.MAX_FILE_BYTES
-    run_limited(
-        command, what="onnxsim", seconds=seconds, gibibytes=memory, max_file_bytes=writes, task=task, output=out
-    )
+    memory, size = workers.MEMORY_GIB, workers.MAX_FILE_BYTES
+    run_limited(command, what="onnxsim", seconds=seconds, gibibytes=memory, max_file_bytes=size, task=task, output=out)
     try:
-        graph, plain = onnx.load(out), onnx.load(before)
+        graph, original = onnx.load(out), onnx.load(before)
         del graph.metadata_props[:]
-        graph.producer_name, graph.producer_version = plain.producer_name, plain.producer_version
+        graph.producer_name, graph.producer_version = original.producer_name, original.producer_version
         onnx.checker.check_model(graph, full_check=True)
-        if lost := free_sizes.fixed_axis(free_sizes.free_axes(plain.graph), graph.graph):
+        if lost := free_sizes.fixed_axis(free_sizes.free_axes(original.graph), graph.graph):
             raise ValueError(lost)
         disk.write(out, graph.SerializeToString(deterministic=True))
     except ResourceExhausted:
         raise
-    except Exception as error:  # the file is whatever onnxsim left, and onnx's exceptions share no base class
-        said = " ".join(str(error).replace(str(out), "it").split())
-        raise StageFailed(f"onnxsim wrote no sound graph: {said}", "report it to onnxsim") from error
+    except Exception as error:  # the exceptions of onnx have no common base class
+        message = " ".join(str(error).replace(str(out), "it").split())
+        raise StageFailed(f"onnxsim wrote no sound graph: {message}", "report it to onnxsim") from error
 
 
-def _prove(runner: str, graph: Path, asked: Sequence[ReferenceCases], tolerance: Tolerance) -> float:
-    """The error of a graph's answers; raises ParityFailed if they are others, StageFailed if it gives none."""
+def _check(runner: str, graph: Path, references: Sequence[ReferenceCases], tolerance: Tolerance) -> float:
+    """The largest error of a graph; raises ParityFailed if a check fails, StageFailed if the graph does not run."""
     try:
         with load_backend(runner).start(graph) as session:
-            checks = reference_cases.check(session, asked, tolerance)
+            checks = reference_cases.check(session, references, tolerance)
     except StageFailed as error:
-        said = " ".join(str(error).replace(str(graph), "it").split())
-        raise StageFailed(f"what onnxsim wrote does not run: {said}", error.remedy) from error
+        message = " ".join(str(error).replace(str(graph), "it").split())
+        raise StageFailed(f"what onnxsim wrote does not run: {message}", error.remedy) from error
     for check in checks:
         if check.broken:
             raise ParityFailed(
@@ -113,62 +115,60 @@ def _prove(runner: str, graph: Path, asked: Sequence[ReferenceCases], tolerance:
 
 
 def _search(attempt: Attempt) -> tuple[tuple[str, ...], list[float]]:
-    """What must be left out for the result to hold, and the errors of the runs that held, the last one's graph written.
+    """The passes and steps that must be left out, and the errors of all successful runs; the last wrote the graph."""
+    deadline, limit, errors = time.monotonic() + _SEARCH_SECONDS, _SECONDS, list[float]()
 
-    A run hangs after `_PATIENCE` times what onnxsim takes with everything left out.
-    """
-    deadline, patience, errors = time.monotonic() + _SEARCH_SECONDS, _SECONDS, list[float]()
-
-    def holds(off: Sequence[str]) -> bool:
-        nonlocal patience
-        begun = time.monotonic()
-        if begun >= deadline:
+    def passes(off: Sequence[str]) -> bool:
+        nonlocal limit
+        start = time.monotonic()
+        if start >= deadline:
             return False
         try:
-            errors.append(attempt(off, min(patience, deadline - begun)))
+            errors.append(attempt(off, min(limit, deadline - start)))
         except (StageFailed, ParityFailed):
             return False
-        if len(errors) == 1:
-            patience = max(_SHORTEST_SECONDS, _PATIENCE * (time.monotonic() - begun))
+        if len(errors) == 1:  # the first success is the run with everything off
+            limit = max(_MIN_SECONDS, _TIME_FACTOR * (time.monotonic() - start))
         return True
 
-    found = bisect((*_passes(), simplify_worker.SHAPES, simplify_worker.FOLDING), holds, _MOST)
-    return (_ALL if found is None else found), errors
+    left_out = bisect((*_passes(), simplify_worker.SHAPES, simplify_worker.FOLDING), passes, _MAX_LEFT_OUT)
+    return (_ALL if left_out is None else left_out), errors
 
 
-def bisect(switches: Sequence[str], holds: Callable[[Sequence[str]], bool], most: int) -> tuple[str, ...] | None:
-    """A set of at most `most` switches with which off the thing holds, each of them needed; None if there is none.
+def bisect(switches: Sequence[str], passes: Callable[[Sequence[str]], bool], most: int) -> tuple[str, ...] | None:
+    """A minimal set of at most `most` switches that must be off for `passes(off)` to be true; None if there is none.
 
-    `holds(off)` tries; it is taken not to hold with none off, and to hold with more off wherever it holds with fewer.
-    The answer is tried itself, so where that is not so, something else is found or nothing, and never what does not
-    hold. Of several answers it is the one whose last switch comes first. Each culprit takes about log2(n) tries.
+    Assumes that `passes(())` is false and that `passes` is monotone: true with more off wherever true with fewer. The
+    returned set was itself tried, so if the assumption is wrong the result may not be minimal or may be None, but
+    always passes. Of several sets, returns the one whose last switch comes first. Takes about log2(n) calls for each
+    switch of the result.
     """
     off: tuple[str, ...] = ()
     left = tuple(switches)
-    if not holds(left):
+    if not passes(left):
         return None
     while len(off) < most and left:
-        few, many = 0, len(left)  # it does not hold with this many of the first off, and does with that many
-        while many - few > 1:
-            middle = (few + many) // 2
-            few, many = (few, middle) if holds((*left[:middle], *off)) else (middle, many)
-        off, left = (left[many - 1], *off), left[: many - 1]
-        if holds(off):
+        low, high = 0, len(left)  # fails with the first `low` switches off, passes with the first `high`
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if passes((*left[:middle], *off)) else (middle, high)
+        off, left = (left[high - 1], *off), left[: high - 1]
+        if passes(off):
             return off
     return None
 
 
 def _passes() -> list[str]:
-    """The names of onnxsim's passes; none where it does not tell."""
+    """The names of the passes of onnxsim; none if onnxsim cannot list them."""
     try:
         command = workers.command(STAGES[Stage.SIMPLIFY].worker, simplify_worker.LIST_PASSES)
-        said = run_limited(command, what="onnxsim", seconds=_SECONDS, gibibytes=workers.MEMORY_GIB)
+        output = run_limited(command, what="onnxsim", seconds=_SECONDS, gibibytes=workers.MEMORY_GIB)
     except StageFailed:
         return []
-    return said.split()
+    return output.split()
 
 
-def _named(left_out: tuple[str, ...]) -> str:
+def _description(left_out: tuple[str, ...]) -> str:
     if left_out == _ALL:
         return "onnxsim"
     steps = (simplify_worker.SHAPES, simplify_worker.FOLDING)

@@ -1,8 +1,9 @@
-"""Compares every artifact with the one before it and with the FP64 source, and measures its speed against eager."""
+"""Compares every artifact with the previous one and with the FP64 reference, and measures its speed against eager."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from deploytool import serde
@@ -12,6 +13,7 @@ from deploytool.data.golden import Golden
 from deploytool.host import machine
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import checks, intermediates, metrics, noise
+from deploytool.parity.checks import PlannedComparison
 from deploytool.parity.intermediates import Probes
 from deploytool.parity.replay import replay
 from deploytool.parity.shape_corners import Corner, draw
@@ -28,112 +30,115 @@ _LIBRARIES = ("deploytool", "torch", "onnx", "onnxsim", "onnxruntime", "onnxrunt
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
-    """Writes the report; a failed check stands in the report and is no error: the front door decides what it means."""
-    recorded, source = inputs.latest(Kind.GOLDEN), inputs.source()
-    sample = inputs.golden()
+    """Writes the report. A failed check is part of the report and raises nothing: the caller decides what follows."""
+    artifact, sample = inputs.latest(Kind.GOLDEN), inputs.golden()
     devices, engines = eager.devices(), checks.engine_comparisons(inputs)
-    steps = (
-        [step for device in devices for step in checks.graph_comparisons(device, job, inputs)]
-        + checks.fp16_comparisons(inputs)
-        + engines
-    )
-    first = checks.source_comparison(recorded, sample, metrics.tolerances(sample.noise, job.options.tolerance))
-    extremes, origins = (
-        _extremes(job, source.weights, sample, _fixed(inputs)),
-        checks.reference_answers(job, inputs, sample),
-    )
-    at = noise.NoiseAtSizes(source.weights, job.options.tolerance, sample.noise)
-    judged = tuple(checks.judge(steps, origins, sample, extremes, _probes(inputs), job, at.edge, at))
+    comparisons = _compare(job, inputs, sample, devices, engines)
     timed = checks.graph_comparisons(devices[-1], job, inputs) + engines
-    found, rounds = quick.measure(source.weights, timed, sample.inputs, job, devices[-1])
-    written = Report(
+    speeds, rounds = quick.measure(inputs.source().weights, timed, sample.inputs, job, devices[-1])
+    result = Report(
         schema=report.SCHEMA,
         model=job.model.name,
         device=machine.gpus()[0].name if "cuda" in devices else machine.cpu(),
         batch=job.options.batch.smallest,
         rounds=rounds,
         images=len(sample.labels),
-        margin=serde.decode(float, recorded.notes["smallest_margin"]),
+        margin=serde.decode(float, artifact.notes["smallest_margin"]),
         data=job.options.data.path if job.options.data else None,
-        comparisons=(first, *judged),
-        speeds=found,
-        gate=verdict.judge_gate(job.options.min_speedup, found, engine=bool(inputs.chain(Kind.ENGINE))),
-        fp16_range=_reach(inputs, sample),
-        faults=_proof(inputs),
+        comparisons=comparisons,
+        speeds=speeds,
+        gate=verdict.judge_gate(job.options.min_speedup, speeds, engine=bool(inputs.chain(Kind.ENGINE))),
+        fp16_range=_fp16_range(inputs, sample),
+        faults=_faults(inputs),
         engines=checks.build_notes(inputs),
         targets=job.options.targets,
-        remarks=(*_remarks(inputs), *_seen(judged), *baked_values.harmless_lines(_fixed(inputs))),
+        remarks=_remarks(inputs, comparisons),
         versions={name: version for name in _LIBRARIES if (version := machine.version(name))},
-        options=_choices(job, inputs),
-        baked_values=_fixed(inputs),
+        options=_options(job, inputs),
+        baked_values=_baked_values(inputs),
     )
-    report.write(out, written)
+    report.write(out, result)
     serves = {"free": {**job.options.sizes, BATCH: job.options.batch}, "io": job.options.io}
     return {
-        "broken": list(verdict.failed_lines(written)),
-        "unmeasured": list(verdict.unmeasured_lines(written)),
+        "broken": list(verdict.failed_lines(result)),
+        "unmeasured": list(verdict.unmeasured_lines(result)),
         "serves": serde.encode(serves),
     }
 
 
-def _extremes(job: Job, weights: Path, sample: Golden, lines: tuple[BakedValue, ...]) -> list[Corner]:
-    """The corners of the free sizes with the eager model's answers; where there are none, no model is made.
+def _compare(
+    job: Job, inputs: StageInputs, sample: Golden, devices: Sequence[str], engines: list[PlannedComparison]
+) -> tuple[Comparison, ...]:
+    """All comparisons of the run: that of FP32 with the FP64 reference first, then one or more for each artifact."""
+    weights = inputs.source().weights
+    graphs = [step for device in devices for step in checks.graph_comparisons(device, job, inputs)]
+    steps = graphs + checks.fp16_comparisons(inputs) + engines
+    tolerances = metrics.tolerances(sample.noise, job.options.tolerance)
+    first = checks.source_comparison(inputs.latest(Kind.GOLDEN), sample, tolerances)
+    corners = _corners(job, weights, sample, _baked_values(inputs))
+    answers = checks.reference_answers(job, inputs, sample)
+    at_sizes = noise.NoiseAtSizes(weights, job.options.tolerance, sample.noise)
+    return (first, *checks.judge(steps, answers, sample, corners, _probes(inputs), job, at_sizes.edge, at_sizes))
 
-    Where an exporter fixed a line by sizes, the largest batch is a corner too.
+
+def _corners(job: Job, weights: Path, sample: Golden, lines: tuple[BakedValue, ...]) -> list[Corner]:
+    """The corners of the dynamic sizes with the answers of the eager model, which is loaded only if there are any.
+
+    If an exporter fixed a value that depends on sizes, the largest batch is a corner too.
     """
-    by_sizes, most = any(line.origin is Origin.SHAPE for line in lines), job.options.batch.largest
+    by_sizes, largest = any(line.origin is Origin.SHAPE for line in lines), job.options.batch.largest
     if not job.options.sizes and not by_sizes:
         return []
     with eager.start(weights) as source:
-        found = draw(job.model, job.options.sizes, source)
+        corners = draw(job.model, job.options.sizes, source)
         if by_sizes:
-            many = checks.first_cases(sample.inputs, most)
-            at_once, answers = f"{most} at once", replay(source, many, Range(most, most, most))
-            found.append(Corner(f"eager, {at_once}", at_once, many, answers))
-    return found
+            cases = checks.first_cases(sample.inputs, largest)
+            name, answers = f"{largest} at once", replay(source, cases, Range(largest, largest, largest))
+            corners.append(Corner(f"eager, {name}", name, cases, answers))
+    return corners
 
 
-def _choices(job: Job, inputs: StageInputs) -> dict[str, serde.Json]:
-    """The options that the stages before and this one read; targets and engines have their own place in the report."""
-    verbs = (*(artifact.made_by for artifact in inputs.artifacts), Stage.VALIDATE)
-    names = {name for verb in verbs for name in STAGES[verb].options} - {"targets", "engines"}
+def _options(job: Job, inputs: StageInputs) -> dict[str, serde.Json]:
+    """The options that this and all earlier stages read, except targets and engines, which have fields of their own."""
+    stages = (*(artifact.made_by for artifact in inputs.artifacts), Stage.VALIDATE)
+    names = {name for stage in stages for name in STAGES[stage].options} - {"targets", "engines"}
     return {name: serde.encode(getattr(job.options, name)) for name in sorted(names)}
 
 
 def _probes(inputs: StageInputs) -> Probes:
-    """What the lint kept, if it found anything."""
+    """The probes of the known_issues stage; none if it did not run."""
     files = [artifact.path for artifact in inputs.chain(Kind.PROBES)]
     return intermediates.read(files[-1]) if files else Probes({})
 
 
-def _remarks(inputs: StageInputs) -> tuple[str, ...]:
-    """What the stages before want to be known, each line with its stage."""
-    said = [(each.made_by, serde.decode(tuple[str, ...], each.notes.get("remarks", []))) for each in inputs.artifacts]
-    return tuple(f"{verb}: {line}" for verb, lines in said for line in lines)
+def _remarks(inputs: StageInputs, comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+    """The remarks of the report: those of stages and comparisons, prefixed with the stage, and on harmless values."""
+    remarks = [
+        (artifact.made_by, serde.decode(tuple[str, ...], artifact.notes.get("remarks", [])))
+        for artifact in inputs.artifacts
+    ]
+    of_stages = (f"{stage}: {line}" for stage, lines in remarks for line in lines)
+    of_comparisons = (f"{comparison.stage}: {line}" for comparison in comparisons for line in comparison.remarks)
+    return (*of_stages, *dict.fromkeys(of_comparisons), *baked_values.harmless_lines(_baked_values(inputs)))
 
 
-def _seen(judged: tuple[Comparison, ...]) -> tuple[str, ...]:
-    """What judging the comparisons showed that is to be known."""
-    return tuple(dict.fromkeys(f"{comparison.stage}: {line}" for comparison in judged for line in comparison.remarks))
+def _baked_values(inputs: StageInputs) -> tuple[BakedValue, ...]:
+    """The lines of the model whose values an exporter fixed."""
+    notes = [artifact.notes.get("baked_values", []) for artifact in inputs.artifacts]
+    return tuple(line for encoded in notes for line in serde.decode(tuple[BakedValue, ...], encoded))
 
 
-def _fixed(inputs: StageInputs) -> tuple[BakedValue, ...]:
-    """What the stages say of lines of the model that an exporter fixed."""
-    notes = [each.notes.get("baked_values", []) for each in inputs.artifacts]
-    return tuple(line for each in notes for line in serde.decode(tuple[BakedValue, ...], each))
+def _faults(inputs: StageInputs) -> FaultsResult | None:
+    """The result of the faults stage; None if it did not run."""
+    results = [json.loads(artifact.path.read_text(encoding="utf-8")) for artifact in inputs.chain(Kind.FAULTS)]
+    return serde.decode(FaultsResult, results[-1]) if results else None
 
 
-def _proof(inputs: StageInputs) -> FaultsResult | None:
-    """What the faults stage found, where it stood in the recipe."""
-    found = [json.loads(each.path.read_text(encoding="utf-8")) for each in inputs.chain(Kind.FAULTS)]
-    return serde.decode(FaultsResult, found[-1]) if found else None
-
-
-def _reach(inputs: StageInputs, sample: Golden) -> Fp16Range | None:
-    """How near the values of the FP16 graph come to the ends of FP16, on the golden inputs."""
-    halved = inputs.latest(Kind.GRAPH)
-    if halved.made_by.precision is Precision.FP32:
+def _fp16_range(inputs: StageInputs, sample: Golden) -> Fp16Range | None:
+    """How close the values of the FP16 graph come to the limits of FP16 on the golden inputs; None if there is none."""
+    graph = inputs.latest(Kind.GRAPH)
+    if graph.made_by.precision is Precision.FP32:
         return None
     return verdict.fp16_range(
-        fp16_emulation.node_ranges(halved.path, sample.inputs), serde.decode(Weights, halved.notes["weights"])
+        fp16_emulation.node_ranges(graph.path, sample.inputs), serde.decode(Weights, graph.notes["weights"])
     )

@@ -15,7 +15,7 @@ from tests.bench import peers, rivals
 from tests.bench.goals import OPENVINO, ORT
 from tests.bench.peers import COLUMNS, Cell
 from tests.bench.rivals import COMPILE, EAGER, OURS
-from tests.parity.pretended import series
+from tests.benchmark.simulated_machine import series
 
 EVEN = Conditions(1, 2, 0.1, 0.0, 1.0, 1.0, 1.0, (), (), None)
 HEAVY = {"+ onnxslim": "onnxslim", OPENVINO: "openvino"}

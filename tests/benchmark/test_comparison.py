@@ -9,7 +9,7 @@ from deploytool.benchmark import comparison, ratio
 from deploytool.benchmark.interleave import TimingSeries, time_interleaved
 from deploytool.benchmark.ratio import Ratio
 from deploytool.spec import GateOutcome, SpeedVerdict
-from tests.parity.pretended import Machine, series
+from tests.benchmark.simulated_machine import Machine, series
 
 
 def verdict(slow: TimingSeries, fast: TimingSeries, *, threads: int = 1, on_cpu: bool = True) -> SpeedVerdict:

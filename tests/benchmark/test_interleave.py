@@ -13,7 +13,7 @@ import pytest
 
 from deploytool.benchmark import interleave
 from deploytool.benchmark.interleave import Clocks
-from tests.parity.pretended import Machine
+from tests.benchmark.simulated_machine import Machine
 
 
 def test_every_clock_is_read_around_every_call() -> None:

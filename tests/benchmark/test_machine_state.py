@@ -10,7 +10,7 @@ import pytest
 
 from deploytool.benchmark import machine_state
 from deploytool.benchmark.machine_state import Snapshot
-from tests.parity.pretended import series
+from tests.benchmark.simulated_machine import series
 
 QUIET = np.full(30, 1.0)
 BEFORE = Snapshot(wall=100.0, own=5.0, busy=50.0, mhz=3000.0, gpu="1980 MHz, 1980 MHz, 0x0, 40")

@@ -9,7 +9,7 @@ import pytest
 
 from deploytool.benchmark import ratio
 from deploytool.benchmark.interleave import Milliseconds
-from tests.parity.pretended import Machine
+from tests.benchmark.simulated_machine import Machine
 
 Pair = tuple[Milliseconds, Milliseconds]
 

@@ -21,8 +21,8 @@ from deploytool.benchmark.run import BenchOptions
 from deploytool.errors import BadInput, MissingBackend, StageFailed
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.spec import GateOutcome, SpeedVerdict, Status
+from tests.benchmark.simulated_machine import series
 from tests.conftest import artifacts
-from tests.parity.pretended import series
 
 EVEN = Conditions(1, 2, 0.1, 0.0, 1.0, 1.0, 1.0, (), (), None)
 ARTIFACTS = ["torchscript", "export", "simplify", "rewrite", "fp16", "build/model.plan"]

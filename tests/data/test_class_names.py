@@ -28,7 +28,7 @@ from deploytool.training.recipe import Recipe, Results, Score
 from tests.conftest import ROOT
 
 BYTES = ROOT / "tests" / "user_models" / "input_dtypes.py"
-TEN = tuple(f"the {word} one" for word in ("1st", "2nd", "3rd", *(f"{place}th" for place in range(4, 11))))
+TEN = tuple(f"the {word} one" for word in ("1st", "2nd", "3rd", *(f"{number}th" for number in range(4, 11))))
 
 
 def test_a_file_of_names_is_read_line_by_line(tmp_path: Path) -> None:
@@ -73,9 +73,9 @@ def test_a_wrong_number_of_given_names_is_refused() -> None:
 
 
 def test_folders_with_the_models_class_names_get_their_indices_and_others_are_numbered() -> None:
-    some = image_folder.Folder((Path("a"), Path("b"), Path("c")), (TEN[3], TEN[1]), (0, 1, 1))
-    assert golden._labels(some, scoring(10, names=TEN)).tolist() == [3, 1, 1]
-    assert golden._labels(some, scoring(10)).tolist() == [0, 1, 1]
+    folder = image_folder.Folder((Path("a"), Path("b"), Path("c")), (TEN[3], TEN[1]), (0, 1, 1))
+    assert golden._labels(folder, scoring(10, names=TEN)).tolist() == [3, 1, 1]
+    assert golden._labels(folder, scoring(10)).tolist() == [0, 1, 1]
 
 
 def test_a_device_shows_the_names_from_a_file(tmp_path: Path) -> None:
@@ -91,11 +91,11 @@ def test_a_device_shows_the_names_from_a_file(tmp_path: Path) -> None:
     assert run.bundle is not None
     assert read_manifest(run.bundle).classes == TEN
     Image.fromarray(np.full((20, 20, 3), 200, np.uint8)).save(tmp_path / "a.png")
-    told = commands.run(run.bundle, [tmp_path / "a.png"], top=10)
-    assert isinstance(told.document, commands.RunResult)
-    (guess,) = told.document.guesses
-    assert guess.names == tuple(TEN[place] for place in guess.classes)
-    assert f"{guess.classes[0]} {guess.names[0]} ({guess.scores[0]:.4g})" in told.lines[-1]
+    result = commands.run(run.bundle, [tmp_path / "a.png"], top=10)
+    assert isinstance(result.document, commands.RunResult)
+    (guess,) = result.document.guesses
+    assert guess.names == tuple(TEN[index] for index in guess.classes)
+    assert f"{guess.classes[0]} {guess.names[0]} ({guess.scores[0]:.4g})" in result.lines[-1]
 
 
 def test_a_folder_of_classes_names_the_classes(tmp_path: Path) -> None:
@@ -118,9 +118,9 @@ def trained(tmp_path: Path, names: tuple[str, ...]) -> Path:
     """A weights file as training writes it, without any training steps."""
     zoo = catalog.find("mobilenet_v1_025")
     pictures = ImageSet(np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2, np.int64))
-    sized = preprocess.StatedPreprocessing(resize=32, crop=32)
-    found = catalog.find("mobilenet_v1_025", [Tensor("input", ("batch", 3, 32, 32))])
-    data = Data(pictures, pictures, pictures, names, preprocess.resolve(found, sized, {}).preprocessing)
+    stated = preprocess.StatedPreprocessing(resize=32, crop=32)
+    model = catalog.find("mobilenet_v1_025", [Tensor("input", ("batch", 3, 32, 32))])
+    data = Data(pictures, pictures, pictures, names, preprocess.resolve(model, stated, {}).preprocessing)
     adapted = task.adapt(zoo, data)
     state = factory.resolve(adapted.factory)(**adapted.options).state_dict()
     score = Score(0.0, 1.0)
@@ -135,13 +135,13 @@ def test_class_names_are_stored_with_trained_weights(tmp_path: Path) -> None:
     assert loaded.inputs[0].shape == ("batch", 3, 32, 32)
     older = json.loads(serde.text(loaded))
     del older["classes"], older["asked"]
-    found = embedded_definition.from_metadata({"model": json.dumps(older), "classes": json.dumps(TEN)})
-    assert found is not None
-    assert found.classes == TEN
+    definition = embedded_definition.from_metadata({"model": json.dumps(older), "classes": json.dumps(TEN)})
+    assert definition is not None
+    assert definition.classes == TEN
 
 
 @pytest.mark.parametrize(
-    ("said", "line", "remedy"),
+    ("arguments", "line", "remedy"),
     [
         ({"classes": 7}, "'classifier.weight' is 10 × 256, not 7 × 256", "--arg classes=7"),
         ({"classes": 1000}, "'classifier.weight' is 10 × 256, not 1000 × 256", "--arg classes=1000"),
@@ -149,11 +149,11 @@ def test_class_names_are_stored_with_trained_weights(tmp_path: Path) -> None:
     ],
 )
 def test_arguments_that_contradict_the_checkpoint_are_refused(
-    said: dict[str, float], line: str, remedy: str, tmp_path: Path
+    arguments: dict[str, float], line: str, remedy: str, tmp_path: Path
 ) -> None:
     weights = trained(tmp_path, TEN)
     with pytest.raises(BadInput) as refused:
-        checkpoint.load(weights, catalog.find("mobilenet_v1_025", arguments=said))
+        checkpoint.load(weights, catalog.find("mobilenet_v1_025", arguments=arguments))
     assert line in str(refused.value)
     assert remedy in refused.value.remedy
 
@@ -165,9 +165,9 @@ def test_the_number_of_classes_is_that_of_the_checkpoint_unless_a_different_one_
     zoo = catalog.find("mobilenet_v1_025")
     state = factory.resolve(zoo.factory)(**{**zoo.options, "classes": count}).state_dict()
     torch.save(state, tmp_path / "w.pth")
-    for said in ({}, {"classes": count}):
-        found = catalog.find("mobilenet_v1_025", arguments=said)
-        assert checkpoint.load(tmp_path / "w.pth", found).model.options["classes"] == count
+    for arguments in ({}, {"classes": count}):
+        model = catalog.find("mobilenet_v1_025", arguments=arguments)
+        assert checkpoint.load(tmp_path / "w.pth", model).model.options["classes"] == count
     wrong = catalog.find("mobilenet_v1_025", arguments={"classes": count + 1})
     with pytest.raises(BadInput, match=f"'classifier.weight' is {count} × 256, not {count + 1} × 256"):
         checkpoint.load(tmp_path / "w.pth", wrong)

@@ -263,7 +263,7 @@ def test_photographs_of_several_sizes_need_a_size(tmp_path: Path) -> None:
     (tmp_path / "photographs").mkdir()
     for number in range(2):
         images.write(tmp_path / "photographs" / f"{number}.png", images.dead_leaves(1, 70 + number, 64, number)[0])
-    with pytest.raises(BadInput, match=r"0\.png and 1\.png are 70 × 64 and 71 × 64, and golden images share one size"):
+    with pytest.raises(BadInput, match=r"0\.png and 1\.png are 70 × 64 and 71 × 64: golden images must share one size"):
         deploytool.export(
             f"{TYPED}:Maps",
             inputs=[(3, "H", "W")],

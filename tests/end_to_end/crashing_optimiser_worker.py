@@ -1,4 +1,4 @@
-"""A worker module that crashes where it is to optimise a graph."""
+"""A worker module that crashes when it optimises a graph."""
 
 from __future__ import annotations
 

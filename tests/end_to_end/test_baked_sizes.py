@@ -20,7 +20,7 @@ CORNERS = {f"eager at H {height}, W {width}" for height in (32, 64) for width in
 CORNERS |= {"eager at H 61, W 61"}
 
 
-def line_of(text: str) -> str:
+def location_of(text: str) -> str:
     """The location of the first line of the model file that contains `text`."""
     lines = (OWN / "baked_sizes.py").read_text().splitlines()
     return f"baked_sizes.py:{next(number for number, line in enumerate(lines, start=1) if text in line)}"
@@ -41,7 +41,7 @@ def test_a_baked_in_size_fails_at_the_corners(exporter: str, walk: Walk) -> None
     assert failures(written) == dict.fromkeys(stages, CORNERS)
     (script,) = (comparison for comparison in written.comparisons if comparison.stage == "torchscript")
     assert script.left_out
-    assert f"{line_of('// 4]')}: a size was fixed at export" in script.reason
+    assert f"{location_of('// 4]')}: a size was fixed at export" in script.reason
 
 
 def test_a_branch_on_the_size_fails_at_the_largest_corners(walk: Walk) -> None:
@@ -49,7 +49,7 @@ def test_a_branch_on_the_size_fails_at_the_largest_corners(walk: Walk) -> None:
     large = {corner for corner in CORNERS if "H 32" not in corner}
     assert failures(written) == dict.fromkeys(("export", "simplify", "rewrite", "fp16"), large)
     (line,) = verdict.conclude(written, Path("run")).reasons[:1]
-    assert line.startswith(f"{line_of('image.shape[2] > 48')}: a branch was fixed at export")
+    assert line.startswith(f"{location_of('image.shape[2] > 48')}: a branch was fixed at export")
 
 
 @pytest.mark.parametrize(

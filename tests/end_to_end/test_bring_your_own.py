@@ -28,44 +28,44 @@ from tests.conftest import Command
 from tests.loading.checkpoints import published
 from tests.training.test_digits import train_digits
 
-ROAD = [verb for verb in PIPELINE if verb != Stage.BUILD]
+RECIPE = [stage for stage in PIPELINE if stage != Stage.BUILD]
 SMALL = ("--input", "3x64x64", "--seconds", "0.1")
 FEW = (*SMALL, "--images", "4")
 
 
-def saved(path: Path, layout: str = "torchvision_squeezenet1_1", seed: int = 0) -> Path:
+def save_checkpoint(path: Path, layout: str = "torchvision_squeezenet1_1", seed: int = 0) -> Path:
     """Saves a checkpoint with published keys and shapes and random values."""
     torch.save(published.tensors(published.shapes(layout), seed=seed), path)
     return path
 
 
-def made_anew(output: str) -> list[str]:
+def fresh_stages(output: str) -> list[str]:
     """The stages that did not reuse their artifact."""
     lines = [line.split() for line in output.splitlines()]
-    return [words[0] for words in lines if words and words[0] in ROAD and words[1] != "kept"]
+    return [words[0] for words in lines if words and words[0] in RECIPE and words[1] != "kept"]
 
 
 def receipts(run: Path) -> dict[str, Receipt]:
-    return {sealed.made_by: sealed for _, sealed in runner.stage_directories(run)}
+    return {receipt.made_by: receipt for _, receipt in runner.stage_directories(run)}
 
 
 def test_a_checkpoint_is_identified_by_its_content(deploytool: Command, tmp_path: Path) -> None:
-    path = saved(tmp_path / "weights.pth")
+    path = save_checkpoint(tmp_path / "weights.pth")
     arguments = ("export", "squeezenet1_1", "--weights", "weights.pth", *FEW)
     first = deploytool(*arguments)
     assert (first.returncode, first.stderr) == (0, "")
-    assert made_anew(first.stdout) == ROAD
+    assert fresh_stages(first.stdout) == RECIPE
     digest = pipeline_options.file(path).digest
     notes = receipts(tmp_path / "artifacts" / "squeezenet1_1")["load"].notes
     assert notes["weights"] == f"torchvision checkpoint, SHA-256 {digest}"
     path.touch()
-    assert made_anew(deploytool(*arguments).stdout) == []
-    saved(path, seed=1)
-    assert made_anew(deploytool(*arguments).stdout) == ROAD
+    assert fresh_stages(deploytool(*arguments).stdout) == []
+    save_checkpoint(path, seed=1)
+    assert fresh_stages(deploytool(*arguments).stdout) == RECIPE
 
 
 def test_options_of_a_checkpoint_are_used_and_an_fp16_overflow_fails(deploytool: Command, tmp_path: Path) -> None:
-    saved(tmp_path / "weights.pth", "megvii_shufflenet_g3_x1_0")
+    save_checkpoint(tmp_path / "weights.pth", "megvii_shufflenet_g3_x1_0")
     done = deploytool("export", "shufflenet_g3", "--weights", "weights.pth", *FEW)
     assert done.returncode == 3, done.stderr
     assert len(done.stderr.splitlines()) == 2
@@ -89,14 +89,14 @@ def test_options_of_a_checkpoint_are_used_and_an_fp16_overflow_fails(deploytool:
 def test_wrong_weights_are_an_error_in_one_line_and_leave_no_files(
     deploytool: Command, tmp_path: Path, model: str, content: bytes | None, problem: str, remedy: str
 ) -> None:
-    path = saved(tmp_path / "weights.pth")
+    path = save_checkpoint(tmp_path / "weights.pth")
     if content is not None:
         path.write_bytes(content)
     done = deploytool("export", model, "--weights", "weights.pth", *FEW)
-    said = done.stderr.splitlines()
-    assert (done.returncode, len(said)) == (2, 2), done.stderr
-    assert said[0].startswith(f"deploytool: {problem}")
-    assert remedy in said[1]
+    lines = done.stderr.splitlines()
+    assert (done.returncode, len(lines)) == (2, 2), done.stderr
+    assert lines[0].startswith(f"deploytool: {problem}")
+    assert remedy in lines[1]
     assert not [path for path in tmp_path.rglob("artifacts/**/*") if path.is_file()]
 
 
@@ -132,6 +132,7 @@ def photographs() -> dict[str, Pixels]:
 
 
 def measured(run: Path) -> list[Comparison]:
+    """The measured comparisons of a run without failed checks."""
     written = report.read(run / "validate" / "report.json")
     assert verdict.failed_lines(written) == ()
     return [comparison for comparison in written.comparisons if comparison.status == Status.MEASURED]
@@ -147,10 +148,10 @@ def test_a_folder_of_photographs_becomes_the_golden_images(deploytool: Command, 
     assert "Agreement with the source on 2 images of photographs" in done.stdout
     run = tmp_path / "artifacts" / model
     sample = golden.read(run / "golden" / "golden.npz")
-    found = catalog.find(model, params.tensors(["3x64x64"]))
-    fitted = [images.fit(picture, found.preprocessing) for _, picture in sorted(photographs().items())]
+    preprocessing = catalog.find(model, params.tensors(["3x64x64"])).preprocessing
+    fitted = [images.fit(picture, preprocessing) for _, picture in sorted(photographs().items())]
     np.testing.assert_array_equal(sample.pixels, np.stack(fitted))
-    np.testing.assert_array_equal(sample.inputs["input"], images.normalise(sample.pixels, found.preprocessing))
+    np.testing.assert_array_equal(sample.inputs["input"], images.normalise(sample.pixels, preprocessing))
     for comparison in measured(run):
         assert comparison.agreement is not None
         assert (comparison.agreement.cases, comparison.agreement.top1, comparison.agreement.flips) == (2, 1.0, ())
@@ -162,17 +163,17 @@ def test_accuracy_is_measured_on_folders_of_classes(deploytool: Command, tmp_pat
     for label, picture in enumerate(photographs().values()):
         (tmp_path / "classes" / f"{label:03}").mkdir(parents=True)
         for number in range(5):
-            part = picture[40 * number : 40 * number + 200, 60 * number : 60 * number + 300]
-            Image.fromarray(part).save(tmp_path / "classes" / f"{label:03}" / f"{number}.png")
+            crop = picture[40 * number : 40 * number + 200, 60 * number : 60 * number + 300]
+            Image.fromarray(crop).save(tmp_path / "classes" / f"{label:03}" / f"{number}.png")
     (tmp_path / "net.py").write_text(NET)
     done = deploytool("export", "net.py:make", "--data", "classes", *SMALL)
     assert (done.returncode, done.stderr) == (0, "")
     sample = golden.read(tmp_path / "artifacts" / "net_make" / "golden" / "golden.npz")
     assert sample.labels.tolist() == [0] * 5 + [1] * 5
-    right = float((sample.reference["logits"].argmax(axis=1) == sample.labels).mean())
+    accuracy = float((sample.reference["logits"].argmax(axis=1) == sample.labels).mean())
     for comparison in measured(tmp_path / "artifacts" / "net_make"):
         assert comparison.accuracy is not None
-        assert (comparison.accuracy.source, comparison.accuracy.artifact) == (right, right)
+        assert (comparison.accuracy.source, comparison.accuracy.artifact) == (accuracy, accuracy)
         assert (comparison.accuracy.lost, comparison.accuracy.won, comparison.accuracy.p_value) == (0, 0, 1.0)
 
 
@@ -193,21 +194,21 @@ def test_an_unusable_folder_is_an_error_in_one_line(
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "picture.jpg").write_bytes(b"no picture")
     done = deploytool("export", "net.py:make", "--data", folder, *inputs)
-    said = done.stderr.splitlines()
-    assert (done.returncode, len(said)) == (2, 2), done.stderr
-    assert said[0].startswith(f"deploytool: {problem}")
+    lines = done.stderr.splitlines()
+    assert (done.returncode, len(lines)) == (2, 2), done.stderr
+    assert lines[0].startswith(f"deploytool: {problem}")
     assert set(receipts(tmp_path / "artifacts" / "net_make")) <= {"load"}
 
 
 def test_trained_weights_keep_their_accuracy_up_to_the_fp16_graph(tmp_path: Path, with_engine: Options) -> None:
-    """A MobileNet for 224 × 224 is trained on digits of 32 × 32 and exported with the size of the training."""
+    """A MobileNet for 224 × 224 is trained on images of 32 × 32 and exported with that size."""
     (tmp_path / "digits").mkdir()
     results = train_digits(tmp_path / "digits", Recipe(epochs=3, flip=False))
     _, test, classes = cifar.read(tmp_path / "digits")
     for number, (picture, label) in enumerate(zip(test.pixels, test.labels, strict=True)):
-        place = tmp_path / "test" / classes[label]
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(place / f"{number:03}.png")
+        folder = tmp_path / "test" / classes[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(folder / f"{number:03}.png")
     weights = pipeline_options.file(tmp_path / "digits" / "out" / "weights.safetensors")
     data = pipeline_options.folder(tmp_path / "test")
     options = dataclasses.replace(with_engine, weights=weights, data=data, images=len(test))
@@ -215,12 +216,12 @@ def test_trained_weights_keep_their_accuracy_up_to_the_fp16_graph(tmp_path: Path
     assert model.inputs == (Tensor("input", ("batch", 3, 224, 224)),)
     *_, last = runner.run(Job(model, options), PIPELINE, tmp_path / "run")
     assert last.path.is_file()
-    found = {
-        comparison.stage: comparison.accuracy
+    accuracies = {
+        comparison.stage: comparison.accuracy.artifact
         for comparison in report.read(last.path).comparisons
         if comparison.accuracy
     }
-    assert found[Stage.GOLDEN].artifact == pytest.approx(results.test.accuracy)
+    assert accuracies[Stage.GOLDEN] == pytest.approx(results.test.accuracy)
     for stage in (Stage.TORCHSCRIPT, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE, Stage.FP16):
-        assert abs(found[stage].artifact - found[Stage.GOLDEN].artifact) <= 1.001 / len(test)
+        assert abs(accuracies[stage] - accuracies[Stage.GOLDEN]) <= 1.001 / len(test)
     assert (tmp_path / "run" / "build" / "model.plan").is_file()

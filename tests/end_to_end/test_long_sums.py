@@ -18,9 +18,13 @@ from tests.user_model_export import OWN
 from tests.user_models.long_sums import HEADS
 
 SIDES = {"pooled": 128, "mean": 96, "instance norm": 48, "gram": 96, "attended": 32, "convnext": 40}  # others: 64
-REFUSED = {("attended", "dynamo"), ("headed", "torchscript"), ("told apart", "torchscript")}  # by exporter or converter
-STRAYS = ("mean of rows of means",)  # onnxsim makes one mean of both, and `folded` a global pool, which drifts further
-ROAD = [(head, "torchscript") for head in HEADS] + [
+REJECTED = {
+    ("attended", "dynamo"),
+    ("headed", "torchscript"),
+    ("told apart", "torchscript"),
+}  # by exporter or converter
+DEVIATING = ("mean of rows of means",)  # onnxsim fuses both means, and `folded` makes a less accurate global pooling
+EXPORTS = [(head, "torchscript") for head in HEADS] + [
     (head, "dynamo") for head in ("mean and deviation", "gram", "headed")
 ]
 
@@ -39,12 +43,12 @@ def exported(head: str, out: Path, exporter: str = "torchscript", seed: int = 0)
     )
 
 
-@pytest.mark.parametrize(("head", "exporter"), [each for each in ROAD if each not in REFUSED])
+@pytest.mark.parametrize(("head", "exporter"), [export for export in EXPORTS if export not in REJECTED])
 def test_a_correct_model_passes(head: str, exporter: str, tmp_path: Path) -> None:
     run = exported(head, tmp_path / "run", exporter)
     assert run.error is None
     assert not any("noise without" in remark for remark in run.report.remarks)
-    assert head in STRAYS or "rewrite: original: folded is left out" not in run.report.remarks
+    assert head in DEVIATING or "rewrite: original: folded is left out" not in run.report.remarks
 
 
 def test_an_audio_model_passes(tmp_path: Path) -> None:
@@ -60,18 +64,18 @@ def test_a_small_error_in_the_weights_is_detected(head: str, tmp_path: Path) -> 
     exported(head, tmp_path / "run")
     sample = golden.read(tmp_path / "run" / "golden" / "golden.npz")
     tolerance = metrics.tolerances(sample.noise, {}).fp32
-    sound = onnx.load(tmp_path / "run" / "simplify" / "model.onnx")
+    correct = onnx.load(tmp_path / "run" / "simplify" / "model.onnx")
     for fault in ("scaled", "lost"):
-        spoiled = onnx.ModelProto()
-        spoiled.CopyFrom(sound)
-        sizes = {"scaled": 4, "lost": 2}
-        weight = next(each for each in spoiled.graph.initializer if len(each.dims) == sizes[fault])
+        faulty = onnx.ModelProto()
+        faulty.CopyFrom(correct)
+        ranks = {"scaled": 4, "lost": 2}
+        weight = next(tensor for tensor in faulty.graph.initializer if len(tensor.dims) == ranks[fault])
         values = numpy_helper.to_array(weight).copy()
         if fault == "scaled":
             values *= np.float32(1.001)
         else:
             values.flat[np.abs(values).argmax()] = 0
         weight.CopyFrom(numpy_helper.from_array(values, weight.name))
-        with onnxruntime.start(spoiled.SerializeToString()) as session:
-            got = replay(session, sample.inputs)
-        assert metrics.check(got, sample.reference, "FP64", tolerance).broken, fault
+        with onnxruntime.start(faulty.SerializeToString()) as session:
+            outputs = replay(session, sample.inputs)
+        assert metrics.check(outputs, sample.reference, "FP64", tolerance).broken, fault

@@ -55,14 +55,14 @@ def test_auto_keeps_the_exporter_that_accepts_the_model(
 
 
 @pytest.mark.parametrize(
-    ("name", "inputs", "why"),
+    ("name", "inputs", "problem"),
     [
         ("CropByInt", "3xHxW", r"is wrong: baked_sizes.py:\d+: a size .* deviates by \d\.\de-0\d at H 32, W 32"),
         ("MapByInt", "3xHxW", r"is wrong: baked_sizes.py:\d+: a size .* fails at H 32, W 32"),
         ("BatchByLen", "3x32x32", r"is wrong: baked_sizes.py:\d+: a size .* fails at 4 at once"),
     ],
 )
-def test_auto_rejects_the_exporter_that_bakes_in_a_size(name: str, inputs: str, why: str, tmp_path: Path) -> None:
+def test_auto_rejects_the_exporter_that_bakes_in_a_size(name: str, inputs: str, problem: str, tmp_path: Path) -> None:
     tensors = params.tensors([inputs])
     sizes = FREE if "H" in inputs else {}
     job = Job(
@@ -70,7 +70,7 @@ def test_auto_rejects_the_exporter_that_bakes_in_a_size(name: str, inputs: str, 
     )
     notes = list(runner.run(job, (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT), tmp_path / "run"))[-1].notes
     assert notes["exporter"] == "dynamo"
-    assert re.search(f"the graph of the torchscript exporter {why}", str(notes["remarks"]))
+    assert re.search(f"the graph of the torchscript exporter {problem}", str(notes["remarks"]))
 
 
 def test_auto_reports_both_causes_if_both_graphs_are_wrong(walk: Walk) -> None:
@@ -124,13 +124,13 @@ def test_an_uncommon_model_is_supported(name: str, walk: Walk) -> None:
         ("Dropping", "torchscript", "unsupported_Dropping returns different outputs"),
         ("Brief", "torchscript", "unsupported_Brief returns a tensor of bfloat16"),
         ("Remembering", "torchscript", "unsupported_Remembering keeps a dict in its state: _extra_state"),
-        ("NotANumber", "torchscript", "the model itself answers with NaN"),
+        ("NotANumber", "torchscript", "the model itself returns NaN"),
         ("raises", "torchscript", "raises KeyError: .no width 3"),
         ("exits", "torchscript", "raises SystemExit: usage: train.py"),
         ("text", "torchscript", "returns a str$"),
         ("scripted", "torchscript", "returns a RecursiveScriptModule$"),
         ("on_meta", "torchscript", "weight is on the meta device$"),
-        ("Derivative", "torchscript", "no exporter takes|the torchscript exporter refuses"),
+        ("Derivative", "torchscript", "no exporter supports|the torchscript exporter refuses"),
     ],
 )
 def test_the_error_for_an_unsupported_model_names_the_cause(
@@ -139,7 +139,7 @@ def test_the_error_for_an_unsupported_model_names_the_cause(
     with pytest.raises(StageFailed, match=line) as caught:
         walk(f"unsupported:{name}", ["16"], exporter)
     assert "\n" not in f"{caught.value}{caught.value.remedy}"
-    assert all((room / "receipt.json").is_file() for room in (tmp_path / "run").glob("*"))
+    assert all((stage / "receipt.json").is_file() for stage in (tmp_path / "run").glob("*"))
 
 
 def test_the_remedy_for_weights_in_fp16_names_their_dtype(walk: Walk) -> None:
@@ -171,7 +171,7 @@ def test_a_graph_that_crashes_onnx_runtime_ends_only_a_child_process(
 
 def test_a_graph_that_crashes_the_optimiser_is_run_without_it(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_fp16_worker(monkeypatch, "tests.end_to_end.crashing_optimiser_worker")
-    written = walk("unusual:SequenceFirst", ["4x8"], engine=False)  # crashes the optimiser of ONNX Runtime 1.31 indeed
+    written = walk("unusual:SequenceFirst", ["4x8"], engine=False)  # crashes the optimiser of ONNX Runtime 1.31
     assert verdict.failed_lines(written) == ()
     assert [comparison.status for comparison in written.comparisons if comparison.stage == "fp16"] == [
         Status.MEASURED
@@ -182,9 +182,9 @@ def test_a_graph_that_crashes_the_optimiser_is_run_without_it(walk: Walk, monkey
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("=16", "an input is called ''"),
-        ("my vector=16", "an input is called 'my vector'"),
-        ("batch", "input has a size called batch besides its first"),
+        ("=16", "an input is named ''"),
+        ("my vector=16", "an input is named 'my vector'"),
+        ("batch", "input has a dimension named batch besides its first"),
     ],
 )
 def test_an_invalid_declaration_is_refused(text: str, line: str, walk: Walk) -> None:

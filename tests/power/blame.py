@@ -1,7 +1,6 @@
-"""Whether blame names the comparison and the module of a fault whose place is known: `make power`.
+"""Measures how often blame finds the stage and the module of a planted fault: `make power`.
 
-Faults are planted at random places of the graphs that a run leaves behind. A fault that no check of the run notices is
-not counted: nobody would ask for the blame.
+Faults are planted at random nodes of the graphs of a run. A fault that no check of the run detects is not counted.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tests.power.models import ZOO, small
 
 STAGES = (Stage.EXPORT, Stage.SIMPLIFY, Stage.FP16)
 RECIPE = (Stage.LOAD, Stage.GOLDEN, *STAGES)
-# kind of node, the module that makes it, and what can be wrong with it
+# operator, class of the module that it comes from, and faults
 KINDS = (
     ("Conv", "Conv2d", (faults.scale_filter, faults.zero_channel, faults.permute_channels, faults.drop_bias)),
     ("Conv", "Conv2d", (faults.flip_kernel, faults.move_padding)),
@@ -36,67 +35,67 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Plant:
-    """One fault: where it is, and what blame says."""
+    """One planted fault, and the stage and module that blame finds; None if it finds no fault."""
 
     stage: str
     fault: str
     modules: tuple[str, ...]
-    said: tuple[str, str] | None
+    finding: tuple[str, str] | None
 
     @property
     def comparison(self) -> bool:
-        """Whether the comparison is named right."""
-        return self.said is not None and self.said[0] == self.stage
+        """Whether the stage is correct."""
+        return self.finding is not None and self.finding[0] == self.stage
 
     @property
     def layer(self) -> bool:
-        """Whether the module is."""
-        return self.comparison and self.said is not None and self.said[1] in self.modules
+        """Whether stage and module are correct."""
+        return self.comparison and self.finding is not None and self.finding[1] in self.modules
 
 
-def plants(model: Model, options: Options, home: Path, count: int) -> Iterator[Plant]:
-    """Plants `count` faults of every kind in every graph of a run."""
-    made = {each.made_by: each.path for each in runner.run(Job(model, options), RECIPE, home)}
+def plant_faults(model: Model, options: Options, home: Path, count: int) -> Iterator[Plant]:
+    """Plants up to `count` faults of every kind in every graph of a run."""
+    paths = {artifact.made_by: artifact.path for artifact in runner.run(Job(model, options), RECIPE, home)}
     rng = np.random.default_rng(options.seed)
     for stage in STAGES:
-        nodes = onnx.load(made[stage]).graph.node
-        for op, kind, ways in KINDS:
-            calls = faults.modules_in_call_order(made[Stage.LOAD], kind)
+        nodes = onnx.load(paths[stage]).graph.node
+        for op, kind, faults_of_kind in KINDS:
+            calls = faults.modules_in_call_order(paths[Stage.LOAD], kind)
             if len(calls) != sum(node.op_type == op for node in nodes):
-                continue  # so the order of the calls says nothing about the nodes
-            for fault in ways:
+                continue  # nodes cannot be assigned to modules by order
+            for fault in faults_of_kind:
                 for number in rng.permutation(len(calls))[:count]:
                     faulty = home / "faulty.onnx"
                     try:
-                        faults.plant(made[stage], faulty, op, int(number), fault)
+                        faults.plant(paths[stage], faulty, op, int(number), fault)
                     except AssertionError:
-                        continue  # a node that cannot have this fault
-                    graphs = [(each, faulty if each == stage else made[each]) for each in STAGES]
-                    found = locate(made[Stage.LOAD], made[Stage.GOLDEN], graphs)[0].finding
-                    said = (found.stage, found.module) if found else None
-                    yield Plant(stage, fault.__name__, tuple(sorted(calls[int(number)])), said)
+                        continue  # this node cannot have this fault
+                    graphs = [(name, faulty if name == stage else paths[name]) for name in STAGES]
+                    result = locate(paths[Stage.LOAD], paths[Stage.GOLDEN], graphs)[0].finding
+                    finding = (result.stage, result.module) if result else None
+                    yield Plant(stage, fault.__name__, tuple(sorted(calls[int(number)])), finding)
 
 
 def main() -> None:
-    """Prints every plant that blame got wrong, and how many it got right."""
+    """Prints every fault that blame misattributes, and the numbers of correct attributions."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=2, help="faults of each kind in each graph of each run")
-    parser.add_argument("--models", nargs="+", default=ZOO, help="which of them")
-    asked = parser.parse_args()
+    parser.add_argument("--models", nargs="+", default=ZOO, help="models to use")
+    arguments = parser.parse_args()
     score: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        for name in asked.models:
+        for name in arguments.models:
             for exporter in ("torchscript", "dynamo"):
                 options = Options(seed=200, exporter=exporter)
-                for each in plants(small(name), options, Path(folder) / f"{name}_{exporter}", asked.count):
-                    score.update({(each.stage, "planted"): 1, (each.stage, "noticed"): each.said is not None})
-                    score.update({(each.stage, "comparison"): each.comparison, (each.stage, "layer"): each.layer})
-                    if each.said and not each.layer:
-                        print(f"{name}, {exporter}: {each}", flush=True)
+                home = Path(folder) / f"{name}_{exporter}"
+                for plant in plant_faults(small(name), options, home, arguments.count):
+                    score.update({(plant.stage, "planted"): 1, (plant.stage, "detected"): plant.finding is not None})
+                    score.update({(plant.stage, "comparison"): plant.comparison, (plant.stage, "layer"): plant.layer})
+                    if plant.finding and not plant.layer:
+                        print(f"{name}, {exporter}: {plant}", flush=True)
+    words = ("planted", "detected", "comparison", "layer")
     for stage in STAGES:
-        print(
-            stage, *(f"{word} {score[stage, word]}" for word in ("planted", "noticed", "comparison", "layer")), sep=", "
-        )
+        print(stage, *(f"{word} {score[stage, word]}" for word in words), sep=", ")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Whether the checks of a sound run stay silent: `make power`.
+"""Measures the false alarms of the checks on correct runs: `make power`.
 
-Fresh models of the zoo, and models of long sums (user_models/long_sums.py), are exported with fresh weights by either
-exporter. Each is judged with one thread and with two, at batches of 1, 2, 4 and 8: a check that fails is a false alarm,
-unless it is one of FP16, and FP16 moves the answers by more than the coarsest tolerance, by its noise or by the very
-error. How near the others came to failing is told too.
+Zoo models and models with long sums (user_models/long_sums.py) are exported with random weights by either exporter.
+Each is checked with one and two threads, at batch sizes of 1, 2, 4 and 8. A failed check is a false alarm, except an
+FP16 check of a model whose FP16 noise or error exceeds the coarsest tolerance. The largest share of a tolerance that a
+passing check uses is printed too.
 """
 
 from __future__ import annotations
@@ -43,90 +43,94 @@ THREADS, BATCHES = (1, 2), (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class Judgement:
-    """One run judged: which, what failed, whether FP16 is too coarse for it, and the largest share of a tolerance."""
+    """One checked run.
 
-    which: str
+    `failed`: the failed checks. `coarse`: whether FP16 is too coarse for all of them. `share`: the largest share of a
+    tolerance that a check uses.
+    """
+
+    run: str
     failed: str
     coarse: bool
     share: float
 
 
-def of_zoo(number: int) -> Job:
-    """One family after the other, each by either exporter in turn."""
+def zoo_job(number: int) -> Job:
+    """The zoo models in turn; the exporter changes after each pass."""
     exporter = ("torchscript", "dynamo")[number // len(MODELS) % 2]
     return Job(small(MODELS[number % len(MODELS)], 1000 + number), Options(seed=1000 + number, exporter=exporter))
 
 
-def of_sums(number: int) -> Job:
-    """One model of long sums after the other, each in another size with other weights when it comes again."""
-    (head, exporter), again = SUMS[number % len(SUMS)], number // len(SUMS)
-    side = SIDES[again % len(SIDES)]
-    made = catalog.find(
+def long_sum_job(number: int) -> Job:
+    """The models with long sums in turn; each pass has another input size and other weights."""
+    (head, exporter), round_number = SUMS[number % len(SUMS)], number // len(SUMS)
+    side = SIDES[round_number % len(SIDES)]
+    model = catalog.find(
         f"{OWN}/long_sums.py:make",
         (Tensor("image", ("batch", 3, side, side)),),
-        {"head": head, "seed": again, "side": side},
+        {"head": head, "seed": round_number, "side": side},
     )
-    return Job(replace(made, name=head.replace(" ", "_")), Options(seed=2000 + again, exporter=exporter))
+    return Job(replace(model, name=head.replace(" ", "_")), Options(seed=2000 + round_number, exporter=exporter))
 
 
-def judgements(job: Job, home: Path) -> Iterator[Judgement]:
-    """The judgements of one fresh model."""
-    given = StageInputs(tuple(runner.run(job, RECIPE, home)))
-    sample = golden.read(given.latest(Kind.GOLDEN).path)
-    own = noise.NoiseAtSizes(given.latest(Kind.WEIGHTS).path, {}, sample.noise).edge
+def check_runs(job: Job, home: Path) -> Iterator[Judgement]:
+    """The judgements of one model, for all numbers of threads and batch sizes."""
+    inputs = StageInputs(tuple(runner.run(job, RECIPE, home)))
+    sample = golden.read(inputs.latest(Kind.GOLDEN).path)
+    edge_tolerances = noise.NoiseAtSizes(inputs.latest(Kind.WEIGHTS).path, {}, sample.noise).edge
     for threads, batch in product(THREADS, BATCHES):
         torch.set_num_threads(threads)
-        os.sched_setaffinity(0, range(threads))  # ONNX Runtime takes as many threads as there are processors
-        judged = Job(job.model, Options(batch=Range(1, batch, batch)))
-        steps = parity_checks.graph_comparisons("cpu", judged, given) + parity_checks.fp16_comparisons(given)
-        found = list(
-            parity_checks.judge(
-                steps, parity_checks.reference_answers(judged, given, sample), sample, [], Probes({}), judged, own
-            )
-        )
-        failed = [line for comparison in found for line in verdict.failed_comparison_lines(comparison)]
-        which = f"{job.model.name}, seed {job.options.seed}, {job.options.exporter}, {threads} threads, batch {batch}"
-        checks = [(step, check) for step, comparison in zip(steps, found, strict=True) for check in comparison.checks]
-        coarse = all(_excused(step, check, sample.noise.fp16) for step, check in checks if check.broken)
-        yield Judgement(which, "; ".join(failed), coarse, max(_share(check) for _, check in checks))
+        os.sched_setaffinity(0, range(threads))  # ONNX Runtime uses as many threads as there are processors
+        batch_job = Job(job.model, Options(batch=Range(1, batch, batch)))
+        steps = parity_checks.graph_comparisons("cpu", batch_job, inputs) + parity_checks.fp16_comparisons(inputs)
+        answers = parity_checks.reference_answers(batch_job, inputs, sample)
+        comparisons = list(parity_checks.judge(steps, answers, sample, [], Probes({}), batch_job, edge_tolerances))
+        failed = [line for comparison in comparisons for line in verdict.failed_comparison_lines(comparison)]
+        run = f"{job.model.name}, seed {job.options.seed}, {job.options.exporter}, {threads} threads, batch {batch}"
+        pairs = zip(steps, comparisons, strict=True)
+        checks = [(step, check) for step, comparison in pairs for check in comparison.checks]
+        coarse = all(_is_too_coarse(step, check, sample.noise.fp16) for step, check in checks if check.broken)
+        yield Judgement(run, "; ".join(failed), coarse, max(_share(check) for _, check in checks))
 
 
-def _excused(step: PlannedComparison, check: Check, noise: Floor) -> bool:
-    """Whether a check failed rightly: in FP16, which moves the answers by more than any tolerance."""
-    rounded = step.half and not (step.exact and check.against == step.before)  # as converted, nothing is
+def _is_too_coarse(step: PlannedComparison, check: Check, noise: Floor) -> bool:
+    """Whether a check may fail because FP16 changes the answers by more than the coarsest tolerance."""
+    rounded = step.half and not (step.exact and check.against == step.before)  # the exact comparison rounds nothing
     return rounded and max(noise.max_error, check.parity.max_error) > COARSEST
 
 
 def _share(check: Check) -> float:
-    """How much of its tolerance a check takes, in the part that takes most."""
+    """The largest share of its tolerance that a part of the check uses."""
     shares = []
-    for each in check.part_checks:
-        shares += [each.parity.max_error / each.tolerance.max_error]
-        shares += [10 ** ((each.tolerance.snr_db - each.parity.snr_db) / 20)]
+    for part in check.part_checks:
+        shares += [part.parity.max_error / part.tolerance.max_error]
+        shares += [10 ** ((part.tolerance.snr_db - part.parity.snr_db) / 20)]
     return max(shares)
 
 
 def main() -> None:
-    """Prints every false alarm, and how many runs there were."""
+    """Prints every false alarm, and the number of runs."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=int, default=138, help="fresh models, each judged eight times")
-    parser.add_argument("--sums", type=int, default=112, help="fresh models of long sums, as many times")
-    asked = parser.parse_args()
-    jobs = [*map(of_zoo, range(asked.models)), *map(of_sums, range(asked.sums))]
+    parser.add_argument("--models", type=int, default=138, help="number of zoo models, each checked eight times")
+    parser.add_argument(
+        "--sums", type=int, default=112, help="number of models with long sums, each checked eight times"
+    )
+    arguments = parser.parse_args()
+    jobs = [*map(zoo_job, range(arguments.models)), *map(long_sum_job, range(arguments.sums))]
     runs: list[Judgement] = []
     with tempfile.TemporaryDirectory() as folder:
         for number, job in enumerate(jobs):
-            for judged in judgements(job, Path(folder) / str(number)):
-                runs.append(judged)
-                if judged.failed:
-                    print(
-                        f"{judged.which}{', FP16 is too coarse' if judged.coarse else ''}: {judged.failed}", flush=True
-                    )
-    failed = [judged for judged in runs if judged.failed]
-    false = sum(not judged.coarse for judged in failed)
-    nearest = max(judged.share for judged in runs if not judged.failed)
-    print(f"{false} false alarms in {len(runs)} sound runs; the nearest took {nearest:.0%} of a tolerance")
-    print(f"{len(failed) - false} refused because FP16 moves their answers by more than {COARSEST:.0%}")
+            for judgement in check_runs(job, Path(folder) / str(number)):
+                runs.append(judgement)
+                if judgement.failed:
+                    excuse = ", FP16 is too coarse" if judgement.coarse else ""
+                    print(f"{judgement.run}{excuse}: {judgement.failed}", flush=True)
+    failed = [judgement for judgement in runs if judgement.failed]
+    false_alarms = sum(not judgement.coarse for judgement in failed)
+    largest = max(judgement.share for judgement in runs if not judgement.failed)
+    print(f"{false_alarms} false alarms in {len(runs)} correct runs")
+    print(f"checks that pass use at most {largest:.0%} of a tolerance")
+    print(f"{len(failed) - false_alarms} runs fail because FP16 changes their answers by more than {COARSEST:.0%}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What the checks of a run catch, measured on pictures that no run has seen: `make power`.
+"""Measures which faults the checks of a run detect: `make power`.
 
-Faults of all families and sizes are planted in the graphs that ship. The size of a fault is the largest error it makes
-on 256 crops of photographs, in multiples of the tolerance; whether it is caught is judged on the run's own golden
-images alone.
+Faults of all families are planted in the FP16 graphs of runs. The size of a fault is the largest error that it causes
+on 256 crops of photographs, in multiples of the tolerance. Whether it is detected is decided on the golden images of
+the run alone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.foreign import truth
 from tests.power import pictures
 from tests.power.models import MODELS, small
 
-PICTURES = 256
+CASES = 256
 RECIPE = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.FP16)
 BANDS = {"> 4×": (4.0, np.inf), "2–4×": (2.0, 4.0), "1–2×": (1.0, 2.0), "< 1×": (-1.0, 1.0)}
 NAMES = {GRAPH: "graph check", ENGINE: "FP16 check"}
@@ -41,7 +41,7 @@ NAMES = {GRAPH: "graph check", ENGINE: "FP16 check"}
 
 @dataclass(frozen=True)
 class Result:
-    """One fault in one check: its size on the pictures, in multiples of the tolerance, and whether it was caught.
+    """One fault in one check: its size in multiples of the tolerance, and whether the check detects it.
 
     A fault that is proved to change nothing has no check.
     """
@@ -51,78 +51,78 @@ class Result:
     place: str
     check: str = ""
     size: float = 0.0
-    caught: bool = False
+    detected: bool = False
 
 
-def planted(model: Model, options: Options, home: Path, count: int) -> Iterator[Result]:
+def try_faults(model: Model, options: Options, home: Path, count: int) -> Iterator[Result]:
     """Plants up to `count` faults of every family in the FP16 graph of one run."""
-    made = {each.made_by: each.path for each in runner.run(Job(model, options), RECIPE, home)}
-    weights, recorded = made[Stage.LOAD], made[Stage.GOLDEN]
-    subject = run.subject(weights, recorded, made[Stage.SIMPLIFY], made[Stage.FP16], half=True, wanted={}, fresh=1)
+    paths = {artifact.made_by: artifact.path for artifact in runner.run(Job(model, options), RECIPE, home)}
+    weights, golden = paths[Stage.LOAD], paths[Stage.GOLDEN]
+    subject = run.subject(weights, golden, paths[Stage.SIMPLIFY], paths[Stage.FP16], half=True, wanted={}, fresh=1)
     bench = run.prepare(subject)
-    assert bench.sound, "the sound run fails"
-    seen = _unseen(model)
+    assert bench.sound, "the run without faults fails"
+    inputs = _fresh_inputs(model)
     with onnxruntime.start(bench.graph.model.SerializeToString()) as session:
-        expected = replay(session, seen)
+        expected = replay(session, inputs)
     for number, family in enumerate(families.FAMILIES):
         rng = np.random.default_rng((options.seed, number))
         for fault in islice(families.load(family).faults(bench.graph, rng), count):
             if fault.same is not None:
                 yield Result(model.name, family, fault.place)
                 continue
-            effect = _effect(bench.graph, fault, seen, expected)
+            effect = _effect(bench.graph, fault, inputs, expected)
             for check, trial in run.try_fault(bench, fault).items():
                 size = effect / bench.checks[check].tolerance.max_error
                 yield Result(model.name, family, fault.place, check, size, trial.caught)
 
 
-def _unseen(model: Model) -> Arrays:
-    """Inputs that no run has seen: photographs for a model of pictures, and else what such a model is fed."""
+def _fresh_inputs(model: Model) -> Arrays:
+    """Inputs that are not part of any run: photographs if the model takes images, else synthetic inputs."""
     if model.preprocessing.images(model.inputs):
-        pixels = pictures.crops(PICTURES, model.preprocessing)
+        pixels = pictures.crops(CASES, model.preprocessing)
         return {model.inputs[0].name: images.normalise(pixels, model.preprocessing)}
-    _, seen = synthetic.draw(model, PICTURES, 77_777, {})
-    return seen
+    _, inputs = synthetic.draw(model, CASES, 77_777, {})
+    return inputs
 
 
-def _effect(sound: FaultGraph, fault: Fault, seen: Arrays, expected: Arrays) -> float:
-    """How far a fault moves the answers, each part of them by its own size; infinitely far if nothing runs any more.
+def _effect(sound: FaultGraph, fault: Fault, inputs: Arrays, expected: Arrays) -> float:
+    """The largest error that a fault causes, each part of the output at its own scale; infinite if the graph fails.
 
-    The parts are told by code that shares nothing with the check: what it is blind for, this is not.
+    The error is computed by code that is independent of the checks, so that both do not share a weakness.
     """
     faulty = sound.copy()
     fault.plant(faulty)
     try:
         with onnxruntime.start(faulty.model.SerializeToString()) as session:
-            answers = replay(session, seen)
+            answers = replay(session, inputs)
         return truth.compare("", _halves(answers), _halves(expected), fp16=False, typical=1.0).error
     except (StageFailed, ValueError):
         return np.inf
 
 
 def _halves(answers: Arrays) -> dict[str, list[truth.Array]]:
-    """Answers in two halves, as the truth of the sweep takes them."""
-    cut = PICTURES // 2
-    parts = {"fresh": slice(0, cut), "fresh again": slice(cut, None)}
+    """The answers in two halves, as `truth.compare` expects them."""
+    half = CASES // 2
+    parts = {"fresh": slice(0, half), "fresh again": slice(half, None)}
     return {name: [answer[part] for answer in answers.values()] for name, part in parts.items()}
 
 
 def table(results: list[Result]) -> list[str]:
-    """The table of docs/benchmarks.md: the faults of each family that were caught, by their size."""
+    """The table of docs/benchmarks.md: the detected faults of each family, by their size."""
     shown = [(check, band) for check in NAMES for band in list(BANDS)[:2]]
     rows: dict[str, Counter[object]] = defaultdict(Counter)
-    for each in results:
-        for row in (rows[each.family.replace("_", " ")], rows["all"]):
-            row["planted"] += each.check in ("", GRAPH)
-            row["same"] += not each.check
-            band = next(name for name, (low, high) in BANDS.items() if low < each.size <= high)
-            row[each.check, band] += 1
-            row[each.check, band, "caught"] += each.caught
+    for result in results:
+        for row in (rows[result.family.replace("_", " ")], rows["all"]):
+            row["planted"] += result.check in ("", GRAPH)
+            row["same"] += not result.check
+            band = next(name for name, (low, high) in BANDS.items() if low < result.size <= high)
+            row[result.check, band] += 1
+            row[result.check, band, "detected"] += result.detected
     rows["all"] = rows.pop("all")
     titles = ["fault", "planted", "no change, proved", *(f"{NAMES[check]}, {band}" for check, band in shown)]
     lines = [_line(titles), "|---" * len(titles) + "|"]
     for family, row in rows.items():
-        cells = [f"{row[(*each, 'caught')]} of {row[each]}" if row[each] else "–" for each in shown]
+        cells = [f"{row[(*column, 'detected')]} of {row[column]}" if row[column] else "–" for column in shown]
         lines.append(_line([family, str(row["planted"]), str(row["same"] or "–"), *cells]))
     return lines
 
@@ -132,23 +132,23 @@ def _line(cells: list[str]) -> str:
 
 
 def main() -> None:
-    """Prints the table, and before it every fault of more than twice the tolerance that was missed."""
+    """Prints every missed fault of more than twice the tolerance, and then the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=12, help="faults of each family in each run")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each model")
-    parser.add_argument("--models", nargs="+", default=MODELS, help="which of them")
-    asked = parser.parse_args()
+    parser.add_argument("--models", nargs="+", default=MODELS, help="models to use")
+    arguments = parser.parse_args()
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in asked.models:
-            for seed in range(asked.seeds):
+        for name in arguments.models:
+            for seed in range(arguments.seeds):
                 options = Options(seed=100 + seed, exporter=("torchscript", "dynamo")[seed % 2])
-                found = list(planted(small(name, seed), options, Path(folder) / f"{name}_{seed}", asked.count))
-                missed = [each for each in found if each.size > 2 and not each.caught]
-                print(
-                    f"{name}, seed {seed}: {len(found)} judged, {len(missed)} missed", *missed, sep="\n  ", flush=True
-                )
-                results += found
+                home = Path(folder) / f"{name}_{seed}"
+                run_results = list(try_faults(small(name, seed), options, home, arguments.count))
+                missed = [result for result in run_results if result.size > 2 and not result.detected]
+                summary = f"{name}, seed {seed}: {len(run_results)} tried, {len(missed)} missed"
+                print(summary, *missed, sep="\n  ", flush=True)
+                results += run_results
     print(*table(results), sep="\n")
 
 

@@ -1,5 +1,4 @@
-"""The models that the checks are tried on: every family of the zoo, on images so small that thousands can be tried,
-and ten architectures that are not ours."""
+"""The models of `make power`: every family of the zoo, on small images, and ten foreign architectures."""
 
 from __future__ import annotations
 
@@ -19,24 +18,25 @@ SIDE = 64
 
 
 def small(name: str, seed: int = 0) -> Model:
-    """A model of the zoo that takes images of 64 × 64, or of what it takes if that is less; or a foreign one.
+    """A zoo model with images of at most 64 × 64, or a foreign model.
 
-    seed: that of a foreign model's weights; the zoo's are drawn by the seed of the run.
+    `seed` is that of the weights of a foreign model; those of a zoo model depend on the seed of the run.
     """
     if name in FOREIGN:
         return _foreign(name, seed)
-    found = catalog.find(name)
-    side = min(SIDE, found.preprocessing.crop_size[0])
-    seen = replace(found.preprocessing, resize=side, crop=side)
-    return replace(found, inputs=(Tensor(found.inputs[0].name, (BATCH, 3, side, side)),), preprocessing=seen)
+    model = catalog.find(name)
+    side = min(SIDE, model.preprocessing.crop_size[0])
+    preprocessing = replace(model.preprocessing, resize=side, crop=side)
+    image = Tensor(model.inputs[0].name, (BATCH, 3, side, side))
+    return replace(model, inputs=(image,), preprocessing=preprocessing)
 
 
 def _foreign(name: str, seed: int) -> Model:
     net = next(net for net in NET_TABLE if net.factory == name)
-    inputs = tuple(Tensor(each.name, (BATCH, *each.shape), each.dtype, each.below) for each in net.tensors(0))
-    seen = Preprocessing()
-    if seen.images(inputs):
+    inputs = tuple(Tensor(tensor.name, (BATCH, *tensor.shape), tensor.dtype, tensor.below) for tensor in net.tensors(0))
+    preprocessing = Preprocessing()
+    if preprocessing.images(inputs):
         side = int(inputs[0].shape[-1])
-        seen = replace(seen, resize=side, crop=side)
+        preprocessing = replace(preprocessing, resize=side, crop=side)
     options = {"size": 0, "seed": seed}
-    return Model(name, f"{net.path}:{net.factory}", options, inputs, (), seen)
+    return Model(name, f"{net.path}:{net.factory}", options, inputs, (), preprocessing)

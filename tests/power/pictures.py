@@ -1,4 +1,4 @@
-"""Natural images to judge faults on: crops of the photographs that scikit-image and scikit-learn carry."""
+"""Natural images for measuring faults: crops of the sample photographs of scikit-image and scikit-learn."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _NAMES = ("astronaut", "brick", "chelsea", "coffee", "grass", "gravel", "hubble_
 
 
 def crops(count: int, preprocessing: Preprocessing) -> images.Pixels:
-    """`count` crops of random size and place, half of them mirrored, as a user's photographs would reach the model."""
+    """`count` crops of random size and position, half of them mirrored, resized for the model."""
     rng = np.random.default_rng(0)
-    found = [Image.fromarray(getattr(data, name)()).convert("RGB") for name in _NAMES]
-    found += [Image.fromarray(each) for each in load_sample_images().images]
+    photographs = [Image.fromarray(getattr(data, name)()).convert("RGB") for name in _NAMES]
+    photographs += [Image.fromarray(array) for array in load_sample_images().images]
     pixels = []
     for number in range(count):
-        picture = found[number % len(found)]
-        side = int(rng.integers(min(picture.size) // 4, min(picture.size)))
-        left, top = (int(rng.integers(length - side + 1)) for length in picture.size)
-        cut = picture.crop((left, top, left + side, top + side))
+        photograph = photographs[number % len(photographs)]
+        side = int(rng.integers(min(photograph.size) // 4, min(photograph.size)))
+        left, top = (int(rng.integers(length - side + 1)) for length in photograph.size)
+        crop = photograph.crop((left, top, left + side, top + side))
         if rng.integers(2):
-            cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        pixels.append(images.fit(np.asarray(cut), preprocessing))
+            crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels.append(images.fit(np.asarray(crop), preprocessing))
     return np.stack(pixels)

@@ -1,4 +1,4 @@
-"""A simplifier whose passes do nothing, but for those with a fault; stands in for onnxsim in its child process."""
+"""A replacement for onnxsim in the worker process: its passes do nothing, except those with a planted fault."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ PASSES = ("fuse_one", "fuse_two", "fuse_three", "fuse_four", "fuse_five")
 
 
 def main() -> None:
+    """Prints the names of the passes, as onnxsim does."""
     sys.stdout.write("\n".join(PASSES))
 
 
@@ -28,37 +29,37 @@ def simplify(
 ) -> tuple[onnx.ModelProto, bool]:
     steps = {"constant-folding": not skip_constant_folding, "shape-inference": not skip_shape_inference}
     running = {step for step, on in steps.items() if on} | set(PASSES) - set(skipped_optimizers) | {"itself"}
-    for place, fault in json.loads(os.environ["FAULTS"]).items():
-        if place in running:
+    for name, fault in json.loads(os.environ["FAULTS"]).items():
+        if name in running:
             FAULTS[fault](model)
     return model, True
 
 
 def change(model: onnx.ModelProto) -> None:
-    weight = next(each for each in model.graph.initializer if each.name.startswith("classifier.weight"))
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name.startswith("classifier.weight"))
     values = onnx.numpy_helper.to_array(weight).copy()
     values[3, 3] += 1e-2
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
 
 
 def fix_the_batch(model: onnx.ModelProto) -> None:
-    """To as many as there are golden cases."""
-    for end in (*model.graph.input, *model.graph.output):
-        end.type.tensor_type.shape.dim[0].dim_value = 4
+    """Fixes the batch size to the number of golden cases."""
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
 
 
-def write_rubbish(model: onnx.ModelProto) -> None:
+def write_invalid_file(model: onnx.ModelProto) -> None:
     def save(_: onnx.ModelProto, path: str) -> None:
-        Path(path).write_bytes(b"rubbish")
+        Path(path).write_bytes(b"invalid")
 
-    onnx.save = save  # type: ignore[assignment]  # it is called like this and not otherwise
+    onnx.save = save  # type: ignore[assignment]  # its only call has these arguments
 
 
 def write_nothing(model: onnx.ModelProto) -> None:
     os._exit(0)
 
 
-def cut(model: onnx.ModelProto) -> None:
+def remove_node(model: onnx.ModelProto) -> None:
     del model.graph.node[1]
 
 
@@ -74,11 +75,21 @@ def crash(model: onnx.ModelProto) -> None:
     os.abort()
 
 
-def swell(model: onnx.ModelProto) -> None:
+def exhaust_memory(model: onnx.ModelProto) -> None:
     bytearray(1 << 40)
 
 
 FAULTS = {
     fault.__name__: fault
-    for fault in (change, fix_the_batch, write_rubbish, write_nothing, cut, rename_the_output, hang, crash, swell)
+    for fault in (
+        change,
+        fix_the_batch,
+        write_invalid_file,
+        write_nothing,
+        remove_node,
+        rename_the_output,
+        hang,
+        crash,
+        exhaust_memory,
+    )
 }

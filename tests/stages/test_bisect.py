@@ -1,3 +1,5 @@
+"""Tests of the search for the passes of onnxsim that must be left out."""
+
 from __future__ import annotations
 
 import random
@@ -11,39 +13,39 @@ SWITCHES = tuple(f"pass_{number}" for number in range(42))
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_the_guilty_are_found_in_few_tries(seed: int) -> None:
-    drawn = random.Random(seed)
-    guilty = set(drawn.sample(SWITCHES, drawn.randint(1, 3)))
-    tries: list[Sequence[str]] = []
+def test_the_failing_switches_are_found_in_few_calls(seed: int) -> None:
+    generator = random.Random(seed)
+    failing = set(generator.sample(SWITCHES, generator.randint(1, 3)))
+    calls: list[Sequence[str]] = []
 
-    def holds(off: Sequence[str]) -> bool:
-        tries.append(off)
-        return guilty <= set(off)
+    def passes(off: Sequence[str]) -> bool:
+        calls.append(off)
+        return failing <= set(off)
 
-    found = bisect(SWITCHES, holds, 3)
-    assert found == tuple(sorted(guilty, key=SWITCHES.index))
-    assert tries[-1] == found  # so that what the last try made is the answer's
-    assert len(tries) <= 1 + 7 * len(guilty)
+    result = bisect(SWITCHES, passes, 3)
+    assert result == tuple(sorted(failing, key=SWITCHES.index))
+    assert calls[-1] == result  # the file written by the last call is that of the result
+    assert len(calls) <= 1 + 7 * len(failing)
 
 
-def test_of_two_ways_the_one_that_ends_first_is_taken() -> None:
+def test_of_two_results_the_one_whose_last_switch_comes_first_is_returned() -> None:
     assert bisect(SWITCHES, lambda off: bool({"pass_5", "pass_30"} & set(off)), 3) == ("pass_5",)
 
 
-def test_too_many_guilty_are_nobody() -> None:
-    guilty = set(SWITCHES[3:7])
-    assert bisect(SWITCHES, lambda off: guilty <= set(off), 3) is None
+def test_more_failing_switches_than_allowed_give_none() -> None:
+    failing = set(SWITCHES[3:7])
+    assert bisect(SWITCHES, lambda off: failing <= set(off), 3) is None
 
 
 @pytest.mark.parametrize("switches", [SWITCHES, SWITCHES[:1], ()])
-def test_where_nothing_holds_there_is_no_culprit(switches: Sequence[str]) -> None:
+def test_a_failure_with_everything_off_gives_none(switches: Sequence[str]) -> None:
     assert bisect(switches, lambda off: False, 3) is None
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_an_answer_holds_even_where_more_off_can_hurt(seed: int) -> None:
-    def holds(off: Sequence[str]) -> bool:
+def test_the_result_passes_even_if_the_condition_is_not_monotone(seed: int) -> None:
+    def passes(off: Sequence[str]) -> bool:
         return random.Random(f"{seed} {sorted(off)}").random() < 0.4
 
-    found = bisect(SWITCHES, holds, 3)
-    assert found is None or holds(found)
+    result = bisect(SWITCHES, passes, 3)
+    assert result is None or passes(result)

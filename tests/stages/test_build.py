@@ -1,4 +1,4 @@
-"""Real engines, built by TensorRT-RTX on a machine without a GPU."""
+"""Tests of the build stage with real engines, built by TensorRT-RTX without a GPU."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def test_an_engine_is_built_and_described(finished: Path) -> None:
     assert engine.layers["HALF"] > engine.layers["FLOAT"]
 
 
-def test_tensorrts_own_log_is_kept(finished: Path) -> None:
+def test_the_notes_contain_the_log_of_tensorrt(finished: Path) -> None:
     (artifact,) = artifacts(finished).chain(Kind.ENGINE)
     log = artifact.notes["log"]
     assert isinstance(log, list)
     assert any("Opset version:    18" in str(line) for line in log)
 
 
-def test_two_builds_give_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+def test_two_builds_write_identical_files(finished: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         build.make(Job(TINY, options()), tmp_path / name / "model.plan", artifacts(finished))
     assert (tmp_path / "a" / "model.plan").read_bytes() == (tmp_path / "b" / "model.plan").read_bytes()
 
 
-def test_turing_gets_its_own_file(finished: Path, tmp_path: Path) -> None:
+def test_every_plan_is_written_to_its_own_file(finished: Path, tmp_path: Path) -> None:
     plans = (EnginePlan("model.plan", RTX, ("8.6", "8.9")), EnginePlan("engine_2.plan", RTX, ("7.5",)))
     notes = build.make(Job(TINY, options(*plans)), tmp_path / "model.plan", artifacts(finished))
     assert [engine.capabilities for engine in serde.decode(tuple[Engine, ...], notes["engines"])] == [
@@ -63,21 +63,23 @@ def test_turing_gets_its_own_file(finished: Path, tmp_path: Path) -> None:
 
 
 def test_the_build_reports_its_progress(finished: Path, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    job = Job(TINY, options(), watch=lambda done, total: seen.append((done, total)))
+    progress: list[tuple[int, int]] = []
+    job = Job(TINY, options(), watch=lambda done, total: progress.append((done, total)))
     build.make(job, tmp_path / "model.plan", artifacts(finished))
-    assert seen == sorted(seen)
-    assert seen[-1][0] == seen[-1][1] > 1
+    assert progress == sorted(progress)
+    assert progress[-1][0] == progress[-1][1] > 1
 
 
-def test_an_engine_that_would_be_fp32_is_refused(finished: Path, tmp_path: Path) -> None:
+def test_an_engine_of_an_fp32_graph_is_an_error(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match="only 0 of 4 convolution and matrix layers are FP16"):
         build.make(Job(TINY, options()), tmp_path / "model.plan", with_graph(finished / "simplify" / "model.onnx"))
     assert not (tmp_path / "model.plan").exists()
 
 
 def test_a_graph_with_layers_kept_in_fp32_is_built(finished: Path, tmp_path: Path) -> None:
-    before = StageInputs(tuple(each for each in artifacts(finished).artifacts if each.made_by not in ("fp16", "build")))
+    before = StageInputs(
+        tuple(artifact for artifact in artifacts(finished).artifacts if artifact.made_by not in ("fp16", "build"))
+    )
     job = Job(TINY, dataclasses.replace(options(), keep_fp32=("grouped", "depthwise")))
     notes = fp16.make(job, tmp_path / "model.onnx", before)
     mixed = Artifact(Kind.GRAPH, tmp_path / "model.onnx", "digest", "key", Stage.FP16, notes, 0.0, fresh=True)
@@ -92,7 +94,7 @@ def test_a_graph_with_layers_kept_in_fp32_is_built(finished: Path, tmp_path: Pat
         build.make(job, tmp_path / "model.plan", with_graph(tmp_path / "model.onnx"))
 
 
-def test_an_operator_tensorrt_does_not_take_is_named(tmp_path: Path) -> None:
+def test_the_error_names_an_operator_that_tensorrt_does_not_support(tmp_path: Path) -> None:
     graph = helper.make_graph(
         [helper.make_node("Det", ["input"], ["logits"], "the_odd_one")],
         "graph",
@@ -105,12 +107,12 @@ def test_an_operator_tensorrt_does_not_take_is_named(tmp_path: Path) -> None:
         build.make(Job(TINY, options()), tmp_path / "model.plan", with_graph(path))
 
 
-def test_garbage_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"garbage")
     with pytest.raises((StageFailed, BadInput)):
         build.make(Job(TINY, options()), tmp_path / "model.plan", with_graph(tmp_path / "model.onnx"))
 
 
-def test_a_profile_of_one_size(finished: Path, tmp_path: Path) -> None:
+def test_an_engine_is_built_for_a_fixed_batch_size(finished: Path, tmp_path: Path) -> None:
     build.make(Job(TINY, options(batch=Range(4, 4, 4))), tmp_path / "model.plan", artifacts(finished))
     assert (tmp_path / "model.plan").stat().st_size > 10_000

@@ -1,3 +1,5 @@
+"""Tests of the export stage: both exporters, the choice between them, and errors."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -24,11 +26,11 @@ from tests.conftest import QUICK, ROOT, TINY, artifacts
 
 EXPORTERS = ("torchscript", "dynamo")
 OWN = ROOT / "tests" / "user_models"
-ROAD = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT)
+RECIPE = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT)
 
 
 @pytest.fixture(scope="module", params=EXPORTERS)
-def translated(request: pytest.FixtureRequest, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(request: pytest.FixtureRequest, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp(request.param) / "model.onnx"
     notes = export.make(Job(TINY, options(request.param)), out, artifacts(finished))
     assert notes["exporter"] == request.param
@@ -39,10 +41,10 @@ def options(exporter: str) -> Options:
     return dataclasses.replace(QUICK, exporter=exporter)
 
 
-def test_the_graph_is_one_whole_file_with_stable_names(translated: Path) -> None:
-    graph = onnx.load(translated, load_external_data=False)
+def test_the_graph_is_a_single_file_with_stable_names(exported: Path) -> None:
+    graph = onnx.load(exported, load_external_data=False)
     onnx.checker.check_model(graph, full_check=True)
-    assert [path.name for path in translated.parent.iterdir()] == ["model.onnx"]
+    assert [path.name for path in exported.parent.iterdir()] == ["model.onnx"]
     assert [value.name for value in (*graph.graph.input, *graph.graph.output)] == ["input", "logits"]
     shapes = [
         [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
@@ -53,37 +55,37 @@ def test_the_graph_is_one_whole_file_with_stable_names(translated: Path) -> None
     assert graph.ir_version <= 10
 
 
-def test_no_path_of_this_machine_is_inside(translated: Path) -> None:
-    inside = translated.read_bytes()
-    for trace in (str(ROOT), "site-packages", "tiny.py", ".forward"):
-        assert trace.encode() not in inside
+def test_the_file_contains_no_path_of_this_machine(exported: Path) -> None:
+    content = exported.read_bytes()
+    for text in (str(ROOT), "site-packages", "tiny.py", ".forward"):
+        assert text.encode() not in content
 
 
-def test_nodes_are_named_by_their_module(translated: Path) -> None:
-    names = [node.name for node in onnx.load(translated).graph.node]
+def test_nodes_are_named_by_their_module(exported: Path) -> None:
+    names = [node.name for node in onnx.load(exported).graph.node]
     assert len(names) == len(set(names))
     assert any(name.startswith("/depthwise/") for name in names)
     assert any(name.startswith("/classifier/") for name in names)
 
 
-def test_it_computes_what_the_model_does_at_any_batch(translated: Path, finished: Path) -> None:
+def test_the_graph_is_correct_at_any_batch_size(exported: Path, finished: Path) -> None:
     sample = golden.read(finished / "golden" / "golden.npz")
     tolerance = metrics.tolerances(sample.noise, {}).fp32
-    with onnxruntime.start(translated) as session:
+    with onnxruntime.start(exported) as session:
         for size in (1, 3, 4):
             inputs = {name: array[:size] for name, array in sample.inputs.items()}
             expected = {name: array[:size] for name, array in sample.reference.items()}
             assert not metrics.check(replay(session, inputs), expected, "FP64", tolerance).broken
 
 
-def test_the_same_model_gives_the_same_bytes(translated: Path, finished: Path, tmp_path: Path) -> None:
-    exporter = "dynamo" if "dynamo" in str(translated) else "torchscript"
+def test_two_exports_write_identical_files(exported: Path, finished: Path, tmp_path: Path) -> None:
+    exporter = "dynamo" if "dynamo" in str(exported) else "torchscript"
     export.make(Job(TINY, options(exporter)), tmp_path / "model.onnx", artifacts(finished))
-    assert (tmp_path / "model.onnx").read_bytes() == translated.read_bytes()
+    assert (tmp_path / "model.onnx").read_bytes() == exported.read_bytes()
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-def test_exporters_say_nothing(
+def test_exporters_print_nothing(
     finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], exporter: str
 ) -> None:
     export.make(Job(TINY, options(exporter)), tmp_path / "model.onnx", artifacts(finished))
@@ -91,7 +93,7 @@ def test_exporters_say_nothing(
 
 
 @pytest.mark.parametrize("exporter", [*EXPORTERS, "default"])
-def test_a_model_that_both_refuse_ends_with_both_reasons_and_the_operator(
+def test_the_error_has_both_reasons_and_the_operator_if_both_exporters_reject_a_model(
     exporter: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -106,11 +108,11 @@ def test_a_model_that_both_refuse_ends_with_both_reasons_and_the_operator(
     assert not (tmp_path / "model.onnx").exists()
 
 
-def test_auto_keeps_the_very_graph_its_exporter_makes(translated: Path, finished: Path, tmp_path: Path) -> None:
+def test_auto_keeps_the_graph_of_the_better_exporter_unchanged(exported: Path, finished: Path, tmp_path: Path) -> None:
     notes = export.make(Job(TINY, options("auto")), tmp_path / "model.onnx", artifacts(finished))
     assert notes["exporter"] == "dynamo"
-    if "dynamo" in str(translated):
-        assert (tmp_path / "model.onnx").read_bytes() == translated.read_bytes()
+    if "dynamo" in str(exported):
+        assert (tmp_path / "model.onnx").read_bytes() == exported.read_bytes()
     (remark,) = serde.decode(tuple[str, ...], notes["remarks"])
     figures = r"\d+ operations, error \d\.\de-0[678]"
     why = "that of the torchscript exporter is as exact and less simple"
@@ -121,14 +123,14 @@ def test_auto_keeps_the_very_graph_its_exporter_makes(translated: Path, finished
     assert all(0 < fact["max_error"] < 1e-6 and fact["nodes"] > 10 for fact in facts.values())
 
 
-def candidate(exporter: str, max_error: float, operations: int, why: str = "") -> export._Candidate:
+def candidate(exporter: str, max_error: float, operations: int, problem: str = "") -> export._Candidate:
     nodes = [onnx.helper.make_node("Relu", ["a"], ["b"])] * operations
-    idle = [onnx.helper.make_node("Constant", [], ["c"], value_float=1.0)] * (50 - operations)
-    return export._Candidate(exporter, onnx.ModelProto(graph=onnx.GraphProto(node=nodes + idle)), max_error, why)
+    free = [onnx.helper.make_node("Constant", [], ["c"], value_float=1.0)] * (50 - operations)
+    return export._Candidate(exporter, onnx.ModelProto(graph=onnx.GraphProto(node=nodes + free)), max_error, problem)
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "kept", "why"),
+    ("first", "second", "kept", "reason"),
     [
         ((2e-7, 20), (2e-7, 20), 0, "is no better"),
         ((2e-7, 20), (2e-7, 19), 1, "is as exact and less simple"),
@@ -141,26 +143,28 @@ def candidate(exporter: str, max_error: float, operations: int, why: str = "") -
         ((9e-6, 90), (1e-7, 20, "it is wrong"), 0, "it is wrong"),
     ],
 )
-def test_exactness_comes_first_then_few_operations(
-    first: tuple[Any, ...], second: tuple[Any, ...], kept: int, why: str
+def test_the_smaller_error_is_preferred_and_then_fewer_operations(
+    first: tuple[Any, ...], second: tuple[Any, ...], kept: int, reason: str
 ) -> None:
-    tried = [candidate("torchscript", *first), candidate("dynamo", *second)]
-    best, said = export._better(tried, noise=1e-7)
-    assert best is tried[kept]
-    assert why in said
+    candidates = [candidate("torchscript", *first), candidate("dynamo", *second)]
+    best, explanation = export._better(candidates, noise=1e-7)
+    assert best is candidates[kept]
+    assert reason in explanation
 
 
-def test_where_nothing_holds_every_reason_is_given() -> None:
-    tried = [candidate("torchscript", 1.0, 2, "it is wrong"), export._Candidate("dynamo", why="it is refused")]
+def test_the_error_has_all_problems_if_no_graph_is_correct() -> None:
+    candidates = [candidate("torchscript", 1.0, 2, "it is wrong"), export._Candidate("dynamo", problem="it is refused")]
     with pytest.raises(StageFailed, match=r"^it is wrong; it is refused$"):
-        export._better(tried, noise=1e-7)
+        export._better(candidates, noise=1e-7)
 
 
-def test_the_chatter_of_a_refusal_is_kept_off_the_terminal(
+def test_an_exporter_that_rejects_the_model_prints_nothing(
     finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tensors = params.tensors(["16"])
-    made = runner.run(Job(catalog.find(f"{OWN}/unsupported.py:Branching", tensors), options("dynamo")), ROAD, tmp_path)
+    stages = runner.run(
+        Job(catalog.find(f"{OWN}/unsupported.py:Branching", tensors), options("dynamo")), RECIPE, tmp_path
+    )
     with pytest.raises(StageFailed, match="dynamo exporter refuses the model: Could not guard on data-dependent"):
-        list(made)
+        list(stages)
     assert capfd.readouterr() == ("", "")

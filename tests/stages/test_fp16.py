@@ -1,3 +1,5 @@
+"""Tests of the fp16 stage."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -23,7 +25,7 @@ def types(graph: onnx.ModelProto) -> list[int]:
 
 
 def matmul(weight: np.ndarray[tuple[int, ...], np.dtype[np.float32]], folder: Path) -> StageInputs:
-    """A graph of one matrix product with that weight, as a stage would be given it."""
+    """The inputs of the stage: a graph of one matrix product with this weight."""
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["input", "weight"], ["logits"], "product")],
         "graph",
@@ -44,18 +46,20 @@ def test_the_graph_is_fp16_with_fp32_inputs_and_outputs(finished: Path) -> None:
     assert {weight.data_type for weight in graph.graph.initializer} <= {TensorProto.FLOAT16, TensorProto.INT64}
 
 
-def test_the_fp32_graph_is_not_taken_for_fp16(finished: Path) -> None:
+def test_no_node_of_the_fp32_graph_counts_as_fp16(finished: Path) -> None:
     assert stages_fp16.count_fp16(onnx.load(finished / "simplify" / "model.onnx")) == (0, 4)
 
 
-def test_io_fp16_leaves_no_cast(finished: Path, tmp_path: Path) -> None:
-    given = StageInputs(artifacts(finished).chain(Kind.GRAPH)[:3])
-    notes = stages_fp16.make(Job(TINY, dataclasses.replace(QUICK, io=Precision.FP16)), tmp_path / "model.onnx", given)
+def test_a_graph_with_fp16_inputs_and_outputs_has_no_casts(finished: Path, tmp_path: Path) -> None:
+    inputs = StageInputs(artifacts(finished).chain(Kind.GRAPH)[:3])
+    notes = stages_fp16.make(Job(TINY, dataclasses.replace(QUICK, io=Precision.FP16)), tmp_path / "model.onnx", inputs)
     assert notes["casts"] == 0
     assert types(onnx.load(tmp_path / "model.onnx")) == [TensorProto.FLOAT16, TensorProto.FLOAT16]
 
 
-def test_a_graph_that_stays_fp32_is_refused(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_stays_in_fp32_is_an_error(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fp16, "_supports_fp16", lambda *_: False)
     with pytest.raises(StageFailed, match="only 0 of 4 Conv, MatMul and Gemm nodes would run in FP16"):
         stages_fp16.make(
@@ -64,29 +68,28 @@ def test_a_graph_that_stays_fp32_is_refused(finished: Path, tmp_path: Path, monk
     assert not (tmp_path / "model.onnx").exists()
 
 
-def test_weights_are_clipped_at_the_limits_of_fp16_and_not_before(tmp_path: Path) -> None:
+def test_only_weights_beyond_the_limits_of_fp16_are_clipped(tmp_path: Path) -> None:
     weight = np.array([[20000.0, -60000.0, 1e6, 1e-7, 3e-8]], np.float32)
-    given = matmul(weight, tmp_path)
-    notes = stages_fp16.make(Job(TINY, QUICK), tmp_path / "half.onnx", given)
+    notes = stages_fp16.make(Job(TINY, QUICK), tmp_path / "half.onnx", matmul(weight, tmp_path))
     assert notes["weights"] == {"total": 5, "flushed": 1, "subnormal": 1}
-    (kept,) = onnx.load(tmp_path / "half.onnx").graph.initializer
-    got = numpy_helper.to_array(kept)[0]
-    np.testing.assert_array_equal(got[:3], np.array([20000, -60000, 65504], np.float16))
-    assert got[3] == np.float16(1e-7)
+    (initializer,) = onnx.load(tmp_path / "half.onnx").graph.initializer
+    values = numpy_helper.to_array(initializer)[0]
+    np.testing.assert_array_equal(values[:3], np.array([20000, -60000, 65504], np.float16))
+    assert values[3] == np.float16(1e-7)
 
 
 def keeping(*names: str) -> Job:
     return Job(TINY, dataclasses.replace(QUICK, keep_fp32=names))
 
 
-def before_halve(run: Path) -> StageInputs:
+def before_fp16(run: Path) -> StageInputs:
     return StageInputs(
         tuple(artifact for artifact in artifacts(run).artifacts if artifact.made_by not in ("fp16", "build"))
     )
 
 
-def test_what_is_named_is_kept_in_fp32(finished: Path, tmp_path: Path) -> None:
-    notes = stages_fp16.make(keeping("grouped", "/pool/AveragePool"), tmp_path / "model.onnx", before_halve(finished))
+def test_named_modules_and_nodes_are_kept_in_fp32(finished: Path, tmp_path: Path) -> None:
+    notes = stages_fp16.make(keeping("grouped", "/pool/AveragePool"), tmp_path / "model.onnx", before_fp16(finished))
     graph = onnx.load(tmp_path / "model.onnx")
     onnx.checker.check_model(graph, full_check=True)
     assert stages_fp16.count_fp16(graph) == (3, 4)
@@ -95,55 +98,58 @@ def test_what_is_named_is_kept_in_fp32(finished: Path, tmp_path: Path) -> None:
     assert notes["keep_fp32"] == ["grouped", "/pool/AveragePool"]
     assert notes["remarks"] == ["kept in FP32: grouped, /pool/AveragePool (3 of 13 nodes)"]
     assert notes["casts"] == 6
-    all_weights = stages_fp16.make(Job(TINY, QUICK), tmp_path / "plain.onnx", before_halve(finished))["weights"]
+    all_weights = stages_fp16.make(Job(TINY, QUICK), tmp_path / "plain.onnx", before_fp16(finished))["weights"]
     few_weights = notes["weights"]
     assert isinstance(all_weights, dict)
     assert isinstance(few_weights, dict)
-    assert few_weights["total"] == all_weights["total"] - 8 * 4  # the filters of `grouped`; its biases others have too
+    # the filters of `grouped` are not converted; its biases are shared with other modules
+    assert few_weights["total"] == all_weights["total"] - 8 * 4
 
 
-def test_an_unknown_name_is_refused_with_the_nearest(finished: Path, tmp_path: Path) -> None:
+def test_the_remedy_for_an_unknown_name_contains_a_similar_one(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no module and no FP16 node is named 'group'") as refused:
-        stages_fp16.make(keeping("group"), tmp_path / "model.onnx", before_halve(finished))
+        stages_fp16.make(keeping("group"), tmp_path / "model.onnx", before_fp16(finished))
     assert "grouped" in refused.value.remedy
     assert not (tmp_path / "model.onnx").exists()
 
 
-def test_a_graph_that_is_mostly_kept_is_refused(finished: Path, tmp_path: Path) -> None:
+def test_a_graph_that_is_mostly_kept_in_fp32_is_an_error(finished: Path, tmp_path: Path) -> None:
     half = ("stem", "grouped")
-    assert stages_fp16.make(keeping(*half), tmp_path / "model.onnx", before_halve(finished))["heavy_nodes_kept"] == 2
+    assert stages_fp16.make(keeping(*half), tmp_path / "model.onnx", before_fp16(finished))["heavy_nodes_kept"] == 2
     (tmp_path / "model.onnx").unlink()
     with pytest.raises(StageFailed, match="3 of 4 Conv, MatMul and Gemm nodes are kept in FP32") as refused:
-        stages_fp16.make(keeping(*half, "classifier"), tmp_path / "model.onnx", before_halve(finished))
-    assert refused.value.remedy.startswith("keep less with --keep-fp32")
+        stages_fp16.make(keeping(*half, "classifier"), tmp_path / "model.onnx", before_fp16(finished))
+    assert refused.value.remedy.startswith("keep fewer nodes with --keep-fp32")
     assert not (tmp_path / "model.onnx").exists()
 
 
-def test_nobody_is_told_to_keep_less_than_the_search_found(
+def test_the_remedy_does_not_mention_the_option_after_a_search(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages_fp16, "_searched", lambda halved, *_: (frozenset(node.name for node in halved.nodes), 1))
+    monkeypatch.setattr(
+        stages_fp16, "_search", lambda conversion, *_: (frozenset(node.name for node in conversion.nodes), 1)
+    )
     with pytest.raises(StageFailed, match="4 of 4 Conv, MatMul and Gemm nodes are kept in FP32") as refused:
-        stages_fp16.make(keeping("auto"), tmp_path / "model.onnx", before_halve(finished))
+        stages_fp16.make(keeping("auto"), tmp_path / "model.onnx", before_fp16(finished))
     assert refused.value.remedy == "deploy the FP32 graph of the rewrite stage"
 
 
 def test_a_search_keeps_nothing_where_fp16_is_enough(finished: Path, tmp_path: Path) -> None:
-    notes = stages_fp16.make(keeping("auto"), tmp_path / "model.onnx", before_halve(finished))
+    notes = stages_fp16.make(keeping("auto"), tmp_path / "model.onnx", before_fp16(finished))
     assert (tmp_path / "model.onnx").read_bytes() == (finished / "fp16" / "model.onnx").read_bytes()
     assert (notes["kept"], notes["keep_fp32"], notes["evaluations"]) == ({}, [], 1)
     assert "kept in FP32: nothing (0 of" in str(notes["remarks"])
 
 
-def test_a_search_without_an_answer_says_so(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_without_a_result_is_an_error(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages_fp16, "assess", lambda half, sample, tolerance: Evaluation(False, 1.0))
     with pytest.raises(StageFailed, match="no part of the graph can be FP16") as refused:
-        stages_fp16.make(keeping("auto"), tmp_path / "model.onnx", before_halve(finished))
+        stages_fp16.make(keeping("auto"), tmp_path / "model.onnx", before_fp16(finished))
     assert refused.value.remedy == "deploy the FP32 graph of the rewrite stage"
 
 
-def test_a_search_tells_how_far_it_is(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, int]] = []
+def test_a_search_reports_its_progress(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    progress: list[tuple[int, int]] = []
     monkeypatch.setattr(
         stages_fp16,
         "assess",
@@ -151,14 +157,14 @@ def test_a_search_tells_how_far_it_is(finished: Path, tmp_path: Path, monkeypatc
             stages_fp16.count_fp16(half)[0] < 4, 4.0 - stages_fp16.count_fp16(half)[0]
         ),
     )
-    job = dataclasses.replace(keeping("auto"), watch=lambda done, total: seen.append((done, total)))
-    notes = stages_fp16.make(job, tmp_path / "model.onnx", before_halve(finished))
+    job = dataclasses.replace(keeping("auto"), watch=lambda done, total: progress.append((done, total)))
+    notes = stages_fp16.make(job, tmp_path / "model.onnx", before_fp16(finished))
     assert notes["heavy_nodes_kept"] == 1
-    assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
-    assert all(done <= total for done, total in seen)
+    assert [done for done, _ in progress] == list(range(1, len(progress) + 1))
+    assert all(done <= total for done, total in progress)
 
 
-def test_keeping_needs_no_torch(finished: Path, tmp_path: Path) -> None:
+def test_keeping_nodes_in_fp32_does_not_import_torch(finished: Path, tmp_path: Path) -> None:
     program = f"""
 import dataclasses, sys
 from pathlib import Path
@@ -166,10 +172,10 @@ from deploytool.pipeline import runner
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.spec import Job, Model, Options
 from deploytool.stages import fp16
-rooms = runner.stage_directories(Path({str(finished)!r}))
-given = [runner.artifact_of(*room, fresh=False) for room in rooms if room[0].name not in ("fp16", "build")]
+stages = runner.stage_directories(Path({str(finished)!r}))
+inputs = [runner.artifact_of(*stage, fresh=False) for stage in stages if stage[0].name not in ("fp16", "build")]
 job = Job(Model("tiny", ""), Options(keep_fp32=("auto",)))
-fp16.make(job, Path({str(tmp_path / "model.onnx")!r}), StageInputs(tuple(given)))
+fp16.make(job, Path({str(tmp_path / "model.onnx")!r}), StageInputs(tuple(inputs)))
 """
     assert "torch" not in modules_of(program)
     assert (tmp_path / "model.onnx").is_file()

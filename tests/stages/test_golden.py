@@ -1,3 +1,5 @@
+"""Tests of the golden stage."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -15,7 +17,7 @@ from deploytool.stages import golden as stages_golden
 from tests.conftest import QUICK, TINY, artifacts
 
 
-def test_the_sample_holds_what_it_promises(finished: Path) -> None:
+def test_the_golden_file_has_pixels_inputs_and_answers_in_both_precisions(finished: Path) -> None:
     sample = golden.read(finished / "golden" / "golden.npz")
     assert sample.pixels.shape == (4, 32, 32, 3)
     np.testing.assert_array_equal(sample.inputs["input"], images.normalise(sample.pixels, TINY.preprocessing))
@@ -25,18 +27,18 @@ def test_the_sample_holds_what_it_promises(finished: Path) -> None:
     assert (sample.outputs["logits"] != sample.reference["logits"]).any()
 
 
-def test_the_model_is_sure_of_every_image(finished: Path) -> None:
+def test_every_golden_image_has_a_clear_class(finished: Path) -> None:
     sample = golden.read(finished / "golden" / "golden.npz")
     assert stages_golden.margin(sample.reference["logits"]).min() >= 0.01
 
 
-def test_a_margin_is_the_lead_of_the_best_class_over_the_second() -> None:
+def test_a_margin_is_the_difference_between_the_two_best_scores() -> None:
     np.testing.assert_allclose(stages_golden.margin(np.array([[1.0, 4.0, 3.0], [0.0, 0.0, -2.0]])), [0.25, 0.0])
     np.testing.assert_array_equal(stages_golden.margin(np.zeros((2, 3))), [0.0, 0.0])
     np.testing.assert_array_equal(stages_golden.margin(np.zeros((2, 1))), [1.0, 1.0])
 
 
-def test_the_number_of_images_is_the_one_asked_for(run_copy: Path, tmp_path: Path) -> None:
+def test_the_number_of_images_is_that_of_the_options(run_copy: Path, tmp_path: Path) -> None:
     notes = stages_golden.make(
         Job(TINY, dataclasses.replace(QUICK, images=37)), tmp_path / "golden.npz", artifacts(run_copy)
     )
@@ -44,7 +46,7 @@ def test_the_number_of_images_is_the_one_asked_for(run_copy: Path, tmp_path: Pat
     assert len(golden.read(tmp_path / "golden.npz").pixels) == 37
 
 
-def test_a_model_that_answers_nan_is_refused(run_copy: Path, tmp_path: Path) -> None:
+def test_a_model_that_returns_nan_is_an_error(run_copy: Path, tmp_path: Path) -> None:
     weights = artifacts(run_copy).latest(Kind.WEIGHTS).path
     state = load_file(weights)
     state["classifier.bias"][0] = float("nan")
@@ -53,6 +55,6 @@ def test_a_model_that_answers_nan_is_refused(run_copy: Path, tmp_path: Path) -> 
     with safe_open(weights, framework="numpy") as file:
         metadata = file.metadata()
     save_file(state, weights, metadata)
-    with pytest.raises(StageFailed, match="the model itself answers with NaN"):
+    with pytest.raises(StageFailed, match="the model itself returns NaN"):
         stages_golden.make(Job(TINY, QUICK), tmp_path / "golden.npz", artifacts(run_copy))
     assert not (tmp_path / "golden.npz").exists()

@@ -1,3 +1,5 @@
+"""Tests of the rewrite stage: the choice of a form, its checks and its remarks."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -27,53 +29,52 @@ from deploytool.rewrites.forms import Outcome
 from deploytool.rewrites.graph.editable import EditableGraph
 from deploytool.spec import Job, Options, Range, Stage
 from deploytool.stages import fp16, rewrite
+from tests.benchmark.simulated_machine import series
 from tests.conftest import QUICK, TINY, artifacts
-from tests.parity.pretended import series
 
 
 @pytest.fixture
-def given(finished: Path) -> StageInputs:
-    """The inputs of the rewrite stage: what the stages before it made."""
-    kept = artifacts(finished).artifacts
-    return StageInputs(
-        tuple(each for each in kept if each.made_by in (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY))
-    )
+def inputs(finished: Path) -> StageInputs:
+    """The inputs of the rewrite stage."""
+    stages = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY)
+    return StageInputs(tuple(artifact for artifact in artifacts(finished).artifacts if artifact.made_by in stages))
 
 
-def make(given: StageInputs, out: Path, asked: str = "auto", **more: Any) -> dict[str, Any]:
-    return dict(rewrite.make(Job(TINY, dataclasses.replace(QUICK, rewrite=asked, **more)), out, given))
+def make(inputs: StageInputs, out: Path, form: str = "auto", **options: Any) -> dict[str, Any]:
+    return dict(rewrite.make(Job(TINY, dataclasses.replace(QUICK, rewrite=form, **options)), out, inputs))
 
 
-def speeds(
+def fake_timing(
     monkeypatch: pytest.MonkeyPatch, times: Mapping[str, float], busy: Mapping[str, float] | None = None
 ) -> list[list[str]]:
-    """Each form works for so many milliseconds, always, and takes as long, or as `busy` says: then the machine is.
+    """Replaces the timing: every call of a form takes `times` milliseconds of processor time, by default 10.
 
-    Returns who was timed together.
+    The wall time is the same; with `busy`, it is that (by default 30), as on a busy machine. Returns the list of the
+    forms that are timed together.
     """
-    asked: list[list[str]] = []
+    timed: list[list[str]] = []
 
-    def watched(
+    def time_watched(
         calls: Mapping[str, Callable[[], object]], seconds: float, threads: int
     ) -> tuple[dict[str, TimingSeries], Conditions]:
-        asked.append(list(calls))
+        timed.append(list(calls))
         for call in calls.values():
             call()
-        worked = {name: np.full(9, times.get(name, 10.0)) for name in calls}
-        taken = {name: series(each) for name, each in worked.items()}
+        cpu_times = {name: np.full(9, times.get(name, 10.0)) for name in calls}
+        timings = {name: series(cpu_time) for name, cpu_time in cpu_times.items()}
         if busy is not None:
             walls = {name: np.full(9, busy.get(name, 30.0)) for name in calls}
-            taken = {name: TimingSeries(wall, worked[name], 0.9 * threads * wall) for name, wall in walls.items()}
-        return taken, Conditions(threads, 2, 0.0, 0.0, 1.0, 1.0, 1.0, (), (), None)
+            timings = {name: TimingSeries(wall, cpu_times[name], 0.9 * threads * wall) for name, wall in walls.items()}
+        return timings, Conditions(threads, 2, 0.0, 0.0, 1.0, 1.0, 1.0, (), (), None)
 
-    monkeypatch.setattr(machine_state, "time_watched", watched)
+    monkeypatch.setattr(machine_state, "time_watched", time_watched)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    return asked
+    return timed
 
 
-def test_the_fastest_form_is_kept(given: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    speeds(monkeypatch, {"folded": 4.0, "grouped": 8.0})
-    notes = make(given, tmp_path / "model.onnx")
+def test_the_fastest_form_is_kept(inputs: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_timing(monkeypatch, {"folded": 4.0, "grouped": 8.0})
+    notes = make(inputs, tmp_path / "model.onnx")
     assert notes["chosen"] == "folded"
     assert notes["remarks"] == [
         "folded, of original, grouped: 2.50× (2.50–2.50) the original graph's speed at batch 1, "
@@ -86,72 +87,72 @@ def test_the_fastest_form_is_kept(given: StageInputs, tmp_path: Path, monkeypatc
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "engine.onnx"}
 
 
-def test_a_form_that_is_not_surely_faster_is_not_kept(
-    given: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_form_that_is_not_significantly_faster_is_not_kept(
+    inputs: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    speeds(monkeypatch, {})
-    notes = make(given, tmp_path / "model.onnx")
+    fake_timing(monkeypatch, {})
+    notes = make(inputs, tmp_path / "model.onnx")
     assert notes["chosen"] == "original"
     assert notes["remarks"][0] == "original: none of folded, grouped is surely faster (measured)"
-    assert (tmp_path / "model.onnx").read_bytes() == given.latest(Kind.GRAPH).path.read_bytes()
+    assert (tmp_path / "model.onnx").read_bytes() == inputs.latest(Kind.GRAPH).path.read_bytes()
 
 
-def test_the_hopeless_are_not_timed_again_and_neither_is_what_takes_too_long(
-    given: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_slow_forms_and_long_timings_are_skipped_at_the_larger_batch_size(
+    inputs: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = speeds(monkeypatch, {"grouped": 10.5})  # 0.95× would never be kept, whatever it does at batch 8
-    make(given, tmp_path / "model.onnx")
-    assert asked == [["original", "folded", "grouped"], ["original", "folded"]]
-    asked = speeds(monkeypatch, {})
-    make(given, tmp_path / "model.onnx", batch=Range(1, 500, 1000))
-    assert len(asked) == 1
+    timed = fake_timing(monkeypatch, {"grouped": 10.5})  # 0.95× would not be kept, whatever its speed at batch 8
+    make(inputs, tmp_path / "model.onnx")
+    assert timed == [["original", "folded", "grouped"], ["original", "folded"]]
+    timed = fake_timing(monkeypatch, {})
+    make(inputs, tmp_path / "model.onnx", batch=Range(1, 500, 1000))
+    assert len(timed) == 1
 
 
-def test_on_a_busy_machine_one_thread_by_its_own_time_decides(
-    given: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_on_a_busy_machine_one_thread_is_timed_by_processor_time(
+    inputs: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = speeds(monkeypatch, {"folded": 4.0}, busy={"grouped": 2.0})
-    notes = make(given, tmp_path / "model.onnx")
+    timed = fake_timing(monkeypatch, {"folded": 4.0}, busy={"grouped": 2.0})
+    notes = make(inputs, tmp_path / "model.onnx")
     assert notes["chosen"] == "folded"
-    why = "(measured by processor time, on one thread: original waited for a processor in 100% of its rounds)"
-    assert notes["remarks"][0].endswith(why)
-    assert asked == [["original", "folded", "grouped"]] * 3  # once in vain, and then at both batches
+    how = "(measured by processor time, on one thread: original waited for a processor in 100% of its rounds)"
+    assert notes["remarks"][0].endswith(how)
+    assert timed == [["original", "folded", "grouped"]] * 3  # once without a result, and then at both batch sizes
 
 
-def test_the_times_are_real(given: StageInputs, tmp_path: Path) -> None:
-    notes = make(given, tmp_path / "model.onnx")
-    results = {each["names"][0]: each for each in notes["candidates"]}
+def test_all_forms_are_timed(inputs: StageInputs, tmp_path: Path) -> None:
+    notes = make(inputs, tmp_path / "model.onnx")
+    results = {candidate["names"][0]: candidate for candidate in notes["candidates"]}
     assert set(results) == {"original", "folded", "grouped"}
-    assert all(each["max_error"] <= 1e-5 for each in results.values())
-    assert all("1" in each["faster_than_original"] for each in results.values())
+    assert all(candidate["max_error"] <= 1e-5 for candidate in results.values())
+    assert all("1" in candidate["faster_than_original"] for candidate in results.values())
     outcomes = serde.decode(Mapping[str, Outcome], notes["rewrites"])  # type: ignore[type-abstract]  # a hint as it is
     assert outcomes["pool_globally"].applied == ("/GlobalAveragePool",)
     assert outcomes["merge_siblings"].applied == ()
     assert outcomes["merge_siblings"].skipped
 
 
-def test_an_engine_gets_a_form_of_its_own(given: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    speeds(monkeypatch, {"folded": 4.0})
-    notes = make(given, tmp_path / "model.onnx")
+def test_engines_can_have_another_form(inputs: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_timing(monkeypatch, {"folded": 4.0})
+    notes = make(inputs, tmp_path / "model.onnx")
     assert (notes["chosen"], notes["for_engine"]) == ("folded", "grouped")
-    beside = Artifact(Kind.GRAPH, tmp_path / "model.onnx", "digest", "key", Stage.REWRITE, {}, 0.0, fresh=True)
-    fp16.make(Job(TINY, QUICK), tmp_path / "half.onnx", StageInputs((beside,)))
+    graph = Artifact(Kind.GRAPH, tmp_path / "model.onnx", "digest", "key", Stage.REWRITE, {}, 0.0, fresh=True)
+    fp16.make(Job(TINY, QUICK), tmp_path / "half.onnx", StageInputs((graph,)))
     operators = [node.op_type for node in onnx.load(tmp_path / "half.onnx").graph.node]
     assert "Gather" in operators
     assert "Transpose" not in operators
 
 
-def test_a_form_that_is_asked_for_is_the_engines_too(given: StageInputs, tmp_path: Path) -> None:
-    make(given, tmp_path / "model.onnx", "folded")
+def test_a_requested_form_is_used_for_engines_too(inputs: StageInputs, tmp_path: Path) -> None:
+    make(inputs, tmp_path / "model.onnx", "folded")
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_too_many_weights_are_not_for_an_engine(given: StageInputs) -> None:
-    original, *_, grouped = rewrites_forms.candidates(onnx.load(given.latest(Kind.GRAPH).path))
+def test_a_form_with_much_larger_weights_is_not_used_for_engines(inputs: StageInputs) -> None:
+    original, *_, grouped = rewrites_forms.candidates(onnx.load(inputs.latest(Kind.GRAPH).path))
     job = Job(TINY, QUICK)
     assert rewrite._for_engine([original, grouped], job)[0] is grouped
-    heavy = np.zeros(original.weights, np.float32)
-    grouped.model.graph.initializer.append(numpy_helper.from_array(heavy, "ballast"))
+    ballast = np.zeros(original.weights, np.float32)
+    grouped.model.graph.initializer.append(numpy_helper.from_array(ballast, "ballast"))
     assert rewrite._for_engine([original, grouped], job) == (original, [])
 
 
@@ -170,10 +171,10 @@ OLD = BuildEstimate(kernels=10, syncs=4, traffic=8_000_000, size=2_000_000)
         (BuildEstimate(8, 0, 1, 3_000_001), "original for FP16 and engines, not grouped: 8 kernels for 10"),
     ],
 )
-def test_where_engines_are_asked_for_the_builder_has_the_last_word(
-    given: StageInputs, monkeypatch: pytest.MonkeyPatch, with_engine: Options, new: BuildEstimate, remark: str
+def test_the_build_estimate_decides_on_the_form_for_engines(
+    inputs: StageInputs, monkeypatch: pytest.MonkeyPatch, with_engine: Options, new: BuildEstimate, remark: str
 ) -> None:
-    forms = rewrites_forms.candidates(onnx.load(given.latest(Kind.GRAPH).path))
+    forms = rewrites_forms.candidates(onnx.load(inputs.latest(Kind.GRAPH).path))
     results = {id(forms[0].model): OLD, id(forms[-1].model): new}
     monkeypatch.setattr(rewrite, "_fp16", lambda model: model)
     monkeypatch.setattr(tensorrt_estimate, "estimate", lambda model, *_: results[id(model)])
@@ -184,100 +185,100 @@ def test_where_engines_are_asked_for_the_builder_has_the_last_word(
 
 
 @pytest.mark.parametrize(
-    ("asked", "remark"),
+    ("form", "remark"),
     [
         ("original", "original, as asked for"),
         ("folded", "folded, as asked for"),
         ("fewest-nodes", "fewest-nodes, as asked for"),
     ],
 )
-def test_a_form_that_is_asked_for_is_made(given: StageInputs, tmp_path: Path, asked: str, remark: str) -> None:
-    assert make(given, tmp_path / "model.onnx", asked)["remarks"] == [remark]
+def test_a_requested_form_is_written(inputs: StageInputs, tmp_path: Path, form: str, remark: str) -> None:
+    assert make(inputs, tmp_path / "model.onnx", form)["remarks"] == [remark]
 
 
-def test_only_what_serves_is_timed(given: StageInputs, tmp_path: Path) -> None:
-    notes = make(given, tmp_path / "model.onnx", runner="reference")
+def test_other_runners_are_not_timed(inputs: StageInputs, tmp_path: Path) -> None:
+    notes = make(inputs, tmp_path / "model.onnx", runner="reference")
     assert notes["remarks"][0] == "original: only ONNX Runtime is timed"
 
 
-def spoiling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of the rewrites gets a weight wrong."""
-    honest = rewrites_forms.candidates
+def plant_wrong_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the last form have a wrong weight."""
+    make_candidates = rewrites_forms.candidates
 
     def candidates(model: onnx.ModelProto, recipes: Mapping[str, tuple[str, ...]]) -> list[rewrites_forms.Candidate]:
-        forms = honest(model, recipes)
-        weight = next(each for each in forms[-1].model.graph.initializer if len(each.dims) == 4)
+        forms = make_candidates(model, recipes)
+        weight = next(tensor for tensor in forms[-1].model.graph.initializer if len(tensor.dims) == 4)
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.001), weight.name))
         return forms
 
     monkeypatch.setattr(rewrites_forms, "candidates", candidates)
 
 
-def test_a_form_that_computes_something_else_is_never_kept(
-    given: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_form_that_is_not_equivalent_is_never_kept(
+    inputs: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoiling(monkeypatch)
-    speeds(monkeypatch, {"grouped": 1.0})
-    notes = make(given, tmp_path / "model.onnx")
+    plant_wrong_weight(monkeypatch)
+    fake_timing(monkeypatch, {"grouped": 1.0})
+    notes = make(inputs, tmp_path / "model.onnx")
     assert notes["chosen"] == "original"
     assert notes["remarks"][-1].startswith("grouped is not what it replaces: ")
     with pytest.raises(ParityFailed, match="--rewrite grouped: grouped is not what it replaces"):
-        make(given, tmp_path / "model.onnx", "grouped")
+        make(inputs, tmp_path / "model.onnx", "grouped")
 
 
 @pytest.mark.parametrize("form", ["folded", "grouped", "partitioned", "fewest-nodes"])
-def test_a_form_that_nobody_asked_for_by_name_is_left_out_where_it_strays(
-    given: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+def test_an_implied_form_that_is_not_equivalent_is_left_out(
+    inputs: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    spoiling(monkeypatch)
-    notes = make(given, tmp_path / "model.onnx", form, rewrite_implied=True)
+    plant_wrong_weight(monkeypatch)
+    notes = make(inputs, tmp_path / "model.onnx", form, rewrite_implied=True)
     assert (notes["chosen"], notes["for_engine"]) == ("original", "original")
     assert notes["remarks"][0] == f"original: {form} is left out"
     assert notes["remarks"][1].startswith(f"{form} is not what it replaces: ")
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
-    assert (tmp_path / "model.onnx").read_bytes() == given.latest(Kind.GRAPH).path.read_bytes()
+    assert (tmp_path / "model.onnx").read_bytes() == inputs.latest(Kind.GRAPH).path.read_bytes()
 
 
-def test_a_form_that_quick_has_is_kept_where_it_holds(given: StageInputs, tmp_path: Path) -> None:
-    notes = make(given, tmp_path / "model.onnx", "folded", rewrite_implied=True)
+def test_an_implied_form_that_is_equivalent_is_kept(inputs: StageInputs, tmp_path: Path) -> None:
+    notes = make(inputs, tmp_path / "model.onnx", "folded", rewrite_implied=True)
     assert (notes["chosen"], notes["remarks"]) == ("folded", ["folded, as --quick has it"])
 
 
 @pytest.mark.parametrize("error", [KeyError("axis"), IndexError("list index out of range"), AssertionError()])
-def test_a_rewrite_that_stumbles_costs_its_own_forms_alone(
-    given: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+def test_a_rewrite_that_raises_affects_only_its_own_forms(
+    inputs: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def stumbling(graph: EditableGraph) -> Outcome:
+    def fail(graph: EditableGraph) -> Outcome:
         raise error
 
-    monkeypatch.setattr(gather_shuffle, "apply", stumbling)
-    speeds(monkeypatch, {"folded": 4.0})
-    notes = make(given, tmp_path / "model.onnx")
+    monkeypatch.setattr(gather_shuffle, "apply", fail)
+    fake_timing(monkeypatch, {"folded": 4.0})
+    notes = make(inputs, tmp_path / "model.onnx")
     assert notes["chosen"] == "folded"
     assert notes["remarks"][-1].startswith(f"grouped cannot be made: {type(error).__name__}")
     with pytest.raises(ParityFailed, match="--rewrite grouped: grouped cannot be made"):
-        make(given, tmp_path / "model.onnx", "grouped")
+        make(inputs, tmp_path / "model.onnx", "grouped")
 
 
 @pytest.mark.parametrize("quick", [True, False])
-@pytest.mark.parametrize("named", [None, "folded"])
-def test_only_a_form_that_is_named_is_asked_for(tmp_path: Path, named: str | None, quick: bool) -> None:
-    plan = plan_export(TINY, ExportOptions(quick=quick, rewrite=named, out=tmp_path / "run"))
-    assert plan.options.rewrite_implied == (quick and named is None)
+@pytest.mark.parametrize("form", [None, "folded"])
+def test_a_form_is_implied_by_quick_only_without_a_requested_one(tmp_path: Path, form: str | None, quick: bool) -> None:
+    plan = plan_export(TINY, ExportOptions(quick=quick, rewrite=form, out=tmp_path / "run"))
+    assert plan.options.rewrite_implied == (quick and form is None)
 
 
-def test_a_form_that_is_no_graph_is_left_out(
-    given: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_form_that_is_an_invalid_graph_is_left_out(
+    inputs: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = rewrites_forms.candidates
+    make_candidates = rewrites_forms.candidates
 
     def candidates(model: onnx.ModelProto, recipes: Mapping[str, tuple[str, ...]]) -> list[rewrites_forms.Candidate]:
-        forms = honest(model, recipes)
-        forms[-1].model.graph.node[2].input[0] = "nobody"
+        forms = make_candidates(model, recipes)
+        forms[-1].model.graph.node[2].input[0] = "unknown"
         return forms
 
     monkeypatch.setattr(rewrites_forms, "candidates", candidates)
-    speeds(monkeypatch, {"grouped": 1.0})
-    notes = make(given, tmp_path / "model.onnx")
+    fake_timing(monkeypatch, {"grouped": 1.0})
+    notes = make(inputs, tmp_path / "model.onnx")
     assert notes["chosen"] != "grouped"
     assert notes["remarks"][-1].startswith("grouped is no sound graph: ")

@@ -1,3 +1,5 @@
+"""Tests of the validate stage: comparisons, speeds, the gate and the report."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -16,7 +18,7 @@ from deploytool.spec import GateOutcome, Job, Options, Precision, Range, SpeedVe
 from deploytool.stages import validate
 from tests.conftest import QUICK, TINY, artifacts
 
-AGAIN = {"fp32_compute", "fp16_emulation"}  # runners of the FP16 graph beside the one that was asked for
+MORE_RUNNERS = {"fp32_compute", "fp16_emulation"}  # of the FP16 graph, in addition to that of the options
 
 
 def validated(run: Path, out: Path, options: Options = QUICK) -> Report:
@@ -27,33 +29,33 @@ def validated(run: Path, out: Path, options: Options = QUICK) -> Report:
 def spoil(graph: Path, weight: str, factor: float) -> None:
     """Scales the first filter of a weight."""
     model = onnx.load(graph)
-    held = next(one for one in model.graph.initializer if weight in one.name)
-    values = numpy_helper.to_array(held).copy()
+    tensor = next(tensor for tensor in model.graph.initializer if weight in tensor.name)
+    values = numpy_helper.to_array(tensor).copy()
     values[0] *= factor
-    held.CopyFrom(numpy_helper.from_array(values, held.name))
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     onnx.save(model, graph)
 
 
-def test_every_comparison_is_measured_against_the_one_before_and_the_source(finished: Path) -> None:
+def test_every_artifact_is_compared_with_the_previous_one_and_the_source(finished: Path) -> None:
     written = report.read(finished / "validate" / "report.json")
     checks = {
-        comparison.stage if comparison.runner not in AGAIN else f"{comparison.stage}, {comparison.runner}": [
+        comparison.stage if comparison.runner not in MORE_RUNNERS else f"{comparison.stage}, {comparison.runner}": [
             check.against for check in comparison.checks
         ]
         for comparison in written.comparisons
     }
     at_edges = ["FP64 at black", "FP64 at loud", "FP64 at one colour", "FP64 at faint"]
-    in_half = [each for each in at_edges if each in checks["fp16"]]
-    assert set(at_edges) - set(in_half) <= {"FP64 at loud"}, "FP16 need not hold there"
+    at_fp16_edges = [name for name in at_edges if name in checks["fp16"]]
+    assert set(at_edges) - set(at_fp16_edges) <= {"FP64 at loud"}, "FP16 need not be accurate there"
     assert checks == {
         "golden": ["FP64"],
         "torchscript": ["eager", "itself at the largest batch", *at_edges, "FP64"],
         "export": ["eager", "itself at the largest batch", *at_edges, "FP64"],
         "simplify": ["export", "itself at the largest batch", *at_edges, "FP64"],
         "rewrite": ["simplify", "itself at the largest batch", *at_edges, "FP64"],
-        "fp16": ["rewrite", "itself at the largest batch", *in_half, "FP64"],
+        "fp16": ["rewrite", "itself at the largest batch", *at_fp16_edges, "FP64"],
         "fp16, fp32_compute": ["rewrite with its weights in FP16", "FP64"],
-        "fp16, fp16_emulation": ["rewrite", *in_half, "FP64"],
+        "fp16, fp16_emulation": ["rewrite", *at_fp16_edges, "FP64"],
         "build": [],
     }
     status = {comparison.stage: comparison.status for comparison in written.comparisons}
@@ -62,21 +64,21 @@ def test_every_comparison_is_measured_against_the_one_before_and_the_source(fini
     assert verdict.unmeasured_lines(written) == (f"build: {Status.BUILT_NOT_RUN}",)
 
 
-def test_what_a_stage_wants_to_be_known_stands_in_the_report(finished: Path, tmp_path: Path) -> None:
+def test_remarks_of_stages_are_in_the_report(finished: Path, tmp_path: Path) -> None:
     changed = [
-        dataclasses.replace(each, notes={**each.notes, "remarks": ["went on without"]})
-        if each.made_by == "simplify"
-        else each
-        for each in artifacts(finished).artifacts
+        dataclasses.replace(artifact, notes={**artifact.notes, "remarks": ["a remark"]})
+        if artifact.made_by == "simplify"
+        else artifact
+        for artifact in artifacts(finished).artifacts
     ]
     validate.make(Job(TINY, QUICK), tmp_path / "report.json", StageInputs(tuple(changed)))
     assert report.read(tmp_path / "report.json").remarks == (
-        "simplify: went on without",
+        "simplify: a remark",
         "rewrite: original, as asked for",
     )
 
 
-def test_speed_is_measured_for_all_that_runs_here(finished: Path) -> None:
+def test_the_speed_of_every_artifact_that_runs_here_is_measured(finished: Path) -> None:
     written = report.read(finished / "validate" / "report.json")
     assert {speed.stage: speed.status for speed in written.speeds} == {
         "torchscript": Status.MEASURED,
@@ -98,17 +100,19 @@ def test_speed_is_measured_for_all_that_runs_here(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", ["export", "simplify", "rewrite", "fp16"])
-def test_a_fault_is_blamed_on_its_comparison(run_copy: Path, tmp_path: Path, stage: str) -> None:
+def test_a_fault_fails_the_comparisons_of_its_own_stage_and_the_next(
+    run_copy: Path, tmp_path: Path, stage: str
+) -> None:
     spoil(run_copy / stage / "model.onnx", "classifier.weight", factor=3.0)
     failed = verdict.failed_lines(validated(run_copy, tmp_path))
     assert failed[0].startswith(f"{stage} against ")
-    after = ("export", "simplify", "rewrite", "fp16")
-    following = after[after.index(stage) + 1 :]
-    strayed = {line.split()[0] for line in failed if "FP64" not in line} - {stage}
-    assert strayed == set(following[:1]), "the comparison after a lone fault strays from it, no other does"
+    stages = ("export", "simplify", "rewrite", "fp16")
+    later = stages[stages.index(stage) + 1 :]
+    failed_stages = {line.split()[0] for line in failed if "FP64" not in line} - {stage}
+    assert failed_stages == set(later[:1]), "only the next stage is compared with the faulty artifact"
 
 
-def test_a_fault_in_the_script_is_its_own(run_copy: Path, tmp_path: Path) -> None:
+def test_a_fault_in_torchscript_fails_no_other_stage(run_copy: Path, tmp_path: Path) -> None:
     script, other = (run_copy / "torchscript" / "model.pt"), tmp_path / "other"
     from deploytool.pipeline import runner
 
@@ -120,27 +124,27 @@ def test_a_fault_in_the_script_is_its_own(run_copy: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("batch", [Range(1, 1, 1), Range(3, 3, 3), Range(16, 16, 16)])
-def test_any_batch_range_is_served(run_copy: Path, tmp_path: Path, batch: Range) -> None:
+def test_any_range_of_batch_sizes_is_validated(run_copy: Path, tmp_path: Path, batch: Range) -> None:
     written = validated(run_copy, tmp_path, dataclasses.replace(QUICK, batch=batch))
     assert verdict.failed_lines(written) == ()
     assert written.batch == batch.smallest
 
 
-def test_half_inputs_are_handed_over_as_such(run_copy: Path, tmp_path: Path) -> None:
+def test_a_graph_with_fp16_inputs_is_validated(run_copy: Path, tmp_path: Path) -> None:
     from deploytool.pipeline import runner
 
     options = dataclasses.replace(QUICK, io=Precision.FP16)
-    recipe = [verb for verb in PIPELINE if verb != Stage.BUILD]
+    recipe = [stage for stage in PIPELINE if stage != Stage.BUILD]
     written = report.read(list(runner.run(Job(TINY, options), recipe, run_copy))[-1].path)
     assert verdict.failed_lines(written) == ()
 
 
-def test_nan_in_an_artifact_is_counted(run_copy: Path, tmp_path: Path) -> None:
+def test_nan_in_the_answers_of_an_artifact_fails(run_copy: Path, tmp_path: Path) -> None:
     spoil(run_copy / "fp16" / "model.onnx", "classifier.weight", factor=np.nan)
     written = validated(run_copy, tmp_path)
-    converted = next(comparison for comparison in written.comparisons if comparison.stage == "fp16")
-    assert [check.parity.invalid for check in converted.checks] == [4, 8, 1, 1, 1, 4]
-    assert all("invalid" in check.broken for check in converted.checks)
+    fp16 = next(comparison for comparison in written.comparisons if comparison.stage == "fp16")
+    assert [check.parity.invalid for check in fp16.checks] == [4, 8, 1, 1, 1, 4]
+    assert all("invalid" in check.broken for check in fp16.checks)
 
 
 def speed(stage: Stage, low: float | None) -> Speed:
@@ -159,7 +163,7 @@ def speed(stage: Stage, low: float | None) -> Speed:
         ((speed(Stage.SIMPLIFY, 9.0), speed(Stage.BUILD, None)), True, Stage.BUILD, GateOutcome.OPEN),
     ],
 )
-def test_the_gate_judges_what_ships_by_its_lower_bound(
+def test_the_gate_uses_the_lower_bound_of_the_speedup(
     speeds: tuple[Speed, ...], engine: bool, stage: Stage, outcome: GateOutcome
 ) -> None:
     gate = verdict.judge_gate(2.0, speeds, engine=engine)
@@ -168,14 +172,14 @@ def test_the_gate_judges_what_ships_by_its_lower_bound(
     assert gate.reason == ("built, not run" if outcome is GateOutcome.OPEN else "")
 
 
-def test_no_gate_is_passed_on_an_uneven_machine() -> None:
-    flattering = dataclasses.replace(
+def test_the_gate_stays_open_on_an_uneven_machine() -> None:
+    unreliable = dataclasses.replace(
         speed(Stage.SIMPLIFY, 187.0), verdict=SpeedVerdict.NO_VERDICT, reason="eager waited"
     )
-    gate = verdict.judge_gate(2.0, (flattering, speed(Stage.FP16, 0.9)), engine=False)
+    gate = verdict.judge_gate(2.0, (unreliable, speed(Stage.FP16, 0.9)), engine=False)
     assert gate is not None
     assert gate == Gate(2.0, Stage.SIMPLIFY, GateOutcome.OPEN, "no verdict (eager waited)")
 
 
-def test_no_gate_was_asked_for() -> None:
+def test_without_a_minimum_speedup_there_is_no_gate() -> None:
     assert verdict.judge_gate(None, (), engine=False) is None

@@ -1,4 +1,4 @@
-"""A machine made of numbers: clocks that only the work they time moves."""
+"""A simulated machine, whose clocks advance only by simulated work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deploytool.benchmark.interleave import Clocks, TimingSeries
 
 
 class Machine:
-    """Its clocks stand still but for the work it is given; `speed` stretches that, as a drift or a throttle would."""
+    """Clocks that `work` advances; `speed` is a factor on all durations, to simulate drift or throttling."""
 
     def __init__(self) -> None:
         self.wall = self.cpu = self.queued = 0.0
@@ -20,7 +20,7 @@ class Machine:
         return Clocks(lambda: self.wall, lambda: self.cpu, lambda: self.queued, lambda: None)
 
     def work(self, seconds: float, *, threads: int = 1, waited: float = 0.0, name: str = "") -> Callable[[], str]:
-        """Work for `seconds` on each of `threads`, which stand in a queue for `waited` seconds meanwhile."""
+        """A call that works for `seconds` on each of `threads` and waits for a processor for `waited` seconds."""
 
         def call() -> str:
             self.wall += seconds * self.speed + waited
@@ -32,6 +32,6 @@ class Machine:
 
 
 def series(wall_ms: np.ndarray | list[float], cpu: float = 1.0, queued: float = 0.0) -> TimingSeries:
-    """A series of that wall time, with shares of it as processor time and time in a queue."""
+    """A series with this wall time, and shares of it as processor time and time in the run queue."""
     wall = np.asarray(wall_ms, np.float64)
     return TimingSeries(wall, wall * cpu, wall * queued)
