@@ -277,9 +277,20 @@ def test_the_error_shows_the_last_line_from_the_device(tmp_path: Path, monkeypat
         ssh.ship(folder, read_manifest(folder), to, SshTarget(), None, install=False, say=print)
 
 
-def test_a_device_that_prints_for_ever_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    endless = [sys.executable, "-c", "while True: print('welcome')"]
+@pytest.mark.parametrize("prints", ["print('welcome')", "print('x' * 1000, end='', flush=True); time.sleep(0.001)"])
+def test_a_device_that_prints_for_ever_is_left(tmp_path: Path, prints: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh, "_LONGEST", 1000)
+    endless = [sys.executable, "-c", f"import time\nwhile True: {prints}"]
     monkeypatch.setattr(ssh, "_command", lambda device, connection: endless)
+    folder, to = small.make_bundle(tmp_path / "in", 1), addresses.parse_device("me@pc:/x")
+    with pytest.raises(Unreachable, match="does not answer"):
+        ssh.ship(folder, read_manifest(folder), to, SshTarget(), None, install=False, timeout=60, say=print)
+
+
+@pytest.mark.parametrize("answer", ["5", "[]", "{", '"problem"'])
+def test_an_answer_of_another_type_is_skipped(tmp_path: Path, answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = [sys.executable, "-c", f"print({'deploytool:' + answer!r})"]
+    monkeypatch.setattr(ssh, "_command", lambda device, door: odd)
     folder, to = small.make_bundle(tmp_path / "in", 1), addresses.parse_device("me@pc:/x")
     with pytest.raises(Unreachable, match="does not answer"):
         ssh.ship(folder, read_manifest(folder), to, SshTarget(), None, install=False, timeout=60, say=print)
