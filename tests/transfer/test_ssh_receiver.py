@@ -212,3 +212,19 @@ def test_the_copy_of_a_killed_install_is_removed(tmp_path: Path) -> None:
 def test_names_are_checked_before_anything_is_written(tmp_path: Path, changed: dict[str, Any]) -> None:
     assert receive(tmp_path / "root", **changed)["problem"] == "the list of files is invalid"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_is_published_by_one_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stage" / "tree").mkdir(parents=True)
+    (tmp_path / "stage" / "tree" / "a").write_bytes(b"x")
+
+    def killed(path: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ssh_receiver._publish(tmp_path / "stage", tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+    ssh_receiver._publish(tmp_path / "stage", tmp_path / "target")
+    assert (tmp_path / "target" / "a").read_bytes() == b"x"
