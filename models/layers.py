@@ -33,13 +33,13 @@ def round_to_multiple(value: float, of: int) -> int:
     return nearest if nearest >= 0.9 * value else nearest + of
 
 
-def plain_size(x: Tensor) -> tuple[int, int]:
-    """Height and width of `x`: constants in an ONNX export, dynamic in eager mode and TorchScript.
+def image_size(x: Tensor, *, constant: bool) -> tuple[int, int]:
+    """Height and width of `x`; with `constant`, they are constants in an ONNX export.
 
-    Thus the ONNX graph has no shape computations, and the other forms accept any image size.
+    Constants leave no shape computations in the graph. Eager mode and TorchScript always accept any image size.
     """
     height, width = x.shape[2:]
-    if not torch.onnx.is_in_onnx_export():
+    if not constant or not torch.onnx.is_in_onnx_export():
         return height, width
     with warnings.catch_warnings():  # the exporter warns that the sizes become constants, which is intended
         warnings.simplefilter("ignore")
@@ -51,7 +51,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
     The smallest padding for ceil(size / stride) outputs; an odd pixel is added after.
     """
-    steps = -(-size // stride) - 1
+    steps = (size + stride - 1) // stride - 1  # not -(-size // stride): ONNX divides towards zero
     total = steps * stride + kernel - size
     return total // 2, total - total // 2
 
@@ -59,8 +59,10 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 class SamePadConv2d(nn.Conv2d):
     """A square convolution with TensorFlow's SAME padding, which depends on the input size and may be asymmetric."""
 
+    constant_size = True  # False if height or width of the input is dynamic
+
     def forward(self, input: Tensor) -> Tensor:
-        height, width = plain_size(input)
+        height, width = image_size(input, constant=self.constant_size)
         kernel, stride = self.kernel_size[0], self.stride[0]
         sides = same_padding(width, kernel, stride) + same_padding(height, kernel, stride)
         return super().forward(F.pad(input, sides))

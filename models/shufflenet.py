@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .layers import convolution, plain_size, require_choice, require_positive, round_to_multiple, set_first_weights
+from .layers import convolution, image_size, require_choice, require_positive, round_to_multiple, set_first_weights
 
 # groups: channels of stage 2 at width 1; stages 3 and 4 each double them
 FIRST_STAGE = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
@@ -18,13 +18,15 @@ STEM = {0.25: 6, 0.5: 12, 0.75: 18, 1.0: 24, 1.5: 24, 2.0: 48}
 class ChannelShuffle(nn.Module):
     """Interleaves the channels of `groups` equal groups."""
 
+    constant_size = True  # False if height or width of the input is dynamic
+
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
         self.channels = channels
         self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = plain_size(x)
+        height, width = image_size(x, constant=self.constant_size)
         grouped = x.reshape(-1, self.groups, self.channels // self.groups, height, width)
         return grouped.transpose(1, 2).reshape(-1, self.channels, height, width)
 

@@ -55,7 +55,16 @@ def build(model: Model) -> BuiltModel:
     removed += _uncompile(module)
     with wrap_user_errors(f"{model.factory}: .eval() raises", "fix the train method of the module"):
         module.eval()  # its return value is ignored: a train() of the user may return nothing
+    if factory.is_zoo(model.factory):
+        _set_constant_size(module, constant=not any(axis > 0 for tensor in model.inputs for axis in tensor.free_axes()))
     return BuiltModel(module, tuple(dict.fromkeys(f"{model.name}: {remark}" for remark in removed)))
+
+
+def _set_constant_size(module: nn.Module, *, constant: bool) -> None:
+    """Sets `constant_size` of those layers that can compute with a constant image size."""
+    for layer in module.modules():
+        if getattr(layer, "constant_size", constant) != constant:
+            layer.constant_size = constant  # type: ignore[assignment]  # nn.Module declares tensors and modules only
 
 
 @contextmanager
