@@ -23,6 +23,14 @@ T = TypeVar("T")
 
 MAX_BYTES = 64 << 20  # of a document
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_MAX_INTEGER = 2**63 - 1
+_TYPE_TEXTS = {
+    str: "a string",
+    int: "an integer of 64 bits",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
 _MAX_NUMBER, _MAX_DEPTH = sys.float_info.max, 100  # of a number, of nested objects and lists
 _TOO_DEEP = "it is nested too deep"
 _MAX_SHOWN = 60  # characters of a value in a message
@@ -164,6 +172,8 @@ def _matches(kind: Any, data: Any) -> bool:
         return data is None
     if kind is float:
         return type(data) in (int, float) and -_MAX_NUMBER <= data <= _MAX_NUMBER
+    if kind is int:
+        return type(data) is int and -_MAX_INTEGER <= data <= _MAX_INTEGER
     if _is_enum(kind):
         return isinstance(data, (str, int)) and data in [member.value for member in kind]
     return type(data) is kind
@@ -172,7 +182,13 @@ def _matches(kind: Any, data: Any) -> bool:
 def _type_text(kind: Any) -> str:
     if _is_enum(kind):
         return f"one of {', '.join(str(member.value) for member in kind)}"
-    names = {str: "a string", int: "an integer", float: "a number", bool: "true or false", type(None): "null"}
+    names = {
+        str: "a string",
+        int: "an integer of 64 bits",
+        float: "a number",
+        bool: "true or false",
+        type(None): "null",
+    }
     return names.get(kind, "of another type")
 
 

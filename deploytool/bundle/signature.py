@@ -1,8 +1,8 @@
 """Checks the signature of a bundle, in the format of OpenSSF Model Signing, with `cryptography` alone.
 
 The signature file is a Sigstore bundle with a DSSE envelope, whose payload is an in-toto statement that lists every
-file with its SHA-256 (https://github.com/ossf/model-signing-spec). Any other form is refused, so that a signature has
-one representation. Paths that the statement wants ignored are checked too: only the signature itself is unsigned.
+file with its SHA-256 (https://github.com/ossf/model-signing-spec). Any other form is refused. Paths that the statement
+wants ignored are checked too: only the signature itself is unsigned.
 """
 
 from __future__ import annotations
@@ -21,7 +21,16 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
-from deploytool.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, SIGNATURE_FILE, UNLISTED_FILES
+from deploytool.bundle.manifest import (
+    MANIFEST_FILE,
+    MAX_MANIFEST_BYTES,
+    SIGNATURE_FILE,
+    UNLISTED_FILES,
+    all_files,
+    manifest_bytes,
+    manifest_digest_of,
+    parse_manifest,
+)
 from deploytool.errors import BadInput, Refused
 from deploytool.host import files
 
@@ -48,7 +57,8 @@ def check(folder: Path, digest: str, key: Path) -> int:
     path = folder / SIGNATURE_FILE
     is_signed = path.is_symlink() or path.exists()
     raw = files.read(path, MAX_MANIFEST_BYTES) if is_signed else None
-    return _check_files(folder, signed_files(raw, digest, key, str(folder)))
+    signed = signed_files(raw, digest, key, str(folder))
+    return _check_files(folder, signed, _sizes(folder, digest))
 
 
 def signed_files(raw: bytes | None, digest: str, key: Path, source: str) -> dict[str, str]:
@@ -126,14 +136,27 @@ def _listed_files(payload: bytes) -> dict[str, str]:
     return signed
 
 
-def _check_files(folder: Path, signed: Mapping[str, str]) -> int:
-    """Checks that every file except the signature is signed with its present bytes, and returns their number."""
+def _sizes(folder: Path, digest: str) -> dict[str, int]:
+    """The sizes in bytes of the manifest with that digest, which is signed, and of the files that it lists."""
+    raw = manifest_bytes(folder)
+    if manifest_digest_of(raw) != digest:
+        raise Refused(f"{folder} changed while it was checked", "check it where no other process writes")
+    return {MANIFEST_FILE: len(raw), **{file.path: file.size for file in all_files(parse_manifest(raw, folder))}}
+
+
+def _check_files(folder: Path, signed: Mapping[str, str], sizes: Mapping[str, int]) -> int:
+    """Checks that every file except the signature is signed with its present bytes, and returns their number.
+
+    A file of another size is not read: a sparse file of terabytes would take hours.
+    """
     present = sorted({path for path, mode in files.listing(folder) if not stat.S_ISDIR(mode)} - set(UNSIGNED))
     for path in present:
         if path not in signed:
             raise Refused(f"{folder / path} is not signed", files.FETCH_AGAIN)
+        if path not in sizes:
+            raise Refused(f"{folder / path} is not in the manifest", files.FETCH_AGAIN)
     for path in present:
-        files.verify_file(folder / path, (folder / path).lstat().st_size, signed[path])
+        files.verify_file(folder / path, sizes[path], signed[path])
     return len(present)
 
 

@@ -20,9 +20,10 @@ _BLOCKED_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIG
 
 def record(folder: Path, reason: str) -> None:
     """Counts a failed start; does nothing where the folder cannot be written."""
+    text = reason.encode(errors="backslashreplace")  # it may contain a file name that is not UTF-8
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{_FAILED}{owner.name()}").write_text(reason[:_MAX_REASON_BYTES], encoding="utf-8")
+        (folder / f"{_FAILED}{owner.name()}").write_bytes(text[:_MAX_REASON_BYTES])
 
 
 @contextmanager

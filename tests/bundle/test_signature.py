@@ -7,9 +7,9 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from deploytool.bundle import sign, signature
 from deploytool.bundle.manifest import (
+    MANIFEST_FILE,
     MAX_MANIFEST_BYTES,
     SIGNATURE_FILE,
     Manifest,
@@ -29,6 +30,7 @@ from deploytool.device import install, verify
 from deploytool.device.serve import serve
 from deploytool.device.verify import Integrity, VerifyOptions
 from deploytool.errors import BadInput, MissingBackend, Refused
+from deploytool.host import files
 from tests.device import small
 from tests.device.keys import Keys, edit_envelope, is_refused, keys
 
@@ -104,6 +106,24 @@ def test_a_consistent_forgery_is_refused(copy: Path, ours: Keys, theirs: Keys) -
     sign.sign(copy, theirs[0])
     with pytest.raises(Refused, match="is not by the key"):
         verify.check_integrity(copy, VerifyOptions(key=ours[1]))
+
+
+@pytest.mark.parametrize("name", ["recipe.json", MANIFEST_FILE, "unlisted.bin"])
+def test_a_huge_sparse_file_is_not_read(name: str, copy: Path, ours: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    hashed = files.verified_blocks
+
+    def verified_blocks(blocks: BinaryIO, path: object, size: int, sha256: str) -> Iterator[bytes]:
+        read.append(size)
+        assert size < 1 << 30, f"{path} would be read whole"
+        return hashed(blocks, path, size, sha256)
+
+    monkeypatch.setattr(files, "verified_blocks", verified_blocks)
+    assert not is_refused(copy, ours[1])
+    assert read
+    with (copy / name).open("ab") as file:
+        file.truncate(1 << 40)
+    assert is_refused(copy, ours[1])
 
 
 def test_the_signature_is_checked_before_the_manifest_is_parsed(

@@ -76,7 +76,7 @@ def test_the_whole_road_and_back_again(deploytool: Command, tmp_path: Path) -> N
     program = f"""
 import contextlib, io, re
 from pathlib import Path
-from deploytool.cli import app
+from deploytool.cli.app import app
 with contextlib.redirect_stdout(io.StringIO()):
     app({["export", MODEL, "--trt", *QUICK, "--out", str(run)]!r}, standalone_mode=False)
 peak_mib = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024

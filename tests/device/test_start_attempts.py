@@ -109,6 +109,15 @@ print("still here")
     assert not start_attempts.failures(tmp_path)
 
 
+def test_a_reason_may_contain_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    start_attempts.record(tmp_path, "recipe.json\udcff is not in the manifest")
+    assert start_attempts.failures(tmp_path) == ("recipe.json\\udcff is not in the manifest",)
+    long = tmp_path / "long"
+    start_attempts.record(long, "\udcff" * 4096)
+    (reason,) = start_attempts.failures(long)
+    assert reason.startswith("\\udcff\\udcff")
+
+
 def test_starts_are_not_counted_where_the_root_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     start_attempts.record(tmp_path / "file" / "starts", "why")

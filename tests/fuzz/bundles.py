@@ -17,7 +17,7 @@ from typing import Any
 
 import deploytool.device
 from deploytool import serde
-from deploytool.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, UNLISTED_FILES, manifest_digest
+from deploytool.bundle.manifest import MANIFEST_FILE, SIGNATURE_FILE, SUBSET_FILE, UNLISTED_FILES, manifest_digest
 from deploytool.device.install import Pointer
 from tests.fuzz import archives, artifacts, judge, tampers
 from tests.fuzz.artifacts import Artifacts, Tree
@@ -80,10 +80,10 @@ class Bundles:
 
     @staticmethod
     def signature_content(tree: Tree) -> object:
-        """The content of the signature, independent of its JSON formatting."""
+        """The content of the signature, independent of its JSON formatting and the order of its keys."""
         kind, content = tree.get(SIGNATURE_FILE, ("", b""))
         with suppress(ValueError, RecursionError):
-            return repr((kind, json.loads(content)))
+            return kind, json.dumps(json.loads(content), sort_keys=True)
         return content
 
     def _archive(self, rng: random.Random) -> Case:
@@ -259,8 +259,10 @@ class _Commands:
         shutil.rmtree(root, ignore_errors=True)
 
     def _check_same_but_signature(self, name: str, tree: Tree) -> None:
-        clean = {path: entry for path, entry in self._campaign.clean_tree.items() if path != SIGNATURE_FILE}
-        tree = {path: entry for path, entry in tree.items() if path != SIGNATURE_FILE}
+        """Checks that a bundle is complete; neither its signature nor the permission to omit engines matters."""
+        ignored = (SIGNATURE_FILE, SUBSET_FILE)
+        clean = {path: entry for path, entry in self._campaign.clean_tree.items() if path not in ignored}
+        tree = {path: entry for path, entry in tree.items() if path not in ignored}
         if tree != clean:
             self._case.add_fault(f"{name} wrote another bundle: {_differences(tree, clean)}")
 
