@@ -111,6 +111,13 @@ def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
+def no_export_in_a_unit_test(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that runs the pipeline has the mark of an integration test, or fails."""
+    if not request.node.get_closest_marker("integration"):
+        monkeypatch.setattr(runner, "iterate", lambda *_: pytest.fail("it exports: mark it as an integration test"))
+
+
+@pytest.fixture(autouse=True)
 def left_alone(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fails the test that changes the finished run, instead of later tests."""
     if "finished" not in request.fixturenames:

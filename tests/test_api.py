@@ -58,6 +58,7 @@ def walk(name: str, home: Path) -> None:
     assert (home / "build" / "model.plan").stat().st_size > 100_000
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", QUICKEST)
 def test_a_main_model_goes_down_the_road(name: str, tmp_path: Path) -> None:
     walk(name, tmp_path)
@@ -69,6 +70,7 @@ def test_every_model_goes_down_the_road(name: str, tmp_path: Path) -> None:
     walk(name, tmp_path)
 
 
+@pytest.mark.integration
 def test_the_dynamo_exporter_goes_down_the_same_road(tmp_path: Path) -> None:
     options = Options(exporter="dynamo", opset=20, seconds=0.1)
     recipe = [verb for verb in PIPELINE if verb != Stage.BUILD]
@@ -76,6 +78,7 @@ def test_the_dynamo_exporter_goes_down_the_same_road(tmp_path: Path) -> None:
     assert verdict.failed_lines(report.read(made[-1].path)) == ()
 
 
+@pytest.mark.integration
 def test_another_seed_is_another_model_that_passes_too(tmp_path: Path) -> None:
     model = catalog.find("shufflenet_g3_x0_25")
     recipe = [verb for verb in PIPELINE if verb != Stage.BUILD]
@@ -144,6 +147,7 @@ def test_the_remedy_for_what_fp16_breaks_is_to_keep_some_of_it() -> None:
     assert "deploytool blame run" in other.remedy
 
 
+@pytest.mark.integration
 def test_a_call_gives_a_run_with_typed_fields(tmp_path: Path) -> None:
     seen: list[str] = []
 
@@ -180,6 +184,7 @@ def test_a_call_gives_a_run_with_typed_fields(tmp_path: Path) -> None:
         again.check()
 
 
+@pytest.mark.integration
 def test_a_quick_run_to_onnx_leaves_out_what_it_says(tmp_path: Path) -> None:
     tiny = f"{ROOT / 'tests' / 'tiny.py'}:tiny"
     run = deploytool.export(tiny, inputs=[(3, 32, 32)], to="onnx", quick=True, out=tmp_path / "run")

@@ -64,7 +64,7 @@ def plan_export(model: str | Model, asked: ExportOptions) -> Plan:
     """The plan of an export; nothing is written.
 
     Raises BadInput for an invalid option or an unknown model, MissingBackend where no engine can be built, NotVerified
-    for a required target that is not served, and DiskFull where the disk is too small.
+    for a required target that is not served, and ResourceExhausted where the disk is too small.
     """
     checks.declared(asked)
     if asked.data and asked.golden_inputs:

@@ -68,6 +68,7 @@ def test_a_fault_in_a_rewritten_graph_is_located_in_its_module(run: Path, tmp_pa
     assert module in (located, located.rpartition(".")[0]) or module.rpartition(".")[0] in located
 
 
+@pytest.mark.integration
 def test_an_fp16_graph_from_another_rewrite_is_traced(tmp_path: Path) -> None:
     partitioned = make_run(tmp_path / "partitioned", "shufflenet_g3_x0_25", "partitioned")
     fewest = make_run(tmp_path / "fewest-nodes", "shufflenet_g3_x0_25", "fewest-nodes")

@@ -78,6 +78,7 @@ def test_folders_with_the_models_class_names_get_their_indices_and_others_are_nu
     assert golden._labels(folder, scoring(10)).tolist() == [0, 1, 1]
 
 
+@pytest.mark.integration
 def test_a_device_shows_the_names_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("\n".join(TEN))
     run = deploytool.export(
@@ -98,6 +99,7 @@ def test_a_device_shows_the_names_from_a_file(tmp_path: Path) -> None:
     assert f"{guess.classes[0]} {guess.names[0]} ({guess.scores[0]:.4g})" in result.lines[-1]
 
 
+@pytest.mark.integration
 def test_a_folder_of_classes_names_the_classes(tmp_path: Path) -> None:
     for name in TEN:
         (tmp_path / "data" / name).mkdir(parents=True)

@@ -114,6 +114,7 @@ def test_a_file_declares_the_inputs(tmp_path: Path) -> None:
     assert (sound.shape, sound.dtype) == (("batch", 16), "float32")
 
 
+@pytest.mark.integration
 def test_golden_inputs_are_those_of_the_file_and_a_changed_file_replaces_them(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     given: dict[str, Values] = {"image": rng.random((5, 3, 16, 16), np.float32), "t": rng.integers(0, 1000, 5)}
@@ -147,6 +148,7 @@ def test_a_file_and_a_folder_are_mutually_exclusive(tmp_path: Path) -> None:
         deploytool.export(f"{TYPED}:Mean", golden_inputs=tmp_path / "nothing.npz")
 
 
+@pytest.mark.integration
 def test_a_model_that_rejects_synthetic_inputs_is_run_with_the_users(tmp_path: Path) -> None:
     corner = np.random.default_rng(2).random((4, 6, 2), np.float32)
     path = saved(tmp_path / "in.npz", boxes=np.concatenate([corner, corner + corner], 2))

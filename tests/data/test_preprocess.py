@@ -174,6 +174,7 @@ def test_the_preprocessing_of_a_checkpoint_applies_except_for_stated_options() -
     assert (over.mean, over.channels, over.interpolation) == ((0.5,) * 3, "BGR", "bicubic")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("declared", "words", "white"),
     [
@@ -208,6 +209,7 @@ def test_preprocessing_reaches_golden_data_report_manifest_and_device(
         np.testing.assert_allclose(model(tmp_path / "white.png")[0], white, rtol=1e-3)
 
 
+@pytest.mark.integration
 def test_an_image_has_the_typical_size_or_its_own_within_the_range_of_the_manifest(tmp_path: Path) -> None:
     Image.fromarray(np.resize(WHITE, (100, 80, 3))).save(tmp_path / "fits.png")
     Image.fromarray(np.resize(WHITE, (60, 80, 3))).save(tmp_path / "small.png")
@@ -230,6 +232,7 @@ def test_an_image_has_the_typical_size_or_its_own_within_the_range_of_the_manife
     assert shapes == {"typical": (48, 32), "own": (50, 40)}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("declared", "sizes", "words", "shape"),
     [
@@ -259,6 +262,7 @@ def test_photographs_are_fitted_as_declared(
     assert array.shape == (3, *shape)
 
 
+@pytest.mark.integration
 def test_photographs_of_several_sizes_need_a_size(tmp_path: Path) -> None:
     (tmp_path / "photographs").mkdir()
     for number in range(2):

@@ -91,6 +91,7 @@ def decides_as_the_table(pair: tuple[Engine, Environment]) -> None:
     SEEN["accepted" if accepted else "refused"] += 1
 
 
+@pytest.mark.integration
 def test_five_thousand_random_pairs_match_the_table() -> None:
     SEEN.update(accepted=0, refused=0)
     decides_as_the_table()

@@ -199,6 +199,7 @@ def test_too_little_free_space_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     disk.check(tmp_path, 14e6, "a run")
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 @pytest.mark.parametrize("kilobytes", [4, 40, 160])
 def test_a_full_disk_names_the_file(tmp_path: Path, kilobytes: int, monkeypatch: pytest.MonkeyPatch) -> None:

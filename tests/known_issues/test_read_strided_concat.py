@@ -87,6 +87,7 @@ def test_a_concat_that_the_sum_depends_on_does_not_match() -> None:
     assert place == PLACE
 
 
+@pytest.mark.integration
 def test_every_bottleneck_matches_once(tmp_path: Path) -> None:
     model = catalog.find(
         f"{Path(__file__).parents[1] / 'user_models' / 'c2f.py'}:make",
@@ -103,6 +104,7 @@ def test_every_bottleneck_matches_once(tmp_path: Path) -> None:
 factory.mount_zoo()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["squeezenet1_1", "shufflenet_g3_x0_25", "mixnet_s"])
 def test_models_of_the_zoo_do_not_match(name: str, tmp_path: Path) -> None:
     """ShuffleNet and MixNet add before the activation, and no later Add reads what they concatenate."""

@@ -93,6 +93,7 @@ NAMES = (
 )
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_factory_is_found_in_every_layout(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, reference = LAYOUTS[layout]

@@ -115,6 +115,7 @@ def test_a_fixed_batch_is_the_remedy_where_it_helps(name: str) -> None:
     assert "--batch 1" in caught.value.remedy
 
 
+@pytest.mark.integration
 def test_probing_changes_neither_weights_nor_golden_inputs(tmp_path: Path) -> None:
     for name in ("Counting", "Subtracting"):
         run = deploytool.export(
@@ -135,6 +136,7 @@ def test_probing_changes_neither_weights_nor_golden_inputs(tmp_path: Path) -> No
         assert sample.noise.fp32.max_error < 1e-5
 
 
+@pytest.mark.integration
 def test_a_fixed_batch_passes_the_whole_pipeline_into_a_bundle(tmp_path: Path) -> None:
     run = deploytool.export(
         f"{OWN / 'impure.py'}:BatchOfFour", inputs=[(16,)], quick=True, batch=4, pack=True, out=tmp_path / "run"

@@ -137,6 +137,7 @@ def test_without_known_ties_the_share_decides() -> None:
     assert metrics.check(other, expected, "corner", tolerance).broken == ("equal",)
 
 
+@pytest.mark.integration
 def test_a_map_of_labels_passes_the_whole_pipeline(tmp_path: Path) -> None:
     run = deploytool.export(f"{OWN}:Labels", inputs=[Tensor("image", ("batch", 3, 32, 32))], quick=True, out=tmp_path)
     assert run.error is None

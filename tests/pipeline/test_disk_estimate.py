@@ -43,6 +43,7 @@ def test_a_checkpoint_of_tensors_alone_tells_its_weights_before_any_work(tmp_pat
     assert size(None) == 0
 
 
+@pytest.mark.integration
 def test_a_run_is_refused_as_soon_as_its_weights_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk_estimate, "LEAST", 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: _USAGE(10**9, 0, 150_000))
@@ -68,6 +69,7 @@ def test_a_run_that_goes_on_asks_again(run_copy: Path, with_engine: Options, mon
     assert weights == [(run_copy / "load" / "weights.safetensors").stat().st_size]
 
 
+@pytest.mark.integration
 def test_the_weights_decide_before_the_model_is_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = list[float]()
 

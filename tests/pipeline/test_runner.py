@@ -175,6 +175,9 @@ assert not any(artifact.fresh for artifact in made)
     assert not {"torch", "onnx", "onnxruntime", "tensorrt_rtx"} & modules_of(program)
 
 
+pytestmark = pytest.mark.integration
+
+
 def test_the_artifacts_are_what_the_table_says(finished: Path) -> None:
     found = {room.name: sealed.kind for room, sealed in runner.stage_directories(finished)}
     assert found == {verb: STAGES[verb].produces for verb in PIPELINE}

@@ -132,6 +132,7 @@ def test_nodes_without_a_name_of_their_own_get_one() -> None:
     check_types(conversion.keeping(names(conversion)[2:4]))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("plant", planted.PLANTS)
 def test_the_search_finds_a_smallest_set(plant: Plant) -> None:
     """Compared with all sets, each evaluated in FP16 arithmetic, with and without the nodes known to overflow."""

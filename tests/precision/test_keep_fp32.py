@@ -22,6 +22,8 @@ from deploytool.results import receipt, report, verdict
 from deploytool.results.report import Report
 from deploytool.spec import Job, Model, Options, Source, Stage, Tensor
 
+pytestmark = pytest.mark.integration
+
 Weights: TypeAlias = dict[str, npt.NDArray[Any]]
 
 RECIPE = [verb for verb in PIPELINE if verb not in ("torchscript", "build")]

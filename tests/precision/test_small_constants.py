@@ -106,6 +106,7 @@ def test_a_model_with_a_small_constant_passes_the_whole_pipeline(exporter: str, 
     )
 
 
+@pytest.mark.integration
 def test_the_search_repairs_a_model_whose_fp16_fails_at_silence(tmp_path: Path) -> None:
     """The remedy of the first run, `--keep-fp32 auto`, evaluates the same edge cases."""
     model = catalog.find(f"{OWN / 'small_epsilons.py'}:Learned", params.tensors(["sound=16"]))

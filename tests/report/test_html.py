@@ -186,6 +186,7 @@ def test_matplotlib_prints_nothing_without_a_home_folder(finished: Path) -> None
     assert (done.stdout, done.stderr) == ("", "")
 
 
+@pytest.mark.integration
 def test_run_data_schema_and_junit_import_no_plotting_library() -> None:
     modules = modules_of("from deploytool.report import run_data, junit, json_schema, stamp, tiles")
     assert not {"matplotlib", "jinja2", "torch", "onnx"} & modules

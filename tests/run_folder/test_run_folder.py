@@ -28,6 +28,8 @@ from deploytool.spec import Job, Stage
 from deploytool.stages import registry
 from tests.conftest import QUICK, TINY
 
+pytestmark = pytest.mark.integration
+
 RECIPE = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.VALIDATE)
 DEAD = owner.name().replace(f"-{os.getpid()}-", "-4194303-")  # above the highest process id of this machine
 ALIVE = owner.name()

@@ -13,6 +13,8 @@ from deploytool.training import loop, task
 from deploytool.training.recipe import Recipe, Results
 from tests.training.conftest import write_cifar
 
+pytestmark = pytest.mark.integration
+
 
 def train_digits(folder: Path, recipe: Recipe) -> Results:
     """Trains on scikit-learn's digits (1,437 for training and validation, 360 for test; 8 × 8 grey to 32 × 32 RGB)."""

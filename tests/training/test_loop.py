@@ -47,6 +47,7 @@ def test_the_same_seed_gives_the_same_training(quick: TrainingTask, tmp_path: Pa
     assert run(replace(quick, recipe=replace(QUICK, seed=1)), tmp_path / "other") != first
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("batch", [1, 6, 7, 15, 24], ids=lambda batch: f"in batch {batch} of 24")
 def test_a_resumed_training_equals_an_uninterrupted_one(batch: int, quick: TrainingTask, tmp_path: Path) -> None:
     whole = run(quick, tmp_path / "whole")

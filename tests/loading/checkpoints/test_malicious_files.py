@@ -63,6 +63,7 @@ def outcome(paths: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tupl
     return growth_mib, errors
 
 
+@pytest.mark.integration
 def test_each_file_is_refused_in_one_line(paths: list[Path], outcome: tuple[float, Errors]) -> None:
     _, errors = outcome
     assert len(paths) > 300

@@ -98,6 +98,7 @@ def test_the_model_itself_raises_for_more_inputs_than_parameters() -> None:
         bound.call(with_defaults, {name: name for name in ("input", "input_1", "input_2", "input_3")})
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
 @pytest.mark.parametrize("names", [("b", "a"), ("a", "b"), ("mask", "a")])
 def test_the_inputs_of_the_graph_have_these_names(names: tuple[str, str], exporter: str, tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def test_with_seed_is_reproducible_and_restores_the_random_generators() -> None:
         assert draw() == first
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("function", ["failing", "raising"])
 def test_an_error_of_user_code_is_one_line_with_its_location(function: str, kind: str, tmp_path: Path) -> None:
@@ -128,6 +129,7 @@ def test_keyboard_interrupt_propagates() -> None:
         build.build(model("interrupted"))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("error", "kind", "line"),
     [

@@ -53,6 +53,7 @@ def test_sums_with_an_attribute_are_computed_in_fp64() -> None:
     np.testing.assert_allclose(logits, (vector.astype(np.float64) + shift) @ weight, rtol=1e-12)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["Kernel", "Insisting", "ByDevice"])
 def test_a_model_that_requests_fp32_is_exported_with_an_fp64_reference(name: str, tmp_path: Path) -> None:
     run = deploytool.export(
@@ -63,6 +64,7 @@ def test_a_model_that_requests_fp32_is_exported_with_an_fp64_reference(name: str
     assert not [remark for remark in run.report.remarks if "FP64" in remark]
 
 
+@pytest.mark.integration
 def test_without_fp64_the_fp32_outputs_are_the_reference_and_a_remark_says_so(tmp_path: Path) -> None:
     run = deploytool.export(
         f"{OWN / 'fp32_only.py'}:FourBytes", inputs=[(16,)], quick=True, to="onnx", out=tmp_path / "run"

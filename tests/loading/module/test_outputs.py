@@ -51,6 +51,7 @@ def test_other_values_are_listed_with_their_types() -> None:
     assert list(outputs.flatten(structured_outputs.Endless()(VECTOR)).tensors) == ["logits"]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
 @pytest.mark.parametrize("name", ["Past", "Dataclass", "HuggingFace", "Holes", "SameTwice"])
 def test_both_exporters_use_these_names(name: str, exporter: str, tmp_path: Path) -> None:
@@ -58,11 +59,13 @@ def test_both_exporters_use_these_names(name: str, exporter: str, tmp_path: Path
     check_graph(run.onnx, tmp_path, NAMES[name])
 
 
+@pytest.mark.integration
 def test_the_graph_has_only_the_selected_outputs(tmp_path: Path) -> None:
     run = export("Past", tmp_path, outputs=["past.1.key", "logits"]).check()
     check_graph(run.onnx, tmp_path, ["past.1.key", "logits"])
 
 
+@pytest.mark.integration
 def test_the_remedy_for_an_output_without_a_batch_is_to_select_others(tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match=r"^structured_outputs_Scalar .*\(\) for a batch of 2") as caught:
         export("Scalar", tmp_path)
@@ -70,18 +73,21 @@ def test_the_remedy_for_an_output_without_a_batch_is_to_select_others(tmp_path: 
     export("Scalar", tmp_path, outputs=["mask"]).check()
 
 
+@pytest.mark.integration
 def test_an_unknown_output_is_refused_with_the_list_of_outputs(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="structured_outputs_Dictionary has no output mark") as caught:
         export("Dictionary", tmp_path, outputs=["mark"])
     assert "mask, label" in caught.value.remedy
 
 
+@pytest.mark.integration
 def test_omitted_values_are_in_the_report(tmp_path: Path) -> None:
     report = export("Mixed", tmp_path).check().report
     (remark,) = (remark for remark in report.remarks if remark.startswith("load: structured_outputs_Mixed "))
     assert remark.endswith(": size (int), names.0 (str), names.1 (str), done (bool)")
 
 
+@pytest.mark.integration
 def test_outputs_that_change_between_runs_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(
         StageFailed, match="structured_outputs_Changing returns mask for some inputs, and label for others"

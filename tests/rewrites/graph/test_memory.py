@@ -113,6 +113,7 @@ def run(folder: Path, model: ModelProto, stated: int) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("make", MODELS)
 def test_a_graph_takes_at_most_half_of_the_estimate(make: Callable[[], ModelProto], tmp_path: Path) -> None:
     model = make()
