@@ -112,6 +112,8 @@ def test_every_layer_must_be_a_file_of_the_bundle(
     last = (dataclasses.replace(found[-1], **change),) if change else ()
     with pytest.raises(Refused, match="differ in"):
         oci.check_layers((*found[:-1], *last), manifest, "it")
+    with pytest.raises(Refused, match="differ in"):
+        oci.check_layers((*found, dataclasses.replace(found[-1], path="more")), manifest, "it")
 
 
 @pytest.mark.parametrize("known", ["by its address", "by the registry"])
