@@ -16,6 +16,8 @@ from deploytool.spec import Job, Stage, Tensor
 from tests.blame import faults
 from tests.conftest import QUICK
 
+pytestmark = pytest.mark.integration
+
 RECIPE = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE, Stage.FP16)
 STAGES = (Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE, Stage.FP16)
 FORMS = (
@@ -68,7 +70,6 @@ def test_a_fault_in_a_rewritten_graph_is_located_in_its_module(run: Path, tmp_pa
     assert module in (located, located.rpartition(".")[0]) or module.rpartition(".")[0] in located
 
 
-@pytest.mark.integration
 def test_an_fp16_graph_from_another_rewrite_is_traced(tmp_path: Path) -> None:
     partitioned = make_run(tmp_path / "partitioned", "shufflenet_g3_x0_25", "partitioned")
     fewest = make_run(tmp_path / "fewest-nodes", "shufflenet_g3_x0_25", "fewest-nodes")

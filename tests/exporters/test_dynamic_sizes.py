@@ -14,6 +14,8 @@ from deploytool.loading import catalog
 from deploytool.loading.module import build
 from deploytool.spec import Option, Tensor
 
+pytestmark = pytest.mark.integration
+
 EXPORTERS = {"torchscript": torchscript.export, "dynamo": dynamo.export}
 MODELS: list[tuple[str, Mapping[str, Option]]] = [
     ("shufflenet_g3", {"width": 0.25}),

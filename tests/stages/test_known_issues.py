@@ -111,6 +111,7 @@ def test_probes_are_not_outputs_of_the_graphs(probed_run: Path) -> None:
         assert [output.name for output in outputs] == ["logits"]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("io", list(Precision))
 @pytest.mark.parametrize("stage", ["export", "simplify", "fp16"])
 def test_a_fault_at_a_probe_fails_the_check_of_that_probe(
@@ -187,6 +188,7 @@ def test_an_engine_that_is_not_affected_has_no_probes(probed_run: Path, tmp_path
     assert str(result["remarks"]).startswith("['model.plan has no probes: NVIDIA/TensorRT#4854 is not reported for")
 
 
+@pytest.mark.integration
 def test_an_affected_engine_has_the_probes_as_outputs(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

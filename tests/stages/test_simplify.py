@@ -157,6 +157,7 @@ def test_an_invalid_input_graph_is_an_error(run_copy: Path, tmp_path: Path) -> N
         make(run_copy, tmp_path / "model.onnx")
 
 
+@pytest.mark.integration
 def test_a_run_without_a_failing_pass_is_measured_and_reported(tmp_path: Path, plant: Plant) -> None:
     plant({"fuse_three": "change"})
     recipe = [stage for stage in PIPELINE if stage != Stage.BUILD]

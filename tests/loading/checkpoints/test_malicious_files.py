@@ -74,6 +74,7 @@ def test_each_file_is_refused_in_one_line(paths: list[Path], outcome: tuple[floa
         assert len(problem) < 250, name
 
 
+@pytest.mark.integration
 def test_no_file_runs_its_code(outcome: tuple[float, Errors], probe: Path) -> None:
     assert len(outcome[1]) > 0
     assert not probe.exists()
