@@ -1,4 +1,4 @@
-"""Turns a PyTorch model definition into files an edge device can run, and proves that they are right and faster."""
+"""Exports a PyTorch model to TorchScript, ONNX, FP16 and TensorRT, and checks every file against the original."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Run", "export"]
 
 
 def __getattr__(name: str) -> object:
-    """What the road offers, loaded when first asked for: a device imports this package too, and pays for nothing."""
+    """The public API, imported on first use: a device imports this package too, without the libraries of the host."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module("deploytool.api"), name)

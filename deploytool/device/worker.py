@@ -180,7 +180,10 @@ def _build(request: Request) -> Answer:
     graph = files.read_verified(Path(candidate.path), candidate.size, candidate.sha256)
     external_weights.refuse(graph, candidate.path)
     plan = EnginePlan(Path(request.out).name, candidate.flavour, request.capabilities)
-    result = tensorrt_builder.build(library, graph, plan, manifest.inputs, manifest.free, _print_progress)
+    result = tensorrt_builder.build(
+        *(library, graph, plan, manifest.inputs, manifest.free, _print_progress),
+        fp32_layers=None,  # how much of the graph is FP32 was checked where it was packed
+    )
     disk.write(Path(request.out), result.engine)
     return Answer(layers=tuple(sorted(result.layers.items())))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 CASES = "cases.npz"  # file with the cases that would catch the missed faults
 MAX_MISSED_EFFECT = 4.0  # times the tolerance: a missed fault with a larger effect makes the golden cases weak
-MAX_MISSED_SHARE = 0.1  # of the faults beyond twice the tolerance: a larger missed share makes the golden cases weak
+MAX_MISSED_SHARE = 0.1  # of caught and missed faults together: a larger missed share makes the golden cases weak
 GRAPH, ENGINE = "graph", "engine"  # the two checks: of the graph as converted, and of its results in FP16
 CHECK_LABELS = {GRAPH: "graph check", ENGINE: "FP16 check"}  # names for people
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from deploytool import serde
-from deploytool.bundle.manifest import Role, describe_file
-from deploytool.device import build, verify
+from deploytool.bundle.manifest import Role, describe_file, read_manifest
+from deploytool.device import build, verify, worker
 from deploytool.device.candidates import Candidate, Tier
 from deploytool.device.environment import Environment
 from deploytool.device.probe import ProbeResult
 from deploytool.device.verify import Integrity
-from deploytool.device.worker import Trial
+from deploytool.device.worker import Request, Trial
 from deploytool.errors import BadInput, MissingBackend, StageFailed
 from deploytool.host import machine, owner
 from deploytool.results.report import Check, Parity, Tolerance
@@ -204,3 +204,16 @@ def test_nothing_is_built_in_a_folder_that_others_can_write(checked: Integrity, 
     with pytest.raises(BadInput, match="is not a folder that only you can write"):
         build.build(checked.folder, checked.manifest, LAPTOP, tmp_path / "built", works, lambda *step: None)
     assert not list((tmp_path / "built").iterdir())
+
+
+def test_a_graph_that_keeps_layers_in_fp32_is_built(packed: Path, finished: Path, tmp_path: Path) -> None:
+    graph = finished / "rewrite" / "model.onnx"  # every layer is FP32, as `--keep-fp32` may have it
+    identity = (Tier.ENGINE, str(graph), graph.stat().st_size, serde.file_digest(graph))
+    candidate = Candidate(*identity, "tensorrt", "cuda", "tensorrt_rtx", Precision.FP16, Precision.FP32)
+    engine = tmp_path / "engine.plan"
+    request = Request(
+        "build", str(packed), read_manifest(packed), candidate, "", out=str(engine), capabilities=("8.9",)
+    )
+    answer = worker._build(request)
+    assert "HALF" not in dict(answer.layers)
+    assert engine.stat().st_size > 10_000
