@@ -72,6 +72,8 @@ def test_responses_of_a_registry(output_of: OutputOf, registry: str, tmp_path: P
 
 SSH = """#!{python}
 import sys
+sys.stdin.buffer.read(int(sys.argv[-1].split()[-1]))  # the receiver, and then the request
+sys.stdin.buffer.readline()
 sys.stderr.buffer.write({noise!r})
 sys.stdout.buffer.write({noise!r} + b"\\ndeploytool:" + {first!r} + b"\\ndeploytool:" + {last!r} + b"\\n")
 sys.stdout.flush()
