@@ -1,4 +1,4 @@
-"""The whole pipeline as one call: `export()` makes the files of a model and checks every one of them."""
+"""The public API: `export()` runs the whole pipeline for a model and returns the run."""
 
 from __future__ import annotations
 
@@ -129,7 +129,8 @@ def _keywords_of(
 
         signature, hints = inspect.signature(function), get_type_hints(options)
         keywords = [
-            each.replace(annotation=hints[name]) for name, each in inspect.signature(options).parameters.items()
+            parameter.replace(annotation=hints[name])
+            for name, parameter in inspect.signature(options).parameters.items()
         ]
         parameters = [signature.parameters["model"], *keywords]
         called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -147,21 +148,21 @@ def export(model: str | Model, options: ExportOptions) -> Run:
     `model` is a name that `deploytool models` lists, `file.py:factory` or `package.module:factory`. The keywords are
     the fields of `ExportOptions` and the options of the command line. With `to="onnx"` the pipeline ends at the FP32
     graph. With `quick` nothing is timed, no fault is planted, and fewer images are compared; `images`, `faults`,
-    `seconds` and `rewrite` override this one by one. `outputs` are the outputs to export, by the names that a dict, a
-    dataclass or the positions in a tuple give them: `mask`, `past.0.key`, `output_1`.
+    `seconds` and `rewrite` override these defaults. `outputs` are the outputs to export, named by the keys of a dict,
+    the fields of a dataclass or the positions in a tuple: `mask`, `past.0.key`, `output_1`.
 
-    A check that fails is no exception: it is the run's `error`, which `check()` raises. Raises BadInput, MissingBackend
-    or NotVerified (a required target that cannot be served) before any work is done, and StageFailed or ParityFailed if
-    a tool refuses the model or changes what it computes. Any other exception, of the model or of a library, becomes a
+    A failed check raises no exception: it is the run's `error`, which `check()` raises. Raises BadInput, MissingBackend
+    or NotVerified (a required target without an engine) before any work is done, and StageFailed or ParityFailed if a
+    tool refuses the model or changes what it computes. Any other exception, of the model or of a library, becomes a
     DeployError with that exception as its cause.
     """
     return run_export(model, options)
 
 
 def _execute(plan: Plan, watch: Watch) -> Iterator[Artifact]:
-    """Yields every artifact when it is finished; a bundle last, if one is requested and everything passed.
+    """Yields each artifact when it is finished; a bundle last, if one is requested and everything passed.
 
-    Then the run, with its page, replaces the one that was there.
+    Finally the run, with its report page, replaces the previous one.
     """
     with staging.open_run(plan.home) as staged, disk.writing(staged.at, named=plan.home):
         yield from pipeline_runner.iterate(Job(plan.model, plan.options, watch), plan.recipe, staged)
@@ -175,18 +176,18 @@ def _execute(plan: Plan, watch: Watch) -> Iterator[Artifact]:
 
 def outcome_error(written: Report, home: Path, *, require: bool) -> DeployError | None:
     """The failure of a run; None if every check and every requirement passed."""
-    found, pending, gate = verdict.conclude(written, home), verdict.unmeasured_lines(written), written.gate
-    if found.verdict is Verdict.FAIL:
+    conclusion, pending, gate = verdict.conclude(written, home), verdict.unmeasured_lines(written), written.gate
+    if conclusion.verdict is Verdict.FAIL:
         failed = "no tolerance can be set" if verdict.noise_failure(written) else "parity failed"
-        return ParityFailed(f"{failed}: {found.reasons[0]}", found.next)
-    if found.verdict is Verdict.SLOW:
-        return TooSlow(found.reasons[0], found.next)
-    if found.verdict is Verdict.UNPROVEN:
-        return NotVerified(found.reasons[0], found.next)
+        return ParityFailed(f"{failed}: {conclusion.reasons[0]}", conclusion.next)
+    if conclusion.verdict is Verdict.SLOW:
+        return TooSlow(conclusion.reasons[0], conclusion.next)
+    if conclusion.verdict is Verdict.UNPROVEN:
+        return NotVerified(conclusion.reasons[0], conclusion.next)
     if require and (doubtful := baked_values.doubtful_lines(written.baked_values)):
-        return NotVerified(f"not verified: {doubtful[0]}", "let that line compute with tensors, or drop --require")
+        return NotVerified(f"not verified: {doubtful[0]}", "compute with tensors in that line, or drop --require")
     if require and pending:
-        return NotVerified(f"not verified here: {pending[0]}", "run it where that device is, or drop --require")
+        return NotVerified(f"not verified here: {pending[0]}", "run it on that device, or drop --require")
     if gate and gate.outcome is not GateOutcome.REACHED:
         return NotVerified(
             f"the speed of {gate.stage}: {gate.reason}", "measure it on the device, or drop --min-speedup"

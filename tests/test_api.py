@@ -1,4 +1,4 @@
-"""The twelve main models down the whole road, and the whole zoo with `make test-all`."""
+"""`deploytool.export`: main models of the zoo, every model with `make test-all`, results and errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def errors(comparison: Comparison) -> list[float]:
     return [check.parity.max_error for check in comparison.checks]
 
 
-def walk(name: str, home: Path) -> None:
+def export_and_check(name: str, home: Path) -> None:
+    """Runs the whole pipeline with the default engine and checks its report and graphs."""
     decisions = targets.plan_engines(())
     options = Options(seconds=0.1, targets=decisions, engines=targets.engines(decisions))
     made = list(runner.run(Job(catalog.find(name), options), PIPELINE, home))
@@ -60,18 +61,18 @@ def walk(name: str, home: Path) -> None:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("name", QUICKEST)
-def test_a_main_model_goes_down_the_road(name: str, tmp_path: Path) -> None:
-    walk(name, tmp_path)
+def test_a_main_model_passes_the_pipeline(name: str, tmp_path: Path) -> None:
+    export_and_check(name, tmp_path)
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", OTHERS)
-def test_every_model_goes_down_the_road(name: str, tmp_path: Path) -> None:
-    walk(name, tmp_path)
+def test_every_model_passes_the_pipeline(name: str, tmp_path: Path) -> None:
+    export_and_check(name, tmp_path)
 
 
 @pytest.mark.integration
-def test_the_dynamo_exporter_goes_down_the_same_road(tmp_path: Path) -> None:
+def test_the_dynamo_exporter_passes_the_pipeline(tmp_path: Path) -> None:
     options = Options(exporter="dynamo", opset=20, seconds=0.1)
     recipe = [verb for verb in PIPELINE if verb != Stage.BUILD]
     made = list(runner.run(Job(catalog.find("shufflenet_g3_x0_25"), options), recipe, tmp_path))
@@ -79,7 +80,7 @@ def test_the_dynamo_exporter_goes_down_the_same_road(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_another_seed_is_another_model_that_passes_too(tmp_path: Path) -> None:
+def test_another_seed_gives_other_weights_and_passes(tmp_path: Path) -> None:
     model = catalog.find("shufflenet_g3_x0_25")
     recipe = [verb for verb in PIPELINE if verb != Stage.BUILD]
     weights = []
@@ -92,7 +93,7 @@ def test_another_seed_is_another_model_that_passes_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_everything_is_measured_on_it(tmp_path: Path) -> None:
+def test_with_a_gpu_everything_is_measured_on_it(tmp_path: Path) -> None:
     recipe = [verb for verb in PIPELINE if verb != Stage.BUILD]
     job = Job(catalog.find("shufflenet_g3"), Options(seconds=1.0))
     written = report.read(list(runner.run(job, recipe, tmp_path))[-1].path)
@@ -110,45 +111,45 @@ DOUBTFUL = FaultsResult((), (MissedFault("graph", "bias_dropped", "/stem/Conv_ou
 PENDING = Comparison(Stage.BUILD, "model.plan", "tensorrt_rtx", "cuda", Status.BUILT_NOT_RUN, ())
 
 
-def written(*comparisons: Comparison, gate: Gate | None = None, proof: FaultsResult | None = None) -> Report:
-    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, 0.01, None, comparisons, (), gate, None, proof, (), (), (), {})
+def written(*comparisons: Comparison, gate: Gate | None = None, faults: FaultsResult | None = None) -> Report:
+    return Report(SCHEMA, "tiny", "a CPU", 1, 10, 4, 0.01, None, comparisons, (), gate, None, faults, (), (), (), {})
 
 
 @pytest.mark.parametrize(
-    ("report", "require", "ending"),
+    ("report", "require", "expected"),
     [
         (written(GOOD), True, None),
         (written(GOOD, PENDING), False, None),
         (written(GOOD, PENDING), True, NotVerified),
         (written(BAD, PENDING), True, ParityFailed),
-        (written(GOOD, proof=FaultsResult((), (), 8, ())), True, None),
-        (written(GOOD, proof=DOUBTFUL), False, NotVerified),
-        (written(BAD, proof=DOUBTFUL), False, ParityFailed),
+        (written(GOOD, faults=FaultsResult((), (), 8, ())), True, None),
+        (written(GOOD, faults=DOUBTFUL), False, NotVerified),
+        (written(BAD, faults=DOUBTFUL), False, ParityFailed),
         (written(GOOD, gate=Gate(2.0, Stage.SIMPLIFY, GateOutcome.REACHED)), False, None),
         (written(GOOD, gate=Gate(2.0, Stage.SIMPLIFY, GateOutcome.MISSED)), False, TooSlow),
         (written(BAD, gate=Gate(2.0, Stage.SIMPLIFY, GateOutcome.MISSED)), False, ParityFailed),
         (written(GOOD, PENDING, gate=Gate(2.0, Stage.BUILD, GateOutcome.OPEN, "built, not run")), False, NotVerified),
     ],
 )
-def test_how_a_report_ends(report: Report, require: bool, ending: type[DeployError] | None) -> None:
+def test_the_error_follows_from_the_report(report: Report, require: bool, expected: type[DeployError] | None) -> None:
     failure = api.outcome_error(report, Path("run"), require=require)
-    assert failure is None if ending is None else type(failure) is ending
+    assert failure is None if expected is None else type(failure) is expected
 
 
-def test_the_remedy_for_what_fp16_breaks_is_to_keep_some_of_it() -> None:
+def test_the_remedy_for_an_error_in_fp16_alone_is_to_keep_layers_in_fp32() -> None:
     failure = api.outcome_error(written(GOOD, BAD), Path("run"), require=False)
     assert failure is not None
     assert verdict.KEEP_FP32_OPTION in failure.remedy
     assert "deploytool blame run" in failure.remedy
-    sooner = dataclasses.replace(BAD, stage=Stage.SIMPLIFY)
-    other = api.outcome_error(written(sooner, BAD), Path("run"), require=False)
+    earlier = dataclasses.replace(BAD, stage=Stage.SIMPLIFY)
+    other = api.outcome_error(written(earlier, BAD), Path("run"), require=False)
     assert other is not None
     assert verdict.KEEP_FP32_OPTION not in other.remedy
     assert "deploytool blame run" in other.remedy
 
 
 @pytest.mark.integration
-def test_a_call_gives_a_run_with_typed_fields(tmp_path: Path) -> None:
+def test_an_export_returns_a_run_with_typed_fields(tmp_path: Path) -> None:
     seen: list[str] = []
 
     def follow(plan: Plan, start: api.Start) -> tuple[Artifact, ...]:
@@ -173,7 +174,7 @@ def test_a_call_gives_a_run_with_typed_fields(tmp_path: Path) -> None:
     assert (run.onnx, run.fp16) == (tmp_path / "run/rewrite/model.onnx", tmp_path / "run/fp16/model.onnx")
     assert run.report_html == tmp_path / "run/report.html"
     with pytest.raises(dataclasses.FrozenInstanceError):
-        run.error = None  # type: ignore[misc]  # which mypy would not let pass either
+        run.error = None  # type: ignore[misc]  # mypy refuses it too
     again = deploytool.export(
         tiny, inputs=[(3, 32, 32)], images=4, seconds=0.1, min_speedup=1000, pack=True, out=tmp_path / "run"
     )
@@ -185,7 +186,7 @@ def test_a_call_gives_a_run_with_typed_fields(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_a_quick_run_to_onnx_leaves_out_what_it_says(tmp_path: Path) -> None:
+def test_a_quick_run_to_onnx_omits_the_other_stages_and_checks(tmp_path: Path) -> None:
     tiny = f"{ROOT / 'tests' / 'tiny.py'}:tiny"
     run = deploytool.export(tiny, inputs=[(3, 32, 32)], to="onnx", quick=True, out=tmp_path / "run")
     made = [artifact.made_by for artifact in run.artifacts]
@@ -201,54 +202,54 @@ def test_a_quick_run_to_onnx_leaves_out_what_it_says(tmp_path: Path) -> None:
         "rewrite",
     ]
     assert run.report.options["rewrite"] == "folded"
-    found = verdict.conclude(run.report, run.folder)
-    assert found.verdict == "pass for all that ran here"
-    assert found.pending == verdict.omitted_lines(run.report)
+    conclusion = verdict.conclude(run.report, run.folder)
+    assert conclusion.verdict == "pass for all that ran here"
+    assert conclusion.pending == verdict.omitted_lines(run.report)
 
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_explicit_options_override_quick(quick: bool) -> None:
-    every = {"images": 5, "faults": 2, "seconds": 0.5, "rewrite": "original"}
-    plan = plan_export("shufflenet_g3", ExportOptions(quick=quick, **every))  # type: ignore[arg-type]
-    assert {name: getattr(plan.options, name) for name in every} == every
+    explicit = {"images": 5, "faults": 2, "seconds": 0.5, "rewrite": "original"}
+    plan = plan_export("shufflenet_g3", ExportOptions(quick=quick, **explicit))  # type: ignore[arg-type]
+    assert {name: getattr(plan.options, name) for name in explicit} == explicit
     assert "faults" in plan.recipe
 
 
 @pytest.mark.parametrize(
-    ("model", "asked", "problem"),
+    ("model", "options", "problem"),
     [
         ("shuflenet_g3", {}, "there is no model 'shuflenet_g3'"),
         ("net.py:make", {"inputs": [(3, 8, 8)]}, "there is no file net.py"),
-        (lambda: None, {}, "a model is named, and function is no name"),
+        (lambda: None, {}, "the model must be a string or a Model, not function"),
         ("mixnet_s", {"io": "int8"}, "invalid value 'int8' for io"),
-        ("mixnet_s", {"batch": (8, 4, 2)}, "batch 8:4:2 does not grow"),
+        ("mixnet_s", {"batch": (8, 4, 2)}, "batch 8:4:2 is not a valid range"),
         ("mixnet_s", {"opset": 7}, "opset 7 is out of bounds"),
         ("mixnet_s", {"targets": ["rtx99"]}, "there is no target 'rtx99'"),
         ("mixnet_s", {"weights": "none.pth"}, "there is no file none.pth"),
         ("mixnet_s", {"data": "none"}, "there is no folder none"),
         ("mixnet_s", {"to": "int8"}, "invalid value 'int8' for to"),
         ("mixnet_s", {"rewrite": "fastest"}, "invalid value 'fastest' for rewrite"),
-        ("mixnet_s", {"to": "onnx", "trt": True}, "an engine and a bundle are made from the FP16 graph"),
-        ("mixnet_s", {"to": "onnx", "pack": True}, "an engine and a bundle are made from the FP16 graph"),
-        ("mixnet_s", {"quick": True, "min_speedup": 1.0}, "no time to measure it in"),
+        ("mixnet_s", {"to": "onnx", "trt": True}, "engines and bundles need the FP16 graph"),
+        ("mixnet_s", {"to": "onnx", "pack": True}, "engines and bundles need the FP16 graph"),
+        ("mixnet_s", {"quick": True, "min_speedup": 1.0}, "--min-speedup needs a speed measurement"),
     ],
 )
 def test_bad_input_is_raised_before_any_work(
-    model: Any, asked: dict[str, Any], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Any, options: dict[str, Any], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput, match=problem):
-        deploytool.export(model, **asked)
+        deploytool.export(model, **options)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_of_ones_own_is_taken_as_it_is() -> None:
+def test_a_model_object_is_used_unchanged_and_takes_no_inputs() -> None:
     assert plan_export(TINY, ExportOptions()).model == TINY
-    with pytest.raises(BadInput, match="says itself"):
+    with pytest.raises(BadInput, match="defines its inputs and arguments itself"):
         plan_export(TINY, ExportOptions(inputs=[(3, 8, 8)]))
 
 
-def test_importing_the_package_costs_nothing_and_a_wrong_name_is_one() -> None:
+def test_importing_the_package_imports_no_library_and_an_unknown_name_is_an_error() -> None:
     loaded = modules_of("import deploytool")
     assert not {"torch", "onnx", "onnxruntime", "numpy", "PIL", "typer", "rich"} & loaded
     with pytest.raises(AttributeError, match="no attribute 'exprot'"):

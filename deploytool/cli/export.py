@@ -40,13 +40,13 @@ def export(model: _MODEL, **options: Any) -> Outcome:
 
     run = api.run_export(model, export_options(options), _follow)
     summary.show(cli_console.stderr_console(), run.report, run.folder)
-    made = [_plain(artifact, run.folder) for artifact in run.artifacts]
-    document = {"run": str(run.folder), "artifacts": made, "report": run.report}
+    artifacts = [_document(artifact, run.folder) for artifact in run.artifacts]
+    document = {"run": str(run.folder), "artifacts": artifacts, "report": run.report}
     return summary.outcome(document, run.report, run.folder, run.error, bundle=run.bundle)
 
 
 def _follow(plan: Plan, start: Start) -> Sequence[Artifact]:
-    """Says what was decided, and goes along with the run."""
+    """Prints the decision for each target and the folder, then shows the progress of the run."""
     from deploytool.pipeline import runner as pipeline_runner
 
     console = cli_console.stderr_console()
@@ -58,7 +58,8 @@ def _follow(plan: Plan, start: Start) -> Sequence[Artifact]:
         return progress.follow(console, recipe, plan.home, start)
 
 
-def _plain(artifact: Artifact, home: Path) -> dict[str, object]:
-    made = not artifact.left_out
-    file, digest = (str(artifact.path.relative_to(home)), artifact.digest) if made else (None, None)
+def _document(artifact: Artifact, home: Path) -> dict[str, object]:
+    """An artifact in the JSON document; file and digest are null if its stage made no file."""
+    is_made = not artifact.left_out
+    file, digest = (str(artifact.path.relative_to(home)), artifact.digest) if is_made else (None, None)
     return {"stage": artifact.made_by, "file": file, "sha256": digest, "fresh": artifact.fresh}

@@ -1,4 +1,4 @@
-"""What the user asked for, from words on the command line to plain data; a wrong word gets one clear line."""
+"""Parses the values of options; raises BadInput for an invalid one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from deploytool.errors import BadInput
 from deploytool.pipeline import options
 from deploytool.spec import BATCH, DTYPES, ImageSize, Option, Precision, Range, Tensor
 
-_FORM = "write [NAME=]3x224x224[:DTYPE[:BELOW]], free sizes as words; NAME=:DTYPE is one number a case"
+_FORM = "write [NAME=]3x224x224[:DTYPE[:BELOW]], dynamic dimensions as words; NAME=:DTYPE is one number per case"
 _SIDE = r"[1-9]\d*|[A-Za-wyz_]\w*"
 _INPUT = re.compile(
     rf"(?:(?P<name>[^=]*)=)?(?P<shape>(?:{_SIDE})(?:x(?:{_SIDE}))*)?(?::(?P<dtype>\w+)(?::(?P<below>[1-9]\d*))?)?"
 )
-_SAME = {  # what other tools and torch itself call our types
+_ALIASES = {  # names of our types in torch and other tools
     **{"fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32", "fp64": "float64"},
     **{"double": "float64", "byte": "uint8", "short": "int16", "int": "int64", "long": "int64", "i32": "int32"},
     **{"u8": "uint8", "i8": "int8", "i64": "int64", "f16": "float16", "f32": "float32", "boolean": "bool"},
@@ -24,112 +24,114 @@ _SAME = {  # what other tools and torch itself call our types
 
 
 def span(option: str, text: str) -> Range:
-    """The range that `N` or `SMALLEST:TYPICAL:LARGEST` names."""
+    """Parses `N` or `SMALLEST:TYPICAL:LARGEST`."""
     sizes = text.split(":")
     if len(sizes) not in (1, 3) or not all(size.isdecimal() for size in sizes):
-        raise BadInput(f"{option} {text} is no size", f"write {option} 8, or {option} 1:8:32")
+        raise BadInput(f"{option} {text} is not a size", f"write {option} 8, or {option} 1:8:32")
     smallest, typical, largest = map(int, sizes * 3 if len(sizes) == 1 else sizes)
     return options.size_range(option, (smallest, typical, largest))
 
 
 def tensors(texts: Sequence[str]) -> tuple[Tensor, ...]:
-    """The inputs in their order; no two may bear one name."""
+    """Parses the inputs, in order; raises BadInput for duplicate names."""
     return options.tensors([_tensor(text, number) for number, text in enumerate(texts)])
 
 
 def _tensor(text: str, number: int) -> Tensor:
-    """The input that `[NAME=]3x224x224[:DTYPE[:BELOW]]` declares, the batch left out; a word is a free size.
+    """Parses `[NAME=]3x224x224[:DTYPE[:BELOW]]`, a shape without the batch; a word is a dynamic dimension.
 
-    With a name or a type and no size it is one number a case, of shape (batch,).
+    A name or a type without a shape is one number per case, of shape (batch,).
     """
-    found = _INPUT.fullmatch(text)
-    if found is None or not (found["shape"] or found["name"] or found["dtype"]):
-        meant = _meant(text)
-        raise BadInput(f"--input {text} is no input", f"write --input {meant}" if meant else _FORM)
-    dtype = found["dtype"] or "float32"
+    match = _INPUT.fullmatch(text)
+    if match is None or not (match["shape"] or match["name"] or match["dtype"]):
+        intended = _intended(text)
+        raise BadInput(f"--input {text} is not an input", f"write --input {intended}" if intended else _FORM)
+    dtype = match["dtype"] or "float32"
     if dtype not in DTYPES:
-        meant = _meant(text)
-        remedy = f"write --input {meant}" if meant else f"choose from {', '.join(DTYPES)}"
-        raise BadInput(f"--input {text} has no type we know", remedy)
-    below = options.below(dtype) if found["below"] is None else int(found["below"])
-    sides = found["shape"].split("x") if found["shape"] else []
-    usual = f"input_{number}" if number else "input"
-    name = usual if found["name"] is None else found["name"]
+        intended = _intended(text)
+        remedy = f"write --input {intended}" if intended else f"choose from {', '.join(DTYPES)}"
+        raise BadInput(f"--input {text} has an invalid type", remedy)
+    below = options.below(dtype) if match["below"] is None else int(match["below"])
+    sides = match["shape"].split("x") if match["shape"] else []
+    default_name = f"input_{number}" if number else "input"
+    name = default_name if match["name"] is None else match["name"]
     return Tensor(name, (BATCH, *(int(side) if side.isdecimal() else side for side in sides)), dtype, below)
 
 
-def _meant(text: str) -> str | None:
-    """The declaration that a text in another tool's spelling means, where that is plain."""
+def _intended(text: str) -> str | None:
+    """Translates a declaration in another tool's syntax; None where that is impossible."""
     name, equals, rest = text.replace(" ", "").rpartition("=")
     shape, *types = re.sub(r"torch\.|np\.|numpy\.", "", rest).split(":")
     if types and not equals and re.fullmatch(r"[A-Za-z_]\w*", shape) and re.match(r"[\d(\[]", types[0]):
-        name, equals, (shape, *types) = shape, "=", types  # NAME:3x224x224, as trtexec and polygraphy have it
+        name, equals, (shape, *types) = shape, "=", types  # NAME:3x224x224, as in trtexec and Polygraphy
     shape = re.sub(r"[,×*X]", "x", shape.strip("()[],"))
-    shape = re.sub(r"^(-1|\?|batch|N|None)x", "", shape)  # the batch, which is left out here
-    types = [_SAME.get(each.lower(), each.lower()) for each in types]
-    meant = name + equals + ":".join([shape, *types])
-    found = _INPUT.fullmatch(meant)
-    known = found and (found["dtype"] or "float32") in DTYPES and (found["shape"] or found["name"])
-    return meant if known and meant != text else None
+    shape = re.sub(r"^(-1|\?|batch|N|None)x", "", shape)  # the batch, which a declaration omits
+    types = [_ALIASES.get(name.lower(), name.lower()) for name in types]
+    declaration = name + equals + ":".join([shape, *types])
+    match = _INPUT.fullmatch(declaration)
+    is_valid = match and (match["dtype"] or "float32") in DTYPES and (match["shape"] or match["name"])
+    return declaration if is_valid and declaration != text else None
 
 
 def sizes(texts: Sequence[str]) -> dict[str, Range]:
-    """The range that each `WORD=SMALLEST:TYPICAL:LARGEST` names."""
-    return {word: span(f"--size {word}", text) for word, _, text in (each.partition("=") for each in texts)}
+    """Parses `WORD=SMALLEST:TYPICAL:LARGEST` for each dynamic dimension."""
+    return {word: span(f"--size {word}", text) for word, _, text in (entry.partition("=") for entry in texts)}
 
 
 def arguments(texts: Sequence[str]) -> dict[str, Option]:
-    """The factory's arguments: `NAME=VALUE`, where a value is a JSON number, true, false or null, or else a string."""
-    found: dict[str, Option] = {}
+    """Parses the factory's arguments: `NAME=VALUE`, a JSON number, string, true, false or null, otherwise a string."""
+    options: dict[str, Option] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
-            raise BadInput(f"--arg {text} is no argument", "write NAME=VALUE")
+            raise BadInput(f"--arg {text} is not an argument", "write NAME=VALUE")
         try:
-            read = json.loads(value)
+            decoded = json.loads(value)
         except ValueError:
-            read = value
-        found[name] = read if isinstance(read, (bool, int, float, str)) or read is None else value
-    return found
+            decoded = value
+        options[name] = decoded if isinstance(decoded, (bool, int, float, str)) or decoded is None else value
+    return options
 
 
 def tolerances(texts: Sequence[str]) -> dict[str, float]:
-    """The largest errors, relative to the largest output, that `fp32=ERROR` and `fp16=ERROR` allow."""
-    found: dict[str, float] = {}
+    """Parses `fp32=ERROR` and `fp16=ERROR`: the largest errors to allow, relative to the largest output."""
+    limits: dict[str, float] = {}
     for text in texts:
         name, _, value = text.partition("=")
         try:
-            found[name] = float(value)
+            limits[name] = float(value)
         except ValueError:
-            found[name] = -1.0
-        if name not in tuple(Precision) or not 0 < found[name] <= 1:
-            raise BadInput(f"--tolerance {text} is no tolerance", "write --tolerance fp16=2e-3, or fp32=1e-5")
-    return found
+            limits[name] = -1.0
+        if name not in tuple(Precision) or not 0 < limits[name] <= 1:
+            raise BadInput(f"--tolerance {text} is not a tolerance", "write --tolerance fp16=2e-3, or fp32=1e-5")
+    return limits
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    """The numbers that `0.5` or `0.485,0.456,0.406` names, fractions such as `1/255` too."""
+    """Parses `0.5` or `0.485,0.456,0.406`; fractions such as `1/255` are allowed."""
     if text is None:
         return None
     try:
-        return tuple(float(Fraction(each.strip())) for each in text.split(","))
+        return tuple(float(Fraction(number.strip())) for number in text.split(","))
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise BadInput(f"{option} {text} is no number", f"write {option} 0.5, or 0.5,0.5,0.5: one a channel") from None
+        remedy = f"write {option} 0.5, or one number per channel: 0.5,0.5,0.5"
+        raise BadInput(f"{option} {text} is not a number", remedy) from None
 
 
 def scale(text: str | None) -> float | None:
-    """The one factor that `1/255` names."""
-    found = numbers("--scale", text)
-    if found is not None and len(found) != 1:
-        raise BadInput(f"--scale {text} is more than one factor", "write one: --scale 1/255, and the rest with --std")
-    return found[0] if found else None
+    """Parses one factor, such as `1/255`."""
+    factors = numbers("--scale", text)
+    if factors is not None and len(factors) != 1:
+        remedy = "write one: --scale 1/255, and give those per channel with --std"
+        raise BadInput(f"--scale {text} is more than one factor", remedy)
+    return factors[0] if factors else None
 
 
 def side(option: str, text: str | None) -> ImageSize | None:
-    """The length that `256` names, the height and width of `256x512`, and 0 of `none`."""
+    """Parses a length `256`, a height and width `256x512`, or `none`, which is 0."""
     if text is None or text == "none":
         return None if text is None else 0
     sides = text.split("x")
-    if len(sides) > 2 or not all(re.fullmatch(r"[1-9]\d{0,5}", each) for each in sides):
-        raise BadInput(f"{option} {text} is no size", f"write {option} 256, {option} 256x512 or {option} none")
+    if len(sides) > 2 or not all(re.fullmatch(r"[1-9]\d{0,5}", length) for length in sides):
+        raise BadInput(f"{option} {text} is not a size", f"write {option} 256, {option} 256x512 or {option} none")
     return int(text) if len(sides) == 1 else (int(sides[0]), int(sides[1]))

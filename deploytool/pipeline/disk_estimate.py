@@ -1,4 +1,4 @@
-"""What a run will take of the disk, from the bytes of its weights and golden data: asked before its stages work."""
+"""Estimates the disk space that a run needs, from the sizes of its weights and golden data."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from deploytool.host import disk
 from deploytool.spec import Model, Options, Stage, Tensor
 from deploytool.stages.registry import STAGES
 
-LEAST = 4 << 20  # bytes for all but weights and golden data: below 1 MB where it was measured
-_GOLDEN = 3  # times the golden inputs: as they are, as pictures, at the edges, and some of them in the bundle
+LEAST = 4 << 20  # bytes of everything but weights and golden data; measured: below 1 MB
+_GOLDEN = 3  # copies of the golden inputs: themselves, as images, edge cases, and some in the bundle
 
 
 def check(recipe: Sequence[Stage], model: Model, options: Options, home: Path, weights: int) -> None:
@@ -21,19 +21,19 @@ def check(recipe: Sequence[Stage], model: Model, options: Options, home: Path, w
 
 
 def needed(recipe: Sequence[Stage], model: Model, options: Options, weights: int) -> float:
-    """The bytes that these stages leave, at the most, for weights of so many bytes."""
+    """The largest number of bytes that these stages write, for weights of `weights` bytes."""
     engines = len(options.engines)
-    copies = sum(STAGES[verb].copies + engines * STAGES[verb].engine_copies for verb in recipe)
+    copies = sum(STAGES[stage].copies + engines * STAGES[stage].engine_copies for stage in recipe)
     return LEAST + copies * weights + _golden(model, options)
 
 
 def _golden(model: Model, options: Options) -> float:
-    """The bytes of golden inputs, free sizes as they typically are."""
-    typical = {name: each.typical for name, each in options.sizes.items()}
+    """The bytes of the golden inputs, with every dynamic dimension at its typical size."""
+    typical = {name: span.typical for name, span in options.sizes.items()}
     return _GOLDEN * options.images * sum(_bytes(tensor, typical) for tensor in model.inputs)
 
 
-def _bytes(tensor: Tensor, sides: Mapping[str, int]) -> int:
+def _bytes(tensor: Tensor, sizes: Mapping[str, int]) -> int:
     """The bytes of one case."""
-    numbers = math.prod(sides.get(side, 1) if isinstance(side, str) else side for side in tensor.shape[1:])
-    return numbers * int(tensor.dtype.lstrip(string.ascii_letters) or 8) // 8  # the name of a type ends with its bits
+    numbers = math.prod(sizes.get(side, 1) if isinstance(side, str) else side for side in tensor.shape[1:])
+    return numbers * int(tensor.dtype.lstrip(string.ascii_letters) or 8) // 8  # a type's name ends with its bits

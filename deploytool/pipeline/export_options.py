@@ -15,7 +15,7 @@ from deploytool.pipeline.recipe import ENDS, FP16
 from deploytool.rewrites import recipes
 from deploytool.spec import AUTO, DEFAULT, ImageSize, Option, Options, Precision, Range, Tensor
 
-Span: TypeAlias = Range | int | tuple[int, int, int]  # one size, or the smallest, the typical and the largest
+Span: TypeAlias = Range | int | tuple[int, int, int]  # one size, or (smallest, typical, largest)
 Inputs: TypeAlias = Sequence[Tensor | tuple[int | str, ...]]
 
 _MODEL, _PREPROCESSING, _CONVERSION = "Model", "Preprocessing", "Conversion"
@@ -24,9 +24,9 @@ _ENGINES, _CHECKS, _RUN = "TensorRT engines", "Checks", "Run and bundle"
 
 @dataclass(frozen=True)
 class Declaration:
-    """What is declared of an option beside its name, type and default.
+    """What an option declares beside its name, type and default.
 
-    `flag` is its long name on the command line without the dashes, by default the name of the field. `usual` describes
+    `flag` is its name on the command line, by default the name of the field. `usual` describes
     the default where it is None. `least` and `most` are inclusive bounds of a number.
     """
 
@@ -42,7 +42,7 @@ class Declaration:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """The options of an export, as the user states them.
+    """The options of an export, before defaults are filled in.
 
     An entry of `inputs` is a `Tensor` or a shape without the batch: `(3, 224, 224)`; a word in it is a dynamic
     dimension, whose range is in `sizes`. `targets`, `outputs` and `keep_fp32` are names, or one string with commas.
@@ -225,16 +225,14 @@ class ExportOptions:
         Mapping[str, float] | None,
         Declaration(
             _CHECKS,
-            "The largest error to allow, also fp32=ERROR; by default it follows from the noise of the model.",
+            "The largest error to allow, also fp32=ERROR; by default it is derived from the model's numerical noise.",
             metavar="fp16=ERROR",
         ),
     ] = None
     min_speedup: Annotated[
         float | None, Declaration(_CHECKS, "Fail if the speed-up over eager PyTorch is smaller.", least=0)
     ] = None
-    require: Annotated[
-        bool, Declaration(_CHECKS, "Fail unless everything that was asked for could be measured on this machine.")
-    ] = False
+    require: Annotated[bool, Declaration(_CHECKS, "Fail unless everything requested was measured here.")] = False
     classes: Annotated[
         str | Path | Sequence[str],
         Declaration(_RUN, "A file with the names of the classes, one per line, for the bundle.", metavar="FILE"),

@@ -1,4 +1,4 @@
-"""Checks the options of an export and brings each into one form; raises BadInput for an invalid value."""
+"""Checks the options of an export and normalises them; raises BadInput for an invalid value."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions, Inpu
 from deploytool.spec import AUTO, BATCH, DTYPES, Precision, Range, Source, Tensor
 
 _LARGEST = {"int64": 2**63, "int32": 2**31, "int16": 2**15, "int8": 2**7, "uint8": 2**8}
-_NOT_TENSORRT = {"int16": "int32"}  # inputs that its parser refuses, and what holds their values
+_NOT_TENSORRT = {"int16": "int32"}  # types that its parser refuses: a type that holds the same values
 
 
 T = TypeVar("T")
 
 
-def value_or(value: T | None, usual: T) -> T:
+def value_or(value: T | None, default: T) -> T:
     """The value, or the default where it is None."""
-    return usual if value is None else value
+    return default if value is None else value
 
 
 def file(path: Path) -> Source:
     """A file with the digest of its content, and of its shards for an index; raises BadInput if there is none."""
     if not path.is_file():
         raise BadInput(f"there is no file {path}", "check the path")
-    digests = [serde.file_digest(each) for each in (path, *shards.shard_files(path))]
+    digests = [serde.file_digest(file) for file in (path, *shards.shard_files(path))]
     return Source(str(path), digests[0] if len(digests) == 1 else serde.digest(digests))
 
 
 def run_folder(path: Path) -> Path:
     """The folder of a run; raises BadInput for a path that is not UTF-8, which torch's libraries do not accept."""
     if str(path.absolute()).encode(errors="ignore").decode() != str(path.absolute()):
-        raise BadInput(f"a run cannot be written to {path.absolute()}, whose name is no UTF-8", "choose another folder")
+        raise BadInput(f"cannot write a run to {path.absolute()}: its name is not UTF-8", "choose another folder")
     return path
 
 
@@ -43,88 +43,89 @@ def folder(path: Path) -> Source:
     """A folder with a digest of its files' names, sizes and times; raises BadInput if there is none."""
     if not path.is_dir():
         raise BadInput(f"there is no folder {path}", "check the path")
-    inside = [each for each in sorted(path.rglob("*")) if each.is_file()]
-    listed = [(str(each.relative_to(path)), each.stat().st_size, each.stat().st_mtime_ns) for each in inside]
-    return Source(str(path), serde.digest(listed))
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    states = [(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return Source(str(path), serde.digest(states))
 
 
-def numbers(given: float | Sequence[float] | None) -> tuple[float, ...] | None:
+def numbers(value: float | Sequence[float] | None) -> tuple[float, ...] | None:
     """One number, or one for each channel, as a tuple of floats."""
-    if given is None:
+    if value is None:
         return None
-    return tuple(map(float, given)) if isinstance(given, Sequence) else (float(given),)
+    return tuple(map(float, value)) if isinstance(value, Sequence) else (float(value),)
 
 
-def names(given: str | Sequence[str]) -> tuple[str, ...]:
-    """The names of a sequence, or of a string with commas, each once."""
-    listed = given.split(",") if isinstance(given, str) else given
-    return tuple(dict.fromkeys(name for name in map(str.strip, listed) if name))
+def names(value: str | Sequence[str]) -> tuple[str, ...]:
+    """The names in a sequence, or in a comma-separated string, without duplicates."""
+    parts = value.split(",") if isinstance(value, str) else value
+    return tuple(dict.fromkeys(name for name in map(str.strip, parts) if name))
 
 
-def keep_fp32(given: str | Sequence[str]) -> tuple[str, ...]:
+def keep_fp32(value: str | Sequence[str]) -> tuple[str, ...]:
     """The modules and nodes to keep in FP32, or `auto` alone."""
-    listed = names(given)
-    if AUTO in listed and len(listed) > 1:
-        problem = f"--keep-fp32 {','.join(listed)} asks for a search and names what it should find"
-        raise BadInput(problem, "write one of the two")
-    return listed
+    unique = names(value)
+    if AUTO in unique and len(unique) > 1:
+        problem = f"--keep-fp32 {','.join(unique)}: {AUTO} and names are mutually exclusive"
+        raise BadInput(problem, f"write {AUTO}, or the names")
+    return unique
 
 
-def size_range(name: str, asked: Span) -> Range:
+def size_range(name: str, span: Span) -> Range:
     """The range of sizes; raises BadInput unless 1 <= smallest <= typical <= largest."""
-    ends = (asked.smallest, asked.typical, asked.largest) if isinstance(asked, Range) else asked
+    ends = (span.smallest, span.typical, span.largest) if isinstance(span, Range) else span
     smallest, typical, largest = (ends, ends, ends) if isinstance(ends, int) else ends
     if not 1 <= smallest <= typical <= largest:
         text = ":".join(map(str, dict.fromkeys((smallest, typical, largest))))
-        raise BadInput(f"{name} {text} does not grow from at least 1", "write SMALLEST:TYPICAL:LARGEST: 1:8:32")
+        raise BadInput(f"{name} {text} is not a valid range", "write SMALLEST:TYPICAL:LARGEST, each at least 1: 1:8:32")
     return Range(smallest, typical, largest)
 
 
-def sizes(given: Mapping[str, Span], inputs: Sequence[Tensor]) -> dict[str, Range]:
-    """The range of every free dimension but the batch; raises BadInput if one is missing or unknown."""
-    free = {side for tensor in inputs for side in tensor.shape[1:] if isinstance(side, str)}
-    for word in sorted(free - set(given)):
+def sizes(spans: Mapping[str, Span], inputs: Sequence[Tensor]) -> dict[str, Range]:
+    """The range of every dynamic dimension but the batch; raises BadInput if one is missing or unknown."""
+    dynamic = {side for tensor in inputs for side in tensor.shape[1:] if isinstance(side, str)}
+    for word in sorted(dynamic - set(spans)):
         remedy = f"give its range: --size {word}=SMALLEST:TYPICAL:LARGEST"
-        alone = next((each for each in inputs if each.shape[1:] == (word,)), None)
-        if alone is not None:  # `t:int64` is an input of the free length t, and may be meant as one called t
-            number = f"{word}=:{alone.dtype}{f':{alone.below}' if alone.below != below(alone.dtype) else ''}"
-            remedy += f"; if {word} is an input of one number a case: --input {number}"
-        raise BadInput(f"nobody says how large {word} is", remedy)
-    for word in sorted(set(given) - free):
-        raise BadInput(f"no input has a free size {word}", f"free sizes are: {', '.join(sorted(free)) or 'none'}")
-    return {word: size_range(f"--size {word}", asked) for word, asked in given.items()}
+        vector = next((tensor for tensor in inputs if tensor.shape[1:] == (word,)), None)
+        if vector is not None:  # `t:int64` declares an input of dynamic length t; the user may mean one named t
+            scalar = f"{word}=:{vector.dtype}{f':{vector.below}' if vector.below != below(vector.dtype) else ''}"
+            remedy += f"; if {word} is an input of one number per case: --input {scalar}"
+        raise BadInput(f"no size given for dynamic dimension {word}", remedy)
+    for word in sorted(set(spans) - dynamic):
+        remedy = f"dynamic dimensions are: {', '.join(sorted(dynamic)) or 'none'}"
+        raise BadInput(f"no input has a dynamic dimension {word}", remedy)
+    return {word: size_range(f"--size {word}", span) for word, span in spans.items()}
 
 
-def tensors(given: Inputs) -> tuple[Tensor, ...]:
+def tensors(inputs: Inputs) -> tuple[Tensor, ...]:
     """The inputs in order; a bare shape, without the batch, becomes a float32 input.
 
-    Raises BadInput for two inputs of one name, for a type that numpy, torch and ONNX do not share, and for a bound
-    beyond the type.
+    Raises BadInput for two inputs with one name, for a type that numpy, torch and ONNX do not share, and for a bound
+    that the type cannot hold.
     """
-    found = tuple(
-        each if isinstance(each, Tensor) else Tensor(f"input_{number}" if number else "input", (BATCH, *each))
-        for number, each in enumerate(given)
+    resolved = tuple(
+        entry if isinstance(entry, Tensor) else Tensor(f"input_{number}" if number else "input", (BATCH, *entry))
+        for number, entry in enumerate(inputs)
     )
-    names = [tensor.name for tensor in found]
+    names = [tensor.name for tensor in resolved]
     if len(set(names)) < len(names):
         raise BadInput(
-            f"two inputs are called {max(names, key=names.count)}", "give each a name: --input NAME=3x224x224"
+            f"two inputs are named {max(names, key=names.count)}", "give each a name: --input NAME=3x224x224"
         )
-    for tensor in found:
+    for tensor in resolved:
         _check(tensor)
-    return found
+    return resolved
 
 
 def _check(tensor: Tensor) -> None:
-    """Raises BadInput for an unknown type, and for a bound beyond the type."""
+    """Raises BadInput for an unknown type, and for a bound that the type cannot hold."""
     if tensor.dtype not in DTYPES:
-        raise BadInput(f"{tensor.name} has no type we know: {tensor.dtype}", f"choose from {', '.join(DTYPES)}")
+        raise BadInput(f"invalid type {tensor.dtype!r} for input {tensor.name}", f"choose from {', '.join(DTYPES)}")
     largest = _LARGEST.get(tensor.dtype)
     if largest is None and tensor.below != below(tensor.dtype):
-        raise BadInput(f"{tensor.name} is {tensor.dtype}, and only whole numbers have a bound", "leave BELOW out")
+        raise BadInput(f"input {tensor.name} is {tensor.dtype}, and only integers have a bound", "leave BELOW out")
     if largest is not None and not 1 <= tensor.below <= largest:
-        bound = f"write a bound from 1 to {largest}, or a larger type"
-        raise BadInput(f"{tensor.name} cannot be below {tensor.below} as {tensor.dtype}", bound)
+        remedy = f"write a bound from 1 to {largest}, or a larger type"
+        raise BadInput(f"the bound {tensor.below} of input {tensor.name} is out of range for {tensor.dtype}", remedy)
 
 
 def below(dtype: str) -> int:
@@ -136,22 +137,24 @@ def for_engines(inputs: Sequence[Tensor]) -> None:
     """Raises BadInput for an input type that TensorRT does not accept."""
     for tensor in inputs:
         if tensor.dtype in _NOT_TENSORRT:
-            remedy = f"declare it {_NOT_TENSORRT[tensor.dtype]}, which holds the same values, or leave --trt out"
-            raise BadInput(f"TensorRT takes no input of {tensor.dtype}: {tensor.name}", remedy)
+            remedy = f"declare it as {_NOT_TENSORRT[tensor.dtype]}, which holds the same values, or leave --trt out"
+            raise BadInput(f"TensorRT does not support {tensor.dtype} inputs: {tensor.name}", remedy)
 
 
-def tolerance(asked: Mapping[str, float]) -> dict[str, float]:
+def tolerance(limits: Mapping[str, float]) -> dict[str, float]:
     """The largest errors allowed for `fp32` and `fp16`, relative to the largest output; raises BadInput otherwise."""
-    for name, value in asked.items():
+    for name, value in limits.items():
         if name not in tuple(Precision) or not 0 < value <= 1:
-            raise BadInput(f"--tolerance {name}={value} is no tolerance", "write --tolerance fp16=2e-3, or fp32=1e-5")
-    return dict(asked)
+            raise BadInput(
+                f"--tolerance {name}={value} is not a tolerance", "write --tolerance fp16=2e-3, or fp32=1e-5"
+            )
+    return dict(limits)
 
 
-def declared(asked: ExportOptions) -> None:
-    """Raises BadInput for a value that is none of the declared choices or is out of the declared bounds."""
+def declared(options: ExportOptions) -> None:
+    """Raises BadInput for a value that is not one of the declared choices, or is outside the declared bounds."""
     for name, declaration in DECLARATIONS.items():
-        value = getattr(asked, name)
+        value = getattr(options, name)
         if value is None:
             continue
         if declaration.choices and value not in declaration.choices:
@@ -161,7 +164,7 @@ def declared(asked: ExportOptions) -> None:
 
 
 def _bounded(name: str, value: float, least: float, most: float | None) -> None:
-    """Raises BadInput unless least <= value <= most; without `most`, a number may be as large as 64 bits hold."""
+    """Raises BadInput unless least <= value <= most; without `most`, the largest is that of int64."""
     if not least <= value <= (_LARGEST["int64"] - 1 if most is None else most):
-        bounds = f"from {least:g} on" if most is None else f"from {least:g} to {most:g}"
-        raise BadInput(f"{name} {value} is out of bounds", f"write one {bounds}")
+        bounds = f"of at least {least:g}" if most is None else f"from {least:g} to {most:g}"
+        raise BadInput(f"{name} {value} is out of bounds", f"write a value {bounds}")

@@ -1,4 +1,4 @@
-"""Plans an export: finds the model, checks the options, and decides what the stages will read."""
+"""Plans an export: finds the model, checks the options, and resolves them to what the stages read."""
 
 from __future__ import annotations
 
@@ -60,59 +60,59 @@ class Plan:
     pack: bool
 
 
-def plan_export(model: str | Model, asked: ExportOptions) -> Plan:
+def plan_export(model: str | Model, requested: ExportOptions) -> Plan:
     """The plan of an export; nothing is written.
 
     Raises BadInput for an invalid option or an unknown model, MissingBackend where no engine can be built, NotVerified
     for a required target that is not served, and ResourceExhausted where the disk is too small.
     """
-    checks.declared(asked)
-    if asked.data and asked.golden_inputs:
-        raise BadInput("golden inputs are asked for from a folder and from a file", "leave out --data or --inputs")
-    golden = checks.file(Path(asked.golden_inputs)) if asked.golden_inputs else None
-    definition = _definition(model, asked, golden)
-    sizes = checks.sizes(asked.sizes or {}, definition.inputs)
-    definition = data_preprocess.resolve(definition, _stated_preprocessing(asked), sizes)
-    definition = _with_class_names(definition, asked.classes)
-    options = _resolve(asked, definition, golden, sizes, _plan_engines(asked, definition))
+    checks.declared(requested)
+    if requested.data and requested.golden_inputs:
+        raise BadInput("--data and --inputs are mutually exclusive", "leave one of them out")
+    golden = checks.file(Path(requested.golden_inputs)) if requested.golden_inputs else None
+    definition = _definition(model, requested, golden)
+    sizes = checks.sizes(requested.sizes or {}, definition.inputs)
+    definition = data_preprocess.resolve(definition, _stated_preprocessing(requested), sizes)
+    definition = _with_class_names(definition, requested.classes)
+    options = _resolve(requested, definition, golden, sizes, _plan_engines(requested, definition))
     if options.min_speedup is not None and not options.seconds:
-        raise BadInput("a speed-up is asked for, and no time to measure it in", "leave out --quick, or give --seconds")
-    home = checks.run_folder(Path(asked.out or Path("artifacts") / definition.name))
-    plan = Plan(definition, options, recipe_for(options, asked.to), home, asked.require, asked.pack)
+        raise BadInput("--min-speedup needs a speed measurement, which is off", "leave out --quick, or give --seconds")
+    home = checks.run_folder(Path(requested.out or Path("artifacts") / definition.name))
+    plan = Plan(definition, options, recipe_for(options, requested.to), home, requested.require, requested.pack)
     disk_estimate.check(plan.recipe, definition, options, home, weights_file.size(options.weights))
     return plan
 
 
-def _definition(model: str | Model, asked: ExportOptions, golden: Source | None) -> Model:
-    """The definition of a model, which may be given as it is or by its name or factory."""
-    inputs = asked.inputs or _declared_inputs(model, golden)
+def _definition(model: str | Model, requested: ExportOptions, golden: Source | None) -> Model:
+    """The definition of a model, which is given itself, by name or by its factory."""
+    inputs = requested.inputs or _declared_inputs(model, golden)
     if isinstance(model, str):
-        return catalog.find(model, checks.tensors(inputs), asked.arguments or {})
+        return catalog.find(model, checks.tensors(inputs), requested.arguments or {})
     if not isinstance(model, Model):
-        problem = f"a model is named, and {type(model).__name__} is no name"
-        raise BadInput(problem, "write where its factory stands: 'file.py:factory' or 'package.module:factory'")
-    if inputs or asked.arguments:
-        raise BadInput(f"{model.name} says itself what it is fed and built with", "write that into the Model")
+        problem = f"the model must be a string or a Model, not {type(model).__name__}"
+        raise BadInput(problem, "name its factory: 'file.py:factory' or 'package.module:factory'")
+    if inputs or requested.arguments:
+        raise BadInput(f"the Model {model.name} defines its inputs and arguments itself", "set them in the Model")
     return model
 
 
 def _declared_inputs(model: str | Model, golden: Source | None) -> Sequence[Tensor]:
-    """The inputs that a file of golden inputs declares for a factory of the user's."""
+    """The inputs that a file of golden inputs declares for a user's factory."""
     is_factory = isinstance(model, str) and ":" in model
     return inputs_file.declared(Path(golden.path)) if golden and is_factory else ()
 
 
-def _stated_preprocessing(asked: ExportOptions) -> StatedPreprocessing:
+def _stated_preprocessing(requested: ExportOptions) -> StatedPreprocessing:
     return StatedPreprocessing(
-        preset=asked.preprocess,
-        mean=checks.numbers(asked.mean),
-        std=checks.numbers(asked.std),
-        scale=asked.scale,
-        channels=asked.channels,
-        resize=asked.resize,
-        crop=asked.crop,
-        interpolation=asked.interpolation,
-        layout=asked.layout,
+        preset=requested.preprocess,
+        mean=checks.numbers(requested.mean),
+        std=checks.numbers(requested.std),
+        scale=requested.scale,
+        channels=requested.channels,
+        resize=requested.resize,
+        crop=requested.crop,
+        interpolation=requested.interpolation,
+        layout=requested.layout,
     )
 
 
@@ -127,18 +127,18 @@ def _with_class_names(model: Model, classes: str | Path | Sequence[str]) -> Mode
     return replace(model, classes=names, asked=(*model.asked, CLASSES_OPTION))
 
 
-def _plan_engines(asked: ExportOptions, model: Model) -> tuple[Decision, ...]:
-    """What becomes of each target; raises an error before any work is done if an engine cannot be made."""
-    targets = checks.names(asked.targets)
-    decisions = targets_table.plan_engines(targets) if asked.trt or targets else ()
+def _plan_engines(requested: ExportOptions, model: Model) -> tuple[Decision, ...]:
+    """The decision for each target; raises an error if an engine cannot be built."""
+    targets = checks.names(requested.targets)
+    decisions = targets_table.plan_engines(targets) if requested.trt or targets else ()
     if decisions and targets_table.flavour() is None:
-        raise MissingBackend("no TensorRT can build here: none is installed", "pip install 'deploytool[cpu]'")
+        raise MissingBackend("TensorRT is not installed, so no engine can be built", "pip install 'deploytool[cpu]'")
     unserved = [decision for decision in decisions if decision.verdict is not TargetPlan.HERE]
-    if asked.require and unserved:
+    if requested.require and unserved:
         raise NotVerified(f"no engine for {unserved[0].target}: {unserved[0].why}", "leave it out, or drop --require")
-    if asked.to == ONNX and (decisions or asked.pack):
+    if requested.to == ONNX and (decisions or requested.pack):
         raise BadInput(
-            "an engine and a bundle are made from the FP16 graph", "leave out --to onnx, or --trt and --pack"
+            "engines and bundles need the FP16 graph, which --to onnx omits", "leave out --to onnx, or --trt and --pack"
         )
     if decisions:
         checks.for_engines(model.inputs)
@@ -146,44 +146,44 @@ def _plan_engines(asked: ExportOptions, model: Model) -> tuple[Decision, ...]:
 
 
 def _resolve(
-    asked: ExportOptions,
+    requested: ExportOptions,
     model: Model,
     golden: Source | None,
     sizes: dict[str, Range],
     decisions: tuple[Decision, ...],
 ) -> Options:
-    """The options in the form that the stages read, with the defaults that follow from others."""
-    effort = QUICK if asked.quick else FULL
-    batch = checks.size_range("batch", asked.batch)
+    """The options in the form that the stages read, with defaults filled in."""
+    effort = QUICK if requested.quick else FULL
+    batch = checks.size_range("batch", requested.batch)
     return Options(
-        seed=asked.seed,
-        weights=checks.file(Path(asked.weights)) if asked.weights else None,
-        trust_code=asked.trust_code,
-        images=checks.value_or(asked.images, _ALL if golden else _PHOTOGRAPHS if asked.data else effort.images),
-        data=checks.folder(Path(asked.data)) if asked.data else None,
+        seed=requested.seed,
+        weights=checks.file(Path(requested.weights)) if requested.weights else None,
+        trust_code=requested.trust_code,
+        images=checks.value_or(requested.images, _ALL if golden else _PHOTOGRAPHS if requested.data else effort.images),
+        data=checks.folder(Path(requested.data)) if requested.data else None,
         inputs=golden,
-        cases=checks.file(Path(asked.cases)) if asked.cases else None,
-        exporter=asked.exporter,
-        opset=asked.opset,
+        cases=checks.file(Path(requested.cases)) if requested.cases else None,
+        exporter=requested.exporter,
+        opset=requested.opset,
         batch=batch,
         sizes=sizes,
-        rewrite=checks.value_or(asked.rewrite, effort.rewrite),
-        rewrite_implied=asked.rewrite is None and effort.rewrite != AUTO,
-        io=Precision(asked.io),
-        keep_fp32=checks.keep_fp32(asked.keep_fp32),
+        rewrite=checks.value_or(requested.rewrite, effort.rewrite),
+        rewrite_implied=requested.rewrite is None and effort.rewrite != AUTO,
+        io=Precision(requested.io),
+        keep_fp32=checks.keep_fp32(requested.keep_fp32),
         targets=decisions,
         engines=targets_table.engines(decisions),
-        runner=asked.runner,
-        tolerance=checks.tolerance(asked.tolerance or {}),
-        faults=checks.value_or(asked.faults, effort.faults),
-        min_speedup=asked.min_speedup,
-        seconds=checks.value_or(asked.seconds, effort.seconds),
-        sequence=asked.sequence,
-        outputs=checks.names(asked.outputs),
+        runner=requested.runner,
+        tolerance=checks.tolerance(requested.tolerance or {}),
+        faults=checks.value_or(requested.faults, effort.faults),
+        min_speedup=requested.min_speedup,
+        seconds=checks.value_or(requested.seconds, effort.seconds),
+        sequence=requested.sequence,
+        outputs=checks.names(requested.outputs),
         fixed_batch=_fixed_batch(model, batch),
     )
 
 
 def _fixed_batch(model: Model, batch: Range) -> int | None:
-    """The only batch size of a user's model, if one was given; models of the zoo take any."""
+    """The only batch size of a user's model, if one is given; models of the zoo accept any."""
     return batch.smallest if batch.smallest == batch.largest and not factory.is_zoo(model.factory) else None

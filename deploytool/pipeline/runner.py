@@ -30,12 +30,12 @@ FIRST = Stage.LOAD  # runs the model's own code for the first time
 
 
 def check(recipe: Sequence[Stage]) -> None:
-    """Raises BadInput for a recipe in which a stage takes a kind of artifact that no earlier stage makes."""
+    """Raises BadInput for a recipe in which a stage needs a kind of artifact that no earlier stage makes."""
     kinds: set[Kind] = set()
     for stage in recipe:
         missing = [kind.name.lower() for kind in STAGES[stage].requires if kind not in kinds]
         if missing:
-            problem = f"{stage} takes {' and '.join(missing)}, and no stage before it makes that"
+            problem = f"stage {stage} needs {' and '.join(missing)}, which no earlier stage makes"
             raise BadInput(problem, "add the missing stage to the recipe")
         kinds.add(STAGES[stage].produces)
 
@@ -86,7 +86,7 @@ def iterate(job: Job, recipe: Sequence[Stage], staged: Staging) -> Iterator[Arti
 def extend(stage: Stage, options: Options, home: Path) -> Artifact:
     """Runs one more stage on a finished run and returns its artifact; only the options that the stage reads matter.
 
-    Raises BadInput if the run lacks what the stage takes, or if a file has changed since its stage made it.
+    Raises BadInput if the run lacks an artifact that the stage needs, or if a file has changed since its stage made it.
     """
     if not stage_directories(home):
         raise BadInput(f"{home} holds no finished run", "`deploytool export` makes one")
@@ -121,10 +121,10 @@ def artifacts(home: Path) -> StageInputs:
 
     Raises BadInput if there is no run, or if a file has changed since its stage made it.
     """
-    found = _verified(home, home)
-    if not found:
+    verified = _verified(home, home)
+    if not verified:
         raise BadInput(f"{home} holds no finished run", "`deploytool export` makes one")
-    return StageInputs(tuple(found))
+    return StageInputs(tuple(verified))
 
 
 def _verified(folder: Path, home: Path, without: Stage | None = None) -> list[Artifact]:
@@ -132,7 +132,7 @@ def _verified(folder: Path, home: Path, without: Stage | None = None) -> list[Ar
     directories = [(path, receipt) for path, receipt in stage_directories(folder) if receipt.made_by != without]
     for path, receipt in directories:
         if not receipts.matches(path, receipt):
-            problem = f"{home / path.name} is not as its stage made it"
+            problem = f"{home / path.name} has changed since its stage made it"
             raise BadInput(problem, "export again: only that stage is repeated")
     return [artifact_of(path, receipt, fresh=False) for path, receipt in directories]
 
@@ -145,7 +145,7 @@ def stage_directories(home: Path) -> list[tuple[Path, Receipt]]:
 
 
 def _check_resources(recipe: Sequence[Stage], job: Job, artifacts: Sequence[Artifact], home: Path) -> None:
-    """Refuses stages that need more disk space or memory than there is, as far as the weights already tell."""
+    """Raises ResourceExhausted for stages that need more disk space or memory than is free, as far as is known yet."""
     weights = next((artifact.path.stat().st_size for artifact in artifacts if artifact.kind is Kind.WEIGHTS), 0)
     disk_estimate.check(recipe, job.model, job.options, home, weights)
     if weights and not any(artifact.fresh for artifact in artifacts):
@@ -169,7 +169,7 @@ def check_source(home: Path, *, needed: bool = True) -> None:
     if receipt is None:
         return
     if not receipts.matches(directory, receipt):
-        raise BadInput(f"{directory} is not as its stage made it", "export again: only that stage is repeated")
+        raise BadInput(f"{directory} has changed since its stage made it", "export again: only that stage is repeated")
     reference, known = weights_file.definition(directory / _WEIGHTS).factory, _sources(receipt)
     try:
         project = factory.project_folder(reference)
@@ -246,7 +246,7 @@ def _matching(directory: Path, key: str, job: Job) -> Artifact | None:
 
 
 def _has_another_factory(directory: Path, reference: str) -> bool:
-    """Whether the weights file names another factory, whatever its receipt says: later stages would call it."""
+    """Whether the weights file names another factory, whatever its receipt says. Later stages would call it."""
     try:
         return weights_file.definition(directory / _WEIGHTS).factory != reference
     except BadInput:
@@ -311,14 +311,16 @@ def _make(stage: Stage, job: Job, staged: Staging, key: str, artifacts: Sequence
         files = receipts.digests(directory)
         if stage == FIRST:
             key = _first_key(key, serde.decode(dict[str, str], notes["sources"]), files)
-        weights = next((each.digest for each in artifacts if each.kind is Kind.WEIGHTS), files.get(_WEIGHTS))
+        weights = next(
+            (artifact.digest for artifact in artifacts if artifact.kind is Kind.WEIGHTS), files.get(_WEIGHTS)
+        )
         receipt = Receipt(kind, stage, key, parents, weights, files, _versions(stage), seconds, notes)
         receipts.write(directory, receipt)
     return artifact_of(staged.at / stage, receipt, fresh=True)
 
 
 def _run_stage(stage: Stage, job: Job, out: Path, inputs: StageInputs) -> Notes:
-    """Has the stage make its artifact; the notes of the first stage list the files that the model's code read."""
+    """Runs a stage and returns its notes; those of the first stage list the files that the model's code read."""
     module, reference = registry.import_stage(stage), job.model.factory
     if stage != FIRST:
         return module.make(job, out, inputs)
@@ -335,7 +337,7 @@ def _run_stage(stage: Stage, job: Job, out: Path, inputs: StageInputs) -> Notes:
 
 
 def _carry_over(staged: Staging) -> None:
-    """Takes stages that this run does not repeat into the staging folder, if what they were made from is unchanged."""
+    """Takes stages that this run does not repeat into the staging folder, if their inputs are unchanged."""
     if staged.at == staged.home:
         return
     for directory, receipt in stage_directories(staged.home):

@@ -20,38 +20,38 @@ from deploytool.loading import catalog, factory, weights_file
 from deploytool.pipeline import runner
 from deploytool.results.artifact import Kind
 
-_MOST, _LONGEST = 100, 1 << 20  # places in a note, and bytes
+_MOST, _LONGEST = 100, 1 << 20  # run folders in a note, and its bytes
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NOTES = Path(".local", "state", "deploytool", "exported")
 
 
 def note(home: Path) -> None:
-    """Notes that the code of this run's model is this user's own, or is one he asked for by its name."""
-    with suppress(OSError, RuntimeError):  # nobody's home, or one that cannot be written: he will be asked later
+    """Records that this user exported the code of this run's model."""
+    with suppress(OSError, RuntimeError):  # without a writable home, later commands need --trust-code
         notes = Path.home() / _NOTES
         notes.mkdir(parents=True, exist_ok=True, mode=0o700)
         _add(notes / _digest(home), str(home.absolute()))
 
 
 def expired() -> list[Path]:
-    """The notes of runs that are all gone from where they were exported, for an hour at the least."""
+    """The notes whose runs no longer exist, and that are at least an hour old."""
     with suppress(OSError, RuntimeError):
         return [note for note in sorted((Path.home() / _NOTES).iterdir()) if _is_unneeded(note)]
     return []
 
 
 def _is_unneeded(note: Path) -> bool:
-    """A note that names no run is of an earlier version, and stays."""
+    """Whether a note may be removed; one that names no run is from an earlier version and is kept."""
     try:
-        homes, old = _homes(note), time.time() - note.lstat().st_mtime > owner.ABANDONED_S
+        homes, is_old = _homes(note), time.time() - note.lstat().st_mtime > owner.ABANDONED_S
     except OSError:
         return False
-    there = [home for home in homes if (Path(home) / runner.FIRST).is_dir()]
-    return _DIGEST.fullmatch(note.name) is not None and bool(homes) and not there and old
+    existing = [home for home in homes if (Path(home) / runner.FIRST).is_dir()]
+    return _DIGEST.fullmatch(note.name) is not None and bool(homes) and not existing and is_old
 
 
 def _add(note: Path, home: str) -> None:
-    """Adds where a run is to its note, which is what counts; the places only say when nobody needs it any more."""
+    """Creates a note, or adds a run's folder to it; `expired` removes notes whose folders are gone."""
     known = _homes(note) if note.exists() else []
     if home not in known or not note.exists():
         files.publish(note, json.dumps([*known, home][-_MOST:]).encode())
@@ -65,14 +65,11 @@ def _homes(note: Path) -> list[str]:
 
 
 def check(home: Path, *, trust_code: bool) -> None:
-    """Refuses to build the model of a run whose code is not known to this user, or is no longer what it was.
-
-    Raises BadInput.
-    """
+    """Raises BadInput if this user has not exported the code of a run's model, or if that code has changed since."""
     reference = _reference(home)
     if not (trust_code or factory.is_zoo(reference) or _is_noted(home) or _is_added(reference)):
         problem = f"{home} would run the code of {reference}, which this user has not exported here"
-        raise BadInput(problem, "export it here yourself, or give --trust-code if you trust where it comes from")
+        raise BadInput(problem, "export it here yourself, or give --trust-code if you trust its origin")
     runner.check_source(home)
 
 
@@ -93,7 +90,7 @@ def _is_added(reference: str) -> bool:
 
 
 def _digest(home: Path) -> str:
-    """One name for a factory and all that its code read, by which it is noted."""
+    """The name of a note: the digest of the factory and of every file that its code read."""
     reference = _reference(home)
     try:
         project = str(factory.project_folder(reference))

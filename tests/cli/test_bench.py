@@ -93,4 +93,4 @@ def test_a_folder_without_run_or_bundle_and_a_changed_run_are_refused(
     (run_copy / "rewrite" / "model.onnx").write_bytes(b"another")
     done = deploytool("bench", str(run_copy))
     assert done.returncode == 2
-    assert "is not as its stage made it" in done.stderr
+    assert "has changed since its stage made it" in done.stderr

@@ -101,7 +101,7 @@ def test_an_error_is_wrapped_between_words(tmp_path: Path) -> None:
         "", run_on_terminal(tmp_path, 60, "export", "mixnet_s", "--batch", "a-size-that-is-none-at-all")
     )
     assert error == (
-        "deploytool: --batch a-size-that-is-none-at-all is no size\n  → write --batch 8, or --batch 1:8:32\n"
+        "deploytool: --batch a-size-that-is-none-at-all is not a size\n  → write --batch 8, or --batch 1:8:32\n"
     )
     longer = CONTROL.sub("", run_on_terminal(tmp_path, 40, "export", "mixnet_s", "--keep-fp32", "auto,stage2.0"))
-    assert longer.splitlines()[0] == "deploytool: --keep-fp32 auto,stage2.0"
+    assert longer.splitlines()[0] == "deploytool: --keep-fp32 auto,stage2.0:"

@@ -1,4 +1,4 @@
-"""`deploytool export` in fresh processes, as a user starts it."""
+"""`deploytool export` in fresh processes, as a user runs it."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def files(run: Path) -> set[str]:
     return {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and path.name != "receipt.json"}
 
 
-def test_the_whole_road_and_back_again(deploytool: Command, tmp_path: Path) -> None:
+def test_an_export_makes_every_file_and_a_second_one_reuses_them(deploytool: Command, tmp_path: Path) -> None:
     first = deploytool("export", MODEL, "--trt", *QUICK)
     assert first.returncode == 0, first.stderr
     assert first.stderr == ""
     run = tmp_path / "artifacts" / MODEL
     assert files(run) == FILES | {"report.html"}
-    for verb in ("export", "simplify", "rewrite", "fp16"):
-        onnx.checker.check_model(onnx.load(run / verb / "model.onnx"), full_check=True)
+    for stage in ("export", "simplify", "rewrite", "fp16"):
+        onnx.checker.check_model(onnx.load(run / stage / "model.onnx"), full_check=True)
     passed = {line.split("/")[0].strip() for line in first.stdout.splitlines() if "measured: pass" in line}
     assert {name.split()[0] for name in passed} == {
         "golden",
@@ -71,7 +71,7 @@ def test_the_whole_road_and_back_again(deploytool: Command, tmp_path: Path) -> N
     assert document["report"]["schema"] == SCHEMA
     assert document["report"]["model"] == MODEL
     assert "kept" in again.stderr
-    assert_that_the_tables_say_so(first.stdout, document["report"])
+    assert_that_the_tables_match(first.stdout, document["report"])
 
     program = f"""
 import contextlib, io, re
@@ -89,19 +89,19 @@ assert peak_mib < 100, peak_mib
     assert first.stdout[first.stdout.index(f"{MODEL}: largest error") :] in shown.stdout
 
 
-def assert_that_the_tables_say_so(said: str, report: dict[str, Any]) -> None:
-    """Every figure of the printed tables is the report's."""
-    errors, speeds = said.partition("Speed at batch")[::2]
+def assert_that_the_tables_match(stdout: str, report: dict[str, Any]) -> None:
+    """Every figure in the printed tables is that of the report."""
+    errors, speeds = stdout.partition("Speed at batch")[::2]
     rows = [re.split(r"  +", line.strip()) for line in errors.splitlines() if "measured: " in line]
     checked = [comparison for comparison in report["comparisons"] if comparison["checks"]]
     assert len(rows) == len(checked)
     for row, comparison in zip(rows, checked, strict=True):
-        before, truth = comparison["checks"][0]["parity"], comparison["checks"][-1]["parity"]
-        figures = [f"{before['max_error']:.1e}"] if len(comparison["checks"]) > 1 else ["–"]
+        previous, eager = comparison["checks"][0]["parity"], comparison["checks"][-1]["parity"]
+        figures = [f"{previous['max_error']:.1e}"] if len(comparison["checks"]) > 1 else ["–"]
         figures += [
-            f"{truth['max_error']:.1e}",
-            f"{truth['max_error'] / comparison['noise']:.1f}×",
-            f"{truth['top1']:.0%}",
+            f"{eager['max_error']:.1e}",
+            f"{eager['max_error'] / comparison['noise']:.1f}×",
+            f"{eager['top1']:.0%}",
         ]
         assert row[-5:-1] == figures
         assert row[-1] == f"measured: {'FAIL' if any(check['broken'] for check in comparison['checks']) else 'pass'}"
@@ -113,7 +113,7 @@ def assert_that_the_tables_say_so(said: str, report: dict[str, Any]) -> None:
         ratio = f"{speed['ratio']:.2f}× ({speed['low']:.2f}–{speed['high']:.2f})"
         assert (ratio in line) is (speed["verdict"] in (SpeedVerdict.FASTER, SpeedVerdict.SLOWER))
     for line in report["remarks"]:
-        assert line in said
+        assert line in stdout
 
 
 def test_without_trt_there_is_no_engine(deploytool: Command, tmp_path: Path) -> None:
@@ -127,54 +127,54 @@ def test_without_trt_there_is_no_engine(deploytool: Command, tmp_path: Path) -> 
     ("arguments", "code", "problem", "remedy"),
     [
         (("shuflenet_g3",), 2, "there is no model 'shuflenet_g3'", "did you mean shufflenet_g3?"),
-        ((MODEL, "--batch", "0"), 2, "--batch 0 does not grow from at least 1", "1:8:32"),
-        ((MODEL, "--batch", "8:4:2"), 2, "--batch 8:4:2 does not grow", "SMALLEST:TYPICAL:LARGEST"),
-        ((MODEL, "--batch", "two"), 2, "--batch two is no size", "write --batch 8"),
+        ((MODEL, "--batch", "0"), 2, "--batch 0 is not a valid range", "1:8:32"),
+        ((MODEL, "--batch", "8:4:2"), 2, "--batch 8:4:2 is not a valid range", "SMALLEST:TYPICAL:LARGEST"),
+        ((MODEL, "--batch", "two"), 2, "--batch two is not a size", "write --batch 8"),
         ((MODEL, "--target", "rtx99"), 2, "there is no target 'rtx99'", "did you mean rtx"),
         ((MODEL, "--target", "orin,rtx40", "--require"), 6, "no engine for orin", "drop --require"),
-        ((MODEL, "--keep-fp32", "auto,stem"), 2, "--keep-fp32 auto,stem asks for a search and names", "one of the two"),
+        ((MODEL, "--keep-fp32", "auto,stem"), 2, "--keep-fp32 auto,stem: auto and names are", "auto, or the names"),
         ((MODEL, "--out", "/proc/here"), 2, "cannot write to /proc/here", "--out"),
     ],
 )
-def test_bad_input_gets_one_clear_line(
+def test_bad_input_is_reported_as_problem_and_remedy(
     deploytool: Command, tmp_path: Path, arguments: tuple[str, ...], code: int, problem: str, remedy: str
 ) -> None:
     done = deploytool("export", *arguments)
     assert done.returncode == code
-    said = done.stderr.splitlines()
-    assert len(said) == 2
-    assert said[0].startswith(f"deploytool: {problem}")
-    assert remedy in said[1]
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith(f"deploytool: {problem}")
+    assert remedy in lines[1]
     assert not (tmp_path / "artifacts").exists()
 
 
 @pytest.mark.parametrize(
     "arguments", [(MODEL, "--opset", "7"), (MODEL, "--exporter", "magic"), ("--trt",), (MODEL, "-x")]
 )
-def test_a_wrong_option_is_usage_and_no_traceback(deploytool: Command, arguments: tuple[str, ...]) -> None:
+def test_an_invalid_option_prints_the_usage_and_no_traceback(deploytool: Command, arguments: tuple[str, ...]) -> None:
     done = deploytool("export", *arguments)
     assert done.returncode == 2
     assert "Usage: " in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_failure_is_json_too_where_json_was_asked_for(deploytool: Command) -> None:
+def test_an_error_is_printed_as_json_with_json(deploytool: Command) -> None:
     done = deploytool("export", "nothing", "--json")
     assert done.returncode == 2
-    failed = json.loads(done.stdout)["error"]
-    assert (failed["problem"], failed["exit_code"]) == ("there is no model 'nothing'", 2)
-    assert "`deploytool models` lists all" in failed["remedy"]
+    error = json.loads(done.stdout)["error"]
+    assert (error["problem"], error["exit_code"]) == ("there is no model 'nothing'", 2)
+    assert "`deploytool models` lists all" in error["remedy"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_folder_one_may_not_write_to(deploytool: Command, tmp_path: Path) -> None:
+def test_a_read_only_folder_is_refused(deploytool: Command, tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=stat.S_IRUSR | stat.S_IXUSR)
     done = deploytool("export", MODEL, "--out", "locked/run")
     assert done.returncode == 2
     assert "cannot write to locked/run: Permission denied" in done.stderr
 
 
-def test_a_folder_of_somebody_else(deploytool: Command, tmp_path: Path) -> None:
+def test_a_folder_with_foreign_files_is_refused_and_unchanged(deploytool: Command, tmp_path: Path) -> None:
     (tmp_path / "mine" / "build").mkdir(parents=True)
     (tmp_path / "mine" / "build" / "thesis.pdf").write_text("mine")
     done = deploytool("export", MODEL, "--trt", "--out", "mine")
@@ -183,13 +183,13 @@ def test_a_folder_of_somebody_else(deploytool: Command, tmp_path: Path) -> None:
     assert files(tmp_path / "mine") == {"build/thesis.pdf"}
 
 
-def test_a_gate_that_cannot_be_measured_is_not_passed(deploytool: Command) -> None:
+def test_an_unmeasured_minimum_speedup_fails(deploytool: Command) -> None:
     done = deploytool("export", MODEL, "--trt", *QUICK, "--min-speedup", "0.01")
     assert done.returncode == 6
     assert "the speed of build: built, not run" in done.stderr
 
 
-def test_a_failed_run_is_still_one_json_document(deploytool: Command) -> None:
+def test_a_failed_run_is_one_json_document(deploytool: Command) -> None:
     done = deploytool("export", MODEL, *QUICK, "--min-speedup", "1000", "--json")
     assert done.returncode == 4
     document = json.loads(done.stdout)
@@ -197,7 +197,7 @@ def test_a_failed_run_is_still_one_json_document(deploytool: Command) -> None:
     assert document["report"]["gate"]["outcome"] == GateOutcome.MISSED
 
 
-def test_a_gate_that_is_measured_and_missed(deploytool: Command) -> None:
+def test_a_missed_minimum_speedup_fails(deploytool: Command) -> None:
     done = deploytool("export", MODEL, *QUICK, "--min-speedup", "1000")
     assert done.returncode == 4
     assert "1000×" in done.stderr

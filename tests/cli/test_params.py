@@ -9,13 +9,13 @@ from deploytool.errors import BadInput
 from deploytool.spec import Range, Tensor
 
 
-def test_spans() -> None:
+def test_a_range_is_parsed() -> None:
     assert params.span("--batch", "4") == Range(4, 4, 4)
     assert params.span("--batch", "1:2:3") == Range(1, 2, 3)
 
 
 @pytest.mark.parametrize("text", ["", "1:2", "-1", "0", "1:2:3:4", "1.5", "3:2:1", "two"])
-def test_no_spans(text: str) -> None:
+def test_an_invalid_range_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match=f"--batch {text}"):
         params.span("--batch", text)
 
@@ -36,20 +36,20 @@ def test_no_spans(text: str) -> None:
         (["3x8x8", "7"], [Tensor("input", ("batch", 3, 8, 8)), Tensor("input_1", ("batch", 7))]),
     ],
 )
-def test_inputs(texts: list[str], tensors: list[Tensor]) -> None:
+def test_an_input_is_parsed(texts: list[str], tensors: list[Tensor]) -> None:
     assert params.tensors(texts) == tuple(tensors)
 
 
 @pytest.mark.parametrize(
     "text", ["", "3x", "3x0x8", "3x-1", "a=b=", "3x8:int7", "3x8:int64:none", "3x8:int64:0", "3x8:int64:5:6", "3,8"]
 )
-def test_no_inputs(text: str) -> None:
+def test_an_invalid_input_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match=re.escape(f"--input {text}")):
         params.tensors([text])
 
 
 @pytest.mark.parametrize(
-    ("text", "meant"),
+    ("text", "intended"),
     [
         ("3,224,224", "3x224x224"),
         ("(3, 224, 224)", "3x224x224"),
@@ -64,32 +64,32 @@ def test_no_inputs(text: str) -> None:
         ("t=:int", "t=:int64"),
     ],
 )
-def test_the_spelling_of_another_tool_is_answered_with_ours(text: str, meant: str) -> None:
+def test_the_syntax_of_another_tool_is_translated_in_the_remedy(text: str, intended: str) -> None:
     with pytest.raises(BadInput) as refused:
         params.tensors([text])
-    assert refused.value.remedy == f"write --input {meant}"
-    assert params.tensors([meant])
+    assert refused.value.remedy == f"write --input {intended}"
+    assert params.tensors([intended])
 
 
-def test_a_bound_that_a_type_cannot_hold_and_one_that_means_nothing() -> None:
-    with pytest.raises(BadInput, match="t cannot be below 1000 as uint8"):
+def test_a_bound_that_the_type_cannot_have_is_refused() -> None:
+    with pytest.raises(BadInput, match="the bound 1000 of input t is out of range for uint8"):
         params.tensors(["t=:uint8:1000"])
-    with pytest.raises(BadInput, match="only whole numbers have a bound"):
+    with pytest.raises(BadInput, match="only integers have a bound"):
         params.tensors(["x=4:float32:7"])
 
 
-def test_two_inputs_of_one_name() -> None:
-    with pytest.raises(BadInput, match="two inputs are called image"):
+def test_two_inputs_with_one_name_are_refused() -> None:
+    with pytest.raises(BadInput, match="two inputs are named image"):
         params.tensors(["image=3x8x8", "image=1x8x8"])
 
 
-def test_sizes() -> None:
+def test_sizes_are_parsed() -> None:
     assert params.sizes(["W=1:2:3", "H=8"]) == {"W": Range(1, 2, 3), "H": Range(8, 8, 8)}
     with pytest.raises(BadInput, match="--size H"):
         params.sizes(["H"])
 
 
-def test_arguments() -> None:
+def test_arguments_are_parsed() -> None:
     texts = ["depth=3", "width=0.5", "plain=true", "none=null", "name=resnet", "text=a=b", 'quoted="3"', "list=[1]"]
     assert params.arguments(texts) == {
         "depth": 3,
@@ -102,12 +102,12 @@ def test_arguments() -> None:
         "list": "[1]",
     }
     for text in ("depth", "=3", "two words=3"):
-        with pytest.raises(BadInput, match="is no argument"):
+        with pytest.raises(BadInput, match="is not an argument"):
             params.arguments([text])
 
 
-def test_tolerances() -> None:
+def test_tolerances_are_parsed() -> None:
     assert params.tolerances(["fp16=2e-3", "fp32=0.00001"]) == {"fp16": 2e-3, "fp32": 1e-5}
     for text in ("fp16", "fp16=", "fp8=1e-3", "fp16=0", "fp16=-1", "fp16=2", "fp16=nan", "1e-3"):
-        with pytest.raises(BadInput, match=f"--tolerance {text} is no tolerance"):
+        with pytest.raises(BadInput, match=f"--tolerance {text} is not a tolerance"):
             params.tolerances([text])

@@ -1,4 +1,4 @@
-"""What a caller may ask for, and what it hears of what makes no sense."""
+"""Valid values of options are normalised, and invalid ones raise BadInput."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ from deploytool.pipeline.export_options import ExportOptions, Span
 from deploytool.spec import Range, Tensor
 
 
-@pytest.mark.parametrize("asked", [4, (4, 4, 4), Range(4, 4, 4)])
-def test_a_size_in_three_spellings(asked: Span) -> None:
-    assert options.size_range("batch", asked) == Range(4, 4, 4)
+@pytest.mark.parametrize("span", [4, (4, 4, 4), Range(4, 4, 4)])
+def test_a_size_has_three_forms(span: Span) -> None:
+    assert options.size_range("batch", span) == Range(4, 4, 4)
 
 
-@pytest.mark.parametrize("asked", [0, (3, 2, 1), (0, 1, 2), Range(8, 4, 16)])
-def test_no_sizes(asked: Span) -> None:
-    with pytest.raises(BadInput, match=r"batch .* does not grow"):
-        options.size_range("batch", asked)
+@pytest.mark.parametrize("span", [0, (3, 2, 1), (0, 1, 2), Range(8, 4, 16)])
+def test_an_invalid_range_is_refused(span: Span) -> None:
+    with pytest.raises(BadInput, match=r"batch .* is not a valid range"):
+        options.size_range("batch", span)
 
 
-def test_every_free_size_needs_a_range_and_nothing_else_has_one() -> None:
+def test_every_dynamic_dimension_needs_a_range_and_no_other_word_may_have_one() -> None:
     inputs = [Tensor("image", ("batch", 3, "H", "W"))]
     assert options.sizes({"W": (1, 2, 3), "H": 8}, inputs) == {"W": Range(1, 2, 3), "H": Range(8, 8, 8)}
-    with pytest.raises(BadInput, match="nobody says how large W is"):
+    with pytest.raises(BadInput, match="no size given for dynamic dimension W"):
         options.sizes({"H": 8}, inputs)
-    with pytest.raises(BadInput, match="no input has a free size batch"):
+    with pytest.raises(BadInput, match="no input has a dynamic dimension batch"):
         options.sizes({"H": 8, "W": 8, "batch": 4}, inputs)
 
 
-def test_a_length_that_may_be_meant_as_a_name_gets_both_remedies() -> None:
-    with pytest.raises(BadInput, match="nobody says how large t is") as refused:
+def test_a_dynamic_length_that_may_be_meant_as_a_name_gets_both_remedies() -> None:
+    with pytest.raises(BadInput, match="no size given for dynamic dimension t") as refused:
         options.sizes({}, [Tensor("input", ("batch", "t"), "int64", 1000)])
     assert "--size t=" in refused.value.remedy
     assert "--input t=:int64:1000" in refused.value.remedy
 
 
-def test_engines_take_no_sixteen_bit_integers() -> None:
+def test_an_int16_input_is_refused_for_engines() -> None:
     options.for_engines([Tensor("x", ("batch", 3), dtype) for dtype in ("uint8", "int8", "int64", "float64", "bool")])
-    with pytest.raises(BadInput, match="TensorRT takes no input of int16: x") as refused:
+    with pytest.raises(BadInput, match="TensorRT does not support int16 inputs: x") as refused:
         options.for_engines([Tensor("x", ("batch", 3), "int16")])
     assert "int32" in refused.value.remedy
 
 
-def test_a_shape_is_an_input_of_floats() -> None:
-    whole = Tensor("tokens", ("batch", 16), "int64", 9)
-    assert options.tensors([(3, 8, 8), whole]) == (Tensor("input", ("batch", 3, 8, 8)), whole)
+def test_a_bare_shape_becomes_a_float32_input() -> None:
+    tokens = Tensor("tokens", ("batch", 16), "int64", 9)
+    assert options.tensors([(3, 8, 8), tokens]) == (Tensor("input", ("batch", 3, 8, 8)), tokens)
 
 
 @pytest.mark.parametrize("name", ["to", "exporter", "rewrite", "io", "runner"])
-def test_a_value_that_is_no_choice(name: str) -> None:
+def test_a_value_outside_the_choices_is_refused(name: str) -> None:
     with pytest.raises(BadInput, match=f"invalid value 'int7' for {name}"):
         options.declared(ExportOptions(**{name: "int7"}))  # type: ignore[arg-type]
 
@@ -69,7 +69,7 @@ def test_a_value_that_is_no_choice(name: str) -> None:
         ("min_speedup", (0.0, 99.0), (-0.1, float("nan"), float("inf"))),
     ],
 )
-def test_bounds(name: str, inside: tuple[float, ...], outside: tuple[float, ...]) -> None:
+def test_a_number_out_of_bounds_is_refused(name: str, inside: tuple[float, ...], outside: tuple[float, ...]) -> None:
     for value in inside:
         options.declared(ExportOptions(**{name: value}))  # type: ignore[arg-type]
     for value in outside:
@@ -77,15 +77,15 @@ def test_bounds(name: str, inside: tuple[float, ...], outside: tuple[float, ...]
             options.declared(ExportOptions(**{name: value}))  # type: ignore[arg-type]
 
 
-def test_tolerances() -> None:
+def test_invalid_tolerances_are_refused() -> None:
     assert options.tolerance({"fp16": 1e-3}) == {"fp16": 1e-3}
     for name, value in (("fp8", 1e-3), ("fp16", 0.0), ("fp16", 2.0), ("fp16", float("nan"))):
-        with pytest.raises(BadInput, match="is no tolerance"):
+        with pytest.raises(BadInput, match="is not a tolerance"):
             options.tolerance({name: value})
 
 
 @pytest.mark.parametrize(
-    ("given", "names"),
+    ("value", "names"),
     [
         ("", ()),
         ((), ()),
@@ -94,22 +94,22 @@ def test_tolerances() -> None:
         (["a,b", "c"], ("a,b", "c")),
     ],
 )
-def test_names(given: str | list[str], names: tuple[str, ...]) -> None:
-    assert options.names(given) == options.keep_fp32(given) == names
+def test_names_are_split_and_deduplicated(value: str | list[str], names: tuple[str, ...]) -> None:
+    assert options.names(value) == options.keep_fp32(value) == names
 
 
-@pytest.mark.parametrize("given", ["auto,classifier", ("classifier", "auto")])
-def test_a_search_excludes_names(given: str | tuple[str, ...]) -> None:
-    with pytest.raises(BadInput, match="asks for a search and names what it should find"):
-        options.keep_fp32(given)
+@pytest.mark.parametrize("value", ["auto,classifier", ("classifier", "auto")])
+def test_auto_and_names_are_mutually_exclusive(value: str | tuple[str, ...]) -> None:
+    with pytest.raises(BadInput, match="auto and names are mutually exclusive"):
+        options.keep_fp32(value)
 
 
-def test_files_and_folders_go_by_what_is_in_them(tmp_path: Path) -> None:
+def test_the_digest_of_a_file_or_folder_changes_with_its_content(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1")
-    one, whole = options.file(tmp_path / "a"), options.folder(tmp_path)
+    file, folder = options.file(tmp_path / "a"), options.folder(tmp_path)
     (tmp_path / "a").write_text("22")
-    assert options.file(tmp_path / "a").digest != one.digest
-    assert options.folder(tmp_path).digest != whole.digest
+    assert options.file(tmp_path / "a").digest != file.digest
+    assert options.folder(tmp_path).digest != folder.digest
     with pytest.raises(BadInput, match="there is no file"):
         options.file(tmp_path)
     with pytest.raises(BadInput, match="there is no folder"):

@@ -44,7 +44,7 @@ def test_the_road_is_possible() -> None:
 
 
 def test_an_impossible_order_is_refused_before_anything_is_done(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="export takes golden, and no stage before it makes that"):
+    with pytest.raises(BadInput, match="stage export needs golden, which no earlier stage makes"):
         next(runner.run(Job(TINY, QUICK), (Stage.LOAD, Stage.EXPORT), tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 

@@ -165,7 +165,7 @@ def test_a_run_is_packed_again_only_if_needed_and_not_if_its_files_changed(run_c
     assert runner.extend(Stage.PACK, QUICK, run_copy).digest == first.digest
     graph = run_copy / "fp16" / "model.onnx"
     graph.write_bytes(graph.read_bytes() + b"!")
-    with pytest.raises(BadInput, match="fp16 is not as its stage made it"):
+    with pytest.raises(BadInput, match="fp16 has changed since its stage made it"):
         runner.extend(Stage.PACK, QUICK, run_copy)
     shutil.rmtree(run_copy / "validate")
     with pytest.raises(BadInput, match="it lacks the report"):
