@@ -1,4 +1,4 @@
-"""Fixtures that many tests share: a tiny model, a finished run of it, its bundle, and the command line."""
+"""Shared fixtures: a tiny model, a finished run of it, its bundle, and the command line."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def old(path: Path) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home folder for the tests, in which their models are trusted as if the user had exported them before."""
+    """A home folder for the tests, so that runs of the user are neither read nor written."""
     with pytest.MonkeyPatch.context() as patch:
         home = tmp_path_factory.mktemp("home")
         patch.setenv("HOME", str(home))
@@ -112,14 +112,14 @@ def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def no_export_in_a_unit_test(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test that runs the pipeline has the mark of an integration test, or fails."""
+    """Fails a test that runs the pipeline without the mark `integration`."""
     if not request.node.get_closest_marker("integration"):
         monkeypatch.setattr(runner, "iterate", lambda *_: pytest.fail("it exports: mark it as an integration test"))
 
 
 @pytest.fixture(autouse=True)
-def left_alone(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fails the test that changes the finished run, instead of later tests."""
+def finished_is_unchanged(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that changes the finished run, before it breaks later tests."""
     if "finished" not in request.fixturenames:
         yield
         return

@@ -1,4 +1,4 @@
-"""The laws of the project: each is a test that fails when the law is broken."""
+"""Rules of the project: layers, imports, stage declarations, output to the terminal, file length and packaging."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HEAVY = (
     *("torch", "safetensors", "onnx", "onnxruntime", "onnxsim", "tensorrt", "tensorrt_rtx", "cuda", "PIL"),
     *("cryptography", "model_signing", "jinja2", "matplotlib"),
 )
-ADDRESSES = {  # module: the heavy library whose address it is
+HEAVY_MODULES = {  # modules that import a heavy library, and which
     "deploytool.backends.eager": "torch",
     "deploytool.backends.onnxruntime": "onnxruntime",
     "deploytool.backends.reference": "onnx",
@@ -51,24 +51,24 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.parity.elementary": "torch",
     "deploytool.parity.noise": "torch",
     "deploytool.parity.ties": "torch",
-    "deploytool.faults.run": "onnx, PIL through samples",
+    "deploytool.faults.run": "onnx, PIL through images",
     "deploytool.benchmark.quick": "torch, through backends",
     "deploytool.doctor.provider_worker": "onnxruntime",
     "deploytool.precision.fp16": "onnx",
     "deploytool.precision.session_worker": "onnxruntime",
     "deploytool.precision.small_constants": "onnx",
-    "deploytool.api": "PIL, through page",
+    "deploytool.api": "PIL, through the report",
     "deploytool.data.synthetic": "PIL, through images",
-    "deploytool.parity.shape_corners": "PIL, through samples",
+    "deploytool.parity.shape_corners": "PIL, through images",
     "deploytool.backends.mask_values": "onnx",
-    "deploytool.parity.reference_cases": "PIL, through corners",
+    "deploytool.parity.reference_cases": "PIL, through images",
     "deploytool.parity.sequential_sum": "torch",
     "deploytool.bundle.sign": "model_signing",
     "deploytool.bundle.signature": "cryptography",
     "deploytool.stages.fp16": "onnx",
     "deploytool.stages.load": "torch",
     "deploytool.stages.known_issues": "onnx",
-    "deploytool.stages.faults": "onnx, through proving",
+    "deploytool.stages.faults": "onnx, through faults",
     "deploytool.stages.pack": "onnx",
     "deploytool.stages.golden": "torch",
     "deploytool.stages.rewrite": "onnx",
@@ -77,11 +77,11 @@ ADDRESSES = {  # module: the heavy library whose address it is
     "deploytool.stages.export": "onnx",
     "deploytool.stages.validate": "torch",
 }
-HANDED = {
+JOB_READERS = {
     "load": ("model_checks/probe.py",),
     "validate": ("parity/checks.py", "benchmark/quick.py"),
-}  # files on lower floors to which a stage hands its job
-HEAVY_ROOMS = (  # whole folders that live on torch, or on onnx
+}  # files to which a stage passes its job
+HEAVY_PACKAGES = (  # packages that need torch or onnx
     *(
         "deploytool.loading.module",
         "deploytool.loading.checkpoints",
@@ -92,8 +92,8 @@ HEAVY_ROOMS = (  # whole folders that live on torch, or on onnx
     ),
     *("deploytool.blame", "deploytool.training"),
 )
-PICTURE_ROOMS = ("deploytool.device", "deploytool.diff")  # they need pillow, through images, and nothing heavier
-PAGE_ROOM = "deploytool.report"  # needs matplotlib and jinja2, and pillow
+PILLOW_PACKAGES = ("deploytool.device", "deploytool.diff")  # they need Pillow only
+REPORT_PACKAGE = "deploytool.report"  # needs matplotlib, jinja2 and Pillow
 
 
 def nodes(path: Path) -> Iterator[ast.AST]:
@@ -101,24 +101,24 @@ def nodes(path: Path) -> Iterator[ast.AST]:
 
 
 def dotted(node: ast.AST) -> str:
-    """`a.b.c` of a name and its attributes; of anything else before the first dot, what follows that."""
+    """The dotted name of a name with its attributes; for another expression, its attributes with a leading dot."""
     if isinstance(node, ast.Attribute):
         return f"{dotted(node.value)}.{node.attr}"
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def used(path: Path) -> Iterator[str]:
-    """Every name, with its attributes, that a file uses or imports from elsewhere."""
+def used_names(path: Path) -> Iterator[str]:
+    """Every dotted name that a file uses or imports."""
     for node in nodes(path):
         if isinstance(node, (ast.Name, ast.Attribute)):
             yield dotted(node)
         if isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{each.name}" for each in node.names)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def sources(verb: Stage) -> Iterator[ast.AST]:
-    """What stands in a stage's file, and in those it hands its job to."""
-    for path in (PACKAGE / "stages" / f"{verb}.py", *(PACKAGE / name for name in HANDED.get(verb, ()))):
+def sources(stage: Stage) -> Iterator[ast.AST]:
+    """The syntax nodes of a stage's file, and of those to which it passes its job."""
+    for path in (PACKAGE / "stages" / f"{stage}.py", *(PACKAGE / name for name in JOB_READERS.get(stage, ()))):
         yield from nodes(path)
 
 
@@ -128,7 +128,8 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def copied_house(tmp_path: Path) -> Path:
+def project_copy(tmp_path: Path) -> Path:
+    """A copy of the packages and their import contracts that a test may change."""
     skip = shutil.ignore_patterns("__pycache__")
     for folder in ("deploytool", "models"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=skip)
@@ -152,33 +153,36 @@ def copied_house(tmp_path: Path) -> Path:
         ("models/layers.py", "from deploytool.host import machine", "Model definitions import"),
     ],
 )
-def test_a_broken_floor_is_noticed(copied_house: Path, file: str, line: str, contract: str) -> None:
-    with (copied_house / file).open("a") as opened:
+def test_a_broken_import_contract_is_detected(project_copy: Path, file: str, line: str, contract: str) -> None:
+    with (project_copy / file).open("a") as opened:
         opened.write(f"\n{line}\n")
-    done = lint_imports(copied_house)
+    done = lint_imports(project_copy)
     assert done.returncode != 0
     broken = [" ".join(part.split()) for part in re.split(r"\b(?:KEPT|BROKEN)\b", done.stdout)]
     assert any(contract in part for part in broken)
     assert "BROKEN" in done.stdout or "Missing layer" in done.stdout or "unmatched" in done.stdout.lower()
 
 
-def test_the_floors_hold() -> None:
+def test_the_import_contracts_are_kept() -> None:
     done = lint_imports(ROOT)
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("verb", STAGES)
-def test_a_stage_satisfies_its_protocol(verb: Stage) -> None:
-    made, promised = registry.import_stage(verb).make, registry.StageModule.make
-    assert list(inspect.signature(made).parameters) == list(inspect.signature(promised).parameters)[1:]
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_satisfies_its_protocol(stage: Stage) -> None:
+    make, protocol = registry.import_stage(stage).make, registry.StageModule.make
+    assert list(inspect.signature(make).parameters) == list(inspect.signature(protocol).parameters)[1:]
 
 
-@pytest.mark.parametrize("verb", STAGES)
-def test_a_stage_declares_every_package_whose_code_it_runs(verb: Stage) -> None:
-    """What it imports, directly or through others, and no more: else results would be kept, or made anew, wrongly."""
-    imported = IMPORTS.find_upstream_modules(f"deploytool.stages.{verb}") - {"deploytool", "deploytool.stages.registry"}
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_declares_every_package_whose_code_it_runs(stage: Stage) -> None:
+    """Exactly what it imports, directly or not: otherwise results would be reused or repeated wrongly."""
+    imported = IMPORTS.find_upstream_modules(f"deploytool.stages.{stage}") - {
+        "deploytool",
+        "deploytool.stages.registry",
+    }
     packages = {name.split(".")[1] for name in imported}
-    declared = {name.removesuffix(".py") for name in (*registry.COMMON_PACKAGES, *STAGES[verb].packages)}
+    declared = {name.removesuffix(".py") for name in (*registry.COMMON_PACKAGES, *STAGES[stage].packages)}
     assert packages | {"host", "results", "serde"} == declared
 
 
@@ -186,34 +190,34 @@ def test_every_stage_file_is_in_the_table() -> None:
     assert {path.stem for path in (PACKAGE / "stages").glob("[a-z]*.py")} == {*STAGES, "registry"}
 
 
-@pytest.mark.parametrize("verb", STAGES)
-def test_a_stage_reads_only_the_options_it_declares(verb: Stage) -> None:
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_reads_only_the_options_it_declares(stage: Stage) -> None:
     read = {
         node.attr
-        for node in sources(verb)
+        for node in sources(stage)
         if isinstance(node, ast.Attribute)
         and "options" in (getattr(node.value, "attr", ""), getattr(node.value, "id", ""))
     }
-    assert read == set(STAGES[verb].options)
+    assert read == set(STAGES[stage].options)
     assert read <= set(Options.__dataclass_fields__)
 
 
-ACCESSORS = {"golden": Kind.GOLDEN, "source": Kind.WEIGHTS}  # of StageInputs, which load an artifact
+ACCESSORS = {"golden": Kind.GOLDEN, "source": Kind.WEIGHTS}  # methods of StageInputs that load an artifact
 
 
-@pytest.mark.parametrize("verb", STAGES)
-def test_a_stage_uses_only_the_artifacts_it_declares(verb: Stage) -> None:
-    asked = {
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_uses_only_the_artifacts_it_declares(stage: Stage) -> None:
+    used = {
         Kind[node.args[0].attr]
-        for node in sources(verb)
+        for node in sources(stage)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr in {"latest", "chain"}
         and isinstance(node.args[0], ast.Attribute)
     }
-    methods = {dotted(node.func) for node in sources(verb) if isinstance(node, ast.Call)}
-    asked |= {kind for name, kind in ACCESSORS.items() if f"inputs.{name}" in methods}
-    assert asked == {*STAGES[verb].requires, *STAGES[verb].optional}
+    methods = {dotted(node.func) for node in sources(stage) if isinstance(node, ast.Call)}
+    used |= {kind for name, kind in ACCESSORS.items() if f"inputs.{name}" in methods}
+    assert used == {*STAGES[stage].requires, *STAGES[stage].optional}
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -227,7 +231,7 @@ def test_a_backend_satisfies_its_protocol(name: str) -> None:
     assert all(parameter.default is not inspect.Parameter.empty for parameter in rest)
 
 
-def test_each_heavy_library_has_its_address_and_everything_else_does_without() -> None:
+def test_only_the_listed_modules_need_a_heavy_library() -> None:
     names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in SOURCES
@@ -246,61 +250,61 @@ for name in {names!r}:
 print(json.dumps(failed))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    known = (*HEAVY_ROOMS, *PICTURE_ROOMS, PAGE_ROOM)
-    assert {name for name in json.loads(done.stdout) if not name.startswith(known)} == set(ADDRESSES)
+    known = (*HEAVY_PACKAGES, *PILLOW_PACKAGES, REPORT_PACKAGE)
+    assert {name for name in json.loads(done.stdout) if not name.startswith(known)} == set(HEAVY_MODULES)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_only_the_door_asks_and_ends(path: Path) -> None:
+def test_only_the_command_line_reads_the_environment_and_exits(path: Path) -> None:
     if "cli" in path.relative_to(PACKAGE).parts or path.name == "__main__.py":
         return
-    assert not {"input", "exit", "os.environ", "os.getenv", "sys.exit"} & set(used(path))
+    assert not {"input", "exit", "os.environ", "os.getenv", "sys.exit"} & set(used_names(path))
 
 
-ADDRESS, SCREEN = (
+TERMINAL, CONSOLE = (
     PACKAGE / "host" / "terminal.py",
     PACKAGE / "cli" / "console.py",
-)  # what a terminal gets is made visible there
-STREAMS = {f"sys.{each}" for each in ("stdout", "stderr", "__stdout__", "__stderr__")}
-SPEAKS = {"print", "pprint", "rich.print", "typer.echo", "typer.secho", "click.echo", "traceback.print_exc"}
+)  # they escape control characters
+STREAMS = {f"sys.{name}" for name in ("stdout", "stderr", "__stdout__", "__stderr__")}
+PRINTERS = {"print", "pprint", "rich.print", "typer.echo", "typer.secho", "click.echo", "traceback.print_exc"}
 PIPES = {
     "worker.py",
     "provider_worker.py",
     "tensorrt_worker.py",
     "ssh_receiver.py",
     "interrupt.py",
-}  # os.write, to a parent; and our own words in an interruption
+}  # they use os.write: to a parent process, or for a constant message on an interrupt
 
 
-def spoken(path: Path) -> Iterator[str]:
-    """Every way past the address that a file takes to a terminal."""
-    yield from (STREAMS | SPEAKS) & set(used(path))
+def direct_output(path: Path) -> Iterator[str]:
+    """Every call or name by which a file writes to a terminal without `host/terminal.py`."""
+    yield from (STREAMS | PRINTERS) & set(used_names(path))
     for node in nodes(path):
         name = dotted(node.func) if isinstance(node, ast.Call) else ""
         if name == "os.write" and path.name not in PIPES:
             yield name
-        if (name == "Console" or name.endswith(".print")) and path != SCREEN:
+        if (name == "Console" or name.endswith(".print")) and path != CONSOLE:
             yield name
         if name in ("getattr", "setattr") and isinstance(node, ast.Call) and dotted(node.args[0]) == "sys":
             yield name
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_one_address_speaks(path: Path) -> None:
-    assert path == ADDRESS or not [*spoken(path)]
+def test_only_terminal_py_writes_to_the_terminal(path: Path) -> None:
+    assert path == TERMINAL or not [*direct_output(path)]
 
 
-def test_what_is_printed_on_a_screen_is_made_visible_there() -> None:
-    """Nothing but a text that went through the address, a table of such, or an empty line."""
+def test_everything_printed_has_its_control_characters_escaped() -> None:
+    """The console prints only escaped text, a table of escaped cells, or an empty line."""
     printed = [
-        node.args for node in nodes(SCREEN) if isinstance(node, ast.Call) and dotted(node.func) == "console.print"
+        node.args for node in nodes(CONSOLE) if isinstance(node, ast.Call) and dotted(node.func) == "console.print"
     ]
-    assert {ast.unparse(each[0]) if each else "" for each in printed} == {
+    assert {ast.unparse(arguments[0]) if arguments else "" for arguments in printed} == {
         "",
         "Text(terminal.visible(text))",
         "_build_table(columns, cells)",
     }
-    source = SCREEN.read_text(encoding="utf-8")
+    source = CONSOLE.read_text(encoding="utf-8")
     assert "cells = [tuple(terminal.visible(cell) for cell in row) for row in rows]" in source
     assert "table.add_row(*map(Text, row))" in source
 
@@ -312,18 +316,18 @@ def test_what_is_printed_on_a_screen_is_made_visible_there() -> None:
         *("typer.echo('')", "from rich.console import Console; Console()", "from sys import stdout"),
     ],
 )
-def test_a_way_past_the_address_is_noticed(line: str, tmp_path: Path) -> None:
+def test_direct_output_is_detected(line: str, tmp_path: Path) -> None:
     (tmp_path / "odd.py").write_text(f"import os, sys\n{line}\n")
-    assert [*spoken(tmp_path / "odd.py")]
+    assert [*direct_output(tmp_path / "odd.py")]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_file_is_a_room_and_its_first_line_says_which(path: Path) -> None:
+def test_a_file_has_at_most_400_lines_and_a_docstring(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 400
-    sentence = ast.get_docstring(ast.parse("\n".join(lines)))
-    assert sentence
-    assert sentence.splitlines()[0].endswith((".", "?"))
+    docstring = ast.get_docstring(ast.parse("\n".join(lines)))
+    assert docstring
+    assert docstring.splitlines()[0].endswith((".", "?"))
 
 
 PUBLIC = {PACKAGE / "__init__.py", PACKAGE / "device" / "__init__.py"}  # they import their functions when first used
@@ -336,23 +340,23 @@ def test_only_the_public_packages_have_code(path: Path) -> None:
     assert bool(statements) is (path in PUBLIC)
 
 
-def test_no_room_has_a_name_that_says_nothing() -> None:
-    empty = re.compile("manager|helper|utils?|base|common|core|handler|processor|wrapper")
+def test_no_file_has_a_meaningless_name() -> None:
+    meaningless = re.compile("manager|helper|utils?|base|common|core|handler|processor|wrapper")
     names = [path.stem for folder in ("deploytool", "models", "tests") for path in (ROOT / folder).rglob("*.py")]
-    assert not [name for name in names if empty.fullmatch(name) or empty.search(name.replace("_", " "))]
+    assert not [name for name in names if meaningless.fullmatch(name) or meaningless.search(name.replace("_", " "))]
 
 
-def test_the_top_level_is_the_one_the_user_fixed() -> None:
+def test_the_top_level_has_only_the_listed_entries() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     top = {name.split("/")[0] for name in tracked if not name.startswith(".")}
     folders = {"artifacts", "deploytool", "docs", "models", "tests"}
     assert top == folders | {"CHANGELOG.md", "LICENSE", "Makefile", "README.md", "constraints.txt", "pyproject.toml"}
 
 
-def test_what_is_tested_is_what_is_asked_for() -> None:
+def test_every_required_package_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    asked = [
+    required = [
         *project["dependencies"],
         *extras["export"],
         *extras["cpu"],
@@ -360,19 +364,19 @@ def test_what_is_tested_is_what_is_asked_for() -> None:
         *extras["sign"],
         *extras["verify"],
     ]
-    names = {re.split(r"[<>=\[]", one)[0] for one in asked} - {"deploytool"}
+    names = {re.split(r"[<>=\[]", requirement)[0] for requirement in required} - {"deploytool"}
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     assert names <= pinned
-    assert "torch>=2.11" in asked
+    assert "torch>=2.11" in required
 
 
-def test_the_wheel_carries_the_zoo_and_nothing_outside_its_name(tmp_path: Path) -> None:
+def test_the_wheel_contains_the_zoo_and_only_the_package_deploytool(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
     subprocess.run(build, capture_output=True, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        archive.extractall(tmp_path / "site")  # our own archive, made a moment ago
+        archive.extractall(tmp_path / "site")  # built above, so trusted
     assert "deploytool/models/specs.py" in names
     assert {"deploytool/report/report.schema.json", "deploytool/report/templates/page.css"} <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"deploytool"}
@@ -380,5 +384,5 @@ def test_the_wheel_carries_the_zoo_and_nothing_outside_its_name(tmp_path: Path) 
         "from deploytool.loading import catalog, factory; print(catalog.find('mixnet_s').name, factory.zoo_folder())"
     )
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n{program}"]
-    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    assert said.split() == ["mixnet_s", str(tmp_path / "site" / "deploytool" / "models")]
+    stdout = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert stdout.split() == ["mixnet_s", str(tmp_path / "site" / "deploytool" / "models")]

@@ -40,10 +40,10 @@ class StatedPreprocessing:
 
 
 def resolve(model: Model, stated: StatedPreprocessing, sizes: Mapping[str, Range]) -> Model:
-    """The model with the stated preprocessing, at the size of its image inputs; `sizes` are the ranges of free sizes.
+    """The model with the stated preprocessing, at the size of its image inputs.
 
-    For a free size the typical one is used, unless a crop is stated. Raises BadInput for invalid values, and for
-    options that contradict each other or the model.
+    `sizes` are the ranges of dynamic dimensions, of which the typical size is used unless a crop is stated. Raises
+    BadInput for invalid values, and for options that contradict each other or the model.
     """
     _check_values(stated)
     how = _numbers(model.preprocessing, stated)
@@ -55,11 +55,11 @@ def resolve(model: Model, stated: StatedPreprocessing, sizes: Mapping[str, Range
     images = how.images(model.inputs)
     if not images:
         if stated.stated_options():
-            problem = f"{model.name} takes no images, and --{_option(stated.stated_options()[0])} is about images"
+            problem = f"--{_option(stated.stated_options()[0])} needs an image input, and {model.name} has none"
             raise BadInput(problem, _remedy(model, how))
         return model
     if all(tensor.dtype == "uint8" for tensor in images):
-        how = _of_bytes(how, stated, images[0])
+        how = _for_bytes(how, stated, images[0])
     how = _sized(model, how, stated, images[0], sizes)
     _check_channels(how, stated, images)
     return replace(model, preprocessing=how)
@@ -72,10 +72,10 @@ def _check_values(stated: StatedPreprocessing) -> None:
         value = getattr(stated, name)
         if value is not None and value not in known:
             raise BadInput(f"invalid value {value} for --{_option(name)}", f"choose from {', '.join(known)}")
-    said = stated.stated_options()
-    if stated.preset and set(said) & set(_NUMBERS):
-        other = next(name for name in said if name in _NUMBERS)
-        raise BadInput(f"--preprocess {stated.preset} and --{other} say the same thing", "leave out one of them")
+    names = stated.stated_options()
+    if stated.preset and set(names) & set(_NUMBERS):
+        other = next(name for name in names if name in _NUMBERS)
+        raise BadInput(f"--preprocess {stated.preset} and --{other} are mutually exclusive", "leave one of them out")
     for name in ("mean", "std"):
         numbers = getattr(stated, name)
         if numbers is not None and (len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers))):
@@ -92,39 +92,40 @@ def _check_values(stated: StatedPreprocessing) -> None:
         raise BadInput(problem, "write --scale 1 too, for pixels from 0 to 255")
 
 
-def _numbers(usual: Preprocessing, stated: StatedPreprocessing) -> Preprocessing:
+def _numbers(default: Preprocessing, stated: StatedPreprocessing) -> Preprocessing:
     """Scale, mean and std: those of a preset, or those stated with neutral values for the rest."""
     if stated.preset == "imagenet":
-        whole = Preprocessing()
-        return replace(usual, scale=whole.scale, mean=whole.mean, std=whole.std, assumed=False)
+        imagenet = Preprocessing()
+        return replace(default, scale=imagenet.scale, mean=imagenet.mean, std=imagenet.std, assumed=False)
     if stated.preset == "none":
-        return replace(usual, scale=1.0, mean=(0.0,), std=(1.0,), assumed=False)
+        return replace(default, scale=1.0, mean=(0.0,), std=(1.0,), assumed=False)
     if not set(stated.stated_options()) & set(_NUMBERS):
-        return usual
+        return default
     scale = 1 / _WHITE if stated.scale is None else stated.scale
-    return replace(usual, scale=scale, mean=stated.mean or (0.0,), std=stated.std or (1.0,), assumed=False)
+    return replace(default, scale=scale, mean=stated.mean or (0.0,), std=stated.std or (1.0,), assumed=False)
 
 
 def _stated(stated: StatedPreprocessing) -> tuple[str, ...]:
     """The fields of the preprocessing that the stated options determine."""
-    said = set(stated.stated_options())
-    if said & {"preset", *_NUMBERS}:
-        said = said - {"preset"} | set(_NUMBERS)
-    return tuple(field.name for field in fields(Preprocessing) if field.name in said)
+    names = set(stated.stated_options())
+    if names & {"preset", *_NUMBERS}:
+        names = names - {"preset"} | set(_NUMBERS)
+    return tuple(field.name for field in fields(Preprocessing) if field.name in names)
 
 
-def _layout(inputs: Sequence[Tensor], usual: str) -> str:
+def _layout(inputs: Sequence[Tensor], default: str) -> str:
     """NHWC for a uint8 input whose channels can only be the last axis; otherwise the default."""
     byte_inputs = [tensor for tensor in inputs if tensor.dtype == "uint8"]
     last = any(tensor.image_size("NHWC") and not tensor.image_size("NCHW") for tensor in byte_inputs)
-    return "NHWC" if last else usual
+    return "NHWC" if last else default
 
 
-def _of_bytes(how: Preprocessing, stated: StatedPreprocessing, tensor: Tensor) -> Preprocessing:
+def _for_bytes(how: Preprocessing, stated: StatedPreprocessing, tensor: Tensor) -> Preprocessing:
+    """The preprocessing of a uint8 input, which gets unscaled pixels; raises BadInput for options that scale them."""
     for name in (
         name for name in stated.stated_options() if name in _NUMBERS or (name, stated.preset) == ("preset", "imagenet")
     ):
-        problem = f"{tensor.name} takes bytes, and --{_option(name)} makes other numbers of the pixels"
+        problem = f"--{_option(name)} does not apply to {tensor.name}, which is a uint8 input"
         raise BadInput(problem, f"leave --{_option(name)} out, or declare {tensor.name} as float32")
     return replace(how, scale=1.0, mean=(0.0,), std=(1.0,), assumed=False)
 
@@ -132,7 +133,7 @@ def _of_bytes(how: Preprocessing, stated: StatedPreprocessing, tensor: Tensor) -
 def _sized(
     model: Model, how: Preprocessing, stated: StatedPreprocessing, tensor: Tensor, sizes: Mapping[str, Range]
 ) -> Preprocessing:
-    """The preprocessing at the size of an image input: as stated, else with the ratio of resize to crop it had.
+    """The preprocessing at the size of an image input: as stated, otherwise with the previous ratio of resize to crop.
 
     If the input is not square, or keeps the whole image, nothing is cropped unless stated.
     """
@@ -145,10 +146,10 @@ def _sized(
     crop = pair(stated.crop) if stated.crop is not None else typical
     if crop == (0, 0):
         _check_whole(model, plane)
-    elif not all(each.smallest <= side <= each.largest for side, each in zip(crop, ranges, strict=True)):
-        takes = " × ".join(_range(each) for each in ranges)
+    elif not all(limits.smallest <= side <= limits.largest for side, limits in zip(crop, ranges, strict=True)):
+        valid = " × ".join(map(_range, ranges))
         raise BadInput(
-            f"--crop {_side(stated.crop or crop)} is not what {model.name} takes: {takes}",
+            f"--crop {_side(stated.crop or crop)} is outside the input size of {model.name}: {valid}",
             "leave --crop out, or give a size within the range",
         )
     resize: ImageSize
@@ -166,22 +167,22 @@ def _sized(
 
 def _check_whole(model: Model, plane: tuple[int | str, int | str]) -> None:
     if all(isinstance(side, int) for side in plane):
-        takes = _side((int(plane[0]), int(plane[1])))
-        raise BadInput(f"--crop none keeps pictures of any size, and {model.name} takes {takes}", "leave --crop out")
+        size = _side((int(plane[0]), int(plane[1])))
+        raise BadInput(f"--crop none needs a dynamic input size, and {model.name} takes {size}", "leave --crop out")
 
 
 def _check_enough(resize: ImageSize, crop: tuple[int, int]) -> None:
     """Raises BadInput if a size is out of range, or if the crop is larger than the resized image."""
     if min(pair(resize)) < 0 or min(crop) < 0 or max(*pair(resize), *crop) > MAX_SIDE:
         raise BadInput(
-            f"there are no pictures of {_side(resize)}, cut to {_side(crop)}", f"write sides up to {MAX_SIDE}"
+            f"image size out of range: --resize {_side(resize)} --crop {_side(crop)}", f"write sides up to {MAX_SIDE}"
         )
     if not resize or crop == (0, 0):
         return
     height, width = pair(resize) if isinstance(resize, tuple) else (resize, resize)
     if height < crop[0] or width < crop[1]:
-        problem = f"the crop of {_side(crop)} is larger than what --resize {_side(resize)} leaves"
-        raise BadInput(problem, f"write a larger one, or the whole size: --resize {_side(crop)}")
+        problem = f"the crop of {_side(crop)} is larger than the image after --resize {_side(resize)}"
+        raise BadInput(problem, f"write a larger size, or that of the crop: --resize {_side(crop)}")
 
 
 def _check_channels(how: Preprocessing, stated: StatedPreprocessing, images: Sequence[Tensor]) -> None:
@@ -190,11 +191,11 @@ def _check_channels(how: Preprocessing, stated: StatedPreprocessing, images: Seq
         for name in ("mean", "std"):
             numbers = getattr(how, name)
             if len(numbers) not in (1, channels):
-                problem = f"--{name} {_text(numbers)} is of {len(numbers)} channels, and {tensor.name} has {channels}"
+                problem = f"--{name} {_text(numbers)} is for {len(numbers)} channels, and {tensor.name} has {channels}"
                 raise BadInput(problem, "write one number")
         if channels == 1 and stated.channels:
             raise BadInput(
-                f"--channels {stated.channels} is of three channels, and {tensor.name} has one", "leave it out"
+                f"--channels {stated.channels} is for three channels, and {tensor.name} has one", "leave it out"
             )
 
 
@@ -202,16 +203,16 @@ def _remedy(model: Model, how: Preprocessing) -> str:
     """The remedy where no input is an image: another layout, or explicit numbers for one grey channel."""
     other = "NHWC" if how.layout == "NCHW" else "NCHW"
     if any(tensor.image_size(other) for tensor in model.inputs):
-        return f"is it --layout {other}?"
+        return f"did you mean --layout {other}?"
     if any(tensor.image_size(how.layout) for tensor in model.inputs):
-        return "say what becomes of grey pixels: --mean 0 --std 1 makes them 0 to 1, and --preprocess none leaves them"
+        return "state the range of grey pixels: --mean 0 --std 1 for 0 to 1, --preprocess none for 0 to 255"
     return "leave it out, or declare an image: --input 3x224x224"
 
 
 def merged(theirs: Preprocessing, ours: Preprocessing) -> Preprocessing:
     """The preprocessing `theirs` of a checkpoint, at the size of `ours` and with the options stated in `ours`."""
-    kept = ("resize", "crop", "layout", "stated", *ours.stated)
-    return replace(theirs, assumed=False, **{name: getattr(ours, name) for name in kept})
+    names = ("resize", "crop", "layout", "stated", *ours.stated)
+    return replace(theirs, assumed=False, **{name: getattr(ours, name) for name in names})
 
 
 def pair(side: ImageSize) -> tuple[int, int]:
@@ -247,22 +248,22 @@ def describe(how: Preprocessing, images: Sequence[Tensor]) -> str:
     """The preprocessing in one line, and its origin."""
     steps = [f"resized to {_side(how.resize)}" if isinstance(how.resize, tuple) else f"shorter side to {how.resize}"]
     steps = [f"{steps[0]} ({how.interpolation})"] if how.resize else []
-    steps += [f"the centre {_side(pair(how.crop))}"] if how.crop else ["at their own size"]
+    steps += [f"the centre {_side(pair(how.crop))}"] if how.crop else ["size unchanged"]
     grey = all(tensor.channels(how.layout) == 1 for tensor in images)
     steps += ["grey" if grey else how.channels, how.layout]
     if all(tensor.dtype == "uint8" for tensor in images):
-        return f"pictures: {', '.join(steps)}, bytes as they come"
+        return f"images: {', '.join(steps)}, pixels unscaled"
     scale = f"pixel / {1 / how.scale:g}" if how.scale < 1 else f"pixel × {how.scale:g}" if how.scale > 1 else "pixel"
     steps.append(f"({scale} - mean) / std with mean {_text(how.mean)} and std {_text(how.std)}")
     if how.assumed:
-        origin = "ImageNet's, assumed, since none was stated: --mean, --std, --scale, or --preprocess none"
+        origin = "assumed, as for ImageNet; to state it, use --mean, --std, --scale, or --preprocess none"
     else:
-        origin = "as stated" if how.stated else "as the model says"
-    return f"pictures: {', '.join(steps)}: {origin}"
+        origin = "as stated" if how.stated else "defined by the model"
+    return f"images: {', '.join(steps)}: {origin}"
 
 
-def _range(each: Range) -> str:
-    return f"{each.smallest}" if each.smallest == each.largest else f"{each.smallest} to {each.largest}"
+def _range(limits: Range) -> str:
+    return f"{limits.smallest}" if limits.smallest == limits.largest else f"{limits.smallest} to {limits.largest}"
 
 
 def _side(side: ImageSize) -> str:

@@ -40,8 +40,8 @@ def _load_entry_point(point: EntryPoint) -> Sequence[Model]:
     try:
         models: Sequence[Model] = point.load()
     except Exception as error:  # third-party code may raise anything
-        what = f"the models of {point.value} cannot be loaded: {type(error).__name__}: {error}"
-        raise BadInput(what, "fix or uninstall the package that adds them") from error
+        problem = f"the models of {point.value} cannot be loaded: {type(error).__name__}: {error}"
+        raise BadInput(problem, "fix or uninstall the package that adds them") from error
     return models
 
 

@@ -46,7 +46,7 @@ def resolve(reference: str) -> Callable[..., Any]:
     module = _import_module(path_or_module, reference)
     function = getattr(module, name, None)
     if not callable(function):
-        remedy = f"name one that returns the model: {suggest_references(path_or_module)}"
+        remedy = f"name a function that returns the model: {suggest_references(path_or_module)}"
         raise BadInput(f"{path_or_module} has no function {name!r}", remedy)
     return function  # type: ignore[no-any-return]  # a checked callable of an untyped module
 
@@ -121,7 +121,7 @@ def _existing_file(path: str) -> Path:
 
 def _import_module(path_or_module: str, reference: str) -> ModuleType:
     if not path_or_module:
-        raise BadInput(f"{reference!r} names no module", "write package.module:function or path/to/file.py:function")
+        raise BadInput(f"{reference!r} has no module", "write package.module:function or path/to/file.py:function")
     if path_or_module.startswith(ZOO):
         mount_zoo()
         return importlib.import_module(path_or_module)

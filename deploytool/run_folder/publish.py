@@ -19,7 +19,7 @@ UNFINISHED = (
 )
 STAGING = ".staging"  # a file in every staging folder
 _COMMIT, _REPLACED = ".publishing", ".gone"
-_STAGES, _OWNER = ".rooms.json", ".owner"
+_STAGES, _OWNER = ".stages.json", ".owner"
 _CARRIED = ("blame", "devices")  # folders beside the stage directories that outlive a run
 _POLL_S, _TIMEOUT_S = 0.05, 10.0
 

@@ -70,31 +70,35 @@ def test_stated_options_are_applied_and_others_are_neutral(
             "3x8x8",
             "--mean 123.675,116.28,103.53 is outside the range",
         ),
-        (StatedPreprocessing(preset="none", mean=(0.0,)), "3x8x8", "--preprocess none and --mean say the same thing"),
+        (
+            StatedPreprocessing(preset="none", mean=(0.0,)),
+            "3x8x8",
+            "--preprocess none and --mean are mutually exclusive",
+        ),
         (StatedPreprocessing(preset="vgg"), "3x8x8", "invalid value vgg for --preprocess"),
         (StatedPreprocessing(channels="GBR"), "3x8x8", "invalid value GBR for --channels"),
         (StatedPreprocessing(layout="CHWN"), "3x8x8", "invalid value CHWN for --layout"),
         (StatedPreprocessing(interpolation="cubical"), "3x8x8", "invalid value cubical for --interpolation"),
-        (StatedPreprocessing(resize=6), "3x8x8", "the crop of 8x8 is larger than what --resize 6 leaves"),
-        (StatedPreprocessing(resize=(8, 6)), "3x8x8", "the crop of 8x8 is larger than what --resize 8x6 leaves"),
-        (StatedPreprocessing(resize=9), "3x8x12", "the crop of 8x12 is larger than what --resize 9 leaves"),
-        (StatedPreprocessing(resize=100_000), "3x8x8", "there are no pictures of 100000"),
-        (StatedPreprocessing(crop=6), "3x8x8", "--crop 6 is not what input_dtypes_Mean takes: 8 × 8"),
-        (StatedPreprocessing(crop=0), "3x8x8", "--crop none keeps pictures of any size"),
-        (StatedPreprocessing(mean=(0.0,)), "16", "takes no images, and --mean is about images"),
-        (StatedPreprocessing(resize=9), "1x8x8", "takes no images, and --resize is about images"),
-        (StatedPreprocessing(mean=(0.1, 0.2, 0.3)), "1x8x8", "takes no images, and --mean is about images"),
-        (StatedPreprocessing(mean=(0.0,)), "8x8x3", "takes no images, and --mean is about images"),
+        (StatedPreprocessing(resize=6), "3x8x8", "the crop of 8x8 is larger than the image after --resize 6"),
+        (StatedPreprocessing(resize=(8, 6)), "3x8x8", "the crop of 8x8 is larger than the image after --resize 8x6"),
+        (StatedPreprocessing(resize=9), "3x8x12", "the crop of 8x12 is larger than the image after --resize 9"),
+        (StatedPreprocessing(resize=100_000), "3x8x8", "image size out of range: --resize 100000"),
+        (StatedPreprocessing(crop=6), "3x8x8", "--crop 6 is outside the input size of input_dtypes_Mean: 8 × 8"),
+        (StatedPreprocessing(crop=0), "3x8x8", "--crop none needs a dynamic input size"),
+        (StatedPreprocessing(mean=(0.0,)), "16", "--mean needs an image input"),
+        (StatedPreprocessing(resize=9), "1x8x8", "--resize needs an image input"),
+        (StatedPreprocessing(mean=(0.1, 0.2, 0.3)), "1x8x8", "--mean needs an image input"),
+        (StatedPreprocessing(mean=(0.0,)), "8x8x3", "--mean needs an image input"),
         (
             StatedPreprocessing(mean=(0.0,), channels="BGR"),
             "1x8x8",
-            "--channels BGR is of three channels, and input has one",
+            "--channels BGR is for three channels, and input has one",
         ),
-        (StatedPreprocessing(std=(0.5,)), "3x8x8:uint8", "input takes bytes, and --std makes other numbers"),
+        (StatedPreprocessing(std=(0.5,)), "3x8x8:uint8", "--std does not apply to input"),
         (
             StatedPreprocessing(preset="imagenet"),
             "3x8x8:uint8",
-            "input takes bytes, and --preprocess makes other numbers",
+            "--preprocess does not apply to input",
         ),
     ],
 )
@@ -138,7 +142,9 @@ def test_the_size_is_that_of_the_input_the_typical_one_or_the_images_own(
 
 
 def test_a_crop_outside_the_range_is_refused() -> None:
-    with pytest.raises(BadInput, match="--crop 224 is not what input_dtypes_Mean takes: 64 to 128 × 32 to 96"):
+    with pytest.raises(
+        BadInput, match="--crop 224 is outside the input size of input_dtypes_Mean: 64 to 128 × 32 to 96"
+    ):
         resolved(StatedPreprocessing(crop=224), "3xHxW", **FREE)
 
 
@@ -202,7 +208,7 @@ def test_preprocessing_reaches_golden_data_report_manifest_and_device(
     manifest, sample = read_manifest(run.bundle), golden.read(tmp_path / "run" / "golden" / "golden.npz")
     assert sample.preprocessing == manifest.preprocessing
     assert manifest.preprocessing.assumed is not (bool(words) or bool(last))
-    (line,) = (each for each in read_report(run.report_json).remarks if "pictures: " in each)
+    (line,) = (remark for remark in read_report(run.report_json).remarks if "images: " in remark)
     assert ("assumed" in line) is manifest.preprocessing.assumed
     Image.fromarray(WHITE).save(tmp_path / "white.png")
     with deploytool.device.open(run.bundle) as model:

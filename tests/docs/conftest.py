@@ -1,4 +1,4 @@
-"""One folder for each page, with what the pages take for granted."""
+"""Fixtures that run the code blocks of each page in a folder of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.docs.walk import Walk
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A folder with all that the pages take for granted, and one with the programs; tests must not change them."""
+    """A folder with the files that the pages need, and one with the programs; tests must not change them."""
     folder, programs = tmp_path_factory.mktemp("reader"), tmp_path_factory.mktemp("programs")
     walk.install(programs)
     walk.supply(folder, programs)
@@ -23,18 +23,18 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def walks(prepared: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Walk]]:
-    """The walk through a page, begun when it is first asked for."""
+    """A function that returns the walk through a page, created on first use."""
     folder, programs = prepared
-    begun: dict[Path, Walk] = {}
+    walks: dict[Path, Walk] = {}
 
-    def begin(page: Path) -> Walk:
-        if page not in begun:
-            idle = () if walk.RUN in page.read_text(encoding="utf-8") else ("artifacts",)
+    def walk_of(page: Path) -> Walk:
+        if page not in walks:
+            unneeded = () if walk.RUN in page.read_text(encoding="utf-8") else ("artifacts",)
             home = tmp_path_factory.mktemp(page.stem) / "reader"
-            shutil.copytree(folder, home, ignore=shutil.ignore_patterns(*idle))
-            begun[page] = Walk(page, home, programs)
-        return begun[page]
+            shutil.copytree(folder, home, ignore=shutil.ignore_patterns(*unneeded))
+            walks[page] = Walk(page, home, programs)
+        return walks[page]
 
-    yield begin
-    for each in begun.values():
-        shutil.rmtree(each.folder)
+    yield walk_of
+    for page_walk in walks.values():
+        shutil.rmtree(page_walk.folder)

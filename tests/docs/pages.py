@@ -1,4 +1,4 @@
-"""The README and the pages below docs/: their code blocks, and what each block says of itself."""
+"""Parses the code blocks of the README and the pages in docs/."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block of a page, the `number`-th of it."""
+    """A fenced block of a page; `number` counts from 1."""
 
     page: Path
     number: int
@@ -43,34 +43,34 @@ class Block:
 
     @property
     def name(self) -> str:
-        """Page, number and first command, for people."""
+        """Page, number and first command, as a test id."""
         lines = [line for line in self.text.splitlines() if line and not line.startswith("#")]
         return f"{self.page.name}-{self.number}: {lines[0].removeprefix('$ ')[:50] if lines else ''}"
 
     @property
     def reason(self) -> str | None:
-        """Why it is not run, if it is not."""
+        """Why the block is not run; None if it is run."""
         first = self.text.partition("\n")[0]
         return first.removeprefix(NOT_RUN) if first.startswith(NOT_RUN) else None
 
     @property
     def file(self) -> str | None:
-        """The name of the file that it is, if it is one."""
+        """The name of the file that the block shows, if it shows one."""
         match = _FILE.match(self.text) if self.language in ("python", "toml") else None
         return match[1] if match else None
 
     @property
     def steps(self) -> list[Step]:
-        """Its commands in order; a Python block is one."""
+        """The commands in order; a Python block is one command."""
         if self.language == "python":
             return [Step(self.text, None)]
         if self.language == "console":
-            return [_shown(part) for part in re.split(r"^\$ ", self.text, flags=re.MULTILINE) if part]
+            return [_step(part) for part in re.split(r"^\$ ", self.text, flags=re.MULTILINE) if part]
         lines = [line for line in self.text.splitlines() if line and not line.startswith("#")]
         return [Step(line, None) for line in lines]
 
 
-def _shown(part: str) -> Step:
+def _step(part: str) -> Step:
     command, *printed = part.splitlines()
     return Step(command, tuple(printed))
 

@@ -1,4 +1,4 @@
-"""What the README and the pages show runs as they show it, block by block."""
+"""Runs the code blocks of the README and the pages, and compares their output with the page."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_block_runs(block: Block, walks: Callable[[Path], Walk]) -> None:
 
 
 @named(MARKED)
-def test_a_block_that_is_not_run_says_why_and_names_what_there_is(block: Block) -> None:
+def test_a_block_that_is_not_run_has_a_reason_and_valid_commands(block: Block) -> None:
     assert block.reason in REASONS
     assert block.steps
     for step in block.steps:
@@ -42,21 +42,21 @@ def test_a_block_that_is_not_run_says_why_and_names_what_there_is(block: Block) 
             assert words[0] in TARGETS
         elif program == "python":
             assert words[:2] == ["-m", "deploytool.device"]
-            _known(words[2:])
+            _assert_valid(words[2:])
         elif program == "deploytool":
-            _known(words)
+            _assert_valid(words)
 
 
-def _known(words: Sequence[str]) -> None:
-    """Asserts that there is that command, with those options."""
+def _assert_valid(words: Sequence[str]) -> None:
+    """Asserts that the command and its options exist."""
     command = GROUP.get_command(None, words[0])
     assert command, words
-    options = {name for each in command.params for name in each.opts}
+    options = {name for parameter in command.params for name in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= options
 
 
 @named(BLOCKS)
-def test_a_block_says_what_it_is(block: Block) -> None:
+def test_a_block_has_a_known_language(block: Block) -> None:
     assert block.language in LANGUAGES
     if block.language == "text":
         assert not re.search(r"^(\$|deploytool|python|make) ", block.text, re.MULTILINE)
@@ -64,7 +64,7 @@ def test_a_block_says_what_it_is(block: Block) -> None:
         assert block.steps
 
 
-def test_the_configuration_is_understood(deploytool: Command, tmp_path: Path) -> None:
+def test_the_example_configuration_is_valid(deploytool: Command, tmp_path: Path) -> None:
     (example,) = [block for block in BLOCKS if block.file == "deploytool.toml"]
     (tmp_path / "deploytool.toml").write_text(example.text)
     for command, refused in (("export", "there is no model 'nothing'"), ("verify", "cannot be read")):
@@ -73,7 +73,7 @@ def test_the_configuration_is_understood(deploytool: Command, tmp_path: Path) ->
         assert "(deploytool.toml)" in done.stderr
 
 
-def test_the_files_of_a_run_are_those_of_the_readme(prepared: tuple[Path, Path]) -> None:
+def test_a_run_has_the_files_that_the_readme_lists(prepared: tuple[Path, Path]) -> None:
     made = prepared[0] / "artifacts" / "shufflenet_g3"
     files = re.findall(r"^\| `([\w/]+\.\w+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert len(files) == 12
@@ -81,7 +81,7 @@ def test_the_files_of_a_run_are_those_of_the_readme(prepared: tuple[Path, Path])
 
 
 @pytest.mark.parametrize(
-    ("printed", "output", "right"),
+    ("printed", "output", "is_same"),
     [
         (("a  1.5e-07", "b"), "a 3\nb\n", True),
         (("a", "…", "b"), "a\nx\n\ny\nb\n", True),
@@ -92,12 +92,12 @@ def test_the_files_of_a_run_are_those_of_the_readme(prepared: tuple[Path, Path])
         (("digest db8f48b3477b",), "digest 0123456789ab\n", True),
     ],
 )
-def test_what_is_printed_is_compared(printed: tuple[str, ...], output: str, right: bool) -> None:
-    assert same(printed, output) == right
+def test_output_is_compared_without_numbers(printed: tuple[str, ...], output: str, is_same: bool) -> None:
+    assert same(printed, output) == is_same
 
 
 @pytest.mark.parametrize(
-    ("command", "run"),
+    ("command", "expected"),
     [
         ("deploytool export a --trt", "deploytool export --seconds 0.1 a --trt"),
         ("deploytool export a --quick", "deploytool export a --quick"),
@@ -106,5 +106,5 @@ def test_what_is_printed_is_compared(printed: tuple[str, ...], output: str, righ
         ("openssl ec", "openssl ec"),
     ],
 )
-def test_only_measuring_is_cut_short(command: str, run: str) -> None:
-    assert shortened(command) == run
+def test_only_commands_that_measure_are_shortened(command: str, expected: str) -> None:
+    assert shortened(command) == expected

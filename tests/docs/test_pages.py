@@ -1,4 +1,4 @@
-"""What the README and the pages say is what the code has: links, paths, options, codes and tolerances."""
+"""Links, paths, options, exit codes and tolerances in the README and the pages exist and match the code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ every_page = pytest.mark.parametrize("page", [*PAGES, CONTRIBUTING], ids=lambda 
 
 
 def links(page: Path) -> list[tuple[Path, str]]:
-    """Where a page points to inside of the project: a file, and a heading in it or nothing."""
+    """The targets of a page's links within the project: a file, and a heading or an empty string."""
     targets = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", prose(page))
     return [((page.parent / file).resolve() if file else page, heading) for file, heading in targets]
 
@@ -45,44 +45,49 @@ def test_the_readme_is_short() -> None:
 
 
 @every_page
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     for file, heading in links(page):
         assert file.exists(), file
         assert not heading or heading in headings(file), f"{file}#{heading}"
 
 
 def test_every_page_is_in_both_indexes() -> None:
-    there = {*PAGES} - {README, INDEX}
+    pages = {*PAGES} - {README, INDEX}
     for index in (README, INDEX):
-        assert there <= {file for file, _ in links(index)}
+        assert pages <= {file for file, _ in links(index)}
     assert CONTRIBUTING in {file for file, _ in links(README)}
 
 
 @every_page
-def test_every_path_is_there(page: Path) -> None:
+def test_every_path_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for path in re.findall(r"`((?:deploytool|models|tests)/[\w/]*(?:\.py|/))`", text):
         assert (ROOT / path).exists(), path
 
 
 @every_page
-def test_every_option_is_there(page: Path) -> None:
-    known = {name for command in COMMANDS for each in command.params for name in (*each.opts, *each.secondary_opts)}
+def test_every_option_exists(page: Path) -> None:
+    known = {
+        name
+        for command in COMMANDS
+        for parameter in command.params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
     known |= {"--help", "--install-completion", *ELSEWHERE}
     spans = re.findall(r"`([^`\n]+)`", prose(page))
     named = {
         option for span in spans if "python -m tests." not in span for option in re.findall(r"--[a-z][\w-]+", span)
     }
-    assert named <= known | _of_make()
+    assert named <= known | _makefile_options()
 
 
-def _of_make() -> set[str]:
-    """The options of campaigns, which the Makefile names."""
+def _makefile_options() -> set[str]:
+    """The options in the Makefile, which are those of campaigns."""
     return set(re.findall(r"--[a-z][\w-]+", (ROOT / "Makefile").read_text()))
 
 
 @every_page
-def test_every_make_target_is_there(page: Path) -> None:
+def test_every_make_target_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`make ([a-z-]+)`", prose(page))) <= targets
 
@@ -96,19 +101,19 @@ def test_every_exit_code_is_listed(deploytool: Command) -> None:
     known = {kind.exit_code for kind in errors.DeployError.__subclasses__()} | {0, 130}
     page = (ROOT / "docs" / "exit-codes.md").read_text(encoding="utf-8")
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)} == known
-    in_short = README.read_text(encoding="utf-8").partition("## Exit codes")[2].partition("\n## ")[0]
-    said = re.search(r"Exit codes:(.*)", deploytool("--help").stdout, re.DOTALL)
-    assert said is not None
-    for text in (in_short, said[1]):
+    section = README.read_text(encoding="utf-8").partition("## Exit codes")[2].partition("\n## ")[0]
+    epilog = re.search(r"Exit codes:(.*)", deploytool("--help").stdout, re.DOTALL)
+    assert epilog is not None
+    for text in (section, epilog[1]):
         assert {int(code) for code in re.findall(r"\b(\d+)\s+[a-z]", text)} == known
 
 
-def test_the_tolerances_are_those_of_the_code() -> None:
+def test_the_documented_tolerances_match_the_code() -> None:
     page = (ROOT / "docs" / "parity.md").read_text(encoding="utf-8")
-    for name, room in (("FP32", metrics.MARGIN32), ("FP16", metrics.MARGIN16)):
+    for name, margin in (("FP32", metrics.MARGIN32), ("FP16", metrics.MARGIN16)):
         row = next(line for line in page.splitlines() if line.startswith(f"| {name} ("))
         _, _, error, rms, top1, _ = (cell.strip() for cell in row.split("|"))
-        assert (float(error.removesuffix("×")), float(rms.removesuffix("×"))) == (room.max_error, room.rms)
+        assert (float(error.removesuffix("×")), float(rms.removesuffix("×"))) == (margin.max_error, margin.rms)
         assert top1 == "all"
     assert f"{COARSEST:.0%}" in page
 
@@ -118,13 +123,13 @@ def test_every_stage_is_in_the_architecture() -> None:
     assert stages == set(re.findall(r"^\| \w+ \| `deploytool/stages/(\w+\.py)` \|", ARCHITECTURE, re.MULTILINE))
 
 
-def test_the_layers_of_the_architecture_are_those_that_are_enforced() -> None:
+def test_the_documented_layers_are_those_enforced() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    (shown,) = re.findall(r"^```text\n(.*?)^```", ARCHITECTURE, re.DOTALL | re.MULTILINE)
-    assert shown.splitlines() == contracts[0]["layers"]
+    (layers,) = re.findall(r"^```text\n(.*?)^```", ARCHITECTURE, re.DOTALL | re.MULTILINE)
+    assert layers.splitlines() == contracts[0]["layers"]
 
 
-def test_every_name_in_a_file_of_the_architecture_is_there() -> None:
+def test_every_name_in_the_architecture_exists_in_its_file() -> None:
     named = re.findall(r"((?:`\w+`(?: and )?)+) in `([\w/]+\.py)`", ARCHITECTURE)
     assert len(named) >= 12
     for names, file in named:
@@ -132,7 +137,7 @@ def test_every_name_in_a_file_of_the_architecture_is_there() -> None:
             assert re.search(rf"^(?:class |def )?{name}\b", (ROOT / file).read_text(), re.MULTILINE), f"{name}: {file}"
 
 
-def test_the_attributes_of_a_run_are_those_of_the_code() -> None:
+def test_the_documented_attributes_of_a_run_match_the_code() -> None:
     table = (ROOT / "docs" / "python.md").read_text(encoding="utf-8").partition("| attribute |")[2]
     named = set(re.findall(r"`(\w+)(?:\(\))?`", "".join(re.findall(r"^\|([^|]*)\|", table, re.MULTILINE))))
     assert named | {"report_json", "report_html"} == {name for name in dir(Run) if name[0] != "_"} | {
@@ -140,7 +145,7 @@ def test_the_attributes_of_a_run_are_those_of_the_code() -> None:
     }
 
 
-def test_the_recipes_of_rewrites_are_those_of_the_code() -> None:
+def test_the_documented_rewrite_recipes_match_the_code() -> None:
     page = (ROOT / "docs" / "rewrites.md").read_text(encoding="utf-8")
     named = re.findall(r"by the recipes ([^.]*?), and", page, re.DOTALL)
     assert {ORIGINAL, *re.findall(r"`([\w-]+)`", named[0])} == set(RECIPES)

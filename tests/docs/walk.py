@@ -1,4 +1,4 @@
-"""Reads a page from the top: runs its blocks in one folder, in order, each of them once."""
+"""Runs the code blocks of a page in one folder, in order, each once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHORTER = {"export": "--seconds 0.1", "bench": "--seconds 0.1", "faults": "--fa
 
 
 class Walk:
-    """A page in a folder of its own, and what each of its blocks came to."""
+    """Runs the blocks of one page in `folder`; `printed` and `failures` hold the results."""
 
     def __init__(self, page: Path, folder: Path, programs: Path) -> None:
         self.folder = folder
@@ -36,38 +36,38 @@ class Walk:
         self._settings = settings(programs)
 
     def upto(self, block: Block) -> str:
-        """Runs the page as far as this block; what went wrong in the block itself, or nothing."""
-        for each in self._blocks[: self._blocks.index(block) + 1]:
-            if each not in self.failures:
-                self.failures[each] = self._run(each)
+        """Runs the page up to this block; returns the failure of the block itself, or an empty string."""
+        for earlier in self._blocks[: self._blocks.index(block) + 1]:
+            if earlier not in self.failures:
+                self.failures[earlier] = self._run(earlier)
         return self.failures[block]
 
     def _run(self, block: Block) -> str:
-        said = ""
+        output = ""
         for step in block.steps:
             done = call(step.command, block.language, self.folder, self._settings)
-            said += done.stdout
+            output += done.stdout
             if done.returncode:
                 return f"{step.command}\nended with {done.returncode}\n{done.stdout}{done.stderr}"
             if step.printed is not None and not machine.gpus() and not same(step.printed, done.stdout):
-                return f"{step.command}\nprinted something else than the page shows:\n{done.stdout}"
-        self.printed[block] = said
+                return f"{step.command}\nprinted something other than the page shows:\n{done.stdout}"
+        self.printed[block] = output
         return ""
 
 
 def call(command: str, language: str, folder: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """One command as a shell runs it, or a program as Python does; what would take long is cut short."""
+    """Runs a command in a shell, or a program in Python; commands that measure are shortened."""
     arguments = ["python", "-c", command] if language == "python" else ["bash", "-c", shortened(command)]
     return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def shortened(command: str) -> str:
-    """The same command with less to measure, unless it says itself how much."""
+    """The command with an option for a shorter measurement, unless it already has one."""
     verb = re.match(r"deploytool (\w+)", command)
-    more = _SHORTER.get(verb[1], "") if verb else ""
-    if verb is None or not more or "--quick" in command or more.split()[0] in command or "/pack/bundle" in command:
+    option = _SHORTER.get(verb[1], "") if verb else ""
+    if verb is None or not option or "--quick" in command or option.split()[0] in command or "/pack/bundle" in command:
         return command
-    return f"{verb[0]} {more}{command[verb.end() :]}"
+    return f"{verb[0]} {option}{command[verb.end() :]}"
 
 
 def settings(programs: Path) -> dict[str, str]:
@@ -85,7 +85,7 @@ def install(programs: Path) -> None:
 
 
 def supply(folder: Path, programs: Path) -> None:
-    """What the pages take for granted: the files they show, photographs, trained weights, and a finished run."""
+    """Creates the files that the pages need: those they show, photographs, trained weights, and a finished run."""
     for block in blocks():
         if block.file and block.language == "python":
             (folder / block.file).write_text(block.text, encoding="utf-8")
@@ -99,10 +99,10 @@ def supply(folder: Path, programs: Path) -> None:
 
 
 def _photographs(folder: Path) -> None:
-    drawn = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     for name in ("photographs/cat", "photographs/dog"):
         (folder / name).mkdir(parents=True)
         for number in range(4):
-            pixels = drawn.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+            pixels = generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)
             Image.fromarray(pixels).resize((320, 240), Image.Resampling.BICUBIC).save(folder / name / f"{number}.png")
     shutil.copy(folder / "photographs" / "cat" / "0.png", folder / "photograph.jpg")

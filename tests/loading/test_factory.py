@@ -37,8 +37,8 @@ def test_the_zoo_does_not_collide_with_a_package_named_models(tmp_path: Path, mo
         ("nowhere.py:make", "there is no file nowhere.py"),
         ("json:nothing", "json has no function 'nothing'"),
         ("json:__name__", "json has no function '__name__'"),
-        (":make", "':make' names no module"),
-        ("make", "'make' names no module"),
+        (":make", "':make' has no module"),
+        ("make", "'make' has no module"),
     ],
 )
 def test_the_error_names_what_does_not_exist(reference: str, problem: str) -> None:

@@ -15,28 +15,28 @@ from deploytool.pipeline.recipe import PIPELINE
 from deploytool.spec import Job, Options, Source, Stage, Tensor
 from tests.conftest import TINY
 
-_USAGE = namedtuple("_USAGE", "total used free")  # as shutil gives it
+_USAGE = namedtuple("_USAGE", "total used free")  # the fields of shutil.disk_usage
 
 
-def test_a_run_leaves_no_more_than_is_estimated(finished: Path, with_engine: Options) -> None:
+def test_a_run_writes_no_more_than_is_estimated(finished: Path, with_engine: Options) -> None:
     weights = (finished / "load" / "weights.safetensors").stat().st_size
-    left = sum(path.stat().st_size for path in finished.rglob("*") if path.is_file())
-    assert left < disk_estimate.needed(PIPELINE, TINY, with_engine, weights)
+    written = sum(path.stat().st_size for path in finished.rglob("*") if path.is_file())
+    assert written < disk_estimate.needed(PIPELINE, TINY, with_engine, weights)
 
 
-def test_each_stage_and_each_engine_counts() -> None:
+def test_the_estimate_is_the_sum_over_stages() -> None:
     options = Options(images=0)
-    few = disk_estimate.needed((Stage.LOAD, Stage.EXPORT), TINY, options, 10_000) - disk_estimate.LEAST
-    assert few == 20_000
+    needed = disk_estimate.needed((Stage.LOAD, Stage.EXPORT), TINY, options, 10_000) - disk_estimate.LEAST
+    assert needed == 20_000
     assert disk_estimate.needed((Stage.FP16,), TINY, options, 10_000) - disk_estimate.LEAST == 5_000
 
 
 def test_golden_inputs_count_by_their_type() -> None:
-    tensor = (Tensor("a", ("batch", 3, 10)), Tensor("b", ("batch", 7), "int64"), Tensor("c", ("batch",), "bool"))
-    assert [disk_estimate._bytes(each, {}) for each in tensor] == [120, 56, 1]
+    tensors = (Tensor("a", ("batch", 3, 10)), Tensor("b", ("batch", 7), "int64"), Tensor("c", ("batch",), "bool"))
+    assert [disk_estimate._bytes(tensor, {}) for tensor in tensors] == [120, 56, 1]
 
 
-def test_a_checkpoint_of_tensors_alone_tells_its_weights_before_any_work(tmp_path: Path) -> None:
+def test_only_a_safetensors_file_has_a_weight_size_before_loading(tmp_path: Path) -> None:
     for name in ("a.safetensors", "a.pth"):
         (tmp_path / name).write_bytes(bytes(100))
     assert [size(Source(str(tmp_path / name), "")) for name in ("a.safetensors", "a.pth")] == [100, 0]
@@ -52,34 +52,40 @@ def test_a_run_is_refused_as_soon_as_its_weights_are_known(tmp_path: Path, monke
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"load"}
 
 
-def test_a_finished_run_asks_for_no_room(finished: Path, with_engine: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_needs_no_estimate(
+    finished: Path, with_engine: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(disk_estimate, "check", None)
     monkeypatch.setattr(memory_estimate, "check", None)
     assert not any(made.fresh for made in runner.run(Job(TINY, with_engine), PIPELINE, finished))
 
 
-def test_a_run_that_goes_on_asks_again(run_copy: Path, with_engine: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = list[tuple[str, ...]]()
-    monkeypatch.setattr(disk_estimate, "check", lambda recipe, *_: asked.append(tuple(recipe)))
+def test_a_continued_run_estimates_its_remaining_stages(
+    run_copy: Path, with_engine: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = list[tuple[str, ...]]()
+    monkeypatch.setattr(disk_estimate, "check", lambda recipe, *_: recipes.append(tuple(recipe)))
     weights = list[float]()
     monkeypatch.setattr(memory_estimate, "check", lambda size, job: weights.append(size))
     shutil.rmtree(run_copy / "known_issues")
     list(runner.run(Job(TINY, with_engine), PIPELINE, run_copy))
-    assert asked[0] == PIPELINE[PIPELINE.index("known_issues") :]
+    assert recipes[0] == PIPELINE[PIPELINE.index("known_issues") :]
     assert weights == [(run_copy / "load" / "weights.safetensors").stat().st_size]
 
 
 @pytest.mark.integration
-def test_the_weights_decide_before_the_model_is_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = list[float]()
+def test_a_model_with_too_large_weights_is_refused_before_it_is_probed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = list[float]()
 
     def check(weights: float, job: object) -> None:
-        seen.append(weights)
+        sizes.append(weights)
         if weights:
             raise ResourceExhausted("too large", "use less")
 
     monkeypatch.setattr(memory_estimate, "check", check)
     with pytest.raises(ResourceExhausted, match="too large"):
         deploytool.export(TINY, quick=True, out=tmp_path / "run")
-    assert seen[0] == 0
-    assert seen[1] > 1000
+    assert sizes[0] == 0
+    assert sizes[1] > 1000

@@ -44,7 +44,7 @@ SYSCALLS = {  # system call: the name of the corresponding call in Python
 _DEADLINE_S = 120.0
 _CLEANUP_S = 10.0  # in which the children of a killed command must end
 _EXIT_CODES = range(2, 11)
-_LOCKED = ("somebody else is ", "another process ")  # in messages while a killed command still holds a lock
+_LOCKED = ("another process ",)  # in messages while a killed command still holds a lock
 
 
 @dataclass

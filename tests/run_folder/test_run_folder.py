@@ -290,11 +290,11 @@ def test_only_folders_of_dead_processes_are_swept(home: Path, process: str) -> N
 
 
 def test_the_abandoned_run_with_most_stages_is_continued(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number, rooms in ((1, 1), (2, 3), (3, 0)):
+    for number, stages in ((1, 1), (2, 3), (3, 0)):
         other = home.parent / "other"
-        fail_export(monkeypatch, other, RECIPE[rooms])
+        fail_export(monkeypatch, other, RECIPE[stages])
         location = home.parent / f".net.making-{DEAD[:-1]}{number}"
-        if rooms:
+        if stages:
             other.rename(location)
         else:
             location.mkdir()
@@ -361,7 +361,7 @@ def test_a_publication_by_another_process_is_awaited_and_then_refused(
     without_exchange(home, monkeypatch)
     monkeypatch.setattr(publish, "_TIMEOUT_S", 0.2)
     (home / ".publishing").mkdir()
-    (home / ".publishing" / ".rooms.json").write_text(json.dumps(RECIPE))
+    (home / ".publishing" / ".stages.json").write_text(json.dumps(RECIPE))
     (home / ".publishing" / ".owner").write_text(ALIVE)
     with pytest.raises(BadInput, match="another deploytool is publishing into"):
         export(home, 1)
