@@ -112,7 +112,7 @@ def read(run: Path) -> Bench:
     try:
         return serde.read(Bench, path)
     except (OSError, serde.Malformed) as error:
-        raise BadInput(f"{path} is no benchmark of this version", "`deploytool bench` makes one") from error
+        raise BadInput(f"{path} is not a benchmark of this version", "`deploytool bench` makes one") from error
 
 
 def read_matching(run: Path) -> Bench | None:

@@ -199,7 +199,9 @@ def parse_manifest(manifest: bytes, folder: Path) -> Manifest:
         parsed = serde.decode(Manifest, data)
         is_canonical = serde.text(parsed).encode() == manifest
     except (ValueError, TypeError) as error:
-        raise Refused(f"{folder / MANIFEST_FILE} is no manifest of this version: {error}", files.FETCH_AGAIN) from error
+        raise Refused(
+            f"{folder / MANIFEST_FILE} is not a manifest of this version: {error}", files.FETCH_AGAIN
+        ) from error
     problem = _problem(parsed) if is_canonical else "it is not in the canonical form that deploytool writes"
     if problem:
         raise Refused(f"{folder / MANIFEST_FILE} is invalid: {problem}", files.FETCH_AGAIN)
@@ -211,7 +213,7 @@ def _problem(manifest: Manifest) -> str | None:
     listed = all_files(manifest)
     for file in listed:
         if not _PATH.fullmatch(file.path) or file.path in UNLISTED_FILES:
-            return f"{file.path!r} is no path in a bundle"
+            return f"{file.path!r} is not a path in a bundle"
         if file.size < 0 or not _SHA256.fullmatch(file.sha256):
             return f"{file.path} has no valid size or digest"
     if len({file.path.casefold() for file in listed}) < len(listed):
@@ -271,7 +273,7 @@ def engine_recipe(folder: Path, manifest: Manifest) -> EngineRecipe:
     try:
         return serde.decode(EngineRecipe, serde.loads(read_verified(folder, manifest, manifest.recipe)))
     except serde.Malformed as error:
-        raise Refused(f"{folder / manifest.recipe} is no engine recipe: {error}", files.FETCH_AGAIN) from error
+        raise Refused(f"{folder / manifest.recipe} is not an engine recipe: {error}", files.FETCH_AGAIN) from error
 
 
 def check_files(folder: Path, manifest: Manifest, absent: Iterable[str] = ()) -> None:
@@ -287,7 +289,7 @@ def check_files(folder: Path, manifest: Manifest, absent: Iterable[str] = ()) ->
         if path not in {*listed, *folders, *UNLISTED_FILES}:
             raise Refused(f"{folder / path} is not in the manifest", files.FETCH_AGAIN)
         if not (stat.S_ISDIR(mode) if path in folders else stat.S_ISREG(mode)):
-            raise Refused(f"{folder / path} is no regular file", files.FETCH_AGAIN)
+            raise Refused(f"{folder / path} is not a regular file", files.FETCH_AGAIN)
     missing = sorted(set(listed) - set(present) - set(absent))
     if missing:
         raise Refused(f"{folder / missing[0]} is missing", files.FETCH_AGAIN)

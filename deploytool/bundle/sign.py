@@ -45,7 +45,7 @@ def _public_key_pem(key: Path) -> bytes:
     except TypeError as error:
         raise BadInput(f"{key} is encrypted with a password", "give a key without a password") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise BadInput(f"{key} is no private key in PEM", remedy) from error
+        raise BadInput(f"{key} is not a private key in PEM", remedy) from error
     if not isinstance(private, ec.EllipticCurvePrivateKey) or private.curve.name not in signature.CURVES:
-        raise BadInput(f"{key} is no private key on {', '.join(signature.CURVES)}", remedy)
+        raise BadInput(f"{key} is not a private key on {', '.join(signature.CURVES)}", remedy)
     return private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

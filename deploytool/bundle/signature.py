@@ -89,9 +89,9 @@ def _public_key(key: Path) -> ec.EllipticCurvePublicKey:
         raise BadInput(f"{key} cannot be read: {error.strerror}", "give the signer's public key, in PEM") from error
     except (ValueError, UnsupportedAlgorithm) as error:
         remedy = "openssl ec -in PRIVATE.pem -pubout -out PUBLIC.pem writes one"
-        raise BadInput(f"{key} is no public key in PEM", remedy) from error
+        raise BadInput(f"{key} is not a public key in PEM", remedy) from error
     if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name not in CURVES:
-        raise BadInput(f"{key} is no key on {', '.join(CURVES)}", "sign with such a key, and give its public key")
+        raise BadInput(f"{key} is not a key on {', '.join(CURVES)}", "sign with such a key, and give its public key")
     return public
 
 

@@ -23,11 +23,11 @@ def read(path: Path) -> tuple[str, ...]:
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}", "check the path after --classes") from error
     except UnicodeDecodeError:
-        raise BadInput(f"{path} is no text in UTF-8", "write one name a line") from None
+        raise BadInput(f"{path} is not text in UTF-8", "write one name per line") from None
     while names and not names[-1]:
         names.pop()
     if not names or len(text) > _MAX_BYTES:
-        raise BadInput(f"{path} holds no names of classes", "write one name a line")
+        raise BadInput(f"{path} holds no names of classes", "write one name per line")
     if "" in names:
         problem = f"{path} has no name in line {names.index('') + 1}, and every line is a class"
         raise BadInput(problem, "fill that line, or take it out")

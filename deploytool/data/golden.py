@@ -169,7 +169,7 @@ def pixels(path: Path) -> Pixels:
 
 def _no_sample(path: Path, error: Exception) -> BadInput:
     reason = next(iter(str(error).splitlines()), type(error).__name__)
-    return BadInput(f"{path} is no golden sample: {reason}", "export again to record a new one")
+    return BadInput(f"{path} is not a golden sample: {reason}", "export again to record a new one")
 
 
 def _loaded(opened: BinaryIO) -> NpzFile:

@@ -24,11 +24,11 @@ def is_install_root(folder: Path) -> bool:
 def find_leftovers(root: Path) -> list[Leftover]:
     """Everything that can be removed; no bundle while an install runs.
 
-    Raises BadInput for a folder that is no install root.
+    Raises BadInput for a folder that is not an install root.
     """
     received = root / "received"
     if not is_install_root(root) and not received.is_dir():
-        raise BadInput(f"{root} is no install root", "give the folder that `install --root` or `ship` was given")
+        raise BadInput(f"{root} is not an install root", "give the folder that `install --root` or `ship` was given")
     items = list(leftovers.identify(leftovers.entries(root)))
     if is_install_root(root) and not locks.is_held(root / ".lock"):
         items += _bundle_leftovers(root)

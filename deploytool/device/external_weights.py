@@ -40,7 +40,7 @@ def refuse(graph: bytes, path: object) -> None:
                 if wire == _LENGTH_DELIMITED and (nested := _NESTED[message].get(field)) is not None:
                     pending.append((nested, start, stop))
     except (IndexError, ValueError) as error:
-        raise Refused(f"{path} is no ONNX graph", files.FETCH_AGAIN) from error
+        raise Refused(f"{path} is not an ONNX graph", files.FETCH_AGAIN) from error
 
 
 def _fields(view: memoryview, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:

@@ -21,7 +21,7 @@ def tensor(picture: Picture, manifest: Manifest) -> Array:
     """The model's input for one image or a batch of tensors.
 
     `picture` is the path of an image, uint8 pixels (height × width × 3, RGB), or the input tensor with its batch.
-    Raises BadInput if the model takes no single image, if `picture` is none of these, or if its size is outside the
+    Raises BadInput if the model takes no single image, for another type or shape of `picture`, and if its size is outside the
     range of the model.
     """
     (spec, *further) = manifest.inputs
@@ -30,12 +30,12 @@ def tensor(picture: Picture, manifest: Manifest) -> Array:
     if isinstance(picture, (str, Path)):
         return _preprocess(images.read(Path(picture)), spec, manifest, str(picture))
     if not isinstance(picture, np.ndarray):
-        raise BadInput(f"{type(picture).__name__} is no image", _accepted(spec))
+        raise BadInput(f"{type(picture).__name__} is not an image", _accepted(spec))
     if picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
         return _preprocess(picture.astype(np.uint8), spec, manifest, "the image")
     if picture.dtype == np.dtype(spec.dtype) and picture.ndim == len(spec.shape):
         return picture
-    raise BadInput(f"{picture.dtype} {picture.shape} is no image", _accepted(spec))
+    raise BadInput(f"{picture.dtype} {picture.shape} is not an image", _accepted(spec))
 
 
 def _accepted(spec: Tensor) -> str:

@@ -55,7 +55,7 @@ def read_pointer(root: Path) -> Pointer | None:
         pointer = serde.decode(Pointer, serde.loads(files.read(root / _POINTER, _MAX_POINTER_BYTES)))
         digests = (pointer.current, pointer.previous or pointer.current, *pointer.refused)
         if not all(is_digest(digest) for digest in digests):
-            raise serde.Malformed("it contains a name that is no digest")
+            raise serde.Malformed("it contains a name that is not a digest")
         return pointer
     except (DeployError, serde.Malformed) as error:
         raise BadInput(f"{root / _POINTER} is damaged: {error}", "install a bundle again") from error

@@ -172,7 +172,7 @@ def tried_before(results: Sequence[ProbeResult]) -> Sequence[ProbeResult]:
 def shortfall(results: Sequence[ProbeResult], require: str | None) -> DeployError | None:
     """The error if no candidate works, or only candidates below the required backend (trt, cuda or cpu).
 
-    Raises BadInput if `require` is no such name.
+    Raises BadInput for another value of `require`.
     """
     if require is not None and require not in ACCEPTED_TIERS:
         raise BadInput(f"{str(require)[:40]!r} cannot be required", f"choose from {', '.join(ACCEPTED_TIERS)}")

@@ -34,7 +34,7 @@ _REMEDY = "save the output of verify or bench with --json"
 
 
 def read(path: Path) -> Side:
-    """The side at a path; raises BadInput if it is none of them, and Refused for an invalid manifest."""
+    """The side at a path; raises BadInput for another file, and Refused for an invalid manifest."""
     if (path / MANIFEST_FILE).is_file():
         return _read_bundle(path)
     if path.is_dir():

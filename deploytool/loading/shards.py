@@ -28,7 +28,7 @@ def parse_index(text: bytes, size: int) -> list[str]:
 
 
 def shard_files(path: Path) -> list[Path]:
-    """The existing files that the index `path` names; empty if `path` is no index."""
+    """The existing files that the index `path` names; empty if `path` is not an index."""
     if path.suffix != ".json":
         return []
     try:

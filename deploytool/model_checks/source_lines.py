@@ -109,7 +109,7 @@ def current_line(home: Path | None) -> SourceLine | None:
     while frame is not None:
         path = frame.f_code.co_filename
         if path.startswith(_DEPLOYTOOL) and not path.startswith((_THIS_PACKAGE, _ZOO)):
-            break  # the caller of the model is no part of it
+            break  # the caller of the model is not part of it
         if path.startswith(_TORCH_NN):
             layer_frame = layer_frame or frame
         elif not path.startswith(_SKIPPED) and Path(path).parent != _PYTHON:

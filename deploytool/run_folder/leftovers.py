@@ -1,7 +1,7 @@
 """Finds what killed commands left and no later command removes: by name, location and age, listed before removal.
 
-A leftover has a name that deploytool gives, contains what deploytool writes, belongs to this user, is no link, and its
-owning process is dead; where that cannot be determined, it has not changed for an hour.
+A leftover has a name that deploytool gives, contains what deploytool writes, belongs to this user, is not a link, and
+its owning process is dead; where that cannot be determined, it has not changed for an hour.
 """
 
 from __future__ import annotations

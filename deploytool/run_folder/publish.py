@@ -153,7 +153,7 @@ def recover(home: Path) -> None:
 
 
 def is_exchangeable(real: Path) -> bool:
-    """Whether the folder may be exchanged: it is no working folder, and deploytool wrote all it contains."""
+    """Whether the folder may be exchanged: it is not a working folder, and deploytool wrote all it contains."""
     with suppress(OSError):
         if real == Path.cwd() or real in Path.cwd().parents:
             return False

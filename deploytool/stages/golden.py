@@ -154,7 +154,7 @@ def _find_ties(
 
 
 def _is_sound(answer: npt.NDArray[np.generic], exact: npt.NDArray[np.generic]) -> bool:
-    """Whether an answer has no NaN, and infinite values only where FP64 has the same: a mask is no overflow."""
+    """Whether an answer has no NaN, and infinite values only where FP64 has the same: a mask is not an overflow."""
     if not np.issubdtype(answer.dtype, np.floating):
         return True
     return not np.isnan(answer).any() and bool((np.isfinite(answer) | (answer == exact)).all())

@@ -119,7 +119,7 @@ def _open(stack: ExitStack, runner: str, files: Mapping[str, Path]) -> tuple[dic
     Raises StageFailed if the original cannot be opened.
     """
     sessions = {name: _session(stack, runner, file) for name, file in files.items()}
-    invalid = [f"{name} is no sound graph: {error}" for name, error in sessions.items() if isinstance(error, str)]
+    invalid = [f"{name} is not a valid graph: {error}" for name, error in sessions.items() if isinstance(error, str)]
     if isinstance(error := sessions[ORIGINAL], str):
         raise StageFailed(f"the simplified graph cannot be opened: {error}", f"see the {Stage.SIMPLIFY} stage")
     return {name: session for name, session in sessions.items() if not isinstance(session, str)}, invalid
@@ -289,7 +289,7 @@ def _remark(chosen: Candidate, job: Job, trials: Trials, how: str, *, failed: bo
     if requested != AUTO and failed:
         return f"original: {requested} is left out"
     if requested == chosen.name:
-        return f"{chosen.name}, as {'--quick has it' if implied else 'asked for'}"
+        return f"{chosen.name}, as {'--quick implies' if implied else 'requested'}"
     if requested != AUTO:
         return f"original: nothing in {requested} applies"
     others = ", ".join(name for name in trials if name != chosen.name)

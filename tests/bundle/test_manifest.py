@@ -98,7 +98,7 @@ def test_file_types_are_checked_before_any_file_is_read(
         target.write_bytes(b"x")
     else:
         target.mkdir()
-    with pytest.raises(Refused, match=f"{path} is no regular file"):
+    with pytest.raises(Refused, match=f"{path} is not a regular file"):
         check_files(copy, read_manifest(copy))
 
 
@@ -116,8 +116,8 @@ def test_only_engines_named_as_absent_may_be_missing(copy: Path) -> None:
     [
         (("sequence",), -1, "its sequence is negative"),
         (("sequence",), True, "sequence is True, and should be an integer"),
-        (("files", 0, "path"), "../x", "is no path in a bundle"),
-        (("files", 0, "path"), "model.sig", "is no path in a bundle"),
+        (("files", 0, "path"), "../x", "is not a path in a bundle"),
+        (("files", 0, "path"), "model.sig", "is not a path in a bundle"),
         (("files", 0, "path"), "GOLDEN/case_1.png", "it lists a file twice"),
         (("files", 0, "size"), 1.5, "size is 1.5, and should be an integer"),
         (("files", 0, "sha256"), "A" * 64, "has no valid size or digest"),

@@ -222,20 +222,20 @@ def test_unusable_keys_are_bad_input(copy: Path, tmp_path: Path, ours: Keys) -> 
     unsupported = keys(tmp_path, "secp256k1", ec.generate_private_key(ec.SECP256K1()))
     for key, problem in (
         (tmp_path / "none.pem", "cannot be read"),
-        (copy / "recipe.json", "is no public key"),
-        (ours[0], "is no public key"),
-        (long, "is no public key"),
-        (foreign[1], "is no key on secp256r1"),
-        (unsupported[1], "is no key on secp256r1"),
+        (copy / "recipe.json", "is not a public key"),
+        (ours[0], "is not a public key"),
+        (long, "is not a public key"),
+        (foreign[1], "is not a key on secp256r1"),
+        (unsupported[1], "is not a key on secp256r1"),
     ):
         with pytest.raises(BadInput, match=problem):
             verify.check_integrity(copy, VerifyOptions(key=key))
     for key, problem in (
         (tmp_path / "none.pem", "cannot be read"),
-        (ours[1], "is no private key in PEM"),
+        (ours[1], "is not a private key in PEM"),
         (locked, "is encrypted with a password"),
-        (foreign[0], "is no private key on secp256r1"),
-        (unsupported[0], "is no private key on secp256r1"),
+        (foreign[0], "is not a private key on secp256r1"),
+        (unsupported[0], "is not a private key on secp256r1"),
     ):
         with pytest.raises(BadInput, match=problem):
             sign.sign(copy, key)

@@ -43,7 +43,7 @@ def test_a_file_of_names_is_read_line_by_line(tmp_path: Path) -> None:
         (b"", "holds no names"),
         (b"\n \n", "holds no names"),
         (b"cat\n\ndog\n", "has no name in line 2"),
-        (b"\x80\x81", "is no text in UTF-8"),
+        (b"\x80\x81", "is not text in UTF-8"),
         (b"a\n" * (1 << 20), "holds no names"),
         (None, "cannot be read"),
     ],

@@ -63,9 +63,9 @@ def test_a_file_that_is_no_sample_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "pickle.npz", pixels=np.array([{}], dtype=object))
     for content in (b"", b"garbage", whole[:200], (tmp_path / "other.npz").read_bytes()):
         file.write_bytes(content)
-        with pytest.raises(BadInput, match="is no golden sample"):
+        with pytest.raises(BadInput, match="is not a golden sample"):
             golden.read(file)
-    with pytest.raises(BadInput, match="is no golden sample"):
+    with pytest.raises(BadInput, match="is not a golden sample"):
         golden.read(tmp_path / "pickle.npz")
 
 
@@ -109,5 +109,5 @@ def test_malformed_edges_are_refused(tmp_path: Path, edges: str) -> None:
     with np.load(tmp_path / "golden.npz") as file:
         arrays = dict(file)
     np.savez(tmp_path / "odd.npz", **{**arrays, "edges": np.array(edges)})
-    with pytest.raises(BadInput, match="is no golden sample"):
+    with pytest.raises(BadInput, match="is not a golden sample"):
         golden.read(tmp_path / "odd.npz")

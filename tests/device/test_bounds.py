@@ -1,4 +1,4 @@
-"""A child process is limited to the memory that the manifest states; too little memory is no fault of the bundle."""
+"""A child process is limited to the memory that the manifest states; too little memory is not a fault of the bundle."""
 
 from __future__ import annotations
 

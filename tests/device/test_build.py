@@ -150,7 +150,7 @@ RECORD = {"flavour": "tensorrt_rtx", "version": RTX, "gpu": LAPTOP.gpu, "capabil
 
 @pytest.fixture
 def unrun_record(checked: Integrity, tmp_path: Path) -> build.Record:
-    """A valid record with a file that is no engine."""
+    """A valid record with a file that is not an engine."""
     path = f"tensorrt_rtx_{RTX}_8.9.plan"
     (tmp_path / "built").mkdir(mode=0o700)
     (tmp_path / "built" / path).write_bytes(b"engine")

@@ -78,7 +78,7 @@ def test_nothing_locked_by_an_install_or_a_ship_is_a_leftover(root: Path) -> Non
 
 
 def test_a_folder_that_is_no_install_root_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="is no install root"):
+    with pytest.raises(BadInput, match="is not an install root"):
         clean.find_leftovers(tmp_path)
 
 

@@ -264,7 +264,7 @@ def test_commands_on_an_empty_root_create_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["..", "a" * 63, "\udcff"])
 def test_a_pointer_without_a_valid_digest_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "current").write_text(serde.text(Pointer(name, None, 1)))
-    with pytest.raises(BadInput, match="is damaged: it contains a name that is no digest"):
+    with pytest.raises(BadInput, match="is damaged: it contains a name that is not a digest"):
         install.read_pointer(tmp_path)
 
 

@@ -81,7 +81,7 @@ def test_more_cases_than_the_largest_batch_are_run(packed: Path) -> None:
 def test_an_unsuitable_input_is_bad_input(packed: Path) -> None:
     with deploytool.device.open(packed) as model:
         for argument in (np.zeros((4, 4), np.uint8), np.zeros((1, 3, 32, 32)), np.zeros((3, 32, 32), np.float32)):
-            with pytest.raises(BadInput, match="is no image"):
+            with pytest.raises(BadInput, match="is not an image"):
                 model(argument)
         with pytest.raises(BadInput, match="takes input, not image"):
             model.run(image=np.zeros((1, 3, 32, 32), np.float32))

@@ -93,7 +93,7 @@ def test_an_engine_recipe_is_parsed_as_it_was_hashed(folder: Path, replace_files
 def test_a_malformed_engine_recipe_is_refused(folder: Path) -> None:
     (folder / "recipe.json").write_text('{"graph": 5}')
     listed = tuple(describe_file(folder, file.path, file.role) for file in read_manifest(folder).files)
-    with pytest.raises(Refused, match="is no engine recipe"):
+    with pytest.raises(Refused, match="is not an engine recipe"):
         engine_recipe(folder, replace(read_manifest(folder), files=listed))
 
 

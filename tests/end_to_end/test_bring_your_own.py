@@ -82,7 +82,7 @@ def test_options_of_a_checkpoint_are_used_and_an_fp16_overflow_fails(deploytool:
     [
         ("mixnet_s", None, "this is a torchvision squeezenet checkpoint, and mixnet_s was requested", "squeezenet"),
         ("squeezenet1_0", None, "the checkpoint (layout: torchvision) does not fit squeezenet1_0: ", "squeezenet1_1"),
-        ("squeezenet1_1", b"garbage", "this is no checkpoint: it begins with b'garbage'", ".safetensors"),
+        ("squeezenet1_1", b"garbage", "this is not a checkpoint: it begins with b'garbage'", ".safetensors"),
         ("squeezenet1_1", b"", "the checkpoint is an empty file", "download the file again"),
     ],
 )

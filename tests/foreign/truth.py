@@ -201,7 +201,7 @@ def _noise_hook(generator: torch.Generator) -> Callable[[torch.nn.Module, object
 def fp32_error(
     net: torch.nn.Module, inputs: Mapping[str, list[Array]], reference: Mapping[str, list[Array]]
 ) -> Deviation:
-    """The deviation of the network's own FP32 outputs, which is no fault of a file."""
+    """The deviation of the network's own FP32 outputs, which is not a fault of a file."""
     with torch.no_grad():
         outputs = {name: list(flatten(net(*(tensor(array) for array in arrays)))) for name, arrays in inputs.items()}
     return compare("eager", outputs, reference, fp16=False)

@@ -45,7 +45,7 @@ def names(conversion: Fp16Conversion) -> list[str]:
 
 
 def check_types(graph: onnx.ModelProto) -> None:
-    """Fails if FP16 and FP32 meet in a node that is no cast, or if a cast casts nothing."""
+    """Fails if FP16 and FP32 meet in a node that is not a cast, or if a cast casts nothing."""
     onnx.checker.check_model(graph, full_check=True)
     typed = onnx.shape_inference.infer_shapes(graph, strict_mode=True).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*typed.input, *typed.value_info, *typed.output)}

@@ -187,9 +187,9 @@ def test_the_build_estimate_decides_on_the_form_for_engines(
 @pytest.mark.parametrize(
     ("form", "remark"),
     [
-        ("original", "original, as asked for"),
-        ("folded", "folded, as asked for"),
-        ("fewest-nodes", "fewest-nodes, as asked for"),
+        ("original", "original, as requested"),
+        ("folded", "folded, as requested"),
+        ("fewest-nodes", "fewest-nodes, as requested"),
     ],
 )
 def test_a_requested_form_is_written(inputs: StageInputs, tmp_path: Path, form: str, remark: str) -> None:
@@ -241,7 +241,7 @@ def test_an_implied_form_that_is_not_equivalent_is_left_out(
 
 def test_an_implied_form_that_is_equivalent_is_kept(inputs: StageInputs, tmp_path: Path) -> None:
     notes = make(inputs, tmp_path / "model.onnx", "folded", rewrite_implied=True)
-    assert (notes["chosen"], notes["remarks"]) == ("folded", ["folded, as --quick has it"])
+    assert (notes["chosen"], notes["remarks"]) == ("folded", ["folded, as --quick implies"])
 
 
 @pytest.mark.parametrize("error", [KeyError("axis"), IndexError("list index out of range"), AssertionError()])
@@ -281,4 +281,4 @@ def test_a_form_that_is_an_invalid_graph_is_left_out(
     fake_timing(monkeypatch, {"grouped": 1.0})
     notes = make(inputs, tmp_path / "model.onnx")
     assert notes["chosen"] != "grouped"
-    assert notes["remarks"][-1].startswith("grouped is no sound graph: ")
+    assert notes["remarks"][-1].startswith("grouped is not a valid graph: ")

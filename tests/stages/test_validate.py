@@ -74,7 +74,7 @@ def test_remarks_of_stages_are_in_the_report(finished: Path, tmp_path: Path) -> 
     validate.make(Job(TINY, QUICK), tmp_path / "report.json", StageInputs(tuple(changed)))
     assert report.read(tmp_path / "report.json").remarks == (
         "simplify: a remark",
-        "rewrite: original, as asked for",
+        "rewrite: original, as requested",
     )
 
 

@@ -165,7 +165,7 @@ def test_the_install_imports_nothing_from_the_login_folder(tmp_path: Path, monke
     (tmp_path / "json.py").write_text("open('ran', 'w').close(); raise ImportError")
     monkeypatch.chdir(tmp_path)
     answer = receive(tmp_path / "root", files=[["a", 1, NAME]], install=True)
-    assert "is no manifest of this version" in answer["install"]["said"]
+    assert "is not a manifest of this version" in answer["install"]["said"]
     assert not (tmp_path / "ran").exists()
 
 

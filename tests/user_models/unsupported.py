@@ -85,7 +85,7 @@ class Derivative(nn.Module):
 
 
 class Remembering(Layer):
-    """Has a value in its state dict that is no tensor."""
+    """Has a value in its state dict that is not a tensor."""
 
     def get_extra_state(self) -> dict[str, int]:
         return {"steps": 1}

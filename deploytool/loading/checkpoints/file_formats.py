@@ -77,7 +77,7 @@ def identify(file: BinaryIO, size: int) -> Identity:
     if start[:1] == b"\x80" and start[1:2] <= b"\x05":
         file.seek(0)
         return _identify_legacy(file.read(_MAX_PICKLE_BYTES), size)
-    raise BadInput(f"this is no checkpoint: it begins with {start[:8]!r}", "give a .safetensors, .pth or .pt file")
+    raise BadInput(f"this is not a checkpoint: it begins with {start[:8]!r}", "give a .safetensors, .pth or .pt file")
 
 
 def _identify_zip(file: BinaryIO, size: int) -> Identity:

@@ -14,7 +14,7 @@ import torch
 
 
 class StandIn:
-    """Replaces an object that is no tensor; accepts and discards any arguments."""
+    """Replaces an object that is not a tensor; accepts and discards any arguments."""
 
     def __new__(cls, *_: object) -> StandIn:
         """Accepts any arguments."""

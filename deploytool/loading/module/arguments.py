@@ -41,7 +41,7 @@ def bind(forward: Callable[..., Any], inputs: Sequence[str]) -> BoundArguments:
 
     Default names such as `input_1` bind to the remaining parameters in order; so does the only input of a function
     with one parameter. A `**kwargs` parameter takes any name. Raises BadInput with the list of parameters for any other
-    name that is no parameter.
+    name that is not a parameter.
     """
     try:
         parameters = list(inspect.signature(forward).parameters.values())

@@ -33,8 +33,8 @@ class BuiltModel:
 def build(model: Model) -> BuiltModel:
     """Calls the factory and returns the unwrapped module on the CPU in evaluation mode.
 
-    Raises StageFailed for errors of the user's code, a result that is no module, a scripted submodule, and weights on
-    the meta device; BadInput for a failed import.
+    Raises StageFailed for errors of the user's code, a result that is not a module, a scripted submodule, and weights
+    on the meta device; BadInput for a failed import.
     """
     with wrap_user_errors(f"{model.factory} raises", "check --arg, or fix the factory"):
         try:

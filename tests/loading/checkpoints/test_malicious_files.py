@@ -116,7 +116,7 @@ def test_the_payloads_run_with_trust_code(tmp_path: Path) -> None:
         ("page-0.safetensors", "this is a web page, not a checkpoint"),
         ("empty.pt", "the checkpoint is an empty file"),
         ("zip-document.pth", "it has no data.pkl"),
-        ("other-2.pth", r"this is no checkpoint: it begins with b'\x89HDF\r\n\x1a\n'"),
+        ("other-2.pth", r"this is not a checkpoint: it begins with b'\x89HDF\r\n\x1a\n'"),
     ],
 )
 def test_the_error_describes_the_defect(name: str, problem: str, outcome: tuple[float, Errors]) -> None:
