@@ -21,8 +21,8 @@ def tensor(picture: Picture, manifest: Manifest) -> Array:
     """The model's input for one image or a batch of tensors.
 
     `picture` is the path of an image, uint8 pixels (height × width × 3, RGB), or the input tensor with its batch.
-    Raises BadInput if the model takes no single image, for another type or shape of `picture`, and if its size is outside the
-    range of the model.
+    Raises BadInput if the model takes no single image, for another type or shape of `picture`, and if its size is
+    outside the range of the model.
     """
     (spec, *further) = manifest.inputs
     if further or not manifest.preprocessing.images([spec]):
