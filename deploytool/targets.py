@@ -116,11 +116,11 @@ def _decide(name: str, here: str | None) -> Decision:
         return Decision(name, TargetPlan.HERE, "this machine has that GPU", capability, TENSORRT)
     if not FLAVOURS[TENSORRT_RTX].supports(capability):
         why = (
-            f"TensorRT-RTX does not know compute capability {capability}, and TensorRT builds only on the GPU it serves"
+            f"TensorRT-RTX does not support compute capability {capability}, and TensorRT builds only on the target GPU"
         )
         return Decision(name, TargetPlan.ON_DEVICE, why, capability, TENSORRT)
     if not FLAVOURS[TENSORRT_RTX].version:
-        why = "tensorrt-rtx is not installed here, and TensorRT builds only on the GPU it serves"
+        why = "tensorrt-rtx is not installed here, and TensorRT builds only on the target GPU"
         return Decision(name, TargetPlan.ON_DEVICE, why, capability, TENSORRT)
     return Decision(name, TargetPlan.HERE, "TensorRT-RTX builds for it without a GPU", capability, TENSORRT_RTX)
 
@@ -128,11 +128,11 @@ def _decide(name: str, here: str | None) -> Decision:
 def _this_machine(here: str | None) -> Decision:
     gpus = machine.gpus()
     if not gpus:
-        return Decision(THIS, TargetPlan.NOT_SERVED, "this machine has no CUDA GPU that answers")
+        return Decision(THIS, TargetPlan.NOT_SERVED, "no CUDA GPU was found on this machine")
     if here and FLAVOURS[here].supports(gpus[0].capability):
         why = f"{FLAVOURS[here].title} builds for {gpus[0].name}"
         return Decision(THIS, TargetPlan.HERE, why, gpus[0].capability, here)
-    why = f"TensorRT is not installed, and TensorRT-RTX is not either or does not know {gpus[0].name}"
+    why = f"TensorRT is not installed, and TensorRT-RTX is not installed or does not support {gpus[0].name}"
     return Decision(THIS, TargetPlan.NOT_SERVED, why, gpus[0].capability)
 
 

@@ -57,7 +57,7 @@ def check_state(state: Mapping[str, Any], model: Model) -> None:
     """Raises StageFailed if a state dict holds anything but tensors, which a weights file cannot store."""
     key = next((name for name, value in state.items() if not isinstance(value, torch.Tensor)), None)
     if key:
-        raise StageFailed(f"{model.name} keeps a {type(state[key]).__name__} in its state: {key}", "keep only tensors")
+        raise StageFailed(f"{model.name} has a {type(state[key]).__name__} in its state: {key}", "keep only tensors")
 
 
 def load_module(path: Path) -> nn.Module:
@@ -69,7 +69,7 @@ def load_state(model: Model, state: Mapping[str, torch.Tensor]) -> nn.Module:
     """Builds a model and loads its weights; raises StageFailed if they do not fit the model."""
     with build.with_seed():
         module = build.build(model).module
-    with build.wrap_user_errors(f"{model.name} does not take its own weights:", "export again"):
+    with build.wrap_user_errors(f"{model.name} cannot load its own weights:", "export again"):
         module.load_state_dict(state)
     return module.requires_grad_(False)
 
@@ -78,8 +78,9 @@ def load_state(model: Model, state: Mapping[str, torch.Tensor]) -> nn.Module:
 def start(path: Path, device: str = "cpu", double: bool = False) -> Iterator[Session]:
     """Loads the model of a weights file; with `double`, in FP64."""
     model, module = weights_file.definition(path), load_module(path).to(checked_device(device))
-    with build.wrap_user_errors(f"{model.name} has no FP64:", "see its message") if double else nullcontext():
-        module = module.double() if double else module
+    if double:
+        with build.wrap_user_errors(f"{model.name} cannot be converted to FP64:", "see the message"):
+            module = module.double()
     with full_fp32():
         yield make_session(module, model, double)
 
@@ -163,15 +164,17 @@ def named_outputs(result: Any, model: Model) -> NamedTensors:
     """The tensors in the result of a model, flattened; raises StageFailed if there is none."""
     flat = outputs.flatten(result, [tensor.name for tensor in model.inputs])
     if not flat.tensors:
-        raise StageFailed(f"{model.name} gives a {type(result).__name__}", "return a tensor, or a structure of tensors")
+        raise StageFailed(
+            f"{model.name} returns a {type(result).__name__}", "return a tensor, or a structure of tensors"
+        )
     return flat
 
 
 def check_batch(tensor: torch.Tensor, model: Model, cases: int) -> None:
     """Raises StageFailed for an output whose first dimension is not the batch."""
     if tensor.shape[:1] != (cases,):
-        problem = f"{model.name} gives a tensor {tuple(tensor.shape)} for a batch of {cases}"
-        remedy = "put the batch first in every output, and keep it there, or choose others: --output NAME"
+        problem = f"{model.name} returns a tensor of shape {tuple(tensor.shape)} for a batch of {cases}"
+        remedy = "make the batch the first dimension of every output, or select other outputs: --output NAME"
         raise StageFailed(problem, remedy)
 
 
@@ -199,7 +202,7 @@ def call_module(
         raise
     except BaseException as error:  # the user's own code may raise anything, SystemExit too
         if bound.undeclared and isinstance(error, KeyError) and error.args and error.args[0] not in tensors:
-            problem = f"{model.name} reads a keyword argument {error.args[0]!r}, and no input has that name"
+            problem = f"{model.name} reads the keyword argument {error.args[0]!r}, but no input has that name"
             raise BadInput(problem, "name the inputs as forward reads them: --input NAME=SIZES") from error
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
         problem = f"{model.name} does not run on {shapes}{' in FP64' if double else ''}"

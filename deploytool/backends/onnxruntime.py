@@ -55,7 +55,7 @@ def start(path: Path | bytes, device: str = "cpu", threads: int = 0, *, optimise
 
 def _session(path: Path | bytes, device: str, threads: int = 0, optimise: bool = True) -> ort.InferenceSession:
     if _PROVIDERS[device] not in ort.get_available_providers():
-        raise _unavailable(device, f"this build of it has no {_PROVIDERS[device]}")
+        raise _unavailable(device, f"this build does not contain {_PROVIDERS[device]}")
     options = _session_options(threads, optimise=optimise)
     lists_nodes = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")  # from 1.24 on
     if device != "cpu":
@@ -68,13 +68,13 @@ def _session(path: Path | bytes, device: str, threads: int = 0, optimise: bool =
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         if device == "cpu":
             graph = path if isinstance(path, Path) else "the graph"
-            remedy = "see its message; is the file whole?"
-            raise _error_class(error)(f"ONNX Runtime refuses {graph}: {error}", remedy) from error
+            remedy = "see the message, and check that the file is complete"
+            raise _error_class(error)(f"ONNX Runtime cannot load {graph}: {error}", remedy) from error
         raise _unavailable(device, str(error)) from error
     if session.get_providers()[0] != _PROVIDERS[device]:
         raise _unavailable(device, f"it fell back to {session.get_providers()[0]}")
     if device != "cpu" and lists_nodes and (nodes := _nodes_on_cpu(session)):
-        raise _unavailable(device, f"it leaves {len(nodes)} nodes to the CPU, {nodes[0]} among them")
+        raise _unavailable(device, f"it runs {len(nodes)} nodes on the CPU, for example {nodes[0]}")
     return session
 
 
@@ -111,5 +111,7 @@ def _reason(error: Exception) -> str:
 
 def _unavailable(device: str, why: str) -> MissingBackend:
     if device == "tensorrt":
-        return MissingBackend(f"ONNX Runtime cannot use TensorRT: {why}", "install the TensorRT release it is made for")
+        return MissingBackend(
+            f"ONNX Runtime cannot use TensorRT: {why}", "install the TensorRT release that it was built for"
+        )
     return MissingBackend(f"ONNX Runtime cannot run on CUDA: {why}", "install the `gpu` extra and a CUDA 13 driver")

@@ -55,7 +55,7 @@ def start(path: Path | bytes, device: str = "cuda", flavour: str = TENSORRT_RTX)
     Raises MissingBackend where there is no GPU, StageFailed if the engine cannot be loaded on it.
     """
     if device != "cuda" or not machine.gpus():
-        raise MissingBackend("an engine needs a CUDA GPU, and no driver answers here", "run it on the device it is for")
+        raise MissingBackend("an engine needs a CUDA GPU, and no driver was found", "run it on the target device")
     plan = path.read_bytes() if isinstance(path, Path) else path
     engine = Engine(library(flavour), library(_CUDA), plan)
     del path, plan  # the engine has a copy
@@ -74,7 +74,7 @@ class Engine:
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise StageFailed("TensorRT refuses the engine on this GPU", "build it again for this GPU and release")
+            raise StageFailed("TensorRT cannot load the engine on this GPU", "build it again for this GPU and release")
         self._context = self._engine.create_execution_context()
         self._stream = self._checked(cuda.cudaStreamCreate())
         self._events = [self._checked(cuda.cudaEventCreate()) for _ in range(2)]
@@ -114,7 +114,7 @@ class Engine:
         self._release()
         for name, array in inputs.items():
             if not self._context.set_input_shape(name, array.shape):
-                raise StageFailed(f"the engine does not take {name} of shape {array.shape}", "see --batch at export")
+                raise StageFailed(f"the engine does not accept {name} of shape {array.shape}", "see --batch at export")
             self._allocate(name, array.nbytes)
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         for name in names:
@@ -147,7 +147,7 @@ class Engine:
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._stream):
-            raise StageFailed("TensorRT could not run the engine", "build it again for this GPU and release")
+            raise StageFailed("TensorRT cannot run the engine", "build it again for this GPU and release")
 
     def _allocate(self, name: str, size: int) -> None:
         self._buffers[name] = self._checked(self._cuda.cudaMalloc(size))

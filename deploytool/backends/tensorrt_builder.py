@@ -59,7 +59,7 @@ def build(
     _set_compute_capabilities(trt, config, plan)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise StageFailed(f"{plan.flavour} could not build the engine: {logger.last_error()}", "see its message")
+        raise StageFailed(f"{plan.flavour} could not build the engine: {logger.last_error()}", "see the message")
     return BuiltEngine(bytes(engine), layers, tuple(logger.lines))
 
 
@@ -68,9 +68,9 @@ def _parse_failure(parser: Any, inputs: Sequence[Tensor]) -> StageFailed:
     where = f"{error.node_operator()} node {error.node_name()!r}" if error.node_name() else "the graph"
     remedy = "change that operator, or deploy the ONNX graph"
     if any(tensor.dtype == "uint8" for tensor in inputs):
-        remedy = "TensorRT only casts uint8 inputs: let the model begin with .float(), and permute after it"
-    reason = (error.desc().strip().splitlines() or ["it gives no reason"])[0]
-    return StageFailed(f"TensorRT does not take {where}: {reason}", remedy)
+        remedy = "TensorRT only casts uint8 inputs: start the model with .float(), and permute afterwards"
+    reason = (error.desc().strip().splitlines() or ["no reason given"])[0]
+    return StageFailed(f"TensorRT rejects {where}: {reason}", remedy)
 
 
 def _mark_outputs(network: Any, names: Collection[str]) -> None:
@@ -138,7 +138,7 @@ def _logger(trt: Any, listen: Callable[[str], None] | None) -> Any:
                 listen(message)
 
         def last_error(self) -> str:
-            return next((line for line in reversed(self.lines) if "ERROR" in line), "it gave no reason")
+            return next((line for line in reversed(self.lines) if "ERROR" in line), "no reason given")
 
     return Logger()
 

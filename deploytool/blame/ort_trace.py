@@ -93,4 +93,4 @@ def run_outputs(model: onnx.ModelProto, names: Sequence[str], inputs: Arrays, *,
         return list(session.run(list(names), dict(inputs)))
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         problem = f"ONNX Runtime cannot open the graph: {error}"
-        raise StageFailed(problem, "see its message; is the file whole?") from error
+        raise StageFailed(problem, "see the message, and check that the file is complete") from error

@@ -26,7 +26,7 @@ class StageInputs:
         """The newest artifact of one kind, which the next stage processes."""
         chain = self.chain(kind)
         if not chain:
-            raise BadInput(f"the run holds no {kind.value}", "export again")
+            raise BadInput(f"the run contains no {kind.value}", "export again")
         return chain[-1]
 
     def golden(self) -> Golden:

@@ -124,7 +124,7 @@ def _describe_outputs(
             raise StageFailed(what, "let only the first dimension of an output depend on the batch")
     outputs = [_output(model, name, example[name], [end[name] for end in ends], size) for name in selected]
     omitted = [f"{name} ({kind})" for name, kind in flattened.others.items()]
-    remarks = (f"{model.name} returns values that are no tensors; left out: {', '.join(omitted)}",) if omitted else ()
+    remarks = (f"{model.name} returns values that are not tensors; left out: {', '.join(omitted)}",) if omitted else ()
     return ProbeResult(replace(model, outputs=tuple(outputs)), remarks), example
 
 
@@ -184,7 +184,7 @@ def _purity_remarks(module: nn.Module, baseline: _Baseline, options: Options, si
     _run_or_blame_state(reordered, model, other_inputs, baseline.before)
     _check_repeats(reordered, baseline, inputs)
     written = _written_inputs(reordered, model, inputs)
-    remarks = [f"{model.name} writes into its input {name}: it is given copies" for name in written]
+    remarks = [f"{model.name} writes into its input {name}: it receives copies" for name in written]
     if changes:
         what = f"{_summary(changes)} when it runs"
         remarks.append(f"{model.name} keeps state that does not affect its outputs: {what}")

@@ -260,7 +260,7 @@ def _with_edges(
         if check is None:
             continue
         if check.broken and step.half and not edge.natural:
-            remarks.append(f"FP16 does not hold at {edge.name}: {verdict.describe_failure(check)}")
+            remarks.append(f"FP16 fails at the edge case {edge.name}: {verdict.describe_failure(check)}")
         else:
             checks.append(check)
     *others, against_fp64 = comparison.checks

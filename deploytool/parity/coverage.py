@@ -66,7 +66,7 @@ def measure(module: nn.Module, model: Model, inputs: Arrays) -> ChannelCoverage:
     joined = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
     extremes = _joined(tables, cases)
     if observer.problem is None and extremes.shape == (cases, 0) and any(True for _ in module.parameters()):
-        observer.problem = "no part of the model gives anything that grows with the batch"
+        observer.problem = "no module output has a batch dimension"
     if observer.problem is not None:
         remark = f"golden cases were not chosen by coverage: {observer.problem}"
         return ChannelCoverage(joined, np.zeros((cases, 0)), remark)

@@ -46,7 +46,7 @@ def read(path: Path) -> Probes:
             names = json.loads(str(arrays["arr_0"]))
             return Probes({name: arrays[f"arr_{number}"] for number, name in enumerate(names, 1)})
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path} holds no probes: {error}", "export again to record new ones") from error
+        raise BadInput(f"{path} does not contain probes: {error}", "export again to record new ones") from error
 
 
 def first_cases(inputs: Arrays) -> Arrays:

@@ -71,17 +71,15 @@ def measure(
     cases = _to_torch({name: array[noisiest] for name, array in inputs.items()})
     truth = {name: array[noisiest] for name, array in reference.items()}
     single = [
-        probes.run("one case at a time", _case_by_case, cases),
-        probes.run("channels last", _channels_last, cases),
+        probes.run("single-case", _case_by_case, cases),
+        probes.run("channels-last", _channels_last, cases),
     ]
     single += [
-        probes.run("FP32 rounded at random", _run_rounded, cases, _stochastic_fp32(seed)) for seed in range(_DRAWS)
+        probes.run("random FP32 rounding", _run_rounded, cases, _stochastic_fp32(seed)) for seed in range(_DRAWS)
     ]
-    half = [probes.run("FP16 rounded to nearest", _run_rounded, cases, _nearest_fp16)]
-    half += [
-        probes.run("FP16 rounded at random", _run_rounded, cases, _stochastic_fp16(seed)) for seed in range(_DRAWS)
-    ]
-    ordered = _supported([probes.run("sums one after the other", _sequential, _to_torch(inputs))], reference)
+    half = [probes.run("nearest FP16 rounding", _run_rounded, cases, _nearest_fp16)]
+    half += [probes.run("random FP16 rounding", _run_rounded, cases, _stochastic_fp16(seed)) for seed in range(_DRAWS)]
+    ordered = _supported([probes.run("sequential-sum", _sequential, _to_torch(inputs))], reference)
     noise = noise_floor.noise(
         _supported(single, truth), _supported(half, truth), truth, ordered, reference, _ORDER_SHARE, parts
     )
@@ -138,7 +136,7 @@ class _ProbeRuns:
         try:
             return probe(self._module, self._model, inputs, *rounding)
         except StageFailed as error:
-            self.remarks.append(f"noise without the run of {name}, which the model does not take: {error}")
+            self.remarks.append(f"noise is measured without the {name} run, which the model does not support: {error}")
             return None
 
 
@@ -157,7 +155,7 @@ def _noisiest(probes: _ProbeRuns, model: Model, inputs: Arrays, reference: Array
         return np.arange(min(cases, -(-_CASES // batch) * batch))
     rounded = None
     if cases > _CASES:
-        rounded = probes.run("FP16 rounded to nearest", _run_rounded, _to_torch(inputs), _nearest_fp16)
+        rounded = probes.run("nearest FP16 rounding", _run_rounded, _to_torch(inputs), _nearest_fp16)
     if rounded is None:
         return np.arange(cases)
     return np.sort(np.argsort(metrics.rms_errors(rounded, reference))[-_CASES:])

@@ -36,7 +36,7 @@ def make(
     model: Model, sizes: Mapping[str, Range], inputs: Arrays, source: Callable[..., Arrays], name: str
 ) -> tuple[ReferenceCases, ...]:
     """The answers of `source`, called `name`, to three cases at once, to one case, and at every corner of `sizes`."""
-    batches = {f"{count} at once": _first(inputs, count) for count in (_SEVERAL, 1)}
+    batches = {f"batch size {count}": _first(inputs, count) for count in (_SEVERAL, 1)}
     by_batch = [
         ReferenceCases(f"{name}, {label}", label, batch, replay(source, batch)) for label, batch in batches.items()
     ]
@@ -71,7 +71,7 @@ def _check(
     got = replay(session, reference.inputs)
     if set(got) != set(reference.answers):
         raise StageFailed(
-            f"it returns {', '.join(got)} and should return {', '.join(reference.answers)}", "report this as a bug"
+            f"it returns {', '.join(got)} instead of {', '.join(reference.answers)}", "report this as a bug"
         )
     try:
         by_golden_noise = metrics.check(got, reference.answers, reference.against, tolerance, reference.ties)

@@ -34,6 +34,7 @@ def replay(session: Callable[..., Arrays], inputs: Arrays, batch: Range = _ANY_B
         answer = session(**{name: np.ascontiguousarray(array[filled]) for name, array in inputs.items()})
         for name, array in answer.items():
             if len(array) != len(filled):
-                raise StageFailed(f"{name} has {len(array)} answers to {len(filled)} cases", "leave the batch free")
+                problem = f"{name} has {len(array)} results for {len(filled)} cases"
+                raise StageFailed(problem, "make the batch size dynamic")
         parts.append({name: array[: len(wanted)] for name, array in answer.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -57,7 +57,9 @@ def _affecting(matches: tuple[Match, ...], plan: EnginePlan, version: str) -> tu
     )
     issues = ", ".join(dict.fromkeys(match.issue for match in affecting or matches))
     if affecting:
-        return affecting, [f"{plan.file} can be hit by {issues}: it gives {len(affecting)} tensors more, the probes"]
+        probes = f"{len(affecting)} probe{'s' * (len(affecting) > 1)}"
+        return affecting, [f"{issues} can affect {plan.file}, which has {probes} as additional outputs"]
     if matches:
-        return affecting, [f"{plan.file} has no probes: {issues} is not reported for {plan.flavour} {version} there"]
+        engine = f"{plan.flavour} {version} on its GPUs"
+        return affecting, [f"{plan.file} has no probes: {issues} is not reported for {engine}"]
     return affecting, []

@@ -123,12 +123,13 @@ def _first_correct(task: _Task) -> tuple[_Candidate, list[str]]:
     if first.refusal is not None:
         if second.refusal is not None:
             raise _no_exporter([first, second], task) from first.refusal
-        return second, [f"the graph is the {_SECOND} exporter's: {first.problem}"]
+        return second, [f"used the graph of the {_SECOND} exporter: {first.problem}"]
     if second.refusal is None:
         second = _check(_test_baked_values(second, task, first.warned, traced=True), task, _references(task))
         if not second.problem and not baked_values.wrong_lines(second.baked):
-            reason = f"the {_FIRST} exporter fixes {', '.join(dict.fromkeys(baked))}" if baked else first.problem
-            return replace(second, baked=()), [f"the graph is the {_SECOND} exporter's: {reason}"]
+            lines = ", ".join(dict.fromkeys(baked))
+            reason = f"the {_FIRST} exporter fixes values at {lines}" if lines else first.problem
+            return replace(second, baked=()), [f"used the graph of the {_SECOND} exporter: {reason}"]
     return first, []
 
 
@@ -153,7 +154,7 @@ def _export(exporter: str, task: _Task) -> _Candidate:
     except (MissingBackend, ResourceExhausted):
         raise
     except Exception as error:  # exporters raise errors of any class
-        problem = f"the {exporter} exporter refuses the model: {_reason(error)}"
+        problem = f"the {exporter} exporter rejects the model: {_reason(error)}"
         return _Candidate(exporter, problem=problem, refusal=error)
     if exporter == _SECOND:
         warned = _trace_warnings(module, example, source_lines.source_folder(model.factory))
@@ -209,7 +210,7 @@ def _check(candidate: _Candidate, task: _Task, references: Sequence[ReferenceCas
 
 def _failure(candidate: _Candidate, error: StageFailed, task: _Task) -> str:
     message = " ".join(str(error).replace(str(task.out), "it").split())
-    return f"the graph of the {candidate.exporter} exporter does not hold: {message}"
+    return f"the graph of the {candidate.exporter} exporter fails: {message}"
 
 
 def _rejection(candidate: _Candidate, task: _Task) -> StageFailed:
@@ -275,7 +276,7 @@ def _references(task: _Task) -> tuple[ReferenceCases, ...]:
     sample, model = task.sample, task.source.definition
     with eager.start(task.source.weights) as source:
         more = reference_cases.make(model, task.job.options.sizes, sample.inputs, source, "eager")
-    name = f"{len(sample.labels)} at once"
+    name = f"batch size {len(sample.labels)}"
     return (ReferenceCases("FP64", name, sample.inputs, sample.reference, sample.ties32), *more)
 
 
@@ -296,10 +297,10 @@ def _better(candidates: Sequence[_Candidate], noise: float) -> tuple[_Candidate,
     if problem := other.problem or "; ".join(baked_values.wrong_lines(other.baked)[:1]):
         return best, problem
     if _excess(other, noise) > _excess(best, noise):
-        relation = "less exact"
+        relation = "less accurate"
     else:
-        relation = "as exact and less simple" if _operations(other) > _operations(best) else "no better"
-    return best, f"that of the {other.exporter} exporter is {relation} ({_summary(other)})"
+        relation = "as accurate and has more operations" if _operations(other) > _operations(best) else "no better"
+    return best, f"the graph of the {other.exporter} exporter is {relation} ({_summary(other)})"
 
 
 def _excess(candidate: _Candidate, noise: float) -> float:

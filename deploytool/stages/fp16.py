@@ -35,7 +35,9 @@ _MIN_CONVERTED = 0.9  # share in FP16 of the heavy nodes that are not kept in FP
 _MIN_FP16 = 0.5  # share in FP16 of all heavy nodes
 _SECONDS = 300.0
 _DEPLOY = f"deploy the FP32 graph of the {Stage.REWRITE} stage"
-_UNOPTIMISED = "ONNX Runtime {} crashes when it optimises this graph for a CPU, and runs it there as it is"
+_UNOPTIMISED = (
+    "ONNX Runtime {} crashes when it optimises this graph for a CPU, so it runs the graph without optimisation there"
+)
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
@@ -87,7 +89,9 @@ def _constant_remarks(constants: Sequence[SmallConstant]) -> list[serde.Json]:
         uses = [constant for constant in constants if constant.number == number]
         nodes = len({node for constant in uses for node in constant.around})
         more = f" and {len(uses) - 1} more" if len(uses) > 1 else ""
-        remarks.append(f"FP16 has no {number:.3g}: the {nodes} nodes around {uses[0].node}{more} stay FP32")
+        remarks.append(
+            f"FP16 cannot represent {number:.3g}: the {nodes} nodes around {uses[0].node}{more} stay in FP32"
+        )
     return remarks
 
 
@@ -138,7 +142,8 @@ def _search(
     result = smallest_set(names, evaluate, overflowing, name_scopes.group_by_module(names, modules), heavy)
     if result.kept is None or len(result.kept) == len(names):
         raise StageFailed(
-            "no part of the graph can be FP16: its answers exceed the tolerance, or its values exceed 65504", _DEPLOY
+            "no part of the graph can run in FP16: its outputs exceed the tolerance, or its values exceed 65504",
+            _DEPLOY,
         )
     return result.kept | base, len(evaluations)
 

@@ -76,7 +76,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         reference = replay(double, cases.inputs, SMALL_BATCHES)
         edges, edge_remarks = _edge_cases(model, cases.inputs, job.options.images, single, double)
     if not all(_is_sound(outputs[name], answer) for name, answer in reference.items()):
-        raise StageFailed("the model itself returns NaN, or values that overflow in FP32 only", "check its weights")
+        raise StageFailed("the model returns NaN, or values that overflow in FP32 but not in FP64", "check its weights")
     measured = noise.measure(module, model, cases.inputs, reference)
     tied, tie_remarks = _find_ties(module, model, weights, cases.inputs, reference, measured.noise)
     floor = noise_floor.tied(measured.noise, tied.fp32, tied.fp16)
@@ -100,7 +100,8 @@ def _fp64_session(weights: Path, inputs: Arrays, single: Session) -> Iterator[tu
             session(**{name: array[:1] for name, array in inputs.items()})
             remarks: list[str] = []
         except StageFailed as error:
-            session, remarks = single, [f"no FP64 reference, the model's own FP32 answers stand for it: {error}"]
+            session = single
+            remarks = [f"the model does not run in FP64, so its FP32 outputs are the reference: {error}"]
         yield session, remarks
 
 
@@ -116,13 +117,15 @@ def _edge_cases(
         try:
             outputs, reference = (replay(session, case.inputs, SMALL_BATCHES) for session in (single, double))
         except StageFailed as error:
-            remarks.append(f"not tried at {case.name}: {error}")
+            remarks.append(f"edge case {case.name} is left out: {error}")
             continue
         parity = metrics.compare(outputs, reference)
         if parity.invalid:
-            remarks.append(f"not tried at {case.name}: the model itself answers with NaN or infinite values")
+            remarks.append(f"edge case {case.name} is left out: the model returns NaN or infinite values")
         elif parity.max_error > COARSEST:
-            remarks.append(f"not tried at {case.name}: the model's own FP32 answer is off by {parity.max_error:.1e}")
+            remarks.append(
+                f"edge case {case.name} is left out: the model's FP32 output has an error of {parity.max_error:.1e}"
+            )
         else:
             edges.append(Edge(case.name, case.natural, case.inputs, outputs, reference))
     return tuple(edges), remarks
@@ -130,7 +133,7 @@ def _edge_cases(
 
 def _input_remarks(job: Job, model: Model) -> list[str]:
     """The source of the golden inputs, and the preprocessing unless the model itself defines it."""
-    source = [f"golden inputs: those of {job.options.inputs.path}"] if job.options.inputs else []
+    source = [f"golden inputs are read from {job.options.inputs.path}"] if job.options.inputs else []
     preprocessing, tensors = model.preprocessing, model.preprocessing.images(model.inputs)
     shown = preprocessing.assumed or bool(preprocessing.stated) or any(tensor.dtype == "uint8" for tensor in tensors)
     return [*source, *([preprocess.describe(preprocessing, tensors)] if tensors and shown else [])]
@@ -150,7 +153,7 @@ def _find_ties(
             return ties.find(runs, inputs, reference, names), []
     except (StageFailed, RuntimeError, TypeError, ValueError) as error:  # raised by the user's code
         reason = " ".join(str(error).split())
-        return Ties({}, {}), [f"which of {', '.join(names)} are ties is not known: {reason}"]
+        return Ties({}, {}), [f"the ties in {', '.join(names)} cannot be determined: {reason}"]
 
 
 def _is_sound(answer: npt.NDArray[np.generic], exact: npt.NDArray[np.generic]) -> bool:
@@ -166,7 +169,7 @@ def _read_images(job: Job, model: Model) -> _Cases:
     preprocessing, (tensor, *others) = model.preprocessing, model.inputs
     if others or not preprocessing.images([tensor]):
         remedy = "leave --data out, or state how an image becomes the input: --mean 0 --std 1, or --layout"
-        raise BadInput(f"{model.name} does not take a single image as input", remedy)
+        raise BadInput(f"{model.name} does not accept a single image as input", remedy)
     folder = image_folder.read(Path(job.options.data.path), limit=job.options.images, seed=job.options.seed)
     fitted = [images.fit(images.read(path), preprocessing) for path in folder.paths]
     other = next((index for index, image in enumerate(fitted) if image.shape != fitted[0].shape), None)
@@ -221,7 +224,7 @@ def _read_cases(file: Path, inputs: Arrays) -> tuple[images.Pixels, Arrays]:
         name: (array.shape[1:], array.dtype) for name, array in inputs.items()
     }:
         raise BadInput(
-            f"the cases of {file} do not fit the inputs of this model", "use cases of a run of the same model"
+            f"the cases of {file} do not match the inputs of this model", "use cases of a run of the same model"
         )
     return pixels, arrays
 

@@ -41,5 +41,5 @@ def _values(graph: Path, matches: tuple[Match, ...], inputs: Arrays, job: Job) -
 
 def _remark(match: Match, values: Arrays) -> str:
     tensor, releases = match.place.tensor, "; ".join(map(str, match.affected))
-    how = "checked there" if tensor in values else "checked at the outputs only"
-    return f"{match.place.nodes[1]} has the shape of {match.issue}, seen with {releases}: {how}"
+    how = "a probe checks it" if tensor in values else "only the outputs are checked"
+    return f"{match.place.nodes[1]} matches the pattern of {match.issue}, reported for {releases}; {how}"

@@ -61,7 +61,7 @@ def _with_weights(model: Model, options: Options) -> tuple[Model, nn.Module, str
         origin = f"{loaded.layout} checkpoint, SHA-256 {options.weights.digest}"
         remark = (f"the weights are {loaded.unwrapped}",) if loaded.unwrapped else ()
         return loaded.model, built.module, origin, (*built.remarks, *remark)
-    built, origin = build.build(model), "as the factory made them"
+    built, origin = build.build(model), "as created by the factory"
     if factory.is_zoo(model.factory):
         origin, typical = f"seed {options.seed}", synthetic.sides(options.sizes, "typical")
         cases = probe.draw_cases(model, options, 2)

@@ -91,7 +91,7 @@ def _candidates(model: onnx.ModelProto, recipes: Mapping[str, Sequence[str]]) ->
         errors = {name: _rewrite_error(model, recipe) for name, recipe in recipes.items()}
     possible = {name: recipe for name, recipe in recipes.items() if not errors[name]}
     return rewrites_forms.candidates(model, possible), [
-        f"{name} cannot be made: {error}" for name, error in errors.items() if error
+        f"{name} cannot be applied: {error}" for name, error in errors.items() if error
     ]
 
 
@@ -150,20 +150,21 @@ def _for_engine(forms: Sequence[Candidate], job: Job) -> tuple[Candidate, list[s
     if best is original:
         return original, []
     if not job.options.targets or not FLAVOURS[TENSORRT_RTX].version:
-        return best, [f"{best.name} for FP16 and engines: {best.nodes} nodes for {original.nodes} (estimated)"]
+        return best, [f"FP16 and engines use {best.name}: {best.nodes} nodes instead of {original.nodes} (estimated)"]
     free = {**job.options.sizes, BATCH: job.options.batch}
     try:
         old, new = (tensorrt_estimate.estimate(_fp16(form.model), job.model.inputs, free) for form in (original, best))
     except (MissingBackend, StageFailed) as error:
-        return best, [f"{best.name} for FP16 and engines, not estimated: {error}"]
+        return best, [f"FP16 and engines use {best.name}, without an estimate: {error}"]
     figures = (
-        f"{new.kernels} kernels for {old.kernels}, {new.syncs} syncs for {old.syncs}, {disk.size(new.traffic)} of "
-        f"tensors for {disk.size(old.traffic)}, engine {disk.size(new.size)} for {disk.size(old.size)}"
+        f"{new.kernels} kernels instead of {old.kernels}, {new.syncs} syncs instead of {old.syncs}, "
+        f"{disk.size(new.traffic)} of tensors instead of {disk.size(old.traffic)}, "
+        f"an engine of {disk.size(new.size)} instead of {disk.size(old.size)}"
     )
     source = "(estimated from TensorRT-RTX's build log)"
     if _is_lighter(new, old):
-        return best, [f"{best.name} for FP16 and engines: {figures} {source}"]
-    return original, [f"original for FP16 and engines, not {best.name}: {figures} {source}"]
+        return best, [f"FP16 and engines use {best.name}: it has {figures} {source}"]
+    return original, [f"FP16 and engines use the original graph: {best.name} has {figures} {source}"]
 
 
 def _fp16(graph: onnx.ModelProto) -> bytes:
@@ -171,7 +172,7 @@ def _fp16(graph: onnx.ModelProto) -> bytes:
     try:
         half = fp16.convert(graph, keep_io=True, check=False).half
     except Exception as error:  # the exceptions of onnx have no common base class
-        raise StageFailed(f"the graph cannot be FP16: {error}", f"see the {Stage.FP16} stage") from error
+        raise StageFailed(f"the graph cannot be converted to FP16: {error}", f"see the {Stage.FP16} stage") from error
     return bytes(half.SerializeToString())
 
 
@@ -196,7 +197,7 @@ def _check(
     for name, arrays in answers.items():
         check = metrics.check(arrays, expected, before.parent.name, tolerance, sample.ties32)
         if check.broken and metrics.deviates(arrays, expected, sample, tolerance):
-            failed.append(f"{name} is not what it replaces: {verdict.describe_failure(check)}")
+            failed.append(f"{name} deviates from the original: {verdict.describe_failure(check)}")
         else:
             errors[name] = check.parity.max_error
     return errors, failed
@@ -221,7 +222,7 @@ def _measure(
         return trials, "measured"
     single = {name: stack.enter_context(onnxruntime.start(files[name], threads=1)) for name in sessions}
     trials, _ = _time(single, inputs, job, single=True)
-    return trials, f"measured by processor time, on one thread: {busy}"
+    return trials, f"measured in CPU time on one thread: {busy}"
 
 
 def _time(
@@ -287,18 +288,18 @@ def _remark(chosen: Candidate, job: Job, trials: Trials, how: str, *, failed: bo
     """The chosen form, the alternatives and the reason for the choice."""
     requested, implied = job.options.rewrite, job.options.rewrite_implied
     if requested != AUTO and failed:
-        return f"original: {requested} is left out"
+        return f"original: {requested} failed"
     if requested == chosen.name:
         return f"{chosen.name}, as {'--quick implies' if implied else 'requested'}"
     if requested != AUTO:
-        return f"original: nothing in {requested} applies"
+        return f"original: no rewrite of {requested} applies"
     others = ", ".join(name for name in trials if name != chosen.name)
     if not others:
-        return "original: no rewrite applies" if trials else "original: only ONNX Runtime is timed"
+        return "original: no rewrite applies" if trials else "original: other forms are timed with ONNX Runtime only"
     if chosen.name == ORIGINAL:
-        return f"original: none of {others} is surely faster ({how})"
+        return f"original: none of {others} is significantly faster ({how})"
     gains = [
         f"{ratio.value:.2f}× ({ratio.low:.2f}–{ratio.high:.2f}) the original graph's speed at batch {batch}"
         for batch, ratio in trials[chosen.name].items()
     ]
-    return f"{chosen.name}, of {others}: {', '.join(gains)} ({how})"
+    return f"{chosen.name}, compared with {others}: {', '.join(gains)} ({how})"

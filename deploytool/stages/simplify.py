@@ -60,7 +60,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
             disk.write(out, before.read_bytes())
             errors = [_check(job.options.runner, out, references, tolerance)]
         error = errors[-1]
-        remarks.append(f"{failure}: went on without {_description(left_out)}")
+        remarks.append(f"{failure}; continued without {_description(left_out)}")
     nodes, nodes_before = (len(onnx.load(path).graph.node) for path in (out, before))
     counts = {"nodes": nodes, "nodes_before": nodes_before, "max_error": error}
     return {**counts, "left_out": list(left_out), "remarks": remarks}
@@ -68,7 +68,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
 
 def _references(job: Job, before: Path, inputs: Arrays) -> tuple[ReferenceCases, ...]:
     """The answers of the graph before to the golden cases, at other batch sizes and at the corners of dynamic sizes."""
-    name = "the graph before"
+    name = "the exported graph"
     with load_backend(job.options.runner).start(before) as original:
         golden_cases = ReferenceCases(name, "golden cases", inputs, replay(original, inputs))
         return (golden_cases, *reference_cases.make(job.model, job.options.sizes, inputs, original, name))
@@ -94,7 +94,7 @@ def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> No
         raise
     except Exception as error:  # the exceptions of onnx have no common base class
         message = " ".join(str(error).replace(str(out), "it").split())
-        raise StageFailed(f"onnxsim wrote no sound graph: {message}", "report it to onnxsim") from error
+        raise StageFailed(f"onnxsim wrote an invalid graph: {message}", "report it to onnxsim") from error
 
 
 def _check(runner: str, graph: Path, references: Sequence[ReferenceCases], tolerance: Tolerance) -> float:
@@ -104,11 +104,12 @@ def _check(runner: str, graph: Path, references: Sequence[ReferenceCases], toler
             checks = reference_cases.check(session, references, tolerance)
     except StageFailed as error:
         message = " ".join(str(error).replace(str(graph), "it").split())
-        raise StageFailed(f"what onnxsim wrote does not run: {message}", error.remedy) from error
+        raise StageFailed(f"the graph from onnxsim does not run: {message}", error.remedy) from error
     for check in checks:
         if check.broken:
+            deviation = f"error {check.parity.max_error:.1e} against {check.against}"
             raise ParityFailed(
-                f"onnxsim changed what the graph computes (error {check.parity.max_error:.1e} against {check.against})",
+                f"onnxsim changed the outputs of the graph ({deviation})",
                 f"report it to onnxsim with the graph of the {Stage.EXPORT} stage",
             )
     return max(check.parity.max_error for check in checks)
@@ -172,4 +173,4 @@ def _description(left_out: tuple[str, ...]) -> str:
     if left_out == _ALL:
         return "onnxsim"
     steps = (simplify_worker.SHAPES, simplify_worker.FOLDING)
-    return "its " + " and ".join(name if name in steps else f"pass {name}" for name in left_out)
+    return " and ".join(name if name in steps else f"pass {name}" for name in left_out)

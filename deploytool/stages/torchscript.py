@@ -59,7 +59,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     except ResourceExhausted:
         raise
     except Exception as error:  # torch.jit raises errors of any class
-        return _left_out(out, f"TorchScript does not take the model: {_reason(error)}")
+        return _left_out(out, f"TorchScript does not support the model: {_reason(error)}")
     if lines := baked_values.wrong_lines(baked):
         return _left_out(out, lines[0])
     return {"nodes": nodes, "baked_values": serde.encode(baked)}
@@ -74,7 +74,7 @@ def _batch(model: Model) -> int:
 def _left_out(out: Path, reason: str) -> Notes:
     """Removes the file and returns the notes of a run without it."""
     out.unlink(missing_ok=True)
-    return {REASON: reason, "remarks": [f"left out, {reason}"]}
+    return {REASON: reason, "remarks": [f"left out: {reason}"]}
 
 
 def _write(module: nn.Module, example: tuple[torch.Tensor, ...], out: Path, names: dict[str, str]) -> int:

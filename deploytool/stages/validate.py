@@ -93,7 +93,7 @@ def _corners(job: Job, weights: Path, sample: Golden, lines: tuple[BakedValue, .
         corners = draw(job.model, job.options.sizes, source)
         if by_sizes:
             cases = checks.first_cases(sample.inputs, largest)
-            name, answers = f"{largest} at once", replay(source, cases, Range(largest, largest, largest))
+            name, answers = f"batch size {largest}", replay(source, cases, Range(largest, largest, largest))
             corners.append(Corner(f"eager, {name}", name, cases, answers))
     return corners
 

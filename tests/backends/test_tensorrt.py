@@ -178,13 +178,13 @@ def test_outputs_are_not_overwritten_by_the_next_call(context: FakeContext) -> N
 
 
 def test_refused_engines_shapes_and_runs_are_errors(context: FakeContext) -> None:
-    with pytest.raises(StageFailed, match="refuses the engine"):
+    with pytest.raises(StageFailed, match="cannot load the engine"):
         tensorrt.Engine(FakeTrt(context, plan_is_good=False), FakeCuda(context), b"plan")
     engine = tensorrt.Engine(FakeTrt(context), FakeCuda(context), b"plan")
-    with pytest.raises(StageFailed, match=r"does not take x of shape \(9, 3\)"):
+    with pytest.raises(StageFailed, match=r"does not accept x of shape \(9, 3\)"):
         engine(x=np.zeros((9, 3), np.float32))
     context.works = False
-    with pytest.raises(StageFailed, match="could not run the engine"):
+    with pytest.raises(StageFailed, match="cannot run the engine"):
         engine(x=X)
 
 

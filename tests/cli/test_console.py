@@ -83,7 +83,7 @@ def test_a_pipe_has_no_width_limit(deploytool: Command) -> None:
     command = [sys.executable, "-m", "deploytool", "targets"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     (row,) = [line for line in done.stdout.splitlines() if line.startswith(" orin")]
-    assert row.rstrip().endswith("TensorRT builds only on the GPU it serves")
+    assert row.rstrip().endswith("TensorRT builds only on the target GPU")
 
 
 def test_colours_are_printed_on_a_terminal_unless_no_color_is_set(tmp_path: Path, deploytool: Command) -> None:

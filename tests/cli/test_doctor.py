@@ -33,7 +33,7 @@ def test_this_machine(cli: Command) -> None:
     assert f"  torch             {machine.version('torch')}\n" in done.stdout
     assert "CPUExecutionProvider: starts\n" in done.stdout
     assert "  rtx40             yes  TensorRT-RTX builds for it without a GPU\n" in done.stdout
-    assert "  orin              no   TensorRT-RTX does not know compute capability 8.7" in done.stdout
+    assert "  orin              no   TensorRT-RTX does not support compute capability 8.7" in done.stdout
     assert done.stdout.endswith("No known trap was found.\n")
 
 

@@ -34,7 +34,7 @@ class Naming(nn.Module):
         (("nowhere.net:make", "--input", "3x32x32"), 2, "there is no module 'nowhere.net'", "path/to/file.py"),
         (("net.py:failing", "--input", "3x32x32"), 7, "net.py:failing raises RuntimeError: out of ideas", "--arg"),
         (("net.py:words", "--input", "3x32x32"), 7, "net.py:words returns a str", "torch.nn.Module"),
-        (("net.py:Naming", "--input", "3x32x32"), 7, "net_Naming gives a dict", "return a tensor"),
+        (("net.py:Naming", "--input", "3x32x32"), 7, "net_Naming returns a dict", "return a tensor"),
         (("net.py:make", "--input", "1x32x32"), 7, "net_make does not run on input (2, 1, 32, 32): ", "--input"),
         (("net.py:make", "--input", "3x2x2"), 7, "net_make does not run on input (2, 3, 2, 2): ", "--input"),
         (("net.py:make", "--input", "3x32x32:int64"), 7, "net_make does not run on input (2, 3, 32, 32): ", "--input"),

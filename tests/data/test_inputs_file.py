@@ -130,7 +130,7 @@ def test_golden_inputs_are_those_of_the_file_and_a_changed_file_replaces_them(tm
     for name, array in given.items():
         np.testing.assert_array_equal(sample.inputs[name], array)
     assert written.images == 5
-    assert f"golden: golden inputs: those of {path}" in written.remarks
+    assert f"golden: golden inputs are read from {path}" in written.remarks
     saved(path, **{**given, "image": given["image"] * 2})
     export(images=2)
     np.testing.assert_array_equal(golden.read(home / "golden" / "golden.npz").inputs["image"], given["image"][:2] * 2)

@@ -32,7 +32,7 @@ def open_candidate(candidate: Candidate) -> Iterator[Session]:
     if FAULT == "missing provider":
         raise MissingBackend("ONNX Runtime cannot run on CUDA: it fell back to CPUExecutionProvider", "install it")
     if FAULT == "wrong GPU":
-        raise StageFailed("TensorRT refuses the engine on this GPU", "build it again for this GPU and release")
+        raise StageFailed("TensorRT cannot load the engine on this GPU", "build it again for this GPU and release")
     sample = golden.read(SAMPLE)
     error = 0.1 if FAULT == "wrong output" else 0.0
 

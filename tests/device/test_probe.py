@@ -30,7 +30,7 @@ REASONS = {
     "out of memory": r"ended with status 1: MemoryError",
     "missing provider": r"ONNX Runtime cannot run on CUDA: it fell back to CPUExecutionProvider",
     "wrong output": r"golden mismatch: the largest error .*\d\.\de[-+]\d\d, the limit is \d\.\de[-+]\d\d",
-    "wrong GPU": r"TensorRT refuses the engine on this GPU",
+    "wrong GPU": r"TensorRT cannot load the engine on this GPU",
 }
 
 
@@ -146,7 +146,7 @@ def test_a_missing_provider_does_not_fall_back_to_the_cpu(
     )
     assert candidate.absent is None
     status = probe.probe(candidate, packed, manifest, 0.1).reason
-    assert re.search("ONNX Runtime cannot (run on CUDA|use TensorRT): this build of it has no", status)
+    assert re.search("ONNX Runtime cannot (run on CUDA|use TensorRT): this build does not contain", status)
 
 
 def test_a_file_changed_after_the_check_is_not_opened(packed: Path, manifest: Manifest) -> None:

@@ -35,7 +35,7 @@ def test_a_machine_with_tensorrt_rtx_builds_for_the_gpus_that_it_supports(monkey
     diagnosis = diagnose(monkeypatch, cpu_machine(tensorrt_rtx="1.7.1"), "orin")
     assert diagnosis.failure is not None
     assert diagnosis.failure.exit_code == 5
-    assert "no engine for orin can be built here: TensorRT-RTX does not know" in str(diagnosis.failure)
+    assert "no engine for orin can be built here: TensorRT-RTX does not support" in str(diagnosis.failure)
     assert diagnosis.failure.remedy == "build it there: python -m deploytool.device build BUNDLE"
 
 

@@ -59,16 +59,21 @@ def test_a_branch_on_the_size_fails_at_the_largest_corners(walk: Walk) -> None:
             "BatchByLen",
             "3x32x32",
             "torchscript",
-            r"^baked_sizes.py:\d+: a size was fixed at export.* fails at 4 at once",
+            r"^baked_sizes.py:\d+: a size was fixed at export.* fails at batch size 4",
         ),
         (
             "BatchByInt",
             "3x32x32",
             "torchscript",
-            r"^baked_sizes.py:\d+: a size was fixed at export.* fails at 4 at once",
+            r"^baked_sizes.py:\d+: a size was fixed at export.* fails at batch size 4",
         ),
         ("BatchOfFour", "3x32x32", "torchscript", r"does not run on input \(2, 3, 32, 32\): shape '\[4, 8\]'"),
-        ("Squeezed", "3x32x32", "torchscript", r"baked_sizes_Squeezed gives a tensor \(10,\) for a batch of 1"),
+        (
+            "Squeezed",
+            "3x32x32",
+            "torchscript",
+            r"baked_sizes_Squeezed returns a tensor of shape \(10,\) for a batch of 1",
+        ),
         (
             "BatchMixed",
             "3x32x32",
@@ -97,7 +102,7 @@ def test_the_exporter_that_keeps_a_size_dynamic_is_preferred(name: str, walk: Wa
     assert written.comparisons[1].left_out
     assert written.baked_values == ()
     (remark,) = (line for line in written.remarks if line.startswith("export: "))
-    assert "the graph is the dynamo exporter's: the torchscript exporter fixes baked_sizes.py:" in remark
+    assert "used the graph of the dynamo exporter: the torchscript exporter fixes values at baked_sizes.py:" in remark
 
 
 @pytest.mark.parametrize("images", [1, 8])
@@ -106,8 +111,8 @@ def test_the_largest_batch_is_run_with_few_images(images: int, tmp_path: Path) -
     job = Job(catalog.find(f"{OWN}/baked_sizes.py:LouderInCrowds", params.tensors(["3x32x32"])), options)
     *_, last = runner.run(job, WITHOUT_ENGINE, tmp_path / "run")
     broken = " ".join(verdict.failed_lines(report.read(last.path)))
-    assert "torchscript against eager, 5 at once" in broken
-    assert "rewrite against eager, 5 at once" in broken
+    assert "torchscript against eager, batch size 5" in broken
+    assert "rewrite against eager, batch size 5" in broken
 
 
 def test_a_size_that_dynamo_bakes_in_silently_is_named_by_its_line(walk: Walk) -> None:

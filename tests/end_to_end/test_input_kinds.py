@@ -142,7 +142,7 @@ def test_uint8_and_scalar_inputs_with_a_fixed_batch_run_on_the_device(tmp_path: 
 
 
 def test_an_operator_on_uint8_that_tensorrt_lacks_is_an_error_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(StageFailed, match="TensorRT does not take Transpose node") as refused:
+    with pytest.raises(StageFailed, match="TensorRT rejects Transpose node") as refused:
         deploytool.export(
             f"{TYPED}:Bytes",
             inputs=params.tensors(["16x16x3:uint8"]),

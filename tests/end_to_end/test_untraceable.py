@@ -40,7 +40,7 @@ def test_the_export_continues_without_torchscript(name: str, tmp_path: Path) -> 
     (row,) = (comparison for comparison in run.report.comparisons if comparison.stage == "torchscript")
     assert row.left_out
     assert row.status is Status.UNAVAILABLE
-    assert row.reason.startswith(f"TorchScript does not take the model: {MODELS[name]}")
+    assert row.reason.startswith(f"TorchScript does not support the model: {MODELS[name]}")
     (remark,) = (line for line in run.report.remarks if line.startswith("torchscript: left out"))
     assert "\n" not in remark
     assert MODELS[name] in remark

@@ -41,7 +41,7 @@ def test_probes_are_read_back_as_written(tmp_path: Path) -> None:
 def test_another_file_is_refused(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "probes.npz"
     np.savez(path, np.arange(3)) if content is None else path.write_bytes(content)
-    with pytest.raises(BadInput, match="holds no probes"):
+    with pytest.raises(BadInput, match="does not contain probes"):
         intermediates.read(path)
 
 

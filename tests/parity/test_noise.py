@@ -120,17 +120,17 @@ def pictures(side: int, count: int = 6) -> Array:
 @pytest.mark.parametrize(
     ("name", "left_out"),
     [
-        ("Viewed", ["channels last"]),
-        ("Strided", ["channels last"]),
-        ("Paired", ["one case at a time"]),
-        ("Guarded", ["FP16 rounded to nearest", "FP32 rounded at random", "FP16 rounded at random"]),
-        ("Bounded", ["FP32 rounded at random"]),
+        ("Viewed", ["channels-last"]),
+        ("Strided", ["channels-last"]),
+        ("Paired", ["single-case"]),
+        ("Guarded", ["nearest FP16 rounding", "random FP32 rounding", "random FP16 rounding"]),
+        ("Bounded", ["random FP32 rounding"]),
     ],
 )
 def test_an_unsupported_run_is_left_out_with_a_remark(name: str, left_out: list[str]) -> None:
     measurement = measure_user_model(f"restricted_inputs.py:{name}", pictures(32))
     assert [remark.partition(", which")[0] for remark in measurement.remarks] == [
-        f"noise without the run of {each}" for each in left_out
+        f"noise is measured without the {each} run" for each in left_out
     ]
     assert 1e-8 < measurement.noise.fp32.max_error < 2e-6
     assert measurement.noise.fp16.max_error < 3e-3

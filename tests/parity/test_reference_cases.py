@@ -37,8 +37,8 @@ def broken(session: Session, cases: tuple[reference_cases.ReferenceCases, ...]) 
 def test_there_are_three_cases_one_case_and_every_corner(cases: tuple[reference_cases.ReferenceCases, ...]) -> None:
     shapes = {reference.against: reference.inputs["input"].shape for reference in cases}
     assert shapes == {
-        "the source, 3 at once": (3, 4),
-        "the source, 1 at once": (1, 4),
+        "the source, batch size 3": (3, 4),
+        "the source, batch size 1": (1, 4),
         "the source at n 3": (2, 3),
         "the source at n 9": (2, 9),
         "the source at n 5": (2, 5),
@@ -49,8 +49,8 @@ def test_there_are_three_cases_one_case_and_every_corner(cases: tuple[reference_
 @pytest.mark.parametrize(
     ("wrong", "where"),
     [
-        (lambda array: len(array) == 1, ["the source, 1 at once"]),
-        (lambda array: len(array) == 3, ["the source, 3 at once"]),
+        (lambda array: len(array) == 1, ["the source, batch size 1"]),
+        (lambda array: len(array) == 3, ["the source, batch size 3"]),
         (lambda array: array.shape[1] > 5, ["the source at n 9"]),
         (lambda array: array.shape[1] == 5, ["the source at n 5"]),
     ],
@@ -67,9 +67,9 @@ def test_an_error_at_one_size_only_breaks_the_check_at_that_size(
 @pytest.mark.parametrize(
     ("session", "line"),
     [
-        (lambda **inputs: {"other": inputs["input"]}, "other and should return logits"),
-        (lambda **inputs: {"logits": inputs["input"]}, "against the source, 3 at once, shapes differ"),
-        (lambda **inputs: {"logits": inputs["input"][:1]}, "logits has 1 answers to 3 cases"),
+        (lambda **inputs: {"other": inputs["input"]}, "returns other instead of logits"),
+        (lambda **inputs: {"logits": inputs["input"]}, "against the source, batch size 3, shapes differ"),
+        (lambda **inputs: {"logits": inputs["input"][:1]}, "logits has 1 results for 3 cases"),
     ],
 )
 def test_other_outputs_fail_the_stage(

@@ -32,5 +32,5 @@ def test_answers_keep_the_order_of_cases_in_batches_that_the_session_accepts(bat
 
 
 def test_another_number_of_answers_is_refused() -> None:
-    with pytest.raises(StageFailed, match="y has 1 answers to 3 cases"):
+    with pytest.raises(StageFailed, match="y has 1 results for 3 cases"):
         replay(lambda **inputs: {"y": inputs["x"][:1]}, {"x": np.zeros(3)})

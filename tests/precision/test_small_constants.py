@@ -99,7 +99,7 @@ def test_an_epsilon_that_fp16_represents_is_not_found(tmp_path: Path) -> None:
 def test_a_model_with_a_small_constant_passes_the_whole_pipeline(exporter: str, walk: Walk) -> None:
     written = walk("small_epsilons:LogOfClamped", ["sound=16"], exporter)
     assert verdict.failed_lines(written) == ()
-    assert any("FP16 has no 1e-10: the " in line and "stay FP32" in line for line in written.remarks)
+    assert any("FP16 cannot represent 1e-10: the " in line and "stay in FP32" in line for line in written.remarks)
     halves = [comparison for comparison in written.comparisons if comparison.stage == "fp16"]
     assert all(
         "FP64 at silence" in [check.against for check in comparison.checks] for comparison in (halves[0], halves[-1])

@@ -86,7 +86,7 @@ def test_a_target_that_is_built_elsewhere_is_skipped_with_its_reason(finished: P
     targets = root.find("testsuite[@name='targets']")
     assert targets is not None
     assert [case.attrib["name"] for case in targets] == ["orin", "this"]
-    assert "only on the GPU it serves" in targets[0][0].attrib["message"]
+    assert "only on the target GPU" in targets[0][0].attrib["message"]
 
 
 def test_measurements_that_the_user_left_out_are_skipped(finished: Path) -> None:

@@ -86,8 +86,8 @@ def flipped(report: Report) -> Report:
 def pending(report: Report) -> Report:
     """One target must be built on its device, and another cannot be served."""
     targets = (
-        Decision("orin", TargetPlan.ON_DEVICE, "TensorRT builds only on the GPU it serves", "8.7", "tensorrt"),
-        Decision("this", TargetPlan.NOT_SERVED, "this machine has no CUDA GPU that answers"),
+        Decision("orin", TargetPlan.ON_DEVICE, "TensorRT builds only on the target GPU", "8.7", "tensorrt"),
+        Decision("this", TargetPlan.NOT_SERVED, "no CUDA GPU was found on this machine"),
     )
     return replace(report, targets=(*report.targets, *targets))
 

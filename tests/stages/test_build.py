@@ -103,7 +103,7 @@ def test_the_error_names_an_operator_that_tensorrt_does_not_support(tmp_path: Pa
     )
     path = tmp_path / "model.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    with pytest.raises(StageFailed, match="TensorRT does not take Det node 'the_odd_one'"):
+    with pytest.raises(StageFailed, match="TensorRT rejects Det node 'the_odd_one'"):
         build.make(Job(TINY, options()), tmp_path / "model.plan", with_graph(path))
 
 

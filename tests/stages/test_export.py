@@ -115,7 +115,7 @@ def test_auto_keeps_the_graph_of_the_better_exporter_unchanged(exported: Path, f
         assert (tmp_path / "model.onnx").read_bytes() == exported.read_bytes()
     (remark,) = serde.decode(tuple[str, ...], notes["remarks"])
     figures = r"\d+ operations, error \d\.\de-0[678]"
-    why = "that of the torchscript exporter is as exact and less simple"
+    why = "the graph of the torchscript exporter is as accurate and has more operations"
     assert re.fullmatch(rf"kept the graph of the dynamo exporter \({figures}\): {why} \({figures}\)", remark)
     facts = {fact["exporter"]: fact for fact in serde.decode(tuple[dict[str, Any], ...], notes["candidates"])}
     assert list(facts) == list(EXPORTERS)
@@ -133,12 +133,12 @@ def candidate(exporter: str, max_error: float, operations: int, problem: str = "
     ("first", "second", "kept", "reason"),
     [
         ((2e-7, 20), (2e-7, 20), 0, "is no better"),
-        ((2e-7, 20), (2e-7, 19), 1, "is as exact and less simple"),
-        ((2e-7, 20), (1e-7, 21), 0, "is as exact and less simple"),
+        ((2e-7, 20), (2e-7, 19), 1, "is as accurate and has more operations"),
+        ((2e-7, 20), (1e-7, 21), 0, "is as accurate and has more operations"),
         ((3e-7, 20), (1e-7, 20), 0, "is no better"),
-        ((9e-6, 20), (1e-7, 30), 1, "is less exact"),
-        ((1e-7, 30), (9e-6, 20), 0, "is less exact"),
-        ((8e-6, 20), (9e-6, 10), 0, "is less exact"),
+        ((9e-6, 20), (1e-7, 30), 1, "is less accurate"),
+        ((1e-7, 30), (9e-6, 20), 0, "is less accurate"),
+        ((8e-6, 20), (9e-6, 10), 0, "is less accurate"),
         ((1e-7, 20, "it is wrong"), (9e-6, 90), 1, "it is wrong"),
         ((9e-6, 90), (1e-7, 20, "it is wrong"), 0, "it is wrong"),
     ],
@@ -165,6 +165,6 @@ def test_an_exporter_that_rejects_the_model_prints_nothing(
     stages = runner.run(
         Job(catalog.find(f"{OWN}/unsupported.py:Branching", tensors), options("dynamo")), RECIPE, tmp_path
     )
-    with pytest.raises(StageFailed, match="dynamo exporter refuses the model: Could not guard on data-dependent"):
+    with pytest.raises(StageFailed, match="dynamo exporter rejects the model: Could not guard on data-dependent"):
         list(stages)
     assert capfd.readouterr() == ("", "")

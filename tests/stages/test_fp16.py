@@ -143,7 +143,7 @@ def test_a_search_keeps_nothing_where_fp16_is_enough(finished: Path, tmp_path: P
 
 def test_a_search_without_a_result_is_an_error(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages_fp16, "assess", lambda half, sample, tolerance: Evaluation(False, 1.0))
-    with pytest.raises(StageFailed, match="no part of the graph can be FP16") as refused:
+    with pytest.raises(StageFailed, match="no part of the graph can run in FP16") as refused:
         stages_fp16.make(keeping("auto"), tmp_path / "model.onnx", before_fp16(finished))
     assert refused.value.remedy == "deploy the FP32 graph of the rewrite stage"
 

@@ -55,6 +55,6 @@ def test_a_model_that_returns_nan_is_an_error(run_copy: Path, tmp_path: Path) ->
     with safe_open(weights, framework="numpy") as file:
         metadata = file.metadata()
     save_file(state, weights, metadata)
-    with pytest.raises(StageFailed, match="the model itself returns NaN"):
+    with pytest.raises(StageFailed, match="the model returns NaN"):
         stages_golden.make(Job(TINY, QUICK), tmp_path / "golden.npz", artifacts(run_copy))
     assert not (tmp_path / "golden.npz").exists()

@@ -90,7 +90,7 @@ def test_every_match_is_a_remark_of_the_report(probed_run: Path) -> None:
     lines = [
         line for line in report.read(probed_run / "validate" / "report.json").remarks if line.startswith("known_issues")
     ]
-    assert [line.split(" has ")[0] for line in lines] == ["known_issues: /1/Add_1", "known_issues: /1/Add_2"]
+    assert [line.split(" matches ")[0] for line in lines] == ["known_issues: /1/Add_1", "known_issues: /1/Add_2"]
     assert all("NVIDIA/TensorRT#4854" in line and "compute capability 12.0" in line for line in lines)
 
 
@@ -168,9 +168,9 @@ def test_the_remark_says_if_a_probe_is_missing_in_the_reference_graph(copied: Pa
     onnx.save(model, copied / "simplify" / "model.onnx")
     result = stages_known_issues.make(Job(C2F, QUICK), copied / "known_issues" / "probes.npz", artifacts(copied))
     assert list(intermediates.read(copied / "known_issues" / "probes.npz").values) == PROBES[1:]
-    assert [str(line).rpartition(": ")[2] for line in result["remarks"]] == [  # type: ignore[union-attr]  # a list
-        "checked at the outputs only",
-        "checked there",
+    assert [str(line).rpartition("; ")[2] for line in result["remarks"]] == [  # type: ignore[union-attr]  # a list
+        "only the outputs are checked",
+        "a probe checks it",
     ]
 
 
@@ -208,7 +208,7 @@ def test_an_affected_engine_has_the_probes_as_outputs(
     result = build_notes(tmp_path / "again", tmp_path / "other.plan")
     assert result["probes"] == {"model.plan": PROBES}
     assert marked == [["logits"], ["logits", *PROBES]]
-    assert "it gives 2 tensors more, the probes" in str(result["remarks"])
+    assert "has 2 probes as additional outputs" in str(result["remarks"])
     assert (tmp_path / "model.plan").stat().st_size > 10_000
 
 

@@ -75,7 +75,7 @@ def test_a_deep_network_does_not_amplify_noise() -> None:
 def test_a_user_model_keeps_the_weights_of_its_factory(tmp_path: Path) -> None:
     notes = load.make(Job(TINY, QUICK), tmp_path / "weights", NO_INPUTS)
     module = eager.load_module(tmp_path / "weights")
-    assert notes["weights"] == "as the factory made them"
+    assert notes["weights"] == "as created by the factory"
     assert notes["parameters"] == sum(np.prod(parameter.shape) for parameter in module.parameters())
     assert torch.equal(module.get_parameter("stem.1.weight"), torch.ones(8))
 

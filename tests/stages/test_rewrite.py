@@ -77,9 +77,9 @@ def test_the_fastest_form_is_kept(inputs: StageInputs, tmp_path: Path, monkeypat
     notes = make(inputs, tmp_path / "model.onnx")
     assert notes["chosen"] == "folded"
     assert notes["remarks"] == [
-        "folded, of original, grouped: 2.50× (2.50–2.50) the original graph's speed at batch 1, "
+        "folded, compared with original, grouped: 2.50× (2.50–2.50) the original graph's speed at batch 1, "
         "2.50× (2.50–2.50) the original graph's speed at batch 8 (measured)",
-        "grouped for FP16 and engines: 11 nodes for 15 (estimated)",
+        "FP16 and engines use grouped: 11 nodes instead of 15 (estimated)",
     ]
     kept = onnx.load(tmp_path / "model.onnx")
     onnx.checker.check_model(kept, full_check=True)
@@ -93,7 +93,7 @@ def test_a_form_that_is_not_significantly_faster_is_not_kept(
     fake_timing(monkeypatch, {})
     notes = make(inputs, tmp_path / "model.onnx")
     assert notes["chosen"] == "original"
-    assert notes["remarks"][0] == "original: none of folded, grouped is surely faster (measured)"
+    assert notes["remarks"][0] == "original: none of folded, grouped is significantly faster (measured)"
     assert (tmp_path / "model.onnx").read_bytes() == inputs.latest(Kind.GRAPH).path.read_bytes()
 
 
@@ -114,7 +114,7 @@ def test_on_a_busy_machine_one_thread_is_timed_by_processor_time(
     timed = fake_timing(monkeypatch, {"folded": 4.0}, busy={"grouped": 2.0})
     notes = make(inputs, tmp_path / "model.onnx")
     assert notes["chosen"] == "folded"
-    how = "(measured by processor time, on one thread: original waited for a processor in 100% of its rounds)"
+    how = "(measured in CPU time on one thread: original waited for a processor in 100% of its rounds)"
     assert notes["remarks"][0].endswith(how)
     assert timed == [["original", "folded", "grouped"]] * 3  # once without a result, and then at both batch sizes
 
@@ -164,11 +164,17 @@ OLD = BuildEstimate(kernels=10, syncs=4, traffic=8_000_000, size=2_000_000)
     [
         (
             BuildEstimate(8, 0, 9_000_000, 3_000_000),
-            "grouped for FP16 and engines: 8 kernels for 10, 0 syncs for 4, 9.0 MB of",
+            "FP16 and engines use grouped: it has 8 kernels instead of 10, 0 syncs instead of 4, 9.0 MB of",
         ),
-        (BuildEstimate(10, 4, 1, 1), "original for FP16 and engines, not grouped: 10 kernels for 10"),
-        (BuildEstimate(9, 6, 1, 1), "original for FP16 and engines, not grouped: 9 kernels for 10, 6 syncs for 4"),
-        (BuildEstimate(8, 0, 1, 3_000_001), "original for FP16 and engines, not grouped: 8 kernels for 10"),
+        (BuildEstimate(10, 4, 1, 1), "FP16 and engines use the original graph: grouped has 10 kernels instead of 10"),
+        (
+            BuildEstimate(9, 6, 1, 1),
+            "FP16 and engines use the original graph: grouped has 9 kernels instead of 10, 6 syncs instead of 4",
+        ),
+        (
+            BuildEstimate(8, 0, 1, 3_000_001),
+            "FP16 and engines use the original graph: grouped has 8 kernels instead of 10",
+        ),
     ],
 )
 def test_the_build_estimate_decides_on_the_form_for_engines(
@@ -179,7 +185,7 @@ def test_the_build_estimate_decides_on_the_form_for_engines(
     monkeypatch.setattr(rewrite, "_fp16", lambda model: model)
     monkeypatch.setattr(tensorrt_estimate, "estimate", lambda model, *_: results[id(model)])
     form, (line,) = rewrite._for_engine(forms, Job(TINY, with_engine))
-    assert form is forms[0 if remark.startswith("original") else -1]
+    assert form is forms[0 if "the original graph:" in remark else -1]
     assert line.startswith(remark)
     assert line.endswith("(estimated from TensorRT-RTX's build log)")
 
@@ -198,7 +204,7 @@ def test_a_requested_form_is_written(inputs: StageInputs, tmp_path: Path, form: 
 
 def test_other_runners_are_not_timed(inputs: StageInputs, tmp_path: Path) -> None:
     notes = make(inputs, tmp_path / "model.onnx", runner="reference")
-    assert notes["remarks"][0] == "original: only ONNX Runtime is timed"
+    assert notes["remarks"][0] == "original: other forms are timed with ONNX Runtime only"
 
 
 def plant_wrong_weight(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,8 +227,8 @@ def test_a_form_that_is_not_equivalent_is_never_kept(
     fake_timing(monkeypatch, {"grouped": 1.0})
     notes = make(inputs, tmp_path / "model.onnx")
     assert notes["chosen"] == "original"
-    assert notes["remarks"][-1].startswith("grouped is not what it replaces: ")
-    with pytest.raises(ParityFailed, match="--rewrite grouped: grouped is not what it replaces"):
+    assert notes["remarks"][-1].startswith("grouped deviates from the original: ")
+    with pytest.raises(ParityFailed, match="--rewrite grouped: grouped deviates from the original"):
         make(inputs, tmp_path / "model.onnx", "grouped")
 
 
@@ -233,8 +239,8 @@ def test_an_implied_form_that_is_not_equivalent_is_left_out(
     plant_wrong_weight(monkeypatch)
     notes = make(inputs, tmp_path / "model.onnx", form, rewrite_implied=True)
     assert (notes["chosen"], notes["for_engine"]) == ("original", "original")
-    assert notes["remarks"][0] == f"original: {form} is left out"
-    assert notes["remarks"][1].startswith(f"{form} is not what it replaces: ")
+    assert notes["remarks"][0] == f"original: {form} failed"
+    assert notes["remarks"][1].startswith(f"{form} deviates from the original: ")
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     assert (tmp_path / "model.onnx").read_bytes() == inputs.latest(Kind.GRAPH).path.read_bytes()
 
@@ -255,8 +261,8 @@ def test_a_rewrite_that_raises_affects_only_its_own_forms(
     fake_timing(monkeypatch, {"folded": 4.0})
     notes = make(inputs, tmp_path / "model.onnx")
     assert notes["chosen"] == "folded"
-    assert notes["remarks"][-1].startswith(f"grouped cannot be made: {type(error).__name__}")
-    with pytest.raises(ParityFailed, match="--rewrite grouped: grouped cannot be made"):
+    assert notes["remarks"][-1].startswith(f"grouped cannot be applied: {type(error).__name__}")
+    with pytest.raises(ParityFailed, match="--rewrite grouped: grouped cannot be applied"):
         make(inputs, tmp_path / "model.onnx", "grouped")
 
 

@@ -174,7 +174,7 @@ def _unknown_globals(pickled: bytes | BytesIO, size: int | None = None) -> Itera
         elif opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
             yield opcode.name
         elif opcode.name == "BINPERSID" and size is not None and number > size:
-            problem = f"the checkpoint claims a tensor of {number:,} elements, more than the bytes of the file"
+            problem = f"the checkpoint declares a tensor of {number:,} elements, more than the bytes of the file"
             raise BadInput(problem, DOWNLOAD_AGAIN)
         elif isinstance(argument, int) and "PUT" not in opcode.name and "GET" not in opcode.name:
             number = argument

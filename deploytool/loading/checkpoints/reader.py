@@ -85,7 +85,7 @@ def _load_trusted(kind: Format, file: BinaryIO) -> object:
 def _read_safetensors(file: BinaryIO, path: Path, size: int) -> Contents:
     header = int.from_bytes(file.read(8), "little")
     if header > min(size - 8, _MAX_HEADER_BYTES):
-        raise BadInput(f"the checkpoint claims a header of {header:,} bytes, which is too large", DOWNLOAD_AGAIN)
+        raise BadInput(f"the checkpoint declares a header of {header:,} bytes, which is too large", DOWNLOAD_AGAIN)
     with safe_open(path, framework="pt") as opened:
         tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  # it is not a mapping
         metadata = opened.metadata() or {}

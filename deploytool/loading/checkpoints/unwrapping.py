@@ -55,7 +55,7 @@ class StateDict:
         if self.others:
             parts.append(f"not {', '.join(self.others)}")
         if self.without_prefix:
-            parts.append(f"{len(self.without_prefix)} others left out, as {quoted(self.without_prefix[0])}")
+            parts.append(f"{len(self.without_prefix)} others left out, for example {quoted(self.without_prefix[0])}")
         return "; ".join(parts)
 
 

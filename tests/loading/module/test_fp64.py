@@ -71,7 +71,7 @@ def test_without_fp64_the_fp32_outputs_are_the_reference_and_a_remark_says_so(tm
     ).check()
     sample = golden.read(tmp_path / "run" / "golden" / "golden.npz")
     np.testing.assert_array_equal(sample.reference["logits"], sample.outputs["logits"])
-    assert [remark for remark in run.report.remarks if remark.startswith("golden: no FP64 reference")]
+    assert [remark for remark in run.report.remarks if remark.startswith("golden: the model does not run in FP64")]
 
 
 def test_the_remedy_for_a_model_that_fails_in_fp64_alone_is_about_its_casts() -> None:
