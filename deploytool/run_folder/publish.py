@@ -14,9 +14,7 @@ from deploytool.host import files, locks, owner, swap
 from deploytool.results import receipt
 
 MAKING = ".making-"  # in the name of an unfinished folder, followed by the process that makes it
-UNFINISHED = (
-    ".unfinished"  # in the folder of a finished run: the stage directories of a later run that was not finished
-)
+UNFINISHED = ".unfinished"  # in a finished run: the stage directories of a later run that was not finished
 STAGING = ".staging"  # a file in every staging folder
 _COMMIT, _REPLACED = ".publishing", ".gone"
 _STAGES, _OWNER = ".stages.json", ".owner"
@@ -165,9 +163,8 @@ def is_exchangeable(real: Path) -> bool:
 
 def _known(path: Path) -> bool:
     if path.is_symlink() or not path.is_dir():
-        return not path.is_symlink() and (
-            path.is_file() or not path.exists()
-        )  # another command may have just removed it
+        # another command may have just removed it
+        return not path.is_symlink() and (path.is_file() or not path.exists())
     return is_stage_directory(path) or path.name in (*_CARRIED, UNFINISHED) or path.name.startswith(MAKING)
 
 

@@ -39,7 +39,7 @@ Swaps = Callable[..., Counter[Path]]
 def replace_files(monkeypatch: pytest.MonkeyPatch) -> Swaps:
     """Replaces every file in some folders once it was hashed `count` times; counts how often each was hashed."""
 
-    def begin(count: int, *places: Path) -> Counter[Path]:
+    def begin(count: int, *places: Path, same_size: bool = False) -> Counter[Path]:
         hashed, original = Counter[Path](), files.verified_blocks
 
         def replace_when_hashed(blocks: BinaryIO, path: object, size: int, sha256: str) -> Iterator[bytes]:
@@ -47,7 +47,7 @@ def replace_files(monkeypatch: pytest.MonkeyPatch) -> Swaps:
             if isinstance(path, Path):
                 hashed[path] += 1
                 if hashed[path] == count and (not places or any(path.is_relative_to(place) for place in places)):
-                    path.write_bytes(b"something else")
+                    path.write_bytes(bytes(path.stat().st_size) if same_size else b"something else")
 
         monkeypatch.setattr(files, "verified_blocks", replace_when_hashed)
         return hashed
@@ -141,12 +141,24 @@ def test_an_archive_contains_the_exact_bundle(signed: Path, tmp_path: Path, repl
     assert (tmp_path / "made.tar").read_bytes() == (tmp_path / "clean.tar").read_bytes()
 
 
-def test_a_file_changed_while_signing_is_refused_by_verify(
+def test_a_file_changed_while_signing_is_refused_by_sign_and_verify(
     signed: Path, tmp_path: Path, ours: Keys, replace_files: Swaps
 ) -> None:
     source = Path(shutil.copytree(signed, tmp_path / "bundle"))
     (source / SIGNATURE_FILE).unlink()
     replace_files(1)
+    with pytest.raises(Refused):
+        sign.sign(source, ours[0])
+    with pytest.raises(Refused):
+        verify.check_integrity(source, VerifyOptions(key=ours[1]))
+
+
+def test_a_file_of_the_same_size_changed_while_signing_is_refused_by_verify(
+    signed: Path, tmp_path: Path, ours: Keys, replace_files: Swaps
+) -> None:
+    source = Path(shutil.copytree(signed, tmp_path / "bundle"))
+    (source / SIGNATURE_FILE).unlink()
+    replace_files(1, same_size=True)
     sign.sign(source, ours[0])
     with pytest.raises(Refused):
         verify.check_integrity(source, VerifyOptions(key=ours[1]))

@@ -103,7 +103,7 @@ def batch_statistics(size=0, seed=0):
 
 
 class Overflowing(nn.Module):
-    """Squares that FP16 has no room for."""
+    """Squares that overflow in FP16."""
 
     def __init__(self, w):
         super().__init__()
