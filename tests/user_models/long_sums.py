@@ -51,7 +51,7 @@ def convolved(x: Tensor, parts: Parts) -> Tensor:
     return (x * parts["spatial"](spatial).sigmoid()).mean((2, 3)) + x.amax((2, 3))
 
 
-def told_apart(x: Tensor, parts: Parts) -> Tensor:
+def cosine_similarity(x: Tensor, parts: Parts) -> Tensor:
     pooled, rows = x.mean((2, 3)), torch.linspace(-1, 1, 4 * WIDTH).sin().reshape(4, 1, WIDTH)
     return torch.stack([functional.cosine_similarity(pooled, row) for row in rows], 1)
 
@@ -84,7 +84,7 @@ HEADS: Mapping[str, Head] = {
     "headed": headed,
     "convnext": convnext,
     "convolved attention": convolved,
-    "told apart": told_apart,
+    "cosine similarity": cosine_similarity,
     "running sum": lambda x, _: positions(x).cumsum(2)[:, :, ::50].mean(2) / 100,
 }
 
