@@ -152,4 +152,4 @@ def test_an_operator_on_uint8_that_tensorrt_lacks_is_an_error_in_one_line(tmp_pa
             out=tmp_path / "run",
         )
     assert "\n" not in str(refused.value)
-    assert "let the model begin with .float()" in refused.value.remedy
+    assert "start the model with .float()" in refused.value.remedy
