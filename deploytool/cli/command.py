@@ -153,7 +153,8 @@ def _log_options(context: typer.Context) -> None:
         source = context.get_parameter_source(name)
         if source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP") and name not in _SHARED:
             where = "command line" if source.name == "COMMANDLINE" else file
-            console.detail(f"  {name.strip('_').replace('_', '-')} = {getattr(value, 'value', value)} ({where})")
+            shown = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else getattr(value, "value", value)
+            console.detail(f"  {name.strip('_').replace('_', '-')} = {shown} ({where})")
 
 
 def _show(outcome: Outcome) -> None:

@@ -104,7 +104,7 @@ def defaults(settings: Settings, context: typer.Context, commands: Iterable[str]
         if not isinstance(table, Mapping):
             raise BadInput(f"{settings.file}: {name} is not a table", f"write [{name}], then its options")
     options = {name: param for param in context.command.params for name in _names(param)}
-    kinds = _kinds(context)
+    types = kinds(context)
     values = {}
     for key, value in settings.tables.get(str(context.info_name), {}).items():
         name, location = key.replace("_", "-"), f"{settings.file}: [{context.info_name}] {key}"
@@ -114,7 +114,7 @@ def defaults(settings: Settings, context: typer.Context, commands: Iterable[str]
             problem = f"{location} lowers safety, and the file was not given with --config"
             raise BadInput(problem, f"give --config {settings.file}, or --{name} itself")
         param = options[name]
-        converted = _value(location, kinds[str(param.name)], value, settings.file.parent)
+        converted = _value(location, types[str(param.name)], value, settings.file.parent)
         try:
             param.process_value(context, converted)
         except typer.BadParameter as error:
@@ -129,14 +129,14 @@ def _names(param: Any) -> list[str]:
     return [name for name in names if name not in ("config", "help")]
 
 
-def _kinds(context: typer.Context) -> dict[str, Any]:
+def kinds(context: typer.Context) -> dict[str, Any]:
     """The type of each parameter of a command, without None."""
-    kinds = {}
+    found = {}
     for name, parameter in inspect.signature(context.command.callback or str).parameters.items():
         kind = parameter.annotation
         kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-        kinds[name] = next(arg for arg in get_args(kind) if arg is not type(None)) if _is_optional(kind) else kind
-    return kinds
+        found[name] = next(arg for arg in get_args(kind) if arg is not type(None)) if _is_optional(kind) else kind
+    return found
 
 
 def _is_optional(kind: Any) -> bool:
@@ -150,7 +150,7 @@ def _value(location: str, kind: Any, value: Any, folder: Path) -> Any:
         return [_value(location, get_args(kind)[0], item, folder) for item in items]
     if kind is bool and isinstance(value, bool):
         return value
-    if kind is Path and isinstance(value, str):
+    if kind is Path and isinstance(value, str) and value:
         return str(folder / os.path.expanduser(value))  # noqa: PTH111  # Path.expanduser raises without a home
     if kind is str and isinstance(value, list) and all(type(item) in (str, int, float) for item in value):
         return ",".join(map(str, value))

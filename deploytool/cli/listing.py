@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from typer.core import TyperCommand
 
+from deploytool.cli import config
 from deploytool.device import arguments
+from deploytool.errors import BadInput
 
 WIDEST = 120  # columns of the longest line, also on a wider terminal
 SHARED = "Every command"  # the heading of the options that all commands have
@@ -46,7 +49,17 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {  # heading: commands and their sum
 
 
 class Command(TyperCommand):
-    """A command that shows its options under the headings in their `rich_help_panel`."""
+    """A command that refuses empty paths, and shows its options under the headings in their `rich_help_panel`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses the arguments; raises BadInput for an empty path, which pathlib takes for the working folder."""
+        given, _, _ = self.make_parser(ctx).parse_args(args=[*args])
+        types = config.kinds(ctx)
+        for param in self.get_params(ctx):
+            if given.get(param.name) == "" and types.get(str(param.name)) is Path:
+                name = param.opts[0] if param.param_type_name == "option" else param.metavar or param.name
+                raise BadInput(f"{name} is empty", "write a path, or leave it out; . is the working folder")
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes arguments, then options by heading; shared options last."""

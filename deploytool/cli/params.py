@@ -14,7 +14,7 @@ from deploytool.spec import BATCH, DTYPES, ImageSize, Option, Precision, Range, 
 _FORM = "write [NAME=]3x224x224[:DTYPE[:BELOW]], dynamic dimensions as words; NAME=:DTYPE is one number per case"
 _SIDE = r"[1-9]\d*|[A-Za-wyz_]\w*"
 _INPUT = re.compile(
-    rf"(?:(?P<name>[^=]*)=)?(?P<shape>(?:{_SIDE})(?:x(?:{_SIDE}))*)?(?::(?P<dtype>\w+)(?::(?P<below>[1-9]\d*))?)?"
+    rf"(?:(?P<name>[^=]+)=)?(?P<shape>(?:{_SIDE})(?:x(?:{_SIDE}))*)?(?::(?P<dtype>\w+)(?::(?P<below>[1-9]\d*))?)?"
 )
 _ALIASES = {  # names of our types in torch and other tools
     **{"fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32", "fp64": "float64"},
@@ -24,12 +24,12 @@ _ALIASES = {  # names of our types in torch and other tools
 
 
 def span(option: str, text: str) -> Range:
-    """Parses `N` or `SMALLEST:TYPICAL:LARGEST`."""
+    """Parses `N` or `SMALLEST:TYPICAL:LARGEST`; `option` ends as it is written before the range."""
     sizes = text.split(":")
     if len(sizes) not in (1, 3) or not all(size.isdecimal() for size in sizes):
-        raise BadInput(f"{option} {text} is not a size", f"write {option} 8, or {option} 1:8:32")
+        raise BadInput(f"{option}{text} is not a size", f"write {option}8, or {option}1:8:32")
     smallest, typical, largest = map(int, sizes * 3 if len(sizes) == 1 else sizes)
-    return options.size_range(option, (smallest, typical, largest))
+    return options.size_range(option.rstrip(" ="), (smallest, typical, largest))
 
 
 def tensors(texts: Sequence[str]) -> tuple[Tensor, ...]:
@@ -75,16 +75,13 @@ def _intended(text: str) -> str | None:
 
 def sizes(texts: Sequence[str]) -> dict[str, Range]:
     """Parses `WORD=SMALLEST:TYPICAL:LARGEST` for each dynamic dimension."""
-    return {word: span(f"--size {word}", text) for word, _, text in (entry.partition("=") for entry in texts)}
+    return {word: span(f"--size {word}=", text) for word, text in _pairs("--size", texts, "H=8, or H=1:8:32")}
 
 
 def arguments(texts: Sequence[str]) -> dict[str, Option]:
     """Parses the factory's arguments: `NAME=VALUE`, a JSON number, string, true, false or null, otherwise a string."""
     options: dict[str, Option] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
-            raise BadInput(f"--arg {text} is not an argument", "write NAME=VALUE")
+    for name, value in _pairs("--arg", texts, "NAME=VALUE"):
         try:
             decoded = json.loads(value)
         except ValueError:
@@ -96,15 +93,33 @@ def arguments(texts: Sequence[str]) -> dict[str, Option]:
 def tolerances(texts: Sequence[str]) -> dict[str, float]:
     """Parses `fp32=ERROR` and `fp16=ERROR`: the largest errors to allow, relative to the largest output."""
     limits: dict[str, float] = {}
-    for text in texts:
-        name, _, value = text.partition("=")
+    for name, value in _pairs("--tolerance", texts, "fp16=2e-3, or fp32=1e-5"):
         try:
             limits[name] = float(value)
         except ValueError:
             limits[name] = -1.0
         if name not in tuple(Precision) or not 0 < limits[name] <= 1:
-            raise BadInput(f"--tolerance {text} is not a tolerance", "write --tolerance fp16=2e-3, or fp32=1e-5")
+            problem = f"--tolerance {name}={value} is not a tolerance"
+            raise BadInput(problem, "write --tolerance fp16=2e-3, or fp32=1e-5")
     return limits
+
+
+def names(texts: Sequence[str]) -> str:
+    """The names of every text, in one text with commas."""
+    return ",".join(texts)
+
+
+def _pairs(option: str, texts: Sequence[str], form: str) -> list[tuple[str, str]]:
+    """The name and the value in each `NAME=VALUE`; a name that is given twice is refused."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise BadInput(f"{option} {text} is not a name with a value", f"write {option} {form}")
+        if name in found:
+            raise BadInput(f"{option} gives {name} twice: {found[name]} and {value}", "leave out one of them")
+        found[name] = value
+    return [*found.items()]
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
@@ -112,19 +127,23 @@ def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(float(Fraction(number.strip())) for number in text.split(","))
+        return tuple(map(_number, text.split(",")))
     except (ValueError, ZeroDivisionError, OverflowError):
         remedy = f"write {option} 0.5, or one number per channel: 0.5,0.5,0.5"
         raise BadInput(f"{option} {text} is not a number", remedy) from None
 
 
-def scale(text: str | None) -> float | None:
+def _number(text: str) -> float:
+    return float(Fraction(text.strip()))
+
+
+def scale(text: str) -> float:
     """Parses one factor, such as `1/255`."""
-    factors = numbers("--scale", text)
-    if factors is not None and len(factors) != 1:
+    try:
+        return _number(text)
+    except (ValueError, ZeroDivisionError, OverflowError):
         remedy = "write one: --scale 1/255, and give those per channel with --std"
-        raise BadInput(f"--scale {text} is more than one factor", remedy)
-    return factors[0] if factors else None
+        raise BadInput(f"--scale {text} is not one factor", remedy) from None
 
 
 def side(option: str, text: str | None) -> ImageSize | None:

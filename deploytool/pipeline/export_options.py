@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeAlias, get_args, get_type_hints
+from typing import Annotated, Any, TypeAlias, get_args, get_type_hints
 
 from deploytool.pipeline.recipe import ENDS, FP16
 from deploytool.rewrites import recipes
@@ -251,3 +251,4 @@ class ExportOptions:
 
 _HINTS = get_type_hints(ExportOptions, include_extras=True)
 DECLARATIONS: Mapping[str, Declaration] = {name: get_args(hint)[1] for name, hint in _HINTS.items()}
+TYPES: Mapping[str, Any] = {name: get_args(hint)[0] for name, hint in _HINTS.items()}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, get_args
 
 from deploytool import serde
 from deploytool.errors import BadInput
+from deploytool.host import exception_text
 from deploytool.loading import shards
-from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions, Inputs, Span
+from deploytool.pipeline import option_types
+from deploytool.pipeline.export_options import DECLARATIONS, TYPES, ExportOptions, Inputs, Span
 from deploytool.spec import AUTO, BATCH, DTYPES, Precision, Range, Source, Tensor
 
 _LARGEST = {"int64": 2**63, "int32": 2**31, "int16": 2**15, "int8": 2**7, "uint8": 2**8}
@@ -55,15 +58,18 @@ def numbers(value: float | Sequence[float] | None) -> tuple[float, ...] | None:
     return tuple(map(float, value)) if isinstance(value, Sequence) else (float(value),)
 
 
-def names(value: str | Sequence[str]) -> tuple[str, ...]:
-    """The names in a sequence, or in a comma-separated string, without duplicates."""
+def names(option: str, value: str | Sequence[str]) -> tuple[str, ...]:
+    """The names in a sequence or comma-separated string, without duplicates; raises BadInput if all are blank."""
     parts = value.split(",") if isinstance(value, str) else value
-    return tuple(dict.fromkeys(name for name in map(str.strip, parts) if name))
+    unique = tuple(dict.fromkeys(name for name in map(str.strip, parts) if name))
+    if parts and not unique:
+        raise BadInput(f"{option} {value!r} contains no name", f"write a name, or leave {option} out")
+    return unique
 
 
 def keep_fp32(value: str | Sequence[str]) -> tuple[str, ...]:
     """The modules and nodes to keep in FP32, or `auto` alone."""
-    unique = names(value)
+    unique = names("--keep-fp32", value)
     if AUTO in unique and len(unique) > 1:
         problem = f"--keep-fp32 {','.join(unique)}: {AUTO} and names are mutually exclusive"
         raise BadInput(problem, f"write {AUTO}, or the names")
@@ -71,9 +77,11 @@ def keep_fp32(value: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def size_range(name: str, span: Span) -> Range:
-    """The range of sizes; raises BadInput unless 1 <= smallest <= typical <= largest."""
+    """The range of sizes; raises BadInput unless 1 <= smallest <= typical <= largest < 2**31."""
     ends = (span.smallest, span.typical, span.largest) if isinstance(span, Range) else span
     smallest, typical, largest = (ends, ends, ends) if isinstance(ends, int) else ends
+    if largest >= _LARGEST["int32"]:
+        raise BadInput(f"{name} {largest} is too large", f"write sizes below {_LARGEST['int32']}")
     if not 1 <= smallest <= typical <= largest:
         text = ":".join(map(str, dict.fromkeys((smallest, typical, largest))))
         raise BadInput(f"{name} {text} is not a valid range", "write SMALLEST:TYPICAL:LARGEST, each at least 1: 1:8:32")
@@ -117,7 +125,14 @@ def tensors(inputs: Inputs) -> tuple[Tensor, ...]:
 
 
 def _check(tensor: Tensor) -> None:
-    """Raises BadInput for an unknown type, and for a bound that the type cannot hold."""
+    """Raises BadInput for an invalid shape, an unknown type, and a bound that the type cannot hold."""
+    if not tensor.name or tensor.shape[:1] != (BATCH,):
+        problem = f"input {tensor.name!r} {tensor.shape} lacks a name, or the batch as its first dimension"
+        raise BadInput(problem, "write Tensor('image', ('batch', 3, 224, 224)), or the shape (3, 224, 224)")
+    for side in tensor.shape[1:]:
+        if side == BATCH or not (side.isidentifier() if isinstance(side, str) else 1 <= side < _LARGEST["int32"]):
+            remedy = f"write a number from 1 to {_LARGEST['int32'] - 1}, or a word for a dynamic dimension: H"
+            raise BadInput(f"{side!r} in the shape of input {tensor.name} is not a size", remedy)
     if tensor.dtype not in DTYPES:
         raise BadInput(f"invalid type {tensor.dtype!r} for input {tensor.name}", f"choose from {', '.join(DTYPES)}")
     largest = _LARGEST.get(tensor.dtype)
@@ -152,9 +167,10 @@ def tolerance(limits: Mapping[str, float]) -> dict[str, float]:
 
 
 def declared(options: ExportOptions) -> None:
-    """Raises BadInput for a value that is not one of the declared choices, or is outside the declared bounds."""
+    """Raises BadInput for a value of the wrong type, that is not one of the choices, or is outside the bounds."""
     for name, declaration in DECLARATIONS.items():
         value = getattr(options, name)
+        _typed(name, value)
         if value is None:
             continue
         if declaration.choices and value not in declaration.choices:
@@ -163,8 +179,17 @@ def declared(options: ExportOptions) -> None:
             _bounded(name, value, declaration.least, declaration.most)
 
 
+def _typed(name: str, value: Any) -> None:
+    """Raises BadInput unless the value has the declared type; an empty string and a NUL byte make no path."""
+    kind = TYPES[name]
+    no_path = Path in get_args(kind) and isinstance(value, (str, Path)) and (value == "" or "\0" in str(value))
+    if no_path or not option_types.accepts(kind, value):
+        shown = exception_text.clean(reprlib.repr(value))
+        raise BadInput(f"{name} cannot be {shown}", f"write {name} as {option_types.words(kind)}")
+
+
 def _bounded(name: str, value: float, least: float, most: float | None) -> None:
     """Raises BadInput unless least <= value <= most; without `most`, the largest is that of int64."""
-    if not least <= value <= (_LARGEST["int64"] - 1 if most is None else most):
-        bounds = f"of at least {least:g}" if most is None else f"from {least:g} to {most:g}"
-        raise BadInput(f"{name} {value} is out of bounds", f"write a value {bounds}")
+    largest = _LARGEST["int64"] - 1 if most is None else most
+    if not least <= value <= largest:
+        raise BadInput(f"{name} {value} is out of bounds", f"write a value from {least} to {largest}")

@@ -129,7 +129,7 @@ def _with_class_names(model: Model, classes: str | Path | Sequence[str]) -> Mode
 
 def _plan_engines(requested: ExportOptions, model: Model) -> tuple[Decision, ...]:
     """The decision for each target; raises an error if an engine cannot be built."""
-    targets = checks.names(requested.targets)
+    targets = checks.names("--target", requested.targets)
     decisions = targets_table.plan_engines(targets) if requested.trt or targets else ()
     if decisions and targets_table.flavour() is None:
         raise MissingBackend("TensorRT is not installed, so no engine can be built", "pip install 'deploytool[cpu]'")
@@ -179,7 +179,7 @@ def _resolve(
         min_speedup=requested.min_speedup,
         seconds=checks.value_or(requested.seconds, effort.seconds),
         sequence=requested.sequence,
-        outputs=checks.names(requested.outputs),
+        outputs=checks.names("--output", requested.outputs),
         fixed_batch=_fixed_batch(model, batch),
     )
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from deploytool import api
 from deploytool.cli.app import app
+from deploytool.errors import BadInput
 from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions
 from deploytool.spec import Model, Range, Tensor
 
@@ -94,6 +95,46 @@ def test_an_option_has_one_meaning(name: str, exported: list[ExportOptions], tmp
     with pytest.raises(KeyboardInterrupt):
         api.export("mixnet_s", **{name: value})
     assert exported == [ExportOptions(**{name: value})] * 3
+
+
+@pytest.mark.parametrize("name", ["outputs", "keep_fp32", "targets"])
+def test_names_in_several_options_are_all_taken(name: str, exported: list[ExportOptions], tmp_path: Path) -> None:
+    (flag, _), toml, _ = SAMPLES[name]
+    CliRunner().invoke(app, ["export", "mixnet_s", flag, "a,b", flag, "c"])
+    file = tmp_path / "options.toml"
+    file.write_text(f'[export]\n{toml.partition("=")[0]} = ["a", "b", "c"]\n')
+    CliRunner().invoke(app, ["--config", str(file), "export", "mixnet_s"])
+    assert exported == [ExportOptions(**{name: "a,b,c"})] * 2  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "pairs", [("--size", "H=3", "H=4"), ("--arg", "a=1", "a=1"), ("--tolerance", "fp16=1", "fp16=0.1")]
+)
+def test_a_name_that_gets_two_values_is_refused(pairs: tuple[str, str, str], exported: list[ExportOptions]) -> None:
+    option, one, two = pairs
+    result = CliRunner().invoke(app, ["export", "mixnet_s", option, one, option, two])
+    assert isinstance(result.exception, BadInput)
+    assert not exported
+
+
+@pytest.mark.parametrize("arguments", [("--size", "H"), ("--size", "=3"), ("--arg", "a"), ("--tolerance", "fp16")])
+def test_a_pair_without_a_value_is_refused(arguments: tuple[str, str], exported: list[ExportOptions]) -> None:
+    assert isinstance(CliRunner().invoke(app, ["export", "mixnet_s", *arguments]).exception, BadInput)
+    assert not exported
+
+
+PATHS = [name for name, (_, _, value) in SAMPLES.items() if isinstance(value, Path)]
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_an_empty_path_is_not_the_working_folder(name: str, exported: list[ExportOptions], tmp_path: Path) -> None:
+    (flag, _), toml, _ = SAMPLES[name]
+    file = tmp_path / "options.toml"
+    file.write_text(f'[export]\n{toml.partition("=")[0]} = ""\n')
+    for arguments in ([], ["--config", str(file)]):
+        given = ["export", "mixnet_s"] if arguments else ["export", "mixnet_s", flag, ""]
+        assert isinstance(CliRunner().invoke(app, [*arguments, *given]).exception, BadInput)
+    assert not exported
 
 
 def test_without_options_the_defaults_are_those_of_the_object(exported: list[ExportOptions]) -> None:

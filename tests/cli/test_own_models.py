@@ -46,7 +46,12 @@ class Naming(nn.Module):
         ),
         (("net.py:failing", "--input", "3x32x32", "--arg", "w=3"), 7, "net.py:failing raises TypeError: ", "--arg"),
         (("net.py:make", "--input", "3x32x32", "--arg", "width=wide"), 7, "net.py:make raises TypeError: ", "--arg"),
-        (("net.py:make", "--input", "3x32x32", "--arg", "width"), 2, "--arg width is not an argument", "NAME=VALUE"),
+        (
+            ("net.py:make", "--input", "3x32x32", "--arg", "width"),
+            2,
+            "--arg width is not a name with a value",
+            "NAME=VALUE",
+        ),
         (("net.py:make", "--input", "3xHx32"), 2, "no size given for dynamic dimension H", "--size H=SMALLEST"),
         (("net.py:make", "--input", "3x32x32", "--size", "H=1:2:3"), 2, "no input has a dynamic dimension H", "none"),
         (("net.py:make", "--input", "3xHx32", "--size", "H=9:2:3"), 2, "--size H 9:2:3 is not a valid range", "1:8:32"),

@@ -8,13 +8,19 @@ import pytest
 
 from deploytool.errors import BadInput
 from deploytool.pipeline import options
-from deploytool.pipeline.export_options import ExportOptions, Span
+from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions, Span
 from deploytool.spec import Range, Tensor
 
 
 @pytest.mark.parametrize("span", [4, (4, 4, 4), Range(4, 4, 4)])
 def test_a_size_has_three_forms(span: Span) -> None:
     assert options.size_range("batch", span) == Range(4, 4, 4)
+
+
+def test_a_size_fits_32_bits() -> None:
+    assert options.size_range("batch", 2**31 - 1).largest == 2**31 - 1
+    with pytest.raises(BadInput, match="is too large"):
+        options.size_range("batch", (1, 2, 2**31))
 
 
 @pytest.mark.parametrize("span", [0, (3, 2, 1), (0, 1, 2), Range(8, 4, 16)])
@@ -77,6 +83,67 @@ def test_a_number_out_of_bounds_is_refused(name: str, inside: tuple[float, ...],
             options.declared(ExportOptions(**{name: value}))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", DECLARATIONS)
+@pytest.mark.parametrize("value", [object(), b"x", {1: 2}, [None], (name for name in "ab")], ids=type)
+def test_a_value_of_no_declared_type_is_refused(name: str, value: object) -> None:
+    with pytest.raises(BadInput):
+        options.declared(ExportOptions(**{name: value}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("seed", (4,), ("4", 1.5, True, None, [4])),
+        ("images", (4, None), ("4", 1.5, False)),
+        ("trust_code", (True, False), ("no", 1, None)),
+        ("seconds", (1, 0.5, None), ("1", True, 10**400)),
+        ("mean", (1, 0.5, [0.5, 1], (0.5,)), ("0.5", ["0.5"], [True])),
+        ("resize", (0, (8, 16)), ("8", 8.0, (8,), (8, 16, 3), (8, 1.5))),
+        ("outputs", ("a,b", ["a"]), (1, [1], {"a": 1})),
+        ("inputs", ([(3, 8, 8)], [Tensor("t", ("batch",))]), ((3, 8, 8), ["3x8x8"], "3x8x8", [Tensor("t", (1.5,))])),  # type: ignore[arg-type]
+        ("sizes", ({"H": 8}, {"H": (1, 2, 3)}, {"H": Range()}), ({"H": "8"}, {"H": (1, 2)}, {8: 8}, "H=8")),
+        ("batch", (8, (1, 2, 4), Range()), ("8", 1.5, True, (1, 2), Range(1, 2, 2.5))),  # type: ignore[arg-type]
+        ("arguments", ({"a": None, "b": True, "c": "x"},), ({"a": [1]}, {1: 1}, "a=1")),
+        ("tolerance", ({"fp16": 0.1, "fp32": 1},), ({"fp16": "0.1"}, {"fp16": True}, 0.1)),
+        ("weights", ("w.pth", Path("w.pth"), None), ("", "a\0b", False, [])),
+        ("out", ("run",), ("", 3)),
+        ("classes", ("names", Path("names"), ["a", "b"], ()), ("", 3, [1])),
+    ],
+)
+def test_types(name: str, right: tuple[object, ...], wrong: tuple[object, ...]) -> None:
+    for value in right:
+        options.declared(ExportOptions(**{name: value}))  # type: ignore[arg-type]
+    for value in wrong:
+        with pytest.raises(BadInput, match=f"{name} cannot be") as refused:
+            options.declared(ExportOptions(**{name: value}))  # type: ignore[arg-type]
+        assert refused.value.remedy.startswith(f"write {name} as ")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        Tensor("", ("batch", 3)),
+        Tensor("x", ()),
+        Tensor("x", (3, 8, 8)),
+        Tensor("x", ("batch", 0)),
+        Tensor("x", ("batch", -1)),
+        Tensor("x", ("batch", 2**31)),
+        Tensor("x", ("batch", "a b")),
+        Tensor("x", ("batch", "batch")),
+    ],
+    ids=str,
+)
+def test_a_shape_has_the_batch_and_sizes(tensor: Tensor) -> None:
+    with pytest.raises(BadInput):
+        options.tensors([tensor])
+
+
+@pytest.mark.parametrize("given", ["", " ", ",", ["", " "]])
+def test_names_without_a_name_are_refused(given: str | list[str]) -> None:
+    with pytest.raises(BadInput, match=r"--output .* contains no name"):
+        options.names("--output", given)
+
+
 def test_invalid_tolerances_are_refused() -> None:
     assert options.tolerance({"fp16": 1e-3}) == {"fp16": 1e-3}
     for name, value in (("fp8", 1e-3), ("fp16", 0.0), ("fp16", 2.0), ("fp16", float("nan"))):
@@ -87,7 +154,6 @@ def test_invalid_tolerances_are_refused() -> None:
 @pytest.mark.parametrize(
     ("value", "names"),
     [
-        ("", ()),
         ((), ()),
         ("auto", ("auto",)),
         ("stage2.0, classifier,stage2.0,", ("stage2.0", "classifier")),
@@ -95,7 +161,7 @@ def test_invalid_tolerances_are_refused() -> None:
     ],
 )
 def test_names_are_split_and_deduplicated(value: str | list[str], names: tuple[str, ...]) -> None:
-    assert options.names(value) == options.keep_fp32(value) == names
+    assert options.names("--output", value) == options.keep_fp32(value) == names
 
 
 @pytest.mark.parametrize("value", ["auto,classifier", ("classifier", "auto")])
