@@ -55,7 +55,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("gpu") and not machine.gpus():
             item.add_marker(pytest.mark.skip(reason="no CUDA driver answers on this machine"))
         fixtures = set(getattr(item, "fixturenames", ()))
-        if fixtures & _INTEGRATION_FIXTURES or _INTEGRATION_FOLDERS & set(item.path.relative_to(ROOT).parts):
+        folders = set(item.path.relative_to(ROOT).parts)
+        if fixtures & _INTEGRATION_FIXTURES or folders & _INTEGRATION_FOLDERS or item.get_closest_marker("sweep"):
             item.add_marker(pytest.mark.integration)
 
 

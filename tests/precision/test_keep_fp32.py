@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration
 Weights: TypeAlias = dict[str, npt.NDArray[Any]]
 
 RECIPE = [verb for verb in PIPELINE if verb not in ("torchscript", "build")]
-OPTIONS = Options(images=4, seconds=0.1)
+OPTIONS = Options(images=4, seconds=0.1, rewrite="original")  # rewrites merge layers, and so their names
 UP, DOWN = 18, -18  # powers of two, so that nothing but the range changes
 
 # model, side of its images, the power of two that each weight is multiplied by, and the layers that must be kept
