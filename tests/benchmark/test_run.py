@@ -200,7 +200,7 @@ def test_the_file_is_valid_while_the_artifacts_are_unchanged(run_copy: Path, kno
     (run_copy / "rewrite" / "model.onnx").write_bytes(b"another")
     assert result.read_matching(run_copy) is None
     (run_copy / "bench.json").write_text(json.dumps({"schema": "another"}))
-    with pytest.raises(BadInput, match="no benchmark of this version"):
+    with pytest.raises(BadInput, match="not a benchmark of this version"):
         result.read(run_copy)
 
 

@@ -93,7 +93,7 @@ def test_names_that_are_not_utf_8_are_accepted(program: str, packed: Path, tmp_p
 
 
 def test_export_refuses_a_folder_whose_name_is_not_utf_8(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="whose name is no UTF-8"):
+    with pytest.raises(BadInput, match="its name is not UTF-8"):
         deploytool.export(TINY, quick=True, out=tmp_path / "n\udcff")
 
 

@@ -137,7 +137,7 @@ def test_golden_inputs_are_those_of_the_file_and_a_changed_file_replaces_them(tm
 
 
 def test_a_file_and_a_folder_are_mutually_exclusive(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="from a folder and from a file"):
+    with pytest.raises(BadInput, match="--data and --inputs are mutually exclusive"):
         deploytool.export(
             f"{TYPED}:Mean",
             inputs=params.tensors(["3x8x8"]),

@@ -51,10 +51,10 @@ def test_a_baked_in_branch_fails_at_the_edge_that_takes_it(name: str, edges: set
 def test_an_edge_at_which_the_model_fails_is_left_out_with_a_remark(tmp_path: Path) -> None:
     written = export_report("branching:Unsound", "sound=16", tmp_path / "run")
     assert verdict.failed_lines(written) == ()
-    remarks = [line for line in written.remarks if " at silence: " in line or " at loud: " in line]
+    remarks = [line for line in written.remarks if "edge case silence" in line or "edge case loud" in line]
     assert len(remarks) == 2
-    assert any("at silence: " in line and "NaN" in line for line in remarks)
-    assert any("at loud: " in line and "too loud" in line for line in remarks)
+    assert any("edge case silence " in line and "NaN" in line for line in remarks)
+    assert any("edge case loud " in line and "too loud" in line for line in remarks)
     sample = golden.read(tmp_path / "run" / "golden" / "golden.npz")
     assert [edge.name for edge in sample.edges] == [
         *("a constant", "quiet", "one sample", "a padded tail", "a ramp", "negative")

@@ -187,9 +187,9 @@ def test_a_graph_that_crashes_the_optimiser_is_run_without_it(walk: Walk, monkey
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("=16", "an input is named ''"),
+        ("=16", "--input =16 is not an input"),
         ("my vector=16", "an input is named 'my vector'"),
-        ("batch", "input has a dimension named batch besides its first"),
+        ("batch", "'batch' in the shape of input input is not a size"),
     ],
 )
 def test_an_invalid_declaration_is_refused(text: str, line: str, walk: Walk) -> None:

@@ -86,7 +86,9 @@ def test_a_model_that_cannot_be_observed_gives_a_remark_and_its_answers() -> Non
     assert observed.extremes.shape == (11, 0)
     assert observed.answers["logits"].shape == (11, 4)
     assert observed.remark is not None
-    assert observed.remark.startswith("golden cases were not chosen by coverage: no part of the model gives anything")
+    assert observed.remark.startswith(
+        "golden cases were not chosen by coverage: no module output has a batch dimension"
+    )
     assert coverage.choose(observed.extremes, 3, []) == [0, 1, 2]
 
 

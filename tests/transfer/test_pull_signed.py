@@ -118,7 +118,7 @@ def test_a_signature_with_other_digests_than_the_manifest_leaves_nothing(
 ) -> None:
     """The signature is valid, but its digests differ from those of the manifest."""
     shutil.copytree(signed, tmp_path / "existing", ignore=shutil.ignore_patterns(SIGNATURE_FILE))
-    (signed / "recipe.json").write_bytes(b"x")
+    (signed / "recipe.json").write_bytes(bytes((signed / "recipe.json").stat().st_size))
     monkeypatch.setattr(sign, "check_files", lambda folder, manifest: None)
     sign.sign(signed, ours[0])
     monkeypatch.undo()
