@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import Concatenate, ParamSpec, get_type_hints
+from typing import Concatenate, ParamSpec
 
 from deploytool.errors import DeployError, NotVerified, ParityFailed, TooSlow
 from deploytool.host import disk, exception_text
 from deploytool.pipeline import plan as pipeline_plan
 from deploytool.pipeline import runner as pipeline_runner
 from deploytool.pipeline import trust
-from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions
+from deploytool.pipeline.export_options import DECLARATIONS, TYPES, ExportOptions
 from deploytool.pipeline.plan import Plan
 from deploytool.report import update
 from deploytool.results import baked_values, report, verdict
@@ -127,9 +127,9 @@ def _keywords_of(
         def called(model: str | Model, *args: P.args, **keywords: P.kwargs) -> Run:
             return function(model, options(*args, **keywords))
 
-        signature, hints = inspect.signature(function), get_type_hints(options)
+        signature = inspect.signature(function)
         keywords = [
-            parameter.replace(annotation=hints[name])
+            parameter.replace(annotation=TYPES[name])
             for name, parameter in inspect.signature(options).parameters.items()
         ]
         parameters = [signature.parameters["model"], *keywords]

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args
 
 import typer
 
 from deploytool.cli import completion, params
-from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions
+from deploytool.pipeline.export_options import DECLARATIONS, TYPES, ExportOptions
 from deploytool.spec import Range
 
 # parsers of the options that are written as text, and of those that can be given several times
@@ -40,9 +40,8 @@ def with_export_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     typer reads that signature; `export_options` turns the values that it then passes into the object.
     """
-    hints = get_type_hints(ExportOptions)
     signature = inspect.signature(command, eval_str=True)
-    options = [_parameter(field, hints[field.name]) for field in inspect.signature(ExportOptions).parameters.values()]
+    options = [_parameter(field) for field in inspect.signature(ExportOptions).parameters.values()]
     own = [parameter for name, parameter in signature.parameters.items() if name != "options"]
     command.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
     return command
@@ -69,7 +68,7 @@ def _parameter_name(name: str) -> str:
     return _flag(name).replace("-", "_")
 
 
-def _parameter(field: inspect.Parameter, hint: Any) -> inspect.Parameter:
+def _parameter(field: inspect.Parameter) -> inspect.Parameter:
     """The parameter from which typer makes the option of a field."""
     declared = DECLARATIONS[field.name]
     option = typer.Option(
@@ -82,7 +81,7 @@ def _parameter(field: inspect.Parameter, hint: Any) -> inspect.Parameter:
         rich_help_panel=declared.group,
         autocompletion=completion.target if field.name == "targets" else None,
     )
-    kind: Any = _kind(field.name, hint)
+    kind: Any = _kind(field.name)
     name, default = _parameter_name(field.name), _default(field.default)
     return field.replace(name=name, default=default, annotation=Annotated[kind, option])
 
@@ -94,9 +93,9 @@ def _default(value: Any) -> Any:
     return None if value == () else value
 
 
-def _kind(name: str, hint: Any) -> Any:
-    """The type of an option on the command line, for a field with that type."""
-    choices = DECLARATIONS[name].choices
+def _kind(name: str) -> Any:
+    """The type of an option on the command line."""
+    hint, choices = TYPES[name], DECLARATIONS[name].choices
     if choices:
         enumeration: Any = Enum(name, {choice: choice for choice in choices}, type=str)  # type: ignore[misc]
         return enumeration | None

@@ -218,14 +218,18 @@ def _versions(stage: Stage) -> dict[str, str]:
     return {name: version for name in STAGES[stage].libraries if (version := machine.version(name))}
 
 
-@cache
 def _stage_source(stage: Stage) -> str:
     """The digest of the stage's own file and of every package that it declares."""
-    files = [_PACKAGE / "stages" / f"{stage}.py"]
-    for name in (*COMMON_PACKAGES, *STAGES[stage].packages):
-        path = _PACKAGE / name
-        files += [path] if path.is_file() else sorted(path.rglob("*.py"))
-    return serde.digest([serde.file_digest(path) for path in files])
+    names = (f"stages/{stage}.py", *COMMON_PACKAGES, *STAGES[stage].packages)
+    return serde.digest([_source_digest(name) for name in names])
+
+
+@cache  # most packages are declared by several stages
+def _source_digest(name: str) -> str:
+    """The digest of a module of deploytool, or of all modules of a package."""
+    path = _PACKAGE / name
+    modules = [path] if path.is_file() else sorted(path.rglob("*.py"))
+    return serde.digest([serde.file_digest(module) for module in modules])
 
 
 def _model_source(reference: str) -> str:
