@@ -24,7 +24,7 @@ from deploytool.device.bounds import bounded
 from deploytool.device.candidates import Candidate
 from deploytool.device.session import open_candidate
 from deploytool.errors import BadInput, DeployError, StageFailed
-from deploytool.host import disk, files
+from deploytool.host import disk, files, memory
 from deploytool.parity import metrics
 from deploytool.parity.replay import replay
 from deploytool.results.report import Check
@@ -156,7 +156,8 @@ def _answer(request: Request) -> Answer:
     guesses: list[Guess] = []
     with bounded(request.candidate), open_candidate(request.candidate) as session:
         for path in request.pictures:
-            inputs = {manifest.inputs[0].name: device_inputs.tensor(path, manifest)}
+            with memory.unlimited():  # the image is the caller's, and the limit is for the bundle
+                inputs = {manifest.inputs[0].name: device_inputs.tensor(path, manifest)}
             outputs = replay(session, inputs, manifest.free.get(BATCH, Range()))
             guesses += [_guess(path, name, array[0], request) for name, array in outputs.items()]
     return Answer(guesses=tuple(guesses))

@@ -35,6 +35,20 @@ def limited(max_bytes: int) -> Iterator[None]:
 
     A larger allocation fails: MemoryError in Python, the library's own error elsewhere.
     """
+    with _soft_limit(max_bytes):
+        yield
+
+
+@contextmanager
+def unlimited() -> Iterator[None]:
+    """Lifts the limit of an enclosing `limited` in the body; the hard limit of the process remains."""
+    with _soft_limit(None):
+        yield
+
+
+@contextmanager
+def _soft_limit(max_bytes: int | None) -> Iterator[None]:
+    """Sets the soft limit of private memory in the body, to the hard limit without `max_bytes`."""
     try:
         import resource  # on Unix only
     except ImportError:
@@ -43,7 +57,9 @@ def limited(max_bytes: int) -> Iterator[None]:
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    lowest = min([max_bytes, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)])
+    lowest = hard
+    if max_bytes is not None:
+        lowest = min([max_bytes, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)])
     resource.setrlimit(resource.RLIMIT_DATA, (lowest, hard))
     try:
         yield

@@ -15,13 +15,16 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, NodeProto, helper, numpy_helper
+from PIL import Image
 
 import deploytool.device
+from deploytool import serde
 from deploytool.bundle.manifest import read_manifest, write_manifest
-from deploytool.device import bounds, install, probe, verify
+from deploytool.device import bounds, install, probe, verify, worker
 from deploytool.device.bounds import bounded
 from deploytool.device.candidates import Candidate, Tier
 from deploytool.device.environment import Environment
+from deploytool.device.worker import Request
 from deploytool.errors import ChildDied, NotVerified, OutOfMemory, ResourceExhausted, StageFailed
 from deploytool.host import memory
 from deploytool.spec import Precision
@@ -179,3 +182,13 @@ def test_the_error_depends_on_the_available_memory(error: Exception, monkeypatch
 
 def test_the_smallest_graph_is_valid() -> None:
     onnx.checker.check_model(onnx.load_from_string(bounds._SMALLEST_GRAPH))
+
+
+def test_a_large_image_is_not_limited_by_the_manifest(packed: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (6000, 6000), (120, 60, 30)).save(tmp_path / "large.bmp")  # over 100 MB, also when decoded
+    manifest = read_manifest(packed)
+    (graph,) = [file for file in manifest.graphs if file.precision is Precision.FP32]
+    path = packed / graph.path
+    small = replace(candidate(32), path=str(path), size=path.stat().st_size, sha256=serde.file_digest(path))
+    request = Request("answer", str(packed), manifest, small, "", pictures=(str(tmp_path / "large.bmp"),))
+    assert worker._answer(request).guesses
