@@ -108,6 +108,9 @@ def test_arguments_are_parsed() -> None:
 
 def test_tolerances_are_parsed() -> None:
     assert params.tolerances(["fp16=2e-3", "fp32=0.00001"]) == {"fp16": 2e-3, "fp32": 1e-5}
-    for text in ("fp16", "fp16=", "fp8=1e-3", "fp16=0", "fp16=-1", "fp16=2", "fp16=nan", "1e-3"):
-        with pytest.raises(BadInput, match=f"--tolerance {text} is not a"):
+    for text in ("fp16=", "fp8=1e-3", "fp16=0", "fp16=-1", "fp16=2", "fp16=nan"):
+        with pytest.raises(BadInput, match=f"--tolerance {text} is not a tolerance"):
+            params.tolerances([text])
+    for text in ("fp16", "1e-3"):
+        with pytest.raises(BadInput, match=f"--tolerance {text} is not a name with a value"):
             params.tolerances([text])

@@ -1,0 +1,69 @@
+"""The plan of an export carries every option to the stages that read it."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions
+from deploytool.pipeline.plan import plan_export
+from deploytool.spec import Options, Precision, Range, Tensor
+from tests.conftest import TINY
+
+# by field of Options, each with a value that is not the default: the option as stated, and as the stages read it
+RESOLVED: dict[str, tuple[Any, Any]] = {
+    "seed": (7, 7),
+    "trust_code": (True, True),
+    "images": (5, 5),
+    "exporter": ("dynamo", "dynamo"),
+    "opset": (20, 20),
+    "batch": ((1, 2, 4), Range(1, 2, 4)),
+    "rewrite": ("grouped", "grouped"),
+    "io": ("fp16", Precision.FP16),
+    "keep_fp32": ("stem, head", ("stem", "head")),
+    "runner": ("reference", "reference"),
+    "tolerance": ({"fp16": 0.005}, {"fp16": 0.005}),
+    "faults": (2, 2),
+    "min_speedup": (1.5, 1.5),
+    "seconds": (0.5, 0.5),
+    "sequence": (3, 3),
+    "outputs": (["logits"], ("logits",)),
+}
+FILES = {"weights", "data", "cases"}  # of these the stages read path and digest
+OTHERS = {"inputs", "sizes", "targets"}  # tested below
+
+
+def test_every_option_that_stages_read_is_tested() -> None:
+    shared = {field.name for field in fields(Options)} & set(DECLARATIONS)
+    assert shared == set(RESOLVED) | FILES | OTHERS
+
+
+@pytest.mark.parametrize("name", RESOLVED)
+def test_an_option_reaches_the_stages(name: str) -> None:
+    stated, resolved = RESOLVED[name]
+    assert getattr(plan_export(TINY, ExportOptions()).options, name) != resolved
+    assert getattr(plan_export(TINY, ExportOptions(**{name: stated})).options, name) == resolved
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_file_or_folder_reaches_the_stages_with_its_digest(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "it"
+    path.mkdir() if name == "data" else path.write_bytes(b"1")
+    stated: dict[str, Any] = {name: path}
+    source = getattr(plan_export(TINY, ExportOptions(**stated)).options, name)
+    assert source.path == str(path)
+    assert len(source.digest) == 64
+
+
+def test_inputs_sizes_and_targets_reach_the_stages() -> None:
+    options = ExportOptions(
+        inputs=[Tensor("input", ("batch", 3, "H", "H"))], sizes={"H": (32, 48, 64)}, targets="rtx40,orin"
+    )
+    plan = plan_export("mobilenet_v1_cifar", options)
+    assert plan.model.inputs == (Tensor("input", ("batch", 3, "H", "H")),)
+    assert plan.options.sizes == {"H": Range(32, 48, 64)}
+    assert [decision.target for decision in plan.options.targets] == ["rtx40", "orin"]
+    assert plan.options.engines
