@@ -67,3 +67,31 @@ def test_inputs_sizes_and_targets_reach_the_stages() -> None:
     assert plan.options.sizes == {"H": Range(32, 48, 64)}
     assert [decision.target for decision in plan.options.targets] == ["rtx40", "orin"]
     assert plan.options.engines
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mean", (0.1, 0.2, 0.3)),
+        ("std", (0.1, 0.2, 0.3)),
+        ("scale", 0.5),
+        ("channels", "BGR"),
+        ("resize", 48),
+        ("interpolation", "area"),
+    ],
+)
+def test_stated_preprocessing_reaches_the_model(name: str, value: Any) -> None:
+    assert getattr(TINY.preprocessing, name) != value
+    stated: dict[str, Any] = {name: value}
+    assert getattr(plan_export(TINY, ExportOptions(**stated)).model.preprocessing, name) == value
+
+
+def test_a_stated_crop_reaches_the_model() -> None:
+    assert plan_export(TINY, ExportOptions(crop=32)).model.preprocessing.stated == ("crop",)
+
+
+def test_a_layout_and_a_preset_reach_the_model() -> None:
+    inputs = [(32, 32, 3)]
+    plan = plan_export("mobilenet_v1_cifar", ExportOptions(inputs=inputs, layout="NHWC", preprocess="none"))
+    assert plan.model.preprocessing.layout == "NHWC"
+    assert plan.model.preprocessing.scale == 1.0
