@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from deploytool import targets
 from deploytool.cli import params
@@ -27,6 +28,10 @@ from deploytool.results.report import Report
 from deploytool.spec import Job, Model, Options, Preprocessing, Range, Stage, Tensor
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on a busy machine, torch's threads would wait for each other
+
+# both limit wall-clock time, which says little on a busy machine
+settings.register_profile("deploytool", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("deploytool")
 
 ROOT = Path(__file__).parents[1]
 TINY = Model(
