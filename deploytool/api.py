@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+import reprlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec
 
-from deploytool.errors import DeployError, NotVerified, ParityFailed, TooSlow
+from deploytool.errors import BadInput, DeployError, NotVerified, ParityFailed, TooSlow
 from deploytool.host import disk, exception_text
 from deploytool.pipeline import plan as pipeline_plan
 from deploytool.pipeline import runner as pipeline_runner
@@ -125,6 +127,7 @@ def _keywords_of(
     def decorate(function: Callable[[str | Model, ExportOptions], Run]) -> Callable[Concatenate[str | Model, P], Run]:
         @wraps(function)
         def called(model: str | Model, *args: P.args, **keywords: P.kwargs) -> Run:
+            _check_keywords(args, keywords)
             return function(model, options(*args, **keywords))
 
         signature = inspect.signature(function)
@@ -139,6 +142,18 @@ def _keywords_of(
         return called  # type: ignore[return-value]  # mypy takes every parameter of Concatenate as positional
 
     return decorate
+
+
+def _check_keywords(args: Collection[object], keywords: Collection[str]) -> None:
+    """Raises BadInput for an option without its name, and for a keyword that is not an option."""
+    if args:
+        raise BadInput("the options of export are keywords, and one has no name", "write export(model, quick=True)")
+    for name in keywords:
+        if name not in DECLARATIONS:
+            named = [option for option, declared in DECLARATIONS.items() if declared.flag == name.replace("_", "-")]
+            close = named or difflib.get_close_matches(name, DECLARATIONS, 1)
+            remedy = f"did you mean {close[0]}?" if close else "help(deploytool.export) lists the options"
+            raise BadInput(f"export has no option {exception_text.clean(reprlib.repr(name))}", remedy)
 
 
 @_keywords_of(ExportOptions)

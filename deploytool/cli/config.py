@@ -146,6 +146,8 @@ def _is_optional(kind: Any) -> bool:
 def _value(location: str, kind: Any, value: Any, folder: Path) -> Any:
     """A TOML value as typer gets it from the command line; raises BadInput if it has the wrong type."""
     if get_origin(kind) is list:
+        if isinstance(value, Mapping):
+            _refuse_table(location, value)
         items = value if isinstance(value, list) else [value]
         return [_value(location, get_args(kind)[0], item, folder) for item in items]
     if kind is bool and isinstance(value, bool):
@@ -165,6 +167,13 @@ def _value(location: str, kind: Any, value: Any, folder: Path) -> Any:
     names = {bool: "true or false", Path: "a path", str: "a string", int: "an integer", float: "a number"}
     expected = names.get(kind, "a valid value")
     raise BadInput(f"{location} = {value!r} is not {expected}", f"write {expected}")
+
+
+def _refuse_table(location: str, table: Mapping[str, Any]) -> None:
+    """Raises BadInput for a table where a list of strings is expected; shows the table as that list."""
+    pairs = [f'"{name}={value}"' for name, value in table.items() if isinstance(value, (str, int, float))]
+    remedy = f"{location.rpartition(' ')[2]} = [{', '.join(pairs)}]" if pairs else "a list of strings"
+    raise BadInput(f"{location} = {table!r} is a table", f"write {remedy}")
 
 
 def _unknown(file: Path, problem: str, name: str, known: Iterable[str]) -> BadInput:

@@ -16,7 +16,9 @@ from deploytool.bundle.manifest import (
     MANIFEST_FILE,
     MAX_MANIFEST_BYTES,
     SIGNATURE_FILE,
+    SUBSET_FILE,
     UNLISTED_FILES,
+    File,
     all_files,
     is_digest,
     manifest_digest,
@@ -117,6 +119,7 @@ def _copy(checked: Integrity, folder: Path, root: Path, *, signed: bool) -> None
     elif signed:  # the same bundle may have been installed before without its signature
         signature = files.read(checked.folder / SIGNATURE_FILE, MAX_MANIFEST_BYTES)
         files.publish(folder / SIGNATURE_FILE, signature, root)
+    _add_engines(checked, folder, root)
 
 
 def _verify(folder: Path, root: Path, verifier: Verifier, key: Path | None, *, exclusive: bool) -> None:
@@ -214,14 +217,40 @@ def _is_intact(folder: Path) -> bool:
     return True
 
 
-def _publish(checked: Integrity, folder: Path, root: Path) -> None:
-    """Copies the files that the manifest lists, hashes each while it is copied, and renames the copy into place."""
+def _present(checked: Integrity) -> list[File]:
+    """The files of a bundle that its folder holds: all that the manifest lists but engines that were left out."""
     omitted = subset.omitted_engines(checked.manifest, subset.read(checked.folder))
-    listed = [
+    return [
         file
         for file in all_files(checked.manifest)
         if file.path not in omitted or (checked.folder / file.path).exists()
     ]
+
+
+def _add_engines(checked: Integrity, folder: Path, root: Path) -> None:
+    """Adds the engines that an installed bundle lacks because it was fetched for one target, each atomically.
+
+    The bundle may be the current one: it is intact after each step, since an omitted engine may be there.
+    """
+    missing = [file for file in _present(checked) if not (folder / file.path).exists()]
+    if not missing:
+        return
+    disk.check(root, sum(file.size for file in missing), checked.manifest.name)
+    for file in missing:
+        copy = root / f"{_STAGE}{owner.name()}"
+        files.verify_file(checked.folder / file.path, file.size, file.sha256, copy)
+        (folder / file.path).parent.mkdir(exist_ok=True)
+        copy.replace(folder / file.path)
+        files.sync_folder((folder / file.path).parent)
+    if subset.read(checked.folder) is None:
+        files.remove(folder / SUBSET_FILE)
+    else:
+        files.publish(folder / SUBSET_FILE, files.read(checked.folder / SUBSET_FILE, MAX_MANIFEST_BYTES), root)
+
+
+def _publish(checked: Integrity, folder: Path, root: Path) -> None:
+    """Copies the files that the manifest lists, hashes each while it is copied, and renames the copy into place."""
+    listed = _present(checked)
     disk.check(root, sum(file.size for file in listed), checked.manifest.name)
     stage = root / f"{_STAGE}{owner.name()}"
     stage.mkdir()

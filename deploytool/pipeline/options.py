@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -40,6 +41,23 @@ def run_folder(path: Path) -> Path:
     if str(path.absolute()).encode(errors="ignore").decode() != str(path.absolute()):
         raise BadInput(f"cannot write a run to {path.absolute()}: its name is not UTF-8", "choose another folder")
     return path
+
+
+def output_file(option: str, path: Path, home: Path) -> None:
+    """Raises BadInput if a file that is written after the run could not be: its folder, or one above it, is tried.
+
+    `home` is the folder of the run. Nothing is left behind.
+    """
+    remedy = f"choose another path with {option}"
+    try:
+        resolved, run = path.resolve(), home.resolve()
+        if path.is_dir() or resolved in (run, *run.parents):
+            raise BadInput(f"cannot write {path}: it is a folder", remedy)
+        folder = next(above for above in resolved.parents if above.exists())
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+        reason = getattr(error, "strerror", None) or "a link leads to itself"
+        raise BadInput(f"cannot write {path}: {reason}", remedy) from error
 
 
 def folder(path: Path) -> Source:

@@ -78,6 +78,8 @@ def plan_export(model: str | Model, requested: ExportOptions) -> Plan:
     if options.min_speedup is not None and not options.seconds:
         raise BadInput("--min-speedup needs a speed measurement, which is off", "leave out --quick, or give --seconds")
     home = checks.run_folder(Path(requested.out or Path("artifacts") / definition.name))
+    if requested.junit:
+        checks.output_file("--junit", Path(requested.junit), home)
     plan = Plan(definition, options, recipe_for(options, requested.to), home, requested.require, requested.pack)
     disk_estimate.check(plan.recipe, definition, options, home, weights_file.size(options.weights))
     return plan

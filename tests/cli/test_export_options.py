@@ -147,5 +147,24 @@ def test_the_call_shows_its_keywords() -> None:
     assert model.name == "model"
     assert [keyword.name for keyword in keywords] == [*DECLARATIONS]
     assert {keyword.kind for keyword in keywords} == {inspect.Parameter.KEYWORD_ONLY}
-    with pytest.raises(TypeError, match="sede"):
-        api.export("mixnet_s", sede=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "remedy"),
+    [
+        ("sede", "did you mean seed?"),
+        ("size", "did you mean sizes?"),
+        ("input", "did you mean inputs?"),
+        ("trust-code", "did you mean trust_code?"),
+        ("\x1b[31m", "help(deploytool.export) lists the options"),
+    ],
+)
+def test_an_unknown_keyword_is_a_bad_input(keyword: str, remedy: str, exported: list[ExportOptions]) -> None:
+    call: Any = api.export
+    with pytest.raises(BadInput, match="export has no option '") as caught:
+        call("mixnet_s", **{keyword: 1})
+    assert str(caught.value).isprintable()
+    assert caught.value.remedy == remedy
+    with pytest.raises(BadInput, match="one has no name"):
+        call("mixnet_s", 1)
+    assert not exported

@@ -14,16 +14,18 @@ from hypothesis import strategies as draw
 
 from deploytool import serde
 from deploytool.bundle import sign, subset
-from deploytool.bundle.manifest import SUBSET_FILE, Manifest, read_manifest
+from deploytool.bundle.manifest import SUBSET_FILE, Manifest, manifest_digest, read_manifest
 from deploytool.bundle.subset import Subset
-from deploytool.device import verify
+from deploytool.device import install, verify
 from deploytool.device.candidates import Tier
 from deploytool.device.environment import Environment
 from deploytool.device.verify import VerifyOptions
 from deploytool.errors import Refused
+from deploytool.host import disk, files
 from deploytool.transfer import addresses, pull, sources
 from deploytool.transfer.auth import Credentials
 from tests.device.keys import Keys, keys
+from tests.device.small import accept
 from tests.transfer import small
 
 ORIN = Environment("linux", "aarch64", "Orin", "8.7", "13.0", {"tensorrt": "10.3.0"})
@@ -72,6 +74,55 @@ def test_a_signed_subset_passes(fetched: Path, ours: Keys) -> None:
         small.RTX40: "it is for compute capability 8.9, and Orin has 8.7",
     }
     assert engines(checked, RTX40)[small.RTX40] == "it was left out when the bundle was fetched"
+
+
+def fetch(whole: Path, out: Path, target: str) -> Path:
+    with sources.open_source(addresses.Folder(whole), Credentials()) as source:
+        pull.pull(source, out, subset.parse(target), say=lambda line: None)
+    return out
+
+
+def installed(root: Path, source: Path) -> tuple[set[str], Subset | None]:
+    """The engines that are installed and the subset that is recorded, after a bundle has been installed."""
+    pointer = install.install(source, root, accept)
+    folder = install.bundle_path(root, pointer.current)
+    verify.check_integrity(folder)
+    assert not list(root.glob(".staging-*"))
+    found = {engine for engine in (small.ORIN, small.RTX40) if (folder / engine).exists()}
+    return found, subset.read(folder)
+
+
+def test_installing_more_of_a_bundle_adds_its_engines(tmp_path: Path) -> None:
+    root, whole = tmp_path / "root", small.make_bundle(tmp_path / "whole", 1)
+    orin, rtx40 = (fetch(whole, tmp_path / target, target) for target in ("orin", "rtx40"))
+    assert installed(root, orin) == ({small.ORIN}, subset.parse("orin"))
+    assert installed(root, rtx40) == ({small.ORIN, small.RTX40}, subset.parse("rtx40"))
+    assert installed(tmp_path / "other", orin) == ({small.ORIN}, subset.parse("orin"))
+    assert installed(tmp_path / "other", whole) == ({small.ORIN, small.RTX40}, None)
+    assert installed(tmp_path / "other", orin) == ({small.ORIN, small.RTX40}, None)  # nothing is taken away
+    assert small.contents(install.bundle_path(tmp_path / "other", manifest_digest(whole))) == small.contents(whole)
+
+
+def test_engines_are_added_one_by_one_to_an_intact_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundle may be in use meanwhile; a file that changes in the source is not taken over."""
+    root, whole = tmp_path / "root", small.make_bundle(tmp_path / "whole", 1)
+    installed(root, fetch(whole, tmp_path / "orin", "orin"))
+    folder, before = install.bundle_path(root, manifest_digest(whole)), small.contents(root)
+    steps: list[int] = []
+
+    def check(synced: Path) -> None:
+        verify.check_integrity(folder)
+        steps.append(len(small.contents(folder)))
+
+    monkeypatch.setattr(files, "sync_folder", check)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "check", lambda *_: (whole / small.RTX40).write_bytes(b"changed"))
+        with pytest.raises(Refused, match="has another size"):
+            install.install(whole, root, accept)
+    assert small.contents(root) == before
+    small.make_bundle(whole, 1)
+    install.install(whole, root, accept)
+    assert steps[0] == len(small.contents(whole)) + 1  # the engine is there, and subset.json still
 
 
 def test_a_forged_subset_file_only_makes_engines_unavailable(copy: Path, ours: Keys) -> None:

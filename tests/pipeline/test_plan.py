@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from deploytool.errors import BadInput
 from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions
 from deploytool.pipeline.plan import plan_export
 from deploytool.spec import Options, Precision, Range, Tensor
@@ -95,3 +96,20 @@ def test_a_layout_and_a_preset_reach_the_model() -> None:
     plan = plan_export("mobilenet_v1_cifar", ExportOptions(inputs=inputs, layout="NHWC", preprocess="none"))
     assert plan.model.preprocessing.layout == "NHWC"
     assert plan.model.preprocessing.scale == 1.0
+
+
+def test_a_junit_file_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    out = tmp_path / "run"
+    fitting = [tmp_path / "file", tmp_path / "new" / "er" / "checks.xml", out / "checks.xml"]
+    names = ["folder", "file/checks.xml", "run", "x" * 300, "run/../run", "loop/a", "x" * 300 + "/checks.xml"]
+    for path in fitting:
+        plan_export(TINY, ExportOptions(out=out, junit=path))
+    for path in (Path("/proc/nowhere/checks.xml"), *(tmp_path / name for name in names)):
+        with pytest.raises(BadInput, match=r"^cannot write ") as caught:
+            plan_export(TINY, ExportOptions(out=out, junit=path))
+        assert caught.value.remedy == "choose another path with --junit"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "loop"]
+    assert not any((tmp_path / "folder").iterdir())
