@@ -84,6 +84,7 @@ JOB_READERS = {
 HEAVY_PACKAGES = (  # packages that need torch or onnx
     *(
         "deploytool.loading.module",
+        "deploytool.loading.graph",
         "deploytool.loading.checkpoints",
         "deploytool.faults.kinds",
         "deploytool.model_checks",

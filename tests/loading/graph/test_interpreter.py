@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch.nn import functional
+
+from deploytool.errors import BadInput, StageFailed
+from deploytool.loading.graph.interpreter import GraphModule
+from deploytool.loading.module import fp64
+
+
+@pytest.fixture(autouse=True)
+def _no_grad() -> Any:
+    with torch.no_grad():
+        yield
+
+
+def value(name: str, shape: list[int | str], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def graph(
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    constants: dict[str, np.ndarray[Any, Any]] | None = None,
+    opset: int = 18,
+) -> onnx.ModelProto:
+    initializers = [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()]
+    body = helper.make_graph(nodes, "graph", inputs, outputs, initializers)
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+def convolution() -> tuple[onnx.ModelProto, dict[str, np.ndarray[Any, Any]]]:
+    rng = np.random.default_rng(0)
+    names, shapes = ("w.0", "b", "scale", "bias", "mean", "var"), ((4, 3, 3, 3), *[(4,)] * 5)
+    constants = {name: rng.uniform(0.5, 1.5, shape).astype("f") for name, shape in zip(names, shapes, strict=True)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w.0", "b"], ["conv"], "/stem/Conv", pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["conv", "scale", "bias", "mean", "var"], ["norm"], "/stem/norm"),
+        helper.make_node("Relu", ["norm"], ["y"]),
+        helper.make_node("GlobalAveragePool", ["y"], ["pooled"]),
+    ]
+    outputs = [value("y", ["n", 4, 8, 8]), value("pooled", ["n", 4, 1, 1])]
+    return graph(nodes, [value("x", ["n", 3, 8, 8])], outputs, constants), constants
+
+
+def expected(x: torch.Tensor, arrays: dict[str, np.ndarray[Any, Any]]) -> torch.Tensor:
+    weights = {name: torch.from_numpy(array).to(x.dtype) for name, array in arrays.items()}
+    conv = functional.conv2d(x, weights["w.0"], weights["b"], padding=1)
+    norm = functional.batch_norm(conv, weights["mean"], weights["var"], weights["scale"], weights["bias"])
+    return norm.relu()
+
+
+def test_a_graph_is_computed_and_its_outputs_have_its_names_in_order() -> None:
+    model, arrays = convolution()
+    module, x = GraphModule(model), torch.randn(2, 3, 8, 8)
+    results = module(x)
+    assert list(results) == ["y", "pooled"]
+    torch.testing.assert_close(results["y"], expected(x, arrays))
+    torch.testing.assert_close(results["pooled"], expected(x, arrays).mean((2, 3), keepdim=True))
+
+
+def test_fp64_computes_with_the_weights_of_the_file() -> None:
+    model, arrays = convolution()
+    module, x = GraphModule(model).double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    with fp64.run():
+        result = module(x)["y"]
+    assert result.dtype == torch.float64
+    torch.testing.assert_close(result, expected(x, arrays), rtol=1e-12, atol=1e-12)
+
+
+def test_every_node_is_a_module_and_every_weight_is_in_the_state() -> None:
+    module, seen = GraphModule(convolution()[0]), list[str]()
+    for name, part in module.named_children():
+        part.register_forward_hook(lambda *_, name=name: seen.append(module.node_names[name]))
+    module(torch.randn(1, 3, 8, 8))
+    assert seen == ["/stem/Conv", "/stem/norm", "y", "pooled"]
+    assert list(module.node_names) == ["_stem_Conv", "_stem_norm", "y", "pooled"]
+    assert module.initializer_names["w_0"] == "w.0"
+    assert set(module.state_dict()) == {"w_0", "b", "scale", "bias", "mean_running_mean", "var_running_var"}
+
+
+def test_the_state_loads_into_another_module_of_the_graph() -> None:
+    model, _ = convolution()
+    module, other, x = GraphModule(model), GraphModule(model), torch.randn(1, 3, 8, 8)
+    for tensor in other.state_dict().values():
+        tensor.zero_()
+    other.load_state_dict(module.state_dict())
+    torch.testing.assert_close(other(x)["y"], module(x)["y"])
+
+
+def test_sizes_computed_from_a_shape_are_computed_as_in_the_file_in_fp64_too() -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Cast", ["shape"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["floats", "scale"], ["scaled"]),
+        helper.make_node("Floor", ["scaled"], ["floor"]),
+        helper.make_node("Cast", ["floor"], ["size"], to=TensorProto.INT64),
+        helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
+    ]
+    # 3 × 0.333333343 is 1 in FP32, and its product with 3 in FP64 is above 1; with 0.33333331 it is below
+    scale = np.array([0.33333331, 2.3333333], "f")
+    model = graph(nodes, [value("x", ["a", "b"])], [value("zeros", ["c", "d"])], {"scale": scale})
+    sizes = np.floor(np.array([3, 3], "f") * scale).astype(int).tolist()
+    module = GraphModule(model).double()
+    with fp64.run():
+        assert list(module(torch.zeros(3, 3, dtype=torch.float64))["zeros"].shape) == sizes
+
+
+def test_an_epsilon_that_fp16_flushes_is_no_part_of_the_state() -> None:
+    nodes = [helper.make_node("Add", ["x", "epsilon"], ["y"]), helper.make_node("Mul", ["y", "factor"], ["z"])]
+    constants = {"epsilon": np.array(1e-12, "f"), "factor": np.array(0.5, "f")}
+    module = GraphModule(graph(nodes, [value("x", [2])], [value("z", [2])], constants))
+    assert set(module.state_dict()) == {"factor"}
+    torch.testing.assert_close(module(torch.zeros(2))["z"], torch.full((2,), 5e-13))
+    with fp64.run():
+        result = module.double()(torch.zeros(2, dtype=torch.float64))["z"]
+    assert result.dtype == torch.float64
+
+
+def test_an_operator_without_torch_is_computed_by_the_reference_evaluator() -> None:
+    nodes = [helper.make_node("Unique", ["x"], ["y"])]
+    module = GraphModule(graph(nodes, [value("x", [4])], [value("y", ["n"])]))
+    assert module(torch.tensor([2.0, 1.0, 2.0, 3.0]))["y"].tolist() == [1, 2, 3]
+    assert module.reference_operators() == {"Unique": 1}
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (helper.make_node("Scales", ["x"], ["y"], "odd"), r"odd \(Scales\) has no implementation"),
+        (helper.make_node("Scales", ["x"], ["y"], domain="own"), "imports no opset of it"),
+        (helper.make_node("RandomNormalLike", ["x"], ["y"]), "draws random numbers"),
+    ],
+)
+def test_a_node_that_cannot_be_computed_is_named(node: onnx.NodeProto, message: str) -> None:
+    with pytest.raises(StageFailed, match=message):
+        GraphModule(graph([node], [value("x", [4])], [value("y", [4])]))
+
+
+def test_a_node_that_fails_is_named_with_the_shapes_of_its_inputs() -> None:
+    nodes = [helper.make_node("MatMul", ["x", "x"], ["y"], "product")]
+    module = GraphModule(graph(nodes, [value("x", ["a", "b"])], [value("y", ["a", "b"])]))
+    with pytest.raises(
+        StageFailed, match=r"product \(MatMul\) cannot be computed for inputs of shape \(2, 3\), \(2, 3\)"
+    ):
+        module(torch.zeros(2, 3))
+
+
+def test_an_old_opset_and_a_wrong_number_of_inputs_are_refused() -> None:
+    node = helper.make_node("Relu", ["x"], ["y"])
+    with pytest.raises(BadInput, match="opset 6"):
+        GraphModule(graph([node], [value("x", [1])], [value("y", [1])], opset=6))
+    with pytest.raises(BadInput, match=r"has 1 inputs \(x\), not 2"):
+        GraphModule(graph([node], [value("x", [1])], [value("y", [1])]))(torch.zeros(1), torch.zeros(1))
