@@ -28,9 +28,16 @@ from tests.fuzz.documents import Documents
 from tests.fuzz.graphs import Graphs
 from tests.fuzz.image_files import Images
 from tests.fuzz.judge import CHILDREN, Case
+from tests.fuzz.model_files import Models
 
-KINDS: dict[str, Any] = {"bundles": Bundles, "documents": Documents, "graphs": Graphs, "pictures": Images}
-COUNTS = {"bundles": 10_000, "documents": 2_000, "graphs": 6_000, "pictures": 2_000}
+KINDS: dict[str, Any] = {
+    "bundles": Bundles,
+    "documents": Documents,
+    "graphs": Graphs,
+    "models": Models,
+    "pictures": Images,
+}
+COUNTS = {"bundles": 10_000, "documents": 2_000, "graphs": 6_000, "models": 2_000, "pictures": 2_000}
 BATCH = 250
 STUCK_S = 240.0  # time limit of one case with all its commands, in seconds
 MAX_EXTRA_MIB = 256.0  # by which memory may exceed that of a clean run
