@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.fuzz import artifacts
 
-SAMPLE = {"bundles": 24, "documents": 16, "graphs": 16, "pictures": 16}
+SAMPLE = {"bundles": 24, "documents": 16, "graphs": 16, "models": 12, "pictures": 16}
 NO_DIGESTS = """
 from deploytool.host import files
 def unverified(blocks, path, size, sha256):
