@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import random
 import resource
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ import numpy.typing as npt
 import onnxruntime
 
 from deploytool.data import golden
-from deploytool.stages.registry import STAGES
 from tests.fuzz import artifacts, base_models, judge, model_mutations, mutations
 from tests.fuzz.artifacts import Artifacts
 from tests.fuzz.fork_server import ForkServer
@@ -31,6 +31,7 @@ _TOLERANCE = 1e-3  # of the largest finite value of an output
 _MOST_CHANGED = 0.02  # share of the elements of an integer or boolean output that may differ, because of ties
 _MOST_MIB = 5 << 10  # by which the process may grow
 _LONGEST_LINE = 1200  # characters of a problem or a remedy
+_PACKAGES = ("deploytool.stages", "deploytool.loading", "deploytool.backends", "deploytool.parity", "deploytool.report")
 _ATTACKS = 0.1  # share of the cases
 _BY_NAME = [name for name in base_models.BASES for _ in range(2 if name in ("transformer", "control_flow") else 1)]
 _LINES = ("--json", "--quiet", "--verbose", "", "")
@@ -49,8 +50,7 @@ class Models:
         (scratch / "victim" / "file").write_bytes(b"not yours")
         self.attacks = list(external.attacks())
         judge.CHILDREN.most_s = 20.0
-        for stage in STAGES:
-            import_module(f"deploytool.stages.{stage}")
+        _import_all()
         server = ForkServer(scratch.parent)  # before anything runs a model in this process
         server.install()
         limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + (_MOST_MIB << 20)
@@ -134,6 +134,14 @@ class Models:
                     case.add_fault(f"the graph was accepted, and output {number} differs: {problem}")
         except Exception as error:
             case.add_fault(f"the graph was accepted and cannot be compared: {error!r}"[:600])
+
+
+def _import_all() -> None:
+    """Imports what an export imports, which the next forks then have; libraries that are missing here stay missing."""
+    for package in _PACKAGES:
+        for module in pkgutil.walk_packages(import_module(package).__path__, f"{package}."):
+            with suppress(ImportError):
+                import_module(module.name)
 
 
 def _states(folder: Path) -> dict[str, tuple[int, int, bytes]]:
