@@ -78,9 +78,12 @@ def _is_inf(op: Op, x: torch.Tensor) -> torch.Tensor:
 
 
 def _bit_shift(op: Op, x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
-    left = op.text("direction") == "LEFT"
-    result = torch.bitwise_left_shift(x, by) if left else torch.bitwise_right_shift(x, by)
-    return torch.where(by >= _BITS[x.dtype], torch.zeros_like(x), result)
+    bits = _BITS[x.dtype]
+    if op.text("direction") == "LEFT":
+        return torch.where(by >= bits, torch.zeros_like(x), torch.bitwise_left_shift(x, by))
+    if x.dtype == torch.uint8:
+        return torch.where(by >= bits, torch.zeros_like(x), torch.bitwise_right_shift(x, by))
+    return torch.bitwise_right_shift(x, torch.clamp(by, max=bits - 1))  # the sign fills up
 
 
 def _gemm(op: Op, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:

@@ -108,9 +108,12 @@ def _max_unpool(op: Op, x: torch.Tensor, indices: torch.Tensor, shape: torch.Ten
     window = Window.of(op, x.shape[2:], op.integers("kernel_shape"))
     spans = zip(x.shape[2:], window.strides, window.kernel, window.begins, window.ends, strict=True)
     sides = [(side - 1) * step + width - begin - end for side, step, width, begin, end in spans]
-    full = [*x.shape[:2], *sides] if shape is None else shape.tolist()
-    flat = torch.zeros(full, dtype=x.dtype, device=x.device).flatten()
-    return flat.scatter(0, indices.flatten(), x.flatten()).reshape(full)
+    inferred = [*x.shape[:2], *sides]
+    flat = torch.zeros(inferred, dtype=x.dtype, device=x.device).flatten()
+    result = flat.scatter(0, indices.flatten(), x.flatten()).reshape(inferred)
+    full = inferred if shape is None else shape.tolist()
+    around = [amount for want, side in reversed([*zip(full, inferred, strict=True)]) for amount in (0, want - side)]
+    return functional.pad(result, around) if any(around) else result
 
 
 OPERATORS: Mapping[str, Operator] = {

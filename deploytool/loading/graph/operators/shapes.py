@@ -135,6 +135,8 @@ def _depth_to_space(op: Op, x: torch.Tensor) -> torch.Tensor:
 
 def _space_to_depth(op: Op, x: torch.Tensor) -> torch.Tensor:
     size, (batch, channels, height, width) = op.integer("blocksize"), x.shape
+    if op.text("mode", "DCR") == "CRD":
+        return functional.pixel_unshuffle(x, size)
     blocks = torch.reshape(x, (batch, channels, height // size, size, width // size, size))
     moved = torch.permute(blocks, (0, 3, 5, 1, 2, 4))
     return torch.reshape(moved, (batch, channels * size**2, height // size, width // size))

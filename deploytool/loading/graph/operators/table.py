@@ -9,17 +9,27 @@ from deploytool.loading.graph.op import Op, Operator
 from deploytool.loading.graph.operators import (
     activations,
     arithmetic,
+    attention,
+    control_flow,
     convolution,
+    detection,
+    indexing,
     normalization,
     pooling,
+    quantization,
+    recurrent,
     reductions,
+    resize,
     shapes,
 )
 
 _STANDARD = ("", "ai.onnx")
 _RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
-_GROUPS = (activations, arithmetic, convolution, normalization, pooling, reductions, shapes)
+_GROUPS = (
+    *(activations, arithmetic, attention, control_flow, convolution, detection, indexing, normalization, pooling),
+    *(quantization, recurrent, reductions, resize, shapes),
+)
 _OPERATORS: Mapping[str, Operator] = {name: function for group in _GROUPS for name, function in group.OPERATORS.items()}
 
 
