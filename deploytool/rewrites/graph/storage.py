@@ -18,7 +18,7 @@ from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorPro
 from deploytool.errors import BadInput, DeployError, Refused
 from deploytool.host import disk, files, owner, side_files
 from deploytool.host.side_files import Reference
-from deploytool.rewrites.graph import weights
+from deploytool.rewrites.graph import texts, weights
 
 _MAX_MESSAGE_BYTES = (2 << 30) - 1  # of protobuf
 _ALIGNMENT = 4096  # bytes: of a weight in a side file, so that it can be mapped into memory
@@ -140,6 +140,8 @@ def _parse(path: Path) -> ModelProto:
         raise BadInput(f"{path} is not an ONNX graph", remedy) from error
     if not model.HasField("graph"):
         raise BadInput(f"{path} is not an ONNX graph", remedy)
+    if (garbled := texts.find_garbled(model)) is not None:
+        raise BadInput(f"{path} has a name that is not UTF-8: {garbled}", remedy)
     return model
 
 

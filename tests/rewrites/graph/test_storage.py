@@ -149,6 +149,16 @@ def test_what_is_no_graph_is_refused(content: bytes | None, tmp_path: Path) -> N
         storage.load(path)
 
 
+@pytest.mark.parametrize("old", [b"MatMul", b"/layer0/", b"batch", b"w0", b"test"])
+def test_a_text_that_is_not_utf_8_is_refused(old: bytes, tmp_path: Path) -> None:
+    raw = external.inline(1).SerializeToString()
+    assert raw.count(old)
+    (tmp_path / "model.onnx").write_bytes(raw.replace(old, b"\xff" + old[1:]))
+    for read in (storage.load, storage.load_structure, storage.files_of):
+        with pytest.raises(BadInput, match=r"model\.onnx has a name that is not UTF-8: \w+ b'.*\\xff"):
+            read(tmp_path / "model.onnx")
+
+
 def test_a_link_to_a_graph_is_followed_and_its_side_files_are_beside_the_link(tmp_path: Path) -> None:
     attack = Attack("sound", (external.external("w", place()),))
     path = external.write(tmp_path, attack)
