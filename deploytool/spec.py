@@ -45,6 +45,26 @@ class Stage(StrEnum):
         return Precision.FP16 if self in (Stage.FP16, Stage.BUILD) else Precision.FP32
 
 
+class SourceKind(StrEnum):
+    """What a model is: a definition of the zoo, other PyTorch code, or a given ONNX file, which contains no code."""
+
+    ZOO = "zoo"
+    CODE = "code"
+    GRAPH = "graph"
+
+
+class Baseline(StrEnum):
+    """What the speed of artifacts is compared with: the model in eager mode, or the ONNX file as it was given."""
+
+    EAGER = "eager"
+    GIVEN = "given"
+
+    @property
+    def text(self) -> str:
+        """What it is, in a sentence."""
+        return "eager PyTorch" if self is Baseline.EAGER else "the given file on ONNX Runtime"
+
+
 class Precision(StrEnum):
     """The floating-point type of an artifact's computation, or of its inputs and outputs."""
 
@@ -180,8 +200,34 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class GivenTensor:
+    """An input or output of a given ONNX file: its name there, and the axis of the batch.
+
+    Without such an axis (None) the file takes one case at a time: the model has a leading axis of length 1 there.
+    """
+
+    name: str
+    batch_axis: int | None = 0
+
+
+@dataclass(frozen=True)
+class GivenGraph:
+    """The tensors of a given ONNX file in its order, those of the inputs without initialisers.
+
+    `batch` is the batch size that the file fixes, None if it accepts any; `opset` is the file's version of ONNX.
+    """
+
+    inputs: tuple[GivenTensor, ...]
+    outputs: tuple[GivenTensor, ...]
+    batch: int | None = None
+    opset: int = 0
+
+
+@dataclass(frozen=True)
 class Model:
-    """A model definition; `factory` is `package.module:function` or `path/to/file.py:function`.
+    """A model definition; `factory` is `package.module:function`, `path/to/file.py:function` or `path/to/model.onnx`.
+
+    `given` describes a model that is an ONNX file, and is None for all others.
 
     `options` are the arguments of the factory. `classes` are the names of the classes in the order of the outputs, if
     known. `asked` are the names of the options that the user set, with `INPUT_OPTION` and `CLASSES_OPTION`.
@@ -199,6 +245,7 @@ class Model:
     macs: int | None = None
     classes: tuple[str, ...] = ()
     asked: tuple[str, ...] = ()
+    given: GivenGraph | None = None
 
 
 @dataclass(frozen=True)

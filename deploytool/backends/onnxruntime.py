@@ -32,11 +32,13 @@ def fingerprint() -> str:
 
 
 @contextmanager
-def start(path: Path | bytes, device: str = "cpu", threads: int = 0, *, optimise: bool = True) -> Iterator[Session]:
+def start(
+    path: Path | bytes, device: str = "cpu", threads: int = 0, *, optimise: bool = True, batch_first: bool = True
+) -> Iterator[Session]:
     """Loads a graph, from a file or from its bytes, on "cpu", "cuda" or "tensorrt"; never falls back to another device.
 
     `threads` is the number of threads for one operator; 0 lets ONNX Runtime choose. `optimise` can be turned off on the
-    CPU only.
+    CPU only. Without `batch_first`, the batch may be anywhere: inputs are not split into batches of a fixed size.
     """
     session = _session(path, device, threads, optimise or device != "cpu")
     del path  # the session has a copy of the bytes
@@ -48,8 +50,12 @@ def start(path: Path | bytes, device: str = "cpu", threads: int = 0, *, optimise
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
             failure = run_failure("ONNX Runtime", inputs, _reason(error))
             raise _error_class(error)(str(failure), failure.remedy) from error
-        return checked_outputs("ONNX Runtime", inputs, dict(zip(names, arrays, strict=True)))
+        outputs = dict(zip(names, arrays, strict=True))
+        return checked_outputs("ONNX Runtime", inputs, outputs) if batch_first else outputs
 
+    if not batch_first:
+        yield call
+        return
     yield in_batches(call, session.get_inputs()[0].shape[:1])
 
 

@@ -1,4 +1,4 @@
-"""Times each artifact of a run against the eager model, all in turn in one process."""
+"""Times each artifact of a run against the original, all in turn in one process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool.backends import eager, onnxruntime
+from deploytool.backends import eager, given_graph, onnxruntime
 from deploytool.backends.session import Session
 from deploytool.benchmark import comparison, machine_state, ratio
 from deploytool.benchmark.interleave import TimingSeries
@@ -18,9 +18,9 @@ from deploytool.benchmark.machine_state import Conditions
 from deploytool.data.golden import Arrays
 from deploytool.errors import MissingBackend
 from deploytool.parity import checks
-from deploytool.parity.checks import EAGER, PlannedComparison
+from deploytool.parity.checks import PlannedComparison
 from deploytool.results.report import Speed
-from deploytool.spec import Job, Stage, Status
+from deploytool.spec import Baseline, Job, Model, Stage, Status
 
 
 def measure(
@@ -36,8 +36,8 @@ def measure(
     calls: dict[str, Callable[[], object]] = {}
     size, threads = job.options.batch.smallest, eager.thread_count()
     with ExitStack() as stack:
-        source = stack.enter_context(eager.start(weights, device))
-        calls[EAGER] = partial(source, **checks.first_cases(inputs, size))
+        source = stack.enter_context(_start_original(weights, job.model, device, threads))
+        calls[baseline(job.model)] = partial(source, **checks.first_cases(inputs, size))
         for step in steps:
             if step.absent:
                 continue
@@ -49,10 +49,23 @@ def measure(
             batch = checks.first_cases(checks.cast_inputs(step, inputs, job), size)
             calls[artifact_name(step)] = partial(session, **batch)
         timings, conditions = machine_state.time_watched(calls, job.options.seconds, threads, watch=job.watch)
+    original = (baseline(job.model), timings[baseline(job.model)])
     for step in steps:
         if series := timings.get(artifact_name(step)):
-            speeds[step] = _with_timings(speeds[step], timings[EAGER], series, conditions, on_cpu=device == "cpu")
-    return tuple(speeds.values()), len(timings[EAGER].wall_ms)
+            speeds[step] = _with_timings(speeds[step], original, series, conditions, on_cpu=device == "cpu")
+    return tuple(speeds.values()), len(original[1].wall_ms)
+
+
+def baseline(model: Model) -> Baseline:
+    """What the speed of a model's artifacts is compared with."""
+    return Baseline.EAGER if model.given is None else Baseline.GIVEN
+
+
+def _start_original(weights: Path, model: Model, device: str, threads: int) -> AbstractContextManager[Session]:
+    """Starts the baseline; a given file gets the thread count of torch, as the graphs do."""
+    if baseline(model) is Baseline.GIVEN:
+        return given_graph.start(weights, device, threads)
+    return eager.start(weights, device)
 
 
 def start_session(step: PlannedComparison, threads: int) -> AbstractContextManager[Session]:
@@ -68,17 +81,18 @@ def artifact_name(step: PlannedComparison) -> str:
 
 
 def _with_timings(
-    speed: Speed, slow: TimingSeries, fast: TimingSeries, conditions: Conditions, *, on_cpu: bool
+    speed: Speed, original: tuple[str, TimingSeries], fast: TimingSeries, conditions: Conditions, *, on_cpu: bool
 ) -> Speed:
+    slow = original[1]
     speedup = ratio.ratio(slow.wall_ms, fast.wall_ms)
     name = f"{speed.stage}/{speed.file}"
     verdict, reason = comparison.verdict(
-        speedup, (EAGER, slow), (name, fast), threads=conditions.threads, uneven=conditions.uneven, on_cpu=on_cpu
+        speedup, original, (name, fast), threads=conditions.threads, uneven=conditions.uneven, on_cpu=on_cpu
     )
     return replace(
         speed,
         latency_ms=float(np.median(fast.wall_ms)),
-        eager_ms=float(np.median(slow.wall_ms)),
+        baseline_ms=float(np.median(slow.wall_ms)),
         ratio=speedup.value,
         low=speedup.low,
         high=speedup.high,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from deploytool import serde
-from deploytool.backends import eager, eager_variants
+from deploytool.backends import eager, eager_variants, given_graph
 from deploytool.backends.session import Session
 from deploytool.benchmark import comparison, machine_state, quick, ratio, result
 from deploytool.benchmark.interleave import TimingSeries
@@ -23,10 +23,10 @@ from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import checks
 from deploytool.parity.checks import PlannedComparison
 from deploytool.results.artifact import Kind
-from deploytool.spec import Job, Options, Precision, Stage, Status, state_text
+from deploytool.spec import Baseline, Job, Model, Options, Precision, Stage, Status, state_text
 from deploytool.targets import DISTRIBUTIONS
 
-AUTO, EAGER = "auto", checks.EAGER
+AUTO = "auto"
 _CONTROL = "the baseline again"
 _MAX_ROUNDS = 1000  # p99 needs a hundred, and nothing needs more than this
 _MIN_ROUNDS_FOR_P99 = 100
@@ -42,15 +42,15 @@ class BenchOptions:
     """The options of a benchmark; `seconds` is the time for each batch size.
 
     `threads` is the number of threads of every session; `device` is "cpu", "cuda" or, with "auto", the fastest that is
-    available; `baseline` is the name of a row; `torch_compile` adds the variants of the eager model that take minutes
-    to start.
+    available; `baseline` is the name of a row, "auto" for the original; `torch_compile` adds the variants of the eager
+    model that take minutes to start.
     """
 
     batches: tuple[int, ...]
     threads: int
     seconds: float
     device: str = AUTO
-    baseline: str = EAGER
+    baseline: str = AUTO
     torch_compile: bool = False
     min_speedup: float | None = None
 
@@ -65,11 +65,12 @@ def run(home: Path, artifacts: StageInputs, options: BenchOptions, watch: Watch)
     device = eager.devices()[-1] if options.device == AUTO else str(eager.checked_device(options.device))
     job = Job(source.definition, Options(io=_io(artifacts)), watch)
     steps = [
-        *_eager_variants(weights, device, torch_compile=options.torch_compile),
+        *_originals(source.definition, weights, device, options),
         *checks.graph_comparisons(device, job, artifacts),
         *checks.engine_comparisons(artifacts),
     ]
-    baseline = _baseline(steps, options.baseline)
+    original = quick.baseline(source.definition)
+    baseline = _baseline(steps, original if options.baseline == AUTO else options.baseline)
     inputs = artifacts.golden().inputs
     with ExitStack() as stack:
         stack.enter_context(eager.using_threads(options.threads))
@@ -103,6 +104,14 @@ def _io(artifacts: StageInputs) -> Precision:
     return Precision.FP32
 
 
+def _originals(model: Model, weights: Path, device: str, options: BenchOptions) -> list[PlannedComparison]:
+    """The forms of the original: those of the eager model, or the given file on ONNX Runtime."""
+    if quick.baseline(model) is Baseline.EAGER:
+        return _eager_variants(weights, device, torch_compile=options.torch_compile)
+    start = partial(given_graph.start, weights, device, options.threads)
+    return [PlannedComparison(Baseline.GIVEN, "", "onnxruntime", device, "", start)]
+
+
 def _eager_variants(weights: Path, device: str, *, torch_compile: bool) -> list[PlannedComparison]:
     """The variants of the eager model that are useful on the device."""
     steps = []
@@ -113,7 +122,7 @@ def _eager_variants(weights: Path, device: str, *, torch_compile: bool) -> list[
         status = Status.UNAVAILABLE if skipped else Status.MEASURED
         reason = "it takes minutes to begin; --compile measures it" if skipped else ""
         start = partial(eager_variants.start, weights, device, variant)
-        steps.append(PlannedComparison(variant, "", EAGER, device, "", start, status=status, reason=reason))
+        steps.append(PlannedComparison(variant, "", checks.EAGER, device, "", start, status=status, reason=reason))
     return steps
 
 

@@ -1,4 +1,4 @@
-"""`deploytool bench`: measures the speed of a bundle's backends, or of a run's artifacts against the eager model."""
+"""`deploytool bench`: measures the speed of a bundle's backends, or of a run's artifacts against the original."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def bench(
         Device | None, typer.Option(help="For a run: device that all artifacts run on.", show_default="auto")
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option(metavar="NAME", help="For a run: baseline of the speed-ups.", show_default="eager")
+        str | None,
+        typer.Option(metavar="NAME", help="For a run: baseline of the speed-ups.", show_default="the original"),
     ] = None,
     torch_compile: Annotated[
         bool, typer.Option("--compile", help="For a run: also time torch.compile, which takes minutes.")
@@ -72,7 +73,7 @@ def bench(
         bool, typer.Option("--trust-code", help="Run the code that the run refers to, whoever made the run.")
     ] = False,
 ) -> Outcome:
-    """Times every backend that runs a bundle on this machine, or every artifact of a run and the eager model.
+    """Times every backend that runs a bundle on this machine, or every artifact of a run and the original.
 
     Examples: deploytool bench artifacts/mixnet_s --batch 1,8 · deploytool bench artifacts/mixnet_s/pack/bundle
     """
@@ -99,7 +100,7 @@ def bench(
         threads=threads or cli_console.processors(),
         seconds=seconds or _SECONDS_PER_BATCH,
         device=device.value if device else run.AUTO,
-        baseline=baseline or run.EAGER,
+        baseline=baseline or run.AUTO,
         torch_compile=torch_compile,
         min_speedup=min_speedup,
     )

@@ -74,7 +74,7 @@ def _show(a: Side, b: Side, difference: Difference, results: list[BudgetResult])
         cli_console.table(console, "Changed figures", ("figure", "subject", ">A", ">B", "change"), figures)
     if speed_ups:
         columns = ("subject", ">A", ">B", "change")
-        cli_console.table(console, "Speed-up over eager (95 % interval)", columns, speed_ups)
+        cli_console.table(console, "Speed-up over the original (95 % interval)", columns, speed_ups)
     for line in lines(results):
         cli_console.say(console, line)
     cli_console.say(console, _verdict(difference, results))

@@ -34,7 +34,7 @@ def show(console: Console, report: Report, home: Path) -> None:
         _show_agreement(console, report)
     if report.speeds:
         title = f"Speed at batch {report.batch} on {report.device}, {report.rounds} interleaved rounds"
-        speed_columns = ("artifact", ">latency", ">eager", "speed-up (95 % interval)")
+        speed_columns = ("artifact", ">latency", f">{report.baseline}", "speed-up (95 % interval)")
         cli_console.table(console, title, speed_columns, [_speed_row(speed) for speed in report.speeds])
     findings = (*_no_verdict_lines(report), *_fp16_lines(report), *_fault_lines(report), *report.remarks)
     for line in (*findings, *_engine_lines(report, home), *_verdict_lines(conclusion(report, home), home)):
@@ -121,7 +121,7 @@ def _speed_row(speed: Speed) -> tuple[str, ...]:
     name = f"{speed.stage}/{speed.file}"
     if speed.ratio is None:
         return (name, _NONE, _NONE, state_text(speed.status, speed.reason))
-    return (name, f"{speed.latency_ms:.2f} ms", f"{speed.eager_ms:.2f} ms", _speed_up(speed))
+    return (name, f"{speed.latency_ms:.2f} ms", f"{speed.baseline_ms:.2f} ms", _speed_up(speed))
 
 
 def _speed_up(speed: Speed) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 from deploytool.benchmark import result
 from deploytool.benchmark.result import BatchResult, Bench
 from deploytool.diff.compare import Value
+from deploytool.spec import Baseline
 
-_EAGER = "eager"  # the baseline of the speed-ups in a report
+_ORIGINALS = tuple(Baseline)  # the baselines of the speed-ups in a report
 
 Figure = tuple[str, str, Value]  # quantity, subject, value
 
@@ -35,5 +36,5 @@ def _figures(bench: Bench, sweep: BatchResult, machine: str) -> Iterator[Figure]
         for quantity in ("p50", "p90", "p99"):
             if (latency_ms := getattr(row.latency, f"{quantity}_ms")) is not None:
                 yield quantity, subject, Value(float(latency_ms))
-        if row.ratio and bench.baseline == _EAGER and not sweep.conditions.uneven:
+        if row.ratio and bench.baseline in _ORIGINALS and not sweep.conditions.uneven:
             yield "speedup", subject, Value(row.ratio.value, row.ratio.low, row.ratio.high)

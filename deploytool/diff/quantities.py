@@ -42,7 +42,9 @@ QUANTITIES: Mapping[str, Quantity] = {
     "p50": Quantity("median latency of one batch", TIMES, machine_dependent=True),
     "p90": Quantity("90th percentile of the latency of one batch", TIMES, machine_dependent=True),
     "p99": Quantity("99th percentile of the latency of one batch", TIMES, machine_dependent=True),
-    "speedup": Quantity("eager latency over artifact latency", NONE, more_is_worse=False, machine_dependent=True),
+    "speedup": Quantity(
+        "latency of the original over artifact latency", NONE, more_is_worse=False, machine_dependent=True
+    ),
     "size": Quantity("file size in bytes", SIZES),
     "layers": Quantity("layers of an engine", NONE),
     "fp16_layers": Quantity("share of an engine's layers with FP16 output", _SHARE, more_is_worse=False, share=True),

@@ -13,9 +13,10 @@ from deploytool.data import preprocess
 from deploytool.data.preprocess import StatedPreprocessing
 from deploytool.errors import BadInput
 from deploytool.loading import factory
-from deploytool.spec import INPUT_OPTION, Model, Option, Preprocessing, Tensor
+from deploytool.spec import INPUT_OPTION, Model, Option, Preprocessing, SourceKind, Tensor
 
 _SIMILARITY = 0.8  # difflib ratio; at 0.5 resnet18 matched mobilenet_v1
+_DEFINITION = "deploytool.loading.graph.definition"
 _MAX_STEM_BYTES = 100  # of a file name, in the name of its model
 GROUP = "deploytool.models"  # entry point group by which other packages add models; each names a sequence of Model
 
@@ -46,11 +47,14 @@ def _load_entry_point(point: EntryPoint) -> Sequence[Model]:
 
 
 def find(name: str, inputs: Sequence[Tensor] = (), arguments: Mapping[str, Option] | None = None) -> Model:
-    """Finds the model named `name`, or the user's model for a reference `file.py:function` or `module:function`.
+    """Finds the model named `name`, or the user's model: `file.py:function`, `module:function` or `model.onnx`.
 
-    inputs: the input tensors; required for a user's model, an override for others. arguments: passed to the factory.
-    Raises BadInput for an unknown name, with the closest one, and for a user's model without declared inputs.
+    inputs: the input tensors; required for a user's code, an override for others. arguments: passed to the factory.
+    Raises BadInput for an unknown name, with the closest one, for a user's code without declared inputs, and for a file
+    that is not a valid graph.
     """
+    if factory.kind(name) is SourceKind.GRAPH:
+        return _given_graph(name, inputs, arguments or {})
     model = _user_model(name, inputs) if ":" in name else _by_name(name)
     if inputs:
         model = preprocess.resolve(
@@ -82,14 +86,32 @@ def _hint(name: str, similar: Sequence[str]) -> str:
     return "`deploytool models` lists all; a model of your own is FILE.py:FACTORY or package.module:FACTORY"
 
 
+def _given_graph(path: str, inputs: Sequence[Tensor], arguments: Mapping[str, Option]) -> Model:
+    """The model in an ONNX file, whose reader imports onnx."""
+    if arguments:
+        raise BadInput(f"{path} is a graph, and takes no argument {min(arguments)}", "leave --arg out")
+    _check_printable(path)
+    model: Model = import_module(_DEFINITION).read(Path(path), _short(Path(path).stem) or "model", inputs)
+    asked = (INPUT_OPTION,) if inputs else ()
+    return preprocess.resolve(replace(model, asked=asked), StatedPreprocessing(), {})
+
+
+def _check_printable(reference: str) -> None:
+    if not reference.isprintable() or reference != reference.encode("utf-8", "ignore").decode():
+        raise BadInput(f"{reference!r} is not printable UTF-8", "rename the file")
+
+
+def _short(stem: str) -> str:
+    """The start of a file name: the name of the model names a folder."""
+    return stem.encode()[:_MAX_STEM_BYTES].decode("utf-8", "ignore")
+
+
 def _user_model(reference: str, inputs: Sequence[Tensor]) -> Model:
     if not inputs:
         raise BadInput(f"no inputs are declared for {reference}", "declare them: --input 3x224x224")
-    if not reference.isprintable() or reference != reference.encode("utf-8", "ignore").decode():
-        raise BadInput(f"{reference!r} is not printable UTF-8", "rename the file")
+    _check_printable(reference)
     factory.source_files(reference)  # raises BadInput if there are none
     path_or_module, _, function = reference.rpartition(":")
     is_file = path_or_module.endswith(".py")
     stem = Path(path_or_module).stem if is_file else path_or_module.rpartition(".")[2]
-    short = stem.encode()[:_MAX_STEM_BYTES].decode("utf-8", "ignore")  # the name of the model names a folder
-    return Model(f"{short}_{function}", reference, outputs=(), preprocessing=Preprocessing(assumed=True))
+    return Model(f"{_short(stem)}_{function}", reference, outputs=(), preprocessing=Preprocessing(assumed=True))

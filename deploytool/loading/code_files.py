@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -87,6 +87,11 @@ def sources_of_code(module: str, folder: Path) -> Sources:
     """The current state of the source files in `folder` that belong to a module or to modules it uses."""
     code = _source_files(module, frozenset(), lambda file: file.is_relative_to(folder))
     return {_name(str(file), folder): _state(READ, str(file)) for file in code}
+
+
+def sources_of_files(files: Iterable[Path], project: Path | None) -> Sources:
+    """The current state of these files: a graph and its external data."""
+    return {_name(str(file.resolve()), project): _state(READ, str(file)) for file in files}
 
 
 def current_digests(known: Sources, project: Path | None) -> Sources:

@@ -1,4 +1,7 @@
-"""Resolves a reference `package.module:function` or `path/to/file.py:function`, and lists its source files."""
+"""Resolves a reference `package.module:function` or `path/to/file.py:function`, and lists its source files.
+
+The reference of a given ONNX file is its path, and its source files are itself and the files of its external data.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,11 @@ from typing import Any
 from deploytool.errors import BadInput
 from deploytool.loading import user_code
 from deploytool.loading.user_code import ModuleLocation
+from deploytool.spec import SourceKind
 
 ZOO = "deploytool.models"
+_GRAPH_SUFFIX = ".onnx"
+_GRAPH_FILES = "deploytool.rewrites.graph.storage"  # imports onnx
 _MAX_SUGGESTIONS = 4
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -32,9 +38,16 @@ def mount_zoo() -> None:
         _load_file(ZOO, zoo_folder() / "__init__.py", search=[str(zoo_folder())])
 
 
+def kind(reference: str) -> SourceKind:
+    """What a reference names."""
+    if reference.lower().endswith(_GRAPH_SUFFIX):
+        return SourceKind.GRAPH
+    return SourceKind.ZOO if reference.startswith(f"{ZOO}.") else SourceKind.CODE
+
+
 def is_zoo(reference: str) -> bool:
     """Whether `reference` names a definition of the zoo."""
-    return reference.startswith(f"{ZOO}.")
+    return kind(reference) is SourceKind.ZOO
 
 
 def resolve(reference: str) -> Callable[..., Any]:
@@ -55,8 +68,11 @@ def source_files(reference: str) -> tuple[Path, ...]:
     """The source files of `reference`, found without importing: its own and those it may import.
 
     For a file: the files in its folder, in its package, and in packages in its folder. For a module: its whole package.
-    Raises BadInput if there is no such file or module.
+    For an ONNX file: itself and the files of its external data. Raises BadInput if there is no such file or module.
     """
+    if kind(reference) is SourceKind.GRAPH:
+        files: tuple[Path, ...] = importlib.import_module(_GRAPH_FILES).files_of(Path(reference))
+        return files
     path_or_module = reference.rpartition(":")[0]
     if is_zoo(reference):
         return tuple(path for path in sorted(zoo_folder().glob("*.py")) if path.name != "specs.py")
@@ -73,6 +89,8 @@ def source_files(reference: str) -> tuple[Path, ...]:
 
 def project_folder(reference: str) -> Path | None:
     """The folder that the file names of a model are relative to; None for an installed module."""
+    if kind(reference) is SourceKind.GRAPH:
+        return Path(reference).resolve().parent
     if is_zoo(reference):
         return zoo_folder()
     location = _locate(reference.rpartition(":")[0])

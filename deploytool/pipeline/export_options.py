@@ -147,7 +147,16 @@ class ExportOptions:
             choices=(DEFAULT, "torchscript", "dynamo", AUTO),
         ),
     ] = DEFAULT
-    opset: Annotated[int, Declaration(_CONVERSION, "The ONNX opset.", least=18, most=20)] = Options.opset
+    opset: Annotated[
+        int | None,
+        Declaration(
+            _CONVERSION,
+            "The ONNX opset; by default that of a given graph, if it is newer.",
+            least=18,
+            most=20,
+            usual=str(Options.opset),
+        ),
+    ] = None
     rewrite: Annotated[
         str | None,
         Declaration(
@@ -230,7 +239,7 @@ class ExportOptions:
         ),
     ] = None
     min_speedup: Annotated[
-        float | None, Declaration(_CHECKS, "Fail if the speed-up over eager PyTorch is smaller.", least=0)
+        float | None, Declaration(_CHECKS, "Fail if the speed-up over the original is smaller.", least=0)
     ] = None
     require: Annotated[bool, Declaration(_CHECKS, "Fail unless everything requested was measured here.")] = False
     classes: Annotated[

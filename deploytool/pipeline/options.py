@@ -14,7 +14,7 @@ from deploytool.host import exception_text
 from deploytool.loading import shards
 from deploytool.pipeline import option_types
 from deploytool.pipeline.export_options import DECLARATIONS, TYPES, ExportOptions, Inputs, Span
-from deploytool.spec import AUTO, BATCH, DTYPES, Precision, Range, Source, Tensor
+from deploytool.spec import AUTO, BATCH, DEFAULT, DTYPES, GivenGraph, Options, Precision, Range, Source, Tensor
 
 _LARGEST = {"int64": 2**63, "int32": 2**31, "int16": 2**15, "int8": 2**7, "uint8": 2**8}
 _NOT_TENSORRT = {"int16": "int32"}  # types that its parser refuses: a type that holds the same values
@@ -120,6 +120,23 @@ def sizes(spans: Mapping[str, Span], inputs: Sequence[Tensor]) -> dict[str, Rang
         remedy = f"dynamic dimensions are: {', '.join(sorted(dynamic)) or 'none'}"
         raise BadInput(f"no input has a dynamic dimension {word}", remedy)
     return {word: size_range(f"--size {word}", span) for word, span in spans.items()}
+
+
+def for_graph(options: ExportOptions, given: GivenGraph, name: str) -> None:
+    """Raises BadInput for an option that has no meaning for a given graph."""
+    if options.weights:
+        raise BadInput(f"{name} has its own weights, so --weights does not apply", "leave --weights out")
+    if options.exporter != DEFAULT:
+        raise BadInput(f"{name} is a graph already, so --exporter does not apply", "leave --exporter out")
+    batch = size_range("batch", options.batch)
+    if given.batch is not None and batch not in (Options.batch, Range(given.batch, given.batch, given.batch)):
+        problem = f"{name} takes {given.batch} at a time, so --batch {batch.smallest} does not apply"
+        raise BadInput(problem, "leave --batch out, or export the model with a dynamic batch")
+
+
+def batch_of_graph(batch: Range, given: GivenGraph) -> Range:
+    """The batch sizes of a given graph: the only one that its file allows, else those of the options."""
+    return batch if given.batch is None else Range(given.batch, given.batch, given.batch)
 
 
 def tensors(inputs: Inputs) -> tuple[Tensor, ...]:

@@ -25,6 +25,7 @@ from deploytool.spec import (
     Precision,
     Range,
     Source,
+    SourceKind,
     Stage,
     TargetPlan,
     Tensor,
@@ -71,6 +72,8 @@ def plan_export(model: str | Model, requested: ExportOptions) -> Plan:
         raise BadInput("--data and --inputs are mutually exclusive", "leave one of them out")
     golden = checks.file(Path(requested.golden_inputs)) if requested.golden_inputs else None
     definition = _definition(model, requested, golden)
+    if definition.given is not None:
+        checks.for_graph(requested, definition.given, definition.factory)
     sizes = checks.sizes(requested.sizes or {}, definition.inputs)
     definition = data_preprocess.resolve(definition, _stated_preprocessing(requested), sizes)
     definition = _with_class_names(definition, requested.classes)
@@ -80,7 +83,8 @@ def plan_export(model: str | Model, requested: ExportOptions) -> Plan:
     home = checks.run_folder(Path(requested.out or Path("artifacts") / definition.name))
     if requested.junit:
         checks.output_file("--junit", Path(requested.junit), home)
-    plan = Plan(definition, options, recipe_for(options, requested.to), home, requested.require, requested.pack)
+    recipe = recipe_for(options, requested.to, factory.kind(definition.factory))
+    plan = Plan(definition, options, recipe, home, requested.require, requested.pack)
     disk_estimate.check(plan.recipe, definition, options, home, weights_file.size(options.weights))
     return plan
 
@@ -100,7 +104,7 @@ def _definition(model: str | Model, requested: ExportOptions, golden: Source | N
 
 def _declared_inputs(model: str | Model, golden: Source | None) -> Sequence[Tensor]:
     """The inputs that a file of golden inputs declares for a user's factory."""
-    is_factory = isinstance(model, str) and ":" in model
+    is_factory = isinstance(model, str) and factory.kind(model) is SourceKind.CODE and ":" in model
     return inputs_file.declared(Path(golden.path)) if golden and is_factory else ()
 
 
@@ -156,7 +160,9 @@ def _resolve(
 ) -> Options:
     """The options in the form that the stages read, with defaults filled in."""
     effort = QUICK if requested.quick else FULL
-    batch = checks.size_range("batch", requested.batch)
+    batch, opset = checks.size_range("batch", requested.batch), Options.opset
+    if model.given is not None:
+        batch, opset = checks.batch_of_graph(batch, model.given), max(opset, model.given.opset)
     return Options(
         seed=requested.seed,
         weights=checks.file(Path(requested.weights)) if requested.weights else None,
@@ -166,7 +172,7 @@ def _resolve(
         inputs=golden,
         cases=checks.file(Path(requested.cases)) if requested.cases else None,
         exporter=requested.exporter,
-        opset=requested.opset,
+        opset=checks.value_or(requested.opset, opset),
         batch=batch,
         sizes=sizes,
         rewrite=checks.value_or(requested.rewrite, effort.rewrite),
@@ -188,4 +194,6 @@ def _resolve(
 
 def _fixed_batch(model: Model, batch: Range) -> int | None:
     """The only batch size of a user's model, if one is given; models of the zoo accept any."""
+    if model.given is not None and model.given.batch is not None:
+        return model.given.batch
     return batch.smallest if batch.smallest == batch.largest and not factory.is_zoo(model.factory) else None

@@ -20,7 +20,7 @@ from deploytool.results.artifact import Artifact, Kind, Notes
 from deploytool.results.receipt import Receipt
 from deploytool.run_folder import publish, staging
 from deploytool.run_folder.staging import Staging
-from deploytool.spec import Job, Options, Stage
+from deploytool.spec import Job, Options, SourceKind, Stage
 from deploytool.stages import registry
 from deploytool.stages.registry import COMMON_PACKAGES, STAGES
 
@@ -201,26 +201,29 @@ def _sources(receipt: Receipt) -> code_files.Sources:
 
 def _key(stage: Stage, job: Job, inputs: StageInputs) -> str:
     """The digest of everything that the stage's result depends on, as far as it is known before the stage runs."""
-    contract = STAGES[stage]
+    source = factory.kind(job.model.factory)
+    contract = registry.contract(stage, source)
     return serde.digest(
         stage,
-        _stage_source(stage),
+        _stage_source(stage, source),
         [job.model] if contract.uses_model else [],
         _model_source(job.model.factory) if stage == FIRST else "",
         {name: getattr(job.options, name) for name in contract.options},
         {artifact.made_by: [artifact.key, artifact.digest] for artifact in inputs.artifacts},
-        _versions(stage),
+        _versions(stage, source),
         [*machine.gpus(), machine.cpu()] if contract.uses_device else [],
     )
 
 
-def _versions(stage: Stage) -> dict[str, str]:
-    return {name: version for name in STAGES[stage].libraries if (version := machine.version(name))}
+def _versions(stage: Stage, source: SourceKind) -> dict[str, str]:
+    libraries = registry.contract(stage, source).libraries
+    return {name: version for name in libraries if (version := machine.version(name))}
 
 
-def _stage_source(stage: Stage) -> str:
+def _stage_source(stage: Stage, source: SourceKind) -> str:
     """The digest of the stage's own file and of every package that it declares."""
-    names = (f"stages/{stage}.py", *COMMON_PACKAGES, *STAGES[stage].packages)
+    own, packages = registry.file_name(stage, source), registry.contract(stage, source).packages
+    names = (f"stages/{own}.py", *COMMON_PACKAGES, *packages)
     return serde.digest([_source_digest(name) for name in names])
 
 
@@ -318,17 +321,24 @@ def _make(stage: Stage, job: Job, staged: Staging, key: str, artifacts: Sequence
         weights = next(
             (artifact.digest for artifact in artifacts if artifact.kind is Kind.WEIGHTS), files.get(_WEIGHTS)
         )
-        receipt = Receipt(kind, stage, key, parents, weights, files, _versions(stage), seconds, notes)
+        versions = _versions(stage, factory.kind(job.model.factory))
+        receipt = Receipt(kind, stage, key, parents, weights, files, versions, seconds, notes)
         receipts.write(directory, receipt)
     return artifact_of(staged.at / stage, receipt, fresh=True)
 
 
 def _run_stage(stage: Stage, job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Runs a stage and returns its notes; those of the first stage list the files that the model's code read."""
-    module, reference = registry.import_stage(stage), job.model.factory
+    reference = job.model.factory
+    source = factory.kind(reference)
+    module = registry.import_stage(registry.file_name(stage, source))
     if stage != FIRST:
         return module.make(job, out, inputs)
-    if factory.is_zoo(reference):
+    if source is SourceKind.GRAPH:
+        notes = module.make(job, out, inputs)
+        given = factory.source_files(reference)
+        return {**notes, "sources": code_files.sources_of_files(given, factory.project_folder(reference))}
+    if source is SourceKind.ZOO:
         notes = module.make(job, out, inputs)
         return {**notes, "sources": code_files.sources_of_code(factory.module_name(reference), factory.zoo_folder())}
     with code_files.record_reads() as record:

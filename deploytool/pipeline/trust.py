@@ -19,6 +19,7 @@ from deploytool.host import files, owner
 from deploytool.loading import catalog, factory, weights_file
 from deploytool.pipeline import runner
 from deploytool.results.artifact import Kind
+from deploytool.spec import SourceKind
 
 _MOST, _LONGEST = 100, 1 << 20  # run folders in a note, and its bytes
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -67,7 +68,8 @@ def _homes(note: Path) -> list[str]:
 def check(home: Path, *, trust_code: bool) -> None:
     """Raises BadInput if this user has not exported the code of a run's model, or if that code has changed since."""
     reference = _reference(home)
-    if not (trust_code or factory.is_zoo(reference) or _is_noted(home) or _is_added(reference)):
+    runs_code = factory.kind(reference) is SourceKind.CODE
+    if runs_code and not (trust_code or _is_noted(home) or _is_added(reference)):
         problem = f"{home} would run the code of {reference}, which this user has not exported here"
         raise BadInput(problem, "export it here yourself, or give --trust-code if you trust its origin")
     runner.check_source(home)

@@ -104,7 +104,7 @@ def _plots(run: RunData) -> dict[str, Plot | None]:
     comparison_bars, speed_bars = rows.comparison_bars(run.report), timings.bars(run.report)
     return {
         "errors": plots.comparison_errors(comparison_bars) if comparison_bars else None,
-        "speed": plots.speed(speed_bars) if speed_bars else None,
+        "speed": plots.speed(speed_bars, run.report.baseline) if speed_bars else None,
         **_bench_plots(run),
     }
 

@@ -13,7 +13,7 @@ from deploytool.host.terminal import visible
 from deploytool.report import rows
 from deploytool.results.faults import CHECK_LABELS, DetectionCount, FaultFamily
 from deploytool.results.report import Check, Comparison, Gate, Report
-from deploytool.spec import GateOutcome, TargetPlan, state_text
+from deploytool.spec import Baseline, GateOutcome, TargetPlan, state_text
 
 _UNCHECKED = "not planted: the unmodified graph fails its checks"
 
@@ -106,18 +106,18 @@ def _fault_case(family: FaultFamily, check: str, count: DetectionCount, *, weak:
 def _speed_cases(report: Report) -> Iterator[Case]:
     """The required speed-up, if there is one, and a skipped case for every artifact that was not timed."""
     if report.gate:
-        yield _gate_case(report.gate)
+        yield _gate_case(report.gate, report.baseline)
     if not report.speeds:
-        yield Case("speed", "artifacts against eager", skipped="not measured")
+        yield Case("speed", f"artifacts against {report.baseline.text}", skipped="not measured")
     for speed in report.speeds:
         if speed.ratio is None:
-            name = f"{speed.stage}/{speed.file} against eager"
+            name = f"{speed.stage}/{speed.file} against {report.baseline.text}"
             yield Case("speed", name, skipped=state_text(speed.status, speed.reason))
 
 
-def _gate_case(gate: Gate) -> Case:
+def _gate_case(gate: Gate, baseline: Baseline) -> Case:
     missed = f"a speed-up of {gate.min_speedup:g}× is not confirmed" if gate.outcome is GateOutcome.MISSED else ""
-    name = f"{gate.stage} is at least {gate.min_speedup:g}× as fast as eager"
+    name = f"{gate.stage} is at least {gate.min_speedup:g}× as fast as {baseline.text}"
     return Case("speed", name, failed=missed, skipped=gate.reason if gate.outcome is GateOutcome.OPEN else "")
 
 

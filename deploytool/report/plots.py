@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from deploytool.report.rows import ComparisonBar, LayerStrip
 from deploytool.report.svg import ACCENT, BAD, INK, MUTED, PAPER, WIDTH, Plot, canvas, plot_text, readable_log_ticks
 from deploytool.report.timings import Bar, Series
-from deploytool.spec import Stage
+from deploytool.spec import Baseline, Stage
 
 _ARTIFACTS = tuple(Stage)  # all other labels are baselines
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (8, 3, 3, 3)), (0, (2, 4)))
@@ -95,8 +95,8 @@ def _height(multiple: float) -> float:
     return float(np.clip(0.05 + 0.19 * (math.log10(max(multiple, 1e-9)) + 3), 0.05, 1.0))
 
 
-def speed(bars: Sequence[Bar]) -> Plot:
-    """The speed-up of each artifact with its 95 % interval."""
+def speed(bars: Sequence[Bar], baseline: Baseline) -> Plot:
+    """The speed-up of each artifact over the baseline with its 95 % interval."""
     with canvas("speed", WIDTH, 52 + _ROW * len(bars)) as paper:
         axes = _label_rows(paper.axes(66, 38, 46, 8), [bar.label for bar in bars])
         axes.axvline(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
@@ -108,13 +108,14 @@ def speed(bars: Sequence[Bar]) -> Plot:
                 f"{bar.value:.2f}×", (1, row), (8, 0), ("axes fraction", "data"), "offset points", va="center"
             )
         axes.set_xlim(0, right * 1.05)
-        axes.set_xlabel("times as fast as eager PyTorch")
+        axes.set_xlabel(f"times as fast as {baseline.text}")
         best = max(bars, key=lambda bar: bar.value)
         description = (
-            f"The fastest is {best.label}, {best.value:.2f} times eager, between {best.low:.2f} and {best.high:.2f}."
+            f"The fastest is {best.label}, {best.value:.2f} times as fast as {baseline.text}, "
+            f"between {best.low:.2f} and {best.high:.2f}."
         )
         return paper.finish(
-            "Speed-up", "Dot: ratio of medians. Bar: 95 % bootstrap interval. Dashed: eager.", description
+            "Speed-up", "Dot: ratio of medians. Bar: 95 % bootstrap interval. Dashed: the baseline.", description
         )
 
 

@@ -82,7 +82,7 @@ def _checks(report: Report) -> Tile:
 
 
 def _speed_up(report: Report) -> Tile:
-    name = "Speed-up over eager"
+    name = f"Speed-up over {report.baseline.text}"
     failed = {comparison.stage for comparison in report.comparisons for check in comparison.checks if check.broken}
     bars = [bar for bar in timings.bars(report) if bar.label not in failed | {Stage.TORCHSCRIPT}]
     if not bars:

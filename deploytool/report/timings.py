@@ -47,7 +47,7 @@ def has_no_verdict(verdict: SpeedVerdict | None) -> bool:
 
 
 def speed_rows(report: Report) -> Iterator[tuple[str, ...]]:
-    """One row for each artifact: name, latency, eager latency, speed-up, interval, status."""
+    """One row for each artifact: name, latency, latency of the baseline, speed-up, interval, status."""
     failed = {comparison.stage for comparison in report.comparisons for check in comparison.checks if check.broken}
     for speed in report.speeds:
         name = f"{speed.stage}/{speed.file}"
@@ -59,7 +59,7 @@ def speed_rows(report: Report) -> Iterator[tuple[str, ...]]:
             status += ", but fails its checks"
         measured = (f"{speed.ratio:.2f}×", f"{speed.low:.2f}–{speed.high:.2f}")
         ratio, interval = (NONE, NONE) if has_no_verdict(speed.verdict) else measured
-        yield (name, f"{speed.latency_ms:.2f} ms", f"{speed.eager_ms:.2f} ms", ratio, interval, status)
+        yield (name, f"{speed.latency_ms:.2f} ms", f"{speed.baseline_ms:.2f} ms", ratio, interval, status)
 
 
 def distributions(bench: Bench) -> tuple[int, list[Series]]:

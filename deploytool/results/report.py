@@ -12,10 +12,10 @@ from deploytool.host import fp16_rounding
 from deploytool.results.baked_values import BakedValue
 from deploytool.results.faults import FaultsResult
 from deploytool.results.output_parts import OutputPart
-from deploytool.spec import Decision, GateOutcome, SpeedVerdict, Stage, Status
+from deploytool.spec import Baseline, Decision, GateOutcome, SpeedVerdict, Stage, Status
 
 _FAMILY = "deploytool.report/"
-SCHEMA = f"{_FAMILY}4"
+SCHEMA = f"{_FAMILY}5"
 
 NOISE = "noise"  # name of the figure that fails if the model's own outputs vary more than rounding explains
 COARSEST = 1e-2  # relative to the largest output: beyond it, decisions with a clear margin could change
@@ -186,11 +186,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Speed:
-    """Latency of one artifact and of eager PyTorch, measured in interleaved rounds in one process.
+    """Latency of one artifact and of the report's baseline, measured in interleaved rounds in one process.
 
-    Latencies are medians in milliseconds for one batch; `ratio` is eager latency over artifact latency, with the bounds
-    `low` and `high` of its 95 % bootstrap interval and the `verdict` that they allow. `reason` says why the artifact
-    was not measured, or why there is no verdict.
+    Latencies are medians in milliseconds for one batch; `ratio` is the baseline's latency over the artifact's, with the
+    bounds `low` and `high` of its 95 % bootstrap interval and the `verdict` that they allow. `reason` says why the
+    artifact was not measured, or why there is no verdict.
     """
 
     stage: Stage
@@ -198,7 +198,7 @@ class Speed:
     runner: str
     status: Status
     latency_ms: float | None = None
-    eager_ms: float | None = None
+    baseline_ms: float | None = None
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
@@ -270,7 +270,8 @@ class Report:
 
     `margin` is the smallest lead of the best class over the second on the golden cases, relative to the largest output.
     `remarks` are choices of the stages and parts that they left out. `options` are the options that an artifact depends
-    on, and `baked_values` the lines of the model that became constants at export.
+    on, and `baked_values` the lines of the model that became constants at export. `baseline` is what speeds are
+    compared with.
     """
 
     schema: str
@@ -292,6 +293,7 @@ class Report:
     versions: Mapping[str, str]
     options: Mapping[str, serde.Json] = field(default_factory=dict)
     baked_values: tuple[BakedValue, ...] = ()
+    baseline: Baseline = Baseline.EAGER
 
 
 def is_report_schema(schema: object) -> bool:

@@ -90,7 +90,7 @@ def conclude(report: Report, home: Path, finding: Finding | None = None) -> Conc
         reasons = (*failed, blamed_line(finding)) if finding else failed
         return Conclusion(Verdict.FAIL, reasons, pending, _steps_after_failure(report, home, blamed=bool(finding)))
     if gate and gate.outcome is GateOutcome.MISSED:
-        problem = f"{gate.stage}: a speed-up of {gate.min_speedup:g}× over eager is not confirmed"
+        problem = f"{gate.stage}: a speed-up of {gate.min_speedup:g}× over {report.baseline.text} is not confirmed"
         step = NextStep("see the speed table, or lower --min-speedup")
         return Conclusion(Verdict.SLOW, (problem,), pending, (step,))
     if report.faults and report.faults.weak:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.results.artifact import Kind, Notes
-from deploytool.spec import Job, Stage
+from deploytool.spec import Job, SourceKind, Stage
 from deploytool.targets import DISTRIBUTIONS
 
 
 class StageModule(Protocol):
-    """The interface of a module `stages/<name>.py`."""
+    """The interface of a module `stages/<module>.py`."""
 
     def make(self, job: Job, out: Path, inputs: StageInputs) -> Notes:
         """Writes the artifact to `out`, and no file outside its directory; returns the notes for its receipt."""
@@ -33,6 +33,7 @@ class Contract:
     one does not invalidate the artifact.
     `uses_device`: whether the CPU and GPUs of this machine change its result.
     `uses_model`: whether it reads the model definition itself, and not only artifacts.
+    `module`: the name of its file, if that is not the name of the stage.
     `worker`: the module that it runs in a child process, which can be started while earlier stages run.
     `copies`: size of its files on disk in multiples of the weights; `engine_copies`: the same for each engine. A file
     in FP16 is half a copy.
@@ -46,6 +47,7 @@ class Contract:
     optional: tuple[Kind, ...] = ()
     uses_device: bool = False
     uses_model: bool = True
+    module: str = ""
     worker: str = ""
     copies: float = 0.0
     engine_copies: float = 0.0
@@ -160,6 +162,33 @@ STAGES: Mapping[Stage, Contract] = {
 }
 
 
-def import_stage(stage: Stage) -> StageModule:
-    """The module of a stage; only this call imports its heavy libraries."""
-    return cast("StageModule", import_module(f"deploytool.stages.{stage}"))
+GIVEN_GRAPH: Mapping[Stage, Contract] = {
+    Stage.LOAD: replace(
+        STAGES[Stage.LOAD],
+        options=("sizes", "outputs", "fixed_batch", "inputs"),
+        libraries=("torch", "safetensors", "onnx", *_ORT),
+        module="load_graph",
+    ),
+    Stage.EXPORT: replace(
+        STAGES[Stage.EXPORT],
+        options=("opset", "runner", "sizes", "tolerance"),
+        libraries=("torch", "onnx", *_ORT),
+        packages=("backends", "data", "loading", "parity", "rewrites"),
+        module="export_graph",
+    ),
+}  # the stages that are others for a given ONNX file
+
+
+def contract(stage: Stage, source: SourceKind) -> Contract:
+    """The contract of a stage for a model of that kind."""
+    return (GIVEN_GRAPH if source is SourceKind.GRAPH else STAGES).get(stage, STAGES[stage])
+
+
+def file_name(stage: Stage, source: SourceKind) -> str:
+    """The name of a stage's module in this package, for a model of that kind."""
+    return contract(stage, source).module or stage.value
+
+
+def import_stage(name: str) -> StageModule:
+    """The module of that name; only this call imports its heavy libraries."""
+    return cast("StageModule", import_module(f"deploytool.stages.{name}"))

@@ -1,4 +1,4 @@
-"""Compares every artifact with the previous one and with the FP64 reference, and measures its speed against eager."""
+"""Compares every artifact with the previous one and with the FP64 reference, and times it against the original."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         versions={name: version for name in _LIBRARIES if (version := machine.version(name))},
         options=_options(job, inputs),
         baked_values=_baked_values(inputs),
+        baseline=quick.baseline(inputs.source().definition),
     )
     report.write(out, result)
     serves = {"free": {**job.options.sizes, BATCH: job.options.batch}, "io": job.options.io}

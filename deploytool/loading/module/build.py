@@ -16,7 +16,8 @@ from torch import nn
 from deploytool.errors import DeployError, StageFailed
 from deploytool.host import exception_text
 from deploytool.loading import factory
-from deploytool.spec import Model
+from deploytool.loading.graph import source
+from deploytool.spec import Model, SourceKind
 
 _SEED = 0
 _PARALLEL = ("DataParallel", "DistributedDataParallel", "AveragedModel")  # wrappers that call their `module`
@@ -31,11 +32,13 @@ class BuiltModel:
 
 
 def build(model: Model) -> BuiltModel:
-    """Calls the factory and returns the unwrapped module on the CPU in evaluation mode.
+    """Calls the factory and returns the unwrapped module on the CPU in evaluation mode; for a given graph, its module.
 
     Raises StageFailed for errors of the user's code, a result that is not a module, a scripted submodule, and weights
     on the meta device; BadInput for a failed import.
     """
+    if factory.kind(model.factory) is SourceKind.GRAPH:
+        return BuiltModel(source.module(model), ())
     with wrap_user_errors(f"{model.factory} raises", "check --arg, or fix the factory"):
         try:
             factory_result = factory.resolve(model.factory)(**model.options)

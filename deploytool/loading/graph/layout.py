@@ -1,0 +1,33 @@
+"""Converts arrays between a model, with its batch first, and the given file, which may have it elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from deploytool.spec import GivenTensor, Model
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+def to_file(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The inputs of the file for one batch of the model's inputs."""
+    assert model.given is not None
+    pairs = zip(model.given.inputs, model.inputs, strict=True)
+    return {place.name: _to_file(place, inputs[tensor.name]) for place, tensor in pairs}
+
+
+def _to_file(place: GivenTensor, array: Array) -> Array:
+    if place.batch_axis is None:
+        return np.ascontiguousarray(array[0])
+    return np.ascontiguousarray(np.moveaxis(array, 0, place.batch_axis))
+
+
+def from_file(place: GivenTensor, array: Array) -> Array:
+    """The output of the model for that of the file; an array without the axis of its batch stays as it is."""
+    if place.batch_axis is None:
+        return array[np.newaxis]
+    return np.moveaxis(array, place.batch_axis, 0) if array.ndim > place.batch_axis else array

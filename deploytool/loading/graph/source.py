@@ -1,0 +1,29 @@
+"""The module of a given graph, and the graph that it computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from deploytool.loading.graph import adapter, definition, interpreter, structure
+from deploytool.loading.graph.interpreter import GraphModule
+from deploytool.rewrites.graph import storage, weights
+from deploytool.spec import Model
+
+
+def graph(model: Model) -> onnx.ModelProto:
+    """The graph in the file of `model` with the inputs and outputs of the model, and all its weights.
+
+    Raises BadInput if the file has changed so that it is no valid graph any more.
+    """
+    path = Path(model.factory)
+    loaded = weights.inlined(storage.load(path))
+    structure.check(loaded, str(path))
+    adapter.adapt(loaded, model, definition.output_names(model))
+    return loaded
+
+
+def module(model: Model) -> GraphModule:
+    """A module that computes the graph in the file of `model`; raises StageFailed for a node that it cannot compute."""
+    return interpreter.GraphModule(graph(model))

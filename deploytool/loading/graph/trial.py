@@ -1,0 +1,64 @@
+"""Tries a given graph in a limited child process before this process runs it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deploytool.errors import BadInput, ChildDied, ChildFailed
+from deploytool.host import exception_text, scratch, workers
+from deploytool.host.process import run_limited
+from deploytool.loading.graph import layout
+from deploytool.spec import Model
+
+_WORKER = "deploytool.loading.graph.trial_worker"
+_SECONDS = 300.0  # for all runs together
+_LIBRARY = re.compile(r"^.*?\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_NODE = re.compile(r"Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ")
+_SOURCE = re.compile(r"/\S+\.(?:cc|h|cpp):\d+ \S+ ")  # where ONNX Runtime raises an error
+_ONLY_STANDARD = "check that the file is complete, and export it again with standard operators"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The type and shape of an output of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def run(model: Model, batches: Sequence[Mapping[str, npt.NDArray[Any]]]) -> list[list[Answer]]:
+    """The outputs of the file, in its order, for each batch of the model's inputs.
+
+    Raises BadInput if ONNX Runtime refuses the file, crashes on it, or does not end.
+    """
+    path = Path(model.factory).resolve()
+    with scratch.folder() as folder:
+        files = [str(folder / f"{number}.npz") for number in range(len(batches))]
+        for file, batch in zip(files, batches, strict=True):
+            np.savez(file, *layout.to_file(model, batch).values())
+        command = workers.command(_WORKER)
+        try:
+            printed = run_limited(
+                command, what="ONNX Runtime", seconds=_SECONDS, gibibytes=workers.MEMORY_GIB, task=[str(path), files]
+            )
+        except ChildFailed as error:
+            problem = f"ONNX Runtime cannot run {model.factory}: {_reason(error.last_line)}"
+            raise BadInput(problem, _ONLY_STANDARD) from error
+        except ChildDied as error:
+            problem = f"ONNX Runtime cannot run {model.factory}: {exception_text.one_line(error)}"
+            raise BadInput(problem, "check where the file comes from, and that it is complete") from error
+    return [[Answer(dtype, tuple(shape)) for dtype, shape in answers] for answers in json.loads(printed)]
+
+
+def _reason(line: str) -> str:
+    """The message of ONNX Runtime without its own source files; the node is named."""
+    text = _SOURCE.sub("", _LIBRARY.sub("", line))
+    return exception_text.clean(_NODE.sub(r"\1 node '\2': ", text))

@@ -1,0 +1,138 @@
+"""Writes a given ONNX graph in the form that later stages read, and checks it and the file as given against FP64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from deploytool.backends import eager, given_graph
+from deploytool.backends.session import load_backend
+from deploytool.data.golden import Golden
+from deploytool.errors import StageFailed
+from deploytool.host import workers
+from deploytool.host.process import run_limited
+from deploytool.loading.graph import adapter, source
+from deploytool.loading.source_model import SourceModel
+from deploytool.loading.stage_inputs import StageInputs
+from deploytool.parity import metrics, noise, reference_cases
+from deploytool.parity.reference_cases import ReferenceCases
+from deploytool.results import verdict
+from deploytool.results.artifact import Notes
+from deploytool.results.report import Tolerance
+from deploytool.rewrites.graph import storage
+from deploytool.spec import Job, Model
+
+_WORKER = "deploytool.loading.graph.convert_worker"
+_SECONDS = 300.0
+_AS_GIVEN = "the file as given"
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The graph's source model, its golden cases, and the file to write."""
+
+    job: Job
+    source: SourceModel
+    sample: Golden
+    out: Path
+
+    @property
+    def model(self) -> Model:
+        """The settled definition."""
+        return self.source.definition
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """The FP32 tolerance."""
+        return metrics.tolerances(self.sample.noise, self.job.options.tolerance).fp32
+
+
+def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
+    """Writes the graph with the inputs and outputs of its model, without documentation, at the requested opset.
+
+    If the version converter fails or its result is wrong, the opset of the file stays, with a remark, unless the user
+    requested another one. Raises StageFailed if the file as given deviates from its own answers in FP64.
+    """
+    task = _Task(job, inputs.source(), inputs.golden(), out)
+    references = _references(task)
+    with given_graph.start(task.source.weights) as session:
+        error = _check(session, references, task, _AS_GIVEN)
+    graph = _graph(task.model)
+    before, remarks = _opset(graph), list[str]()
+    storage.save(graph, out)
+    if before != job.options.opset:
+        graph, remarks = _converted(graph, task, references)
+    onnx.checker.check_model(graph)
+    storage.save(graph, out)
+    with load_backend(job.options.runner).start(out) as session:
+        error = max(error, _check(session, references, task, "the graph"))
+    return {
+        "exporter": "none: the file is a graph",
+        "opset": _opset(graph),
+        "nodes": len(graph.graph.node),
+        "max_error": error,
+        "remarks": remarks,
+    }
+
+
+def _graph(model: Model) -> onnx.ModelProto:
+    """The graph of the file with the inputs and outputs of the model, and without anything that computes nothing."""
+    graph = source.graph(model)
+    adapter.clean(graph)
+    adapter.set_outputs(graph, model.outputs)
+    return graph
+
+
+def _opset(graph: onnx.ModelProto) -> int:
+    return next(int(entry.version) for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def _references(task: _Task) -> tuple[ReferenceCases, ...]:
+    """The golden cases with FP64 answers; other batch sizes and the corners of dynamic sizes with torch's answers."""
+    sample = task.sample
+    with eager.start(task.source.weights) as session:
+        more = reference_cases.make(task.model, task.job.options.sizes, sample.inputs, session, "torch")
+    name = f"batch size {len(sample.labels)}"
+    return (ReferenceCases("FP64", name, sample.inputs, sample.reference, sample.ties32), *more)
+
+
+def _check(session: given_graph.Session, references: Sequence[ReferenceCases], task: _Task, what: str) -> float:
+    """The error against FP64; raises StageFailed if a check fails."""
+    at_sizes = noise.NoiseAtSizes(task.source.weights, task.job.options.tolerance, task.sample.noise)
+    checks = reference_cases.check(session, references, task.tolerance, at_sizes)
+    for check in checks:
+        if check.broken:
+            problem = f"ONNX Runtime on {what} deviates: against {check.against}, {verdict.describe_failure(check)}"
+            raise StageFailed(problem, "report it with the file, or set --tolerance fp32=ERROR if that is acceptable")
+    return checks[0].parity.max_error
+
+
+def _converted(
+    graph: onnx.ModelProto, task: _Task, references: Sequence[ReferenceCases]
+) -> tuple[onnx.ModelProto, list[str]]:
+    """The graph at the requested opset; the graph itself, with a remark, if it cannot be converted."""
+    before, after, result = _opset(graph), task.job.options.opset, task.out.with_name("converted.onnx")
+    try:
+        run_limited(
+            workers.command(_WORKER),
+            what="the version converter of onnx",
+            seconds=_SECONDS,
+            gibibytes=workers.MEMORY_GIB,
+            max_file_bytes=workers.MAX_FILE_BYTES,
+            task=[str(task.out), str(result), after],
+            output=result,
+        )
+        converted = onnx.load(result)
+        onnx.checker.check_model(converted)
+        with load_backend(task.job.options.runner).start(result) as session:
+            _check(session, references, task, "the converted graph")
+    except (StageFailed, onnx.checker.ValidationError) as error:
+        why = " ".join(str(error).split())
+        return graph, [f"the opset stays {before}: it cannot be converted to {after}: {why}"]
+    finally:
+        result.unlink(missing_ok=True)
+    adapter.clean(converted)
+    return converted, [f"converted from opset {before} to {after}, with the same answers"]

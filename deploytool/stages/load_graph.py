@@ -1,0 +1,108 @@
+"""Checks a given ONNX file, tries it in a child process, and stores its weights with the definition of its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from deploytool import serde
+from deploytool.backends import eager
+from deploytool.errors import BadInput
+from deploytool.host import disk, memory_estimate
+from deploytool.loading.graph import definition, trial
+from deploytool.loading.graph.trial import Answer
+from deploytool.loading.module import build
+from deploytool.loading.stage_inputs import StageInputs
+from deploytool.model_checks import probe
+from deploytool.results.artifact import Notes
+from deploytool.spec import GivenTensor, Job, Model, Options
+
+_DRAWS = 3  # sets of inputs that the file is tried with, to find outputs whose size depends on the data
+
+
+def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
+    """Writes the initialisers of the graph together with the model definition, whose outputs a run shows.
+
+    Raises BadInput for a file that ONNX Runtime cannot run, or whose outputs no batch can have, and StageFailed for a
+    node that cannot be computed in FP64.
+    """
+    options, model = job.options, job.model
+    with torch.no_grad():
+        count = options.fixed_batch or 2
+        batches = [probe.draw_cases(model, options, count, seed=seed) for seed in range(_DRAWS)]
+        answers = trial.run(model, batches)
+        model = _with_outputs(model, answers, options)
+        module = build.build(model).module
+        size = _bytes(module)
+        memory_estimate.check(size, job)
+        disk.check(out.parent, size, out.name)
+        state = dict(module.state_dict())
+        _check_weights(state, model)
+        result = probe.examine(model, state, options)
+    eager.save(state, result.model, out)
+    return {
+        "weights": f"the initialisers of {Path(model.factory).name}",
+        "parameters": sum(tensor.numel() for tensor in state.values() if tensor.is_floating_point()),
+        "model": serde.encode(result.model),
+        "remarks": [*_remarks(result.model), *result.remarks],
+    }
+
+
+def _with_outputs(model: Model, answers: Sequence[Sequence[Answer]], options: Options) -> Model:
+    """The model with the axis of the batch in each output, which is known for a single case only after a run.
+
+    Raises BadInput for an output whose size depends on the data.
+    """
+    assert model.given is not None
+    names, places = definition.output_names(model), []
+    wanted = options.outputs or names
+    for name, place, *shapes in zip(names, model.given.outputs, *answers, strict=True):
+        if name in wanted and len({answer.shape for answer in shapes}) > 1:
+            others = [other for other in names if other != name]
+            remedy = (
+                f"select others: --output {','.join(others)}" if others else "export the model without that selection"
+            )
+            raise BadInput(f"the size of the output {place.name} of {model.factory} depends on the data", remedy)
+        places.append(_place(place, shapes[0].shape, options))
+    return replace(model, given=replace(model.given, outputs=tuple(places)))
+
+
+def _place(place: GivenTensor, shape: tuple[int, ...], options: Options) -> GivenTensor:
+    """Where the batch is in an output; one of a single case without an axis of 1 in its place gets such an axis."""
+    axis = place.batch_axis
+    if options.fixed_batch != 1 or (axis is not None and axis < len(shape) and shape[axis] == 1):
+        return place
+    return replace(place, batch_axis=None)
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+
+
+def _check_weights(state: Mapping[str, Any], model: Model) -> None:
+    """Raises BadInput for a weight that is NaN: every answer would be."""
+    bad = next((name for name, tensor in state.items() if tensor.is_floating_point() and tensor.isnan().any()), None)
+    if bad is not None:
+        raise BadInput(f"the weight {bad} of {model.factory} contains NaN", "save the model again, after its training")
+
+
+def _remarks(model: Model) -> list[str]:
+    """One line each about tensors with another name or place than in the file."""
+    assert model.given is not None
+    names = [tensor.name for tensor in model.inputs] + definition.output_names(model)
+    pairs = list(zip(names, (*model.given.inputs, *model.given.outputs), strict=True))
+    renamed = [f"{place.name!r} is {name}" for name, place in pairs if name != place.name]
+    without = [name for name, place in pairs if place.batch_axis is None]
+    moved = [f"{name} (axis {place.batch_axis})" for name, place in pairs if place.batch_axis]
+    remarks = [f"names are changed to characters that all runtimes accept: {', '.join(renamed)}"] if renamed else []
+    if without:
+        what = f"{', '.join(without)} without a batch axis get a leading axis of 1"
+        remarks.append(f"{model.name} takes one case at a time: {what}")
+    if moved:
+        remarks.append(f"the batch becomes the first axis of {', '.join(moved)}")
+    return remarks
