@@ -19,14 +19,23 @@ import tomllib
 
 from deploytool.backends.session import load_backend
 from deploytool.results.artifact import Kind
-from deploytool.spec import Options, Stage
+from deploytool.spec import Options, SourceKind
 from deploytool.stages import registry
-from deploytool.stages.registry import STAGES
+from deploytool.stages.registry import GIVEN_GRAPH, STAGES, Contract
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "deploytool"
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path.stat().st_size)
-BACKENDS = ("eager", "eager_variants", "fp16_emulation", "onnxruntime", "reference", "tensorrt", "torchscript")
+BACKENDS = (
+    "eager",
+    "eager_variants",
+    "fp16_emulation",
+    "given_graph",
+    "onnxruntime",
+    "reference",
+    "tensorrt",
+    "torchscript",
+)
 IMPORTS = grimp.build_graph("deploytool")
 HEAVY = (
     *("torch", "safetensors", "onnx", "onnxruntime", "onnxsim", "tensorrt", "tensorrt_rtx", "cuda", "PIL"),
@@ -75,10 +84,18 @@ HEAVY_MODULES = {  # modules that import a heavy library, and which
     "deploytool.stages.torchscript": "torch",
     "deploytool.stages.simplify": "onnx",
     "deploytool.stages.export": "onnx",
+    "deploytool.stages.export_graph": "onnx",
+    "deploytool.stages.load_graph": "torch",
+    "deploytool.backends.given_graph": "onnxruntime",
     "deploytool.stages.validate": "torch",
 }
+CONTRACTS = {
+    **{registry.file_name(stage, SourceKind.CODE): contract for stage, contract in STAGES.items()},
+    **{registry.file_name(stage, SourceKind.GRAPH): contract for stage, contract in GIVEN_GRAPH.items()},
+}  # of every file of a stage
 JOB_READERS = {
     "load": ("model_checks/probe.py",),
+    "load_graph": ("model_checks/probe.py",),
     "validate": ("parity/checks.py", "benchmark/quick.py"),
 }  # files to which a stage passes its job
 HEAVY_PACKAGES = (  # packages that need torch or onnx
@@ -117,9 +134,9 @@ def used_names(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def sources(stage: Stage) -> Iterator[ast.AST]:
+def sources(name: str) -> Iterator[ast.AST]:
     """The syntax nodes of a stage's file, and of those to which it passes its job."""
-    for path in (PACKAGE / "stages" / f"{stage}.py", *(PACKAGE / name for name in JOB_READERS.get(stage, ()))):
+    for path in (PACKAGE / "stages" / f"{name}.py", *(PACKAGE / reader for reader in JOB_READERS.get(name, ()))):
         yield from nodes(path)
 
 
@@ -169,56 +186,56 @@ def test_the_import_contracts_are_kept() -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_satisfies_its_protocol(stage: Stage) -> None:
-    make, protocol = registry.import_stage(stage).make, registry.StageModule.make
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_a_stage_satisfies_its_protocol(name: str) -> None:
+    make, protocol = registry.import_stage(name).make, registry.StageModule.make
     assert list(inspect.signature(make).parameters) == list(inspect.signature(protocol).parameters)[1:]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_declares_every_package_whose_code_it_runs(stage: Stage) -> None:
+@pytest.mark.parametrize(("name", "contract"), CONTRACTS.items(), ids=CONTRACTS)
+def test_a_stage_declares_every_package_whose_code_it_runs(name: str, contract: Contract) -> None:
     """Exactly what it imports, directly or not: otherwise results would be reused or repeated wrongly."""
-    imported = IMPORTS.find_upstream_modules(f"deploytool.stages.{stage}") - {
+    imported = IMPORTS.find_upstream_modules(f"deploytool.stages.{name}") - {
         "deploytool",
         "deploytool.stages.registry",
     }
-    packages = {name.split(".")[1] for name in imported}
-    declared = {name.removesuffix(".py") for name in (*registry.COMMON_PACKAGES, *STAGES[stage].packages)}
+    packages = {module.split(".")[1] for module in imported}
+    declared = {package.removesuffix(".py") for package in (*registry.COMMON_PACKAGES, *contract.packages)}
     assert packages | {"host", "results", "serde"} == declared
 
 
 def test_every_stage_file_is_in_the_table() -> None:
-    assert {path.stem for path in (PACKAGE / "stages").glob("[a-z]*.py")} == {*STAGES, "registry"}
+    assert {path.stem for path in (PACKAGE / "stages").glob("[a-z]*.py")} == {*CONTRACTS, "registry"}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_reads_only_the_options_it_declares(stage: Stage) -> None:
+@pytest.mark.parametrize(("name", "contract"), CONTRACTS.items(), ids=CONTRACTS)
+def test_a_stage_reads_only_the_options_it_declares(name: str, contract: Contract) -> None:
     read = {
         node.attr
-        for node in sources(stage)
+        for node in sources(name)
         if isinstance(node, ast.Attribute)
         and "options" in (getattr(node.value, "attr", ""), getattr(node.value, "id", ""))
     }
-    assert read == set(STAGES[stage].options)
+    assert read == set(contract.options)
     assert read <= set(Options.__dataclass_fields__)
 
 
 ACCESSORS = {"golden": Kind.GOLDEN, "source": Kind.WEIGHTS}  # methods of StageInputs that load an artifact
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_uses_only_the_artifacts_it_declares(stage: Stage) -> None:
+@pytest.mark.parametrize(("name", "contract"), CONTRACTS.items(), ids=CONTRACTS)
+def test_a_stage_uses_only_the_artifacts_it_declares(name: str, contract: Contract) -> None:
     used = {
         Kind[node.args[0].attr]
-        for node in sources(stage)
+        for node in sources(name)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr in {"latest", "chain"}
         and isinstance(node.args[0], ast.Attribute)
     }
-    methods = {dotted(node.func) for node in sources(stage) if isinstance(node, ast.Call)}
+    methods = {dotted(node.func) for node in sources(name) if isinstance(node, ast.Call)}
     used |= {kind for name, kind in ACCESSORS.items() if f"inputs.{name}" in methods}
-    assert used == {*STAGES[stage].requires, *STAGES[stage].optional}
+    assert used == {*contract.requires, *contract.optional}
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -101,7 +101,7 @@ def _remarks(model: Model) -> list[str]:
     moved = [f"{name} (axis {place.batch_axis})" for name, place in pairs if place.batch_axis]
     remarks = [f"names are changed to characters that all runtimes accept: {', '.join(renamed)}"] if renamed else []
     if without:
-        what = f"{', '.join(without)} without a batch axis get a leading axis of 1"
+        what = f"{', '.join(without)} without a batch axis {'gets' if len(without) == 1 else 'get'} a leading axis of 1"
         remarks.append(f"{model.name} takes one case at a time: {what}")
     if moved:
         remarks.append(f"the batch becomes the first axis of {', '.join(moved)}")

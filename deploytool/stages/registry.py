@@ -63,14 +63,14 @@ STAGES: Mapping[Stage, Contract] = {
         ("seed", "weights", "trust_code", "sizes", "outputs", "fixed_batch", "inputs"),
         ("torch", "safetensors"),
         copies=1,
-        packages=("backends", "data", "loading", "model_checks"),
+        packages=("backends", "data", "loading", "model_checks", "rewrites"),
     ),
     Stage.GOLDEN: Contract(
         (Kind.WEIGHTS,),
         Kind.GOLDEN,
         ("seed", "images", "data", "inputs", "cases", "sizes"),
         ("torch", "numpy", "pillow"),
-        packages=("backends", "data", "loading", "parity"),
+        packages=("backends", "data", "loading", "parity", "rewrites"),
     ),
     Stage.TORCHSCRIPT: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN),
@@ -78,7 +78,7 @@ STAGES: Mapping[Stage, Contract] = {
         ("sizes", "tolerance"),
         ("torch",),
         copies=1,
-        packages=("backends", "data", "loading", "model_checks", "parity"),
+        packages=("backends", "data", "loading", "model_checks", "parity", "rewrites"),
     ),
     Stage.EXPORT: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN),
@@ -146,7 +146,7 @@ STAGES: Mapping[Stage, Contract] = {
         ("torch", *_ORT, *DISTRIBUTIONS),
         optional=(Kind.TORCHSCRIPT, Kind.PROBES, Kind.ENGINE, Kind.FAULTS),
         uses_device=True,
-        packages=("backends", "benchmark", "data", "loading", "parity", "targets.py"),
+        packages=("backends", "benchmark", "data", "loading", "parity", "rewrites", "targets.py"),
     ),
     Stage.PACK: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH, Kind.REPORT),

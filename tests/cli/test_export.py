@@ -109,7 +109,7 @@ def assert_that_the_tables_match(stdout: str, report: dict[str, Any]) -> None:
     assert len(timed) >= 4
     for stage, speed in timed.items():
         (line,) = [line for line in speeds.splitlines() if line.startswith(f" {stage}/")]
-        assert all(figure in line for figure in (f"{speed['latency_ms']:.2f} ms", f"{speed['eager_ms']:.2f} ms"))
+        assert all(figure in line for figure in (f"{speed['latency_ms']:.2f} ms", f"{speed['baseline_ms']:.2f} ms"))
         ratio = f"{speed['ratio']:.2f}× ({speed['low']:.2f}–{speed['high']:.2f})"
         assert (ratio in line) is (speed["verdict"] in (SpeedVerdict.FASTER, SpeedVerdict.SLOWER))
     for line in report["remarks"]:

@@ -37,7 +37,7 @@ def test_the_published_schema_matches_the_dataclasses() -> None:
 def test_it_is_a_valid_schema_with_the_version_of_the_report() -> None:
     document = json.loads(json_schema.published())
     Draft202012Validator.check_schema(document)
-    assert document["$id"] == "urn:deploytool.report:4"
+    assert document["$id"] == "urn:deploytool.report:5"
     assert document["$defs"]["Report"]["properties"]["schema"] == {"const": report.SCHEMA}
 
 

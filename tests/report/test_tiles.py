@@ -30,16 +30,16 @@ def test_the_speed_up_is_that_with_the_best_lower_bound_among_passing_artifacts(
     passing = timed(
         written(run_copy), (Stage.TORCHSCRIPT, 9, 9, None), (Stage.REWRITE, 3, 9, FASTER), (Stage.FP16, 2, 12, FASTER)
     )
-    assert tiles_by_name(run_copy, passing)["Speed-up over eager"].line == "3.00–9.00, rewrite at batch 1"
+    assert tiles_by_name(run_copy, passing)["Speed-up over eager PyTorch"].line == "3.00–9.00, rewrite at batch 1"
     failing = tiles_by_name(run_copy, variants.broken(passing))
-    assert failing["Speed-up over eager"].line == "2.00–12.00, fp16 at batch 1"
+    assert failing["Speed-up over eager PyTorch"].line == "2.00–12.00, fp16 at batch 1"
     assert failing["Checks passed"].alarm
     assert failing["Checks passed"].line.startswith("worst: rewrite")
 
 
 def test_a_speed_without_a_verdict_is_not_shown(run_copy: Path) -> None:
     uneven = timed(written(run_copy), (Stage.REWRITE, 3, 9, SpeedVerdict.NO_VERDICT))
-    tile = tiles_by_name(run_copy, uneven)["Speed-up over eager"]
+    tile = tiles_by_name(run_copy, uneven)["Speed-up over eager PyTorch"]
     assert (tile.figure, tile.line) == ("–", "no verdict: the machine was too uneven")
     ((_, _, _, ratio, interval, status),) = timings.speed_rows(uneven)
     assert (ratio, interval) == ("–", "–")

@@ -20,6 +20,7 @@ from deploytool.spec import Model
 
 _WORKER = "deploytool.loading.graph.trial_worker"
 _SECONDS = 300.0  # for all runs together
+_MAX_RESULT_BYTES = 1 << 24
 _LIBRARY = re.compile(r"^.*?\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _NODE = re.compile(r"Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ")
 _SOURCE = re.compile(r"/\S+\.(?:cc|h|cpp):\d+ \S+ ")  # where ONNX Runtime raises an error
@@ -44,18 +45,24 @@ def run(model: Model, batches: Sequence[Mapping[str, npt.NDArray[Any]]]) -> list
         files = [str(folder / f"{number}.npz") for number in range(len(batches))]
         for file, batch in zip(files, batches, strict=True):
             np.savez(file, *layout.to_file(model, batch).values())
-        command = workers.command(_WORKER)
+        result = folder / "outputs.json"
         try:
-            printed = run_limited(
-                command, what="ONNX Runtime", seconds=_SECONDS, gibibytes=workers.MEMORY_GIB, task=[str(path), files]
+            run_limited(
+                workers.command(_WORKER),
+                what="ONNX Runtime",
+                seconds=_SECONDS,
+                gibibytes=workers.MEMORY_GIB,
+                max_file_bytes=_MAX_RESULT_BYTES,
+                task=[str(path), files, str(result)],
             )
+            answers = json.loads(result.read_text(encoding="utf-8"))
         except ChildFailed as error:
             problem = f"ONNX Runtime cannot run {model.factory}: {_reason(error.last_line)}"
             raise BadInput(problem, _ONLY_STANDARD) from error
         except ChildDied as error:
             problem = f"ONNX Runtime cannot run {model.factory}: {exception_text.one_line(error)}"
             raise BadInput(problem, "check where the file comes from, and that it is complete") from error
-    return [[Answer(dtype, tuple(shape)) for dtype, shape in answers] for answers in json.loads(printed)]
+    return [[Answer(dtype, tuple(shape)) for dtype, shape in batch] for batch in answers]
 
 
 def _reason(line: str) -> str:

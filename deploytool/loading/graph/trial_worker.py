@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 _FATAL = 4  # log severity
 
 
 def main() -> None:
-    """Prints the names, types and shapes of the outputs for each set of inputs, as one line of JSON.
+    """Writes the types and shapes of the outputs for each set of inputs, as JSON.
 
-    The task on stdin is the path of the graph, and the paths of .npz files with the inputs in order.
+    The task on stdin is the path of the graph, the paths of .npz files with the inputs in order, and the path of the
+    result.
     """
     import numpy as np
     import onnxruntime as ort
 
-    path, files = json.loads(sys.stdin.readline())
+    path, files, result = json.loads(sys.stdin.readline())
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -28,4 +30,5 @@ def main() -> None:
             feeds = {name: arrays[f"arr_{number}"] for number, name in enumerate(names)}
         outputs = session.run(None, feeds)
         results.append([[str(array.dtype), list(array.shape)] for array in outputs])
-    sys.__stdout__.write(json.dumps(results) + "\n")  # type: ignore[union-attr]  # a child has one
+    with Path(result).open("w", encoding="utf-8") as file:
+        json.dump(results, file)

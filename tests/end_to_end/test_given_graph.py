@@ -1,0 +1,107 @@
+"""Given ONNX files through the whole pipeline; each is compared with the file itself by ONNX Runtime alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+
+from deploytool import export
+from deploytool.api import Run
+from deploytool.spec import Baseline, Stage
+from tests import given_graphs
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def run_file(path: Path, inputs: Arrays) -> Arrays:
+    """The outputs of a file in ONNX Runtime by name: nothing here is of deploytool."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def export_file(graph: onnx.ModelProto, tmp_path: Path, **options: Any) -> Run:
+    path = tmp_path / "net.onnx"
+    onnx.save(graph, path)
+    run = export(str(path), quick=True, out=tmp_path / "run", **options)
+    assert run.check().passed
+    assert run.script is None
+    return run
+
+
+def assert_close(run: Run, expected: Arrays, inputs: Arrays, *, batch_axis: int = 0) -> None:
+    """The FP32 and FP16 graphs of a run give the answers of the file."""
+    assert run.onnx is not None
+    assert run.fp16 is not None
+    for path, tolerance in ((run.onnx, 1e-5), (run.fp16, 4e-3)):
+        actual = run_file(path, inputs)
+        assert list(actual) == list(expected)
+        for name, array in expected.items():
+            difference = np.abs(actual[name].astype(np.float64) - array).max()
+            assert difference <= tolerance * max(1.0, np.abs(array).max()), (path.parent.name, name)
+
+
+@pytest.mark.parametrize("opset", [11, 17, 18, 21])
+def test_a_classifier_of_any_opset_is_exported_and_equals_the_file(opset: int, tmp_path: Path) -> None:
+    run = export_file(given_graphs.conv(opset), tmp_path)
+    inputs: Arrays = {"image": np.random.default_rng(0).standard_normal((3, 3, 16, 16)).astype(np.float32)}
+    assert_close(run, run_file(tmp_path / "net.onnx", inputs), inputs)
+    assert run.onnx is not None
+    written = onnx.load(run.onnx)
+    assert written.opset_import[0].version == max(18, opset)
+    converted = [line for line in run.report.remarks if line.startswith("export: converted")]
+    assert converted == ([f"export: converted from opset {opset} to 18, with the same answers"] if opset < 18 else [])
+
+
+def test_token_ids_stay_in_the_table_and_lengths_stay_dynamic(tmp_path: Path) -> None:
+    run = export_file(given_graphs.tokens(), tmp_path, sizes={"seq": (2, 4, 8)})
+    rng = np.random.default_rng(1)
+    for length in (3, 7):
+        inputs = {"ids": rng.integers(0, 50, (2, length)), "attention_mask": np.ones((2, length), np.int64)}
+        assert_close(run, run_file(tmp_path / "net.onnx", inputs), inputs)
+
+
+def test_a_batch_elsewhere_and_a_scalar_become_a_batch_first_with_one_remark_each(tmp_path: Path) -> None:
+    run = export_file(given_graphs.state(), tmp_path)
+    rng = np.random.default_rng(2)
+    x, before = (rng.standard_normal(shape).astype(np.float32) for shape in ((1, 4), (2, 1, 4)))
+    expected = run_file(tmp_path / "net.onnx", {"x": x, "before": before, "rate": np.array(1)})
+    expected["after"] = np.moveaxis(expected["after"], 1, 0)
+    assert_close(run, expected, {"x": x, "before": np.moveaxis(before, 1, 0), "rate": np.array([1])})
+    remarks = [line for line in run.report.remarks if line.startswith("load: ")]
+    assert remarks == [
+        "load: net takes one case at a time: rate without a batch axis gets a leading axis of 1",
+        "load: the batch becomes the first axis of before (axis 1), after (axis 1)",
+    ]
+
+
+def test_external_data_are_part_of_the_run_and_a_changed_byte_repeats_it(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save(given_graphs.mlp(), path, save_as_external_data=True, location="net.bin", size_threshold=0)
+    first = export(str(path), quick=True, out=tmp_path / "run").check()
+    assert export(str(path), quick=True, out=tmp_path / "run").check().artifacts[0].fresh is False
+    data = bytearray((tmp_path / "net.bin").read_bytes())
+    data[3] ^= 0x80  # the sign of the first weight
+    (tmp_path / "net.bin").write_bytes(data)
+    second = export(str(path), quick=True, out=tmp_path / "run").check()
+    assert second.artifacts[0].fresh
+    assert second.artifacts[0].digest != first.artifacts[0].digest
+    inputs: Arrays = {"x": np.ones((1, 8), np.float32)}
+    assert_close(second, run_file(path, inputs), inputs)
+
+
+def test_speed_is_compared_with_the_file_as_it_was_given(tmp_path: Path) -> None:
+    run = export_file(given_graphs.mlp(), tmp_path, seconds=0.1)
+    assert run.report.baseline is Baseline.GIVEN
+    assert {speed.stage for speed in run.report.speeds} >= {Stage.EXPORT, Stage.FP16}
+    assert all(speed.baseline_ms for speed in run.report.speeds)
+    assert run.report_html is not None
+    page = run.report_html.read_text()
+    assert "the given file on ONNX Runtime" in page
+    assert "eager PyTorch" not in page

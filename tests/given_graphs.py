@@ -1,0 +1,90 @@
+"""Small ONNX graphs for tests, in onnx's own text form with weights drawn from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper, parser
+
+Weights = Mapping[str, npt.NDArray[Any]]
+
+CONV = """<ir_version: 8, opset_import: ["": {opset}]>
+conv (float[N,3,16,16] image) => (float[N,10] scores) {{
+  a = Conv<pads=[1,1,1,1]>(image, kernel, bias)
+  b = Relu(a)
+  c = GlobalAveragePool(b)
+  d = Flatten(c)
+  scores = Gemm<transB=1>(d, table, shift)
+}}"""
+
+MLP = """<ir_version: 8, opset_import: ["": 18]>
+mlp (float[batch,8] x) => (float[batch,4] y) {
+  a = MatMul(x, first)
+  b = Relu(a)
+  y = MatMul(b, second)
+}"""
+
+TOKENS = """<ir_version: 8, opset_import: ["": 18]>
+tokens (int64[batch,seq] ids, int64[batch,seq] attention_mask) => (float[batch,seq,8] hidden) {
+  e = Gather(words, ids)
+  q = MatMul(e, query)
+  k = Transpose<perm=[0,2,1]>(e)
+  s = MatMul(q, k)
+  axis = Constant<value_ints=[1]>()
+  m = Unsqueeze(attention_mask, axis)
+  seen = Cast<to=9>(m)
+  low = Constant<value_float=-30.0>()
+  masked = Where(seen, s, low)
+  p = Softmax<axis=-1>(masked)
+  hidden = MatMul(p, e)
+}"""
+
+STATE = """<ir_version: 8, opset_import: ["": 18]>
+state (float[B,4] x, float[2,B,4] before, int64 rate) => (float[B,4] y, float[2,B,4] after) {
+  zero = Constant<value_int=0>()
+  first = Gather<axis=0>(before, zero)
+  factor = Cast<to=1>(rate)
+  sum = Add(x, first)
+  scaled = Add(sum, factor)
+  y = Tanh(scaled)
+  after = Mul(before, decay)
+}"""
+
+
+def weights(**shapes: tuple[int, ...]) -> dict[str, npt.NDArray[np.float32]]:
+    """Weights with these shapes, scaled so that sums of their products stay near 1."""
+    rng = np.random.default_rng(7)
+    scale = {name: np.sqrt(max(1, int(np.prod(shape[1:])))) for name, shape in shapes.items()}
+    return {name: (rng.standard_normal(shape) / scale[name]).astype(np.float32) for name, shape in shapes.items()}
+
+
+def model(text: str, arrays: Weights) -> onnx.ModelProto:
+    """The graph of a text with these initialisers."""
+    graph = parser.parse_model(text)
+    graph.graph.initializer.extend([numpy_helper.from_array(array, name) for name, array in arrays.items()])
+    return graph
+
+
+def conv(opset: int = 18) -> onnx.ModelProto:
+    """A small classifier of images."""
+    arrays = weights(kernel=(8, 3, 3, 3), bias=(8,), table=(10, 8), shift=(10,))
+    return model(CONV.format(opset=opset), arrays)
+
+
+def mlp() -> onnx.ModelProto:
+    """Two matrix products."""
+    return model(MLP, weights(first=(8, 16), second=(16, 4)))
+
+
+def tokens() -> onnx.ModelProto:
+    """Attention over token ids with a mask."""
+    return model(TOKENS, weights(words=(50, 8), query=(8, 8)))
+
+
+def state() -> onnx.ModelProto:
+    """A step of a recurrent model: its state has the batch second, and one input is a scalar."""
+    return model(STATE, {"decay": np.array([[[0.5]], [[0.25]]], np.float32)})
