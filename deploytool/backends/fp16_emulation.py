@@ -15,7 +15,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from deploytool.backends import mask_values
+from deploytool.backends import mask_values, saturation
 from deploytool.backends.session import Array, Session, in_batches
 from deploytool.errors import MissingBackend
 from deploytool.host import fp16_rounding
@@ -123,27 +123,31 @@ def _load(graph: onnx.ModelProto, *, optimise: bool = True) -> ort.InferenceSess
 
 
 def run_with_range(half: onnx.ModelProto, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
-    """The outputs of an FP16 graph, and the largest finite value that it rounds to FP16 anywhere, masks excluded."""
+    """The outputs of an FP16 graph, and the largest finite value that it rounds to FP16 anywhere.
+
+    Masks do not count, and neither do values beyond 65504 that saturate what reads them.
+    """
     fp16_names = {value.name for value in half.graph.input if _is_fp16(value)}
     arrays = {name: fp16_rounding.nearest(array) if name in fp16_names else array for name, array in inputs.items()}
-    graph, masked = emulate(half), emulate(half)
+    graph, measured = emulate(half), emulate(half)
     outputs = [output.name for output in graph.graph.output]
     unrounded = [node.output[0] for node in graph.graph.node if node.output[0].endswith(_UNROUNDED)]
-    has_masks = mask_values.shrink(masked)
+    has_masks = bool(mask_values.find(graph))
     names = [*outputs, *([] if has_masks else _add_maxima(graph, unrounded))]
     chunks = _run(graph, names, arrays)
     cases = len(next(iter(inputs.values())))
     answers = {name: np.concatenate([chunk[index] for chunk in chunks])[:cases] for index, name in enumerate(outputs)}
     largest = float(np.max([chunk[len(outputs) :] for chunk in chunks], initial=0.0))
-    if has_masks or not np.isfinite(largest):
-        largest = max(_ranges(masked, unrounded, arrays).values(), default=0.0)
+    if has_masks or not largest <= fp16_rounding.LARGEST:
+        largest = max(_ranges(measured, unrounded, arrays).values(), default=0.0)
     return answers, largest
 
 
 def node_ranges(path: Path, inputs: Mapping[str, Array]) -> dict[str, float]:
     """The largest finite value that each node of an FP16 graph produces before rounding, by the name of the node.
 
-    Infinity is not counted: a value that overflows is finite once, at the node that produces it. Masks are not either.
+    Infinity is not counted: a value that overflows is finite once, at the node that produces it. Neither are masks, and
+    values beyond 65504 that saturate what reads them.
     """
     graph = emulate(onnx.load(path))
     producers = {node.output[0]: node.name for node in graph.graph.node if node.output[0].endswith(_UNROUNDED)}
@@ -162,8 +166,10 @@ def tensor_ranges(single: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[
 def _ranges(graph: onnx.ModelProto, tensors: Sequence[str], inputs: Mapping[str, Array]) -> dict[str, float]:
     """The largest finite absolute value of each of these tensors, masks excluded; changes the graph.
 
-    A tensor that can still hold a shrunk mask is measured once more with masks of zero.
+    A tensor that can still hold a shrunk mask is measured once more with masks of zero. A tensor beyond 65504 that
+    saturates what reads it counts as zero.
     """
+    absorbed = saturation.absorbed(graph)
     without_masks, copy = onnx.ModelProto(), onnx.ModelProto()
     without_masks.CopyFrom(graph)
     has_masks = mask_values.shrink(graph)
@@ -175,7 +181,10 @@ def _ranges(graph: onnx.ModelProto, tensors: Sequence[str], inputs: Mapping[str,
     lowest_mask = mask_values.SHRUNK_MASK / 2
     doubtful = [name for name, value in ranges.items() if has_masks and lowest_mask <= value <= fp16_rounding.LARGEST]
     bare = _maxima(without_masks, doubtful, inputs, finite=True) if doubtful else {}
-    return ranges | {name: min(ranges[name], value) for name, value in bare.items()}
+    ranges |= {name: min(ranges[name], value) for name, value in bare.items()}
+    return {
+        name: 0.0 if value > fp16_rounding.LARGEST and name in absorbed else value for name, value in ranges.items()
+    }
 
 
 def _maxima(

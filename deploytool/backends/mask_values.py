@@ -17,7 +17,7 @@ from deploytool.host import fp16_rounding
 
 MIN_MASK = fp16_rounding.LARGEST  # the largest finite FP16 value: constants from here on can be masks
 SHRUNK_MASK = 8192.0  # exp(-8192) is zero too, and the sum of seven masks still fits into FP16
-_APPLYING = ("Where", "Add", "Sub", "Pad", "ScatterND", "ScatterElements")  # operators that apply a mask
+_APPLYING = ("Where", "Add", "Sub", "Pad", "ScatterND", "ScatterElements", "Max", "Min")  # operators that apply a mask
 _MOVING = (
     *("Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Neg", "Reshape", "Slice", "Squeeze"),
     *("Tile", "Transpose", "Trilu", "Unsqueeze"),
@@ -29,14 +29,19 @@ _COMPARING = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not"
 
 def shrink(graph: onnx.ModelProto, to: float = SHRUNK_MASK) -> bool:
     """Replaces the mask values of an FP32 graph, in place, by `to` with their sign; returns whether it has any."""
-    uses = _TensorUses(graph.graph)
-    large = [(name, value) for name, value in _constants(graph) if _is_large(value)]
-    masks = [value for name, value in large if uses.is_mask(name)]
+    masks = find(graph)
     for mask in masks:
         values = numpy_helper.to_array(mask)
         small = np.where(np.abs(values) >= MIN_MASK, np.copysign(np.float32(to), values), values)
         mask.CopyFrom(numpy_helper.from_array(small.astype(np.float32), mask.name))
     return bool(masks)
+
+
+def find(graph: onnx.ModelProto) -> list[TensorProto]:
+    """The constants of an FP32 graph that hold mask values."""
+    uses = _TensorUses(graph.graph)
+    large = [(name, value) for name, value in _constants(graph) if _is_large(value)]
+    return [value for name, value in large if uses.is_mask(name)]
 
 
 def _is_large(value: TensorProto) -> bool:

@@ -34,6 +34,7 @@ _DRAWS = 2  # runs with random rounding
 _STEP32 = 2.0**-23  # relative distance of neighbouring FP32 numbers
 _LOST_BITS = 13  # mantissa bits that FP32 has and FP16 has not
 _SLACK = 4096  # random numbers beyond those of the largest tensor
+_MASK, _LARGE = -1e8, 1e30  # values from here on are masks: no call rounds them
 _STATISTICS = ("running_mean", "running_var")  # of batch norms: in a graph they are folded into the weights
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")  # one operator with several results
 
@@ -284,7 +285,13 @@ def _call_replacement(replacement: Callable[..., Any], args: Sequence[Any], name
 
 
 def _apply(rounding: Rounding, value: Any) -> Any:
-    return rounding(value) if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else value
+    """A rounded FP32 tensor, with its masks as they are: -1e9 is -1e9 in every key of a masked row, however it adds."""
+    if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
+        return value
+    least, most = (end.item() for end in value.aminmax()) if value.numel() else (0.0, 0.0)
+    if least > _MASK and most < _LARGE:
+        return rounding(value)
+    return torch.where((value <= _MASK) | (value >= _LARGE), value, rounding(value))
 
 
 def _nearest_fp16(value: torch.Tensor) -> torch.Tensor:

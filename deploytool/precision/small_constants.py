@@ -14,6 +14,8 @@ import onnx
 from onnx import NodeProto, numpy_helper
 
 from deploytool.host import fp16_rounding
+from deploytool.precision.internal_sums import is_summand
+from deploytool.precision.positional import MOVING
 from deploytool.rewrites.graph.editable import EditableGraph, attributes
 
 _COARSE = 0.01  # largest relative rounding error at which a constant still guards
@@ -22,10 +24,6 @@ _DEPTH = 8  # nodes to follow in each direction
 _GUARDING = (
     *("Add", "Sub", "Max", "Min", "Clip", "Where"),
     *("Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
-)
-_MOVING = (
-    *("Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile"),
-    *("Transpose", "Unsqueeze"),
 )
 _POINTWISE = ("Abs", "Add", "Clip", "Concat", "ConstantOfShape", "Div", "Max", "Min", "Mul", "Neg", "Pow", "Reciprocal")
 _SHRINKING = (
@@ -85,7 +83,7 @@ def _constant_value(name: str, graph: EditableGraph) -> float | None:
         if array is not None:
             uniform = array.size and array.dtype == np.float32 and bool((array == array.flat[0]).all())
             return float(array.flat[0]) if uniform else None
-        if maker is None or maker.op_type not in _MOVING:
+        if maker is None or maker.op_type not in MOVING:
             return None
         name = maker.input[0]
     return None
@@ -109,13 +107,26 @@ def _rounding_error(number: float) -> float:
 
 
 def _upstream(nodes: Sequence[NodeProto], graph: EditableGraph) -> list[NodeProto]:
-    """The nodes upstream of these, back to the first whose results are not small."""
+    """The nodes upstream of these, back to the first whose results are not small.
+
+    The factors of a product are not small where the product is: FP16 represents 1e-4, and not 1e-8. Nor is what is
+    divided by a guarded value, unless it is a sum of products as well.
+    """
     found, level = dict[str, NodeProto](), list(nodes)
     for _ in range(_DEPTH):
-        producers = [graph.producer(name) for consumer in level for name in consumer.input if name]
-        level = [node for node in producers if node and _keeps_small(node) and node.name not in found]
+        producers = [producer for consumer in level for producer in _small_operands(consumer, graph)]
+        level = [node for node in producers if _keeps_small(node) and node.name not in found]
         found |= {node.name: node for node in level}
     return list(found.values())
+
+
+def _small_operands(node: NodeProto, graph: EditableGraph) -> list[NodeProto]:
+    """The producers of the operands that are small where the result of a node is, or in a quotient its divisor."""
+    if node.op_type == "ReduceL2" or is_summand(node, graph):
+        return []
+    producers = [producer for producer in map(graph.producer, filter(None, node.input)) if producer is not None]
+    is_product = node.op_type in ("Mul", "Div") and all(graph.constant(name) is None for name in node.input)
+    return [node for node in producers if node.op_type.startswith("Reduce")] if is_product else producers
 
 
 def _downstream(node: NodeProto, graph: EditableGraph) -> list[NodeProto]:
@@ -131,4 +142,4 @@ def _downstream(node: NodeProto, graph: EditableGraph) -> list[NodeProto]:
 
 
 def _keeps_small(node: NodeProto) -> bool:
-    return node.op_type in (*_SHRINKING, *_MOVING)
+    return node.op_type in (*_SHRINKING, *MOVING)

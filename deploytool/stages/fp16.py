@@ -21,8 +21,9 @@ from deploytool.loading import weights_file
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import edge_checks, metrics
 from deploytool.parity.metrics import Tolerances
-from deploytool.precision import fp16, small_constants
+from deploytool.precision import fp16, hazards
 from deploytool.precision.fp16 import Fp16Conversion
+from deploytool.precision.hazards import Hazards
 from deploytool.precision.search import MOST, Evaluation, Kept, smallest_set
 from deploytool.precision.small_constants import SmallConstant
 from deploytool.results.artifact import OPTIMISED, Kind, Notes, engine_graph
@@ -53,8 +54,8 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         reason = " ".join(str(error).split())
         raise StageFailed(f"the graph cannot be converted to FP16: {reason}", _DEPLOY) from error
     requested, names, evaluations = job.options.keep_fp32, [node.name for node in conversion.nodes], 0
-    constants, modules = small_constants.find(conversion.single, names), frozenset[str]()
-    kept = Kept().union(*(constant.around for constant in constants))
+    hazardous = hazards.find(conversion)
+    kept, modules = hazardous.nodes, frozenset[str]()
     if requested:
         modules = name_scopes.modules(weights_file.names(inputs.latest(Kind.WEIGHTS).path))
     if requested == (AUTO,):
@@ -67,8 +68,12 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     optimised = job.options.runner != "onnxruntime" or _optimised(out)
     short_names = name_scopes.shortest_names(kept, names, modules)
     notes = {"io": job.options.io, **counts, "weights": serde.encode(_weights(graph, half))}
-    remarks = [*_constant_remarks(constants), *([] if optimised else [_UNOPTIMISED.format(onnxruntime.__version__)])]
-    notes |= {"guards": serde.encode(constants), OPTIMISED: optimised, "remarks": remarks}
+    remarks = [
+        *_kind_remarks(hazardous),
+        *_constant_remarks(hazardous.constants),
+        *([] if optimised else [_UNOPTIMISED.format(onnxruntime.__version__)]),
+    ]
+    notes |= {"guards": serde.encode(hazardous.constants), OPTIMISED: optimised, "remarks": remarks}
     if not requested:
         return notes
     paths = {name: name_scopes.module_path(name, modules) for name in names if name in kept}
@@ -93,6 +98,15 @@ def _constant_remarks(constants: Sequence[SmallConstant]) -> list[serde.Json]:
             f"FP16 cannot represent {number:.3g}: the {nodes} nodes around {uses[0].node}{more} stay in FP32"
         )
     return remarks
+
+
+def _kind_remarks(hazardous: Hazards) -> list[serde.Json]:
+    """A line for the internal sums and one for the angles and positions that stay in FP32."""
+    sums, positions = len(Kept().union(*hazardous.sums)), len(hazardous.positions)
+    lines = {"sums in norms, means and logarithms": sums, "angles and positions": positions}
+    return [
+        f"{what} stay in FP32: {count} {'nodes' if count > 1 else 'node'}" for what, count in lines.items() if count
+    ]
 
 
 def _summary(names: list[str], kept: int, nodes: int, evaluations: int) -> str:

@@ -16,9 +16,9 @@ from deploytool.results import verdict
 from tests.user_model_export import Walk
 from tests.user_models import masked_attention
 
-MASKS = ("Infinity", "Billion", "Smallest", "Added", "AddedOnce", "AddedTwice", "Made", "Boolean", "Causal")
+MASKS = ("Infinity", "Billion", "Smallest", "Added", "AddedOnce", "AddedTwice", "Bounded", "Made", "Boolean", "Causal")
 POOLS = ("Pooled", "Padded")
-OVERFLOWS = ("Overflowing", "OverflowingAdded", "OverflowingClamped")
+OVERFLOWS = ("Overflowing", "OverflowingAdded")
 Arrays = dict[str, np.ndarray]
 EXPORT_WARNINGS = ("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore::UserWarning")
 

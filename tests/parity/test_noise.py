@@ -222,3 +222,35 @@ def test_in_place_results_are_rounded_in_place(how: Callable[[torch.Tensor], tor
         measurement = noise.measure(module, model, inputs, {"scores": exact}).noise
     assert measurement.fp32.max_error < 2e-6
     assert measurement.fp16.max_error < 1e-2
+
+
+class MaskedRows(nn.Module):
+    """Attention in which one query may see no key: all its scores are the mask."""
+
+    def __init__(self, mask: float, added: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.mask, self.added, self.qkv = mask, added, nn.Linear(8, 24)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(tokens).chunk(3, -1)
+        scores = q @ k.transpose(1, 2)
+        hidden = torch.arange(6)[:, None] <= torch.arange(6)
+        hidden = hidden & (torch.arange(6)[:, None] < 5) if self.mask == -np.inf else hidden
+        if self.mask == -np.inf:
+            hidden[:, 0] = False
+        masked = scores + hidden * self.mask if self.added else scores.masked_fill(hidden, self.mask)
+        return masked.softmax(-1) @ v  # type: ignore[no-any-return]  # a product of tensors
+
+
+@pytest.mark.parametrize(("mask", "added"), [(torch.finfo(torch.float32).min, True), (-1e9, False), (-np.inf, False)])
+def test_rounding_does_not_move_masks(mask: float, added: bool) -> None:
+    module = MaskedRows(mask, added).eval().requires_grad_(False)
+    model = Model(
+        "own", "own", inputs=(Tensor("tokens", ("batch", 6, 8)),), outputs=(Tensor("attended", ("batch", 6, 8)),)
+    )
+    inputs = {"tokens": np.random.default_rng(0).standard_normal((4, 6, 8)).astype(np.float32)}
+    exact = copy.deepcopy(module).double()(torch.from_numpy(inputs["tokens"].astype(np.float64))).numpy()
+    measurement = noise.measure(module, model, inputs, {"attended": exact}).noise
+    assert 1e-8 < measurement.fp32.max_error < 1e-5
+    assert 1e-4 < measurement.fp16.max_error < 1e-2

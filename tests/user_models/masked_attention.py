@@ -68,6 +68,13 @@ class AddedTwice(Masked):
         return scores + self.later.float() * SMALLEST / 2 + padding / 2
 
 
+class Bounded(Masked):
+    """The sum is limited to the mask's own value, as in OPT."""
+
+    def scores(self, scores: Tensor) -> Tensor:
+        return torch.max(scores + self.later.float() * SMALLEST, torch.tensor(SMALLEST))
+
+
 class Made(Masked):
     def scores(self, scores: Tensor) -> Tensor:
         return scores + torch.full((scores.shape[1], scores.shape[2]), float("-inf")).triu(1)
@@ -125,7 +132,7 @@ class OverflowingAdded(Masked):
 
 
 class OverflowingClamped(Masked):
-    """The values that overflow are clamped and do not affect the output."""
+    """The values that overflow are clamped, and so are infinite ones."""
 
     def scores(self, scores: Tensor) -> Tensor:
         return (scores * 3e4 * 30.0).clamp(-5.0, 5.0).masked_fill(self.later, -1e9)
