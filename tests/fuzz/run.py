@@ -38,7 +38,7 @@ KINDS: dict[str, Any] = {
     "pictures": Images,
 }
 COUNTS = {"bundles": 10_000, "documents": 2_000, "graphs": 6_000, "models": 2_000, "pictures": 2_000}
-BATCH = 250
+BATCH, BATCHES = 250, {"models": 50}  # cases in one fork; those of models take seconds
 STUCK_S = 240.0  # time limit of one case with all its commands, in seconds
 MAX_EXTRA_MIB = 256.0  # by which memory may exceed that of a clean run
 
@@ -187,7 +187,8 @@ def read(results: Path) -> Batch:
 
 def campaign(kind: str, count: int, original: Artifacts, state: Path, args: argparse.Namespace) -> Batch:
     """Runs all cases of a kind in parallel batches; the stored results of earlier calls are reused."""
-    batches = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
+    size = BATCHES.get(kind, BATCH)
+    batches = [range(start, min(start + size, count)) for start in range(0, count, size)]
     workers = [
         os.fork() or _worker(job, kind, batches[job :: args.jobs], original, state, args) for job in range(args.jobs)
     ]

@@ -11,7 +11,7 @@ import onnx
 import torch
 
 from deploytool.errors import BadInput
-from deploytool.loading.graph import element_types, preparation
+from deploytool.loading.graph import element_types, preparation, turns
 from deploytool.loading.graph.element_types import UNKNOWN, Value
 from deploytool.loading.graph.node import Node
 from deploytool.loading.graph.scope import GraphContext, Scope
@@ -43,12 +43,14 @@ class GraphModule(Scope):
         """The outputs by name, in the graph's order, for the inputs in the graph's order.
 
         An input that has an initialiser is none. FP16 and BF16 outputs are rounded to their type, except inside
-        `fp64.run()`. Raises StageFailed if a node cannot be computed, BadInput for another number of inputs.
+        `fp64.run()`. Raises StageFailed if a node cannot be computed or loops too
+        often, BadInput for another number of inputs.
         """
         if len(inputs) != len(self.input_names):
             expected = f"{len(self.input_names)} inputs ({', '.join(self.input_names)})"
             raise BadInput(f"the graph has {expected}, not {len(inputs)}", "give one tensor for each input")
-        results = self.compute(inputs, {})
+        with turns.counted():
+            results = self.compute(inputs, {})
         named = zip(self.output_names, results, strict=True)
         return {name: element_types.declared(value, self._output_types[name]) for name, value in named}
 

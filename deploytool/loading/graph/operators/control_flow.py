@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from deploytool.loading.graph import turns
 from deploytool.loading.graph.element_types import Value
 from deploytool.loading.graph.op import Op, Operator
 
@@ -30,6 +31,7 @@ def _loop(op: Op, *inputs: Value) -> Value:
     for turn in count():
         if not goes_on or (most is not None and turn >= most):
             break
+        turns.take(op)
         number = torch.tensor(turn, dtype=torch.int64)
         kept, *results = op.bodies["body"]([number, torch.tensor(goes_on), *state], captured)
         goes_on, state = bool(kept), results[: len(state)]
@@ -51,6 +53,7 @@ def _scan(op: Op, *inputs: Value) -> Value:
     gathered: list[list[Value]] = []
     length = sources[0].shape[axes[0]]
     for turn in range(length):
+        turns.take(op)
         steps = [
             source.select(axis, length - 1 - turn if reverse else turn)
             for source, axis, reverse in zip(sources, axes, backward, strict=True)
@@ -109,6 +112,7 @@ def _map(op: Op, *inputs: Value) -> Value:
     values, captured = _parts(op, inputs)
     results = []
     for turn in range(len(values[0])):
+        turns.take(op)
         each = [value[turn] if isinstance(value, list) else value for value in values]
         results.append(op.bodies["body"](each, captured))
     return tuple([result[number] for result in results] for number in range(len(op.node.output)))
