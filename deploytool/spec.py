@@ -9,9 +9,11 @@ from enum import Enum
 Option = bool | int | float | str | None
 ImageSize = int | tuple[int, int]  # one side length, or height and width
 
-DEFAULT = "default"  # as a choice: the usual one, with a fallback if it fails
-AUTO = "auto"  # as a choice: the result of a search
+AUTO = "auto"  # as a choice: what a search finds, or the first that holds
 INPUT_OPTION, CLASSES_OPTION = "--input", "--classes"  # in `Model.asked`; no option of a factory can have such a name
+OLDEST_OPSET, NEWEST_OPSET = 18, 23  # ONNX opsets of exported graphs
+TORCHSCRIPT_OPSET = 20  # the newest that the torchscript exporter supports
+ENGINE_OPSET = 22  # TensorRT-RTX 1.7 builds the Attention operator of opset 23 in FP16 alone, and not for small heads
 BATCH = "batch"  # the name of the first dimension of every input and output
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
@@ -306,8 +308,8 @@ class Options:
     data: Source | None = None
     inputs: Source | None = None
     cases: Source | None = None
-    exporter: str = DEFAULT
-    opset: int = 18
+    exporter: str = AUTO
+    opset: int = OLDEST_OPSET
     batch: Range = Range()
     sizes: Mapping[str, Range] = field(default_factory=dict)
     rewrite: str = "auto"

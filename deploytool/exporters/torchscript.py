@@ -8,11 +8,17 @@ import onnx
 import torch
 from torch import nn
 
-from deploytool.spec import Model
+from deploytool.errors import StageFailed
+from deploytool.spec import TORCHSCRIPT_OPSET, Model
 
 
 def export(module: nn.Module, model: Model, example: tuple[torch.Tensor, ...], opset: int) -> onnx.ModelProto:
-    """Exports `module` to an ONNX graph; runs it once on `example`. Errors of torch propagate unchanged."""
+    """Exports `module` to an ONNX graph; runs it once on `example`. Errors of torch propagate unchanged.
+
+    Raises StageFailed for an opset above `TORCHSCRIPT_OPSET`: torch would write the number, but no operator of it.
+    """
+    if opset > TORCHSCRIPT_OPSET:
+        raise StageFailed(f"it writes opsets up to {TORCHSCRIPT_OPSET}, not {opset}", "see --exporter")
     file = io.BytesIO()
     tensors = (*model.inputs, *model.outputs)
     torch.onnx.export(

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeAlias, get_args, get_type_hints
 
 from deploytool.pipeline.recipe import ENDS, FP16
 from deploytool.rewrites import recipes
-from deploytool.spec import AUTO, DEFAULT, ImageSize, Option, Options, Precision, Range, Tensor
+from deploytool.spec import AUTO, NEWEST_OPSET, OLDEST_OPSET, ImageSize, Option, Options, Precision, Range, Tensor
 
 Span: TypeAlias = Range | int | tuple[int, int, int]  # one size, or (smallest, typical, largest)
 Inputs: TypeAlias = Sequence[Tensor | tuple[int | str, ...]]
@@ -143,17 +143,17 @@ class ExportOptions:
         str,
         Declaration(
             _CONVERSION,
-            "The torch.onnx exporter; default takes torchscript, else dynamo; auto compares both.",
-            choices=(DEFAULT, "torchscript", "dynamo", AUTO),
+            "The torch.onnx exporter; auto takes torchscript, or dynamo where the graph of torchscript does not hold.",
+            choices=(AUTO, "torchscript", "dynamo"),
         ),
-    ] = DEFAULT
+    ] = AUTO
     opset: Annotated[
         int | None,
         Declaration(
             _CONVERSION,
             "The ONNX opset; by default that of a given graph, if it is newer.",
-            least=18,
-            most=20,
+            least=OLDEST_OPSET,
+            most=NEWEST_OPSET,
             usual=str(Options.opset),
         ),
     ] = None

@@ -14,7 +14,21 @@ from deploytool.host import exception_text
 from deploytool.loading import shards
 from deploytool.pipeline import option_types
 from deploytool.pipeline.export_options import DECLARATIONS, TYPES, ExportOptions, Inputs, Span
-from deploytool.spec import AUTO, BATCH, DEFAULT, DTYPES, GivenGraph, Options, Precision, Range, Source, Tensor
+from deploytool.pipeline.recipe import ONNX
+from deploytool.spec import (
+    AUTO,
+    BATCH,
+    DTYPES,
+    ENGINE_OPSET,
+    TORCHSCRIPT_OPSET,
+    GivenGraph,
+    Model,
+    Options,
+    Precision,
+    Range,
+    Source,
+    Tensor,
+)
 
 _LARGEST = {"int64": 2**63, "int32": 2**31, "int16": 2**15, "int8": 2**7, "uint8": 2**8}
 _NOT_TENSORRT = {"int16": "int32"}  # types that its parser refuses: a type that holds the same values
@@ -126,7 +140,7 @@ def for_graph(options: ExportOptions, given: GivenGraph, name: str) -> None:
     """Raises BadInput for an option that has no meaning for a given graph."""
     if options.weights:
         raise BadInput(f"{name} has its own weights, so --weights does not apply", "leave --weights out")
-    if options.exporter != DEFAULT:
+    if options.exporter != AUTO:
         raise BadInput(f"{name} is a graph already, so --exporter does not apply", "leave --exporter out")
     batch = size_range("batch", options.batch)
     if given.batch is not None and batch not in (Options.batch, Range(given.batch, given.batch, given.batch)):
@@ -183,8 +197,31 @@ def below(dtype: str) -> int:
     return 256 if dtype == "uint8" else 2
 
 
-def for_engines(inputs: Sequence[Tensor]) -> None:
-    """Raises BadInput for an input type that TensorRT does not accept."""
+def combinations(options: ExportOptions) -> None:
+    """Raises BadInput for options that exclude each other, or that have no effect on what is made."""
+    if options.exporter == "torchscript" and (options.opset or 0) > TORCHSCRIPT_OPSET:
+        problem = f"the torchscript exporter writes opsets up to {TORCHSCRIPT_OPSET}, not {options.opset}"
+        raise BadInput(problem, f"leave --exporter out, or use --opset {TORCHSCRIPT_OPSET}")
+    if options.to == ONNX:
+        given = {"--keep-fp32": bool(options.keep_fp32), f"--io {options.io}": options.io != Precision.FP32}
+        if unused := [option for option, is_given in given.items() if is_given]:
+            problem = f"{unused[0]} is for the FP16 graph, which --to onnx leaves out"
+            raise BadInput(problem, f"leave out --to onnx, or {unused[0]}")
+    if options.sequence != Options.sequence and not options.pack:
+        problem = f"--sequence {options.sequence} is for a bundle, and none is packed"
+        raise BadInput(problem, "add --pack, or give --sequence to `deploytool pack`")
+
+
+def opset(options: ExportOptions, model: Model) -> int:
+    """The opset of the graphs: as stated; by default that of a given graph, if it is newer than the usual one."""
+    return value_or(options.opset, max(Options.opset, model.given.opset if model.given else 0))
+
+
+def for_engines(inputs: Sequence[Tensor], opset: int) -> None:
+    """Raises BadInput for an opset or an input type from which no engine can be built."""
+    if opset > ENGINE_OPSET:
+        problem = f"TensorRT cannot build every model from opset {opset}, which has attention as one operator"
+        raise BadInput(problem, f"use --opset {ENGINE_OPSET}, or leave --trt out")
     for tensor in inputs:
         if tensor.dtype in _NOT_TENSORRT:
             remedy = f"declare it as {_NOT_TENSORRT[tensor.dtype]}, which holds the same values, or leave --trt out"

@@ -68,6 +68,7 @@ def plan_export(model: str | Model, requested: ExportOptions) -> Plan:
     for a required target that is not served, and ResourceExhausted where the disk is too small.
     """
     checks.declared(requested)
+    checks.combinations(requested)
     if requested.data and requested.golden_inputs:
         raise BadInput("--data and --inputs are mutually exclusive", "leave one of them out")
     golden = checks.file(Path(requested.golden_inputs)) if requested.golden_inputs else None
@@ -147,7 +148,7 @@ def _plan_engines(requested: ExportOptions, model: Model) -> tuple[Decision, ...
             "engines and bundles need the FP16 graph, which --to onnx omits", "leave out --to onnx, or --trt and --pack"
         )
     if decisions:
-        checks.for_engines(model.inputs)
+        checks.for_engines(model.inputs, checks.opset(requested, model))
     return decisions
 
 
@@ -160,9 +161,9 @@ def _resolve(
 ) -> Options:
     """The options in the form that the stages read, with defaults filled in."""
     effort = QUICK if requested.quick else FULL
-    batch, opset = checks.size_range("batch", requested.batch), Options.opset
+    batch = checks.size_range("batch", requested.batch)
     if model.given is not None:
-        batch, opset = checks.batch_of_graph(batch, model.given), max(opset, model.given.opset)
+        batch = checks.batch_of_graph(batch, model.given)
     return Options(
         seed=requested.seed,
         weights=checks.file(Path(requested.weights)) if requested.weights else None,
@@ -172,7 +173,7 @@ def _resolve(
         inputs=golden,
         cases=checks.file(Path(requested.cases)) if requested.cases else None,
         exporter=requested.exporter,
-        opset=checks.value_or(requested.opset, opset),
+        opset=checks.opset(requested, model),
         batch=batch,
         sizes=sizes,
         rewrite=checks.value_or(requested.rewrite, effort.rewrite),

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,8 @@ from torch import nn
 
 from deploytool import serde
 from deploytool.backends import eager
-from deploytool.backends.session import FIXED_SIZE_REMEDY, load_backend
-from deploytool.data.golden import Golden
+from deploytool.backends.session import Session, load_backend
+from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import MissingBackend, ResourceExhausted, StageFailed
 from deploytool.exporters import dynamo, torchscript
 from deploytool.host import disk
@@ -36,12 +36,11 @@ from deploytool.results.baked_values import BakedKind, BakedValue, Origin
 from deploytool.results.report import Tolerance
 from deploytool.rewrites.graph import free_sizes
 from deploytool.serde import Json
-from deploytool.spec import AUTO, DEFAULT, Job, Model, Stage
+from deploytool.spec import AUTO, TORCHSCRIPT_OPSET, Job, Model, Stage
 
 _EXPORTERS = {"torchscript": torchscript.export, "dynamo": dynamo.export}
 _FIRST, _SECOND = _EXPORTERS
-_NOISE = 4.0  # errors up to this multiple of the noise count as equal: another summation order causes as much
-_FREE = ("Constant", "Identity")  # nodes that cost nothing at run time
+_EXAMPLES = 2  # cases of the example that a model is exported with, unless its batch size is fixed
 _FILE = re.compile(r"\S*/graph\.onnx")  # the temporary file of an exporter
 _MAX_REASON = 160  # characters of an error message of an exporter
 
@@ -60,88 +59,106 @@ class _Task:
         """The FP32 tolerance."""
         return metrics.tolerances(self.sample.noise, self.job.options.tolerance).fp32
 
+    @cached_property
+    def golden_cases(self) -> ReferenceCases:
+        """The golden cases with their FP64 answers."""
+        name = f"batch size {len(self.sample.labels)}"
+        return ReferenceCases("FP64", name, self.sample.inputs, self.sample.reference, self.sample.ties32)
+
+    @cached_property
+    def eager_cases(self) -> tuple[ReferenceCases, ...]:
+        """Other batch sizes and the corners of dynamic sizes, with eager answers."""
+        with eager.start(self.source.weights) as source:
+            sizes = self.job.options.sizes
+            return reference_cases.make(self.source.definition, sizes, self.sample.inputs, source, "eager")
+
 
 @dataclass(frozen=True)
 class _Candidate:
     """The result of one exporter.
 
-    `max_error`: error against the FP64 reference. `problem`: why the graph cannot be used; empty if it can.
-    `warned`: lines of the model for which a tracer warned that it fixes a value. `baked`: the results of testing them.
-    `refusal`: the error that the exporter raised.
+    `problem`: why the graph cannot be used; empty if it can. `warned`: lines of the model for which a tracer warned
+    that it fixes a value. `baked`: the results of testing them. `refusal`: the error that the exporter raised.
     """
 
     exporter: str
     graph: onnx.ModelProto | None = None
-    max_error: float | None = None
     problem: str = ""
     warned: Mapping[SourceLine, BakedKind] = field(default_factory=dict)
     baked: tuple[BakedValue, ...] = ()
     refusal: Exception | None = None
 
+    @property
+    def doubtful_lines(self) -> str:
+        """The lines whose values the graph fixed wrongly, or perhaps wrongly."""
+        return ", ".join(dict.fromkeys(line.location for line in self.baked if line.wrong or line.doubtful))
+
+    @property
+    def holds(self) -> bool:
+        """Whether the graph can be used, and fixes no value wrongly."""
+        return not self.problem and not baked_values.wrong_lines(self.baked)
+
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
-    """Writes the graph of the chosen exporter.
+    """Writes the graph of the chosen exporter: with `auto` the first one whose graph holds.
 
-    By default this is the first exporter that accepts the model and whose graph is correct; with "auto", the better
-    one of both. The note `baked_values` lists the lines of the model whose values the graph fixed. Raises StageFailed
-    if the exporter rejects the model, or if no exporter's graph is correct.
+    The note `baked_values` lists the lines of the model whose values the graph fixed. Raises StageFailed if the
+    exporter rejects the model, or with `auto` if both do.
     """
     task = _Task(job, inputs.source(), inputs.golden(), out)
-    candidates: list[_Candidate] = []
     if job.options.exporter == AUTO:
-        references = _references(task)
-        candidates = [_check(_export(exporter, task), task, references) for exporter in _EXPORTERS]
-        kept, why = _better(candidates, task.sample.noise.fp32.max_error)
-        remarks = [f"kept the graph of the {kept.exporter} exporter ({_summary(kept)}): {why}"]
-    elif job.options.exporter == DEFAULT:
-        kept, remarks = _first_correct(task)
+        kept, remarks = _first_that_holds(task)
     else:
-        kept, remarks = _export(job.options.exporter, task), []
+        kept, remarks = _export(job.options.exporter, task, checked=False), ()
         if kept.refusal is not None:
             raise _rejection(kept, task) from kept.refusal
     assert kept.graph is not None  # a candidate without a graph is never chosen
     if fails := [line for line in kept.baked if line.wrong and line.error is None and line.origin is Origin.SHAPE]:
         raise StageFailed(baked_values.describe(fails[0]), baked_values.REMEDY)  # later stages could not run it either
     _write(kept.graph, out)
-    facts: list[Json] = [_facts(candidate, kept) for candidate in candidates]
-    notes = {
+    return {
         "exporter": kept.exporter,
         **_size(kept.graph),
         "baked_values": serde.encode(kept.baked),
-        "remarks": remarks,
+        "remarks": [*remarks],
     }
-    return {**notes, "candidates": facts} if facts else notes
 
 
-def _first_correct(task: _Task) -> tuple[_Candidate, list[str]]:
-    """The graph of the first exporter, or of the second if the first rejects the model or fixes a value wrongly."""
-    first = _export(_FIRST, task)
-    baked = [line.location for line in first.baked if line.wrong or line.doubtful]
-    if first.refusal is None and not baked and not first.problem:
-        return first, []
-    second = _export(_SECOND, task)
+def _first_that_holds(task: _Task) -> tuple[_Candidate, tuple[str, ...]]:
+    """The graph of the first exporter, or of the second if the first rejects the model or its graph does not hold.
+
+    If neither graph holds, it is the first one, whose errors the report will list.
+    """
+    first = _export(_FIRST, task, checked=True)
+    if not first.problem and not first.doubtful_lines:
+        return first, ()
+    second = _export(_SECOND, task, checked=True)
     if first.refusal is not None:
         if second.refusal is not None:
             raise _no_exporter([first, second], task) from first.refusal
-        return second, [f"used the graph of the {_SECOND} exporter: {first.problem}"]
-    if second.refusal is None:
-        second = _check(_test_baked_values(second, task, first.warned, traced=True), task, _references(task))
-        if not second.problem and not baked_values.wrong_lines(second.baked):
-            lines = ", ".join(dict.fromkeys(baked))
-            reason = f"the {_FIRST} exporter fixes values at {lines}" if lines else first.problem
-            return replace(second, baked=()), [f"used the graph of the {_SECOND} exporter: {reason}"]
-    return first, []
+        return second, (f"used the graph of the {_SECOND} exporter: {first.problem}",)
+    lines = first.doubtful_lines
+    if not second.problem:
+        second = _test_baked_values(second, task, first.warned, traced=True)
+    if second.holds:
+        reason = f"the {_FIRST} exporter fixes values at {lines}" if lines else first.problem
+        return replace(second, baked=()), (f"used the graph of the {_SECOND} exporter: {reason}",)
+    return first, () if lines else (f"no exporter's graph holds: {first.problem}; {second.problem}",)
 
 
-def _export(exporter: str, task: _Task) -> _Candidate:
-    """The graph of an exporter, with the values that it fixed tested; or the reason for which it rejects the model."""
+def _export(exporter: str, task: _Task, *, checked: bool) -> _Candidate:
+    """The graph of an exporter, with the values that it fixed tested; or the reason for which it rejects the model.
+
+    `checked`: whether its answers are compared with those of the model.
+    """
     module, model, example = _load_model(task)
     feeds = {tensor.name: array.numpy() for tensor, array in zip(model.inputs, example, strict=True)}
+    folder = source_lines.source_folder(model.factory)
     try:
         with (
             _quiet(),
             eager.without_attention_fastpath(),
-            source_lines.record_tracer_warnings(source_lines.source_folder(model.factory)) as warned,
+            source_lines.record_tracer_warnings(folder) as warned,
         ):
             graph = _EXPORTERS[exporter](module, model, example, task.job.options.opset)
             _clean(graph)
@@ -151,14 +168,59 @@ def _export(exporter: str, task: _Task) -> _Candidate:
         _write(graph, task.out)
         with load_backend(task.job.options.runner).start(task.out) as session:
             session(**feeds)  # a valid graph need not run: ONNX has types that no runtime supports
+            problem = _difference(exporter, session, task) if checked else ""
     except (MissingBackend, ResourceExhausted):
         raise
     except Exception as error:  # exporters raise errors of any class
         problem = f"the {exporter} exporter rejects the model: {_reason(error)}"
         return _Candidate(exporter, problem=problem, refusal=error)
     if exporter == _SECOND:
-        warned = _trace_warnings(module, example, source_lines.source_folder(model.factory))
-    return _test_baked_values(_Candidate(exporter, graph, warned=warned), task, warned, traced=exporter == _FIRST)
+        warned = _trace_warnings(module, example, folder)
+    candidate = _Candidate(exporter, graph, problem, warned)
+    return _test_baked_values(candidate, task, warned, traced=exporter == _FIRST)
+
+
+def _difference(exporter: str, session: Session, task: _Task) -> str:
+    """How the graph's answers differ from those of the model; empty if they do not.
+
+    Compared are the golden cases, and other batch sizes: with the golden answers, which cost no run of the model, and
+    with eager answers where these differ, because a model may answer differently in another batch.
+    """
+    at_sizes = noise.NoiseAtSizes(task.source.weights, task.job.options.tolerance, task.sample.noise)
+
+    def broken(*cases: ReferenceCases) -> list[str]:
+        checks = reference_cases.check(session, cases, task.tolerance, at_sizes)
+        return [f"against {check.against}, {verdict.describe_failure(check)}" for check in checks if check.broken]
+
+    try:
+        wrong = broken(task.golden_cases)
+        if not wrong and (task.job.options.sizes or broken(*_other_batches(task))):
+            wrong = broken(*task.eager_cases)
+    except StageFailed as error:
+        return _failure(exporter, error, task)
+    return f"the graph of the {exporter} exporter is wrong: {wrong[0]}" if wrong else ""
+
+
+def _other_batches(task: _Task) -> tuple[ReferenceCases, ...]:
+    """Golden cases one at a time and three at a time, unless all of them are that many or the batch size is fixed."""
+    cases = task.golden_cases
+    if isinstance(task.source.definition.inputs[0].shape[0], int):
+        return ()
+
+    def first(arrays: Arrays, count: int) -> Arrays:
+        return {name: np.resize(array, (count, *array.shape[1:])) for name, array in arrays.items()}
+
+    counts = (1,) if len(task.sample.labels) > _EXAMPLES else (1, _EXAMPLES + 1)
+    return tuple(
+        ReferenceCases(
+            f"FP64, batch size {count}",
+            f"batch size {count}",
+            first(cases.inputs, count),
+            first(cases.answers, count),
+            first(cases.ties, count),
+        )
+        for count in counts
+    )
 
 
 def _trace_warnings(
@@ -183,43 +245,29 @@ def _test_baked_values(
     start = partial(load_backend(task.job.options.runner).start, task.out)
     try:
         baked = fixing.examine(
-            Stage.EXPORT, subject, start, warned, partial(_references, task), task.tolerance, traced=traced
+            *(Stage.EXPORT, subject, start, warned),
+            lambda: (task.golden_cases, *task.eager_cases),
+            task.tolerance,
+            traced=traced,
         )
     except StageFailed as error:
-        return replace(candidate, problem=_failure(candidate, error, task))
+        return replace(candidate, problem=_failure(candidate.exporter, error, task))
     wrong = baked_values.wrong_lines(line for line in baked if line.origin is Origin.SHAPE)
-    problem = f"the graph of the {candidate.exporter} exporter is wrong: {wrong[0]}" if wrong else ""
+    problem = f"the graph of the {candidate.exporter} exporter is wrong: {wrong[0]}" if wrong else candidate.problem
     return replace(candidate, baked=baked, problem=problem)
 
 
-def _check(candidate: _Candidate, task: _Task, references: Sequence[ReferenceCases]) -> _Candidate:
-    """The candidate with its error, and with the problem if its answers differ from those of the model."""
-    if candidate.graph is None or candidate.problem:
-        return candidate
-    _write(candidate.graph, task.out)
-    try:
-        with load_backend(task.job.options.runner).start(task.out) as session:
-            at_sizes = noise.NoiseAtSizes(task.source.weights, task.job.options.tolerance, task.sample.noise)
-            checks = reference_cases.check(session, references, task.tolerance, at_sizes)
-    except StageFailed as error:
-        return replace(candidate, problem=_failure(candidate, error, task))
-    wrong = [f"against {check.against}, {verdict.describe_failure(check)}" for check in checks if check.broken]
-    problem = f"the graph of the {candidate.exporter} exporter is wrong: {wrong[0]}" if wrong else ""
-    return replace(candidate, max_error=checks[0].parity.max_error, problem=problem)
-
-
-def _failure(candidate: _Candidate, error: StageFailed, task: _Task) -> str:
+def _failure(exporter: str, error: StageFailed, task: _Task) -> str:
     message = " ".join(str(error).replace(str(task.out), "it").split())
-    return f"the graph of the {candidate.exporter} exporter fails: {message}"
+    return f"the graph of the {exporter} exporter fails: {message}"
 
 
 def _rejection(candidate: _Candidate, task: _Task) -> StageFailed:
     """The error for an exporter that was requested by name; the remedy is the other one if its graph is correct."""
     (name,) = (name for name in _EXPORTERS if name != candidate.exporter)
-    other = _export(name, task)
+    other = _export(name, task, checked=True)
     if other.refusal is not None:
         return _no_exporter([candidate, other], task)
-    other = _check(other, task, _references(task))
     if other.problem:
         return StageFailed(f"{candidate.problem}; {other.problem}", _blocker([candidate], task).remedy)
     return StageFailed(candidate.problem, f"leave --exporter out: the {name} exporter supports the model")
@@ -231,7 +279,9 @@ def _no_exporter(rejected: Sequence[_Candidate], task: _Task) -> StageFailed:
     errors = "; ".join(
         f"{candidate.exporter}: {_reason(candidate.refusal)}" for candidate in rejected if candidate.refusal
     )
-    return StageFailed(f"{blocker.what or 'no exporter supports the model'} ({errors})", blocker.remedy)
+    newer = not blocker.what and task.job.options.opset > TORCHSCRIPT_OPSET
+    remedy = f"try --opset {TORCHSCRIPT_OPSET}, which both exporters write" if newer else blocker.remedy
+    return StageFailed(f"{blocker.what or 'no exporter supports the model'} ({errors})", remedy)
 
 
 def _blocker(rejected: Sequence[_Candidate], task: _Task) -> export_blockers.Blocker:
@@ -257,7 +307,7 @@ def _load_model(task: _Task) -> tuple[nn.Module, Model, tuple[torch.Tensor, ...]
     """
     module, model = eager.load_module(task.source.weights), task.source.definition
     batch = model.inputs[0].shape[0]
-    count = batch if isinstance(batch, int) else 2
+    count = batch if isinstance(batch, int) else _EXAMPLES
     cases = [task.sample.inputs[tensor.name] for tensor in model.inputs]
     example = tuple(torch.from_numpy(np.resize(array, (count, *array.shape[1:]))) for array in cases)
     return eager.exportable_module(module, model, example), model, example
@@ -269,61 +319,6 @@ def _write(graph: onnx.ModelProto, out: Path) -> None:
 
 def _size(graph: onnx.ModelProto) -> dict[str, Json]:
     return {"opset": graph.opset_import[0].version, "nodes": len(graph.graph.node)}
-
-
-def _references(task: _Task) -> tuple[ReferenceCases, ...]:
-    """The golden cases with FP64 answers; other batch sizes and the corners of dynamic sizes with eager answers."""
-    sample, model = task.sample, task.source.definition
-    with eager.start(task.source.weights) as source:
-        more = reference_cases.make(model, task.job.options.sizes, sample.inputs, source, "eager")
-    name = f"batch size {len(sample.labels)}"
-    return (ReferenceCases("FP64", name, sample.inputs, sample.reference, sample.ties32), *more)
-
-
-def _better(candidates: Sequence[_Candidate], noise: float) -> tuple[_Candidate, str]:
-    """The correct candidate with the smaller error, or of equal errors the one with fewer nodes; and the reason.
-
-    Raises StageFailed if no candidate is correct.
-    """
-    correct = [candidate for candidate in candidates if not candidate.problem]
-    if not correct:
-        raise StageFailed("; ".join(candidate.problem for candidate in candidates), FIXED_SIZE_REMEDY)
-
-    def rank(candidate: _Candidate) -> tuple[bool, float, int]:
-        return bool(baked_values.wrong_lines(candidate.baked)), _excess(candidate, noise), _operations(candidate)
-
-    best = min(correct, key=rank)
-    (other,) = (candidate for candidate in candidates if candidate is not best)
-    if problem := other.problem or "; ".join(baked_values.wrong_lines(other.baked)[:1]):
-        return best, problem
-    if _excess(other, noise) > _excess(best, noise):
-        relation = "less accurate"
-    else:
-        relation = "as accurate and has more operations" if _operations(other) > _operations(best) else "no better"
-    return best, f"the graph of the {other.exporter} exporter is {relation} ({_summary(other)})"
-
-
-def _excess(candidate: _Candidate, noise: float) -> float:
-    """The error of a candidate; 0 if it is within the noise."""
-    error = candidate.max_error or 0.0
-    return error if error > _NOISE * noise else 0.0
-
-
-def _operations(candidate: _Candidate) -> int:
-    nodes = candidate.graph.graph.node if candidate.graph else ()
-    return sum(node.op_type not in _FREE for node in nodes)
-
-
-def _summary(candidate: _Candidate) -> str:
-    return f"{_operations(candidate)} operations, error {candidate.max_error:.1e}"
-
-
-def _facts(candidate: _Candidate, kept: _Candidate) -> Json:
-    """One candidate as an entry of the receipt."""
-    verdict = "kept" if candidate is kept else "failed" if candidate.problem else "held"
-    nodes = len(candidate.graph.graph.node) if candidate.graph else None
-    facts = {"exporter": candidate.exporter, "nodes": nodes, "max_error": candidate.max_error}
-    return {**facts, "verdict": verdict, "why": candidate.problem}
 
 
 def _clean(graph: onnx.ModelProto) -> None:

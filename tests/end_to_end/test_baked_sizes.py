@@ -97,7 +97,7 @@ def test_a_baked_in_size_that_no_exporter_can_fix_is_an_error(
 @pytest.mark.parametrize("name", ["BatchByLen", "BatchByInt", "MapByInt"])
 def test_the_exporter_that_keeps_a_size_dynamic_is_preferred(name: str, walk: Walk) -> None:
     inputs = "3xHxW" if name == "MapByInt" else "3x32x32"
-    written = walk(f"baked_sizes:{name}", [inputs], "default", engine=False)
+    written = walk(f"baked_sizes:{name}", [inputs], "auto", engine=False)
     assert not failures(written)
     assert written.comparisons[1].left_out
     assert written.baked_values == ()

@@ -34,7 +34,7 @@ def exporter_of(name: str, exporter: str, home: Path, *inputs: Tensor) -> str:
     return str(list(runner.run(job, RECIPE, home))[-1].notes["exporter"])
 
 
-@pytest.mark.parametrize("exporter", ["default", "torchscript", "dynamo"])
+@pytest.mark.parametrize("exporter", ["auto", "torchscript", "dynamo"])
 @pytest.mark.parametrize("name", REJECTED_BY_BOTH)
 def test_the_error_contains_the_cause_if_both_exporters_reject_a_model(
     name: str, exporter: str, tmp_path: Path
@@ -56,7 +56,7 @@ def test_the_other_exporter_is_the_remedy_if_it_accepts_the_model(name: str, tmp
         exporter_of(name, rejecting, tmp_path / "requested")
     assert "--exporter" in caught.value.remedy
     assert f"the {accepting} exporter" in caught.value.remedy
-    assert exporter_of(name, "default", tmp_path / "default") == accepting
+    assert exporter_of(name, "auto", tmp_path / "auto") == accepting
     assert exporter_of(name, accepting, tmp_path / "accepting") == accepting
 
 

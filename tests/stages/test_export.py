@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -92,7 +94,7 @@ def test_exporters_print_nothing(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("exporter", [*EXPORTERS, "default"])
+@pytest.mark.parametrize("exporter", [*EXPORTERS, "auto"])
 def test_the_error_has_both_reasons_and_the_operator_if_both_exporters_reject_a_model(
     exporter: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,54 +110,86 @@ def test_the_error_has_both_reasons_and_the_operator_if_both_exporters_reject_a_
     assert not (tmp_path / "model.onnx").exists()
 
 
-def test_auto_keeps_the_graph_of_the_better_exporter_unchanged(exported: Path, finished: Path, tmp_path: Path) -> None:
+def damaged(name: str, exported: Callable[..., onnx.ModelProto]) -> Callable[..., onnx.ModelProto]:
+    """An exporter whose graph does not hold: wrong everywhere, wrong for a single case, or bound to two cases."""
+
+    def export_damaged(*arguments: Any) -> onnx.ModelProto:
+        model = exported(*arguments)
+        graph = model.graph
+        (last,) = (node for node in graph.node if "logits" in node.output)
+        last.output[0] = "right"
+        values = {
+            "two cases": np.ones((2, 1), np.float32),
+            "wrong": np.float32(1.1),
+            "wrong alone": np.float32([1.1, 1.0]),
+        }[name]
+        graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(values), "factor"))
+        if name == "wrong alone":  # the first factor if the batch size is 1, else the second
+            one = onnx.numpy_helper.from_array(np.int64([1]), "one")
+            graph.initializer.append(one)
+            graph.node.extend(
+                [
+                    onnx.helper.make_node("Shape", ["right"], ["size"], start=0, end=1),
+                    onnx.helper.make_node("Greater", ["size", "one"], ["several"]),
+                    onnx.helper.make_node("Cast", ["several"], ["index"], to=onnx.TensorProto.INT64),
+                    onnx.helper.make_node("Gather", ["factor", "index"], ["chosen"]),
+                ]
+            )
+        used = "chosen" if name == "wrong alone" else "factor"
+        graph.node.append(onnx.helper.make_node("Mul", ["right", used], ["logits"]))
+        return model
+
+    return export_damaged
+
+
+def damage(monkeypatch: pytest.MonkeyPatch, **kinds: str) -> None:
+    """Replaces exporters by damaged ones."""
+    for exporter, kind in kinds.items():
+        monkeypatch.setitem(export._EXPORTERS, exporter, damaged(kind, export._EXPORTERS[exporter]))
+
+
+def test_auto_takes_the_graph_of_torchscript_unchanged_and_says_nothing(
+    exported: Path, finished: Path, tmp_path: Path
+) -> None:
     notes = export.make(Job(TINY, options("auto")), tmp_path / "model.onnx", artifacts(finished))
-    assert notes["exporter"] == "dynamo"
-    if "dynamo" in str(exported):
-        assert (tmp_path / "model.onnx").read_bytes() == exported.read_bytes()
-    (remark,) = serde.decode(tuple[str, ...], notes["remarks"])
-    figures = r"\d+ operations, error \d\.\de-0[678]"
-    why = "the graph of the torchscript exporter is as accurate and has more operations"
-    assert re.fullmatch(rf"kept the graph of the dynamo exporter \({figures}\): {why} \({figures}\)", remark)
-    facts = {fact["exporter"]: fact for fact in serde.decode(tuple[dict[str, Any], ...], notes["candidates"])}
-    assert list(facts) == list(EXPORTERS)
-    assert [fact["verdict"] for fact in facts.values()] == ["held", "kept"]
-    assert all(0 < fact["max_error"] < 1e-6 and fact["nodes"] > 10 for fact in facts.values())
-
-
-def candidate(exporter: str, max_error: float, operations: int, problem: str = "") -> export._Candidate:
-    nodes = [onnx.helper.make_node("Relu", ["a"], ["b"])] * operations
-    free = [onnx.helper.make_node("Constant", [], ["c"], value_float=1.0)] * (50 - operations)
-    return export._Candidate(exporter, onnx.ModelProto(graph=onnx.GraphProto(node=nodes + free)), max_error, problem)
+    assert (notes["exporter"], notes["remarks"]) == ("torchscript", [])
+    assert ((tmp_path / "model.onnx").read_bytes() == exported.read_bytes()) is ("torchscript" in str(exported))
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "kept", "reason"),
+    ("kind", "reason"),
     [
-        ((2e-7, 20), (2e-7, 20), 0, "is no better"),
-        ((2e-7, 20), (2e-7, 19), 1, "is as accurate and has more operations"),
-        ((2e-7, 20), (1e-7, 21), 0, "is as accurate and has more operations"),
-        ((3e-7, 20), (1e-7, 20), 0, "is no better"),
-        ((9e-6, 20), (1e-7, 30), 1, "is less accurate"),
-        ((1e-7, 30), (9e-6, 20), 0, "is less accurate"),
-        ((8e-6, 20), (9e-6, 10), 0, "is less accurate"),
-        ((1e-7, 20, "it is wrong"), (9e-6, 90), 1, "it is wrong"),
-        ((9e-6, 90), (1e-7, 20, "it is wrong"), 0, "it is wrong"),
+        ("wrong", r"is wrong: against FP64, .*logits.*"),
+        ("wrong alone", r"is wrong: against eager, batch size 1, .*logits.*"),
+        ("two cases", r"fails: ONNX Runtime .*"),
     ],
 )
-def test_the_smaller_error_is_preferred_and_then_fewer_operations(
-    first: tuple[Any, ...], second: tuple[Any, ...], kept: int, reason: str
+def test_auto_takes_dynamo_if_the_graph_of_torchscript_does_not_hold(
+    kind: str, reason: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    candidates = [candidate("torchscript", *first), candidate("dynamo", *second)]
-    best, explanation = export._better(candidates, noise=1e-7)
-    assert best is candidates[kept]
-    assert reason in explanation
+    damage(monkeypatch, torchscript=kind)
+    notes = export.make(Job(TINY, options("auto")), tmp_path / "model.onnx", artifacts(finished))
+    assert notes["exporter"] == "dynamo"
+    (remark,) = serde.decode(tuple[str, ...], notes["remarks"])
+    why = f"the graph of the torchscript exporter {reason}"
+    assert re.fullmatch(f"used the graph of the dynamo exporter: {why}", remark)
 
 
-def test_the_error_has_all_problems_if_no_graph_is_correct() -> None:
-    candidates = [candidate("torchscript", 1.0, 2, "it is wrong"), export._Candidate("dynamo", problem="it is refused")]
-    with pytest.raises(StageFailed, match=r"^it is wrong; it is refused$"):
-        export._better(candidates, noise=1e-7)
+def test_auto_keeps_the_first_graph_for_the_report_if_neither_holds(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(monkeypatch, torchscript="wrong", dynamo="wrong alone")
+    notes = export.make(Job(TINY, options("auto")), tmp_path / "model.onnx", artifacts(finished))
+    assert notes["exporter"] == "torchscript"
+    (remark,) = serde.decode(tuple[str, ...], notes["remarks"])
+    first, second = (f"the graph of the {exporter} exporter is wrong: against" for exporter in EXPORTERS)
+    assert re.fullmatch(rf"no exporter's graph holds: {first} FP64, .*; {second} eager, batch size 1, .*", remark)
+
+
+def test_a_pinned_exporter_is_not_replaced(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damage(monkeypatch, torchscript="wrong")
+    notes = export.make(Job(TINY, options("torchscript")), tmp_path / "model.onnx", artifacts(finished))
+    assert (notes["exporter"], notes["remarks"]) == ("torchscript", [])
 
 
 def test_an_exporter_that_rejects_the_model_prints_nothing(
