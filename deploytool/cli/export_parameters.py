@@ -17,7 +17,7 @@ from deploytool.spec import Range
 
 # parsers of the options that are written as text, and of those that can be given several times
 _TEXT: Mapping[str, Callable[[str], Any]] = {
-    "batch": partial(params.span, "--batch "),
+    "batch": partial(params.span, "--batch"),
     "mean": partial(params.numbers, "--mean"),
     "std": partial(params.numbers, "--std"),
     "scale": params.scale,

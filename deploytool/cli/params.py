@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from deploytool.errors import BadInput
 from deploytool.pipeline import options
-from deploytool.spec import BATCH, DTYPES, ImageSize, Option, Precision, Range, Tensor
+from deploytool.spec import BATCH, DTYPES, ImageSize, Option, Range, Tensor
 
 _FORM = "write [NAME=]3x224x224[:DTYPE[:BELOW]], dynamic dimensions as words; NAME=:DTYPE is one number per case"
 _SIDE = r"[1-9]\d*|[A-Za-wyz_]\w*"
@@ -23,13 +23,14 @@ _ALIASES = {  # names of our types in torch and other tools
 }
 
 
-def span(option: str, text: str) -> Range:
-    """Parses `N` or `SMALLEST:TYPICAL:LARGEST`; `option` ends as it is written before the range."""
+def span(option: str, text: str, separator: str = " ") -> Range:
+    """Parses `N` or `SMALLEST:TYPICAL:LARGEST`; `separator` is what the command line has between option and range."""
     sizes = text.split(":")
     if len(sizes) not in (1, 3) or not all(size.isdecimal() for size in sizes):
-        raise BadInput(f"{option}{text} is not a size", f"write {option}8, or {option}1:8:32")
+        given = f"{option}{separator}"
+        raise BadInput(f"{given}{text} is not a size", f"write {given}8, or {given}1:8:32")
     smallest, typical, largest = map(int, sizes * 3 if len(sizes) == 1 else sizes)
-    return options.size_range(option.rstrip(" ="), (smallest, typical, largest))
+    return options.size_range(option, (smallest, typical, largest))
 
 
 def tensors(texts: Sequence[str]) -> tuple[Tensor, ...]:
@@ -75,7 +76,7 @@ def _intended(text: str) -> str | None:
 
 def sizes(texts: Sequence[str]) -> dict[str, Range]:
     """Parses `WORD=SMALLEST:TYPICAL:LARGEST` for each dynamic dimension."""
-    return {word: span(f"--size {word}=", text) for word, text in _pairs("--size", texts, "H=8, or H=1:8:32")}
+    return {word: span(f"--size {word}", text, "=") for word, text in _pairs("--size", texts, "H=8, or H=1:8:32")}
 
 
 def arguments(texts: Sequence[str]) -> dict[str, Option]:
@@ -92,16 +93,7 @@ def arguments(texts: Sequence[str]) -> dict[str, Option]:
 
 def tolerances(texts: Sequence[str]) -> dict[str, float]:
     """Parses `fp32=ERROR` and `fp16=ERROR`: the largest errors to allow, relative to the largest output."""
-    limits: dict[str, float] = {}
-    for name, value in _pairs("--tolerance", texts, "fp16=2e-3, or fp32=1e-5"):
-        try:
-            limits[name] = float(value)
-        except ValueError:
-            limits[name] = -1.0
-        if name not in tuple(Precision) or not 0 < limits[name] <= 1:
-            problem = f"--tolerance {name}={value} is not a tolerance"
-            raise BadInput(problem, "write --tolerance fp16=2e-3, or fp32=1e-5")
-    return limits
+    return options.tolerance(dict(_pairs("--tolerance", texts, "fp16=2e-3, or fp32=1e-5")))
 
 
 def names(texts: Sequence[str]) -> str:

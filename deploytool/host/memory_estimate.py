@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import string
+from collections.abc import Mapping, Sequence
+
 from deploytool.errors import ResourceExhausted, StageFailed
 from deploytool.host import disk, memory
-from deploytool.spec import Job
+from deploytool.spec import Job, Model, Options, Tensor
 
 # Memory of an export with all its children per byte of weights: the largest sum of proportional set sizes (/proc) for
 # stacks of fully connected layers and of convolutions with 47, 95 and 198 MB (50, 101 and 202 MB) of
@@ -12,6 +16,33 @@ from deploytool.spec import Job
 # MB): Linux, Python 3.11, torch 2.13, ONNX Runtime 1.31, 2 processors. Engines alone add almost nothing.
 _BASE, _PER_BYTE, _PER_BYTE_WITH_FAULTS = 400e6, 12.0, 22.5
 _MAX_ONNX_BYTES = 1 << 31  # limit of a protobuf message
+
+
+_INPUT_COPIES = 2  # at least: the inputs themselves, and what the first layer makes of them
+
+
+def case_bytes(inputs: Sequence[Tensor], sizes: Mapping[str, int]) -> int:
+    """The bytes of one case of all inputs, with the size of each dynamic dimension but the batch."""
+    return sum(
+        math.prod(sizes.get(side, 1) if isinstance(side, str) else side for side in tensor.shape[1:])
+        * int(tensor.dtype.lstrip(string.ascii_letters) or 8)  # a type's name ends with its bits
+        // 8
+        for tensor in inputs
+    )
+
+
+def check_sizes(model: Model, options: Options) -> None:
+    """Raises ResourceExhausted for sizes at which the inputs alone, run as one batch, exceed the available memory."""
+    largest = {name: size.largest for name, size in options.sizes.items()}
+    typical = {name: size.typical for name, size in options.sizes.items()}
+    batch, available = options.batch.largest, memory.available_bytes()
+    takes = _INPUT_COPIES * max(
+        batch * case_bytes(model.inputs, largest), options.images * case_bytes(model.inputs, typical)
+    )
+    if available is not None and takes > available:
+        problem = f"inputs of the largest sizes, with batch size {batch}, need {disk.size(takes)} of memory"
+        remedy = "give a smaller --batch, --size, --input or --images"
+        raise ResourceExhausted(f"{problem}; {disk.size(available)} are available", remedy)
 
 
 def needed(weights: float, job: Job) -> float:

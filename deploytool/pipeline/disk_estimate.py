@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from deploytool.host import disk
-from deploytool.spec import Model, Options, Stage, Tensor
+from deploytool.host import disk, memory_estimate
+from deploytool.spec import Model, Options, Stage
 from deploytool.stages.registry import STAGES
 
 LEAST = 4 << 20  # bytes of everything but weights and golden data; measured: below 1 MB
@@ -30,10 +28,4 @@ def needed(recipe: Sequence[Stage], model: Model, options: Options, weights: int
 def _golden(model: Model, options: Options) -> float:
     """The bytes of the golden inputs, with every dynamic dimension at its typical size."""
     typical = {name: span.typical for name, span in options.sizes.items()}
-    return _GOLDEN * options.images * sum(_bytes(tensor, typical) for tensor in model.inputs)
-
-
-def _bytes(tensor: Tensor, sizes: Mapping[str, int]) -> int:
-    """The bytes of one case."""
-    numbers = math.prod(sizes.get(side, 1) if isinstance(side, str) else side for side in tensor.shape[1:])
-    return numbers * int(tensor.dtype.lstrip(string.ascii_letters) or 8) // 8  # a type's name ends with its bits
+    return _GOLDEN * options.images * memory_estimate.case_bytes(model.inputs, typical)

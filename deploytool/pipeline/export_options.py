@@ -143,7 +143,7 @@ class ExportOptions:
         str,
         Declaration(
             _CONVERSION,
-            "The torch.onnx exporter; auto takes torchscript, or dynamo where the graph of torchscript does not hold.",
+            "The torch.onnx exporter; auto takes torchscript, or dynamo where that graph does not hold.",
             choices=(AUTO, "torchscript", "dynamo"),
         ),
     ] = AUTO

@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -228,14 +229,19 @@ def for_engines(inputs: Sequence[Tensor], opset: int) -> None:
             raise BadInput(f"TensorRT does not support {tensor.dtype} inputs: {tensor.name}", remedy)
 
 
-def tolerance(limits: Mapping[str, float]) -> dict[str, float]:
-    """The largest errors allowed for `fp32` and `fp16`, relative to the largest output; raises BadInput otherwise."""
+def tolerance(limits: Mapping[str, float | str]) -> dict[str, float]:
+    """The largest errors allowed for `fp32` and `fp16`, as numbers or text, relative to the largest output.
+
+    Raises BadInput for another precision, and for an error that is not a number between 0 and 1.
+    """
+    checked: dict[str, float] = {}
     for name, value in limits.items():
-        if name not in tuple(Precision) or not 0 < value <= 1:
-            raise BadInput(
-                f"--tolerance {name}={value} is not a tolerance", "write --tolerance fp16=2e-3, or fp32=1e-5"
-            )
-    return dict(limits)
+        with suppress(ValueError):
+            checked[name] = float(value)
+        if name not in tuple(Precision) or not 0 < checked.get(name, 0.0) <= 1:
+            problem = f"--tolerance {name}={value} is not a tolerance"
+            raise BadInput(problem, "write --tolerance fp16=2e-3, or fp32=1e-5")
+    return checked
 
 
 def declared(options: ExportOptions) -> None:

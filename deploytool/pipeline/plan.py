@@ -11,6 +11,7 @@ from deploytool.data import class_names, inputs_file
 from deploytool.data import preprocess as data_preprocess
 from deploytool.data.preprocess import StatedPreprocessing
 from deploytool.errors import BadInput, MissingBackend, NotVerified
+from deploytool.host import memory_estimate
 from deploytool.loading import catalog, factory, weights_file
 from deploytool.pipeline import disk_estimate
 from deploytool.pipeline import options as checks
@@ -65,7 +66,7 @@ def plan_export(model: str | Model, requested: ExportOptions) -> Plan:
     """The plan of an export; nothing is written.
 
     Raises BadInput for an invalid option or an unknown model, MissingBackend where no engine can be built, NotVerified
-    for a required target that is not served, and ResourceExhausted where the disk is too small.
+    for a required target that is not served, and ResourceExhausted where the disk or the memory is too small.
     """
     checks.declared(requested)
     checks.combinations(requested)
@@ -86,6 +87,7 @@ def plan_export(model: str | Model, requested: ExportOptions) -> Plan:
         checks.output_file("--junit", Path(requested.junit), home)
     recipe = recipe_for(options, requested.to, factory.kind(definition.factory))
     plan = Plan(definition, options, recipe, home, requested.require, requested.pack)
+    memory_estimate.check_sizes(definition, options)
     disk_estimate.check(plan.recipe, definition, options, home, weights_file.size(options.weights))
     return plan
 

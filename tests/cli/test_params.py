@@ -10,14 +10,14 @@ from deploytool.spec import Range, Tensor
 
 
 def test_a_range_is_parsed() -> None:
-    assert params.span("--batch ", "4") == Range(4, 4, 4)
-    assert params.span("--batch ", "1:2:3") == Range(1, 2, 3)
+    assert params.span("--batch", "4") == Range(4, 4, 4)
+    assert params.span("--batch", "1:2:3") == Range(1, 2, 3)
 
 
 @pytest.mark.parametrize("text", ["", "1:2", "-1", "0", "1:2:3:4", "1.5", "3:2:1", "two"])
 def test_an_invalid_range_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match=f"--batch {text}"):
-        params.span("--batch ", text)
+        params.span("--batch", text)
 
 
 @pytest.mark.parametrize(

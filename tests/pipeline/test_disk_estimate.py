@@ -33,7 +33,7 @@ def test_the_estimate_is_the_sum_over_stages() -> None:
 
 def test_golden_inputs_count_by_their_type() -> None:
     tensors = (Tensor("a", ("batch", 3, 10)), Tensor("b", ("batch", 7), "int64"), Tensor("c", ("batch",), "bool"))
-    assert [disk_estimate._bytes(tensor, {}) for tensor in tensors] == [120, 56, 1]
+    assert [memory_estimate.case_bytes([tensor], {}) for tensor in tensors] == [120, 56, 1]
 
 
 def test_only_a_safetensors_file_has_a_weight_size_before_loading(tmp_path: Path) -> None:

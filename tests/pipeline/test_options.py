@@ -46,9 +46,11 @@ def test_a_dynamic_length_that_may_be_meant_as_a_name_gets_both_remedies() -> No
 
 
 def test_an_int16_input_is_refused_for_engines() -> None:
-    options.for_engines([Tensor("x", ("batch", 3), dtype) for dtype in ("uint8", "int8", "int64", "float64", "bool")])
+    options.for_engines(
+        [Tensor("x", ("batch", 3), dtype) for dtype in ("uint8", "int8", "int64", "float64", "bool")], 18
+    )
     with pytest.raises(BadInput, match="TensorRT does not support int16 inputs: x") as refused:
-        options.for_engines([Tensor("x", ("batch", 3), "int16")])
+        options.for_engines([Tensor("x", ("batch", 3), "int16")], 18)
     assert "int32" in refused.value.remedy
 
 
@@ -67,7 +69,7 @@ def test_a_value_outside_the_choices_is_refused(name: str) -> None:
     ("name", "inside", "outside"),
     [
         ("seed", (0, 2**63 - 1), (-1, 2**63)),
-        ("opset", (18, 20), (17, 21)),
+        ("opset", (18, 23), (17, 24)),
         ("images", (1, 4096), (0, 4097)),
         ("faults", (0, 99), (-1,)),
         ("seconds", (0.0, 3600.0), (-1.0, 3601.0, float("nan"))),

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from deploytool.errors import BadInput
+from deploytool.errors import BadInput, ResourceExhausted
+from deploytool.host import memory
 from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions
 from deploytool.pipeline.plan import plan_export
 from deploytool.spec import Options, Precision, Range, Tensor
@@ -46,7 +47,7 @@ def test_every_option_that_stages_read_is_tested() -> None:
 def test_an_option_reaches_the_stages(name: str) -> None:
     stated, resolved = RESOLVED[name]
     assert getattr(plan_export(TINY, ExportOptions()).options, name) != resolved
-    assert getattr(plan_export(TINY, ExportOptions(**{name: stated})).options, name) == resolved
+    assert getattr(plan_export(TINY, ExportOptions(**{name: stated}, pack=True)).options, name) == resolved
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
@@ -113,3 +114,35 @@ def test_a_junit_file_that_cannot_be_written_is_refused_before_the_run(tmp_path:
         assert caught.value.remedy == "choose another path with --junit"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "loop"]
     assert not any((tmp_path / "folder").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "problem", "remedy"),
+    [
+        ({"exporter": "torchscript", "opset": 21}, "torchscript exporter writes opsets up to 20, not 21", "--opset 20"),
+        ({"to": "onnx", "keep_fp32": "auto"}, "--keep-fp32 is for the FP16 graph, which --to onnx leaves out", "--to"),
+        ({"to": "onnx", "io": "fp16"}, "--io fp16 is for the FP16 graph, which --to onnx leaves out", "--io fp16"),
+        ({"sequence": 3}, "--sequence 3 is for a bundle, and none is packed", "add --pack"),
+        ({"trt": True, "opset": 23}, "TensorRT cannot build every model from opset 23", "--opset 22"),
+    ],
+)
+def test_options_that_have_no_effect_together_are_refused(options: dict[str, Any], problem: str, remedy: str) -> None:
+    with pytest.raises(BadInput, match=problem) as caught:
+        plan_export(TINY, ExportOptions(**options))
+    assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch": 10**9},
+        {"inputs": [(3, "H", "H")], "sizes": {"H": (64, 64, 10**6)}},
+        {"inputs": [(3, 10**6, 10**6)]},
+        {"inputs": [(10**7,)], "images": 4096, "batch": 1},
+    ],
+)
+def test_inputs_that_exceed_the_memory_are_refused(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: 64 << 30)
+    with pytest.raises(ResourceExhausted, match=r"need .* of memory; 68.7 GB are available") as caught:
+        plan_export("mobilenet_v1_cifar" if "inputs" in options else TINY, ExportOptions(**options))
+    assert "--batch" in caught.value.remedy

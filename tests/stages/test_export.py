@@ -120,12 +120,12 @@ def damaged(name: str, exported: Callable[..., onnx.ModelProto]) -> Callable[...
         last.output[0] = "right"
         values = {
             "two cases": np.ones((2, 1), np.float32),
-            "wrong": np.float32(1.1),
-            "wrong alone": np.float32([1.1, 1.0]),
+            "wrong": np.array(1.1, np.float32),
+            "wrong alone": np.array([1.1, 1.0], np.float32),
         }[name]
-        graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(values), "factor"))
+        graph.initializer.append(onnx.numpy_helper.from_array(values, "factor"))
         if name == "wrong alone":  # the first factor if the batch size is 1, else the second
-            one = onnx.numpy_helper.from_array(np.int64([1]), "one")
+            one = onnx.numpy_helper.from_array(np.array([1]), "one")
             graph.initializer.append(one)
             graph.node.extend(
                 [
