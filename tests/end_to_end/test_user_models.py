@@ -81,7 +81,7 @@ def test_auto_rejects_the_exporter_that_bakes_in_a_size(name: str, inputs: str, 
 def test_auto_reports_the_fixed_size_if_both_graphs_are_wrong(walk: Walk) -> None:
     written = walk("baked_sizes:LouderWhenLarge", ["3xHxW"], "auto", engine=False)
     (line, *_) = verdict.failed_lines(written)
-    assert re.match(r"baked_sizes.py:\d+: a size was fixed at export .* at H 64", line)
+    assert re.match(r"baked_sizes.py:\d+: a branch was fixed at export .* at H 64", line)
 
 
 def test_inputs_and_outputs_keep_names_dtypes_and_dynamic_sizes(walk: Walk, tmp_path: Path) -> None:
