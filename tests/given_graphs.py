@@ -88,3 +88,27 @@ def tokens() -> onnx.ModelProto:
 def state() -> onnx.ModelProto:
     """A step of a recurrent model: its state has the batch second, and one input is a scalar."""
     return model(STATE, {"decay": np.array([[[0.5]], [[0.25]]], np.float32)})
+
+
+MIXING = """<ir_version: 8, opset_import: ["": 18]>
+mixing (float[4,3] x) => (float[4,3] y) {
+  y = Softmax<axis=0>(x)
+}"""
+
+
+def mixing() -> onnx.ModelProto:
+    """A graph whose first dimension looks like a batch and is none."""
+    return model(MIXING, {})
+
+
+SELECTION = """<ir_version: 8, opset_import: ["": 18]>
+selection (float[1,6,4] boxes, float[1,2,6] scores) => (float[1,6,4] moved, int64[N,3] kept) {
+  most = Constant<value_ints=[3]>()
+  moved = Sigmoid(boxes)
+  kept = NonMaxSuppression(moved, scores, most)
+}"""
+
+
+def selection() -> onnx.ModelProto:
+    """A detection head: how many boxes it keeps depends on the data."""
+    return model(SELECTION, {})

@@ -53,7 +53,7 @@ def examine(model: Model, weights: Weights, options: Options) -> ProbeResult:
     """
     mixing = None
     if model.given is not None and model.given.batch is not None:
-        return _examine(model, weights, options, model.given.batch)
+        return _examine_fixed(model, weights, options, model.given.batch)
     try:
         result = _examine(model, weights, options, None)
         mixing = problem = _mixing_problem(result.model, weights, options)
@@ -68,6 +68,24 @@ def examine(model: Model, weights: Weights, options: Options) -> ProbeResult:
     if mixing is None and _accepts_batch_of_one(model, weights, options):
         raise StageFailed(str(problem), "support any batch size, or fix it: --batch 1") from problem
     raise problem
+
+
+def _examine_fixed(model: Model, weights: Weights, options: Options, size: int) -> ProbeResult:
+    """Describes a graph with a fixed batch; raises StageFailed if a case depends on the others of its batch."""
+    result = _examine(model, weights, options, size)
+    if size > 1 and _depends_on_others(result.model, weights, options, size):
+        what = f"{model.name}: the outputs of a case depend on the other cases of its batch of {size}"
+        raise StageFailed(what, "if the first dimension is no batch, take it as one case: --batch 1")
+    return result
+
+
+def _depends_on_others(model: Model, weights: Weights, options: Options, size: int) -> bool:
+    """Whether the answer to the first case changes with the other cases of a batch of `size`."""
+    first, second = draw_cases(model, options, size), draw_cases(model, options, size, seed=1)
+    mixed = {name: np.concatenate([array[:1], second[name][1:]]) for name, array in first.items()}
+    module = eager.load_state(model, weights)
+    alone, among_others = (_run(module, model, inputs) for inputs in (first, mixed))
+    return not all(_close(among_others[name][:1], output[:1], _MIXING_FP32) for name, output in alone.items())
 
 
 def _accepts_batch_of_one(model: Model, weights: Weights, options: Options) -> bool:

@@ -22,6 +22,7 @@ _STEP, _APART, _FAR = 3.0, 10.0, 30.0  # ratios of channel sizes; `_is_part` say
 _SMALLER_ERRORS = 4.0  # ratio of rounding errors that shows different arithmetic
 _P_CHANCE, _P_UNLIKELY, _P_EXCLUDED = 0.05, 1e-3, 1e-5  # limits of the probability that random channels are so adjacent
 _FEW, _SOME = 9, 32  # channels: up to `_FEW` each may have its own meaning; up to `_SOME` a large ratio still decides
+_NOTHING = 1e-13  # relative size of a channel that counts as zero: runtimes flush what is left of a closed gate
 _ZEROS = (
     0.01  # share of exact zeros above which a channel follows a ReLU and may be small because that is rarely active
 )
@@ -158,7 +159,7 @@ class _Axis:
 
     def _split(self, channels: Channels) -> list[Channels]:
         """Splits channels recursively, at the largest steps between their sorted sizes first."""
-        non_zero = channels[self.sizes[channels] > 0]
+        non_zero = channels[self.sizes[channels] > _NOTHING * self.sizes[channels].max()]
         order = non_zero[np.argsort(self.sizes[non_zero], kind="stable")]
         steps = self.sizes[order][1:] / self.sizes[order][:-1]
         for index in np.argsort(-steps, kind="stable"):
@@ -170,7 +171,7 @@ class _Axis:
         return [channels]
 
     def _with_zero(self, channels: Channels, non_zero: Channels, chosen: Channels) -> Channels:
-        """The chosen channels, and the all-zero channels whose nearest non-zero channel is among them."""
+        """The chosen channels, and the channels of zeros whose nearest non-zero channel is among them."""
         ordered = np.sort(non_zero)
         after = np.searchsorted(ordered, channels).clip(max=len(ordered) - 1)
         before = (after - 1).clip(min=0)

@@ -151,7 +151,7 @@ class ExportOptions:
         int | None,
         Declaration(
             _CONVERSION,
-            "The ONNX opset; by default that of a given graph, if it is newer.",
+            "The ONNX opset; by default the nearest one to that of a given graph.",
             least=OLDEST_OPSET,
             most=NEWEST_OPSET,
             usual=str(Options.opset),

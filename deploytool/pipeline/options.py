@@ -21,8 +21,9 @@ from deploytool.spec import (
     BATCH,
     DTYPES,
     ENGINE_OPSET,
+    NEWEST_OPSET,
+    OLDEST_OPSET,
     TORCHSCRIPT_OPSET,
-    GivenGraph,
     Model,
     Options,
     Precision,
@@ -137,23 +138,6 @@ def sizes(spans: Mapping[str, Span], inputs: Sequence[Tensor]) -> dict[str, Rang
     return {word: size_range(f"--size {word}", span) for word, span in spans.items()}
 
 
-def for_graph(options: ExportOptions, given: GivenGraph, name: str) -> None:
-    """Raises BadInput for an option that has no meaning for a given graph."""
-    if options.weights:
-        raise BadInput(f"{name} has its own weights, so --weights does not apply", "leave --weights out")
-    if options.exporter != AUTO:
-        raise BadInput(f"{name} is a graph already, so --exporter does not apply", "leave --exporter out")
-    batch = size_range("batch", options.batch)
-    if given.batch is not None and batch not in (Options.batch, Range(given.batch, given.batch, given.batch)):
-        problem = f"{name} takes {given.batch} at a time, so --batch {batch.smallest} does not apply"
-        raise BadInput(problem, "leave --batch out, or export the model with a dynamic batch")
-
-
-def batch_of_graph(batch: Range, given: GivenGraph) -> Range:
-    """The batch sizes of a given graph: the only one that its file allows, else those of the options."""
-    return batch if given.batch is None else Range(given.batch, given.batch, given.batch)
-
-
 def tensors(inputs: Inputs) -> tuple[Tensor, ...]:
     """The inputs in order; a bare shape, without the batch, becomes a float32 input.
 
@@ -214,8 +198,9 @@ def combinations(options: ExportOptions) -> None:
 
 
 def opset(options: ExportOptions, model: Model) -> int:
-    """The opset of the graphs: as stated; by default that of a given graph, if it is newer than the usual one."""
-    return value_or(options.opset, max(Options.opset, model.given.opset if model.given else 0))
+    """The opset of the graphs: as stated; by default the one nearest to that of a given graph, or the usual one."""
+    usual = min(max(OLDEST_OPSET, model.given.opset), NEWEST_OPSET) if model.given else Options.opset
+    return value_or(options.opset, usual)
 
 
 def for_engines(inputs: Sequence[Tensor], opset: int) -> None:

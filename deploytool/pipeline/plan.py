@@ -13,7 +13,7 @@ from deploytool.data.preprocess import StatedPreprocessing
 from deploytool.errors import BadInput, MissingBackend, NotVerified
 from deploytool.host import memory_estimate
 from deploytool.loading import catalog, factory, weights_file
-from deploytool.pipeline import disk_estimate
+from deploytool.pipeline import disk_estimate, given_graph
 from deploytool.pipeline import options as checks
 from deploytool.pipeline.export_options import ExportOptions
 from deploytool.pipeline.recipe import ONNX, recipe_for
@@ -75,7 +75,7 @@ def plan_export(model: str | Model, requested: ExportOptions) -> Plan:
     golden = checks.file(Path(requested.golden_inputs)) if requested.golden_inputs else None
     definition = _definition(model, requested, golden)
     if definition.given is not None:
-        checks.for_graph(requested, definition.given, definition.factory)
+        definition = given_graph.settle(definition, requested)
     sizes = checks.sizes(requested.sizes or {}, definition.inputs)
     definition = data_preprocess.resolve(definition, _stated_preprocessing(requested), sizes)
     definition = _with_class_names(definition, requested.classes)
@@ -165,7 +165,7 @@ def _resolve(
     effort = QUICK if requested.quick else FULL
     batch = checks.size_range("batch", requested.batch)
     if model.given is not None:
-        batch = checks.batch_of_graph(batch, model.given)
+        batch = given_graph.batch_sizes(batch, model.given)
     return Options(
         seed=requested.seed,
         weights=checks.file(Path(requested.weights)) if requested.weights else None,

@@ -99,7 +99,10 @@ def _remarks(model: Model) -> list[str]:
     renamed = [f"{place.name!r} is {name}" for name, place in pairs if name != place.name]
     without = [name for name, place in pairs if place.batch_axis is None]
     moved = [f"{name} (axis {place.batch_axis})" for name, place in pairs if place.batch_axis]
-    remarks = [f"names are changed to characters that all runtimes accept: {', '.join(renamed)}"] if renamed else []
+    batch = model.given.batch
+    assumed = [f"the first dimension of {model.name}, {batch}, is taken for its batch; --batch 1 takes it as one case"]
+    remarks = assumed if batch is not None and batch > 1 else []
+    remarks += [f"names are changed to characters that all runtimes accept: {', '.join(renamed)}"] if renamed else []
     if without:
         what = f"{', '.join(without)} without a batch axis {'gets' if len(without) == 1 else 'get'} a leading axis of 1"
         remarks.append(f"{model.name} takes one case at a time: {what}")

@@ -238,11 +238,11 @@ def _capabilities(built: report.Engine, targets: Sequence[Decision]) -> tuple[st
 
 def _provenance(inputs: StageInputs, result: Report, model: Model) -> Provenance:
     """The origin of the bundle, without paths of this machine and without anything that differs between equal runs."""
-    path, _, function = model.factory.rpartition(":")
+    path, colon, function = model.factory.rpartition(":") if model.given is None else (model.factory, "", "")
     kinds = (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH)
     exported = [graph.notes for graph in inputs.chain(Kind.GRAPH) if graph.made_by is Stage.EXPORT]
     return Provenance(
-        factory=f"{Path(path).name}:{function}",
+        factory=f"{Path(path).name}{colon}{function}",
         arguments=model.options,
         weights=inputs.latest(Kind.WEIGHTS).digest,
         artifacts={artifact.made_by: artifact.digest for artifact in inputs.artifacts if artifact.kind in kinds},

@@ -13,6 +13,7 @@ import pytest
 
 from deploytool import export
 from deploytool.api import Run
+from deploytool.errors import BadInput, StageFailed
 from deploytool.spec import Baseline, Stage
 from tests import given_graphs
 
@@ -105,3 +106,45 @@ def test_speed_is_compared_with_the_file_as_it_was_given(tmp_path: Path) -> None
     page = run.report_html.read_text()
     assert "the given file on ONNX Runtime" in page
     assert "eager PyTorch" not in page
+
+
+def test_a_first_dimension_that_is_no_batch_is_refused_with_the_option_that_takes_it_as_one_case(
+    tmp_path: Path,
+) -> None:
+    onnx.save(given_graphs.mixing(), tmp_path / "net.onnx")
+    with pytest.raises(StageFailed, match="depend on the other cases of its batch of 4") as raised:
+        export(str(tmp_path / "net.onnx"), quick=True, out=tmp_path / "run")
+    assert raised.value.remedy == "if the first dimension is no batch, take it as one case: --batch 1"
+    run = export_file(given_graphs.mixing(), tmp_path, batch=1)
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    expected = {"y": run_file(tmp_path / "net.onnx", {"x": x})["y"][np.newaxis]}
+    assert_close(run, expected, {"x": x[np.newaxis]})
+
+
+def test_an_output_of_a_size_that_depends_on_the_data_can_be_left_out(tmp_path: Path) -> None:
+    onnx.save(given_graphs.selection(), tmp_path / "net.onnx")
+    with pytest.raises(BadInput, match=r"the size of the output kept of .* depends on the data") as raised:
+        export(str(tmp_path / "net.onnx"), quick=True, out=tmp_path / "run")
+    assert raised.value.remedy == "select others: --output moved"
+    run = export_file(given_graphs.selection(), tmp_path, outputs="moved")
+    assert [tensor.name for tensor in onnx.load(run.onnx or "").graph.output] == ["moved"]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem", "remedy"),
+    [
+        ({}, "leaves open how large these are: seq of ids and attention_mask", "--size seq=SMALLEST:TYPICAL:LARGEST"),
+        ({"exporter": "dynamo"}, "is a graph already, so --exporter does not apply", "leave --exporter out"),
+        ({"weights": __file__}, "has its own weights, so --weights does not apply", "leave --weights out"),
+        ({"arguments": {"width": 2}}, "is a graph, and takes no argument width", "leave --arg out"),
+        ({"outputs": "logits", "sizes": {"seq": 4}}, "has no output logits", "its outputs are: hidden"),
+    ],
+)
+def test_an_option_that_a_graph_cannot_have_is_refused(
+    options: dict[str, Any], problem: str, remedy: str, tmp_path: Path
+) -> None:
+    onnx.save(given_graphs.tokens(), tmp_path / "net.onnx")
+    with pytest.raises(BadInput) as raised:
+        export(str(tmp_path / "net.onnx"), quick=True, out=tmp_path / "run", **options)
+    assert problem in str(raised.value)
+    assert remedy in raised.value.remedy

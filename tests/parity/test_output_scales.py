@@ -166,3 +166,10 @@ def test_an_output_of_another_size_is_checked_as_one_part() -> None:
     assert metrics.check(longer, longer, "corner", allowed).parts == ()
     wider = {"y": np.concatenate([exact, exact], axis=2)}
     assert len(metrics.check(wider, wider, "corner", allowed).parts) == 2
+
+
+def test_what_is_left_of_a_closed_gate_is_no_part() -> None:
+    """A runtime that flushes 1e-14 to zero is not wrong by 100 % of it."""
+    exact = values([1, 127], [1e-14, 1.0], 4)
+    assert names(parts(exact)) == {"y"}
+    assert names(parts(values([1, 127], [1e-10, 1.0], 4))) == {"y[:, 0]", "y[:, 1:128]"}

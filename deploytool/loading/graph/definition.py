@@ -80,7 +80,7 @@ def dimensions(value: onnx.ValueInfoProto) -> Dimensions | None:
     if not value.type.tensor_type.HasField("shape"):
         return None
     return tuple(
-        size.dim_value if size.HasField("dim_value") and size.dim_value > 0 else size.dim_param
+        size.dim_value if size.HasField("dim_value") and size.dim_value > 0 else size.dim_param.replace("?", "")
         for size in value.type.tensor_type.shape.dim
     )
 

@@ -30,4 +30,4 @@ def from_file(place: GivenTensor, array: Array) -> Array:
     """The output of the model for that of the file; an array without the axis of its batch stays as it is."""
     if place.batch_axis is None:
         return array[np.newaxis]
-    return np.moveaxis(array, place.batch_axis, 0) if array.ndim > place.batch_axis else array
+    return np.ascontiguousarray(np.moveaxis(array, place.batch_axis, 0)) if array.ndim > place.batch_axis else array

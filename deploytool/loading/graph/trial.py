@@ -15,7 +15,7 @@ import numpy.typing as npt
 from deploytool.errors import BadInput, ChildDied, ChildFailed
 from deploytool.host import exception_text, scratch, workers
 from deploytool.host.process import run_limited
-from deploytool.loading.graph import layout
+from deploytool.loading.graph import layout, trial_worker
 from deploytool.spec import Model
 
 _WORKER = "deploytool.loading.graph.trial_worker"
@@ -57,12 +57,21 @@ def run(model: Model, batches: Sequence[Mapping[str, npt.NDArray[Any]]]) -> list
             )
             answers = json.loads(result.read_text(encoding="utf-8"))
         except ChildFailed as error:
-            problem = f"ONNX Runtime cannot run {model.factory}: {_reason(error.last_line)}"
-            raise BadInput(problem, _ONLY_STANDARD) from error
+            raise _failure(model, batches[0], error.last_line) from error
         except ChildDied as error:
             problem = f"ONNX Runtime cannot run {model.factory}: {exception_text.one_line(error)}"
             raise BadInput(problem, "check where the file comes from, and that it is complete") from error
     return [[Answer(dtype, tuple(shape)) for dtype, shape in batch] for batch in answers]
+
+
+def _failure(model: Model, inputs: Mapping[str, npt.NDArray[Any]], line: str) -> BadInput:
+    """The error for a file that cannot be loaded, or that fails on the inputs that were drawn for it."""
+    _, fails_on_inputs, reason = line.partition(trial_worker.RUNNING)
+    if not fails_on_inputs:
+        return BadInput(f"ONNX Runtime cannot load {model.factory}: {_reason(line)}", _ONLY_STANDARD)
+    shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
+    problem = f"ONNX Runtime cannot run {model.factory} on {shapes}: {_reason(reason)}"
+    return BadInput(problem, "state the sizes that it takes: --size, --input; or give inputs: --inputs FILE.npz")
 
 
 def _reason(line: str) -> str:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 _FATAL = 4  # log severity
+RUNNING = "on these inputs: "  # before the message of an error that the inputs cause, and not the file
 
 
 def main() -> None:
@@ -28,7 +29,10 @@ def main() -> None:
     for file in files:
         with np.load(file) as arrays:
             feeds = {name: arrays[f"arr_{number}"] for number, name in enumerate(names)}
-        outputs = session.run(None, feeds)
+        try:
+            outputs = session.run(None, feeds)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            raise RuntimeError(RUNNING + " ".join(str(error).split())) from None
         results.append([[str(array.dtype), list(array.shape)] for array in outputs])
     with Path(result).open("w", encoding="utf-8") as file:
         json.dump(results, file)
