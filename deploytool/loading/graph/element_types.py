@@ -116,7 +116,8 @@ def to_torch(array: npt.NDArray[Any]) -> Value:
         return torch.from_numpy(np.array(array.astype(np.float32))).to(torch.float32)
     wider = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64, "int4": np.int8, "int2": np.int8}
     wider |= {"uint4": np.uint8, "uint2": np.uint8}
-    return torch.from_numpy(np.array(array.astype(wider.get(name, array.dtype), copy=False), copy=None))
+    computable = np.array(array.astype(wider.get(name, array.dtype), copy=False), order="C", copy=None)
+    return torch.from_numpy(computable if computable.flags.writeable else computable.copy())
 
 
 def stored(tensor: onnx.TensorProto) -> Value:
@@ -139,15 +140,15 @@ def stored(tensor: onnx.TensorProto) -> Value:
     return value.to(torch.bfloat16) if tensor.data_type == TensorProto.BFLOAT16 else value
 
 
-def to_numpy(value: Value, element_type: int) -> Any:
-    """A value as the reference evaluator takes it: in its element type where its arithmetic is not in FP64."""
+def to_numpy(value: Value, element_type: int, *, narrow: bool) -> Any:
+    """A value as the reference evaluator takes it: in its element type, but FP64 stays FP64 unless `narrow`."""
     if isinstance(value, (list, tuple)):
-        return [to_numpy(item, element_type) for item in value]
+        return [to_numpy(item, element_type, narrow=narrow) for item in value]
     if not isinstance(value, torch.Tensor):
         return value
     array = value.detach().cpu().numpy()
-    if array.dtype == np.float64 and element_type != TensorProto.DOUBLE:
+    is_wide = array.dtype == np.float64 or element_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    if element_type == UNKNOWN or (is_wide and not narrow):
         return array
-    if computed(element_type) is None or (element_type in _STORED and element_type not in NARROW_FLOATS):
-        return array
-    return array.astype(onnx.helper.tensor_dtype_to_np_dtype(element_type))
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(element_type)
+    return array if array.dtype == dtype else array.astype(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -11,6 +12,7 @@ from onnx import AttributeProto
 
 from deploytool.loading.graph.element_types import UNKNOWN, Value
 
+_SINGLE = struct.Struct("<f")
 Body: TypeAlias = Callable[[Sequence[Value], Sequence[Value]], "list[Value]"]  # inputs and captured values → outputs
 
 
@@ -53,8 +55,8 @@ class Op:
         return bool(self.integer(name, int(default)))
 
     def number(self, name: str, default: float = 0.0) -> float:
-        """The value of a float attribute."""
-        return self.attributes[name].f if name in self.attributes else default
+        """The value of a float attribute; like one of the file, the default is an FP32 number."""
+        return self.attributes[name].f if name in self.attributes else _SINGLE.unpack(_SINGLE.pack(default))[0]
 
     def integers(self, name: str, default: Sequence[int] = ()) -> list[int]:
         """The value of an attribute that is a list of integers."""

@@ -1,12 +1,14 @@
 """Computes one node with the reference evaluator of onnx, for operators that have no implementation in torch.
 
 It computes in numpy. Inside `fp64.run()` its floating-point inputs are FP64 arrays, and most of its operators compute
-in the type of their inputs.
+in the type of their inputs. Those that refuse FP64 get the types that the graph declares, and their results have the
+accuracy of these.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import onnx
 import torch
@@ -16,6 +18,8 @@ from deploytool.errors import StageFailed
 from deploytool.loading.graph import element_types
 from deploytool.loading.graph.element_types import Value
 from deploytool.loading.graph.op import Op
+
+_OF_BITS = ("BitCast",)  # operators of the bits of a value: another type has others
 
 
 class ReferenceOperator:
@@ -44,15 +48,23 @@ class ReferenceOperator:
 
     def __call__(self, *inputs: Value) -> tuple[Value, ...]:
         """The outputs of the node for its inputs, an omitted output as None."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy warns of overflow and of division by zero, which graphs may do
+            try:
+                arrays = iter(self._run(inputs, narrow=self._op.node.op_type in _OF_BITS))
+            except Exception:  # numpy and the evaluator raise errors of many types for types that do not fit
+                arrays = iter(self._run(inputs, narrow=True))
+        return tuple(_to_value(next(arrays)) if name else None for name in self._op.node.output)
+
+    def _run(self, inputs: Sequence[Value], *, narrow: bool) -> Sequence[Value]:
+        """The results; with `narrow` for inputs in their declared types, otherwise for FP64 where they are FP64."""
         feeds = {
-            name: element_types.to_numpy(value, self._op.input_type(number))
+            name: element_types.to_numpy(value, self._op.input_type(number), narrow=narrow)
             for number, (name, value) in enumerate(zip(self._names, inputs, strict=False))
             if name
         }
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # numpy warns of overflow and of division by zero, which graphs may do
-            arrays = iter(self._evaluator.run(None, feeds))
-        return tuple(_to_value(next(arrays)) if name else None for name in self._op.node.output)
+        results: Sequence[Value] = self._evaluator.run(None, feeds)  # type: ignore[assignment]  # without names, a list
+        return results
 
 
 def _untyped(name: str) -> onnx.ValueInfoProto:

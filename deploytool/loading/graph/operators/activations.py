@@ -39,7 +39,7 @@ def _celu(op: Op, x: torch.Tensor) -> torch.Tensor:
 
 
 def _selu(op: Op, x: torch.Tensor) -> torch.Tensor:
-    alpha, gamma = op.number("alpha", 1.6732632), op.number("gamma", 1.0507010)
+    alpha, gamma = op.number("alpha", 1.67326319217681884765625), op.number("gamma", 1.05070102214813232421875)
     return gamma * functional.elu(x, alpha)
 
 
@@ -51,7 +51,8 @@ def _hard_sigmoid(op: Op, x: torch.Tensor) -> torch.Tensor:
     return torch.clamp(x * op.number("alpha", 0.2) + op.number("beta", 0.5), 0, 1)
 
 
-def _leaky_relu(op: Op, x: torch.Tensor) -> torch.Tensor:
+def leaky_relu(op: Op, x: torch.Tensor) -> torch.Tensor:
+    """LeakyRelu."""
     return functional.leaky_relu(x, op.number("alpha", 0.01))
 
 
@@ -85,7 +86,7 @@ OPERATORS: Mapping[str, Operator] = {
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": lambda op, x: functional.hardswish(x),
     "Hardmax": _along_axis(_hardmax),
-    "LeakyRelu": _leaky_relu,
+    "LeakyRelu": leaky_relu,
     "LogSoftmax": _along_axis(torch.log_softmax),
     "Mish": lambda op, x: functional.mish(x),
     "PRelu": _prelu,

@@ -86,7 +86,8 @@ def _bit_shift(op: Op, x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
     return torch.bitwise_right_shift(x, torch.clamp(by, max=bits - 1))  # the sign fills up
 
 
-def _gemm(op: Op, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+def gemm(op: Op, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+    """Gemm, as a linear layer where it is one."""
     alpha, beta = op.number("alpha", 1.0), op.number("beta", 1.0)
     left = a.t() if op.flag("transA") else a
     is_bias = c is None or (beta == 1 and c.dim() == 1 and c.numel() == b.shape[0 if op.flag("transB") else 1])
@@ -159,7 +160,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Erf": _unary(torch.erf),
     "Exp": _unary(torch.exp),
     "Floor": _unary(torch.floor),
-    "Gemm": _gemm,
+    "Gemm": gemm,
     "Greater": _binary(torch.gt),
     "GreaterOrEqual": _binary(torch.ge),
     "IsInf": _is_inf,

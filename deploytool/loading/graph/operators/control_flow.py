@@ -45,7 +45,7 @@ def _loop(op: Op, *inputs: Value) -> Value:
 def _scan(op: Op, *inputs: Value) -> Value:
     values, captured = _parts(op, inputs)
     if op.version < 9:
-        raise NotImplementedError("Scan of opset 8")
+        raise ValueError("Scan of opset 8 runs over batches of sequences of different lengths, which is not supported")
     scanned = op.integer("num_scan_inputs")
     state, sources = values[:-scanned], values[-scanned:]
     axes = op.integers("scan_input_axes") or [0] * scanned

@@ -55,7 +55,8 @@ def _index_in_input(op: Op, x: torch.Tensor, window: Window, position: torch.Ten
     return index + planes * size
 
 
-def _average_pool(op: Op, x: torch.Tensor) -> torch.Tensor:
+def average_pool(op: Op, x: torch.Tensor) -> torch.Tensor:
+    """AveragePool; torch has neither dilations nor asymmetric padding."""
     sides, counted = x.dim() - 2, op.flag("count_include_pad")
     window = Window.of(op, x.shape[2:], op.integers("kernel_shape"))
     padding = window.symmetric_padding()
@@ -90,7 +91,8 @@ def _sides(x: torch.Tensor) -> list[int]:
     return [*range(2, x.dim())]
 
 
-def _global_average(op: Op, x: torch.Tensor) -> torch.Tensor:
+def global_average(op: Op, x: torch.Tensor) -> torch.Tensor:
+    """GlobalAveragePool."""
     return torch.mean(x, dim=_sides(x), keepdim=True)
 
 
@@ -117,8 +119,8 @@ def _max_unpool(op: Op, x: torch.Tensor, indices: torch.Tensor, shape: torch.Ten
 
 
 OPERATORS: Mapping[str, Operator] = {
-    "AveragePool": _average_pool,
-    "GlobalAveragePool": _global_average,
+    "AveragePool": average_pool,
+    "GlobalAveragePool": global_average,
     "GlobalLpPool": _global_lp,
     "GlobalMaxPool": _global_max,
     "LpPool": _lp_pool,

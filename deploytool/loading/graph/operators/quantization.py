@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from onnx import TensorProto
 
 from deploytool.loading.graph.op import Op, Operator
+from deploytool.loading.graph.operators import activations, pooling
 from deploytool.loading.graph.operators.convolution import conv
 
 _RANGES: Mapping[int, tuple[int, int]] = {
@@ -53,13 +54,15 @@ def _quantised(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, 
     return torch.clamp(shifted, low, high).to(_CARRIERS[kind])
 
 
-def _quantize(op: Op, x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None = None) -> torch.Tensor:
+def quantize(op: Op, x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None = None) -> torch.Tensor:
+    """QuantizeLinear, with one scale, one a slice, or one a block."""
     kind = op.input_type(2) if zero is not None else op.integer("output_dtype", TensorProto.UINT8) or TensorProto.UINT8
     spread = None if zero is None else _spread(op, zero, x)
     return _quantised(x, _spread(op, scale, x), spread, kind)
 
 
-def _dequantize(op: Op, x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None = None) -> torch.Tensor:
+def dequantize(op: Op, x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None = None) -> torch.Tensor:
+    """DequantizeLinear, with one scale, one a slice, or one a block."""
     factor = _spread(op, scale, x)
     if zero is None:
         return x.to(scale.dtype) * factor
@@ -128,10 +131,91 @@ def _qlinear_conv(op: Op, *inputs: torch.Tensor) -> torch.Tensor:
 
 OPERATORS: Mapping[str, Operator] = {
     "ConvInteger": _conv_integer,
-    "DequantizeLinear": _dequantize,
+    "DequantizeLinear": dequantize,
     "DynamicQuantizeLinear": _dynamic_quantize,
     "MatMulInteger": _matmul_integer,
     "QLinearConv": _qlinear_conv,
     "QLinearMatMul": _qlinear_matmul,
-    "QuantizeLinear": _quantize,
+    "QuantizeLinear": quantize,
+}
+
+
+def _real(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:
+    """The numbers that integers stand for, in FP64; one scale and one zero point."""
+    return _centred(x, zero, -1) * scale.to(torch.float64).reshape(())
+
+
+def _from_reals(op: Op, result: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, at: int) -> torch.Tensor:
+    kind = op.input_type(at) if zero is not None else op.input_type(0)
+    return _quantised(result, scale.to(torch.float64).reshape(()), zero, kind)
+
+
+def _qlinear_binary(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Operator:
+    def apply(op: Op, *inputs: torch.Tensor) -> torch.Tensor:
+        a, a_scale, a_zero, b, b_scale, b_zero, scale = inputs[:7]
+        zero = inputs[7] if len(inputs) > 7 else None
+        result = function(_real(a, a_scale, a_zero), _real(b, b_scale, b_zero))
+        return _from_reals(op, result, scale, zero, 7)
+
+    return apply
+
+
+def _qlinear_unary(function: Callable[[Op, torch.Tensor], torch.Tensor]) -> Operator:
+    def apply(op: Op, *inputs: torch.Tensor) -> torch.Tensor:
+        x, x_scale, x_zero, scale = inputs[:4]
+        zero = inputs[4] if len(inputs) > 4 else None
+        return _from_reals(op, function(op, _real(x, x_scale, x_zero)), scale, zero, 4)
+
+    return apply
+
+
+def _qlinear_concat(op: Op, scale: torch.Tensor, zero: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
+    parts = [_real(*inputs[at : at + 3]) for at in range(0, len(inputs), 3)]
+    return _from_reals(op, torch.cat(parts, op.integer("axis")), scale, zero, 1)
+
+
+def _qgemm(op: Op, *inputs: torch.Tensor | None) -> torch.Tensor:
+    """The bias is in the scale of the product; without an output scale the result is a float."""
+    a, a_scale, a_zero, b, b_scale, b_zero, c, scale, zero = (*inputs, *[None] * 9)[:9]
+    assert a is not None
+    assert a_scale is not None
+    assert b is not None
+    assert b_scale is not None
+    left, right = _centred(a, a_zero, -1), _centred(b, b_zero, -1 if not op.flag("transB") else 0)
+    left, right = left.t() if op.flag("transA") else left, right.t() if op.flag("transB") else right
+    product = torch.matmul(left, right)
+    product = product if c is None else product + c.to(torch.float64)
+    result = product * (op.number("alpha", 1.0) * a_scale.to(torch.float64) * b_scale.to(torch.float64))
+    return result.to(torch.float32) if scale is None else _from_reals(op, result, scale, zero, 8)
+
+
+def _matmul_integer_to_float(op: Op, *inputs: torch.Tensor | None) -> torch.Tensor:
+    a, b, a_scale, b_scale, a_zero, b_zero, bias = (*inputs, *[None] * 7)[:7]
+    assert a is not None
+    assert b is not None
+    assert a_scale is not None
+    assert b_scale is not None
+    product = torch.matmul(_centred(a, a_zero, -2), _centred(b, b_zero, -1))
+    result = (product * (a_scale.to(torch.float64) * b_scale.to(torch.float64))).to(torch.float32)
+    return result if bias is None else result + bias
+
+
+def _dynamic_quantize_matmul(op: Op, *inputs: torch.Tensor | None) -> torch.Tensor:
+    a, b, b_scale, b_zero, bias = (*inputs, *[None] * 5)[:5]
+    assert a is not None
+    integers, scale, zero = _dynamic_quantize(op, a)
+    return _matmul_integer_to_float(op, integers, b, scale, b_scale, zero, b_zero, bias)
+
+
+MICROSOFT: Mapping[str, Operator] = {
+    "DynamicQuantizeMatMul": _dynamic_quantize_matmul,
+    "MatMulIntegerToFloat": _matmul_integer_to_float,
+    "QGemm": _qgemm,
+    "QLinearAdd": _qlinear_binary(torch.add),
+    "QLinearAveragePool": _qlinear_unary(pooling.average_pool),
+    "QLinearConcat": _qlinear_concat,
+    "QLinearGlobalAveragePool": _qlinear_unary(pooling.global_average),
+    "QLinearLeakyRelu": _qlinear_unary(activations.leaky_relu),
+    "QLinearMul": _qlinear_binary(torch.mul),
+    "QLinearSigmoid": _qlinear_unary(lambda op, x: torch.sigmoid(x)),
 }

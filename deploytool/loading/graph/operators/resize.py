@@ -213,7 +213,8 @@ def _taps(how: _Resampling, side: _Side, positions: Floats) -> tuple[npt.NDArray
     return indices, weights
 
 
-def _grid_sample(op: Op, x: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+def grid_sample(op: Op, x: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    """GridSample."""
     mode = {"linear": "bilinear", "cubic": "bicubic"}.get(op.text("mode"), op.text("mode", "bilinear"))
     padding, corners = op.text("padding_mode", "zeros"), op.flag("align_corners")
     if mode == "bicubic" and x.dim() != 4:
@@ -227,7 +228,7 @@ def _affine_grid(op: Op, theta: torch.Tensor, size: torch.Tensor) -> torch.Tenso
 
 OPERATORS: Mapping[str, Operator] = {
     "AffineGrid": _affine_grid,
-    "GridSample": _grid_sample,
+    "GridSample": grid_sample,
     "Resize": _resize,
     "Upsample": _resize,
 }

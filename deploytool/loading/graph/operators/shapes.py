@@ -142,7 +142,8 @@ def _space_to_depth(op: Op, x: torch.Tensor) -> torch.Tensor:
     return torch.reshape(moved, (batch, channels * size**2, height // size, width // size))
 
 
-def _trilu(op: Op, x: torch.Tensor, k: torch.Tensor | None = None) -> torch.Tensor:
+def trilu(op: Op, x: torch.Tensor, k: torch.Tensor | None = None) -> torch.Tensor:
+    """Trilu."""
     diagonal = 0 if k is None else int(k)
     return torch.triu(x, diagonal) if op.flag("upper", True) else torch.tril(x, diagonal)
 
@@ -199,7 +200,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Squeeze": _squeeze,
     "Tile": _tile,
     "Transpose": _transpose,
-    "Trilu": _trilu,
+    "Trilu": trilu,
     "Unsqueeze": _unsqueeze,
     "Where": _where,
 }

@@ -14,6 +14,7 @@ from deploytool.loading.graph.operators import (
     convolution,
     detection,
     indexing,
+    microsoft,
     normalization,
     pooling,
     quantization,
@@ -21,23 +22,29 @@ from deploytool.loading.graph.operators import (
     reductions,
     resize,
     shapes,
+    signals,
 )
 
+_MICROSOFT = "com.microsoft"
 _STANDARD = ("", "ai.onnx")
 _RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
 _GROUPS = (
     *(activations, arithmetic, attention, control_flow, convolution, detection, indexing, normalization, pooling),
-    *(quantization, recurrent, reductions, resize, shapes),
+    *(quantization, recurrent, reductions, resize, shapes, signals),
 )
 _OPERATORS: Mapping[str, Operator] = {name: function for group in _GROUPS for name, function in group.OPERATORS.items()}
 
 
 def find(op: Op) -> Operator | None:
     """The implementation of a node; None if torch has none. Raises StageFailed for a node that draws random numbers."""
+    if op.node.domain == _MICROSOFT:
+        return microsoft.OPERATORS.get(op.node.op_type)
     if op.node.domain not in _STANDARD:
         return None
     if op.node.op_type in _RANDOM:
         problem = f"the node {op.label} draws random numbers, so that no two runs of the graph agree"
         raise StageFailed(problem, "make its values an input of the graph, or export in evaluation mode")
+    if op.node.op_type == "SimplifiedLayerNormalization":  # ONNX Runtime writes it in the standard domain
+        return microsoft.OPERATORS[op.node.op_type]
     return _OPERATORS.get(op.node.op_type)
