@@ -93,14 +93,24 @@ class ForkServer:
         raise ChildDied(problem, remedy, -code)
 
 
+def preload() -> None:
+    """Imports the libraries of the workers."""
+    hidden = {name: sys.modules.get(name) for name in _HIDDEN}
+    sys.modules.update(dict.fromkeys(_HIDDEN))  # type: ignore[arg-type]  # None makes their import fail
+    for name in _LIBRARIES:
+        import_module(name)
+    for name, module in hidden.items():
+        if module is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = module
+
+
 def _serve(requests: socket.socket) -> NoReturn:
     """Answers requests until the other end is closed."""
     code = 1
     try:
-        for name in _HIDDEN:
-            sys.modules[name] = None  # type: ignore[assignment]  # which makes their import fail
-        for name in _LIBRARIES:
-            import_module(name)
+        preload()
         for line in requests.makefile("r", encoding="utf-8"):
             requests.sendall((json.dumps(_answer(json.loads(line))) + "\n").encode())
         code = 0

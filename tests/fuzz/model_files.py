@@ -22,7 +22,7 @@ import onnxruntime
 from deploytool.data import golden
 from deploytool.spec import Stage
 from deploytool.stages.registry import STAGES
-from tests.fuzz import base_models, judge, model_mutations, mutations
+from tests.fuzz import base_models, fork_server, judge, model_mutations, mutations
 from tests.fuzz.artifacts import Artifacts
 from tests.fuzz.fork_server import ForkServer
 from tests.fuzz.judge import HOST_CLI, Case, CommandResult
@@ -54,7 +54,7 @@ class Models:
         self.attacks = list(external.attacks())
         judge.CHILDREN.most_s = 6.0
         judge.count_processor_time()
-        _import_all()
+        preload()
         server = ForkServer(scratch.parent)  # before anything runs a model in this process
         server.install()
         limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + (_MOST_MIB << 20)
@@ -139,8 +139,9 @@ class Models:
             case.add_fault(f"the graph was accepted and cannot be compared: {error!r}"[:600])
 
 
-def _import_all() -> None:
-    """Imports what an export imports, which the next forks then have; libraries that are missing here stay missing."""
+def preload() -> None:
+    """Imports what an export and its workers import, which the next forks then have; what is missing stays missing."""
+    fork_server.preload()
     for package in _PACKAGES:
         for module in pkgutil.walk_packages(import_module(package).__path__, f"{package}."):
             with suppress(ImportError):

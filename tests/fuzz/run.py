@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tests.fuzz import artifacts, judge
+from tests.fuzz import artifacts, judge, model_files
 from tests.fuzz.artifacts import Artifacts
 from tests.fuzz.bundles import Bundles
 from tests.fuzz.documents import Documents
@@ -264,6 +264,8 @@ def main() -> None:
         state = args.state or Path(scratch)
         state.mkdir(parents=True, exist_ok=True)
         original = _prepare((state / "artifacts").absolute())
+        if args.models or args.one:
+            model_files.preload()
         if args.one:
             kind, _, number = args.one.partition(":")
             results = Path(scratch, "one.jsonl")
